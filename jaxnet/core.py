@@ -1,0 +1,687 @@
+"""The contract of jaxnet: what a layer is, and how layers become models.
+
+A layer is a pair of pure functions. `init` looks at the shape of an input and draws
+parameters; `apply` maps parameters, state and an input to an output and the next state.
+`compose` makes one layer of many by recording an ordinary Python function. Everything else
+in the library is built on this page.
+
+    layer = dense(10)
+    params, state = layer.init(jax.random.key(0), spec((32, 784)))
+    y, state = layer.apply(params, state, x)
+
+Parameters and state are nested dicts of arrays, keyed by the names of the layers. A path such
+as "resnet/block_3/conv" names a layer in messages, and the same words index its entries.
+"""
+
+import zlib
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Params = dict[str, Any]
+State = dict[str, Any]
+Path = tuple[str, ...]
+
+
+class InitFn(Protocol):
+    """(key, x) -> (params, state); only the shapes and dtypes of x are looked at."""
+
+    def __call__(self, key: jax.Array, x: PyTree, /) -> tuple[Params, State]: ...
+
+
+class ApplyFn(Protocol):
+    """(params, state, x, *, key=None, train=False) -> (y, state)."""
+
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        x: PyTree,
+        /,
+        *,
+        key: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[PyTree, State]: ...
+
+
+class Layer(NamedTuple):
+    """A pair of pure functions and a name.
+
+    Fields:
+      init: `(key, x) -> (params, state)`. `x` is an array, a `jax.ShapeDtypeStruct` (see `spec`)
+        or a pytree of either, batch axis first.
+      apply: `(params, state, x, *, key=None, train=False) -> (y, state)`. The state that comes
+        back has the structure of the state that went in.
+      name: what the layer's entry is called inside a parent.
+
+    Most layers are made by `stateless`; one with state, randomness or a training mode is written
+    as `checked(Layer(init, apply, name))`.
+
+    Example:
+      A layer that counts how often it was applied in training:
+
+      >>> def init(key, x):
+      ...     return {}, {"count": jnp.zeros((), jnp.int32)}
+      >>> def apply(params, state, x, *, key=None, train=False):
+      ...     return x, {"count": state["count"] + train}
+      >>> counter = checked(Layer(init, apply, "counter"))
+      >>> params, state = counter.init(jax.random.key(0), spec((2, 3)))
+      >>> y, state = counter.apply(params, state, jnp.ones((2, 3)), train=True)
+      >>> int(state["count"])
+      1
+    """
+
+    init: InitFn
+    apply: ApplyFn
+    name: str
+
+    def __repr__(self) -> str:
+        return f"Layer({self.name!r})"
+
+
+def spec(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    """A shape and a dtype in place of data, for `init`.
+
+    Args:
+      shape: the whole shape, batch axis first.
+      dtype: of the data, float32 unless told.
+
+    Example:
+      >>> spec((32, 28, 28, 1)).shape
+      (32, 28, 28, 1)
+    """
+    return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype))
+
+
+def child_key(key: jax.Array, name: str) -> jax.Array:
+    """The key of the child called `name`: `fold_in(key, crc32(name))`.
+
+    A key depends on the names above it and on nothing else, so inserting a layer changes no other
+    layer's values. A layer that draws several parameters uses it for them too.
+
+    Example:
+      >>> a, b = child_key(jax.random.key(0), "a"), child_key(jax.random.key(0), "b")
+      >>> bool((jax.random.key_data(a) != jax.random.key_data(b)).any())
+      True
+    """
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def param_dtype(x: PyTree) -> Any:
+    """The dtype that parameters take for this input: float64 or complex with x, else float32.
+
+    Narrow floats (bfloat16) and integers (pixels, tokens) get float32 parameters.
+
+    Example:
+      >>> param_dtype(spec((2, 3), jnp.uint8))
+      dtype('float32')
+    """
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.result_type(jnp.float32, *dtypes)
+
+
+def stateless(
+    init: Callable[[jax.Array, Any], Params],
+    apply: Callable[[Params, Any], PyTree],
+    name: str = "stateless",
+) -> Layer:
+    """A layer from `init(key, x) -> params` and `apply(params, x) -> y`.
+
+    Args:
+      init: draws the parameters; sees shapes and dtypes only (`x` holds no data).
+      apply: the layer's function.
+      name: of its entry inside a parent.
+
+    Raises:
+      ValueError: at `apply`, where params are missing, unknown or mis-shaped for this input.
+
+    Example:
+      >>> def init(key, x):
+      ...     return {"scale": jnp.ones(x.shape[-1])}
+      >>> layer = stateless(init, lambda params, x: x * params["scale"], name="scale")
+      >>> params, state = layer.init(jax.random.key(0), spec((2, 3)))
+      >>> params["scale"].shape, state
+      ((3,), {})
+    """
+
+    def stateless_init(key, x):
+        return init(key, x), {}
+
+    def stateless_apply(params, state, x, *, key=None, train=False):
+        return apply(params, x), state
+
+    return checked(Layer(stateless_init, stateless_apply, name))
+
+
+def checked(layer: Layer) -> Layer:
+    """The same layer, which also says what is wrong, and where.
+
+    `init` gets shapes in place of data and a valid key. `apply` compares params and state with
+    what `init` would give for this input, compares the structure of the state that comes back,
+    and any exception carries a note with the layer's path and the shape of its input. Under `jit`
+    all of it happens while tracing and costs nothing later.
+
+    Example:
+      >>> layer = stateless(lambda key, x: {"w": jnp.ones(3)}, lambda params, x: x * params["w"])
+      >>> layer.apply({"v": jnp.ones(3)}, {}, jnp.ones((2, 3)))
+      Traceback (most recent call last):
+      ...
+      ValueError: params do not fit stateless for an input of (2, 3) float32:
+        stateless/w: needs (3,), is missing
+        stateless/v: is not known
+      in stateless, input (2, 3) float32
+    """
+
+    def init(key, x):
+        x = _abstract(x, layer.name)
+        _check_key(key, layer.name)
+        with _located((layer.name,), x):
+            return layer.init(key, x)
+
+    return Layer(init, _Checked(layer, init), layer.name)
+
+
+def compose(forward: Callable[..., PyTree], *, name: str | None = None) -> Layer:
+    """A layer from an ordinary function `forward(m, x) -> y` that applies others by `m(layer, x)`.
+
+    `m` is a value handed to the function: it applies a layer (or a plain function) to an input,
+    with the parameters, state, key and training mode that belong to it. `init` runs `forward` on
+    shapes alone and notes each call of `m`; so `forward` may not look at values, and calls the
+    same layers whenever it is run.
+
+    Names: a child's entry has the name of its layer. Two layers of one name become `dense` and
+    `dense_1`, in the order of their calls. The same layer object used twice within one `forward`
+    shares its parameters. Calls of `m` inside `jax.lax.scan` and the like are fine for layers
+    without state; for those with state use `repeat`.
+
+    Args:
+      forward: the function. Layers may be made inside or outside of it.
+      name: of the layer; by default the name of `forward`.
+
+    Example:
+      >>> def block(features):
+      ...     def forward(m, x):
+      ...         scale = stateless(lambda key, x: {"w": jnp.ones(features)},
+      ...                           lambda params, x: params["w"] * x, name="scale")
+      ...         return m(jax.nn.relu, m(scale, x)) + m(scale, x)
+      ...     return compose(forward, name="block")
+      >>> params, state = block(3).init(jax.random.key(0), spec((2, 3)))
+      >>> jax.tree.map(jnp.shape, params)
+      {'scale': {'w': (3,)}}
+    """
+    name = name or _function_name(forward)
+    init = _Composed(forward, name)
+
+    def apply(params, state, x, *, key=None, train=False):
+        if key is not None:
+            _check_key(key, name)
+        return _run(forward, (name,), params, state, x, key, train)
+
+    return Layer(init, apply, name)
+
+
+def serial(*layers: Layer | Callable, name: str = "serial") -> Layer:
+    """One layer after another: each gets the output of the one before.
+
+    Args:
+      layers: layers or plain functions, such as `jax.nn.relu`.
+      name: of the layer.
+
+    Example:
+      >>> net = serial(jnp.tanh, lambda x: x[:, :2])
+      >>> params, state = net.init(jax.random.key(0), spec((5, 3)))
+      >>> y, state = net.apply(params, state, jnp.ones((5, 3)))
+      >>> y.shape
+      (5, 2)
+    """
+    _check_layers("serial", layers)
+
+    def forward(m, x):
+        for layer in layers:
+            x = m(layer, x)
+        return x
+
+    return compose(forward, name=name)
+
+
+def parallel(*layers: Layer | Callable, name: str = "parallel") -> Layer:
+    """Layers side by side; the output is the tuple of theirs.
+
+    An input that is an array (or a dict) goes to every layer. An input that is a tuple or list has
+    one entry a layer, as in stax. To hand one tuple to all layers, write a `compose`.
+
+    Args:
+      layers: layers or plain functions.
+      name: of the layer.
+
+    Raises:
+      ValueError: where a tuple has not one entry for each layer.
+
+    Example:
+      >>> net = parallel(jnp.sin, jnp.cos)
+      >>> (s, c), _ = net.apply({}, {}, jnp.zeros((2, 3)))
+      >>> (s, t), _ = net.apply({}, {}, (jnp.zeros((2, 3)), jnp.zeros((4, 5))))
+      >>> s.shape, c.shape, t.shape
+      ((2, 3), (2, 3), (4, 5))
+    """
+    _check_layers("parallel", layers)
+
+    def forward(m, x):
+        if not isinstance(x, tuple | list):
+            return tuple(m(layer, x) for layer in layers)
+        if len(x) != len(layers):
+            raise ValueError(
+                f"{name}: {len(layers)} layers need a tuple of as many inputs, got {len(x)}; "
+                "an array goes to every layer, and compose hands a tuple to as many as you like"
+            )
+        return tuple(m(layer, entry) for layer, entry in zip(layers, x, strict=True))
+
+    return compose(forward, name=name)
+
+
+def residual(
+    layer: Layer | Callable, shortcut: Layer | Callable | None = None, *, name: str = "residual"
+) -> Layer:
+    """layer(x) + shortcut(x), where no shortcut means x itself.
+
+    Args:
+      layer: keeps the shape of x, or changes it as `shortcut` does.
+      shortcut: for example a 1x1 convolution, where `layer` changes the shape.
+      name: of the layer.
+
+    Raises:
+      ValueError: where the two shapes differ; they are never broadcast.
+
+    Example:
+      >>> net = residual(jnp.tanh)
+      >>> y, _ = net.apply({}, {}, jnp.zeros((2, 3)))
+      >>> y.shape
+      (2, 3)
+    """
+
+    def forward(m, x):
+        y = m(layer, x)
+        x = x if shortcut is None else m(shortcut, x)
+        if jnp.shape(x) != jnp.shape(y):
+            raise ValueError(
+                f"{name}: the layer gives {jnp.shape(y)} and the shortcut {jnp.shape(x)}, which "
+                "cannot be added; give a shortcut that ends in the layer's shape, "
+                "such as residual(layer, conv(features, 1, strides=2))"
+            )
+        return y + x
+
+    return compose(forward, name=name)
+
+
+# How it works: two values stand for `m`, one while shapes are inferred and one while running.
+
+
+class _Call(NamedTuple):
+    """What init notes of a child: the layer, its input, and the calls inside if it is composed."""
+
+    layer: Layer
+    x: PyTree
+    calls: "dict[str, _Call]"
+
+
+class _Composed:
+    """The init of a composed layer; a parent looks inside, so that no forward runs twice."""
+
+    def __init__(self, forward: Callable[..., PyTree], name: str):
+        self.forward = forward
+        self.name = name
+        # Transforms call init inside init; without this memory a nest would cost 2^depth.
+        self.noted: dict[Hashable, dict[str, _Call]] = {}
+
+    def __call__(self, key: jax.Array, x: PyTree, /) -> tuple[Params, State]:
+        x = _abstract(x, self.name)
+        _check_key(key, self.name)
+        memo = _signature(x)
+        if memo not in self.noted:
+            calls: dict[str, _Call] = {}
+            with _located((self.name,), x):
+                jax.eval_shape(lambda x: self.forward(_Shapes((self.name,), calls), x), x)
+            self.noted[memo] = calls
+        return _draw(self.noted[memo], key)
+
+
+def _draw(calls: dict[str, _Call], key: jax.Array) -> tuple[Params, State]:
+    """The parameters and state of every noted child that has any."""
+    params: Params = {}
+    state: State = {}
+    for name, (layer, x, inner) in calls.items():
+        composed = isinstance(layer.init, _Composed)
+        if composed and not inner:
+            continue
+        # A leaf without entries needs no key: its init is not called again.
+        if not composed and not any(_expected(layer, x)):
+            continue
+        key_here = child_key(key, name)
+        p, s = _draw(inner, key_here) if composed else layer.init(key_here, x)
+        if p:
+            params[name] = p
+        if s:
+            state[name] = s
+    return params, state
+
+
+class _Scope:
+    """One run of a forward function: names its children, and counts the calls of each."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._names: dict[int, str] = {}
+        self._held: list[Any] = []  # a freed layer's id would come back and share by accident
+        self._calls: dict[str, int] = {}
+
+    def enter(self, layer: Layer | Callable) -> tuple[Layer, str, int]:
+        """The layer, its name here, and how often it was called before."""
+        if id(layer) not in self._names:
+            self._held.append(layer)
+            self._names[id(layer)] = self._free(_layer_name(layer))
+        name = self._names[id(layer)]
+        count = self._calls.get(name, 0)
+        self._calls[name] = count + 1
+        return (layer if isinstance(layer, Layer) else _function_layer(layer)), name, count
+
+    def _free(self, name: str) -> str:
+        if not name or "/" in name:
+            raise ValueError(
+                f"{'/'.join(self.path)}: a name needs a letter and no '/', got {name!r}"
+            )
+        taken, free, n = set(self._names.values()), name, 0
+        while free in taken:
+            n += 1
+            free = f"{name}_{n}"
+        return free
+
+
+class _Shapes(_Scope):
+    """The `m` of init: runs on tracers inside eval_shape and notes the calls."""
+
+    def __init__(self, path: Path, calls: dict[str, _Call]):
+        super().__init__(path)
+        self.calls = calls
+
+    def __call__(self, layer: Layer | Callable, x: PyTree) -> PyTree:
+        layer, name, _ = self.enter(layer)
+        path = (*self.path, name)
+        with _located(path, x):
+            shape = _abstract(x, "/".join(path))
+            call = self.calls.setdefault(name, _Call(layer, shape, {}))
+            if isinstance(layer.init, _Composed):
+                return layer.init.forward(_Shapes(path, call.calls), x)
+            params, state = _expected(layer, shape)
+            first_params, first_state = _expected(call.layer, call.x)
+            _compare("params", path, first_params, params, shape)
+            _compare("state", path, first_state, state, shape)
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            y = jax.eval_shape(
+                lambda p, s, k, x: layer.apply(p, s, x, key=k), params, state, key, shape
+            )
+            if not (isinstance(y, tuple) and len(y) == 2):
+                raise TypeError(f"{'/'.join(path)}: apply must return (y, state)")
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), y[0])
+
+
+class _Running(_Scope):
+    """The `m` of apply: hands each child its own entries and collects the state."""
+
+    def __init__(
+        self, path: Path, params: Params, state: State, key: jax.Array | None, train: bool
+    ):
+        super().__init__(path)
+        self.params, self.state, self.key, self.train = params, dict(state), key, train
+
+    def __call__(self, layer: Layer | Callable, x: PyTree) -> PyTree:
+        layer, name, count = self.enter(layer)
+        path = (*self.path, name)
+        params, state = self.params.get(name, {}), self.state.get(name, {})
+        key = None if self.key is None else child_key(self.key, name)
+        if key is not None and count:  # a shared layer draws anew at each of its calls
+            key = jax.random.fold_in(key, count)
+        if isinstance(layer.init, _Composed):
+            y, state = _run(layer.init.forward, path, params, state, x, key, self.train)
+        else:
+            beside = [other for other in self.params if name not in self.params]
+            y, state = _apply_leaf(layer, path, params, state, x, key, self.train, beside)
+        if state:
+            self.state[name] = state
+        return y
+
+    def unknown(self) -> list[str]:
+        """Entries that belong to no layer that was called."""
+        names = [("params", name) for name in self.params] + [
+            ("state", name) for name in self.state
+        ]
+        return [f"{kind} {'/'.join((*self.path, n))}" for kind, n in names if n not in self._calls]
+
+
+def _run(forward, path: Path, params, state, x, key, train) -> tuple[PyTree, State]:
+    with _located(path, x):
+        for kind, tree in (("params", params), ("state", state)):
+            _check_dict(kind, path, tree)
+        m = _Running(path, params, state, key, train)
+        y = forward(m, x)
+        if unknown := m.unknown():
+            raise ValueError(
+                f"{'/'.join(path)}: no layer here has the name of {', '.join(unknown)}; "
+                f"it has {', '.join(m._calls) or 'no layers'}"
+            )
+        return y, m.state
+
+
+class _Checked:
+    """The apply of a checked layer; a parent calls the layer inside, with the whole path."""
+
+    def __init__(self, layer: Layer, init: InitFn):
+        self.raw = layer
+        self.layer = Layer(init, layer.apply, layer.name)
+
+    def __call__(self, params, state, x, /, *, key=None, train=False):
+        if key is not None:
+            _check_key(key, self.layer.name)
+        return _apply_leaf(self.layer, (self.layer.name,), params, state, x, key, train)
+
+
+def _apply_leaf(
+    layer: Layer, path: Path, params, state, x, key, train, beside: list[str] | None = None
+) -> tuple[PyTree, State]:
+    with _located(path, x):
+        shape = _abstract(x, "/".join(path))
+        needed_params, needed_state = _expected(layer, shape)
+        _compare("params", path, needed_params, params, shape, beside)
+        _compare("state", path, needed_state, state, shape)
+        apply = layer.apply.raw.apply if isinstance(layer.apply, _Checked) else layer.apply
+        result = apply(params, state, x, key=key, train=train)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                f"{'/'.join(path)}: apply must return (y, state), got {type(result).__name__}"
+            )
+        if jax.tree.structure(result[1]) != jax.tree.structure(state):
+            raise ValueError(
+                f"{'/'.join(path)}: the state that comes back must have the structure of the state "
+                f"that went in, {jax.tree.structure(state)}, got {jax.tree.structure(result[1])}"
+            )
+        return result
+
+
+# Keyed by the init function, which lives as long as its layer.
+_expected_memory: "WeakKeyDictionary[Any, dict[Hashable, Any]]" = WeakKeyDictionary()
+
+
+def _expected(layer: Layer, x: PyTree) -> tuple[Params, State]:
+    """The shapes that init would give for an input of this shape."""
+    memory = _expected_memory.setdefault(layer.init, {})
+    signature = _signature(x)
+    if signature not in memory:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        result = jax.eval_shape(lambda key: layer.init(key, x), key)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                f"{layer.name}: init must return (params, state), got {type(result).__name__}"
+            )
+        memory[signature] = result
+    return memory[signature]
+
+
+def _signature(x: PyTree) -> Hashable:
+    leaves, structure = jax.tree.flatten(x)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _compare(
+    kind: str, path: Path, needed: PyTree, given: PyTree, x: PyTree, beside: list[str] | None = None
+) -> None:
+    """Raises unless `given` has the paths and shapes of `needed`; dtypes may differ (see cast)."""
+    needed_leaves, needed_tree = jax.tree.flatten(needed)
+    given_leaves, given_tree = jax.tree.flatten(given)
+    shapes = [leaf.shape for leaf in needed_leaves]
+    if needed_tree == given_tree and shapes == [jnp.shape(leaf) for leaf in given_leaves]:
+        return
+    _check_dict(kind, path, given)
+    want = {"/".join((*path, *p)): leaf.shape for p, leaf in _flat(needed)}
+    have = {"/".join((*path, *p)): jnp.shape(leaf) for p, leaf in _flat(given)}
+    wrong = [
+        f"  {name}: needs {shape}, " + (f"got {have[name]}" if name in have else "is missing")
+        for name, shape in want.items()
+        if have.get(name) != shape
+    ]
+    wrong += [f"  {name}: is not known" for name in have if name not in want]
+    if beside:
+        wrong += [f"  given in its place: {', '.join('/'.join((*path[:-1], n)) for n in beside)}"]
+    raise ValueError(
+        f"{kind} do not fit {'/'.join(path)} for an input of {describe(x)}:\n" + "\n".join(wrong)
+    )
+
+
+def _flat(tree: PyTree) -> list[tuple[Path, Any]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [
+        (tuple(jax.tree_util.keystr((k,), simple=True) for k in path), leaf)
+        for path, leaf in leaves
+    ]
+
+
+def _check_dict(kind: str, path: Path, tree: PyTree) -> None:
+    if not isinstance(tree, dict):
+        raise TypeError(
+            f"{'/'.join(path)}: {kind} must be the dict that init gives, "
+            f"got {type(tree).__name__}; write params, state = net.init(key, x), then net.apply(params, state, x)"
+        )
+
+
+def _check_key(key: Any, who: str) -> None:
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and len(key.shape) == 1
+    if raw or (typed and key.shape == ()):
+        return
+    got = f"keys of shape {key.shape}; jax.vmap over them" if typed else f"{type(key).__name__}"
+    raise TypeError(f"{who}: key must be one key, such as jax.random.key(0), got {got}")
+
+
+def _abstract(x: PyTree, who: str) -> PyTree:
+    """Shapes and dtypes in place of data."""
+
+    def leaf(value):
+        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            raise TypeError(
+                f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, "
+                f"got {type(value).__name__} in it; for a shape write jn.spec((32, 784))"
+            )
+        if jnp.issubdtype(value.dtype, jax.dtypes.extended):
+            return jax.ShapeDtypeStruct(value.shape, value.dtype)
+        return spec(value.shape, value.dtype)
+
+    return jax.tree.map(leaf, x)
+
+
+def describe(x: PyTree) -> str:
+    """Shapes and dtypes in words, for messages: "(2, 3) float32".
+
+    Example:
+      >>> describe((spec((2, 3)), spec((2,), jnp.int32)))
+      '((2, 3) float32, (2,) int32)'
+    """
+    words = jax.tree.map(lambda a: _Words(f"{tuple(a.shape)} {a.dtype}"), x)
+    return str(words)
+
+
+class _Words(str):
+    """A string that prints without quotes inside a container."""
+
+    __repr__ = str.__str__
+
+
+@contextmanager
+def _located(path: Path, x: PyTree) -> Iterator[None]:
+    """Notes on any exception in which layer it arose, and on what input.
+
+    The innermost layer writes the note. A transform runs a layer that does not know its parents:
+    the layer around it then puts its own path in front.
+    """
+    try:
+        yield
+    except Exception as error:
+        inner: Path | None = getattr(error, "_jaxnet_path", None)
+        notes = getattr(error, "__notes__", [])
+        if inner is None:
+            try:
+                given = describe(x)
+            except AttributeError:  # not arrays: the message itself says so
+                given = type(x).__name__
+            error._jaxnet_path = path  # type: ignore[attr-defined]
+            error.add_note(f"in {'/'.join(path)}, input {given}")
+        elif inner[: len(path)] != path:
+            error._jaxnet_path = whole = (*path, *inner[1:])  # type: ignore[attr-defined]
+            place = next(
+                i for i, note in enumerate(notes) if note.startswith(f"in {'/'.join(inner)},")
+            )
+            notes[place] = notes[place].replace("/".join(inner), "/".join(whole), 1)
+        raise
+
+
+def _layer_name(layer: Any) -> str:
+    if isinstance(layer, Layer):
+        return layer.name
+    if not callable(layer):
+        raise TypeError(
+            f"a layer or a function is needed, got {type(layer).__name__}; "
+            "several layers are written one by one, as in serial(a, b, c)"
+        )
+    return _function_name(layer)
+
+
+def _function_name(function: Any) -> str:
+    while hasattr(function, "func"):  # functools.partial
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    return "lambda" if name == "<lambda>" else name
+
+
+def _function_layer(function: Callable) -> Layer:
+    def init(key, x):
+        return {}, {}
+
+    def apply(params, state, x, *, key=None, train=False):
+        y = function(x)
+        if isinstance(y, Layer):
+            name = _function_name(function)
+            raise TypeError(f"{name} makes a layer and is none itself: write {name}(...)")
+        return y, state
+
+    return Layer(init, apply, _function_name(function))
+
+
+def _check_layers(who: str, layers: tuple) -> None:
+    for i, layer in enumerate(layers):
+        if not callable(layer) and not isinstance(layer, Layer):
+            raise TypeError(
+                f"{who}: argument {i} must be a layer or a function, got {type(layer).__name__}; "
+                f"several layers are written one by one, as in {who}(a, b, c)"
+            )

@@ -1,0 +1,20 @@
+"""Layers that only change shapes."""
+
+import math
+
+from jaxnet.core import Layer, stateless
+
+
+def flatten(*, name: str = "flatten") -> Layer:
+    """All axes but the first become one: (batch, ...) to (batch, features).
+
+    Example:
+      >>> y, _ = flatten().apply({}, {}, jnp.ones((2, 3, 5, 7)))
+      >>> y.shape
+      (2, 105)
+    """
+
+    def apply(params, x):
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 would fail for an empty batch
+
+    return stateless(lambda key, x: {}, apply, name=name)
