@@ -16,6 +16,7 @@ as "resnet/block_3/conv" names a layer in messages, and the same words index its
 import zlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -152,6 +153,7 @@ def stateless(
     def stateless_init(key, x):
         return init(key, x), {}
 
+    @wraps(apply)  # keeps the name of who wrote it, which summaries show
     def stateless_apply(params, state, x, *, key=None, train=False):
         return apply(params, x), state
 
@@ -186,6 +188,25 @@ def checked(layer: Layer) -> Layer:
     return Layer(init, _Checked(layer, init), layer.name)
 
 
+def unchecked(layer: Layer) -> Layer:
+    """The same layer, whose params a parent does not compare with what its init would give.
+
+    For transforms, layer -> layer: the layer inside compares its own, and to do it outside as well
+    would double the work at each level of a nest.
+
+    Example:
+      >>> def twice(layer):
+      ...     def apply(params, state, x, *, key=None, train=False):
+      ...         y, state = layer.apply(params, state, x, key=key, train=train)
+      ...         return 2 * y, state
+      ...     return unchecked(Layer(layer.init, apply, layer.name))
+      >>> y, _ = twice(serial(jnp.sin)).apply({}, {}, jnp.zeros((2, 3)))
+      >>> y.shape
+      (2, 3)
+    """
+    return Layer(layer.init, _Unchecked(layer.apply), layer.name)
+
+
 def compose(forward: Callable[..., PyTree], *, name: str | None = None) -> Layer:
     """A layer from an ordinary function `forward(m, x) -> y` that applies others by `m(layer, x)`.
 
@@ -214,15 +235,8 @@ def compose(forward: Callable[..., PyTree], *, name: str | None = None) -> Layer
       >>> jax.tree.map(jnp.shape, params)
       {'scale': {'w': (3,)}}
     """
-    name = name or _function_name(forward)
-    init = _Composed(forward, name)
-
-    def apply(params, state, x, *, key=None, train=False):
-        if key is not None:
-            _check_key(key, name)
-        return _run(forward, (name,), params, state, x, key, train)
-
-    return Layer(init, apply, name)
+    inside = _Composed(forward, name or _function_name(forward))
+    return Layer(inside.init, inside.apply, inside.name)
 
 
 def serial(*layers: Layer | Callable, name: str = "serial") -> Layer:
@@ -318,6 +332,72 @@ def residual(
     return compose(forward, name=name)
 
 
+def observe(layer: Layer, see: Callable[[Path, Any, PyTree, PyTree], PyTree]) -> Layer:
+    """The same layer, in which `see(path, layer, x, y) -> y` watches every call.
+
+    Parameters, state and keys are those of the layer itself. What `see` returns goes on in place
+    of the output, so it may look (`return y`), note or change. Calls come in the order in which
+    they end: those inside a composed layer before its own. A shared layer is seen at each call.
+    Inside `jax.lax.scan` and the like `see` gets tracers, which must not outlive the call.
+
+    Args:
+      layer: any layer; one that is not composed is a single call.
+      see: gets the names below `layer` (none for `layer` itself), the layer or function that was
+        called, its input and its output.
+
+    Example:
+      >>> net = serial(jnp.sin, serial(jnp.cos, name="inner"))
+      >>> def see(path, layer, x, y):
+      ...     print("/".join(path), x.shape)
+      ...     return y
+      >>> y, _ = observe(net, see).apply({}, {}, jnp.zeros((2, 3)))
+      sin (2, 3)
+      inner/cos (2, 3)
+      inner (2, 3)
+       (2, 3)
+    """
+
+    def inside(layer, path):
+        composed = _composed(layer) if isinstance(layer, Layer) else None
+        if composed is None:
+            return layer
+
+        def forward(m, x):
+            scope, watched = _Scope(path), {}  # a shared layer stays one layer
+
+            def call(child, x):
+                _, name, _ = scope.enter(child)
+                if name not in watched:
+                    watched[name] = inside(child, (*path, name))
+                return see((*path, name), child, x, m(watched[name], x))
+
+            return composed.forward(call, x)
+
+        return compose(forward, name=layer.name)
+
+    whole = inside(layer, ())
+
+    def apply(params, state, x, *, key=None, train=False):
+        y, state = whole.apply(params, state, x, key=key, train=train)
+        return see((), layer, x, y), state
+
+    return Layer(whole.init, apply, layer.name)
+
+
+def written_in(layer: Layer) -> Callable:
+    """The function that its author wrote: the forward of a composed layer, else the apply.
+
+    Example:
+      >>> written_in(compose(jnp.sin)) is jnp.sin
+      True
+    """
+    if inside := _composed(layer):
+        return inside.forward
+    if isinstance(layer.apply, _Checked):
+        return layer.apply.raw.apply
+    return layer.apply.apply if isinstance(layer.apply, _Unchecked) else layer.apply
+
+
 # How it works: two values stand for `m`, one while shapes are inferred and one while running.
 
 
@@ -330,24 +410,35 @@ class _Call(NamedTuple):
 
 
 class _Composed:
-    """The init of a composed layer; a parent looks inside, so that no forward runs twice."""
+    """What a composed layer is made of; a parent looks inside, so that no forward runs twice."""
 
     def __init__(self, forward: Callable[..., PyTree], name: str):
-        self.forward = forward
-        self.name = name
+        self.forward, self.name = forward, name
         # Transforms call init inside init; without this memory a nest would cost 2^depth.
-        self.noted: dict[Hashable, dict[str, _Call]] = {}
+        self._noted: dict[Hashable, dict[str, _Call]] = {}
 
-    def __call__(self, key: jax.Array, x: PyTree, /) -> tuple[Params, State]:
+    def init(self, key: jax.Array, x: PyTree, /) -> tuple[Params, State]:
         x = _abstract(x, self.name)
         _check_key(key, self.name)
         memo = _signature(x)
-        if memo not in self.noted:
+        if memo not in self._noted:
             calls: dict[str, _Call] = {}
             with _located((self.name,), x):
                 jax.eval_shape(lambda x: self.forward(_Shapes((self.name,), calls), x), x)
-            self.noted[memo] = calls
-        return _draw(self.noted[memo], key)
+            self._noted[memo] = calls
+        return _draw(self._noted[memo], key)
+
+    def apply(self, params, state, x, /, *, key=None, train=False):
+        if key is not None:
+            _check_key(key, self.name)
+        return _run(self.forward, (self.name,), params, state, x, key, train)
+
+
+def _composed(layer: Layer) -> _Composed | None:
+    """The inside of a composed layer; None for a leaf, such as a transform of a composed layer."""
+    inside = getattr(layer.apply, "__self__", None)
+    whole = isinstance(inside, _Composed) and getattr(layer.init, "__self__", None) is inside
+    return inside if whole else None
 
 
 def _draw(calls: dict[str, _Call], key: jax.Array) -> tuple[Params, State]:
@@ -355,7 +446,7 @@ def _draw(calls: dict[str, _Call], key: jax.Array) -> tuple[Params, State]:
     params: Params = {}
     state: State = {}
     for name, (layer, x, inner) in calls.items():
-        composed = isinstance(layer.init, _Composed)
+        composed = _composed(layer) is not None
         if composed and not inner:
             continue
         # A leaf without entries needs no key: its init is not called again.
@@ -414,8 +505,8 @@ class _Shapes(_Scope):
         with _located(path, x):
             shape = _abstract(x, "/".join(path))
             call = self.calls.setdefault(name, _Call(layer, shape, {}))
-            if isinstance(layer.init, _Composed):
-                return layer.init.forward(_Shapes(path, call.calls), x)
+            if inside := _composed(layer):
+                return inside.forward(_Shapes(path, call.calls), x)
             params, state = _expected(layer, shape)
             first_params, first_state = _expected(call.layer, call.x)
             _compare("params", path, first_params, params, shape)
@@ -445,8 +536,8 @@ class _Running(_Scope):
         key = None if self.key is None else child_key(self.key, name)
         if key is not None and count:  # a shared layer draws anew at each of its calls
             key = jax.random.fold_in(key, count)
-        if isinstance(layer.init, _Composed):
-            y, state = _run(layer.init.forward, path, params, state, x, key, self.train)
+        if inside := _composed(layer):
+            y, state = _run(inside.forward, path, params, state, x, key, self.train)
         else:
             beside = [other for other in self.params if name not in self.params]
             y, state = _apply_leaf(layer, path, params, state, x, key, self.train, beside)
@@ -489,14 +580,25 @@ class _Checked:
         return _apply_leaf(self.layer, (self.layer.name,), params, state, x, key, train)
 
 
+class _Unchecked:
+    """The apply of an unchecked layer."""
+
+    def __init__(self, apply: ApplyFn):
+        self.apply = apply
+
+    def __call__(self, params, state, x, /, *, key=None, train=False):
+        return self.apply(params, state, x, key=key, train=train)
+
+
 def _apply_leaf(
     layer: Layer, path: Path, params, state, x, key, train, beside: list[str] | None = None
 ) -> tuple[PyTree, State]:
     with _located(path, x):
         shape = _abstract(x, "/".join(path))
-        needed_params, needed_state = _expected(layer, shape)
-        _compare("params", path, needed_params, params, shape, beside)
-        _compare("state", path, needed_state, state, shape)
+        if not isinstance(layer.apply, _Unchecked):
+            needed_params, needed_state = _expected(layer, shape)
+            _compare("params", path, needed_params, params, shape, beside)
+            _compare("state", path, needed_state, state, shape)
         apply = layer.apply.raw.apply if isinstance(layer.apply, _Checked) else layer.apply
         result = apply(params, state, x, key=key, train=train)
         if not (isinstance(result, tuple) and len(result) == 2):
@@ -572,7 +674,8 @@ def _check_dict(kind: str, path: Path, tree: PyTree) -> None:
     if not isinstance(tree, dict):
         raise TypeError(
             f"{'/'.join(path)}: {kind} must be the dict that init gives, "
-            f"got {type(tree).__name__}; write params, state = net.init(key, x), then net.apply(params, state, x)"
+            f"got {type(tree).__name__}; write params, state = net.init(key, x), "
+            "then net.apply(params, state, x)"
         )
 
 

@@ -1,0 +1,273 @@
+"""One step of training, compiled once."""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.core import Layer, Params, PyTree, State, child_key
+from jaxnet.training.objective import Metrics
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes; a pytree, to be saved and resumed whole.
+
+    Fields:
+      step: number of updates made, an int32 scalar.
+      params: what the optimizer changes.
+      state: what `apply` changes, e.g. running statistics.
+      opt_state: of the optax optimizer.
+      key: the randomness to come; every step splits it.
+    """
+
+    step: jax.Array
+    params: Params
+    state: State
+    opt_state: PyTree
+    key: jax.Array
+
+
+def init_training(
+    net: Layer, optimizer: optax.GradientTransformation, key: jax.Array, data: PyTree
+) -> TrainState:
+    """Fresh parameters, state and optimizer state.
+
+    Args:
+      net: the layer to train.
+      optimizer: of optax.
+      key: the seed of the run; drawing and training get keys of their own from it.
+      data: what the net will be trained on: `(inputs, targets)`, of which the inputs count, or the
+        inputs alone; arrays or `jn.spec`s, batch axis first. Only shapes and dtypes are looked at.
+
+    Example:
+      >>> data = jnp.ones((50, 3)), jnp.zeros(50, jnp.int32)
+      >>> train_state = jn.init_training(jn.dense(2), optax.sgd(0.1), jax.random.key(0), data)
+      >>> train_state.params["kernel"].shape
+      (3, 2)
+    """
+    x = data[0] if isinstance(data, tuple | list) else data
+
+    def few(leaf):
+        if not getattr(leaf, "shape", ()):
+            raise TypeError(
+                "init_training: data must be arrays or specs, batch axis first, such as "
+                f"(inputs, targets), got {type(leaf).__name__} in it"
+            )
+        return jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype)
+
+    params, state = net.init(child_key(key, "init"), jax.tree.map(few, x))
+
+    @jax.jit  # one program for the whole tree: eager zeros would compile for every shape
+    def init_optimizer(params):
+        def strong(leaf):  # a weak type would become strong in the first step: compiled again
+            extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+            return leaf if extended else jax.lax.convert_element_type(leaf, leaf.dtype)
+
+        return jax.tree.map(strong, optimizer.init(params))
+
+    opt_state = init_optimizer(params)
+    return TrainState(
+        jnp.asarray(np.zeros((), np.int32)), params, state, opt_state, child_key(key, "train")
+    )
+
+
+def make_step(objective: Callable[..., Any], optimizer: optax.GradientTransformation) -> "Step":
+    """The function `step(train_state, batch) -> (train_state, metrics)`, jitted.
+
+    It owns the threading: the key is split, the state and the optimizer's state move on. The
+    `train_state` that goes in is donated (its memory is used for the one that comes out), so always
+    go on with what came back. Optimizers that search along a line get value, gradient and function,
+    as `optax.lbfgs` wants them.
+
+    It warns, with paths, where a leaf's new shape or dtype makes it compile again, where `state`
+    does not change in training (an `apply` without `train=train`, mostly), and where a gradient is
+    not finite. The last needs a look at the device, which is taken at calls 1, 2, 4, ... and later
+    at every 256th; `fit` looks once an epoch.
+
+    Args:
+      objective: `(params, state, batch, *, key, train) -> (loss, (state, metrics))`.
+      optimizer: of optax.
+
+    Example:
+      >>> net, optimizer = jn.dense(2), optax.adam(0.1)
+      >>> batch = jnp.eye(3), jnp.array([0, 1, 0])
+      >>> loss = optax.softmax_cross_entropy_with_integer_labels
+      >>> step = jn.make_step(jn.supervised(net, loss), optimizer)
+      >>> train_state = jn.init_training(net, optimizer, jax.random.key(0), batch)
+      >>> for _ in range(20):
+      ...     train_state, metrics = step(train_state, batch)
+      >>> 0 < float(metrics["loss"]) < 0.2
+      True
+    """
+    return Step(objective, optimizer)
+
+
+class Step:
+    """What `make_step` gives. `fit` and `evaluate` use its parts.
+
+    Attributes:
+      update: the same step, not jitted: `(train_state, batch, mask=None)` to
+        `(train_state, metrics, finite)`, the last a bool for every leaf of the gradient.
+      measure: `(params, state, batch, key, mask=None) -> metrics`, in evaluation mode.
+      takes_mask: whether the objective leaves padding out by itself.
+      traces: of each program, the shapes and dtypes that it was compiled for, in order.
+    """
+
+    def __init__(self, objective: Callable[..., Any], optimizer: optax.GradientTransformation):
+        if not callable(objective):
+            raise TypeError(
+                "make_step: the objective must be a function, such as jn.supervised(net, loss), "
+                f"got {type(objective).__name__}"
+            )
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise TypeError(
+                "make_step: the optimizer must be one of optax, such as optax.adam(1e-3), "
+                f"got {type(optimizer).__name__}"
+            )
+        self.objective = objective
+        self.optimizer = optax.with_extra_args_support(optimizer)
+        self.takes_mask = "mask" in inspect.signature(objective).parameters
+        self.traces: dict[str, list[dict[str, str]]] = {}
+        self._jitted = jax.jit(self._traced, donate_argnums=0)
+        self._unseen: list[jax.Array] = []
+        self._patience = 1
+        self._still: set[str] = set()
+
+    def __call__(self, train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        try:
+            after, metrics, finite = self._jitted(train_state, batch)
+        except (RuntimeError, ValueError) as error:
+            if "has been deleted" in str(error):
+                error.add_note(
+                    "a train_state can go into a step once: the step reuses its memory; "
+                    "go on with the one that came back: train_state, metrics = step(train_state, …)"
+                )
+            raise
+        self._unseen.append(finite)
+        if len(self._unseen) >= self._patience:
+            self._look(after)
+        return after, metrics
+
+    def _look(self, train_state: TrainState) -> None:
+        flags = np.stack([np.asarray(flag) for flag in self._unseen])
+        first = int(train_state.step) - len(flags) + 1
+        self._unseen, self._patience = [], min(2 * self._patience, 256)
+        warn_nonfinite(train_state.params, flags, first)
+
+    def _traced(self, train_state: TrainState, batch: PyTree):
+        self.note_trace("step", train_state=train_state, batch=batch)
+        return self.update(train_state, batch)
+
+    def update(self, train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
+        """(train_state, metrics, finite); pure, to be called inside other transforms."""
+        key, apply_key = jax.random.split(train_state.key)
+        extra = {"mask": mask} if self.takes_mask else {}
+
+        def loss(params):
+            value, (state, metrics) = self.objective(
+                params, train_state.state, batch, key=apply_key, train=True, **extra
+            )
+            self._check_outputs(value, metrics)
+            self._warn_still(train_state.state, state)
+            return value, (state, metrics)
+
+        (value, (state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(
+            train_state.params
+        )
+        updates, opt_state = self.optimizer.update(
+            grads,
+            train_state.opt_state,
+            train_state.params,
+            value=value,
+            grad=grads,
+            value_fn=lambda params: loss(params)[0],
+        )
+        params = optax.apply_updates(train_state.params, updates)
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)]
+        after = TrainState(train_state.step + 1, params, state, opt_state, key)
+        return after, {"loss": value} | metrics, jnp.stack(finite) if finite else jnp.ones(0, bool)
+
+    def measure(
+        self, params: Params, state: State, batch: PyTree, key: jax.Array, mask: Any = None
+    ) -> Metrics:
+        """The loss and the metrics of one batch, in evaluation mode."""
+        extra = {"mask": mask} if self.takes_mask else {}
+        value, (_, metrics) = self.objective(params, state, batch, key=key, train=False, **extra)
+        return {"loss": value} | metrics
+
+    def note_trace(self, program: str, **args: PyTree) -> None:
+        """Called while a program is traced: counts, and warns what made it trace again."""
+        leaves, _ = jax.tree_util.tree_flatten_with_path(args)
+        now = {_words(path): str(jax.typeof(leaf)) for path, leaf in leaves}
+        before = self.traces.setdefault(program, [])
+        before.append(now)
+        if len(before) < 2:
+            return
+        last = before[-2]
+        changes = [
+            f"{name}: {last.get(name, 'nothing')} -> {now.get(name, 'nothing')}"
+            for name in sorted(last.keys() | now.keys())
+            if last.get(name) != now.get(name)
+        ]
+        warnings.warn(
+            f"{program} is compiled again (time {len(before)}), because of "
+            + ("; ".join(changes[:8]) or "something that is not a shape or dtype"),
+            stacklevel=2,
+        )
+
+    def _check_outputs(self, value: Any, metrics: Any) -> None:
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"make_step: the objective's loss must be a scalar, got shape {jnp.shape(value)}; "
+                "take its mean"
+            )
+        if not isinstance(metrics, dict):
+            raise TypeError(
+                "make_step: the objective must return (loss, (state, metrics)) with a dict of "
+                f"metrics, got {type(metrics).__name__}"
+            )
+
+    def _warn_still(self, before: State, after: State) -> None:
+        """While tracing, a leaf that comes back as the very same value is never updated."""
+        if jax.tree.structure(before) != jax.tree.structure(after):
+            raise ValueError(
+                "make_step: the objective must return a state of the structure it was given, "
+                f"{jax.tree.structure(before)}, got {jax.tree.structure(after)}"
+            )
+        leaves, _ = jax.tree_util.tree_flatten_with_path(before)
+        same = [
+            _words(path)
+            for (path, old), new in zip(leaves, jax.tree.leaves(after), strict=True)
+            if new is old
+        ]
+        if new := set(same) - self._still:
+            self._still |= new
+            warnings.warn(
+                f"state does not change in training: {', '.join(sorted(new))}; is the net applied "
+                "with train=train, and its new state returned?",
+                stacklevel=2,
+            )
+
+
+def warn_nonfinite(params: Params, flags: np.ndarray, first: int) -> None:
+    """Warns of the first step whose gradient has a NaN or Inf; `flags` is (steps, leaves)."""
+    bad = np.flatnonzero(~flags.all(axis=1))
+    if not bad.size:
+        return
+    names = [_words(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    which = [name for name, fine in zip(names, flags[bad[0]], strict=True) if not fine]
+    warnings.warn(
+        f"the gradient is not finite at step {first + bad[0]}: {', '.join(which[:8])}"
+        + (f" and {len(which) - 8} more" if len(which) > 8 else "")
+        + "; a smaller learning rate, a look at the data or jn.inspect may help",
+        stacklevel=3,
+    )
+
+
+def _words(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

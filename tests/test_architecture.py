@@ -1,0 +1,109 @@
+"""Who may import whom, only public JAX, the core's five dependencies, and a quick import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
+BELOW = {"core", "initializers", "layers", "transforms", "models", "losses", "penalties", "metrics"}
+
+# Part of the library -> the parts that it may import.
+MAY = {
+    "core": set(),
+    "initializers": {"core"},
+    "layers": {"core", "initializers"},
+    "transforms": {"core"},
+    "models": {"core", "initializers", "layers", "transforms"},
+    "unsupervised": {"core", "initializers", "layers", "transforms"},
+    "losses": set(),
+    "penalties": set(),
+    "metrics": set(),
+    "training": {"core"},
+    "data": set(),
+    "inspect": {"core"},
+    "interop": BELOW,
+    "viz": {"core", "inspect"},
+    "distributed": {"core"},
+}
+# Always there; every other module is imported where it is used.
+CORE = {"jax", "numpy", "optax", "safetensors", "tqdm"} | set(sys.stdlib_module_names)
+PRIVATE = ("jax._src", "jaxlib", "jax.core", "jax.interpreters", "jax.extend")
+PRIMITIVE = ROOT / "jaxnet" / "layers" / "convolution.py"  # the one file with a primitive
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT / "jaxnet").parts[0].removesuffix(".py")
+
+
+def _for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+
+
+def imports(path: Path, top: bool = False) -> set[str]:
+    """Modules that a file imports; with `top`, those outside of functions."""
+    tree = ast.parse(path.read_text())
+    later = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) or _for_types(f)]
+    skip = {id(n) for f in later for n in ast.walk(f)}
+    found = set()
+    for node in ast.walk(tree):
+        if top and id(node) in skip:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+files = pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+
+
+@files
+def test_imports_point_one_way(path: Path):
+    here = part(path)
+    if here == "__init__":
+        return
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("jaxnet.")}
+    assert used <= MAY[here] | {here}
+
+
+@files
+def test_only_public_jax(path: Path):
+    words = path.read_text()
+    if path != PRIMITIVE:
+        private = {name for name in imports(path) if name.startswith(PRIVATE)}
+        assert not private
+    assert "jax._src" not in words and "jax.core." not in words
+
+
+@files
+def test_heavy_modules_are_imported_where_used(path: Path):
+    if path.relative_to(ROOT / "jaxnet").parts[:2] in {("interop", "flax.py")}:
+        return  # imported by whoever has Flax, never by the library
+    outside = {name.split(".")[0] for name in imports(path, top=True)} - {"jaxnet"}
+    assert outside <= CORE
+
+
+def test_import_brings_no_heavy_module():
+    code = (
+        "import sys, jax, optax; before = set(sys.modules); import jaxnet;"
+        "print({m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    heavy = {"matplotlib", "sklearn", "flax", "tensorflow_datasets", "torch", "scipy", "PIL"}
+    assert "jaxnet" in run.stdout
+    assert not heavy & ast.literal_eval(run.stdout.strip()), run.stdout
+
+
+def test_tests_mirror_the_library():
+    tests = {f.relative_to(ROOT / "tests") for f in (ROOT / "tests").rglob("test_*.py")}
+    for path in FILES:
+        inside = path.relative_to(ROOT / "jaxnet")
+        if path.name != "__init__.py":
+            assert inside.with_name(f"test_{path.name}") in tests, f"no test for {inside}"

@@ -1,0 +1,444 @@
+"""The contract: names, keys, sharing, errors, and that init is abstract and cheap."""
+
+import gc
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+KEY = jax.random.key(0)
+
+# Made once by this code with jax 0.10.2, equal with 0.12.0; they hold the derivation of keys.
+GOLDEN_KEY = [3289192318, 3726251065]
+GOLDEN_OUTER = [-0.5929995179176331, 0.6334507465362549]
+GOLDEN_INNER = [-0.3125472962856293, -0.5993785262107849]
+
+
+def shapes(tree):
+    return jax.tree.map(jnp.shape, tree)
+
+
+def notes(error) -> str:
+    return "\n".join(getattr(error.value, "__notes__", []))
+
+
+def scale(value=2.0, name="scale"):
+    return jn.stateless(lambda key, x: {"w": jnp.float32(value)}, lambda p, x: p["w"] * x, name)
+
+
+# Keys
+
+
+def test_child_key_is_fold_in_of_crc32():
+    expected = jax.random.fold_in(KEY, zlib.crc32(b"dense"))
+    assert jnp.array_equal(
+        jax.random.key_data(jn.child_key(KEY, "dense")), jax.random.key_data(expected)
+    )
+    assert jax.random.key_data(jn.child_key(KEY, "dense")).tolist() == GOLDEN_KEY
+
+
+def test_golden_values_of_a_nested_net():
+    net = jn.serial(jn.dense(2), jn.serial(jn.dense(2), name="inner"), name="net")
+    params, _ = net.init(KEY, jn.spec((1, 3)))
+    np.testing.assert_allclose(params["dense"]["kernel"][0], GOLDEN_OUTER, rtol=1e-5)
+    np.testing.assert_allclose(params["inner"]["dense"]["kernel"][0], GOLDEN_INNER, rtol=1e-5)
+
+
+def test_key_of_a_child_depends_on_names_alone():
+    bare = jn.serial(jn.dense(3, name="a"), jn.dense(3, name="b"))
+    more = jn.serial(jn.dense(3, name="a"), jn.dense(3, name="new"), jn.dense(3, name="b"))
+    x = jn.spec((1, 3))
+    assert jnp.array_equal(bare.init(KEY, x)[0]["b"]["kernel"], more.init(KEY, x)[0]["b"]["kernel"])
+
+
+def test_children_draw_different_values():
+    params, _ = jn.serial(jn.dense(3), jn.dense(3)).init(KEY, jn.spec((1, 3)))
+    assert not jnp.array_equal(params["dense"]["kernel"], params["dense_1"]["kernel"])
+
+
+def test_legacy_uint32_keys_work():
+    params, _ = jn.dense(3).init(jax.random.PRNGKey(0), jn.spec((1, 3)))
+    assert params["kernel"].shape == (3, 3)
+
+
+@pytest.mark.parametrize("key", [0, None, jnp.float32(1), "seed"], ids=repr)
+@pytest.mark.parametrize("net", [jn.dense(2), jn.serial(jn.dense(2))], ids=["leaf", "composed"])
+def test_wrong_key_is_answered(net, key):
+    with pytest.raises(TypeError, match=r"key must be one key, such as jax.random.key\(0\)"):
+        net.init(key, jn.spec((1, 3)))
+
+
+def test_several_keys_are_answered():
+    with pytest.raises(TypeError, match="vmap"):
+        jn.dense(2).init(jax.random.split(KEY, 3), jn.spec((1, 3)))
+
+
+# Names and sharing
+
+
+def test_names_are_stable_and_counted():
+    net = jn.serial(
+        jn.dense(1), jn.dense(2), jn.dense(3, name="c5"), jn.dense(4), jn.dense(5, name="c5")
+    )
+    params, _ = net.init(KEY, jn.spec((1, 3)))
+    assert {n: p["kernel"].shape[1] for n, p in params.items()} == {
+        "dense": 1, "dense_1": 2, "c5": 3, "dense_2": 4, "c5_1": 5,
+    }  # fmt: skip
+
+
+def test_a_given_name_that_looks_counted_stays():
+    net = jn.serial(jn.dense(1, name="dense_1"), jn.dense(2), jn.dense(3))
+    params, _ = net.init(KEY, jn.spec((1, 3)))
+    assert {n: p["kernel"].shape[1] for n, p in params.items()} == {
+        "dense_1": 1, "dense": 2, "dense_2": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a/b", ""])
+def test_names_that_cannot_be_paths_raise(name):
+    with pytest.raises(ValueError, match="name"):
+        jn.serial(jn.dense(1, name=name)).init(KEY, jn.spec((1, 3)))
+
+
+def test_same_object_shares_its_params():
+    shared = jn.dense(3)
+    net = jn.serial(shared, jnp.tanh, shared)
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    assert list(params) == ["dense"]
+    x = jnp.arange(6.0).reshape(2, 3)
+    w = params["dense"]["kernel"]
+    y, _ = net.apply(params, state, x)
+    np.testing.assert_allclose(y, jnp.tanh(x @ w) @ w, rtol=1e-5)
+
+
+def test_sharing_with_inputs_that_need_other_params_raises():
+    shared = jn.dense(4)
+    with pytest.raises(ValueError, match=r"dense/kernel: needs \(3, 4\), got \(4, 4\)"):
+        jn.serial(shared, shared).init(KEY, jn.spec((2, 3)))
+
+
+def test_layers_of_equal_settings_do_not_share():
+    """Ids of freed layers come back: a scope must hold what it has seen."""
+
+    def forward(m, x):
+        for _ in range(20):
+            x = m(jn.dense(3), x)
+            gc.collect()
+        return x
+
+    params, _ = jn.compose(forward).init(KEY, jn.spec((2, 3)))
+    assert len(params) == 20
+
+
+def test_composed_layer_used_twice_shares():
+    block = jn.serial(jn.dense(3), jn.batch_norm(), name="block")
+    net = jn.serial(block, block)
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    assert list(params) == ["block"] and sorted(params["block"]) == ["batch_norm", "dense"]
+    x = jnp.arange(6.0).reshape(2, 3)
+    _, after = net.apply(params, state, x, train=True)
+    y, once = block.apply(params["block"], state["block"], x, train=True)
+    _, twice = block.apply(params["block"], once, y, train=True)
+    np.testing.assert_allclose(after["block"]["batch_norm"]["mean"], twice["batch_norm"]["mean"])
+
+
+def test_shared_dropout_draws_anew_at_each_call():
+    drop = jn.dropout(0.5)
+    net = jn.compose(lambda m, x: (m(drop, x), m(drop, x)))
+    (a, b), _ = net.apply({}, {}, jnp.ones((4, 50)), key=KEY, train=True)
+    assert not jnp.array_equal(a, b)
+
+
+def test_children_without_entries_leave_none():
+    params, state = jn.serial(jnp.tanh, jn.serial(jnp.tanh), jn.dropout(0.1)).init(
+        KEY, jn.spec((2, 3))
+    )
+    assert (params, state) == ({}, {})
+
+
+# Init
+
+
+def test_init_runs_no_arithmetic_on_data():
+    seen = []
+
+    def forward(m, x):
+        seen.append(x)
+        return m(jn.dense(2), x)
+
+    jn.compose(forward).init(KEY, jnp.ones((3, 4)))
+    with pytest.raises(jax.errors.TracerArrayConversionError):
+        np.asarray(seen[0])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 6])
+def test_init_runs_each_forward_once(depth):
+    runs = []
+
+    def nest(depth):
+        def forward(m, x):
+            runs.append(depth)
+            return m(jn.dense(3), x if depth == 0 else m(nest(depth - 1), x))
+
+        return jn.compose(forward, name=f"level_{depth}")
+
+    nest(depth).init(KEY, jn.spec((2, 3)))
+    assert len(runs) == depth + 1
+
+
+def test_init_of_nested_transforms_is_not_exponential():
+    runs = []
+
+    def wrap(layer):  # what a transform does: its init calls init, its apply calls apply
+        return jn.unchecked(jn.Layer(layer.init, layer.apply, layer.name))
+
+    def nest(depth):
+        def forward(m, x):
+            runs.append(depth)
+            return m(jn.dense(3), x) if depth == 0 else m(wrap(nest(depth - 1)), x)
+
+        return jn.compose(forward, name=f"level_{depth}")
+
+    counts = []
+    for depth in range(1, 7):
+        runs.clear()
+        nest(depth).init(KEY, jn.spec((2, 3)))
+        counts.append(len(runs))
+    steps = np.diff(counts)
+    assert (np.diff(steps) <= 2).all(), counts  # at most quadratic
+
+
+def test_init_under_jit_vmap_and_eval_shape():
+    net = jn.serial(jn.dense(4), jn.serial(jn.dense(5), jn.batch_norm()))
+    x = jn.spec((2, 3))
+    eager = net.init(KEY, x)
+    for other in (
+        jax.jit(net.init)(KEY, jnp.ones((2, 3))),
+        jax.tree.map(lambda leaf: leaf[0], jax.vmap(lambda k: net.init(k, x))(KEY[None])),
+    ):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), eager, other)
+    abstract = jax.eval_shape(net.init, KEY, x)
+    assert shapes(abstract) == shapes(eager)
+
+
+def test_init_in_float64(x64):
+    params, state = jn.serial(jn.dense(4), jn.batch_norm()).init(KEY, jn.spec((2, 3), jnp.float64))
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} == {jnp.dtype(jnp.float64)}
+
+
+@pytest.mark.parametrize("x", [(32, 784), [1.0, 2.0], "image"], ids=repr)
+def test_input_that_is_no_array_is_answered(x):
+    with pytest.raises(TypeError, match=r"for a shape write jn.spec\(\(32, 784\)\)"):
+        jn.serial(jn.dense(2)).init(KEY, x)
+
+
+# Params and state that do not fit
+
+NET = jn.serial(jn.dense(4), jn.serial(jn.dense(4), jn.batch_norm(), name="block"), name="net")
+
+
+@pytest.fixture
+def drawn():
+    return NET.init(KEY, jn.spec((2, 3)))
+
+
+def test_missing_entry_names_path_and_need(drawn):
+    params, state = drawn
+    del params["block"]["dense"]["kernel"]
+    with pytest.raises(ValueError, match=r"net/block/dense/kernel: needs \(4, 4\), is missing"):
+        NET.apply(params, state, jnp.ones((2, 3)))
+
+
+def test_renamed_entry_names_both(drawn):
+    params, state = drawn
+    params["linear"] = params.pop("dense")
+    with pytest.raises(ValueError, match=r"(?s)net/dense/kernel: needs.*net/linear"):
+        NET.apply(params, state, jnp.ones((2, 3)))
+
+
+def test_misshaped_entry_names_need_and_given(drawn):
+    params, state = drawn
+    params["dense"]["bias"] = jnp.ones(1)  # would broadcast in silence
+    with pytest.raises(ValueError, match=r"net/dense/bias: needs \(4,\), got \(1,\)"):
+        jax.jit(NET.apply)(params, state, jnp.ones((2, 3)))
+
+
+def test_unknown_entry_raises(drawn):
+    params, state = drawn
+    with pytest.raises(ValueError, match="no layer here has the name of params net/extra"):
+        NET.apply(params | {"extra": {}}, state, jnp.ones((2, 3)))
+
+
+def test_state_that_does_not_fit_raises(drawn):
+    params, state = drawn
+    with pytest.raises(ValueError, match=r"(?s)state do not fit .*batch_norm/mean.*missing"):
+        NET.apply(params, {}, jnp.ones((2, 3)))
+    state["block"]["batch_norm"]["var"] = jnp.ones(5)
+    with pytest.raises(ValueError, match=r"batch_norm/var: needs \(4,\), got \(5,\)"):
+        NET.apply(params, state, jnp.ones((2, 3)))
+
+
+def test_params_and_state_as_one_tuple_are_answered(drawn):
+    with pytest.raises(TypeError, match="params must be the dict that init gives, got tuple"):
+        NET.apply(drawn, {}, jnp.ones((2, 3)))
+
+
+def test_a_layer_that_loses_its_state_raises():
+    lossy = jn.Layer(
+        lambda key, x: ({}, {"n": jnp.zeros(())}),
+        lambda params, state, x, *, key=None, train=False: (x, {}),
+        "lossy",
+    )
+    params, state = jn.serial(lossy).init(KEY, jn.spec((2, 3)))
+    with pytest.raises(ValueError, match="serial/lossy: the state that comes back"):
+        jn.serial(lossy).apply(params, state, jnp.ones((2, 3)))
+
+
+def test_apply_that_returns_no_state_is_answered():
+    wrong = jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, *, key=None, train=False: x, "wrong")
+    with pytest.raises(TypeError, match=r"apply must return \(y, state\)"):
+        jn.serial(wrong).init(KEY, jn.spec((2, 3)))
+
+
+# Errors name the layer
+
+
+def broken():
+    def fail(x):
+        raise RuntimeError("boom")
+
+    def forward(m, x):
+        return m(fail, x) if x.shape[0] == 2 else x
+
+    inner = jn.serial(jnp.tanh, jn.compose(forward, name="block_3"), name="stage")
+    return jn.serial(jn.dense(4), inner, name="resnet")
+
+
+@pytest.mark.parametrize("how", ["eager", "jit", "grad", "vmap", "scan"])
+def test_errors_carry_path_and_input(how):
+    net = broken()
+    params, state = net.init(KEY, jn.spec((3, 5)))  # the batch of 3 does not fail
+
+    def run(x):
+        return net.apply(params, state, x)[0].sum()
+
+    def scan(x):
+        return jax.lax.scan(lambda c, x: (c, run(x)), 0, x[None])
+
+    x = jnp.ones((2, 5))
+    runs = {"eager": run, "jit": jax.jit(run), "grad": jax.grad(run), "scan": scan,
+            "vmap": lambda x: jax.vmap(run)(x[None])}  # fmt: skip
+    with pytest.raises(RuntimeError, match="boom") as error:
+        runs[how](x)
+    assert "in resnet/stage/block_3/fail, input (2, 4) float32" in notes(error)
+    assert notes(error).count("in resnet") == 1
+
+
+def test_errors_in_init_carry_the_path():
+    with pytest.raises(RuntimeError) as error:
+        broken().init(KEY, jn.spec((2, 5)))
+    assert "in resnet/stage/block_3/fail, input (2, 4) float32" in notes(error)
+
+
+def test_errors_through_a_transform_carry_the_whole_path():
+    inner = broken()
+    wrapped = jn.Layer(inner.init, inner.apply, "wrapped")  # runs inner without its parents
+    net = jn.serial(jn.unchecked(wrapped), name="model")
+    params, state = net.init(KEY, jn.spec((3, 5)))
+    with pytest.raises(RuntimeError) as error:
+        net.apply(params, state, jnp.ones((2, 5)))
+    assert "in model/wrapped/stage/block_3/fail, input (2, 4) float32" in notes(error)
+
+
+def test_key_that_is_missing_shows_the_call():
+    net = jn.serial(jn.dropout(0.5))
+    with pytest.raises(
+        ValueError, match=r"net.apply\(params, state, x, key=jax.random.key\(0\)"
+    ) as e:
+        net.apply({}, {}, jnp.ones((2, 3)), train=True)
+    assert "in serial/dropout" in notes(e)
+
+
+def test_a_transform_of_a_composed_layer_is_not_bypassed():
+    """It keeps the init of the layer inside, by which it must not be taken for that layer."""
+    inner = jn.serial(jnp.cos)
+
+    def apply(params, state, x, *, key=None, train=False):
+        y, state = inner.apply(params, state, x, key=key, train=train)
+        return y + 5, state
+
+    for layer in (jn.Layer(inner.init, apply, "t"), jn.unchecked(jn.Layer(inner.init, apply, "t"))):
+        y, _ = jn.serial(layer).apply({}, {}, jnp.zeros((2, 3)))
+        assert (y == 6).all()
+
+
+# Combinators
+
+
+def test_serial_parallel_residual_values():
+    x = jnp.ones((2, 3))
+    y, _ = jn.serial(scale(2.0), scale(3.0)).apply(
+        {"scale": {"w": 2.0}, "scale_1": {"w": 3.0}}, {}, x
+    )
+    assert (y == 6).all()
+    (a, b), _ = jn.parallel(jnp.negative, jnp.abs).apply({}, {}, -x)
+    assert (a == 1).all() and (b == 1).all()
+    (a, b), _ = jn.parallel(jnp.negative, jnp.abs).apply({}, {}, (x, -2 * x))
+    assert (a == -1).all() and (b == 2).all()
+    y, _ = jn.residual(lambda x: 2 * x, lambda x: 5 * x).apply({}, {}, x)
+    assert (y == 7).all()
+
+
+def test_parallel_of_the_wrong_number_of_inputs():
+    with pytest.raises(ValueError, match="2 layers need a tuple of as many inputs, got 3"):
+        jn.parallel(jnp.sin, jnp.cos).apply({}, {}, (jnp.ones(2),) * 3)
+
+
+def test_residual_never_broadcasts():
+    with pytest.raises(ValueError, match=r"gives \(2, 1\) and the shortcut \(2, 3\)"):
+        jn.residual(lambda x: x[:, :1]).init(KEY, jn.spec((2, 3)))
+
+
+def test_functions_are_layers():
+    net = jn.serial(jax.nn.relu, lambda x: x + 1, jnp.tanh)
+    y, state = net.apply({}, {}, jnp.full((2, 3), -1.0))
+    np.testing.assert_allclose(y, np.tanh(1.0), rtol=1e-6)
+
+
+def test_a_factory_in_the_place_of_a_layer_is_answered():
+    def dropped(x):  # a factory whose one argument may be anything
+        return jn.flatten()
+
+    with pytest.raises(TypeError, match=r"dropped makes a layer and is none itself: write dropped"):
+        jn.serial(dropped).init(KEY, jn.spec((2, 3)))
+
+
+def test_a_list_in_the_place_of_layers_is_answered():
+    with pytest.raises(TypeError, match=r"argument 0 must be a layer or a function, got list"):
+        jn.serial([jn.dense(2)])  # type: ignore[arg-type]
+
+
+def test_trees_go_in_and_out():
+    net = jn.compose(lambda m, x: {"sum": m(jn.dense(2), x["a"]) + x["b"]}, name="tree")
+    params, _ = net.init(KEY, {"a": jn.spec((5, 3)), "b": jn.spec((5, 2))})
+    y, _ = net.apply(params, {}, {"a": jnp.ones((5, 3)), "b": jnp.ones((5, 2))})
+    assert y["sum"].shape == (5, 2)
+
+
+def test_scan_over_a_child_without_state():
+    dense = jn.dense(3)
+
+    def forward(m, x):
+        return jax.lax.scan(lambda c, _: (jnp.tanh(m(dense, c)), None), x, None, length=4)[0]
+
+    net = jn.compose(forward, name="loop")
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    x = jnp.ones((2, 3))
+    y, _ = net.apply(params, state, x)
+    for _ in range(4):
+        x = jnp.tanh(x @ params["dense"]["kernel"])
+    np.testing.assert_allclose(y, x, rtol=1e-5)

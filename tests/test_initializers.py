@@ -1,0 +1,75 @@
+"""Initializers: variances as those of jax.nn.initializers, the same under every transform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import initializers as ours
+
+KEY = jax.random.key(0)
+PAIRS = [
+    (ours.lecun_normal, jax.nn.initializers.lecun_normal),
+    (ours.he_normal, jax.nn.initializers.he_normal),
+    (ours.glorot_normal, jax.nn.initializers.glorot_normal),
+    (ours.glorot_uniform, jax.nn.initializers.glorot_uniform),
+]
+pairs = pytest.mark.parametrize(("mine", "theirs"), PAIRS, ids=[m.__name__ for m, _ in PAIRS])
+
+
+@pairs
+@pytest.mark.parametrize("shape", [(300, 500), (3, 5, 60, 100)], ids=["dense", "conv"])
+def test_distribution_is_that_of_jax(mine, theirs, shape):
+    a, b = (np.asarray(f()(jax.random.key(i), shape)) for i, f in enumerate((mine, theirs)))
+    n = a.size
+    assert abs(a.mean()) < 4 * a.std() / n**0.5
+    np.testing.assert_allclose(a.std(), b.std(), rtol=0.02)
+    np.testing.assert_allclose(np.abs(a).max(), np.abs(b).max(), rtol=0.02)
+    tails = [np.quantile(v, [0.05, 0.25, 0.75, 0.95]) for v in (a, b)]
+    np.testing.assert_allclose(*tails, atol=0.02 * a.std() * 4)
+
+
+@pairs
+def test_samples_do_not_repeat_across_blocks(mine, theirs):
+    draws = np.asarray(mine()(KEY, (3 * ours.BLOCK, 1))).ravel()
+    assert len(np.unique(draws)) > 0.99 * draws.size
+
+
+def test_same_under_jit_vmap_and_eager():
+    init = ours.lecun_normal()
+    shape = (200, 170)  # three blocks
+    eager = init(KEY, shape)
+    np.testing.assert_allclose(jax.jit(lambda k: init(k, shape))(KEY), eager, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(lambda k: init(k, shape))(KEY[None])[0], eager, rtol=1e-6)
+    assert jax.eval_shape(lambda k: init(k, shape), KEY).shape == shape
+
+
+def test_dtypes(x64):
+    for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
+        assert ours.he_normal()(KEY, (3, 4), dtype).dtype == dtype
+        assert ours.zeros(KEY, (3,), dtype).dtype == dtype
+    assert len(np.unique(np.asarray(ours.normal(1.0)(KEY, (99, 9), jnp.float64)))) == 891
+
+
+def test_axes_of_a_grouped_kernel():
+    # fan_in = 5 * 4 of in_axis (0, 1)
+    kernel = ours.he_normal(in_axis=(0, 1), out_axis=2)(KEY, (5, 4, 5000))
+    np.testing.assert_allclose(kernel.var(), 2 / 20, rtol=0.02)
+
+
+def test_normal_and_constant():
+    np.testing.assert_allclose(ours.normal(0.3)(KEY, (200, 200)).std(), 0.3, rtol=0.02)
+    assert (ours.constant(0.25)(KEY, (3,)) == 0.25).all()
+    assert (ours.ones(KEY, (3,)) == 1).all()
+
+
+def test_a_kernel_without_inputs_is_drawn():
+    assert ours.lecun_normal()(KEY, (0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    ((1.0, "fan", "normal"), "mode is fan_in"), ((1.0, "fan_in", "gauss"), "distribution is"),
+])  # fmt: skip
+def test_wrong_words_are_answered(args, words):
+    with pytest.raises(ValueError, match=words):
+        ours.variance_scaling(*args)

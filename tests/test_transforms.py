@@ -1,0 +1,166 @@
+"""Transforms against the loop, the copy or the plain layer that they stand for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(9), (4, 3))
+
+
+def block():
+    body = jn.serial(jn.dense(3), jn.batch_norm(), jnp.tanh, jn.dropout(0.3))
+    return jn.residual(body, name="block")
+
+
+def close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+
+
+def at(tree, i):
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_repeat_is_a_loop(train):
+    layer, net = block(), jn.repeat(block(), 4)
+    params, state = net.init(KEY, X)
+    y, after = net.apply(params, state, X, key=KEY, train=train)
+    x = X
+    for i in range(4):
+        here = jax.random.fold_in(KEY, i)
+        close(at((params, state), i), layer.init(here, X), 0)
+        x, s = layer.apply(at(params, i), at(state, i), x, key=here, train=train)
+        close(at(after, i), s)
+    close(y, x)
+
+
+def test_repeat_keeps_names_and_paths():
+    params, _ = jn.serial(jn.repeat(jn.dense(3, name="c"), 4), jn.dense(2)).init(KEY, X)
+    assert jax.tree.map(jnp.shape, params["c"]) == {"kernel": (4, 3, 3), "bias": (4, 3)}
+
+
+def test_repeat_needs_a_layer_that_keeps_the_shape():
+    with pytest.raises(ValueError, match=r"must keep the shape of its input, \(4, 3\) float32"):
+        jn.repeat(jn.dense(2), 4).init(KEY, X)
+
+
+def test_repeat_compiles_one_body_for_any_depth():
+    def size(n):
+        net = jn.repeat(block(), n)
+        params, state = net.init(KEY, X)
+        return len(jax.jit(net.apply).lower(params, state, X).as_text())
+
+    assert size(40) < 1.05 * size(4)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_ensemble_is_its_members(train):
+    layer, net = block(), jn.ensemble(block(), 3)
+    params, state = net.init(KEY, X)
+    y, after = net.apply(params, state, X, key=KEY, train=train)
+    assert y.shape == (3, 4, 3)
+    for i in range(3):
+        here = jax.random.fold_in(KEY, i)
+        close(at((params, state), i), layer.init(here, X), 0)
+        found = layer.apply(at(params, i), at(state, i), X, key=here, train=train)
+        close((y[i], at(after, i)), found)
+
+
+def test_members_differ():
+    params, _ = jn.ensemble(jn.dense(3), 2).init(KEY, X)
+    assert not jnp.array_equal(params["kernel"][0], params["kernel"][1])
+
+
+def test_remat_changes_nothing_but_recomputes():
+    layer, net = block(), jn.remat(block())
+    params, state = net.init(KEY, X)
+    close((params, state), layer.init(KEY, X), 0)
+
+    def loss(layer):
+        return lambda p: (layer.apply(p, state, X, key=KEY, train=True)[0] ** 2).sum()
+
+    close(jax.value_and_grad(loss(net))(params), jax.value_and_grad(loss(layer))(params))
+    count = {n: str(jax.make_jaxpr(jax.grad(loss(n)))(params)).count("tanh") for n in (net, layer)}
+    assert count[net] > count[layer]
+
+
+def test_cast_computes_in_the_dtype_and_keeps_params():
+    seen = []
+
+    def spy(x):
+        seen.append(x.dtype)
+        return x
+
+    net = jn.cast(jn.serial(jn.dense(5), spy, jn.batch_norm()), jnp.bfloat16)
+    params, state = net.init(KEY, X)
+    seen.clear()
+    y, after = net.apply(params, state, X, train=True)
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+    leaves = jax.tree.leaves((params, after, y))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float32)}
+    grads = jax.grad(lambda p: net.apply(p, state, X)[0].sum())(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}
+    plain, _ = jn.serial(jn.dense(5), spy, jn.batch_norm()).apply(params, state, X, train=True)
+    close(y, plain, 0.05)
+    assert not jnp.array_equal(y, plain)
+
+
+def test_cast_leaves_integers_alone():
+    net = jn.cast(jn.compose(lambda m, x: x["a"] * x["i"]), jnp.bfloat16)
+    y, _ = net.apply({}, {}, {"a": jnp.ones((2, 3)), "i": jnp.full((2, 3), 300)})
+    assert y.dtype == jnp.float32 and (y == 300).all()
+    with pytest.raises(ValueError, match="must be a float"):
+        jn.cast(jn.dense(2), jnp.int32)
+
+
+def test_freeze_stops_params_and_state_but_not_the_input():
+    net = jn.serial(jn.dense(3, name="below"), jn.freeze(block()), jn.dense(2, name="head"))
+    optimizer = optax.adam(0.1)
+    step = jn.make_step(jn.supervised(net, lambda h, y: (h - y) ** 2), optimizer)
+    before = jn.init_training(net, optimizer, KEY, (X, X[:, :2]))
+    train_state = jax.device_put(before, may_alias=False)
+    for _ in range(3):
+        train_state, _ = step(train_state, (X, X[:, :2]))
+    close(train_state.params["block"], before.params["block"], 0)
+    close(train_state.state["block"], before.state["block"], 0)
+    for name in ("below", "head"):
+        moved = jnp.abs(train_state.params[name]["kernel"] - before.params[name]["kernel"])
+        assert moved.max() > 0.01
+
+
+@pytest.mark.parametrize("make", [
+    lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,
+    lambda layer: jn.cast(layer, jnp.bfloat16),
+], ids=["repeat", "ensemble", "remat", "freeze", "cast"])  # fmt: skip
+def test_errors_keep_the_whole_path(make):
+    def fail(x):
+        if x.shape[0] == 4:
+            raise RuntimeError("boom")
+        return x
+
+    net = jn.serial(make(jn.serial(fail, name="stage")), name="net")
+    params, state = net.init(KEY, X[:2])
+    with pytest.raises(RuntimeError) as error:
+        jax.jit(net.apply)(params, state, X)
+    assert "in net/stage/fail, input (4, 3)" in "\n".join(error.value.__notes__)
+
+
+def test_transforms_nest():
+    net = jn.cast(jn.remat(jn.repeat(jn.ensemble(jn.dense(3), 2), 1)), jnp.bfloat16)
+    with pytest.raises(ValueError, match="must keep the shape"):  # the members' axis is new
+        net.init(KEY, X)
+    net = jn.ensemble(jn.cast(jn.remat(jn.repeat(block(), 2)), jnp.bfloat16), 3)
+    params, state = net.init(KEY, X)
+    y, _ = jax.jit(net.apply)(params, state, X)
+    assert y.shape == (3, 4, 3) and params["serial"]["dense"]["kernel"].shape == (3, 2, 3, 3)
+
+
+@pytest.mark.parametrize("make", [jn.repeat, jn.ensemble])
+def test_none_is_no_number_of_layers(make):
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        make(jn.dense(3), 0)

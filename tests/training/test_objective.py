@@ -1,0 +1,94 @@
+"""Objectives: means that leave padding out, broadcasts that raise, rules without a loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.training import average
+
+KEY = jax.random.key(0)
+PARAMS = {"kernel": jnp.array([[2.0], [1.0]])}
+NET = jn.dense(1, use_bias=False)
+
+
+def run(objective, x, y, **kwargs):
+    return objective(PARAMS, {}, (jnp.array(x), jnp.array(y)), key=None, train=True, **kwargs)
+
+
+def test_loss_by_hand():
+    objective = jn.supervised(
+        NET,
+        optax.squared_error,
+        penalty=lambda params: 10 * (params["kernel"] ** 2).sum(),
+        metrics={"error": lambda h, y: jnp.abs(h - y)},
+    )
+    # outputs 3, 2; errors 3 and 1; squares 9 and 1; penalty 10 (4 + 1)
+    loss, (state, metrics) = run(objective, [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]])
+    assert (float(loss), float(metrics["error"]), state) == (55.0, 2.0, {})
+
+
+def test_mask_leaves_examples_out_even_nan():
+    objective = jn.supervised(NET, optax.squared_error)
+    x, y = [[1.0, 1.0], [1.0, 0.0], [np.nan, 7.0]], [[0.0], [1.0], [0.0]]
+    mask = jnp.array([1.0, 1.0, 0.0])
+    loss, _ = run(objective, x, y, mask=mask)
+    assert float(loss) == 5.0
+
+
+def test_average_of_sequences_is_a_mean_over_examples_that_count():
+    values = jnp.array([[1.0, 3.0], [5.0, 7.0], [100.0, 100.0]])
+    assert float(average(values, jnp.array([1, 1, 0]))) == 4.0
+    assert float(average(values, jnp.zeros(3))) == 0.0  # no example: 0, not NaN
+
+
+def test_outputs_against_targets_of_another_rank_raise():
+    with pytest.raises(ValueError, match=r"outputs \(2, 1\) against targets \(2,\)"):
+        run(jn.supervised(NET, lambda h, y: (h - y) ** 2), [[1.0, 1.0], [1.0, 0.0]], [0.0, 1.0])
+
+
+def test_a_mean_cannot_be_masked():
+    objective = jn.supervised(NET, lambda h, y: ((h - y) ** 2).mean())
+    assert float(run(objective, [[1.0, 1.0]], [[0.0]])[0]) == 9.0
+    with pytest.raises(ValueError, match="needs one value an example"):
+        run(objective, [[1.0, 1.0]], [[0.0]], mask=jnp.ones(1))
+
+
+@pytest.mark.parametrize("batch", [jnp.ones((2, 2)), (jnp.ones((2, 2)),)], ids=["array", "single"])
+def test_a_batch_that_is_no_pair_is_answered(batch):
+    with pytest.raises(TypeError, match=r"a batch is a pair \(inputs, targets\)"):
+        jn.supervised(NET, optax.squared_error)(PARAMS, {}, batch, key=None, train=True)
+
+
+def test_train_and_key_reach_the_net():
+    objective = jn.supervised(jn.dropout(0.5), lambda h, y: h)
+    batch = jnp.ones((50, 4)), jnp.ones((50, 4))
+    assert float(objective({}, {}, batch, key=None, train=False)[0]) == 1.0
+    a, b = (float(objective({}, {}, batch, key=jax.random.key(i), train=True)[0]) for i in (0, 1))
+    assert a != b and 0.7 < a < 1.3
+
+
+def test_gradient_of_a_rule_is_its_tree():
+    def rule(params, state, batch, *, key, train):
+        return {"kernel": 3 * params["kernel"]}, (state, {"loss": 7.0, "seen": jnp.ones(())})
+
+    objective = jn.learning_rule(rule)
+    (loss, (_, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(
+        PARAMS, {}, (), key=None, train=True
+    )
+    assert float(loss) == 7.0 and list(metrics) == ["seen"]
+    assert jnp.array_equal(grads["kernel"], 3 * PARAMS["kernel"])
+
+
+def test_a_rule_trains_by_any_optimizer():
+    def shrink(params, state, batch, *, key, train):
+        return params, (state, {})
+
+    optimizer = optax.sgd(0.25)
+    step = jn.make_step(jn.learning_rule(shrink), optimizer)
+    train_state = jn.init_training(NET, optimizer, KEY, jnp.ones((2, 2)))
+    before = np.asarray(train_state.params["kernel"])
+    train_state, _ = step(train_state, jnp.ones((2, 2)))
+    np.testing.assert_allclose(train_state.params["kernel"], 0.75 * before, rtol=1e-6)
