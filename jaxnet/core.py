@@ -14,8 +14,7 @@ as "resnet/block_3/conv" names a layer in messages, and the same words index its
 """
 
 import zlib
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from functools import wraps
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
@@ -23,10 +22,11 @@ from weakref import WeakKeyDictionary
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from jaxnet.messages import Path, PyTree, abstract, check_dict, check_key, compare, located
+from jaxnet.messages import describe as describe
+
 Params = dict[str, Any]
 State = dict[str, Any]
-Path = tuple[str, ...]
 
 
 class InitFn(Protocol):
@@ -180,9 +180,9 @@ def checked(layer: Layer) -> Layer:
     """
 
     def init(key, x):
-        x = _abstract(x, layer.name)
-        _check_key(key, layer.name)
-        with _located((layer.name,), x):
+        x = abstract(x, layer.name)
+        check_key(key, layer.name)
+        with located((layer.name,), x):
             return layer.init(key, x)
 
     return Layer(init, _Checked(layer, init), layer.name)
@@ -418,19 +418,19 @@ class _Composed:
         self._noted: dict[Hashable, dict[str, _Call]] = {}
 
     def init(self, key: jax.Array, x: PyTree, /) -> tuple[Params, State]:
-        x = _abstract(x, self.name)
-        _check_key(key, self.name)
+        x = abstract(x, self.name)
+        check_key(key, self.name)
         memo = _signature(x)
         if memo not in self._noted:
             calls: dict[str, _Call] = {}
-            with _located((self.name,), x):
+            with located((self.name,), x):
                 jax.eval_shape(lambda x: self.forward(_Shapes((self.name,), calls), x), x)
             self._noted[memo] = calls
         return _draw(self._noted[memo], key)
 
     def apply(self, params, state, x, /, *, key=None, train=False):
         if key is not None:
-            _check_key(key, self.name)
+            check_key(key, self.name)
         return _run(self.forward, (self.name,), params, state, x, key, train)
 
 
@@ -502,15 +502,15 @@ class _Shapes(_Scope):
     def __call__(self, layer: Layer | Callable, x: PyTree) -> PyTree:
         layer, name, _ = self.enter(layer)
         path = (*self.path, name)
-        with _located(path, x):
-            shape = _abstract(x, "/".join(path))
+        with located(path, x):
+            shape = abstract(x, "/".join(path))
             call = self.calls.setdefault(name, _Call(layer, shape, {}))
             if inside := _composed(layer):
                 return inside.forward(_Shapes(path, call.calls), x)
             params, state = _expected(layer, shape)
             first_params, first_state = _expected(call.layer, call.x)
-            _compare("params", path, first_params, params, shape)
-            _compare("state", path, first_state, state, shape)
+            compare("params", path, first_params, params, shape)
+            compare("state", path, first_state, state, shape)
             key = jax.eval_shape(lambda: jax.random.key(0))
             y = jax.eval_shape(
                 lambda p, s, k, x: layer.apply(p, s, x, key=k), params, state, key, shape
@@ -554,9 +554,9 @@ class _Running(_Scope):
 
 
 def _run(forward, path: Path, params, state, x, key, train) -> tuple[PyTree, State]:
-    with _located(path, x):
+    with located(path, x):
         for kind, tree in (("params", params), ("state", state)):
-            _check_dict(kind, path, tree)
+            check_dict(kind, path, tree)
         m = _Running(path, params, state, key, train)
         y = forward(m, x)
         if unknown := m.unknown():
@@ -576,7 +576,7 @@ class _Checked:
 
     def __call__(self, params, state, x, /, *, key=None, train=False):
         if key is not None:
-            _check_key(key, self.layer.name)
+            check_key(key, self.layer.name)
         return _apply_leaf(self.layer, (self.layer.name,), params, state, x, key, train)
 
 
@@ -593,12 +593,12 @@ class _Unchecked:
 def _apply_leaf(
     layer: Layer, path: Path, params, state, x, key, train, beside: list[str] | None = None
 ) -> tuple[PyTree, State]:
-    with _located(path, x):
-        shape = _abstract(x, "/".join(path))
+    with located(path, x):
+        shape = abstract(x, "/".join(path))
         if not isinstance(layer.apply, _Unchecked):
             needed_params, needed_state = _expected(layer, shape)
-            _compare("params", path, needed_params, params, shape, beside)
-            _compare("state", path, needed_state, state, shape)
+            compare("params", path, needed_params, params, shape, beside)
+            compare("state", path, needed_state, state, shape)
         apply = layer.apply.raw.apply if isinstance(layer.apply, _Checked) else layer.apply
         result = apply(params, state, x, key=key, train=train)
         if not (isinstance(result, tuple) and len(result) == 2):
@@ -635,118 +635,6 @@ def _expected(layer: Layer, x: PyTree) -> tuple[Params, State]:
 def _signature(x: PyTree) -> Hashable:
     leaves, structure = jax.tree.flatten(x)
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-def _compare(
-    kind: str, path: Path, needed: PyTree, given: PyTree, x: PyTree, beside: list[str] | None = None
-) -> None:
-    """Raises unless `given` has the paths and shapes of `needed`; dtypes may differ (see cast)."""
-    needed_leaves, needed_tree = jax.tree.flatten(needed)
-    given_leaves, given_tree = jax.tree.flatten(given)
-    shapes = [leaf.shape for leaf in needed_leaves]
-    if needed_tree == given_tree and shapes == [jnp.shape(leaf) for leaf in given_leaves]:
-        return
-    _check_dict(kind, path, given)
-    want = {"/".join((*path, *p)): leaf.shape for p, leaf in _flat(needed)}
-    have = {"/".join((*path, *p)): jnp.shape(leaf) for p, leaf in _flat(given)}
-    wrong = [
-        f"  {name}: needs {shape}, " + (f"got {have[name]}" if name in have else "is missing")
-        for name, shape in want.items()
-        if have.get(name) != shape
-    ]
-    wrong += [f"  {name}: is not known" for name in have if name not in want]
-    if beside:
-        wrong += [f"  given in its place: {', '.join('/'.join((*path[:-1], n)) for n in beside)}"]
-    raise ValueError(
-        f"{kind} do not fit {'/'.join(path)} for an input of {describe(x)}:\n" + "\n".join(wrong)
-    )
-
-
-def _flat(tree: PyTree) -> list[tuple[Path, Any]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [
-        (tuple(jax.tree_util.keystr((k,), simple=True) for k in path), leaf)
-        for path, leaf in leaves
-    ]
-
-
-def _check_dict(kind: str, path: Path, tree: PyTree) -> None:
-    if not isinstance(tree, dict):
-        raise TypeError(
-            f"{'/'.join(path)}: {kind} must be the dict that init gives, "
-            f"got {type(tree).__name__}; write params, state = net.init(key, x), "
-            "then net.apply(params, state, x)"
-        )
-
-
-def _check_key(key: Any, who: str) -> None:
-    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and len(key.shape) == 1
-    if raw or (typed and key.shape == ()):
-        return
-    got = f"keys of shape {key.shape}; jax.vmap over them" if typed else f"{type(key).__name__}"
-    raise TypeError(f"{who}: key must be one key, such as jax.random.key(0), got {got}")
-
-
-def _abstract(x: PyTree, who: str) -> PyTree:
-    """Shapes and dtypes in place of data."""
-
-    def leaf(value):
-        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-            raise TypeError(
-                f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, "
-                f"got {type(value).__name__} in it; for a shape write jn.spec((32, 784))"
-            )
-        if jnp.issubdtype(value.dtype, jax.dtypes.extended):
-            return jax.ShapeDtypeStruct(value.shape, value.dtype)
-        return spec(value.shape, value.dtype)
-
-    return jax.tree.map(leaf, x)
-
-
-def describe(x: PyTree) -> str:
-    """Shapes and dtypes in words, for messages: "(2, 3) float32".
-
-    Example:
-      >>> describe((spec((2, 3)), spec((2,), jnp.int32)))
-      '((2, 3) float32, (2,) int32)'
-    """
-    words = jax.tree.map(lambda a: _Words(f"{tuple(a.shape)} {a.dtype}"), x)
-    return str(words)
-
-
-class _Words(str):
-    """A string that prints without quotes inside a container."""
-
-    __repr__ = str.__str__
-
-
-@contextmanager
-def _located(path: Path, x: PyTree) -> Iterator[None]:
-    """Notes on any exception in which layer it arose, and on what input.
-
-    The innermost layer writes the note. A transform runs a layer that does not know its parents:
-    the layer around it then puts its own path in front.
-    """
-    try:
-        yield
-    except Exception as error:
-        inner: Path | None = getattr(error, "_jaxnet_path", None)
-        notes = getattr(error, "__notes__", [])
-        if inner is None:
-            try:
-                given = describe(x)
-            except AttributeError:  # not arrays: the message itself says so
-                given = type(x).__name__
-            error._jaxnet_path = path  # type: ignore[attr-defined]
-            error.add_note(f"in {'/'.join(path)}, input {given}")
-        elif inner[: len(path)] != path:
-            error._jaxnet_path = whole = (*path, *inner[1:])  # type: ignore[attr-defined]
-            place = next(
-                i for i, note in enumerate(notes) if note.startswith(f"in {'/'.join(inner)},")
-            )
-            notes[place] = notes[place].replace("/".join(inner), "/".join(whole), 1)
-        raise
 
 
 def _layer_name(layer: Any) -> str:

@@ -13,7 +13,8 @@ BELOW = {"core", "initializers", "layers", "transforms", "models", "losses", "pe
 
 # Part of the library -> the parts that it may import.
 MAY = {
-    "core": set(),
+    "messages": set(),
+    "core": {"messages"},
     "initializers": {"core"},
     "layers": {"core", "initializers"},
     "transforms": {"core"},

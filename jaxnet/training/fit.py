@@ -115,7 +115,7 @@ def fit(
         raise TypeError(
             f"fit: needs a TrainState from jn.init_training, got {type(train_state).__name__}"
         )
-    if evaluate is not None:
+    if evaluate is not None and not is_stream(evaluate):
         evaluate = on_device(evaluate, "fit: evaluate")
     if is_stream(data):
         source = _Stream(step, data, batch_size, augment)

@@ -108,13 +108,14 @@ def test_stream_equals_resident():
     step, train_state = build()
     batches = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
     *_, a = jn.fit(train_state, step, (x, y), epochs=2, batch_size=8, shuffle=False)
-    *_, b = jn.fit(train_state, step, Loader(batches), epochs=2)
+    *_, b = jn.fit(train_state, step, Loader(batches), epochs=2, evaluate=Loader(batches))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6),
         a.train_state.params,
         b.train_state.params,
     )
     np.testing.assert_allclose(a.train["loss"], b.train["loss"], rtol=1e-5)
+    assert b.test["loss"] < b.train["loss"]
 
 
 class Loader:

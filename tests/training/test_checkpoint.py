@@ -1,0 +1,339 @@
+"""Files of parameters: everything comes back, nothing is destroyed."""
+
+import json
+import os
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxnet as jn
+
+NET = jn.serial(jn.dense(3), jn.batch_norm(), jn.dropout(0.5), jn.dense(2), name="net")
+
+
+def training():
+    rng = np.random.default_rng(0)
+    batch = rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, 2, 8)
+    optimizer = optax.adamw(optax.linear_schedule(1e-2, 0, 100))
+    objective = jn.supervised(NET, optax.softmax_cross_entropy_with_integer_labels)
+    step = jn.make_step(objective, optimizer)
+    return step, jn.init_training(NET, optimizer, jax.random.key(5), batch), batch
+
+
+def bits(tree):
+    def leaf(a):
+        if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return str(jax.random.key_impl(a)), np.asarray(jax.random.key_data(a)).tolist()
+        a = np.asarray(a)
+        return a.dtype.name, a.shape, a.tobytes()
+
+    return jax.tree.map(leaf, tree)
+
+
+def test_keys_are_paths(tmp_path):
+    params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
+    jn.save(tmp_path / "net", {"params": params, "state": state})
+    stored = load_file(tmp_path / "net")
+    assert sorted(stored) == [
+        "params/batch_norm/bias",
+        "params/batch_norm/scale",
+        "params/dense/bias",
+        "params/dense/kernel",
+        "params/dense_1/bias",
+        "params/dense_1/kernel",
+        "state/batch_norm/mean",
+        "state/batch_norm/var",
+    ]
+    np.testing.assert_array_equal(stored["params/dense/kernel"], params["dense"]["kernel"])
+
+
+def test_nested_dicts_come_back(tmp_path):
+    params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
+    jn.save(tmp_path / "net", {"params": params, "state": state}, config={"features": [3, 2]})
+    tree, config = jn.load(tmp_path / "net")
+    assert bits(tree) == bits({"params": params, "state": state})
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+    assert config == {"features": [3, 2]}
+
+
+def test_a_network_without_state_comes_back_with_an_empty_one(tmp_path):
+    tree = {"params": {"a": jnp.ones(2), "inner": {}}, "state": {}}
+    jn.save(tmp_path / "net", tree)
+    back, config = jn.load(tmp_path / "net")
+    assert bits(back) == bits(tree) and config is None
+    back, _ = jn.load(tmp_path / "net", like=tree)
+    assert bits(back) == bits(tree)
+    jn.save(tmp_path / "nothing", {})
+    assert jn.load(tmp_path / "nothing") == ({}, None)
+
+
+def test_training_goes_on_as_if_never_stopped(tmp_path):
+    step, train_state, batch = training()
+    for _ in range(3):
+        train_state, _ = step(train_state, batch)
+    jn.save(tmp_path / "run", train_state)
+    for _ in range(3):
+        train_state, metrics = step(train_state, batch)
+
+    step, fresh, batch = training()
+    resumed, _ = jn.load(tmp_path / "run", like=fresh)
+    assert type(resumed) is jn.TrainState and int(resumed.step) == 3
+    assert jax.tree.structure(resumed) == jax.tree.structure(fresh)
+    for _ in range(3):
+        resumed, same = step(resumed, batch)
+    assert bits(resumed) == bits(train_state)
+    assert float(same["loss"]) == float(metrics["loss"])
+
+
+def test_resuming_compiles_nothing_anew(tmp_path):
+    step, train_state, batch = training()
+    train_state, _ = step(train_state, batch)
+    jn.save(tmp_path / "run", train_state)
+    step(jn.load(tmp_path / "run", like=train_state)[0], batch)
+    assert [len(traces) for traces in step.traces.values()] == [1]
+
+
+def test_like_may_be_shapes(tmp_path):
+    key, x = jax.random.key(0), jn.spec((2, 4))
+    drawn = NET.init(key, x)
+    jn.save(tmp_path / "net", drawn)
+    back, _ = jn.load(tmp_path / "net", like=jax.eval_shape(NET.init, key, x))
+    assert isinstance(back, tuple) and bits(back) == bits(drawn)
+
+
+DTYPES = [
+    "bool", "int4", "uint4", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
+    "uint64", "float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "float32", "float64",
+    "complex64", "complex128",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)], ids=str)
+def test_every_dtype_is_kept(tmp_path, dtype, shape):
+    array = (np.arange(np.prod(shape, dtype=int)) % 2).reshape(shape).astype(dtype)
+    jn.save(tmp_path / "a", {"a": array})
+    for tree, _ in (jn.load(tmp_path / "a"), jn.load(tmp_path / "a", like={"a": array})):
+        assert bits(tree) == bits({"a": array})
+    with jax.enable_x64(True):
+        tree, _ = jn.load(tmp_path / "a")
+        assert isinstance(tree["a"], jax.Array) and bits(tree) == bits({"a": array})
+
+
+def test_values_of_narrow_floats(tmp_path):
+    array = jnp.asarray([1.5, -2.0, jnp.inf, jnp.nan], jnp.bfloat16)
+    jn.save(tmp_path / "a", {"a": array})
+    assert bits(jn.load(tmp_path / "a")[0]) == bits({"a": array})
+
+
+def test_layouts(tmp_path):
+    """Transposed, strided and big-endian arrays, of which safetensors would mix up the order."""
+    array = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    tree = {"t": array.T, "s": array[::2, ::3], "b": array.astype(">f4"), "c": array.astype(">c16")}
+    jn.save(tmp_path / "a", tree)
+    back, _ = jn.load(tmp_path / "a")
+    for name, value in tree.items():
+        np.testing.assert_array_equal(back[name], value)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_keys(tmp_path, impl):
+    keys = {"one": jax.random.key(7, impl=impl), "many": jax.random.split(jax.random.key(7), 3)}
+    jn.save(tmp_path / "a", keys)
+    for tree, _ in (jn.load(tmp_path / "a"), jn.load(tmp_path / "a", like=keys)):
+        assert bits(tree) == bits(keys)
+        again = jax.random.key(7, impl=impl)
+        assert jax.random.uniform(tree["one"]) == jax.random.uniform(again)
+
+
+def test_a_key_of_another_kind_differs(tmp_path):
+    jn.save(tmp_path / "a", {"key": jax.random.key(7)})
+    with pytest.raises(ValueError, match=r"key: needs \(\) key<rbg>, got \(\) key<fry>"):
+        jn.load(tmp_path / "a", like={"key": jax.random.key(7, impl="rbg")})
+
+
+def test_lists_and_tuples_without_like_are_dicts(tmp_path):
+    jn.save(tmp_path / "a", {"list": [jnp.ones(1), (jnp.zeros(2),)], "number": 3})
+    tree, _ = jn.load(tmp_path / "a")
+    assert list(tree["list"]) == ["0", "1"] and tree["list"]["1"]["0"].shape == (2,)
+    assert tree["number"].dtype == jnp.int32
+
+
+def test_all_that_differs_is_named(tmp_path):
+    jn.save(
+        tmp_path / "a", {"p": {"kernel": jnp.ones((3, 4)), "old": jnp.ones(2)}, "n": jnp.ones(5)}
+    )
+    like = {
+        "p": {"kernel": jn.spec((3, 5)), "new": jn.spec((7,), jnp.bfloat16)},
+        "n": jn.spec((5,), jnp.int32),
+    }
+    with pytest.raises(ValueError) as error:
+        jn.load(tmp_path / "a", like=like)
+    assert str(error.value) == (
+        f"load: {tmp_path / 'a'} does not fit:\n"
+        "  n: needs (5,) int32, got (5,) float32\n"
+        "  p/kernel: needs (3, 5) float32, got (3, 4) float32\n"
+        "  p/new: needs (7,) bfloat16, is missing\n"
+        "  p/old: is not known"
+    )
+
+
+# What cannot be saved leaves the old file as it was.
+
+
+def bad_trees():
+    donated = jnp.ones(2) + 1
+    donated.delete()
+    return [
+        ({"a": {"name": "conv"}}, TypeError, "save: a/name must be an array, got str"),
+        ({"a": jnp.tanh}, TypeError, "save: a must be an array, got "),
+        ({"a": np.array(["x"])}, TypeError, "save: a must hold numbers, got dtype <U1"),
+        ({"a": np.array([None])}, TypeError, "save: a must hold numbers, got dtype object"),
+        (
+            jnp.ones(2),
+            TypeError,
+            'save: the tree needs names, such as {"params": params}, got ArrayImpl',
+        ),
+        (
+            {"a/b": jnp.ones(2)},
+            ValueError,
+            "save: a name in the tree has a '/', which separates names: ['a/b']",
+        ),
+        ({"a": {0: jnp.ones(2)}, "b": [1]}, None, ""),
+        (
+            {"params": {"w": donated}},
+            ValueError,
+            "save: params/w was donated to a step and is gone; save what the step returned",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("tree", "error", "words"), bad_trees())
+def test_what_cannot_be_saved(tmp_path, tree, error, words):
+    file = tmp_path / "a"
+    jn.save(file, {"old": jnp.ones(3)})
+    before = file.read_bytes()
+    if error is None:
+        jn.save(file, tree)
+        return
+    with pytest.raises(error) as raised:
+        jn.save(file, tree)
+    assert str(raised.value).startswith(words)
+    assert file.read_bytes() == before and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            {"a": [1, {"f": jnp.ones(1)}]},
+            "config['a'][1]['f'] must be something JSON holds, got Arr",
+        ),
+        ({"a": {3: "x"}}, "config['a'] has the key 3; JSON has only strings as keys"),
+        ({"a": optax.adam}, "config['a'] must be something JSON holds, got function"),
+        (np.float32(1), "config must be something JSON holds, got float32"),
+    ],
+)
+def test_config_beyond_json(tmp_path, config, words):
+    with pytest.raises(TypeError) as error:
+        jn.save(tmp_path / "a", {"a": jnp.ones(1)}, config=config)
+    assert str(error.value).startswith(f"save: {words}")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("config", [None, 3, "text", [1, 2.5, None, True], {"ä": {"b": ["ß"]}}])
+def test_config_comes_back(tmp_path, config):
+    jn.save(tmp_path / "a", {"a": jnp.ones(1)}, config=config)
+    assert jn.load(tmp_path / "a")[1] == config
+
+
+@pytest.mark.parametrize("breaks", ["save_file", "os.fsync", "os.replace"])
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, breaks):
+    from jaxnet.training import checkpoint
+
+    file = tmp_path / "a"
+    jn.save(file, {"old": jnp.ones(3)})
+    before = file.read_bytes()
+
+    def fail(*args, **kwargs):
+        raise OSError("no space left")
+
+    where, name = (checkpoint.os, breaks[3:]) if breaks.startswith("os.") else (checkpoint, breaks)
+    monkeypatch.setattr(where, name, fail)
+    with pytest.raises(OSError, match="no space left"):
+        jn.save(file, {"new": jnp.ones(100)})
+    monkeypatch.undo()
+    assert file.read_bytes() == before and os.listdir(tmp_path) == ["a"]
+
+
+def test_the_new_file_replaces_the_old_one_whole(tmp_path):
+    jn.save(tmp_path / "a", {"old": jnp.ones(300)})
+    jn.save(tmp_path / "a", {"new": jnp.ones(3)})
+    assert list(jn.load(tmp_path / "a")[0]) == ["new"] and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "latest").symlink_to(tmp_path / "run-7")
+    jn.save(tmp_path / "latest", {"a": jnp.ones(3)})
+    assert (tmp_path / "latest").is_symlink() and (tmp_path / "run-7").is_file()
+
+
+def test_folders_are_made_and_others_may_read(tmp_path):
+    jn.save(tmp_path / "runs" / "7" / "net", {"a": jnp.ones(3)})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "runs" / "7" / "net").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_is_no_file(tmp_path):
+    for function in (lambda: jn.save(tmp_path, {"a": jnp.ones(1)}), lambda: jn.load(tmp_path)):
+        with pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder; name a file in it"):
+            function()
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"load: there is no file {tmp_path}/none"):
+        jn.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("left", [0, 5, 30, -1], ids=str)
+def test_a_file_that_is_cut_short(tmp_path, left):
+    jn.save(tmp_path / "a", {"a": jnp.ones(30)})
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:left])
+    with pytest.raises(ValueError, match="is not a safetensors file, or is cut short") as error:
+        jn.load(tmp_path / "a")
+    assert str(error.value).startswith(f"load: {tmp_path / 'a'} is not")
+
+
+def test_another_format(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.ones(3))
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        jn.load(tmp_path / "a.npz")
+
+
+def test_files_of_others(tmp_path):
+    save_file({"conv.weight": np.ones((2, 3))}, tmp_path / "a", {"format": "pt"})
+    tree, config = jn.load(tmp_path / "a")
+    assert list(tree) == ["conv.weight"] and config is None
+    save_file({"a": np.ones(2), "a/b": np.ones(2)}, tmp_path / "a")
+    with pytest.raises(ValueError, match="load: a/b lies below an array; no tree has both"):
+        jn.load(tmp_path / "a")
+
+
+def test_a_config_that_is_not_json(tmp_path):
+    save_file({"a": np.ones(2)}, tmp_path / "a", {"config": "{broken"})
+    with pytest.raises(ValueError, match=f"load: the config in {tmp_path / 'a'} is not JSON"):
+        jn.load(tmp_path / "a")
+
+
+def test_the_header_is_plain(tmp_path):
+    """8 bytes of length, then JSON: a file can be read without any library."""
+    jn.save(tmp_path / "a", {"p": {"w": jnp.ones((2, 3))}}, config={"x": 1})
+    raw = (tmp_path / "a").read_bytes()
+    header = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
+    assert header["p/w"]["shape"] == [2, 3] and header["p/w"]["dtype"] == "F32"
+    assert json.loads(header["__metadata__"]["config"]) == {"x": 1}
