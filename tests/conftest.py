@@ -5,8 +5,15 @@ import os
 import jax
 import pytest
 
-# A key used twice is an error: a step that returned its old key would pass every other test.
-jax.config.update("jax_debug_key_reuse", True)
+
+@pytest.fixture(autouse=True)
+def keys_are_used_once(request):
+    """A key used twice is an error: a step that returned its old key would pass every other test.
+
+    A module that compares two uses of one key sets `KEYS_MAY_REPEAT = True`.
+    """
+    with jax.debug_key_reuse(not getattr(request.module, "KEYS_MAY_REPEAT", False)):
+        yield
 
 
 @pytest.fixture

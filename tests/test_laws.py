@@ -10,6 +10,7 @@ import jaxnet as jn
 from jaxnet import layers
 from tests.catalogue import ROWS, Row, fill
 
+KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
 KEY = jax.random.key(3)
 each = pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
 

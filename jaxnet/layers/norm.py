@@ -1,9 +1,11 @@
-"""Normalization layers."""
+"""Normalization layers: mean 0 and variance 1, over the batch, the features or the positions."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, checked, param_dtype
+from jaxnet.core import Layer, Params, checked, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, ones, zeros
 
 
@@ -55,19 +57,19 @@ def batch_norm(
     if not 0 <= momentum < 1:
         raise ValueError(f"batch_norm: momentum must be in [0, 1), got {momentum}")
 
+    affine = _Affine(use_scale, use_bias, scale_init, bias_init)
+
     def init(key, x):
-        if len(x.shape) < 2:
-            raise ValueError(f"batch_norm: needs (batch, ..., features), got {x.shape}")
+        _check_rank(x, 2, "(batch, ..., features)", name)
         shape, dtype = (x.shape[-1],), param_dtype(x)
-        params = {"scale": scale_init(key, shape, dtype)} if use_scale else {}
-        params |= {"bias": bias_init(key, shape, dtype)} if use_bias else {}
-        return params, {"mean": zeros(key, shape, dtype), "var": ones(key, shape, dtype)}
+        state = {"mean": zeros(key, shape, dtype), "var": ones(key, shape, dtype)}
+        return affine.init(key, x), state
 
     def apply(params, state, x, *, key=None, train=False):
         mean, var = state["mean"], state["var"]
         if train:
             if x.size == 0:
-                raise ValueError(f"batch_norm: needs at least one entry a feature, got {x.shape}")
+                raise ValueError(f"{name}: needs at least one entry a feature, got {x.shape}")
             axes = tuple(range(x.ndim - 1))
             wide = x.astype(mean.dtype)  # bfloat16 has too few digits for sums
             mean = wide.mean(axes)
@@ -79,10 +81,253 @@ def batch_norm(
             }
         factor = jax.lax.rsqrt(var + epsilon)
         if use_scale:
-            factor = factor * params["scale"]
+            factor = factor * params["scale"]  # on (features,) first, which is small
         y = (x - mean) * factor
         if use_bias:
             y = y + params["bias"]
         return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y, state
 
     return checked(Layer(init, apply, name))
+
+
+def layer_norm(
+    *,
+    epsilon: float = 1e-6,
+    use_bias: bool = True,
+    use_scale: bool = True,
+    scale_init: Initializer = ones,
+    bias_init: Initializer = zeros,
+    name: str = "layer_norm",
+) -> Layer:
+    """Each position brought to mean 0 and variance 1 over its features (the last axis).
+
+    No example sees another, so training and evaluation are the same. `epsilon` is Flax's;
+    PyTorch's is 1e-5.
+
+    Args:
+      epsilon: added to the variance, which is the biased one (divided by n).
+      use_bias: whether a learned bias is added.
+      use_scale: whether a learned scale multiplies.
+      scale_init: draws the scale.
+      bias_init: draws the bias.
+      name: of the layer.
+
+    Params:
+      scale, bias: (features,).
+
+    Raises:
+      ValueError: where the input has no feature axis.
+
+    Example:
+      >>> layer = layer_norm()
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((32, 5, 7)))
+      >>> y, _ = layer.apply(params, state, jax.random.normal(jax.random.key(1), (32, 5, 7)))
+      >>> bool(jnp.abs(y.mean(-1)).max() < 1e-5)
+      True
+
+    Reference: Ba et al. 2016, "Layer Normalization".
+    """
+    affine = _Affine(use_scale, use_bias, scale_init, bias_init)
+
+    def init(key, x):
+        _check_rank(x, 2, "(batch, ..., features)", name)
+        return affine.init(key, x)
+
+    def apply(params, x):
+        return affine.apply(params, _standardize(_wide(x), (-1,), epsilon), x)
+
+    return stateless(init, apply, name)
+
+
+def rms_norm(
+    *,
+    epsilon: float = 1e-6,
+    use_scale: bool = True,
+    scale_init: Initializer = ones,
+    name: str = "rms_norm",
+) -> Layer:
+    """Each position divided by the root of its features' mean square; no mean is taken off.
+
+    Args:
+      epsilon: added to the mean square. PyTorch's is the machine epsilon, 1.2e-7 in float32.
+      use_scale: whether a learned scale multiplies.
+      scale_init: draws the scale.
+      name: of the layer.
+
+    Params:
+      scale: (features,).
+
+    Raises:
+      ValueError: where the input has no feature axis.
+
+    Example:
+      >>> y, _ = rms_norm(use_scale=False).apply({}, {}, jnp.array([[3.0, 4.0, 0.0, 0.0]]))
+      >>> np.asarray(y).round(4)  # the root of 25 / 4 is 2.5
+      array([[1.2, 1.6, 0. , 0. ]], dtype=float32)
+
+    Reference: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization".
+    """
+    affine = _Affine(use_scale, False, scale_init, zeros)
+
+    def init(key, x):
+        _check_rank(x, 2, "(batch, ..., features)", name)
+        return affine.init(key, x)
+
+    def apply(params, x):
+        wide = _wide(x)
+        square = jnp.square(wide).mean(-1, keepdims=True)
+        return affine.apply(params, wide * jax.lax.rsqrt(square + epsilon), x)
+
+    return stateless(init, apply, name)
+
+
+def group_norm(
+    groups: int = 32,
+    *,
+    epsilon: float = 1e-6,
+    use_bias: bool = True,
+    use_scale: bool = True,
+    scale_init: Initializer = ones,
+    bias_init: Initializer = zeros,
+    name: str = "group_norm",
+) -> Layer:
+    """Mean 0 and variance 1 over all positions and a group of neighbouring features.
+
+    Each example has statistics of its own, so small batches are no trouble. `group_norm(1)` takes
+    all features together.
+
+    Args:
+      groups: how many groups the features are cut into; divides their number.
+      epsilon: added to the variance. PyTorch's is 1e-5.
+      use_bias: whether a learned bias is added.
+      use_scale: whether a learned scale multiplies.
+      scale_init: draws the scale.
+      bias_init: draws the bias.
+      name: of the layer.
+
+    Params:
+      scale, bias: (features,).
+
+    Raises:
+      ValueError: where groups is below 1 or does not divide the features.
+
+    Example:
+      >>> layer = group_norm(3)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 5, 7, 12)))
+      >>> x = jax.random.normal(jax.random.key(1), (2, 5, 7, 12))
+      >>> y, _ = layer.apply(params, state, x)
+      >>> bool(jnp.abs(y[..., :4].mean((1, 2, 3))).max() < 1e-5)
+      True
+
+    Reference: Wu and He 2018, "Group Normalization".
+    """
+    if groups < 1:
+        raise ValueError(f"{name}: groups must be at least 1, got {groups}")
+    affine = _Affine(use_scale, use_bias, scale_init, bias_init)
+
+    def init(key, x):
+        _check_rank(x, 2, "(batch, ..., features)", name)
+        if x.shape[-1] % groups:
+            raise ValueError(
+                f"{name}: {groups} groups must divide the features, which are {x.shape[-1]}"
+            )
+        return affine.init(key, x)
+
+    def apply(params, x):
+        grouped = _wide(x).reshape(*x.shape[:-1], groups, -1)  # (batch, ..., groups, members)
+        axes = (*range(1, x.ndim - 1), -1)
+        return affine.apply(params, _standardize(grouped, axes, epsilon).reshape(x.shape), x)
+
+    return stateless(init, apply, name)
+
+
+def instance_norm(
+    *,
+    epsilon: float = 1e-6,
+    use_bias: bool = True,
+    use_scale: bool = True,
+    scale_init: Initializer = ones,
+    bias_init: Initializer = zeros,
+    name: str = "instance_norm",
+) -> Layer:
+    """Each feature map of each example brought to mean 0 and variance 1 over its positions.
+
+    PyTorch's InstanceNorm has epsilon 1e-5 and, unless told, neither scale nor bias.
+
+    Args:
+      epsilon: added to the variance.
+      use_bias: whether a learned bias is added.
+      use_scale: whether a learned scale multiplies.
+      scale_init: draws the scale.
+      bias_init: draws the bias.
+      name: of the layer.
+
+    Params:
+      scale, bias: (features,).
+
+    Raises:
+      ValueError: where the input has no positions to take a mean over.
+
+    Example:
+      >>> layer = instance_norm()
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 5, 7, 3)))
+      >>> y, _ = layer.apply(params, state, jax.random.normal(jax.random.key(1), (2, 5, 7, 3)))
+      >>> bool(jnp.abs(y.mean((1, 2))).max() < 1e-5)
+      True
+
+    Reference: Ulyanov et al. 2016, "Instance Normalization".
+    """
+    affine = _Affine(use_scale, use_bias, scale_init, bias_init)
+
+    def init(key, x):
+        _check_rank(x, 3, "(batch, positions, ..., features)", name)
+        return affine.init(key, x)
+
+    def apply(params, x):
+        axes = tuple(range(1, x.ndim - 1))
+        return affine.apply(params, _standardize(_wide(x), axes, epsilon), x)
+
+    return stateless(init, apply, name)
+
+
+class _Affine(NamedTuple):
+    """The learned scale and bias that end every norm."""
+
+    use_scale: bool
+    use_bias: bool
+    scale_init: Initializer
+    bias_init: Initializer
+
+    def init(self, key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
+        shape, dtype = (x.shape[-1],), param_dtype(x)
+        params: Params = {}
+        if self.use_scale:
+            params["scale"] = self.scale_init(child_key(key, "scale"), shape, dtype)
+        if self.use_bias:
+            params["bias"] = self.bias_init(child_key(key, "bias"), shape, dtype)
+        return params
+
+    def apply(self, params: Params, y: jax.Array, x: jax.Array) -> jax.Array:
+        """y * scale + bias, in the dtype of x where that is floating."""
+        if self.use_scale:
+            y = y * params["scale"]
+        if self.use_bias:
+            y = y + params["bias"]
+        return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """At least float32: bfloat16 has too few digits for sums."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    centred = x - x.mean(axes, keepdims=True)
+    # The mean of squares less the squared mean would cancel for data far from zero.
+    var = jnp.square(centred).mean(axes, keepdims=True)
+    return centred * jax.lax.rsqrt(var + epsilon)
+
+
+def _check_rank(x: jax.ShapeDtypeStruct, rank: int, needed: str, name: str) -> None:
+    if len(x.shape) < rank:
+        raise ValueError(f"{name}: needs {needed}, got {x.shape}")

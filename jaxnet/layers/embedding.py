@@ -1,0 +1,265 @@
+"""Embeddings: vectors for the words of a vocabulary, and for places in a sequence."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, param_dtype, stateless
+from jaxnet.initializers import Initializer, normal, variance_scaling
+
+# Variance 1 / features: tied logits then start with the variance of the vectors they come from.
+_one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
+
+
+def embedding(
+    vocabulary: int,
+    features: int,
+    *,
+    tied: bool = False,
+    embedding_init: Initializer = _one_over_features,
+    name: str = "embedding",
+) -> Layer:
+    """A learned vector for each id: integers of any shape get a last axis of `features`.
+
+    With `tied`, the layer also goes the other way: floats (..., features) become logits
+    (..., vocabulary), their products with every vector of the table. One layer object used at both
+    ends of a model so shares one table (see the example). Without `tied`, floats raise.
+
+    An id outside [0, vocabulary) raises an error that names it, as long as the ids are values.
+    Inside `jit` there are no values to look at: there such an id gets a vector of NaN, and changes
+    no gradient of the table.
+
+    Args:
+      vocabulary: number of ids, at least 1.
+      features: width of the vectors, at least 1.
+      tied: whether floats are taken as well, and give logits.
+      embedding_init: draws the table; the default has variance 1 / features.
+      name: of the layer.
+
+    Params:
+      embedding (vocabulary, features), float32 for integer input.
+
+    Raises:
+      TypeError: for float ids, unless tied.
+      ValueError: for ids out of range, or tied vectors of another width.
+
+    Example:
+      >>> layer = embedding(11, 4)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 3), jnp.int32))
+      >>> y, _ = layer.apply(params, state, jnp.array([[1, 5, 0], [10, 5, 2]]))
+      >>> y.shape, bool((y[0, 1] == y[1, 1]).all())
+      ((2, 3, 4), True)
+
+      A language model with one table for its first and its last layer:
+
+      >>> words = embedding(11, 4, tied=True)
+      >>> net = jn.serial(words, jn.dense(4), words)
+      >>> params, state = net.init(jax.random.key(0), jn.spec((2, 3), jnp.int32))
+      >>> jax.tree.map(jnp.shape, params["embedding"])
+      {'embedding': (11, 4)}
+      >>> logits, _ = net.apply(params, state, jnp.array([[1, 5, 0], [10, 5, 2]]))
+      >>> logits.shape
+      (2, 3, 11)
+
+    Reference: tied tables: Press and Wolf 2017, "Using the Output Embedding to Improve Language
+    Models".
+    """
+    if vocabulary < 1 or features < 1:
+        raise ValueError(
+            f"{name}: vocabulary and features must be at least 1, got {vocabulary}, {features}"
+        )
+
+    def init(key, x):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            _check_vectors(x)
+        return {"embedding": embedding_init(key, (vocabulary, features), param_dtype(x))}
+
+    def apply(params, x):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            return x @ params["embedding"].T  # (..., features) -> (..., vocabulary)
+        check_range(x, vocabulary, f"{name}: ids")
+        return _rows(params["embedding"], x)  # (...) -> (..., features)
+
+    def _check_vectors(x):
+        if not tied:
+            raise TypeError(
+                f"{name}: ids must be integers, got {x.dtype}; write x.astype(int), or "
+                "embedding(..., tied=True) to turn vectors into logits"
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating) or x.shape[-1:] != (features,):
+            raise ValueError(
+                f"{name}: needs integer ids, or floats (..., {features}) that become logits, "
+                f"got {x.shape} {x.dtype}"
+            )
+
+    return stateless(init, apply, name)
+
+
+def learned_positions(
+    max_length: int, *, embedding_init: Initializer = normal(0.02), name: str = "learned_positions"
+) -> Layer:
+    """Adds to each place of a sequence a learned vector of its own.
+
+    The places are 0, 1, ... along the second axis; an input (x, positions) says otherwise, for
+    example the single place of a token in step-by-step decoding.
+
+    Args:
+      max_length: number of places there are vectors for.
+      embedding_init: draws the vectors, normal with deviation 0.02 as in BERT and GPT-2.
+      name: of the layer.
+
+    Input: x (batch, time, features), or (x, positions) with integers of the shape of x without its
+    last axis. Positions out of range raise, or inside `jit` give NaN.
+
+    Params:
+      embedding (max_length, features).
+
+    Raises:
+      ValueError: for sequences longer than max_length.
+
+    Example:
+      >>> layer = learned_positions(100)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 5, 4)))
+      >>> whole, _ = layer.apply(params, state, jnp.zeros((2, 5, 4)))
+      >>> third, _ = layer.apply(params, state, (jnp.zeros((2, 4)), jnp.array([3, 3])))
+      >>> bool((whole[:, 3] == third).all())
+      True
+
+    Reference: Gehring et al. 2017, "Convolutional Sequence to Sequence Learning".
+    """
+    if max_length < 1:
+        raise ValueError(f"{name}: max_length must be at least 1, got {max_length}")
+
+    def init(key, given):
+        x, positions = _positions(given, name)
+        if not isinstance(given, tuple) and positions.shape[0] > max_length:
+            raise ValueError(
+                f"{name}: has {max_length} positions, got a sequence of {positions.shape[0]}"
+            )
+        return {"embedding": embedding_init(key, (max_length, x.shape[-1]), param_dtype(x))}
+
+    def apply(params, given):
+        x, positions = _positions(given, name)
+        check_range(positions, max_length, f"{name}: positions")
+        return x + _rows(params["embedding"], positions)
+
+    return stateless(init, apply, name)
+
+
+def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_positions") -> Layer:
+    """Adds to each place of a sequence sines and cosines of it, of geometric wavelengths.
+
+    Features 2i and 2i + 1 are the sine and cosine of position / base^(2i / features). The places
+    are 0, 1, ... along the second axis; an input (x, positions) says otherwise.
+
+    Args:
+      base: the longest wavelength is about 2π * base.
+      name: of the layer.
+
+    Input: x (batch, time, features), features even, or (x, positions) with numbers of the shape of
+    x without its last axis.
+
+    Raises:
+      ValueError: for an odd number of features.
+
+    Example:
+      >>> y, _ = sinusoidal_positions().apply({}, {}, jnp.zeros((1, 3, 2)))
+      >>> np.asarray(y[0]).round(2)  # sine and cosine of 0, 1 and 2
+      array([[ 0.  ,  1.  ],
+             [ 0.84,  0.54],
+             [ 0.91, -0.42]], dtype=float32)
+
+    Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.5.
+    """
+
+    def init(key, given):
+        x, _ = _positions(given, name)
+        if x.shape[-1] % 2:
+            raise ValueError(f"{name}: needs an even number of features, got {x.shape}")
+        return {}
+
+    def apply(params, given):
+        x, positions = _positions(given, name)
+        angles = _angles(positions, x.shape[-1], base, x.dtype)  # (..., features / 2)
+        waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        return x + waves.reshape(*positions.shape, x.shape[-1]).astype(x.dtype)
+
+    return stateless(init, apply, name)
+
+
+def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10000.0) -> jax.Array:
+    """Turns pairs of features by angles that grow with the position.
+
+    The product of a turned query and a turned key then depends on how far apart they are, and on
+    their positions no further. Feature i is paired with feature i + size / 2, as in Llama and
+    GPT-NeoX; the paper pairs neighbours, which is the same after a permutation of the features. A
+    function, no layer: `multi_head_attention(heads, rotary=True)` applies it to queries and keys.
+
+    Args:
+      x: (batch, time, heads, size), size even.
+      positions: (batch, time) or (time,), by default 0, 1, ...
+      base: pair i turns by position / base^(2i / size) radians.
+
+    Raises:
+      ValueError: for an odd size.
+
+    Example:
+      >>> q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 6))
+      >>> near = (rotary(q, jnp.array([5])) * rotary(k, jnp.array([3]))).sum()
+      >>> far = (rotary(q, jnp.array([45])) * rotary(k, jnp.array([43]))).sum()
+      >>> bool(jnp.allclose(near, far, atol=1e-4))
+      True
+
+    Reference: Su et al. 2021, "RoFormer".
+    """
+    size = x.shape[-1]
+    if size % 2:
+        raise ValueError(f"rotary: needs an even head size, got {size} in {x.shape}")
+    positions = np.arange(x.shape[1]) if positions is None else positions
+    angles = _angles(positions, size, base, x.dtype)[..., None, :]  # (..., time, 1, size / 2)
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def check_range(ids: jax.Array, size: int, what: str) -> None:
+    """Raises for concrete ids outside [0, size); says nothing inside jit, where none are known."""
+    try:
+        values = np.asarray(ids)
+    except jax.errors.TracerArrayConversionError:
+        return
+    wrong = values[(values < 0) | (values >= size)]
+    if wrong.size:
+        raise ValueError(f"{what} must be in [0, {size}), got {wrong.flat[0]}")
+
+
+def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """The rows of a table; NaN for ids out of range, where JAX alone would count from the end."""
+    ids = jnp.where(ids < 0, table.shape[0], ids)
+    return table.at[ids].get(mode="fill", fill_value=jnp.nan)
+
+
+def _positions(given, name: str):
+    """The input and the positions of its vectors, 0, 1, ... unless they are given."""
+    if isinstance(given, tuple | list):
+        x, positions = given
+        if positions.shape != x.shape[:-1]:
+            raise ValueError(
+                f"{name}: needs one position a vector, {x.shape[:-1]}, got {positions.shape}"
+            )
+        return x, positions
+    if len(given.shape) != 3:
+        raise ValueError(
+            f"{name}: needs (batch, time, features), got {given.shape}; "
+            "for other shapes give (x, positions)"
+        )
+    return given, np.arange(given.shape[1])
+
+
+def _angles(positions, size: int, base: float, dtype) -> jax.Array:
+    """position / base^(2i / size), at least in float32: bfloat16 knows no position beyond 256."""
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    frequencies = np.exp(-math.log(base) * np.arange(0, size, 2) / size)
+    return jnp.asarray(positions, dtype)[..., None] * jnp.asarray(frequencies, dtype)

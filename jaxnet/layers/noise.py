@@ -1,0 +1,74 @@
+"""Gaussian noise in training, added or multiplied."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, checked
+from jaxnet.layers.dropout import needs_key
+
+
+def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
+    """In training, adds independent noise of mean 0 to each entry; the identity otherwise.
+
+    Args:
+      stddev: standard deviation of the noise, at least 0, in the units of x.
+      name: of the layer.
+
+    Raises:
+      ValueError: for a negative stddev, or in training without a key.
+      TypeError: for an input that is not floating.
+
+    Example:
+      >>> layer = gaussian_noise(0.1)
+      >>> y, _ = layer.apply({}, {}, jnp.zeros((500, 30)), key=jax.random.key(0), train=True)
+      >>> 0.098 < float(y.std()) < 0.102
+      True
+
+    Reference: Bishop 1995, "Training with Noise is Equivalent to Tikhonov Regularization".
+    """
+    if stddev < 0:
+        raise ValueError(f"{name}: stddev must be at least 0, got {stddev}")
+    return _noisy(name, stddev, lambda x, noise: x + noise)
+
+
+def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
+    """In training, multiplies each entry by noise of mean 1 and variance rate / (1 - rate).
+
+    Mean and variance are those of `dropout(rate)`, but no entry becomes 0.
+
+    Args:
+      rate: in [0, 1), as in `dropout`.
+      name: of the layer.
+
+    Raises:
+      ValueError: for a rate outside [0, 1), or in training without a key.
+      TypeError: for an input that is not floating.
+
+    Example:
+      >>> layer = gaussian_dropout(0.2)
+      >>> y, _ = layer.apply({}, {}, jnp.ones((500, 30)), key=jax.random.key(0), train=True)
+      >>> 0.98 < float(y.mean()) < 1.02, 0.48 < float(y.std()) < 0.52
+      (True, True)
+
+    Reference: Srivastava et al. 2014, "Dropout", section 10.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name}: rate must be in [0, 1), got {rate}")
+    return _noisy(name, math.sqrt(rate / (1 - rate)), lambda x, noise: x * (1 + noise))
+
+
+def _noisy(name: str, stddev: float, join) -> Layer:
+    def init(key, x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{name}: needs a floating input, got {x.dtype}; cast it first")
+        return {}, {}
+
+    def apply(params, state, x, *, key=None, train=False):
+        if not train or stddev == 0:
+            return x, state
+        noise = stddev * jax.random.normal(needs_key(key, name), x.shape, x.dtype)
+        return join(x, noise), state
+
+    return checked(Layer(init, apply, name))

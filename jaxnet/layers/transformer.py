@@ -1,0 +1,122 @@
+"""The block of which transformers are made."""
+
+from collections.abc import Callable
+
+import jax
+
+from jaxnet.core import Layer, compose
+from jaxnet.layers.attention import multi_head_attention
+from jaxnet.layers.dense import dense
+from jaxnet.layers.dropout import dropout
+from jaxnet.layers.norm import layer_norm
+
+
+def transformer_block(
+    heads: int,
+    mlp_features: int,
+    *,
+    head_size: int | None = None,
+    kv_heads: int | None = None,
+    causal: bool = False,
+    rotary: bool = False,
+    cross: bool = False,
+    gated: bool = False,
+    use_bias: bool = True,
+    dropout_rate: float = 0.0,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu,
+    norm: Callable[..., Layer] = layer_norm,
+    step: bool = False,
+    name: str = "transformer_block",
+) -> Layer:
+    """Attention, then an MLP at each place, each on a normed input and added to it (pre-norm).
+
+    What comes in beside x goes out again, so that blocks are chained by `serial`. Norm the output
+    of the last block.
+
+    Input and output:
+      x or (x, mask), as in `multi_head_attention`; y or (y, mask) come out;
+      with cross=True (x, memory) or (x, memory, mask), the mask being for the memory. A mask for x
+      is not needed with causal=True, where padding at the end is never looked at;
+      with step=True (cache, what comes in above at one moment), e.g. (cache, x_t) or
+      (cache, (x_t, memory)), and the cache comes out first.
+
+    Args:
+      heads: number of heads, as are the next four, see `multi_head_attention`.
+      mlp_features: width of the MLP's hidden layer, often 4 times that of x.
+      cross: whether a second attention looks at a memory, between the two: a decoder's block.
+      gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
+        activation=jax.nn.silu.
+      use_bias: whether attention and MLP have biases.
+      dropout_rate: of the attention's weights and of what is added to x.
+      activation: of the MLP; the default is GELU in its tanh form.
+      norm: makes the norms, such as layer_norm or rms_norm.
+      step: one moment at a time, with a cache from `attention_cache` and the same params.
+      name: of the layer.
+
+    Raises:
+      ValueError: as `multi_head_attention`.
+
+    Example:
+      >>> net = jn.serial(transformer_block(2, 32), transformer_block(2, 32))
+      >>> given = (jnp.ones((3, 5, 8)), jnp.array([5, 2, 4]))  # lengths
+      >>> params, state = net.init(jax.random.key(0), given)
+      >>> (y, lengths), _ = net.apply(params, state, given)
+      >>> y.shape, lengths.tolist()
+      ((3, 5, 8), [5, 2, 4])
+
+    Reference: pre-norm: Xiong et al. 2020, "On Layer Normalization in the Transformer
+    Architecture"; gates: Shazeer 2020, "GLU Variants Improve Transformer".
+    """
+    own = multi_head_attention(
+        heads,
+        head_size=head_size,
+        kv_heads=kv_heads,
+        causal=causal and not step,
+        rotary=rotary,
+        use_bias=use_bias,
+        dropout_rate=dropout_rate,
+        step=step,
+        name="attention",
+    )
+
+    def mlp(m, x):
+        hidden = activation(m(dense(mlp_features, use_bias=use_bias, name="mlp_in"), x))
+        if gated:
+            hidden = hidden * m(dense(mlp_features, use_bias=use_bias, name="mlp_gate"), x)
+        return m(dense(x.shape[-1], use_bias=use_bias, name="mlp_out"), hidden)
+
+    def forward(m, given):
+        cache, given = given if step else (None, given)
+        x, *beside = given if isinstance(given, tuple | list) else (given,)
+        if cross and not beside:
+            raise ValueError(f"{name}: with cross=True needs (x, memory) or (x, memory, mask)")
+
+        def drop(y):
+            return m(dropout(dropout_rate), y) if dropout_rate else y
+
+        y = m(norm(name="attention_norm"), x)
+        if step:
+            cache, y = m(own, (cache, y))
+        else:
+            y = m(own, y if cross or not beside else (y, *beside))
+        x = x + drop(y)
+        if cross:
+            y = m(norm(name="cross_norm"), x)
+            queries = y[:, None] if step else y  # (batch, width) -> (batch, 1, width)
+            y = m(
+                multi_head_attention(
+                    heads,
+                    head_size=head_size,
+                    kv_heads=kv_heads,
+                    use_bias=use_bias,
+                    dropout_rate=dropout_rate,
+                    name="cross_attention",
+                ),
+                (queries, *beside),
+            )
+            x = x + drop(y[:, 0] if step else y)
+        x = x + drop(mlp(m, m(norm(name="mlp_norm"), x)))
+        y = (x, *beside) if beside else x
+        return (cache, y) if step else y
+
+    return compose(forward, name=name)

@@ -1,0 +1,538 @@
+"""Attention by hand, against PyTorch and Flax in float64, under masks, and step by step."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.layers.attention import attention_cache, fits_cudnn, fused_attention
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def random_params(layer, x, seed=5):
+    """Params with biases that are not zero."""
+    params, _ = layer.init(jax.random.key(0), x)
+    leaves, tree = jax.tree.flatten(params)
+    drawn = [jnp.asarray(draw(*leaf.shape, seed=seed + i)) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(tree, drawn)
+
+
+@partial(jax.jit, static_argnames=("layer", "train"))
+def run(layer, params, x, key=None, train=False):
+    return layer.apply(params, {}, x, key=key, train=train)[0]
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+# One head, and additive scores, in NumPy
+
+
+def test_one_head_by_hand(x64):
+    queries, memory = draw(2, 3, 4), draw(2, 5, 7, seed=1)
+    layer = jn.multi_head_attention(1, head_size=6, features=2, return_weights=True)
+    p = random_params(layer, (queries, memory))
+    y, weights = run(layer, p, (queries, memory))
+
+    def project(part, x):
+        return x @ np.asarray(p[part]["kernel"])[:, 0] + np.asarray(p[part]["bias"])[0]
+
+    q, k, v = project("query", queries), project("key", memory), project("value", memory)
+    wanted = softmax(q @ np.swapaxes(k, 1, 2) / np.sqrt(6))
+    np.testing.assert_allclose(weights[:, 0], wanted, rtol=1e-10)
+    out = wanted @ v @ np.asarray(p["out"]["kernel"])[0] + np.asarray(p["out"]["bias"])
+    np.testing.assert_allclose(y, out, rtol=1e-10, atol=1e-10)
+
+
+def test_additive_attention_by_hand(x64):
+    queries, memory, lengths = draw(2, 3, 4), draw(2, 5, 7, seed=1), jnp.array([2, 5])
+    layer = jn.additive_attention(6, return_weights=True)
+    given = (jnp.asarray(queries), jnp.asarray(memory), lengths)
+    p = random_params(layer, given)
+    y, weights = run(layer, p, given)
+    w, u, v = (np.asarray(p[part]["kernel"]) for part in ("query", "key", "score"))
+    for b in range(2):
+        for t in range(3):
+            n = lengths[b]
+            scores = [np.tanh(queries[b, t] @ w + memory[b, s] @ u) @ v[:, 0] for s in range(n)]
+            wanted = softmax(np.array(scores))
+            np.testing.assert_allclose(weights[b, t, :n], wanted, rtol=1e-10)
+            assert not weights[b, t, n:].any()
+            np.testing.assert_allclose(y[b, t], wanted @ memory[b, :n], rtol=1e-10, atol=1e-12)
+    one, alone = run(layer, p, (given[0][:, 1], given[1], lengths))
+    np.testing.assert_allclose(one, y[:, 1], rtol=1e-10)
+    np.testing.assert_allclose(alone, weights[:, 1], rtol=1e-10)
+
+
+# torch 2.13.0
+
+
+@pytest.mark.parametrize("kind", ["self", "causal", "cross", "lengths", "mask"])
+def test_multi_head_attention_equals_torch(kind, x64):
+    """Values, averaged weights and the gradients of all inputs and weights."""
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    heads, width, c = 3, 6, draw(2, 4, 6, seed=9)
+    queries, memory = draw(2, 4, width), draw(2, 5, width, seed=1)
+    allowed = np.random.default_rng(2).random((2, heads, 4, 5)) < 0.6
+    allowed[..., 0] = True
+    lengths = np.array([3, 5])
+    given, options = {
+        "self": ((queries,), {}),
+        "causal": ((queries,), {"attn_mask": torch.triu(torch.ones(4, 4, dtype=bool), 1)}),
+        "cross": ((queries, memory), {}),
+        "lengths": (
+            (queries, memory, lengths),
+            {"key_padding_mask": torch.tensor(np.arange(5) >= lengths[:, None])},
+        ),
+        "mask": (
+            (queries, memory, allowed),
+            {"attn_mask": torch.tensor(~allowed).reshape(6, 4, 5)},
+        ),
+    }[kind]
+    given = tuple(jnp.asarray(part) for part in given)
+    layer = jn.multi_head_attention(heads, causal=kind == "causal", return_weights=True)
+    params = random_params(layer, given if len(given) > 1 else given[0])
+
+    def loss(params, floats):
+        parts = (*floats, *given[2:])
+        (y, weights), _ = layer.apply(params, {}, parts if len(parts) > 1 else parts[0])
+        return (y * c).sum(), (y, weights)
+
+    floats = given[:2]
+    (grads, by_input), (y, weights) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
+        params, floats
+    )
+
+    other = torch.nn.MultiheadAttention(width, heads, batch_first=True).double()
+    parts = ("query", "key", "value")
+
+    def stacked(tree):
+        kernels = [np.asarray(tree[part]["kernel"]).reshape(width, width).T for part in parts]
+        biases = [np.asarray(tree[part]["bias"]).reshape(width) for part in parts]
+        out = np.asarray(tree["out"]["kernel"]).reshape(width, width).T
+        return np.concatenate(kernels), np.concatenate(biases), out, np.asarray(tree["out"]["bias"])
+
+    theirs = (
+        other.in_proj_weight,
+        other.in_proj_bias,
+        other.out_proj.weight,
+        other.out_proj.bias,
+    )
+    with torch.no_grad():
+        for mine, parameter in zip(stacked(params), theirs, strict=True):
+            parameter.copy_(torch.tensor(mine))
+    inputs = [torch.tensor(np.array(part), requires_grad=True) for part in floats]
+    q, m = inputs[0], inputs[-1]
+    out, mean_weights = other(q, m, m, **options)
+    (out * torch.tensor(c)).sum().backward()
+    np.testing.assert_allclose(y, out.detach(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(weights.mean(1), mean_weights.detach(), rtol=1e-10, atol=1e-10)
+    for mine, given_in in zip(by_input, inputs, strict=True):
+        np.testing.assert_allclose(mine, given_in.grad, rtol=1e-10, atol=1e-10)
+    for mine, parameter in zip(stacked(grads), theirs, strict=True):
+        np.testing.assert_allclose(mine, parameter.grad, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_grouped_queries_equal_torch(kv_heads, x64):
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    x = jnp.asarray(draw(2, 5, 12))
+    layer = jn.multi_head_attention(4, kv_heads=kv_heads, causal=True)
+    p = random_params(layer, x)
+    q, k, v = (
+        torch.tensor(
+            np.array(jnp.einsum("btf,fhd->bhtd", x, p[n]["kernel"]) + p[n]["bias"][:, None])
+        )
+        for n in ("query", "key", "value")
+    )
+    attend = torch.nn.functional.scaled_dot_product_attention
+    mixed = attend(q, k, v, is_causal=True, enable_gqa=True)
+    wanted = np.einsum("bhtd,hdf->btf", mixed, p["out"]["kernel"]) + p["out"]["bias"]
+    np.testing.assert_allclose(run(layer, p, x), wanted, rtol=1e-10, atol=1e-10)
+    assert p["key"]["kernel"].shape == p["value"]["kernel"].shape == (12, kv_heads, 3)
+
+
+# flax 0.12
+
+
+def test_params_pass_over_from_flax_unchanged(x64):
+    queries, memory = jnp.asarray(draw(2, 4, 6)), jnp.asarray(draw(2, 5, 8, seed=1))
+    other = nn.MultiHeadDotProductAttention(3, out_features=7, param_dtype=float)
+    mask = jnp.asarray(np.random.default_rng(2).random((2, 1, 4, 5)) < 0.6).at[..., 0].set(True)
+    params = other.init(jax.random.key(0), queries, memory)["params"]
+    y = run(jn.multi_head_attention(3, features=7), params, (queries, memory, mask))
+    theirs = other.apply({"params": params}, queries, memory, mask=mask)
+    np.testing.assert_allclose(y, theirs, rtol=1e-10, atol=1e-10)
+
+
+# Masks
+
+
+def test_the_forms_of_a_mask_agree(x64):
+    x, lengths = jnp.asarray(draw(2, 5, 6)), jnp.array([3, 5])
+    seen = jnp.arange(5) < lengths[:, None]  # (batch, places)
+    forms = [
+        lengths,
+        seen,
+        jnp.broadcast_to(seen[:, None], (2, 5, 5)),
+        jnp.broadcast_to(seen[:, None, None], (2, 1, 5, 5)),
+        jnp.broadcast_to(seen[:, None, None], (2, 3, 5, 5)),
+    ]
+    layer = jn.multi_head_attention(3)
+    params = random_params(layer, x)
+    ys = [run(layer, params, (x, form)) for form in forms]
+    for y in ys[1:]:
+        np.testing.assert_allclose(y, ys[0], rtol=1e-12)
+    np.testing.assert_allclose(run(layer, params, (x, x, lengths)), ys[0], rtol=1e-12)
+    short = run(layer, params, x[:1, :3])
+    np.testing.assert_allclose(ys[0][:1, :3], short, rtol=1e-10)
+    causal = run(jn.multi_head_attention(3, causal=True), params, (x, lengths))
+    both = run(layer, params, (x, seen[:, None] & jnp.tril(jnp.ones((5, 5), bool))))
+    np.testing.assert_allclose(causal, both, rtol=1e-10)
+
+
+@pytest.mark.parametrize("rotary", [False, True], ids=["plain", "rotary"])
+def test_the_future_does_not_change_the_past(rotary):
+    x = jnp.asarray(draw(2, 6, 8), jnp.float32)
+    # Not the same for all features: a norm would not see that.
+    moved = x.at[:, 4].add(jnp.arange(8.0))
+    layer = jn.transformer_block(2, 16, causal=True, rotary=rotary)
+    params, _ = layer.init(jax.random.key(0), x)
+    before, after = run(layer, params, x), run(layer, params, moved)
+    np.testing.assert_array_equal(before[:, :4], after[:, :4])
+    assert (jnp.abs(before - after)[:, 4:].max((0, 2)) > 1e-3).all()
+    free = jn.transformer_block(2, 16, rotary=rotary)
+    change = jnp.abs(run(free, params, x) - run(free, params, moved))
+    assert (change.max((0, 2)) > 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        jn.multi_head_attention(2, kv_heads=1),
+        jn.multi_head_attention(2, rotary=True, causal=True),
+        jn.transformer_block(2, 16),
+    ],
+    ids=["grouped", "causal", "block"],
+)
+def test_padding_never_changes_a_result(layer):
+    """Neither what it holds, nor how much of it there is; and it gets no gradient."""
+    x, lengths = jnp.asarray(draw(2, 6, 8), jnp.float32), jnp.array([4, 3])
+    params, _ = layer.init(jax.random.key(0), x)
+
+    @jax.jit
+    def values(x):
+        y, _ = layer.apply(params, {}, (x, lengths))
+        y = y[0] if isinstance(y, tuple) else y
+        return jnp.where((jnp.arange(x.shape[1]) < lengths[:, None])[..., None], y, 0)
+
+    wanted = values(x)
+    junk = jnp.where((jnp.arange(6) < lengths[:, None])[..., None], x, 1e4)
+    np.testing.assert_array_equal(values(junk), wanted)
+    longer = values(jnp.pad(x, ((0, 0), (0, 5), (0, 0)), constant_values=-7.0))
+    np.testing.assert_allclose(longer[:, :6], wanted, rtol=1e-5, atol=1e-6)
+    grad = jax.jit(jax.grad(lambda x: jnp.square(values(x)).sum()))(x)
+    assert not grad[0, 4:].any() and not grad[1, 3:].any() and grad[1, 2].any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["additive", "multi_head"])
+def test_rows_that_see_nothing_are_zero_and_finite(kind, dtype):
+    queries, memory = (jnp.asarray(draw(2, n, 6), dtype) for n in (3, 5))
+    make = jn.multi_head_attention if kind == "multi_head" else jn.additive_attention
+    layer = make(2, return_weights=True)
+    lengths = jnp.array([0, 5])
+    params = jax.tree.map(
+        lambda leaf: leaf.astype(dtype), random_params(layer, (queries, memory, lengths))
+    )
+
+    def loss(params, queries, memory):
+        (y, weights), _ = layer.apply(params, {}, (queries, memory, lengths))
+        return (y.astype(jnp.float32) ** 2).sum(), (y, weights)
+
+    grads, (y, weights) = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(
+        params, queries, memory
+    )
+    assert y.dtype == weights.dtype == dtype
+    assert not y[0].any() and not weights[0].any() and y[1].all() and weights[1].all()
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert not grads[1][0].any() and not grads[2][0].any() and grads[2][1].any()
+    with jax.debug_nans(True):  # none on the way either
+        layer.apply(params, {}, (queries, memory, lengths))
+
+
+def test_a_single_row_or_head_that_sees_nothing():
+    x = jnp.asarray(draw(1, 3, 4), jnp.float32)
+    layer = jn.multi_head_attention(2, return_weights=True)
+    params = random_params(layer, x)
+    mask = jnp.ones((1, 2, 3, 3), bool).at[0, :, 1].set(False).at[0, 0, 2].set(False)
+    y, weights = run(layer, params, (x, mask))
+    assert not y[0, 1].any() and y[0, 0].all()
+    assert not weights[0, :, 1].any() and not weights[0, 0, 2].any()
+    np.testing.assert_allclose(weights.sum(-1)[0], [[1, 0, 0], [1, 0, 1]], rtol=1e-6)
+    out = params["out"]  # at place 2 the second head speaks alone
+    v = jnp.einsum("tf,fd->td", x[0], params["value"]["kernel"][:, 1]) + params["value"]["bias"][1]
+    alone = weights[0, 1, 2] @ v @ out["kernel"][1] + out["bias"]
+    np.testing.assert_allclose(y[0, 2], alone, rtol=1e-4, atol=1e-5)
+
+
+# Dropout
+
+
+def test_dropout_falls_on_the_weights():
+    """With identical values each output is the share that is kept, rescaled: its mean is 1."""
+    x = jnp.ones((30, 40, 4))
+    layer = jn.multi_head_attention(2, head_size=2, use_bias=False, dropout_rate=0.25)
+    params, _ = layer.init(jax.random.key(0), x)
+    still = run(layer, params, x)
+    y = run(layer, params, x, key=jax.random.key(1), train=True)
+    ratio = np.asarray(y / still)  # all features of a query mix the two heads' shares
+    # Of each head, 40 weights of 1/40: the variance of its share is 0.25 / 0.75 / 40.
+    with pytest.raises(ValueError, match="needs a key in training"):
+        layer.apply(params, {}, x, train=True)
+    v = np.einsum("f,fhd->hd", np.ones(4), params["value"]["kernel"])
+    parts = np.einsum("hd,hdf->hf", v, params["out"]["kernel"])  # (heads, features)
+    shares = np.linalg.lstsq(parts.T, np.asarray(y).reshape(-1, 4).T, rcond=None)[0]
+    assert abs(shares.mean() - 1) < 4 * np.sqrt(1 / 3 / 40 / shares.size)
+    assert 0.9 < shares.var() / (1 / 3 / 40) < 1.1 and ratio.std() > 0
+    # Each share is a count of kept weights over 40 * 0.75.
+    np.testing.assert_allclose(shares * 30, np.round(shares * 30), atol=1e-3)
+
+
+# Step by step
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rotary": True, "kv_heads": 2, "use_bias": False}, {"head_size": 3, "features": 5}],
+    ids=["plain", "rotary grouped", "sizes"],
+)
+def test_steps_equal_the_whole_sequence(options, x64):
+    x = jnp.asarray(draw(3, 7, 8))
+    whole = jn.multi_head_attention(4, causal=True, return_weights=True, **options)
+    step = jn.multi_head_attention(4, step=True, return_weights=True, **options)
+    size, groups = options.get("head_size", 2), options.get("kv_heads", 4)
+    cache = attention_cache(3, 9, heads=groups, head_size=size, dtype=float)
+    params = random_params(whole, x)
+    drawn = [
+        layer.init(jax.random.key(0), given)[0]
+        for layer, given in ((whole, x), (step, (cache, x[:, 0])))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
+    y, weights = run(whole, params, x)
+
+    def one(cache, x_t):
+        return step.apply(params, {}, (cache, x_t))[0]
+
+    cache, (steps, seen) = jax.jit(lambda c, x: jax.lax.scan(one, c, x))(
+        cache, jnp.swapaxes(x, 0, 1)
+    )
+    np.testing.assert_allclose(jnp.swapaxes(steps, 0, 1), y, rtol=1e-10, atol=1e-10)
+    for t in range(7):  # (time, batch, heads, places of the cache)
+        np.testing.assert_allclose(seen[t, ..., :7], weights[:, :, t], rtol=1e-10, atol=1e-12)
+    assert not seen[..., 7:].any() and cache["index"].tolist() == [7, 7, 7]
+
+
+def test_sequences_of_a_batch_may_stand_at_different_places(x64):
+    """The second sequence starts two steps later; both get what they get alone."""
+    x = jnp.asarray(draw(2, 4, 8))
+    step = jn.multi_head_attention(2, step=True, rotary=True)
+    params = random_params(step, (attention_cache(2, 6, heads=2, head_size=4), x[:, 0]))
+    at = {}
+    for b in range(2):
+        cache = attention_cache(1, 6, heads=2, head_size=4, dtype=float)
+        for t in range(4):
+            cache, y = run(step, params, (cache, x[b : b + 1, t]))
+            at[b, t] = y[0], cache
+    joined = jax.tree.map(lambda *a: jnp.concatenate(a), at[0, 2][1], at[1, 0][1])
+    cache, y = run(step, params, (joined, jnp.stack([x[0, 3], x[1, 1]])))
+    assert cache["index"].tolist() == [4, 2]
+    np.testing.assert_allclose(y, jnp.stack([at[0, 3][0], at[1, 1][0]]), rtol=1e-10)
+
+
+def test_a_full_cache():
+    step, x = jn.multi_head_attention(2, step=True), jnp.ones((2, 8))
+    cache = attention_cache(2, 1, heads=2, head_size=4)
+    params, _ = step.init(jax.random.key(0), (cache, x))
+    (cache, y), _ = step.apply(params, {}, (cache, x))
+    assert jnp.isfinite(y).all()
+    with pytest.raises(ValueError, match=r"cache is full, its index must be in \[0, 1\), got 1"):
+        step.apply(params, {}, (cache, x))
+    (_, y), _ = jax.jit(lambda given: step.apply(params, {}, given))((cache, x))
+    assert jnp.isnan(y).all()
+
+
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+def test_blocks_step_by_step(cross, x64):
+    x, memory, lengths = jnp.asarray(draw(2, 5, 8)), jnp.asarray(draw(2, 4, 6)), jnp.array([4, 2])
+    options = {"rotary": True, "cross": cross, "gated": True, "norm": jn.rms_norm}
+    whole = jn.transformer_block(2, 16, causal=True, **options)
+    step = jn.transformer_block(2, 16, step=True, **options)
+    given = (x, memory, lengths) if cross else x
+    params = random_params(whole, given)
+    y = run(whole, params, given)
+    y = y[0] if cross else y
+
+    def one(cache, x_t):
+        (cache, y_t), _ = step.apply(params, {}, (cache, (x_t, memory, lengths) if cross else x_t))
+        return cache, y_t[0] if cross else y_t
+
+    cache = attention_cache(2, 5, heads=2, head_size=4, dtype=float)
+    _, steps = jax.jit(lambda c, x: jax.lax.scan(one, c, x))(cache, jnp.swapaxes(x, 0, 1))
+    np.testing.assert_allclose(jnp.swapaxes(steps, 0, 1), y, rtol=1e-9, atol=1e-9)
+
+
+# The block
+
+
+# torch 2.13.0
+def test_block_equals_torchs_encoder_layer(x64):
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    x, lengths = draw(2, 5, 6), np.array([5, 3])
+    block = jn.transformer_block(2, 9, activation=jax.nn.relu)
+    given = (jnp.asarray(x), jnp.asarray(lengths))
+    p = jax.tree.map(np.asarray, random_params(block, given))
+    other = torch.nn.TransformerEncoderLayer(
+        6, 2, 9, dropout=0.0, batch_first=True, norm_first=True, layer_norm_eps=1e-6
+    ).double()
+    attention = p["attention"]
+    parts = [attention[n] for n in ("query", "key", "value")]
+    state = {
+        "self_attn.in_proj_weight": np.concatenate([a["kernel"].reshape(6, 6).T for a in parts]),
+        "self_attn.in_proj_bias": np.concatenate([a["bias"].reshape(6) for a in parts]),
+        "self_attn.out_proj.weight": attention["out"]["kernel"].reshape(6, 6).T,
+        "self_attn.out_proj.bias": attention["out"]["bias"],
+        "linear1.weight": p["mlp_in"]["kernel"].T,
+        "linear1.bias": p["mlp_in"]["bias"],
+        "linear2.weight": p["mlp_out"]["kernel"].T,
+        "linear2.bias": p["mlp_out"]["bias"],
+        "norm1.weight": p["attention_norm"]["scale"],
+        "norm1.bias": p["attention_norm"]["bias"],
+        "norm2.weight": p["mlp_norm"]["scale"],
+        "norm2.bias": p["mlp_norm"]["bias"],
+    }
+    other.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+    padding = torch.tensor(np.arange(5) >= lengths[:, None])
+    theirs = other(torch.tensor(x), src_key_padding_mask=padding).detach()
+    y, _ = run(block, p, given)
+    np.testing.assert_allclose(y, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_a_fresh_head_keeps_variance():
+    """Kernels are drawn for their inputs as matrices: projections have variance near 1."""
+    x = jnp.asarray(draw(4, 20, 256), jnp.float32)
+    params, _ = jn.multi_head_attention(8).init(jax.random.key(0), x)
+    for part, n in (("query", 256), ("key", 256), ("value", 256), ("out", 256)):
+        assert 0.9 < float(params[part]["kernel"].var()) * n < 1.1
+
+
+# The fused path
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "dtype", "head_size", "fits"),
+    [
+        ("gpu", 8.0, jnp.bfloat16, 64, True),
+        ("gpu", 8.0, jnp.float16, 128, True),
+        ("gpu", 9.0, jnp.bfloat16, 256, True),
+        ("gpu", 8.0, jnp.bfloat16, 136, False),
+        ("gpu", 9.0, jnp.bfloat16, 264, False),
+        ("gpu", 8.0, jnp.bfloat16, 60, False),
+        ("gpu", 7.5, jnp.float16, 64, False),
+        ("gpu", 0.0, jnp.float16, 64, False),
+        ("gpu", 9.0, jnp.float32, 64, False),
+        ("cpu", 9.0, jnp.bfloat16, 64, False),
+        ("tpu", 0.0, jnp.bfloat16, 64, False),
+    ],
+)
+def test_fits_cudnn(backend, capability, dtype, head_size, fits):
+    assert fits_cudnn(backend, capability, dtype, head_size) is fits
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_fused_call_is_the_same_attention(causal, padded, monkeypatch):
+    """The same call with XLA in cuDNN's place, through the layer."""
+    from jaxnet.layers import attention
+
+    calls = []
+
+    def stand_in(q, k, v, lengths, causal, implementation):
+        calls.append(implementation)
+        return fused_attention(q, k, v, lengths, causal, "xla")
+
+    x, lengths = jnp.asarray(draw(3, 5, 16), jnp.float32), jnp.array([3, 0, 5])
+    given = (x, lengths) if padded else x
+    options = {"kv_heads": 1, "causal": causal}
+    params = random_params(jn.multi_head_attention(2, **options), x)
+    wanted = run(jn.multi_head_attention(2, fused=False, **options), params, given)
+    assert not calls
+    monkeypatch.setattr(attention, "fused_attention", stand_in)
+    y = run(jn.multi_head_attention(2, fused=True, **options), params, given)
+    assert calls == ["cudnn"]
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-4)
+    assert not padded or not y[1].any()
+
+
+def test_bfloat16_is_near_float32():
+    x = jnp.asarray(draw(2, 6, 16), jnp.bfloat16)
+    layer = jn.multi_head_attention(2, causal=True)
+    params, _ = layer.init(jax.random.key(0), x)
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+
+    def loss(params, x):
+        y = layer.apply(params, {}, x)[0]
+        return (y.astype(jnp.float32) ** 2).mean(), y
+
+    a, y = jax.jit(jax.grad(loss, has_aux=True))(narrow, x)
+    b, wide = jax.jit(jax.grad(loss, has_aux=True))(params, x.astype(jnp.float32))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), wide, atol=0.05)
+    for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(u.astype(jnp.float32), v, atol=0.02)
+
+
+# Messages
+
+
+def test_messages():
+    key, x, mha = jax.random.key(0), jn.spec((2, 5, 6)), jn.multi_head_attention
+
+    def says(match, layer, given):
+        with pytest.raises(ValueError, match=match):
+            layer.init(key, given)
+
+    with pytest.raises(ValueError, match="multiple of kv_heads, got heads=3, kv_heads=2"):
+        mha(3, kv_heads=2)
+    with pytest.raises(ValueError, match="dropout_rate must be in"):
+        mha(2, dropout_rate=1.0)
+    says("4 heads must divide the queries' width 6", mha(4), x)
+    says(r"queries must be \(batch, time, width\), got \(2, 6\)", mha(2), jn.spec((2, 6)))
+    says("need the same batch", mha(2), (x, jn.spec((3, 5, 6))))
+    says("causal=True is for self-attention", mha(2, causal=True), (x, x))
+    says("rotary=True is for self-attention", mha(2, rotary=True), (x, x))
+    says(r"needs x, \(x, mask\), \(queries, memory\)", mha(2), (x, x, x))
+    says(r"needs \(cache, x_t\)", mha(2, step=True), x)
+    cache = attention_cache(2, 4, heads=3, head_size=2)
+    says(
+        r"needs a cache of 2 heads of 3, got \(3, 2\)", mha(2, step=True), (cache, jn.spec((2, 6)))
+    )
+    says("with cross=True needs", jn.transformer_block(2, 8, cross=True), x)
+    says(r"needs \(queries, memory\)", jn.additive_attention(3), x)
+    with pytest.raises(ValueError, match="features must be at least 1"):
+        jn.additive_attention(0)
+    layer, data = mha(2), jnp.ones((2, 5, 6))
+    params, _ = layer.init(key, x)
+    with pytest.raises(ValueError, match=r"a mask is lengths, integers \(2,\).*got \(3,\) int32"):
+        layer.apply(params, {}, (data, jnp.array([1, 2, 3])))
+    with pytest.raises(ValueError, match=r"got \(5, 4\) bool"):
+        layer.apply(params, {}, (data, jnp.ones((5, 4), bool)))

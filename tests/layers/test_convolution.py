@@ -1,0 +1,300 @@
+"""The convolution primitive against `jax.lax.conv_general_dilated` and its own derivatives."""
+
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxnet.layers import convolution
+from jaxnet.layers.convolution import convolve
+
+
+def oracle(x, w, *, strides, padding, dilation=None, input_dilation=None, groups=1):
+    space = "DHW"[2 - x.ndim :]
+    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
+    return lax.conv_general_dilated(
+        x, w, strides, padding, input_dilation, dilation, numbers, groups
+    )
+
+
+def case(id, x, w, strides, padding, **rest):
+    return pytest.param(x, w, dict(strides=strides, padding=padding, **rest), id=id)
+
+
+CASES = [
+    case("strides, dilation", (2, 9, 3), (4, 3, 17), (2,), ((1, 2),), dilation=(2,)),
+    case("input dilation", (2, 7, 18), (4, 18, 5), (2,), ((1, 2),), input_dilation=(3,)),
+    case("blocks, cropping", (2, 9, 2), (4, 2, 5), (1,), ((-1, 2),)),
+    case("blocks of two", (2, 6, 7, 4), (3, 2, 4, 11), (1, 1), ((0, 1), (1, 1))),
+    case("groups", (2, 7, 8, 4), (3, 2, 2, 6), (2, 3), ((0, 2), (1, 0)), groups=2, dilation=(1, 2)),
+    case("depthwise", (2, 5, 6, 3), (3, 2, 1, 6), (1, 2), ((1, 1), (0, 1)), groups=3),
+    case("large strides", (2, 9, 8, 4), (2, 2, 4, 18), (3, 4), ((1, 0), (0, 1))),
+    case("one by one", (2, 6, 5, 4), (1, 1, 4, 7), (2, 1), ((0, 0), (0, 1))),
+    case("volume", (2, 4, 5, 6, 2), (3, 2, 2, 2, 3), (1, 2, 1), ((1, 1), (0, 1), (0, 0))),
+]
+
+
+def random(*shapes):
+    rng = np.random.default_rng(3)
+    return [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+
+
+def close(a, b, tolerance=1e-10):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+
+
+def objective(f):
+    """Not linear in the convolution, so that its second derivatives have all their terms."""
+    return lambda x, w: jnp.sin(f(x, w)).sum() + (f(x, w) ** 2).sum()
+
+
+@pytest.mark.parametrize("x_shape, w_shape, options", CASES)
+def test_values_and_derivatives_to_second_order(x64, x_shape, w_shape, options):
+    x, w, dx, dw = random(x_shape, w_shape, x_shape, w_shape)
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(f, x, w, dx, dw):
+        f = partial(f, **options)
+        gradient = jax.grad(objective(f), (0, 1))
+        return {
+            "value": f(x, w),
+            "forward mode": jax.jvp(f, (x, w), (dx, dw)),
+            "gradient": gradient(x, w),
+            "Hessian-vector product": jax.jvp(gradient, (x, w), (dx, dw)),
+            "gradient of gradient": jax.grad(
+                lambda x, w: sum((g**2).sum() for g in gradient(x, w)), (0, 1)
+            )(x, w),
+        }
+
+    close(everything(convolve, x, w, dx, dw), everything(oracle, x, w, dx, dw))
+
+
+BATCHES = [(0, None), (None, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("axes", BATCHES, ids=["over x", "over w", "over both"])
+@pytest.mark.parametrize(
+    "x_shape, w_shape, options", [case for case in CASES if case.id in ("groups", "blocks of two")]
+)
+def test_vmap(x64, x_shape, w_shape, options, axes):
+    x, w = random(
+        *((3, *s) if a == 0 else s for s, a in zip((x_shape, w_shape), axes, strict=True))
+    )
+
+    @partial(jax.jit, static_argnums=0)
+    def many(f, x, w):
+        f = partial(f, **options)
+        return jax.vmap(f, axes)(x, w), jax.vmap(jax.grad(objective(f), (0, 1)), axes)(x, w)
+
+    close(many(convolve, x, w), many(oracle, x, w))
+
+
+@pytest.mark.parametrize("outer", BATCHES, ids=["x", "w", "both"])
+@pytest.mark.parametrize("inner", BATCHES, ids=["x", "w", "both"])
+def test_vmap_twice(x64, inner, outer):
+    """Also the new axis last in memory, so that the rule must look where it is."""
+    shapes = [(2, 5, 4), (3, 2, 6)]
+    for sizes, axes in ((3, inner), (2, outer)):
+        shapes = [(sizes, *s) if a == 0 else s for s, a in zip(shapes, axes, strict=True)]
+    x, w = random(*shapes)
+    moved = [
+        jnp.moveaxis(a, 0, -1) if axis == 0 else a for a, axis in zip((x, w), outer, strict=True)
+    ]
+    options = dict(strides=(2,), padding=((1, 1),), groups=2)
+
+    def twice(f, outer):
+        gradient = jax.grad(objective(partial(f, **options)), (0, 1))
+        return jax.jit(jax.vmap(jax.vmap(gradient, inner), outer))
+
+    last = tuple(None if axis is None else -1 for axis in outer)
+    close(twice(convolve, last)(*moved), twice(oracle, outer)(x, w))
+
+
+@pytest.mark.parametrize("x_shape, w_shape, options", CASES)
+@pytest.mark.parametrize("many", [1, 2])
+def test_each_platform_computes_the_same(x64, x_shape, w_shape, options, many):
+    axes = (1,) * (len(x_shape) - 2)
+    defaults = dict(dilation=axes, input_dilation=axes, groups=1)
+    form = convolution._Form(**(defaults | options), inputs=x_shape[1:-1], window=w_shape[:-2])
+    y_shape = (x_shape[0], *form.outputs, w_shape[-1])
+    x, w, y = random((many, *x_shape), (many, *w_shape), (many, *y_shape))
+    for wanted, operands in {"y": (x, w), "x": (w, y), "w": (x, y)}.items():
+        results = [
+            jax.jit(partial(run, wanted=wanted, form=form))(*operands)
+            for run in (convolution._cpu, convolution._accelerator)
+        ]
+        close(*results)
+
+
+# Inside of loops XLA on CPU runs slow forms as they are, so all must be in the fast form there.
+
+
+def training_step(conv):
+    """Forms of all kinds: strides, blocks, dilation, 1x1 and a plain one."""
+
+    def loss(params, x):
+        y = jnp.tanh(conv(x, params["a"], strides=(2, 2), padding=((1, 1), (0, 1))))
+        y = jnp.tanh(conv(y, params["b"], strides=(1, 1), padding=((1, 1), (1, 1))))
+        y = jnp.tanh(
+            conv(y, params["c"], strides=(1, 1), padding=((2, 2), (2, 2)), dilation=(2, 2))
+        )
+        return (conv(y, params["d"], strides=(2, 2), padding=((0, 0), (0, 0))) ** 2).sum()
+
+    def step(params, x):
+        gradient = jax.grad(loss)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+
+    return step
+
+
+LOOPS = {
+    "alone": lambda step, p, x: step(p, x),
+    "inner jit": lambda step, p, x: jax.jit(step)(jax.jit(step)(p, x), x),
+    "scan": lambda step, p, x: lax.scan(lambda p, _: (step(p, x), None), p, None, length=3)[0],
+    "fori": lambda step, p, x: lax.fori_loop(0, 3, lambda _, p: step(p, x), p),
+    "while": lambda step, p, x: lax.while_loop(lambda p: p["a"].sum() < 3, lambda p: step(p, x), p),
+    "cond": lambda step, p, x: lax.cond(x.sum() > 0, step, lambda p, x: p, p, x),
+}
+
+
+def forms_in(run, *args) -> list[str]:
+    """The convolutions of the compiled program, as XLA writes them."""
+    text = jax.jit(run).lower(*args).compile().as_text()
+    return re.findall(r" convolution\(.*", text)
+
+
+def canonical(form: str) -> bool:
+    return "dim_labels=b01f_01io->b01f" in form and "rhs_reversal" not in form
+
+
+def step_arguments():
+    shapes = {"a": (3, 3, 20, 24), "b": (5, 3, 24, 5), "c": (3, 3, 5, 24), "d": (1, 1, 24, 20)}
+    params = {name: jnp.full(shape, 0.01) for name, shape in shapes.items()}
+    return params, jnp.ones((2, 8, 6, 20))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_compiled_convolutions_are_canonical(loop):
+    found = forms_in(partial(LOOPS[loop], training_step(convolve)), *step_arguments())
+    assert len(found) >= 8, "value and two gradients of three convolutions, one of them of the data"
+    assert all(map(canonical, found)), "\n".join(found)
+
+
+def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode():
+    def run(params, x):
+        def remade(x, w, **options):
+            return jax.checkpoint(partial(convolve, **options))(x, w)
+
+        step = training_step(remade)
+        return lax.scan(lambda p, _: (jax.jvp(lambda p: step(p, x), (p,), (p,))[1], None), params,
+                        None, length=2)[0]  # fmt: skip
+
+    found = forms_in(run, *step_arguments())
+    assert len(found) >= 12
+    assert all(map(canonical, found)), "\n".join(found)
+
+
+def test_the_check_sees_what_jax_does_by_itself():
+    found = forms_in(partial(LOOPS["scan"], training_step(oracle)), *step_arguments())
+    assert not all(map(canonical, found))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.bfloat16, 3e-2), (jnp.float16, 4e-3)])
+@pytest.mark.parametrize("w_shape", [(3, 3, 5, 6), (1, 1, 5, 6), (3, 3, 5, 20)], ids=str)
+def test_narrow_floats(dtype, tolerance, w_shape):
+    x, w = [a.astype(dtype) for a in random((2, 7, 6, 5), w_shape)]
+
+    def both(x, w):
+        f = partial(convolve, strides=(1, 1), padding=((1, 1), (1, 1)))
+        return f(x, w), jax.grad(lambda x, w: f(x, w).astype(jnp.float32).sum(), (0, 1))(x, w)
+
+    narrow, wide = both(x, w), both(x.astype(jnp.float32), w.astype(jnp.float32))
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(narrow))
+    for a, b in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=tolerance * float(abs(b).max()))
+
+
+def test_dtypes_promote():
+    x, w = jnp.arange(8, dtype=jnp.uint8).reshape(1, 8, 1), jnp.ones((2, 1, 1), jnp.float32)
+    y = convolve(x, w, strides=(1,), padding=((0, 0),))
+    np.testing.assert_array_equal(y.ravel(), [1, 3, 5, 7, 9, 11, 13])
+    assert y.dtype == jnp.float32
+
+
+def test_four_spatial_axes_and_an_empty_batch(x64):
+    x, w = random((2, 3, 4, 5, 6, 2), (2, 3, 2, 3, 2, 3))
+    y = convolve(x, w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4)
+    window = x[1, 1:3, 0:3, 2:4, 3:6]
+    np.testing.assert_allclose(y[1, 1, 0, 2, 3], np.einsum("abcdi,abcdio->o", window, w), 1e-12)
+    assert convolve(x[:0], w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4).shape == (
+        0, 2, 2, 4, 4, 3,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "x, w, options, message",
+    [
+        ((2, 5), (3, 4), {}, r"needs x \(batch, \*space, inputs\)"),
+        ((2, 5, 3), (3, 3, 3, 4), {}, r"needs x .* got \(2, 5, 3\) and \(3, 3, 3, 4\)"),
+        ((2, 5, 3), (3, 3, 4), {"strides": (1, 1)}, "strides needs 1 entries"),
+        ((2, 5, 3), (3, 3, 4), {"strides": (0,)}, "at least 1, got strides=.0,."),
+        ((2, 5, 3), (3, 2, 4), {}, r"1 groups need a kernel .* got \(3, 2, 4\)"),
+        ((2, 5, 4), (3, 2, 5), {"groups": 2}, "2 groups need a kernel"),
+        ((2, 5, 3), (6, 3, 4), {}, r"window of \(6,\) with dilation \(1,\) does not fit"),
+        ((2, 5, 3), (3, 3, 4), {"dilation": (3,)}, r"with dilation \(3,\) does not fit"),
+    ],
+)
+def test_messages(x, w, options, message):
+    axes = len(x) - 2
+    options = dict(strides=(1,) * axes, padding=((0, 0),) * axes) | options
+    with pytest.raises(ValueError, match=message):
+        convolve(jnp.ones(x), jnp.ones(w), **options)
+
+
+DISTRIBUTED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxnet.layers.convolution import convolve
+
+rng = np.random.default_rng(0)
+x, w = [rng.normal(size=s).astype("f4") for s in ((4, 6, 5, 3), (3, 3, 3, 20))]
+
+def loss(w, x):
+    return (convolve(x, w, strides=(2, 1), padding=((1, 1), (1, 1))) ** 2).sum()
+
+def check(gradients):
+    for a, b in zip(gradients, jax.grad(loss, (0, 1))(w, x), strict=True):
+        np.testing.assert_allclose(a, b, 1e-4, 1e-3)
+
+for kind in AxisType.Auto, AxisType.Explicit:
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+    split = NamedSharding(mesh, P("data"))
+    here = jax.device_put(w, NamedSharding(mesh, P())), jax.device_put(x, split)
+    gradients = jax.jit(jax.grad(loss, (0, 1)))(*here)
+    check(gradients)
+    assert "data" in str(gradients[1].sharding.spec), gradients[1].sharding
+    each = jax.shard_map(
+        jax.grad(loss, (0, 1)), mesh=mesh, in_specs=(P(), P("data")), out_specs=(P(), P("data"))
+    )
+    check(jax.jit(each)(*here))
+"""
+
+
+def test_on_several_devices():
+    """In a process of its own, since the number of devices is fixed when JAX starts."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DISTRIBUTED], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,89 @@
+"""Dropout of units, feature maps and branches: shares, scale, and what goes together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+
+def train(layer, x, seed=0):
+    y, _ = layer.apply({}, {}, x, key=jax.random.key(seed), train=True)
+    return y
+
+
+def near(share, wanted, deviation, n):
+    """Within 4 standard errors."""
+    assert abs(share - wanted) < 4 * deviation / np.sqrt(n)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("make", "shape", "free"),
+    [
+        pytest.param(jn.dropout, (100, 40, 5), (100, 40, 5), id="units"),
+        pytest.param(jn.channel_dropout, (100, 3, 2, 90), (100, 1, 1, 90), id="channels"),
+        pytest.param(jn.drop_path, (6000, 3, 2), (6000, 1, 1), id="paths"),
+    ],
+)
+def test_drops_its_share_and_rescales_the_rest(make, shape, free, rate):
+    x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, shape), jnp.float32)
+    y = np.asarray(train(make(rate), x))
+    dropped = y == 0
+    np.testing.assert_allclose(y[~dropped], (np.asarray(x) / (1 - rate))[~dropped], rtol=1e-6)
+    # All or nothing: what one entry of the free axes decides holds at all the others.
+    first = dropped[tuple(slice(0, n) for n in free)]
+    assert (dropped == first).all()
+    near(first.mean(), rate, np.sqrt(rate * (1 - rate)), first.size)
+    ratio = (y / np.asarray(x)).mean()
+    near(ratio, 1.0, np.sqrt(rate / (1 - rate)), first.size)
+
+
+def test_axes_choose_what_goes_together():
+    y = train(jn.dropout(0.5, axes=(1,)), jnp.ones((3, 50, 4)))
+    assert (y == y[:1, :, :1]).all()
+    assert 0 < (y[0, :, 0] == 0).sum() < 50
+
+
+def test_units_are_independent():
+    """The share of neighbours that are both dropped is the square of the rate."""
+    y = train(jn.dropout(0.3), jnp.ones((300, 200)))
+    both = ((y[:, 1:] == 0) & (y[:, :-1] == 0)).mean()
+    assert abs(both - 0.09) < 0.01
+
+
+def test_identity_in_evaluation_and_at_rate_0():
+    x = jnp.arange(12.0).reshape(3, 4)
+    for make in (jn.dropout, jn.channel_dropout, jn.drop_path):
+        assert (make(0.5).apply({}, {}, x)[0] == x).all()
+        assert (make(0.0).apply({}, {}, x, train=True)[0] == x).all()
+
+
+def test_two_in_one_net_draw_differently():
+    net = jn.parallel(jn.dropout(0.5), jn.dropout(0.5))
+    a, b = train(net, jnp.ones((20, 20)))
+    assert (a != b).any()
+
+
+def test_gradient_is_the_mask():
+    x = jnp.ones((30, 4))
+    layer = jn.dropout(0.25)
+    grad = jax.grad(lambda x: train(layer, x).sum())(x)
+    np.testing.assert_allclose(grad, train(layer, x))
+
+
+def test_drop_path_in_a_residual_block_skips_whole_examples():
+    block = jn.residual(jn.serial(lambda x: x + 1, jn.drop_path(0.5)))
+    y = np.asarray(train(block, jnp.ones((50, 3))))
+    assert set(map(tuple, y)) == {(1.0, 1.0, 1.0), (5.0, 5.0, 5.0)}  # x, and x + 2 * (x + 1)
+
+
+def test_messages():
+    for make in (jn.dropout, jn.channel_dropout, jn.drop_path):
+        with pytest.raises(ValueError, match="share that is dropped"):
+            make(1.0)
+    with pytest.raises(ValueError, match=r"axes of the input \(2, 3\), got \(2,\)"):
+        jn.dropout(0.5, axes=(2,)).init(jax.random.key(0), jn.spec((2, 3)))
+    with pytest.raises(ValueError, match="drop_path: needs a key in training"):
+        jn.drop_path(0.5).apply({}, {}, jnp.ones((2, 3)), train=True)

@@ -1,0 +1,187 @@
+"""Embeddings and positions: rows of a table, ids out of range, tied tables, angles by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+
+IDS = jnp.array([[1, 5, 0], [10, 5, 2]])
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_takes_rows_of_the_table():
+    layer = jn.embedding(11, 4)
+    table = jnp.arange(44.0).reshape(11, 4)
+    y, _ = layer.apply({"embedding": table}, {}, IDS)
+    assert y.shape == (2, 3, 4)
+    assert y[0, 1].tolist() == [20.0, 21.0, 22.0, 23.0] and (y[0, 1] == y[1, 1]).all()
+    assert (
+        layer.apply({"embedding": table}, {}, jnp.array([255, 3], jnp.uint8) % 11)[0][0] == table[2]
+    ).all()
+
+
+# torch 2.13.0
+def test_values_and_gradients_equal_torch(x64):
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    table, c = draw(11, 4), draw(2, 3, 4, seed=1)
+    given = torch.tensor(table, requires_grad=True)
+    out = torch.nn.functional.embedding(torch.tensor(IDS.tolist()), given)
+    (out * torch.tensor(c)).sum().backward()
+    layer = jn.embedding(11, 4)
+
+    @jax.jit
+    def loss(table):
+        y, _ = layer.apply({"embedding": table}, {}, IDS)
+        return (y * c).sum(), y
+
+    grad, y = jax.grad(loss, has_aux=True)(jnp.asarray(table))
+    np.testing.assert_allclose(y, out.detach(), rtol=1e-10)
+    np.testing.assert_allclose(grad, given.grad, rtol=1e-10)  # id 5 comes twice: its row adds up
+
+
+def test_a_fresh_table_has_variance_1_over_features():
+    params, _ = jn.embedding(300, 50).init(jax.random.key(0), jn.spec((1,), jnp.int32))
+    table = params["embedding"]
+    assert abs(float(table.var()) * 50 - 1) < 4 * np.sqrt(2 / 15000)
+    assert abs(float(table.mean())) < 4 * np.sqrt(1 / 50 / 15000)
+
+
+@pytest.mark.parametrize("wrong", [-1, 11, 1000])
+def test_ids_out_of_range(wrong):
+    layer = jn.embedding(11, 4)
+    params, state = layer.init(jax.random.key(0), IDS)
+    ids = IDS.at[1, 2].set(wrong)
+    with pytest.raises(ValueError, match=rf"ids must be in \[0, 11\), got {wrong}"):
+        layer.apply(params, state, ids)
+
+    @jax.jit
+    def run(params, ids):
+        return layer.apply(params, state, ids)[0]
+
+    y = run(params, ids)
+    assert jnp.isnan(y[1, 2]).all() and jnp.isfinite(y).sum() == 20
+    grad = jax.jit(jax.grad(lambda p: jnp.nansum(run(p, ids))))(params)["embedding"]
+    assert jnp.isfinite(grad).all() and grad.sum() == 20
+
+
+def test_tied_table_is_one_and_gets_both_gradients(x64):
+    words = jn.embedding(11, 4, tied=True)
+    net = jn.serial(words, jnp.tanh, words)
+    table = jnp.asarray(draw(11, 4))
+    params, state = net.init(jax.random.key(0), IDS)
+    assert jax.tree.map(jnp.shape, params) == {"embedding": {"embedding": (11, 4)}}
+
+    def loss(table):
+        logits, _ = net.apply({"embedding": {"embedding": table}}, state, IDS)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, IDS).sum(), logits
+
+    def by_hand(table):
+        logits = jnp.tanh(table[IDS]) @ table.T
+        return optax.softmax_cross_entropy_with_integer_labels(logits, IDS).sum(), logits
+
+    (grad, y), (wanted, logits) = (jax.grad(f, has_aux=True)(table) for f in (loss, by_hand))
+    np.testing.assert_allclose(y, logits, rtol=1e-10)
+    np.testing.assert_allclose(grad, wanted, rtol=1e-10)
+
+
+def test_tied_logits_of_a_fresh_table_have_variance_1():
+    layer = jn.embedding(500, 64, tied=True)
+    x = jnp.asarray(draw(40, 64), jnp.float32)
+    y, _ = layer.apply(*layer.init(jax.random.key(0), x), x)
+    assert 0.9 < float(y.var()) < 1.1
+
+
+def test_embedding_messages():
+    key = jax.random.key(0)
+    with pytest.raises(TypeError, match=r"ids must be integers, got float32.*tied=True"):
+        jn.embedding(11, 4).init(key, jn.spec((2, 4)))
+    with pytest.raises(TypeError, match="ids must be integers, got bool"):
+        jn.embedding(11, 4).init(key, jn.spec((2, 4), bool))
+    with pytest.raises(ValueError, match=r"or floats \(..., 4\) that become logits, got \(2, 5\)"):
+        jn.embedding(11, 4, tied=True).init(key, jn.spec((2, 5)))
+    with pytest.raises(ValueError, match="must be at least 1, got 0, 4"):
+        jn.embedding(0, 4)
+
+
+def test_learned_positions_add_the_row_of_each_place():
+    layer = jn.learned_positions(7)
+    params = {"embedding": jnp.asarray(draw(7, 4), jnp.float32)}
+    x = jnp.asarray(draw(2, 5, 4), jnp.float32)
+    y, _ = layer.apply(params, {}, x)
+    np.testing.assert_array_equal(y, x + params["embedding"][:5])
+    places = jnp.array([[6, 0, 1, 1, 2], [0, 1, 2, 3, 4]])
+    y, _ = layer.apply(params, {}, (x, places))
+    np.testing.assert_array_equal(y, x + params["embedding"][places])
+
+
+def test_learned_positions_messages():
+    key, layer = jax.random.key(0), jn.learned_positions(7)
+    with pytest.raises(ValueError, match="has 7 positions, got a sequence of 8"):
+        layer.init(key, jn.spec((2, 8, 4)))
+    with pytest.raises(ValueError, match=r"needs \(batch, time, features\), got \(2, 4\)"):
+        layer.init(key, jn.spec((2, 4)))
+    with pytest.raises(ValueError, match=r"one position a vector, \(2,\), got \(3,\)"):
+        layer.init(key, (jn.spec((2, 4)), jn.spec((3,), jnp.int32)))
+    params, _ = layer.init(key, jn.spec((2, 5, 4)))
+    with pytest.raises(ValueError, match=r"positions must be in \[0, 7\), got 7"):
+        layer.apply(params, {}, (jnp.ones((2, 4)), jnp.array([3, 7])))
+    with pytest.raises(ValueError, match="max_length must be at least 1"):
+        jn.learned_positions(0)
+
+
+def test_sinusoidal_positions_by_the_formula(x64):
+    x = jnp.asarray(draw(2, 50, 6))
+    y, _ = jn.sinusoidal_positions().apply({}, {}, x)
+    for place in (0, 1, 49):
+        for i in range(3):
+            angle = place / 10000 ** (2 * i / 6)
+            np.testing.assert_allclose(y[0, place, 2 * i] - x[0, place, 2 * i], np.sin(angle), 1e-9)
+            np.testing.assert_allclose(
+                y[1, place, 2 * i + 1] - x[1, place, 2 * i + 1], np.cos(angle), 1e-9
+            )
+
+
+def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
+    layer, x = jn.sinusoidal_positions(), jnp.zeros((2, 400, 6))
+    whole, _ = layer.apply({}, {}, x)
+    one, _ = layer.apply({}, {}, (x[:, 0], jnp.array([399, 3])))
+    np.testing.assert_allclose(one, jnp.stack([whole[0, 399], whole[1, 3]]), atol=1e-6)
+    narrow, _ = layer.apply({}, {}, x.astype(jnp.bfloat16))
+    np.testing.assert_allclose(narrow.astype(jnp.float32), whole, atol=2**-8)
+    with pytest.raises(ValueError, match="even number of features"):
+        layer.init(jax.random.key(0), jn.spec((2, 3, 5)))
+
+
+def test_rotary_turns_pairs_by_hand(x64):
+    """Pair i of half the size turns by position / base^(2i / size), as complex numbers do."""
+    x = draw(2, 5, 3, 8)
+    turned = jn.rotary(jnp.asarray(x), base=100.0)
+    pairs = x[..., :4] + 1j * x[..., 4:]
+    angles = np.arange(5)[:, None] / 100.0 ** (2 * np.arange(4) / 8)
+    wanted = pairs * np.exp(1j * angles)[:, None]
+    np.testing.assert_allclose(turned, np.concatenate([wanted.real, wanted.imag], -1), 1e-10, 1e-12)
+
+
+def test_rotary_products_know_the_distance_alone(x64):
+    q, k = jnp.asarray(draw(2, 1, 1, 1, 8))
+    places = [(0, 3), (4, 7), (1000, 1003)]
+    products = [
+        (jn.rotary(q, jnp.array([a])) * jn.rotary(k, jnp.array([b]))).sum() for a, b in places
+    ]
+    np.testing.assert_allclose(products, products[0], rtol=1e-9)
+    other = (jn.rotary(q, jnp.array([0])) * jn.rotary(k, jnp.array([4]))).sum()
+    assert abs(other - products[0]) > 1e-3
+
+
+def test_rotary_in_bfloat16_and_its_message():
+    x = jnp.asarray(draw(1, 300, 1, 4), jnp.bfloat16)
+    wide = jn.rotary(x.astype(jnp.float32))
+    np.testing.assert_allclose(jn.rotary(x).astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
+    with pytest.raises(ValueError, match="even head size, got 5"):
+        jn.rotary(jnp.ones((1, 2, 3, 5)))

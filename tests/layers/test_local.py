@@ -1,0 +1,65 @@
+"""Locally connected layers: a convolution without sharing. Parameter counts are in test_conv.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+
+@pytest.mark.parametrize("x_shape, window, options", [
+    ((2, 9, 3), (4,), {"strides": 2}),
+    ((2, 7, 6, 3), (3, 2), {"strides": (2, 1), "padding": ((1, 0), (0, 2))}),
+    ((2, 4, 5, 6, 2), (2, 3, 2), {"padding": "SAME"}),
+], ids=["signal", "image", "volume"])  # fmt: skip
+def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, options):
+    x = jax.random.normal(jax.random.key(0), x_shape)
+    conv = jn.conv(5, window, **({"padding": "VALID"} | options))
+    params, _ = conv.init(jax.random.key(1), x)
+    params["bias"] = jnp.arange(5.0)
+    y, _ = conv.apply(params, {}, x)
+    positions = y.shape[1:-1]
+    kernel = params["kernel"].reshape(-1, 5)
+    shared = {
+        "kernel": jnp.broadcast_to(kernel, (*positions, *kernel.shape)),
+        "bias": jnp.broadcast_to(params["bias"], (*positions, 5)),
+    }
+    layer = jn.locally_connected(5, window, **options)
+    np.testing.assert_allclose(layer.apply(shared, {}, x)[0], y, 1e-12, 1e-12)
+
+    # The gradient of a shared kernel is the sum over the positions.
+    def energy(layer):
+        return jax.grad(lambda params: (layer.apply(params, {}, x)[0] ** 2).sum())
+
+    local, whole = energy(layer)(shared), energy(conv)(params)
+    space = tuple(range(len(positions)))
+    np.testing.assert_allclose(
+        local["kernel"].sum(space).reshape(whole["kernel"].shape), whole["kernel"], 1e-10, 1e-10
+    )
+    np.testing.assert_allclose(local["bias"].sum(space), whole["bias"], 1e-10, 1e-10)
+
+
+def test_each_position_has_its_own_kernel():
+    layer = jn.locally_connected(1, 2, use_bias=False)
+    kernel = jnp.array([[1.0, 0], [0, 10], [100, 1000]])[..., None]  # (positions, window, 1)
+    y, _ = layer.apply({"kernel": kernel}, {}, jnp.array([1.0, 2, 3, 4]).reshape(1, 4, 1))
+    assert y.ravel().tolist() == [1, 30, 4300]
+
+
+def test_fresh_outputs_have_variance_near_one():
+    layer = jn.locally_connected(7, 5)
+    x = jax.random.normal(jax.random.key(0), (40, 12, 11, 3))
+    params, _ = layer.init(jax.random.key(1), x)
+    assert 0.9 < float(layer.apply(params, {}, x)[0].var()) < 1.1
+    assert params["bias"].shape == (8, 7, 7)
+
+
+@pytest.mark.parametrize("make, shape, message", [
+    (lambda: jn.locally_connected(0, 3), None, "features must be at least 1"),
+    (lambda: jn.locally_connected(4, 3), (2, 5), r"locally_connected: needs \(batch, \*space"),
+    (lambda: jn.locally_connected(4, 6), (2, 5, 3), r"a window of \(6,\) is larger than the input"),
+])  # fmt: skip
+def test_messages(make, shape, message):
+    with pytest.raises(ValueError, match=message):
+        make().init(jax.random.key(0), jn.spec(shape))

@@ -1,0 +1,239 @@
+"""Norms against PyTorch and Flax in float64, and what each takes its statistics over."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(2.0, 3.0, shape)
+
+
+def to_torch(torch, x):
+    """(batch, ..., features) to PyTorch's (batch, features, ...)."""
+    return torch.tensor(np.moveaxis(x, -1, 1))
+
+
+def from_torch(y):
+    return np.moveaxis(y.detach().numpy(), 1, -1)
+
+
+def run(layer, params, x, weights, **options):
+    """y, and the gradients of sum(y * weights) by the params and x."""
+    _, state = layer.init(jax.random.key(0), x)
+
+    @jax.jit
+    def loss(params, x):
+        y, after = layer.apply(params, state, x, **options)
+        return (y * weights).sum(), (y, after)
+
+    grads, (y, after) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    return y, grads, after
+
+
+# torch 2.13.0
+TORCH = [
+    pytest.param(
+        lambda: jn.layer_norm(epsilon=1e-5), lambda nn: nn.LayerNorm(6), (4, 5, 6), id="layer_norm"
+    ),
+    pytest.param(
+        lambda: jn.group_norm(3, epsilon=1e-5),
+        lambda nn: nn.GroupNorm(3, 6),
+        (4, 5, 7, 6),
+        id="group_norm",
+    ),
+    pytest.param(
+        lambda: jn.group_norm(2, epsilon=1e-5), lambda nn: nn.GroupNorm(2, 6), (4, 6), id="rank 2"
+    ),
+    pytest.param(
+        lambda: jn.instance_norm(epsilon=1e-5),
+        lambda nn: nn.InstanceNorm2d(6, affine=True),
+        (4, 5, 7, 6),
+        id="instance_norm",
+    ),
+    pytest.param(
+        lambda: jn.rms_norm(epsilon=1e-3), lambda nn: nn.RMSNorm(6, 1e-3), (4, 5, 6), id="rms_norm"
+    ),
+    pytest.param(jn.batch_norm, lambda nn: nn.BatchNorm2d(6), (4, 5, 7, 6), id="batch_norm"),
+    pytest.param(jn.batch_norm, lambda nn: nn.BatchNorm1d(6), (4, 6), id="batch_norm rank 2"),
+]
+
+
+@pytest.mark.parametrize(("make", "make_torch", "shape"), TORCH)
+def test_equals_torch(make, make_torch, shape, x64):
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    layer, x, weights = make(), draw(*shape), draw(*shape, seed=1)
+    last = layer.name in ("layer_norm", "rms_norm")  # PyTorch too has these on the last axis
+    params, _ = layer.init(jax.random.key(0), jnp.asarray(x))
+    params = {name: draw(6, seed=2 + i) for i, name in enumerate(sorted(params))}
+    y, (grads, grad_x), after = run(layer, params, jnp.asarray(x), weights, train=True)
+
+    other = make_torch(torch.nn).double()
+    given = torch.tensor(x) if last else to_torch(torch, x)
+    given.requires_grad_()
+    with torch.no_grad():
+        other.weight.copy_(torch.tensor(params["scale"]))
+        if "bias" in params:
+            other.bias.copy_(torch.tensor(params["bias"]))
+    out = other(given)
+    (out * (torch.tensor(weights) if last else to_torch(torch, weights))).sum().backward()
+    back = (lambda a: a.detach().numpy()) if last else from_torch
+    np.testing.assert_allclose(y, back(out), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(grad_x, back(given.grad), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(grads["scale"], other.weight.grad, rtol=1e-10, atol=1e-10)
+    if "bias" in params:
+        np.testing.assert_allclose(grads["bias"], other.bias.grad, rtol=1e-10, atol=1e-10)
+    if layer.name == "batch_norm":
+        n = x.size // 6
+        np.testing.assert_allclose(after["mean"], other.running_mean, rtol=1e-10)
+        # PyTorch's running variance divides by n - 1: 0.9 + 0.1 * var * n / (n - 1).
+        np.testing.assert_allclose(
+            (after["var"] - 0.9) * n / (n - 1) + 0.9, other.running_var, rtol=1e-10
+        )
+        other.eval()
+        after = {"mean": jnp.asarray(other.running_mean), "var": jnp.asarray(other.running_var)}
+        still, _ = layer.apply(params, after, jnp.asarray(x))
+        np.testing.assert_allclose(still, back(other(given)), rtol=1e-10, atol=1e-10)
+
+
+# flax 0.12
+FLAX = [
+    pytest.param(jn.layer_norm, nn.LayerNorm(param_dtype=float), (4, 5, 6), id="layer_norm"),
+    pytest.param(jn.rms_norm, nn.RMSNorm(param_dtype=float), (4, 5, 6), id="rms_norm"),
+    pytest.param(
+        lambda: jn.group_norm(3), nn.GroupNorm(3, param_dtype=float), (4, 5, 7, 6), id="group_norm"
+    ),
+    pytest.param(
+        jn.instance_norm, nn.InstanceNorm(param_dtype=float), (4, 5, 7, 6), id="instance_norm"
+    ),
+    pytest.param(
+        lambda: jn.batch_norm(momentum=0.7),
+        nn.BatchNorm(momentum=0.7, use_running_average=False, param_dtype=float),
+        (4, 5, 7, 6),
+        id="batch_norm",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "other", "shape"), FLAX)
+def test_equals_flax_with_its_own_params(make, other, shape, x64):
+    layer, x, weights = make(), jnp.asarray(draw(*shape)), draw(*shape, seed=1)
+    # Flax's running averages start in float32.
+    variables = jax.tree.map(lambda a: a.astype(float), other.init(jax.random.key(0), x))
+    params = {name: draw(6, seed=2 + i) for i, name in enumerate(sorted(variables["params"]))}
+    y, grads, after = run(layer, params, x, weights, train=True)
+
+    def loss(params, x):
+        y, new = other.apply(variables | {"params": params}, x, mutable=["batch_stats"])
+        return (y * weights).sum(), (y, new)
+
+    theirs, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    np.testing.assert_allclose(y, out, rtol=1e-10, atol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), grads, theirs)
+    if after:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), after, new["batch_stats"]
+        )
+
+
+def test_batch_norm_by_hand():
+    """Entries 1 and 5: mean 3, variance 4; the averages move a tenth of the way."""
+    layer = jn.batch_norm(epsilon=0.0)
+    params, state = layer.init(jax.random.key(0), jn.spec((2, 1)))
+    y, state = layer.apply(params, state, jnp.array([[1.0], [5.0]]), train=True)
+    np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-6)
+    np.testing.assert_allclose(state["mean"], [0.3], rtol=1e-6)  # 0.9 * 0 + 0.1 * 3
+    np.testing.assert_allclose(state["var"], [1.3], rtol=1e-6)  # 0.9 * 1 + 0.1 * 4
+
+
+def test_fresh_batch_norm_gives_its_input_back():
+    x = jnp.asarray(draw(4, 3), jnp.float32)
+    layer = jn.batch_norm()
+    y, _ = layer.apply(*layer.init(jax.random.key(0), x), x)
+    np.testing.assert_allclose(y, x, rtol=1e-5)
+
+
+def test_running_statistics_carry_no_gradient():
+    layer = jn.batch_norm()
+    x = jnp.asarray(draw(4, 3), jnp.float32)
+    params, state = layer.init(jax.random.key(0), x)
+    grad = jax.grad(lambda x: layer.apply(params, state, x, train=True)[1]["var"].sum())(x)
+    assert not grad.any()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.instance_norm, lambda: jn.group_norm(2)],
+    ids=["batch", "layer", "rms", "instance", "group"],
+)
+def test_bfloat16_has_statistics_in_float32(make):
+    """4096 entries near 100: a sum in bfloat16 stops growing at 256 times the entry."""
+    x = jnp.asarray(100 + 10 * np.random.default_rng(0).normal(size=(2, 32, 64, 4)))
+    x = x.astype(jnp.bfloat16)
+    layer = make()
+    params, state = layer.init(jax.random.key(0), x)
+    narrow, _ = layer.apply(params, state, x, train=True)
+    wide, _ = layer.apply(params, state, x.astype(jnp.float32), train=True)
+    assert narrow.dtype == jnp.bfloat16
+    # One rounding to 8 bits at the end is all that may be lost: at most 2^-8 of the value.
+    np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "axes"),
+    [
+        pytest.param(jn.layer_norm, (3,), id="layer_norm"),
+        pytest.param(jn.instance_norm, (1, 2), id="instance_norm"),
+        pytest.param(lambda: jn.group_norm(1), (1, 2, 3), id="group_norm"),
+        pytest.param(jn.batch_norm, (0, 1, 2), id="batch_norm"),
+    ],
+)
+def test_mean_0_and_variance_1_over(make, axes):
+    x = jnp.asarray(draw(4, 5, 7, 6), jnp.float32)
+    layer = make()
+    y, _ = layer.apply(*layer.init(jax.random.key(0), x), x, train=True)
+    np.testing.assert_allclose(y.mean(axes), 0, atol=1e-5)
+    np.testing.assert_allclose(y.var(axes), 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make", [jn.layer_norm, jn.rms_norm, jn.instance_norm, jn.batch_norm, lambda: jn.group_norm(3)]
+)
+def test_constant_input_is_finite(make):
+    x = jnp.ones((2, 4, 6))
+    layer = make()
+    params, state = layer.init(jax.random.key(0), x)
+    value, grad = jax.value_and_grad(
+        lambda x: layer.apply(params, state, x, train=True)[0].sum(), allow_int=True
+    )(x)
+    assert jnp.isfinite(value) and jnp.isfinite(grad).all()
+
+
+def test_switches_leave_params_out():
+    for make in (jn.layer_norm, jn.instance_norm, jn.batch_norm, lambda **o: jn.group_norm(2, **o)):
+        x = jn.spec((2, 5, 4))
+        assert set(make(use_bias=False).init(jax.random.key(0), x)[0]) == {"scale"}
+        assert set(make(use_scale=False).init(jax.random.key(0), x)[0]) == {"bias"}
+    assert jn.rms_norm(use_scale=False).init(jax.random.key(0), x)[0] == {}
+
+
+def test_messages():
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="momentum must be in"):
+        jn.batch_norm(momentum=1.0)
+    with pytest.raises(ValueError, match="at least one entry"):
+        layer = jn.batch_norm()
+        layer.apply(*layer.init(key, jn.spec((0, 3))), jnp.ones((0, 3)), train=True)
+    with pytest.raises(ValueError, match="groups must be at least 1"):
+        jn.group_norm(0)
+    with pytest.raises(ValueError, match="4 groups must divide the features, which are 6"):
+        jn.group_norm(4).init(key, jn.spec((2, 6)))
+    with pytest.raises(ValueError, match="needs .batch, positions, ..., features., got"):
+        jn.instance_norm().init(key, jn.spec((2, 6)))
+    for make in (jn.layer_norm, jn.rms_norm, jn.batch_norm):
+        with pytest.raises(ValueError, match="needs .batch, ..., features., got"):
+            make().init(key, jn.spec((2,)))

@@ -1,0 +1,194 @@
+"""Pooling: values by hand, gradients at ties, and parity with PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+LECTURE = jnp.array([[0.0, 1, 2, 4], [5, 6, 6, 8], [3, 2, 1, 0], [1, 2, 3, 4]])
+
+
+def pooled(layer, x):
+    """One map in, one map out."""
+    x = jnp.asarray(x)
+    return layer.apply({}, {}, x[None, ..., None])[0][0, ..., 0]
+
+
+@pytest.mark.parametrize(
+    "layer, wanted",
+    [
+        pytest.param(jn.mean_pool(2), [[3, 5], [2, 2]], id="mean"),
+        pytest.param(jn.max_pool(2), [[6, 8], [3, 4]], id="max"),
+        pytest.param(
+            jn.l2_pool(2), np.sqrt([[0 + 1 + 25 + 36, 4 + 16 + 36 + 64], [18, 26]]), id="l2"
+        ),
+        pytest.param(jn.max_pool(3, strides=1), [[6, 8], [6, 8]], id="overlapping"),
+        pytest.param(jn.max_pool((1, 3)), [[2], [6], [3], [3]], id="a rest is left out"),
+        pytest.param(jn.max_pool(3, padding="SAME"), [[6, 8], [3, 4]], id="SAME, uneven"),
+        pytest.param(
+            jn.mean_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2)),
+            [[0.25, 1.5], [2, 2]],
+            id="padding counts",
+        ),
+        pytest.param(
+            jn.mean_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2), count_include_pad=False),
+            [[0.5, 3], [2, 2]],
+            id="padding does not count",
+        ),
+    ],
+)
+def test_values(layer, wanted):
+    np.testing.assert_allclose(pooled(layer, LECTURE), wanted, 1e-6)
+
+
+def test_global_pools():
+    x = jnp.stack([LECTURE, -LECTURE], -1)[None]
+    np.testing.assert_allclose(jn.global_max_pool().apply({}, {}, x)[0], [[8, 0]])
+    np.testing.assert_allclose(jn.global_mean_pool().apply({}, {}, x)[0], [[3, -3]])
+
+
+def test_halves_a_map():
+    x = jn.spec((2, 224, 224, 64))
+    y = jax.eval_shape(lambda x: jn.max_pool(2).apply({}, {}, x)[0], x)
+    assert y.shape == (2, 112, 112, 64)
+
+
+def test_pooling_over_features():
+    x = jnp.array([[[3.0, 4, 5, 12]], [[0, 0, 8, 15]]])
+    y, _ = jn.l2_pool_features(2).apply({}, {}, x)
+    np.testing.assert_allclose(y, [[[5, 13]], [[0, 17]]])
+
+
+def test_max_forgives_a_small_shift():
+    image = jnp.zeros((8, 8)).at[2, 4].set(1.0)
+    moved = jnp.roll(image, 1, 1)
+    np.testing.assert_array_equal(pooled(jn.max_pool(2), image), pooled(jn.max_pool(2), moved))
+
+
+@pytest.mark.parametrize("layer", [
+    jn.max_pool(2), jn.max_pool(2, strides=1), jn.global_max_pool(),
+], ids=["tiled", "overlapping", "global"])  # fmt: skip
+def test_the_first_of_equal_maxima_gets_the_gradient(layer):
+    gradient = jax.grad(lambda x: layer.apply({}, {}, x)[0].sum())(jnp.zeros((1, 2, 2, 1)))
+    np.testing.assert_array_equal(gradient[0, ..., 0], [[1, 0], [0, 0]])
+
+
+def test_the_first_is_meant_row_by_row():
+    x = jnp.array([[0.0, 7], [7, 0]])
+    gradient = jax.grad(lambda x: pooled(jn.max_pool(2), x).sum())(x)
+    np.testing.assert_array_equal(gradient, [[0, 1], [0, 0]])
+
+
+def test_l2_at_zero_has_a_gradient():
+    for layer, x in (
+        (jn.l2_pool(2), jnp.zeros((1, 4, 1)).at[0, 2].set(3.0)),
+        (jn.l2_pool_features(2), jnp.array([[0.0, 0, 3, 0]])),
+    ):
+        gradient = jax.grad(lambda x, layer=layer: layer.apply({}, {}, x)[0].sum())(x)
+        np.testing.assert_array_equal(gradient.ravel(), [0, 0, 1, 0])
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_nan_stays(place):
+    x = jnp.array([[1.0, 2], [3, 4]]).at[place].set(jnp.nan)
+    for layer in (jn.max_pool(2), jn.global_max_pool(), jn.mean_pool(2)):
+        assert np.isnan(layer.apply({}, {}, x[None, ..., None])[0]).all()
+
+
+def test_padding_never_wins():
+    np.testing.assert_array_equal(
+        pooled(jn.max_pool(2, padding=1), -jnp.ones((2, 2))), -np.ones((2, 2))
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.bfloat16], ids=str)
+def test_dtypes(dtype):
+    x = jnp.array([[1, 2], [3, 5]], dtype)
+    for padding in (0, ((1, 0), (1, 0))):
+        y = pooled(jn.max_pool(2, padding=padding), x)
+        assert y.dtype == dtype and int(y.max()) == (5 if padding == 0 else 1)
+    mean = pooled(jn.mean_pool(2), x)
+    assert float(mean[0, 0]) == 2.75
+    assert mean.dtype == (dtype if dtype == jnp.bfloat16 else jnp.float32)
+
+
+def test_narrow_floats_are_summed_in_float32():
+    x = jnp.array([[256, 1, 1, 1, 1]], jnp.bfloat16)  # where 256 + 1 is 256
+    assert float(pooled(jn.mean_pool((1, 5)), x)[0, 0]) == 52
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["max", "mean", "uncounted", "l2"])
+@pytest.mark.parametrize(
+    "window, strides, padding", [(2, 2, 0), (3, 2, 1)], ids=["tiled", "overlap"]
+)
+def test_pools_are_those_of_pytorch(x64, axes, kind, window, strides, padding):
+    torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
+    if kind == "l2" and (padding or axes == 3):
+        pytest.skip("lp_pool has no padding")
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.normal(size=(2, 3, 7, 6, 5)[: axes + 2]), requires_grad=True)
+    functional, options = torch.nn.functional, dict(strides=strides, padding=padding)
+    if kind == "max":
+        layer = jn.max_pool(window, **options)
+        y = getattr(functional, f"max_pool{axes}d")(x, window, strides, padding)
+    elif kind == "l2":
+        layer = jn.l2_pool(window, **options)
+        y = getattr(functional, f"lp_pool{axes}d")(x, 2.0, window, strides)
+    else:
+        counted = kind == "mean"
+        layer = jn.mean_pool(window, count_include_pad=counted, **options)
+        y = getattr(functional, f"avg_pool{axes}d")(
+            x, window, strides, padding, count_include_pad=counted
+        )
+    cotangent = rng.normal(size=y.shape)
+    y.backward(torch.tensor(cotangent))
+
+    def last(a):
+        return np.moveaxis(np.asarray(a), 1, -1)
+
+    ours, pull = jax.vjp(lambda x: layer.apply({}, {}, x)[0], jnp.array(last(x.detach())))
+    np.testing.assert_allclose(ours, last(y.detach()), 1e-10, 1e-10)
+    np.testing.assert_allclose(pull(jnp.array(last(cotangent)))[0], last(x.grad), 1e-10, 1e-10)
+
+
+def test_second_derivatives_and_vmap():
+    x = jax.random.normal(jax.random.key(0), (3, 2, 5, 4, 2))
+
+    def energy(x):
+        return (jn.max_pool(2, strides=1).apply({}, {}, x)[0] ** 2).sum()
+
+    many = jax.vmap(jax.grad(energy))(x)
+    for i in range(3):
+        np.testing.assert_allclose(many[i], jax.grad(energy)(x[i]), 1e-6)
+        # The energy is x² where an entry wins, so that H x = ∇E.
+        product = jax.jvp(jax.grad(energy), (x[i],), (x[i],))[1]
+        np.testing.assert_allclose(product, many[i], 1e-5)
+
+
+def test_no_scatter_in_the_compiled_gradient():
+    layer = jn.max_pool(3, strides=2)
+    run = jax.jit(jax.grad(lambda x: layer.apply({}, {}, x)[0].sum()))
+    assert "scatter(" not in run.lower(jnp.ones((2, 9, 9, 3))).compile().as_text()
+
+
+@pytest.mark.parametrize(
+    "make, shape, message",
+    [
+        (lambda: jn.max_pool(0), None, "max_pool: window must be at least 1, got 0"),
+        (lambda: jn.max_pool(2), (5, 3), r"max_pool: needs \(batch, \*space, features\)"),
+        (lambda: jn.max_pool((2, 2)), (2, 5, 3), "window needs 1 entries"),
+        (lambda: jn.mean_pool(6), (2, 5, 3), r"mean_pool: a window of \(6,\) needs an input at"),
+        (lambda: jn.max_pool(2, padding=2), (2, 5, 3), "padding that is smaller"),
+        (lambda: jn.l2_pool(2, strides=(1, 1)), (2, 5, 3), "l2_pool: strides needs 1"),
+        (lambda: jn.l2_pool_features(0), None, "size must be at least 1"),
+        (lambda: jn.l2_pool_features(2), (2, 5, 3), "a multiple of 2 features"),
+        (lambda: jn.global_max_pool(), (2, 5), "global_max_pool: needs"),
+        (lambda: jn.global_mean_pool(), (2, 5), "global_mean_pool: needs"),
+    ],
+)
+def test_messages(make, shape, message):
+    with pytest.raises(ValueError, match=message):
+        make().apply({}, {}, jnp.ones(shape))

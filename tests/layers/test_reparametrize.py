@@ -1,0 +1,206 @@
+"""Weight and spectral norm against PyTorch in float64, and as transforms of any layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+
+def key():
+    return jax.random.key(0)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def conv1d_kernel(kernel):
+    """(size, inputs, features) to PyTorch's (features, inputs, size)."""
+    return np.transpose(kernel, (2, 1, 0))
+
+
+def test_weight_norm_by_hand():
+    """The column (3, 4) has length 5: with g = 10 the weight is (6, 8)."""
+    layer = jn.weight_norm(jn.dense(1, use_bias=False))
+    params = {"kernel": {"g": jnp.array([10.0]), "v": jnp.array([[3.0], [4.0]])}}
+    y, _ = layer.apply(params, {}, jnp.eye(2))
+    np.testing.assert_allclose(y, [[6.0], [8.0]], rtol=1e-6)
+
+
+def test_weight_norm_starts_as_the_layer_itself():
+    inner, x = jn.serial(jn.dense(7), jnp.tanh, jn.dense(4)), jnp.asarray(draw(3, 5), jnp.float32)
+    layer = jn.weight_norm(inner)
+    y, _ = layer.apply(*layer.init(key(), x), x)
+    np.testing.assert_allclose(y, inner.apply(*inner.init(key(), x), x)[0], rtol=1e-5, atol=1e-6)
+    assert layer.name == inner.name and jn.weight_norm(inner, name="other").name == "other"
+
+
+def test_weight_norm_inside_a_net_keeps_the_keys_and_names():
+    plain = jn.serial(jn.dense(4), jn.dense(2))
+    net = jn.serial(jn.weight_norm(jn.dense(4)), jn.dense(2))
+    a, b = (n.init(key(), jn.spec((3, 5)))[0] for n in (plain, net))
+    np.testing.assert_array_equal(a["dense"]["kernel"], b["dense"]["kernel"]["v"])
+    np.testing.assert_array_equal(a["dense_1"]["kernel"], b["dense_1"]["kernel"])
+
+
+# torch 2.13.0
+def test_weight_norm_equals_torch(x64):
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    v, g, bias, x, c = draw(5, 3), draw(3, seed=1), draw(3, seed=2), draw(4, 5), draw(4, 3, seed=3)
+    other = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(5, 3).double())
+    weight = other.parametrizations.weight
+    with torch.no_grad():
+        weight.original0.copy_(torch.tensor(g[:, None]))
+        weight.original1.copy_(torch.tensor(v.T))
+        other.bias.copy_(torch.tensor(bias))
+    out = other(torch.tensor(x))
+    (out * torch.tensor(c)).sum().backward()
+
+    layer = jn.weight_norm(jn.dense(3))
+    params = {"kernel": {"g": g, "v": v}, "bias": bias}
+
+    def loss(params):
+        y, _ = layer.apply(params, {}, jnp.asarray(x))
+        return (y * c).sum(), y
+
+    grads, y = jax.grad(loss, has_aux=True)(params)
+    np.testing.assert_allclose(y, out.detach(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(grads["kernel"]["g"], weight.original0.grad[:, 0], rtol=1e-10)
+    np.testing.assert_allclose(grads["kernel"]["v"], weight.original1.grad.T, rtol=1e-10)
+
+
+def test_weight_norm_of_a_convolution_equals_torch(x64):
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    v, g, x = draw(3, 4, 5), draw(5, seed=1), draw(2, 9, 4)
+    other = torch.nn.utils.parametrizations.weight_norm(
+        torch.nn.Conv1d(4, 5, 3, bias=False).double()
+    )
+    with torch.no_grad():
+        other.parametrizations.weight.original0.copy_(torch.tensor(g[:, None, None]))
+        other.parametrizations.weight.original1.copy_(torch.tensor(conv1d_kernel(v)))
+    layer = jn.weight_norm(jn.conv(5, 3, padding="VALID", use_bias=False))
+    y, _ = layer.apply({"kernel": {"g": jnp.asarray(g), "v": jnp.asarray(v)}}, {}, jnp.asarray(x))
+    theirs = other(torch.tensor(np.moveaxis(x, -1, 1))).detach().numpy()
+    np.testing.assert_allclose(y, np.moveaxis(theirs, 1, -1), rtol=1e-10, atol=1e-10)
+
+
+def test_weight_norm_ignores_the_length_of_v():
+    layer, x = jn.weight_norm(jn.dense(3)), jnp.asarray(draw(2, 5), jnp.float32)
+    params, state = layer.init(key(), x)
+    y, _ = layer.apply(params, state, x)
+    params["kernel"]["v"] = 7 * params["kernel"]["v"]
+    np.testing.assert_allclose(layer.apply(params, state, x)[0], y, rtol=1e-5, atol=1e-6)
+
+
+def test_weight_norm_of_zero_is_zero_and_finite():
+    layer = jn.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
+    params, state = layer.init(key(), jn.spec((2, 5)))
+    grads = jax.grad(lambda p: layer.apply(p, state, jnp.ones((2, 5)))[0].sum())(params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    kernel, c = draw(5, 3), draw(4, 3, seed=3)
+    x = draw(4, 5, seed=2)
+    other = torch.nn.utils.parametrizations.spectral_norm(
+        torch.nn.Linear(5, 3, bias=False).double()
+    )
+    weight = other.parametrizations.weight
+    with torch.no_grad():
+        weight.original.copy_(torch.tensor(kernel.T))
+    layer = jn.spectral_norm(jn.dense(3, use_bias=False))
+    params = {"kernel": jnp.asarray(kernel)}
+    u, v = (jnp.array(part.tolist()) for part in (weight[0]._u, weight[0]._v))
+    state = {"spectral_norm": {"kernel": {"u": u, "v": v}}}
+
+    @jax.jit
+    def loss(params, state):
+        y, state = layer.apply(params, state, jnp.asarray(x), train=True)
+        return (y * c).sum(), (y, state)
+
+    for _ in range(3):
+        grads, (y, state) = jax.grad(loss, has_aux=True)(params, state)
+        weight.original.grad = None
+        out = other(torch.tensor(x))
+        (out * torch.tensor(c)).sum().backward()
+        np.testing.assert_allclose(y, out.detach(), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(grads["kernel"], weight.original.grad.T, rtol=1e-10, atol=1e-12)
+        pair = state["spectral_norm"]["kernel"]
+        np.testing.assert_allclose(pair["u"], weight[0]._u, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(pair["v"], weight[0]._v, rtol=1e-10, atol=1e-12)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+        with torch.no_grad():
+            weight.original.sub_(0.1 * weight.original.grad)
+    other.eval()
+    y, still = layer.apply(params, state, jnp.asarray(x))
+    np.testing.assert_allclose(y, other(torch.tensor(x)).detach(), rtol=1e-10, atol=1e-12)
+    jax.tree.map(np.testing.assert_array_equal, still, state)
+
+
+def test_spectral_norm_finds_the_largest_singular_value():
+    """Against numpy's svd, for every kernel of a net, with a convolution taken as a matrix."""
+    layer = jn.spectral_norm(jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.flatten(), jn.dense(3)))
+    x = jnp.asarray(draw(2, 4, 3, 2), jnp.float32)
+    params, state = layer.init(key(), x)
+    assert set(state) == {"batch_norm", "spectral_norm"}
+
+    def turn(_, state):
+        return layer.apply(params, state, x, train=True)[1]
+
+    state = jax.jit(lambda state: jax.lax.fori_loop(0, 100, turn, state))(state)
+    for part in ("conv", "dense"):
+        matrix = np.asarray(params[part]["kernel"]).reshape(-1, params[part]["kernel"].shape[-1])
+        pair = state["spectral_norm"][part]["kernel"]
+        sigma = pair["v"] @ matrix @ pair["u"]
+        np.testing.assert_allclose(sigma, np.linalg.norm(matrix, 2), rtol=1e-4)
+
+
+def test_spectral_norm_bounds_a_fresh_layer():
+    layer = jn.spectral_norm(jn.dense(30, use_bias=False))
+    y, _ = layer.apply(*layer.init(key(), jn.spec((20, 20))), jnp.eye(20))
+    assert 1 - 1e-5 <= np.linalg.norm(y, 2) < 1.1
+
+
+def test_spectral_norm_moves_its_vectors_in_training_only():
+    layer, x = jn.spectral_norm(jn.dense(9)), jnp.ones((2, 8))
+    params, state = layer.init(key(), x)
+    _, still = layer.apply(params, state, x)
+    _, moved = layer.apply(params, state, x, train=True)
+    jax.tree.map(np.testing.assert_array_equal, still, state)
+    assert (moved["spectral_norm"]["kernel"]["u"] != state["spectral_norm"]["kernel"]["u"]).any()
+
+
+def test_more_iterations_are_several_steps():
+    once, thrice = (jn.spectral_norm(jn.dense(9), iterations=n) for n in (1, 3))
+    x = jnp.ones((2, 8))
+    params, state = once.init(key(), x)
+    _, far = thrice.apply(params, state, x, train=True)
+    for _ in range(3):
+        _, state = once.apply(params, state, x, train=True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), state, far)
+
+
+def test_dropout_inside_still_gets_its_key():
+    layer = jn.weight_norm(jn.serial(jn.dense(4), jn.dropout(0.5)))
+    params, state = layer.init(key(), jn.spec((3, 5)))
+    with pytest.raises(ValueError, match="needs a key"):
+        layer.apply(params, state, jnp.ones((3, 5)), train=True)
+    y, _ = layer.apply(params, state, jnp.ones((3, 5)), key=key(), train=True)
+    assert (y == 0).any()
+
+
+def test_messages():
+    for wrap in (jn.weight_norm, jn.spectral_norm):
+        with pytest.raises(ValueError, match="layer_norm has no parameter called kernel"):
+            wrap(jn.layer_norm()).init(key(), jn.spec((2, 3)))
+    with pytest.raises(ValueError, match="iterations must be at least 1"):
+        jn.spectral_norm(jn.dense(3), iterations=0)
+    with pytest.raises(ValueError, match="has its kernels normalized already"):
+        jn.spectral_norm(jn.spectral_norm(jn.dense(3))).init(key(), jn.spec((2, 3)))
+    with pytest.raises(ValueError, match=r"dense/kernel/g: needs \(4,\), got \(3,\)"):
+        layer = jn.weight_norm(jn.dense(4))
+        params = {"kernel": {"g": jnp.ones(3), "v": jnp.ones((5, 4))}, "bias": jnp.ones(4)}
+        layer.apply(params, {}, jnp.ones((2, 5)))

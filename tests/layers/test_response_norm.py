@@ -1,0 +1,54 @@
+"""Local response normalization: by hand, and against `torch.nn.functional`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+
+def test_by_hand():
+    layer = jn.local_response_norm(3, alpha=2.0, beta=0.5, k=1.0)
+    y, _ = layer.apply({}, {}, jnp.array([[1.0, 2.0, 3.0, 0.0]]))
+    wanted = np.array([1, 2, 3, 0]) / np.sqrt(1 + 2 * np.array([5, 14, 13, 9]))
+    np.testing.assert_allclose(y, wanted[None], 1e-6)
+
+
+def test_alexnet_by_default():
+    x = jnp.full((1, 2, 2, 7), 10.0)
+    y, _ = jn.local_response_norm().apply({}, {}, x)
+    assert float(y[0, 0, 0, 3]) == pytest.approx(10 / (2 + 1e-4 * 500) ** 0.75, rel=1e-6)
+    assert float(y[0, 0, 0, 0]) == pytest.approx(10 / (2 + 1e-4 * 300) ** 0.75, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_is_that_of_pytorch(x64, size):
+    torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.normal(size=(2, 7, 4, 3)), requires_grad=True)
+    y = torch.nn.functional.local_response_norm(x, size, alpha=0.7, beta=0.6, k=1.5)
+    cotangent = rng.normal(size=y.shape)
+    y.backward(torch.tensor(cotangent))
+
+    def last(a):
+        return np.moveaxis(np.asarray(a), 1, -1)
+
+    layer = jn.local_response_norm(size, alpha=0.7 / size, beta=0.6, k=1.5)
+    ours, pull = jax.vjp(lambda x: layer.apply({}, {}, x)[0], jnp.array(last(x.detach())))
+    np.testing.assert_allclose(ours, last(y.detach()), 1e-10, 1e-10)
+    np.testing.assert_allclose(pull(jnp.array(last(cotangent)))[0], last(x.grad), 1e-10, 1e-10)
+
+
+def test_narrow_floats():
+    x = jnp.full((1, 5), 3.0, jnp.bfloat16)
+    y, _ = jn.local_response_norm(alpha=1.0).apply({}, {}, x)
+    assert y.dtype == jnp.bfloat16
+    assert float(y[0, 2]) == pytest.approx(3 / 47**0.75, rel=1e-2)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="size must be at least 1 and k positive, got 0 and 2.0"):
+        jn.local_response_norm(0)
+    with pytest.raises(ValueError, match="got 5 and 0"):
+        jn.local_response_norm(k=0)

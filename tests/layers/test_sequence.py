@@ -1,0 +1,225 @@
+"""Layers of sequences: the forms, both directions, stacks, and layers for arrays among them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+
+def random(*shape, seed=0):
+    values = np.random.default_rng([seed, *shape]).normal(size=shape)
+    return jnp.asarray(values.astype(np.float32))
+
+
+def running_sum(m, given):
+    """A cell whose values are easy to work out by hand."""
+    total, x = given
+    total = x if total is None else total + x
+    return total, total
+
+
+SUM = jn.recurrent(jn.compose(running_sum))
+LENGTHS = jnp.array([5, 2, 0])
+ONES = jnp.ones((3, 5, 1))
+
+
+def test_forms_in_are_forms_out():
+    x = random(3, 5, 2)
+    layer = jn.gru(4)
+    params, _ = layer.init(jax.random.key(0), x)
+    y, _ = layer.apply(params, {}, x)
+    pair, _ = layer.apply(params, {}, (x, LENGTHS))
+    plain, _ = layer.apply(params, {}, {"x": x})
+    full, _ = layer.apply(params, {}, {"x": x, "lengths": LENGTHS})
+    assert y.shape == (3, 5, 4)
+    assert isinstance(pair, tuple) and pair[1].tolist() == LENGTHS.tolist()
+    assert sorted(plain) == ["final", "x"] and sorted(full) == ["final", "lengths", "x"]
+    np.testing.assert_array_equal(plain["x"], y)
+    np.testing.assert_array_equal(full["x"], pair[0])
+    np.testing.assert_array_equal(plain["final"], y[:, -1])
+    np.testing.assert_array_equal(full["final"][:2], jnp.stack([y[0, 4], y[1, 1]]))
+    all_steps, _ = layer.apply(params, {}, (x, jnp.array([5, 5, 5])))
+    np.testing.assert_allclose(all_steps[0], y, 1e-6, 1e-6)
+
+
+def test_serial_hands_lengths_on():
+    net = jn.serial(jn.lstm(4), jn.each_step(jn.dropout(0.5)), jn.bidirectional(jn.gru(3)))
+    x = random(3, 5, 2)
+    params, _ = net.init(jax.random.key(0), x)
+    (y, lengths), _ = net.apply(params, {}, (x, LENGTHS))
+    alone, _ = net.apply(params, {}, x[1:2, :2])
+    np.testing.assert_allclose(y[1, :2], alone[0], 1e-6, 1e-6)
+    assert (y[1, 2:] == 0).all() and (y[2] == 0).all() and lengths is not None
+    noisy, _ = net.apply(params, {}, (x, LENGTHS), key=jax.random.key(1), train=True)
+    assert (noisy[0] != y).any()
+
+
+# bidirectional
+
+
+def test_both_directions_by_hand():
+    """Running sums of 1, 2, ... from the left, and from each sequence's own end."""
+    x = jnp.arange(1.0, 6.0)[None, :, None] * ONES
+    net = jn.bidirectional(SUM)
+    (y, _), _ = net.apply({}, {}, (x, LENGTHS))
+    assert y[0].tolist() == [[1, 15], [3, 14], [6, 12], [10, 9], [15, 5]]
+    assert y[1].tolist() == [[1, 3], [3, 2], [0, 0], [0, 0], [0, 0]]
+    assert y[2].tolist() == [[0, 0]] * 5
+    y, _ = net.apply({}, {}, x)
+    assert y[1].tolist() == [[1, 15], [3, 14], [6, 12], [10, 9], [15, 5]]
+    y, _ = jn.bidirectional(SUM, merge=jnp.add).apply({}, {}, x)
+    assert y[1].ravel().tolist() == [16, 17, 18, 19, 20]
+    initial = {"forward": jnp.full((3, 1), 100.0), "backward": jnp.full((3, 1), 200.0)}
+    out, _ = net.apply({}, {}, {"x": x, "lengths": LENGTHS, "initial": initial})
+    assert out["x"][1, 0].tolist() == [101, 203]
+    assert out["final"]["forward"].ravel().tolist() == [115, 103, 100]
+    assert out["final"]["backward"].ravel().tolist() == [215, 203, 200]
+    out, _ = net.apply({}, {}, {"x": x})
+    assert out["final"]["backward"].ravel().tolist() == [15, 15, 15]
+
+
+def test_directions_have_params_of_their_own():
+    net = jn.bidirectional(jn.gru(4))
+    params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
+    assert sorted(params) == ["backward", "forward"]
+    assert (params["forward"]["kernel"] != params["backward"]["kernel"]).any()
+    unlike = jn.bidirectional(jn.gru(4), jn.lstm(7))
+    params, _ = unlike.init(jax.random.key(0), jn.spec((3, 5, 2)))
+    y, _ = unlike.apply(params, {}, random(3, 5, 2))
+    assert y.shape == (3, 5, 11) and params["backward"]["kernel"].shape == (2, 28)
+
+
+def test_gradient_of_turning_round():
+    """Each step's gradient goes back to the step it came from."""
+    weights = random(3, 5, 1)
+
+    def loss(x):
+        (y, _), _ = jn.bidirectional(SUM, merge=lambda a, b: b).apply({}, {}, (x, LENGTHS))
+        return (y * weights).sum()
+
+    # by hand: x_t is in the backward sums of steps 0..t of its own sequence
+    inside = jnp.arange(5)[None, :, None] < LENGTHS[:, None, None]
+    wanted = jnp.where(inside, jnp.cumsum(weights, 1), 0)
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(ONES), wanted, 1e-6, 1e-6)
+
+
+def test_bidirectional_over_a_composed_layer():
+    net = jn.bidirectional(jn.serial(jn.each_step(jn.dense(6)), jn.gru(4)))
+    params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
+    assert sorted(params["forward"]) == ["dense", "gru"]
+    x = random(3, 5, 2)
+    (y, _), _ = net.apply(params, {}, (x, LENGTHS))
+    alone, _ = net.apply(params, {}, x[1:2, :2])
+    np.testing.assert_allclose(y[1, :2], alone[0], 1e-6, 1e-6)
+
+
+# stacked
+
+
+def test_stacked_is_serial_with_states():
+    net, plain = jn.stacked(jn.gru(4), jn.lstm(3)), jn.serial(jn.gru(4), jn.lstm(3), name="stacked")
+    x = random(3, 5, 2)
+    params, _ = net.init(jax.random.key(0), x)
+    y, _ = net.apply(params, {}, x)
+    np.testing.assert_array_equal(plain.apply(params, {}, x)[0], y)
+    (masked, _), _ = net.apply(params, {}, (x, LENGTHS))
+    a, _ = net.apply(params, {}, {"x": x[:, :3], "lengths": jnp.array([3, 2, 0])})
+    b, _ = net.apply(
+        params, {}, {"x": x[:, 3:], "lengths": jnp.array([2, 0, 0]), "initial": a["final"]}
+    )
+    np.testing.assert_allclose(jnp.concatenate([a["x"], b["x"]], 1), masked, 1e-6, 1e-6)
+    assert sorted(b) == ["final", "lengths", "x"]
+    np.testing.assert_array_equal(b["final"][1]["h"][1], masked[1, 1])
+
+
+def test_a_whole_model_decodes_with_states():
+    """A character model's way: a prompt at once, then one token at a time, the same net."""
+    net = jn.serial(
+        jn.each_step(jn.embedding(7, 3)),
+        jn.stacked(jn.lstm(4), jn.serial(jn.each_step(jn.dropout(0.5)), jn.lstm(5))),
+        jn.each_step(jn.dense(7)),
+    )
+    tokens = jnp.array([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
+    params, _ = net.init(jax.random.key(0), tokens)
+    assert sorted(params) == ["dense", "embedding", "stacked"]
+    whole, _ = net.apply(params, {}, tokens)
+    out, _ = net.apply(params, {}, {"x": tokens[:, :2]})
+    for t in range(2, 6):
+        out, _ = net.apply(params, {}, {"x": tokens[:, t : t + 1], "initial": out["final"]})
+        np.testing.assert_allclose(out["x"][:, 0], whole[:, t], 1e-5, 1e-5)
+
+
+# each_step and last_step
+
+
+def test_each_step_keeps_the_form_and_clears_the_padding():
+    layer = jn.each_step(lambda x: x + 1)
+    (y, lengths), _ = layer.apply({}, {}, (ONES, LENGTHS))
+    assert y[:, :, 0].tolist() == [[2] * 5, [2, 2, 0, 0, 0], [0] * 5]
+    assert lengths.tolist() == [5, 2, 0]
+    y, _ = layer.apply({}, {}, ONES)
+    assert (y == 2).all()
+    given = {"x": ONES, "lengths": LENGTHS, "initial": jnp.ones((3, 2))}
+    y, _ = layer.apply({}, {}, given)
+    assert sorted(y) == ["initial", "lengths", "x"] and (y["x"][2] == 0).all()
+    y, _ = layer.apply({}, {}, {"x": ONES, "final": jnp.ones((3, 2))})
+    assert sorted(y) == ["final", "x"]
+    assert jn.each_step(jn.dense(4)).name == "dense" and jn.each_step(jnp.tanh).name == "tanh"
+    params, _ = jn.each_step(jn.dense(4)).init(jax.random.key(0), (ONES, LENGTHS))
+    assert params["kernel"].shape == (1, 4)
+
+
+def test_each_step_hands_state_key_and_training_on():
+    net = jn.each_step(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
+    params, state = net.init(jax.random.key(0), (ONES, LENGTHS))
+    x = 4 + random(3, 5, 1)
+    (y, _), after = net.apply(params, state, (x, LENGTHS), key=jax.random.key(1), train=True)
+    np.testing.assert_allclose(after["batch_norm"]["mean"], 0.5 * x.mean((0, 1)), 1e-6)
+    assert (y[0] == 0).any() and (y[0] != 0).any()
+
+
+def test_last_step():
+    x = jnp.arange(15.0).reshape(3, 5, 1)
+    assert jn.last_step().apply({}, {}, x)[0].ravel().tolist() == [4, 9, 14]
+    assert jn.last_step().apply({}, {}, (x, LENGTHS))[0].ravel().tolist() == [4, 6, 0]
+    tokens, _ = jn.last_step().apply({}, {}, (jnp.arange(15).reshape(3, 5), LENGTHS))
+    assert tokens.tolist() == [4, 6, 0] and tokens.dtype == jnp.int32
+    net = jn.serial(jn.gru(4), jn.last_step(), jn.dense(2))
+    params, _ = net.init(jax.random.key(0), x)
+    out, _ = net.apply(params, {}, (x, LENGTHS))
+    alone, _ = net.apply(params, {}, x[1:2, :2])
+    np.testing.assert_allclose(out[1], alone[0], 1e-6, 1e-6)
+
+
+# Messages
+
+
+def test_messages():
+    x = jn.spec((3, 5, 2))
+    with pytest.raises(ValueError, match="stacked: needs at least one layer"):
+        jn.stacked()
+    net = jn.stacked(jn.gru(4), jn.gru(4))
+    with pytest.raises(ValueError, match="'initial' must be a tuple of 2 carries.* got 1 entries"):
+        net.init(jax.random.key(0), {"x": x, "initial": (jn.spec((3, 4)),)})
+    with pytest.raises(ValueError, match="'initial' must be a tuple of 2 carries"):
+        net.init(jax.random.key(0), {"x": x, "initial": jn.spec((3, 4))})
+    net = jn.bidirectional(jn.gru(4))
+    with pytest.raises(ValueError, match="'initial' must be {'forward': carry, 'backward': carry}"):
+        net.init(jax.random.key(0), {"x": x, "initial": jn.spec((3, 4))})
+    with pytest.raises(
+        ValueError, match=r"keeps the axes \(batch, time\) = \(3, 5\), got \(3, 2\)"
+    ):
+        jn.each_step(lambda x: x[:, 0]).apply({}, {}, random(3, 5, 2))
+    with pytest.raises(ValueError, match=r"last_step: needs x \(batch, time, ...\), got \(3,\)"):
+        jn.last_step().apply({}, {}, jnp.ones(3))
+    with pytest.raises(ValueError, match="a dict needs 'x'.*got the entries .*'final'"):
+        net.init(jax.random.key(0), {"x": x, "final": jn.spec((3, 4))})
+
+
+def test_an_error_says_where():
+    net = jn.serial(jn.bidirectional(jn.stacked(jn.gru(4), jn.dense(3, name="out"))), name="net")
+    with pytest.raises(Exception) as error:
+        net.init(jax.random.key(0), {"x": jn.spec((3, 5, 2))})
+    assert "in net/bidirectional/forward/out" in "".join(error.value.__notes__)

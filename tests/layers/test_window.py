@@ -1,0 +1,44 @@
+"""Sizes, steps and padding as a user writes them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.layers.window import pad_pairs, per_axis, taps
+
+
+@pytest.mark.parametrize("space", [5, 6, 7])
+@pytest.mark.parametrize("window, strides, dilation", [(3, 1, 1), (3, 2, 1), (2, 3, 2), (1, 2, 1)])
+def test_same_gives_as_many_positions_as_inputs_over_strides(space, window, strides, dilation):
+    ((low, high),) = pad_pairs("a", "SAME", (space,), (window,), (strides,), (dilation,))
+    span = (window - 1) * dilation + 1
+    assert (space + low + high - span) // strides + 1 == -(-space // strides)
+    assert high - low in (0, 1), "an odd zero comes behind"
+
+
+@pytest.mark.parametrize("padding, pairs", [
+    ("VALID", ((0, 0), (0, 0))), (2, ((2, 2), (2, 2))), ((1, (2, 3)), ((1, 1), (2, 3))),
+    ([np.int64(1), 0], ((1, 1), (0, 0))), (-1, ((-1, -1), (-1, -1))),
+])  # fmt: skip
+def test_padding_in_words_numbers_and_pairs(padding, pairs):
+    assert pad_pairs("a", padding, (7, 6), (3, 2), (1, 1)) == pairs
+
+
+@pytest.mark.parametrize("padding", ["same", 1.5, True, (1,), (1, 1.5), ((1, 2, 3), 1), None])
+def test_padding_that_is_none_of_these(padding):
+    with pytest.raises(ValueError, match='a: padding is "SAME", "VALID".* each of the 2 spatial'):
+        pad_pairs("a", padding, (7, 6), (3, 2), (1, 1))
+
+
+def test_one_number_or_one_for_each_axis():
+    assert per_axis("a", "strides", np.int32(2), 3) == (2, 2, 2)
+    assert per_axis("a", "strides", [1, 2], 2) == (1, 2)
+    for wrong in (True, 0, 1.5, "2", (1, 0)):
+        with pytest.raises(ValueError, match="a: strides must be whole numbers"):
+            per_axis("a", "strides", wrong, 1 if wrong == "2" else 2)
+
+
+def test_taps_see_what_a_convolution_sees():
+    x = jnp.arange(1.0, 7).reshape(1, 6, 1)
+    seen = [t.ravel().tolist() for t in taps(x, (2,), (2,), ((1, 0),), (3,))]
+    assert seen == [[0, 2], [3, 5]]
