@@ -222,9 +222,10 @@ def _advance(step, train_state, totals, data, order, start, stop, size, augment)
 def _one_step(step: Step, train_state, i, *, data, order, size, augment):
     count = jax.tree.leaves(data)[0].shape[0]
     batch = jax.tree.map(lambda leaf: leaf[order[i]], data)
-    whole = count % size == 0
-    mask = None if whole else (i * size + jnp.arange(size) < count).astype(jnp.float32)
-    weight = jnp.float32(size) if whole else mask.sum()
+    mask, weight = None, jnp.float32(size)
+    if count % size:
+        mask = (i * size + jnp.arange(size) < count).astype(jnp.float32)
+        weight = mask.sum()
     return _augmented_update(step, train_state, batch, mask, weight, augment)
 
 

@@ -1,0 +1,250 @@
+"""Convolution: every output sees a window of the input, and all windows share one kernel."""
+
+from collections.abc import Sequence
+
+import jax
+
+from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
+from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.convolution import convolve
+from jaxnet.layers.window import Padding, pad_pairs, per_axis, spatial_axes
+
+
+def conv(
+    features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    bias_init: Initializer = zeros,
+    name: str = "conv",
+) -> Layer:
+    """Convolution over all spatial axes of (batch, *space, inputs): signals, images, video.
+
+    It is a correlation, as everywhere in deep learning: the kernel is not reversed,
+    y[m, n] = sum over k, l of kernel[k, l] x[m + k, n + l].
+
+    Args:
+      features: number of outputs (filters), at least 1.
+      kernel_size: of the window; a number stands for every spatial axis of the input.
+      strides: steps of the window, a number or one for each axis.
+      padding: "SAME" (as many outputs as inputs / strides, rounded up), "VALID" (none), "CAUSAL"
+        (one axis of time: no output sees later inputs), a number for both sides of every axis, or
+        for each axis a number or a pair (before, after). PyTorch's padding=p is a number here.
+      dilation: distance between the entries of the window that are looked at.
+      groups: inputs and features are cut into as many groups, which do not see one another.
+      use_bias: False leaves the bias out, e.g. just before batch norm.
+      kernel_init: draws the kernel; its inputs are window times inputs.
+      bias_init: draws the bias, which starts at zero.
+      name: of the layer.
+
+    Params:
+      kernel (*window, inputs // groups, features); bias (features,).
+
+    Raises:
+      ValueError: where the input has no spatial axis, entries and axes differ in number, groups
+        do not divide inputs and features, or the window is larger than the padded input.
+
+    Example:
+      >>> layer = conv(6, 5, strides=2, padding="VALID")
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((32, 28, 21, 3)))
+      >>> params["kernel"].shape
+      (5, 5, 3, 6)
+      >>> y, state = layer.apply(params, state, jnp.ones((32, 28, 21, 3)))
+      >>> y.shape
+      (32, 12, 9, 6)
+
+    Paper: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+    """
+    _check_features(name, features, groups)
+
+    def init(key, x):
+        window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
+        if x.shape[-1] % groups:
+            raise ValueError(
+                f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
+            )
+        shape = (*window, x.shape[-1] // groups, features)
+        return _draw(key, x, shape, features, use_bias, kernel_init, bias_init)
+
+    def apply(params, x):
+        return _convolve(name, params, x, strides, padding, dilation, groups)
+
+    return stateless(init, apply, name=name)
+
+
+def depthwise_conv(
+    kernel_size: int | Sequence[int],
+    *,
+    multiplier: int = 1,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    dilation: int | Sequence[int] = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    bias_init: Initializer = zeros,
+    name: str = "depthwise_conv",
+) -> Layer:
+    """Convolution of each input feature by itself: as many groups as inputs.
+
+    Args:
+      kernel_size: of the window; a number stands for every spatial axis of the input.
+      multiplier: outputs for each input; those of one input lie side by side.
+      strides: as in `conv`, like all that follow.
+      padding: as in `conv`.
+      dilation: as in `conv`.
+      use_bias: as in `conv`.
+      kernel_init: draws the kernel; its inputs are the window alone.
+      bias_init: draws the bias, which starts at zero.
+      name: of the layer.
+
+    Params:
+      kernel (*window, 1, inputs * multiplier); bias (inputs * multiplier,).
+
+    Raises:
+      ValueError: as `conv`.
+
+    Example:
+      >>> layer = depthwise_conv(3, multiplier=2)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 9, 8, 5)))
+      >>> params["kernel"].shape
+      (3, 3, 1, 10)
+
+    Paper: Chollet 2017, "Xception: deep learning with depthwise separable convolutions".
+    """
+    _check_features(name, multiplier, 1, "multiplier")
+
+    def init(key, x):
+        window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
+        features = x.shape[-1] * multiplier
+        return _draw(key, x, (*window, 1, features), features, use_bias, kernel_init, bias_init)
+
+    def apply(params, x):
+        return _convolve(name, params, x, strides, padding, dilation, x.shape[-1])
+
+    return stateless(init, apply, name=name)
+
+
+def conv_transpose(
+    features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    dilation: int | Sequence[int] = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    bias_init: Initializer = zeros,
+    name: str = "conv_transpose",
+) -> Layer:
+    """Transposed convolution: upsampling with a learned kernel, `strides` times as large.
+
+    Two libraries mean two things by it, and both are here. As in Flax, the kernel is not reversed,
+    and "SAME" gives inputs * strides outputs, "VALID" every output that sees an input. Explicit
+    padding counts as in PyTorch: it is the padding of the convolution that is transposed, so it
+    takes outputs away: (inputs - 1) * strides + window - before - after of them are left. PyTorch's
+    output_padding=q is the pair (p, p - q).
+
+    A weight (inputs, features, *window) of PyTorch is this kernel moved to (*window, inputs,
+    features) and reversed along the window.
+
+    Args:
+      features: number of outputs, at least 1.
+      kernel_size: of the window; a number stands for every spatial axis of the input.
+      strides: how many outputs each input brings, a number or one for each axis.
+      padding: "SAME", "VALID", a number, or for each axis a number or a pair; see above.
+      dilation: distance between the entries of the window.
+      use_bias: False leaves the bias out.
+      kernel_init: draws the kernel.
+      bias_init: draws the bias, which starts at zero.
+      name: of the layer.
+
+    Params:
+      kernel (*window, inputs, features); bias (features,).
+
+    Raises:
+      ValueError: as `conv`.
+
+    Example:
+      >>> layer = conv_transpose(6, 4, strides=2)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((3, 8, 7, 5)))
+      >>> y, state = layer.apply(params, state, jnp.ones((3, 8, 7, 5)))
+      >>> y.shape
+      (3, 16, 14, 6)
+
+    Paper: Zeiler et al. 2010, "Deconvolutional networks".
+    """
+    _check_features(name, features, 1)
+
+    def init(key, x):
+        window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
+        shape = (*window, x.shape[-1], features)
+        return _draw(key, x, shape, features, use_bias, kernel_init, bias_init)
+
+    def apply(params, x):
+        axes = spatial_axes(name, x)
+        window = params["kernel"].shape[:-2]
+        steps = per_axis(name, "strides", strides, axes)
+        apart = per_axis(name, "dilation", dilation, axes)
+        y = convolve(
+            x,
+            params["kernel"],
+            strides=(1,) * axes,
+            padding=_transposed_padding(name, padding, x.shape[1:-1], window, steps, apart),
+            dilation=apart,
+            input_dilation=steps,
+        )
+        return y + params["bias"] if use_bias else y
+
+    return stateless(init, apply, name=name)
+
+
+def _transposed_padding(name, padding, space, window, strides, dilation):
+    """Zeros around the inputs, which lie `strides` apart."""
+    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    if isinstance(padding, str) and padding in ("SAME", "VALID"):
+        pairs = []
+        for span, s in zip(spans, strides, strict=True):
+            if padding == "SAME":
+                total = span + s - 2
+                before = span - 1 if s > span - 1 else -(-total // 2)
+            else:
+                total = span + s - 2 + max(span - s, 0)
+                before = span - 1
+            pairs.append((before, total - before))
+        return tuple(pairs)
+    if padding == "CAUSAL":
+        raise ValueError(f'{name}: padding "CAUSAL" has no transpose; write "SAME" or numbers')
+    pairs = pad_pairs(name, padding, space, window, strides, dilation)
+    return tuple((span - 1 - a, span - 1 - b) for span, (a, b) in zip(spans, pairs, strict=True))
+
+
+def _convolve(name, params, x, strides, padding, dilation, groups) -> jax.Array:
+    axes = spatial_axes(name, x)
+    window = params["kernel"].shape[:-2]
+    steps = per_axis(name, "strides", strides, axes)
+    apart = per_axis(name, "dilation", dilation, axes)
+    pairs = pad_pairs(name, padding, x.shape[1:-1], window, steps, apart)
+    y = convolve(x, params["kernel"], strides=steps, padding=pairs, dilation=apart, groups=groups)
+    return y + params["bias"] if "bias" in params else y
+
+
+def _draw(key, x, shape, features, use_bias, kernel_init, bias_init) -> Params:
+    dtype = param_dtype(x)
+    params = {"kernel": kernel_init(child_key(key, "kernel"), shape, dtype)}
+    if use_bias:
+        params["bias"] = bias_init(child_key(key, "bias"), (features,), dtype)
+    return params
+
+
+def _check_features(name: str, features: int, groups: int, word: str = "features") -> None:
+    if features < 1 or groups < 1:
+        raise ValueError(
+            f"{name}: {word} and groups must be at least 1, got {features} and {groups}"
+        )
+    if features % groups:
+        raise ValueError(f"{name}: {groups} groups must divide the {features} features")

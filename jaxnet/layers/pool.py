@@ -1,0 +1,292 @@
+"""Pooling: each window of a feature map becomes one number."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnet.core import Layer, stateless
+from jaxnet.layers.window import Padding, pad_pairs, per_axis, spatial_axes
+
+
+def max_pool(
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    name: str = "max_pool",
+) -> Layer:
+    """The largest entry of each window, for each feature by itself.
+
+    Where several entries are the largest, the first of them in row-major order gets the whole
+    gradient, as in PyTorch and `jax.lax.reduce_window`; `jnp.max` would share it out. Padding
+    never wins, and a NaN in a window makes the output NaN.
+
+    The window is taken along one axis after another, as the larger of shifted slices: on CPU the
+    gradient took 0.6 ms where that of `jax.lax.reduce_window`, a scatter, took 10.3 (batch 64,
+    32x32x16, window 2), and with overlap 8.8 against 80 (batch 16, 55x55x64, window 3, strides 2).
+
+    Args:
+      window: its size, a number for every spatial axis or one for each.
+      strides: steps of the window; by default its size, so that windows do not overlap.
+      padding: as in `conv`. "VALID" leaves out a rest that fills no window.
+      name: of the layer.
+
+    Raises:
+      ValueError: where the input has no spatial axis, the window is larger than the padded input,
+        or padding is so wide that a window lies in it as a whole.
+
+    Example:
+      >>> y, _ = max_pool(2).apply({}, {}, jnp.arange(20.0).reshape(1, 4, 5, 1))
+      >>> y[0, :, :, 0]
+      Array([[ 6.,  8.],
+             [16., 18.]], dtype=float32)
+
+    Paper: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
+    """
+    _check_window(name, window)
+
+    def pool(x):
+        size, steps, pairs = _geometry(name, x, window, strides, padding)
+        return _slide(x, size, steps, pairs, _first_max, _lowest(x.dtype))
+
+    return _pooling(pool, name)
+
+
+def mean_pool(
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    count_include_pad: bool = True,
+    name: str = "mean_pool",
+) -> Layer:
+    """The mean of each window, for each feature by itself.
+
+    Args:
+      window: its size, a number for every spatial axis or one for each.
+      strides: steps of the window; by default its size.
+      padding: as in `conv`.
+      count_include_pad: True divides by the size of the window, so that padding counts as zeros,
+        as PyTorch and Flax do by default; False by the number of entries that are there, as
+        TensorFlow does.
+      name: of the layer.
+
+    Raises:
+      ValueError: as `max_pool`.
+
+    Example:
+      >>> y, _ = mean_pool(2).apply({}, {}, jnp.arange(20.0).reshape(1, 4, 5, 1))
+      >>> y[0, :, :, 0]
+      Array([[ 3.,  5.],
+             [13., 15.]], dtype=float32)
+
+    Paper: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+    """
+    _check_window(name, window)
+
+    def pool(x):
+        size, steps, pairs = _geometry(name, x, window, strides, padding)
+        total = _slide(_summable(x), size, steps, pairs, jnp.add, 0)
+        if count_include_pad:
+            return (total / math.prod(size)).astype(_mean_dtype(x))
+        for i, n in enumerate(x.shape[1:-1]):
+            first = np.arange(total.shape[i + 1]) * steps[i] - pairs[i][0]
+            there = np.minimum(first + size[i], n) - np.maximum(first, 0)
+            total /= jnp.expand_dims(
+                there.astype(total.dtype), [j for j in range(x.ndim) if j != i + 1]
+            )
+        return total.astype(_mean_dtype(x))
+
+    return _pooling(pool, name)
+
+
+def l2_pool(
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    name: str = "l2_pool",
+) -> Layer:
+    """The square root of the sum of squares of each window, for each feature by itself.
+
+    Where a whole window is 0 the gradient is 0; that of the plain formula would be NaN.
+
+    Args:
+      window: its size, a number for every spatial axis or one for each.
+      strides: steps of the window; by default its size.
+      padding: as in `conv`.
+      name: of the layer.
+
+    Raises:
+      ValueError: as `max_pool`.
+
+    Example:
+      >>> y, _ = l2_pool(2).apply({}, {}, jnp.array([3.0, 4, 5, 12, 1]).reshape(1, 5, 1))
+      >>> y.ravel()
+      Array([ 5., 13.], dtype=float32)
+
+    Paper: Hyvärinen and Hoyer 2000, "Emergence of phase- and shift-invariant features".
+    """
+    _check_window(name, window)
+
+    def pool(x):
+        size, steps, pairs = _geometry(name, x, window, strides, padding)
+        total = _slide(_summable(x) ** 2, size, steps, pairs, jnp.add, 0)
+        return _root(total).astype(_mean_dtype(x))
+
+    return _pooling(pool, name)
+
+
+def l2_pool_features(size: int, *, name: str = "l2_pool_features") -> Layer:
+    """The square root of the sum of squares over neighbouring features, position by position.
+
+    Filters that are pooled together learn variants of one another. The gradient is as in `l2_pool`.
+
+    Args:
+      size: how many neighbouring features become one.
+      name: of the layer.
+
+    Raises:
+      ValueError: where size is below 1 or does not divide the features.
+
+    Example:
+      >>> y, _ = l2_pool_features(2).apply({}, {}, jnp.array([[3.0, 4, 5, 12]]))
+      >>> y
+      Array([[ 5., 13.]], dtype=float32)
+
+    Paper: Kavukcuoglu et al. 2009, "Learning invariant features through topographic filter maps".
+    """
+    if size < 1:
+        raise ValueError(f"{name}: size must be at least 1, got {size}")
+
+    def pool(x):
+        if len(x.shape) < 2 or x.shape[-1] % size:
+            raise ValueError(
+                f"{name}: needs (batch, ..., features) with a multiple of {size} features, "
+                f"got {x.shape}"
+            )
+        groups = _summable(x).reshape(*x.shape[:-1], -1, size)  # (..., f) -> (..., f / size, size)
+        return _root((groups**2).sum(-1)).astype(_mean_dtype(x))
+
+    return _pooling(pool, name)
+
+
+def global_max_pool(*, name: str = "global_max_pool") -> Layer:
+    """The largest entry of each feature map; the first one gets the gradient, as in `max_pool`.
+
+    Args:
+      name: of the layer.
+
+    Raises:
+      ValueError: where the input has no spatial axis.
+
+    Example:
+      >>> y, _ = global_max_pool().apply({}, {}, jnp.arange(24.0).reshape(2, 2, 3, 2))
+      >>> y
+      Array([[10., 11.],
+             [22., 23.]], dtype=float32)
+
+    Paper: Oquab et al. 2015, "Is object localization for free?".
+    """
+
+    def pool(x):
+        spatial_axes(name, x)
+        x = jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))  # (batch, positions, features)
+        first = jnp.argmax(x, axis=1, keepdims=True)
+        return jnp.take_along_axis(x, first, axis=1)[:, 0]
+
+    return _pooling(pool, name)
+
+
+def global_mean_pool(*, name: str = "global_mean_pool") -> Layer:
+    """The mean of each feature map: (batch, *space, features) becomes (batch, features).
+
+    Args:
+      name: of the layer.
+
+    Raises:
+      ValueError: where the input has no spatial axis.
+
+    Example:
+      >>> y, _ = global_mean_pool().apply({}, {}, jnp.arange(24.0).reshape(2, 2, 3, 2))
+      >>> y
+      Array([[ 5.,  6.],
+             [17., 18.]], dtype=float32)
+
+    Paper: Lin et al. 2014, "Network in network".
+    """
+
+    def pool(x):
+        axes = spatial_axes(name, x)
+        return jnp.mean(x, axis=range(1, 1 + axes))
+
+    return _pooling(pool, name)
+
+
+def _pooling(pool: Callable, name: str) -> Layer:
+    return stateless(lambda key, x: {}, lambda params, x: pool(x), name=name)
+
+
+def _check_window(name: str, window: int | Sequence[int]) -> None:
+    if isinstance(window, int) and window < 1:
+        raise ValueError(f"{name}: window must be at least 1, got {window}")
+
+
+def _geometry(name, x, window, strides, padding):
+    axes = spatial_axes(name, x)
+    space = x.shape[1:-1]
+    size = per_axis(name, "window", window, axes)
+    steps = size if strides is None else per_axis(name, "strides", strides, axes)
+    pairs = pad_pairs(name, padding, space, size, steps)
+    for n, k, pair in zip(space, size, pairs, strict=True):
+        if max(pair) >= k or n + sum(pair) < k:
+            raise ValueError(
+                f"{name}: a window of {size} needs an input at least as large and padding that is "
+                f"smaller, got an input of {space} with padding {pairs}"
+            )
+    return size, steps, pairs
+
+
+def _slide(x, window, strides, pairs, combine, fill):
+    """Combines the entries of each window, one axis at a time, in row-major order."""
+    edges = ((0, 0, 0), *((low, high, 0) for low, high in pairs), (0, 0, 0))
+    x = lax.pad(x, jnp.asarray(fill, x.dtype), edges)
+    for axis in reversed(range(len(window))):  # the last axis first, so that order is row-major
+        k, s = window[axis], strides[axis]
+        last = (x.shape[axis + 1] - k) // s * s
+        taps = [lax.slice_in_dim(x, i, i + last + 1, s, axis + 1) for i in range(k)]
+        while len(taps) > 1:  # neighbours first, so that order is kept and sums lose little
+            pairs = [taps[i : i + 2] for i in range(0, k, 2)]
+            taps = [combine(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+            k = len(taps)
+        x = taps[0]
+    return x
+
+
+def _first_max(a, b):
+    """The larger, and the first of equals; jnp.maximum would give each half of the gradient."""
+    return jnp.where((a >= b) | (a != a), a, b)  # a != a: NaN stays
+
+
+def _lowest(dtype):
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -jnp.inf
+    return False if dtype == jnp.bool_ else jnp.iinfo(dtype).min
+
+
+def _root(total):
+    """The square root, whose gradient at 0 is 0."""
+    return jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), 0)
+
+
+def _mean_dtype(x):
+    """Floats keep their dtype; integers become float32."""
+    return x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+
+
+def _summable(x):
+    """At least float32, since sums in narrow floats lose too much."""
+    return x.astype(jnp.promote_types(_mean_dtype(x), jnp.float32))

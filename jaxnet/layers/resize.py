@@ -1,0 +1,94 @@
+"""Upsampling: the same picture with more pixels."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, stateless
+from jaxnet.layers.window import per_axis, spatial_axes
+
+
+def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_nearest") -> Layer:
+    """Each pixel becomes a block of equal ones, over any number of spatial axes.
+
+    Equal to PyTorch's `interpolate(mode="nearest")`.
+
+    Args:
+      factor: how many times as large, a number for every spatial axis or one for each.
+      name: of the layer.
+
+    Raises:
+      ValueError: where the input has no spatial axis, or factor does not fit it.
+
+    Example:
+      >>> y, _ = upsample_nearest((1, 2)).apply({}, {}, jnp.arange(6.0).reshape(1, 2, 3, 1))
+      >>> y[0, :, :, 0]
+      Array([[0., 0., 1., 1., 2., 2.],
+             [3., 3., 4., 4., 5., 5.]], dtype=float32)
+    """
+
+    def resize(x):
+        for axis, times in enumerate(_factors(name, factor, x), start=1):
+            x = jnp.repeat(x, times, axis, total_repeat_length=x.shape[axis] * times)
+        return x
+
+    return stateless(lambda key, x: {}, lambda params, x: resize(x), name=name)
+
+
+def upsample_bilinear(
+    factor: int | Sequence[int], *, align_corners: bool = False, name: str = "upsample_bilinear"
+) -> Layer:
+    """Linear interpolation along every spatial axis: bilinear in images, trilinear in volumes.
+
+    Equal to PyTorch's `interpolate(mode="bilinear")`, with `align_corners` as there. Pixels are
+    areas by default, and beyond the centre of the outermost one its value is repeated.
+
+    Args:
+      factor: how many times as large, a number for every spatial axis or one for each.
+      align_corners: True makes the centres of the outermost pixels of input and output coincide,
+        and spreads the rest evenly.
+      name: of the layer.
+
+    Raises:
+      ValueError: where the input has no spatial axis, or factor does not fit it.
+
+    Example:
+      >>> x = jnp.array([0.0, 4.0, 8.0]).reshape(1, 3, 1)
+      >>> y, _ = upsample_bilinear(2).apply({}, {}, x)
+      >>> y.ravel()
+      Array([0., 1., 3., 5., 7., 8.], dtype=float32)
+      >>> y, _ = upsample_bilinear(3, align_corners=True).apply({}, {}, x)
+      >>> y.ravel()
+      Array([0., 1., 2., 3., 4., 5., 6., 7., 8.], dtype=float32)
+
+    Paper: Long et al. 2015, "Fully convolutional networks for semantic segmentation", where it
+    starts the learned upsampling.
+    """
+
+    def resize(x):
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        for axis, times in enumerate(_factors(name, factor, x), start=1):
+            x = _linear(x, axis, times, align_corners)
+        return x.astype(dtype)
+
+    return stateless(lambda key, x: {}, lambda params, x: resize(x), name=name)
+
+
+def _factors(name, factor, x) -> tuple[int, ...]:
+    return per_axis(name, "factor", factor, spatial_axes(name, x))
+
+
+def _linear(x: jax.Array, axis: int, times: int, align_corners: bool) -> jax.Array:
+    """A product with the matrix of weights: two neighbours for each output along this axis."""
+    inputs = x.shape[axis]
+    outputs = inputs * times
+    if align_corners:
+        places = np.linspace(0, inputs - 1, outputs)
+    else:
+        places = np.clip((np.arange(outputs) + 0.5) / times - 0.5, 0, inputs - 1)
+    weights = np.maximum(0, 1 - abs(places[:, None] - np.arange(inputs)))  # (outputs, inputs)
+    y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
+    return jnp.moveaxis(y, -1, axis)

@@ -1,0 +1,160 @@
+"""Windows that slide over the spatial axes: sizes, steps and padding as a user writes them."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = Literal["SAME", "VALID", "CAUSAL"] | int | Sequence[int | tuple[int, int]]
+
+
+def spatial_axes(who: str, x: Any) -> int:
+    """How many spatial axes x (batch, *space, features) has.
+
+    Raises:
+      ValueError: where there is none.
+
+    Example:
+      >>> spatial_axes("conv", jn.spec((32, 28, 28, 1)))
+      2
+    """
+    if len(x.shape) < 3:
+        raise ValueError(
+            f"{who}: needs (batch, *space, features), such as (32, 28, 28, 1), got {x.shape}; "
+            "add a missing batch or feature axis with x[None] or x[..., None]"
+        )
+    return len(x.shape) - 2
+
+
+def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """One entry for each spatial axis; a number stands for all of them.
+
+    Raises:
+      ValueError: where there are more or fewer entries than axes, or an entry is below 1.
+
+    Example:
+      >>> per_axis("conv", "strides", 2, axes=3)
+      (2, 2, 2)
+    """
+    entries = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+    if len(entries) != axes:
+        raise ValueError(
+            f"{who}: {word} needs {axes} entries, one for each spatial axis of the input, "
+            f"got {value}; a single number stands for all of them"
+        )
+    if not all(_is_int(entry) and entry >= 1 for entry in entries):
+        raise ValueError(f"{who}: {word} must be whole numbers of at least 1, got {value}")
+    return tuple(int(entry) for entry in entries)
+
+
+def pad_pairs(
+    who: str,
+    padding: Any,
+    space: tuple[int, ...],
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilation: tuple[int, ...] | None = None,
+) -> tuple[tuple[int, int], ...]:
+    """Padding in entries (before, after) of each spatial axis.
+
+    Args:
+      who: for messages.
+      padding: "SAME": there are ceil(space / strides) positions, and an odd zero comes behind, as
+        in TensorFlow and Flax (PyTorch's padding=1 for a window of 3 and strides of 2 puts it in
+        front). "VALID": none. "CAUSAL": all of it in front, for one axis of time. A number: as
+        many on both sides of every axis. A sequence: a number or a pair (before, after) an axis.
+      space: spatial sizes of the input.
+      window: spatial sizes of the window.
+      strides: its steps.
+      dilation: distance between its taps; 1 by default.
+
+    Raises:
+      ValueError: where padding is none of these.
+
+    Example:
+      >>> pad_pairs("conv", "SAME", space=(28, 7), window=(5, 3), strides=(1, 2))
+      ((2, 2), (1, 1))
+    """
+    axes = len(space)
+    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation or (1,) * axes, strict=True)]
+    if isinstance(padding, str):
+        if padding == "VALID":
+            return ((0, 0),) * axes
+        if padding == "SAME":
+            totals = [
+                max((-(-n // s) - 1) * s + span - n, 0)
+                for n, s, span in zip(space, strides, spans, strict=True)
+            ]
+            return tuple((total // 2, total - total // 2) for total in totals)
+        if padding == "CAUSAL" and axes == 1:
+            return ((spans[0] - 1, 0),)
+    else:
+        entries = (padding,) * axes if _is_int(padding) else padding
+        if isinstance(entries, Sequence) and len(entries) == axes:
+            pairs = [(p, p) if _is_int(p) else p for p in entries]
+            if all(map(_is_pair, pairs)):
+                return tuple((int(low), int(high)) for low, high in pairs)
+    raise ValueError(
+        f'{who}: padding is "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, or for '
+        f"each of the {axes} spatial axes a number or a pair (before, after), got {padding!r}"
+    )
+
+
+def zero_padded(
+    x: jax.Array, padding: tuple[tuple[int, int], ...], input_dilation: tuple[int, ...]
+) -> jax.Array:
+    """x (batch, *space, features) with zeros around, and between entries `input_dilation` apart.
+
+    Example:
+      >>> zero_padded(jnp.arange(1, 4).reshape(1, 3, 1), ((1, -1),), (2,)).ravel()
+      Array([0, 1, 0, 2, 0], dtype=int32)
+    """
+    edges = [(*pair, d - 1) for pair, d in zip(padding, input_dilation, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+
+
+def taps(
+    x: jax.Array,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...] | None = None,
+    input_dilation: tuple[int, ...] | None = None,
+) -> Iterator[jax.Array]:
+    """What each entry of the window sees at every position, in row-major order of the entries.
+
+    Args:
+      x: (batch, *space, features).
+      window: its sizes.
+      strides: its steps.
+      padding: pairs (before, after) of zeros; negative ones crop.
+      dilation: distance between the entries of the window; 1 by default.
+      input_dilation: distance between the entries of x; 1 by default.
+
+    Yields:
+      As many arrays (batch, *positions, features) as the window has entries.
+
+    Example:
+      >>> [t.ravel() for t in taps(jnp.arange(5).reshape(1, 5, 1), (2,), (3,), ((0, 0),))]
+      [Array([0, 3], dtype=int32), Array([1, 4], dtype=int32)]
+    """
+    axes = range(len(window))
+    dilation = dilation or (1,) * len(window)
+    x = zero_padded(x, padding, input_dilation or (1,) * len(window))
+    spans = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
+    lengths = [(x.shape[i + 1] - spans[i] - 1) // strides[i] * strides[i] + 1 for i in axes]
+    for entry in itertools.product(*map(range, window)):
+        start = [e * d for e, d in zip(entry, dilation, strict=True)]
+        stop = [first + length for first, length in zip(start, lengths, strict=True)]
+        yield lax.slice(x, (0, *start, 0), (len(x), *stop, x.shape[-1]), (1, *strides, 1))
+
+
+def _is_int(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(_is_int, value))
