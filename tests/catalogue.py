@@ -53,6 +53,7 @@ def fill(row: Row, dtype: Any = jnp.float32) -> Any:
 
 
 IMAGE = spec((2, 8, 6, 3))
+LENGTHS = (spec((3, 6, 5)), spec((3,), jnp.int32))  # (x, lengths) of sequences
 
 ROWS = [
     # core
@@ -79,6 +80,27 @@ ROWS = [
     # layers
     Row("dense", lambda: jn.dense(4), spec((3, 5))),
     Row("dense-no-bias", lambda: jn.dense(4, use_bias=False), spec((2, 3, 5))),
+    Row("conv", lambda: jn.conv(4, 3), IMAGE),
+    Row("conv-strided", lambda: jn.conv(4, (5, 2), strides=(2, 3), padding=1), IMAGE),
+    Row("conv-grouped", lambda: jn.conv(6, 3, groups=3, dilation=2, use_bias=False), IMAGE),
+    Row("conv-signal", lambda: jn.conv(4, 3, padding="CAUSAL"), spec((2, 7, 3))),
+    Row("conv-video", lambda: jn.conv(2, (2, 3, 2), padding="VALID"), spec((2, 3, 5, 4, 3))),
+    Row("depthwise_conv", lambda: jn.depthwise_conv(3, multiplier=2, strides=2), IMAGE),
+    Row("conv_transpose", lambda: jn.conv_transpose(4, 3, strides=2), IMAGE),
+    Row("conv_transpose-padded", lambda: jn.conv_transpose(4, 4, strides=2, padding=1), IMAGE),
+    Row("max_pool", lambda: jn.max_pool(2), IMAGE),
+    Row("max_pool-overlap", lambda: jn.max_pool(3, strides=2, padding="SAME"), IMAGE),
+    Row("mean_pool", lambda: jn.mean_pool((3, 2)), IMAGE),
+    Row("mean_pool-uncounted", lambda: jn.mean_pool(3, padding=1, count_include_pad=False), IMAGE),
+    Row("l2_pool", lambda: jn.l2_pool(2), IMAGE),
+    Row("l2_pool_features", lambda: jn.l2_pool_features(3), IMAGE),
+    Row("global_max_pool", jn.global_max_pool, IMAGE),
+    Row("global_mean_pool", jn.global_mean_pool, IMAGE),
+    Row("locally_connected", lambda: jn.locally_connected(4, 3, strides=2), IMAGE),
+    Row("locally_connected-signal", lambda: jn.locally_connected(4, 3), spec((2, 7, 3))),
+    Row("local_response_norm", lambda: jn.local_response_norm(2, alpha=0.5), IMAGE),
+    Row("upsample_nearest", lambda: jn.upsample_nearest((2, 3)), IMAGE),
+    Row("upsample_bilinear", lambda: jn.upsample_bilinear(2), IMAGE),
     Row("batch_norm", jn.batch_norm, IMAGE, train="differs"),
     Row(
         "batch_norm-plain",
@@ -87,5 +109,126 @@ ROWS = [
         train="differs",
     ),  # fmt: skip
     Row("dropout", lambda: jn.dropout(0.4), spec((50, 7)), train="random"),
+    Row("channel_dropout", lambda: jn.channel_dropout(0.4), spec((5, 4, 2, 9)), train="random"),
+    Row("drop_path", lambda: jn.drop_path(0.4), spec((40, 3)), train="random"),
+    Row("gaussian_noise", lambda: jn.gaussian_noise(0.3), spec((5, 7)), train="random"),
+    Row("gaussian_dropout", lambda: jn.gaussian_dropout(0.3), spec((5, 7)), train="random"),
+    Row("layer_norm", jn.layer_norm, spec((2, 3, 5))),
+    Row("rms_norm", jn.rms_norm, spec((2, 3, 5))),
+    Row("group_norm", lambda: jn.group_norm(3), spec((2, 4, 5, 6))),
+    Row("instance_norm", jn.instance_norm, IMAGE),
+    Row("weight_norm", lambda: jn.weight_norm(jn.dense(4)), spec((3, 5))),
+    Row(
+        "weight_norm-composed",
+        lambda: jn.weight_norm(jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))),
+        spec((7, 5)),
+        train="differs",
+    ),
+    # Gradients hold the singular vectors constant: no finite difference shows them, torch does.
+    Row(
+        "spectral_norm",
+        lambda: jn.spectral_norm(jn.dense(4)),
+        spec((3, 5)),
+        train="differs",
+        smooth=False,
+    ),
+    # Integers give float32 parameters, so the float64 gradients are in its own test.
+    Row(
+        "embedding",
+        lambda: jn.embedding(11, 4),
+        spec((2, 3), jnp.int32),
+        high=11,
+        smooth=False,
+    ),
+    Row("embedding-tied", lambda: jn.embedding(11, 4, tied=True), spec((2, 3, 4))),
+    Row("learned_positions", lambda: jn.learned_positions(9), spec((2, 5, 4))),
+    Row(
+        "learned_positions-given",
+        lambda: jn.learned_positions(9),
+        (spec((2, 4)), spec((2,), jnp.int32)),
+        high=9,
+    ),
+    Row("sinusoidal_positions", jn.sinusoidal_positions, spec((2, 5, 4))),
+    Row(
+        "additive_attention",
+        lambda: jn.additive_attention(6, return_weights=True),
+        (spec((2, 3, 4)), spec((2, 5, 7)), spec((2,), jnp.int32)),
+        high=6,
+    ),
+    Row(
+        "additive_attention-one", lambda: jn.additive_attention(6), (spec((2, 4)), spec((2, 5, 7)))
+    ),
+    Row(
+        "multi_head_attention",
+        lambda: jn.multi_head_attention(2, causal=True, rotary=True),
+        spec((3, 5, 8)),
+    ),
+    Row(
+        "multi_head_attention-cross",
+        lambda: jn.multi_head_attention(4, kv_heads=2, features=5, return_weights=True),
+        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2, 3, 5), jnp.bool_)),
+    ),
+    Row(
+        "multi_head_attention-step",
+        lambda: jn.multi_head_attention(4, kv_heads=2, rotary=True, step=True),
+        (
+            {
+                "key": spec((3, 5, 2, 2)),
+                "value": spec((3, 5, 2, 2)),
+                "index": spec((3,), jnp.int32),
+            },
+            spec((3, 8)),
+        ),
+        high=5,
+    ),
+    Row(
+        "transformer_block",
+        lambda: jn.transformer_block(2, 6, rotary=True),
+        (spec((2, 5, 8)), spec((2,), jnp.int32)),
+        high=6,
+    ),
+    Row(
+        "transformer_block-decoder",
+        lambda: jn.transformer_block(
+            2, 6, causal=True, cross=True, gated=True, dropout_rate=0.2, norm=jn.rms_norm
+        ),
+        (spec((2, 3, 8)), spec((2, 5, 7)), spec((2,), jnp.int32)),
+        high=6,
+        train="random",
+    ),
+    Row("rnn", lambda: jn.rnn(4), spec((3, 6, 5))),
+    Row("rnn_cell", lambda: jn.rnn_cell(4), (spec((3, 4)), spec((3, 5)))),
+    Row("lstm", lambda: jn.lstm(4), spec((3, 6, 5))),
+    Row("lstm-lengths", lambda: jn.lstm(4), LENGTHS, high=7),
+    Row(
+        "lstm-states",
+        lambda: jn.lstm(4, use_bias=False),
+        {"x": spec((3, 6, 5)), "initial": {"c": spec((3, 4)), "h": spec((3, 4))}},
+    ),
+    Row("lstm_cell", lambda: jn.lstm_cell(4), (None, spec((3, 5)))),
+    Row("gru", lambda: jn.gru(4), LENGTHS, high=7),
+    Row(
+        "gru-states",
+        lambda: jn.gru(4),
+        {"x": LENGTHS[0], "lengths": LENGTHS[1], "initial": spec((3, 4))},
+        high=7,
+    ),
+    Row("gru_cell", lambda: jn.gru_cell(4), (spec((3, 4)), spec((3, 5)))),
+    Row("recurrent", lambda: jn.recurrent(jn.gru_cell(4)), LENGTHS, high=7),
+    Row("bidirectional", lambda: jn.bidirectional(jn.lstm(4)), LENGTHS, high=7),
+    Row("stacked", lambda: jn.stacked(jn.gru(4), jn.lstm(7)), {"x": spec((3, 6, 5))}),
+    Row("each_step", lambda: jn.each_step(jn.dense(4)), LENGTHS, high=7),
+    Row("last_step", jn.last_step, LENGTHS, high=7),
     Row("flatten", jn.flatten, IMAGE),
+    # models
+    Row("mlp", lambda: jn.models.mlp([7, 4], jnp.tanh), spec((3, 2, 5, 1))),
+    # Thousands of rectified units: some bend within any finite difference (see test_lenet5).
+    Row("lenet5", lambda: jn.models.lenet5(classes=7), spec((2, 28, 28, 3)), smooth=False),
+    Row(
+        "cifar_resnet",
+        lambda: jn.models.cifar_resnet(8, classes=7),
+        spec((2, 8, 6, 3)),
+        train="differs",
+        smooth=False,
+    ),
 ]

@@ -33,6 +33,8 @@ def public_api() -> str:
 def signature(value) -> str:
     if not callable(value):
         return ""
+    if isinstance(value, type) and hasattr(value, "_fields"):  # a NamedTuple
+        return f"({', '.join(value._fields)})"
     names = []
     for p in inspect.signature(value).parameters.values():
         default = re.sub(r"<function (\S+) at \w+>", r"\1", repr(p.default)).split(".<locals>")[0]

@@ -1,0 +1,1 @@
+"""jaxnet beside other libraries, measured in one run: `python -m experiments.benchmarks`."""

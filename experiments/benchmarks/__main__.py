@@ -1,0 +1,154 @@
+"""jaxnet beside other libraries, measured in one run.
+
+Rounds are interleaved, all programs start from the same weights, and their first losses are
+compared before anything is timed. Run it on a machine that does nothing else; the load is noted.
+"""
+
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from experiments.benchmarks import fresh, report
+from experiments.benchmarks.measure import PEERS, TOLERANCE, Processes, Row, run_workload
+from experiments.benchmarks.workloads import WORKLOADS, ResNet, Transformer, Workload
+
+FRESH = ("first step", "import", "compile")
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the benchmark."""
+
+    workloads: tuple[str, ...] = ()
+    """those whose name begins with one of these words, e.g. LeNet; "first step", "import" and
+    "compile" are the ones in fresh processes; all by default"""
+    peers: tuple[str, ...] = PEERS[1:]
+    """libraries to compare with; those that are not installed are noted and left out"""
+    rounds: int = 15
+    """samples of each program"""
+    seconds: float = 0.2
+    """of a sample"""
+    patience: float = 60.0
+    """a program that took longer for its samples leaves the rounds after three"""
+    timeout: float = 900.0
+    """seconds that a program may take to build"""
+    fresh_rounds: int = 5
+    """samples of what is measured in fresh processes"""
+    depths: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """of the nets whose compile time is measured"""
+    again: Path | None = None
+    """print the table and draw the picture of an earlier run's JSON, and measure nothing"""
+    out: Path = Path("runs/benchmarks")
+    """folder of the samples, the table and the picture"""
+
+    def __post_init__(self):
+        names = [one.name for one in WORKLOADS] + list(FRESH)
+        for word in self.workloads:
+            if not any(name.startswith(word) for name in names):
+                raise ValueError(f"no workload begins with {word!r}; there are {', '.join(names)}")
+        for peer in self.peers:
+            if peer not in PEERS[1:]:
+                raise ValueError(f"peers are of {', '.join(PEERS[1:])}, got {peer!r}")
+        if min(self.rounds, self.fresh_rounds) < 1:
+            raise ValueError("rounds and fresh_rounds must be at least 1")
+
+    def wants(self, name: str) -> bool:
+        return not self.workloads or any(name.startswith(word) for word in self.workloads)
+
+
+def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row]:
+    """Measures, prints the table, writes samples, table and picture; gives the rows."""
+    if config.again is not None:
+        rows, about = report.read(config.again)
+        show(rows, about, config.out)
+        return rows
+    rows: list[Row] = []
+    processes = Processes(("ours", *config.peers), config.timeout)
+    try:
+        backend, device, jax_version = processes.get("ours", 0).ask("device")
+        about = {
+            "backend": backend,
+            "device": device,
+            "processor": platform.processor() or platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
+            "versions": {"jax": jax_version} | versions(),
+            "begun": datetime.now().isoformat(timespec="seconds"),
+            "config": {name: str(value) for name, value in asdict(config).items()},
+        }
+
+        def note(new: list[Row]) -> None:
+            """After each workload, so that a run that is broken off leaves what it has."""
+            rows.extend(new)
+            report.save(rows, about, config.out / f"{backend}.json")
+
+        for workload in workloads:
+            if config.wants(workload.name):
+                found = run_workload(
+                    workload,
+                    processes,
+                    rounds=config.rounds,
+                    seconds=config.seconds,
+                    patience=config.patience,
+                    tolerance=TOLERANCE.get(backend, TOLERANCE["gpu"]),
+                    say=say,
+                )
+                note(found)
+    finally:
+        processes.stop()
+    options = {"rounds": config.fresh_rounds, "timeout": config.timeout, "say": say}
+    if config.wants("first step"):
+        programs = tuple(p for p in fresh.PROGRAMS if p[0] in ("ours", *config.peers))
+        resnet = Workload("ResNet-20", ResNet(20), (64, 32, 32, 3))
+        note(fresh.run_first_steps(resnet, programs=programs, **options))
+    if config.wants("import"):
+        note(fresh.run_imports(**options))
+    if config.wants("compile"):
+        block = Transformer(heads=2, mlp=64)
+        note(fresh.run_compile_times(block, (4, 16, 32), config.depths, **options))
+    show(rows, about, config.out)
+    return rows
+
+
+def show(rows: list[Row], about: dict, out: Path) -> None:
+    title = (
+        f"jaxnet and its peers on {about['backend']} ({about['device']}, {about['cores']} cores), "
+        f"jax {about['versions']['jax']}, {about['begun'][:10]}"
+    )
+    text = report.table(rows, title)
+    print(f"\r\033[K{text}" if sys.stdout.isatty() else text)
+    from jaxnet.viz import save
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{about['backend']}.txt").write_text(text + "\n")
+    picture = save(report.plot(rows, title), out / f"{about['backend']}.png", dpi=120)
+    print(f"\n{picture}")
+
+
+def say(line: str) -> None:
+    """Progress, on one line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    import tyro
+
+    run(tyro.cli(Config, description=__doc__))

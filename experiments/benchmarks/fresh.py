@@ -1,0 +1,234 @@
+"""What only a fresh process shows: time to the first step, import, compile time, peak memory.
+
+Cold: nothing is cached. Warm: the compiled programs are on disk, by JAX's persistent cache and
+PyTorch's, from a run before. Files that Python reads are in the system's cache in both.
+"""
+
+import importlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.benchmarks.measure import PeerError, Row, in_a_line, load, share_gpu
+from experiments.benchmarks.workloads import Transformer, Workload, batches
+
+
+class First(NamedTuple):
+    """Of one process: seconds of each part, and MB."""
+
+    imports: float
+    init: float
+    compile_and_step: float
+    second_step: float
+    peak: float
+
+    @property
+    def first_step(self) -> float:
+        return self.imports + self.init + self.compile_and_step
+
+
+# What takes part, and in which form: ours first.
+PROGRAMS = (
+    ("ours", "jaxnet"),
+    ("linen", "Linen"),
+    ("linen", "Linen, jitted init"),
+    ("nnx", "NNX nnx.jit"),
+    ("equinox", "Equinox filter_jit"),
+    ("haiku", "Haiku"),
+    ("keras", "Keras train_on_batch"),
+    ("torch", "PyTorch"),
+    ("torch", "PyTorch compiled"),
+)
+IMPORTS = ("jaxnet", "flax.linen", "flax.nnx", "equinox", "haiku")
+
+
+def in_fresh_process(function: Callable, *words: Any, timeout: float) -> Any:
+    """function(*words), in a new Python."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(there, function, *words), daemon=True)
+    process.start()
+    there.close()
+    try:
+        if not here.poll(timeout):
+            raise PeerError(f"no answer in {timeout:.0f} s")
+        good, answer = here.recv()
+    except EOFError as error:
+        raise PeerError("its process died") from error
+    finally:
+        process.kill()
+        process.join()
+    if not good:
+        raise PeerError(answer)
+    return answer
+
+
+def _answer(pipe: Any, function: Callable, *words: Any) -> None:
+    try:
+        pipe.send((True, function(*words)))
+    except Exception as error:
+        pipe.send((False, in_a_line(error)))
+
+
+def first_step(peer: str, variant: str, workload: Workload, cache: str | None) -> First:
+    """Import, own weights, trace, compile, one step; then two more for the peak of memory."""
+    if cache is not None:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{cache}/jax"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    share_gpu()
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{cache or empty}/torch"
+        start = time.perf_counter()
+        module = importlib.import_module(f"experiments.benchmarks.peers.{peer}")
+        imported = time.perf_counter()
+        program = module.build(workload, None, variant)
+        ready = time.perf_counter()
+        program.wait(program.step())
+        first = time.perf_counter()
+        program.wait(program.step())
+        program.wait(program.step())
+        second = (time.perf_counter() - first) / 2
+        return First(imported - start, ready - imported, first - ready, second, peak_memory())
+
+
+def peak_memory() -> float:
+    """MB that this process had in memory at most."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return 1.024e-3 * kilobytes
+    except (OSError, StopIteration):  # not Linux; this one counts the parent's pages at the fork
+        import resource
+
+        unit = 1e-6 if sys.platform == "darwin" else 1.024e-3
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def import_time(module: str) -> float:
+    """Seconds that `import module` takes after `import jax, optax`."""
+    import jax  # noqa: F401
+    import optax  # noqa: F401
+
+    start = time.perf_counter()
+    importlib.import_module(module)
+    return time.perf_counter() - start
+
+
+def compile_time(depth: int, repeated: bool, net: Transformer, shape: tuple[int, ...]) -> float:
+    """Seconds to trace and compile a training step of so many transformer blocks."""
+    import jax
+    import optax
+
+    import jaxnet as jn
+    from experiments.benchmarks.workloads import CLASSES
+
+    def block():
+        return jn.transformer_block(net.heads, net.mlp)
+
+    body = [jn.repeat(block(), depth)] if repeated else [block() for _ in range(depth)]
+    model = jn.serial(*body, lambda x: x.mean(1), jn.dense(CLASSES, name="output"))
+    sgd = optax.sgd(0.01, momentum=0.9)
+    data = batches(Workload("", net, shape))
+    train_state = jn.init_training(model, sgd, jax.random.key(0), data)
+    objective = jn.supervised(model, optax.softmax_cross_entropy_with_integer_labels)
+    step = jn.make_step(objective, sgd)
+    start = time.perf_counter()
+    jax.jit(step.update).lower(train_state, data).compile()
+    return time.perf_counter() - start
+
+
+def run_first_steps(
+    workload: Workload, *, rounds: int, timeout: float, programs=PROGRAMS, say: Any = print
+) -> list[Row]:
+    """Cold and warm time to the first step, init alone, and memory, in interleaved rounds."""
+    before = load()
+    found: dict[tuple[str, str, str], list[First]] = {}
+    notes: dict[tuple[str, str], str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        caches = {program: f"{folder}/{i}" for i, program in enumerate(programs)}
+        for r in range(rounds + 1):  # the first one fills the caches, of files too
+            for program in programs:
+                if program in notes:
+                    continue
+                say(f"{workload.name}, fresh process, round {r}: {program[1]}")
+                try:
+                    for kind, cache in (("cold", None), ("warm", caches[program])):
+                        if not r and kind == "cold":
+                            continue
+                        seen = in_fresh_process(
+                            first_step, *program, workload, cache, timeout=timeout
+                        )
+                        if r:
+                            found.setdefault((*program, kind), []).append(seen)
+                except PeerError as error:
+                    notes[program] = str(error)
+    after = load()
+    groups = {
+        "first step, cold": ("s", "cold", lambda one: one.first_step),
+        "first step, warm": ("s", "warm", lambda one: one.first_step),
+        "import, cold": ("s", "cold", lambda one: one.imports),
+        "init, cold": ("s", "cold", lambda one: one.init),
+        "trace, compile, step, cold": ("s", "cold", lambda one: one.compile_and_step),
+        "peak memory": ("MB", "cold", lambda one: one.peak),
+    }
+    rows = []
+    for name, (unit, kind, take) in groups.items():
+        for peer, program in programs:
+            samples = [take(one) for one in found.get((peer, program, kind), [])]
+            note = notes.get((peer, program), "")
+            title = f"{workload.name}: {name}"
+            rows.append(Row(title, peer, program, unit, samples, note, (before, after)))
+    return rows
+
+
+def run_imports(*, rounds: int, timeout: float, say: Any = print) -> list[Row]:
+    """Seconds on top of `import jax, optax`."""
+    return _rounds(
+        "import, after jax and optax",
+        {name: partial(import_time, name) for name in IMPORTS},
+        rounds, timeout, say,
+    )  # fmt: skip
+
+
+def run_compile_times(
+    net: Transformer, shape: tuple[int, ...], depths: tuple[int, ...], *,
+    rounds: int, timeout: float, say: Any = print,
+) -> list[Row]:  # fmt: skip
+    """Compile time against depth: with `repeat`, and block after block."""
+    rows = []
+    for depth in depths:
+        forms = {
+            f"repeat(block, {depth})": partial(compile_time, depth, True, net, shape),
+            f"{depth} blocks": partial(compile_time, depth, False, net, shape),
+        }
+        rows += _rounds(f"compile {depth} transformer blocks", forms, rounds, timeout, say)
+    return rows
+
+
+def _rounds(title: str, forms: dict[str, Callable], rounds: int, timeout: float, say: Any):
+    before = load()
+    samples: dict[str, list[float]] = {name: [] for name in forms}
+    notes = dict.fromkeys(forms, "")
+    for r in range(rounds + 1):  # the first one fills the system's cache of files
+        for name, function in forms.items():
+            if notes[name]:
+                continue
+            say(f"{title}, round {r}: {name}")
+            try:
+                seen = in_fresh_process(function, timeout=timeout)
+                if r:
+                    samples[name].append(seen)
+            except PeerError as error:
+                notes[name] = str(error)
+    after = load()
+    return [
+        Row(title, name.split(".")[-1], name, "s", samples[name], notes[name], (before, after))
+        for name in forms
+    ]

@@ -1,0 +1,340 @@
+"""Interleaved rounds: each program lives in a process of its own, and they take turns.
+
+So thread pools, caches and backends do not meet, and a program that hangs or dies is written down
+as such. One whose turn it is not sleeps on a pipe and uses no processor.
+"""
+
+import gc
+import importlib
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.benchmarks.workloads import NotOffered, Program, Workload, draw_weights
+
+# After how many updates losses are compared, and how far apart they may be, relative to ours: the
+# first differs by rounding alone, the later ones by rounding that training has carried on.
+CHECKS = 5
+TOLERANCE = {"cpu": (1e-4, 2e-3), "gpu": (2e-2, 5e-2)}  # GPUs multiply in TF32
+PEERS = ("ours", "hand", "linen", "nnx", "equinox", "haiku", "keras", "torch")
+
+
+class Row(NamedTuple):
+    """One line of the table: a program on a workload.
+
+    Fields:
+      workload, peer, program: of what; the peer is a file in peers/.
+      unit: of the samples: "ms" an update, "s" or "MB".
+      samples: one a round, in the order in which they were taken.
+      note: why there are none, or what is different.
+      load: average load of the machine over a minute, before and after the workload.
+    """
+
+    workload: str
+    peer: str
+    program: str
+    unit: str
+    samples: list[float]
+    note: str = ""
+    load: tuple[float, float] = (math.nan, math.nan)
+
+
+def bootstrap(
+    peer: list[float], ours: list[float], *, draws: int = 4000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The ratio of two medians, peer / ours, with a 95% interval.
+
+    Rounds are drawn with replacement, both samples of a round together, since what disturbs the
+    machine disturbs neighbours alike. Where one has fewer rounds, the first ones count.
+
+    Example:
+      >>> bootstrap([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+      (2.0, 2.0, 2.0)
+    """
+    n = min(len(peer), len(ours))
+    pairs = np.array([peer[:n], ours[:n]])  # (2, rounds)
+    chosen = np.random.default_rng(seed).integers(0, n, (draws, n))
+    medians = np.median(pairs[:, chosen], axis=-1)  # (2, draws)
+    low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
+    middle = np.median(pairs, axis=-1)
+    return float(middle[0] / middle[1]), float(low), float(high)
+
+
+def timed(program: Program, steps: int) -> float:
+    """Seconds a call of step. The last value is waited for, within the time."""
+    if steps > 1:  # rouses threads and caches, which the peer before had
+        program.wait(program.step())
+    start = time.perf_counter()
+    for _ in range(steps - 1):
+        program.step()
+    program.wait(program.step())
+    return (time.perf_counter() - start) / steps
+
+
+def outputs(program: Program, calls: int = CHECKS) -> np.ndarray:
+    """(calls, ...): the losses of the first updates, or the same outputs again and again."""
+    found = []
+    for _ in range(calls):
+        value = program.step()
+        program.wait(value)
+        found.append(np.asarray(to_numpy(value), np.float64).ravel())
+    return np.stack(found)
+
+
+def to_numpy(value: Any) -> Any:
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value  # of PyTorch
+
+
+def disagreement(
+    theirs: np.ndarray, ours: np.ndarray, tolerance: tuple[float, float], differs: str = ""
+) -> str:
+    """Says by how much losses differ where that is too much, else is empty."""
+    first, later = tolerance
+    if theirs.shape != ours.shape:
+        return f"gives values of shape {theirs.shape}, ours {ours.shape}"
+    if differs:
+        theirs, ours = theirs[:1, :1], ours[:1, :1]
+    error = np.abs(theirs - ours) / np.abs(ours).max(axis=1, keepdims=True)
+    allowed = np.full(error.shape, later)
+    allowed[0, 0] = first
+    if (error <= allowed).all():  # a NaN is not
+        return ""
+    call, place = np.argwhere(~(error <= allowed))[0]
+    return (
+        f"call {call + 1} gives {theirs[call, place]:.6g} at place {place + 1}, "
+        f"ours {ours[call, place]:.6g}; {allowed[call, place]:g} of it is allowed"
+    )
+
+
+class Processes:
+    """The processes of all peers: of each as many as it has programs, started when needed.
+
+    Args:
+      names: of the peers.
+      seconds: that an answer may take, e.g. while a program compiles.
+    """
+
+    def __init__(self, names: Sequence[str], seconds: float):
+        self.seconds = seconds
+        self.started: dict[str, list[Process]] = {name: [] for name in names}
+
+    def get(self, name: str, number: int) -> "Process":
+        while len(self.started[name]) <= number:
+            self.started[name].append(Process(name, self.seconds))
+        return self.started[name][number]
+
+    def all(self) -> list["Process"]:
+        return [one for several in self.started.values() for one in several]
+
+    def stop(self) -> None:
+        for one in self.all():
+            one.stop()
+
+
+class Process:
+    """A process that builds and times programs of one peer, seen from here."""
+
+    def __init__(self, name: str, seconds: float):
+        self.name, self.seconds = name, seconds
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=_serve, args=(there, self.name), daemon=True)
+        self.process.start()
+        there.close()
+
+    def ask(self, *words: Any) -> Any:
+        """The answer; raises what the peer raised, as a `PeerError`."""
+        try:
+            self.pipe.send(words)
+            if not self.pipe.poll(self.seconds):
+                raise PeerError(f"no answer in {self.seconds:.0f} s")
+            good, answer = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            self.stop()
+            self._start()
+            raise PeerError("its process died") from error
+        except PeerError:
+            self.stop()
+            self._start()
+            raise
+        if not good:
+            raise PeerError(answer)
+        return answer
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class PeerError(Exception):
+    """A peer is not installed, does not offer a workload, failed, or took too long."""
+
+
+def _serve(pipe: Any, name: str) -> None:
+    """The loop of a peer's process: one program at a time."""
+    share_gpu()
+    program: Program | None = None
+
+    def peer():
+        return importlib.import_module(f"experiments.benchmarks.peers.{name}")
+
+    def variants(workload):
+        return peer().variants(workload)
+
+    def device():
+        import jax
+
+        return jax.default_backend(), jax.devices()[0].device_kind, jax.__version__
+
+    def build(workload, variant):
+        nonlocal program
+        program = built = peer().build(workload, draw_weights(workload), variant)
+        return outputs(built), built.differs
+
+    def sample(steps):
+        assert program is not None, "the process died and has no program any more"
+        return timed(program, steps)
+
+    def drop():
+        nonlocal program
+        program = None
+        gc.collect()
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+
+    actions = {"variants": variants, "device": device, "build": build, "sample": sample}
+    actions["drop"] = drop
+    while True:
+        try:
+            action, *words = pipe.recv()
+        except EOFError:  # the run is over
+            return
+        try:
+            answer = True, actions[action](*words)
+        except Exception as error:
+            answer = False, in_a_line(error)
+        pipe.send(answer)
+
+
+def in_a_line(error: Exception) -> str:
+    """What went wrong, for a note under the table."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs {error.name}, which is not installed"
+    first = (str(error).splitlines() or [""])[0]
+    return first if isinstance(error, NotOffered) else f"{type(error).__name__}: {first}"
+
+
+def share_gpu() -> None:
+    """Each process gets a part of a GPU's memory; JAX would take three quarters."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.05")
+
+
+def load() -> float:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+
+
+def run_workload(
+    workload: Workload,
+    processes: Processes,
+    *,
+    rounds: int,
+    seconds: float,
+    patience: float,
+    tolerance: tuple[float, float],
+    say: Callable[[str], Any] = print,
+) -> list[Row]:
+    """Rounds over all programs of a workload, ours first; each round begins with another one.
+
+    Args:
+      workload: what to run.
+      processes: of the peers that take part, "ours" the first.
+      rounds: samples of each program.
+      seconds: about how long a sample takes; at least one call of step.
+      patience: a program whose samples took so many seconds in all leaves after three.
+      tolerance: of the first loss and of later ones.
+      say: gets a line of progress.
+
+    Raises:
+      PeerError: where our own program fails.
+    """
+    before = load()
+    rows: list[Row] = []
+    running: list[_Running] = []
+    ours = None
+    for name in processes.started:
+        if workload.peers and name not in workload.peers:
+            continue
+        try:
+            variants = processes.get(name, 0).ask("variants", workload)
+        except PeerError as error:
+            rows.append(Row(workload.name, name, name, "ms", [], str(error)))
+            continue
+        for number, variant in enumerate(variants):
+            say(f"{workload.name}: {variant}")
+            row = Row(workload.name, name, variant, "ms", [])
+            process = processes.get(name, number)
+            try:
+                found, differs = process.ask("build", workload, variant)
+                if name == "ours":
+                    ours = found
+                assert ours is not None  # built first
+                if wrong := disagreement(found, ours, tolerance, differs):
+                    raise PeerError(wrong)
+                row = row._replace(note=differs)
+                running.append(_Running(process, len(rows), row.samples, _steps(process, seconds)))
+            except PeerError as error:
+                if name == "ours":
+                    raise
+                row = row._replace(note=str(error))
+            rows.append(row)
+    for r in range(rounds):
+        turn = r % len(running)
+        for one in running[turn:] + running[:turn]:
+            if one.lost or (len(one.samples) >= 3 and one.spent > patience):
+                continue
+            start = time.perf_counter()
+            try:
+                each = one.process.ask("sample", one.steps)
+                one.samples.append(1000 * each / workload.steps)
+            except PeerError as error:
+                one.lost = True
+                rows[one.row] = rows[one.row]._replace(note=f"lost in round {r + 1}: {error}")
+            one.spent += time.perf_counter() - start
+    for process in processes.all():
+        with suppress(PeerError):
+            process.ask("drop")
+    after = load()
+    return [row._replace(load=(before, after)) for row in rows]
+
+
+@dataclass
+class _Running:
+    """A program that takes part in the rounds; `row` is its place in the table."""
+
+    process: Process
+    row: int
+    samples: list[float]
+    steps: int
+    spent: float = 0.0
+    lost: bool = False
+
+
+def _steps(process: Process, seconds: float) -> int:
+    """Calls that take about so many seconds."""
+    once = process.ask("sample", 1)
+    if once >= seconds:
+        return 1
+    once = process.ask("sample", max(3, math.ceil(0.1 * seconds / once)))  # warm, and less noisy
+    return max(2, math.ceil(seconds / once))

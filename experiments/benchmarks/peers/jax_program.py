@@ -1,0 +1,61 @@
+"""What the peers on JAX share: SGD with momentum, the loss, K updates in one program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.benchmarks.workloads import MOMENTUM, Program, Workload, batches
+
+
+def optimizer(workload: Workload) -> optax.GradientTransformation:
+    return optax.sgd(workload.learning_rate, momentum=MOMENTUM)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean over batch and members."""
+    labels = jnp.broadcast_to(labels, logits.shape[:-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def on_device(tree: Any) -> Any:
+    """Copies, since what is donated must not share memory with NumPy."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+def make_update(workload: Workload, loss: Callable) -> Callable:
+    """((params, state, opt_state), batch) -> (the same, loss); loss gives (value, state)."""
+    sgd = optimizer(workload)
+
+    def update(carry, batch):
+        params, state, opt_state = carry
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, state), grads = gradient(params, state, *batch)
+        updates, opt_state = sgd.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), state, opt_state), value
+
+    return update
+
+
+def with_optimizer(workload: Workload, params: Any, state: Any) -> tuple[Any, Any, Any]:
+    """What make_update carries."""
+    return params, state, jax.jit(optimizer(workload).init)(params)
+
+
+def program(workload: Workload, update: Callable, carry: Any, data: Any = None) -> Program:
+    """update(carry, batch) -> (carry, loss), jitted and donating, in a scan for several steps."""
+    if workload.steps > 1:
+        step = jax.jit(lambda carry, data: jax.lax.scan(update, carry, data), donate_argnums=0)
+    else:
+        step = jax.jit(update, donate_argnums=0)
+    data = on_device(batches(workload) if data is None else data)
+    carry = jax.block_until_ready(carry)
+
+    def run():
+        nonlocal carry
+        carry, loss = step(carry, data)
+        return loss
+
+    return Program(run, jax.block_until_ready)

@@ -1,0 +1,91 @@
+"""jaxnet: `make_step`, and `step.update` in a scan, as `fit` runs it."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxnet as jn
+from experiments.benchmarks.peers.jax_program import on_device, optimizer, program
+from experiments.benchmarks.workloads import (
+    CLASSES,
+    Gru,
+    LeNet,
+    Lstm,
+    Mlp,
+    Net,
+    Program,
+    ResNet,
+    Transformer,
+    Weights,
+    Workload,
+    batches,
+)
+
+
+def variants(workload: Workload) -> tuple[str, ...]:
+    return ("jaxnet",)
+
+
+def make(net: Net) -> jn.Layer:
+    match net:
+        case Mlp(hidden):
+            return jn.models.mlp((*hidden, CLASSES))
+        case LeNet():
+            return jn.models.lenet5(CLASSES)
+        case ResNet(depth):
+            return jn.models.cifar_resnet(depth, CLASSES)
+        case Lstm(features):
+            return jn.serial(jn.lstm(features), jn.last_step(), jn.dense(CLASSES, name="output"))
+        case Gru(features):
+            return jn.serial(jn.gru(features), jn.last_step(), jn.dense(CLASSES, name="output"))
+        case Transformer(heads, mlp):
+            block = jn.transformer_block(heads, mlp)
+            return jn.serial(block, lambda x: x.mean(1), jn.dense(CLASSES, name="output"))
+
+
+def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Of each example; an ensemble's members (members, batch) all see the same labels."""
+    labels = jnp.broadcast_to(labels, logits.shape[:-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def in_layout(workload: Workload, weights: Weights) -> Weights:
+    """The layout is the common one, but for one level of names."""
+    if not isinstance(workload.net, Transformer):
+        return weights
+    output = {"output": weights["output"]}
+    return {"transformer_block": {k: v for k, v in weights.items() if k != "output"}} | output
+
+
+def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
+    net, sgd = make(workload.net), optimizer(workload)
+    if workload.members > 1:
+        net = jn.ensemble(net, workload.members)
+        objective = jn.supervised(net, loss)
+    else:
+        objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
+    data = batches(workload)
+    given = jn.spec(workload.shape), jn.spec(workload.shape[:1], jnp.int32)
+    train_state = jn.init_training(net, sgd, jax.random.key(0), given)
+    if weights is not None:
+        train_state = train_state._replace(params=on_device(in_layout(workload, weights)))
+    step = jn.make_step(objective, sgd)
+    if workload.steps > 1:
+
+        def update(train_state, batch):
+            train_state, metrics, _ = step.update(train_state, batch)
+            return train_state, metrics["loss"]
+
+        return program(workload, update, train_state)
+    data, train_state = jax.block_until_ready((on_device(data), train_state))
+    if not workload.train:
+        forward, params, state = jax.jit(net.apply), train_state.params, train_state.state
+        x = data[0]
+        return Program(lambda: forward(params, state, x)[0], jax.block_until_ready)
+
+    def run():
+        nonlocal train_state
+        train_state, metrics = step(train_state, data)
+        return metrics["loss"]
+
+    return Program(run, jax.block_until_ready)

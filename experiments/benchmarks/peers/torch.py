@@ -1,0 +1,266 @@
+"""PyTorch: eager and compiled, and for images both memory layouts. SGD is the fused one.
+
+Threads are as many as processors, as in JAX. Several steps in one program are a loop in Python:
+PyTorch has no scan for training.
+"""
+
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from experiments.benchmarks.workloads import (
+    CLASSES,
+    MOMENTUM,
+    WIDTHS,
+    Gru,
+    LeNet,
+    Lstm,
+    Mlp,
+    Net,
+    Program,
+    ResNet,
+    Transformer,
+    Weights,
+    Workload,
+    batches,
+    flatten,
+)
+
+LAST = "PyTorch, channels last"
+COMPILED = "PyTorch compiled"
+COMPILED_LAST = "PyTorch compiled, channels last"
+
+
+def variants(workload: Workload) -> tuple[str, ...]:
+    if len(workload.shape) == 4 and workload.members == 1:
+        return ("PyTorch", LAST, COMPILED, COMPILED_LAST)
+    return ("PyTorch", COMPILED)
+
+
+def conv(inputs: int, features: int, size: int, strides: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, features, size, strides, size // 2, bias=False)
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, features: int, strides: int):
+        super().__init__()
+        self.conv_1, self.norm_1 = conv(inputs, features, 3, strides), nn.BatchNorm2d(features)
+        self.conv_2, self.norm_2 = conv(features, features, 3), nn.BatchNorm2d(features)
+        self.shortcut = self.shortcut_norm = None
+        if inputs != features:
+            self.shortcut = conv(inputs, features, 1, strides)
+            self.shortcut_norm = nn.BatchNorm2d(features)
+
+    def forward(self, x):
+        y = F.relu(self.norm_1(self.conv_1(x)))
+        y = self.norm_2(self.conv_2(y))
+        if self.shortcut is not None:
+            x = self.shortcut_norm(self.shortcut(x))  # type: ignore[misc]
+        return F.relu(x + y)
+
+
+class Attention(nn.Module):
+    """Heads as in the common layout: one linear map for queries, keys and values together."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        b, t, w = x.shape
+        qkv = self.qkv(x).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(*qkv.unbind(0))
+        return self.out(y.transpose(1, 2).reshape(b, t, w))
+
+
+class Module(nn.Module):
+    """Layers by the common names; images are channels first."""
+
+    def __init__(self, net: Net, shape: tuple[int, ...]):
+        super().__init__()
+        self.net, width = net, shape[-1]
+        match net:
+            case Mlp(hidden):
+                for i, name in enumerate(net.names()):
+                    self.add_module(name, nn.Linear((width, *hidden)[i], hidden[i]))
+                width = hidden[-1]
+            case LeNet():
+                self.c1, self.c3 = nn.Conv2d(width, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
+                self.c5, self.f6 = nn.Linear(400, 120), nn.Linear(120, 84)
+                width = 84
+            case ResNet():
+                self.conv_0, self.norm_0 = conv(width, WIDTHS[0], 3), nn.BatchNorm2d(WIDTHS[0])
+                for name, inputs, features, strides in net.blocks():
+                    self.add_module(name, Block(inputs, features, strides))
+                width = WIDTHS[-1]
+            case Lstm(width):
+                # One bias is enough: the other stays 0.
+                self.lstm = nn.LSTM(shape[-1], width, batch_first=True)
+                self.lstm.bias_hh_l0.requires_grad_(False).zero_()  # type: ignore[operator]
+            case Gru(width):
+                self.gru = nn.GRU(shape[-1], width, batch_first=True)
+            case Transformer(heads, mlp):
+                self.attention_norm = nn.LayerNorm(width, eps=1e-6)
+                self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
+                self.attention = Attention(width, heads)
+                self.mlp_in, self.mlp_out = nn.Linear(width, mlp), nn.Linear(mlp, width)
+        self.output = nn.Linear(width, CLASSES)
+
+    def forward(self, x):
+        match self.net:
+            case Mlp():
+                for name in self.net.names():
+                    x = F.relu(getattr(self, name)(x))
+            case LeNet():
+                x = F.max_pool2d(F.relu(self.c1(x)), 2)
+                x = F.max_pool2d(F.relu(self.c3(x)), 2)
+                x = F.relu(self.f6(F.relu(self.c5(x.flatten(1)))))
+            case ResNet():
+                x = F.relu(self.norm_0(self.conv_0(x)))
+                for name, *_ in self.net.blocks():
+                    x = getattr(self, name)(x)
+                x = x.mean((2, 3))
+            case Lstm():
+                x = self.lstm(x)[0][:, -1]
+            case Gru():
+                x = self.gru(x)[0][:, -1]
+            case Transformer():
+                x = x + self.attention(self.attention_norm(x))
+                y = F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh")
+                x = (x + self.mlp_out(y)).mean(1)
+        return self.output(x)
+
+
+def in_layout(weights: Weights) -> dict[str, np.ndarray]:
+    """By the names of a state_dict."""
+    found = {}
+    for path, p in flatten(weights).items():
+        name = ".".join(path)
+        if "scale" in p:
+            found |= {f"{name}.weight": p["scale"], f"{name}.bias": p["bias"]}
+        elif "recurrent_kernel" in p:
+            second = np.zeros_like(p["bias"])
+            if "recurrent_bias" in p:
+                second[-len(p["recurrent_bias"]) :] = p["recurrent_bias"]
+            found |= {
+                f"{name}.weight_ih_l0": p["kernel"].T,
+                f"{name}.weight_hh_l0": p["recurrent_kernel"].T,
+                f"{name}.bias_ih_l0": p["bias"],
+                f"{name}.bias_hh_l0": second,
+            }
+        elif path[0] != "attention":
+            kernel = p["kernel"]
+            if path == ("c5",):  # maps are flattened channels first here
+                kernel = kernel.reshape(5, 5, 16, -1).transpose(2, 0, 1, 3).reshape(400, -1)
+            kernel = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+            found[f"{name}.weight"] = kernel
+            if "bias" in p:
+                found[f"{name}.bias"] = p["bias"]
+    if "attention" in weights:
+        parts = weights["attention"]
+        width = parts["out"]["kernel"].shape[-1]
+        qkv = [parts[name] for name in ("query", "key", "value")]
+        kernel = np.concatenate([p["kernel"].reshape(width, -1) for p in qkv], -1)
+        found["attention.qkv.weight"] = kernel.T
+        found["attention.qkv.bias"] = np.concatenate([p["bias"].ravel() for p in qkv])
+        found["attention.out.weight"] = parts["out"]["kernel"].reshape(-1, width).T
+        found["attention.out.bias"] = parts["out"]["bias"]
+    return found
+
+
+def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it, as JAX by default
+    torch.backends.cudnn.benchmark = True
+    compiled, last = variant in (COMPILED, COMPILED_LAST), variant in (LAST, COMPILED_LAST)
+
+    def tensor(array):
+        return torch.tensor(np.ascontiguousarray(array), device=device)
+
+    model = Module(workload.net, workload.shape).to(device)
+    if workload.members > 1:
+        return ensemble(workload, model, weights, tensor, compiled)
+    if weights is not None:
+        state = {name: tensor(value) for name, value in in_layout(weights).items()}
+        missing, unknown = model.load_state_dict(state, strict=False)
+        assert not unknown and all("running" in n or "num_batches" in n for n in missing)
+    x, y = (tensor(array) for array in batches(workload))
+    if workload.steps == 1:
+        x, y = x[None], y[None]
+    if len(workload.shape) == 4:
+        x = x.movedim(-1, -3).contiguous()
+    inputs = list(x)
+    if last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = [one.contiguous(memory_format=torch.channels_last) for one in inputs]
+    data = list(zip(inputs, y.long(), strict=True))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    differs = ""
+    if isinstance(workload.net, Gru):
+        differs = "two biases are trained where jaxnet has one; only first losses are compared"
+    return program(workload, lambda x: model(x), parameters, data, compiled, differs)
+
+
+def program(workload, forward, parameters, data, compiled, differs="") -> Program:
+    def objective(x, y):
+        logits = forward(x)  # (batch, classes), or (members, batch, classes)
+        labels = y.expand(logits.shape[:-1]).reshape(-1)
+        return F.cross_entropy(logits.reshape(-1, CLASSES), labels)
+
+    cuda = data[0][0].is_cuda
+    if compiled:  # CUDA graphs spare the launches of small kernels
+        objective = torch.compile(objective, mode="reduce-overhead" if cuda else None)
+    sgd = torch.optim.SGD(parameters, workload.learning_rate, momentum=MOMENTUM, fused=True)
+
+    def one(x, y):
+        sgd.zero_grad(set_to_none=True)
+        loss = objective(x, y)
+        loss.backward()
+        sgd.step()
+        return loss.detach()
+
+    if workload.steps == 1:
+        (x, y), *_ = data
+
+        def step():
+            return one(x, y)
+    else:
+
+        def step():
+            losses = [one(x, y).clone() for x, y in data]
+            return torch.stack(losses)
+
+    def wait(value):
+        return torch.cuda.synchronize() if cuda else value
+
+    return Program(step, wait, differs)
+
+
+def ensemble(workload, model, weights, tensor, compiled) -> Program:
+    """`torch.func`: parameters stacked, the model mapped over them."""
+    if weights is not None:
+        each = [in_layout(one) for one in unstack(weights, workload.members)]
+        params = {name: tensor(np.stack([one[name] for one in each])) for name in each[0]}
+    else:
+        members = [Module(workload.net, workload.shape) for _ in range(workload.members)]
+        params, _ = torch.func.stack_module_state(members)  # type: ignore[arg-type]
+    params = {name: p.detach().to(tensor(0).device).requires_grad_() for name, p in params.items()}
+    mapped = torch.func.vmap(
+        lambda p, x: torch.func.functional_call(model, p, (x,)), in_dims=(0, None)
+    )
+    x, y = (tensor(array) for array in batches(workload))
+    data = [(x.movedim(-1, -3).contiguous(), y.long())]
+    return program(workload, lambda x: mapped(params, x), list(params.values()), data, compiled)
+
+
+def unstack(weights: Weights, members: int) -> list[Weights]:
+    def take(tree, i):
+        return {k: take(v, i) if isinstance(v, dict) else v[i] for k, v in tree.items()}
+
+    return [take(weights, i) for i in range(members)]

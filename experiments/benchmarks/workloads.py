@@ -1,0 +1,253 @@
+"""What is measured: nets with their sizes, the weights that all programs start from, the data.
+
+The nets are descriptions, free of any library. Weights are nested dicts of NumPy arrays with the
+names and layouts of jaxnet (and Flax): dense kernels (inputs, outputs), convolutions (height,
+width, inputs, outputs), norms scale and bias, gates of an LSTM in the order i, f, g, o and of a GRU
+r, u, n. Every peer copies them into its own layout.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CLASSES = 10
+MOMENTUM = 0.9
+WIDTHS = (16, 32, 64)  # of the ResNet's stages
+Weights = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Dense layers with relu between them; the last has CLASSES outputs."""
+
+    hidden: tuple[int, ...]
+
+    def names(self) -> list[str]:
+        """Of the hidden layers; the last one is output."""
+        return ["dense" if not i else f"dense_{i}" for i in range(len(self.hidden))]
+
+
+@dataclass(frozen=True)
+class LeNet:
+    """LeNet-5 with relu and max pooling, for 28x28 images padded by 2."""
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """He et al.'s ResNet for CIFAR with batch norm and 1x1 shortcuts."""
+
+    depth: int = 20
+
+    def blocks(self) -> list[tuple[str, int, int, int]]:
+        """Name, inputs, features and strides of each block."""
+        each, inputs, found = (self.depth - 2) // 6, WIDTHS[0], []
+        for stage, features in enumerate(WIDTHS):
+            for place in range(each):
+                strides = 2 if stage and not place else 1
+                found.append((f"block_{len(found) + 1}", inputs, features, strides))
+                inputs = features
+        return found
+
+
+@dataclass(frozen=True)
+class Lstm:
+    """An LSTM, whose last output is classified by a dense layer."""
+
+    features: int
+
+
+@dataclass(frozen=True)
+class Gru:
+    """A GRU (reset after the product), whose last output is classified by a dense layer."""
+
+    features: int
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A pre-norm transformer block with GELU, the mean over time, and a dense layer."""
+
+    heads: int
+    mlp: int
+
+
+Net = Mlp | LeNet | ResNet | Lstm | Gru | Transformer
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the table.
+
+    Fields:
+      name: in the table.
+      net: what is trained.
+      shape: of a batch of inputs, batch axis first.
+      steps: updates in one program; above 1 they run in one `lax.scan` where a peer has it.
+      members: nets side by side on the same batch, in one program.
+      train: False measures the forward pass alone.
+      peers: who takes part; empty means everyone.
+      rate: learning rate of SGD with momentum; the loss is the mean over batch and members.
+    """
+
+    name: str
+    net: Net
+    shape: tuple[int, ...]
+    steps: int = 1
+    members: int = 1
+    train: bool = True
+    peers: tuple[str, ...] = ()
+    rate: float = 0.01
+
+    @property
+    def learning_rate(self) -> float:
+        return self.rate * self.members
+
+
+WORKLOADS = (
+    Workload("dense 20x64 forward", Mlp((64,) * 19), (32, 64), train=False, peers=("ours", "hand")),
+    Workload("MLP 3x64", Mlp((64, 64)), (32, 64)),
+    Workload("MLP 3x64, 100 steps", Mlp((64, 64)), (32, 64), steps=100),
+    Workload("MLP", Mlp((512, 512)), (128, 784)),
+    Workload("MLP, 40 steps", Mlp((512, 512)), (128, 784), steps=40),
+    Workload("LeNet", LeNet(), (128, 28, 28, 1)),
+    Workload("LeNet, 12 steps", LeNet(), (128, 28, 28, 1), steps=12),
+    Workload("ResNet-20", ResNet(20), (64, 32, 32, 3)),
+    Workload("ResNet-20, 2 steps", ResNet(20), (64, 32, 32, 3), steps=2),
+    Workload("LSTM", Lstm(256), (32, 100, 64)),
+    Workload("GRU", Gru(256), (32, 100, 64)),
+    Workload("transformer block", Transformer(8, 1024), (8, 128, 256)),
+    Workload("64 LeNets", LeNet(), (32, 28, 28, 1), members=64),
+)
+
+
+class Program(NamedTuple):
+    """What a peer builds.
+
+    Fields:
+      step: makes the workload's updates and returns their losses, of any shape, perhaps not yet
+        computed; where the workload does not train, the outputs.
+      wait: comes back when a value returned by step, and everything before it, is computed.
+      differs: says why only first losses can be equal, where a peer trains other parameters.
+    """
+
+    step: Callable[[], Any]
+    wait: Callable[[Any], Any]
+    differs: str = ""
+
+
+class NotOffered(Exception):
+    """A peer has no documented way to do this; the message says what is missing."""
+
+
+def batches(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (steps, batch, ...) and labels (steps, batch); without a steps axis for one step."""
+    rng = np.random.default_rng(1)
+    steps, shape = workload.steps, workload.shape
+    x = rng.normal(size=(steps, *shape)).astype(np.float32)
+    y = rng.integers(0, CLASSES, (steps, shape[0])).astype(np.int32)
+    return (x, y) if steps > 1 else (x[0], y[0])
+
+
+def draw_weights(workload: Workload) -> Weights:
+    """The weights that all programs start from; a leading axis of members, where there are some."""
+    rng = np.random.default_rng(0)
+    drawn = [_draw(workload.net, workload.shape, rng) for _ in range(workload.members)]
+    return drawn[0] if workload.members == 1 else stack(drawn)
+
+
+def stack(trees: list[Weights]) -> Weights:
+    """One tree whose leaves are those of all trees, stacked."""
+    first = trees[0]
+    if isinstance(first, dict):
+        return {name: stack([tree[name] for tree in trees]) for name in first}
+    return np.stack(trees)  # type: ignore[return-value]
+
+
+def flatten(tree: Weights, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Weights]:
+    """Path of each layer -> its arrays by name."""
+    if not any(isinstance(entry, dict) for entry in tree.values()):
+        return {path: tree}
+    found: dict[tuple[str, ...], Weights] = {}
+    for name, entry in tree.items():
+        found |= flatten(entry, (*path, name))
+    return found
+
+
+def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights:
+    def normal(deviation: float, *size: int) -> np.ndarray:
+        return (deviation * rng.normal(size=size)).astype(np.float32)
+
+    def bias(*size: int) -> np.ndarray:  # not 0, so that one that is not copied shows
+        return normal(0.1, *size)
+
+    def dense(inputs: int, features: int) -> Weights:
+        return {"kernel": normal(inputs**-0.5, inputs, features), "bias": bias(features)}
+
+    def conv(size: int, inputs: int, features: int) -> Weights:
+        deviation = math.sqrt(2 / (size * size * inputs))
+        return {"kernel": normal(deviation, size, size, inputs, features)}
+
+    def norm(features: int) -> Weights:
+        return {"scale": 1 + bias(features), "bias": bias(features)}
+
+    def recurrent(inputs: int, features: int, gates: int) -> Weights:
+        return {
+            "kernel": normal(inputs**-0.5, inputs, gates * features),
+            "recurrent_kernel": normal(features**-0.5, features, gates * features),
+            "bias": bias(gates * features),
+        }
+
+    width = shape[-1]
+    match net:
+        case Mlp(hidden):
+            sizes = (width, *hidden)
+            layers = [dense(a, b) for a, b in zip(sizes[:-1], hidden, strict=True)]
+            tree = dict(zip(net.names(), layers, strict=True))
+            return tree | {"output": dense(sizes[-1], CLASSES)}
+        case LeNet():
+            return {
+                "c1": conv(5, width, 6) | {"bias": bias(6)},
+                "c3": conv(5, 6, 16) | {"bias": bias(16)},
+                "c5": dense(400, 120),
+                "f6": dense(120, 84),
+                "output": dense(84, CLASSES),
+            }
+        case ResNet():
+            tree = {"conv_0": conv(3, width, WIDTHS[0]), "norm_0": norm(WIDTHS[0])}
+            for name, inputs, features, _ in net.blocks():
+                tree[name] = {
+                    "conv_1": conv(3, inputs, features),
+                    "norm_1": norm(features),
+                    "conv_2": conv(3, features, features),
+                    "norm_2": norm(features),
+                }
+                if inputs != features:
+                    tree[name]["shortcut"] = conv(1, inputs, features)
+                    tree[name]["shortcut_norm"] = norm(features)
+            return tree | {"output": dense(WIDTHS[-1], CLASSES)}
+        case Lstm(features):
+            return {"lstm": recurrent(width, features, 4), "output": dense(features, CLASSES)}
+        case Gru(features):
+            layer = recurrent(width, features, 3)
+            layer["recurrent_bias"] = np.zeros(features, np.float32)  # the one of NNX has none
+            return {"gru": layer, "output": dense(features, CLASSES)}
+        case Transformer(heads, mlp):
+            size = width // heads
+
+            def project() -> Weights:
+                kernel = normal(width**-0.5, width, heads, size)
+                return {"kernel": kernel, "bias": bias(heads, size)}
+
+            out = {"kernel": normal(width**-0.5, heads, size, width), "bias": bias(width)}
+            attention = {name: project() for name in ("query", "key", "value")} | {"out": out}
+            return {
+                "attention_norm": norm(width),
+                "attention": attention,
+                "mlp_norm": norm(width),
+                "mlp_in": dense(width, mlp),
+                "mlp_out": dense(mlp, width),
+                "output": dense(width, CLASSES),
+            }

@@ -1,0 +1,62 @@
+"""Well known sets of images, ready for a classifier."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxnet.data import tfds
+from jaxnet.data.digits import Pair
+
+
+def mnist(*, data_dir: str | Path | None = None, download: bool = False) -> tuple[Pair, Pair]:
+    """70,000 handwritten digits of 28x28 pixels: 60,000 to train on, 10,000 to test with.
+
+    Args:
+      data_dir: where datasets lie, see `tfds.load`.
+      download: fetches the images where they are not there, see `tfds.load`.
+
+    Returns:
+      ((x_train, y_train), (x_test, y_test)): images (n, 28, 28, 1) float32 in [0, 1], 0 the paper
+      and 1 the ink; labels (n,) int32 in 0..9.
+
+    Raises:
+      ImportError, FileNotFoundError: see `tfds.load`.
+
+    Example:
+      >>> (x_train, y_train), test = mnist()  # doctest: +SKIP
+
+    Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+    """
+    return _train_and_test("mnist", data_dir, download)
+
+
+def cifar10(*, data_dir: str | Path | None = None, download: bool = False) -> tuple[Pair, Pair]:
+    """60,000 photos of ten kinds of things, 32x32 pixels: 50,000 to train on, 10,000 to test with.
+
+    Args:
+      data_dir: where datasets lie, see `tfds.load`.
+      download: fetches the images where they are not there, see `tfds.load`.
+
+    Returns:
+      ((x_train, y_train), (x_test, y_test)): images (n, 32, 32, 3) float32 in [0, 1], red, green
+      and blue; labels (n,) int32: airplane, automobile, bird, cat, deer, dog, frog, horse, ship,
+      truck.
+
+    Raises:
+      ImportError, FileNotFoundError: see `tfds.load`.
+
+    Example:
+      >>> (x_train, y_train), test = cifar10()  # doctest: +SKIP
+
+    Reference: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+    """
+    return _train_and_test("cifar10", data_dir, download)
+
+
+def _train_and_test(name: str, data_dir: str | Path | None, download: bool) -> tuple[Pair, Pair]:
+    def part(split: str) -> Pair:
+        data = tfds.load(name, split, data_dir=data_dir, download=download)
+        x = data["image"].astype(np.float32)
+        return np.divide(x, 255, out=x), data["label"].astype(np.int32)
+
+    return part("train"), part("test")

@@ -1,0 +1,255 @@
+"""What happens inside a network: the outputs of its layers, and where a NaN comes from."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, Params, PyTree, State, observe
+
+Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
+
+
+def activations(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: PyTree,
+    *,
+    key: jax.Array | None = None,
+    train: bool = False,
+) -> dict[str, PyTree]:
+    """The output of every layer inside a network, by path, in the order in which they end.
+
+    The later calls of a shared layer are "dense#2", "dense#3". A network that is a single layer
+    gives its output under its own name. Layers inside of one that is not composed (`repeat`,
+    `ensemble`) have no entry.
+
+    A layer that runs inside `jax.lax.scan` or the like has no single output and is left out, with
+    a warning. Under `jax.jit` that cannot be seen, and JAX raises an UnexpectedTracerError where
+    such an entry leaves the function.
+
+    Args:
+      net: the network; params, state, x, key, train: as for `net.apply`.
+
+    Example:
+      >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3))
+      >>> params, state = net.init(jax.random.key(0), jn.spec((2, 5)))
+      >>> found = activations(net, params, state, jnp.ones((2, 5)))
+      >>> [(name, y.shape) for name, y in found.items()]
+      [('hidden', (2, 7)), ('tanh', (2, 7)), ('dense', (2, 3))]
+    """
+    found: dict[str, PyTree] = {}
+
+    def note(name, x, y):
+        found[name] = y
+        return y
+
+    run(net, params, state, x, key, train, note)
+    if not _traced(found[""]):
+        inner = [name for name, y in found.items() if _traced(y)]
+        if inner:
+            warnings.warn(
+                "activations: left out, since they run inside jax.lax.scan or the like: "
+                + ", ".join(f"{net.name}/{name}" for name in inner),
+                stacklevel=2,
+            )
+        found = {name: y for name, y in found.items() if name not in inner}
+    whole = found.pop("")
+    return found or {net.name: whole}
+
+
+class NonFinite(NamedTuple):
+    """The first NaN or Inf of a network; prints as a sentence.
+
+    Fields:
+      direction: "before" (in what was handed over), "forward" or "backward".
+      path: of the layer, under the network's name, or of an entry, such as "params/dense/kernel".
+      nans, infs, size: how many NaN and Inf there are among how many numbers.
+      what: they are in: "entry", "output", "loss" or "gradient".
+      arises: what is known of where it comes from.
+    """
+
+    direction: str
+    path: str
+    nans: int
+    infs: int
+    size: int
+    what: str
+    arises: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.direction}: {self.path}, {self.what}: {self.nans} NaN and {self.infs} Inf "
+            f"in {self.size} numbers; {self.arises}"
+        )
+
+
+def first_nonfinite(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: PyTree,
+    *,
+    loss: Callable[[PyTree], jax.Array] | None = None,
+    key: jax.Array | None = None,
+    train: bool = False,
+) -> NonFinite | None:
+    """The first NaN or Inf on the way through a network and back, or None where all is finite.
+
+    Looked at, in this order: params, state and x; the output of each layer, in the order in which
+    they end; the loss; then the gradients of the loss, from the last layer back to the first. Of a
+    shared layer the later calls are "dense#2", "dense#3"; layers in `jax.lax.scan` are passed over.
+
+    Args:
+      net: the network; params, state, x, key, train: as for `net.apply`.
+      loss: from the output to a number; by default the mean of the output.
+
+    Example:
+      >>> net = jn.serial(jax.nn.relu, jnp.log, lambda x: jnp.maximum(x, -9), name="net")
+      >>> print(first_nonfinite(net, {}, {}, jnp.array([[0.5, 2.0, -1.0]])))
+      forward: net/log, output: 0 NaN and 1 Inf in 3 numbers; its input is finite
+      >>> net = jn.serial(jax.nn.relu, jnp.sqrt, name="net")
+      >>> print(first_nonfinite(net, {}, {}, jnp.array([[0.5, 2.0, -1.0]])))
+      backward: net/relu, gradient: 0 NaN and 1 Inf in 3 numbers; the gradient of the output of
+      net/sqrt, which takes it, is finite
+    """
+    trees = {"params": params, "state": state, "x": x}
+    if bad := _first(trees):
+        return NonFinite("before", *bad, "entry", "it was handed over")
+
+    names = _names(net, params, state, x, key, train)
+    takers: dict[str, list[str]] = {name: [] for name in names}
+    loss = loss or _mean
+
+    def forward(params, x_floats, shifts):
+        seen, made = {}, {}
+
+        def note(name, x, y):
+            if name not in names:
+                return y
+            for leaf in jax.tree.leaves(x):
+                if id(leaf) in made:
+                    takers[made[id(leaf)][0]].append(name)
+            y = _shift(y, shifts[name])
+            made.update({id(leaf): (name, leaf) for leaf in jax.tree.leaves(y)})  # held: ids stay
+            seen[name] = (count(x), count(y))
+            return y
+
+        y, _ = run(net, params, state, _merge(x, x_floats), key, train, note)
+        value = loss(y)
+        return value, (seen, count(value))
+
+    shifts = {name: [jnp.zeros(a.shape, a.dtype) for a in floats(y)] for name, y in names.items()}
+    program = jax.jit(jax.grad(forward, argnums=(0, 1, 2), has_aux=True, allow_int=True))
+    gradients, (seen, of_loss) = jax.device_get(program(params, floats(x), shifts))
+    where = {name: "/".join(filter(None, (net.name, name))) for name in names}
+    size = {name: sum(a.size for a in floats(y)) for name, y in names.items()}
+
+    for name in names:
+        (x_nans, x_infs), (nans, infs) = seen[name]
+        if nans or infs:
+            arises = "its input is finite"
+            if x_nans or x_infs:
+                arises = "its input is not: it arises between the layers, in the function around it"
+            return NonFinite(
+                "forward", where[name], int(nans), int(infs), size[name], "output", arises
+            )
+    nans, infs = map(int, of_loss)
+    if nans or infs:
+        return NonFinite("forward", net.name, nans, infs, 1, "loss", "the output is finite")
+
+    of_params, of_x, of_outputs = gradients
+    for name in reversed(names):
+        nans, infs = map(int, count(of_outputs[name]))
+        if nans or infs:
+            # Of a composed layer and one inside it, the inner one is to be named.
+            inner = [
+                t for t in takers[name] if not any(o.startswith(t + "/") for o in takers[name])
+            ]
+            taker = " and ".join(where[t] for t in dict.fromkeys(inner))
+            arises = (
+                f"the gradient of the output of {taker}, which takes it, is finite"
+                if taker
+                else "those of all later outputs are finite"
+            )
+            return NonFinite("backward", where[name], nans, infs, size[name], "gradient", arises)
+    if bad := _first({"params": of_params, "x": _merge(x, of_x)}):
+        return NonFinite("backward", *bad, "gradient", "the gradients of all outputs are finite")
+    return None
+
+
+def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
+    """Path, number of NaN, of Inf and of all numbers in the first leaf that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        nans, infs = map(int, count(leaf))
+        if nans or infs:
+            return jax.tree_util.keystr(path, simple=True, separator="/"), nans, infs, leaf.size
+    return None
+
+
+def run(net: Layer, params, state, x, key, train, note: Note) -> tuple[PyTree, State]:
+    """`net.apply`, where `note(name, x, y) -> y` sees each call under a name of its own."""
+    calls: dict[str, int] = {}
+
+    def see(path, layer, x, y):
+        name = "/".join(path)
+        calls[name] = calls.get(name, 0) + 1
+        return note(name if calls[name] == 1 else f"{name}#{calls[name]}", x, y)
+
+    return observe(net, see).apply(params, state, x, key=key, train=train)
+
+
+def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
+    """The calls of a network in order, each with the shapes of its output; none inside of scan."""
+    names: dict[str, PyTree] = {}
+
+    def note(name, x, y):
+        if not _traced(y):
+            names[name] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), y)
+        return y
+
+    run(net, params, state, x, key, train, note)
+    return names
+
+
+def _traced(tree: PyTree) -> bool:
+    """Whether some leaf is being traced and has no value."""
+    try:
+        for leaf in jax.tree.leaves(tree):
+            if isinstance(leaf, jax.Array):
+                leaf.devices()
+    except jax.errors.ConcretizationTypeError:
+        return True
+    return False
+
+
+def floats(tree: PyTree) -> list[Any]:
+    """The leaves of floats."""
+    return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+
+
+def count(tree: PyTree) -> Any:
+    """The numbers of NaN and of Inf in all leaves, (2,)."""
+    sums = [jnp.stack([jnp.isnan(a).sum(), jnp.isinf(a).sum()]) for a in floats(tree)]
+    return sum(sums, jnp.zeros(2, jnp.int32))
+
+
+def _shift(tree: PyTree, by: list[jax.Array]) -> PyTree:
+    """Adds to the leaves of floats, of which the gradients are then those of the leaves."""
+    values = iter([a + b for a, b in zip(floats(tree), by, strict=True)])
+    return _fill(tree, values)
+
+
+def _merge(tree: PyTree, values: list[jax.Array]) -> PyTree:
+    return _fill(tree, iter(values))
+
+
+def _fill(tree: PyTree, values: Any) -> PyTree:
+    return jax.tree.map(lambda a: next(values) if jnp.issubdtype(a.dtype, jnp.inexact) else a, tree)
+
+
+def _mean(y: PyTree) -> jax.Array:
+    return sum((a.real.mean() for a in floats(y)), jnp.zeros(()))

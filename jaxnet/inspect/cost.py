@@ -1,0 +1,154 @@
+"""What a network costs: floating point operations, and the memory that training takes."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, PyTree
+from jaxnet.inspect.table import size_of
+
+
+def flops(function: Callable[..., Any], *args: PyTree) -> int:
+    """Operations of the matrix products and convolutions of a function, two a multiply-add.
+
+    Counted from the function's jaxpr, as the literature counts them: whatever way XLA takes later,
+    and nothing for sums, activations and normalization. A loop counts as often as it runs; of a
+    `while_loop`, whose turns are not known, one turn counts, of a `cond` the dearest branch.
+
+    Args:
+      function: of arrays.
+      args: arrays or shapes; nothing is computed.
+
+    Example:
+      >>> flops(lambda a, b: a @ b, jn.spec((3, 5)), jn.spec((5, 7))) == 2 * 3 * 5 * 7
+      True
+    """
+    return _operations(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _operations(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        out = math.prod(getattr(equation.outvars[0].aval, "shape", ())) if equation.outvars else 0
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * out * math.prod(left[i] for i in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * out * math.prod(kernel) // max(1, features)
+        elif name == "convolution":  # that of jaxnet: (nets, *window, inputs, features)
+            total += 2 * out * math.prod(equation.invars[1].aval.shape[1:-1])
+        elif name == "cond":
+            total += max(_operations(branch.jaxpr) for branch in params["branches"])
+        else:
+            turns = params.get("length", 1) if name == "scan" else 1
+            total += turns * sum(map(_operations, _inner(params)))
+    return total
+
+
+def _inner(params: dict[str, Any]) -> list[Any]:
+    """The jaxprs among the parameters of an equation: bodies of loops, of jit, of remat."""
+    found = []
+    for value in params.values():
+        value = getattr(value, "jaxpr", value)
+        if hasattr(value, "eqns"):
+            found.append(value)
+    return found
+
+
+class Fit(NamedTuple):
+    """Whether training fits into a memory; prints as a sentence, and is true where it does.
+
+    Fields:
+      memory: what there is, in bytes.
+      needed: the peak of one training step, the sum of the following.
+      held: parameters, state, optimizer state and the batch.
+      temporary: activations kept for the backward pass, gradients and scratch space.
+      backend: for which the step was compiled.
+    """
+
+    memory: int
+    needed: int
+    held: int
+    temporary: int
+    backend: str
+
+    def __bool__(self) -> bool:
+        return self.needed <= self.memory
+
+    def __str__(self) -> str:
+        return (
+            f"{'fits' if self else 'does not fit'}: a training step needs {size_of(self.needed)} "
+            f"of {size_of(self.memory)} ({size_of(self.held)} held, {size_of(self.temporary)} "
+            f"temporary), as compiled for {self.backend}"
+        )
+
+    __repr__ = __str__
+
+
+def fits(
+    net: Layer,
+    x: PyTree,
+    memory: float,
+    *,
+    optimizer: Any = None,
+    loss: Callable[[PyTree], jax.Array] | None = None,
+) -> Fit:
+    """Whether training a network on batches like x fits into a memory, before it is allocated.
+
+    One step (forward, backward, update, with the old parameters given up) is compiled for shapes
+    alone, and the compiler's own plan of its memory is read. The plan holds for the backend that
+    compiles it: found on a CPU it only estimates what a GPU takes, which lays arrays out in other
+    ways and adds scratch space, and libraries of the GPU take some hundred megabytes more.
+
+    Args:
+      net: the network.
+      x: a batch, or its shape.
+      memory: in bytes, 15e9 for a T4.
+      optimizer: of optax, for the memory of its state; plain gradient descent unless told.
+      loss: from the output to a number; by default the mean square.
+
+    Example:
+      >>> answer = fits(jn.dense(1000), jn.spec((32, 1000)), 15e9)
+      >>> bool(answer), answer.held >= 4 * (1000 * 1000 + 1000 + 32 * 1000)
+      (True, True)
+      >>> bool(fits(jn.dense(1000), jn.spec((32, 1000)), 4e6))
+      False
+    """
+    loss = loss or _mean_square
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, state = jax.eval_shape(lambda key: net.init(key, x), key)
+    opt_state = jax.eval_shape(optimizer.init, params) if optimizer else ()
+
+    def step(held, x, key):
+        params, state, opt_state = held
+
+        def objective(params):
+            y, after = net.apply(params, state, x, key=key, train=True)
+            return loss(y), after
+
+        (_, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        if optimizer:
+            grads, opt_state = optimizer.update(grads, opt_state, params)
+        params = jax.tree.map(lambda p, g: p + g.astype(p.dtype), params, grads)
+        return params, state, opt_state
+
+    lowered = jax.jit(step, donate_argnums=0).lower((params, state, opt_state), x, key)
+    plan = lowered.compile().memory_analysis()
+    if plan is None:
+        raise NotImplementedError(f"fits: {jax.default_backend()} tells no plan of its memory")
+    held = plan.argument_size_in_bytes
+    extra = plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
+    return Fit(int(memory), held + extra, held, extra, jax.default_backend())
+
+
+def _mean_square(y: PyTree) -> jax.Array:
+    floats = [a for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.floating)]
+    return sum((jnp.square(a).mean() for a in floats), jnp.zeros(()))

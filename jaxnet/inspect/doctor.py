@@ -1,0 +1,261 @@
+"""A look at a training run: what stands still, what is dead, what is off."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, PyTree
+from jaxnet.inspect.activations import activations
+from jaxnet.inspect.table import Table
+
+FAST, SLOW = 0.1, 1e-6  # update / weight: training is in between, mostly near 1e-3
+ROUNDING = 1e-6  # of the largest gradient: what float32 leaves of a 0
+
+
+class Report:
+    """What `doctor` found; prints in a terminal and in a notebook.
+
+    Fields:
+      findings: a sentence each; empty where all is well.
+      entries: by path of a parameter: (size, weight norm, gradient norm, update / weight), the last
+        None where the weight is 0.
+      dead: by path of a layer, how many of how many units gave 0 on all examples.
+    """
+
+    def __init__(self, findings: list[str], entries: dict, dead: dict):
+        self.findings, self.entries, self.dead = findings, entries, dead
+
+    def table(self) -> Table:
+        """The table that is printed."""
+        rows = [
+            (path, size, *(None if n is None else float(n) for n in norms))
+            for path, (size, *norms) in self.entries.items()
+        ]
+        notes = [f"{i}. {finding}" for i, finding in enumerate(self.findings, 1)]
+        return Table(
+            f"{len(self.findings) or 'no'} finding{'s' * (len(self.findings) != 1)}",
+            ("entry", "size", "weight", "gradient", "update/weight"),
+            rows,
+            notes=notes or ["nothing to complain about"],
+        )
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def doctor(step: Any, train_state: Any, *batches: PyTree, net: Layer | None = None) -> Report:
+    """Makes a trial step on each batch and reports what looks wrong.
+
+    It looks for: programs compiled more than once, and batches that would cause it; gradients
+    that are 0 or not finite; updates that are far too large or small for their weights; state that
+    training does not change; running statistics that are still those of init although the network
+    was trained; an evaluation loss far from the training loss on the same batch; and, given the
+    net, units that are 0 on every example.
+
+    Nothing is donated or changed: `train_state` can be used afterwards.
+
+    Args:
+      step: from `jn.make_step`.
+      train_state: as it goes into the step.
+      batches: at least one, as they go into the step; each is tried from the same `train_state`.
+      net: the network, for the search for dead units; x is then the first entry of a batch.
+
+    Raises:
+      ValueError: for no batch.
+
+    Example:
+      >>> net, optimizer = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(1)), optax.sgd(0.01)
+      >>> step = jn.make_step(jn.supervised(net, optax.squared_error), optimizer)
+      >>> batch = jnp.ones((8, 3)), jnp.ones((8, 1))
+      >>> train_state = jn.init_training(net, optimizer, jax.random.key(0), batch)
+      >>> dead = train_state.params["dense"] | {"bias": jnp.full(4, -9.0)}
+      >>> train_state = train_state._replace(params=train_state.params | {"dense": dead})
+      >>> for finding in doctor(step, train_state, batch, net=net).findings:
+      ...     print(finding)
+      the gradient is 0, or rounding, on all batches: dense/bias, dense/kernel, dense_1/kernel
+      dead units, 0 on all examples: dense_1 1 of 1, relu 4 of 4
+    """
+    if not batches:
+        raise ValueError("doctor: needs at least one batch: doctor(step, train_state, batch)")
+    findings = _compilations(step, batches)
+
+    @jax.jit
+    def trial(train_state, key, batch):
+        def loss(params):
+            value, _ = step.objective(params, train_state.state, batch, key=key, train=True)
+            return value
+
+        gradients = jax.grad(loss)(train_state.params)
+        after, metrics, _ = step.update(train_state, batch)
+        measured = step.measure(
+            train_state.params, train_state.state, batch, jax.random.fold_in(key, 1)
+        )
+        return gradients, after.params, after.state, metrics["loss"], measured["loss"]
+
+    tried = []
+    for i, batch in enumerate(batches):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a step warns of is said below
+            now = train_state._replace(key=jax.random.clone(train_state.key))
+            tried.append(jax.device_get(trial(now, jax.random.key(i), batch)))
+    gradients, params, states, losses, measured = zip(*tried, strict=True)
+    before = jax.device_get((train_state.params, train_state.state))
+
+    entries = _entries(before[0], gradients, params)
+    findings += _moves(entries)
+    findings += _stale(before[1], states, int(train_state.step))
+    for name, value in (("training", losses), ("evaluation", measured)):
+        if not np.isfinite(value).all():
+            findings.append(f"the loss in {name} mode is not finite: {[float(v) for v in value]}")
+    train_loss, eval_loss = float(np.mean(losses)), float(np.mean(measured))
+    if eval_loss > 2 * train_loss + 1e-3 and before[1]:
+        findings.append(
+            f"on the same batches the loss is {train_loss:.3g} in training and {eval_loss:.3g} in "
+            "evaluation mode: the running statistics do not describe the data (yet)"
+        )
+    dead = _dead(net, train_state, batches) if net is not None else {}
+    if dead:
+        words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
+        findings.append(f"dead units, 0 on all examples: {words}")
+    return Report(findings, entries, dead)
+
+
+def _compilations(step: Any, batches: tuple) -> list[str]:
+    found = []
+    for program, traces in step.traces.items():
+        if len(traces) > 1:
+            changes = [
+                f"{name} {old.get(name, 'nothing')} -> {new.get(name, 'nothing')}"
+                for old, new in zip(traces, traces[1:], strict=False)
+                for name in sorted(old.keys() | new.keys())
+                if old.get(name) != new.get(name)
+            ]
+            found.append(
+                f"{program} was compiled {len(traces)} times: "
+                + ("; ".join(changes[:8]) or "for something that is not a shape or dtype")
+            )
+    first = _types(batches[0])
+    for i, batch in enumerate(batches[1:], 1):
+        changes = [
+            f"{name} {first.get(name, 'nothing')} -> {now.get(name, 'nothing')}"
+            for now in [_types(batch)]
+            for name in sorted(first.keys() | now.keys())
+            if first.get(name) != now.get(name)
+        ]
+        if changes:
+            found.append(f"batch {i} makes the step compile again: {'; '.join(changes)}")
+    return found
+
+
+def _types(batch: PyTree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    return {_words(path) or "batch": str(jax.typeof(leaf)) for path, leaf in leaves}
+
+
+def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]:
+    """Size and norms by path; of several batches the largest gradient and update."""
+    entries = {}
+    trees = zip(
+        jax.tree_util.tree_leaves_with_path(before),
+        zip(*map(jax.tree.leaves, gradients), strict=True),
+        zip(*map(jax.tree.leaves, after), strict=True),
+        strict=True,
+    )
+    for (path, old), grads, news in trees:
+        old = np.asarray(old, np.float64)
+        weight = float(np.linalg.norm(old))
+        gradient = max((float(np.linalg.norm(np.asarray(g, np.float64))) for g in grads), key=_bad)
+        update = max(
+            (float(np.linalg.norm(np.asarray(n, np.float64) - old)) for n in news), key=_bad
+        )
+        ratio = update / weight if weight else None
+        entries[_words(path)] = (old.size, weight, gradient, ratio)
+    return entries
+
+
+def _moves(entries: dict[str, tuple]) -> list[str]:
+    """What is wrong with the gradients and with the size of the updates."""
+    largest = max((e[2] for e in entries.values() if np.isfinite(e[2])), default=0)
+    nothing = {path for path, e in entries.items() if e[2] <= ROUNDING * largest}
+    ratios = {path: e[3] for path, e in entries.items() if e[3] is not None and e[1] > 0}
+    looked = {p: r for p, r in ratios.items() if p not in nothing and not p.endswith("bias")}
+    found = {
+        "the gradient is not finite": [p for p, e in entries.items() if not np.isfinite(e[2])],
+        "the gradient is 0, or rounding, on all batches": sorted(nothing),
+        f"an update moves the weights by more than {FAST:.0%}": [
+            p for p, r in looked.items() if r > FAST
+        ],
+        f"an update moves the weights by less than {SLOW:.0e} of their size": [
+            p for p, r in looked.items() if r < SLOW
+        ],
+    }
+    return [f"{sentence}: {', '.join(bad)}" for sentence, bad in found.items() if bad]
+
+
+def _bad(value: float) -> float:
+    return np.inf if np.isnan(value) else value
+
+
+def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
+    """State that a step leaves as it was, and statistics that are still those of init."""
+    found = []
+    leaves = jax.tree_util.tree_leaves_with_path(before)
+    after = list(zip(*map(jax.tree.leaves, states), strict=True))
+    still = [
+        _words(path)
+        for (path, old), news in zip(leaves, after, strict=True)
+        if all(np.array_equal(old, new, equal_nan=True) for new in news)
+    ]
+    if still:
+        found.append(
+            f"training does not change the state {', '.join(still)}: is the net applied with "
+            "train=train, and its new state returned?"
+        )
+    init = {"mean": 0, "var": 1}
+    fresh = [
+        _words(path)
+        for path, old in leaves
+        if (name := _words(path[-1:])) in init and (np.asarray(old) == init[name]).all()
+    ]
+    if fresh and steps > 0:
+        found.append(
+            f"after {steps} steps these statistics are still those of init, and evaluation uses "
+            f"them: {', '.join(fresh)}"
+        )
+    return found
+
+
+def _dead(net: Layer, train_state: Any, batches: tuple) -> dict[str, tuple[int, int]]:
+    """Units, along the last axis, of layers that give nothing below 0, which are 0 on all."""
+
+    @jax.jit
+    def alive(params, state, x):
+        found = {}
+        for path, y in activations(net, params, state, x).items():
+            if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating):
+                axes = tuple(range(y.ndim - 1))
+                found[path] = (y != 0).any(axes), (y < 0).any()
+        return found
+
+    seen = []
+    for batch in batches:
+        x = batch[0] if isinstance(batch, tuple | list) else batch
+        seen.append(jax.device_get(alive(train_state.params, train_state.state, x)))
+    dead = {}
+    for path in seen[0]:
+        units = np.any([s[path][0] for s in seen], axis=0)
+        if not any(s[path][1] for s in seen) and not units.all():
+            dead[path] = int((~units).sum()), units.size
+    return dead
+
+
+def _words(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

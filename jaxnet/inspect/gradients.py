@@ -1,0 +1,296 @@
+"""Numerical gradients, and whether those of a layer agree with them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, PyTree, child_key, describe
+from jaxnet.inspect.table import Table
+
+STEP = 1e-6  # near the cube root of the precision of float64, where central differences are best
+
+
+def numerical_gradient(
+    f: Callable[[Any], Any], x: Any, h: float = STEP, method: str = "central"
+) -> np.ndarray:
+    """The gradient of f at x from differences, one coordinate at a time, in float64.
+
+    The forward difference (f(x + h) - f(x)) / h is off by about h f''(x) / 2, the central one
+    (f(x + h) - f(x - h)) / 2h by about h^2 f'''(x) / 6. Below some h rounding takes over, an error
+    of about 1e-16 |f(x)| / h.
+
+    Args:
+      f: from an array to a number.
+      x: an array of any shape.
+      h: the step.
+      method: "central" or "forward".
+
+    Returns:
+      The gradient, float64, with the shape of x.
+
+    Raises:
+      ValueError: for another method, or an f with more than one output.
+
+    Example:
+      The gradient of a neuron, tanh(w.x), with respect to its weights:
+
+      >>> x = np.array([0.5, -0.2])
+      >>> numerical_gradient(lambda w: jnp.tanh(w @ x), [-0.8, 0.3]).round(4).tolist()
+      [0.4075, -0.163]
+      >>> ((1 - np.tanh(-0.46) ** 2) * x).round(4).tolist()
+      [0.4075, -0.163]
+    """
+    if method not in ("central", "forward"):
+        raise ValueError(f"numerical_gradient: method is central or forward, got {method!r}")
+    with jax.enable_x64(True):
+        x = np.array(x, np.float64)
+
+        def value(at):
+            y = np.asarray(f(at), np.float64)
+            if y.size != 1:
+                raise ValueError(f"numerical_gradient: f must give one number, got {y.shape}")
+            return float(y.reshape(()))
+
+        gradient = np.zeros_like(x)
+        for place in np.ndindex(x.shape):
+            up, down = x.copy(), x.copy()
+            up[place] += h
+            down[place] -= h
+            if method == "central":
+                gradient[place] = (value(up) - value(down)) / (2 * h)
+            else:
+                gradient[place] = (value(up) - value(x)) / h
+        return gradient
+
+
+class Entry(NamedTuple):
+    """What was found for one array of the parameters or of the input.
+
+    Fields:
+      path: "params/dense/kernel", "input".
+      size: how many numbers the array has.
+      checked: how many of them were compared.
+      kinks: how many were left out since the function has a kink there.
+      error: the largest |numeric - automatic| / max(|numeric|, |automatic|, floor), where the floor
+        makes what rounding may do equal to the tolerance.
+      place: where that is, an index into the array.
+      numeric, automatic: the two derivatives there.
+    """
+
+    path: str
+    size: int
+    checked: int
+    kinks: int
+    error: float
+    place: tuple[int, ...]
+    numeric: float
+    automatic: float
+
+
+class GradientCheck:
+    """A table of entries: prints in a terminal and in a notebook.
+
+    Fields:
+      name: of the layer.
+      entries: one `Entry` an array.
+      tolerance: what the errors were held against.
+    """
+
+    def __init__(self, name: str, entries: list[Entry], tolerance: float):
+        self.name, self.entries, self.tolerance = name, entries, tolerance
+
+    def table(self) -> Table:
+        """The table that is printed."""
+        rows = [
+            (e.path, e.size, e.checked, e.kinks or None, f"{e.error:.1e}") for e in self.entries
+        ]
+        total = [sum(column) for column in zip(*(e[1:4] for e in self.entries), strict=True)]
+        worst = max((e.error for e in self.entries), default=0.0)
+        return Table(
+            f"Gradients of {self.name}, numeric against automatic",
+            ("entry", "size", "checked", "kinks", "largest error"),
+            rows,
+            [("total", *(total or [0, 0, 0]), f"{worst:.1e}")],
+            [f"relative errors, allowed {self.tolerance:.0e}"],
+        )
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def check_gradients(
+    layer: Layer,
+    x: PyTree,
+    *,
+    key: jax.Array | None = None,
+    train: bool = False,
+    samples: int = 20,
+    tolerance: float = 1e-5,
+) -> GradientCheck:
+    """Compares the gradients of a layer with central differences, in float64.
+
+    The layer is initialized and run in float64 wherever the program runs in float32. Its parameters
+    are moved a little off their initial values, where a scale of 0 or equal biases hide errors. A
+    coordinate at which the two one-sided differences disagree has a kink (ReLU at 0, a tie in
+    max pooling); no gradient is right there, so it is left out, and counted.
+
+    Args:
+      layer: any layer that computes in the dtype it is given; one that rounds or samples by design
+        has no gradient to compare, and `cast` layers are checked without the cast.
+      x: an input; where it is a `jn.spec`, floats are drawn, and integers are 0.
+      key: draws the parameters, and is handed to the layer; key 0 unless told.
+      train: mode of the layer.
+      samples: at most so many coordinates of each array, drawn at random.
+      tolerance: allowed |numeric - automatic| / max(|numeric|, |automatic|), beside rounding.
+
+    Returns:
+      A `GradientCheck`, which prints.
+
+    Raises:
+      AssertionError: where they disagree; says which entries, and both values.
+      TypeError: where the layer does not keep float64.
+
+    Example:
+      >>> check_gradients(jn.dense(3), jn.spec((4, 2)))
+      Gradients of dense, numeric against automatic
+      entry          size  checked  kinks  largest error
+      ──────────────────────────────────────────────────
+      params/bias       3        3               ...
+      params/kernel     6        6               ...
+      input             8        8               ...
+      ──────────────────────────────────────────────────
+      total            17       17      0        ...
+      relative errors, allowed 1e-05
+    """
+    with jax.enable_x64(True):
+        key = jax.random.key(0) if key is None else key
+        random = np.random.default_rng(0)
+        x = jax.tree.map(lambda leaf: _wide(leaf, random), x)
+        params, state = layer.init(key, x)
+        params = jax.tree.map(lambda leaf: leaf + 0.1 * _normal(random, leaf), params)
+        named, rebuild = _floats(params, x)
+        run_key = child_key(key, "check_gradients")
+
+        def outputs(values):
+            params, x = rebuild(values)
+            y, _ = layer.apply(params, state, x, key=run_key, train=train)
+            return [a for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.inexact)]
+
+        values = list(named.values())
+        shapes = jax.eval_shape(outputs, values)
+        narrow = {str(a.dtype) for a in (*shapes, *values) if a.dtype != jnp.float64}
+        if narrow or not shapes:
+            raise TypeError(
+                f"check_gradients: {layer.name} must give float64 for float64, got "
+                f"{', '.join(sorted(narrow)) or 'no floats'}; a layer that casts is checked "
+                "without the cast"
+            )
+        weights = [random.normal(size=a.shape) for a in shapes]
+
+        @jax.jit
+        def f(values):
+            return sum(jnp.sum(w * a) for w, a in zip(weights, outputs(values), strict=True))
+
+        @jax.jit
+        def moved(values, which, place, by):  # one program for all coordinates of all arrays
+            def move(i, v):
+                here = jnp.where(which == i, place, v.size)  # beyond the end: nowhere
+                return v.reshape(-1).at[here].add(by, mode="drop").reshape(v.shape)
+
+            return f([move(i, v) for i, v in enumerate(values)])
+
+        here, gradients = float(f(values)), jax.jit(jax.grad(f))(values)
+        entries = []
+        for which, (path, value) in enumerate(named.items()):
+            places = np.sort(random.permutation(value.size)[:samples])
+            up, down = (
+                np.array([float(moved(values, which, place, by)) for place in places])
+                for by in (STEP, -STEP)
+            )
+            automatic = np.asarray(gradients[which]).reshape(-1)[places]
+            entries.append(_entry(path, value, places, (down, here, up), automatic, tolerance))
+    wrong = [
+        f"  {e.path}[{', '.join(map(str, e.place))}]: numeric {e.numeric:.6g}, "
+        f"automatic {e.automatic:.6g}, relative error {e.error:.1e}"
+        for e in entries
+        if not e.error <= tolerance  # NaN is wrong
+    ]
+    wrong += [
+        f"  {e.path}: all {e.kinks} coordinates looked at are kinks"
+        for e in entries
+        if e.kinks and not e.checked
+    ]
+    if wrong:
+        raise AssertionError(
+            f"check_gradients: {layer.name} for an input of {describe(x)}, allowed error "
+            f"{tolerance:.0e}:\n" + "\n".join(wrong)
+        )
+    return GradientCheck(layer.name, entries, tolerance)
+
+
+def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
+    """One row, from the values of the function before, at and after each place."""
+    down, here, up = heights
+    right, left, numeric = (up - here) / STEP, (here - down) / STEP, (up - down) / (2 * STEP)
+    noise = 100 * np.finfo(np.float64).eps * max(1.0, abs(here)) / STEP
+    steep = np.maximum(abs(right), abs(left))
+    kinks = abs(right - left) > 10 * tolerance * steep + 2 * noise
+    size = np.maximum(np.maximum(abs(numeric), abs(automatic)), noise / tolerance)
+    error = np.where(kinks, 0.0, abs(numeric - automatic) / size)
+    count = int(kinks.sum())
+    if not len(places):
+        return Entry(path, value.size, 0, 0, 0.0, (), 0.0, 0.0)
+    worst = int(np.nan_to_num(error, nan=np.inf).argmax())
+    place = tuple(int(n) for n in np.unravel_index(places[worst], value.shape))
+    found = (float(column[worst]) for column in (error, numeric, automatic))
+    worst_error, worst_numeric, worst_automatic = found
+    return Entry(
+        path, value.size, len(places) - count, count,
+        worst_error, place, worst_numeric, worst_automatic,
+    )  # fmt: skip
+
+
+def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
+    """The arrays that have gradients, by path, and a function that puts others in their places."""
+    tree = (params, x)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    named, places = {}, []
+    for i, ((first, *path), leaf) in enumerate(leaves):
+        if _float(leaf):
+            words = [jax.tree_util.keystr((word,), simple=True) for word in path]
+            named["/".join(["input" if first.idx else "params", *words])] = jnp.asarray(leaf)
+            places.append(i)
+
+    def rebuild(values):
+        whole = [leaf for _, leaf in leaves]
+        for i, value in zip(places, values, strict=True):
+            whole[i] = value
+        return jax.tree.unflatten(structure, whole)
+
+    return named, rebuild
+
+
+def _wide(leaf: Any, random: np.random.Generator) -> Any:
+    """A float64 input, drawn where only its shape is known."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return _normal(random, leaf) if _float(leaf) else np.zeros(leaf.shape, leaf.dtype)
+    return np.asarray(leaf, np.float64) if _float(leaf) else leaf
+
+
+def _normal(random: np.random.Generator, leaf: Any) -> np.ndarray:
+    """Standard normal numbers in float64; zeros for a leaf of integers."""
+    if _float(leaf):
+        return random.normal(size=leaf.shape)
+    return np.zeros(leaf.shape, leaf.dtype)
+
+
+def _float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -1,0 +1,213 @@
+"""What a network is made of, before anything is drawn: layers, outputs and sizes."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import (
+    Layer,
+    Path,
+    PyTree,
+    describe,
+    observe,
+    written_in,
+)
+from jaxnet.inspect.cost import flops
+from jaxnet.inspect.table import Table, size_of
+
+
+class Row(NamedTuple):
+    """A layer of a network.
+
+    Fields:
+      path: the names that lead to it and index its params, "block/conv"; "" for the whole.
+      kind: the function that made it, "dense" for `dense(120, name="c5")`.
+      calls: how often it is applied; more than one for a shared layer.
+      output: shapes and dtypes of its output at its first call.
+      params: number of parameters, those of the layers inside included.
+      state: number of entries of its state.
+      flops: operations of matrix products and convolutions in all its calls, see `flops`.
+      bytes: of its outputs in all its calls.
+    """
+
+    path: str
+    kind: str
+    calls: int
+    output: PyTree
+    params: int
+    state: int
+    flops: int
+    bytes: int
+
+
+class Summary:
+    """A table of a network: prints in a terminal and in a notebook.
+
+    Fields:
+      name: of the network.
+      input: shapes and dtypes of the input.
+      rows: one `Row` a layer, each before those inside it; the first is the network.
+      params, state: the shapes of the trees that init would give.
+    """
+
+    def __init__(self, name: str, input: PyTree, rows: list[Row], params: PyTree, state: PyTree):
+        self.name, self.input, self.rows = name, input, rows
+        self.params, self.state = params, state
+
+    def table(self) -> Table:
+        """The table that is printed."""
+        rows = []
+        for row in self.rows:
+            path = (self.name, *row.path.split("/")) if row.path else (self.name,)
+            kind = row.kind if row.calls == 1 else f"{row.kind} ×{row.calls}"
+            cells = ("  " * (len(path) - 1) + path[-1], kind, _words(row.output))
+            work = size_of(row.flops, "") if row.flops else None
+            rows.append((*cells, row.params or None, row.state or None, work))
+        counts = _count(self.params), _count(self.state), size_of(self.rows[0].flops, "")
+        total = ("total", None, None, *counts)
+        note = (
+            f"{size_of(_bytes(self.params))} of parameters, {size_of(_bytes(self.state))} of "
+            f"state, {size_of(self.activations)} of activations"
+        )
+        title = f"{self.name} for an input of {describe(self.input)}"
+        head = ("layer", "kind", "output", "parameters", "state", "FLOPs")
+        return Table(title, head, rows, [total], [note])
+
+    @property
+    def activations(self) -> int:
+        """Bytes of the outputs of all innermost layers: about what a backward pass keeps."""
+        above = {row.path.rpartition("/")[0] for row in self.rows if row.path}
+        inner = [row for row in self.rows if row.path not in above and row.path] or self.rows[:1]
+        return sum(row.bytes for row in inner)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def summary(net: Layer, x: PyTree) -> Summary:
+    """The layers of a network with their outputs and sizes, as a table.
+
+    Nothing is drawn or computed: shapes are enough, so a network of any size can be looked at.
+    The row of a composed layer counts all that is inside it. Layers inside of one that is not
+    composed (`repeat`, `ensemble`) show as one row. FLOPs are those of matrix products and
+    convolutions in a forward pass of the whole batch, two a multiply-add.
+
+    Args:
+      net: the network.
+      x: an input, or its shape, as `jn.spec((32, 28, 28, 1))`.
+
+    Returns:
+      A `Summary`, which prints; its `rows` hold the figures.
+
+    Example:
+      >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3), name="mlp")
+      >>> summary(net, jn.spec((32, 5)))
+      mlp for an input of (32, 5) float32
+      layer     kind      output   parameters  state  FLOPs
+      ─────────────────────────────────────────────────────
+      mlp       serial    (32, 3)          66         3.6 k
+        hidden  dense     (32, 7)          42         2.2 k
+        tanh    function  (32, 7)
+        dense   dense     (32, 3)          24         1.3 k
+      ─────────────────────────────────────────────────────
+      total                                66      0  3.6 k
+      264 B of parameters, 0 B of state, 2.2 kB of activations
+    """
+    found: dict[Path, list[tuple[Any, PyTree, PyTree]]] = {}
+
+    def see(path, layer, x, y):
+        found.setdefault(path, []).append((layer, _shapes(x), _shapes(y)))
+        return y
+
+    x = _shapes(x)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, state = jax.eval_shape(lambda key: net.init(key, x), key)
+    run = observe(net, see).apply
+    jax.eval_shape(lambda p, s, x, key: run(p, s, x, key=key), params, state, x, key)
+
+    def row(path):
+        calls = found[path]
+        p, s = (_at(tree, path) for tree in (params, state))
+        work = sum(_work(layer, p, s, x, key) for layer, x, _ in calls)
+        outputs = [y for _, _, y in calls]
+        layer = calls[0][0]
+        return Row(
+            "/".join(path), kind(layer), len(calls), outputs[0],
+            _count(p), _count(s), work, _bytes(outputs),
+        )  # fmt: skip
+
+    def below(path):
+        yield row(path)
+        for other in found:  # in the order of the calls
+            if other and other[:-1] == path:
+                yield from below(other)
+
+    return Summary(net.name, x, list(below(())), params, state)
+
+
+def _work(layer: Any, params, state, x: PyTree, key: jax.Array) -> int:
+    if not isinstance(layer, Layer):
+        return flops(layer, x)
+    return flops(lambda p, s, x, key: layer.apply(p, s, x, key=key), params, state, x, key)
+
+
+def kind(layer: Any) -> str:
+    """The function that made a layer: "dense" for `dense(120, name="c5")`.
+
+    It is read off the place where the layer's inner function was written, so it holds for layers of
+    your own: an `apply`, a `forward` or a lambda goes by the function around it, any other by its
+    own name. A plain function in the place of a layer is a "function".
+
+    Example:
+      >>> kind(jn.dense(120, name="c5")), kind(jn.serial(name="lenet")), kind(jax.nn.relu)
+      ('dense', 'serial', 'function')
+    """
+    if not isinstance(layer, Layer):
+        return "function"
+    function = written_in(layer)
+    name = getattr(function, "__qualname__", type(function).__name__)
+    *around, own = name.replace(".<locals>", "").split(".")
+    if own in ("apply", "forward", "<lambda>"):
+        return around[-1] if around else "layer"
+    return own
+
+
+def _at(tree: PyTree, path: Path) -> PyTree:
+    for name in path:
+        tree = tree.get(name, {})
+    return tree
+
+
+def _count(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def _words(output: PyTree) -> str:
+    """Shapes in words; the dtype is said only where it is not float32."""
+
+    def word(leaf):
+        plain = leaf.dtype == jnp.float32
+        return _Plain(str(leaf.shape) if plain else f"{leaf.shape} {leaf.dtype}")
+
+    return str(jax.tree.map(word, output))
+
+
+class _Plain(str):
+    """A string that prints without quotes inside a container."""
+
+    __repr__ = str.__str__

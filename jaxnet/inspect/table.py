@@ -1,0 +1,143 @@
+"""Tables that print well in a terminal and in a notebook."""
+
+import html
+import shutil
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Any
+
+GAP = "  "  # between columns
+NARROW = 8  # no column is cut below this width
+
+
+@dataclass
+class Table:
+    """Rows under a head, with a title above, totals and notes below.
+
+    Columns of numbers stand on the right, thousands apart, all others on the left. What is too
+    wide for the terminal is cut, widest column first.
+
+    Args:
+      title: a line above.
+      head: the names of the columns.
+      rows: cells; None is an empty one.
+      totals: rows below a rule.
+      notes: lines below.
+      width: in characters; by default that of the terminal, 80 where there is none.
+
+    Example:
+      >>> print(Table("Sizes", ("layer", "parameters"), [("dense", 1234567), ("tanh", None)]))
+      Sizes
+      layer  parameters
+      ─────────────────
+      dense   1,234,567
+      tanh
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    totals: list[tuple[Any, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    width: int | None = None
+
+    def __str__(self) -> str:
+        width = self.width or shutil.get_terminal_size().columns
+        body = [[_cell(value) for value in row] for row in [*self.rows, *self.totals]]
+        right = self._numeric()
+        widths = [max(map(_wide, column)) for column in zip(self.head, *body, strict=True)]
+        room = width - len(GAP) * (len(widths) - 1)
+        while sum(widths) > room and max(widths) > NARROW:
+            widths[widths.index(max(widths))] -= 1
+
+        def line(cells):
+            cells = [_fit(c, w, r) for c, w, r in zip(cells, widths, right, strict=True)]
+            return GAP.join(cells).rstrip()
+
+        rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+        lines = [*_wrap(self.title, width), line(self.head), rule]
+        lines += map(line, body[: len(self.rows)])
+        if self.totals:
+            lines += [rule, *map(line, body[len(self.rows) :])]
+        for note in self.notes:
+            lines += _wrap(note, width)
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        right = self._numeric()
+
+        def row(cells, tag):
+            made = ""
+            for value, r in zip(cells, right, strict=True):
+                style = f"text-align: {'right' if r else 'left'}; white-space: pre"
+                made += f'<{tag} style="{style}">{html.escape(_cell(value))}</{tag}>'
+            return f"<tr>{made}</tr>"
+
+        parts = [
+            f"<caption>{html.escape(self.title)}</caption>",
+            f"<thead>{row(self.head, 'th')}</thead>",
+            f"<tbody>{''.join(row(cells, 'td') for cells in self.rows)}</tbody>",
+        ]
+        if self.totals:
+            parts += [f"<tfoot>{''.join(row(cells, 'th') for cells in self.totals)}</tfoot>"]
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f"<div><table>{''.join(parts)}</table>{notes}</div>"
+
+    def _numeric(self) -> list[bool]:
+        columns = zip(*self.rows, *self.totals, strict=True)
+        numeric = [any(isinstance(v, int | float | Number) for v in column) for column in columns]
+        return numeric or [False] * len(self.head)
+
+
+class Number(str):
+    """A number in words, such as "1.2 M"; stands on the right."""
+
+
+def size_of(count: float, unit: str = "B") -> Number:
+    """Bytes or operations in words, in powers of 1000.
+
+    Example:
+      >>> size_of(61706 * 4), size_of(15e9), size_of(12), size_of(5.4e9, "")
+      ('246.8 kB', '15.0 GB', '12 B', '5.4 G')
+    """
+    for prefix in ("", "k", "M", "G"):
+        if count < 999.95:
+            digits = 1 if prefix else 0
+            return Number(f"{count:.{digits}f} {prefix}{unit}".rstrip())
+        count /= 1000
+    return Number(f"{count:.1f} T{unit}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _wide(text: str) -> int:
+    """Columns of a terminal that the text takes; Chinese letters take two, accents none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _fit(text: str, width: int, right: bool) -> str:
+    if _wide(text) > width:
+        while _wide(text) > width - 1:
+            text = text[:-1]
+        text += "…"
+    space = " " * (width - _wide(text))
+    return space + text if right else text + space
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width) if _wide(text) > width else [text]

@@ -1,0 +1,67 @@
+"""The confusion matrix, drawn."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
+    """Counts of (true class, predicted class), right answers on the diagonal.
+
+    The number in a cell is the count; its shade is the share of its row, on a scale that lets the
+    few mistakes of a good classifier be seen. Cells of zero stay empty.
+
+    Args:
+      matrix: (classes, classes) counts, rows true and columns predicted, as
+        `jaxnet.metrics.confusion` gives.
+      names: of the classes; 0, 1, 2, ... by default.
+
+    Raises:
+      ValueError: where the matrix is not square, a count is negative, or there are not as many
+        names.
+
+    Example:
+      >>> figure = confusion([[5, 1], [0, 7]], names=["cat", "dog"])
+      >>> figure.axes[0].get_title()
+      '12 of 13 right (92.31%)'
+    """
+    from matplotlib.colors import PowerNorm
+
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ValueError(f"confusion: needs a matrix (classes, classes), got {matrix.shape}")
+    if (matrix < 0).any():
+        raise ValueError(f"confusion: counts cannot be negative, got {matrix.min()}")
+    n = len(matrix)
+    names = [str(i) for i in range(n)] if names is None else list(names)
+    if len(names) != n:
+        raise ValueError(f"confusion: {n} classes need as many names, got {len(names)}")
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    longest = max(len(name) for name in names)
+    side = 1.6 + 0.42 * n + 0.06 * longest
+    figure = new_figure(max(side, 3.6), max(side, 3.6))
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", norm=PowerNorm(0.35, 0, 1))
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            color = "white" if share[row, column] > 0.38 else "black"
+            axes.text(column, row, f"{count:g}", ha="center", va="center", color=color, fontsize=9)
+    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
+    axes.set_xticks(range(n), names, **turn)
+    axes.set_yticks(range(n), names)
+    axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.85", linewidth=0.8)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    right, total = np.trace(matrix), matrix.sum()
+    axes.set_title(f"{right:g} of {total:g} right ({right / max(total, 1):.2%})", fontsize=11)
+    return figure

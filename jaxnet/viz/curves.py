@@ -1,0 +1,108 @@
+"""Curves over epochs."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import COLORS, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Panels = Mapping[str, Mapping[str, Any]]
+
+
+def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
+    """The epochs that `fit` gave, as arrays to plot or save: metric -> part -> values.
+
+    Args:
+      runs: each the epochs of one run, in order; all runs of one length. An epoch has dicts of
+        numbers `train` and `test` (or None).
+
+    Returns:
+      Such as {"loss": {"train": ..., "test": ...}, "accuracy": ...}; each array is (epochs,), or
+      (runs, epochs) for several runs.
+
+    Raises:
+      ValueError: for no epochs, or runs of several lengths.
+
+    Example:
+      >>> from types import SimpleNamespace as Epoch
+      >>> epochs = [Epoch(train={"loss": 2.0}, test=None), Epoch(train={"loss": 1.0}, test=None)]
+      >>> history(epochs)
+      {'loss': {'train': array([2., 1.])}}
+    """
+    listed = [list(run) for run in runs]
+    lengths = sorted({len(run) for run in listed})
+    if len(lengths) != 1 or lengths == [0]:
+        raise ValueError(
+            "history: needs runs of one length, at least one epoch each, such as "
+            f"history(list(fit(...))); got runs of {lengths or 'no'} epochs"
+        )
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for part in ("train", "test"):
+        for metric in getattr(listed[0][0], part) or {}:
+            values = np.array([[getattr(epoch, part)[metric] for epoch in run] for run in listed])
+            panels.setdefault(metric, {})[part] = values if len(listed) > 1 else values[0]
+    return panels
+
+
+def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
+    """One panel a metric, one line a part, over the epochs 1, 2, ...
+
+    The legend tells the last value of each line. With several runs, each is a thin line and their
+    mean a thick one.
+
+    Args:
+      panels: metric -> name of a line -> values (epochs,) or (runs, epochs), as `history` gives.
+      xlabel: what is counted along the horizontal axis.
+
+    Raises:
+      ValueError: where there is nothing to draw, or values have another shape.
+
+    Example:
+      >>> figure = curves({"loss": {"train": [2.0, 1.0, 0.5], "test": [2.1, 1.2, 0.9]}})
+      >>> [axes.get_ylabel() for axes in figure.axes]
+      ['loss']
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not panels:
+        raise ValueError("curves: needs at least one metric, such as {'loss': {'train': values}}")
+    figure = new_figure(4.8 * len(panels), 3.6)
+    lines = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    for axes, (metric, panel) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for name, given in panel.items():
+            values = np.asarray(given, float)
+            if values.ndim not in (1, 2) or values.size == 0:
+                raise ValueError(
+                    f"curves: {metric}/{name} needs values (epochs,) or (runs, epochs), "
+                    f"got {values.shape}"
+                )
+            _line(axes, np.atleast_2d(values), name, lines.index(name))
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(metric)
+        axes.set_xlim(left=0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
+
+
+def _line(axes: Any, values: np.ndarray, name: str, number: int) -> None:
+    """The runs of one line, (runs, epochs)."""
+    runs, epochs = values.shape
+    color, style = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number % 4]
+    x, mean = np.arange(1, epochs + 1), values.mean(0)
+    last = f"{mean[-1]:.4g} at the end"
+    label = f"{name}, {last}"
+    if runs > 1:
+        axes.plot(x, values.T, color=color, linewidth=0.7, alpha=0.4)
+        label = f"{name}, mean of {runs} runs: {last}"
+    mark = "o" if epochs < 12 else None  # one epoch alone would be no line at all
+    axes.plot(x, mean, style, color=color, linewidth=1.8, marker=mark, markersize=4, label=label)

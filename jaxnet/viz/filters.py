@@ -1,0 +1,86 @@
+"""The weights of a first layer, as the images that they are."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import frame, grid, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def filters(
+    kernel: Any, *, shape: tuple[int, ...] | None = None, columns: int | None = None
+) -> "Figure":
+    """What each unit of a layer looks for: red where it wants light, blue where it wants none.
+
+    Each filter is scaled by its own largest weight; white is 0. With three input channels a filter
+    is one colour image instead, in which grey is 0. With any other number of input channels each
+    filter is a row, one image a channel.
+
+    Args:
+      kernel: of a convolution (height, width, inputs, filters), or of a dense layer
+        (pixels, units), which needs `shape`.
+      shape: of the images that a dense layer sees, (height, width) or (height, width, channels).
+      columns: filters in a row; about as many as rows by default.
+
+    Raises:
+      ValueError: for another shape, or a dense kernel whose pixels are not those of `shape`.
+
+    Example:
+      >>> figure = filters(np.random.randn(5, 3, 1, 6), columns=3)
+      >>> len(figure.axes)  # six filters and the scale
+      7
+      >>> figure = filters(np.random.randn(35, 4), shape=(5, 7))
+    """
+    kernel = _as_images(np.asarray(kernel, float), shape)
+    inputs, count = kernel.shape[2:]
+    largest = np.abs(kernel).max((0, 1, 2), keepdims=True)
+    kernel = kernel / np.where(largest == 0, 1, largest)
+    if inputs == 3:
+        cells = [0.5 + kernel[..., i] / 2 for i in range(count)]
+    else:
+        cells = [kernel[:, :, c, i] for i in range(count) for c in range(inputs)]
+        columns = columns if inputs == 1 else inputs
+    rows, columns = grid(len(cells), columns)
+    side = 1.0 if len(cells) <= 16 else 0.75
+    height = side * rows * kernel.shape[0] / kernel.shape[1]
+    figure = new_figure(side * columns + (0 if inputs == 3 else 0.6), height)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, cell in zip(places, cells, strict=False):
+        axes.imshow(cell, cmap="RdBu_r", vmin=-1, vmax=1)
+        frame(axes)
+    for spare in places[len(cells) :]:
+        spare.remove()
+    if inputs != 3:
+        scale = figure.colorbar(
+            places[0].images[0],
+            ax=places[: len(cells)],
+            ticks=[-1, 0, 1],
+            shrink=0.9,
+            aspect=7 * rows,
+        )
+        scale.ax.set_yticklabels(["−", "0", "+"])
+        scale.outline.set_visible(False)
+    return figure
+
+
+def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
+    """The kernel as (height, width, inputs, filters)."""
+    if kernel.ndim == 4 and kernel.size and shape is None:
+        return kernel
+    if kernel.ndim != 2 or not kernel.size:
+        raise ValueError(
+            "filters: needs (height, width, inputs, filters), or (pixels, units) and a shape, got "
+            f"{kernel.shape}" + (f" and shape={shape}" if shape else "")
+        )
+    if shape is None or len(shape) not in (2, 3):
+        raise ValueError(
+            f"filters: a dense kernel {kernel.shape} needs the shape of its images; "
+            "write filters(kernel, shape=(28, 28))"
+        )
+    if np.prod(shape) != len(kernel):
+        raise ValueError(f"filters: {len(kernel)} pixels are no image of shape {shape}")
+    channels = shape[2] if len(shape) == 3 else 1
+    return kernel.reshape(shape[0], shape[1], channels, -1)  # (pixels, units) -> 4 axes

@@ -1,0 +1,57 @@
+"""Images in a grid, with a title each."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import frame, grid, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None = None) -> "Figure":
+    """Images side by side: in colour with three channels, as dark ink on white with one.
+
+    Args:
+      x: (images, height, width), (images, height, width, 1) or (images, height, width, 3); floats
+        in [0, 1] (what lies outside is cut off), or uint8 in 0..255.
+      titles: one an image, such as "read 3, is 5".
+      columns: in a row; about as many as rows by default.
+
+    Raises:
+      ValueError: for another shape, no image, or not as many titles as images.
+
+    Example:
+      >>> figure = images(np.random.rand(5, 8, 7, 1), titles=list("abcde"), columns=3)
+      >>> [axes.get_title() for axes in figure.axes]
+      ['a', 'b', 'c', 'd', 'e']
+    """
+    x = np.asarray(x)
+    x = x[..., None] if x.ndim == 3 else x
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or len(x) == 0:
+        raise ValueError(
+            f"images: needs (images, height, width, 1 or 3 channels), at least one, got {x.shape}; "
+            "for one image write x[None]"
+        )
+    if titles is not None and len(titles) != len(x):
+        raise ValueError(f"images: {len(x)} images need as many titles, got {len(titles)}")
+    x = np.clip(x / 255 if x.dtype == np.uint8 else x, 0, 1)
+    rows, columns = grid(len(x), columns)
+    longest = max(len(title) for title in titles or [""])
+    width = max(1.2, 0.1 * longest)
+    height = width * x.shape[1] / x.shape[2] + (0.3 if titles is not None else 0)
+    figure = new_figure(width * columns, height * rows)
+    cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    for i, image in enumerate(x):
+        if image.shape[-1] == 1:
+            cells[i].imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
+        else:
+            cells[i].imshow(image)
+        frame(cells[i])
+        if titles is not None:
+            cells[i].set_title(titles[i], fontsize=9)
+    for spare in cells[len(x) :]:
+        spare.remove()
+    return figure

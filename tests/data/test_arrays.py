@@ -1,0 +1,133 @@
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.data import batches, check, split
+
+
+def pair(n=7):
+    return np.arange(n * 6.0).reshape(n, 2, 3), np.arange(n)
+
+
+def test_check_counts_the_examples_of_any_pytree():
+    assert check(np.zeros((5, 2))) == 5
+    assert check({"x": np.zeros((4, 2)), "y": (jnp.zeros(4), np.zeros((4, 3, 3)))}) == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (pair()[:1] + (np.arange(6),), ValueError, r"\[0\]: 7, \[1\]: 6"),
+        ({"x": np.zeros(3), "y": np.zeros(2)}, ValueError, r"\['x'\]: 3, \['y'\]: 2"),
+        (np.zeros((0, 3)), ValueError, "at least one example, got none"),
+        ((), ValueError, r"needs an array or a tuple of arrays such as \(x, y\)"),
+        (None, ValueError, "needs an array"),
+        (([1.0, 2.0], np.zeros(2)), TypeError, r"np\.asarray\(list\)"),
+        (np.float32(3), TypeError, "the array must be an array with examples"),
+        (
+            (np.array([[1.0, 2.0], [3.0, np.nan], [np.nan, 1.0]]), np.zeros(3)),
+            ValueError,
+            r"2 of the 6 values of \[0\] are NaN or infinite, the first at \[1, 1\]",
+        ),
+        (jnp.array([1.0, -jnp.inf]), ValueError, r"1 of the 2 .* first at \[1\]"),
+    ],
+)
+def test_check_says_what_is_wrong(data, error, message):
+    with pytest.raises(error, match=message):
+        check(data)
+
+
+def test_check_allows_large_values_and_both_signs():
+    assert check(np.array([3e38, 3e38], np.float32)) == 2  # a sum in float32 would overflow
+    assert check(np.array([1e308, 1e308])) == 2
+
+
+def test_batches_in_order_with_a_short_last_one():
+    x, y = pair(7)
+    got = list(batches((x, y), 3))
+    assert [b[1].tolist() for b in got] == [[0, 1, 2], [3, 4, 5], [6]]
+    np.testing.assert_array_equal(np.concatenate([b[0] for b in got]), x)
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "lengths"), [(7, 3, [3, 3]), (6, 3, [3, 3]), (3, 3, [3]), (5, 1, [1] * 5)]
+)
+def test_drop_last(n, size, lengths):
+    assert [len(b[1]) for b in batches(pair(n), size, drop_last=True)] == lengths
+
+
+def test_a_seed_shuffles_whole_examples_each_once():
+    x, y = pair(50)
+    got = list(batches((x, y), 8, seed=3))
+    order = np.concatenate([b[1] for b in got])
+    assert sorted(order) == list(range(50)) and order.tolist() != list(range(50))
+    np.testing.assert_array_equal(np.concatenate([b[0] for b in got]), x[order])  # pairs stay pairs
+    again = np.concatenate([b[1] for b in batches((x, y), 8, seed=3)])
+    other = np.concatenate([b[1] for b in batches((x, y), 8, seed=4)])
+    assert (again == order).all() and (other != order).any()
+
+
+def test_a_shuffled_pass_without_the_last_batch_leaves_out_others_each_time():
+    left = set()
+    for seed in range(30):
+        seen = {i for batch in batches(pair(7), 3, seed=seed, drop_last=True) for i in batch[1]}
+        left |= set(range(7)) - seen
+    assert len(left) > 3
+
+
+def test_batches_refuse_at_the_call_and_not_at_the_first_batch():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        batches(pair(), 0)
+    with pytest.raises(ValueError, match="7 examples give no full batch of 8"):
+        batches(pair(), 8, drop_last=True)
+    with pytest.raises(ValueError, match="batches: all arrays need"):
+        batches((np.zeros(3), np.zeros(4)), 2)
+
+
+def test_split_keeps_pairs_order_and_everything():
+    x, y = pair(20)
+    (a, b), (c, d) = split((x, y), 0.3)
+    assert len(b) == 14 and len(d) == 6
+    assert sorted([*b, *d]) == list(range(20))
+    assert (np.diff(b) > 0).all() and (np.diff(d) > 0).all()
+    np.testing.assert_array_equal(a, x[b])
+    np.testing.assert_array_equal(c, x[d])
+
+
+def test_split_is_a_function_of_its_seed():
+    y = np.arange(1000)
+    parts = [split(y, 0.2, seed=s)[1] for s in (0, 0, 1)]
+    assert (parts[0] == parts[1]).all() and (parts[0] != parts[2]).any()
+    assert split(np.arange(12), 0.25)[1].tolist() == [2, 7, 9]  # numpy 2.4.6, PCG64
+
+
+def test_split_gives_every_class_its_share():
+    labels = np.repeat([0, 1, 2], [100, 40, 10])
+    for seed in range(5):
+        _, held = split(labels, 0.2, seed=seed, labels=labels)
+        assert np.bincount(held).tolist() == [20, 8, 2]
+    by_chance = {tuple(np.bincount(split(labels, 0.2, seed=s)[1], minlength=3)) for s in range(9)}
+    assert len(by_chance) > 1
+
+
+def test_split_draws_within_a_class_at_random():
+    labels = np.zeros(30, int)
+    seen = set(
+        itertools.chain(*(split(np.arange(30), 0.2, seed=s, labels=labels)[1] for s in range(40)))
+    )
+    assert seen == set(range(30))
+
+
+@pytest.mark.parametrize("share", [0, 1, 1.5, -0.1])
+def test_split_needs_a_share(share):
+    with pytest.raises(ValueError, match=rf"in \(0, 1\), got {share}"):
+        split(pair(), share)
+
+
+def test_split_says_where_a_part_would_be_empty_or_labels_do_not_fit():
+    with pytest.raises(ValueError, match=r"0.01 of 7 examples leaves a part empty.*at least 0.14"):
+        split(pair(7), 0.01)
+    with pytest.raises(ValueError, match=r"one class an example, \(7,\), got \(6,\)"):
+        split(pair(7), labels=np.zeros(6))

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from jaxnet.data import cifar10, mnist, tfds
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+
+@pytest.mark.parametrize(
+    ("helper", "size"), [(mnist, (28, 28, 1)), (cifar10, (32, 32, 3))], ids=["mnist", "cifar10"]
+)
+def test_images_are_scaled_and_labels_narrowed(helper, size, tfds_data_dir, monkeypatch):
+    """The first images of each split: decoding all of them takes seconds."""
+    if helper.__name__ not in tfds.prepared(tfds_data_dir):
+        pytest.skip(f"{helper.__name__} is not in TFDS_DATA_DIR")
+    load = tfds.load
+
+    def few(name, split, **options):
+        return load(name, f"{split}[:9]", **options)
+
+    monkeypatch.setattr(tfds, "load", few)
+    parts = helper(data_dir=tfds_data_dir)
+    for (x, y), split in zip(parts, ("train", "test"), strict=True):
+        raw = few(helper.__name__, split, data_dir=tfds_data_dir)
+        assert x.shape == (9, *size) and x.dtype == np.float32 and y.dtype == np.int32
+        np.testing.assert_allclose(x, raw["image"] / 255, rtol=1e-6)
+        np.testing.assert_array_equal(y, raw["label"])
+        assert 0 <= x.min() and 0.5 < x.max() <= 1
+
+
+@pytest.mark.parametrize("helper", [mnist, cifar10])
+def test_a_folder_that_is_not_there(helper, tmp_path):
+    with pytest.raises(FileNotFoundError, match="write data_dir="):
+        helper(data_dir=tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_all_of_mnist(tfds_data_dir):
+    (x, y), (x_test, y_test) = mnist(data_dir=tfds_data_dir)
+    assert x.shape == (60_000, 28, 28, 1) and x_test.shape == (10_000, 28, 28, 1)
+    assert np.bincount(y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert np.bincount(y)[:3].tolist() == [5923, 6742, 5958]  # the counts of the original files
+    assert x.mean() == pytest.approx(0.1307, abs=5e-5)  # as every MNIST tutorial normalizes by

@@ -1,0 +1,118 @@
+import sys
+
+import numpy as np
+import pytest
+
+from jaxnet.data import tfds
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+
+def test_arrays_keep_the_dtype_they_are_stored_in(tfds_data_dir):
+    data = tfds.load("mnist", "train[:7]", data_dir=tfds_data_dir)
+    assert set(data) == {"image", "label"}
+    assert data["image"].shape == (7, 28, 28, 1) and data["image"].dtype == np.uint8
+    assert data["label"].shape == (7,) and data["label"].dtype == np.int64
+
+
+def test_order_and_values_are_those_of_tfds(tfds_data_dir):
+    import tensorflow_datasets
+
+    source = tensorflow_datasets.data_source("mnist", split="test", data_dir=tfds_data_dir)
+    data = tfds.load("mnist", "test[:1203]", data_dir=tfds_data_dir)  # three blocks, one short
+    assert len(data["label"]) == 1203
+    for i in (0, 499, 500, 999, 1000, 1202):
+        np.testing.assert_array_equal(data["image"][i], source[i]["image"])
+        assert data["label"][i] == source[i]["label"]
+
+
+def test_the_folder_comes_from_the_environment(tfds_data_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_data_dir))
+    assert len(tfds.load("mnist", "test[:3]")["label"]) == 3
+
+
+def test_text_is_a_list_of_strings(tfds_data_dir):
+    need("multi30k", tfds_data_dir)
+    data = tfds.load("multi30k", "test[:5]", data_dir=tfds_data_dir)
+    assert len(data["de"]) == 5 and all(isinstance(line, str) for line in data["de"])
+    assert any(letter in "".join(data["de"]) for letter in "äöüß")
+
+
+def test_what_differs_in_shape_is_a_list_of_arrays(tfds_data_dir):
+    need("free_spoken_digits", tfds_data_dir)
+    data = tfds.load("free_spoken_digits", "test[:4]", data_dir=tfds_data_dir)
+    assert isinstance(data["audio"], list) and len(data["audio"]) == 4
+    assert all(a.ndim == 1 and a.dtype == np.int16 for a in data["audio"])
+    assert len({a.shape for a in data["audio"]}) > 1
+
+
+def test_nested_features_are_nested_dicts(tfds_data_dir):
+    need("bccd", tfds_data_dir)
+    data = tfds.load("bccd", "test[:3]", data_dir=tfds_data_dir)
+    assert data["image"].shape == (3, 480, 640, 3)
+    boxes, labels = data["objects"]["bbox"], data["objects"]["label"]
+    assert [len(b) for b in boxes] == [len(c) for c in labels]
+    assert all(b.shape[1] == 4 and b.dtype == np.float32 for b in boxes)
+
+
+def test_prepared_lists_the_folder(tfds_data_dir, tmp_path):
+    assert "mnist" in tfds.prepared(tfds_data_dir)
+    (tmp_path / "flowers" / "config" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "flowers" / "config" / "1.0.0" / "dataset_info.json").touch()
+    (tmp_path / "half" / "1.0.0").mkdir(parents=True)
+    assert tfds.prepared(tmp_path) == ["flowers"]
+
+
+def test_a_dataset_that_is_not_there(tfds_data_dir):
+    with pytest.raises(
+        FileNotFoundError, match=r"'mnits' is not in .*which holds .*mnist.*download"
+    ):
+        tfds.load("mnits", "train", data_dir=tfds_data_dir)
+
+
+def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="nowhere, which does not exist; write data_dir="):
+        tfds.load("mnist", "train", data_dir=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="which holds no dataset"):
+        tfds.load("mnist", "train", data_dir=tmp_path)
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"TFDS_DATA_DIR is not set"):
+        tfds.load("mnist", "train")
+
+
+@pytest.mark.parametrize("split", ["trian", "train[:5", "train[70000:]", "validation"])
+def test_a_split_that_is_not_there_lists_those_that_are(split, tfds_data_dir):
+    with pytest.raises(
+        ValueError, match=r"has no split .* it has train \(60,000\), test \(10,000\)"
+    ):
+        tfds.load("mnist", split, data_dir=tfds_data_dir)
+
+
+def test_download_prepares_array_records(monkeypatch, tmp_path, tfds_data_dir):
+    """Without a network: what would be asked of TFDS, then read as if it had been prepared."""
+    import tensorflow_datasets
+
+    real, asked = tensorflow_datasets.builder, []
+
+    def builder(name, *, data_dir, **options):
+        asked.append((name, data_dir, options))
+        found = real(name, data_dir=tfds_data_dir)
+        found.download_and_prepare = lambda: asked.append("prepared")
+        return found
+
+    monkeypatch.setattr(tensorflow_datasets, "builder", builder)
+    data = tfds.load("mnist", "test[:2]", data_dir=tmp_path, download=True)
+    assert asked == [("mnist", tmp_path, {"file_format": "array_record"}), "prepared"]
+    assert len(data["label"]) == 2
+
+
+def test_without_tfds_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"needs tensorflow-datasets.*jaxnet-toolkit\[data\]"):
+        tfds.load("mnist", "train")
+
+
+def need(name, folder):
+    if name not in tfds.prepared(folder):
+        pytest.skip(f"{name} is not in TFDS_DATA_DIR")

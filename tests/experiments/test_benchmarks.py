@@ -1,0 +1,285 @@
+"""The method, at tiny sizes: nothing here says how fast anything is."""
+
+import dataclasses
+import importlib.util
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import __main__ as benchmark
+from experiments.benchmarks import fresh, measure, report
+from experiments.benchmarks.measure import Row, bootstrap, disagreement, outputs
+from experiments.benchmarks.workloads import (
+    WORKLOADS,
+    Gru,
+    LeNet,
+    Lstm,
+    Mlp,
+    NotOffered,
+    ResNet,
+    Transformer,
+    Workload,
+    draw_weights,
+    flatten,
+)
+
+TINY = {
+    "mlp": Workload("mlp", Mlp((7, 6)), (3, 9)),
+    "mlp scan": Workload("mlp scan", Mlp((7,)), (3, 9), steps=3),
+    "lenet": Workload("lenet", LeNet(), (2, 28, 28, 1)),
+    "resnet": Workload("resnet", ResNet(8), (3, 8, 8, 3)),
+    "lstm": Workload("lstm", Lstm(5), (3, 6, 4)),
+    "gru": Workload("gru", Gru(5), (3, 6, 4)),
+    "transformer": Workload("transformer", Transformer(2, 12), (3, 5, 8)),
+    "ensemble": Workload("ensemble", LeNet(), (2, 28, 28, 1), members=3),
+    "deep forward": Workload("deep forward", Mlp((6,) * 12), (3, 6), train=False),
+}
+# Each peer on one or two; all on all takes minutes and was run when they were written.
+PAIRS = [
+    ("hand", "deep forward"),
+    ("hand", "mlp scan"),
+    ("linen", "gru"),
+    ("nnx", "mlp"),
+    ("equinox", "mlp"),
+    ("haiku", "lstm"),
+    ("keras", "mlp scan"),
+    ("torch", "mlp"),
+    ("torch", "lenet"),
+    ("torch", "resnet"),
+    ("torch", "gru"),
+    ("torch", "transformer"),
+    ("torch", "ensemble"),
+]
+TOLERANCE = measure.TOLERANCE["cpu"]
+
+
+@pytest.fixture(scope="module")
+def ours():
+    """Workload -> our first outputs."""
+    from experiments.benchmarks.peers import ours as peer
+
+    memory = {}
+
+    def get(name):
+        if name not in memory:
+            workload = TINY[name]
+            memory[name] = outputs(peer.build(workload, draw_weights(workload), "jaxnet"))
+        return memory[name]
+
+    return get
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers
+@pytest.mark.parametrize(("name", "workload"), PAIRS)
+def test_equal_weights_give_equal_losses(name, workload, ours):
+    library = {"hand": "jax", "linen": "flax", "nnx": "flax"}.get(name, name)
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"compares with {name}, which is not installed")
+    peer = importlib.import_module(f"experiments.benchmarks.peers.{name}")
+    variants = [v for v in peer.variants(TINY[workload]) if "compiled" not in v]
+    for variant in variants[: 1 if name in ("linen", "nnx") else None]:
+        program = peer.build(TINY[workload], draw_weights(TINY[workload]), variant)
+        found = outputs(program)
+        assert found.shape == ours(workload).shape
+        assert disagreement(found, ours(workload), TOLERANCE, program.differs) == ""
+
+
+def test_ours_trains(ours):
+    losses = ours("lenet")[:, 0]
+    assert 0 < losses[-1] < losses[0] < 4
+
+
+def test_a_wrong_weight_is_seen(ours):
+    """What the comparison is for: one bias that is not copied."""
+    from experiments.benchmarks.peers import hand
+
+    weights = draw_weights(TINY["deep forward"])
+    weights["dense_7"]["bias"] = 0 * weights["dense_7"]["bias"]
+    found = outputs(hand.build(TINY["deep forward"], weights, ""))
+    assert "is allowed" in disagreement(found, ours("deep forward"), TOLERANCE)
+
+
+def test_what_a_peer_does_not_offer_says_why():
+    haiku = pytest.importorskip("experiments.benchmarks.peers.haiku", exc_type=ImportError)
+    with pytest.raises(NotOffered, match="another function"):
+        haiku.build(TINY["gru"], None, "Haiku")
+
+
+def test_disagreement_by_hand():
+    ours = np.array([[2.0], [1.0], [0.5]])
+    assert disagreement(ours, ours, (0.0, 0.0)) == ""
+    off = ours + np.array([[0.0], [0.0], [0.01]])  # 2% of the third
+    assert disagreement(off, ours, (0.0, 0.03)) == ""
+    assert "call 3 gives 0.51 at place 1, ours 0.5; 0.015" not in disagreement(off, ours, (0, 0.03))
+    assert disagreement(off, ours, (0.0, 0.01)).startswith("call 3 gives 0.51 at place 1, ours 0.5")
+    assert disagreement(off + [[0.0], [9.0], [9.0]], ours, (0.0, 0.0), differs="a bias") == ""
+    assert disagreement(off + 1, ours, (0.0, 0.0), differs="a bias") != ""
+    assert "call 2 gives nan" in disagreement(ours * [[1], [np.nan], [1]], ours, (0.1, 0.1))
+    assert "shape (2, 1), ours (3, 1)" in disagreement(ours[:2], ours, (0.1, 0.1))
+
+
+def test_bootstrap_of_paired_noise_is_exact():
+    """What slows both down alike leaves their ratio alone."""
+    ours = np.random.default_rng(0).lognormal(size=30)
+    ratio, low, high = bootstrap(list(3 * ours), list(ours))
+    assert (ratio, low, high) == pytest.approx((3, 3, 3))
+
+
+def test_bootstrap_interval_has_the_width_of_the_median():
+    """Independent noise: the median of n normals has the deviation 1.2533 / sqrt(n)."""
+    rng = np.random.default_rng(1)
+    peer, ours = 20 + 0.1 * rng.normal(size=400), np.full(400, 10.0)
+    ratio, low, high = bootstrap(list(peer), list(ours))
+    assert low < ratio < high and 1.99 < ratio < 2.01
+    expected = 2 * 1.96 * 1.2533 * 0.01 / np.sqrt(400)
+    assert 0.5 < (high - low) / expected < 2
+
+
+def test_bootstrap_takes_the_rounds_that_both_have():
+    assert bootstrap([4.0, 4.0], [2.0, 2.0, 9.0, 9.0]) == (2, 2, 2)
+
+
+def test_samples_are_of_many_calls_and_waited_for():
+    seen = []
+    program = measure.Program(lambda: seen.append("step") or len(seen), lambda v: seen.append(v))
+    assert measure.timed(program, 3) > 0
+    assert seen == ["step", 1, "step", "step", "step", 5]  # one untimed, then three and a wait
+
+
+def test_weights_fit_jaxnet():
+    from experiments.benchmarks.peers import ours as peer
+
+    for workload in [*WORKLOADS, *TINY.values()]:
+        shape = jax.ShapeDtypeStruct(workload.shape, np.float32)
+        needed, _ = jax.eval_shape(peer.make(workload.net).init, jax.random.key(0), shape)
+        drawn = draw_weights(dataclasses.replace(workload, members=1))
+        given = peer.in_layout(workload, drawn)
+        assert jax.tree.map(lambda a: a.shape, needed) == jax.tree.map(np.shape, given)
+
+
+def test_resnet_has_the_published_size():
+    weights = draw_weights(next(w for w in WORKLOADS if w.name == "ResNet-20"))
+    assert sum(a.size for p in flatten(weights).values() for a in p.values()) == 272_474
+
+
+LOAD = (0.5, 0.25)
+ROWS = [
+    Row("LeNet", "ours", "jaxnet", "ms", [10.0] * 4, load=LOAD),
+    Row("LeNet", "linen", "Linen", "ms", [20.0, 20.0, 21.0, 21.0], load=LOAD),
+    Row("LeNet", "haiku", "Haiku", "ms", [12.0] * 4, load=LOAD),
+    Row("LeNet", "keras", "keras", "ms", [], "needs keras, which is not installed", LOAD),
+    Row("LeNet", "torch", "PyTorch", "ms", [8.0] * 4, load=LOAD),
+    Row("LeNet", "torch", "PyTorch compiled", "ms", [9.0, 11.0, 9.0, 11.0], load=LOAD),
+]
+
+
+def test_table():
+    lines = [line.split() for line in report.table(ROWS, "title").splitlines()]
+    assert lines[0] == ["title"]
+    assert lines[3] == ["LeNet", "jaxnet", "10", "ms", "0.5,", "0.2"]
+    assert lines[4] == ["Linen", "20.5", "ms", "2.05", "2", "to", "2.1", "won"]
+    assert lines[5] == ["Haiku", "12", "ms", "1.2", "1.2", "to", "1.2", "won", "best", "on", "JAX",
+                        "≥", "1.3:", "missed"]  # fmt: skip
+    assert lines[6] == ["keras", "–", "no", "value"]
+    assert lines[7] == ["PyTorch", "8", "ms", "0.8", "0.8", "to", "0.8", "lost", "best", "PyTorch",
+                        "≥", "1:", "missed"]  # fmt: skip
+    assert lines[8] == "PyTorch compiled 10 ms 1 0.9 to 1.1 even".split()
+    assert lines[10] == "LeNet, keras: needs keras, which is not installed".split()
+
+
+def test_every_target_names_a_workload_and_a_program():
+    names = {workload.name for workload in WORKLOADS}
+    for target in report.TARGETS:
+        assert target.workload.split(":")[0] in names
+        assert set(target.peers) <= set(measure.PEERS)
+        if target.program and ":" in target.workload:
+            assert target.program in {program for _, program in fresh.PROGRAMS}
+
+
+def test_import_has_a_target():
+    rows = [Row("import, after jax and optax", "jaxnet", "jaxnet", "s", [0.1])]
+    assert "< 0.15 s: met" in report.table(rows, "")
+    rows = [rows[0]._replace(samples=[0.2])]
+    assert "< 0.15 s: missed" in report.table(rows, "")
+
+
+def test_picture_has_a_point_for_the_best_of_each_peer():
+    axes = report.plot(ROWS, "title").axes[0]
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert sorted(float(p.get_xdata()[0]) for p in points) == pytest.approx([0.8, 1.2, 2.05])
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["LeNet"]
+
+
+def test_samples_are_saved_and_read(tmp_path):
+    report.save(ROWS, {"backend": "cpu"}, tmp_path / "new" / "cpu.json")
+    rows, about = report.read(tmp_path / "new" / "cpu.json")
+    assert rows == ROWS and about == {"backend": "cpu"}
+
+
+@pytest.mark.slow
+def test_a_whole_run(tmp_path, capsys):
+    """Processes, rounds, files: two workloads, us and by hand, and a library that is not there."""
+    pytest.importorskip("matplotlib", reason="draws the picture", exc_type=ImportError)
+    config = benchmark.Config(
+        workloads=("MLP 3x64",), peers=("hand",), rounds=2, seconds=0.01, out=tmp_path
+    )
+    rows = benchmark.run(config)
+    assert [row.program for row in rows] == ["jaxnet", "by hand"] * 2
+    for row in rows:
+        assert len(row.samples) == 2 and 0 < min(row.samples) and not row.note
+        assert math.isfinite(row.load[0])
+    assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu.txt", "cpu.png"}
+    out = capsys.readouterr().out
+    assert out.count("MLP 3x64") >= 2 and "peer / ours" in out
+    again = benchmark.run(benchmark.Config(again=tmp_path / "cpu.json", out=tmp_path / "again"))
+    assert again == rows
+
+
+def _sleep(seconds):
+    import time
+
+    time.sleep(seconds)
+
+
+def test_a_fresh_process_that_hangs_or_fails_says_so():
+    with pytest.raises(measure.PeerError, match="no answer in 0 s"):
+        fresh.in_fresh_process(_sleep, 60, timeout=0.01)
+    with pytest.raises(measure.PeerError, match="needs no_such_module, which is not installed"):
+        fresh.in_fresh_process(importlib.import_module, "no_such_module", timeout=60)
+
+
+@pytest.mark.slow
+def test_first_step_in_a_fresh_process():
+    rows = fresh.run_first_steps(
+        TINY["mlp"], rounds=1, timeout=120, programs=fresh.PROGRAMS[:1], say=lambda line: None
+    )
+    values = {row.workload: row.samples[0] for row in rows}
+    assert list(values)[0] == "mlp: first step, cold" and len(values) == 6
+    parts = ("import, cold", "init, cold", "trace, compile, step, cold")
+    assert sum(values[f"mlp: {part}"] for part in parts) == pytest.approx(
+        values["mlp: first step, cold"]
+    )
+    assert 50 < values["mlp: peak memory"] < 5000  # MB
+
+
+@pytest.mark.slow
+def test_import_times(monkeypatch):
+    monkeypatch.setattr(fresh, "IMPORTS", ("jaxnet", "no_such_module"))
+    ours, missing = fresh.run_imports(rounds=1, timeout=120, say=lambda line: None)
+    assert len(ours.samples) == 1 and 0 < ours.samples[0] < 120
+    assert not missing.samples and "not installed" in missing.note
+
+
+def test_compile_time():
+    net, shape = Transformer(2, 6), (2, 3, 4)
+    for repeated in (True, False):
+        assert 0 < fresh.compile_time(2, repeated, net, shape) < 120
+
+
+@pytest.mark.parametrize("words", [{"peers": ("keros",)}, {"workloads": ("Lenet",)}])
+def test_a_wrong_option_says_what_there_is(words):
+    with pytest.raises(ValueError, match="linen|LeNet"):
+        benchmark.Config(**words)

@@ -1,0 +1,140 @@
+"""What digits and MNIST share: options, optimizers, pictures."""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from experiments.classify import Options, Recipe, classify, make_optimizer
+
+SOFTMAX = Recipe(jn.models.mlp([4], name="softmax"), first="output", rate=10)
+UPDATES = {  # the first two updates for gradients 2 and 1 and a rate that stays 0.1, by hand
+    "sgd": [-0.2, -0.1],
+    "momentum": [-0.2, -0.1 * (1 + 0.9 * 2)],
+    "nesterov": [-0.1 * (2 + 0.9 * 2), -0.1 * (1 + 0.9 * 2.8)],
+    "adagrad": [-0.1 * 2 / 4.1**0.5, -0.1 / 5.1**0.5],  # optax starts the sum of squares at 0.1
+    "rmsprop": [-0.1 * 2 / 0.4**0.5, -0.1 / (0.9 * 0.4 + 0.1) ** 0.5],
+    "adam": [-0.1, -0.1 * (0.28 / 0.19) / (0.004996 / 0.001999) ** 0.5],
+}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_each_name_is_its_rule(name):
+    optimizer = make_optimizer(Options(optimizer=name, learning_rate=0.1), steps=10**9)
+    state, given = optimizer.init(jnp.zeros(())), []
+    for gradient in (2.0, 1.0):
+        update, state = optimizer.update(jnp.float32(gradient), state, jnp.zeros(()))
+        given.append(float(update))
+    np.testing.assert_allclose(given, UPDATES[name], rtol=1e-4)
+
+
+def test_the_rate_falls_to_0_over_the_steps():
+    optimizer = make_optimizer(Options(optimizer="sgd", learning_rate=0.4), steps=10)
+    state, given = optimizer.init(jnp.zeros(())), []
+    for _ in range(11):
+        update, state = optimizer.update(jnp.ones(()), state)
+        given.append(-float(update))
+    assert given[0] == pytest.approx(0.4) and given[5] == pytest.approx(0.2)
+    assert given[10] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"optimizer": "adm"},
+            "optimizer is one of sgd, momentum, nesterov, adagrad, rmsprop, adam",
+        ),
+        ({"epochs": -3}, "epochs must be at least 1, got -3"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1.0"),
+        ({"smoothing": -0.1}, r"smoothing must be in \[0, 1\), got -0.1"),
+        ({"shift": -1}, "seed and shift must not be negative, got 0 and -1"),
+        ({"seed": -1}, "seed and shift must not be negative, got -1 and None"),
+    ],
+)
+def test_wrong_options(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**wrong)
+
+
+def test_a_recipe_scales_the_usual_rate_and_no_given_one():
+    def rate(**options):
+        optimizer = make_optimizer(Options(optimizer="sgd", **options), steps=5, scale=3.0)
+        return -float(optimizer.update(jnp.ones(()), optimizer.init(jnp.zeros(())))[0])
+
+    assert rate() == pytest.approx(0.3)
+    assert rate(learning_rate=0.7) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("given", "shift"), [(None, 2), (1, 1), (0, None)])
+def test_images_move_as_the_options_or_the_recipe_say(given, shift, monkeypatch, tmp_path):
+    moves = []
+
+    def spy(pixels):
+        moves.append(pixels)
+        return lambda key, x: x
+
+    monkeypatch.setattr(jn.data, "random_shift", spy)
+    options = Options(epochs=1, shift=given, output=tmp_path)
+    classify(SOFTMAX._replace(shift=2), shapes(), shapes(30, 1), options)
+    assert moves == ([] if shift is None else [shift])
+
+
+def shapes(n=60, seed=0):
+    """Images that a linear model tells apart: the bright quarter is the class."""
+    random = np.random.default_rng(seed)
+    y = random.integers(0, 4, n).astype(np.int32)
+    x = random.uniform(0, 0.3, (n, 4, 4, 1)).astype(np.float32)
+    for image, label in zip(x, y, strict=True):
+        row, column = divmod(int(label), 2)
+        image[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] += 0.6
+    return x, y
+
+
+def test_learns_draws_and_reports(tmp_path, capsys):
+    options = Options(epochs=12, batch_size=16, seeds=2, optimizer="sgd", output=tmp_path)
+    results = classify(SOFTMAX, shapes(), shapes(30, 1), options)
+    assert (results.accuracies == 1).all()  # a linear model tells them apart
+    assert 0.02 < results.history["loss"]["test"][:, -1].mean() < 0.6  # and is not certain yet
+    assert results.history["accuracy"]["train"].shape == (2, 12)
+    assert {path.name for path in results.pictures} == {
+        "curves.png",
+        "confusion.png",
+        "filters.png",
+    }
+    assert all(path.stat().st_size > 1000 for path in results.pictures)
+    printed = capsys.readouterr().out
+    assert "mean of 2 seeds: 100.00%, standard deviation 0.00%, from 100.00% to 100.00%" in printed
+    assert "60 images to train on, 30 to test with" in printed
+    assert len(re.findall(r"^epoch", printed, re.M)) == 2 * 6  # not one of every epoch
+
+
+def test_seeds_differ_and_a_seed_repeats(tmp_path):
+    def losses(seed, seeds):
+        options = Options(epochs=1, seed=seed, seeds=seeds, optimizer="sgd", output=tmp_path)
+        results = classify(SOFTMAX, shapes(), shapes(30, 1), options)
+        return np.ravel(results.history["loss"]["train"])
+
+    two = losses(3, 2)
+    assert two[0] != two[1]
+    np.testing.assert_allclose(losses(4, 1), two[1:], rtol=1e-6)
+
+
+def test_mistakes_of_an_earlier_run_do_not_stay(tmp_path):
+    (tmp_path / "mistakes.png").write_text("old")
+    options = Options(epochs=12, batch_size=16, optimizer="sgd", output=tmp_path)
+    classify(SOFTMAX, shapes(), shapes(30, 1), options)
+    assert not (tmp_path / "mistakes.png").exists()
+
+
+def test_validation_leaves_the_test_part_alone(tmp_path, capsys):
+    options = Options(epochs=1, validation=True, output=tmp_path)
+    nan = np.full((30, 4, 4, 1), np.nan, np.float32), np.zeros(30, np.int32)
+    classify(SOFTMAX, shapes(), nan, options)  # fit refuses NaN where it sees it
+    assert re.search(r"\b4\d images to train on, 1\d to test with", capsys.readouterr().out)

@@ -1,0 +1,83 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import digits
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("model", "low", "high"), [("softmax", 0.6, 0.95), ("mlp", 0.8, 0.97), ("conv", 0.2, 0.96)]
+)
+def test_each_model_learns_in_an_epoch_and_is_drawn(model, low, high, tmp_path):
+    results = digits.run(digits.Config(model=model, epochs=1, batch_size=32, output=tmp_path))
+    assert results.accuracies.shape == (1,)
+    assert low < results.accuracies[0] < high
+    assert results.history["loss"]["train"].shape == (1,)
+    assert sorted(path.name for path in results.pictures) == [
+        "confusion.png", "curves.png", "filters.png", "mistakes.png"
+    ]  # fmt: skip
+    assert all(path.is_file() and path.parent == tmp_path for path in results.pictures)
+
+
+@pytest.mark.slow
+def test_the_claim_with_fewer_epochs(tmp_path):
+    """Above what the record claims would be as suspicious as below: 359 digits, some unreadable."""
+    results = digits.run(digits.Config(epochs=15, output=tmp_path))
+    assert 0.97 < results.accuracies.mean() < 0.9999
+    # Smoothing of 0.1 leaves -0.91 ln 0.91 - 9 · 0.01 ln 0.01 = 0.500 to a perfect net.
+    assert 0.5 < results.history["loss"]["train"][-1] < 0.75
+
+
+def test_a_wrong_model_from_python():
+    with pytest.raises(ValueError, match="model is one of softmax, mlp, conv, got 'cnn'"):
+        digits.Config(model="cnn")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "cnn"], ["invalid choice 'cnn'", "'softmax', 'mlp', 'conv'"]),
+        (["--optimizer", "adm"], ["invalid choice 'adm'", "'rmsprop'"]),
+        (["--epochs", "-3"], ["epochs must be at least 1, got -3"]),
+        (["--batch-size", "0"], ["batch_size must be at least 1, got 0"]),
+        (["--epoch", "3"], ["Unrecognized", "--epochs"]),
+    ],
+)
+def test_wrong_options_on_the_command_line(arguments, words, capsys):
+    tyro = pytest.importorskip("tyro")
+    with pytest.raises(SystemExit) as stop:
+        tyro.cli(digits.Config, args=arguments)
+    assert stop.value.code not in (0, None)
+    printed = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    for word in words:
+        assert word in printed
+
+
+def test_runs_as_a_command(tmp_path):
+    command = [sys.executable, "-m", "experiments.digits", "--model", "softmax", "--epochs", "1"]
+    ended = subprocess.run(
+        [*command, "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "of the test images are read rightly" in ended.stdout
+    assert "output" in ended.stdout and "650" in ended.stdout  # the summary's table
+    assert (tmp_path / "curves.png").is_file()
+
+
+def test_trains_on_the_training_part_alone(monkeypatch, tmp_path):
+    """What is held out never reaches the training: it is handed over as the test part."""
+    seen = {}
+
+    def spy(recipe, train, test, config):
+        seen.update(train=train, test=test)
+
+    monkeypatch.setattr(digits, "classify", spy)
+    digits.run(digits.Config(output=tmp_path))
+    assert (len(seen["train"][1]), len(seen["test"][1])) == (1438, 359)
+    rows = {image.tobytes() for image in seen["train"][0]}
+    shared = sum(image.tobytes() in rows for image in np.asarray(seen["test"][0]))
+    assert shared == 0  # no image occurs twice in the set

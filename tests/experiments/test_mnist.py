@@ -1,0 +1,42 @@
+import pytest
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+from experiments import mnist
+
+
+@pytest.fixture
+def few(tfds_data_dir, monkeypatch):
+    """The first images of each split: decoding all of them takes seconds."""
+    from jaxnet.data import tfds
+
+    load = tfds.load
+
+    def some(name, split, **options):
+        return load(name, f"{split}[:{2000 if split == 'train' else 500}]", **options)
+
+    monkeypatch.setattr(tfds, "load", some)
+    return tfds_data_dir
+
+
+@pytest.mark.parametrize(
+    ("model", "low", "high"), [("softmax", 0.6, 0.95), ("mlp", 0.7, 0.96), ("lenet5", 0.3, 0.97)]
+)
+def test_each_model_learns_in_an_epoch_and_is_drawn(model, low, high, few, tmp_path):
+    config = mnist.Config(model=model, epochs=1, batch_size=32, data_dir=few, output=tmp_path)
+    results = mnist.run(config)
+    assert low < results.accuracies[0] < high
+    assert {path.name for path in results.pictures} == {
+        "confusion.png", "curves.png", "filters.png", "mistakes.png"
+    }  # fmt: skip
+
+
+def test_train_size(few, tmp_path, capsys):
+    config = mnist.Config(model="softmax", epochs=1, train_size=100, data_dir=few, output=tmp_path)
+    mnist.run(config)
+    assert "100 images to train on, 500 to test with" in capsys.readouterr().out
+
+
+def test_a_wrong_model():
+    with pytest.raises(ValueError, match="model is one of softmax, mlp, lenet5, got 'conv'"):
+        mnist.Config(model="conv")  # type: ignore[arg-type]

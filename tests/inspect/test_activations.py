@@ -1,0 +1,224 @@
+"""Outputs inside a network, and where a NaN comes from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.inspect import activations, first_nonfinite
+
+KEY = jax.random.key(0)
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5)), jnp.float32)
+
+
+def net():
+    shared = jn.dense(7, name="twice")
+
+    def block(m, x):
+        return m(jnp.tanh, m(shared, m(shared, x)))
+
+    return jn.serial(jn.dense(7, name="first"), jn.compose(block), jn.batch_norm(), name="net")
+
+
+def test_values():
+    layer = net()
+    params, state = layer.init(KEY, X)
+    found = activations(layer, params, state, X)
+    a = X @ params["first"]["kernel"]
+    w = params["block"]["twice"]["kernel"]
+    expected = {
+        "first": a,
+        "block/twice": a @ w,
+        "block/twice#2": a @ w @ w,
+        "block/tanh": np.tanh(a @ w @ w),
+        "block": np.tanh(a @ w @ w),
+        "batch_norm": np.tanh(a @ w @ w) / np.sqrt(1 + 1e-5),
+    }
+    assert list(found) == list(expected)  # in the order in which they end
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, 1e-5, 1e-6)
+
+
+def test_under_jit_grad_and_vmap():
+    layer = net()
+    params, state = layer.init(KEY, X)
+
+    def tanh(params, x):
+        return activations(layer, params, state, x)["block/tanh"]
+
+    eager = tanh(params, X)
+    np.testing.assert_allclose(jax.jit(tanh)(params, X), eager, 1e-6)
+    np.testing.assert_allclose(jax.vmap(tanh, (None, 0))(params, X[None])[0], eager, 1e-6)
+    gradient = jax.grad(lambda params: tanh(params, X).sum())(params)
+    assert float(jnp.abs(gradient["first"]["bias"]).sum()) > 0
+    assert float(jnp.abs(gradient["batch_norm"]["bias"]).sum()) == 0
+
+
+def test_training_mode_and_key():
+    layer = jn.serial(jn.batch_norm(), jn.dropout(0.5))
+    params, state = layer.init(KEY, X)
+    found = activations(layer, params, state, X, key=jax.random.key(1), train=True)
+    np.testing.assert_allclose(found["batch_norm"].mean(0), 0, atol=1e-6)
+    again, _ = layer.apply(params, state, X, key=jax.random.key(1), train=True)
+    np.testing.assert_array_equal(found["dropout"], again)
+    assert 0 < (found["dropout"] == 0).mean() < 1
+
+
+def test_a_single_layer_and_an_empty_one():
+    layer = jn.dense(3, name="d")
+    params, state = layer.init(KEY, X)
+    assert list(activations(layer, params, state, X)) == ["d"]
+    assert list(activations(jn.serial(name="nothing"), {}, {}, X)) == ["nothing"]
+
+
+def looped():
+    cell = jn.dense(5, name="cell")
+
+    def forward(m, x):
+        x, _ = jax.lax.scan(lambda x, _: (m(cell, x), None), x, None, length=3)
+        return m(jnp.tanh, x)
+
+    return jn.compose(forward, name="net")
+
+
+def test_layers_in_a_loop_are_left_out():
+    layer = looped()
+    params, state = layer.init(KEY, X)
+    with pytest.warns(UserWarning) as seen:
+        found = activations(layer, params, state, X)
+    assert [str(w.message) for w in seen] == [
+        "activations: left out, since they run inside jax.lax.scan or the like: net/cell"
+    ]
+    assert list(found) == ["tanh"]
+    jitted = jax.jit(lambda params, x: activations(layer, params, state, x)["tanh"])
+    np.testing.assert_allclose(jitted(params, X), found["tanh"], 1e-6)
+    assert first_nonfinite(layer, params, state, X) is None
+
+
+def test_observe_changes_outputs():
+    """The hook itself: what `see` returns goes on."""
+    layer = net()
+    params, state = layer.init(KEY, X)
+
+    def zero(path, layer, x, y):
+        return 0 * y if path == ("first",) else y
+
+    y, after = jn.observe(layer, zero).apply(params, state, X, train=True)
+    np.testing.assert_array_equal(y, 0)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_observe_keeps_the_layer():
+    layer = net()
+    watched = jn.observe(layer, lambda path, layer, x, y: y)
+    params, state = layer.init(KEY, X)
+    for a, b in zip(
+        jax.tree.leaves(watched.init(KEY, X)), jax.tree.leaves((params, state)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    y, _ = layer.apply(params, state, X, train=True)
+    z, _ = watched.apply(params, state, X, train=True)
+    np.testing.assert_array_equal(y, z)
+    with pytest.raises(ValueError, match="net: no layer here has the name of params net/surplus"):
+        watched.apply(params | {"surplus": {}}, state, X)
+
+
+def test_observe_shares_a_composed_layer():
+    twice = jn.serial(jn.serial(jn.dense(5), name="b"), name="a")
+    layer = jn.serial(twice, twice, name="net")
+    params, state = layer.init(KEY, X)
+    assert list(params) == ["a"]
+    assert list(activations(layer, params, state, X)) == [
+        "a/b/dense", "a/b", "a", "a/b/dense#2", "a/b#2", "a#2",
+    ]  # fmt: skip
+
+
+def test_observe_passes_keys_on():
+    layer = jn.serial(jn.serial(jn.dropout(0.5), name="a"), jn.dropout(0.5), name="net")
+    watched = jn.observe(layer, lambda path, layer, x, y: y)
+    y, _ = layer.apply({}, {}, X, key=jax.random.key(1), train=True)
+    z, _ = watched.apply({}, {}, X, key=jax.random.key(1), train=True)
+    np.testing.assert_array_equal(y, z)
+
+
+# The first NaN.
+
+BAD = jnp.array([[0.5, 2.0, -1.0]])
+
+
+def test_all_finite():
+    layer = net()
+    params, state = layer.init(KEY, X)
+    assert first_nonfinite(layer, params, state, X) is None
+
+
+def test_before():
+    layer = net()
+    params, state = layer.init(KEY, X)
+    params["block"]["twice"]["kernel"] = params["block"]["twice"]["kernel"].at[0, 1].set(jnp.nan)
+    assert str(first_nonfinite(layer, params, state, X)) == (
+        "before: params/block/twice/kernel, entry: 1 NaN and 0 Inf in 49 numbers; "
+        "it was handed over"
+    )
+    params, _ = layer.init(KEY, X)
+    found = first_nonfinite(layer, params, state, X.at[0].set(jnp.inf))
+    assert found[:5] == ("before", "x", 0, 5, 10)
+
+
+def test_forward():
+    layer = jn.serial(jax.nn.relu, jn.serial(jnp.log, jnp.sin, name="inner"), name="net")
+    assert str(first_nonfinite(layer, {}, {}, BAD)) == (
+        "forward: net/inner/log, output: 0 NaN and 1 Inf in 3 numbers; its input is finite"
+    )
+
+
+def test_forward_between_layers():
+    layer = jn.compose(lambda m, x: m(jnp.tanh, x / m(jax.nn.relu, x)), name="net")
+    found = first_nonfinite(layer, {}, {}, BAD.at[0, 0].set(0))
+    assert found is not None and found[:6] == ("forward", "net/tanh", 1, 0, 3, "output")
+    assert found.arises.startswith("its input is not: it arises between the layers")
+
+
+def test_forward_of_the_loss():
+    layer = jn.serial(jax.nn.relu, name="net")
+    found = first_nonfinite(layer, {}, {}, BAD, loss=lambda y: jnp.log(y).sum())
+    assert str(found) == ("forward: net, loss: 0 NaN and 1 Inf in 1 numbers; the output is finite")
+
+
+def test_backward():
+    layer = jn.serial(
+        jn.dense(3, name="in"), jax.nn.relu, jn.serial(jnp.sqrt, jnp.sin, name="b"), name="net"
+    )
+    params = {"in": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
+    assert str(first_nonfinite(layer, params, {}, BAD)) == (
+        "backward: net/relu, gradient: 0 NaN and 1 Inf in 3 numbers; "
+        "the gradient of the output of net/b/sqrt, which takes it, is finite"
+    )
+
+
+def test_backward_in_a_shared_layer_and_an_unknown_taker():
+    layer = jn.compose(lambda m, x: m(jnp.sin, jnp.sqrt(m(jax.nn.relu, x))), name="net")
+    found = first_nonfinite(layer, {}, {}, BAD)
+    assert found is not None and found[:2] == ("backward", "net/relu")
+    assert found.arises == "those of all later outputs are finite"
+
+
+def test_backward_of_params_and_of_x():
+    def init(key, x):
+        return {"root": jnp.zeros(3)}
+
+    layer = jn.stateless(init, lambda params, x: x + jnp.sqrt(params["root"]), "root")
+    found = first_nonfinite(jn.serial(layer, name="net"), {"root": {"root": jnp.zeros(3)}}, {}, BAD)
+    assert str(found) == (
+        "backward: params/root/root, gradient: 0 NaN and 3 Inf in 3 numbers; "
+        "the gradients of all outputs are finite"
+    )
+    found = first_nonfinite(jn.serial(jnp.sqrt), {}, {}, {"a": BAD * 0}["a"])
+    assert found is not None and found[:5] == ("backward", "x", 0, 3, 3)
+
+
+def test_integers_pass():
+    layer = jn.compose(lambda m, x: m(lambda x: {"i": x["i"], "f": jnp.sqrt(x["f"])}, x)["f"])
+    found = first_nonfinite(layer, {}, {}, {"i": jnp.arange(3), "f": jnp.zeros(2)})
+    assert found is not None and found[:5] == ("backward", "x/f", 0, 2, 2)

@@ -1,0 +1,125 @@
+"""Operations counted by hand, memory of known sizes."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.inspect import fits, flops
+
+spec = jn.spec
+
+
+def of(layer, x):
+    params, state = jax.eval_shape(layer.init, jax.random.key(0), x)
+    return flops(lambda p, s, x: layer.apply(p, s, x), params, state, x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "products"),
+    [
+        pytest.param(jn.dense(7), spec((3, 5)), 3 * 5 * 7, id="dense"),
+        pytest.param(jn.dense(7), spec((2, 3, 5)), 2 * 3 * 5 * 7, id="dense on a sequence"),
+        pytest.param(
+            jn.conv(7, 3, padding="VALID"), spec((2, 5, 8, 4)), 2 * 3 * 6 * 7 * 9 * 4, id="valid"
+        ),
+        pytest.param(jn.conv(7, 3, strides=2), spec((2, 5, 8, 4)), 168 * 9 * 4, id="same"),
+        pytest.param(jn.conv(6, 3, groups=2), spec((2, 5, 8, 4)), 480 * 9 * 2, id="groups"),
+        pytest.param(jn.batch_norm(), spec((2, 5)), 0, id="nothing"),
+        pytest.param(jn.serial(jn.dense(7), jnp.tanh, jn.dense(2)), spec((3, 5)), 147, id="serial"),
+    ],
+)  # fmt: skip
+def test_layers_by_hand(layer, x, products):
+    assert of(layer, x) == 2 * products
+
+
+def test_plain_convolution():
+    def conv(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
+        )
+
+    assert flops(conv, spec((2, 5, 8, 4)), spec((3, 3, 2, 6))) == 2 * 2 * 3 * 6 * 6 * 9 * 2
+
+
+def test_loops_branches_and_wrappers():
+    a = spec((3, 3))
+
+    def product(x):
+        return x @ x
+
+    def scanned(x):
+        return jax.lax.scan(lambda x, _: (product(x), None), x, None, length=10)[0]
+
+    def branched(x):
+        return jax.lax.cond(x[0, 0] > 0, product, lambda x: product(product(x)), x)
+
+    def looped(x):
+        return jax.lax.while_loop(lambda x: x[0, 0] > 0, product, x)
+
+    assert flops(product, a) == 54
+    assert flops(scanned, a) == 540
+    assert flops(branched, a) == 108
+    assert flops(looped, a) == 54
+    assert flops(jax.jit(product), a) == flops(jax.checkpoint(product), a) == 54
+    assert flops(jax.vmap(product), spec((7, 3, 3))) == 7 * 54
+    assert flops(lambda x: 2 * x + 1, a) == 0
+
+
+def test_rows_of_the_summary():
+    net = jn.serial(jn.conv(3, 3, name="c"), jn.flatten(), jn.dense(4, name="d"), name="net")
+    rows = {row.path: row for row in jn.summary(net, spec((2, 5, 6, 1))).rows}
+    assert rows["c"].flops == 2 * 2 * 5 * 6 * 3 * 9
+    assert rows["d"].flops == 2 * 2 * 90 * 4
+    assert rows["flatten"].flops == 0
+    assert rows[""].flops == rows["c"].flops + rows["d"].flops
+    assert [rows[name].bytes for name in ("c", "flatten", "d")] == [720, 720, 32]
+    assert jn.summary(net, spec((2, 5, 6, 1))).activations == 720 + 720 + 32
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "copies"),
+    [(None, 1), (optax.sgd(0.1), 1), (optax.sgd(0.1, momentum=0.9), 2), (optax.adam(0.1), 3)],
+    ids=["none", "sgd", "momentum", "adam"],
+)
+def test_memory_that_is_held(optimizer, copies):
+    """Parameters once, and once more for each average that the optimizer keeps."""
+    params, batch = 4 * (1000 * 800 + 800), 4 * 32 * 1000
+    fit = fits(jn.dense(800), spec((32, 1000)), 15e9, optimizer=optimizer)
+    assert copies * params + batch <= fit.held <= copies * params + batch + 1000
+    # At least the gradient of the kernel, or the new parameters if they find no room in the old.
+    assert fit.needed == fit.held + fit.temporary and fit.temporary < 3 * params
+
+
+def test_activations_grow_with_depth_and_less_with_remat():
+    def deep(wrap, depth):
+        layers = [
+            wrap(jn.serial(jn.dense(64), jnp.tanh, jn.dense(64), jnp.tanh)) for _ in range(depth)
+        ]
+        return fits(jn.serial(*layers), spec((4096, 64)), 15e9).temporary
+
+    one = 4 * 4096 * 64  # bytes of one output
+    few, many = deep(lambda layer: layer, 2), deep(lambda layer: layer, 10)
+    assert 2 * 8 * one <= many - few <= 4 * 8 * one
+
+
+def test_the_answer():
+    net, x = jn.dense(1000), spec((32, 1000))
+    needed = fits(net, x, 15e9).needed
+    assert fits(net, x, needed) and not fits(net, x, needed - 1)
+    yes = str(fits(net, x, 15e9))
+    assert yes.startswith("fits: a training step needs ") and "of 15.0 GB (" in yes
+    assert yes.endswith(f"as compiled for {jax.default_backend()}")
+    assert str(fits(net, x, 1e6)).startswith("does not fit: a training step needs ")
+
+
+def test_nothing_is_allocated():
+    """40 GB of parameters: planned, not made."""
+    fit = fits(jn.dense(10**5), spec((2, 10**5)), 15e9)
+    assert not fit and fit.held > 40e9
+
+
+def test_a_loss_of_your_own_and_state():
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.5))
+    assert fits(net, spec((8, 3)), 1e6, loss=lambda y: jnp.log(y).sum())

@@ -1,0 +1,166 @@
+"""Numerical against automatic gradients."""
+
+import xml.etree.ElementTree as ElementTree
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.inspect import numerical_gradient
+
+X = np.array([0.5, -0.2])  # the input of the lecture's neuron
+W = np.array([-0.8, 0.3])
+
+
+def neuron(w):
+    return jax.nn.sigmoid(jnp.dot(w, X))
+
+
+def exact():
+    s = 1 / (1 + np.exp(0.46))  # w.x = -0.8 * 0.5 - 0.3 * 0.2
+    return s * (1 - s) * X
+
+
+def test_numerical_gradient_of_the_neuron():
+    np.testing.assert_allclose(numerical_gradient(neuron, W), exact(), atol=1e-10)
+    forward = numerical_gradient(neuron, W, method="forward")
+    error = np.abs(forward - exact()).max()
+    assert 1e-9 < error < 1e-7  # h f'' / 2
+
+
+@pytest.mark.parametrize(("method", "order"), [("forward", 1), ("central", 2)])
+def test_truncation_error(method, order):
+    def error(h):
+        return np.abs(numerical_gradient(neuron, W, h, method) - exact()).max()
+
+    assert error(1e-2) / error(1e-3) == pytest.approx(10**order, rel=0.02)
+
+
+def test_numerical_gradient_of_numpy_functions_and_any_shape():
+    x = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_allclose(numerical_gradient(lambda x: (x**2).sum(), x), 2 * x, atol=1e-8)
+    assert numerical_gradient(lambda x: x**3, 2.0).shape == ()
+
+
+def test_numerical_gradient_of_float32_parameters():
+    """Differences of 1e-6 need float64: the context is the function's own."""
+    w = jnp.asarray(W, jnp.float32)
+    np.testing.assert_allclose(numerical_gradient(neuron, w), exact(), atol=1e-8)
+
+
+def test_numerical_gradient_messages():
+    with pytest.raises(ValueError, match="method is central or forward, got 'both'"):
+        numerical_gradient(neuron, W, method="both")
+    with pytest.raises(ValueError, match=r"f must give one number, got \(2,\)"):
+        numerical_gradient(lambda w: w, W)
+
+
+def net():
+    return jn.serial(jn.dense(7), jnp.tanh, jn.batch_norm(), jn.dense(3), name="net")
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_entries(train):
+    check = jn.check_gradients(net(), jn.spec((4, 5)), train=train)
+    assert [(e.path, e.size, e.checked, e.kinks) for e in check.entries] == [
+        ("params/batch_norm/bias", 7, 7, 0),
+        ("params/batch_norm/scale", 7, 7, 0),
+        ("params/dense/bias", 7, 7, 0),
+        ("params/dense/kernel", 35, 20, 0),
+        ("params/dense_1/bias", 3, 3, 0),
+        ("params/dense_1/kernel", 21, 20, 0),
+        ("input", 20, 20, 0),
+    ]
+    assert all(0 < e.error < 1e-6 for e in check.entries)
+    assert all(abs(e.numeric - e.automatic) < 1e-6 for e in check.entries)
+    assert any(abs(e.numeric) > 0.1 for e in check.entries)  # something was there to compare
+
+
+def test_table():
+    check = jn.check_gradients(jn.dense(3, name="d"), jn.spec((4, 2)), samples=5)
+    lines = str(check).splitlines()
+    assert lines[0] == "Gradients of d, numeric against automatic"
+    assert lines[1] == "entry          size  checked  kinks  largest error"
+    assert lines[4].split()[:3] == ["params/kernel", "6", "5"]
+    assert lines[7].split()[:4] == ["total", "17", "13", "0"]
+    assert lines[8] == "relative errors, allowed 1e-05"
+    ElementTree.fromstring(check._repr_html_())
+
+
+def off_by(factor):
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * factor * x * g,))
+    return square
+
+
+@pytest.mark.parametrize("factor", [1.0001, 0.0, np.nan])
+def test_a_wrong_gradient_raises(factor):
+    with pytest.raises(AssertionError) as error:
+        jn.check_gradients(jn.serial(off_by(factor), name="net"), np.array([[3.0], [0.5]]))
+    assert str(error.value).startswith(
+        "check_gradients: net for an input of (2, 1) float64, allowed error 1e-05:\n  input["
+    )
+
+
+def test_the_message_has_both_values():
+    with pytest.raises(AssertionError) as error:
+        jn.check_gradients(jn.serial(off_by(2), name="net"), np.array([[3.0]]))
+    line = str(error.value).splitlines()[1]
+    words = line.replace(",", "").split()
+    assert words[:2] == ["input[0", "0]:"]
+    assert float(words[5]) == pytest.approx(2 * float(words[3]), rel=1e-5)
+    assert words[-1] == "5.0e-01"
+
+
+def test_a_right_custom_gradient_passes():
+    jn.check_gradients(jn.serial(off_by(1.0)), np.array([[3.0], [0.5]]))
+
+
+def test_kinks_are_counted():
+    x = np.array([[1.0, 0.0, -1.0, 1e-8]])
+    (entry,) = jn.check_gradients(jn.serial(jax.nn.relu), x).entries
+    assert (entry.checked, entry.kinks) == (2, 2)
+
+
+def test_nothing_but_kinks_raises():
+    with pytest.raises(AssertionError, match="input: all 3 coordinates looked at are kinks"):
+        jn.check_gradients(jn.serial(jnp.abs), np.zeros((1, 3)))
+
+
+def test_float32_is_refused():
+    layer = jn.serial(lambda x: x.astype(jnp.float32), name="narrow")
+    with pytest.raises(TypeError) as error:
+        jn.check_gradients(layer, jn.spec((2, 3)))
+    assert str(error.value) == (
+        "check_gradients: narrow must give float64 for float64, got float32; "
+        "a layer that casts is checked without the cast"
+    )
+
+
+def test_dropout_uses_one_mask():
+    jn.check_gradients(jn.serial(jn.dense(4), jn.dropout(0.5)), jn.spec((3, 2)), train=True)
+
+
+def test_integer_inputs_have_no_row():
+    layer = jn.stateless(
+        lambda key, x: {"table": jax.random.normal(key, (5, 3))}, lambda p, x: p["table"][x], "e"
+    )
+    check = jn.check_gradients(layer, np.array([0, 3, 3]))
+    assert [e.path for e in check.entries] == ["params/table"]
+
+
+def test_scales_of_zero_hide_nothing():
+    """A branch that starts at 0 would have gradients of 0 in all that comes before it."""
+    zero = jn.dense(3, kernel_init=jn.initializers.zeros)
+    with pytest.raises(AssertionError):
+        jn.check_gradients(jn.serial(off_by(2), zero), jn.spec((2, 4)))
+
+
+def test_the_program_stays_in_float32():
+    jn.check_gradients(jn.dense(3), jn.spec((4, 2)))
+    assert jnp.ones(1).dtype == jnp.float32 and not jax.config.jax_enable_x64

@@ -1,0 +1,88 @@
+"""Receptive fields known by arithmetic."""
+
+import xml.etree.ElementTree as ElementTree
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxnet as jn
+from jaxnet.inspect import receptive_fields
+
+IMAGE = jn.spec((1, 33, 47, 2))
+
+
+def last(net, x=IMAGE):
+    found = receptive_fields(net, x)
+    name = list(found.fields)[-1]
+    return found.fields[name], found.strides[name], name in found.cut
+
+
+def conv(size, **options):
+    return jn.conv(2, size, **options)
+
+
+@pytest.mark.parametrize(
+    ("layers", "field", "stride"),
+    [
+        pytest.param([conv(3)] * 1, (3, 3), (1, 1), id="one 3x3"),
+        pytest.param([conv(3), conv(3)], (5, 5), (1, 1), id="two 3x3 = 5x5"),
+        pytest.param([conv(3), conv(3), conv(3)], (7, 7), (1, 1), id="three 3x3 = 7x7"),
+        pytest.param([conv((3, 5))], (3, 5), (1, 1), id="oblong"),
+        pytest.param([conv(3, dilation=3)], (7, 7), (1, 1), id="dilated: 1 + 2 * 3"),
+        pytest.param([conv(3, strides=2), conv(3)], (7, 7), (2, 2), id="3 + 2 * 2"),
+        pytest.param(
+            [conv(3), jax.nn.relu, jn.max_pool(2), conv(3), jn.max_pool(2)],
+            (10, 10),
+            (4, 4),
+            id="3, 4, 8, 10",
+        ),
+        pytest.param([conv(5, padding="VALID"), jn.mean_pool(2)], (6, 6), (2, 2), id="valid"),
+        pytest.param([jn.batch_norm(), jnp.tanh, conv(1)], (1, 1), (1, 1), id="a point"),
+        pytest.param([jn.residual(conv(3)), jn.residual(conv(5))], (7, 7), (1, 1), id="residual"),
+        pytest.param([jn.parallel(conv(3), conv(5)), lambda ys: ys[0] + ys[1]], (5, 5), (1, 1),
+                     id="the larger branch"),
+    ],
+)  # fmt: skip
+def test_fields(layers, field, stride):
+    assert last(jn.serial(*layers)) == (field, stride, False)
+
+
+def test_one_dimension_and_three():
+    assert last(jn.serial(conv((3,)), conv((5,))), jn.spec((1, 40, 2)))[0] == (7,)
+    assert last(jn.serial(conv((3, 1, 2))), jn.spec((1, 7, 8, 9, 2)))[0] == (3, 1, 2)
+
+
+def test_causal_convolutions():
+    """Only the past: the field of WaveNet's first block is 2 + 2 + 4."""
+    layers = [jn.conv(2, (2,), dilation=d, padding=((d, 0),)) for d in (1, 2, 4)]
+    assert last(jn.serial(*layers), jn.spec((1, 40, 2)))[0] == (8,)
+
+
+def test_a_field_cut_by_the_border():
+    net = jn.serial(*[conv(7)] * 1, conv(7), conv(7), name="net")
+    found = receptive_fields(net, jn.spec((1, 12, 60, 1)))
+    assert found.fields["conv_2"] == (12, 19) and found.cut == {"conv_1", "conv_2"}
+    lines = str(found).splitlines()
+    assert lines[-2].split() == ["conv_2", "12×60", "–×1", "≥", "12×19"]
+    assert lines[-1] == "≥: reaches the border; a larger input shows the whole"
+    ElementTree.fromstring(found._repr_html_())
+
+
+def test_layers_without_space_have_no_row():
+    net = jn.serial(conv(3), lambda x: x.mean((1, 2)), jn.dense(3))
+    assert list(receptive_fields(net, IMAGE).fields) == ["conv"]
+
+
+def test_one_unit_has_no_stride():
+    assert last(jn.serial(jn.conv(2, (33, 47), padding="VALID")))[1:] == ((None, None), True)
+
+
+def test_the_parameters_play_no_part():
+    """Kernels that start at 0 see as much as others."""
+    assert last(jn.serial(conv(3, kernel_init=jn.initializers.zeros)))[0] == (3, 3)
+
+
+def test_message():
+    with pytest.raises(ValueError, match=r"x must be \(batch, \*space, channels\), got \(2, 3\)"):
+        receptive_fields(jn.dense(3), jn.spec((2, 3)))

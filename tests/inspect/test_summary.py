@@ -1,0 +1,172 @@
+"""The table of a network."""
+
+import xml.etree.ElementTree as ElementTree
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxnet as jn
+from jaxnet.inspect import kind
+from tests.catalogue import ROWS, Row
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def net():
+    shared = jn.dense(5, name="twice")
+
+    def block(m, x):
+        return x + m(jn.batch_norm(), m(shared, m(shared, x)))
+
+    return jn.serial(
+        jn.dense(5, name="c5"),
+        jn.compose(block),
+        jax.nn.relu,
+        jn.residual(jn.serial(jn.dense(5), jn.dense(5), name="inner")),
+        jn.parallel(jn.dense(3), jn.dropout(0.1)),
+        name="net",
+    )
+
+
+def test_text():
+    assert str(jn.summary(net(), jn.spec((4, 7)))) == (
+        """\
+net for an input of (4, 7) float32
+layer           kind        output            parameters  state  FLOPs
+──────────────────────────────────────────────────────────────────────
+net             serial      ((4, 3), (4, 5))         158     10  1.2 k
+  c5            dense       (4, 5)                    40           280
+  block         block       (4, 5)                    40     10    400
+    twice       dense ×2    (4, 5)                    30           400
+    batch_norm  batch_norm  (4, 5)                    10     10
+  relu          function    (4, 5)
+  residual      residual    (4, 5)                    60           400
+    inner       serial      (4, 5)                    60           400
+      dense     dense       (4, 5)                    30           200
+      dense_1   dense       (4, 5)                    30           200
+  parallel      parallel    ((4, 3), (4, 5))          18           120
+    dense       dense       (4, 3)                    18           120
+    dropout     dropout     (4, 5)
+──────────────────────────────────────────────────────────────────────
+total                                                158     10  1.2 k
+632 B of parameters, 40 B of state, 688 B of activations"""
+    )
+
+
+def test_html_holds_the_same_rows():
+    summary = jn.summary(net(), jn.spec((4, 7)))
+    root = ElementTree.fromstring(summary._repr_html_())
+    rows = [[cell.text or "" for cell in row] for row in root.iter("tr")]
+    assert len(rows) == 1 + len(summary.rows) + 1
+    assert rows[2] == ["  c5", "dense", "(4, 5)", "40", "", "280"]
+    assert rows[-1] == ["total", "", "", "158", "10", "1.2 k"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+def test_totals_are_those_of_the_trees(row: Row):
+    layer = row.make()
+    summary = jn.summary(layer, row.x)
+    params, state = jax.eval_shape(layer.init, jax.random.key(0), row.x)
+    assert (count(summary.params), count(summary.state)) == (count(params), count(state))
+    assert (summary.rows[0].params, summary.rows[0].state) == (count(params), count(state))
+    above = {"/".join(r.path.split("/")[:-1]) for r in summary.rows if r.path}
+    if len(summary.rows) > 1:
+        leaves = [r for r in summary.rows if r.path and r.path not in above]
+        assert sum(r.params for r in leaves) == count(params)
+        assert sum(r.state for r in leaves) == count(state)
+    y, _ = jax.eval_shape(layer.apply, params, state, row.x)
+    assert y == summary.rows[0].output
+
+
+def test_paths_index_the_params():
+    summary = jn.summary(net(), jn.spec((4, 7)))
+    for row in summary.rows:
+        tree = summary.params
+        for name in row.path.split("/") if row.path else ():
+            tree = tree.get(name, {})
+        assert count(tree) == row.params
+
+
+def test_nothing_is_allocated():
+    """Kernels of 4 terabytes."""
+    summary = jn.summary(jn.serial(jn.dense(10**6), jn.dense(10**6)), jn.spec((2, 10**6)))
+    assert summary.rows[0].params == 2 * (10**12 + 10**6)
+    assert str(summary).splitlines()[-1] == (
+        "8.0 TB of parameters, 0 B of state, 16.0 MB of activations"
+    )
+
+
+def test_bytes_of_narrow_types():
+    layer = jn.stateless(
+        lambda key, x: {"w": jnp.zeros(7, jnp.bfloat16)}, lambda params, x: x.astype(jnp.int8), "l"
+    )
+    last = str(jn.summary(layer, jn.spec((2, 3)))).splitlines()[-1]
+    assert last == "14 B of parameters, 0 B of state, 6 B of activations"
+
+
+def test_arrays_do_as_input():
+    assert str(jn.summary(net(), jnp.ones((4, 7)))) == str(jn.summary(net(), jn.spec((4, 7))))
+
+
+def test_other_dtypes_are_named():
+    layer = jn.serial(lambda x: x > 1, name="net")
+    assert jn.summary(layer, jn.spec((2, 3), jnp.int32)).table().rows[0][2] == "(2, 3) bool"
+
+
+def test_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    layer = jn.dense(3, name="a_layer_with_a_very_long_name")
+    for i in range(8):
+        layer = jn.serial(layer, lambda x: (x, x, x), lambda x: x[0], name=f"{'wide' * 4}_{i}")
+    lines = str(jn.summary(layer, jn.spec((2, 5)))).splitlines()
+    assert max(map(len, lines)) == 80
+    assert "…" in "".join(lines) and lines[-2].endswith("18      0     60")
+
+
+def test_a_layer_alone():
+    (row,) = jn.summary(jn.dense(3, name="c"), jn.spec((2, 5))).rows
+    assert row == ("", "dense", 1, row.output, 18, 0, 60, 24)
+
+
+def test_a_shared_layer_counts_once():
+    layer = jn.dense(5)
+    summary = jn.summary(jn.serial(layer, layer, layer), jn.spec((2, 5)))
+    assert [(r.calls, r.params) for r in summary.rows] == [(1, 30), (3, 30)]
+
+
+def make_scale(name="s"):
+    def forward(m, x):
+        return 2 * x
+
+    return jn.compose(forward, name=name)
+
+
+def double(m, x):
+    return 2 * x
+
+
+@pytest.mark.parametrize(
+    ("layer", "word"),
+    [
+        (jn.dense(120, name="c5"), "dense"),
+        (jn.batch_norm(name="bn"), "batch_norm"),
+        (jn.dropout(0.1, name="noise"), "dropout"),
+        (jn.serial(name="lenet"), "serial"),
+        (jn.stateless(lambda key, x: {}, lambda params, x: x, "mine"), "layer"),
+        (jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, **_: (x, s), "mine"), "layer"),
+        (make_scale(), "make_scale"),
+        (jn.compose(double, name="mine"), "double"),
+        (jax.nn.relu, "function"),
+    ],
+)
+def test_kind(layer, word):
+    assert kind(layer) == word
+
+
+def test_errors_of_the_layer_come_through():
+    with pytest.raises(ValueError, match="dense: needs .batch") as error:
+        jn.summary(jn.serial(jn.dense(3), name="net"), jn.spec((5,)))
+    assert error.value.__notes__[0] == "in net/dense, input (5,) float32"

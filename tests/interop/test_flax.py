@@ -1,0 +1,557 @@
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from tests import test_laws as test_laws_file
+from tests.catalogue import Row
+
+flax = pytest.importorskip("flax", reason="Flax is what is converted from and to")
+
+from flax import linen as nn  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from jaxnet.interop.flax import FLAGS, from_linen, from_nnx, to_linen  # noqa: E402
+
+KEY = jax.random.key(3)
+X = jax.random.normal(jax.random.key(5), (7, 6, 4, 3))
+Y = jnp.array([0, 1, 2, 3, 4, 0, 1])
+loss_of = optax.softmax_cross_entropy_with_integer_labels
+
+
+def wide():
+    """Flax draws float32 unless told; the laws want float64 where that is the default."""
+    return jnp.result_type(float)
+
+
+class Net(nn.Module):
+    """A convolution, a norm and a dense layer, with dropout where a rate is given."""
+
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(4, (3, 3), param_dtype=wide())(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, param_dtype=wide())(x)
+        x = jnp.tanh(x).mean((1, 2))
+        x = nn.Dropout(self.rate)(x, deterministic=not train)
+        return nn.Dense(5, param_dtype=wide())(x)
+
+
+class NNXNet(nnx.Module):
+    """The same in NNX."""
+
+    def __init__(self, rate=0.0, *, norm=nnx.BatchNorm, rngs):
+        self.conv = nnx.Conv(3, 4, (3, 3), param_dtype=wide(), rngs=rngs)
+        self.norm = norm(4, param_dtype=wide(), rngs=rngs)
+        self.rest = nnx.List([nnx.Dropout(rate, rngs=rngs)])
+        self.rest.append(nnx.Linear(4, 5, param_dtype=wide(), rngs=rngs))
+
+    def __call__(self, x):
+        x = jnp.tanh(self.norm(self.conv(x))).mean((1, 2))
+        for layer in self.rest:
+            x = layer(x)
+        return x
+
+
+class Around(nn.Module):
+    """A Linen module with a layer inside."""
+
+    layer: jn.Layer
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(5, param_dtype=wide())(x)
+        return to_linen(self.layer, name="inside")(x, train=train)
+
+
+def nnx_net(rate=0.0, norm=nnx.BatchNorm):
+    return from_nnx(lambda rngs: NNXNet(rate, norm=norm, rngs=rngs))
+
+
+def mixed():
+    """A layer in a module in a layer in a module in a layer."""
+    inner = jn.serial(from_linen(nn.Dense(5, param_dtype=wide())), jn.batch_norm())
+    return jn.serial(jn.dense(6), from_linen(Around(inner)), jnp.tanh)
+
+
+def close(a, b, tolerance=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+
+
+def shapes(tree):
+    return jax.tree.map(jnp.shape, tree)
+
+
+# The laws of tests/test_laws.py, on layers that are Flax modules.
+
+IMAGE = jn.spec((2, 6, 4, 3))
+ROWS = [
+    Row("from_linen", lambda: from_linen(Net()), IMAGE, train="differs"),
+    Row("from_linen-dropout", lambda: from_linen(nn.Dropout(0.4)), jn.spec((50, 7)),
+        train="random"),
+    Row("from_nnx", lambda: nnx_net(norm=nnx.LayerNorm), IMAGE),
+    Row("from_nnx-statistics", nnx_net, IMAGE, train="differs"),
+    Row("from_nnx-dropout", lambda: from_nnx(lambda rngs: nnx.Dropout(0.4, rngs=rngs)),
+        jn.spec((50, 7)), train="random"),
+    Row("mixed", mixed, jn.spec((7, 3)), train="differs"),
+]  # fmt: skip
+LAWS = {
+    name: law
+    for name, law in vars(test_laws_file).items()
+    if name.startswith("test_") and "row" in inspect.signature(law).parameters
+}
+CHOICES = {"train": [False, True], "dtype": [jnp.float32, jnp.bfloat16]}
+
+
+@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+def test_laws(row, name, monkeypatch):
+    if row.id == "from_nnx-statistics" and ("float64" in name or "dtype" in name):
+        pytest.skip("nnx.BatchNorm keeps its statistics in float32 and its outputs with them")
+    if row.id.endswith("dropout") and "missing" in name:
+        pytest.skip("has no params")
+    monkeypatch.setattr(test_laws_file, "KEY", jax.random.key(3))  # fresh: the laws split it
+    law = LAWS[name]
+    extra = [name for name in inspect.signature(law).parameters if name != "row"]
+    for value in CHOICES[extra[0]] if extra else [None]:
+        law(row, **({extra[0]: value} if extra else {}))
+
+
+def test_there_are_laws():
+    assert len(LAWS) >= 10 and "test_gradients_are_right_in_float64" in LAWS
+
+
+# from_linen
+
+
+def test_from_linen_is_the_module():
+    """The same values for the same key, outputs and gradients."""
+    module, layer = Net(), from_linen(Net())
+    variables = module.init(KEY, X, train=False)
+    params, state = layer.init(KEY, jn.spec(X.shape))
+    close({"params": params, **state}, variables, 0)
+    y, after = layer.apply(params, state, X)
+    close(y, module.apply(variables, X, train=False), 0)
+    close(after, state, 0)
+
+    def theirs(params):
+        y, changed = module.apply({"params": params, **state}, X, train=True, mutable="batch_stats")
+        return loss_of(y, Y).mean(), changed
+
+    def ours(params):
+        y, changed = layer.apply(params, state, X, train=True)
+        return loss_of(y, Y).mean(), changed
+
+    close(jax.grad(ours, has_aux=True)(params), jax.grad(theirs, has_aux=True)(params), 0)
+
+
+def test_flax_keeps_its_variables_as_the_layer_does():
+    """The idiom of the file's docstring."""
+    variables = Net().init(KEY, X, train=False)
+    state, params = flax.core.pop(variables, "params")
+    y, _ = from_linen(Net()).apply(params, state, X)
+    close(y, Net().apply(variables, X, train=False), 0)
+
+
+def test_from_linen_trains_as_flax_does():
+    """Three steps of make_step against three written out in Flax: params and statistics."""
+    layer, optimizer = from_linen(Net()), optax.adam(0.1)
+    step = jn.make_step(jn.supervised(layer, loss_of), optimizer)
+    ours = jn.init_training(layer, optimizer, KEY, (X, Y))
+    params, state = jax.tree.map(jnp.copy, (ours.params, ours.state))
+    opt_state = optimizer.init(params)
+
+    @jax.jit
+    def theirs(params, state, opt_state):
+        def loss(params):
+            variables = {"params": params, **state}
+            y, changed = Net().apply(variables, X, train=True, mutable="batch_stats")
+            return loss_of(y, Y).mean(), changed
+
+        grads, state = jax.grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return optax.apply_updates(params, updates), state, opt_state
+
+    before = jax.tree.map(np.array, state)
+    for _ in range(3):
+        ours, _ = step(ours, (X, Y))
+        params, state, opt_state = theirs(params, state, opt_state)
+    close((ours.params, ours.state), (params, state), 1e-5)
+    mean = lambda tree: tree["batch_stats"]["BatchNorm_0"]["mean"]  # noqa: E731
+    assert (np.abs(mean(before) - mean(state)) > 1e-4).all()
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_training_mode_by_its_usual_names(flag):
+    body = f"def __call__(self, x, {flag}): return x + 10 * {flag}"
+    scope: dict = {}
+    exec(body, scope)
+    module = type("Flagged", (nn.Module,), {"__call__": scope["__call__"]})()
+    layer = from_linen(module)
+    x, on = jnp.zeros((2, 3)), FLAGS[flag]
+    assert (layer.apply({}, {}, x, train=True)[0] == 10 * on).all()
+    assert (layer.apply({}, {}, x)[0] == 10 * (not on)).all()
+
+
+def test_what_was_decided_when_the_module_was_built_stays():
+    layer = from_linen(nn.BatchNorm(use_running_average=True))
+    x = 3 + X[0, :, :, 0]
+    params, state = layer.init(KEY, x)
+    y, after = layer.apply(params, state, x, train=True)
+    close(y, x, 1e-4)
+    close(after, state, 0)
+
+
+def test_call_for_several_inputs():
+    module = nn.MultiHeadDotProductAttention(2, dropout_rate=0.5)
+    layer = from_linen(
+        module, call=lambda m, x, train: m(*x, deterministic=not train), name="attention"
+    )
+    queries, memory = jnp.ones((2, 3, 4)), X[:2, :5, :, 0]
+    params, state = layer.init(KEY, (queries, memory))
+    y, _ = jax.jit(layer.apply)(params, state, (queries, memory))
+    want = module.apply({"params": params}, queries, memory, deterministic=True)
+    close(y, want, 1e-5)
+    assert layer.name == "attention"
+
+
+def test_dropout_is_drawn_from_the_key():
+    layer, x = from_linen(Net(0.5)), X
+    params, state = layer.init(KEY, x)
+    a, _ = layer.apply(params, state, x, key=KEY, train=True)
+    b, _ = layer.apply(params, state, x, key=KEY, train=True)
+    c, _ = layer.apply(params, state, x, key=jax.random.key(4), train=True)
+    assert (a == b).all() and (a != c).any()
+    with pytest.raises(ValueError, match=r"Net: draws random numbers.*key=jax.random.key\(0\)"):
+        layer.apply(params, state, x, train=True)
+
+
+def test_metadata_boxes_are_opened():
+    init = nn.with_partitioning(nn.initializers.lecun_normal(), ("a", "b"))
+    params, _ = from_linen(nn.Dense(4, kernel_init=init)).init(KEY, jn.spec((2, 3)))
+    assert isinstance(params["kernel"], jax.Array)
+
+
+def test_other_collections_are_state():
+    class Counter(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            count = self.variable("counts", "n", lambda: jnp.zeros((), jnp.int32))
+            if not self.is_initializing():
+                count.value += 1
+            return x * count.value
+
+    layer = from_linen(Counter())
+    params, state = layer.init(KEY, jn.spec((2, 3)))
+    assert params == {} and shapes(state) == {"counts": {"n": ()}}
+    for n in (1, 2):
+        y, state = layer.apply(params, state, jnp.ones((2, 3)))
+        assert (y == n).all()
+
+
+def test_modules_in_layers_have_paths():
+    net = jn.serial(from_linen(nn.Dense(4)), from_linen(nn.Dense(5)), name="net")
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    assert shapes(params) == {
+        "Dense": {"kernel": (3, 4), "bias": (4,)},
+        "Dense_1": {"kernel": (4, 5), "bias": (5,)},
+    }
+    params["Dense_1"] = {"kernel": jnp.ones((9, 5)), "bias": jnp.ones(5)}
+    with pytest.raises(ValueError, match=r"net/Dense_1/kernel: needs \(4, 5\), got \(9, 5\)"):
+        net.apply(params, state, jnp.ones((2, 3)))
+
+
+def test_transforms_take_modules():
+    """repeat over depth and ensemble over copies, each against its loop."""
+    layer, x = from_linen(nn.Dense(3)), jnp.ones((2, 3))
+    params, state = jn.repeat(layer, 4).init(KEY, x)
+    y, _ = jn.repeat(layer, 4).apply(params, state, x)
+    want = x
+    for i in range(4):
+        want = nn.Dense(3).apply({"params": jax.tree.map(lambda p, i=i: p[i], params)}, want)
+    close(y, want, 1e-5)
+    params, _ = jn.ensemble(layer, 5).init(KEY, x)
+    assert params["kernel"].shape == (5, 3, 3)
+
+
+# to_linen
+
+ALIKE = [
+    pytest.param(lambda: jn.dense(4), lambda: nn.Dense(4), id="dense"),
+    pytest.param(lambda: jn.conv(4, 3), lambda: nn.Conv(4, (3, 3)), id="conv"),
+    pytest.param(
+        lambda: jn.conv(4, 3, strides=2),
+        lambda: nn.Conv(4, (3, 3), strides=2),
+        id="conv-strides",
+    ),
+    pytest.param(
+        lambda: jn.batch_norm(),
+        lambda: nn.BatchNorm(use_running_average=False, momentum=0.9),
+        id="batch_norm",
+    ),
+    pytest.param(lambda: jn.layer_norm(epsilon=1e-6), lambda: nn.LayerNorm(), id="layer_norm"),
+]
+
+
+@pytest.mark.parametrize("layer, module", ALIKE)
+def test_weights_pass_over_unchanged_both_ways(layer, module):
+    """Variables of one go into the other: outputs, statistics and gradients are the same."""
+    layer, module = layer(), module()
+    theirs = jax.jit(module.init)(KEY, X)
+    variables = to_linen(layer).init(jax.random.key(8), X, train=False)
+    assert shapes(variables) == shapes(theirs)
+    x = 2 + X
+
+    def run(module, **options):
+        def total(variables):
+            y, changed = module.apply(variables, x, mutable="batch_stats", **options)
+            return jnp.sin(y).sum(), (y, changed)
+
+        return jax.jit(jax.grad(total, has_aux=True))
+
+    # Flax's variance is a difference of large numbers: hence the tolerance.
+    for weights in (theirs, variables):
+        close(run(to_linen(layer), train=True)(weights), run(module)(weights), 3e-4)
+    # and as plain layers
+    state, params = flax.core.pop(theirs, "params")
+    y, _ = layer.apply(params, state.get("batch_stats", {}), x, train=True)
+    close(y, module.apply(theirs, x, mutable="batch_stats")[0], 3e-4)
+
+
+def test_to_linen_is_the_layer():
+    layer = jn.serial(jn.dense(6), jn.batch_norm(), jnp.tanh, jn.dense(5))
+    module, x = to_linen(layer), X.reshape(7, -1)
+    variables = module.init(KEY, x)
+    params, state = layer.init(KEY, x)
+    assert shapes(variables) == shapes({"params": params, "batch_stats": state})
+    y, after = layer.apply(variables["params"], variables["batch_stats"], x, train=True)
+    theirs, changed = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    close((y, {"batch_stats": after}), (theirs, changed))
+    assert (after["batch_norm"]["mean"] != state["batch_norm"]["mean"]).all()
+    y, _ = layer.apply(variables["params"], variables["batch_stats"], x)
+    close(y, jax.jit(module.apply)(variables, x))
+
+
+def test_init_in_training_mode_leaves_the_statistics():
+    variables = to_linen(jn.batch_norm()).init(KEY, 5 + X, train=True)
+    assert (variables["batch_stats"]["mean"] == 0).all()
+
+
+def test_to_linen_in_training_needs_a_mutable_collection():
+    """As nn.BatchNorm does: statistics must not be lost in silence."""
+    module = to_linen(jn.batch_norm())
+    variables = module.init(KEY, X)
+    with pytest.raises(flax.errors.ModifyScopeVariableError):
+        module.apply(variables, X, train=True)
+    module.apply(variables, X)
+
+
+def test_to_linen_has_streams_and_collections_of_its_own():
+    module = to_linen(
+        jn.serial(jn.batch_norm(), jn.dropout(0.5)), collection="running", rng="noise"
+    )
+    variables = module.init(KEY, X)
+    assert set(variables) == {"params", "running"}
+
+    def run(seed):
+        rngs = {"noise": jax.random.key(seed)}
+        return module.apply(variables, X, train=True, rngs=rngs, mutable="running")[0]
+
+    assert (run(0) == run(0)).all() and (run(0) != run(1)).any()
+    with pytest.raises(ValueError, match="needs a key"):
+        module.apply(variables, X, train=True, mutable="running")
+
+
+def test_two_layers_in_one_module():
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = to_linen(jn.dense(4))(x)
+            return to_linen(jn.dense(4))(x)
+
+    variables = Two().init(KEY, jnp.ones((2, 3)))
+    assert shapes(variables["params"]) == {
+        "LayerModule_0": {"kernel": (3, 4), "bias": (4,)},
+        "LayerModule_1": {"kernel": (4, 4), "bias": (4,)},
+    }
+    a, b = (variables["params"][f"LayerModule_{i}"]["kernel"] for i in range(2))
+    assert not np.allclose(a, b[:3])
+
+
+def test_linen_transforms_take_layers():
+    """nn.vmap over a stack of layers, and nn.remat."""
+    many = nn.vmap(
+        type(to_linen(jn.dense(4))),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=0,
+    )(jn.dense(4))
+    x = jnp.ones((5, 2, 3))
+    variables = many.init(KEY, x)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (5, 3, 4) and not np.allclose(kernel[0], kernel[1])
+    close(many.apply(variables, x), jnp.einsum("nbi,nio->nbo", x, kernel), 1e-5)
+
+
+def test_nnx_takes_layers_through_flaxs_bridge():
+    layer = jn.serial(jn.dense(4), jn.batch_norm())
+    module = nnx.bridge.ToNNX(to_linen(layer), rngs=nnx.Rngs(0))
+    x = jnp.ones((2, 3))
+    module.lazy_init(x)
+    params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+    y, _ = layer.apply(params, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)), x)
+    close(module(x), y)
+
+
+# Both ways
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_round_trip_from_linen(train):
+    """to_linen(from_linen(m)) has m's variables, values and statistics."""
+    module, back = Net(), to_linen(from_linen(Net()))
+    variables = module.init(KEY, X, train=False)
+    assert shapes(back.init(KEY, X)) == shapes(variables)
+    ours = back.apply(variables, X, train=train, mutable=["batch_stats"])
+    close(ours, module.apply(variables, X, train=train, mutable=["batch_stats"]))
+
+
+def test_round_trip_from_linen_inside_a_module():
+    class Outer(nn.Module):
+        inner: nn.Module
+
+        @nn.compact
+        def __call__(self, x):
+            return self.inner(x) * 2
+
+    plain = Outer(nn.Dense(4)).init(KEY, jnp.ones((2, 3)))
+    back = Outer(to_linen(from_linen(nn.Dense(4))))
+    assert shapes(back.init(KEY, jnp.ones((2, 3)))) == shapes(plain)
+    close(back.apply(plain, jnp.ones((2, 3))), Outer(nn.Dense(4)).apply(plain, jnp.ones((2, 3))))
+
+
+def test_round_trip_from_a_layer():
+    layer = jn.dense(4)
+    assert from_linen(to_linen(layer)) == layer
+    assert from_linen(to_linen(layer), name="head").name == "head"
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_mixed_nests_are_the_sum_of_their_parts(train):
+    net, x = mixed(), X[:, 0, 0]
+    params, state = net.init(KEY, jn.spec(x.shape))
+    around, inside = params["Around"], params["Around"]["inside"]
+    assert shapes(inside) == {
+        "Dense": {"kernel": (5, 5), "bias": (5,)},
+        "batch_norm": {"scale": (5,), "bias": (5,)},
+    }
+    y, after = jax.jit(lambda x: net.apply(params, state, x, train=train))(x)
+    for dense in (params["dense"], around["Dense_0"], inside["Dense"]):
+        x = x @ dense["kernel"] + dense["bias"]
+    norms = state["Around"]["batch_stats"]["inside"]["batch_norm"]
+    x, norms = jn.batch_norm().apply(inside["batch_norm"], norms, x, train=train)
+    close(y, jnp.tanh(x), 1e-5)
+    close(after["Around"]["batch_stats"]["inside"]["batch_norm"], norms, 1e-5)
+
+
+# from_nnx
+
+
+def test_from_nnx_is_the_module():
+    """The same values for the same key; outputs, gradients and statistics after three steps."""
+    layer, module = nnx_net(), NNXNet(rngs=nnx.Rngs(KEY))
+    params, state = layer.init(KEY, jn.spec(X.shape))
+    assert shapes(params["rest"]) == {"1": {"kernel": (4, 5), "bias": (5,)}}
+    close(params["conv"]["kernel"], module.conv.kernel[...], 0)
+    module.eval()
+    close(layer.apply(params, state, X)[0], module(X))
+
+    module.train()
+    optimizer = optax.sgd(0.1)
+    step = jn.make_step(jn.supervised(layer, loss_of), optimizer)
+    ours = jn.init_training(layer, optimizer, KEY, (X, Y))
+    ours = ours._replace(params=jax.tree.map(jnp.copy, params))
+    theirs = nnx.Optimizer(module, optimizer, wrt=nnx.Param)
+
+    @nnx.jit
+    def nnx_step(module, theirs):
+        theirs.update(module, nnx.grad(lambda m: loss_of(m(X), Y).mean())(module))
+
+    for _ in range(3):
+        ours, _ = step(ours, (X, Y))
+        nnx_step(module, theirs)
+    close(ours.params["conv"]["kernel"], module.conv.kernel[...], 1e-5)
+    close(ours.params["rest"]["1"]["bias"], module.rest[1].bias[...], 1e-5)
+    close(ours.state["norm"]["mean"], module.norm.mean[...], 1e-5)
+    assert (jnp.abs(ours.state["norm"]["mean"]) > 1e-4).all()
+
+
+def test_nnx_dropout_is_drawn_from_the_key():
+    layer = nnx_net(0.5)
+    params, state = layer.init(KEY, jn.spec(X.shape))
+    run = jax.jit(lambda key: layer.apply(params, state, X, key=key, train=True)[0])
+    a, b, c = run(KEY), run(KEY), run(jax.random.key(4))
+    assert (a == b).all() and (a != c).any()
+    with pytest.raises(ValueError, match="NNXNet: draws random numbers and needs a key"):
+        layer.apply(params, state, X, train=True)
+    # streams of their own: two dropouts in one module drop different units
+    two = from_nnx(
+        lambda rngs: nnx.Sequential(nnx.Dropout(0.5, rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
+    )
+    y, _ = two.apply(*two.init(KEY, jn.spec((40, 50))), jnp.ones((40, 50)), key=KEY, train=True)
+    assert set(np.unique(y)) == {0, 4} and 0.2 < (y != 0).mean() < 0.3
+
+
+def test_from_nnx_arguments():
+    class Sum(nnx.Module):
+        def __init__(self, rngs):
+            self.scale = nnx.Param(jnp.full(3, 2.0))
+
+        def __call__(self, a, b, deterministic):
+            return self.scale * a + b * deterministic
+
+    layer = from_nnx(Sum, call=lambda m, x, train: m(*x, deterministic=not train), name="sum")
+    x = jnp.ones((2, 3)), 5 * jnp.ones((2, 3))
+    params, state = layer.init(KEY, x)
+    assert (layer.apply(params, state, x)[0] == 7).all()
+    assert (layer.apply(params, state, x, train=True)[0] == 2).all()
+    with pytest.raises(TypeError, match=r"from_nnx: Sum needs b .*module\(x, b=...\)"):
+        from_nnx(Sum)
+
+
+def test_from_nnx_with_tied_weights():
+    class Tied(nnx.Module):
+        def __init__(self, rngs):
+            self.a = nnx.Linear(3, 3, rngs=rngs)
+            self.b = self.a
+
+        def __call__(self, x):
+            return self.b(self.a(x))
+
+    layer = from_nnx(Tied)
+    params, state = layer.init(KEY, jn.spec((2, 3)))
+    assert shapes(params) == {"a": {"kernel": (3, 3), "bias": (3,)}}
+    x = jnp.ones((2, 3))
+    once = x @ params["a"]["kernel"]
+    close(layer.apply(params, state, x)[0], once @ params["a"]["kernel"], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: from_linen(jn.dense(4)), "from_linen: needs a Linen module.*got Layer"),
+        (lambda: from_linen(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), "goes through from_nnx"),
+        (lambda: from_linen(nn.LSTMCell(3)), r"LSTMCell needs inputs .*module\(x, inputs=...\)"),
+        (lambda: from_nnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), "lambda rngs: .*got Linear"),
+        (lambda: from_nnx(lambda rngs: nn.Dense(4)), "goes through from_linen"),
+        (lambda: to_linen(jnp.tanh), "to_linen: needs a layer such as jn.dense"),
+    ],
+)
+def test_messages(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()

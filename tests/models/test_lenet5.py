@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.models import lenet5
+
+
+def test_parameters_of_each_layer():
+    params, state = lenet5(classes=10).init(jax.random.key(0), jn.spec((2, 32, 32, 1)))
+    sizes = {name: sum(a.size for a in entry.values()) for name, entry in params.items()}
+    # the paper's counts, but for c3 (1,516 with its partial table) and the output (radial bases)
+    assert sizes == {"c1": 156, "c3": 2_416, "c5": 48_120, "f6": 10_164, "output": 850}
+    assert sum(sizes.values()) == 61_706
+    assert state == {}
+
+
+def test_28x28_has_the_same_parameters_as_32x32():
+    small, large = (lenet5().init(jax.random.key(0), jn.spec((2, n, n, 1)))[0] for n in (28, 32))
+    jax.tree.map(np.testing.assert_array_equal, small, large)
+
+
+def test_28x28_is_padded_with_zeros_to_32x32():
+    x = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
+    params, state = lenet5().init(jax.random.key(0), x)
+    padded = np.zeros((3, 32, 32, 1), np.float32)
+    padded[:, 2:30, 2:30] = x
+    np.testing.assert_array_equal(
+        lenet5().apply(params, state, x)[0], lenet5().apply(params, state, padded)[0]
+    )
+
+
+def test_stages_are_those_of_the_paper():
+    """6@28x28, 6@14x14, 16@10x10, 16@5x5, 120, 84, 10, seen through every layer's input."""
+    rows = {row.path: row.output.shape for row in jn.inspect.summary(
+        lenet5(), jn.spec((2, 32, 32, 1))).rows}  # fmt: skip
+    assert rows["c1"] == (2, 28, 28, 6)
+    assert rows["s2"] == (2, 14, 14, 6)
+    assert rows["c3"] == (2, 10, 10, 16)
+    assert rows["s4"] == (2, 5, 5, 16)
+    assert rows["c5"] == (2, 120)
+    assert rows["f6"] == (2, 84)
+    assert rows["output"] == (2, 10)
+
+
+def test_equals_torch():
+    """Values and gradients of the parameters, in float64."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
+    nn = torch.nn
+    net = nn.Sequential(
+        nn.ZeroPad2d(2), nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5),
+        nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(400, 120), nn.ReLU(),
+        nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 7),
+    ).double()  # fmt: skip
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).normal(size=(3, 28, 28, 1))
+        params, _ = lenet5(classes=7).init(jax.random.key(0), jn.spec(x.shape, jnp.float64))
+        names = {"c1": 1, "c3": 4, "c5": 8, "f6": 10, "output": 12}
+        with torch.no_grad():
+            for name, place in names.items():
+                kernel = np.array(params[name]["kernel"])
+                if name == "c5":  # torch flattens (16, 5, 5), channels first
+                    kernel = kernel.reshape(5, 5, 16, 120).transpose(2, 0, 1, 3).reshape(400, 120)
+                kernel = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+                net[place].weight.copy_(torch.tensor(np.ascontiguousarray(kernel)))
+                net[place].bias.copy_(torch.tensor(np.array(params[name]["bias"])))
+
+        def total(params):
+            return (lenet5(classes=7).apply(params, {}, x)[0] ** 2).sum()
+
+        y, _ = lenet5(classes=7).apply(params, {}, x)
+        theirs = net(torch.tensor(x.transpose(0, 3, 1, 2)))
+        np.testing.assert_allclose(y, theirs.detach().numpy(), rtol=1e-10, atol=1e-12)
+        (theirs**2).sum().backward()
+        gradients = jax.grad(total)(params)
+        c1 = net[1].weight.grad.numpy().transpose(2, 3, 1, 0)
+        np.testing.assert_allclose(gradients["c1"]["kernel"], c1, rtol=1e-10, atol=1e-10)
+        c3 = net[4].weight.grad.numpy().transpose(2, 3, 1, 0)
+        np.testing.assert_allclose(gradients["c3"]["kernel"], c3, rtol=1e-10, atol=1e-10)
+        f6 = net[10].weight.grad.numpy().T
+        np.testing.assert_allclose(gradients["f6"]["kernel"], f6, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 28, 28), (2, 32, 28, 1), (2, 784)])
+def test_another_size_says_what_to_write(shape):
+    with pytest.raises(ValueError, match=r"lenet5: needs images .*jax\.image\.resize"):
+        lenet5().init(jax.random.key(0), jn.spec(shape))
+
+
+def test_three_channels():
+    params, _ = lenet5(classes=3).init(jax.random.key(0), jn.spec((2, 32, 32, 3)))
+    assert params["c1"]["kernel"].shape == (5, 5, 3, 6)
+    assert params["output"]["kernel"].shape == (84, 3)

@@ -1,0 +1,207 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet import penalties
+
+PARAMS = {
+    "dense": {"kernel": jnp.array([[1.0, -2.0], [0.0, 3.0]]), "bias": jnp.array([10.0, 20.0])},
+    "lstm": {"cell": {"recurrent_kernel": jnp.array([[0.5, -0.5]]), "bias": jnp.array([30.0])}},
+    "norm": {"scale": jnp.array([40.0]), "bias": jnp.array([50.0])},
+    "embedding": {"embedding": jnp.array([[60.0]])},
+    "kernel": {"b": jnp.array([70.0])},  # a layer called kernel makes its bias none
+}
+
+
+@pytest.mark.parametrize(
+    "penalty, value, slope",
+    [
+        pytest.param(penalties.l1(0.1), 0.7, lambda w: 0.1 * jnp.sign(w), id="1+2+0+3+0.5+0.5"),
+        pytest.param(penalties.l2(0.1), 1.45, lambda w: 0.2 * w, id="1+4+0+9+0.25+0.25"),
+        pytest.param(penalties.weight_decay(0.1), 0.725, lambda w: 0.1 * w, id="half of it"),
+    ],
+)
+def test_values_by_hand_on_kernels_alone(penalty, value, slope):
+    np.testing.assert_allclose(penalty(PARAMS), value, 1e-6)
+    grads = jax.jit(jax.grad(penalty))(PARAMS)
+    for name, grad in jax.tree_util.tree_leaves_with_path(grads):
+        if not penalties.is_kernel(tuple(k.key for k in name)):
+            assert (grad == 0).all(), name
+    np.testing.assert_allclose(grads["dense"]["kernel"], slope(PARAMS["dense"]["kernel"]), 1e-6)
+    cell, want = grads["lstm"]["cell"], slope(jnp.array([[0.5, -0.5]]))
+    np.testing.assert_allclose(cell["recurrent_kernel"], want, 1e-6)
+
+
+def test_elastic_net_is_a_sum():
+    both = lambda params: penalties.l1(0.1)(params) + penalties.l2(0.1)(params)  # noqa: E731
+    np.testing.assert_allclose(both(PARAMS), 0.7 + 1.45, 1e-6)
+
+
+def test_where_chooses_by_path():
+    table = penalties.l2(1.0, where=lambda path: path == ("embedding", "embedding"))
+    assert table(PARAMS) == 3600
+    # a predicate is given all names of the path, also those above the layer
+    assert penalties.l1(1.0, where=lambda path: path[0] == "norm")(PARAMS) == 90
+
+
+def test_a_bare_layer_and_a_net_are_penalized_alike():
+    x, key = jn.spec((2, 3)), jax.random.key(0)
+    params, _ = jn.dense(4).init(key, x)
+    assert penalties.l2(2.0)(params) == 2 * jnp.square(params["kernel"]).sum()
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(5))
+    params, _ = net.init(key, x)
+    want = sum(jnp.square(params[name]["kernel"]).sum() for name in ("dense", "dense_1"))
+    np.testing.assert_allclose(penalties.l2(1.0)(params), want, 1e-6)
+
+
+def test_nothing_to_penalize_raises():
+    with pytest.raises(ValueError, match=r"l2: nothing to penalize.*norm/scale"):
+        penalties.l2(1.0)({"norm": {"scale": jnp.ones(3)}})
+    with pytest.raises(ValueError, match="no entries"):
+        penalties.l1(1.0)({})
+    with pytest.raises(ValueError, match="proximal_l1: nothing"):
+        penalties.proximal_l1(1.0, 0.1).init({"bias": jnp.ones(3)})
+
+
+@pytest.mark.parametrize(
+    "make", [penalties.l1, penalties.l2, penalties.weight_decay, penalties.proximal_l1]
+)
+def test_a_negative_strength_raises(make):
+    with pytest.raises(ValueError, match=f"{make.__name__}: strength must be at least 0, got -1"):
+        make(-1, *((0.1,) if make is penalties.proximal_l1 else ()))
+
+
+def test_a_strength_may_be_traced():
+    values = jax.vmap(lambda s: penalties.l2(s)(PARAMS))(jnp.array([0.1, 0.2]))
+    np.testing.assert_allclose(values, [1.45, 2.9], 1e-6)
+
+
+def test_sums_are_wide():
+    """4097 ones: bfloat16 has 8 binary digits and rounds it to 4096."""
+    assert float(penalties.l2(1.0)({"kernel": jnp.ones(4097, jnp.bfloat16)})) == 4097
+
+
+def test_complex_weights():
+    params = {"kernel": jnp.array([3 + 4j])}
+    assert penalties.l2(1.0)(params) == 25
+    assert penalties.l1(1.0)(params) == 5
+    assert jax.grad(penalties.l2(1.0))(params)["kernel"] == 6 - 8j
+
+
+def test_weight_decay_is_decayed_weights_under_sgd():
+    """With plain SGD the penalty and optax's decay in the update are the same step."""
+    params = PARAMS["dense"]
+    zero = jax.tree.map(jnp.zeros_like, params)
+    grads, sgd = jax.grad(penalties.weight_decay(0.3))(params), optax.sgd(0.1)
+    ours = sgd.update(grads, sgd.init(params))[0]
+    decay = optax.add_decayed_weights(0.3, mask={"kernel": True, "bias": False})
+    theirs = optax.chain(decay, optax.sgd(0.1))
+    theirs = theirs.update(zero, theirs.init(params), params)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), ours, theirs)
+
+
+def step(optimizer, params, grads, state=None):
+    state = optimizer.init(params) if state is None else state
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def test_proximal_l1_by_hand():
+    """SGD to 0.9, -0.55, 0.05, -0.3, then 0.2 towards zero and no further; the bias is left."""
+    params = {"kernel": jnp.array([1.0, -0.5, 0.1, 0.1]), "bias": jnp.array([0.1])}
+    grads = {"kernel": jnp.array([1.0, 0.5, 0.5, 4.0]), "bias": jnp.array([0.5])}
+    optimizer = optax.chain(optax.sgd(0.1), penalties.proximal_l1(2.0, 0.1))
+    after, _ = step(optimizer, params, grads)
+    np.testing.assert_allclose(after["kernel"], [0.7, -0.35, 0.0, -0.1], 1e-6)
+    assert after["kernel"][2] == 0
+    np.testing.assert_allclose(after["bias"], [0.05], 1e-6)
+
+
+def test_proximal_l1_reaches_the_lasso_solution():
+    """Orthonormal inputs: the solution is the soft threshold of the least-squares one."""
+    true = jnp.array([3.0, -0.4, 0.2, -2.0])
+    params, state = {"kernel": jnp.ones(4)}, None
+    optimizer = optax.chain(optax.sgd(0.5), penalties.proximal_l1(0.5, 0.5))
+    for _ in range(40):
+        grads = jax.grad(lambda p: jnp.square(p["kernel"] - true).sum() / 2)(params)
+        params, state = step(optimizer, params, grads, state)
+    np.testing.assert_allclose(params["kernel"], [2.5, 0, 0, -1.5], 1e-5)
+    assert (params["kernel"][1:3] == 0).all()
+    # and the penalty in the loss, by gradient steps, does not land on zero
+    plain = {"kernel": jnp.ones(4)}
+    for _ in range(40):
+        grads = jax.grad(lambda p: jnp.square(p["kernel"] - true).sum() / 2 + penalties.l1(0.5)(p))(
+            plain
+        )
+        plain, _ = step(optax.sgd(0.5), plain, grads)
+    assert (plain["kernel"][1:3] != 0).all()
+
+
+def test_proximal_l1_is_scikit_learns_lasso():
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the reference")
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(60, 8))
+    y = x @ np.array([2.0, 0, 0, -1, 0, 0.5, 0, 0]) + 0.1 * rng.normal(size=60)
+    lasso = linear.Lasso(alpha=0.2, fit_intercept=False, tol=1e-12, max_iter=100000).fit(x, y)
+    with jax.enable_x64(True):
+        x, y = jnp.array(x), jnp.array(y)
+        params = {"kernel": jnp.zeros(8)}
+        optimizer = optax.chain(optax.sgd(0.3), penalties.proximal_l1(0.2, 0.3))
+
+        def body(_, carry):
+            params, state = carry
+            grads = jax.grad(lambda p: jnp.square(x @ p["kernel"] - y).mean() / 2)(params)
+            return step(optimizer, params, grads, state)
+
+        start = params, optimizer.init(params)
+        params, _ = jax.jit(lambda start: jax.lax.fori_loop(0, 2000, body, start))(start)
+        np.testing.assert_allclose(params["kernel"], lasso.coef_, atol=1e-9)
+        assert ((params["kernel"] == 0) == (lasso.coef_ == 0)).all()
+        assert 0 < (lasso.coef_ == 0).sum() < 8
+
+
+def test_proximal_l1_follows_a_schedule():
+    """The same rate at the same step as the optimizer: 0.1 first, then 0.01."""
+    schedule = optax.piecewise_constant_schedule(0.1, {1: 0.1})
+    rates = [float(schedule(i)) for i in range(3)]
+    optimizer = penalties.proximal_l1(1.0, schedule)
+    params, state = {"kernel": jnp.array([1.0])}, None
+    zero, want = {"kernel": jnp.zeros(1)}, 1.0
+    for rate in rates:
+        params, state = step(optimizer, params, zero, state)
+        want -= rate
+        np.testing.assert_allclose(params["kernel"], [want], 1e-6)
+    assert len(set(rates)) == 2 and state.step == 3
+
+
+def test_proximal_l1_needs_params():
+    optimizer = penalties.proximal_l1(1.0, 0.1)
+    state = optimizer.init({"kernel": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"optimizer.update\(grads, state, params\)"):
+        optimizer.update({"kernel": jnp.ones(2)}, state)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_proximal_l1_keeps_the_dtype_and_zeros_exactly(dtype):
+    params = {"kernel": jax.random.normal(jax.random.key(0), (50,)).astype(dtype)}
+    grads = {"kernel": jax.random.normal(jax.random.key(1), (50,)).astype(dtype)}
+    optimizer = optax.chain(optax.adam(0.1), penalties.proximal_l1(5.0, 0.1))
+    after, _ = step(optimizer, params, grads)
+    assert after["kernel"].dtype == dtype
+    assert 10 < (after["kernel"] == 0).sum() < 50
+
+
+def test_penalty_in_training():
+    """Gradient of the loss is 0 at 0 inputs: what is left is the decay of the kernel alone."""
+    x, y = jnp.zeros((4, 3)), jnp.zeros((4, 2))
+    net, optimizer = jn.dense(2), optax.sgd(1.0)
+    objective = jn.supervised(net, optax.squared_error, penalty=jn.penalties.l2(0.1))
+    train_step = jn.make_step(objective, optimizer)
+    train_state = jn.init_training(net, optimizer, jax.random.key(0), (x, y))
+    before = jax.tree.map(np.array, train_state.params)
+    train_state, metrics = train_step(train_state, (x, y))
+    np.testing.assert_allclose(train_state.params["kernel"], 0.8 * before["kernel"], 1e-6)
+    np.testing.assert_allclose(metrics["loss"], 0.1 * np.square(before["kernel"]).sum(), 1e-6)

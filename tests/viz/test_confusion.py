@@ -1,0 +1,70 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet import viz
+
+
+def cells(figure):
+    """(row, column) -> text, as drawn."""
+    found = {}
+    for text in figure.axes[0].texts:
+        column, row = text.get_position()
+        found[int(row), int(column)] = text.get_text()
+    return found
+
+
+def test_counts_stand_in_their_cells_and_zeros_are_empty():
+    figure = viz.confusion([[5, 1, 0], [0, 7, 2], [0, 0, 0]])
+    assert cells(figure) == {(0, 0): "5", (0, 1): "1", (1, 1): "7", (1, 2): "2"}
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "predicted class" and axes.get_ylabel() == "true class"
+    assert axes.get_title() == "12 of 15 right (80.00%)"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2"]
+
+
+def test_takes_what_metrics_confusion_gives():
+    matrix = jn.metrics.confusion(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), classes=2)
+    assert cells(viz.confusion(matrix)) == {(0, 0): "1", (0, 1): "1", (1, 1): "1"}
+
+
+def test_shade_is_the_share_of_the_row():
+    figure = viz.confusion([[90, 10], [0, 4]])
+    shares = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shares, [[0.9, 0.1], [0, 1]])
+
+
+def test_names():
+    figure = viz.confusion(np.eye(3), names=["cat", "horse", "dog"])
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert labels == ["cat", "horse", "dog"]
+
+
+def test_text_can_be_read_on_every_shade():
+    """4.3 : 1 against the cell; WCAG 2.1 asks for 4.5 of text and for 3 of large text."""
+    from matplotlib.colors import to_rgb
+
+    def light(rgb):
+        rgb = np.array(rgb)
+        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    for errors in range(0, 101, 2):
+        figure = viz.confusion([[100 - errors, errors], [0, 1]])
+        image = figure.axes[0].images[0]
+        for text in figure.axes[0].texts:
+            column, row = map(int, text.get_position())
+            ground = light(image.cmap(image.norm(image.get_array()[row, column]))[:3])
+            ink = light(to_rgb(text.get_color()))
+            contrast = (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05)
+            assert contrast > 4.3, (errors, row, column, contrast)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match=r"needs a matrix \(classes, classes\), got \(2, 3\)"):
+        viz.confusion(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="3 classes need as many names, got 2"):
+        viz.confusion(np.eye(3), names=["a", "b"])
+    with pytest.raises(ValueError, match="cannot be negative, got -1"):
+        viz.confusion([[1, -1], [0, 1]])

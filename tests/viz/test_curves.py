@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet import viz
+
+
+def fake(train, test):
+    """Epochs as fit gives them, as far as history looks at them."""
+    from types import SimpleNamespace
+
+    return [
+        SimpleNamespace(
+            train={"loss": a, "accuracy": 1 - a}, test=None if b is None else {"loss": b}
+        )
+        for a, b in zip(train, test, strict=True)
+    ]
+
+
+def test_history_of_one_run():
+    panels = viz.history(fake([0.5, 0.25], [0.75, 0.5]))
+    assert list(panels) == ["loss", "accuracy"]
+    np.testing.assert_array_equal(panels["loss"]["train"], [0.5, 0.25])
+    np.testing.assert_array_equal(panels["loss"]["test"], [0.75, 0.5])
+    np.testing.assert_array_equal(panels["accuracy"]["train"], [0.5, 0.75])
+    assert "test" not in panels["accuracy"]
+
+
+def test_history_of_several_runs_and_without_test_data():
+    panels = viz.history(fake([1, 2, 3], [None] * 3), fake([4, 5, 6], [None] * 3))
+    assert list(panels["loss"]) == ["train"]
+    np.testing.assert_array_equal(panels["loss"]["train"], [[1, 2, 3], [4, 5, 6]])
+
+
+def test_history_of_a_real_run():
+    import jax
+    import optax
+
+    data = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
+    net, optimizer = jn.dense(2), optax.sgd(0.1)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    step = jn.make_step(jn.supervised(net, loss), optimizer)
+    start = jn.init_training(net, optimizer, jax.random.key(0), data)
+    epochs = list(jn.fit(start, step, data, epochs=3, evaluate=data))
+    panels = viz.history(epochs)
+    assert panels["loss"]["train"].tolist() == [epoch.train["loss"] for epoch in epochs]
+    assert panels["loss"]["test"].shape == (3,)
+
+
+@pytest.mark.parametrize("runs", [[], [[]], [fake([1], [1]), fake([1, 2], [1, 2])]])
+def test_history_needs_runs_of_one_length(runs):
+    with pytest.raises(ValueError, match="runs of one length, at least one epoch each"):
+        viz.history(*runs)
+
+
+def test_lines_are_the_values_over_epochs_from_1():
+    figure = viz.curves({"loss": {"train": [3.0, 2.0, 1.0], "test": [4.0, 3.0, 2.5]}})
+    lines = figure.axes[0].get_lines()
+    assert [line.get_xdata().tolist() for line in lines] == [[1, 2, 3]] * 2
+    assert [line.get_ydata().tolist() for line in lines] == [[3, 2, 1], [4, 3, 2.5]]
+    assert lines[0].get_color() != lines[1].get_color()
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()  # also told apart without colour
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["train, 1 at the end", "test, 2.5 at the end"]
+    assert figure.axes[0].get_xlabel() == "epoch" and figure.axes[0].get_ylabel() == "loss"
+
+
+def test_several_runs_are_thin_and_their_mean_is_thick():
+    figure = viz.curves({"loss": {"train": [[3.0, 1.0], [5.0, 2.0]]}})
+    lines = figure.axes[0].get_lines()
+    assert [line.get_ydata().tolist() for line in lines] == [[3, 1], [5, 2], [4, 1.5]]
+    assert lines[0].get_linewidth() < lines[2].get_linewidth()
+    legend = figure.axes[0].get_legend().get_texts()[0].get_text()
+    assert legend == "train, mean of 2 runs: 1.5 at the end"
+
+
+def test_a_line_has_one_colour_in_all_panels():
+    figure = viz.curves({"loss": {"train": [1.0], "test": [1.0]}, "accuracy": {"test": [1.0]}})
+    loss, accuracy = figure.axes
+    assert loss.get_lines()[1].get_color() == accuracy.get_lines()[0].get_color()
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="curves: needs at least one metric"):
+        viz.curves({})
+    with pytest.raises(ValueError, match=r"loss/train needs values .*got \(\)"):
+        viz.curves({"loss": {"train": 3.0}})
+    with pytest.raises(ValueError, match=r"got \(0,\)"):
+        viz.curves({"loss": {"train": []}})

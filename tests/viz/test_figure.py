@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnet import viz
+
+ROOT = Path(__file__).parents[2]
+
+FIGURES = {
+    "curves": lambda: viz.curves({"loss": {"train": [2.0, 1.0]}}),
+    "confusion": lambda: viz.confusion(np.eye(3)),
+    "images": lambda: viz.images(np.zeros((2, 8, 8, 1))),
+    "filters": lambda: viz.filters(np.ones((3, 3, 1, 4))),
+}
+
+
+@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
+def test_saves_what_can_be_read_back(make, tmp_path):
+    from PIL import Image
+
+    figure = make()
+    path = viz.save(figure, tmp_path / "new" / "folder" / "a.png")
+    with Image.open(path) as image:
+        wide, high = figure.get_size_inches() * 100
+        assert abs(image.width - wide) <= 1 and abs(image.height - high) <= 1
+        assert len(set(image.convert("L").tobytes())) > 1  # not one colour
+
+
+@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
+def test_everything_drawn_lies_inside_the_figure(make):
+    figure = make()
+    figure.draw_without_rendering()
+    box, whole = figure.get_tightbbox(), figure.bbox_inches
+    assert box.x0 >= -0.02 and box.y0 >= -0.02
+    assert box.x1 <= whole.x1 + 0.02 and box.y1 <= whole.y1 + 0.02
+
+
+@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
+def test_a_notebook_shows_it_without_pyplot(make):
+    formatters = pytest.importorskip("IPython.core.formatters")
+    png = formatters.PNGFormatter()(make())
+    assert png is not None and png.startswith(b"\x89PNG")
+
+
+def test_pyplot_is_left_alone():
+    """No window, no figure kept by pyplot, which is not even imported."""
+    program = (
+        "import sys, numpy as np, jaxnet as jn; jn.viz.images(np.zeros((2, 8, 8)));"
+        "jn.viz.confusion(np.eye(2)); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_importing_jaxnet_does_not_import_matplotlib():
+    program = "import sys, jaxnet; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"needs matplotlib; .*jaxnet-toolkit\[viz\]"):
+        viz.images(np.zeros((2, 8, 8)))

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from jaxnet import viz
+
+
+def shown(figure):
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+
+
+def test_images_in_order_with_titles():
+    x = np.linspace(0, 1, 5 * 4 * 3).reshape(5, 4, 3, 1)
+    figure = viz.images(x, titles=list("abcde"), columns=3)
+    np.testing.assert_array_equal(np.stack(shown(figure)), x[..., 0])
+    assert [axes.get_title() for axes in figure.axes] == list("abcde")
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    assert [(p.rowspan.start, p.colspan.start) for p in places] == [
+        (0, 0), (0, 1), (0, 2), (1, 0), (1, 1)
+    ]  # fmt: skip
+
+
+def test_ink_is_dark_and_all_images_share_one_scale():
+    figure = viz.images(np.stack([np.full((4, 3), 0.2), np.full((4, 3), 0.9)]))
+    faint, strong = (axes.images[0] for axes in figure.axes)
+    assert faint.get_clim() == strong.get_clim() == (0, 1)
+    assert sum(faint.cmap(0.9)[:3]) < sum(faint.cmap(0.2)[:3])
+
+
+def test_colour_and_uint8():
+    x = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    np.testing.assert_allclose(np.stack(shown(viz.images(x))), x / 255)
+
+
+def test_values_outside_are_cut_off():
+    assert shown(viz.images(np.full((1, 2, 2, 3), 1.5)))[0].max() == 1
+    assert shown(viz.images(np.full((1, 2, 2, 3), -1.5)))[0].min() == 0
+
+
+def test_long_titles_do_not_overlap():
+    figure = viz.images(np.zeros((6, 8, 8)), titles=["airplane read as automobile"] * 6, columns=3)
+    figure.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (0, 8, 8, 1), (2, 8, 8, 2), (2, 3, 4, 5, 1)])
+def test_another_shape_raises(shape):
+    with pytest.raises(ValueError, match=r"images: needs \(images, height, width"):
+        viz.images(np.zeros(shape))
+
+
+def test_titles_must_be_as_many():
+    with pytest.raises(ValueError, match="2 images need as many titles, got 1"):
+        viz.images(np.zeros((2, 8, 8)), titles=["a"])
