@@ -8,7 +8,6 @@ layer as well: it is a function `(key, shape, dtype) -> array`.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -129,13 +128,19 @@ def normal(stddev: float = 0.01) -> Initializer:
 
 
 def constant(value: float) -> Initializer:
-    """The same value everywhere; built in NumPy, since jnp.full compiles for every shape."""
+    """The same value everywhere.
+
+    Example:
+      >>> constant(0.5)(jax.random.key(0), (3,)).tolist()
+      [0.5, 0.5, 0.5]
+    """
 
     def init(key, shape, dtype=jnp.float32):
+        """Built in NumPy, since jnp.full compiles for every shape."""
         return jnp.asarray(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
 
     return init
 
 
-zeros: Callable = constant(0.0)
-ones: Callable = constant(1.0)
+zeros: Initializer = constant(0.0)
+ones: Initializer = constant(1.0)

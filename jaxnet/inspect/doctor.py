@@ -234,27 +234,22 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
 
 
 def _dead(net: Layer, train_state: Any, batches: tuple) -> dict[str, tuple[int, int]]:
-    """Units, along the last axis, of layers that give nothing below 0, which are 0 on all."""
+    """By path, how many units (along the last axis) are 0 on all examples, of how many."""
 
     @jax.jit
     def alive(params, state, x):
-        found = {}
-        for path, y in activations(net, params, state, x).items():
-            if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating):
-                axes = tuple(range(y.ndim - 1))
-                found[path] = (y != 0).any(axes), (y < 0).any()
-        return found
+        return {
+            path: (y != 0).any(tuple(range(y.ndim - 1)))
+            for path, y in activations(net, params, state, x).items()
+            if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating)
+        }
 
     seen = []
     for batch in batches:
         x = batch[0] if isinstance(batch, tuple | list) else batch
         seen.append(jax.device_get(alive(train_state.params, train_state.state, x)))
-    dead = {}
-    for path in seen[0]:
-        units = np.any([s[path][0] for s in seen], axis=0)
-        if not any(s[path][1] for s in seen) and not units.all():
-            dead[path] = int((~units).sum()), units.size
-    return dead
+    units = {path: np.any([s[path] for s in seen], axis=0) for path in seen[0]}
+    return {path: (int((~u).sum()), u.size) for path, u in units.items() if not u.all()}
 
 
 def _words(path: Any) -> str:

@@ -174,7 +174,7 @@ def kind(layer: Any) -> str:
     function = written_in(layer)
     name = getattr(function, "__qualname__", type(function).__name__)
     *around, own = name.replace(".<locals>", "").split(".")
-    if own in ("apply", "forward", "<lambda>"):
+    if own in ("apply", "forward", "pool", "<lambda>"):
         return around[-1] if around else "layer"
     return own
 

@@ -18,7 +18,7 @@ both operands is closed too.
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,8 @@ def convolve(
         # On a mesh of explicit axes the compiler splits the work, and the batch stays split.
         batch = jax.sharding.PartitionSpec(*sharding.spec[:1])
         with jax.sharding.use_abstract_mesh(sharding.mesh):
-            return jax.sharding.auto_axes(run, out_sharding=batch)(x, kernel)
+            run_auto: Any = jax.sharding.auto_axes(run, out_sharding=batch)
+            return run_auto(x, kernel)
     return run(_varying(x, kernel), _varying(kernel, x))
 
 

@@ -217,7 +217,7 @@ def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10
     size = x.shape[-1]
     if size % 2:
         raise ValueError(f"rotary: needs an even head size, got {size} in {x.shape}")
-    positions = np.arange(x.shape[1]) if positions is None else positions
+    positions = jnp.asarray(np.arange(x.shape[1]) if positions is None else positions)
     angles = _angles(positions, size, base, x.dtype)[..., None, :]  # (..., time, 1, size / 2)
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     a, b = jnp.split(x, 2, axis=-1)

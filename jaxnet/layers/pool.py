@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
 
 import jax.numpy as jnp
 import numpy as np
@@ -227,7 +228,11 @@ def global_mean_pool(*, name: str = "global_mean_pool") -> Layer:
 
 
 def _pooling(pool: Callable, name: str) -> Layer:
-    return stateless(lambda key, x: {}, lambda params, x: pool(x), name=name)
+    @wraps(pool)  # keeps the name of who wrote it, which summaries show
+    def apply(params, x):
+        return pool(x)
+
+    return stateless(lambda key, x: {}, apply, name=name)
 
 
 def _check_window(name: str, window: int | Sequence[int]) -> None:

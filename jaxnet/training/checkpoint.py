@@ -197,7 +197,7 @@ _KNOWN = {
 
 def _from_array(array: np.ndarray, note: dict[str, str] | None) -> Any:
     if note and note["is"] == "key":
-        return jax.random.wrap_key_data(array, impl=note["impl"])
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=note["impl"])
     if note and note["is"] == "raw":
         dtype = np.dtype(note["dtype"])
         array = np.frombuffer(array.tobytes(), dtype).reshape(array.shape[:-1])

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, PyTree, State
-from jaxnet.training.step import Step, TrainState, warn_nonfinite
+from jaxnet.training.step import Step, TrainState, next_key, warn_nonfinite
 
 REFRESH = 0.2  # seconds of work in one dispatch, so that the progress bar moves
 
@@ -47,7 +47,7 @@ class Epoch(NamedTuple):
         parts = [f"epoch {self.number:{width}}/{self.epochs}", _words(self.train)]
         if self.test is not None:
             parts.append("test " + _words(self.test))
-        return "  |  ".join([*parts, f"{self.seconds:.1f} s"])
+        return "  |  ".join([*parts, f"{self.seconds:.3g} s"])
 
 
 def _words(metrics: dict[str, float]) -> str:
@@ -184,10 +184,9 @@ def _begin(step, train_state, data, size, augment, shuffle):
     """The order of an epoch's examples, filled up to whole batches, and empty totals."""
     count = jax.tree.leaves(data)[0].shape[0]
     steps = -(-count // size)
-    key, order_key = jax.random.split(train_state.key)
+    train_state, order_key = next_key(train_state)
     order = jax.random.permutation(order_key, count) if shuffle else jnp.arange(count)
     order = jnp.resize(order, (steps, size))  # begins anew where the examples end
-    train_state = train_state._replace(key=key)
     one = partial(_one_step, step, data=data, order=order, size=size, augment=augment)
     _, metrics, finite, weight = jax.eval_shape(one, train_state, jnp.int32(0))
     totals = _Totals(
@@ -231,9 +230,8 @@ def _one_step(step: Step, train_state, i, *, data, order, size, augment):
 
 def _augmented_update(step, train_state, batch, mask, weight, augment):
     if augment is not None:
-        key, augment_key = jax.random.split(train_state.key)
+        train_state, augment_key = next_key(train_state)
         batch = augment(augment_key, batch)
-        train_state = train_state._replace(key=key)
     return *step.update(train_state, batch, mask), weight
 
 

@@ -8,7 +8,7 @@ makes one of an update that is no gradient of a loss; any other function of this
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +118,9 @@ def average(
     return jnp.where(mask > 0, each, 0).sum() / jnp.maximum(mask.sum(), 1).astype(each.dtype)
 
 
-def learning_rule(rule: Callable[..., tuple[PyTree, tuple[State, Metrics]]]) -> Objective:
+def learning_rule(
+    rule: Callable[..., tuple[PyTree, tuple[State, Metrics]]],
+) -> Callable[..., tuple[Any, tuple[State, Metrics]]]:
     """An objective from a rule that gives an update tree in place of a loss.
 
     The perceptron's rule and contrastive divergence are gradients of no loss. Such a rule says what

@@ -22,7 +22,8 @@ class TrainState(NamedTuple):
       params: what the optimizer changes.
       state: what `apply` changes, e.g. running statistics.
       opt_state: of the optax optimizer.
-      key: the randomness to come; every step splits it.
+      key: the randomness to come; every step splits it. As key data, uint32, since a typed key
+        takes a jitted call off its fast path.
     """
 
     step: jax.Array
@@ -71,9 +72,30 @@ def init_training(
         return jax.tree.map(strong, optimizer.init(params))
 
     opt_state = init_optimizer(params)
-    return TrainState(
-        jnp.asarray(np.zeros((), np.int32)), params, state, opt_state, child_key(key, "train")
-    )
+    train_key = child_key(key, "train")
+    if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
+        train_key = jax.random.key_data(train_key)  # else its kind would be lost
+    return TrainState(jnp.asarray(np.zeros((), np.int32)), params, state, opt_state, train_key)
+
+
+def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
+    """The train_state with a new key, and a key to use up.
+
+    Example:
+      >>> net, data = jn.dense(2), jn.spec((5, 3))
+      >>> train_state = jn.init_training(net, optax.sgd(0.1), jax.random.key(0), data)
+      >>> train_state, key = next_key(train_state)
+      >>> key.shape, train_state.key.shape
+      ((), (2,))
+    """
+    data = train_state.key
+    if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):  # not of JAX's default kind
+        key, here = jax.random.split(data)
+        return train_state._replace(key=key), here
+    # Keys are counted on, as seeds are, and the key that is handed out is a hash of the count.
+    # XLA drops the hash where nobody draws; a split would cost each step of a small net some 20%.
+    here = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
+    return train_state._replace(key=data.at[-1].add(1)), here
 
 
 def make_step(objective: Callable[..., Any], optimizer: optax.GradientTransformation) -> "Step":
@@ -154,10 +176,12 @@ class Step:
         return after, metrics
 
     def _look(self, train_state: TrainState) -> None:
-        flags = np.stack([np.asarray(flag) for flag in self._unseen])
-        first = int(train_state.step) - len(flags) + 1
-        self._unseen, self._patience = [], min(2 * self._patience, 256)
-        warn_nonfinite(train_state.params, flags, first)
+        unseen, self._unseen = self._unseen, []
+        self._patience = min(2 * self._patience, 256)
+        if np.asarray(unseen[-1]).all():  # a NaN goes into the parameters and stays
+            return
+        flags = np.stack([np.asarray(flag) for flag in unseen])
+        warn_nonfinite(train_state.params, flags, int(train_state.step) - len(flags) + 1)
 
     def _traced(self, train_state: TrainState, batch: PyTree):
         self.note_trace("step", train_state=train_state, batch=batch)
@@ -165,7 +189,7 @@ class Step:
 
     def update(self, train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         """(train_state, metrics, finite); pure, to be called inside other transforms."""
-        key, apply_key = jax.random.split(train_state.key)
+        train_state, apply_key = next_key(train_state)
         extra = {"mask": mask} if self.takes_mask else {}
 
         def loss(params):
@@ -187,9 +211,9 @@ class Step:
             grad=grads,
             value_fn=lambda params: loss(params)[0],
         )
-        params = optax.apply_updates(train_state.params, updates)
+        params: Any = optax.apply_updates(train_state.params, updates)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)]
-        after = TrainState(train_state.step + 1, params, state, opt_state, key)
+        after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
         return after, {"loss": value} | metrics, jnp.stack(finite) if finite else jnp.ones(0, bool)
 
     def measure(

@@ -197,6 +197,13 @@ def test_backward():
     )
 
 
+def test_backward_names_the_last_of_several():
+    """Inf goes on to all that comes before."""
+    layer = jn.serial(jn.serial(jnp.sin, name="a"), jnp.tanh, jnp.sqrt, jnp.cos, name="net")
+    found = first_nonfinite(layer, {}, {}, jnp.zeros((1, 2)))
+    assert found is not None and found.path == "net/tanh"
+
+
 def test_backward_in_a_shared_layer_and_an_unknown_taker():
     layer = jn.compose(lambda m, x: m(jnp.sin, jnp.sqrt(m(jax.nn.relu, x))), name="net")
     found = first_nonfinite(layer, {}, {}, BAD)

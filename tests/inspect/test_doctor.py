@@ -101,6 +101,13 @@ def test_a_gradient_that_is_not_finite():
     assert findings == ["the gradient is not finite: d/bias, d/kernel"]
 
 
+def test_one_bad_batch_of_several():
+    step, train_state = patient(healthy())
+    bad = BATCH[0].at[3, 2].set(jnp.nan), BATCH[1]
+    findings = doctor(step, train_state, BATCH, bad, BATCH).findings
+    assert findings[0] == "the gradient is not finite: in/bias, in/kernel, out/bias, out/kernel"
+
+
 def test_a_loss_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.log(-(x**2)), name="net")
     step, train_state = patient(net)

@@ -524,6 +524,21 @@ def test_from_nnx_arguments():
         from_nnx(Sum)
 
 
+def test_what_a_module_notes_beside_is_no_state():
+    class Noting(nnx.Module):
+        def __init__(self, rngs):
+            self.dense = nnx.Linear(3, 4, rngs=rngs)
+
+        def __call__(self, x):
+            y = self.dense(x)
+            self.seen = nnx.Intermediate(y)
+            return y
+
+    layer = from_nnx(Noting)
+    params, state = layer.init(KEY, jn.spec((2, 3)))
+    assert layer.apply(params, state, jnp.ones((2, 3)), train=True)[1] == state == {}
+
+
 def test_from_nnx_with_tied_weights():
     class Tied(nnx.Module):
         def __init__(self, rngs):

@@ -371,62 +371,6 @@ def test_a_full_cache():
     assert jnp.isnan(y).all()
 
 
-@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
-def test_blocks_step_by_step(cross, x64):
-    x, memory, lengths = jnp.asarray(draw(2, 5, 8)), jnp.asarray(draw(2, 4, 6)), jnp.array([4, 2])
-    options = {"rotary": True, "cross": cross, "gated": True, "norm": jn.rms_norm}
-    whole = jn.transformer_block(2, 16, causal=True, **options)
-    step = jn.transformer_block(2, 16, step=True, **options)
-    given = (x, memory, lengths) if cross else x
-    params = random_params(whole, given)
-    y = run(whole, params, given)
-    y = y[0] if cross else y
-
-    def one(cache, x_t):
-        (cache, y_t), _ = step.apply(params, {}, (cache, (x_t, memory, lengths) if cross else x_t))
-        return cache, y_t[0] if cross else y_t
-
-    cache = attention_cache(2, 5, heads=2, head_size=4, dtype=float)
-    _, steps = jax.jit(lambda c, x: jax.lax.scan(one, c, x))(cache, jnp.swapaxes(x, 0, 1))
-    np.testing.assert_allclose(jnp.swapaxes(steps, 0, 1), y, rtol=1e-9, atol=1e-9)
-
-
-# The block
-
-
-# torch 2.13.0
-def test_block_equals_torchs_encoder_layer(x64):
-    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
-    x, lengths = draw(2, 5, 6), np.array([5, 3])
-    block = jn.transformer_block(2, 9, activation=jax.nn.relu)
-    given = (jnp.asarray(x), jnp.asarray(lengths))
-    p = jax.tree.map(np.asarray, random_params(block, given))
-    other = torch.nn.TransformerEncoderLayer(
-        6, 2, 9, dropout=0.0, batch_first=True, norm_first=True, layer_norm_eps=1e-6
-    ).double()
-    attention = p["attention"]
-    parts = [attention[n] for n in ("query", "key", "value")]
-    state = {
-        "self_attn.in_proj_weight": np.concatenate([a["kernel"].reshape(6, 6).T for a in parts]),
-        "self_attn.in_proj_bias": np.concatenate([a["bias"].reshape(6) for a in parts]),
-        "self_attn.out_proj.weight": attention["out"]["kernel"].reshape(6, 6).T,
-        "self_attn.out_proj.bias": attention["out"]["bias"],
-        "linear1.weight": p["mlp_in"]["kernel"].T,
-        "linear1.bias": p["mlp_in"]["bias"],
-        "linear2.weight": p["mlp_out"]["kernel"].T,
-        "linear2.bias": p["mlp_out"]["bias"],
-        "norm1.weight": p["attention_norm"]["scale"],
-        "norm1.bias": p["attention_norm"]["bias"],
-        "norm2.weight": p["mlp_norm"]["scale"],
-        "norm2.bias": p["mlp_norm"]["bias"],
-    }
-    other.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
-    padding = torch.tensor(np.arange(5) >= lengths[:, None])
-    theirs = other(torch.tensor(x), src_key_padding_mask=padding).detach()
-    y, _ = run(block, p, given)
-    np.testing.assert_allclose(y, theirs, rtol=1e-10, atol=1e-10)
-
-
 def test_a_fresh_head_keeps_variance():
     """Kernels are drawn for their inputs as matrices: projections have variance near 1."""
     x = jnp.asarray(draw(4, 20, 256), jnp.float32)
