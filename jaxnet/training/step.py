@@ -108,8 +108,9 @@ def make_step(objective: Callable[..., Any], optimizer: optax.GradientTransforma
 
     It warns, with paths, where a leaf's new shape or dtype makes it compile again, where `state`
     does not change in training (an `apply` without `train=train`, mostly), and where a gradient is
-    not finite. The last needs a look at the device, which is taken at calls 1, 2, 4, ... and later
-    at every 256th; `fit` looks once an epoch.
+    not finite. The last needs a look at the device: after call 1 at the parameters, and then now
+    and then at the losses, at least every 256 calls, so as to cost nothing. `fit` watches the
+    gradient of every step, and tells after the epoch.
 
     Args:
       objective: `(params, state, batch, *, key, train) -> (loss, (state, metrics))`.
@@ -156,13 +157,13 @@ class Step:
         self.takes_mask = "mask" in inspect.signature(objective).parameters
         self.traces: dict[str, list[dict[str, str]]] = {}
         self._jitted = jax.jit(self._traced, donate_argnums=0)
-        self._unseen: list[jax.Array] = []
+        self._unseen: list[jax.Array] = []  # losses
         self._patience = 1
         self._still: set[str] = set()
 
     def __call__(self, train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         try:
-            after, metrics, finite = self._jitted(train_state, batch)
+            after, metrics = self._jitted(train_state, batch)
         except (RuntimeError, ValueError) as error:
             if "has been deleted" in str(error):
                 error.add_note(
@@ -170,22 +171,24 @@ class Step:
                     "go on with the one that came back: train_state, metrics = step(train_state, …)"
                 )
             raise
-        self._unseen.append(finite)
+        self._unseen.append(metrics["loss"])
         if len(self._unseen) >= self._patience:
             self._look(after)
         return after, metrics
 
     def _look(self, train_state: TrainState) -> None:
-        unseen, self._unseen = self._unseen, []
-        self._patience = min(2 * self._patience, 256)
-        if np.asarray(unseen[-1]).all():  # a NaN goes into the parameters and stays
+        losses, self._unseen = self._unseen, []
+        first, self._patience = self._patience == 1, min(2 * self._patience, 256)
+        if not first and np.isfinite(losses[-1]):  # a NaN gets into the parameters and stays
             return
-        flags = np.stack([np.asarray(flag) for flag in unseen])
-        warn_nonfinite(train_state.params, flags, int(train_state.step) - len(flags) + 1)
+        leaves = jax.tree.leaves(train_state.params)
+        flags = np.array([np.isfinite(np.asarray(leaf)).all() for leaf in leaves])
+        late = int(np.sum(~np.isfinite(np.asarray(losses)))) or 1
+        warn_nonfinite(train_state.params, flags[None], int(train_state.step) - late + 1)
 
     def _traced(self, train_state: TrainState, batch: PyTree):
         self.note_trace("step", train_state=train_state, batch=batch)
-        return self.update(train_state, batch)
+        return self.update(train_state, batch)[:2]  # what is not used is not computed
 
     def update(self, train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         """(train_state, metrics, finite); pure, to be called inside other transforms."""
