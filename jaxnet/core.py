@@ -188,11 +188,16 @@ def checked(layer: Layer) -> Layer:
     return Layer(init, _Checked(layer, init), layer.name)
 
 
-def unchecked(layer: Layer) -> Layer:
+def unchecked(layer: Layer, again: Callable[[Callable], Layer] | None = None) -> Layer:
     """The same layer, whose params a parent does not compare with what its init would give.
 
     For transforms, layer -> layer: the layer inside compares its own, and to do it outside as well
     would double the work at each level of a nest.
+
+    Args:
+      layer: what the transform gives.
+      again: `change -> layer`, the transform of `change(inner layer)` in place of the inner layer;
+        with it `observe` and summaries look inside.
 
     Example:
       >>> def twice(layer):
@@ -204,7 +209,7 @@ def unchecked(layer: Layer) -> Layer:
       >>> y.shape
       (2, 3)
     """
-    return Layer(layer.init, _Unchecked(layer.apply), layer.name)
+    return Layer(layer.init, _Unchecked(layer.apply, again), layer.name)
 
 
 def compose(forward: Callable[..., PyTree], *, name: str | None = None) -> Layer:
@@ -332,7 +337,9 @@ def residual(
     return compose(forward, name=name)
 
 
-def observe(layer: Layer, see: Callable[[Path, Any, PyTree, PyTree], PyTree]) -> Layer:
+def observe(
+    layer: Layer, see: Callable[[Path, Any, PyTree, PyTree], PyTree], *, transforms: bool = False
+) -> Layer:
     """The same layer, in which `see(path, layer, x, y) -> y` watches every call.
 
     Parameters, state and keys are those of the layer itself. What `see` returns goes on in place
@@ -344,6 +351,8 @@ def observe(layer: Layer, see: Callable[[Path, Any, PyTree, PyTree], PyTree]) ->
       layer: any layer; one that is not composed is a single call.
       see: gets the names below `layer` (none for `layer` itself), the layer or function that was
         called, its input and its output.
+      transforms: whether to look inside `repeat`, `cast` and the like too. Their entries have the
+        paths of the layer inside, which runs in a loop or under `vmap`, so `see` gets tracers.
 
     Example:
       >>> net = serial(jnp.sin, serial(jnp.cos, name="inner"))
@@ -358,7 +367,11 @@ def observe(layer: Layer, see: Callable[[Path, Any, PyTree, PyTree], PyTree]) ->
     """
 
     def inside(layer, path):
-        composed = _composed(layer) if isinstance(layer, Layer) else None
+        if not isinstance(layer, Layer):
+            return layer
+        if transforms and isinstance(layer.apply, _Unchecked) and layer.apply.again:
+            return layer.apply.again(lambda inner: inside(inner, path))
+        composed = _composed(layer)
         if composed is None:
             return layer
 
@@ -583,8 +596,8 @@ class _Checked:
 class _Unchecked:
     """The apply of an unchecked layer."""
 
-    def __init__(self, apply: ApplyFn):
-        self.apply = apply
+    def __init__(self, apply: ApplyFn, again: Callable[[Callable], Layer] | None):
+        self.apply, self.again = apply, again
 
     def __call__(self, params, state, x, /, *, key=None, train=False):
         return self.apply(params, state, x, key=key, train=train)

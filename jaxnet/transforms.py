@@ -59,7 +59,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
         return jax.lax.scan(body, x, (jnp.arange(n), params, state))
 
-    return unchecked(Layer(init, apply, layer.name))
+    return unchecked(Layer(init, apply, layer.name), lambda change: repeat(change(layer), n))
 
 
 def ensemble(layer: Layer, n: int) -> Layer:
@@ -93,7 +93,7 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
         return jax.vmap(member)(jnp.arange(n), params, state)
 
-    return unchecked(Layer(init, apply, layer.name))
+    return unchecked(Layer(init, apply, layer.name), lambda change: ensemble(change(layer), n))
 
 
 def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
@@ -120,7 +120,8 @@ def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
 
         return jax.checkpoint(run, policy=policy)(params, state, x, key)
 
-    return unchecked(Layer(layer.init, apply, layer.name))
+    again = lambda change: remat(change(layer), policy=policy)  # noqa: E731
+    return unchecked(Layer(layer.init, apply, layer.name), again)
 
 
 def cast(layer: Layer, dtype: Any) -> Layer:
@@ -158,7 +159,9 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)
         return to(y, jnp.result_type(*floats) if floats else jnp.float32), after
 
-    return unchecked(Layer(layer.init, apply, layer.name))
+    return unchecked(
+        Layer(layer.init, apply, layer.name), lambda change: cast(change(layer), dtype)
+    )
 
 
 def freeze(layer: Layer) -> Layer:
@@ -184,7 +187,7 @@ def freeze(layer: Layer) -> Layer:
         y, _ = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
         return y, jax.lax.stop_gradient(state)
 
-    return unchecked(Layer(layer.init, apply, layer.name))
+    return unchecked(Layer(layer.init, apply, layer.name), lambda change: freeze(change(layer)))
 
 
 def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTree, PyTree]:

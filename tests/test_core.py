@@ -374,6 +374,27 @@ def test_a_transform_of_a_composed_layer_is_not_bypassed():
         assert (y == 6).all()
 
 
+@pytest.mark.parametrize("make", [
+    lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,
+    lambda layer: jn.cast(layer, jnp.bfloat16),
+], ids=["repeat", "ensemble", "remat", "freeze", "cast"])  # fmt: skip
+def test_observe_looks_inside_transforms_where_asked(make):
+    net = jn.serial(make(jn.serial(jn.dense(3), jnp.tanh, name="stage")), name="net")
+    seen: list[str] = []
+
+    def see(path, layer, x, y):
+        seen.append("/".join(path))
+        return y
+
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    plain, _ = net.apply(params, state, jnp.ones((2, 3)))
+    for transforms, inside in ((False, []), (True, ["stage/dense", "stage/tanh"])):
+        seen.clear()
+        y, _ = jn.observe(net, see, transforms=transforms).apply(params, state, jnp.ones((2, 3)))
+        np.testing.assert_allclose(y, plain, rtol=1e-6)
+        assert seen == [*inside, "stage", ""]
+
+
 # Combinators
 
 

@@ -95,9 +95,9 @@ def summary(net: Layer, x: PyTree) -> Summary:
     """The layers of a network with their outputs and sizes, as a table.
 
     Nothing is drawn or computed: shapes are enough, so a network of any size can be looked at.
-    The row of a composed layer counts all that is inside it. Layers inside of one that is not
-    composed (`repeat`, `ensemble`) show as one row. FLOPs are those of matrix products and
-    convolutions in a forward pass of the whole batch, two a multiply-add.
+    The row of a composed layer counts all that is inside it. Layers inside a `repeat` or
+    `ensemble` show the parameters of all n, and the output and FLOPs of one. FLOPs are those of
+    matrix products and convolutions in a forward pass of the whole batch, two a multiply-add.
 
     Args:
       net: the network.
@@ -129,13 +129,13 @@ def summary(net: Layer, x: PyTree) -> Summary:
     x = _shapes(x)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(lambda key: net.init(key, x), key)
-    run = observe(net, see).apply
+    run = observe(net, see, transforms=True).apply
     jax.eval_shape(lambda p, s, x, key: run(p, s, x, key=key), params, state, x, key)
 
     def row(path):
         calls = found[path]
         p, s = (_at(tree, path) for tree in (params, state))
-        work = sum(_work(layer, p, s, x, key) for layer, x, _ in calls)
+        work = sum(_work(layer, x, key) for layer, x, _ in calls)
         outputs = [y for _, _, y in calls]
         layer = calls[0][0]
         return Row(
@@ -152,9 +152,11 @@ def summary(net: Layer, x: PyTree) -> Summary:
     return Summary(net.name, x, list(below(())), params, state)
 
 
-def _work(layer: Any, params, state, x: PyTree, key: jax.Array) -> int:
+def _work(layer: Any, x: PyTree, key: jax.Array) -> int:
     if not isinstance(layer, Layer):
         return flops(layer, x)
+    # By its own init: inside a `repeat`, the tree holds the entries of all n.
+    params, state = jax.eval_shape(lambda key: layer.init(key, x), key)
     return flops(lambda p, s, x, key: layer.apply(p, s, x, key=key), params, state, x, key)
 
 

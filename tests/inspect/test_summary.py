@@ -170,3 +170,12 @@ def test_errors_of_the_layer_come_through():
     with pytest.raises(ValueError, match="dense: needs .batch") as error:
         jn.summary(jn.serial(jn.dense(3), name="net"), jn.spec((5,)))
     assert error.value.__notes__[0] == "in net/dense, input (5,) float32"
+
+
+def test_looks_inside_transforms():
+    block = jn.residual(jn.serial(jn.dense(5), jnp.tanh, name="body"), name="block")
+    net = jn.serial(jn.repeat(block, 4), jn.cast(jn.dense(3, name="out"), jnp.bfloat16), name="net")
+    rows = {row.path: row for row in jn.summary(net, jn.spec((2, 5))).rows}
+    assert rows["block"].kind == "repeat" and rows["out"].kind == "cast"
+    assert rows["block/body/dense"].kind == "dense"
+    assert rows["block"].params == rows["block/body/dense"].params == 4 * 30
