@@ -4,6 +4,7 @@ Reading needs no TensorFlow; downloading and preparing a dataset does, once. Dat
 `data_dir`, or where the environment variable TFDS_DATA_DIR says, or in ~/tensorflow_datasets.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -64,6 +65,7 @@ def load(
     examples = []
     seen = sys.stderr.isatty() or "ipykernel" in sys.modules  # silent in files and tests
     title = f"{name} {split}"
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV, which is not needed
     with tqdm(total=len(source), desc=title, unit="", leave=False, disable=not seen) as bar:
         for start in range(0, len(source), BLOCK):
             rows = range(start, min(start + BLOCK, len(source)))
