@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from jaxnet.messages import Path, PyTree, abstract, check_dict, check_key, compare, located
 from jaxnet.messages import describe as describe
+from jaxnet.messages import path_name as path_name
 
 Params = dict[str, Any]
 State = dict[str, Any]

@@ -44,6 +44,17 @@ def _flat(tree: PyTree) -> list[tuple[Path, Any]]:
     ]
 
 
+def path_name(path: Any) -> str:
+    """A path of `jax.tree_util` as it stands in messages: "block/conv/kernel".
+
+    Example:
+      >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"conv": {"kernel": 1}})
+      >>> path_name(path)
+      'conv/kernel'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def check_dict(kind: str, path: Path, tree: PyTree) -> None:
     if not isinstance(tree, dict):
         raise TypeError(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, PyTree, State, observe
+from jaxnet.core import Layer, Params, PyTree, State, observe, path_name
 
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
 
@@ -186,7 +186,7 @@ def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         nans, infs = map(int, count(leaf))
         if nans or infs:
-            return jax.tree_util.keystr(path, simple=True, separator="/"), nans, infs, leaf.size
+            return path_name(path), nans, infs, leaf.size
     return None
 
 

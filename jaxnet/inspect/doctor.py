@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, PyTree
+from jaxnet.core import Layer, PyTree, path_name
 from jaxnet.inspect.activations import activations
 from jaxnet.inspect.table import Table
 
@@ -157,7 +157,7 @@ def _compilations(step: Any, batches: tuple) -> list[str]:
 
 def _types(batch: PyTree) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(batch)
-    return {_words(path) or "batch": str(jax.typeof(leaf)) for path, leaf in leaves}
+    return {path_name(path) or "batch": str(jax.typeof(leaf)) for path, leaf in leaves}
 
 
 def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]:
@@ -177,7 +177,7 @@ def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]
             (float(np.linalg.norm(np.asarray(n, np.float64) - old)) for n in news), key=_bad
         )
         ratio = update / weight if weight else None
-        entries[_words(path)] = (old.size, weight, gradient, ratio)
+        entries[path_name(path)] = (old.size, weight, gradient, ratio)
     return entries
 
 
@@ -210,7 +210,7 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
     leaves = jax.tree_util.tree_leaves_with_path(before)
     after = list(zip(*map(jax.tree.leaves, states), strict=True))
     still = [
-        _words(path)
+        path_name(path)
         for (path, old), news in zip(leaves, after, strict=True)
         if all(np.array_equal(old, new, equal_nan=True) for new in news)
     ]
@@ -221,9 +221,9 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
         )
     init = {"mean": 0, "var": 1}
     fresh = [
-        _words(path)
+        path_name(path)
         for path, old in leaves
-        if (name := _words(path[-1:])) in init and (np.asarray(old) == init[name]).all()
+        if (name := path_name(path[-1:])) in init and (np.asarray(old) == init[name]).all()
     ]
     if fresh and steps > 0:
         found.append(
@@ -250,7 +250,3 @@ def _dead(net: Layer, train_state: Any, batches: tuple) -> dict[str, tuple[int, 
         seen.append(jax.device_get(alive(train_state.params, train_state.state, x)))
     units = {path: np.any([s[path] for s in seen], axis=0) for path in seen[0]}
     return {path: (int((~u).sum()), u.size) for path, u in units.items() if not u.all()}
-
-
-def _words(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

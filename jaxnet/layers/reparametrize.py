@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, checked, child_key
+from jaxnet.core import Layer, Params, checked, child_key, path_name
 
 
 def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
@@ -99,9 +99,7 @@ def spectral_norm(
             raise ValueError(f"{own}: {layer.name} has its kernels normalized already")
 
         def draw(path, kernel):
-            here = child_key(
-                child_key(key, own), jax.tree_util.keystr(path, simple=True, separator="/")
-            )
+            here = child_key(child_key(key, own), path_name(path))
             matrix = _matrix(kernel)
             u = jax.random.normal(child_key(here, "u"), matrix.shape[1:], matrix.dtype)
             v = jax.random.normal(child_key(here, "v"), matrix.shape[:1], matrix.dtype)

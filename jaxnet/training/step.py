@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.core import Layer, Params, PyTree, State, child_key
+from jaxnet.core import Layer, Params, PyTree, State, child_key, path_name
 from jaxnet.training.objective import Metrics
 
 
@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
       params: what the optimizer changes.
       state: what `apply` changes, e.g. running statistics.
       opt_state: of the optax optimizer.
-      key: the randomness to come; every step splits it. As key data, uint32, since a typed key
+      key: the randomness to come; every step moves it on. As key data, uint32, since a typed key
         takes a jitted call off its fast path.
     """
 
@@ -93,7 +93,7 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
         key, here = jax.random.split(data)
         return train_state._replace(key=key), here
     # Keys are counted on, as seeds are, and the key that is handed out is a hash of the count.
-    # XLA drops the hash where nobody draws; a split would cost each step of a small net some 20%.
+    # XLA drops the hash where nobody draws, which it could not do with a split.
     here = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
     return train_state._replace(key=data.at[-1].add(1)), here
 
@@ -101,7 +101,7 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
 def make_step(objective: Callable[..., Any], optimizer: optax.GradientTransformation) -> "Step":
     """The function `step(train_state, batch) -> (train_state, metrics)`, jitted.
 
-    It owns the threading: the key is split, the state and the optimizer's state move on. The
+    It owns the threading: the key, the state and the optimizer's state move on. The
     `train_state` that goes in is donated (its memory is used for the one that comes out), so always
     go on with what came back. Optimizers that search along a line get value, gradient and function,
     as `optax.lbfgs` wants them.
@@ -230,7 +230,7 @@ class Step:
     def note_trace(self, program: str, **args: PyTree) -> None:
         """Called while a program is traced: counts, and warns what made it trace again."""
         leaves, _ = jax.tree_util.tree_flatten_with_path(args)
-        now = {_words(path): str(jax.typeof(leaf)) for path, leaf in leaves}
+        now = {path_name(path): str(jax.typeof(leaf)) for path, leaf in leaves}
         before = self.traces.setdefault(program, [])
         before.append(now)
         if len(before) < 2:
@@ -268,7 +268,7 @@ class Step:
             )
         leaves, _ = jax.tree_util.tree_flatten_with_path(before)
         same = [
-            _words(path)
+            path_name(path)
             for (path, old), new in zip(leaves, jax.tree.leaves(after), strict=True)
             if new is old
         ]
@@ -286,7 +286,7 @@ def warn_nonfinite(params: Params, flags: np.ndarray, first: int) -> None:
     bad = np.flatnonzero(~flags.all(axis=1))
     if not bad.size:
         return
-    names = [_words(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     which = [name for name, fine in zip(names, flags[bad[0]], strict=True) if not fine]
     warnings.warn(
         f"the gradient is not finite at step {first + bad[0]}: {', '.join(which[:8])}"
@@ -294,7 +294,3 @@ def warn_nonfinite(params: Params, flags: np.ndarray, first: int) -> None:
         + "; a smaller learning rate, a look at the data or jn.inspect may help",
         stacklevel=3,
     )
-
-
-def _words(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
