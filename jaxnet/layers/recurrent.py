@@ -215,9 +215,7 @@ def _unrolled_tangents(cell, primals, tangents):
         carry = _keep(mask, new, carry)
         return (carry, kept), (_hidden(carry), slopes)
 
-    (final, by_gates), (h, slopes) = jax.lax.scan(
-        step, (carry, pre), (jnp.arange(len(pre)), mask)
-    )
+    (final, by_gates), (h, slopes) = jax.lax.scan(step, (carry, pre), (jnp.arange(len(pre)), mask))
     slopes = [by_gates, *slopes]
     before = jnp.concatenate([_hidden(carry)[None], h[:-1]])  # (time, batch, features)
     d_product = _product(before, d_kernel, d_recurrent_bias)

@@ -37,6 +37,9 @@ CASES = [
     case("depthwise", (2, 5, 6, 3), (3, 2, 1, 6), (1, 2), ((1, 1), (0, 1)), groups=3),
     case("large strides", (2, 9, 8, 4), (2, 2, 4, 18), (3, 4), ((1, 0), (0, 1))),
     case("one by one", (2, 6, 5, 4), (1, 1, 4, 7), (2, 1), ((0, 0), (0, 1))),
+    case("rows of y", (2, 7, 8, 6), (3, 2, 6, 5), (1, 1), ((2, 0), (-1, 3)), dilation=(2, 3)),
+    case("wide window", (2, 5, 9, 17), (2, 4, 17, 9), (1, 1), ((1, 0), (2, 1)), dilation=(2, 1)),
+    case("spread out", (2, 4, 5, 6), (3, 3, 6, 4), (2, 1), ((1, 1), (2, 0)), input_dilation=(2, 3)),
     case("volume", (2, 4, 5, 6, 2), (3, 2, 2, 2, 3), (1, 2, 1), ((1, 1), (0, 1), (0, 0))),
 ]
 
@@ -175,7 +178,7 @@ def canonical(form: str) -> bool:
 
 
 def step_arguments():
-    shapes = {"a": (3, 3, 20, 24), "b": (5, 3, 24, 5), "c": (3, 3, 5, 24), "d": (1, 1, 24, 20)}
+    shapes = {"a": (3, 3, 20, 24), "b": (3, 5, 24, 5), "c": (3, 3, 5, 24), "d": (1, 1, 24, 20)}
     params = {name: jnp.full(shape, 0.01) for name, shape in shapes.items()}
     return params, jnp.ones((2, 8, 6, 20))
 
@@ -183,7 +186,8 @@ def step_arguments():
 @pytest.mark.parametrize("loop", LOOPS)
 def test_compiled_convolutions_are_canonical(loop):
     found = forms_in(partial(LOOPS[loop], training_step(convolve)), *step_arguments())
-    assert len(found) >= 8, "value and two gradients of three convolutions, one of them of the data"
+    # Three values, two gradients of inputs and one of a kernel; the others are no convolutions.
+    assert len(found) >= 6
     assert all(map(canonical, found)), "\n".join(found)
 
 
@@ -197,7 +201,7 @@ def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode():
                         None, length=2)[0]  # fmt: skip
 
     found = forms_in(run, *step_arguments())
-    assert len(found) >= 12
+    assert len(found) >= 11
     assert all(map(canonical, found)), "\n".join(found)
 
 
