@@ -11,6 +11,7 @@ from jaxnet import losses as losses
 from jaxnet import metrics as metrics
 from jaxnet import models as models
 from jaxnet import penalties as penalties
+from jaxnet import unsupervised as unsupervised
 from jaxnet import viz as viz
 from jaxnet.core import Layer as Layer
 from jaxnet.core import checked as checked

@@ -19,7 +19,7 @@ MAY = {
     "layers": {"core", "initializers"},
     "transforms": {"core"},
     "models": {"core", "initializers", "layers", "transforms"},
-    "unsupervised": {"core", "initializers", "layers", "transforms"},
+    "unsupervised": {"core", "initializers", "layers", "losses", "training", "transforms"},
     "losses": set(),
     "penalties": set(),
     "metrics": set(),
