@@ -59,6 +59,9 @@ from jaxnet.layers import lstm_cell as lstm_cell
 from jaxnet.layers import max_pool as max_pool
 from jaxnet.layers import mean_pool as mean_pool
 from jaxnet.layers import multi_head_attention as multi_head_attention
+from jaxnet.layers import polynomial as polynomial
+from jaxnet.layers import random_fourier as random_fourier
+from jaxnet.layers import rbf as rbf
 from jaxnet.layers import recurrent as recurrent
 from jaxnet.layers import rms_norm as rms_norm
 from jaxnet.layers import rnn as rnn
@@ -84,6 +87,7 @@ from jaxnet.training import make_step as make_step
 from jaxnet.training import predict as predict
 from jaxnet.training import save as save
 from jaxnet.training import supervised as supervised
+from jaxnet.training import sweep as sweep
 from jaxnet.transforms import cast as cast
 from jaxnet.transforms import ensemble as ensemble
 from jaxnet.transforms import freeze as freeze

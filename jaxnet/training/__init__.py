@@ -14,3 +14,5 @@ from jaxnet.training.step import Step as Step
 from jaxnet.training.step import TrainState as TrainState
 from jaxnet.training.step import init_training as init_training
 from jaxnet.training.step import make_step as make_step
+from jaxnet.training.sweep import Sweep as Sweep
+from jaxnet.training.sweep import sweep as sweep

@@ -162,7 +162,7 @@ class _Resident:
         self.steps = -(-self.count // self.size)
 
     def run(self, train_state: TrainState, bar: Any, pace: "_Pace"):
-        train_state, order, totals = _begin(
+        train_state, order, totals = begin(
             self.step, train_state, self.data, self.size, self.augment, self.shuffle
         )
         done = 0
@@ -170,7 +170,7 @@ class _Resident:
             stop = min(done + pace.steps, self.steps)
             with pace.timing(stop - done):
                 span = np.int32(done), np.int32(stop)
-                train_state, totals = _advance(
+                train_state, totals = advance(
                     self.step, train_state, totals, self.data, order, *span, self.size, self.augment
                 )
                 jax.block_until_ready(totals.weight)
@@ -180,7 +180,7 @@ class _Resident:
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4, 5))
-def _begin(step, train_state, data, size, augment, shuffle):
+def begin(step, train_state, data, size, augment, shuffle):
     """The order of an epoch's examples, filled up to whole batches, and empty totals."""
     count = jax.tree.leaves(data)[0].shape[0]
     steps = -(-count // size)
@@ -199,7 +199,7 @@ def _begin(step, train_state, data, size, augment, shuffle):
 
 
 @partial(jax.jit, static_argnums=(0, 7, 8), donate_argnums=(1, 2))
-def _advance(step, train_state, totals, data, order, start, stop, size, augment):
+def advance(step, train_state, totals, data, order, start, stop, size, augment):
     """Steps start to stop of an epoch."""
     step.note_trace("fit", train_state=train_state, data=data)
 
@@ -216,7 +216,7 @@ def _advance(step, train_state, totals, data, order, start, stop, size, augment)
     return jax.lax.fori_loop(start, stop, body, (train_state, totals))
 
 
-# Jitted by itself, so that _begin's look at the shapes and _advance's loop trace it once.
+# Jitted by itself, so that begin's look at the shapes and advance's loop trace it once.
 @partial(jax.jit, static_argnums=(0,), static_argnames=("size", "augment"))
 def _one_step(step: Step, train_state, i, *, data, order, size, augment):
     count = jax.tree.leaves(data)[0].shape[0]
@@ -322,7 +322,7 @@ def evaluate(
             parts = [jax.tree.map(lambda a, n=n: a[n], batch) for n in np.s_[:whole, whole:]]
         for part in parts:
             n = jax.tree.leaves(part)[0].shape[0]
-            found = _measure(step, train_state.params, train_state.state, part, key, min(size, n))
+            found = measure(step, train_state.params, train_state.state, part, key, min(size, n))
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
         weight += count
     if sums is None:
@@ -331,7 +331,7 @@ def evaluate(
 
 
 @partial(jax.jit, static_argnums=(0, 5))
-def _measure(step: Step, params: Params, state: State, data: PyTree, key: jax.Array, size: int):
+def measure(step: Step, params: Params, state: State, data: PyTree, key: jax.Array, size: int):
     """Sums of the metrics over all examples."""
     count = jax.tree.leaves(data)[0].shape[0]
     steps = -(-count // size)

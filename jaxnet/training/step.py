@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -63,19 +64,22 @@ def init_training(
 
     params, state = net.init(child_key(key, "init"), jax.tree.map(few, x))
 
-    @jax.jit  # one program for the whole tree: eager zeros would compile for every shape
-    def init_optimizer(params):
-        def strong(leaf):  # a weak type would become strong in the first step: compiled again
-            extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-            return leaf if extended else jax.lax.convert_element_type(leaf, leaf.dtype)
-
-        return jax.tree.map(strong, optimizer.init(params))
-
-    opt_state = init_optimizer(params)
+    opt_state = start_optimizer(optimizer, params)
     train_key = child_key(key, "train")
     if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
         train_key = jax.random.key_data(train_key)  # else its kind would be lost
     return TrainState(jnp.asarray(np.zeros((), np.int32)), params, state, opt_state, train_key)
+
+
+@partial(jax.jit, static_argnums=0)  # eager zeros would compile for every shape
+def start_optimizer(optimizer: optax.GradientTransformation, params: Params) -> PyTree:
+    """The state of an optimizer before its first step."""
+
+    def strong(leaf):  # a weak type would become strong in the first step: compiled again
+        extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return leaf if extended else jax.lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(strong, optimizer.init(params))
 
 
 def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:

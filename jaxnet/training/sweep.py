@@ -1,0 +1,286 @@
+"""Many runs side by side in one program: seeds, learning rates, and what else is a number."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.core import Layer, Params, PyTree
+from jaxnet.training.fit import advance, begin, measure, on_device, progress_bar
+from jaxnet.training.step import Step, TrainState, init_training, start_optimizer
+
+
+class Sweep(NamedTuple):
+    """What `sweep` gives; prints as a table.
+
+    Fields:
+      settings: of the grid, in the order of `itertools.product`: name -> value.
+      seeds: of the runs of each setting.
+      train_state: all that was trained: params, state and opt_state have two leading axes
+        (settings, seeds), key has that of seeds, and step has none.
+      train: metric -> (settings, seeds, epochs), means over each epoch's examples.
+      test: the same on the `evaluate` data; None without.
+      seconds: of everything, compilation included.
+    """
+
+    settings: list[dict[str, float]]
+    seeds: list[int]
+    train_state: TrainState
+    train: dict[str, np.ndarray]
+    test: dict[str, np.ndarray] | None
+    seconds: float
+
+    def member(self, setting: int, seed: int) -> TrainState:
+        """One run by its place, to be used or trained further by `fit`."""
+        step, *trained, key = self.train_state
+        return TrainState(step, *jax.tree.map(lambda leaf: leaf[setting, seed], trained), key[seed])
+
+    def rows(self, metric: str = "loss", part: str | None = None) -> list[dict[str, float]]:
+        """A row for each setting: its values, and the metric after the last epoch over the seeds.
+
+        Args:
+          metric: "loss" or one of the objective's.
+          part: "train" or "test"; by default test where there is one.
+
+        Returns:
+          For each setting its values, then mean, low and high (the 95% interval of the mean by
+          Student's t; NaN for one seed), std, min, max and seeds.
+
+        Raises:
+          KeyError: for a metric or a part that is not there.
+        """
+        part = part or ("train" if self.test is None else "test")
+        parts = {"train": self.train, "test": self.test}
+        values = parts.get(part)
+        if values is None or metric not in values:
+            there = {name: sorted(found) for name, found in parts.items() if found is not None}
+            raise KeyError(f"Sweep: there is no {metric!r} of {part!r}; there are {there}")
+        found = []
+        for setting, last in zip(self.settings, values[metric][..., -1], strict=True):
+            n, mean = len(last), float(last.mean())
+            with np.errstate(invalid="ignore"):  # of a run that diverged
+                spread = float(last.std(ddof=1)) if n > 1 else math.nan
+            half = student_quantile(n - 1) * spread / math.sqrt(n) if n > 1 else math.nan
+            found.append(
+                {
+                    **setting,
+                    "mean": mean,
+                    "low": mean - half,
+                    "high": mean + half,
+                    "std": spread,
+                    "min": float(last.min()),
+                    "max": float(last.max()),
+                    "seeds": n,
+                }
+            )
+        return found
+
+    def best(self, metric: str = "loss", part: str | None = None) -> int:
+        """Place of the setting with the lowest mean loss, or the highest mean of another metric.
+
+        Runs that diverged count as worst. Choose on data that are not those you report.
+        """
+        mean = np.array([row["mean"] for row in self.rows(metric, part)])
+        mean = mean if metric == "loss" else -mean
+        return int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
+
+    def __str__(self) -> str:
+        part = "train" if self.test is None else "test"
+        metrics = self.train if self.test is None else self.test
+        head = [*self.settings[0], *(f"{part} {metric} (95%)" for metric in metrics)]
+        lines = [head]
+        tables = [self.rows(metric) for metric in metrics]
+        for i, setting in enumerate(self.settings):
+            cells = [f"{value:g}" for value in setting.values()]
+            for table in tables:
+                row = table[i]
+                cells.append(f"{row['mean']:.4f} ({row['low']:.4f} to {row['high']:.4f})")
+            lines.append(cells)
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
+        text.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
+        return "\n".join([*text, f"{len(self.seeds)} seeds each, {self.seconds:.3g} s in all"])
+
+
+def sweep(
+    net: Layer,
+    objective: Callable[..., Any],
+    optimizer: Callable[..., optax.GradientTransformation],
+    data: PyTree,
+    *,
+    epochs: int,
+    seeds: int | Sequence[int] = 5,
+    grid: Mapping[str, Sequence[float]] | None = None,
+    batch_size: int = 64,
+    evaluate: PyTree | None = None,
+    augment: Callable[[jax.Array, PyTree], PyTree] | None = None,
+    shuffle: bool = True,
+    params: Params | None = None,
+    own_data: bool = False,
+    progress: bool = True,
+) -> Sweep:
+    """Trains a net with many seeds and settings at once, in one jitted program.
+
+    Each run is the one that `init_training(net, optimizer(**setting), jax.random.key(seed), data)`
+    and `fit` would make, with the same weights, order and randomness, to rounding. A run that
+    diverges harms no other, and shows as NaN.
+
+    Args:
+      net: the layer to train.
+      objective: as for `make_step`.
+      optimizer: makes the optimizer from a setting, e.g. `optax.adam` for a grid of learning_rate.
+      data: arrays with the examples along the first axis, all of them in memory.
+      epochs: passes over the data, at least 1.
+      seeds: how many, counted from 0, or which.
+      grid: name of an argument of `optimizer` -> numbers; every combination is a setting. Without
+        it the optimizer is made without arguments.
+      batch_size: examples a step, the same for all, since it is a shape.
+      evaluate: data like `data`, measured after each epoch.
+      augment: `(key, batch) -> batch`, as in `fit`.
+      shuffle: whether the order is drawn anew each epoch.
+      params: to start from in place of fresh ones, each leaf with a leading axis of seeds: what was
+        pretrained, say.
+      own_data: whether `data` has a leading axis of seeds too, so that each seed has its own.
+      progress: whether a bar runs.
+
+    Raises:
+      ValueError: for no epochs, seeds or numbers in the grid, or data that do not fit.
+      TypeError: where the optimizer does not take the grid's names, or a value is no number.
+
+    Example:
+      >>> x, y = jnp.eye(4), jnp.array([0, 1, 0, 1])
+      >>> loss = optax.softmax_cross_entropy_with_integer_labels
+      >>> net = jn.dense(2)
+      >>> grid = {"learning_rate": [0.1, 1.0]}
+      >>> found = jn.sweep(net, jn.supervised(net, loss), optax.sgd, (x, y), epochs=9, grid=grid)
+      >>> found.train["loss"].shape, found.settings[found.best()]
+      ((2, 5, 9), {'learning_rate': 1.0})
+    """
+    began = time.perf_counter()
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(
+            f"sweep: epochs and batch_size must be at least 1, got {epochs} and {batch_size}"
+        )
+    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not seeds:
+        raise ValueError("sweep: needs at least one seed")
+    settings = _settings(grid or {})
+    make = optax.inject_hyperparams(optimizer) if grid else optimizer
+    step = Step(objective, make(**settings[0]))
+    data = on_device(data, "sweep: data")
+    test = None if evaluate is None else on_device(evaluate, "sweep: evaluate")
+    for what, tree in (("data", data if own_data else None), ("params", params)):
+        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
+        if sizes - {(len(seeds),)}:
+            raise ValueError(
+                f"sweep: {what} need a leading axis of {len(seeds)} seeds, got {sorted(sizes)}"
+            )
+    count = jax.tree.leaves(data)[0].shape[1 if own_data else 0]
+    size = min(batch_size, count)
+    steps = -(-count // size)
+
+    def epoch(train_state, data):
+        train_state, order, totals = begin(step, train_state, data, size, augment, shuffle)
+        span = jnp.int32(0), jnp.int32(steps)
+        train_state, totals = advance(step, train_state, totals, data, order, *span, size, augment)
+        train = jax.tree.map(lambda m: m / totals.weight, totals.sums)
+        if test is None:
+            return train_state, train, None
+        many = jax.tree.leaves(test)[0].shape[0]
+        key, now = jax.random.key(0), (train_state.params, train_state.state)
+        found = measure(step, *now, test, key, min(size, many))
+        return train_state, train, jax.tree.map(lambda m: m / many, found)
+
+    # Runs of one seed share their randomness, so their order of examples is drawn once for all.
+    seen = 0 if own_data else None  # the axis of seeds in data
+    by_seed, by_setting = _axes(key=0), _axes(key=None)
+    epoch = jax.vmap(epoch, (by_seed, seen), (by_seed, 0, 0))
+    epoch = jax.jit(jax.vmap(epoch, (by_setting, None), (by_setting, 0, 0)), donate_argnums=0)
+    example = jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
+    train_state = _start(net, make, example, settings, seeds, params)
+    trains, tests = [], []
+    with progress_bar(epochs, f"{len(settings)} settings x {len(seeds)} seeds", progress) as bar:
+        for _ in range(epochs):
+            train_state, train, found = epoch(train_state, data)
+            trains.append(jax.device_get(train))
+            tests.append(jax.device_get(found))
+            bar.update(1)
+
+    def curves(found):
+        names = sorted(found[0], key=lambda name: (name != "loss", name))
+        return {name: np.stack([one[name] for one in found], -1) for name in names}
+
+    return Sweep(
+        settings,
+        seeds,
+        train_state,
+        curves(trains),
+        None if test is None else curves(tests),
+        time.perf_counter() - began,
+    )
+
+
+def _axes(key: int | None) -> Any:
+    """Which parts of a TrainState have an axis of members."""
+    return TrainState(None, 0, 0, 0, key)  # type: ignore[arg-type]
+
+
+def _start(net, make, data, settings, seeds, params) -> TrainState:
+    """All members before their first step, drawn one seed after another: that compiles nothing."""
+
+    def start(values, params):
+        return start_optimizer(make(**values), params)
+
+    fresh = [init_training(net, optax.identity(), jax.random.key(seed), data) for seed in seeds]
+    first: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
+    params = first.params if params is None else params
+    values = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in settings[0]}
+    by_seed = jax.vmap(start, (None, 0))
+    many = jax.jit(jax.vmap(by_seed, (0, None), axis_size=len(settings)))
+    params, state = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape)), (params, first.state)
+    )
+    return TrainState(
+        fresh[0].step,
+        params,
+        state,
+        many(values, jax.tree.map(lambda leaf: leaf[0], params)),
+        first.key,
+    )
+
+
+def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    for name, values in grid.items():
+        numbers = np.asarray(values)
+        if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iuf":
+            raise TypeError(f"sweep: grid[{name!r}] must be a sequence of numbers, got {values!r}")
+    combinations = itertools.product(*grid.values())
+    return [dict(zip(grid, map(float, values), strict=True)) for values in combinations]
+
+
+def student_quantile(freedom: int, inside: float = 0.95) -> float:
+    """The t between whose negative and itself Student's distribution has so much probability.
+
+    Args:
+      freedom: degrees of freedom, at least 1.
+      inside: the probability, in (0, 1).
+
+    Example:
+      >>> round(student_quantile(4), 3)
+      2.776
+    """
+
+    def probability(t):
+        return 1 - float(jax.scipy.special.betainc(freedom / 2, 0.5, freedom / (freedom + t * t)))
+
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) < inside else (low, middle)
+    return high

@@ -1,0 +1,87 @@
+"""Layer by layer, each on what the layers below it make of the data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.unsupervised import pretrain_greedy
+
+
+def noting(seen):
+    """A method that notes what it was given, and gives params that can be told apart."""
+
+    def method(key, x, features):
+        seen.append((key, x, features))
+        bias = 0.1 * jnp.arange(features)
+        return {"kernel": x[:features].T, "bias": bias}
+
+    return method
+
+
+def data(shape=(20, 6), seed=0):
+    return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+
+
+def test_each_layer_sees_what_comes_to_it():
+    x, seen = data((20, 3, 2)), []
+    net = jn.models.mlp([5, 4, 3], activation=jax.nn.sigmoid)
+    params, state = pretrain_greedy(net, x, noting(seen), key=jax.random.key(7), batch_size=8)
+    assert state == {}
+    flat = x.reshape(20, 6)
+    kernels = [flat[:5].T]
+    hidden = 1 / (1 + np.exp(-(flat @ kernels[0] + 0.1 * np.arange(5))))
+    np.testing.assert_array_equal(seen[0][1], flat)
+    np.testing.assert_allclose(seen[1][1], hidden, rtol=1e-5)
+    np.testing.assert_array_equal(params["dense"]["kernel"], flat[:5].T)
+    np.testing.assert_allclose(params["dense_1"]["kernel"], hidden[:4].T, rtol=1e-5)
+    assert [features for _, _, features in seen] == [5, 4]
+    drawn, _ = pretrain_greedy(net, x, None, key=jax.random.key(7))
+    np.testing.assert_array_equal(params["output"]["kernel"], drawn["output"]["kernel"])
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, drawn)
+
+
+def test_each_layer_has_a_key_of_its_own_and_the_same_key_gives_the_same():
+    net, x = jn.models.mlp([5, 4, 3]), data()
+
+    def method(key, x, features):
+        return {"kernel": jax.random.normal(key, (6, 5)[: 1] + (5,)) if x.shape[1] == 6
+                else jax.random.normal(key, (5, 4)), "bias": jnp.zeros(features)}  # fmt: skip
+
+    one, two = (pretrain_greedy(net, x, method, key=jax.random.key(3))[0] for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert not np.allclose(one["dense"]["kernel"][:5, :4], one["dense_1"]["kernel"])
+
+
+def test_nested_layers_batch_norm_and_a_layer_without_bias():
+    inner = jn.serial(jn.dense(5, use_bias=False), jn.batch_norm(), jnp.tanh, name="encoder")
+    net = jn.serial(inner, jn.dropout(0.5), jn.dense(4), jax.nn.relu, jn.dense(3))
+    x, seen = data(), []
+    params, state = pretrain_greedy(net, x, noting(seen), key=jax.random.key(1))
+    assert set(params["encoder"]["dense"]) == {"kernel"}
+    np.testing.assert_array_equal(params["encoder"]["dense"]["kernel"], x[:5].T)
+    assert [s[1].shape for s in seen] == [(20, 6), (20, 5)]
+    assert state["encoder"]["batch_norm"]["mean"].shape == (5,)
+
+
+def test_some_layers_alone():
+    net, x, seen = jn.models.mlp([5, 4, 3]), data(), []
+    params, _ = pretrain_greedy(net, x, noting(seen), layers=["output", "dense_1"])
+    drawn, _ = pretrain_greedy(net, x, None)
+    assert [s[2] for s in seen] == [4, 3]
+    np.testing.assert_array_equal(params["dense"]["kernel"], drawn["dense"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    "net, options, words",
+    [
+        (jn.models.mlp([5, 3]), {"layers": ["conv"]}, "'conv' is no dense layer of mlp; there are dense, output"),
+        (jn.models.mlp([3]), {}, "no dense layer before its output; there are output"),
+        (jn.models.mlp([5, 3]), {"method": lambda key, x, n: {"kernel": x}}, r"must give params of dense"),
+    ],
+)  # fmt: skip
+def test_errors(net, options, words):
+    options = {"method": noting([])} | options
+    with pytest.raises(ValueError, match=words):
+        pretrain_greedy(net, data(), **options)
