@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.core import Layer, serial, stateless
+from jaxnet.core import Layer, param_dtype, serial, stateless
+from jaxnet.initializers import ones, zeros
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
-from jaxnet.layers.pool import max_pool
+from jaxnet.layers.pool import max_pool, mean_pool
 from jaxnet.layers.shape import flatten
 
 
@@ -56,6 +58,116 @@ def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
         dense(classes, name="output"),
         name=name,
     )
+
+
+# What each map of C3 sees of S2: table I of the paper.
+SEEN = (
+    (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
+    (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
+    (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5),
+    (0, 1, 2, 3, 4, 5),
+)  # fmt: skip
+
+
+def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "lenet5") -> Layer:
+    """LeNet-5 as published; 60,000 parameters that are trained.
+
+    What the modern form left behind: the units are 1.7159 tanh(2/3 z), also after pooling; pooling
+    (s2, s4) is a mean with a trainable scale and bias for each map; the maps of c3 see 3, 4 or 6 of
+    those of s2, so that they cannot all learn the same; and an output is the squared distance of
+    the 84 units of f6 from the code of its class, fixed patterns of -1 and +1.
+
+    Args:
+      codes: (classes, 84) of -1 and +1. The paper draws the characters in 7x12 pixels; by default
+        ten random patterns, drawn once by a fixed seed, which differ in about half of their places.
+      name: of the model. Its layers are c1, s2, c3, s4, c5 and f6.
+
+    Input:
+      images (batch, 32, 32, 1), or (batch, 28, 28, 1), which are padded with zeros. In the paper
+      paper is -0.1 and ink 1.175, so that the mean is about 0 and the variance 1.
+
+    Returns:
+      Minus the squared distances, (batch, classes): the class is where it is largest, and a
+      softmax cross-entropy on them is the discriminative loss that the paper ends with.
+
+    Raises:
+      ValueError: for images of another size, or codes that are not (classes, 84).
+
+    Example:
+      >>> net = lenet5_1998()
+      >>> params, state = net.init(jax.random.key(0), jn.spec((3, 32, 32, 1)))
+      >>> {name: sum(leaf.size for leaf in jax.tree.leaves(p)) for name, p in params.items()}
+      {'c1': 156, 's2': 12, 'c3': 1516, 's4': 32, 'c5': 48120, 'f6': 10164}
+      >>> y, _ = net.apply(params, state, jnp.zeros((3, 32, 32, 1)))
+      >>> y.shape, bool((y <= 0).all())
+      ((3, 10), True)
+
+    Reference: LeCun et al. 1998, section II.B and appendix A.
+    """
+    if codes is None:
+        codes = np.random.default_rng(1998).choice([-1.0, 1.0], (10, 84))
+    codes = np.asarray(codes, np.float32)
+    if codes.ndim != 2 or codes.shape[1] != 84:
+        raise ValueError(f"lenet5_1998: codes must be (classes, 84), got {codes.shape}")
+
+    def distances(x):
+        return -jnp.square(x[:, None] - codes.astype(x.dtype)).sum(-1)  # (batch, classes)
+
+    return serial(
+        _pad_to_32(),
+        conv(6, 5, padding="VALID", name="c1"),  # (batch, 28, 28, 6)
+        _squash,
+        _subsampling("s2"),  # (batch, 14, 14, 6)
+        _squash,
+        _partial_conv("c3"),  # (batch, 10, 10, 16)
+        _squash,
+        _subsampling("s4"),  # (batch, 5, 5, 16)
+        _squash,
+        flatten(),  # (batch, 400)
+        dense(120, name="c5"),
+        _squash,
+        dense(84, name="f6"),
+        _squash,
+        distances,
+        name=name,
+    )
+
+
+def _squash(x: jax.Array) -> jax.Array:
+    return 1.7159 * jnp.tanh(2 / 3 * x)  # passes through (1, 1) and (-1, -1)
+
+
+def _subsampling(name: str) -> Layer:
+    """The mean of 2x2 pixels, times a scale, plus a bias, both of the map."""
+    pool = mean_pool(2)
+
+    def init(key, x):
+        dtype = param_dtype(x)
+        features = x.shape[-1:]
+        return {"scale": ones(key, features, dtype), "bias": zeros(key, features, dtype)}
+
+    def apply(params, x):
+        return pool.apply({}, {}, x)[0] * params["scale"] + params["bias"]
+
+    return stateless(init, apply, name=name)
+
+
+def _partial_conv(name: str) -> Layer:
+    """5x5 kernels for the pairs of maps in SEEN alone: (5, 5, 60), of which a map has 3, 4 or 6."""
+    sources = np.concatenate(SEEN)
+    targets = np.repeat(np.arange(len(SEEN)), [len(seen) for seen in SEEN])
+    whole = conv(len(SEEN), 5, padding="VALID", name=name)
+
+    def init(key, x):
+        params, _ = whole.init(key, x)  # drawn as if all were there, and about as large
+        return {"kernel": params["kernel"][..., sources, targets], "bias": params["bias"]}
+
+    def apply(params, x):
+        kernel = jnp.zeros((5, 5, x.shape[-1], len(SEEN)), params["kernel"].dtype)
+        kernel = kernel.at[..., sources, targets].set(params["kernel"])
+        return whole.apply({"kernel": kernel, "bias": params["bias"]}, {}, x)[0]
+
+    return stateless(init, apply, name=name)
 
 
 def _pad_to_32() -> Layer:

@@ -1,5 +1,7 @@
 """Residual networks: each block learns what to add to its input."""
 
+import math
+
 import jax
 
 from jaxnet.core import Layer, compose, serial
@@ -7,7 +9,7 @@ from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
 from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import global_mean_pool
+from jaxnet.layers.pool import global_mean_pool, max_pool
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resnet") -> Layer:
@@ -53,16 +55,80 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
     return serial(*layers, global_mean_pool(), dense(classes, name="output"), name=name)
 
 
+# Blocks in each of the four stages.
+STAGES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+
+def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Layer:
+    """The residual network for large images; ResNet-18 to -152, 25,557,032 parameters at depth 50.
+
+    A convolution of 7x7 at strides of 2 and a max pooling, 224 -> 56 pixels; then four stages of
+    blocks, 56, 28, 14 and 7 pixels, a mean over each map, and a dense layer. At depths of 18 and 34
+    a block has two convolutions of 3x3, with 64 to 512 maps. From 50 on it is a bottleneck of 1x1,
+    3x3 and 1x1, the last with four times the maps; its strides are in the 3x3 one, as everybody
+    does it now, not in the first as in the paper.
+
+    Args:
+      depth: layers with weights on the way through: 18, 34, 50, 101 or 152.
+      classes: number of outputs.
+      name: of the model. Its layers are conv_0, norm_0, stage_1_block_1, ..., output; those of a
+        block conv_1, norm_1, ..., and shortcut, shortcut_norm where there is one.
+
+    Input:
+      images (batch, height, width, 3); 224x224 in the paper, others work as well.
+
+    Raises:
+      ValueError: for another depth.
+
+    Example:
+      >>> net = resnet(depth=50, classes=1000)
+      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
+      >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
+      '25,557,032'
+
+    Reference: He, Zhang, Ren and Sun 2015, "Deep Residual Learning for Image Recognition".
+    """
+    if depth not in STAGES:
+        raise ValueError(f"resnet: depth must be one of {', '.join(map(str, STAGES))}, got {depth}")
+    layers = [_conv(64, 7, 2, "conv_0"), batch_norm(name="norm_0"), jax.nn.relu]
+    layers.append(max_pool(3, strides=2, padding=1))
+    for stage, blocks in enumerate(STAGES[depth], 1):
+        features = 64 * 2 ** (stage - 1)
+        for i in range(1, blocks + 1):
+            strides = 2 if stage > 1 and i == 1 else 1
+            block = _block if depth < 50 else _bottleneck
+            layers.append(block(features, strides, f"stage_{stage}_block_{i}"))
+    return serial(*layers, global_mean_pool(), dense(classes, name="output"), name=name)
+
+
 def _block(features: int, strides: int, name: str) -> Layer:
     """Two convolutions of 3x3, added to the shortcut."""
+    return _residual(((features, 3, strides), (features, 3, 1)), name)
+
+
+def _bottleneck(features: int, strides: int, name: str) -> Layer:
+    """Fewer maps for the 3x3 convolution than before and after it."""
+    return _residual(((features, 1, 1), (features, 3, strides), (4 * features, 1, 1)), name)
+
+
+def _residual(convs: tuple[tuple[int, int, int], ...], name: str) -> Layer:
+    """Convolutions (maps, size, strides), each with batch norm, added to the shortcut."""
 
     def forward(m, x):
-        y = m(_conv(features, 3, strides, "conv_1"), x)
-        y = jax.nn.relu(m(batch_norm(name="norm_1"), y))
-        y = m(_conv(features, 3, 1, "conv_2"), y)
-        y = m(batch_norm(name="norm_2"), y)
+        y = x
+        for i, (features, size, strides) in enumerate(convs, 1):
+            y = m(_conv(features, size, strides, f"conv_{i}"), y)
+            y = m(batch_norm(name=f"norm_{i}"), y)
+            y = jax.nn.relu(y) if i < len(convs) else y
         if x.shape != y.shape:
-            x = m(_conv(features, 1, strides, "shortcut"), x)
+            strides = math.prod(strides for _, _, strides in convs)
+            x = m(_conv(y.shape[-1], 1, strides, "shortcut"), x)
             x = m(batch_norm(name="shortcut_norm"), x)
         return jax.nn.relu(y + x)
 

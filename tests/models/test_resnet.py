@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.models import cifar_resnet
+from jaxnet.models import cifar_resnet, resnet
 
 
 def count(tree):
@@ -89,3 +89,31 @@ def test_kernels_keep_the_variance_and_norms_start_as_identity():
 def test_depth_is_6_n_plus_2(depth):
     with pytest.raises(ValueError, match=rf"cifar_resnet: depth must be 6 n \+ 2.*got {depth}"):
         cifar_resnet(depth)
+
+
+# torchvision 0.28's counts, which are those of the paper's architectures.
+@pytest.mark.parametrize(
+    ("depth", "parameters"),
+    [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)],
+)
+def test_parameters_of_the_large_ones(depth, parameters):
+    net = resnet(depth)
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
+    assert count(params) == parameters
+
+
+def test_stages_of_the_large_ones():
+    rows = jn.inspect.summary(resnet(50, 7), jn.spec((2, 224, 224, 3))).rows
+    shapes = {row.path: row.output.shape[1:] for row in rows}
+    assert shapes["conv_0"] == (112, 112, 64) and shapes["max_pool"] == (56, 56, 64)
+    assert shapes["stage_1_block_3"] == shapes["stage_1_block_1/shortcut"] == (56, 56, 256)
+    assert shapes["stage_2_block_4"] == (28, 28, 512)
+    assert shapes["stage_2_block_1/conv_1"] == (56, 56, 128)  # strides come with the 3x3 window
+    assert shapes["stage_3_block_6"] == (14, 14, 1024)
+    assert shapes["stage_4_block_3"] == (7, 7, 2048)
+    assert "stage_2_block_2/shortcut" not in shapes and shapes["output"] == (7,)
+
+
+def test_a_wrong_depth_of_the_large_ones():
+    with pytest.raises(ValueError, match="depth must be one of 18, 34, 50, 101, 152, got 20"):
+        resnet(20)

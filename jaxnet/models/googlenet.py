@@ -1,0 +1,110 @@
+"""GoogLeNet: modules that look at several scales at once, and heads that help the gradient."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, compose
+from jaxnet.initializers import he_normal
+from jaxnet.layers.conv import conv
+from jaxnet.layers.dense import dense
+from jaxnet.layers.dropout import dropout
+from jaxnet.layers.pool import global_mean_pool, max_pool, mean_pool
+from jaxnet.layers.response_norm import local_response_norm
+from jaxnet.layers.shape import flatten
+
+# Maps of each module: 1x1; before and after 3x3; before and after 5x5; after pooling.
+MODULES = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+
+
+def googlenet(classes: int = 1000, *, auxiliary: bool = False, name: str = "googlenet") -> Layer:
+    """GoogLeNet, 22 layers; 6,998,552 parameters, 13,378,280 with the auxiliary heads.
+
+    Nine inception modules at 28, 14 and 7 pixels: 1x1, 3x3 and 5x5 convolutions and a pooling side
+    by side, the larger ones after a 1x1 convolution that thins out the maps. Then a mean over each
+    of the 1024 maps, dropout and the classes.
+
+    Args:
+      classes: number of outputs.
+      auxiliary: whether two more heads, after modules 4a and 4d, give logits of their own. The
+        output is then (logits, logits of 4a, logits of 4d); the paper adds the losses of the last
+        two with weight 0.3 in training, and leaves them out afterwards.
+      name: of the model. Its layers are conv_1, conv_2_reduce, conv_2, inception_3a, ...,
+        inception_5b, auxiliary_4a, auxiliary_4d and output.
+
+    Input:
+      images (batch, 224, 224, 3).
+
+    Example:
+      >>> net = googlenet(classes=1000)
+      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
+      >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
+      '6,998,552'
+
+    Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
+    """
+
+    def forward(m, x):
+        def pool(x, name):
+            return m(max_pool(3, strides=2, padding="SAME", name=name), x)
+
+        x = pool(_conv(m, x, 64, 7, "conv_1", strides=2), "pool_1")  # (batch, 56, 56, 64)
+        x = m(local_response_norm(), x)
+        x = _conv(m, _conv(m, x, 64, 1, "conv_2_reduce"), 192, 3, "conv_2")
+        x = pool(m(local_response_norm(), x), "pool_2")  # (batch, 28, 28, 192)
+        others = []
+        for place, maps in MODULES.items():
+            x = m(_inception(maps, f"inception_{place}"), x)
+            if auxiliary and place in ("4a", "4d"):
+                others.append(m(_auxiliary(classes, f"auxiliary_{place}"), x))
+            if place in ("3b", "4e"):
+                x = pool(x, f"pool_{place[0]}")  # (batch, 14, 14, 480), (batch, 7, 7, 832)
+        x = m(dropout(0.4), m(global_mean_pool(), x))  # (batch, 1024)
+        logits = m(dense(classes, name="output"), x)
+        return (logits, *others) if auxiliary else logits
+
+    return compose(forward, name=name)
+
+
+def _inception(maps: tuple[int, int, int, int, int, int], name: str) -> Layer:
+    """Four ways through, side by side along the features."""
+    one, before_3, three, before_5, five, pooled = maps
+
+    def forward(m, x):
+        pool = max_pool(3, strides=1, padding="SAME")
+        ways = [
+            _conv(m, x, one, 1, "conv_1x1"),
+            _conv(m, _conv(m, x, before_3, 1, "reduce_3x3"), three, 3, "conv_3x3"),
+            _conv(m, _conv(m, x, before_5, 1, "reduce_5x5"), five, 5, "conv_5x5"),
+            _conv(m, m(pool, x), pooled, 1, "project"),
+        ]
+        return jnp.concatenate(ways, -1)
+
+    return compose(forward, name=name)
+
+
+def _auxiliary(classes: int, name: str) -> Layer:
+    """A small classifier on the maps of a module, (batch, 14, 14, maps)."""
+
+    def forward(m, x):
+        x = _conv(m, m(mean_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
+        x = jax.nn.relu(m(dense(1024, kernel_init=he_normal()), m(flatten(), x)))
+        return m(dense(classes, name="output"), m(dropout(0.7), x))
+
+    return compose(forward, name=name)
+
+
+def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
+    """A convolution and the rectifier after it."""
+    return jax.nn.relu(
+        m(conv(features, size, strides=strides, kernel_init=he_normal(), name=name), x)
+    )

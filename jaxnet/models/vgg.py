@@ -1,0 +1,71 @@
+"""VGG: nothing but 3x3 convolutions, and what depth alone is worth."""
+
+import jax
+
+from jaxnet.core import Layer, serial
+from jaxnet.initializers import he_normal
+from jaxnet.layers.conv import conv
+from jaxnet.layers.dense import dense
+from jaxnet.layers.dropout import dropout
+from jaxnet.layers.norm import batch_norm
+from jaxnet.layers.pool import max_pool
+from jaxnet.layers.shape import flatten
+
+# Convolutions in each of the five stages: the paper's A, B, D and E.
+STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+def vgg(
+    depth: int = 16, classes: int = 1000, *, normalized: bool = False, name: str = "vgg"
+) -> Layer:
+    """VGG-11, -13, -16 or -19; 138,357,544 parameters at depth 16, 143,667,240 at 19.
+
+    Five stages of 3x3 convolutions with 64, 128, 256, 512 and 512 maps, each ended by max pooling:
+    224 -> 112 -> 56 -> 28 -> 14 -> 7 pixels; then 4096, 4096 and the classes.
+
+    Args:
+      depth: layers with weights: 11, 13, 16 or 19.
+      classes: number of outputs.
+      normalized: whether batch norm follows each convolution, which came after the paper and makes
+        it much easier to train.
+      name: of the model. Its layers are conv_1_1, conv_1_2, conv_2_1, ..., norm_1_1, ..., pool_1,
+        ..., dense_6, dense_7 and output.
+
+    Input:
+      images (batch, 224, 224, 3).
+
+    Raises:
+      ValueError: for another depth.
+
+    Example:
+      >>> net = vgg(depth=16, classes=1000)
+      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
+      >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
+      '138,357,544'
+
+    Reference: Simonyan and Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Image
+    Recognition".
+    """
+    if depth not in STAGES:
+        raise ValueError(f"vgg: depth must be one of {', '.join(map(str, STAGES))}, got {depth}")
+    layers: list = []
+    for stage, count in enumerate(STAGES[depth], 1):
+        features = min(64 * 2 ** (stage - 1), 512)
+        for i in range(1, count + 1):
+            layers.append(conv(features, 3, kernel_init=he_normal(), name=f"conv_{stage}_{i}"))
+            if normalized:
+                layers.append(batch_norm(name=f"norm_{stage}_{i}"))
+            layers.append(jax.nn.relu)
+        layers.append(max_pool(2, name=f"pool_{stage}"))
+    return serial(
+        *layers,
+        flatten(),  # (batch, 25088)
+        dense(4096, kernel_init=he_normal(), name="dense_6"),
+        jax.nn.relu,
+        dropout(0.5),
+        dense(4096, kernel_init=he_normal(), name="dense_7"),
+        jax.nn.relu,
+        dropout(0.5),
+        dense(classes, name="output"),
+        name=name,
+    )

@@ -1,0 +1,49 @@
+"""Sizes as published."""
+
+import jax
+import pytest
+
+import jaxnet as jn
+
+
+def count(net, shape):
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec(shape))
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def shapes(net, shape):
+    return {row.path: row.output.shape for row in jn.inspect.summary(net, jn.spec(shape)).rows}
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "parameters"),
+    [
+        (jn.models.alexnet(), 227, 60_965_224),
+        (jn.models.alexnet(groups=1), 227, 62_378_344),
+        (jn.models.alexnet_one_column(), 224, 61_100_840),
+    ],
+)
+def test_parameters(net, size, parameters):
+    assert count(net, (2, size, size, 3)) == parameters
+
+
+def test_stages():
+    found = shapes(jn.models.alexnet(classes=7), (2, 227, 227, 3))
+    wanted = {
+        "conv_1": (55, 55, 96), "pool_1": (27, 27, 96), "conv_2": (27, 27, 256),
+        "pool_2": (13, 13, 256), "conv_3": (13, 13, 384), "conv_4": (13, 13, 384),
+        "conv_5": (13, 13, 256), "pool_5": (6, 6, 256), "flatten": (9216,), "dense_6": (4096,),
+        "dense_7": (4096,), "output": (7,),
+    }  # fmt: skip
+    assert {name: found[name][1:] for name in wanted} == wanted
+
+
+def test_stages_of_the_one_column():
+    found = shapes(jn.models.alexnet_one_column(classes=7), (2, 224, 224, 3))
+    wanted = {
+        "conv_1": (55, 55, 64),
+        "pool_2": (13, 13, 192),
+        "pool_5": (6, 6, 256),
+        "output": (7,),
+    }
+    assert {name: found[name][1:] for name in wanted} == wanted
