@@ -18,6 +18,44 @@ def test_a_layer_of_100_on_28x28_has_78400_weights():
     assert state == {}
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(7, 3), (3, 11)])
+def test_a_layer_from_n_to_m_has_m_times_n_weights(inputs, outputs):
+    params, _ = mlp([outputs, 2]).init(jax.random.key(0), jn.spec((2, inputs)))
+    assert params["dense"]["kernel"].size == inputs * outputs
+
+
+@pytest.mark.parametrize(
+    ("activation", "value", "slope"),
+    [
+        pytest.param(jax.nn.sigmoid, 0.731059, 0.196612, id="σ(1) = 0.73, σ(1 - σ) = 0.20"),
+        pytest.param(jnp.tanh, 0.761594, 0.419974, id="1 - tanh²"),
+        pytest.param(jax.nn.relu, 1.0, 1.0, id="relu"),
+        pytest.param(jax.nn.softplus, 1.313262, 0.731059, id="ln(1 + e), and its slope is σ"),
+    ],
+)
+def test_activations_at_1(activation, value, slope):
+    """One unit with weight 1, then the output with weight 1: y = f(z) at z = 1."""
+    one = {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}
+    net = mlp([1, 1], activation)
+
+    def y(x):
+        return net.apply({"dense": one, "output": one}, {}, x)[0].sum()
+
+    found = jax.value_and_grad(y)(jnp.ones((1, 1)))
+    np.testing.assert_allclose(found[0], value, 1e-5)
+    np.testing.assert_allclose(found[1], [[slope]], 1e-5)
+
+
+@pytest.mark.parametrize("z", [-30.0, -2.0, 0.0, 0.5, 30.0])
+def test_activations_by_their_formulas(z):
+    s = 1 / (1 + np.exp(-z))
+    np.testing.assert_allclose(jax.nn.sigmoid(z), s, 1e-5, 1e-7)
+    np.testing.assert_allclose(jax.grad(jax.nn.sigmoid)(z), s * (1 - s), 1e-5, 1e-7)
+    np.testing.assert_allclose(jax.nn.softplus(z), np.log1p(np.exp(z)), 1e-5, 1e-7)
+    np.testing.assert_allclose(jax.grad(jnp.tanh)(z), 1 - np.tanh(z) ** 2, 1e-5, 1e-7)
+    assert jax.grad(jax.nn.relu)(z) == (z > 0)
+
+
 def test_values_by_hand():
     net = mlp([2, 1])
     params = {

@@ -1,0 +1,394 @@
+"""Single neurons: the rules written out, Novikoff's bound, XOR, and maps that undo it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.models import (
+    adaline,
+    delta_rule,
+    mistake_bound,
+    perceptron,
+    perceptron_rule,
+    train_perceptron,
+)
+
+KEY = jax.random.key(0)
+CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+XOR = np.array([0, 1, 1, 0], np.float32)
+
+
+def separable(seed, n=60, inputs=3, margin=0.05):
+    """Points on both sides of a random hyperplane, and the hyperplane."""
+    rng = np.random.default_rng(seed)
+    w, b = rng.normal(size=inputs), rng.uniform(-0.4, 0.4)
+    w /= np.linalg.norm(w)
+    x = rng.uniform(-1, 1, (20 * n, inputs))
+    z = (x @ w + b) / np.hypot(1, b)
+    near = np.flatnonzero(np.abs(z) > margin)[:n]
+    x, y = x[near].astype(np.float32), (z[near] > 0).astype(np.float32)
+    return x, y, {"kernel": w[:, None], "bias": np.array([b])}
+
+
+def online(x, y, rate=1.0, passes=1000):
+    """The rule, one example after another, in plain Python: weights, bias, mistakes a pass."""
+    w, b, counts = np.zeros(x.shape[1], np.float32), np.float32(0), []
+    for _ in range(passes):
+        counts.append(0)
+        for x_i, y_i in zip(x, y, strict=True):
+            o = 1.0 if w @ x_i + b > 0 else 0.0
+            if o != y_i:
+                w, b = w + rate * (y_i - o) * x_i, b + rate * (y_i - o)
+                counts[-1] += 1
+        if counts[-1] == 0:
+            break
+    return w, b, counts
+
+
+# The units.
+
+
+def test_a_perceptron_fires_above_0_alone():
+    params = {"kernel": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "bias": jnp.array([-2.0, 0.0])}
+    x = jnp.array([[2.0, 0.0], [2.0, 0.1], [0.0, 0.9], [0.0, 1.1]])
+    y, _ = perceptron(2).apply(params, {}, x)
+    assert y[:, 0].tolist() == [0, 1, 0, 1]  # z = 0, 0.2, -0.2, 0.2
+    assert y[:, 1].tolist() == [0, 0, 0, 0]  # z = 0 is not above
+
+
+def test_adaline_is_linear():
+    params = {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([0.5])}
+    y, _ = adaline().apply(params, {}, jnp.array([[1.0, 1.0], [-1.0, 3.0]]))
+    assert y.tolist() == [[3.5], [5.5]]
+
+
+@pytest.mark.parametrize("layer", [perceptron, adaline])
+def test_units_begin_at_0(layer):
+    params, _ = layer(4).init(KEY, jn.spec((2, 3)))
+    assert jax.tree.map(jnp.shape, params) == {"kernel": (3, 4), "bias": (4,)}
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(params))
+    drawn, _ = layer(4, kernel_init=jn.initializers.normal(1.0)).init(KEY, jn.spec((2, 3)))
+    assert (drawn["kernel"] != 0).all()
+
+
+def test_gradients_teach_a_threshold_nothing():
+    params = {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([0.3])}
+    grads = jax.grad(lambda p: perceptron().apply(p, {}, CORNERS)[0].sum())(params)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
+
+
+# The perceptron's rule.
+
+
+def test_the_rule_online_is_the_rule_written_out():
+    """Δw = 0.5 (y - o) x after each of 20 examples, by jn.make_step and optax.sgd(0.5)."""
+    x, y, _ = separable(3, n=20)
+    optimizer = optax.sgd(0.5)
+    step = jn.make_step(jn.learning_rule(perceptron_rule), optimizer)
+    train_state = jn.init_training(perceptron(), optimizer, KEY, x)
+    w, b, wrong = np.zeros(3, np.float32), np.float32(0), 0
+    for x_i, y_i in zip(x, y, strict=True):
+        train_state, metrics = step(train_state, (x_i[None], y_i[None, None]))
+        o = 1.0 if w @ x_i + b > 0 else 0.0
+        w, b = w + 0.5 * (y_i - o) * x_i, b + 0.5 * (y_i - o)
+        assert float(metrics["loss"]) == abs(y_i - o)
+        wrong += y_i != o
+        np.testing.assert_allclose(train_state.params["kernel"][:, 0], w, 1e-6, 1e-7)
+        np.testing.assert_allclose(train_state.params["bias"], [b], 1e-6)
+    assert 3 <= wrong <= 15
+
+
+def test_a_batch_adds_up_and_units_are_apart():
+    params = {"kernel": jnp.array([[1.0, -1.0], [0.0, 0.0]]), "bias": jnp.zeros(2)}
+    x = jnp.array([[1.0, 5.0], [2.0, 7.0], [-3.0, 1.0]])  # outputs 1 0, 1 0, 0 1
+    y = jnp.array([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    tree, (state, metrics) = perceptron_rule(params, {}, (x, y))
+    # o - y of unit 0: 1, 1, 0; of unit 1: -1, 0, 0
+    assert tree["kernel"].tolist() == [[3.0, -1.0], [12.0, -5.0]]
+    assert tree["bias"].tolist() == [2.0, -1.0]
+    assert state == {} and float(metrics["loss"]) == 0.5  # 3 of 6
+
+
+def test_the_rule_is_the_gradient_of_its_criterion():
+    """jn.losses.perceptron on the scores, summed; both where z = 0 too."""
+    x, y, _ = separable(1)
+
+    def criterion(params):
+        scores, _ = jn.dense(1).apply(params, {}, x)
+        return jn.losses.perceptron(scores, y[:, None]).sum()
+
+    for scale in (0.0, 1.0):
+        params = {"kernel": scale * jnp.array([[1.0], [-2.0], [0.5]]), "bias": jnp.zeros(1)}
+        tree, _ = perceptron_rule(params, {}, (x, y[:, None]))
+        grads = jax.grad(criterion)(params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), tree, grads)
+        assert np.abs(tree["kernel"]).max() > 1
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(1.0, momentum=0.5), optax.adam(0.1)])
+def test_any_optimizer_takes_the_rule(optimizer):
+    x, y, _ = separable(2, margin=0.2)
+    step = jn.make_step(jn.learning_rule(perceptron_rule), optimizer)
+    train_state = jn.init_training(perceptron(), optimizer, KEY, x)
+    losses = [
+        epoch.train["loss"]
+        for epoch in jn.fit(train_state, step, (x, y[:, None]), epochs=60, batch_size=1)
+    ]
+    assert losses[0] > 0 and losses[-1] == 0
+
+
+# Training to the end.
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_training_is_the_loop_in_plain_python(rate):
+    x, y, _ = separable(7)
+    run = train_perceptron(x, y, learning_rate=rate)
+    w, b, counts = online(x, y, rate)
+    assert run.converged and not run.cycles
+    assert run.mistakes.tolist() == counts and len(counts) > 2
+    np.testing.assert_allclose(run.params["kernel"][:, 0], w, 1e-5, 1e-6)
+    np.testing.assert_allclose(run.params["bias"], [b], 1e-5)
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.4])
+@pytest.mark.parametrize("seed", range(15))
+def test_mistakes_stay_below_novikoffs_bound(seed, margin):
+    x, y, hidden = separable(seed, margin=margin)
+    assert len(x) == 60 and 0 < y.sum() < 60
+    run = train_perceptron(x, y)
+    assert run.converged
+    z = x @ run.params["kernel"] + run.params["bias"]
+    assert ((z[:, 0] > 0) == (y > 0)).all()
+    bound = mistake_bound(x, y, hidden)
+    assert 1 <= run.mistakes.sum() <= bound < 4 / margin**2  # R² <= 3 + 1, γ > margin
+
+
+def test_the_bound_is_reached():
+    """Orthogonal examples, R = 1 and margins 1 / sqrt(2): two mistakes at most, and made."""
+    x = np.eye(3)[:2]  # with the constant 1: R² = 2
+    params = {"kernel": np.array([[1.0], [-1.0], [0.0]]), "bias": np.array([0.0])}
+    assert mistake_bound(x, [1, 0], params) == pytest.approx(2 * 2 / 1)
+    assert mistake_bound(2 * x, [1, 0], params) == pytest.approx(5 * 2 / 4)
+    # the length of the weights does not matter
+    longer = jax.tree.map(lambda w: 7 * w, params)
+    assert mistake_bound(x, [1, 0], longer) == pytest.approx(4)
+    # one example, seen once: one mistake, and the bound is 1
+    alone = {"kernel": np.array([[3.0]]), "bias": np.array([1.0])}  # along (x, 1)
+    assert mistake_bound([[3.0]], [1], alone) == pytest.approx(1)
+    assert train_perceptron([[3.0]], [1]).mistakes.sum() == 1
+
+
+def test_several_units_are_as_many_perceptrons():
+    x, y, _ = separable(0)
+    _, other, _ = separable(0, margin=0.05)
+    other = (x[:, 0] > 0.1).astype(np.float32)
+    both = train_perceptron(x, np.stack([y, other], 1))
+    one, two = train_perceptron(x, y), train_perceptron(x, other)
+    np.testing.assert_allclose(both.params["kernel"][:, :1], one.params["kernel"], 1e-5, 1e-6)
+    np.testing.assert_allclose(both.params["kernel"][:, 1:], two.params["kernel"], 1e-5, 1e-6)
+    assert both.mistakes.sum() == one.mistakes.sum() + two.mistakes.sum()
+    params = jax.tree.map(lambda *w: np.concatenate(w, -1), one.params, two.params)
+    each = mistake_bound(x, y, one.params) + mistake_bound(x, other, two.params)
+    assert mistake_bound(x, np.stack([y, other], 1), params) == pytest.approx(each)
+
+
+def test_training_goes_on_from_params():
+    x, y, _ = separable(7)
+    first = train_perceptron(x, y, passes=2)
+    rest = train_perceptron(x, y, params=first.params)
+    whole = train_perceptron(x, y)
+    assert not first.converged and rest.converged
+    assert np.concatenate([first.mistakes, rest.mistakes]).tolist() == whole.mistakes.tolist()
+    jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
+
+
+def test_convergence_is_reported():
+    run = train_perceptron(CORNERS, CORNERS.max(1))
+    assert run.mistakes.tolist() == [1, 2, 1, 0]
+    assert str(run) == "converged: pass 4 made no mistake, 4 before it"
+
+
+def test_xor_does_not_converge_and_says_so():
+    """Whole numbers are exact in float32: the weights come back, which proves it in vain."""
+    run = train_perceptron(CORNERS, XOR)
+    assert not run.converged and run.cycles
+    assert 1 < len(run.mistakes) < 30 and (run.mistakes > 0).all()
+    _, _, counts = online(CORNERS, XOR, passes=50)
+    assert counts[: len(run.mistakes)] == run.mistakes.tolist() and min(counts) > 0
+    for words in ("did not converge", "no hyperplane separates", "XOR has none", "polynomial(2)"):
+        assert words in str(run)
+
+
+def test_too_few_passes_are_no_proof():
+    x, y, _ = separable(7)
+    run = train_perceptron(x, y, passes=2)
+    assert not run.converged and not run.cycles
+    assert "or more passes are needed" in str(run) and "in pass 2" in str(run)
+
+
+def test_a_cycle_of_any_length_is_found():
+    """Random labels on whole numbers: the weights stay bounded, so they come back."""
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x, y = rng.integers(-2, 3, (12, 2)).astype(np.float32), rng.integers(0, 2, 12)
+        y[:2], x[1] = [0, 1], x[0]  # one point in both classes
+        run = train_perceptron(x, y, passes=5000)
+        assert run.cycles and not run.converged and len(run.mistakes) < 5000
+
+
+# Maps that make XOR separable, and one that does not.
+
+
+@pytest.mark.parametrize(
+    "layer, params",
+    [
+        (jn.polynomial(2), {}),
+        (jn.rbf(2), {"centres": np.array([[0, 0], [1, 1]]), "width": np.array(1.0)}),
+        (jn.random_fourier(20), None),
+    ],
+    ids=["polynomial", "rbf", "random_fourier"],
+)
+def test_mapped_xor_has_0_mistakes(layer, params):
+    if params is None:
+        params, _ = layer.init(KEY, CORNERS)
+    mapped, _ = layer.apply(params, {}, CORNERS)
+    run = train_perceptron(mapped, XOR)
+    assert run.converged and run.mistakes[-1] == 0 and run.mistakes.sum() > 1
+    net = jn.serial(layer, perceptron())
+    whole = {"perceptron": run.params} | ({layer.name: params} if params else {})
+    assert net.apply(whole, {}, CORNERS)[0][:, 0].tolist() == XOR.tolist()
+
+
+def test_a_stack_of_linear_layers_stays_linear():
+    """It is one affine map, and XOR behind it is as inseparable as before."""
+    stack = jn.serial(jn.dense(7), jn.dense(6), jn.dense(5))
+    params, _ = stack.init(KEY, CORNERS)
+    params = jax.tree.map(lambda w: w + 0.1, params)  # biases too
+    mapped, _ = stack.apply(params, {}, CORNERS)
+    at_0, _ = stack.apply(params, {}, np.zeros((1, 2), np.float32))
+    product = params["dense"]["kernel"] @ params["dense_1"]["kernel"] @ params["dense_2"]["kernel"]
+    np.testing.assert_allclose(mapped, CORNERS @ product + at_0, 1e-5, 1e-5)
+    assert not train_perceptron(mapped, XOR, passes=500).converged
+    bent = np.tanh(CORNERS @ np.array([[5.0, -5.0], [-5.0, 5.0]]) - 2.5)
+    assert train_perceptron(bent, XOR).converged
+
+
+# ADALINE.
+
+
+def noisy(seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(30, 3))
+    t = np.where(x @ [1.0, -2.0, 0.5] + 0.9 + rng.normal(size=30) > 0, 1.0, -1.0)
+    return x, t
+
+
+def least_squares(x, t):
+    return np.linalg.lstsq(np.append(x, np.ones((len(x), 1)), 1), t, rcond=None)[0]
+
+
+def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
+    """Δw = η Σ (t - o) x, written out in NumPy, and the gradient of ½ Σ (t - o)²."""
+    x, t = noisy()
+    optimizer = optax.sgd(0.01)
+    step = jn.make_step(jn.learning_rule(delta_rule), optimizer)
+    train_state = jn.init_training(adaline(), optimizer, KEY, jnp.asarray(x))
+    w, b = np.zeros(3), 0.0
+
+    def energy(params):
+        return jn.losses.half_squared_error(adaline().apply(params, {}, x)[0], t[:, None]).sum()
+
+    for _ in range(10):
+        grads = jax.grad(energy)(train_state.params)
+        tree, _ = delta_rule(train_state.params, {}, (x, t[:, None]))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-12, 1e-12), tree, grads)
+        train_state, metrics = step(train_state, (x, t[:, None]))
+        o = x @ w + b
+        np.testing.assert_allclose(metrics["loss"], ((t - o) ** 2).sum() / 2, 1e-12)
+        w, b = w + 0.01 * (t - o) @ x, b + 0.01 * (t - o).sum()
+        np.testing.assert_allclose(train_state.params["kernel"][:, 0], w, 1e-10)
+        np.testing.assert_allclose(train_state.params["bias"], [b], 1e-10)
+
+
+def test_the_stochastic_rule_written_out(x64):
+    x, t = noisy()
+    optimizer = optax.sgd(0.05)
+    step = jn.make_step(jn.learning_rule(delta_rule), optimizer)
+    train_state = jn.init_training(adaline(), optimizer, KEY, jnp.asarray(x))
+    w, b = np.zeros(3), 0.0
+    for x_i, t_i in zip(x, t, strict=True):
+        train_state, _ = step(train_state, (x_i[None], np.array([[t_i]])))
+        o = w @ x_i + b
+        w, b = w + 0.05 * (t_i - o) * x_i, b + 0.05 * (t_i - o)
+        np.testing.assert_allclose(train_state.params["kernel"][:, 0], w, 1e-10)
+        np.testing.assert_allclose(train_state.params["bias"], [b], 1e-10)
+
+
+@pytest.mark.parametrize(
+    "batch_size, epochs, rate, tolerance",
+    [
+        pytest.param(30, 600, 0.02, 1e-5, id="batch"),
+        pytest.param(1, 300, optax.polynomial_schedule(0.05, 0.0, 2, 9000), 2e-3, id="stochastic"),
+    ],
+)
+def test_both_reach_the_least_squares_solution(batch_size, epochs, rate, tolerance):
+    x, t = (a.astype(np.float32) for a in noisy())
+    data, optimizer = (x, t[:, None]), optax.sgd(rate)
+    step = jn.make_step(jn.learning_rule(delta_rule), optimizer)
+    train_state = jn.init_training(adaline(), optimizer, KEY, data)
+    for epoch in jn.fit(train_state, step, data, epochs=epochs, batch_size=batch_size):
+        train_state = epoch.train_state
+    found = np.append(train_state.params["kernel"], train_state.params["bias"])
+    solution = least_squares(x, t)
+    assert np.abs(solution).min() > 0.05
+    np.testing.assert_allclose(found, solution, atol=tolerance)
+
+
+# Messages.
+
+
+def fresh(inputs=2, features=1):
+    return perceptron(features).init(KEY, jn.spec((1, inputs)))[0]
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: perceptron(0), "perceptron: features must be at least 1, got 0"),
+        (lambda: adaline(0), "adaline: features must be at least 1, got 0"),
+        (lambda: train_perceptron(np.ones((0, 2)), []), r"examples in it, got \(0, 2\)"),
+        (lambda: train_perceptron(np.ones(3), [0, 1, 0]), r"needs x \(n, inputs\).*got \(3,\)"),
+        (lambda: train_perceptron([[np.nan]], [1]), "x holds a NaN or Inf"),
+        (lambda: train_perceptron(CORNERS, [0, 1]), r"4 examples need targets \(4,\) or"),
+        (lambda: train_perceptron(CORNERS, 2 * XOR - 1), r"0 or 1, got \[-1.0, 1.0\].*write y > 0"),
+        (lambda: train_perceptron(CORNERS, XOR, learning_rate=0), "must be positive, got 0"),
+        (lambda: train_perceptron(CORNERS, XOR, passes=0), "passes must be at least 1, got 0"),
+        (
+            lambda: train_perceptron(CORNERS, XOR, params=fresh(inputs=3)),
+            r"perceptron/kernel: needs \(2, 1\)",
+        ),
+        (
+            lambda: mistake_bound(CORNERS, XOR, fresh()),
+            "smallest margin of 0; such as those of a linear support vector machine",
+        ),
+        (
+            lambda: mistake_bound(CORNERS, XOR, fresh(features=2)),
+            r"params of perceptron\(1\) on 2 inputs, got kernel \(2, 2\)",
+        ),
+        (
+            lambda: perceptron_rule(fresh(), {}, (CORNERS, XOR)),
+            r"perceptron_rule.*\(4, 1\) against targets \(4,\); for one unit write y\[:, None\]",
+        ),
+        (
+            lambda: delta_rule(fresh(), {}, (CORNERS, XOR)),
+            r"delta_rule.*\(4, 1\) against targets \(4,\)",
+        ),
+    ],
+)  # fmt: skip
+def test_messages(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
