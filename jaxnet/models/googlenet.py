@@ -1,5 +1,7 @@
 """GoogLeNet: modules that look at several scales at once, and heads that help the gradient."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -8,6 +10,7 @@ from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
+from jaxnet.layers.norm import batch_norm
 from jaxnet.layers.pool import global_mean_pool, max_pool, mean_pool
 from jaxnet.layers.response_norm import local_response_norm
 from jaxnet.layers.shape import flatten
@@ -26,7 +29,13 @@ MODULES = {
 }
 
 
-def googlenet(classes: int = 1000, *, auxiliary: bool = False, name: str = "googlenet") -> Layer:
+def googlenet(
+    classes: int = 1000,
+    *,
+    auxiliary: bool = False,
+    normalized: bool = False,
+    name: str = "googlenet",
+) -> Layer:
     """GoogLeNet, 22 layers; 6,998,552 parameters, 13,378,280 with the auxiliary heads.
 
     Nine inception modules at 28, 14 and 7 pixels: 1x1, 3x3 and 5x5 convolutions and a pooling side
@@ -38,6 +47,9 @@ def googlenet(classes: int = 1000, *, auxiliary: bool = False, name: str = "goog
       auxiliary: whether two more heads, after modules 4a and 4d, give logits of their own. The
         output is then (logits, logits of 4a, logits of 4d); the paper adds the losses of the last
         two with weight 0.3 in training, and leaves them out afterwards.
+      normalized: whether batch norm follows each convolution, in place of its bias and of local
+        response normalization, which came a year later; with it, as in torchvision, 3x3 windows
+        stand in the place of 5x5, and the last pooling has windows of 2. 6,624,904 parameters.
       name: of the model. Its layers are conv_1, conv_2_reduce, conv_2, inception_3a, ...,
         inception_5b, auxiliary_4a, auxiliary_4d and output.
 
@@ -53,21 +65,27 @@ def googlenet(classes: int = 1000, *, auxiliary: bool = False, name: str = "goog
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
 
-    def forward(m, x):
-        def pool(x, name):
-            return m(max_pool(3, strides=2, padding="SAME", name=name), x)
+    run = _normalized_conv if normalized else _conv
 
-        x = pool(_conv(m, x, 64, 7, "conv_1", strides=2), "pool_1")  # (batch, 56, 56, 64)
-        x = m(local_response_norm(), x)
-        x = _conv(m, _conv(m, x, 64, 1, "conv_2_reduce"), 192, 3, "conv_2")
-        x = pool(m(local_response_norm(), x), "pool_2")  # (batch, 28, 28, 192)
+    def forward(m, x):
+        def pool(x, name, window=3):
+            return m(max_pool(window, strides=2, padding="SAME", name=name), x)
+
+        def normalize(x):
+            return x if normalized else m(local_response_norm(), x)
+
+        x = pool(run(m, x, 64, 7, "conv_1", strides=2), "pool_1")  # (batch, 56, 56, 64)
+        x = run(m, run(m, normalize(x), 64, 1, "conv_2_reduce"), 192, 3, "conv_2")
+        x = pool(normalize(x), "pool_2")  # (batch, 28, 28, 192)
         others = []
         for place, maps in MODULES.items():
-            x = m(_inception(maps, f"inception_{place}"), x)
+            x = m(_inception(run, maps, f"inception_{place}"), x)
             if auxiliary and place in ("4a", "4d"):
-                others.append(m(_auxiliary(classes, f"auxiliary_{place}"), x))
-            if place in ("3b", "4e"):
-                x = pool(x, f"pool_{place[0]}")  # (batch, 14, 14, 480), (batch, 7, 7, 832)
+                others.append(m(_auxiliary(run, classes, f"auxiliary_{place}"), x))
+            if place == "3b":
+                x = pool(x, "pool_3")  # (batch, 14, 14, 480)
+            if place == "4e":
+                x = pool(x, "pool_4", 2 if normalized else 3)  # (batch, 7, 7, 832)
         x = m(dropout(0.4), m(global_mean_pool(), x))  # (batch, 1024)
         logits = m(dense(classes, name="output"), x)
         return (logits, *others) if auxiliary else logits
@@ -75,28 +93,29 @@ def googlenet(classes: int = 1000, *, auxiliary: bool = False, name: str = "goog
     return compose(forward, name=name)
 
 
-def _inception(maps: tuple[int, int, int, int, int, int], name: str) -> Layer:
+def _inception(run: Callable, maps: tuple[int, int, int, int, int, int], name: str) -> Layer:
     """Four ways through, side by side along the features."""
     one, before_3, three, before_5, five, pooled = maps
+    large = 3 if run is _normalized_conv else 5
 
     def forward(m, x):
         pool = max_pool(3, strides=1, padding="SAME")
         ways = [
-            _conv(m, x, one, 1, "conv_1x1"),
-            _conv(m, _conv(m, x, before_3, 1, "reduce_3x3"), three, 3, "conv_3x3"),
-            _conv(m, _conv(m, x, before_5, 1, "reduce_5x5"), five, 5, "conv_5x5"),
-            _conv(m, m(pool, x), pooled, 1, "project"),
+            run(m, x, one, 1, "conv_1x1"),
+            run(m, run(m, x, before_3, 1, "reduce_3x3"), three, 3, "conv_3x3"),
+            run(m, run(m, x, before_5, 1, "reduce_5x5"), five, large, "conv_5x5"),
+            run(m, m(pool, x), pooled, 1, "project"),
         ]
         return jnp.concatenate(ways, -1)
 
     return compose(forward, name=name)
 
 
-def _auxiliary(classes: int, name: str) -> Layer:
+def _auxiliary(run: Callable, classes: int, name: str) -> Layer:
     """A small classifier on the maps of a module, (batch, 14, 14, maps)."""
 
     def forward(m, x):
-        x = _conv(m, m(mean_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
+        x = run(m, m(mean_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
         x = jax.nn.relu(m(dense(1024, kernel_init=he_normal()), m(flatten(), x)))
         return m(dense(classes, name="output"), m(dropout(0.7), x))
 
@@ -105,6 +124,16 @@ def _auxiliary(classes: int, name: str) -> Layer:
 
 def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
     """A convolution and the rectifier after it."""
-    return jax.nn.relu(
-        m(conv(features, size, strides=strides, kernel_init=he_normal(), name=name), x)
+    layer = conv(
+        features, size, strides=strides, padding=size // 2, kernel_init=he_normal(), name=name
     )
+    return jax.nn.relu(m(layer, x))
+
+
+def _normalized_conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
+    """The same with batch norm between the two."""
+    layer = conv(
+        features, size, strides=strides, padding=size // 2, use_bias=False,
+        kernel_init=he_normal(), name=name,
+    )  # fmt: skip
+    return jax.nn.relu(m(batch_norm(epsilon=1e-3, name=f"{name}_norm"), m(layer, x)))

@@ -17,6 +17,8 @@ def shapes(net, shape):
 
 def test_parameters():
     assert count(jn.models.googlenet(), (2, 224, 224, 3)) == 6_998_552
+    # torchvision 0.28, without auxiliary heads
+    assert count(jn.models.googlenet(normalized=True), (2, 224, 224, 3)) == 6_624_904
     # A head: 1x1 convolution from 512 or 528 maps to 128, 2048 to 1024, 1024 to the classes.
     heads = sum((maps + 1) * 128 + 2049 * 1024 + 1025 * 1000 for maps in (512, 528))
     assert count(jn.models.googlenet(auxiliary=True), (2, 224, 224, 3)) == 6_998_552 + heads

@@ -1,0 +1,232 @@
+"""Weights from PyTorch give PyTorch's outputs, and what does not fit is told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jaxnet as jn
+from jaxnet.interop.torch import first_difference, from_torch, to_torch
+
+
+def small_net(padding=1, groups=2):
+    return jn.serial(
+        jn.conv(4, 3, padding=padding, use_bias=False),
+        jn.batch_norm(),
+        jax.nn.relu,
+        jn.conv(6, (3, 2), strides=2, padding="VALID", groups=groups),
+        jnp.tanh,
+        jn.flatten(),
+        jn.dropout(0.5),
+        jn.dense(5),
+        jn.layer_norm(),
+        jn.dense(7),
+    )
+
+
+def weights(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "0.weight": (4, 3, 3, 3),
+        "1.weight": (4,), "1.bias": (4,), "1.running_mean": (4,), "1.running_var": (4,),
+        "1.num_batches_tracked": (),
+        "3.weight": (6, 2, 3, 2), "3.bias": (6,),
+        "7.weight": (5, 6 * 3 * 3), "7.bias": (5,),
+        "8.weight": (5,), "8.bias": (5,),
+        "9.weight": (7, 5), "9.bias": (7,),
+    }  # fmt: skip
+    return {n: rng.uniform(0.5, 1.5, s).astype(np.float32) for n, s in shapes.items()}
+
+
+X = jn.spec((2, 8, 6, 3))
+
+
+def module(torch):
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
+        nn.Conv2d(4, 6, (3, 2), stride=2, groups=2), nn.Tanh(), nn.Flatten(), nn.Dropout(0.5),
+        nn.Linear(54, 5), nn.LayerNorm(5), nn.Linear(5, 7),
+    ).eval()  # fmt: skip
+
+
+def test_layouts_by_hand():
+    w = weights()
+    params, state = from_torch(small_net(), w, X)
+    assert params["conv"]["kernel"][2, 1, 0, 3] == w["0.weight"][3, 0, 2, 1]
+    assert params["conv_1"]["kernel"][2, 1, 1, 5] == w["3.weight"][5, 1, 2, 1]
+    # pixel (2, 1) of channel 4 in maps of 3x3: ours 2 * 18 + 1 * 6 + 4, PyTorch's 4 * 9 + 2 * 3 + 1
+    assert params["dense"]["kernel"][46, 3] == w["7.weight"][3, 43]
+    assert params["dense_1"]["kernel"][4, 6] == w["9.weight"][6, 4]
+    np.testing.assert_array_equal(state["batch_norm"]["var"], w["1.running_var"])
+    np.testing.assert_array_equal(params["layer_norm"]["scale"], w["8.weight"])
+
+
+def test_there_and_back(tmp_path):
+    w, net = weights(), small_net()
+    params, state = from_torch(net, w, X)
+    back = to_torch(net, params, state, weights(1), X)
+    assert set(back) == set(w)
+    for name, array in back.items():
+        if name != "1.num_batches_tracked":
+            np.testing.assert_array_equal(array, w[name])
+    save_file(w, tmp_path / "weights.safetensors")
+    again, _ = from_torch(net, tmp_path / "weights.safetensors", X)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_the_same_input_gives_the_same_output():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
+    theirs = module(torch)
+    theirs.load_state_dict({n: torch.tensor(a) for n, a in weights().items()})
+    x = np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
+    net = small_net()
+    params, state = from_torch(net, theirs.state_dict(), x)
+    y, _ = net.apply(params, state, x)
+    wanted = theirs(torch.tensor(np.moveaxis(x, -1, 1))).detach().numpy()
+    np.testing.assert_allclose(y, wanted, rtol=2e-5, atol=2e-5)
+    found = first_difference(net, params, state, theirs, x)
+    assert found.path is None and found.layers == 6 and "6 layers agree" in str(found)
+    # the one option that is not in the weights
+    net = small_net(padding=((2, 0), (1, 1)))
+    found = first_difference(net, params, state, theirs, x)
+    assert (found.path, found.module) == ("conv", "0") and found.error > 0.01
+    params["dense"] = {**params["dense"], "bias": params["dense"]["bias"] + 0.5}
+    assert first_difference(small_net(), params, state, theirs, x).path == "dense"
+
+
+def test_names_say_what_belongs_together():
+    w = weights()
+    swapped = {n: w[n] for n in sorted(w, key=lambda n: (n[0] != "9", n))}  # the last one first
+    with pytest.raises(
+        ValueError, match="serial/conv against 9: needs weight, got bias, weight; the orders"
+    ):
+        from_torch(small_net(), swapped, X)  # fmt: skip
+    params, _ = from_torch(small_net(), swapped, X, names={"dense_1": "9"})
+    np.testing.assert_array_equal(params["dense_1"]["bias"], w["9.bias"])
+
+
+def changed(**entries):
+    return {n: a for n, a in (weights() | entries).items() if a is not None}
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        (
+            changed(**{"0.weight": np.ones((4, 3, 3, 5))}), {},
+            r"serial/conv against 0: weight needs \(4, 3, 3, 3\), got \(4, 3, 3, 5\)",
+        ),
+        (
+            changed(**{"9.weight": None, "9.bias": None}), {},
+            "serial/dense_1 has no counterpart; the weights end after 5",
+        ),
+        (changed(**{"aux.weight": np.ones(2)}), {}, "aux are left over; serial has 6 layers"),
+        (
+            changed(**{"1.running_var": None}), {},
+            "needs bias, running_mean, running_var, weight, got bias, running_mean, weight",
+        ),
+        (weights(), {"names": {"dens": "fc"}}, "names has dens, fc, which there is not"),
+    ],
+)  # fmt: skip
+def test_errors(given, options, words):
+    with pytest.raises(ValueError, match=words):
+        from_torch(small_net(), given, X, **options)
+
+
+def test_a_layer_that_has_no_counterpart():
+    net = jn.serial(jn.lstm(4), jn.last_step())
+    given = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}
+    with pytest.raises(ValueError, match="lstm against the module: needs a dense, conv"):
+        from_torch(net, given, jn.spec((2, 5, 3)))
+
+
+# Published networks.
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    library = torch.library.Library("torchvision", "DEF")
+    try:  # a torchvision without its compiled operators wants them declared
+        for name, inputs in {
+            "nms": "Tensor d, Tensor s, float t",
+            "qnms": "Tensor d, Tensor s, float t",
+            "roi_align": "Tensor x, Tensor r, float s, int h, int w, int n, bool a",
+            "roi_pool": "Tensor x, Tensor r, float s, int h, int w",
+        }.items():
+            out = "(Tensor, Tensor)" if name == "roi_pool" else "Tensor"
+            library.define(f"{name}({inputs}) -> {out}")
+    except RuntimeError:
+        pass
+    return pytest.importorskip("torchvision", reason="compares with torchvision")  # 0.28.0
+
+
+def lively(theirs, torch):
+    """Weights that leave no layer without effect."""
+    torch.manual_seed(0)
+    for part in theirs.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.2)
+            part.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(part.weight, 0.5, 1.5)
+            torch.nn.init.normal_(part.bias)
+    return theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "net", "size"),
+    [
+        pytest.param("alexnet", jn.models.alexnet_one_column(), 224, id="alexnet"),
+        pytest.param("vgg16", jn.models.vgg(16), 224, id="vgg16"),
+        pytest.param("vgg11_bn", jn.models.vgg(11, normalized=True), 224, id="vgg11_bn"),
+        pytest.param("resnet50", jn.models.resnet(50), 64, id="resnet50"),
+        pytest.param("googlenet", jn.models.googlenet(normalized=True), 64, id="googlenet"),
+    ],
+)
+def test_published_networks_give_torchvisions_logits(build, net, size, torchvision):
+    import torch
+
+    options = {"init_weights": False} if build == "googlenet" else {}
+    theirs = lively(getattr(torchvision.models, build)(**options), torch).eval()
+    given = {n: a for n, a in theirs.state_dict().items() if not n.startswith("aux")}
+    x = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
+    params, state = from_torch(net, given, x)
+    y = jax.jit(lambda p, s: net.apply(p, s, x)[0])(params, state)
+    wanted = theirs(torch.tensor(np.moveaxis(x, -1, 1))).detach().numpy()
+    np.testing.assert_allclose(y, wanted, atol=1e-4 * abs(wanted).max())
+
+
+@pytest.mark.slow
+def test_resnet_18_trains_as_torchvisions(torchvision, x64):
+    """Batch statistics and gradients, in float64."""
+    import torch
+
+    theirs = lively(torchvision.models.resnet18(num_classes=5), torch).double()
+    net, x = jn.models.resnet(18, 5), np.random.default_rng(0).normal(size=(3, 48, 40, 3))
+    params, state = from_torch(net, theirs.state_dict(), x)
+    params, state = jax.tree.map(lambda a: a.astype(jnp.float64), (params, state))
+
+    @jax.jit
+    def run(params, state):
+        def loss(params):
+            y, new = net.apply(params, state, x, train=True)
+            return (y**2).sum(), (y, new)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradient, (y, new) = run(params, state)
+    theirs.train()
+    output = theirs(torch.tensor(np.moveaxis(x, -1, 1)))
+    (output**2).sum().backward()
+    np.testing.assert_allclose(y, output.detach().numpy(), rtol=1e-9)
+    kept = theirs.state_dict()
+    wanted = {name: p.grad for name, p in theirs.named_parameters()}
+    found = to_torch(net, gradient, new, kept, x)
+    for name, grad in wanted.items():
+        np.testing.assert_allclose(found[name], grad.numpy(), rtol=1e-6, atol=1e-8, err_msg=name)
+    for name, array in kept.items():
+        if name.endswith("running_mean"):
+            np.testing.assert_allclose(found[name], array.numpy(), rtol=1e-7, atol=1e-10)
