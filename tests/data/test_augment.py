@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.data import on_inputs, random_shift
+from jaxnet.data import chain, cutout, mixup, on_inputs, random_color, random_shift
 
 
 def test_each_image_is_one_of_the_moves_by_hand():
@@ -74,3 +74,62 @@ def test_messages():
         ValueError, match=r"needs \(batch, height, width, channels\), got \(3, 64\)"
     ):
         random_shift(1)(jax.random.key(0), jnp.zeros((3, 64)))
+
+
+def test_color_by_hand():
+    x = np.random.default_rng(0).uniform(0.3, 0.6, (50, 3, 4, 3)).astype(np.float32)
+    grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
+    bright = np.asarray(random_color(brightness=0.3)(jax.random.key(0), x)) / x
+    factor = bright[:, 0, 0, 0]
+    np.testing.assert_allclose(bright, np.broadcast_to(factor[:, None, None, None], x.shape), 1e-5)
+    assert 0.7 <= factor.min() < 0.75 and 1.25 < factor.max() <= 1.3
+    y = np.asarray(random_color(saturation=0.5)(jax.random.key(0), x))
+    np.testing.assert_allclose(y @ np.array([0.299, 0.587, 0.114]), grey, atol=1e-5)  # grey stays
+    assert abs(y - x).max() > 0.01
+    y = np.asarray(random_color(contrast=0.5)(jax.random.key(0), x))
+    mean = grey.mean((1, 2))[:, None, None, None]
+    ratio = (y - mean) / (x - mean)
+    spread = np.median(ratio, (1, 2, 3))
+    assert 0.5 <= spread.min() < 0.6 and 1.4 < spread.max() <= 1.5
+    assert random_color(contrast=0.5)(jax.random.key(0), x[..., :1]).shape == (50, 3, 4, 1)
+    strong = random_color(brightness=1.0)(jax.random.key(0), x)
+    assert strong.min() >= 0 and strong.max() <= 1
+    with pytest.raises(ValueError, match="with 3 channels for saturation"):
+        random_color(saturation=0.5)(jax.random.key(0), x[..., :2])
+    with pytest.raises(ValueError, match=r"contrast must be in \[0, 1\], got 2"):
+        random_color(contrast=2)
+
+
+def test_cutout_covers_a_square_about_each_pixel():
+    y = np.asarray(cutout(3)(jax.random.key(0), jnp.ones((600, 5, 6, 2))))
+    assert (y[..., 0] == y[..., 1]).all()
+    seen = set()
+    for image in y[..., 0]:
+        rows, columns = np.nonzero(image == 0)
+        assert len(rows) == len(set(rows)) * len(set(columns))  # a rectangle
+        seen.add((rows.min(), rows.max(), columns.min(), columns.max()))
+    wanted = {(max(r - 1, 0), min(r + 1, 4), max(c - 1, 0), min(c + 1, 5))
+              for r in range(5) for c in range(6)}  # fmt: skip
+    assert seen == wanted
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        cutout(0)
+
+
+def test_mixup_blends_inputs_and_targets_alike():
+    x, y = jnp.eye(40), jnp.arange(40) % 5
+    blended, shares = mixup(1.0, classes=5)(jax.random.key(0), (x, y))
+    labels = np.eye(5)[np.asarray(y)]
+    np.testing.assert_allclose(shares, np.asarray(blended) @ labels, atol=1e-6)
+    np.testing.assert_allclose(blended.sum(1), 1, atol=1e-6)
+    own = np.diag(np.asarray(blended))
+    assert 0.3 < own.mean() < 0.75 and own.std() > 0.15  # of Beta(1, 1), uniform
+    weak, _ = mixup(0.05, classes=5)(jax.random.key(0), (x, y))
+    assert ((np.asarray(weak).max(1) > 0.99).mean()) > 0.6
+    with pytest.raises(ValueError, match="alpha must be positive"):
+        mixup(0, 5)
+
+
+def test_chain_gives_each_a_key_of_its_own():
+    x = jnp.ones((50, 6, 6, 1))
+    y = chain(cutout(2), cutout(2))(jax.random.key(0), x)
+    assert float((y == 0).sum()) > 1.5 * float((cutout(2)(jax.random.key(0), x) == 0).sum())
