@@ -220,8 +220,21 @@ ROWS = [
     Row("each_step", lambda: jn.each_step(jn.dense(4)), LENGTHS, high=7),
     Row("last_step", jn.last_step, LENGTHS, high=7),
     Row("flatten", jn.flatten, IMAGE),
+    Row("polynomial", lambda: jn.polynomial(3), spec((3, 4))),
+    Row("rbf", lambda: jn.rbf(5, width=2.0), spec((3, 4))),
+    Row("random_fourier", lambda: jn.random_fourier(5, 2.0), spec((2, 3, 4))),
     # models
     Row("mlp", lambda: jn.models.mlp([7, 4], jnp.tanh), spec((3, 2, 5, 1))),
+    Row(
+        "autoencoder",
+        lambda: jn.models.autoencoder(
+            jn.serial(jn.dense(4), jnp.tanh), jn.models.mlp([7, 5], jnp.tanh)
+        ),
+        spec((3, 5)),
+    ),
+    Row("tied_autoencoder", lambda: jn.models.tied_autoencoder(4), spec((3, 5))),
+    Row("perceptron", lambda: jn.models.perceptron(4), spec((3, 5)), smooth=False),  # a threshold
+    Row("adaline", lambda: jn.models.adaline(4), spec((3, 5))),
     # Thousands of rectified units: some bend within any finite difference (see test_lenet5).
     Row("lenet5", lambda: jn.models.lenet5(classes=7), spec((2, 28, 28, 3)), smooth=False),
     Row(
@@ -231,4 +244,9 @@ ROWS = [
         train="differs",
         smooth=False,
     ),
+    # unsupervised
+    Row("rbm", lambda: jn.unsupervised.rbm(4, chains=2), spec((3, 5))),
+    Row("random_projection", lambda: jn.unsupervised.random_projection(4), spec((3, 5))),
+    Row("sparse_code", lambda: jn.unsupervised.sparse_code(4, 0.1, steps=5), spec((3, 5))),
+    Row("triangle", lambda: jn.unsupervised.triangle(4), spec((3, 5))),
 ]

@@ -12,6 +12,9 @@ from jaxnet.layers.dropout import dropout as dropout
 from jaxnet.layers.embedding import embedding as embedding
 from jaxnet.layers.embedding import learned_positions as learned_positions
 from jaxnet.layers.embedding import sinusoidal_positions as sinusoidal_positions
+from jaxnet.layers.feature_map import polynomial as polynomial
+from jaxnet.layers.feature_map import random_fourier as random_fourier
+from jaxnet.layers.feature_map import rbf as rbf
 from jaxnet.layers.local import locally_connected as locally_connected
 from jaxnet.layers.noise import gaussian_dropout as gaussian_dropout
 from jaxnet.layers.noise import gaussian_noise as gaussian_noise

@@ -1,6 +1,6 @@
 """Dense layer: every output sees every input."""
 
-from jaxnet.core import Layer, param_dtype, stateless
+from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 
 
@@ -42,9 +42,9 @@ def dense(
         if len(x.shape) < 2:
             raise ValueError(f"dense: needs (batch, ..., features), got {x.shape}")
         params = {"kernel": kernel_init(key, (x.shape[-1], features), param_dtype(x))}
-        return (
-            params | {"bias": bias_init(key, (features,), param_dtype(x))} if use_bias else params
-        )
+        if use_bias:
+            params["bias"] = bias_init(child_key(key, "bias"), (features,), param_dtype(x))
+        return params
 
     def apply(params, x):
         y = x @ params["kernel"]  # (..., inputs) -> (..., features)

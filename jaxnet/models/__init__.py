@@ -1,5 +1,22 @@
-"""Models: each file one published architecture, each function returns a Layer."""
+"""Models: each file one published architecture, each model a Layer; rules stand beside theirs."""
 
+from jaxnet.models.alexnet import alexnet as alexnet
+from jaxnet.models.alexnet import alexnet_one_column as alexnet_one_column
+from jaxnet.models.autoencoder import autoencoder as autoencoder
+from jaxnet.models.autoencoder import code as code
+from jaxnet.models.autoencoder import tied_autoencoder as tied_autoencoder
+from jaxnet.models.deepface import deepface as deepface
+from jaxnet.models.googlenet import googlenet as googlenet
 from jaxnet.models.lenet5 import lenet5 as lenet5
+from jaxnet.models.lenet5 import lenet5_1998 as lenet5_1998
 from jaxnet.models.mlp import mlp as mlp
+from jaxnet.models.perceptron import PerceptronRun as PerceptronRun
+from jaxnet.models.perceptron import adaline as adaline
+from jaxnet.models.perceptron import delta_rule as delta_rule
+from jaxnet.models.perceptron import mistake_bound as mistake_bound
+from jaxnet.models.perceptron import perceptron as perceptron
+from jaxnet.models.perceptron import perceptron_rule as perceptron_rule
+from jaxnet.models.perceptron import train_perceptron as train_perceptron
 from jaxnet.models.resnet import cifar_resnet as cifar_resnet
+from jaxnet.models.resnet import resnet as resnet
+from jaxnet.models.vgg import vgg as vgg

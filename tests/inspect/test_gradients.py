@@ -50,7 +50,32 @@ def test_numerical_gradient_of_float32_parameters():
     np.testing.assert_allclose(numerical_gradient(neuron, w), exact(), atol=1e-8)
 
 
+@pytest.mark.parametrize(("dtype", "eps"), [(np.float64, 1.1e-16), (np.float32, 6e-8)])
+@pytest.mark.parametrize(("method", "best"), [("forward", 1 / 2), ("central", 1 / 3)])
+def test_rounding_takes_over_below_some_step(dtype, eps, method, best):
+    """Below eps^best its error, about eps/h, is all that is seen."""
+    steps = np.geomspace(100 * eps, eps**best / 10, 30)
+    gradients = [numerical_gradient(neuron, W, h, method, dtype=dtype) for h in steps]
+    errors = np.abs(np.array(gradients) - exact()).max(1)
+    slope, _ = np.polyfit(np.log(steps), np.log(errors), 1)
+    assert -1.2 < slope < -0.8
+    assert 0.03 < np.median(errors * steps / eps) < 1
+
+
+def test_numerical_gradient_in_float32():
+    gradient = numerical_gradient(neuron, W, 1e-2, dtype=np.float32)
+    assert gradient.dtype == np.float32
+    assert 1e-8 < np.abs(gradient - exact()).max() < 1e-4
+    coarse = np.abs(numerical_gradient(neuron, W, 1e-6, dtype=jnp.float32) - exact()).max()
+    assert 1e-3 < coarse < 0.1  # the default step is for float64
+    assert numerical_gradient(neuron, W).dtype == np.float64
+
+
 def test_numerical_gradient_messages():
+    with pytest.raises(ValueError, match="dtype is float64 or float32, got int32"):
+        numerical_gradient(neuron, W, dtype=np.int32)
+    with pytest.raises(ValueError, match="h must be above 0, got 0"):
+        numerical_gradient(neuron, W, 0)
     with pytest.raises(ValueError, match="method is central or forward, got 'both'"):
         numerical_gradient(neuron, W, method="both")
     with pytest.raises(ValueError, match=r"f must give one number, got \(2,\)"):

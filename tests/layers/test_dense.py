@@ -74,3 +74,11 @@ def test_an_input_without_features_is_answered():
 def test_a_layer_of_n_to_m_has_n_times_m_weights(inputs, features):
     params, _ = jn.dense(features, use_bias=False).init(KEY, jn.spec((1, inputs)))
     assert params["kernel"].size == inputs * features  # 78,400 for a 28 x 28 image to 100 units
+
+
+def test_a_random_bias_is_not_the_kernel_again():
+    draw = jn.initializers.normal(1.0)
+    params, _ = jn.dense(5, kernel_init=draw, bias_init=draw).init(
+        jax.random.key(0), jn.spec((2, 1))
+    )
+    assert not jnp.isclose(params["kernel"][0], params["bias"]).any()

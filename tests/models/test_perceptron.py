@@ -204,6 +204,9 @@ def test_training_goes_on_from_params():
     assert not first.converged and rest.converged
     assert np.concatenate([first.mistakes, rest.mistakes]).tolist() == whole.mistakes.tolist()
     jax.tree.map(np.testing.assert_array_equal, rest.params, whole.params)
+    whole_numbers = {"kernel": np.zeros((3, 1), int), "bias": np.zeros(1, int)}
+    halves = train_perceptron(x, y, learning_rate=0.5, params=whole_numbers)
+    assert halves.mistakes.tolist() == whole.mistakes.tolist()
 
 
 def test_convergence_is_reported():

@@ -1,0 +1,346 @@
+"""Backpropagation written out in four steps, seen on graphs, and checked by differences.
+
+Claim:   the four steps of backpropagation, written out for a perceptron of any depth, give the
+         gradient that jax.grad gives and the same training, loss for loss; and numerical gradients
+         are off by O(h) with forward and O(h^2) with central differences, until rounding takes
+         over.
+Result:  the two gradients of a 64-40-20-10 net at its first batch differ by 6.4e-9 of the largest
+         entry in float32 and 6.6e-18 in float64. Trained on the digits for 40 epochs by hand and by
+         make_step on the same batches, all 3,560 losses agree to 7.6e-7, and 95.54% of the held-out
+         digits are read rightly (one seed; the recipe was not tuned). The numerical gradient of the
+         neuron with W = (-0.8, 0.3) at x = (0.5, -0.2) is off by
+           forward  h^0.998 in float64, h^0.985 in float32; 5.4e-10 and 6.8e-6 at best
+           central  h^2.000 in float64, h^2.035 in float32; 3.5e-13 and 4.0e-7 at best
+Time:    10 s of CPU time, compilation included.
+Machine: 2 CPU cores, jax 0.10.2.
+Command: python -m experiments.backpropagation
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import jaxnet as jn
+from jaxnet.data.digits import Pair
+from jaxnet.viz.figure import COLORS, new_figure
+
+Function = Callable[[jax.Array], jax.Array]
+Params = dict[str, dict[str, jax.Array]]
+
+W, X = np.array([-0.8, 0.3]), np.array([0.5, -0.2])  # the neuron of the numerical gradients
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains a perceptron on the digits by hand and by make_step; the record is in the file."""
+
+    hidden: tuple[int, ...] = (40, 20)
+    """units of each hidden layer"""
+    learning_rate: float = 2.0
+    """of plain gradient descent"""
+    decay: float = 1e-5
+    """weight decay, lambda"""
+    epochs: int = 40
+    """passes over the training part"""
+    batch_size: int = 16
+    """examples a step"""
+    seed: int = 0
+    """draws the weights"""
+    output: Path = Path("runs/backpropagation")
+    """folder of the pictures"""
+
+
+class Results(NamedTuple):
+    """What a run gives.
+
+    Fields:
+      gradients: precision -> largest difference between the two gradients, relative to the
+        largest entry.
+      losses: (2, steps), by hand and by make_step.
+      accuracy: of the net trained by hand, on the held-out digits.
+      orders: (method, precision) -> slope of the truncation error in h, both logarithmic.
+      pictures: the files that were written.
+    """
+
+    gradients: dict[str, float]
+    losses: np.ndarray
+    accuracy: float
+    orders: dict[tuple[str, str], float]
+    pictures: list[Path]
+
+
+def sigmoid(z: jax.Array) -> jax.Array:
+    return 1 / (1 + jnp.exp(-z))
+
+
+def sigmoid_slope(z: jax.Array) -> jax.Array:
+    return sigmoid(z) * (1 - sigmoid(z))
+
+
+def make_net(hidden: tuple[int, ...], outputs: int, f: Function = jax.nn.sigmoid) -> jn.Layer:
+    """The library's perceptron, with f after every layer."""
+    init = jn.initializers.glorot_uniform()
+    return jn.serial(jn.models.mlp([*hidden, outputs], f, kernel_init=init, name="mlp"), f)
+
+
+def in_order(params: Params) -> list[str]:
+    """The layers' names from the first to the last: dense, dense_1, ..., output."""
+    return ["dense", *(f"dense_{i}" for i in range(1, len(params) - 1)), "output"][-len(params) :]
+
+
+def backpropagate(
+    params: Params, x: jax.Array, y: jax.Array, f: Function, slope: Function, decay: float
+) -> tuple[jax.Array, Params]:
+    """Cost ½‖a - y‖² + λ/2 ΣW², mean over the batch, and its gradient, in four steps.
+
+    Examples are rows here, so that W of the books is the kernel transposed: z = a W' + b.
+
+    Args:
+      params: of `jn.models.mlp`.
+      x: (batch, ...).
+      y: (batch, outputs).
+      f, slope: the activation and its derivative.
+      decay: λ.
+    """
+    names = in_order(params)
+    # 1. Forwards: z(l) = W a(l-1) + b and a(l) = f(z(l)).
+    a, z = [x.reshape(len(x), -1)], []
+    for name in names:
+        z.append(a[-1] @ params[name]["kernel"] + params[name]["bias"])
+        a.append(f(z[-1]))
+    # 2. The error of the output: δ(L) = -(y - a) • f'(z).
+    delta = -(y - a[-1]) * slope(z[-1]) / len(x)
+    gradients = {}
+    for i in reversed(range(len(names))):
+        kernel = params[names[i]]["kernel"]
+        # 4. Gradients: ∇W = δ a' + λ W and ∇b = δ, summed over the batch; then the update.
+        gradients[names[i]] = {"kernel": a[i].T @ delta + decay * kernel, "bias": delta.sum(0)}
+        # 3. The errors before it: δ(l) = W' δ(l+1) • f'(z).
+        if i:
+            delta = delta @ kernel.T * slope(z[i - 1])
+    weights = sum(jnp.sum(params[name]["kernel"] ** 2) for name in names)
+    return ((a[-1] - y) ** 2).sum() / (2 * len(x)) + decay / 2 * weights, gradients
+
+
+def descend(params: Params, gradients: Params, rate: float) -> Params:
+    """The update: W ← W - η ∇W."""
+    return jax.tree.map(lambda w, g: w - rate * g, params, gradients)
+
+
+def make_objective(net: jn.Layer, decay: float):
+    """The same cost as an objective of the library."""
+    penalty = jn.penalties.weight_decay(decay)
+    return jn.supervised(net, jn.losses.half_squared_error, penalty=penalty)
+
+
+def disagreement(config: Config, data: Pair, dtype) -> float:
+    """Between the written-out gradient and jax.grad's, at the first batch."""
+    with jax.enable_x64(dtype == np.float64):
+        x, y = (jnp.asarray(part[: config.batch_size], dtype) for part in data)
+        net = make_net(config.hidden, y.shape[1])
+        params, _ = net.init(jax.random.key(config.seed), x)
+        objective = make_objective(net, config.decay)
+
+        @jax.jit
+        def by_hand(params):
+            return backpropagate(params["mlp"], x, y, sigmoid, sigmoid_slope, config.decay)[1]
+
+        @jax.jit
+        @jax.grad
+        def by_grad(params):
+            return objective(params, {}, (x, y), key=None, train=True)[0]
+
+        ours, exact = by_hand(params), by_grad(params)
+        pairs = list(zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True))
+        assert all(leaf.dtype == dtype for pair in pairs for leaf in pair)
+        return max(float(abs(a - b).max()) for a, b in pairs) / max(
+            float(abs(b).max()) for _, b in pairs
+        )
+
+
+def train_both(config: Config, train: Pair, test: Pair) -> tuple[np.ndarray, float]:
+    """Training by hand and by make_step on the same batches: losses (2, steps), and accuracy."""
+    net = make_net(config.hidden, train[1].shape[1])
+    optimizer = optax.sgd(config.learning_rate)
+    step = jn.make_step(make_objective(net, config.decay), optimizer)
+    train_state = jn.init_training(net, optimizer, jax.random.key(config.seed), train)
+    params = jax.tree.map(jnp.copy, train_state.params["mlp"])  # the step donates its own
+
+    @jax.jit
+    def by_hand(params, x, y):
+        loss, gradients = backpropagate(params, x, y, sigmoid, sigmoid_slope, config.decay)
+        return descend(params, gradients, config.learning_rate), loss
+
+    losses = []
+    for epoch in tqdm(range(config.epochs), desc="epochs"):
+        for x, y in jn.data.batches(train, config.batch_size, seed=epoch, drop_last=True):
+            params, loss = by_hand(params, x, y)
+            train_state, metrics = step(train_state, (x, y))
+            losses.append((loss, metrics["loss"]))
+    outputs, _ = net.apply({"mlp": params}, {}, jnp.asarray(test[0]))
+    return np.array(losses).T, float((outputs.argmax(-1) == test[1].argmax(-1)).mean())
+
+
+def truncation(methods=("forward", "central"), dtypes=(np.float64, np.float32)):
+    """(method, precision) -> steps h and errors of the neuron's numerical gradient."""
+    s = 1 / (1 + np.exp(-(W @ X)))
+
+    @jax.jit
+    def neuron(w):
+        return jax.nn.sigmoid(jnp.dot(w, jnp.asarray(X, w.dtype)))
+
+    found = {}
+    for dtype in dtypes:
+        steps = np.geomspace(1e-15 if dtype == np.float64 else 1e-7, 0.5, 90)
+        for method in methods:
+            gradients = [
+                jn.inspect.numerical_gradient(neuron, W, h, method, dtype=dtype) for h in steps
+            ]
+            errors = abs(np.array(gradients, np.float64) - s * (1 - s) * X).max(1)
+            found[method, np.dtype(dtype).name] = steps, errors
+    return found
+
+
+def order(found: tuple[np.ndarray, np.ndarray], low: float, high: float = 0.1) -> float:
+    """The slope of the error between two steps, both logarithmic."""
+    steps, errors = found
+    here = (low <= steps) & (steps <= high)
+    return float(np.polyfit(np.log(steps[here]), np.log(errors[here]), 1)[0])
+
+
+# Steps from which on rounding is no part of the error.
+CLEAN = {
+    ("forward", "float64"): 1e-5,
+    ("central", "float64"): 1e-3,
+    ("forward", "float32"): 1e-2,
+    ("central", "float32"): 3e-2,
+}
+
+
+def draw_truncation(found):
+    """Error against h, one panel a precision, with what theory says."""
+    figure = new_figure(9.6, 4.2)
+    s = 1 / (1 + np.exp(-(W @ X)))
+    second, third = s * (1 - s) * (1 - 2 * s), s * (1 - s) * (1 - 6 * s + 6 * s * s)
+    for axes, dtype in zip(
+        figure.subplots(1, 2, sharey=True), (np.float64, np.float32), strict=True
+    ):
+        name, eps = np.dtype(dtype).name, np.finfo(dtype).eps / 2
+        for (method, color), theory in zip(
+            {"forward": COLORS[1], "central": COLORS[0]}.items(),
+            (lambda h: abs(second) * h * (X**2).max() / 2,
+             lambda h: abs(third) * h**2 * (abs(X) ** 3).max() / 6),
+            strict=True,
+        ):  # fmt: skip
+            steps, errors = found[method, name]
+            shown = errors > 0
+            axes.loglog(steps[shown], errors[shown], ".", color=color, ms=5, label=method)
+            power = {"forward": "O(h)", "central": "O(h²)"}[method]
+            axes.loglog(steps, theory(steps), "-", color=color, lw=1, alpha=0.8, label=power)
+        steps, _ = found["forward", name]
+        axes.loglog(steps, eps * s / steps, ":", color="0.3", lw=1.2, label="rounding, ε f / h")
+        axes.set_ylim(1e-14, 3)
+        axes.set_xlabel("step h")
+        axes.set_title(name, fontsize=11)
+        axes.grid(color="0.92")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("largest error of the gradient")
+    figure.axes[0].legend(frameon=False, loc="lower left", fontsize=9)
+    return figure
+
+
+def draw_losses(losses: np.ndarray, epochs: int):
+    """The two losses on each other, and how far they are apart."""
+    figure = new_figure(9.6, 3.6)
+    left, right = figure.subplots(1, 2)
+    hand, library = losses.reshape(2, epochs, -1).mean(2)
+    left.plot(np.arange(1, epochs + 1), hand, color=COLORS[5], lw=2, label="by hand")
+    left.plot(np.arange(1, epochs + 1), library, "o", color=COLORS[1], ms=3, label="make_step")
+    left.set_yscale("log")
+    left.set_xlabel("epoch")
+    left.set_ylabel("mean cost of the batches")
+    left.legend(frameon=False)
+    steps, gap = np.arange(1, losses.shape[1] + 1), abs(losses[0] - losses[1]) / losses[1]
+    right.plot(steps[gap > 0], gap[gap > 0], ".", ms=2.5, color=COLORS[0], label="each step")
+    eps = np.finfo(np.float32).eps
+    right.axhline(eps, color=COLORS[1], ls="--", lw=1.2, label="one bit of float32")
+    right.set_yscale("log")
+    right.set_ylim(1e-8, 1e-4)
+    right.set_xlabel("step")
+    right.set_ylabel("relative difference of the two")
+    right.legend(frameon=False, loc="upper left")
+    for axes in (left, right):
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def neuron(w0, x0, w1, x1, w2):
+    """A sigmoid neuron of elementary operations."""
+    return 1 / (1 + jnp.exp(-(w0 * x0 + w1 * x1 + w2)))
+
+
+def product(x, y, z):
+    """A product of a sum."""
+    return (x + y) * z
+
+
+def perceptron(x, W1, b1, W2, b2, y):
+    """The cost of a perceptron with one hidden layer at one example."""
+    a = jax.nn.sigmoid(W1 @ x + b1)
+    return jnp.sum((jax.nn.sigmoid(W2 @ a + b2) - y) ** 2) / 2
+
+
+def draw_graphs() -> dict:
+    """The lectures' two graphs, and that of a small perceptron with arrays on its edges."""
+    r = np.random.default_rng(0)
+    arrays = [r.normal(size=shape) for shape in [(3,), (4, 3), (4,), (2, 4), (2,)]]
+    see = jn.inspect.graph
+    return {
+        "product": jn.viz.graph(see(product, -2, 5, -4)),
+        "neuron": jn.viz.graph(see(neuron, 2, -1, -3, -2, -3), digits=2),
+        "perceptron": jn.viz.graph(see(perceptron, *arrays, np.array([0.0, 1.0])), digits=2),
+    }
+
+
+def run(config: Config) -> Results:
+    """Compares, trains, measures and draws."""
+    start = time.perf_counter()
+    train, test = ((x, np.eye(10, dtype=np.float32)[labels]) for x, labels in jn.data.digits())
+    gradients = {np.dtype(t).name: disagreement(config, train, t) for t in (np.float32, np.float64)}
+    for name, value in gradients.items():
+        print(f"gradient by hand against jax.grad, {name}: largest relative difference {value:.1e}")
+    losses, accuracy = train_both(config, train, test)
+    gap = abs(losses[0] - losses[1]) / losses[1]
+    print(f"losses of {losses.shape[1]} steps: largest relative difference {gap.max():.1e}")
+    print(f"cost of the last batch {losses[0, -1]:.4f}; {accuracy:.2%} of the held-out digits read")
+    found = truncation()
+    orders = {which: order(found[which], low) for which, low in CLEAN.items()}
+    for (method, name), slope in orders.items():
+        best = found[method, name][1].min()
+        print(f"{method} difference, {name}: error ~ h^{slope:.3f}, {best:.1e} at best")
+    figures = draw_graphs() | {
+        "numerical": draw_truncation(found),
+        "training": draw_losses(losses, config.epochs),
+    }
+    pictures = [
+        jn.viz.save(figure, config.output / f"{name}.png") for name, figure in figures.items()
+    ]
+    print("pictures: " + ", ".join(map(str, pictures)))
+    print(f"{time.perf_counter() - start:.1f} seconds, compilation included")
+    return Results(gradients, losses, accuracy, orders, pictures)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    run(tyro.cli(Config))

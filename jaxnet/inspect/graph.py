@@ -1,0 +1,312 @@
+"""The computation of a function as a graph, with the value and the gradient on every edge."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.inspect.table import Table
+
+CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+SIGNS: dict[str, str] = {
+    "add": "+", "add_any": "+", "sub": "−", "mul": "×", "div": "÷", "neg": "×−1", "pow": "^",
+    "logistic": "σ", "sqrt": "√", "square": "x²", "abs": "|x|", "dot_general": "@",
+    "reduce_sum": "Σ", "reduce_max": "max", "reduce_min": "min", "select_n": "where",
+    "convert_element_type": "cast", "broadcast_in_dim": "broadcast",
+    "gt": ">", "lt": "<", "ge": "≥", "le": "≤", "eq": "=", "ne": "≠",
+}  # fmt: skip
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Node(NamedTuple):
+    """One box of the graph.
+
+    Fields:
+      label: the name of an input, or the usual sign of an operation: +, ×, max, σ, exp.
+      kind: what it is. Constants are arrays; a number is part of the operation's label, as in ×2.
+      value: what it gives; a tuple for an operation with several results.
+      gradient: of the output with respect to `value`, the sum over all edges that leave the node;
+        None where the value is no float.
+    """
+
+    label: str
+    kind: Literal["input", "constant", "operation", "output"]
+    value: Any
+    gradient: Any
+
+
+class Edge(NamedTuple):
+    """One use of a value.
+
+    Fields:
+      source, target: places in `Graph.nodes`.
+      value: what flows forwards.
+      gradient: what flows backwards over this edge alone; None where the value is no float.
+    """
+
+    source: int
+    target: int
+    value: Any
+    gradient: Any
+
+
+class Graph(NamedTuple):
+    """Nodes in the order of the computation, the output last; prints as a table."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    def table(self) -> Table:
+        """The table that is printed: one row a node, with the nodes that it looks at."""
+        rows = []
+        for i, node in enumerate(self.nodes):
+            sources = ", ".join(str(edge.source) for edge in self.edges if edge.target == i)
+            rows.append((str(i), node.label, sources, short(node.value), short(node.gradient)))
+        return Table("Graph", ("", "node", "of", "value", "gradient"), rows)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def graph(f: Callable[..., Any], *args: Any) -> Graph:
+    """What f computes at these arguments: every operation, its value and its gradient.
+
+    The function is traced to single operations, which run one by one: forwards for the values, then
+    backwards, where each operation turns the gradient of what it gives into those of what it took.
+    A value that is used twice has two edges, and its gradient is the sum of theirs. Functions under
+    `jit` are looked into; those with a derivative of their own (`jax.nn.relu`) are one node.
+
+    Args:
+      f: gives one number. Its arguments lend their names to the inputs.
+      args: arrays, numbers or pytrees of them. Python's whole numbers count as floats.
+
+    Returns:
+      A `Graph`; draw it by `jn.viz.graph`.
+
+    Raises:
+      ValueError: where f gives anything but one float.
+
+    Example:
+      >>> print(graph(lambda x, y, z: (x + y) * z, -2, 5, -4))
+      Graph
+         node  of    value  gradient
+      ──────────────────────────────
+      0  x           −2     −4
+      1  y           5      −4
+      2  z           −4     3
+      3  +     0, 1  3      −4
+      4  ×     3, 2  −12    1
+      5  f     4     −12    1
+
+    Reference: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating
+    errors".
+    """
+    args = jax.tree.map(lambda a: float(a) if type(a) is int else a, args)
+    closed = jax.make_jaxpr(f)(*args)
+    shapes = closed.out_avals
+    if len(shapes) != 1 or shapes[0].shape != () or not _floating(shapes[0]):
+        given = ", ".join(str(s) for s in shapes) or "nothing"
+        raise ValueError(f"graph: f must give one float, got {given}; take its mean, or one entry")
+    tape = _Tape()
+    wires = [
+        tape.add(name, "input", jnp.asarray(leaf))
+        for name, leaf in zip(_names(f, args), jax.tree.leaves(args), strict=True)
+    ]
+    (output,) = tape.run(closed.jaxpr, closed.consts, wires)
+    output = tape.wire(output)
+    name = getattr(f, "__name__", "f")
+    tape.add("f" if name == "<lambda>" else name, "output", output.value, [output])
+    return tape.backward()
+
+
+def short(value: Any, digits: int = 3) -> str:
+    """A value in a few characters: a number, or the shape and the Euclidean norm of an array.
+
+    Example:
+      >>> short(-0.19661), short(np.ones((2, 8))), short(None)
+      ('−0.197', '(2, 8) ‖4‖', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ", ".join(short(v, digits) for v in value)
+    value = np.asarray(value)
+    if value.dtype == bool and not value.shape:
+        return str(bool(value))
+    size = value.astype(float) if not value.shape else np.linalg.norm(value.astype(float))
+    number = f"{float(size):.{digits}g}".replace("-", "−")
+    number = "0" if number == "−0" else number
+    return f"{value.shape} ‖{number}‖" if value.shape else number
+
+
+class _Wire(NamedTuple):
+    """One result of one node."""
+
+    node: int
+    slot: int
+    value: Any
+
+
+class _Step(NamedTuple):
+    """A node on the way forwards: what it takes and gives, and how gradients go back through it."""
+
+    label: str
+    kind: Any
+    sources: list[_Wire]
+    values: tuple[Any, ...]
+    pull: Callable[[list], list]  # gradients of the values -> gradients of the sources
+
+
+class _Tape:
+    """Everything computed so far."""
+
+    def __init__(self):
+        self.steps: list[_Step] = []
+
+    def add(self, label: str, kind: str, value: Any, sources: list[_Wire] | None = None) -> _Wire:
+        """A node with one value, which it passes on as it is."""
+        self.steps.append(_Step(label, kind, sources or [], (value,), lambda gradients: gradients))
+        return _Wire(len(self.steps) - 1, 0, value)
+
+    def wire(self, x: Any) -> _Wire:
+        """x itself, or a node for a constant."""
+        return x if isinstance(x, _Wire) else self.add(short(x), "constant", jnp.asarray(x))
+
+    def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
+        """Goes through the equations; arguments and results are wires, or numbers as they are."""
+        known = dict(zip(jaxpr.invars, args, strict=True))
+        for variable, value in zip(jaxpr.constvars, consts, strict=True):
+            scalar = np.ndim(value) == 0
+            known[variable] = value if scalar else self.add("constant", "constant", value)
+
+        def read(variable):
+            return variable.val if hasattr(variable, "val") else known[variable]
+
+        for eqn in jaxpr.eqns:
+            found = [read(variable) for variable in eqn.invars]
+            known |= zip(eqn.outvars, self._equation(eqn, found), strict=True)
+        return [read(variable) for variable in jaxpr.outvars]
+
+    def _equation(self, eqn: Any, args: list[Any]) -> list[Any]:
+        if eqn.primitive.name in CALLS and "jaxpr" in eqn.params:
+            inside = eqn.params["jaxpr"]
+            return self.run(getattr(inside, "jaxpr", inside), getattr(inside, "consts", ()), args)
+        if _says_nothing(eqn):
+            return args
+        sources = [a for a in args if isinstance(a, _Wire)]
+        if not sources and all(np.ndim(a) == 0 for a in args) and len(eqn.outvars) == 1:
+            found = _bind(eqn, args)[0]
+            return [found if np.ndim(found) == 0 else self.add("constant", "constant", found)]
+        moving = [i for i, a in enumerate(args) if isinstance(a, _Wire) and _floating(a.value)]
+
+        def function(*moved):
+            full = [a.value if isinstance(a, _Wire) else a for a in args]
+            for i, value in zip(moving, moved, strict=True):
+                full[i] = value
+            return _bind(eqn, full)
+
+        values, vjp = jax.vjp(function, *[args[i].value for i in moving])
+
+        def pull(gradients):
+            zero = [np.zeros(np.shape(v), jax.dtypes.float0) for v in values]
+            given = [z if g is None else g for g, z in zip(gradients, zero, strict=True)]
+            back = dict(zip(moving, vjp(tuple(given)), strict=True))
+            return [back.get(i) for i, a in enumerate(args) if isinstance(a, _Wire)]
+
+        self.steps.append(_Step(_label(eqn, args), "operation", sources, values, pull))
+        return [_Wire(len(self.steps) - 1, slot, value) for slot, value in enumerate(values)]
+
+    def backward(self) -> Graph:
+        """Gradients from the last node to the first."""
+        gradients = [[_zero(v) for v in step.values] for step in self.steps]
+        gradients[-1] = [jnp.ones_like(self.steps[-1].values[0])]
+        edges = []
+        for i in reversed(range(len(self.steps))):
+            step = self.steps[i]
+            if not step.sources:
+                continue
+            found = list(zip(step.sources, step.pull(gradients[i]), strict=True))
+            edges += [Edge(w.node, i, w.value, g) for w, g in reversed(found)]
+            for wire, gradient in found:  # a copy adds
+                if gradient is not None:
+                    gradients[wire.node][wire.slot] += gradient
+        nodes = [
+            Node(step.label, step.kind, *(_one(tuple(entry)) for entry in (step.values, gradient)))
+            for step, gradient in zip(self.steps, gradients, strict=True)
+        ]
+        return Graph(tuple(nodes), tuple(reversed(edges)))
+
+
+def _bind(eqn: Any, args: list[Any]) -> tuple[Any, ...]:
+    result = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
+    return tuple(result) if eqn.primitive.multiple_results else (result,)
+
+
+def _says_nothing(eqn: Any) -> bool:
+    """Casts that change no dtype: JAX notes so that a number was a Python float."""
+    return (
+        eqn.primitive.name in ("convert_element_type", "copy", "copy_p")
+        and eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
+    )
+
+
+def _label(eqn: Any, args: list[Any]) -> str:
+    """The sign of an operation; a number among its arguments becomes a part of it."""
+    name: str = eqn.primitive.name
+    if name.startswith("custom_"):
+        inside = eqn.params.get("call_jaxpr")
+        info = getattr(getattr(inside, "jaxpr", inside), "debug_info", None)
+        return getattr(info, "func_name", None) or name
+    if name == "integer_pow":
+        return "x" + str(eqn.params["y"]).translate(RAISED)
+    sign = SIGNS.get(name, name)
+    if len(args) != 2 or sum(isinstance(a, _Wire) for a in args) != 1:
+        return sign
+    left = not isinstance(args[0], _Wire)
+    number = short(args[0] if left else args[1])
+    match name:
+        case "add":
+            return number if number.startswith("−") else f"+{number}"
+        case "sub" | "div" | "pow" if left:
+            return number + {"sub": "−", "div": "/", "pow": "^"}[name] + "x"
+        case "sub" | "mul" | "div":
+            return sign + number
+        case "pow":
+            return f"x^{number}"
+        case "gt" | "lt" | "ge" | "le" | "eq" | "ne":
+            return f"{number} {sign} x" if left else f"x {sign} {number}"
+    return f"{sign}({number}, x)"
+
+
+def _names(f: Callable, args: tuple) -> list[str]:
+    """One a leaf: the argument's name, and the path in it."""
+    words: list[str] = []
+    try:
+        for p in inspect.signature(f).parameters.values():
+            rest = len(args) - len(words) if p.kind is p.VAR_POSITIONAL else None
+            words += [p.name] if rest is None else [f"{p.name}{i}" for i in range(rest)]
+    except (TypeError, ValueError):  # some built-in functions do not tell
+        words = [f"x{i}" for i in range(len(args))]
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(args)[0]]
+    return ["/".join([words[p[0].idx], *(jax.tree_util.keystr((k,), simple=True) for k in p[1:])])
+            for p in paths]  # fmt: skip
+
+
+def _floating(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def _zero(value: Any) -> Any:
+    return jnp.zeros_like(value) if _floating(value) else None
+
+
+def _one(values: tuple) -> Any:
+    return values[0] if len(values) == 1 else values

@@ -1,0 +1,76 @@
+"""Codes of two numbers: a point an example, coloured by its class."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def codes(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None) -> "Figure":
+    """Side by side, where each way of coding puts the same examples; the axes have no scale.
+
+    The name of a class stands at the median of its points, and beside its colour at the right.
+
+    Args:
+      panels: title -> points (examples, 2).
+      labels: (examples,) classes 0, 1, 2, ...; up to 20 have colours of their own.
+      names: of the classes; their numbers by default.
+
+    Raises:
+      ValueError: for no panel, points of another shape, or not as many labels.
+
+    Example:
+      >>> points = np.random.default_rng(0).normal(size=(30, 2))
+      >>> figure = codes({"PCA": points, "autoencoder": points**3}, np.arange(30) % 3)
+      >>> [axes.get_title() for axes in figure.axes]
+      ['PCA', 'autoencoder']
+    """
+    labels = np.asarray(labels)
+    if not panels:
+        raise ValueError("codes: needs at least one panel, such as {'PCA': points}")
+    if labels.ndim != 1 or not len(labels) or labels.min() < 0:
+        raise ValueError(f"codes: labels must be classes 0, 1, ... (examples,), got {labels!r:.60}")
+    for title, points in panels.items():
+        if np.shape(points) != (len(labels), 2):
+            raise ValueError(
+                f"codes: {len(labels)} labels need points ({len(labels)}, 2), "
+                f"got {np.shape(points)} for {title}"
+            )
+    classes = np.unique(labels)
+    if names is not None and len(names) <= classes[-1]:
+        raise ValueError(f"codes: class {classes[-1]} has no name, got {len(names)} names")
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+
+    colors = colormaps["tab10" if classes[-1] < 10 else "tab20"]
+    words = {c: str(c if names is None else names[c]) for c in classes}
+    longest = max(map(len, words.values()))
+    figure = new_figure(4.6 * len(panels) + 0.6 + 0.08 * longest, 4.6)
+    size = np.clip(4000 / len(labels), 1.5, 14)
+    for axes, (title, given) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        points = np.asarray(given, float)
+        # one scatter for all, so that no class lies on top of the others
+        axes.scatter(*points.T, s=size, color=colors(labels % 20), linewidths=0, alpha=0.7)
+        for label in classes:
+            axes.text(
+                *np.median(points[labels == label], axis=0),
+                words[label],
+                color=colors(int(label) % 20),
+                ha="center", va="center", fontsize=14, fontweight="bold",
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )  # fmt: skip
+        axes.set_title(title, fontsize=11)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color("0.8")
+    dots = [Line2D([], [], marker="o", linestyle="", color=colors(int(c) % 20)) for c in classes]
+    figure.legend(dots, list(words.values()), loc="outside right center", frameon=False)
+    return figure

@@ -1,0 +1,189 @@
+"""Computational graphs: operations as boxes, values and gradients on the edges."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.inspect.graph import Graph, short
+from jaxnet.viz.figure import COLORS, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
+FILLS = {"input": "#E8F1FA", "constant": "0.93", "operation": "white", "output": "#FFF4DC"}
+SWEEPS = 40  # over the columns: the first half finds the order, the second straightens
+ROW, BEND = 0.58, 0.32  # inches
+
+
+def graph(computed: Graph, *, digits: int = 3) -> "Figure":
+    """The graph of a computation from left to right, as it is drawn on blackboards.
+
+    On each edge the value that flows forwards stands above it, and the gradient that flows back
+    below. An array is shown as its shape and its Euclidean norm. Where a value is used more than
+    once, the sum of the gradients that come back stands below its box.
+
+    Args:
+      computed: of `jn.inspect.graph`; a dozen or two of nodes are read easily, not hundreds.
+      digits: of the numbers.
+
+    Raises:
+      TypeError: for anything but a graph.
+
+    Example:
+      >>> computed = jn.inspect.graph(lambda x, y, z: (x + y) * z, -2, 5, -4)
+      >>> figure = graph(computed)
+      >>> [text.get_text() for text in figure.axes[0].texts][:6]
+      ['x', 'y', 'z', '+', '×', 'f']
+    """
+    if not isinstance(computed, Graph):
+        raise TypeError(
+            f"graph: needs what jn.inspect.graph gives, got {type(computed).__name__}; "
+            "write graph(jn.inspect.graph(f, x))"
+        )
+    nodes, edges = computed
+    places, routes = _layout(len(nodes), [(e.source, e.target) for e in edges])
+    widths = [max(0.34, 0.085 * len(node.label) + 0.16) for node in nodes]
+    words = [(short(e.value, digits), short(e.gradient, digits)) for e in edges]
+
+    uses = np.bincount([e.source for e in edges], minlength=len(nodes))
+    sums = [
+        f"Σ {short(node.gradient, digits)}" if count > 1 and hasattr(node.gradient, "dtype") else ""
+        for node, count in zip(nodes, uses, strict=True)
+    ]
+
+    wide = np.zeros(int(places[:, 0].max()) + 1)  # of each column, in inches
+    for (column, _), width, total in zip(places, widths, sums, strict=True):
+        wide[int(column)] = max(wide[int(column)], width, 0.075 * len(total))
+    for route, (forward, backward) in zip(routes, words, strict=True):
+        column = int(route[1, 0])
+        wide[column] = max(wide[column], 0.15 + 0.075 * max(len(forward), len(backward)))
+    left = np.concatenate([[0], np.cumsum(wide[:-1] + BEND)])
+    rows = np.concatenate([places[:, 1], *(route[:, 1] for route in routes)])
+    width, height = left[-1] + wide[-1], ROW * (rows.max() - rows.min())
+
+    figure = new_figure(width + 0.3, height + 0.8)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))  # so that a unit is an inch
+    axes.set_xlim(-0.15, width + 0.15)
+    axes.set_ylim(-height - 0.4, 0.4)
+    axes.axis("off")
+
+    def inches(place, side=0.5):
+        column = int(place[0])
+        return left[column] + side * wide[column], ROW * (rows.min() - place[1])
+
+    for node, place, size in zip(nodes, places, widths, strict=True):
+        _box(axes, *inches(place), size, FILLS[node.kind], node.label)
+    for place, total in zip(places, sums, strict=True):
+        x, y = inches(place)
+        if total:
+            _words(axes, x, y - 0.18, total, BACKWARD, "top")
+    for edge, route, (forward, backward) in zip(edges, routes, words, strict=True):
+        points = [inches(place, side) for place in route[1:-1] for side in (0, 1)]
+        (x0, y0), (x1, y1) = inches(route[0]), inches(route[-1])
+        start, end = (x0 + widths[edge.source] / 2, y0), (x1 - widths[edge.target] / 2, y1)
+        _line(axes, [start, *points, end])
+        x, y = inches(route[1])
+        _words(axes, x, y + 0.03, forward, FORWARD, "bottom")
+        _words(axes, x, y - 0.04, backward, BACKWARD, "top")
+    return figure
+
+
+def _box(axes: Any, x: float, y: float, width: float, fill: str, label: str) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    corner, size = (x - width / 2 + 0.05, y - 0.11), (width - 0.1, 0.22)
+    style = "round,pad=0.05,rounding_size=0.08"
+    axes.add_patch(
+        FancyBboxPatch(corner, *size, boxstyle=style, fc=fill, ec="0.35", lw=1, zorder=3)
+    )
+    axes.text(x, y, label, ha="center", va="center", fontsize=10, zorder=4)
+
+
+def _words(axes: Any, x: float, y: float, words: str, color: str, where: str) -> None:
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2.5, foreground="white")]  # stays readable across other edges
+    axes.text(
+        x, y, words, color=color, fontsize=8.5, ha="center", va=where, path_effects=halo, zorder=5
+    )
+
+
+def _line(axes: Any, points: list[tuple[float, float]]) -> None:
+    """A smooth line through the points, level at each of them, with an arrow."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.path import Path
+
+    corners, codes = [points[0]], [Path.MOVETO]
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        middle = (x0 + x1) / 2
+        corners += [(middle, y0), (middle, y1), (x1, y1)]
+        codes += [Path.CURVE4] * 3
+    axes.add_patch(
+        FancyArrowPatch(
+            path=Path(corners, codes), arrowstyle="-|>", mutation_scale=8, color="0.45",
+            lw=1, shrinkA=0, shrinkB=0, zorder=2,
+        )
+    )  # fmt: skip
+
+
+def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(column, row) of each node, and of the places that each edge goes through.
+
+    Layers after Sugiyama, Tagawa and Toda 1981. Even columns hold the nodes, by the longest way
+    from an input; odd ones what is written on the edges that leave them. An edge has an invisible
+    node in each column on its way, so that it goes round the boxes, and what is written on two of
+    them never meets. The order in a column follows the mean of the neighbours.
+    """
+    column = [0] * count
+    for source, target in sorted(edges, key=lambda edge: edge[1]):  # nodes come in order
+        column[target] = max(column[target], column[source] + 2)
+    size, chains = [1.0] * count, []
+    for source, target in edges:
+        way = range(column[source] + 1, column[target])
+        chains.append([source, *range(len(column), len(column) + len(way)), target])
+        column += way
+        size += [1.0] + [0.5] * (len(way) - 1)  # a bare line needs less room than words
+    before: list[list[int]] = [[] for _ in column]
+    after: list[list[int]] = [[] for _ in column]
+    for chain in chains:
+        for a, b in zip(chain, chain[1:], strict=False):
+            after[a].append(b)
+            before[b].append(a)
+    layers = [[i for i, c in enumerate(column) if c == k] for k in range(max(column) + 1)]
+    sizes, row = np.array(size), np.zeros(len(column))
+    for layer in layers:
+        row[layer] = _spaced(np.zeros(len(layer)), sizes[layer])
+    for sweep in range(SWEEPS):
+        forwards, straighten = sweep % 2 == 0, sweep >= SWEEPS // 2
+        for layer in layers if forwards else layers[::-1]:
+            near = [before[i] if forwards else after[i] for i in layer]
+            if straighten:
+                near = [_levelled(i, before, after) for i in layer]
+            wanted = np.array([row[n or [i]].mean() for i, n in zip(layer, near, strict=True)])
+            if not straighten:
+                order = np.argsort(wanted, kind="stable")
+                layer[:], wanted = [layer[i] for i in order], wanted[order]
+            row[layer] = _spaced(wanted, sizes[layer])
+    places = np.stack([column, row], 1).astype(float)
+    return places[:count], [places[chain] for chain in chains]
+
+
+def _levelled(i: int, before: list[list[int]], after: list[list[int]]) -> list[int]:
+    """What a node should be level with: the words on a lone edge stand beside their source."""
+    if len(before[i]) == 1 and len(after[i]) == 1 and len(after[before[i][0]]) == 1:
+        return before[i]
+    return before[i] + after[i]
+
+
+def _spaced(wanted: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The rows nearest to the wanted ones that keep their distance: pools of neighbours."""
+    offsets = np.cumsum(sizes) - sizes / 2
+    pools: list[list[float]] = []
+    for value in wanted - offsets:
+        pools.append([value])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    return np.array([np.mean(pool) for pool in pools for _ in pool]) + offsets

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from jaxnet.data import patches
+
+
+def numbered(height, width, start=0):
+    return start + np.arange(height * width).reshape(height, width)
+
+
+def test_a_patch_is_a_square_of_an_image():
+    image = numbered(9, 7)
+    for patch in patches([image], 4, 20):
+        row, column = divmod(int(patch[0, 0]), 7)
+        np.testing.assert_array_equal(patch, image[row : row + 4, column : column + 4])
+
+
+def test_every_place_of_every_image_is_as_likely():
+    """(8 - 2) · (6 - 2) = 24 places in one, (4 - 2) · (4 - 2) = 4 in the other, edges too."""
+    images = [numbered(8, 6), numbered(4, 4, 1000)]
+    corners = patches(images, 3, 14_000)[:, 0, 0]
+    places, counts = np.unique(corners, return_counts=True)
+    assert len(places) == 28
+    assert abs(counts - 500).max() < 5 * 500**0.5
+
+
+def test_colour_dtype_and_one_array_of_images():
+    x = np.random.default_rng(0).integers(0, 256, (5, 8, 9, 3), dtype=np.uint8)
+    cut = patches(x, 8, 6)
+    assert cut.shape == (6, 8, 8, 3) and cut.dtype == np.uint8
+
+
+def test_seeds():
+    image = numbered(30, 30)
+    np.testing.assert_array_equal(patches([image], 4, 9), patches([image], 4, 9, seed=0))
+    assert (patches([image], 4, 9) != patches([image], 4, 9, seed=1)).any()
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "count", "message"),
+    [
+        ([], 3, 1, "at least one, got"),
+        (np.ones((8, 8)), 3, 1, r"for one image write \[image\]"),
+        ([np.ones((8, 8, 3)), np.ones((8, 8))], 3, 1, "as many channels"),
+        ([np.ones((8, 8)), np.ones((5, 9))], 6, 1, "size must be 1 to 5, the smallest side, got 6"),
+        ([np.ones((8, 8))], 0, 1, "size must be 1 to 8"),
+        ([np.ones((8, 8))], 3, 0, "count must be at least 1"),
+    ],
+)
+def test_wrong_options(images, size, count, message):
+    with pytest.raises(ValueError, match=message):
+        patches(images, size, count)

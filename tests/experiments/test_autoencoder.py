@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="PCA and the digits")
+
+from experiments import autoencoder
+
+
+def test_a_short_run_measures_and_draws(tmp_path, capsys):
+    kinds = ("plain", "tied")
+    config = autoencoder.Config(kinds=kinds, epochs=2, seeds=2, output=tmp_path)
+    results = autoencoder.run(config)
+    assert list(results.errors) == ["PCA", *kinds] == list(results.masked)
+    assert results.errors["PCA"] == pytest.approx(0.01116, abs=1e-5)  # scikit-learn, 16 components
+    for kind in kinds:
+        first, second = results.errors[kind]
+        assert first != second and 0.011 < min(first, second) < max(first, second) < 0.1
+    assert list(results.manifold) == ["PCA", "deep autoencoder"]
+    assert {path.name for path in results.pictures} == {
+        "reconstructions.png", "masked.png", "manifold.png",
+        "filters_PCA.png", "filters_plain.png", "filters_tied.png",
+    }  # fmt: skip
+    assert all(path.stat().st_size > 1000 for path in results.pictures)
+    assert "1,438 images to train on, 359 held out, codes of 16" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_claim_with_fewer_epochs(tmp_path):
+    """Deep beats PCA on what is held out, denoising on what is masked; neither is perfect."""
+    config = autoencoder.Config(kinds=("denoising", "deep"), epochs=60, output=tmp_path)
+    errors, masked, manifold, _ = autoencoder.run(config)
+    assert 0.4 < errors["deep"][0] / errors["PCA"][0] < 0.85
+    assert 0.4 < masked["denoising"][0] / masked["PCA"][0] < 0.9
+    assert 0.4 < manifold["deep autoencoder"][0] / manifold["PCA"][0] < 0.9
+    assert manifold["PCA"][1] + 0.05 < manifold["deep autoencoder"][1] < 0.97
+
+
+def test_the_first_output_is_the_mean_image():
+    import jax
+
+    mean = np.linspace(0.02, 0.9, 64)
+    net, _ = autoencoder.make("plain", mean, 5)
+    params, _ = net.init(jax.random.key(0), np.zeros((1, 64), np.float32))
+    bias = np.asarray(params["decoder"]["output"]["bias"])
+    np.testing.assert_allclose(1 / (1 + np.exp(-bias)), mean, rtol=1e-5)
+
+
+def test_mnist_is_cut_to_the_train_size(monkeypatch):
+    images = np.zeros((9, 28, 28, 1)), np.arange(9)
+    monkeypatch.setattr(autoencoder.jn.data, "mnist", lambda data_dir: (images, data_dir))
+    config = autoencoder.Config(data="mnist", data_dir=Path("there"), train_size=5)
+    (x, y), test = autoencoder.load(config)
+    assert len(x) == len(y) == 5 and test == Path("there")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"kinds": ("deep", "wide")}, "kinds are some of plain, tied, .*, got wide"),
+    ],
+)
+def test_wrong_options(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        autoencoder.Config(**wrong)

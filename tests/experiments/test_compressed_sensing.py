@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from experiments import compressed_sensing as cs
+
+
+def test_theory_at_known_points():
+    """Weak threshold at half as many measurements: 0.385 of them [Donoho and Tanner 2009]."""
+    shares = np.array([0.0, 0.5 * 0.3848, 1.0])
+    np.testing.assert_allclose(cs.theory(shares), [0, 0.5, 1], atol=1e-3)
+    assert (np.diff(cs.theory(np.linspace(0, 1, 50))) > 0).all()
+
+
+def test_half_way():
+    recovered = np.array([[0, 0.25, 0.75, 1], [0, 0, 0, 0.4], [0.6, 1, 1, 1]])
+    np.testing.assert_allclose(cs.half_way(recovered, np.array([1, 3, 5, 7])), [4, np.nan, np.nan])
+
+
+def test_phase_plot_is_black_and_white_on_the_two_sides_of_theory():
+    config = cs.Config(unknowns=60, cells=4, trials=5, steps=150)
+    recovered, sparse, counts = cs.phase(config)
+    assert sparse.tolist() == [12, 24, 36, 48] and counts.tolist() == [15, 30, 45, 60]
+    needed = cs.theory(sparse / 60)[:, None]
+    measured = counts / 60
+    assert (recovered[measured > needed + 0.2] > 0.7).all()
+    assert (recovered[measured < needed - 0.2] < 0.3).all()
+    assert 0.2 < recovered.mean() < 0.6
+
+
+def test_a_digit_comes_back():
+    """Drawn on a small sheet: an eighth of the pixels inked."""
+    image = np.zeros((2, 10, 10), np.float32)
+    image[0, 2:9, 5] = image[1, 3, 2:8] = 0.8
+    image[0, 5, 2:5] = image[1, 4:8, 6] = 0.3
+    found = cs.read_back(cs.Config(steps=150, fractions=(0.1, 0.5)), image.reshape(2, 100))
+    assert found.shape == (2, 3, 2, 100)
+    errors = np.linalg.norm(found - image.reshape(2, 100), axis=-1)
+    assert (errors[0, 1] > 0.1).all()  # from 10 numbers
+    assert (errors[1, 0] > 0.5).all() and (errors[1, 1:] < 1e-4).all()
+
+
+@pytest.mark.slow
+def test_a_run(tmp_path, tfds_data_dir):
+    config = cs.Config(
+        unknowns=40, cells=4, trials=2, steps=50, points=30, features=(8, 512),
+        fractions=(0.2, 0.5), output=tmp_path,
+    )  # fmt: skip
+    results = cs.run(config)
+    assert results.recovered.shape == (4, 4)
+    assert 0 <= results.off < 0.25
+    for largest in results.distortions.values():
+        assert 0.1 < largest[1] < 0.4 < largest[0]
+    assert results.digits.shape == (2, 3)
+    assert (results.digits[1] < results.digits[0]).all()
+    assert [path.name for path in results.pictures] == ["phase.png", "distances.png", "digits.png"]
+    assert all(path.is_file() for path in results.pictures)

@@ -1,0 +1,48 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from experiments import dbn
+
+
+def test_few_labels_are_as_many_of_each_class():
+    y = np.repeat(np.arange(3), 20)
+    x = np.arange(60.0)[:, None]
+    given = dbn.few((x, y), 4, seed=0)
+    assert np.bincount(given[1]).tolist() == [4, 4, 4]
+    assert len(set(given[0][:, 0].tolist())) == 12  # none twice
+    np.testing.assert_array_equal(y[given[0][:, 0].astype(int)], given[1])
+    assert not np.array_equal(given[0], dbn.few((x, y), 4, seed=1)[0])
+
+
+def test_tuning_starts_from_the_given_params():
+    (x, y), test = jn.data.digits()
+    train, test = (x[:300].reshape(-1, 64), y[:300]), (test[0].reshape(-1, 64), test[1])
+    net = jn.models.mlp([30, 10])
+    dead = {"dense": {"kernel": jnp.zeros((64, 30)), "bias": jnp.full(30, -9.0, jnp.float32)}}
+    chance = dbn.tune(jax.random.key(0), net, dead, train, test, 60)
+    assert 0 < chance < 0.2  # dead units stay dead, whatever is above them
+
+
+@pytest.mark.slow
+def test_a_tiny_run(tfds_data_dir, tmp_path, monkeypatch, capsys):
+    from jaxnet.data import tfds
+
+    load = tfds.load
+
+    def some(name, split, **options):
+        return load(name, f"{split}[:{1000 if split == 'train' else 200}]", **options)
+
+    monkeypatch.setattr(tfds, "load", some)
+    config = dbn.Config(
+        sizes=(20,), epochs=1, labels=(20,), seeds=1, tune_steps=60, sample_steps=5,
+        data_dir=tfds_data_dir, output=tmp_path,
+    )  # fmt: skip
+    results = dbn.run(config)
+    assert set(results.accuracies) == {"deep belief net", "random, sigmoid", "random, relu"}
+    assert results.accuracies["random, relu"].shape == (1, 1)
+    assert 0.5 < results.accuracies["random, relu"][0, 0] < 0.95
+    assert [path.name for path in results.pictures] == ["samples.png", "accuracy.png"]
+    assert "fitted 784 - 20 to 1,000 digits, no labels" in capsys.readouterr().out

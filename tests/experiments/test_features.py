@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+from experiments import features
+
+
+@pytest.mark.slow
+def test_a_tiny_run(tfds_data_dir, monkeypatch, tmp_path, capsys):
+    from jaxnet.data import tfds
+
+    load = tfds.load
+    monkeypatch.setattr(  # decoding all images takes seconds
+        tfds, "load", lambda name, split, **options: load(name, f"{split}[:300]", **options)
+    )
+    results = features.run(
+        features.Config(
+            features=36, train_size=250, test_size=200, epochs=100, seeds=1, centres=(10, 50),
+            data_dir=tfds_data_dir, output=tmp_path,
+        )
+    )  # fmt: skip
+    assert [name.split(",")[0] for name in results.accuracies] == [
+        "pixels", "random weights", "PCA whitening", "random digits", "k-means", "k-means",
+        "sparse coding", "sparse coding", "sparse coding",
+    ]  # fmt: skip
+    for accuracies in results.accuracies.values():
+        assert accuracies.shape == (1,) and 0.3 < accuracies[0] < 0.95
+    for accuracies in results.rbf.values():
+        assert accuracies.shape == (2, 1)
+        assert 0.5 < accuracies[0, 0] < accuracies[1, 0] < 0.99
+    assert [path.name for path in results.pictures] == ["dictionaries.png", "accuracies.png"]
+    assert all(path.is_file() and path.parent == tmp_path for path in results.pictures)
+    assert "250 digits to learn from, 200 to test with" in capsys.readouterr().out
+
+
+def test_words():
+    assert features.words(np.array([0.5])) == "50.00%"
+    assert features.words(np.array([0.5, 0.6])) == "55.00% +- 7.07"

@@ -1,0 +1,139 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.layers import polynomial, random_fourier, rbf
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(7, 4))
+
+
+# polynomial
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@pytest.mark.parametrize("inputs", [1, 4])
+def test_polynomial_is_scikit_learns(degree, inputs, x64):
+    preprocessing = pytest.importorskip(
+        "sklearn.preprocessing", reason="scikit-learn is the reference"
+    )
+    want = preprocessing.PolynomialFeatures(degree, include_bias=False).fit_transform(X[:, :inputs])
+    y, _ = polynomial(degree).apply({}, {}, jnp.array(X[:, :inputs]))
+    np.testing.assert_allclose(y, want, 1e-12)
+    assert y.shape[1] == math.comb(inputs + degree, degree) - 1
+
+
+def test_polynomial_sizes_of_the_docstring():
+    y = jax.eval_shape(lambda x: polynomial(2).apply({}, {}, x)[0], jn.spec((3, 64)))
+    assert y.shape == (3, 2144)
+
+
+def test_polynomial_slopes_at_0():
+    """d(ab)/da = b also where a = 0, and d(a²)/da = 0."""
+    jacobian = jax.jacobian(lambda x: polynomial(2).apply({}, {}, x)[0][0])(jnp.array([[0.0, 3.0]]))
+    assert jacobian[:, 0].tolist() == [[1, 0], [0, 1], [0, 0], [3, 0], [0, 6]]  # a b aa ab bb
+
+
+def test_polynomial_leaves_middle_axes_alone():
+    x = jnp.array(X[:6].reshape(2, 3, 4), jnp.float32)
+    y, _ = polynomial(2).apply({}, {}, x)
+    flat, _ = polynomial(2).apply({}, {}, x.reshape(6, 4))
+    np.testing.assert_array_equal(y.reshape(6, -1), flat)
+
+
+# rbf
+
+
+def test_rbf_by_hand(x64):
+    """Distances² 0, 25, 5; width² 4."""
+    params = {"centres": jnp.array([[1.0, 2.0], [4.0, -2.0], [0.0, 0.0]]), "width": jnp.array(2.0)}
+    y, _ = rbf(3).apply(params, {}, jnp.array([[1.0, 2.0]]))
+    np.testing.assert_allclose(y, [[1, math.exp(-25 / 8), math.exp(-5 / 8)]], 1e-14)
+
+
+def test_rbf_is_scikit_learns_kernel(x64):
+    pairwise = pytest.importorskip("sklearn.metrics.pairwise", reason="the reference")
+    centres = np.random.default_rng(1).normal(size=(5, 4))
+    y, _ = rbf(5).apply({"centres": jnp.array(centres), "width": jnp.array(1.7)}, {}, jnp.array(X))
+    np.testing.assert_allclose(y, pairwise.rbf_kernel(X, centres, 1 / (2 * 1.7**2)), 1e-10)
+
+
+def test_rbf_far_from_the_origin():
+    """Years, say: in float32 the squares of 2020 would leave no digit for a distance of 1."""
+    params = {"centres": jnp.array([[2020.0], [2021.0]]), "width": jnp.array(1.0)}
+    y, _ = rbf(2).apply(params, {}, jnp.array([[2020.0], [2020.5]]))
+    want = [[1, math.exp(-1 / 2)], [math.exp(-1 / 8), math.exp(-1 / 8)]]
+    np.testing.assert_allclose(y, want, 1e-6)
+
+
+def test_rbf_begins_with_its_width_and_normal_centres():
+    params, _ = rbf(500, width=3.0).init(KEY, jn.spec((2, 40)))
+    assert params["width"] == 3 and params["centres"].shape == (500, 40)
+    assert 0.98 < params["centres"].std() < 1.02 and abs(params["centres"].mean()) < 0.03
+
+
+# random_fourier
+
+
+def test_random_fourier_by_hand(x64):
+    params = {"kernel": jnp.array([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]), "bias": jnp.arange(3.0)}
+    y, _ = random_fourier(3).apply(params, {}, jnp.array([[2.0, 4.0]]))
+    want = math.sqrt(2 / 3) * np.cos([[4.0, 5.0, 6.0]])
+    np.testing.assert_allclose(y, want, 1e-14)
+
+
+@pytest.mark.parametrize("bandwidth", [0.7, 2.0])
+def test_random_fourier_approximates_the_gaussian_kernel(bandwidth):
+    """4 waves' worth of deviation; the error falls with the root of their number."""
+    pairwise = pytest.importorskip("sklearn.metrics.pairwise", reason="the reference")
+    want = pairwise.rbf_kernel(X, gamma=1 / (2 * bandwidth**2))
+
+    def error(features):
+        layer = random_fourier(features, bandwidth)
+        params, _ = layer.init(KEY, jn.spec((1, 4)))
+        z, _ = layer.apply(params, {}, jnp.array(X, jnp.float32))
+        return float(np.abs(z @ z.T - want).mean())
+
+    few, many = error(100), error(10_000)
+    assert many < 0.012 < 0.02 < few < 0.12
+
+
+def test_random_fourier_draws_as_it_says():
+    params, _ = random_fourier(4000, 0.5).init(KEY, jn.spec((2, 3)))
+    assert params["kernel"].shape == (3, 4000) and params["bias"].shape == (4000,)
+    assert 1.96 < params["kernel"].std() < 2.04  # 1 / bandwidth
+    bias = params["bias"] / math.pi
+    assert -1 <= bias.min() < -0.99 and 0.99 < bias.max() <= 1 and abs(bias.mean()) < 0.04
+    assert 0.56 < bias.std() < 0.60  # 1 / sqrt(3)
+    assert abs(np.corrcoef(params["kernel"][0], params["bias"])[0, 1]) < 0.06
+
+
+def test_frozen_waves_stay():
+    net = jn.serial(jn.freeze(random_fourier(6)), jn.dense(1))
+    params, _ = net.init(KEY, jn.spec((2, 3)))
+    x = jnp.array(X[:, :3], jnp.float32)
+    grads = jax.grad(lambda p: net.apply(p, {}, x)[0].sum())(params)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads["random_fourier"]))
+    assert (grads["dense"]["kernel"] != 0).all()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: polynomial(0), "polynomial: degree must be at least 1, got 0"),
+        (lambda: rbf(0), "rbf: features must be at least 1, got 0"),
+        (lambda: rbf(3, width=0.0), "rbf: width must be positive, got 0.0"),
+        (lambda: random_fourier(0), "random_fourier: features must be at least 1, got 0"),
+        (lambda: random_fourier(3, -1.0), "random_fourier: bandwidth must be positive, got -1.0"),
+        (lambda: polynomial(2).init(KEY, jn.spec((3,))), r"polynomial: needs .* got \(3,\)"),
+        (lambda: rbf(2).init(KEY, jn.spec((3,))), r"rbf: needs .* got \(3,\)"),
+        (lambda: random_fourier(2).init(KEY, jn.spec((3,))), r"random_fourier: needs .* \(3,\)"),
+    ],
+)
+def test_messages(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

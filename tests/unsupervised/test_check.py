@@ -1,0 +1,64 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.unsupervised.check import check_examples, check_scale, scaled
+
+X = np.ones((5, 3), np.float32)
+HOLED = X.copy()
+HOLED[3, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("x", "features", "words"),
+    [
+        (np.ones((5, 3, 2)), 1, r"fit: x must be \(n, inputs\), got \(5, 3, 2\); write x.reshape"),
+        (np.ones(5), 1, r"fit: x must be \(n, inputs\), got \(5,\)$"),
+        (np.ones((0, 3)), 1, r"at least one example and one input, got \(0, 3\)"),
+        (np.ones((5, 0)), 1, r"at least one example and one input, got \(5, 0\)"),
+        (HOLED, 1, "1 of 5 examples hold a NaN or Inf, the first is number 3"),
+        (jnp.asarray(HOLED), 1, "1 of 5 examples hold a NaN"),
+        (np.where(np.eye(5, 3) > 0, np.inf, X), 1, "3 of 5 examples hold a NaN or Inf"),
+        (X, 0, "features must be at least 1, got 0"),
+        (X, 6, "5 examples of 3 inputs give at most 5 features, got 6"),
+        (5.0, 1, r"x must be \(n, inputs\), got \(\)$"),
+    ],
+)
+def test_what_is_refused(x, features, words):
+    with pytest.raises(ValueError, match=words):
+        check_examples(x, features, "fit", limit=0)
+
+
+def test_no_more_features_than_inputs():
+    check_examples(X, 4, "fit", limit=0)
+    with pytest.raises(ValueError, match="at most 3 features, got 4"):
+        check_examples(X, 4, "fit", limit=1)
+
+
+def test_what_comes_back():
+    assert check_examples(X, 4, "fit", limit=0).shape == (5, 3)
+    assert check_examples(X.astype(np.uint8), 400, "fit").dtype == jnp.float32
+
+
+def test_float64_stays(x64):
+    assert check_examples(X.astype(np.float64), 1, "fit").dtype == jnp.float64
+
+
+def test_scaled_outputs():
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.normal(size=(30_001, 3)) + 5, jnp.float32)
+    kernel, bias = jnp.asarray(draw.normal(size=(3, 4)), jnp.float32), jnp.arange(4.0)
+    params = scaled(kernel, bias, x, 0.5)
+    y = np.asarray(x @ params["kernel"] + params["bias"])
+    np.testing.assert_allclose([y.mean(), y.std()], [0, 0.5], atol=0.01)  # by a part of the rows
+    assert y[::4].std() == pytest.approx(0.5, abs=1e-4)  # by these
+    ratio = params["kernel"] / kernel
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+    shift = params["bias"] - ratio[0, 0] * bias
+    np.testing.assert_allclose(shift, shift[0], rtol=1e-4)
+
+
+def test_scale_is_positive_or_none():
+    check_scale(None, "fit")
+    with pytest.raises(ValueError, match="fit: scale must be positive or None, got 0"):
+        check_scale(0, "fit")

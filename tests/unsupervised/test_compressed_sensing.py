@@ -1,0 +1,224 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.unsupervised.compressed_sensing import (
+    basis_pursuit,
+    distortion,
+    gaussian_entries,
+    projection_features,
+    random_projection,
+    sign_entries,
+    sparse_entries,
+)
+
+ENTRIES = {
+    "gaussian": (gaussian_entries(), 3.0),  # kurtosis of a normal variable
+    "signs": (sign_entries(), 1.0),
+    "sparse": (sparse_entries(), 3.0),  # E(x⁴)/E(x²)² = sparsity
+    "very sparse": (sparse_entries(20), 20.0),
+}
+
+
+def planted(seed, problems=4, unknowns=256, nonzero=20, measurements=100):
+    """Gaussian matrices, and signals with so many normal entries that are not 0."""
+    r = np.random.default_rng(seed)
+    A = r.normal(size=(problems, measurements, unknowns)) / math.sqrt(measurements)
+    x = np.zeros((problems, unknowns))
+    for row in x:
+        row[r.choice(unknowns, nonzero, replace=False)] = r.normal(size=nonzero)
+    return A, x, np.einsum("bmn,bn->bm", A, x)
+
+
+@pytest.fixture(scope="module")
+def solve():
+    return jax.jit(jax.vmap(basis_pursuit))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_codes_come_back(seed, solve):
+    """20 entries of 256 from 100 measurements, four problems a seed, in float32."""
+    A, x, y = planted(seed)
+    found = solve(A.astype(np.float32), y.astype(np.float32))
+    error = np.linalg.norm(found - x, axis=1) / np.linalg.norm(x, axis=1)
+    assert found.dtype == jnp.float32
+    assert (error > 1e-9).all() and (error < 1e-5).all()  # asked for: 1e-3
+
+
+def test_least_squares_would_not_do(solve):
+    A, x, y = planted(0)
+    least = np.stack([np.linalg.pinv(a) @ b for a, b in zip(A, y, strict=True)])
+    assert (np.linalg.norm(least - x, axis=1) / np.linalg.norm(x, axis=1) > 0.5).all()
+
+
+def test_too_few_measurements_do_not_bring_it_back(solve):
+    A, x, y = planted(0, nonzero=60)
+    A, y = A.astype(np.float32), y.astype(np.float32)
+    found = np.asarray(solve(A, y))
+    assert (np.linalg.norm(found - x, axis=1) / np.linalg.norm(x, axis=1) > 0.1).all()
+    np.testing.assert_allclose(np.einsum("bmn,bn->bm", A, found), y, atol=1e-4)
+    # and yet its norm is no larger than that of what was planted
+    assert (np.abs(found).sum(1) < np.abs(x).sum(1)).all()
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_equals_linear_programming(positive, x64):
+    """Also where the sparse signal is not what has the smallest norm; scipy 1.17.1."""
+    optimize = pytest.importorskip("scipy.optimize", reason="needs scipy")
+    for nonzero in (3, 9):
+        A, x, y = planted(7, 1, unknowns=30, nonzero=nonzero, measurements=12)
+        A, x = A[0], np.abs(x[0]) if positive else x[0]
+        y = A @ x
+        # x = u - v with u and v not negative
+        wide = A if positive else np.hstack([A, -A])
+        solved = optimize.linprog(np.ones(wide.shape[1]), A_eq=wide, b_eq=y)
+        u = solved.x if positive else solved.x[:30] - solved.x[30:]
+        found = basis_pursuit(A, y, 20_000, positive=positive)
+        np.testing.assert_allclose(found, u, atol=1e-7)
+        assert float(jnp.abs(found).sum()) == pytest.approx(solved.fun, rel=1e-7)
+
+
+def test_signs_known_take_fewer_measurements():
+    A, x, _ = planted(0, measurements=60)
+    x, A = np.abs(x).astype(np.float32), A.astype(np.float32)
+    y = np.einsum("bmn,bn->bm", A, x)
+    off = {
+        positive: np.linalg.norm(
+            jax.vmap(lambda A, y, p=positive: basis_pursuit(A, y, positive=p))(A, y) - x, axis=1
+        ) / np.linalg.norm(x, axis=1)
+        for positive in (False, True)
+    }  # fmt: skip
+    assert np.median(off[True]) < 1e-3 < 0.05 < np.median(off[False])
+
+
+def test_several_signals_of_one_matrix_and_any_scale():
+    A, x, _ = planted(1, problems=6)
+    solve = jax.jit(basis_pursuit)
+    for scale in (1e-6, 1.0, 1e6):
+        signals = (scale * x).reshape(2, 3, 256).astype(np.float32)
+        y = signals @ A[0].T.astype(np.float32)
+        found = solve(A[0].astype(np.float32), y)
+        assert found.shape == (2, 3, 256)
+        np.testing.assert_allclose(found, signals, atol=2e-5 * scale)
+    alone = solve(A[0].astype(np.float32), y[1, 2])
+    np.testing.assert_allclose(alone, found[1, 2], atol=2e-5 * scale)
+
+
+def test_as_many_measurements_as_unknowns_and_nothing_measured():
+    A = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    x = np.arange(5, dtype=np.float32)
+    np.testing.assert_allclose(basis_pursuit(A, A @ x, 3), x, atol=1e-4)
+    np.testing.assert_array_equal(basis_pursuit(A[:3], np.zeros(3, np.float32)), np.zeros(5))
+
+
+@pytest.mark.parametrize("shapes", [((5, 3), (5,)), ((3, 5), (5,)), ((5,), (5,)), ((3, 5), ())])
+def test_shapes_that_do_not_fit(shapes):
+    with pytest.raises(ValueError, match=r"basis_pursuit: needs A \(measurements, unknowns\)"):
+        basis_pursuit(*map(jnp.ones, shapes))
+
+
+def test_no_steps():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        basis_pursuit(jnp.ones((1, 2)), jnp.ones(1), 0)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_entries_have_their_moments(name):
+    entries, kurtosis = ENTRIES[name]
+    kernel = np.asarray(entries(jax.random.key(0), (1000, 100)), np.float64)
+    assert kernel.dtype == np.float64 and kernel.shape == (1000, 100)
+    n = kernel.size
+    spread = math.sqrt((kurtosis - 1) / n) + 1e-6  # of the mean of squares, times the variance
+    assert abs(kernel.mean()) < 4 * math.sqrt(0.01 / n)
+    assert abs((kernel**2).mean() * 100 - 1) < 4 * spread
+    assert (kernel**4).mean() * 100**2 == pytest.approx(kurtosis, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("entries", "values"),
+    [
+        (sign_entries(), [-0.5, 0.5]),
+        (sparse_entries(), [-math.sqrt(0.75), 0, math.sqrt(0.75)]),
+        (sparse_entries(1), [-0.5, 0.5]),
+    ],
+)
+def test_entries_are_few_values(entries, values):
+    kernel = entries(jax.random.key(1), (900, 4))
+    np.testing.assert_allclose(np.unique(kernel), values, rtol=1e-6)
+    if len(values) == 3:
+        assert abs(float((kernel != 0).mean()) - 1 / 3) < 4 * math.sqrt(2 / 9 / 3600)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_distances_are_kept_as_theory_says(name):
+    """‖y‖²/‖x‖² has variance 2/m for dense vectors, whatever the entries."""
+    features, points = 200, 60
+    x = np.random.default_rng(0).normal(size=(points, 800)).astype(np.float32)
+    layer = random_projection(features, ENTRIES[name][0])
+    params, state = layer.init(jax.random.key(3), x)
+    y, _ = layer.apply(params, state, x)
+    found = distortion(x, y)
+    assert found.shape == (points * (points - 1) // 2,)
+    assert 0.8 < found.std() / math.sqrt(2 / features) < 1.2
+    assert abs(found.mean()) < 0.02
+    largest = abs(found).max()
+    assert 0.2 < largest < 0.45 and points_allow(points, largest, features)
+
+
+def points_allow(points, distortion, features):
+    """The bound asks for more features than were needed."""
+    return projection_features(points, distortion) > features
+
+
+def test_projection_is_a_dense_layer():
+    layer = random_projection(4)
+    params, state = layer.init(jax.random.key(0), jn.spec((3, 5)))
+    assert params["kernel"].shape == (5, 4) and list(params) == ["kernel"] and state == {}
+    dense = jn.dense(4, use_bias=False)
+    x = jnp.ones((3, 5))
+    y, other = layer.apply(params, state, x)[0], dense.apply(params, state, x)[0]
+    np.testing.assert_array_equal(y, other)
+    jn.check_gradients(jn.serial(layer, jnp.tanh), x)
+
+
+def test_distortion_by_hand():
+    x = np.array([[0.0, 0], [3, 4], [3, 4], [6, 8]])
+    found = distortion(x, 2 * x)
+    np.testing.assert_array_equal(found, [3, 3, 3, 0, 3, 3])
+    broken = distortion(x, np.array([[0.0], [5], [6], [10]]))
+    np.testing.assert_allclose(broken, [0, 0.44, 0, np.inf, 0, -0.36], atol=1e-12)
+
+
+def test_distortion_far_from_the_origin():
+    """Differences first: in products of float32 the distances would drown."""
+    x = 1e4 + np.array([[0.0, 0], [1, 0], [0, 2]])
+    np.testing.assert_allclose(distortion(x, x[:, :1]), [0, -1, -0.8], atol=1e-12)
+
+
+@pytest.mark.parametrize("shapes", [((3, 2), (4, 2)), ((3,), (3,)), ((1, 2), (1, 2))])
+def test_distortion_of_other_shapes(shapes):
+    with pytest.raises(ValueError, match="distortion: needs"):
+        distortion(*map(np.ones, shapes))
+
+
+@pytest.mark.parametrize("points", [2, 100, 10**6])
+@pytest.mark.parametrize("epsilon", [0.05, 0.3, 0.9])
+def test_projection_features_are_those_of_scikit_learn(points, epsilon):
+    sklearn = pytest.importorskip("sklearn.random_projection", reason="needs scikit-learn")
+    asked = sklearn.johnson_lindenstrauss_min_dim(points, eps=epsilon)  # sklearn 1.9.1, floored
+    assert 0 <= projection_features(points, epsilon) - asked <= 1
+
+
+@pytest.mark.parametrize(("points", "epsilon"), [(1, 0.5), (5, 0), (5, 1), (5, -1)])
+def test_projection_features_out_of_range(points, epsilon):
+    with pytest.raises(ValueError, match="at least 2 points and a distortion between 0 and 1"):
+        projection_features(points, epsilon)
+
+
+def test_sparsity_below_one():
+    with pytest.raises(ValueError, match="sparsity must be at least 1, got 0.5"):
+        sparse_entries(0.5)

@@ -1,0 +1,137 @@
+import importlib
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.unsupervised import (
+    bernoulli,
+    fit_dbn,
+    gaussian,
+    generate,
+    log_likelihood,
+    mlp_params,
+    rbm,
+)
+
+
+def draw(inputs, features, seed):
+    random = np.random.default_rng(seed)
+    return {
+        "kernel": jnp.asarray(2 * random.normal(size=(inputs, features)), jnp.float32),
+        "bias": jnp.asarray(random.normal(size=features), jnp.float32),
+        "visible_bias": jnp.asarray(random.normal(size=inputs), jnp.float32),
+    }
+
+
+def states(n):
+    return np.array(list(product([0.0, 1.0], repeat=n)))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.asarray(x)))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    (x, y), test = jn.data.digits()
+    return (x.reshape(len(x), -1), y), (test[0].reshape(-1, 64), test[1])
+
+
+def test_each_machine_learns_from_the_one_below(monkeypatch):
+    seen = []
+
+    def spy(key, x, features, **options):
+        seen.append((key, np.asarray(x), options))
+        return draw(x.shape[1], features, len(seen))
+
+    monkeypatch.setattr(importlib.import_module("jaxnet.unsupervised.dbn"), "fit_whole_rbm", spy)
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    key = jax.random.key(4)
+    params = fit_dbn(key, x, (4, 3, 2), visible=gaussian, epochs=7)
+    for name, (child, _, options), kind in zip(
+        ("rbm", "rbm_1", "rbm_2"), seen, (gaussian, bernoulli, bernoulli), strict=True
+    ):
+        assert jax.random.key_data(child).tolist() == jax.random.key_data(
+            jn.child_key(key, name)
+        ).tolist()  # fmt: skip
+        assert options == {"visible": kind, "epochs": 7}
+    below = x
+    for name, (_, given, _) in zip(("rbm", "rbm_1", "rbm_2"), seen, strict=True):
+        np.testing.assert_allclose(given, below, rtol=1e-5)
+        below = sigmoid(below @ np.asarray(params[name]["kernel"]) + params[name]["bias"])
+    y, _ = jn.serial(rbm(4), rbm(3), rbm(2)).apply(params, {}, x)
+    np.testing.assert_allclose(y, below, rtol=1e-5)
+
+
+def test_samples_have_the_distribution_of_the_net():
+    """p(x) = Σ_h p_top(h) p(x | h), by the sum over all states of the hidden layer between."""
+    params = {"rbm": draw(3, 4, 0), "rbm_1": draw(4, 2, 1)}
+    h = states(4)
+    p_h = np.exp(log_likelihood(params["rbm_1"], h))
+    mean = sigmoid(h @ params["rbm"]["kernel"].T + params["rbm"]["visible_bias"])
+    x = states(3)
+    p_x_given_h = np.prod(np.where(x[:, None] == 1, mean, 1 - mean), axis=-1)  # (8, 16)
+    p = p_x_given_h @ p_h
+    samples, means = generate(jax.random.key(0), params, 20_000, 80)
+    seen = np.bincount(np.asarray(samples @ jnp.array([4.0, 2.0, 1.0]), int), minlength=8) / 20_000
+    np.testing.assert_allclose(seen, p, atol=4 * np.sqrt(p.max() / 20_000))
+    np.testing.assert_allclose(means.mean(0), x.T @ p, atol=0.015)
+    assert np.abs(p - 1 / 8).max() > 0.1 and p_h.max() > 0.2  # a distribution to be missed
+
+
+def test_real_units_at_the_bottom():
+    params = {"rbm": draw(3, 4, 0), "rbm_1": draw(4, 2, 1)}
+    samples, means = generate(jax.random.key(0), params, 4000, 20, visible=gaussian)
+    difference = np.asarray(samples - means)
+    assert abs(difference.std() - 1) < 0.04 and abs(difference.mean()) < 0.04
+    # h is 0 or 1, so the means are among 16 vectors
+    each = states(4) @ params["rbm"]["kernel"].T + params["rbm"]["visible_bias"]
+    distance = np.abs(np.asarray(means)[:, None] - np.asarray(each)).max(-1).min(1)
+    assert distance.max() < 1e-5
+
+
+def test_one_machine_is_a_net_too():
+    params = {"rbm": draw(3, 4, 0)}
+    samples, means = generate(jax.random.key(0), params, 5, 3)
+    assert samples.shape == means.shape == (5, 3) and set(np.unique(samples)) <= {0, 1}
+
+
+@pytest.mark.slow
+def test_a_perceptron_goes_on_from_it(digits):
+    """The params stand in the perceptron as they are, and can be trained further: 50 labels."""
+    (x, y), test = digits
+    dbn = fit_dbn(
+        jax.random.key(0), x, (48, 24), epochs=20, learning_rate=0.3, persistent=True, batch_size=50
+    )
+    net, optimizer = jn.models.mlp([48, 24, 10], jax.nn.sigmoid), optax.adam(0.01)
+    few = np.concatenate([np.flatnonzero(y == c)[:5] for c in range(10)])
+    train = x[few], y[few]
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
+    step = jn.make_step(objective, optimizer)
+    drawn = jn.init_training(net, optimizer, jax.random.key(1), train)
+    tuned = drawn._replace(params=drawn.params | mlp_params(dbn))
+    assert jax.tree.map(jnp.shape, tuned.params) == jax.tree.map(jnp.shape, drawn.params)
+
+    hidden, _ = jn.serial(rbm(48), rbm(24)).apply(dbn, {}, x[:3])
+    output = tuned.params["output"]
+    logits, _ = net.apply(tuned.params, {}, x[:3])
+    np.testing.assert_allclose(logits, hidden @ output["kernel"] + output["bias"], rtol=1e-5)
+
+    *_, last = jn.fit(tuned, step, train, epochs=60, batch_size=25)
+    accuracy = [jn.evaluate(state, step, test)["accuracy"] for state in (tuned, last.train_state)]
+    assert accuracy[0] < 0.3 and 0.55 < accuracy[1] < 0.9
+
+
+def test_messages():
+    with pytest.raises(ValueError, match=r"sizes needs one size a machine, .* got 500"):
+        fit_dbn(jax.random.key(0), np.zeros((4, 3)), 500)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"sizes needs one size a machine, .* got \(\)"):
+        fit_dbn(jax.random.key(0), np.zeros((4, 3)), ())
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        generate(jax.random.key(0), {"rbm": draw(3, 4, 0)}, 0, 5)

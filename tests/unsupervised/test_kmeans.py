@@ -1,0 +1,201 @@
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.unsupervised import (
+    fit_kmeans,
+    fit_random_vectors,
+    fit_rbf_centres,
+    kmeans,
+    nearest,
+    random_vectors,
+    triangle,
+)
+
+KEYS_MAY_REPEAT = True  # a fit is compared with the vectors that it drew
+DRAW = np.random.default_rng(0)
+MIDDLES = np.array([[0, 0, 0], [20, 0, 0], [0, 20, 0], [0, 0, 20], [20, 20, 20.0]])
+SIZES = [7, 30, 50, 9, 4]
+GROUPS = np.concatenate([m + DRAW.normal(size=(n, 3)) for m, n in zip(MIDDLES, SIZES, strict=True)])
+GROUPS = (GROUPS + 100).astype(np.float32)  # far from 0, where squares would lose digits
+OF = np.repeat(np.arange(5), SIZES)
+KEY = jax.random.key(0)
+MODULE = sys.modules["jaxnet.unsupervised.kmeans"]  # its own name is that of the function
+
+
+def outputs(params, x):
+    return np.asarray(jn.dense(params["bias"].shape[0]).apply(params, {}, jnp.asarray(x))[0])
+
+
+def test_groups_are_found():
+    """Each centroid is the mean of its group; in any order."""
+    centroids = np.asarray(kmeans(KEY, GROUPS, 5))
+    means = np.stack([GROUPS[OF == i].mean(0) for i in range(5)])
+    order = ((centroids[:, None] - means) ** 2).sum(-1).argmin(0)
+    np.testing.assert_allclose(centroids[order], means, atol=1e-4)
+    index, squared = nearest(centroids, GROUPS)
+    np.testing.assert_array_equal(index, order[OF])
+    np.testing.assert_allclose(squared, ((GROUPS - means[OF]) ** 2).sum(1), rtol=1e-3, atol=1e-3)
+
+
+def test_inertia_is_scikit_learns():
+    cluster = pytest.importorskip("sklearn.cluster", reason="the extra data")
+    (x, _), _ = jn.data.digits()
+    x = x.reshape(len(x), -1)
+    known = [cluster.KMeans(30, n_init=1, random_state=i).fit(x).inertia_ for i in range(4)]
+    ours = [float(nearest(kmeans(jax.random.key(i), x, 30), x)[1].sum()) for i in range(4)]
+    assert 0.98 < np.mean(ours) / np.mean(known) < 1.01  # scikit-learn 1.9.1
+    assert len(set(ours)) > 1  # another key, other centroids
+    assert ours[0] == float(nearest(kmeans(jax.random.key(0), x, 30), x)[1].sum())
+
+
+def test_rounds_of_lloyd_lower_the_inertia():
+    x = DRAW.normal(size=(300, 4))
+    inertias = [
+        float(nearest(kmeans(KEY, x, 12, iterations=i, tolerance=0), x)[1].sum())
+        for i in (1, 2, 4, 50)
+    ]
+    assert (np.diff(inertias) < 0).all()
+    centroids = kmeans(KEY, x, 12, tolerance=0)
+    index, _ = nearest(centroids, x)
+    means = np.stack([x[np.asarray(index) == i].mean(0) for i in range(12)])
+    np.testing.assert_allclose(centroids, means, atol=1e-5)  # Lloyd has nothing left to do
+
+
+def test_more_examples_than_a_chunk_and_than_seeding_takes(monkeypatch):
+    x = np.concatenate([GROUPS] * 31)[:2051]  # neither a multiple of a chunk nor of a group
+    whole = np.sort(kmeans(KEY, x, 5), axis=0)
+    monkeypatch.setattr(MODULE, "SEEDING", 60)
+    np.testing.assert_allclose(np.sort(kmeans(KEY, x, 5), axis=0), whole, atol=1e-3)
+    index, squared = nearest(whole, x)
+    assert index.shape == squared.shape == (2051,)
+
+
+def test_a_centroid_an_example():
+    x = GROUPS[:9]
+    centroids = kmeans(KEY, x, 9)
+    np.testing.assert_allclose(np.sort(centroids, axis=0), np.sort(x, axis=0), atol=1e-4)
+
+
+def test_fewer_distinct_examples_than_centroids():
+    x = np.repeat([[1.0, 2.0], [5.0, 2.0]], 4, axis=0)
+    centroids = np.asarray(kmeans(KEY, x, 5))
+    assert np.isfinite(centroids).all()
+    np.testing.assert_allclose(nearest(centroids, x)[1], 0, atol=1e-9)
+
+
+def test_an_empty_cluster_moves_to_the_farthest_example():
+    x = jnp.array([[0.0], [1.0], [2.0], [9.0]])
+    far = jnp.array([[1.0], [50.0], [-50.0]])
+    moved, inertia = MODULE._lloyd(far, x)  # distances from 1: 1, 0, 1, 8
+    np.testing.assert_allclose(moved[:2, 0], [3.0, 9.0])
+    assert float(moved[2, 0]) in (0.0, 2.0)  # the second farthest
+    assert float(inertia) == 1 + 0 + 1 + 64
+
+
+@pytest.mark.parametrize("scale", [None, 0.5, 2.0])
+def test_the_largest_output_is_the_nearest_centroid(scale):
+    x = DRAW.normal(size=(400, 6)).astype(np.float32) + 1
+    params = fit_kmeans(KEY, x, 11, scale=scale)
+    centroids = kmeans(KEY, x, 11)
+    index, squared = nearest(centroids, x)
+    y = outputs(params, x)
+    assert (y.argmax(1) == index).mean() > 0.99  # but for ties
+    assert len(set(np.asarray(index).tolist())) == 11
+    if scale is None:
+        np.testing.assert_array_equal(params["kernel"], centroids.T)
+        np.testing.assert_allclose((x**2).sum(1) - 2 * y.max(1), squared, atol=1e-4)
+    else:
+        np.testing.assert_allclose([y.mean(), y.std()], [0, scale], atol=1e-4)
+
+
+def test_random_vectors_are_examples_and_none_twice():
+    rows = np.asarray(random_vectors(KEY, GROUPS, 40))
+    places = [np.flatnonzero((GROUPS == row).all(1)) for row in rows]
+    assert len({int(place[0]) for place in places}) == 40
+    np.testing.assert_array_equal(rows, random_vectors(jax.random.key(0), GROUPS, 40))
+    assert (rows != random_vectors(jax.random.key(1), GROUPS, 40)).any()
+
+
+def test_random_vectors_as_kernels():
+    params = fit_random_vectors(KEY, GROUPS, 13, scale=0.7)
+    centred = np.asarray(random_vectors(KEY, GROUPS, 13)) - GROUPS.mean(0)
+    kernel = np.asarray(params["kernel"])
+    lengths = np.linalg.norm(kernel, axis=0)
+    np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)
+    cosines = (kernel.T * centred).sum(1) / lengths / np.linalg.norm(centred, axis=1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-5)
+    y = outputs(params, GROUPS)
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(y.std(), 0.7, rtol=1e-3)
+    plain = fit_random_vectors(KEY, GROUPS, 13, scale=None)
+    np.testing.assert_array_equal(plain["kernel"].T, random_vectors(KEY, GROUPS, 13))
+    np.testing.assert_array_equal(plain["bias"], 0)
+
+
+def test_equal_examples_give_finite_kernels():
+    for fit in (fit_kmeans, fit_random_vectors):
+        params = fit(KEY, np.full((6, 2), 3.0), 2)
+        assert np.isfinite(np.concatenate(jax.tree.leaves(jax.tree.map(np.ravel, params)))).all()
+        np.testing.assert_array_equal(outputs(params, np.full((6, 2), 3.0, np.float32)), 0)
+
+
+@pytest.mark.parametrize("features", [5, 70])  # all pairs at once, or one by one
+def test_rbf_centres_and_width(features):
+    params = fit_rbf_centres(KEY, GROUPS, features, method=random_vectors, overlap=1.5)
+    centres = np.asarray(random_vectors(KEY, GROUPS, features), np.float64)
+    np.testing.assert_array_equal(params["centres"], centres)
+    away = np.linalg.norm(centres[:, None] - centres, axis=-1) + np.diag(np.full(features, np.inf))
+    np.testing.assert_allclose(params["width"], 1.5 * away.min(1).mean(), rtol=1e-5)
+    y, _ = jn.rbf(features).apply(params, {}, jnp.asarray(GROUPS))
+    index, squared = nearest(params["centres"], GROUPS)
+    at = np.asarray(y)[np.arange(len(GROUPS)), np.asarray(index)]
+    np.testing.assert_allclose(at, np.exp(-squared / 2 / params["width"] ** 2), atol=1e-4)
+
+
+def test_one_rbf_centre_has_the_width_of_the_data():
+    params = fit_rbf_centres(
+        KEY, np.array([[0.0, 0], [6, 8]]), 1, method=partial(kmeans, iterations=2)
+    )
+    np.testing.assert_allclose(params["centres"], [[3, 4]], atol=1e-6)
+    np.testing.assert_allclose(params["width"], 5, rtol=1e-6)
+
+
+def test_triangle_by_hand(x64):
+    x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    params = {"centres": jnp.array([[3.0, 4.0], [0.0, 1.0], [3.0, 0.0]])}
+    y, _ = triangle(3).apply(params, {}, x)  # distances 5, 1, 3 and 0, √18, 4
+    mean = (18**0.5 + 4) / 3
+    np.testing.assert_allclose(y, [[0, 2, 0], [mean, 0, 0]], atol=1e-12)
+    slope = jax.grad(lambda x: triangle(3).apply(params, {}, x)[0].sum())(x)
+    assert np.isfinite(slope).all()  # at a distance of 0 too
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: kmeans(KEY, GROUPS, 101), "kmeans: 100 examples .* at most 100 features, got 101"),
+        (lambda: kmeans(KEY, GROUPS, 5, iterations=0), "iterations must be at least 1, got 0"),
+        (lambda: kmeans(KEY, GROUPS * np.nan, 5), "kmeans: 100 of 100 examples hold a NaN"),
+        (lambda: kmeans(KEY, GROUPS[:0], 5), "kmeans: x must hold at least one example"),
+        (lambda: kmeans(KEY, GROUPS[0], 5), r"kmeans: x must be \(n, inputs\), got \(3,\)"),
+        (lambda: nearest(jnp.ones((2, 4)), GROUPS), r"must be \(features, 3\), got \(2, 4\)"),
+        (lambda: fit_kmeans(KEY, GROUPS, 0), "fit_kmeans: features must be at least 1, got 0"),
+        (lambda: fit_kmeans(KEY, GROUPS, 2, scale=0), "scale must be positive or None, got 0"),
+        (lambda: fit_random_vectors(KEY, GROUPS, 101), "fit_random_vectors: .* at most 100"),
+        (lambda: fit_random_vectors(KEY, GROUPS, 2, scale=-1), "fit_random_vectors: scale must be"),
+        (lambda: random_vectors(KEY, GROUPS, 101), "random_vectors: .* at most 100 features"),
+        (lambda: fit_rbf_centres(KEY, GROUPS, 101), "fit_rbf_centres: .* at most 100 features"),
+        (lambda: fit_rbf_centres(KEY, GROUPS, 2, overlap=0), "overlap must be positive, got 0"),
+        (lambda: fit_rbf_centres(KEY, np.ones((4, 2)), 2), "all centres are one point"),
+        (lambda: triangle(0), "triangle: features must be at least 1, got 0"),
+    ],
+)
+def test_messages(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

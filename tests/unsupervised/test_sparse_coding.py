@@ -1,0 +1,259 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.unsupervised import (
+    fista,
+    fit_dictionary,
+    fit_sparse_coding,
+    ista,
+    soft_threshold,
+    sparse_code,
+    sparse_cost,
+)
+
+DRAW = np.random.default_rng(0)
+WIDE = DRAW.normal(size=(9, 6))  # more atoms than inputs: by the Gram matrix
+WIDER = DRAW.normal(size=(17, 6))  # by two products
+X = DRAW.normal(size=(5, 6))
+both = pytest.mark.parametrize("method", [ista, fista])
+
+
+def test_soft_threshold_and_its_slope():
+    x = jnp.array([-3.0, -0.5, 0.2, 4.0])
+    np.testing.assert_allclose(soft_threshold(x, jnp.array([1.0, 1, 1, 2])), [-2, 0, 0, 2])
+    np.testing.assert_allclose(soft_threshold(x, 0.1, positive=True), [0, 0, 0.1, 3.9], rtol=1e-6)
+    slopes = jax.vmap(jax.grad(lambda x: soft_threshold(x, 1.0)))(x)
+    np.testing.assert_array_equal(slopes, [1, 0, 0, 1])
+
+
+def test_cost_by_hand():
+    dictionary = jnp.array([[1.0, 2.0], [0.0, -1.0], [3.0, 0.0]])
+    codes = jnp.array([[1.0, -2.0, 0.0], [0.0, 0.0, 1.0]])
+    x = jnp.array([[0.0, 4.0], [3.0, 2.0]])  # misses (-1, 0) and (0, 2)
+    np.testing.assert_allclose(sparse_cost(dictionary, x, codes, 0.5), [0.5 + 1.5, 2 + 0.5])
+    each = jnp.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(sparse_cost(dictionary, x, codes, each), [0.5 + 5, 2 + 3])
+
+
+@both
+def test_one_step_by_hand(method, x64):
+    """Step size 1 over the largest eigenvalue of D Dᵀ = [[4, 0], [0, 1]]."""
+    codes = method(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([3.0, -2.0]), 1.0, 1)
+    np.testing.assert_allclose(codes, [6 / 4 - 1 / 4, -2 / 4 + 1 / 4], atol=1e-12)
+
+
+def test_two_steps_of_fista_by_hand(x64):
+    """One input, one atom of 1 among one of 2: the second step starts ahead of the first."""
+    atoms, x = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([0.0, 8.0])
+    # ista: z1 = 2, z2 = 2 + (8 - 2)/4 = 3.5; fista's momentum in step 2 is (1 - 1)/t = 0, in
+    # step 3 (t2 - 1)/t3 with t2 = (1 + √5)/2, t3 = (1 + √(1 + 4 t2²))/2.
+    t2 = (1 + 5**0.5) / 2
+    t3 = (1 + (1 + 4 * t2**2) ** 0.5) / 2
+    ahead = 3.5 + (t2 - 1) / t3 * 1.5
+    np.testing.assert_allclose(ista(atoms, x, 0.0, 2), [0, 3.5], atol=1e-12)
+    np.testing.assert_allclose(fista(atoms, x, 0.0, 2), [0, 3.5], atol=1e-12)
+    np.testing.assert_allclose(fista(atoms, x, 0.0, 3), [0, ahead + (8 - ahead) / 4], atol=1e-12)
+
+
+@pytest.mark.parametrize("dictionary", [WIDE, WIDER, WIDE[:4]], ids=["gram", "products", "few"])
+@pytest.mark.parametrize("positive", [False, True])
+def test_codes_are_those_of_lasso(dictionary, positive, x64):
+    linear = pytest.importorskip("sklearn.linear_model", reason="the extra data")
+    lasso = linear.Lasso(  # its cost is ours over the number of inputs
+        alpha=0.7 / 6, fit_intercept=False, positive=positive, tol=1e-14, max_iter=100_000
+    )
+    known = np.array([lasso.fit(dictionary.T, x).coef_ for x in X])  # scikit-learn 1.9.1
+    assert 0.1 < (known == 0).mean() < 0.9
+    codes = fista(dictionary, X, 0.7, 3000, positive=positive)
+    np.testing.assert_allclose(codes, known, atol=1e-10)
+    np.testing.assert_array_equal(codes == 0, known == 0)
+    slow = ista(dictionary, X, 0.7, 20_000, positive=positive)
+    np.testing.assert_allclose(slow, known, atol=1e-8)
+
+
+def test_conditions_of_the_minimum_with_a_penalty_a_feature(x64):
+    penalty = np.linspace(0.2, 1.5, 9)
+    codes = np.asarray(fista(WIDE, X, penalty, 3000))
+    pull = (X - codes @ WIDE) @ WIDE.T
+    np.testing.assert_allclose(pull[codes != 0], (penalty * np.sign(codes))[codes != 0], atol=1e-9)
+    assert (np.abs(pull) < penalty + 1e-9).all() and 0 < (codes != 0).mean() < 1
+
+
+def test_orders_of_convergence(x64):
+    """Ill conditioned: far from the minimum, ista's excess falls as 1/k, fista's as 1/k²."""
+    draw = np.random.default_rng(1)
+    dictionary = np.linalg.qr(draw.normal(size=(60, 60)))[0] * np.linspace(1, 60, 60) ** -1.0
+    x = draw.normal(size=60)
+    start = np.zeros(60)
+    best = fista(dictionary, x, 1e-4, 30_000)
+
+    def excess(method, steps):
+        at = sparse_cost(dictionary, x, method(dictionary, x, 1e-4, steps), 1e-4)
+        return float(at - sparse_cost(dictionary, x, best, 1e-4))
+
+    away = float(((best - start) ** 2).sum())
+    curvature = np.linalg.norm(dictionary, 2) ** 2
+    for steps in (10, 40, 160):  # the theorems of Beck and Teboulle
+        assert 0 < excess(ista, steps) < curvature * away / (2 * steps)
+        assert 0 < excess(fista, steps) < 2 * curvature * away / (steps + 1) ** 2
+    assert excess(fista, 160) < excess(ista, 160) / 5
+    costs = [excess(ista, steps) for steps in range(6)]
+    assert (np.diff(costs) < 0).all()
+
+
+def test_a_planted_signal_is_recovered(x64):
+    """20 entries of 256 from 100 measurements."""
+    draw = np.random.default_rng(2)
+    measure = draw.normal(size=(256, 100)) / 10
+    signal = np.zeros(256)
+    signal[draw.choice(256, 20, replace=False)] = draw.normal(size=20)
+    codes = None
+    for penalty in (1e-2, 1e-3, 1e-4):
+        codes = fista(measure, signal @ measure, penalty, 600, codes=codes)
+    assert np.abs(np.asarray(codes) - signal).max() < 1e-3
+
+
+@both
+def test_jit_vmap_and_leading_axes(method, x64):
+    codes = method(WIDE, X, 0.5, 20)
+    np.testing.assert_allclose(jax.jit(method, static_argnums=3)(WIDE, X, 0.5, 20), codes)
+    one = jax.vmap(lambda x: method(WIDE, x, 0.5, 20))(X)
+    np.testing.assert_allclose(one, codes, atol=1e-12)
+    np.testing.assert_allclose(method(WIDE, X[:, None], 0.5, 20)[:, 0], codes, atol=1e-12)
+    each = jax.vmap(lambda d: method(d, X, 0.5, 20))(jnp.stack([WIDE, 2 * WIDE]))
+    np.testing.assert_allclose(each[0], codes, atol=1e-12)
+    np.testing.assert_allclose(method(WIDE, X, 0.5, 0, codes=codes), codes)
+    on = method(WIDE, X, 0.5, 3000, codes=codes)
+    np.testing.assert_allclose(method(WIDE, X, 0.5, 1, codes=on), on, atol=1e-9)
+
+
+@both
+def test_no_atoms_no_codes(method):
+    np.testing.assert_array_equal(method(jnp.zeros((3, 2)), jnp.ones((4, 2)), 0.1), 0)
+
+
+@both
+def test_messages(method):
+    name = method.__name__
+    with pytest.raises(ValueError, match=rf"{name}: a dictionary .* got \(9, 6\) and \(5, 4\)"):
+        method(WIDE, X[:, :4], 0.1)
+    with pytest.raises(ValueError, match=rf"{name}: steps must be at least 0, got -1"):
+        method(WIDE, X, 0.1, -1)
+    with pytest.raises(ValueError, match=rf"{name}: codes must be \(5, 9\), got \(5, 8\)"):
+        method(WIDE, X, 0.1, codes=np.zeros((5, 8)))
+
+
+def test_the_layer_and_its_gradient(x64):
+    layer = sparse_code(9, 0.5, steps=100)
+    params, state = layer.init(jax.random.key(0), jn.spec((5, 6), jnp.float64))
+    np.testing.assert_allclose(np.linalg.norm(params["dictionary"], axis=1), 1, atol=1e-12)
+    codes, _ = layer.apply(params, state, X)
+    np.testing.assert_allclose(codes, fista(params["dictionary"], X, 0.5, 100), atol=1e-12)
+
+    # At the minimum, d cost / d dictionary = −codesᵀ (x − codes @ dictionary): codes need no slope.
+    def cost(params):
+        return sparse_cost(params["dictionary"], X, layer.apply(params, state, X)[0], 0.5).sum()
+
+    slope = jax.grad(cost)(params)["dictionary"]
+    held = -codes.T @ (X - codes @ params["dictionary"])
+    np.testing.assert_allclose(slope, held, atol=1e-6)
+
+
+def test_layer_messages():
+    with pytest.raises(ValueError, match="features and steps must be at least 1, got 0, 50"):
+        sparse_code(0, 0.1)
+    with pytest.raises(ValueError, match="penalty must be at least 0, got -1"):
+        sparse_code(3, -1)
+    with pytest.raises(ValueError, match=r"needs \(batch, ..., features\), got \(3,\)"):
+        sparse_code(3, 0.1).init(jax.random.key(0), jn.spec((3,)))
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """2000 sums of 3 of 20 atoms in 16 dimensions, with some noise."""
+    draw = np.random.default_rng(4)
+    atoms = draw.normal(size=(20, 16))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((2000, 20))
+    for row in codes:
+        row[draw.choice(20, 3, replace=False)] = draw.choice([-1, 1], 3) * draw.uniform(1, 2, 3)
+    return atoms, (codes @ atoms + 0.02 * draw.normal(size=(2000, 16))).astype(np.float32)
+
+
+def test_a_planted_dictionary_is_recovered(planted):
+    atoms, x = planted
+    found = fit_dictionary(jax.random.key(0), x, 20, penalty=0.2, epochs=20, steps=20)["dictionary"]
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    cosines = np.abs(atoms @ np.asarray(found).T).max(1)
+    assert (cosines > 0.95).mean() >= 0.9
+    assert np.median(cosines) < 1  # not the planted ones themselves
+    shuffled = np.abs(np.random.default_rng(0).permuted(atoms, axis=1) @ np.asarray(found).T)
+    assert (shuffled.max(1) > 0.95).mean() < 0.1  # no dictionary would do by chance
+
+
+@pytest.mark.slow
+def test_as_cheap_as_scikit_learns_dictionary():
+    from sklearn.decomposition import MiniBatchDictionaryLearning
+
+    (x, _), _ = jn.data.digits()
+    x = x.reshape(len(x), -1)
+    known = MiniBatchDictionaryLearning(  # scikit-learn 1.9.1
+        16, alpha=1.0, max_iter=10, random_state=0, fit_algorithm="lars", batch_size=256, tol=0,
+        max_no_improvement=None,
+    ).fit(x).components_.astype(np.float32)  # fmt: skip
+    found = fit_dictionary(jax.random.key(0), x, 16, penalty=1.0, epochs=10)["dictionary"]
+
+    def cost(dictionary):
+        return float(sparse_cost(dictionary, x, fista(dictionary, x, 1.0, 300), 1.0).mean())
+
+    assert 0.98 < cost(jnp.asarray(found)) / cost(jnp.asarray(known)) < 1.01
+
+
+def test_params_of_dense_are_one_step_of_ista(planted):
+    _, x = planted
+    params = fit_sparse_coding(jax.random.key(0), x[:300], 7, penalty=0.3, epochs=2)
+    y = jax.nn.relu(jn.dense(7).apply(params, {}, x)[0])
+    atoms = params["kernel"].T
+    np.testing.assert_allclose(y, soft_threshold(x @ atoms.T, 0.3, positive=True), atol=1e-5)
+    again = fit_sparse_coding(jax.random.key(0), x[:300], 7, penalty=0.3, epochs=2)
+    np.testing.assert_array_equal(again["kernel"], params["kernel"])
+
+
+def test_the_usual_penalty_follows_the_data(planted):
+    _, x = planted
+    x = x[:300]
+    params = fit_sparse_coding(jax.random.key(0), x, 4, epochs=1)
+    expected = -1.2 * np.sqrt((x**2).mean())
+    np.testing.assert_allclose(params["bias"], np.full(4, expected), rtol=1e-5)
+    scaled = fit_sparse_coding(jax.random.key(0), x, 4, epochs=1, scale=0.5)
+    y = x @ params["kernel"]
+    np.testing.assert_allclose(scaled["kernel"], 0.5 / y.std() * params["kernel"], rtol=1e-4)
+    np.testing.assert_allclose(scaled["bias"], -0.5 / y.std() * y.mean(), atol=1e-4)
+
+
+def test_unused_atoms_begin_anew():
+    """One direction of data, four atoms: none is left at a NaN, or away from the data."""
+    x = np.outer(np.linspace(1, 2, 50), [3.0, 4.0, 0.0])
+    atoms = np.asarray(fit_dictionary(jax.random.key(0), x, 4, penalty=1.0, epochs=5)["dictionary"])
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, atol=1e-5)
+    assert np.abs(atoms @ [0.6, 0.8, 0]).max() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("x", "features", "options", "words"),
+    [
+        (X, 6, {}, "5 examples of 6 inputs give at most 5 features, got 6"),
+        (X[:0], 2, {}, "at least one example"),
+        (X * np.nan, 2, {}, "hold a NaN"),
+        (X, 2, {"scale": 0}, "fit_sparse_coding: scale must be positive or None, got 0"),
+        (X, 2, {"penalty": 0.0}, "penalty must be positive, got 0"),
+        (0 * X, 2, {}, "penalty must be positive, got 0.0; x is 0 everywhere"),
+        (X, 2, {"penalty": 99.0, "epochs": 1}, "with a penalty of 99 every code is 0; take less"),
+    ],
+)
+def test_what_a_fit_refuses(x, features, options, words):
+    with pytest.raises(ValueError, match=words):
+        fit_sparse_coding(jax.random.key(0), x, features, **options)

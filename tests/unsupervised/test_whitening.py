@@ -1,0 +1,105 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.unsupervised import fit_pca, fit_whitening
+
+MIX = np.random.default_rng(1).normal(size=(7, 7)) * np.linspace(3, 0.3, 7)
+X = np.random.default_rng(0).normal(size=(60, 7)) @ MIX + np.arange(7.0)
+KEY = jax.random.key(0)
+
+
+def outputs(params, x):
+    layer = jn.dense(params["bias"].shape[0])
+    return np.asarray(layer.apply(params, {}, jnp.asarray(x))[0])
+
+
+def test_pca_is_scikit_learns(x64):
+    sklearn = pytest.importorskip("sklearn.decomposition", reason="the extra data")
+    known = sklearn.PCA(4).fit(X)  # scikit-learn 1.9.1
+    params = fit_pca(KEY, X, 4)
+    signs = np.sign((np.asarray(params["kernel"]).T * known.components_).sum(1))
+    np.testing.assert_allclose(params["kernel"].T, signs[:, None] * known.components_, atol=1e-10)
+    np.testing.assert_allclose(outputs(params, X), signs * known.transform(X), atol=1e-10)
+
+
+def test_whitening_is_scikit_learns(x64):
+    sklearn = pytest.importorskip("sklearn.decomposition", reason="the extra data")
+    known = sklearn.PCA(4, whiten=True).fit_transform(X)  # scikit-learn 1.9.1
+    white = outputs(fit_whitening(KEY, X, 4, epsilon=0), X)
+    np.testing.assert_allclose(white, np.sign((white * known).sum(0)) * known, atol=1e-10)
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_the_covariance_is_the_identity(zca, x64):
+    white = outputs(fit_whitening(KEY, X, zca=zca, epsilon=0), X)
+    np.testing.assert_allclose(np.cov(white.T), np.eye(7), atol=1e-10)
+    np.testing.assert_allclose(white.mean(0), 0, atol=1e-10)
+
+
+def test_zca_is_the_inverse_root_of_the_covariance(x64):
+    linalg = pytest.importorskip("scipy.linalg", reason="the extra data")
+    damped = np.cov(X.T) + 0.2 * np.trace(np.cov(X.T)) / 7 * np.eye(7)
+    params = fit_whitening(KEY, X, zca=True, epsilon=0.2)
+    known = np.linalg.inv(linalg.sqrtm(damped))  # scipy 1.17.1
+    np.testing.assert_allclose(params["kernel"], known, atol=1e-10)
+    np.testing.assert_allclose(params["bias"], -X.mean(0) @ known, atol=1e-10)
+
+
+def test_epsilon_by_hand(x64):
+    x = np.array([[3.0, 0], [-3, 0], [0, 1], [0, -1]])  # variances 18/3 and 2/3, mean 10/3
+    white = outputs(fit_whitening(KEY, x, epsilon=0.5), x)
+    expected = [[3 / np.sqrt(6 + 5 / 3), 0], [0, 1 / np.sqrt(2 / 3 + 5 / 3)]]
+    np.testing.assert_allclose(white[[0, 2]], expected, atol=1e-12)
+
+
+def test_signs_are_fixed_and_directions_in_order():
+    params = fit_pca(KEY, X)
+    kernel = np.asarray(params["kernel"])
+    assert (kernel[np.abs(kernel).argmax(0), np.arange(7)] > 0).all()
+    variances = outputs(params, X.astype(np.float32)).var(0)
+    assert (np.diff(variances) < 0).all()
+    np.testing.assert_array_equal(kernel, fit_pca(None, jnp.asarray(X))["kernel"])
+    assert kernel.dtype == np.float32
+
+
+@pytest.mark.parametrize("epsilon", [0, 1e-3])
+@pytest.mark.parametrize("zca", [False, True])
+def test_directions_without_variance_give_zeros(zca, epsilon):
+    x = np.concatenate([X, np.full((60, 2), 5.0)], 1)[:4]  # rank 3, and two constant columns
+    params = fit_whitening(KEY, x, zca=zca, epsilon=epsilon)
+    np.testing.assert_allclose(params["kernel"][7:] if zca else params["kernel"][:, 3:], 0)
+    elsewhere = outputs(params, (x + 100).astype(np.float32))
+    assert np.isfinite(elsewhere).all()
+    variances = np.cov(outputs(params, x.astype(np.float32)).T)
+    np.testing.assert_allclose(np.trace(variances), 3, rtol=1e-6 if epsilon == 0 else 0.02)
+
+
+def test_small_directions_survive_float32_data():
+    """Standard deviations of 1 and 1e-4: float32 sums of squares would lose the small one."""
+    x = np.random.default_rng(2).normal(size=(9000, 2)) @ np.diag([1.0, 1e-4]) @ ROTATION
+    white = outputs(fit_whitening(KEY, x.astype(np.float32), epsilon=0), x.astype(np.float32))
+    np.testing.assert_allclose(np.cov(white.T), np.eye(2), atol=0.01)
+
+
+ROTATION = np.array([[0.8, 0.6], [-0.6, 0.8]])
+
+
+def test_one_example_alone():
+    params = fit_whitening(KEY, X[:1])
+    np.testing.assert_array_equal(params["kernel"], 0)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="at most 7 features, got 8"):
+        fit_pca(KEY, X, 8)
+    with pytest.raises(ValueError, match="fit_whitening: epsilon must be at least 0, got -1"):
+        fit_whitening(KEY, X, epsilon=-1)
+    with pytest.raises(ValueError, match="as many features as inputs, 7, got 3"):
+        fit_whitening(KEY, X, 3, zca=True)
+    with pytest.raises(ValueError, match="fit_pca: features must be at least 1, got 0"):
+        fit_pca(KEY, X, 0)
+    with pytest.raises(ValueError, match=r"fit_whitening: x must be \(n, inputs\), got \(7,\)"):
+        fit_whitening(KEY, X[0])

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from jaxnet import viz
+
+POINTS = np.random.default_rng(0).normal(size=(30, 2))
+LABELS = np.arange(30) % 3
+
+
+def test_points_lie_where_they_are_and_have_their_class_colour():
+    figure = viz.codes({"one": POINTS, "two": -POINTS}, LABELS)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    for axes, points in zip(figure.axes, (POINTS, -POINTS), strict=True):
+        (scatter,) = axes.collections
+        np.testing.assert_array_equal(scatter.get_offsets(), points)
+        colors = scatter.get_facecolors()
+        assert len(np.unique(colors, axis=0)) == 3
+        for label in range(3):
+            assert (colors[LABELS == label] == colors[label]).all()
+
+
+def test_names_stand_at_the_medians_in_their_colour():
+    (axes,) = viz.codes({"one": POINTS}, LABELS, names=["cat", "dog", "eel"]).axes
+    assert [text.get_text() for text in axes.texts] == ["cat", "dog", "eel"]
+    for label, text in enumerate(axes.texts):
+        np.testing.assert_allclose(text.get_position(), np.median(POINTS[LABELS == label], 0))
+        assert text.get_color()[:3] == tuple(axes.collections[0].get_facecolors()[label][:3])
+
+
+def test_two_classes_that_are_not_0_and_1():
+    (axes,) = viz.codes({"one": POINTS}, np.where(LABELS == 0, 4, 17)).axes
+    assert [text.get_text() for text in axes.texts] == ["4", "17"]
+
+
+@pytest.mark.parametrize(
+    ("panels", "labels", "names", "message"),
+    [
+        ({}, LABELS, None, "at least one panel"),
+        ({"a": POINTS[:9]}, LABELS, None, r"30 labels need points \(30, 2\), got \(9, 2\) for a"),
+        ({"a": np.ones((30, 3))}, LABELS, None, r"got \(30, 3\)"),
+        ({"a": POINTS}, LABELS - 1, None, "classes 0, 1"),
+        ({"a": POINTS}, LABELS, ["x", "y"], "class 2 has no name, got 2 names"),
+    ],
+)
+def test_wrong_shapes(panels, labels, names, message):
+    with pytest.raises(ValueError, match=message):
+        viz.codes(panels, labels, names)
