@@ -176,7 +176,8 @@ def table(accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
 def draw(accuracies: dict[str, dict[int, np.ndarray]], kernels: dict[str, np.ndarray]) -> Any:
     """Accuracy by labels, and what the first layers look like before any label was seen."""
     figure = new_figure(11, 4.6)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.1, 1))
+    left, right = halves
     axes = left.subplots()
     for i, (method, found) in enumerate(accuracies.items()):
         places = np.arange(len(found)) + 0.06 * (i - len(accuracies) / 2)

@@ -10,6 +10,7 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.pool import max_pool
 from jaxnet.layers.response_norm import local_response_norm
 from jaxnet.layers.shape import flatten
+from jaxnet.layers.window import Padding
 
 
 def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> Layer:
@@ -108,7 +109,9 @@ def _classifier(classes: int) -> list:
     ]
 
 
-def _conv(features, size, name, *, strides=1, padding="SAME", groups=1) -> Layer:
+def _conv(
+    features: int, size: int, name: str, *, strides: int = 1, padding: Padding = "SAME", groups=1
+) -> Layer:
     return conv(
         features, size, strides=strides, padding=padding, groups=groups,
         kernel_init=he_normal(), name=name,

@@ -38,8 +38,10 @@ class Sweep(NamedTuple):
 
     def member(self, setting: int, seed: int) -> TrainState:
         """One run by its place, to be used or trained further by `fit`."""
-        step, *trained, key = self.train_state
-        return TrainState(step, *jax.tree.map(lambda leaf: leaf[setting, seed], trained), key[seed])
+        every = self.train_state
+        trained = every.params, every.state, every.opt_state
+        params, state, opt_state = jax.tree.map(lambda leaf: leaf[setting, seed], trained)
+        return TrainState(every.step, params, state, opt_state, every.key[seed])
 
     def rows(self, metric: str = "loss", part: str | None = None) -> list[dict[str, float]]:
         """A row for each setting: its values, and the metric after the last epoch over the seeds.

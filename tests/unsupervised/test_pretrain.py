@@ -76,9 +76,15 @@ def test_some_layers_alone():
 @pytest.mark.parametrize(
     "net, options, words",
     [
-        (jn.models.mlp([5, 3]), {"layers": ["conv"]}, "'conv' is no dense layer of mlp; there are dense, output"),
+        (
+            jn.models.mlp([5, 3]), {"layers": ["conv"]},
+            "'conv' is no dense layer of mlp; there are dense, output",
+        ),
         (jn.models.mlp([3]), {}, "no dense layer before its output; there are output"),
-        (jn.models.mlp([5, 3]), {"method": lambda key, x, n: {"kernel": x}}, r"must give params of dense"),
+        (
+            jn.models.mlp([5, 3]), {"method": lambda key, x, n: {"kernel": x}},
+            "must give params of dense",
+        ),
     ],
 )  # fmt: skip
 def test_errors(net, options, words):
