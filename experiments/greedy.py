@@ -1,7 +1,25 @@
 """Layers that learned without labels first, on MNIST with few labels and with all.
 
-Claim:   (see the record below)
-Command: python -m experiments.greedy
+Claim:   pretraining helps where labels are few, and hardly where there are many.
+Result:  net 784-256-256-10 of sigmoid units, each hidden layer pretrained on 20,000 digits without
+         their labels, then fine-tuned with Adam on so many labelled digits a class; test digits
+         read rightly, mean and standard deviation of 5 seeds:
+                                 10             30             100            all
+           none                  75.92 +- 1.57  83.66 +- 1.08  89.06 +- 0.24  97.70 +- 0.15
+           contrastive divergence 80.28 +- 1.59 87.33 +- 0.58  91.74 +- 0.14  98.01 +- 0.08
+           sparse autoencoder    76.84 +- 1.39  85.32 +- 0.82  90.41 +- 0.26  98.00 +- 0.12
+           sparse coding         76.00 +- 2.33  83.47 +- 0.87  88.94 +- 0.42  97.81 +- 0.08
+           k-means               73.65 +- 2.26  82.84 +- 1.01  88.56 +- 0.48  97.75 +- 0.12
+           random data vectors   74.83 +- 2.68  83.20 +- 0.91  88.87 +- 0.23  97.78 +- 0.14
+         So contrastive divergence helps everywhere, the sparse autoencoder a little, and the other
+         three not at all in this net: they are made for rectified units and a linear readout (see
+         experiments.features), and here two layers of sigmoid units stand behind them. The learning
+         rate, 0.001 or 0.003, is the one that reads more of 5,000 other labelled digits, for every
+         method alike; with 10 labels a class that is more labels than the task allows itself. The
+         options of the methods were not tuned.
+Time:    387 s for all 120 runs, compilation and pretraining included.
+Machine: 2 CPU cores, jax 0.10.2.
+Command: TFDS_DATA_DIR=... python -m experiments.greedy
 """
 
 import time

@@ -1,0 +1,18 @@
+import pytest
+
+from experiments import sweep
+
+
+@pytest.mark.slow
+def test_the_three_ways_agree():
+    results = sweep.run(sweep.Config(epochs=2, seeds=2, rates=(1e-3, 1e-2)))
+    assert set(results.seconds) == {
+        "jn.sweep", "one after another, compiled once", "one after another, each a step of its own"
+    }  # fmt: skip
+    assert results.apart.shape == (2,) and (results.apart < 1e-4).all()
+    assert "learning_rate" in results.table
+
+
+def test_a_wrong_choice():
+    with pytest.raises(ValueError, match="must be at least 1"):
+        sweep.Config(rates=())
