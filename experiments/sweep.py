@@ -20,7 +20,7 @@ Command: python -m experiments.sweep
 
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,13 +72,16 @@ def run(config: Config) -> Results:
         net, optax.softmax_cross_entropy_with_integer_labels,
         metrics={"accuracy": jn.metrics.accuracy},
     )  # fmt: skip
-    options = dict(epochs=config.epochs, batch_size=config.batch_size, evaluate=test)
+    options: dict[str, Any] = dict(
+        epochs=config.epochs, batch_size=config.batch_size, evaluate=test
+    )
 
     def one(step, optimizer, seed, rate=None):
         train_state = jn.init_training(net, optimizer, jax.random.key(seed), train)
         if rate is not None:
             train_state.opt_state.hyperparams["learning_rate"] = jnp.float32(rate)
         *_, last = jn.fit(train_state, step, train, progress=False, **options)
+        assert last.test is not None
         return last.test["loss"]
 
     def each_anew():
@@ -102,6 +105,7 @@ def run(config: Config) -> Results:
         swept = jn.sweep(
             net, objective, optax.adam, train, seeds=config.seeds, grid=grid, **options
         )
+        assert swept.test is not None
         return swept.test["loss"][..., -1].ravel()
 
     jn.init_training(net, optax.adam(0.1), jax.random.key(0), train)  # draws compile once for all
