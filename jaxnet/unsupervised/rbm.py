@@ -44,6 +44,7 @@ class Visible(NamedTuple):
       mean: of the units, `(field) -> (..., inputs)`, where the field is input + bias.
       sample: `(key, field) -> (..., inputs)`.
       bias: `(mean) -> (..., inputs)`, the bias at which units without input have this mean.
+      name: what it prints as.
     """
 
     energy: Callable[[jax.Array, jax.Array], jax.Array]
@@ -51,6 +52,10 @@ class Visible(NamedTuple):
     mean: Callable[[jax.Array], jax.Array]
     sample: Callable[[jax.Array, jax.Array], jax.Array]
     bias: Callable[[jax.Array], jax.Array]
+    name: str = "visible"
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 def _draw(key: jax.Array, p: jax.Array) -> jax.Array:
@@ -70,6 +75,7 @@ bernoulli = Visible(
     mean=jax.nn.sigmoid,
     sample=lambda key, field: _draw(key, jax.nn.sigmoid(field)),
     bias=_logit,
+    name="bernoulli",
 )
 
 # Real units of variance 1 around their mean: energy ½‖x - bias‖². Data must be standardized, each
@@ -82,6 +88,7 @@ gaussian = Visible(
     mean=lambda field: field,
     sample=lambda key, field: field + jax.random.normal(key, field.shape, field.dtype),
     bias=lambda mean: mean,
+    name="gaussian",
 )
 
 
@@ -121,6 +128,7 @@ def softmax(k: int) -> Visible:
         mean=lambda field: jax.nn.softmax(groups(field)).reshape(field.shape),
         sample=sample,
         bias=lambda mean: jnp.log(jnp.clip(mean, 1e-3, 1)),
+        name=f"softmax({k})",
     )
 
 
