@@ -166,6 +166,13 @@ def classify(recipe: Recipe, train: Pair, test: Pair, options: Options) -> Resul
     return Results(accuracies, history, seconds, pictures)
 
 
+def some_of_each(y: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Places of so many examples of each class, drawn by the seed, none twice."""
+    draw = np.random.default_rng(seed)
+    rows = [draw.choice(np.flatnonzero(y == c), count, replace=False) for c in np.unique(y)]
+    return np.concatenate(rows)
+
+
 def accuracy(run: list[jn.Epoch]) -> float:
     """On the test part, after the last epoch."""
     assert run[-1].test is not None

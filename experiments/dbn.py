@@ -26,6 +26,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from experiments.classify import some_of_each
 from jaxnet import unsupervised as un
 from jaxnet.core import Params
 from jaxnet.data.digits import Pair
@@ -120,9 +121,8 @@ def run(config: Config) -> Results:
 def few(data: Pair, labels: int, seed: int) -> Pair:
     """So many examples of each class, drawn by the seed."""
     x, y = data
-    draw = np.random.default_rng(seed)
-    rows = [draw.choice(np.flatnonzero(y == c), labels, replace=False) for c in np.unique(y)]
-    return x[np.concatenate(rows)], y[np.concatenate(rows)]
+    places = some_of_each(y, labels, seed)
+    return x[places], y[places]
 
 
 def tune(

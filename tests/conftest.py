@@ -30,3 +30,20 @@ def tfds_data_dir() -> str:
     if not os.path.isdir(folder):
         pytest.skip("TFDS_DATA_DIR names no folder of prepared datasets")
     return folder
+
+
+@pytest.fixture
+def few_examples(tfds_data_dir, monkeypatch):
+    """Cuts every split that is loaded to its first examples: decoding all of them takes seconds."""
+    from jaxnet.data import tfds
+
+    load = tfds.load
+
+    def cut(train: int, test: int):
+        def some(name, split, **options):
+            return load(name, f"{split}[:{train if split == 'train' else test}]", **options)
+
+        monkeypatch.setattr(tfds, "load", some)
+        return tfds_data_dir
+
+    return cut

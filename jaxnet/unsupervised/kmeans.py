@@ -271,9 +271,8 @@ def fit_rbf_centres(
     x = check_examples(x, features, "fit_rbf_centres", limit=0)
     centres = method(key, x, features)
     if features > 1:
-        away = jnp.sqrt(((centres[:, None] - centres) ** 2).sum(-1)) if features < 64 else None
-        if away is None:  # (features, features, inputs) would be large
-            away = jax.lax.map(lambda c: jnp.sqrt(((centres - c) ** 2).sum(-1)), centres)
+        # One by one, since (features, features, inputs) would be large.
+        away = jax.lax.map(lambda c: jnp.sqrt(((centres - c) ** 2).sum(-1)), centres)
         width = (away + jnp.where(jnp.eye(features, dtype=bool), jnp.inf, 0)).min(1).mean()
     else:  # one centre alone: the usual distance of an example
         width = jnp.sqrt(((x - centres) ** 2).sum(1).mean())

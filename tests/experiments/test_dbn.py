@@ -27,18 +27,11 @@ def test_tuning_starts_from_the_given_params():
 
 
 @pytest.mark.slow
-def test_a_tiny_run(tfds_data_dir, tmp_path, monkeypatch, capsys):
-    from jaxnet.data import tfds
-
-    load = tfds.load
-
-    def some(name, split, **options):
-        return load(name, f"{split}[:{1000 if split == 'train' else 200}]", **options)
-
-    monkeypatch.setattr(tfds, "load", some)
+def test_a_tiny_run(few_examples, tmp_path, capsys):
+    data_dir = few_examples(1000, 200)
     config = dbn.Config(
         sizes=(20,), epochs=1, labels=(20,), seeds=1, tune_steps=60, sample_steps=5,
-        data_dir=tfds_data_dir, output=tmp_path,
+        data_dir=data_dir, output=tmp_path,
     )  # fmt: skip
     results = dbn.run(config)
     assert set(results.accuracies) == {"deep belief net", "random, sigmoid", "random, relu"}

@@ -7,17 +7,12 @@ from experiments import features
 
 
 @pytest.mark.slow
-def test_a_tiny_run(tfds_data_dir, monkeypatch, tmp_path, capsys):
-    from jaxnet.data import tfds
-
-    load = tfds.load
-    monkeypatch.setattr(  # decoding all images takes seconds
-        tfds, "load", lambda name, split, **options: load(name, f"{split}[:300]", **options)
-    )
+def test_a_tiny_run(few_examples, tmp_path, capsys):
+    data_dir = few_examples(300, 300)
     results = features.run(
         features.Config(
             features=36, train_size=250, test_size=200, epochs=100, seeds=1, centres=(10, 50),
-            data_dir=tfds_data_dir, output=tmp_path,
+            data_dir=data_dir, output=tmp_path,
         )
     )  # fmt: skip
     assert [name.split(",")[0] for name in results.accuracies] == [

@@ -6,19 +6,10 @@ from experiments import greedy
 
 
 @pytest.fixture
-def few(tfds_data_dir, monkeypatch):
-    """The first images of each split: decoding all of them takes seconds."""
-    from jaxnet.data import tfds
-
-    load = tfds.load
-
-    def some(name, split, **options):
-        return load(name, f"{split}[:{1500 if split == 'train' else 300}]", **options)
-
-    monkeypatch.setattr(tfds, "load", some)
+def few(few_examples, monkeypatch):
     monkeypatch.setattr(greedy, "VALIDATION", 300)
     monkeypatch.setattr(greedy, "EPOCHS", {10: 30, greedy.ALL: 2})
-    return tfds_data_dir
+    return few_examples(1500, 300)
 
 
 @pytest.mark.slow

@@ -6,17 +6,8 @@ from experiments import mnist
 
 
 @pytest.fixture
-def few(tfds_data_dir, monkeypatch):
-    """The first images of each split: decoding all of them takes seconds."""
-    from jaxnet.data import tfds
-
-    load = tfds.load
-
-    def some(name, split, **options):
-        return load(name, f"{split}[:{2000 if split == 'train' else 500}]", **options)
-
-    monkeypatch.setattr(tfds, "load", some)
-    return tfds_data_dir
+def few(few_examples):
+    return few_examples(2000, 500)
 
 
 @pytest.mark.parametrize(

@@ -30,20 +30,13 @@ def test_pixels_are_drawn_by_their_grey_value():
 
 
 @pytest.mark.slow
-def test_a_tiny_run(tfds_data_dir, tmp_path, monkeypatch, capsys):
-    from jaxnet.data import tfds
-
-    load = tfds.load
-
-    def some(name, split, **options):
-        return load(name, f"{split}[:{1000 if split == 'train' else 200}]", **options)
-
-    monkeypatch.setattr(tfds, "load", some)
+def test_a_tiny_run(few_examples, tmp_path, monkeypatch, capsys):
+    data_dir = few_examples(1000, 200)
     monkeypatch.setattr(rbm, "SAMPLED", (1, 5))
     small = np.array([-8.3, -8.2, -8.1]), np.array([[1, -8.2, 0.1], [2, -8.1, 0.1]])
     monkeypatch.setattr(rbm, "exact_example", lambda key, epochs, method: small)
     config = rbm.Config(
-        features=20, epochs=2, betas=300, small_epochs=2, data_dir=tfds_data_dir, output=tmp_path
+        features=20, epochs=2, betas=300, small_epochs=2, data_dir=data_dir, output=tmp_path
     )
     results = rbm.run(config)
     for method in ("CD-1", "PCD"):

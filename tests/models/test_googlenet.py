@@ -4,15 +4,7 @@ import jax
 import pytest
 
 import jaxnet as jn
-
-
-def count(net, shape):
-    params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec(shape))
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def shapes(net, shape):
-    return {row.path: row.output.shape for row in jn.inspect.summary(net, jn.spec(shape)).rows}
+from tests.models.sizes import count, shapes
 
 
 def test_parameters():
