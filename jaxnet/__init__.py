@@ -19,10 +19,12 @@ from jaxnet.core import child_key as child_key
 from jaxnet.core import compose as compose
 from jaxnet.core import observe as observe
 from jaxnet.core import parallel as parallel
+from jaxnet.core import pick as pick
 from jaxnet.core import residual as residual
 from jaxnet.core import serial as serial
 from jaxnet.core import spec as spec
 from jaxnet.core import stateless as stateless
+from jaxnet.core import tap as tap
 from jaxnet.core import unchecked as unchecked
 from jaxnet.inspect import check_gradients as check_gradients
 from jaxnet.inspect import summary as summary

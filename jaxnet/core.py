@@ -367,6 +367,124 @@ def observe(
        (2, 3)
     """
 
+    whole = _watched(layer, see, transforms)
+
+    def apply(params, state, x, *, key=None, train=False):
+        y, state = whole.apply(params, state, x, key=key, train=train)
+        return see((), layer, x, y), state
+
+    return Layer(whole.init, apply, layer.name)
+
+
+def tap(layer: Layer, *paths: str) -> Layer:
+    """The trunk of a network: gives the outputs of layers inside, in place of the last one's.
+
+    What would run after the last of them is left out, of `init` too: params and state are those of
+    the layers that run, under the names that they have in the network. The trunk is a layer like
+    any other: put a head behind it, or `freeze` it.
+
+    Args:
+      layer: a composed layer, such as a model.
+      paths: names below it, such as "block_3" or "block_3/conv_1", as `inspect.activations` gives
+        them; of a layer that is called several times, its first call.
+
+    Returns:
+      A layer whose output is that of the one path, or a tuple, one entry a path.
+
+    Raises:
+      TypeError: for a layer that is not composed.
+      ValueError: for no path, or, in `init` and `apply`, a path that is not there.
+
+    Example:
+      >>> double = stateless(lambda key, x: {"w": jnp.ones(3)}, lambda p, x: 2 * x, name="double")
+      >>> net = serial(double, jnp.sin, serial(jnp.cos, jnp.exp, name="inner"), name="net")
+      >>> trunk = tap(net, "double", "inner/cos")
+      >>> params, state = trunk.init(jax.random.key(0), spec((2, 3)))
+      >>> (doubled, cos), _ = trunk.apply(params, state, jnp.ones((2, 3)))
+      >>> float(doubled[0, 0]), bool((cos == jnp.cos(jnp.sin(2.0))).all())
+      (2.0, True)
+    """
+    if not paths:
+        raise ValueError(f"tap: needs a path at least, such as tap({layer.name}, 'conv_1')")
+    if _composed(layer) is None:
+        raise TypeError(
+            f"tap: {layer.name} is not composed, so there is nothing inside to give; tap the "
+            "network first and change it then, as in freeze(tap(net, 'block_3'))"
+        )
+
+    def forward(m, x):
+        found: dict[str, PyTree] = {}
+        passed: list[str] = []
+
+        def see(path, layer, x, y):
+            name = "/".join(path)
+            passed.append(name)
+            if name in paths:
+                found.setdefault(name, y)
+            if len(found) == len(set(paths)):
+                raise _Enough
+            return y
+
+        try:
+            _composed(_watched(layer, see)).forward(m, x)  # type: ignore[union-attr]
+        except _Enough:
+            outputs = [found[path] for path in paths]
+            return tuple(outputs) if len(paths) > 1 else outputs[0]
+        missing = ", ".join(repr(path) for path in paths if path not in found)
+        raise ValueError(
+            f"tap: {layer.name} has no layer {missing}; it has {', '.join(dict.fromkeys(passed))}"
+        )
+
+    return compose(forward, name=layer.name)
+
+
+def pick(tree: Params | State, like: Params | State) -> dict[str, Any]:
+    """The entries that another tree has too, by path: what a trunk takes over from its network.
+
+    Args:
+      tree: params or state that hold more.
+      like: those of the trunk, from its `init`, as arrays or shapes.
+
+    Raises:
+      ValueError: for an entry that is not there, or of another shape; the message lists them all.
+
+    Example:
+      >>> params = {"conv": {"kernel": jnp.ones((3, 4))}, "output": {"bias": jnp.ones(2)}}
+      >>> pick(params, {"conv": {"kernel": spec((3, 4))}})["conv"]["kernel"].shape
+      (3, 4)
+    """
+    wrong: list[str] = []
+
+    def entry(path: Path, like: Any) -> Any:
+        here = tree
+        for name in path:
+            here = here.get(name) if isinstance(here, dict) else None
+        if isinstance(like, dict):
+            return {name: entry((*path, name), value) for name, value in like.items()}
+        if here is None or isinstance(here, dict) or jnp.shape(here) != jnp.shape(like):
+            got = "is missing" if here is None else "got a dict"
+            if not (here is None or isinstance(here, dict)):
+                got = f"got {jnp.shape(here)}"
+            wrong.append(f"\n  {'/'.join(path)}: needs {jnp.shape(like)}, {got}")
+        return here
+
+    picked = entry((), like)
+    if wrong:
+        raise ValueError(f"pick: the tree does not hold what is needed:{''.join(wrong)}")
+    return picked
+
+
+class _Enough(Exception):
+    """Ends a forward whose further layers nobody asked for."""
+
+
+def _watched(layer: Layer, see: Callable, transforms: bool = False) -> Layer:
+    """The same layer, composed anew with `see` behind each call inside.
+
+    Where `see` raises _Enough, no layer is called any more, and the forwards around return None, so
+    that the state of what did run is kept.
+    """
+
     def inside(layer, path):
         if not isinstance(layer, Layer):
             return layer
@@ -376,6 +494,7 @@ def observe(
         if composed is None:
             return layer
 
+        @wraps(composed.forward)
         def forward(m, x):
             scope, watched = _Scope(path), {}  # a shared layer stays one layer
 
@@ -385,17 +504,16 @@ def observe(
                     watched[name] = inside(child, (*path, name))
                 return see((*path, name), child, x, m(watched[name], x))
 
-            return composed.forward(call, x)
+            if not path:
+                return composed.forward(call, x)
+            try:
+                return composed.forward(call, x)
+            except _Enough:
+                return None
 
         return compose(forward, name=layer.name)
 
-    whole = inside(layer, ())
-
-    def apply(params, state, x, *, key=None, train=False):
-        y, state = whole.apply(params, state, x, key=key, train=train)
-        return see((), layer, x, y), state
-
-    return Layer(whole.init, apply, layer.name)
+    return inside(layer, ())
 
 
 def written_in(layer: Layer) -> Callable:
