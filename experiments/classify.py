@@ -1,6 +1,7 @@
 """What the experiments on images have in common: options, runs with several seeds, pictures."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, get_type_hints
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from jaxnet.data.augment import Augmentation
 from jaxnet.data.digits import Pair
 
 Optimizer = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
@@ -32,7 +34,7 @@ class Options:
     batch_size: int = 64
     """examples a step"""
     shift: int | None = None
-    """training images move by up to so many pixels at random; None takes what suits the model"""
+    """training images move by up to so many pixels, and no more; None takes what suits the model"""
     smoothing: float | None = None
     """share of each target that is spread over all classes; None takes what suits the model"""
     seed: int = 0
@@ -68,16 +70,18 @@ class Recipe(NamedTuple):
     Fields:
       net: gives logits (batch, classes).
       first: name of the layer whose weights are drawn.
-      shift: pixels that training images move by, where the options leave it open.
+      augment: changes training images at random, where the options leave the shift open.
       smoothing: of the targets, where the options leave it open.
       rate: times the usual rate of the optimizer, where the options leave it open.
+      names: of the classes, for the pictures; their numbers by default.
     """
 
     net: jn.Layer
     first: str
-    shift: int = 0
+    augment: Augmentation | None = None
     smoothing: float = 0.0
     rate: float = 1.0
+    names: Sequence[str] | None = None
 
 
 class Results(NamedTuple):
@@ -135,8 +139,10 @@ def classify(recipe: Recipe, train: Pair, test: Pair, options: Options) -> Resul
     loss = jn.losses.smoothed_cross_entropy(smoothing)
     objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
     step = jn.make_step(objective, optimizer)
-    shift = recipe.shift if options.shift is None else options.shift
-    augment = jn.data.on_inputs(jn.data.random_shift(shift)) if shift else None
+    augment = recipe.augment
+    if options.shift is not None:
+        augment = jn.data.random_shift(options.shift) if options.shift else None
+    augment = jn.data.on_inputs(augment) if augment else None
     print(jn.summary(net, train[0][:1]))
     print(f"{len(train[1]):,} images to train on, {len(test[1]):,} to test with")
 
@@ -191,16 +197,18 @@ def draw(
     logits = jn.predict(recipe.net, trained.params, trained.state, x)
     read = logits.argmax(-1)
     counts = jn.metrics.confusion(jnp.asarray(read), jnp.asarray(y), classes=logits.shape[-1])
+    names = np.array(recipe.names or range(logits.shape[-1])).astype(str)
     kernel = np.asarray(trained.params[recipe.first]["kernel"])
     shape = x.shape[1:] if kernel.ndim == 2 else None
     figures = {
         "curves": jn.viz.curves(history),
-        "confusion": jn.viz.confusion(counts),
+        "confusion": jn.viz.confusion(counts, names.tolist()),
         "filters": jn.viz.filters(kernel[..., :64], shape=shape),
     }
     wrong = np.flatnonzero(read != y)[:30]
     if len(wrong):
-        titles = [f"read {read[i]}, is {y[i]}" for i in wrong]
+        said = "" if recipe.names else "read "
+        titles = [f"{said}{names[read[i]]}, is {names[y[i]]}" for i in wrong]
         figures["mistakes"] = jn.viz.images(x[wrong], titles, columns=6)
     else:
         (folder / "mistakes.png").unlink(missing_ok=True)  # those of an earlier run

@@ -67,7 +67,8 @@ def run(config: Config) -> Results:
         case "mlp":
             recipe = Recipe(jn.models.mlp([128, 10]), first="dense", rate=3)
         case "conv":
-            recipe = Recipe(conv_net(), first="conv", shift=1, smoothing=0.1, rate=2)
+            shift = jn.data.random_shift(1)
+            recipe = Recipe(conv_net(), first="conv", augment=shift, smoothing=0.1, rate=2)
     return classify(recipe, train, test, config)
 
 

@@ -1,13 +1,23 @@
 """MNIST's handwritten digits of 28x28 pixels, read by LeNet-5.
 
-Claim:   LeNet-5 reads at least 99.0% of the test digits rightly.
-Result:  10,000 test digits, 8 epochs, training images moved by up to 2 pixels; mean and standard
-         deviation of 3 seeds (0 to 2), from lowest to highest:
-           lenet5   99.23% +- 0.05   (99.18 to 99.27)
-         The options are the first that were tried; nothing was chosen by the test digits.
-Time:    one seed 32 s, three seeds 91 s, compilation included; loading takes some 7 s more.
+Claim:   LeNet-5 reads at least 99.0% of the test digits rightly after 3 epochs, and more after a
+         longer run in which it sees them bent, leaned, turned, scaled and moved a little. The aim
+         of that was 99.5%, which is not reached.
+Result:  10,000 test digits, mean and standard deviation of 5 seeds (0 to 4), lowest to highest:
+           3 epochs, digits as they are   99.15% +- 0.07   (99.04 to 99.22)
+         Two seeds (0 and 3): `--augment --epochs 40` 99.43% and 99.38%; without bends, `--augment
+         --bend 0 --epochs 50`, 99.48% and 99.39%.
+         Chosen on a fifth of the training digits (`--validation`), where differences below 0.1% may
+         be chance. 3 epochs, 2 seeds: Adam in batches of 32 99.10%, of 64 98.99%, of 128 98.65%.
+         Augmented, 12 epochs, 1 seed, batches of 32: bends of 0, 0.7 and 1.2 pixels 99.36%, 99.48%
+         and 99.04%. Without bends in batches of 64 99.33%, there with a smoothing of 0.1 99.30%,
+         with 15 degrees and 15% in place of 10 99.31%, with Nesterov's momentum (a rate that rises
+         to 0.05 and falls) 99.40%.
+Time:    3 epochs, five seeds: 110 s of CPU, compilation and loading included; a seed of 40 epochs
+         about 6 min of CPU.
 Machine: 2 CPU cores, jax 0.10.2.
-Command: TFDS_DATA_DIR=... python -m experiments.mnist --seeds 3
+Command: TFDS_DATA_DIR=... python -m experiments.mnist --seeds 5
+         TFDS_DATA_DIR=... python -m experiments.mnist --augment --epochs 40
 """
 
 from dataclasses import dataclass
@@ -26,16 +36,25 @@ class Config(Options):
 
     model: Model = "lenet5"
     """softmax regression, a perceptron with one hidden layer, or LeNet-5"""
-    epochs: int = 8
+    epochs: int = 3
     """passes over the training part"""
-    batch_size: int = 128
+    batch_size: int = 32
     """examples a step"""
+    augment: bool = False
+    """training images are bent, leaned, turned, scaled and moved at random"""
+    bend: float = 0.7
+    """pixels by which points of augmented images move, standard deviation"""
     data_dir: Path | None = None
     """where MNIST lies; by default where TFDS_DATA_DIR says"""
     train_size: int | None = None
     """train on the first so many images only"""
     output: Path = Path("runs/mnist")
     """folder of the pictures"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.augment and self.shift is not None:
+            raise ValueError("augment moves images too: give it or shift, not both")
 
 
 def run(config: Config) -> Results:
@@ -48,7 +67,12 @@ def run(config: Config) -> Results:
         case "mlp":
             recipe = Recipe(jn.models.mlp([256, 10]), first="dense")
         case "lenet5":
-            recipe = Recipe(jn.models.lenet5(classes=10), first="c1", shift=2)
+            recipe = Recipe(jn.models.lenet5(classes=10), first="c1")
+    if config.augment:
+        distort = jn.data.random_distortion(
+            rotation=10, skew=10, scale=(0.9, 1.1), shift=2, bend=config.bend
+        )
+        recipe = recipe._replace(augment=distort)
     return classify(recipe, train, test, config)
 
 

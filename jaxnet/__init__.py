@@ -4,7 +4,9 @@ A layer is `(init, apply)`, a model is a layer, and what changes a layer takes a
 layer. Start with `jaxnet.core`.
 """
 
+from jaxnet import boxes as boxes
 from jaxnet import data as data
+from jaxnet import decoding as decoding
 from jaxnet import initializers as initializers
 from jaxnet import inspect as inspect
 from jaxnet import losses as losses

@@ -583,6 +583,55 @@ def ctc(blank: int = 0) -> Loss:
     return loss
 
 
+def without_void(loss: Loss, void: int, *, weights: Any = None) -> Loss:
+    """The mean of a loss over the places of each example that have a label.
+
+    For images in which some pixels are of no class, and as well for sentences filled up with a
+    padding token, and for a metric in place of the loss, such as `jaxnet.metrics.accuracy`. Each
+    example counts alike, however few of its places have a label; one without any gives 0.
+
+    Args:
+      loss: of outputs (batch, ..., classes) and integer labels (batch, ...), a value each place,
+        such as `optax.softmax_cross_entropy_with_integer_labels`.
+      void: the label of places that do not count.
+      weights: (classes,), how much a place counts by its class, for classes that are rare; the mean
+        is weighted, so only their ratios matter.
+
+    Returns:
+      A loss of the same arguments, which gives (batch,).
+
+    Raises:
+      TypeError, ValueError: in the loss, for targets that are no labels for these outputs, and
+        where `loss` does not give one value for each.
+
+    Example:
+      >>> loss = without_void(optax.softmax_cross_entropy_with_integer_labels, void=11)
+      >>> z = jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]))
+      >>> masks = jnp.array([[0, 11, 1], [11, 11, 11]])
+      >>> loss(jnp.stack([z, z]), masks).tolist()  # -(log 0.9 + log 0.8) / 2
+      [0.164..., 0.0]
+    """
+    weights = None if weights is None else jnp.asarray(weights)
+
+    def of_labelled(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        _check_labels("without_void", outputs, targets)
+        counted = targets != void
+        targets = jnp.where(counted, targets, 0)
+        values = loss(outputs, targets)
+        if values.shape != targets.shape:
+            raise ValueError(
+                f"without_void: the loss must give a value for each of the labels {targets.shape}, "
+                f"got {values.shape}"
+            )
+        weight = jnp.where(counted, 1.0 if weights is None else weights[targets], 0)
+        axes = tuple(range(1, targets.ndim))
+        total = weight.sum(axes)
+        sums = jnp.where(counted, values * weight, 0).sum(axes)
+        return sums / jnp.where(total > 0, total, 1)
+
+    return of_labelled
+
+
 def _dice(p: jax.Array, true: jax.Array, axes: tuple[int, ...], smooth: float) -> jax.Array:
     both = (p * true).sum(axes)
     return 1 - (2 * both + smooth) / (p.sum(axes) + true.sum(axes) + smooth)

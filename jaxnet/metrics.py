@@ -16,6 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.detection import AveragePrecision as AveragePrecision
+from jaxnet.detection import average_precision as average_precision
+
 
 def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """1 where the largest output is the target's, else 0: one value an example.
@@ -204,6 +207,23 @@ def mean_iou(matrix: jax.Array) -> jax.Array:
     each = intersection_over_union(matrix)
     occurs = ~jnp.isnan(each)
     return _share(jnp.where(occurs, each, 0).sum(), occurs.sum(), jnp.nan)
+
+
+def pixel_accuracy(matrix: jax.Array) -> jax.Array:
+    """The share of what was counted, pixels or examples, that is predicted rightly.
+
+    Args:
+      matrix: (classes, classes), from `confusion`, which leaves void pixels out.
+
+    Returns:
+      A scalar in [0, 1]; NaN for a matrix without counts.
+
+    Example:
+      >>> float(pixel_accuracy(jnp.array([[3, 1], [2, 4]])))
+      0.699...
+    """
+    _check_matrix("pixel_accuracy", matrix)
+    return _share(jnp.trace(matrix), matrix.sum(), jnp.nan)
 
 
 def precision(matrix: jax.Array) -> jax.Array:

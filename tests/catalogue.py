@@ -244,7 +244,46 @@ ROWS = [
         train="differs",
         smooth=False,
     ),
+    Row(
+        "yolo",
+        lambda: jn.models.yolo(jn.conv(5, 3, strides=2), classes=3, boxes=2, hidden=(4,)),
+        IMAGE,
+        train="differs",
+        smooth=False,
+    ),
+    Row(
+        "rnnsearch",
+        lambda: jn.models.rnnsearch(
+            7, 8, embedding_features=4, features=5, readout_features=3, dropout_rate=0.2
+        ),
+        (spec((3, 6), jnp.int32), spec((3,), jnp.int32), spec((3, 4), jnp.int32)),
+        high=7,
+        train="random",
+        smooth=False,  # integers give float32 parameters: gradients are in its own test
+    ),
+    Row(
+        "translation_transformer",
+        lambda: jn.models.translation_transformer(
+            7, 8, layers=1, features=8, heads=2, mlp_features=6, dropout_rate=0.2
+        ),
+        (spec((3, 6), jnp.int32), spec((3,), jnp.int32), spec((3, 4), jnp.int32)),
+        high=7,
+        train="random",
+        smooth=False,
+    ),
     # unsupervised
+    Row(
+        "hmm",
+        lambda: jn.unsupervised.hmm(4, jn.unsupervised.gaussian_mixture(2)),
+        LENGTHS,
+        high=7,
+    ),
+    Row(
+        "hmm of symbols",
+        lambda: jn.unsupervised.hmm(4, jn.unsupervised.categorical(3)),
+        spec((2, 5), jnp.int32),
+        smooth=False,  # integers give float32 parameters: gradients are in tests of its own
+    ),
     Row("rbm", lambda: jn.unsupervised.rbm(4, chains=2), spec((3, 5))),
     Row("random_projection", lambda: jn.unsupervised.random_projection(4), spec((3, 5))),
     Row("sparse_code", lambda: jn.unsupervised.sparse_code(4, 0.1, steps=5), spec((3, 5))),

@@ -11,7 +11,7 @@ import jaxnet as jn
 
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 PARTS = ["", "layers", "models", "training", "data", "inspect", "viz", "losses", "penalties",
-         "metrics", "initializers", "unsupervised"]  # fmt: skip
+         "metrics", "initializers", "unsupervised", "boxes", "decoding"]  # fmt: skip
 
 
 def public_api() -> str:

@@ -36,7 +36,7 @@ LABELLED = {
     "multiclass_perceptron": losses.multiclass_perceptron,
     "dice": losses.dice(),
 }
-OTHER = {"kl_sparsity", "masked", "masked_mean", "ctc"}
+OTHER = {"without_void", "kl_sparsity", "masked", "masked_mean", "ctc"}
 same = pytest.mark.parametrize("loss", SAME.values(), ids=SAME)
 labelled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
 
@@ -395,6 +395,67 @@ def test_ctc_padding_does_not_count():
     assert (grad[1, 4:] == 0).all() and (grad[1, :4] != 0).any()
     with pytest.raises(ValueError, match=r"label_lengths \(batch,\), got"):
         losses.ctc()(z, (labels, n[:1]))
+
+
+# Places without a label.
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
+def test_without_void_is_pytorchs_ignore_index(weights):
+    """An image at a time, since PyTorch takes the mean over all pixels of a batch. torch 2.13.0"""
+    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+    z, y = RNG.normal(size=(3, 5, 6, 4)), RNG.integers(0, 4, (3, 5, 6))
+    y[0, :4], y[1, 2, 3] = 11, 11
+    theirs_in = torch.tensor(z, requires_grad=True)
+    value = torch.stack(
+        [
+            torch.nn.functional.cross_entropy(
+                image.reshape(-1, 4), torch.tensor(mask).reshape(-1), ignore_index=11,
+                weight=None if weights is None else torch.tensor(weights, dtype=torch.float64),
+            )
+            for image, mask in zip(theirs_in, y, strict=True)
+        ]
+    )  # fmt: skip
+    value.sum().backward()
+    with jax.enable_x64(True):
+        each = optax.softmax_cross_entropy_with_integer_labels
+        loss = losses.without_void(each, 11, weights=weights)
+        values, grads = slopes(loss, jnp.array(z), jnp.array(y))
+        close(values, value.detach().numpy())
+        close(grads, theirs_in.grad.numpy())
+    assert (np.asarray(grads)[y == 11] == 0).all()
+
+
+def test_an_example_without_a_label_costs_nothing():
+    each = optax.softmax_cross_entropy_with_integer_labels
+    void = jnp.full((2, 3, 4), -1).at[1, 0, 0].set(2)
+    for weights in (None, jnp.ones(3)):
+        loss = losses.without_void(each, -1, weights=weights)
+        values, grads = slopes(loss, jnp.ones((2, 3, 4, 3)), void)
+        close(values, [0, math.log(3)], 1e-6)
+        assert (grads[0] == 0).all() and jnp.isfinite(grads).all() and (grads[1] != 0).sum() == 3
+
+
+def test_without_void_of_a_padded_batch_and_of_a_metric():
+    """Two examples count; of the first one pixel in three is right, of the second both."""
+    z = jax.nn.one_hot(jnp.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]), 2)
+    y = jnp.array([[0, 1, 1, 9], [9, 1, 1, 9], [9, 9, 9, 9]])
+    share = losses.without_void(jn.metrics.accuracy, 9)
+    close(share(z, y), [1 / 3, 1, 0], 1e-6)
+    net = jn.serial(lambda x: x)
+    loss = losses.without_void(optax.softmax_cross_entropy_with_integer_labels, 9)
+    objective = jn.supervised(net, loss, metrics={"accuracy": share})
+    mask = jnp.array([1.0, 1.0, 0.0])
+    value, (_, metrics) = objective({}, {}, (z, y), key=None, train=True, mask=mask)
+    close(metrics["accuracy"], 2 / 3, 1e-6)
+    close(value, loss(z, y)[:2].mean(), 1e-6)
+
+
+def test_without_void_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r"a value for each of the labels \(2, 3\), got \(2,\)"):
+        losses.without_void(losses.dice(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int))
+    with pytest.raises(TypeError, match="without_void: targets must be integer labels"):
+        losses.without_void(losses.focal(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3)))
 
 
 # Messages of the factories.

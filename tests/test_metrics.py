@@ -71,6 +71,7 @@ def test_binary_accuracy(targets):
         (lambda: metrics.binary_accuracy()(SCORES, jnp.zeros(4)), r"outputs\[:, 0\]"),
         (lambda: metrics.confusion(LABELS, LABELS[None], 4), r"\(200,\) and \(1, 200\)"),
         (lambda: metrics.mean_iou(jnp.zeros((2, 3))), r"got \(2, 3\)"),
+        (lambda: metrics.pixel_accuracy(jnp.zeros((2, 3))), r"pixel_accuracy.* got \(2, 3\)"),
         (lambda: metrics.sequence_error_rate(["a"], []), "1 and 0"),
         (lambda: metrics.sequence_error_rate(["a"], [""]), "all empty"),
     ],
@@ -139,6 +140,24 @@ def test_confusion_and_scores_are_scikit_learns():
     jaccard = sklearn.jaccard_score(LABELS, GUESSES, average=None)
     np.testing.assert_allclose(metrics.intersection_over_union(matrix), jaccard, 1e-6)
     np.testing.assert_allclose(metrics.mean_iou(matrix), jaccard.mean(), 1e-6)
+
+
+def test_segmentation_scores_are_of_the_whole_set():
+    """Sums over batches, void left out; the mean of the batches' scores is another number."""
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
+    truth = RNG.integers(0, 4, (6, 5, 7)) * (np.arange(6) < 3)[:, None, None]
+    found = np.where(RNG.random(truth.shape) < 0.7, truth, RNG.integers(0, 4, truth.shape))
+    truth[RNG.random(truth.shape) < 0.2] = 11
+    parts = [metrics.confusion(found[i : i + 3], truth[i : i + 3], 4, void=11) for i in (0, 3)]
+    seen = truth != 11
+    jaccard = sklearn.jaccard_score(truth[seen], found[seen], average=None)
+    np.testing.assert_allclose(metrics.intersection_over_union(sum(parts)), jaccard, 1e-6)
+    np.testing.assert_allclose(metrics.mean_iou(sum(parts)), jaccard.mean(), 1e-6)
+    accuracy = sklearn.accuracy_score(truth[seen], found[seen])
+    np.testing.assert_allclose(metrics.pixel_accuracy(sum(parts)), accuracy, 1e-6)
+    means = np.mean([metrics.mean_iou(part) for part in parts])
+    assert abs(means - jaccard.mean()) > 0.05
+    assert math.isnan(metrics.pixel_accuracy(jnp.zeros((3, 3), int)))
 
 
 def test_classes_that_do_not_occur():

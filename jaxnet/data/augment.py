@@ -47,6 +47,40 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
     return augment
 
 
+def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
+    """The augmentation of a batch (images, masks) in which the masks move with the images.
+
+    Args:
+      augmentation: of a dict with "image" and "mask", such as those of `jaxnet.data.warp`.
+      void: the label that pixels get which come in from outside; with the default they would be of
+        class 0.
+
+    Returns:
+      A function `(key, (images, masks)) -> (images, masks)`, as `jaxnet.fit` takes; masks are
+      (batch, height, width) integers.
+
+    Raises:
+      TypeError: where a batch is no pair.
+
+    Example:
+      >>> small = on_masks(lambda key, x: jn.data.warp(x, jnp.eye(2)[None] / 3), void=11)
+      >>> x, mask = small(jax.random.key(0), (jnp.ones((1, 3, 4, 3)), jnp.full((1, 3, 4), 7)))
+      >>> mask[0].tolist()
+      [[11, 11, 11, 11], [11, 7, 7, 11], [11, 11, 11, 11]]
+    """
+
+    def augment(key, batch):
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise TypeError(
+                f"on_masks: a batch is a pair (images, masks), got {type(batch).__name__}"
+            )
+        x, mask = batch
+        moved = augmentation(key, {"image": x, "mask": mask - void})  # what comes in is 0
+        return moved["image"], moved["mask"] + void
+
+    return augment
+
+
 def random_shift(pixels: int) -> Augmentation:
     """Moves each image by up to so many pixels along each axis; what comes in is 0.
 

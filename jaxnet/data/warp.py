@@ -73,12 +73,7 @@ def random_rotation(degrees: float) -> Augmentation:
     if not 0 < degrees <= 180:
         raise ValueError(f"random_rotation: degrees must be in (0, 180], got {degrees}")
 
-    def draw(key, n):
-        angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        return jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)
-
-    return _linear(draw, "random_rotation")
+    return _linear(_rotations(degrees), "random_rotation")
 
 
 def random_skew(degrees: float) -> Augmentation:
@@ -94,13 +89,7 @@ def random_skew(degrees: float) -> Augmentation:
     if not 0 < degrees < 90:
         raise ValueError(f"random_skew: degrees must be in (0, 90), got {degrees}")
 
-    def draw(key, n):
-        angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
-        one, zero = jnp.ones(n), jnp.zeros(n)
-        rows = jnp.stack([one, zero], -1), jnp.stack([jnp.tan(angle), one], -1)
-        return jnp.stack(rows, -2)
-
-    return _linear(draw, "random_skew")
+    return _linear(_skews(degrees), "random_skew")
 
 
 def random_scale(low: float, high: float) -> Augmentation:
@@ -117,11 +106,80 @@ def random_scale(low: float, high: float) -> Augmentation:
     if not 0 < low <= high:
         raise ValueError(f"random_scale: needs 0 < low <= high, got {low} and {high}")
 
-    def draw(key, n):
-        logs = jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high))
-        return jnp.exp(logs)[:, None, None] * jnp.eye(2)
+    return _linear(_scales(low, high), "random_scale")
 
-    return _linear(draw, "random_scale")
+
+def random_distortion(
+    *,
+    rotation: float = 0.0,
+    skew: float = 0.0,
+    scale: tuple[float, float] = (1.0, 1.0),
+    shift: float = 0.0,
+    bend: float = 0.0,
+    spacing: float = 6.0,
+) -> Augmentation:
+    """Skews, turns, scales, moves and bends each image, in this order, all in one step.
+
+    A chain of `random_skew`, `random_rotation`, `random_scale` and a shift looks each pixel up once
+    for each of them, and each blurs the image a little; here they are one map, and one look-up.
+
+    An image is bent smoothly, as ink is with every hand: a grid of points is laid over it, each is
+    moved at random, and what lies between follows by cubic interpolation.
+
+    Args:
+      rotation: the largest angle in degrees, in [0, 180].
+      skew: the largest angle in degrees, in [0, 90).
+      scale: the smallest and the largest factor, as in `random_scale`.
+      shift: the largest move along each axis in pixels, at least 0, whole or not.
+      bend: standard deviation of the moves of points in pixels, at least 0; for images and masks,
+        not for boxes.
+      spacing: pixels between those points, at least 1: how wide a bend is.
+
+    Raises:
+      ValueError: for numbers out of range, and for boxes that would be bent.
+
+    Example:
+      >>> augment = random_distortion(rotation=10, skew=5, scale=(0.9, 1.1), shift=2, bend=1)
+      >>> augment(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
+      (3, 8, 6, 1)
+
+    Reference: Simard, Steinkraus and Platt 2003, "Best Practices for Convolutional Neural Networks
+    Applied to Visual Document Analysis".
+    """
+    low, high = scale
+    if not 0 <= rotation <= 180:
+        raise ValueError(f"random_distortion: rotation must be in [0, 180], got {rotation}")
+    if not 0 <= skew < 90:
+        raise ValueError(f"random_distortion: skew must be in [0, 90), got {skew}")
+    if not 0 < low <= high:
+        raise ValueError(f"random_distortion: scale needs 0 < low <= high, got {low} and {high}")
+    if not shift >= 0 or not bend >= 0:
+        raise ValueError(
+            f"random_distortion: shift and bend must be at least 0, got {shift} and {bend}"
+        )
+    if not spacing >= 1:
+        raise ValueError(f"random_distortion: spacing must be at least 1, got {spacing}")
+    draws = _scales(low, high), _rotations(rotation), _skews(skew)
+
+    def augment(key, x):
+        x, whole = _entries(x, "random_distortion")
+        if bend and "boxes" in x:
+            raise ValueError("random_distortion: what is bent has no upright boxes; set bend to 0")
+        n, height, width = x["image"].shape[:3]
+        shift_key, *keys = jax.random.split(key, 4)
+        scaled, turned, leaned = (draw(key, n) for draw, key in zip(draws, keys, strict=True))
+        matrix = scaled @ turned @ leaned  # (batch, 2, 2)
+        moved = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
+        # What comes to the middle lies as far on the other side as the image moves.
+        middle = -jnp.linalg.solve(matrix, moved[..., None])[..., 0]
+        bends = 0.0
+        if bend:
+            points = [max(2, math.ceil(size / spacing) + 1) for size in (height, width)]
+            moves = jax.random.normal(jax.random.fold_in(key, 4), (n, *points, 2))
+            bends = bend * jax.image.resize(moves, (n, height, width, 2), "cubic")
+        return whole(_warp(x, matrix, middle, bends))
+
+    return augment
 
 
 def random_crop(share: float) -> Augmentation:
@@ -172,6 +230,33 @@ def warp(x: Any, matrix: jax.Array, middle: jax.Array | None = None) -> Any:
     return whole(_warp(x, jnp.asarray(matrix), jnp.asarray(middle)))
 
 
+def _rotations(degrees: float) -> Draw:
+    def draw(key, n):
+        angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        return jnp.stack([jnp.stack([cos, sin], -1), jnp.stack([-sin, cos], -1)], -2)
+
+    return draw
+
+
+def _skews(degrees: float) -> Draw:
+    def draw(key, n):
+        angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
+        one, zero = jnp.ones(n), jnp.zeros(n)
+        rows = jnp.stack([one, zero], -1), jnp.stack([jnp.tan(angle), one], -1)
+        return jnp.stack(rows, -2)
+
+    return draw
+
+
+def _scales(low: float, high: float) -> Draw:
+    def draw(key, n):
+        logs = jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high))
+        return jnp.exp(logs)[:, None, None] * jnp.eye(2)
+
+    return draw
+
+
 def _linear(draw: Draw, who: str) -> Augmentation:
     def augment(key, x):
         x, whole = _entries(x, who)
@@ -198,13 +283,16 @@ def _entries(x: Any, who: str) -> tuple[dict[str, Any], Callable]:
     return entries, (lambda out: out if isinstance(x, dict) else out["image"])
 
 
-def _warp(x: dict[str, Any], matrix: jax.Array, middle: jax.Array) -> dict[str, Any]:
+def _warp(
+    x: dict[str, Any], matrix: jax.Array, middle: jax.Array, bends: Any = 0.0
+) -> dict[str, Any]:
     height, width = x["image"].shape[1:3]
     size = jnp.array([height, width])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
     here = grid - (size - 1) / 2  # (height, width, 2), from the middle
     back = jnp.linalg.inv(matrix)  # where a pixel of the result comes from
     there = jnp.einsum("nij,hwj->nhwi", back, here) + middle[:, None, None] + (size - 1) / 2
+    there = there + bends  # (batch, height, width, 2)
     out = dict(x)
     out["image"] = jax.vmap(_between)(x["image"], there)
     if "mask" in x:

@@ -19,13 +19,17 @@ class ReceptiveFields:
       fields: by path, the size of the receptive field along each axis.
       strides: by path, how far apart in the input the fields of neighbouring units are; None for an
         axis along which there is one unit.
+      starts: by path, the first place that the unit in the middle sees, along each axis; the
+        middle of n units is n // 2.
       cut: paths of layers whose field, for the unit in the middle, reaches the border of the input,
         so that it may be larger.
     """
 
-    def __init__(self, name: str, fields: dict, strides: dict, cut: set[str], units: dict):
-        self.name, self.fields, self.strides, self.cut = name, fields, strides, cut
-        self._units = units
+    def __init__(
+        self, name: str, fields: dict, strides: dict, starts: dict, cut: set[str], units: dict
+    ):
+        self.name, self.fields, self.strides, self.starts = name, fields, strides, starts
+        self.cut, self._units = cut, units
 
     def table(self) -> Table:
         """The table that is printed."""
@@ -132,15 +136,16 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
                         moved = np.asarray(value != rest[name][which]).any(-1)
                         seen[name][axis][which] |= {p for i, p in enumerate(places) if moved[i]}
 
-    fields, strides, cut = {}, {}, set()
+    fields, strides, starts, cut = {}, {}, {}, set()
     for name in order:
         here = [seen[name][axis][0] for axis in range(len(space))]
         beside = [seen[name][axis][axis + 1] for axis in range(len(space))]
         fields[name] = tuple(max(s) - min(s) + 1 if s else 0 for s in here)
+        starts[name] = tuple(min(s) if s else 0 for s in here)
         strides[name] = tuple(map(_stride, here, beside, space))
         if any(s and (min(s) == 0 or max(s) == n - 1) for s, n in zip(here, space, strict=True)):
             cut.add(name)
-    return ReceptiveFields(net.name, fields, strides, cut, order)
+    return ReceptiveFields(net.name, fields, strides, starts, cut, order)
 
 
 def _stride(here: set[int], beside: set[int], length: int) -> int | None:

@@ -83,7 +83,7 @@ def additive_attention(
         k = memory @ params["key"]["kernel"]  # (batch, memory, features)
         hidden = jnp.tanh(q[:, :, None] + k[:, None])  # (batch, time, memory, features)
         scores = (hidden @ params["score"]["kernel"])[..., 0]  # (batch, time, memory)
-        mask = _mask(mask, (len(q), 1, q.shape[1], k.shape[1]), name)
+        mask = _mask(mask, (q.shape[0], 1, q.shape[1], k.shape[1]), name)
         weights = _softmax(scores, None if mask is None else mask[:, 0]).astype(memory.dtype)
         y = weights @ memory  # (batch, time, width of memory)
         if single:
@@ -236,7 +236,7 @@ def multi_head_attention(
         v = _project(params["value"], memory)
         if rotary:
             q, k = rotate(q), rotate(k)
-        seen = _mask(mask, (len(q), heads, q.shape[1], k.shape[1]), name)
+        seen = _mask(mask, (q.shape[0], heads, q.shape[1], k.shape[1]), name)
         if causal:
             before = jnp.tril(jnp.ones((q.shape[1], k.shape[1]), bool))
             seen = before if seen is None else seen & before
@@ -262,7 +262,7 @@ def multi_head_attention(
         q, k, v = (_project(params[part], x) for part in ("query", "key", "value"))
         if rotary:
             q, k = rotate(q, position[:, None]), rotate(k, position[:, None])
-        rows = jnp.arange(len(x))
+        rows = jnp.arange(x.shape[0])
 
         def put(old, new):
             return old.at[rows, position].set(new[:, 0].astype(old.dtype))

@@ -221,7 +221,7 @@ def _fold(a, axis, grouped, groups):
     """(b, ..., g * c, ...) -> (..., g * b * c, ...)."""
     g, axis = (groups if grouped else 1), axis % (a.ndim - 1)
     rest = a.shape[1:]
-    a = a.reshape(len(a), *rest[:axis], g, rest[axis] // g, *rest[axis + 1 :])
+    a = a.reshape(a.shape[0], *rest[:axis], g, rest[axis] // g, *rest[axis + 1 :])
     return jnp.moveaxis(a, 0, axis + 1).reshape(*rest[:axis], -1, *rest[axis + 1 :])
 
 
@@ -262,7 +262,7 @@ def _accelerator(a, b, *, wanted, form):
         if wanted == "y":
             return _plain(a, b, form)
         if wanted == "x":
-            x = jax.ShapeDtypeStruct((len(b), *form.inputs, a.shape[-2] * form.groups), a.dtype)
+            x = jax.ShapeDtypeStruct((b.shape[0], *form.inputs, a.shape[-2] * form.groups), a.dtype)
             return jax.linear_transpose(lambda x: _plain(x, a, form), x)(b)[0]
         w = (*form.window, a.shape[-1] // form.groups, b.shape[-1])
         w = jax.ShapeDtypeStruct(w, a.dtype)
@@ -451,7 +451,7 @@ def _products_by_rows(x, y, form):
     none = ((0, 0),) * len(form.window)
     y = y.reshape(-1, y.shape[-1])
     products = [
-        lax.dot_general(row.reshape(len(y), -1), y, (((0,), (0,)), ((), ())))
+        lax.dot_general(row.reshape(y.shape[0], -1), y, (((0,), (0,)), ((), ())))
         for row in taps(wide, (*rows, 1), (*form.strides[:-1], 1), none, (*form.dilation[:-1], 1))
     ]
     return jnp.stack(products).reshape(*form.window, x.shape[-1], -1)

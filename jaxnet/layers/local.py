@@ -87,7 +87,7 @@ def locally_connected(
     def apply(params, x):
         window, steps, pairs, positions = geometry(x)
         seen = jnp.stack(list(taps(x, window, steps, pairs)), axis=-2)
-        seen = seen.reshape(len(x), *positions, -1)  # (batch, *positions, window * inputs)
+        seen = seen.reshape(x.shape[0], *positions, -1)  # (batch, *positions, window * inputs)
         y = jnp.einsum("n...i,...io->n...o", seen, params["kernel"])
         return y + params["bias"] if use_bias else y
 

@@ -149,7 +149,7 @@ def taps(
     for entry in itertools.product(*map(range, window)):
         start = [e * d for e, d in zip(entry, dilation, strict=True)]
         stop = [first + length for first, length in zip(start, lengths, strict=True)]
-        yield lax.slice(x, (0, *start, 0), (len(x), *stop, x.shape[-1]), (1, *strides, 1))
+        yield lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
 
 
 def _is_int(value: Any) -> bool:

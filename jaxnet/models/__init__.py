@@ -6,6 +6,9 @@ from jaxnet.models.autoencoder import autoencoder as autoencoder
 from jaxnet.models.autoencoder import code as code
 from jaxnet.models.autoencoder import tied_autoencoder as tied_autoencoder
 from jaxnet.models.deepface import deepface as deepface
+from jaxnet.models.fcn import as_convolution as as_convolution
+from jaxnet.models.fcn import convolutional_head as convolutional_head
+from jaxnet.models.fcn import fcn as fcn
 from jaxnet.models.googlenet import googlenet as googlenet
 from jaxnet.models.lenet5 import lenet5 as lenet5
 from jaxnet.models.lenet5 import lenet5_1998 as lenet5_1998
@@ -19,4 +22,16 @@ from jaxnet.models.perceptron import perceptron_rule as perceptron_rule
 from jaxnet.models.perceptron import train_perceptron as train_perceptron
 from jaxnet.models.resnet import cifar_resnet as cifar_resnet
 from jaxnet.models.resnet import resnet as resnet
+from jaxnet.models.rnnsearch import rnnsearch as rnnsearch
+from jaxnet.models.rnnsearch import rnnsearch_steps as rnnsearch_steps
+from jaxnet.models.transformer import translation_transformer as translation_transformer
+from jaxnet.models.transformer import (
+    translation_transformer_steps as translation_transformer_steps,
+)
 from jaxnet.models.vgg import vgg as vgg
+from jaxnet.models.yolo import yolo as yolo
+from jaxnet.models.yolo import yolo_assign as yolo_assign
+from jaxnet.models.yolo import yolo_decode as yolo_decode
+from jaxnet.models.yolo import yolo_detect as yolo_detect
+from jaxnet.models.yolo import yolo_loss as yolo_loss
+from jaxnet.models.yolo import yolo_v1 as yolo_v1

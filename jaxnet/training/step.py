@@ -102,7 +102,9 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
     return train_state._replace(key=data.at[-1].add(1)), here
 
 
-def make_step(objective: Callable[..., Any], optimizer: optax.GradientTransformation) -> "Step":
+def make_step(
+    objective: Callable[..., Any], optimizer: optax.GradientTransformation, *, shapes: int = 1
+) -> "Step":
     """The function `step(train_state, batch) -> (train_state, metrics)`, jitted.
 
     It owns the threading: the key, the state and the optimizer's state move on. The
@@ -119,6 +121,8 @@ def make_step(objective: Callable[..., Any], optimizer: optax.GradientTransforma
     Args:
       objective: `(params, state, batch, *, key, train) -> (loss, (state, metrics))`.
       optimizer: of optax.
+      shapes: number of shapes of batches that are meant, such as `jn.data.bucketed(...).shapes`:
+        so many compilations, for another batch each, bring no warning.
 
     Example:
       >>> net, optimizer = jn.dense(2), optax.adam(0.1)
@@ -131,7 +135,7 @@ def make_step(objective: Callable[..., Any], optimizer: optax.GradientTransforma
       >>> 0 < float(metrics["loss"]) < 0.2
       True
     """
-    return Step(objective, optimizer)
+    return Step(objective, optimizer, shapes)
 
 
 class Step:
@@ -142,10 +146,16 @@ class Step:
         `(train_state, metrics, finite)`, the last a bool for every leaf of the gradient.
       measure: `(params, state, batch, key, mask=None) -> metrics`, in evaluation mode.
       takes_mask: whether the objective leaves padding out by itself.
+      shapes: number of shapes of batches that are meant.
       traces: of each program, the shapes and dtypes that it was compiled for, in order.
     """
 
-    def __init__(self, objective: Callable[..., Any], optimizer: optax.GradientTransformation):
+    def __init__(
+        self,
+        objective: Callable[..., Any],
+        optimizer: optax.GradientTransformation,
+        shapes: int = 1,
+    ):
         if not callable(objective):
             raise TypeError(
                 "make_step: the objective must be a function, such as jn.supervised(net, loss), "
@@ -156,7 +166,9 @@ class Step:
                 "make_step: the optimizer must be one of optax, such as optax.adam(1e-3), "
                 f"got {type(optimizer).__name__}"
             )
-        self.objective = objective
+        if shapes < 1:
+            raise ValueError(f"make_step: shapes must be at least 1, got {shapes}")
+        self.objective, self.shapes = objective, shapes
         self.optimizer = optax.with_extra_args_support(optimizer)
         self.takes_mask = "mask" in inspect.signature(objective).parameters
         self.traces: dict[str, list[dict[str, str]]] = {}
@@ -240,14 +252,16 @@ class Step:
         if len(before) < 2:
             return
         last = before[-2]
-        changes = [
-            f"{name}: {last.get(name, 'nothing')} -> {now.get(name, 'nothing')}"
-            for name in sorted(last.keys() | now.keys())
-            if last.get(name) != now.get(name)
-        ]
+        changed = [n for n in sorted(last.keys() | now.keys()) if last.get(n) != now.get(n)]
+        of_batch = all(name.split("/")[0] in ("batch", "data") for name in changed)
+        if changed and of_batch and len(before) <= self.shapes:
+            return
+        changes = [f"{n}: {last.get(n, 'nothing')} -> {now.get(n, 'nothing')}" for n in changed]
+        hint = "; make_step(..., shapes=n) says how many are meant" if changed and of_batch else ""
         warnings.warn(
             f"{program} is compiled again (time {len(before)}), because of "
-            + ("; ".join(changes[:8]) or "something that is not a shape or dtype"),
+            + ("; ".join(changes[:8]) or "something that is not a shape or dtype")
+            + hint,
             stacklevel=2,
         )
 

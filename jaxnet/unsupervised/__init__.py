@@ -1,4 +1,4 @@
-"""Learning without labels: restricted Boltzmann machines, autoencoders, sparse coding and features.
+"""Learning without labels: Boltzmann machines, autoencoders, sparse coding, Markov models and more.
 
 A *fit* is a function `(key, x, features, **options) -> params`, where x is (n, inputs) and the
 params are those of an ordinary layer, `jn.dense(features)` mostly. So what was learned without
@@ -23,6 +23,16 @@ from jaxnet.unsupervised.compressed_sensing import sparse_entries as sparse_entr
 from jaxnet.unsupervised.dbn import fit_dbn as fit_dbn
 from jaxnet.unsupervised.dbn import generate as generate
 from jaxnet.unsupervised.dbn import mlp_params as mlp_params
+from jaxnet.unsupervised.emissions import Emission as Emission
+from jaxnet.unsupervised.emissions import by_clusters as by_clusters
+from jaxnet.unsupervised.emissions import categorical as categorical
+from jaxnet.unsupervised.emissions import gaussian_mixture as gaussian_mixture
+from jaxnet.unsupervised.emissions import in_segments as in_segments
+from jaxnet.unsupervised.hmm import Learned as Learned
+from jaxnet.unsupervised.hmm import baum_welch as baum_welch
+from jaxnet.unsupervised.hmm import fit_hmm as fit_hmm
+from jaxnet.unsupervised.hmm import hmm as hmm
+from jaxnet.unsupervised.hmm import sample_hmm as sample_hmm
 from jaxnet.unsupervised.kmeans import fit_kmeans as fit_kmeans
 from jaxnet.unsupervised.kmeans import fit_random_vectors as fit_random_vectors
 from jaxnet.unsupervised.kmeans import fit_rbf_centres as fit_rbf_centres
@@ -30,6 +40,18 @@ from jaxnet.unsupervised.kmeans import kmeans as kmeans
 from jaxnet.unsupervised.kmeans import nearest as nearest
 from jaxnet.unsupervised.kmeans import random_vectors as random_vectors
 from jaxnet.unsupervised.kmeans import triangle as triangle
+from jaxnet.unsupervised.markov import NEVER as NEVER
+from jaxnet.unsupervised.markov import Counts as Counts
+from jaxnet.unsupervised.markov import first_state as first_state
+from jaxnet.unsupervised.markov import hmm_backward as hmm_backward
+from jaxnet.unsupervised.markov import hmm_counts as hmm_counts
+from jaxnet.unsupervised.markov import hmm_forward as hmm_forward
+from jaxnet.unsupervised.markov import hmm_posteriors as hmm_posteriors
+from jaxnet.unsupervised.markov import left_to_right as left_to_right
+from jaxnet.unsupervised.markov import log_probabilities as log_probabilities
+from jaxnet.unsupervised.markov import scaled_likelihoods as scaled_likelihoods
+from jaxnet.unsupervised.markov import to_logits as to_logits
+from jaxnet.unsupervised.markov import viterbi as viterbi
 from jaxnet.unsupervised.pretrain import pretrain_greedy as pretrain_greedy
 from jaxnet.unsupervised.rbm import Annealed as Annealed
 from jaxnet.unsupervised.rbm import Visible as Visible

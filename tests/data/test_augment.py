@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.data import chain, cutout, mixup, on_inputs, random_color, random_shift
+from jaxnet.data import chain, cutout, mixup, on_inputs, on_masks, random_color, random_shift, warp
 
 
 def test_each_image_is_one_of_the_moves_by_hand():
@@ -44,6 +44,24 @@ def test_on_inputs_changes_inputs_and_no_targets():
     assert (moved != x).any() and (labels == y).all()
     with pytest.raises(TypeError, match="a batch is a pair .*got ArrayImpl; for inputs alone"):
         on_inputs(random_shift(1))(jax.random.key(0), x)
+
+
+def test_on_masks_moves_masks_along_and_fills_with_void():
+    """Half the size: a frame of void around, and class 0 inside stays class 0."""
+    x = jnp.linspace(0, 1, 2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
+    mask = jnp.arange(2 * 8 * 12).reshape(2, 8, 12) % 11
+
+    def half(key, batch):
+        return warp(batch, jnp.eye(2)[None].repeat(2, 0) / 2)
+
+    for dtype in (jnp.int32, jnp.uint8):
+        image, moved = on_masks(half, void=11)(jax.random.key(0), (x, mask.astype(dtype)))
+        np.testing.assert_array_equal(image, half(None, x))
+        plain = half(None, {"image": x, "mask": mask + 1})["mask"]  # 0 is what came in
+        np.testing.assert_array_equal(moved, jnp.where(plain == 0, 11, plain - 1))
+        assert moved.dtype == dtype and (moved == 11).sum() > 100 and (moved == 0).any()
+    with pytest.raises(TypeError, match=r"on_masks: a batch is a pair \(images, masks\), got dict"):
+        on_masks(half)(jax.random.key(0), {"image": x, "mask": mask})
 
 
 def test_fit_takes_it():

@@ -5,12 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.data import random_crop, random_flip, random_rotation, random_scale, random_skew, warp
+from jaxnet.data import (
+    random_crop,
+    random_distortion,
+    random_flip,
+    random_rotation,
+    random_scale,
+    random_skew,
+    warp,
+)
 
 RANDOM = {
     "rotation": random_rotation(40),
     "skew": random_skew(30),
     "scale": random_scale(0.6, 1.6),
+    "affine": random_distortion(rotation=30, skew=15, scale=(0.7, 1.4), shift=2),
     "crop": random_crop(0.5),
     "flip": random_flip(),
     "upside down": random_flip(vertical=True),
@@ -74,17 +83,93 @@ def test_an_image_alone_and_its_dtype():
     np.testing.assert_array_equal(still, x)
 
 
-def test_angles_are_of_both_signs_and_no_larger():
+@pytest.mark.parametrize("turn", [random_rotation(30), random_distortion(rotation=30)])
+def test_angles_are_of_both_signs_and_no_larger(turn):
     """A bar through the middle: its slope tells the angle."""
     x = np.zeros((200, 41, 41, 1), np.float32)
     x[:, 20] = 1
-    y = np.asarray(random_rotation(30)(jax.random.key(1), jnp.asarray(x)))[..., 0]
+    y = np.asarray(jax.jit(turn)(jax.random.key(1), jnp.asarray(x)))[..., 0]
     columns = np.arange(41) - 20.0
     rows = np.arange(41) - 20.0
     spread = (y * rows[:, None] * columns).sum((1, 2)) / (y * columns**2).sum((1, 2))
     angles = np.degrees(np.arctan(spread))
     assert -31 < angles.min() < -25 and 25 < angles.max() < 31
     assert abs(angles.mean()) < 4 * 30 / np.sqrt(3 * 200)
+
+
+@pytest.mark.parametrize(
+    "affine", [random_distortion(skew=20), random_distortion(scale=(0.5, 2.0))]
+)
+def test_an_affine_map_with_one_strength_is_of_that_kind(affine):
+    """A square: leaning keeps its area and its height, scaling keeps it a square."""
+    x = np.zeros((100, 41, 41, 1), np.float32)
+    x[:, 16:25, 16:25] = 1
+    y = np.asarray(jax.jit(affine)(jax.random.key(1), jnp.asarray(x)))[..., 0]
+    height, width = y.max(2).sum(1), y.max(1).sum(1)
+    if np.ptp(height) < 1e-3:  # leans
+        np.testing.assert_allclose(y.sum((1, 2)), 81, rtol=0.02)
+        assert width.max() > 11
+    else:
+        np.testing.assert_allclose(height, width, rtol=1e-4)
+        assert 4 < height.min() < 6 and 15.5 < height.max() < 19
+
+
+def test_an_affine_map_moves_by_up_to_the_shift_whatever_else_it_does():
+    """The middle of the image is where skew, rotation and scale leave it."""
+    x = np.zeros((300, 41, 41, 1), np.float32)
+    x[:, 19:22, 19:22] = 1
+    affine = random_distortion(rotation=180, skew=10, scale=(0.8, 1.25), shift=5)
+    y = np.asarray(jax.jit(affine)(jax.random.key(2), jnp.asarray(x)))[..., 0]
+    place = np.arange(41) - 20.0
+    down, right = ((y * p).sum((1, 2)) / y.sum((1, 2)) for p in (place[:, None], place))
+    for moved in (down, right):
+        assert -5.1 < moved.min() < -4.6 and 4.6 < moved.max() < 5.1
+        assert abs(moved.mean()) < 4 * 5 / np.sqrt(3 * 300)
+    assert abs(np.corrcoef(down, right)[0, 1]) < 4 / np.sqrt(300)
+
+
+def test_an_affine_map_skews_first_then_turns_then_scales():
+    """Moves are found again from where two points of each image come to."""
+    x = np.zeros((50, 81, 81, 2), np.float32)
+    x[:, 39:42, 59:62, 0] = 1  # 20 to the right of the middle
+    x[:, 19:22, 39:42, 1] = 1  # 20 above it
+    affine = random_distortion(rotation=40, skew=20, scale=(0.8, 1.25))
+    y = np.asarray(jax.jit(affine)(jax.random.key(2), jnp.asarray(x)))
+    place = np.arange(81) - 40.0
+    down = (y * place[:, None, None]).sum((1, 2)) / y.sum((1, 2)) / 20
+    right = (y * place[:, None]).sum((1, 2)) / y.sum((1, 2)) / 20
+    # A skew leaves a point to the right where it is: it tells rotation and scale.
+    scale, angle = np.hypot(down[:, 0], right[:, 0]), np.arctan2(down[:, 0], right[:, 0])
+    assert 0.78 < scale.min() < 0.85 and 1.18 < scale.max() < 1.27
+    assert -41 < np.degrees(angle).min() < -32 and 32 < np.degrees(angle).max() < 41
+    # Turned back and scaled back, the point above is at (-1, -tan(skew)).
+    c, s = np.cos(angle), np.sin(angle)
+    np.testing.assert_allclose((c * down[:, 1] - s * right[:, 1]) / scale, -1, atol=0.02)
+    lean = np.degrees(np.arctan((s * down[:, 1] + c * right[:, 1]) / scale))
+    assert -21 < lean.min() < -15 and 15 < lean.max() < 21
+
+
+def test_bends_are_smooth_moves_of_the_size_that_was_asked_for():
+    """An image that holds the place of each pixel shows where its pixels come from."""
+    height, width = 30, 24
+    place = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
+    x = {"image": np.repeat(place[None], 300, 0).astype(np.float32) + 100}
+    x["mask"] = (x["image"][..., 0] - 100 + 1000).astype(np.int32)
+    y = jax.jit(random_distortion(bend=0.5, spacing=6))(jax.random.key(0), x)
+    inside = np.s_[:, 4:-4, 4:-4]  # nothing comes from outside
+    moves = (np.asarray(y["image"]) - x["image"])[inside]  # (300, 22, 16, 2)
+    assert 0.3 < moves.std() < 0.5 and abs(moves.mean()) < 0.02
+    assert abs(np.corrcoef(moves[..., 0].ravel(), moves[..., 1].ravel())[0, 1]) < 0.03
+    near, far = (np.corrcoef(moves[:, :-n].ravel(), moves[:, n:].ravel())[0, 1] for n in (1, 13))
+    assert 0.85 < near < 1 and abs(far) < 0.1
+    rows = np.asarray(y["mask"])[inside] - 1000
+    assert np.abs(rows - (np.asarray(y["image"])[inside][..., 0] - 100)).max() <= 0.51
+
+
+def test_boxes_are_not_bent():
+    x = {"image": jnp.ones((2, 8, 9, 1)), "boxes": jnp.zeros((2, 1, 4))}
+    with pytest.raises(ValueError, match="no upright boxes"):
+        random_distortion(bend=1)(jax.random.key(0), x)
 
 
 def test_flip_turns_half_of_them():
@@ -104,6 +189,11 @@ def test_a_box_that_leaves_the_image_becomes_padding():
         (lambda: random_rotation(0), r"degrees must be in \(0, 180\], got 0"),
         (lambda: random_skew(90), r"degrees must be in \(0, 90\), got 90"),
         (lambda: random_scale(2, 1), "needs 0 < low <= high, got 2 and 1"),
+        (lambda: random_distortion(rotation=181), r"rotation must be in \[0, 180\], got 181"),
+        (lambda: random_distortion(skew=90), r"skew must be in \[0, 90\), got 90"),
+        (lambda: random_distortion(scale=(0, 1)), "scale needs 0 < low <= high, got 0 and 1"),
+        (lambda: random_distortion(shift=-1), "shift and bend must be at least 0, got -1"),
+        (lambda: random_distortion(bend=1, spacing=0), "spacing must be at least 1, got 0"),
         (lambda: random_crop(1), r"share must be in \(0, 1\), got 1"),
         (lambda: random_flip()(jax.random.key(0), jnp.ones((3, 4))), "random_flip: needs images"),
         (lambda: random_skew(9)(jax.random.key(0), {"image": jnp.ones((1, 4, 5, 1)),

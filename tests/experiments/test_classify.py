@@ -72,18 +72,37 @@ def test_a_recipe_scales_the_usual_rate_and_no_given_one():
     assert rate(learning_rate=0.7) == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize(("given", "shift"), [(None, 2), (1, 1), (0, None)])
-def test_images_move_as_the_options_or_the_recipe_say(given, shift, monkeypatch, tmp_path):
-    moves = []
+@pytest.mark.parametrize(
+    ("given", "seen"), [(None, "recipe"), (1, "shift by 1"), (0, None)], ids=str
+)
+def test_images_change_as_the_options_or_the_recipe_say(given, seen, monkeypatch, tmp_path):
+    changes = set()
 
-    def spy(pixels):
-        moves.append(pixels)
-        return lambda key, x: x
+    def spy(what):
+        def augment(key, x):
+            changes.add(what)
+            return x
 
-    monkeypatch.setattr(jn.data, "random_shift", spy)
+        return augment
+
+    monkeypatch.setattr(jn.data, "random_shift", lambda pixels: spy(f"shift by {pixels}"))
     options = Options(epochs=1, shift=given, output=tmp_path)
-    classify(SOFTMAX._replace(shift=2), shapes(), shapes(30, 1), options)
-    assert moves == ([] if shift is None else [shift])
+    classify(SOFTMAX._replace(augment=spy("recipe")), shapes(), shapes(30, 1), options)
+    assert changes == ({seen} if seen else set())
+
+
+def test_pictures_name_the_classes(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr(jn.viz, "save", lambda figure, path: seen.setdefault(path.stem, figure))
+    recipe = SOFTMAX._replace(names=["oak", "elm", "ash", "fir"])
+    x, y = shapes(30, 1)
+    options = Options(epochs=12, batch_size=16, optimizer="sgd", output=tmp_path)
+    classify(recipe, shapes(), (x, (y + 1) % 4), options)
+    axes = seen["confusion"].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["oak", "elm", "ash", "fir"]
+    titles = [axes.get_title() for axes in seen["mistakes"].axes]
+    assert len(titles) == 30  # every class is called by the next one's name
+    assert set(titles) <= {"oak, is elm", "elm, is ash", "ash, is fir", "fir, is oak"}
 
 
 def shapes(n=60, seed=0):

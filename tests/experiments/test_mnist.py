@@ -1,3 +1,7 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import pytest
 
 pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
@@ -26,6 +30,26 @@ def test_train_size(few, tmp_path, capsys):
     config = mnist.Config(model="softmax", epochs=1, train_size=100, data_dir=few, output=tmp_path)
     mnist.run(config)
     assert "100 images to train on, 500 to test with" in capsys.readouterr().out
+
+
+def test_augment_hands_over_changed_images(few, monkeypatch, tmp_path):
+    seen: list[Any] = []
+    monkeypatch.setattr(mnist, "classify", lambda recipe, *_: seen.append(recipe.augment))
+    for augment in (False, True):
+        mnist.run(mnist.Config(augment=augment, data_dir=few, output=tmp_path))
+    assert seen[0] is None
+    x = jnp.zeros((50, 28, 28, 1)).at[:, 9:19, 13:15].set(1.0)
+    y = jax.jit(seen[1])(jax.random.key(0), x)[..., 0]
+    assert y.shape == (50, 28, 28)
+    heights = (y.max(2) > 0.3).sum(1)  # of a stroke of 10: 9 to 11 pixels, turned and bent a bit
+    assert 7 <= heights.min() < heights.max() <= 14
+    firsts = (y.max(2) > 0.3).argmax(1)
+    assert 5 <= firsts.min() <= 7 and 11 <= firsts.max() <= 13  # moved by up to 2
+
+
+def test_augment_and_shift_exclude_each_other():
+    with pytest.raises(ValueError, match="give it or shift, not both"):
+        mnist.Config(augment=True, shift=1)
 
 
 def test_a_wrong_model():

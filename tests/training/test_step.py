@@ -140,6 +140,29 @@ def test_compiled_once_and_a_second_time_told_with_the_leaf():
     assert len(step.traces["step"]) == 2
 
 
+def test_shapes_that_are_meant_are_not_told():
+    optimizer = optax.sgd(0.1)
+    step = jn.make_step(jn.supervised(jn.dense(2), LOSS), optimizer, shapes=3)
+    train_state = jn.init_training(jn.dense(2), optimizer, KEY, data())
+    for n in (6, 5, 4, 6, 5):  # warnings are errors here
+        train_state, _ = step(train_state, data(n))
+    assert len(step.traces["step"]) == 3
+    with pytest.warns(UserWarning, match=r"time 4.*float32\[3,3\].*shapes=n"):
+        train_state, _ = step(train_state, data(3))
+    with pytest.raises(ValueError, match="shapes must be at least 1, got 0"):
+        jn.make_step(jn.supervised(jn.dense(2), LOSS), optimizer, shapes=0)
+
+
+def test_a_change_that_is_not_of_the_batch_is_told_even_among_the_shapes_meant():
+    optimizer = optax.sgd(0.1)
+    step = jn.make_step(jn.supervised(jn.dense(2), LOSS), optimizer, shapes=3)
+    train_state = jn.init_training(jn.dense(2), optimizer, KEY, data())
+    train_state, _ = step(train_state, data())
+    train_state = train_state._replace(step=train_state.step.astype(jnp.uint8))
+    with pytest.warns(UserWarning, match="train_state/step: int32.* -> uint8"):
+        step(train_state, data())
+
+
 def test_a_used_train_state_is_answered():
     step, train_state = build(jn.dense(2))
     with jax.debug_key_reuse(False):  # it would see the used key first

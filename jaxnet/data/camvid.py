@@ -1,0 +1,63 @@
+"""CamVid: road scenes, with a class for every pixel."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxnet.data import tfds
+from jaxnet.data.digits import Pair
+
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
+    "bicyclist", "void",
+)  # fmt: skip
+VOID = 11
+
+# The usual ones, red, green and blue, in the order of CLASSES.
+COLORS = np.array(
+    [
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222),
+        (128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+        (0, 0, 0),
+    ],
+    np.uint8,
+)  # fmt: skip
+
+
+def camvid(
+    *, data_dir: str | Path | None = None, download: bool = False
+) -> tuple[Pair, Pair, Pair]:
+    """701 road scenes seen from a car, 120x160 pixels, each pixel of one of 11 classes, or void.
+
+    The usual split: 367 to train on, 101 to choose options with, 233 to test with. The parts are
+    drives of their own, so their shares of the classes differ much. The images are scaled down, so
+    figures compare only with figures at this size.
+
+    CamVid is not in the catalogue of TensorFlow Datasets. It is read from files in its layout,
+    named "camvid", with features image (120, 160, 3) and segmentation_mask (120, 160, 1).
+
+    Args:
+      data_dir: where datasets lie, see `tfds.load`.
+      download: handed on to `tfds.load`, which finds no such dataset in its catalogue.
+
+    Returns:
+      (train, validation, test), each (images, masks): images (n, 120, 160, 3) float32 in [0, 1];
+      masks (n, 120, 160) int32, 0 to 10 as in `CLASSES`, and 11 for what has no label (`VOID`).
+
+    Raises:
+      ImportError, FileNotFoundError: see `tfds.load`.
+
+    Example:
+      >>> train, validation, test = camvid()  # doctest: +SKIP
+
+    Reference: Brostow, Fauqueur and Cipolla 2009, "Semantic object classes in video: a
+    high-definition ground truth database"; the 11 classes and the split are those of
+    Badrinarayanan, Kendall and Cipolla 2015, "SegNet".
+    """
+
+    def part(split: str) -> Pair:
+        data = tfds.load("camvid", split, data_dir=data_dir, download=download)
+        x = data["image"].astype(np.float32)
+        return np.divide(x, 255, out=x), data["segmentation_mask"][..., 0].astype(np.int32)
+
+    return part("train"), part("validation"), part("test")

@@ -1,0 +1,146 @@
+"""How well boxes are found: average precision.
+
+On the host, in NumPy: what counts as right depends on all images of a test part together. Users
+find it as `jaxnet.metrics.average_precision`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnet.boxes import iou as box_iou
+
+_overlaps = jax.jit(box_iou)
+
+
+class AveragePrecision(NamedTuple):
+    """What `average_precision` gives.
+
+    Fields:
+      mean: over the classes that occur in the truth; NaN where none does.
+      each: (classes,), NaN for a class that does not occur in the truth.
+      recall, precision: for each class (found boxes of it,), after each of them, best first.
+      scores: for each class (found boxes of it,), from high to low.
+    """
+
+    mean: float
+    each: np.ndarray
+    recall: list[np.ndarray]
+    precision: list[np.ndarray]
+    scores: list[np.ndarray]
+
+
+def average_precision(
+    found: Mapping[str, Any],
+    truth: Mapping[str, Any],
+    classes: int,
+    *,
+    iou: float = 0.5,
+    points: int | None = None,
+) -> AveragePrecision:
+    """Average precision of each class, and their mean (mAP), over a whole test part.
+
+    For each class, all its found boxes are gone through from high scores to low. One is right if
+    it overlaps a true box of its class and image by at least `iou` that none before it has taken;
+    among several it takes the one that it overlaps most. Else it is wrong, a second box on the same
+    thing too. Average precision is the area under precision against recall, where the precision at
+    a recall is the highest at this recall or beyond. Of equal scores those of earlier images, and
+    earlier places, come first. (COCO's matching; the VOC kit counts a box wrong when the true box
+    that it overlaps most is taken, even if it overlaps another one that is free.)
+
+    Args:
+      found: "boxes" (images, n, 4), "scores" (images, n) and "classes" (images, n), with class -1
+        for padding, as `jaxnet.models.yolo_detect` gives; all n count, so bring as many as may
+        matter: low scores cost nothing here.
+      truth: "boxes" (images, m, 4) and "classes" (images, m), with class -1 for padding.
+      classes: number of classes.
+      iou: of boxes that count as the same, in (0, 1].
+      points: None takes the exact area, as VOC does from 2010 on; 11 the mean at the recalls 0,
+        0.1, ..., 1 (VOC 2007), 101 at 0, 0.01, ..., 1 (COCO).
+
+    Raises:
+      ValueError: where shapes or classes do not belong together.
+
+    Example:
+      Two things, found by the first and the third box:
+
+      >>> truth = {"boxes": np.array([[[0, 0, 2, 3], [5, 5, 8, 9]]]), "classes": np.array([[0, 0]])}
+      >>> found = {"boxes": np.array([[[0, 0, 2, 3], [3, 3, 4, 5], [5, 5, 8, 9]]]),
+      ...          "scores": np.array([[0.9, 0.8, 0.7]]), "classes": np.array([[0, 0, 0]])}
+      >>> result = average_precision(found, truth, classes=1)
+      >>> result.recall[0].tolist(), result.precision[0].round(3).tolist(), round(result.mean, 3)
+      ([0.5, 0.5, 1.0], [1.0, 0.5, 0.667], 0.833)
+
+    References: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge"; Lin et
+    al. 2014, "Microsoft COCO: Common Objects in Context".
+    """
+    if points is not None and points < 2:
+        raise ValueError(f"average_precision: points must be None or at least 2, got {points}")
+    if not 0 < iou <= 1:
+        raise ValueError(f"average_precision: iou must be in (0, 1], got {iou}")
+    found = {name: np.asarray(found[name]) for name in ("boxes", "scores", "classes")}
+    truth = {name: np.asarray(truth[name]) for name in ("boxes", "classes")}
+    _check(found, truth, classes)
+    overlap = np.asarray(_overlaps(found["boxes"], truth["boxes"]))  # (images, n, m)
+    curves = [_curve(found, truth, overlap, c, iou) for c in range(classes)]
+    recall, precision, scores = (list(part) for part in zip(*curves, strict=True))
+    occurs = [(truth["classes"] == c).any() for c in range(classes)]
+    each = np.array(
+        [
+            _area(r, p, points) if there else np.nan
+            for r, p, there in zip(recall, precision, occurs, strict=True)
+        ]
+    )
+    mean = float(each[occurs].mean()) if any(occurs) else float("nan")
+    return AveragePrecision(mean, each, recall, precision, scores)
+
+
+def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
+    """Recall, precision and score after each found box of class c, best first."""
+    free = truth["classes"] == c  # (images, m)
+    total = free.sum()
+    image, place = np.nonzero(found["classes"] == c)
+    scores = found["scores"][image, place]
+    order = np.argsort(-scores, kind="stable")
+    right = np.zeros(len(order))
+    for at, (i, j) in enumerate(zip(image[order], place[order], strict=True)):
+        over = np.where(free[i], overlap[i, j], -1)
+        best = over.argmax() if over.size else 0
+        if over.size and over[best] >= iou:
+            right[at], free[i, best] = 1, False
+    hits = right.cumsum()
+    return hits / max(total, 1), hits / np.arange(1, len(hits) + 1), scores[order]
+
+
+def _area(recall: np.ndarray, precision: np.ndarray, points: int | None) -> float:
+    """Under the highest precision at a recall or beyond it."""
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    if points is None:
+        return float((np.diff(recall, prepend=0) * highest).sum())
+    places = np.searchsorted(recall, np.linspace(0, 1, points), side="left")
+    return float(np.append(highest, 0)[places].mean())  # 0 where the recall is never reached
+
+
+def _check(found: dict, truth: dict, classes: int) -> None:
+    for name, parts in (("found", found), ("truth", truth)):
+        shape = parts["boxes"].shape
+        if len(shape) != 3 or shape[-1] != 4:
+            raise ValueError(f"average_precision: {name} boxes must be (images, n, 4), got {shape}")
+        for part in parts.keys() - {"boxes"}:
+            if parts[part].shape != shape[:-1]:
+                raise ValueError(
+                    f"average_precision: {name} {part} must be {shape[:-1]} for boxes {shape}, "
+                    f"got {parts[part].shape}"
+                )
+        if parts["classes"].size and parts["classes"].max() >= classes:
+            raise ValueError(
+                f"average_precision: {name} classes must be below {classes}, "
+                f"got {parts['classes'].max()}"
+            )
+    if len(found["boxes"]) != len(truth["boxes"]):
+        raise ValueError(
+            f"average_precision: needs as many images in both, got {len(found['boxes'])} found and "
+            f"{len(truth['boxes'])} true"
+        )

@@ -1,0 +1,73 @@
+"""Where a convolutional network looks when it decides for a class."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, Params, State
+from jaxnet.inspect.attribution import choose, output_at, shifted, total
+
+
+def class_activation_map(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: jax.Array | np.ndarray,
+    path: str,
+    target: Any = None,
+) -> jax.Array:
+    """The maps of a layer, weighted by how much each of them speaks for a class, and summed up.
+
+    The weight of a map is the mean over its places of the gradient of the class's logit (Grad-CAM),
+    which works for the maps of any layer. For a network that ends in the mean over each map and a
+    dense layer it is that layer's weight divided by the number of places (CAM): there the sum over
+    the places is the logit without its bias. Signed; Grad-CAM's paper draws the positive part,
+    `jnp.maximum(found, 0)`.
+
+    Args:
+      net: the network, with logits (batch, classes); params, state: of it.
+      x: inputs of floats, (batch, *space, channels).
+      path: of the layer with the maps, as `activations` names it; mostly the last one before the
+        maps are pooled into one number each.
+      target: a class, or one an example, (batch,); None takes that of the largest logit.
+
+    Returns:
+      (batch, *space of the maps): coarser than x where the network has pooled.
+
+    Raises:
+      TypeError: for an x that is not of floats.
+      ValueError: for a path or class that is not there, or a layer without maps.
+
+    Example:
+      >>> head = jn.serial(jn.global_mean_pool(), jn.dense(3), name="head")
+      >>> net = jn.serial(jn.conv(5, 3, strides=2), jax.nn.relu, head)
+      >>> params, state = net.init(jax.random.key(0), jn.spec((2, 8, 6, 1)))
+      >>> class_activation_map(net, params, state, jnp.ones((2, 8, 6, 1)), "relu").shape
+      (2, 4, 3)
+
+    References: Zhou et al. 2016, "Learning Deep Features for Discriminative Localization" (CAM);
+    Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+    Localization".
+    """
+    x, chosen = choose("class_activation_map", net, params, state, x, target, None)
+    maps = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
+    if len(getattr(maps, "shape", ())) < 3:
+        raise ValueError(
+            f"class_activation_map: {net.name}/{path} gives {getattr(maps, 'shape', 'no array')}, "
+            "no maps (batch, *space, features); take a layer before they are pooled or flattened"
+        )
+    return _map(net, params, state, x, chosen, path, jnp.zeros(maps.shape, maps.dtype))
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _map(net, params, state, x, chosen, path, zero):
+    def logits(shift):
+        y, maps = shifted(net, params, state, x, path, shift)
+        return total(y, chosen).sum(), maps
+
+    gradient, maps = jax.grad(logits, has_aux=True)(zero)
+    weights = gradient.mean(tuple(range(1, maps.ndim - 1)), keepdims=True)  # (batch, 1, 1, maps)
+    return (weights * maps).sum(-1)

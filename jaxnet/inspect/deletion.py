@@ -1,0 +1,83 @@
+"""Whether a map of importance is right: what a network still knows without those pixels."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, Params, State
+
+CHUNK = 500  # images that go through the network at a time
+
+
+def deletion(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: jax.Array | np.ndarray,
+    labels: jax.Array | np.ndarray,
+    importance: jax.Array | np.ndarray,
+    shares: Sequence[float],
+    *,
+    value: float | Sequence[float] = 0.0,
+) -> np.ndarray:
+    """The accuracy on images without the pixels that a map calls most important.
+
+    The faster it falls, the better the map knows what the network uses: compare it with that for
+    pixels in random order. Of pixels of equal importance the upper left ones go first.
+
+    Args:
+      net: gives logits (batch, classes); params, state: of it.
+      x: images, (batch, height, width, channels).
+      labels: (batch,) classes.
+      importance: (batch, height, width), such as `occlusion` gives.
+      shares: of the pixels that are removed, each in [0, 1].
+      value: what takes their place: a number, or one a channel.
+
+    Returns:
+      (shares,) accuracies.
+
+    Raises:
+      ValueError: where the importance has another shape than the images, or a share is no share.
+
+    Example:
+      >>> net = jn.serial(lambda x: x[:, 0, :, 0])  # reads the brightest of three pixels
+      >>> x = jnp.array([[0.1, 0.9, 0.5], [0.8, 0.2, 0.3]])[:, None, :, None]
+      >>> deletion(net, {}, {}, x, [1, 0], x[..., 0], shares=[0, 1 / 3]).tolist()
+      [1.0, 0.0]
+
+    Reference: Samek et al. 2017, "Evaluating the Visualization of What a Deep Neural Network Has
+    Learned" (region perturbation); Petsiuk, Das and Saenko 2018, "RISE" (deletion).
+    """
+    x, importance, labels = jnp.asarray(x), jnp.asarray(importance), jnp.asarray(labels)
+    if x.ndim != 4 or importance.shape != x.shape[:3] or labels.shape != x.shape[:1]:
+        raise ValueError(
+            "deletion: needs images (batch, height, width, channels), labels (batch,) and "
+            f"importance (batch, height, width), got {x.shape}, {labels.shape} and "
+            f"{importance.shape}; jax.image.resize makes a coarse map as large as the images"
+        )
+    if not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"deletion: shares must be in [0, 1], got {list(shares)}")
+    pixels = x.shape[1] * x.shape[2]
+    counts = jnp.asarray([round(share * pixels) for share in shares])
+    right = sum(
+        _right(net, params, state, x[i : i + CHUNK], labels[i : i + CHUNK],
+               importance[i : i + CHUNK], counts, jnp.asarray(value, x.dtype))
+        for i in range(0, len(x), CHUNK)
+    )  # fmt: skip
+    return np.asarray(right) / len(x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _right(net, params, state, x, labels, importance, counts, value):
+    """How many images are read rightly, (counts,)."""
+    order = jnp.argsort(-importance.reshape(len(x), -1), axis=1)
+    rank = jnp.argsort(order, axis=1).reshape(importance.shape)  # 0 for the most important
+
+    def right(count):
+        rest = jnp.where((rank < count)[..., None], value, x)
+        return (net.apply(params, state, rest)[0].argmax(-1) == labels).sum()
+
+    return jax.lax.map(right, counts)

@@ -1,0 +1,131 @@
+"""What the units of a network look for: images that excite them most."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.core import Layer, Params, State
+from jaxnet.inspect.attribution import output_at
+
+
+def maximize_activation(
+    net: Layer,
+    params: Params,
+    state: State,
+    path: str | None,
+    units: Sequence[int | tuple[int, ...]],
+    key: jax.Array,
+    shape: tuple[int, int, int],
+    *,
+    steps: int = 256,
+    learning_rate: float = 0.05,
+    background: float = 0.5,
+    decay: float = 0.0,
+    jitter: int = 2,
+    blur: float = 0.7,
+) -> jax.Array:
+    """Images that excite units of a network, by gradient ascent from a noisy background.
+
+    One image a unit, all at once. Without restraint the ascent finds fine noise that no eye can
+    read; what is there against it: the image moves a little at each step, so that no single pixel
+    counts; it is seen through a blur, so that neighbours go together; values stay in [0, 1]; and
+    decay pulls them to the background. Adam, in one compiled loop.
+
+    Args:
+      net: the network; params, state: of it.
+      path: of the layer, as `activations` names it; None is the output of the network, whose units
+        are classes. Take units before they are rectified: from a unit at 0 no gradient comes.
+      units: of a convolution's output, the number of a map, whose mean over all places is
+        maximized, or one place of it (row, column, map); of (batch, features) the number of one.
+      key: draws the noise and the moves.
+      shape: of an image, (height, width, channels).
+      steps: of Adam, at least 1.
+      learning_rate: of Adam, about the change of a pixel at a step.
+      background: value at the beginning, in [0, 1]: 0.5 for photographs, 0 for ink on paper.
+      decay: times the sum of squared distances from the background is taken off the activation.
+      jitter: pixels by which the image moves at most, in each direction; it comes back in at the
+        other side.
+      blur: standard deviation in pixels; 0 for none.
+
+    Returns:
+      Images in [0, 1], (units, height, width, channels).
+
+    Raises:
+      ValueError: for a path or units that are not there, and options out of range.
+
+    Example:
+      >>> net = jn.serial(jn.conv(4, 3), jn.global_mean_pool())
+      >>> params, state = net.init(jax.random.key(0), jn.spec((1, 8, 6, 3)))
+      >>> key = jax.random.key(1)
+      >>> maximize_activation(net, params, state, "conv", [0, 3], key, (8, 6, 3)).shape
+      (2, 8, 6, 3)
+
+    References: Erhan, Bengio, Courville and Vincent 2009, "Visualizing Higher-Layer Features of a
+    Deep Network"; Yosinski et al. 2015, "Understanding Neural Networks Through Deep Visualization"
+    (decay, blur); Olah, Mordvintsev and Schubert 2017, "Feature Visualization" (moves).
+    """
+    if steps < 1 or not 0 <= background <= 1 or min(jitter, decay, blur) < 0 or len(shape) != 3:
+        raise ValueError(
+            "maximize_activation: needs steps of at least 1, a background in [0, 1], jitter, decay "
+            f"and blur of at least 0 and a shape (height, width, channels), got {steps=}, "
+            f"{background=}, {jitter=}, {decay=}, {blur=}, {shape=}"
+        )
+    many = jax.ShapeDtypeStruct((len(units), *shape), jnp.float32)
+    y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), many)
+    weights = np.zeros(y.shape, np.float32)  # of each output in the sum that is maximized
+    for place, unit in enumerate(units):
+        weight = weights[place]
+        index = unit if isinstance(unit, tuple) else (Ellipsis, unit)
+        try:
+            weight[index] = 1
+        except IndexError:
+            raise ValueError(
+                f"maximize_activation: unit {unit} is not in what "
+                f"{net.name if path is None else f'{net.name}/{path}'} gives for one image, "
+                f"{y.shape[1:]}"
+            ) from None
+        weight /= weight.sum()
+    blurs = tuple(jnp.asarray(_blur(n, blur)) for n in shape[:2])
+    options = jnp.float32(learning_rate), jnp.float32(background), jnp.float32(decay)
+    return _ascend(net, params, state, path, jnp.asarray(weights), key, shape, blurs, options,
+                   steps, jitter)  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=(0, 3, 6, 9, 10))
+def _ascend(net, params, state, path, weights, key, shape, blurs, options, steps, jitter):
+    rate, background, decay = options
+    optimizer = optax.adam(rate)
+
+    def image(z):
+        return jnp.einsum("hi,nijc,wj->nhwc", blurs[0], z, blurs[1])
+
+    def loss(z, move):
+        x = image(z)
+        y = output_at(net, params, state, jnp.roll(x, move, (1, 2)), path)
+        return decay * jnp.square(x - background).sum() - (weights * y).sum()
+
+    def step(i, carry):
+        z, opt_state = carry
+        here = jax.random.fold_in(move_key, i)
+        move = jax.random.randint(here, (2,), -jitter, jitter + 1)
+        updates, opt_state = optimizer.update(jax.grad(loss)(z, move), opt_state)
+        return jnp.clip(z + updates, 0, 1), opt_state
+
+    noise_key, move_key = jax.random.split(key)
+    noise = 0.1 * jax.random.normal(noise_key, (len(weights), *shape))
+    z = jnp.clip(background + noise, 0, 1)
+    z, _ = jax.lax.fori_loop(0, steps, step, (z, optimizer.init(z)))
+    return image(z)
+
+
+def _blur(pixels: int, deviation: float) -> np.ndarray:
+    """A Gaussian mean over neighbours, (pixels, pixels); at the border over those there are."""
+    if not deviation:
+        return np.eye(pixels, dtype=np.float32)
+    apart = np.arange(pixels)[:, None] - np.arange(pixels)
+    weight = np.exp(-np.square(apart / deviation) / 2)
+    return (weight / weight.sum(1, keepdims=True)).astype(np.float32)

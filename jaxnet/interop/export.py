@@ -1,0 +1,238 @@
+"""A trained net as a StableHLO program, which runs without jaxnet and without the net's code.
+
+    program = export(net, params, state, x)
+    program.save("digits.stablehlo")
+    logits = load_exported("digits.stablehlo")(images)
+
+The file is what `jax.export` serializes, and a checksum behind it at which JAX does not look. So
+where there is no jaxnet, jax and flatbuffers are enough:
+
+    with open("digits.stablehlo", "rb") as file:
+        program = jax.export.deserialize(bytearray(file.read()))
+    logits = program.call(images)
+
+There is no pickle in it, and no Python code. It is a program all the same: run those of people whom
+you trust. JAX promises to read a file for six months, but an older JAX may not read a newer one's:
+seen from 0.10.2 to 0.12.0, and not back.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, Params, PyTree, State, describe, path_name
+
+DIGEST = hashlib.sha256().digest_size  # bytes of the checksum
+
+
+class Program(NamedTuple):
+    """A net in evaluation mode as a program; prints the input that it needs and what it gives.
+
+    It is called like a function, and may stand inside `jax.jit`.
+
+    Fields:
+      exported: the `jax.export.Exported`. `exported.mlir_module()` is the program as text, and
+        `exported.mlir_module_serialized` the portable bytes for other compilers.
+
+    Example:
+      >>> net, x = jn.dense(3), jn.spec((2, 5))
+      >>> program = export(net, *net.init(jax.random.key(0), x), x, platforms=["cpu"])
+      >>> print(program)
+      (batch, 5) float32 -> (batch, 3) float32 on cpu
+      >>> program(jnp.ones((7, 5))).shape
+      (7, 3)
+      >>> program(jnp.ones((7, 4)))
+      Traceback (most recent call last):
+      ...
+      ValueError: program: needs (batch, 5) float32, got (7, 4) float32: Shape mismatch ...
+    """
+
+    exported: jax.export.Exported
+
+    def __call__(self, *inputs: PyTree) -> PyTree:
+        """The output for x; for (weights, x) where the weights are not inside.
+
+        Raises:
+          ValueError: where structure, shapes, dtypes or the platform are not the program's, or it
+            comes from a newer JAX.
+        """
+        inputs = jax.tree.map(jnp.asarray, inputs)
+        try:
+            return self.exported.call(*inputs)
+        except ValueError as error:
+            raise ValueError(
+                f"program: needs {self._needs()}, got {_words(inputs)}: {error}"
+            ) from None
+        except jax.errors.JaxRuntimeError as error:
+            if "deserialize" not in str(error):
+                raise
+            raise ValueError(
+                f"program: jax {jax.__version__} cannot read it, as one from a newer JAX"
+            ) from error
+
+    def save(self, path: str | os.PathLike, *, gradients: int = 0) -> Path:
+        """Writes the program into a file, which appears whole or not at all.
+
+        Args:
+          path: such as "digits.stablehlo"; folders above it are made.
+          gradients: how often what is loaded can be differentiated; each time adds a program that
+            is about twice as large.
+
+        Returns:
+          The path, to print.
+
+        Raises:
+          ImportError: without the package flatbuffers, in whose format JAX writes programs.
+          TypeError, ValueError: where the output holds tuples with names or other containers that
+            JAX cannot write; JAX says which.
+        """
+        data = bytes(self.exported.serialize(vjp_order=gradients))
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            beside.write_bytes(data + hashlib.sha256(data).digest())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        return path
+
+    def _needs(self) -> str:
+        inputs, _ = jax.tree.unflatten(self.exported.in_tree, self.exported.in_avals)
+        return _words(inputs)
+
+    def __str__(self) -> str:
+        outputs = jax.tree.unflatten(self.exported.out_tree, self.exported.out_avals)
+        return f"{self._needs()} -> {describe(outputs)} on {', '.join(self.exported.platforms)}"
+
+
+def export(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: PyTree,
+    *,
+    batch: int | None = None,
+    platforms: Sequence[str] | None = None,
+    weights_inside: bool = True,
+) -> Program:
+    """The net in evaluation mode as a StableHLO program, for any batch size unless told.
+
+    With the weights inside, the program is one file that needs nothing else. With the weights
+    outside it is small, and its first argument is a dict of arrays by path, such as
+    "params/conv/kernel": just what a safetensors file of `jn.save` holds, so that retrained
+    weights run in the same program:
+
+        export(net, params, state, x, weights_inside=False).save("net.stablehlo")
+        jn.save("net.safetensors", {"params": params, "state": state})
+        load_exported("net.stablehlo")(safetensors.numpy.load_file("net.safetensors"), images)
+
+    Args:
+      net: any layer.
+      params, state: of it.
+      x: an input, or its `jn.spec`, or a pytree of them, batch axis first. For further sizes that
+        are open, give specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`, which are
+        taken as they are.
+      batch: a number fixes the batch size; None leaves it open, from 1.
+      platforms: on which the program shall run, such as ["cpu", "cuda", "tpu"]; by default that of
+        this process.
+      weights_inside: whether params and state are constants of the program.
+
+    Raises:
+      ValueError: where params or state do not fit the net.
+      TypeError and others: where the net needs to know the batch size; a note says so.
+
+    Example:
+      >>> net, x = jn.serial(jn.conv(4, 3), jn.flatten(), jn.dense(3)), jn.spec((2, 8, 6, 1))
+      >>> params, state = net.init(jax.random.key(0), x)
+      >>> export(net, params, state, x)(jnp.ones((7, 8, 6, 1))).shape
+      (7, 3)
+      >>> outside = export(net, params, state, x, platforms=["cpu", "tpu"], weights_inside=False)
+      >>> print(outside)
+      (a dict of 4 weights, (batch, 8, 6, 1) float32) -> (batch, 3) float32 on cpu, tpu
+    """
+    spec, is_open = _spec(x, batch)
+    weights, structure = jax.tree_util.tree_flatten_with_path({"params": params, "state": state})
+    by_path = {path_name(path): jnp.asarray(leaf) for path, leaf in weights}
+
+    def run(weights, x):
+        tree = jax.tree.unflatten(structure, [weights[name] for name in by_path])
+        return net.apply(tree["params"], tree["state"], x)[0]
+
+    def run_inside(x):
+        return run(by_path, x)
+
+    try:
+        if weights_inside:
+            made = jax.export.export(jax.jit(run_inside), platforms=platforms)(spec)
+        else:
+            made = jax.export.export(jax.jit(run), platforms=platforms)(by_path, spec)
+    except Exception as error:
+        if is_open:
+            error.add_note(
+                "in export with an open batch size; a layer that needs the number (len(x) does, "
+                "x.shape[0] does not) runs with a fixed one: write export(..., batch=32)"
+            )
+        raise
+    return Program(made)
+
+
+def load_exported(path: str | os.PathLike) -> Program:
+    """Reads what `Program.save` wrote.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      FileNotFoundError: where there is none.
+      ValueError: for a file that is cut short, changed, or of another kind.
+      ImportError: without the package flatbuffers.
+
+    Example:
+      >>> import tempfile
+      >>> file = f"{tempfile.mkdtemp()}/net.stablehlo"
+      >>> net, x = jn.dense(3), jn.spec((2, 5))
+      >>> program = export(net, *net.init(jax.random.key(0), x), x)
+      >>> print(load_exported(program.save(file)))  # doctest: +SKIP
+      (batch, 5) float32 -> (batch, 3) float32 on cpu
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"load_exported: there is no file {path}")
+    whole = path.read_bytes()
+    data, digest = whole[:-DIGEST], whole[-DIGEST:]
+    if hashlib.sha256(data).digest() != digest:
+        raise ValueError(
+            f"load_exported: {path} ({len(whole)} bytes) is cut short, changed, or not written by "
+            "Program.save; what jax.export wrote is read by jax.export.deserialize"
+        )
+    return Program(jax.export.deserialize(bytearray(data)))
+
+
+def _spec(x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
+    """Shapes with the batch size in question, and whether any size is open."""
+    given = [n for leaf in jax.tree.leaves(x) for n in leaf.shape]
+    chosen = any(map(jax.export.is_symbolic_dim, given))
+    if batch is not None and (chosen or batch < 1):
+        raise ValueError(f"export: batch={batch} needs to be at least 1, and x no open sizes")
+    (size,) = (batch,) if batch is not None else jax.export.symbolic_shape("batch")
+
+    def leaf(a: Any) -> jax.ShapeDtypeStruct:
+        shape = a.shape if chosen or not a.shape else (size, *a.shape[1:])
+        return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(a.dtype))
+
+    return jax.tree.map(leaf, x), chosen or batch is None
+
+
+def _words(inputs: tuple) -> str:
+    """The arguments of a program in words: x, or the weights and x."""
+    if len(inputs) == 1:
+        return describe(inputs[0])
+    weights, *rest = inputs
+    return f"(a dict of {len(weights)} weights, {', '.join(map(describe, rest))})"

@@ -1,0 +1,264 @@
+"""RNNsearch: translation by a recurrent network that looks for its next word in the source."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, Params, PyTree, compose
+from jaxnet.layers.dense import dense
+from jaxnet.layers.dropout import dropout
+from jaxnet.layers.embedding import embedding
+from jaxnet.layers.recurrent import gru, gru_cell
+from jaxnet.layers.sequence import bidirectional
+
+Start = Callable[[Params, jax.Array, jax.Array], PyTree]  # (params, source, lengths) -> carry
+Step = Callable[[Params, PyTree, jax.Array], tuple[PyTree, Any]]  # (params, carry, tokens)
+
+
+def rnnsearch(
+    source_vocabulary: int,
+    target_vocabulary: int,
+    *,
+    embedding_features: int = 620,
+    features: int = 1000,
+    attention_features: int | None = None,
+    readout_features: int = 500,
+    attention: bool = True,
+    maxout: bool = True,
+    dropout_rate: float = 0.0,
+    return_weights: bool = False,
+    name: str = "rnnsearch",
+) -> Layer:
+    """Encoder, attention and decoder, told the right words so far (teacher forcing).
+
+    A bidirectional GRU makes an annotation h_j of each source word. From its state s_{i-1} the
+    decoder scores them, v · tanh(W s_{i-1} + U h_j), takes their mean c_i under the softmax of the
+    scores, moves on, s_i = GRU(s_{i-1}, [y_{i-1}, c_i]), and reads its next word from s_i, y_{i-1}
+    and c_i. It begins at s_0 = tanh(W ←h_1), the backward direction at the first word.
+
+    As in equation (4) of the paper the readout sees s_i (in its appendix s_{i-1}). Biases are added
+    to the GRUs, s_0, the readout and the logits. The reset gate is that of `jaxnet.gru`.
+
+    Args:
+      source_vocabulary, target_vocabulary: numbers of ids.
+      embedding_features: width of the words' vectors, source and target.
+      features: of each direction of the encoder, and of the decoder; 1000 in the paper.
+      attention_features: width of the hidden layer that scores; None is `features`.
+      readout_features: width of what the logits are read from.
+      attention: False gives every step the same context, the last states of both directions. It
+        is the encoder-decoder of Cho et al. 2014, but bidirectional, so that attention alone is
+        what the two differ in.
+      maxout: whether the readout takes the larger of each two of 2 * readout_features linear
+        units, as in the paper; False is readout_features units of tanh.
+      dropout_rate: of the words' vectors, the annotations and what the logits are read from.
+      return_weights: True gives (logits, weights), weights (batch, time, source time), to be drawn.
+      name: of the model.
+
+    Input: (source, lengths, target).
+      source: (batch, source time) ids, padded at the end with any id.
+      lengths: (batch,) integers; 0 is an empty sentence, whose context is zero.
+      target: (batch, time) ids of what came before each word: start, y_1, y_2, ...
+    Output: logits (batch, time, target_vocabulary). Padding of the source has no influence, and
+    what stands in the target none on what is before it.
+
+    Params:
+      encoder: embedding; bidirectional: forward, backward; start; and for the attention keys,
+        kernel (2 * features, attention_features);
+      target: embedding;
+      decoder: gru, kernel (embedding_features + 2 * features, 3 * features); and for the attention
+        query, kernel (features, attention_features), score, kernel (attention_features, 1);
+      readout: hidden, output.
+
+    Raises:
+      ValueError: for a rate out of range, and in training with dropout without a key.
+
+    Example:
+      >>> net = rnnsearch(11, 13, embedding_features=4, features=5, readout_features=3)
+      >>> source, lengths = jnp.ones((2, 6), int), jnp.array([6, 4])
+      >>> target = jnp.ones((2, 7), int)
+      >>> params, state = net.init(jax.random.key(0), (source, lengths, target))
+      >>> logits, _ = net.apply(params, state, (source, lengths, target))
+      >>> logits.shape
+      (2, 7, 13)
+
+    Reference: Bahdanau, Cho and Bengio 2015, "Neural Machine Translation by Jointly Learning to
+    Align and Translate".
+    """
+    parts = _parts(
+        source_vocabulary,
+        target_vocabulary,
+        embedding_features=embedding_features,
+        features=features,
+        attention_features=attention_features,
+        readout_features=readout_features,
+        attention=attention,
+        maxout=maxout,
+        dropout_rate=dropout_rate,
+    )
+
+    def forward(m, given):
+        if not isinstance(given, tuple | list) or len(given) != 3:
+            raise ValueError(
+                f"{name}: needs (source, lengths, target), ids (batch, source time), their "
+                "lengths (batch,) and the ids that came before each word, (batch, time)"
+            )
+        source, lengths, target = given
+        carry = m(parts.encoder, (source, lengths))
+        y = m(parts.words, target)  # (batch, time, embedding_features)
+
+        def step(s, y):
+            after, seen = m(parts.cell, ({**carry, "state": s}, y))
+            return after["state"], (after["state"], *seen)
+
+        # The loop has only what needs the state before; all words are read out at once.
+        _, seen = jax.lax.scan(step, carry["state"], y.swapaxes(0, 1))
+        s, context, *weights = (part.swapaxes(0, 1) for part in seen)  # (batch, time, ...)
+        logits = m(parts.readout, (s, y, context))
+        if not return_weights:
+            return logits
+        if not weights:
+            raise ValueError(f"{name}: without attention there are no weights to return")
+        return logits, weights[0]
+
+    return compose(forward, name=name)
+
+
+def rnnsearch_steps(
+    source_vocabulary: int,
+    target_vocabulary: int,
+    *,
+    return_weights: bool = False,
+    name: str = "rnnsearch",
+    **sizes: Any,
+) -> tuple[Start, Step]:
+    """`rnnsearch` step by step, with the same params, for `jaxnet.decoding`.
+
+    Args:
+      source_vocabulary, target_vocabulary: numbers of ids.
+      return_weights: True makes the step give (logits, weights), weights (batch, source time).
+      name: of the model, for messages.
+      sizes: the other arguments of `rnnsearch`, the same as there.
+
+    Returns:
+      start: (params, source, lengths) -> carry, which runs the encoder. Its entries have the batch
+        axis first: state, memory, and with attention keys and lengths.
+      step: (params, carry, tokens) -> (carry, logits), tokens (batch,), without dropout.
+
+    Example:
+      >>> from functools import partial
+      >>> sizes = dict(embedding_features=4, features=5, readout_features=3)
+      >>> source, lengths = jnp.ones((2, 6), int), jnp.array([6, 4])
+      >>> given = source, lengths, jnp.ones((2, 7), int)
+      >>> params, _ = rnnsearch(11, 13, **sizes).init(jax.random.key(0), given)
+      >>> start, step = rnnsearch_steps(11, 13, **sizes)
+      >>> @jax.jit
+      ... def translate(params, source, lengths):
+      ...     carry, first = start(params, source, lengths), jnp.ones(2, int)
+      ...     return jn.decoding.greedy(partial(step, params), carry, first, length=9, end=0)
+      >>> tokens, lengths = translate(params, source, lengths)
+      >>> tokens.shape, lengths.shape
+      ((2, 9), (2,))
+    """
+    parts = _parts(source_vocabulary, target_vocabulary, **sizes)
+
+    def start(params, source, lengths):
+        carry, _ = parts.encoder.apply(params["encoder"], {}, (source, lengths))
+        return carry
+
+    def forward(m, given):
+        carry, tokens = given
+        y = m(parts.words, tokens)
+        carry, seen = m(parts.cell, (carry, y))
+        logits = m(parts.readout, (carry["state"], y, seen[0]))
+        return carry, (logits, seen[1]) if return_weights else logits
+
+    one = compose(forward, name=name)
+
+    def step(params, carry, tokens):
+        rest = {part: entry for part, entry in params.items() if part != "encoder"}
+        return one.apply(rest, {}, (carry, tokens))[0]
+
+    return start, step
+
+
+class _Parts(NamedTuple):
+    """What the model and its steps are made of.
+
+    Fields:
+      encoder: (source, lengths) -> carry.
+      words: tokens -> y.
+      cell: (carry, y) -> (carry, (context, weights)), without weights where there is no attention.
+      readout: (state, y, context) -> logits.
+    """
+
+    encoder: Layer
+    words: Layer
+    cell: Layer
+    readout: Layer
+
+
+def _parts(
+    source_vocabulary: int,
+    target_vocabulary: int,
+    *,
+    embedding_features: int = 620,
+    features: int = 1000,
+    attention_features: int | None = None,
+    readout_features: int = 500,
+    attention: bool = True,
+    maxout: bool = True,
+    dropout_rate: float = 0.0,
+) -> _Parts:
+    scored = attention_features or features
+    drop = dropout(dropout_rate) if dropout_rate else lambda x: x
+
+    def encoder(m, given):
+        source, lengths = given
+        x = m(embedding(source_vocabulary, embedding_features), source)
+        read = m(bidirectional(gru(features)), {"x": m(drop, x), "lengths": lengths})
+        final = read["final"]
+        state = jnp.tanh(m(dense(features, name="start"), final["backward"]))
+        if not attention:
+            both = jnp.concatenate([final["forward"], final["backward"]], -1)
+            return {"state": state, "memory": m(drop, both)}
+        memory = m(drop, read["x"])  # (batch, source time, 2 * features)
+        keys = m(dense(scored, use_bias=False, name="keys"), memory)  # once, not at each step
+        return {"state": state, "memory": memory, "keys": keys, "lengths": lengths}
+
+    def words(m, tokens):
+        return m(drop, m(embedding(target_vocabulary, embedding_features), tokens))
+
+    def cell(m, given):
+        carry, y = given
+        s, weights = carry["state"], ()
+        context = carry["memory"]
+        if attention:
+            query = m(dense(scored, use_bias=False, name="query"), s)
+            hidden = jnp.tanh(query[:, None] + carry["keys"])  # (batch, source time, scored)
+            scores = m(dense(1, use_bias=False, name="score"), hidden)[..., 0]
+            seen = jnp.arange(scores.shape[1]) < carry["lengths"][:, None]
+            # Finite, so that a sentence without words has zeros and no NaN.
+            scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
+            weights = jnp.where(seen, jax.nn.softmax(scores), 0)  # (batch, source time)
+            context = jnp.einsum("bt,btf->bf", weights, context)  # (batch, 2 * features)
+            weights = (weights,)
+        s, _ = m(gru_cell(features), (s, jnp.concatenate([y, context], -1)))
+        return {**carry, "state": s}, (context, *weights)
+
+    def readout(m, given):
+        t = jnp.concatenate(given, -1)
+        if maxout:
+            t = m(dense(2 * readout_features, name="hidden"), t)
+            t = t.reshape(*t.shape[:-1], readout_features, 2).max(-1)
+        else:
+            t = jnp.tanh(m(dense(readout_features, name="hidden"), t))
+        return m(dense(target_vocabulary, name="output"), m(drop, t))
+
+    return _Parts(
+        compose(encoder, name="encoder"),
+        compose(words, name="target"),
+        compose(cell, name="decoder"),
+        compose(readout, name="readout"),
+    )

@@ -1,0 +1,202 @@
+"""The transformer that translates: an encoder, and a decoder that looks at all of it."""
+
+import math
+from typing import Any, NamedTuple
+
+from jaxnet.core import Layer, compose
+from jaxnet.layers.attention import attention_cache
+from jaxnet.layers.dropout import dropout
+from jaxnet.layers.embedding import embedding, sinusoidal_positions
+from jaxnet.layers.norm import layer_norm
+from jaxnet.layers.transformer import transformer_block
+from jaxnet.models.rnnsearch import Start, Step
+
+
+def translation_transformer(
+    source_vocabulary: int,
+    target_vocabulary: int,
+    *,
+    layers: int = 6,
+    features: int = 512,
+    heads: int = 8,
+    mlp_features: int = 2048,
+    dropout_rate: float = 0.1,
+    name: str = "translation_transformer",
+) -> Layer:
+    """Encoder and decoder of transformer blocks, told the right words so far (teacher forcing).
+
+    The blocks are `jaxnet.transformer_block`: they norm what goes in (the paper norms what comes
+    out), with a norm after the last one, and have GELU in place of ReLU. Sines tell the places, so
+    there is no longest sentence. The decoder's table of words is that of the logits as well.
+
+    Args:
+      source_vocabulary, target_vocabulary: numbers of ids.
+      layers: blocks in each of the two.
+      features: width of the words' vectors, even, and a multiple of heads.
+      heads: of each attention.
+      mlp_features: width of the hidden layers.
+      dropout_rate: of the words' vectors, the attention's weights, and what each layer adds.
+      name: of the model.
+
+    Input: (source, lengths, target), and output: logits, as in `rnnsearch`.
+
+    Params:
+      encoder: embedding, block_1, ..., norm; decoder: the same.
+
+    Raises:
+      ValueError: for no layers, sizes that do not divide, and in training with dropout without a
+        key.
+
+    Example:
+      >>> net = translation_transformer(11, 13, layers=2, features=8, heads=2, mlp_features=16)
+      >>> source, lengths = jnp.ones((2, 6), int), jnp.array([6, 4])
+      >>> target = jnp.ones((2, 7), int)
+      >>> params, state = net.init(jax.random.key(0), (source, lengths, target))
+      >>> logits, _ = net.apply(params, state, (source, lengths, target))
+      >>> logits.shape
+      (2, 7, 13)
+
+    Reference: Vaswani et al. 2017, "Attention Is All You Need".
+    """
+    parts = _parts(
+        source_vocabulary,
+        target_vocabulary,
+        layers=layers,
+        features=features,
+        heads=heads,
+        mlp_features=mlp_features,
+        dropout_rate=dropout_rate,
+    )
+
+    def forward(m, given):
+        if not isinstance(given, tuple | list) or len(given) != 3:
+            raise ValueError(
+                f"{name}: needs (source, lengths, target), ids (batch, source time), their "
+                "lengths (batch,) and the ids that came before each word, (batch, time)"
+            )
+        source, lengths, target = given
+        memory = m(parts.encoder, (source, lengths))
+        return m(parts.decoder, (target, memory, lengths))
+
+    return compose(forward, name=name)
+
+
+def translation_transformer_steps(
+    source_vocabulary: int, target_vocabulary: int, *, length: int, **sizes: Any
+) -> tuple[Start, Step]:
+    """`translation_transformer` step by step, with the same params, for `jaxnet.decoding`.
+
+    Args:
+      source_vocabulary, target_vocabulary: numbers of ids.
+      length: number of steps that there is room for. A step more gives logits of NaN.
+      sizes: the other arguments of `translation_transformer`, the same as there.
+
+    Returns:
+      start: (params, source, lengths) -> carry, which runs the encoder. Its entries have the batch
+        axis first: memory, lengths, and the caches of the blocks.
+      step: (params, carry, tokens) -> (carry, logits), tokens (batch,), without dropout.
+
+    Example:
+      >>> sizes = dict(layers=2, features=8, heads=2, mlp_features=16)
+      >>> source, lengths = jnp.ones((2, 6), int), jnp.array([6, 4])
+      >>> given = source, lengths, jnp.ones((2, 7), int)
+      >>> params, _ = translation_transformer(11, 13, **sizes).init(jax.random.key(0), given)
+      >>> start, step = translation_transformer_steps(11, 13, length=9, **sizes)
+      >>> carry, logits = step(params, start(params, source, lengths), jnp.ones(2, int))
+      >>> logits.shape, carry["caches"]["block_2"]["index"].tolist()
+      ((2, 13), [1, 1])
+    """
+    parts = _parts(source_vocabulary, target_vocabulary, **sizes)
+
+    def start(params, source, lengths):
+        memory, _ = parts.encoder.apply(params["encoder"], {}, (source, lengths))
+        batch, _, features = memory.shape
+        heads = parts.heads
+        caches = {
+            block: attention_cache(
+                batch, length, heads=heads, head_size=features // heads, dtype=memory.dtype
+            )
+            for block in params["decoder"]
+            if block.startswith("block_")
+        }
+        return {"memory": memory, "lengths": lengths, "caches": caches}
+
+    def step(params, carry, tokens):
+        return parts.step.apply(params["decoder"], {}, (carry, tokens))[0]
+
+    return start, step
+
+
+class _Parts(NamedTuple):
+    """What the model and its steps are made of.
+
+    Fields:
+      encoder: (source, lengths) -> memory.
+      decoder: (target, memory, lengths) -> logits.
+      step: (carry, tokens) -> (carry, logits), with the params of the decoder.
+      heads: of each attention.
+    """
+
+    encoder: Layer
+    decoder: Layer
+    step: Layer
+    heads: int
+
+
+def _parts(
+    source_vocabulary: int,
+    target_vocabulary: int,
+    *,
+    layers: int = 6,
+    features: int = 512,
+    heads: int = 8,
+    mlp_features: int = 2048,
+    dropout_rate: float = 0.1,
+) -> _Parts:
+    if layers < 1:
+        raise ValueError(f"translation_transformer: layers must be at least 1, got {layers}")
+    drop = dropout(dropout_rate) if dropout_rate else lambda x: x
+
+    def block(i: int, **options: Any) -> Layer:
+        return transformer_block(
+            heads, mlp_features, dropout_rate=dropout_rate, name=f"block_{i + 1}", **options
+        )
+
+    def placed(m, x, positions=None):
+        x = x * math.sqrt(features)  # the table has variance 1 / features
+        x = x if positions is None else (x, positions)
+        return m(drop, m(sinusoidal_positions(), x))
+
+    def encoder(m, given):
+        source, lengths = given
+        x = placed(m, m(embedding(source_vocabulary, features), source))
+        for i in range(layers):
+            x, _ = m(block(i), (x, lengths))
+        return m(layer_norm(name="norm"), x)  # (batch, source time, features)
+
+    def decoder(m, given):
+        target, memory, lengths = given
+        words = embedding(target_vocabulary, features, tied=True)
+        x = placed(m, m(words, target))
+        for i in range(layers):
+            x, *_ = m(block(i, causal=True, cross=True), (x, memory, lengths))
+        return m(words, m(layer_norm(name="norm"), x))  # (batch, time, target_vocabulary)
+
+    def step(m, given):
+        carry, tokens = given
+        words = embedding(target_vocabulary, features, tied=True)
+        x = placed(m, m(words, tokens), carry["caches"]["block_1"]["index"])  # (batch, features)
+        caches = {}
+        for i in range(layers):
+            one = block(i, cross=True, step=True)
+            now = carry["caches"][one.name], (x, carry["memory"], carry["lengths"])
+            caches[one.name], (x, *_) = m(one, now)
+        logits = m(words, m(layer_norm(name="norm"), x))
+        return {**carry, "caches": caches}, logits
+
+    return _Parts(
+        compose(encoder, name="encoder"),
+        compose(decoder, name="decoder"),
+        compose(step, name="decoder"),
+        heads,
+    )

@@ -1,0 +1,114 @@
+"""Boxes on images: what is found, and what is there."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import COLORS, frame, grid, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def boxes(
+    x: Any,
+    found: Mapping[str, Any] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    columns: int | None = None,
+) -> "Figure":
+    """Images with boxes: solid ones are found, dashed ones true, a colour a class.
+
+    A found box has its score at the corner. The legend below names the classes.
+
+    Args:
+      x: (images, height, width, 1 or 3), in [0, 1].
+      found: "boxes" (images, n, 4), top, left, bottom and right as shares of the image, "classes"
+        (images, n), -1 for what is not drawn, and "scores" (images, n), if there are any.
+      truth: "boxes" (images, m, 4) and "classes" (images, m), -1 for padding.
+      names: of the classes; their numbers by default.
+      columns: images in a row; about as many as rows by default.
+
+    Raises:
+      ValueError: for another shape, no image, or a class without a name.
+
+    Example:
+      >>> found = {"boxes": np.array([[[0.1, 0.2, 0.5, 0.6]]]), "classes": np.array([[1]])}
+      >>> figure = boxes(np.ones((1, 30, 40, 3)), found, names=["cat", "dog"])
+      >>> [text.get_text() for text in figure.legends[0].get_texts()]
+      ['cat', 'dog', 'found']
+    """
+    from matplotlib.lines import Line2D
+
+    x = np.clip(np.asarray(x), 0, 1)
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or len(x) == 0:
+        raise ValueError(
+            f"boxes: needs (images, height, width, 1 or 3 channels), at least one, got {x.shape}"
+        )
+    parts = {"found": found, "true": truth}
+    given = {what: _checked(what, part, len(x)) for what, part in parts.items() if part is not None}
+    count = max((int(part["classes"].max(initial=-1)) + 1 for part in given.values()), default=0)
+    names = [str(c) for c in range(count)] if names is None else list(names)
+    if count > len(names):
+        raise ValueError(f"boxes: class {count - 1} has no name, names are {', '.join(names)}")
+
+    rows, columns = grid(len(x), columns)
+    width = 3.6
+    figure = new_figure(width * columns, width * x.shape[1] / x.shape[2] * rows + 0.4)
+    cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    for i, (axes, image) in enumerate(zip(cells, x, strict=False)):
+        # Shares of the image are its own axes, whatever its pixels.
+        axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect="auto")
+        axes.set_box_aspect(x.shape[1] / x.shape[2])
+        frame(axes)
+        for what, part in given.items():
+            _draw(axes, part, i, dashed=what == "true")
+    for spare in cells[len(x) :]:
+        spare.remove()
+    lines = [Line2D([], [], color=_color(c), linewidth=3) for c in range(len(names))]
+    lines += [Line2D([], [], color="0.3", linestyle="--" if w == "true" else "-") for w in given]
+    figure.legend(
+        lines, [*names, *given], loc="outside lower center", ncols=len(lines), frameon=False
+    )
+    return figure
+
+
+def _draw(axes: Any, part: dict[str, np.ndarray], i: int, dashed: bool) -> None:
+    from matplotlib.patches import Rectangle
+
+    for j, (c, box) in enumerate(zip(part["classes"][i], part["boxes"][i], strict=True)):
+        top, left, bottom, right = box
+        if c < 0 or bottom <= top or right <= left:
+            continue
+        color = _color(c)
+        axes.add_patch(
+            Rectangle(
+                (left, top), right - left, bottom - top, fill=False, edgecolor=color,
+                linestyle="--" if dashed else "-", linewidth=1.0 if dashed else 1.6,
+            )
+        )  # fmt: skip
+        if "scores" in part:
+            axes.text(
+                left, top, f"{part['scores'][i][j]:.2f}", fontsize=6, color="white", va="top",
+                clip_on=True, bbox=dict(facecolor=color, edgecolor="none", pad=0.8),
+            )  # fmt: skip
+
+
+def _color(c: int) -> str:
+    return COLORS[int(c) % len(COLORS)]
+
+
+def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.ndarray]:
+    arrays = {name: np.asarray(value) for name, value in part.items()}
+    shape = arrays["boxes"].shape
+    if len(shape) != 3 or shape[0] != images or shape[-1] != 4:
+        raise ValueError(f"boxes: {what} boxes must be ({images} images, n, 4), got {shape}")
+    for name in arrays.keys() - {"boxes"}:
+        if arrays[name].shape != shape[:-1]:
+            raise ValueError(
+                f"boxes: {what} {name} must be {shape[:-1]} for boxes {shape}, "
+                f"got {arrays[name].shape}"
+            )
+    return arrays

@@ -1,0 +1,86 @@
+"""What the units of a layer make of one image."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import frame, grid, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def feature_maps(
+    maps: Any, image: Any = None, *, most_active: int | None = None, columns: int | None = None
+) -> "Figure":
+    """The maps of one layer side by side, with the number of each; dark is active.
+
+    All share one scale: from white at 0 to black at the largest value of all. Where a value is
+    below 0, blue is below, red above, and white 0.
+
+    Args:
+      maps: of one image, (height, width, maps): an entry of what `jn.inspect.activations` gives,
+        `found["conv_1"][0]`.
+      image: what was seen, (height, width, 1 or 3); it stands first.
+      most_active: so many maps alone, those with the largest mean of absolute values first.
+      columns: in a row; about as many as rows by default.
+
+    Raises:
+      ValueError: for other shapes, or fewer than one map.
+
+    Example:
+      >>> figure = feature_maps(np.random.rand(6, 5, 8), most_active=3)
+      >>> len(figure.axes)  # three maps and the scale
+      4
+    """
+    maps = np.asarray(maps, float)
+    if maps.ndim != 3 or maps.shape[2] == 0:
+        raise ValueError(
+            f"feature_maps: needs the maps of one image, (height, width, maps), got {maps.shape}; "
+            "of a batch take one, as in maps[0]"
+        )
+    if most_active is not None and most_active < 1:
+        raise ValueError(f"feature_maps: most_active must be at least 1, got {most_active}")
+    order = np.arange(maps.shape[2])
+    if most_active is not None:
+        order = np.argsort(-np.abs(maps).mean((0, 1)), kind="stable")[:most_active]
+    largest, signed = np.abs(maps).max() or 1.0, maps.min() < 0
+    first = 0 if image is None else 1
+    rows, columns = grid(len(order) + first, columns)
+    side = 1.0 if len(order) <= 16 else 0.75
+    height = (side * maps.shape[0] / maps.shape[1] + 0.2) * rows
+    figure = new_figure(side * columns + 0.7, height)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    if image is not None:
+        show_image(places[0], image)
+        places[0].set_title("image", fontsize=8, pad=2)
+    for axes, i in zip(places[first:], order, strict=False):
+        if signed:
+            axes.imshow(maps[..., i], cmap="RdBu_r", vmin=-largest, vmax=largest)
+        else:
+            axes.imshow(maps[..., i], cmap="gray_r", vmin=0, vmax=largest)
+        axes.set_title(str(i), fontsize=8, pad=2)
+        frame(axes)
+    for spare in places[first + len(order) :]:
+        spare.remove()
+    used = places[: first + len(order)]
+    scale = figure.colorbar(places[first].images[0], ax=used, shrink=0.9, aspect=7 * rows)
+    scale.outline.set_visible(False)
+    scale.ax.tick_params(labelsize=8)
+    return figure
+
+
+def show_image(axes: Any, image: Any, alpha: float = 1.0) -> None:
+    """One image in a cell: in colour with three channels, as dark ink on white with one.
+
+    Example:
+      >>> from jaxnet.viz.figure import new_figure
+      >>> show_image(new_figure(1, 1).subplots(), np.zeros((4, 5, 3)))
+    """
+    image = np.asarray(image)
+    image = np.clip(image / 255 if image.dtype == np.uint8 else image, 0, 1)
+    image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+    if not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
+        raise ValueError(f"an image must be (height, width, 1 or 3 channels), got {image.shape}")
+    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, alpha=alpha)
+    frame(axes)

@@ -1,0 +1,105 @@
+"""Receptive fields, drawn on an image."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.inspect.receptive import ReceptiveFields
+from jaxnet.viz.feature_maps import show_image
+from jaxnet.viz.figure import COLORS, frame, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def receptive(
+    image: Any,
+    fields: ReceptiveFields,
+    paths: Sequence[str] | None = None,
+    *,
+    effective: Mapping[str, Any] | None = None,
+    side: float = 2.4,
+) -> "Figure":
+    """What the unit in the middle of each layer sees of an image: a box a layer.
+
+    With `effective`, a panel a layer beside it shows which pixels in its box move the unit, and how
+    strongly: dark moves it most.
+
+    Args:
+      image: (height, width, 1 or 3 channels) in [0, 1].
+      fields: of `jn.inspect.receptive_fields(net, image[None])`.
+      paths: of the layers to draw; by default all whose field differs from the one before.
+      effective: path -> (height, width), of `jn.inspect.effective_field`.
+      side: of the image in inches.
+
+    Raises:
+      ValueError: for a path that is not there, or an image of another size than the map's.
+
+    Example:
+      >>> net = jn.serial(jn.conv(2, 3), jax.nn.relu, jn.max_pool(2), jn.conv(2, 3, name="second"))
+      >>> fields = jn.inspect.receptive_fields(net, jn.spec((1, 16, 16, 1)))
+      >>> figure = receptive(np.random.rand(16, 16, 1), fields)
+      >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+      ['conv, 3×3', 'max_pool, 4×4', 'second, 8×8']
+    """
+    from matplotlib.patches import Rectangle
+
+    image = np.asarray(image)
+    maps = {path: np.asarray(m, float) for path, m in (effective or {}).items()}
+    if paths is None:
+        paths = list(maps) or _distinct(fields)
+    for path in (*paths, *maps):
+        if path not in fields.fields:
+            raise ValueError(
+                f"receptive: {fields.name} has no layer with maps {path!r}; it has "
+                f"{', '.join(fields.fields)}"
+            )
+    for path, m in maps.items():
+        if m.shape != image.shape[:2]:
+            raise ValueError(
+                f"receptive: the image is {image.shape[0]}×{image.shape[1]}, the field of {path} "
+                f"{m.shape}"
+            )
+    high = side * image.shape[0] / image.shape[1]
+    count = 1 + len(maps)
+    figure = new_figure(side * count + 0.1, high + 0.3 + 0.18 * len(paths))
+    cells = figure.subplots(1, count, squeeze=False)[0]
+    colors = {path: COLORS[i % len(COLORS)] for i, path in enumerate(paths)}
+
+    def box(path, color, **style):
+        (top, left), (rows, columns) = fields.starts[path], fields.fields[path]
+        place = (left - 0.5, top - 0.5)
+        return Rectangle(place, columns, rows, fill=False, ec=color, clip_on=False, **style)
+
+    show_image(cells[0], image, alpha=0.75)
+    for i, path in enumerate(paths):  # later ones wider and below, so that none hides another
+        cells[0].add_patch(
+            box(path, colors[path], lw=1.5 + i, zorder=3 - i / len(paths),
+                label=f"{path}, {_size(fields, path)}")
+        )  # fmt: skip
+    cells[0].legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.02), frameon=False, fontsize=8,
+        handlelength=1.0,
+    )  # fmt: skip
+    for axes, (path, values) in zip(cells[1:], maps.items(), strict=True):
+        axes.imshow(values, cmap="gist_heat_r", vmin=0)
+        axes.add_patch(box(path, colors.get(path, "black"), lw=1.5))
+        axes.set_title(path, fontsize=9)
+        frame(axes)
+    return figure
+
+
+def _distinct(fields: ReceptiveFields) -> list[str]:
+    """Layers whose field is another than that of the layer before."""
+    found, last = [], None
+    for path, field in fields.fields.items():
+        if field != last and max(field) > 1:
+            found.append(path)
+            last = field
+    return found
+
+
+def _size(fields: ReceptiveFields, path: str) -> str:
+    words = "×".join(map(str, fields.fields[path]))
+    return f"≥ {words}" if path in fields.cut else words

@@ -1,0 +1,83 @@
+"""The hidden states of a sequence: how sure each is at each step, and the likeliest path."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import COLORS, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def states(
+    posterior: Any,
+    path: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    steps: Sequence[str] | None = None,
+) -> "Figure":
+    """Posteriors as a heat map, states upwards and time to the right, with a path on top.
+
+    The darker, the surer; where the path crosses light ground, other paths are nearly as likely.
+
+    Args:
+      posterior: (time, states) of one sequence, as one row of `hmm_posteriors`, cut to its length.
+      path: (time,) states, as one row of `viterbi`; -1 where there is none.
+      names: of the states; their numbers by default.
+      steps: what was seen at each step, such as letters, written below; the time by default.
+
+    Raises:
+      ValueError: for another shape, a share outside [0, 1], a state that is not there, or not as
+        many names or steps.
+
+    Example:
+      >>> figure = states([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], steps="abc")
+      >>> figure.axes[0].lines[0].get_ydata().tolist()
+      [0.0, 0.0, 1.0]
+    """
+    posterior = np.asarray(posterior, float)
+    if posterior.ndim != 2 or not posterior.size:
+        raise ValueError(f"states: needs posteriors (time, states), got {posterior.shape}")
+    if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
+        raise ValueError(
+            "states: posteriors must be shares in [0, 1], got "
+            f"{posterior.min():.3g} to {posterior.max():.3g}"
+        )
+    time, count = posterior.shape
+    for what, given, needed in (("names", names, count), ("steps", steps, time)):
+        if given is not None and len(given) != needed:
+            raise ValueError(f"states: needs {needed} {what}, got {len(given)}")
+    width = min(max(0.17 * time, 4), 14) + 1.5
+    figure = new_figure(width, 0.45 * min(count, 16) + 1.2)
+    axes = figure.subplots()
+    image = axes.imshow(
+        posterior.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower",
+        interpolation="nearest",
+    )  # fmt: skip
+    if path is not None:
+        path = np.asarray(path)
+        if path.shape != (time,) or path.min() < -1 or path.max() >= count:
+            raise ValueError(
+                f"states: the path must be ({time},) states below {count}, got {path.shape} "
+                f"{path.tolist()!r:.60}"
+            )
+        line = np.where(path < 0, np.nan, path)
+        axes.plot(
+            np.arange(time), line, color=COLORS[1], marker="o" if time <= 80 else "",
+            markersize=3.5, linewidth=1.2, label="likeliest path",
+        )  # fmt: skip
+        axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1))
+    axes.set_ylim(-0.5, count - 0.5)
+    axes.set_yticks(range(count), names or [str(i) for i in range(count)])
+    axes.set_ylabel("state")
+    if steps is not None:
+        axes.set_xticks(range(time), [" " if step == " " else str(step) for step in steps])
+        axes.tick_params(axis="x", length=0)
+    else:
+        axes.set_xlabel("time")
+    axes.spines[:].set_visible(False)
+    scale = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], label="posterior", pad=0.02)
+    scale.outline.set_visible(False)
+    return figure

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from jaxnet.data import CELLS, bccd, pad_boxes, tfds
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+
+@pytest.fixture
+def few(tfds_data_dir, monkeypatch):
+    """The first images of each part: reading all of them takes seconds."""
+    if "bccd" not in tfds.prepared(tfds_data_dir):
+        pytest.skip("bccd is not in TFDS_DATA_DIR")
+    load = tfds.load
+
+    def some(name, split, **options):
+        return load(name, f"{split}[:5]", **options)
+
+    monkeypatch.setattr(tfds, "load", some)
+    return tfds_data_dir, some
+
+
+def test_images_and_boxes(few):
+    folder, load = few
+    parts = bccd(size=(120, 160), data_dir=folder)
+    assert len(parts) == 3
+    places = {targets["boxes"].shape[1] for _, targets in parts}
+    for (x, targets), split in zip(parts, ("train", "validation", "test"), strict=True):
+        raw = load("bccd", split, data_dir=folder)
+        # 480x640 to a quarter: the mean of 4x4 pixels, which Pillow rounds to 1/255
+        mean = raw["image"].reshape(5, 120, 4, 160, 4, 3).mean((2, 4)) / 255
+        assert x.shape == (5, 120, 160, 3) and x.dtype == np.float32
+        np.testing.assert_allclose(x, mean, atol=1.01 / 255)
+        boxes, classes = targets["boxes"], targets["classes"]
+        assert boxes.shape == (5, *places, 4) and boxes.dtype == np.float32
+        assert classes.shape == (5, *places) and classes.dtype == np.int32
+        for i, (true, labels) in enumerate(
+            zip(raw["objects"]["bbox"], raw["objects"]["label"], strict=True)
+        ):
+            np.testing.assert_array_equal(boxes[i, : len(true)], true)
+            np.testing.assert_array_equal(classes[i, : len(true)], labels)
+            assert (classes[i, len(true) :] == -1).all() and (boxes[i, len(true) :] == 0).all()
+        assert 0 <= boxes.min() and boxes.max() <= 1 and classes.max() < len(CELLS)
+
+
+def test_the_whole_size_is_as_stored(few):
+    folder, load = few
+    (x, _), *_ = bccd(size=(480, 640), data_dir=folder)
+    raw = load("bccd", "train", data_dir=folder)
+    np.testing.assert_allclose(x[:2], raw["image"][:2] / 255, rtol=1e-6)
+
+
+def test_boxes_without_height_or_width_are_left_out():
+    boxes = [
+        np.array([[0, 0, 0, 0], [0.1, 0.2, 0.3, 0.5], [0.1, 0.2, 0.1, 0.5], [0.1, 0.2, 0.4, 0.2]]),
+        np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5]]),
+        np.zeros((0, 4)),
+    ]
+    targets = pad_boxes(boxes, [np.array([0, 2, 1, 1]), np.array([1, 0]), np.array([])])
+    assert targets["classes"].tolist() == [[2, -1], [1, 0], [-1, -1]]
+    np.testing.assert_allclose(targets["boxes"][0], [[0.1, 0.2, 0.3, 0.5], [0, 0, 0, 0]])
+    assert not targets["boxes"][2].any()
+    assert pad_boxes(boxes, [np.zeros(4), np.zeros(2), []], most=7)["boxes"].shape == (3, 7, 4)
+    with pytest.raises(ValueError, match="an image has 2 boxes, more than most=1"):
+        pad_boxes(boxes, [np.zeros(4), np.zeros(2), []], most=1)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="write data_dir="):
+        bccd(data_dir=tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_all_of_it(tfds_data_dir):
+    if "bccd" not in tfds.prepared(tfds_data_dir):
+        pytest.skip("bccd is not in TFDS_DATA_DIR")
+    parts = bccd(size=(48, 64), data_dir=tfds_data_dir)
+    assert [len(x) for x, _ in parts] == [205, 87, 72]
+    counts = [np.bincount(t["classes"][t["classes"] >= 0]).tolist() for _, t in parts]
+    # Seen; red cells are one fewer than stored in the first two parts, which have no size there.
+    assert counts == [[2381, 214, 209], [967, 87, 83], [805, 71, 69]]
+    assert {t["boxes"].shape[1] for _, t in parts} == {30}
+    for _, targets in parts:
+        size = targets["boxes"][..., 2:] - targets["boxes"][..., :2]
+        assert ((size > 0).all(-1) == (targets["classes"] >= 0)).all()

@@ -1,0 +1,47 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnet.data import camvid, tfds
+from jaxnet.data.camvid import CLASSES, COLORS, VOID
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    folder = os.environ.get("TFDS_DATA_DIR", "")
+    if not os.path.isdir(folder) or "camvid" not in tfds.prepared(folder):
+        pytest.skip("CamVid is not in TFDS_DATA_DIR")
+    return camvid(data_dir=folder)
+
+
+def test_sizes_and_values(parts, tfds_data_dir):
+    assert [len(x) for x, _ in parts] == [367, 101, 233]
+    for (x, masks), split in zip(parts, ("train", "validation", "test"), strict=True):
+        assert x.shape[1:] == (120, 160, 3) and x.dtype == np.float32
+        assert masks.shape == x.shape[:3] and masks.dtype == np.int32
+        assert 0 <= x.min() and 0.9 < x.max() <= 1
+        assert np.unique(masks).tolist() == list(range(12))  # all classes, and void
+        raw = tfds.load("camvid", f"{split}[:2]", data_dir=tfds_data_dir)
+        np.testing.assert_allclose(x[:2], raw["image"] / 255, rtol=1e-6)
+        np.testing.assert_array_equal(masks[:2], raw["segmentation_mask"][..., 0])
+
+
+def test_names_belong_to_the_labels(parts, tfds_data_dir):
+    """Those of the files; and the sky is above the road."""
+    words = Path(tfds_data_dir, "camvid", "1.0.0", "metadata.json").read_text()
+    assert tuple(json.loads(words)["labels"]) == CLASSES
+    masks = parts[0][1]
+    height = {name: np.nonzero(masks == i)[1].mean() for i, name in enumerate(CLASSES)}
+    assert height["sky"] < height["building"] < height["car"] < height["road"]
+    assert CLASSES[VOID] == "void" and COLORS.shape == (12, 3)
+    assert len({tuple(color) for color in COLORS}) == 12 and (COLORS[VOID] == 0).all()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="write data_dir="):
+        camvid(data_dir=tmp_path / "nowhere")

@@ -1,0 +1,256 @@
+"""Padding, buckets, packing and windows: every token where it belongs, none lost, none twice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.data.sequences import (
+    bucketed,
+    length_mask,
+    overlapping,
+    pack,
+    packed_mask,
+    pad,
+    windows,
+)
+
+KEY = jax.random.key(0)
+
+
+def ragged(n=23, longest=9, seed=0, first=1):
+    """Sequences of lengths 1 to longest; every number in them is there once."""
+    lengths = np.random.default_rng(seed).integers(1, longest + 1, n)
+    numbers = np.arange(first, first + lengths.sum())
+    return np.split(numbers, np.cumsum(lengths)[:-1])
+
+
+# Padding.
+
+
+def test_pad_by_hand():
+    tokens, lengths = pad([[1, 2], [], [3, 4, 5]], length=4, value=9)
+    assert tokens.tolist() == [[1, 2, 9, 9], [9, 9, 9, 9], [3, 4, 5, 9]]
+    assert lengths.tolist() == [2, 0, 3] and lengths.dtype == np.int32
+    assert length_mask(lengths, 4).sum(1).tolist() == [2, 0, 3]
+
+
+def test_pad_keeps_further_axes_and_dtype():
+    sounds = [np.ones((n, 2), np.float32) for n in (3, 1)]
+    x, lengths = pad(sounds)
+    assert x.shape == (2, 3, 2) and x.dtype == np.float32 and x.sum((1, 2)).tolist() == [6, 2]
+    assert pad([[], []])[0].shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "options", "words"),
+    [
+        ([], {}, "at least one sequence"),
+        ([[1, 2, 3]], {"length": 2}, "3 steps, more than length=2"),
+        ([np.ones((2, 3)), np.ones((2, 4))], {}, "same further axes"),
+        ([1, 2], {}, "steps along the first axis"),
+    ],
+)
+def test_pad_refuses(sequences, options, words):
+    with pytest.raises(ValueError, match=words):
+        pad(sequences, **options)
+
+
+# Buckets.
+
+
+def test_every_sequence_is_in_one_batch_of_a_fitting_shape():
+    data = ragged()
+    batches = bucketed(data, 4, bounds=3, seed=1)
+    passes = []
+    for _ in range(2):
+        seen, shapes = [], set()
+        sizes = []
+        for tokens, lengths in batches:
+            shapes.add(tokens.shape[1])
+            sizes.append(len(tokens))
+            seen += [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
+            assert not tokens[~length_mask(lengths, tokens.shape[1])].any()
+        assert sorted(map(tuple, seen)) == sorted(tuple(s.tolist()) for s in data)
+        assert shapes <= {bound[0] for bound in batches.bounds} and len(shapes) == 3
+        assert sizes == [4, 4, 4, 4, 4, 3] and len(batches) == 6
+        passes.append(seen)
+    assert passes[0] != passes[1]  # drawn anew
+    again = bucketed(data, 4, bounds=3, seed=1)
+    again.epoch = 1
+    assert [r[:n].tolist() for x, m in again for r, n in zip(x, m, strict=True)] == passes[1]
+
+
+def test_buckets_keep_padding_small():
+    data = ragged(200, longest=40)
+    whole, four = (bucketed(data, 8, bounds=n) for n in (1, 4))
+    assert whole.shapes == 1 and four.shapes == 4 and 0 < four.padding < whole.padding / 2
+    room = sum(tokens.size for tokens, _ in four)  # what went up to the next bucket costs a little
+    assert four.padding < 1 - sum(map(len, data)) / room < four.padding + 0.05
+    assert sum(four.counts) == 200 and max(four.counts) < 100
+
+
+def test_pairs_stay_pairs():
+    sources, targets = ragged(30, 9), ragged(30, 7, seed=1, first=1001)
+    partner = {s[0]: t[0] for s, t in zip(sources, targets, strict=True)}
+    number = {s[0]: i for i, s in enumerate(sources)}
+    batches = bucketed((sources, {"y": targets, "n": np.arange(30)}), 8, bounds=[4, (6, 7), 9])
+    assert batches.bounds == [(4, 4), (6, 7), (9, 9)]
+    count = 0
+    for (x, x_lengths), rest in batches:
+        y, y_lengths = rest["y"]
+        assert (x.shape[1], y.shape[1]) in batches.bounds
+        assert [partner[a] for a in x[:, 0]] == y[:, 0].tolist()
+        assert [number[a] for a in x[:, 0]] == rest["n"].tolist()
+        assert x_lengths.max() <= x.shape[1] and y_lengths.max() <= y.shape[1]
+        count += len(x)
+    assert count == 30
+
+
+def test_without_a_seed_the_order_is_always_the_same_from_short_to_long():
+    batches = bucketed(ragged(), 4, bounds=3, seed=None)
+    first, second = ([x.tolist() for x, _ in batches] for _ in range(2))
+    assert first == second and [len(x[0]) for x in first] == sorted(len(x[0]) for x in first)
+
+
+def test_what_is_too_long_is_told_or_counted():
+    data = [[1] * n for n in (2, 3, 9, 4, 8)]
+    with pytest.raises(ValueError, match=r"2 of 5 examples are longer than .*\(4,\), the longest"):
+        bucketed(data, 2, bounds=[2, 4])
+    batches = bucketed(data, 2, bounds=[2, 4], drop_longer=True)
+    assert batches.dropped == 2 and "2 longer ones left out" in repr(batches)
+    assert sum(len(x) for x, _ in batches) == 3 and len(batches) == 2
+    with pytest.raises(ValueError, match="all examples are longer"):
+        bucketed(data, 2, bounds=[1], drop_longer=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        (([[1]], [[1], [2]]), {}, "got list of 1, list of 2"),
+        ([], {}, "got list of 0"),
+        (np.ones((3, 2)), {}, "must be lists of sequences"),
+        ([[1]], {"bounds": [4, 2]}, "bounds must rise"),
+        ([[1]], {"bounds": [(4, 4)]}, "a tuple of 1"),
+        ([[1]], {"bounds": 0}, "at least one bucket"),
+        ([[1]], {"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_bucketed_refuses(data, options, words):
+    with pytest.raises(ValueError, match=words):
+        bucketed(data, **{"batch_size": 2, **options})
+
+
+def test_fit_compiles_once_a_shape_and_says_nothing():
+    data = ragged(23, 6)
+    labels = np.array([len(s) % 2 for s in data])
+    batches = bucketed((data, labels), 4, bounds=2)
+    net = jn.serial(jn.each_step(jn.embedding(200, 3)), jn.last_step(), jn.dense(2))
+    optimizer = optax.sgd(0.1)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    step = jn.make_step(jn.supervised(net, loss), optimizer, shapes=batches.shapes)
+    train_state = jn.init_training(net, optimizer, KEY, next(iter(batches)))
+    for epoch in jn.fit(train_state, step, batches, epochs=3):  # warnings are errors
+        assert len(epoch.losses) == len(batches) == 6
+    assert len(step.traces["fit from batches"]) == batches.shapes == 2
+
+
+# Packing.
+
+
+def test_packed_rows_hold_every_sequence_and_little_else():
+    data = ragged(40, 7)
+    packed = pack(data, 10, value=-1)
+    for sequence, (row, start) in zip(data, packed.places, strict=True):
+        here = slice(start, start + len(sequence))
+        np.testing.assert_array_equal(packed.tokens[row, here], sequence)
+        np.testing.assert_array_equal(packed.positions[row, here], np.arange(len(sequence)))
+        assert len(set(packed.segments[row, here])) == 1
+    padding = packed.segments == 0
+    assert (packed.tokens[padding] == -1).all() and (packed.positions[padding] == 0).all()
+    assert (~padding).sum() == sum(map(len, data))
+    assert padding.mean() < 0.1  # one sequence a row: more than half
+    for segments in packed.segments:  # numbered from 1
+        kinds = set(segments) - {0}
+        assert kinds == set(range(1, len(kinds) + 1))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [([], "got none"), ([[1], []], "0 to 1"), ([[1, 2, 3]], "3 to 3 steps")]
+)
+def test_pack_refuses(data, words):
+    with pytest.raises(ValueError, match=words):
+        pack(data, 2)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+def test_packed_sequences_have_the_outputs_that_they_have_alone(causal, x64):
+    words = jn.embedding(100, 8)
+    places = jn.sinusoidal_positions()
+    block = jn.transformer_block(2, 12, causal=causal, rotary=True)
+
+    def forward(m, given):
+        tokens, positions, mask = given
+        x, _ = m(block, (m(places, (m(words, tokens), positions)), mask))
+        return x
+
+    net, data = jn.compose(forward), ragged(6, 4)
+    packed = pack(data, 6)
+    together = packed.tokens, packed.positions, packed_mask(packed.segments)
+    params, state = net.init(KEY, jax.tree.map(jnp.asarray, together))
+    params = jax.tree.map(lambda a: a.astype(jnp.float64), params)
+    apply = jax.jit(net.apply)
+    y, _ = apply(params, state, jax.tree.map(jnp.asarray, together))
+    assert y.dtype == jnp.float64 and len(packed.tokens) < len(data)
+    for sequence, (row, start) in zip(data, packed.places, strict=True):
+        n = len(sequence)
+        alone = jnp.asarray(sequence)[None], jnp.arange(n)[None], jnp.ones((1, n, n), bool)
+        expected, _ = apply(params, state, alone)
+        np.testing.assert_allclose(y[row, start : start + n], expected[0], rtol=1e-10, atol=1e-10)
+
+
+def test_packed_mask_inside_jit():
+    segments = pack(ragged(5, 4), 6).segments
+    np.testing.assert_array_equal(jax.jit(packed_mask)(segments), packed_mask(segments))
+
+
+# Windows.
+
+
+@pytest.mark.parametrize("length", [2, 7, 12, 31])
+@pytest.mark.parametrize(("streams", "steps"), [(1, 1), (1, 5), (3, 4), (5, 2), (2, 40)])
+def test_windows_predict_every_token_but_the_first_once(length, streams, steps):
+    streams = min(streams, length - 1)
+    tokens = np.arange(100, 100 + length)
+    cut = windows(tokens, streams, steps)
+    assert sorted(cut.y[cut.counts]) == list(tokens[1:])
+    assert (cut.y[cut.counts] == cut.x[cut.counts] + 1).all()
+    assert cut.start.sum() == streams and cut.start[:streams].all()
+    # Each row goes on where that of the batch before stopped.
+    x, counts = (a.reshape(-1, streams, steps) for a in (cut.x, cut.counts))
+    for stream in range(streams):
+        read = x[:, stream][counts[:, stream]]
+        assert (np.diff(read) == 1).all() and counts[:-1, stream, -1].all()
+        assert (length - 1) // streams <= len(read) <= -(-(length - 1) // streams)
+
+
+@pytest.mark.parametrize("length", [2, 5, 6, 13, 30])
+@pytest.mark.parametrize(("steps", "fresh"), [(5, 1), (5, 3), (5, 5), (1, 1)])
+def test_overlapping_windows_predict_every_token_but_the_first_once(length, steps, fresh):
+    tokens = np.arange(100, 100 + length)
+    cut = overlapping(tokens, steps, fresh)
+    assert cut.y[cut.counts].tolist() == list(tokens[1:])
+    assert (cut.y[cut.counts] == cut.x[cut.counts] + 1).all()
+    for row in cut.counts[1:]:  # at least steps - fresh tokens of context
+        assert 1 <= row.sum() <= fresh and not row[: steps - fresh].any()
+
+
+def test_windows_refuse():
+    with pytest.raises(ValueError, match=r"streams must be in \[1, 3\] for 4 tokens"):
+        windows(np.arange(4), 4, 2)
+    with pytest.raises(ValueError, match="one sequence of at least two tokens"):
+        windows(np.ones((4, 2), int), 1, 2)
+    with pytest.raises(ValueError, match=r"fresh must be in \[1, 5\]"):
+        overlapping(np.arange(9), 5, 6)

@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+import jaxnet as jn
+from experiments import finetune
+
+
+@pytest.mark.slow
+def test_ways_are_compared(few_examples, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(finetune, "EPOCHS", {10: 10})
+    monkeypatch.setattr(finetune, "VALIDATION", 200)
+    monkeypatch.setattr(finetune, "RATES", (3e-3,))
+    names = ("trunk frozen", "convolutions frozen", "trunk at a tenth of the rate")
+    monkeypatch.setattr(finetune, "WAYS", {name: finetune.WAYS[name] for name in names})
+    folder = few_examples(3000, 500)
+    config = finetune.Config(
+        labels=(10,), pretrain_epochs=1, seeds=2, data_dir=folder, output=tmp_path
+    )
+    results = finetune.run(config)
+    assert 0.5 < results.before < 1
+    assert all(a[10].shape == (2,) for a in results.accuracies.values())
+    frozen, convs, slower = (results.accuracies[name][10].mean() for name in names)
+    assert 0.25 < frozen < convs < 0.95 and 0.4 < slower < 0.95
+    moved = [results.moved[name] for name in names]
+    assert moved[0] == {"c1": 0, "f6": 0} and moved[1]["c1"] == 0  # bit by bit
+    assert 1e-3 < moved[1]["f6"] < 0.5 and 1e-3 < moved[2]["c1"] < 0.1
+    assert [path.name for path in results.pictures] == ["finetune.png"]
+    assert "trunk frozen" in capsys.readouterr().out
+
+
+def test_frozen_parts_are_bit_equal_after_training():
+    """And with weight decay they are only by a mask: the form in the docstring."""
+    net = jn.serial(jn.dense(6, name="a"), jnp.tanh, jn.dense(5, name="b"), jnp.tanh, jn.dense(3))
+    data = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32), np.arange(7) % 3
+    new = jn.serial(jn.freeze(jn.tap(net, "b")), jn.dense(3, name="head"))
+    objective = finetune.supervised(new)
+    decayed = optax.adamw(0.1, weight_decay=0.1)
+
+    def head(params):
+        return {name: jax.tree.map(lambda _, n=name: n == "head", params[name]) for name in params}
+
+    for optimizer, same in (
+        (optax.adam(0.1), True),
+        (decayed, False),
+        (optax.masked(decayed, head), True),
+    ):  # fmt: skip
+        step = jn.make_step(objective, optimizer)
+        start = jn.init_training(new, optimizer, jax.random.key(0), data)
+        *_, last = jn.fit(start, step, data, epochs=3, batch_size=3)
+        after = last.train_state.params
+        equal = [
+            bool((before == now).all())
+            for before, now in zip(
+                jax.tree.leaves(start.params["serial"]), jax.tree.leaves(after["serial"]),
+                strict=True,
+            )
+        ]  # fmt: skip
+        assert all(equal) == same
+        assert bool((start.params["head"]["kernel"] != after["head"]["kernel"]).all())
+
+
+def test_the_trunk_comes_from_the_trained_net():
+    net = jn.models.lenet5(classes=5)
+    optimizer = optax.sgd(0.1)
+    data = np.zeros((1, 28, 28, 1), np.float32), np.zeros(1, np.int32)
+    trained = jn.init_training(net, optimizer, jax.random.key(7), data)
+    new = finetune.with_head(net, frozen=True)
+    params = finetune.begin(new, trained, seed=1)
+    assert set(params) == {"lenet5", "head"} and set(params["lenet5"]) == {"c1", "c3", "c5", "f6"}
+    for name, entry in params["lenet5"].items():
+        assert entry["kernel"] is trained.params[name]["kernel"]
+    other = finetune.begin(new, None, seed=1)
+    assert finetune.change(params, other) > 0.01
+    assert bool((params["head"]["kernel"] == other["head"]["kernel"]).all())
+
+
+def test_parts_and_rates():
+    params = {
+        "lenet5": {name: {"kernel": jnp.ones(2)} for name in ("c1", "f6")},
+        "head": {"bias": jnp.ones(2)},
+    }
+    assert finetune.parts(params) == {
+        "lenet5": {"c1": {"kernel": "convolutions"}, "f6": {"kernel": "dense"}},
+        "head": {"bias": "head"},
+    }
+    optimizer = finetune.slower_trunk(0.1)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["lenet5"]["c1"]["kernel"], -0.01, rtol=1e-4)
+    np.testing.assert_allclose(updates["lenet5"]["f6"]["kernel"], -0.01, rtol=1e-4)
+    np.testing.assert_allclose(updates["head"]["bias"], -0.1, rtol=1e-4)
+    optimizer = finetune.still_convolutions(0.1)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert not updates["lenet5"]["c1"]["kernel"].any()
+    np.testing.assert_allclose(updates["lenet5"]["f6"]["kernel"], -0.1, rtol=1e-4)
+
+
+def test_a_wrong_choice():
+    with pytest.raises(ValueError, match="labels are of 10, 30, 100, got 7"):
+        finetune.Config(labels=(7,))

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+from experiments import invariance
+from experiments.invariance import AUGMENTED, PLAIN, change, rotation, scale, skew
+
+
+def test_the_least_and_the_largest_change_are_measured_for_both_ways(
+    few_examples, tmp_path, capsys
+):
+    config = invariance.Config(
+        steps=3, epochs=1, batch_size=32, seeds=2, data_dir=few_examples(600, 150), output=tmp_path
+    )
+    results = invariance.run(config)
+    assert [name.split(",")[0] for name in results.accuracies] == ["rotation", "skew", "scale"]
+    for panel in results.accuracies.values():
+        assert list(panel) == [PLAIN, AUGMENTED]
+        for accuracies in panel.values():
+            assert accuracies.shape == (2, 3) and (accuracies >= 0).all()
+            assert 0.15 < accuracies[:, 1].mean() < 0.95  # as they are
+        upright, quarter = panel[PLAIN][:, 1], panel[PLAIN][:, 0]
+        assert (quarter < upright).all()
+    middles = [panel[PLAIN][:, 1] for panel in results.accuracies.values()]
+    np.testing.assert_array_equal(middles[0], middles[1])  # unchanged, whatever was to change
+    np.testing.assert_array_equal(middles[0], middles[2])
+    assert results.pictures[0].stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert "-90" in printed and "2.00" in printed and "0.50" in printed
+
+
+def test_changes_are_those_that_the_axes_say():
+    """An ink spot to the right of the middle, and one above it."""
+    x = np.zeros((1, 29, 29, 2), np.float32)
+    x[0, 14, 22, 0] = x[0, 6, 14, 1] = 1
+
+    def places(matrix):
+        y = np.asarray(change(x, matrix))[0]
+        return [tuple(np.argwhere(y[..., i] == y[..., i].max())[0] - 14) for i in (0, 1)]
+
+    assert places(np.eye(2)) == [(0, 8), (-8, 0)]
+    assert places(rotation(90)) == [(8, 0), (0, 8)]  # clockwise: right goes down, up goes right
+    assert places(skew(45)) == [(0, 8), (-8, -8)]
+    assert places(scale(-1.0)) == [(0, 4), (-4, 0)]
+    assert places(scale(0.5)) == [(0, 11), (-11, 0)]  # 8 times the root of 2
+
+
+def test_all_images_are_changed():
+    x = np.random.default_rng(0).uniform(size=(501, 5, 6, 1)).astype(np.float32)
+    np.testing.assert_allclose(change(x, np.eye(2)), x, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"steps": 4}, "steps must be odd and at least 3, got 4"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"scale": 0.5}, "scale must be at least 1, got 0.5"),
+    ],
+)
+def test_wrong_options(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        invariance.Config(**wrong)

@@ -1,0 +1,151 @@
+"""The four models of characters: one step after another is the whole, and no character is lost."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from experiments import shakespeare
+from experiments.shakespeare import Config, bits, build, carried, go_on, write
+
+KEY = jax.random.key(0)
+SIZE = 11  # characters
+TEXT = np.random.default_rng(0).integers(0, SIZE, 40)
+models = pytest.mark.parametrize("kind", ["rnn", "lstm", "gru", "transformer"])
+
+
+def tiny(kind):
+    config = Config(model=kind, features=8, layers=2, steps=6, embedding=5, heads=2)
+    model = build(config, SIZE)
+    given = {"x": jn.spec((3, 6), jnp.int32), "initial": model.carry(3)}
+    params, _ = model.net.init(KEY, given)
+    # Larger than they are drawn, so that what stands before makes a difference.
+    return model, jax.tree.map(lambda a: 3 * a, params)
+
+
+@partial(jax.jit, static_argnums=0)
+def whole(model, params, x):
+    """Logits of whole texts x (batch, time)."""
+    given = {"x": x, "initial": model.carry(len(x))}
+    return model.net.apply(params, {}, given)[0]["x"]
+
+
+def nats(logits, y):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(y))
+
+
+@models
+def test_one_character_after_another_is_the_whole(kind):
+    model, params = tiny(kind)
+    x = TEXT[:18].reshape(3, 6)
+    expected = whole(model, params, x)
+    memory = model.memory(3, 6)
+    step = jax.jit(model.step)
+    for t in range(6):
+        memory, logits = step(params, memory, jnp.asarray(x[:, t]))
+        np.testing.assert_allclose(logits, expected[:, t], rtol=1e-4, atol=1e-5)
+    assert np.abs(expected[:, 1:] - expected[:, :-1]).max() > 0.1
+
+
+@models
+def test_what_follows_a_prompt_is_what_the_whole_model_says(kind):
+    model, params = tiny(kind)
+    prompt = TEXT[:4].reshape(2, 2)
+    new = go_on(model, params, jnp.asarray(prompt), KEY, length=4, temperature=1e-4)
+    text = np.concatenate([prompt, new], 1)
+    most_probable = whole(model, params, text[:, :-1]).argmax(-1)
+    np.testing.assert_array_equal(text[:, 2:], most_probable[:, 1:])
+
+
+def test_a_limited_context_begins_anew_with_its_last_half():
+    model, params = tiny("transformer")
+    vocabulary = jn.data.characters("abcdefghijk")
+    text = write(model, params, vocabulary, "abc", KEY, length=10, temperature=1e-4)
+    assert len(text) == 13 and text.startswith("abc")
+    ids = vocabulary.encode(text)
+    for start in (0, 3, 6):  # contexts of 6, of which 3 are known
+        best = whole(model, params, ids[None, start : start + 6]).argmax(-1)[0]
+        np.testing.assert_array_equal(ids[start + 3 : start + 6], best[2:5])
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("steps", [4, 39, 50])
+def test_bits_with_carried_state_are_those_of_the_whole_text(kind, steps):
+    model, params = tiny(kind)
+    expected = nats(whole(model, params, TEXT[None, :-1]), TEXT[None, 1:]).mean() / np.log(2)
+    np.testing.assert_allclose(bits(model, params, TEXT, steps=steps, streams=1), expected, 1e-5)
+    parts = bits(model, params, TEXT, steps=4, streams=3)  # begins three times from zeros
+    assert 0 < abs(parts - expected) < 1
+
+
+def test_bits_of_a_limited_context_by_hand():
+    model, params = tiny("transformer")
+    sums = 0.0
+    for target in range(1, len(TEXT)):
+        # Windows of 6 begin at 0, 3, ..., 33; a target is in the first that reaches it.
+        start = min(max(0, -(-(target - 6) // 3) * 3), len(TEXT) - 1 - 6)
+        logits = whole(model, params, TEXT[None, start : start + 6])[0, target - 1 - start]
+        sums += float(nats(logits, TEXT[target]))
+    found = bits(model, params, TEXT, steps=6, streams=4)
+    np.testing.assert_allclose(found, sums / np.log(2) / (len(TEXT) - 1), 1e-5)
+
+
+def test_training_goes_on_where_the_last_window_stopped():
+    model, params = tiny("lstm")
+    objective = jax.jit(partial(carried(model.net, jn.losses.masked()), key=None, train=False))
+    cut = jn.data.windows(TEXT, 3, 7)  # 13 targets a stream: windows of 7 and 6
+    state = {"net": {}, "carry": jax.tree.map(lambda c: c + 5.0, model.carry(3))}  # to be forgotten
+    losses = []
+    for i in (slice(0, 3), slice(3, 6)):
+        batch = (jnp.asarray(cut.x[i]), jnp.asarray(cut.start[i])), (cut.y[i], cut.counts[i])
+        loss, (state, _) = objective(params, state, batch)
+        losses.append(float(loss))
+    streams = np.stack([TEXT[i : i + 14] for i in (0, 13, 26)])
+    expected = nats(whole(model, params, streams[:, :-1]), streams[:, 1:])
+    np.testing.assert_allclose(losses, [expected[:, :7].mean(), expected[:, 7:].mean()], 1e-5)
+
+
+@pytest.fixture
+def plays(monkeypatch):
+    """A text that can be predicted, in the place of the plays."""
+
+    def load(name, split, data_dir=None):
+        assert name == "tiny_shakespeare"
+        return {"text": ["ROMEO:\nto be or not to be. " * (60 if split == "train" else 6)]}
+
+    monkeypatch.setattr(jn.data.tfds, "load", load)
+    monkeypatch.setattr(shakespeare, "MANNERS", ((0.5, None), (1.0, 0.9)))
+
+
+@pytest.mark.slow
+@models
+def test_each_model_learns_and_writes(kind, plays, tmp_path, capsys):
+    config = Config(
+        model=kind, features=16, layers=1, steps=20, embedding=8, heads=2, epochs=6, batch_size=4,
+        learning_rate=2e-2, length=30, output=tmp_path,
+    )  # fmt: skip
+    results = shakespeare.run(config)
+    assert 0.0 < results.test < 1.5  # log2 of its 11 characters is 3.5
+    assert results.history["validation"].shape == (6,)
+    assert results.history["validation"][0] > results.history["validation"][-1]
+    assert len(results.samples) == 2 and all(len(text) == 37 for text in results.samples)
+    assert results.pictures[0].exists() and "bits per character" in capsys.readouterr().out
+    saved, about = jn.load(tmp_path / f"{kind}.safetensors")
+    assert about["model"] == kind and about["features"] == 16 and saved["params"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "hmm"}, "model is one of rnn, lstm, gru, transformer, got 'hmm'"),
+        ({"prompt": ""}, "prompt must have a character"),
+        ({"length": 0}, "length must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_choice(options, words):
+    with pytest.raises(ValueError, match=words):
+        Config(**options)

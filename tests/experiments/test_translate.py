@@ -1,0 +1,106 @@
+"""The translators: what is counted, what is drawn, and a short run of each."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+pytest.importorskip("tokenizers", reason="needs the extra jaxnet-toolkit[text]")
+pytest.importorskip("sacrebleu", reason="needs the extra jaxnet-toolkit[text]")
+
+import jaxnet as jn
+from experiments import translate
+from experiments.translate import Config, Texts
+
+SENTENCES = ["Ein Hund läuft.", "", "Zwei Männer spielen im Freien Fußball, Hund!", "Hund"]
+TINY = {"vocabulary": 290, "features": 8, "buckets": 1, "longest": 12, "beams": 2}
+
+
+def tiny(**options):
+    config = Config(**TINY | options)
+    vocabulary = jn.data.subwords(SENTENCES * 3, config.vocabulary)
+    model = translate.build(config, vocabulary, vocabulary)
+    given = jnp.ones((2, 5), int), jnp.array([5, 3]), jnp.ones((2, 6), int)
+    params, _ = model.net.init(jax.random.key(0), given)
+    return model, params
+
+
+@pytest.mark.parametrize("model", ["rnnsearch", "transformer"])
+def test_a_sentence_is_translated_alike_alone_and_among_others(model):
+    translator, params = tiny(model=model)
+    together = translate.translate(translator, params, SENTENCES, beams=2)
+    for sentence, found in zip(SENTENCES, together, strict=True):
+        assert translate.translate(translator, params, [sentence], beams=2) == [found]
+    assert len(set(together)) > 1
+
+
+def test_attention_is_of_words_and_each_row_sums_to_1():
+    translator, params = tiny()
+    weights, read, written = translate.attention_of(
+        translator, params, "Zwei Männer spielen im Freien Fußball, Hund!", "Ein Hund läuft."
+    )
+    assert read == "Zwei Männer spielen im Freien Fußball , Hund !".split()
+    assert written == "Ein Hund läuft .".split()
+    assert weights.shape == (4, 9)
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+
+
+def test_each_subword_weighs_the_same_and_padding_nothing():
+    logits = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.125]))
+    net = jn.stateless(lambda key, x: {}, lambda params, x: jnp.zeros((*x[2].shape, 4)) + logits)
+    target = jnp.array([[1, 0, 2, 9], [1, 3, 2, 1], [1, 0, 0, 0]])  # 9 is no word at all
+    batch = (jnp.ones((3, 2), int), jnp.array([2, 1, 2])), (target, jnp.array([3, 4, 4]))
+    objective = translate.make_objective(net, 0.0)
+    for train in (False, True):
+        mask = jnp.array([1, 1, 0])
+        value, (_, watched) = objective({}, {}, batch, key=None, train=train, mask=mask)
+        np.testing.assert_allclose(value, np.log(2) * (1 + 3 + 3 + 3 + 2) / 5, rtol=1e-6)
+        assert set(watched) == (set() if train else {"nats"})
+
+
+def test_bleu_by_length():
+    source = ["w " * n for n in (3, 8, 9, 14, 40)]
+    target = ["a b c d e", "f g h i j", "k l m n o", "p q r s t", "u v w x y"]
+    scores = translate.by_length([*target[:2], "k l m n z", *target[3:]], Texts(source, target))
+    assert scores[0] == pytest.approx(100) and 0 < scores[1] < 90
+    assert scores[2] == pytest.approx(100) and np.isnan(scores[3])
+    assert scores[4] == pytest.approx(100)
+    assert "tok:13a" in translate.bleu(target, target)[1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"model": "rnn"}, "model is one of rnnsearch, encdec, transformer, got 'rnn'"),
+        ({"source": "fr"}, "source is one of de, en, got 'fr'"),
+        ({"beams": 0}, "beams must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "source"), [("encdec", "en"), ("transformer", "de")])
+def test_a_short_run_of_each(model, source, few_examples, tmp_path, capsys):
+    config = Config(
+        **TINY, model=model, source=source, epochs=2, batch_size=50, learning_rate=1e-2,
+        data_dir=few_examples(200, 12), output=tmp_path, drawn=2, lowercase=True,
+    )  # fmt: skip
+    results = translate.run(config)
+    assert 0 <= results.bleu < 20 and len(results.validation) == 2 and len(results.by_length) == 5
+    printed = capsys.readouterr().out
+    assert "test: " in printed and "tok:13a" in printed
+    losses = [float(line.split("nats ")[1].split()[0]) for line in printed.splitlines()
+              if line.startswith("epoch ") and "nats" in line]  # fmt: skip
+    assert 2 < losses[1] < losses[0] < np.log(290) + 1
+    name = f"{model}_{config.source}_{config.target}"
+    assert json.loads((tmp_path / f"{name}.json").read_text())["bleu"] == results.bleu
+    assert (tmp_path / f"{name}.safetensors").exists()
+    drawn = [path.name for path in results.pictures]
+    assert drawn[0] == f"lengths_{config.source}_{config.target}.png"
+    assert len(drawn) <= (3 if model == "rnnsearch" else 1)

@@ -1,0 +1,48 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.inspect import effective_field, receptive_fields
+
+
+def test_two_means_are_a_triangle():
+    """Positive kernels of ones: (1 1 1) * (1 1 1) = (1 2 3 2 1), along each axis."""
+    conv = [jn.conv(2, 3, kernel_init=jn.initializers.ones, use_bias=False) for _ in "ab"]
+    net = jn.serial(*conv)
+    x = jnp.ones((2, 9, 11, 1))
+    params, state = net.init(jax.random.key(0), x)
+    found = effective_field(net, params, state, x, "conv_1")
+    side = np.array([1, 2, 3, 2, 1]) / 3
+    needed = np.zeros((9, 11))
+    needed[2:7, 3:8] = np.outer(side, side)
+    np.testing.assert_allclose(found, needed, atol=1e-6)
+
+
+def test_it_lies_inside_the_theoretical_field():
+    net = jn.serial(
+        jn.conv(3, 3), jax.nn.relu, jn.max_pool(2), jn.conv(4, 3, name="second"), jax.nn.relu
+    )
+    x = jax.random.normal(jax.random.key(1), (20, 18, 23, 2))
+    params, state = net.init(jax.random.key(0), x)
+    fields = receptive_fields(net, x)
+    for path in ("conv", "second"):
+        found = np.asarray(effective_field(net, params, state, x, path, unit=1))
+        rows, columns = np.nonzero(found)
+        assert (rows.min(), columns.min()) == fields.starts[path]
+        size = (np.ptp(rows) + 1, np.ptp(columns) + 1)
+        assert size == fields.fields[path]
+        assert found.max() == 1
+
+
+def test_nothing_moves_a_dead_unit():
+    net = jn.serial(lambda x: 0 * x, name="dead")
+    found = effective_field(net, {}, {}, jnp.ones((1, 3, 4, 2)), "lambda")
+    assert not found.any() and found.shape == (3, 4)
+
+
+def test_message():
+    net = jn.serial(jn.global_mean_pool())
+    with pytest.raises(ValueError, match=r"serial/global_mean_pool gives \(1, 2\)"):
+        effective_field(net, {}, {}, jnp.ones((1, 3, 4, 2)), "global_mean_pool")

@@ -1,0 +1,103 @@
+"""Activation maximization, where the best image is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.inspect import maximize_activation
+from jaxnet.inspect.maximize import _blur
+
+SHAPE = (6, 5, 2)
+PLAIN = {"jitter": 0, "blur": 0.0, "learning_rate": 0.1, "steps": 40}
+
+
+def linear():
+    net = jn.serial(jn.flatten(), jn.dense(4))
+    return net, *net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
+
+
+def test_a_linear_unit_wants_1_where_its_weight_is_positive_and_0_elsewhere():
+    net, params, state = linear()
+    found = maximize_activation(net, params, state, None, [2, 0], jax.random.key(1), SHAPE, **PLAIN)
+    kernel = np.asarray(params["dense"]["kernel"]).T.reshape(4, *SHAPE)
+    np.testing.assert_array_equal(found, kernel[[2, 0]] > 0)
+
+
+def test_decay_finds_the_balance():
+    """max w x - decay (x - 0.5)²: x = 0.5 + w / (2 decay)."""
+    net, params, state = linear()
+    found = maximize_activation(
+        net, params, state, None, [1], jax.random.key(1), SHAPE, decay=2.0,
+        **PLAIN | {"steps": 500, "learning_rate": 0.02},
+    )  # fmt: skip
+    kernel = np.asarray(params["dense"]["kernel"]).T.reshape(4, *SHAPE)
+    np.testing.assert_allclose(found[0], np.clip(0.5 + kernel[1] / 4, 0, 1), atol=2e-3)
+
+
+def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
+    net = jn.serial(jn.conv(3, 1, use_bias=False), jn.global_mean_pool())
+    params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
+    kernel = np.asarray(params["conv"]["kernel"])[0, 0]  # (inputs, maps)
+    key = jax.random.key(1)
+    whole, place = maximize_activation(
+        net, params, state, "conv", [1, (2, 3, 1)], key, SHAPE, **PLAIN
+    )
+    wanted = np.broadcast_to(kernel[:, 1] > 0, SHAPE)
+    np.testing.assert_array_equal(whole, wanted)
+    np.testing.assert_array_equal(place[2, 3], wanted[2, 3])
+    rest = np.delete(np.asarray(place).reshape(-1, 2), 2 * 5 + 3, 0)
+    assert 0.3 < rest.mean() < 0.7 and (rest > 0).all() and (rest < 1).all()  # as it began
+
+
+def test_moves_make_all_places_alike():
+    """A unit of one place gets its image everywhere, once the image moves far enough."""
+    net = jn.serial(jn.conv(1, 1, use_bias=False, kernel_init=jn.initializers.ones))
+    params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
+    options = PLAIN | {"jitter": 3, "steps": 300}
+    found = maximize_activation(
+        net, params, state, None, [(2, 3, 0)], jax.random.key(1), SHAPE, **options
+    )
+    assert float(found.min()) > 0.9
+
+
+def test_blur_is_a_mean_over_neighbours():
+    rows = _blur(9, 1.3)
+    np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(rows[4, 5] / rows[4, 4], np.exp(-1 / 2 / 1.3**2), rtol=1e-5)
+    net, params, state = linear()
+    sharp, soft = (
+        maximize_activation(
+            net, params, state, None, [0], jax.random.key(1), SHAPE, **PLAIN | {"blur": b}
+        )
+        for b in (0.0, 1.5)
+    )
+    roughness = [float(jnp.abs(jnp.diff(x, axis=1)).mean()) for x in (sharp, soft)]
+    assert roughness[1] < 0.5 * roughness[0]
+    assert float(soft.min()) >= 0 and float(soft.max()) <= 1
+
+
+def test_the_background_and_the_key():
+    net, params, state = linear()
+
+    def start(key, background):
+        options = PLAIN | {"steps": 1, "learning_rate": 0.0}
+        return maximize_activation(
+            net, params, state, None, [0], jax.random.key(key), SHAPE,
+            background=background, **options,
+        )  # fmt: skip
+
+    assert abs(float(start(1, 0.8).mean()) - 0.8) < 0.04
+    assert bool((start(1, 0.5) != start(2, 0.5)).all())
+
+
+def test_messages():
+    net, params, state = linear()
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="serial has no layer 'conv' inside; it has flatten, dens"):
+        maximize_activation(net, params, state, "conv", [0], key, SHAPE)
+    with pytest.raises(ValueError, match=r"unit 4 is not in what serial/dense gives.*\(4,\)"):
+        maximize_activation(net, params, state, "dense", [4], key, SHAPE)
+    with pytest.raises(ValueError, match="needs steps of at least 1.*background=2"):
+        maximize_activation(net, params, state, "dense", [0], key, SHAPE, background=2)

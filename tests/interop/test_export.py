@@ -1,0 +1,320 @@
+"""Programs against the nets that they came from, here and in a process without jaxnet."""
+
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.interop.export import export, load_exported
+from tests.catalogue import ROWS, fill
+
+pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
+
+KEYS_MAY_REPEAT = True  # one key draws the same weights and inputs for both sides
+KEY = jax.random.key(5)
+
+
+def drawn(net, x):
+    """Params and state, no entry as `init` gives it (0 and 1 would hide a mistake)."""
+    leaves, structure = jax.tree.flatten(net.init(KEY, x))
+    keys = jax.random.split(jax.random.key(6), len(leaves) + 1)
+    moved = [a + jax.random.uniform(k, a.shape) / 4 for k, a in zip(keys, leaves, strict=False)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+
+
+def sized(x, n):
+    return jax.tree.map(lambda a: jnp.concatenate([a] * n)[:n], x)
+
+
+LENGTHS = (jn.spec((3, 6, 5)), jn.spec((3,), jnp.int32))
+NETS = {
+    "lenet5": (lambda: jn.models.lenet5(classes=7), jn.spec((2, 28, 28, 1))),
+    "cifar_resnet": (lambda: jn.models.cifar_resnet(8, classes=7), jn.spec((2, 8, 6, 3))),
+    "lstm": (lambda: jn.serial(jn.lstm(4), jn.last_step(), jn.dense(3)), LENGTHS),
+    "transformer_block": (
+        lambda: jn.transformer_block(2, 6, rotary=True),
+        (jn.spec((2, 5, 8)), jn.spec((2,), jnp.int32)),
+    ),
+}
+
+
+def inputs(x, n, key=KEY):
+    def leaf(a):
+        if jnp.issubdtype(a.dtype, jnp.integer):
+            return jnp.arange(1, n + 1, dtype=a.dtype) % 5 + 1
+        return jax.random.normal(key, (n, *a.shape[1:]), a.dtype)
+
+    return jax.tree.map(leaf, x)
+
+
+# Only jax and numpy are imported. Where jaxnet is installed, None makes any import of it fail.
+ELSEWHERE = """
+import sys
+sys.modules["jaxnet"] = None
+import jax, numpy as np
+
+try:
+    import jaxnet
+except ImportError:
+    pass
+else:
+    raise AssertionError("jaxnet is there")
+folder = sys.argv[1]
+for name in sys.argv[2:]:
+    with open(f"{folder}/{name}.stablehlo", "rb") as file:
+        program = jax.export.deserialize(bytearray(file.read()))
+    for n in (2, 5):
+        with np.load(f"{folder}/{name}_{n}.npz") as data:
+            x = [data[key] for key in sorted(data) if key[0] == "x"]
+            y = program.call(tuple(x) if len(x) > 1 else x[0])
+            for i, leaf in enumerate(jax.tree.leaves(y)):
+                np.testing.assert_allclose(leaf, data[f"y{i}"], 1e-5, 1e-5)
+                print(name, n, i, leaf.shape)
+"""
+
+
+@pytest.mark.slow
+def test_programs_run_in_a_process_without_jaxnet(tmp_path):
+    for name, (make, spec) in NETS.items():
+        net = make()
+        params, state = drawn(net, spec)
+        export(net, params, state, spec).save(tmp_path / f"{name}.stablehlo")
+        x = inputs(spec, 5)
+        y, _ = jax.jit(net.apply)(params, state, x)
+        for n in (2, 5):
+            arrays = {f"x{i}": a[:n] for i, a in enumerate(jax.tree.leaves(x))}
+            arrays |= {f"y{i}": a[:n] for i, a in enumerate(jax.tree.leaves(y))}
+            np.savez(tmp_path / f"{name}_{n}.npz", **arrays)
+    done = subprocess.run(  # -I: neither this folder nor PYTHONPATH is searched
+        [sys.executable, "-I", "-c", ELSEWHERE, str(tmp_path), *NETS],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2 * (len(NETS) + 1)  # the block also gives the lengths
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+def test_every_layer_takes_an_open_batch_size(row):
+    """Shapes alone: quick enough for all of the catalogue. Values of some follow."""
+    layer = row.make()
+    params, state = jax.eval_shape(layer.init, KEY, row.x)
+    (batch,) = jax.export.symbolic_shape("batch")
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype), row.x)
+    y, _ = jax.eval_shape(layer.apply, params, state, x)
+    needed, _ = jax.eval_shape(layer.apply, params, state, row.x)
+    for ours, theirs in zip(jax.tree.leaves(y), jax.tree.leaves(needed), strict=True):
+        assert ours.shape == (batch, *theirs.shape[1:])
+
+
+SOME = {"conv-strided", "locally_connected", "max_pool-overlap", "multi_head_attention-step"}
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in ROWS if r.id in SOME])
+def test_values_with_an_open_batch_size(row):
+    layer, x = row.make(), fill(row)
+    params, state = layer.init(KEY, row.x)
+    program = export(layer, params, state, row.x)
+    for n in (1, 5):
+        close(program(sized(x, n)), layer.apply(params, state, sized(x, n))[0])
+
+
+SEVERAL = {"conv-grouped", "conv-video"}
+
+
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in ROWS if r.id in SEVERAL])
+def test_several_platforms(row):
+    layer, x = row.make(), fill(row)
+    params, state = layer.init(KEY, row.x)
+    program = export(layer, params, state, row.x, platforms=["cpu", "cuda", "tpu"])
+    assert str(program).endswith("on cpu, cuda, tpu")
+    close(program(sized(x, 3)), layer.apply(params, state, sized(x, 3))[0])
+
+
+def test_the_program_is_plain_stablehlo():
+    net, x = jn.conv(4, 3), jn.spec((2, 8, 6, 3))
+    text = export(net, *net.init(KEY, x), x).exported.mlir_module()
+    assert "stablehlo.convolution" in text and "custom_call" not in text.replace(
+        "custom_call @shape_assertion", ""
+    )
+
+
+def test_weights_outside_are_exchanged(tmp_path):
+    from safetensors.numpy import load_file
+
+    net, spec = (
+        jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.global_mean_pool()),
+        jn.spec((2, 6, 5, 1)),
+    )
+    params, state = drawn(net, spec)
+    file = export(net, params, state, spec, weights_inside=False).save(tmp_path / "net.stablehlo")
+    program, x = load_exported(file), inputs(spec, 3)
+    for factor in (1.0, -2.0):
+        params = jax.tree.map(lambda a, f=factor: a * f, params)
+        jn.save(tmp_path / "net.safetensors", {"params": params, "state": state})
+        weights = load_file(tmp_path / "net.safetensors")
+        close(program(weights, x), net.apply(params, state, x)[0])
+    with pytest.raises(
+        ValueError, match=r"needs \(a dict of 6 weights, \(batch, 6, 5, 1\) float32"
+    ):
+        program(x)
+    with pytest.raises(ValueError, match=r"(?s)Shape mismatch.*params/conv/kernel.*\(3, 3, 1, 4\)"):
+        program(weights | {"params/conv/kernel": jnp.zeros((3, 3, 2, 4))}, x)
+
+
+def test_weights_inside_make_the_file_larger(tmp_path):
+    net, x = jn.dense(100), jn.spec((2, 50))
+    params, state = net.init(KEY, x)
+    inside = export(net, params, state, x).save(tmp_path / "a").stat().st_size
+    outside = (
+        export(net, params, state, x, weights_inside=False).save(tmp_path / "b").stat().st_size
+    )
+    assert 4 * 5000 < inside < 4 * 5000 + 5000 and outside < 5000
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["x", "weights"])
+def test_gradients_by_option(tmp_path, outside):
+    net, spec = jn.serial(jn.conv(3, 3), jnp.tanh, jn.global_mean_pool()), jn.spec((2, 6, 5, 2))
+    params, state = drawn(net, spec)
+    x, names = inputs(spec, 4), ["bias", "kernel"]
+    program = export(net, params, state, spec, weights_inside=not outside)
+    once = load_exported(program.save(tmp_path / "once", gradients=1))
+
+    def theirs(params, x):
+        weights = {f"params/conv/{name}": params["conv"][name] for name in names}
+        return (once(weights, x) if outside else once(x)).sum()
+
+    def ours(params, x):
+        return net.apply(params, state, x)[0].sum()
+
+    argument = 0 if outside else 1
+    close(jax.grad(theirs, argument)(params, x), jax.grad(ours, argument)(params, x))
+    never = load_exported(program.save(tmp_path / "never"))
+    weights = {f"params/conv/{name}": params["conv"][name] for name in names}
+    with pytest.raises(ValueError, match="[Nn]o VJP"):
+        jax.grad(lambda x: (never(weights, x) if outside else never(x)).sum())(x)
+
+
+def test_gradients_pass_by_integers(tmp_path):
+    make, spec = NETS["lstm"]
+    net = make()
+    params, state = drawn(net, spec)
+    x, lengths = inputs(spec, 4)
+    once = load_exported(export(net, params, state, spec).save(tmp_path / "lstm", gradients=1))
+    theirs = jax.grad(lambda x: once((x, lengths)).sum())(x)
+    close(theirs, jax.grad(lambda x: net.apply(params, state, (x, lengths))[0].sum())(x))
+
+
+def test_further_open_sizes():
+    net = NETS["lstm"][0]()
+    params, state = drawn(net, LENGTHS)
+    batch, time = jax.export.symbolic_shape("batch, time")
+    program = export(net, params, state, (jn.spec((batch, time, 5)), jn.spec((batch,), jnp.int32)))
+    x = jax.random.normal(KEY, (4, 9, 5)), jnp.array([9, 1, 5, 7])
+    close(program(x), net.apply(params, state, x)[0])
+    with pytest.raises(ValueError, match="batch=2 needs to be at least 1, and x no open sizes"):
+        export(net, params, state, jn.spec((batch, 5)), batch=2)
+
+
+def test_a_fixed_batch_size():
+    net, x = jn.dense(3), jn.spec((2, 5))
+    program = export(net, *net.init(KEY, x), x, batch=4)
+    assert str(program).startswith("(4, 5) float32 -> (4, 3) float32 on ")
+    with pytest.raises(ValueError, match=r"needs \(4, 5\) float32, got \(2, 5\) float32"):
+        program(jnp.ones((2, 5)))
+    with pytest.raises(ValueError, match="batch=0"):
+        export(net, *net.init(KEY, x), x, batch=0)
+
+
+def test_a_layer_that_needs_the_batch_size():
+    net = jn.serial(lambda x: x / len(x), name="mean")
+    with pytest.raises(TypeError) as caught:
+        export(net, {}, {}, jn.spec((2, 5)))
+    assert "write export(..., batch=32)" in "".join(caught.value.__notes__)
+    close(export(net, {}, {}, jn.spec((2, 5)), batch=4)(jnp.ones((4, 5))), jnp.ones((4, 5)) / 4)
+
+
+def test_evaluation_mode():
+    net, x = jn.serial(jn.dropout(0.5), jn.batch_norm()), jn.spec((8, 3))
+    params, state = drawn(net, x)
+    program, x = export(net, params, state, x), inputs(x, 6)
+    mean, var = state["batch_norm"]["mean"], state["batch_norm"]["var"]
+    scale, bias = params["batch_norm"]["scale"], params["batch_norm"]["bias"]
+    close(program(x), (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.ones((3, 4), np.float32), r"needs \(batch, 5\) float32, got \(3, 4\) float32: Shape"),
+        (np.ones((3, 5), np.int32), r"needs \(batch, 5\) float32, got \(3, 5\) int32: Dtype"),
+        (np.ones(5, np.float32), r"needs \(batch, 5\) float32, got \(5,\) float32"),
+        (np.ones((0, 5), np.float32), r"needs \(batch, 5\) float32, got \(0, 5\) float32"),
+        ([np.ones((3, 5), np.float32)], r"got \[\(3, 5\) float32\].*structure"),
+    ],
+    ids=["features", "dtype", "rank", "empty", "structure"],
+)
+def test_inputs_that_do_not_fit(x, message):
+    net, spec = jn.dense(3), jn.spec((2, 5))
+    with pytest.raises(ValueError, match=message):
+        export(net, *net.init(KEY, spec), spec)(x)
+
+
+def test_a_program_for_another_platform():
+    net, x = jn.conv(3, 3), jn.spec((2, 5, 1))
+    other = "tpu" if jax.default_backend() == "cpu" else "cpu"
+    with pytest.raises(ValueError, match=f"(?s)needs .*{other}"):
+        export(net, *net.init(KEY, x), x, platforms=[other])(jnp.ones((2, 5, 1)))
+
+
+def test_a_program_that_this_jax_cannot_read():
+    """As one of 0.12.0 is for 0.10.2."""
+    net, x = jn.dense(3), jn.spec((2, 5))
+    program = export(net, *net.init(KEY, x), x)
+    unknown = dataclasses.replace(program.exported, mlir_module_serialized=b"of tomorrow")
+    with pytest.raises(ValueError, match=f"jax {jax.__version__} cannot read it"):
+        program._replace(exported=unknown)(jnp.ones((2, 5)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 999,
+     lambda b: b[:400] + bytes([b[400] ^ 1]) + b[401:]],
+    ids=["a byte short", "half", "empty", "another file", "a bit turned"],
+)  # fmt: skip
+def test_broken_files(tmp_path, damage):
+    net, x = jn.dense(3), jn.spec((2, 5))
+    file = export(net, *net.init(KEY, x), x).save(tmp_path / "new" / "net.stablehlo")
+    load_exported(file)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match="net.stablehlo .* is cut short, changed, or not written"):
+        load_exported(file)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load_exported(tmp_path)
+
+
+def test_no_pickle(tmp_path, monkeypatch):
+    net, x = jn.dense(3), jn.spec((2, 5))
+    file = export(net, *net.init(KEY, x), x).save(tmp_path / "net.stablehlo")
+
+    def never(*args, **kwargs):
+        raise AssertionError("pickle is used")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, never)
+    assert load_exported(file)(jnp.ones((2, 5))).shape == (2, 3)
+
+
+def test_params_that_do_not_fit():
+    with pytest.raises(ValueError, match="dense/kernel: needs"):
+        export(jn.dense(3), {}, {}, jn.spec((2, 5)))

@@ -1,0 +1,266 @@
+"""Shapes for many backbones, values against PyTorch, and a classifier made convolutional."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.models import as_convolution, convolutional_head, fcn
+from jaxnet.models.fcn import VGG_TAPS
+from tests.models.sizes import count
+
+RNG = np.random.default_rng(3)
+
+
+def small(features=(3, 4, 5)):
+    """Maps at strides 2, 4 and 8, a rest left out."""
+    layers = []
+    for i, width in enumerate(features, 1):
+        layers += [jn.conv(width, 3, name=f"conv_{i}"), jnp.tanh, jn.max_pool(2, name=f"pool_{i}")]
+    return jn.serial(*layers, name="small")
+
+
+SMALL_TAPS = {"pool_1": 2, "pool_2": 4, "pool_3": 8}
+VGG_TRUNK, FC6, FC7 = 14_714_688, 7 * 7 * 512 * 4096 + 4096, 4096 * 4096 + 4096
+
+
+def test_parameters_of_the_paper():
+    """By hand; the paper's table 1 says 134M for FCN-VGG16."""
+    size = (1, 96, 128, 3)
+    vgg = jn.models.vgg(16)
+    head = convolutional_head()
+    assert VGG_TRUNK + FC6 + FC7 + 4096 * 21 + 21 == 134_346_581
+    assert count(fcn(vgg, 21, stride=32, head=head), size) == 134_346_581
+    skip_16, skip_8 = 512 * 21 + 21, 256 * 21 + 21
+    assert count(fcn(vgg, 21, stride=16, head=head), size) == 134_346_581 + skip_16
+    assert count(fcn(vgg, 21, head=head), size) == 134_346_581 + skip_16 + skip_8
+    learned = 2 * 4 * 4 * 21 * 21
+    assert (
+        count(fcn(vgg, 21, head=head, learned=True), size)
+        == 134_346_581 + skip_16 + skip_8 + learned
+    )
+
+
+RESNET_18 = {"stage_2_block_2": 8, "stage_3_block_2": 16, "stage_4_block_2": 32}
+BACKBONES = {
+    "vgg": (jn.models.vgg(11, normalized=True), VGG_TAPS, [(15, 20), (7, 10), (3, 5)]),
+    "resnet": (jn.models.resnet(18), RESNET_18, [(15, 20), (8, 10), (4, 5)]),
+    "alexnet": (
+        jn.models.alexnet(), {"pool_1": 8, "pool_2": 16, "pool_5": 32}, [(13, 18), (6, 8), (2, 3)]
+    ),
+    "cifar_resnet": (
+        jn.models.cifar_resnet(8), {"block_1": 1, "block_2": 2, "block_3": 4},
+        [(120, 160), (60, 80), (30, 40)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_any_backbone_gives_scores_for_every_pixel(name):
+    backbone, taps, maps = BACKBONES[name]
+    strides = sorted(taps.values())
+    net, image = fcn(backbone, 11, taps=taps, stride=strides[0]), jn.spec((2, 120, 160, 3))
+    params, state = jax.eval_shape(net.init, jax.random.key(0), image)
+    found = {}
+
+    def see(path, layer, x, y):
+        found["/".join(path)] = y.shape if hasattr(y, "shape") else None
+        return y
+
+    jax.eval_shape(jn.observe(net, see).apply, params, state, image)
+    assert found[""] == (2, 120, 160, 11)
+    for stride, size in zip(strides, maps, strict=True):
+        assert found[f"score_{stride}"] == (2, *size, 11)
+
+
+def test_coarser_strides_leave_finer_maps_out():
+    for stride, scored in [(2, {2, 4, 8}), (4, {4, 8}), (8, {8})]:
+        net = fcn(small(), 5, taps=SMALL_TAPS, stride=stride, learned=True)
+        image = jn.spec((2, 45, 39, 3))
+        params, state = jax.eval_shape(net.init, jax.random.key(0), image)
+        y, _ = jax.eval_shape(net.apply, params, state, image)
+        assert y.shape == (2, 45, 39, 5)
+        learned = {f"upsample_{s}_to_{s // 2}" for s in scored - {stride}}
+        assert set(params) == {"small"} | {f"score_{s}" for s in scored} | learned
+        assert set(params["small"]) == {"conv_1", "conv_2", "conv_3"}
+
+
+def drawn(net, x, scale=0.3):
+    """Params that are not zero, and state."""
+    params, state = net.init(jax.random.key(1), x)
+    leaves, tree = jax.tree.flatten(params)
+    noise = [leaf + scale * RNG.normal(size=leaf.shape) for leaf in leaves]
+    return jax.tree.unflatten(tree, noise), state
+
+
+# The strides divide the size; leave a rest, so that maps have too little; stand alone.
+@pytest.mark.parametrize(
+    ("size", "stride"), [((16, 24), 2), ((15, 21), 2), ((27, 18), 4), ((13, 30), 8)]
+)
+def test_values_and_gradients_are_those_of_torch(x64, size, stride):
+    """torch 2.13.0; the trunk is ours, all behind it is written anew."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    functional = torch.nn.functional
+    trunk = jn.tap(small(), "pool_1", "pool_2", "pool_3")
+    wide = fcn(small(), 4, taps=SMALL_TAPS, stride=stride)
+    x = jnp.asarray(RNG.normal(size=(2, *size, 3)))
+    params, _ = drawn(wide, x)
+    weights = RNG.normal(size=(2, *size, 4))
+
+    @jax.jit
+    def ours(params):
+        y, _ = wide.apply(params, {}, x)
+        return (y * weights).sum(), (y, trunk.apply(params["small"], {}, x)[0])
+
+    (_, (y, maps)), gradients = jax.value_and_grad(ours, has_aux=True)(params)
+    scores = {s: params[f"score_{s}"] for s in (2, 4, 8) if s >= stride}
+    tensors = {
+        s: {k: torch.tensor(np.array(v), requires_grad=True) for k, v in entry.items()}
+        for s, entry in scores.items()
+    }
+
+    def fit(a, height, width):
+        a = a[:, :, :height, :width]
+        missing = (0, width - a.shape[3], 0, height - a.shape[2])
+        return functional.pad(a, missing, mode="replicate")
+
+    total, before = None, None
+    for s, a in zip((8, 4, 2), reversed(maps), strict=True):
+        if s < stride:
+            break
+        t = torch.tensor(np.array(a)).permute(0, 3, 1, 2)
+        kernel = tensors[s]["kernel"].permute(3, 2, 0, 1)
+        score = functional.conv2d(t, kernel, tensors[s]["bias"])
+        if total is None:
+            total = score
+        else:
+            total = functional.interpolate(total, scale_factor=before // s, mode="bilinear")
+            total = fit(total, *score.shape[2:]) + score
+        before = s
+    total = functional.interpolate(total, scale_factor=stride, mode="bilinear")
+    theirs = fit(total, *size).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(y, theirs.detach().numpy(), rtol=1e-10, atol=1e-12)
+    (theirs * torch.tensor(weights)).sum().backward()
+    for s, entry in tensors.items():
+        for name, tensor in entry.items():
+            np.testing.assert_allclose(
+                gradients[f"score_{s}"][name], tensor.grad.numpy(), rtol=1e-10, atol=1e-12
+            )
+    assert all((abs(leaf) > 0).any() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("times", [2, 3, 4])
+def test_learned_enlarging_begins_as_bilinear(x64, times):
+    x = jnp.asarray(RNG.normal(size=(2, 12 * times, 9 * times, 3)))
+    trunk = jn.serial(
+        jn.conv(5, 1, name="fine"), jn.max_pool(times, name="coarse"), name="trunk"
+    )  # fmt: skip
+    taps = {"fine": 1, "coarse": times}
+    fixed = fcn(trunk, 4, taps=taps, stride=1)
+    learned = fcn(trunk, 4, taps=taps, stride=1, learned=True)
+    params, _ = drawn(fixed, x)
+    own = learned.init(jax.random.key(0), x)[0]
+    name = f"upsample_{times}_to_1"
+    kernel = own[name]["conv_transpose"]["kernel"]
+    assert kernel.shape == (2 * times - times % 2, 2 * times - times % 2, 4, 4)
+    y, _ = fixed.apply(params, {}, x)
+    z, _ = learned.apply({**params, name: own[name]}, {}, x)
+    np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-12)
+
+
+def test_the_bilinear_kernel_by_hand():
+    """Long et al.: factor 2, a window of 4."""
+    trunk = jn.serial(jn.conv(2, 1, name="fine"), jn.max_pool(2, name="coarse"))
+    net = fcn(trunk, 2, taps={"fine": 1, "coarse": 2}, stride=1, learned=True)
+    params, _ = net.init(jax.random.key(0), jn.spec((1, 4, 6, 1)))
+    kernel = params["upsample_2_to_1"]["conv_transpose"]["kernel"]
+    row = np.array([0.25, 0.75, 0.75, 0.25])
+    np.testing.assert_allclose(kernel[..., 0, 0], np.outer(row, row))
+    np.testing.assert_allclose(kernel[..., 1, 1], np.outer(row, row))
+    assert (kernel[..., 0, 1] == 0).all() and (kernel[..., 1, 0] == 0).all()
+
+
+def classifier(hidden=6, classes=4):
+    """Without padding, so that a part of a picture is seen as in the picture."""
+    return jn.serial(
+        jn.conv(3, 4, strides=4, padding="VALID", name="conv_1"), jnp.tanh,
+        jn.conv(5, 2, strides=2, padding="VALID", name="conv_2"), jnp.tanh,
+        jn.max_pool(4, name="pool"),
+        jn.flatten(),
+        jn.dense(hidden, name="dense_6"), jax.nn.relu, jn.dropout(0.5),
+        jn.dense(hidden, name="dense_7"), jax.nn.relu, jn.dropout(0.5),
+        jn.dense(classes, name="output"), name="classifier",
+    )  # fmt: skip
+
+
+def test_a_classifier_made_convolutional_gives_its_logits(x64):
+    """At 224x224 its logits; on a larger picture those of each window."""
+    net = classifier()
+    picture = jnp.asarray(RNG.normal(size=(2, 224 + 64, 224 + 32, 3)))
+    params, _ = drawn(net, picture[:, :224, :224], scale=0.1)
+    trained = {
+        "classifier": {name: params[name] for name in ("conv_1", "conv_2")},
+        "head": {"dense_6": as_convolution(params["dense_6"], 7), "dense_7": params["dense_7"]},
+        "score_32": as_convolution(params["output"], 1),
+    }
+    wide = jn.serial(
+        jn.tap(net, "pool"), convolutional_head(6, padding="VALID"), jn.conv(4, 1, name="score_32")
+    )
+    y, _ = wide.apply(trained, {}, picture)
+    assert y.shape == (2, 3, 2, 4)
+    for i, j in np.ndindex(3, 2):
+        window = picture[:, 32 * i : 32 * i + 224, 32 * j : 32 * j + 224]
+        logits, _ = net.apply(params, {}, window)
+        np.testing.assert_allclose(y[:, i, j], logits, rtol=1e-10, atol=1e-12)
+    one, _ = wide.apply(trained, {}, window)
+    np.testing.assert_allclose(one[:, 0, 0], logits, rtol=1e-10, atol=1e-12)
+    # The same params in FCN-32s, whose head keeps the map's 9x8: inside, the windows are whole.
+    segmenter = fcn(net, 4, taps={"pool": 32}, stride=32, head=convolutional_head(6))
+    scores, _ = jn.tap(segmenter, "score_32").apply(trained, {}, picture)
+    np.testing.assert_allclose(scores[:, 3:6, 3:5], y, rtol=1e-10, atol=1e-12)
+    assert segmenter.apply(trained, {}, picture)[0].shape == (2, 288, 256, 4)
+
+
+def test_scores_begin_at_zero_and_learn():
+    net = fcn(small(), 4, taps=SMALL_TAPS, stride=8)
+    x = jnp.asarray(RNG.normal(size=(2, 16, 16, 3)), jnp.float32)
+    params, _ = net.init(jax.random.key(0), x)
+
+    @jax.jit
+    def ours(params):
+        y, _ = net.apply(params, {}, x)
+        return y[..., 0].sum(), y
+
+    (_, y), grads = jax.value_and_grad(ours, has_aux=True)(params)
+    assert (y == 0).all() and (abs(grads["score_8"]["kernel"]) > 0).any()
+
+
+def test_the_head_has_dropout():
+    trunk = jn.serial(lambda x: x, jn.max_pool(2, name="pool"), name="trunk")
+    net = fcn(trunk, 4, taps={"pool": 2}, stride=2, head=convolutional_head(6, 3))
+    x = jnp.ones((1, 8, 8, 3))
+    params, _ = drawn(net, x)
+    sure, _ = net.apply(params, {}, x)
+    a, _ = net.apply(params, {}, x, key=jax.random.key(0), train=True)
+    assert (a != sure).any()
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: fcn(small(), 4, taps=SMALL_TAPS, stride=16), "stride must be .* 2, 4, 8, got 16"),
+        (lambda: fcn(small(), 4, taps={"a": 4, "b": 6}, stride=4), "multiples, got 6 and 4"),
+        (lambda: as_convolution({"kernel": jnp.ones((50, 3))}, 7), r"of 7 x 7, got \(50, 3\)"),
+        (lambda: as_convolution({"kernel": jnp.ones((7, 7, 2, 3))}, 7), "of a dense layer"),
+        (
+            lambda: fcn(small(), 4, taps={"pool_2": 16}, stride=16).init(
+                jax.random.key(0), jn.spec((1, 64, 96, 3))
+            ),
+            r"map of pool_2 is \(16, 24\) .* stride of about 4; taps say 16",
+        ),
+    ],
+)
+def test_errors(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()

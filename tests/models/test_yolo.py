@@ -1,0 +1,299 @@
+"""The loss against the formula of the paper in loops, decoding by hand, sizes as published."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.models import yolo, yolo_assign, yolo_decode, yolo_detect, yolo_loss, yolo_v1
+from tests.models.sizes import count, shapes
+from tests.test_boxes import loop_iou, loop_suppression
+
+ROWS, COLUMNS, CLASSES = 3, 4, 5
+
+# Jitted: op by op each of them is compiled for each shape.
+loss_of = jax.jit(yolo_loss, static_argnames="boxes")
+slope_of = jax.jit(jax.grad(lambda outputs, targets: yolo_loss(outputs, targets).sum()))
+assign = jax.jit(yolo_assign, static_argnums=(1, 2))
+decode = jax.jit(yolo_decode)
+
+
+def scene(seed, boxes=2, n=6):
+    """Outputs and targets, each box in a cell of its own, padding among them."""
+    rng = np.random.default_rng(seed)
+    outputs = rng.uniform(0.05, 0.95, (2, ROWS, COLUMNS, boxes * 5 + CLASSES))
+    places = np.stack([rng.permutation(ROWS * COLUMNS)[:n] for _ in range(2)])
+    middle = np.stack([places // COLUMNS, places % COLUMNS], -1) + rng.uniform(0.1, 0.9, (2, n, 2))
+    middle = middle / [ROWS, COLUMNS]
+    size = rng.uniform(0.05, 0.6, (2, n, 2))
+    found = np.concatenate([middle - size / 2, middle + size / 2], -1)
+    classes = rng.integers(0, CLASSES, (2, n))
+    found[1, -2:], classes[1, -2:] = 0, -1
+    return outputs, {"boxes": found, "classes": classes}
+
+
+def paper_loss(outputs, targets, boxes, coordinates=5.0, no_object=0.5):
+    """Equation 3 of the paper for one image, term by term."""
+    total = 0.0
+    holds = {}
+    for box, label in zip(targets["boxes"], targets["classes"], strict=True):
+        if label >= 0:
+            y, x = (box[0] + box[2]) / 2 * ROWS, (box[1] + box[3]) / 2 * COLUMNS
+            holds[int(y), int(x)] = box, label
+    for i in range(ROWS):
+        for j in range(COLUMNS):
+            cell = outputs[i, j]
+            each = [cell[5 * b : 5 * b + 5] for b in range(boxes)]
+            p = cell[5 * boxes :]
+            if (i, j) not in holds:
+                total += no_object * sum(e[4] ** 2 for e in each)
+                continue
+            box, label = holds[i, j]
+            height, width = box[2] - box[0], box[3] - box[1]
+            x, y = (box[1] + box[3]) / 2 * COLUMNS - j, (box[0] + box[2]) / 2 * ROWS - i
+            overlaps = []
+            for px, py, pw, ph, _ in each:
+                right, down = (j + px) / COLUMNS, (i + py) / ROWS
+                w, h = pw**2, ph**2  # the net gives the roots
+                corners = [down - h / 2, right - w / 2, down + h / 2, right + w / 2]
+                overlaps.append(loop_iou(corners, box))
+            best = int(np.argmax(overlaps))
+            for b, (px, py, pw, ph, confidence) in enumerate(each):
+                if b != best:
+                    total += no_object * confidence**2
+                    continue
+                total += coordinates * ((x - px) ** 2 + (y - py) ** 2)
+                total += coordinates * ((width**0.5 - pw) ** 2 + (height**0.5 - ph) ** 2)
+                total += (overlaps[best] - confidence) ** 2
+            total += sum((float(c == label) - p[c]) ** 2 for c in range(CLASSES))
+    return total
+
+
+@pytest.mark.parametrize("boxes", [1, 2, 3])
+@pytest.mark.parametrize("weights", [{}, {"coordinates": 2.0, "no_object": 0.1}])
+def test_the_loss_is_the_papers(boxes, weights, x64):
+    outputs, targets = scene(boxes, boxes)
+    given = jnp.asarray(outputs), jax.tree.map(jnp.asarray, targets)
+    value = loss_of(*given, boxes=boxes, **weights)
+    wanted = [
+        paper_loss(outputs[i], jax.tree.map(lambda a: a[i], targets), boxes, **weights)  # noqa: B023
+        for i in range(2)
+    ]
+    assert min(wanted) > 1 and value.dtype == jnp.float64
+    np.testing.assert_allclose(value, wanted, rtol=1e-10)
+
+
+def test_the_gradient_takes_overlap_and_choice_as_given(x64):
+    """By hand: of a single cell that holds a truth, and is right about all but one thing each."""
+    truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[1]])}
+    # middle (0.4, 0.4): x, y in a grid of one cell; roots of width 0.2 and height 0.4
+    right = [0.4, 0.4, 0.2**0.5, 0.4**0.5, 1.0]
+    other = [0.9, 0.9, 0.1, 0.1, 0.3]
+    outputs = jnp.array([*right, *other, 0.0, 1.0]).reshape(1, 1, 1, 12)
+    wanted = np.zeros(12)
+    wanted[9] = 2 * 0.5 * 0.3  # the confidence of the other box learns 0
+    np.testing.assert_allclose(slope_of(outputs, truth).ravel(), wanted, atol=1e-12)
+    moved = outputs.at[..., 0].add(0.01)
+    wanted[0] = 2 * 5 * 0.01
+    overlap = 0.19 / 0.21
+    wanted[4] = 2 * (1 - overlap)  # the confidence learns how much they overlap, not the reverse
+    np.testing.assert_allclose(slope_of(moved, truth).ravel(), wanted, atol=1e-12)
+
+
+def test_where_no_box_overlaps_the_nearest_is_responsible():
+    truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[0]])}
+    far, near = [0.9, 0.9, 0.0, 0.0, 0.0], [0.5, 0.4, 0.0, 0.0, 0.0]  # boxes without area
+    for places, responsible in (([*far, *near], 1), ([*near, *far], 0)):
+        outputs = jnp.array([*places, 1.0]).reshape(1, 1, 1, 11)
+        gradient = np.asarray(slope_of(outputs, truth)).ravel()
+        learns = [bool(gradient[5 * b : 5 * b + 4].any()) for b in range(2)]
+        assert learns == [responsible == 0, responsible == 1]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 0.5])
+def test_gradients_are_finite(value):
+    outputs, targets = scene(0)
+    outputs = jnp.full(outputs.shape, value, jnp.float32)
+    targets = jax.tree.map(jnp.asarray, targets)
+    targets["boxes"] = targets["boxes"].at[0, 0].set(jnp.array([0.5, 0.5, 0.5, 0.5]))  # no area
+    assert np.isfinite(loss_of(outputs, targets)).all()
+    assert np.isfinite(slope_of(outputs, targets)).all()
+
+
+def test_an_image_without_objects():
+    outputs = jnp.full((2, ROWS, COLUMNS, 10 + CLASSES), 0.2)
+    targets = {"boxes": jnp.zeros((2, 6, 4)), "classes": jnp.full((2, 6), -1)}
+    assert loss_of(outputs, targets)[0] == pytest.approx(0.5 * 0.04 * 2 * ROWS * COLUMNS)
+
+
+def test_assignment():
+    """A grid of 2x4: two boxes in one cell, one at the last corner, padding of either kind."""
+    boxes = [
+        [0.0, 0.0, 0.6, 0.4],  # middle (0.3, 0.2): cell 0, 0
+        [0.2, 0.1, 0.4, 0.3],  # the same middle, smaller
+        [0.9, 0.8, 1.0, 1.0],  # cell 1, 3
+        [1.0, 0.4, 1.0, 0.6],  # no height
+        [0.6, 0.55, 0.8, 0.7],  # a negative class
+        [0.5, 0.5, 0.5, 0.5],  # nothing
+    ]
+    targets = {"boxes": jnp.array([boxes]), "classes": jnp.array([[3, 2, 1, 0, -1, 0]])}
+    cells = assign(targets, 2, 4)
+    assert cells.label.tolist() == [[[2, -1, -1, -1], [-1, -1, -1, 1]]]
+    np.testing.assert_allclose(cells.box[0, 0, 0], boxes[1])
+    np.testing.assert_allclose(cells.box[0, 1, 3], boxes[2])
+    assert float(cells.box.sum()) == pytest.approx(sum(boxes[1]) + sum(boxes[2]))
+    edge = {"boxes": jnp.array([[[0.5, 0.5, 1.5, 1.5]]]), "classes": jnp.array([[0]])}
+    assert assign(edge, 2, 4).label[0, 1, 3] == 0  # its middle is on the edge of the image
+
+
+def test_decoding_by_hand():
+    outputs = np.zeros((1, 2, 4, 13), np.float32)
+    outputs[0, 1, 2, 5:10] = [0.25, 0.5, 0.5, 0.6, 0.8]  # the second box of the cell
+    outputs[0, 1, 2, 10:] = [0.1, 0.5, 1.0]
+    found, scores = decode(jnp.asarray(outputs))
+    place = (1 * 4 + 2) * 2 + 1
+    # Middle (1 + 0.5) / 2 = 0.75 down, (2 + 0.25) / 4 = 0.5625 right; 0.36 high, 0.25 wide.
+    wanted = [0.75 - 0.18, 0.5625 - 0.125, 0.75 + 0.18, 0.5625 + 0.125]
+    np.testing.assert_allclose(found[0, place], wanted, rtol=1e-6)
+    np.testing.assert_allclose(scores[0, place], [0.08, 0.4, 0.8], rtol=1e-6)
+    assert float(np.delete(np.asarray(scores), place, axis=1).max()) == 0
+
+
+def perfect(targets, rows, columns, classes, boxes=2):
+    """Outputs that say exactly what is true, written in loops."""
+    outputs = np.zeros((len(targets["boxes"]), rows, columns, boxes * 5 + classes), np.float32)
+    for image, (found, labels) in enumerate(zip(targets["boxes"], targets["classes"], strict=True)):
+        for box, label in zip(found, labels, strict=True):
+            if label >= 0:
+                y, x = (box[0] + box[2]) / 2 * rows, (box[1] + box[3]) / 2 * columns
+                i, j = int(y), int(x)
+                size = (box[3] - box[1]) ** 0.5, (box[2] - box[0]) ** 0.5
+                outputs[image, i, j, :5] = [x - j, y - i, *size, 1]
+                outputs[image, i, j, 5 * boxes + label] = 1
+    return outputs
+
+
+def test_what_is_true_comes_back_and_has_no_loss():
+    _, targets = scene(5)
+    targets["boxes"] = np.clip(targets["boxes"], 0, 1)
+    outputs = jnp.asarray(perfect(targets, ROWS, COLUMNS, CLASSES))
+    given = jax.tree.map(jnp.asarray, targets)
+    np.testing.assert_allclose(loss_of(outputs, given), 0, atol=1e-9)
+    found = jax.jit(partial(yolo_detect, most=9))(outputs)
+    assert found.boxes.shape == (2, 9, 4) and found.classes.dtype == jnp.int32
+    result = jn.metrics.average_precision(found._asdict(), targets, CLASSES, iou=0.99)
+    assert result.mean == 1
+    assert [int((c >= 0).sum()) for c in found.classes] == [6, 4]
+    assert (found.boxes[1, 4:] == 0).all() and (found.scores[1, 4:] == -jnp.inf).all()
+
+
+def test_detection_is_decoding_and_suppression_of_each_class():
+    outputs = jnp.asarray(scene(7)[0], jnp.float32)
+    found = jax.jit(partial(yolo_detect, score=0.3, iou=0.3, most=12))(outputs)
+    every, scores = (np.asarray(a) for a in decode(outputs))
+    for i in range(2):
+        wanted = [
+            (scores[i, j, c], c, j)
+            for c in range(CLASSES)
+            for j in loop_suppression(every[i], scores[i, :, c], 0.3, 0.3, 12)
+        ]
+        wanted = sorted(wanted, key=lambda entry: -entry[0])[:12]
+        assert len(wanted) == 12
+        assert found.classes[i].tolist() == [c for _, c, _ in wanted]
+        np.testing.assert_allclose(found.scores[i], [s for s, _, _ in wanted], rtol=1e-6)
+        np.testing.assert_allclose(found.boxes[i], [every[i, j] for _, _, j in wanted], rtol=1e-6)
+
+
+def test_the_published_network():
+    net = yolo_v1(classes=20)
+    found = shapes(net, (1, 448, 448, 3))
+    wanted = {
+        "conv_1": (224, 224, 64), "pool_1": (112, 112, 64), "pool_2": (56, 56, 192),
+        "conv_6": (56, 56, 512), "pool_3": (28, 28, 512), "conv_16": (28, 28, 1024),
+        "pool_4": (14, 14, 1024), "conv_22": (7, 7, 1024), "conv_24": (7, 7, 1024),
+        "dense": (4096,), "output": (1470,),
+    }  # fmt: skip
+    assert {name: found[name][1:] for name in wanted} == wanted
+    assert "conv_25" not in found and "pool_5" not in found
+    assert found[""] == (1, 7, 7, 30)
+
+
+def test_the_published_numbers_of_parameters():
+    """Figure 3, with biases, by hand."""
+    kernels = [
+        7 * 7 * 3 * 64, 9 * 64 * 192,
+        192 * 128, 9 * 128 * 256, 256 * 256, 9 * 256 * 512,
+        *4 * [512 * 256, 9 * 256 * 512], 512 * 512, 9 * 512 * 1024,
+        *2 * [1024 * 512, 9 * 512 * 1024], 9 * 1024 * 1024, 9 * 1024 * 1024,
+        9 * 1024 * 1024, 9 * 1024 * 1024,
+    ]  # fmt: skip
+    biases = 64 + 192 + (128 + 256 + 256 + 512) + 4 * (256 + 512) + 512 + 1024
+    biases += 2 * (512 + 1024) + 4 * 1024
+    dense = (7 * 7 * 1024 + 1) * 4096 + (4096 + 1) * 7 * 7 * 30
+    assert len(kernels) == 24
+    assert sum(kernels) + biases + dense == 271_703_550
+    assert count(yolo_v1(), (1, 448, 448, 3)) == 271_703_550
+
+
+def test_any_backbone_by_tap():
+    x = (2, 224, 224, 3)
+    trunk = jn.tap(jn.models.resnet(18), "stage_4_block_2")
+    net = yolo(trunk, classes=20, boxes=2, hidden=(1024, 512))
+    assert shapes(net, x)[""] == (2, 7, 7, 30)
+    by_hand = 512 * 1024 * 9 + 2 * 1024 + 1024 * 512 * 9 + 2 * 512 + 512 * 30 + 30
+    assert count(net, x) == count(trunk, x) + by_hand
+    vgg = yolo(jn.tap(jn.models.vgg(16), "pool_4"), classes=3, boxes=1, hidden=())
+    assert shapes(vgg, (2, 96, 128, 3))[""] == (2, 6, 8, 8)
+
+
+def test_the_last_activation():
+    backbone = jn.serial(jn.conv(4, 3, strides=4), name="backbone")
+    x = 9 * jax.random.normal(jax.random.key(1), (2, 8, 12, 1))
+    net, linear = (yolo(backbone, 3, output=f) for f in (jax.nn.sigmoid, lambda x: x))
+    params, state = net.init(jax.random.key(0), x)
+    y, z = (jax.jit(n.apply)(params, state, x)[0] for n in (net, linear))
+    np.testing.assert_allclose(y, jax.nn.sigmoid(z), rtol=1e-6)
+    assert z.min() < 0
+
+
+def test_it_learns_to_find_squares():
+    """Two classes of squares on 32x32 pixels; the same images are found again."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 0.1, (24, 32, 32, 1)).astype(np.float32)
+    targets = {"boxes": np.zeros((24, 3, 4), np.float32), "classes": np.full((24, 3), -1, np.int32)}
+    for i in range(24):
+        side = int(rng.integers(7, 12))
+        top, left = rng.integers(0, 32 - side, 2)
+        c = int(rng.integers(2))
+        x[i, top : top + side, left : left + side] += 0.4 + 0.4 * c
+        targets["boxes"][i, 1] = np.array([top, left, top + side, left + side]) / 32
+        targets["classes"][i, 1] = c
+    layers = [jn.conv(12, 3, strides=2), jn.batch_norm(), jax.nn.relu]
+    layers += [jn.conv(24, 3, strides=2), jn.batch_norm(), jax.nn.relu, jn.conv(24, 3, strides=2)]
+    net = yolo(jn.serial(*layers, name="backbone"), classes=2, hidden=(24,))
+    optimizer = optax.adam(1e-2)
+    step = jn.make_step(jn.supervised(net, yolo_loss), optimizer)
+    train_state = jn.init_training(net, optimizer, jax.random.key(0), (x, targets))
+    epochs = list(jn.fit(train_state, step, (x, targets), epochs=50, batch_size=10))
+    assert 0 < epochs[-1].train["loss"] < epochs[0].train["loss"] / 10
+    train_state = epochs[-1].train_state
+    outputs, _ = jax.jit(net.apply)(train_state.params, train_state.state, x)
+    found = jax.jit(partial(yolo_detect, score=0.01))(outputs)
+    precision = jn.metrics.average_precision(found._asdict(), targets, 2).mean
+    assert 0.8 < precision <= 1
+
+
+def test_messages():
+    backbone = jn.serial(jn.conv(4, 3), jn.flatten(), name="backbone")
+    with pytest.raises(ValueError, match=r"must give a feature map .*, got \(2, 256\)"):
+        yolo(backbone, 3).init(jax.random.key(0), jn.spec((2, 8, 8, 1)))
+    with pytest.raises(ValueError, match="classes and boxes must be at least 1, got 0 and 2"):
+        yolo(backbone, 0)
+    with pytest.raises(ValueError, match="classes and boxes must be at least 1, got 3 and 0"):
+        yolo_v1(3, boxes=0)
+    with pytest.raises(ValueError, match=r"3 boxes \* 5 \+ classes\), got \(2, 4, 4, 13\)"):
+        yolo_decode(jnp.zeros((2, 4, 4, 13)), boxes=3)

@@ -1,0 +1,397 @@
+"""Decoding: against plain Python searches and sums over all there is."""
+
+import itertools
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import losses
+from jaxnet.decoding import beam_search, ctc_beam_search, ctc_greedy, greedy, sample
+
+KEYS_MAY_REPEAT = True  # draws are compared
+END = 2
+VOCABULARY, WIDTH = 5, 4
+
+
+def weights(seed):
+    draw = np.random.default_rng(seed)
+    shapes = (VOCABULARY, WIDTH), (WIDTH, WIDTH), (WIDTH, VOCABULARY)
+    return [2 * draw.normal(size=shape) for shape in shapes]
+
+
+def network(table, inner, out):
+    def step(carry, tokens):
+        h = jnp.tanh(carry["h"] @ inner + jnp.asarray(table)[tokens])
+        return {"h": h, "n": carry["n"] + 1}, h @ out
+
+    return step
+
+
+def plain_network(table, inner, out):
+    """The same for one sequence in NumPy."""
+
+    def step(h, token):
+        h = np.tanh(h @ inner + table[token])
+        return h, h @ out
+
+    return step
+
+
+@partial(jax.jit, static_argnames=("beams", "length", "penalty"))
+def search(weights, carry, first, *, beams, length, penalty=1.0):
+    """Beam search by the network; greedy with no beams."""
+    step = network(*weights)
+    if not beams:
+        return greedy(step, carry, first, length=length, end=END)
+    return beam_search(
+        step, carry, first, beams=beams, length=length, end=END, length_penalty=penalty
+    )
+
+
+def start(batch, seed=0):
+    h = np.random.default_rng(seed).normal(size=(batch, WIDTH))
+    return {"h": jnp.asarray(h), "n": jnp.zeros(batch, jnp.int32)}, jnp.arange(batch) % VOCABULARY
+
+
+def plain_beam_search(model, state, first, beams, length, end, penalty):
+    """One example: lists of (score, tokens before the end), the best first."""
+    found = [(0.0, [], state, False)]
+    for _ in range(length):
+        complete = [h for h in found if h[3]]
+        coming = []
+        for score, tokens, state, ended in found:
+            if ended:
+                continue
+            new, logits = model(state, tokens[-1] if tokens else first)
+            log_p = logits - np.logaddexp.reduce(logits)
+            for word in sorted(range(len(logits)), key=lambda w: (-logits[w], w)):  # noqa: B023
+                if log_p[word] > -math.inf:
+                    coming.append((score + log_p[word], [*tokens, word], new, word == end))
+        coming.sort(key=lambda h: -h[0])  # stable: of equals the first
+        found = complete + coming[: beams - len(complete)]
+    scored = [(score / len(tokens) ** penalty, tokens) for score, tokens, _, _ in found]
+    scored.sort(key=lambda h: -h[0])
+    return [(score, [t for t in tokens if t != end]) for score, tokens in scored]
+
+
+def compare(result, expected):
+    """The result of one example, (tokens, lengths, scores), with the list of a plain search."""
+    tokens, lengths, scores = result
+    for i, (score, words) in enumerate(expected):
+        assert tokens[i, : lengths[i]].tolist() == words
+        assert (tokens[i, lengths[i] :] == END).all()
+        np.testing.assert_allclose(scores[i], score, rtol=1e-12)
+    rest = slice(len(expected), None)
+    assert (scores[rest] == -np.inf).all() and (lengths[rest] == 0).all()
+    assert (tokens[rest] == END).all()
+
+
+@pytest.mark.parametrize(("beams", "length", "penalty"), [(1, 6, 1.0), (3, 7, 0.0), (8, 4, 0.6)])
+def test_beam_search_is_the_plain_one(x64, beams, length, penalty):
+    for seed in range(3):
+        carry, first = start(4, seed)
+        options = {"beams": beams, "length": length, "penalty": penalty}
+        result = jax.device_get(search(weights(seed), carry, first, **options))
+        assert result[0].shape == (4, beams, length)
+        for i in range(4):
+            h, token = np.asarray(carry["h"][i]), int(first[i])
+            model = plain_network(*weights(seed))
+            expected = plain_beam_search(model, h, token, beams, length, END, penalty)
+            compare([part[i] for part in result], expected)
+        if beams == 1:
+            tokens, lengths = search(weights(seed), carry, first, beams=0, length=length)
+            np.testing.assert_array_equal(result[0][:, 0], tokens)
+            np.testing.assert_array_equal(result[1][:, 0], lengths)
+
+
+def test_beam_search_finds_the_best_of_all(x64):
+    carry, first = start(1)
+    plain = plain_network(*weights(7))
+    words, length = [0, 1, 3, 4], 3
+    every = [s for n in range(length) for s in itertools.product(words, repeat=n)]
+    every = [(*s, END) for s in every] + list(itertools.product(words, repeat=length))
+
+    def log_p(tokens):
+        h, last, total = np.asarray(carry["h"][0]), int(first[0]), 0.0
+        for token in tokens:
+            h, z = plain(h, last)
+            total, last = total + z[token] - np.logaddexp.reduce(z), token
+        return total
+
+    scores = sorted((log_p(s) / len(s) for s in every), reverse=True)
+    found = search(weights(7), carry, first, beams=len(every) + 3, length=length)
+    np.testing.assert_allclose(found[2][0, :-3], scores, rtol=1e-12)
+    assert (found[2][0, -3:] == -np.inf).all()
+    np.testing.assert_allclose(np.exp([log_p(s) for s in every]).sum(), 1)  # that was all
+
+
+def test_beam_search_with_ties_and_impossible_tokens(x64):
+    """Two of four tokens are possible after each, at log p = -log 2: every choice is a tie."""
+    follow = np.array([[1, 3], [0, 2], [1, 3], [2, 3]])
+    table = np.full((4, 4), -np.inf)
+    table[np.arange(4)[:, None], follow] = 0
+
+    def step(carry, tokens):
+        return carry, jnp.asarray(table)[tokens]
+
+    for beams, length in [(3, 4), (9, 3)]:
+        run = partial(beam_search, step, (), beams=beams, length=length, end=END)
+        result = jax.device_get(jax.jit(run)(jnp.array([0, 1])))
+        for i in range(2):
+            expected = plain_beam_search(
+                lambda s, token: (s, table[token]), 0, i, beams, length, END, 1.0
+            )
+            assert any(len(words) < length for _, words in expected)
+            compare([part[i] for part in result], expected)
+
+
+def test_beams_beyond_the_vocabulary():
+    tokens, lengths, scores = beam_search(
+        lambda carry, tokens: (carry, jnp.log(jnp.array([[0.2, 0.5, 0.3]] * tokens.shape[0]))),
+        (), jnp.array([0]), beams=5, length=1, end=END,
+    )  # fmt: skip
+    assert tokens[0].tolist() == [[1], [2], [0], [2], [2]] and lengths[0].tolist() == [
+        1,
+        0,
+        1,
+        0,
+        0,
+    ]
+    np.testing.assert_allclose(np.exp(scores[0]), [0.5, 0.3, 0.2, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("beams", [0, 3])
+def test_examples_do_not_influence_each_other(x64, beams):
+    carry, first = start(3)
+    together = search(weights(1), carry, first, beams=beams, length=6)
+    for i in range(3):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (carry, first))
+        alone = search(weights(1), *one, beams=beams, length=6)
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_allclose(a[i], b[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("beams", [0, 3], ids=["greedy", "beams"])
+def test_the_loop_ends_with_the_last_sequence(beams):
+    calls = []
+
+    def count(carry, tokens):
+        jax.debug.callback(lambda: calls.append(1))
+        return carry, jnp.log(0.001 + jax.nn.one_hot(tokens + 1, 5))
+
+    first = jnp.array([1, 2])
+    if beams:
+        tokens, lengths, _ = beam_search(count, (), first, beams=beams, length=50, end=4)
+        tokens, lengths = tokens[:, 0], lengths[:, 0]
+    else:
+        tokens, lengths = greedy(count, (), first, length=50, end=4)
+    jax.effects_barrier()
+    assert tokens[:, :3].tolist() == [[2, 3, 4], [3, 4, 4]] and lengths.tolist() == [2, 1]
+    assert (tokens[:, 3:] == 4).all()
+    assert 3 <= len(calls) <= 10 if beams else len(calls) == 3
+
+
+def test_greedy_takes_the_first_of_equals_and_needs_no_end():
+    tokens, lengths = greedy(
+        lambda carry, tokens: (carry, jnp.array([[0.0, 7.0, 7.0]])), (), jnp.array([2]), length=3
+    )
+    assert tokens.tolist() == [[1, 1, 1]] and lengths.tolist() == [3]
+
+
+def test_no_sequences_at_all():
+    def step(carry, tokens):
+        return carry, jnp.zeros((tokens.shape[0], 3))
+
+    nothing = jnp.zeros(0, jnp.int32)
+    assert greedy(step, (), nothing, length=4, end=1)[0].shape == (0, 4)
+    assert beam_search(step, (), nothing, beams=2, length=4, end=1)[0].shape == (0, 2, 4)
+
+
+# Sampling.
+
+P = np.array([0.1, 0.4, 0.2, 0.3])
+
+
+def frequencies(n=4000, **options):
+    def step(carry, tokens):
+        return carry, jnp.broadcast_to(jnp.log(jnp.asarray(P)), (tokens.shape[0], 4))
+
+    first = jnp.zeros(n // 10, jnp.int32)
+    draw = jax.jit(lambda key: sample(step, (), first, key, length=10, **options))
+    tokens = draw(jax.random.key(0))
+    return np.bincount(np.asarray(tokens).ravel(), minlength=4) / n
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param({}, P, id="as the model says"),
+        pytest.param({"temperature": 0.5}, P**2 / (P**2).sum(), id="p^(1/T)"),
+        pytest.param({"top_k": 2}, [0, 4 / 7, 0, 3 / 7], id="the two best"),
+        pytest.param({"top_p": 0.65}, [0, 4 / 7, 0, 3 / 7], id="0.4 + 0.3"),
+        pytest.param({"top_p": 0.75}, [0, 4 / 9, 2 / 9, 3 / 9], id="0.4 + 0.3 + 0.2"),
+        pytest.param({"top_p": 1e-6}, [0, 1, 0, 0], id="one at least"),
+        pytest.param({"top_k": 3, "top_p": 0.7}, [0, 4 / 7, 0, 3 / 7], id="p among the k: 4/9+3/9"),
+        pytest.param({"top_k": 99, "top_p": 1.0}, P, id="no restriction"),
+    ],
+)
+def test_sample_draws_with_the_right_probabilities(options, expected):
+    got, expected = frequencies(**options), np.asarray(expected)
+    error = np.sqrt(expected * (1 - expected) / 4000)
+    assert (np.abs(got - expected) <= 4 * error).all(), got
+
+
+def test_sample_keeps_k_of_equals_and_ends():
+    def step(carry, tokens):
+        return carry, jnp.zeros((tokens.shape[0], 5))
+
+    first = jnp.zeros(200, jnp.int32)
+    tokens = sample(step, (), first, jax.random.key(1), length=6, top_k=3, end=END)
+    assert set(np.unique(tokens)) == {0, 1, 2}
+    ended = np.cumsum(tokens == END, 1) > 0
+    assert (np.asarray(tokens)[ended] == END).all() and 0.8 < ended[:, -1].mean() < 1
+    again = sample(step, (), first, jax.random.key(2), length=6, top_k=3, end=END)
+    assert (tokens != again).any()
+
+
+# CTC.
+
+
+def collapse(path, blank):
+    labels = [label for label, _ in itertools.groupby(path)]
+    return tuple(label for label in labels if label != blank)
+
+
+def all_labels(log_p, blank):
+    """Every label sequence with its log-probability: the sum over all alignments."""
+    total = {}
+    for path in itertools.product(range(log_p.shape[1]), repeat=len(log_p)):
+        labels = collapse(path, blank)
+        score = log_p[range(len(path)), path].sum()
+        total[labels] = np.logaddexp(total.get(labels, -np.inf), score)
+    return total
+
+
+def plain_prefixes(log_p, beams, blank):
+    """Prefix beam search with a dict of (log p ending in a blank, in a label)."""
+    found = {(): (0.0, -np.inf)}
+    for y in log_p:
+        new = {}
+
+        def add(labels, in_blank, in_label, new=new):
+            a, b = new.get(labels, (-np.inf, -np.inf))
+            new[labels] = np.logaddexp(a, in_blank), np.logaddexp(b, in_label)
+
+        for labels, (in_blank, in_label) in found.items():
+            both = np.logaddexp(in_blank, in_label)
+            add(labels, both + y[blank], in_label + y[labels[-1]] if labels else -np.inf)
+            for c in set(range(len(y))) - {blank}:
+                add((*labels, c), -np.inf, (in_blank if labels[-1:] == (c,) else both) + y[c])
+        best = sorted(new, key=lambda labels: -np.logaddexp(*new[labels]))[:beams]
+        found = {labels: new[labels] for labels in best}
+    return {labels: np.logaddexp(*both) for labels, both in found.items()}
+
+
+def ctc_logits(steps, classes, seed=0):
+    return 2 * np.random.default_rng(seed).normal(size=(2, steps, classes))
+
+
+prefix_search = jax.jit(ctc_beam_search, static_argnames=("beams", "blank"))
+
+
+@pytest.mark.parametrize("blank", [0, 2])
+def test_ctc_beam_search_sums_over_all_alignments(x64, blank):
+    z, lengths = ctc_logits(5, 3), np.array([5, 3])
+    z[1, 3:] = np.nan  # padding
+    labels, n, scores = jax.device_get(prefix_search(z, lengths, beams=40, blank=blank))
+    for i, steps in enumerate(lengths):
+        expected = all_labels(np.asarray(jax.nn.log_softmax(z[i, :steps])), blank)
+        got = {tuple(labels[i, j, : n[i, j]]): scores[i, j] for j in range(len(expected))}
+        assert got.keys() == expected.keys()
+        for key in got:
+            np.testing.assert_allclose(got[key], expected[key], rtol=1e-10)
+        assert (np.diff(scores[i, : len(expected)]) <= 0).all()
+        rest = slice(len(expected), None)
+        assert (scores[i, rest] == -np.inf).all() and (n[i, rest] == 0).all()
+        assert (labels[i, rest] == blank).all()
+        k = int(np.argmax(n[i] >= 1))  # what the loss says of the best that has labels
+        y = labels[i, k : k + 1, : n[i, k]]
+        loss = losses.ctc(blank)(z[i : i + 1, :steps], (jnp.asarray(y), jnp.array([y.shape[1]])))
+        np.testing.assert_allclose(scores[i, k], -loss[0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_ctc_beam_search_is_the_plain_one(x64, beams):
+    for seed in range(4):
+        z = ctc_logits(8, 4, seed)
+        labels, n, scores = jax.device_get(prefix_search(z, beams=beams))
+        for i in range(2):
+            expected = plain_prefixes(np.asarray(jax.nn.log_softmax(z[i])), beams, 0)
+            got = [tuple(labels[i, j, : n[i, j]]) for j in range(beams)]
+            assert got == list(expected)
+            np.testing.assert_allclose(scores[i], list(expected.values()), rtol=1e-10)
+
+
+def test_ctc_greedy_by_hand():
+    path = jnp.array([[2, 2, 1, 2, 0, 0, 2], [1, 1, 1, 1, 3, 3, 3], [3, 1, 3, 3, 1, 3, 0]])
+    z = jax.nn.one_hot(path, 4).at[1, 4:].set(jnp.nan)
+    labels, n = jax.jit(lambda z, n: ctc_greedy(z, n, blank=1))(z, jnp.array([7, 4, 6]))
+    assert labels.tolist() == [[2, 2, 0, 2, 1, 1, 1], [1] * 7, [3, 3, 3, 1, 1, 1, 1]]
+    assert n.tolist() == [4, 0, 3]
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_nothing_to_hear(steps):
+    z, lengths = jnp.ones((1, steps, 4)), jnp.array([0])
+    labels, n = ctc_greedy(z, lengths)
+    assert labels.shape == (1, steps) and n.tolist() == [0]
+    labels, n, scores = ctc_beam_search(z, lengths, beams=3)
+    assert labels.shape == (1, 3, steps) and (labels == 0).all()
+    assert n.tolist() == [[0, 0, 0]] and scores[0].tolist() == [0, -np.inf, -np.inf]
+
+
+# Messages.
+
+
+def fine(carry, tokens):
+    return carry, jnp.zeros((tokens.shape[0], 5))
+
+
+FIRST = jnp.array([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: greedy(fine, (), FIRST, length=0), "length must be at least 1, got 0"),
+        (lambda: greedy(fine, (), 3, length=2), "integers .batch,., got int; write jnp.full"),
+        (lambda: greedy(fine, (), FIRST[None], length=2), "one token a sequence, got .1, 2."),
+        (lambda: greedy(fine, (), FIRST, length=2, end=5), r"end must be in \[0, 5\), .* got 5"),
+        (lambda: greedy(fine, jnp.zeros((3, 2)), FIRST, length=2), "2 as in first, got .3, 2."),
+        (lambda: greedy(lambda c, t: (c, t), (), FIRST, length=2), "logits .batch, vocabulary."),
+        (
+            lambda: greedy(lambda c, t: (c[:, :1], c), jnp.zeros((2, 3)), FIRST, length=2),
+            r"a carry of the form it was given, float32\[2, 3\], got float32\[2, 1\]",
+        ),
+        (lambda: beam_search(fine, (), FIRST, beams=0, length=2, end=1), "beams must be at least"),
+        (
+            lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, temperature=0.0),
+            "temperature must be above 0, got 0.0; for 0 write greedy",
+        ),
+        (lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, top_p=0.0), "top_p must be"),
+        (lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, top_k=0), "top_k must be at"),
+        (lambda: ctc_greedy(jnp.ones((5, 3))), "one example alone is logits"),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), r"blank must be in \[0, 3\)"),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5, 6])), r"in \[0, 5\], .* got 5 to 6"),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5])), "lengths must be .batch,."),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.ones(2)), "lengths must be integers"),
+        (lambda: ctc_beam_search(jnp.ones((2, 5, 3)), beams=0), "beams must be at least 1"),
+    ],
+)
+def test_messages(run, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        run()

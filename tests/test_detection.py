@@ -1,0 +1,190 @@
+"""Average precision by hand, by another way to count, and by pycocotools."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+
+from jaxnet.metrics import average_precision
+from tests.test_boxes import loop_iou, random_boxes
+
+CLASSES = 3
+
+
+def scene(seed, images=12, n=14, m=6, step=None):
+    """Truths with padding, and found boxes most near a truth and mostly of its class."""
+    rng = np.random.default_rng(seed)
+    boxes = random_boxes(seed, images, m) + np.array([0, 0, 0.1, 0.1])
+    truth = {"boxes": boxes, "classes": rng.integers(-1, CLASSES, (images, m))}
+    truth["classes"][0] = -1  # an image without truths
+    which = rng.integers(0, m, n)
+    near = boxes[:, which] + rng.normal(0, 0.015, (images, n, 4))
+    far = random_boxes(seed + 1, images, n)
+    classes = rng.integers(-1, CLASSES, (images, n))
+    found = {
+        "boxes": np.where(rng.uniform(size=(images, n, 1)) < 0.7, near, far),
+        "classes": np.where(
+            rng.uniform(size=(images, n)) < 0.8, truth["classes"][:, which], classes
+        ),
+        "scores": rng.uniform(0, 1, (images, n)),
+    }
+    if step is not None:
+        found["scores"] = (found["scores"] / step).round() * step
+    return found, truth
+
+
+def slow_average_precision(found, truth, c, iou, points):
+    """From the definition: recall and precision counted anew at each rank."""
+    ranked = sorted(
+        (
+            (-found["scores"][i, j], i, j)
+            for i, j in zip(*np.nonzero(found["classes"] == c), strict=True)
+        ),
+    )
+    taken, right = set(), []
+    for _, i, j in ranked:
+        rivals = [
+            (loop_iou(found["boxes"][i, j], truth["boxes"][i, k]), -k)
+            for k in range(truth["classes"].shape[1])
+            if truth["classes"][i, k] == c and (i, k) not in taken
+        ]
+        overlap, k = max(rivals, default=(0.0, 0))
+        right.append(overlap >= iou)
+        if right[-1]:
+            taken.add((i, -k))
+    total = int((truth["classes"] == c).sum())
+    curve = [(sum(right[:r]) / total, sum(right[:r]) / r) for r in range(1, len(right) + 1)]
+
+    def highest(recall):
+        return max((p for r, p in curve if r >= recall), default=0.0)
+
+    if points is not None:
+        return np.mean([highest(t) for t in np.linspace(0, 1, points)])
+    return sum(highest(hit / total) for hit in range(1, total + 1)) / total
+
+
+@pytest.mark.parametrize("points", [None, 11, 101])
+@pytest.mark.parametrize(("seed", "iou"), [(0, 0.5), (1, 0.5), (2, 0.75), (3, 0.3)])
+def test_against_the_definition(seed, iou, points):
+    found, truth = scene(seed)
+    result = average_precision(found, truth, CLASSES, iou=iou, points=points)
+    wanted = [slow_average_precision(found, truth, c, iou, points) for c in range(CLASSES)]
+    assert 0.02 < min(wanted) and max(wanted) < 0.95
+    np.testing.assert_allclose(result.each, wanted, rtol=1e-12)
+    assert result.mean == pytest.approx(np.mean(wanted), rel=1e-12)
+
+
+@pytest.mark.parametrize("step", [None, 0.25], ids=["different scores", "many equal scores"])
+@pytest.mark.parametrize(("seed", "iou"), [(0, 0.5), (1, 0.5), (2, 0.75), (3, 0.3)])
+def test_against_pycocotools(seed, iou, step):
+    coco = pytest.importorskip("pycocotools.coco", reason="compares with pycocotools")  # 2.0.11
+    from pycocotools.cocoeval import COCOeval
+
+    found, truth = scene(seed, step=step)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints
+        judge = COCOeval(*coco_format(coco.COCO, found, truth), "bbox")
+        judge.params.iouThrs = np.array([iou])
+        judge.evaluate()
+        judge.accumulate()
+    wanted = judge.eval["precision"][0, :, :, 0, -1].mean(0)  # (recalls, classes) -> (classes,)
+    result = average_precision(found, truth, CLASSES, iou=iou, points=101)
+    np.testing.assert_allclose(result.each, wanted, rtol=1e-9)
+    reached = judge.eval["recall"][0, :, 0, -1]
+    np.testing.assert_allclose([r[-1] for r in result.recall], reached, rtol=1e-12)
+
+
+def coco_format(COCO, found, truth):
+    """Both as pycocotools wants them: boxes as left, top, width, height."""
+
+    def listed(part):
+        rows = []
+        for i, j in zip(*np.nonzero(part["classes"] >= 0), strict=True):
+            top, left, bottom, right = part["boxes"][i, j].tolist()
+            rows.append(
+                {"id": len(rows) + 1, "image_id": int(i), "category_id": int(part["classes"][i, j]),
+                 "bbox": [left, top, right - left, bottom - top],
+                 "area": (right - left) * (bottom - top), "iscrowd": 0}
+            )  # fmt: skip
+            if "scores" in part:
+                rows[-1]["score"] = float(part["scores"][i, j])
+        return rows
+
+    true = COCO()
+    true.dataset = {
+        "images": [{"id": i} for i in range(len(truth["boxes"]))],
+        "categories": [{"id": c} for c in range(CLASSES)],
+        "annotations": listed(truth),
+        "info": {},
+    }
+    true.createIndex()
+    return true, true.loadRes(listed(found))
+
+
+def one_image(found, scores, truth, classes=None):
+    found, truth = np.array([found], float), np.array([truth], float)
+    labels = np.zeros(found.shape[:2], int) if classes is None else np.array([classes])
+    return average_precision(
+        {"boxes": found, "scores": np.array([scores]), "classes": labels},
+        {"boxes": truth, "classes": np.zeros(truth.shape[:2], int)},
+        1,
+    )
+
+
+A, B, NOWHERE = [0, 0, 2, 3], [5, 5, 8, 9], [20, 20, 21, 21]
+
+
+@pytest.mark.parametrize(
+    ("found", "scores", "truth", "value"),
+    [
+        pytest.param([A, B], [0.9, 0.8], [A, B], 1, id="all"),
+        pytest.param([NOWHERE, A, B], [0.9, 0.8, 0.7], [A, B], 2 / 3, id="2/3 at either recall"),
+        pytest.param([A, NOWHERE, B], [0.9, 0.8, 0.7], [A, B], 5 / 6, id="(1 + 2/3) / 2"),
+        pytest.param([A, A, B], [0.9, 0.8, 0.7], [A, B], 5 / 6, id="found twice is wrong once"),
+        pytest.param([A], [0.9], [A, B], 0.5, id="half of them"),
+        pytest.param([NOWHERE], [0.9], [A, B], 0, id="none"),
+        pytest.param([[0, 1, 2, 4]], [0.9], [A], 1, id="an overlap of 0.5 is enough"),
+    ],
+)
+def test_by_hand(found, scores, truth, value):
+    assert one_image(found, scores, truth).mean == pytest.approx(value, rel=1e-12)
+
+
+def test_padding_is_not_counted():
+    assert one_image([NOWHERE, A], [0.9, 0.8], [A], classes=[-1, 0]).mean == 1
+
+
+def test_a_taken_truth_leaves_the_next():
+    """Both overlap the first truth most; the second gets the other, which it overlaps by 0.5."""
+    result = one_image([[0, 0, 2, 3], [0, 0.5, 2, 3.5]], [0.9, 0.8], [[0, 0, 2, 3], [0, 1, 2, 4]])
+    assert result.precision[0].tolist() == [1, 1]
+
+
+def test_a_class_that_does_not_occur_is_left_out():
+    found = {"boxes": np.array([[A, B]], float), "scores": np.ones((1, 2)), "classes": [[0, 2]]}
+    truth = {"boxes": np.array([[A]], float), "classes": [[0]]}
+    result = average_precision(found, truth, 3)
+    assert result.each[0] == result.mean == 1 and np.isnan(result.each[1:]).all()
+    empty = {"boxes": np.zeros((1, 0, 4)), "scores": np.zeros((1, 0)), "classes": np.zeros((1, 0))}
+    assert average_precision(empty, truth, 3).mean == 0
+    assert np.isnan(average_precision(found, {k: v for k, v in empty.items()}, 3).mean)
+
+
+def test_the_classes_are_kept_apart():
+    found = {"boxes": np.array([[A, B]], float), "scores": np.ones((1, 2)), "classes": [[1, 0]]}
+    truth = {"boxes": np.array([[A, B]], float), "classes": [[0, 1]]}
+    assert average_precision(found, truth, 2).each.tolist() == [0, 0]
+
+
+def test_messages():
+    found, truth = scene(0)
+    with pytest.raises(ValueError, match="found classes must be below 2, got 2"):
+        average_precision(found, truth, 2)
+    with pytest.raises(ValueError, match="as many images in both, got 12 found and 11 true"):
+        average_precision(found, {name: part[1:] for name, part in truth.items()}, 3)
+    with pytest.raises(ValueError, match=r"found scores must be \(12, 14\)"):
+        average_precision(found | {"scores": np.zeros((12, 3))}, truth, 3)
+    with pytest.raises(ValueError, match="iou must be in"):
+        average_precision(found, truth, 3, iou=0)
+    with pytest.raises(ValueError, match="points must be None or at least 2, got 1"):
+        average_precision(found, truth, 3, points=1)

@@ -1,0 +1,162 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.unsupervised import (
+    by_clusters,
+    categorical,
+    gaussian_mixture,
+    in_segments,
+    random_vectors,
+    to_logits,
+)
+from jaxnet.unsupervised.emissions import shares
+
+KEYS_MAY_REPEAT = True
+
+
+def test_symbols_by_hand():
+    emission = categorical(3)
+    params = {"logits": to_logits(jnp.array([[0.5, 0.25, 0.25], [0, 0.5, 0.5]]))}
+    p = np.exp(emission.score(params, jnp.array([[0, 2], [1, 1]])))
+    np.testing.assert_allclose(p, [[[0.5, 0], [0.25, 0.5]], [[0.25, 0.5]] * 2], rtol=1e-6)
+    posterior = jnp.array([[[1, 0], [0.25, 0.75]], [[0.5, 0.5], [0, 0]]])
+    fitted = emission.fit(params, jnp.array([[0, 2], [2, 1]]), posterior)
+    expected = [[1 / 1.75, 0, 0.75 / 1.75], [0, 0, 1]]
+    np.testing.assert_allclose(jax.nn.softmax(fitted["logits"]), expected, rtol=1e-6)
+
+
+def test_symbols_out_of_range():
+    emission, x = categorical(3), jnp.array([[0, 3]])
+    params = emission.init(jax.random.key(0), x, 2)
+    with pytest.raises(ValueError, match=r"symbols must be in \[0, 3\), got 3"):
+        emission.score(params, x)
+    for wrong in (3, -1):
+        scores = jax.jit(emission.score)(params, jnp.array([[0, wrong]]))
+        assert np.isfinite(scores[0, 0]).all() and np.isnan(scores[0, 1]).all()
+
+
+def test_densities_are_scipys(x64):
+    stats = pytest.importorskip("scipy.stats")
+    draw = np.random.default_rng(0)
+    mean, deviation = draw.normal(size=(2, 3, 4)), draw.uniform(0.5, 2, (2, 3, 4))
+    weight, x = draw.dirichlet(np.ones(3), 2), draw.normal(size=(5, 7, 4))
+    params = {"weight": np.log(weight), "mean": mean, "log_variance": 2 * np.log(deviation)}
+    density = stats.norm.pdf(x[:, :, None, None], mean, deviation).prod(-1)  # scipy 1.17
+    expected = np.log((weight * density).sum(-1))
+    scores = gaussian_mixture(3).score(jax.tree.map(jnp.asarray, params), jnp.asarray(x))
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+
+
+def test_fit_is_the_weighted_mean_and_variance():
+    """In float32 too, where the data lie far from 0."""
+    draw = np.random.default_rng(0)
+    x = (draw.normal(size=(4, 50, 2)) * [0.1, 3] + 1000).astype(np.float32)
+    posterior = draw.dirichlet(np.ones(3), (4, 50)).astype(np.float32)
+    posterior[3, 20:] = 0
+    emission = gaussian_mixture(1)
+    params = emission.init(jax.random.key(0), jnp.asarray(x), 3)
+    fitted = emission.fit(params, jnp.asarray(x), jnp.asarray(posterior))
+    p, flat = posterior.reshape(-1, 3).astype(float), x.reshape(-1, 2).astype(float)
+    mean = p.T @ flat / p.sum(0)[:, None]
+    variance = np.stack([p[:, s] @ (flat - mean[s]) ** 2 / p[:, s].sum() for s in range(3)])
+    np.testing.assert_allclose(fitted["mean"][:, 0], mean, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(fitted["log_variance"][:, 0]), variance, rtol=1e-3)
+
+
+def test_floor_of_the_variance():
+    """A share of the data's own variance, and of 1 for a feature that never varies."""
+    x = np.zeros((1, 10, 2), np.float32)
+    x[0, :5, 0] = 8  # variance 16
+    posterior = np.zeros((1, 10, 2), np.float32)
+    posterior[0, :5, 0] = posterior[0, 5:, 1] = 1  # each state sees one value only
+    emission = gaussian_mixture(1, floor=0.01)
+    params = emission.init(jax.random.key(0), jnp.asarray(x), 2)
+    variance = np.exp(emission.fit(params, x, posterior)["log_variance"])
+    np.testing.assert_allclose(variance[:, 0], [[0.16, 0.01]] * 2, rtol=1e-5)
+    bare = gaussian_mixture(1, floor=0.0).fit(params, x, posterior)
+    assert np.isfinite(bare["log_variance"]).all()
+
+
+def test_first_params_are_those_of_the_labelled_steps():
+    draw = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    x = (draw.normal(size=(60, 3)) + 10 * labels[:, None]).astype(np.float32)
+    for mixtures in (1, 2):
+        emission = gaussian_mixture(mixtures)
+        params = emission.init(jax.random.key(0), jn.spec((1, 60, 3)), 2)
+        first = emission.begin(jax.random.key(1), params, x, labels)
+        assert jax.tree.map(jnp.shape, first) == jax.tree.map(jnp.shape, params)
+        np.testing.assert_allclose(first["mean"].mean(1), [[0] * 3, [10] * 3], atol=1)
+    np.testing.assert_allclose(np.exp(first["log_variance"]), 1, atol=0.5)
+    few = gaussian_mixture(2).begin(jax.random.key(1), params, x, np.zeros(60, int))
+    assert np.isfinite(few["mean"]).all()  # a state without steps takes them all
+    counted = categorical(3).begin(
+        jax.random.key(0), {"logits": jnp.zeros((2, 3))}, np.array([0, 0, 2]), np.array([0, 0, 1])
+    )
+    np.testing.assert_allclose(
+        jnp.exp(counted["logits"]), [[0.6, 0.2, 0.2], [0.25, 0.25, 0.5]], rtol=1e-6
+    )
+
+
+def test_alignments():
+    mask = np.arange(7) < np.array([[7], [2], [0]])
+    labels = in_segments(jax.random.key(0), np.zeros((3, 7)), mask, 3)
+    np.testing.assert_array_equal(labels[0], [0, 0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(labels[1, :2], [0, 1])
+    x = np.where(mask[..., None], np.arange(7)[:, None] // 4 * 9.0, np.nan)
+    clusters = by_clusters(jax.random.key(0), x, mask, 2)
+    assert len(set(clusters[0, :4])) == len(set(clusters[0, 4:])) == 1
+    assert clusters[0, 0] != clusters[0, 4] and clusters[1, 0] == clusters[0, 0]
+    drawn = by_clusters(jax.random.key(0), x, mask, 4, method=random_vectors)
+    assert drawn.shape == (3, 7) and drawn.max() < 4
+
+
+def test_samples_of_a_mixture():
+    emission = gaussian_mixture(2)
+    params = {
+        "weight": to_logits(jnp.array([[0.25, 0.75], [1, 0]])),
+        "mean": jnp.array([[[-9.0], [9]], [[1], [7]]]),
+        "log_variance": jnp.log(jnp.array([[[1.0], [1]], [[4], [1]]])),
+    }
+    states = jnp.repeat(jnp.array([[0], [1]]), 4000, 1)
+    x = np.asarray(emission.sample(jax.random.key(0), params, states))[..., 0]
+    assert x.shape == (2, 4000)
+    share = (x[0] > 0).mean()
+    assert abs(share - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 4000)
+    assert abs(x[1].mean() - 1) < 4 * 2 / np.sqrt(4000) and abs(x[1].std() - 2) < 0.1
+
+
+def test_shares_of_rows_without_counts():
+    old = jnp.array([[5.0, 6], [7, 8]])
+    new = shares(jnp.array([[0.0, 2], [0, 0]]), old)
+    np.testing.assert_array_equal(new, np.float32([[-1e30, 0], [7, 8]]))
+
+
+def test_emissions_are_the_same_value_each_time():
+    assert categorical(3) is categorical(3) and gaussian_mixture(2) is gaussian_mixture(2)
+    assert repr(categorical(3)) == "categorical(3)" != repr(gaussian_mixture(3))
+
+
+FLOATS, IDS = jn.spec((2, 5, 3)), jn.spec((2, 5), jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: categorical(1), "symbols must be at least 2, got 1"),
+        (lambda: gaussian_mixture(0), "mixtures must be at least 1, got 0"),
+        (lambda: gaussian_mixture(floor=-1.0), "floor must not be negative, got -1.0"),
+        (lambda: categorical(3).init(jax.random.key(0), FLOATS, 2), r"integers, got \(2, 5, 3\)"),
+        (lambda: gaussian_mixture().init(jax.random.key(0), IDS, 2), r"got \(2, 5\) int32"),
+        (
+            lambda: gaussian_mixture().score({"mean": jnp.zeros((2, 1, 4))}, jnp.ones((2, 5, 3))),
+            r"\(batch, time, 4\) floats, got \(2, 5, 3\)",
+        ),
+    ],
+)
+def test_what_does_not_fit(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -1,0 +1,391 @@
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.unsupervised import (
+    baum_welch,
+    categorical,
+    first_state,
+    fit_hmm,
+    gaussian_mixture,
+    hmm,
+    hmm_posteriors,
+    in_segments,
+    left_to_right,
+    log_probabilities,
+    sample_hmm,
+    to_logits,
+    viterbi,
+)
+
+KEYS_MAY_REPEAT = True
+MODULE = sys.modules["jaxnet.unsupervised.hmm"]  # its own name is that of the function
+LENGTHS = np.array([12, 7, 1, 9])
+VALID = np.arange(12) < LENGTHS[:, None]
+KINDS = ["categorical", "gaussian", "mixture"]
+
+
+def rows(draw, *shape):
+    p = draw.uniform(0.1, 1, shape)
+    return p / p.sum(-1, keepdims=True)
+
+
+def model(kind, states=3, features=2, mixtures=2, symbols=4):
+    """Params, their emission, sequences that are padded with NaN or -1, and hmmlearn's model."""
+    hmmlearn = pytest.importorskip("hmmlearn.hmm", reason="hmmlearn is not installed")
+    draw = np.random.default_rng(0)
+    start, transition = rows(draw, states), rows(draw, states, states)
+    params = {"start": to_logits(start), "transition": to_logits(transition)}
+    options = {"init_params": "", "tol": -np.inf, "implementation": "log"}
+    if kind == "categorical":
+        p = rows(draw, states, symbols)
+        x = np.where(VALID, draw.integers(0, symbols, VALID.shape), -1)
+        known = hmmlearn.CategoricalHMM(states, **options)
+        known.emissionprob_, known.n_features = p, symbols
+        emission, params["emission"] = categorical(symbols), {"logits": to_logits(p)}
+    else:
+        mixtures = mixtures if kind == "mixture" else 1
+        shape = states, mixtures, features
+        mean, variance = 1.5 * draw.normal(size=shape), draw.uniform(0.5, 2, shape)
+        weight = rows(draw, states, mixtures)
+        x = np.where(VALID[..., None], 3 + draw.normal(size=(*VALID.shape, features)) * 2, np.nan)
+        emission = gaussian_mixture(mixtures, floor=0)
+        params["emission"] = {
+            "weight": to_logits(weight), "mean": jnp.asarray(mean + 3),
+            "log_variance": jnp.log(variance),
+        }  # fmt: skip
+        if kind == "gaussian":
+            known = hmmlearn.GaussianHMM(states, covars_prior=0, covars_weight=1, **options)
+            known.n_features, known.means_ = features, mean[:, 0] + 3
+            known.covars_ = variance[:, 0]
+        else:
+            known = hmmlearn.GMMHMM(states, mixtures, **options)
+            known.n_features, known.weights_ = features, weight
+            known.means_, known.covars_ = mean + 3, variance
+            known._init_covar_priors()  # the flat ones
+            known._fix_priors_shape()
+    known.startprob_, known.transmat_ = start, transition
+    return params, emission, x, known
+
+
+def for_hmmlearn(x):
+    """All steps in one array, two axes, and the lengths."""
+    steps = x[VALID]
+    return (steps[:, None] if steps.ndim == 1 else steps), LENGTHS
+
+
+def blank(x):
+    return np.where(VALID.reshape(VALID.shape + (1,) * (x.ndim - 2)), x, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_likelihood_posterior_and_path_are_hmmlearns(x64, kind):
+    params, emission, x, known = model(kind)  # hmmlearn 0.3.3
+    net = hmm(3, emission)
+    log_p, _ = net.apply(params, {}, (jnp.asarray(x), jnp.asarray(LENGTHS)))
+    steps, _ = for_hmmlearn(x)
+    pieces = np.split(steps, np.cumsum(LENGTHS)[:-1])
+    np.testing.assert_allclose(log_p, [known.score(piece) for piece in pieces], rtol=1e-10)
+    scores = emission.score(params["emission"], blank(x))
+    np.testing.assert_allclose(
+        np.asarray(hmm_posteriors(params, scores, LENGTHS))[VALID],
+        known.predict_proba(steps, LENGTHS),
+        atol=1e-10,
+    )
+    path, best = map(np.asarray, viterbi(params, scores, LENGTHS))
+    for i, piece in enumerate(pieces):
+        expected, states = known.decode(piece)
+        np.testing.assert_allclose(best[i], expected, rtol=1e-10)
+        np.testing.assert_array_equal(path[i, : LENGTHS[i]], states)
+
+
+def assert_params_are(params, known, kind):
+    close = dict(rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(jax.nn.softmax(params["start"]), known.startprob_, **close)
+    np.testing.assert_allclose(jax.nn.softmax(params["transition"]), known.transmat_, **close)
+    p = params["emission"]
+    if kind == "categorical":
+        np.testing.assert_allclose(jax.nn.softmax(p["logits"]), known.emissionprob_, **close)
+        return
+    mean, variance = p["mean"], jnp.exp(p["log_variance"])
+    if kind == "gaussian":
+        mean, variance = mean[:, 0], variance[:, 0]
+        known_variance = np.stack([np.diag(c) for c in known.covars_])
+    else:
+        np.testing.assert_allclose(jax.nn.softmax(p["weight"]), known.weights_, **close)
+        known_variance = known.covars_
+    np.testing.assert_allclose(mean, known.means_, **close)
+    np.testing.assert_allclose(variance, known_variance, **close)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "gaussian"])
+def test_baum_welch_is_hmmlearns(x64, kind):
+    for rounds in (1, 4):
+        params, emission, x, known = model(kind)  # hmmlearn 0.3.3
+        known.n_iter = rounds
+        known.fit(*for_hmmlearn(x))
+        learned = baum_welch(params, x, emission, LENGTHS, iterations=rounds, tolerance=-1)
+        assert_params_are(learned.params, known, kind)
+        np.testing.assert_allclose(learned.log_likelihoods, known.monitor_.history, rtol=1e-10)
+
+
+def test_baum_welch_of_mixtures_is_hmmlearns_with_the_new_means(x64):
+    """hmmlearn 0.3.3 takes GMMHMM's variances around the means before the round.
+
+    These are the variances around the new means, which make the data likeliest, and the square of
+    how far the means moved. The rounds go side by side, so that each starts from the same params.
+    """
+    params, emission, x, known = model("mixture")
+    known.n_iter = 1
+    before = -np.inf
+    for _ in range(3):
+        old = known.means_.copy()
+        known.fit(*for_hmmlearn(x))
+        learned = baum_welch(params, x, emission, LENGTHS, iterations=1)
+        np.testing.assert_allclose(learned.log_likelihoods, known.monitor_.history, rtol=1e-10)
+        assert learned.log_likelihoods[0] > before
+        known.covars_ = known.covars_ - (known.means_ - old) ** 2
+        assert_params_are(learned.params, known, "mixture")
+        params, before = learned.params, learned.log_likelihoods[0]
+
+
+def test_one_state_is_a_mixture_of_gaussians(x64):
+    sklearn = pytest.importorskip("sklearn.mixture", reason="the extra data")
+    params, emission, x, _ = model("mixture", states=1)
+    p = params["emission"]
+    known = sklearn.GaussianMixture(
+        2, covariance_type="diag", reg_covar=0, max_iter=5, tol=0, means_init=p["mean"][0],
+        weights_init=jax.nn.softmax(p["weight"])[0], precisions_init=np.exp(-p["log_variance"][0]),
+    )  # fmt: skip
+    with pytest.warns(match="did not converge"):
+        known.fit(x[VALID])  # scikit-learn 1.9.1
+    learned = baum_welch(params, x, emission, LENGTHS, iterations=5, tolerance=-1)
+    p = learned.params["emission"]
+    np.testing.assert_allclose(p["mean"][0], known.means_, rtol=1e-10)
+    np.testing.assert_allclose(np.exp(p["log_variance"][0]), known.covariances_, rtol=1e-10)
+    np.testing.assert_allclose(jax.nn.softmax(p["weight"])[0], known.weights_, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "mixture"])
+def test_each_round_is_likelier_and_padding_changes_nothing(x64, kind):
+    params, emission, x, _ = model(kind)
+    learned = baum_welch(params, x, emission, LENGTHS, iterations=12, tolerance=-1)
+    assert (np.diff(learned.log_likelihoods) > 0).all() and len(learned.log_likelihoods) == 12
+    wider = np.concatenate([x, np.full_like(x, 99)], 1)
+    again = baum_welch(params, wider, emission, LENGTHS, iterations=12, tolerance=-1)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), learned.params, again.params
+    )
+    order = np.array([2, 0, 3, 1])
+    moved = baum_welch(params, x[order], emission, LENGTHS[order], iterations=12, tolerance=-1)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), learned.params, moved.params
+    )
+    early = baum_welch(params, x, emission, LENGTHS, iterations=500, tolerance=1e-2)
+    gains = np.diff(early.log_likelihoods) / LENGTHS.sum()
+    assert 2 < len(early.log_likelihoods) < 500 and gains[-1] < 1e-2 and (gains[:-1] >= 1e-2).all()
+
+
+@pytest.mark.parametrize("kind", ["categorical", "mixture"])
+def test_padding_changes_no_likelihood_and_no_gradient(kind):
+    """Exactly, whatever stands there."""
+    params, emission, x, _ = model(kind)
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+    x = jnp.asarray(x, jnp.int32 if kind == "categorical" else jnp.float32)
+    net, lengths = hmm(3, emission), jnp.asarray(LENGTHS)
+
+    @jax.jit
+    def both(x):
+        function = lambda p: net.apply(p, {}, (x, lengths))[0]  # noqa: E731
+        return function(params), jax.grad(lambda p: function(p).sum())(params)
+
+    log_p, gradient = both(x)
+    again, same = both(jnp.where(VALID.reshape(VALID.shape + (1,) * (x.ndim - 2)), x, 7))
+    assert np.isfinite(log_p).all()
+    np.testing.assert_array_equal(log_p, again)
+    jax.tree.map(np.testing.assert_array_equal, gradient, same)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def walk(key, floor=1e-3):
+    """Sequences from left to right through three states far apart."""
+    emission = gaussian_mixture(1, floor=floor)
+    params = {
+        "start": first_state(key, (3,)), "transition": left_to_right()(key, (3, 3)),
+        "emission": {"weight": jnp.zeros((3, 1)), "log_variance": jnp.zeros((3, 1, 2)),
+                     "mean": jnp.array([[[0.0, 0]], [[9, 0]], [[0, 9]]])},
+    }  # fmt: skip
+    return params, emission, *sample_hmm(key, params, emission, 40, 11)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_stays_so():
+    """From left to right, through Baum-Welch and through steps of an optimizer."""
+    params, emission, x, states = walk(jax.random.key(0))
+    assert set(np.diff(states).ravel()) == {0, 1} and (states[:, 0] == 0).all()
+    allowed = log_probabilities(params["transition"]) > -jnp.inf
+    lengths = np.random.default_rng(0).integers(8, 12, 40)
+    options = dict(start_init=first_state, transition_init=left_to_right())
+    fitted = fit_hmm(
+        jax.random.key(1), x, 3, emission=emission, lengths=lengths, align=in_segments, **options
+    )
+    net, optimizer = hmm(3, emission, **options), optax.adamw(0.05, weight_decay=1e-2)
+
+    def objective(params, state, batch, *, key, train):
+        log_p, state = net.apply(params, state, batch)
+        return -log_p.mean(), (state, {})
+
+    step = jn.make_step(objective, optimizer)
+    trained = jn.init_training(net, optimizer, jax.random.key(2), x)
+    near = trained.params["emission"] | {"mean": params["emission"]["mean"] + 1}
+    trained = trained._replace(params=trained.params | {"emission": near})
+    for _ in range(60):
+        trained, metrics = step(trained, (x, jnp.asarray(lengths)))
+    for p in (fitted, trained.params):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(p))
+        transition = np.exp(log_probabilities(p["transition"]))
+        assert (transition[~allowed] == 0).all() and (transition[allowed] > 0).all()
+        np.testing.assert_array_equal(np.exp(log_probabilities(p["start"])), [1, 0, 0])
+    log_p, _ = net.apply(fitted, {}, (x, jnp.asarray(lengths)))
+    truth, _ = net.apply(params, {}, (x, jnp.asarray(lengths)))
+    assert 0 < float(log_p.mean() - truth.mean()) < 1  # 14 numbers were fitted to 380 steps
+    assert 0 < float(metrics["loss"] + log_p.mean()) < 0.5  # EM is at the maximum
+    np.testing.assert_allclose(fitted["emission"]["mean"], params["emission"]["mean"], atol=0.4)
+    path, _ = viterbi(fitted, emission.score(fitted["emission"], x), lengths)
+    mask = np.arange(11) < lengths[:, None]
+    assert (np.asarray(path == states)[mask]).mean() > 0.99
+
+
+@pytest.mark.slow
+def test_fit_finds_states_of_two_gaussians_each():
+    draw = np.random.default_rng(0)
+    states = np.repeat(draw.integers(0, 2, (8, 10)), 10, 1)  # (8, 100)
+    side = draw.integers(0, 2, states.shape) * 8 - 4
+    x = np.stack([side, 20 * states], -1) + draw.normal(size=(8, 100, 2))
+    emission = gaussian_mixture(2)
+    first, second = (
+        fit_hmm(jax.random.key(0), x, 2, emission=emission, restarts=n) for n in (1, 2)
+    )
+    order = np.argsort(first["emission"]["mean"][:, 0, 1])
+    path = viterbi(first, emission.score(first["emission"], jnp.asarray(x, jnp.float32)))[0]
+    np.testing.assert_array_equal(order[path], states)  # of two states the order is its own inverse
+    mean = np.sort(np.asarray(first["emission"]["mean"])[order], 1)
+    np.testing.assert_allclose(mean, [[[-4, 0], [4, 0]], [[-4, 20], [4, 20]]], atol=0.3)
+    np.testing.assert_allclose(np.exp(first["emission"]["log_variance"]), 1, atol=0.3)
+    again = fit_hmm(jax.random.key(0), x, 2, emission=emission)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+
+    def log_p(params):
+        return float(hmm(2, emission).apply(params, {}, jnp.asarray(x, jnp.float32))[0].sum())
+
+    assert log_p(second) >= log_p(first) - 0.1
+
+
+def test_fit_of_symbols():
+    """A cycle of three states, each with its own two symbols."""
+    draw = np.random.default_rng(0)
+    states = np.cumsum(draw.random((20, 60)) < 0.5, 1) % 3
+    x = 2 * states + draw.integers(0, 2, states.shape)
+    params = fit_hmm(jax.random.key(0), x, 3, emission=categorical(6), restarts=2, tolerance=1e-5)
+    p = np.exp(log_probabilities(params["emission"]["logits"])).reshape(3, 3, 2).sum(2)
+    np.testing.assert_allclose(np.sort(p, 1), [[0, 0, 1]] * 3, atol=0.02)
+    transition = np.exp(log_probabilities(params["transition"]))
+    np.testing.assert_allclose(np.diag(transition), 0.5, atol=0.05)
+
+
+def test_samples_have_the_models_shares(x64):
+    params, emission, _, _ = model("categorical")
+    x, states = map(np.asarray, sample_hmm(jax.random.key(3), params, emission, 50, 100))
+    transition = np.exp(log_probabilities(params["transition"]))
+    share = np.zeros((3, 3))
+    np.add.at(share, (states[:, :-1], states[:, 1:]), 1)
+    visits = share.sum(1, keepdims=True)
+    error = np.sqrt(transition * (1 - transition) / visits)
+    assert (abs(share / visits - transition) < 4.5 * error).all()
+    p = np.exp(log_probabilities(params["emission"]["logits"]))
+    seen = np.zeros((3, 4))
+    np.add.at(seen, (states, x), 1)
+    visits = seen.sum(1, keepdims=True)
+    assert (abs(seen / visits - p) < 4.5 * np.sqrt(p * (1 - p) / visits)).all()
+    first = np.bincount(states[:, 0], minlength=3) / 50
+    start = np.exp(log_probabilities(params["start"]))
+    assert (abs(first - start) < 4 * np.sqrt(start * (1 - start) / 50)).all()
+    again, _ = sample_hmm(jax.random.key(3), params, emission, 50, 100)
+    np.testing.assert_array_equal(x, again)
+    assert sample_hmm(jax.random.key(3), params, emission, 2, 1)[0].shape == (2, 1)
+
+
+def test_states_without_visits_keep_their_params(x64):
+    params, emission, x, _ = model("gaussian")
+    params["start"] = to_logits(jnp.array([0.5, 0.5, 0]))
+    params["transition"] = to_logits(jnp.array([[0.5, 0.5, 0], [0.3, 0.7, 0], [0.2, 0.3, 0.5]]))
+    learned = baum_welch(params, x, emission, LENGTHS, iterations=3, tolerance=-1)
+    np.testing.assert_array_equal(learned.params["transition"][2], params["transition"][2])
+    for part in ("mean", "log_variance"):
+        new, old = learned.params["emission"][part], params["emission"][part]
+        np.testing.assert_allclose(new[2], old[2], rtol=1e-14)
+        assert (new[:2] != old[:2]).all()
+
+
+def test_empty_sequences_count_for_nothing():
+    net = hmm(2, categorical(3))
+    params, _ = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))
+    x = jnp.array([[0, 1, 2, 1], [9, 9, 9, 9]])
+    log_p, _ = net.apply(params, {}, (x, jnp.array([4, 0])))
+    assert log_p[1] == 0
+    options = dict(emission=categorical(3), iterations=3, tolerance=-1)
+    both = baum_welch(params, x, lengths=jnp.array([4, 0]), **options)
+    one = baum_welch(params, x[:1], lengths=jnp.array([4]), **options)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), both.params, one.params)
+
+
+def test_the_layer_takes_no_initial_state():
+    net = hmm(2, categorical(3))
+    given = {"x": jn.spec((2, 4), jnp.int32), "initial": jn.spec((2, 2))}
+    with pytest.raises(ValueError, match="takes no 'initial'"):
+        net.init(jax.random.key(0), given)
+
+
+X = np.zeros((2, 4), int)
+V = np.zeros((2, 4, 3), np.float32)
+PARAMS = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
+SYMBOLS = PARAMS | {"emission": {"logits": jnp.array([[0.0, -jnp.inf], [0, -jnp.inf]])}}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: hmm(0, categorical(2)), "states must be at least 1, got 0"),
+        (lambda: baum_welch(SYMBOLS, X, categorical(2), iterations=0), "iterations must be"),
+        (lambda: baum_welch(SYMBOLS, X, categorical(2), np.zeros(2, int)), "at least one step"),
+        (
+            lambda: baum_welch(SYMBOLS, X + [[0], [2]], categorical(2)),
+            r"symbols must be in \[0, 2\), got 2",
+        ),
+        (
+            lambda: baum_welch(SYMBOLS, X + [[0], [1]], categorical(2)),
+            "sequence 1 has log p = -inf under the params.* impossible",
+        ),
+        (
+            lambda: fit_hmm(jax.random.key(0), V * np.nan, 2, emission=gaussian_mixture()),
+            "2 of 2 sequences hold a NaN or Inf, the first is number 0",
+        ),
+        (
+            lambda: fit_hmm(jax.random.key(0), V, 9, emission=gaussian_mixture()),
+            "8 steps are too few for 9 states",
+        ),
+        (
+            lambda: fit_hmm(jax.random.key(0), V, 2, emission=gaussian_mixture(), restarts=0),
+            "restarts must be at least 1",
+        ),
+        (lambda: sample_hmm(jax.random.key(0), SYMBOLS, categorical(2), 0, 1), "batch and time"),
+    ],
+)
+def test_what_does_not_fit(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

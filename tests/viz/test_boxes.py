@@ -1,0 +1,70 @@
+import matplotlib.colors
+import numpy as np
+import pytest
+
+from jaxnet import viz
+from jaxnet.viz.figure import COLORS
+
+X = np.linspace(0, 1, 2 * 30 * 40 * 3).reshape(2, 30, 40, 3)
+FOUND = {
+    "boxes": np.array([[[0.1, 0.2, 0.5, 0.6], [0, 0, 0, 0]], [[0.5, 0.5, 1, 1], [0, 0, 0.2, 0.3]]]),
+    "classes": np.array([[1, 0], [2, -1]]),
+    "scores": np.array([[0.875, 0.7], [0.25, 0.6]]),
+}
+TRUTH = {
+    "boxes": np.array([[[0.2, 0.2, 0.5, 0.7]], [[0, 0, 0, 0]]]),
+    "classes": np.array([[0], [-1]]),
+}
+
+
+def drawn(axes):
+    """(left, top, width, height), colour and whether dashed, of each box."""
+    return [
+        (p.get_xy() + (p.get_width(), p.get_height()), matplotlib.colors.to_hex(p.get_edgecolor()),
+         p.get_linestyle() == "--")
+        for p in axes.patches
+    ]  # fmt: skip
+
+
+def test_boxes_lie_where_they_should():
+    figure = viz.boxes(X, FOUND, TRUTH, names=["a", "b", "c"], columns=2)
+    left, right = figure.axes
+    (found, color, dashed), (true, true_color, true_dashed) = drawn(left)  # no padding
+    np.testing.assert_allclose(found, (0.2, 0.1, 0.4, 0.4))
+    np.testing.assert_allclose(true, (0.2, 0.2, 0.5, 0.3))
+    assert (color, true_color) == (COLORS[1].lower(), COLORS[0].lower())
+    assert (dashed, true_dashed) == (False, True)
+    assert len(drawn(right)) == 1 and drawn(right)[0][1] == COLORS[2].lower()  # none of class -1
+    # Shares of the image are places on the axes, downwards.
+    assert left.images[0].get_extent() == [0, 1, 1, 0]
+    np.testing.assert_allclose(left.images[0].get_array(), X[0])
+
+
+def test_scores_and_legend():
+    figure = viz.boxes(X, FOUND, TRUTH, names=["a", "b", "c"])
+    assert [[t.get_text() for t in axes.texts] for axes in figure.axes] == [["0.88"], ["0.25"]]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["a", "b", "c", "found", "true"]
+    found = {name: part for name, part in FOUND.items() if name != "scores"}
+    plain = viz.boxes(X, found)
+    assert not any(axes.texts for axes in plain.axes)
+    assert [text.get_text() for text in plain.legends[0].get_texts()] == ["0", "1", "2", "found"]
+
+
+def test_it_can_be_saved(tmp_path):
+    picture = viz.save(viz.boxes(X[:1, ..., :1], truth={k: v[:1] for k, v in TRUTH.items()}),
+                       tmp_path / "boxes.png")  # fmt: skip
+    assert picture.stat().st_size > 1000
+
+
+def test_messages():
+    with pytest.raises(ValueError, match=r"boxes: needs \(images, height, width"):
+        viz.boxes(X[0], FOUND)
+    with pytest.raises(
+        ValueError, match=r"found boxes must be \(1 images, n, 4\), got \(2, 2, 4\)"
+    ):
+        viz.boxes(X[:1], FOUND)
+    with pytest.raises(ValueError, match=r"found scores must be \(2, 2\)"):
+        viz.boxes(X, FOUND | {"scores": np.zeros((2, 3))})
+    with pytest.raises(ValueError, match="class 2 has no name, names are a, b"):
+        viz.boxes(X, FOUND, names=["a", "b"])

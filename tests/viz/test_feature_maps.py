@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from jaxnet import viz
+
+
+def shown(figure, count):
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes[:count]]
+
+
+def maps(low=0.0):
+    return np.random.default_rng(0).uniform(low, 1, (4, 5, 6)) * [1, 5, 2, 6, 3, 4]
+
+
+def test_all_maps_in_order_on_one_scale():
+    found = maps()
+    figure = viz.feature_maps(found, columns=3)
+    np.testing.assert_array_equal(np.stack(shown(figure, 6), -1), found)
+    assert [axes.get_title() for axes in figure.axes[:6]] == list("012345")
+    limits = {axes.images[0].get_clim() for axes in figure.axes[:6]}
+    assert limits == {(0, found.max())}
+    image = figure.axes[0].images[0]
+    assert sum(image.cmap(image.norm(found.max()))[:3]) == 0  # the most active is black
+
+
+def test_the_most_active_ones_first():
+    found = maps()
+    figure = viz.feature_maps(found, np.zeros((8, 8, 1)), most_active=3)
+    assert [axes.get_title() for axes in figure.axes] == ["image", "3", "1", "5", ""]
+    np.testing.assert_array_equal(shown(figure, 4)[1], found[..., 3])
+
+
+def test_values_below_0_have_a_colour_of_their_own():
+    found = maps(low=-1.0)
+    image = viz.feature_maps(found).axes[0].images[0]
+    assert image.get_clim() == (-np.abs(found).max(), np.abs(found).max())
+    assert min(image.cmap(image.norm(0.0))[:3]) > 0.95
+    red, _, blue, _ = image.cmap(image.norm(image.get_clim()[1]))
+    assert red > blue
+
+
+def test_an_image_in_colour_and_of_bytes():
+    image = np.random.default_rng(0).integers(0, 256, (8, 7, 3), dtype=np.uint8)
+    figure = viz.feature_maps(np.zeros((2, 2, 2)), image)  # maps of zeros too
+    np.testing.assert_allclose(shown(figure, 1)[0], image / 255)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match=r"\(height, width, maps\), got \(1, 4, 5, 6\)"):
+        viz.feature_maps(maps()[None])
+    with pytest.raises(ValueError, match="most_active must be at least 1, got 0"):
+        viz.feature_maps(maps(), most_active=0)
+    with pytest.raises(ValueError, match=r"an image must be .*got \(4, 5, 2\)"):
+        viz.feature_maps(maps(), np.zeros((4, 5, 2)))

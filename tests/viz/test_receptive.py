@@ -1,0 +1,56 @@
+import jax
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet import viz
+
+NET = jn.serial(jn.conv(2, 3), jax.nn.relu, jn.max_pool(2), jn.conv(2, (3, 5), name="second"))
+IMAGE = np.random.default_rng(0).uniform(size=(20, 24, 1))
+
+
+@pytest.fixture(scope="module")
+def fields():
+    return jn.inspect.receptive_fields(NET, jn.spec((1, 20, 24, 1)))
+
+
+def test_starts(fields):
+    """By hand: unit (10, 12) sees rows 9 to 11; unit (5, 6) of the pool rows 10 and 11, so 9 to 12;
+    that of the second conv three and five of those at strides of 2."""
+    assert fields.starts == {"conv": (9, 11), "relu": (9, 11), "max_pool": (9, 11),
+                             "second": (7, 7)}  # fmt: skip
+    assert fields.fields["second"] == (8, 12)
+
+
+def test_a_box_a_layer_round_the_pixels_that_it_sees(fields):
+    axes = viz.receptive(IMAGE, fields).axes[0]
+    boxes = {p.get_label(): (p.get_xy(), p.get_width(), p.get_height()) for p in axes.patches}
+    assert boxes == {  # a pixel's middle is at its number
+        "conv, 3×3": ((10.5, 8.5), 3, 3),
+        "max_pool, 4×4": ((10.5, 8.5), 4, 4),
+        "second, 8×12": ((6.5, 6.5), 12, 8),
+    }
+
+
+def test_effective_fields_beside_it(fields):
+    effective = {"second": np.random.default_rng(1).uniform(size=(20, 24))}
+    figure = viz.receptive(IMAGE, fields, effective=effective)
+    left, right = figure.axes
+    assert [p.get_label() for p in left.patches] == ["second, 8×12"]
+    assert right.get_title() == "second" and len(right.patches) == 1
+    np.testing.assert_array_equal(right.images[0].get_array(), effective["second"])
+    many = viz.receptive(IMAGE, fields, ["conv", "second"], effective=effective)
+    assert len(many.axes[0].patches) == 2
+
+
+def test_a_field_that_reaches_the_border_says_so():
+    cut = jn.inspect.receptive_fields(NET, jn.spec((1, 6, 24, 1)))
+    axes = viz.receptive(IMAGE[:6], cut, ["second"]).axes[0]
+    assert axes.patches[0].get_label() == "second, ≥ 6×12"
+
+
+def test_messages(fields):
+    with pytest.raises(ValueError, match="serial has no layer with maps 'third'; it has conv, rel"):
+        viz.receptive(IMAGE, fields, ["third"])
+    with pytest.raises(ValueError, match=r"the image is 20×24, the field of conv \(3, 3\)"):
+        viz.receptive(IMAGE, fields, effective={"conv": np.zeros((3, 3))})

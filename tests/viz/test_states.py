@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from jaxnet import viz
+
+POSTERIOR = np.array([[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0, 0.5, 0.5], [0.25, 0.25, 0.5]])
+
+
+def test_the_heat_map_has_the_shares_and_the_line_the_path():
+    figure = viz.states(POSTERIOR, [0, 1, 1, -1], names=["a", "b", "c"], steps="xy z")
+    axes = figure.axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), POSTERIOR.T)
+    assert axes.images[0].origin == "lower"  # state 0 is below, where the line has it
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), range(4))
+    np.testing.assert_array_equal(line.get_ydata(), [0, 1, 1, np.nan])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["x", "y", " ", "z"]
+
+
+def test_without_a_path():
+    axes = viz.states(POSTERIOR).axes[0]
+    assert not axes.lines and axes.get_xlabel() == "time"
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("posterior", "options", "words"),
+    [
+        (POSTERIOR[0], {}, r"\(time, states\), got \(3,\)"),
+        (np.log(POSTERIOR + 0.1), {}, r"shares in \[0, 1\], got -2.3 to"),
+        (POSTERIOR * np.nan, {}, "shares"),
+        (POSTERIOR, {"path": [0, 1]}, r"must be \(4,\) states below 3, got \(2,\)"),
+        (POSTERIOR, {"path": [0, 1, 2, 3]}, r"got \(4,\) \[0, 1, 2, 3\]"),
+        (POSTERIOR, {"names": ["a"]}, "3 names, got 1"),
+        (POSTERIOR, {"steps": "abc"}, "4 steps, got 3"),
+    ],
+)
+def test_what_does_not_fit(posterior, options, words):
+    with pytest.raises(ValueError, match=words):
+        viz.states(posterior, **options)
