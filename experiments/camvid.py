@@ -8,10 +8,10 @@ Result:  233 test images of 120x160, seeds 0 and 1, the same small residual netw
            FCN-32s   0.3363, 0.3487    75.35%, 76.70%
            FCN-16s   0.3783, 0.3902    77.98%, 79.10%
            FCN-8s    0.4021, 0.4172    79.84%, 80.83%
-         On the 101 validation images: 0.4517, 0.5260 and 0.5515 (seed 0). The training drives are nearer to
-         those than to the test's. What is thin or rare is hardly found: of FCN-8s, sky 0.854, road
-         0.847, building 0.657, tree 0.553, pavement 0.543, car 0.512, pedestrian 0.142, bicyclist
-         0.125, sign 0.081, fence 0.074, pole 0.036.
+         On the 101 validation images: 0.4517, 0.5260 and 0.5515 (seed 0). The training drives are
+         nearer to those than to the test's. What is thin or rare is hardly found: of FCN-8s, seed
+         0, sky 0.854, road 0.847, building 0.657, tree 0.553, pavement 0.543, car 0.512, pedestrian
+         0.142, bicyclist 0.125, sign 0.081, fence 0.074, pole 0.036.
          What was tried: 0.25 as the power by which classes are balanced where they are predicted
          (half of 0.5 taken back, `undo`) is the best on the validation images of 0.75, 0.625, 0.5,
          0.375, 0.25 and 0 (0.5212, 0.5319, 0.5413, 0.5487, 0.5515, 0.5425); averaging with mirrored
