@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import optax
 import jaxnet as jn
 from jaxnet.data.augment import Augmentation
 from jaxnet.data.digits import Pair
+from jaxnet.viz.figure import COLORS
 
 Optimizer = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
 RATES: dict[Optimizer, float] = {
@@ -177,6 +178,37 @@ def some_of_each(y: np.ndarray, count: int, seed: int) -> np.ndarray:
     draw = np.random.default_rng(seed)
     rows = [draw.choice(np.flatnonzero(y == c), count, replace=False) for c in np.unique(y)]
     return np.concatenate(rows)
+
+
+def read(step: Any, trained: jn.TrainState, data: Pair) -> float:
+    """Share of the digits that are read rightly."""
+    return jn.evaluate(trained, step, data, batch_size=1000)["accuracy"]
+
+
+def spread(values: np.ndarray) -> float:
+    """Standard deviation over the seeds."""
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def by_labels(axes: Any, accuracies: dict[str, dict[int, np.ndarray]], step: float) -> None:
+    """Lines of accuracy by labelled examples of a class, with deviations; 0 labels are all.
+
+    Args:
+      axes: of matplotlib, to draw on.
+      accuracies: way -> labels of a class -> (seeds,).
+      step: between the lines, so that they do not cover each other.
+    """
+    for i, (name, found) in enumerate(accuracies.items()):
+        places = np.arange(len(found)) + step * (i - len(accuracies) / 2)
+        means = [100 * a.mean() for a in found.values()]
+        errors = [100 * spread(a) if len(a) > 1 else 0 for a in found.values()]
+        style: Any = dict(color=COLORS[i % len(COLORS)], marker="o", markersize=4, capsize=2)
+        axes.errorbar(places, means, errors, label=name, **style)
+    labels = list(next(iter(accuracies.values())))
+    axes.set_xticks(range(len(labels)), [str(n or "all") for n in labels])
+    axes.set_xlabel("labelled digits a class")
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def accuracy(run: list[jn.Epoch]) -> float:

@@ -44,10 +44,10 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.classify import some_of_each
+from experiments.classify import by_labels, read, some_of_each, spread
 from jaxnet.data.digits import Pair
 from jaxnet.inspect.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.figure import new_figure
 
 # Passes over the labelled digits, so that the few are seen often enough.
 EPOCHS = {10: 60, 30: 40, 100: 30}
@@ -245,16 +245,6 @@ def change(before: Any, after: Any) -> float:
     return float(max(jax.tree.leaves(changes)))
 
 
-def read(step: Any, trained: jn.TrainState, data: Pair) -> float:
-    """Share of the digits that are read rightly."""
-    return jn.evaluate(trained, step, data, batch_size=1000)["accuracy"]
-
-
-def spread(values: np.ndarray) -> float:
-    """Standard deviation over the seeds."""
-    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-
-
 def table(accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
     labels = list(next(iter(accuracies.values())))
     rows = [
@@ -268,18 +258,8 @@ def table(accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
 def draw(accuracies: dict[str, dict[int, np.ndarray]]) -> Any:
     figure = new_figure(7.6, 3.8)
     axes = figure.subplots()
-    for i, (name, found) in enumerate(accuracies.items()):
-        places = np.arange(len(found)) + 0.03 * (i - len(accuracies) / 2)
-        means = [100 * a.mean() for a in found.values()]
-        errors = [100 * spread(a) if len(a) > 1 else 0 for a in found.values()]
-        style: Any = dict(color=COLORS[i], marker="o", markersize=4, capsize=2)
-        axes.errorbar(places, means, errors, label=name, **style)
-    labels = list(next(iter(accuracies.values())))
-    axes.set_xticks(range(len(labels)), [str(n) for n in labels])
-    axes.set_xlabel("labelled digits a class")
+    by_labels(axes, accuracies, 0.03)
     axes.set_ylabel("test digits 5 to 9 read rightly, %")
-    axes.grid(color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside right center")
     return figure
 

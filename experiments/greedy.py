@@ -34,9 +34,9 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.classify import some_of_each
+from experiments.classify import by_labels, read, some_of_each, spread
 from jaxnet.inspect.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.figure import new_figure
 
 u = jn.unsupervised
 METHODS: dict[str, Any] = {
@@ -167,16 +167,6 @@ def few(data: tuple[np.ndarray, np.ndarray], labels: int, seed: int) -> np.ndarr
     return np.arange(len(y)) if labels == ALL else some_of_each(y, labels, seed)
 
 
-def read(step: Any, trained: jn.TrainState, data: tuple[np.ndarray, np.ndarray]) -> float:
-    """Share of the digits that are read rightly."""
-    return jn.evaluate(trained, step, data, batch_size=1000)["accuracy"]
-
-
-def spread(values: np.ndarray) -> float:
-    """Standard deviation over the seeds."""
-    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-
-
 def table(accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
     labels = list(next(iter(accuracies.values())))
     rows = [
@@ -193,18 +183,8 @@ def draw(accuracies: dict[str, dict[int, np.ndarray]], kernels: dict[str, np.nda
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.1, 1))
     left, right = halves
     axes = left.subplots()
-    for i, (method, found) in enumerate(accuracies.items()):
-        places = np.arange(len(found)) + 0.06 * (i - len(accuracies) / 2)
-        means = [100 * a.mean() for a in found.values()]
-        errors = [100 * spread(a) if len(a) > 1 else 0 for a in found.values()]
-        style = dict(color=COLORS[i % len(COLORS)], marker="o", markersize=4, capsize=2)
-        axes.errorbar(places, means, errors, label=method, **style)
-    labels = list(next(iter(accuracies.values())))
-    axes.set_xticks(range(len(labels)), [str(n or "all") for n in labels])
-    axes.set_xlabel("labelled digits a class")
+    by_labels(axes, accuracies, 0.06)
     axes.set_ylabel("test digits read rightly, %")
-    axes.grid(color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     columns = 2
     rows = -(-len(kernels) // columns)

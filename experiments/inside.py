@@ -39,11 +39,11 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from experiments.cifar10 import NAMES
 from jaxnet.data.digits import Pair
 from jaxnet.inspect.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
-PHOTOS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHARES = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 SHOWN = (0.05, 0.1, 0.2, 0.5)  # in the table
 
@@ -168,7 +168,7 @@ def train_photos(config: Config) -> Subject:
     middle = -np.hypot(offset[:, None], offset)  # of an image, the nearer the more important
     middle = np.broadcast_to(middle, (min(config.photos_tested, len(test[0])), 32, 32))
     return Subject(
-        "photos", net, trained.params, trained.state, test, PHOTOS, first=("block_1", "conv"),
+        "photos", net, trained.params, trained.state, test, NAMES, first=("block_1", "conv"),
         maps="block_1", last="block_3", fields=("block_1", "block_2", "block_3"),
         hidden="block_2/norm", grey=grey, decay=(0.0, 0.0), patch=6,
         control=("the middle first", middle),

@@ -84,7 +84,7 @@ def additive_attention(
         hidden = jnp.tanh(q[:, :, None] + k[:, None])  # (batch, time, memory, features)
         scores = (hidden @ params["score"]["kernel"])[..., 0]  # (batch, time, memory)
         mask = _mask(mask, (q.shape[0], 1, q.shape[1], k.shape[1]), name)
-        weights = _softmax(scores, None if mask is None else mask[:, 0]).astype(memory.dtype)
+        weights = masked_softmax(scores, None if mask is None else mask[:, 0]).astype(memory.dtype)
         y = weights @ memory  # (batch, time, width of memory)
         if single:
             y, weights = y[:, 0], weights[:, 0]
@@ -366,7 +366,7 @@ def _attend(
     q = q.reshape(batch, time, groups, heads // groups, size)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide) / math.sqrt(size)
-    weights = _softmax(scores.reshape(batch, heads, time, places), mask).astype(v.dtype)
+    weights = masked_softmax(scores.reshape(batch, heads, time, places), mask).astype(v.dtype)
     kept = weights
     if key is not None:
         kept = jnp.where(jax.random.bernoulli(key, 1 - rate, kept.shape), kept / (1 - rate), 0)
@@ -376,8 +376,13 @@ def _attend(
     return y.reshape(batch, time, heads, size), weights
 
 
-def _softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Over the last axis, among the places of the mask; zeros where there are none."""
+def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Over the last axis, among the places of the mask; zeros where there are none.
+
+    Example:
+      >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([[True, True, False], [False] * 3])).tolist()
+      [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    """
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
     # Finite, since a row of -inf alone would be NaN on the way, which jax_debug_nans stops at.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, PyTree, compose
+from jaxnet.layers.attention import masked_softmax
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.embedding import embedding
@@ -99,12 +100,7 @@ def rnnsearch(
     )
 
     def forward(m, given):
-        if not isinstance(given, tuple | list) or len(given) != 3:
-            raise ValueError(
-                f"{name}: needs (source, lengths, target), ids (batch, source time), their "
-                "lengths (batch,) and the ids that came before each word, (batch, time)"
-            )
-        source, lengths, target = given
+        source, lengths, target = sentences(given, name)
         carry = m(parts.encoder, (source, lengths))
         y = m(parts.words, target)  # (batch, time, embedding_features)
 
@@ -183,6 +179,22 @@ def rnnsearch_steps(
     return start, step
 
 
+def sentences(given: PyTree, who: str) -> tuple[Any, Any, Any]:
+    """What a model that translates takes, (source, lengths, target), checked to be three.
+
+    Example:
+      >>> sentences((1, 2, 3), "rnnsearch")
+      (1, 2, 3)
+    """
+    if not isinstance(given, tuple | list) or len(given) != 3:
+        raise ValueError(
+            f"{who}: needs (source, lengths, target), ids (batch, source time), their "
+            "lengths (batch,) and the ids that came before each word, (batch, time)"
+        )
+    source, lengths, target = given
+    return source, lengths, target
+
+
 class _Parts(NamedTuple):
     """What the model and its steps are made of.
 
@@ -239,9 +251,7 @@ def _parts(
             hidden = jnp.tanh(query[:, None] + carry["keys"])  # (batch, source time, scored)
             scores = m(dense(1, use_bias=False, name="score"), hidden)[..., 0]
             seen = jnp.arange(scores.shape[1]) < carry["lengths"][:, None]
-            # Finite, so that a sentence without words has zeros and no NaN.
-            scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
-            weights = jnp.where(seen, jax.nn.softmax(scores), 0)  # (batch, source time)
+            weights = masked_softmax(scores, seen)  # (batch, source time), zeros without words
             context = jnp.einsum("bt,btf->bf", weights, context)  # (batch, 2 * features)
             weights = (weights,)
         s, _ = m(gru_cell(features), (s, jnp.concatenate([y, context], -1)))

@@ -9,7 +9,7 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.embedding import embedding, sinusoidal_positions
 from jaxnet.layers.norm import layer_norm
 from jaxnet.layers.transformer import transformer_block
-from jaxnet.models.rnnsearch import Start, Step
+from jaxnet.models.rnnsearch import Start, Step, sentences
 
 
 def translation_transformer(
@@ -69,12 +69,7 @@ def translation_transformer(
     )
 
     def forward(m, given):
-        if not isinstance(given, tuple | list) or len(given) != 3:
-            raise ValueError(
-                f"{name}: needs (source, lengths, target), ids (batch, source time), their "
-                "lengths (batch,) and the ids that came before each word, (batch, time)"
-            )
-        source, lengths, target = given
+        source, lengths, target = sentences(given, name)
         memory = m(parts.encoder, (source, lengths))
         return m(parts.decoder, (target, memory, lengths))
 
