@@ -36,6 +36,8 @@ class Options:
     """examples a step"""
     shift: int | None = None
     """training images move by up to so many pixels, and no more; None takes what suits the model"""
+    clean_epochs: int = 0
+    """the last so many epochs see the training images as they are"""
     smoothing: float | None = None
     """share of each target that is spread over all classes; None takes what suits the model"""
     seed: int = 0
@@ -62,6 +64,10 @@ class Options:
         if min(self.seed, self.shift or 0) < 0:
             raise ValueError(
                 f"seed and shift must not be negative, got {self.seed} and {self.shift}"
+            )
+        if not 0 <= self.clean_epochs <= self.epochs:
+            raise ValueError(
+                f"clean_epochs must be in [0, {self.epochs}], the epochs, got {self.clean_epochs}"
             )
 
 
@@ -139,7 +145,8 @@ def classify(recipe: Recipe, train: Pair, test: Pair, options: Options) -> Resul
     smoothing = recipe.smoothing if options.smoothing is None else options.smoothing
     loss = jn.losses.smoothed_cross_entropy(smoothing)
     objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
-    step = jn.make_step(objective, optimizer)
+    programs = 1 + bool(options.clean_epochs)  # with and without changes
+    step = jn.make_step(objective, optimizer, shapes=programs)
     augment = recipe.augment
     if options.shift is not None:
         augment = jn.data.random_shift(options.shift) if options.shift else None
@@ -151,13 +158,19 @@ def classify(recipe: Recipe, train: Pair, test: Pair, options: Options) -> Resul
     for seed in range(options.seed, options.seed + options.seeds):
         train_state = jn.init_training(net, optimizer, jax.random.key(seed), train)
         runs.append([])
-        for epoch in jn.fit(
-            train_state, step, train,
-            epochs=options.epochs, batch_size=options.batch_size, evaluate=test, augment=augment,
-        ):  # fmt: skip
-            runs[-1].append(epoch)
-            if epoch.number % -(-options.epochs // 10) == 0:  # ten lines at most
-                print(epoch)
+        changed = options.epochs - options.clean_epochs
+        for epochs, change in ((changed, augment), (options.clean_epochs, None)):
+            if not epochs:
+                continue
+            for epoch in jn.fit(
+                train_state, step, train,
+                epochs=epochs, batch_size=options.batch_size, evaluate=test, augment=change,
+            ):  # fmt: skip
+                train_state = epoch.train_state
+                number = len(runs[-1]) + 1
+                runs[-1].append(epoch._replace(number=number, epochs=options.epochs))
+                if number % -(-options.epochs // 10) == 0:  # ten lines at most
+                    print(runs[-1][-1])
         print(f"seed {seed}: {accuracy(runs[-1]):.2%} of the test images are read rightly")
     seconds = time.perf_counter() - start
     accuracies = np.array([accuracy(run) for run in runs])

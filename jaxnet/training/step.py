@@ -122,7 +122,8 @@ def make_step(
       objective: `(params, state, batch, *, key, train) -> (loss, (state, metrics))`.
       optimizer: of optax.
       shapes: number of shapes of batches that are meant, such as `jn.data.bucketed(...).shapes`:
-        so many compilations, for another batch each, bring no warning.
+        so many compilations, for another batch each, bring no warning. An augmentation of `fit`
+        that changes between its runs counts as well.
 
     Example:
       >>> net, optimizer = jn.dense(2), optax.adam(0.1)
@@ -254,13 +255,13 @@ class Step:
         last = before[-2]
         changed = [n for n in sorted(last.keys() | now.keys()) if last.get(n) != now.get(n)]
         of_batch = all(name.split("/")[0] in ("batch", "data") for name in changed)
-        if changed and of_batch and len(before) <= self.shapes:
+        if of_batch and len(before) <= self.shapes:
             return
         changes = [f"{n}: {last.get(n, 'nothing')} -> {now.get(n, 'nothing')}" for n in changed]
-        hint = "; make_step(..., shapes=n) says how many are meant" if changed and of_batch else ""
+        hint = "; make_step(..., shapes=n) says how many are meant" if of_batch else ""
         warnings.warn(
             f"{program} is compiled again (time {len(before)}), because of "
-            + ("; ".join(changes[:8]) or "something that is not a shape or dtype")
+            + ("; ".join(changes[:8]) or "something that is no shape or dtype, such as an augmentation made anew")
             + hint,
             stacklevel=2,
         )

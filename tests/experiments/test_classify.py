@@ -54,6 +54,8 @@ def test_the_rate_falls_to_0_over_the_steps():
         ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
         ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1.0"),
         ({"smoothing": -0.1}, r"smoothing must be in \[0, 1\), got -0.1"),
+        ({"epochs": 7, "clean_epochs": 8}, r"clean_epochs must be in \[0, 7\], the epochs, got 8"),
+        ({"clean_epochs": -1}, "clean_epochs must be in"),
         ({"shift": -1}, "seed and shift must not be negative, got 0 and -1"),
         ({"seed": -1}, "seed and shift must not be negative, got -1 and None"),
     ],
@@ -89,6 +91,16 @@ def test_images_change_as_the_options_or_the_recipe_say(given, seen, monkeypatch
     options = Options(epochs=1, shift=given, output=tmp_path)
     classify(SOFTMAX._replace(augment=spy("recipe")), shapes(), shapes(30, 1), options)
     assert changes == ({seen} if seen else set())
+
+
+def test_the_last_epochs_see_images_as_they_are(tmp_path, capsys):
+    blank = SOFTMAX._replace(augment=lambda key, x: 0 * x)  # nothing can be learned from these
+    options = Options(epochs=8, clean_epochs=5, batch_size=16, optimizer="sgd", output=tmp_path)
+    found = classify(blank, shapes(), shapes(30, 1), options).history["loss"]["train"]
+    assert found.shape == (8,) and found[:3].min() > 1.3 > 0.9 > found[4:].max() > 0.05
+    assert "epoch 8/8" in capsys.readouterr().out
+    with_none = Options(epochs=1, clean_epochs=1, optimizer="sgd", output=tmp_path)
+    assert classify(blank, shapes(), shapes(30, 1), with_none).accuracies[0] > 0.3
 
 
 def test_pictures_name_the_classes(monkeypatch, tmp_path):
