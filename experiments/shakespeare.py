@@ -1,9 +1,12 @@
 """A model of characters, trained on plays: it predicts each next one, and writes some itself.
 
 Claim:   an LSTM predicts the plays' test part with at most 2.35 bits per character.
-Result:  so far a short run alone, `--model lstm --epochs 5`: 2.4264 bits per character of the test
-         part, 2.2981 of the validation part, which is the easier of the two. The options are the
-         first that were tried; the epoch is chosen by the validation part.
+Result:  bits per character of the test part (55,770 characters), one seed (0); the epoch is the best
+         on the validation part, which is the easier one (its figure in brackets):
+           LSTM          2.2778  (2.0641, epoch 26 of 40)   349,569 weights
+         The options are the first that were tried. After the 26th epoch of the LSTM only the
+         training part goes on to improve.
+Time:    LSTM 1132 s by the clock on one busy core, with large pages, compilation included.
 Machine: 2 CPU cores, jax 0.10.2.
 Command: TFDS_DATA_DIR=... python -m experiments.shakespeare --model lstm
 """
