@@ -788,17 +788,21 @@ def _function_name(function: Any) -> str:
 
 
 def _function_layer(function: Callable) -> Layer:
+    name = _function_name(function)
+    makes_one = f"{name} makes a layer and is none itself: write {name}(...)"
+    if getattr(function, "__annotations__", {}).get("return") is Layer:
+        raise TypeError(makes_one)
+
     def init(key, x):
         return {}, {}
 
     def apply(params, state, x, *, key=None, train=False):
         y = function(x)
         if isinstance(y, Layer):
-            name = _function_name(function)
-            raise TypeError(f"{name} makes a layer and is none itself: write {name}(...)")
+            raise TypeError(makes_one)
         return y, state
 
-    return Layer(init, apply, _function_name(function))
+    return Layer(init, apply, name)
 
 
 def _check_layers(who: str, layers: tuple) -> None:

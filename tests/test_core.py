@@ -550,6 +550,14 @@ def test_a_factory_in_the_place_of_a_layer_is_answered():
         jn.serial(dropped).init(KEY, jn.spec((2, 3)))
 
 
+def test_a_maker_in_place_of_its_layer_is_told_so():
+    """One that takes names only would raise for its number of arguments."""
+    with pytest.raises(TypeError, match="^flatten makes a layer and is none itself: write flatten"):
+        jn.serial(jn.dense(3), jn.flatten).init(KEY, jn.spec((2, 3)))
+    with pytest.raises(TypeError, match="^max_pool makes a layer"):
+        jn.residual(jn.max_pool).apply({}, {}, jnp.ones((2, 3)))
+
+
 def test_a_list_in_the_place_of_layers_is_answered():
     with pytest.raises(TypeError, match=r"argument 0 must be a layer or a function, got list"):
         jn.serial([jn.dense(2)])  # type: ignore[arg-type]

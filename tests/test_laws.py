@@ -15,6 +15,14 @@ KEY = jax.random.key(3)
 each = pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """The laws' time is that of compiling tiny programs: a third less without most optimizations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def close(a, b, tolerance=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
 

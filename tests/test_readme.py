@@ -1,14 +1,15 @@
 """The README's Python runs as it stands."""
 
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+from tests.pages import ROOT, blocks
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = [block.code for block in blocks(ROOT / "README.md")]
 
 
 def test_the_example_learns(capsys):

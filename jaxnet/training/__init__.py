@@ -8,6 +8,7 @@ from jaxnet.training.fit import fit as fit
 from jaxnet.training.fit import predict as predict
 from jaxnet.training.fit import progress_bar as progress_bar
 from jaxnet.training.objective import average as average
+from jaxnet.training.objective import carried as carried
 from jaxnet.training.objective import learning_rule as learning_rule
 from jaxnet.training.objective import supervised as supervised
 from jaxnet.training.step import Step as Step

@@ -430,7 +430,7 @@ def on_device(data: PyTree, who: str) -> PyTree:
     for leaf in leaves:
         # Only what comes from the host: arrays on the device were computed, or looked at before.
         if not isinstance(leaf, jax.Array) and np.issubdtype(np.asarray(leaf).dtype, np.floating):
-            finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+            finite = np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1)
             if not finite.all():
                 raise ValueError(
                     f"{who}: {(~finite).sum()} of {len(leaf)} examples hold a NaN or Inf, "

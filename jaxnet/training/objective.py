@@ -2,8 +2,9 @@
 
 An objective returns `(loss, (state, metrics))`: a scalar, the layer's next state, and a dict of
 scalars worth watching. One that also takes `mask` is told which examples of a padded batch count:
-a (batch,) array of 0 and 1, or None where all do. `supervised` makes the usual one, `learning_rule`
-makes one of an update that is no gradient of a loss; any other function of this form will do.
+a (batch,) array of 0 and 1, or None where all do. `supervised` makes the usual one, `carried` one
+for long sequences, `learning_rule` one of an update that is no gradient of a loss; any other
+function of this form will do.
 """
 
 import math
@@ -76,6 +77,52 @@ def supervised(
             for name, metric in metrics.items()
         }
         return value, (state, watched)
+
+    return objective
+
+
+def carried(net: Layer, loss: Compare) -> Callable[..., tuple[jax.Array, tuple[State, Metrics]]]:
+    """The objective of truncated backpropagation: each batch goes on where the last one stopped.
+
+    Row i of a batch goes on from row i of the one before, from what the net carried out of it; no
+    gradient goes back there. So `fit` must keep the order, with `shuffle=False` and a batch_size
+    that divides the rows; `jaxnet.data.windows` cuts a text so. The training state is
+    {"net": the net's own, "carry": of the last batch}, and is set before the first step.
+
+    Args:
+      net: {"x": x, "initial": carry} -> {"x": outputs, "final": carry}, as recurrent layers and
+        what `serial` makes of them.
+      loss: `(outputs, targets) -> (batch,)`, such as `jaxnet.losses.masked()`. A batch is
+        ((x, start), targets), where `start` (batch,) says which rows begin anew, from zeros.
+
+    Example:
+      >>> text = jn.data.windows(np.arange(29) % 7, streams=2, steps=5)
+      >>> layers = jn.embedding(7, 3), jn.dense(7)
+      >>> net = jn.serial(jn.each_step(layers[0]), jn.gru(4), jn.each_step(layers[1]))
+      >>> optimizer, carry = optax.adam(0.01), jnp.zeros((2, 4))
+      >>> given = {"x": text.x[:2], "initial": carry}
+      >>> train_state = jn.init_training(net, optimizer, jax.random.key(0), given)
+      >>> train_state = train_state._replace(state={"net": train_state.state, "carry": carry})
+      >>> step = jn.make_step(jn.carried(net, jn.losses.masked()), optimizer)
+      >>> data = (text.x, text.start), (text.y, text.counts)
+      >>> for epoch in jn.fit(train_state, step, data, epochs=1, batch_size=2, shuffle=False):
+      ...     print(epoch.train_state.state["carry"].shape)
+      (2, 4)
+
+    Reference: Williams and Peng 1990, "An Efficient Gradient-Based Algorithm for On-Line Training
+    of Recurrent Network Trajectories".
+    """
+
+    def objective(params, state, batch, *, key, train):
+        (x, start), targets = batch
+
+        def begin(carry):
+            return jnp.where(start.reshape(-1, *[1] * (carry.ndim - 1)), 0, carry)
+
+        given = {"x": x, "initial": jax.tree.map(begin, state["carry"])}
+        out, inner = net.apply(params, state["net"], given, key=key, train=train)
+        state = {"net": inner, "carry": out["final"]}
+        return average(loss(out["x"], targets), None), (state, {})
 
     return objective
 

@@ -163,9 +163,11 @@ class Step:
                 f"got {type(objective).__name__}"
             )
         if not isinstance(optimizer, optax.GradientTransformation):
+            wrapped = hasattr(optimizer, "gradient_transformation")  # optax.MultiSteps
             raise TypeError(
                 "make_step: the optimizer must be one of optax, such as optax.adam(1e-3), "
                 f"got {type(optimizer).__name__}"
+                + ("; write .gradient_transformation() after it" if wrapped else "")
             )
         if shapes < 1:
             raise ValueError(f"make_step: shapes must be at least 1, got {shapes}")
@@ -258,10 +260,11 @@ class Step:
         if of_batch and len(before) <= self.shapes:
             return
         changes = [f"{n}: {last.get(n, 'nothing')} -> {now.get(n, 'nothing')}" for n in changed]
+        other = "something that is no shape or dtype, such as an augmentation made anew"
         hint = "; make_step(..., shapes=n) says how many are meant" if of_batch else ""
         warnings.warn(
             f"{program} is compiled again (time {len(before)}), because of "
-            + ("; ".join(changes[:8]) or "something that is no shape or dtype, such as an augmentation made anew")
+            + ("; ".join(changes[:8]) or other)
             + hint,
             stacklevel=2,
         )

@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-tyro = pytest.importorskip("tyro", reason="needs the extra jaxnet-toolkit[experiments]")
+pytest.importorskip("tyro", reason="needs the extra jaxnet-toolkit[experiments]")
+
+import tyro
 
 from experiments import __main__ as rows
 

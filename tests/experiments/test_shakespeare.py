@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from experiments import shakespeare
-from experiments.shakespeare import Config, bits, build, carried, go_on, write
+from experiments.shakespeare import Config, bits, build, go_on, write
 
 KEY = jax.random.key(0)
 SIZE = 11  # characters
@@ -96,7 +96,7 @@ def test_bits_of_a_limited_context_by_hand():
 
 def test_training_goes_on_where_the_last_window_stopped():
     model, params = tiny("lstm")
-    objective = jax.jit(partial(carried(model.net, jn.losses.masked()), key=None, train=False))
+    objective = jax.jit(partial(jn.carried(model.net, jn.losses.masked()), key=None, train=False))
     cut = jn.data.windows(TEXT, 3, 7)  # 13 targets a stream: windows of 7 and 6
     state = {"net": {}, "carry": jax.tree.map(lambda c: c + 5.0, model.carry(3))}  # to be forgotten
     losses = []

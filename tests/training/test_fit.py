@@ -128,6 +128,19 @@ class Loader:
         return iter(self.batches)
 
 
+def test_a_loader_of_pytorch_gives_batches():
+    """Its tensors were handed to np.isfinite as they are, which warns."""
+    torch = pytest.importorskip("torch", reason="its loader is handed over")
+    x, y = data(20)
+    step, train_state = build()
+    examples = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))
+    loader = torch.utils.data.DataLoader(examples, batch_size=8)
+    *_, a = jn.fit(train_state, step, loader, epochs=2)
+    batches = [[x[i : i + 8], y[i : i + 8]] for i in (0, 8, 16)]  # lists, as from the loader
+    *_, b = jn.fit(train_state, step, Loader(batches), epochs=2)
+    np.testing.assert_array_equal(a.losses, b.losses)
+
+
 def test_an_iterator_that_is_used_up_is_answered():
     x, y = data(8)
     step, train_state = build()

@@ -92,3 +92,36 @@ def test_a_rule_trains_by_any_optimizer():
     before = np.asarray(train_state.params["kernel"])
     train_state, _ = step(train_state, jnp.ones((2, 2)))
     np.testing.assert_allclose(train_state.params["kernel"], 0.75 * before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [jn.gru(4), jn.lstm(4)], ids=["array", "dict"])
+def test_carried_goes_on_where_the_last_batch_stopped_and_learns_no_further_back(layer):
+    """Loss and gradient of the second window: those of its net from the state after the first."""
+    net = jn.serial(jn.each_step(jn.embedding(7, 3)), layer, jn.each_step(jn.dense(7)))
+    tokens = np.random.default_rng(0).integers(0, 7, 22)
+    cut = jn.data.windows(tokens, 3, 4)  # 7 targets a stream: windows of 4 and 3
+    zero = jnp.zeros((3, 4))
+    zeros = {"c": zero, "h": zero} if layer.name == "lstm" else zero
+    params, _ = net.init(KEY, {"x": cut.x[:3], "initial": zeros})
+    objective = jn.carried(net, jn.losses.masked())
+    state = {"net": {}, "carry": jax.tree.map(lambda c: c + 5.0, zeros)}  # to be forgotten
+    given = {"x": tokens[[[0, 1, 2, 3], [7, 8, 9, 10], [14, 15, 16, 17]]], "initial": zeros}
+    before = net.apply(params, {}, given)[0]["final"]
+
+    batches = [((cut.x[i], cut.start[i]), (cut.y[i], cut.counts[i])) for i in (slice(3), slice(3, 6))]
+    _, (state, metrics) = objective(params, state, batches[0], key=None, train=True)
+    assert metrics == {}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state["carry"], before)
+
+    def expected(params):
+        rest = {"x": tokens[[[4, 5, 6], [11, 12, 13], [18, 19, 20]]], "initial": before}
+        labels = tokens[[[5, 6, 7], [12, 13, 14], [19, 20, 21]]]
+        logits = net.apply(params, {}, rest)[0]["x"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    (loss, _), slopes = jax.value_and_grad(objective, has_aux=True)(
+        params, state, batches[1], key=None, train=True
+    )
+    value, right = jax.value_and_grad(expected)(params)
+    np.testing.assert_allclose(loss, value, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slopes, right)

@@ -176,7 +176,12 @@ def test_a_used_train_state_is_answered():
     (jn.dense(2), optax.sgd(0.1), "the objective must be a function"),
     (jn.supervised(jn.dense(2), LOSS), 0.1, "must be one of optax"),
     (jn.supervised(jn.dense(2), LOSS), optax.sgd, "must be one of optax"),
-], ids=["layer", "number", "uncalled"])  # fmt: skip
+    (
+        jn.supervised(jn.dense(2), LOSS),
+        optax.MultiSteps(optax.sgd(0.1), 2),
+        r"got MultiSteps; write \.gradient_transformation\(\)",
+    ),
+], ids=["layer", "number", "uncalled", "MultiSteps"])  # fmt: skip
 def test_wrong_parts_are_answered(objective, optimizer, words):
     with pytest.raises(TypeError, match=words):
         jn.make_step(objective, optimizer)

@@ -1,0 +1,234 @@
+"""The table of defaults in the guide: each cell is looked at in the library itself."""
+
+import importlib.util
+import inspect
+import os
+
+import jax
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from tests.pages import ROOT
+
+PAGE = ROOT / "guide" / "coming_from.md"
+
+SAME, NONE, WINDOW, GIVEN = "same", "none", "window", "to be given"
+LECUN, CUT, THIRD, GLOROT = "1/√n", "0.88/√n", "1/√(3n)", "√(2/(n+m))"
+IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 5)).astype(np.float32)
+ROWS = np.ones((2, 400), np.float32)
+N, M = ROWS.shape[1], 100
+DROPPED, KEPT = "dropped", "kept"
+
+
+def table():
+    """Library -> the cells of its column; "" is the column of what is compared."""
+    text = PAGE.read_text().split("\n## Defaults that differ\n")[1].split("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {column[0]: list(column[2:]) for column in zip(*cells, strict=True)}
+
+
+def padding(height):
+    return {8: SAME, 6: NONE}[height]
+
+
+def strides(height):
+    return {4: WINDOW, 7: "1"}[height]
+
+
+def share(outputs):
+    """Of ones at a rate of 0.1: what is dropped is 0."""
+    return DROPPED if (np.asarray(outputs) == 0).mean() < 0.5 else KEPT
+
+
+def deviation(kernel):
+    names = {LECUN: 1, CUT: 0.88, THIRD: 3**-0.5, GLOROT: (2 * N / (N + M)) ** 0.5}
+    [name] = [
+        name for name, value in names.items() if abs(N**0.5 * np.std(kernel) / value - 1) < 0.03
+    ]
+    return name
+
+
+def start(bias):
+    return "0" if (np.asarray(bias) == 0).all() else "random"
+
+
+def defaults_of_jaxnet():
+    key = jax.random.key(0)
+
+    def run(layer, x, **options):
+        params, state = layer.init(key, x)
+        return *layer.apply(params, state, x, **options), params
+
+    _, after, _ = run(jn.batch_norm(), IMAGES + 1, train=True)
+    old = 1 - after["mean"].mean() / (IMAGES + 1).mean()
+    y, _, _ = run(jn.dropout(0.1), ROWS, key=jax.random.key(1), train=True)
+    _, _, dense = run(jn.dense(M), ROWS)
+    epsilons = [inspect.signature(f).parameters["epsilon"] for f in (jn.batch_norm, jn.layer_norm)]
+    return [
+        "NHWC",
+        padding(run(jn.conv(3, 3), IMAGES)[0].shape[1]),
+        strides(run(jn.max_pool(2), IMAGES)[0].shape[1]),
+        f"{old:.2g}",
+        *(str(epsilon.default) for epsilon in epsilons),
+        share(y),
+        deviation(dense["kernel"]),
+        start(dense["bias"]),
+    ]
+
+
+def defaults_of_pytorch():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    x = torch.tensor(np.moveaxis(IMAGES, -1, 1))
+    norm = torch.nn.BatchNorm2d(5)
+    norm(x + 1)
+    dense = torch.nn.Linear(N, M)
+    with torch.no_grad():
+        return [
+            "NCHW",
+            padding(torch.nn.Conv2d(5, 3, 3)(x).shape[2]),
+            strides(torch.nn.MaxPool2d(2)(x).shape[2]),
+            f"{1 - norm.running_mean.mean().item() / (IMAGES + 1).mean():.2g}",
+            str(norm.eps),
+            str(torch.nn.LayerNorm(5).eps),
+            share(torch.nn.Dropout(0.1)(torch.tensor(ROWS))),
+            deviation(dense.weight.numpy()),
+            start(dense.bias.numpy()),
+        ]
+
+
+def defaults_of_flax():
+    nn = pytest.importorskip("flax.linen")
+    key = jax.random.key(0)
+    norm = nn.BatchNorm(False)
+    _, after = norm.init_with_output(key, IMAGES + 1)
+    _, after = norm.apply(after, IMAGES + 1, mutable=["batch_stats"])
+    old = 1 - after["batch_stats"]["mean"].mean() / (IMAGES + 1).mean()
+    dense = nn.Dense(M).init(key, ROWS)["params"]
+    return [
+        "NHWC",
+        padding(nn.Conv(3, (3, 3)).init_with_output(key, IMAGES)[0].shape[1]),
+        strides(nn.max_pool(IMAGES, (2, 2)).shape[1]),
+        f"{old:.2g}",
+        str(norm.epsilon),
+        str(nn.LayerNorm().epsilon),
+        share(nn.Dropout(0.1).apply({}, ROWS, False, rngs={"dropout": jax.random.key(1)})),
+        deviation(dense["kernel"]),
+        start(dense["bias"]),
+    ]
+
+
+def defaults_of_equinox():
+    nn = pytest.importorskip("equinox").nn
+    x = np.moveaxis(IMAGES[0], -1, 0)
+    norm = nn.BatchNorm(5, "batch", mode="batch")
+    dense = nn.Linear(N, M, key=jax.random.key(0))
+    return [
+        "CHW",
+        padding(nn.Conv2d(5, 3, 3, key=jax.random.key(0))(x).shape[1]),
+        strides(nn.MaxPool2d(2)(x).shape[1]),
+        f"{norm.momentum:.2g}",
+        str(norm.eps),
+        str(nn.LayerNorm(5).eps),
+        share(nn.Dropout(0.1)(ROWS, key=jax.random.key(1))),
+        deviation(dense.weight),
+        start(dense.bias),
+    ]
+
+
+def defaults_of_haiku():
+    hk = pytest.importorskip("haiku")
+
+    def run(f, x):
+        transformed = hk.transform_with_state(f)
+        params, state = transformed.init(jax.random.key(0), x)
+        return params, transformed.apply(params, state, jax.random.key(1), x)[0]
+
+    def parameter(module, name):
+        default = inspect.signature(module.__init__).parameters[name].default
+        return GIVEN if default is inspect.Parameter.empty else str(default)
+
+    dense, _ = run(lambda x: hk.Linear(M)(x), ROWS)
+    return [
+        "NHWC",
+        padding(run(lambda x: hk.Conv2D(3, 3)(x), IMAGES)[1].shape[1]),
+        parameter(hk.MaxPool, "strides"),
+        parameter(hk.BatchNorm, "decay_rate"),
+        parameter(hk.BatchNorm, "eps"),
+        parameter(hk.LayerNorm, "eps"),
+        share(run(lambda x: hk.dropout(hk.next_rng_key(), 0.1, x), ROWS)[1]),
+        deviation(dense["linear"]["w"]),
+        start(dense["linear"]["b"]),
+    ]
+
+
+def defaults_of_keras():
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("needs keras")
+    os.environ["KERAS_BACKEND"] = "jax"
+    from keras import layers
+
+    norm = layers.BatchNormalization()
+    norm(IMAGES + 1, training=True)
+    old = 1 - np.mean(norm.moving_mean) / (IMAGES + 1).mean()
+    dense = layers.Dense(M)
+    dense(ROWS)
+    kernel, bias = dense.get_weights()
+    return [
+        "NHWC",
+        padding(layers.Conv2D(3, 3)(IMAGES).shape[1]),
+        strides(layers.MaxPooling2D(2)(IMAGES).shape[1]),
+        f"{old:.2g}",
+        str(norm.epsilon),
+        str(layers.LayerNormalization().epsilon),
+        share(layers.Dropout(0.1)(ROWS, training=True)),
+        deviation(kernel),
+        start(bias),
+    ]
+
+
+def defaults_of_stax():
+    stax = pytest.importorskip("jax.example_libraries.stax")
+
+    def run(layer, x):
+        init, apply = layer
+        params = init(jax.random.key(0), x.shape)[1]
+        return params, apply(params, x, rng=jax.random.key(1))
+
+    kernel, bias = run(stax.Dense(M), ROWS)[0]
+    assert len(run(stax.BatchNorm(), IMAGES)[0]) == 2 and not hasattr(stax, "LayerNorm")
+    return [
+        "NHWC",
+        padding(run(stax.Conv(3, (3, 3)), IMAGES)[1].shape[1]),
+        strides(run(stax.MaxPool((2, 2)), IMAGES)[1].shape[1]),
+        "no average",
+        str(inspect.signature(stax.BatchNorm).parameters["epsilon"].default),
+        "no layer",
+        share(run(stax.Dropout(0.1), ROWS)[1]),
+        deviation(kernel),
+        start(bias),
+    ]
+
+
+MEASURED = {
+    "jaxnet": defaults_of_jaxnet,
+    "PyTorch": defaults_of_pytorch,
+    "Flax": defaults_of_flax,
+    "Equinox": defaults_of_equinox,
+    "Haiku": defaults_of_haiku,
+    "Keras": defaults_of_keras,
+    "stax": defaults_of_stax,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+@pytest.mark.parametrize("library", MEASURED)
+def test_defaults_are_those_of_the_libraries(library, monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    assert table()[library] == MEASURED[library]()
+
+
+def test_the_table_has_no_other_library():
+    assert list(table()) == ["", *MEASURED]
