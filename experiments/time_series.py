@@ -27,12 +27,11 @@ import optax
 
 import jaxnet as jn
 from experiments.classify import accuracy
-from jaxnet.data import tfds
 from jaxnet.data.augment import Augmentation
 from jaxnet.data.digits import Pair
+from jaxnet.data.speech import DIGITS_RATE as RATE
 from jaxnet.viz.figure import COLORS, frame, new_figure
 
-RATE = 8000  # samples a second
 SAMPLES = 6000  # 0.75 s: all of 97% of the recordings; the others are cut
 
 
@@ -82,17 +81,17 @@ class Results(NamedTuple):
     pictures: list[Path]
 
 
-def spoken_digits(split: str, data_dir: Path | None = None) -> tuple[Pair, np.ndarray]:
+def whole_waves(split: str, data_dir: Path | None = None) -> tuple[Pair, np.ndarray]:
     """((x, y), recording): waveforms (n, 6000, 1), digits (n,), and the number of each recording.
 
     Each waveform has variance 1 before zeros fill it up: recordings differ in loudness tenfold.
     """
-    data = tfds.load("free_spoken_digits", split, data_dir=data_dir)
-    x = np.zeros((len(data["audio"]), SAMPLES, 1), np.float32)
-    for row, audio in zip(x, data["audio"], strict=True):
+    data = jn.data.spoken_digits(split, data_dir=data_dir)
+    x = np.zeros((len(data.waves), SAMPLES, 1), np.float32)
+    for row, audio in zip(x, data.waves, strict=True):
         wave = audio[:SAMPLES].astype(np.float32)
         row[: len(wave), 0] = (wave - wave.mean()) / wave.std()
-    return (x, data["label"].astype(np.int32)), data["recording"]
+    return (x, data.digits), data.numbers
 
 
 def wave_net(features: int, dropout: float) -> jn.Layer:
@@ -132,13 +131,13 @@ def random_delay(samples: int) -> Augmentation:
 def run(config: Config) -> Results:
     """Trains the net with each seed, prints the accuracies, and draws waveforms and filters."""
     start = time.perf_counter()
-    train, recording = spoken_digits("train", config.data_dir)
+    train, recording = whole_waves("train", config.data_dir)
     if config.validation:
         held = recording < 10  # the test part has recordings 0 to 4 of each digit and speaker
         x, y = train
         train, test = (x[~held], y[~held]), (x[held], y[held])
     else:
-        test, _ = spoken_digits("test", config.data_dir)
+        test, _ = whole_waves("test", config.data_dir)
     net = wave_net(config.features, config.dropout)
     print(jn.summary(net, train[0][:1]))
     print(f"{len(train[1]):,} recordings to train on, {len(test[1]):,} to test with")
