@@ -49,7 +49,7 @@ def attention(
         raise ValueError(
             f"attention: weights must be in [0, 1], got {weights.min()} to {weights.max()}"
         )
-    above, beside = (LETTER * max(map(len, words)) + 0.2 for words in (source, target))
+    above, beside = (LETTER * max(map(len, words)) + 0.35 for words in (source, target))
     rows, columns = weights.shape
     height = CELL * rows + above + (0.3 if title else 0.1)
     figure = new_figure(max(CELL * columns + beside + 0.1, 2.0), height)
