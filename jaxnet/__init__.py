@@ -82,6 +82,7 @@ from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.training import Epoch as Epoch
 from jaxnet.training import TrainState as TrainState
+from jaxnet.training import carried as carried
 from jaxnet.training import evaluate as evaluate
 from jaxnet.training import fit as fit
 from jaxnet.training import init_training as init_training

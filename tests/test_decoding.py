@@ -202,6 +202,18 @@ def test_greedy_takes_the_first_of_equals_and_needs_no_end():
     assert tokens.tolist() == [[1, 1, 1]] and lengths.tolist() == [3]
 
 
+def test_logits_of_few_digits_are_summed_with_many():
+    """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
+    logits = jnp.zeros((1, 1000), jnp.bfloat16)
+    _, _, scores = beam_search(
+        lambda carry, tokens: (carry, logits), (), jnp.array([0]),
+        beams=1, length=3, end=END, length_penalty=0.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(scores, [[-3 * np.log(1000)]], rtol=1e-6)
+    _, _, scores = ctc_beam_search(logits[None], beams=1)
+    np.testing.assert_allclose(scores, [[-np.log(1000)]], rtol=1e-6)
+
+
 def test_no_sequences_at_all():
     def step(carry, tokens):
         return carry, jnp.zeros((tokens.shape[0], 3))
@@ -237,6 +249,7 @@ def frequencies(n=4000, **options):
         pytest.param({"top_p": 1e-6}, [0, 1, 0, 0], id="one at least"),
         pytest.param({"top_k": 3, "top_p": 0.7}, [0, 4 / 7, 0, 3 / 7], id="p among the k: 4/9+3/9"),
         pytest.param({"top_k": 99, "top_p": 1.0}, P, id="no restriction"),
+        pytest.param({"temperature": 0.5, "top_p": 0.5}, [0, 1, 0, 0], id="p of p^(1/T): 16/30"),
     ],
 )
 def test_sample_draws_with_the_right_probabilities(options, expected):

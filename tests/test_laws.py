@@ -17,7 +17,7 @@ each = pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_quickly():
-    """The laws' time is that of compiling tiny programs: a third less without most optimizations."""
+    """The laws take their time compiling tiny programs: without most optimizations a third less."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

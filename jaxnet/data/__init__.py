@@ -11,6 +11,7 @@ from jaxnet.data.augment import on_inputs as on_inputs
 from jaxnet.data.augment import on_masks as on_masks
 from jaxnet.data.augment import random_color as random_color
 from jaxnet.data.augment import random_shift as random_shift
+from jaxnet.data.available import first_available as first_available
 from jaxnet.data.bccd import CELLS as CELLS
 from jaxnet.data.bccd import bccd as bccd
 from jaxnet.data.bccd import pad_boxes as pad_boxes
@@ -19,6 +20,9 @@ from jaxnet.data.digits import digits as digits
 from jaxnet.data.images import cifar10 as cifar10
 from jaxnet.data.images import mnist as mnist
 from jaxnet.data.patches import patches as patches
+from jaxnet.data.photos import photos as photos
+from jaxnet.data.scenes import Scenes as Scenes
+from jaxnet.data.scenes import digit_scenes as digit_scenes
 from jaxnet.data.sequences import bucketed as bucketed
 from jaxnet.data.sequences import length_mask as length_mask
 from jaxnet.data.sequences import overlapping as overlapping
@@ -26,6 +30,13 @@ from jaxnet.data.sequences import pack as pack
 from jaxnet.data.sequences import packed_mask as packed_mask
 from jaxnet.data.sequences import pad as pad
 from jaxnet.data.sequences import windows as windows
+from jaxnet.data.speech import Recordings as Recordings
+from jaxnet.data.speech import Strings as Strings
+from jaxnet.data.speech import join as join
+from jaxnet.data.speech import log_mel as log_mel
+from jaxnet.data.speech import mfcc as mfcc
+from jaxnet.data.speech import piece_of_frames as piece_of_frames
+from jaxnet.data.speech import spoken_digits as spoken_digits
 from jaxnet.data.text import characters as characters
 from jaxnet.data.text import load_vocabulary as load_vocabulary
 from jaxnet.data.text import subwords as subwords

@@ -25,6 +25,7 @@ from jaxnet.inspect.graph import Edge as Edge
 from jaxnet.inspect.graph import Graph as Graph
 from jaxnet.inspect.graph import Node as Node
 from jaxnet.inspect.graph import graph as graph
+from jaxnet.inspect.machine import machine as machine
 from jaxnet.inspect.maximize import maximize_activation as maximize_activation
 from jaxnet.inspect.receptive import ReceptiveFields as ReceptiveFields
 from jaxnet.inspect.receptive import receptive_fields as receptive_fields

@@ -19,4 +19,5 @@ from jaxnet.viz.images import images as images
 from jaxnet.viz.masks import masks as masks
 from jaxnet.viz.masks import overlay as overlay
 from jaxnet.viz.receptive import receptive as receptive
+from jaxnet.viz.spectrogram import spectrogram as spectrogram
 from jaxnet.viz.states import states as states

@@ -115,6 +115,12 @@ def test_without_a_seed_the_order_is_always_the_same_from_short_to_long():
     assert first == second and [len(x[0]) for x in first] == sorted(len(x[0]) for x in first)
 
 
+def test_batches_of_all_lengths_come_mixed():
+    batches = bucketed(ragged(200, longest=40), 8, bounds=4)
+    *widths, _ = [tokens.shape[1] for tokens, _ in batches]
+    assert widths != sorted(widths) and len(widths) == 24
+
+
 def test_what_is_too_long_is_told_or_counted():
     data = [[1] * n for n in (2, 3, 9, 4, 8)]
     with pytest.raises(ValueError, match=r"2 of 5 examples are longer than .*\(4,\), the longest"):
@@ -122,8 +128,14 @@ def test_what_is_too_long_is_told_or_counted():
     batches = bucketed(data, 2, bounds=[2, 4], drop_longer=True)
     assert batches.dropped == 2 and "2 longer ones left out" in repr(batches)
     assert sum(len(x) for x, _ in batches) == 3 and len(batches) == 2
+    assert batches.padding == pytest.approx(1 / 10)  # of 2 + 2 * 4 steps, 2 + 3 + 4 are filled
     with pytest.raises(ValueError, match="all examples are longer"):
         bucketed(data, 2, bounds=[1], drop_longer=True)
+
+
+def test_batches_are_filled_up_with_the_value():
+    ((tokens, lengths),) = bucketed([[1, 2, 3], [4], [5, 6]], 3, bounds=1, value=-1)
+    assert (tokens[~length_mask(lengths, 3)] == -1).all() and (tokens == -1).sum() == 3
 
 
 @pytest.mark.parametrize(
@@ -213,6 +225,9 @@ def test_packed_sequences_have_the_outputs_that_they_have_alone(causal, x64):
 
 def test_packed_mask_inside_jit():
     segments = pack(ragged(5, 4), 6).segments
+    found = packed_mask(segments)
+    assert (found.sum(-1) == 0)[segments == 0].all()  # padding looks nowhere
+    assert found.diagonal(axis1=1, axis2=2)[segments > 0].all()
     np.testing.assert_array_equal(jax.jit(packed_mask)(segments), packed_mask(segments))
 
 

@@ -38,6 +38,7 @@ def test_special_entries_come_first():
     assert (vocabulary.pad, vocabulary.start, vocabulary.end, vocabulary.unknown) == (0, 1, 2, 3)
     assert vocabulary.encode("abz").tolist() == [4, 5, 3]
     assert vocabulary.decode([1, 4, 0, 5, 3, 2, 4]) == "ab" + LOST  # the end cuts off
+    assert vocabulary.decode([4, 2, 5, 2, 2]) == "a"  # the first one, as in padded translations
     assert characters("ab", special=("end", "pad")).pad == 1
 
 

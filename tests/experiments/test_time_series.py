@@ -39,7 +39,7 @@ def test_validation_holds_recordings_of_the_training_part_out(few_examples, tmp_
         features=2, epochs=1, seeds=2, validation=True, output=tmp_path,
         data_dir=few_examples(90, 1),
     )  # fmt: skip
-    (_, _), recording = time_series.spoken_digits("train", config.data_dir)
+    (_, _), recording = time_series.whole_waves("train", config.data_dir)
     assert time_series.run(config).accuracies.shape == (2,)
     held = (recording < 10).sum()
     assert 0 < held < 90
@@ -47,7 +47,7 @@ def test_validation_holds_recordings_of_the_training_part_out(few_examples, tmp_
 
 
 def test_waves_are_cut_filled_and_of_one_loudness(few_examples):
-    (x, y), recording = time_series.spoken_digits("train", few_examples(30, 1))
+    (x, y), recording = time_series.whole_waves("train", few_examples(30, 1))
     assert x.shape == (30, 6000, 1) and x.dtype == np.float32 and y.shape == recording.shape
     for wave in x[..., 0]:
         there = wave[: np.flatnonzero(wave)[-1] + 1]

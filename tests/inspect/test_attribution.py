@@ -128,6 +128,9 @@ def test_a_linear_model_is_attributed_exactly(x64):
         np.testing.assert_allclose(found, IMAGES * weight[target], atol=1e-12)
     covered = occlusion(net, params, state, IMAGES, target, size=1)
     np.testing.assert_allclose(covered, (IMAGES * weight[target]).sum(-1), atol=1e-12)
+    value = np.array([0.5, -2.0])  # one a channel
+    covered = occlusion(net, params, state, IMAGES, target, size=1, value=value)
+    np.testing.assert_allclose(covered, ((IMAGES - value) * weight[target]).sum(-1), atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,17 @@ def test_grad_cam_is_cam_where_a_mean_and_a_dense_layer_follow(x64):
         np.testing.assert_allclose(found.sum((1, 2)), left, atol=1e-12)
 
 
+def test_maps_along_one_axis(x64):
+    """CAM of a signal, (batch, time, channels): by hand."""
+    net, x = pooled(), jnp.asarray(IMAGES[:, :, 0])
+    params, state = net.init(jax.random.key(0), x)
+    maps = np.asarray(jn.inspect.activations(net, params, state, x)["relu"])  # (3, 4, 4)
+    cam = maps @ np.asarray(params["dense"]["kernel"])[:, 2] / 4
+    np.testing.assert_allclose(
+        class_activation_map(net, params, state, x, "relu", 2), cam, atol=1e-12
+    )
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_an_inner_layer_as_captum(x64):
     """captum 0.9.0, torch 2.13.0"""

@@ -43,6 +43,22 @@ def test_value_and_chunks(monkeypatch):
     )
 
 
+def test_of_equal_pixels_the_upper_left_go_first_and_shares_are_rounded():
+    first = jn.serial(lambda x: x.reshape(len(x), -1))  # the class is the first pixel that is left
+    x = np.ones((1, 2, 5, 1))
+    found = deletion(first, {}, {}, x, [3], 0 * x[..., 0], [0.2, 0.26, 0.34, 0.44])
+    assert found.tolist() == [0, 1, 1, 0]  # 2, 2.6, 3.4 and 4.4 pixels
+
+
+def test_one_value_a_channel():
+    brightest = jn.serial(lambda x: x.sum((1, 2)))
+    x = np.zeros((1, 2, 3, 3))
+    for channel in range(3):
+        value = np.eye(3)[channel]
+        found = deletion(brightest, {}, {}, x, [channel], x[..., 0], [1], value=value)
+        assert found.tolist() == [1]
+
+
 def test_messages():
     with pytest.raises(ValueError, match=r"got \(7, 3, 4, 1\), \(7,\) and \(7, 3\)"):
         deletion(NET, {}, {}, X, LABELS, jnp.zeros((7, 3)), [0])

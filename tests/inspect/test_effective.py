@@ -36,6 +36,23 @@ def test_it_lies_inside_the_theoretical_field():
         assert found.max() == 1
 
 
+def test_sizes_are_taken_before_means_and_sums():
+    """Gradients that cancel over examples and over channels."""
+    net = jn.serial(jnp.square, name="squares")
+    x = jnp.array([[1.0, -1.0], [-1.0, 1.0]])[:, None, None].repeat(3, 1).repeat(5, 2)
+    found = effective_field(net, {}, {}, x, "square")
+    assert found[1, 2] == 1 and found.sum() == 1
+
+
+def test_a_unit_is_one_map():
+    sides = jn.serial(
+        lambda x: jnp.concatenate([jnp.roll(x, 1, 2), jnp.roll(x, -1, 2)], -1), name="sides"
+    )
+    for unit, columns in [(0, {1}), (1, {3}), (None, {1, 3})]:
+        found = effective_field(sides, {}, {}, jnp.ones((1, 3, 5, 1)), "lambda", unit=unit)
+        assert set(np.flatnonzero(found[1])) == columns and not found[0].any()
+
+
 def test_nothing_moves_a_dead_unit():
     net = jn.serial(lambda x: 0 * x, name="dead")
     found = effective_field(net, {}, {}, jnp.ones((1, 3, 4, 2)), "lambda")

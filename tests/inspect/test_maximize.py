@@ -51,6 +51,31 @@ def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
     assert 0.3 < rest.mean() < 0.7 and (rest > 0).all() and (rest < 1).all()  # as it began
 
 
+def test_decay_is_weighed_against_the_mean_over_places():
+    """max mean(w x) - decay sum (x - 0.5)²: x = 0.5 + w / (2 decay places)."""
+    net = jn.serial(jn.conv(3, 1, use_bias=False))
+    params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
+    kernel = np.asarray(params["conv"]["kernel"])[0, 0]  # (inputs, maps)
+    (found,) = maximize_activation(
+        net, params, state, None, [1], jax.random.key(1), SHAPE, decay=0.1,
+        **PLAIN | {"steps": 500, "learning_rate": 0.02},
+    )  # fmt: skip
+    wanted = np.clip(0.5 + kernel[:, 1] / (2 * 0.1 * 30), 0, 1)
+    np.testing.assert_allclose(found, np.broadcast_to(wanted, SHAPE), atol=2e-3)
+
+
+def test_moves_reach_as_far_as_said_in_each_direction():
+    net = jn.serial(jn.conv(1, 1, use_bias=False, kernel_init=jn.initializers.ones))
+    params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
+    (found,) = maximize_activation(
+        net, params, state, None, [(3, 2, 0)], jax.random.key(1), SHAPE,
+        **PLAIN | {"jitter": 1, "steps": 150},
+    )  # fmt: skip
+    wanted = np.zeros(SHAPE[:2], bool)
+    wanted[2:5, 1:4] = True
+    np.testing.assert_array_equal((found > 0.9).all(-1), wanted)
+
+
 def test_moves_make_all_places_alike():
     """A unit of one place gets its image everywhere, once the image moves far enough."""
     net = jn.serial(jn.conv(1, 1, use_bias=False, kernel_init=jn.initializers.ones))
@@ -72,6 +97,12 @@ def test_blur_is_a_mean_over_neighbours():
             net, params, state, None, [0], jax.random.key(1), SHAPE, **PLAIN | {"blur": b}
         )
         for b in (0.0, 1.5)
+    )
+    kernel = np.asarray(params["dense"]["kernel"])[:, 0].reshape(SHAPE)
+    rows, columns = _blur(6, 1.5), _blur(5, 1.5)  # what is seen is rows @ z @ columns.T
+    z = np.einsum("hi,hwc,wj->ijc", rows, kernel, columns) > 0
+    np.testing.assert_allclose(
+        soft[0], np.einsum("hi,ijc,wj->hwc", rows, z, columns), rtol=1e-5, atol=1e-5
     )
     roughness = [float(jnp.abs(jnp.diff(x, axis=1)).mean()) for x in (sharp, soft)]
     assert roughness[1] < 0.5 * roughness[0]

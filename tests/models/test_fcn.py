@@ -222,6 +222,16 @@ def test_a_classifier_made_convolutional_gives_its_logits(x64):
     assert segmenter.apply(trained, {}, picture)[0].shape == (2, 288, 256, 4)
 
 
+def test_what_a_map_has_too_much_is_cut_at_its_end(x64):
+    trunk = jn.serial(lambda x: x, jn.max_pool(2, padding="SAME", name="pool"), name="trunk")
+    net = fcn(trunk, 2, taps={"pool": 2}, stride=2)
+    x = jnp.asarray(RNG.normal(size=(1, 5, 7, 3)))
+    more = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")  # the same maps
+    params, _ = drawn(net, x)
+    y, whole = (net.apply(params, {}, images)[0] for images in (x, more))
+    np.testing.assert_allclose(y, whole[:, :5, :7], rtol=1e-12, atol=1e-12)
+
+
 def test_scores_begin_at_zero_and_learn():
     net = fcn(small(), 4, taps=SMALL_TAPS, stride=8)
     x = jnp.asarray(RNG.normal(size=(2, 16, 16, 3)), jnp.float32)
@@ -236,14 +246,32 @@ def test_scores_begin_at_zero_and_learn():
     assert (y == 0).all() and (abs(grads["score_8"]["kernel"]) > 0).any()
 
 
+def test_a_window_that_is_no_square(x64):
+    """The dense layer counts rows, columns, channels; so does the convolution."""
+    x = jnp.asarray(RNG.normal(size=(3, 2, 5, 4)))
+    dense, convolution = jn.dense(6), jn.conv(6, (2, 5), padding="VALID")
+    params, _ = dense.init(jax.random.key(0), x.reshape(3, -1))
+    y, _ = convolution.apply(as_convolution(params, (2, 5)), {}, x)
+    expected, _ = dense.apply(params, {}, x.reshape(3, -1))
+    np.testing.assert_allclose(y[:, 0, 0], expected, rtol=1e-10, atol=1e-12)
+
+
 def test_the_head_has_dropout():
     trunk = jn.serial(lambda x: x, jn.max_pool(2, name="pool"), name="trunk")
     net = fcn(trunk, 4, taps={"pool": 2}, stride=2, head=convolutional_head(6, 3))
     x = jnp.ones((1, 8, 8, 3))
     params, _ = drawn(net, x)
     sure, _ = net.apply(params, {}, x)
-    a, _ = net.apply(params, {}, x, key=jax.random.key(0), train=True)
+    dropped = []
+
+    def see(path, layer, x, y):
+        if path and path[-1].startswith("dropout"):
+            dropped.append(float((y != x).mean()))
+        return y
+
+    a, _ = jn.observe(net, see).apply(params, {}, x, key=jax.random.key(0), train=True)
     assert (a != sure).any()
+    assert len(dropped) == 2 and min(dropped) > 0  # behind each of the two layers
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,41 @@ def test_an_empty_sentence_has_a_result(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, other)
 
 
+def test_dropout_is_of_words_annotations_and_readout():
+    net = rnnsearch(10, 9, **SIZES, dropout_rate=0.5)
+    params, _ = net.init(jax.random.key(0), GIVEN)
+    found = []
+
+    def see(path, layer, x, y):
+        if path[-1:] == ("dropout",):
+            found.append(("/".join(path), x, y))
+        return y
+
+    watched = jn.observe(net, see)
+    watched.apply(params, {}, GIVEN, key=jax.random.key(1), train=True)
+    assert [(path, x.shape) for path, x, _ in found] == [
+        ("encoder/dropout", (3, 6, 4)),
+        ("encoder/dropout", (3, 6, 10)),
+        ("target/dropout", (3, 5, 4)),
+        ("readout/dropout", (3, 5, 3)),
+    ]
+    for _, x, y in found:
+        kept = np.asarray(y != 0)
+        assert 0.2 < kept.mean() < 0.8
+        np.testing.assert_allclose(y[kept], 2 * x[kept], rtol=1e-6)
+    found.clear()
+    watched.apply(params, {}, GIVEN)
+    assert len(found) == 4 and all((x == y).all() for _, x, y in found)
+
+
+def test_the_attention_has_a_width_of_its_own():
+    net = rnnsearch(10, 9, **SIZES)
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
+    assert params["encoder"]["keys"]["kernel"].shape == (10, 6)
+    assert params["decoder"]["query"]["kernel"].shape == (5, 6)
+    assert params["decoder"]["score"]["kernel"].shape == (6, 1)
+
+
 def test_messages():
     net = rnnsearch(10, 9, **SIZES, attention=False, return_weights=True)
     with pytest.raises(ValueError, match="without attention there are no weights"):

@@ -140,6 +140,18 @@ def test_padding_changes_nothing_and_an_empty_sentence_has_a_result(x64):
     )
 
 
+def test_dropout_is_of_the_words_and_of_all_that_layers_add():
+    """Where nearly all is dropped, nothing but the last norm's bias reaches the logits."""
+    net = translation_transformer(10, 9, **SIZES | {"dropout_rate": 1 - 1e-6})
+    _, params = drawn()
+    logits, _ = net.apply(params, {}, GIVEN, key=jax.random.key(1), train=True)
+    decoder = params["decoder"]
+    alone = decoder["embedding"]["embedding"] @ decoder["norm"]["bias"]
+    np.testing.assert_allclose(logits, jnp.broadcast_to(alone, (3, 5, 9)), rtol=1e-5, atol=1e-5)
+    same, _ = net.apply(params, {}, GIVEN)  # not in training
+    np.testing.assert_array_equal(same, drawn()[0].apply(params, {}, GIVEN)[0])
+
+
 def test_messages():
     with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
         translation_transformer(10, 9, layers=0)

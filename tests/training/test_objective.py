@@ -108,7 +108,9 @@ def test_carried_goes_on_where_the_last_batch_stopped_and_learns_no_further_back
     given = {"x": tokens[[[0, 1, 2, 3], [7, 8, 9, 10], [14, 15, 16, 17]]], "initial": zeros}
     before = net.apply(params, {}, given)[0]["final"]
 
-    batches = [((cut.x[i], cut.start[i]), (cut.y[i], cut.counts[i])) for i in (slice(3), slice(3, 6))]
+    batches = [
+        ((cut.x[i], cut.start[i]), (cut.y[i], cut.counts[i])) for i in (slice(3), slice(3, 6))
+    ]
     _, (state, metrics) = objective(params, state, batches[0], key=None, train=True)
     assert metrics == {}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state["carry"], before)

@@ -1,0 +1,118 @@
+"""Scenes made of handwritten digits: masks and boxes known exactly, and no network needed."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnet.data.bccd import pad_boxes
+from jaxnet.data.digits import Pair, digits
+
+LEAST, MOST = 14, 24  # pixels of a digit's side, frame included
+PALE, CLEAR = 0.25, 0.5  # ink below the first is paper, above the second a digit, between void
+
+
+class Scenes(NamedTuple):
+    """What `digit_scenes` gives of each part.
+
+    Fields:
+      images: (n, height, width, 3) float32 in [0, 1], dark ink on bright paper.
+      masks: (n, height, width) int32: the class of each pixel, `classes` for paper, `classes` + 1
+        for void, the pale edge of the ink.
+      boxes: "boxes" (n, most, 4) float32, top, left, bottom and right as shares of the image, 0 for
+        padding, and "classes" (n, most) int32, -1 for padding.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    boxes: dict[str, np.ndarray]
+
+
+def digit_scenes(
+    train: int = 800,
+    test: int = 100,
+    *,
+    classes: int = 10,
+    most: int = 4,
+    size: tuple[int, int] = (48, 64),
+    seed: int = 0,
+) -> tuple[Scenes, Scenes]:
+    """Sheets with one to `most` digits of many sizes, to segment and to detect.
+
+    The digits are scikit-learn's, enlarged to 14 to 24 pixels, each in an ink of its own, and never
+    on top of each other. Those of the test scenes are drawings that no training scene holds. A box
+    is the least that holds all of a digit's ink that is not void.
+
+    Args:
+      train, test: numbers of scenes.
+      classes: digits 0 to classes - 1 are there, 1 to 10.
+      most: digits in a scene at most; there are fewer where no room was found.
+      size: height and width of a scene, at least 24 each.
+      seed: of the draw.
+
+    Returns:
+      (train, test), each `Scenes`.
+
+    Raises:
+      ValueError: for options out of range.
+      ImportError: where scikit-learn is not installed.
+
+    Example:
+      >>> train, test = digit_scenes(7, 5, most=3, size=(30, 40))
+      >>> train.images.shape, test.masks.shape, train.boxes["boxes"].shape
+      ((7, 30, 40, 3), (5, 30, 40), (7, 3, 4))
+    """
+    if not 1 <= classes <= 10 or min(train, test, most) < 1 or min(size) < MOST:
+        raise ValueError(
+            f"digit_scenes: needs train, test and most of at least 1, classes of 1 to 10 and sides "
+            f"of at least {MOST}, got {train}, {test}, {most}, {classes} and {size}"
+        )
+    rng = np.random.default_rng(seed)
+    first, second = digits()
+    return (
+        _scenes(rng, first, train, classes, most, size),
+        _scenes(rng, second, test, classes, most, size),
+    )
+
+
+def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, int]) -> Scenes:
+    x, y = (a[data[1] < classes] for a in data)
+    ink = np.zeros((n, *size), np.float32)
+    colors = np.zeros((n, *size, 3), np.float32)
+    labels = np.full((n, *size), classes, np.int32)
+    boxes, found = [], []
+    for i in range(n):
+        places, here = np.zeros((0, 4)), []
+        for _ in range(rng.integers(1, most + 1)):
+            side, which = rng.integers(LEAST, MOST + 1), rng.integers(len(x))
+            for _ in range(20):  # tries to find room
+                low = rng.integers(0, np.subtract(size, side) + 1)
+                if not ink[i][_window(low, side)].any():
+                    break
+            else:
+                continue
+            window = _window(low, side)
+            ink[i][window] = drawn = _enlarge(x[which, ..., 0], side)
+            colors[i][window] = rng.uniform(0, 0.5, 3)
+            labels[i][window] = np.where(drawn > PALE, y[which], classes)
+            rows, columns = np.nonzero(drawn > CLEAR)
+            ends = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+            places = np.concatenate([places, [ends + np.tile(low, 2)]])
+            here.append(y[which])
+        boxes.append(places / np.tile(size, 2))
+        found.append(np.array(here))
+    labels[(ink > PALE) & (ink <= CLEAR)] = classes + 1
+    paper = rng.uniform(0.75, 1, (n, 1, 1, 3)).astype(np.float32)
+    images = paper + ink[..., None] * (colors - paper)
+    return Scenes(images, labels, pad_boxes(boxes, found, most))
+
+
+def _window(low: np.ndarray, side: int) -> tuple[slice, slice]:
+    return slice(low[0], low[0] + side), slice(low[1], low[1] + side)
+
+
+def _enlarge(image: np.ndarray, side: int) -> np.ndarray:
+    """Bilinear, (8, 8) to (side, side), with the strongest ink at 1."""
+    places = np.clip((np.arange(side) + 0.5) * len(image) / side - 0.5, 0, len(image) - 1)
+    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(len(image))))  # (side, 8)
+    large = weights @ image @ weights.T
+    return (large / large.max()).astype(np.float32)

@@ -1,0 +1,398 @@
+"""Speech: recordings of spoken digits, strings of them, and what a recogniser hears of a wave.
+
+A wave is an array (samples,), of signed integers or of floats; waves are a list of them, since each
+has a length of its own. Features of a wave are an array (frames, features); `pad` and `bucketed`
+make batches of a list of those.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnet.data import tfds
+
+DIGITS_RATE = 8000  # samples a second of `spoken_digits`
+QUIET = 0.02  # seconds whose loudness is looked at to find the noise of a recording
+DELTA_FRAMES = 9  # through which a slope is laid
+
+
+class Recordings(NamedTuple):
+    """Recordings of single digits.
+
+    Fields:
+      waves: n arrays (samples,), each of its own length.
+      digits: (n,) int32, what is said.
+      speakers: (n,) names of who says it.
+      numbers: (n,), of the recording among those of one digit and speaker.
+    """
+
+    waves: list[np.ndarray]
+    digits: np.ndarray
+    speakers: np.ndarray
+    numbers: np.ndarray
+
+    def take(self, rows: Any) -> "Recordings":
+        """Some of them.
+
+        Args:
+          rows: integers, or n booleans.
+
+        Example:
+          >>> waves = [np.zeros(3), np.zeros(5)]
+          >>> both = Recordings(waves, np.array([7, 1]), np.array(["a", "b"]), np.array([0, 0]))
+          >>> both.take(both.speakers == "b").digits.tolist()
+          [1]
+        """
+        places = np.arange(len(self.waves))[rows]
+        rest = (part[places] for part in (self.digits, self.speakers, self.numbers))
+        return Recordings([self.waves[i] for i in places], *rest)
+
+
+def spoken_digits(split: str, *, data_dir: str | Path | None = None) -> Recordings:
+    """The Free Spoken Digit Dataset: ten digits, six speakers, 16-bit samples at 8 kHz.
+
+    The test part has the recordings 0 to 4 of each digit and speaker, the training part 5 to 49, by
+    the same six speakers. Recordings differ in loudness tenfold, and begin and end with the word.
+
+    Args:
+      split: "train" (2,700), "test" (300), or parts of them, as in `jaxnet.data.tfds.load`.
+      data_dir: as there.
+
+    Raises:
+      ImportError, FileNotFoundError, ValueError: as there.
+
+    Example:
+      >>> train = spoken_digits("train")  # doctest: +SKIP
+      >>> len(train.waves), train.waves[0].dtype  # doctest: +SKIP
+      (2700, dtype('int16'))
+    """
+    data = tfds.load("free_spoken_digits", split, data_dir=data_dir)
+    return Recordings(
+        data["audio"],
+        data["label"].astype(np.int32),
+        np.array(data["speaker"]),
+        np.asarray(data["recording"]),
+    )
+
+
+class Strings(NamedTuple):
+    """Strings of digits, joined from recordings.
+
+    Fields:
+      waves: n arrays (samples,).
+      digits: n arrays of int32, what is said.
+      speakers: (n,) names.
+      rows: n arrays, which recordings were joined.
+      places: n arrays (digits, 2), where each recording begins, and the sample after its last.
+    """
+
+    waves: list[np.ndarray]
+    digits: list[np.ndarray]
+    speakers: np.ndarray
+    rows: list[np.ndarray]
+    places: list[np.ndarray]
+
+
+def join(
+    recordings: Recordings,
+    count: int,
+    *,
+    seed: int,
+    digits: tuple[int, int] = (3, 7),
+    gap: tuple[float, float] = (0.02, 0.1),
+    rate: float = DIGITS_RATE,
+) -> Strings:
+    """Strings of recordings of one speaker each, with short gaps before, between and behind.
+
+    A gap holds noise as loud as the quietest part of the recording before it (after it, at the
+    beginning). All recordings of a speaker are used once before one is used again. What is joined
+    are these recordings alone: strings to test with come from the test part.
+
+    Args:
+      recordings: from which to join.
+      count: of the strings, at least 1.
+      seed: the same seed gives the same strings.
+      digits: the least and largest number of digits a string, each as likely.
+      gap: the shortest and longest gap, in seconds.
+      rate: samples a second.
+
+    Raises:
+      ValueError: for no recordings, a count below 1, or ranges that are none.
+
+    Example:
+      >>> waves = [np.arange(3, dtype=np.int16), np.full(5, 7, np.int16)]
+      >>> two = Recordings(waves, np.array([4, 2]), np.array(["a", "a"]), np.array([0, 0]))
+      >>> strings = join(two, 1, seed=0, digits=(2, 2), gap=(0, 0))
+      >>> sorted(strings.digits[0].tolist()), len(strings.waves[0])
+      ([2, 4], 8)
+    """
+    (fewest, most), (shortest, longest) = digits, gap
+    if count < 1 or not len(recordings.waves):
+        raise ValueError(
+            f"join: needs recordings and a count of at least 1, got {len(recordings.waves)} "
+            f"recordings and {count}"
+        )
+    if not 1 <= fewest <= most or not 0 <= shortest <= longest < np.inf:
+        raise ValueError(
+            "join: digits and gap are (least, largest), at least one digit and 0 seconds, got "
+            f"digits={digits} and gap={gap}"
+        )
+    _check_frames("join", rate, 1.0, 1.0)
+    for i, wave in enumerate(recordings.waves):
+        _check_wave("join", i, wave, 1)
+    rng = np.random.default_rng(seed)
+    names = np.unique(recordings.speakers)
+    of = {name: np.flatnonzero(recordings.speakers == name) for name in names}
+    left: dict[Any, list[int]] = {name: [] for name in names}  # not yet used in this round
+    out = Strings([], [], rng.choice(names, count), [], [])
+    for speaker in out.speakers:
+        rows = []
+        for _ in range(rng.integers(fewest, most + 1)):
+            left[speaker] = left[speaker] or rng.permutation(of[speaker]).tolist()
+            rows.append(left[speaker].pop())
+        pieces, places, here = [], [], 0
+        for i, row in enumerate([rows[0], *rows]):  # each gap, and what follows
+            wave = recordings.waves[row]
+            if i:
+                pieces.append(wave)
+                places.append((here, here + len(wave)))
+                here += len(wave)
+            silence = rng.normal(0, _noise(wave, rate), int(rate * rng.uniform(*gap)))
+            whole = np.issubdtype(wave.dtype, np.integer)
+            pieces.append((np.rint(silence) if whole else silence).astype(wave.dtype))
+            here += len(silence)
+        out.waves.append(np.concatenate(pieces))
+        out.digits.append(recordings.digits[rows])
+        out.rows.append(np.array(rows))
+        out.places.append(np.array(places))
+    return out
+
+
+def _noise(wave: np.ndarray, rate: float) -> float:
+    """Standard deviation of the quietest 20 ms."""
+    size = min(len(wave), max(1, int(QUIET * rate)))
+    blocks = wave[: len(wave) // size * size].astype(float).reshape(-1, size)
+    return float(blocks.std(1).min())
+
+
+def piece_of_frames(
+    places: Any, frames: int, *, rate: float, window: float = 0.025, hop: float = 0.01
+) -> np.ndarray:
+    """Which piece of a string each frame belongs to, by the middle of its window; -1 in a gap.
+
+    Args:
+      places: (pieces, 2) samples, as `join` gives.
+      frames: how many the string has.
+      rate, window, hop: as for the features.
+
+    Example:
+      >>> piece_of_frames([(400, 800), (960, 1360)], 6, rate=8000, hop=0.03).tolist()
+      [-1, -1, 0, -1, 1, 1]
+    """
+    size, step = _check_frames("piece_of_frames", rate, window, hop)
+    middle = np.arange(frames) * step + size / 2
+    out = np.full(frames, -1)
+    for i, (start, stop) in enumerate(np.asarray(places)):
+        out[(middle >= start) & (middle < stop)] = i
+    return out
+
+
+def log_mel(
+    waves: Sequence[Any],
+    *,
+    rate: float,
+    window: float = 0.025,
+    hop: float = 0.01,
+    bands: int = 40,
+    deltas: int = 0,
+    range_db: float = 60.0,
+    normalize: bool = True,
+) -> list[np.ndarray]:
+    """Logarithms of the power in bands as wide as the ear's, frame by frame.
+
+    Each frame is a window (Hamming) that lies wholly within the wave, so there are
+    1 + (samples - window) // hop of them, and what is louder or softer throughout gives the same
+    normalised features. A silent wave gives features that are all the same: normalised, zeros.
+
+    Args:
+      waves: arrays (samples,) of signed integers or floats; one alone is [wave].
+      rate: samples a second: the waves cannot tell, so what is wrong here gives wrong bands.
+      window: seconds a frame.
+      hop: seconds from one frame to the next.
+      bands: triangles on the mel scale (that of Slaney), from 0 to half the rate.
+      deltas: 1 puts slopes over time behind the features, 2 curvatures too, each from a polynomial
+        through 9 frames.
+      range_db: power so many decibels below the largest of the wave, and less, counts as so much.
+      normalize: each feature has mean 0 and variance 1 over the frames of each wave.
+
+    Returns:
+      For each wave an array (frames, bands * (1 + deltas)) of float32.
+
+    Raises:
+      ImportError: where librosa is not installed.
+      TypeError: for waves that are no list of arrays of signed integers or floats.
+      ValueError: for a wave with several axes (channels), of no samples, shorter than a window, or
+        with a NaN or Inf; or options out of range.
+
+    Example:
+      >>> wave = np.random.default_rng(0).normal(size=4000)  # half a second
+      >>> features = log_mel([wave, wave[:1500]], rate=8000, bands=20)
+      >>> [f.shape for f in features]
+      [(48, 20), (17, 20)]
+
+    Reference: Davis and Mermelstein 1980, "Comparison of parametric representations for
+    monosyllabic word recognition".
+    """
+    return _features(
+        "log_mel", waves, rate, window, hop, bands, deltas, range_db, normalize, lambda mel: mel
+    )
+
+
+def mfcc(
+    waves: Sequence[Any],
+    *,
+    rate: float,
+    window: float = 0.025,
+    hop: float = 0.01,
+    bands: int = 40,
+    coefficients: int = 13,
+    deltas: int = 2,
+    range_db: float = 60.0,
+    normalize: bool = True,
+) -> list[np.ndarray]:
+    """Mel-frequency cepstral coefficients: the first of a cosine transform of `log_mel`.
+
+    They are nearly uncorrelated, which is what Gaussians with diagonal covariances need.
+
+    Args:
+      waves, rate, window, hop, bands, range_db, normalize: as for `log_mel`.
+      coefficients: of the orthonormal transform (DCT-II), at most as many as bands.
+      deltas: as there; 2 by default, which with 13 coefficients gives the 39 numbers of tradition.
+
+    Returns:
+      For each wave an array (frames, coefficients * (1 + deltas)) of float32.
+
+    Raises:
+      ImportError, TypeError, ValueError: as `log_mel`.
+
+    Example:
+      >>> wave = np.random.default_rng(0).normal(size=4000)
+      >>> [f.shape for f in mfcc([wave, wave[:1500]], rate=8000)]
+      [(48, 39), (17, 39)]
+
+    Reference: Davis and Mermelstein 1980, "Comparison of parametric representations for
+    monosyllabic word recognition".
+    """
+    if not 1 <= coefficients <= bands:
+        raise ValueError(f"mfcc: coefficients must be in [1, {bands}], got {coefficients}")
+
+    def cepstrum(mel):  # (bands, frames) -> (coefficients, frames)
+        return _librosa("mfcc").feature.mfcc(S=mel, n_mfcc=coefficients)
+
+    return _features("mfcc", waves, rate, window, hop, bands, deltas, range_db, normalize, cepstrum)
+
+
+def _features(
+    who: str, waves, rate, window, hop, bands, deltas, range_db, normalize, change: Callable
+) -> list[np.ndarray]:
+    size, step = _check_frames(who, rate, window, hop)
+    if bands < 1 or deltas not in (0, 1, 2) or not 0 < range_db < np.inf:
+        raise ValueError(
+            f"{who}: bands must be at least 1, deltas 0, 1 or 2 and range_db positive, got "
+            f"{bands}, {deltas} and {range_db}"
+        )
+    if not isinstance(waves, list | tuple):
+        raise TypeError(
+            f"{who}: waves must be a list of arrays (samples,), got {type(waves).__name__}; one "
+            "wave alone is [wave]"
+        )
+    waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
+    librosa = _librosa(who)
+    points = 2 ** (2 * size - 1).bit_length()  # fine enough for the lowest bands
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of empty bands, which get an error below
+        triangles = librosa.filters.mel(sr=rate, n_fft=points, n_mels=bands)
+    if not triangles.any(1).all():
+        raise ValueError(
+            f"{who}: {bands} bands are too many for windows of {size} samples: some hold no "
+            "frequency; take fewer or a longer window"
+        )
+    return [
+        _of_wave(librosa, wave, triangles, points, size, step, deltas, range_db, normalize, change)
+        for wave in waves
+    ]
+
+
+def _of_wave(
+    librosa, wave, triangles, points, size, step, deltas, range_db, normalize, change
+) -> np.ndarray:
+    before = (points - size) // 2  # librosa puts the window in the middle of so many points
+    wave = np.pad(wave, (before, points - size - before))
+    spectrum = librosa.stft(
+        wave, n_fft=points, hop_length=step, win_length=size, window="hamming", center=False
+    )  # (frequencies, frames)
+    power = triangles @ (spectrum.real**2 + spectrum.imag**2)  # (bands, frames)
+    least = max(float(power.max()) * 10 ** (-range_db / 10), np.finfo(np.float32).tiny)
+    out = change(np.log(np.maximum(power, least)))
+    slopes = [
+        librosa.feature.delta(out, width=DELTA_FRAMES, order=i + 1, mode="nearest")
+        for i in range(deltas)
+    ]
+    out = np.concatenate([out, *slopes]).T.astype(np.float64)  # (frames, features)
+    if normalize:
+        out = out - out.mean(0)
+        spread = out.std(0)
+        out = out / np.where(spread > 1e-6, spread, 1)
+    return out.astype(np.float32)
+
+
+def _librosa(who: str) -> Any:
+    try:
+        import librosa
+    except ImportError as error:
+        raise ImportError(
+            f"{who}: needs librosa ({error}); "
+            'install the extra jaxnet-toolkit[speech]: in a checkout, pip install -e ".[speech]"'
+        ) from error
+    return librosa
+
+
+def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, int]:
+    """Samples of a window and of a hop."""
+    if not 0 < rate < np.inf:
+        raise ValueError(f"{who}: rate must be positive, in samples a second, got {rate}")
+    if not (window * rate >= 2 and hop * rate >= 1 and max(window, hop) < np.inf):
+        raise ValueError(
+            f"{who}: window and hop are in seconds and hold at least two samples and one, got "
+            f"{window} and {hop} at {rate} samples a second"
+        )
+    return round(window * rate), round(hop * rate)
+
+
+def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
+    """The wave as float32, integers scaled to [-1, 1]."""
+    kind = getattr(wave, "dtype", None)
+    if kind is None or not (np.issubdtype(kind, np.floating) or kind.kind == "i"):
+        raise TypeError(
+            f"{who}: a wave must be an array of signed integers or floats, number {i} is "
+            f"{type(wave).__name__ if kind is None else kind}"
+        )
+    wave = np.asarray(wave)
+    if wave.ndim != 1:
+        raise ValueError(
+            f"{who}: a wave must be (samples,), number {i} is {wave.shape}; channels become one by "
+            "their mean"
+        )
+    if len(wave) < size:
+        raise ValueError(
+            f"{who}: wave number {i} has {len(wave)} samples, and must have at least {size}"
+            + ("" if size == 1 else ", one window; fill it up with silence, or leave it out")
+        )
+    if not np.isfinite(wave).all():
+        raise ValueError(f"{who}: wave number {i} holds a NaN or Inf")
+    if kind.kind == "i":
+        return (wave / -float(np.iinfo(kind).min)).astype(np.float32)
+    return wave.astype(np.float32)

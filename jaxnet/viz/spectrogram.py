@@ -1,0 +1,130 @@
+"""Speech as a picture: its spectrogram, what was heard where, and a net's outputs below."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.viz.figure import COLORS, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Segment = tuple[str, float, float]  # name, first frame, the frame after the last
+SHOWN = 0.1  # a class that is never as probable has no line
+
+
+def spectrogram(
+    features: Any,
+    segments: Mapping[str, Sequence[Segment]] | None = None,
+    *,
+    posterior: Any = None,
+    names: Sequence[str] | None = None,
+    blank: int = 0,
+    stride: int = 1,
+    hop: float = 0.01,
+) -> "Figure":
+    """Features over time, below them rows of named segments, and below these CTC's spikes.
+
+    Args:
+      features: (frames, bands) of one wave, as `jn.data.log_mel` gives; the darker, the larger.
+      segments: for each row its title and its segments (name, first frame, the frame after the
+        last), such as what a recogniser heard, or the truth. What is in no segment stays white.
+      posterior: (steps, classes), probabilities of each step, such as the softmax of a net trained
+        by `jn.losses.ctc`: a line a class, named where it is the most probable; the blank in grey.
+      names: of the classes; their numbers by default.
+      blank: the class that means "no label here".
+      stride: frames a step of the posterior.
+      hop: seconds from one frame to the next.
+
+    Raises:
+      ValueError: for another shape, a probability outside [0, 1], a segment that is not within the
+        frames, a blank that is no class, or not as many names as classes.
+
+    Example:
+      >>> heard = {"truth": [("seven", 2, 30), ("one", 33, 49)]}
+      >>> figure = spectrogram(np.zeros((50, 20)), heard)
+      >>> [text.get_text() for text in figure.axes[1].texts]
+      ['seven', 'one']
+    """
+    features = np.asarray(features, float)
+    if features.ndim != 2 or not features.size:
+        raise ValueError(f"spectrogram: needs features (frames, bands), got {features.shape}")
+    if hop <= 0 or stride < 1:
+        raise ValueError(f"spectrogram: hop must be positive, stride at least 1: {hop}, {stride}")
+    rows = {} if segments is None else dict(segments)
+    frames = len(features)
+    for title, row in rows.items():
+        for name, start, stop in row:
+            if not 0 <= start < stop <= frames:
+                raise ValueError(
+                    f"spectrogram: segments must lie within the {frames} frames, {title} has "
+                    f"{name!r} from {start} to {stop}"
+                )
+    heights = [2.2] + [0.32 * len(rows)] * bool(rows) + [1.4] * (posterior is not None)
+    figure = new_figure(min(max(4, 0.04 * frames), 13) + 1, sum(heights) + 0.8)
+    panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
+    top, *below = panels[:, 0]
+    top.imshow(
+        features.T, cmap="Greys", aspect="auto", origin="lower", interpolation="nearest",
+        extent=(0, frames * hop, -0.5, features.shape[1] - 0.5),
+    )  # fmt: skip
+    top.set_ylabel("band")
+    if rows:
+        _draw_rows(below[0], rows, hop)
+    if posterior is not None:
+        _draw_posterior(below[-1], np.asarray(posterior, float), names, blank, stride * hop)
+    for panel in panels[:, 0]:
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[-1, 0].set_xlabel("seconds")
+    panels[-1, 0].set_xlim(0, frames * hop)
+    return figure
+
+
+def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> None:
+    for y, row in enumerate(rows.values()):
+        for i, (name, start, stop) in enumerate(row):
+            axes.barh(
+                y, (stop - start) * hop, left=start * hop, height=0.8,
+                color=COLORS[(0, 5)[i % 2]], alpha=0.35, edgecolor=COLORS[0], linewidth=0.6,
+            )  # fmt: skip
+            middle = (start + stop) / 2 * hop
+            axes.text(middle, y, name, ha="center", va="center", fontsize=8, clip_on=True)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_posterior(axes: Any, posterior: np.ndarray, names: Any, blank: int, step: float) -> None:
+    if posterior.ndim != 2 or not posterior.size:
+        raise ValueError(f"spectrogram: needs a posterior (steps, classes), got {posterior.shape}")
+    steps, classes = posterior.shape
+    if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
+        raise ValueError(
+            "spectrogram: the posterior must be probabilities in [0, 1], got "
+            f"{posterior.min():.3g} to {posterior.max():.3g}; write jax.nn.softmax(logits)"
+        )
+    if not 0 <= blank < classes or (names is not None and len(names) != classes):
+        raise ValueError(
+            f"spectrogram: the blank must be one of the {classes} classes and each needs a name, "
+            f"got blank {blank} and {'no' if names is None else len(names)} names"
+        )
+    time = (np.arange(steps) + 0.5) * step
+    axes.plot(time, posterior[:, blank], color="0.7", linewidth=0.8, linestyle=":")
+    best = posterior.argmax(1)
+    shown = [i for i in range(classes) if i != blank and posterior[:, i].max() >= SHOWN]
+    for j, i in enumerate(shown):
+        axes.plot(time, posterior[:, i], color=COLORS[j % (len(COLORS) - 1)], linewidth=1.2)
+    starts = np.flatnonzero((best != np.roll(best, 1)) | (np.arange(steps) == 0))
+    for start, stop in zip(starts, [*starts[1:], steps], strict=True):
+        i = int(best[start])
+        if i != blank:
+            peak = start + int(posterior[start:stop, i].argmax())
+            axes.text(
+                time[peak], 1.04, str(i) if names is None else names[i], ha="center",
+                fontsize=8, color=COLORS[shown.index(i) % (len(COLORS) - 1)],
+            )  # fmt: skip
+    axes.set_ylim(0, 1.2)
+    axes.set_yticks([0, 0.5, 1])
+    axes.set_ylabel("p(class)")

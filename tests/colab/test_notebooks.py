@@ -1,0 +1,145 @@
+"""Notebooks: their form, and that each runs at its smallest size and finds what it teaches.
+
+A notebook's own asserts check what it teaches. Its code runs here in this process, cell by cell,
+without a kernel; `python -m colab.render` runs it with one.
+"""
+
+import ast
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jaxnet as jn
+
+ROOT = Path(__file__).parent.parent.parent
+NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+README = (ROOT / "colab" / "README.md").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ADDRESS = PROJECT["urls"]["Repository"]
+MAY_IMPORT = {"jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu"} | set(
+    sys.stdlib_module_names
+)
+LINES = 20  # of code in a cell, at most; logic belongs to the library
+
+notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+
+
+def cells(path: Path, kind: str) -> list[str]:
+    """The sources of one kind of cell."""
+    read = json.loads(path.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in read if cell["cell_type"] == kind]
+
+
+def parse(source: str) -> ast.Module:
+    """The cell as Python; what installs the library, where it is not there, is left out."""
+    return ast.parse(re.sub(r"^(\s*)%pip .*$", r"\1pass", source, flags=re.MULTILINE))
+
+
+def run(path: Path) -> tuple[dict[str, Any], int]:
+    """Runs all cells in one namespace, draws the pictures, and counts them."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    pictures = 0
+    for number, source in enumerate(cells(path, "code"), 1):
+        tree, where = parse(source), f"{path.name}, code cell {number}"
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, where, "exec"), names)  # our own text
+        if isinstance(last, ast.Expr):
+            shown = eval(compile(ast.Expression(last.value), where, "eval"), names)
+            if hasattr(shown, "_repr_png_"):
+                assert shown._repr_png_().startswith(b"\x89PNG")
+                pictures += 1
+    return names, pictures
+
+
+@notebooks
+@pytest.mark.slow
+def test_runs_and_finds_what_it_teaches(path: Path, monkeypatch):
+    def no_network(*args, **options):
+        raise AssertionError("tiny needs no network and no prepared data")
+
+    monkeypatch.setenv("JAXNET_SIZE", "tiny")
+    monkeypatch.setattr(jn.data.tfds, "load", no_network)
+    names, pictures = run(path)
+    assert names["SIZE"] == "tiny"
+    assert pictures >= 2
+
+
+def test_numbers_have_no_gap():
+    numbers = [path.name[:3] for path in NOTEBOOKS]
+    assert numbers == [f"{i:02d}_" for i in range(1, len(NOTEBOOKS) + 1)]
+
+
+@notebooks
+def test_form(path: Path):
+    book = json.loads(path.read_text())
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
+    assert set(book["metadata"]) == {"kernelspec", "language_info"}
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    ids = [cell["id"] for cell in book["cells"]]
+    assert len(set(ids)) == len(ids)
+    for cell in book["cells"]:
+        assert cell["metadata"] == {} and "".join(cell["source"]).strip()
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+    nbformat = pytest.importorskip("nbformat", reason="validates notebooks")
+    nbformat.validate(nbformat.read(path, as_version=4))
+
+
+@notebooks
+def test_begins_as_all_do(path: Path):
+    assert cells(path, "code")[:2] == cells(NOTEBOOKS[0], "code")[:2]
+    size, setup = cells(path, "code")[:2]
+    assert size.endswith('\nSIZE = "colab"')
+    name = f"{PROJECT['name']}[experiments]"
+    assert f'    %pip install -q "{name} @ git+{ADDRESS}"\n' in setup
+    assert json.loads(path.read_text())["cells"][0]["source"][0].startswith("# ")
+
+
+@notebooks
+def test_one_address(path: Path):
+    text = path.read_text()
+    found = re.findall(r"https://github\.com/[\w.-]+/[\w.-]+", text)
+    assert len(found) >= 2 and set(found) == {ADDRESS}  # to install from, and to the experiments
+    for file in re.findall(rf"{re.escape(ADDRESS)}/blob/main/([\w./-]+)", text):
+        assert (ROOT / file).is_file(), file
+
+
+@notebooks
+def test_is_thin(path: Path):
+    code = cells(path, "code")
+    assert len(cells(path, "markdown")) >= len(code) / 2
+    for source in code:
+        lines = [line.strip() for line in source.splitlines()]
+        assert len([line for line in lines if line and line[0] != "#"]) <= LINES, source
+        for node in ast.walk(parse(source)):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= MAY_IMPORT
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] in MAY_IMPORT
+
+
+@notebooks
+def test_asserts_are_bounded_on_both_sides(path: Path):
+    asserts = [
+        node.test
+        for source in cells(path, "code")
+        for node in ast.walk(parse(source))
+        if isinstance(node, ast.Assert)
+    ]
+    assert any(isinstance(test, ast.Compare) and len(test.ops) == 2 for test in asserts)
+
+
+@notebooks
+def test_the_readme_opens_it(path: Path):
+    address = ADDRESS.removeprefix("https://github.com/")
+    link = f"https://colab.research.google.com/github/{address}/blob/main/colab/{path.name}"
+    assert README.count(link) == 1
+
+
+def test_the_readme_opens_nothing_else():
+    assert README.count("https://colab.research.google.com/") == len(NOTEBOOKS)

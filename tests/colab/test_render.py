@@ -1,0 +1,47 @@
+"""Notebooks as pages: what a small one shows is on its page, and its picture beside it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from colab.render import Config, render, run
+
+CODE = """import os, sys
+import jaxnet as jn
+print("size", os.environ["JAXNET_SIZE"])
+print(f"{50}%|###  |\\r{100}%|#####|\\rwarned of {6 * 7}", file=sys.stderr)
+jn.viz.images([[[0.0, 1.0], [1.0, 0.0]]])"""
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Path:
+    pytest.importorskip("nbclient", reason="runs notebooks")
+    pytest.importorskip("nbconvert", reason="writes pages")
+    pytest.importorskip("ipykernel", reason="is the kernel")
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None}
+    book = {"cells": [cell | {"source": CODE}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path = tmp_path / "01_small.ipynb"
+    path.write_text(json.dumps(book))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own parts
+def test_page_and_picture(notebook: Path, tmp_path: Path):
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    (folder / "01_small_07.png").touch()  # of an earlier run
+    before = notebook.read_bytes()
+    page, picture = render(notebook, folder, "tiny")
+    assert page.name == "01_small.html" and picture.name == "01_small_01.png"
+    shown = page.read_text().split("<body")[1]
+    assert "size tiny" in shown and "warned of 42" in shown and "50%|" not in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert sorted(folder.iterdir()) == [page, picture]
+    assert notebook.read_bytes() == before
+
+
+def test_says_which_notebook_is_not_there(tmp_path: Path):
+    with pytest.raises(ValueError, match="no notebook in colab/ begins with 99"):
+        run(Config(only=("99",), output=tmp_path))

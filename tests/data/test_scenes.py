@@ -1,0 +1,90 @@
+"""Scenes of digits: masks and boxes say what is there."""
+
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.data.scenes import _enlarge
+
+torch = pytest.importorskip("torch", reason="an independent bilinear interpolation")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return jn.data.digit_scenes(60, 30, classes=4, most=3, size=(40, 56), seed=3)
+
+
+def test_ranges(scenes):
+    for part, n in zip(scenes, (60, 30), strict=True):
+        assert part.images.shape == (n, 40, 56, 3) and part.images.dtype == np.float32
+        assert part.masks.shape == (n, 40, 56) and set(np.unique(part.masks)) == {0, 1, 2, 3, 4, 5}
+        assert 0 <= part.images.min() < 0.1 and 0.95 < part.images.max() <= 1
+        count = (part.boxes["classes"] >= 0).sum(1)
+        assert set(count) == {1, 2, 3}
+
+
+def test_a_box_is_the_least_around_the_pixels_of_its_digit(scenes):
+    for mask, boxes, classes in zip(scenes[0].masks, *scenes[0].boxes.values(), strict=True):
+        covered = np.zeros(mask.shape, bool)
+        for (top, left, bottom, right), c in zip(boxes * [40, 56, 40, 56], classes, strict=True):
+            if c < 0:
+                continue
+            ends = np.round([top, left, bottom, right]).astype(int)
+            assert np.allclose(ends, [top, left, bottom, right], atol=1e-4)
+            inside = mask[ends[0] : ends[2], ends[1] : ends[3]] == c
+            # ink on all four sides; what else is of this class lies in another box
+            assert inside[0].any() and inside[-1].any()
+            assert inside[:, 0].any() and inside[:, -1].any()
+            covered[ends[0] : ends[2], ends[1] : ends[3]] = True
+        assert covered[mask < 4].all()
+
+
+def test_ink_is_dark_and_paper_bright(scenes):
+    for image, mask in zip(scenes[0].images, scenes[0].masks, strict=True):
+        assert image[mask == 4].mean() > image[mask == 5].mean() > image[mask < 4].mean()
+
+
+def test_parts_share_no_digit():
+    """Zeros alone: each of a part is found among its drawings, and none among the other's."""
+    (x, y), (x_test, y_test) = jn.data.digits()
+    for part, own, other in zip(
+        jn.data.digit_scenes(12, 12, classes=1, most=1), (x[y == 0], x_test[y_test == 0]),
+        (x_test[y_test == 0], x[y == 0]), strict=True,
+    ):  # fmt: skip
+        for mask, (box,) in zip(part.masks, part.boxes["boxes"], strict=True):
+            top, left, bottom, right = np.round(box * [48, 64, 48, 64]).astype(int)
+            shape = mask[top:bottom, left:right] == 0
+            assert _exact(own, shape) and not _exact(other, shape)
+
+
+def _exact(drawings, shape) -> bool:
+    """Whether some drawing, enlarged to some side, has this shape."""
+    for side in range(14, 25):
+        for drawing in drawings[..., 0]:
+            ink = _enlarge(drawing, side) > 0.5
+            rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+            cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            if cut.shape == shape.shape and (cut == shape).all():
+                return True
+    return False
+
+
+def test_enlarged_as_torch_does():
+    image = np.random.default_rng(0).random((8, 8))
+    for side in (14, 19, 24):
+        expected = torch.nn.functional.interpolate(  # torch 2.13.0
+            torch.tensor(image)[None, None], size=(side, side), mode="bilinear", align_corners=False
+        )[0, 0].numpy()
+        assert np.allclose(_enlarge(image, side), expected / expected.max(), atol=1e-6)
+
+
+def test_drawn_by_its_seed():
+    a, b, c = (jn.data.digit_scenes(3, 2, seed=seed)[0].images for seed in (5, 5, 6))
+    assert (a == b).all() and (a != c).any()
+
+
+@pytest.mark.parametrize("options", [{"classes": 0}, {"classes": 11}, {"most": 0},
+                                     {"size": (23, 64)}, {"train": 0}])  # fmt: skip
+def test_says_what_it_needs(options):
+    with pytest.raises(ValueError, match="digit_scenes: needs train, test and most"):
+        jn.data.digit_scenes(**options)

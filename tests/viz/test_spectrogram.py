@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from jaxnet import viz
+
+FEATURES = np.random.default_rng(0).normal(size=(20, 5))
+ROWS = {"truth": [("two", 1, 6), ("nine", 8, 20)], "heard": [("two", 2, 7)]}
+POSTERIOR = np.array(
+    [[0.9, 0.05, 0.05], [0.2, 0.8, 0], [0.4, 0.6, 0], [0.95, 0.05, 0], [0.3, 0.7, 0]]
+)
+
+
+def test_features_lie_on_a_scale_of_seconds():
+    axes = viz.spectrogram(FEATURES, hop=0.02).axes
+    assert len(axes) == 1
+    (image,) = axes[0].images
+    np.testing.assert_array_equal(image.get_array(), FEATURES.T)
+    assert image.origin == "lower"
+    np.testing.assert_allclose(image.get_extent(), [0, 0.4, -0.5, 4.5])
+    assert axes[0].get_xlim() == (0, 0.4) and axes[0].get_xlabel() == "seconds"
+
+
+def test_segments_lie_where_they_are():
+    _, axes = viz.spectrogram(FEATURES, ROWS).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["truth", "heard"]
+    found = [(round(b.get_x(), 4), round(b.get_width(), 4), b.get_y() + 0.4) for b in axes.patches]
+    assert found == [(0.01, 0.05, 0), (0.08, 0.12, 0), (0.02, 0.05, 1)]
+    assert [t.get_text() for t in axes.texts] == ["two", "nine", "two"]
+    assert axes.get_ylim() == (1.5, -0.5)  # the first row above
+
+
+def test_spikes_are_named_where_a_class_wins():
+    figure = viz.spectrogram(FEATURES, ROWS, posterior=POSTERIOR, names=["-", "a", "b"], stride=4)
+    axes = figure.axes[2]
+    blank, a = axes.lines  # b is never probable
+    np.testing.assert_array_equal(blank.get_ydata(), POSTERIOR[:, 0])
+    np.testing.assert_array_equal(a.get_ydata(), POSTERIOR[:, 1])
+    np.testing.assert_allclose(a.get_xdata(), [0.02, 0.06, 0.1, 0.14, 0.18])
+    assert [t.get_text() for t in axes.texts] == ["a", "a"]
+    np.testing.assert_allclose([t.get_position()[0] for t in axes.texts], [0.06, 0.18])
+
+
+def test_without_names_and_with_another_blank():
+    axes = viz.spectrogram(FEATURES, posterior=POSTERIOR[:, ::-1], blank=2, stride=4).axes[1]
+    assert [t.get_text() for t in axes.texts] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("features", "rows", "options", "words"),
+    [
+        (FEATURES[0], None, {}, r"\(frames, bands\), got \(5,\)"),
+        (FEATURES[:0], None, {}, r"got \(0, 5\)"),
+        (FEATURES, {"row": [("x", 3, 21)]}, {}, "20 frames, row has 'x' from 3 to 21"),
+        (FEATURES, {"row": [("x", 3, 3)]}, {}, "from 3 to 3"),
+        (FEATURES, None, {"hop": 0}, "hop must be positive"),
+        (FEATURES, None, {"posterior": POSTERIOR[0]}, r"\(steps, classes\), got \(3,\)"),
+        (FEATURES, None, {"posterior": np.log(POSTERIOR + 0.01)}, "softmax"),
+        (FEATURES, None, {"posterior": POSTERIOR * np.nan}, "probabilities"),
+        (FEATURES, None, {"posterior": POSTERIOR, "blank": 3}, "one of the 3 classes"),
+        (FEATURES, None, {"posterior": POSTERIOR, "names": ["a"]}, "got blank 0 and 1 names"),
+    ],
+)
+def test_what_does_not_fit(features, rows, options, words):
+    with pytest.raises(ValueError, match=words):
+        viz.spectrogram(features, rows, **options)
