@@ -4,7 +4,6 @@ The table there is the list: a row's command and its time. What each run prints 
 its own, beside those of earlier times; a line tells how it ended and how long it took.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -100,12 +99,12 @@ def run(config: Config) -> list[tuple[Command, int]]:
 
 def _run(command: Command, folder: Path) -> int:
     name = "_".join([command.module, *command.options]).replace("/", "_").replace(" ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     words = [sys.executable, "-m", f"experiments.{command.module}", *command.options]
     with log.open("w") as file:
-        status = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=os.environ)
+        status = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT)
     seconds = time.perf_counter() - start
     how = "done" if status.returncode == 0 else f"failed with {status.returncode}"
     print(f"    {how} after {seconds:.0f} s, {log}", flush=True)

@@ -320,33 +320,28 @@ def _features(
             f"{who}: {bands} bands are too many for windows of {size} samples: some hold no "
             "frequency; take fewer or a longer window"
         )
-    return [
-        _of_wave(librosa, wave, triangles, points, size, step, deltas, range_db, normalize, change)
-        for wave in waves
-    ]
 
+    def of_wave(wave: np.ndarray) -> np.ndarray:
+        before = (points - size) // 2  # librosa puts the window in the middle of so many points
+        wave = np.pad(wave, (before, points - size - before))
+        spectrum = librosa.stft(
+            wave, n_fft=points, hop_length=step, win_length=size, window="hamming", center=False
+        )  # (frequencies, frames)
+        power = triangles @ (spectrum.real**2 + spectrum.imag**2)  # (bands, frames)
+        least = max(float(power.max()) * 10 ** (-range_db / 10), np.finfo(np.float32).tiny)
+        out = change(np.log(np.maximum(power, least)))
+        slopes = [
+            librosa.feature.delta(out, width=DELTA_FRAMES, order=i + 1, mode="nearest")
+            for i in range(deltas)
+        ]
+        out = np.concatenate([out, *slopes]).T.astype(np.float64)  # (frames, features)
+        if normalize:
+            out = out - out.mean(0)
+            spread = out.std(0)
+            out = out / np.where(spread > 1e-6, spread, 1)
+        return out.astype(np.float32)
 
-def _of_wave(
-    librosa, wave, triangles, points, size, step, deltas, range_db, normalize, change
-) -> np.ndarray:
-    before = (points - size) // 2  # librosa puts the window in the middle of so many points
-    wave = np.pad(wave, (before, points - size - before))
-    spectrum = librosa.stft(
-        wave, n_fft=points, hop_length=step, win_length=size, window="hamming", center=False
-    )  # (frequencies, frames)
-    power = triangles @ (spectrum.real**2 + spectrum.imag**2)  # (bands, frames)
-    least = max(float(power.max()) * 10 ** (-range_db / 10), np.finfo(np.float32).tiny)
-    out = change(np.log(np.maximum(power, least)))
-    slopes = [
-        librosa.feature.delta(out, width=DELTA_FRAMES, order=i + 1, mode="nearest")
-        for i in range(deltas)
-    ]
-    out = np.concatenate([out, *slopes]).T.astype(np.float64)  # (frames, features)
-    if normalize:
-        out = out - out.mean(0)
-        spread = out.std(0)
-        out = out / np.where(spread > 1e-6, spread, 1)
-    return out.astype(np.float32)
+    return [of_wave(wave) for wave in waves]
 
 
 def _librosa(who: str) -> Any:
