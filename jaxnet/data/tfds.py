@@ -6,12 +6,12 @@ Reading needs no TensorFlow; downloading and preparing a dataset does, once. Dat
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+
+from jaxnet.progress import progress_bar
 
 BLOCK = 500  # examples decoded at a time: large enough to be quick, small enough to show progress
 
@@ -63,10 +63,8 @@ def load(
             f"'train[:80%]' ({str(error).splitlines()[0]})"
         ) from error
     examples = []
-    seen = sys.stderr.isatty() or "ipykernel" in sys.modules  # silent in files and tests
-    title = f"{name} {split}"
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV, which is not needed
-    with tqdm(total=len(source), desc=title, unit="", leave=False, disable=not seen) as bar:
+    with progress_bar(len(source), f"{name} {split}", unit="example") as bar:
         for start in range(0, len(source), BLOCK):
             rows = range(start, min(start + BLOCK, len(source)))
             examples += source.__getitems__(list(rows))

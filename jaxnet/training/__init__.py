@@ -6,7 +6,6 @@ from jaxnet.training.fit import Epoch as Epoch
 from jaxnet.training.fit import evaluate as evaluate
 from jaxnet.training.fit import fit as fit
 from jaxnet.training.fit import predict as predict
-from jaxnet.training.fit import progress_bar as progress_bar
 from jaxnet.training.objective import average as average
 from jaxnet.training.objective import carried as carried
 from jaxnet.training.objective import learning_rule as learning_rule

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, PyTree, State
+from jaxnet.progress import progress_bar
 from jaxnet.training.step import Step, TrainState, next_key, warn_nonfinite
 
 REFRESH = 0.2  # seconds of work in one dispatch, so that the progress bar moves
@@ -471,27 +472,3 @@ class _Timing:
             rate = self.steps / max(time.perf_counter() - self.start, 1e-6)
             # At most 8 times more at once: a short dispatch is a poor clock.
             self.pace.steps = int(np.clip(rate * REFRESH, 1, 8 * self.pace.steps))
-
-
-def progress_bar(total: int | None, title: str, wanted: bool = True) -> Any:
-    """A tqdm bar for a terminal or a notebook, silent where nobody looks (a file, a test).
-
-    Args:
-      total: steps to come, None where that is not known.
-      title: shown before the bar.
-      wanted: False makes it silent.
-
-    Example:
-      >>> with progress_bar(3, "counting") as bar:
-      ...     for _ in range(3):
-      ...         _ = bar.update(1)
-    """
-    import sys
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm warns where a notebook has no widgets
-        from tqdm.auto import tqdm
-    notebook = "ipykernel" in sys.modules
-    seen = wanted and (notebook or sys.stderr.isatty())
-    return tqdm(total=total, desc=title, disable=not seen, leave=False, unit="step")

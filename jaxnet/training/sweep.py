@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from jaxnet.core import Layer, Params, PyTree
-from jaxnet.training.fit import advance, begin, measure, on_device, progress_bar
+from jaxnet.progress import progress_bar
+from jaxnet.training.fit import advance, begin, measure, on_device
 from jaxnet.training.step import Step, TrainState, init_training, start_optimizer
 
 

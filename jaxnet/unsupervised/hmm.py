@@ -23,7 +23,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, child_key, spec, stateless
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.sequence import Sequence, read
-from jaxnet.training import progress_bar
+from jaxnet.progress import progress_bar
 from jaxnet.unsupervised.emissions import Align, Emission, shares
 from jaxnet.unsupervised.markov import hmm_counts, hmm_forward, log_probabilities
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import normal
-from jaxnet.training import progress_bar
+from jaxnet.progress import progress_bar
 from jaxnet.unsupervised.check import check_examples, check_scale, scaled
 
 CHUNK = 1024  # examples whose distances are in memory at a time

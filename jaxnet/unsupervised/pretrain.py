@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, child_key, observe
-from jaxnet.training import predict, progress_bar
+from jaxnet.progress import progress_bar
+from jaxnet.training import predict
 
 Fit = Callable[[jax.Array, jax.Array, int], Params]  # (key, x, features) -> params of dense
 

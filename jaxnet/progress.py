@@ -1,0 +1,38 @@
+"""Progress bars: for people who look, silent in files and tests."""
+
+import sys
+import warnings
+from typing import Any
+
+
+def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str = "step") -> Any:
+    """A tqdm bar for a terminal or a notebook, silent where nobody looks (a file, a test).
+
+    Args:
+      total: steps to come, None where that is not known.
+      title: shown before the bar.
+      wanted: False makes it silent.
+      unit: what is counted.
+
+    Example:
+      >>> with progress_bar(3, "counting") as bar:
+      ...     for _ in range(3):
+      ...         _ = bar.update(1)
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm warns where a notebook has no widgets
+        from tqdm.auto import tqdm
+    seen = wanted and (in_notebook() or sys.stderr.isatty())
+    return tqdm(total=total, desc=title, disable=not seen, leave=False, unit=unit)
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a notebook's kernel; that Jupyter is imported says little.
+
+    Example:
+      >>> in_notebook()
+      False
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
