@@ -78,6 +78,7 @@ from jaxnet.layers import upsample_bilinear as upsample_bilinear
 from jaxnet.layers import upsample_nearest as upsample_nearest
 from jaxnet.layers import weight_norm as weight_norm
 from jaxnet.layers.attention import attention_cache as attention_cache
+from jaxnet.layers.attention import attention_memory as attention_memory
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.training import Epoch as Epoch

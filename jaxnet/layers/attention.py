@@ -59,7 +59,8 @@ def additive_attention(
 
     def init(key, given):
         queries, memory, _ = _split(given, name)
-        if memory is None or len(memory.shape) != 3 or len(queries.shape) not in (2, 3):
+        sequence = hasattr(memory, "shape") and len(memory.shape) == 3
+        if not sequence or len(queries.shape) not in (2, 3):
             raise ValueError(
                 f"{name}: needs (queries, memory) with memory (batch, time, width), got "
                 f"{[part.shape for part in jax.tree.leaves(given)]}"
@@ -122,7 +123,8 @@ def multi_head_attention(
       lengths, integers (batch,): places from there on are padding, which nobody looks at;
       booleans (batch, places), (batch, time, places) or (batch, heads or 1, time, places), True
       where the query at `time` may look at the place.
-    What is masked must still be finite numbers.
+    What is masked must still be finite numbers. Where queries come one after another, as in a
+    decoder, `attention_memory` projects a memory once, and what it gives stands for the memory.
 
     With `step=True` the layer takes one moment of x at a time, (cache, x_t) -> (cache, y_t), with
     x_t (batch, width) and the same params. The cache holds the keys and values of the moments
@@ -215,7 +217,14 @@ def multi_head_attention(
             kernel = kernel_init(child_key(here, "kernel"), matrix, dtype).reshape(shape)
             return {"kernel": kernel} | ({"bias": zeros(here, bias, dtype)} if use_bias else {})
 
-        inputs = width if memory is None else memory.shape[-1]
+        if isinstance(memory, dict) and memory["key"].shape[2:] != (groups, size):
+            raise ValueError(
+                f"{name}: needs a memory projected to {groups} heads of {size}, got "
+                f"{memory['key'].shape[2:]}; write attention_memory(params, memory) with the "
+                "params of this layer"
+            )
+        like = memory["like"] if isinstance(memory, dict) else memory
+        inputs = width if like is None else like.shape[-1]
         return {
             "query": part("query", (width, heads, size), (heads, size)),
             "key": part("key", (inputs, groups, size), (groups, size)),
@@ -232,8 +241,9 @@ def multi_head_attention(
         queries, memory, mask = _split(given, name)
         memory = queries if memory is None else memory
         q = _project(params["query"], queries)  # (batch, time, heads, size)
-        k = _project(params["key"], memory)  # (batch, places, groups, size)
-        v = _project(params["value"], memory)
+        if not isinstance(memory, dict):
+            memory = attention_memory(params, memory)
+        k, v = memory["key"], memory["value"]  # (batch, places, groups, size)
         if rotary:
             q, k = rotate(q), rotate(k)
         seen = _mask(mask, (q.shape[0], heads, q.shape[1], k.shape[1]), name)
@@ -312,6 +322,37 @@ def attention_cache(
         "key": jnp.zeros(shape, dtype),
         "value": jnp.zeros(shape, dtype),
         "index": jnp.zeros(batch, jnp.int32),
+    }
+
+
+def attention_memory(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
+    """The keys and values of a memory, made once for queries that come one after another.
+
+    `multi_head_attention` takes it in place of the memory, with the same result. As with
+    `attention_cache`, the first axis of all entries is the batch.
+
+    Args:
+      params: of the `multi_head_attention` that will look at it.
+      memory: (batch, places, width).
+
+    Returns:
+      key, value (batch, places, heads, head_size), and like (batch, 0, width), which is empty and
+      tells how wide the memory was.
+
+    Example:
+      >>> layer = multi_head_attention(2)
+      >>> queries, memory = jnp.ones((3, 4, 8)), jnp.ones((3, 5, 6))
+      >>> params, state = layer.init(jax.random.key(0), (queries, memory))
+      >>> projected = attention_memory(params, memory)
+      >>> y, _ = layer.apply(params, state, (queries[:, :1], projected))
+      >>> whole, _ = layer.apply(params, state, (queries, memory))
+      >>> bool((y == whole[:, :1]).all())
+      True
+    """
+    return {
+        "key": _project(params["key"], memory),
+        "value": _project(params["value"], memory),
+        "like": memory[:, :0],
     }
 
 
@@ -408,15 +449,19 @@ def _split(given: PyTree, name: str) -> tuple[Any, Any, Any]:
     """Queries, memory (None for self-attention) and mask (None where all may be seen)."""
     parts = list(given) if isinstance(given, tuple | list) else [given]
     queries, *rest = parts
-    mask = rest.pop() if rest and not jnp.issubdtype(rest[-1].dtype, jnp.inexact) else None
+    mask = rest.pop() if rest and _is_mask(rest[-1]) else None
     memory = rest.pop() if rest else None
-    if rest or not jnp.issubdtype(queries.dtype, jnp.inexact):
-        kinds = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in parts)
+    if rest or isinstance(queries, dict) or _is_mask(queries):
+        kinds = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in jax.tree.leaves(parts))
         raise ValueError(
             f"{name}: needs x, (x, mask), (queries, memory) or (queries, memory, mask), where the "
             f"mask is of lengths (integers) or of booleans, got {kinds}"
         )
     return queries, memory, mask
+
+
+def _is_mask(part: Any) -> bool:
+    return not isinstance(part, dict) and not jnp.issubdtype(part.dtype, jnp.inexact)
 
 
 def _mask(mask: jax.Array | None, scores: tuple[int, int, int, int], name: str):
@@ -441,6 +486,13 @@ def _mask(mask: jax.Array | None, scores: tuple[int, int, int, int], name: str):
 
 
 def _check_sequences(queries, memory, causal: bool, rotary: bool, name: str) -> None:
+    if isinstance(memory, dict):
+        if set(memory) != {"key", "value", "like"}:
+            raise ValueError(
+                f"{name}: a memory is an array (batch, places, width), or what attention_memory "
+                f"gives, got a dict of {sorted(memory)}"
+            )
+        memory = memory["like"]
     for what, part in (("queries", queries), ("memory", memory)):
         if part is not None and len(part.shape) != 3:
             raise ValueError(f"{name}: {what} must be (batch, time, width), got {part.shape}")

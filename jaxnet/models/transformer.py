@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from jaxnet.core import Layer, compose
-from jaxnet.layers.attention import attention_cache
+from jaxnet.layers.attention import attention_cache, attention_memory
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.embedding import embedding, sinusoidal_positions
 from jaxnet.layers.norm import layer_norm
@@ -88,7 +88,7 @@ def translation_transformer_steps(
 
     Returns:
       start: (params, source, lengths) -> carry, which runs the encoder. Its entries have the batch
-        axis first: memory, lengths, and the caches of the blocks.
+        axis first: lengths, and of each block the cache and the projected memory.
       step: (params, carry, tokens) -> (carry, logits), tokens (batch,), without dropout.
 
     Example:
@@ -107,14 +107,14 @@ def translation_transformer_steps(
         memory, _ = parts.encoder.apply(params["encoder"], {}, (source, lengths))
         batch, _, features = memory.shape
         heads = parts.heads
-        caches = {
-            block: attention_cache(
-                batch, length, heads=heads, head_size=features // heads, dtype=memory.dtype
-            )
-            for block in params["decoder"]
-            if block.startswith("block_")
+        blocks = {name: p for name, p in params["decoder"].items() if name.startswith("block_")}
+        memories = {
+            name: attention_memory(p["cross_attention"], memory) for name, p in blocks.items()
         }
-        return {"memory": memory, "lengths": lengths, "caches": caches}
+        empty = attention_cache(
+            batch, length, heads=heads, head_size=features // heads, dtype=memory.dtype
+        )
+        return {"memories": memories, "lengths": lengths, "caches": dict.fromkeys(blocks, empty)}
 
     def step(params, carry, tokens):
         return parts.step.apply(params["decoder"], {}, (carry, tokens))[0]
@@ -184,8 +184,8 @@ def _parts(
         caches = {}
         for i in range(layers):
             one = block(i, cross=True, step=True)
-            now = carry["caches"][one.name], (x, carry["memory"], carry["lengths"])
-            caches[one.name], (x, *_) = m(one, now)
+            beside = carry["memories"][one.name], carry["lengths"]
+            caches[one.name], (x, *_) = m(one, (carry["caches"][one.name], (x, *beside)))
         logits = m(words, m(layer_norm(name="norm"), x))
         return {**carry, "caches": caches}, logits
 

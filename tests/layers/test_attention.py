@@ -371,6 +371,45 @@ def test_a_full_cache():
     assert jnp.isnan(y).all()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"kv_heads": 2}, {"head_size": 3, "use_bias": False}],
+    ids=["", "grouped", "sizes"],
+)
+def test_a_memory_projected_once_stands_for_the_memory(options, x64):
+    queries, memory, lengths = draw(3, 5, 8), draw(3, 7, 6), jnp.array([7, 2, 0])
+    layer = jn.multi_head_attention(4, return_weights=True, **options)
+    params = random_params(layer, (queries, memory, lengths))
+    whole = run(layer, params, (queries, memory, lengths))
+    projected = jn.attention_memory(params, memory)
+    drawn = [
+        layer.init(jax.random.key(0), (queries, given, lengths))[0] for given in (memory, projected)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *drawn)
+    for t in range(5):
+        y, weights = run(layer, params, (queries[:, t : t + 1], projected, lengths))
+        np.testing.assert_allclose(y[:, 0], whole[0][:, t], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(weights[:, :, 0], whole[1][:, :, t], rtol=1e-10, atol=1e-12)
+
+
+def test_a_projected_memory_is_that_of_the_layer():
+    queries, memory = jnp.ones((3, 5, 8)), jnp.ones((3, 7, 6))
+    other = jn.multi_head_attention(2)
+    params, _ = other.init(jax.random.key(0), (queries, memory))
+    projected = jn.attention_memory(params, memory)
+    four = jn.multi_head_attention(4)
+    with pytest.raises(ValueError, match=r"4 heads of 2, got \(2, 4\); write attention_memory"):
+        four.init(jax.random.key(0), (queries, projected))
+    with pytest.raises(ValueError, match="got a dict of"):
+        four.init(jax.random.key(0), (queries, attention_cache(3, 7, heads=4, head_size=2)))
+    with pytest.raises(ValueError, match="same batch"):
+        other.init(jax.random.key(0), (queries[:2], projected))
+    with pytest.raises(ValueError, match=r"needs x, \(x, mask\)"):
+        other.init(jax.random.key(0), projected)
+    with pytest.raises(ValueError, match="needs .queries, memory."):
+        jn.additive_attention(4).init(jax.random.key(0), (queries, projected))
+
+
 def test_a_fresh_head_keeps_variance():
     """Kernels are drawn for their inputs as matrices: projections have variance near 1."""
     x = jnp.asarray(draw(4, 20, 256), jnp.float32)

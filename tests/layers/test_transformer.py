@@ -10,16 +10,18 @@ from jaxnet.layers.attention import attention_cache
 from tests.layers.test_attention import draw, random_params, run
 
 
-@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+@pytest.mark.parametrize("cross", [False, True, "projected"], ids=["self", "cross", "projected"])
 def test_blocks_step_by_step(cross, x64):
     x, memory, lengths = jnp.asarray(draw(2, 5, 8)), jnp.asarray(draw(2, 4, 6)), jnp.array([4, 2])
-    options = {"rotary": True, "cross": cross, "gated": True, "norm": jn.rms_norm}
+    options = {"rotary": True, "cross": bool(cross), "gated": True, "norm": jn.rms_norm}
     whole = jn.transformer_block(2, 16, causal=True, **options)
     step = jn.transformer_block(2, 16, step=True, **options)
     given = (x, memory, lengths) if cross else x
     params = random_params(whole, given)
     y = run(whole, params, given)
     y = y[0] if cross else y
+    if cross == "projected":
+        memory = jn.attention_memory(params["cross_attention"], memory)
 
     def one(cache, x_t):
         (cache, y_t), _ = step.apply(params, {}, (cache, (x_t, memory, lengths) if cross else x_t))

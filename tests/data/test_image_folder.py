@@ -1,0 +1,102 @@
+"""Folders of images as arrays: order, proportions, modes, and what cannot be read."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+Image = pytest.importorskip("PIL.Image", reason="needs the extra jaxnet-toolkit[data]")
+
+
+def write(file: Path, pixels: np.ndarray, **options) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(file, **options)
+    return file
+
+
+def flat(value: int, *shape: int) -> np.ndarray:
+    return np.full(shape, value)
+
+
+def test_classes_by_name_and_files_in_order(tmp_path: Path):
+    write(tmp_path / "dog" / "b.png", flat(200, 6, 9, 3))
+    write(tmp_path / "dog" / "a.JPEG", flat(100, 5, 4, 3))
+    write(tmp_path / "cat" / "more" / "c.png", flat(50, 3, 3))  # grey, and deeper
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    write(tmp_path / ".thumbnails" / "a.png", flat(1, 3, 3))
+    write(tmp_path / "cat" / ".hidden.png", flat(1, 3, 3))
+    images, labels, classes, files = jn.data.image_folder(tmp_path, (4, 5))
+    assert images.shape == (3, 4, 5, 3) and images.dtype == np.float32
+    assert labels.tolist() == [0, 1, 1] and labels.dtype == np.int32 and classes == ["cat", "dog"]
+    assert [file.name for file in files] == ["c.png", "a.JPEG", "b.png"]
+    np.testing.assert_allclose(images.mean((1, 2, 3)) * 255, [50, 100, 200], atol=1)
+    for image, file in zip(images, files, strict=True):
+        np.testing.assert_array_equal(image, jn.data.read_image(file, (4, 5)))
+
+
+def test_pixels_of_the_right_size_are_kept(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3))
+    file = write(tmp_path / "a.png", pixels)
+    np.testing.assert_array_equal(jn.data.read_image(file, (5, 7)), (pixels / 255).astype("f4"))
+
+
+def test_the_middle_is_taken_in_its_proportions(tmp_path: Path):
+    """Left and right quarters of a wide image are cut off; a squeezed one would keep them."""
+    pixels = np.repeat([[10] * 4 + [100] * 4 + [200] * 4 + [10] * 4], 8, axis=0)
+    image = jn.data.read_image(write(tmp_path / "a.png", pixels), 8, channels=1)
+    assert image.shape == (8, 8, 1)
+    np.testing.assert_array_equal(image[..., 0] * 255, np.repeat([[100] * 4 + [200] * 4], 8, 0))
+
+
+def test_turned_as_the_camera_was_held(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    pixels = np.repeat([[[0], [255]]], 2, axis=0).repeat(8, 0).repeat(8, 1)  # dark left half
+    file = write(tmp_path / "a.jpg", pixels[..., 0], exif=exif, quality=95)
+    image = jn.data.read_image(file, 2, channels=1)[..., 0]
+    np.testing.assert_allclose(image, [[0, 0], [1, 1]], atol=0.1)  # which is above then
+
+
+def test_transparent_is_white_and_palettes_are_colours(tmp_path: Path):
+    pixels = np.zeros((2, 2, 4))
+    pixels[0] = [255, 0, 0, 255]  # the second row is transparent
+    file = write(tmp_path / "a.png", pixels)
+    expected = np.array([[[1, 0, 0]] * 2, [[1, 1, 1]] * 2])
+    np.testing.assert_array_equal(jn.data.read_image(file, 2), expected)
+    Image.open(file).convert("RGB").convert("P").save(tmp_path / "b.gif")
+    np.testing.assert_array_equal(jn.data.read_image(tmp_path / "b.gif", 2)[0], expected[0])
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match="there is no folder"):
+        jn.data.image_folder(tmp_path / "nowhere", 4)
+    with pytest.raises(ValueError, match="one folder a class .* it has nothing"):
+        jn.data.image_folder(tmp_path, 4)
+    whole = write(tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (40, 40, 3)))
+    with pytest.raises(ValueError, match=r"one folder a class .* it has photo\.png"):
+        jn.data.image_folder(tmp_path, 4)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"class 'cat' has no images \(.*\.png.*; .* has nothing"):
+        jn.data.image_folder(tmp_path, 4)
+    (tmp_path / "cat" / "cut.png").write_bytes(whole.read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"cat/cut\.png cannot be read as an image"):
+        jn.data.image_folder(tmp_path, 4)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.png cannot be read as an image"):
+        jn.data.read_image(tmp_path / "text.png", 4)
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits a channel \(mode I;16"):
+        jn.data.read_image(tmp_path / "deep.png", 4)
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        jn.data.read_image(whole, (0, 4))
+    with pytest.raises(ValueError, match="channels must be 3"):
+        jn.data.read_image(whole, 4, channels=4)
+
+
+def test_says_what_to_install(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"pip install -e \"\.\[data\]\""):
+        jn.data.read_image(tmp_path / "a.png", 4)
