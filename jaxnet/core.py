@@ -22,7 +22,8 @@ from weakref import WeakKeyDictionary
 import jax
 import jax.numpy as jnp
 
-from jaxnet.messages import Path, PyTree, abstract, check_dict, check_key, compare, located
+from jaxnet.messages import Path, PyTree, check_dict, check_key, compare, located
+from jaxnet.messages import abstract as abstract
 from jaxnet.messages import describe as describe
 from jaxnet.messages import path_name as path_name
 

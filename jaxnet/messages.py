@@ -29,6 +29,8 @@ def compare(
         if have.get(name) != shape
     ]
     wrong += [f"  {name}: is not known" for name in have if name not in want]
+    if any(len(have.get(name, ())) == len(shape) + 1 for name, shape in want.items()):
+        wrong += ["  has the input its batch axis? a single example is x[None]"]
     if beside:
         wrong += [f"  given in its place: {', '.join('/'.join((*path[:-1], n)) for n in beside)}"]
     raise ValueError(
@@ -82,6 +84,8 @@ def abstract(x: PyTree, who: str) -> PyTree:
                 f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, "
                 f"got {type(value).__name__} in it; for a shape write jn.spec((32, 784))"
             )
+        if type(value).__module__ == "torch":
+            raise TypeError(f"{who}: the input must be an array, got a torch.Tensor: x.numpy()")
         if jnp.issubdtype(value.dtype, jax.dtypes.extended):
             return jax.ShapeDtypeStruct(value.shape, value.dtype)
         return jax.ShapeDtypeStruct(value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
@@ -96,8 +100,12 @@ def describe(x: PyTree) -> str:
       >>> describe((jn.spec((2, 3)), jn.spec((2,), jnp.int32)))
       '((2, 3) float32, (2,) int32)'
     """
-    words = jax.tree.map(lambda a: _Words(f"{tuple(a.shape)} {a.dtype}"), x)
-    return str(words)
+
+    def words(a):
+        array = hasattr(a, "shape") and hasattr(a, "dtype")
+        return _Words(f"{tuple(a.shape)} {a.dtype}" if array else type(a).__name__)
+
+    return str(jax.tree.map(words, x))
 
 
 class _Words(str):
@@ -119,12 +127,8 @@ def located(path: Path, x: PyTree) -> Iterator[None]:
         inner: Path | None = getattr(error, "_jaxnet_path", None)
         notes = getattr(error, "__notes__", [])
         if inner is None:
-            try:
-                given = describe(x)
-            except AttributeError:  # not arrays: the message itself says so
-                given = type(x).__name__
             error._jaxnet_path = path  # type: ignore[attr-defined]
-            error.add_note(f"in {'/'.join(path)}, input {given}")
+            error.add_note(f"in {'/'.join(path)}, input {describe(x)}")
         elif inner[: len(path)] != path:
             error._jaxnet_path = whole = (*path, *inner[1:])  # type: ignore[attr-defined]
             place = next(

@@ -58,3 +58,13 @@ def test_other_notes_stay():
             raised.add_note("mine")
             raise raised
     assert error.value.__notes__ == ["mine", "in net/remat/conv, input (3,) float32"]
+
+
+def test_a_missing_batch_axis_is_guessed():
+    net = jn.serial(jn.conv(4, 3))
+    params, state = net.init(jax.random.key(0), jn.spec((1, 5, 6, 2)))
+    with pytest.raises(ValueError, match=r"a single example is x\[None\]"):
+        net.apply(params, state, jnp.ones((5, 6, 2)))
+    with pytest.raises(ValueError) as raised:
+        net.apply(params, state, jnp.ones((1, 5, 6, 3)))
+    assert "x[None]" not in str(raised.value)

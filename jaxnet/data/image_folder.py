@@ -1,5 +1,6 @@
 """Images of one's own: one folder a class."""
 
+import operator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,9 +105,16 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
       ValueError: for sizes below 1, other channels, and a file that is no image, is cut off, or has
         more than 8 bits a channel; the message names it.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    both: Any = (size, size) if np.ndim(size) == 0 else size
+    try:
+        height, width = map(operator.index, both)
+    except (TypeError, ValueError):
+        height = width = 0
     if height < 1 or width < 1:
-        raise ValueError(f"read_image: size must be at least 1, got {size}")
+        raise ValueError(
+            "read_image: size must be whole numbers from 1 on, (height, width) or one for both, "
+            f"got {size!r}"
+        )
     if channels not in CHANNELS:
         raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grey), got {channels}")
     pil, ops = _import_pillow()

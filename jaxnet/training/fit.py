@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, PyTree, State
+from jaxnet.core import Layer, Params, PyTree, State, describe
 from jaxnet.progress import progress_bar
 from jaxnet.training.step import Step, TrainState, next_key, warn_nonfinite
 
@@ -127,6 +127,7 @@ def fit(
 
 
 def _epochs(train_state, step, source, pace, epochs, evaluate_data, progress) -> Iterator[Epoch]:
+    warned = False  # what is not finite mostly stays so
     for number in range(1, epochs + 1):
         start = time.perf_counter()
         first = int(train_state.step) + 1
@@ -135,7 +136,7 @@ def _epochs(train_state, step, source, pace, epochs, evaluate_data, progress) ->
         with progress_bar(source.steps, f"epoch {number}/{epochs}", progress) as bar:
             train_state, totals = source.run(train_state, bar, pace)
         flags, losses = np.asarray(totals.finite), np.asarray(totals.losses)
-        warn_nonfinite(train_state.params, flags, first)
+        warned = warned or warn_nonfinite(train_state.params, flags, losses, first)
         train = _means(totals.sums, totals.weight)
         test = None
         if evaluate_data is not None:
@@ -232,7 +233,14 @@ def _one_step(step: Step, train_state, i, *, data, order, size, augment):
 def _augmented_update(step, train_state, batch, mask, weight, augment):
     if augment is not None:
         train_state, augment_key = next_key(train_state)
-        batch = augment(augment_key, batch)
+        try:
+            batch = augment(augment_key, batch)
+        except Exception as error:
+            error.add_note(
+                f"in augment, which gets (key, batch), batch {describe(batch)}; one that takes "
+                "(key, images) is written augment=jn.data.on_inputs(...)"
+            )
+            raise
     return *step.update(train_state, batch, mask), weight
 
 

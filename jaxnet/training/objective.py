@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, PyTree, State
+from jaxnet.core import Layer, Params, PyTree, State, describe
 
 Metrics = dict[str, jax.Array]
 Compare = Callable[[PyTree, PyTree], jax.Array]  # (outputs, targets) -> a value an example
@@ -59,7 +59,17 @@ def supervised(
       >>> loss.shape
       ()
     """
+    if not isinstance(net, Layer):
+        raise TypeError(f"supervised: the net must be a layer, got {type(net).__name__}")
     metrics = dict(metrics or {})
+
+    def compared(who, function, outputs, targets, mask):
+        try:
+            values = function(outputs, targets)
+        except Exception as error:
+            error.add_note(f"in {who}, outputs {describe(outputs)}, targets {describe(targets)}")
+            raise
+        return average(values, mask, who, outputs, targets)
 
     def objective(params, state, batch, *, key=None, train=False, mask=None):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
@@ -69,12 +79,11 @@ def supervised(
             )
         x, targets = batch
         outputs, state = net.apply(params, state, x, key=key, train=train)
-        value = average(loss(outputs, targets), mask, "loss", outputs, targets)
+        value = compared("loss", loss, outputs, targets, mask)
         if penalty is not None:
             value = value + penalty(params)
         watched = {
-            name: average(metric(outputs, targets), mask, name, outputs, targets)
-            for name, metric in metrics.items()
+            name: compared(name, metric, outputs, targets, mask) for name, metric in metrics.items()
         }
         return value, (state, watched)
 
@@ -147,9 +156,10 @@ def average(
       2.0
     """
     compared = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, targets))]
-    if len(compared) == 2 and values.size > max(map(math.prod, compared)):
+    if compared and values.size > max(map(math.prod, compared)):
+        outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))
         raise ValueError(
-            f"{who}: outputs {compared[0]} against targets {compared[1]} give values of "
+            f"{who}: outputs {outputs} against targets {targets} give values of "
             f"{values.shape}; bring them to one shape, e.g. targets[:, None] or outputs[:, 0]"
         )
     if mask is None:

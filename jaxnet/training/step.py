@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.core import Layer, Params, PyTree, State, child_key, path_name
+from jaxnet.core import Layer, Params, PyTree, State, abstract, child_key, path_name
 from jaxnet.training.objective import Metrics
 
 
@@ -60,6 +60,7 @@ def init_training(
                 "init_training: data must be arrays or specs, batch axis first, such as "
                 f"(inputs, targets), got {type(leaf).__name__} in it"
             )
+        leaf = abstract(leaf, "init_training")
         return jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype)
 
     params, state = net.init(child_key(key, "init"), jax.tree.map(few, x))
@@ -113,10 +114,10 @@ def make_step(
     as `optax.lbfgs` wants them.
 
     It warns, with paths, where a leaf's new shape or dtype makes it compile again, where `state`
-    does not change in training (an `apply` without `train=train`, mostly), and where a gradient is
-    not finite. The last needs a look at the device: after call 1 at the parameters, and then now
-    and then at the losses, at least every 256 calls, so as to cost nothing. `fit` watches the
-    gradient of every step, and tells after the epoch.
+    does not change in training (an `apply` without `train=train`, mostly), and where a gradient or
+    a loss is not finite. The last needs a look at the device: after call 1 at the parameters and
+    the loss, and then now and then at the losses, at least every 256 calls, so as to cost nothing.
+    `fit` watches every step, and tells after the epoch.
 
     Args:
       objective: `(params, state, batch, *, key, train) -> (loss, (state, metrics))`.
@@ -202,8 +203,10 @@ class Step:
             return
         leaves = jax.tree.leaves(train_state.params)
         flags = np.array([np.isfinite(np.asarray(leaf)).all() for leaf in leaves])
-        late = int(np.sum(~np.isfinite(np.asarray(losses)))) or 1
-        warn_nonfinite(train_state.params, flags[None], int(train_state.step) - late + 1)
+        values = np.asarray(losses)
+        late = int(np.sum(~np.isfinite(values))) or 1
+        first = int(train_state.step) - late + 1
+        warn_nonfinite(train_state.params, flags[None], values[-late:], first)
 
     def _traced(self, train_state: TrainState, batch: PyTree):
         self.note_trace("step", train_state=train_state, batch=batch)
@@ -211,6 +214,7 @@ class Step:
 
     def update(self, train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         """(train_state, metrics, finite); pure, to be called inside other transforms."""
+        self._check_optimizer(train_state)
         train_state, apply_key = next_key(train_state)
         extra = {"mask": mask} if self.takes_mask else {}
 
@@ -238,6 +242,15 @@ class Step:
         after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
         return after, {"loss": value} | metrics, jnp.stack(finite) if finite else jnp.ones(0, bool)
 
+    def _check_optimizer(self, train_state: TrainState) -> None:
+        needed = jax.tree.structure(jax.eval_shape(self.optimizer.init, train_state.params))
+        given = jax.tree.structure(train_state.opt_state)
+        if given != needed:
+            raise ValueError(
+                "step: the optimizer's state is not that of this step's optimizer; give "
+                f"init_training and make_step the same one\n  needs {needed}\n  got   {given}"
+            )
+
     def measure(
         self, params: Params, state: State, batch: PyTree, key: jax.Array, mask: Any = None
     ) -> Metrics:
@@ -260,7 +273,7 @@ class Step:
         if of_batch and len(before) <= self.shapes:
             return
         changes = [f"{n}: {last.get(n, 'nothing')} -> {now.get(n, 'nothing')}" for n in changed]
-        other = "something that is no shape or dtype, such as an augmentation made anew"
+        other = "another batch_size, or an augmentation made anew"
         hint = "; make_step(..., shapes=n) says how many are meant" if of_batch else ""
         warnings.warn(
             f"{program} is compiled again (time {len(before)}), because of "
@@ -303,16 +316,26 @@ class Step:
             )
 
 
-def warn_nonfinite(params: Params, flags: np.ndarray, first: int) -> None:
-    """Warns of the first step whose gradient has a NaN or Inf; `flags` is (steps, leaves)."""
-    bad = np.flatnonzero(~flags.all(axis=1))
-    if not bad.size:
-        return
-    names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    which = [name for name, fine in zip(names, flags[bad[0]], strict=True) if not fine]
-    warnings.warn(
-        f"the gradient is not finite at step {first + bad[0]}: {', '.join(which[:8])}"
-        + (f" and {len(which) - 8} more" if len(which) > 8 else "")
-        + "; a smaller learning rate, a look at the data or jn.inspect may help",
-        stacklevel=3,
-    )
+def warn_nonfinite(params: Params, flags: np.ndarray, losses: np.ndarray, first: int) -> bool:
+    """Warns of the first step whose gradient, or else whose loss, has a NaN or Inf.
+
+    `flags` is (steps, leaves of the gradient), `losses` (steps,). True where it warned.
+    """
+    steep = np.flatnonzero(~flags.all(axis=1))
+    high = np.flatnonzero(~np.isfinite(losses))
+    if steep.size:
+        names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+        which = [name for name, fine in zip(names, flags[steep[0]], strict=True) if not fine]
+        warnings.warn(
+            f"the gradient is not finite at step {first + steep[0]}: {', '.join(which[:8])}"
+            + (f" and {len(which) - 8} more" if len(which) > 8 else "")
+            + "; a smaller learning rate, a look at the data or jn.inspect may help",
+            stacklevel=3,
+        )
+    elif high.size:  # optax's cross entropy is so where a label is no class
+        warnings.warn(
+            f"the loss is not finite at step {first + high[0]}, though its gradient is; are the "
+            "labels 0 to n - 1 for n outputs? jn.inspect.first_nonfinite may help",
+            stacklevel=3,
+        )
+    return bool(steep.size or high.size)

@@ -90,8 +90,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits a channel \(mode I;16"):
         jn.data.read_image(tmp_path / "deep.png", 4)
-    with pytest.raises(ValueError, match="size must be at least 1"):
-        jn.data.read_image(whole, (0, 4))
+    for size in ((0, 4), "8", 8.0, (4, 4, 3)):
+        with pytest.raises(ValueError, match="size must be whole numbers from 1 on"):
+            jn.data.read_image(whole, size)
+    assert jn.data.read_image(whole, np.int64(4)).shape == (4, 4, 3)
     with pytest.raises(ValueError, match="channels must be 3"):
         jn.data.read_image(whole, 4, channels=4)
 

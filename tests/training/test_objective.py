@@ -1,5 +1,7 @@
 """Objectives: means that leave padding out, broadcasts that raise, rules without a loss."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,15 +105,15 @@ def test_carried_goes_on_where_the_last_batch_stopped_and_learns_no_further_back
     zero = jnp.zeros((3, 4))
     zeros = {"c": zero, "h": zero} if layer.name == "lstm" else zero
     params, _ = net.init(KEY, {"x": cut.x[:3], "initial": zeros})
-    objective = jn.carried(net, jn.losses.masked())
+    objective = jax.jit(partial(jn.carried(net, jn.losses.masked()), key=None, train=True))
     state = {"net": {}, "carry": jax.tree.map(lambda c: c + 5.0, zeros)}  # to be forgotten
     given = {"x": tokens[[[0, 1, 2, 3], [7, 8, 9, 10], [14, 15, 16, 17]]], "initial": zeros}
-    before = net.apply(params, {}, given)[0]["final"]
+    before = jax.jit(net.apply)(params, {}, given)[0]["final"]
 
     batches = [
         ((cut.x[i], cut.start[i]), (cut.y[i], cut.counts[i])) for i in (slice(3), slice(3, 6))
     ]
-    _, (state, metrics) = objective(params, state, batches[0], key=None, train=True)
+    _, (state, metrics) = objective(params, state, batches[0])
     assert metrics == {}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state["carry"], before)
 
@@ -121,9 +123,28 @@ def test_carried_goes_on_where_the_last_batch_stopped_and_learns_no_further_back
         logits = net.apply(params, {}, rest)[0]["x"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    (loss, _), slopes = jax.value_and_grad(objective, has_aux=True)(
-        params, state, batches[1], key=None, train=True
-    )
-    value, right = jax.value_and_grad(expected)(params)
+    (loss, _), slopes = jax.value_and_grad(objective, has_aux=True)(params, state, batches[1])
+    value, right = jax.jit(jax.value_and_grad(expected))(params)
     np.testing.assert_allclose(loss, value, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slopes, right)
+
+
+def test_what_the_loss_raises_says_what_was_compared():
+    net = jn.dense(3)
+    x = jnp.ones((4, 2))
+    params, state = net.init(jax.random.key(0), x)
+    objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
+    with pytest.raises(TypeError) as raised:
+        objective(params, state, (x, jnp.eye(4, 3)))
+    assert raised.value.__notes__ == ["in loss, outputs (4, 3) float32, targets (4, 3) float32"]
+
+
+def test_outputs_in_a_dict_do_not_broadcast():
+    def loss(outputs, targets):
+        return jnp.square(outputs["y"] - targets["y"])
+
+    net = jn.compose(lambda m, x: {"y": m(jn.dense(1), x)}, name="net")
+    x = jnp.ones((4, 2))
+    params, state = net.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"give values of \(4, 4\)"):
+        jn.supervised(net, loss)(params, state, (x, {"y": jnp.ones(4), "z": jnp.ones(4)}))

@@ -212,3 +212,40 @@ def test_steps_are_quiet():
         for _ in range(5):
             train_state, _ = step(train_state, data())
     assert not seen
+
+
+def test_a_loss_that_is_nan_while_its_gradient_is_not():
+    net, optimizer = jn.dense(3), optax.sgd(0.1)
+    x, labels = jnp.ones((4, 2)), jnp.array([0, 1, 2, 3])  # 3 is no class
+    step = jn.make_step(
+        jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels), optimizer
+    )
+    train_state = jn.init_training(net, optimizer, jax.random.key(0), x)
+    epochs = jn.fit(train_state, step, (x, labels), epochs=3, batch_size=4)
+    with pytest.warns(
+        UserWarning, match="the loss is not finite at step 1, though its grad"
+    ) as seen:
+        list(epochs)
+    assert len(seen) == 1
+    with pytest.warns(UserWarning, match="the loss is not finite at step 1, though its grad"):
+        step(train_state, (x, labels))
+
+
+def test_a_torch_tensor_is_named():
+    torch = pytest.importorskip("torch", reason="the message is about its tensors")
+    with pytest.raises(TypeError, match=r"init_training: .* torch.Tensor: x.numpy\(\)"):
+        jn.init_training(jn.dense(3), optax.sgd(0.1), jax.random.key(0), torch.ones(4, 2))
+
+
+def test_the_optimizer_of_the_state_is_that_of_the_step():
+    net = jn.dense(3)
+    objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
+    batch = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0])
+    train_state = jn.init_training(net, optax.adam(0.1), jax.random.key(0), batch)
+    step = jn.make_step(objective, optax.sgd(0.1))
+    with pytest.raises(
+        ValueError, match=r"the same one\n  needs .*EmptyState.*\n  got .*ScaleByAdam"
+    ):
+        step(train_state, batch)
+    with pytest.raises(ValueError, match="give init_training and make_step the same one"):
+        list(jn.fit(train_state, step, batch, epochs=1))
