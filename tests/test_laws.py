@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 import jaxnet as jn
 from jaxnet import layers
@@ -12,16 +11,18 @@ from tests.catalogue import ROWS, Row, fill
 
 KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
 KEY = jax.random.key(3)
-each = pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """The laws take their time compiling tiny programs: without most optimizations a third less."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # other tests may compare with what they compile themselves, bit by bit
+@pytest.fixture(scope="module", params=ROWS, ids=[row.id for row in ROWS])
+def row(request) -> Row:
+    """Of module scope, so that pytest runs all laws of a row together, on what it compiled."""
+    return request.param
+
+
+def modes(row: Row) -> list[bool]:
+    """Training, and evaluation where it differs."""
+    return [True] if row.train == "same" else [False, True]
 
 
 def close(a, b, tolerance=1e-5):
@@ -58,32 +59,28 @@ def test_ids_are_unique():
     assert len(ids) == len(set(ids))
 
 
-@each
 def test_init_looks_at_shapes_only(row: Row):
     layer, x = row.make(), fill(row)
     drawn = layer.init(KEY, row.x)
     close(drawn, layer.init(KEY, x), 0)
-    nan = jax.tree.map(lambda a: a * jnp.nan if jnp.issubdtype(a.dtype, jnp.floating) else a, x)
+    numbers, rebuild = floats(x)
+    nan = rebuild([jnp.asarray(np.full(a.shape, np.nan), a.dtype) for a in numbers])
     close(drawn, layer.init(KEY, nan), 0)
     assert shapes(jax.eval_shape(layer.init, KEY, x)) == shapes(drawn)
 
 
-@each
 def test_init_is_a_function_of_the_key(row: Row):
     drawn = row.make().init(KEY, row.x)
     close(drawn, row.make().init(KEY, row.x), 0)
-    close(drawn, jax.jit(lambda key: row.make().init(key, row.x))(KEY), 1e-6)
 
 
-@each
-def test_init_vmaps_over_keys(row: Row):
+def test_init_runs_compiled_and_for_many_keys(row: Row):
     layer, keys = row.make(), jax.random.split(KEY, 2)
-    many = jax.vmap(lambda key: layer.init(key, row.x))(keys)
+    many = jax.device_get(jax.jit(jax.vmap(lambda key: layer.init(key, row.x)))(keys))
     for i in range(2):
         close(jax.tree.map(lambda leaf, i=i: leaf[i], many), layer.init(keys[i], row.x), 1e-6)
 
 
-@each
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_state_keeps_its_structure(row: Row, train: bool):
     layer, x = row.make(), fill(row)
@@ -94,19 +91,19 @@ def test_state_keeps_its_structure(row: Row, train: bool):
         close(after, state, 0)
 
 
-@each
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_jit_is_eager(row: Row, train: bool):
+def test_jit_is_eager(row: Row):
     layer, x = row.make(), fill(row)
     params, state = layer.init(KEY, x)
+    for train in modes(row):
 
-    def run(params, state, x):
-        return layer.apply(params, state, x, key=KEY, train=train)
+        def run(params, state, x, train=train):
+            return layer.apply(params, state, x, key=KEY, train=train)
 
-    close(run(params, state, x), jax.jit(run)(params, state, x))
+        eager, compiled = run(params, state, x), jax.jit(run)(params, state, x)
+        close(eager, compiled)
+        assert shapes(eager) == shapes(compiled)
 
 
-@each
 def test_training_differs_only_where_it_should(row: Row):
     layer, x = row.make(), fill(row)
     params, state = layer.init(KEY, x)
@@ -124,52 +121,68 @@ def test_training_differs_only_where_it_should(row: Row):
     assert same(a, b) == (row.train != "random")
 
 
-@each
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_gradients_are_right_in_float64(row: Row, train: bool):
+def test_gradients_are_right_in_float64(row: Row):
+    """The slope of a weighted sum of the outputs along a line: by the chain rule, by differences.
+
+    One compiled program gives all of it, where `jax.test_util.check_grads` takes three.
+    """
     if not row.smooth:
         pytest.skip("no gradient is claimed")
     with jax.enable_x64(True):
         layer, x = row.make(), fill(row, jnp.float64)
         params, state = layer.init(KEY, x)
         values, rebuild = floats((params, x))
+        assert all(leaf.dtype == jnp.float64 for leaf in values), "float64 is not kept"
+        rng = np.random.default_rng(5)
+        line = [rng.normal(size=leaf.shape) for leaf in values]
+        for train in modes(row):
 
-        @jax.jit
-        def run(values):
-            params, x = rebuild(values)
-            y, _ = layer.apply(params, state, x, key=KEY, train=train)
-            return [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            def weighted(values, train=train):
+                params, x = rebuild(values)
+                y, _ = layer.apply(params, state, x, key=KEY, train=train)
+                y = floats(y)[0]
+                assert all(leaf.dtype == jnp.float64 for leaf in y), "float64 is not kept"
+                rng = np.random.default_rng(6)
+                return sum(jnp.vdot(rng.normal(size=leaf.shape), leaf) for leaf in y)
 
-        assert all(leaf.dtype == jnp.float64 for leaf in run(values)), "float64 is not kept"
-        check_grads(run, (values,), order=1, modes=["rev"], atol=1e-6, rtol=1e-5, eps=1e-5)
+            def along(step, run=jax.jit(jax.value_and_grad(weighted))):
+                value, gradients = run([a + step * b for a, b in zip(values, line, strict=True)])
+                return value, sum(map(np.vdot, gradients, line))
+
+            eps = 1e-5
+            by_differences = (along(eps)[0] - along(-eps)[0]) / (2 * eps)
+            np.testing.assert_allclose(along(0)[1], by_differences, rtol=1e-5, atol=1e-6)
 
 
-@each
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_dtype_is_kept(row: Row, dtype):
     layer, x = row.make(), fill(row, dtype)
     params, state = layer.init(KEY, x)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    y, after = layer.apply(params, state, x, key=KEY, train=True)
+
+    @jax.jit
+    def run(params, state, x):
+        return layer.apply(params, state, x, key=KEY, train=True)
+
+    y, after = run.lower(params, state, x).out_info  # test_jit_is_eager says that eager is the same
     kept = [leaf.dtype for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     if jax.tree.leaves((params, floats(x)[0])):
         assert set(kept) <= {jnp.dtype(dtype)}
     assert shapes(after) == shapes(state)
 
 
-@each
 def test_examples_do_not_touch_each_other_in_evaluation(row: Row):
     if not row.rows:
         pytest.skip("the examples of a batch are not independent by design")
     layer, x = row.make(), fill(row)
     params, state = layer.init(KEY, x)
     y, _ = layer.apply(params, state, x)
-    first, _ = layer.apply(params, state, jax.tree.map(lambda leaf: leaf[:1], x))
-    close(jax.tree.map(lambda leaf: leaf[:1], y), first)
+    first = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:1]), x)
+    alone, _ = jax.jit(lambda x: layer.apply(params, state, x))(first)
+    close(jax.tree.map(lambda leaf: leaf[:1], jax.device_get(y)), alone)
 
 
-@each
 def test_unknown_params_raise(row: Row):
     layer, x = row.make(), fill(row)
     params, state = layer.init(KEY, x)
@@ -177,7 +190,6 @@ def test_unknown_params_raise(row: Row):
         layer.apply(params | {"surplus": jnp.zeros(2)}, state, x)
 
 
-@each
 def test_missing_params_raise(row: Row):
     layer, x = row.make(), fill(row)
     params, state = layer.init(KEY, x)

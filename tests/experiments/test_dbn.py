@@ -6,6 +6,8 @@ import pytest
 import jaxnet as jn
 from experiments import dbn
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_few_labels_are_as_many_of_each_class():
     y = np.repeat(np.arange(3), 20)

@@ -6,13 +6,15 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 import jaxnet as jn
 from experiments import inside
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.slow
 def test_both_networks_are_looked_into(few_examples, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(inside, "SHARES", (0, 0.05, 0.1, 0.2, 0.5))
     config = inside.Config(
         digit_epochs=1, photo_epochs=1, digits_tested=10, photos_tested=10, steps=8,
-        data_dir=few_examples(2000, 200), output=tmp_path,
+        data_dir=few_examples(2000, 80), output=tmp_path,
     )  # fmt: skip
     results = inside.run(config)
     assert 0.3 < results.accuracies["digits"] < 0.97

@@ -6,6 +6,8 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import invariance
 from experiments.invariance import AUGMENTED, PLAIN, change, rotation, scale, skew
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_the_least_and_the_largest_change_are_measured_for_both_ways(
     few_examples, tmp_path, capsys

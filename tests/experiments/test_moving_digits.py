@@ -8,13 +8,14 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import moving_digits as md
 
 KEYS_MAY_REPEAT = True
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
 def videos():
     """A single bright pixel in the middle of each image, without noise."""
     images = jnp.zeros((400, md.DIGIT, md.DIGIT, 1)).at[:, 7, 7].set(1.0)
-    videos, ways = md.moving(jax.random.key(0), images, 0.0)
+    videos, ways = jax.jit(md.moving)(jax.random.key(0), images, 0.0)
     return np.asarray(videos), np.asarray(ways)
 
 
@@ -48,7 +49,7 @@ def test_the_middle_frame_says_nothing_of_the_direction(videos):
 
 
 def test_noise_has_its_size():
-    still, _ = md.moving(jax.random.key(0), jnp.zeros((20, 14, 14, 1)), 0.25)
+    still, _ = jax.jit(md.moving)(jax.random.key(0), jnp.zeros((20, 14, 14, 1)), 0.25)
     assert 0.245 < float(still.std()) < 0.255
 
 

@@ -1,6 +1,6 @@
 """The four models of characters: one step after another is the whole, and no character is lost."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,15 @@ import jaxnet as jn
 from experiments import shakespeare
 from experiments.shakespeare import Config, bits, build, go_on, write
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 SIZE = 11  # characters
 TEXT = np.random.default_rng(0).integers(0, SIZE, 40)
 models = pytest.mark.parametrize("kind", ["rnn", "lstm", "gru", "transformer"])
 
 
+@cache  # so that what is compiled for a model serves all tests
 def tiny(kind):
     config = Config(model=kind, features=8, layers=2, steps=6, embedding=5, heads=2)
     model = build(config, SIZE)

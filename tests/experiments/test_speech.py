@@ -10,6 +10,7 @@ import jaxnet as jn
 from experiments import speech
 
 KEYS_MAY_REPEAT = True
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 u = jn.unsupervised
 
 

@@ -8,6 +8,7 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import time_series
 
 KEYS_MAY_REPEAT = True
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_a_delay_moves_a_signal_and_fills_up_with_zeros():

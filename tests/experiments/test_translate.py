@@ -15,8 +15,10 @@ import jaxnet as jn
 from experiments import translate
 from experiments.translate import Config, Texts
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SENTENCES = ["Ein Hund läuft.", "", "Zwei Männer spielen im Freien Fußball, Hund!", "Hund"]
-TINY = {"vocabulary": 290, "features": 8, "buckets": 1, "longest": 12, "beams": 2}
+TINY = {"vocabulary": 290, "features": 8, "layers": 1, "buckets": 1, "longest": 12, "beams": 2}
 
 
 def tiny(**options):
@@ -24,7 +26,7 @@ def tiny(**options):
     vocabulary = jn.data.subwords(SENTENCES * 3, config.vocabulary)
     model = translate.build(config, vocabulary, vocabulary)
     given = jnp.ones((2, 5), int), jnp.array([5, 3]), jnp.ones((2, 6), int)
-    params, _ = model.net.init(jax.random.key(0), given)
+    params, _ = jax.jit(model.net.init)(jax.random.key(0), given)
     return model, params
 
 
@@ -39,6 +41,8 @@ def test_a_sentence_is_translated_alike_alone_and_among_others(model):
 
 def test_attention_is_of_words_and_each_row_sums_to_1():
     translator, params = tiny()
+    quick = translator.look._replace(apply=jax.jit(translator.look.apply))
+    translator = translator._replace(look=quick)
     weights, read, written = translate.attention_of(
         translator, params, "Zwei Männer spielen im Freien Fußball, Hund!", "Ein Hund läuft."
     )

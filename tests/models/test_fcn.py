@@ -207,19 +207,20 @@ def test_a_classifier_made_convolutional_gives_its_logits(x64):
     wide = jn.serial(
         jn.tap(net, "pool"), convolutional_head(6, padding="VALID"), jn.conv(4, 1, name="score_32")
     )
-    y, _ = wide.apply(trained, {}, picture)
+    slide, read = jax.jit(wide.apply), jax.jit(net.apply)
+    y, _ = slide(trained, {}, picture)
     assert y.shape == (2, 3, 2, 4)
     for i, j in np.ndindex(3, 2):
         window = picture[:, 32 * i : 32 * i + 224, 32 * j : 32 * j + 224]
-        logits, _ = net.apply(params, {}, window)
+        logits, _ = read(params, {}, window)
         np.testing.assert_allclose(y[:, i, j], logits, rtol=1e-10, atol=1e-12)
-    one, _ = wide.apply(trained, {}, window)
+    one, _ = slide(trained, {}, window)
     np.testing.assert_allclose(one[:, 0, 0], logits, rtol=1e-10, atol=1e-12)
     # The same params in FCN-32s, whose head keeps the map's 9x8: inside, the windows are whole.
     segmenter = fcn(net, 4, taps={"pool": 32}, stride=32, head=convolutional_head(6))
-    scores, _ = jn.tap(segmenter, "score_32").apply(trained, {}, picture)
+    scores, _ = jax.jit(jn.tap(segmenter, "score_32").apply)(trained, {}, picture)
     np.testing.assert_allclose(scores[:, 3:6, 3:5], y, rtol=1e-10, atol=1e-12)
-    assert segmenter.apply(trained, {}, picture)[0].shape == (2, 288, 256, 4)
+    assert jax.eval_shape(segmenter.apply, trained, {}, picture)[0].shape == (2, 288, 256, 4)
 
 
 def test_what_a_map_has_too_much_is_cut_at_its_end(x64):

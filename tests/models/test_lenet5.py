@@ -69,11 +69,11 @@ def test_equals_torch():
         def total(params):
             return (lenet5(classes=7).apply(params, {}, x)[0] ** 2).sum()
 
-        y, _ = lenet5(classes=7).apply(params, {}, x)
+        y, _ = jax.jit(lenet5(classes=7).apply)(params, {}, x)
         theirs = net(torch.tensor(x.transpose(0, 3, 1, 2)))
         np.testing.assert_allclose(y, theirs.detach().numpy(), rtol=1e-10, atol=1e-12)
         (theirs**2).sum().backward()
-        gradients = jax.grad(total)(params)
+        gradients = jax.jit(jax.grad(total))(params)
         c1 = net[1].weight.grad.numpy().transpose(2, 3, 1, 0)
         np.testing.assert_allclose(gradients["c1"]["kernel"], c1, rtol=1e-10, atol=1e-10)
         c3 = net[4].weight.grad.numpy().transpose(2, 3, 1, 0)

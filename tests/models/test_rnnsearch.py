@@ -27,7 +27,7 @@ GIVEN = jax.tree.map(jnp.asarray, (SOURCE, LENGTHS, TARGET))
 def drawn(**options):
     """The model with params of its own in float64, not near 0."""
     net = rnnsearch(10, 9, **SIZES, **options)
-    params, _ = net.init(jax.random.key(0), GIVEN)
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
     random = np.random.default_rng(0)
     return net, jax.tree.map(lambda p: jnp.asarray(0.7 * random.normal(size=p.shape)), params)
 
@@ -128,7 +128,7 @@ def test_steps_are_the_whole(x64, kind):
     start, step = rnnsearch_steps(10, 9, **SIZES, **kind, return_weights=weighed)
     whole, _ = jax.jit(net.apply)(params, {}, GIVEN)
     step = jax.jit(step)
-    carry = start(params, *GIVEN[:2])
+    carry = jax.jit(start)(params, *GIVEN[:2])
     for t in range(5):
         carry, now = step(params, carry, GIVEN[2][:, t])
         now, expected = (now, whole) if weighed else ([now], [whole])
@@ -141,6 +141,7 @@ def test_steps_are_the_whole(x64, kind):
         assert whole[1][0].std() > 0.01
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @kinds
 def test_padding_changes_nothing(x64, kind):
     net, params = drawn(**kind)
@@ -162,11 +163,11 @@ def test_padding_changes_nothing(x64, kind):
     )
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @kinds
 def test_an_empty_sentence_has_a_result(kind):
-    net = rnnsearch(10, 9, **SIZES, **kind)
+    net, params = drawn(**kind)
     given = GIVEN[0], jnp.array([6, 0, 1]), GIVEN[2]
-    params, _ = net.init(jax.random.key(0), given)
 
     @jax.jit
     def run(params, source):
@@ -182,31 +183,38 @@ def test_an_empty_sentence_has_a_result(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, other)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_dropout_is_of_words_annotations_and_readout():
-    net = rnnsearch(10, 9, **SIZES, dropout_rate=0.5)
-    params, _ = net.init(jax.random.key(0), GIVEN)
-    found = []
+    net, params = drawn(dropout_rate=0.5)
+    paths = []
 
-    def see(path, layer, x, y):
-        if path[-1:] == ("dropout",):
-            found.append(("/".join(path), x, y))
-        return y
+    @partial(jax.jit, static_argnames="train")
+    def run(params, key, train):
+        """What enters and leaves each dropout."""
+        seen = []
 
-    watched = jn.observe(net, see)
-    watched.apply(params, {}, GIVEN, key=jax.random.key(1), train=True)
-    assert [(path, x.shape) for path, x, _ in found] == [
+        def see(path, layer, x, y):
+            if path[-1:] == ("dropout",):
+                paths.append("/".join(path))
+                seen.append((x, y))
+            return y
+
+        jn.observe(net, see).apply(params, {}, GIVEN, key=key, train=train)
+        return seen
+
+    found = run(params, jax.random.key(1), train=True)
+    assert [(path, x.shape) for path, (x, _) in zip(paths, found, strict=True)] == [
         ("encoder/dropout", (3, 6, 4)),
         ("encoder/dropout", (3, 6, 10)),
         ("target/dropout", (3, 5, 4)),
         ("readout/dropout", (3, 5, 3)),
     ]
-    for _, x, y in found:
+    for x, y in found:
         kept = np.asarray(y != 0)
         assert 0.2 < kept.mean() < 0.8
         np.testing.assert_allclose(y[kept], 2 * x[kept], rtol=1e-6)
-    found.clear()
-    watched.apply(params, {}, GIVEN)
-    assert len(found) == 4 and all((x == y).all() for _, x, y in found)
+    found = run(params, None, train=False)
+    assert len(found) == 4 and all((x == y).all() for x, y in found)
 
 
 def test_the_attention_has_a_width_of_its_own():
@@ -236,6 +244,7 @@ def reversed_digits(count, seed):
     return jax.tree.map(jnp.asarray, (source, lengths, target))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.slow
 def test_learns_to_reverse():
     sizes = {"embedding_features": 16, "features": 24, "readout_features": 16}

@@ -20,7 +20,7 @@ GIVEN = jax.tree.map(jnp.asarray, (SOURCE, LENGTHS, TARGET))
 def drawn():
     """The model with params of its own in float64, not near 0."""
     net = translation_transformer(10, 9, **SIZES)
-    params, _ = net.init(jax.random.key(0), GIVEN)
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
     random = np.random.default_rng(0)
     return net, jax.tree.map(lambda p: jnp.asarray(0.4 * random.normal(size=p.shape)), params)
 
@@ -117,6 +117,7 @@ def test_steps_are_the_whole_and_end_with_the_room(x64):
     assert jnp.isnan(step(params, carry, GIVEN[2][:, 0])[1]).all()
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_padding_changes_nothing_and_an_empty_sentence_has_a_result(x64):
     net, params = drawn()
     lengths = jnp.array([6, 4, 0])
@@ -140,16 +141,18 @@ def test_padding_changes_nothing_and_an_empty_sentence_has_a_result(x64):
     )
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_dropout_is_of_the_words_and_of_all_that_layers_add():
     """Where nearly all is dropped, nothing but the last norm's bias reaches the logits."""
     net = translation_transformer(10, 9, **SIZES | {"dropout_rate": 1 - 1e-6})
     _, params = drawn()
-    logits, _ = net.apply(params, {}, GIVEN, key=jax.random.key(1), train=True)
+    train = jax.jit(lambda p: net.apply(p, {}, GIVEN, key=jax.random.key(1), train=True)[0])
+    logits = train(params)
     decoder = params["decoder"]
     alone = decoder["embedding"]["embedding"] @ decoder["norm"]["bias"]
     np.testing.assert_allclose(logits, jnp.broadcast_to(alone, (3, 5, 9)), rtol=1e-5, atol=1e-5)
-    same, _ = net.apply(params, {}, GIVEN)  # not in training
-    np.testing.assert_array_equal(same, drawn()[0].apply(params, {}, GIVEN)[0])
+    same, _ = jax.jit(net.apply)(params, {}, GIVEN)  # not in training
+    np.testing.assert_array_equal(same, jax.jit(drawn()[0].apply)(params, {}, GIVEN)[0])
 
 
 def test_messages():

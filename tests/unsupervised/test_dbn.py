@@ -18,6 +18,8 @@ from jaxnet.unsupervised import (
     rbm,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def draw(inputs, features, seed):
     random = np.random.default_rng(seed)

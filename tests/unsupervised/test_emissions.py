@@ -58,7 +58,7 @@ def test_fit_is_the_weighted_mean_and_variance():
     posterior[3, 20:] = 0
     emission = gaussian_mixture(1)
     params = emission.init(jax.random.key(0), jnp.asarray(x), 3)
-    fitted = emission.fit(params, jnp.asarray(x), jnp.asarray(posterior))
+    fitted = jax.jit(emission.fit)(params, jnp.asarray(x), jnp.asarray(posterior))
     p, flat = posterior.reshape(-1, 3).astype(float), x.reshape(-1, 2).astype(float)
     mean = p.T @ flat / p.sum(0)[:, None]
     variance = np.stack([p[:, s] @ (flat - mean[s]) ** 2 / p[:, s].sum() for s in range(3)])
