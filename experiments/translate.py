@@ -12,8 +12,8 @@ Result:  1,000 test captions (Flickr 2016), German to English, one seed (0), voc
          attention 34.5, 32.6, 30.9, 27.6, 18.2; English to German 40.5, 40.0, 36.1, 35.3, 28.7.
          Signature: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0. The options are the
          first that were tried.
-Time:    RNNsearch 55 and 56 min of CPU, without attention about 39, with large pages, validation and test
-         included.
+Time:    RNNsearch 55 and 56 min of CPU, without attention about 39, with large pages, validation
+         and test included.
 Machine: 2 CPU cores, jax 0.10.2.
 Command: TFDS_DATA_DIR=... python -m experiments.translate
          ... --model encdec, --model transformer --dropout 0.2, and --source en for English to
