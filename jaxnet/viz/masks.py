@@ -89,7 +89,9 @@ def masks(
     columns = {"image": x} | {
         title: overlay(x, mask, colors, share=share) for title, mask in labels.items()
     }
-    width, legend = 2.6, 0.3 * -(-len(names) // 6) + 0.1
+    width = 2.6  # inches of a picture; a name takes about 1.2 of them
+    in_a_row = min(6, max(1, int(width * len(columns) / 1.2)))
+    legend = 0.3 * -(-len(names) // in_a_row) + 0.1
     height = width * x.shape[1] / x.shape[2]
     figure = new_figure(width * len(columns), height * len(x) + 0.3 + legend)
     cells = figure.subplots(len(x), len(columns), squeeze=False)
@@ -102,7 +104,7 @@ def masks(
         cells[i, 0].set_ylabel(title, fontsize=9)
     patches = [Patch(color=c, label=name) for name, c in zip(names, colors, strict=True)]
     figure.legend(
-        handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=9,
+        handles=patches, loc="outside lower center", ncols=in_a_row, frameon=False, fontsize=9,
         handlelength=1.2,
     )  # fmt: skip
     return figure

@@ -58,6 +58,7 @@ def run(path: Path) -> tuple[dict[str, Any], int]:
 
 @notebooks
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")  # compiling is most of their work
 def test_runs_and_finds_what_it_teaches(path: Path, monkeypatch):
     def no_network(*args, **options):
         raise AssertionError("tiny needs no network and no prepared data")

@@ -43,6 +43,16 @@ def test_a_row_an_image_and_a_column_each_mask():
     np.testing.assert_allclose(drawn, COLORS / 255)
 
 
+@pytest.mark.parametrize("columns", [1, 3])
+def test_the_legend_lies_inside(columns):
+    labels = {f"net {i}": MASK for i in range(columns)}
+    figure = viz.masks(X, labels, ["bicyclist"] * 11, np.full((11, 3), 0.5))
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
