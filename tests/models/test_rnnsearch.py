@@ -60,6 +60,13 @@ def test_the_papers_shapes():
     }
 
 
+def test_steps_have_the_sizes_of_the_model_by_default():
+    params, _ = jax.eval_shape(rnnsearch(10, 9).init, jax.random.key(0), GIVEN)
+    start, step = rnnsearch_steps(10, 9)
+    carry = jax.eval_shape(start, params, *GIVEN[:2])
+    assert jax.eval_shape(step, params, carry, GIVEN[2][:, 0])[1].shape == (3, 9)
+
+
 @kinds
 def test_is_the_same_in_pytorch(x64, kind):  # torch 2.13.0
     torch = pytest.importorskip("torch", reason="compares with PyTorch")

@@ -37,6 +37,13 @@ def test_the_papers_size():
     assert state == {} and count == 2 * 37_000 * d + encoder + decoder
 
 
+def test_steps_have_the_sizes_of_the_model_by_default():
+    params, _ = jax.eval_shape(translation_transformer(10, 9).init, jax.random.key(0), GIVEN)
+    start, step = translation_transformer_steps(10, 9, length=5)
+    carry = jax.eval_shape(start, params, *GIVEN[:2])
+    assert jax.eval_shape(step, params, carry, GIVEN[2][:, 0])[1].shape == (3, 9)
+
+
 def test_is_the_same_in_pytorch(x64):  # torch 2.13.0
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     net, params = drawn()
