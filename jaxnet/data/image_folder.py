@@ -77,8 +77,7 @@ def image_folder(
             )
         files += found
         labels += [label] * len(found)
-    first = read_image(files[0], size, channels=channels)
-    images = np.empty((len(files), *first.shape), np.float32)
+    images = np.empty((len(files), *_shape(size, channels)), np.float32)
     with progress_bar(len(files), root.name, unit="image") as bar:
         for i, file in enumerate(files):
             images[i] = read_image(file, size, channels=channels)
@@ -104,19 +103,16 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
       ImportError: where Pillow is not installed.
       ValueError: for sizes below 1, other channels, and a file that is no image, is cut off, or has
         more than 8 bits a channel; the message names it.
+
+    Example:
+      >>> import tempfile
+      >>> from PIL import Image
+      >>> file = Path(tempfile.mkdtemp()) / "sky.png"
+      >>> Image.new("RGB", (30, 20), "blue").save(file)
+      >>> read_image(file, (4, 5)).shape, read_image(file, 2)[0, 0].tolist()
+      ((4, 5, 3), [0.0, 0.0, 1.0])
     """
-    both: Any = (size, size) if np.ndim(size) == 0 else size
-    try:
-        height, width = map(operator.index, both)
-    except (TypeError, ValueError):
-        height = width = 0
-    if height < 1 or width < 1:
-        raise ValueError(
-            "read_image: size must be whole numbers from 1 on, (height, width) or one for both, "
-            f"got {size!r}"
-        )
-    if channels not in CHANNELS:
-        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grey), got {channels}")
+    height, width, channels = _shape(size, channels)
     pil, ops = _import_pillow()
     try:
         with pil.open(file) as opened:
@@ -134,6 +130,23 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
         raise ValueError(f"read_image: {file} cannot be read as an image ({error})") from error
     pixels = np.asarray(image, np.float32) / 255
     return pixels.reshape(height, width, channels)  # (height, width) where it is grey
+
+
+def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
+    """That of an image of this size, where there is one."""
+    both: Any = (size, size) if np.ndim(size) == 0 else size
+    try:
+        height, width = map(operator.index, both)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise ValueError(
+            "read_image: size must be whole numbers from 1 on, (height, width) or one for both, "
+            f"got {size!r}"
+        )
+    if channels not in CHANNELS:
+        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grey), got {channels}")
+    return height, width, channels
 
 
 def _shown(path: Path, root: Path) -> bool:
