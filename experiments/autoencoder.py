@@ -206,7 +206,7 @@ def run(config: Config) -> Results:
     figures = {
         "reconstructions": rows({"original": x_test} | rebuilt, first, shape),
         "masked": rows({"masked": x_masked} | filled | {"original": x_test}, first, shape),
-        "manifold": jn.viz.codes(
+        "manifold": jn.viz.embedding(
             {
                 f"{name}: error {found[name][0]:.4f}, neighbours {found[name][1]:.1%}": after
                 for name, (_, after, _) in flat.items()

@@ -120,7 +120,7 @@ def run(config: Config) -> Results:
         trained = runs[-1][-1].train_state
         for part, (x, truth) in parts.items():
             found = detect(program, trained, x, config.batch_size)
-            result = jn.metrics.average_precision(found, truth, len(jn.data.CELLS))
+            result = jn.detection.average_precision(found, truth, len(jn.data.CELLS))
             precisions[part].append(result.each)
             each = zip(jn.data.CELLS, result.each, strict=True)
             words = "  ".join(f"{name} {ap:.4f}" for name, ap in each)
@@ -197,9 +197,9 @@ def augment(key: jax.Array, batch: Any) -> Any:
     middle = 0.1 * jnp.array([height, width])
     middle = middle * jax.random.uniform(keys[3], (n, 2), minval=-1, maxval=1)
     moved = jn.data.warp({"image": x, "boxes": targets["boxes"]}, matrix, middle)
-    whole = jn.boxes.area(targets["boxes"]) * scale.prod(-1, keepdims=True)
-    seen = jn.boxes.area(moved["boxes"]) > VISIBLE * whole  # (batch, n)
-    color = jn.data.random_color(brightness=0.15, contrast=0.15, saturation=0.3)
+    whole = jn.detection.area(targets["boxes"]) * scale.prod(-1, keepdims=True)
+    seen = jn.detection.area(moved["boxes"]) > VISIBLE * whole  # (batch, n)
+    color = jn.data.color_jitter(brightness=0.15, contrast=0.15, saturation=0.3)
     return color(keys[4], moved["image"]), {
         "boxes": jnp.where(seen[..., None], moved["boxes"], 0),
         "classes": jnp.where(seen, targets["classes"], -1),

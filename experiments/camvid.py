@@ -198,15 +198,15 @@ def learn(net: jn.Layer, train: Pair, seed: int, config: Config) -> list[jn.Epoc
     rate = optax.warmup_cosine_decay_schedule(0, config.learning_rate, steps // 20, steps)
     optimizer = optax.adamw(rate, weight_decay=config.decay)
 
-    loss = jn.losses.without_void(
+    loss = jn.losses.ignore_label(
         optax.softmax_cross_entropy_with_integer_labels, VOID,
         weights=shares(train[1]) ** -config.balance,
     )  # fmt: skip
-    accuracy = jn.losses.without_void(jn.metrics.accuracy, VOID)
+    accuracy = jn.losses.ignore_label(jn.metrics.accuracy, VOID)
     step = jn.make_step(jn.supervised(net, loss, metrics={"accuracy": accuracy}), optimizer)
 
-    move = jn.data.random_distortion(rotation=5, scale=(0.75, 1.5), shift=20)
-    color = jn.data.random_color(brightness=0.5, contrast=0.5, saturation=0.5)
+    move = jn.data.elastic(rotation=5, scale=(0.75, 1.5), shift=20)
+    color = jn.data.color_jitter(brightness=0.5, contrast=0.5, saturation=0.5)
     augment = jn.data.chain(
         jn.data.on_masks(jn.data.chain(jn.data.random_flip(), move), void=VOID),
         jn.data.on_inputs(color),

@@ -203,7 +203,7 @@ def draw_path(params: Any, state: int, symbols: np.ndarray) -> Any:
     path = np.asarray(u.viterbi(params, scores)[0])[0]
     if state == 0:  # vowels above
         posterior, path = posterior[:, ::-1], 1 - path
-    return jn.viz.states(
+    return jn.viz.posteriors(
         posterior, path, names=["consonant", "vowel"], steps=[SYMBOLS[i] for i in symbols]
     )
 

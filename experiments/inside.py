@@ -192,7 +192,7 @@ def colour_net(classes: int = 10) -> jn.Layer:
         block(64, 3, 2),
         jn.max_pool(2),
         block(128, 3, 3),
-        jn.global_mean_pool(),
+        jn.global_avg_pool(),
         jn.dense(classes, name="output"),
         name="colour_net",
     )
@@ -258,7 +258,7 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
         s.classes[y[i]] + (f",\nread as {s.classes[read[i]]}" if read[i] != y[i] else "")
         for i in chosen
     ]
-    figures["attributions"] = jn.viz.heat(
+    figures["attributions"] = jn.viz.heatmap(
         x[chosen], attributions(s, x[chosen], config), names, unsigned=["saliency"]
     )
 

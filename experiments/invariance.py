@@ -131,7 +131,7 @@ def run(config: Config) -> Results:
     """Trains nets with and without augmentation, measures them, prints a table and draws."""
     start = time.perf_counter()
     train, test = jn.data.mnist(data_dir=config.data_dir)
-    affine = jn.data.random_distortion(
+    affine = jn.data.elastic(
         rotation=config.rotation, skew=config.skew, scale=(1 / config.scale, config.scale)
     )
     ways = {PLAIN: None, AUGMENTED: jn.data.on_inputs(affine)}

@@ -72,7 +72,7 @@ def run(config: Config) -> Results:
         case "lenet5":
             recipe = Recipe(jn.models.lenet5(classes=10), first="c1")
     if config.augment:
-        distort = jn.data.random_distortion(
+        distort = jn.data.elastic(
             rotation=10, skew=10, scale=(0.9, 1.1), shift=2, bend=config.bend
         )
         recipe = recipe._replace(augment=distort)

@@ -179,15 +179,15 @@ def build(config: Config, vocabulary: int) -> Model:
 def recurrent(config: Config, recipe: Recipe, vocabulary: int) -> Model:
     """Embedding, recurrent layers, dense layer; the carry is a tuple, one entry a layer."""
     cell = CELLS[config.model]
-    drop = jn.each_step(jn.dropout(recipe.dropout_rate))
+    drop = jn.time_distributed(jn.dropout(recipe.dropout_rate))
     layers = [cell(recipe.features)] + [
         jn.serial(drop, cell(recipe.features)) for _ in range(recipe.layers - 1)
     ]
     net = jn.serial(
-        jn.each_step(jn.embedding(vocabulary, config.embedding)),
-        jn.stacked(*layers),
+        jn.time_distributed(jn.embedding(vocabulary, config.embedding)),
+        jn.stack_rnn(*layers),
         drop,
-        jn.each_step(jn.dense(vocabulary)),
+        jn.time_distributed(jn.dense(vocabulary)),
     )
 
     def carry(batch: int) -> PyTree:

@@ -260,7 +260,7 @@ def fit_words(key: jax.Array, part: Part, config: Config) -> tuple[Words, list[n
         x, lengths = jn.data.pad(cut, length=FRAMES)
         params = u.fit_hmm(
             jax.random.fold_in(key, digit), x, config.states, emission=emission, lengths=lengths,
-            start_init=u.first_state, transition_init=u.left_to_right(), align=u.in_segments,
+            start_init=u.first_state, transition_init=u.left_to_right(), align=u.uniform_segments,
             iterations=config.iterations, progress=False,
         )  # fmt: skip
         path, _ = u.viterbi(params, emission.score(params["emission"], jnp.asarray(x)), lengths)
@@ -275,7 +275,7 @@ def fit_words(key: jax.Array, part: Part, config: Config) -> tuple[Words, list[n
     quiet = np.concatenate(gaps)
     quiet_some = quiet[np.linspace(0, len(quiet) - 1, 2048).astype(int)][None]
     silence = u.fit_hmm(
-        jax.random.fold_in(key, 10), quiet_some, 1, emission=emission, align=u.in_segments,
+        jax.random.fold_in(key, 10), quiet_some, 1, emission=emission, align=u.uniform_segments,
         iterations=config.iterations, progress=False,
     )  # fmt: skip
     for own, pieces in zip(labels, part.pieces, strict=True):
@@ -422,9 +422,9 @@ def ctc_net(config: Config) -> jn.Layer:
     for _ in range(config.layers):
         layers += [
             jn.bidirectional(jn.lstm(config.features)),
-            jn.each_step(jn.dropout(config.dropout)),
+            jn.time_distributed(jn.dropout(config.dropout)),
         ]
-    return jn.serial(*layers, jn.each_step(jn.dense(11, name="output")), name="ctc_net")
+    return jn.serial(*layers, jn.time_distributed(jn.dense(11, name="output")), name="ctc_net")
 
 
 def steps_of(given: list[np.ndarray]) -> list[np.ndarray]:
@@ -572,7 +572,7 @@ def mistakes(listener: Listener, single: Part, strings: Part) -> tuple[float, fl
     """Share of single digits that are misheard, and edits over the digits of strings."""
     wrong = listener.one(single.features) != np.concatenate(single.digits)
     truth = [d.tolist() for d in strings.digits]
-    return float(wrong.mean()), jn.metrics.sequence_error_rate(
+    return float(wrong.mean()), jn.metrics.edit_error_rate(
         listener.many(strings.features), truth
     )
 

@@ -110,7 +110,7 @@ def wave_net(features: int, dropout: float) -> jn.Layer:
         *block(2 * features, 3),  # (batch, 93, 2 * features)
         *block(4 * features, 3),  # (batch, 23, 4 * features)
         *block(8 * features, 3),  # (batch, 5, 8 * features)
-        jn.global_mean_pool(),  # (batch, 8 * features)
+        jn.global_avg_pool(),  # (batch, 8 * features)
         jn.dropout(dropout),
         jn.dense(10, name="output"),
         name="wave_net",

@@ -4,7 +4,7 @@ A layer is `(init, apply)`, a model is a layer, and what changes a layer takes a
 layer. Start with `jaxnet.core`.
 """
 
-from jaxnet import boxes as boxes
+from jaxnet import detection as detection
 from jaxnet import data as data
 from jaxnet import decoding as decoding
 from jaxnet import initializers as initializers
@@ -16,7 +16,6 @@ from jaxnet import penalties as penalties
 from jaxnet import unsupervised as unsupervised
 from jaxnet import viz as viz
 from jaxnet.core import Layer as Layer
-from jaxnet.core import checked as checked
 from jaxnet.core import child_key as child_key
 from jaxnet.core import compose as compose
 from jaxnet.core import observe as observe
@@ -27,32 +26,31 @@ from jaxnet.core import serial as serial
 from jaxnet.core import spec as spec
 from jaxnet.core import stateless as stateless
 from jaxnet.core import tap as tap
-from jaxnet.core import unchecked as unchecked
 from jaxnet.inspect import check_gradients as check_gradients
 from jaxnet.inspect import summary as summary
 from jaxnet.layers import additive_attention as additive_attention
 from jaxnet.layers import batch_norm as batch_norm
 from jaxnet.layers import bidirectional as bidirectional
-from jaxnet.layers import channel_dropout as channel_dropout
+from jaxnet.layers import spatial_dropout as spatial_dropout
 from jaxnet.layers import conv as conv
 from jaxnet.layers import conv_transpose as conv_transpose
 from jaxnet.layers import dense as dense
 from jaxnet.layers import depthwise_conv as depthwise_conv
 from jaxnet.layers import drop_path as drop_path
 from jaxnet.layers import dropout as dropout
-from jaxnet.layers import each_step as each_step
+from jaxnet.layers import time_distributed as time_distributed
 from jaxnet.layers import embedding as embedding
 from jaxnet.layers import flatten as flatten
 from jaxnet.layers import gaussian_dropout as gaussian_dropout
 from jaxnet.layers import gaussian_noise as gaussian_noise
 from jaxnet.layers import global_max_pool as global_max_pool
-from jaxnet.layers import global_mean_pool as global_mean_pool
+from jaxnet.layers import global_avg_pool as global_avg_pool
 from jaxnet.layers import group_norm as group_norm
 from jaxnet.layers import gru as gru
 from jaxnet.layers import gru_cell as gru_cell
 from jaxnet.layers import instance_norm as instance_norm
 from jaxnet.layers import l2_pool as l2_pool
-from jaxnet.layers import l2_pool_features as l2_pool_features
+from jaxnet.layers import l2_pool_channels as l2_pool_channels
 from jaxnet.layers import last_step as last_step
 from jaxnet.layers import layer_norm as layer_norm
 from jaxnet.layers import learned_positions as learned_positions
@@ -61,7 +59,7 @@ from jaxnet.layers import locally_connected as locally_connected
 from jaxnet.layers import lstm as lstm
 from jaxnet.layers import lstm_cell as lstm_cell
 from jaxnet.layers import max_pool as max_pool
-from jaxnet.layers import mean_pool as mean_pool
+from jaxnet.layers import avg_pool as avg_pool
 from jaxnet.layers import multi_head_attention as multi_head_attention
 from jaxnet.layers import polynomial as polynomial
 from jaxnet.layers import random_fourier as random_fourier
@@ -72,13 +70,13 @@ from jaxnet.layers import rnn as rnn
 from jaxnet.layers import rnn_cell as rnn_cell
 from jaxnet.layers import sinusoidal_positions as sinusoidal_positions
 from jaxnet.layers import spectral_norm as spectral_norm
-from jaxnet.layers import stacked as stacked
+from jaxnet.layers import stack_rnn as stack_rnn
 from jaxnet.layers import transformer_block as transformer_block
 from jaxnet.layers import upsample_bilinear as upsample_bilinear
 from jaxnet.layers import upsample_nearest as upsample_nearest
 from jaxnet.layers import weight_norm as weight_norm
 from jaxnet.layers.attention import attention_cache as attention_cache
-from jaxnet.layers.attention import attention_memory as attention_memory
+from jaxnet.layers.attention import precompute_kv as precompute_kv
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.training import Epoch as Epoch

@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.detection import AveragePrecision as AveragePrecision
-from jaxnet.detection import average_precision as average_precision
 
 
 def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -314,7 +312,7 @@ def edit_distance(predicted: Sequence[Any], true: Sequence[Any]) -> int:
     return int(row[-1])
 
 
-def sequence_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> float:
+def edit_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> float:
     """Edits over the length of the true sequences, both summed: word, phone, character error rate.
 
     May exceed 1, since what is predicted may be longer than the truth.
@@ -327,17 +325,17 @@ def sequence_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence])
       ValueError: where the numbers differ, or all true sequences are empty.
 
     Example:
-      >>> sequence_error_rate(["sitting", "ab"], ["kitten", "abcd"])
+      >>> edit_error_rate(["sitting", "ab"], ["kitten", "abcd"])
       0.5
     """
     if len(predicted) != len(true):
         raise ValueError(
-            f"sequence_error_rate: needs as many predictions as truths, got {len(predicted)} "
+            f"edit_error_rate: needs as many predictions as truths, got {len(predicted)} "
             f"and {len(true)}"
         )
     length = sum(len(sequence) for sequence in true)
     if not length:
-        raise ValueError("sequence_error_rate: the true sequences are all empty")
+        raise ValueError("edit_error_rate: the true sequences are all empty")
     return sum(map(edit_distance, predicted, true)) / length
 
 

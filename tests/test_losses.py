@@ -23,7 +23,7 @@ SAME = {
     "huber": losses.huber(),
     "binary_cross_entropy": losses.binary_cross_entropy,
     "binary_cross_entropy_with_logits": losses.binary_cross_entropy_with_logits,
-    "binary_focal": losses.binary_focal(),
+    "sigmoid_focal_loss": losses.sigmoid_focal_loss(),
     "hinge": losses.hinge,
     "perceptron": losses.perceptron,
     "binary_dice": losses.binary_dice(),
@@ -31,12 +31,12 @@ SAME = {
 LABELLED = {
     "categorical_cross_entropy": losses.categorical_cross_entropy,
     "smoothed_cross_entropy": losses.smoothed_cross_entropy(0.1),
-    "focal": losses.focal(),
+    "focal": losses.focal_loss(),
     "multiclass_hinge": losses.multiclass_hinge,
     "multiclass_perceptron": losses.multiclass_perceptron,
     "dice": losses.dice(),
 }
-OTHER = {"without_void", "kl_sparsity", "masked", "masked_mean", "ctc"}
+OTHER = {"ignore_label", "kl_sparsity", "masked", "masked_mean", "ctc"}
 same = pytest.mark.parametrize("loss", SAME.values(), ids=SAME)
 labelled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
 
@@ -177,7 +177,7 @@ def test_cross_entropies_agree():
         plain = optax.softmax_cross_entropy_with_integer_labels(z, labels)
         close(losses.categorical_cross_entropy(jax.nn.softmax(z), labels), plain)
         close(losses.smoothed_cross_entropy(0.0)(z, labels), plain)
-        close(losses.focal(0.0)(z, labels), plain)
+        close(losses.focal_loss(0.0)(z, labels), plain)
         one_hot = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.3)
         smooth = losses.smoothed_cross_entropy(0.3)(z, labels)
         close(smooth, optax.softmax_cross_entropy(z, one_hot))
@@ -235,20 +235,20 @@ def test_huber_by_hand():
 
 def test_focal_by_hand():
     z = jnp.log(jnp.array([[0.75, 0.25]]))
-    close(losses.focal(2.0)(z, jnp.array([0])), [0.0625 * -math.log(0.75)], 1e-6)
-    close(losses.focal(1.0)(z, jnp.array([1])), [0.75 * -math.log(0.25)], 1e-6)
+    close(losses.focal_loss(2.0)(z, jnp.array([0])), [0.0625 * -math.log(0.75)], 1e-6)
+    close(losses.focal_loss(1.0)(z, jnp.array([1])), [0.75 * -math.log(0.25)], 1e-6)
     # two classes with logits (z, 0) are one logit z
     z = jnp.array([-3.0, 0.5, 2.0])
-    two = losses.focal(1.5)(jnp.stack([z, 0 * z], -1), jnp.array([0, 1, 0]))
-    close(losses.binary_focal(1.5)(z, jnp.array([1, 0, 1])), two, 1e-6)
-    weighted = losses.binary_focal(1.5, alpha=0.25)(z, jnp.array([1, 0, 1]))
+    two = losses.focal_loss(1.5)(jnp.stack([z, 0 * z], -1), jnp.array([0, 1, 0]))
+    close(losses.sigmoid_focal_loss(1.5)(z, jnp.array([1, 0, 1])), two, 1e-6)
+    weighted = losses.sigmoid_focal_loss(1.5, alpha=0.25)(z, jnp.array([1, 0, 1]))
     close(weighted, two * jnp.array([0.25, 0.75, 0.25]), 1e-6)
 
 
 def test_focal_is_finite_where_one_minus_p_rounds_to_zero():
     """(1 - p)^0.5 has an infinite slope at p = 1."""
     z = jnp.array([[60.0, 0.0]])
-    value, grad = slopes(losses.focal(0.5), z, jnp.array([0]))
+    value, grad = slopes(losses.focal_loss(0.5), z, jnp.array([0]))
     assert 0 <= value < 1e-20 and jnp.isfinite(grad).all()
 
 
@@ -419,7 +419,7 @@ def test_without_void_is_pytorchs_ignore_index(weights):
     value.sum().backward()
     with jax.enable_x64(True):
         each = optax.softmax_cross_entropy_with_integer_labels
-        loss = losses.without_void(each, 11, weights=weights)
+        loss = losses.ignore_label(each, 11, weights=weights)
         values, grads = slopes(loss, jnp.array(z), jnp.array(y))
         close(values, value.detach().numpy())
         close(grads, theirs_in.grad.numpy())
@@ -430,7 +430,7 @@ def test_an_example_without_a_label_costs_nothing():
     each = optax.softmax_cross_entropy_with_integer_labels
     void = jnp.full((2, 3, 4), -1).at[1, 0, 0].set(2)
     for weights in (None, jnp.ones(3)):
-        loss = losses.without_void(each, -1, weights=weights)
+        loss = losses.ignore_label(each, -1, weights=weights)
         values, grads = slopes(loss, jnp.ones((2, 3, 4, 3)), void)
         close(values, [0, math.log(3)], 1e-6)
         assert (grads[0] == 0).all() and jnp.isfinite(grads).all() and (grads[1] != 0).sum() == 3
@@ -440,10 +440,10 @@ def test_without_void_of_a_padded_batch_and_of_a_metric():
     """Two examples count; of the first one pixel in three is right, of the second both."""
     z = jax.nn.one_hot(jnp.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]), 2)
     y = jnp.array([[0, 1, 1, 9], [9, 1, 1, 9], [9, 9, 9, 9]])
-    share = losses.without_void(jn.metrics.accuracy, 9)
+    share = losses.ignore_label(jn.metrics.accuracy, 9)
     close(share(z, y), [1 / 3, 1, 0], 1e-6)
     net = jn.serial(lambda x: x)
-    loss = losses.without_void(optax.softmax_cross_entropy_with_integer_labels, 9)
+    loss = losses.ignore_label(optax.softmax_cross_entropy_with_integer_labels, 9)
     objective = jn.supervised(net, loss, metrics={"accuracy": share})
     mask = jnp.array([1.0, 1.0, 0.0])
     value, (_, metrics) = objective({}, {}, (z, y), key=None, train=True, mask=mask)
@@ -453,9 +453,9 @@ def test_without_void_of_a_padded_batch_and_of_a_metric():
 
 def test_without_void_says_what_is_wrong():
     with pytest.raises(ValueError, match=r"a value for each of the labels \(2, 3\), got \(2,\)"):
-        losses.without_void(losses.dice(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int))
-    with pytest.raises(TypeError, match="without_void: targets must be integer labels"):
-        losses.without_void(losses.focal(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3)))
+        losses.ignore_label(losses.dice(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int))
+    with pytest.raises(TypeError, match="ignore_label: targets must be integer labels"):
+        losses.ignore_label(losses.focal_loss(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3)))
 
 
 # Messages of the factories.
@@ -466,13 +466,13 @@ def test_without_void_says_what_is_wrong():
     [
         (lambda: losses.huber(0), "delta must be above 0, got 0"),
         (lambda: losses.smoothed_cross_entropy(1), r"smoothing must be in \[0, 1\), got 1"),
-        (lambda: losses.focal(-1), "gamma must be at least 0, got -1"),
-        (lambda: losses.binary_focal(-1), "gamma must be at least 0, got -1"),
+        (lambda: losses.focal_loss(-1), "gamma must be at least 0, got -1"),
+        (lambda: losses.sigmoid_focal_loss(-1), "gamma must be at least 0, got -1"),
         (lambda: losses.dice(0), "smooth must be above 0, got 0"),
         (lambda: losses.binary_dice(0), "smooth must be above 0, got 0"),
         (lambda: losses.kl_sparsity(0), r"rho must be in \(0, 1\), got 0"),
         (lambda: losses.kl_sparsity(1), r"rho must be in \(0, 1\), got 1"),
-        (lambda: losses.focal()(jnp.ones((2, 1)), jnp.zeros(2, int)), "two classes or more"),
+        (lambda: losses.focal_loss()(jnp.ones((2, 1)), jnp.zeros(2, int)), "two classes or more"),
     ],
 )
 def test_messages(make, message):
@@ -529,7 +529,7 @@ def torch_pairs():
             LOGITS,
             LABELS,
         ),
-        "focal": (losses.focal(1.7), focal, LOGITS, LABELS),
+        "focal": (losses.focal_loss(1.7), focal, LOGITS, LABELS),
         "kl_sparsity": (lambda a, _: losses.kl_sparsity(0.05)(a), kl, PROBABILITIES, BITS),
     }
 

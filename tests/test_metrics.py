@@ -72,8 +72,8 @@ def test_binary_accuracy(targets):
         (lambda: metrics.confusion(LABELS, LABELS[None], 4), r"\(200,\) and \(1, 200\)"),
         (lambda: metrics.mean_iou(jnp.zeros((2, 3))), r"got \(2, 3\)"),
         (lambda: metrics.pixel_accuracy(jnp.zeros((2, 3))), r"pixel_accuracy.* got \(2, 3\)"),
-        (lambda: metrics.sequence_error_rate(["a"], []), "1 and 0"),
-        (lambda: metrics.sequence_error_rate(["a"], [""]), "all empty"),
+        (lambda: metrics.edit_error_rate(["a"], []), "1 and 0"),
+        (lambda: metrics.edit_error_rate(["a"], [""]), "all empty"),
     ],
 )
 def test_messages(call, message):
@@ -216,5 +216,5 @@ def test_edit_distance_is_the_textbook_recursion():
 
 
 def test_sequence_error_rate_weighs_by_length():
-    assert metrics.sequence_error_rate(["a", "xyz"], ["b", "xyz"]) == 1 / 4  # not (1 + 0) / 2
-    assert metrics.sequence_error_rate(["aaaa"], ["b"]) == 4
+    assert metrics.edit_error_rate(["a", "xyz"], ["b", "xyz"]) == 1 / 4  # not (1 + 0) / 2
+    assert metrics.edit_error_rate(["aaaa"], ["b"]) == 4

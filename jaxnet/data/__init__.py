@@ -9,7 +9,7 @@ from jaxnet.data.augment import cutout as cutout
 from jaxnet.data.augment import mixup as mixup
 from jaxnet.data.augment import on_inputs as on_inputs
 from jaxnet.data.augment import on_masks as on_masks
-from jaxnet.data.augment import random_color as random_color
+from jaxnet.data.augment import color_jitter as color_jitter
 from jaxnet.data.augment import random_shift as random_shift
 from jaxnet.data.available import first_available as first_available
 from jaxnet.data.bccd import CELLS as CELLS
@@ -44,9 +44,9 @@ from jaxnet.data.text import characters as characters
 from jaxnet.data.text import load_vocabulary as load_vocabulary
 from jaxnet.data.text import subwords as subwords
 from jaxnet.data.warp import random_crop as random_crop
-from jaxnet.data.warp import random_distortion as random_distortion
+from jaxnet.data.warp import elastic as elastic
 from jaxnet.data.warp import random_flip as random_flip
 from jaxnet.data.warp import random_rotation as random_rotation
 from jaxnet.data.warp import random_scale as random_scale
-from jaxnet.data.warp import random_skew as random_skew
+from jaxnet.data.warp import random_shear as random_shear
 from jaxnet.data.warp import warp as warp

@@ -133,7 +133,7 @@ def chain(*augmentations: Augmentation) -> Augmentation:
     return augment
 
 
-def random_color(
+def color_jitter(
     *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0
 ) -> Augmentation:
     """Changes brightness, contrast and saturation of each image, which has values in [0, 1].
@@ -146,18 +146,18 @@ def random_color(
 
     Example:
       >>> x = jnp.full((2, 4, 5, 3), 0.5)
-      >>> random_color(brightness=0.2, saturation=0.5)(jax.random.key(0), x).shape
+      >>> color_jitter(brightness=0.2, saturation=0.5)(jax.random.key(0), x).shape
       (2, 4, 5, 3)
     """
     strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     for name, strength in strengths.items():
         if not 0 <= strength <= 1:
-            raise ValueError(f"random_color: {name} must be in [0, 1], got {strength}")
+            raise ValueError(f"color_jitter: {name} must be in [0, 1], got {strength}")
 
     def augment(key, x):
         if x.ndim != 4 or (saturation and x.shape[-1] != 3):
             raise ValueError(
-                "random_color: needs (batch, height, width, channels), with 3 channels for "
+                "color_jitter: needs (batch, height, width, channels), with 3 channels for "
                 f"saturation, got {x.shape}"
             )
         n = x.shape[0]

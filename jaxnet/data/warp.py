@@ -76,20 +76,20 @@ def random_rotation(degrees: float) -> Augmentation:
     return _linear(_rotations(degrees), "random_rotation")
 
 
-def random_skew(degrees: float) -> Augmentation:
+def random_shear(degrees: float) -> Augmentation:
     """Leans each image to the side, upright lines by an angle between -degrees and degrees.
 
     Args:
       degrees: the largest angle, in (0, 90).
 
     Example:
-      >>> random_skew(20)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
+      >>> random_shear(20)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
       (3, 8, 6, 1)
     """
     if not 0 < degrees < 90:
-        raise ValueError(f"random_skew: degrees must be in (0, 90), got {degrees}")
+        raise ValueError(f"random_shear: degrees must be in (0, 90), got {degrees}")
 
-    return _linear(_skews(degrees), "random_skew")
+    return _linear(_skews(degrees), "random_shear")
 
 
 def random_scale(low: float, high: float) -> Augmentation:
@@ -109,7 +109,7 @@ def random_scale(low: float, high: float) -> Augmentation:
     return _linear(_scales(low, high), "random_scale")
 
 
-def random_distortion(
+def elastic(
     *,
     rotation: float = 0.0,
     skew: float = 0.0,
@@ -120,7 +120,7 @@ def random_distortion(
 ) -> Augmentation:
     """Skews, turns, scales, moves and bends each image, in this order, all in one step.
 
-    A chain of `random_skew`, `random_rotation`, `random_scale` and a shift looks each pixel up once
+    A chain of `random_shear`, `random_rotation`, `random_scale` and a shift looks each pixel up once
     for each of them, and each blurs the image a little; here they are one map, and one look-up.
 
     An image is bent smoothly, as ink is with every hand: a grid of points is laid over it, each is
@@ -139,7 +139,7 @@ def random_distortion(
       ValueError: for numbers out of range, and for boxes that would be bent.
 
     Example:
-      >>> augment = random_distortion(rotation=10, skew=5, scale=(0.9, 1.1), shift=2, bend=1)
+      >>> augment = elastic(rotation=10, skew=5, scale=(0.9, 1.1), shift=2, bend=1)
       >>> augment(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
       (3, 8, 6, 1)
 
@@ -148,23 +148,23 @@ def random_distortion(
     """
     low, high = scale
     if not 0 <= rotation <= 180:
-        raise ValueError(f"random_distortion: rotation must be in [0, 180], got {rotation}")
+        raise ValueError(f"elastic: rotation must be in [0, 180], got {rotation}")
     if not 0 <= skew < 90:
-        raise ValueError(f"random_distortion: skew must be in [0, 90), got {skew}")
+        raise ValueError(f"elastic: skew must be in [0, 90), got {skew}")
     if not 0 < low <= high:
-        raise ValueError(f"random_distortion: scale needs 0 < low <= high, got {low} and {high}")
+        raise ValueError(f"elastic: scale needs 0 < low <= high, got {low} and {high}")
     if not shift >= 0 or not bend >= 0:
         raise ValueError(
-            f"random_distortion: shift and bend must be at least 0, got {shift} and {bend}"
+            f"elastic: shift and bend must be at least 0, got {shift} and {bend}"
         )
     if not spacing >= 1:
-        raise ValueError(f"random_distortion: spacing must be at least 1, got {spacing}")
+        raise ValueError(f"elastic: spacing must be at least 1, got {spacing}")
     draws = _scales(low, high), _rotations(rotation), _skews(skew)
 
     def augment(key, x):
-        x, whole = _entries(x, "random_distortion")
+        x, whole = _entries(x, "elastic")
         if bend and "boxes" in x:
-            raise ValueError("random_distortion: what is bent has no upright boxes; set bend to 0")
+            raise ValueError("elastic: what is bent has no upright boxes; set bend to 0")
         n, height, width = x["image"].shape[:3]
         shift_key, *keys = jax.random.split(key, 4)
         scaled, turned, leaned = (draw(key, n) for draw, key in zip(draws, keys, strict=True))

@@ -42,7 +42,7 @@ def class_activation_map(
       ValueError: for a path or class that is not there, or a layer without maps.
 
     Example:
-      >>> head = jn.serial(jn.global_mean_pool(), jn.dense(3), name="head")
+      >>> head = jn.serial(jn.global_avg_pool(), jn.dense(3), name="head")
       >>> net = jn.serial(jn.conv(5, 3, strides=2), jax.nn.relu, head)
       >>> params, state = net.init(jax.random.key(0), jn.spec((2, 8, 6, 1)))
       >>> class_activation_map(net, params, state, jnp.ones((2, 8, 6, 1)), "relu").shape

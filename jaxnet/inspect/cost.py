@@ -62,7 +62,7 @@ def _inner(params: dict[str, Any]) -> list[Any]:
     return found
 
 
-class Fit(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """Whether training fits into a memory; prints as a sentence, and is true where it does.
 
     Fields:
@@ -92,14 +92,14 @@ class Fit(NamedTuple):
     __repr__ = __str__
 
 
-def fits(
+def memory(
     net: Layer,
     x: PyTree,
     memory: float,
     *,
     optimizer: Any = None,
     loss: Callable[[PyTree], jax.Array] | None = None,
-) -> Fit:
+) -> MemoryEstimate:
     """Whether training a network on batches like x fits into a memory, before it is allocated.
 
     One step (forward, backward, update, with the old parameters given up) is compiled for shapes
@@ -115,10 +115,10 @@ def fits(
       loss: from the output to a number; by default the mean square.
 
     Example:
-      >>> answer = fits(jn.dense(1000), jn.spec((32, 1000)), 15e9)
+      >>> answer = memory(jn.dense(1000), jn.spec((32, 1000)), 15e9)
       >>> bool(answer), answer.held >= 4 * (1000 * 1000 + 1000 + 32 * 1000)
       (True, True)
-      >>> bool(fits(jn.dense(1000), jn.spec((32, 1000)), 4e6))
+      >>> bool(memory(jn.dense(1000), jn.spec((32, 1000)), 4e6))
       False
     """
     loss = loss or _mean_square
@@ -143,10 +143,10 @@ def fits(
     lowered = jax.jit(step, donate_argnums=0).lower((params, state, opt_state), x, key)
     plan = lowered.compile().memory_analysis()
     if plan is None:
-        raise NotImplementedError(f"fits: {jax.default_backend()} tells no plan of its memory")
+        raise NotImplementedError(f"memory: {jax.default_backend()} tells no plan of its memory")
     held = plan.argument_size_in_bytes
     extra = plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
-    return Fit(int(memory), held + extra, held, extra, jax.default_backend())
+    return MemoryEstimate(int(memory), held + extra, held, extra, jax.default_backend())
 
 
 def _mean_square(y: PyTree) -> jax.Array:

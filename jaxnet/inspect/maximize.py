@@ -58,7 +58,7 @@ def maximize_activation(
       ValueError: for a path or units that are not there, and options out of range.
 
     Example:
-      >>> net = jn.serial(jn.conv(4, 3), jn.global_mean_pool())
+      >>> net = jn.serial(jn.conv(4, 3), jn.global_avg_pool())
       >>> params, state = net.init(jax.random.key(0), jn.spec((1, 8, 6, 3)))
       >>> key = jax.random.key(1)
       >>> maximize_activation(net, params, state, "conv", [0, 3], key, (8, 6, 3)).shape

@@ -6,7 +6,7 @@ from jaxnet.layers.conv import conv as conv
 from jaxnet.layers.conv import conv_transpose as conv_transpose
 from jaxnet.layers.conv import depthwise_conv as depthwise_conv
 from jaxnet.layers.dense import dense as dense
-from jaxnet.layers.dropout import channel_dropout as channel_dropout
+from jaxnet.layers.dropout import spatial_dropout as spatial_dropout
 from jaxnet.layers.dropout import drop_path as drop_path
 from jaxnet.layers.dropout import dropout as dropout
 from jaxnet.layers.embedding import embedding as embedding
@@ -24,11 +24,11 @@ from jaxnet.layers.norm import instance_norm as instance_norm
 from jaxnet.layers.norm import layer_norm as layer_norm
 from jaxnet.layers.norm import rms_norm as rms_norm
 from jaxnet.layers.pool import global_max_pool as global_max_pool
-from jaxnet.layers.pool import global_mean_pool as global_mean_pool
+from jaxnet.layers.pool import global_avg_pool as global_avg_pool
 from jaxnet.layers.pool import l2_pool as l2_pool
-from jaxnet.layers.pool import l2_pool_features as l2_pool_features
+from jaxnet.layers.pool import l2_pool_channels as l2_pool_channels
 from jaxnet.layers.pool import max_pool as max_pool
-from jaxnet.layers.pool import mean_pool as mean_pool
+from jaxnet.layers.pool import avg_pool as avg_pool
 from jaxnet.layers.recurrent import gru as gru
 from jaxnet.layers.recurrent import gru_cell as gru_cell
 from jaxnet.layers.recurrent import lstm as lstm
@@ -42,8 +42,8 @@ from jaxnet.layers.resize import upsample_bilinear as upsample_bilinear
 from jaxnet.layers.resize import upsample_nearest as upsample_nearest
 from jaxnet.layers.response_norm import local_response_norm as local_response_norm
 from jaxnet.layers.sequence import bidirectional as bidirectional
-from jaxnet.layers.sequence import each_step as each_step
+from jaxnet.layers.sequence import time_distributed as time_distributed
 from jaxnet.layers.sequence import last_step as last_step
-from jaxnet.layers.sequence import stacked as stacked
+from jaxnet.layers.sequence import stack_rnn as stack_rnn
 from jaxnet.layers.shape import flatten as flatten
 from jaxnet.layers.transformer import transformer_block as transformer_block

@@ -124,7 +124,7 @@ def multi_head_attention(
       booleans (batch, places), (batch, time, places) or (batch, heads or 1, time, places), True
       where the query at `time` may look at the place.
     What is masked must still be finite numbers. Where queries come one after another, as in a
-    decoder, `attention_memory` projects a memory once, and what it gives stands for the memory.
+    decoder, `precompute_kv` projects a memory once, and what it gives stands for the memory.
 
     With `step=True` the layer takes one moment of x at a time, (cache, x_t) -> (cache, y_t), with
     x_t (batch, width) and the same params. The cache holds the keys and values of the moments
@@ -220,7 +220,7 @@ def multi_head_attention(
         if isinstance(memory, dict) and memory["key"].shape[2:] != (groups, size):
             raise ValueError(
                 f"{name}: needs a memory projected to {groups} heads of {size}, got "
-                f"{memory['key'].shape[2:]}; write attention_memory(params, memory) with the "
+                f"{memory['key'].shape[2:]}; write precompute_kv(params, memory) with the "
                 "params of this layer"
             )
         like = memory["like"] if isinstance(memory, dict) else memory
@@ -242,7 +242,7 @@ def multi_head_attention(
         memory = queries if memory is None else memory
         q = _project(params["query"], queries)  # (batch, time, heads, size)
         if not isinstance(memory, dict):
-            memory = attention_memory(params, memory)
+            memory = precompute_kv(params, memory)
         k, v = memory["key"], memory["value"]  # (batch, places, groups, size)
         if rotary:
             q, k = rotate(q), rotate(k)
@@ -325,7 +325,7 @@ def attention_cache(
     }
 
 
-def attention_memory(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
+def precompute_kv(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
     """The keys and values of a memory, made once for queries that come one after another.
 
     `multi_head_attention` takes it in place of the memory, with the same result. As with
@@ -343,7 +343,7 @@ def attention_memory(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
       >>> layer = multi_head_attention(2)
       >>> queries, memory = jnp.ones((3, 4, 8)), jnp.ones((3, 5, 6))
       >>> params, state = layer.init(jax.random.key(0), (queries, memory))
-      >>> projected = attention_memory(params, memory)
+      >>> projected = precompute_kv(params, memory)
       >>> y, _ = layer.apply(params, state, (queries[:, :1], projected))
       >>> whole, _ = layer.apply(params, state, (queries, memory))
       >>> bool((y == whole[:, :1]).all())
@@ -489,7 +489,7 @@ def _check_sequences(queries, memory, causal: bool, rotary: bool, name: str) -> 
     if isinstance(memory, dict):
         if set(memory) != {"key", "value", "like"}:
             raise ValueError(
-                f"{name}: a memory is an array (batch, places, width), or what attention_memory "
+                f"{name}: a memory is an array (batch, places, width), or what precompute_kv "
                 f"gives, got a dict of {sorted(memory)}"
             )
         memory = memory["like"]

@@ -6,8 +6,8 @@ import jax
 
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.layers.convolution import convolve
-from jaxnet.layers.window import Padding, pad_pairs, per_axis, spatial_axes
+from jaxnet.ops.convolution import convolve
+from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
 def conv(

@@ -15,7 +15,7 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
     Args:
       rate: in [0, 1).
       axes: along which entries are dropped independently; along the others all go together. None
-        is all axes. (0, -1) drops whole feature maps, see `channel_dropout`.
+        is all axes. (0, -1) drops whole feature maps, see `spatial_dropout`.
       name: of the layer.
 
     Raises:
@@ -46,7 +46,7 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
     return checked(Layer(init, apply, name))
 
 
-def channel_dropout(rate: float, *, name: str = "channel_dropout") -> Layer:
+def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
     """Dropout of whole feature maps: one feature of one example is 0 at all positions, or nowhere.
 
     Neighbouring pixels of a feature map say nearly the same, so dropping them one by one removes
@@ -60,7 +60,7 @@ def channel_dropout(rate: float, *, name: str = "channel_dropout") -> Layer:
       ValueError: for a rate outside [0, 1), or in training without a key.
 
     Example:
-      >>> layer = channel_dropout(0.5)
+      >>> layer = spatial_dropout(0.5)
       >>> x = jnp.ones((2, 5, 7, 3))
       >>> y, _ = layer.apply({}, {}, x, key=jax.random.key(0), train=True)
       >>> bool((y == y[:, :1, :1]).all())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.layers.window import Padding, pad_pairs, per_axis, spatial_axes, taps
+from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes, taps
 
 
 def locally_connected(

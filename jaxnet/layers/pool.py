@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from jaxnet.core import Layer, stateless
-from jaxnet.layers.window import Padding, pad_pairs, per_axis, spatial_axes
+from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
 def max_pool(
@@ -56,13 +56,13 @@ def max_pool(
     return _pooling(pool, name)
 
 
-def mean_pool(
+def avg_pool(
     window: int | Sequence[int],
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
     count_include_pad: bool = True,
-    name: str = "mean_pool",
+    name: str = "avg_pool",
 ) -> Layer:
     """The mean of each window, for each feature by itself.
 
@@ -79,7 +79,7 @@ def mean_pool(
       ValueError: as `max_pool`.
 
     Example:
-      >>> y, _ = mean_pool(2).apply({}, {}, jnp.arange(20.0).reshape(1, 4, 5, 1))
+      >>> y, _ = avg_pool(2).apply({}, {}, jnp.arange(20.0).reshape(1, 4, 5, 1))
       >>> y[0, :, :, 0]
       Array([[ 3.,  5.],
              [13., 15.]], dtype=float32)
@@ -141,7 +141,7 @@ def l2_pool(
     return _pooling(pool, name)
 
 
-def l2_pool_features(size: int, *, name: str = "l2_pool_features") -> Layer:
+def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
     """The square root of the sum of squares over neighbouring features, position by position.
 
     Filters that are pooled together learn variants of one another. The gradient is as in `l2_pool`.
@@ -154,7 +154,7 @@ def l2_pool_features(size: int, *, name: str = "l2_pool_features") -> Layer:
       ValueError: where size is below 1 or does not divide the features.
 
     Example:
-      >>> y, _ = l2_pool_features(2).apply({}, {}, jnp.array([[3.0, 4, 5, 12]]))
+      >>> y, _ = l2_pool_channels(2).apply({}, {}, jnp.array([[3.0, 4, 5, 12]]))
       >>> y
       Array([[ 5., 13.]], dtype=float32)
 
@@ -202,7 +202,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
     return _pooling(pool, name)
 
 
-def global_mean_pool(*, name: str = "global_mean_pool") -> Layer:
+def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
     """The mean of each feature map: (batch, *space, features) becomes (batch, features).
 
     Args:
@@ -212,7 +212,7 @@ def global_mean_pool(*, name: str = "global_mean_pool") -> Layer:
       ValueError: where the input has no spatial axis.
 
     Example:
-      >>> y, _ = global_mean_pool().apply({}, {}, jnp.arange(24.0).reshape(2, 2, 3, 2))
+      >>> y, _ = global_avg_pool().apply({}, {}, jnp.arange(24.0).reshape(2, 2, 3, 2))
       >>> y
       Array([[ 5.,  6.],
              [17., 18.]], dtype=float32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, stateless
-from jaxnet.layers.window import per_axis, spatial_axes
+from jaxnet.ops.window import per_axis, spatial_axes
 
 
 def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_nearest") -> Layer:

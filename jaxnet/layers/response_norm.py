@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, stateless
-from jaxnet.layers.window import taps
+from jaxnet.ops.window import taps
 
 
 def local_response_norm(

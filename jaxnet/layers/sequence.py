@@ -131,7 +131,7 @@ def _checked_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> Any:
     return lengths
 
 
-def each_step(layer: Layer | Callable, *, name: str | None = None) -> Layer:
+def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Layer:
     """A layer for arrays, put among layers of sequences: it maps x, the rest goes by.
 
     The layer gets x as it is, (batch, time, ...), padding included, so it should act on each step
@@ -146,7 +146,7 @@ def each_step(layer: Layer | Callable, *, name: str | None = None) -> Layer:
       ValueError: for an input that is no sequence, or an output without the axes batch and time.
 
     Example:
-      >>> net = jn.serial(each_step(jnp.tanh), lambda s: s[0].sum(1))
+      >>> net = jn.serial(time_distributed(jnp.tanh), lambda s: s[0].sum(1))
       >>> y, _ = net.apply({}, {}, (jnp.ones((2, 5, 3)), jnp.array([4, 1])))
       >>> y[:, 0].round(2).tolist()
       [3.04..., 0.75...]
@@ -154,7 +154,7 @@ def each_step(layer: Layer | Callable, *, name: str | None = None) -> Layer:
     if isinstance(layer, Layer):
         inner = layer
     else:
-        called = getattr(layer, "__name__", "each_step").strip("<>")
+        called = getattr(layer, "__name__", "time_distributed").strip("<>")
         inner = stateless(lambda key, x: {}, lambda params, x: layer(x), name=called)
     name = name or inner.name
 
@@ -166,7 +166,7 @@ def each_step(layer: Layer | Callable, *, name: str | None = None) -> Layer:
         y, state = inner.apply(params, state, sequence.x, key=key, train=train)
         if not hasattr(y, "shape") or y.shape[:2] != sequence.x.shape[:2]:
             raise ValueError(
-                f"{name}: each_step needs a layer that keeps the axes (batch, time) = "
+                f"{name}: time_distributed needs a layer that keeps the axes (batch, time) = "
                 f"{sequence.x.shape[:2]}, got {getattr(y, 'shape', type(y).__name__)}"
             )
         out = sequence.write(y)
@@ -205,11 +205,11 @@ def last_step(*, name: str = "last_step") -> Layer:
     return stateless(lambda key, x: {}, apply, name=name)
 
 
-def stacked(*layers: Layer, name: str = "stacked") -> Layer:
+def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
     """Layers of sequences one after another, as `serial`, with the states of all of them.
 
     In the dict form, "initial" and "final" are tuples with one entry a layer. Dropout between two
-    layers is part of one of them: `stacked(lstm(8), serial(each_step(dropout(0.5)), lstm(8)))`.
+    layers is part of one of them: `stack_rnn(lstm(8), serial(time_distributed(dropout(0.5)), lstm(8)))`.
 
     Args:
       layers: such as `lstm`, `bidirectional` or `recurrent`.
@@ -221,7 +221,7 @@ def stacked(*layers: Layer, name: str = "stacked") -> Layer:
     Example:
       Two layers, and one more step that goes on from where they stopped:
 
-      >>> net = stacked(jn.lstm(4), jn.gru(7))
+      >>> net = stack_rnn(jn.lstm(4), jn.gru(7))
       >>> params, state = net.init(jax.random.key(0), jn.spec((2, 5, 3)))
       >>> y, _ = net.apply(params, state, {"x": jnp.ones((2, 5, 3))})
       >>> y, _ = net.apply(params, state, {"x": jnp.ones((2, 1, 3)), "initial": y["final"]})
@@ -229,7 +229,7 @@ def stacked(*layers: Layer, name: str = "stacked") -> Layer:
       ((2, 1, 7), (2, 4), (2, 7))
     """
     if not layers:
-        raise ValueError("stacked: needs at least one layer, such as stacked(lstm(8), lstm(8))")
+        raise ValueError("stack_rnn: needs at least one layer, such as stack_rnn(lstm(8), lstm(8))")
 
     def forward(m, given):
         if not isinstance(given, dict):

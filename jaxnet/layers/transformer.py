@@ -36,7 +36,7 @@ def transformer_block(
     Input and output:
       x or (x, mask), as in `multi_head_attention`; y or (y, mask) come out;
       with cross=True (x, memory) or (x, memory, mask), the mask being for the memory, which may
-      also be what `attention_memory` made of it with params["cross_attention"]. A mask for x is
+      also be what `precompute_kv` made of it with params["cross_attention"]. A mask for x is
       not needed with causal=True, where padding at the end is never looked at;
       with step=True (cache, what comes in above at one moment), e.g. (cache, x_t) or
       (cache, (x_t, memory)), and the cache comes out first.

@@ -10,7 +10,7 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.pool import max_pool
 from jaxnet.layers.response_norm import local_response_norm
 from jaxnet.layers.shape import flatten
-from jaxnet.layers.window import Padding
+from jaxnet.ops.window import Padding
 
 
 def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> Layer:

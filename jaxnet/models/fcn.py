@@ -13,7 +13,7 @@ from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.resize import upsample_bilinear
-from jaxnet.layers.window import Padding, per_axis
+from jaxnet.ops.window import Padding, per_axis
 
 VGG_TAPS = {"pool_3": 8, "pool_4": 16, "pool_5": 32}
 

@@ -11,7 +11,7 @@ from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import global_mean_pool, max_pool, mean_pool
+from jaxnet.layers.pool import global_avg_pool, max_pool, avg_pool
 from jaxnet.layers.response_norm import local_response_norm
 from jaxnet.layers.shape import flatten
 
@@ -86,7 +86,7 @@ def googlenet(
                 x = pool(x, "pool_3")  # (batch, 14, 14, 480)
             if place == "4e":
                 x = pool(x, "pool_4", 2 if normalized else 3)  # (batch, 7, 7, 832)
-        x = m(dropout(0.4), m(global_mean_pool(), x))  # (batch, 1024)
+        x = m(dropout(0.4), m(global_avg_pool(), x))  # (batch, 1024)
         logits = m(dense(classes, name="output"), x)
         return (logits, *others) if auxiliary else logits
 
@@ -115,7 +115,7 @@ def _auxiliary(run: Callable, classes: int, name: str) -> Layer:
     """A small classifier on the maps of a module, (batch, 14, 14, maps)."""
 
     def forward(m, x):
-        x = run(m, m(mean_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
+        x = run(m, m(avg_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
         x = jax.nn.relu(m(dense(1024, kernel_init=he_normal()), m(flatten(), x)))
         return m(dense(classes, name="output"), m(dropout(0.7), x))
 

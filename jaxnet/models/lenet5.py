@@ -8,7 +8,7 @@ from jaxnet.core import Layer, param_dtype, serial, stateless
 from jaxnet.initializers import ones, zeros
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
-from jaxnet.layers.pool import max_pool, mean_pool
+from jaxnet.layers.pool import max_pool, avg_pool
 from jaxnet.layers.shape import flatten
 
 
@@ -139,7 +139,7 @@ def _squash(x: jax.Array) -> jax.Array:
 
 def _subsampling(name: str) -> Layer:
     """The mean of 2x2 pixels, times a scale, plus a bias, both of the map."""
-    pool = mean_pool(2)
+    pool = avg_pool(2)
 
     def init(key, x):
         dtype = param_dtype(x)

@@ -9,7 +9,7 @@ from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
 from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import global_mean_pool, max_pool
+from jaxnet.layers.pool import global_avg_pool, max_pool
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resnet") -> Layer:
@@ -52,7 +52,7 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
         stage, place = divmod(i, blocks)
         strides = 2 if stage and not place else 1
         layers.append(_block(16 * 2**stage, strides, f"block_{i + 1}"))
-    return serial(*layers, global_mean_pool(), dense(classes, name="output"), name=name)
+    return serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
 
 
 # Blocks in each of the four stages.
@@ -104,7 +104,7 @@ def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Lay
             strides = 2 if stage > 1 and i == 1 else 1
             block = _block if depth < 50 else _bottleneck
             layers.append(block(features, strides, f"stage_{stage}_block_{i}"))
-    return serial(*layers, global_mean_pool(), dense(classes, name="output"), name=name)
+    return serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
 
 
 def _block(features: int, strides: int, name: str) -> Layer:

@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from jaxnet.core import Layer, compose
-from jaxnet.layers.attention import attention_cache, attention_memory
+from jaxnet.layers.attention import attention_cache, precompute_kv
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.embedding import embedding, sinusoidal_positions
 from jaxnet.layers.norm import layer_norm
@@ -109,7 +109,7 @@ def translation_transformer_steps(
         heads = parts.heads
         blocks = {name: p for name, p in params["decoder"].items() if name.startswith("block_")}
         memories = {
-            name: attention_memory(p["cross_attention"], memory) for name, p in blocks.items()
+            name: precompute_kv(p["cross_attention"], memory) for name, p in blocks.items()
         }
         empty = attention_cache(
             batch, length, heads=heads, head_size=features // heads, dtype=memory.dtype

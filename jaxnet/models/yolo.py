@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.boxes import area, iou, non_max_suppression, to_corners, to_middle
+from jaxnet.detection.boxes import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv

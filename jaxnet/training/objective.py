@@ -107,7 +107,7 @@ def carried(net: Layer, loss: Compare) -> Callable[..., tuple[jax.Array, tuple[S
     Example:
       >>> text = jn.data.windows(np.arange(29) % 7, streams=2, steps=5)
       >>> layers = jn.embedding(7, 3), jn.dense(7)
-      >>> net = jn.serial(jn.each_step(layers[0]), jn.gru(4), jn.each_step(layers[1]))
+      >>> net = jn.serial(jn.time_distributed(layers[0]), jn.gru(4), jn.time_distributed(layers[1]))
       >>> optimizer, carry = optax.adam(0.01), jnp.zeros((2, 4))
       >>> given = {"x": text.x[:2], "initial": carry}
       >>> train_state = jn.init_training(net, optimizer, jax.random.key(0), given)

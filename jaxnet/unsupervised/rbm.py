@@ -382,7 +382,7 @@ def log_likelihood(params: Params, x: ArrayLike, *, visible: Visible = bernoulli
     return -free_energy(params, x, visible=visible) - log_partition(params, visible=visible)
 
 
-class Annealed(NamedTuple):
+class AISResult(NamedTuple):
     """What `ais` gives.
 
     Fields:
@@ -404,7 +404,7 @@ def ais(
     betas: Any = None,
     data: Any = None,
     visible: Visible = bernoulli,
-) -> Annealed:
+) -> AISResult:
     """An estimate of log Z by annealed importance sampling.
 
     Each run starts at a machine without weights, whose Z is known, and goes to this one by small
@@ -473,7 +473,7 @@ def _ais(key, params, start, betas, runs, visible):
     _, log_weights = jax.lax.fori_loop(0, betas.shape[0] - 1, step, (x, weights))
     log_z = jax.nn.logsumexp(log_weights) - jnp.log(runs)
     error = jnp.exp(log_weights - log_z).std(ddof=1) / jnp.sqrt(runs)
-    return Annealed(log_z, error, log_weights)
+    return AISResult(log_z, error, log_weights)
 
 
 def pseudo_likelihood(params: Params, x: ArrayLike) -> jax.Array:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.data import chain, cutout, mixup, on_inputs, on_masks, random_color, random_shift, warp
+from jaxnet.data import chain, cutout, mixup, on_inputs, on_masks, color_jitter, random_shift, warp
 
 
 def test_each_image_is_one_of_the_moves_by_hand():
@@ -97,25 +97,25 @@ def test_messages():
 def test_color_by_hand():
     x = np.random.default_rng(0).uniform(0.3, 0.6, (50, 3, 4, 3)).astype(np.float32)
     grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
-    bright = np.asarray(random_color(brightness=0.3)(jax.random.key(0), x)) / x
+    bright = np.asarray(color_jitter(brightness=0.3)(jax.random.key(0), x)) / x
     factor = bright[:, 0, 0, 0]
     np.testing.assert_allclose(bright, np.broadcast_to(factor[:, None, None, None], x.shape), 1e-5)
     assert 0.7 <= factor.min() < 0.75 and 1.25 < factor.max() <= 1.3
-    y = np.asarray(random_color(saturation=0.5)(jax.random.key(0), x))
+    y = np.asarray(color_jitter(saturation=0.5)(jax.random.key(0), x))
     np.testing.assert_allclose(y @ np.array([0.299, 0.587, 0.114]), grey, atol=1e-5)  # grey stays
     assert abs(y - x).max() > 0.01
-    y = np.asarray(random_color(contrast=0.5)(jax.random.key(0), x))
+    y = np.asarray(color_jitter(contrast=0.5)(jax.random.key(0), x))
     mean = grey.mean((1, 2))[:, None, None, None]
     ratio = (y - mean) / (x - mean)
     spread = np.median(ratio, (1, 2, 3))
     assert 0.5 <= spread.min() < 0.6 and 1.4 < spread.max() <= 1.5
-    assert random_color(contrast=0.5)(jax.random.key(0), x[..., :1]).shape == (50, 3, 4, 1)
-    strong = random_color(brightness=1.0)(jax.random.key(0), x)
+    assert color_jitter(contrast=0.5)(jax.random.key(0), x[..., :1]).shape == (50, 3, 4, 1)
+    strong = color_jitter(brightness=1.0)(jax.random.key(0), x)
     assert strong.min() >= 0 and strong.max() <= 1
     with pytest.raises(ValueError, match="with 3 channels for saturation"):
-        random_color(saturation=0.5)(jax.random.key(0), x[..., :2])
+        color_jitter(saturation=0.5)(jax.random.key(0), x[..., :2])
     with pytest.raises(ValueError, match=r"contrast must be in \[0, 1\], got 2"):
-        random_color(contrast=2)
+        color_jitter(contrast=2)
 
 
 def test_cutout_covers_a_square_about_each_pixel():

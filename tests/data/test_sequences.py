@@ -159,7 +159,7 @@ def test_fit_compiles_once_a_shape_and_says_nothing():
     data = ragged(23, 6)
     labels = np.array([len(s) % 2 for s in data])
     batches = bucketed((data, labels), 4, bounds=2)
-    net = jn.serial(jn.each_step(jn.embedding(200, 3)), jn.last_step(), jn.dense(2))
+    net = jn.serial(jn.time_distributed(jn.embedding(200, 3)), jn.last_step(), jn.dense(2))
     optimizer = optax.sgd(0.1)
     loss = optax.softmax_cross_entropy_with_integer_labels
     step = jn.make_step(jn.supervised(net, loss), optimizer, shapes=batches.shapes)

@@ -7,19 +7,19 @@ import pytest
 
 from jaxnet.data import (
     random_crop,
-    random_distortion,
+    elastic,
     random_flip,
     random_rotation,
     random_scale,
-    random_skew,
+    random_shear,
     warp,
 )
 
 RANDOM = {
     "rotation": random_rotation(40),
-    "skew": random_skew(30),
+    "skew": random_shear(30),
     "scale": random_scale(0.6, 1.6),
-    "affine": random_distortion(rotation=30, skew=15, scale=(0.7, 1.4), shift=2),
+    "affine": elastic(rotation=30, skew=15, scale=(0.7, 1.4), shift=2),
     "crop": random_crop(0.5),
     "flip": random_flip(),
     "upside down": random_flip(vertical=True),
@@ -83,7 +83,7 @@ def test_an_image_alone_and_its_dtype():
     np.testing.assert_array_equal(still, x)
 
 
-@pytest.mark.parametrize("turn", [random_rotation(30), random_distortion(rotation=30)])
+@pytest.mark.parametrize("turn", [random_rotation(30), elastic(rotation=30)])
 def test_angles_are_of_both_signs_and_no_larger(turn):
     """A bar through the middle: its slope tells the angle."""
     x = np.zeros((200, 41, 41, 1), np.float32)
@@ -98,7 +98,7 @@ def test_angles_are_of_both_signs_and_no_larger(turn):
 
 
 @pytest.mark.parametrize(
-    "affine", [random_distortion(skew=20), random_distortion(scale=(0.5, 2.0))]
+    "affine", [elastic(skew=20), elastic(scale=(0.5, 2.0))]
 )
 def test_an_affine_map_with_one_strength_is_of_that_kind(affine):
     """A square: leaning keeps its area and its height, scaling keeps it a square."""
@@ -118,7 +118,7 @@ def test_an_affine_map_moves_by_up_to_the_shift_whatever_else_it_does():
     """The middle of the image is where skew, rotation and scale leave it."""
     x = np.zeros((300, 41, 41, 1), np.float32)
     x[:, 19:22, 19:22] = 1
-    affine = random_distortion(rotation=180, skew=10, scale=(0.8, 1.25), shift=5)
+    affine = elastic(rotation=180, skew=10, scale=(0.8, 1.25), shift=5)
     y = np.asarray(jax.jit(affine)(jax.random.key(2), jnp.asarray(x)))[..., 0]
     place = np.arange(41) - 20.0
     down, right = ((y * p).sum((1, 2)) / y.sum((1, 2)) for p in (place[:, None], place))
@@ -133,7 +133,7 @@ def test_an_affine_map_skews_first_then_turns_then_scales():
     x = np.zeros((50, 81, 81, 2), np.float32)
     x[:, 39:42, 59:62, 0] = 1  # 20 to the right of the middle
     x[:, 19:22, 39:42, 1] = 1  # 20 above it
-    affine = random_distortion(rotation=40, skew=20, scale=(0.8, 1.25))
+    affine = elastic(rotation=40, skew=20, scale=(0.8, 1.25))
     y = np.asarray(jax.jit(affine)(jax.random.key(2), jnp.asarray(x)))
     place = np.arange(81) - 40.0
     down = (y * place[:, None, None]).sum((1, 2)) / y.sum((1, 2)) / 20
@@ -155,7 +155,7 @@ def test_bends_are_smooth_moves_of_the_size_that_was_asked_for():
     place = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
     x = {"image": np.repeat(place[None], 300, 0).astype(np.float32) + 100}
     x["mask"] = (x["image"][..., 0] - 100 + 1000).astype(np.int32)
-    y = jax.jit(random_distortion(bend=0.5, spacing=6))(jax.random.key(0), x)
+    y = jax.jit(elastic(bend=0.5, spacing=6))(jax.random.key(0), x)
     inside = np.s_[:, 4:-4, 4:-4]  # nothing comes from outside
     moves = (np.asarray(y["image"]) - x["image"])[inside]  # (300, 22, 16, 2)
     assert 0.3 < moves.std() < 0.5 and abs(moves.mean()) < 0.02
@@ -169,7 +169,7 @@ def test_bends_are_smooth_moves_of_the_size_that_was_asked_for():
 def test_boxes_are_not_bent():
     x = {"image": jnp.ones((2, 8, 9, 1)), "boxes": jnp.zeros((2, 1, 4))}
     with pytest.raises(ValueError, match="no upright boxes"):
-        random_distortion(bend=1)(jax.random.key(0), x)
+        elastic(bend=1)(jax.random.key(0), x)
 
 
 def test_flip_turns_half_of_them():
@@ -187,18 +187,18 @@ def test_a_box_that_leaves_the_image_becomes_padding():
     ("build", "words"),
     [
         (lambda: random_rotation(0), r"degrees must be in \(0, 180\], got 0"),
-        (lambda: random_skew(90), r"degrees must be in \(0, 90\), got 90"),
+        (lambda: random_shear(90), r"degrees must be in \(0, 90\), got 90"),
         (lambda: random_scale(2, 1), "needs 0 < low <= high, got 2 and 1"),
-        (lambda: random_distortion(rotation=181), r"rotation must be in \[0, 180\], got 181"),
-        (lambda: random_distortion(skew=90), r"skew must be in \[0, 90\), got 90"),
-        (lambda: random_distortion(scale=(0, 1)), "scale needs 0 < low <= high, got 0 and 1"),
-        (lambda: random_distortion(shift=-1), "shift and bend must be at least 0, got -1"),
-        (lambda: random_distortion(bend=1, spacing=0), "spacing must be at least 1, got 0"),
+        (lambda: elastic(rotation=181), r"rotation must be in \[0, 180\], got 181"),
+        (lambda: elastic(skew=90), r"skew must be in \[0, 90\), got 90"),
+        (lambda: elastic(scale=(0, 1)), "scale needs 0 < low <= high, got 0 and 1"),
+        (lambda: elastic(shift=-1), "shift and bend must be at least 0, got -1"),
+        (lambda: elastic(bend=1, spacing=0), "spacing must be at least 1, got 0"),
         (lambda: random_crop(1), r"share must be in \(0, 1\), got 1"),
         (lambda: random_flip()(jax.random.key(0), jnp.ones((3, 4))), "random_flip: needs images"),
-        (lambda: random_skew(9)(jax.random.key(0), {"image": jnp.ones((1, 4, 5, 1)),
+        (lambda: random_shear(9)(jax.random.key(0), {"image": jnp.ones((1, 4, 5, 1)),
          "mask": jnp.ones((1, 4, 4))}), r"mask must be \(1, 4, 5\), got \(1, 4, 4\)"),
-        (lambda: random_skew(9)(jax.random.key(0), {"image": jnp.ones((1, 4, 5, 1)),
+        (lambda: random_shear(9)(jax.random.key(0), {"image": jnp.ones((1, 4, 5, 1)),
          "boxes": jnp.ones((1, 4))}), r"boxes must be \(batch, n, 4\), got \(1, 4\)"),
     ],
 )  # fmt: skip

@@ -183,7 +183,7 @@ def test_the_second_call_of_a_shared_layer():
 
 def test_running_statistics_are_used():
     """In evaluation mode no example changes the attribution of another."""
-    net = jn.serial(jn.conv(3, 3), jn.batch_norm(), jnp.tanh, jn.global_mean_pool())
+    net = jn.serial(jn.conv(3, 3), jn.batch_norm(), jnp.tanh, jn.global_avg_pool())
     x = jnp.asarray(IMAGES, jnp.float32)
     params, state = net.init(jax.random.key(0), x)
     np.testing.assert_allclose(

@@ -13,7 +13,7 @@ IMAGES = np.random.default_rng(0).normal(size=(3, 7, 6, 2))
 
 def pooled():
     return jn.serial(
-        jn.conv(4, 3, strides=2), jax.nn.relu, jn.global_mean_pool(), jn.dense(5), name="net"
+        jn.conv(4, 3, strides=2), jax.nn.relu, jn.global_avg_pool(), jn.dense(5), name="net"
     )
 
 
@@ -51,7 +51,7 @@ def test_an_inner_layer_as_captum(x64):
     attr = pytest.importorskip("captum.attr", reason="compares with captum")
     net = jn.serial(
         jn.conv(4, 3, name="a"), jnp.tanh, jn.conv(3, 3, name="b"), jnp.tanh,
-        jn.global_mean_pool(), jnp.exp,
+        jn.global_avg_pool(), jnp.exp,
     )  # fmt: skip
     params, state = net.init(jax.random.key(0), jnp.asarray(IMAGES))
 

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.inspect import fits, flops
+from jaxnet.inspect import memory, flops
 
 spec = jn.spec
 
@@ -86,7 +86,7 @@ def test_rows_of_the_summary():
 def test_memory_that_is_held(optimizer, copies):
     """Parameters once, and once more for each average that the optimizer keeps."""
     params, batch = 4 * (1000 * 800 + 800), 4 * 32 * 1000
-    fit = fits(jn.dense(800), spec((32, 1000)), 15e9, optimizer=optimizer)
+    fit = memory(jn.dense(800), spec((32, 1000)), 15e9, optimizer=optimizer)
     assert copies * params + batch <= fit.held <= copies * params + batch + 1000
     # At least the gradient of the kernel, or the new parameters if they find no room in the old.
     assert fit.needed == fit.held + fit.temporary and fit.temporary < 3 * params
@@ -97,7 +97,7 @@ def test_activations_grow_with_depth_and_less_with_remat():
         layers = [
             wrap(jn.serial(jn.dense(64), jnp.tanh, jn.dense(64), jnp.tanh)) for _ in range(depth)
         ]
-        return fits(jn.serial(*layers), spec((4096, 64)), 15e9).temporary
+        return memory(jn.serial(*layers), spec((4096, 64)), 15e9).temporary
 
     one = 4 * 4096 * 64  # bytes of one output
     few, many = deep(lambda layer: layer, 2), deep(lambda layer: layer, 10)
@@ -106,20 +106,20 @@ def test_activations_grow_with_depth_and_less_with_remat():
 
 def test_the_answer():
     net, x = jn.dense(1000), spec((32, 1000))
-    needed = fits(net, x, 15e9).needed
-    assert fits(net, x, needed) and not fits(net, x, needed - 1)
-    yes = str(fits(net, x, 15e9))
-    assert yes.startswith("fits: a training step needs ") and "of 15.0 GB (" in yes
+    needed = memory(net, x, 15e9).needed
+    assert memory(net, x, needed) and not memory(net, x, needed - 1)
+    yes = str(memory(net, x, 15e9))
+    assert yes.startswith("memory: a training step needs ") and "of 15.0 GB (" in yes
     assert yes.endswith(f"as compiled for {jax.default_backend()}")
-    assert str(fits(net, x, 1e6)).startswith("does not fit: a training step needs ")
+    assert str(memory(net, x, 1e6)).startswith("does not fit: a training step needs ")
 
 
 def test_nothing_is_allocated():
     """40 GB of parameters: planned, not made."""
-    fit = fits(jn.dense(10**5), spec((2, 10**5)), 15e9)
+    fit = memory(jn.dense(10**5), spec((2, 10**5)), 15e9)
     assert not fit and fit.held > 40e9
 
 
 def test_a_loss_of_your_own_and_state():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.5))
-    assert fits(net, spec((8, 3)), 1e6, loss=lambda y: jnp.log(y).sum())
+    assert memory(net, spec((8, 3)), 1e6, loss=lambda y: jnp.log(y).sum())

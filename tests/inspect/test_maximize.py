@@ -37,7 +37,7 @@ def test_decay_finds_the_balance():
 
 
 def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
-    net = jn.serial(jn.conv(3, 1, use_bias=False), jn.global_mean_pool())
+    net = jn.serial(jn.conv(3, 1, use_bias=False), jn.global_avg_pool())
     params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
     kernel = np.asarray(params["conv"]["kernel"])[0, 0]  # (inputs, maps)
     key = jax.random.key(1)

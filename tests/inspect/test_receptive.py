@@ -37,7 +37,7 @@ def conv(size, **options):
             (4, 4),
             id="3, 4, 8, 10",
         ),
-        pytest.param([conv(5, padding="VALID"), jn.mean_pool(2)], (6, 6), (2, 2), id="valid"),
+        pytest.param([conv(5, padding="VALID"), jn.avg_pool(2)], (6, 6), (2, 2), id="valid"),
         pytest.param([jn.batch_norm(), jnp.tanh, conv(1)], (1, 1), (1, 1), id="a point"),
         pytest.param([jn.residual(conv(3)), jn.residual(conv(5))], (7, 7), (1, 1), id="residual"),
         pytest.param([jn.parallel(conv(3), conv(5)), lambda ys: ys[0] + ys[1]], (5, 5), (1, 1),

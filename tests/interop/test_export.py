@@ -157,7 +157,7 @@ def test_weights_outside_are_exchanged(tmp_path):
     from safetensors.numpy import load_file
 
     net, spec = (
-        jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.global_mean_pool()),
+        jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.global_avg_pool()),
         jn.spec((2, 6, 5, 1)),
     )
     params, state = drawn(net, spec)
@@ -188,7 +188,7 @@ def test_weights_inside_make_the_file_larger(tmp_path):
 
 @pytest.mark.parametrize("outside", [False, True], ids=["x", "weights"])
 def test_gradients_by_option(tmp_path, outside):
-    net, spec = jn.serial(jn.conv(3, 3), jnp.tanh, jn.global_mean_pool()), jn.spec((2, 6, 5, 2))
+    net, spec = jn.serial(jn.conv(3, 3), jnp.tanh, jn.global_avg_pool()), jn.spec((2, 6, 5, 2))
     params, state = drawn(net, spec)
     x, names = inputs(spec, 4), ["bias", "kernel"]
     program = export(net, params, state, spec, weights_inside=not outside)

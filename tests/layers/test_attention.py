@@ -381,7 +381,7 @@ def test_a_memory_projected_once_stands_for_the_memory(options, x64):
     layer = jn.multi_head_attention(4, return_weights=True, **options)
     params = random_params(layer, (queries, memory, lengths))
     whole = run(layer, params, (queries, memory, lengths))
-    projected = jn.attention_memory(params, memory)
+    projected = jn.precompute_kv(params, memory)
     drawn = [
         layer.init(jax.random.key(0), (queries, given, lengths))[0] for given in (memory, projected)
     ]
@@ -396,9 +396,9 @@ def test_a_projected_memory_is_that_of_the_layer():
     queries, memory = jnp.ones((3, 5, 8)), jnp.ones((3, 7, 6))
     other = jn.multi_head_attention(2)
     params, _ = other.init(jax.random.key(0), (queries, memory))
-    projected = jn.attention_memory(params, memory)
+    projected = jn.precompute_kv(params, memory)
     four = jn.multi_head_attention(4)
-    with pytest.raises(ValueError, match=r"4 heads of 2, got \(2, 4\); write attention_memory"):
+    with pytest.raises(ValueError, match=r"4 heads of 2, got \(2, 4\); write precompute_kv"):
         four.init(jax.random.key(0), (queries, projected))
     with pytest.raises(ValueError, match="got a dict of"):
         four.init(jax.random.key(0), (queries, attention_cache(3, 7, heads=4, head_size=2)))

@@ -23,7 +23,7 @@ def near(share, wanted, deviation, n):
     ("make", "shape", "free"),
     [
         pytest.param(jn.dropout, (100, 40, 5), (100, 40, 5), id="units"),
-        pytest.param(jn.channel_dropout, (100, 3, 2, 90), (100, 1, 1, 90), id="channels"),
+        pytest.param(jn.spatial_dropout, (100, 3, 2, 90), (100, 1, 1, 90), id="channels"),
         pytest.param(jn.drop_path, (6000, 3, 2), (6000, 1, 1), id="paths"),
     ],
 )
@@ -55,7 +55,7 @@ def test_units_are_independent():
 
 def test_identity_in_evaluation_and_at_rate_0():
     x = jnp.arange(12.0).reshape(3, 4)
-    for make in (jn.dropout, jn.channel_dropout, jn.drop_path):
+    for make in (jn.dropout, jn.spatial_dropout, jn.drop_path):
         assert (make(0.5).apply({}, {}, x)[0] == x).all()
         assert (make(0.0).apply({}, {}, x, train=True)[0] == x).all()
 
@@ -80,7 +80,7 @@ def test_drop_path_in_a_residual_block_skips_whole_examples():
 
 
 def test_messages():
-    for make in (jn.dropout, jn.channel_dropout, jn.drop_path):
+    for make in (jn.dropout, jn.spatial_dropout, jn.drop_path):
         with pytest.raises(ValueError, match="share that is dropped"):
             make(1.0)
     with pytest.raises(ValueError, match=r"axes of the input \(2, 3\), got \(2,\)"):

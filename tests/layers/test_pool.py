@@ -19,7 +19,7 @@ def pooled(layer, x):
 @pytest.mark.parametrize(
     "layer, wanted",
     [
-        pytest.param(jn.mean_pool(2), [[3, 5], [2, 2]], id="mean"),
+        pytest.param(jn.avg_pool(2), [[3, 5], [2, 2]], id="mean"),
         pytest.param(jn.max_pool(2), [[6, 8], [3, 4]], id="max"),
         pytest.param(
             jn.l2_pool(2), np.sqrt([[0 + 1 + 25 + 36, 4 + 16 + 36 + 64], [18, 26]]), id="l2"
@@ -28,12 +28,12 @@ def pooled(layer, x):
         pytest.param(jn.max_pool((1, 3)), [[2], [6], [3], [3]], id="a rest is left out"),
         pytest.param(jn.max_pool(3, padding="SAME"), [[6, 8], [3, 4]], id="SAME, uneven"),
         pytest.param(
-            jn.mean_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2)),
+            jn.avg_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2)),
             [[0.25, 1.5], [2, 2]],
             id="padding counts",
         ),
         pytest.param(
-            jn.mean_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2), count_include_pad=False),
+            jn.avg_pool(2, padding=((1, 0), (0, 0)), strides=(3, 2), count_include_pad=False),
             [[0.5, 3], [2, 2]],
             id="padding does not count",
         ),
@@ -46,7 +46,7 @@ def test_values(layer, wanted):
 def test_global_pools():
     x = jnp.stack([LECTURE, -LECTURE], -1)[None]
     np.testing.assert_allclose(jn.global_max_pool().apply({}, {}, x)[0], [[8, 0]])
-    np.testing.assert_allclose(jn.global_mean_pool().apply({}, {}, x)[0], [[3, -3]])
+    np.testing.assert_allclose(jn.global_avg_pool().apply({}, {}, x)[0], [[3, -3]])
 
 
 def test_halves_a_map():
@@ -57,7 +57,7 @@ def test_halves_a_map():
 
 def test_pooling_over_features():
     x = jnp.array([[[3.0, 4, 5, 12]], [[0, 0, 8, 15]]])
-    y, _ = jn.l2_pool_features(2).apply({}, {}, x)
+    y, _ = jn.l2_pool_channels(2).apply({}, {}, x)
     np.testing.assert_allclose(y, [[[5, 13]], [[0, 17]]])
 
 
@@ -84,7 +84,7 @@ def test_the_first_is_meant_row_by_row():
 def test_l2_at_zero_has_a_gradient():
     for layer, x in (
         (jn.l2_pool(2), jnp.zeros((1, 4, 1)).at[0, 2].set(3.0)),
-        (jn.l2_pool_features(2), jnp.array([[0.0, 0, 3, 0]])),
+        (jn.l2_pool_channels(2), jnp.array([[0.0, 0, 3, 0]])),
     ):
         gradient = jax.grad(lambda x, layer=layer: layer.apply({}, {}, x)[0].sum())(x)
         np.testing.assert_array_equal(gradient.ravel(), [0, 0, 1, 0])
@@ -93,7 +93,7 @@ def test_l2_at_zero_has_a_gradient():
 @pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_nan_stays(place):
     x = jnp.array([[1.0, 2], [3, 4]]).at[place].set(jnp.nan)
-    for layer in (jn.max_pool(2), jn.global_max_pool(), jn.mean_pool(2)):
+    for layer in (jn.max_pool(2), jn.global_max_pool(), jn.avg_pool(2)):
         assert np.isnan(layer.apply({}, {}, x[None, ..., None])[0]).all()
 
 
@@ -109,14 +109,14 @@ def test_dtypes(dtype):
     for padding in (0, ((1, 0), (1, 0))):
         y = pooled(jn.max_pool(2, padding=padding), x)
         assert y.dtype == dtype and int(y.max()) == (5 if padding == 0 else 1)
-    mean = pooled(jn.mean_pool(2), x)
+    mean = pooled(jn.avg_pool(2), x)
     assert float(mean[0, 0]) == 2.75
     assert mean.dtype == (dtype if dtype == jnp.bfloat16 else jnp.float32)
 
 
 def test_narrow_floats_are_summed_in_float32():
     x = jnp.array([[256, 1, 1, 1, 1]], jnp.bfloat16)  # where 256 + 1 is 256
-    assert float(pooled(jn.mean_pool((1, 5)), x)[0, 0]) == 52
+    assert float(pooled(jn.avg_pool((1, 5)), x)[0, 0]) == 52
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -139,7 +139,7 @@ def test_pools_are_those_of_pytorch(x64, axes, kind, window, strides, padding):
         y = getattr(functional, f"lp_pool{axes}d")(x, 2.0, window, strides)
     else:
         counted = kind == "mean"
-        layer = jn.mean_pool(window, count_include_pad=counted, **options)
+        layer = jn.avg_pool(window, count_include_pad=counted, **options)
         y = getattr(functional, f"avg_pool{axes}d")(
             x, window, strides, padding, count_include_pad=counted
         )
@@ -180,13 +180,13 @@ def test_no_scatter_in_the_compiled_gradient():
         (lambda: jn.max_pool(0), None, "max_pool: window must be at least 1, got 0"),
         (lambda: jn.max_pool(2), (5, 3), r"max_pool: needs \(batch, \*space, features\)"),
         (lambda: jn.max_pool((2, 2)), (2, 5, 3), "window needs 1 entries"),
-        (lambda: jn.mean_pool(6), (2, 5, 3), r"mean_pool: a window of \(6,\) needs an input at"),
+        (lambda: jn.avg_pool(6), (2, 5, 3), r"avg_pool: a window of \(6,\) needs an input at"),
         (lambda: jn.max_pool(2, padding=2), (2, 5, 3), "padding that is smaller"),
         (lambda: jn.l2_pool(2, strides=(1, 1)), (2, 5, 3), "l2_pool: strides needs 1"),
-        (lambda: jn.l2_pool_features(0), None, "size must be at least 1"),
-        (lambda: jn.l2_pool_features(2), (2, 5, 3), "a multiple of 2 features"),
+        (lambda: jn.l2_pool_channels(0), None, "size must be at least 1"),
+        (lambda: jn.l2_pool_channels(2), (2, 5, 3), "a multiple of 2 features"),
         (lambda: jn.global_max_pool(), (2, 5), "global_max_pool: needs"),
-        (lambda: jn.global_mean_pool(), (2, 5), "global_mean_pool: needs"),
+        (lambda: jn.global_avg_pool(), (2, 5), "global_avg_pool: needs"),
     ],
 )
 def test_messages(make, shape, message):

@@ -135,7 +135,7 @@ def test_values_and_gradients_are_those_of_torch(kind, lengths, layers, both_way
 
     # jaxnet
     one = KINDS[kind][0](FEATURES)
-    net = jn.stacked(
+    net = jn.stack_rnn(
         *[jn.bidirectional(one) if both_ways else one._replace() for _ in range(layers)]
     )
 

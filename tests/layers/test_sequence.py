@@ -45,7 +45,7 @@ def test_forms_in_are_forms_out():
 
 
 def test_serial_hands_lengths_on():
-    net = jn.serial(jn.lstm(4), jn.each_step(jn.dropout(0.5)), jn.bidirectional(jn.gru(3)))
+    net = jn.serial(jn.lstm(4), jn.time_distributed(jn.dropout(0.5)), jn.bidirectional(jn.gru(3)))
     x = random(3, 5, 2)
     params, _ = net.init(jax.random.key(0), x)
     (y, lengths), _ = net.apply(params, {}, (x, LENGTHS))
@@ -106,7 +106,7 @@ def test_gradient_of_turning_round():
 
 
 def test_bidirectional_over_a_composed_layer():
-    net = jn.bidirectional(jn.serial(jn.each_step(jn.dense(6)), jn.gru(4)))
+    net = jn.bidirectional(jn.serial(jn.time_distributed(jn.dense(6)), jn.gru(4)))
     params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
     assert sorted(params["forward"]) == ["dense", "gru"]
     x = random(3, 5, 2)
@@ -115,11 +115,11 @@ def test_bidirectional_over_a_composed_layer():
     np.testing.assert_allclose(y[1, :2], alone[0], 1e-6, 1e-6)
 
 
-# stacked
+# stack_rnn
 
 
 def test_stacked_is_serial_with_states():
-    net, plain = jn.stacked(jn.gru(4), jn.lstm(3)), jn.serial(jn.gru(4), jn.lstm(3), name="stacked")
+    net, plain = jn.stack_rnn(jn.gru(4), jn.lstm(3)), jn.serial(jn.gru(4), jn.lstm(3), name="stack_rnn")
     x = random(3, 5, 2)
     params, _ = net.init(jax.random.key(0), x)
     y, _ = net.apply(params, {}, x)
@@ -137,13 +137,13 @@ def test_stacked_is_serial_with_states():
 def test_a_whole_model_decodes_with_states():
     """A character model's way: a prompt at once, then one token at a time, the same net."""
     net = jn.serial(
-        jn.each_step(jn.embedding(7, 3)),
-        jn.stacked(jn.lstm(4), jn.serial(jn.each_step(jn.dropout(0.5)), jn.lstm(5))),
-        jn.each_step(jn.dense(7)),
+        jn.time_distributed(jn.embedding(7, 3)),
+        jn.stack_rnn(jn.lstm(4), jn.serial(jn.time_distributed(jn.dropout(0.5)), jn.lstm(5))),
+        jn.time_distributed(jn.dense(7)),
     )
     tokens = jnp.array([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
     params, _ = net.init(jax.random.key(0), tokens)
-    assert sorted(params) == ["dense", "embedding", "stacked"]
+    assert sorted(params) == ["dense", "embedding", "stack_rnn"]
     whole, _ = net.apply(params, {}, tokens)
     out, _ = net.apply(params, {}, {"x": tokens[:, :2]})
     for t in range(2, 6):
@@ -151,11 +151,11 @@ def test_a_whole_model_decodes_with_states():
         np.testing.assert_allclose(out["x"][:, 0], whole[:, t], 1e-5, 1e-5)
 
 
-# each_step and last_step
+# time_distributed and last_step
 
 
 def test_each_step_keeps_the_form_and_clears_the_padding():
-    layer = jn.each_step(lambda x: x + 1)
+    layer = jn.time_distributed(lambda x: x + 1)
     (y, lengths), _ = layer.apply({}, {}, (ONES, LENGTHS))
     assert y[:, :, 0].tolist() == [[2] * 5, [2, 2, 0, 0, 0], [0] * 5]
     assert lengths.tolist() == [5, 2, 0]
@@ -166,13 +166,13 @@ def test_each_step_keeps_the_form_and_clears_the_padding():
     assert sorted(y) == ["initial", "lengths", "x"] and (y["x"][2] == 0).all()
     y, _ = layer.apply({}, {}, {"x": ONES, "final": jnp.ones((3, 2))})
     assert sorted(y) == ["final", "x"]
-    assert jn.each_step(jn.dense(4)).name == "dense" and jn.each_step(jnp.tanh).name == "tanh"
-    params, _ = jn.each_step(jn.dense(4)).init(jax.random.key(0), (ONES, LENGTHS))
+    assert jn.time_distributed(jn.dense(4)).name == "dense" and jn.time_distributed(jnp.tanh).name == "tanh"
+    params, _ = jn.time_distributed(jn.dense(4)).init(jax.random.key(0), (ONES, LENGTHS))
     assert params["kernel"].shape == (1, 4)
 
 
 def test_each_step_hands_state_key_and_training_on():
-    net = jn.each_step(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
+    net = jn.time_distributed(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
     params, state = net.init(jax.random.key(0), (ONES, LENGTHS))
     x = 4 + random(3, 5, 1)
     (y, _), after = net.apply(params, state, (x, LENGTHS), key=jax.random.key(1), train=True)
@@ -198,9 +198,9 @@ def test_last_step():
 
 def test_messages():
     x = jn.spec((3, 5, 2))
-    with pytest.raises(ValueError, match="stacked: needs at least one layer"):
-        jn.stacked()
-    net = jn.stacked(jn.gru(4), jn.gru(4))
+    with pytest.raises(ValueError, match="stack_rnn: needs at least one layer"):
+        jn.stack_rnn()
+    net = jn.stack_rnn(jn.gru(4), jn.gru(4))
     with pytest.raises(ValueError, match="'initial' must be a tuple of 2 carries.* got 1 entries"):
         net.init(jax.random.key(0), {"x": x, "initial": (jn.spec((3, 4)),)})
     with pytest.raises(ValueError, match="'initial' must be a tuple of 2 carries"):
@@ -211,7 +211,7 @@ def test_messages():
     with pytest.raises(
         ValueError, match=r"keeps the axes \(batch, time\) = \(3, 5\), got \(3, 2\)"
     ):
-        jn.each_step(lambda x: x[:, 0]).apply({}, {}, random(3, 5, 2))
+        jn.time_distributed(lambda x: x[:, 0]).apply({}, {}, random(3, 5, 2))
     with pytest.raises(ValueError, match=r"last_step: needs x \(batch, time, ...\), got \(3,\)"):
         jn.last_step().apply({}, {}, jnp.ones(3))
     with pytest.raises(ValueError, match="a dict needs 'x'.*got the entries .*'final'"):
@@ -219,7 +219,7 @@ def test_messages():
 
 
 def test_an_error_says_where():
-    net = jn.serial(jn.bidirectional(jn.stacked(jn.gru(4), jn.dense(3, name="out"))), name="net")
+    net = jn.serial(jn.bidirectional(jn.stack_rnn(jn.gru(4), jn.dense(3, name="out"))), name="net")
     with pytest.raises(Exception) as error:
         net.init(jax.random.key(0), {"x": jn.spec((3, 5, 2))})
     assert "in net/bidirectional/forward/out" in "".join(error.value.__notes__)

@@ -21,7 +21,7 @@ def test_blocks_step_by_step(cross, x64):
     y = run(whole, params, given)
     y = y[0] if cross else y
     if cross == "projected":
-        memory = jn.attention_memory(params["cross_attention"], memory)
+        memory = jn.precompute_kv(params["cross_attention"], memory)
 
     def one(cache, x_t):
         (cache, y_t), _ = step.apply(params, {}, (cache, (x_t, memory, lengths) if cross else x_t))

@@ -37,7 +37,7 @@ def test_names_and_stages():
     assert shapes["block_3/conv_1"] == (2, 32, 32, 16)
     assert shapes["block_4/shortcut"] == shapes["block_6/conv_2"] == (2, 16, 16, 32)
     assert shapes["block_9/norm_2"] == (2, 8, 8, 64)
-    assert shapes["global_mean_pool"] == (2, 64)
+    assert shapes["global_avg_pool"] == (2, 64)
     assert shapes["output"] == (2, 7)
     with_shortcut = {path.split("/")[0] for path in shapes if path.endswith("shortcut")}
     assert with_shortcut == {"block_4", "block_7"}

@@ -185,7 +185,7 @@ def test_what_is_true_comes_back_and_has_no_loss():
     np.testing.assert_allclose(loss_of(outputs, given), 0, atol=1e-9)
     found = jax.jit(partial(yolo_detect, most=9))(outputs)
     assert found.boxes.shape == (2, 9, 4) and found.classes.dtype == jnp.int32
-    result = jn.metrics.average_precision(found._asdict(), targets, CLASSES, iou=0.99)
+    result = jn.detection.average_precision(found._asdict(), targets, CLASSES, iou=0.99)
     assert result.mean == 1
     assert [int((c >= 0).sum()) for c in found.classes] == [6, 4]
     assert (found.boxes[1, 4:] == 0).all() and (found.scores[1, 4:] == -jnp.inf).all()
@@ -283,7 +283,7 @@ def test_it_learns_to_find_squares():
     train_state = epochs[-1].train_state
     outputs, _ = jax.jit(net.apply)(train_state.params, train_state.state, x)
     found = jax.jit(partial(yolo_detect, score=0.01))(outputs)
-    precision = jn.metrics.average_precision(found._asdict(), targets, 2).mean
+    precision = jn.detection.average_precision(found._asdict(), targets, 2).mean
     assert 0.8 < precision <= 1
 
 

@@ -99,7 +99,7 @@ def test_a_rule_trains_by_any_optimizer():
 @pytest.mark.parametrize("layer", [jn.gru(4), jn.lstm(4)], ids=["array", "dict"])
 def test_carried_goes_on_where_the_last_batch_stopped_and_learns_no_further_back(layer):
     """Loss and gradient of the second window: those of its net from the state after the first."""
-    net = jn.serial(jn.each_step(jn.embedding(7, 3)), layer, jn.each_step(jn.dense(7)))
+    net = jn.serial(jn.time_distributed(jn.embedding(7, 3)), layer, jn.time_distributed(jn.dense(7)))
     tokens = np.random.default_rng(0).integers(0, 7, 22)
     cut = jn.data.windows(tokens, 3, 4)  # 7 targets a stream: windows of 4 and 3
     zero = jnp.zeros((3, 4))

@@ -341,7 +341,7 @@ def test_softmax_units_learn_that_two_groups_agree():
     assert -2 * np.log(3) + 0.7 < likelihood < -np.log(3) + 0.01
 
 
-# Annealed importance sampling
+# AISResult importance sampling
 
 
 @pytest.mark.parametrize("seed", range(4))

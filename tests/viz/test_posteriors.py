@@ -7,7 +7,7 @@ POSTERIOR = np.array([[0.9, 0.1, 0], [0.2, 0.7, 0.1], [0, 0.5, 0.5], [0.25, 0.25
 
 
 def test_the_heat_map_has_the_shares_and_the_line_the_path():
-    figure = viz.states(POSTERIOR, [0, 1, 1, -1], names=["a", "b", "c"], steps="xy z")
+    figure = viz.posteriors(POSTERIOR, [0, 1, 1, -1], names=["a", "b", "c"], steps="xy z")
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), POSTERIOR.T)
     assert axes.images[0].origin == "lower"  # state 0 is below, where the line has it
@@ -19,7 +19,7 @@ def test_the_heat_map_has_the_shares_and_the_line_the_path():
 
 
 def test_without_a_path():
-    axes = viz.states(POSTERIOR).axes[0]
+    axes = viz.posteriors(POSTERIOR).axes[0]
     assert not axes.lines and axes.get_xlabel() == "time"
     assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "1", "2"]
 
@@ -38,4 +38,4 @@ def test_without_a_path():
 )
 def test_what_does_not_fit(posterior, options, words):
     with pytest.raises(ValueError, match=words):
-        viz.states(posterior, **options)
+        viz.posteriors(posterior, **options)

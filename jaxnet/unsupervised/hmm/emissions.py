@@ -18,7 +18,7 @@ from jaxnet.core import Params, child_key, param_dtype
 from jaxnet.initializers import normal, zeros
 from jaxnet.layers.embedding import check_range
 from jaxnet.unsupervised.kmeans import Vectors, kmeans, nearest
-from jaxnet.unsupervised.markov import log_probabilities, logsumexp, to_logits
+from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
 
 SOME = 1024  # steps of a state from which its Gaussians start
 _kmeans = partial(kmeans, progress=False)  # a bar of its own would flicker
@@ -59,7 +59,7 @@ class Emission(NamedTuple):
         return self.name
 
 
-def by_clusters(
+def kmeans_init(
     key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int, *, method: Vectors = _kmeans
 ) -> np.ndarray:
     """Labels each step by the centre that is nearest: for states in no order.
@@ -76,7 +76,7 @@ def by_clusters(
 
     Example:
       >>> x = np.array([[[0.0], [0.1], [9.0]], [[9.1], [0.0], [7e7]]])
-      >>> labels = by_clusters(jax.random.key(0), x, np.array([[1, 1, 1], [1, 1, 0]], bool), 2)
+      >>> labels = kmeans_init(jax.random.key(0), x, np.array([[1, 1, 1], [1, 1, 0]], bool), 2)
       >>> bool(labels[0, 0] == labels[0, 1] == labels[1, 1] != labels[0, 2] == labels[1, 0])
       True
     """
@@ -85,7 +85,7 @@ def by_clusters(
     return labels
 
 
-def in_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
+def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
     """Labels each sequence's first part 0, its next 1, ...: for `left_to_right` transitions.
 
     Args:
@@ -98,7 +98,7 @@ def in_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) ->
       (batch, time) integers.
 
     Example:
-      >>> in_segments(jax.random.key(0), np.zeros((1, 7)), np.arange(7)[None] < 6, 3)
+      >>> uniform_segments(jax.random.key(0), np.zeros((1, 7)), np.arange(7)[None] < 6, 3)
       array([[0, 0, 1, 1, 2, 2, 2]])
     """
     lengths = np.maximum(mask.sum(1, keepdims=True), 1)
@@ -272,7 +272,7 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
         noise = jax.random.normal(child_key(key, "noise"), mean.shape, mean.dtype)
         return mean + jnp.exp(log_variance / 2) * noise
 
-    return Emission(init, check, score, fit, begin, sample, by_clusters, name)
+    return Emission(init, check, score, fit, begin, sample, kmeans_init, name)
 
 
 # Jitted, since one by one these operations would keep what has all five axes in memory.

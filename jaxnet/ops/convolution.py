@@ -27,7 +27,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
-from jaxnet.layers.window import taps, zero_padded
+from jaxnet.ops.window import taps, zero_padded
 
 Pairs = tuple[tuple[int, int], ...]
 

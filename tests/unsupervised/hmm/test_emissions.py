@@ -5,14 +5,14 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.unsupervised import (
-    by_clusters,
+    kmeans_init,
     categorical,
     gaussian_mixture,
-    in_segments,
+    uniform_segments,
     random_vectors,
     to_logits,
 )
-from jaxnet.unsupervised.emissions import shares
+from jaxnet.unsupervised.hmm.emissions import shares
 
 KEYS_MAY_REPEAT = True
 
@@ -103,14 +103,14 @@ def test_first_params_are_those_of_the_labelled_steps():
 
 def test_alignments():
     mask = np.arange(7) < np.array([[7], [2], [0]])
-    labels = in_segments(jax.random.key(0), np.zeros((3, 7)), mask, 3)
+    labels = uniform_segments(jax.random.key(0), np.zeros((3, 7)), mask, 3)
     np.testing.assert_array_equal(labels[0], [0, 0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(labels[1, :2], [0, 1])
     x = np.where(mask[..., None], np.arange(7)[:, None] // 4 * 9.0, np.nan)
-    clusters = by_clusters(jax.random.key(0), x, mask, 2)
+    clusters = kmeans_init(jax.random.key(0), x, mask, 2)
     assert len(set(clusters[0, :4])) == len(set(clusters[0, 4:])) == 1
     assert clusters[0, 0] != clusters[0, 4] and clusters[1, 0] == clusters[0, 0]
-    drawn = by_clusters(jax.random.key(0), x, mask, 4, method=random_vectors)
+    drawn = kmeans_init(jax.random.key(0), x, mask, 4, method=random_vectors)
     assert drawn.shape == (3, 7) and drawn.max() < 4
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def states(
+def posteriors(
     posterior: Any,
     path: Any = None,
     *,
@@ -33,22 +33,22 @@ def states(
         many names or steps.
 
     Example:
-      >>> figure = states([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], steps="abc")
+      >>> figure = posteriors([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], steps="abc")
       >>> figure.axes[0].lines[0].get_ydata().tolist()
       [0.0, 0.0, 1.0]
     """
     posterior = np.asarray(posterior, float)
     if posterior.ndim != 2 or not posterior.size:
-        raise ValueError(f"states: needs posteriors (time, states), got {posterior.shape}")
+        raise ValueError(f"posteriors: needs posteriors (time, states), got {posterior.shape}")
     if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
         raise ValueError(
-            "states: posteriors must be shares in [0, 1], got "
+            "posteriors: posteriors must be shares in [0, 1], got "
             f"{posterior.min():.3g} to {posterior.max():.3g}"
         )
     time, count = posterior.shape
     for what, given, needed in (("names", names, count), ("steps", steps, time)):
         if given is not None and len(given) != needed:
-            raise ValueError(f"states: needs {needed} {what}, got {len(given)}")
+            raise ValueError(f"posteriors: needs {needed} {what}, got {len(given)}")
     width = min(max(0.17 * time, 4), 14) + 1.5
     figure = new_figure(width, 0.45 * min(count, 16) + 1.2)
     axes = figure.subplots()
@@ -60,7 +60,7 @@ def states(
         path = np.asarray(path)
         if path.shape != (time,) or path.min() < -1 or path.max() >= count:
             raise ValueError(
-                f"states: the path must be ({time},) states below {count}, got {path.shape} "
+                f"posteriors: the path must be ({time},) states below {count}, got {path.shape} "
                 f"{path.tolist()!r:.60}"
             )
         line = np.where(path < 0, np.nan, path)

@@ -13,7 +13,7 @@ def values(axes):
 def test_rows_are_images_and_columns_maps():
     rng = np.random.default_rng(1)
     fine, coarse = rng.normal(size=(2, 6, 8, 3)), rng.normal(size=(2, 3, 4))
-    figure = viz.heat(IMAGES, {"fine": fine, "coarse": coarse}, ["first", "second"])
+    figure = viz.heatmap(IMAGES, {"fine": fine, "coarse": coarse}, ["first", "second"])
     cells = np.array(figure.axes[:6]).reshape(2, 3)
     assert [axes.get_title() for axes in cells[0]] == ["image", "fine", "coarse"]
     assert [axes.texts[0].get_text() for axes in cells[:, 0]] == ["first", "second"]
@@ -26,24 +26,24 @@ def test_rows_are_images_and_columns_maps():
 
 def test_long_titles_are_inside_the_figure():
     titles = ["airplane,\nread as automobile", "8"]
-    figure = viz.heat(IMAGES, {"a": np.ones((2, 6, 8))}, titles)
+    figure = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}, titles)
     figure.draw_without_rendering()
     for axes in figure.axes[:4:2]:
         assert axes.texts[0].get_window_extent().x0 >= 0
 
 
 def test_a_coarse_map_covers_the_whole_image():
-    cell = viz.heat(IMAGES, {"coarse": np.ones((2, 3, 4))}).axes[1]
+    cell = viz.heatmap(IMAGES, {"coarse": np.ones((2, 3, 4))}).axes[1]
     below, above = cell.images
     assert tuple(below.get_extent()) == tuple(above.get_extent()) == (-0.5, 7.5, 5.5, -0.5)
     assert (below.get_interpolation(), above.get_interpolation()) == (
-        viz.heat(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[0].get_interpolation(),
+        viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[0].get_interpolation(),
         "bilinear",
     )
 
 
 def test_red_is_for_blue_against_and_nothing_is_clear():
-    image = viz.heat(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[-1]
+    image = viz.heatmap(IMAGES, {"a": np.ones((2, 6, 8))}).axes[1].images[-1]
     low, zero, high = (image.cmap(image.norm(v)) for v in (-1.0, 0.0, 1.0))
     assert low[2] > low[0] and high[0] > high[2]
     assert zero[3] < 0.01 and low[3] == high[3] == 1
@@ -51,13 +51,13 @@ def test_red_is_for_blue_against_and_nothing_is_clear():
 
 def test_unsigned_is_the_largest_size_over_the_channels():
     gradient = np.random.default_rng(1).normal(size=(2, 6, 8, 3))
-    figure = viz.heat(IMAGES, {"saliency": gradient}, unsigned=["saliency"])
+    figure = viz.heatmap(IMAGES, {"saliency": gradient}, unsigned=["saliency"])
     size = np.abs(gradient[0]).max(-1)
     np.testing.assert_allclose(values(figure.axes[1]), size / size.max())
 
 
 def test_a_map_of_zeros_and_images_in_colour():
-    figure = viz.heat(np.zeros((1, 6, 8, 3)), {"nothing": np.zeros((1, 6, 8))})
+    figure = viz.heatmap(np.zeros((1, 6, 8, 3)), {"nothing": np.zeros((1, 6, 8))})
     assert not values(figure.axes[1]).any()
 
 
@@ -73,4 +73,4 @@ def test_a_map_of_zeros_and_images_in_colour():
 )
 def test_messages(maps, options, message):
     with pytest.raises(ValueError, match=message):
-        viz.heat(IMAGES, maps, **options)
+        viz.heatmap(IMAGES, maps, **options)

@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 from jaxnet.layers import convolution
-from jaxnet.layers.convolution import convolve
+from jaxnet.ops.convolution import convolve
 
 
 def oracle(x, w, *, strides, padding, dilation=None, input_dilation=None, groups=1):
@@ -265,7 +265,7 @@ def test_messages(x, w, options, message):
 DISTRIBUTED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxnet.layers.convolution import convolve
+from jaxnet.ops.convolution import convolve
 
 rng = np.random.default_rng(0)
 x, w = [rng.normal(size=s).astype("f4") for s in ((4, 6, 5, 3), (3, 3, 3, 20))]

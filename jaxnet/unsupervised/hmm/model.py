@@ -3,7 +3,7 @@
 `hmm` is the layer whose output is log p(sequence). `baum_welch` and `fit_hmm` learn its params by
 expectation maximization; `jn.make_step` learns the same params by the gradient, alone or with what
 stands around the layer. What the states were is asked of the functions in
-`jaxnet.unsupervised.markov`, which take the emission's scores:
+`jaxnet.unsupervised.hmm.markov`, which take the emission's scores:
 
     scores = emission.score(params["emission"], x)    # (batch, time, states)
     path, log_probability = viterbi(params, scores, lengths)
@@ -24,8 +24,8 @@ from jaxnet.core import Layer, Params, child_key, spec, stateless
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.sequence import Sequence, read
 from jaxnet.progress import progress_bar
-from jaxnet.unsupervised.emissions import Align, Emission, shares
-from jaxnet.unsupervised.markov import hmm_counts, hmm_forward, log_probabilities
+from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
+from jaxnet.unsupervised.hmm.markov import hmm_counts, hmm_forward, log_probabilities
 
 
 def hmm(
@@ -93,7 +93,7 @@ def hmm(
     return stateless(init, apply, name=name)
 
 
-class Learned(NamedTuple):
+class EMResult(NamedTuple):
     """What `baum_welch` gives.
 
     Fields:
@@ -114,7 +114,7 @@ def baum_welch(
     iterations: int = 100,
     tolerance: float = 1e-4,
     progress: bool = True,
-) -> Learned:
+) -> EMResult:
     """Expectation maximization: each round makes all sequences together likelier.
 
     A round counts how often each state, transition and emission is expected to have occurred, and
@@ -171,7 +171,7 @@ def baum_welch(
             bar.update(1)
             if len(history) > 1 and history[-1] - history[-2] < tolerance * steps:
                 break
-    return Learned(params, np.array(history))
+    return EMResult(params, np.array(history))
 
 
 def fit_hmm(
@@ -200,8 +200,8 @@ def fit_hmm(
       emission: `categorical(symbols)`, `gaussian_mixture(mixtures)` or one of your own.
       lengths: (batch,) integers in [0, time], or None.
       start_init, transition_init: as for `hmm`.
-      align: guesses the state of each step, on which the first emissions are fitted: `by_clusters`,
-        by k-means or random vectors, or `in_segments`. None takes the emission's own way: clusters
+      align: guesses the state of each step, on which the first emissions are fitted: `kmeans_init`,
+        by k-means or random vectors, or `uniform_segments`. None takes the emission's own way: clusters
         by k-means for Gaussians, and for symbols none, their params are drawn.
       restarts: so many runs with keys of their own, of which the likeliest is kept.
       iterations, tolerance, progress: see `baum_welch`.

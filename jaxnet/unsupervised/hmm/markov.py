@@ -2,7 +2,7 @@
 
 A chain goes from state to state, and each state emits what is seen. Nothing here asks what that is:
 it takes *scores* (batch, time, states), the log-likelihood of each step in each state, which an
-emission gives (see `jaxnet.unsupervised.emissions`), or a network (`scaled_likelihoods`).
+emission gives (see `jaxnet.unsupervised.hmm.emissions`), or a network (`scaled_likelihoods`).
 
     params["start"] (states,)                logits of the first state
     params["transition"] (states, states)    logits of the next state; a row is where one comes from

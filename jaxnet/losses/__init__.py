@@ -177,7 +177,7 @@ def smoothed_cross_entropy(smoothing: float) -> Loss:
     return loss
 
 
-def focal(gamma: float = 2.0) -> Loss:
+def focal_loss(gamma: float = 2.0) -> Loss:
     """The softmax cross-entropy times (1 - p_y)^gamma, which turns from what is easy.
 
     Args:
@@ -192,18 +192,18 @@ def focal(gamma: float = 2.0) -> Loss:
 
     Example:
       >>> z = jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5]]))  # (1 - 0.9)² · 0.105, 0.5² · 0.693
-      >>> focal(2.0)(z, jnp.array([0, 0])).tolist()
+      >>> focal_loss(2.0)(z, jnp.array([0, 0])).tolist()
       [0.00105..., 0.173...]
 
     Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection".
     """
     if gamma < 0:
-        raise ValueError(f"focal: gamma must be at least 0, got {gamma}")
+        raise ValueError(f"focal_loss: gamma must be at least 0, got {gamma}")
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        _check_labels("focal", outputs, targets)
+        _check_labels("focal_loss", outputs, targets)
         if outputs.shape[-1] < 2:
-            raise ValueError("focal: needs two classes or more; for one logit see binary_focal")
+            raise ValueError("focal_loss: needs two classes or more; for one logit see sigmoid_focal_loss")
         z = _wide(outputs)
         total = jax.nn.logsumexp(z, axis=-1)
         others = jnp.where(targets[..., None] == jnp.arange(z.shape[-1]), -jnp.inf, z)
@@ -215,7 +215,7 @@ def focal(gamma: float = 2.0) -> Loss:
     return loss
 
 
-def binary_focal(gamma: float = 2.0, alpha: float | None = None) -> Loss:
+def sigmoid_focal_loss(gamma: float = 2.0, alpha: float | None = None) -> Loss:
     """The sigmoid cross-entropy times (1 - p_t)^gamma, p_t the probability of what is true.
 
     Args:
@@ -230,16 +230,16 @@ def binary_focal(gamma: float = 2.0, alpha: float | None = None) -> Loss:
       ValueError: for a negative gamma, and where the shapes differ.
 
     Example:
-      >>> binary_focal(2.0)(jnp.array([0.0, 2.0]), jnp.array([1, 1])).tolist()
+      >>> sigmoid_focal_loss(2.0)(jnp.array([0.0, 2.0]), jnp.array([1, 1])).tolist()
       [0.173..., 0.0018...]
 
     Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection".
     """
     if gamma < 0:
-        raise ValueError(f"binary_focal: gamma must be at least 0, got {gamma}")
+        raise ValueError(f"sigmoid_focal_loss: gamma must be at least 0, got {gamma}")
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        _check_same("binary_focal", outputs, targets)
+        _check_same("sigmoid_focal_loss", outputs, targets)
         return optax.sigmoid_focal_loss(_wide(outputs), targets, alpha=alpha, gamma=gamma)
 
     return loss
@@ -583,7 +583,7 @@ def ctc(blank: int = 0) -> Loss:
     return loss
 
 
-def without_void(loss: Loss, void: int, *, weights: Any = None) -> Loss:
+def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
     """The mean of a loss over the places of each example that have a label.
 
     For images in which some pixels are of no class, and as well for sentences filled up with a
@@ -593,7 +593,7 @@ def without_void(loss: Loss, void: int, *, weights: Any = None) -> Loss:
     Args:
       loss: of outputs (batch, ..., classes) and integer labels (batch, ...), a value each place,
         such as `optax.softmax_cross_entropy_with_integer_labels`.
-      void: the label of places that do not count.
+      label: the label of places that do not count.
       weights: (classes,), how much a place counts by its class, for classes that are rare; the mean
         is weighted, so only their ratios matter.
 
@@ -605,7 +605,7 @@ def without_void(loss: Loss, void: int, *, weights: Any = None) -> Loss:
         where `loss` does not give one value for each.
 
     Example:
-      >>> loss = without_void(optax.softmax_cross_entropy_with_integer_labels, void=11)
+      >>> loss = ignore_label(optax.softmax_cross_entropy_with_integer_labels, label=11)
       >>> z = jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]))
       >>> masks = jnp.array([[0, 11, 1], [11, 11, 11]])
       >>> loss(jnp.stack([z, z]), masks).tolist()  # -(log 0.9 + log 0.8) / 2
@@ -614,13 +614,13 @@ def without_void(loss: Loss, void: int, *, weights: Any = None) -> Loss:
     weights = None if weights is None else jnp.asarray(weights)
 
     def of_labelled(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        _check_labels("without_void", outputs, targets)
-        counted = targets != void
+        _check_labels("ignore_label", outputs, targets)
+        counted = targets != label
         targets = jnp.where(counted, targets, 0)
         values = loss(outputs, targets)
         if values.shape != targets.shape:
             raise ValueError(
-                f"without_void: the loss must give a value for each of the labels {targets.shape}, "
+                f"ignore_label: the loss must give a value for each of the labels {targets.shape}, "
                 f"got {values.shape}"
             )
         weight = jnp.where(counted, 1.0 if weights is None else weights[targets], 0)

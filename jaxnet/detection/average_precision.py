@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet.boxes import iou as box_iou
+from jaxnet.detection.boxes import iou as box_iou
 
 _overlaps = jax.jit(box_iou)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def codes(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None) -> "Figure":
+def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None) -> "Figure":
     """Side by side, where each way of coding puts the same examples; the axes have no scale.
 
     The name of a class stands at the median of its points, and beside its colour at the right.
@@ -26,24 +26,24 @@ def codes(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = 
 
     Example:
       >>> points = np.random.default_rng(0).normal(size=(30, 2))
-      >>> figure = codes({"PCA": points, "autoencoder": points**3}, np.arange(30) % 3)
+      >>> figure = embedding({"PCA": points, "autoencoder": points**3}, np.arange(30) % 3)
       >>> [axes.get_title() for axes in figure.axes]
       ['PCA', 'autoencoder']
     """
     labels = np.asarray(labels)
     if not panels:
-        raise ValueError("codes: needs at least one panel, such as {'PCA': points}")
+        raise ValueError("embedding: needs at least one panel, such as {'PCA': points}")
     if labels.ndim != 1 or not len(labels) or labels.min() < 0:
-        raise ValueError(f"codes: labels must be classes 0, 1, ... (examples,), got {labels!r:.60}")
+        raise ValueError(f"embedding: labels must be classes 0, 1, ... (examples,), got {labels!r:.60}")
     for title, points in panels.items():
         if np.shape(points) != (len(labels), 2):
             raise ValueError(
-                f"codes: {len(labels)} labels need points ({len(labels)}, 2), "
+                f"embedding: {len(labels)} labels need points ({len(labels)}, 2), "
                 f"got {np.shape(points)} for {title}"
             )
     classes = np.unique(labels)
     if names is not None and len(names) <= classes[-1]:
-        raise ValueError(f"codes: class {classes[-1]} has no name, got {len(names)} names")
+        raise ValueError(f"embedding: class {classes[-1]} has no name, got {len(names)} names")
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
     from matplotlib.patheffects import withStroke

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def heat(
+def heatmap(
     images: Any,
     maps: Mapping[str, Any],
     titles: Sequence[str] | None = None,
@@ -41,18 +41,18 @@ def heat(
 
     Example:
       >>> x = np.random.rand(2, 8, 8, 1)
-      >>> figure = heat(x, {"saliency": np.random.randn(2, 8, 8, 1)}, ["a", "b"])
+      >>> figure = heatmap(x, {"saliency": np.random.randn(2, 8, 8, 1)}, ["a", "b"])
       >>> len(figure.axes)  # two rows of two, and the scale
       5
     """
     images = np.asarray(images)
     flat = {name: _flat(name, m, images, name in unsigned) for name, m in maps.items()}
     if not flat:
-        raise ValueError("heat: needs at least one map, such as {'saliency': gradient}")
+        raise ValueError("heatmap: needs at least one map, such as {'saliency': gradient}")
     if titles is not None and len(titles) != len(images):
-        raise ValueError(f"heat: {len(images)} images need as many titles, got {len(titles)}")
+        raise ValueError(f"heatmap: {len(images)} images need as many titles, got {len(titles)}")
     if missing := set(unsigned) - set(maps):
-        raise ValueError(f"heat: unsigned names no map of {', '.join(maps)}: {', '.join(missing)}")
+        raise ValueError(f"heatmap: unsigned names no map of {', '.join(maps)}: {', '.join(missing)}")
     height, width = images.shape[1:3]
     lines = [line for title in titles or [] for line in title.split("\n")]
     left = 0.09 * max(map(len, lines), default=0)
@@ -93,7 +93,7 @@ def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndar
     values = np.asarray(values, float)
     if images.ndim != 4 or values.ndim not in (3, 4) or len(values) != len(images):
         raise ValueError(
-            "heat: needs images (images, height, width, channels) and maps (images, rows, columns) "
+            "heatmap: needs images (images, height, width, channels) and maps (images, rows, columns) "
             f"or with channels, got {images.shape} and {name} {values.shape}"
         )
     if unsigned:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-class Kept(NamedTuple):
+class NMSResult(NamedTuple):
     """What non-maximum suppression keeps, best first, in a fixed number of places.
 
     Fields:
@@ -57,7 +57,7 @@ def non_max_suppression(
     iou: float = 0.5,
     score: float = -jnp.inf,
     most: int = 100,
-) -> Kept:
+) -> NMSResult:
     """Of boxes that overlap, keeps the one of the best score; all shapes are fixed, for `jit`.
 
     Greedy: the best box is kept, all that overlap it by more than `iou` are dropped, and so on with
@@ -104,7 +104,7 @@ def non_max_suppression(
             lambda b, s: non_max_suppression(b, s, iou=iou, score=score, most=most)
         )(boxes, scores)  # fmt: skip
     if boxes.shape[0] == 0:
-        return Kept(jnp.zeros(most, jnp.int32), jnp.zeros(most, bool))
+        return NMSResult(jnp.zeros(most, jnp.int32), jnp.zeros(most, bool))
 
     def more(carry):
         i, left, _ = carry
@@ -119,7 +119,7 @@ def non_max_suppression(
 
     left = jnp.where(scores > score, scores, -jnp.inf)
     count, _, index = jax.lax.while_loop(more, keep, (0, left, jnp.zeros(most, jnp.int32)))
-    return Kept(index, jnp.arange(most) < count)
+    return NMSResult(index, jnp.arange(most) < count)
 
 
 def to_corners(boxes: jax.Array) -> jax.Array:

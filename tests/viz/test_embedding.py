@@ -8,7 +8,7 @@ LABELS = np.arange(30) % 3
 
 
 def test_points_lie_where_they_are_and_have_their_class_colour():
-    figure = viz.codes({"one": POINTS, "two": -POINTS}, LABELS)
+    figure = viz.embedding({"one": POINTS, "two": -POINTS}, LABELS)
     assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
     for axes, points in zip(figure.axes, (POINTS, -POINTS), strict=True):
         (scatter,) = axes.collections
@@ -20,7 +20,7 @@ def test_points_lie_where_they_are_and_have_their_class_colour():
 
 
 def test_names_stand_at_the_medians_in_their_colour():
-    (axes,) = viz.codes({"one": POINTS}, LABELS, names=["cat", "dog", "eel"]).axes
+    (axes,) = viz.embedding({"one": POINTS}, LABELS, names=["cat", "dog", "eel"]).axes
     assert [text.get_text() for text in axes.texts] == ["cat", "dog", "eel"]
     for label, text in enumerate(axes.texts):
         np.testing.assert_allclose(text.get_position(), np.median(POINTS[LABELS == label], 0))
@@ -28,7 +28,7 @@ def test_names_stand_at_the_medians_in_their_colour():
 
 
 def test_two_classes_that_are_not_0_and_1():
-    (axes,) = viz.codes({"one": POINTS}, np.where(LABELS == 0, 4, 17)).axes
+    (axes,) = viz.embedding({"one": POINTS}, np.where(LABELS == 0, 4, 17)).axes
     assert [text.get_text() for text in axes.texts] == ["4", "17"]
 
 
@@ -44,4 +44,4 @@ def test_two_classes_that_are_not_0_and_1():
 )
 def test_wrong_shapes(panels, labels, names, message):
     with pytest.raises(ValueError, match=message):
-        viz.codes(panels, labels, names)
+        viz.embedding(panels, labels, names)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.layers.window import pad_pairs, per_axis, taps
+from jaxnet.ops.window import pad_pairs, per_axis, taps
 
 
 @pytest.mark.parametrize("space", [5, 6, 7])

@@ -15,7 +15,7 @@ from jaxnet.unsupervised import (
     gaussian_mixture,
     hmm,
     hmm_posteriors,
-    in_segments,
+    uniform_segments,
     left_to_right,
     log_probabilities,
     sample_hmm,
@@ -232,7 +232,7 @@ def test_what_cannot_be_stays_so():
     lengths = np.random.default_rng(0).integers(8, 12, 40)
     options = dict(start_init=first_state, transition_init=left_to_right())
     fitted = fit_hmm(
-        jax.random.key(1), x, 3, emission=emission, lengths=lengths, align=in_segments, **options
+        jax.random.key(1), x, 3, emission=emission, lengths=lengths, align=uniform_segments, **options
     )
     net, optimizer = hmm(3, emission, **options), optax.adamw(0.05, weight_decay=1e-2)
 
