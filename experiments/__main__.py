@@ -1,10 +1,12 @@
-"""Runs again what gave the rows of README.md that take under ten minutes: `python -m experiments`.
+"""Reruns the experiments that take under ten minutes: `python -m experiments`.
 
-The table there is the list: a row's command and its time. What each run prints goes to a file of
-its own, beside those of earlier times; a line tells how it ended and how long it took.
+The records in the experiments' files say which commands there are and how long each took. The
+output of every run goes to a log file. `--list` only names the commands; `--table` writes the
+records into README.md.
 """
 
-import re
+import importlib
+import shlex
 import subprocess
 import sys
 import time
@@ -13,109 +15,143 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.common import Record
+
 README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- written by python -m experiments --table -->\n", "<!-- end of the table -->\n"
+HEAD = """\
+| claim | result | seeds | time | machine | command |
+|---|---|---|---|---|---|
+"""
+EXPERIMENTS = (  # in the order of the table
+    "digits", "mnist", "seconds_to_accuracy", "invariance", "cifar10", "camvid", "bccd", "finetune",
+    "inside", "time_series", "speech", "forecast", "moving_digits", "hmm", "shakespeare",
+    "translate", "perceptron", "universal", "optimizers", "backpropagation", "autoencoder", "edges",
+    "rbm", "dbn", "features", "greedy", "sweep", "compressed_sensing",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Config:
-    """Regenerates all rows of the table that do not take too long."""
+    """Reruns every command of the table that takes less than ten minutes."""
 
     minutes: float = 10
-    """rows that took longer are left out"""
+    """leave out commands that took longer"""
     only: tuple[str, ...] = ()
     """names of experiments; none for all"""
     list: bool = False
-    """say what would run, and run nothing"""
+    """print the commands and run nothing"""
+    table: bool = False
+    """write the records into README.md and run nothing"""
     output: Path = Path("runs/all")
-    """folder of what the runs print"""
+    """folder of the log files"""
 
 
 class Command(NamedTuple):
-    """A command of the table.
+    """A command that gave rows of the table.
 
     Fields:
       module: name of the experiment.
       options: that follow it.
-      seconds: it took, as the table says.
+      seconds: it took.
     """
 
     module: str
-    options: tuple[str, ...]
+    options: str
     seconds: float
 
     def __str__(self) -> str:
-        return " ".join(["python -m", f"experiments.{self.module}", *self.options])
+        return f"python -m experiments.{self.module} {self.options}".rstrip()
 
 
-def commands(table: str) -> list[Command]:
-    """Those of a table in Markdown, in order, each once.
+def records(module: str) -> tuple[Record, ...]:
+    """The records of an experiment."""
+    return importlib.import_module(f"experiments.{module}").RECORDS
 
-    In the column "command", `…` stands for the experiment of the row above. The time is that of the
-    row where the command stands: "4 min 23 s of CPU", times the seeds for "6 min of CPU a seed".
-    """
-    found: dict[tuple[str, tuple[str, ...]], Command] = {}
-    module = ""
-    for line in table.splitlines():
-        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
-        if len(cells) != 6 or not line.startswith("|"):
-            continue
-        seeds, took, given = cells[2], cells[3], re.findall(r"`([^`]*)`", cells[5])
-        for text in given:
-            words = [word for word in text.split() if "=" not in word]
-            if words[0] == "…":
-                options = tuple(words[1:])
-            else:
-                module, options = words[2].removeprefix("experiments."), tuple(words[3:])
-            seconds = _seconds(took)
-            if "a seed" in took and len(given) == 1:
-                seconds *= int(re.findall(r"\d+", seeds)[0])
-            found.setdefault((module, options), Command(module, options, seconds))
+
+def options_of(record: Record) -> tuple[str, ...]:
+    """The options of each command that gave a record."""
+    return (record.options,) if isinstance(record.options, str) else record.options
+
+
+def commands() -> list[Command]:
+    """The commands of all records, in order, each once."""
+    found: dict[tuple[str, str], Command] = {}
+    for module in EXPERIMENTS:
+        for record in records(module):
+            for options in options_of(record):
+                found.setdefault((module, options), Command(module, options, record.seconds))
     return list(found.values())
 
 
-def _seconds(text: str) -> float:
-    """In words like "4 min 23 s of CPU"; 0 where the row says nothing."""
-    parts = re.findall(r"([\d.]+) (h|min|s)\b", text)
-    return sum(float(number) * {"h": 3600, "min": 60, "s": 1}[unit] for number, unit in parts)
+def table() -> str:
+    """All records as a table in Markdown.
+
+    A machine or command equal to that of the row above reads "as above"; `…` is the command
+    of the row above without its options.
+    """
+    lines, machine = [], None
+    for module in EXPERIMENTS:
+        start, options = str(Command(module, "", 0)), None
+        for record in records(module):
+            given = []
+            for text in options_of(record):
+                given.append(f"`{start} {text}`".replace(" `", "`"))
+                start = "…"
+            cells = (
+                record.claim, record.result, record.seeds, record.time,
+                "as above" if record.machine == machine else record.machine,
+                "as above" if record.options == options else ", ".join(given),
+            )  # fmt: skip
+            lines.append("|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|\n")
+            machine, options = record.machine, record.options
+    return HEAD + "".join(lines)
+
+
+def with_table(text: str) -> str:
+    """The text of README.md with the table between its markers replaced by the records."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + "\n" + table() + "\n" + END + after
 
 
 def run(config: Config) -> list[tuple[Command, int]]:
-    """Runs the commands one after another, and gives each with its exit status."""
+    """Runs the commands one after another; gives each with its exit status."""
+    if config.table:
+        README.write_text(with_table(README.read_text()))
+        return []
+    if unknown := set(config.only) - set(EXPERIMENTS):
+        raise ValueError(f"unknown: {', '.join(unknown)}; experiments: {', '.join(EXPERIMENTS)}")
     chosen = [
         command
-        for command in commands(README.read_text())
-        if command.seconds <= 60 * config.minutes
-        and (not config.only or command.module in config.only)
+        for command in commands()
+        if command.seconds <= 60 * config.minutes and command.module in (config.only or EXPERIMENTS)
     ]
-    if not chosen:
-        raise ValueError(f"no row of {README} is of {', '.join(config.only)} and short enough")
     ended = []
     for number, command in enumerate(chosen, 1):
         print(f"{number}/{len(chosen)}  {command}  (took {command.seconds:.0f} s)", flush=True)
         if not config.list:
-            ended.append((command, _run(command, config.output)))
+            ended.append((command, rerun(command, config.output)))
     return ended
 
 
-def _run(command: Command, folder: Path) -> int:
-    name = "_".join([command.module, *command.options]).replace("/", "_").replace(" ", "_")
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{name}.log"
+def rerun(command: Command, folder: Path) -> int:
+    """Runs a command with its output in a log file; returns the exit status."""
+    log = folder / ("_".join([command.module, *command.options.split()]) + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", f"experiments.{command.module}", *shlex.split(command.options)]
     start = time.perf_counter()
-    words = [sys.executable, "-m", f"experiments.{command.module}", *command.options]
     with log.open("w") as file:
-        status = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT)
-    seconds = time.perf_counter() - start
-    how = "done" if status.returncode == 0 else f"failed with {status.returncode}"
-    print(f"    {how} after {seconds:.0f} s, {log}", flush=True)
-    return status.returncode
+        status = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT).returncode
+    how = f"failed with {status}" if status else "done"
+    print(f"    {how} after {time.perf_counter() - start:.0f} s, {log}", flush=True)
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     import tyro
 
-    ended = run(tyro.cli(Config, args=arguments))
-    if any(status for _, status in ended):
+    if any(status for _, status in run(tyro.cli(Config, args=arguments))):
         raise SystemExit(1)
 
 

@@ -1,21 +1,21 @@
-"""YOLO finds and tells apart the cells in images of blood (BCCD), trained from scratch.
+"""YOLO finds and classifies the cells in images of blood (BCCD), trained from scratch.
 
-Claim:   a mean average precision of 0.60 at least, at an overlap of 0.5, on the test part.
-Result:  average precision on the 72 test images, 579,485 parameters, images of 192x256:
-                   mAP      red cell  white cell  platelet
-           seed 0  0.7618   0.7559    0.9721      0.5575
-           seed 1  0.7724   0.7737    0.9737      0.5699
-           mean    0.7671   0.7648    0.9729      0.5637
-         The validation part, which chose the options, gave 0.7694 and 0.7568. Platelets are
-         15 pixels wide here: half of the boxes on those of the validation part overlap the truth by
-         less than 0.63, and at an overlap of 0.4 their precision is 0.71 in place of 0.54 (seed 0).
-         Many cells that are plain to see have no box in the data, and are counted as mistakes.
-         The paper's linear output learns more slowly than a sigmoid: on the validation part, after
-         40 epochs with 8 images a step, a mAP of 0.5990 (platelets 0.1344) against 0.7315 (0.4450);
-         `--epochs 40 --batch-size 8`, with `--output linear` or without.
-Time:    4 min of CPU a seed, with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment.
-Machine: 2 CPU cores, jax 0.10.2.
-Command: TFDS_DATA_DIR=... python -m experiments.bccd --seed 0, and --seed 1
+Claim: a mean average precision of at least 0.60, at an overlap of 0.5, on the test part.
+
+579,485 parameters, images of 192×256 pixels; average precision by seed:
+
+              mAP      red cell  white cell  platelet
+    seed 0    0.7618   0.7559    0.9721      0.5575
+    seed 1    0.7724   0.7737    0.9737      0.5699
+    mean      0.7671   0.7648    0.9729      0.5637
+
+The validation part, which chose the options, gave 0.7694 and 0.7568. Platelets are 15 pixels wide
+here: half of the boxes on those of the validation part overlap the truth by less than 0.63, and at
+an overlap of 0.4 their precision is 0.71 in place of 0.54 (seed 0). Many cells that are plainly
+visible have no box in the data, and are counted as mistakes. The paper's linear output trains more
+slowly than a sigmoid: on the validation part, after 40 epochs with 8 images per step, a mAP of
+0.5990 (platelets 0.1344) against 0.7315 (0.4450); `--epochs 40 --batch-size 8`, with `--activation
+linear` or without. Run with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment.
 """
 
 import time
@@ -31,67 +31,85 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from experiments.common import (
+    Output,
+    Record,
+    Seeds,
+    TrainSize,
+    grid,
+    main,
+    mean_std,
+    over_seeds,
+    run_epochs,
+    save,
+    total_steps,
+)
 from jaxnet.inspect.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
+RECORDS = (
+    Record(
+        claim="YOLO finds blood cells (BCCD), 72 test images, average precision at 0.5",
+        result="mean 0.767 ± 0.008; red 0.765 ± 0.013, white 0.973 ± 0.001, platelets "
+        "0.564 ± 0.009",
+        seeds="2",
+        time="4 min of CPU per seed",
+        options=("--seed 0", "--seed 1"),
+        seconds=4 * 60,
+    ),
+    Record(
+        claim="… images per second: net, decoding and suppression, one at a time, 192×256",
+        result="430",
+        options=("--seed 0", "--seed 1"),
+    ),
+)
+
 Boxed = tuple[np.ndarray, dict[str, np.ndarray]]
 
-# (features, strides) of the backbone's 3x3 convolutions: a cell of the grid has 16x16 pixels.
+# (features, strides) of the backbone's 3×3 convolutions: a cell of the grid has 16×16 pixels.
 CONVOLUTIONS = ((16, 2), (32, 2), (64, 2), (64, 1), (128, 2), (128, 1))
 HEAD = (128, 128)
-OUTPUTS: dict[str, Callable] = {"sigmoid": jax.nn.sigmoid, "linear": lambda x: x}
-VISIBLE = 0.3  # share of a box that must be left in the moved image
-SHOWN = 0.3  # score of the weakest box that is drawn
+ACTIVATIONS: dict[str, Callable] = {"sigmoid": jax.nn.sigmoid, "linear": lambda x: x}
+VISIBLE = 0.3  # boxes of which a smaller share is left after augmentation are dropped
+SHOWN = 0.3  # lowest score of the boxes that are drawn
 
 
 @dataclass(frozen=True)
-class Config:
-    """Trains a small YOLO on blood cells; the record is in the file."""
+class Config(TrainSize, Seeds, Output):
+    """Trains a small YOLO on blood cells."""
 
+    output: Path = Path("runs/bccd")
     height: int = 192
-    """of the images in pixels, a multiple of 16 and 3; the width is 4/3 of it"""
+    """of the images in pixels, a multiple of 48; the width is 4/3 of it"""
     epochs: int = 60
     """passes over the training part"""
     batch_size: int = 4
-    """images a step"""
+    """images per step"""
     learning_rate: float = 2e-3
-    """of Adam at its highest: it rises for a tenth of the steps, and falls to 0 as a cosine"""
-    output: Literal["sigmoid", "linear"] = "sigmoid"
-    """the last activation; linear is the paper's"""
+    """of Adam at its highest: rises for a tenth of the steps, then decays to 0 as a cosine"""
+    activation: Literal["sigmoid", "linear"] = "sigmoid"
+    """of the output; linear is the paper's"""
     boxes: int = 2
-    """proposals of each cell"""
+    """proposals per cell of the grid"""
     coordinates: float = 5.0
-    """weight of the places in the loss; 5 in the paper"""
+    """weight of the coordinates in the loss; 5 in the paper"""
     overlap: float = 0.5
-    """boxes of one class that overlap by more are taken for one"""
-    seed: int = 0
-    """of the first run: draws weights, order and moves"""
-    seeds: int = 1
-    """number of runs, with seeds one after another"""
-    train_size: int | None = None
-    """train on the first so many images only"""
+    """boxes of one class that overlap by more are merged"""
     frames: int = 200
-    """images one by one to take the time of"""
-    data_dir: Path | None = None
-    """where BCCD lies; by default where TFDS_DATA_DIR says"""
-    folder: Path = Path("runs/bccd")
-    """of the pictures"""
+    """images to measure the speed with, one by one"""
 
     def __post_init__(self):
-        if self.output not in OUTPUTS:
-            raise ValueError(f"output is one of {', '.join(OUTPUTS)}, got {self.output!r}")
-        if self.height % 48 or self.height < 48:
+        super().__post_init__()
+        if self.height % 48:
             raise ValueError(f"height must be a multiple of 48, got {self.height}")
-        if min(self.epochs, self.batch_size, self.boxes, self.seeds, self.frames) < 1:
-            raise ValueError("epochs, batch_size, boxes, seeds and frames must be at least 1")
 
 
 class Results(NamedTuple):
-    """What the experiment gives.
+    """Results of the experiment.
 
     Fields:
       precisions: (seeds, 3), average precision of each class at an overlap of 0.5, test part.
-      frames: images a second, one by one: net, decoding and suppression.
+      frames: images per second, one by one: net, decoding and suppression.
       pictures: the files that were written.
     """
 
@@ -102,7 +120,6 @@ class Results(NamedTuple):
 
 def run(config: Config) -> Results:
     """Trains with each seed, measures average precision and speed, and draws."""
-    start = time.perf_counter()
     size = config.height, config.height * 4 // 3
     train, validation, test = jn.data.bccd(size=size, data_dir=config.data_dir)
     train = jax.tree.map(lambda a: a[: config.train_size], train)
@@ -110,38 +127,41 @@ def run(config: Config) -> Results:
     net = network(config)
     print(jn.summary(net, train[0][:1]))
     print(f"{len(train[0])} images to train on, {len(validation[0])} and {len(test[0])} to measure")
+    trainer = make_trainer(net, len(train[0]), config)
+    program = detector(net, config, score=0.01)  # average precision needs weak boxes too
 
-    program = detector(net, config, score=0.01)  # average precision looks at weak boxes too
-    runs: list[list[jn.Epoch]] = []
-    precisions: dict[str, list] = {part: [] for part in parts}
-    first: dict[str, Any] = {}
-    for seed in range(config.seed, config.seed + config.seeds):
-        runs.append(fit(net, train, validation, config, seed))
-        trained = runs[-1][-1].train_state
+    def learn(seed):
+        epochs = run_epochs(
+            trainer, train, seed=seed, epochs=config.epochs, batch_size=config.batch_size,
+            evaluate=validation,
+        )  # fmt: skip
+        measured = {}
         for part, (x, truth) in parts.items():
-            found = detect(program, trained, x, config.batch_size)
+            found = detect(program, epochs[-1].train_state, x, config.batch_size)
             result = jn.detection.average_precision(found, truth, len(jn.data.CELLS))
-            precisions[part].append(result.each)
+            measured[part] = found, result
             each = zip(jn.data.CELLS, result.each, strict=True)
             words = "  ".join(f"{name} {ap:.4f}" for name, ap in each)
             print(f"seed {seed}, {part} part: mAP {result.mean:.4f}  {words}", flush=True)
-            first.setdefault(part, (found, result))
-    print(table({part: np.array(values) for part, values in precisions.items()}))
-    frames = speed(net, runs[0][-1].train_state, test[0], config)
-    print(f"{frames:.0f} images a second, one by one: net, decoding, suppression (median)")
+        return epochs, measured
 
-    found, result = first["test"]
-    loss = jn.viz.history(*runs)["loss"]
+    runs = over_seeds(learn, config)
+    precisions = {
+        part: np.array([measured[part][1].each for _, measured in runs]) for part in parts
+    }
+    print(table(precisions))
+    epochs, measured = runs[0]
+    frames = speed(net, epochs[-1].train_state, test[0], config)
+    print(f"{frames:.0f} images per second, one by one: net, decoding, suppression (median)")
+
+    found, result = measured["test"]
+    loss = jn.viz.history(*(epochs for epochs, _ in runs))["loss"]
     figures = {
         "boxes": draw_images(found, test),
         "precision": draw_precision(result),
         "curves": jn.viz.curves({"loss": {"train": loss["train"], "validation": loss["test"]}}),
     }
-    pictures = [jn.viz.save(f, config.folder / f"{name}.png") for name, f in figures.items()]
-    for picture in pictures:
-        print(f"picture: {picture}")
-    print(f"{time.perf_counter() - start:.0f} seconds")
-    return Results(np.array(precisions["test"]), frames, pictures)
+    return Results(precisions["test"], frames, save(figures, config.output))
 
 
 def network(config: Config) -> jn.Layer:
@@ -155,35 +175,20 @@ def network(config: Config) -> jn.Layer:
             partial(jax.nn.leaky_relu, negative_slope=0.1),
         ]
     backbone = jn.serial(*layers, name="backbone")
-    classes, output = len(jn.data.CELLS), OUTPUTS[config.output]
+    classes, output = len(jn.data.CELLS), ACTIVATIONS[config.activation]
     return jn.models.yolo(backbone, classes, boxes=config.boxes, hidden=HEAD, output=output)
 
 
-def fit(
-    net: jn.Layer, train: Boxed, validation: Boxed, config: Config, seed: int
-) -> list[jn.Epoch]:
-    """One training; every epoch of it."""
-    steps = config.epochs * -(-len(train[0]) // config.batch_size)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, max(1, steps // 10), max(2, steps)
-    )
-    optimizer = optax.adam(rate)
+def make_trainer(net: jn.Layer, examples: int, config: Config) -> jn.Trainer:
+    steps = max(2, total_steps(examples, config))
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, max(1, steps // 10), steps)
     loss = partial(jn.models.yolo_loss, boxes=config.boxes, coordinates=config.coordinates)
-    step = jn.make_step(jn.supervised(net, loss), optimizer)
-    train_state = jn.init_training(net, optimizer, jax.random.key(seed), train)
-    epochs = []
-    for epoch in jn.fit(
-        train_state, step, train,
-        epochs=config.epochs, batch_size=config.batch_size, evaluate=validation, augment=augment,
-    ):  # fmt: skip
-        epochs.append(epoch)
-        if epoch.number % -(-config.epochs // 10) == 0:  # ten lines at most
-            print(epoch, flush=True)
-    return epochs
+    objective = jn.augmented(jn.supervised(net, loss), augment)
+    return jn.trainer(objective, optax.adam(rate))
 
 
 def augment(key: jax.Array, batch: Any) -> Any:
-    """Flips, stretches and moves images with their boxes, all in one map, and changes colours.
+    """Flips, scales and shifts images with their boxes, in one affine map; then jitters colors.
 
     A box of which little is left in the image is dropped: nobody would have drawn it.
     """
@@ -222,7 +227,7 @@ def detector(net: jn.Layer, config: Config, score: float) -> Callable:
 def detect(
     program: Callable, trained: jn.TrainState, x: np.ndarray, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """What is found in all images, some at a time."""
+    """Detections in all images, a batch at a time."""
     size = min(batch_size, len(x))
     places = [np.resize(np.arange(i, min(i + size, len(x))), size) for i in range(0, len(x), size)]
     parts = [program(trained.params, trained.state, x[place]) for place in places]
@@ -231,7 +236,7 @@ def detect(
 
 
 def speed(net: jn.Layer, trained: jn.TrainState, x: np.ndarray, config: Config) -> float:
-    """Images a second, from pixels on the host to boxes on the host, one by one."""
+    """Images per second, one by one, from pixels on the host to boxes on the host."""
     program = detector(net, config, score=0.2)
     params, state = trained.params, trained.state
     jax.device_get(program(params, state, x[:1]))  # compiles
@@ -248,14 +253,12 @@ def table(precisions: dict[str, np.ndarray]) -> Table:
     rows = []
     for part, each in precisions.items():
         columns = np.column_stack([each.mean(1), each])  # (seeds, 1 + classes)
-        spread = columns.std(0, ddof=1) if len(columns) > 1 else np.full(columns.shape[1], np.nan)
-        cells = [f"{m:.4f} ± {s:.4f}" for m, s in zip(columns.mean(0), spread, strict=True)]
-        rows.append((part, *cells))
+        rows.append((part, *(mean_std(column, ".4f") for column in columns.T)))
     return Table("average precision at 0.5", ("part", "mAP", *jn.data.CELLS), rows)
 
 
 def draw_images(found: dict[str, np.ndarray], data: Boxed, count: int = 6) -> Any:
-    """Every so many images of the part, with what is found and what is true."""
+    """Evenly spaced images of the part, with the boxes found and the true ones."""
     x, truth = data
     some = np.linspace(0, len(x) - 1, count).astype(int)
     found = {name: value[some] for name, value in found.items()}
@@ -265,7 +268,7 @@ def draw_images(found: dict[str, np.ndarray], data: Boxed, count: int = 6) -> An
 
 
 def draw_precision(result: Any) -> Any:
-    """Precision against recall, a line a class."""
+    """Precision against recall, one line per class."""
     figure = new_figure(4.8, 3.8)
     axes = figure.subplots()
     for name, recall, precision, ap, color in zip(
@@ -276,13 +279,10 @@ def draw_precision(result: Any) -> Any:
     axes.set_ylabel("precision")
     axes.set_xlim(0, 1.01)
     axes.set_ylim(0, 1.02)
-    axes.grid(color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
+    grid(axes)
     axes.legend(frameon=False, loc="lower left")
     return figure
 
 
 if __name__ == "__main__":
-    import tyro
-
-    run(tyro.cli(Config))
+    main(Config, run)

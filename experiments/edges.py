@@ -1,97 +1,119 @@
-"""A sparse autoencoder on patches of photographs learns oriented edges, as the visual cortex has.
+"""A sparse autoencoder on patches of photographs learns oriented edges, as in the visual cortex.
 
-Claim:   at least half of the filters that a sparse autoencoder learns on whitened patches of
-         photographs fit a Gabor function with R² > 0.6; random weights do not, and principal
-         components do less.
-Result:  share of 100 filters with R² > 0.6, in brackets those whose function is an oriented edge or
-         bar and no round spot; then random weights and the 64 principal components.
-           scikit-learn's two photographs, 5 seeds (0 to 4, patches drawn anew for each):
-             93.8% +- 2.8% (90 to 97); oriented 89.4% +- 3.4%; random 0%; components 28 to 33%
-           CIFAR-10, 1 seed: 100% (87%); random 0%; components 53%
-           CamVid's road scenes, 1 seed: 100% (96%); random 0%; components 55%
-         Mean activations of the units lie between 0.030 and 0.037, 0.03 is wanted.
-         The weight decay matters: 0.02 gave 75% on the photographs, and 0.03 makes all units one
-         and the same on CIFAR-10 (0%) and leaves 14% on CamVid. It, sparsity and whitening were
-         chosen by this share on seed 0.
-Time:    photographs, 5 seeds: 49 s of CPU (252 s by the clock, on a busy machine).
-Machine: 2 CPU cores, jax 0.10.2.
-Command: python -m experiments.edges --seeds 5
-         TFDS_DATA_DIR=... python -m experiments.edges --images cifar10      (or camvid)
+The claim: at least half of the filters that a sparse autoencoder learns on whitened patches of
+photographs fit a Gabor function with R² > 0.6; random weights do not, and principal components less
+often. Share of 100 filters with R² > 0.6, in brackets those whose function is an oriented edge or
+bar rather than a round spot; then random weights and the 64 principal components:
+
+    scikit-learn's two photographs, 5 seeds (0 to 4, patches drawn again for each):
+      93.8% +- 2.8% (90 to 97); oriented 89.4% +- 3.4%; random 0%; components 28 to 33%
+    CIFAR-10, 1 seed: 100% (87%); random 0%; components 53%
+    CamVid's road scenes, 1 seed: 100% (96%); random 0%; components 55%
+
+Mean activations of the units are between 0.030 and 0.037; the target is 0.03. The weight decay
+matters: 0.02 gave 75% on the photographs, and 0.03 makes all units equal on CIFAR-10 (0%) and
+leaves 14% on CamVid. It, sparsity and whitening were chosen by this share on seed 0. The
+photographs took 252 s by the clock, on a busy machine.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 import jaxnet as jn
+from experiments.common import Data, Output, Record, Seeds, main, mean_std, over_seeds, save
+from jaxnet.unsupervised import autoencoder, whitening
 from jaxnet.viz.figure import COLORS, frame, new_figure
 
 ENOUGH = 0.6  # R² above which a filter counts as a Gabor function
 
+RECORDS = (
+    Record(
+        claim="a sparse autoencoder on patches of photographs learns edges: filters that fit a "
+        "Gabor function with R² > 0.6",
+        result="93.8 ± 2.8%; oriented ones 89.4 ± 3.4%; random filters 0%, PCA 28 to 33%. The "
+        "recipe was tuned on seed 0",
+        seeds="5",
+        time="49 s of CPU",
+        seconds=49,
+        options="--seeds 5",
+    ),
+    Record(
+        claim="… CIFAR-10 (a JPEG re-encoding), CamVid",
+        result="100% (oriented 87%), 100% (96%)",
+        seeds="1 each",
+        time="29 s of CPU",
+        seconds=29,
+        options=("--images cifar10", "--images camvid"),
+    ),
+)
+
 
 @dataclass(frozen=True)
-class Config:
-    """Learns features of photographs without labels, and compares them with Gabor functions."""
+class Config(Data, Seeds, Output):
+    """Learns features of photographs without labels and compares them with Gabor functions."""
 
+    output: Path = Path("runs/edges")
     images: Literal["sample", "cifar10", "camvid"] = "sample"
-    """scikit-learn's two photographs, CIFAR-10's first 5,000, or CamVid's road scenes"""
+    """scikit-learn's two photographs, the first 5,000 of CIFAR-10, or CamVid's road scenes"""
     size: int = 12
     """side of a patch in pixels"""
     components: int = 64
-    """principal components of a patch that are kept; the others are its finest detail"""
+    """principal components of a patch to keep; the others are its finest detail"""
     patches: int = 40_000
     """number of patches"""
     features: int = 100
     """units of the autoencoder"""
     rho: float = 0.03
-    """wanted mean activation of a unit"""
+    """target mean activation of a unit"""
     beta: float = 10.0
     """weight of the sparsity"""
     decay: float | None = None
-    """weight decay, which clears filters of noise; None takes 0.03 for the sample, else 0.02"""
+    """weight decay, which removes noise from the filters; by default 0.03 for the sample, else
+    0.02"""
     epochs: int = 40
-    """passes over the patches"""
-    seed: int = 0
-    """of the first run: draws patches, weights and order"""
-    seeds: int = 1
-    """number of runs, with seeds one after another"""
-    data_dir: Path | None = None
-    """where TFDS datasets lie; None takes TFDS_DATA_DIR"""
-    output: Path = Path("runs/edges")
-    """folder of the pictures, each set of images in one of its own"""
+    """training epochs"""
 
     def __post_init__(self):
-        for name in ("size", "components", "patches", "features", "epochs", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
         if self.components > self.size**2:
             raise ValueError(
-                f"components must be at most the pixels of a patch, {self.size**2}, "
-                f"got {self.components}"
+                f"components must be at most the number of pixels of a patch, {self.size**2}, got "
+                f"{self.components}"
             )
 
 
-class Results(NamedTuple):
-    """What a run gives, each (seeds,).
+class Learned(NamedTuple):
+    """The result of one seed.
 
     Fields:
-      share: of the filters that fit a Gabor function with an R² above 0.6.
-      edges: of the filters that do, and whose function is longer than a dot and has a side of the
-        other sign: an oriented edge or bar.
-      random, components: the share for random weights, and for the principal components
-        of the patches, the usual linear features.
-      activation: (seeds, 2), lowest and highest mean activation of a unit.
-      pictures: the files that were written, of the first seed.
+      raw: (patches, size, size), as cut from the images.
+      filters: "learned", "random" or "principal components" -> (size, size, filters).
+      fits: the same names -> the Gabor functions fitted.
+      activation: lowest and highest mean activation of a unit.
     """
 
-    share: np.ndarray
-    edges: np.ndarray
-    random: np.ndarray
-    components: np.ndarray
+    raw: np.ndarray
+    filters: dict[str, np.ndarray]
+    fits: dict[str, jn.inspect.GaborFit]
+    activation: tuple[float, float]
+
+
+class Results(NamedTuple):
+    """Shares of the filters.
+
+    Fields:
+      shares: name -> (seeds,), share of the filters that fit a Gabor function with R² > 0.6.
+      oriented: (seeds,), share of the learned filters that do, and whose function is oriented.
+      activation: (seeds, 2), lowest and highest mean activation of a unit.
+      pictures: the files written, of the first seed.
+    """
+
+    shares: dict[str, np.ndarray]
+    oriented: np.ndarray
     activation: np.ndarray
     pictures: list[Path]
 
@@ -99,129 +121,102 @@ class Results(NamedTuple):
 def run(config: Config) -> Results:
     """Learns with every seed, prints the shares, and draws the first seed's filters."""
     images = load(config)
-    found, pictures = [], []
-    for seed in range(config.seed, config.seed + config.seeds):
-        start = time.perf_counter()
-        raw = jn.data.patches(images, config.size, config.patches, seed=seed)
-        x, directions = prepare(raw.reshape(len(raw), -1), config.components)
-        kernel, activation = learn(x, config, seed)
-        random = np.random.default_rng(seed).normal(size=kernel.shape)
-        sets = {
-            "learned": directions @ kernel,
-            "random": directions @ random,
-            "principal components": directions,
-        }  # each (pixels, filters)
-        filters = {name: a.reshape(config.size, config.size, -1) for name, a in sets.items()}
-        fits = {name: jn.inspect.gabor_fit(images) for name, images in filters.items()}
-        shares = {name: share(fit.r2) for name, fit in fits.items()}
-        edges = float(np.mean(np.asarray(fits["learned"].r2 > ENOUGH) & oriented(fits["learned"])))
-        found.append((shares, edges, activation))
-        print(
-            f"seed {seed}: {shares['learned']:.0%} of {config.features} filters fit a Gabor "
-            f"function with R² > {ENOUGH} ({edges:.0%} as oriented edges or bars), median R² "
-            f"{np.median(fits['learned'].r2):.2f}; random {shares['random']:.0%}, principal "
-            f"components {shares['principal components']:.0%}; mean activations "
-            f"{activation[0]:.3f} to {activation[1]:.3f}, wanted {config.rho}; "
-            f"{time.perf_counter() - start:.1f} s"
-        )
-        if not pictures:
-            pictures = draw(filters["learned"], fits, raw, config.output / config.images)
-    shares = {name: np.array([each[name] for each, _, _ in found]) for name in found[0][0]}
-    results = Results(
-        shares["learned"],
-        np.array([edges for _, edges, _ in found]),
-        shares["random"],
-        shares["principal components"],
-        np.array([activation for _, _, activation in found]),
-        pictures,
-    )
-    if config.seeds > 1:
-        print(
-            f"mean of {config.seeds} seeds: {results.share.mean():.1%} "
-            f"± {results.share.std(ddof=1):.1%}, from {results.share.min():.0%} to "
-            f"{results.share.max():.0%}; oriented {results.edges.mean():.1%} "
-            f"± {results.edges.std(ddof=1):.1%}"
-        )
-    print("pictures:", *pictures)
-    return results
+    runs = over_seeds(lambda seed: learn(images, config, seed), config)
+    shares = {name: np.array([share(one.fits[name].r2) for one in runs]) for name in runs[0].fits}
+    fits = [one.fits["learned"] for one in runs]
+    edges = np.array([share(np.where(oriented(fit), fit.r2, 0)) for fit in fits])
+    activation = np.array([one.activation for one in runs])
+    print(f"filters that fit a Gabor function with R² > {ENOUGH}:")
+    for name, values in shares.items():
+        print(f"  {name} {mean_std(values, '.1%', ends=True)}")
+    print(f"  learned, oriented edges or bars {mean_std(edges, '.1%')}")
+    print(f"mean activations {activation.min():.3f} to {activation.max():.3f}, target {config.rho}")
+    return Results(shares, edges, activation, save(draw(runs[0]), config.output / config.images))
 
 
 def load(config: Config) -> list[np.ndarray]:
     """Grey photographs in [0, 1], each (height, width)."""
     match config.images:
         case "sample":
-            from sklearn.datasets import load_sample_images
-
-            photos = load_sample_images().images
+            photos = jn.data.photos()
+            return [photos[name].mean(-1) for name in ("china", "flower")]
         case "cifar10":
             (x, _), _ = jn.data.cifar10(data_dir=config.data_dir)
             return list(x[:5000].mean(-1))
         case "camvid":
             photos = jn.data.tfds.load("camvid", "train", data_dir=config.data_dir)["image"]
-    return [np.asarray(photo, np.float32).mean(-1) / 255 for photo in photos]
+            return [np.asarray(photo, np.float32).mean(-1) / 255 for photo in photos]
+
+
+def learn(images: list[np.ndarray], config: Config, seed: int) -> Learned:
+    """Filters of one seed and the Gabor functions that fit them."""
+    raw = jn.data.patches(images, config.size, config.patches, seed=seed)
+    x, directions = prepare(raw.reshape(len(raw), -1), config.components)
+    usual = 0.03 if config.images == "sample" else 0.02
+    decay = usual if config.decay is None else config.decay
+    params = autoencoder.fit_sparse_autoencoder(
+        jax.random.key(seed), x, config.features, rho=config.rho, beta=config.beta,
+        penalty=jn.penalties.l2(decay / 2), epochs=config.epochs,
+    )  # fmt: skip
+    active = jax.nn.sigmoid(x @ params["kernel"] + params["bias"]).mean(0)  # (features,)
+    kernel = np.asarray(params["kernel"])  # (components, features)
+    sets = {
+        "learned": directions @ kernel,
+        "random": directions @ np.random.default_rng(seed).normal(size=kernel.shape),
+        "principal components": directions,
+    }  # each (pixels, filters)
+    filters = {name: a.reshape(config.size, config.size, -1) for name, a in sets.items()}
+    fits = {name: jn.inspect.gabor_fit(a) for name, a in filters.items()}
+    print(f"seed {seed}: {share(fits['learned'].r2):.0%} of {config.features} filters", flush=True)
+    return Learned(raw, filters, fits, (float(active.min()), float(active.max())))
 
 
 def prepare(x: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whitened patches (n, components), and the directions (pixels, components) they stand for.
+    """Whitened patches (n, components), and the directions (pixels, components) of each component.
 
-    Light and contrast of each patch are taken out first, as the eye does; a patch without any
-    contrast, sky mostly, is not blown up.
+    Brightness and contrast of each patch are normalized first, as in the retina; patches with
+    almost no contrast, such as sky, are not amplified.
     """
     x = x - x.mean(1, keepdims=True)
     x = x / np.sqrt(x.var(1, keepdims=True) + 0.05**2)
-    params = jn.unsupervised.fit_whitening(None, x, components, epsilon=0.1)
+    params = whitening.fit_whitening(None, x, components, epsilon=0.1)
     kernel = np.asarray(params["kernel"])
     whitened = x @ kernel + np.asarray(params["bias"])
     return whitened.astype(np.float32), kernel / np.linalg.norm(kernel, axis=0)
 
 
-def learn(x: np.ndarray, config: Config, seed: int):
-    """The encoder's kernel (components, features), and its units' mean activation, from and to."""
-    fit = jn.unsupervised.fit_sparse_autoencoder
-    decay = config.decay
-    if decay is None:
-        decay = 0.03 if config.images == "sample" else 0.02
-    params = fit(
-        jax.random.key(seed), x, config.features, rho=config.rho, beta=config.beta,
-        penalty=jn.penalties.weight_decay(decay), epochs=config.epochs,
-    )  # fmt: skip
-    active = jax.nn.sigmoid(x @ params["kernel"] + params["bias"]).mean(0)  # (features,)
-    return np.asarray(params["kernel"]), (float(active.min()), float(active.max()))
-
-
 def share(r2) -> float:
-    """Of the filters that count as Gabor functions."""
+    """Share of the filters that count as Gabor functions."""
     return float(np.mean(np.asarray(r2) > ENOUGH))
 
 
 def oriented(fit: jn.inspect.GaborFit) -> np.ndarray:
-    """Whether a function has a direction: both signs along the wave, or a bell twice as long."""
+    """Whether a function has a direction: both signs along the wave, or twice as long as wide."""
     gabor = fit.gabor
-    # from the bell's -2σ to 2σ at least half a wave, or it is one round spot
+    # at least half a wave from -2σ to 2σ of the Gaussian, else it is one round spot
     waves = 4 * np.asarray(gabor.sigma_along) * np.asarray(gabor.frequency)
     long = np.asarray(gabor.sigma_across) > 2 * np.asarray(gabor.sigma_along)
     return (waves > 0.5) | long
 
 
-def draw(learned, fits: dict, raw: np.ndarray, folder: Path) -> list[Path]:
+def draw(learned: Learned) -> dict[str, Any]:
     """Patches, all filters from the best fit to the worst, filters beside fits, and R²."""
-    size = len(learned)
-    fitted, r2 = fits["learned"]
-    r2 = np.asarray(r2)
-    order = np.argsort(-r2)
-    kernel = learned[:, :, None, order]
+    filters = learned.filters["learned"]
+    size = len(filters)
+    r2 = {name: np.asarray(fit.r2) for name, fit in learned.fits.items()}
+    order = np.argsort(-r2["learned"])
+    fitted = np.asarray(learned.fits["learned"].gabor.draw(size, size))
     columns = int(np.ceil(np.sqrt(len(order))))
-    figures = {
-        "patches": jn.viz.images(1 - raw[:60].reshape(-1, size, size), columns=12),
-        "filters": jn.viz.filters(kernel, columns=columns),
-        "gabors": beside(learned, np.asarray(fitted.draw(size, size)), r2, order),
-        "r2": histogram({name: np.asarray(fit.r2) for name, fit in fits.items()}),
+    return {
+        "patches": jn.viz.images(1 - learned.raw[:60], columns=12),
+        "filters": jn.viz.filters(filters[:, :, None, order], columns=columns),
+        "gabors": draw_pairs(filters, fitted, r2["learned"], order),
+        "r2": histogram(r2),
     }
-    return [jn.viz.save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
-def beside(learned, fitted, r2, order, columns: int = 12, rows: int = 3):
-    """Filters, and below each the Gabor function nearest to it, evenly over the order."""
+def draw_pairs(filters, fitted, r2, order, columns: int = 12, rows: int = 3):
+    """Filters with the fitted Gabor functions below them, evenly over the order."""
     chosen = order[np.linspace(0, len(order) - 1, min(columns * rows, len(order))).astype(int)]
     rows = -(-len(chosen) // columns)
     figure = new_figure(0.8 * columns + 0.8, 1.85 * rows)
@@ -230,24 +225,19 @@ def beside(learned, fitted, r2, order, columns: int = 12, rows: int = 3):
         axes.axis("off")
     for i, unit in enumerate(chosen):
         row, column = divmod(i, columns)
-        largest = np.abs(learned[:, :, unit]).max() or 1.0
-        for axes, image in zip(
-            cells[2 * row : 2 * row + 2, column],
-            (learned[:, :, unit], fitted[:, :, unit]),
-            strict=True,
-        ):
+        pair = cells[2 * row : 2 * row + 2, column]
+        largest = np.abs(filters[:, :, unit]).max() or 1.0
+        for axes, image, name in zip(pair, (filters, fitted), ("filter", "Gabor"), strict=True):
             axes.axis("on")
-            axes.imshow(image / largest, cmap="RdBu_r", vmin=-1, vmax=1)
+            axes.imshow(image[:, :, unit] / largest, cmap="RdBu_r", vmin=-1, vmax=1)
             frame(axes)
-        cells[2 * row, column].set_title(f"R² {r2[unit]:.2f}", fontsize=9)
-        if column == 0:
-            cells[2 * row, 0].set_ylabel("filter", fontsize=9)
-            cells[2 * row + 1, 0].set_ylabel("Gabor", fontsize=9)
+            axes.set_ylabel("" if column else name, fontsize=9)
+        pair[0].set_title(f"R² {r2[unit]:.2f}", fontsize=9)
     return figure
 
 
 def histogram(r2: dict[str, np.ndarray]):
-    """How many filters have which R², a line a set of filters."""
+    """Distribution of R² for each set of filters."""
     figure = new_figure(5.6, 3.6)
     axes = figure.subplots()
     for (name, values), color in zip(r2.items(), COLORS, strict=False):
@@ -267,6 +257,4 @@ def histogram(r2: dict[str, np.ndarray]):
 
 
 if __name__ == "__main__":
-    import tyro
-
-    run(tyro.cli(Config))
+    main(Config, run)

@@ -1,24 +1,20 @@
-"""A hidden Markov model finds vowels and consonants in plays by Shakespeare.
+"""Two hidden states learn to separate vowels from consonants, from the order of 27 symbols alone.
 
-Claim:   two states, told nothing but the order of 27 symbols, become vowels and consonants.
-Result:  in each of 5 runs all 25 letters (y left out) lie mostly in the state of their kind: o, e,
-         i and a by 98.5% of their places or more, u by 75.1%, and no consonant in the other by more
-         than 6.8%. The space goes with the vowels, y with the consonants. Of all places of letters
-         98.03 +- 0.03% are in the state of their kind. A vowel is followed by the other state in
-         72.6%, a consonant in 73.7%. The test part takes 3.9451 +- 0.0001 bits a symbol, and
-         4.0729 where each symbol stands for itself. A run keeps the likeliest of five starts: of 20
-         single starts (--seeds 20 --restarts 1) 16 part all letters so, one all but one, and three
-         end in maxima that part others (36 to 44%) and take 3.99 to 4.05 bits. Nothing was tuned.
-Time:    16 s of CPU.
-Machine: 2 CPU cores, jax 0.10.2.
-Command: TFDS_DATA_DIR=... python -m experiments.hmm
+In each of 5 runs all 25 letters (y left out) are more often in the state of their kind: o, e, i and
+a at 98.5% of their places or more, u at 75.1%, and no consonant in the other state at more than
+6.8%. The space goes with the vowels, y with the consonants. Of all places of letters 98.03 +- 0.03%
+are in the state of their kind. A vowel is followed by the other state in 72.6%, a consonant in
+73.7%. Nothing was tuned.
+
+A run keeps the most likely of five starts: of 20 single starts (--seeds 20 --restarts 1) 16
+separate all letters this way, one all but one, and three end in other local maxima, where 36 to 44%
+of the letters are in the state of their kind, at 3.99 to 4.05 bits.
 
 After Cave and Neuwirth 1980, "Hidden Markov models for English".
 """
 
 import re
 import string
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,125 +24,137 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
+from experiments.common import Data, Output, Record, Seeds, main, mean_std, save
 from jaxnet.inspect.table import Table
+from jaxnet.unsupervised import hmm
 from jaxnet.viz.figure import COLORS, new_figure
 
-u = jn.unsupervised
 SYMBOLS = string.ascii_lowercase + " "
 VOWELS = "aeiou"
-AMBIGUOUS = "y"  # "year", "fly": counted in no share
-EMISSION = u.categorical(len(SYMBOLS))
-LINE = 250  # symbols a sequence
+AMBIGUOUS = "y"  # "year", "fly": left out of every share
+EMISSION = hmm.categorical(len(SYMBOLS))
+LINE = 250  # symbols per sequence
+
+RECORDS = (
+    Record(
+        claim="two states of a hidden Markov model become vowels and consonants (50,000 symbols of "
+        "plays)",
+        result="all letters but y, which is left out, are more often in the state of their kind, "
+        "in every run; 3.9451 ± 0.0001 bits per test symbol, with one state 4.0729",
+        seeds="5 (the most likely of 5 starts each)",
+        time="16 s of CPU",
+        seconds=16,
+    ),
+)
 
 
 @dataclass(frozen=True)
-class Config:
-    """Learns two states from letters alone; the record is in the file."""
+class Config(Data, Seeds, Output):
+    """Learns two states from letters alone."""
 
-    symbols: int = 50000
-    """letters and spaces to learn from"""
     seeds: int = 5
-    """runs, which differ in the params they start from"""
-    restarts: int = 5
-    """starts a run, of which the likeliest end is kept"""
-    iterations: int = 200
-    """rounds of Baum-Welch at most"""
-    data_dir: Path | None = None
-    """where the datasets lie; None takes TFDS_DATA_DIR"""
     output: Path = Path("runs/hmm")
-    """folder of the pictures"""
+    symbols: int = 50000
+    """number of training symbols, letters and spaces"""
+    restarts: int = 5
+    """starts per run, of which the most likely result is kept"""
+    iterations: int = 200
+    """largest number of iterations of Baum-Welch"""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.symbols < LINE:
             raise ValueError(f"symbols must be at least {LINE}, got {self.symbols}")
-        if min(self.seeds, self.restarts, self.iterations) < 1:
-            raise ValueError("seeds, restarts and iterations must be at least 1")
 
 
 class Results(NamedTuple):
-    """What the experiment gives.
+    """Posteriors of the states and likelihoods of the test part.
 
     Fields:
-      vowel: (seeds, 27), the share of each symbol's places that are in the vowel state.
-      right: (seeds,), the share of the 25 letters (y left out) in the state of their kind.
+      vowel: (seeds, 27), share of each symbol's places that are in the vowel state.
+      letters: (seeds,), share of the 25 letters (y left out) in the state of their kind.
       places: (seeds,), the same share, each letter counted as often as it occurs.
-      bits: (seeds,), a symbol of the test part.
-      alone: bits a symbol of the test part where each stands for itself: one state.
-      pictures: the files that were written.
+      bits: (seeds,), bits per symbol of the test part.
+      one_state: bits per symbol of the test part with one state, i.e. independent symbols.
+      pictures: the files written.
     """
 
     vowel: np.ndarray
-    right: np.ndarray
+    letters: np.ndarray
     places: np.ndarray
     bits: np.ndarray
-    alone: float
+    one_state: float
     pictures: list[Path]
 
 
 def run(config: Config) -> Results:
-    """Learns from each seed, prints the table of letters and draws."""
-    start = time.perf_counter()
-    params, state = {}, 0
+    """Fits the model from each seed, prints the table of letters and draws."""
     train = lines(text("train", config.data_dir), config.symbols)
     test = lines(text("test", config.data_dir), config.symbols)
-    share = np.bincount(train.ravel(), minlength=len(SYMBOLS)) + 1.0
-    alone = -float(np.log2(share / share.sum())[test].mean())
-    net = u.hmm(2, EMISSION)
-    vowel, bits = [], []
-    for seed in range(config.seeds):
-        params = u.fit_hmm(
+    count = np.bincount(train.ravel(), minlength=len(SYMBOLS))
+    share = (count + 1) / (count + 1).sum()
+    one_state = -float(np.log2(share)[test].mean())
+
+    params, rows, bits = {}, [], []
+    for seed in config.all_seeds:
+        params = hmm.fit_hmm(
             jax.random.key(seed), train, 2, emission=EMISSION, restarts=config.restarts,
             iterations=config.iterations, tolerance=1e-6,
         )  # fmt: skip
-        log_p, _ = net.apply(params, {}, jnp.asarray(test))
+        params = vowels_first(params, train)
+        rows.append(by_symbol(params, train)[:, 0])
+        log_p, _ = hmm.hmm(2, EMISSION).apply(params, {}, jnp.asarray(test))
         bits.append(-float(log_p.sum()) / np.log(2) / test.size)
-        posterior = np.asarray(
-            u.hmm_posteriors(params, EMISSION.score(params["emission"], jnp.asarray(train)))
-        )
-        by_symbol = np.zeros((len(SYMBOLS), 2))
-        np.add.at(by_symbol, train.ravel(), posterior.reshape(-1, 2))
-        by_symbol = by_symbol / np.maximum(by_symbol.sum(1, keepdims=True), 1e-9)
-        state = int(by_symbol[[SYMBOLS.index(v) for v in VOWELS]].sum(0).argmax())
-        vowel.append(by_symbol[:, state])
-        print(
-            f"seed {seed}: {right(vowel[-1]):.1%} of the letters, {bits[-1]:.4f} bits a symbol, "
-            f"after {time.perf_counter() - start:.0f} s",
-            flush=True,
-        )
-    kinds = np.array([right(v) for v in vowel])
-    places = np.array([right(v, np.bincount(train.ravel(), minlength=27)) for v in vowel])
-    print(table(np.stack(vowel)))
-    for words, values in (
-        ("letters in the state of their kind", kinds),
-        ("places of letters in the state of their kind", places),
-        ("bits a symbol of the test part", np.array(bits)),
-    ):
-        print(f"{words}: {values.mean():.4f} ± {values.std(ddof=1) if len(values) > 1 else 0:.4f}")
-    print(f"bits where each symbol stands for itself: {alone:.4f}")
-    print(f"transitions, the vowel state first: {transitions(params, state)}")
-    pictures = [
-        jn.viz.save(draw(np.stack(vowel)), config.output / "letters.png"),
-        jn.viz.save(draw_path(params, state, test[0, :45]), config.output / "path.png"),
-    ]
-    print(f"{time.perf_counter() - start:.0f} seconds; pictures: {', '.join(map(str, pictures))}")
-    return Results(np.stack(vowel), kinds, places, np.array(bits), alone, pictures)
+        print(f"seed {seed}: {right(rows[-1]):.1%} of the letters, {bits[-1]:.4f} bits per symbol")
+
+    vowel, bits = np.stack(rows), np.array(bits)
+    letters = np.array([right(row) for row in vowel])
+    places = np.array([right(row, count) for row in vowel])
+    print(table(vowel))
+    print(f"letters in the state of their kind: {mean_std(letters)}")
+    print(f"places of letters in the state of their kind: {mean_std(places)}")
+    print(f"bits per symbol of the test part: {mean_std(bits, '.4f')}, one state {one_state:.4f}")
+    transition = np.exp(hmm.log_probabilities(params["transition"])).astype(float)
+    print(f"transitions, the vowel state first: {transition.round(3).tolist()}")
+    figures = {"letters": draw(vowel), "path": draw_path(params, test[0, :45])}
+    return Results(vowel, letters, places, bits, one_state, save(figures, config.output))
 
 
 def text(split: str, data_dir: Path | None) -> str:
-    """The plays in small letters; whatever is no letter becomes one space."""
+    """The plays in lower case; everything between letters becomes one space."""
     (whole,) = jn.data.tfds.load("tiny_shakespeare", split, data_dir=data_dir)["text"]
     return re.sub("[^a-z]+", " ", whole.lower())
 
 
 def lines(letters: str, most: int) -> np.ndarray:
-    """The first so many symbols as numbers: (sequences, 250)."""
+    """The first symbols, at most `most`, as integers: (sequences, 250)."""
     count = min(most, len(letters)) // LINE
     numbers = np.array([SYMBOLS.index(c) for c in letters[: count * LINE]], np.int32)
     return numbers.reshape(count, LINE)
 
 
+def by_symbol(params: Any, x: np.ndarray) -> np.ndarray:
+    """Posterior probability of each state, averaged over the places of each symbol: (27, 2)."""
+    scores = EMISSION.score(params["emission"], jnp.asarray(x))
+    posterior = np.asarray(hmm.posteriors(params, scores)).reshape(-1, 2)
+    total = np.zeros((len(SYMBOLS), 2))
+    np.add.at(total, x.ravel(), posterior)
+    return total / np.maximum(total.sum(1, keepdims=True), 1e-9)
+
+
+def vowels_first(params: Any, x: np.ndarray) -> Any:
+    """The same model with the state of the vowels as state 0."""
+    first = by_symbol(params, x)[[SYMBOLS.index(v) for v in VOWELS]].sum(0).argmax()
+    order = np.array([first, 1 - first])
+    return {
+        "start": params["start"][order],
+        "transition": params["transition"][np.ix_(order, order)],
+        "emission": jax.tree.map(lambda a: a[order], params["emission"]),
+    }
+
+
 def right(vowel: np.ndarray, count: np.ndarray | None = None) -> float:
-    """Share of the letters, but for y, that are mostly in the state of their kind.
+    """Share of the letters (y left out) that are more often in the state of their kind.
 
     With counts (27,), the share of their places that are.
     """
@@ -154,61 +162,45 @@ def right(vowel: np.ndarray, count: np.ndarray | None = None) -> float:
     own = np.array([vowel[i] if SYMBOLS[i] in VOWELS else 1 - vowel[i] for i in letters])
     if count is None:
         return float((own > 0.5).mean())
-    return float((own * count[letters]).sum() / count[letters].sum())
-
-
-def transitions(params: Any, state: int) -> list[list[float]]:
-    """Probabilities of the next state, the vowels' first."""
-    order = [state, 1 - state]
-    p = np.exp(u.log_probabilities(params["transition"]))[np.ix_(order, order)]
-    return p.astype(float).round(3).tolist()
+    return float(np.average(own, weights=count[letters]))
 
 
 def table(vowel: np.ndarray) -> Table:
-    order = np.argsort(-vowel.mean(0))
     rows = [
         (SYMBOLS[i].replace(" ", "space"), f"{vowel[:, i].mean():.3f}",
          f"{vowel[:, i].min():.3f} to {vowel[:, i].max():.3f}")
-        for i in order
+        for i in np.argsort(-vowel.mean(0))
     ]  # fmt: skip
     return Table("P(vowel state | letter)", ("letter", "mean", "seeds"), rows)
 
 
 def draw(vowel: np.ndarray) -> Any:
-    """A bar a letter: how much of it is in the vowel state."""
+    """One bar per letter: the share of its places that are in the vowel state."""
     figure = new_figure(8, 3)
     axes = figure.subplots()
     order = np.argsort(-vowel.mean(0))
-    mean = vowel.mean(0)[order]
-    colors = [
-        COLORS[1] if SYMBOLS[i] in VOWELS else "0.7" if SYMBOLS[i] in AMBIGUOUS + " " else COLORS[0]
-        for i in order
-    ]
-    axes.bar(range(len(order)), mean, color=colors)
-    axes.set_xticks(range(len(order)), [SYMBOLS[i].replace(" ", "␣") for i in order])
+    symbols = [SYMBOLS[i] for i in order]
+    kinds = {c: COLORS[1] if c in VOWELS else COLORS[0] for c in SYMBOLS} | {" ": "0.7", "y": "0.7"}
+    axes.bar(range(len(order)), vowel.mean(0)[order], color=[kinds[c] for c in symbols])
+    axes.set_xticks(range(len(order)), [c.replace(" ", "␣") for c in symbols])
     axes.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
     axes.set_ylabel("share in the vowel state")
-    axes.set_title(
-        "vowels (orange) and consonants (blue), as two hidden states part them", fontsize=11
-    )
+    axes.set_title("vowels (orange) and consonants (blue) in two hidden states", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", length=0)
     return figure
 
 
-def draw_path(params: Any, state: int, symbols: np.ndarray) -> Any:
-    """The states of one line."""
+def draw_path(params: Any, symbols: np.ndarray) -> Any:
+    """Posteriors and the most probable states of one line, vowels above."""
     scores = EMISSION.score(params["emission"], jnp.asarray(symbols)[None])
-    posterior = np.asarray(u.hmm_posteriors(params, scores))[0]
-    path = np.asarray(u.viterbi(params, scores)[0])[0]
-    if state == 0:  # vowels above
-        posterior, path = posterior[:, ::-1], 1 - path
+    posterior = np.asarray(hmm.posteriors(params, scores))[0]
+    path = np.asarray(hmm.viterbi(params, scores)[0])[0]
     return jn.viz.posteriors(
-        posterior, path, names=["consonant", "vowel"], steps=[SYMBOLS[i] for i in symbols]
-    )
+        posterior[:, ::-1], 1 - path, names=["consonant", "vowel"],
+        steps=[SYMBOLS[i] for i in symbols],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    import tyro
-
-    run(tyro.cli(Config))
+    main(Config, run)

@@ -1,25 +1,24 @@
 """The perceptron: separable points, XOR without and with feature maps, and handwritten digits.
 
-Claim:   on separable data a perceptron makes fewer mistakes than Novikoff's bound, then none; on
-         XOR it never ends, and behind a feature map it does.
-Result:  60 points on both sides of a line: 13 mistakes (bound 390), none from pass 2 on.
-         XOR: the corners' weights come back after 3 passes, which proves that no line will do; four
-         clouds of 15 points: 51 mistakes still in pass 1000. Behind the products of two inputs, 8
-         radial basis functions or 200 random waves: 4, 10 and 4 mistakes, none from pass 2 on.
-         Handwritten digits, 1,438 to train on, 359 held out:
-           each two classes   all 45 pairs are separable; 98.98% of the held-out digits of a pair
-                              are told apart, from 94.52% to 100%
-           ten, one a class   not separable in 1000 passes; 92.37% +- 0.73 of the held-out digits
-           on 1000 waves      separable, in 11 to 13 passes; 97.88% +- 0.42
-         Mean and standard deviation of 5 orders of the digits (and draws of the waves). The first
-         bandwidth that was tried; nothing was chosen by the held-out digits.
-Time:    20 s of CPU, compilation included.
-Machine: 2 CPU cores, jax 0.10.2.
-Command: python -m experiments.perceptron
+Claim: on separable data a perceptron makes fewer mistakes than Novikoff's bound, then none; on XOR
+it never converges, and behind a feature map it does.
+
+60 points on both sides of a line: 13 mistakes (bound 390), none from pass 2 on. XOR: the weights on
+the corners repeat after 3 passes, which proves that no line separates them; four clouds of 15
+points: 51 mistakes still in pass 1000. Behind the products of two inputs, 8 radial basis functions
+or 200 random waves: 4, 10 and 4 mistakes, none from pass 2 on. Handwritten digits, 1,438 to train
+on, 359 held out:
+
+    pairs of classes     all 45 pairs are separable; 98.98% of the held-out digits of a pair are
+                         told apart, from 94.52% to 100%
+    ten, one per class   not separable in 1000 passes; 92.37 ± 0.73% of the held-out digits
+    on 1000 waves        separable, in 11 to 13 passes; 97.88 ± 0.42%
+
+Mean and standard deviation of 5 orders of the digits (and draws of the waves). The first bandwidth
+that was tried; nothing was chosen by the held-out digits.
 """
 
 import itertools
-import time
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -31,8 +30,29 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from experiments.common import Output, Record, Seeds, main, mean_std, over_seeds, save
 from jaxnet.models import mistake_bound, perceptron, perceptron_rule, train_perceptron
 
+RECORDS = (
+    Record(
+        claim="a perceptron separates separable classes",
+        result="13 mistakes where the bound is 390; XOR never, and it reports so; behind each of "
+        "three feature maps 0 mistakes from pass 2 on",
+        seeds="1",
+        time="20 s of CPU, all three rows",
+        seconds=20,
+    ),
+    Record(
+        claim="… all 45 pairs of digits are separable; held-out",
+        result="98.98%",
+        seeds="1",
+    ),
+    Record(
+        claim="… ten perceptrons on the digits: pixels, and 1000 random waves of them",
+        result="92.37 ± 0.73% (not separated), 97.88 ± 0.42% (separated in 11 to 13 passes)",
+        seeds="5",
+    ),
+)
 MAPS: dict[str, jn.Layer | None] = {
     "no map": None,
     "polynomial": jn.polynomial(2),
@@ -42,36 +62,29 @@ MAPS: dict[str, jn.Layer | None] = {
 
 
 @dataclass(frozen=True)
-class Config:
-    """Trains perceptrons on points, on XOR and on digits; the record is in the file."""
+class Config(Seeds, Output):
+    """Trains perceptrons on points, on XOR and on digits."""
 
+    output: Path = Path("runs/perceptron")
+    seeds: int = 5
     points: int = 60
     """in the plane, on both sides of a line; XOR has as many"""
     passes: int = 1000
     """over the data at most"""
-    seeds: int = 5
-    """orders of the digits, and draws of the maps"""
     pairs: int = 45
-    """of digits to be told apart, at most 45"""
-    output: Path = Path("runs/perceptron")
-    """folder of the pictures"""
-
-    def __post_init__(self):
-        for name in ("points", "passes", "seeds", "pairs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    """pairs of digits, at most 45"""
 
 
 class Results(NamedTuple):
-    """What a run of the experiment gives.
+    """Results of the experiment.
 
     Fields:
       mistakes: on separable points, until the first pass without one.
-      bound: Novikoff's, on these.
+      bound: Novikoff's, on their number.
       xor: map -> whether training on XOR converged.
       pairs: (pairs,), whether the training digits of two classes were separated.
       pair_accuracies: (pairs,), on the held-out digits of the two classes.
-      digits: map -> (seeds,), share of all held-out digits read rightly by ten perceptrons.
+      digits: map -> (seeds,), accuracy of ten perceptrons on all held-out digits.
       pictures: the files that were written.
     """
 
@@ -84,8 +97,18 @@ class Results(NamedTuple):
     pictures: list[Path]
 
 
+def run(config: Config) -> Results:
+    """All parts, one after another."""
+    mistakes, bound, line, animation = separable(config)
+    converged, clouds = xor(config)
+    pairs, pair_accuracies = digit_pairs(config)
+    digits = ten_digits(config)
+    pictures = [*save({"line": line, "xor": clouds}, config.output), animation]
+    return Results(mistakes, bound, converged, pairs, pair_accuracies, digits, pictures)
+
+
 def line_data(n: int, margin: float = 0.08, seed: int = 4):
-    """Points of the square on both sides of a line, none near it, and the line as params."""
+    """Points of the square on both sides of a line, none near it, and the line as parameters."""
     rng = np.random.default_rng(seed)
     w, b = np.array([0.8, -0.6]), 0.2
     x = rng.uniform(-1, 1, (10 * n, 2))
@@ -94,7 +117,7 @@ def line_data(n: int, margin: float = 0.08, seed: int = 4):
 
 
 def xor_data(n: int, seed: int = 0):
-    """Four clouds on the corners of a square, of which those across from each other are a class."""
+    """Four clouds on the corners of a square; opposite corners are one class."""
     rng = np.random.default_rng(seed)
     corner = np.arange(n) % 4
     x = np.stack([corner % 2, corner // 2], 1) * 2.0 - 1 + 0.25 * rng.normal(size=(n, 2))
@@ -102,15 +125,14 @@ def xor_data(n: int, seed: int = 0):
 
 
 def watch(x: np.ndarray, y: np.ndarray, passes: int) -> list[dict[str, np.ndarray]]:
-    """Params at the start and after each mistake, trained by steps of one example."""
-    optimizer = optax.sgd(1.0)
-    step = jn.make_step(jn.learning_rule(perceptron_rule), optimizer)
-    train_state = jn.init_training(perceptron(), optimizer, jax.random.key(0), x)
+    """Parameters at the start and after each mistake, trained by steps on one example."""
+    trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optax.sgd(1.0))
+    train_state = trainer.init(jax.random.key(0), (x, y[:, None]))
     moments = [jax.device_get(train_state.params)]
     for _ in range(passes):
         before = len(moments)
         for i in range(len(x)):
-            train_state, metrics = step(train_state, (x[i : i + 1], y[i : i + 1, None]))
+            train_state, metrics = trainer.step(train_state, (x[i : i + 1], y[i : i + 1, None]))
             if metrics["loss"] > 0:
                 moments.append(jax.device_get(train_state.params))
         if len(moments) == before:
@@ -118,8 +140,8 @@ def watch(x: np.ndarray, y: np.ndarray, passes: int) -> list[dict[str, np.ndarra
     return moments
 
 
-def says(params: Any, layer: jn.Layer | None = None, map_params: Any = None):
-    """What a perceptron with these params says about points of the plane."""
+def decision(params: Any, layer: jn.Layer | None = None, map_params: Any = None):
+    """The function from points of the plane to the decision of a perceptron."""
 
     @jax.jit
     def predict(x):
@@ -130,7 +152,7 @@ def says(params: Any, layer: jn.Layer | None = None, map_params: Any = None):
 
 
 def animate(figures, path: Path, seconds: float = 0.35) -> Path:
-    """The figures one after another, over and over, the last one held."""
+    """Saves the figures as an animation in a loop that pauses at the last."""
     from PIL import Image
 
     frames = []
@@ -155,25 +177,18 @@ def separable(config: Config):
     assert last == run.mistakes.sum()  # the compiled loop and the steps are one rule
     chosen = sorted({round(i) for i in np.geomspace(1, last + 1, 6) - 1})
     title = lambda i: f"{i} mistake{'s' * (i != 1)}"  # noqa: E731
-    panels = {f"after {title(i)}": says(moments[i]) for i in chosen}
-    pictures = [
-        jn.viz.save(
-            jn.viz.decision(panels, x, y, names=["0", "1"], columns=3),
-            config.output / "line.png",
-        ),
-        animate(
-            (
-                jn.viz.decision({title(i): says(moments[i])}, x, y, names=["0", "1"])
-                for i in range(last + 1)
-            ),
-            config.output / "line.gif",
-        ),
-    ]
-    return int(run.mistakes.sum()), bound, pictures
+    panels = {f"after {title(i)}": decision(moments[i]) for i in chosen}
+    figure = jn.viz.decision(panels, x, y, names=["0", "1"], columns=3)
+    figures = (
+        jn.viz.decision({title(i): decision(moments[i])}, x, y, names=["0", "1"])
+        for i in range(last + 1)
+    )
+    animation = animate(figures, config.output / "line.gif")
+    return int(run.mistakes.sum()), bound, figure, animation
 
 
 def xor(config: Config):
-    """XOR without a map, where it cannot end, and with three."""
+    """XOR without a feature map, where training cannot converge, and with three."""
     corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
     print(f"the four corners of XOR: {train_perceptron(corners, [0, 1, 1, 0])}")
     x, y = xor_data(config.points)
@@ -186,21 +201,21 @@ def xor(config: Config):
         run = train_perceptron(mapped, y, passes=config.passes)
         print(f"XOR, {name}: {run}")
         converged[name] = run.converged
-        panels[name] = says(run.params, layer, params)
+        panels[name] = decision(run.params, layer, params)
     figure = jn.viz.decision(panels, x, y, names=["0", "1"], columns=4)
-    return converged, [jn.viz.save(figure, config.output / "xor.png")]
+    return converged, figure
 
 
 def digit_pairs(config: Config):
-    """Each two classes of digits: is there a hyperplane, and what does it say of held-out ones?"""
+    """For each pair of digits: whether a hyperplane separates them, and its held-out accuracy."""
     (x, y), (x_test, y_test) = jn.data.digits()
     separated, accuracies = [], []
     for a, b in list(itertools.combinations(range(10), 2))[: config.pairs]:
         here, there = np.isin(y, (a, b)), np.isin(y_test, (a, b))
         run = train_perceptron(x[here].reshape(-1, 64), y[here] == b, passes=config.passes)
-        said, _ = perceptron().apply(run.params, {}, x_test[there].reshape(-1, 64))
+        read, _ = perceptron().apply(run.params, {}, x_test[there].reshape(-1, 64))
         separated.append(run.converged)
-        accuracies.append(float((said[:, 0] == (y_test[there] == b)).mean()))
+        accuracies.append(float((read[:, 0] == (y_test[there] == b)).mean()))
     print(
         f"{len(separated)} pairs of digits: {sum(separated)} separable; of the held-out digits of "
         f"a pair {np.mean(accuracies):.2%} are told apart (from {min(accuracies):.2%} to "
@@ -210,46 +225,32 @@ def digit_pairs(config: Config):
 
 
 def ten_digits(config: Config):
-    """Ten perceptrons, one a class; the one with the highest score reads the digit."""
+    """Ten perceptrons, one per class; the digit is read as the class with the highest score."""
     (x, y), (x_test, y_test) = jn.data.digits()
     x, x_test = x.reshape(-1, 64), x_test.reshape(-1, 64)
-    maps = {"no map": None, "random Fourier": jn.random_fourier(1000, 2.0)}
+
+    def accuracy(name, layer, seed):
+        order = np.random.default_rng(seed).permutation(len(x))
+        mapped = x, x_test
+        if layer is not None:
+            params, _ = layer.init(jax.random.key(seed), x)
+            mapped = tuple(layer.apply(params, {}, a)[0] for a in (x, x_test))
+        one_per_class = y[order, None] == np.arange(10)
+        run = train_perceptron(mapped[0][order], one_per_class, passes=config.passes)
+        scores, _ = jn.dense(10).apply(run.params, {}, mapped[1])
+        print(
+            f"ten perceptrons, {name}, seed {seed}: {run.mistakes.sum()} mistakes in "
+            f"{len(run.mistakes)} passes, {run.mistakes[-1]} in the last"
+        )
+        return float((jnp.argmax(scores, -1) == y_test).mean())
+
     accuracies = {}
-    for name, layer in maps.items():
-        accuracies[name] = np.zeros(config.seeds)
-        for seed in range(config.seeds):
-            order = np.random.default_rng(seed).permutation(len(x))
-            mapped = x, x_test
-            if layer is not None:
-                params, _ = layer.init(jax.random.key(seed), x)
-                mapped = tuple(layer.apply(params, {}, a)[0] for a in (x, x_test))
-            one_a_class = y[order, None] == np.arange(10)
-            run = train_perceptron(mapped[0][order], one_a_class, passes=config.passes)
-            scores, _ = jn.dense(10).apply(run.params, {}, mapped[1])
-            accuracies[name][seed] = (jnp.argmax(scores, -1) == y_test).mean()
-            print(
-                f"ten perceptrons, {name}, seed {seed}: {run.mistakes.sum()} mistakes in "
-                f"{len(run.mistakes)} passes, {run.mistakes[-1]} in the last"
-            )
-        mean, spread = accuracies[name].mean(), accuracies[name].std(ddof=config.seeds > 1)
-        print(f"ten perceptrons, {name}: {mean:.2%} ± {spread:.2%} of held-out digits are read")
+    for name, layer in {"no map": None, "random Fourier": jn.random_fourier(1000, 2.0)}.items():
+        found = over_seeds(lambda seed, n=name, f=layer: accuracy(n, f, seed), config)
+        accuracies[name] = np.array(found)
+        print(f"ten perceptrons, {name}: {mean_std(found)} of held-out digits are read correctly")
     return accuracies
 
 
-def run(config: Config) -> Results:
-    """All parts, one after another."""
-    start = time.perf_counter()
-    mistakes, bound, line_pictures = separable(config)
-    converged, xor_pictures = xor(config)
-    pairs, pair_accuracies = digit_pairs(config)
-    digits = ten_digits(config)
-    pictures = line_pictures + xor_pictures
-    print("pictures: " + ", ".join(map(str, pictures)))
-    print(f"{time.perf_counter() - start:.1f} seconds, compilation included")
-    return Results(mistakes, bound, converged, pairs, pair_accuracies, digits, pictures)
-
-
 if __name__ == "__main__":
-    import tyro
-
-    run(tyro.cli(Config))
+    main(Config, run)

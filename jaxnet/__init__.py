@@ -1,50 +1,47 @@
 """jaxnet: neural networks on JAX as pairs of pure functions.
 
-A layer is `(init, apply)`, a model is a layer, and what changes a layer takes a layer and gives a
-layer. Start with `jaxnet.core`.
+Three pairs carry the library: a layer `(init, apply)`, an optimizer `(init, update)` from optax, a
+trainer `(init, step)`. A model is a layer, an objective is a layer, and a transform maps a layer to
+a layer. Start with `jaxnet.core`.
 """
 
-from jaxnet import detection as detection
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxnet import data as data
-from jaxnet import decoding as decoding
+from jaxnet import detection as detection
 from jaxnet import initializers as initializers
-from jaxnet import inspect as inspect
 from jaxnet import losses as losses
 from jaxnet import metrics as metrics
 from jaxnet import models as models
 from jaxnet import penalties as penalties
-from jaxnet import unsupervised as unsupervised
-from jaxnet import viz as viz
+from jaxnet.composition import parallel as parallel
+from jaxnet.composition import residual as residual
+from jaxnet.composition import serial as serial
 from jaxnet.core import Layer as Layer
 from jaxnet.core import child_key as child_key
 from jaxnet.core import compose as compose
 from jaxnet.core import observe as observe
-from jaxnet.core import parallel as parallel
 from jaxnet.core import pick as pick
-from jaxnet.core import residual as residual
-from jaxnet.core import serial as serial
 from jaxnet.core import spec as spec
 from jaxnet.core import stateless as stateless
 from jaxnet.core import tap as tap
-from jaxnet.inspect import check_gradients as check_gradients
-from jaxnet.inspect import summary as summary
 from jaxnet.layers import additive_attention as additive_attention
+from jaxnet.layers import avg_pool as avg_pool
 from jaxnet.layers import batch_norm as batch_norm
 from jaxnet.layers import bidirectional as bidirectional
-from jaxnet.layers import spatial_dropout as spatial_dropout
 from jaxnet.layers import conv as conv
 from jaxnet.layers import conv_transpose as conv_transpose
 from jaxnet.layers import dense as dense
 from jaxnet.layers import depthwise_conv as depthwise_conv
 from jaxnet.layers import drop_path as drop_path
 from jaxnet.layers import dropout as dropout
-from jaxnet.layers import time_distributed as time_distributed
 from jaxnet.layers import embedding as embedding
 from jaxnet.layers import flatten as flatten
 from jaxnet.layers import gaussian_dropout as gaussian_dropout
 from jaxnet.layers import gaussian_noise as gaussian_noise
-from jaxnet.layers import global_max_pool as global_max_pool
 from jaxnet.layers import global_avg_pool as global_avg_pool
+from jaxnet.layers import global_max_pool as global_max_pool
 from jaxnet.layers import group_norm as group_norm
 from jaxnet.layers import gru as gru
 from jaxnet.layers import gru_cell as gru_cell
@@ -59,7 +56,6 @@ from jaxnet.layers import locally_connected as locally_connected
 from jaxnet.layers import lstm as lstm
 from jaxnet.layers import lstm_cell as lstm_cell
 from jaxnet.layers import max_pool as max_pool
-from jaxnet.layers import avg_pool as avg_pool
 from jaxnet.layers import multi_head_attention as multi_head_attention
 from jaxnet.layers import polynomial as polynomial
 from jaxnet.layers import random_fourier as random_fourier
@@ -69,8 +65,10 @@ from jaxnet.layers import rms_norm as rms_norm
 from jaxnet.layers import rnn as rnn
 from jaxnet.layers import rnn_cell as rnn_cell
 from jaxnet.layers import sinusoidal_positions as sinusoidal_positions
+from jaxnet.layers import spatial_dropout as spatial_dropout
 from jaxnet.layers import spectral_norm as spectral_norm
 from jaxnet.layers import stack_rnn as stack_rnn
+from jaxnet.layers import time_distributed as time_distributed
 from jaxnet.layers import transformer_block as transformer_block
 from jaxnet.layers import upsample_bilinear as upsample_bilinear
 from jaxnet.layers import upsample_nearest as upsample_nearest
@@ -80,22 +78,49 @@ from jaxnet.layers.attention import precompute_kv as precompute_kv
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.training import Epoch as Epoch
+from jaxnet.training import Sweep as Sweep
+from jaxnet.training import Trainer as Trainer
 from jaxnet.training import TrainState as TrainState
-from jaxnet.training import carried as carried
+from jaxnet.training import augmented as augmented
 from jaxnet.training import evaluate as evaluate
 from jaxnet.training import fit as fit
-from jaxnet.training import init_training as init_training
 from jaxnet.training import learning_rule as learning_rule
 from jaxnet.training import load as load
-from jaxnet.training import make_step as make_step
 from jaxnet.training import predict as predict
 from jaxnet.training import save as save
 from jaxnet.training import supervised as supervised
 from jaxnet.training import sweep as sweep
+from jaxnet.training import trainer as trainer
+from jaxnet.training import truncated_bptt as truncated_bptt
 from jaxnet.transforms import cast as cast
 from jaxnet.transforms import ensemble as ensemble
 from jaxnet.transforms import freeze as freeze
 from jaxnet.transforms import remat as remat
 from jaxnet.transforms import repeat as repeat
 
+if TYPE_CHECKING:
+    from jaxnet import decoding as decoding
+    from jaxnet import inspect as inspect
+    from jaxnet import interop as interop
+    from jaxnet import unsupervised as unsupervised
+    from jaxnet import viz as viz
+    from jaxnet.inspect import check_gradients as check_gradients
+    from jaxnet.inspect import summary as summary
+
 __version__ = "0.1.0"
+
+# What most scripts do not use is loaded on first use, so that the import stays quick.
+_MODULES = ("decoding", "inspect", "interop", "unsupervised", "viz")
+_INSPECT = ("check_gradients", "summary")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"jaxnet.{name}")
+    if name in _INSPECT:
+        return getattr(importlib.import_module("jaxnet.inspect"), name)
+    raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES, *_INSPECT])

@@ -1,14 +1,14 @@
 """Penalties on weights: functions params -> scalar, added to the loss.
 
-    objective = supervised(net, loss, penalty=l2(1e-4))
+    objective = jn.supervised(net, loss, penalty=jn.penalties.l2(1e-4))
 
-They act on kernels alone, that is on entries whose own name is `kernel` or ends in `_kernel`, at
-any depth. Biases, the scales of norms and embedding tables are left out: a penalty on them does
-not keep the function simple, it moves it. `where` chooses other entries by their path. An elastic
-net is a sum: `lambda params: l1(1e-4)(params) + l2(1e-3)(params)`.
+They apply to kernels only: entries named `kernel` or `..._kernel`, at any depth. Biases, scales of
+normalization layers and embedding tables are left out, since a penalty on them moves the function
+instead of simplifying it. `where` chooses other entries by path. An elastic net is a sum:
+`lambda params: l1(1e-4)(params) + l2(1e-3)(params)`.
 
-`optax.adamw` and `optax.add_decayed_weights` decay weights in the update instead, outside of the
-gradient's rescaling; with plain SGD both are the same.
+`optax.adamw` and `optax.add_decayed_weights` decay weights in the update instead, after the
+gradient is rescaled. Under plain SGD, a decay of `d` equals the penalty `l2(d / 2)`.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnet.losses.arrays import wide
+
 Where = Callable[[tuple[str, ...]], bool]
 Penalty = Callable[[Any], jax.Array]
 
 
 def is_kernel(path: tuple[str, ...]) -> bool:
-    """Whether a path ends in a kernel's name: `kernel`, `recurrent_kernel` and the like.
+    """Whether a path ends in the name of a kernel: `kernel`, `recurrent_kernel` and the like.
+
+    Args:
+      path: names from the root of the params to an entry.
 
     Example:
       >>> is_kernel(("dense", "kernel")), is_kernel(("dense", "bias"))
@@ -33,17 +38,20 @@ def is_kernel(path: tuple[str, ...]) -> bool:
 
 
 def l1(strength: float, *, where: Where = is_kernel) -> Penalty:
-    """strength * Σ|W|. Its gradient at 0 is 0.
+    """strength * Σ|W|, with gradient 0 at 0.
 
-    By gradient steps weights jump about 0 without landing on it; for weights that are exactly 0
-    see `proximal_l1`.
+    Gradient steps make weights oscillate around 0. For weights that are exactly 0, use
+    `proximal_l1`.
 
     Args:
       strength: at least 0.
-      where: which entries are penalized, by path, such as `lambda path: path[0] == "head"`.
+      where: chooses the penalized entries by path, e.g. `lambda path: path[0] == "head"`.
+
+    Returns:
+      A function of params that returns a scalar.
 
     Raises:
-      ValueError: for a negative strength; in the call, where no entry of params is chosen.
+      ValueError: if strength is negative; in the function, if no entry of params is chosen.
 
     Example:
       >>> params = {"dense": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([5.0])}}
@@ -54,14 +62,19 @@ def l1(strength: float, *, where: Where = is_kernel) -> Penalty:
 
 
 def l2(strength: float, *, where: Where = is_kernel) -> Penalty:
-    """strength * ΣW², without a half: the gradient is 2 * strength * W. See `weight_decay`.
+    """strength * ΣW², with gradient 2 * strength * W.
+
+    For a weight decay (λ/2) ΣW², pass strength λ/2.
 
     Args:
       strength: at least 0.
-      where: which entries are penalized, by path, such as `lambda path: path[0] == "head"`.
+      where: chooses the penalized entries by path, e.g. `lambda path: path[0] == "head"`.
+
+    Returns:
+      A function of params that returns a scalar.
 
     Raises:
-      ValueError: for a negative strength; in the call, where no entry of params is chosen.
+      ValueError: if strength is negative; in the function, if no entry of params is chosen.
 
     Example:
       >>> params = {"dense": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([5.0])}}
@@ -71,26 +84,8 @@ def l2(strength: float, *, where: Where = is_kernel) -> Penalty:
     return _penalty("l2", strength, where, _squares)
 
 
-def weight_decay(strength: float, *, where: Where = is_kernel) -> Penalty:
-    """strength / 2 * ΣW²: the gradient is strength * W.
-
-    Args:
-      strength: at least 0.
-      where: which entries are penalized, by path, such as `lambda path: path[0] == "head"`.
-
-    Raises:
-      ValueError: for a negative strength; in the call, where no entry of params is chosen.
-
-    Example:
-      >>> params = {"dense": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([5.0])}}
-      >>> jax.grad(weight_decay(0.5))(params)["dense"]["kernel"].tolist()
-      [[0.5, -1.0]]
-    """
-    return _penalty("weight_decay", strength, where, lambda w: _squares(w) / 2)
-
-
 class ProximalState(NamedTuple):
-    """The number of steps taken, which a schedule of learning rates needs."""
+    """Number of steps taken, the argument of a learning rate schedule."""
 
     step: jax.Array
 
@@ -98,22 +93,21 @@ class ProximalState(NamedTuple):
 def proximal_l1(
     strength: float, learning_rate: optax.ScalarOrSchedule, *, where: Where = is_kernel
 ) -> optax.GradientTransformation:
-    """An L1 penalty that makes weights exactly 0, as the last entry of an `optax.chain`.
+    """L1 penalty that makes weights exactly 0, as the last entry of an `optax.chain`.
 
-    After each step a weight moves towards 0 by strength * learning_rate and stops there. With
-    `optax.sgd` of the same learning rate this is proximal gradient descent on
-    loss + strength * Σ|W|. After other optimizers, which rescale the gradient, the zeros are exact
-    too, but `strength` is then relative to the rescaled gradient. The penalty is not part of the
-    reported loss.
+    Moves each weight towards 0 by strength * learning_rate after each step, and stops at 0. After
+    `optax.sgd` with the same learning rate, this is proximal gradient descent on
+    loss + strength * Σ|W|. After other optimizers, which rescale the gradient, zeros are exact too,
+    but `strength` is relative to the rescaled gradient. The reported loss excludes the penalty.
 
     Args:
       strength: at least 0.
       learning_rate: a number or a schedule, the same as the optimizer's.
-      where: which entries are thresholded, by path, such as `lambda path: path[0] == "head"`.
+      where: chooses the thresholded entries by path, e.g. `lambda path: path[0] == "head"`.
 
     Raises:
-      ValueError: for a negative strength; where no entry of params is chosen; where `update` is
-        called without params.
+      ValueError: if strength is negative; in `init`, if no entry of params is chosen; in `update`,
+        if params are missing.
 
     Example:
       >>> optimizer = optax.chain(optax.sgd(0.1), proximal_l1(2.0, 0.1))
@@ -134,7 +128,7 @@ def proximal_l1(
     def update(updates, state, params=None):
         if params is None:
             raise ValueError(
-                "proximal_l1: needs params; write optimizer.update(grads, state, params)"
+                "proximal_l1: update needs params. Write optimizer.update(grads, state, params)"
             )
         rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
 
@@ -143,7 +137,7 @@ def proximal_l1(
                 return update
             after = w + update
             size = jnp.abs(after)
-            # w + (0 - w) is exactly 0, so apply_updates lands on it
+            # w + (-w) is exactly 0 in apply_updates
             near = size <= strength * rate
             return jnp.where(near, -w, update - strength * rate * jnp.sign(after)).astype(w.dtype)
 
@@ -153,22 +147,17 @@ def proximal_l1(
     return optax.GradientTransformation(init, update)
 
 
-def _penalty(who: str, strength: float, where: Where, of: Callable) -> Penalty:
+def _penalty(who: str, strength: float, where: Where, norm: Callable) -> Penalty:
     _check_strength(who, strength)
 
     def penalty(params):
-        # bfloat16 has too few digits for sums
-        wide = [w.astype(jnp.promote_types(w.dtype, jnp.float32)) for w in chosen(params)]
-        return jnp.asarray(strength * sum(of(w) for w in wide))
-
-    def chosen(params):
-        return _chosen(who, params, where)
+        return jnp.asarray(strength * sum(norm(wide(w)) for w in _chosen(who, params, where)))
 
     return penalty
 
 
 def _sizes(w: jax.Array) -> jax.Array:
-    # jnp.abs has slope 1 at 0, which would push weights away from it.
+    # jnp.abs has slope 1 at 0, which would move weights away from 0.
     sign = jax.lax.stop_gradient(jnp.sign(w))
     return jnp.real(sign.conj() * w).sum()
 
@@ -183,9 +172,9 @@ def _chosen(who: str, params: Any, where: Where) -> list[jax.Array]:
     if not chosen:
         names = ", ".join("/".join(_names(path)) for path, _ in entries) or "no entries"
         raise ValueError(
-            f"{who}: nothing to penalize; where chose none of {names}; by default these are the "
-            "entries called kernel or ..._kernel, others are given as where=lambda path: path[-1] "
-            '== "weights"'
+            f"{who}: no entry to penalize, got {names}. By default, entries named kernel or "
+            '..._kernel are penalized; to choose others, write where=lambda path: path[-1] == '
+            '"weights"'
         )
     return chosen
 

@@ -1,4 +1,4 @@
-"""Progress bars: for people who look, silent in files and tests."""
+"""Progress bars, silent in files and tests."""
 
 import sys
 import warnings
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str = "step") -> Any:
-    """A tqdm bar for a terminal or a notebook, silent where nobody looks (a file, a test).
+    """A tqdm bar for a terminal or a notebook, silent elsewhere (a file, a test).
 
     Args:
-      total: steps to come, None where that is not known.
+      total: number of steps, None where unknown.
       title: shown before the bar.
       wanted: False makes it silent.
-      unit: what is counted.
+      unit: of the count.
 
     Example:
       >>> with progress_bar(3, "counting") as bar:
@@ -27,7 +27,7 @@ def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str =
 
 
 def in_notebook() -> bool:
-    """Whether this runs in a notebook's kernel; that Jupyter is imported says little.
+    """Whether this runs in a notebook's kernel, not only with Jupyter imported.
 
     Example:
       >>> in_notebook()

@@ -1,7 +1,7 @@
-"""Layer to layer: what changes a layer takes a layer and gives a layer.
+"""Transforms: a transform maps a layer to a layer.
 
 Each keeps the contract, the layer's name and the paths of its entries, so that transforms nest and
-weights pass between the changed and the unchanged layer.
+weights pass between the transformed and the original layer.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, PyTree, describe, unchecked
+from jaxnet.checks import at_least
+from jaxnet.core import Layer, PyTree, as_layer, describe, key_spec
 
 
 def repeat(layer: Layer, n: int) -> Layer:
-    """The layer n times in a row, each time with parameters of its own.
+    """n copies of a layer in a row, each with its own parameters.
 
-    Params and state have the layer's paths with a leading axis of n. The layers run in one
-    `jax.lax.scan`, so the time to compile does not grow with n.
+    Params and state have the layer's paths with a leading axis of n. The copies run in one
+    `jax.lax.scan`, so compile time does not grow with n.
 
     Args:
       layer: its output has the shape and dtype of its input.
-      n: how often, at least 1.
+      n: number of copies, at least 1.
 
     Raises:
-      ValueError: where n is below 1 or the layer changes the shape.
+      ValueError: for n below 1, or a layer that changes the shape.
 
     Example:
       >>> net = jn.repeat(jn.residual(jn.dense(3)), 5)
@@ -36,18 +37,18 @@ def repeat(layer: Layer, n: int) -> Layer:
       >>> y.shape
       (2, 3)
     """
-    if n < 1:
-        raise ValueError(f"repeat: n must be at least 1, got {n}")
+    layer = as_layer(layer)
+    at_least("repeat", "n", n)
 
     def init(key, x):
         drawn = stacked_init(layer, key, x, n)
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), drawn)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        y, _ = jax.eval_shape(lambda p, s, x, k: layer.apply(p, s, x, key=k), *one, x, key)
+        run = lambda p, s, x, k: layer.apply(p, s, x, key=k)  # noqa: E731
+        y, _ = jax.eval_shape(run, *one, x, key_spec())
         if describe(y) != describe(x) or jax.tree.structure(y) != jax.tree.structure(x):
             raise ValueError(
-                f"repeat: {layer.name} must keep the shape of its input, "
-                f"{describe(x)}, got {describe(y)}"
+                f"repeat: {layer.name} must keep the shape of its input, {describe(x)}, "
+                f"got {describe(y)}"
             )
         return drawn
 
@@ -59,19 +60,19 @@ def repeat(layer: Layer, n: int) -> Layer:
 
         return jax.lax.scan(body, x, (jnp.arange(n), params, state))
 
-    return unchecked(Layer(init, apply, layer.name), lambda change: repeat(change(layer), n))
+    return Layer(init, apply, layer.name, "repeat", (layer, lambda inner: repeat(inner, n)))
 
 
 def ensemble(layer: Layer, n: int) -> Layer:
-    """n members of the layer side by side, each with parameters and randomness of its own.
+    """n members of a layer side by side, each with its own parameters and randomness.
 
-    All see the same input; the output has a leading axis of n, before the batch axis. Params and
-    state have the layer's paths with a leading axis of n. To train members on losses of their own,
-    sum the losses: their gradients do not touch.
+    All get the same input; the output has a leading axis of n, before the batch axis. Params and
+    state have the layer's paths with a leading axis of n. To train each member on its own loss,
+    sum the losses: no gradient passes between members.
 
     Args:
       layer: any layer.
-      n: members, at least 1.
+      n: number of members, at least 1.
 
     Example:
       >>> net = jn.ensemble(jn.dense(4), 5)
@@ -80,8 +81,8 @@ def ensemble(layer: Layer, n: int) -> Layer:
       >>> params["kernel"].shape, y.shape
       ((5, 3, 4), (5, 2, 4))
     """
-    if n < 1:
-        raise ValueError(f"ensemble: n must be at least 1, got {n}")
+    layer = as_layer(layer)
+    at_least("ensemble", "n", n)
 
     def init(key, x):
         return stacked_init(layer, key, x, n)
@@ -93,17 +94,17 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
         return jax.vmap(member)(jnp.arange(n), params, state)
 
-    return unchecked(Layer(init, apply, layer.name), lambda change: ensemble(change(layer), n))
+    return Layer(init, apply, layer.name, "ensemble", (layer, lambda inner: ensemble(inner, n)))
 
 
 def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
-    """The layer, whose inner values are computed again in the backward pass and not kept.
+    """A layer whose inner values are recomputed in the backward pass instead of kept.
 
     Saves memory for about a third more time; values and gradients are the same.
 
     Args:
       layer: any layer.
-      policy: which values to keep all the same, from `jax.checkpoint_policies`.
+      policy: which values to keep nevertheless, from `jax.checkpoint_policies`.
 
     Example:
       >>> net = jn.serial(*[jn.remat(jn.dense(3)) for _ in range(4)])
@@ -114,28 +115,30 @@ def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
     Reference: Chen et al. 2016, "Training deep nets with sublinear memory cost".
     """
 
+    layer = as_layer(layer)
+
     def apply(params, state, x, *, key=None, train=False):
         def run(params, state, x, key):
             return layer.apply(params, state, x, key=key, train=train)
 
         return jax.checkpoint(run, policy=policy)(params, state, x, key)
 
-    again = lambda change: remat(change(layer), policy=policy)  # noqa: E731
-    return unchecked(Layer(layer.init, apply, layer.name), again)
+    inside = layer, lambda inner: remat(inner, policy=policy)
+    return Layer(layer.init, apply, layer.name, "remat", inside)
 
 
 def cast(layer: Layer, dtype: Any) -> Layer:
-    """The layer computed in another float dtype, such as `jnp.bfloat16`.
+    """A layer computed in another float dtype, such as `jnp.bfloat16`.
 
-    Parameters stay as they are and their gradients come in their own dtype; the layer gets copies.
-    The output has the dtype of the input again (float32 for integers), and the state keeps its own.
+    Parameters and their gradients keep their dtype; the layer gets converted copies. The output has
+    the dtype of the input (float32 for integers), and the state keeps its dtype.
 
     Args:
       layer: any layer.
       dtype: a float dtype.
 
     Raises:
-      ValueError: where dtype is no float.
+      ValueError: for a dtype that is not a float.
 
     Example:
       >>> net = jn.cast(jn.dense(4), jnp.bfloat16)
@@ -148,6 +151,7 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     """
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"cast: dtype must be a float, such as jnp.bfloat16, got {dtype}")
+    layer = as_layer(layer)
 
     def to(tree: PyTree, dtype: Any) -> PyTree:
         floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
@@ -159,17 +163,15 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)
         return to(y, jnp.result_type(*floats) if floats else jnp.float32), after
 
-    return unchecked(
-        Layer(layer.init, apply, layer.name), lambda change: cast(change(layer), dtype)
-    )
+    return Layer(layer.init, apply, layer.name, "cast", (layer, lambda inner: cast(inner, dtype)))
 
 
 def freeze(layer: Layer) -> Layer:
-    """The layer as it is: no gradient reaches its params, and it always runs in evaluation mode.
+    """A layer that is not trained: no gradient reaches its params, and it runs in evaluation mode.
 
-    Its running statistics stay, its dropout is off; gradients still pass through it to its input.
-    Awkward: an optimizer with weight decay, and a penalty, look at params themselves and so change
-    frozen ones too. Keep them away by a mask, as `optax.masked(optimizer, mask)` takes it.
+    Its running statistics stay and its dropout is off; gradients still pass through it to its
+    input. Awkward: weight decay and penalties use params directly and so change frozen ones too;
+    exclude them by `optax.masked(optimizer, mask)`.
 
     Args:
       layer: any layer.
@@ -183,11 +185,13 @@ def freeze(layer: Layer) -> Layer:
       (0.0, 4.0)
     """
 
+    layer = as_layer(layer)
+
     def apply(params, state, x, *, key=None, train=False):
         y, _ = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
         return y, jax.lax.stop_gradient(state)
 
-    return unchecked(Layer(layer.init, apply, layer.name), lambda change: freeze(change(layer)))
+    return Layer(layer.init, apply, layer.name, "freeze", (layer, freeze))
 
 
 def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTree, PyTree]:

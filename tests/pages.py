@@ -1,4 +1,4 @@
-"""The Python in texts: what stands in a page, and what it prints when it is run."""
+"""The Python blocks of a Markdown page, and their output."""
 
 import doctest
 import io
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-# A block of Python, and the block of text behind it where there is one: what it prints.
+# A block of Python, and the block of text after it, if any: its output.
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
-# JAX's own note on an exception, the same on all of them.
+# A note that JAX adds to every exception.
 FILTERED = re.compile(r"^-+\nFor simplicity, JAX has removed .*\n", re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -22,8 +22,8 @@ class Block(NamedTuple):
 
     Fields:
       where: page and line, for messages.
-      code: what is run.
-      shown: what the page says that it prints; None where it says nothing.
+      code: the Python.
+      shown: the output on the page; None without one.
     """
 
     where: str
@@ -41,7 +41,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def sections(page: Path) -> dict[str, list[Block]]:
-    """Heading -> blocks; "" is what stands before the first heading of the second level."""
+    """Heading of the second level -> its blocks; "" has the blocks before the first heading."""
     lines, found = page.read_text().splitlines(), {}
     starts = {i + 1: line[3:] for i, line in enumerate(lines) if line.startswith("## ")}
     for block in blocks(page):
@@ -51,10 +51,16 @@ def sections(page: Path) -> dict[str, list[Block]]:
     return found
 
 
-def run(block: Block, names: dict) -> None:
-    """Runs a block, and compares what it prints where the page shows it.
+def count_lines(found: list[Block]) -> int:
+    """Lines of code, without blank lines, comments and imports."""
+    lines = [line.strip() for block in found for line in block.code.splitlines()]
+    return sum(bool(line) and not line.startswith(("#", "import ", "from ")) for line in lines)
 
-    A page may show a warning and an error too: the last lines that Python would print of them.
+
+def run(block: Block, names: dict) -> None:
+    """Runs a block, and compares its output with the output on the page, if any.
+
+    A page may show warnings and an error as well: the last lines that Python would print of them.
     """
     code = compile("\n" * int(block.where.split(":")[1]) + block.code, block.where, "exec")
     if block.shown is None:
@@ -72,5 +78,5 @@ def run(block: Block, names: dict) -> None:
         except Exception as error:
             print("".join(traceback.format_exception_only(error)))
     printed = FILTERED.sub("", out.getvalue())
-    right = doctest.OutputChecker().check_output(block.shown, printed, FLAGS)
-    assert right, f"{block.where} shows\n{block.shown}\nand prints\n{printed}"
+    equal = doctest.OutputChecker().check_output(block.shown, printed, FLAGS)
+    assert equal, f"{block.where} shows\n{block.shown}\nand prints\n{printed}"

@@ -1,4 +1,4 @@
-"""The guide's Python runs as it stands, and its links lead somewhere."""
+"""The guide: its blocks run and print the outputs shown, its links and names exist."""
 
 import importlib.util
 import os
@@ -6,6 +6,10 @@ import re
 from functools import cache
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import jaxnet as jn
@@ -13,11 +17,20 @@ from tests.pages import ROOT, blocks, run, sections
 
 GUIDE = ROOT / "guide"
 INDEX = GUIDE / "README.md"
-PAGES = [GUIDE / name for name in ("building.md", "training.md", "trouble.md", "coming_from.md")]
-# What is compared with, or read with, and may not be there.
+PAGES = [
+    GUIDE / f"{name}.md" for name in ("building", "training", "research", "trouble", "coming_from")
+]
+# Packages of optional extras; a section that imports a missing one is skipped.
 OPTIONAL = ("equinox", "flax", "flatbuffers", "haiku", "keras", "PIL", "sklearn", "torch")
-NEEDS = {"Saving, loading, exporting": ("flatbuffers",)}  # where the code does not name it
-SLOW = {"A residual net on images of my own"}
+NEEDS = {"Saving, loading, exporting": ("flatbuffers",)}  # not imported by the code itself
+SLOW = {
+    "A residual net on my own images",
+    "A generative adversarial network",
+    "A vision transformer",
+    "Low-rank adaptation (LoRA)",
+    "Meta-learning (MAML)",
+    "Per-example gradients",
+}
 
 
 def cases():
@@ -37,7 +50,7 @@ def needed(heading, found):
 
 @cache
 def beginning(page):
-    """What every section of a page starts from; run once, so that its step is compiled once."""
+    """The names that every section of a page starts from; run once, so that it compiles once."""
     names = {"__name__": "guide"}
     for block in [*blocks(INDEX), *sections(page).get("", [])]:
         run(block, names)
@@ -51,7 +64,7 @@ def test_section_runs(page, heading, found, tmp_path, monkeypatch):
         pytest.skip(f"needs {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # what a block sets ends with it
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # restored after the section
     names = dict(beginning(page))
     for block in found:
         run(block, names)
@@ -65,8 +78,110 @@ def residual_net_learned(names):
     assert len(names["classes"]) == 3
 
 
-# What must hold after a section beyond what it shows.
-CHECKS = {"A residual net on images of my own": residual_net_learned}
+def vae_learned(names):
+    epoch, images = names["epoch"], names["test"][0][:8]
+    assert 15 < epoch.test["loss"] < 30 and epoch.test["kl"] > 1
+    assert names["samples"].shape == (16, 64)
+    # The closed form of the divergence against a Monte Carlo estimate.
+    params, state = epoch.train_state.params, {}
+    (_, metrics), _ = names["trainer"].objective.apply(params, state, images, key=jax.random.key(0))
+    codes, _ = names["encoder"].apply(params["encoder"], {}, images)
+    mean, log_var = jnp.split(codes, 2, axis=-1)
+    noise = jax.random.normal(jax.random.key(1), (20_000, *mean.shape))
+    z = mean + jnp.exp(log_var / 2) * noise
+    log_ratio = 0.5 * (z**2 - noise**2 - log_var).sum(-1)
+    np.testing.assert_allclose(metrics["kl"], log_ratio.mean(0), rtol=0.05)
+
+
+def gan_learned(names):
+    fake, real = np.asarray(names["fake"]), names["flat"]
+    untrained, _ = names["generator"].apply(names["params"], {}, names["z"])
+    distance = np.abs(fake.mean(0) - real.mean(0)).mean()
+    assert distance < 0.4 * np.abs(untrained.mean(0) - real.mean(0)).mean()
+    assert 0.4 < fake.std(0).mean() / real.std(0).mean() < 1.6  # no collapse to one image
+    assert 0.3 < names["critic_metrics"]["loss"] < 1.5  # 2 log 2 = 1.386 for a blind critic
+
+
+def vit_learned(names):
+    epoch = names["epoch"]
+    assert 0.8 < epoch.test["accuracy"] < 1.0
+    start = names["trainer"].init(jax.random.key(0), names["train"])
+    assert epoch.train_state.params["token"].shape == (1, 1, 32)
+    assert not np.array_equal(start.params["token"], epoch.train_state.params["token"])
+
+
+def maml_learned(names):
+    losses, objective = np.array(names["losses"]), names["objective"]
+    assert losses[-20:].mean() < 0.6 * losses[:20].mean()
+    tasks = names["draw_tasks"](np.random.default_rng(1), names["train"], 4)
+
+    def written_out(params, support, query):
+        def loss(params, x, y):
+            hidden = jax.nn.relu(x @ params["dense"]["kernel"] + params["dense"]["bias"])
+            logits = hidden @ params["dense_1"]["kernel"] + params["dense_1"]["bias"]
+            return names["cross_entropy"](logits, y).mean()
+
+        for _ in range(3):
+            grads = jax.grad(loss)(params, *support)
+            params = jax.tree.map(lambda p, g: p - 0.4 * g, params, grads)
+        return loss(params, *query)
+
+    def value(params):
+        return objective.apply(params, {}, tasks)[0][0].mean()
+
+    def expected(params):
+        return jax.vmap(written_out, (None, 0, 0))(params, *tasks).mean()
+
+    params = names["start"].params
+    found, wanted = (jax.jit(jax.value_and_grad(f))(params) for f in (value, expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, wanted)
+
+
+def per_example_gradients_are_right(names):
+    losses = np.array(names["losses"])
+    assert losses[-10:].mean() < 0.4 * losses[:10].mean()
+    x, y = names["train"][0][:6], names["train"][1][:6]
+    params = names["train_state"].params
+    grads = jax.vmap(jax.grad(names["loss"]), (None, 0, 0))(params, x, y)
+
+    def mean_loss(params):
+        return names["cross_entropy"](names["net"].apply(params, {}, x)[0], y).mean()
+
+    jax.tree.map(
+        lambda each, whole: np.testing.assert_allclose(each.mean(0), whole, atol=1e-6),
+        grads,
+        jax.grad(mean_loss)(params),
+    )
+    update, _ = names["private"](params, {}, (x, y), key=jax.random.key(0), train=True)
+    assert 0 < optax.tree.norm(update) < 1 + 0.5 * sum(a.size for a in jax.tree.leaves(params)) / 6
+
+
+def lora_learned(names):
+    net, base, x = names["net"], names["base"], names["rotated"][0][:8]
+    params = names["params"]
+    jax.tree.map(np.testing.assert_array_equal, params["net"], base)
+    adapted = names["lora"](net, 4)
+    fresh, state = adapted.init(jax.random.key(5), x)
+    before, _ = net.apply(base, {}, x)
+    np.testing.assert_array_equal(adapted.apply(fresh | {"net": base}, state, x)[0], before)
+    low_rank = params["dense.down"] @ params["dense.up"]
+    merged = base | {"dense": base["dense"] | {"kernel": base["dense"]["kernel"] + low_rank}}
+    low_rank = params["head.down"] @ params["head.up"]
+    merged["head"] = base["head"] | {"kernel": base["head"]["kernel"] + low_rank}
+    expected, _ = net.apply(merged, {}, x)
+    np.testing.assert_allclose(adapted.apply(params, state, x)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+# Checks of a section's results beyond its printed output.
+CHECKS = {
+    "A residual net on my own images": residual_net_learned,
+    "A variational autoencoder": vae_learned,
+    "A generative adversarial network": gan_learned,
+    "A vision transformer": vit_learned,
+    "Meta-learning (MAML)": maml_learned,
+    "Per-example gradients": per_example_gradients_are_right,
+    "Low-rank adaptation (LoRA)": lora_learned,
+}
 
 
 def anchors(page):
@@ -76,8 +191,9 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", [INDEX, *PAGES], ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text())
+def test_links_exist(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text)
     assert links
     for path, anchor in links:
         if path.startswith("http"):
@@ -96,14 +212,14 @@ def test_the_index_names_every_section():
 
 
 @pytest.mark.parametrize("page", [INDEX, *PAGES], ids=lambda page: page.name)
-def test_names_are_there(page):
+def test_names_exist(page):
     for name in set(re.findall(r"\bjn\.([a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)*)", page.read_text())):
         there = jn
         for part in name.split("."):
             there = getattr(there, part)
 
 
-def test_what_is_shown_is_compared(tmp_path):
+def test_shown_output_is_compared(tmp_path):
     page = Path(tmp_path, "page.md")
     page.write_text("```python\nprint(1)\n```\n\n```text\n2\n```\n")
     with pytest.raises(AssertionError, match="shows"):

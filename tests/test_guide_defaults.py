@@ -1,4 +1,4 @@
-"""The table of defaults in the guide: each cell is looked at in the library itself."""
+"""The table of defaults in the guide: each cell is measured in the library itself."""
 
 import importlib.util
 import inspect
@@ -13,7 +13,7 @@ from tests.pages import ROOT
 
 PAGE = ROOT / "guide" / "coming_from.md"
 
-SAME, NONE, WINDOW, GIVEN = "same", "none", "window", "to be given"
+SAME, NONE, WINDOW, GIVEN = "same", "none", "window", "required"
 LECUN, CUT, THIRD, GLOROT = "1/√n", "0.88/√n", "1/√(3n)", "√(2/(n+m))"
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 5)).astype(np.float32)
 ROWS = np.ones((2, 400), np.float32)
@@ -22,8 +22,8 @@ DROPPED, KEPT = "dropped", "kept"
 
 
 def table():
-    """Library -> the cells of its column; "" is the column of what is compared."""
-    text = PAGE.read_text().split("\n## Defaults that differ\n")[1].split("\n## ")[0]
+    """Library -> the cells of its column; "" is the column of row names."""
+    text = PAGE.read_text().split("\n## Different defaults\n")[1].split("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {column[0]: list(column[2:]) for column in zip(*cells, strict=True)}
@@ -38,7 +38,7 @@ def strides(height):
 
 
 def share(outputs):
-    """Of ones at a rate of 0.1: what is dropped is 0."""
+    """Outputs are for ones at a rate of 0.1; dropped entries are 0."""
     return DROPPED if (np.asarray(outputs) == 0).mean() < 0.5 else KEPT
 
 

@@ -134,13 +134,12 @@ def compile_time(depth: int, repeated: bool, net: Transformer, shape: tuple[int,
 
     body = [jn.repeat(block(), depth)] if repeated else [block() for _ in range(depth)]
     model = jn.serial(*body, lambda x: x.mean(1), jn.dense(CLASSES, name="output"))
-    sgd = optax.sgd(0.01, momentum=0.9)
     data = batches(Workload("", net, shape))
-    train_state = jn.init_training(model, sgd, jax.random.key(0), data)
     objective = jn.supervised(model, optax.softmax_cross_entropy_with_integer_labels)
-    step = jn.make_step(objective, sgd)
+    trainer = jn.trainer(objective, optax.sgd(0.01, momentum=0.9))
+    train_state = trainer.init(jax.random.key(0), data)
     start = time.perf_counter()
-    jax.jit(step.update).lower(train_state, data).compile()
+    jax.jit(trainer.step).lower(train_state, data).compile()
     return time.perf_counter() - start
 
 

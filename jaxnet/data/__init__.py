@@ -1,40 +1,31 @@
-"""Data as NumPy arrays in memory, and where it comes from."""
+"""Data as NumPy arrays in memory: sources, batches and augmentation."""
 
 from jaxnet.data import tfds as tfds
 from jaxnet.data.arrays import batches as batches
-from jaxnet.data.arrays import check as check
 from jaxnet.data.arrays import split as split
 from jaxnet.data.augment import chain as chain
+from jaxnet.data.augment import color_jitter as color_jitter
 from jaxnet.data.augment import cutout as cutout
 from jaxnet.data.augment import mixup as mixup
 from jaxnet.data.augment import on_inputs as on_inputs
 from jaxnet.data.augment import on_masks as on_masks
-from jaxnet.data.augment import color_jitter as color_jitter
 from jaxnet.data.augment import random_shift as random_shift
 from jaxnet.data.available import first_available as first_available
 from jaxnet.data.bccd import CELLS as CELLS
 from jaxnet.data.bccd import bccd as bccd
-from jaxnet.data.bccd import pad_boxes as pad_boxes
 from jaxnet.data.camvid import camvid as camvid
 from jaxnet.data.digits import digits as digits
-from jaxnet.data.image_folder import ImageFolder as ImageFolder
 from jaxnet.data.image_folder import image_folder as image_folder
 from jaxnet.data.image_folder import read_image as read_image
 from jaxnet.data.images import cifar10 as cifar10
 from jaxnet.data.images import mnist as mnist
 from jaxnet.data.patches import patches as patches
 from jaxnet.data.photos import photos as photos
-from jaxnet.data.scenes import Scenes as Scenes
 from jaxnet.data.scenes import digit_scenes as digit_scenes
 from jaxnet.data.sequences import bucketed as bucketed
-from jaxnet.data.sequences import length_mask as length_mask
 from jaxnet.data.sequences import overlapping as overlapping
-from jaxnet.data.sequences import pack as pack
-from jaxnet.data.sequences import packed_mask as packed_mask
 from jaxnet.data.sequences import pad as pad
 from jaxnet.data.sequences import windows as windows
-from jaxnet.data.speech import Recordings as Recordings
-from jaxnet.data.speech import Strings as Strings
 from jaxnet.data.speech import join as join
 from jaxnet.data.speech import log_mel as log_mel
 from jaxnet.data.speech import mfcc as mfcc
@@ -43,8 +34,8 @@ from jaxnet.data.speech import spoken_digits as spoken_digits
 from jaxnet.data.text import characters as characters
 from jaxnet.data.text import load_vocabulary as load_vocabulary
 from jaxnet.data.text import subwords as subwords
-from jaxnet.data.warp import random_crop as random_crop
 from jaxnet.data.warp import elastic as elastic
+from jaxnet.data.warp import random_crop as random_crop
 from jaxnet.data.warp import random_flip as random_flip
 from jaxnet.data.warp import random_rotation as random_rotation
 from jaxnet.data.warp import random_scale as random_scale

@@ -1,7 +1,7 @@
-"""Data as arrays in memory: checks, a held-out part, batches for a loop of your own.
+"""Arrays in memory: a held-out part, and batches for a loop of your own.
 
-Data is an array or a pytree of arrays, such as the tuple (x, y), whose first axes count the same
-examples. `jn.fit` takes it as it is; `batches` is for those who write the loop themselves.
+Data is an array or a pytree of arrays, such as the tuple (x, y), with one example per row. `jn.fit`
+takes it directly; `batches` is for a training loop of your own.
 """
 
 from collections.abc import Iterator
@@ -10,79 +10,28 @@ from typing import Any
 import jax
 import numpy as np
 
-PyTree = Any
-
-
-def check(data: PyTree, who: str = "data") -> int:
-    """The number of examples, or an error that says what is wrong with the data.
-
-    Args:
-      data: an array or a pytree of arrays, examples along the first axis.
-      who: named in the message.
-
-    Raises:
-      ValueError: where there is nothing in it, the lengths differ, or a value is NaN or infinite.
-      TypeError: where a leaf is no array, such as a list of numbers.
-
-    Example:
-      >>> check((np.zeros((7, 2, 3)), np.arange(7)))
-      7
-      >>> check((np.zeros((7, 2, 3)), np.arange(5)))
-      Traceback (most recent call last):
-      ...
-      ValueError: data: all arrays need the same number of examples, got [0]: 7, [1]: 5
-    """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
-    named = [(jax.tree_util.keystr(path) or "the array", leaf) for path, leaf in leaves]
-    if not named:
-        raise ValueError(f"{who}: needs an array or a tuple of arrays such as (x, y), got {data!r}")
-    for name, leaf in named:
-        if not hasattr(leaf, "shape") or leaf.shape == ():
-            raise TypeError(
-                f"{who}: {name} must be an array with examples along its first axis, got "
-                f"{leaf!r:.40}; for a list write np.asarray(list) first"
-            )
-    lengths = {name: len(leaf) for name, leaf in named}
-    if len(set(lengths.values())) > 1:
-        got = ", ".join(f"{name}: {n}" for name, n in lengths.items())
-        raise ValueError(f"{who}: all arrays need the same number of examples, got {got}")
-    n = next(iter(lengths.values()))
-    if n == 0:
-        raise ValueError(f"{who}: needs at least one example, got none")
-    for name, leaf in named:
-        _check_finite(np.asarray(leaf), name, who)
-    return n
-
-
-def _check_finite(leaf: np.ndarray, name: str, who: str) -> None:
-    if not np.issubdtype(leaf.dtype, np.inexact):
-        return
-    wrong = ~np.isfinite(leaf)
-    if wrong.any():
-        where = ", ".join(str(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{who}: {wrong.sum()} of the {leaf.size} values of {name} are NaN or infinite, the "
-            f"first at [{where}]; find out why, or write np.nan_to_num(x) if 0 is what they mean"
-        )
+from jaxnet.checks import at_least, check_data
+from jaxnet.core import PyTree
 
 
 def split(
     data: PyTree, share: float = 0.2, *, seed: int = 0, labels: Any = None
 ) -> tuple[PyTree, PyTree]:
-    """The data in two parts, the second of which is held out: drawn at random, by the seed.
+    """The data in two parts, the second held out, drawn at random.
 
     Args:
-      data: as in `check`.
-      share: of the examples that are held out, in (0, 1).
-      seed: the same seed and number of examples give the same parts, always.
-      labels: (examples,) classes; each class then gives the same share (a stratified split), so
-        that a rare one is in both parts.
+      data: an array or a pytree of arrays, one example per row.
+      share: of the examples to hold out, in (0, 1).
+      seed: the same seed and number of examples always give the same parts.
+      labels: (examples,) classes for a stratified split: the same share of each class, so that both
+        parts contain rare ones.
 
     Returns:
-      (rest, held out), each with the structure of `data`, in the order of `data`.
+      (rest, held out), each with the structure and the order of `data`.
 
     Raises:
-      ValueError: for a share outside of (0, 1), or one that leaves a part empty.
+      ValueError: for a share outside (0, 1), or one that leaves a part empty; for arrays of
+        different lengths, without examples, or with NaN or Inf.
 
     Example:
       >>> x, y = np.arange(12.0).reshape(6, 2), np.array([0, 0, 0, 1, 1, 1])
@@ -90,12 +39,14 @@ def split(
       >>> train[0].shape, test[1]
       ((4, 2), array([0, 1]))
     """
-    n = check(data, "split")
+    n = check_data(data, "split")
     if not 0 < share < 1:
-        raise ValueError(f"split: share is the part that is held out, in (0, 1), got {share}")
+        raise ValueError(f"split: share is the part to hold out, in (0, 1), got {share}")
     labels = np.zeros(n, int) if labels is None else np.asarray(labels)
     if labels.shape != (n,):
-        raise ValueError(f"split: labels needs one class an example, ({n},), got {labels.shape}")
+        raise ValueError(
+            f"split: labels must hold one class per example, ({n},), got {labels.shape}"
+        )
     draw = np.random.default_rng(seed)
     held = np.zeros(n, bool)
     for label in np.unique(labels):
@@ -112,19 +63,20 @@ def split(
 def batches(
     data: PyTree, batch_size: int, *, seed: int | None = None, drop_last: bool = False
 ) -> Iterator[PyTree]:
-    """One pass over the data, a batch at a time.
+    """One pass over the data in batches.
 
-    The last batch is short where the batch size does not divide the number of examples: a jitted
-    function is compiled once more for it. `drop_last=True` leaves it out.
+    The last batch is smaller where the batch size does not divide the number of examples, and a
+    jitted function is compiled again for it; `drop_last=True` omits it.
 
     Args:
-      data: as in `check`.
-      batch_size: examples a batch, at least 1.
-      seed: shuffles the examples; give each epoch a seed of its own. None keeps the order.
-      drop_last: whether a short last batch is left out.
+      data: an array or a pytree of arrays, one example per row.
+      batch_size: examples per batch, at least 1.
+      seed: shuffles the examples; pass another one for each epoch. None keeps the order.
+      drop_last: whether to omit a smaller last batch.
 
     Raises:
-      ValueError: for a batch size below 1, or data that `check` refuses.
+      ValueError: for a batch size below 1, or above the number of examples with `drop_last`; for
+        arrays of different lengths, without examples, or with NaN or Inf.
 
     Example:
       >>> x, y = np.zeros((7, 2)), np.arange(7)
@@ -138,13 +90,12 @@ def batches(
       1 (3, 2) [...]
       1 (1, 2) [...]
     """
-    n = check(data, "batches")
-    if batch_size < 1:
-        raise ValueError(f"batches: batch_size must be at least 1, got {batch_size}")
+    n = check_data(data, "batches")
+    at_least("batches", "batch_size", batch_size)
     if drop_last and batch_size > n:
         raise ValueError(
             f"batches: {n} examples give no full batch of {batch_size}; "
-            "write a smaller batch_size, or drop_last=False"
+            "pass a smaller batch_size, or drop_last=False"
         )
     rows = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
     stop = n - n % batch_size if drop_last else n

@@ -1,36 +1,39 @@
-"""Data from where they can be had: the network, or what is there without one."""
+"""Fallback to the first available dataset."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 def first_available(*loaders: Callable[[], Any]) -> Any:
-    """What the first loader gives whose data can be had; prints a line for each that cannot.
+    """Falls back to the first available dataset; prints a line for each unavailable one.
 
-    For what has to run anywhere, such as notebooks: a large set first, last one that needs no
-    network. A record of figures should name its data, and fail where they are not there.
+    For code that has to run anywhere, such as notebooks: pass a large dataset first, and last one
+    that needs no network. An experiment should name its dataset instead, and fail without it.
 
     Args:
       loaders: functions without arguments, at least one.
 
+    Returns:
+      The result of the first loader that does not raise ImportError or OSError.
+
     Raises:
       ValueError: for no loader.
-      ImportError, OSError: of the last loader, where none has its data.
+      ImportError, OSError: of the last loader, where no dataset is available.
 
     Example:
       >>> from functools import partial
       >>> from jaxnet.data import digits, mnist
       >>> (x, y), test = first_available(partial(mnist, data_dir="/nowhere"), digits)
-      mnist is not here (tfds.load: 'mnist' is not in /nowhere...
+      mnist is not available (tfds.load: 'mnist' is not in /nowhere...)
       >>> x.shape
       (1438, 8, 8, 1)
     """
     if not loaders:
-        raise ValueError("first_available: needs at least one loader, such as jn.data.digits")
+        raise ValueError("first_available: expected at least one loader, such as jn.data.digits")
     for loader in loaders[:-1]:
         try:
             return loader()
         except (ImportError, OSError) as error:
             name = getattr(getattr(loader, "func", loader), "__name__", str(loader))
-            print(f"{name} is not here ({error})")
+            print(f"{name} is not available ({error})")
     return loaders[-1]()

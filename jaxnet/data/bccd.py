@@ -1,10 +1,11 @@
-"""Blood cells under the microscope, with a box around each."""
+"""BCCD: microscope images of blood cells with bounding boxes."""
 
 from pathlib import Path
 
 import numpy as np
 
 from jaxnet.data import tfds
+from jaxnet.data.extras import extra
 
 CELLS = ("red cell", "white cell", "platelet")  # classes 0, 1 and 2
 
@@ -17,23 +18,22 @@ def bccd(
     data_dir: str | Path | None = None,
     download: bool = False,
 ) -> tuple[Boxed, Boxed, Boxed]:
-    """364 images of blood with red cells, white cells and platelets: 205 to train, 87, 72 to test.
+    """364 blood images with red cells, white cells and platelets: 205 for training, 87, 72 for test.
 
-    Known of the data: some cells have no box, some boxes hold none, two boxes (one in each of the
-    first two parts) have no height and width, which are left out; cells at the edge are cut by it.
-    Red cells are eleven times as many as white ones or platelets, and overlap.
+    Some cells have no box, some boxes no cell. Two boxes, one in each of the first two parts, have
+    no area and are dropped. Cells at the border are cropped. Red cells are eleven times as frequent
+    as white cells or platelets, and overlap.
 
     Args:
-      size: height and width in pixels that the images of 480x640 are brought to; smaller ones by
-        the mean over areas.
-      data_dir: where datasets lie, see `tfds.load`.
-      download: fetches the images where they are not there, see `tfds.load`.
+      size: height and width in pixels; the images of 480x640 are resized by averaging over areas.
+      data_dir: folder of the datasets, see `tfds.load`.
+      download: whether to download missing data, see `tfds.load`.
 
     Returns:
       (train, validation, test), each (images, targets): images (n, height, width, 3) float32 in
-      [0, 1]; targets a dict of "boxes" (n, 30, 4) float32, top, left, bottom and right as shares of
-      the image, 0 for padding, and "classes" (n, 30) int32, 0 red cell, 1 white cell, 2 platelet,
-      -1 for padding. The same number of places, that of the fullest image, in all three parts.
+      [0, 1]; targets a dict of "boxes" (n, 30, 4) float32, (top, left, bottom, right) relative to
+      the image size, 0 for padding, and "classes" (n, 30) int32, 0 red cell, 1 white cell,
+      2 platelet, -1 for padding. The largest number of boxes per image is 30.
 
     Raises:
       ImportError, FileNotFoundError: see `tfds.load`.
@@ -46,7 +46,7 @@ def bccd(
     Source: Shenggan 2017, "BCCD Dataset", github.com/Shenggan/BCCD_Dataset (MIT licence).
     """
     parts = []
-    for split in ("train", "validation", "test"):  # one after another: they are large as they are
+    for split in ("train", "validation", "test"):  # one by one, to limit memory
         data = tfds.load("bccd", split, data_dir=data_dir, download=download)
         cells = data["objects"]
         parts.append((_resized(data["image"], size), cells["bbox"], cells["label"]))
@@ -60,21 +60,21 @@ def bccd(
 def pad_boxes(
     boxes: list[np.ndarray], classes: list[np.ndarray], most: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Lists of boxes and classes, one entry an image, as arrays with padding.
+    """Lists of boxes and classes, one entry per image, as padded arrays.
 
-    Boxes without height or width are left out.
+    Boxes without area are dropped.
 
     Args:
-      boxes: an array (count, 4) for each image.
-      classes: an array (count,) for each image.
-      most: places for each image; by default those of the fullest one.
+      boxes: an array (count, 4) per image.
+      classes: an array (count,) per image.
+      most: boxes per image in the result; by default the largest count.
 
     Returns:
       "boxes" (images, most, 4) float32, 0 for padding; "classes" (images, most) int32, -1 for
       padding.
 
     Raises:
-      ValueError: where an image has more boxes than `most`.
+      ValueError: for an image with more than `most` boxes.
 
     Example:
       >>> targets = pad_boxes([np.array([[0, 0, 1, 0.5]]), np.zeros((0, 4))], [np.array([2]), []])
@@ -98,13 +98,12 @@ def pad_boxes(
 
 
 def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 images as floats in [0, 1] of another size, one by one to keep memory low."""
-    from PIL import Image  # which decoded them
-
+    """uint8 images as floats in [0, 1] of another size, one by one to limit memory."""
+    pillow = extra("PIL.Image", "Pillow", "bccd")
     height, width = size
     out = np.empty((len(images), height, width, 3), np.float32)
     for i, image in enumerate(images):
         if image.shape[:2] != (height, width):
-            image = Image.fromarray(image).resize((width, height), Image.Resampling.BOX)
+            image = pillow.fromarray(image).resize((width, height), pillow.Resampling.BOX)
         out[i] = np.asarray(image)
     return np.divide(out, 255, out=out)

@@ -1,4 +1,4 @@
-"""CamVid: road scenes, with a class for every pixel."""
+"""CamVid: road scenes with a class per pixel."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CLASSES = (
 )  # fmt: skip
 VOID = 11
 
-# The usual ones, red, green and blue, in the order of CLASSES.
+# The usual colours, red, green and blue, in the order of CLASSES.
 COLORS = np.array(
     [
         (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222),
@@ -27,22 +27,23 @@ COLORS = np.array(
 def camvid(
     *, data_dir: str | Path | None = None, download: bool = False
 ) -> tuple[Pair, Pair, Pair]:
-    """701 road scenes seen from a car, 120x160 pixels, each pixel of one of 11 classes, or void.
+    """701 road scenes from a car, 120x160 pixels, each pixel with one of 11 classes or void.
 
-    The usual split: 367 to train on, 101 to choose options with, 233 to test with. The parts are
-    drives of their own, so their shares of the classes differ much. The images are scaled down, so
-    figures compare only with figures at this size.
+    The usual split: 367 for training, 101 for validation, 233 for test. The parts are different
+    drives, so their class frequencies differ. The images are scaled down; compare results only at
+    this size.
 
-    CamVid is not in the catalogue of TensorFlow Datasets. It is read from files in its layout,
-    named "camvid", with features image (120, 160, 3) and segmentation_mask (120, 160, 1).
+    CamVid is not in the catalogue of TensorFlow Datasets. It is read from files in the layout of
+    TensorFlow Datasets, named "camvid", with features image (120, 160, 3) and segmentation_mask
+    (120, 160, 1).
 
     Args:
-      data_dir: where datasets lie, see `tfds.load`.
-      download: handed on to `tfds.load`, which finds no such dataset in its catalogue.
+      data_dir: folder of the datasets, see `tfds.load`.
+      download: passed to `tfds.load`, whose catalogue has no such dataset.
 
     Returns:
       (train, validation, test), each (images, masks): images (n, 120, 160, 3) float32 in [0, 1];
-      masks (n, 120, 160) int32, 0 to 10 as in `CLASSES`, and 11 for what has no label (`VOID`).
+      masks (n, 120, 160) int32, 0 to 10 as in `CLASSES`, 11 for unlabelled pixels (`VOID`).
 
     Raises:
       ImportError, FileNotFoundError: see `tfds.load`.

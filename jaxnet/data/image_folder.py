@@ -1,4 +1,4 @@
-"""Images of one's own: one folder a class."""
+"""Images of your own, in one folder per class."""
 
 import operator
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.data.extras import extra
 from jaxnet.progress import progress_bar
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -13,13 +14,13 @@ CHANNELS = {1: "L", 3: "RGB"}  # number of channels -> Pillow's name
 
 
 class ImageFolder(NamedTuple):
-    """What lies in a folder of images.
+    """The images of a folder.
 
     Fields:
       images: (examples, height, width, channels) float32 in [0, 1].
-      labels: (examples,) int32, places in `classes`.
+      labels: (examples,) int32, indices in `classes`.
       classes: the names of the class folders, sorted.
-      files: of each example, to look up one that was read wrongly.
+      files: of the examples, to find a misclassified one.
     """
 
     images: np.ndarray
@@ -31,20 +32,21 @@ class ImageFolder(NamedTuple):
 def image_folder(
     folder: str | Path, size: int | tuple[int, int], *, channels: int = 3
 ) -> ImageFolder:
-    """All images of folder/CLASS/..., brought to one size, with their labels.
+    """All images of folder/CLASS/..., resized to one size, with their labels.
 
-    Classes are numbered by the order of their names, and the images of a class stand together:
-    `jaxnet.data.split(..., labels=labels)` takes parts of each class. All of it is in memory:
-    10,000 RGB images of 224x224 pixels are 6 GB. Hidden files and folders, and files that are no
-    images by their suffix, are left out.
+    Classes are numbered in the order of their names. The images are sorted by class; use
+    `jn.data.split(..., labels=labels)` for a stratified split. All images are in memory: 10,000 RGB
+    images of 224x224 pixels are 6 GB. Hidden files and folders, and files without the suffix of an
+    image, are ignored.
 
     Args:
-      folder: that holds the class folders.
+      folder: of the class folders.
       size, channels: see `read_image`.
 
     Raises:
-      ImportError: where Pillow is not installed.
-      ValueError: for no folder, no class folders, a class without images, and as `read_image`.
+      ImportError: without Pillow.
+      ValueError: for a missing folder, no class folders, or a class without images; and as
+        `read_image`.
 
     Example:
       >>> import tempfile
@@ -59,11 +61,11 @@ def image_folder(
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise ValueError(f"image_folder: there is no folder {root}")
+        raise ValueError(f"image_folder: no folder {root}")
     classes = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
     if not classes:
         raise ValueError(
-            f"image_folder: needs one folder a class inside {root}, such as {root}/cat/1.png and "
+            f"image_folder: expected one folder per class in {root}, such as {root}/cat/1.png and "
             f"{root}/dog/2.png; it has {_listed(root)}"
         )
     files, labels = [], []
@@ -88,21 +90,21 @@ def image_folder(
 def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int = 3) -> np.ndarray:
     """One image file as an array; for a net, `image[None]` is a batch of one.
 
-    It is turned as the camera was held, its middle is cut to the proportions of `size` and resized,
-    and what is transparent becomes white.
+    The image is rotated according to its EXIF orientation, cropped at the centre to the aspect
+    ratio of `size`, and resized; transparent pixels become white.
 
     Args:
-      file: of any kind that Pillow reads, with 8 bits a channel.
+      file: of any format that Pillow reads, with 8 bits per channel.
       size: (height, width) in pixels, or one number for both.
-      channels: 3 for red, green and blue; 1 for grey.
+      channels: 3 for red, green and blue; 1 for greyscale.
 
     Returns:
       (height, width, channels) float32 in [0, 1].
 
     Raises:
-      ImportError: where Pillow is not installed.
-      ValueError: for sizes below 1, other channels, and a file that is no image, is cut off, or has
-        more than 8 bits a channel; the message names it.
+      ImportError: without Pillow.
+      ValueError: for sizes below 1, other channels, and a file that is not an image, is truncated,
+        or has more than 8 bits per channel; the message names the file.
 
     Example:
       >>> import tempfile
@@ -113,12 +115,12 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
       ((4, 5, 3), [0.0, 0.0, 1.0])
     """
     height, width, channels = _shape(size, channels)
-    pil, ops = _import_pillow()
+    pil, ops = (extra(f"PIL.{name}", "Pillow", "read_image") for name in ("Image", "ImageOps"))
     try:
         with pil.open(file) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise ValueError(
-                    f"read_image: {file} has more than 8 bits a channel (mode {opened.mode}); "
+                    f"read_image: {file} has more than 8 bits per channel (mode {opened.mode}); "
                     "save it with 8, or read it with PIL.Image.open and scale it to [0, 1]"
                 )
             image = ops.exif_transpose(opened)
@@ -129,11 +131,11 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
     except OSError as error:
         raise ValueError(f"read_image: {file} cannot be read as an image ({error})") from error
     pixels = np.asarray(image, np.float32) / 255
-    return pixels.reshape(height, width, channels)  # (height, width) where it is grey
+    return pixels.reshape(height, width, channels)  # Pillow drops a single channel
 
 
 def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
-    """That of an image of this size, where there is one."""
+    """(height, width, channels) of an image, checked."""
     both: Any = (size, size) if np.ndim(size) == 0 else size
     try:
         height, width = map(operator.index, both)
@@ -141,11 +143,11 @@ def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
         height = width = 0
     if height < 1 or width < 1:
         raise ValueError(
-            "read_image: size must be whole numbers from 1 on, (height, width) or one for both, "
+            "read_image: size must be integers of at least 1, (height, width) or one for both, "
             f"got {size!r}"
         )
     if channels not in CHANNELS:
-        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grey), got {channels}")
+        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (greyscale), got {channels}")
     return height, width, channels
 
 
@@ -161,13 +163,3 @@ def _listed(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "") or "nothing"
 
-
-def _import_pillow() -> Any:
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            "read_image: needs Pillow; install the extra jaxnet-toolkit[data]: in a checkout, "
-            'pip install -e ".[data]"'
-        ) from error
-    return Image, ImageOps

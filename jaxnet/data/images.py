@@ -1,4 +1,4 @@
-"""Well known sets of images, ready for a classifier."""
+"""Image classification datasets: MNIST and CIFAR-10."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from jaxnet.data.digits import Pair
 
 
 def mnist(*, data_dir: str | Path | None = None, download: bool = False) -> tuple[Pair, Pair]:
-    """70,000 handwritten digits of 28x28 pixels: 60,000 to train on, 10,000 to test with.
+    """70,000 handwritten digits of 28x28 pixels: 60,000 for training, 10,000 for test.
 
     Args:
-      data_dir: where datasets lie, see `tfds.load`.
-      download: fetches the images where they are not there, see `tfds.load`.
+      data_dir: folder of the datasets, see `tfds.load`.
+      download: whether to download missing data, see `tfds.load`.
 
     Returns:
-      ((x_train, y_train), (x_test, y_test)): images (n, 28, 28, 1) float32 in [0, 1], 0 the paper
-      and 1 the ink; labels (n,) int32 in 0..9.
+      ((x_train, y_train), (x_test, y_test)): images (n, 28, 28, 1) float32 in [0, 1], 0 for paper
+      and 1 for ink; labels (n,) int32 in 0..9.
 
     Raises:
       ImportError, FileNotFoundError: see `tfds.load`.
@@ -31,11 +31,11 @@ def mnist(*, data_dir: str | Path | None = None, download: bool = False) -> tupl
 
 
 def cifar10(*, data_dir: str | Path | None = None, download: bool = False) -> tuple[Pair, Pair]:
-    """60,000 photos of ten kinds of things, 32x32 pixels: 50,000 to train on, 10,000 to test with.
+    """60,000 photographs of ten classes, 32x32 pixels: 50,000 for training, 10,000 for test.
 
     Args:
-      data_dir: where datasets lie, see `tfds.load`.
-      download: fetches the images where they are not there, see `tfds.load`.
+      data_dir: folder of the datasets, see `tfds.load`.
+      download: whether to download missing data, see `tfds.load`.
 
     Returns:
       ((x_train, y_train), (x_test, y_test)): images (n, 32, 32, 3) float32 in [0, 1], red, green

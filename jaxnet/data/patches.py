@@ -1,4 +1,4 @@
-"""Patches: small squares cut from large images, at places drawn at random."""
+"""Random patches of images."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,20 @@ import numpy as np
 
 
 def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.ndarray:
-    """Squares cut from images: every place of every image is as likely as any other.
+    """Square patches of images, drawn uniformly over all positions of all images.
 
     Args:
-      images: each (height, width) or (height, width, channels), of sizes that may differ; one
-        array with the images along its first axis will do.
-      size: side of a square in pixels, at least 1 and at most that of the smallest image.
+      images: each (height, width) or (height, width, channels), whose sizes may differ; or one
+        array of images.
+      size: side of a patch in pixels, at least 1 and at most the smallest side.
       count: number of patches, at least 1.
-      seed: draws the places; the same seed and images give the same patches.
+      seed: draws the positions; the same seed and images give the same patches.
 
     Returns:
-      (count, size, size) or (count, size, size, channels), of the images' dtype.
+      (count, size, size) or (count, size, size, channels), with the images' dtype.
 
     Raises:
-      ValueError: for no images, images of several counts of channels, or a size that does not fit.
+      ValueError: for no images, images of different numbers of channels, or a size out of range.
 
     Example:
       >>> photos = [np.zeros((40, 50, 3)), np.ones((30, 70, 3))]
@@ -29,12 +29,12 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
     images = [np.asarray(image) for image in images]
     if not images or any(image.ndim not in (2, 3) for image in images):
         raise ValueError(
-            "patches: needs images (height, width) or (height, width, channels), at least one, got "
-            f"{[image.shape for image in images][:4]}; for one image write [image]"
+            "patches: expected images (height, width) or (height, width, channels), at least one, "
+            f"got {[image.shape for image in images][:4]}; for one image pass [image]"
         )
     if len({image.shape[2:] for image in images}) > 1:
         raise ValueError(
-            "patches: all images need as many channels, got "
+            "patches: all images must have the same number of channels, got "
             f"{sorted({image.shape[2:] for image in images})}"
         )
     smallest = min(min(image.shape[:2]) for image in images)

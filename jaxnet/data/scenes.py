@@ -1,4 +1,4 @@
-"""Scenes made of handwritten digits: masks and boxes known exactly, and no network needed."""
+"""Synthetic scenes of handwritten digits with exact masks and boxes, which need no network."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,19 @@ import numpy as np
 from jaxnet.data.bccd import pad_boxes
 from jaxnet.data.digits import Pair, digits
 
-LEAST, MOST = 14, 24  # pixels of a digit's side, frame included
+LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin
 PALE, CLEAR = 0.25, 0.5  # ink below the first is paper, above the second a digit, between void
 
 
 class Scenes(NamedTuple):
-    """What `digit_scenes` gives of each part.
+    """A part of `digit_scenes`.
 
     Fields:
       images: (n, height, width, 3) float32 in [0, 1], dark ink on bright paper.
       masks: (n, height, width) int32: the class of each pixel, `classes` for paper, `classes` + 1
         for void, the pale edge of the ink.
-      boxes: "boxes" (n, most, 4) float32, top, left, bottom and right as shares of the image, 0 for
-        padding, and "classes" (n, most) int32, -1 for padding.
+      boxes: "boxes" (n, most, 4) float32, (top, left, bottom, right) relative to the image size,
+        0 for padding, and "classes" (n, most) int32, -1 for padding.
     """
 
     images: np.ndarray
@@ -36,25 +36,25 @@ def digit_scenes(
     size: tuple[int, int] = (48, 64),
     seed: int = 0,
 ) -> tuple[Scenes, Scenes]:
-    """Sheets with one to `most` digits of many sizes, to segment and to detect.
+    """Scenes of one to `most` digits of different sizes, for segmentation and detection.
 
-    The digits are scikit-learn's, enlarged to 14 to 24 pixels, each in an ink of its own, and never
-    on top of each other. Those of the test scenes are drawings that no training scene holds. A box
-    is the least that holds all of a digit's ink that is not void.
+    The digits are those of scikit-learn, enlarged to 14 to 24 pixels, in random colours, without
+    overlap. Training and test scenes have no digit in common. A box is the smallest around a
+    digit's ink, without void.
 
     Args:
       train, test: numbers of scenes.
-      classes: digits 0 to classes - 1 are there, 1 to 10.
-      most: digits in a scene at most; there are fewer where no room was found.
+      classes: number of classes, 1 to 10: the digits 0 to classes - 1.
+      most: the largest number of digits per scene; fewer where there is no space.
       size: height and width of a scene, at least 24 each.
-      seed: of the draw.
+      seed: of the random draw.
 
     Returns:
       (train, test), each `Scenes`.
 
     Raises:
       ValueError: for options out of range.
-      ImportError: where scikit-learn is not installed.
+      ImportError: without scikit-learn.
 
     Example:
       >>> train, test = digit_scenes(7, 5, most=3, size=(30, 40))
@@ -63,8 +63,8 @@ def digit_scenes(
     """
     if not 1 <= classes <= 10 or min(train, test, most) < 1 or min(size) < MOST:
         raise ValueError(
-            f"digit_scenes: needs train, test and most of at least 1, classes of 1 to 10 and sides "
-            f"of at least {MOST}, got {train}, {test}, {most}, {classes} and {size}"
+            "digit_scenes: expected train, test and most of at least 1, classes of 1 to 10 and "
+            f"sides of at least {MOST}, got {train}, {test}, {most}, {classes} and {size}"
         )
     rng = np.random.default_rng(seed)
     first, second = digits()
@@ -84,7 +84,7 @@ def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, i
         places, here = np.zeros((0, 4)), []
         for _ in range(rng.integers(1, most + 1)):
             side, which = rng.integers(LEAST, MOST + 1), rng.integers(len(x))
-            for _ in range(20):  # tries to find room
+            for _ in range(20):  # attempts to find space
                 low = rng.integers(0, np.subtract(size, side) + 1)
                 if not ink[i][_window(low, side)].any():
                     break
@@ -111,7 +111,7 @@ def _window(low: np.ndarray, side: int) -> tuple[slice, slice]:
 
 
 def _enlarge(image: np.ndarray, side: int) -> np.ndarray:
-    """Bilinear, (8, 8) to (side, side), with the strongest ink at 1."""
+    """Bilinear interpolation from (8, 8) to (side, side), scaled to a largest value of 1."""
     places = np.clip((np.arange(side) + 0.5) * len(image) / side - 0.5, 0, len(image) - 1)
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(len(image))))  # (side, 8)
     large = weights @ image @ weights.T

@@ -154,9 +154,7 @@ def elastic(
     if not 0 < low <= high:
         raise ValueError(f"elastic: scale needs 0 < low <= high, got {low} and {high}")
     if not shift >= 0 or not bend >= 0:
-        raise ValueError(
-            f"elastic: shift and bend must be at least 0, got {shift} and {bend}"
-        )
+        raise ValueError(f"elastic: shift and bend must be at least 0, got {shift} and {bend}")
     if not spacing >= 1:
         raise ValueError(f"elastic: spacing must be at least 1, got {spacing}")
     draws = _scales(low, high), _rotations(rotation), _skews(skew)

@@ -1,4 +1,4 @@
-"""Boxes, their overlap and suppression, and average precision."""
+"""Object detection: overlap and suppression of boxes, average precision."""
 
 from jaxnet.detection.average_precision import AveragePrecision as AveragePrecision
 from jaxnet.detection.average_precision import average_precision as average_precision

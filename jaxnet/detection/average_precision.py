@@ -1,8 +1,4 @@
-"""How well boxes are found: average precision.
-
-On the host, in NumPy: what counts as right depends on all images of a test part together. Users
-find it as `jaxnet.metrics.average_precision`.
-"""
+"""Average precision of detected boxes, on the host, in NumPy."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,13 +12,14 @@ _overlaps = jax.jit(box_iou)
 
 
 class AveragePrecision(NamedTuple):
-    """What `average_precision` gives.
+    """Result of `average_precision`.
 
     Fields:
-      mean: over the classes that occur in the truth; NaN where none does.
-      each: (classes,), NaN for a class that does not occur in the truth.
-      recall, precision: for each class (found boxes of it,), after each of them, best first.
-      scores: for each class (found boxes of it,), from high to low.
+      mean: mean over the classes that occur in the truth; NaN if there are none.
+      each: (classes,), average precision per class; NaN for a class that is not in the truth.
+      recall: one array per class, (detections of the class,): recall after each, best first.
+      precision: likewise, precision.
+      scores: likewise, scores, from high to low.
     """
 
     mean: float
@@ -40,31 +37,31 @@ def average_precision(
     iou: float = 0.5,
     points: int | None = None,
 ) -> AveragePrecision:
-    """Average precision of each class, and their mean (mAP), over a whole test part.
+    """Average precision of each class, and their mean (mAP), over a whole test set.
 
-    For each class, all its found boxes are gone through from high scores to low. One is right if
-    it overlaps a true box of its class and image by at least `iou` that none before it has taken;
-    among several it takes the one that it overlaps most. Else it is wrong, a second box on the same
-    thing too. Average precision is the area under precision against recall, where the precision at
-    a recall is the highest at this recall or beyond. Of equal scores those of earlier images, and
-    earlier places, come first. (COCO's matching; the VOC kit counts a box wrong when the true box
-    that it overlaps most is taken, even if it overlaps another one that is free.)
+    The detections of a class are ranked by score. A detection is a true positive if it overlaps an
+    unmatched true box of its class and image by at least `iou`; it is matched to the one it
+    overlaps most. All others, second detections of an object included, are false positives. Average
+    precision is the area under the curve of precision against recall, where the precision at a
+    recall is the highest at this recall or above. Among equal scores, earlier images and earlier
+    places come first. (This is COCO's matching. The VOC kit counts a detection as false when the
+    true box it overlaps most is matched, even if it overlaps another one that is not.)
 
     Args:
       found: "boxes" (images, n, 4), "scores" (images, n) and "classes" (images, n), with class -1
-        for padding, as `jaxnet.models.yolo_detect` gives; all n count, so bring as many as may
-        matter: low scores cost nothing here.
+        for padding, as `jn.models.yolo_detect` returns. Detections of low score never lower the
+        result, so do not threshold the scores.
       truth: "boxes" (images, m, 4) and "classes" (images, m), with class -1 for padding.
       classes: number of classes.
-      iou: of boxes that count as the same, in (0, 1].
-      points: None takes the exact area, as VOC does from 2010 on; 11 the mean at the recalls 0,
+      iou: least overlap of a true positive, in (0, 1].
+      points: None computes the exact area (VOC since 2010); 11 averages the precision at recalls 0,
         0.1, ..., 1 (VOC 2007), 101 at 0, 0.01, ..., 1 (COCO).
 
     Raises:
-      ValueError: where shapes or classes do not belong together.
+      ValueError: if shapes do not match, or classes, iou or points are out of range.
 
     Example:
-      Two things, found by the first and the third box:
+      Two objects, detected by the first and the third box:
 
       >>> truth = {"boxes": np.array([[[0, 0, 2, 3], [5, 5, 8, 9]]]), "classes": np.array([[0, 0]])}
       >>> found = {"boxes": np.array([[[0, 0, 2, 3], [3, 3, 4, 5], [5, 5, 8, 9]]]),
@@ -98,7 +95,7 @@ def average_precision(
 
 
 def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
-    """Recall, precision and score after each found box of class c, best first."""
+    """Recall, precision and score after each detection of class c, best first."""
     free = truth["classes"] == c  # (images, m)
     total = free.sum()
     image, place = np.nonzero(found["classes"] == c)
@@ -115,24 +112,26 @@ def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
 
 
 def _area(recall: np.ndarray, precision: np.ndarray, points: int | None) -> float:
-    """Under the highest precision at a recall or beyond it."""
+    """Area under the highest precision at each recall or above."""
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     if points is None:
         return float((np.diff(recall, prepend=0) * highest).sum())
     places = np.searchsorted(recall, np.linspace(0, 1, points), side="left")
-    return float(np.append(highest, 0)[places].mean())  # 0 where the recall is never reached
+    return float(np.append(highest, 0)[places].mean())  # 0 at recalls never reached
 
 
 def _check(found: dict, truth: dict, classes: int) -> None:
     for name, parts in (("found", found), ("truth", truth)):
         shape = parts["boxes"].shape
         if len(shape) != 3 or shape[-1] != 4:
-            raise ValueError(f"average_precision: {name} boxes must be (images, n, 4), got {shape}")
+            raise ValueError(
+                f"average_precision: {name} boxes must have shape (images, n, 4), got {shape}"
+            )
         for part in parts.keys() - {"boxes"}:
             if parts[part].shape != shape[:-1]:
                 raise ValueError(
-                    f"average_precision: {name} {part} must be {shape[:-1]} for boxes {shape}, "
-                    f"got {parts[part].shape}"
+                    f"average_precision: {name} {part} must have shape {shape[:-1]} for boxes "
+                    f"{shape}, got {parts[part].shape}"
                 )
         if parts["classes"].size and parts["classes"].max() >= classes:
             raise ValueError(
@@ -141,6 +140,6 @@ def _check(found: dict, truth: dict, classes: int) -> None:
             )
     if len(found["boxes"]) != len(truth["boxes"]):
         raise ValueError(
-            f"average_precision: needs as many images in both, got {len(found['boxes'])} found and "
-            f"{len(truth['boxes'])} true"
+            "average_precision: expected the same number of images in found and truth, got "
+            f"{len(found['boxes'])} and {len(truth['boxes'])}"
         )

@@ -1,7 +1,7 @@
-"""Boxes: how much two overlap, and which of many that mean the same thing to keep.
+"""Boxes: intersection over union, non-maximum suppression, conversions.
 
-A box is [top, left, bottom, right], as shares of the image's height and width or in pixels: any
-unit will do, as long as it is one. A box without height or without width is padding.
+A box is [top, left, bottom, right], in pixels or in fractions of the image's height and width. A
+box of zero height or width is padding.
 """
 
 from typing import NamedTuple
@@ -9,13 +9,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import at_least
+
 
 class NMSResult(NamedTuple):
-    """What non-maximum suppression keeps, best first, in a fixed number of places.
+    """Result of `non_max_suppression`: the kept boxes, best first, padded to a fixed number.
 
     Fields:
-      indices: (..., most) int32, which of the boxes; 0 in places that are not filled.
-      valid: (..., most) bool, which places are filled: the first ones.
+      indices: (..., most) int32, indices of the kept boxes; 0 where not valid.
+      valid: (..., most) bool, true for kept boxes, which come first, and false for padding.
     """
 
     indices: jax.Array
@@ -25,14 +27,17 @@ class NMSResult(NamedTuple):
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Intersection over union of every box of `a` with every box of `b`.
 
-    0 for a pair with padding; the gradient is finite there too.
+    It is 0 for a pair with padding, where the gradient is finite too.
 
     Args:
       a: (..., n, 4), top, left, bottom, right.
-      b: (..., m, 4), with the same leading axes, or some that broadcast.
+      b: (..., m, 4), with leading axes that broadcast with those of `a`.
 
     Returns:
       (..., n, m) in [0, 1].
+
+    Raises:
+      ValueError: if a or b is not an array of boxes.
 
     Example:
       >>> a = jnp.array([[0.0, 0.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0]])
@@ -47,7 +52,7 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     high = jnp.minimum(a[..., 2:], b[..., 2:])
     both = _area(low, high)  # (..., n, m)
     either = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - both
-    return both / jnp.where(either > 0, either, 1)  # no area at all: 0 / 1
+    return both / jnp.where(either > 0, either, 1)  # 0 / 1 for two boxes without area
 
 
 def non_max_suppression(
@@ -58,24 +63,25 @@ def non_max_suppression(
     score: float = -jnp.inf,
     most: int = 100,
 ) -> NMSResult:
-    """Of boxes that overlap, keeps the one of the best score; all shapes are fixed, for `jit`.
+    """Keeps the highest-scoring box of each group of overlapping boxes, with fixed shapes.
 
-    Greedy: the best box is kept, all that overlap it by more than `iou` are dropped, and so on with
-    the best of the rest. Among equal scores the first box counts as the best. The loop ends with
-    the last box that is kept, so it costs little where there are few.
+    Greedy: keeps the best box, drops all that overlap it by more than `iou`, and repeats with the
+    rest. Among equal scores, the first box is the best. The loop stops after the last kept box, so
+    its cost grows with their number.
 
     Args:
       boxes: (..., n, 4), top, left, bottom, right.
-      scores: (..., n). Boxes that take no part (padding, say) have -inf.
-      iou: two boxes that overlap by more are taken for one, in [0, 1].
-      score: boxes must score more than this.
-      most: how many are kept at most.
+      scores: (..., n); -inf leaves a box out, for instance padding.
+      iou: overlap above which the box of lower score is dropped, in [0, 1].
+      score: only boxes that score above this are kept.
+      most: largest number of kept boxes, at least 1.
 
     Returns:
-      `indices` and `valid`, (..., most) each. `boxes[indices]` are the kept ones where `valid`.
+      An NMSResult of `indices` and `valid`, (..., most) each: `boxes[indices[valid]]` are the kept
+      boxes.
 
     Raises:
-      ValueError: where boxes and scores do not belong together.
+      ValueError: if the shapes of boxes and scores do not match, or `most` is below 1.
 
     Example:
       >>> boxes = jnp.array([[0, 0, 2, 3], [0, 0, 2, 3.1], [5, 5, 8, 9]])
@@ -83,7 +89,7 @@ def non_max_suppression(
       >>> kept.indices[kept.valid].tolist(), kept.indices.shape
       ([1, 2], (100,))
 
-      Of each class by itself, with scores (classes, n):
+      Per class, with scores (classes, n):
 
       >>> scores = jnp.array([[0.8, 0.9, 0.3], [0.5, 0.1, 0.2]])
       >>> each = jax.vmap(lambda s: non_max_suppression(boxes, s, score=0.15, most=5))(scores)
@@ -93,12 +99,11 @@ def non_max_suppression(
     _check_boxes("non_max_suppression", boxes)
     if jnp.shape(scores) != jnp.shape(boxes)[:-1]:
         raise ValueError(
-            "non_max_suppression: needs boxes (..., n, 4) and scores (..., n), got "
-            f"{jnp.shape(boxes)} and {jnp.shape(scores)}; for scores of several classes see the "
-            "example"
+            "non_max_suppression: expected boxes (..., n, 4) and scores (..., n), got "
+            f"{jnp.shape(boxes)} and {jnp.shape(scores)}. For scores (classes, n), write "
+            "jax.vmap(lambda s: non_max_suppression(boxes, s))(scores)"
         )
-    if most < 1:
-        raise ValueError(f"non_max_suppression: most must be at least 1, got {most}")
+    at_least("non_max_suppression", "most", most)
     if boxes.ndim > 2:
         return jax.vmap(
             lambda b, s: non_max_suppression(b, s, iou=iou, score=score, most=most)
@@ -114,7 +119,8 @@ def non_max_suppression(
         i, left, index = carry
         best = left.argmax()
         overlaps = _overlap(boxes[best], boxes) > iou  # (n,)
-        left = jnp.where(overlaps.at[best].set(True), -jnp.inf, left)  # itself: it may have no area
+        # A box without area does not overlap itself.
+        left = jnp.where(overlaps.at[best].set(True), -jnp.inf, left)
         return i + 1, left, index.at[i].set(best.astype(jnp.int32))
 
     left = jnp.where(scores > score, scores, -jnp.inf)
@@ -123,18 +129,24 @@ def non_max_suppression(
 
 
 def to_corners(boxes: jax.Array) -> jax.Array:
-    """Boxes [middle down, middle right, height, width] as [top, left, bottom, right].
+    """Converts boxes [center y, center x, height, width] to [top, left, bottom, right].
+
+    Args:
+      boxes: (..., 4).
 
     Example:
       >>> to_corners(jnp.array([2.0, 5.0, 4.0, 6.0])).tolist()
       [0.0, 2.0, 4.0, 8.0]
     """
-    middle, size = jnp.split(boxes, 2, -1)
-    return jnp.concatenate([middle - size / 2, middle + size / 2], -1)
+    center, size = jnp.split(boxes, 2, -1)
+    return jnp.concatenate([center - size / 2, center + size / 2], -1)
 
 
 def to_middle(boxes: jax.Array) -> jax.Array:
-    """Boxes [top, left, bottom, right] as [middle down, middle right, height, width].
+    """Converts boxes [top, left, bottom, right] to [center y, center x, height, width].
+
+    Args:
+      boxes: (..., 4).
 
     Example:
       >>> to_middle(jnp.array([0.0, 2.0, 4.0, 8.0])).tolist()
@@ -145,7 +157,13 @@ def to_middle(boxes: jax.Array) -> jax.Array:
 
 
 def area(boxes: jax.Array) -> jax.Array:
-    """Height times width, (...,) for boxes (..., 4); 0 where one of them is not positive.
+    """Height times width; 0 for a box whose height or width is not positive.
+
+    Args:
+      boxes: (..., 4), top, left, bottom, right.
+
+    Returns:
+      (...,).
 
     Example:
       >>> area(jnp.array([[0.0, 2.0, 4.0, 8.0], [3.0, 3.0, 3.0, 4.0]])).tolist()
@@ -155,6 +173,7 @@ def area(boxes: jax.Array) -> jax.Array:
 
 
 def _overlap(box: jax.Array, boxes: jax.Array) -> jax.Array:
+    """`iou` of one box (4,) with boxes (n, 4), for callers with an argument of that name."""
     return iou(box[None], boxes)[0]
 
 
@@ -166,6 +185,6 @@ def _check_boxes(who: str, boxes: jax.Array) -> None:
     shape = jnp.shape(boxes)
     if len(shape) < 2 or shape[-1] != 4:
         raise ValueError(
-            f"{who}: needs boxes (..., n, 4), top, left, bottom and right, got {shape}; "
-            "for a single box write box[None]"
+            f"{who}: expected boxes (..., n, 4) of top, left, bottom and right, got {shape}. "
+            "For a single box, write box[None]"
         )

@@ -1,4 +1,4 @@
-"""What happens inside a network: the outputs of its layers, and where a NaN comes from."""
+"""Outputs of the layers inside a network, and the origin of a NaN."""
 
 import warnings
 from collections.abc import Callable
@@ -21,18 +21,19 @@ def activations(
     key: jax.Array | None = None,
     train: bool = False,
 ) -> dict[str, PyTree]:
-    """The output of every layer inside a network, by path, in the order in which they end.
+    """The output of every layer inside a network, by path, in the order in which the calls end.
 
     The later calls of a shared layer are "dense#2", "dense#3". A network that is a single layer
-    gives its output under its own name. Layers inside of one that is not composed (`repeat`,
-    `ensemble`) have no entry.
+    has one entry, its own name. Layers inside `repeat`, `ensemble` and other transforms have no
+    entry.
 
-    A layer that runs inside `jax.lax.scan` or the like has no single output and is left out, with
-    a warning. Under `jax.jit` that cannot be seen, and JAX raises an UnexpectedTracerError where
-    such an entry leaves the function.
+    A layer that runs inside `jax.lax.scan` or the like has no single output and is omitted, with a
+    warning. Under `jax.jit` it cannot be recognized: JAX raises an UnexpectedTracerError where such
+    an entry leaves the function.
 
     Args:
-      net: the network; params, state, x, key, train: as for `net.apply`.
+      net: the network, or an objective with a batch as x.
+      params, state, x, key, train: as for `net.apply`.
 
     Example:
       >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3))
@@ -52,7 +53,7 @@ def activations(
         inner = [name for name, y in found.items() if _traced(y)]
         if inner:
             warnings.warn(
-                "activations: left out, since they run inside jax.lax.scan or the like: "
+                "activations: omitted, since they run inside jax.lax.scan or the like: "
                 + ", ".join(f"{net.name}/{name}" for name in inner),
                 stacklevel=2,
             )
@@ -65,11 +66,11 @@ class NonFinite(NamedTuple):
     """The first NaN or Inf of a network; prints as a sentence.
 
     Fields:
-      direction: "before" (in what was handed over), "forward" or "backward".
+      direction: "before" (in the arguments), "forward" or "backward".
       path: of the layer, under the network's name, or of an entry, such as "params/dense/kernel".
-      nans, infs, size: how many NaN and Inf there are among how many numbers.
-      what: they are in: "entry", "output", "loss" or "gradient".
-      arises: what is known of where it comes from.
+      nans, infs, size: the counts of NaN, of Inf and of all numbers.
+      what: "entry", "output", "loss" or "gradient".
+      arises: the state of the values before it, which narrows down the cause.
     """
 
     direction: str
@@ -97,15 +98,16 @@ def first_nonfinite(
     key: jax.Array | None = None,
     train: bool = False,
 ) -> NonFinite | None:
-    """The first NaN or Inf on the way through a network and back, or None where all is finite.
+    """The first NaN or Inf in a forward and backward pass, or None where all values are finite.
 
-    Looked at, in this order: params, state and x; the output of each layer, in the order in which
-    they end; the loss; then the gradients of the loss, from the last layer back to the first. Of a
-    shared layer the later calls are "dense#2", "dense#3"; layers in `jax.lax.scan` are passed over.
+    The order is: params, state and x; the output of each layer, in the order in which the calls
+    end; the loss; then the gradients of the loss, from the last layer back to the first. The later
+    calls of a shared layer are "dense#2", "dense#3"; layers inside `jax.lax.scan` are skipped.
 
     Args:
-      net: the network; params, state, x, key, train: as for `net.apply`.
-      loss: from the output to a number; by default the mean of the output.
+      net: the network, or an objective with a batch as x.
+      params, state, x, key, train: as for `net.apply`.
+      loss: maps the output to a number; by default the mean of the output.
 
     Example:
       >>> net = jn.serial(jax.nn.relu, jnp.log, lambda x: jnp.maximum(x, -9), name="net")
@@ -114,14 +116,14 @@ def first_nonfinite(
       >>> net = jn.serial(jax.nn.relu, jnp.sqrt, name="net")
       >>> print(first_nonfinite(net, {}, {}, jnp.array([[0.5, 2.0, -1.0]])))
       backward: net/relu, gradient: 0 NaN and 1 Inf in 3 numbers; the gradient of the output of
-      net/sqrt, which takes it, is finite
+      net/sqrt, its consumer, is finite
     """
     trees = {"params": params, "state": state, "x": x}
     if bad := _first(trees):
-        return NonFinite("before", *bad, "entry", "it was handed over")
+        return NonFinite("before", *bad, "entry", "it was passed in")
 
     names = _names(net, params, state, x, key, train)
-    takers: dict[str, list[str]] = {name: [] for name in names}
+    consumers: dict[str, list[str]] = {name: [] for name in names}
     loss = loss or _mean
 
     def forward(params, x_floats, shifts):
@@ -132,7 +134,7 @@ def first_nonfinite(
                 return y
             for leaf in jax.tree.leaves(x):
                 if id(leaf) in made:
-                    takers[made[id(leaf)][0]].append(name)
+                    consumers[made[id(leaf)][0]].append(name)
             y = _shift(y, shifts[name])
             made.update({id(leaf): (name, leaf) for leaf in jax.tree.leaves(y)})  # held: ids stay
             seen[name] = (count(x), count(y))
@@ -153,7 +155,7 @@ def first_nonfinite(
         if nans or infs:
             arises = "its input is finite"
             if x_nans or x_infs:
-                arises = "its input is not: it arises between the layers, in the function around it"
+                arises = "its input is not: it arises between layers, in the enclosing function"
             return NonFinite(
                 "forward", where[name], int(nans), int(infs), size[name], "output", arises
             )
@@ -165,15 +167,17 @@ def first_nonfinite(
     for name in reversed(names):
         nans, infs = map(int, count(of_outputs[name]))
         if nans or infs:
-            # Of a composed layer and one inside it, the inner one is to be named.
+            # Of a composed layer and one inside it, name the inner one.
             inner = [
-                t for t in takers[name] if not any(o.startswith(t + "/") for o in takers[name])
+                t
+                for t in consumers[name]
+                if not any(o.startswith(t + "/") for o in consumers[name])
             ]
-            taker = " and ".join(where[t] for t in dict.fromkeys(inner))
+            consumer = " and ".join(where[t] for t in dict.fromkeys(inner))
             arises = (
-                f"the gradient of the output of {taker}, which takes it, is finite"
-                if taker
-                else "those of all later outputs are finite"
+                f"the gradient of the output of {consumer}, its consumer, is finite"
+                if consumer
+                else "the gradients of all later outputs are finite"
             )
             return NonFinite("backward", where[name], nans, infs, size[name], "gradient", arises)
     if bad := _first({"params": of_params, "x": _merge(x, of_x)}):
@@ -182,7 +186,7 @@ def first_nonfinite(
 
 
 def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
-    """Path, number of NaN, of Inf and of all numbers in the first leaf that is not finite."""
+    """Path and counts of NaN, Inf and all numbers of the first leaf that is not finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         nans, infs = map(int, count(leaf))
         if nans or infs:
@@ -191,7 +195,7 @@ def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
 
 
 def run(net: Layer, params, state, x, key, train, note: Note) -> tuple[PyTree, State]:
-    """`net.apply`, where `note(name, x, y) -> y` sees each call under a name of its own."""
+    """`net.apply` with `note(name, x, y) -> y` at each call, under a unique name."""
     calls: dict[str, int] = {}
 
     def see(path, layer, x, y):
@@ -203,7 +207,7 @@ def run(net: Layer, params, state, x, key, train, note: Note) -> tuple[PyTree, S
 
 
 def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
-    """The calls of a network in order, each with the shapes of its output; none inside of scan."""
+    """The calls of a network outside loops, in order, with the shapes of their outputs."""
     names: dict[str, PyTree] = {}
 
     def note(name, x, y):
@@ -216,7 +220,7 @@ def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
 
 
 def _traced(tree: PyTree) -> bool:
-    """Whether some leaf is being traced and has no value."""
+    """Whether a leaf is a tracer, without a value."""
     try:
         for leaf in jax.tree.leaves(tree):
             if isinstance(leaf, jax.Array):
@@ -227,18 +231,18 @@ def _traced(tree: PyTree) -> bool:
 
 
 def floats(tree: PyTree) -> list[Any]:
-    """The leaves of floats."""
+    """The leaves that hold floats."""
     return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
 
 
 def count(tree: PyTree) -> Any:
-    """The numbers of NaN and of Inf in all leaves, (2,)."""
+    """The counts of NaN and Inf in all leaves, (2,)."""
     sums = [jnp.stack([jnp.isnan(a).sum(), jnp.isinf(a).sum()]) for a in floats(tree)]
     return sum(sums, jnp.zeros(2, jnp.int32))
 
 
 def _shift(tree: PyTree, by: list[jax.Array]) -> PyTree:
-    """Adds to the leaves of floats, of which the gradients are then those of the leaves."""
+    """Adds to the leaves that hold floats; the gradients of the shift are those of the leaves."""
     values = iter([a + b for a, b in zip(floats(tree), by, strict=True)])
     return _fill(tree, values)
 

@@ -1,4 +1,4 @@
-"""What in an input speaks for an output: gradients, integrated gradients and occlusion."""
+"""Attribution: which input features contribute to an output."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +11,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.activations import run
 
-CHUNK = 128  # covered images that go through the network at a time
+CHUNK = 128  # covered images per forward pass
 
 
 def saliency(
@@ -23,25 +23,27 @@ def saliency(
     *,
     path: str | None = None,
 ) -> jax.Array:
-    """The gradient of a score with respect to the input: which change of it would count most.
+    """The gradient of a score with respect to the input.
 
-    Signed, one number for each number of x. The paper's map is the largest absolute value over the
-    channels, `jnp.abs(gradient).max(-1)`. In evaluation mode, as everything in this module.
+    It is signed, with one value per entry of x. The paper's saliency map is its largest absolute
+    value over the channels, `jnp.abs(gradient).max(-1)`. The network runs in evaluation mode, as in
+    all functions of this module.
 
     Args:
-      net: the network; params, state: of it.
-      x: inputs of floats, (batch, ...).
-      target: whose score. A class, or one an example, (batch,), where the output is
-        (batch, classes); None takes the largest. Or an index into the output of one example, such
-        as (4, 5, 2), the unit in row 4, column 5 of map 2; what a slice picks is summed up.
-      path: of the layer whose output that is, as `activations` names it; None is the network.
+      net: the network.
+      params, state: of the network.
+      x: float inputs, (batch, ...).
+      target: the score's unit. For an output (batch, classes) a class, or one per example,
+        (batch,); None takes the class with the largest output. For any output an index into the
+        output of one example, such as (4, 5, 2), row 4 and column 5 of map 2; slices are summed.
+      path: of the layer with this output, as `activations` names it; None is the network.
 
     Returns:
       An array of the shape of x.
 
     Raises:
       TypeError: for an x that is not of floats.
-      ValueError: for a path or target that is not there.
+      ValueError: for a path or target that does not exist.
 
     Example:
       >>> net = jn.dense(3)
@@ -68,24 +70,23 @@ def integrated_gradients(
     steps: int = 32,
     path: str | None = None,
 ) -> jax.Array:
-    """What each number of the input adds to a score, beyond that of a baseline.
+    """The contribution of each input entry to the difference of a score from that of a baseline.
 
-    The mean gradient on the straight way from the baseline to x, times the way. The sum over an
-    example is its score minus that of the baseline, up to the error of the mean, which is taken by
-    Gauss-Legendre quadrature: exact where the score is a polynomial of degree 2 steps along the
-    way, and near it for rectified networks. Where the baseline has the value of x, nothing
-    is attributed: with 0, black pixels have no part.
+    The mean gradient along the straight line from the baseline to x, times x - baseline. The sum
+    over an example is its score minus the baseline's, up to the error of the quadrature
+    (Gauss-Legendre, exact for scores that are polynomials of degree 2 * steps along the line).
+    Entries equal to the baseline get 0: with a baseline of 0, black pixels contribute nothing.
 
     Args:
       net, params, state, x, target, path: as for `saliency`.
-      baseline: an input that says nothing: a number, or an array that broadcasts to x.
-      steps: gradients a way, at least 1.
+      baseline: an input without information: a number, or an array that broadcasts to x.
+      steps: number of gradients along the line, at least 1.
 
     Returns:
       An array of the shape of x, in the unit of the score.
 
     Raises:
-      TypeError, ValueError: as `saliency`; for no steps; for a baseline of another shape.
+      TypeError, ValueError: as `saliency`; also for steps below 1 and a baseline of another shape.
 
     Example:
       >>> net = jn.serial(lambda x: x[:, :1] * x[:, 1:])
@@ -101,7 +102,8 @@ def integrated_gradients(
     baseline = jnp.asarray(baseline, x.dtype)
     if np.broadcast_shapes(baseline.shape, x.shape) != x.shape:
         raise ValueError(
-            f"integrated_gradients: the baseline {baseline.shape} must broadcast to x, {x.shape}"
+            f"integrated_gradients: the baseline must broadcast to x, {x.shape}, got "
+            f"{baseline.shape}"
         )
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
     points = jnp.asarray(nodes / 2 + 0.5, x.dtype), jnp.asarray(weights / 2, x.dtype)
@@ -120,23 +122,24 @@ def occlusion(
     value: Any = 0.0,
     path: str | None = None,
 ) -> jax.Array:
-    """How much a score drops where a patch of the image is covered.
+    """The drop of a score where a patch of the image is covered.
 
-    The patch moves over the image in strides, cut at its right and lower border. A pixel has the
-    mean drop of the patches that cover it. It costs a forward pass for every place of the patch.
+    The patch moves over the image in strides and is cut at the right and lower border. Each pixel
+    gets the mean drop over the patches that cover it. It takes one forward pass per position.
 
     Args:
       net, params, state, target, path: as for `saliency`.
-      x: images of floats, (batch, height, width, channels).
+      x: float images, (batch, height, width, channels).
       size: of the patch in pixels, or (rows, columns).
-      strides: from one place to the next, at most size; by default size, so that no two overlap.
-      value: what covers: a number, or one a channel, (channels,).
+      strides: between positions, at most `size`, which is the default (no overlap).
+      value: of the patch: a number, or one per channel, (channels,).
 
     Returns:
       (batch, height, width), in the unit of the score.
 
     Raises:
-      TypeError, ValueError: as `saliency`; for other axes; for a size or strides that do not fit.
+      TypeError, ValueError: as `saliency`; also for another rank, or a size or strides that do not
+        cover every pixel.
 
     Example:
       >>> net = jn.serial(lambda x: x.sum((1, 2)))
@@ -148,17 +151,19 @@ def occlusion(
     """
     x, chosen = choose("occlusion", net, params, state, x, target, path)
     if x.ndim != 4:
-        raise ValueError(f"occlusion: x must be (batch, height, width, channels), got {x.shape}")
+        raise ValueError(
+            f"occlusion: x must have shape (batch, height, width, channels), got {x.shape}"
+        )
     patch = _pair("size", size)
     step = patch if strides is None else _pair("strides", strides)
     for n, s, pixels in zip(patch, step, x.shape[1:3], strict=True):
         if not 1 <= s <= n <= pixels:
             raise ValueError(
-                "occlusion: needs 1 <= strides <= size <= pixels, so that every pixel is covered, "
-                f"got strides {step}, size {patch} and {x.shape[1]}×{x.shape[2]} pixels"
+                "occlusion: expected 1 <= strides <= size <= pixels, so that every pixel is "
+                f"covered, got strides {step}, size {patch} and {x.shape[1]}×{x.shape[2]} pixels"
             )
     covers = [_covers(*of_axis) for of_axis in zip(x.shape[1:3], patch, step, strict=True)]
-    rows, columns = covers  # each (places, pixels), whether a patch there covers it
+    rows, columns = covers  # each (positions, pixels), whether a patch there covers it
     value = jnp.asarray(value, x.dtype)
     drops = _drops(net, params, state, x, chosen, path, rows, columns, value)
     sums = jnp.einsum("nij,ih,jw->nhw", drops, rows.astype(x.dtype), columns.astype(x.dtype))
@@ -168,9 +173,9 @@ def occlusion(
 def choose(
     who: str, net: Layer, params: Params, state: State, x: Any, target: Any, path: str | None
 ) -> tuple[jax.Array, jax.Array]:
-    """x as an array of floats, and which entries of the output make the score: booleans.
+    """x as an array of floats, and a boolean mask of the output entries in the score.
 
-    They have the shape of the output, or 1 for the batch.
+    The mask has the shape of the output, or 1 for the batch.
 
     Example:
       >>> net = jn.serial(lambda x: x[:, ::2])
@@ -180,13 +185,14 @@ def choose(
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
-            f"{who}: x must be of floats, got {x.dtype}; write x / 255 for images of bytes"
+            f"{who}: x must have a float dtype, got {x.dtype}; for images of bytes pass x / 255"
         )
     y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
     where = net.name if path is None else f"{net.name}/{path}"
     if not hasattr(y, "shape"):
         raise ValueError(
-            f"{who}: {where} gives a {type(y).__name__}, not one array; choose a layer by its path"
+            f"{who}: the output of {where} must be one array, got a {type(y).__name__}; choose a "
+            "layer with path=..."
         )
     if isinstance(target, tuple):
         chosen = np.zeros(y.shape[1:], bool)
@@ -194,14 +200,14 @@ def choose(
             chosen[target] = True
         except IndexError:
             raise ValueError(
-                f"{who}: target {target} is no index into what {where} gives for one example, "
-                f"{y.shape[1:]}"
+                f"{who}: target {target} is out of range for {where}, whose output for one example "
+                f"has shape {y.shape[1:]}"
             ) from None
         return x, jnp.asarray(chosen)[None]
     if len(y.shape) != 2:
         raise ValueError(
-            f"{who}: {where} gives {y.shape}, not (batch, classes): choose units by an index into "
-            "the output of one example, such as target=(4, 5, 2)"
+            f"{who}: the output of {where} has shape {y.shape}, not (batch, classes); choose a "
+            "unit by its index in the output of one example, such as target=(4, 5, 2)"
         )
     classes = y.shape[1]
     if target is None:
@@ -225,7 +231,7 @@ def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str 
     """The output of a network, or of a layer inside, in evaluation mode.
 
     Raises:
-      ValueError: for a path that is not there.
+      ValueError: for a path that does not exist.
 
     Example:
       >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3))
@@ -239,7 +245,7 @@ def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str 
 def shifted(
     net: Layer, params: Params, state: State, x: jax.Array, path: str | None, shift: Any
 ) -> tuple[Any, Any]:
-    """The output of a network to whose layer something is added; and the output of that layer.
+    """The output of a network after a shift of one layer's output, and that layer's output.
 
     The gradient with respect to the shift is that with respect to the layer's output.
     """
@@ -255,8 +261,8 @@ def shifted(
 
     y, _ = run(net, params, state, x, None, False, note)
     if not found:
-        there = ", ".join(name for name in names if name) or "none, as it is a single layer"
-        raise ValueError(f"{net.name} has no layer {path!r} inside; it has {there}")
+        there = ", ".join(name for name in names if name) or "none, it is a single layer"
+        raise ValueError(f"{net.name} has no layer {path!r}; layers inside: {there}")
     return y, found[0]
 
 
@@ -266,7 +272,7 @@ def score(net, params, state, x, chosen, path) -> jax.Array:
 
 
 def total(y: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Of each example: (batch, ...) -> (batch,). An output that is not chosen may be infinite."""
+    """The sum of the chosen outputs per example; other outputs may be infinite."""
     return jnp.where(chosen, y, 0).reshape(y.shape[0], -1).sum(1)
 
 
@@ -293,7 +299,7 @@ def _integrated(net, params, state, x, chosen, path, baseline, points):
 
 @partial(jax.jit, static_argnums=(0, 5))
 def _drops(net, params, state, x, chosen, path, rows, columns, value):
-    """Of each image and place of the patch, (batch, rows, columns)."""
+    """The drop for each image and position of the patch, (batch, rows, columns)."""
     places = len(rows) * len(columns)
     count = len(x) * places
     chosen = jnp.broadcast_to(chosen, (len(x), *chosen.shape[1:]))
@@ -305,7 +311,7 @@ def _drops(net, params, state, x, chosen, path, rows, columns, value):
         seen = jnp.where(cover, value, x[image])
         return score(net, params, state, seen, chosen[image], path)
 
-    # The last chunk is filled up with places from the beginning.
+    # The last chunk is padded with positions from the beginning.
     size = min(CHUNK, count)
     pairs = jnp.resize(jnp.arange(count), (-(-count // size), size))
     scores = jax.lax.map(covered, pairs).reshape(-1)[:count]
@@ -314,7 +320,7 @@ def _drops(net, params, state, x, chosen, path, rows, columns, value):
 
 
 def _covers(pixels: int, size: int, step: int) -> jax.Array:
-    """Whether the patch at each of its places covers each pixel, (places, pixels)."""
+    """Whether the patch at each position covers each pixel, (positions, pixels)."""
     first = step * np.arange(1 - (size - pixels) // step)[:, None]
     return jnp.asarray((np.arange(pixels) >= first) & (np.arange(pixels) < first + size))
 
@@ -322,5 +328,5 @@ def _covers(pixels: int, size: int, step: int) -> jax.Array:
 def _pair(what: str, value: int | Sequence[int]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2:
-        raise ValueError(f"occlusion: {what} is a number or (rows, columns), got {value}")
+        raise ValueError(f"occlusion: {what} must be a number or (rows, columns), got {value}")
     return pair

@@ -1,4 +1,4 @@
-"""Where a convolutional network looks when it decides for a class."""
+"""Class activation maps: the regions of an image that contribute to a class."""
 
 from functools import partial
 from typing import Any
@@ -19,27 +19,28 @@ def class_activation_map(
     path: str,
     target: Any = None,
 ) -> jax.Array:
-    """The maps of a layer, weighted by how much each of them speaks for a class, and summed up.
+    """Grad-CAM: the feature maps of a layer, summed with their weights for a class.
 
-    The weight of a map is the mean over its places of the gradient of the class's logit (Grad-CAM),
-    which works for the maps of any layer. For a network that ends in the mean over each map and a
-    dense layer it is that layer's weight divided by the number of places (CAM): there the sum over
-    the places is the logit without its bias. Signed; Grad-CAM's paper draws the positive part,
+    The weight of a map is the mean over its positions of the gradient of the class's logit, for the
+    maps of any layer. For a network that ends in global average pooling and a dense layer it is
+    that layer's weight divided by the number of positions (CAM); then the sum over the positions is
+    the logit without its bias. The result is signed; the paper of Grad-CAM shows the positive part,
     `jnp.maximum(found, 0)`.
 
     Args:
-      net: the network, with logits (batch, classes); params, state: of it.
-      x: inputs of floats, (batch, *space, channels).
-      path: of the layer with the maps, as `activations` names it; mostly the last one before the
-        maps are pooled into one number each.
-      target: a class, or one an example, (batch,); None takes that of the largest logit.
+      net: the network, with logits (batch, classes).
+      params, state: of the network.
+      x: float inputs, (batch, *space, channels).
+      path: of the layer with the maps, as `activations` names it; usually the last one before
+        global pooling.
+      target: a class, or one per example, (batch,); None takes the class of the largest logit.
 
     Returns:
-      (batch, *space of the maps): coarser than x where the network has pooled.
+      (batch, *space of the maps), coarser than x where the network has pooled.
 
     Raises:
       TypeError: for an x that is not of floats.
-      ValueError: for a path or class that is not there, or a layer without maps.
+      ValueError: for a path or class that does not exist, or a layer without maps.
 
     Example:
       >>> head = jn.serial(jn.global_avg_pool(), jn.dense(3), name="head")
@@ -56,8 +57,9 @@ def class_activation_map(
     maps = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
     if len(getattr(maps, "shape", ())) < 3:
         raise ValueError(
-            f"class_activation_map: {net.name}/{path} gives {getattr(maps, 'shape', 'no array')}, "
-            "no maps (batch, *space, features); take a layer before they are pooled or flattened"
+            "class_activation_map: expected maps (batch, *space, features) from "
+            f"{net.name}/{path}, got {getattr(maps, 'shape', 'no array')}; choose a layer before "
+            "global pooling or flattening"
         )
     return _map(net, params, state, x, chosen, path, jnp.zeros(maps.shape, maps.dtype))
 

@@ -1,4 +1,4 @@
-"""What a network costs: floating point operations, and the memory that training takes."""
+"""The cost of a network: floating point operations, and the memory of a training step."""
 
 import math
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, PyTree
+from jaxnet.core import Layer, PyTree, key_spec
 from jaxnet.inspect.table import size_of
 
 
 def flops(function: Callable[..., Any], *args: PyTree) -> int:
-    """Operations of the matrix products and convolutions of a function, two a multiply-add.
+    """Floating point operations of a function's matrix products and convolutions.
 
-    Counted from the function's jaxpr, as the literature counts them: whatever way XLA takes later,
-    and nothing for sums, activations and normalization. A loop counts as often as it runs; of a
-    `while_loop`, whose turns are not known, one turn counts, of a `cond` the dearest branch.
+    The literature's count: two per multiply-add, none for sums, activations and normalization,
+    independent of the algorithm that XLA chooses. It is read from the function's jaxpr. A scan
+    counts every iteration, a `while_loop` one, and a `cond` its most expensive branch.
 
     Args:
       function: of arrays.
@@ -42,13 +42,13 @@ def _operations(jaxpr: Any) -> int:
             kernel = equation.invars[1].aval.shape
             features = kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * out * math.prod(kernel) // max(1, features)
-        elif name == "convolution":  # that of jaxnet: (nets, *window, inputs, features)
+        elif name == "convolution":  # the primitive of jaxnet: (nets, *window, inputs, features)
             total += 2 * out * math.prod(equation.invars[1].aval.shape[1:-1])
         elif name == "cond":
             total += max(_operations(branch.jaxpr) for branch in params["branches"])
         else:
-            turns = params.get("length", 1) if name == "scan" else 1
-            total += turns * sum(map(_operations, _inner(params)))
+            iterations = params.get("length", 1) if name == "scan" else 1
+            total += iterations * sum(map(_operations, _inner(params)))
     return total
 
 
@@ -63,11 +63,11 @@ def _inner(params: dict[str, Any]) -> list[Any]:
 
 
 class MemoryEstimate(NamedTuple):
-    """Whether training fits into a memory; prints as a sentence, and is true where it does.
+    """The memory of a training step; prints as a sentence, and is true where the step fits.
 
     Fields:
-      memory: what there is, in bytes.
-      needed: the peak of one training step, the sum of the following.
+      memory: the available memory in bytes.
+      needed: the peak of one training step, `held` + `temporary`.
       held: parameters, state, optimizer state and the batch.
       temporary: activations kept for the backward pass, gradients and scratch space.
       backend: for which the step was compiled.
@@ -100,19 +100,22 @@ def memory(
     optimizer: Any = None,
     loss: Callable[[PyTree], jax.Array] | None = None,
 ) -> MemoryEstimate:
-    """Whether training a network on batches like x fits into a memory, before it is allocated.
+    """The memory of a training step on batches like x, and whether it fits, without allocating it.
 
-    One step (forward, backward, update, with the old parameters given up) is compiled for shapes
-    alone, and the compiler's own plan of its memory is read. The plan holds for the backend that
-    compiles it: found on a CPU it only estimates what a GPU takes, which lays arrays out in other
-    ways and adds scratch space, and libraries of the GPU take some hundred megabytes more.
+    One step (forward, backward, update, with the old parameters donated) is compiled for shapes
+    alone, and the compiler's memory analysis is read. It holds for the backend that compiles it: on
+    a CPU it only estimates the memory of a GPU, whose array layouts and scratch space differ, and
+    whose libraries take a few hundred megabytes more.
 
     Args:
-      net: the network.
-      x: a batch, or its shape.
-      memory: in bytes, 15e9 for a T4.
-      optimizer: of optax, for the memory of its state; plain gradient descent unless told.
-      loss: from the output to a number; by default the mean square.
+      net: the network, or an objective with a batch as x.
+      x: an input, or its shape.
+      memory: available, in bytes; 15e9 for a T4.
+      optimizer: of optax, for the memory of its state; plain gradient descent by default.
+      loss: maps the output to a number; by default the mean square.
+
+    Raises:
+      NotImplementedError: on a backend without memory analysis.
 
     Example:
       >>> answer = memory(jn.dense(1000), jn.spec((32, 1000)), 15e9)
@@ -123,7 +126,7 @@ def memory(
     """
     loss = loss or _mean_square
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = key_spec()
     params, state = jax.eval_shape(lambda key: net.init(key, x), key)
     opt_state = jax.eval_shape(optimizer.init, params) if optimizer else ()
 
@@ -143,7 +146,10 @@ def memory(
     lowered = jax.jit(step, donate_argnums=0).lower((params, state, opt_state), x, key)
     plan = lowered.compile().memory_analysis()
     if plan is None:
-        raise NotImplementedError(f"memory: {jax.default_backend()} tells no plan of its memory")
+        raise NotImplementedError(
+            f"memory: memory analysis is not available on the {jax.default_backend().upper()} "
+            "backend"
+        )
     held = plan.argument_size_in_bytes
     extra = plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
     return MemoryEstimate(int(memory), held + extra, held, extra, jax.default_backend())

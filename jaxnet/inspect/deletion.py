@@ -1,4 +1,4 @@
-"""Whether a map of importance is right: what a network still knows without those pixels."""
+"""The deletion test of attribution maps: accuracy without the most important pixels."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State
 
-CHUNK = 500  # images that go through the network at a time
+CHUNK = 500  # images per forward pass
 
 
 def deletion(
@@ -23,24 +23,26 @@ def deletion(
     *,
     value: float | Sequence[float] = 0.0,
 ) -> np.ndarray:
-    """The accuracy on images without the pixels that a map calls most important.
+    """The accuracy on images without their most important pixels.
 
-    The faster it falls, the better the map knows what the network uses: compare it with that for
-    pixels in random order. Of pixels of equal importance the upper left ones go first.
+    The faster it falls, the better the map describes what the network uses; compare it with the
+    accuracy for pixels in random order. Of pixels of equal importance, upper left ones are removed
+    first.
 
     Args:
-      net: gives logits (batch, classes); params, state: of it.
+      net: returns logits (batch, classes).
+      params, state: of the network.
       x: images, (batch, height, width, channels).
       labels: (batch,) classes.
-      importance: (batch, height, width), such as `occlusion` gives.
-      shares: of the pixels that are removed, each in [0, 1].
-      value: what takes their place: a number, or one a channel.
+      importance: (batch, height, width), such as `occlusion` returns.
+      shares: of the pixels to remove, each in [0, 1].
+      value: of removed pixels: a number, or one per channel.
 
     Returns:
-      (shares,) accuracies.
+      Accuracies, (shares,).
 
     Raises:
-      ValueError: where the importance has another shape than the images, or a share is no share.
+      ValueError: for an importance of another shape than the images, or a share outside [0, 1].
 
     Example:
       >>> net = jn.serial(lambda x: x[:, 0, :, 0])  # reads the brightest of three pixels
@@ -54,30 +56,30 @@ def deletion(
     x, importance, labels = jnp.asarray(x), jnp.asarray(importance), jnp.asarray(labels)
     if x.ndim != 4 or importance.shape != x.shape[:3] or labels.shape != x.shape[:1]:
         raise ValueError(
-            "deletion: needs images (batch, height, width, channels), labels (batch,) and "
+            "deletion: expected images (batch, height, width, channels), labels (batch,) and "
             f"importance (batch, height, width), got {x.shape}, {labels.shape} and "
-            f"{importance.shape}; jax.image.resize makes a coarse map as large as the images"
+            f"{importance.shape}; for a coarse map use jax.image.resize"
         )
     if not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"deletion: shares must be in [0, 1], got {list(shares)}")
     pixels = x.shape[1] * x.shape[2]
     counts = jnp.asarray([round(share * pixels) for share in shares])
-    right = sum(
-        _right(net, params, state, x[i : i + CHUNK], labels[i : i + CHUNK],
+    correct = sum(
+        _correct(net, params, state, x[i : i + CHUNK], labels[i : i + CHUNK],
                importance[i : i + CHUNK], counts, jnp.asarray(value, x.dtype))
         for i in range(0, len(x), CHUNK)
     )  # fmt: skip
-    return np.asarray(right) / len(x)
+    return np.asarray(correct) / len(x)
 
 
 @partial(jax.jit, static_argnums=0)
-def _right(net, params, state, x, labels, importance, counts, value):
-    """How many images are read rightly, (counts,)."""
+def _correct(net, params, state, x, labels, importance, counts, value):
+    """The number of images classified correctly, (counts,)."""
     order = jnp.argsort(-importance.reshape(len(x), -1), axis=1)
     rank = jnp.argsort(order, axis=1).reshape(importance.shape)  # 0 for the most important
 
-    def right(count):
+    def correct(count):
         rest = jnp.where((rank < count)[..., None], value, x)
         return (net.apply(params, state, rest)[0].argmax(-1) == labels).sum()
 
-    return jax.lax.map(right, counts)
+    return jax.lax.map(correct, counts)

@@ -1,7 +1,7 @@
-"""A look at a training run: what stands still, what is dead, what is off."""
+"""Diagnosis of a training run: dead units, wrong learning rates, stale state."""
 
 import warnings
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -9,27 +9,30 @@ import numpy as np
 
 from jaxnet.core import Layer, PyTree, path_name
 from jaxnet.inspect.activations import activations
-from jaxnet.inspect.table import Table
+from jaxnet.inspect.table import Table, Tabular
+from jaxnet.training.objective import averages
+from jaxnet.training.trainer import Trainer, TrainState
 
-FAST, SLOW = 0.1, 1e-6  # update / weight: training is in between, mostly near 1e-3
-ROUNDING = 1e-6  # of the largest gradient: what float32 leaves of a 0
+FAST, SLOW = 0.1, 1e-6  # update / weight; usually near 1e-3
+ROUNDING = 1e-6  # of the largest gradient: the size of a 0 in float32
 
 
-class Report:
-    """What `doctor` found; prints in a terminal and in a notebook.
+@dataclass(repr=False)
+class Report(Tabular):
+    """The findings of `doctor`; prints in a terminal and in a notebook.
 
     Fields:
-      findings: a sentence each; empty where all is well.
+      findings: one sentence per problem; empty where none was found.
       entries: by path of a parameter: (size, weight norm, gradient norm, update / weight), the last
         None where the weight is 0.
-      dead: by path of a layer, how many of how many units gave 0 on all examples.
+      dead: by path of a layer, the number of units that are 0 on all examples, and of all units.
     """
 
-    def __init__(self, findings: list[str], entries: dict, dead: dict):
-        self.findings, self.entries, self.dead = findings, entries, dead
+    findings: list[str]
+    entries: dict[str, tuple]
+    dead: dict[str, tuple[int, int]]
 
     def table(self) -> Table:
-        """The table that is printed."""
         rows = [
             (path, size, *(None if n is None else float(n) for n in norms))
             for path, (size, *norms) in self.entries.items()
@@ -39,71 +42,66 @@ class Report:
             f"{len(self.findings) or 'no'} finding{'s' * (len(self.findings) != 1)}",
             ("entry", "size", "weight", "gradient", "update/weight"),
             rows,
-            notes=notes or ["nothing to complain about"],
+            notes=notes or ["no problems found"],
         )
 
-    def __str__(self) -> str:
-        return str(self.table())
 
-    __repr__ = __str__
+def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Report:
+    """Makes a trial step on each batch and reports problems.
 
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
-
-def doctor(step: Any, train_state: Any, *batches: PyTree, net: Layer | None = None) -> Report:
-    """Makes a trial step on each batch and reports what looks wrong.
-
-    It looks for: programs compiled more than once, and batches that would cause it; gradients
-    that are 0 or not finite; updates that are far too large or small for their weights; state that
-    training does not change; running statistics that are still those of init although the network
-    was trained; an evaluation loss far from the training loss on the same batch; and, given the
-    net, units that are 0 on every example.
+    It reports: programs compiled more than once, and batches that would cause it; gradients that
+    are 0 or not finite; updates that are far too large or small for their weights; state that
+    training does not change; running statistics that still have their initial values although the
+    network was trained; an evaluation loss far above the training loss on the same batch; and units
+    that are 0 on every example.
 
     Nothing is donated or changed: `train_state` can be used afterwards.
 
     Args:
-      step: from `jn.make_step`.
-      train_state: as it goes into the step.
-      batches: at least one, as they go into the step; each is tried from the same `train_state`.
-      net: the network, for the search for dead units; x is then the first entry of a batch.
+      trainer: from `jn.trainer`.
+      train_state: as passed to `trainer.step`.
+      batches: at least one, as passed to `trainer.step`; each trial starts from `train_state`.
 
     Raises:
       ValueError: for no batch.
+      TypeError: for a trainer that is not from `jn.trainer`.
 
     Example:
-      >>> net, optimizer = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(1)), optax.sgd(0.01)
-      >>> step = jn.make_step(jn.supervised(net, optax.squared_error), optimizer)
+      >>> net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(1))
+      >>> trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.01))
       >>> batch = jnp.ones((8, 3)), jnp.ones((8, 1))
-      >>> train_state = jn.init_training(net, optimizer, jax.random.key(0), batch)
+      >>> train_state = trainer.init(jax.random.key(0), batch)
       >>> dead = train_state.params["dense"] | {"bias": jnp.full(4, -9.0)}
       >>> train_state = train_state._replace(params=train_state.params | {"dense": dead})
-      >>> for finding in doctor(step, train_state, batch, net=net).findings:
+      >>> for finding in doctor(trainer, train_state, batch).findings:
       ...     print(finding)
       the gradient is 0, or rounding, on all batches: dense/bias, dense/kernel, dense_1/kernel
       dead units, 0 on all examples: dense_1 1 of 1, relu 4 of 4
     """
     if not batches:
-        raise ValueError("doctor: needs at least one batch: doctor(step, train_state, batch)")
-    findings = _compilations(step, batches)
+        raise ValueError(
+            "doctor: expected at least one batch, as in doctor(trainer, train_state, batch)"
+        )
+    objective, update = trainer.objective, trainer.update
+    if objective is None or update is None:
+        raise TypeError("doctor: expected a trainer from jn.trainer(objective, optimizer)")
+    findings = _compilations(trainer.watcher.traces, batches)
 
     @jax.jit
     def trial(train_state, key, batch):
-        def loss(params):
-            value, _ = step.objective(params, train_state.state, batch, key=key, train=True)
-            return value
+        def loss(params, train):
+            output, _ = objective.apply(params, train_state.state, batch, key=key, train=train)
+            return averages(output, batch, None, objective.name)["loss"].mean
 
-        gradients = jax.grad(loss)(train_state.params)
-        after, metrics, _ = step.update(train_state, batch)
-        measured = step.measure(
-            train_state.params, train_state.state, batch, jax.random.fold_in(key, 1)
-        )
-        return gradients, after.params, after.state, metrics["loss"], measured["loss"]
+        gradients = jax.grad(loss)(train_state.params, True)
+        after, found, _ = update(train_state, batch)
+        measured = loss(train_state.params, False)
+        return gradients, after.params, after.state, found["loss"].mean, measured
 
     tried = []
     for i, batch in enumerate(batches):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a step warns of is said below
+            warnings.simplefilter("ignore")  # the warnings of a step are findings below
             now = train_state._replace(key=jax.random.clone(train_state.key))
             tried.append(jax.device_get(trial(now, jax.random.key(i), batch)))
     gradients, params, states, losses, measured = zip(*tried, strict=True)
@@ -121,16 +119,16 @@ def doctor(step: Any, train_state: Any, *batches: PyTree, net: Layer | None = No
             f"on the same batches the loss is {train_loss:.3g} in training and {eval_loss:.3g} in "
             "evaluation mode: the running statistics do not describe the data (yet)"
         )
-    dead = _dead(net, train_state, batches) if net is not None else {}
+    dead = _dead(objective, train_state, batches)
     if dead:
         words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
         findings.append(f"dead units, 0 on all examples: {words}")
     return Report(findings, entries, dead)
 
 
-def _compilations(step: Any, batches: tuple) -> list[str]:
+def _compilations(traces_of: dict[str, list[dict[str, str]]], batches: tuple) -> list[str]:
     found = []
-    for program, traces in step.traces.items():
+    for program, traces in traces_of.items():
         if len(traces) > 1:
             changes = [
                 f"{name} {old.get(name, 'nothing')} -> {new.get(name, 'nothing')}"
@@ -140,7 +138,7 @@ def _compilations(step: Any, batches: tuple) -> list[str]:
             ]
             found.append(
                 f"{program} was compiled {len(traces)} times: "
-                + ("; ".join(changes[:8]) or "for something that is not a shape or dtype")
+                + ("; ".join(changes[:8]) or "for no change of shapes or dtypes")
             )
     first = _types(batches[0])
     for i, batch in enumerate(batches[1:], 1):
@@ -182,19 +180,19 @@ def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]
 
 
 def _moves(entries: dict[str, tuple]) -> list[str]:
-    """What is wrong with the gradients and with the size of the updates."""
+    """Findings about the gradients and the sizes of the updates."""
     largest = max((e[2] for e in entries.values() if np.isfinite(e[2])), default=0)
     nothing = {path for path, e in entries.items() if e[2] <= ROUNDING * largest}
     ratios = {path: e[3] for path, e in entries.items() if e[3] is not None and e[1] > 0}
-    looked = {p: r for p, r in ratios.items() if p not in nothing and not p.endswith("bias")}
+    judged = {p: r for p, r in ratios.items() if p not in nothing and not p.endswith("bias")}
     found = {
         "the gradient is not finite": [p for p, e in entries.items() if not np.isfinite(e[2])],
         "the gradient is 0, or rounding, on all batches": sorted(nothing),
         f"an update moves the weights by more than {FAST:.0%}": [
-            p for p, r in looked.items() if r > FAST
+            p for p, r in judged.items() if r > FAST
         ],
         f"an update moves the weights by less than {SLOW:.0e} of their size": [
-            p for p, r in looked.items() if r < SLOW
+            p for p, r in judged.items() if r < SLOW
         ],
     }
     return [f"{sentence}: {', '.join(bad)}" for sentence, bad in found.items() if bad]
@@ -205,7 +203,7 @@ def _bad(value: float) -> float:
 
 
 def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
-    """State that a step leaves as it was, and statistics that are still those of init."""
+    """State that a step does not change, and statistics with their initial values."""
     found = []
     leaves = jax.tree_util.tree_leaves_with_path(before)
     after = list(zip(*map(jax.tree.leaves, states), strict=True))
@@ -217,7 +215,7 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
     if still:
         found.append(
             f"training does not change the state {', '.join(still)}: is the net applied with "
-            "train=train, and its new state returned?"
+            "train=train, and is its new state returned?"
         )
     init = {"mean": 0, "var": 1}
     fresh = [
@@ -227,26 +225,25 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
     ]
     if fresh and steps > 0:
         found.append(
-            f"after {steps} steps these statistics are still those of init, and evaluation uses "
-            f"them: {', '.join(fresh)}"
+            f"after {steps} steps these statistics still have their initial values, and evaluation "
+            f"uses them: {', '.join(fresh)}"
         )
     return found
 
 
-def _dead(net: Layer, train_state: Any, batches: tuple) -> dict[str, tuple[int, int]]:
-    """By path, how many units (along the last axis) are 0 on all examples, of how many."""
+def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str, tuple[int, int]]:
+    """By path, the number of units (along the last axis) that are 0 on all examples, and of all."""
 
     @jax.jit
-    def alive(params, state, x):
+    def alive(params, state, batch, key):
+        found = activations(objective, params, state, batch, key=key)
         return {
             path: (y != 0).any(tuple(range(y.ndim - 1)))
-            for path, y in activations(net, params, state, x).items()
+            for path, y in found.items()
             if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating)
         }
 
-    seen = []
-    for batch in batches:
-        x = batch[0] if isinstance(batch, tuple | list) else batch
-        seen.append(jax.device_get(alive(train_state.params, train_state.state, x)))
+    key = jax.random.key(0)
+    seen = [jax.device_get(alive(*train_state[1:3], batch, key)) for batch in batches]
     units = {path: np.any([s[path] for s in seen], axis=0) for path in seen[0]}
     return {path: (int((~u).sum()), u.size) for path, u in units.items() if not u.all()}

@@ -1,4 +1,4 @@
-"""How much of its receptive field a unit uses."""
+"""The effective receptive field of a unit."""
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +17,25 @@ def effective_field(
     *,
     unit: int | None = None,
 ) -> jax.Array:
-    """How strongly each pixel moves the unit in the middle of a layer: the mean size of gradients.
+    """The effective receptive field of the middle unit of a layer: mean absolute gradients.
 
-    The effective receptive field: about a Gaussian, much smaller than the theoretical one, which
-    `receptive_fields` tells. It depends on the parameters and on the inputs, and on the rectifiers
-    that these shut; take many inputs.
+    It is about Gaussian and much smaller than the theoretical one (`receptive_fields`). It depends
+    on the parameters and the inputs, so pass many inputs.
 
     Args:
-      net: the network; params, state: of it.
-      x: images of floats, (batch, height, width, channels).
+      net: the network.
+      params, state: of the network.
+      x: float images, (batch, height, width, channels).
       path: of a layer with maps, as `activations` names it.
-      unit: the map whose middle it is; None takes the sum over all maps.
+      unit: number of the map; None sums over all maps.
 
     Returns:
-      (height, width), at least 0, the largest 1 (all 0 where nothing moves the unit).
+      (height, width), at least 0, scaled to a largest value of 1 (all 0 where no pixel has an
+      effect).
 
     Raises:
       TypeError: for an x that is not of floats.
-      ValueError: for a path or unit that is not there, or a layer without maps.
+      ValueError: for a path or unit that does not exist, or a layer without maps.
 
     Example:
       >>> net = jn.serial(jn.conv(2, 3), jn.conv(2, 3))
@@ -49,8 +50,8 @@ def effective_field(
     shape = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x).shape
     if len(shape) != 4 or np.ndim(x) != 4:
         raise ValueError(
-            "effective_field: needs images (batch, height, width, channels) and a layer with maps; "
-            f"got {np.shape(x)}, and {net.name}/{path} gives {shape}"
+            "effective_field: expected images (batch, height, width, channels) and a layer with "
+            f"maps, got {np.shape(x)} and an output of {net.name}/{path} of shape {shape}"
         )
     middle = (shape[1] // 2, shape[2] // 2, slice(None) if unit is None else unit)
     size = jnp.abs(saliency(net, params, state, x, middle, path=path)).sum(-1).mean(0)

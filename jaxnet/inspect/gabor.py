@@ -1,4 +1,4 @@
-"""Gabor functions: how much of a filter is a wave under a bell, as in the visual cortex."""
+"""Gabor functions, the shape of receptive fields in the visual cortex, fitted to filters."""
 
 from typing import Any, NamedTuple
 
@@ -6,24 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-STEPS = 80  # of Levenberg and Marquardt
-NARROWEST = 0.5  # pixels: a narrower bell would fit any lone pixel
+STEPS = 80  # of Levenberg-Marquardt
+NARROWEST = 0.5  # pixels: a narrower Gaussian would fit any single pixel
 
 
 class Gabor(NamedTuple):
     """Gabor functions: amplitude · exp(-u²/2σ_u² - v²/2σ_v²) · cos(2π · frequency · u + phase).
 
-    u runs along the wave and v across it, from the centre. Each field is (filters,), or a number
-    for one function.
+    u is the distance from the centre along the wave, v across it. Each field is (filters,), or a
+    number for a single function.
 
     Fields:
       row, column: of the centre, in pixels from the first.
-      orientation: of the direction along which the wave runs, in [0, π); 0 runs along a row (the
-        edge stands upright), π/2 down a column.
-      frequency: waves a pixel, in (0, 0.5).
+      orientation: direction of the wave, in [0, π); 0 is along a row (a vertical edge), π/2 along a
+        column.
+      frequency: in cycles per pixel, in (0, 0.5).
       phase: at the centre, in (-π, π]; 0 is even (a bar), ±π/2 odd (an edge).
-      sigma_along: of the bell along the wave, in pixels.
-      sigma_across: along the edge.
+      sigma_along: standard deviation along the wave, in pixels.
+      sigma_across: standard deviation along the edge, in pixels.
       amplitude: positive.
     """
 
@@ -37,7 +37,7 @@ class Gabor(NamedTuple):
     amplitude: Any
 
     def draw(self, height: int, width: int) -> jax.Array:
-        """The functions as images (height, width, filters); (height, width) for one of numbers.
+        """The functions as images (height, width, filters), or (height, width) for a single one.
 
         Example:
           >>> Gabor(3, 2, 0.0, 0.2, 0.0, 1.5, 2.0, 7.0).draw(8, 6)[3, 2].item()
@@ -55,12 +55,12 @@ class Gabor(NamedTuple):
 
 
 class GaborFit(NamedTuple):
-    """What `gabor_fit` gives.
+    """The result of `gabor_fit`.
 
     Fields:
       gabor: the functions; each field (filters,).
-      r2: (filters,), the share of each filter's variance over its pixels that its function
-        explains: 1 is all of it, 0 no more than a constant.
+      r2: (filters,), the coefficient of determination over the pixels of each filter: 1 for a
+        perfect fit, 0 for one no better than a constant.
     """
 
     gabor: Gabor
@@ -68,17 +68,16 @@ class GaborFit(NamedTuple):
 
 
 def gabor_fit(filters: Any) -> GaborFit:
-    """The Gabor function nearest to each filter by least squares, and how near it is.
+    """The least-squares fit of a Gabor function to each filter, with its R².
 
-    The search starts from the strongest wave of the filter's spectrum and that at right angles to
-    it, with bells of several widths at the centre of the filter's energy, and keeps the best of
-    the ends (Levenberg and Marquardt). A bell is at least half a pixel wide, its
-    centre lies within the filter. Eight numbers fit a part of anything: R² of white noise of 12x12
-    pixels is about 0.13.
+    Levenberg-Marquardt runs from the largest peak of the filter's spectrum and from the orthogonal
+    wave, with Gaussians of several widths at the centre of the filter's energy, and the best result
+    is kept. A standard deviation is at least half a pixel, and the centre lies within the filter.
+    Eight parameters fit part of anything: R² of white noise of 12x12 pixels is about 0.13.
 
     Args:
-      filters: (height, width, filters), at least 4x4 pixels; a dense kernel as
-        `kernel.reshape(height, width, -1)`, a grey convolution's as `kernel[:, :, 0]`.
+      filters: (height, width, filters), at least 4x4 pixels; for a dense kernel
+        `kernel.reshape(height, width, -1)`, for a greyscale convolution `kernel[:, :, 0]`.
 
     Raises:
       ValueError: for another shape, or values that are not finite.
@@ -95,11 +94,11 @@ def gabor_fit(filters: Any) -> GaborFit:
     filters = np.asarray(filters, float)
     if filters.ndim != 3 or min(filters.shape[:2]) < 4 or not filters.shape[2]:
         raise ValueError(
-            "gabor_fit: needs (height, width, filters), at least 4x4 pixels, got "
-            f"{filters.shape}; for one filter write image[:, :, None]"
+            "gabor_fit: expected (height, width, filters), at least 4x4 pixels, got "
+            f"{filters.shape}; for one filter pass image[:, :, None]"
         )
     if not np.isfinite(filters).all():
-        raise ValueError("gabor_fit: the filters must be finite, got a NaN or Inf")
+        raise ValueError("gabor_fit: the filters must be finite, got NaN or Inf")
     images = np.moveaxis(filters, -1, 0)  # (filters, height, width)
     scale = np.sqrt(np.square(images).mean((1, 2)))
     images = images / np.where(scale > 0, scale, 1)[:, None, None]
@@ -114,8 +113,8 @@ def gabor_fit(filters: Any) -> GaborFit:
     return GaborFit(Gabor(*map(jnp.asarray, gabor)), jnp.asarray(r2, images.dtype))
 
 
-# The search runs over eight free numbers: centre, orientation, frequency and widths, squeezed into
-# their ranges by sigmoids, and the cosine's and sine's amplitudes.
+# The search runs over eight free parameters: centre, orientation, frequency and widths, mapped to
+# their ranges by sigmoids, and the amplitudes of cosine and sine.
 
 
 def _unpack(free, shape):
@@ -136,7 +135,7 @@ def _unpack(free, shape):
 
 
 def _waves(free, shape):
-    """The even and the odd wave under the bell, (2, height, width)."""
+    """The even and the odd function, (2, height, width)."""
     centre_row, centre_column, angle, frequency, along, across, _, _ = _unpack(free, shape)
     pair = Gabor(centre_row, centre_column, angle, frequency, 0.0, along, across, 1.0)
     return jnp.stack([pair.draw(*shape), pair._replace(phase=-jnp.pi / 2).draw(*shape)])
@@ -149,10 +148,10 @@ def _residual(free, image):
 
 @jax.jit
 def _search(images, starts):
-    """The best free numbers (filters, starts, 8) and their squared errors (filters, starts)."""
+    """The best free parameters (filters, starts, 8) and their squared errors (filters, starts)."""
 
     def one(image, start):
-        # the amplitudes enter linearly: the best ones for this start
+        # the amplitudes are linear: solve for the best ones of this start
         waves = _waves(start, image.shape).reshape(2, -1)
         gram = waves @ waves.T + 1e-6 * jnp.eye(2)
         free = start.at[6:].set(jnp.linalg.solve(gram, waves @ image.ravel()))
@@ -189,7 +188,7 @@ def _starts(images: np.ndarray) -> np.ndarray:
     energy = energy / np.maximum(energy.sum((1, 2), keepdims=True), 1e-12)
     row = (energy.sum(2) * np.arange(height)).sum(1)
     column = (energy.sum(1) * np.arange(width)).sum(1)
-    # a spectrum of 64x64 points, whatever the filter's size; its lower half repeats the upper
+    # a spectrum of 64x64 points for any filter size; its lower half repeats the upper
     spectrum = np.abs(np.fft.fft2(images - images.mean((1, 2), keepdims=True), (64, 64)))
     spectrum[:, 33:] = 0
     down, along = np.unravel_index(spectrum.reshape(count, -1).argmax(1), (64, 64))
@@ -202,7 +201,7 @@ def _starts(images: np.ndarray) -> np.ndarray:
         return np.log(share / (1 - share))
 
     starts, widest = [], max(height, width)
-    for turn, slower, width_share in [
+    for rotation, slower, width_share in [
         (0, 1, 0.12), (0, 1, 0.25), (0, 0.5, 0.12), (0, 0.5, 0.25),
         (np.pi / 2, 1, 0.2), (np.pi / 2, 0.5, 0.2),
     ]:  # fmt: skip
@@ -212,7 +211,7 @@ def _starts(images: np.ndarray) -> np.ndarray:
                 [
                     free(row, 0, height - 1),
                     free(column, 0, width - 1),
-                    angle + turn,
+                    angle + rotation,
                     free(slower * frequency, 0, 0.5),
                     sigma,
                     sigma,
@@ -226,11 +225,13 @@ def _starts(images: np.ndarray) -> np.ndarray:
 
 
 def _describe(free: np.ndarray, shape: tuple[int, ...]) -> Gabor:
-    """The functions of free numbers (filters, 8), with the angles in their ranges."""
+    """The functions of free parameters (filters, 8), with the angles in their ranges."""
     row, column, angle, frequency, along, across, even, odd = (
         np.asarray(a) for a in _unpack(free.T, shape)
     )
-    # a cos + b sin = A cos(wave + phase) with the sine's wave a quarter behind
+    # a cos + b sin = A cos(wave + phase), with the sine a quarter of a cycle behind
     phase, amplitude = np.arctan2(-odd, even), np.hypot(even, odd)
-    phase = np.where(angle % (2 * np.pi) >= np.pi, -phase, phase)  # half a turn mirrors the wave
+    phase = np.where(
+        angle % (2 * np.pi) >= np.pi, -phase, phase
+    )  # a rotation by π mirrors the wave
     return Gabor(row, column, angle % np.pi, frequency, phase, along, across, amplitude)

@@ -1,6 +1,7 @@
-"""Numerical gradients, and whether those of a layer agree with them."""
+"""Numerical gradients, and a check of a layer's gradients against them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, PyTree, child_key, describe
-from jaxnet.inspect.table import Table
+from jaxnet.inspect.table import Table, Tabular
 
-STEP = 1e-6  # near the cube root of the precision of float64, where central differences are best
+STEP = 1e-6  # near the cube root of float64's precision, the best step for central differences
 
 
 def numerical_gradient(
@@ -21,19 +22,19 @@ def numerical_gradient(
     *,
     dtype: Any = np.float64,
 ) -> np.ndarray:
-    """The gradient of f at x from differences, one coordinate at a time, in float64.
+    """The gradient of f at x by finite differences, one coordinate at a time, in float64.
 
-    The forward difference (f(x + h) - f(x)) / h is off by about h f''(x) / 2, the central one
-    (f(x + h) - f(x - h)) / 2h by about h^2 f'''(x) / 6. Below some h rounding takes over, an error
-    of about 1e-16 |f(x)| / h; in float32 it is 6e-8 |f(x)| / h, so that h = 1e-6 gives hardly a
-    digit.
+    The error of the forward difference (f(x + h) - f(x)) / h is about h f''(x) / 2, that of the
+    central one (f(x + h) - f(x - h)) / 2h about h^2 f'''(x) / 6. For small h rounding dominates,
+    with an error of about 1e-16 |f(x)| / h; in float32 it is 6e-8 |f(x)| / h, so h = 1e-6 leaves
+    hardly a digit.
 
     Args:
-      f: from an array to a number; it gets x in the precision asked for.
+      f: maps an array to a number; it gets x in the given dtype.
       x: an array of any shape.
       h: the step, above 0.
       method: "central" or "forward".
-      dtype: float64, or float32 to see what rounding does there.
+      dtype: float64, or float32 to study its rounding.
 
     Returns:
       The gradient, in this dtype, with the shape of x.
@@ -51,10 +52,10 @@ def numerical_gradient(
       [0.4075, -0.163]
     """
     if method not in ("central", "forward"):
-        raise ValueError(f"numerical_gradient: method is central or forward, got {method!r}")
+        raise ValueError(f"numerical_gradient: method must be central or forward, got {method!r}")
     precision = np.dtype(dtype)
     if precision not in (np.float64, np.float32):
-        raise ValueError(f"numerical_gradient: dtype is float64 or float32, got {precision}")
+        raise ValueError(f"numerical_gradient: dtype must be float64 or float32, got {precision}")
     if not h > 0:
         raise ValueError(f"numerical_gradient: h must be above 0, got {h}")
     with jax.enable_x64(precision == np.float64):
@@ -63,7 +64,7 @@ def numerical_gradient(
         def value(at):
             y = np.asarray(f(at), precision)
             if y.size != 1:
-                raise ValueError(f"numerical_gradient: f must give one number, got {y.shape}")
+                raise ValueError(f"numerical_gradient: f must return one number, got {y.shape}")
             return y.reshape(())
 
         gradient = np.zeros_like(x)
@@ -79,16 +80,16 @@ def numerical_gradient(
 
 
 class Entry(NamedTuple):
-    """What was found for one array of the parameters or of the input.
+    """The check of one array of the parameters or of the input.
 
     Fields:
-      path: "params/dense/kernel", "input".
-      size: how many numbers the array has.
-      checked: how many of them were compared.
-      kinks: how many were left out since the function has a kink there.
-      error: the largest |numeric - automatic| / max(|numeric|, |automatic|, floor), where the floor
-        makes what rounding may do equal to the tolerance.
-      place: where that is, an index into the array.
+      path: such as "params/dense/kernel" or "input".
+      size: of the array.
+      checked: number of coordinates compared.
+      kinks: number of coordinates skipped because the function has a kink there.
+      error: the largest |numeric - automatic| / max(|numeric|, |automatic|, floor); with this floor
+        the error of rounding equals the tolerance.
+      place: its index in the array.
       numeric, automatic: the two derivatives there.
     """
 
@@ -102,20 +103,21 @@ class Entry(NamedTuple):
     automatic: float
 
 
-class GradientCheck:
-    """A table of entries: prints in a terminal and in a notebook.
+@dataclass(repr=False)
+class GradientCheck(Tabular):
+    """A table of entries; prints in a terminal and in a notebook.
 
     Fields:
       name: of the layer.
-      entries: one `Entry` an array.
-      tolerance: what the errors were held against.
+      entries: one `Entry` per array.
+      tolerance: the largest relative error allowed.
     """
 
-    def __init__(self, name: str, entries: list[Entry], tolerance: float):
-        self.name, self.entries, self.tolerance = name, entries, tolerance
+    name: str
+    entries: list[Entry]
+    tolerance: float
 
     def table(self) -> Table:
-        """The table that is printed."""
         rows = [
             (e.path, e.size, e.checked, e.kinks or None, f"{e.error:.1e}") for e in self.entries
         ]
@@ -129,14 +131,6 @@ class GradientCheck:
             [f"relative errors, allowed {self.tolerance:.0e}"],
         )
 
-    def __str__(self) -> str:
-        return str(self.table())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
 
 def check_gradients(
     layer: Layer,
@@ -149,26 +143,27 @@ def check_gradients(
 ) -> GradientCheck:
     """Compares the gradients of a layer with central differences, in float64.
 
-    The layer is initialized and run in float64 wherever the program runs in float32. Its parameters
-    are moved a little off their initial values, where a scale of 0 or equal biases hide errors. A
+    The layer is initialized and run in float64, also where the program runs in float32. Noise is
+    added to its initial parameters, since a scale of 0 or equal biases would hide errors. A
     coordinate at which the two one-sided differences disagree has a kink (ReLU at 0, a tie in
-    max pooling); no gradient is right there, so it is left out, and counted.
+    max pooling) and no gradient; it is skipped and counted.
 
     Args:
-      layer: any layer that computes in the dtype it is given; one that rounds or samples by design
-        has no gradient to compare, and `cast` layers are checked without the cast.
-      x: an input; where it is a `jn.spec`, floats are drawn, and integers are 0.
-      key: draws the parameters, and is handed to the layer; key 0 unless told.
+      layer: any layer or objective that computes in the dtype of its input. A layer that rounds or
+        samples by design has no gradient to compare; check `cast` layers without the cast. Of an
+        objective the loss is checked, not the metrics.
+      x: an input or batch; of a `jn.spec`, floats are drawn and integers are 0.
+      key: draws the parameters and is passed to the layer; `jax.random.key(0)` by default.
       train: mode of the layer.
-      samples: at most so many coordinates of each array, drawn at random.
-      tolerance: allowed |numeric - automatic| / max(|numeric|, |automatic|), beside rounding.
+      samples: the largest number of coordinates per array, drawn at random.
+      tolerance: the largest |numeric - automatic| / max(|numeric|, |automatic|), beside rounding.
 
     Returns:
       A `GradientCheck`, which prints.
 
     Raises:
-      AssertionError: where they disagree; says which entries, and both values.
-      TypeError: where the layer does not keep float64.
+      AssertionError: for gradients that disagree; the message has the entries and both values.
+      TypeError: for a layer that does not keep float64.
 
     Example:
       >>> check_gradients(jn.dense(3), jn.spec((4, 2)))
@@ -194,6 +189,8 @@ def check_gradients(
         def outputs(values):
             params, x = rebuild(values)
             y, _ = layer.apply(params, state, x, key=run_key, train=train)
+            if isinstance(y, tuple) and len(y) == 2 and isinstance(y[1], dict):
+                y, _ = y  # the loss and the metrics of an objective
             return [a for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.inexact)]
 
         values = list(named.values())
@@ -201,9 +198,8 @@ def check_gradients(
         narrow = {str(a.dtype) for a in (*shapes, *values) if a.dtype != jnp.float64}
         if narrow or not shapes:
             raise TypeError(
-                f"check_gradients: {layer.name} must give float64 for float64, got "
-                f"{', '.join(sorted(narrow)) or 'no floats'}; a layer that casts is checked "
-                "without the cast"
+                f"check_gradients: {layer.name} must return float64 for float64, got "
+                f"{', '.join(sorted(narrow)) or 'no floats'}; check a layer with a cast without it"
             )
         weights = [random.normal(size=a.shape) for a in shapes]
 
@@ -236,7 +232,7 @@ def check_gradients(
         if not e.error <= tolerance  # NaN is wrong
     ]
     wrong += [
-        f"  {e.path}: all {e.kinks} coordinates looked at are kinks"
+        f"  {e.path}: all {e.kinks} sampled coordinates are kinks"
         for e in entries
         if e.kinks and not e.checked
     ]
@@ -249,7 +245,7 @@ def check_gradients(
 
 
 def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
-    """One row, from the values of the function before, at and after each place."""
+    """One row, from the values of the function below, at and above each place."""
     down, here, up = heights
     right, left, numeric = (up - here) / STEP, (here - down) / STEP, (up - down) / (2 * STEP)
     noise = 100 * np.finfo(np.float64).eps * max(1.0, abs(here)) / STEP
@@ -271,7 +267,7 @@ def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
 
 
 def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
-    """The arrays that have gradients, by path, and a function that puts others in their places."""
+    """The arrays that have gradients, by path, and a function that rebuilds the trees."""
     tree = (params, x)
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     named, places = {}, []
@@ -291,7 +287,7 @@ def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list],
 
 
 def _wide(leaf: Any, random: np.random.Generator) -> Any:
-    """A float64 input, drawn where only its shape is known."""
+    """A float64 input, drawn for a spec."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return _normal(random, leaf) if _float(leaf) else np.zeros(leaf.shape, leaf.dtype)
     return np.asarray(leaf, np.float64) if _float(leaf) else leaf

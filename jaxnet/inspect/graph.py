@@ -1,14 +1,15 @@
-"""The computation of a function as a graph, with the value and the gradient on every edge."""
+"""The computational graph of a function, with the value and the gradient on every edge."""
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.inspect.table import Table
+from jaxnet.inspect.table import Table, Tabular
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 SIGNS: dict[str, str] = {
@@ -22,14 +23,14 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Node(NamedTuple):
-    """One box of the graph.
+    """A node of the graph.
 
     Fields:
       label: the name of an input, or the usual sign of an operation: +, ×, max, σ, exp.
-      kind: what it is. Constants are arrays; a number is part of the operation's label, as in ×2.
-      value: what it gives; a tuple for an operation with several results.
-      gradient: of the output with respect to `value`, the sum over all edges that leave the node;
-        None where the value is no float.
+      kind: its role. Constants are arrays; a number is part of the operation's label, as in ×2.
+      value: its result; a tuple for an operation with several results.
+      gradient: of the output with respect to `value`, the sum over all outgoing edges; None for a
+        value that is not a float.
     """
 
     label: str
@@ -42,9 +43,9 @@ class Edge(NamedTuple):
     """One use of a value.
 
     Fields:
-      source, target: places in `Graph.nodes`.
-      value: what flows forwards.
-      gradient: what flows backwards over this edge alone; None where the value is no float.
+      source, target: indices in `Graph.nodes`.
+      value: passed forwards.
+      gradient: passed backwards along this edge; None for a value that is not a float.
     """
 
     source: int
@@ -53,46 +54,39 @@ class Edge(NamedTuple):
     gradient: Any
 
 
-class Graph(NamedTuple):
+@dataclass(repr=False)
+class Graph(Tabular):
     """Nodes in the order of the computation, the output last; prints as a table."""
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
 
     def table(self) -> Table:
-        """The table that is printed: one row a node, with the nodes that it looks at."""
+        """The printed table: one row per node, with the nodes that it depends on."""
         rows = []
         for i, node in enumerate(self.nodes):
             sources = ", ".join(str(edge.source) for edge in self.edges if edge.target == i)
             rows.append((str(i), node.label, sources, short(node.value), short(node.gradient)))
         return Table("Graph", ("", "node", "of", "value", "gradient"), rows)
 
-    def __str__(self) -> str:
-        return str(self.table())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
 
 def graph(f: Callable[..., Any], *args: Any) -> Graph:
-    """What f computes at these arguments: every operation, its value and its gradient.
+    """The computational graph of f at these arguments: every operation, its value and gradient.
 
     The function is traced to single operations, which run one by one: forwards for the values, then
-    backwards, where each operation turns the gradient of what it gives into those of what it took.
-    A value that is used twice has two edges, and its gradient is the sum of theirs. Functions under
-    `jit` are looked into; those with a derivative of their own (`jax.nn.relu`) are one node.
+    backwards by the chain rule. A value that is used twice has two edges, and its gradient is the
+    sum of theirs. Functions under `jit` are expanded; those with a custom derivative, such as
+    `jax.nn.relu`, are one node.
 
     Args:
-      f: gives one number. Its arguments lend their names to the inputs.
-      args: arrays, numbers or pytrees of them. Python's whole numbers count as floats.
+      f: a function that returns one number. The names of its arguments label the inputs.
+      args: arrays, numbers or pytrees of them. Python integers count as floats.
 
     Returns:
-      A `Graph`; draw it by `jn.viz.graph`.
+      A `Graph`; draw it with `jn.viz.graph`.
 
     Raises:
-      ValueError: where f gives anything but one float.
+      ValueError: for an f that does not return exactly one float.
 
     Example:
       >>> print(graph(lambda x, y, z: (x + y) * z, -2, 5, -4))
@@ -114,7 +108,9 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
     shapes = closed.out_avals
     if len(shapes) != 1 or shapes[0].shape != () or not _floating(shapes[0]):
         given = ", ".join(str(s) for s in shapes) or "nothing"
-        raise ValueError(f"graph: f must give one float, got {given}; take its mean, or one entry")
+        raise ValueError(
+            f"graph: f must return one float, got {given}; return its mean, or one entry"
+        )
     tape = _Tape()
     wires = [
         tape.add(name, "input", jnp.asarray(leaf))
@@ -128,7 +124,7 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
 
 
 def short(value: Any, digits: int = 3) -> str:
-    """A value in a few characters: a number, or the shape and the Euclidean norm of an array.
+    """A value in a few characters: a number, or the shape and Euclidean norm of an array.
 
     Example:
       >>> short(-0.19661), short(np.ones((2, 8))), short(None)
@@ -148,7 +144,7 @@ def short(value: Any, digits: int = 3) -> str:
 
 
 class _Wire(NamedTuple):
-    """One result of one node."""
+    """A result of a node."""
 
     node: int
     slot: int
@@ -156,7 +152,7 @@ class _Wire(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """A node on the way forwards: what it takes and gives, and how gradients go back through it."""
+    """A node of the forward pass: its sources, its values and its vector-Jacobian product."""
 
     label: str
     kind: Any
@@ -166,13 +162,13 @@ class _Step(NamedTuple):
 
 
 class _Tape:
-    """Everything computed so far."""
+    """The steps computed so far."""
 
     def __init__(self):
         self.steps: list[_Step] = []
 
     def add(self, label: str, kind: str, value: Any, sources: list[_Wire] | None = None) -> _Wire:
-        """A node with one value, which it passes on as it is."""
+        """A node with one value and the identity as its function."""
         self.steps.append(_Step(label, kind, sources or [], (value,), lambda gradients: gradients))
         return _Wire(len(self.steps) - 1, 0, value)
 
@@ -181,7 +177,7 @@ class _Tape:
         return x if isinstance(x, _Wire) else self.add(short(x), "constant", jnp.asarray(x))
 
     def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
-        """Goes through the equations; arguments and results are wires, or numbers as they are."""
+        """Runs the equations; arguments and results are wires or plain numbers."""
         known = dict(zip(jaxpr.invars, args, strict=True))
         for variable, value in zip(jaxpr.constvars, consts, strict=True):
             scalar = np.ndim(value) == 0
@@ -199,7 +195,7 @@ class _Tape:
         if eqn.primitive.name in CALLS and "jaxpr" in eqn.params:
             inside = eqn.params["jaxpr"]
             return self.run(getattr(inside, "jaxpr", inside), getattr(inside, "consts", ()), args)
-        if _says_nothing(eqn):
+        if _is_identity(eqn):
             return args
         sources = [a for a in args if isinstance(a, _Wire)]
         if not sources and all(np.ndim(a) == 0 for a in args) and len(eqn.outvars) == 1:
@@ -225,7 +221,7 @@ class _Tape:
         return [_Wire(len(self.steps) - 1, slot, value) for slot, value in enumerate(values)]
 
     def backward(self) -> Graph:
-        """Gradients from the last node to the first."""
+        """The graph, with gradients computed from the last node to the first."""
         gradients = [[_zero(v) for v in step.values] for step in self.steps]
         gradients[-1] = [jnp.ones_like(self.steps[-1].values[0])]
         edges = []
@@ -235,7 +231,7 @@ class _Tape:
                 continue
             found = list(zip(step.sources, step.pull(gradients[i]), strict=True))
             edges += [Edge(w.node, i, w.value, g) for w, g in reversed(found)]
-            for wire, gradient in found:  # a copy adds
+            for wire, gradient in found:  # gradients of several uses add up
                 if gradient is not None:
                     gradients[wire.node][wire.slot] += gradient
         nodes = [
@@ -250,8 +246,8 @@ def _bind(eqn: Any, args: list[Any]) -> tuple[Any, ...]:
     return tuple(result) if eqn.primitive.multiple_results else (result,)
 
 
-def _says_nothing(eqn: Any) -> bool:
-    """Casts that change no dtype: JAX notes so that a number was a Python float."""
+def _is_identity(eqn: Any) -> bool:
+    """Casts that change no dtype, with which JAX marks weak types."""
     return (
         eqn.primitive.name in ("convert_element_type", "copy", "copy_p")
         and eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
@@ -259,7 +255,7 @@ def _says_nothing(eqn: Any) -> bool:
 
 
 def _label(eqn: Any, args: list[Any]) -> str:
-    """The sign of an operation; a number among its arguments becomes a part of it."""
+    """The sign of an operation, with a number among its arguments as part of it."""
     name: str = eqn.primitive.name
     if name.startswith("custom_"):
         inside = eqn.params.get("call_jaxpr")
@@ -287,13 +283,13 @@ def _label(eqn: Any, args: list[Any]) -> str:
 
 
 def _names(f: Callable, args: tuple) -> list[str]:
-    """One a leaf: the argument's name, and the path in it."""
+    """One per leaf: the argument's name and the path in it."""
     words: list[str] = []
     try:
         for p in inspect.signature(f).parameters.values():
             rest = len(args) - len(words) if p.kind is p.VAR_POSITIONAL else None
             words += [p.name] if rest is None else [f"{p.name}{i}" for i in range(rest)]
-    except (TypeError, ValueError):  # some built-in functions do not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         words = [f"x{i}" for i in range(len(args))]
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(args)[0]]
     return ["/".join([words[p[0].idx], *(jax.tree_util.keystr((k,), simple=True) for k in p[1:])])

@@ -1,4 +1,4 @@
-"""What a program runs on, in one line."""
+"""The versions and the devices of a program, in one line."""
 
 import os
 import platform
@@ -7,9 +7,9 @@ import jax
 
 
 def machine() -> str:
-    """The versions and the devices: the first line of a record, and of a notebook.
+    """Versions and devices in one line, for the head of a record or a notebook.
 
-    On CPU the number is that of the cores, elsewhere that of the devices, with their kind.
+    On CPU the number of cores is given, elsewhere the number of devices and their kind.
 
     Example:
       >>> print(machine())

@@ -1,4 +1,4 @@
-"""What the units of a network look for: images that excite them most."""
+"""Activation maximization: images that maximize the activation of units."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,34 +28,33 @@ def maximize_activation(
     jitter: int = 2,
     blur: float = 0.7,
 ) -> jax.Array:
-    """Images that excite units of a network, by gradient ascent from a noisy background.
+    """Images that maximize the activation of units, by gradient ascent from a noisy background.
 
-    One image a unit, all at once. Without restraint the ascent finds fine noise that no eye can
-    read; what is there against it: the image moves a little at each step, so that no single pixel
-    counts; it is seen through a blur, so that neighbours go together; values stay in [0, 1]; and
-    decay pulls them to the background. Adam, in one compiled loop.
+    One image per unit, all at once, by Adam in one compiled loop. Unregularized ascent finds
+    high-frequency noise. Against it, the image is jittered at each step and blurred, its values are
+    clipped to [0, 1], and a penalty pulls them to the background.
 
     Args:
-      net: the network; params, state: of it.
+      net: the network.
+      params, state: of the network.
       path: of the layer, as `activations` names it; None is the output of the network, whose units
-        are classes. Take units before they are rectified: from a unit at 0 no gradient comes.
-      units: of a convolution's output, the number of a map, whose mean over all places is
-        maximized, or one place of it (row, column, map); of (batch, features) the number of one.
-      key: draws the noise and the moves.
+        are classes. Choose units before their rectifier: a unit at 0 has no gradient.
+      units: of a convolution's output, the number of a map, whose mean over all positions is
+        maximized, or one position (row, column, map); of (batch, features) the number of a feature.
+      key: draws the noise and the jitter.
       shape: of an image, (height, width, channels).
       steps: of Adam, at least 1.
-      learning_rate: of Adam, about the change of a pixel at a step.
-      background: value at the beginning, in [0, 1]: 0.5 for photographs, 0 for ink on paper.
-      decay: times the sum of squared distances from the background is taken off the activation.
-      jitter: pixels by which the image moves at most, in each direction; it comes back in at the
-        other side.
+      learning_rate: of Adam, about the change of a pixel per step.
+      background: initial value, in [0, 1]: 0.5 for photographs, 0 for ink on paper.
+      decay: weight of the penalty, the sum of squared distances from the background.
+      jitter: the largest shift in pixels along each axis; the image wraps around.
       blur: standard deviation in pixels; 0 for none.
 
     Returns:
       Images in [0, 1], (units, height, width, channels).
 
     Raises:
-      ValueError: for a path or units that are not there, and options out of range.
+      ValueError: for a path or units that do not exist, and options out of range.
 
     Example:
       >>> net = jn.serial(jn.conv(4, 3), jn.global_avg_pool())
@@ -66,17 +65,17 @@ def maximize_activation(
 
     References: Erhan, Bengio, Courville and Vincent 2009, "Visualizing Higher-Layer Features of a
     Deep Network"; Yosinski et al. 2015, "Understanding Neural Networks Through Deep Visualization"
-    (decay, blur); Olah, Mordvintsev and Schubert 2017, "Feature Visualization" (moves).
+    (decay, blur); Olah, Mordvintsev and Schubert 2017, "Feature Visualization" (jitter).
     """
     if steps < 1 or not 0 <= background <= 1 or min(jitter, decay, blur) < 0 or len(shape) != 3:
         raise ValueError(
-            "maximize_activation: needs steps of at least 1, a background in [0, 1], jitter, decay "
-            f"and blur of at least 0 and a shape (height, width, channels), got {steps=}, "
+            "maximize_activation: expected steps >= 1, a background in [0, 1], jitter, decay "
+            f"and blur >= 0 and a shape (height, width, channels), got {steps=}, "
             f"{background=}, {jitter=}, {decay=}, {blur=}, {shape=}"
         )
     many = jax.ShapeDtypeStruct((len(units), *shape), jnp.float32)
     y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), many)
-    weights = np.zeros(y.shape, np.float32)  # of each output in the sum that is maximized
+    weights = np.zeros(y.shape, np.float32)  # of each output in the maximized sum
     for place, unit in enumerate(units):
         weight = weights[place]
         index = unit if isinstance(unit, tuple) else (Ellipsis, unit)
@@ -84,9 +83,9 @@ def maximize_activation(
             weight[index] = 1
         except IndexError:
             raise ValueError(
-                f"maximize_activation: unit {unit} is not in what "
-                f"{net.name if path is None else f'{net.name}/{path}'} gives for one image, "
-                f"{y.shape[1:]}"
+                f"maximize_activation: unit {unit} is out of range for "
+                f"{net.name if path is None else f'{net.name}/{path}'}, whose output for one image "
+                f"has shape {y.shape[1:]}"
             ) from None
         weight /= weight.sum()
     blurs = tuple(jnp.asarray(_blur(n, blur)) for n in shape[:2])
@@ -123,7 +122,7 @@ def _ascend(net, params, state, path, weights, key, shape, blurs, options, steps
 
 
 def _blur(pixels: int, deviation: float) -> np.ndarray:
-    """A Gaussian mean over neighbours, (pixels, pixels); at the border over those there are."""
+    """The matrix of a Gaussian blur, (pixels, pixels), normalized at the border."""
     if not deviation:
         return np.eye(pixels, dtype=np.float32)
     apart = np.arange(pixels)[:, None] - np.arange(pixels)

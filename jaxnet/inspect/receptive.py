@@ -1,81 +1,76 @@
-"""How much of the input a unit sees."""
+"""The receptive field of the units of a network."""
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, PyTree
+from jaxnet.core import Layer, PyTree, key_spec
 from jaxnet.inspect.activations import run
-from jaxnet.inspect.table import Table
+from jaxnet.inspect.table import Table, Tabular
 
-CHUNK = 16  # inputs at a time
+CHUNK = 16  # inputs per forward pass
 
 
-class ReceptiveFields:
-    """A table of layers: prints in a terminal and in a notebook.
+@dataclass(repr=False)
+class ReceptiveFields(Tabular):
+    """A table of layers; prints in a terminal and in a notebook.
 
     Fields:
       name: of the network.
       fields: by path, the size of the receptive field along each axis.
-      strides: by path, how far apart in the input the fields of neighbouring units are; None for an
-        axis along which there is one unit.
-      starts: by path, the first place that the unit in the middle sees, along each axis; the
+      strides: by path, the distance in the input between the fields of neighbouring units; None for
+        an axis with one unit.
+      starts: by path, the first input index in the field of the middle unit, along each axis; the
         middle of n units is n // 2.
-      cut: paths of layers whose field, for the unit in the middle, reaches the border of the input,
-        so that it may be larger.
+      cut: paths of layers whose middle unit has a field that reaches the border of the input, so
+        that the field may be larger.
+      units: by path, the number of units along each axis.
     """
 
-    def __init__(
-        self, name: str, fields: dict, strides: dict, starts: dict, cut: set[str], units: dict
-    ):
-        self.name, self.fields, self.strides, self.starts = name, fields, strides, starts
-        self.cut, self._units = cut, units
+    name: str
+    fields: dict[str, tuple[int, ...]]
+    strides: dict[str, tuple[int | None, ...]]
+    starts: dict[str, tuple[int, ...]]
+    cut: set[str]
+    units: dict[str, tuple[int, ...]]
 
     def table(self) -> Table:
-        """The table that is printed."""
-
         def words(sizes):
             return "×".join("–" if n is None else str(n) for n in sizes)
 
         rows = [
             (
                 path,
-                words(self._units[path]),
+                words(self.units[path]),
                 words(self.strides[path]),
                 ("≥ " if path in self.cut else "") + words(field),
             )
             for path, field in self.fields.items()
         ]
-        notes = ["≥: reaches the border; a larger input shows the whole"] if self.cut else []
+        notes = ["≥: reaches the border; pass a larger input"] if self.cut else []
         head = ("layer", "units", "stride", "receptive field")
         return Table(f"Receptive fields of {self.name}", head, rows, notes=notes)
 
-    def __str__(self) -> str:
-        return str(self.table())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
 
 def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
-    """The receptive field of the unit in the middle of each layer, found by trying.
+    """The receptive field of the unit in the middle of each layer, measured.
 
-    One line of the input after the other is changed, and it is seen which units change: a forward
-    pass for every index of every axis, in float64. The parameters are positive ones made up for
-    it, so that nothing cancels and no ReLU is shut; those of training play no part. Holds for
-    layers that keep 0 at 0, as convolutions, pooling, ReLU, tanh and normalization do.
+    Each row and column of the input is changed in turn to find the units that depend on it: one
+    forward pass per index of each axis, in float64. The parameters are replaced by positive ones,
+    so that nothing cancels and no ReLU is 0. Valid for layers that map 0 to 0, such as
+    convolutions, pooling, ReLU, tanh and normalization.
 
     Args:
       net: the network.
-      x: an input or its shape, (batch, *space, channels); make it larger than the fields.
+      x: an input or its shape, (batch, *space, channels), larger than the fields.
 
     Returns:
-      A `ReceptiveFields` of those layers whose output has the axes of x.
+      The `ReceptiveFields` of the layers whose output has the axes of x.
 
     Raises:
-      ValueError: for an input without axes of space.
+      ValueError: for an input without spatial axes.
 
     Example:
       >>> net = jn.serial(*[jn.conv(2, 3) for _ in range(3)])
@@ -89,18 +84,19 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
     """
     shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
     if len(shape) < 3:
-        raise ValueError(f"receptive_fields: x must be (batch, *space, channels), got {shape}")
+        raise ValueError(
+            f"receptive_fields: x must have shape (batch, *space, channels), got {shape}"
+        )
     space = shape[1:-1]
     with jax.enable_x64(True):
         one = jax.ShapeDtypeStruct((CHUNK, *shape[1:]), jnp.float64)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        params, state = jax.eval_shape(lambda key: net.init(key, one), key)
+        params, state = jax.eval_shape(net.init, key_spec(), one)
         params = jax.tree_util.tree_map_with_path(_positive, params)
         state = net.init(jax.random.key(0), one)[1] if jax.tree.leaves(state) else {}
 
         @jax.jit
         def middle(params, state, x):
-            """Of each layer, along each axis, the middle unit and the next: (batch, features)."""
+            """By layer, the middle unit and its neighbour along each axis: (batch, features)."""
             found = {}
 
             def note(name, x, y):
@@ -149,7 +145,7 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
 
 
 def _stride(here: set[int], beside: set[int], length: int) -> int | None:
-    """How far a field moves, by the end of it that is not cut by the border."""
+    """The distance between two fields, at the end that the border does not cut."""
     if not here or not beside or here == beside:
         return None
     if max(beside) < length - 1:
@@ -158,7 +154,7 @@ def _stride(here: set[int], beside: set[int], length: int) -> int | None:
 
 
 def _positive(path, leaf) -> jax.Array:
-    """Averages for kernels, no biases, all else one."""
+    """Averages for kernels, 0 for biases, 1 for everything else."""
     if "bias" in jax.tree_util.keystr(path[-1:], simple=True):
         return jnp.zeros(leaf.shape, leaf.dtype)
     if len(leaf.shape) < 2:

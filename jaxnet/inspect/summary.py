@@ -1,32 +1,26 @@
-"""What a network is made of, before anything is drawn: layers, outputs and sizes."""
+"""The layers of a network with their outputs and sizes, without computing anything."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import (
-    Layer,
-    Path,
-    PyTree,
-    describe,
-    observe,
-    written_in,
-)
+from jaxnet.core import Layer, Path, PyTree, describe, key_spec, observe
 from jaxnet.inspect.cost import flops
-from jaxnet.inspect.table import Table, size_of
+from jaxnet.inspect.table import Table, Tabular, size_of
 
 
 class Row(NamedTuple):
     """A layer of a network.
 
     Fields:
-      path: the names that lead to it and index its params, "block/conv"; "" for the whole.
-      kind: the function that made it, "dense" for `dense(120, name="c5")`.
-      calls: how often it is applied; more than one for a shared layer.
+      path: its names, which index its params, "block/conv"; "" for the network.
+      kind: what made it, "dense" for `dense(120, name="c5")`; "function" for a plain function.
+      calls: number of calls; more than one for a shared layer.
       output: shapes and dtypes of its output at its first call.
-      params: number of parameters, those of the layers inside included.
+      params: number of parameters, including those of the layers inside.
       state: number of entries of its state.
       flops: operations of matrix products and convolutions in all its calls, see `flops`.
       bytes: of its outputs in all its calls.
@@ -42,22 +36,24 @@ class Row(NamedTuple):
     bytes: int
 
 
-class Summary:
-    """A table of a network: prints in a terminal and in a notebook.
+@dataclass(repr=False)
+class Summary(Tabular):
+    """A table of a network; prints in a terminal and in a notebook.
 
     Fields:
       name: of the network.
       input: shapes and dtypes of the input.
-      rows: one `Row` a layer, each before those inside it; the first is the network.
-      params, state: the shapes of the trees that init would give.
+      rows: one `Row` per layer, each before those inside it; the first is the network.
+      params, state: shapes and dtypes of what `init` returns.
     """
 
-    def __init__(self, name: str, input: PyTree, rows: list[Row], params: PyTree, state: PyTree):
-        self.name, self.input, self.rows = name, input, rows
-        self.params, self.state = params, state
+    name: str
+    input: PyTree
+    rows: list[Row]
+    params: PyTree
+    state: PyTree
 
     def table(self) -> Table:
-        """The table that is printed."""
         rows = []
         for row in self.rows:
             path = (self.name, *row.path.split("/")) if row.path else (self.name,)
@@ -77,31 +73,24 @@ class Summary:
 
     @property
     def activations(self) -> int:
-        """Bytes of the outputs of all innermost layers: about what a backward pass keeps."""
+        """Bytes of the outputs of all innermost layers, as kept for the backward pass."""
         above = {row.path.rpartition("/")[0] for row in self.rows if row.path}
         inner = [row for row in self.rows if row.path not in above and row.path] or self.rows[:1]
         return sum(row.bytes for row in inner)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def summary(net: Layer, x: PyTree) -> Summary:
     """The layers of a network with their outputs and sizes, as a table.
 
-    Nothing is drawn or computed: shapes are enough, so a network of any size can be looked at.
-    The row of a composed layer counts all that is inside it. Layers inside a `repeat` or
-    `ensemble` show the parameters of all n, and the output and FLOPs of one. FLOPs are those of
-    matrix products and convolutions in a forward pass of the whole batch, two a multiply-add.
+    Only shapes are used: nothing is drawn or computed, so the network may have any size. The row of
+    a composed layer includes the layers inside it. Layers inside a `repeat` or `ensemble` show the
+    parameters of all n, and the output and FLOPs of one. FLOPs are those of matrix products and
+    convolutions in a forward pass of the whole batch, two per multiply-add. An objective is a layer
+    too: its summary for a batch shows the network, the loss and the metrics.
 
     Args:
-      net: the network.
-      x: an input, or its shape, as `jn.spec((32, 28, 28, 1))`.
+      net: the network or objective.
+      x: an input or batch, or its shape, such as `jn.spec((32, 28, 28, 1))`.
 
     Returns:
       A `Summary`, which prints; its `rows` hold the figures.
@@ -120,14 +109,13 @@ def summary(net: Layer, x: PyTree) -> Summary:
       total                                66      0  3.6 k
       264 B of parameters, 0 B of state, 2.2 kB of activations
     """
-    found: dict[Path, list[tuple[Any, PyTree, PyTree]]] = {}
+    found: dict[Path, list[tuple[Layer, PyTree, PyTree]]] = {}
 
     def see(path, layer, x, y):
         found.setdefault(path, []).append((layer, _shapes(x), _shapes(y)))
         return y
 
-    x = _shapes(x)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    x, key = _shapes(x), key_spec()
     params, state = jax.eval_shape(lambda key: net.init(key, x), key)
     run = observe(net, see, transforms=True).apply
     jax.eval_shape(lambda p, s, x, key: run(p, s, x, key=key), params, state, x, key)
@@ -139,7 +127,7 @@ def summary(net: Layer, x: PyTree) -> Summary:
         outputs = [y for _, _, y in calls]
         layer = calls[0][0]
         return Row(
-            "/".join(path), kind(layer), len(calls), outputs[0],
+            "/".join(path), layer.kind, len(calls), outputs[0],
             _count(p), _count(s), work, _bytes(outputs),
         )  # fmt: skip
 
@@ -152,33 +140,10 @@ def summary(net: Layer, x: PyTree) -> Summary:
     return Summary(net.name, x, list(below(())), params, state)
 
 
-def _work(layer: Any, x: PyTree, key: jax.Array) -> int:
-    if not isinstance(layer, Layer):
-        return flops(layer, x)
-    # By its own init: inside a `repeat`, the tree holds the entries of all n.
+def _work(layer: Layer, x: PyTree, key: Any) -> int:
+    # Its own init, since inside a `repeat` the tree holds the entries of all n.
     params, state = jax.eval_shape(lambda key: layer.init(key, x), key)
     return flops(lambda p, s, x, key: layer.apply(p, s, x, key=key), params, state, x, key)
-
-
-def kind(layer: Any) -> str:
-    """The function that made a layer: "dense" for `dense(120, name="c5")`.
-
-    It is read off the place where the layer's inner function was written, so it holds for layers of
-    your own: an `apply`, a `forward` or a lambda goes by the function around it, any other by its
-    own name. A plain function in the place of a layer is a "function".
-
-    Example:
-      >>> kind(jn.dense(120, name="c5")), kind(jn.serial(name="lenet")), kind(jax.nn.relu)
-      ('dense', 'serial', 'function')
-    """
-    if not isinstance(layer, Layer):
-        return "function"
-    function = written_in(layer)
-    name = getattr(function, "__qualname__", type(function).__name__)
-    *around, own = name.replace(".<locals>", "").split(".")
-    if own in ("apply", "forward", "pool", "<lambda>"):
-        return around[-1] if around else "layer"
-    return own
 
 
 def _at(tree: PyTree, path: Path) -> PyTree:
@@ -200,7 +165,7 @@ def _shapes(tree: PyTree) -> PyTree:
 
 
 def _words(output: PyTree) -> str:
-    """Shapes in words; the dtype is said only where it is not float32."""
+    """Shapes in words, with the dtype where it is not float32."""
 
     def word(leaf):
         plain = leaf.dtype == jnp.float32

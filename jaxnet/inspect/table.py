@@ -1,4 +1,4 @@
-"""Tables that print well in a terminal and in a notebook."""
+"""Tables for terminals and notebooks."""
 
 import html
 import shutil
@@ -12,18 +12,18 @@ NARROW = 8  # no column is cut below this width
 
 @dataclass
 class Table:
-    """Rows under a head, with a title above, totals and notes below.
+    """A table with a title, a header, rows, totals and notes.
 
-    Columns of numbers stand on the right, thousands apart, all others on the left. What is too
-    wide for the terminal is cut, widest column first.
+    Columns of numbers are right-aligned, with a separator for thousands; all others are
+    left-aligned. Where the table is wider than the terminal, the widest columns are cut.
 
     Args:
-      title: a line above.
+      title: the line above.
       head: the names of the columns.
-      rows: cells; None is an empty one.
+      rows: tuples of cells; None is an empty cell.
       totals: rows below a rule.
       notes: lines below.
-      width: in characters; by default that of the terminal, 80 where there is none.
+      width: in characters; by default that of the terminal, or 80.
 
     Example:
       >>> print(Table("Sizes", ("layer", "parameters"), [("dense", 1234567), ("tanh", None)]))
@@ -91,8 +91,24 @@ class Table:
         return numeric or [False] * len(self.head)
 
 
+class Tabular:
+    """A result that prints as the table that its method `table` returns."""
+
+    def table(self) -> Table:
+        """The printed table."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
 class Number(str):
-    """A number in words, such as "1.2 M"; stands on the right."""
+    """A number in words, such as "1.2 M"; right-aligned in tables."""
 
 
 def size_of(count: float, unit: str = "B") -> Number:
@@ -121,7 +137,7 @@ def _cell(value: Any) -> str:
 
 
 def _wide(text: str) -> int:
-    """Columns of a terminal that the text takes; Chinese letters take two, accents none."""
+    """The width of a text in terminal columns: two for Chinese characters, none for accents."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text

@@ -1,1 +1,1 @@
-"""Models and weights that come from elsewhere, or go there. Each file is imported by name."""
+"""Exchange with other libraries: PyTorch, Flax, StableHLO. Import each module by its name."""

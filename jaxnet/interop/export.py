@@ -1,19 +1,19 @@
-"""A trained net as a StableHLO program, which runs without jaxnet and without the net's code.
+"""Export of a trained net as a StableHLO program, which runs without jaxnet and the net's code.
 
     program = export(net, params, state, x)
     program.save("digits.stablehlo")
     logits = load_exported("digits.stablehlo")(images)
 
-The file is what `jax.export` serializes, and a checksum behind it at which JAX does not look. So
-where there is no jaxnet, jax and flatbuffers are enough:
+The file holds the bytes of `jax.export`, followed by a checksum that JAX ignores. So it can be read
+with jax and flatbuffers alone:
 
     with open("digits.stablehlo", "rb") as file:
         program = jax.export.deserialize(bytearray(file.read()))
     logits = program.call(images)
 
-There is no pickle in it, and no Python code. It is a program all the same: run those of people whom
-you trust. JAX promises to read a file for six months, but an older JAX may not read a newer one's:
-seen from 0.10.2 to 0.12.0, and not back.
+It contains no pickle and no Python code, but it is a program: run only those from sources that you
+trust. JAX guarantees to read a file for six months. An older JAX may not read a newer one's file:
+0.12.0 reads those of 0.10.2, but not the reverse.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ DIGEST = hashlib.sha256().digest_size  # bytes of the checksum
 
 
 class Program(NamedTuple):
-    """A net in evaluation mode as a program; prints the input that it needs and what it gives.
+    """A net in evaluation mode as a program; prints its input and output.
 
-    It is called like a function, and may stand inside `jax.jit`.
+    It is called like a function, also inside `jax.jit`.
 
     Fields:
       exported: the `jax.export.Exported`. `exported.mlir_module()` is the program as text, and
@@ -50,47 +50,47 @@ class Program(NamedTuple):
       >>> program(jnp.ones((7, 4)))
       Traceback (most recent call last):
       ...
-      ValueError: program: needs (batch, 5) float32, got (7, 4) float32: Shape mismatch ...
+      ValueError: program: expected (batch, 5) float32, got (7, 4) float32: Shape mismatch ...
     """
 
     exported: jax.export.Exported
 
     def __call__(self, *inputs: PyTree) -> PyTree:
-        """The output for x; for (weights, x) where the weights are not inside.
+        """The output for x, or for (weights, x) where the weights are outside.
 
         Raises:
-          ValueError: where structure, shapes, dtypes or the platform are not the program's, or it
-            comes from a newer JAX.
+          ValueError: for an input of another structure, shape or dtype, another platform, or a
+            program of a newer JAX.
         """
         inputs = jax.tree.map(jnp.asarray, inputs)
         try:
             return self.exported.call(*inputs)
         except ValueError as error:
             raise ValueError(
-                f"program: needs {self._needs()}, got {_words(inputs)}: {error}"
+                f"program: expected {self._input()}, got {_words(inputs)}: {error}"
             ) from None
         except jax.errors.JaxRuntimeError as error:
             if "deserialize" not in str(error):
                 raise
             raise ValueError(
-                f"program: jax {jax.__version__} cannot read it, as one from a newer JAX"
+                f"program: jax {jax.__version__} cannot read a program of a newer JAX"
             ) from error
 
     def save(self, path: str | os.PathLike, *, gradients: int = 0) -> Path:
-        """Writes the program into a file, which appears whole or not at all.
+        """Writes the program to a file, atomically.
 
         Args:
-          path: such as "digits.stablehlo"; folders above it are made.
-          gradients: how often what is loaded can be differentiated; each time adds a program that
-            is about twice as large.
+          path: such as "digits.stablehlo"; missing folders are created.
+          gradients: the order of derivatives that the loaded program supports; each adds a program
+            about twice as large.
 
         Returns:
           The path, to print.
 
         Raises:
-          ImportError: without the package flatbuffers, in whose format JAX writes programs.
-          TypeError, ValueError: where the output holds tuples with names or other containers that
-            JAX cannot write; JAX says which.
+          ImportError: without the package flatbuffers, the format of `jax.export`.
+          TypeError, ValueError: for an output with named tuples or other containers that JAX cannot
+            serialize; JAX names them.
         """
         data = bytes(self.exported.serialize(vjp_order=gradients))
         path = Path(path)
@@ -103,13 +103,13 @@ class Program(NamedTuple):
             beside.unlink(missing_ok=True)
         return path
 
-    def _needs(self) -> str:
+    def _input(self) -> str:
         inputs, _ = jax.tree.unflatten(self.exported.in_tree, self.exported.in_avals)
         return _words(inputs)
 
     def __str__(self) -> str:
         outputs = jax.tree.unflatten(self.exported.out_tree, self.exported.out_avals)
-        return f"{self._needs()} -> {describe(outputs)} on {', '.join(self.exported.platforms)}"
+        return f"{self._input()} -> {describe(outputs)} on {', '.join(self.exported.platforms)}"
 
 
 def export(
@@ -122,12 +122,11 @@ def export(
     platforms: Sequence[str] | None = None,
     weights_inside: bool = True,
 ) -> Program:
-    """The net in evaluation mode as a StableHLO program, for any batch size unless told.
+    """The net in evaluation mode as a StableHLO program, by default for any batch size.
 
-    With the weights inside, the program is one file that needs nothing else. With the weights
-    outside it is small, and its first argument is a dict of arrays by path, such as
-    "params/conv/kernel": just what a safetensors file of `jn.save` holds, so that retrained
-    weights run in the same program:
+    With the weights inside, the program is one file. With the weights outside it is small, and its
+    first argument is a dict of arrays by path, such as "params/conv/kernel". A safetensors file of
+    `jn.save` holds such a dict, so retrained weights run in the same program:
 
         export(net, params, state, x, weights_inside=False).save("net.stablehlo")
         jn.save("net.safetensors", {"params": params, "state": state})
@@ -135,18 +134,16 @@ def export(
 
     Args:
       net: any layer.
-      params, state: of it.
-      x: an input, or its `jn.spec`, or a pytree of them, batch axis first. For further sizes that
-        are open, give specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`, which are
-        taken as they are.
-      batch: a number fixes the batch size; None leaves it open, from 1.
-      platforms: on which the program shall run, such as ["cpu", "cuda", "tpu"]; by default that of
-        this process.
+      params, state: of the net.
+      x: an input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable
+        sizes, pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
+      batch: fixes the batch size; None allows any size from 1.
+      platforms: of the program, such as ["cpu", "cuda", "tpu"]; by default that of this process.
       weights_inside: whether params and state are constants of the program.
 
     Raises:
-      ValueError: where params or state do not fit the net.
-      TypeError and others: where the net needs to know the batch size; a note says so.
+      ValueError: for params or state that do not fit the net.
+      TypeError and others: for a net that needs a fixed batch size; a note explains it.
 
     Example:
       >>> net, x = jn.serial(jn.conv(4, 3), jn.flatten(), jn.dense(3)), jn.spec((2, 8, 6, 1))
@@ -176,22 +173,22 @@ def export(
     except Exception as error:
         if is_open:
             error.add_note(
-                "in export with an open batch size; a layer that needs the number (len(x) does, "
-                "x.shape[0] does not) runs with a fixed one: write export(..., batch=32)"
+                "in export with a variable batch size; a layer that needs the number (len(x) does, "
+                "x.shape[0] does not) needs a fixed one: write export(..., batch=32)"
             )
         raise
     return Program(made)
 
 
 def load_exported(path: str | os.PathLike) -> Program:
-    """Reads what `Program.save` wrote.
+    """Reads a file of `Program.save`.
 
     Args:
       path: of the file.
 
     Raises:
-      FileNotFoundError: where there is none.
-      ValueError: for a file that is cut short, changed, or of another kind.
+      FileNotFoundError: for a missing file.
+      ValueError: for a file that is truncated, changed, or of another format.
       ImportError: without the package flatbuffers.
 
     Example:
@@ -204,23 +201,25 @@ def load_exported(path: str | os.PathLike) -> Program:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"load_exported: there is no file {path}")
+        raise FileNotFoundError(f"load_exported: no file {path}")
     whole = path.read_bytes()
     data, digest = whole[:-DIGEST], whole[-DIGEST:]
     if hashlib.sha256(data).digest() != digest:
         raise ValueError(
-            f"load_exported: {path} ({len(whole)} bytes) is cut short, changed, or not written by "
-            "Program.save; what jax.export wrote is read by jax.export.deserialize"
+            f"load_exported: {path} ({len(whole)} bytes) is truncated, changed, or not written by "
+            "Program.save; for a file of jax.export use jax.export.deserialize"
         )
     return Program(jax.export.deserialize(bytearray(data)))
 
 
 def _spec(x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
-    """Shapes with the batch size in question, and whether any size is open."""
+    """Shapes with this batch size, and whether any size is variable."""
     given = [n for leaf in jax.tree.leaves(x) for n in leaf.shape]
     chosen = any(map(jax.export.is_symbolic_dim, given))
     if batch is not None and (chosen or batch < 1):
-        raise ValueError(f"export: batch={batch} needs to be at least 1, and x no open sizes")
+        raise ValueError(
+            f"export: batch must be at least 1, and x without symbolic sizes, got {batch}"
+        )
     (size,) = (batch,) if batch is not None else jax.export.symbolic_shape("batch")
 
     def leaf(a: Any) -> jax.ShapeDtypeStruct:
@@ -231,7 +230,7 @@ def _spec(x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
 
 
 def _words(inputs: tuple) -> str:
-    """The arguments of a program in words: x, or the weights and x."""
+    """The arguments of a program in words."""
     if len(inputs) == 1:
         return describe(inputs[0])
     weights, *rest = inputs

@@ -1,11 +1,11 @@
 """Flax and jaxnet in one model: modules as layers, and layers as modules.
 
-`from_linen` and `from_nnx` make a layer of a Flax module; `make_step`, `repeat`, `compose` and all
-the rest take it like any other. `to_linen` makes a Linen module of a layer. Both may be nested in
-each other. Weights pass over unchanged, since params have the same names:
+`from_linen` and `from_nnx` make a layer from a Flax module, for `trainer`, `repeat`, `compose` and
+all other functions that take layers. `to_linen` makes a Linen module from a layer. Both may be
+nested in each other. Weights need no conversion, since params have the same names:
 
-    variables = module.init(key, x)                  # as Flax keeps them
-    state, params = flax.core.pop(variables, "params")  # as jaxnet does, for from_linen(module)
+    variables = module.init(key, x)                     # in Flax
+    state, params = flax.core.pop(variables, "params")  # in jaxnet, for from_linen(module)
 """
 
 import inspect
@@ -18,11 +18,11 @@ from flax import errors, nnx
 from flax import linen as nn
 from flax.core import unfreeze
 
-from jaxnet.core import Layer, PyTree, checked, child_key, written_in
+from jaxnet.core import Layer, PyTree, child_key
 
 Call = Callable[[Any, PyTree, bool], PyTree]
 
-# How Flax modules call their training mode, and the value that it has in training.
+# The names of the training mode in Flax modules, and their values in training.
 FLAGS = {
     "train": True,
     "training": True,
@@ -35,23 +35,24 @@ FLAGS = {
 def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None = None) -> Layer:
     """A layer from a Flax Linen module.
 
-    The params are the module's "params" collection. The state has all other collections, each under
-    its own name; the module may change them at every call. The module's training mode is found by
+    The params are the module's "params" collection. The state holds all other collections, each
+    under its own name; the module may change them at every call. The training mode is passed under
     the usual names of its argument: train, training, is_training, deterministic,
-    use_running_average; where it takes anything else beside its input, write `call`.
+    use_running_average. For a module with further arguments, pass `call`.
 
     Args:
       module: not bound to variables.
-      call: `(module, x, train) -> y`, for modules that take several inputs or other arguments:
+      call: `(module, x, train) -> y`, for modules with several inputs or other arguments:
         `lambda module, x, train: module(*x, mask=None, deterministic=not train)`.
-      name: of the layer; by default the module's name or that of its class.
+      name: of the layer; by default the name of the module or of its class.
 
     Params and state:
-      As the module's `init` gives them, with the same values for the same key.
+      As the module's `init` returns them, with the same values for the same key.
 
     Raises:
-      TypeError: for what is no Linen module, or one that needs further arguments and has no `call`.
-      ValueError: where the module draws random numbers and there is no key.
+      TypeError: for anything but a Linen module, or a module that needs further arguments without
+        `call`.
+      ValueError: for a module that draws random numbers without a key.
 
     Example:
       >>> import flax.linen as nn
@@ -65,63 +66,67 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
     """
     if not isinstance(module, nn.Module):
         raise TypeError(
-            f"from_linen: needs a Linen module such as nn.Dense(4), got {type(module).__name__}; "
-            "an NNX module goes through from_nnx"
+            "from_linen: expected a Linen module such as nn.Dense(4), got "
+            f"{type(module).__name__}; for an NNX module use from_nnx"
         )
     if isinstance(module, LayerModule) and call is None:
         return module.layer._replace(name=name or module.layer.name)
     name = name or module.name or type(module).__name__
-    run = _FromLinen(module.clone(parent=None), call or _usual_call("from_linen", module), name)
-    return checked(Layer(run.init, run, name))
+    module, call = module.clone(parent=None), call or _usual_call("from_linen", module)
 
-
-class _FromLinen:
-    """The apply of a layer that is a Linen module; `to_linen` finds the module in it."""
-
-    def __init__(self, module: nn.Module, call: Call, name: str):
-        self.module, self.call, self.name = module, call, name
-
-    def init(self, key, x):
-        # Lazy: the module sees shapes only, and no forward pass is run.
-        variables = self.module.lazy_init(key, x, method=lambda m, x: self.call(m, x, False))
+    def init(key, x):
+        # Lazy: the module gets shapes only, and no forward pass is run.
+        variables = module.lazy_init(key, x, method=lambda m, x: call(m, x, False))
         variables = unfreeze(nn.meta.unbox(variables))
         params = variables.pop("params", {})
         return params, {name: entry for name, entry in variables.items() if entry}
 
-    def __call__(self, params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key=None, train=False):
         try:
-            y, state = self.module.apply(
+            y, state = module.apply(
                 {"params": params, **state},
                 x,
-                rngs={} if key is None else key,  # one key serves all of Flax's streams
+                rngs={} if key is None else key,  # one key for all of Flax's streams
                 mutable=list(state),
-                method=lambda m, x: self.call(m, x, train),
+                method=lambda m, x: call(m, x, train),
             )
         except errors.InvalidRngError as error:
-            raise ValueError(_needs_key(self.name)) from error
+            raise ValueError(_needs_key(name)) from error
         return y, unfreeze(state)
+
+    return _Linen(module, call)(Layer(init, apply, name))
+
+
+class _Linen:
+    """The module and the call inside a layer of kind "linen", from where `to_linen` takes them."""
+
+    def __init__(self, module: nn.Module, call: Call):
+        self.module, self.call = module, call
+
+    def __call__(self, layer: Layer) -> Layer:
+        return Layer(layer.init, layer.apply, layer.name, "linen", (layer, self))
 
 
 def to_linen(
     layer: Layer, *, collection: str = "batch_stats", rng: str = "dropout", name: str | None = None
 ) -> "LayerModule":
-    """A Flax Linen module from a layer; it is called as `module(x, train=False)`.
+    """A Flax Linen module from a layer, called as `module(x, train=False)`.
 
     The layer's params are the module's "params" and its state is one further collection, with the
     same names inside. So `jn.dense` has the variables of `nn.Dense`, `jn.batch_norm` those of
     `nn.BatchNorm`, and so on. In NNX: `nnx.bridge.ToNNX(to_linen(layer), rngs=nnx.Rngs(0))`.
 
-    The module of a layer from `from_linen` has the variables of the original module, and
-    `from_linen` gives the layer of a module from here.
+    `to_linen` and `from_linen` are inverse: the module of a layer from `from_linen` has the
+    variables of the original module, and the layer of a module from `to_linen` is the original.
 
     Args:
       layer: any layer.
-      collection: in which the state is kept; in training it must be mutable, as for `nn.BatchNorm`.
-      rng: the name of Flax's random stream that the layer's key comes from.
-      name: of the module inside a parent; None lets Flax choose.
+      collection: of the state; in training it must be mutable, as for `nn.BatchNorm`.
+      rng: the name of Flax's random stream for the layer's key.
+      name: of the module inside a parent; by default chosen by Flax.
 
     Raises:
-      TypeError: for what is no layer.
+      TypeError: for anything but a layer.
 
     Example:
       >>> module = to_linen(jn.serial(jn.dense(4), jn.batch_norm()))
@@ -134,19 +139,19 @@ def to_linen(
     """
     if not isinstance(layer, Layer):
         raise TypeError(
-            f"to_linen: needs a layer such as jn.dense(4), got {type(layer).__name__}; "
-            "a function becomes one by jn.serial(function)"
+            f"to_linen: expected a layer such as jn.dense(4), got {type(layer).__name__}; "
+            "for a function pass jn.serial(function)"
         )
     return LayerModule(layer, collection, rng, name=name)
 
 
 class LayerModule(nn.Module):
-    """What `to_linen` gives.
+    """A layer as a Linen module, see `to_linen`.
 
     Attributes:
       layer: the jaxnet layer.
-      collection: in which the layer's state is kept.
-      rng: the name of Flax's random stream that the layer's key comes from.
+      collection: of the layer's state.
+      rng: the name of Flax's random stream for the layer's key.
     """
 
     layer: Layer
@@ -155,13 +160,13 @@ class LayerModule(nn.Module):
 
     @nn.compact
     def __call__(self, x: PyTree, train: bool = False) -> PyTree:
-        """The layer's output; its state goes into the collection."""
-        inside = written_in(self.layer)
-        if isinstance(inside, _FromLinen):
-            module = inside.module.clone(parent=self, name=None)
+        """The layer's output; its state is stored in the collection."""
+        if self.layer.kind == "linen":
+            _, linen = self.layer.inside
+            module = linen.module.clone(parent=self, name=None)
             nn.share_scope(self, module)  # the variables have the paths of the original
-            return inside.call(module, x, train)
-        has_key = self.has_rng(self.rng) or self.has_rng("params")  # where Flax looks, too
+            return linen.call(module, x, train)
+        has_key = self.has_rng(self.rng) or self.has_rng("params")  # Flax's own fallback
         key = self.make_rng(self.rng) if has_key else None
         if self.is_initializing():
             params, state = self.layer.init(self.make_rng("params"), x)
@@ -184,23 +189,23 @@ def from_nnx(
 ) -> Layer:
     """A layer from a function that builds a Flax NNX module.
 
-    An NNX module holds its values from birth on, and a layer draws them by key; so what is needed
-    is `make(rngs) -> module`. The params are the module's `nnx.Param`s; the state has all other
-    variables, but for random streams, which come from the layer's key. `train` becomes
-    `module.train()` or `module.eval()`, and the usual arguments of `from_linen`.
+    An NNX module holds values from its construction, and a layer draws them by key; so `from_nnx`
+    takes `make(rngs) -> module`. The params are the module's `nnx.Param`s; the state holds all
+    other variables except random streams, which are seeded by the layer's key. `train` selects
+    `module.train()` or `module.eval()`, and is passed under the usual names of `from_linen`.
 
     Args:
-      make: builds the module; is called whenever values are drawn.
-      call: `(module, x, train) -> y`, for modules that take several inputs or other arguments.
+      make: builds the module, whenever values are drawn.
+      call: `(module, x, train) -> y`, for modules with several inputs or other arguments.
       name: of the layer; by default the name of the module's class.
 
     Params and state:
       Nested dicts by attribute; entries of a list have the names "0", "1", ...
 
     Raises:
-      TypeError: where `make` is a module, or gives something else, or its module needs further
-        arguments and there is no `call`.
-      ValueError: where the module draws random numbers and there is no key.
+      TypeError: for a `make` that is a module or does not return one, or a module that needs
+        further arguments without `call`.
+      ValueError: for a module that draws random numbers without a key.
 
     Example:
       >>> from flax import nnx
@@ -211,7 +216,7 @@ def from_nnx(
     """
     if isinstance(make, nnx.Module) or not callable(make):
         raise TypeError(
-            "from_nnx: needs a function that builds the module, such as "
+            "from_nnx: expected a function that builds the module, such as "
             f"lambda rngs: nnx.Linear(3, 4, rngs=rngs), got {type(make).__name__}"
         )
 
@@ -219,8 +224,8 @@ def from_nnx(
         module = make(rngs)
         if not isinstance(module, nnx.Module):
             raise TypeError(
-                f"from_nnx: the function must give an NNX module, got {type(module).__name__}; "
-                "a Linen module goes through from_linen"
+                f"from_nnx: the function must return an NNX module, got {type(module).__name__}; "
+                "for a Linen module use from_linen"
             )
         return module
 
@@ -234,7 +239,7 @@ def from_nnx(
         return _nested(params), _nested(state)
 
     def apply(params, state, x, *, key=None, train=False):
-        # Without a key no stream may be drawn from, which its counter tells afterwards.
+        # Without a key no stream may be used; the streams' counters show whether one was.
         seeds = _seeds(streams_here, jax.random.key(0) if key is None else key)
         before = {path: _value(seed) for path, seed in seeds.items()}
         module = nnx.merge(
@@ -250,7 +255,7 @@ def from_nnx(
             raise ValueError(_needs_key(name))
         return y, _nested({path: state[path] for path in state_here})
 
-    return checked(Layer(init, apply, name))
+    return Layer(init, apply, name, kind="nnx")
 
 
 Variables = dict[tuple, Any]  # path -> nnx.Variable
@@ -268,7 +273,7 @@ def _value(variable: Any) -> Any:
 
 
 def _nested(variables: Variables) -> dict:
-    """Nested dicts of arrays; all keys are strings, as mixed ones cannot be sorted."""
+    """Nested dicts of arrays with string keys, since mixed keys cannot be sorted."""
     tree: dict = {}
     for path, variable in variables.items():
         here = tree
@@ -302,10 +307,10 @@ def _seeds(streams: Variables, key: jax.Array) -> Variables:
 
 
 def _usual_call(who: str, module: Any) -> Call:
-    """module(x), with the training mode wherever the module takes it under a usual name."""
+    """module(x), with the training mode under the names that the module takes."""
     parameters = list(inspect.signature(type(module).__call__).parameters.values())[1:]
     names = {p.name for p in parameters[1:]}
-    # What was decided when the module was built is not given again.
+    # An argument set at construction must not be passed again.
     flags = {f: v for f, v in FLAGS.items() if f in names and getattr(module, f, None) is None}
     needed = [
         p.name
@@ -316,7 +321,7 @@ def _usual_call(who: str, module: Any) -> Call:
     ]
     if needed:
         raise TypeError(
-            f"{who}: {type(module).__name__} needs {', '.join(needed)} beside its input; write "
+            f"{who}: {type(module).__name__} needs {', '.join(needed)} besides its input; write "
             f"{who}(..., call=lambda module, x, train: module(x, {needed[0]}=...))"
         )
 

@@ -1,9 +1,9 @@
-"""Weights from PyTorch and back, by the order in which layers are called.
+"""Weights from PyTorch and back, matched by the order in which layers are called.
 
 PyTorch keeps weights by name, in the order in which a module defines its parts: for published
-networks that is the order in which they are called, and so is that of a jaxnet model. So the two
-are laid side by side, a layer with weights at a time, and kind and shape of each must agree. Where
-an order differs, `names` says which belongs to which.
+networks that is the order in which they are called, and so is that of a jaxnet model. The two lists
+are matched one by one, and kind and shape of each pair must agree. Where the orders differ, `names`
+gives the pairs.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, PyTree, State, observe
+from jaxnet.core import Layer, Params, PyTree, State, key_spec, observe
+from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, follow, mark, order
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
+
+CONVOLUTIONS = ("conv", "depthwise_conv", "conv_transpose")
+NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm")
+KINDS = ("dense", "embedding", *CONVOLUTIONS, *NORMS)
+
+# Transforms that leave the entries of their layer as they are.
+TRANSPARENT = ("cast", "freeze", "remat", "time_distributed")
+
+# The entry of a layer -> its name in PyTorch.
+NAMES = {
+    "kernel": "weight", "scale": "weight", "embedding": "weight",
+    "bias": "bias", "mean": "running_mean", "var": "running_var",
+}  # fmt: skip
 
 
 def from_torch(
@@ -24,24 +38,26 @@ def from_torch(
 ) -> tuple[Params, State]:
     """Params and state of a net from the weights of the same network in PyTorch.
 
-    Kernels are turned from PyTorch's layout (features first) to ours (features last), and the
-    kernel of a dense layer behind `flatten` from its order of pixels (channels first) to ours.
-    Nothing is left over on either side, or it raises. Padding is the net's own affair: "SAME" at
-    strides of 2 is not PyTorch's padding=1.
+    Kernels are transposed from PyTorch's layout to ours, by the kind of their layer. Behind
+    `flatten`, features stand in another order (PyTorch has channels first): norms and dense kernels
+    there are permuted. Every entry of both sides is used, or it raises. Padding is not part of the
+    weights: "SAME" at strides of 2 is not PyTorch's padding=1.
 
     Args:
       net: with dense, convolutional, embedding and normalization layers.
       weights: `module.state_dict()`, a mapping of arrays, or the path of a safetensors file. To
-        leave parts out, hand over a dict without them.
-      x: input of the net, or its `jn.spec`.
-      names: path of a layer -> its name in PyTorch, such as {"output": "fc"}, for those that do not
-        stand in their order.
+        leave parts out, pass a dict without them.
+      x: input of the net, or its `jn.spec`; images and signals with channels last.
+      names: path of a layer -> its name in PyTorch, such as {"output": "fc"}, for those that are
+        not in their order.
 
     Returns:
-      (params, state), as `net.init` gives them.
+      (params, state), as `net.init` returns them.
 
     Raises:
-      ValueError: where a layer has no counterpart, or of another kind or shape; it says which.
+      ValueError: for a layer without a counterpart, or with one of another kind or shape; for a
+        layer behind a reshape written inside a function, since the order of its features in
+        PyTorch is not known. The message names the layer.
 
     Example:
       >>> weights = {"0.weight": np.ones((4, 3, 5, 5)), "0.bias": np.arange(4.0),
@@ -52,12 +68,11 @@ def from_torch(
       {'bias': (4,), 'kernel': (5, 5, 3, 4)}
     """
     weights = _read(weights)
-    pairs = _pairs(net, weights, x, names or {})
-    params, state = _specs(net, x)
-    for part, theirs in pairs:
+    params, state, pairs = _match(net, weights, x, names or {})
+    for part, group in pairs:
         for tree, entries in ((params, part.params), (state, part.state)):
             for entry, spec in entries.items():
-                array = _theirs_to_ours(np.asarray(theirs[_NAMES[entry]]), entry, spec, part)
+                array = _to_ours(np.asarray(group.entries[NAMES[entry]]), entry, part)
                 # a copy: PyTorch changes its tensors in place
                 _at(tree, part.path)[entry] = jnp.array(array, spec.dtype, copy=True)
     return params, state
@@ -72,16 +87,19 @@ def to_torch(
     *,
     names: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The other way: arrays under the names and in the layout of a state_dict.
+    """The reverse of `from_torch`: arrays under the names and in the layout of a state_dict.
 
     Args:
       net, x, names: as for `from_torch`.
       params, state: of the net.
-      weights: any weights of the same network in PyTorch; only names and shapes matter, and entries
-        that have no counterpart (num_batches_tracked) come back as they are.
+      weights: any weights of the same network in PyTorch; only names and shapes are used, and
+        entries without a counterpart (num_batches_tracked) are returned unchanged.
 
     Returns:
       name -> array; `module.load_state_dict({name: torch.tensor(a) for name, a in ...})`.
+
+    Raises:
+      ValueError: as `from_torch`.
 
     Example:
       >>> weights = {"weight": np.ones((4, 3)), "bias": np.zeros(4)}
@@ -91,24 +109,24 @@ def to_torch(
     """
     weights = _read(weights)
     out = {name: np.asarray(array) for name, array in weights.items()}
-    for part, theirs in _pairs(net, weights, x, names or {}):
-        prefix = theirs["prefix"]
+    for part, group in _match(net, weights, x, names or {})[2]:
         for tree, entries in ((params, part.params), (state, part.state)):
             for entry in entries:
-                name = f"{prefix}.{_NAMES[entry]}" if prefix else _NAMES[entry]
+                name = f"{group.prefix}.{NAMES[entry]}" if group.prefix else NAMES[entry]
                 ours = np.asarray(_at(tree, part.path)[entry])
-                out[name] = _ours_to_theirs(ours, entry, part).astype(out[name].dtype)
+                out[name] = _to_theirs(ours, entry, part).astype(out[name].dtype)
     return out
 
 
 class Difference(NamedTuple):
-    """Where two networks part; prints as a sentence.
+    """The first layer in which two networks differ; prints as a sentence.
 
     Fields:
       path: of the first layer whose output differs; None where all agree.
       module: its name in PyTorch.
-      error: the largest difference there, or of all layers, over the largest of PyTorch's values.
-      layers: how many were compared.
+      error: the largest difference there, or of all layers, divided by the largest of PyTorch's
+        values.
+      layers: number of layers compared.
     """
 
     path: str | None
@@ -123,8 +141,8 @@ class Difference(NamedTuple):
             )
         return (
             f"{self.path} ({self.module} in PyTorch) is the first of {self.layers} layers that "
-            f"differs, by {self.error:.1e}; those before it agree, so look at its own options "
-            "(padding, strides, epsilon) and at what stands between it and the one before"
+            f"differs, by {self.error:.1e}. The layers before it agree: check its options "
+            "(padding, strides, epsilon) and the operations between it and the layer before"
         )
 
 
@@ -141,11 +159,14 @@ def first_difference(
     """Runs both networks on one input and compares the output of each layer that has weights.
 
     Args:
-      net, params, state: ours.
-      module: the `torch.nn.Module`, in the mode that it is to be compared in; eval() mostly.
+      net, params, state: in jaxnet.
+      module: the `torch.nn.Module`, in the mode to compare, usually eval().
       x: (batch, ..., channels); PyTorch gets it with channels first.
       names: as for `from_torch`.
       tolerance: of the relative difference.
+
+    Raises:
+      ValueError: as `from_torch`.
 
     Example:
       >>> import torch  # doctest: +SKIP
@@ -154,18 +175,16 @@ def first_difference(
     """
     import torch
 
-    weights = _read(module.state_dict())
-    pairs = _pairs(net, weights, jnp.asarray(x), names or {})
-    outputs: dict[str, Any] = {}
+    pairs = _match(net, _read(module.state_dict()), jnp.asarray(x), names or {})[2]
+    theirs: dict[str, Any] = {}
     hooks = []
-    for _, theirs in pairs:
-        name = theirs["prefix"]
+    for _, group in pairs:
 
-        def keep(_module, _inputs, output, name=name):
-            # a copy, since what follows may work in place
-            outputs.setdefault(name, output.detach().clone().numpy())
+        def keep(_module, _inputs, output, name=group.prefix):
+            # a copy, since later modules may work in place
+            theirs.setdefault(name, output.detach().clone().numpy())
 
-        hooks.append(module.get_submodule(name).register_forward_hook(keep))
+        hooks.append(module.get_submodule(group.prefix).register_forward_hook(keep))
     try:
         with torch.no_grad():
             module(torch.tensor(np.moveaxis(np.asarray(x), -1, 1)))
@@ -180,32 +199,41 @@ def first_difference(
 
     observe(net, see).apply(params, state, jnp.asarray(x))
     worst = 0.0
-    for part, theirs in pairs:
-        mine, other = np.asarray(ours[part.path]), outputs[theirs["prefix"]]
+    for part, group in pairs:
+        mine, other = np.asarray(ours[part.path]), theirs[group.prefix]
+        if part.kind in NORMS and part.order is not None:
+            mine = mine[:, part.order]
         other = np.moveaxis(other, 1, -1) if other.ndim > 2 else other
         if mine.shape != other.shape:
-            return Difference(part.path, theirs["prefix"], float("inf"), len(pairs))
+            return Difference(part.path, group.prefix, float("inf"), len(pairs))
         error = float(np.abs(mine - other).max() / max(np.abs(other).max(), 1e-30))
         if not error <= tolerance:
-            return Difference(part.path, theirs["prefix"], error, len(pairs))
+            return Difference(part.path, group.prefix, error, len(pairs))
         worst = max(worst, error)
     return Difference(None, None, worst, len(pairs))
 
 
-# Our entry of a layer -> PyTorch's.
-_NAMES = {
-    "kernel": "weight", "scale": "weight", "embedding": "weight",
-    "bias": "bias", "mean": "running_mean", "var": "running_var",
-}  # fmt: skip
-
-
 class _Part(NamedTuple):
-    """A layer with weights: its path, specs of its entries, and what a `flatten` before it saw."""
+    """A layer with weights.
+
+    Fields:
+      path, kind: of the layer.
+      params, state: specs of its entries.
+      order: behind a flatten, where PyTorch's input features stand among ours.
+    """
 
     path: str
+    kind: str
     params: dict[str, Any]
     state: dict[str, Any]
-    flattened: tuple[int, ...] | None
+    order: np.ndarray | None = None
+
+
+class _Group(NamedTuple):
+    """The weights of one module in PyTorch: its name, and entries such as "weight"."""
+
+    prefix: str
+    entries: dict[str, Any]
 
 
 def _read(weights: Weights | str | Path) -> dict[str, Any]:
@@ -216,116 +244,147 @@ def _read(weights: Weights | str | Path) -> dict[str, Any]:
     return {name: a.detach().numpy() if hasattr(a, "detach") else a for name, a in weights.items()}
 
 
-def _specs(net: Layer, x: PyTree) -> tuple[Params, State]:
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(net.init, key, x)
-
-
 def _at(tree: PyTree, path: str) -> Any:
     for name in filter(None, path.split("/")):
         tree = tree.get(name, {}) if isinstance(tree, dict) else {}
     return tree
 
 
-def _parts(net: Layer, x: PyTree) -> list[_Part]:
+def _own(tree: PyTree, path: str) -> dict[str, Any]:
+    """The entries at a path that are arrays."""
+    return {name: leaf for name, leaf in _at(tree, path).items() if not isinstance(leaf, dict)}
+
+
+def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     """The layers with weights, in the order of their first calls."""
-    params, state = _specs(net, x)
     found: dict[str, _Part] = {}
-    flat: dict[int, tuple[int, ...]] = {}  # width after flatten -> shape before it
+    calls: list[tuple[str, str]] = []  # path and kind of each
 
     def see(path, layer, x, y):
         name = "/".join(path)
-        entry, kept = _at(params, name), _at(state, name)
-        leaves = [*entry.values(), *kept.values()] if isinstance(entry, dict) else []
-        if leaves and not any(isinstance(leaf, dict) for leaf in leaves) and name not in found:
-            width = x.shape[-1] if getattr(x, "ndim", 0) == 2 else -1
-            found[name] = _Part(name, entry, kept, flat.pop(width, None))
-        elif getattr(x, "ndim", 0) > 2 and getattr(y, "ndim", 0) == 2:
-            if np.prod(x.shape[1:]) == y.shape[1]:
-                flat[y.shape[1]] = x.shape[1:]
-        return y
+        while isinstance(layer.inside, tuple):
+            if layer.kind not in TRANSPARENT and (_at(params, name) or _at(state, name)):
+                raise ValueError(
+                    f"torch weights: {net.name}/{name}: expected a layer of kind "
+                    f"{', '.join(KINDS)}, got {layer.kind}, whose entries differ from those of "
+                    "the layer inside; import into the net without it"
+                )
+            layer = layer.inside[0]
+        if (own := _own(params, name), _own(state, name)) != ({}, {}):
+            found.setdefault(name, _Part(name, layer.kind, *own))
+        calls.append((name, layer.kind))
+        return mark(len(calls) - 1, x, y)
 
     def run(params, state, x):
-        return observe(net, see).apply(params, state, x)
+        return observe(net, see, transforms=True).apply(params, state, x)
 
-    jax.eval_shape(run, params, state, x)
-    return list(found.values())
+    program = jax.make_jaxpr(run)(params, state, x).jaxpr
+    known = [None] * len(jax.tree.leaves((params, state)))
+    given = [LAST if len(leaf.shape) > 2 else SAME for leaf in jax.tree.leaves(x)]
+    inputs = follow(program, [*known, *given], [kind for _, kind in calls])
+    layouts: dict[str, set[Layout]] = {}
+    for call, (path, _) in enumerate(calls):
+        layouts.setdefault(path, set()).add(inputs.get(call, LOST))
+    return [part._replace(order=_order(net, part, layouts[part.path])) for part in found.values()]
 
 
-def _pairs(
+def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
+    """The order of the input's features in PyTorch; raises where it is not known."""
+    layout = layouts.pop() if len(layouts) == 1 else LOST
+    wrong = layout == LOST or (layout == FIRST and part.kind != "dense")
+    if wrong or (isinstance(layout, tuple) and part.kind == "group_norm"):
+        raise ValueError(
+            f"torch weights: {net.name}/{part.path}: the order of its input's features in PyTorch "
+            "is not known, because of a reshape or similar inside a function. Flatten with "
+            "m(jn.flatten(), x). For other shapes use PyTorch's axes, channels first: "
+            "jnp.moveaxis(x, -1, 1).reshape(...), or x.reshape(batch, channels, height, width) "
+            "and jnp.moveaxis(x, 1, -1)"
+        )
+    return order(layout) if isinstance(layout, tuple) else None
+
+
+def _match(
     net: Layer, weights: dict[str, Any], x: PyTree, names: Mapping[str, str]
-) -> list[tuple[_Part, dict[str, Any]]]:
-    """Each layer of ours with PyTorch's entries, "weight" and so on, and their "prefix"."""
-    groups: dict[str, dict[str, Any]] = {}
+) -> tuple[Params, State, list[tuple[_Part, _Group]]]:
+    """Specs of params and state, and each layer with its weights in PyTorch."""
+    groups: dict[str, _Group] = {}
     for name, array in weights.items():
         prefix, _, entry = name.rpartition(".")
         if entry != "num_batches_tracked":
-            groups.setdefault(prefix, {"prefix": prefix})[entry] = array
-    parts = _parts(net, x)
+            groups.setdefault(prefix, _Group(prefix, {})).entries[entry] = array
+    params, state = jax.eval_shape(net.init, key_spec(), x)
+    parts = _parts(net, params, state, x)
     unknown = [path for path in names if path not in {part.path for part in parts}]
     unknown += [name for name in names.values() if name not in groups]
     if unknown:
         raise ValueError(
-            f"torch weights: names has {', '.join(unknown)}, which there is not; layers are "
-            f"{', '.join(part.path for part in parts)}; in PyTorch {', '.join(groups)}"
+            f"torch weights: names has unknown entries: {', '.join(unknown)}; layers: "
+            f"{', '.join(part.path for part in parts)}; in PyTorch: {', '.join(groups)}"
         )
     rest = [group for name, group in groups.items() if name not in names.values()]
     pairs = []
     for part in parts:
-        if part.path in names:
-            group = groups[names[part.path]]
-        elif rest:
-            group = rest.pop(0)
-        else:
+        if part.path not in names and not rest:
             raise ValueError(
                 f"torch weights: {net.name}/{part.path} has no counterpart; the weights end after "
                 f"{len(pairs)} layers"
             )
+        group = groups[names[part.path]] if part.path in names else rest.pop(0)
         _check(net, part, group)
         pairs.append((part, group))
     if rest:
         raise ValueError(
-            f"torch weights: {', '.join(group['prefix'] for group in rest[:8])} are left over; "
-            f"{net.name} has {len(parts)} layers with weights. Leave them out of the dict, or take "
-            "the model that has them"
+            f"torch weights: unused: {', '.join(group.prefix for group in rest[:8])}; {net.name} "
+            f"has {len(parts)} layers with weights. Remove them from the dict, or use the model "
+            "that has them"
         )
-    return pairs
+    return params, state, pairs
 
 
-def _check(net: Layer, part: _Part, group: dict[str, Any]) -> None:
+def _check(net: Layer, part: _Part, group: _Group) -> None:
     entries = part.params | part.state
-    where = f"torch weights: {net.name}/{part.path} against {group['prefix'] or 'the module'}"
-    if not set(entries) <= set(_NAMES):
+    where = f"torch weights: {net.name}/{part.path} and {group.prefix or 'the module'}"
+    if part.kind not in KINDS or not set(entries) <= set(NAMES):
         raise ValueError(
-            f"{where}: needs a dense, convolutional, embedding or normalization layer, got one "
+            f"{where}: expected a layer of kind {', '.join(KINDS)}, got one of kind {part.kind} "
             f"with {', '.join(entries)}"
         )
-    needed, got = sorted(_NAMES[entry] for entry in entries), sorted(set(group) - {"prefix"})
-    if needed != got:
+    expected, got = sorted(NAMES[entry] for entry in entries), sorted(group.entries)
+    if expected != got:
         raise ValueError(
-            f"{where}: needs {', '.join(needed)}, got {', '.join(got)}; the orders differ here, so "
-            "say by names={path: name in PyTorch} which belong together"
+            f"{where}: expected {', '.join(expected)}, got {', '.join(got)}. Where the orders "
+            "differ, pass names={path: name in PyTorch}"
         )
     for entry, spec in entries.items():
-        wanted = _ours_to_theirs(np.broadcast_to(np.int8(0), spec.shape), entry, part).shape
-        given = np.shape(group[_NAMES[entry]])
+        wanted, given = _their_shape(spec.shape, entry, part), np.shape(group.entries[NAMES[entry]])
         if wanted != given:
-            raise ValueError(f"{where}: {_NAMES[entry]} needs {wanted}, got {given}")
+            raise ValueError(f"{where}: {NAMES[entry]} must have shape {wanted}, got {given}")
 
 
-def _ours_to_theirs(a: np.ndarray, entry: str, part: _Part) -> np.ndarray:
-    if entry != "kernel":
-        return a
-    if part.flattened and a.ndim == 2:  # (h * w * c, o) -> (c * h * w, o)
-        a = np.moveaxis(a.reshape(*part.flattened, -1), -2, 0).reshape(len(a), -1)
-    return np.moveaxis(a, (-1, -2), (0, 1))  # (*window, i, o) -> (o, i, *window)
+def _permuted(entry: str, part: _Part) -> bool:
+    """Whether the first axis of an entry has the features that a flatten put in another order."""
+    return part.order is not None and (entry == "kernel" or part.kind in NORMS)
 
 
-def _theirs_to_ours(a: np.ndarray, entry: str, spec: Any, part: _Part) -> np.ndarray:
-    if entry != "kernel":
-        return a
-    a = np.moveaxis(a, (0, 1), (-1, -2))  # (o, i, *window) -> (*window, i, o)
-    if part.flattened and a.ndim == 2:
-        *space, channels = part.flattened
-        a = np.moveaxis(a.reshape(channels, *space, -1), 0, -2)  # (*space, c, o)
-    return a.reshape(spec.shape)
+def _front(part: _Part) -> tuple[int, int]:
+    """The axes of our kernel (*window, inputs, features) that PyTorch has first."""
+    return (-2, -1) if part.kind == "conv_transpose" else (-1, -2)
+
+
+def _their_shape(shape: tuple[int, ...], entry: str, part: _Part) -> tuple[int, ...]:
+    return (*(shape[axis] for axis in _front(part)), *shape[:-2]) if entry == "kernel" else shape
+
+
+def _to_theirs(a: np.ndarray, entry: str, part: _Part) -> np.ndarray:
+    if _permuted(entry, part):
+        a = a[part.order]
+    if part.kind == "conv_transpose" and entry == "kernel":
+        a = np.flip(a, range(a.ndim - 2))  # PyTorch's is the gradient of a convolution
+    return np.moveaxis(a, _front(part), (0, 1)) if entry == "kernel" else a
+
+
+def _to_ours(a: np.ndarray, entry: str, part: _Part) -> np.ndarray:
+    a = np.moveaxis(a, (0, 1), _front(part)) if entry == "kernel" else a
+    if part.kind == "conv_transpose" and entry == "kernel":
+        a = np.flip(a, range(a.ndim - 2))
+    return a[np.argsort(part.order)] if _permuted(entry, part) else a

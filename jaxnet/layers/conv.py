@@ -1,9 +1,10 @@
-"""Convolution: every output sees a window of the input, and all windows share one kernel."""
+"""Convolution: every output depends on a window of the input; all windows share one kernel."""
 
 from collections.abc import Sequence
 
 import jax
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.ops.convolution import convolve
@@ -25,29 +26,30 @@ def conv(
 ) -> Layer:
     """Convolution over all spatial axes of (batch, *space, inputs): signals, images, video.
 
-    It is a correlation, as everywhere in deep learning: the kernel is not reversed,
+    As usual in deep learning it is a correlation: the kernel is not reversed,
     y[m, n] = sum over k, l of kernel[k, l] x[m + k, n + l].
 
     Args:
       features: number of outputs (filters), at least 1.
-      kernel_size: of the window; a number stands for every spatial axis of the input.
-      strides: steps of the window, a number or one for each axis.
-      padding: "SAME" (as many outputs as inputs / strides, rounded up), "VALID" (none), "CAUSAL"
-        (one axis of time: no output sees later inputs), a number for both sides of every axis, or
-        for each axis a number or a pair (before, after). PyTorch's padding=p is a number here.
-      dilation: distance between the entries of the window that are looked at.
-      groups: inputs and features are cut into as many groups, which do not see one another.
-      use_bias: False leaves the bias out, e.g. just before batch norm.
-      kernel_init: draws the kernel; its inputs are window times inputs.
-      bias_init: draws the bias, which starts at zero.
+      kernel_size: size of the window, a number for all spatial axes or one per axis.
+      strides: strides of the window, a number or one per axis.
+      padding: "SAME" (inputs / strides outputs, rounded up), "VALID" (none), "CAUSAL" (one axis of
+        time: no output depends on later inputs), a number for both sides of every axis, or per
+        axis a number or a pair (before, after). PyTorch's padding=p is a number here.
+      dilation: distance between the taps of the window, a number or one per axis.
+      groups: number of groups into which inputs and features are split; each group of features
+        depends on its own group of inputs.
+      use_bias: False omits the bias, e.g. just before batch norm.
+      kernel_init: draws the kernel; its fan-in is the window times the inputs of a group.
+      bias_init: draws the bias, zeros by default.
       name: of the layer.
 
     Params:
       kernel (*window, inputs // groups, features); bias (features,).
 
     Raises:
-      ValueError: where the input has no spatial axis, entries and axes differ in number, groups
-        do not divide inputs and features, or the window is larger than the padded input.
+      ValueError: for an input without spatial axes, entries that do not match the axes, groups
+        that do not divide inputs and features, or a window larger than the padded input.
 
     Example:
       >>> layer = conv(6, 5, strides=2, padding="VALID")
@@ -58,9 +60,12 @@ def conv(
       >>> y.shape
       (32, 12, 9, 6)
 
-    Paper: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+    Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
-    _check_features(name, features, groups)
+    at_least(name, "features", features, 1)
+    at_least(name, "groups", groups, 1)
+    if features % groups:
+        raise ValueError(f"{name}: {groups} groups must divide the {features} features")
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
@@ -69,12 +74,12 @@ def conv(
                 f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
             )
         shape = (*window, x.shape[-1] // groups, features)
-        return _draw(key, x, shape, features, use_bias, kernel_init, bias_init)
+        return _draw(key, x, shape, use_bias, kernel_init, bias_init)
 
     def apply(params, x):
         return _convolve(name, params, x, strides, padding, dilation, groups)
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name, kind="conv")
 
 
 def depthwise_conv(
@@ -89,17 +94,14 @@ def depthwise_conv(
     bias_init: Initializer = zeros,
     name: str = "depthwise_conv",
 ) -> Layer:
-    """Convolution of each input feature by itself: as many groups as inputs.
+    """Convolution of each input feature separately: one group per input.
 
     Args:
-      kernel_size: of the window; a number stands for every spatial axis of the input.
-      multiplier: outputs for each input; those of one input lie side by side.
-      strides: as in `conv`, like all that follow.
-      padding: as in `conv`.
-      dilation: as in `conv`.
-      use_bias: as in `conv`.
-      kernel_init: draws the kernel; its inputs are the window alone.
-      bias_init: draws the bias, which starts at zero.
+      kernel_size: size of the window, a number for all spatial axes or one per axis.
+      multiplier: outputs per input, at least 1; those of one input are adjacent.
+      strides, padding, dilation, use_bias: as in `conv`.
+      kernel_init: draws the kernel; its fan-in is the window.
+      bias_init: draws the bias, zeros by default.
       name: of the layer.
 
     Params:
@@ -114,19 +116,19 @@ def depthwise_conv(
       >>> params["kernel"].shape
       (3, 3, 1, 10)
 
-    Paper: Chollet 2017, "Xception: deep learning with depthwise separable convolutions".
+    Reference: Chollet 2017, "Xception: deep learning with depthwise separable convolutions".
     """
-    _check_features(name, multiplier, 1, "multiplier")
+    at_least(name, "multiplier", multiplier, 1)
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
-        features = x.shape[-1] * multiplier
-        return _draw(key, x, (*window, 1, features), features, use_bias, kernel_init, bias_init)
+        shape = (*window, 1, x.shape[-1] * multiplier)
+        return _draw(key, x, shape, use_bias, kernel_init, bias_init)
 
     def apply(params, x):
         return _convolve(name, params, x, strides, padding, dilation, x.shape[-1])
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name, kind="depthwise_conv")
 
 
 def conv_transpose(
@@ -141,26 +143,26 @@ def conv_transpose(
     bias_init: Initializer = zeros,
     name: str = "conv_transpose",
 ) -> Layer:
-    """Transposed convolution: upsampling with a learned kernel, `strides` times as large.
+    """Transposed convolution: upsampling by `strides` with a learned kernel.
 
-    Two libraries mean two things by it, and both are here. As in Flax, the kernel is not reversed,
-    and "SAME" gives inputs * strides outputs, "VALID" every output that sees an input. Explicit
-    padding counts as in PyTorch: it is the padding of the convolution that is transposed, so it
-    takes outputs away: (inputs - 1) * strides + window - before - after of them are left. PyTorch's
+    Libraries use two conventions, and both are available. As in Flax, the kernel is not reversed,
+    and "SAME" gives inputs * strides outputs, "VALID" every output that depends on an input.
+    Explicit padding follows PyTorch: it is the padding of the convolution that is transposed, so it
+    removes outputs: (inputs - 1) * strides + window - before - after remain. PyTorch's
     output_padding=q is the pair (p, p - q).
 
-    A weight (inputs, features, *window) of PyTorch is this kernel moved to (*window, inputs,
-    features) and reversed along the window.
+    A PyTorch weight (inputs, features, *window) is this kernel moved to (*window, inputs, features)
+    and reversed along the window.
 
     Args:
       features: number of outputs, at least 1.
-      kernel_size: of the window; a number stands for every spatial axis of the input.
-      strides: how many outputs each input brings, a number or one for each axis.
-      padding: "SAME", "VALID", a number, or for each axis a number or a pair; see above.
-      dilation: distance between the entries of the window.
-      use_bias: False leaves the bias out.
+      kernel_size: size of the window, a number for all spatial axes or one per axis.
+      strides: outputs per input, a number or one per axis.
+      padding: "SAME", "VALID", a number, or per axis a number or a pair; see above.
+      dilation: distance between the taps of the window.
+      use_bias: False omits the bias.
       kernel_init: draws the kernel.
-      bias_init: draws the bias, which starts at zero.
+      bias_init: draws the bias, zeros by default.
       name: of the layer.
 
     Params:
@@ -176,14 +178,14 @@ def conv_transpose(
       >>> y.shape
       (3, 16, 14, 6)
 
-    Paper: Zeiler et al. 2010, "Deconvolutional networks".
+    Reference: Zeiler et al. 2010, "Deconvolutional networks".
     """
-    _check_features(name, features, 1)
+    at_least(name, "features", features, 1)
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
         shape = (*window, x.shape[-1], features)
-        return _draw(key, x, shape, features, use_bias, kernel_init, bias_init)
+        return _draw(key, x, shape, use_bias, kernel_init, bias_init)
 
     def apply(params, x):
         axes = spatial_axes(name, x)
@@ -200,11 +202,11 @@ def conv_transpose(
         )
         return y + params["bias"] if use_bias else y
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name, kind="conv_transpose")
 
 
 def _transposed_padding(name, padding, space, window, strides, dilation):
-    """Zeros around the inputs, which lie `strides` apart."""
+    """Zeros around the inputs, which are `strides` apart."""
     spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
         pairs = []
@@ -233,18 +235,9 @@ def _convolve(name, params, x, strides, padding, dilation, groups) -> jax.Array:
     return y + params["bias"] if "bias" in params else y
 
 
-def _draw(key, x, shape, features, use_bias, kernel_init, bias_init) -> Params:
+def _draw(key, x, shape, use_bias, kernel_init, bias_init) -> Params:
     dtype = param_dtype(x)
     params = {"kernel": kernel_init(child_key(key, "kernel"), shape, dtype)}
     if use_bias:
-        params["bias"] = bias_init(child_key(key, "bias"), (features,), dtype)
+        params["bias"] = bias_init(child_key(key, "bias"), shape[-1:], dtype)
     return params
-
-
-def _check_features(name: str, features: int, groups: int, word: str = "features") -> None:
-    if features < 1 or groups < 1:
-        raise ValueError(
-            f"{name}: {word} and groups must be at least 1, got {features} and {groups}"
-        )
-    if features % groups:
-        raise ValueError(f"{name}: {groups} groups must divide the {features} features")

@@ -1,7 +1,9 @@
-"""Dense layer: every output sees every input."""
+"""Dense layer: every output depends on every input."""
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.checks import check_rank
 
 
 def dense(
@@ -16,17 +18,17 @@ def dense(
 
     Args:
       features: number of outputs, at least 1.
-      use_bias: False leaves the bias out, e.g. just before batch norm.
+      use_bias: False omits the bias, e.g. just before batch norm.
       kernel_init: draws the kernel; the default keeps the variance of the activations near 1
         [LeCun et al. 1998, "Efficient BackProp", 4.6].
-      bias_init: draws the bias, which starts at zero.
+      bias_init: draws the bias, zeros by default.
       name: of the layer.
 
     Params:
       kernel (inputs, features); bias (features,).
 
     Raises:
-      ValueError: where features is below 1, or the input has no feature axis.
+      ValueError: for features below 1, or an input without a feature axis.
 
     Example:
       >>> layer = dense(10)
@@ -35,12 +37,10 @@ def dense(
       >>> y.shape
       (32, 10)
     """
-    if features < 1:
-        raise ValueError(f"dense: features must be at least 1, got {features}")
+    at_least(name, "features", features, 1)
 
     def init(key, x):
-        if len(x.shape) < 2:
-            raise ValueError(f"dense: needs (batch, ..., features), got {x.shape}")
+        check_rank(name, x, 2)
         params = {"kernel": kernel_init(key, (x.shape[-1], features), param_dtype(x))}
         if use_bias:
             params["bias"] = bias_init(child_key(key, "bias"), (features,), param_dtype(x))
@@ -50,4 +50,4 @@ def dense(
         y = x @ params["kernel"]  # (..., inputs) -> (..., features)
         return y + params["bias"] if use_bias else y
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name, kind="dense")

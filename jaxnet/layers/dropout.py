@@ -1,25 +1,27 @@
-"""Dropout: noise that switches units, feature maps or whole branches off in training."""
+"""Dropout of units, feature maps or residual branches in training."""
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, checked
+from jaxnet.core import Layer
+from jaxnet.layers.checks import check_rate, needs_key
 
 
 def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dropout") -> Layer:
-    """In training, each entry is 0 with probability `rate`, else divided by 1 - rate.
+    """Sets entries to 0 with probability `rate` in training and divides the rest by 1 - rate.
 
-    `rate` is the share that is dropped (stax counts the share that is kept). The division keeps the
-    mean, so nothing is to be done at evaluation, where the layer is the identity.
+    `rate` is the share to drop (stax's is the share to keep). The division keeps the mean, so the
+    layer is the identity in evaluation.
 
     Args:
-      rate: in [0, 1).
-      axes: along which entries are dropped independently; along the others all go together. None
-        is all axes. (0, -1) drops whole feature maps, see `spatial_dropout`.
+      rate: the share to drop, in [0, 1).
+      axes: axes along which entries are dropped independently; along the others they are dropped
+        together. None is all axes. (0, -1) drops whole feature maps, see `spatial_dropout`.
       name: of the layer.
 
     Raises:
-      ValueError: for a rate outside [0, 1), for axes that x has not, or in training without a key.
+      ValueError: for a rate outside [0, 1), for axes that x does not have, or in training without a
+        key.
 
     Example:
       >>> layer = dropout(0.25)
@@ -29,8 +31,7 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
 
     Reference: Srivastava et al. 2014, "Dropout".
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"{name}: rate is the share that is dropped, in [0, 1), got {rate}")
+    check_rate(name, rate)
 
     def init(key, x):
         _noise_shape(x.shape, axes, name)
@@ -43,17 +44,17 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
         keep = jax.random.bernoulli(needs_key(key, name), 1 - rate, shape)
         return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype), state
 
-    return checked(Layer(init, apply, name))
+    return Layer(init, apply, name, kind="dropout")
 
 
 def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
-    """Dropout of whole feature maps: one feature of one example is 0 at all positions, or nowhere.
+    """Dropout of whole feature maps: a feature is 0 at all positions of one example, or at none.
 
-    Neighbouring pixels of a feature map say nearly the same, so dropping them one by one removes
-    little; this is what PyTorch calls Dropout2d.
+    Neighbouring pixels of a feature map are nearly equal, so dropping single pixels removes little
+    information. PyTorch calls it Dropout2d.
 
     Args:
-      rate: share of the feature maps that is dropped, in [0, 1).
+      rate: the share of feature maps to drop, in [0, 1).
       name: of the layer.
 
     Raises:
@@ -68,17 +69,17 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
 
     Reference: Tompson et al. 2015, "Efficient Object Localization Using Convolutional Networks".
     """
-    return dropout(rate, axes=(0, -1), name=name)
+    return dropout(rate, axes=(0, -1), name=name)._replace(kind="spatial_dropout")
 
 
 def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
-    """Dropout of whole examples, at the end of a residual branch: stochastic depth.
+    """Dropout of whole examples at the end of a residual branch: stochastic depth.
 
-    The examples whose branch is dropped pass by its shortcut alone. The others are divided by
-    1 - rate, so nothing is to be done at evaluation (the paper multiplies there instead).
+    An example whose branch is dropped keeps its shortcut alone. The others are divided by 1 - rate,
+    so the layer is the identity in evaluation (the paper multiplies in evaluation instead).
 
     Args:
-      rate: share of the examples whose branch is dropped, in [0, 1).
+      rate: the share of examples whose branch is dropped, in [0, 1).
       name: of the layer.
 
     Raises:
@@ -94,23 +95,13 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
 
     Reference: Huang et al. 2016, "Deep Networks with Stochastic Depth".
     """
-    return dropout(rate, axes=(0,), name=name)
-
-
-def needs_key(key: jax.Array | None, name: str) -> jax.Array:
-    """The key, or an error that shows the call to make."""
-    if key is None:
-        raise ValueError(
-            f"{name}: needs a key in training; write "
-            "net.apply(params, state, x, key=jax.random.key(0), train=True)"
-        )
-    return key
+    return dropout(rate, axes=(0,), name=name)._replace(kind="drop_path")
 
 
 def _noise_shape(
     shape: tuple[int, ...], axes: tuple[int, ...] | None, name: str
 ) -> tuple[int, ...]:
-    """The shape of x with 1 at each axis along which all entries share their fate."""
+    """The shape of x with 1 at each axis along which entries are dropped together."""
     if axes is None:
         return shape
     rank = len(shape)

@@ -1,4 +1,4 @@
-"""Embeddings: vectors for the words of a vocabulary, and for places in a sequence."""
+"""Embeddings of tokens, and encodings of positions in a sequence."""
 
 import math
 
@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, param_dtype, stateless
 from jaxnet.initializers import Initializer, normal, variance_scaling
+from jaxnet.layers.checks import check_range
 
-# Variance 1 / features: tied logits then start with the variance of the vectors they come from.
+# Variance 1 / features, so that tied logits start with the variance of their inputs.
 _one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
 
 
@@ -21,21 +23,20 @@ def embedding(
     embedding_init: Initializer = _one_over_features,
     name: str = "embedding",
 ) -> Layer:
-    """A learned vector for each id: integers of any shape get a last axis of `features`.
+    """A learned vector per id: integers of any shape get a last axis of `features`.
 
-    With `tied`, the layer also goes the other way: floats (..., features) become logits
-    (..., vocabulary), their products with every vector of the table. One layer object used at both
-    ends of a model so shares one table (see the example). Without `tied`, floats raise.
+    With `tied`, the layer also maps floats (..., features) to logits (..., vocabulary), their
+    products with every vector of the table. One layer object at both ends of a model then shares
+    one table (see the example). Without `tied`, floats raise.
 
-    An id outside [0, vocabulary) raises an error that names it, as long as the ids are values.
-    Inside `jit` there are no values to look at: there such an id gets a vector of NaN, and changes
-    no gradient of the table.
+    An id outside [0, vocabulary) raises where its value is known. Inside `jit` values are not
+    known: there such an id gets a vector of NaN and does not change the gradient of the table.
 
     Args:
       vocabulary: number of ids, at least 1.
       features: width of the vectors, at least 1.
-      tied: whether floats are taken as well, and give logits.
-      embedding_init: draws the table; the default has variance 1 / features.
+      tied: whether to accept floats, which give logits.
+      embedding_init: draws the table; variance 1 / features by default.
       name: of the layer.
 
     Params:
@@ -43,7 +44,7 @@ def embedding(
 
     Raises:
       TypeError: for float ids, unless tied.
-      ValueError: for ids out of range, or tied vectors of another width.
+      ValueError: for ids out of range, or tied vectors of the wrong width.
 
     Example:
       >>> layer = embedding(11, 4)
@@ -52,7 +53,7 @@ def embedding(
       >>> y.shape, bool((y[0, 1] == y[1, 1]).all())
       ((2, 3, 4), True)
 
-      A language model with one table for its first and its last layer:
+      A language model whose first and last layer share a table:
 
       >>> words = embedding(11, 4, tied=True)
       >>> net = jn.serial(words, jn.dense(4), words)
@@ -63,17 +64,15 @@ def embedding(
       >>> logits.shape
       (2, 3, 11)
 
-    Reference: tied tables: Press and Wolf 2017, "Using the Output Embedding to Improve Language
-    Models".
+    Reference: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models", on tied
+    tables.
     """
-    if vocabulary < 1 or features < 1:
-        raise ValueError(
-            f"{name}: vocabulary and features must be at least 1, got {vocabulary}, {features}"
-        )
+    at_least(name, "vocabulary", vocabulary, 1)
+    at_least(name, "features", features, 1)
 
     def init(key, x):
         if not jnp.issubdtype(x.dtype, jnp.integer):
-            _check_vectors(x)
+            check_vectors(x)
         return {"embedding": embedding_init(key, (vocabulary, features), param_dtype(x))}
 
     def apply(params, x):
@@ -82,31 +81,31 @@ def embedding(
         check_range(x, vocabulary, f"{name}: ids")
         return _rows(params["embedding"], x)  # (...) -> (..., features)
 
-    def _check_vectors(x):
+    def check_vectors(x):
         if not tied:
             raise TypeError(
-                f"{name}: ids must be integers, got {x.dtype}; write x.astype(int), or "
-                "embedding(..., tied=True) to turn vectors into logits"
+                f"{name}: ids must be integers, got {x.dtype}. Pass x.astype(int), or write "
+                "embedding(..., tied=True) to map vectors to logits"
             )
         if not jnp.issubdtype(x.dtype, jnp.floating) or x.shape[-1:] != (features,):
             raise ValueError(
-                f"{name}: needs integer ids, or floats (..., {features}) that become logits, "
+                f"{name}: expected integer ids, or floats (..., {features}) that become logits, "
                 f"got {x.shape} {x.dtype}"
             )
 
-    return stateless(init, apply, name)
+    return stateless(init, apply, name, kind="embedding")
 
 
 def learned_positions(
     max_length: int, *, embedding_init: Initializer = normal(0.02), name: str = "learned_positions"
 ) -> Layer:
-    """Adds to each place of a sequence a learned vector of its own.
+    """Adds a learned vector per position to a sequence.
 
-    The places are 0, 1, ... along the second axis; an input (x, positions) says otherwise, for
-    example the single place of a token in step-by-step decoding.
+    The positions are 0, 1, ... along the second axis; an input (x, positions) gives others, for
+    example that of a single token in step-by-step decoding.
 
     Args:
-      max_length: number of places there are vectors for.
+      max_length: number of positions with a vector, at least 1.
       embedding_init: draws the vectors, normal with deviation 0.02 as in BERT and GPT-2.
       name: of the layer.
 
@@ -129,14 +128,13 @@ def learned_positions(
 
     Reference: Gehring et al. 2017, "Convolutional Sequence to Sequence Learning".
     """
-    if max_length < 1:
-        raise ValueError(f"{name}: max_length must be at least 1, got {max_length}")
+    at_least(name, "max_length", max_length, 1)
 
     def init(key, given):
         x, positions = _positions(given, name)
         if not isinstance(given, tuple) and positions.shape[0] > max_length:
             raise ValueError(
-                f"{name}: has {max_length} positions, got a sequence of {positions.shape[0]}"
+                f"{name}: has {max_length} positions, got a sequence of length {positions.shape[0]}"
             )
         return {"embedding": embedding_init(key, (max_length, x.shape[-1]), param_dtype(x))}
 
@@ -145,17 +143,17 @@ def learned_positions(
         check_range(positions, max_length, f"{name}: positions")
         return x + _rows(params["embedding"], positions)
 
-    return stateless(init, apply, name)
+    return stateless(init, apply, name, kind="learned_positions")
 
 
 def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_positions") -> Layer:
-    """Adds to each place of a sequence sines and cosines of it, of geometric wavelengths.
+    """Adds sines and cosines of the position to a sequence, with geometric wavelengths.
 
-    Features 2i and 2i + 1 are the sine and cosine of position / base^(2i / features). The places
-    are 0, 1, ... along the second axis; an input (x, positions) says otherwise.
+    Features 2i and 2i + 1 get the sine and cosine of position / base^(2i / features). The positions
+    are 0, 1, ... along the second axis; an input (x, positions) gives others.
 
     Args:
-      base: the longest wavelength is about 2π * base.
+      base: sets the longest wavelength, about 2π * base.
       name: of the layer.
 
     Input: x (batch, time, features), features even, or (x, positions) with numbers of the shape of
@@ -177,7 +175,7 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
     def init(key, given):
         x, _ = _positions(given, name)
         if x.shape[-1] % 2:
-            raise ValueError(f"{name}: needs an even number of features, got {x.shape}")
+            raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
         return {}
 
     def apply(params, given):
@@ -186,21 +184,21 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
         waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         return x + waves.reshape(*positions.shape, x.shape[-1]).astype(x.dtype)
 
-    return stateless(init, apply, name)
+    return stateless(init, apply, name, kind="sinusoidal_positions")
 
 
 def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10000.0) -> jax.Array:
-    """Turns pairs of features by angles that grow with the position.
+    """Rotary position embedding: rotates pairs of features by angles proportional to the position.
 
-    The product of a turned query and a turned key then depends on how far apart they are, and on
-    their positions no further. Feature i is paired with feature i + size / 2, as in Llama and
-    GPT-NeoX; the paper pairs neighbours, which is the same after a permutation of the features. A
-    function, no layer: `multi_head_attention(heads, rotary=True)` applies it to queries and keys.
+    The product of a rotated query and a rotated key depends on their positions only through the
+    distance. Feature i is paired with feature i + size / 2, as in Llama and GPT-NeoX; the paper
+    pairs neighbours, which is equal up to a permutation of the features. It is a function, not a
+    layer: `multi_head_attention(heads, rotary=True)` applies it to queries and keys.
 
     Args:
       x: (batch, time, heads, size), size even.
-      positions: (batch, time) or (time,), by default 0, 1, ...
-      base: pair i turns by position / base^(2i / size) radians.
+      positions: (batch, time) or (time,); 0, 1, ... by default.
+      base: pair i is rotated by position / base^(2i / size) radians.
 
     Raises:
       ValueError: for an odd size.
@@ -216,7 +214,7 @@ def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10
     """
     size = x.shape[-1]
     if size % 2:
-        raise ValueError(f"rotary: needs an even head size, got {size} in {x.shape}")
+        raise ValueError(f"rotary: expected an even head size, got {size} in {x.shape}")
     positions = jnp.asarray(np.arange(x.shape[1]) if positions is None else positions)
     angles = _angles(positions, size, base, x.dtype)[..., None, :]  # (..., time, 1, size / 2)
     sin, cos = jnp.sin(angles), jnp.cos(angles)
@@ -224,42 +222,31 @@ def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def check_range(ids: jax.Array, size: int, what: str) -> None:
-    """Raises for concrete ids outside [0, size); says nothing inside jit, where none are known."""
-    try:
-        values = np.asarray(ids)
-    except jax.errors.TracerArrayConversionError:
-        return
-    wrong = values[(values < 0) | (values >= size)]
-    if wrong.size:
-        raise ValueError(f"{what} must be in [0, {size}), got {wrong.flat[0]}")
-
-
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """The rows of a table; NaN for ids out of range, where JAX alone would count from the end."""
+    """The rows of a table; NaN for ids out of range, also for negative ids."""
     ids = jnp.where(ids < 0, table.shape[0], ids)
     return table.at[ids].get(mode="fill", fill_value=jnp.nan)
 
 
 def _positions(given, name: str):
-    """The input and the positions of its vectors, 0, 1, ... unless they are given."""
+    """The input and the positions of its vectors, 0, 1, ... by default."""
     if isinstance(given, tuple | list):
         x, positions = given
         if positions.shape != x.shape[:-1]:
             raise ValueError(
-                f"{name}: needs one position a vector, {x.shape[:-1]}, got {positions.shape}"
+                f"{name}: expected one position per vector, {x.shape[:-1]}, got {positions.shape}"
             )
         return x, positions
     if len(given.shape) != 3:
         raise ValueError(
-            f"{name}: needs (batch, time, features), got {given.shape}; "
-            "for other shapes give (x, positions)"
+            f"{name}: expected an input of shape (batch, time, features), got {given.shape}. "
+            "For other shapes, pass (x, positions)"
         )
     return given, np.arange(given.shape[1])
 
 
 def _angles(positions, size: int, base: float, dtype) -> jax.Array:
-    """position / base^(2i / size), at least in float32: bfloat16 knows no position beyond 256."""
+    """position / base^(2i / size), in at least float32: bfloat16 has no odd integers above 256."""
     dtype = jnp.promote_types(dtype, jnp.float32)
     frequencies = np.exp(-math.log(base) * np.arange(0, size, 2) / size)
     return jnp.asarray(positions, dtype)[..., None] * jnp.asarray(frequencies, dtype)

@@ -1,10 +1,11 @@
-"""Locally connected layer: a convolution whose windows do not share a kernel."""
+"""Locally connected layer: a convolution whose windows have separate kernels."""
 
 import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes, taps
@@ -21,26 +22,26 @@ def locally_connected(
     bias_init: Initializer = zeros,
     name: str = "locally_connected",
 ) -> Layer:
-    """Each output position has a kernel and a bias of its own.
+    """Convolution with a separate kernel and bias at each output position.
 
-    Between a dense layer, where every output sees all inputs, and a convolution, where all
-    positions share one kernel: for images that are aligned, such as faces. With equal kernels it
-    is a convolution.
+    Between a dense layer, where every output depends on all inputs, and a convolution, where all
+    positions share one kernel: for aligned images, such as faces. With equal kernels it is a
+    convolution.
 
     Args:
-      features: number of outputs at each position, at least 1.
-      kernel_size: of the window; a number stands for every spatial axis of the input.
-      strides: steps of the window.
-      padding: as in `conv`, but none by default.
-      use_bias: False leaves the biases out.
-      kernel_init: draws the kernel; what a unit sees are window * inputs.
-      bias_init: draws the biases, which start at zero.
+      features: number of outputs per position, at least 1.
+      kernel_size: size of the window, a number for all spatial axes or one per axis.
+      strides: strides of the window, a number or one per axis.
+      padding: as in `conv`, "VALID" by default.
+      use_bias: False omits the biases.
+      kernel_init: draws the kernel; its fan-in is window * inputs.
+      bias_init: draws the biases, zeros by default.
       name: of the layer.
 
     Params:
-      kernel (*positions, window * inputs, features), where the inputs of one entry of the window
-      lie side by side; bias (*positions, features). Flax's ConvLocal orders the middle axis as
-      inputs * window.
+      kernel (*positions, window * inputs, features), where the inputs of one tap of the window are
+      adjacent; bias (*positions, features). Flax's ConvLocal orders the middle axis as inputs *
+      window.
 
     Raises:
       ValueError: as `conv`.
@@ -54,10 +55,9 @@ def locally_connected(
       >>> y.shape
       (2, 24, 17, 6)
 
-    Paper: LeCun 1989, "Generalization and network design strategies".
+    Reference: LeCun 1989, "Generalization and network design strategies".
     """
-    if features < 1:
-        raise ValueError(f"{name}: features must be at least 1, got {features}")
+    at_least(name, "features", features, 1)
 
     def geometry(x):
         axes = spatial_axes(name, x)
@@ -68,14 +68,14 @@ def locally_connected(
         if min(room) < 0:
             raise ValueError(
                 f"{name}: a window of {window} is larger than the input of {x.shape[1:-1]} with "
-                f"padding {pairs}; pad more, or use a smaller kernel_size"
+                f"padding {pairs}. Pad more, or use a smaller kernel_size"
             )
         return window, steps, pairs, tuple(r // s + 1 for r, s in zip(room, steps, strict=True))
 
     def init(key, x):
         window, _, _, positions = geometry(x)
         inputs = math.prod(window) * x.shape[-1]
-        # Drawn with all positions as outputs, since an initializer counts what a unit sees.
+        # Drawn with all positions as outputs, so that the initializer counts the fan-in of a unit.
         shape = (inputs, math.prod(positions) * features)
         kernel = kernel_init(child_key(key, "kernel"), shape, param_dtype(x))
         kernel = jnp.moveaxis(kernel.reshape(inputs, *positions, features), 0, -2)
@@ -91,4 +91,4 @@ def locally_connected(
         y = jnp.einsum("n...i,...io->n...o", seen, params["kernel"])
         return y + params["bias"] if use_bias else y
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name, kind="locally_connected")

@@ -5,12 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, checked
-from jaxnet.layers.dropout import needs_key
+from jaxnet.core import Layer
+from jaxnet.layers.checks import check_rate, needs_key
 
 
 def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
-    """In training, adds independent noise of mean 0 to each entry; the identity otherwise.
+    """Adds independent noise of mean 0 to each entry in training; the identity in evaluation.
 
     Args:
       stddev: standard deviation of the noise, at least 0, in the units of x.
@@ -18,7 +18,7 @@ def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
 
     Raises:
       ValueError: for a negative stddev, or in training without a key.
-      TypeError: for an input that is not floating.
+      TypeError: for an input that is not float.
 
     Example:
       >>> layer = gaussian_noise(0.1)
@@ -30,21 +30,21 @@ def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
     """
     if stddev < 0:
         raise ValueError(f"{name}: stddev must be at least 0, got {stddev}")
-    return _noisy(name, stddev, lambda x, noise: x + noise)
+    return _noisy(name, "gaussian_noise", stddev, lambda x, noise: x + noise)
 
 
 def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
-    """In training, multiplies each entry by noise of mean 1 and variance rate / (1 - rate).
+    """Multiplies each entry in training by noise of mean 1 and variance rate / (1 - rate).
 
     Mean and variance are those of `dropout(rate)`, but no entry becomes 0.
 
     Args:
-      rate: in [0, 1), as in `dropout`.
+      rate: as in `dropout`, in [0, 1).
       name: of the layer.
 
     Raises:
       ValueError: for a rate outside [0, 1), or in training without a key.
-      TypeError: for an input that is not floating.
+      TypeError: for an input that is not float.
 
     Example:
       >>> layer = gaussian_dropout(0.2)
@@ -54,15 +54,15 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
 
     Reference: Srivastava et al. 2014, "Dropout", section 10.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"{name}: rate must be in [0, 1), got {rate}")
-    return _noisy(name, math.sqrt(rate / (1 - rate)), lambda x, noise: x * (1 + noise))
+    check_rate(name, rate)
+    stddev = math.sqrt(rate / (1 - rate))
+    return _noisy(name, "gaussian_dropout", stddev, lambda x, noise: x * (1 + noise))
 
 
-def _noisy(name: str, stddev: float, join) -> Layer:
+def _noisy(name: str, kind: str, stddev: float, join) -> Layer:
     def init(key, x):
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"{name}: needs a floating input, got {x.dtype}; cast it first")
+            raise TypeError(f"{name}: expected a float input, got {x.dtype}. Cast it first")
         return {}, {}
 
     def apply(params, state, x, *, key=None, train=False):
@@ -71,4 +71,4 @@ def _noisy(name: str, stddev: float, join) -> Layer:
         noise = stddev * jax.random.normal(needs_key(key, name), x.shape, x.dtype)
         return join(x, noise), state
 
-    return checked(Layer(init, apply, name))
+    return Layer(init, apply, name, kind=kind)

@@ -1,12 +1,15 @@
-"""Normalization layers: mean 0 and variance 1, over the batch, the features or the positions."""
+"""Normalization to mean 0 and variance 1 over the batch, the features or the positions."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, checked, child_key, param_dtype, stateless
+from jaxnet.checks import at_least
+from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, ones, zeros
+from jaxnet.layers.checks import check_rank
+from jaxnet.ops.precision import output_dtype, wide
 
 
 def batch_norm(
@@ -19,19 +22,20 @@ def batch_norm(
     bias_init: Initializer = zeros,
     name: str = "batch_norm",
 ) -> Layer:
-    """Each feature brought to mean 0 and variance 1 over the batch and all positions.
+    """Normalizes each feature over the batch and all positions.
 
-    In training the statistics are the batch's own, and running averages of them go into the state;
-    otherwise the running averages are used. They start at mean 0 and variance 1, so an untrained
-    layer gives its input back, up to epsilon. Both variances are the biased ones (divided by n), as
+    In training the statistics are those of the batch, and the state keeps running averages of
+    them; in evaluation the running averages are used. They start at mean 0 and variance 1, so an
+    untrained layer returns its input, up to epsilon. Both variances are biased (divided by n), as
     in Flax; PyTorch's running variance divides by n - 1.
 
     Args:
-      momentum: share of the old average that stays at each step, in [0, 1): 0.9 is PyTorch's 0.1.
+      momentum: weight of the old average in each step, in [0, 1): 0.9 is PyTorch's 0.1.
       epsilon: added to the variance.
-      use_bias: whether a learned bias is added.
-      use_scale: whether a learned scale multiplies.
-      scale_init: draws the scale; zeros in the last norm of a residual block starts it as identity.
+      use_bias: whether to add a learned bias.
+      use_scale: whether to multiply by a learned scale.
+      scale_init: draws the scale; zeros in the last norm of a residual block makes the block start
+        as the identity.
       bias_init: draws the bias.
       name: of the layer.
 
@@ -42,7 +46,7 @@ def batch_norm(
       mean, var: (features,).
 
     Raises:
-      ValueError: for momentum outside [0, 1), and in training for an input without entries.
+      ValueError: for momentum outside [0, 1), and in training for an empty input.
 
     Example:
       >>> layer = batch_norm()
@@ -55,12 +59,11 @@ def batch_norm(
     Reference: Ioffe and Szegedy 2015, "Batch Normalization".
     """
     if not 0 <= momentum < 1:
-        raise ValueError(f"batch_norm: momentum must be in [0, 1), got {momentum}")
-
+        raise ValueError(f"{name}: momentum must be in [0, 1), got {momentum}")
     affine = _Affine(use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
-        _check_rank(x, 2, "(batch, ..., features)", name)
+        check_rank(name, x, 2)
         shape, dtype = (x.shape[-1],), param_dtype(x)
         state = {"mean": zeros(key, shape, dtype), "var": ones(key, shape, dtype)}
         return affine.init(key, x), state
@@ -69,12 +72,12 @@ def batch_norm(
         mean, var = state["mean"], state["var"]
         if train:
             if x.size == 0:
-                raise ValueError(f"{name}: needs at least one entry a feature, got {x.shape}")
+                raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
             axes = tuple(range(x.ndim - 1))
-            wide = x.astype(mean.dtype)  # bfloat16 has too few digits for sums
-            mean = wide.mean(axes)
+            summable = x.astype(mean.dtype)
+            mean = summable.mean(axes)
             # The mean of squares would cancel for data far from zero.
-            var = jnp.square(wide - mean).mean(axes)
+            var = jnp.square(summable - mean).mean(axes)
             state = {
                 "mean": momentum * state["mean"] + (1 - momentum) * jax.lax.stop_gradient(mean),
                 "var": momentum * state["var"] + (1 - momentum) * jax.lax.stop_gradient(var),
@@ -85,9 +88,9 @@ def batch_norm(
         y = (x - mean) * factor
         if use_bias:
             y = y + params["bias"]
-        return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y, state
+        return y.astype(output_dtype(x)), state
 
-    return checked(Layer(init, apply, name))
+    return Layer(init, apply, name, kind="batch_norm")
 
 
 def layer_norm(
@@ -99,15 +102,15 @@ def layer_norm(
     bias_init: Initializer = zeros,
     name: str = "layer_norm",
 ) -> Layer:
-    """Each position brought to mean 0 and variance 1 over its features (the last axis).
+    """Normalizes each position over its features (the last axis).
 
-    No example sees another, so training and evaluation are the same. `epsilon` is Flax's;
+    Examples are independent, so training and evaluation are the same. `epsilon` is Flax's;
     PyTorch's is 1e-5.
 
     Args:
-      epsilon: added to the variance, which is the biased one (divided by n).
-      use_bias: whether a learned bias is added.
-      use_scale: whether a learned scale multiplies.
+      epsilon: added to the variance, which is biased (divided by n).
+      use_bias: whether to add a learned bias.
+      use_scale: whether to multiply by a learned scale.
       scale_init: draws the scale.
       bias_init: draws the bias.
       name: of the layer.
@@ -116,7 +119,7 @@ def layer_norm(
       scale, bias: (features,).
 
     Raises:
-      ValueError: where the input has no feature axis.
+      ValueError: for an input without a feature axis.
 
     Example:
       >>> layer = layer_norm()
@@ -130,13 +133,13 @@ def layer_norm(
     affine = _Affine(use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
-        _check_rank(x, 2, "(batch, ..., features)", name)
+        check_rank(name, x, 2)
         return affine.init(key, x)
 
     def apply(params, x):
-        return affine.apply(params, _standardize(_wide(x), (-1,), epsilon), x)
+        return affine.apply(params, _standardize(wide(x), (-1,), epsilon), x)
 
-    return stateless(init, apply, name)
+    return stateless(init, apply, name, kind="layer_norm")
 
 
 def rms_norm(
@@ -146,11 +149,11 @@ def rms_norm(
     scale_init: Initializer = ones,
     name: str = "rms_norm",
 ) -> Layer:
-    """Each position divided by the root of its features' mean square; no mean is taken off.
+    """Divides each position by the root mean square of its features, without centring.
 
     Args:
       epsilon: added to the mean square. PyTorch's is the machine epsilon, 1.2e-7 in float32.
-      use_scale: whether a learned scale multiplies.
+      use_scale: whether to multiply by a learned scale.
       scale_init: draws the scale.
       name: of the layer.
 
@@ -158,7 +161,7 @@ def rms_norm(
       scale: (features,).
 
     Raises:
-      ValueError: where the input has no feature axis.
+      ValueError: for an input without a feature axis.
 
     Example:
       >>> y, _ = rms_norm(use_scale=False).apply({}, {}, jnp.array([[3.0, 4.0, 0.0, 0.0]]))
@@ -170,15 +173,14 @@ def rms_norm(
     affine = _Affine(use_scale, False, scale_init, zeros)
 
     def init(key, x):
-        _check_rank(x, 2, "(batch, ..., features)", name)
+        check_rank(name, x, 2)
         return affine.init(key, x)
 
     def apply(params, x):
-        wide = _wide(x)
-        square = jnp.square(wide).mean(-1, keepdims=True)
-        return affine.apply(params, wide * jax.lax.rsqrt(square + epsilon), x)
+        square = jnp.square(wide(x)).mean(-1, keepdims=True)
+        return affine.apply(params, wide(x) * jax.lax.rsqrt(square + epsilon), x)
 
-    return stateless(init, apply, name)
+    return stateless(init, apply, name, kind="rms_norm")
 
 
 def group_norm(
@@ -191,16 +193,16 @@ def group_norm(
     bias_init: Initializer = zeros,
     name: str = "group_norm",
 ) -> Layer:
-    """Mean 0 and variance 1 over all positions and a group of neighbouring features.
+    """Normalizes over all positions and a group of neighbouring features.
 
-    Each example has statistics of its own, so small batches are no trouble. `group_norm(1)` takes
-    all features together.
+    Each example has its own statistics, so the batch may be small. `group_norm(1)` takes all
+    features together.
 
     Args:
-      groups: how many groups the features are cut into; divides their number.
+      groups: number of groups, which divides the number of features.
       epsilon: added to the variance. PyTorch's is 1e-5.
-      use_bias: whether a learned bias is added.
-      use_scale: whether a learned scale multiplies.
+      use_bias: whether to add a learned bias.
+      use_scale: whether to multiply by a learned scale.
       scale_init: draws the scale.
       bias_init: draws the bias.
       name: of the layer.
@@ -209,7 +211,7 @@ def group_norm(
       scale, bias: (features,).
 
     Raises:
-      ValueError: where groups is below 1 or does not divide the features.
+      ValueError: for groups below 1, or groups that do not divide the features.
 
     Example:
       >>> layer = group_norm(3)
@@ -221,24 +223,21 @@ def group_norm(
 
     Reference: Wu and He 2018, "Group Normalization".
     """
-    if groups < 1:
-        raise ValueError(f"{name}: groups must be at least 1, got {groups}")
+    at_least(name, "groups", groups, 1)
     affine = _Affine(use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
-        _check_rank(x, 2, "(batch, ..., features)", name)
+        check_rank(name, x, 2)
         if x.shape[-1] % groups:
-            raise ValueError(
-                f"{name}: {groups} groups must divide the features, which are {x.shape[-1]}"
-            )
+            raise ValueError(f"{name}: {groups} groups must divide the {x.shape[-1]} features")
         return affine.init(key, x)
 
     def apply(params, x):
-        grouped = _wide(x).reshape(*x.shape[:-1], groups, -1)  # (batch, ..., groups, members)
+        grouped = wide(x).reshape(*x.shape[:-1], groups, -1)  # (batch, ..., groups, members)
         axes = (*range(1, x.ndim - 1), -1)
         return affine.apply(params, _standardize(grouped, axes, epsilon).reshape(x.shape), x)
 
-    return stateless(init, apply, name)
+    return stateless(init, apply, name, kind="group_norm")
 
 
 def instance_norm(
@@ -250,14 +249,14 @@ def instance_norm(
     bias_init: Initializer = zeros,
     name: str = "instance_norm",
 ) -> Layer:
-    """Each feature map of each example brought to mean 0 and variance 1 over its positions.
+    """Normalizes each feature map of each example over its positions.
 
-    PyTorch's InstanceNorm has epsilon 1e-5 and, unless told, neither scale nor bias.
+    PyTorch's InstanceNorm has epsilon 1e-5 and, by default, neither scale nor bias.
 
     Args:
       epsilon: added to the variance.
-      use_bias: whether a learned bias is added.
-      use_scale: whether a learned scale multiplies.
+      use_bias: whether to add a learned bias.
+      use_scale: whether to multiply by a learned scale.
       scale_init: draws the scale.
       bias_init: draws the bias.
       name: of the layer.
@@ -266,7 +265,7 @@ def instance_norm(
       scale, bias: (features,).
 
     Raises:
-      ValueError: where the input has no positions to take a mean over.
+      ValueError: for an input without positions.
 
     Example:
       >>> layer = instance_norm()
@@ -280,18 +279,18 @@ def instance_norm(
     affine = _Affine(use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
-        _check_rank(x, 3, "(batch, positions, ..., features)", name)
+        check_rank(name, x, 3, "(batch, positions, ..., features)")
         return affine.init(key, x)
 
     def apply(params, x):
         axes = tuple(range(1, x.ndim - 1))
-        return affine.apply(params, _standardize(_wide(x), axes, epsilon), x)
+        return affine.apply(params, _standardize(wide(x), axes, epsilon), x)
 
-    return stateless(init, apply, name)
+    return stateless(init, apply, name, kind="instance_norm")
 
 
 class _Affine(NamedTuple):
-    """The learned scale and bias that end every norm."""
+    """The learned scale and bias at the end of every norm."""
 
     use_scale: bool
     use_bias: bool
@@ -308,17 +307,12 @@ class _Affine(NamedTuple):
         return params
 
     def apply(self, params: Params, y: jax.Array, x: jax.Array) -> jax.Array:
-        """y * scale + bias, in the dtype of x where that is floating."""
+        """y * scale + bias, in the dtype of x where that is float."""
         if self.use_scale:
             y = y * params["scale"]
         if self.use_bias:
             y = y + params["bias"]
-        return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """At least float32: bfloat16 has too few digits for sums."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return y.astype(output_dtype(x))
 
 
 def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
@@ -326,8 +320,3 @@ def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Arr
     # The mean of squares less the squared mean would cancel for data far from zero.
     var = jnp.square(centred).mean(axes, keepdims=True)
     return centred * jax.lax.rsqrt(var + epsilon)
-
-
-def _check_rank(x: jax.ShapeDtypeStruct, rank: int, needed: str, name: str) -> None:
-    if len(x.shape) < rank:
-        raise ValueError(f"{name}: needs {needed}, got {x.shape}")

@@ -1,14 +1,16 @@
-"""Pooling: each window of a feature map becomes one number."""
+"""Pooling: reduces each window of a feature map to one number."""
 
 import math
 from collections.abc import Callable, Sequence
-from functools import wraps
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, stateless
+from jaxnet.layers.checks import check_rank
+from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
@@ -19,25 +21,25 @@ def max_pool(
     padding: Padding = "VALID",
     name: str = "max_pool",
 ) -> Layer:
-    """The largest entry of each window, for each feature by itself.
+    """The largest entry of each window, per feature.
 
-    Where several entries are the largest, the first of them in row-major order gets the whole
-    gradient, as in PyTorch and `jax.lax.reduce_window`; `jnp.max` would share it out. Padding
-    never wins, and a NaN in a window makes the output NaN.
+    Among equal largest entries, the first in row-major order gets the whole gradient, as in
+    PyTorch and `jax.lax.reduce_window`; `jnp.max` would split it. Padding is never the maximum, and
+    a NaN in a window makes the output NaN.
 
-    The window is taken along one axis after another, as the larger of shifted slices: on CPU the
-    gradient took 0.6 ms where that of `jax.lax.reduce_window`, a scatter, took 10.3 (batch 64,
-    32x32x16, window 2), and with overlap 8.8 against 80 (batch 16, 55x55x64, window 3, strides 2).
+    The maximum is taken along one axis after another, between shifted slices: on CPU the gradient
+    took 0.6 ms where that of `jax.lax.reduce_window`, a scatter, took 10.3 (batch 64, 32x32x16,
+    window 2), and with overlap 8.8 against 80 (batch 16, 55x55x64, window 3, strides 2).
 
     Args:
-      window: its size, a number for every spatial axis or one for each.
-      strides: steps of the window; by default its size, so that windows do not overlap.
-      padding: as in `conv`. "VALID" leaves out a rest that fills no window.
+      window: size of the window, a number for all spatial axes or one per axis.
+      strides: strides of the window; its size by default, so that windows do not overlap.
+      padding: as in `conv`. "VALID" drops a remainder that fills no window.
       name: of the layer.
 
     Raises:
-      ValueError: where the input has no spatial axis, the window is larger than the padded input,
-        or padding is so wide that a window lies in it as a whole.
+      ValueError: for an input without spatial axes, a window larger than the padded input, or
+        padding at least as wide as the window.
 
     Example:
       >>> y, _ = max_pool(2).apply({}, {}, jnp.arange(20.0).reshape(1, 4, 5, 1))
@@ -45,7 +47,7 @@ def max_pool(
       Array([[ 6.,  8.],
              [16., 18.]], dtype=float32)
 
-    Paper: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
+    Reference: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
     """
     _check_window(name, window)
 
@@ -53,7 +55,7 @@ def max_pool(
         size, steps, pairs = _geometry(name, x, window, strides, padding)
         return _slide(x, size, steps, pairs, _first_max, _lowest(x.dtype))
 
-    return _pooling(pool, name)
+    return _pooling(pool, name, "max_pool")
 
 
 def avg_pool(
@@ -64,15 +66,15 @@ def avg_pool(
     count_include_pad: bool = True,
     name: str = "avg_pool",
 ) -> Layer:
-    """The mean of each window, for each feature by itself.
+    """The mean of each window, per feature.
 
     Args:
-      window: its size, a number for every spatial axis or one for each.
-      strides: steps of the window; by default its size.
+      window: size of the window, a number for all spatial axes or one per axis.
+      strides: strides of the window; its size by default.
       padding: as in `conv`.
       count_include_pad: True divides by the size of the window, so that padding counts as zeros,
-        as PyTorch and Flax do by default; False by the number of entries that are there, as
-        TensorFlow does.
+        as PyTorch and Flax do by default; False by the number of entries of the input in the
+        window, as TensorFlow does.
       name: of the layer.
 
     Raises:
@@ -84,24 +86,24 @@ def avg_pool(
       Array([[ 3.,  5.],
              [13., 15.]], dtype=float32)
 
-    Paper: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+    Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
     _check_window(name, window)
 
     def pool(x):
         size, steps, pairs = _geometry(name, x, window, strides, padding)
-        total = _slide(_summable(x), size, steps, pairs, jnp.add, 0)
+        total = _slide(wide(x), size, steps, pairs, jnp.add, 0)
         if count_include_pad:
-            return (total / math.prod(size)).astype(_mean_dtype(x))
+            return (total / math.prod(size)).astype(output_dtype(x))
         for i, n in enumerate(x.shape[1:-1]):
             first = np.arange(total.shape[i + 1]) * steps[i] - pairs[i][0]
             there = np.minimum(first + size[i], n) - np.maximum(first, 0)
             total /= jnp.expand_dims(
                 there.astype(total.dtype), [j for j in range(x.ndim) if j != i + 1]
             )
-        return total.astype(_mean_dtype(x))
+        return total.astype(output_dtype(x))
 
-    return _pooling(pool, name)
+    return _pooling(pool, name, "avg_pool")
 
 
 def l2_pool(
@@ -111,13 +113,13 @@ def l2_pool(
     padding: Padding = "VALID",
     name: str = "l2_pool",
 ) -> Layer:
-    """The square root of the sum of squares of each window, for each feature by itself.
+    """The square root of the sum of squares of each window, per feature.
 
     Where a whole window is 0 the gradient is 0; that of the plain formula would be NaN.
 
     Args:
-      window: its size, a number for every spatial axis or one for each.
-      strides: steps of the window; by default its size.
+      window: size of the window, a number for all spatial axes or one per axis.
+      strides: strides of the window; its size by default.
       padding: as in `conv`.
       name: of the layer.
 
@@ -129,60 +131,58 @@ def l2_pool(
       >>> y.ravel()
       Array([ 5., 13.], dtype=float32)
 
-    Paper: Hyvärinen and Hoyer 2000, "Emergence of phase- and shift-invariant features".
+    Reference: Hyvärinen and Hoyer 2000, "Emergence of phase- and shift-invariant features".
     """
     _check_window(name, window)
 
     def pool(x):
         size, steps, pairs = _geometry(name, x, window, strides, padding)
-        total = _slide(_summable(x) ** 2, size, steps, pairs, jnp.add, 0)
-        return _root(total).astype(_mean_dtype(x))
+        total = _slide(wide(x) ** 2, size, steps, pairs, jnp.add, 0)
+        return _root(total).astype(output_dtype(x))
 
-    return _pooling(pool, name)
+    return _pooling(pool, name, "l2_pool")
 
 
 def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
-    """The square root of the sum of squares over neighbouring features, position by position.
+    """The square root of the sum of squares over neighbouring features, per position.
 
     Filters that are pooled together learn variants of one another. The gradient is as in `l2_pool`.
 
     Args:
-      size: how many neighbouring features become one.
+      size: number of neighbouring features that become one.
       name: of the layer.
 
     Raises:
-      ValueError: where size is below 1 or does not divide the features.
+      ValueError: for a size below 1 or one that does not divide the features.
 
     Example:
       >>> y, _ = l2_pool_channels(2).apply({}, {}, jnp.array([[3.0, 4, 5, 12]]))
       >>> y
       Array([[ 5., 13.]], dtype=float32)
 
-    Paper: Kavukcuoglu et al. 2009, "Learning invariant features through topographic filter maps".
+    Reference: Kavukcuoglu et al. 2009, "Learning invariant features through topographic filter
+    maps".
     """
-    if size < 1:
-        raise ValueError(f"{name}: size must be at least 1, got {size}")
+    at_least(name, "size", size, 1)
 
     def pool(x):
-        if len(x.shape) < 2 or x.shape[-1] % size:
-            raise ValueError(
-                f"{name}: needs (batch, ..., features) with a multiple of {size} features, "
-                f"got {x.shape}"
-            )
-        groups = _summable(x).reshape(*x.shape[:-1], -1, size)  # (..., f) -> (..., f / size, size)
-        return _root((groups**2).sum(-1)).astype(_mean_dtype(x))
+        check_rank(name, x, 2)
+        if x.shape[-1] % size:
+            raise ValueError(f"{name}: expected a multiple of {size} features, got {x.shape}")
+        groups = wide(x).reshape(*x.shape[:-1], -1, size)  # (..., f) -> (..., f / size, size)
+        return _root((groups**2).sum(-1)).astype(output_dtype(x))
 
-    return _pooling(pool, name)
+    return _pooling(pool, name, "l2_pool_channels")
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """The largest entry of each feature map; the first one gets the gradient, as in `max_pool`.
+    """The largest entry of each feature map; gradients as in `max_pool`.
 
     Args:
       name: of the layer.
 
     Raises:
-      ValueError: where the input has no spatial axis.
+      ValueError: for an input without spatial axes.
 
     Example:
       >>> y, _ = global_max_pool().apply({}, {}, jnp.arange(24.0).reshape(2, 2, 3, 2))
@@ -190,7 +190,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
       Array([[10., 11.],
              [22., 23.]], dtype=float32)
 
-    Paper: Oquab et al. 2015, "Is object localization for free?".
+    Reference: Oquab et al. 2015, "Is object localization for free?".
     """
 
     def pool(x):
@@ -199,17 +199,17 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
         first = jnp.argmax(x, axis=1, keepdims=True)
         return jnp.take_along_axis(x, first, axis=1)[:, 0]
 
-    return _pooling(pool, name)
+    return _pooling(pool, name, "global_max_pool")
 
 
 def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
-    """The mean of each feature map: (batch, *space, features) becomes (batch, features).
+    """The mean of each feature map: (batch, *space, features) to (batch, features).
 
     Args:
       name: of the layer.
 
     Raises:
-      ValueError: where the input has no spatial axis.
+      ValueError: for an input without spatial axes.
 
     Example:
       >>> y, _ = global_avg_pool().apply({}, {}, jnp.arange(24.0).reshape(2, 2, 3, 2))
@@ -217,27 +217,23 @@ def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
       Array([[ 5.,  6.],
              [17., 18.]], dtype=float32)
 
-    Paper: Lin et al. 2014, "Network in network".
+    Reference: Lin et al. 2014, "Network in network".
     """
 
     def pool(x):
         axes = spatial_axes(name, x)
         return jnp.mean(x, axis=range(1, 1 + axes))
 
-    return _pooling(pool, name)
+    return _pooling(pool, name, "global_avg_pool")
 
 
-def _pooling(pool: Callable, name: str) -> Layer:
-    @wraps(pool)  # keeps the name of who wrote it, which summaries show
-    def apply(params, x):
-        return pool(x)
-
-    return stateless(lambda key, x: {}, apply, name=name)
+def _pooling(pool: Callable, name: str, kind: str) -> Layer:
+    return stateless(lambda key, x: {}, lambda params, x: pool(x), name, kind=kind)
 
 
 def _check_window(name: str, window: int | Sequence[int]) -> None:
-    if isinstance(window, int) and window < 1:
-        raise ValueError(f"{name}: window must be at least 1, got {window}")
+    if isinstance(window, int):
+        at_least(name, "window", window, 1)
 
 
 def _geometry(name, x, window, strides, padding):
@@ -249,21 +245,21 @@ def _geometry(name, x, window, strides, padding):
     for n, k, pair in zip(space, size, pairs, strict=True):
         if max(pair) >= k or n + sum(pair) < k:
             raise ValueError(
-                f"{name}: a window of {size} needs an input at least as large and padding that is "
-                f"smaller, got an input of {space} with padding {pairs}"
+                f"{name}: a window of {size} needs an input at least as large and padding "
+                f"smaller than the window, got an input of {space} with padding {pairs}"
             )
     return size, steps, pairs
 
 
 def _slide(x, window, strides, pairs, combine, fill):
-    """Combines the entries of each window, one axis at a time, in row-major order."""
+    """Combines the entries of each window along one axis after another, in row-major order."""
     edges = ((0, 0, 0), *((low, high, 0) for low, high in pairs), (0, 0, 0))
     x = lax.pad(x, jnp.asarray(fill, x.dtype), edges)
     for axis in reversed(range(len(window))):  # the last axis first, so that order is row-major
         k, s = window[axis], strides[axis]
         last = (x.shape[axis + 1] - k) // s * s
         taps = [lax.slice_in_dim(x, i, i + last + 1, s, axis + 1) for i in range(k)]
-        while len(taps) > 1:  # neighbours first, so that order is kept and sums lose little
+        while len(taps) > 1:  # neighbours first: keeps the order, and sums lose few digits
             pairs = [taps[i : i + 2] for i in range(0, k, 2)]
             taps = [combine(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
             k = len(taps)
@@ -272,7 +268,7 @@ def _slide(x, window, strides, pairs, combine, fill):
 
 
 def _first_max(a, b):
-    """The larger, and the first of equals; jnp.maximum would give each half of the gradient."""
+    """The larger, or the first of equals; jnp.maximum would split the gradient between equals."""
     return jnp.where((a >= b) | (a != a), a, b)  # a != a: NaN stays
 
 
@@ -283,15 +279,5 @@ def _lowest(dtype):
 
 
 def _root(total):
-    """The square root, whose gradient at 0 is 0."""
+    """The square root, with gradient 0 at 0."""
     return jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), 0)
-
-
-def _mean_dtype(x):
-    """Floats keep their dtype; integers become float32."""
-    return x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-
-
-def _summable(x):
-    """At least float32, since sums in narrow floats lose too much."""
-    return x.astype(jnp.promote_types(_mean_dtype(x), jnp.float32))

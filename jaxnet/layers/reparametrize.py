@@ -1,7 +1,7 @@
-"""Weight normalization and spectral normalization: a layer whose kernels are made from others.
+"""Weight normalization and spectral normalization: transforms that reparametrize kernels.
 
-Both take a layer and give a layer, of any kind: they act on every entry of its params whose own
-name is `kernel` or ends in `_kernel`, and hand the layer itself the kernels that it knows.
+Both transform a layer of any kind. They act on every entry of its params whose name is `kernel` or
+ends in `_kernel`, and pass ordinary kernels to the layer.
 """
 
 from typing import Any
@@ -9,27 +9,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, checked, child_key, path_name
+from jaxnet.checks import at_least
+from jaxnet.core import Layer, Params, child_key, path_name
+from jaxnet.ops.precision import wide
 
 
 def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
-    """The layer with each kernel written as g * v / |v|: its length apart from its direction.
+    """A layer with each kernel written as g * v / |v|, which separates length and direction.
 
     The norm is over all axes but the last, so every output feature has one length g, as in
-    `torch.nn.utils.parametrizations.weight_norm`. The new layer starts as the same function as
-    the old one with the same key: v is the kernel that the layer's init draws, g is its norm.
-    A kernel that starts at zero has no direction: it stays zero, as does its gradient.
+    `torch.nn.utils.parametrizations.weight_norm`. With the same key the new layer starts as the
+    same function as `layer`: v is the kernel drawn by its init, g the norm of v. A kernel of zeros
+    has no direction: it stays zero, and its gradient is zero.
 
     Args:
-      layer: with at least one kernel.
-      name: of the new layer, by default that of the old one.
+      layer: a layer with at least one kernel.
+      name: of the new layer; that of `layer` by default.
 
     Params:
-      As the layer's, with a dict in the place of each kernel (..., features): g (features,) and
+      Those of the layer, with a dict in place of each kernel (..., features): g (features,) and
       v (..., features).
 
     Raises:
-      ValueError: at init, for a layer without a kernel.
+      ValueError: in `init`, for a layer without a kernel.
 
     Example:
       >>> layer = weight_norm(jn.dense(3))
@@ -41,7 +43,7 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
     """
 
     def split(kernel):
-        return {"g": _norm(_wide(kernel)).astype(kernel.dtype), "v": kernel}
+        return {"g": _norm(wide(kernel)).astype(kernel.dtype), "v": kernel}
 
     def init(key, x):
         params, state = layer.init(key, x)
@@ -51,34 +53,38 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
     def apply(params, state, x, *, key=None, train=False):
         return layer.apply(_join(params), state, x, key=key, train=train)
 
-    return checked(Layer(init, apply, name or layer.name))
+    def rewrap(inner):
+        return weight_norm(inner, name=name)
+
+    return _transform(init, apply, name or layer.name, "weight_norm", (layer, rewrap))
 
 
 def spectral_norm(
     layer: Layer, *, iterations: int = 1, epsilon: float = 1e-12, name: str | None = None
 ) -> Layer:
-    """The layer with each kernel divided by its largest singular value, by power iteration.
+    """A layer with each kernel divided by its largest singular value, found by power iteration.
 
-    A kernel is taken as a matrix from all its other axes to the last one, as PyTorch does for its
-    own layout; for a convolution this bounds the map of one patch. The singular vectors u and v
-    live in the state, and each call in training improves them by `iterations`; 15 come at init, so
-    that an untrained layer is already near its bound. They count as constants in gradients.
+    A kernel is treated as a matrix from all its other axes to the last one, as PyTorch does for its
+    own layout; for a convolution this bounds the map of one patch. The state holds the singular
+    vectors u and v; each call in training runs `iterations` steps of the power method, and `init`
+    runs 15, so that an untrained layer is already near its bound. Gradients treat u and v as
+    constants.
 
     Args:
-      layer: with at least one kernel.
-      iterations: of the power method at each call in training, at least 1.
-      epsilon: least length that a vector is divided by.
-      name: of the new layer, by default that of the old one.
+      layer: a layer with at least one kernel.
+      iterations: steps of the power method per call in training, at least 1.
+      epsilon: lower bound on the length by which a vector is divided.
+      name: of the new layer; that of `layer` by default.
 
     Params:
-      As the layer's.
+      Those of the layer.
 
     State:
-      The layer's, and "spectral_norm" with u (features,) and v (inputs,) in the place of each
+      That of the layer, and "spectral_norm" with u (features,) and v (inputs,) in place of each
       kernel.
 
     Raises:
-      ValueError: for iterations below 1; at init, for a layer without a kernel.
+      ValueError: for iterations below 1; in `init`, for a layer without a kernel.
 
     Example:
       >>> layer = spectral_norm(jn.dense(3, use_bias=False))
@@ -89,14 +95,13 @@ def spectral_norm(
 
     Reference: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
     """
-    if iterations < 1:
-        raise ValueError(f"spectral_norm: iterations must be at least 1, got {iterations}")
+    at_least("spectral_norm", "iterations", iterations, 1)
     own = "spectral_norm"
 
     def init(key, x):
         params, state = layer.init(key, x)
         if own in state:
-            raise ValueError(f"{own}: {layer.name} has its kernels normalized already")
+            raise ValueError(f"{own}: the kernels of {layer.name} are already normalized")
 
         def draw(path, kernel):
             here = child_key(child_key(key, own), path_name(path))
@@ -111,7 +116,7 @@ def spectral_norm(
     def apply(params, state, x, *, key=None, train=False):
         kernels = _kernels(params, layer, own)
 
-        def turn(kernel, vectors):
+        def improve(kernel, vectors):
             return _power(jax.lax.stop_gradient(_matrix(kernel)), vectors, iterations, epsilon)
 
         def divide(kernel, vectors):
@@ -120,13 +125,21 @@ def spectral_norm(
 
         vectors = jax.lax.stop_gradient(state[own])
         if train:
-            vectors = jax.tree.map(turn, kernels, vectors)
+            vectors = jax.tree.map(improve, kernels, vectors)
         inner = {name: entry for name, entry in state.items() if name != own}
         divided = _merge(params, jax.tree.map(divide, kernels, vectors))
         y, inner = layer.apply(divided, inner, x, key=key, train=train)
         return y, inner | {own: vectors}
 
-    return checked(Layer(init, apply, name or layer.name))
+    def rewrap(inner):
+        return spectral_norm(inner, iterations=iterations, epsilon=epsilon, name=name)
+
+    return _transform(init, apply, name or layer.name, "spectral_norm", (layer, rewrap))
+
+
+def _transform(init, apply, name: str, kind: str, inside: Any) -> Layer:
+    """A transform that checks its entries as a leaf does, since they are not those of the layer."""
+    return Layer(init, apply, name, kind)._replace(inside=inside)
 
 
 def _is_kernel(name: str) -> bool:
@@ -134,7 +147,7 @@ def _is_kernel(name: str) -> bool:
 
 
 def _find(params: Params) -> Params:
-    """The entries of params that are kernels, and nothing else."""
+    """The entries of params that are kernels."""
     inside = {
         name: _find(entry) if isinstance(entry, dict) else entry
         for name, entry in params.items()
@@ -147,14 +160,14 @@ def _kernels(params: Params, layer: Layer, who: str) -> Params:
     kernels = _find(params)
     if not kernels:
         raise ValueError(
-            f"{who}: {layer.name} has no parameter called kernel or ..._kernel; "
-            f"it has {', '.join(params) or 'none'}"
+            f"{who}: {layer.name} has no parameter named kernel or ..._kernel; its parameters: "
+            f"{', '.join(params) or 'none'}"
         )
     return kernels
 
 
 def _merge(params: Params, changed: Params) -> Params:
-    """The params with the changed kernels in their places."""
+    """The params with the changed kernels in place."""
     return {
         name: _merge(entry, changed.get(name, {}))
         if isinstance(entry, dict)
@@ -171,9 +184,9 @@ def _join(params: Params) -> Params:
             return entry
         if not (_is_kernel(name) and set(entry) == {"g", "v"}):
             return _join(entry)
-        g, v = entry["g"], _wide(entry["v"])
+        g, v = entry["g"], wide(entry["v"])
         norm = _norm(v)
-        # Where v is 0 the quotient has no value: both it and its gradient are set to 0.
+        # Where v is 0 the quotient is undefined: it and its gradient are set to 0.
         factor = jnp.where(norm > 0, g / jnp.where(norm > 0, norm, 1), 0)
         return (v * factor).astype(entry["v"].dtype)
 
@@ -188,23 +201,18 @@ def _norm(v: jax.Array) -> jax.Array:
 
 
 def _matrix(kernel: jax.Array) -> jax.Array:
-    return _wide(kernel).reshape(-1, kernel.shape[-1])  # (..., features) -> (inputs, features)
+    return wide(kernel).reshape(-1, kernel.shape[-1])  # (..., features) -> (inputs, features)
 
 
 def _power(matrix: jax.Array, vectors: Params, iterations: int, epsilon: float) -> Params:
-    """Singular vectors after some turns of the power method: u of the outputs, v of the inputs."""
+    """Singular vectors by the power method: u of the outputs, v of the inputs."""
 
-    def turn(_, vectors):
+    def improve(_, vectors):
         u = _unit(vectors["v"] @ matrix, epsilon)
         return {"u": u, "v": _unit(matrix @ u, epsilon)}
 
-    return jax.lax.fori_loop(0, iterations, turn, vectors)
+    return jax.lax.fori_loop(0, iterations, improve, vectors)
 
 
 def _unit(vector: jax.Array, epsilon: float) -> jax.Array:
     return vector / jnp.maximum(jnp.linalg.norm(vector), epsilon)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """At least float32: bfloat16 has too few digits for sums."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

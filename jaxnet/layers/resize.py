@@ -1,4 +1,4 @@
-"""Upsampling: the same picture with more pixels."""
+"""Upsampling by a whole factor: nearest neighbour and bilinear."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, stateless
+from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import per_axis, spatial_axes
 
 
 def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_nearest") -> Layer:
-    """Each pixel becomes a block of equal ones, over any number of spatial axes.
+    """Repeats each pixel along every spatial axis.
 
     Equal to PyTorch's `interpolate(mode="nearest")`.
 
     Args:
-      factor: how many times as large, a number for every spatial axis or one for each.
+      factor: scale, a number for all spatial axes or one per axis.
       name: of the layer.
 
     Raises:
-      ValueError: where the input has no spatial axis, or factor does not fit it.
+      ValueError: for an input without spatial axes, or a factor that does not match them.
 
     Example:
       >>> y, _ = upsample_nearest((1, 2)).apply({}, {}, jnp.arange(6.0).reshape(1, 2, 3, 1))
@@ -34,25 +35,25 @@ def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_neare
             x = jnp.repeat(x, times, axis, total_repeat_length=x.shape[axis] * times)
         return x
 
-    return stateless(lambda key, x: {}, lambda params, x: resize(x), name=name)
+    return stateless(lambda key, x: {}, lambda params, x: resize(x), name, kind="upsample_nearest")
 
 
 def upsample_bilinear(
     factor: int | Sequence[int], *, align_corners: bool = False, name: str = "upsample_bilinear"
 ) -> Layer:
-    """Linear interpolation along every spatial axis: bilinear in images, trilinear in volumes.
+    """Linear interpolation along every spatial axis: bilinear for images, trilinear for volumes.
 
-    Equal to PyTorch's `interpolate(mode="bilinear")`, with `align_corners` as there. Pixels are
-    areas by default, and beyond the centre of the outermost one its value is repeated.
+    Equal to PyTorch's `interpolate(mode="bilinear")`, including `align_corners`. By default pixels
+    are areas, and beyond the centre of the outermost pixel its value is repeated.
 
     Args:
-      factor: how many times as large, a number for every spatial axis or one for each.
-      align_corners: True makes the centres of the outermost pixels of input and output coincide,
-        and spreads the rest evenly.
+      factor: scale, a number for all spatial axes or one per axis.
+      align_corners: whether the centres of the outermost pixels of input and output coincide, with
+        the others evenly spaced between them.
       name: of the layer.
 
     Raises:
-      ValueError: where the input has no spatial axis, or factor does not fit it.
+      ValueError: for an input without spatial axes, or a factor that does not match them.
 
     Example:
       >>> x = jnp.array([0.0, 4.0, 8.0]).reshape(1, 3, 1)
@@ -63,18 +64,17 @@ def upsample_bilinear(
       >>> y.ravel()
       Array([0., 1., 2., 3., 4., 5., 6., 7., 8.], dtype=float32)
 
-    Paper: Long et al. 2015, "Fully convolutional networks for semantic segmentation", where it
-    starts the learned upsampling.
+    Reference: Long et al. 2015, "Fully convolutional networks for semantic segmentation", where it
+    initializes the learned upsampling.
     """
 
     def resize(x):
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        y = wide(x)
         for axis, times in enumerate(_factors(name, factor, x), start=1):
-            x = _linear(x, axis, times, align_corners)
-        return x.astype(dtype)
+            y = _linear(y, axis, times, align_corners)
+        return y.astype(output_dtype(x))
 
-    return stateless(lambda key, x: {}, lambda params, x: resize(x), name=name)
+    return stateless(lambda key, x: {}, lambda params, x: resize(x), name, kind="upsample_bilinear")
 
 
 def _factors(name, factor, x) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ def _factors(name, factor, x) -> tuple[int, ...]:
 
 
 def _linear(x: jax.Array, axis: int, times: int, align_corners: bool) -> jax.Array:
-    """A product with the matrix of weights: two neighbours for each output along this axis."""
+    """A product with the matrix of interpolation weights along this axis, two per output."""
     inputs = x.shape[axis]
     outputs = inputs * times
     if align_corners:

@@ -4,7 +4,9 @@ import functools
 
 import jax.numpy as jnp
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, stateless
+from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import taps
 
 
@@ -18,20 +20,20 @@ def local_response_norm(
 ) -> Layer:
     """y = x / (k + alpha * sum of x² over `size` neighbouring features) ** beta.
 
-    Two formulas go by this name. This is that of the paper and of TensorFlow, where alpha
-    multiplies the sum. PyTorch and Caffe multiply the mean: their alpha is `size` times ours, so
-    write `alpha=their_alpha / size`; PyTorch's k is 1 by default.
+    Two formulas have this name. Here, as in the paper and TensorFlow, alpha multiplies the sum. In
+    PyTorch and Caffe it multiplies the mean, so their alpha is `size` times ours: write
+    `alpha=their_alpha / size`. PyTorch's k is 1 by default.
 
     Args:
-      size: how many features a sum spans: size // 2 before and (size - 1) // 2 after each, fewer
-        at the ends.
+      size: number of features in a sum: size // 2 before and (size - 1) // 2 after each, fewer at
+        the ends.
       alpha: strength.
       beta: exponent.
-      k: added to the sum, positive.
+      k: added to the sum; positive.
       name: of the layer.
 
     Raises:
-      ValueError: where size is below 1 or k is not positive.
+      ValueError: for a size below 1 or k not positive.
 
     Example:
       >>> layer = local_response_norm(3, alpha=1.0, beta=1.0, k=1.0)
@@ -39,18 +41,18 @@ def local_response_norm(
       >>> y
       Array([[0.16666667, 0.33333334, 0.        ]], dtype=float32)
 
-    Paper: Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural
-    networks", 3.3, with the constants that are the defaults here.
+    Reference: Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural
+    networks", 3.3, whose constants are the defaults.
     """
-    if size < 1 or k <= 0:
-        raise ValueError(f"{name}: size must be at least 1 and k positive, got {size} and {k}")
+    at_least(name, "size", size, 1)
+    if not k > 0:
+        raise ValueError(f"{name}: k must be positive, got {k}")
 
     def apply(params, x):
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        x = x.astype(jnp.promote_types(dtype, jnp.float32))
-        squares = (x**2).reshape(-1, x.shape[-1], 1)  # features as the one axis that is slid over
-        seen = taps(squares, (size,), (1,), ((size // 2, (size - 1) // 2),))
-        total = functools.reduce(jnp.add, seen)
-        return (x * (k + alpha * total.reshape(x.shape)) ** -beta).astype(dtype)
+        y = wide(x)
+        squares = (y**2).reshape(-1, x.shape[-1], 1)  # the window slides over the features
+        shifted = taps(squares, (size,), (1,), ((size // 2, (size - 1) // 2),))
+        total = functools.reduce(jnp.add, shifted)
+        return (y * (k + alpha * total.reshape(y.shape)) ** -beta).astype(output_dtype(x))
 
-    return stateless(lambda key, x: {}, apply, name=name)
+    return stateless(lambda key, x: {}, apply, name=name, kind="local_response_norm")

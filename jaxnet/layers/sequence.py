@@ -1,15 +1,15 @@
-"""What a sequence is, and layers that make sequence layers of other layers.
+"""The forms of a sequence, and layers built from sequence layers.
 
-A sequence is one of these, and a layer of sequences gives back the same form:
+A sequence has one of these forms, and a sequence layer returns the form it got:
 
     in                                                out
     x                    (batch, time, ...)           y
-    (x, lengths)         lengths (batch,) of integers (y, lengths)
-    {"x": x, ...}        and, where known,            {"x": y, "final": carry, ...}
-                         "lengths", "initial": carry  and "lengths" where given
+    (x, lengths)         lengths (batch,) integers    (y, lengths)
+    {"x": x, ...}        with optional "lengths"      {"x": y, "final": carry, ...}
+                         and "initial": carry         with "lengths" where given
 
-So `serial(lstm(8), lstm(8))` works on each, and the dict is how states go in and out. With lengths,
-what lies beyond a sequence's own length has no influence on anything, and outputs there are zero.
+So `serial(lstm(8), lstm(8))` accepts all three, and the dict passes carries in and out. Steps
+beyond a sequence's length influence nothing, and outputs there are zero.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, PyTree, checked, compose, stateless
+from jaxnet.checks import is_traced
+from jaxnet.core import Layer, PyTree, as_layer, compose, stateless
 
 
 class Sequence(NamedTuple):
-    """The parts of a sequence, whichever form it came in.
+    """The parts of a sequence of any form.
 
     Fields:
       x: (batch, time, ...).
-      lengths: (batch,) integers in [0, time], or None where every sequence has all steps.
-      initial: the states before the first step, or None for zeros.
-      given: the sequence as it came.
+      lengths: (batch,) integers in [0, time], or None where all steps count.
+      initial: the carry before the first step, or None for zeros.
+      given: the sequence in its original form.
     """
 
     x: Any
@@ -38,7 +39,7 @@ class Sequence(NamedTuple):
     given: PyTree
 
     def mask(self) -> jax.Array | None:
-        """(batch, time), True at the steps that count; None without lengths."""
+        """(batch, time), True for steps within the lengths; None without lengths."""
         if self.lengths is None:
             return None
         return jnp.arange(self.x.shape[1]) < self.lengths[:, None]
@@ -47,7 +48,7 @@ class Sequence(NamedTuple):
         """The output y (batch, time, ...) in the form of the input, zero beyond the lengths."""
         mask = self.mask()
         if mask is not None:
-            y = jnp.where(mask.reshape(mask.shape + (1,) * (y.ndim - 2)), y, 0)
+            y = jnp.where(_beside(mask, y.ndim), y, 0)
         if isinstance(self.given, tuple | list):
             return y, self.lengths
         if isinstance(self.given, dict):
@@ -57,18 +58,18 @@ class Sequence(NamedTuple):
 
 
 def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Sequence:
-    """The parts of a sequence, checked; also for specs in place of arrays.
+    """Splits a sequence into its parts and checks them; specs are accepted as well.
 
     Args:
       given: array, (x, lengths) or dict.
-      who: the layer's name, for messages.
-      rank: the least number of axes of x.
-      passing: whether a dict may hold "final", from the layer before.
+      who: name of the layer, for messages.
+      rank: 3 for x (batch, time, features); 2 for any x (batch, time, ...).
+      passing: whether a dict may contain "final", from the layer before.
 
     Raises:
-      TypeError: for another form, or lengths that are no integers.
-      ValueError: for a wrong shape, no steps, an unknown entry, or lengths out of range, which is
-        looked at only where lengths are known numbers (not under jit).
+      TypeError: for another form, or lengths that are not integers.
+      ValueError: for a wrong shape, no steps, an unknown entry, or lengths out of range (checked
+        only where lengths are known numbers, not under jit).
 
     Example:
       >>> read((jnp.ones((2, 5, 3)), jnp.array([4, 1])), "lstm").mask().sum(1).tolist()
@@ -90,60 +91,58 @@ def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Se
         x, lengths = given
     if not hasattr(x, "shape"):
         raise TypeError(
-            f"{who}: needs x {axes}, (x, lengths) or a dict of x, lengths and initial, "
+            f"{who}: expected x {axes}, (x, lengths) or a dict of x, lengths and initial, "
             f"got {type(x).__name__} for x"
         )
     if len(x.shape) < rank or (rank > 2 and len(x.shape) != rank):
         raise ValueError(
-            f"{who}: needs x {axes}, got {tuple(x.shape)}; one sequence alone is x[None], one step "
-            "of a batch x[:, None], and tokens go through jn.embedding first"
+            f"{who}: expected x of shape {axes}, got {tuple(x.shape)}. For a single sequence, pass "
+            "x[None]; for a single step of a batch, x[:, None]; for tokens, put jn.embedding first"
         )
     if x.shape[1] < 1:
-        raise ValueError(f"{who}: needs at least one time step, got x of {tuple(x.shape)}")
+        raise ValueError(f"{who}: needs at least one time step, got x of shape {tuple(x.shape)}")
     if lengths is not None:
-        lengths = _checked_lengths(lengths, x.shape, who)
+        lengths = _check_lengths(lengths, x.shape, who)
     return Sequence(x, lengths, initial, given)
 
 
-def _checked_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> Any:
+def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> Any:
     if not hasattr(lengths, "dtype") or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(
-            f"{who}: lengths must be an array of integers, one a sequence, got "
-            f"{getattr(lengths, 'dtype', type(lengths).__name__)}; a mask becomes lengths by "
-            "mask.sum(1)"
+            f"{who}: lengths must be an array of integers, one per sequence, got "
+            f"{getattr(lengths, 'dtype', type(lengths).__name__)}. For a mask, pass mask.sum(1)"
         )
     if lengths.shape != shape[:1]:
         raise ValueError(
-            f"{who}: lengths must be (batch,) = {shape[:1]} for x of {tuple(shape)}, "
+            f"{who}: lengths must be (batch,) = {shape[:1]} for x of shape {tuple(shape)}, "
             f"got {tuple(lengths.shape)}"
         )
     if isinstance(lengths, jax.ShapeDtypeStruct):
         return lengths
-    try:
-        known = np.asarray(lengths)
-    except jax.errors.TracerArrayConversionError:  # under jit values are not known
+    if is_traced(lengths):
         return lengths
+    known = np.asarray(lengths)
     if known.size and not (0 <= known.min() and known.max() <= shape[1]):
         raise ValueError(
-            f"{who}: lengths must be in [0, {shape[1]}], the steps of x, "
+            f"{who}: lengths must be in [0, {shape[1]}], the number of steps of x, "
             f"got {known.min()} to {known.max()}"
         )
     return lengths
 
 
 def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Layer:
-    """A layer for arrays, put among layers of sequences: it maps x, the rest goes by.
+    """Applies an array layer to the `x` of a sequence; lengths and carries pass through.
 
-    The layer gets x as it is, (batch, time, ...), padding included, so it should act on each step
-    alone, as `dense`, `dropout`, `embedding` and `jax.nn.relu` do. Its outputs beyond the lengths
-    are set to zero. Its params are those of the layer.
+    The layer gets x with its padding, (batch, time, ...), so it should treat each step separately,
+    as `dense`, `dropout`, `embedding` and `jax.nn.relu` do. Its outputs beyond the lengths are set
+    to zero. Params and state are those of the layer.
 
     Args:
-      layer: a layer or plain function for arrays.
-      name: of the layer; by default the name of the one inside.
+      layer: a layer or plain function of arrays.
+      name: of the new layer; the name of `layer` by default.
 
     Raises:
-      ValueError: for an input that is no sequence, or an output without the axes batch and time.
+      ValueError: for an input that is not a sequence, or an output without the axes batch and time.
 
     Example:
       >>> net = jn.serial(time_distributed(jnp.tanh), lambda s: s[0].sum(1))
@@ -151,11 +150,7 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
       >>> y[:, 0].round(2).tolist()
       [3.04..., 0.75...]
     """
-    if isinstance(layer, Layer):
-        inner = layer
-    else:
-        called = getattr(layer, "__name__", "time_distributed").strip("<>")
-        inner = stateless(lambda key, x: {}, lambda params, x: layer(x), name=called)
+    inner = as_layer(layer)
     name = name or inner.name
 
     def init(key, given):
@@ -172,20 +167,23 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
         out = sequence.write(y)
         return ({**given, **out} if isinstance(given, dict) else out), state
 
-    return checked(Layer(init, apply, name))
+    def rewrap(layer):
+        return time_distributed(layer, name=name)
+
+    return Layer(init, apply, name, kind="time_distributed", inside=(inner, rewrap))
 
 
 def last_step(*, name: str = "last_step") -> Layer:
     """The value at each sequence's last step: (batch, time, ...) to (batch, ...).
 
-    A sequence of length 0 gives zeros. After `bidirectional`, the backward half of it has seen one
-    step only; there the entry "final" of the dict form is what has seen everything.
+    A sequence of length 0 gives zeros. After `bidirectional`, the backward half at the last step
+    depends on that step alone; use the entry "final" of the dict form, which depends on all steps.
 
     Args:
       name: of the layer.
 
     Raises:
-      ValueError: for an input that is no sequence.
+      ValueError: for an input that is not a sequence.
 
     Example:
       >>> x = jnp.arange(10.0).reshape(2, 5, 1)
@@ -198,28 +196,28 @@ def last_step(*, name: str = "last_step") -> Layer:
         x, lengths, _, _ = read(given, name, rank=2, passing=True)
         if lengths is None:
             return x[:, -1]
-        here = jnp.arange(x.shape[1]) == lengths[:, None] - 1  # (batch, time)
-        here = here.reshape(here.shape + (1,) * (x.ndim - 2))
-        return jnp.where(here, x, 0).sum(1, dtype=x.dtype)
+        last = jnp.arange(x.shape[1]) == lengths[:, None] - 1  # (batch, time)
+        return jnp.where(_beside(last, x.ndim), x, 0).sum(1, dtype=x.dtype)
 
-    return stateless(lambda key, x: {}, apply, name=name)
+    return stateless(lambda key, x: {}, apply, name, kind="last_step")
 
 
 def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
-    """Layers of sequences one after another, as `serial`, with the states of all of them.
+    """Sequence layers one after another, as `serial`, with the carries of all of them.
 
-    In the dict form, "initial" and "final" are tuples with one entry a layer. Dropout between two
-    layers is part of one of them: `stack_rnn(lstm(8), serial(time_distributed(dropout(0.5)), lstm(8)))`.
+    In the dict form, "initial" and "final" are tuples with one entry per layer. Dropout between two
+    layers belongs to one of them:
+    `stack_rnn(lstm(8), serial(time_distributed(dropout(0.5)), lstm(8)))`.
 
     Args:
-      layers: such as `lstm`, `bidirectional` or `recurrent`.
+      layers: such as `lstm`, `bidirectional` or `recurrent`, at least one.
       name: of the layer.
 
     Raises:
-      ValueError: without layers, or where "initial" has not one entry a layer.
+      ValueError: for no layers, or "initial" without one entry per layer.
 
     Example:
-      Two layers, and one more step that goes on from where they stopped:
+      Two layers, and another step from where they stopped:
 
       >>> net = stack_rnn(jn.lstm(4), jn.gru(7))
       >>> params, state = net.init(jax.random.key(0), jn.spec((2, 5, 3)))
@@ -236,22 +234,21 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
             for layer in layers:
                 given = m(layer, given)
             return given
-        sequence = read(given, name, rank=2)
-        initial = sequence.initial
+        initial = read(given, name, rank=2).initial
         if initial is None:
             initial = (None,) * len(layers)
         if not isinstance(initial, tuple | list) or len(initial) != len(layers):
             raise ValueError(
-                f"{name}: 'initial' must be a tuple of {len(layers)} carries, one a layer, got "
+                f"{name}: 'initial' must be a tuple of {len(layers)} carries, one per layer, got "
                 f"{f'{len(initial)} entries' if hasattr(initial, '__len__') else initial}"
             )
         final = []
         for layer, carry in zip(layers, initial, strict=True):
-            out = m(layer, _with(given, carry))
+            out = m(layer, _with_initial(given, carry))
             given, final = {**given, "x": out["x"]}, [*final, out["final"]]
-        return {k: v for k, v in given.items() if k != "initial"} | {"final": tuple(final)}
+        return _with_initial(given, None) | {"final": tuple(final)}
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="stack_rnn")
 
 
 def bidirectional(
@@ -261,25 +258,26 @@ def bidirectional(
     merge: Callable[[jax.Array, jax.Array], jax.Array] = lambda a, b: jnp.concatenate([a, b], -1),
     name: str = "bidirectional",
 ) -> Layer:
-    """A layer from left to right and another from right to left, so each step sees all others.
+    """Two sequence layers, one forward and one backward in time, merged at each step.
 
-    The backward direction starts at each sequence's own last step, never in the padding; its
-    outputs are turned round again, so that both halves of an output belong to the same step. In the
+    The backward direction starts at each sequence's own last step, never in the padding, and its
+    outputs are reversed again, so that both halves of an output belong to the same step. In the
     dict form, "initial" and "final" are {"forward": carry, "backward": carry}; the final carry of
     the backward direction is that at the first step.
 
     Args:
-      forward: a layer of sequences.
-      backward: the other direction's layer; by default the same kind, with params of its own.
-      merge: makes one output of the two directions' (batch, time, ...); they are joined along the
-        features by default, and `merge=jnp.add` keeps their number.
+      forward: a sequence layer.
+      backward: the layer of the other direction; the same as `forward` by default, with separate
+        params.
+      merge: combines the outputs of the two directions, each (batch, time, ...). By default they
+        are concatenated along the features; `merge=jnp.add` keeps their number.
       name: of the layer.
 
     Params:
       forward, backward: those of the two layers.
 
     Raises:
-      ValueError: for an input that is no sequence, or "initial" without the two directions.
+      ValueError: for an input that is not a sequence, or "initial" without the two directions.
 
     Example:
       >>> net = bidirectional(jn.gru(4))
@@ -303,24 +301,23 @@ def bidirectional(
                 f"{name}: 'initial' must be {{'forward': carry, 'backward': carry}}, got "
                 f"{sorted(initial) if isinstance(initial, dict) else type(initial).__name__}"
             )
-        turned = _turned(x, lengths)
+        final, flipped = None, _reversed(x, lengths)
         if isinstance(given, dict):
-            a = m(ahead, _with(given, initial["forward"]))
-            b = m(back, _with({**given, "x": turned}, initial["backward"]))
+            a = m(ahead, _with_initial(given, initial["forward"]))
+            b = m(back, _with_initial({**given, "x": flipped}, initial["backward"]))
             final = {"forward": a["final"], "backward": b["final"]}
-            y = merge(a["x"], _turned(b["x"], lengths))
+            a, b = a["x"], b["x"]
         elif lengths is not None:
-            y = merge(m(ahead, given)[0], _turned(m(back, (turned, lengths))[0], lengths))
-            final = None
+            (a, _), (b, _) = m(ahead, given), m(back, (flipped, lengths))
         else:
-            y, final = merge(m(ahead, x), _turned(m(back, turned), None)), None
-        return sequence.write(y, final)
+            a, b = m(ahead, x), m(back, flipped)
+        return sequence.write(merge(a, _reversed(b, lengths)), final)
 
-    return compose(both, name=name)
+    return compose(both, name=name, kind="bidirectional")
 
 
-def _turned(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Each sequence from its last step to its first; what lies beyond stays where it is."""
+def _reversed(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Each sequence from its last step to its first; the padding stays in place."""
     if lengths is None:
         return jnp.flip(x, 1)
     t, n = jnp.arange(x.shape[1]), jnp.clip(lengths, 0, x.shape[1])[:, None]
@@ -330,7 +327,12 @@ def _turned(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
     )(x, places)
 
 
-def _with(given: dict, initial: PyTree) -> dict:
-    """The dict with another initial carry, or with none."""
+def _beside(mask: jax.Array, ndim: int) -> jax.Array:
+    """A mask (batch, time) with axes of 1 behind, for an array with `ndim` axes."""
+    return mask.reshape(mask.shape + (1,) * (ndim - 2))
+
+
+def _with_initial(given: dict, initial: PyTree) -> dict:
+    """The dict with another initial carry; None removes it."""
     rest = {key: value for key, value in given.items() if key != "initial"}
     return rest if initial is None else {**rest, "initial": initial}

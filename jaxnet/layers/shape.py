@@ -1,4 +1,4 @@
-"""Layers that only change shapes."""
+"""Layers that change only the shape."""
 
 import math
 
@@ -6,7 +6,10 @@ from jaxnet.core import Layer, stateless
 
 
 def flatten(*, name: str = "flatten") -> Layer:
-    """All axes but the first become one: (batch, ...) to (batch, features).
+    """Merges all axes but the first: (batch, ...) to (batch, features).
+
+    Args:
+      name: of the layer.
 
     Example:
       >>> y, _ = flatten().apply({}, {}, jnp.ones((2, 3, 5, 7)))
@@ -17,4 +20,4 @@ def flatten(*, name: str = "flatten") -> Layer:
     def apply(params, x):
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 would fail for an empty batch
 
-    return stateless(lambda key, x: {}, apply, name=name)
+    return stateless(lambda key, x: {}, apply, name, kind="flatten")

@@ -1,4 +1,4 @@
-"""The block of which transformers are made."""
+"""The transformer block."""
 
 from collections.abc import Callable
 
@@ -28,30 +28,31 @@ def transformer_block(
     step: bool = False,
     name: str = "transformer_block",
 ) -> Layer:
-    """Attention, then an MLP at each place, each on a normed input and added to it (pre-norm).
+    """Self-attention and an MLP, each on a normalized input and added to it (pre-norm).
 
-    What comes in beside x goes out again, so that blocks are chained by `serial`. Norm the output
-    of the last block.
+    The rest of the input passes through, so that blocks can be chained by `serial`. Normalize the
+    output of the last block.
 
     Input and output:
-      x or (x, mask), as in `multi_head_attention`; y or (y, mask) come out;
-      with cross=True (x, memory) or (x, memory, mask), the mask being for the memory, which may
-      also be what `precompute_kv` made of it with params["cross_attention"]. A mask for x is
-      not needed with causal=True, where padding at the end is never looked at;
-      with step=True (cache, what comes in above at one moment), e.g. (cache, x_t) or
-      (cache, (x_t, memory)), and the cache comes out first.
+      x or (x, mask), as in `multi_head_attention`, gives y or (y, mask);
+      with cross=True (x, memory) or (x, memory, mask), where the mask is for the memory, which may
+      also be the result of `precompute_kv` with params["cross_attention"]. With causal=True x needs
+      no mask, since no query attends to the padding at the end;
+      with step=True (cache, one time step of the above), such as (cache, x_t) or
+      (cache, (x_t, memory)); the output starts with the cache too.
 
     Args:
-      heads: number of heads, as are the next four, see `multi_head_attention`.
+      heads: number of heads, see `multi_head_attention`.
       mlp_features: width of the MLP's hidden layer, often 4 times that of x.
-      cross: whether a second attention looks at a memory, between the two: a decoder's block.
+      head_size, kv_heads, causal, rotary: as in `multi_head_attention`.
+      cross: whether a second attention, to a memory, follows the first: a decoder block.
       gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
         activation=jax.nn.silu.
       use_bias: whether attention and MLP have biases.
-      dropout_rate: of the attention's weights and of what is added to x.
-      activation: of the MLP; the default is GELU in its tanh form.
+      dropout_rate: for the weights of the attention and for each branch before it is added to x.
+      activation: of the MLP; GELU in its tanh form by default.
       norm: makes the norms, such as layer_norm or rms_norm.
-      step: one moment at a time, with a cache from `attention_cache` and the same params.
+      step: whether to take one time step, with a cache from `attention_cache` and the same params.
       name: of the layer.
 
     Raises:
@@ -90,7 +91,7 @@ def transformer_block(
         cache, given = given if step else (None, given)
         x, *beside = given if isinstance(given, tuple | list) else (given,)
         if cross and not beside:
-            raise ValueError(f"{name}: with cross=True needs (x, memory) or (x, memory, mask)")
+            raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
 
         def drop(y):
             return m(dropout(dropout_rate), y) if dropout_rate else y
@@ -120,4 +121,4 @@ def transformer_block(
         y = (x, *beside) if beside else x
         return (cache, y) if step else y
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="transformer_block")

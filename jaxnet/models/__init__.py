@@ -1,11 +1,10 @@
-"""Models: each file one published architecture, each model a Layer; rules stand beside theirs."""
+"""Models: one published architecture per file, each model a Layer."""
 
 from jaxnet.models.alexnet import alexnet as alexnet
 from jaxnet.models.alexnet import alexnet_one_column as alexnet_one_column
 from jaxnet.models.autoencoder import autoencoder as autoencoder
 from jaxnet.models.autoencoder import code as code
 from jaxnet.models.autoencoder import tied_autoencoder as tied_autoencoder
-from jaxnet.models.deepface import deepface as deepface
 from jaxnet.models.fcn import as_convolution as as_convolution
 from jaxnet.models.fcn import convolutional_head as convolutional_head
 from jaxnet.models.fcn import fcn as fcn
@@ -34,4 +33,3 @@ from jaxnet.models.yolo import yolo_assign as yolo_assign
 from jaxnet.models.yolo import yolo_decode as yolo_decode
 from jaxnet.models.yolo import yolo_detect as yolo_detect
 from jaxnet.models.yolo import yolo_loss as yolo_loss
-from jaxnet.models.yolo import yolo_v1 as yolo_v1

@@ -1,8 +1,9 @@
-"""AlexNet, which won ImageNet in 2012 and began the rush to deep networks."""
+"""AlexNet, the winner of ImageNet 2012."""
 
 import jax
 
-from jaxnet.core import Layer, serial
+from jaxnet.composition import serial
+from jaxnet.core import Layer
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
@@ -19,15 +20,15 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
     Maps of 55x55x96 (conv_1), 27x27x96, 27x27x256 (conv_2), 13x13x256, 13x13x384 (conv_3, conv_4),
     13x13x256 (conv_5), 6x6x256 = 9216, then 4096, 4096 and the classes. Pooling windows of 3
     overlap at strides of 2, and local response normalization follows the first two convolutions.
-    conv_2, conv_4 and conv_5 see half of the maps each, since the original ran on two devices.
+    conv_2, conv_4 and conv_5 have two groups, since the original ran on two devices.
 
     Args:
       classes: number of outputs.
-      groups: 2 as published, 1 to let every map see every other.
+      groups: 2 as published; 1 connects all maps.
       name: of the model. Its layers are conv_1 to conv_5, dense_6, dense_7 and output.
 
     Input:
-      images (batch, 227, 227, 3). The paper says 224, which does not give its maps of 55.
+      images (batch, 227, 227, 3). The paper says 224, which does not give its 55x55 maps.
 
     Example:
       >>> net = alexnet(classes=1000)
@@ -56,11 +57,11 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
         max_pool(3, strides=2, name="pool_5"),  # (batch, 6, 6, 256)
         *_classifier(classes),
         name=name,
-    )
+    )._replace(kind="alexnet")
 
 
 def alexnet_one_column(classes: int = 1000, *, name: str = "alexnet") -> Layer:
-    """AlexNet with narrower maps, no groups and no normalization: torchvision's; 61,100,840.
+    """AlexNet with fewer maps, no groups and no normalization, as in torchvision; 61,100,840.
 
     Args:
       classes: number of outputs.
@@ -93,7 +94,7 @@ def alexnet_one_column(classes: int = 1000, *, name: str = "alexnet") -> Layer:
         max_pool(3, strides=2, name="pool_5"),  # (batch, 6, 6, 256)
         *_classifier(classes),
         name=name,
-    )
+    )._replace(kind="alexnet_one_column")
 
 
 def _classifier(classes: int) -> list:

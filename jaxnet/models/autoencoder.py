@@ -5,13 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, PyTree, compose, param_dtype, serial, stateless
+from jaxnet.core import Layer, PyTree, as_layer, compose, param_dtype, stateless
 from jaxnet.initializers import Initializer, glorot_uniform, zeros
 from jaxnet.layers.dense import dense
 
 
 def code(z: PyTree) -> PyTree:
-    """Passes on what the encoder gives; observers find the code under this name.
+    """The identity; it names the code, so that `jn.tap` and `jn.observe` find it.
 
     Example:
       >>> code(3)
@@ -23,21 +23,20 @@ def code(z: PyTree) -> PyTree:
 def autoencoder(
     encoder: Layer | Callable, decoder: Layer | Callable, *, name: str = "autoencoder"
 ) -> Layer:
-    """decoder(encoder(x)): the output is the reconstruction, of the shape of x.
+    """Reconstructs its input: decoder(encoder(x)), of the shape of x.
 
-    The parts stay layers of their own: `encoder.apply(params["encoder"], {}, x)` gives the code of
-    a trained net, `decoder.apply(params["decoder"], {}, z)` draws what a code stands for (with
-    state, such as batch norm's, `state["encoder"]` in place of `{}`). A deep autoencoder has two
-    perceptrons as its parts.
+    The parts remain layers: `encoder.apply(params["encoder"], {}, x)` gives the code of a trained
+    net, `decoder.apply(params["decoder"], {}, z)` decodes a code (with state, such as batch norm's,
+    `state["encoder"]` instead of `{}`). The parts of a deep autoencoder are two `mlp`.
 
     Args:
-      encoder: x to code, such as `jn.serial(jn.dense(30), jax.nn.sigmoid)` or
+      encoder: maps x to the code, such as `jn.serial(jn.dense(30), jax.nn.sigmoid)` or
         `jn.models.mlp([200, 30])`.
-      decoder: code to x.
-      name: of the model. Its layers are encoder and decoder, whatever they were called.
+      decoder: maps the code to x.
+      name: of the model. Its layers are named encoder and decoder.
 
     Raises:
-      ValueError: where the reconstruction has not the shape of x.
+      ValueError: for a reconstruction of another shape than x.
 
     Example:
       >>> net = autoencoder(jn.models.mlp([200, 30]), jn.models.mlp([200, 784]))
@@ -52,19 +51,20 @@ def autoencoder(
     Reference: Hinton and Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural
     Networks".
     """
-    encoder, decoder = _named(encoder, "encoder"), _named(decoder, "decoder")
+    encoder = as_layer(encoder)._replace(name="encoder")
+    decoder = as_layer(decoder)._replace(name="decoder")
 
     def forward(m, x):
         y = m(decoder, m(code, m(encoder, x)))
         if jnp.shape(y) != jnp.shape(x):
             raise ValueError(
                 f"{name}: the reconstruction must have the shape of x, {jnp.shape(x)}, got "
-                f"{jnp.shape(y)}; let the decoder end in that shape, for images with "
+                f"{jnp.shape(y)}. For images, end the decoder with "
                 "lambda y: y.reshape(-1, height, width, channels)"
             )
         return y
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="autoencoder")
 
 
 def tied_autoencoder(
@@ -76,25 +76,27 @@ def tied_autoencoder(
     decoder_bias_init: Initializer = zeros,
     name: str = "tied_autoencoder",
 ) -> Layer:
-    """output(z @ kernel.T + c) of the code z = activation(x @ kernel + b): one kernel both ways.
+    """Autoencoder with one kernel for both directions: the decoder's is the encoder's transposed.
 
-    Half the weights of the plain form, and a code that cannot hide in small encoder weights beside
-    large decoder weights. `jn.serial(jn.dense(features, name="encoder"), activation)` with
-    `{"encoder": params["encoder"]}` is the trained encoder by itself.
+    z = activation(x @ kernel + b), and the reconstruction is output(z @ kernel.T + c). It has half
+    the weights of the plain form, and cannot balance small encoder weights by large decoder
+    weights. The trained encoder alone is
+    `jn.serial(jn.dense(features, name="encoder"), activation)` with
+    `{"encoder": params["encoder"]}`.
 
     Args:
       features: size of the code, at least 1.
       activation: of the code.
-      output: of the reconstruction: none by default, `jax.nn.sigmoid` for x in [0, 1].
+      output: activation of the reconstruction: None by default, `jax.nn.sigmoid` for x in [0, 1].
       kernel_init: draws the kernel.
-      decoder_bias_init: draws the decoder's bias; where x has a mean far from 0, begin with it.
+      decoder_bias_init: draws the decoder's bias; the mean of x is a good start if far from 0.
       name: of the model. Its layers are encoder and decoder.
 
     Params:
       encoder/kernel (inputs, features), encoder/bias (features,), decoder/bias (inputs,).
 
     Raises:
-      ValueError: where features is below 1, or the input is not (batch, inputs).
+      ValueError: for features below 1, or an input that is not (batch, inputs).
 
     Example:
       >>> net = tied_autoencoder(30)
@@ -114,17 +116,13 @@ def tied_autoencoder(
     def forward(m, x):
         if len(jnp.shape(x)) != 2:
             raise ValueError(
-                f"{name}: needs (batch, inputs), got {jnp.shape(x)}; "
-                "for images write x.reshape(len(x), -1)"
+                f"{name}: expected an input of shape (batch, inputs), got {jnp.shape(x)}. "
+                "For images, pass x.reshape(len(x), -1)"
             )
-        y, transposed = jax.vjp(lambda x: m(encoder, x), x)  # what a dense layer pulls back: @ W.T
+        y, transposed = jax.vjp(lambda x: m(encoder, x), x)  # the vjp of a dense layer: @ kernel.T
         z = m(code, m(activation, y))
         (y,) = transposed(z.astype(y.dtype))  # (batch, features) -> (batch, inputs)
         y = m(decoder, y)
         return y if output is None else m(output, y)
 
-    return compose(forward, name=name)
-
-
-def _named(layer: Layer | Callable, name: str) -> Layer:
-    return layer._replace(name=name) if isinstance(layer, Layer) else serial(layer, name=name)
+    return compose(forward, name=name, kind="tied_autoencoder")

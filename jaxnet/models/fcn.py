@@ -1,4 +1,4 @@
-"""Fully convolutional networks: what a classifier knows, for every pixel."""
+"""Fully convolutional networks: segmentation with the trunk of a classifier."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, compose, serial, tap
+from jaxnet.composition import serial
+from jaxnet.core import Layer, Params, compose, tap
 from jaxnet.initializers import he_normal, zeros
 from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
@@ -28,35 +29,34 @@ def fcn(
     learned: bool = False,
     name: str = "fcn",
 ) -> Layer:
-    """FCN-32s, -16s or -8s: a class for every pixel, from any classifier.
+    """FCN-32s, -16s or -8s: class scores for every pixel, from any classifier.
 
-    The classifier's trunk is kept. A 1x1 convolution scores the classes on its coarsest map; the
-    scores are enlarged to the size of the map before and added to the scores there (a skip), and so
-    on to the finest map that is wanted. The last scores are enlarged to the size of the image by
-    bilinear interpolation.
+    It keeps the trunk of the classifier. A 1x1 convolution scores the classes on its coarsest map;
+    the scores are upsampled to the next finer map and added to the scores there (a skip), and so on
+    to the map at `stride`. Bilinear interpolation upsamples the final scores to the size of the
+    image.
 
-    Sizes that the strides do not divide are fine. All maps are taken to begin at the image's first
-    pixel, as they do with "SAME" padding, and where a rest that fills no window was left out; what
-    a map has too much is cut off at its end, and where one is missing its edge is repeated.
-    Convolutions without padding, such as AlexNet's first, shift the map by some pixels, so give
-    that net an image with a frame around it.
+    The strides need not divide the size of the image. All maps are assumed to start at the first
+    pixel of the image, as with "SAME" padding and where a remainder that fills no window is
+    dropped. A map that is too large is cropped at its end; one that is too small repeats its edge.
+    Convolutions without padding, such as AlexNet's first, shift the map by a few pixels: pad the
+    images for that net.
 
-    Scores start at zero, so all classes are as likely. 134,346,581 parameters with VGG-16, the head
-    of `convolutional_head` and 21 classes at stride 32.
+    Scores start at zero, so all classes are equally likely. 134,346,581 parameters with VGG-16, the
+    head of `convolutional_head` and 21 classes at stride 32.
 
     Args:
-      backbone: a composed layer, such as a classifier; only what the taps need is run and drawn,
-        and its entry in params has its own name and structure, so a trained one fits.
-      classes: number of outputs for each pixel, void left out.
+      backbone: a composed layer, such as a classifier. Only the layers that the taps need have
+        params, under the backbone's name and with its structure, so trained params fit.
+      classes: number of classes per pixel, without void.
       taps: path of a layer in the backbone -> stride of its map, in pixels of the image. The
         default is for VGG; AlexNet has {"pool_1": 8, "pool_2": 16, "pool_5": 32}, ResNet-18
         {"stage_2_block_2": 8, "stage_3_block_2": 16, "stage_4_block_2": 32}, and the ResNet-20
         for small images {"block_3": 1, "block_6": 2, "block_9": 4}.
-      stride: of the finest map that is scored, one of those in `taps`; finer ones are not used.
-      head: what stands between the coarsest map and its scores, such as `convolutional_head()`.
-      learned: whether the enlarging between maps is a transposed convolution that starts as
-        bilinear interpolation; the last one stays as it is, as in the paper. At the coarsest stride
-        there is none to learn.
+      stride: of the finest map to score, one of those in `taps`; finer maps are not used.
+      head: a layer between the coarsest map and its scores, such as `convolutional_head()`.
+      learned: whether the upsampling between maps is a transposed convolution initialized as
+        bilinear interpolation; the last one is fixed, as in the paper.
       name: of the model. Its layers are the backbone, the head, score_32, score_16, score_8 and
         upsample_32_to_16, upsample_16_to_8, upsample_8, by stride.
 
@@ -64,8 +64,8 @@ def fcn(
       images (batch, height, width, channels); the output is (batch, height, width, classes).
 
     Raises:
-      ValueError: where stride is none of the taps', a stride is no multiple of the one before, or,
-        in `init` and `apply`, where the size of a map does not belong to its stride.
+      ValueError: for a stride that is not in the taps, strides that are not multiples of one
+        another, or, in `init` and `apply`, a map whose size does not match its stride.
 
     Example:
       >>> net = fcn(jn.models.vgg(16), classes=21, stride=32, head=convolutional_head())
@@ -81,13 +81,16 @@ def fcn(
     strides = sorted(taps.values())
     if stride not in strides:
         raise ValueError(
-            f"{name}: stride must be that of a tap, {', '.join(map(str, strides))}, got {stride}"
+            f"{name}: stride must be one of the taps', {', '.join(map(str, strides))}, got {stride}"
         )
     used = {s: path for path, s in taps.items() if s >= stride}
     steps = sorted(used, reverse=True)  # 32, 16, 8
     for coarse, fine in zip(steps, steps[1:], strict=False):
         if coarse % fine:
-            raise ValueError(f"{name}: the strides of taps are multiples, got {coarse} and {fine}")
+            raise ValueError(
+                f"{name}: the strides of the taps must be multiples of one another, got {coarse} "
+                f"and {fine}"
+            )
     trunk = tap(backbone, *(used[s] for s in steps))
 
     def forward(m, x):
@@ -98,12 +101,12 @@ def fcn(
         deepest = maps[0] if head is None else m(head, maps[0])
         scores = m(_score(classes, steps[0]), deepest)
         for coarse, fine, a in zip(steps, steps[1:], maps[1:], strict=False):
-            enlarge = _enlarge(coarse // fine, learned, f"upsample_{coarse}_to_{fine}")
-            scores = _fit(m(enlarge, scores), a.shape) + m(_score(classes, fine), a)
+            upsample = _upsample(coarse // fine, learned, f"upsample_{coarse}_to_{fine}")
+            scores = _fit(m(upsample, scores), a.shape) + m(_score(classes, fine), a)
         whole = m(upsample_bilinear(stride, name=f"upsample_{stride}"), scores)
         return _fit(whole, x.shape)  # (batch, height, width, classes)
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="fcn")
 
 
 def convolutional_head(
@@ -114,17 +117,17 @@ def convolutional_head(
     rate: float = 0.5,
     name: str = "head",
 ) -> Layer:
-    """The two hidden dense layers of VGG or AlexNet, slid over a map of any size.
+    """The two hidden dense layers of VGG or AlexNet, applied to every window of a map.
 
-    The first becomes a convolution with the window that it saw; the second sees one place of the
-    map, and a dense layer does that as it is. `as_convolution` turns the first one's params.
+    The first becomes a convolution with the window of the classifier's map; the second acts on
+    single positions, as a dense layer does. `as_convolution` converts the params of the first.
 
     Args:
-      features: of both.
-      window: size of the map that the classifier's first dense layer saw: 7 for VGG, 6 for AlexNet.
-      padding: "SAME" keeps the size of the map; "VALID" gives what the classifier gives, once for
-        each window in the map.
-      rate: of dropout behind each.
+      features: of both layers.
+      window: size of the map before the classifier's first dense layer: 7 for VGG, 6 for AlexNet.
+      padding: "SAME" keeps the size of the map; "VALID" gives the classifier's values, one per
+        window of the map.
+      rate: of the dropout after each layer, in [0, 1).
       name: of the layer. Its layers are dense_6 and dense_7.
 
     Example:
@@ -140,29 +143,29 @@ def convolutional_head(
         jax.nn.relu,
         dropout(rate),
         name=name,
-    )
+    )._replace(kind="convolutional_head")
 
 
 def as_convolution(params: Params, window: int | Sequence[int]) -> Params:
-    """The params of a dense layer behind `flatten`, as those of a convolution.
+    """The params of a dense layer after `flatten`, as those of a convolution.
 
-    The same numbers: the convolution with padding "VALID" gives on a map of the window's size what
-    the dense layer gives, and on a larger one what it gives on each window.
+    Only the shape of the kernel changes. With padding "VALID" the convolution has the values of the
+    dense layer on a map of the size of the window, and on each window of a larger map.
 
     Args:
-      params: {"kernel": (height * width * inputs, features)} and maybe more, such as "bias".
-      window: (height, width) of the map in front of `flatten`; a number for both. With 1, the
-        params of a dense layer that sees one place, such as the last of a classifier, become those
-        of a 1x1 convolution.
+      params: {"kernel": (height * width * inputs, features)} and other entries, such as "bias".
+      window: (height, width) of the map before `flatten`; a number for both. With 1, the params of
+        a dense layer at a single position, such as the last of a classifier, become those of a 1x1
+        convolution.
 
     Returns:
-      {"kernel": (height, width, inputs, features)}, all else as it was.
+      {"kernel": (height, width, inputs, features)}, with the other entries unchanged.
 
     Raises:
-      ValueError: where the window does not divide the inputs of the kernel.
+      ValueError: for a window that does not divide the inputs of the kernel.
 
     Example:
-      A trained classifier, made convolutional:
+      A trained classifier made convolutional:
 
       >>> net = jn.models.vgg(16)
       >>> wide = fcn(net, classes=1000, stride=32, head=convolutional_head())
@@ -181,7 +184,7 @@ def as_convolution(params: Params, window: int | Sequence[int]) -> Params:
     height, width = per_axis("as_convolution", "window", window, 2)
     if kernel.ndim != 2 or kernel.shape[0] % (height * width):
         raise ValueError(
-            "as_convolution: needs the kernel (inputs, features) of a dense layer, with inputs a "
+            "as_convolution: expected the kernel (inputs, features) of a dense layer, inputs a "
             f"multiple of {height} x {width}, got {kernel.shape}"
         )
     return {**params, "kernel": kernel.reshape(height, width, -1, kernel.shape[1])}
@@ -191,7 +194,7 @@ def _score(classes: int, stride: int) -> Layer:
     return conv(classes, 1, kernel_init=zeros, name=f"score_{stride}")
 
 
-def _enlarge(times: int, learned: bool, name: str) -> Layer:
+def _upsample(times: int, learned: bool, name: str) -> Layer:
     if not learned:
         return upsample_bilinear(times, name=name)
 
@@ -203,11 +206,11 @@ def _enlarge(times: int, learned: bool, name: str) -> Layer:
         )  # fmt: skip
         return m(layer, frame)[:, times:-times, times:-times]
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="learned_upsample")
 
 
 def _bilinear(key, shape, dtype=jnp.float32):
-    """Of a transposed convolution: each class by itself, weights falling to both sides."""
+    """Bilinear kernel of a transposed convolution, for each class separately."""
     sides = []
     for k in shape[:2]:
         times = (k + 1) // 2
@@ -217,7 +220,7 @@ def _bilinear(key, shape, dtype=jnp.float32):
 
 
 def _fit(x: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """Cut at the end, or the edge repeated there, to the height and width of this shape."""
+    """x cropped at the end, or its edge repeated, to the height and width of `shape`."""
     height, width = shape[1:3]
     x = x[:, :height, :width]
     missing = ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0))
@@ -229,6 +232,6 @@ def _check_map(name: str, path: str, stride: int, a: jax.Array, x: jax.Array) ->
     if any(abs(n * stride - size) >= 3 * stride for n, size in sizes):
         about = round(math.sqrt(math.prod(x.shape[1:3]) / math.prod(a.shape[1:3])))
         raise ValueError(
-            f"{name}: the map of {path} is {a.shape[1:3]} for an image of {x.shape[1:3]}, which "
-            f"is a stride of about {about}; taps say {stride}"
+            f"{name}: the map of {path} is {a.shape[1:3]} for an image of {x.shape[1:3]}, a stride "
+            f"of about {about}, but taps has {stride}"
         )

@@ -1,4 +1,4 @@
-"""GoogLeNet: modules that look at several scales at once, and heads that help the gradient."""
+"""GoogLeNet: inception modules, and auxiliary heads."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import global_avg_pool, max_pool, avg_pool
+from jaxnet.layers.pool import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.response_norm import local_response_norm
 from jaxnet.layers.shape import flatten
 
-# Maps of each module: 1x1; before and after 3x3; before and after 5x5; after pooling.
+# Maps per module: 1x1; before and after 3x3; before and after 5x5; after pooling.
 MODULES = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -38,18 +38,18 @@ def googlenet(
 ) -> Layer:
     """GoogLeNet, 22 layers; 6,998,552 parameters, 13,378,280 with the auxiliary heads.
 
-    Nine inception modules at 28, 14 and 7 pixels: 1x1, 3x3 and 5x5 convolutions and a pooling side
-    by side, the larger ones after a 1x1 convolution that thins out the maps. Then a mean over each
+    Nine inception modules at 28, 14 and 7 pixels: 1x1, 3x3 and 5x5 convolutions and a pooling in
+    parallel, the larger ones after a 1x1 convolution that reduces the maps. Then a mean over each
     of the 1024 maps, dropout and the classes.
 
     Args:
       classes: number of outputs.
-      auxiliary: whether two more heads, after modules 4a and 4d, give logits of their own. The
-        output is then (logits, logits of 4a, logits of 4d); the paper adds the losses of the last
-        two with weight 0.3 in training, and leaves them out afterwards.
-      normalized: whether batch norm follows each convolution, in place of its bias and of local
-        response normalization, which came a year later; with it, as in torchvision, 3x3 windows
-        stand in the place of 5x5, and the last pooling has windows of 2. 6,624,904 parameters.
+      auxiliary: whether to add two heads, after modules 4a and 4d. The output is then (logits,
+        logits of 4a, logits of 4d); the paper adds the losses of the last two with weight 0.3 in
+        training, and drops them afterwards.
+      normalized: whether batch norm follows each convolution, instead of its bias and of local
+        response normalization; published a year later. Then, as in torchvision, 3x3 windows replace
+        the 5x5 ones, and the last pooling has windows of 2. 6,624,904 parameters.
       name: of the model. Its layers are conv_1, conv_2_reduce, conv_2, inception_3a, ...,
         inception_5b, auxiliary_4a, auxiliary_4d and output.
 
@@ -90,40 +90,40 @@ def googlenet(
         logits = m(dense(classes, name="output"), x)
         return (logits, *others) if auxiliary else logits
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="googlenet")
 
 
 def _inception(run: Callable, maps: tuple[int, int, int, int, int, int], name: str) -> Layer:
-    """Four ways through, side by side along the features."""
+    """Four branches, concatenated along the features."""
     one, before_3, three, before_5, five, pooled = maps
     large = 3 if run is _normalized_conv else 5
 
     def forward(m, x):
         pool = max_pool(3, strides=1, padding="SAME")
-        ways = [
+        branches = [
             run(m, x, one, 1, "conv_1x1"),
             run(m, run(m, x, before_3, 1, "reduce_3x3"), three, 3, "conv_3x3"),
             run(m, run(m, x, before_5, 1, "reduce_5x5"), five, large, "conv_5x5"),
             run(m, m(pool, x), pooled, 1, "project"),
         ]
-        return jnp.concatenate(ways, -1)
+        return jnp.concatenate(branches, -1)
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="inception")
 
 
 def _auxiliary(run: Callable, classes: int, name: str) -> Layer:
-    """A small classifier on the maps of a module, (batch, 14, 14, maps)."""
+    """A small classifier on the maps (batch, 14, 14, maps) of a module."""
 
     def forward(m, x):
         x = run(m, m(avg_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
         x = jax.nn.relu(m(dense(1024, kernel_init=he_normal()), m(flatten(), x)))
         return m(dense(classes, name="output"), m(dropout(0.7), x))
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="auxiliary")
 
 
 def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
-    """A convolution and the rectifier after it."""
+    """A convolution and a ReLU."""
     layer = conv(
         features, size, strides=strides, padding=size // 2, kernel_init=he_normal(), name=name
     )
@@ -131,7 +131,7 @@ def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Ar
 
 
 def _normalized_conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
-    """The same with batch norm between the two."""
+    """A convolution, batch norm and a ReLU."""
     layer = conv(
         features, size, strides=strides, padding=size // 2, use_bias=False,
         kernel_init=he_normal(), name=name,

@@ -1,14 +1,15 @@
-"""LeNet-5, the convolutional network that read the digits on cheques."""
+"""LeNet-5: the convolutional network for handwritten digits, modern and as published."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, param_dtype, serial, stateless
+from jaxnet.composition import serial
+from jaxnet.core import Layer, param_dtype, stateless
 from jaxnet.initializers import ones, zeros
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
-from jaxnet.layers.pool import max_pool, avg_pool
+from jaxnet.layers.pool import avg_pool, max_pool
 from jaxnet.layers.shape import flatten
 
 
@@ -16,9 +17,9 @@ def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
     """LeNet-5 in its modern form; 61,706 parameters for one channel and ten classes.
 
     Maps of 6@28x28 (c1), 6@14x14 (s2), 16@10x10 (c3), 16@5x5 (s4), then 120 (c5), 84 (f6) and the
-    classes (output), as in the paper, which pads the 28x28 digits to 32x32. What is modern:
-    rectified units in place of a scaled tanh, max pooling in place of trainable averages, every map
-    of c3 sees all of s2, and the outputs are logits in place of radial basis functions.
+    classes (output), as in the paper, which pads the 28x28 digits to 32x32. Modern are the ReLU
+    instead of a scaled tanh, max pooling instead of trainable averages, full connections from s2
+    to c3, and logits instead of radial basis functions.
 
     Args:
       classes: number of outputs.
@@ -57,10 +58,10 @@ def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
         jax.nn.relu,
         dense(classes, name="output"),
         name=name,
-    )
+    )._replace(kind="lenet5")
 
 
-# What each map of C3 sees of S2: table I of the paper.
+# Maps of S2 connected to each map of C3: table I of the paper.
 SEEN = (
     (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
     (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
@@ -70,25 +71,25 @@ SEEN = (
 
 
 def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "lenet5") -> Layer:
-    """LeNet-5 as published; 60,000 parameters that are trained.
+    """LeNet-5 as published; 60,000 trainable parameters.
 
-    What the modern form left behind: the units are 1.7159 tanh(2/3 z), also after pooling; pooling
-    (s2, s4) is a mean with a trainable scale and bias for each map; the maps of c3 see 3, 4 or 6 of
-    those of s2, so that they cannot all learn the same; and an output is the squared distance of
-    the 84 units of f6 from the code of its class, fixed patterns of -1 and +1.
+    Activations are 1.7159 tanh(2/3 z), also after pooling; pooling (s2, s4) is a mean with a
+    trainable scale and bias per map; each map of c3 is connected to 3, 4 or 6 maps of s2, which
+    breaks their symmetry; and an output is the squared distance of the 84 units of f6 from the code
+    of its class, a fixed pattern of -1 and +1.
 
     Args:
       codes: (classes, 84) of -1 and +1. The paper draws the characters in 7x12 pixels; by default
-        ten random patterns, drawn once by a fixed seed, which differ in about half of their places.
+        ten random patterns from a fixed seed, which differ in about half of their entries.
       name: of the model. Its layers are c1, s2, c3, s4, c5 and f6.
 
     Input:
       images (batch, 32, 32, 1), or (batch, 28, 28, 1), which are padded with zeros. In the paper
-      paper is -0.1 and ink 1.175, so that the mean is about 0 and the variance 1.
+      the background is -0.1 and the ink 1.175, so that the mean is about 0 and the variance 1.
 
     Returns:
-      Minus the squared distances, (batch, classes): the class is where it is largest, and a
-      softmax cross-entropy on them is the discriminative loss that the paper ends with.
+      Minus the squared distances, (batch, classes): the predicted class has the largest, and a
+      softmax cross-entropy on them is the paper's discriminative loss.
 
     Raises:
       ValueError: for images of another size, or codes that are not (classes, 84).
@@ -130,7 +131,7 @@ def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "len
         _squash,
         distances,
         name=name,
-    )
+    )._replace(kind="lenet5_1998")
 
 
 def _squash(x: jax.Array) -> jax.Array:
@@ -138,7 +139,7 @@ def _squash(x: jax.Array) -> jax.Array:
 
 
 def _subsampling(name: str) -> Layer:
-    """The mean of 2x2 pixels, times a scale, plus a bias, both of the map."""
+    """The mean of 2x2 pixels, times a scale, plus a bias, both per map."""
     pool = avg_pool(2)
 
     def init(key, x):
@@ -149,17 +150,17 @@ def _subsampling(name: str) -> Layer:
     def apply(params, x):
         return pool.apply({}, {}, x)[0] * params["scale"] + params["bias"]
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name=name, kind="subsampling")
 
 
 def _partial_conv(name: str) -> Layer:
-    """5x5 kernels for the pairs of maps in SEEN alone: (5, 5, 60), of which a map has 3, 4 or 6."""
+    """5x5 kernels for the pairs of maps in SEEN only: (5, 5, 60), 3, 4 or 6 per map."""
     sources = np.concatenate(SEEN)
     targets = np.repeat(np.arange(len(SEEN)), [len(seen) for seen in SEEN])
     whole = conv(len(SEEN), 5, padding="VALID", name=name)
 
     def init(key, x):
-        params, _ = whole.init(key, x)  # drawn as if all were there, and about as large
+        params, _ = whole.init(key, x)  # with the fan-in of full connections
         return {"kernel": params["kernel"][..., sources, targets], "bias": params["bias"]}
 
     def apply(params, x):
@@ -167,18 +168,18 @@ def _partial_conv(name: str) -> Layer:
         kernel = kernel.at[..., sources, targets].set(params["kernel"])
         return whole.apply({"kernel": kernel, "bias": params["bias"]}, {}, x)[0]
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name=name, kind="partial_conv")
 
 
 def _pad_to_32() -> Layer:
     def apply(params, x):
         if x.ndim != 4 or x.shape[1:3] not in ((28, 28), (32, 32)):
             raise ValueError(
-                "lenet5: needs images (batch, 32, 32, channels), or 28x28 ones, which it pads, got "
-                f"{x.shape}; for others write jax.image.resize(x, (batch, 32, 32, channels), "
-                '"linear"), for images without a channel axis x[..., None]'
+                "lenet5: expected images of shape (batch, 32, 32, channels) or (batch, 28, 28, "
+                f"channels), got {x.shape}. For other sizes, pass jax.image.resize(x, (batch, 32, "
+                '32, channels), "linear"); for images without a channel axis, x[..., None]'
             )
         room = (32 - x.shape[1]) // 2
         return jnp.pad(x, ((0, 0), (room, room), (room, room), (0, 0)))
 
-    return stateless(lambda key, x: {}, apply, name="pad")
+    return stateless(lambda key, x: {}, apply, name="pad", kind="pad")

@@ -1,10 +1,11 @@
-"""Multi-layer perceptron: dense layers one after another."""
+"""The multi-layer perceptron."""
 
 from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxnet.core import Layer, serial
+from jaxnet.composition import serial
+from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, he_normal
 from jaxnet.layers.dense import dense
 from jaxnet.layers.shape import flatten
@@ -19,19 +20,19 @@ def mlp(
 ) -> Layer:
     """Dense layers with an activation between them, and none after the last.
 
-    Each example is flattened first, so images go in as they are. The last layer gives the outputs
-    bare (logits), as the losses of optax want them. One size alone is a linear model:
-    `mlp([10])` with a cross-entropy is softmax regression.
+    Each example is flattened first, so images need no reshaping. The outputs are logits, as the
+    losses of optax expect them. A single size is a linear model: `mlp([10])` with a cross-entropy
+    is softmax regression.
 
     Args:
       features: outputs of each layer, in order; the last is the number of classes or targets.
       activation: a function or layer, such as `jax.nn.relu` or `jnp.tanh`.
-      kernel_init: of every layer but the last. The default suits relu; for tanh or sigmoid give
+      kernel_init: of all layers but the last. The default suits ReLU; for tanh or sigmoid pass
         `jaxnet.initializers.glorot_uniform()`.
       name: of the model. Its layers are dense, dense_1, ... and, the last, output.
 
     Raises:
-      ValueError: where features is empty or an entry is below 1.
+      ValueError: for empty features, or an entry below 1.
 
     Example:
       >>> net = mlp([100, 30, 10])
@@ -43,11 +44,14 @@ def mlp(
       (2, 10)
 
     Reference: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating
-    errors"; the kernels of rectified layers: He et al. 2015.
+    errors"; the initial kernels: He et al. 2015, "Delving Deep into Rectifiers".
     """
     if isinstance(features, int) or not len(features):
-        raise ValueError(f"mlp: features needs one size a layer, such as [100, 10], got {features}")
+        raise ValueError(
+            f"{name}: features needs one size per layer, such as [100, 10], got {features}"
+        )
     layers: list[Layer | Callable] = [flatten()]
     for size in features[:-1]:
         layers += [dense(size, kernel_init=kernel_init), activation]
-    return serial(*layers, dense(features[-1], name="output"), name=name)
+    net = serial(*layers, dense(features[-1], name="output"), name=name)
+    return net._replace(kind="mlp")

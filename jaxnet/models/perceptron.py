@@ -1,4 +1,4 @@
-"""The perceptron and ADALINE: single neurons, and the rules that trained them before gradients."""
+"""The perceptron and ADALINE: single neurons with their learning rules."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import at_least, check_data
 from jaxnet.core import Layer, Params, State, param_dtype, stateless
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.dense import dense
@@ -24,19 +25,19 @@ def perceptron(
 ) -> Layer:
     """Threshold units: y = 1 where x @ kernel + bias > 0, else 0.
 
-    Awkward: a threshold has slope 0 everywhere, so gradients teach it nothing. `train_perceptron`
-    and `perceptron_rule` do. Several units are as many perceptrons on one input, one a class.
+    Note: the gradient of a threshold is 0 everywhere. Train with `train_perceptron` or
+    `perceptron_rule`. Several units are separate perceptrons on one input, one per class.
 
     Args:
       features: number of units, at least 1.
-      kernel_init, bias_init: by default all is 0, where the bound on the mistakes begins.
+      kernel_init, bias_init: zeros by default, as the bound on the mistakes assumes.
       name: of the layer.
 
     Params:
       kernel (inputs, features); bias (features,).
 
     Raises:
-      ValueError: where features is below 1, or the input has no feature axis.
+      ValueError: for features below 1, or an input without a feature axis.
 
     Example:
       >>> params = {"kernel": jnp.array([[1.0], [1.0]]), "bias": jnp.array([-1.5])}
@@ -47,8 +48,7 @@ def perceptron(
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    if features < 1:
-        raise ValueError(f"perceptron: features must be at least 1, got {features}")
+    at_least(name, "features", features, 1)
     scores = dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
     def init(key, x):
@@ -57,7 +57,7 @@ def perceptron(
     def apply(params, x):
         return _fires(params, x)
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name=name, kind="perceptron")
 
 
 def adaline(
@@ -67,21 +67,21 @@ def adaline(
     bias_init: Initializer = zeros,
     name: str = "adaline",
 ) -> Layer:
-    """Linear units, to be trained on targets -1 and +1; the class is the sign of the output.
+    """Linear units for targets -1 and +1; the class is the sign of the output.
 
-    It is `dense` under the name of its rule, `delta_rule`, which looks at the output before the
-    threshold, and so comes to rest where the squared error is least, separable data or not.
+    It is `dense` with zeros for initial params. Its rule, `delta_rule`, uses the output before the
+    threshold and converges to the least squared error, whether or not the data are separable.
 
     Args:
       features: number of units, at least 1.
-      kernel_init, bias_init: by default all is 0.
+      kernel_init, bias_init: zeros by default.
       name: of the layer.
 
     Params:
       kernel (inputs, features); bias (features,).
 
     Raises:
-      ValueError: where features is below 1, or the input has no feature axis.
+      ValueError: for features below 1, or an input without a feature axis.
 
     Example:
       >>> params, _ = adaline().init(jax.random.key(0), jn.spec((5, 3)))
@@ -90,9 +90,8 @@ def adaline(
 
     Reference: Widrow and Hoff 1960, "Adaptive Switching Circuits".
     """
-    if features < 1:
-        raise ValueError(f"adaline: features must be at least 1, got {features}")
-    return dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
+    layer = dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
+    return layer._replace(kind="adaline")
 
 
 def perceptron_rule(
@@ -100,24 +99,23 @@ def perceptron_rule(
 ) -> Update:
     """The perceptron's rule for `jn.learning_rule`: Δw = η (y - o) x, Δb = η (y - o).
 
-    With `optax.sgd(η)` it is that, exactly; other optimizers take it as they take a gradient. A
-    batch of one example is the online rule, for a larger one the changes add up. The "loss" it
-    reports is the share of outputs that are wrong.
+    With `optax.sgd(η)` it is exactly that; other optimizers use it like a gradient. A batch of one
+    example is the online rule; in a larger batch the changes add up. The "loss" is the share of
+    wrong outputs.
 
     Args:
-      params: of `perceptron`, alone and not inside another layer. A fixed feature map in front of
-        it is applied to the data beforehand.
-      state, key, train: as every rule has them, without effect here.
+      params: of `perceptron` itself, not inside another layer. Apply a fixed feature map to the
+        data beforehand.
+      state, key, train: unused; every rule has them.
       batch: x (batch, inputs) and targets y (batch, features), 0 or 1.
 
     Raises:
-      ValueError: where the shapes do not belong together.
+      ValueError: for outputs and targets of different shapes.
 
     Example:
-      >>> step = jn.make_step(jn.learning_rule(perceptron_rule), optax.sgd(0.5))
-      >>> data = jnp.array([[2.0, 3.0, 4.0]]), jnp.array([[1.0]])  # a mistake: 0 says no
-      >>> train_state = jn.init_training(perceptron(), optax.sgd(0.5), jax.random.key(0), data)
-      >>> train_state, metrics = step(train_state, data)
+      >>> trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optax.sgd(0.5))
+      >>> data = jnp.array([[2.0, 3.0, 4.0]]), jnp.array([[1.0]])  # output 0, a mistake
+      >>> train_state, metrics = trainer.step(trainer.init(jax.random.key(0), data), data)
       >>> jax.tree.map(lambda a: a.ravel().tolist(), train_state.params)
       {'bias': [0.5], 'kernel': [1.0, 1.5, 2.0]}
 
@@ -135,19 +133,19 @@ def delta_rule(
 ) -> Update:
     """ADALINE's rule for `jn.learning_rule`: Δw = η Σ (t - o) x, Δb = η Σ (t - o).
 
-    It is the gradient of E = ½ Σ (t - o)², summed over the examples of the batch, not averaged: so
-    η is small where the batch is large, below 2 / (largest eigenvalue of Σ x xᵀ). All examples in
-    one batch are the batch rule; one example a batch is the stochastic one (Widrow and Hoff's),
-    which with a fixed η keeps moving about the least-squares solution unless the errors are 0
-    there; let η fall. The "loss" it reports is E of the batch.
+    It is the negative gradient of E = ½ Σ (t - o)², times η. E is a sum over the batch, not a mean,
+    so large batches need a small η, below 2 / (largest eigenvalue of Σ x xᵀ). All examples in one
+    batch give the batch rule; one example per batch gives the stochastic rule of Widrow and Hoff,
+    which with a constant η fluctuates around the least-squares solution unless all errors are 0
+    there; decrease η. The "loss" is E of the batch.
 
     Args:
-      params: of `adaline`, alone and not inside another layer.
-      state, key, train: as every rule has them, without effect here.
-      batch: x (batch, inputs) and targets t (batch, features), mostly -1 or +1.
+      params: of `adaline` itself, not inside another layer.
+      state, key, train: unused; every rule has them.
+      batch: x (batch, inputs) and targets t (batch, features), usually -1 or +1.
 
     Raises:
-      ValueError: where the shapes do not belong together.
+      ValueError: for outputs and targets of different shapes.
 
     Example:
       >>> params = {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}
@@ -165,14 +163,14 @@ def delta_rule(
 
 
 class PerceptronRun(NamedTuple):
-    """What `train_perceptron` gives; prints as a report.
+    """Result of `train_perceptron`; prints as a report.
 
     Fields:
       params: after the last pass, of `perceptron(features)`.
-      mistakes: (passes,), wrong outputs in each pass, over all units.
-      converged: whether the last pass went without a mistake.
-      cycles: whether the weights came back to what they had been after an earlier pass, mistakes
-        and all: then they do so for ever.
+      mistakes: (passes,), wrong outputs per pass, over all units.
+      converged: whether the last pass made no mistake.
+      cycles: whether the weights returned to those after an earlier pass, without converging: then
+        they repeat endlessly.
     """
 
     params: Params
@@ -185,17 +183,14 @@ class PerceptronRun(NamedTuple):
         if self.converged:
             return f"converged: pass {passes} made no mistake, {total} before it"
         if self.cycles:
-            why = (
-                "the weights came back to where they had been and would go round for ever, so no "
-                "hyperplane separates the classes"
-            )
+            why = "the weights repeat in a cycle, so no hyperplane separates the classes"
         else:
             why = "either no hyperplane separates the classes, or more passes are needed"
         return (
             f"did not converge: {int(self.mistakes[-1])} mistakes in pass {passes}, {total} in "
-            f"all; {why}. A perceptron finds a separating hyperplane where there is one, and never "
-            "rests where there is none; XOR has none. A feature map can make one: train on "
-            "jn.polynomial(2), jn.rbf or jn.random_fourier of x"
+            f"all; {why}. A perceptron converges only if a hyperplane separates the classes; for "
+            "XOR there is none. A feature map can make them separable: train on jn.polynomial(2), "
+            "jn.rbf or jn.random_fourier of x"
         )
 
 
@@ -207,21 +202,21 @@ def train_perceptron(
     passes: int = 1000,
     params: Params | None = None,
 ) -> PerceptronRun:
-    """Trains `perceptron` by its rule, one example after another, until a pass without a mistake.
+    """Trains `perceptron` by its rule, one example at a time, until a pass makes no mistake.
 
-    The whole run is one compiled loop. Examples come in the order given, in every pass: shuffle
-    data that are sorted by class. On separable data it ends; `mistake_bound` says how soon. Where
-    it does not end, the result says so: look at `converged`, or print it.
+    The whole run is one compiled loop. Every pass takes the examples in the order given: shuffle
+    data that are sorted by class. It converges on separable data, within `mistake_bound` mistakes;
+    otherwise the result reports it, in `converged` and when printed.
 
     Args:
       x: (n, inputs), finite.
       y: (n,) or (n, features), targets 0 or 1, or booleans.
-      learning_rate: positive. From weights 0 it only scales them, and changes no decision.
-      passes: over the data at most, at least 1.
-      params: where to start; weights and biases 0 by default.
+      learning_rate: positive. Starting from zeros it only scales the weights.
+      passes: the largest number of passes over the data, at least 1.
+      params: initial params; zeros by default.
 
     Raises:
-      ValueError: for empty data, another shape, a NaN or Inf, or targets that are not 0 and 1.
+      ValueError: for empty data, a wrong shape, NaN or Inf, or targets other than 0 and 1.
 
     Example:
       >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -231,17 +226,16 @@ def train_perceptron(
       >>> print(train_perceptron(x, x[:, 0] != x[:, 1]))  # XOR
       did not converge: ... so no hyperplane separates the classes. ...
 
-    Reference: Rosenblatt 1958, "The Perceptron"; Minsky and Papert 1969, "Perceptrons", on cycles.
+    Reference: Rosenblatt 1958, "The Perceptron"; cycles: Minsky and Papert 1969, "Perceptrons".
     """
-    x, y = _check_data("train_perceptron", x, y)
+    x, y = _check_examples("train_perceptron", x, y)
     if not learning_rate > 0:
         raise ValueError(f"train_perceptron: learning_rate must be positive, got {learning_rate}")
-    if passes < 1:
-        raise ValueError(f"train_perceptron: passes must be at least 1, got {passes}")
+    at_least("train_perceptron", "passes", passes, 1)
     layer = perceptron(y.shape[1])
     first = layer.init(jax.random.key(0), x)[0] if params is None else params
     first = jax.tree.map(lambda w: jnp.asarray(w, x.dtype), first)
-    layer.apply(first, {}, x[:1])  # says what does not fit
+    layer.apply(first, {}, x[:1])  # raises for params that do not fit
     trained, mistakes, made, cycles = _train(first, x, y, learning_rate, passes)
     counts = np.asarray(mistakes)[: int(made)]
     return PerceptronRun(trained, counts, bool(counts[-1] == 0), bool(cycles))
@@ -250,18 +244,17 @@ def train_perceptron(
 def mistake_bound(x: Any, y: Any, params: Params) -> float:
     """Novikoff's bound (R / γ)² on the mistakes of a perceptron that starts at 0.
 
-    R is the largest length of an example, γ its smallest distance from a separating hyperplane,
-    with the bias as a weight on a constant input of 1, in both. Any hyperplane that separates gives
-    a bound; the one of the largest margin gives the best. For several units it is the sum of
-    theirs.
+    R is the largest norm of the examples, γ their smallest distance from a separating hyperplane;
+    both treat the bias as a weight on a constant input of 1. Every separating hyperplane gives a
+    bound; the one of the largest margin gives the best. For several units the bounds add up.
 
     Args:
       x: (n, inputs), finite.
       y: (n,) or (n, features), targets 0 or 1, or booleans.
-      params: of a `perceptron` that makes no mistake on them.
+      params: of a `perceptron` without mistakes on them.
 
     Raises:
-      ValueError: where params make a mistake, or an example lies on the hyperplane; for bad data.
+      ValueError: for params that do not separate the classes, and for invalid data.
 
     Example:
       >>> params = {"kernel": np.array([[1.0]]), "bias": np.array([0.0])}
@@ -270,20 +263,19 @@ def mistake_bound(x: Any, y: Any, params: Params) -> float:
 
     Reference: Novikoff 1962, "On Convergence Proofs on Perceptrons".
     """
-    x, y = map(np.asarray, _check_data("mistake_bound", x, y))
+    x, y = map(np.asarray, _check_examples("mistake_bound", x, y))
     x = np.append(x, np.ones((len(x), 1)), axis=1).astype(np.float64)  # (n, inputs + 1)
     w = np.vstack([params["kernel"], params["bias"]]).astype(np.float64)  # (inputs + 1, features)
     if w.shape != (x.shape[1], y.shape[1]):
         raise ValueError(
-            f"mistake_bound: needs the params of perceptron({y.shape[1]}) on {x.shape[1] - 1} "
+            f"mistake_bound: expected params of perceptron({y.shape[1]}) on {x.shape[1] - 1} "
             f"inputs, got kernel {np.shape(params['kernel'])} and bias {np.shape(params['bias'])}"
         )
     margins = (np.where(y > 0, 1, -1) * (x @ w)).min(0)  # (features,)
     if (margins <= 0).any():
         raise ValueError(
-            "mistake_bound: needs params that have every example on its side of the hyperplane and "
-            f"none on it, got a smallest margin of {margins.min() + 0.0:g}; such as those of a "
-            "linear support vector machine, whose margin is the largest"
+            "mistake_bound: expected params that separate the classes, got a smallest margin of "
+            f"{margins.min() + 0.0:g}. A linear support vector machine has the largest margin"
         )
     radius, length = np.square(x).sum(1).max(), np.square(w).sum(0)  # squared
     return float((radius * length / margins**2).sum())
@@ -291,7 +283,7 @@ def mistake_bound(x: Any, y: Any, params: Params) -> float:
 
 @partial(jax.jit, static_argnums=4)
 def _train(params, x, y, rate, passes):
-    """(params, mistakes of each pass, passes made, whether the weights go round)."""
+    """Returns params, mistakes per pass, number of passes, and whether the weights cycle."""
 
     def one(params, example):
         x, y = example
@@ -305,7 +297,7 @@ def _train(params, x, y, rate, passes):
         params, wrong = jax.lax.scan(one, params, (x, y))
         same = [(a == b).all() for a, b in zip(*map(jax.tree.leaves, (params, seen)), strict=True)]
         cycles = jnp.stack(same).all() & (wrong.sum() > 0)
-        # Brent 1980: kept from passes 1, 2, 4, 8, ...; a cycle of any length meets one of them.
+        # Brent 1980: kept from passes 1, 2, 4, 8, ...; a cycle of any length contains one of them.
         keep = (done & (done + 1)) == 0
         seen = jax.tree.map(lambda now, old: jnp.where(keep, now, old), params, seen)
         return params, mistakes.at[done].set(wrong.sum()), done + 1, seen, cycles
@@ -337,26 +329,23 @@ def _outer(x: jax.Array, error: jax.Array) -> Params:
 def _check_targets(who: str, outputs: jax.Array, targets: jax.Array) -> None:
     if outputs.ndim != 2 or outputs.shape != targets.shape:
         raise ValueError(
-            f"{who}: needs x (batch, inputs) and targets (batch, features), got outputs "
-            f"{outputs.shape} against targets {targets.shape}; for one unit write y[:, None]"
+            f"{who}: expected x (batch, inputs) and targets (batch, features), got outputs "
+            f"{outputs.shape} and targets {targets.shape}. For one unit, pass y[:, None]"
         )
 
 
-def _check_data(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
+def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
     x, y = np.asarray(x), np.asarray(y)
-    if x.ndim != 2 or not x.size:
-        raise ValueError(f"{who}: needs x (n, inputs) with examples in it, got {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{who}: x holds a NaN or Inf")
-    if y.ndim not in (1, 2) or len(y) != len(x):
+    check_data((x, y), who)
+    if x.ndim != 2 or y.ndim not in (1, 2):
         raise ValueError(
-            f"{who}: {len(x)} examples need targets ({len(x)},) or ({len(x)}, features), got "
+            f"{who}: expected x (n, inputs) and targets (n,) or (n, features), got {x.shape} and "
             f"{y.shape}"
         )
     if not np.isin(y, (0, 1)).all():
         raise ValueError(
-            f"{who}: targets are 0 or 1, got {np.unique(y)[:5].tolist()}; from -1 and +1 write "
-            "y > 0, for one unit a class y[:, None] == np.arange(classes)"
+            f"{who}: targets must be 0 or 1, got {np.unique(y)[:5].tolist()}. For -1 and +1, pass "
+            "y > 0; for one unit per class, y[:, None] == np.arange(classes)"
         )
     x = jnp.asarray(x)
     x = x.astype(param_dtype(x))

@@ -1,10 +1,11 @@
-"""Residual networks: each block learns what to add to its input."""
+"""Residual networks, for small images (CIFAR) and for large ones (ImageNet)."""
 
 import math
 
 import jax
 
-from jaxnet.core import Layer, compose, serial
+from jaxnet.composition import serial
+from jaxnet.core import Layer, compose
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
@@ -22,16 +23,16 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
     option A, and have 269,722 parameters).
 
     Args:
-      depth: layers with weights on the way through, 6 n + 2: 20, 32, 44, 56, 110.
+      depth: number of layers with weights on the main path, 6 n + 2: 20, 32, 44, 56, 110.
       classes: number of outputs.
       name: of the model. Its layers are conv_0, norm_0, block_1, block_2, ..., output; those of a
         block conv_1, norm_1, conv_2, norm_2, and shortcut, shortcut_norm where there is one.
 
     Input:
-      images (batch, height, width, channels); 32x32 in the paper, others work as well.
+      images (batch, height, width, channels); 32x32 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: where depth is not 6 n + 2.
+      ValueError: for a depth that is not 6 n + 2.
 
     Example:
       >>> net = cifar_resnet(depth=20, classes=10)
@@ -52,10 +53,11 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
         stage, place = divmod(i, blocks)
         strides = 2 if stage and not place else 1
         layers.append(_block(16 * 2**stage, strides, f"block_{i + 1}"))
-    return serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
+    net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
+    return net._replace(kind="cifar_resnet")
 
 
-# Blocks in each of the four stages.
+# Blocks per stage.
 STAGES = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -68,20 +70,20 @@ STAGES = {
 def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Layer:
     """The residual network for large images; ResNet-18 to -152, 25,557,032 parameters at depth 50.
 
-    A convolution of 7x7 at strides of 2 and a max pooling, 224 -> 56 pixels; then four stages of
-    blocks, 56, 28, 14 and 7 pixels, a mean over each map, and a dense layer. At depths of 18 and 34
-    a block has two convolutions of 3x3, with 64 to 512 maps. From 50 on it is a bottleneck of 1x1,
-    3x3 and 1x1, the last with four times the maps; its strides are in the 3x3 one, as everybody
-    does it now, not in the first as in the paper.
+    A 7x7 convolution with strides of 2 and a max pooling, 224 -> 56 pixels; then four stages of
+    blocks at 56, 28, 14 and 7 pixels, a mean over each map, and a dense layer. At depths 18 and 34
+    a block has two 3x3 convolutions, with 64 to 512 maps. From 50 on it is a bottleneck of 1x1, 3x3
+    and 1x1, the last with four times the maps; the strides are in the 3x3 convolution, as is usual
+    now, not in the first one as in the paper.
 
     Args:
-      depth: layers with weights on the way through: 18, 34, 50, 101 or 152.
+      depth: number of layers with weights on the main path: 18, 34, 50, 101 or 152.
       classes: number of outputs.
       name: of the model. Its layers are conv_0, norm_0, stage_1_block_1, ..., output; those of a
         block conv_1, norm_1, ..., and shortcut, shortcut_norm where there is one.
 
     Input:
-      images (batch, height, width, 3); 224x224 in the paper, others work as well.
+      images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
       ValueError: for another depth.
@@ -104,16 +106,17 @@ def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Lay
             strides = 2 if stage > 1 and i == 1 else 1
             block = _block if depth < 50 else _bottleneck
             layers.append(block(features, strides, f"stage_{stage}_block_{i}"))
-    return serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
+    net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
+    return net._replace(kind="resnet")
 
 
 def _block(features: int, strides: int, name: str) -> Layer:
-    """Two convolutions of 3x3, added to the shortcut."""
+    """Two 3x3 convolutions, added to the shortcut."""
     return _residual(((features, 3, strides), (features, 3, 1)), name)
 
 
 def _bottleneck(features: int, strides: int, name: str) -> Layer:
-    """Fewer maps for the 3x3 convolution than before and after it."""
+    """A 3x3 convolution between 1x1 convolutions that reduce and restore the maps."""
     return _residual(((features, 1, 1), (features, 3, strides), (4 * features, 1, 1)), name)
 
 
@@ -132,7 +135,7 @@ def _residual(convs: tuple[tuple[int, int, int], ...], name: str) -> Layer:
             x = m(batch_norm(name="shortcut_norm"), x)
         return jax.nn.relu(y + x)
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="residual_block")
 
 
 def _conv(features: int, size: int, strides: int = 1, name: str = "conv") -> Layer:
@@ -141,7 +144,7 @@ def _conv(features: int, size: int, strides: int = 1, name: str = "conv") -> Lay
         size,
         strides=strides,
         padding=size // 2,
-        use_bias=False,  # batch norm takes the mean away
+        use_bias=False,  # batch norm removes the mean
         kernel_init=he_normal(),
         name=name,
     )

@@ -1,4 +1,4 @@
-"""RNNsearch: translation by a recurrent network that looks for its next word in the source."""
+"""RNNsearch: translation by recurrent networks with attention."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, PyTree, compose
-from jaxnet.layers.attention import masked_softmax
+from jaxnet.layers.additive_attention import additive_attention
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.embedding import embedding
-from jaxnet.layers.recurrent import gru, gru_cell
+from jaxnet.layers.gru import gru, gru_cell
 from jaxnet.layers.sequence import bidirectional
 
 Start = Callable[[Params, jax.Array, jax.Array], PyTree]  # (params, source, lengths) -> carry
@@ -32,44 +32,46 @@ def rnnsearch(
     return_weights: bool = False,
     name: str = "rnnsearch",
 ) -> Layer:
-    """Encoder, attention and decoder, told the right words so far (teacher forcing).
+    """Encoder, attention and decoder, trained with teacher forcing.
 
-    A bidirectional GRU makes an annotation h_j of each source word. From its state s_{i-1} the
+    A bidirectional GRU computes an annotation h_j of each source token. From its state s_{i-1} the
     decoder scores them, v · tanh(W s_{i-1} + U h_j), takes their mean c_i under the softmax of the
-    scores, moves on, s_i = GRU(s_{i-1}, [y_{i-1}, c_i]), and reads its next word from s_i, y_{i-1}
-    and c_i. It begins at s_0 = tanh(W ←h_1), the backward direction at the first word.
+    scores, updates its state, s_i = GRU(s_{i-1}, [y_{i-1}, c_i]), and predicts the next token from
+    s_i, y_{i-1} and c_i. It starts from s_0 = tanh(W ←h_1), the backward direction at the first
+    token.
 
-    As in equation (4) of the paper the readout sees s_i (in its appendix s_{i-1}). Biases are added
-    to the GRUs, s_0, the readout and the logits. The reset gate is that of `jaxnet.gru`.
+    As in equation (4) of the paper the readout depends on s_i (in its appendix on s_{i-1}). The
+    GRUs, s_0, the readout and the logits have biases. The reset gate is that of `jaxnet.gru`.
 
     Args:
       source_vocabulary, target_vocabulary: numbers of ids.
-      embedding_features: width of the words' vectors, source and target.
-      features: of each direction of the encoder, and of the decoder; 1000 in the paper.
-      attention_features: width of the hidden layer that scores; None is `features`.
-      readout_features: width of what the logits are read from.
-      attention: False gives every step the same context, the last states of both directions. It
-        is the encoder-decoder of Cho et al. 2014, but bidirectional, so that attention alone is
-        what the two differ in.
-      maxout: whether the readout takes the larger of each two of 2 * readout_features linear
-        units, as in the paper; False is readout_features units of tanh.
-      dropout_rate: of the words' vectors, the annotations and what the logits are read from.
-      return_weights: True gives (logits, weights), weights (batch, time, source time), to be drawn.
+      embedding_features: width of the embeddings, source and target.
+      features: width of each direction of the encoder, and of the decoder; 1000 in the paper.
+      attention_features: width of the hidden layer of the scores; None is `features`.
+      readout_features: width of the readout, before the logits.
+      attention: False gives every step the same context, the final states of both directions: the
+        encoder-decoder of Cho et al. 2014, but bidirectional, so that the two models differ by the
+        attention alone.
+      maxout: whether the readout is the maximum of pairs of 2 * readout_features linear units, as
+        in the paper; False is readout_features tanh units.
+      dropout_rate: for the embeddings, the annotations and the readout, in [0, 1).
+      return_weights: True returns (logits, weights), weights (batch, time, source time), for plots.
       name: of the model.
 
     Input: (source, lengths, target).
       source: (batch, source time) ids, padded at the end with any id.
       lengths: (batch,) integers; 0 is an empty sentence, whose context is zero.
-      target: (batch, time) ids of what came before each word: start, y_1, y_2, ...
-    Output: logits (batch, time, target_vocabulary). Padding of the source has no influence, and
-    what stands in the target none on what is before it.
+      target: (batch, time) ids of the token before each output: start, y_1, y_2, ...
+    Output: logits (batch, time, target_vocabulary). They do not depend on the padding of the
+    source, nor on later entries of the target.
 
     Params:
-      encoder: embedding; bidirectional: forward, backward; start; and for the attention keys,
-        kernel (2 * features, attention_features);
+      encoder: embedding; bidirectional: forward, backward; start; and with attention keys, kernel
+        (2 * features, attention_features);
       target: embedding;
-      decoder: gru, kernel (embedding_features + 2 * features, 3 * features); and for the attention
-        query, kernel (features, attention_features), score, kernel (attention_features, 1);
+      decoder: gru, kernel (embedding_features + 2 * features, 3 * features); and with attention
+        attention: query, kernel (features, attention_features), and score, kernel
+        (attention_features, 1);
       readout: hidden, output.
 
     Raises:
@@ -108,17 +110,17 @@ def rnnsearch(
             after, seen = m(parts.cell, ({**carry, "state": s}, y))
             return after["state"], (after["state"], *seen)
 
-        # The loop has only what needs the state before; all words are read out at once.
+        # The loop contains only what depends on the state; the readout takes all steps at once.
         _, seen = jax.lax.scan(step, carry["state"], y.swapaxes(0, 1))
         s, context, *weights = (part.swapaxes(0, 1) for part in seen)  # (batch, time, ...)
         logits = m(parts.readout, (s, y, context))
         if not return_weights:
             return logits
         if not weights:
-            raise ValueError(f"{name}: without attention there are no weights to return")
+            raise ValueError(f"{name}: return_weights=True needs attention=True")
         return logits, weights[0]
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="rnnsearch")
 
 
 def rnnsearch_steps(
@@ -129,13 +131,13 @@ def rnnsearch_steps(
     name: str = "rnnsearch",
     **sizes: Any,
 ) -> tuple[Start, Step]:
-    """`rnnsearch` step by step, with the same params, for `jaxnet.decoding`.
+    """`rnnsearch` step by step with the same params, for `jaxnet.decoding`.
 
     Args:
       source_vocabulary, target_vocabulary: numbers of ids.
-      return_weights: True makes the step give (logits, weights), weights (batch, source time).
+      return_weights: True makes the step return (logits, weights), weights (batch, source time).
       name: of the model, for messages.
-      sizes: the other arguments of `rnnsearch`, the same as there.
+      sizes: the other arguments of `rnnsearch`, with the values used there.
 
     Returns:
       start: (params, source, lengths) -> carry, which runs the encoder. Its entries have the batch
@@ -180,7 +182,14 @@ def rnnsearch_steps(
 
 
 def sentences(given: PyTree, who: str) -> tuple[Any, Any, Any]:
-    """What a model that translates takes, (source, lengths, target), checked to be three.
+    """Checks that the input of a translation model is (source, lengths, target).
+
+    Args:
+      given: the input.
+      who: name of the model, for the message.
+
+    Raises:
+      ValueError: for anything but three entries.
 
     Example:
       >>> sentences((1, 2, 3), "rnnsearch")
@@ -188,20 +197,20 @@ def sentences(given: PyTree, who: str) -> tuple[Any, Any, Any]:
     """
     if not isinstance(given, tuple | list) or len(given) != 3:
         raise ValueError(
-            f"{who}: needs (source, lengths, target), ids (batch, source time), their "
-            "lengths (batch,) and the ids that came before each word, (batch, time)"
+            f"{who}: expected (source, lengths, target): ids (batch, source time), their lengths "
+            "(batch,) and the ids before each output, (batch, time)"
         )
     source, lengths, target = given
     return source, lengths, target
 
 
 class _Parts(NamedTuple):
-    """What the model and its steps are made of.
+    """Layers shared by the model and its steps.
 
     Fields:
       encoder: (source, lengths) -> carry.
       words: tokens -> y.
-      cell: (carry, y) -> (carry, (context, weights)), without weights where there is no attention.
+      cell: (carry, y) -> (carry, (context, weights)); without attention (carry, (context,)).
       readout: (state, y, context) -> logits.
     """
 
@@ -224,6 +233,7 @@ def _parts(
     dropout_rate: float = 0.0,
 ) -> _Parts:
     scored = attention_features or features
+    attend = additive_attention(scored, return_weights=True, name="attention")
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x
 
     def encoder(m, given):
@@ -236,7 +246,7 @@ def _parts(
             both = jnp.concatenate([final["forward"], final["backward"]], -1)
             return {"state": state, "memory": m(drop, both)}
         memory = m(drop, read["x"])  # (batch, source time, 2 * features)
-        keys = m(dense(scored, use_bias=False, name="keys"), memory)  # once, not at each step
+        keys = m(dense(scored, use_bias=False, name="keys"), memory)  # once, not in each step
         return {"state": state, "memory": memory, "keys": keys, "lengths": lengths}
 
     def words(m, tokens):
@@ -244,18 +254,12 @@ def _parts(
 
     def cell(m, given):
         carry, y = given
-        s, weights = carry["state"], ()
-        context = carry["memory"]
+        s, seen = carry["state"], (carry["memory"],)
         if attention:
-            query = m(dense(scored, use_bias=False, name="query"), s)
-            hidden = jnp.tanh(query[:, None] + carry["keys"])  # (batch, source time, scored)
-            scores = m(dense(1, use_bias=False, name="score"), hidden)[..., 0]
-            seen = jnp.arange(scores.shape[1]) < carry["lengths"][:, None]
-            weights = masked_softmax(scores, seen)  # (batch, source time), zeros without words
-            context = jnp.einsum("bt,btf->bf", weights, context)  # (batch, 2 * features)
-            weights = (weights,)
-        s, _ = m(gru_cell(features), (s, jnp.concatenate([y, context], -1)))
-        return {**carry, "state": s}, (context, *weights)
+            memory = {"key": carry["keys"], "value": carry["memory"]}
+            seen = m(attend, (s, memory, carry["lengths"]))  # (batch, 2 * features), and weights
+        s, _ = m(gru_cell(features), (s, jnp.concatenate([y, seen[0]], -1)))
+        return {**carry, "state": s}, seen
 
     def readout(m, given):
         t = jnp.concatenate(given, -1)

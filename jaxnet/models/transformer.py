@@ -1,8 +1,9 @@
-"""The transformer that translates: an encoder, and a decoder that looks at all of it."""
+"""The transformer for translation: an encoder, and a decoder that attends to it."""
 
 import math
 from typing import Any, NamedTuple
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, compose
 from jaxnet.layers.attention import attention_cache, precompute_kv
 from jaxnet.layers.dropout import dropout
@@ -23,19 +24,20 @@ def translation_transformer(
     dropout_rate: float = 0.1,
     name: str = "translation_transformer",
 ) -> Layer:
-    """Encoder and decoder of transformer blocks, told the right words so far (teacher forcing).
+    """Encoder and decoder of transformer blocks, trained with teacher forcing.
 
-    The blocks are `jaxnet.transformer_block`: they norm what goes in (the paper norms what comes
-    out), with a norm after the last one, and have GELU in place of ReLU. Sines tell the places, so
-    there is no longest sentence. The decoder's table of words is that of the logits as well.
+    The blocks are `jaxnet.transformer_block`: pre-norm (the paper's are post-norm) with a norm
+    after the last one, and GELU instead of ReLU. Positions are sinusoidal, so sentences may have
+    any length. The decoder's embedding table also gives the logits.
 
     Args:
       source_vocabulary, target_vocabulary: numbers of ids.
-      layers: blocks in each of the two.
-      features: width of the words' vectors, even, and a multiple of heads.
-      heads: of each attention.
+      layers: number of blocks in the encoder and in the decoder, at least 1.
+      features: width of the embeddings, even, and a multiple of heads.
+      heads: number of heads of each attention.
       mlp_features: width of the hidden layers.
-      dropout_rate: of the words' vectors, the attention's weights, and what each layer adds.
+      dropout_rate: for the embeddings, the weights of the attention, and each residual branch, in
+        [0, 1).
       name: of the model.
 
     Input: (source, lengths, target), and output: logits, as in `rnnsearch`.
@@ -44,8 +46,8 @@ def translation_transformer(
       encoder: embedding, block_1, ..., norm; decoder: the same.
 
     Raises:
-      ValueError: for no layers, sizes that do not divide, and in training with dropout without a
-        key.
+      ValueError: for layers below 1, sizes that do not divide, and in training with dropout without
+        a key.
 
     Example:
       >>> net = translation_transformer(11, 13, layers=2, features=8, heads=2, mlp_features=16)
@@ -73,22 +75,22 @@ def translation_transformer(
         memory = m(parts.encoder, (source, lengths))
         return m(parts.decoder, (target, memory, lengths))
 
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="translation_transformer")
 
 
 def translation_transformer_steps(
     source_vocabulary: int, target_vocabulary: int, *, length: int, **sizes: Any
 ) -> tuple[Start, Step]:
-    """`translation_transformer` step by step, with the same params, for `jaxnet.decoding`.
+    """`translation_transformer` step by step with the same params, for `jaxnet.decoding`.
 
     Args:
       source_vocabulary, target_vocabulary: numbers of ids.
-      length: number of steps that there is room for. A step more gives logits of NaN.
-      sizes: the other arguments of `translation_transformer`, the same as there.
+      length: the largest number of steps. Another step gives logits of NaN.
+      sizes: the other arguments of `translation_transformer`, with the values used there.
 
     Returns:
       start: (params, source, lengths) -> carry, which runs the encoder. Its entries have the batch
-        axis first: lengths, and of each block the cache and the projected memory.
+        axis first: lengths, and per block the cache and the projected memory.
       step: (params, carry, tokens) -> (carry, logits), tokens (batch,), without dropout.
 
     Example:
@@ -108,9 +110,7 @@ def translation_transformer_steps(
         batch, _, features = memory.shape
         heads = parts.heads
         blocks = {name: p for name, p in params["decoder"].items() if name.startswith("block_")}
-        memories = {
-            name: precompute_kv(p["cross_attention"], memory) for name, p in blocks.items()
-        }
+        memories = {name: precompute_kv(p["cross_attention"], memory) for name, p in blocks.items()}
         empty = attention_cache(
             batch, length, heads=heads, head_size=features // heads, dtype=memory.dtype
         )
@@ -123,13 +123,13 @@ def translation_transformer_steps(
 
 
 class _Parts(NamedTuple):
-    """What the model and its steps are made of.
+    """Layers shared by the model and its steps.
 
     Fields:
       encoder: (source, lengths) -> memory.
       decoder: (target, memory, lengths) -> logits.
       step: (carry, tokens) -> (carry, logits), with the params of the decoder.
-      heads: of each attention.
+      heads: number of heads of each attention.
     """
 
     encoder: Layer
@@ -148,8 +148,7 @@ def _parts(
     mlp_features: int = 2048,
     dropout_rate: float = 0.1,
 ) -> _Parts:
-    if layers < 1:
-        raise ValueError(f"translation_transformer: layers must be at least 1, got {layers}")
+    at_least("translation_transformer", "layers", layers, 1)
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x
 
     def block(i: int, **options: Any) -> Layer:
@@ -158,7 +157,7 @@ def _parts(
         )
 
     def placed(m, x, positions=None):
-        x = x * math.sqrt(features)  # the table has variance 1 / features
+        x = x * math.sqrt(features)  # the embeddings have variance 1 / features
         x = x if positions is None else (x, positions)
         return m(drop, m(sinusoidal_positions(), x))
 

@@ -1,8 +1,9 @@
-"""VGG: nothing but 3x3 convolutions, and what depth alone is worth."""
+"""VGG: deep networks of 3x3 convolutions."""
 
 import jax
 
-from jaxnet.core import Layer, serial
+from jaxnet.composition import serial
+from jaxnet.core import Layer
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
@@ -11,7 +12,7 @@ from jaxnet.layers.norm import batch_norm
 from jaxnet.layers.pool import max_pool
 from jaxnet.layers.shape import flatten
 
-# Convolutions in each of the five stages: the paper's A, B, D and E.
+# Convolutions per stage: the paper's A, B, D and E.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
@@ -20,14 +21,14 @@ def vgg(
 ) -> Layer:
     """VGG-11, -13, -16 or -19; 138,357,544 parameters at depth 16, 143,667,240 at 19.
 
-    Five stages of 3x3 convolutions with 64, 128, 256, 512 and 512 maps, each ended by max pooling:
-    224 -> 112 -> 56 -> 28 -> 14 -> 7 pixels; then 4096, 4096 and the classes.
+    Five stages of 3x3 convolutions with 64, 128, 256, 512 and 512 maps, each followed by max
+    pooling: 224 -> 112 -> 56 -> 28 -> 14 -> 7 pixels; then 4096, 4096 and the classes.
 
     Args:
-      depth: layers with weights: 11, 13, 16 or 19.
+      depth: number of layers with weights: 11, 13, 16 or 19.
       classes: number of outputs.
-      normalized: whether batch norm follows each convolution, which came after the paper and makes
-        it much easier to train.
+      normalized: whether batch norm follows each convolution; not in the paper, and much easier to
+        train.
       name: of the model. Its layers are conv_1_1, conv_1_2, conv_2_1, ..., norm_1_1, ..., pool_1,
         ..., dense_6, dense_7 and output.
 
@@ -68,4 +69,4 @@ def vgg(
         dropout(0.5),
         dense(classes, name="output"),
         name=name,
-    )
+    )._replace(kind="vgg")

@@ -1,10 +1,10 @@
-"""YOLO: objects found in one look, every cell of a grid telling what has its middle there.
+"""YOLO: object detection in one pass, with one set of predictions per cell of a grid.
 
 The output of the net is (batch, rows, columns, boxes * 5 + classes): for each box of a cell x, y,
 the square roots of width and height, and the confidence; then the classes, which the boxes of a
-cell share. x and y place the middle within the cell, width and height are shares of the image, all
-in [0, 1]. Targets are a dict of "boxes" (batch, n, 4), top, left, bottom and right as shares of the
-image, and "classes" (batch, n), -1 for padding, as `jaxnet.data.bccd` gives.
+cell share. x and y are the centre relative to the cell, width and height are relative to the image,
+all in [0, 1]. Targets are a dict of "boxes" (batch, n, 4), top, left, bottom and right relative to
+the image, and "classes" (batch, n), -1 for padding, as returned by `jaxnet.data.bccd`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.detection.boxes import area, iou, non_max_suppression, to_corners, to_middle
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, compose
+from jaxnet.detection.boxes import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import max_pool
-from jaxnet.layers.shape import flatten
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
 
@@ -30,12 +27,12 @@ Targets = dict[str, jax.Array]
 
 
 class Cells(NamedTuple):
-    """What each cell of the grid should say.
+    """The targets of each cell of the grid.
 
     Fields:
-      box: (batch, rows, columns, 4), the true box whose middle is in the cell: top, left, bottom,
-        right as shares of the image; 0 where there is none.
-      label: (batch, rows, columns) int32, its class; -1 where there is none.
+      box: (batch, rows, columns, 4), the true box with its centre in the cell: top, left, bottom,
+        right relative to the image; 0 without a box.
+      label: (batch, rows, columns) int32, its class; -1 without a box.
     """
 
     box: jax.Array
@@ -43,12 +40,11 @@ class Cells(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What is found in each image, best first, in a fixed number of places.
+    """Detections per image, best first, padded to a fixed number.
 
     Fields:
-      boxes: (batch, most, 4), top, left, bottom, right as shares of the image; 0 for padding.
-      scores: (batch, most), the probability of the class times the overlap that the box expects
-        with the truth; -inf for padding.
+      boxes: (batch, most, 4), top, left, bottom, right relative to the image; 0 for padding.
+      scores: (batch, most), the probability of the class times the confidence; -inf for padding.
       classes: (batch, most) int32; -1 for padding.
     """
 
@@ -66,24 +62,24 @@ def yolo(
     output: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
     name: str = "yolo",
 ) -> Layer:
-    """A detector from any backbone: its feature map is the grid.
+    """A detector on any backbone, whose feature map is the grid.
 
-    Convolutions of 3x3 with batch norm and leaky relu, then one of 1x1 that gives the boxes and
-    classes of each cell. All that a cell has to say is in [0, 1], so a sigmoid at the end trains
-    better than the paper's linear output, and keeps the middle of a box in its cell; the loss and
-    the decoding are the same for both.
+    3x3 convolutions with batch norm and leaky ReLU, then a 1x1 convolution that predicts the boxes
+    and classes of each cell. All predictions are in [0, 1], so a sigmoid at the end trains better
+    than the paper's linear output, and keeps the centre of a box in its cell; loss and decoding are
+    the same for both.
 
     Args:
-      backbone: gives a feature map (batch, rows, columns, features), such as
+      backbone: a layer with output (batch, rows, columns, features), such as
         `jn.tap(jn.models.resnet(18), "stage_4_block_2")`.
-      classes: number of classes.
-      boxes: that each cell proposes.
+      classes: number of classes, at least 1.
+      boxes: number of boxes per cell, at least 1.
       hidden: features of the 3x3 convolutions between backbone and output; () for none.
       output: the last activation; `lambda x: x` is the paper's.
       name: of the model. Its layers are the backbone's name, head_1, norm_1, ..., output.
 
     Raises:
-      ValueError: for no classes or boxes, or a backbone that gives no feature map.
+      ValueError: for classes or boxes below 1, or a backbone whose output is not a feature map.
 
     Example:
       >>> backbone = jn.serial(jn.conv(8, 3, strides=4), jax.nn.relu, name="backbone")
@@ -96,7 +92,8 @@ def yolo(
     Reference: Redmon, Divvala, Girshick and Farhadi 2016, "You Only Look Once: Unified, Real-Time
     Object Detection".
     """
-    _check_counts(name, classes, boxes)
+    at_least(name, "classes", classes, 1)
+    at_least(name, "boxes", boxes, 1)
     head = []
     for i, features in enumerate(hidden, 1):
         no_bias = partial(conv, use_bias=False, kernel_init=he_normal())  # batch norm has one
@@ -108,83 +105,21 @@ def yolo(
         if getattr(x, "ndim", 0) != 4:
             shape = getattr(x, "shape", f"a {type(x).__name__}")
             raise ValueError(
-                f"{name}: the backbone must give a feature map (batch, rows, columns, features), "
-                f"got {shape}; take a layer inside of it, as in jn.tap({backbone.name}, 'pool_4')"
+                f"{name}: the backbone must return a feature map (batch, rows, columns, features), "
+                f"got {shape}. Take a layer inside it, as in jn.tap({backbone.name}, 'pool_4')"
             )
         for layer in head:
             x = m(layer, x)
         return m(output, m(last, x))
 
-    return compose(forward, name=name)
-
-
-# Figure 3 of the paper: (features, kernel size, strides), and None for max pooling.
-_PUBLISHED = (
-    (64, 7, 2), None,
-    (192, 3, 1), None,
-    (128, 1, 1), (256, 3, 1), (256, 1, 1), (512, 3, 1), None,
-    *((256, 1, 1), (512, 3, 1)) * 4, (512, 1, 1), (1024, 3, 1), None,
-    *((512, 1, 1), (1024, 3, 1)) * 2, (1024, 3, 1), (1024, 3, 2), (1024, 3, 1), (1024, 3, 1),
-)  # fmt: skip
-
-
-def yolo_v1(classes: int = 20, *, boxes: int = 2, name: str = "yolo_v1") -> Layer:
-    """The published network: 24 convolutions and two dense layers; 271,703,550 parameters.
-
-    448 -> 7 pixels, 7x7x1024 -> 4096 -> 7x7x30. Leaky relu after every layer but the last, which is
-    linear, and dropout of 0.5 after the first dense one. Without batch norm, as published, it needs
-    pretraining: the paper trains the first 20 convolutions on ImageNet for a week.
-
-    Args:
-      classes: number of classes, 20 in PASCAL VOC.
-      boxes: that each cell proposes.
-      name: of the model. Its layers are conv_1, ..., conv_24, pool_1, ..., pool_4, dense, output.
-
-    Input:
-      images (batch, 448, 448, 3) in the paper; the grid has 1/64 of the pixels along each axis.
-
-    Example:
-      >>> net, x = yolo_v1(classes=20), jn.spec((2, 448, 448, 3))
-      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), x)
-      >>> y, _ = jax.eval_shape(net.apply, params, {}, x)
-      >>> y.shape, f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
-      ((2, 7, 7, 30), '271,703,550')
-
-    Reference: Redmon, Divvala, Girshick and Farhadi 2016, "You Only Look Once: Unified, Real-Time
-    Object Detection", figure 3.
-    """
-    _check_counts(name, classes, boxes)
-    layers: list = []
-    convs = pools = 0
-    for entry in _PUBLISHED:
-        if entry is None:
-            pools += 1
-            layers.append(max_pool(2, name=f"pool_{pools}"))
-            continue
-        convs += 1
-        features, size, strides = entry
-        layers.append(
-            conv(features, size, strides=strides, kernel_init=he_normal(), name=f"conv_{convs}")
-        )
-        layers.append(leaky_relu)
-    trunk = [*layers, flatten(), dense(4096, kernel_init=he_normal()), leaky_relu, dropout(0.5)]
-    depth = boxes * 5 + classes
-
-    def forward(m, x):
-        rows, columns = x.shape[1] // 64, x.shape[2] // 64
-        for layer in trunk:
-            x = m(layer, x)
-        x = m(dense(rows * columns * depth, name="output"), x)
-        return x.reshape(x.shape[0], rows, columns, depth)
-
-    return compose(forward, name=name)
+    return compose(forward, name=name, kind="yolo")
 
 
 def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
-    """For each cell of the grid the true box whose middle it holds, if there is one.
+    """Assigns to each cell of the grid the true box with its centre in the cell.
 
-    Where several have their middle in one cell, it answers for the smallest, which the cells around
-    see least of; among equal ones for the first. The others are lost to the loss, as in the paper.
+    Of several boxes with their centre in one cell, it takes the smallest, which overlaps the
+    neighbouring cells least; of equal ones the first. The loss ignores the others, as in the paper.
     Boxes with a negative class, or without height or width, are padding.
 
     Args:
@@ -192,7 +127,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       rows, columns: of the grid.
 
     Example:
-      Two boxes in the upper left cell of a grid of 2x3, the second smaller, and padding:
+      Two boxes in the upper left cell of a 2x3 grid, the second smaller, and padding:
 
       >>> boxes = jnp.array([[[0, 0, 0.4, 0.3], [0.1, 0.1, 0.3, 0.2], [0, 0, 0, 0]]])
       >>> cells = yolo_assign({"boxes": boxes, "classes": jnp.array([[0, 4, -1]])}, 2, 3)
@@ -203,7 +138,8 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
     real = (classes >= 0) & (area(boxes) > 0)  # (batch, n)
     middle = to_middle(boxes)[..., :2]
     grid = jnp.array([rows, columns])
-    place = jnp.clip((middle * grid).astype(jnp.int32), 0, grid - 1)  # the last edge is inside
+    # The right and lower edges of the image belong to the last cells.
+    place = jnp.clip((middle * grid).astype(jnp.int32), 0, grid - 1)
     cell = place[..., 0] * columns + place[..., 1]  # (batch, n)
     held = real[..., None] & (cell[..., None] == jnp.arange(rows * columns))  # (batch, n, cells)
     size = jnp.where(held, area(boxes)[..., None], jnp.inf)
@@ -223,27 +159,27 @@ def yolo_loss(
     coordinates: float = 5.0,
     no_object: float = 0.5,
 ) -> jax.Array:
-    """The loss of the paper (equation 3): squared errors of places, confidences and classes.
+    """The loss of the paper (equation 3): squared errors of boxes, confidences and classes.
 
-    Of the boxes of a cell that holds a truth, one is responsible: the one that overlaps it most at
-    the time; where none overlaps, the nearest in middle and square roots of the sizes, as in the
-    authors' code. It learns the place of the truth, and its confidence learns how much the two
-    overlap at the time. The confidence of every other box learns 0, with less weight. The classes
-    learn 1 and 0 in cells that hold a truth. No gradient goes through the overlap.
+    In a cell with a true box one of its boxes is responsible: the one with the largest overlap
+    (IoU) at the time; without any overlap the nearest in centre and square roots of the sizes, as
+    in the authors' code. Its targets are the true box and, for the confidence, the overlap of the
+    two. The target of all other confidences is 0, with less weight. The targets of the classes are
+    1 and 0, in cells with a true box. No gradient passes through the overlap.
 
     Args:
       outputs: (batch, rows, columns, boxes * 5 + classes), see the module.
       targets: "boxes" (batch, n, 4) and "classes" (batch, n); see `yolo_assign` for several in one
         cell.
-      boxes: that each cell proposes.
-      coordinates: weight of the places.
+      boxes: number of boxes per cell.
+      coordinates: weight of the boxes' errors.
       no_object: weight of the confidence of boxes that are not responsible.
 
     Returns:
       (batch,), the sum over the cells.
 
     Raises:
-      ValueError: where outputs and boxes do not belong together.
+      ValueError: for outputs that do not match the number of boxes.
 
     Example:
       >>> outputs = jnp.zeros((2, 6, 8, 13))
@@ -255,7 +191,7 @@ def yolo_loss(
     places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
     rows, columns = outputs.shape[1:3]
     cells = yolo_assign(targets, rows, columns)
-    there = cells.label >= 0  # (batch, rows, columns)
+    occupied = cells.label >= 0  # (batch, rows, columns)
 
     truth = _to_places(cells.box)[..., None, :]  # (batch, rows, columns, 1, 4)
     fixed = jax.lax.stop_gradient(places)
@@ -265,27 +201,27 @@ def yolo_loss(
     distance = ((fixed - truth) ** 2).sum(-1)
     nearest = jnp.where(overlap.max(-1, keepdims=True) > 0, overlap, -distance)
     chosen = jax.nn.one_hot(nearest.argmax(-1), boxes, dtype=outputs.dtype)
-    responsible = chosen * there[..., None]  # (batch, rows, columns, boxes)
+    responsible = chosen * occupied[..., None]  # (batch, rows, columns, boxes)
 
     of_places = responsible * ((places - truth) ** 2).sum(-1)
     of_object = responsible * (confidence - overlap) ** 2
     of_nothing = (1 - responsible) * confidence**2
     wanted = jax.nn.one_hot(cells.label, probabilities.shape[-1], dtype=outputs.dtype)
-    of_classes = there * ((probabilities - wanted) ** 2).sum(-1)
+    of_classes = occupied * ((probabilities - wanted) ** 2).sum(-1)
     of_boxes = coordinates * of_places + of_object + no_object * of_nothing
     return of_boxes.sum((1, 2, 3)) + of_classes.sum((1, 2))
 
 
 def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.Array]:
-    """All boxes of all cells, and a score for each class.
+    """All boxes of all cells with their scores per class.
 
     Args:
       outputs: (batch, rows, columns, boxes * 5 + classes).
-      boxes: that each cell proposes.
+      boxes: number of boxes per cell.
 
     Returns:
-      The boxes (batch, rows * columns * boxes, 4): top, left, bottom, right as shares of the image,
-      cut at its edge; and scores (batch, rows * columns * boxes, classes): probability of the class
+      The boxes (batch, rows * columns * boxes, 4): top, left, bottom, right relative to the image,
+      clipped to it; and scores (batch, rows * columns * boxes, classes): probability of the class
       times confidence, equation 1 of the paper.
 
     Example:
@@ -311,17 +247,17 @@ def yolo_detect(
     iou: float = 0.5,
     most: int = 100,
 ) -> Detections:
-    """What is in each image: decoding, then non-maximum suppression of each class by itself.
+    """Detects objects: decoding, then non-maximum suppression per class.
 
-    All shapes are fixed, so it goes into one `jit` with the net, for a stream of images.
+    All shapes are fixed, so it can be compiled together with the net.
 
     Args:
       outputs: (batch, rows, columns, boxes * 5 + classes).
-      boxes: that each cell proposes.
-      score: what scores no more is left out. Take 0.01 or so for average precision, which looks at
-        the weakest boxes too, and what suits the eye for pictures.
-      iou: two boxes of one class that overlap by more are taken for one.
-      most: how many are given at most, of each class and in all.
+      boxes: number of boxes per cell.
+      score: boxes must score more. Use about 0.01 for average precision, which counts the weakest
+        boxes too.
+      iou: of two boxes of one class with a larger IoU only the better one is kept.
+      most: the largest number of detections, per class and in all.
 
     Example:
       >>> found = jax.jit(yolo_detect)(jnp.full((2, 6, 8, 13), 0.5))
@@ -333,11 +269,11 @@ def yolo_detect(
     def of_image(found, scores):  # (n, 4), (n, classes)
         suppress = partial(non_max_suppression, found, iou=iou, score=score, most=most)
         index, valid = jax.vmap(suppress)(scores.T)  # (classes, most)
-        kept = jnp.where(valid, jnp.take_along_axis(scores.T, index, 1), -jnp.inf)
-        best, place = jax.lax.top_k(kept.ravel(), most)
-        there = best > -jnp.inf
-        classes = jnp.where(there, place // most, -1)
-        return jnp.where(there[:, None], found[index.ravel()[place]], 0), best, classes
+        candidates = jnp.where(valid, jnp.take_along_axis(scores.T, index, 1), -jnp.inf)
+        best, place = jax.lax.top_k(candidates.ravel(), most)
+        kept = best > -jnp.inf
+        classes = jnp.where(kept, place // most, -1)
+        return jnp.where(kept[:, None], found[index.ravel()[place]], 0), best, classes
 
     return Detections(*jax.vmap(of_image)(found, scores))
 
@@ -346,7 +282,7 @@ def _parts(who: str, outputs: jax.Array, boxes: int) -> tuple[jax.Array, jax.Arr
     """x, y and roots (batch, rows, columns, boxes, 4), confidence (..., boxes), classes."""
     if outputs.ndim != 4 or outputs.shape[-1] <= boxes * 5:
         raise ValueError(
-            f"{who}: needs outputs (batch, rows, columns, {boxes} boxes * 5 + classes), "
+            f"{who}: expected outputs (batch, rows, columns, {boxes} boxes * 5 + classes), "
             f"got {outputs.shape}"
         )
     each = outputs[..., : boxes * 5].reshape(*outputs.shape[:3], boxes, 5)
@@ -354,7 +290,7 @@ def _parts(who: str, outputs: jax.Array, boxes: int) -> tuple[jax.Array, jax.Arr
 
 
 def _to_boxes(places: jax.Array) -> jax.Array:
-    """x, y in the cell and roots of width, height (batch, rows, columns, n, 4) -> corners."""
+    """From x, y in the cell and roots of width, height (batch, rows, columns, n, 4) to corners."""
     rows, columns = places.shape[1:3]
     x, y, width, height = jnp.moveaxis(places, -1, 0)
     down = (jnp.arange(rows)[:, None, None] + y) / rows
@@ -363,14 +299,9 @@ def _to_boxes(places: jax.Array) -> jax.Array:
 
 
 def _to_places(boxes: jax.Array) -> jax.Array:
-    """Corners (batch, rows, columns, 4), of the box in each cell -> x, y and roots."""
+    """From the corners of the box in each cell (batch, rows, columns, 4) to x, y and roots."""
     rows, columns = boxes.shape[1:3]
     down, right, height, width = jnp.moveaxis(to_middle(boxes), -1, 0)
     y = down * rows - jnp.arange(rows)[:, None]
     x = right * columns - jnp.arange(columns)
     return jnp.stack([x, y, jnp.sqrt(width), jnp.sqrt(height)], -1)
-
-
-def _check_counts(name: str, classes: int, boxes: int) -> None:
-    if classes < 1 or boxes < 1:
-        raise ValueError(f"{name}: classes and boxes must be at least 1, got {classes} and {boxes}")

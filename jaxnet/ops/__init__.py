@@ -1,1 +1,1 @@
-"""Arithmetic without parameters: convolution, windows, recurrence, attention."""
+"""Arithmetic without parameters: convolution, sliding windows, recurrence, attention."""

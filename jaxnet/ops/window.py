@@ -1,4 +1,4 @@
-"""Windows that slide over the spatial axes: sizes, steps and padding as a user writes them."""
+"""Sliding windows: sizes, strides and padding as users write them, and the taps of a window."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,14 @@ Padding = Literal["SAME", "VALID", "CAUSAL"] | int | Sequence[int | tuple[int, i
 
 
 def spatial_axes(who: str, x: Any) -> int:
-    """How many spatial axes x (batch, *space, features) has.
+    """Number of spatial axes of x (batch, *space, features).
+
+    Args:
+      who: name of the layer, for the message.
+      x: array or spec.
 
     Raises:
-      ValueError: where there is none.
+      ValueError: where x has no spatial axis.
 
     Example:
       >>> spatial_axes("conv", jn.spec((32, 28, 28, 1)))
@@ -23,17 +27,24 @@ def spatial_axes(who: str, x: Any) -> int:
     """
     if len(x.shape) < 3:
         raise ValueError(
-            f"{who}: needs (batch, *space, features), such as (32, 28, 28, 1), got {x.shape}; "
-            "add a missing batch or feature axis with x[None] or x[..., None]"
+            f"{who}: expected an input of shape (batch, *space, features), such as "
+            f"(32, 28, 28, 1), got {x.shape}. Is an axis missing? Add the batch axis by x[None], "
+            "the feature axis by x[..., None]"
         )
     return len(x.shape) - 2
 
 
 def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    """One entry for each spatial axis; a number stands for all of them.
+    """One entry per spatial axis; a single number is repeated for all axes.
+
+    Args:
+      who: name of the layer, for messages.
+      word: name of the argument, for messages.
+      value: a whole number of at least 1, or one per axis.
+      axes: number of spatial axes.
 
     Raises:
-      ValueError: where there are more or fewer entries than axes, or an entry is below 1.
+      ValueError: where the number of entries is not `axes`, or an entry is below 1.
 
     Example:
       >>> per_axis("conv", "strides", 2, axes=3)
@@ -42,8 +53,8 @@ def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tupl
     entries = tuple(value) if isinstance(value, Sequence) else (value,) * axes
     if len(entries) != axes:
         raise ValueError(
-            f"{who}: {word} needs {axes} entries, one for each spatial axis of the input, "
-            f"got {value}; a single number stands for all of them"
+            f"{who}: {word} needs {axes} entries, one per spatial axis of the input, got {value}. "
+            "A single number is repeated for all axes"
         )
     if not all(_is_int(entry) and entry >= 1 for entry in entries):
         raise ValueError(f"{who}: {word} must be whole numbers of at least 1, got {value}")
@@ -58,21 +69,24 @@ def pad_pairs(
     strides: tuple[int, ...],
     dilation: tuple[int, ...] | None = None,
 ) -> tuple[tuple[int, int], ...]:
-    """Padding in entries (before, after) of each spatial axis.
+    """Padding as (before, after) per spatial axis.
 
     Args:
-      who: for messages.
-      padding: "SAME": there are ceil(space / strides) positions, and an odd zero comes behind, as
-        in TensorFlow and Flax (PyTorch's padding=1 for a window of 3 and strides of 2 puts it in
-        front). "VALID": none. "CAUSAL": all of it in front, for one axis of time. A number: as
-        many on both sides of every axis. A sequence: a number or a pair (before, after) an axis.
+      who: name of the layer, for messages.
+      padding: one of
+        "SAME": pads to ceil(space / strides) positions; an odd zero goes after, as in TensorFlow
+          and Flax (PyTorch's padding=1 for a window of 3 and strides of 2 puts it before);
+        "VALID": no padding;
+        "CAUSAL": all padding before, for a single axis of time;
+        a number: that many on both sides of every axis;
+        a sequence: per axis a number or a pair (before, after).
       space: spatial sizes of the input.
       window: spatial sizes of the window.
-      strides: its steps.
-      dilation: distance between its taps; 1 by default.
+      strides: strides of the window, per axis.
+      dilation: distance between taps, per axis; 1 by default.
 
     Raises:
-      ValueError: where padding is none of these.
+      ValueError: for any other padding.
 
     Example:
       >>> pad_pairs("conv", "SAME", space=(28, 7), window=(5, 3), strides=(1, 2))
@@ -98,15 +112,20 @@ def pad_pairs(
             if all(map(_is_pair, pairs)):
                 return tuple((int(low), int(high)) for low, high in pairs)
     raise ValueError(
-        f'{who}: padding is "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, or for '
-        f"each of the {axes} spatial axes a number or a pair (before, after), got {padding!r}"
+        f'{who}: padding must be "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, or '
+        f"for each of the {axes} spatial axes a number or a pair (before, after), got {padding!r}"
     )
 
 
 def zero_padded(
     x: jax.Array, padding: tuple[tuple[int, int], ...], input_dilation: tuple[int, ...]
 ) -> jax.Array:
-    """x (batch, *space, features) with zeros around, and between entries `input_dilation` apart.
+    """x (batch, *space, features) with zeros around it and between its entries.
+
+    Args:
+      x: (batch, *space, features).
+      padding: (before, after) per spatial axis; negative numbers crop.
+      input_dilation: distance between the entries of x in the result, per spatial axis.
 
     Example:
       >>> zero_padded(jnp.arange(1, 4).reshape(1, 3, 1), ((1, -1),), (2,)).ravel()
@@ -124,18 +143,18 @@ def taps(
     dilation: tuple[int, ...] | None = None,
     input_dilation: tuple[int, ...] | None = None,
 ) -> Iterator[jax.Array]:
-    """What each entry of the window sees at every position, in row-major order of the entries.
+    """The input of each tap of the window at all positions, in row-major order of the taps.
 
     Args:
       x: (batch, *space, features).
-      window: its sizes.
-      strides: its steps.
-      padding: pairs (before, after) of zeros; negative ones crop.
-      dilation: distance between the entries of the window; 1 by default.
-      input_dilation: distance between the entries of x; 1 by default.
+      window: spatial sizes of the window.
+      strides: strides of the window, per axis.
+      padding: (before, after) zeros per axis; negative numbers crop.
+      dilation: distance between the taps of the window, per axis; 1 by default.
+      input_dilation: distance between the entries of x, per axis; 1 by default.
 
     Yields:
-      As many arrays (batch, *positions, features) as the window has entries.
+      One array (batch, *positions, features) per tap.
 
     Example:
       >>> [t.ravel() for t in taps(jnp.arange(5).reshape(1, 5, 1), (2,), (3,), ((0, 0),))]

@@ -1,120 +1,251 @@
-"""What is minimized: an objective is `(params, state, batch, *, key, train)` -> a loss and more.
+"""Objectives: an objective is a layer whose input is a batch and whose output is a loss.
 
-An objective returns `(loss, (state, metrics))`: a scalar, the layer's next state, and a dict of
-scalars worth watching. One that also takes `mask` is told which examples of a padded batch count:
-a (batch,) array of 0 and 1, or None where all do. `supervised` makes the usual one, `carried` one
-for long sequences, `learning_rule` one of an update that is no gradient of a loss; any other
-function of this form will do.
+Its `apply(params, state, batch, key=..., train=...)` returns `((values, metrics), state)`. `values`
+takes one of three forms, and so does each entry of the dict `metrics`:
+
+    values              (batch,)            one per example; the loss is their mean
+    (totals, weights)   (batch,) each       the loss is sum(totals) / sum(weights)
+    value               scalar              where no padding is needed
+
+Any layer of this form is an objective, such as a `compose` of eight lines; those below are the
+common ones.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, PyTree, State, describe
+from jaxnet.core import Layer, Params, PyTree, as_layer, compose, describe, function_name
 
-Metrics = dict[str, jax.Array]
-Compare = Callable[[PyTree, PyTree], jax.Array]  # (outputs, targets) -> a value an example
-
-
-class Objective(Protocol):
-    """(params, state, batch, *, key, train) -> (loss, (state, metrics))."""
-
-    def __call__(
-        self, params: Params, state: State, batch: PyTree, /, *, key: jax.Array, train: bool
-    ) -> tuple[jax.Array, tuple[State, Metrics]]: ...
+Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
 
 def supervised(
     net: Layer,
     loss: Compare,
     *,
-    penalty: Callable[[Params], jax.Array] | None = None,
     metrics: Mapping[str, Compare] | None = None,
-) -> Callable[..., tuple[jax.Array, tuple[State, Metrics]]]:
-    """The objective of learning from pairs: the mean of `loss(net(x), y)` over a batch `(x, y)`.
+    penalty: Callable[[Params], jax.Array] | None = None,
+) -> Layer:
+    """The objective of learning from pairs: `loss(net(x), y)` for a batch `(x, y)`.
 
-    `loss` and the metrics give one value an example, (batch,) or (batch, ...), as those of optax
-    do; further axes are averaged. A loss that takes the mean itself works too, but not on a padded
-    batch, where it could not leave the padding out.
+    Params and state are those of `net`, with no extra level. `loss` and the metrics return one
+    value per example, (batch,) or (batch, ...), as those of optax do; further axes are averaged. A
+    pair (totals, weights) or a scalar is passed through.
 
     Args:
       net: the layer to train.
       loss: `(outputs, targets) -> values`, e.g. `optax.softmax_cross_entropy_with_integer_labels`.
-      penalty: of the parameters, added to the loss; see `jaxnet.penalties`.
       metrics: further values to watch by name, e.g. `{"accuracy": jn.metrics.accuracy}`.
+      penalty: of the parameters, added to the loss; see `jaxnet.penalties`.
 
     Raises:
-      ValueError: where outputs and targets broadcast against each other, such as (32, 1) against
-        (32,), which would compare every example with every other.
+      TypeError: for a batch that is not a pair.
+      ValueError: for a metric called "loss", and where outputs and targets broadcast against each
+        other, such as (32, 1) against (32,), which would compare every example with every other.
 
     Example:
       >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
       >>> batch = jnp.ones((5, 3)), jnp.ones((5, 1))
-      >>> params, state = jn.dense(1).init(jax.random.key(0), batch[0])
-      >>> loss, (state, metrics) = objective(params, state, batch, key=None, train=True)
-      >>> loss.shape
-      ()
+      >>> params, state = objective.init(jax.random.key(0), batch)
+      >>> (values, metrics), state = objective.apply(params, state, batch)
+      >>> params["kernel"].shape, values.shape
+      ((3, 1), (5,))
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"supervised: the net must be a layer, got {type(net).__name__}")
-    metrics = dict(metrics or {})
+    net, metrics = as_layer(net), dict(metrics or {})
+    if "loss" in metrics:
+        raise ValueError("supervised: 'loss' is the name of the loss; give the metric another name")
+    compare_loss = _comparison("loss", loss)
+    compare_metrics = {name: _comparison(name, metric) for name, metric in metrics.items()}
 
-    def compared(who, function, outputs, targets, mask):
+    def forward(m, batch):
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            raise TypeError(
+                f"supervised: expected a batch (inputs, targets), got {type(batch).__name__}{of}"
+            )
+        x, targets = batch
+        outputs = m.inline(net, x)
+        values = m(compare_loss, (outputs, targets))
+        if penalty is not None:
+            values = _add(values, m.penalize(penalty))
+        return values, {
+            name: m(layer, (outputs, targets)) for name, layer in compare_metrics.items()
+        }
+
+    return compose(forward, name=net.name, kind="supervised")
+
+
+def _comparison(name: str, function: Compare) -> Layer:
+    """A loss or metric as a layer of (outputs, targets), so that summaries and errors show it."""
+    if not callable(function):
+        raise TypeError(
+            f"supervised: {name} must be a function of (outputs, targets), such as "
+            f"optax.squared_error, got {type(function).__name__}"
+        )
+
+    def compare(pair):
+        outputs, targets = pair
         try:
             values = function(outputs, targets)
         except Exception as error:
-            error.add_note(f"in {who}, outputs {describe(outputs)}, targets {describe(targets)}")
+            error.add_note(f"in {name}, outputs {describe(outputs)}, targets {describe(targets)}")
             raise
-        return average(values, mask, who, outputs, targets)
+        return per_example(values, name, outputs, targets)
 
-    def objective(params, state, batch, *, key=None, train=False, mask=None):
-        if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise TypeError(
-                f"supervised: a batch is a pair (inputs, targets), got {type(batch).__name__}"
-                + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
+    return as_layer(compare)._replace(name=name, kind=function_name(function), inside=None)
+
+
+def per_example(values: Any, who: str, outputs: PyTree = None, targets: PyTree = None) -> Any:
+    """One value per example, the mean over all further axes; pairs and scalars as they are.
+
+    Args:
+      values: (batch, ...), (totals, weights) or a scalar.
+      who: named in errors.
+      outputs, targets: the arrays that were compared, to detect a broadcast.
+
+    Example:
+      >>> per_example(jnp.array([[1.0, 3.0], [9.0, 9.0]]), "loss").tolist()
+      [2.0, 9.0]
+    """
+    if isinstance(values, tuple) or jnp.ndim(values) == 0:
+        return values
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, targets))]
+    grown = shapes and values.size > max(map(math.prod, shapes))
+    if grown or (len(shapes) == 2 and values.shape == _broadcast(*shapes)):
+        outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))
+        raise ValueError(
+            f"{who}: outputs {outputs} and targets {targets} broadcast to values of "
+            f"{values.shape}; give them the same shape, e.g. targets[:, None] or outputs[:, 0]"
+        )
+    return values.reshape(values.shape[0], -1).mean(1) if values.ndim > 1 else values
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The common shape of two different shapes; None where they are equal or have none."""
+    if a == b or not (a and b):
+        return None
+    pairs = list(zip(a[::-1], b[::-1], strict=False))
+    return jnp.broadcast_shapes(a, b) if all(m == n or 1 in (m, n) for m, n in pairs) else None
+
+
+def _add(values: Any, penalty: jax.Array) -> Any:
+    if isinstance(values, tuple):
+        totals, weights = values
+        return totals + weights * penalty, weights
+    return values + penalty
+
+
+def augmented(objective: Layer, f: Callable[[jax.Array, PyTree], PyTree]) -> Layer:
+    """An objective whose batches are changed at random in training.
+
+    Args:
+      objective: any objective.
+      f: `(key, batch) -> batch`, such as `jn.data.on_inputs(jn.data.random_shift(2))`. It keeps the
+        shapes of the batch and runs inside the compiled program; in evaluation it does not run.
+
+    Example:
+      >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
+      >>> noisy = lambda key, batch: (batch[0] + jax.random.normal(key, batch[0].shape), batch[1])
+      >>> objective = jn.augmented(objective, noisy)
+      >>> batch = jnp.ones((5, 3)), jnp.ones((5, 1))
+      >>> params, state = objective.init(jax.random.key(0), batch)
+      >>> key = jax.random.key(1)
+      >>> (values, _), _ = objective.apply(params, state, batch, key=key, train=True)
+      >>> len(set(values.tolist()))
+      5
+    """
+
+    def forward(m, batch):
+        if m.train:
+            key = m.key("augment")
+            try:
+                batch = f(key, batch)
+            except Exception as error:
+                error.add_note(
+                    f"in the augmentation, which gets (key, batch), batch {describe(batch)}; for "
+                    "one that takes (key, images), write jn.data.on_inputs(...)"
+                )
+                raise
+        return m.inline(objective, batch)
+
+    return compose(forward, name=objective.name, kind="augmented")
+
+
+def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]]]) -> Layer:
+    """An objective from a rule that returns an update in place of a loss.
+
+    The perceptron's rule and contrastive divergence are gradients of no loss. Such a rule returns
+    the tree that takes the place of the gradient, with its sign (an optimizer subtracts it); so
+    it works with `jn.trainer`, `fit` and every optax optimizer. The tree belongs to a whole batch,
+    so `batch_size` must divide the number of examples.
+
+    Args:
+      net: its params and state are trained; it is initialized with the first entry of a batch that
+        is a tuple, else with the batch.
+      rule: `(params, state, batch, *, key, train) -> (tree like params, (state, metrics))`. A
+        metric called "loss" becomes the value of the objective, which is 0 otherwise.
+
+    Example:
+      >>> def toward_zero(params, state, batch, *, key, train):
+      ...     return jax.tree.map(jnp.sign, params), (state, {})
+      >>> objective = jn.learning_rule(jn.dense(1, use_bias=False), toward_zero)
+      >>> value = lambda params: objective.apply(params, {}, jnp.ones((5, 1)))[0][0]
+      >>> jax.grad(value)({"kernel": jnp.float32([[-7]])})
+      {'kernel': Array([[-1.]], dtype=float32)}
+    """
+
+    def init(key, batch):
+        return net.init(key, batch[0] if isinstance(batch, tuple | list) else batch)
+
+    def apply(params, state, batch, *, key=None, train=False):
+        held = jax.lax.stop_gradient(params)
+        tree, (state, metrics) = rule(held, state, batch, key=key, train=train)
+        tree, metrics = jax.lax.stop_gradient(tree), dict(metrics)
+        if jax.tree.structure(tree) != jax.tree.structure(params):
+            raise ValueError(
+                f"learning_rule: expected an update of the structure of params, "
+                f"{jax.tree.structure(params)}, got {jax.tree.structure(tree)}"
             )
-        x, targets = batch
-        outputs, state = net.apply(params, state, x, key=key, train=train)
-        value = compared("loss", loss, outputs, targets, mask)
-        if penalty is not None:
-            value = value + penalty(params)
-        watched = {
-            name: compared(name, metric, outputs, targets, mask) for name, metric in metrics.items()
-        }
-        return value, (state, watched)
+        # Zero in value, and its gradient is the tree.
+        zero = sum(
+            jnp.vdot(g, p - h)
+            for g, p, h in zip(*map(jax.tree.leaves, (tree, params, held)), strict=True)
+        )
+        loss = jax.lax.stop_gradient(metrics.pop("loss", 0.0))
+        return (zero + jnp.mean(loss), metrics), state
 
-    return objective
+    return Layer(init, apply, net.name, "learning_rule")
 
 
-def carried(net: Layer, loss: Compare) -> Callable[..., tuple[jax.Array, tuple[State, Metrics]]]:
-    """The objective of truncated backpropagation: each batch goes on where the last one stopped.
+def truncated_bptt(net: Layer, loss: Compare) -> Layer:
+    """The objective of truncated backpropagation through time: batches continue each other.
 
-    Row i of a batch goes on from row i of the one before, from what the net carried out of it; no
-    gradient goes back there. So `fit` must keep the order, with `shuffle=False` and a batch_size
-    that divides the rows; `jaxnet.data.windows` cuts a text so. The training state is
-    {"net": the net's own, "carry": of the last batch}, and is set before the first step.
+    Row i of a batch continues row i of the batch before, from the carry that the net returned; no
+    gradient flows back there. So `fit` must keep the order, with `shuffle=False` and a batch_size
+    that divides the rows; `jn.data.windows` cuts a text accordingly. The state is {"net": the
+    net's own, "carry": of the last batch, zeros at first}, so initialize with one batch.
 
     Args:
       net: {"x": x, "initial": carry} -> {"x": outputs, "final": carry}, as recurrent layers and
         what `serial` makes of them.
-      loss: `(outputs, targets) -> (batch,)`, such as `jaxnet.losses.masked()`. A batch is
-        ((x, start), targets), where `start` (batch,) says which rows begin anew, from zeros.
+      loss: `(outputs, targets) -> values`, such as `jn.losses.masked()`. A batch is
+        ((x, start), targets), where `start` (batch,) marks the rows that begin a text, from zeros.
+
+    Raises:
+      ValueError: for a batch of another number of rows than the carry.
 
     Example:
       >>> text = jn.data.windows(np.arange(29) % 7, streams=2, steps=5)
       >>> layers = jn.embedding(7, 3), jn.dense(7)
       >>> net = jn.serial(jn.time_distributed(layers[0]), jn.gru(4), jn.time_distributed(layers[1]))
-      >>> optimizer, carry = optax.adam(0.01), jnp.zeros((2, 4))
-      >>> given = {"x": text.x[:2], "initial": carry}
-      >>> train_state = jn.init_training(net, optimizer, jax.random.key(0), given)
-      >>> train_state = train_state._replace(state={"net": train_state.state, "carry": carry})
-      >>> step = jn.make_step(jn.carried(net, jn.losses.masked()), optimizer)
+      >>> trainer = jn.trainer(jn.truncated_bptt(net, jn.losses.masked()), optax.adam(0.01))
       >>> data = (text.x, text.start), (text.y, text.counts)
-      >>> for epoch in jn.fit(train_state, step, data, epochs=1, batch_size=2, shuffle=False):
+      >>> train_state = trainer.init(jax.random.key(0), jax.tree.map(lambda a: a[:2], data))
+      >>> for epoch in jn.fit(trainer, train_state, data, epochs=1, batch_size=2, shuffle=False):
       ...     print(epoch.train_state.state["carry"].shape)
       (2, 4)
 
@@ -122,90 +253,123 @@ def carried(net: Layer, loss: Compare) -> Callable[..., tuple[jax.Array, tuple[S
     of Recurrent Network Trajectories".
     """
 
-    def objective(params, state, batch, *, key, train):
-        (x, start), targets = batch
+    def parts(batch):
+        try:
+            (x, start), targets = batch
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"truncated_bptt: expected a batch ((x, start), targets), got {describe(batch)}"
+            ) from None
+        return x, start, targets
+
+    def init(key, batch):
+        x, _, _ = parts(batch)
+        params, state = net.init(key, {"x": x})
+        out = jax.eval_shape(lambda p, s, x: net.apply(p, s, {"x": x})[0], params, state, x)
+        if not isinstance(out, dict) or "final" not in out:
+            raise ValueError(
+                f"truncated_bptt: {net.name} must return a dict with 'x' and 'final' for a dict "
+                f"with 'x' and 'initial', got {describe(out)}"
+            )
+        carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), out["final"])
+        return params, {"net": state, "carry": carry}
+
+    def apply(params, state, batch, *, key=None, train=False):
+        x, start, targets = parts(batch)
+        rows = jax.tree.leaves(state["carry"])[0].shape[0]
+        if rows != start.shape[0]:
+            raise ValueError(
+                f"truncated_bptt: the carry has {rows} rows, the batch {start.shape[0]}; "
+                "initialize with one batch, trainer.init(key, batch), and keep its batch_size"
+            )
 
         def begin(carry):
             return jnp.where(start.reshape(-1, *[1] * (carry.ndim - 1)), 0, carry)
 
         given = {"x": x, "initial": jax.tree.map(begin, state["carry"])}
         out, inner = net.apply(params, state["net"], given, key=key, train=train)
-        state = {"net": inner, "carry": out["final"]}
-        return average(loss(out["x"], targets), None), (state, {})
+        values = per_example(loss(out["x"], targets), "loss")
+        return (values, {}), {"net": inner, "carry": out["final"]}
 
-    return objective
+    inside = net, lambda inner: truncated_bptt(inner, loss)
+    return Layer(init, apply, net.name, "truncated_bptt", inside)
 
 
-def average(
-    values: jax.Array,
-    mask: jax.Array | None,
-    who: str = "loss",
-    outputs: PyTree = None,
-    targets: PyTree = None,
-) -> jax.Array:
-    """The mean over examples that count, and over all further axes.
+class Average(NamedTuple):
+    """A mean and its weight, so that means of several batches can be combined.
+
+    Fields:
+      mean: over the examples that count.
+      weight: number of examples, or sum of their weights.
+    """
+
+    mean: jax.Array
+    weight: jax.Array
+
+
+def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> dict[str, Average]:
+    """The averages of an objective's output over the examples that count, "loss" first.
 
     Args:
-      values: (batch, ...).
-      mask: (batch,) of 0 and 1, or None where all count.
-      who: named in errors.
-      outputs, targets: what was compared, to catch a broadcast.
+      output: `(values, metrics)`, see the top of this file.
+      batch: its first array gives the number of examples.
+      mask: (batch,) of 0 and 1, 0 for padding; None where all examples count.
+      who: the objective's name, for errors.
+
+    Raises:
+      TypeError: for an output of another form, or a loss that is not of floats.
+      ValueError: for values of another shape, and for a scalar where padding has to be left out.
 
     Example:
-      >>> float(average(jnp.array([1.0, 3.0, 9.0]), jnp.array([1, 1, 0])))
+      >>> output = jnp.array([1.0, 3.0, 9.0]), {}
+      >>> float(averages(output, jnp.ones(3), jnp.array([1, 1, 0]), "net")["loss"].mean)
       2.0
     """
-    compared = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, targets))]
-    if compared and values.size > max(map(math.prod, compared)):
-        outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))
+    if not (isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], dict)):
+        raise TypeError(
+            f"{who}: an objective must return (values, metrics), values (batch,) and a dict, such "
+            f"as (values, {{}}), got {describe(output)}"
+        )
+    values, metrics = output
+    if "loss" in metrics:
+        raise ValueError(f"{who}: 'loss' is the name of the loss; give the metric another name")
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(values)]
+    if not dtypes or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        raise TypeError(f"{who}: the loss must be of floats, got {describe(values)}")
+    count = jnp.shape(jax.tree.leaves(batch)[0])[:1]
+    named = {"loss": values} | metrics
+    return {name: _average(name, v, count, mask, who) for name, v in named.items()}
+
+
+def _average(name: str, values: Any, count: tuple, mask: Any, who: str) -> Average:
+    if isinstance(values, tuple):
+        shapes = [jnp.shape(leaf) for leaf in values]
+        if len(values) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
+            raise ValueError(
+                f"{who}: {name} must be a pair (totals, weights), (batch,) each, got {shapes}"
+            )
+        totals, weights = values
+        if mask is not None:  # where, not a product: the padding may hold NaN
+            totals, weights = (jnp.where(mask > 0, v, 0) for v in (totals, weights))
+        weight = weights.sum()
+        return Average(totals.sum() / jnp.where(weight == 0, 1, weight), weight)
+    values = jnp.asarray(values)
+    values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(jnp.float32)
+    if values.ndim == 0:
+        if mask is not None:
+            raise ValueError(
+                f"{who}: the last batch is padded, and {name} is one value per batch, from which "
+                "the padding cannot be left out; return one value per example, (batch,), or choose "
+                "a batch_size that divides the number of examples"
+            )
+        return Average(values, jnp.float32(count[0] if count else 1))
+    if values.ndim != 1 or (mask is not None and values.shape != mask.shape):
         raise ValueError(
-            f"{who}: outputs {outputs} against targets {targets} give values of "
-            f"{values.shape}; bring them to one shape, e.g. targets[:, None] or outputs[:, 0]"
+            f"{who}: {name} must be (batch,), one value per example, got {values.shape}; take the "
+            "mean over the other axes"
         )
     if mask is None:
-        return values.mean()
-    if values.ndim == 0:
-        raise ValueError(
-            f"{who}: needs one value an example, (batch,), since the last batch is padded and the "
-            "padding must not count; got the mean already. Leave the mean out, or take a "
-            "batch_size that divides the number of examples"
-        )
-    each = values.reshape(values.shape[0], -1).mean(1)
-    # where, not a product: what stands in the padding may be NaN
-    return jnp.where(mask > 0, each, 0).sum() / jnp.maximum(mask.sum(), 1).astype(each.dtype)
-
-
-def learning_rule(
-    rule: Callable[..., tuple[PyTree, tuple[State, Metrics]]],
-) -> Callable[..., tuple[Any, tuple[State, Metrics]]]:
-    """An objective from a rule that gives an update tree in place of a loss.
-
-    The perceptron's rule and contrastive divergence are gradients of no loss. Such a rule says what
-    stands in the place of the gradient, with its sign (an optimizer subtracts it), and then takes
-    part in `make_step`, `fit` and every optax optimizer.
-
-    Args:
-      rule: `(params, state, batch, *, key, train) -> (tree like params, (state, metrics))`.
-        A metric called "loss" becomes the value of the objective, which is 0 otherwise.
-
-    Example:
-      >>> def toward_zero(params, state, batch, *, key, train):
-      ...     return jax.tree.map(jnp.sign, params), (state, {})
-      >>> objective = jn.learning_rule(toward_zero)
-      >>> jax.grad(lambda p: objective(p, {}, (), key=None, train=True)[0])({"w": jnp.float32(-7)})
-      {'w': Array(-1., dtype=float32)}
-    """
-
-    def objective(params, state, batch, *, key, train):
-        held = jax.lax.stop_gradient(params)
-        tree, (state, metrics) = rule(held, state, batch, key=key, train=train)
-        tree = jax.lax.stop_gradient(tree)
-        metrics = dict(metrics)
-        # Zero in value, and its gradient is the tree.
-        zero = sum(
-            jnp.vdot(g, p - h)
-            for g, p, h in zip(*map(jax.tree.leaves, (tree, params, held)), strict=True)
-        )
-        return zero + jax.lax.stop_gradient(metrics.pop("loss", 0.0)), (state, metrics)
-
-    return objective
+        return Average(values.mean(), jnp.float32(len(values)))
+    weight = mask.sum()
+    mean = jnp.where(mask > 0, values, 0).sum() / jnp.maximum(weight, 1).astype(values.dtype)
+    return Average(mean, weight)

@@ -1,4 +1,4 @@
-"""Many runs side by side in one program: seeds, learning rates, and what else is a number."""
+"""Many runs side by side in one program: seeds, learning rates and other numbers."""
 
 import itertools
 import math
@@ -11,18 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.core import Layer, Params, PyTree
+from jaxnet.checks import at_least
+from jaxnet.core import Layer, Memo, Params, PyTree
 from jaxnet.progress import progress_bar
-from jaxnet.training.fit import advance, begin, measure, on_device
-from jaxnet.training.step import Step, TrainState, init_training, start_optimizer
+from jaxnet.training.evaluate import measure, on_device
+from jaxnet.training.loop import resident_programs
+from jaxnet.training.trainer import TrainState, strong
+from jaxnet.training.trainer import trainer as make_trainer
 
 
 class Sweep(NamedTuple):
-    """What `sweep` gives; prints as a table.
+    """The result of `sweep`; prints as a table.
 
     Fields:
       settings: of the grid, in the order of `itertools.product`: name -> value.
-      seeds: of the runs of each setting.
+      seeds: of the runs per setting.
       train_state: all that was trained: params, state and opt_state have two leading axes
         (settings, seeds), key has that of seeds, and step has none.
       train: metric -> (settings, seeds, epochs), means over each epoch's examples.
@@ -38,14 +41,14 @@ class Sweep(NamedTuple):
     seconds: float
 
     def member(self, setting: int, seed: int) -> TrainState:
-        """One run by its place, to be used or trained further by `fit`."""
+        """One run by its indices, to use or to train further with `fit`."""
         every = self.train_state
         trained = every.params, every.state, every.opt_state
         params, state, opt_state = jax.tree.map(lambda leaf: leaf[setting, seed], trained)
         return TrainState(every.step, params, state, opt_state, every.key[seed])
 
     def rows(self, metric: str = "loss", part: str | None = None) -> list[dict[str, float]]:
-        """A row for each setting: its values, and the metric after the last epoch over the seeds.
+        """One row per setting: its values, and the metric after the last epoch over the seeds.
 
         Args:
           metric: "loss" or one of the objective's.
@@ -63,13 +66,13 @@ class Sweep(NamedTuple):
         values = parts.get(part)
         if values is None or metric not in values:
             there = {name: sorted(found) for name, found in parts.items() if found is not None}
-            raise KeyError(f"Sweep: there is no {metric!r} of {part!r}; there are {there}")
+            raise KeyError(f"Sweep: no {metric!r} of {part!r}; there are {there}")
         found = []
         for setting, last in zip(self.settings, values[metric][..., -1], strict=True):
             n, mean = len(last), float(last.mean())
             with np.errstate(invalid="ignore"):  # of a run that diverged
                 spread = float(last.std(ddof=1)) if n > 1 else math.nan
-            half = student_quantile(n - 1) * spread / math.sqrt(n) if n > 1 else math.nan
+            half = _quantile(n - 1) * spread / math.sqrt(n) if n > 1 else math.nan
             found.append(
                 {
                     **setting,
@@ -85,9 +88,9 @@ class Sweep(NamedTuple):
         return found
 
     def best(self, metric: str = "loss", part: str | None = None) -> int:
-        """Place of the setting with the lowest mean loss, or the highest mean of another metric.
+        """Index of the setting with the lowest mean loss, or the highest mean of another metric.
 
-        Runs that diverged count as worst. Choose on data that are not those you report.
+        Runs that diverged count as worst. Choose on other data than those you report.
         """
         mean = np.array([row["mean"] for row in self.rows(metric, part)])
         mean = mean if metric == "loss" else -mean
@@ -112,8 +115,7 @@ class Sweep(NamedTuple):
 
 
 def sweep(
-    net: Layer,
-    objective: Callable[..., Any],
+    objective: Layer,
     optimizer: Callable[..., optax.GradientTransformation],
     data: PyTree,
     *,
@@ -122,83 +124,80 @@ def sweep(
     grid: Mapping[str, Sequence[float]] | None = None,
     batch_size: int = 64,
     evaluate: PyTree | None = None,
-    augment: Callable[[jax.Array, PyTree], PyTree] | None = None,
     shuffle: bool = True,
     params: Params | None = None,
     own_data: bool = False,
     progress: bool = True,
 ) -> Sweep:
-    """Trains a net with many seeds and settings at once, in one jitted program.
+    """Trains an objective with many seeds and settings at once, in one jitted program.
 
-    Each run is the one that `init_training(net, optimizer(**setting), jax.random.key(seed), data)`
-    and `fit` would make, with the same weights, order and randomness, to rounding. A run that
-    diverges harms no other, and shows as NaN.
+    Each run is the one that `jn.trainer(objective, optimizer(**setting))`, its `init` with
+    `jax.random.key(seed)` and `fit` would make, with the same weights, order and randomness, up to
+    rounding. A run that diverges harms no other, and shows as NaN.
 
     Args:
-      net: the layer to train.
-      objective: as for `make_step`.
+      objective: such as `jn.supervised(net, loss)`.
       optimizer: makes the optimizer from a setting, e.g. `optax.adam` for a grid of learning_rate.
-      data: arrays with the examples along the first axis, all of them in memory.
+      data: arrays with one example per row, all of them in memory.
       epochs: passes over the data, at least 1.
-      seeds: how many, counted from 0, or which.
+      seeds: their number, counted from 0, or a list of them.
       grid: name of an argument of `optimizer` -> numbers; every combination is a setting. Without
         it the optimizer is made without arguments.
-      batch_size: examples a step, the same for all, since it is a shape.
+      batch_size: examples per step, the same for all runs, since it is a shape.
       evaluate: data like `data`, measured after each epoch.
-      augment: `(key, batch) -> batch`, as in `fit`.
-      shuffle: whether the order is drawn anew each epoch.
-      params: to start from in place of fresh ones, each leaf with a leading axis of seeds: what was
-        pretrained, say.
+      shuffle: whether the order is drawn again for each epoch.
+      params: to start from in place of fresh ones, each leaf with a leading axis of seeds, for
+        example pretrained.
       own_data: whether `data` has a leading axis of seeds too, so that each seed has its own.
-      progress: whether a bar runs.
+      progress: whether to show a progress bar.
 
     Raises:
       ValueError: for no epochs, seeds or numbers in the grid, or data that do not fit.
-      TypeError: where the optimizer does not take the grid's names, or a value is no number.
+      TypeError: for an optimizer that does not take the grid's names, or a value that is not a
+        number.
 
     Example:
       >>> x, y = jnp.eye(4), jnp.array([0, 1, 0, 1])
       >>> loss = optax.softmax_cross_entropy_with_integer_labels
-      >>> net = jn.dense(2)
+      >>> objective = jn.supervised(jn.dense(2), loss)
       >>> grid = {"learning_rate": [0.1, 1.0]}
-      >>> found = jn.sweep(net, jn.supervised(net, loss), optax.sgd, (x, y), epochs=9, grid=grid)
+      >>> found = jn.sweep(objective, optax.sgd, (x, y), epochs=9, grid=grid)
       >>> found.train["loss"].shape, found.settings[found.best()]
       ((2, 5, 9), {'learning_rate': 1.0})
     """
     began = time.perf_counter()
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(
-            f"sweep: epochs and batch_size must be at least 1, got {epochs} and {batch_size}"
-        )
+    at_least("sweep", "epochs", epochs)
+    at_least("sweep", "batch_size", batch_size)
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if not seeds:
-        raise ValueError("sweep: needs at least one seed")
+        raise ValueError("sweep: expected at least one seed, got none")
     settings = _settings(grid or {})
     make = optax.inject_hyperparams(optimizer) if grid else optimizer
-    step = Step(objective, make(**settings[0]))
+    trainer = make_trainer(objective, make(**settings[0]))
     data = on_device(data, "sweep: data")
     test = None if evaluate is None else on_device(evaluate, "sweep: evaluate")
     for what, tree in (("data", data if own_data else None), ("params", params)):
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
         if sizes - {(len(seeds),)}:
             raise ValueError(
-                f"sweep: {what} need a leading axis of {len(seeds)} seeds, got {sorted(sizes)}"
+                f"sweep: {what} must have a leading axis of {len(seeds)} seeds, got {sorted(sizes)}"
             )
     count = jax.tree.leaves(data)[0].shape[1 if own_data else 0]
     size = min(batch_size, count)
     steps = -(-count // size)
+    programs = resident_programs(trainer, size, shuffle)
 
     def epoch(train_state, data):
-        train_state, order, totals = begin(step, train_state, data, size, augment, shuffle)
+        train_state, order, totals = programs.begin(train_state, data)
         span = jnp.int32(0), jnp.int32(steps)
-        train_state, totals = advance(step, train_state, totals, data, order, *span, size, augment)
-        train = jax.tree.map(lambda m: m / totals.weight, totals.sums)
+        train_state, totals = programs.advance(train_state, totals, data, order, *span)
+        train = {name: total / weight for name, (total, weight) in totals.sums.items()}
         if test is None:
             return train_state, train, None
         many = jax.tree.leaves(test)[0].shape[0]
-        key, now = jax.random.key(0), (train_state.params, train_state.state)
-        found = measure(step, *now, test, key, min(size, many))
-        return train_state, train, jax.tree.map(lambda m: m / many, found)
+        run = measure(objective, Memo(), min(size, many))
+        found = run(train_state.params, train_state.state, test, jax.random.key(0))
+        return train_state, train, {name: total / n for name, (total, n) in found.items()}
 
     # Runs of one seed share their randomness, so their order of examples is drawn once for all.
     seen = 0 if own_data else None  # the axis of seeds in data
@@ -206,7 +205,7 @@ def sweep(
     epoch = jax.vmap(epoch, (by_seed, seen), (by_seed, 0, 0))
     epoch = jax.jit(jax.vmap(epoch, (by_setting, None), (by_setting, 0, 0)), donate_argnums=0)
     example = jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
-    train_state = _start(net, make, example, settings, seeds, params)
+    train_state = _start(objective, make, example, settings, seeds, params)
     trains, tests = [], []
     with progress_bar(epochs, f"{len(settings)} settings x {len(seeds)} seeds", progress) as bar:
         for _ in range(epochs):
@@ -234,13 +233,14 @@ def _axes(key: int | None) -> Any:
     return TrainState(None, 0, 0, 0, key)  # type: ignore[arg-type]
 
 
-def _start(net, make, data, settings, seeds, params) -> TrainState:
+def _start(objective, make, data, settings, seeds, params) -> TrainState:
     """All members before their first step, drawn one seed after another: that compiles nothing."""
 
     def start(values, params):
-        return start_optimizer(make(**values), params)
+        return strong(make(**values).init(params))
 
-    fresh = [init_training(net, optax.identity(), jax.random.key(seed), data) for seed in seeds]
+    init = make_trainer(objective, optax.identity()).init
+    fresh = [init(jax.random.key(seed), data) for seed in seeds]
     first: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
     params = first.params if params is None else params
     values = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in settings[0]}
@@ -267,23 +267,8 @@ def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     return [dict(zip(grid, map(float, values), strict=True)) for values in combinations]
 
 
-def student_quantile(freedom: int, inside: float = 0.95) -> float:
-    """The t between whose negative and itself Student's distribution has so much probability.
+def _quantile(freedom: int) -> float:
+    """Two-sided 95% quantile of Student's t distribution."""
+    from scipy.stats import t  # slow to import, and JAX depends on scipy
 
-    Args:
-      freedom: degrees of freedom, at least 1.
-      inside: the probability, in (0, 1).
-
-    Example:
-      >>> round(student_quantile(4), 3)
-      2.776
-    """
-
-    def probability(t):
-        return 1 - float(jax.scipy.special.betainc(freedom / 2, 0.5, freedom / (freedom + t * t)))
-
-    low, high = 0.0, 1e4
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) < inside else (low, middle)
-    return high
+    return float(t.ppf(0.975, freedom))

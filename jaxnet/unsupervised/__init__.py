@@ -1,79 +1,16 @@
-"""Learning without labels: Boltzmann machines, autoencoders, sparse coding, Markov models and more.
+"""Learning without labels: one namespace per field, such as `jn.unsupervised.rbm`.
 
-A *fit* is a function `(key, x, features, **options) -> params`, where x is (n, inputs) and the
-params are those of an ordinary layer, `jn.dense(features)` mostly. So what was learned without
-labels stands in `serial` like any other layer and can be trained further.
+A *fit* is a function `(key, x, features, **options) -> params`. Its x is (n, inputs), and the
+params are those of an ordinary layer, usually `jn.dense(features)`. So learned features are used in
+`serial` like any other layer and can be trained further.
 """
 
-from jaxnet.unsupervised.autoencoder import additive_noise as additive_noise
-from jaxnet.unsupervised.autoencoder import contractive_reconstruction as contractive_reconstruction
-from jaxnet.unsupervised.autoencoder import denoising_reconstruction as denoising_reconstruction
-from jaxnet.unsupervised.autoencoder import fit_sparse_autoencoder as fit_sparse_autoencoder
-from jaxnet.unsupervised.autoencoder import masking_noise as masking_noise
-from jaxnet.unsupervised.autoencoder import reconstruction as reconstruction
-from jaxnet.unsupervised.autoencoder import sparse_reconstruction as sparse_reconstruction
-from jaxnet.unsupervised.autoencoder import with_code as with_code
-from jaxnet.unsupervised.compressed_sensing import basis_pursuit as basis_pursuit
-from jaxnet.unsupervised.compressed_sensing import distortion as distortion
-from jaxnet.unsupervised.compressed_sensing import gaussian_entries as gaussian_entries
-from jaxnet.unsupervised.compressed_sensing import projection_features as projection_features
-from jaxnet.unsupervised.compressed_sensing import random_projection as random_projection
-from jaxnet.unsupervised.compressed_sensing import sign_entries as sign_entries
-from jaxnet.unsupervised.compressed_sensing import sparse_entries as sparse_entries
-from jaxnet.unsupervised.dbn import fit_dbn as fit_dbn
-from jaxnet.unsupervised.dbn import generate as generate
-from jaxnet.unsupervised.dbn import mlp_params as mlp_params
-from jaxnet.unsupervised.hmm.emissions import Emission as Emission
-from jaxnet.unsupervised.hmm.emissions import kmeans_init as kmeans_init
-from jaxnet.unsupervised.hmm.emissions import categorical as categorical
-from jaxnet.unsupervised.hmm.emissions import gaussian_mixture as gaussian_mixture
-from jaxnet.unsupervised.hmm.emissions import uniform_segments as uniform_segments
-from jaxnet.unsupervised.hmm.model import EMResult as EMResult
-from jaxnet.unsupervised.hmm.model import baum_welch as baum_welch
-from jaxnet.unsupervised.hmm.model import fit_hmm as fit_hmm
-from jaxnet.unsupervised.hmm.model import hmm as hmm
-from jaxnet.unsupervised.hmm.model import sample_hmm as sample_hmm
-from jaxnet.unsupervised.kmeans import fit_kmeans as fit_kmeans
-from jaxnet.unsupervised.kmeans import fit_random_vectors as fit_random_vectors
-from jaxnet.unsupervised.kmeans import fit_rbf_centres as fit_rbf_centres
-from jaxnet.unsupervised.kmeans import kmeans as kmeans
-from jaxnet.unsupervised.kmeans import nearest as nearest
-from jaxnet.unsupervised.kmeans import random_vectors as random_vectors
-from jaxnet.unsupervised.kmeans import triangle as triangle
-from jaxnet.unsupervised.hmm.markov import NEVER as NEVER
-from jaxnet.unsupervised.hmm.markov import Counts as Counts
-from jaxnet.unsupervised.hmm.markov import first_state as first_state
-from jaxnet.unsupervised.hmm.markov import hmm_backward as hmm_backward
-from jaxnet.unsupervised.hmm.markov import hmm_counts as hmm_counts
-from jaxnet.unsupervised.hmm.markov import hmm_forward as hmm_forward
-from jaxnet.unsupervised.hmm.markov import hmm_posteriors as hmm_posteriors
-from jaxnet.unsupervised.hmm.markov import left_to_right as left_to_right
-from jaxnet.unsupervised.hmm.markov import log_probabilities as log_probabilities
-from jaxnet.unsupervised.hmm.markov import scaled_likelihoods as scaled_likelihoods
-from jaxnet.unsupervised.hmm.markov import to_logits as to_logits
-from jaxnet.unsupervised.hmm.markov import viterbi as viterbi
-from jaxnet.unsupervised.pretrain import pretrain_greedy as pretrain_greedy
-from jaxnet.unsupervised.rbm import AISResult as AISResult
-from jaxnet.unsupervised.rbm import Visible as Visible
-from jaxnet.unsupervised.rbm import ais as ais
-from jaxnet.unsupervised.rbm import bernoulli as bernoulli
-from jaxnet.unsupervised.rbm import contrastive_divergence as contrastive_divergence
-from jaxnet.unsupervised.rbm import fit_rbm as fit_rbm
-from jaxnet.unsupervised.rbm import fit_whole_rbm as fit_whole_rbm
-from jaxnet.unsupervised.rbm import free_energy as free_energy
-from jaxnet.unsupervised.rbm import gaussian as gaussian
-from jaxnet.unsupervised.rbm import gibbs as gibbs
-from jaxnet.unsupervised.rbm import log_likelihood as log_likelihood
-from jaxnet.unsupervised.rbm import log_partition as log_partition
-from jaxnet.unsupervised.rbm import pseudo_likelihood as pseudo_likelihood
-from jaxnet.unsupervised.rbm import rbm as rbm
-from jaxnet.unsupervised.rbm import softmax as softmax
-from jaxnet.unsupervised.sparse_coding import fista as fista
-from jaxnet.unsupervised.sparse_coding import fit_dictionary as fit_dictionary
-from jaxnet.unsupervised.sparse_coding import fit_sparse_coding as fit_sparse_coding
-from jaxnet.unsupervised.sparse_coding import ista as ista
-from jaxnet.unsupervised.sparse_coding import soft_threshold as soft_threshold
-from jaxnet.unsupervised.sparse_coding import sparse_code as sparse_code
-from jaxnet.unsupervised.sparse_coding import sparse_cost as sparse_cost
-from jaxnet.unsupervised.whitening import fit_pca as fit_pca
-from jaxnet.unsupervised.whitening import fit_whitening as fit_whitening
+from jaxnet.unsupervised import autoencoder as autoencoder
+from jaxnet.unsupervised import compressed_sensing as compressed_sensing
+from jaxnet.unsupervised import dbn as dbn
+from jaxnet.unsupervised import hmm as hmm
+from jaxnet.unsupervised import kmeans as kmeans
+from jaxnet.unsupervised import pretrain as pretrain
+from jaxnet.unsupervised import rbm as rbm
+from jaxnet.unsupervised import sparse_coding as sparse_coding
+from jaxnet.unsupervised import whitening as whitening

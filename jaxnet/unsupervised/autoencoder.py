@@ -1,11 +1,11 @@
-"""What an autoencoder minimizes: the reconstruction alone, or with noise, contraction, sparsity.
+"""Objectives of autoencoders: reconstruction alone, or with noise, contraction or sparsity.
 
-Each function makes an objective `(params, state, x, *, key, train)` for `jn.make_step`; the batch
-is x itself, without targets. The net is `jn.models.autoencoder(...)`, a `tied_autoencoder(...)` or
-any layer whose output has the shape of its input and that calls `m(code, z)` on its code. The loss
-is summed over the entries of an example and averaged over examples, so weights such as β mean what
-they mean in the papers. The metric "error" is the mean squared error of an entry, which compares
-with any other way of coding.
+Each function maps an autoencoder to an objective for `jn.trainer`. The batch is x itself, without
+targets; params and state are those of the net. The net is `jn.models.autoencoder(...)`, a
+`tied_autoencoder(...)` or any layer whose output has the shape of its input and that calls
+`m(jn.models.code, z)` on its code. The loss of an example is a sum over its entries, so weights
+such as β have the scale used in the papers. The metric "error" is the mean squared error per entry,
+which is comparable across methods.
 """
 
 from collections.abc import Callable
@@ -16,26 +16,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.core import Layer, Params, child_key, observe, serial, unchecked
+from jaxnet.checks import at_least
+from jaxnet.composition import serial
+from jaxnet.core import Layer, Params, child_key, compose, observe
 from jaxnet.initializers import constant, glorot_uniform
+from jaxnet.layers.checks import check_rate, needs_key
 from jaxnet.layers.dense import dense
 from jaxnet.losses import half_squared_error, kl_sparsity
-from jaxnet.training import average, fit, init_training, make_step
-from jaxnet.unsupervised.check import check_examples
+from jaxnet.training import fit, trainer
+from jaxnet.unsupervised.check import check_examples, whole_batches
 
 Corruption = Callable[[jax.Array, jax.Array], jax.Array]
-Objective = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 Penalty = Callable[[Params], jax.Array]
 
 
 def with_code(net: Layer) -> Layer:
-    """The same autoencoder, whose output is the pair (reconstruction, code).
+    """Changes the output of an autoencoder to the pair (reconstruction, code).
 
     Args:
-      net: an autoencoder, which hands its code to a function called `code`.
+      net: an autoencoder, which calls `m(jn.models.code, z)` once, on its code.
 
     Raises:
-      ValueError: at `apply`, where the net has no such call.
+      ValueError: at `init` and `apply`, if the net has no such call, or several.
 
     Example:
       >>> net = jn.models.autoencoder(jn.dense(3), jn.dense(7))
@@ -45,7 +47,7 @@ def with_code(net: Layer) -> Layer:
       ((5, 7), (5, 3))
     """
 
-    def apply(params, state, x, *, key=None, train=False):
+    def forward(m, x):
         codes = []
 
         def see(path, layer, x, y):
@@ -53,37 +55,41 @@ def with_code(net: Layer) -> Layer:
                 codes.append(y)
             return y
 
-        y, state = observe(net, see).apply(params, state, x, key=key, train=train)
+        y = m.inline(observe(net, see), x)
         if len(codes) != 1:
             raise ValueError(
                 f"with_code: {net.name} must call m(jn.models.code, z) once, on its code, got "
-                f"{len(codes)} calls; jn.models.autoencoder(encoder, decoder) does"
+                f"{len(codes)} calls; jn.models.autoencoder(encoder, decoder) does so"
             )
-        return (y, codes[0]), state
+        return y, codes[0]
 
-    return unchecked(Layer(net.init, apply, net.name))
+    return compose(forward, name=net.name, kind="with_code")
 
 
 def reconstruction(
     net: Layer, loss: Callable = half_squared_error, *, penalty: Penalty | None = None
-) -> Objective:
-    """The mean over examples of Σ_i loss(reconstruction, x)_i: the plain autoencoder.
+) -> Layer:
+    """The objective of the plain autoencoder: Σ_i loss(reconstruction, x)_i of each example.
 
     Args:
       net: an autoencoder, see `with_code`.
-      loss: of (reconstruction, x), one value an entry: the default for any x,
+      loss: `(reconstruction, x) -> values`, one per example or per entry: the default for any x,
         `jn.losses.binary_cross_entropy` for x in [0, 1] and a net that ends in a sigmoid.
       penalty: of the parameters, added to the loss; see `jaxnet.penalties`.
+
+    Raises:
+      TypeError: for a batch that is not an array.
+      ValueError: if the output or the loss does not have the shape of x.
 
     Example:
       >>> net = jn.models.autoencoder(jn.dense(3), jn.dense(7))
       >>> params, state = net.init(jax.random.key(0), jn.spec((5, 7)))
       >>> zero = jax.tree.map(jnp.zeros_like, params)
-      >>> value, (_, metrics) = reconstruction(net)(zero, state, jnp.ones((5, 7)))
-      >>> float(value), float(metrics["error"])
-      (3.5, 1.0)
+      >>> (values, metrics), _ = reconstruction(net).apply(zero, state, jnp.ones((5, 7)))
+      >>> values.tolist(), metrics["error"].tolist()
+      ([3.5, 3.5, 3.5, 3.5, 3.5], [1.0, 1.0, 1.0, 1.0, 1.0])
     """
-    return _objective(net, loss, penalty)
+    return _objective(net, "reconstruction", loss, penalty)
 
 
 def denoising_reconstruction(
@@ -92,28 +98,28 @@ def denoising_reconstruction(
     loss: Callable = half_squared_error,
     *,
     penalty: Penalty | None = None,
-) -> Objective:
-    """Reconstructs x from a corrupted x: what can be guessed of an entry must be in the others.
+) -> Layer:
+    """Reconstructs x from a corrupted x, and so predicts each entry from the others.
 
-    The corruption is drawn anew at each step. In evaluation nothing is corrupted.
+    The corruption is drawn at each training step. In evaluation nothing is corrupted.
 
     Args:
       net, loss, penalty: as in `reconstruction`.
-      corrupt: `(key, x) -> x`, such as `masking_noise(0.3)` or `additive_noise(0.3)`.
+      corrupt: `(key, x) -> x`, such as `masking_noise(0.3)`, or
+        `lambda key, x: x + 0.3 * jax.random.normal(key, x.shape)`.
 
     Raises:
       ValueError: in training without a key.
 
     Example:
-      >>> net = jn.models.tied_autoencoder(3)
-      >>> step = jn.make_step(denoising_reconstruction(net, masking_noise(0.25)), optax.adam(0.1))
-      >>> x = np.eye(7, dtype=np.float32)
-      >>> train_state = jn.init_training(net, optax.adam(0.1), jax.random.key(0), x)
-      >>> train_state, metrics = step(train_state, x)
+      >>> net, x = jn.models.tied_autoencoder(3), np.eye(7, dtype=np.float32)
+      >>> objective = denoising_reconstruction(net, masking_noise(0.25))
+      >>> trainer = jn.trainer(objective, optax.adam(0.1))
+      >>> train_state, metrics = trainer.step(trainer.init(jax.random.key(0), x), x)
 
     Reference: Vincent et al. 2010, "Stacked Denoising Autoencoders".
     """
-    return _objective(net, loss, penalty, corrupt=corrupt)
+    return _objective(net, "denoising_reconstruction", loss, penalty, corrupt=corrupt)
 
 
 def contractive_reconstruction(
@@ -123,23 +129,24 @@ def contractive_reconstruction(
     *,
     probes: int | None = None,
     penalty: Penalty | None = None,
-) -> Objective:
-    """Adds strength · ‖∂code/∂x‖² (Frobenius): a code that a small move of x hardly changes.
+) -> Layer:
+    """Adds strength · ‖∂code/∂x‖² (Frobenius), so that the code is insensitive to changes of x.
 
     Args:
       net, loss, penalty: as in `reconstruction`.
-      strength: of the penalty, at least 0.
-      probes: None computes the Jacobian, one pass back an entry of the code. A number estimates
-        the norm without bias by so many random directions, one pass forward each, and needs a key
-        in evaluation too.
+      strength: of the contraction, at least 0.
+      probes: None computes the Jacobian, one backward pass per entry of the code. A number, at
+        least 1, estimates the norm without bias from that many random directions, one forward pass
+        each, and needs a key in evaluation too.
 
     Raises:
-      ValueError: for a negative strength, or less than one probe.
+      ValueError: for a negative strength, less than one probe, or probes without a key.
 
     Example:
       >>> net = jn.models.autoencoder(jn.dense(3), jn.dense(7))
-      >>> params, state = net.init(jax.random.key(0), jn.spec((5, 7)))
-      >>> _, (_, metrics) = contractive_reconstruction(net, 0.1)(params, state, jnp.ones((5, 7)))
+      >>> objective = contractive_reconstruction(net, 0.1)
+      >>> params, state = objective.init(jax.random.key(0), jn.spec((5, 7)))
+      >>> (_, metrics), _ = objective.apply(params, state, jnp.ones((5, 7)))
       >>> bool(jnp.allclose(metrics["contraction"], (params["encoder"]["kernel"] ** 2).sum()))
       True
 
@@ -147,20 +154,21 @@ def contractive_reconstruction(
     """
     if strength < 0:
         raise ValueError(f"contractive_reconstruction: strength must be at least 0, got {strength}")
-    if probes is not None and probes < 1:
-        raise ValueError(f"contractive_reconstruction: probes must be at least 1, got {probes}")
+    if probes is not None:
+        at_least("contractive_reconstruction", "probes", probes)
 
-    def contraction(encode, x, z, key, mask):
+    def contraction(encode, x, z, key):
         if probes is None:
             norm = _squared_jacobian(encode, x)
+        elif key is None:
+            raise ValueError(
+                "contractive_reconstruction: probes need a key; write apply(..., key=...)"
+            )
         else:
-            if key is None:
-                raise ValueError("contractive_reconstruction: probes need a key; write key=...")
             norm = _estimated_squared_jacobian(encode, x, child_key(key, "probes"), probes)
-        value = average(norm, mask, "contraction")
-        return strength * value, {"contraction": value}
+        return strength * norm, {"contraction": norm}
 
-    return _objective(net, loss, penalty, extra=contraction)
+    return _objective(net, "contractive_reconstruction", loss, penalty, extra=contraction)
 
 
 def sparse_reconstruction(
@@ -170,14 +178,15 @@ def sparse_reconstruction(
     loss: Callable = half_squared_error,
     *,
     penalty: Penalty | None = None,
-) -> Objective:
-    """Adds β Σ_j KL(ρ‖ρ̂_j), ρ̂_j the mean of code unit j over the batch: each is active seldom.
+) -> Layer:
+    """Adds β Σ_j KL(ρ‖ρ̂_j), where ρ̂_j is the mean of code unit j over the batch.
 
-    Take batches of some hundred examples, since the means are theirs.
+    The KL is a property of the batch, so the value is a scalar: choose a batch_size that divides
+    the number of examples, of at least 100 for a stable mean.
 
     Args:
-      net, loss, penalty: as in `reconstruction`; the code must lie in [0, 1], as a sigmoid's does.
-      rho: wanted mean activation, in (0, 1).
+      net, loss, penalty: as in `reconstruction`; the code must be in [0, 1], as that of a sigmoid.
+      rho: target mean activation, in (0, 1).
       beta: weight of the sparsity, at least 0.
 
     Raises:
@@ -186,9 +195,10 @@ def sparse_reconstruction(
     Example:
       >>> net = jn.models.tied_autoencoder(3)
       >>> params, state = net.init(jax.random.key(0), jn.spec((5, 7)))
-      >>> _, (_, metrics) = sparse_reconstruction(net, rho=0.5)(params, state, jnp.zeros((5, 7)))
-      >>> float(metrics["activation"]), float(metrics["kl"])
-      (0.5, 0.0)
+      >>> objective = sparse_reconstruction(net, rho=0.5)
+      >>> (_, metrics), _ = objective.apply(params, state, jnp.zeros((5, 7)))
+      >>> metrics["activation"].tolist(), float(metrics["kl"])
+      ([0.5, 0.5, 0.5, 0.5, 0.5], 0.0)
 
     Reference: Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2"; Ng
     2011, "Sparse autoencoder" (lecture notes).
@@ -197,18 +207,18 @@ def sparse_reconstruction(
         raise ValueError(f"sparse_reconstruction: beta must be at least 0, got {beta}")
     kl = kl_sparsity(rho)
 
-    def sparsity(encode, x, z, key, mask):
-        value = kl(z, mask)
-        return beta * value, {"kl": value, "activation": average(z, mask, "activation")}
+    def sparsity(encode, x, z, key):
+        value = kl(z)
+        return beta * value, {"kl": value, "activation": z.reshape(len(z), -1).mean(1)}
 
-    return _objective(net, loss, penalty, extra=sparsity)
+    return _objective(net, "sparse_reconstruction", loss, penalty, extra=sparsity, scalar=True)
 
 
 def masking_noise(rate: float) -> Corruption:
-    """Sets each entry to 0 with probability `rate`; the others stay as they are.
+    """Sets each entry to 0 with probability `rate`; the other entries are unchanged.
 
     Args:
-      rate: share that is lost, in [0, 1).
+      rate: share of entries dropped, in [0, 1).
 
     Raises:
       ValueError: for a rate outside of [0, 1).
@@ -218,34 +228,10 @@ def masking_noise(rate: float) -> Corruption:
       >>> sorted(set(x.ravel().tolist()))
       [0.0, 2.0]
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"masking_noise: rate is the share that is lost, in [0, 1), got {rate}")
+    check_rate("masking_noise", rate)
 
     def corrupt(key, x):
         return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x, 0)
-
-    return corrupt
-
-
-def additive_noise(stddev: float) -> Corruption:
-    """Adds independent normal noise to each entry.
-
-    Args:
-      stddev: in the units of x, at least 0.
-
-    Raises:
-      ValueError: for a negative stddev.
-
-    Example:
-      >>> x = additive_noise(0.5)(jax.random.key(0), jnp.zeros((500, 30)))
-      >>> 0.49 < float(x.std()) < 0.51
-      True
-    """
-    if stddev < 0:
-        raise ValueError(f"additive_noise: stddev must be at least 0, got {stddev}")
-
-    def corrupt(key, x):
-        return x + stddev * jax.random.normal(key, x.shape, x.dtype)
 
     return corrupt
 
@@ -266,28 +252,34 @@ def fit_sparse_autoencoder(
     optimizer: optax.GradientTransformation | None = None,
     progress: bool = True,
 ) -> Params:
-    """The encoder of a sparse autoencoder trained on x: params of `jn.dense(features)`.
+    """Fits the encoder of a sparse autoencoder: params of `jn.dense(features)`.
 
     The net is dense, activation, dense, output, and its objective `sparse_reconstruction`. The
-    units' biases start where the mean activation is about rho already, for a sigmoid.
+    biases of the units start where the mean activation of a sigmoid is about rho.
+
+    Any number of examples is accepted: where batch_size does not divide it, random examples are
+    repeated to fill the last batch.
 
     Args:
       key: draws the weights and the order of the examples.
-      x: (n, inputs), about 0 with a variance near 1, or in [0, 1].
-      features: units of the code, at least 1; more than inputs is usual.
-      rho: wanted mean activation, in (0, 1).
-      beta: weight of the sparsity.
-      penalty: of the parameters, such as `jn.penalties.weight_decay(1e-3)`.
+      x: (n, inputs), centred with a variance near 1, or in [0, 1].
+      features: units of the code, at least 1; usually more than inputs.
+      rho: target mean activation, in (0, 1).
+      beta: weight of the sparsity, at least 0.
+      penalty: of the parameters, such as `jn.penalties.l2(1e-3)`.
       activation: of the code, with values in [0, 1].
-      output: of the reconstruction: none, or `jax.nn.sigmoid` for x in [0, 1].
+      output: activation of the reconstruction: None, or `jax.nn.sigmoid` for x in [0, 1].
       epochs: passes over x.
-      batch_size: examples a step; the mean activation is measured on them.
-      learning_rate: of Adam, falling to 0 as a cosine.
-      optimizer: any other, in its place.
-      progress: whether a bar runs.
+      batch_size: examples per step, over which the mean activation is taken.
+      learning_rate: of Adam, with cosine decay to 0.
+      optimizer: used in place of that Adam.
+      progress: whether to show a progress bar.
+
+    Returns:
+      {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: where x is no (n, inputs) of finite numbers, or features is below 1.
+      ValueError: if x is not (n, inputs) of finite numbers, or features is below 1.
 
     Example:
       >>> x = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
@@ -299,8 +291,9 @@ def fit_sparse_autoencoder(
     Reference: Ng 2011, "Sparse autoencoder" (lecture notes).
     """
     x = check_examples(x, features, "fit_sparse_autoencoder")
+    x, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
     if optimizer is None:
-        steps = epochs * -(-len(x) // min(batch_size, len(x)))
+        steps = epochs * (len(x) // batch_size)
         optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     glorot = glorot_uniform()
     start = constant(float(np.log(rho / (1 - rho)))) if 0 < rho < 1 else constant(0.0)
@@ -312,60 +305,73 @@ def fit_sparse_autoencoder(
 
     last = () if output is None else (output,)
     net = serial(encoder, activation, code, decoder, *last, name="sparse_autoencoder")
-    step = make_step(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
-    train_state = init_training(net, optimizer, key, x)
-    for epoch in fit(train_state, step, x, epochs=epochs, batch_size=batch_size, progress=progress):
+    learner = trainer(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
+    train_state = learner.init(key, x)
+    for epoch in fit(
+        learner, train_state, x, epochs=epochs, batch_size=batch_size, progress=progress
+    ):
         train_state = epoch.train_state
     return train_state.params["encoder"]
 
 
 def _objective(
     net: Layer,
+    kind: str,
     loss: Callable,
     penalty: Penalty | None,
     *,
     corrupt: Corruption | None = None,
     extra: Callable | None = None,
-) -> Objective:
-    """`extra(encode, x, code, key, mask) -> (value, metrics)` is added to the reconstruction."""
+    scalar: bool = False,
+) -> Layer:
+    """Reconstruction plus `extra(encode, x, code, key) -> (value, metrics)`."""
     both = with_code(net)
 
-    def objective(params, state, batch, *, key=None, train=False, mask=None):
-        x = batch
-        if not hasattr(x, "shape"):
-            raise TypeError(
-                "an autoencoder's batch is the array x, its own target, got "
-                f"{type(x).__name__}; write jn.fit(train_state, step, x, ...)"
-            )
+    def init(key, x):
+        return net.init(key, _array(x, kind))
+
+    def apply(params, state, x, *, key=None, train=False):
+        _array(x, kind)
         seen = x
         if corrupt is not None and train:
-            if key is None:
-                raise ValueError("denoising_reconstruction: training needs a key; write key=...")
-            seen = corrupt(child_key(key, "corrupt"), x)
+            seen = corrupt(child_key(needs_key(key, kind), "corrupt"), x)
 
         def run(x):
             return both.apply(params, state, x, key=key, train=train)
 
         (y, z), after = run(seen)
-        each = loss(y, x)
-        if each.shape[:1] != x.shape[:1]:
+        values = loss(y, x)
+        if y.shape != x.shape or values.ndim < 1 or values.shape != x.shape[: values.ndim]:
             raise ValueError(
-                f"the loss must give one value an entry of {x.shape}, got {each.shape}"
+                f"{kind}: expected a reconstruction of shape {x.shape} and a loss per example or "
+                f"per entry, got {y.shape} and {values.shape}"
             )
-        value = average(each.reshape(len(x), -1).sum(1), mask, "loss", y, x)
-        metrics = {"error": average(optax.squared_error(y, x), mask, "error", y, x)}
+        values = values.reshape(len(x), -1).sum(1)  # (batch,)
+        metrics = {"error": optax.squared_error(y, x).reshape(len(x), -1).mean(1)}
         if extra is not None:
-            more, watched = extra(lambda x: run(x)[0][1], x, z, key, mask)
-            value, metrics = value + more, metrics | watched
+            more, watched = extra(lambda x: run(x)[0][1], x, z, key)
+            values, metrics = values + more, metrics | watched
         if penalty is not None:
-            value = value + penalty(params)
-        return value, (after, metrics)
+            values = values + penalty(params)
+        return (values.mean() if scalar else values, metrics), after
 
-    return objective
+    def rewrap(net):
+        return _objective(net, kind, loss, penalty, corrupt=corrupt, extra=extra, scalar=scalar)
+
+    return Layer(init, apply, kind, kind=kind, inside=(net, rewrap))
+
+
+def _array(x: Any, who: str) -> Any:
+    if not hasattr(x, "shape"):
+        raise TypeError(
+            f"{who}: the batch of an autoencoder is the array x, its own target, got "
+            f"{type(x).__name__}; leave the targets out, as in jn.fit(trainer, train_state, x)"
+        )
+    return x
 
 
 def _squared_jacobian(encode: Callable, x: jax.Array) -> jax.Array:
-    """(batch,): ‖∂code/∂x‖² of each example; one pass back an entry of the code."""
+    """(batch,): ‖∂code/∂x‖² of each example, by one backward pass per entry of the code."""
     z, back = jax.vjp(encode, x)
     directions = jnp.eye(z[0].size, dtype=z.dtype).reshape(-1, *z.shape[1:])
 

@@ -1,4 +1,4 @@
-"""What fits have in common: a look at the data before, the scale of the outputs after."""
+"""Checks of the data, whole batches and the scale of outputs: shared by the fits."""
 
 from typing import Any
 
@@ -6,24 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import at_least
 from jaxnet.core import Params, param_dtype
 
-MEASURED = 10_000  # examples from which a scale is taken
+MEASURED = 10_000  # examples on which the scale of outputs is measured
 
 
 def check_examples(x: Any, features: int, who: str, *, limit: int | None = None) -> jax.Array:
-    """The examples as an array (n, inputs) of floats, after a look at shape and values.
+    """Validates the examples and returns them as an array (n, inputs) of floats.
 
     Args:
       x: (n, inputs); integers become float32.
-      features: how many are to be fitted.
-      who: named in messages.
-      limit: 0 or 1 where there cannot be more features than examples or inputs; None where there
-        can.
+      features: number of features to fit, at least 1.
+      who: name of the caller, for messages.
+      limit: axis of x whose size bounds the features: 0 for examples, 1 for inputs, None for no
+        bound.
 
     Raises:
-      ValueError: where x is not (n, inputs), empty, or holds a NaN or Inf, and for features below 1
-        or above the limit.
+      ValueError: if x is not (n, inputs), is empty or holds a NaN or Inf, or if features is below 1
+        or above the bound.
 
     Example:
       >>> check_examples(np.ones((5, 3, 2)), 4, "fit_kmeans")
@@ -39,20 +40,60 @@ def check_examples(x: Any, features: int, who: str, *, limit: int | None = None)
         raise ValueError(f"{who}: x must hold at least one example and one input, got {shape}")
     x = jnp.asarray(x)
     x = x.astype(param_dtype(x))
-    finite = np.asarray(jnp.isfinite(x).all(1))
-    if not finite.all():
-        raise ValueError(
-            f"{who}: {(~finite).sum()} of {len(finite)} examples hold a NaN or Inf, "
-            f"the first is number {int(np.argmin(finite))}"
-        )
-    if features < 1:
-        raise ValueError(f"{who}: features must be at least 1, got {features}")
+    check_finite(x, "examples", who)
+    at_least(who, "features", features)
     if limit is not None and features > shape[limit]:
         raise ValueError(
             f"{who}: {shape[0]} examples of {shape[1]} inputs give at most {shape[limit]} "
             f"features, got {features}"
         )
     return x
+
+
+def check_finite(x: jax.Array, items: str, who: str) -> None:
+    """Raises if an entry of x (n, ...) is NaN or Inf.
+
+    Args:
+      x: (n, ...).
+      items: plural noun for the rows of x, such as "examples".
+      who: name of the caller.
+
+    Example:
+      >>> check_finite(jnp.array([[1.0], [jnp.nan]]), "examples", "fit_pca")
+      Traceback (most recent call last):
+      ...
+      ValueError: fit_pca: 1 of 2 examples hold a NaN or Inf, the first is number 1
+    """
+    finite = np.asarray(jnp.isfinite(x).reshape(len(x), -1).all(1))
+    if not finite.all():
+        raise ValueError(
+            f"{who}: {(~finite).sum()} of {len(finite)} {items} hold a NaN or Inf, "
+            f"the first is number {int(np.argmin(finite))}"
+        )
+
+
+def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Array, int]:
+    """Repeats random examples until a batch size divides their number.
+
+    For objectives that give one value per batch and so cannot leave padding out. Each example
+    occurs once or twice.
+
+    Args:
+      key: chooses the examples that are repeated, none of them twice.
+      x: (n, inputs).
+      batch_size: at least 1.
+
+    Returns:
+      (m, inputs), where the smaller of batch_size and n divides m, and that batch size.
+
+    Example:
+      >>> x, batch_size = whole_batches(jax.random.key(0), jnp.ones((7, 2)), 3)
+      >>> x.shape, batch_size
+      ((9, 2), 3)
+    """
+    size = min(batch_size, len(x))
+    repeated = jax.random.choice(key, len(x), (-len(x) % size,), replace=False)
+    return jnp.concatenate([x, x[repeated]]), size
 
 
 def check_scale(scale: float | None, who: str) -> None:
@@ -69,16 +110,16 @@ def check_scale(scale: float | None, who: str) -> None:
 
 
 def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Params:
-    """Params of `jn.dense` whose outputs have mean 0 and this standard deviation over x.
+    """Params of `jn.dense` whose outputs have mean 0 and a given standard deviation over x.
 
-    One factor and one shift for all units, so that what was larger stays larger. With other scales
-    relu and sigmoid find units that never sleep or never wake.
+    All units share one factor and one shift, so the order of the outputs stays the same. Outputs
+    of other scales would leave units behind relu always on or always off, and saturate sigmoids.
 
     Args:
       kernel: (inputs, features).
       bias: (features,).
-      x: (n, inputs), of which at most 10,000 are looked at.
-      scale: positive. Where all outputs are equal they become 0.
+      x: (n, inputs), of which at most 10,000 rows are used.
+      scale: standard deviation, positive. Where all outputs are equal they become 0.
 
     Example:
       >>> params = scaled(jnp.ones((1, 1)), jnp.zeros(1), jnp.array([[3.0], [5.0]]), 1.0)

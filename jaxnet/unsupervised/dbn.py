@@ -1,4 +1,4 @@
-"""Deep belief net: restricted Boltzmann machines on top of each other, each fitted to the last.
+"""Deep belief net: a stack of restricted Boltzmann machines, each fitted to the one below.
 
 Its params are those of `jn.serial(rbm(500), rbm(250), ...)`: a dict of "rbm", "rbm_1", ... from the
 data upward.
@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import at_least
 from jaxnet.core import Params, child_key
-from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_whole_rbm, gibbs
+from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
 
 
 def fit_dbn(
@@ -22,23 +23,23 @@ def fit_dbn(
     visible: Visible = bernoulli,
     **options: Any,
 ) -> Params:
-    """The params of a stack of RBMs, fitted one after another, from the data upward.
+    """Fits a stack of RBMs, one after another, from the data upward.
 
-    Each machine's data are the hidden probabilities of the one below.
+    The data of each machine are the hidden probabilities of the one below.
 
     Args:
-      key: of all starts and draws.
-      x: (n, inputs), as the visible units want it.
+      key: of the initial params and of all draws.
+      x: (n, inputs), in the form that the visible units need, see `rbm.fit_rbm`.
       sizes: hidden units of each machine, such as (500, 250).
-      visible: kind of the lowest visible units; all above are `bernoulli`.
-      options: those of `fit_whole_rbm`, for each machine.
+      visible: kind of the lowest visible units; all others are `bernoulli`.
+      options: those of `rbm.fit_rbm`, for each machine.
 
     Returns:
       {"rbm": {"kernel", "bias", "visible_bias"}, "rbm_1": ...}, the params of
       `jn.serial(rbm(500), rbm(250))`. See `generate` and `mlp_params`.
 
     Raises:
-      ValueError: where sizes is empty, and as `fit_whole_rbm` does.
+      ValueError: if sizes is empty, and as `rbm.fit_rbm`.
 
     Example:
       >>> x = np.random.default_rng(0).integers(0, 2, (50, 6))
@@ -50,43 +51,45 @@ def fit_dbn(
     """
     if isinstance(sizes, int) or not len(sizes):
         raise ValueError(
-            f"fit_dbn: sizes needs one size a machine, such as (500, 250), got {sizes}"
+            f"fit_dbn: sizes must hold one size per machine, such as (500, 250), got {sizes}"
         )
     params = {}
     for i, size in enumerate(sizes):
-        here = _name("rbm", i)
-        params[here] = fit_whole_rbm(child_key(key, here), x, size, visible=visible, **options)
-        x = jax.nn.sigmoid(jnp.asarray(x) @ params[here]["kernel"] + params[here]["bias"])
-        visible = bernoulli
+        name = _name("rbm", i)
+        machine = fit_rbm(child_key(key, name), x, size, full=True, visible=visible, **options)
+        x = jax.nn.sigmoid(jnp.asarray(x) @ machine["kernel"] + machine["bias"])
+        params[name], visible = machine, bernoulli
     return params
 
 
 def generate(
     key: jax.Array, params: Params, n: int, steps: int, *, visible: Visible = bernoulli
 ) -> tuple[jax.Array, jax.Array]:
-    """Samples: Gibbs sampling in the highest machine, then down through the others.
+    """Samples by Gibbs sampling in the highest machine, then down through the others.
 
     Args:
       key: of all draws.
       params: of `fit_dbn`, or {"rbm": params of one `rbm`}.
-      n: number of samples, each of a chain of its own that begins with coin flips.
-      steps: of Gibbs sampling, at least 1; chains that have not yet forgotten their beginning
-        need more.
+      n: number of samples, each from its own chain that starts with coin flips; at least 1.
+      steps: of Gibbs sampling, at least 1; more where chains still depend on their start.
       visible: kind of the lowest visible units.
 
     Returns:
-      The samples, and the means that they were drawn from, which make the better picture; both
+      The samples, and their means given the units above, which make the better picture; both
       (n, inputs).
 
+    Raises:
+      ValueError: for n or steps below 1.
+
     Example:
-      >>> dbn = jn.serial(jn.unsupervised.rbm(4), jn.unsupervised.rbm(3))
+      >>> from jaxnet.unsupervised.rbm import rbm
+      >>> dbn = jn.serial(rbm(4), rbm(3))
       >>> params, _ = dbn.init(jax.random.key(0), jn.spec((2, 6)))  # or those of fit_dbn
       >>> x, mean = generate(jax.random.key(1), params, n=5, steps=10)
       >>> x.shape, mean.shape
       ((5, 6), (5, 6))
     """
-    if n < 1:
-        raise ValueError(f"generate: n must be at least 1, got {n}")
+    at_least("generate", "n", n)
     kinds = [visible] + [bernoulli] * (len(params) - 1)
     below = [params[_name("rbm", i)] for i in range(len(params))]
     top, kind = below.pop(), kinds.pop()
@@ -100,10 +103,10 @@ def generate(
 
 
 def mlp_params(params: Params) -> Params:
-    """The hidden layers of a perceptron from the params of a deep belief net, to be fine-tuned.
+    """Params of the hidden layers of a perceptron, from those of a deep belief net, to fine-tune.
 
-    The names are those of `jn.models.mlp([*sizes, classes], jax.nn.sigmoid)`, and its output layer
-    is not among them.
+    The names are those of `jn.models.mlp([*sizes, classes], jax.nn.sigmoid)`. Its output layer is
+    not among them.
 
     Args:
       params: of `fit_dbn`.
@@ -112,20 +115,19 @@ def mlp_params(params: Params) -> Params:
       {"dense": {"kernel", "bias"}, "dense_1": ...}.
 
     Example:
-      >>> x = jn.spec((50, 6))
-      >>> dbn, _ = jn.serial(jn.unsupervised.rbm(4), jn.unsupervised.rbm(3)).init(
-      ...     jax.random.key(0), x)  # or those of fit_dbn
-      >>> net, optimizer = jn.models.mlp([4, 3, 10], jax.nn.sigmoid), optax.adam(1e-3)
-      >>> train_state = jn.init_training(net, optimizer, jax.random.key(1), x)
+      >>> from jaxnet.unsupervised.rbm import rbm
+      >>> x = jnp.ones((50, 6))
+      >>> dbn, _ = jn.serial(rbm(4), rbm(3)).init(jax.random.key(0), x)  # or those of fit_dbn
+      >>> net = jn.models.mlp([4, 3, 10], jax.nn.sigmoid)
+      >>> objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
+      >>> trainer = jn.trainer(objective, optax.adam(1e-3))
+      >>> train_state = trainer.init(jax.random.key(1), (x, jnp.zeros(50, int)))
       >>> train_state = train_state._replace(params=train_state.params | mlp_params(dbn))
-      >>> sorted(train_state.params)  # make_step and fit go on from here
+      >>> sorted(train_state.params)  # jn.fit continues from here
       ['dense', 'dense_1', 'output']
     """
     return {
-        _name("dense", i): {
-            "kernel": params[_name("rbm", i)]["kernel"],
-            "bias": params[_name("rbm", i)]["bias"],
-        }
+        _name("dense", i): {name: params[_name("rbm", i)][name] for name in ("kernel", "bias")}
         for i in range(len(params))
     }
 

@@ -1,34 +1,37 @@
-"""Sparse coding: each example as the sum of a few atoms of a dictionary.
+"""Sparse coding: each example as a sum of few atoms of a dictionary.
 
-The codes z of x minimize ½‖x − z D‖² + penalty · ‖z‖₁, where the rows of D are the atoms. Nothing
-computes them in one go: `ista` and `fista` step towards them, and `sparse_code` is a layer of such
-steps. `fit_dictionary` learns D.
+The codes z of x minimize ½‖x − z D‖² + penalty · ‖z‖₁, where the rows of D are the atoms. There is
+no closed form: `ista` and `fista` approach the minimum in steps, and `sparse_code` is a layer of
+such steps. `fit_dictionary` learns D.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import normal
-from jaxnet.training import fit, init_training, learning_rule, make_step
+from jaxnet.layers.checks import check_rank
+from jaxnet.progress import progress_bar
 from jaxnet.unsupervised.check import check_examples, check_scale, scaled
 
-EXACT = jax.lax.Precision.HIGHEST  # GPUs would round the products, and the codes would stall there
+# Rounded products, the default on GPUs, would stop the convergence of the codes early.
+_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def soft_threshold(x: jax.Array, threshold: Any, *, positive: bool = False) -> jax.Array:
-    """Nearer to 0 by the threshold, and 0 within it: the proximal step of threshold · |x|.
+    """Moves x toward 0 by the threshold, and to 0 within it: the proximal step of threshold · |x|.
 
-    Its derivative is 0 inside, 1 outside; at the kinks JAX takes ½.
+    Its derivative is 0 inside and 1 outside; at the kinks JAX returns ½.
 
     Args:
       x: any shape.
       threshold: at least 0, broadcast against x.
-      positive: negative entries become 0 too.
+      positive: whether negative entries become 0 too.
 
     Example:
       >>> soft_threshold(jnp.array([-3.0, -1.0, 0.5, 2.0]), 1).tolist()
@@ -41,26 +44,6 @@ def soft_threshold(x: jax.Array, threshold: Any, *, positive: bool = False) -> j
     return x - jnp.clip(x, -threshold, threshold)
 
 
-def sparse_cost(dictionary: jax.Array, x: jax.Array, codes: jax.Array, penalty: Any) -> jax.Array:
-    """½‖x − codes @ dictionary‖² + penalty · ‖codes‖₁ of each example.
-
-    Args:
-      dictionary: (features, inputs), an atom a row.
-      x: (..., inputs).
-      codes: (..., features).
-      penalty: at least 0; a number, or one a feature (features,).
-
-    Returns:
-      (...,).
-
-    Example:
-      >>> sparse_cost(jnp.eye(2, 3), jnp.array([3.0, 4, 1]), jnp.array([2.0, 4]), 0.5).tolist()
-      4.0
-    """
-    missed = x - jnp.matmul(codes, dictionary, precision=EXACT)  # (..., features) -> (..., inputs)
-    return (missed**2).sum(-1) / 2 + (penalty * jnp.abs(codes)).sum(-1)
-
-
 def ista(
     dictionary: jax.Array,
     x: jax.Array,
@@ -70,15 +53,15 @@ def ista(
     positive: bool = False,
     codes: jax.Array | None = None,
 ) -> jax.Array:
-    """Codes by iterative shrinkage and thresholding: gradient step, soft threshold, and again.
+    """Codes by iterative shrinkage and thresholding: gradient steps, each with a soft threshold.
 
-    The cost falls with every step, towards its minimum as 1 / steps; `fista` is quicker and costs
-    the same. Can be jitted, vmapped and differentiated.
+    The cost falls with every step, and its distance to the minimum as 1 / steps; `fista` converges
+    faster at the same cost. Can be jitted, vmapped and differentiated.
 
     Args:
-      dictionary: (features, inputs), an atom a row, of any length.
+      dictionary: (features, inputs), one atom per row, of any length.
       x: (..., inputs).
-      penalty: at least 0; a number, or one a feature (features,).
+      penalty: at least 0; a number, or one per feature (features,).
       steps: at least 0.
       positive: whether codes must not be negative.
       codes: (..., features) to start from; 0 by default.
@@ -109,16 +92,16 @@ def fista(
     positive: bool = False,
     codes: jax.Array | None = None,
 ) -> jax.Array:
-    """Codes as by `ista`, with momentum: towards the minimum as 1 / steps².
+    """Codes as by `ista`, with momentum: the distance to the minimum falls as 1 / steps².
 
-    Where the momentum of an example points uphill it begins anew, so that the cost hardly rises on
-    its way. A small penalty takes many steps: begin with a larger one, and hand its codes on. Can
-    be jitted, vmapped and differentiated.
+    The momentum of an example restarts where it points uphill, so that the cost hardly ever rises.
+    A small penalty takes many steps: start with a larger one, and pass its codes on. Can be jitted,
+    vmapped and differentiated.
 
     Args:
-      dictionary: (features, inputs), an atom a row, of any length.
+      dictionary: (features, inputs), one atom per row, of any length.
       x: (..., inputs).
-      penalty: at least 0; a number, or one a feature (features,).
+      penalty: at least 0; a number, or one per feature (features,).
       steps: at least 0.
       positive: whether codes must not be negative.
       codes: (..., features) to start from; 0 by default.
@@ -130,7 +113,7 @@ def fista(
       ValueError: for shapes that do not fit, or negative steps.
 
     Example:
-      A signal of 3 entries in 50, from 30 numbers:
+      A signal of 3 nonzero entries in 50, from 30 numbers:
 
       >>> measure = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
       >>> signal = np.zeros(50, np.float32)
@@ -160,15 +143,14 @@ def fista(
 def _proximal_step(
     who: str, dictionary: Any, x: Any, penalty: Any, steps: int, positive: bool, codes: Any
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """Codes to better codes, and the codes to start from."""
+    """The step from codes to better codes, and the codes to start from."""
     dictionary, x = jnp.asarray(dictionary), jnp.asarray(x)
     if dictionary.ndim != 2 or x.ndim < 1 or x.shape[-1] != dictionary.shape[1]:
         raise ValueError(
-            f"{who}: a dictionary (features, inputs) and x (..., inputs) are needed, "
+            f"{who}: expected a dictionary (features, inputs) and x (..., inputs), "
             f"got {dictionary.shape} and {x.shape}"
         )
-    if steps < 0:
-        raise ValueError(f"{who}: steps must be at least 0, got {steps}")
+    at_least(who, "steps", steps, 0)
     features, inputs = dictionary.shape
     dtype = jnp.result_type(dictionary, x)
     dtype = dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32  # type: ignore[assignment]
@@ -178,21 +160,19 @@ def _proximal_step(
         raise ValueError(f"{who}: codes must be {shape}, got {jnp.shape(codes)}")
     start = jnp.zeros(shape, dtype) if codes is None else jnp.asarray(codes, dtype)
 
-    def dot(a, b):
-        return jnp.matmul(a, b, precision=EXACT)
-
-    gram = dot(dictionary, dictionary.T)  # (features, features)
+    gram = _dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant: the largest eigenvalue, of the smaller of the two products.
-    smaller = gram if features <= inputs else dot(dictionary.T, dictionary)
+    smaller = gram if features <= inputs else _dot(dictionary.T, dictionary)
     largest = jnp.linalg.eigvalsh(smaller.astype(jnp.promote_types(dtype, jnp.float32)))[-1]
     curvature = jnp.maximum(largest, jnp.finfo(dtype).tiny).astype(dtype)
-    target = dot(x, dictionary.T)  # (..., inputs) -> (..., features)
+    target = _dot(x, dictionary.T)  # (..., inputs) -> (..., features)
 
     def step(z):
-        downhill = target - (
-            dot(z, gram) if features < 2 * inputs else dot(dot(z, dictionary), dictionary.T)
+        explained = (
+            _dot(z, gram) if features < 2 * inputs else _dot(_dot(z, dictionary), dictionary.T)
         )
-        return soft_threshold(z + downhill / curvature, penalty / curvature, positive=positive)
+        z = z + (target - explained) / curvature
+        return soft_threshold(z, penalty / curvature, positive=positive)
 
     return step, start
 
@@ -205,23 +185,23 @@ def sparse_code(
     positive: bool = False,
     name: str = "sparse_code",
 ) -> Layer:
-    """The codes of x by steps of `fista`, as a layer: encodes better than one product can.
+    """Codes of x by steps of `fista`, as a layer: a better encoder than one product.
 
     Everything is differentiable, so the dictionary can be fine-tuned through the steps.
 
     Args:
       features: atoms of the dictionary, at least 1.
-      penalty: at least 0, in the units of x; more of it, fewer entries that are not 0.
+      penalty: at least 0, in the units of x; a larger penalty gives fewer nonzero entries.
       steps: of `fista`, at least 1.
       positive: whether codes must not be negative.
       name: of the layer.
 
     Params:
-      dictionary (features, inputs), an atom a row; `fit_dictionary` learns it, init draws it.
+      dictionary (features, inputs), one atom per row, random at init; `fit_dictionary` learns it.
 
     Raises:
-      ValueError: where features or steps is below 1, penalty is negative, or the input has no
-        feature axis.
+      ValueError: if features or steps is below 1, penalty is negative, or the input has no feature
+        axis.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (90, 7))
@@ -232,20 +212,19 @@ def sparse_code(
 
     Reference: Gregor and LeCun 2010, "Learning fast approximations of sparse coding".
     """
-    if features < 1 or steps < 1:
-        raise ValueError(f"{name}: features and steps must be at least 1, got {features}, {steps}")
+    at_least(name, "features", features)
+    at_least(name, "steps", steps)
     if penalty < 0:
         raise ValueError(f"{name}: penalty must be at least 0, got {penalty}")
 
     def init(key, x):
-        if len(x.shape) < 2:
-            raise ValueError(f"{name}: needs (batch, ..., features), got {x.shape}")
+        check_rank(name, x, 2)
         return {"dictionary": _unit(normal(1.0)(key, (features, x.shape[-1]), param_dtype(x)))}
 
     def apply(params, x):
         return fista(params["dictionary"], x, penalty, steps, positive=positive)
 
-    return stateless(init, apply, name=name)
+    return stateless(init, apply, name=name, kind="sparse_code")
 
 
 def fit_dictionary(
@@ -262,29 +241,32 @@ def fit_dictionary(
 ) -> Params:
     """Learns atoms of which few make up an example: params of `sparse_code(features, penalty)`.
 
-    Each batch gets its codes by `fista`; then every atom in turn goes where the cost is least, the
-    codes being held [Mairal et al. 2009]. Atoms have length 1. They begin as examples with some
-    noise, and one that no example uses begins anew. The mean is not taken out: data of a large mean
-    are better whitened or centred before.
+    The codes of each batch are computed by `fista`. Then each atom in turn moves to the minimum of
+    the cost with the codes held fixed [Mairal et al. 2009]. Atoms have length 1. They start as
+    examples with some noise, and an atom that no example uses is replaced by an example. The mean
+    is not subtracted: whiten or centre data of a large mean first.
+
+    Any number of examples is accepted: where batch_size does not divide it, each epoch leaves out
+    the remainder of a new permutation.
 
     Args:
       key: the same key and data give the same atoms.
-      x: (n, inputs), not NaN.
+      x: (n, inputs), without NaN.
       features: atoms, 1 to n; may be more than inputs.
-      penalty: positive, in the units of x; more of it, fewer atoms an example. None takes
+      penalty: positive, in the units of x; a larger penalty gives fewer atoms per example. None is
         1.2 times the root mean square of the entries of x, the choice of Mairal et al.
       positive: whether codes must not be negative.
-      epochs: passes over the data.
-      batch_size: examples a step.
-      steps: of `fista`, for each batch.
-      progress: whether a bar runs.
+      epochs: passes over the data, at least 1.
+      batch_size: examples per step.
+      steps: of `fista` per batch.
+      progress: whether to show a progress bar.
 
     Returns:
       {"dictionary": (features, inputs)}.
 
     Raises:
-      ValueError: for another shape, no data, a NaN, more features than examples, a penalty that is
-        not positive, or so large that every code is 0.
+      ValueError: for another shape, no data, a NaN, more features than examples, epochs below 1, a
+        penalty that is not positive, or one so large that every code is 0.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (90, 7))
@@ -297,53 +279,73 @@ def fit_dictionary(
     sparse coding".
     """
     x = check_examples(x, features, "fit_dictionary", limit=0)
+    at_least("fit_dictionary", "epochs", epochs)
     penalty = _usual_penalty(x) if penalty is None else penalty
     if not penalty > 0:
         raise ValueError(
             f"fit_dictionary: penalty must be positive, got {penalty}"
             + ("; x is 0 everywhere" if not bool(x.any()) else "")
         )
-    batch_size = min(batch_size, len(x))
-    keep = 1 - batch_size / len(x)  # the sums reach back about an epoch
-
-    def init(key, spec):
-        rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
-        noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
-        atoms = _unit(x[rows] + 0.1 * jnp.sqrt((x**2).mean()) * noise)
-        state = {
-            "codes": jnp.zeros((features, features), x.dtype),  # Σ zᵀ z
-            "examples": jnp.zeros((features, x.shape[1]), x.dtype),  # Σ zᵀ x
-        }
-        return {"dictionary": atoms}, state
-
-    def rule(params, state, batch, *, key, train):
-        atoms = params["dictionary"]
-        codes = fista(atoms, batch, penalty, steps, positive=positive)  # (batch, features)
-        state = {
-            "codes": keep * state["codes"] + jnp.matmul(codes.T, codes, precision=EXACT),
-            "examples": keep * state["examples"] + jnp.matmul(codes.T, batch, precision=EXACT),
-        }
-        rows = jax.random.randint(key, (features,), 0, len(batch))
-        better = _better_atoms(atoms, state["codes"], state["examples"], _unit(batch[rows]))
-        cost = sparse_cost(atoms, batch, codes, penalty).mean()
-        metrics = {"loss": cost, "active": (codes != 0).mean()}
-        return {"dictionary": atoms - better}, (state, metrics)
-
-    optimizer = optax.sgd(1.0)  # takes the rule's atoms as they are
-    learner = Layer(init, sparse_code(features, penalty).apply, "sparse_code")
-    train_state = init_training(learner, optimizer, key, x)
-    step = make_step(learning_rule(rule), optimizer)
+    rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
+    noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
+    atoms = _unit(x[rows] + 0.1 * jnp.sqrt((x**2).mean()) * noise)
+    # Σ zᵀ z and Σ zᵀ x over about the last epoch
+    sums = jnp.zeros((features, features), x.dtype), jnp.zeros_like(atoms)
     active = 0.0
-    for epoch in fit(
-        train_state, step, x, epochs=epochs, batch_size=batch_size, progress=progress
-    ):  # fmt: skip
-        train_state, active = epoch.train_state, epoch.train["active"]
+    with progress_bar(epochs, "dictionary", progress) as bar:
+        for i in range(epochs):
+            here = jax.random.fold_in(key, i)
+            atoms, sums, active = _epoch(
+                here, atoms, sums, x, penalty, min(batch_size, len(x)), steps, positive
+            )
+            bar.update(1)
     if active == 0:
         raise ValueError(
-            f"fit_dictionary: with a penalty of {penalty:.3g} every code is 0; take less of it, "
+            f"fit_dictionary: with a penalty of {penalty:.3g} every code is 0; use a smaller one, "
             f"such as {_usual_penalty(x):.3g}"
         )
-    return {"dictionary": _unit(train_state.params["dictionary"])}
+    return {"dictionary": atoms}
+
+
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
+    """Atoms and sums after one pass over x, and the share of code entries that are not 0."""
+    keep = 1 - batch_size / len(x)
+    order = jax.random.permutation(child_key(key, "order"), len(x))
+    order = order[: len(x) // batch_size * batch_size].reshape(-1, batch_size)
+
+    def step(carry, now):
+        atoms, (codes, examples) = carry
+        key, batch = now[0], x[now[1]]  # (batch, inputs)
+        z = fista(atoms, batch, penalty, steps, positive=positive)  # (batch, features)
+        codes, examples = keep * codes + _dot(z.T, z), keep * examples + _dot(z.T, batch)
+        fresh = _unit(batch[jax.random.randint(key, (len(atoms),), 0, batch_size)])
+        return (_better_atoms(atoms, codes, examples, fresh), (codes, examples)), (z != 0).mean()
+
+    keys = jax.random.split(child_key(key, "fresh"), len(order))
+    (atoms, sums), active = jax.lax.scan(step, (atoms, sums), (keys, order))
+    return atoms, sums, active.mean()
+
+
+def _better_atoms(
+    atoms: jax.Array, codes: jax.Array, examples: jax.Array, fresh: jax.Array
+) -> jax.Array:
+    """One pass over the atoms; each moves to the minimum of the cost while the others stay.
+
+    Args:
+      atoms: (features, inputs).
+      codes: (features, features), Σ zᵀ z.
+      examples: (features, inputs), Σ zᵀ x.
+      fresh: (features, inputs), replacements for atoms that no code uses.
+    """
+    used = jnp.diag(codes)
+    unused = used <= 1e-6 * used.mean()
+
+    def one(j, atoms):
+        moved = _unit(used[j] * atoms[j] + examples[j] - _dot(codes[j], atoms))
+        return atoms.at[j].set(jnp.where(unused[j], fresh[j], moved))
+
+    return jax.lax.fori_loop(0, len(atoms), one, atoms)
 
 
 def fit_sparse_coding(
@@ -354,26 +356,23 @@ def fit_sparse_coding(
     penalty: float | None = None,
     scale: float | None = None,
     positive: bool = True,
-    epochs: int = 10,
-    batch_size: int = 256,
-    steps: int = 50,
-    progress: bool = True,
+    **options: Any,
 ) -> Params:
-    """Atoms learned by `fit_dictionary`, as params of `jn.dense(features)`, relu to follow.
+    """Atoms learned by `fit_dictionary`, as params of `jn.dense(features)` before relu.
 
-    The kernel's columns are the atoms, and every bias is -penalty. So `relu(dense(x))` is a first
-    step of `ista` from 0 towards codes that are not negative, of step size 1: the soft threshold
-    encoder of Coates and Ng. Codes of both signs (positive=False) would take a second dense layer,
+    The kernel's columns are the atoms, and every bias is -penalty. So `relu(dense(x))` is the first
+    step of `ista` from 0 toward codes that are not negative, of step size 1: the soft threshold
+    encoder of Coates and Ng. Codes of both signs (positive=False) would need a second dense layer,
     of the negative kernel.
 
-    Awkward: where x has a large mean, such as ink on paper, nearly every product with an atom is
-    above the penalty, and the step is all but linear. Take x whitened or centred, or a `scale`.
+    If x has a large mean, such as ink on paper, nearly every product with an atom is above the
+    penalty, and the layer is almost linear. Whiten or centre x, or set `scale`.
 
     Args:
-      key, x, features, penalty, positive, epochs, batch_size, steps, progress: see
-        `fit_dictionary`.
-      scale: positive: the outputs get mean 0 and this standard deviation over x, by one factor and
-        one shift for all, as those of `fit_kmeans`. None leaves atoms and penalty as they are.
+      key, x, features, penalty, positive: see `fit_dictionary`.
+      scale: positive: one factor and one shift for all outputs give them mean 0 and this standard
+        deviation over x, as in `kmeans.fit_kmeans`. None leaves atoms and penalty unchanged.
+      options: the others of `fit_dictionary`: epochs, batch_size, steps, progress.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}.
@@ -395,38 +394,14 @@ def fit_sparse_coding(
     check_scale(scale, "fit_sparse_coding")
     x = check_examples(x, features, "fit_sparse_coding", limit=0)
     penalty = _usual_penalty(x) if penalty is None else penalty
-    atoms = fit_dictionary(
-        key, x, features, penalty=penalty, positive=positive, epochs=epochs,
-        batch_size=batch_size, steps=steps, progress=progress,
-    )["dictionary"]  # fmt: skip
-    bias = jnp.full(features, -penalty, atoms.dtype)
-    return {"kernel": atoms.T, "bias": bias} if scale is None else scaled(atoms.T, bias, x, scale)
+    learned = fit_dictionary(key, x, features, penalty=penalty, positive=positive, **options)
+    kernel = learned["dictionary"].T
+    bias = jnp.full(features, -penalty, kernel.dtype)
+    return {"kernel": kernel, "bias": bias} if scale is None else scaled(kernel, bias, x, scale)
 
 
 def _usual_penalty(x: jax.Array) -> float:
     return 1.2 * float(jnp.sqrt((x**2).mean()))
-
-
-def _better_atoms(
-    atoms: jax.Array, codes: jax.Array, examples: jax.Array, fresh: jax.Array
-) -> jax.Array:
-    """One pass over the atoms, each put where the cost is least while all others stay.
-
-    Args:
-      atoms: (features, inputs).
-      codes: (features, features), Σ zᵀ z.
-      examples: (features, inputs), Σ zᵀ x.
-      fresh: (features, inputs), which takes the place of an atom that no code uses.
-    """
-    used = jnp.diag(codes)
-    unused = used <= 1e-6 * used.mean()
-
-    def one(j, atoms):
-        pull = examples[j] - jnp.matmul(codes[j], atoms, precision=EXACT)
-        moved = _unit(used[j] * atoms[j] + pull)
-        return atoms.at[j].set(jnp.where(unused[j], fresh[j], moved))
-
-    return jax.lax.fori_loop(0, len(atoms), one, atoms)
 
 
 def _unit(atoms: jax.Array) -> jax.Array:

@@ -5,11 +5,11 @@ In a notebook a figure shows where it is the last value of a cell; `save` writes
 
 from jaxnet.viz.attention import attention as attention
 from jaxnet.viz.boxes import boxes as boxes
-from jaxnet.viz.embedding import embedding as embedding
 from jaxnet.viz.confusion import confusion as confusion
 from jaxnet.viz.curves import curves as curves
 from jaxnet.viz.curves import history as history
 from jaxnet.viz.decision import decision as decision
+from jaxnet.viz.embedding import embedding as embedding
 from jaxnet.viz.feature_maps import feature_maps as feature_maps
 from jaxnet.viz.figure import save as save
 from jaxnet.viz.filters import filters as filters
@@ -18,6 +18,6 @@ from jaxnet.viz.heatmap import heatmap as heatmap
 from jaxnet.viz.images import images as images
 from jaxnet.viz.masks import masks as masks
 from jaxnet.viz.masks import overlay as overlay
+from jaxnet.viz.posteriors import posteriors as posteriors
 from jaxnet.viz.receptive import receptive as receptive
 from jaxnet.viz.spectrogram import spectrogram as spectrogram
-from jaxnet.viz.posteriors import posteriors as posteriors

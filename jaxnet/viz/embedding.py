@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None) -> "Figure":
+def embedding(
+    panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None
+) -> "Figure":
     """Side by side, where each way of coding puts the same examples; the axes have no scale.
 
     The name of a class stands at the median of its points, and beside its colour at the right.
@@ -34,7 +36,9 @@ def embedding(panels: Mapping[str, Any], labels: Any, names: Sequence[str] | Non
     if not panels:
         raise ValueError("embedding: needs at least one panel, such as {'PCA': points}")
     if labels.ndim != 1 or not len(labels) or labels.min() < 0:
-        raise ValueError(f"embedding: labels must be classes 0, 1, ... (examples,), got {labels!r:.60}")
+        raise ValueError(
+            f"embedding: labels must be classes 0, 1, ... (examples,), got {labels!r:.60}"
+        )
     for title, points in panels.items():
         if np.shape(points) != (len(labels), 2):
             raise ValueError(

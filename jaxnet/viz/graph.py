@@ -41,7 +41,7 @@ def graph(computed: Graph, *, digits: int = 3) -> "Figure":
             f"graph: needs what jn.inspect.graph gives, got {type(computed).__name__}; "
             "write graph(jn.inspect.graph(f, x))"
         )
-    nodes, edges = computed
+    nodes, edges = computed.nodes, computed.edges
     places, routes = _layout(len(nodes), [(e.source, e.target) for e in edges])
     widths = [max(0.34, 0.085 * len(node.label) + 0.16) for node in nodes]
     words = [(short(e.value, digits), short(e.gradient, digits)) for e in edges]

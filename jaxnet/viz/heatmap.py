@@ -52,7 +52,9 @@ def heatmap(
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"heatmap: {len(images)} images need as many titles, got {len(titles)}")
     if missing := set(unsigned) - set(maps):
-        raise ValueError(f"heatmap: unsigned names no map of {', '.join(maps)}: {', '.join(missing)}")
+        raise ValueError(
+            f"heatmap: unsigned names no map of {', '.join(maps)}: {', '.join(missing)}"
+        )
     height, width = images.shape[1:3]
     lines = [line for title in titles or [] for line in title.split("\n")]
     left = 0.09 * max(map(len, lines), default=0)

@@ -9,7 +9,7 @@ from experiments import autoencoder
 
 
 def test_a_short_run_measures_and_draws(tmp_path, capsys):
-    kinds = ("plain", "tied")
+    kinds = ("plain", "tied", "sparse")
     config = autoencoder.Config(kinds=kinds, epochs=2, seeds=2, output=tmp_path)
     results = autoencoder.run(config)
     assert list(results.errors) == ["PCA", *kinds] == list(results.masked)
@@ -20,10 +20,10 @@ def test_a_short_run_measures_and_draws(tmp_path, capsys):
     assert list(results.manifold) == ["PCA", "deep autoencoder"]
     assert {path.name for path in results.pictures} == {
         "reconstructions.png", "masked.png", "manifold.png",
-        "filters_PCA.png", "filters_plain.png", "filters_tied.png",
+        "filters_PCA.png", "filters_plain.png", "filters_tied.png", "filters_sparse.png",
     }  # fmt: skip
     assert all(path.stat().st_size > 1000 for path in results.pictures)
-    assert "1,438 images to train on, 359 held out, codes of 16" in capsys.readouterr().out
+    assert "1,438 training images, 359 held out, codes of width 16" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_the_first_output_is_the_mean_image():
     import jax
 
     mean = np.linspace(0.02, 0.9, 64)
-    net, _ = autoencoder.make("plain", mean, 5)
+    net, _ = autoencoder.make("plain", mean, autoencoder.SIZES["digits"])
     params, _ = net.init(jax.random.key(0), np.zeros((1, 64), np.float32))
     bias = np.asarray(params["decoder"]["output"]["bias"])
     np.testing.assert_allclose(1 / (1 + np.exp(-bias)), mean, rtol=1e-5)
@@ -55,12 +55,16 @@ def test_mnist_is_cut_to_the_train_size(monkeypatch):
     assert len(x) == len(y) == 5 and test == Path("there")
 
 
+def test_sizes_of_the_data_set_where_no_option_is_given():
+    sizes = autoencoder.Config(data="mnist", epochs=3).sizes()
+    assert sizes == autoencoder.SIZES["mnist"]._replace(epochs=3)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
-        ({"kinds": ("deep", "wide")}, "kinds are some of plain, tied, .*, got wide"),
+        ({"kinds": ("deep", "wide")}, "kinds must be one of plain, tied, .*, got 'wide'"),
     ],
 )
 def test_wrong_options(wrong, message):

@@ -15,7 +15,7 @@ def test_a_tiny_run(few_examples, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bccd, "CONVOLUTIONS", ((4, 4), (8, 4)))
     monkeypatch.setattr(bccd, "HEAD", (8,))
     config = bccd.Config(
-        height=48, epochs=2, batch_size=2, frames=3, data_dir=folder, folder=tmp_path
+        height=48, epochs=2, batch_size=2, frames=3, data_dir=folder, output=tmp_path
     )
     results = bccd.run(config)
     assert results.precisions.shape == (1, 3) and (results.precisions >= 0).all()
@@ -48,13 +48,13 @@ def test_boxes_move_with_the_image_and_are_dropped_where_little_is_left():
         found = [rows[0] / 60, columns[0] / 80, (rows[-1] + 1) / 60, (columns[-1] + 1) / 80]
         np.testing.assert_allclose(found, boxes[i, 0], atol=1.01 / 60)
     corners = boxes[classes[:, 1] == 0, 1]
-    assert 5 < len(corners) < 35  # others are cut off, or all but a rim of them
+    assert 5 < len(corners) < 35  # others are cut off, wholly or all but a rim
     seen = (corners[:, 2:] - corners[:, :2]).prod(-1)
     assert seen.min() > bccd.VISIBLE * 0.06**2 * np.exp(-2 * 0.25)
 
 
 def test_wrong_options():
-    with pytest.raises(ValueError, match="output is one of sigmoid, linear, got 'relu'"):
-        bccd.Config(output="relu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="activation must be one of sigmoid, linear, got 'relu'"):
+        bccd.Config(activation="relu")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="height must be a multiple of 48, got 200"):
         bccd.Config(height=200)

@@ -27,7 +27,7 @@ def test_a_tiny_net_learns_where_road_and_buildings_are(few_examples, tmp_path, 
 def test_the_table_has_means_over_seeds():
     two = np.zeros((2, 11, 11), int)
     two[:, 0, 0] = 3
-    two[1, 0, 1] = 3  # half of the first class are taken for the second
+    two[1, 0, 1] = 3  # half of the first class are predicted as the second
     text = str(camvid.table({"8s": two, "32s": two}))
     # mean over the classes that occur: 1 and (1/2 + 0) / 2
     assert "sky" in text and "0.750" in text and "0.6250" in text and "66.67%" in text
@@ -36,9 +36,9 @@ def test_the_table_has_means_over_seeds():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"nets": ("4s",)}, "nets are of 32s, .* got '4s'"),
+        ({"nets": ("4s",)}, "nets must be one of 32s, .* got '4s'"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"features": (1, 2)}, r"features needs four numbers, got \(1, 2\)"),
+        ({"features": (8, 8, 8, 0)}, "features must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_choice(options, words):

@@ -1,6 +1,4 @@
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import jaxnet as jn
@@ -9,22 +7,12 @@ from experiments import dbn
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_few_labels_are_as_many_of_each_class():
-    y = np.repeat(np.arange(3), 20)
-    x = np.arange(60.0)[:, None]
-    given = dbn.few((x, y), 4, seed=0)
-    assert np.bincount(given[1]).tolist() == [4, 4, 4]
-    assert len(set(given[0][:, 0].tolist())) == 12  # none twice
-    np.testing.assert_array_equal(y[given[0][:, 0].astype(int)], given[1])
-    assert not np.array_equal(given[0], dbn.few((x, y), 4, seed=1)[0])
-
-
-def test_tuning_starts_from_the_given_params():
+def test_fine_tuning_starts_from_the_given_params():
     (x, y), test = jn.data.digits()
     train, test = (x[:300].reshape(-1, 64), y[:300]), (test[0].reshape(-1, 64), test[1])
     net = jn.models.mlp([30, 10])
     dead = {"dense": {"kernel": jnp.zeros((64, 30)), "bias": jnp.full(30, -9.0, jnp.float32)}}
-    chance = dbn.tune(jax.random.key(0), net, dead, train, test, 60)
+    chance = dbn.fine_tune(0, net, dead, train, test, 60)
     assert 0 < chance < 0.2  # dead units stay dead, whatever is above them
 
 

@@ -34,7 +34,7 @@ def test_the_claim_with_fewer_epochs(tmp_path):
 
 
 def test_a_wrong_model_from_python():
-    with pytest.raises(ValueError, match="model is one of softmax, mlp, conv, got 'cnn'"):
+    with pytest.raises(ValueError, match="model must be one of softmax, mlp, conv, got 'cnn'"):
         digits.Config(model="cnn")  # type: ignore[arg-type]
 
 
@@ -63,7 +63,7 @@ def test_runs_as_a_command(tmp_path):
     ended = subprocess.run(
         [*command, "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "of the test images are read rightly" in ended.stdout
+    assert "of the test images are classified correctly" in ended.stdout
     assert "output" in ended.stdout and "650" in ended.stdout  # the summary's table
     assert (tmp_path / "curves.png").is_file()
 

@@ -15,14 +15,15 @@ def test_the_claim_at_a_smaller_size(tmp_path, capsys):
         size=8, components=32, patches=12_000, features=36, epochs=40, output=tmp_path
     )
     results = edges.run(config)
-    assert 0.5 < results.share[0] <= 1 and results.edges[0] > 0.5
-    assert results.random[0] < 0.1
+    assert 0.5 < results.shares["learned"][0] <= 1 and results.oriented[0] > 0.5
+    assert results.oriented[0] <= results.shares["learned"][0]
+    assert results.shares["random"][0] < 0.1
     low, high = results.activation[0]
     assert abs(low - config.rho) < 0.02 and abs(high - config.rho) < 0.02 and low < high
     assert {path.name for path in results.pictures} == {
         "patches.png", "filters.png", "gabors.png", "r2.png"
     }  # fmt: skip
-    assert "fit a Gabor function with R² > 0.6" in capsys.readouterr().out
+    assert "filters that fit a Gabor function with R² > 0.6" in capsys.readouterr().out
 
 
 def test_what_counts_as_oriented():
@@ -43,6 +44,16 @@ def test_patches_are_whitened_but_for_the_damping():
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-3
 
 
+def test_photographs_of_the_sample_are_those_of_scikit_learn():
+    from sklearn.datasets import load_sample_images
+
+    photos = edges.load(edges.Config())
+    expected = [photo.astype(float).mean(-1) / 255 for photo in load_sample_images().images]
+    assert len(photos) == 2
+    for photo, image in zip(photos, expected, strict=True):
+        np.testing.assert_allclose(photo, image, atol=1e-6)
+
+
 @pytest.mark.parametrize("images", ["cifar10", "camvid"])
 def test_photographs_of_tfds(images, monkeypatch):
     colour = np.full((6, 40, 30, 3), 51, np.uint8)
@@ -58,7 +69,7 @@ def test_photographs_of_tfds(images, monkeypatch):
     ("wrong", "message"),
     [
         ({"features": 0}, "features must be at least 1, got 0"),
-        ({"size": 7, "components": 50}, "at most the pixels of a patch, 49, got 50"),
+        ({"size": 7, "components": 50}, "at most the number of pixels of a patch, 49, got 50"),
     ],
 )
 def test_wrong_options(wrong, message):

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.slow
-def test_ways_are_compared(few_examples, monkeypatch, tmp_path, capsys):
+def test_methods_are_compared(few_examples, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(finetune, "EPOCHS", {10: 10})
     monkeypatch.setattr(finetune, "VALIDATION", 200)
     monkeypatch.setattr(finetune, "RATES", (3e-3,))
     names = ("trunk frozen", "convolutions frozen", "trunk at a tenth of the rate")
-    monkeypatch.setattr(finetune, "WAYS", {name: finetune.WAYS[name] for name in names})
+    monkeypatch.setattr(finetune, "METHODS", {name: finetune.METHODS[name] for name in names})
     folder = few_examples(3000, 500)
     config = finetune.Config(
         labels=(10,), pretrain_epochs=1, seeds=2, data_dir=folder, output=tmp_path
@@ -36,11 +36,11 @@ def test_ways_are_compared(few_examples, monkeypatch, tmp_path, capsys):
 
 
 def test_frozen_parts_are_bit_equal_after_training():
-    """And with weight decay they are only by a mask: the form in the docstring."""
+    """With weight decay they are so only with a mask: the form in the docstring."""
     net = jn.serial(jn.dense(6, name="a"), jnp.tanh, jn.dense(5, name="b"), jnp.tanh, jn.dense(3))
     data = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32), np.arange(7) % 3
     new = jn.serial(jn.freeze(jn.tap(net, "b")), jn.dense(3, name="head"))
-    objective = finetune.supervised(new)
+    objective = finetune.classifier(new)
     decayed = optax.adamw(0.1, weight_decay=0.1)
 
     def head(params):
@@ -51,9 +51,9 @@ def test_frozen_parts_are_bit_equal_after_training():
         (decayed, False),
         (optax.masked(decayed, head), True),
     ):  # fmt: skip
-        step = jn.make_step(objective, optimizer)
-        start = jn.init_training(new, optimizer, jax.random.key(0), data)
-        *_, last = jn.fit(start, step, data, epochs=3, batch_size=3)
+        trainer = jn.trainer(objective, optimizer)
+        start = trainer.init(jax.random.key(0), data)
+        *_, last = jn.fit(trainer, start, data, epochs=3, batch_size=3)
         after = last.train_state.params
         equal = [
             bool((before == now).all())
@@ -68,9 +68,8 @@ def test_frozen_parts_are_bit_equal_after_training():
 
 def test_the_trunk_comes_from_the_trained_net():
     net = jn.models.lenet5(classes=5)
-    optimizer = optax.sgd(0.1)
     data = np.zeros((1, 28, 28, 1), np.float32), np.zeros(1, np.int32)
-    trained = jn.init_training(net, optimizer, jax.random.key(7), data)
+    trained = jn.trainer(finetune.classifier(net), optax.sgd(0.1)).init(jax.random.key(7), data)
     new = finetune.with_head(net, frozen=True)
     params = finetune.begin(new, trained, seed=1)
     assert set(params) == {"lenet5", "head"} and set(params["lenet5"]) == {"c1", "c3", "c5", "f6"}
@@ -95,12 +94,12 @@ def test_parts_and_rates():
     np.testing.assert_allclose(updates["lenet5"]["c1"]["kernel"], -0.01, rtol=1e-4)
     np.testing.assert_allclose(updates["lenet5"]["f6"]["kernel"], -0.01, rtol=1e-4)
     np.testing.assert_allclose(updates["head"]["bias"], -0.1, rtol=1e-4)
-    optimizer = finetune.still_convolutions(0.1)
+    optimizer = finetune.frozen_convolutions(0.1)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     assert not updates["lenet5"]["c1"]["kernel"].any()
     np.testing.assert_allclose(updates["lenet5"]["f6"]["kernel"], -0.1, rtol=1e-4)
 
 
 def test_a_wrong_choice():
-    with pytest.raises(ValueError, match="labels are of 10, 30, 100, got 7"):
+    with pytest.raises(ValueError, match="labels must be one of 10, 30, 100, got 7"):
         finetune.Config(labels=(7,))

@@ -17,7 +17,7 @@ def test_a_missing_week_holds_the_last_value_known():
 def test_windows_keep_their_future_inside_the_part():
     w = windows(SERIES, 100, 120, past=60, future=5)
     assert w.x.shape == (16, 60, 1) and w.y.shape == (16, 5) and not w.x[:, -1].any()
-    assert w.last[0] == 99 and w.last[-1] + 5 == 119  # the first and the last week foretold
+    assert w.last[0] == 99 and w.last[-1] + 5 == 119  # the first and the last week predicted
     np.testing.assert_allclose(w.x[3, :, 0], SERIES[43:103] - SERIES[102])
     np.testing.assert_allclose(w.y[3], SERIES[103:108] - SERIES[102])
     begin = windows(SERIES, 0, 100, past=60, future=5)  # nothing is before the first part
@@ -45,7 +45,7 @@ def test_linear_autoregression_finds_the_recursion():
     assert rmse(ridge(train, 1e9)(test), test)[0] > 0.1  # the penalty
 
 
-def test_convolutions_see_the_whole_past_and_no_order_of_examples():
+def test_convolutions_cover_the_whole_past_and_examples_are_independent():
     import jax
     import jax.numpy as jnp
 
@@ -53,7 +53,7 @@ def test_convolutions_see_the_whole_past_and_no_order_of_examples():
     net = forecast.conv_net(3, config.dilations, 4)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, config.past, 1)), jnp.float32)
     params, state = net.init(jax.random.key(0), x)
-    params = jax.tree.map(jnp.ones_like, params)  # so that no unit is shut
+    params = jax.tree.map(jnp.ones_like, params)  # so that no unit is dead
     gradient = jax.jit(jax.grad(lambda x: net.apply(params, state, x)[0][0].sum()))(jnp.abs(x))
     assert (gradient[0] != 0).all() and not gradient[1].any()
 
@@ -108,7 +108,9 @@ def test_the_real_series():
 
 
 def test_wrong_options():
-    with pytest.raises(ValueError, match="past must be above 52 and future at most 52.* got 52"):
+    with pytest.raises(
+        ValueError, match="past must be above 52 and future at most 52.* got 52 and 52"
+    ):
         Config(past=52)
-    with pytest.raises(ValueError, match="seeds, epochs and features must be at least 1"):
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         Config(seeds=0)

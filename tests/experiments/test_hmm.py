@@ -11,12 +11,30 @@ def test_two_states_tell_some_letters_apart(tfds_data_dir, tmp_path, capsys):
         symbols=10000, seeds=2, restarts=1, iterations=12, data_dir=tfds_data_dir, output=tmp_path
     )
     results = hmm.run(config)
-    assert results.vowel.shape == (2, 27) and results.right.shape == results.bits.shape == (2,)
+    assert results.vowel.shape == (2, 27) and results.letters.shape == results.bits.shape == (2,)
     assert ((results.vowel >= 0) & (results.vowel <= 1 + 1e-5)).all()
-    assert 3 < results.bits.min() < results.alone + 0.3 < 5
+    assert 3 < results.bits.min() < results.one_state + 0.3 < 5
     assert [path.name for path in results.pictures] == ["letters.png", "path.png"]
     assert all(path.exists() for path in results.pictures)
     assert "P(vowel state | letter)" in capsys.readouterr().out
+
+
+def test_vowels_become_state_0_and_nothing_else_changes():
+    x = hmm.lines("babe " * 50, 250)
+    logits = np.full((2, 27), -9.0)
+    logits[0, [1, 26]] = logits[1, [0, 4]] = 0  # state 1 emits the vowels
+    params = {
+        "start": np.array([0.3, 0.7]),
+        "transition": np.array([[0.1, 0.2], [0.3, 0.4]]),
+        "emission": {"logits": logits},
+    }
+    ordered = hmm.vowels_first(params, x)
+    assert ordered["start"].tolist() == [0.7, 0.3]
+    assert ordered["transition"].tolist() == [[0.4, 0.3], [0.2, 0.1]]
+    np.testing.assert_array_equal(ordered["emission"]["logits"], logits[::-1])
+    share = hmm.by_symbol(ordered, x)[:, 0]
+    assert share[[0, 4]].min() > 0.9 and share[[1, 26]].max() < 0.1
+    np.testing.assert_allclose(hmm.by_symbol(params, x), hmm.by_symbol(ordered, x)[:, ::-1], 1e-4)
 
 
 def test_text_becomes_numbers():

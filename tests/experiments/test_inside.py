@@ -28,7 +28,7 @@ def test_both_networks_are_looked_into(few_examples, tmp_path, capsys, monkeypat
     assert "integrated gradients miss the rise" in capsys.readouterr().out
 
 
-def test_importance_is_one_number_a_pixel():
+def test_importance_is_one_number_per_pixel():
     gradient = np.array([-3.0, 2.0]).reshape(1, 1, 1, 2) * np.ones((1, 4, 5, 1))
     np.testing.assert_allclose(inside.importance("saliency", gradient, (4, 5)), 3)
     np.testing.assert_allclose(inside.importance("integrated gradients", gradient, (4, 5)), -1)
@@ -49,5 +49,5 @@ def test_the_inner_quarter():
 
 
 def test_wrong_options():
-    with pytest.raises(ValueError, match="steps at least 8"):
+    with pytest.raises(ValueError, match="steps must be at least 8, got 7"):
         inside.Config(steps=7)

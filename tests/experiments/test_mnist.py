@@ -41,17 +41,19 @@ def test_augment_hands_over_changed_images(few, monkeypatch, tmp_path):
     x = jnp.zeros((50, 28, 28, 1)).at[:, 9:19, 13:15].set(1.0)
     y = jax.jit(seen[1])(jax.random.key(0), x)[..., 0]
     assert y.shape == (50, 28, 28)
-    heights = (y.max(2) > 0.3).sum(1)  # of a stroke of 10: 9 to 11 pixels, turned and bent a bit
+    heights = (y.max(2) > 0.3).sum(
+        1
+    )  # of a stroke of 10: 9 to 11 pixels, rotated and deformed a little
     assert 7 <= heights.min() < heights.max() <= 14
     firsts = (y.max(2) > 0.3).argmax(1)
-    assert 5 <= firsts.min() <= 7 and 11 <= firsts.max() <= 13  # moved by up to 2
+    assert 5 <= firsts.min() <= 7 and 11 <= firsts.max() <= 13  # shifted by up to 2
 
 
 def test_augment_and_shift_exclude_each_other():
-    with pytest.raises(ValueError, match="give it or shift, not both"):
+    with pytest.raises(ValueError, match="give augment or shift, not both"):
         mnist.Config(augment=True, shift=1)
 
 
 def test_a_wrong_model():
-    with pytest.raises(ValueError, match="model is one of softmax, mlp, lenet5, got 'conv'"):
+    with pytest.raises(ValueError, match="model must be one of softmax, mlp, lenet5, got 'conv'"):
         mnist.Config(model="conv")  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ def test_directions_are_those_of_the_motion(videos):
     assert 8 - 1.5 < length.min() and length.max() < 14 + 1.5
 
 
-def test_the_middle_frame_says_nothing_of_the_direction(videos):
+def test_the_middle_frame_does_not_depend_on_the_direction(videos):
     middle = places(videos[0])[:, md.FRAMES // 2]
     means = np.stack([middle[videos[1] == way].mean(0) for way in range(8)])
     # uniform within 2 of (9, 9), where the pixel is 7 further: standard error 1.15 / sqrt(50)
@@ -53,10 +53,10 @@ def test_noise_has_its_size():
     assert 0.245 < float(still.std()) < 0.255
 
 
-def test_small_takes_means_of_four_pixels():
+def test_half_size_is_the_mean_of_four_pixels():
     x = np.zeros((1, 28, 28, 1))
     x[0, 2:4, 6:8, 0] = [[1, 2], [3, 6]]
-    assert md.small(x).sum() == md.small(x)[0, 1, 3, 0] == 3
+    assert md.half_size(x).sum() == md.half_size(x)[0, 1, 3, 0] == 3
 
 
 def test_metrics_by_hand():
@@ -93,5 +93,5 @@ def test_a_stack_of_frames_learns_directions(few_examples, tmp_path):
 
 
 def test_a_wrong_net():
-    with pytest.raises(ValueError, match="nets are of frame, stack, video, got 'sound'"):
+    with pytest.raises(ValueError, match="nets must be one of frame, stack, video, got 'sound'"):
         md.Config(nets=("sound",))

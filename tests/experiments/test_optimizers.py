@@ -17,11 +17,11 @@ def test_optimizers_learn_and_are_drawn(tmp_path, capsys, monkeypatch):
     assert list(results.losses) == NAMES
     for name in NAMES:
         losses = results.losses[name]
-        assert losses.shape == (2, 6) and (results.passes[name] == np.arange(1, 7)).all()
+        assert losses.shape == (2, 6)
         assert 0.1 < losses[:, -1].min() and losses[:, -1].mean() < 2.6
         assert (results.accuracies[name] < 0.97).all()
     assert results.losses["Adam"][:, -1].max() < 0.8 and results.accuracies["Adam"].min() > 0.8
-    for name in optimizers.SEARCHES:  # a search never goes up, once it has made a step
+    for name in optimizers.SEARCHES:  # a search never increases the loss
         assert (np.diff(results.losses[name]) <= 1e-6).all() and results.rates[name] is None
     assert results.rates["Adam"] == pytest.approx(0.01)
     assert [path.name for path in results.pictures] == ["losses.png"]

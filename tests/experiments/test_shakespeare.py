@@ -1,4 +1,4 @@
-"""The four models of characters: one step after another is the whole, and no character is lost."""
+"""The four language models: steps equal whole windows, and every character is predicted once."""
 
 from functools import cache, partial
 
@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from experiments import shakespeare
-from experiments.shakespeare import Config, bits, build, go_on, write
+from experiments.shakespeare import Config, bits, build, sample, write
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -20,21 +20,20 @@ TEXT = np.random.default_rng(0).integers(0, SIZE, 40)
 models = pytest.mark.parametrize("kind", ["rnn", "lstm", "gru", "transformer"])
 
 
-@cache  # so that what is compiled for a model serves all tests
+@cache  # all tests of a model share its compiled programs
 def tiny(kind):
     config = Config(model=kind, features=8, layers=2, steps=6, embedding=5, heads=2)
     model = build(config, SIZE)
-    given = {"x": jn.spec((3, 6), jnp.int32), "initial": model.carry(3)}
-    params, _ = model.net.init(KEY, given)
-    # Larger than they are drawn, so that what stands before makes a difference.
+    x = jn.spec((3, 6), jnp.int32)
+    params, _ = model.net.init(KEY, x if kind == "transformer" else {"x": x})
+    # Larger than drawn, so that the context makes a difference.
     return model, jax.tree.map(lambda a: 3 * a, params)
 
 
 @partial(jax.jit, static_argnums=0)
 def whole(model, params, x):
     """Logits of whole texts x (batch, time)."""
-    given = {"x": x, "initial": model.carry(len(x))}
-    return model.net.apply(params, {}, given)[0]["x"]
+    return model.logits(params, model.carry(len(x)), x)[1]
 
 
 def nats(logits, y):
@@ -55,16 +54,16 @@ def test_one_character_after_another_is_the_whole(kind):
 
 
 @models
-def test_what_follows_a_prompt_is_what_the_whole_model_says(kind):
+def test_a_sample_follows_the_most_probable_characters_of_the_whole_model(kind):
     model, params = tiny(kind)
     prompt = TEXT[:4].reshape(2, 2)
-    new = go_on(model, params, jnp.asarray(prompt), KEY, length=4, temperature=1e-4)
+    new = sample(model, params, jnp.asarray(prompt), KEY, length=4, temperature=1e-4)
     text = np.concatenate([prompt, new], 1)
     most_probable = whole(model, params, text[:, :-1]).argmax(-1)
     np.testing.assert_array_equal(text[:, 2:], most_probable[:, 1:])
 
 
-def test_a_limited_context_begins_anew_with_its_last_half():
+def test_a_limited_context_restarts_with_its_last_half():
     model, params = tiny("transformer")
     vocabulary = jn.data.characters("abcdefghijk")
     text = write(model, params, vocabulary, "abc", KEY, length=10, temperature=1e-4)
@@ -81,7 +80,7 @@ def test_bits_with_carried_state_are_those_of_the_whole_text(kind, steps):
     model, params = tiny(kind)
     expected = nats(whole(model, params, TEXT[None, :-1]), TEXT[None, 1:]).mean() / np.log(2)
     np.testing.assert_allclose(bits(model, params, TEXT, steps=steps, streams=1), expected, 1e-5)
-    parts = bits(model, params, TEXT, steps=4, streams=3)  # begins three times from zeros
+    parts = bits(model, params, TEXT, steps=4, streams=3)  # starts three times from zeros
     assert 0 < abs(parts - expected) < 1
 
 
@@ -97,16 +96,17 @@ def test_bits_of_a_limited_context_by_hand():
     np.testing.assert_allclose(found, sums / np.log(2) / (len(TEXT) - 1), 1e-5)
 
 
-def test_training_goes_on_where_the_last_window_stopped():
+def test_training_continues_where_the_last_window_stopped():
     model, params = tiny("lstm")
-    objective = jax.jit(partial(jn.carried(model.net, jn.losses.masked()), key=None, train=False))
-    cut = jn.data.windows(TEXT, 3, 7)  # 13 targets a stream: windows of 7 and 6
-    state = {"net": {}, "carry": jax.tree.map(lambda c: c + 5.0, model.carry(3))}  # to be forgotten
+    objective = jn.truncated_bptt(model.net, jn.losses.masked())
+    apply = jax.jit(partial(objective.apply, key=None, train=False))
+    cut = jn.data.windows(TEXT, 3, 7)  # 13 targets per stream: windows of 7 and 6
+    state = {"net": {}, "carry": jax.tree.map(lambda c: c + 5.0, model.carry(3))}  # to be reset
     losses = []
     for i in (slice(0, 3), slice(3, 6)):
         batch = (jnp.asarray(cut.x[i]), jnp.asarray(cut.start[i])), (cut.y[i], cut.counts[i])
-        loss, (state, _) = objective(params, state, batch)
-        losses.append(float(loss))
+        (values, _), state = apply(params, state, batch)
+        losses.append(float(values.mean()))
     streams = np.stack([TEXT[i : i + 14] for i in (0, 13, 26)])
     expected = nats(whole(model, params, streams[:, :-1]), streams[:, 1:])
     np.testing.assert_allclose(losses, [expected[:, :7].mean(), expected[:, 7:].mean()], 1e-5)
@@ -114,14 +114,14 @@ def test_training_goes_on_where_the_last_window_stopped():
 
 @pytest.fixture
 def plays(monkeypatch):
-    """A text that can be predicted, in the place of the plays."""
+    """A predictable text in place of the plays."""
 
     def load(name, split, data_dir=None):
         assert name == "tiny_shakespeare"
         return {"text": ["ROMEO:\nto be or not to be. " * (60 if split == "train" else 6)]}
 
     monkeypatch.setattr(jn.data.tfds, "load", load)
-    monkeypatch.setattr(shakespeare, "MANNERS", ((0.5, None), (1.0, 0.9)))
+    monkeypatch.setattr(shakespeare, "SAMPLING", ((0.5, None), (1.0, 0.9)))
 
 
 @pytest.mark.slow
@@ -144,8 +144,8 @@ def test_each_model_learns_and_writes(kind, plays, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"model": "hmm"}, "model is one of rnn, lstm, gru, transformer, got 'hmm'"),
-        ({"prompt": ""}, "prompt must have a character"),
+        ({"model": "hmm"}, "model must be one of rnn, lstm, gru, transformer, got 'hmm'"),
+        ({"prompt": ""}, "prompt must have at least one character"),
         ({"length": 0}, "length must be at least 1, got 0"),
     ],
 )

@@ -1,3 +1,5 @@
+"""Chains, labels, augmentation, and a tiny run of all systems."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,129 +8,140 @@ import pytest
 pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 pytest.importorskip("librosa", reason="needs the extra jaxnet-toolkit[speech]")
 
-import jaxnet as jn
 from experiments import speech
+from experiments.speech import chains, nets, recognizers, utterances
+from jaxnet.unsupervised import hmm
 
 KEYS_MAY_REPEAT = True
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-u = jn.unsupervised
 
 
-def chains(states=2):
-    """Ten digits whose states each emit one value of their own; the silence emits 99."""
+def ten_digits(states=2):
+    """Ten digits whose states each emit a value that no other emits; the silence emits 99."""
     chain = {
-        "start": u.first_state(jax.random.key(0), (states,)),
-        "transition": u.left_to_right()(jax.random.key(0), (states, states)),
+        "start": hmm.first_state(jax.random.key(0), (states,)),
+        "transition": hmm.left_to_right()(jax.random.key(0), (states, states)),
     }
     values = jnp.array([*range(10 * states), 99.0])[:, None, None]
     emission = {"weight": jnp.zeros(values.shape[:2]), "mean": values,
                 "log_variance": jnp.full(values.shape, np.log(0.01))}  # fmt: skip
-    return speech.Words([chain] * 10, emission, np.full(11, 0.5))
+    return chains.Chains([chain] * 10, emission, np.full(11, 0.5))
 
 
-def listener(words, penalty=0.0):
-    def scores(given):
-        x, lengths = speech.padded(given, 8)
-        return u.gaussian_mixture(1).score(words.emission, x), lengths
+def recognizer(digits, penalty=0.0):
+    def scores(features):
+        x, lengths = utterances.padded(features, 8)
+        return hmm.gaussian_mixture(1).score(digits.emission, x), lengths
 
-    return speech.by_words(words, scores, penalty)
+    return recognizers.from_chains(digits, scores, penalty)
 
 
-def said(*values):
+def spoken(*values):
     return np.array(values, np.float32)[:, None]
 
 
 class TestChains:
-    def test_digits_are_heard_by_their_states(self):
-        words = chains()
-        given = [said(6, 6, 7), said(0, 1), said(18, 19, 19, 19)]
-        assert listener(words).one(given).tolist() == [3, 0, 9]
+    def test_digits_are_recognized_by_their_states(self):
+        given = [spoken(6, 6, 7), spoken(0, 1), spoken(18, 19, 19, 19)]
+        assert recognizer(ten_digits()).digit(given).tolist() == [3, 0, 9]
 
     def test_strings_with_silence_without_and_with_a_digit_twice(self):
         given = [
-            said(99, 6, 7, 7, 99, 99, 4, 5),
-            said(6, 7, 6, 6, 7, 0, 1, 99),
-            said(8, 9, 8, 9),
-            said(99, 99),
+            spoken(99, 6, 7, 7, 99, 99, 4, 5),
+            spoken(6, 7, 6, 6, 7, 0, 1, 99),
+            spoken(8, 9, 8, 9),
+            spoken(99, 99),
         ]
-        assert listener(chains()).many(given) == [[3, 2], [3, 3, 0], [4, 4], []]
+        assert recognizer(ten_digits()).string(given) == [[3, 2], [3, 3, 0], [4, 4], []]
 
     def test_padding_changes_nothing(self):
-        given = [said(99, 6, 7, 7, 99), said(0, 1, *[99] * 20)]
-        together = listener(chains()).many(given)
-        assert together == [listener(chains()).many([one])[0] for one in given] == [[3], [0]]
+        given = [spoken(99, 6, 7, 7, 99), spoken(0, 1, *[99] * 20)]
+        together = recognizer(ten_digits()).string(given)
+        alone = [recognizer(ten_digits()).string([one])[0] for one in given]
+        assert together == alone == [[3], [0]]
 
     def test_an_utterance_does_not_end_within_a_digit(self):
         # The last frame is that of the first state of a 5, which would have to go on.
-        assert listener(chains()).many([said(6, 7, 7, 10)]) == [[3, 4]]
-        assert listener(chains()).many([said(6, 7, 7, 10, 11)]) == [[3, 5]]
+        assert recognizer(ten_digits()).string([spoken(6, 7, 7, 10)]) == [[3, 4]]
+        assert recognizer(ten_digits()).string([spoken(6, 7, 7, 10, 11)]) == [[3, 5]]
 
-    def test_a_penalty_saves_digits(self):
-        one = [said(6, 7, 6, 7)]
-        assert listener(chains()).many(one) == [[3, 3]]
-        assert len(listener(chains(), 500.0).many(one)[0]) == 1
+    def test_a_penalty_makes_digits_fewer(self):
+        one = [spoken(6, 7, 6, 7)]
+        assert recognizer(ten_digits()).string(one) == [[3, 3]]
+        assert len(recognizer(ten_digits(), 500.0).string(one)[0]) == 1
 
     def test_segments_have_first_and_last_frames(self):
-        found = listener(chains()).align(said(99, 6, 7, 7, 99, 4, 5, 4, 5))
+        found = recognizer(ten_digits()).align(spoken(99, 6, 7, 7, 99, 4, 5, 4, 5))
         assert found == [("3", 1, 4), ("2", 5, 7), ("2", 7, 9)]
 
     def test_no_frames_are_no_digits(self):
-        words = chains()
-        scores = jnp.zeros((2, 4, words.silence + 1))
-        path = speech.best_paths(words, scores, jnp.array([0, 0]), 0.0)
-        assert speech.digits_of(words, path) == [[], []]
+        digits = ten_digits()
+        scores = jnp.zeros((2, 4, digits.silence + 1))
+        paths = chains.best_paths(digits, scores, jnp.array([0, 0]), 0.0)
+        assert chains.digits_of(digits, paths) == [[], []]
 
     def test_the_loop_is_a_distribution(self):
-        params = speech.loop(chains(), 3.0)
+        params = chains.loop(ten_digits(), 3.0)
         for part in params.values():
-            np.testing.assert_allclose(np.exp(u.log_probabilities(part)).sum(-1), 1, rtol=1e-5)
+            np.testing.assert_allclose(np.exp(hmm.log_probabilities(part)).sum(-1), 1, rtol=1e-5)
+
+
+def test_segments_of_a_digit_are_cut_to_a_number_evenly_over_all():
+    places = [np.array([-1, 0, 0, 1, 1, 1]), np.zeros(4, int), np.zeros(chains.FRAMES + 1, int)]
+    digits = [np.array([7, 7]), np.array([7]), np.array([7])]  # the last one is too long
+    data = utterances.Utterances([np.zeros((len(p), 2)) for p in places], digits, places,
+                                 np.array(["a"] * 3))  # fmt: skip
+    found = [(i, frames.tolist()) for i, frames in chains.segments_of(data, 7, 9)]
+    assert found == [(0, [1, 2]), (0, [3, 4, 5]), (1, [0, 1, 2, 3])]
+    assert [i for i, _ in chains.segments_of(data, 7, 2)] == [0, 1]
+    assert chains.segments_of(data, 3, 9) == []
 
 
 def test_windows_hold_the_frames_around():
-    x = speech.windows(np.arange(20.0)[:, None])
+    x = nets.windows(np.arange(20.0)[:, None])
     assert x.shape == (20, 11)
     assert x[10].tolist() == list(range(5, 16))
     assert x[0].tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5]
 
 
-def test_two_frames_a_step():
-    (steps,) = speech.steps_of([np.arange(10.0).reshape(5, 2)])
+def test_two_frames_per_step():
+    (steps,) = nets.steps_of([np.arange(10.0).reshape(5, 2)])
     assert steps.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_labels_by_hand():
     path = np.array([[4, 4, 0, 4, 0], [1, 0, 2, 2, 0]])  # 3 3 and 0 1
     logits, lengths = 9 * jax.nn.one_hot(path, 11), jnp.array([5, 4])
-    assert speech.many_labels(logits, lengths) == [[3, 3], [0, 1]]
-    assert speech.many_labels(logits, jnp.array([3, 0])) == [[3], []]
-    assert speech.one_label(logits[:1], jnp.array([5])).tolist() == [3]
+    assert nets.many_labels(logits, lengths) == [[3, 3], [0, 1]]
+    assert nets.many_labels(logits, jnp.array([3, 0])) == [[3], []]
+    assert nets.one_label(logits[:1], jnp.array([5])).tolist() == [3]
 
 
-def test_disturbed_hides_steps_and_keeps_the_rest():
+def test_a_mask_covers_consecutive_steps_and_leaves_the_rest():
     x, lengths = jnp.ones((50, 40, 3)), jnp.full(50, 40)
-    (y, n), targets = speech.disturbed(0.0, 6)(jax.random.key(0), ((x, lengths), "targets"))
+    (y, n), targets = nets.noise_and_mask(0.0, 6)(jax.random.key(0), ((x, lengths), "targets"))
     assert targets == "targets" and (n == lengths).all()
-    hidden = np.asarray(y == 0).all(-1).sum(1)
-    assert set(np.unique(y)) == {0, 1} and 2 < hidden.mean() < 4 and hidden.max() <= 6
+    masked = np.asarray(y == 0).all(-1).sum(1)
+    assert set(np.unique(y)) == {0, 1} and 2 < masked.mean() < 4 and masked.max() <= 6
 
 
 @pytest.mark.slow
 def test_all_systems_learn_something(few_examples, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(speech, "BOUNDS", [(220, 7)])  # one shape compiles faster
-    monkeypatch.setattr(speech, "UNSEEN_STRINGS", 6)
-    monkeypatch.setattr(speech, "PENALTIES", ())
+    monkeypatch.setattr(nets, "BOUNDS", [(220, 7)])  # one shape compiles faster
+    monkeypatch.setattr(speech, "HELD_OUT_STRINGS", 6)
+    monkeypatch.setattr(recognizers, "PENALTIES", ())
     config = speech.Config(
         states=3, mixtures=1, pieces=16, iterations=2, hidden=(32,), pretraining=1, frames=4000,
         epochs=3, features=16, updates=12, strings=24, test_strings=6, seeds=1, speakers=1,
         validation=True, data_dir=few_examples(240, 1), output=tmp_path,
     )  # fmt: skip
     results = speech.run(config)
-    assert set(results.unseen) == {speech.GMM, speech.PRETRAINED, speech.CTC}
-    assert set(results.errors) == {*results.unseen, speech.PLAIN}
+    assert set(results.held_out) == {recognizers.GMM, recognizers.PRETRAINED, recognizers.CTC}
+    assert set(results.errors) == {*results.held_out, recognizers.PLAIN}
     for name, errors in results.errors.items():
         assert errors.shape == (1, 2)
         assert (0 <= errors).all()
-        assert name == speech.CTC or errors[0, 0] < 0.8  # chance 0.9
+        assert name == recognizers.CTC or errors[0, 0] < 0.8  # chance 0.9
     assert [path.name for path in results.pictures] == ["alignment.png", "errors.png"]
     assert all(path.exists() for path in results.pictures)
     assert "without george" in capsys.readouterr().out
@@ -137,5 +150,5 @@ def test_all_systems_learn_something(few_examples, tmp_path, capsys, monkeypatch
 def test_wrong_options():
     with pytest.raises(ValueError, match=r"speakers must be in \[0, 6\], got 7"):
         speech.Config(speakers=7)
-    with pytest.raises(ValueError, match="at least 1, states 2"):
+    with pytest.raises(ValueError, match="states must be at least 2, got 1"):
         speech.Config(states=1)

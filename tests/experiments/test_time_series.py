@@ -11,7 +11,7 @@ KEYS_MAY_REPEAT = True
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_a_delay_moves_a_signal_and_fills_up_with_zeros():
+def test_a_delay_shifts_a_signal_and_pads_with_zeros():
     x = jnp.arange(1.0, 6.0).reshape(1, 5, 1).repeat(40, 0)
     y = np.asarray(time_series.random_delay(2)(jax.random.key(0), x))[..., 0].tolist()
     assert sorted(set(map(tuple, y))) == [(0, 0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4, 5)]
@@ -35,28 +35,28 @@ def test_it_learns_and_is_drawn(few_examples, tmp_path):
     assert {path.name for path in results.pictures} == {"waves.png", "filters.png"}
 
 
-def test_validation_holds_recordings_of_the_training_part_out(few_examples, tmp_path, capsys):
+def test_validation_holds_out_recordings_of_the_training_part(few_examples, tmp_path, capsys):
     config = time_series.Config(
         features=2, epochs=1, seeds=2, validation=True, output=tmp_path,
         data_dir=few_examples(90, 1),
     )  # fmt: skip
-    (_, _), recording = time_series.whole_waves("train", config.data_dir)
+    (_, _), recording = time_series.waveforms("train", config.data_dir)
     assert time_series.run(config).accuracies.shape == (2,)
     held = (recording < 10).sum()
     assert 0 < held < 90
     assert f"{90 - held} recordings to train on, {held} to test with" in capsys.readouterr().out
 
 
-def test_waves_are_cut_filled_and_of_one_loudness(few_examples):
-    (x, y), recording = time_series.whole_waves("train", few_examples(30, 1))
+def test_waveforms_are_cut_padded_and_normalized(few_examples):
+    (x, y), recording = time_series.waveforms("train", few_examples(30, 1))
     assert x.shape == (30, 6000, 1) and x.dtype == np.float32 and y.shape == recording.shape
     for wave in x[..., 0]:
-        there = wave[: np.flatnonzero(wave)[-1] + 1]
-        np.testing.assert_allclose([there.mean(), there.std()], [0, 1], atol=1e-2)
+        recorded = wave[: np.flatnonzero(wave)[-1] + 1]
+        np.testing.assert_allclose([recorded.mean(), recorded.std()], [0, 1], atol=1e-2)
 
 
 def test_wrong_options():
     with pytest.raises(ValueError, match=r"shift must be in \[0, 6000\), got 6000"):
         time_series.Config(shift=6000)
-    with pytest.raises(ValueError, match="features, epochs, batch_size and seeds"):
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         time_series.Config(seeds=0)

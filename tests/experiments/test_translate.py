@@ -1,4 +1,4 @@
-"""The translators: what is counted, what is drawn, and a short run of each."""
+"""The translators: objective, BLEU by length, attention, and a short run of each."""
 
 import json
 
@@ -41,8 +41,8 @@ def test_a_sentence_is_translated_alike_alone_and_among_others(model):
 
 def test_attention_is_of_words_and_each_row_sums_to_1():
     translator, params = tiny()
-    quick = translator.look._replace(apply=jax.jit(translator.look.apply))
-    translator = translator._replace(look=quick)
+    quick = translator.attention._replace(apply=jax.jit(translator.attention.apply))
+    translator = translator._replace(attention=quick)
     weights, read, written = translate.attention_of(
         translator, params, "Zwei Männer spielen im Freien Fußball, Hund!", "Ein Hund läuft."
     )
@@ -52,17 +52,19 @@ def test_attention_is_of_words_and_each_row_sums_to_1():
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
 
 
-def test_each_subword_weighs_the_same_and_padding_nothing():
+def test_each_subword_has_the_same_weight_and_padding_none():
     logits = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.125]))
     net = jn.stateless(lambda key, x: {}, lambda params, x: jnp.zeros((*x[2].shape, 4)) + logits)
-    target = jnp.array([[1, 0, 2, 9], [1, 3, 2, 1], [1, 0, 0, 0]])  # 9 is no word at all
+    target = jnp.array([[1, 0, 2, 9], [1, 3, 2, 1], [1, 0, 0, 0]])  # 9 is padding
     batch = (jnp.ones((3, 2), int), jnp.array([2, 1, 2])), (target, jnp.array([3, 4, 4]))
-    objective = translate.make_objective(net, 0.0)
-    for train in (False, True):
-        mask = jnp.array([1, 1, 0])
-        value, (_, watched) = objective({}, {}, batch, key=None, train=train, mask=mask)
-        np.testing.assert_allclose(value, np.log(2) * (1 + 3 + 3 + 3 + 2) / 5, rtol=1e-6)
-        assert set(watched) == (set() if train else {"nats"})
+    objective = translate.objective_of(net, 0.0)
+    ((totals, weights), metrics), _ = objective.apply({}, {}, batch)
+    np.testing.assert_allclose(totals / np.log(2), [1 + 3, 3 + 3 + 2, 1 + 1 + 1], rtol=1e-6)
+    assert weights.tolist() == [2, 3, 3]
+    np.testing.assert_allclose(metrics["nats"][0], totals, rtol=1e-6)  # no smoothing
+    ((smoothed, _), metrics), _ = translate.objective_of(net, 0.1).apply({}, {}, batch)
+    np.testing.assert_allclose(metrics["nats"][0], totals, rtol=1e-6)
+    assert np.abs(smoothed - totals).min() > 0.01
 
 
 def test_bleu_by_length():
@@ -78,8 +80,8 @@ def test_bleu_by_length():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"model": "rnn"}, "model is one of rnnsearch, encdec, transformer, got 'rnn'"),
-        ({"source": "fr"}, "source is one of de, en, got 'fr'"),
+        ({"model": "rnn"}, "model must be one of rnnsearch, encdec, transformer, got 'rnn'"),
+        ({"source": "fr"}, "source must be one of de, en, got 'fr'"),
         ({"beams": 0}, "beams must be at least 1, got 0"),
     ],
 )

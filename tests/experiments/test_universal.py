@@ -19,7 +19,7 @@ def test_the_error_falls_with_units_and_is_drawn(tmp_path, capsys):
     assert "root mean squared error" in capsys.readouterr().out
 
 
-def test_the_function_is_continuous_and_has_a_bend():
+def test_the_function_is_continuous_and_has_two_kinks():
     x = np.linspace(-1, 1, 20_001)
     y = universal.function(x)
     slopes = np.diff(y) / np.diff(x)
@@ -42,8 +42,8 @@ def test_units_rise_in_different_places():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": (4, 0)}, r"widths must be at least 1 each, got \(4, 0\)"),
-        ({"widths": ()}, "widths must be at least 1 each"),
+        ({"widths": (4, 0)}, "widths must be at least 1, got 0"),
+        ({"widths": ()}, "widths must not be empty"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Objectives by hand, the contraction against jax.jacobian, and what sparsity learns."""
+"""Objectives by hand, the contraction against jax.jacobian, and the mean activation learned."""
 
 from functools import partial
 
@@ -9,8 +9,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised import (
-    additive_noise,
+from jaxnet.unsupervised.autoencoder import (
     contractive_reconstruction,
     denoising_reconstruction,
     fit_sparse_autoencoder,
@@ -50,37 +49,65 @@ def test_with_code(given):
         jnp.shape, given[:2]
     )
     with pytest.raises(ValueError, match=r"must call m\(jn.models.code, z\) once.*got 0 calls"):
-        with_code(jn.dense(7)).apply(*jn.dense(7).init(KEY, jn.spec((6, 7))), jnp.ones((6, 7)))
+        with_code(jn.dense(7)).init(KEY, jn.spec((6, 7)))
 
 
-def test_reconstruction_sums_over_entries_and_averages_over_examples(given):
+def value(objective, given, **options):
+    """The mean loss, and the metrics per example."""
+    (values, metrics), state = objective.apply(*given, **options)
+    assert state == {}
+    return values.mean(), metrics
+
+
+def test_reconstruction_is_a_sum_over_the_entries_of_each_example(given):
     y, _ = code_and_output(given)
     penalty = jn.penalties.l2(0.1)
-    loss, (state, metrics) = reconstruction(NET, penalty=penalty)(*given, key=None, train=True)
+    objective = reconstruction(NET, penalty=penalty)
+    (values, metrics), state = objective.apply(*given, key=None, train=True)
     assert state == {} and set(metrics) == {"error"}
-    half = 0.5 * np.square(y - X).sum(1).mean()
-    np.testing.assert_allclose(loss, half + penalty(given[0]), rtol=1e-12)
-    np.testing.assert_allclose(metrics["error"], np.square(y - X).mean(), rtol=1e-12)
-    entropy, _ = reconstruction(NET, lambda y, x: -x * y)(*given)  # one value an entry
-    np.testing.assert_allclose(entropy, -(X * y).sum(1).mean(), rtol=1e-12)
+    half = 0.5 * np.square(y - X).sum(1)
+    np.testing.assert_allclose(values, half + penalty(given[0]), rtol=1e-12)
+    np.testing.assert_allclose(metrics["error"], np.square(y - X).mean(1), rtol=1e-12)
+    (entropy, _), _ = reconstruction(NET, lambda y, x: -x * y).apply(*given)  # one value per entry
+    np.testing.assert_allclose(entropy, -(X * y).sum(1), rtol=1e-12)
+
+
+def test_params_are_those_of_the_net(given):
+    drawn = reconstruction(NET).init(jax.random.key(1), given[2])
+    jax.tree.map(np.testing.assert_array_equal, drawn, given[:2])
+    jn.check_gradients(reconstruction(NET), given[2])
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        reconstruction,
-        partial(contractive_reconstruction, strength=0.3),
-        partial(sparse_reconstruction, rho=0.2, beta=0.7),
-    ],
+    "make", [reconstruction, partial(contractive_reconstruction, strength=0.3)]
 )
 def test_padding_does_not_count(given, make):
     params, state, x = given
     objective = make(NET)
-    few, (_, metrics) = objective(params, state, x[:4], key=KEY)
-    mask = jnp.array([1.0, 1, 1, 1, 0, 0])
-    padded, (_, same) = objective(params, state, x.at[4:].set(9.0), key=KEY, mask=mask)
-    np.testing.assert_allclose(padded, few, rtol=1e-12)
-    np.testing.assert_allclose(same["error"], metrics["error"], rtol=1e-12)
+    whole = jn.evaluate(objective, params, state, x, batch_size=6)
+    padded = jn.evaluate(objective, params, state, x, batch_size=4)
+    assert padded == pytest.approx(whole, rel=1e-12)
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    train_state = trainer.init(KEY, x)
+    (epoch,) = jn.fit(trainer, train_state, x, epochs=1, batch_size=4, shuffle=False)
+    first = train_state.params
+    second = jax.tree.map(
+        lambda p, g: p - 0.1 * g, first,
+        jax.grad(lambda p: value(objective, (p, state, x[:4]))[0])(first),
+    )  # fmt: skip
+    third = jax.tree.map(
+        lambda p, g: p - 0.1 * g, second,
+        jax.grad(lambda p: value(objective, (p, state, x[4:]))[0])(second),
+    )  # fmt: skip
+    close = partial(np.testing.assert_allclose, rtol=1e-10)
+    jax.tree.map(close, epoch.train_state.params, third)
+
+
+def test_the_kl_of_a_padded_batch_is_refused(given):
+    trainer = jn.trainer(sparse_reconstruction(NET), optax.sgd(0.1))
+    train_state = trainer.init(KEY, given[2])
+    with pytest.raises(ValueError, match="a batch_size that divides the number of examples"):
+        next(jn.fit(trainer, train_state, given[2], epochs=1, batch_size=4))
 
 
 def test_denoising_sees_noise_and_wants_the_truth(given):
@@ -91,14 +118,14 @@ def test_denoising_sees_noise_and_wants_the_truth(given):
         return seen[-1]
 
     objective = denoising_reconstruction(NET, corrupt)
-    loss, (_, metrics) = objective(*given, key=KEY, train=True)
+    loss, _ = value(objective, given, key=KEY, train=True)
     y, _ = NET.apply(*given[:2], 2 * given[2])
     np.testing.assert_allclose(loss, 0.5 * np.square(y - X).sum(1).mean(), rtol=1e-12)
-    clean, _ = objective(*given, key=KEY, train=False)
-    np.testing.assert_allclose(clean, reconstruction(NET)(*given)[0], rtol=1e-12)
+    clean, _ = value(objective, given, key=KEY)
+    np.testing.assert_allclose(clean, value(reconstruction(NET), given)[0], rtol=1e-12)
     assert len(seen) == 1  # none in evaluation
-    with pytest.raises(ValueError, match="training needs a key"):
-        objective(*given, train=True)
+    with pytest.raises(ValueError, match="denoising_reconstruction: needs a key in training"):
+        objective.apply(*given, train=True)
 
 
 def test_masking_noise_keeps_or_zeroes():
@@ -108,12 +135,6 @@ def test_masking_noise_keeps_or_zeroes():
     error = (0.3 * 0.7 / x.size) ** 0.5
     assert abs(float((noisy == 0).mean()) - 0.3) < 4 * error
     assert (masking_noise(0.0)(KEY, x) == x).all()
-
-
-def test_additive_noise_has_its_deviation():
-    noise = additive_noise(0.3)(KEY, jnp.full((400, 50), 3.0)) - 3
-    assert abs(float(noise.mean())) < 4 * 0.3 / 20_000**0.5
-    assert float(noise.std()) == pytest.approx(0.3, rel=4 / 40_000**0.5)
 
 
 def jacobian_norm(given):
@@ -126,10 +147,11 @@ def jacobian_norm(given):
 
 
 def test_contraction_is_the_norm_of_the_jacobian(given):
-    loss, (_, metrics) = contractive_reconstruction(NET, 0.3)(*given)
-    exact = jacobian_norm(given).mean()
+    (values, metrics), _ = contractive_reconstruction(NET, 0.3).apply(*given)
+    exact = jacobian_norm(given)
     np.testing.assert_allclose(metrics["contraction"], exact, rtol=1e-10)
-    np.testing.assert_allclose(loss, reconstruction(NET)(*given)[0] + 0.3 * exact, rtol=1e-10)
+    (plain, _), _ = reconstruction(NET).apply(*given)
+    np.testing.assert_allclose(values, plain + 0.3 * exact, rtol=1e-10)
 
 
 def test_contraction_of_one_sigmoid_layer_by_hand(x64):
@@ -143,9 +165,8 @@ def test_contraction_of_one_sigmoid_layer_by_hand(x64):
         return (jnp.square(h * (1 - h)) @ jnp.square(w).sum(0)).mean()
 
     def ours(params):
-        return contractive_reconstruction(net, 1.0)(params, state, jnp.asarray(X))[1][1][
-            "contraction"
-        ]
+        (_, metrics), _ = contractive_reconstruction(net, 1.0).apply(params, state, jnp.asarray(X))
+        return metrics["contraction"].mean()
 
     np.testing.assert_allclose(ours(params), by_hand(params), rtol=1e-10)
     jax.tree.map(
@@ -155,32 +176,32 @@ def test_contraction_of_one_sigmoid_layer_by_hand(x64):
     )
 
 
-def test_probes_are_right_on_average(given):
+def test_probes_are_unbiased(given):
     probes = 3000
     objective = contractive_reconstruction(NET, 1.0, probes=probes)
-    _, (_, metrics) = objective(*given, key=KEY)
-    exact = jacobian_norm(given).mean()
-    assert metrics["contraction"] == pytest.approx(exact, rel=0.05)
-    assert metrics["contraction"] != pytest.approx(exact, rel=1e-6)
+    _, metrics = value(objective, given, key=KEY)
+    estimate, exact = metrics["contraction"].mean(), jacobian_norm(given).mean()
+    assert estimate == pytest.approx(exact, rel=0.05)
+    assert estimate != pytest.approx(exact, rel=1e-6)
     with pytest.raises(ValueError, match="probes need a key"):
-        objective(*given)
+        objective.apply(*given)
 
 
 def test_sparsity_is_beta_times_kl(given):
     _, z = code_and_output(given)
-    loss, (_, metrics) = sparse_reconstruction(NET, rho=0.1, beta=2.0)(*given)
+    (loss, metrics), _ = sparse_reconstruction(NET, rho=0.1, beta=2.0).apply(*given)
+    assert loss.shape == () and metrics["activation"].shape == (6,)
     r = np.asarray(z).mean(0)
     kl = (0.1 * np.log(0.1 / r) + 0.9 * np.log(0.9 / (1 - r))).sum()
     np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-10)
-    np.testing.assert_allclose(metrics["activation"], r.mean(), rtol=1e-12)
-    np.testing.assert_allclose(loss, reconstruction(NET)(*given)[0] + 2 * kl, rtol=1e-10)
+    np.testing.assert_allclose(metrics["activation"], np.asarray(z).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(loss, value(reconstruction(NET), given)[0] + 2 * kl, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: masking_noise(1.0), r"share that is lost, in \[0, 1\), got 1.0"),
-        (lambda: additive_noise(-1.0), "stddev must be at least 0"),
+        (lambda: masking_noise(1.0), r"masking_noise: rate .*\[0, 1\), got 1.0"),
         (lambda: contractive_reconstruction(NET, -1), "strength must be at least 0"),
         (lambda: contractive_reconstruction(NET, 1, probes=0), "probes must be at least 1"),
         (lambda: sparse_reconstruction(NET, rho=1.0), r"rho must be in \(0, 1\)"),
@@ -199,8 +220,15 @@ def test_wrong_options(make, message):
 
 
 def test_a_pair_is_no_batch(given):
-    with pytest.raises(TypeError, match="batch is the array x, its own target, got tuple"):
-        reconstruction(NET)(*given[:2], (X, X))
+    with pytest.raises(TypeError, match="the array x, its own target, got tuple"):
+        reconstruction(NET).apply(*given[:2], (X, X))
+    with pytest.raises(TypeError, match="the array x, its own target, got tuple"):
+        reconstruction(NET).init(KEY, (X, X))
+
+
+def test_a_loss_of_another_shape(given):
+    with pytest.raises(ValueError, match=r"expected a reconstruction of shape \(6, 7\) and a loss"):
+        reconstruction(NET, lambda y, x: jnp.square(y - x).mean()).apply(*given)
 
 
 @pytest.fixture(scope="module")
@@ -243,10 +271,7 @@ def test_deep_beats_pca_of_the_same_width_on_held_out_digits(digits):
     linear = np.square(pca.inverse_transform(pca.transform(held_out)) - held_out).mean()
     decoder = jn.serial(jn.models.mlp([32, 64, 64]), jax.nn.sigmoid)
     net = jn.models.autoencoder(jn.models.mlp([64, 32, 8]), decoder)
-    optimizer = optax.adam(3e-3)
-    step = jn.make_step(reconstruction(net), optimizer)
-    train_state = jn.init_training(net, optimizer, KEY, x)
-    for epoch in jn.fit(train_state, step, x, epochs=40, evaluate=held_out):
-        train_state = epoch.train_state
+    trainer = jn.trainer(reconstruction(net), optax.adam(3e-3))
+    *_, epoch = jn.fit(trainer, trainer.init(KEY, x), x, epochs=40, evaluate=held_out)
     assert epoch.test is not None
     assert 0.3 * linear < epoch.test["error"] < 0.8 * linear

@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.unsupervised.check import check_examples, check_scale, scaled
+from jaxnet.unsupervised.check import check_examples, check_scale, scaled, whole_batches
 
 X = np.ones((5, 3), np.float32)
 HOLED = X.copy()
@@ -62,3 +63,15 @@ def test_scale_is_positive_or_none():
     check_scale(None, "fit")
     with pytest.raises(ValueError, match="fit: scale must be positive or None, got 0"):
         check_scale(0, "fit")
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "total", "size"), [(7, 3, 9, 3), (6, 3, 6, 3), (5, 9, 5, 5), (7, 6, 12, 6)]
+)
+def test_whole_batches_hold_each_example_once_or_twice(n, batch_size, total, size):
+    x = jnp.arange(2.0 * n).reshape(n, 2)
+    filled, found = whole_batches(jax.random.key(0), x, batch_size)
+    assert filled.shape == (total, 2) and found == size
+    rows, counts = np.unique(filled, axis=0, return_counts=True)
+    np.testing.assert_array_equal(rows, x)
+    assert counts.max() <= 2 and counts.sum() == total

@@ -1,4 +1,3 @@
-import importlib
 from itertools import product
 
 import jax
@@ -8,15 +7,9 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised import (
-    bernoulli,
-    fit_dbn,
-    gaussian,
-    generate,
-    log_likelihood,
-    mlp_params,
-    rbm,
-)
+from jaxnet.unsupervised import dbn as dbn_module
+from jaxnet.unsupervised.dbn import fit_dbn, generate, mlp_params
+from jaxnet.unsupervised.rbm import bernoulli, gaussian, log_likelihood, rbm
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -51,7 +44,7 @@ def test_each_machine_learns_from_the_one_below(monkeypatch):
         seen.append((key, np.asarray(x), options))
         return draw(x.shape[1], features, len(seen))
 
-    monkeypatch.setattr(importlib.import_module("jaxnet.unsupervised.dbn"), "fit_whole_rbm", spy)
+    monkeypatch.setattr(dbn_module, "fit_rbm", spy)
     x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     key = jax.random.key(4)
     params = fit_dbn(key, x, (4, 3, 2), visible=gaussian, epochs=7)
@@ -61,7 +54,7 @@ def test_each_machine_learns_from_the_one_below(monkeypatch):
         assert jax.random.key_data(child).tolist() == jax.random.key_data(
             jn.child_key(key, name)
         ).tolist()  # fmt: skip
-        assert options == {"visible": kind, "epochs": 7}
+        assert options == {"full": True, "visible": kind, "epochs": 7}
     below = x
     for name, (_, given, _) in zip(("rbm", "rbm_1", "rbm_2"), seen, strict=True):
         np.testing.assert_allclose(given, below, rtol=1e-5)
@@ -110,13 +103,13 @@ def test_a_perceptron_goes_on_from_it(digits):
     dbn = fit_dbn(
         jax.random.key(0), x, (48, 24), epochs=20, learning_rate=0.3, persistent=True, batch_size=50
     )
-    net, optimizer = jn.models.mlp([48, 24, 10], jax.nn.sigmoid), optax.adam(0.01)
+    net = jn.models.mlp([48, 24, 10], jax.nn.sigmoid)
     few = np.concatenate([np.flatnonzero(y == c)[:5] for c in range(10)])
     train = x[few], y[few]
     loss = optax.softmax_cross_entropy_with_integer_labels
     objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
-    step = jn.make_step(objective, optimizer)
-    drawn = jn.init_training(net, optimizer, jax.random.key(1), train)
+    trainer = jn.trainer(objective, optax.adam(0.01))
+    drawn = trainer.init(jax.random.key(1), train)
     tuned = drawn._replace(params=drawn.params | mlp_params(dbn))
     assert jax.tree.map(jnp.shape, tuned.params) == jax.tree.map(jnp.shape, drawn.params)
 
@@ -125,15 +118,18 @@ def test_a_perceptron_goes_on_from_it(digits):
     logits, _ = net.apply(tuned.params, {}, x[:3])
     np.testing.assert_allclose(logits, hidden @ output["kernel"] + output["bias"], rtol=1e-5)
 
-    *_, last = jn.fit(tuned, step, train, epochs=60, batch_size=25)
-    accuracy = [jn.evaluate(state, step, test)["accuracy"] for state in (tuned, last.train_state)]
+    *_, last = jn.fit(trainer, tuned, train, epochs=60, batch_size=25)
+    accuracy = [
+        jn.evaluate(objective, state.params, state.state, test)["accuracy"]
+        for state in (tuned, last.train_state)
+    ]
     assert accuracy[0] < 0.3 and 0.55 < accuracy[1] < 0.9
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"sizes needs one size a machine, .* got 500"):
+    with pytest.raises(ValueError, match=r"sizes must hold one size per machine, .* got 500"):
         fit_dbn(jax.random.key(0), np.zeros((4, 3)), 500)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"sizes needs one size a machine, .* got \(\)"):
+    with pytest.raises(ValueError, match=r"sizes must hold one size per machine, .* got \(\)"):
         fit_dbn(jax.random.key(0), np.zeros((4, 3)), ())
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         generate(jax.random.key(0), {"rbm": draw(3, 4, 0)}, 0, 5)

@@ -1,4 +1,4 @@
-import sys
+import warnings
 from functools import partial
 
 import jax
@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised import (
+from jaxnet.unsupervised.kmeans import (
     fit_kmeans,
     fit_random_vectors,
     fit_rbf_centres,
     kmeans,
-    nearest,
     random_vectors,
     triangle,
 )
@@ -25,7 +24,12 @@ GROUPS = np.concatenate([m + DRAW.normal(size=(n, 3)) for m, n in zip(MIDDLES, S
 GROUPS = (GROUPS + 100).astype(np.float32)  # far from 0, where squares would lose digits
 OF = np.repeat(np.arange(5), SIZES)
 KEY = jax.random.key(0)
-MODULE = sys.modules["jaxnet.unsupervised.kmeans"]  # its own name is that of the function
+
+
+def nearest(centroids, x):
+    """Number of the nearest centroid, and the squared distance to it."""
+    squares = ((np.asarray(x)[:, None] - np.asarray(centroids)) ** 2).sum(-1)
+    return squares.argmin(1), squares.min(1)
 
 
 def outputs(params, x):
@@ -43,15 +47,13 @@ def test_groups_are_found():
     np.testing.assert_allclose(squared, ((GROUPS - means[OF]) ** 2).sum(1), rtol=1e-3, atol=1e-3)
 
 
-def test_inertia_is_scikit_learns():
-    cluster = pytest.importorskip("sklearn.cluster", reason="the extra data")
-    (x, _), _ = jn.data.digits()
-    x = x.reshape(len(x), -1)
-    known = [cluster.KMeans(30, n_init=1, random_state=i).fit(x).inertia_ for i in range(4)]
-    ours = [float(nearest(kmeans(jax.random.key(i), x, 30), x)[1].sum()) for i in range(4)]
-    assert 0.98 < np.mean(ours) / np.mean(known) < 1.01  # scikit-learn 1.9.1
-    assert len(set(ours)) > 1  # another key, other centroids
-    assert ours[0] == float(nearest(kmeans(jax.random.key(0), x, 30), x)[1].sum())
+def test_the_key_decides():
+    x = DRAW.normal(size=(300, 4))
+    one, two, other = (np.asarray(kmeans(jax.random.key(i), x, 12)) for i in (0, 0, 1))
+    np.testing.assert_allclose(one, two, atol=1e-5)  # threads sum in any order
+    assert np.abs(one - other).max() > 0.01
+    inertias = [nearest(c, x)[1].sum() for c in (one, other)]
+    assert abs(inertias[0] / inertias[1] - 1) < 0.1  # two local minima, neither of them bad
 
 
 def test_rounds_of_lloyd_lower_the_inertia():
@@ -64,16 +66,7 @@ def test_rounds_of_lloyd_lower_the_inertia():
     centroids = kmeans(KEY, x, 12, tolerance=0)
     index, _ = nearest(centroids, x)
     means = np.stack([x[np.asarray(index) == i].mean(0) for i in range(12)])
-    np.testing.assert_allclose(centroids, means, atol=1e-5)  # Lloyd has nothing left to do
-
-
-def test_more_examples_than_a_chunk_and_than_seeding_takes(monkeypatch):
-    x = np.concatenate([GROUPS] * 31)[:2051]  # neither a multiple of a chunk nor of a group
-    whole = np.sort(kmeans(KEY, x, 5), axis=0)
-    monkeypatch.setattr(MODULE, "SEEDING", 60)
-    np.testing.assert_allclose(np.sort(kmeans(KEY, x, 5), axis=0), whole, atol=1e-3)
-    index, squared = nearest(whole, x)
-    assert index.shape == squared.shape == (2051,)
+    np.testing.assert_allclose(centroids, means, atol=1e-5)  # another round would change nothing
 
 
 def test_a_centroid_an_example():
@@ -84,18 +77,10 @@ def test_a_centroid_an_example():
 
 def test_fewer_distinct_examples_than_centroids():
     x = np.repeat([[1.0, 2.0], [5.0, 2.0]], 4, axis=0)
-    centroids = np.asarray(kmeans(KEY, x, 5))
+    with pytest.warns(match="distinct clusters"):  # of scikit-learn
+        centroids = np.asarray(kmeans(KEY, x, 5))
     assert np.isfinite(centroids).all()
     np.testing.assert_allclose(nearest(centroids, x)[1], 0, atol=1e-9)
-
-
-def test_an_empty_cluster_moves_to_the_farthest_example():
-    x = jnp.array([[0.0], [1.0], [2.0], [9.0]])
-    far = jnp.array([[1.0], [50.0], [-50.0]])
-    moved, inertia = MODULE._lloyd(far, x)  # distances from 1: 1, 0, 1, 8
-    np.testing.assert_allclose(moved[:2, 0], [3.0, 9.0])
-    assert float(moved[2, 0]) in (0.0, 2.0)  # the second farthest
-    assert float(inertia) == 1 + 0 + 1 + 64
 
 
 @pytest.mark.parametrize("scale", [None, 0.5, 2.0])
@@ -108,7 +93,7 @@ def test_the_largest_output_is_the_nearest_centroid(scale):
     assert (y.argmax(1) == index).mean() > 0.99  # but for ties
     assert len(set(np.asarray(index).tolist())) == 11
     if scale is None:
-        np.testing.assert_array_equal(params["kernel"], centroids.T)
+        np.testing.assert_allclose(params["kernel"], centroids.T, atol=1e-5)
         np.testing.assert_allclose((x**2).sum(1) - 2 * y.max(1), squared, atol=1e-4)
     else:
         np.testing.assert_allclose([y.mean(), y.std()], [0, scale], atol=1e-4)
@@ -139,8 +124,10 @@ def test_random_vectors_as_kernels():
 
 
 def test_equal_examples_give_finite_kernels():
-    for fit in (fit_kmeans, fit_random_vectors):
-        params = fit(KEY, np.full((6, 2), 3.0), 2)
+    for fit in (fit_random_vectors, partial(fit_kmeans, iterations=1)):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Number of distinct clusters")
+            params = fit(KEY, np.full((6, 2), 3.0), 2)
         assert np.isfinite(np.concatenate(jax.tree.leaves(jax.tree.map(np.ravel, params)))).all()
         np.testing.assert_array_equal(outputs(params, np.full((6, 2), 3.0, np.float32)), 0)
 
@@ -184,7 +171,6 @@ def test_triangle_by_hand(x64):
         (lambda: kmeans(KEY, GROUPS * np.nan, 5), "kmeans: 100 of 100 examples hold a NaN"),
         (lambda: kmeans(KEY, GROUPS[:0], 5), "kmeans: x must hold at least one example"),
         (lambda: kmeans(KEY, GROUPS[0], 5), r"kmeans: x must be \(n, inputs\), got \(3,\)"),
-        (lambda: nearest(jnp.ones((2, 4)), GROUPS), r"must be \(features, 3\), got \(2, 4\)"),
         (lambda: fit_kmeans(KEY, GROUPS, 0), "fit_kmeans: features must be at least 1, got 0"),
         (lambda: fit_kmeans(KEY, GROUPS, 2, scale=0), "scale must be positive or None, got 0"),
         (lambda: fit_random_vectors(KEY, GROUPS, 101), "fit_random_vectors: .* at most 100"),
@@ -192,7 +178,10 @@ def test_triangle_by_hand(x64):
         (lambda: random_vectors(KEY, GROUPS, 101), "random_vectors: .* at most 100 features"),
         (lambda: fit_rbf_centres(KEY, GROUPS, 101), "fit_rbf_centres: .* at most 100 features"),
         (lambda: fit_rbf_centres(KEY, GROUPS, 2, overlap=0), "overlap must be positive, got 0"),
-        (lambda: fit_rbf_centres(KEY, np.ones((4, 2)), 2), "all centres are one point"),
+        (
+            lambda: fit_rbf_centres(KEY, np.ones((4, 2)), 2, method=random_vectors),
+            "all centres are equal",
+        ),
         (lambda: triangle(0), "triangle: features must be at least 1, got 0"),
     ],
 )

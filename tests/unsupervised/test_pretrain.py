@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised import pretrain_greedy
+from jaxnet.unsupervised.pretrain import pretrain_greedy
 
 
 def noting(seen):
@@ -73,17 +73,39 @@ def test_some_layers_alone():
     np.testing.assert_array_equal(params["dense"]["kernel"], drawn["dense"]["kernel"])
 
 
+def test_dense_layers_are_known_by_their_kind():
+    """Neither a kernel of two axes nor a name makes a layer dense."""
+    x, seen = data(), []
+    table = jn.stateless(
+        lambda key, x: {"kernel": jnp.ones((6, 6))}, lambda params, x: x @ params["kernel"], "dense"
+    )._replace(kind="table")
+    net = jn.serial(table, jn.dense(5, name="conv"), jnp.tanh, jn.dense(4))
+    params, _ = pretrain_greedy(net, x, noting(seen))
+    assert [s[2] for s in seen] == [5]
+    np.testing.assert_array_equal(params["dense"]["kernel"], 1)
+    np.testing.assert_allclose(params["conv"]["kernel"].T, (x @ np.ones((6, 6)))[:5], rtol=1e-5)
+
+
+def test_further_axes_are_examples():
+    """A dense layer maps the last axis, so the patches of all images are its examples."""
+    x, seen = data((20, 3, 6)), []
+    net = jn.serial(jn.dense(5), jn.flatten(), jn.dense(2))
+    params, _ = pretrain_greedy(net, x, noting(seen))
+    np.testing.assert_array_equal(seen[0][1], x.reshape(60, 6))
+    np.testing.assert_array_equal(params["dense"]["kernel"], x.reshape(60, 6)[:5].T)
+
+
 @pytest.mark.parametrize(
     "net, options, words",
     [
         (
             jn.models.mlp([5, 3]), {"layers": ["conv"]},
-            "'conv' is no dense layer of mlp; there are dense, output",
+            "mlp has no dense layer 'conv'; its dense layers: dense, output",
         ),
-        (jn.models.mlp([3]), {}, "no dense layer before its output; there are output"),
+        (jn.models.mlp([3]), {}, "no dense layer before its output; its dense layers: output"),
         (
             jn.models.mlp([5, 3]), {"method": lambda key, x, n: {"kernel": x}},
-            "must give params of dense",
+            "must return params of dense",
         ),
     ],
 )  # fmt: skip

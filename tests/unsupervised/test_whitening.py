@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised import fit_pca, fit_whitening
+from jaxnet.unsupervised.whitening import fit_pca, fit_whitening
 
 MIX = np.random.default_rng(1).normal(size=(7, 7)) * np.linspace(3, 0.3, 7)
 X = np.random.default_rng(0).normal(size=(60, 7)) @ MIX + np.arange(7.0)
@@ -97,7 +97,7 @@ def test_messages():
         fit_pca(KEY, X, 8)
     with pytest.raises(ValueError, match="fit_whitening: epsilon must be at least 0, got -1"):
         fit_whitening(KEY, X, epsilon=-1)
-    with pytest.raises(ValueError, match="as many features as inputs, 7, got 3"):
+    with pytest.raises(ValueError, match="one feature per input, 7, got 3"):
         fit_whitening(KEY, X, 3, zca=True)
     with pytest.raises(ValueError, match="fit_pca: features must be at least 1, got 0"):
         fit_pca(KEY, X, 0)

@@ -1,4 +1,4 @@
-"""jaxnet: `make_step`, and `step.update` in a scan, as `fit` runs it."""
+"""jaxnet: `trainer.step`, and the same step in a scan, as `fit` runs it."""
 
 import jax
 import jax.numpy as jnp
@@ -43,14 +43,14 @@ def make(net: Net) -> jn.Layer:
             return jn.serial(block, lambda x: x.mean(1), jn.dense(CLASSES, name="output"))
 
 
-def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Of each example; an ensemble's members (members, batch) all see the same labels."""
+def mean_over_members(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy (batch,) of logits (members, batch, classes), averaged over the members."""
     labels = jnp.broadcast_to(labels, logits.shape[:-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(0)
 
 
 def in_layout(workload: Workload, weights: Weights) -> Weights:
-    """The layout is the common one, but for one level of names."""
+    """The common layout, with one more level of names for the transformer block."""
     if not isinstance(workload.net, Transformer):
         return weights
     output = {"output": weights["output"]}
@@ -58,34 +58,33 @@ def in_layout(workload: Workload, weights: Weights) -> Weights:
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
-    net, sgd = make(workload.net), optimizer(workload)
+    net = make(workload.net)
     if workload.members > 1:
         net = jn.ensemble(net, workload.members)
-        objective = jn.supervised(net, loss)
+        objective = jn.supervised(net, mean_over_members)
     else:
         objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
-    data = batches(workload)
-    given = jn.spec(workload.shape), jn.spec(workload.shape[:1], jnp.int32)
-    train_state = jn.init_training(net, sgd, jax.random.key(0), given)
+    trainer = jn.trainer(objective, optimizer(workload))
+    batch = jn.spec(workload.shape), jn.spec(workload.shape[:1], jnp.int32)
+    train_state = trainer.init(jax.random.key(0), batch)
     if weights is not None:
         train_state = train_state._replace(params=on_device(in_layout(workload, weights)))
-    step = jn.make_step(objective, sgd)
+
     if workload.steps > 1:
 
         def update(train_state, batch):
-            train_state, metrics, _ = step.update(train_state, batch)
+            train_state, metrics = trainer.step(train_state, batch)
             return train_state, metrics["loss"]
 
         return program(workload, update, train_state)
-    data, train_state = jax.block_until_ready((on_device(data), train_state))
+    data, train_state = jax.block_until_ready((on_device(batches(workload)), train_state))
     if not workload.train:
         forward, params, state = jax.jit(net.apply), train_state.params, train_state.state
-        x = data[0]
-        return Program(lambda: forward(params, state, x)[0], jax.block_until_ready)
+        return Program(lambda: forward(params, state, data[0])[0], jax.block_until_ready)
 
     def run():
         nonlocal train_state
-        train_state, metrics = step(train_state, data)
+        train_state, metrics = trainer.step(train_state, data)
         return metrics["loss"]
 
     return Program(run, jax.block_until_ready)

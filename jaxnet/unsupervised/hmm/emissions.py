@@ -1,49 +1,51 @@
-"""What the states of a hidden Markov model emit: symbols, or vectors from mixtures of Gaussians.
+"""Emissions of hidden Markov models: symbols, or vectors from mixtures of Gaussians.
 
-An `Emission` is a few functions: how params are drawn or taken from data, how likely a step is in
-each state, how params are fitted to steps that belong to states in shares (the M-step of EM), and
-how steps are drawn. One of your own stands wherever these stand.
+An `Emission` is a set of functions: random params, params from data, the log-likelihood of a step
+in each state, the M-step of expectation maximization. A user's own emission is used like these.
 """
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import at_least
 from jaxnet.core import Params, child_key, param_dtype
 from jaxnet.initializers import normal, zeros
-from jaxnet.layers.embedding import check_range
-from jaxnet.unsupervised.kmeans import Vectors, kmeans, nearest
+from jaxnet.layers.checks import check_range
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
+from jaxnet.unsupervised.kmeans import kmeans
 
 SOME = 1024  # steps of a state from which its Gaussians start
-_kmeans = partial(kmeans, progress=False)  # a bar of its own would flicker
 
 # (key, x, mask, states) -> labels (batch, time), a first guess at the state of each step
 Align = Callable[[jax.Array, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 class Emission(NamedTuple):
-    """What states emit: `categorical`, `gaussian_mixture`, or one of your own.
+    """The emission of the states: `categorical`, `gaussian_mixture`, or one of your own.
 
     Fields:
       init: `(key, x, states) -> params`, drawn at random; only the shape and dtype of
-        x (batch, time, ...) are looked at.
-      check: `(x) -> None`, raises where the emission cannot take x (batch, time, ...): by its shape
-        and dtype, and by its values where these are known.
+        x (batch, time, ...) are used.
+      check: `(x) -> None`, raises if x (batch, time, ...) has a wrong shape or dtype, or wrong
+        values, as far as these are known.
       score: `(params, x) -> (batch, time, states)`, log p(x | state) of each step.
-      fit: `(params, x, posterior) -> params`, those that make x likeliest where step (i, t) is in
-        the states by the shares posterior (batch, time, states), zero in padding; from the old
-        params comes what the data say nothing about.
+      fit: `(params, x, posterior) -> params`, those that maximize the likelihood of x if step
+        (i, t) belongs to the states in the shares posterior (batch, time, states), zero in padding.
+        Entries that the data do not determine are taken from the old params.
       begin: `(key, params, x, labels) -> params`, first params from steps x (n, ...) whose states
         are labels (n,).
-      sample: `(key, params, states) -> x`, one draw for each state of an array of any shape.
-      align: how `fit_hmm` guesses the first labels; None where params start as drawn.
-      name: what it prints as.
+      align: how `fit_hmm` guesses the first labels; None if params start as drawn.
+      name: shown by print.
+
+    Example:
+      >>> categorical(3)
+      categorical(3)
     """
 
     init: Callable[[jax.Array, Any, int], Params]
@@ -51,7 +53,6 @@ class Emission(NamedTuple):
     score: Callable[[Params, jax.Array], jax.Array]
     fit: Callable[[Params, jax.Array, jax.Array], Params]
     begin: Callable[[jax.Array, Params, np.ndarray, np.ndarray], Params]
-    sample: Callable[[jax.Array, Params, jax.Array], jax.Array]
     align: Align | None = None
     name: str = "emission"
 
@@ -59,20 +60,20 @@ class Emission(NamedTuple):
         return self.name
 
 
-def kmeans_init(
-    key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int, *, method: Vectors = _kmeans
-) -> np.ndarray:
-    """Labels each step by the centre that is nearest: for states in no order.
+def kmeans_init(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
+    """Labels each step by its cluster under k-means: for states without an order.
 
     Args:
-      key: of the method.
+      key: of k-means.
       x: (batch, time, features).
       mask: (batch, time), True at the steps that count.
-      states: how many.
-      method: `kmeans`, or `random_vectors` for a random start; options by `functools.partial`.
+      states: number of clusters.
 
     Returns:
       (batch, time) integers, 0 in padding.
+
+    Raises:
+      ImportError: without scikit-learn, the extra jaxnet-toolkit[data].
 
     Example:
       >>> x = np.array([[[0.0], [0.1], [9.0]], [[9.1], [0.0], [7e7]]])
@@ -80,19 +81,22 @@ def kmeans_init(
       >>> bool(labels[0, 0] == labels[0, 1] == labels[1, 1] != labels[0, 2] == labels[1, 0])
       True
     """
+    from sklearn.metrics import pairwise_distances_argmin
+
     labels = np.zeros(mask.shape, int)
-    labels[mask] = np.asarray(nearest(method(key, x[mask], states), x[mask])[0])
+    centroids = np.asarray(kmeans(key, x[mask], states))
+    labels[mask] = pairwise_distances_argmin(x[mask], centroids)
     return labels
 
 
 def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
-    """Labels each sequence's first part 0, its next 1, ...: for `left_to_right` transitions.
+    """Labels the first part of each sequence 0, the next 1, ...: for `left_to_right` transitions.
 
     Args:
       key: not used.
-      x: (batch, time, ...), not looked at.
+      x: (batch, time, ...), not used.
       mask: (batch, time), True at the steps that count.
-      states: how many parts, as equal as can be.
+      states: number of parts, as equal in length as possible.
 
     Returns:
       (batch, time) integers.
@@ -107,12 +111,12 @@ def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: in
 
 @cache  # the same value each time, so that nothing compiles twice
 def categorical(symbols: int) -> Emission:
-    """One of so many symbols a step: x (batch, time) of integers in [0, symbols).
+    """One of n symbols per step: x (batch, time) of integers in [0, n).
 
-    A symbol out of range raises an error as long as x is values; inside `jit` its score is NaN.
+    A symbol out of range raises an error if x holds known values; inside `jit` its score is NaN.
 
     Args:
-      symbols: at least 2.
+      symbols: n, at least 2.
 
     Params:
       logits (states, symbols), drawn from a standard normal distribution.
@@ -126,8 +130,7 @@ def categorical(symbols: int) -> Emission:
       [[0.5, 0.0], [0.25, 1.0]]
     """
     name = f"categorical({symbols})"
-    if symbols < 2:
-        raise ValueError(f"categorical: symbols must be at least 2, got {symbols}")
+    at_least("categorical", "symbols", symbols, 2)
 
     def check_shape(x):
         if len(x.shape) != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
@@ -159,21 +162,18 @@ def categorical(symbols: int) -> Emission:
         np.add.at(count, (labels, x), 1)
         return {"logits": jnp.asarray(np.log(count / count.sum(1, keepdims=True)), old.dtype)}
 
-    def sample(key, params, states):
-        return jax.random.categorical(key, log_probabilities(params["logits"])[states])
-
-    return Emission(init, check, score, fit, begin, sample, None, name)
+    return Emission(init, check, score, fit, begin, None, name)
 
 
 @cache
 def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
-    """Vectors from so many Gaussians a state, with diagonal covariances: x (batch, time, features).
+    """Vectors from mixtures of Gaussians with diagonal covariances: x (batch, time, features).
 
     Args:
-      mixtures: Gaussians a state, at least 1.
-      floor: least variance that Baum-Welch gives, as a share of the feature's variance in all of
-        the data (a feature that never varies counts as one of variance 1). At 0 the likelihood has
-        no maximum: a Gaussian may shrink to one step. Training by gradients knows no floor.
+      mixtures: Gaussians per state, at least 1.
+      floor: smallest variance that Baum-Welch sets, as a share of the feature's variance in all of
+        the data (a constant feature counts as one of variance 1). At 0 the likelihood has no
+        maximum: a Gaussian may shrink to one step. Training by gradients has no floor.
 
     Params:
       weight (states, mixtures), logits; mean and log_variance (states, mixtures, features). They
@@ -194,10 +194,9 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
     mixture observations of Markov chains".
     """
     name = f"gaussian_mixture({mixtures})"
-    if mixtures < 1:
-        raise ValueError(f"gaussian_mixture: mixtures must be at least 1, got {mixtures}")
+    at_least("gaussian_mixture", "mixtures", mixtures)
     if not floor >= 0:
-        raise ValueError(f"gaussian_mixture: floor must not be negative, got {floor}")
+        raise ValueError(f"gaussian_mixture: floor must be at least 0, got {floor}")
 
     def check(x, features=None):
         wrong = len(x.shape) != 3 or features not in (None, x.shape[-1])
@@ -258,28 +257,21 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
             own = x[labels == state]
             own = own if len(own) >= max(mixtures, 2) else x
             mean[state], spread[state] = own.mean(0), np.maximum(own.var(0), least)
-            if mixtures > 1:  # of as many steps for each state, so that k-means compiles once
-                some = own[np.linspace(0, len(own) - 1, SOME).astype(int)]
-                mean[state] = _kmeans(jax.random.fold_in(key, state), some, mixtures)
+            if mixtures > 1:
+                some = own[:: -(-len(own) // SOME)]
+                mean[state] = kmeans(jax.random.fold_in(key, state), some, mixtures)
         first = {"mean": mean, "log_variance": np.log(spread)}
         dtype = params["mean"].dtype
         return params | jax.tree.map(lambda a: jnp.asarray(a, dtype), first)
 
-    def sample(key, params, states):
-        weights = log_probabilities(params["weight"])[states]
-        which = jax.random.categorical(child_key(key, "mixture"), weights)
-        mean, log_variance = (params[part][states, which] for part in ("mean", "log_variance"))
-        noise = jax.random.normal(child_key(key, "noise"), mean.shape, mean.dtype)
-        return mean + jnp.exp(log_variance / 2) * noise
-
-    return Emission(init, check, score, fit, begin, sample, kmeans_init, name)
+    return Emission(init, check, score, fit, begin, kmeans_init, name)
 
 
-# Jitted, since one by one these operations would keep what has all five axes in memory.
+# Jitted, since without fusion these operations would store arrays with all five axes.
 @jax.jit
 def _symbol_scores(logits, x):
     table = log_probabilities(logits).T  # (symbols, states)
-    x = jnp.where(x < 0, len(table), x)  # JAX alone would count from the end
+    x = jnp.where(x < 0, len(table), x)  # JAX would count from the end
     return table.at[x].get(mode="fill", fill_value=jnp.nan)
 
 
@@ -296,7 +288,7 @@ def _components(params, x):  # (..., features) -> (..., states, mixtures)
 
 
 def shares(count: jax.Array, old: jax.Array) -> jax.Array:
-    """Logits of the shares in each row of counts; rows without any keep the old logits.
+    """Logits of each row's shares of its counts; rows without counts keep the old logits.
 
     Example:
       >>> shares(jnp.array([[1.0, 1], [0, 0]]), jnp.array([[5.0, 6], [7, 8]])).tolist()

@@ -1,18 +1,18 @@
-"""Hidden Markov chains: forward, backward and Viterbi, as scans in log space.
+"""Hidden Markov chains: forward, posteriors and Viterbi, as scans in log space.
 
-A chain goes from state to state, and each state emits what is seen. Nothing here asks what that is:
-it takes *scores* (batch, time, states), the log-likelihood of each step in each state, which an
-emission gives (see `jaxnet.unsupervised.hmm.emissions`), or a network (`scaled_likelihoods`).
+A chain moves from state to state, and each state emits an observation. The functions here take
+*scores* (batch, time, states), the log-likelihood of each step in each state, from an emission (see
+`jaxnet.unsupervised.hmm.emissions`) or from a network (see `scaled_likelihoods`).
 
     params["start"] (states,)                logits of the first state
-    params["transition"] (states, states)    logits of the next state; a row is where one comes from
+    params["transition"] (states, states)    logits of the next state; one row per current state
 
-Logits are free numbers, as those of a softmax, so `jax.grad` and optax work on them as on any
-params. One below -1e20, -inf too, is a probability of exactly 0, and gets a gradient of exactly 0.
-`NEVER`, -1e30, is how that is written here: a finite number, since -inf spoils penalties, weight
-decay and every look for NaN.
+Logits are unconstrained numbers, as those of a softmax, so `jax.grad` and optax apply to them as to
+any params. A logit below -1e20, also -inf, is a probability of exactly 0 with a gradient of exactly
+0. It is stored as `NEVER`, -1e30: a finite number, because -inf breaks penalties, weight decay and
+tests for NaN.
 
-With lengths, what lies beyond a sequence's own length has no influence on anything, NaN included.
+With lengths, values beyond a sequence's own length have no influence on any result, NaN included.
 
 References: Rabiner 1989, "A Tutorial on Hidden Markov Models and Selected Applications in Speech
 Recognition".
@@ -25,18 +25,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import at_least
 from jaxnet.core import Params
 from jaxnet.initializers import Initializer
 from jaxnet.layers.sequence import read
 
-NEVER = -1e30  # the logit of what has probability 0
-_LOWEST = -1e20  # what lies below is 0 too: weight decay may have moved it
+NEVER = -1e30  # the logit of probability 0
+_LOWEST = -1e20  # any logit below is probability 0 too, as weight decay may have changed it
 
 
 def log_probabilities(logits: jax.Array) -> jax.Array:
     """log softmax over the last axis, with exact zeros: -inf where a logit is below -1e20.
 
-    A row of such logits alone is -inf throughout: from there nothing goes on.
+    A row of such logits alone is -inf throughout: no transition leaves that state.
 
     Example:
       >>> p = jnp.exp(log_probabilities(jnp.array([0.0, jnp.log(3.0), NEVER])))
@@ -70,13 +71,13 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
 
 
 def left_to_right(skips: int = 0) -> Initializer:
-    """An initializer for `transition`: a state stays, goes to the next, or skips so many.
+    """An initializer for `transition`: to the same state, the next, or past up to `skips` states.
 
-    What is allowed starts equally likely; the rest stays impossible in all training. The usual
-    topology of speech, mostly with `first_state`.
+    The allowed transitions start equally likely; all others stay impossible in training. This is
+    the usual topology of speech, together with `first_state`.
 
     Args:
-      skips: at most so many states are passed over at a time.
+      skips: largest number of states passed over in one step, at least 0.
 
     Raises:
       ValueError: for skips below 0.
@@ -85,8 +86,7 @@ def left_to_right(skips: int = 0) -> Initializer:
       >>> jnp.exp(log_probabilities(left_to_right()(jax.random.key(0), (3, 3)))).tolist()
       [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]]
     """
-    if skips < 0:
-        raise ValueError(f"left_to_right: skips must not be negative, got {skips}")
+    at_least("left_to_right", "skips", skips, 0)
 
     def init(key, shape, dtype=jnp.float32):
         ahead = np.arange(shape[1]) - np.arange(shape[0])[:, None]
@@ -97,7 +97,7 @@ def left_to_right(skips: int = 0) -> Initializer:
 
 
 def logsumexp(a: jax.Array, axis: int) -> jax.Array:
-    """As `jax.nn.logsumexp`, but where all is -inf the gradient is 0 and not NaN.
+    """As `jax.nn.logsumexp`, but with gradient 0 instead of NaN where all entries are -inf.
 
     Example:
       >>> jax.grad(lambda a: logsumexp(a, 0))(jnp.array([-jnp.inf, -jnp.inf])).tolist()
@@ -110,84 +110,39 @@ def logsumexp(a: jax.Array, axis: int) -> jax.Array:
     return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, total)) + top.squeeze(axis))
 
 
-def hmm_forward(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array]:
-    """Forward: log p(all that is seen up to step t, state at t), and log p(the whole sequence).
+def forward(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array]:
+    """log p(observations up to step t, state at t), and log p(whole sequence).
 
     Args:
-      params: with "start" (states,) and "transition" (states, states); other entries are let be.
+      params: with "start" (states,) and "transition" (states, states); other entries are ignored.
       scores: (batch, time, states), log p(x at t | state); -inf where that is impossible.
-      lengths: (batch,) integers in [0, time], or None where every sequence has all steps.
+      lengths: (batch,) integers in [0, time], or None if every sequence has all steps.
 
     Returns:
       (batch, time, states), zero beyond the lengths, and (batch,): the log-likelihoods in nats. It
       is 0 for a sequence of no steps, -inf for an impossible one, NaN where a score is NaN.
 
     Raises:
-      ValueError: where shapes do not fit, or lengths are out of range.
-      TypeError: for lengths that are no integers.
+      ValueError: for shapes that do not fit, or lengths out of range.
+      TypeError: for lengths that are not integers.
 
     Example:
       >>> params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
       >>> scores = jnp.log(jnp.full((1, 3, 2), 0.5))  # a coin, whatever the state
-      >>> jnp.exp(hmm_forward(params, scores, jnp.array([3]))[1])
+      >>> jnp.exp(forward(params, scores, jnp.array([3]))[1])
       Array([0.125], dtype=float32)
     """
-    return _forward(*_checked(params, scores, lengths, "hmm_forward"))
-
-
-def hmm_backward(params: Params, scores: Any, lengths: Any = None) -> jax.Array:
-    """Backward: log p(all that is seen after step t | state at t).
-
-    Args:
-      params, scores, lengths: as `hmm_forward`.
-
-    Returns:
-      (batch, time, states): 0 at each sequence's last step, and beyond.
-
-    Raises:
-      ValueError, TypeError: as `hmm_forward`.
-
-    Example:
-      >>> params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
-      >>> scores = jnp.log(jnp.full((1, 3, 2), 0.5))
-      >>> jnp.exp(hmm_backward(params, scores))[0, :, 0].tolist()
-      [0.25, 0.5, 1.0]
-    """
-    return _backward(*_checked(params, scores, lengths, "hmm_backward"))
-
-
-def hmm_posteriors(params: Params, scores: Any, lengths: Any = None) -> jax.Array:
-    """p(state at t | the whole sequence), from forward and backward.
-
-    Args:
-      params, scores, lengths: as `hmm_forward`.
-
-    Returns:
-      (batch, time, states), which sum to 1; all zero beyond the lengths and for an impossible
-      sequence.
-
-    Raises:
-      ValueError, TypeError: as `hmm_forward`.
-
-    Example:
-      A chain that stays where it is: its last step tells about its first.
-
-      >>> params = {"start": jnp.zeros(2), "transition": 99 * jnp.eye(2)}
-      >>> scores = jnp.log(jnp.array([[[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]]]))
-      >>> hmm_posteriors(params, scores)[0, 0].round(4).tolist()
-      [0.199..., 0.799...]
-    """
-    return _posteriors(*_checked(params, scores, lengths, "hmm_posteriors"))
+    return _forward(*_read(params, scores, lengths, "forward"))
 
 
 class Counts(NamedTuple):
-    """What `hmm_counts` gives.
+    """Result of `expected_counts`.
 
     Fields:
       log_likelihood: (batch,).
-      start: (states,), how many sequences begin in each state.
-      transition: (states, states), how many steps go from one to another.
-      posterior: (batch, time, states), of each step.
+      start: (states,), number of sequences that begin in each state.
+      transition: (states, states), number of steps from one state to another.
+      posterior: (batch, time, states), p(state at t | whole sequence).
     """
 
     log_likelihood: jax.Array
@@ -196,42 +151,66 @@ class Counts(NamedTuple):
     posterior: jax.Array
 
 
-def hmm_counts(params: Params, scores: Any, lengths: Any = None) -> Counts:
-    """How often states and transitions are expected to have occurred, given what was seen.
+def expected_counts(params: Params, scores: Any, lengths: Any = None) -> Counts:
+    """Expected numbers of starts and transitions given the sequences: the E-step of Baum-Welch.
 
-    They are the gradient of the log-likelihood by the log-probabilities (Fisher's identity), so one
-    reverse pass through the forward scan gives all of them: the E-step of Baum-Welch. An impossible
+    They are the gradient of the log-likelihood with respect to the log-probabilities (Fisher's
+    identity), so one reverse pass through the forward scan gives all of them. An impossible
     sequence counts for nothing.
 
     Args:
-      params, scores, lengths: as `hmm_forward`.
+      params, scores, lengths: as in `forward`.
 
     Raises:
-      ValueError, TypeError: as `hmm_forward`.
+      ValueError, TypeError: as `forward`.
 
     Example:
       >>> params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
-      >>> counts = hmm_counts(params, jnp.zeros((5, 4, 2)), jnp.array([4, 4, 3, 1, 0]))
+      >>> counts = expected_counts(params, jnp.zeros((5, 4, 2)), jnp.array([4, 4, 3, 1, 0]))
       >>> float(counts.start.sum()), float(counts.transition.sum().round(4))
       (4.0, 8.0)
     """
-    return _counts(*_checked(params, scores, lengths, "hmm_counts"))
+    return _counts(*_read(params, scores, lengths, "expected_counts"))
+
+
+def posteriors(params: Params, scores: Any, lengths: Any = None) -> jax.Array:
+    """p(state at t | whole sequence).
+
+    Args:
+      params, scores, lengths: as in `forward`.
+
+    Returns:
+      (batch, time, states), which sum to 1 over states; all zero beyond the lengths and for an
+      impossible sequence.
+
+    Raises:
+      ValueError, TypeError: as `forward`.
+
+    Example:
+      In a chain that never changes its state the last step determines the posterior of the first:
+
+      >>> params = {"start": jnp.zeros(2), "transition": 99 * jnp.eye(2)}
+      >>> scores = jnp.log(jnp.array([[[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]]]))
+      >>> posteriors(params, scores)[0, 0].round(4).tolist()
+      [0.199..., 0.799...]
+    """
+    return _counts(*_read(params, scores, lengths, "posteriors")).posterior
 
 
 def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array]:
-    """The most likely path of states, and log p(that path and what was seen).
+    """The most likely path of states, and log p(path and observations).
 
     Args:
-      params, scores, lengths: as `hmm_forward`.
+      params, scores, lengths: as in `forward`.
 
     Returns:
-      Paths (batch, time) int32, -1 beyond the lengths; of equally likely ones, that whose later
-      states have the lower numbers. Log-probabilities (batch,), through which gradients flow: 0 for
-      no steps. Where no path is possible, or a score is NaN, the path is -1 throughout and its
+      Paths (batch, time) int32, -1 beyond the lengths; among equally likely paths the one whose
+      later states have the lower numbers. Log-probabilities (batch,), which are differentiable: 0
+      for no steps. If no path is possible, or a score is NaN, the path is -1 throughout and its
       log-probability -inf, or NaN.
 
     Raises:
-      ValueError, TypeError: as `hmm_forward`.
+      ValueError, TypeError: as `forward`.
 
     Example:
       >>> params = {"start": jnp.zeros(2), "transition": jnp.array([[2.0, 0], [0, 2]])}
@@ -242,19 +221,19 @@ def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
     Reference: Viterbi 1967, "Error bounds for convolutional codes and an asymptotically optimum
     decoding algorithm".
     """
-    return _viterbi(*_checked(params, scores, lengths, "viterbi"))
+    return _viterbi(*_read(params, scores, lengths, "viterbi"))
 
 
 def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
-    """Scores from a network that tells states apart: log p(state | x) - log p(state).
+    """Scores from a network that classifies states: log p(state | x) - log p(state).
 
-    By Bayes these are log p(x | state) up to log p(x), the same for all states: so Viterbi paths
-    and posteriors are right, and likelihoods are up to a number that depends on x alone.
+    By Bayes' rule these are log p(x | state) minus log p(x), which is the same for all states. So
+    Viterbi paths and posteriors are correct, and likelihoods up to a constant of x.
 
     Args:
       logits: (batch, time, states), of a softmax over the states.
-      log_prior: (states,), the log share of each state in the training steps; a state that never
-        occurred (-inf) gets scores of -inf.
+      log_prior: (states,), the log frequency of each state in the training steps; a state that
+        never occurred (-inf) gets scores of -inf.
 
     Example:
       >>> scaled_likelihoods(jnp.zeros((1, 1, 2)), jnp.log(jnp.array([0.5, 0.25])))[0, 0].tolist()
@@ -268,7 +247,7 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
     return jnp.where(known, scores, -jnp.inf)
 
 
-def _checked(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
+def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
     """start, transition, scores, and the mask (batch, time) of the steps that count."""
     if not isinstance(params, dict) or not {"start", "transition"} <= set(params):
         raise ValueError(
@@ -285,7 +264,7 @@ def _checked(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
     if scores.ndim != 3 or scores.shape[2] != len(start):
         raise ValueError(
             f"{who}: scores must be (batch, time, states) with {len(start)} states, got "
-            f"{scores.shape}; an emission gives them: emission.score(params['emission'], x)"
+            f"{scores.shape}; write scores = emission.score(params['emission'], x)"
         )
     if lengths is None:
         lengths = jnp.full(scores.shape[0], scores.shape[1])
@@ -300,20 +279,16 @@ def _by_time(a: jax.Array) -> jax.Array:
 def _later(scores, mask):
     """Scores and mask of all steps but the first, by time: (time, batch, states), (time, batch, 1).
 
-    Scores in padding are 0, whatever is there, NaN too.
+    Scores in padding are 0, whatever their value was, NaN included.
     """
     scores = jnp.where(mask[..., None], scores, 0)
     return _by_time(scores)[1:], _by_time(mask)[1:, :, None]
 
 
-# The (batch, states, states) of each step are computed again on the way back, not kept.
-_light = partial(jax.checkpoint, prevent_cse=False)
-
-
 def _shifted(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log_p less its largest entry, and that entry, a constant to gradients: (batch, 1).
+    """log_p minus its largest entry, and that entry, a constant to gradients: (batch, 1).
 
-    Logarithms that grow with time would lose their digits: float32 at -100,000 has steps of 0.008.
+    Logarithms that grow with time would lose digits: float32 near -100,000 has steps of 0.008.
     """
     top = jax.lax.stop_gradient(log_p.max(1, keepdims=True))
     top = jnp.where(jnp.isfinite(top), top, 0)
@@ -321,8 +296,10 @@ def _shifted(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _alphas(log_start, log_transition, scores, mask):
-    """Forward's logarithms and what they are less of, both by time, and the log-likelihoods."""
+    """Shifted forward logarithms and their shifts, both by time, and the log-likelihoods."""
 
+    # The (batch, states, states) of each step are recomputed in the backward pass, not kept.
+    @partial(jax.checkpoint, prevent_cse=False)
     def step(carry, now):
         alpha, shift = carry
         score, counts = now  # (batch, states), (batch, 1)
@@ -332,25 +309,10 @@ def _alphas(log_start, log_transition, scores, mask):
         return carry, carry
 
     first = _shifted(log_start + jnp.where(mask[:, :1], scores[:, 0], 0))
-    (alpha, shift), later = jax.lax.scan(_light(step), first, _later(scores, mask))
+    (alpha, shift), later = jax.lax.scan(step, first, _later(scores, mask))
     log_likelihood = jnp.where(mask[:, 0], logsumexp(alpha, 1) + shift[:, 0], 0)
     alphas, shifts = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
     return alphas, shifts, log_likelihood
-
-
-def _betas(log_transition, scores, mask):
-    """Backward's logarithms and what they are less of, both by time."""
-
-    def step(carry, after):
-        beta, shift = carry
-        score, counts = after  # (batch, states), (batch, 1)
-        moved, top = _shifted(logsumexp(log_transition + (score + beta)[:, None, :], 2))
-        carry = jnp.where(counts, moved, 0), jnp.where(counts, shift + top, 0)
-        return carry, carry
-
-    last = jnp.zeros_like(scores[:, 0]), jnp.zeros_like(scores[:, 0, :1])
-    _, earlier = jax.lax.scan(_light(step), last, _later(scores, mask), reverse=True)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), earlier, last)
 
 
 # Each is jitted, since a scan outside of jit compiles at every call.
@@ -359,23 +321,6 @@ def _forward(start, transition, scores, mask):
     logs = log_probabilities(start), log_probabilities(transition)
     alphas, shifts, log_likelihood = _alphas(*logs, scores, mask)
     return jnp.where(mask[..., None], _by_time(alphas + shifts), 0), log_likelihood
-
-
-@jax.jit
-def _backward(start, transition, scores, mask):
-    betas, shifts = _betas(log_probabilities(transition), scores, mask)
-    return _by_time(betas + shifts)  # (batch, time, states)
-
-
-@jax.jit
-def _posteriors(start, transition, scores, mask):
-    log_transition = log_probabilities(transition)
-    alphas, _, _ = _alphas(log_probabilities(start), log_transition, scores, mask)
-    betas, _ = _betas(log_transition, scores, mask)
-    joint = _by_time(alphas + betas)  # up to a number, the same for all states
-    total = logsumexp(joint, 2)[..., None]
-    posterior = jnp.exp(joint - jnp.where(jnp.isneginf(total), 0, total))
-    return jnp.where(mask[..., None], posterior, 0)
 
 
 @jax.jit

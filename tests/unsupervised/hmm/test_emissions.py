@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised import (
-    kmeans_init,
-    categorical,
-    gaussian_mixture,
-    uniform_segments,
-    random_vectors,
-    to_logits,
-)
+from jaxnet.unsupervised.hmm import categorical, gaussian_mixture, kmeans_init, uniform_segments
 from jaxnet.unsupervised.hmm.emissions import shares
+from jaxnet.unsupervised.hmm.markov import to_logits
 
 KEYS_MAY_REPEAT = True
 
@@ -110,23 +104,6 @@ def test_alignments():
     clusters = kmeans_init(jax.random.key(0), x, mask, 2)
     assert len(set(clusters[0, :4])) == len(set(clusters[0, 4:])) == 1
     assert clusters[0, 0] != clusters[0, 4] and clusters[1, 0] == clusters[0, 0]
-    drawn = kmeans_init(jax.random.key(0), x, mask, 4, method=random_vectors)
-    assert drawn.shape == (3, 7) and drawn.max() < 4
-
-
-def test_samples_of_a_mixture():
-    emission = gaussian_mixture(2)
-    params = {
-        "weight": to_logits(jnp.array([[0.25, 0.75], [1, 0]])),
-        "mean": jnp.array([[[-9.0], [9]], [[1], [7]]]),
-        "log_variance": jnp.log(jnp.array([[[1.0], [1]], [[4], [1]]])),
-    }
-    states = jnp.repeat(jnp.array([[0], [1]]), 4000, 1)
-    x = np.asarray(emission.sample(jax.random.key(0), params, states))[..., 0]
-    assert x.shape == (2, 4000)
-    share = (x[0] > 0).mean()
-    assert abs(share - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 4000)
-    assert abs(x[1].mean() - 1) < 4 * 2 / np.sqrt(4000) and abs(x[1].std() - 2) < 0.1
 
 
 def test_shares_of_rows_without_counts():
@@ -148,7 +125,7 @@ FLOATS, IDS = jn.spec((2, 5, 3)), jn.spec((2, 5), jnp.int32)
     [
         (lambda: categorical(1), "symbols must be at least 2, got 1"),
         (lambda: gaussian_mixture(0), "mixtures must be at least 1, got 0"),
-        (lambda: gaussian_mixture(floor=-1.0), "floor must not be negative, got -1.0"),
+        (lambda: gaussian_mixture(floor=-1.0), "floor must be at least 0, got -1.0"),
         (lambda: categorical(3).init(jax.random.key(0), FLOATS, 2), r"integers, got \(2, 5, 3\)"),
         (lambda: gaussian_mixture().init(jax.random.key(0), IDS, 2), r"got \(2, 5\) int32"),
         (

@@ -5,19 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.unsupervised import (
+from jaxnet.unsupervised.hmm import (
     NEVER,
     first_state,
-    hmm_backward,
-    hmm_counts,
-    hmm_forward,
-    hmm_posteriors,
+    forward,
     left_to_right,
     log_probabilities,
+    posteriors,
     scaled_likelihoods,
-    to_logits,
     viterbi,
 )
+from jaxnet.unsupervised.hmm.markov import expected_counts, to_logits
 
 KEYS_MAY_REPEAT = True
 LENGTHS = np.array([5, 3, 1, 0, 4])
@@ -49,19 +47,18 @@ def paths(start, transition, scores):
 @pytest.mark.parametrize("left", [False, True])
 def test_everything_is_what_enumeration_gives(x64, left):
     start, transition, params, scores = model(left)
-    alpha, log_p = hmm_forward(params, scores, LENGTHS)
-    beta = hmm_backward(params, scores, LENGTHS)
-    posterior = hmm_posteriors(params, scores, LENGTHS)
+    alpha, log_p = forward(params, scores, LENGTHS)
+    posterior = posteriors(params, scores, LENGTHS)
     best, score = viterbi(params, scores, LENGTHS)
-    counts = hmm_counts(params, scores, LENGTHS)
+    counts = expected_counts(params, scores, LENGTHS)
     # in NumPy, since jax compiles for each slice
-    alpha, log_p, beta, posterior, best, score, counts = jax.tree.map(
-        np.asarray, (alpha, log_p, beta, posterior, best, score, counts)
+    alpha, log_p, posterior, best, score, counts = jax.tree.map(
+        np.asarray, (alpha, log_p, posterior, best, score, counts)
     )
     first, moves = np.zeros(3), np.zeros((3, 3))
     for i, n in enumerate(LENGTHS):
         assert (np.asarray(best[i, n:]) == -1).all() and (np.asarray(posterior[i, n:]) == 0).all()
-        assert (np.asarray(alpha[i, n:]) == 0).all() and (np.asarray(beta[i, n:]) == 0).all()
+        assert (np.asarray(alpha[i, n:]) == 0).all()
         if n == 0:
             assert log_p[i] == score[i] == 0
             continue
@@ -79,12 +76,12 @@ def test_everything_is_what_enumeration_gives(x64, left):
         likeliest = max(all_paths, key=lambda path: all_paths[path])
         assert tuple(best[i, :n].tolist()) == likeliest
         np.testing.assert_allclose(score[i], np.log(all_paths[likeliest]), rtol=1e-12)
-        # forward and backward together make the whole at every step
-        joint = np.exp(alpha[i, :n] + beta[i, :n]).sum(1)
-        np.testing.assert_allclose(joint, total, rtol=1e-12)
-        prefix = paths(start, transition, scores[i, :1])
-        with np.errstate(divide="ignore"):
-            np.testing.assert_allclose(alpha[i, 0], np.log([prefix[k,] for k in range(3)]))
+        for t in range(n):  # all prefixes that end in each state
+            prefix = np.zeros(3)
+            for path, p in paths(start, transition, scores[i, : t + 1]).items():
+                prefix[path[-1]] += p
+            with np.errstate(divide="ignore"):
+                np.testing.assert_allclose(alpha[i, t], np.log(prefix), rtol=1e-12)
     np.testing.assert_allclose(counts.start, first, atol=1e-12)
     np.testing.assert_allclose(counts.transition, moves, atol=1e-12)
     np.testing.assert_allclose(counts.log_likelihood, log_p, rtol=1e-14)
@@ -98,14 +95,14 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
     start, transition, params, scores = model(left)
 
     def total(params, scores):
-        return hmm_forward(params, scores, LENGTHS)[1].sum()
+        return forward(params, scores, LENGTHS)[1].sum()
 
     by_params, by_scores = jax.grad(total, (0, 1))(params, jnp.asarray(scores))
-    posterior = np.asarray(hmm_posteriors(params, scores, LENGTHS))
+    posterior = np.asarray(posteriors(params, scores, LENGTHS))
     np.testing.assert_allclose(by_scores, posterior, atol=1e-12)
     first = posterior[:, 0].sum(0)
     np.testing.assert_allclose(by_params["start"], first - first.sum() * start, atol=1e-12)
-    moves = np.asarray(hmm_counts(params, scores, LENGTHS).transition)
+    moves = np.asarray(expected_counts(params, scores, LENGTHS).transition)
     expected = moves.sum(1, keepdims=True) * transition
     np.testing.assert_allclose(by_params["transition"], moves - expected, atol=1e-12)
     if left:
@@ -125,7 +122,7 @@ def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
     _, _, params, scores = model(left=True)
     weight = np.random.default_rng(2).normal(size=scores.shape)
     flow = {
-        "posterior": lambda p, s: (weight * hmm_posteriors(p, s, LENGTHS)).sum(),
+        "posterior": lambda p, s: (weight * posteriors(p, s, LENGTHS)).sum(),
         "viterbi": lambda p, s: viterbi(p, s, LENGTHS)[1].sum(),
     }
     for function in flow.values():
@@ -137,11 +134,10 @@ def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
 
 
 def functions(params, scores, lengths):
-    counts = hmm_counts(params, scores, lengths)
+    counts = expected_counts(params, scores, lengths)
     return {
-        "forward": hmm_forward(params, scores, lengths),
-        "backward": hmm_backward(params, scores, lengths),
-        "posteriors": hmm_posteriors(params, scores, lengths),
+        "forward": forward(params, scores, lengths),
+        "posteriors": posteriors(params, scores, lengths),
         "viterbi": viterbi(params, scores, lengths),
         "counts": (counts.log_likelihood, counts.posterior),
         "sums": (counts.start, counts.transition),
@@ -172,12 +168,12 @@ def test_sequences_do_not_see_each_other():
     together = jax.tree.map(np.asarray, functions(params, scores, LENGTHS))
     order = np.array([4, 2, 0, 3, 1])
     moved = functions(params, scores[order], LENGTHS[order])
-    for name in ("forward", "backward", "posteriors", "viterbi", "counts"):
+    for name in ("forward", "posteriors", "viterbi", "counts"):
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[order], b),
                      together[name], moved[name])  # fmt: skip
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
                  together["sums"], moved["sums"])  # fmt: skip
-    log_p = hmm_forward(params, scores[1:2, :3])[1][0]
+    log_p = forward(params, scores[1:2, :3])[1][0]
     np.testing.assert_allclose(log_p, together["forward"][1][1], rtol=1e-6)
     path = viterbi(params, scores[1:2, :3])[0][0]
     np.testing.assert_array_equal(path, together["viterbi"][0][1, :3])
@@ -192,18 +188,18 @@ def test_jit_is_eager_and_vmap_over_params():
         jax.jit(functions)(params, scores, lengths),
     )
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, model(seed=1)[2])
-    log_p = jax.vmap(lambda p: hmm_forward(p, scores, lengths)[1])(both)
-    np.testing.assert_allclose(log_p[0], hmm_forward(params, scores, lengths)[1], rtol=1e-6)
+    log_p = jax.vmap(lambda p: forward(p, scores, lengths)[1])(both)
+    np.testing.assert_allclose(log_p[0], forward(params, scores, lengths)[1], rtol=1e-6)
 
 
 def test_many_steps_and_unlikely_ones_do_not_underflow():
     params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
     scores = jnp.full((1, 2000, 2), -50.0)  # exp(-100000) is 0 in any float
-    np.testing.assert_allclose(hmm_forward(params, scores)[1], [-100000], rtol=1e-6)
+    np.testing.assert_allclose(forward(params, scores)[1], [-100000], rtol=1e-6)
     scores = scores - 1e-3 * jnp.arange(2)  # 100,000 alone has no such digits in float32
     share = 1 / (1 + np.exp(-1e-3))
-    np.testing.assert_allclose(hmm_posteriors(params, scores)[..., 0], share, rtol=1e-5)
-    np.testing.assert_allclose(hmm_counts(params, scores).posterior[..., 0], share, rtol=1e-5)
+    np.testing.assert_allclose(posteriors(params, scores)[..., 0], share, rtol=1e-5)
+    np.testing.assert_allclose(expected_counts(params, scores).posterior[..., 0], share, rtol=1e-5)
 
 
 def test_impossible_and_nan_sequences_are_alone_with_it():
@@ -211,20 +207,20 @@ def test_impossible_and_nan_sequences_are_alone_with_it():
     scores[1, 2, :] = -np.inf  # a step that no state can emit
     scores[4, 0, 0] = -np.inf  # the only first state cannot be
     scores[0, 3, 1] = np.nan
-    _, log_p = hmm_forward(params, scores, LENGTHS)
+    _, log_p = forward(params, scores, LENGTHS)
     log_p = np.asarray(log_p)
     assert np.isnan(log_p[0]) and log_p[1] == log_p[4] == -np.inf and np.isfinite(log_p[2])
     path, score = map(np.asarray, viterbi(params, scores, LENGTHS))
     assert np.isnan(score[0]) and score[1] == score[4] == -np.inf
     assert (np.asarray(path)[[0, 1, 4]] == -1).all() and path[2, 0] == 0
-    posterior = np.asarray(hmm_posteriors(params, scores, LENGTHS))
+    posterior = np.asarray(posteriors(params, scores, LENGTHS))
     assert (posterior[[1, 4]] == 0).all() and np.isnan(posterior[0]).any()
     few = np.array([1, 2, 4])
-    counts = hmm_counts(params, scores[few], LENGTHS[few])
-    alone = hmm_counts(params, scores[[2]], LENGTHS[[2]])
+    counts = expected_counts(params, scores[few], LENGTHS[few])
+    alone = expected_counts(params, scores[[2]], LENGTHS[[2]])
     np.testing.assert_array_equal(counts.start, alone.start)
     np.testing.assert_array_equal(counts.transition, alone.transition)
-    gradient = jax.grad(lambda p: hmm_forward(p, scores[few], LENGTHS[few])[1][1])(params)
+    gradient = jax.grad(lambda p: forward(p, scores[few], LENGTHS[few])[1][1])(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -247,7 +243,7 @@ def test_topologies():
     np.testing.assert_allclose(skipping[0], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
     np.testing.assert_allclose(skipping[2:], [[0, 0, 0.5, 0.5], [0, 0, 0, 1]])
     assert first_state(key, (3,)).tolist() == np.float32([0, NEVER, NEVER]).tolist()
-    with pytest.raises(ValueError, match="skips must not be negative, got -1"):
+    with pytest.raises(ValueError, match="skips must be at least 0, got -1"):
         left_to_right(-1)
 
 
@@ -263,7 +259,7 @@ def test_scaled_likelihoods_are_bayes(x64):
     )
     _, _, params, _ = model()
     np.testing.assert_allclose(
-        hmm_posteriors(params, scores), hmm_posteriors(params, np.log(likelihood)), rtol=1e-10
+        posteriors(params, scores), posteriors(params, np.log(likelihood)), rtol=1e-10
     )
     never = scaled_likelihoods(logits, np.array([0.0, -np.inf, 0]))
     assert (np.asarray(never[..., 1]) == -np.inf).all()
@@ -278,7 +274,7 @@ GOOD = {"start": jnp.zeros(3), "transition": jnp.zeros((3, 3))}
         ({"start": 0}, (2, 4, 3), None, ValueError, r"a dict with 'start'.* got \['start'\]"),
         ([1], (2, 4, 3), None, ValueError, "got list"),
         (GOOD | {"transition": jnp.zeros((3, 2))}, (2, 4, 3), None, ValueError, r"\(3, 2\)"),
-        (GOOD, (2, 4, 5), None, ValueError, r"with 3 states, got \(2, 4, 5\); an emission"),
+        (GOOD, (2, 4, 5), None, ValueError, r"with 3 states, got \(2, 4, 5\); write scores"),
         (GOOD, (4, 3), None, ValueError, r"scores must be \(batch, time, states\)"),
         (GOOD, (2, 4, 3), np.array([5, 1]), ValueError, r"lengths must be in \[0, 4\]"),
         (GOOD, (2, 4, 3), np.array([4.0, 1]), TypeError, "must be an array of integers"),
@@ -287,6 +283,6 @@ GOOD = {"start": jnp.zeros(3), "transition": jnp.zeros((3, 3))}
     ],
 )
 def test_what_does_not_fit(params, shape, lengths, error, words):
-    for function in (hmm_forward, hmm_backward, hmm_posteriors, viterbi, hmm_counts):
+    for function in (forward, posteriors, viterbi, expected_counts):
         with pytest.raises(error, match=words):
             function(params, jnp.zeros(shape), lengths)

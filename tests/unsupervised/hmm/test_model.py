@@ -1,5 +1,3 @@
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,24 +5,22 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised import (
+from jaxnet.unsupervised.hmm import (
     baum_welch,
     categorical,
     first_state,
     fit_hmm,
     gaussian_mixture,
     hmm,
-    hmm_posteriors,
-    uniform_segments,
     left_to_right,
     log_probabilities,
-    sample_hmm,
-    to_logits,
+    posteriors,
+    uniform_segments,
     viterbi,
 )
+from jaxnet.unsupervised.hmm.markov import to_logits
 
 KEYS_MAY_REPEAT = True
-MODULE = sys.modules["jaxnet.unsupervised.hmm"]  # its own name is that of the function
 LENGTHS = np.array([12, 7, 1, 9])
 VALID = np.arange(12) < LENGTHS[:, None]
 KINDS = ["categorical", "gaussian", "mixture"]
@@ -93,7 +89,7 @@ def test_likelihood_posterior_and_path_are_hmmlearns(x64, kind):
     np.testing.assert_allclose(log_p, [known.score(piece) for piece in pieces], rtol=1e-10)
     scores = emission.score(params["emission"], blank(x))
     np.testing.assert_allclose(
-        np.asarray(hmm_posteriors(params, scores, LENGTHS))[VALID],
+        np.asarray(posteriors(params, scores, LENGTHS))[VALID],
         known.predict_proba(steps, LENGTHS),
         atol=1e-10,
     )
@@ -212,15 +208,19 @@ def test_padding_changes_no_likelihood_and_no_gradient(kind):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def walk(key, floor=1e-3):
-    """Sequences from left to right through three states far apart."""
-    emission = gaussian_mixture(1, floor=floor)
+def walk(key):
+    """Sequences from left to right through three states far apart, and their states."""
+    emission = gaussian_mixture()
     params = {
         "start": first_state(key, (3,)), "transition": left_to_right()(key, (3, 3)),
         "emission": {"weight": jnp.zeros((3, 1)), "log_variance": jnp.zeros((3, 1, 2)),
                      "mean": jnp.array([[[0.0, 0]], [[9, 0]], [[0, 9]]])},
     }  # fmt: skip
-    return params, emission, *sample_hmm(key, params, emission, 40, 11)
+    draw = np.random.default_rng(0)
+    moves = np.pad(draw.random((40, 10)) < 0.5, ((0, 0), (1, 0)))
+    states = np.minimum(np.cumsum(moves, 1), 2)
+    x = np.asarray(params["emission"]["mean"])[states, 0] + draw.normal(size=(40, 11, 2))
+    return params, emission, x.astype(np.float32), states
 
 
 @pytest.mark.slow
@@ -232,21 +232,23 @@ def test_what_cannot_be_stays_so():
     lengths = np.random.default_rng(0).integers(8, 12, 40)
     options = dict(start_init=first_state, transition_init=left_to_right())
     fitted = fit_hmm(
-        jax.random.key(1), x, 3, emission=emission, lengths=lengths, align=uniform_segments, **options
+        jax.random.key(1),
+        x,
+        3,
+        emission=emission,
+        lengths=lengths,
+        align=uniform_segments,
+        **options,
     )
-    net, optimizer = hmm(3, emission, **options), optax.adamw(0.05, weight_decay=1e-2)
-
-    def objective(params, state, batch, *, key, train):
-        log_p, state = net.apply(params, state, batch)
-        return -log_p.mean(), (state, {})
-
-    step = jn.make_step(objective, optimizer)
-    trained = jn.init_training(net, optimizer, jax.random.key(2), x)
-    near = trained.params["emission"] | {"mean": params["emission"]["mean"] + 1}
-    trained = trained._replace(params=trained.params | {"emission": near})
+    net, batch = hmm(3, emission, **options), (x, jnp.asarray(lengths))
+    objective = jn.compose(lambda m, batch: (-m(net, batch), {}), name="likelihood")
+    trainer = jn.trainer(objective, optax.adamw(0.05, weight_decay=1e-2))
+    trained = trainer.init(jax.random.key(2), batch)
+    near = trained.params["hmm"]["emission"] | {"mean": params["emission"]["mean"] + 1}
+    trained = trained._replace(params={"hmm": trained.params["hmm"] | {"emission": near}})
     for _ in range(60):
-        trained, metrics = step(trained, (x, jnp.asarray(lengths)))
-    for p in (fitted, trained.params):
+        trained, metrics = trainer.step(trained, batch)
+    for p in (fitted, trained.params["hmm"]):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(p))
         transition = np.exp(log_probabilities(p["transition"]))
         assert (transition[~allowed] == 0).all() and (transition[allowed] > 0).all()
@@ -296,28 +298,6 @@ def test_fit_of_symbols():
     np.testing.assert_allclose(np.sort(p, 1), [[0, 0, 1]] * 3, atol=0.02)
     transition = np.exp(log_probabilities(params["transition"]))
     np.testing.assert_allclose(np.diag(transition), 0.5, atol=0.05)
-
-
-def test_samples_have_the_models_shares(x64):
-    params, emission, _, _ = model("categorical")
-    x, states = map(np.asarray, sample_hmm(jax.random.key(3), params, emission, 50, 100))
-    transition = np.exp(log_probabilities(params["transition"]))
-    share = np.zeros((3, 3))
-    np.add.at(share, (states[:, :-1], states[:, 1:]), 1)
-    visits = share.sum(1, keepdims=True)
-    error = np.sqrt(transition * (1 - transition) / visits)
-    assert (abs(share / visits - transition) < 4.5 * error).all()
-    p = np.exp(log_probabilities(params["emission"]["logits"]))
-    seen = np.zeros((3, 4))
-    np.add.at(seen, (states, x), 1)
-    visits = seen.sum(1, keepdims=True)
-    assert (abs(seen / visits - p) < 4.5 * np.sqrt(p * (1 - p) / visits)).all()
-    first = np.bincount(states[:, 0], minlength=3) / 50
-    start = np.exp(log_probabilities(params["start"]))
-    assert (abs(first - start) < 4 * np.sqrt(start * (1 - start) / 50)).all()
-    again, _ = sample_hmm(jax.random.key(3), params, emission, 50, 100)
-    np.testing.assert_array_equal(x, again)
-    assert sample_hmm(jax.random.key(3), params, emission, 2, 1)[0].shape == (2, 1)
 
 
 def test_states_without_visits_keep_their_params(x64):
@@ -383,7 +363,6 @@ SYMBOLS = PARAMS | {"emission": {"logits": jnp.array([[0.0, -jnp.inf], [0, -jnp.
             lambda: fit_hmm(jax.random.key(0), V, 2, emission=gaussian_mixture(), restarts=0),
             "restarts must be at least 1",
         ),
-        (lambda: sample_hmm(jax.random.key(0), SYMBOLS, categorical(2), 0, 1), "batch and time"),
     ],
 )
 def test_what_does_not_fit(call, words):

@@ -1,0 +1,244 @@
+"""The parts that all experiments share: records, options, seeds, training, figures, the command.
+
+An experiment is one file that reads from top to bottom: a docstring with the claim, `RECORDS` with
+the figures measured (the rows of README.md), a `Config` of options, `run(config)`, and
+
+    if __name__ == "__main__":
+        main(Config, run)
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+import jax
+import numpy as np
+
+import jaxnet as jn
+from jaxnet.core import PyTree
+from jaxnet.viz.figure import COLORS
+
+T = TypeVar("T")
+CPU = "2 CPU cores, jax 0.10.2"
+"""The machine of the records."""
+
+
+class Record(NamedTuple):
+    """A measured result: one row of the table in README.md.
+
+    Fields:
+      claim: in a few words; "… " begins one that continues the row above.
+      result: figures as measured, mean ± standard deviation over the seeds.
+      seeds: their number, with a remark where they are not plain repetitions.
+      time: of the command, in words; empty where the row above includes it.
+      machine: with versions.
+      options: that follow `python -m experiments.NAME`; a tuple where several commands were run.
+        Rows with the same options come from one command.
+      seconds: of each command on that machine, for `python -m experiments --minutes`; only the
+        first row of a command needs them.
+    """
+
+    claim: str
+    result: str
+    seeds: str = ""
+    time: str = ""
+    machine: str = CPU
+    options: str | tuple[str, ...] = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of the options below, which a Config inherits; checks values at construction.
+
+    An option of type Literal must have one of its values; an int whose default is at least 1 must
+    be at least 1. For a tuple this holds for each entry, and it must not be empty.
+
+    Raises:
+      ValueError: naming the option, the values expected and the value given.
+    """
+
+    def __post_init__(self):
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            hint, value = hints[field.name], getattr(self, field.name)
+            default = field.default
+            if get_origin(hint) is tuple:
+                hint = get_args(hint)[0]
+                if not value:
+                    raise ValueError(f"{field.name} must not be empty")
+            else:
+                value, default = (value,), (default,)
+            for given in value:
+                if get_origin(hint) is Literal and given not in get_args(hint):
+                    choices = ", ".join(map(str, get_args(hint)))
+                    raise ValueError(f"{field.name} must be one of {choices}, got {given!r}")
+                if hint is int and min(default) >= 1 and given < 1:
+                    raise ValueError(f"{field.name} must be at least 1, got {given}")
+
+
+@dataclass(frozen=True)
+class Output(Options):
+    output: Path = Path("runs")
+    """folder of the pictures"""
+
+
+@dataclass(frozen=True)
+class Seed(Options):
+    seed: int = 0
+    """draws weights, order and augmentation; the first seed where there are several"""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Seeds(Seed):
+    seeds: int = 1
+    """number of runs, with consecutive seeds"""
+
+    @property
+    def all_seeds(self) -> range:
+        return range(self.seed, self.seed + self.seeds)
+
+
+@dataclass(frozen=True)
+class Data(Options):
+    data_dir: Path | None = None
+    """folder of the datasets; by default the environment variable TFDS_DATA_DIR"""
+
+
+@dataclass(frozen=True)
+class TrainSize(Data):
+    train_size: int | None = None
+    """train on the first `train_size` examples; by default on all"""
+
+
+def main(config: type, run: Callable[[Any], Any]) -> None:
+    """Command line of an experiment: reads the options, runs, prints the time taken.
+
+    Args:
+      config: the dataclass of the options; its docstring and theirs are the help.
+      run: called with an instance of it.
+    """
+    import tyro
+
+    options = tyro.cli(config)
+    wall, cpu = time.perf_counter(), time.process_time()
+    run(options)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"{wall:.1f} s, {cpu:.1f} s of CPU, loading and compilation included")
+
+
+def over_seeds(run: Callable[[int], T], config: Seeds) -> list[T]:
+    """Results of `run(seed)` for every seed of a config."""
+    return [run(seed) for seed in config.all_seeds]
+
+
+def total_steps(examples: int, config: Any) -> int:
+    """Training steps of `config.epochs` epochs in batches of `config.batch_size`."""
+    return config.epochs * -(-examples // config.batch_size)
+
+
+def run_epochs(
+    trainer: jn.Trainer,
+    data: PyTree,
+    *,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    evaluate: PyTree | None = None,
+) -> list[jn.Epoch]:
+    """Every epoch of a training from scratch; prints about ten of them.
+
+    Args:
+      trainer: from `jn.trainer`.
+      data, epochs, batch_size, evaluate: as for `jn.fit`.
+      seed: of `trainer.init`.
+    """
+    done = []
+    train_state = trainer.init(jax.random.key(seed), data)
+    for epoch in jn.fit(
+        trainer, train_state, data, epochs=epochs, batch_size=batch_size, evaluate=evaluate
+    ):
+        done.append(epoch)
+        if epoch.number % -(-epochs // 10) == 0:
+            print(epoch, flush=True)
+    return done
+
+
+def deviation(values: Sequence[float] | np.ndarray) -> float:
+    """Sample standard deviation; NaN for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def mean_std(values: Sequence[float] | np.ndarray, spec: str = ".2%", *, ends: bool = False) -> str:
+    """Mean ± standard deviation as text; the mean alone for a single value.
+
+    Args:
+      values: (seeds,).
+      spec: format of each number.
+      ends: also give the lowest and the highest value.
+
+    Example:
+      >>> mean_std([0.98, 0.99, 1.0], ends=True)
+      '99.00 ± 1.00% (98.00% to 100.00%)'
+    """
+    text = f"{np.mean(values):{spec}}"
+    if len(values) > 1:
+        text = f"{text.removesuffix('%')} ± {deviation(values):{spec}}"
+        text += f" ({np.min(values):{spec}} to {np.max(values):{spec}})" if ends else ""
+    return text
+
+
+def per_class(y: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices of `count` random examples of each class, without repetition.
+
+    Args:
+      y: (examples,), labels.
+      count: examples per class.
+      seed: of the draw.
+    """
+    draw = np.random.default_rng(seed)
+    rows = [draw.choice(np.flatnonzero(y == c), count, replace=False) for c in np.unique(y)]
+    return np.concatenate(rows)
+
+
+def save(figures: Mapping[str, Any], folder: Path, *, dpi: int = 100) -> list[Path]:
+    """Saves each figure as folder/name.png, prints the paths and returns them."""
+    paths = [
+        jn.viz.save(figure, folder / f"{name}.png", dpi=dpi) for name, figure in figures.items()
+    ]
+    print("pictures: " + ", ".join(map(str, paths)))
+    return paths
+
+
+def grid(axes: Any) -> None:
+    """A light grid behind the data, and no frame above and on the right."""
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_by_labels(axes: Any, accuracies: dict[str, dict[int, np.ndarray]], step: float) -> None:
+    """Accuracy against labelled examples per class: one line per method, with deviations.
+
+    Args:
+      axes: of matplotlib.
+      accuracies: method -> labels per class (0 for all) -> (seeds,).
+      step: horizontal distance between the lines, so that they do not overlap.
+    """
+    for i, (name, found) in enumerate(accuracies.items()):
+        places = np.arange(len(found)) + step * (i - len(accuracies) / 2)
+        means = [100 * a.mean() for a in found.values()]
+        errors = [100 * np.nan_to_num(deviation(a)) for a in found.values()]
+        style: Any = dict(color=COLORS[i % len(COLORS)], marker="o", markersize=4, capsize=2)
+        axes.errorbar(places, means, errors, label=name, **style)
+    labels = list(next(iter(accuracies.values())))
+    axes.set_xticks(range(len(labels)), [str(n or "all") for n in labels])
+    axes.set_xlabel("labels per class")
+    grid(axes)

@@ -1,0 +1,69 @@
+"""Utterances as sequences of features: single digits, and strings of digits joined from them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnet as jn
+from jaxnet.data.speech import DIGITS_RATE as RATE
+from jaxnet.data.speech import Recordings, Strings
+
+HOP = 0.01  # seconds between frames
+
+
+class Utterances(NamedTuple):
+    """Features of n utterances with their transcripts.
+
+    Fields:
+      features: n arrays (frames, 39).
+      digits: n integer arrays, the digits spoken.
+      places: n arrays (frames,), index of the digit each frame belongs to; -1 in a gap.
+      speakers: (n,) names.
+    """
+
+    features: list[np.ndarray]
+    digits: list[np.ndarray]
+    places: list[np.ndarray]
+    speakers: np.ndarray
+
+    def take(self, rows: Any) -> "Utterances":
+        chosen = np.arange(len(self.features))[rows]
+        features, digits, places = ([part[i] for i in chosen] for part in self[:3])
+        return Utterances(features, digits, places, self.speakers[chosen])
+
+
+def concatenate(a: Utterances, b: Utterances) -> Utterances:
+    features, digits, places = (x + y for x, y in zip(a[:3], b[:3], strict=True))
+    return Utterances(features, digits, places, np.concatenate([a.speakers, b.speakers]))
+
+
+def features(waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """MFCCs with first and second differences: 39 numbers every 10 ms."""
+    return jn.data.mfcc(waves, rate=RATE, hop=HOP)
+
+
+def isolated(recordings: Recordings) -> Utterances:
+    """One digit per utterance, in all of its frames."""
+    found = features(recordings.waves)
+    places = [np.zeros(len(f), int) for f in found]
+    return Utterances(found, list(recordings.digits[:, None]), places, recordings.speakers)
+
+
+def connected(strings: Strings) -> Utterances:
+    """Several digits per utterance, with the place of each."""
+    found = features(strings.waves)
+    places = [
+        jn.data.piece_of_frames(p, len(f), rate=RATE, hop=HOP)
+        for p, f in zip(strings.places, found, strict=True)
+    ]
+    return Utterances(found, strings.digits, places, strings.speakers)
+
+
+def padded(arrays: list[np.ndarray], multiple: int = 64) -> tuple[jax.Array, jax.Array]:
+    """One array (n, time, ...) and lengths (n,); time is a multiple, so that few shapes compile."""
+    longest = max(map(len, arrays))
+    x, lengths = jn.data.pad(arrays, length=-(-longest // multiple) * multiple)
+    return jnp.asarray(x), jnp.asarray(lengths)

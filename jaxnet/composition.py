@@ -1,0 +1,110 @@
+"""Composition of layers: in series, side by side, around a shortcut."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, compose
+
+
+def serial(*layers: Layer | Callable, name: str = "serial") -> Layer:
+    """One layer after another: each gets the output of the one before.
+
+    Args:
+      layers: layers or plain functions, such as `jax.nn.relu`.
+      name: of the layer.
+
+    Example:
+      >>> net = serial(jnp.tanh, lambda x: x[:, :2])
+      >>> params, state = net.init(jax.random.key(0), spec((5, 3)))
+      >>> y, state = net.apply(params, state, jnp.ones((5, 3)))
+      >>> y.shape
+      (5, 2)
+    """
+    _check_layers("serial", layers)
+
+    def forward(m, x):
+        for layer in layers:
+            x = m(layer, x)
+        return x
+
+    return compose(forward, name=name, kind="serial")
+
+
+def parallel(*layers: Layer | Callable, name: str = "parallel") -> Layer:
+    """Layers side by side; the output is the tuple of their outputs.
+
+    An input that is an array (or a dict) goes to every layer. An input that is a tuple or list has
+    one entry per layer, as in stax. To give one tuple to all layers, write a `compose`.
+
+    Args:
+      layers: layers or plain functions.
+      name: of the layer.
+
+    Raises:
+      ValueError: for a tuple of another length.
+
+    Example:
+      >>> net = parallel(jnp.sin, jnp.cos)
+      >>> (s, c), _ = net.apply({}, {}, jnp.zeros((2, 3)))
+      >>> (s, t), _ = net.apply({}, {}, (jnp.zeros((2, 3)), jnp.zeros((4, 5))))
+      >>> s.shape, c.shape, t.shape
+      ((2, 3), (2, 3), (4, 5))
+    """
+    _check_layers("parallel", layers)
+
+    def forward(m, x):
+        if not isinstance(x, tuple | list):
+            return tuple(m(layer, x) for layer in layers)
+        if len(x) != len(layers):
+            raise ValueError(
+                f"{name}: expected one input per layer, {len(layers)}, got a tuple of {len(x)}; "
+                "an array goes to every layer, and compose can give a tuple to any of them"
+            )
+        return tuple(m(layer, entry) for layer, entry in zip(layers, x, strict=True))
+
+    return compose(forward, name=name, kind="parallel")
+
+
+def residual(
+    layer: Layer | Callable, shortcut: Layer | Callable | None = None, *, name: str = "residual"
+) -> Layer:
+    """layer(x) + shortcut(x); without a shortcut, layer(x) + x.
+
+    Args:
+      layer: keeps the shape of x, or changes it as `shortcut` does.
+      shortcut: for example a 1x1 convolution, where `layer` changes the shape.
+      name: of the layer.
+
+    Raises:
+      ValueError: for different shapes; they are never broadcast.
+
+    Example:
+      >>> net = residual(jnp.tanh)
+      >>> y, _ = net.apply({}, {}, jnp.zeros((2, 3)))
+      >>> y.shape
+      (2, 3)
+    """
+    _check_layers("residual", (layer,) if shortcut is None else (layer, shortcut))
+
+    def forward(m, x):
+        y = m(layer, x)
+        x = x if shortcut is None else m(shortcut, x)
+        if jnp.shape(x) != jnp.shape(y):
+            raise ValueError(
+                f"{name}: expected equal shapes, got {jnp.shape(y)} from the layer and "
+                f"{jnp.shape(x)} from the shortcut; pass a shortcut of the layer's output shape, "
+                "such as residual(layer, conv(features, 1, strides=2))"
+            )
+        return y + x
+
+    return compose(forward, name=name, kind="residual")
+
+
+def _check_layers(who: str, layers: tuple) -> None:
+    for i, layer in enumerate(layers):
+        if not callable(layer) and not isinstance(layer, Layer):
+            raise TypeError(
+                f"{who}: argument {i} must be a layer or a function, got {type(layer).__name__}; "
+                f"pass several layers one by one, as in {who}(a, b, c)"
+            )

@@ -1,0 +1,24 @@
+"""The contract of jaxnet: what a layer is, how layers become models, and how to look inside."""
+
+from jaxnet.core.compose import compose
+from jaxnet.core.contract import (
+    Layer,
+    Memo,
+    Params,
+    State,
+    as_layer,
+    child_key,
+    function_name,
+    key_spec,
+    param_dtype,
+    spec,
+    stateless,
+)
+from jaxnet.core.look import observe, pick, tap
+from jaxnet.core.messages import Path, PyTree, abstract, describe, path_name
+
+__all__ = [
+    "Layer", "Memo", "Params", "Path", "PyTree", "State", "abstract", "as_layer", "child_key",
+    "compose", "describe", "function_name", "key_spec", "observe", "param_dtype", "path_name",
+    "pick", "spec", "stateless", "tap",
+]  # fmt: skip

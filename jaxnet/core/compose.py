@@ -1,0 +1,328 @@
+"""Composition: a model is an ordinary function of `m` and `x`, and this is the one walk over it.
+
+`init` runs the function on shapes and notes what it calls, then draws the parameters; `apply` runs
+it on data. Either way a call of `m` goes through `Scope`, which names the child, gives it its own
+entries and key, and shows the call to the watches (see `observe`).
+"""
+
+import copy
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core.contract import (
+    Layer,
+    Memo,
+    Params,
+    State,
+    as_layer,
+    child_key,
+    function_name,
+    key_spec,
+    param_dtype,
+    shapes_of,
+    signature,
+)
+from jaxnet.core.messages import (
+    Mismatch,
+    Path,
+    PyTree,
+    abstract,
+    check_dict,
+    check_key,
+    compare,
+    located,
+)
+
+# What init notes, by path: how to draw the entry, and its shapes (params, state).
+Plan = dict[Path, tuple[Callable[[jax.Array], tuple[Any, State]], tuple[Any, Any]]]
+
+
+class Watch(NamedTuple):
+    """A view of the calls inside a layer.
+
+    Fields:
+      see: `(path, layer, x, y) -> y`, with the path below the watched layer.
+      done: whether the remaining calls are skipped; their outputs are then zeros.
+      transforms: whether to look inside transforms.
+      depth: length of the path of the watched layer.
+      skipped: shapes of skipped outputs, by path and input.
+    """
+
+    see: Callable[[Path, Layer, PyTree, PyTree], PyTree]
+    done: Callable[[], bool] = lambda: False
+    transforms: bool = False
+    depth: int = 0
+    skipped: Any = None
+
+
+class Scope:
+    """The `m` of one run of a forward function; with a plan it notes, without one it computes."""
+
+    def __init__(self, path: Path, x, params, state, key, train=False, watches=(), plan=None):
+        for what, tree in (("params", params), ("state", state)):
+            check_dict(what, path, tree)
+        self.train, self._path, self._x, self._key = train, path, x, key
+        self._params, self._state, self._plan = params, dict(state), plan
+        self._watches: tuple[Watch, ...] = watches
+        self._names: dict[int, str] = {}
+        self._held: list[Any] = []  # a freed layer's id would come back and share by accident
+        self._counts: dict[str, int] = {}  # calls by name
+        self._own: set[str] = set()  # names of parameters
+
+    def __call__(self, layer: Layer | Callable, x: PyTree) -> PyTree:
+        """The output of a child."""
+        name, layer = self._name(layer), as_layer(layer)
+        path = (*self._path, name)
+        with located(path, x):
+            for watch in self._watches:
+                if watch.done():
+                    return _zeros(_output(layer, path, x, watch.skipped))
+            self._counts[name] = count = self._counts.get(name, -1) + 1
+            y = self._run(layer, path, x, self._fold(name, count))
+            for watch in self._watches:
+                y = watch.see(path[watch.depth :], layer, x, y)
+            return y
+
+    def param(self, name: str, initializer: Callable, shape: tuple[int, ...]) -> jax.Array:
+        """A parameter of this layer."""
+        shape, needed = tuple(shape), {name: jax.ShapeDtypeStruct(shape, param_dtype(self._x))}
+        self._check_name(name, "m.param(name, initializer, shape)", callable(initializer))
+        if name in self._names.values():
+            raise ValueError(f"{self._here}: the parameter {name!r} has the name of a child")
+        self._own.add(name)
+        self._counts[name] = 0
+        if any(watch.done() for watch in self._watches):
+            return _zeros(needed[name])
+        if self._plan is None:
+            given = {name: self._params[name]} if name in self._params else {}
+            compare(self._path, (needed, {}), (given, {}), self._x)
+            return self._params[name]
+        draw = lambda key: (initializer(key, shape, param_dtype(self._x)), {})  # noqa: E731
+        _, (first, _) = self._plan.setdefault((*self._path, name), (draw, (needed[name], {})))
+        compare(self._path, ({name: first}, {}), (needed, {}), self._x)
+        return _zeros(needed[name])
+
+    def key(self, name: str) -> jax.Array:
+        """A random key of this layer; another one at each call."""
+        self._check_name(name, "m.key(name)")
+        if self._key is None:
+            raise ValueError(
+                f"{self._here}: m.key({name!r}) needs a random key; write "
+                "net.apply(params, state, x, key=jax.random.key(0))"
+            )
+        name = f"key/{name}"  # no child has a '/'
+        self._counts[name] = count = self._counts.get(name, -1) + 1
+        return self._fold(name, count)
+
+    def inline(self, layer: Layer, x: PyTree) -> PyTree:
+        """The output of a layer whose entries are those of this one; for layers around a layer."""
+        if callable(layer.inside):
+            return layer.inside(self, x)
+        self._counts |= dict.fromkeys([*self._params, *self._state], 0)
+        return self._run(layer, self._path, x, self._key)
+
+    def penalize(self, penalty: Callable[[Params], Any]) -> Any:
+        """A function of all parameters of this layer; 0 in init."""
+        return 0.0 if self._plan is not None else penalty(self._params)
+
+    def watched(self, watch: Watch) -> "Scope":
+        """The same scope with one more watch."""
+        scope = copy.copy(self)
+        scope._watches = (*self._watches, watch._replace(depth=len(self._path)))
+        return scope
+
+    def _run(self, layer: Layer, path: Path, x: PyTree, key: Any) -> PyTree:
+        name = path[-1] if len(path) > len(self._path) else None
+        if self._plan is not None:
+            return _outline(layer, path, x, key, self._plan, self._watches)
+        params = self._params if name is None else self._params.get(name, {})
+        state = self._state if name is None else self._state.get(name, {})
+        try:
+            y, state = walk(layer, path, params, state, x, key, self.train, self._watches)
+        except Mismatch as error:
+            if name not in (None, *self._params) and len(error.path) == 1:
+                error.add_note(f"entries given here: {', '.join(self._params)}")
+            raise
+        self._state.update(state if name is None else {name: state} if state else {})
+        return y
+
+    def _fold(self, name: str, count: int) -> Any:
+        if self._key is None:
+            return None
+        key = child_key(self._key, name)
+        return jax.random.fold_in(key, count) if count else key
+
+    def _name(self, layer: Layer | Callable) -> str:
+        """The child's name here: that of the layer, with a number where it is taken."""
+        if id(layer) not in self._names:
+            name = base = as_layer(layer).name
+            if base in self._own:
+                raise ValueError(f"{self._here}: the child {base!r} has the name of a parameter")
+            taken, n = {*self._names.values(), *self._own}, 0
+            while name in taken:
+                n += 1
+                name = f"{base}_{n}"
+            self._held.append(layer)
+            self._names[id(layer)] = name
+        return self._names[id(layer)]
+
+    def _check_name(self, name: Any, call: str, fits: bool = True) -> None:
+        if not (fits and isinstance(name, str) and name and "/" not in name):
+            raise TypeError(f"{self._here}: expected {call}, a name without '/', got {name!r:.40}")
+
+    @property
+    def _here(self) -> str:
+        return "/".join(self._path)
+
+    def finish(self) -> State:
+        """The state after the run; raises for entries that belong to nothing here."""
+        trees = {"params": self._params, "state": self._state}
+        unused = [f"{what}/{n}" for what in trees for n in trees[what] if n not in self._counts]
+        if unused:
+            here = ", ".join(name for name in self._counts if "/" not in name) or "none"
+            raise ValueError(
+                f"{self._here}: unused entries: {', '.join(unused)}; layers here: {here}"
+            )
+        return self._state
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"m has no attribute {name!r}; it has m(layer, x), m.param(name, initializer, shape), "
+            "m.key(name) and m.train"
+        )
+
+
+def _outline(layer: Layer, path: Path, x: PyTree, key, plan: Plan, watches=()) -> PyTree:
+    """The output of a layer while tracing, with fresh entries; notes them in the plan."""
+    shape = abstract(x, "/".join(path))
+    if callable(layer.inside):
+        return layer.inside(Scope(path, x, {}, {}, key, False, watches, plan), x)
+    drawn = layer.init(key, shape)
+    specs = shapes_of(drawn)
+    _, first = plan.setdefault(path, (lambda key: layer.init(key, shape), specs))
+    compare(path, first, specs, shape)
+    return layer.apply(*drawn, x, key=key)[0]
+
+
+def _output(layer: Layer, path: Path, x: PyTree, memo: dict) -> PyTree:
+    """Shapes of the output of a layer that is not run."""
+    shape = abstract(x, "/".join(path))
+    if (place := (path, signature(shape))) not in memo:
+        memo[place] = jax.eval_shape(
+            lambda x, key: _outline(layer, path, x, key, {}), shape, key_spec()
+        )
+    return memo[place]
+
+
+def _zeros(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
+    """The parameters and state of everything in the plan."""
+    trees: tuple[Params, State] = {}, {}
+    for path, (draw, specs) in plan.items():
+        if not any(specs):
+            continue  # nothing to draw: no key needed
+        for tree, entry in zip(trees, draw(reduce(child_key, path[1:], key)), strict=True):
+            whole = isinstance(entry, dict)  # of a layer, else a parameter
+            for name in () if whole and not entry else path[1 : None if whole else -1]:
+                tree = tree.setdefault(name, {})
+            tree.update(entry if whole else {path[-1]: entry})
+    return trees
+
+
+def walk(
+    layer: Layer, path: Path, params: Params, state: State, x: PyTree, key, train, watches
+) -> tuple[PyTree, State]:
+    """Applies a layer and shows the calls inside it to the watches."""
+    if callable(layer.inside):
+        m = Scope(path, x, params, state, key, train, watches)
+        return layer.inside(m, x), m.finish()
+    for watch in watches:
+        layer = look_inside(layer, watch, path[watch.depth :])
+    return layer.apply(params, state, x, key=key, train=train)
+
+
+def look_inside(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
+    """A transform with the watch on its inner layer, which is at `path` for the watch."""
+    if not (watch.transforms and isinstance(layer.inside, tuple)):
+        return layer
+
+    def see(below, layer, x, y):
+        return watch.see((*path, *below), layer, x, y)
+
+    (inner, rewrap), inside = layer.inside, watch._replace(see=see)
+    if callable(inner.inside):
+        return rewrap(recompose(inner, lambda m, x: inner.inside(m.watched(inside), x)))
+    return rewrap(look_inside(inner, inside))
+
+
+def recompose(layer: Layer, forward: Callable) -> Layer:
+    """A composed layer with another forward, which has the same entries."""
+    other = compose(forward, name=layer.name, kind=layer.kind)
+    return other._replace(init=layer.init, inside=forward)
+
+
+def compose(
+    forward: Callable[..., PyTree], *, name: str | None = None, kind: str | None = None
+) -> Layer:
+    """A layer from an ordinary function `forward(m, x) -> y` that applies others by `m(layer, x)`.
+
+    `m` is a value handed to the function:
+
+        m(layer, x)                         the output of a child, a layer or a plain function
+        m.param(name, initializer, shape)   a parameter of this layer
+        m.key(name)                         a random key of this layer
+        m.train                             True in training
+
+    `init` runs `forward` on shapes alone, in evaluation mode, and notes its calls; so `forward` may
+    not depend on values, and calls the same layers whenever it is run.
+
+    Names: the entry of a child is the name of its layer. Two layers of one name become `dense` and
+    `dense_1`, in the order of their calls; the same layer object used twice within one `forward`
+    shares its parameters. Parameters and children share one namespace. Calls of `m` inside
+    `jax.lax.scan` and the like work for layers without state; for those with state use `repeat`.
+
+    Args:
+      forward: the function. Layers may be made inside or outside it.
+      name: of the layer; the name of `forward` by default.
+      kind: what made the layer; the name by default.
+
+    Example:
+      >>> def scaled(m, x):
+      ...     y = m(jn.dense(5), x)
+      ...     if m.train:
+      ...         y += 0.1 * jax.random.normal(m.key("noise"), y.shape)
+      ...     return y * m.param("scale", jn.initializers.ones, (5,))
+      >>> params, state = compose(scaled).init(jax.random.key(0), spec((2, 3)))
+      >>> jax.tree.map(jnp.shape, params)
+      {'dense': {'bias': (5,), 'kernel': (3, 5)}, 'scale': (5,)}
+    """
+    if isinstance(forward, Layer) or not callable(forward):
+        raise TypeError(f"compose: expected a function forward(m, x), got {forward!r:.60}")
+    name = name or function_name(forward)
+    plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
+
+    def init(key, x):
+        x = abstract(x, name)
+        check_key(key, name)
+        if (memo := signature(x)) not in plans:
+            plan: Plan = {}
+            with located((name,), x):
+                jax.eval_shape(lambda x, key: _outline(layer, (name,), x, key, plan), x, key_spec())
+            plans[memo] = plan
+        return _draw(plans[memo], key)
+
+    def apply(params, state, x, *, key=None, train=False):
+        if key is not None:
+            check_key(key, name)
+        with located((name,), x):
+            return walk(layer, (name,), params, state, x, key, train, ())
+
+    layer = Layer(init, apply, name, kind or name, forward)
+    return layer

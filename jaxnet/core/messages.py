@@ -1,0 +1,167 @@
+"""Error messages: which layer, which input, what was expected and what came."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Path = tuple[str, ...]
+
+
+class Mismatch(ValueError):
+    """Params or state that do not fit a layer, at the path known so far.
+
+    A layer knows its own name only, and the layers around it put their path in front (see
+    `located`); so the text is made when it is read.
+
+    Fields:
+      path: of the layer.
+      head: the first line, with `{here}` for the path.
+      lines: (path below the layer, what is wrong).
+    """
+
+    def __init__(self, path: Path, head: str, lines: list[tuple[str, str]]):
+        super().__init__(path, head, lines)
+        self.path, self.head, self.lines = path, head, lines
+
+    def __str__(self) -> str:
+        here = "/".join(self.path)
+        lines = [f"  {here}/{name}: {wrong}" for name, wrong in self.lines]
+        return "\n".join([self.head.replace("{here}", here), *lines])
+
+
+def compare(path: Path, needed: tuple, given: tuple, x: PyTree) -> None:
+    """Raises unless params and state have the paths and shapes of those needed.
+
+    Dtypes may differ (see `cast`).
+
+    Args:
+      path: of the layer.
+      needed, given: (params, state).
+      x: the input, for the message.
+    """
+    for kind, needs, tree in zip(("params", "state"), needed, given, strict=True):
+        leaves, structure = jax.tree.flatten(needs)
+        others, other = jax.tree.flatten(tree)
+        shapes = [leaf.shape for leaf in leaves]
+        if structure == other and shapes == [jnp.shape(leaf) for leaf in others]:
+            continue
+        check_dict(kind, path, tree)
+        want, have = ({n: jnp.shape(a) for n, a in flat(t)} for t in (needs, tree))
+        wrong = {name: shape for name, shape in want.items() if have.get(name) != shape}
+        lines = [(n, f"expected {s}, got {have.get(n, 'nothing')}") for n, s in wrong.items()]
+        lines += [(name, "unknown entry") for name in have if name not in want]
+        error = Mismatch(path, f"{kind} do not fit {{here}} for an input of {describe(x)}:", lines)
+        if any(len(have.get(name, ())) == len(shape) + 1 for name, shape in wrong.items()):
+            error.add_note("Is the batch axis missing? For a single example, pass x[None].")
+        raise error
+
+
+def flat(tree: PyTree) -> list[tuple[str, Any]]:
+    return [(path_name(p), leaf) for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def path_name(path: Any) -> str:
+    """A path of `jax.tree_util` as messages show it: "block/conv/kernel".
+
+    Example:
+      >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"conv": {"kernel": 1}})
+      >>> path_name(path)
+      'conv/kernel'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def check_dict(kind: str, path: Path, tree: PyTree) -> None:
+    """Raises unless params or state are a dict."""
+    if not isinstance(tree, dict):
+        raise TypeError(
+            f"{'/'.join(path)}: {kind} must be the dict that init returns, got "
+            f"{type(tree).__name__}; write params, state = net.init(key, x), "
+            "then net.apply(params, state, x)"
+        )
+
+
+def check_pair(result: Any, rule: str) -> None:
+    """Raises unless a function returned two things."""
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"{rule}, got {type(result).__name__}")
+
+
+def check_key(key: Any, who: str) -> None:
+    """Raises unless this is a single random key."""
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and len(key.shape) == 1
+    if raw or (typed and key.shape == ()):
+        return
+    got = f"keys of shape {key.shape}; use jax.vmap over them" if typed else type(key).__name__
+    raise TypeError(f"{who}: expected a single key, such as jax.random.key(0), got {got}")
+
+
+def abstract(x: PyTree, who: str) -> PyTree:
+    """Shapes and dtypes in place of data."""
+
+    def leaf(value):
+        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            raise TypeError(
+                f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, "
+                f"got {type(value).__name__} in it; for a shape write jn.spec((32, 784))"
+            )
+        if type(value).__module__ == "torch":
+            raise TypeError(
+                f"{who}: the input must be a JAX or NumPy array, got a torch.Tensor; pass x.numpy()"
+            )
+        if jnp.issubdtype(value.dtype, jax.dtypes.extended):
+            return jax.ShapeDtypeStruct(value.shape, value.dtype)
+        return jax.ShapeDtypeStruct(value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
+
+    return jax.tree.map(leaf, x)
+
+
+def describe(x: PyTree) -> str:
+    """Shapes and dtypes in words, for messages: "(2, 3) float32".
+
+    Example:
+      >>> describe((jn.spec((2, 3)), jn.spec((2,), jnp.int32)))
+      '((2, 3) float32, (2,) int32)'
+    """
+
+    def words(a):
+        array = hasattr(a, "shape") and hasattr(a, "dtype")
+        return _Words(f"{tuple(a.shape)} {a.dtype}" if array else type(a).__name__)
+
+    return str(jax.tree.map(words, x))
+
+
+class _Words(str):
+    """A string that prints without quotes inside a container."""
+
+    __repr__ = str.__str__
+
+
+@contextmanager
+def located(path: Path, x: PyTree) -> Iterator[None]:
+    """Adds a note to any exception: the layer's path and its input.
+
+    The innermost layer writes the note. It knows only its own name; the layers around it replace
+    that name by the path that leads to it.
+    """
+    try:
+        yield
+    except Exception as error:
+        inner: Path | None = getattr(error, "_jaxnet_path", None)
+        if inner is None:
+            error._jaxnet_path = path  # type: ignore[attr-defined]
+            error.add_note(f"in {'/'.join(path)}, input {describe(x)}")
+        elif inner[: len(path)] != path:
+            error._jaxnet_path = whole = (*path, *inner[1:])  # type: ignore[attr-defined]
+            old = f"in {'/'.join(inner)},"
+            notes = error.__notes__
+            place = next(i for i, note in enumerate(notes) if note.startswith(old))
+            notes[place] = notes[place].replace(old, f"in {'/'.join(whole)},", 1)
+        if isinstance(error, Mismatch):
+            error.path = error._jaxnet_path  # type: ignore[attr-defined]
+        raise

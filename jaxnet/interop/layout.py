@@ -1,0 +1,168 @@
+"""The order of axes in a net against PyTorch's, followed through every operation.
+
+PyTorch keeps the channels of images and signals at axis 1, jaxnet at the last one. Weights that act
+on channels do not notice. Flattening does: the same numbers come out in another order, and with
+them the rows of the next dense kernel. `follow` finds the order at the input of each layer.
+
+The layout of an array is one of
+
+    None         no order to compare: parameters and constants
+    SAME         the axes are those of PyTorch, as for (batch, features) and (batch, time, features)
+                 behind an embedding or a dense layer
+    LAST         channels are last and PyTorch has them at axis 1: images, and outputs of a conv
+    FIRST        the axes are those of PyTorch where channels last would be expected
+    (h, w, c)    flattened from that shape of LAST, so PyTorch has the features in another order
+    LOST         unknown
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxnet.core import PyTree
+
+SAME, LAST, FIRST, LOST = "same", "last", "first", "lost"
+Layout = str | tuple[int, ...] | None
+Shaped = tuple[tuple[int, ...], Layout]  # an operand: its shape and its layout
+
+MARK = "jaxnet.interop.layout"
+GIVEN = {
+    "conv": LAST, "depthwise_conv": LAST, "conv_transpose": LAST, "dense": SAME, "embedding": SAME,
+}  # fmt: skip
+
+
+def mark(call: int, x: PyTree, y: PyTree) -> PyTree:
+    """The output y of a call, with marks at its input and its output that `follow` finds.
+
+    Args:
+      call: its number.
+      x, y: input and output; of a pytree the first array counts.
+    """
+    inputs, (outputs, structure) = jax.tree.leaves(x), jax.tree.flatten(y)
+    if not inputs or not outputs:
+        return y
+    # The barrier keeps the mark of the input in the program.
+    marked = checkpoint_name(inputs[0], f"{MARK} in {call}"), outputs[0]
+    outputs[0] = checkpoint_name(jax.lax.optimization_barrier(marked)[1], f"{MARK} out {call}")
+    return jax.tree.unflatten(structure, outputs)
+
+
+def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[int, Layout]:
+    """The layout at the input of each marked call.
+
+    Args:
+      jaxpr: of a function whose layers are marked.
+      layouts: of its arguments.
+      kinds: by call, the kind of the layer.
+    """
+    inputs: dict[int, tuple[tuple[int, ...], Layout]] = {}
+
+    def run(jaxpr: Any, given: Sequence[Layout]) -> list[Layout]:
+        known: dict[Any, Layout] = dict(zip(jaxpr.invars, given, strict=True))
+
+        def read(variable):
+            return None if hasattr(variable, "val") else known.get(variable)
+
+        for equation in jaxpr.eqns:
+            operands = [(v.aval.shape, read(v)) for v in equation.invars]
+            words = str(equation.params.get("name", "")).split()
+            if (body := _body(equation)) is not None:
+                found = run(body, [layout for _, layout in operands])
+            elif words[:1] == [MARK]:
+                (operand,), call = operands, int(words[2])
+                if words[1] == "in":
+                    inputs[call] = operand
+                found = [_output(kinds[call], *inputs[call], operand) if words[1] == "out"
+                         else operand[1]]  # fmt: skip
+            elif equation.primitive.name == "optimization_barrier":
+                found = [layout for _, layout in operands]
+            else:
+                found = [_result(equation, operands, v.aval.shape) for v in equation.outvars]
+            known.update(zip(equation.outvars, found, strict=True))
+        return [read(variable) for variable in jaxpr.outvars]
+
+    run(jaxpr, layouts)
+    return {call: layout for call, (_, layout) in inputs.items()}
+
+
+def order(shape: tuple[int, ...]) -> np.ndarray:
+    """Where PyTorch's features stand among ours, for what was flattened from this shape.
+
+    Example:
+      >>> order((1, 3, 2)).tolist()  # three pixels of two channels
+      [0, 2, 4, 1, 3, 5]
+    """
+    return np.moveaxis(np.arange(np.prod(shape)).reshape(shape), -1, 0).ravel()
+
+
+def _body(equation: Any) -> Any:
+    """The program inside an equation (jit, remat, scan, a custom derivative), or None."""
+    for value in equation.params.values():
+        value = getattr(value, "jaxpr", value)
+        if hasattr(value, "eqns") and len(value.invars) == len(equation.invars):
+            return value
+    return None
+
+
+def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -> Layout:
+    """The layout of a layer's output, by its kind and its input."""
+    if kind == "flatten" and given == LAST:
+        mixes = shape[-1] > 1 and np.prod(shape[1:-1]) > 1
+        return tuple(shape[1:]) if mixes else SAME
+    if kind == "flatten" and given in (SAME, FIRST):
+        return SAME
+    if kind in GIVEN:
+        return GIVEN[kind] if len(operand[0]) > 2 else SAME
+    return operand[1]
+
+
+def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> Layout:
+    """The layout of an operation's output."""
+    known = [(size, layout) for size, layout in operands if layout is not None]
+    if not known or not shape:
+        return None
+    name, (given, layout) = equation.primitive.name, known[0]
+    if name == "dot_general":
+        return SAME
+    if name == "reshape":
+        return _reshaped(given, layout, shape)
+    if name == "transpose":
+        axes, n = tuple(equation.params["permutation"]), len(shape)
+        if layout == LAST and axes == (0, n - 1, *range(1, n - 1)):
+            return FIRST
+        if layout == FIRST and axes == (0, *range(2, n), 1):
+            return LAST
+    layouts = {layout for _, layout in known}
+    flat = {layout for layout in layouts if isinstance(layout, tuple)}
+    if (flat or LOST in layouts) and (len(shape) < 2 or shape[1:] == (1,)):
+        return SAME  # one number per example
+    if LOST in layouts or layouts >= {FIRST, LAST}:
+        return LOST
+    if flat:
+        beside = {layout for size, layout in known if size[-1:] == shape[-1:]}
+        kept = beside == flat and len(flat) == 1 and all(
+            size == shape for size, layout in known if layout in flat
+        )  # fmt: skip
+        return flat.pop() if kept else LOST
+    if len(shape) < 3:
+        return SAME
+    return next(layout for layout in (FIRST, LAST, SAME) if layout in layouts)
+
+
+def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) -> Layout:
+    if isinstance(layout, tuple):
+        if shape[1:] == layout:
+            return LAST
+        return layout if shape == given else LOST
+    if layout == LAST and len(shape) == 2:
+        # (batch, 1, c), (batch, h, 1) and (batch * h, c) keep their order
+        apart = shape[-1] == given[-1] or given[-1] == 1
+        return SAME if apart else LOST
+    if layout == SAME and len(given) == 2 and len(shape) > 2 and shape[-1] != given[-1]:
+        return FIRST
+    if len(shape) < 3 and layout != LOST:
+        return SAME
+    return layout

@@ -1,0 +1,118 @@
+"""Additive attention: a small network scores each query against each entry of a memory."""
+
+import jax.numpy as jnp
+
+from jaxnet.checks import at_least
+from jaxnet.core import Layer, child_key, param_dtype
+from jaxnet.initializers import Initializer, lecun_normal
+from jaxnet.layers.attention import split_inputs
+from jaxnet.ops.attention import expand_mask, masked_softmax
+
+
+def additive_attention(
+    features: int,
+    *,
+    return_weights: bool = False,
+    kernel_init: Initializer = lecun_normal(),
+    name: str = "additive_attention",
+) -> Layer:
+    """Bahdanau's attention: softmax over the memory of v · tanh(W query + U memory).
+
+    The output is the mean of the memory under these weights. A query whose mask is all False gets
+    zeros.
+
+    Args:
+      features: width of the hidden layer of the scores, at least 1.
+      return_weights: True returns (y, weights), weights (batch, queries, memory), for plots.
+      kernel_init: draws the kernels.
+      name: of the layer.
+
+    Input: (queries, memory) or (queries, memory, mask).
+      queries: (batch, time, width), or (batch, width) for one query per example, as in a step of a
+        decoder; y has the same axes and the width of the memory.
+      memory: (batch, places, width). Where queries arrive one after another, U memory can be
+        computed once, by `jn.dense(features, use_bias=False)`: then pass {"key": U memory, "value":
+        memory}, and the layer has no key kernel.
+      mask: as in `multi_head_attention`.
+
+    Params:
+      query/kernel (width of queries, features); key/kernel (width of memory, features);
+      score/kernel (features, 1).
+
+    Raises:
+      ValueError: for features below 1, or an input of another form.
+
+    Example:
+      >>> layer = additive_attention(10, return_weights=True)
+      >>> queries, memory = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 7))
+      >>> lengths = jnp.array([5, 2])
+      >>> params, state = layer.init(jax.random.key(0), (queries, memory, lengths))
+      >>> (y, weights), _ = layer.apply(params, state, (queries, memory, lengths))
+      >>> y.shape, weights[1, 0].tolist()
+      ((2, 3, 7), [0.5, 0.5, 0.0, 0.0, 0.0])
+
+      With the keys computed once:
+
+      >>> kernel = params.pop("key")["kernel"]
+      >>> given = queries[:, 0], {"key": memory @ kernel, "value": memory}, lengths
+      >>> (first, _), _ = layer.apply(params, state, given)
+      >>> bool(jnp.allclose(first, y[:, 0]))
+      True
+
+    Reference: Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and
+    Translate".
+    """
+    at_least(name, "features", features, 1)
+
+    def init(key, given):
+        queries, memory, _ = split_inputs(name, given)
+        keys, values = _keys_and_values(memory)
+        shapes = [getattr(part, "shape", ()) for part in (queries, values)]
+        if len(shapes[0]) not in (2, 3) or len(shapes[1]) != 3:
+            raise ValueError(
+                f"{name}: expected (queries, memory) with queries (batch, time, width) or "
+                f"(batch, width) and memory (batch, places, width), got {shapes[0]} and {shapes[1]}"
+            )
+        if keys is not None and keys.shape != (*values.shape[:2], features):
+            raise ValueError(
+                f"{name}: expected keys of shape {(*values.shape[:2], features)} for a memory of "
+                f"shape {values.shape}, got {keys.shape}"
+            )
+
+        def kernel(part, *shape):
+            return {"kernel": kernel_init(child_key(key, part), shape, param_dtype(given))}
+
+        params = {
+            "query": kernel("query", queries.shape[-1], features),
+            "score": kernel("score", features, 1),
+        }
+        if keys is None:
+            params["key"] = kernel("key", values.shape[-1], features)
+        return params, {}
+
+    def apply(params, state, given, *, key=None, train=False):
+        queries, memory, mask = split_inputs(name, given)
+        keys, values = _keys_and_values(memory)
+        if keys is None:
+            keys = values @ params["key"]["kernel"]  # (batch, places, features)
+        single = queries.ndim == 2
+        if single:
+            queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
+        q = queries @ params["query"]["kernel"]  # (batch, time, features)
+        hidden = jnp.tanh(q[:, :, None] + keys[:, None])  # (batch, time, places, features)
+        scores = (hidden @ params["score"]["kernel"])[..., 0]  # (batch, time, places)
+        seen = expand_mask(name, mask, (q.shape[0], 1, q.shape[1], keys.shape[1]))
+        weights = masked_softmax(scores, None if seen is None else seen[:, 0]).astype(values.dtype)
+        y = weights @ values  # (batch, time, width of memory)
+        if single:
+            y, weights = y[:, 0], weights[:, 0]
+        return (y, weights) if return_weights else y, state
+
+    return Layer(init, apply, name, kind="additive_attention")
+
+
+def _keys_and_values(memory):
+    """The keys, None where the layer projects them itself, and the memory."""
+    if isinstance(memory, dict) and set(memory) == {"key", "value"}:
+        return memory["key"], memory["value"]
+    return None, memory

@@ -1,0 +1,89 @@
+"""The gated recurrent unit: the layer and its cell."""
+
+from jaxnet.core import Layer
+from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
+from jaxnet.ops.recurrence import GRU
+
+
+def gru(
+    features: int,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    recurrent_init: Initializer = orthogonal_blocks,
+    bias_init: Initializer = zeros,
+    name: str = "gru",
+) -> Layer:
+    """Gated recurrent unit with a reset gate r, an update gate u and a candidate n.
+
+        a_r, a_u, a_n = x_t @ kernel + bias, split into three
+        b_r, b_u, b_n = h_{t-1} @ recurrent_kernel, split into three
+        r, u = sigmoid(a_r + b_r), sigmoid(a_u + b_u)
+        n = tanh(a_n + r * (b_n + recurrent_bias))
+        h_t = (1 - u) * n + u * h_{t-1}
+
+    The reset gate acts after the product, as in PyTorch, cuDNN and Flax; in the paper it acts on
+    h_{t-1} before the product, which is a different function with another product per step.
+
+    Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
+    `jaxnet.layers.sequence`. The carry is h, (batch, features), zeros unless "initial" is given.
+    The gates are in PyTorch's order; its two biases of r and u are summed in `bias`.
+
+    Args:
+      features: number of outputs, at least 1.
+      use_bias: False omits both biases.
+      kernel_init: draws the kernel.
+      recurrent_init: draws the recurrent kernel; one orthogonal matrix per gate by default.
+      bias_init: draws the biases.
+      name: of the layer.
+
+    Params:
+      kernel (inputs, 3 * features); recurrent_kernel (features, 3 * features);
+      bias (3 * features,); recurrent_bias (features,).
+
+    Raises:
+      ValueError: for features below 1, an input that is not (batch, time, features) or has no
+        steps, lengths that do not fit, or an initial carry of the wrong shape.
+
+    Example:
+      >>> layer = gru(4)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 5, 3)))
+      >>> y, _ = layer.apply(params, state, jnp.ones((2, 5, 3)))
+      >>> y.shape, params["kernel"].shape
+      ((2, 5, 4), (3, 12))
+
+    Reference: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder".
+    """
+    options = (use_bias, kernel_init, recurrent_init, bias_init, name)
+    return Recurrence(GRU, features, *options).layer("gru")
+
+
+def gru_cell(
+    features: int,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    recurrent_init: Initializer = orthogonal_blocks,
+    bias_init: Initializer = zeros,
+    name: str = "gru",
+) -> Layer:
+    """One step of `gru` with the same params: (h, x_t) -> (h, y_t), where y_t = h.
+
+    The carry of the input may be None, which is zeros.
+
+    Args:
+      features, use_bias, kernel_init, recurrent_init, bias_init: as in `gru`.
+      name: of the layer, by default that of `gru`, so that their params have one name in a model.
+
+    Raises:
+      ValueError: for features below 1, x that is not (batch, inputs), or h that does not fit.
+
+    Example:
+      >>> params, state = gru(4).init(jax.random.key(0), jn.spec((2, 5, 3)))
+      >>> (h, y), _ = gru_cell(4).apply(params, state, (None, jnp.ones((2, 3))))
+      >>> h.shape, y.shape
+      ((2, 4), (2, 4))
+    """
+    options = (use_bias, kernel_init, recurrent_init, bias_init, name)
+    return Recurrence(GRU, features, *options).step("gru_cell")

@@ -1,0 +1,116 @@
+"""Long short-term memory: the layer and its cell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer
+from jaxnet.initializers import Initializer, lecun_normal
+from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
+from jaxnet.ops.recurrence import LSTM
+
+
+def forget_bias(value: float = 1.0) -> Initializer:
+    """An LSTM bias of `value` at the forget gate and 0 elsewhere.
+
+    At 1 a fresh layer keeps its memory over many steps, and gradients reach back through them
+    [Gers et al. 2000; Jozefowicz et al. 2015].
+
+    Args:
+      value: bias of the forget gate.
+
+    Example:
+      >>> forget_bias(1.0)(jax.random.key(0), (8,)).tolist()
+      [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        gate = np.repeat([0, value, 0, 0], shape[0] // 4)
+        return jnp.asarray(gate, jax.dtypes.canonicalize_dtype(dtype))
+
+    return init
+
+
+def lstm(
+    features: int,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    recurrent_init: Initializer = orthogonal_blocks,
+    bias_init: Initializer = forget_bias(1.0),
+    name: str = "lstm",
+) -> Layer:
+    """Long short-term memory: gates control what enters, stays in and leaves the memory c.
+
+        i, f, g, o = x_t @ kernel + h_{t-1} @ recurrent_kernel + bias, split into four
+        c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
+        h_t = sigmoid(o) * tanh(c_t)
+
+    Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
+    `jaxnet.layers.sequence`. The carry is {"c": c, "h": h}, each (batch, features), zeros unless
+    "initial" is given. The gates are in PyTorch's order; the bias is the sum of PyTorch's two.
+
+    Args:
+      features: number of outputs, at least 1.
+      use_bias: False omits the bias.
+      kernel_init: draws the kernel.
+      recurrent_init: draws the recurrent kernel; one orthogonal matrix per gate by default.
+      bias_init: draws the bias; 1 at the forget gate and 0 elsewhere by default. Flax starts from
+        `jaxnet.initializers.zeros`.
+      name: of the layer.
+
+    Params:
+      kernel (inputs, 4 * features); recurrent_kernel (features, 4 * features);
+      bias (4 * features,).
+
+    Raises:
+      ValueError: for features below 1, an input that is not (batch, time, features) or has no
+        steps, lengths that do not fit, or an initial carry of the wrong form or shape.
+
+    Example:
+      >>> layer = lstm(4)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 5, 3)))
+      >>> x, lengths = jnp.ones((2, 5, 3)), jnp.array([5, 3])
+      >>> y, _ = layer.apply(params, state, {"x": x, "lengths": lengths})
+      >>> y["x"].shape, y["final"]["c"].shape, bool((y["x"][1, 2] == y["final"]["h"][1]).all())
+      ((2, 5, 4), (2, 4), True)
+
+    Reference: Hochreiter and Schmidhuber 1997, "Long Short-Term Memory"; the forget gate: Gers et
+    al. 2000, "Learning to Forget".
+    """
+    options = (use_bias, kernel_init, recurrent_init, bias_init, name)
+    return Recurrence(LSTM, features, *options).layer("lstm")
+
+
+def lstm_cell(
+    features: int,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    recurrent_init: Initializer = orthogonal_blocks,
+    bias_init: Initializer = forget_bias(1.0),
+    name: str = "lstm",
+) -> Layer:
+    """One step of `lstm` with the same params: ({"c", "h"}, x_t) -> ({"c", "h"}, y_t), y_t = h.
+
+    The carry of the input may be None, which is zeros.
+
+    Args:
+      features, use_bias, kernel_init, recurrent_init, bias_init: as in `lstm`.
+      name: of the layer, by default that of `lstm`, so that their params have one name in a model.
+
+    Raises:
+      ValueError: for features below 1, x that is not (batch, inputs), or a carry that does not fit.
+
+    Example:
+      Trained on sequences, then run step by step:
+
+      >>> params, state = lstm(4).init(jax.random.key(0), jn.spec((2, 5, 3)))
+      >>> cell, carry = lstm_cell(4), None
+      >>> for _ in range(6):
+      ...     (carry, y), _ = cell.apply(params, state, (carry, jnp.ones((2, 3))))
+      >>> y.shape, sorted(carry)
+      ((2, 4), ['c', 'h'])
+    """
+    options = (use_bias, kernel_init, recurrent_init, bias_init, name)
+    return Recurrence(LSTM, features, *options).step("lstm_cell")

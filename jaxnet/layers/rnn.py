@@ -1,0 +1,95 @@
+"""The simple recurrent layer and its cell."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer
+from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
+from jaxnet.ops.recurrence import simple_cell
+
+
+def rnn(
+    features: int,
+    *,
+    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    recurrent_init: Initializer = orthogonal_blocks,
+    bias_init: Initializer = zeros,
+    name: str = "rnn",
+) -> Layer:
+    """Simple recurrent layer: h_t = activation(x_t @ kernel + h_{t-1} @ recurrent_kernel + bias).
+
+    Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
+    `jaxnet.layers.sequence`. The carry is h, (batch, features), zeros unless "initial" is given.
+
+    Args:
+      features: number of outputs, at least 1.
+      activation: a function of an array that keeps its shape.
+      use_bias: False omits the bias.
+      kernel_init: draws the kernel.
+      recurrent_init: draws the recurrent kernel; orthogonal by default, so that a fresh layer
+        neither shrinks nor grows the carry.
+      bias_init: draws the bias.
+      name: of the layer.
+
+    Params:
+      kernel (inputs, features); recurrent_kernel (features, features); bias (features,).
+
+    Raises:
+      ValueError: for features below 1, an input that is not (batch, time, features) or has no
+        steps, lengths that do not fit, or an initial carry of the wrong shape.
+
+    Example:
+      >>> layer = rnn(4)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 5, 3)))
+      >>> y, _ = layer.apply(params, state, jnp.ones((2, 5, 3)))
+      >>> y.shape
+      (2, 5, 4)
+
+      With a readout, o_t = sigmoid(h_t @ V + b):
+
+      >>> net = jn.serial(rnn(4, activation=jax.nn.sigmoid), jn.dense(7), jax.nn.sigmoid)
+      >>> jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 5, 3)))[0]["dense"]["bias"].shape
+      (7,)
+
+    Reference: Elman 1990, "Finding Structure in Time".
+    """
+    cell = simple_cell(activation)
+    options = (use_bias, kernel_init, recurrent_init, bias_init, name)
+    return Recurrence(cell, features, *options).layer("rnn")
+
+
+def rnn_cell(
+    features: int,
+    *,
+    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    use_bias: bool = True,
+    kernel_init: Initializer = lecun_normal(),
+    recurrent_init: Initializer = orthogonal_blocks,
+    bias_init: Initializer = zeros,
+    name: str = "rnn",
+) -> Layer:
+    """One step of `rnn` with the same params: (h, x_t) -> (h, y_t), where y_t = h.
+
+    The carry of the input may be None, which is zeros.
+
+    Args:
+      features, activation, use_bias, kernel_init, recurrent_init, bias_init: as in `rnn`.
+      name: of the layer, by default that of `rnn`, so that their params have one name in a model.
+
+    Raises:
+      ValueError: for features below 1, x that is not (batch, inputs), or h that does not fit.
+
+    Example:
+      >>> params, state = rnn(4).init(jax.random.key(0), jn.spec((2, 5, 3)))
+      >>> (h, y), _ = rnn_cell(4).apply(params, state, (None, jnp.ones((2, 3))))
+      >>> h.shape, y.shape
+      ((2, 4), (2, 4))
+    """
+    cell = simple_cell(activation)
+    options = (use_bias, kernel_init, recurrent_init, bias_init, name)
+    return Recurrence(cell, features, *options).step("rnn_cell")

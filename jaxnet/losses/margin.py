@@ -1,0 +1,63 @@
+"""Perceptron criteria: the loss is the amount by which the true class loses."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.losses.arrays import at_label, check_labels, check_same_shape, wide
+
+
+def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """-t z where the unit is wrong, else 0: gradient descent on it is the perceptron rule.
+
+    The unit outputs +1 for z > 0 and -1 otherwise. At z = 0 it is therefore wrong on targets +1,
+    with slope -1, and correct on targets -1, with slope 0; `optax.perceptron_loss` has half the
+    slope for both, so a perceptron that starts from zero weights would follow another rule.
+
+    Args:
+      outputs: (batch, ...), scores before the threshold.
+      targets: same shape as outputs; values above 0 are the class +1, all others (0, -1, False)
+        the class -1.
+
+    Returns:
+      (batch, ...).
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> perceptron(jnp.array([0.5, -3.0, 0.5]), jnp.array([1, 1, -1])).tolist()
+      [0.0, 3.0, 0.5]
+
+    Reference: Rosenblatt 1958, "The Perceptron".
+    """
+    check_same_shape("perceptron", outputs, targets)
+    z, positive = wide(outputs), targets > 0
+    return jnp.where((z > 0) != positive, jnp.where(positive, -z, z), 0)
+
+
+def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Largest score minus the label's: gradient descent on it is the multiclass perceptron rule.
+
+    Among equal scores the first counts, so the gradient is nonzero for two classes or for none;
+    `optax.multiclass_perceptron_loss` spreads it over all equal scores.
+
+    Args:
+      outputs: (batch, ..., classes), scores.
+      targets: (batch, ...), integer labels in [0, classes).
+
+    Returns:
+      (batch, ...); NaN for a label outside [0, classes).
+
+    Raises:
+      TypeError: if targets are not integers.
+      ValueError: if the shapes do not match.
+
+    Example:
+      >>> multiclass_perceptron(jnp.array([[2.0, 1.5, 0.0]]), jnp.array([1])).tolist()
+      [0.5]
+
+    Reference: Collins 2002, "Discriminative Training Methods for Hidden Markov Models".
+    """
+    check_labels("multiclass_perceptron", outputs, targets)
+    z = wide(outputs)
+    return at_label(z, z.argmax(-1)) - at_label(z, targets)

@@ -1,0 +1,30 @@
+"""Loss for real-valued targets."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.losses.arrays import check_same_shape, wide
+
+
+def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """½‖h - y‖², summed over all axes except the batch; its gradient is h - y.
+
+    `optax.l2_loss` returns the same per entry, without the sum.
+
+    Args:
+      outputs: (batch, ...).
+      targets: same shape as outputs.
+
+    Returns:
+      (batch,).
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> h, y = jnp.array([[1.0, 2.0, 5.0]]), jnp.array([[0.0, 4.0, 5.0]])
+      >>> half_squared_error(h, y).tolist()
+      [2.5]
+    """
+    check_same_shape("half_squared_error", outputs, targets)
+    return jnp.square(wide(outputs) - targets).sum(tuple(range(1, outputs.ndim))) / 2

@@ -1,0 +1,54 @@
+"""Penalty on activations that makes hidden units sparse."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.losses.arrays import log, wide
+from jaxnet.losses.masks import masked_mean
+
+
+def kl_sparsity(rho: float) -> Callable[..., jax.Array]:
+    """Σ_j KL(ρ ‖ ρ̂_j), ρ̂_j the mean activation of unit j over the batch; 0 at ρ̂ = ρ.
+
+    A penalty on the activations of a layer, not a loss per example: add it to the loss with a
+    weight. At ρ̂ = 0 and 1, where KL is infinite, value and gradient are finite, and the gradient
+    moves ρ̂ back towards ρ.
+
+    Args:
+      rho: target mean activation, in (0, 1).
+
+    Returns:
+      A function of activations (batch, ..., units) in [0, 1], such as those of a sigmoid, and
+      optionally a mask (batch, ...) of positions to include. It returns a scalar.
+
+    Raises:
+      ValueError: if rho is outside (0, 1); in the function, if the mask does not match.
+
+    Example:
+      >>> activations = jnp.array([[0.1, 0.5], [0.3, 0.7]])  # means 0.2 and 0.6
+      >>> float(kl_sparsity(0.2)(activations))  # 0 + 0.2 log(0.2/0.6) + 0.8 log(0.8/0.4)
+      0.334...
+
+    Reference: Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2"; in
+    this form, Ng 2011, "Sparse autoencoder" (lecture notes).
+    """
+    if not 0 < rho < 1:
+        raise ValueError(f"kl_sparsity: rho must be in (0, 1), got {rho}")
+
+    def penalty(activations: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        a = wide(activations)
+        mask = jnp.ones(a.shape[:-1], bool) if mask is None else mask
+        if mask.shape != a.shape[:-1]:
+            raise ValueError(
+                f"kl_sparsity: expected a mask of shape {a.shape[:-1]} for activations {a.shape}, "
+                f"got {mask.shape}"
+            )
+        over = tuple(range(a.ndim - 1))
+        mean = masked_mean(a, jnp.broadcast_to(mask[..., None], a.shape), over)  # (units,)
+        r = jnp.asarray(rho, a.dtype)
+        kl = r * (jnp.log(r) - log(mean)) + (1 - r) * (jnp.log(1 - r) - log(1 - mean))
+        return kl.sum()
+
+    return penalty

@@ -1,0 +1,77 @@
+"""Metrics of text: bits per character, edit distance, word and character error rates."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def bits_per_character(nats: Any) -> Any:
+    """Converts a mean cross-entropy from nats, the unit of optax, to bits: nats / ln 2.
+
+    Args:
+      nats: a number or an array.
+
+    Example:
+      >>> round(bits_per_character(math.log(27)), 3)  # uniform over 26 letters and a space
+      4.755
+    """
+    return nats / math.log(2)
+
+
+def edit_distance(predicted: Sequence[Any], true: Sequence[Any]) -> int:
+    """The least number of insertions, deletions and substitutions between two sequences.
+
+    Runs on the host, in NumPy.
+
+    Args:
+      predicted: a string, a list of words, or an array of labels.
+      true: likewise.
+
+    Example:
+      >>> edit_distance("sitting", "kitten")
+      3
+
+    Reference: Levenshtein 1966, "Binary codes capable of correcting deletions, insertions, and
+    reversals".
+    """
+    column = np.arange(len(true) + 1)
+    row = column  # row[j]: distance between the entries of `predicted` read so far and true[:j]
+    for i, entry in enumerate(predicted, start=1):
+        differs = np.array([entry != other for other in true], dtype=int)
+        best = np.minimum(row[1:] + 1, row[:-1] + differs)
+        best = np.concatenate([[i], best])
+        # An insertion adds 1 to the entry on the left: a running minimum after subtracting j.
+        row = np.minimum.accumulate(best - column) + column
+    return int(row[-1])
+
+
+def edit_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> float:
+    """Total edit distance over total true length: word, phone or character error rate.
+
+    Exceeds 1 where predictions are much longer than the truth.
+
+    Args:
+      predicted: sequences, such as strings, lists of words or arrays of labels.
+      true: sequences, one per prediction.
+
+    Returns:
+      A number of at least 0.
+
+    Raises:
+      ValueError: if the numbers of sequences differ, or all true sequences are empty.
+
+    Example:
+      >>> edit_error_rate(["sitting", "ab"], ["kitten", "abcd"])
+      0.5
+    """
+    if len(predicted) != len(true):
+        raise ValueError(
+            "edit_error_rate: expected one prediction per true sequence, got "
+            f"{len(predicted)} and {len(true)}"
+        )
+    length = sum(len(sequence) for sequence in true)
+    if not length:
+        raise ValueError("edit_error_rate: all true sequences are empty, so no rate is defined")
+    return sum(map(edit_distance, predicted, true)) / length

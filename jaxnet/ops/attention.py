@@ -1,0 +1,181 @@
+"""Attention: scaled dot products, masks, and when cuDNN's fused kernel applies."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Softmax over the last axis among the True entries of the mask; rows without any give zeros.
+
+    Args:
+      scores: any floats.
+      mask: booleans that broadcast against the scores; None is all True.
+
+    Example:
+      >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([[True, True, False], [False] * 3])).tolist()
+      [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    """
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1)
+    # Finite: a row of -inf alone would give NaN in between, at which jax_debug_nans stops.
+    weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
+    return jnp.where(mask, weights, 0)
+
+
+def expand_mask(
+    who: str, mask: jax.Array | None, scores: tuple[int, int, int, int]
+) -> jax.Array | None:
+    """The mask as booleans that broadcast against scores (batch, heads, time, places).
+
+    Args:
+      who: name of the layer, for the message.
+      mask: lengths, integers (batch,); booleans (batch, places), (batch, time, places) or
+        (batch, heads or 1, time, places); or None.
+      scores: shape of the scores.
+
+    Returns:
+      Booleans (batch, heads or 1, time or 1, places), or None without a mask.
+
+    Raises:
+      ValueError: for a mask of another shape or dtype.
+
+    Example:
+      >>> expand_mask("attention", jnp.array([2, 1]), (2, 4, 5, 3))[:, 0, 0].tolist()
+      [[True, True, False], [True, False, False]]
+    """
+    if mask is None:
+        return None
+    batch, heads, time, places = scores
+    if jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == (batch,):
+        return (jnp.arange(places) < mask[:, None])[:, None, None]
+    if mask.dtype == jnp.bool_:
+        if mask.shape == (batch, places):
+            return mask[:, None, None]
+        if mask.shape == (batch, time, places):
+            return mask[:, None]
+        if mask.shape in ((batch, heads, time, places), (batch, 1, time, places)):
+            return mask
+    raise ValueError(
+        f"{who}: a mask is lengths, integers ({batch},), or booleans ({batch}, {places}), "
+        f"({batch}, {time}, {places}) or ({batch}, {heads} or 1, {time}, {places}), "
+        f"got {mask.shape} {mask.dtype}"
+    )
+
+
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax of q k / sqrt(size), times v, by heads; keys and values may have fewer heads.
+
+    Unlike `jax.nn.dot_product_attention`, it returns the weights, gives zeros where everything is
+    masked (not equal weights), and computes the softmax in float64 for float64.
+
+    Args:
+      q: (batch, time, heads, size).
+      k, v: (batch, places, kv_heads, size); kv_heads divides heads.
+      mask: booleans (batch, heads or 1, time or 1, places) or (time, places), True where a query
+        may attend.
+      dropout_rate: share of the weights to drop, in [0, 1), where there is a key.
+      key: for dropout; None is no dropout.
+
+    Returns:
+      The values (batch, time, heads, size), and the weights before dropout (batch, heads, time,
+      places).
+
+    Example:
+      >>> q, k = jnp.ones((2, 3, 4, 6)), jnp.ones((2, 5, 2, 6))
+      >>> y, weights = dot_product_attention(q, k, k)
+      >>> y.shape, weights.shape
+      ((2, 3, 4, 6), (2, 4, 3, 5))
+
+    Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.2.1.
+    """
+    batch, time, heads, size = q.shape
+    places, groups = k.shape[1:3]
+    q = q.reshape(batch, time, groups, heads // groups, size)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide) / math.sqrt(size)
+    weights = masked_softmax(scores.reshape(batch, heads, time, places), mask).astype(v.dtype)
+    kept = weights
+    if key is not None:
+        keep = 1 - dropout_rate
+        kept = jnp.where(jax.random.bernoulli(key, keep, kept.shape), kept / keep, 0)
+        kept = kept.astype(v.dtype)
+    kept = kept.reshape(batch, groups, heads // groups, time, places)
+    y = jnp.einsum("bghts,bsgd->btghd", kept, v)
+    return y.reshape(batch, time, heads, size), weights
+
+
+def fits_cudnn(backend: str, capability: float, dtype: Any, head_size: int) -> bool:
+    """Whether cuDNN's fused attention applies, which `jax.nn.dot_product_attention` never checks.
+
+    Args:
+      backend: as returned by `jax.default_backend()`.
+      capability: CUDA compute capability: 8.0 is Ampere (A100), 9.0 Hopper; 7.5 (T4) is too old.
+      dtype: of queries, keys and values.
+      head_size: width of a head.
+
+    Example:
+      >>> fits_cudnn("gpu", 8.0, jnp.bfloat16, 64), fits_cudnn("gpu", 7.5, jnp.bfloat16, 64)
+      (True, False)
+    """
+    narrow = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    largest = 256 if capability >= 9 else 128
+    fits = head_size % 8 == 0 and head_size <= largest
+    return backend == "gpu" and capability >= 8 and narrow and fits
+
+
+def hardware() -> tuple[str, float]:
+    """The backend, and the CUDA compute capability of its first device (0 for other devices).
+
+    Example:
+      >>> backend, capability = hardware()
+      >>> backend in ("cpu", "gpu", "tpu"), capability >= 0
+      (True, True)
+    """
+    try:
+        capability = float(getattr(jax.devices()[0], "compute_capability", 0))
+    except ValueError:  # AMD's are not numbers
+        capability = 0.0
+    return jax.default_backend(), capability
+
+
+def fused_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    lengths: jax.Array | None,
+    *,
+    causal: bool,
+    implementation: Any,
+) -> jax.Array:
+    """`jax.nn.dot_product_attention` with lengths; a length of 0 counts as 1 (else possibly NaN).
+
+    Args:
+      q, k, v: (batch, time or places, heads or kv_heads, size).
+      lengths: (batch,) integers, the number of places that may be attended to; None is all.
+      causal: whether each query attends only to its own place and those before it.
+      implementation: "cudnn" or "xla".
+
+    Example:
+      >>> q = jnp.ones((2, 3, 4, 6))
+      >>> fused_attention(q, q, q, jnp.array([3, 0]), causal=True, implementation="xla").shape
+      (2, 3, 4, 6)
+    """
+    if lengths is None:
+        return jax.nn.dot_product_attention(
+            q, k, v, is_causal=causal, implementation=implementation
+        )
+    some = jnp.clip(lengths, 1, k.shape[1]).astype(jnp.int32)
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=causal, key_value_seq_lengths=some, implementation=implementation
+    )

@@ -1,0 +1,26 @@
+"""Dtypes of sums: compute in at least float32, return in the dtype of the input."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """x in at least float32: bfloat16 and float16 have too few digits for sums.
+
+    Example:
+      >>> wide(jnp.ones(3, jnp.bfloat16)).dtype, wide(jnp.ones(3, jnp.uint8)).dtype
+      (dtype('float32'), dtype('float32'))
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def output_dtype(x: Any) -> Any:
+    """The dtype of the output of a layer without parameters: that of x, float32 for integers.
+
+    Example:
+      >>> output_dtype(jnp.ones(3, jnp.bfloat16)), output_dtype(jnp.ones(3, jnp.uint8))
+      (dtype(bfloat16), dtype('float32'))
+    """
+    return x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.dtype(jnp.float32)

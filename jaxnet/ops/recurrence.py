@@ -1,0 +1,255 @@
+"""Recurrence: one step of the simple, LSTM and GRU cells, and fast loops over all steps.
+
+Why the loops are fast: the inputs are multiplied by their kernel for all steps at once, before the
+loop. The loop has its own rule for tangents: a linear loop, into which the tangent of the recurrent
+kernel enters as one product of all steps, with slopes saved by the forward loop. Its transpose,
+which JAX derives, is a backward loop without a sum over the kernel, and one product after it. As a
+rule for tangents it also gives forward mode and higher derivatives.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Carry = Any  # h, or {"c": c, "h": h}
+
+
+class Cell(NamedTuple):
+    """One step of a recurrence, and its derivative.
+
+    Fields:
+      gates: columns of the kernels, in multiples of the features.
+      memory: whether the carry has a memory c beside h.
+      step: (pre, product, carry) -> (carry, slopes), with pre = x @ kernel + bias and product =
+        h @ recurrent_kernel (+ recurrent_bias); the derivative needs the slopes.
+      inject: (slopes, d_pre, d_product) -> d, the tangents that do not come from the carry, for
+        all steps at once.
+      push: (slopes, d, d_product, d_carry) -> d_carry, one step of the tangents, linear in the last
+        three; d_product = d_h @ recurrent_kernel.
+    """
+
+    gates: int
+    memory: bool
+    step: Callable
+    inject: Callable
+    push: Callable
+
+
+def hidden(carry: Carry) -> jax.Array:
+    """The output h of a carry.
+
+    Example:
+      >>> hidden({"c": 1, "h": 2}), hidden(3)
+      (2, 3)
+    """
+    return carry["h"] if isinstance(carry, dict) else carry
+
+
+def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """x @ kernel + bias over the last axis; None is no bias.
+
+    Example:
+      >>> project(jnp.ones((2, 5, 3)), jnp.ones((3, 4)), None).shape
+      (2, 5, 4)
+    """
+    # With two axes XLA transposes the product without copies. [Of the processor time of an LSTM's
+    # training step on one core, 100 steps, 256 features, batch 32, this saves about 15% and
+    # `transposed` below about 10%.]
+    flat = x.reshape(-1, x.shape[-1]) @ kernel
+    return _plus(flat.reshape(*x.shape[:-1], -1), bias)
+
+
+def unroll(
+    cell: Cell,
+    pre: jax.Array,
+    kernel: jax.Array,
+    biases: tuple[jax.Array | None, jax.Array | None],
+    carry: Carry,
+    mask: jax.Array | None,
+) -> tuple[jax.Array, Carry]:
+    """All steps of a cell.
+
+    Args:
+      cell: `LSTM`, `GRU` or `simple_cell(activation)`.
+      pre: (time, batch, gates * features), the projected inputs without bias.
+      kernel: the recurrent kernel, (features, gates * features).
+      biases: (gates * features,) or None, of the inputs and of the product with the kernel.
+      carry: before the first step.
+      mask: (time, batch, 1) booleans; steps that are False keep the carry. None is all True.
+
+    Returns:
+      h of all steps, (time, batch, features), and the last carry.
+
+    Example:
+      A sum, as a simple cell with the identity for activation and for kernel:
+
+      >>> cell = simple_cell(lambda z: z)
+      >>> pre = jnp.arange(1.0, 4.0).reshape(3, 1, 1)
+      >>> h, final = unroll(cell, pre, jnp.eye(1), (None, None), jnp.zeros((1, 1)), None)
+      >>> h.ravel(), final
+      (Array([1., 3., 6.], dtype=float32), Array([[6.]], dtype=float32))
+    """
+    return _compiled(cell, pre, kernel, biases, carry, mask)
+
+
+# The three cells.
+
+
+def _sigmoid_of_tanh(t):
+    return 0.5 * t + 0.5  # sigmoid(z) = tanh(z / 2) / 2 + 1 / 2
+
+
+def _lstm_step(pre, product, carry):
+    # One tanh over all gates, at half the argument except for the candidate g.
+    half = np.array([0.5, 0.5, 1, 0.5]).reshape(4, 1)
+    z = (pre + product).reshape(*pre.shape[:-1], 4, -1)
+    t = jnp.tanh(z * half.astype(pre.dtype))  # (batch, 4, features)
+    i, f, o = (_sigmoid_of_tanh(t[..., gate, :]) for gate in (0, 1, 3))
+    g = t[..., 2, :]
+    c = f * carry["c"] + i * g
+    squashed = jnp.tanh(c)
+    by_gates = [
+        g * i * (1 - i),
+        carry["c"] * f * (1 - f),
+        i * (1 - g * g),
+        squashed * o * (1 - o),
+    ]
+    slopes = jnp.concatenate(by_gates, -1), f, o * (1 - squashed * squashed)
+    return {"c": c, "h": o * squashed}, slopes
+
+
+def _lstm_push(slopes, d, d_product, d_carry):
+    by_gates, by_old_c, by_c = slopes
+    to_i, to_f, to_g, to_o = jnp.split(by_gates * (d + d_product), 4, -1)
+    d_c = by_old_c * d_carry["c"] + to_i + to_f + to_g
+    return {"c": d_c, "h": by_c * d_c + to_o}
+
+
+def _gru_step(pre, product, h):
+    pre_r, pre_u, pre_n = jnp.split(pre, 3, -1)
+    r, u, n = jnp.split(product, 3, -1)
+    inner = n
+    r = _sigmoid_of_tanh(jnp.tanh(0.5 * (pre_r + r)))
+    u = _sigmoid_of_tanh(jnp.tanh(0.5 * (pre_u + u)))
+    n = jnp.tanh(pre_n + r * inner)
+    by_n = (1 - u) * (1 - n * n)
+    by_gates = [by_n * inner * r * (1 - r), (h - n) * u * (1 - u), by_n]
+    return n + u * (h - n), (jnp.concatenate(by_gates, -1), r, u)
+
+
+def _gru_reset(r, d_product):
+    """Multiplies the candidate's part of the product by the reset gate."""
+    r_and_u, n = jnp.split(d_product, [2 * r.shape[-1]], -1)
+    return jnp.concatenate([r_and_u, r * n], -1)
+
+
+def _gru_inject(slopes, d_pre, d_product):
+    return d_pre + _gru_reset(slopes[1], d_product)
+
+
+def _gru_push(slopes, d, d_product, d_h):
+    by_gates, r, u = slopes
+    return sum(jnp.split(by_gates * (d + _gru_reset(r, d_product)), 3, -1), u * d_h)
+
+
+def _add(slopes, d_pre, d_product):
+    return d_pre + d_product
+
+
+LSTM = Cell(4, True, _lstm_step, _add, _lstm_push)
+GRU = Cell(3, False, _gru_step, _gru_inject, _gru_push)
+
+
+@cache  # one cell per activation, so that equal layers share their compiled loops
+def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
+    """The cell h_t = activation(pre + product).
+
+    Args:
+      activation: a function of an array that keeps its shape.
+
+    Example:
+      >>> h, _ = simple_cell(jnp.tanh).step(jnp.ones((1, 2)), -jnp.ones((1, 2)), None)
+      >>> h.tolist()
+      [[0.0, 0.0]]
+    """
+
+    def step(pre, product, h):
+        z = pre + product
+        return activation(z), (z,)
+
+    def push(slopes, d, d_product, d_h):
+        (z,) = slopes
+        return jax.jvp(activation, (z,), (d + d_product,))[1]
+
+    return Cell(1, False, step, _add, push)
+
+
+# All steps, and their tangents.
+
+
+def _keep(mask, new, old):
+    """The new carry where the mask is True, else the old one."""
+    return new if mask is None else jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, old)
+
+
+def _plus(a, bias):
+    return a if bias is None else a + bias
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _unrolled(cell, pre, kernel, biases, carry, mask):
+    bias, recurrent_bias = biases
+
+    def body(carry, now):
+        pre, mask = now
+        product = project(hidden(carry), kernel, recurrent_bias)
+        new, _ = cell.step(_plus(pre, bias), product, carry)
+        carry = _keep(mask, new, carry)
+        return carry, hidden(carry)
+
+    final, h = jax.lax.scan(body, carry, (pre, mask))
+    return h, final
+
+
+@_unrolled.defjvp
+def _unrolled_tangents(cell, primals, tangents):
+    pre, kernel, (bias, recurrent_bias), carry, mask = primals
+    d_pre, d_kernel, (d_bias, d_recurrent_bias), d_carry, _ = tangents
+
+    # The slopes of the gates overwrite pre step by step. Memory is time here, since the system
+    # hands out fresh pages at each call. [LSTM, 100 steps, 256 features, batch 32, 2 cores: 62 to
+    # 43 MB with the bias added in the loop too, and a training step 46 to 41 ms.]
+    def step(loop, now):
+        carry, kept = loop
+        t, mask = now
+        pre = _plus(jax.lax.dynamic_index_in_dim(kept, t, keepdims=False), bias)
+        product = project(hidden(carry), kernel, recurrent_bias)
+        new, (by_gates, *slopes) = cell.step(pre, product, carry)
+        kept = jax.lax.dynamic_update_index_in_dim(kept, by_gates, t, 0)
+        carry = _keep(mask, new, carry)
+        return (carry, kept), (hidden(carry), slopes)
+
+    (final, by_gates), (h, slopes) = jax.lax.scan(step, (carry, pre), (jnp.arange(len(pre)), mask))
+    slopes = [by_gates, *slopes]
+    before = jnp.concatenate([hidden(carry)[None], h[:-1]])  # (time, batch, features)
+    d_product = project(before, d_kernel, d_recurrent_bias)
+    d = cell.inject(slopes, _plus(d_pre, d_bias), d_product)
+    # The backward loop, not this one, then multiplies in the plain order.
+    transposed = kernel.T
+
+    def push(d_carry, now):
+        slopes, d, mask = now
+        d_product = jax.lax.dot_general(hidden(d_carry), transposed, (((1,), (1,)), ((), ())))
+        d_carry = _keep(mask, cell.push(slopes, d, d_product, d_carry), d_carry)
+        return d_carry, hidden(d_carry)
+
+    d_final, d_h = jax.lax.scan(push, d_carry, (slopes, d, mask))
+    return (h, final), (d_h, d_final)
+
+
+# Compiled by itself, so that calls outside jit do not compile the loop each time.
+_compiled = jax.jit(_unrolled, static_argnums=0)

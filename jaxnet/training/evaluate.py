@@ -1,0 +1,189 @@
+"""Evaluation: the loss and metrics of an objective, and the outputs of a net, batch by batch."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.checks import at_least, check_data
+from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer
+from jaxnet.training.objective import Average, averages
+
+_PROGRAMS = Memo(16)  # of nets that are evaluated or used for prediction outside of `fit`
+
+
+def evaluate(
+    objective: Layer, params: Params, state: State, data: PyTree, *, batch_size: int = 256
+) -> dict[str, float]:
+    """The mean loss and metrics over all examples, in evaluation mode.
+
+    Args:
+      objective: such as `jn.supervised(net, loss, metrics=...)`.
+      params, state: of the objective; nothing changes.
+      data: a pytree of arrays with one example per row, or an iterable of batches.
+      batch_size: examples at a time; changes speed and memory, not the result.
+
+    Returns:
+      A float per metric, "loss" first. The penalty is part of the loss.
+
+    Raises:
+      ValueError: for no examples, unequal lengths, or data with a NaN.
+
+    Example:
+      >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
+      >>> data = jnp.zeros((7, 3)), jnp.full((7, 1), 2.0)
+      >>> params, state = objective.init(jax.random.key(0), data)
+      >>> jn.evaluate(objective, params, state, data, batch_size=3)
+      {'loss': 4.0}
+    """
+    if not isinstance(objective, Layer):
+        raise TypeError(
+            "evaluate: expected an objective first, such as jn.supervised(net, loss), got "
+            f"{type(objective).__name__}; write evaluate(objective, params, state, data)"
+        )
+    at_least("evaluate", "batch_size", batch_size)
+    return measure_all(objective, _PROGRAMS, params, state, data, batch_size, "evaluate")
+
+
+def measure_all(
+    objective: Layer, programs: Memo, params, state, data: PyTree, batch_size: int, who: str
+) -> dict[str, float]:
+    """`evaluate`, with the memory of its compiled programs."""
+    key = jax.random.key(0)  # evaluation that samples (an RBM's, say) is the same every time
+    sums = None
+    for batch in data if is_stream(data) else [data]:
+        batch = on_device(batch, f"{who}: data")
+        count = jax.tree.leaves(batch)[0].shape[0]
+        size = min(batch_size, count)
+        whole = count - count % size
+        parts = [batch]
+        if whole < count and not _takes_mask(objective, programs, params, state, batch):
+            parts = [jax.tree.map(lambda a, n=n: a[n], batch) for n in np.s_[:whole, whole:]]
+        for part in parts:
+            n = jax.tree.leaves(part)[0].shape[0]
+            found = measure(objective, programs, min(size, n))(params, state, part, key)
+            sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+    if sums is None:
+        raise ValueError(f"{who}: the data yielded no batch")
+    return means(sums)
+
+
+def measure(objective: Layer, programs: Memo, size: int):
+    """The program (params, state, data, key) -> sums of mean * weight, and of the weights."""
+    place = ("measure", objective, size)
+    if place in programs:
+        return programs[place]
+
+    @jax.jit
+    def run(params, state, data, key):
+        count = jax.tree.leaves(data)[0].shape[0]
+        steps = -(-count // size)
+
+        def body(carry, now):
+            i, batch = now
+            mask = None
+            if count % size:
+                mask = (i * size + jnp.arange(size) < count).astype(jnp.float32)
+            output, _ = objective.apply(
+                params, state, batch, key=jax.random.fold_in(key, i), train=False
+            )
+            found = averages(output, batch, mask, objective.name)
+            return carry, {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
+
+        _, each = jax.lax.scan(body, None, (jnp.arange(steps), _batches(data, steps, size)))
+        return jax.tree.map(lambda leaf: leaf.sum(0), each)
+
+    programs[place] = run
+    return run
+
+
+def _takes_mask(objective: Layer, programs: Memo, params, state, batch: PyTree) -> bool:
+    """Whether all values of the objective are per example, so that padding can be left out."""
+    if (place := ("takes mask", objective)) not in programs:
+
+        def apply(params, state, batch, key):
+            return objective.apply(params, state, batch, key=key, train=False)[0]
+
+        values, metrics = jax.eval_shape(apply, params, state, batch, jax.random.key(0))
+        programs[place] = all(leaf.ndim > 0 for leaf in jax.tree.leaves((values, metrics)))
+    return programs[place]
+
+
+def predict(
+    net: Layer, params: Params, state: State, x: PyTree, *, batch_size: int = 256
+) -> PyTree:
+    """The net's outputs for all of x, in evaluation mode, computed batch by batch.
+
+    Args:
+      net: the layer.
+      params, state: of the net.
+      x: inputs, one example per row.
+      batch_size: examples at a time; changes speed and memory, not the result.
+
+    Returns:
+      NumPy arrays, one row per example.
+
+    Raises:
+      ValueError: for no examples, unequal lengths, or a NaN in x.
+
+    Example:
+      >>> net = jn.dense(2)
+      >>> params, state = net.init(jax.random.key(0), jn.spec((1, 3)))
+      >>> jn.predict(net, params, state, np.ones((7, 3), np.float32), batch_size=4).shape
+      (7, 2)
+    """
+    at_least("predict", "batch_size", batch_size)
+    net, x = as_layer(net), on_device(x, "predict: x")
+    size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
+    if (place := ("predict", net, size)) not in _PROGRAMS:
+
+        @jax.jit
+        def run(params, state, x):
+            count = jax.tree.leaves(x)[0].shape[0]
+            steps = -(-count // size)
+            y = jax.lax.map(
+                lambda batch: net.apply(params, state, batch)[0], _batches(x, steps, size)
+            )
+            return jax.tree.map(lambda a: a.reshape(steps * size, *a.shape[2:])[:count], y)
+
+        _PROGRAMS[place] = run
+    return jax.device_get(_PROGRAMS[place](params, state, x))
+
+
+def _batches(data: PyTree, steps: int, size: int) -> PyTree:
+    """(steps, size, ...), padded with copies of the last example, which are finite."""
+
+    def leaf(a):
+        pad = [(0, steps * size - a.shape[0])] + [(0, 0)] * (a.ndim - 1)
+        return jnp.pad(a, pad, mode="edge").reshape(steps, size, *a.shape[1:])
+
+    return jax.tree.map(leaf, data)
+
+
+def is_stream(data: Any) -> bool:
+    """Whether data is an iterable of batches rather than arrays in memory."""
+    arrays = isinstance(data, tuple | list | dict) or hasattr(data, "shape")
+    if not arrays and not hasattr(data, "__iter__"):
+        raise TypeError(
+            "data must be arrays, such as (x, y), or an iterable of batches, "
+            f"got {type(data).__name__}"
+        )
+    return not arrays
+
+
+def on_device(data: PyTree, who: str) -> PyTree:
+    """Validates the arrays and moves them to the default device."""
+    check_data(data, who)
+    return jax.tree.map(jnp.asarray, data)
+
+
+def means(sums: dict[str, Average]) -> dict[str, Any]:
+    """The means of summed averages, "loss" first, as floats where they are scalars."""
+    names = sorted(sums, key=lambda name: (name != "loss", name))
+    found = {}
+    for name in names:
+        total, weight = (np.asarray(leaf) for leaf in sums[name])
+        mean = total / np.where(weight == 0, 1, weight)
+        found[name] = float(mean) if mean.ndim == 0 else mean
+    return found

@@ -1,0 +1,234 @@
+"""A trainer: `init(key, batch) -> train_state` and `step(train_state, batch)`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.checks import at_least, is_traced
+from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
+from jaxnet.training.objective import Average, averages
+from jaxnet.training.watch import Watcher
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes; a pytree, to be saved and resumed whole.
+
+    Fields:
+      step: number of updates made, an int32 scalar.
+      params: nested dicts that the optimizer changes.
+      state: nested dicts that `apply` changes, e.g. running statistics.
+      opt_state: of the optax optimizer.
+      key: the randomness to come; every step advances it. As key data, uint32, since a typed key
+        takes a jitted call off its fast path.
+    """
+
+    step: jax.Array
+    params: Params
+    state: State
+    opt_state: PyTree
+    key: jax.Array
+
+
+class Trainer(NamedTuple):
+    """A pair of functions that train an objective; made by `jn.trainer`.
+
+    Fields:
+      init: `(key, batch) -> train_state`.
+      step: `(train_state, batch) -> (train_state, metrics)`.
+      update: the step with all that `fit` needs: `(train_state, batch, mask) -> (train_state,
+        averages, finite)`, pure. None for a trainer of your own: `fit` then uses `step`.
+      objective: the layer that is trained.
+      optimizer: of optax.
+      watcher: warns about the trainer's programs.
+      programs: the compiled programs of `fit`, which live as long as the trainer.
+    """
+
+    init: Callable[[jax.Array, PyTree], TrainState]
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+    update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]] | None = None
+    objective: Layer | None = None
+    optimizer: optax.GradientTransformation | None = None
+    watcher: Watcher | None = None
+    programs: Memo | None = None
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.objective!r})"
+
+
+def trainer(
+    objective: Layer, optimizer: optax.GradientTransformation, *, shapes: int = 1
+) -> Trainer:
+    """The trainer of an objective.
+
+    `init(key, batch)` draws params, state and the optimizer's state. Only the shapes and dtypes of
+    the batch are used, so it may be the whole data set, or `jn.spec`s.
+
+    `step(train_state, batch)` computes the gradient and the update, and returns the new
+    train_state with the loss and metrics of the batch. Called plainly, it is jitted and donates the
+    train_state (its memory is reused), so always continue with the one that came back. Inside the
+    user's own `jit`, `grad`, `scan` or `vmap` it is a pure function. Optimizers that search along a
+    line get value, gradient and function, as `optax.lbfgs` expects.
+
+    It warns, with paths, about recompilations, about state that does not change in training, and
+    about gradients or losses that are not finite. For the last it reads values now and then, at
+    least every 256 steps; `fit` checks every step.
+
+    Args:
+      objective: a layer `batch -> (values, metrics)`, such as `jn.supervised(net, loss)`.
+      optimizer: of optax, such as `optax.adam(1e-3)`.
+      shapes: number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`: as many
+        compilations bring no warning.
+
+    Raises:
+      TypeError: for an objective that is not a layer, or an optimizer that is not of optax.
+
+    Example:
+      >>> batch = jnp.eye(3), jnp.array([0, 1, 0])
+      >>> loss = optax.softmax_cross_entropy_with_integer_labels
+      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.adam(0.1))
+      >>> train_state = trainer.init(jax.random.key(0), batch)
+      >>> for _ in range(20):
+      ...     train_state, metrics = trainer.step(train_state, batch)
+      >>> 0 < float(metrics["loss"]) < 0.2
+      True
+    """
+    _check(objective, optimizer)
+    at_least("trainer", "shapes", shapes)
+    optimizer = optax.with_extra_args_support(optimizer)
+    watcher = Watcher(shapes)
+    start = jax.jit(lambda params: strong(optimizer.init(params)))  # eager zeros compile per shape
+
+    def init(key: jax.Array, batch: PyTree) -> TrainState:
+        params, state = strong(objective.init(child_key(key, "init"), _specs(batch)))
+        train_key = child_key(key, "train")
+        if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
+            train_key = jax.random.key_data(train_key)  # the data would lose another kind
+        step = jnp.asarray(np.zeros((), np.int32))
+        return TrainState(step, params, state, start(params), train_key)
+
+    def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
+        needed = jax.tree.structure(jax.eval_shape(optimizer.init, train_state.params))
+        given = jax.tree.structure(train_state.opt_state)
+        if given != needed:
+            raise ValueError(
+                "step: opt_state belongs to another optimizer; initialize with this trainer: "
+                f"trainer.init(key, batch)\n  expected {needed}\n  got      {given}"
+            )
+        train_state, key = next_key(train_state)
+
+        def loss(params):
+            output, state = objective.apply(params, train_state.state, batch, key=key, train=True)
+            found = averages(output, batch, mask, objective.name)
+            watcher.updated(train_state.state, state)
+            return found["loss"].mean, (state, found)
+
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, (state, found)), grads = gradient(train_state.params)
+        updates, opt_state = optimizer.update(
+            grads,
+            train_state.opt_state,
+            train_state.params,
+            value=value,
+            grad=grads,
+            value_fn=lambda params: loss(params)[0],
+        )
+        params: Any = optax.apply_updates(train_state.params, updates)
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)]
+        after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
+        return after, found, jnp.stack(finite) if finite else jnp.ones(0, bool)
+
+    def pure_step(train_state, batch):
+        after, found, _ = update(train_state, batch)  # results that are not used are not computed
+        return after, {name: average.mean for name, average in found.items()}
+
+    def watched_step(train_state, batch):
+        watcher.traced("step", train_state=train_state, batch=batch)
+        return pure_step(train_state, batch)
+
+    jitted = jax.jit(watched_step, donate_argnums=0)
+
+    def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        if is_traced((train_state, batch)):
+            return pure_step(train_state, batch)
+        try:
+            after, metrics = jitted(train_state, batch)
+        except (RuntimeError, ValueError) as error:
+            if "has been deleted" in str(error):
+                error.add_note(
+                    "a train_state goes into one step only, which reuses its memory; continue with "
+                    "the one that came back: train_state, metrics = trainer.step(train_state, ...)"
+                )
+            raise
+        watcher.stepped(after, metrics["loss"])
+        return after, metrics
+
+    return Trainer(init, step, update, objective, optimizer, watcher, Memo())
+
+
+def _check(objective: Any, optimizer: Any) -> None:
+    if not isinstance(objective, Layer):
+        raise TypeError(
+            "trainer: the objective must be a layer, such as jn.supervised(net, loss), got "
+            f"{type(objective).__name__}"
+        )
+    if isinstance(optimizer, optax.GradientTransformation):
+        return
+    hint = ""
+    if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
+        hint = "; write optimizer.gradient_transformation()"
+    got = type(optimizer).__name__
+    if callable(optimizer) and not hint:
+        got = f"the function {function_name(optimizer)}"
+        hint = f"; did you forget to call it: {function_name(optimizer)}(1e-3)?"
+    raise TypeError(
+        f"trainer: the optimizer must be one of optax, such as optax.adam(1e-3), got {got}{hint}"
+    )
+
+
+def _specs(batch: PyTree) -> PyTree:
+    for leaf in jax.tree.leaves(batch):
+        if not getattr(leaf, "shape", ()):
+            raise TypeError(
+                "trainer.init: the batch must be arrays or specs with one example per row, such as "
+                f"(inputs, targets), got {type(leaf).__name__} in it; of a loader, pass one batch"
+            )
+    return abstract(batch, "trainer.init")
+
+
+def strong(tree: PyTree) -> PyTree:
+    """The tree without weak types, which the first step would make strong and so compile twice."""
+
+    def leaf(a):
+        weak = getattr(a, "weak_type", False)
+        if weak and not is_traced(a):
+            return jnp.asarray(np.asarray(a))
+        extended = jnp.issubdtype(a.dtype, jax.dtypes.extended)
+        return jax.lax.convert_element_type(a, a.dtype) if weak and not extended else a
+
+    return jax.tree.map(leaf, tree)
+
+
+def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
+    """The train_state with its key advanced, and a key to use.
+
+    Example:
+      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+      >>> train_state = trainer.init(jax.random.key(0), (jn.spec((5, 3)), jn.spec((5, 2))))
+      >>> train_state, key = next_key(train_state)
+      >>> key.shape, train_state.key.shape
+      ((), (2,))
+    """
+    data = train_state.key
+    if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):  # not of JAX's default kind
+        key, here = jax.random.split(data)
+        return train_state._replace(key=key), here
+    # The stored key is a counter; each key handed out is a hash of it. XLA drops the hash where
+    # nobody draws, which it could not do with a split.
+    here = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
+    return train_state._replace(key=data.at[-1].add(1)), here

@@ -1,0 +1,118 @@
+"""Watching a run: recompilations, state that is never updated, values that are not finite."""
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.core import Params, PyTree, State, path_name
+
+
+class Watcher:
+    """Warns about a trainer's programs, by path.
+
+    Args:
+      shapes: number of batch shapes to expect; as many compilations bring no warning.
+    """
+
+    def __init__(self, shapes: int = 1):
+        self.shapes = shapes
+        self.traces: dict[str, list[dict[str, str]]] = {}
+        self._still: set[str] = set()
+        self._losses: list[jax.Array] = []  # not read yet
+        self._patience = 1
+
+    def traced(self, program: str, **args: PyTree) -> None:
+        """Called while a program is traced: warns which argument made it compile again."""
+        leaves, _ = jax.tree_util.tree_flatten_with_path(args)
+        now = {path_name(path): str(jax.typeof(leaf)) for path, leaf in leaves}
+        before = self.traces.setdefault(program, [])
+        before.append(now)
+        if len(before) < 2:
+            return
+        last = before[-2]
+        changed = [n for n in sorted(last.keys() | now.keys()) if last.get(n) != now.get(n)]
+        of_batch = all(name.split("/")[0] in ("batch", "data") for name in changed)
+        if of_batch and len(before) <= self.shapes:
+            return
+        changes = [f"{n}: {last.get(n, 'nothing')} -> {now.get(n, 'nothing')}" for n in changed]
+        hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
+        warnings.warn(
+            f"{program} is compiled again (number {len(before)}), because of "
+            + ("; ".join(changes[:8]) or "another batch_size")
+            + hint,
+            stacklevel=2,
+        )
+
+    def updated(self, before: State, after: State) -> None:
+        """Called while a step is traced: warns about leaves that come back as the same value."""
+        if jax.tree.structure(before) != jax.tree.structure(after):
+            raise ValueError(
+                "step: the objective must return state of the structure it was given, "
+                f"{jax.tree.structure(before)}, got {jax.tree.structure(after)}"
+            )
+        leaves, _ = jax.tree_util.tree_flatten_with_path(before)
+        same = {
+            path_name(path)
+            for (path, old), new in zip(leaves, jax.tree.leaves(after), strict=True)
+            if new is old
+        }
+        if new := same - self._still:
+            self._still |= new
+            warnings.warn(
+                f"state does not change in training: {', '.join(sorted(new))}; is the net applied "
+                "with train=train, and is its new state returned?",
+                stacklevel=2,
+            )
+
+    def stepped(self, train_state: Any, loss: jax.Array) -> None:
+        """Called after each step: reads losses now and then, since reading waits for the device.
+
+        After call 1 it reads the parameters and the loss, later the losses, at least every 256
+        calls.
+        """
+        self._losses.append(loss)
+        if len(self._losses) < self._patience:
+            return
+        losses, self._losses = np.asarray(self._losses), []
+        first, self._patience = self._patience == 1, min(2 * self._patience, 256)
+        if not first and np.isfinite(losses[-1]):  # a NaN gets into the parameters and stays
+            return
+        leaves = jax.tree.leaves(train_state.params)
+        finite = np.array([np.isfinite(np.asarray(leaf)).all() for leaf in leaves])
+        late = int(np.sum(~np.isfinite(losses))) or 1
+        first_step = int(train_state.step) - late + 1
+        warn_nonfinite(train_state.params, finite[None], losses[-late:], first_step)
+
+
+def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first: int) -> bool:
+    """Warns about the first step whose gradient, or else whose loss, has a NaN or Inf.
+
+    Args:
+      params: for the paths.
+      finite: (steps, leaves of the gradient).
+      losses: (steps,).
+      first: number of the first of these steps.
+
+    Returns:
+      Whether it warned.
+    """
+    steep = np.flatnonzero(~finite.all(axis=1))
+    high = np.flatnonzero(~np.isfinite(losses))
+    if steep.size:
+        names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+        which = [name for name, fine in zip(names, finite[steep[0]], strict=True) if not fine]
+        warnings.warn(
+            f"the gradient is not finite at step {first + steep[0]}: {', '.join(which[:8])}"
+            + (f" and {len(which) - 8} more" if len(which) > 8 else "")
+            + "; try a smaller learning rate, check the data, or see jn.inspect.first_nonfinite",
+            stacklevel=3,
+        )
+    elif high.size:  # optax's cross entropy is NaN for a label that is not a class
+        warnings.warn(
+            f"the loss is not finite at step {first + high[0]}, but its gradient is; are the "
+            "labels 0 to n - 1 for n outputs? jn.inspect.first_nonfinite may help",
+            stacklevel=3,
+        )
+    return bool(steep.size or high.size)

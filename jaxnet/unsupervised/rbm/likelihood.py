@@ -1,0 +1,183 @@
+"""Likelihood of a restricted Boltzmann machine: exact sums over states, or estimated by AIS."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnet.checks import at_least
+from jaxnet.core import Params, child_key
+from jaxnet.unsupervised.rbm.machine import free_energy
+from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw
+
+MOST_UNITS = 20  # of a layer that is enumerated: a million states
+BLOCK = 2**12  # states in memory at once
+
+
+def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
+    """log Z, exactly, as a sum over all states of one layer of at most 20 units.
+
+    The sum runs over the smaller layer if the visible units are Bernoulli, else over the hidden
+    layer.
+
+    Args:
+      params: of an `rbm`.
+      visible: kind of the visible units.
+
+    Raises:
+      ValueError: if that layer has more than 20 units; `ais` gives an estimate.
+
+    Example:
+      >>> params = {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3), "visible_bias": jnp.zeros(5)}
+      >>> log_partition(params) / jnp.log(2)  # 5 + 3 coins
+      Array(8., dtype=float32)
+    """
+    inputs, features = params["kernel"].shape
+    if visible is bernoulli and inputs < features:  # the same machine, upside down
+        params = {
+            "kernel": params["kernel"].T,
+            "bias": params["visible_bias"],
+            "visible_bias": params["bias"],
+        }
+    units = params["bias"].shape[0]
+    if units > MOST_UNITS:
+        raise ValueError(
+            f"log_partition: a layer of {units} units has 2**{units} states; the sum is limited to "
+            f"{MOST_UNITS} units. For an estimate write ais(key, params).log_partition"
+        )
+    return _enumerate(params, visible)
+
+
+@partial(jax.jit, static_argnames="visible")
+def _enumerate(params, visible):
+    units = params["bias"].shape[0]
+    block = min(2**units, BLOCK)
+
+    def sum_block(first):
+        states = first + jnp.arange(block)
+        bits = (states[:, None] >> jnp.arange(units)) & 1  # (block,) -> (block, units)
+        h = bits.astype(params["kernel"].dtype)
+        below = visible.log_partition(h @ params["kernel"].T, params["visible_bias"])
+        return jax.nn.logsumexp(h @ params["bias"] + below)
+
+    return jax.nn.logsumexp(jax.lax.map(sum_block, jnp.arange(0, 2**units, block)))
+
+
+def log_likelihood(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:
+    """log p(x) of each example, exactly, in nats; see `log_partition` for the limit on units.
+
+    Args:
+      params: of an `rbm`.
+      x: (..., inputs).
+      visible: kind of the visible units; with gaussian units p is a density.
+
+    Returns:
+      (...).
+
+    Raises:
+      ValueError: as `log_partition`.
+
+    Example:
+      >>> params = {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3), "visible_bias": jnp.zeros(5)}
+      >>> log_likelihood(params, jnp.ones((2, 5))) / jnp.log(2)
+      Array([-5., -5.], dtype=float32)
+    """
+    return -free_energy(params, x, visible=visible) - log_partition(params, visible=visible)
+
+
+class AISResult(NamedTuple):
+    """Result of `ais`.
+
+    Fields:
+      log_partition: the estimate of log Z.
+      standard_error: of the estimate, from the spread of the runs; too small if one run outweighs
+        all others.
+      log_weights: (runs,); log Z is the log-mean-exp of these.
+    """
+
+    log_partition: jax.Array
+    standard_error: jax.Array
+    log_weights: jax.Array
+
+
+def ais(
+    key: jax.Array,
+    params: Params,
+    *,
+    runs: int = 100,
+    betas: Any = None,
+    data: Any = None,
+    visible: Visible = bernoulli,
+) -> AISResult:
+    """Estimates log Z by annealed importance sampling.
+
+    Each run starts at a machine without weights, whose Z is known, and moves to the given machine
+    as an inverse temperature β rises from 0 to 1: the kernel is β·kernel, the bias β·bias, and the
+    visible bias is interpolated. The estimate of Z is unbiased, so that of log Z is low on average
+    (and likelihoods are high), by a large amount if there are too few steps. Double the steps to
+    test whether the estimate changes.
+
+    Args:
+      key: of all draws.
+      params: of an `rbm`.
+      runs: independent chains, at least 2.
+      betas: (steps + 1,), rising from 0 to 1; by default 1,001 equally spaced values. Large
+        machines need ten times that number, most of it above 0.9 [Salakhutdinov and Murray 2008].
+      data: (n, inputs), whose mean sets the visible bias at the start; a start near the data needs
+        fewer steps. By default that bias is 0.
+      visible: kind of the visible units.
+
+    Raises:
+      ValueError: for fewer than 2 runs, or betas that do not rise from 0 to 1.
+
+    Example:
+      >>> params = {"kernel": jnp.eye(5, 3), "bias": jnp.ones(3), "visible_bias": jnp.zeros(5)}
+      >>> estimate = ais(jax.random.key(0), params, betas=np.linspace(0, 1, 201))
+      >>> error = estimate.log_partition - log_partition(params)
+      >>> bool(abs(error) < 4 * estimate.standard_error)
+      True
+
+    Reference: Salakhutdinov and Murray 2008, "On the Quantitative Analysis of Deep Belief
+    Networks".
+    """
+    betas = np.linspace(0, 1, 1001) if betas is None else np.asarray(betas)
+    rises = betas.ndim == 1 and len(betas) > 1 and (np.diff(betas) > 0).all()
+    if not (rises and betas[0] == 0 and betas[-1] == 1):
+        raise ValueError("ais: betas must rise from 0 to 1, such as np.linspace(0, 1, 1001)")
+    at_least("ais", "runs", runs, 2)
+    start = jnp.zeros_like(params["visible_bias"])
+    if data is not None:
+        start = visible.bias(jnp.asarray(data, start.dtype).mean(0))
+    return _ais(key, params, start, jnp.asarray(betas, start.dtype), runs, visible)
+
+
+@partial(jax.jit, static_argnames=("runs", "visible"))
+def _ais(key, params, start, betas, runs, visible):
+    kernel, bias = params["kernel"], params["bias"]
+
+    def visible_bias(beta):
+        return (1 - beta) * start + beta * params["visible_bias"]
+
+    def free(beta, x, field):  # the free energy at β; field is that of β = 1
+        hidden = jax.nn.softplus(beta * field).sum(-1)
+        return visible.energy(x, visible_bias(beta)) - hidden
+
+    def step(i, carry):
+        x, log_weights = carry
+        field = x @ kernel + bias  # (runs, inputs) -> (runs, features)
+        log_weights += free(betas[i], x, field) - free(betas[i + 1], x, field)
+        beta, here = betas[i + 1], jax.random.fold_in(key, i)
+        h = draw(child_key(here, "hidden"), jax.nn.sigmoid(beta * field))
+        below = beta * (h @ kernel.T) + visible_bias(beta)
+        return visible.sample(child_key(here, "visible"), below), log_weights
+
+    x = visible.sample(child_key(key, "start"), jnp.broadcast_to(start, (runs, *start.shape)))
+    first = bias.shape[0] * jnp.log(2.0) + visible.log_partition(jnp.zeros_like(start), start)
+    weights = jnp.full(runs, first, kernel.dtype)
+    _, log_weights = jax.lax.fori_loop(0, betas.shape[0] - 1, step, (x, weights))
+    log_z = jax.nn.logsumexp(log_weights) - jnp.log(runs)
+    error = jnp.exp(log_weights - log_z).std(ddof=1) / jnp.sqrt(runs)
+    return AISResult(log_z, error, log_weights)

@@ -1,0 +1,310 @@
+"""Restricted Boltzmann machine: binary hidden units that explain visible ones.
+
+Visible units x and binary hidden units h have an energy; states of low energy are likely:
+
+    E(x, h) = visible.energy(x, visible_bias) - x·kernel·h - bias·h        p(x, h) = exp(-E) / Z
+
+The units of a layer are independent given the other layer, so block Gibbs sampling draws a whole
+layer at once. The gradient of log p(x) is the gradient of the free energy at the model's samples
+minus that at the data. Contrastive divergence takes the samples from a short chain that starts at
+the data, persistent contrastive divergence from chains that continue over all of training.
+
+References: Hinton 2002, "Training Products of Experts by Minimizing Contrastive Divergence";
+Tieleman 2008, "Training Restricted Boltzmann Machines using Approximations to the Likelihood
+Gradient"; Hinton 2010, "A Practical Guide to Training Restricted Boltzmann Machines".
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxnet.checks import at_least
+from jaxnet.core import Layer, Params, child_key, param_dtype
+from jaxnet.initializers import Initializer, normal, zeros
+from jaxnet.layers.checks import check_rank
+from jaxnet.training import fit, learning_rule, trainer
+from jaxnet.unsupervised.check import check_examples, whole_batches
+from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw, gaussian
+
+
+def rbm(
+    features: int,
+    *,
+    visible: Visible = bernoulli,
+    chains: int = 0,
+    kernel_init: Initializer = normal(0.01),
+    name: str = "rbm",
+) -> Layer:
+    """Probabilities of the hidden units, sigmoid(x @ kernel + bias), with the state for training.
+
+    In `serial` it computes what `dense` and a sigmoid do. Train it by `contrastive_divergence`,
+    which moves the chains; `apply` returns them unchanged.
+
+    Args:
+      features: number of hidden units, at least 1.
+      visible: kind of the visible units, from which the chains are first sampled.
+      chains: number of persistent chains; 0 for contrastive divergence that starts at the data.
+      kernel_init: draws the kernel; small values that differ, as equal hidden units stay equal.
+      name: of the layer.
+
+    Params:
+      kernel (inputs, features); bias (features,), of the hidden units; visible_bias (inputs,).
+
+    State:
+      chain (chains, inputs), unless chains is 0.
+
+    Raises:
+      ValueError: for features below 1, chains below 0, or an input without a batch axis.
+
+    Example:
+      >>> layer = rbm(4, chains=7)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((5, 3)))
+      >>> jax.tree.map(jnp.shape, (params, state))
+      ({'bias': (4,), 'kernel': (3, 4), 'visible_bias': (3,)}, {'chain': (7, 3)})
+      >>> h, state = layer.apply(params, state, jnp.ones((5, 3)))
+      >>> h.shape
+      (5, 4)
+    """
+    at_least(name, "features", features)
+    at_least(name, "chains", chains, 0)
+
+    def init(key, x):
+        check_rank(name, x, 2, "(batch, ..., inputs)")
+        inputs, dtype = x.shape[-1], param_dtype(x)
+        params = {
+            "kernel": kernel_init(child_key(key, "kernel"), (inputs, features), dtype),
+            "bias": zeros(key, (features,), dtype),
+            "visible_bias": zeros(key, (inputs,), dtype),
+        }
+        if not chains:
+            return params, {}
+        field = jnp.zeros((chains, inputs), dtype)
+        return params, {"chain": visible.sample(child_key(key, "chain"), field)}
+
+    def apply(params, state, x, *, key=None, train=False):
+        return jax.nn.sigmoid(_hidden_field(params, x)), state
+
+    return Layer(init, apply, name, kind="rbm")
+
+
+def _hidden_field(params: Params, x: jax.Array) -> jax.Array:
+    return x @ params["kernel"] + params["bias"]  # (..., inputs) -> (..., features)
+
+
+def _visible_field(params: Params, h: jax.Array) -> jax.Array:
+    return h @ params["kernel"].T + params["visible_bias"]  # (..., features) -> (..., inputs)
+
+
+def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:
+    """-log Σ_h exp(-E(x, h)): minus log p(x), up to the constant log Z.
+
+    Only differences have a meaning. Compare the free energy of training examples with that of
+    held-out ones during training: a growing gap indicates overfitting.
+
+    Args:
+      params: of an `rbm`.
+      x: (..., inputs).
+      visible: kind of the visible units.
+
+    Returns:
+      (...).
+
+    Example:
+      >>> params = {"kernel": jnp.eye(3, 2), "bias": jnp.zeros(2), "visible_bias": jnp.ones(3)}
+      >>> free_energy(params, jnp.zeros((5, 3)))[0]  # -2 log 2
+      Array(-1.386..., dtype=float32)
+    """
+    x = jnp.asarray(x)
+    hidden = jax.nn.softplus(_hidden_field(params, x)).sum(-1)
+    return visible.energy(x, params["visible_bias"]) - hidden
+
+
+def gibbs(
+    key: jax.Array, params: Params, x: ArrayLike, steps: int, *, visible: Visible = bernoulli
+) -> tuple[jax.Array, jax.Array]:
+    """Block Gibbs sampling: alternately all hidden units and all visible ones.
+
+    Args:
+      key: of all draws.
+      params: of an `rbm`.
+      x: (..., inputs), the start of the chains.
+      steps: at least 1; each draws both layers once.
+      visible: kind of the visible units.
+
+    Returns:
+      The last visible sample, and its mean given the hidden units, which makes the better picture;
+      both (..., inputs).
+
+    Raises:
+      ValueError: for steps below 1.
+
+    Example:
+      >>> params = {"kernel": jnp.eye(3, 2), "bias": jnp.zeros(2), "visible_bias": jnp.zeros(3)}
+      >>> x, mean = gibbs(jax.random.key(0), params, jnp.zeros((5, 3)), steps=10)
+      >>> x.shape, mean[:, 2].tolist()  # the third unit has no weights
+      ((5, 3), [0.5, 0.5, 0.5, 0.5, 0.5])
+    """
+    at_least("gibbs", "steps", steps)
+    return _gibbs(key, params, jnp.asarray(x, params["kernel"].dtype), steps, visible)
+
+
+@partial(jax.jit, static_argnames=("steps", "visible"))
+def _gibbs(key, params, x, steps, visible):
+    def step(i, carry):
+        here = jax.random.fold_in(key, i)
+        p = jax.nn.sigmoid(_hidden_field(params, carry[0]))
+        field = _visible_field(params, draw(child_key(here, "hidden"), p))
+        return visible.sample(child_key(here, "visible"), field), visible.mean(field)
+
+    return jax.lax.fori_loop(0, steps, step, (x, x))
+
+
+def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoulli) -> Layer:
+    """The objective CD-k of an `rbm`, or persistent CD-k if the `rbm` has chains.
+
+    An update is the gradient of the mean free energy of the batch minus that of the samples, both
+    held fixed. For the kernel it is (x'ᵀh' - xᵀh) / n with the hidden probabilities h and h' of
+    data x and samples x'. It is not the gradient of any function, see `jn.learning_rule`.
+
+    The value is the mean squared error of the reconstruction (up and down by the means), which is
+    easy to watch and proves little. The metric "free_energy" is the mean of the batch. A batch is
+    x alone, (n, inputs). Padding cannot be left out of an update: choose a batch_size that divides
+    the number of examples.
+
+    Args:
+      net: an `rbm`; params and state of the objective are those of the net.
+      k: Gibbs steps from the data or from the chains, at least 1.
+      visible: kind of the visible units, as in the net.
+
+    Raises:
+      ValueError: for k below 1.
+      TypeError: for a net that is not an `rbm`, or a batch that is not an array.
+
+    Example:
+      >>> x = jnp.tile(jnp.array([[1.0, 1, 0, 0], [0, 0, 1, 1]]), (20, 1))
+      >>> net = rbm(3, chains=10)  # rbm(3) for CD
+      >>> trainer = jn.trainer(contrastive_divergence(net), optax.sgd(0.5))
+      >>> train_state = trainer.init(jax.random.key(0), x)
+      >>> for epoch in jn.fit(trainer, train_state, x, epochs=200, batch_size=20):
+      ...     pass
+      >>> free_energy(epoch.train_state.params, jnp.array([[1.0, 1, 0, 0], [1, 0, 1, 0]])).argmin()
+      Array(0, dtype=int32)
+
+    References: Hinton 2002; Tieleman 2008.
+    """
+    at_least("contrastive_divergence", "k", k)
+    if not isinstance(net, Layer) or net.kind != "rbm":
+        raise TypeError(
+            "contrastive_divergence: expected a net made by rbm(features), got "
+            f"{net.name if isinstance(net, Layer) else type(net).__name__}; machines on top of "
+            "each other are trained one after another, see dbn.fit_dbn"
+        )
+
+    def rule(params, state, batch, *, key, train):
+        if not hasattr(batch, "shape"):
+            raise TypeError(
+                "contrastive_divergence: a batch is the inputs alone, (n, inputs), got "
+                f"{type(batch).__name__}; leave the labels out, as in jn.fit(trainer, state, x)"
+            )
+        x = jnp.asarray(batch, params["kernel"].dtype)
+        h = jax.nn.sigmoid(_hidden_field(params, x))
+        error = jnp.square(visible.mean(_visible_field(params, h)) - x).mean()
+        metrics = {"loss": error, "free_energy": free_energy(params, x, visible=visible).mean()}
+        if not train:
+            return jax.tree.map(jnp.zeros_like, params), (state, metrics)
+        samples, _ = gibbs(key, params, state.get("chain", x), k, visible=visible)
+
+        def contrast(params):
+            data = free_energy(params, x, visible=visible).mean()
+            return data - free_energy(params, samples, visible=visible).mean()
+
+        state = {name: samples for name in state}  # the chain, if there is one
+        return jax.grad(contrast)(params), (state, metrics)
+
+    return learning_rule(net, rule)
+
+
+def fit_rbm(
+    key: jax.Array,
+    x: Any,
+    features: int,
+    *,
+    full: bool = False,
+    k: int = 1,
+    persistent: bool = False,
+    epochs: int = 10,
+    learning_rate: float = 0.05,
+    momentum: float = 0.5,
+    weight_decay: float = 1e-4,
+    batch_size: int = 100,
+    visible: Visible = bernoulli,
+    progress: bool = True,
+) -> Params:
+    """Features by contrastive divergence: params of `jn.dense(features)` before a sigmoid.
+
+    The visible bias starts where it gives the data's mean, and the learning rate falls linearly to
+    0, which persistent chains need. For other schedules or metrics, write the loop yourself, as in
+    `contrastive_divergence`.
+
+    Any number of examples is accepted: where batch_size does not divide it, random examples are
+    repeated to fill the last batch.
+
+    Args:
+      key: of the initial params and of all draws.
+      x: (n, inputs), in [0, 1] for `bernoulli`, standardized for `gaussian`.
+      features: number of hidden units, at least 1.
+      full: whether to return the params of `rbm(features)`, that is visible_bias too.
+      k: Gibbs steps per update.
+      persistent: whether `batch_size` chains continue over all of training.
+      epochs: passes over the data.
+      learning_rate: of the first step; for `gaussian` 0.005 or less.
+      momentum: in [0, 1).
+      weight_decay: of the kernel; biases are not decayed.
+      batch_size: examples per step.
+      visible: kind of the visible units.
+      progress: whether to show a progress bar.
+
+    Returns:
+      {"kernel": (inputs, features), "bias": (features,)}, with full also
+      "visible_bias": (inputs,).
+
+    Raises:
+      ValueError: for data of another shape, without examples, with NaN, or outside [0, 1] unless
+        the units are gaussian; for features below 1.
+
+    Example:
+      >>> x = np.random.default_rng(0).integers(0, 2, (50, 6))
+      >>> params = fit_rbm(jax.random.key(0), x, 4, epochs=2)
+      >>> net = jn.serial(jn.dense(4), jax.nn.sigmoid)
+      >>> y, _ = net.apply({"dense": params}, {}, jnp.asarray(x, jnp.float32))
+      >>> y.shape
+      (50, 4)
+    """
+    x = check_examples(x, features, "fit_rbm")
+    low, high = float(x.min()), float(x.max())
+    if visible is not gaussian and (low < 0 or high > 1):
+        raise ValueError(
+            f"fit_rbm: binary visible units need values in [0, 1], got {low:.4g} to {high:.4g}; "
+            "scale x, or standardize its columns and write visible=gaussian"
+        )
+    examples, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
+    net = rbm(features, visible=visible, chains=batch_size if persistent else 0)
+    schedule = optax.linear_schedule(learning_rate, 0, epochs * (len(examples) // batch_size))
+    decayed = {"kernel": True, "bias": False, "visible_bias": False}
+    optimizer = optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=decayed), optax.sgd(schedule, momentum)
+    )
+    learner = trainer(contrastive_divergence(net, k=k, visible=visible), optimizer)
+    train_state = learner.init(key, examples)
+    start = train_state.params | {"visible_bias": visible.bias(x.mean(0))}
+    train_state = train_state._replace(params=start)
+    for epoch in fit(
+        learner, train_state, examples, epochs=epochs, batch_size=batch_size, progress=progress
+    ):
+        train_state = epoch.train_state
+    params = train_state.params
+    return params if full else {"kernel": params["kernel"], "bias": params["bias"]}

@@ -1,0 +1,116 @@
+"""Options, seeds, figures and words that all experiments share."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from experiments.common import (
+    Output,
+    Seeds,
+    TrainSize,
+    deviation,
+    main,
+    mean_std,
+    over_seeds,
+    per_class,
+    plot_by_labels,
+    run_epochs,
+    save,
+    total_steps,
+)
+from jaxnet.viz.figure import new_figure
+
+
+@dataclass(frozen=True)
+class Config(TrainSize, Seeds, Output):
+    """Options of a made-up experiment."""
+
+    output: Path = Path("runs/made_up")
+    seeds: int = 2
+    model: Literal["small", "large"] = "small"
+    """size of the net"""
+    widths: tuple[int, ...] = (4, 8)
+    kinds: tuple[Literal["a", "b"], ...] = ("a", "b")
+    epochs: int = 3
+    batch_size: int = 4
+    padding: int = 0
+
+
+def test_defaults_and_options_of_the_bases():
+    config = Config(seed=3, padding=-1)  # 0 by default: any int
+    assert (config.seeds, config.train_size, config.data_dir) == (2, None, None)
+    assert list(config.all_seeds) == [3, 4]
+    assert over_seeds(lambda seed: seed**2, config) == [9, 16]
+    assert total_steps(9, config) == 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": "huge"}, "model must be one of small, large, got 'huge'"),
+        ({"kinds": ("a", "c")}, "kinds must be one of a, b, got 'c'"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"widths": (4, 0)}, "widths must be at least 1, got 0"),
+        ({"widths": ()}, "widths must not be empty"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+    ],
+)
+def test_wrong_options(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Config(**wrong)
+
+
+def test_main_reads_options_runs_and_prints_the_time(monkeypatch, capsys):
+    pytest.importorskip("tyro")
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["made_up", "--seeds", "5", "--model", "large"])
+    main(Config, seen.append)
+    assert seen == [Config(seeds=5, model="large")]
+    assert " s of CPU" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["made_up", "--help"])
+    with pytest.raises(SystemExit):
+        main(Config, seen.append)
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in ("Options of a made-up experiment", "number of runs", "folder of the pictures"):
+        assert words in printed  # also where the default is another
+
+
+def test_mean_and_deviation_as_text():
+    assert mean_std([0.98, 0.99, 1.0]) == "99.00 ± 1.00%"
+    assert mean_std([1.0, 3.0], ".1f", ends=True) == "2.0 ± 1.4 (1.0 to 3.0)"
+    assert mean_std([0.5], ends=True) == "50.00%"
+    assert deviation([1.0, 3.0]) == pytest.approx(2**0.5) and np.isnan(deviation([1.0]))
+
+
+def test_examples_per_class_are_drawn_once():
+    y = np.array([0, 1, 1, 2, 0, 2, 1, 0, 2])
+    rows = per_class(y, 2, seed=0)
+    assert sorted(y[rows]) == [0, 0, 1, 1, 2, 2] and len(set(rows)) == 6
+    assert (per_class(y, 2, seed=0) == rows).all()
+
+
+def test_epochs_of_a_training_from_scratch(capsys):
+    x = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
+    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
+    epochs = run_epochs(trainer, (x, 2 * x), seed=0, epochs=12, batch_size=4, evaluate=(x, x))
+    assert [epoch.number for epoch in epochs] == [*range(1, 13)]
+    assert epochs[-1].train["loss"] < epochs[0].train["loss"] and epochs[-1].test is not None
+    assert capsys.readouterr().out.count("epoch") == 6
+
+
+def test_figures_are_saved_and_named(tmp_path, capsys):
+    figure = new_figure(3, 2)
+    axes = figure.subplots()
+    two = {10: np.array([0.5, 0.7]), 0: np.array([0.9, 0.9])}
+    plot_by_labels(axes, {"ours": two, "theirs": {10: np.array([0.4]), 0: np.array([0.8])}}, 0.1)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "all"]
+    (path,) = save({"accuracy": figure}, tmp_path / "new")
+    assert path == tmp_path / "new" / "accuracy.png" and path.stat().st_size > 1000
+    assert str(path) in capsys.readouterr().out

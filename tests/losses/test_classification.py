@@ -1,0 +1,119 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import losses
+from tests.losses.common import check_torch, close, slopes
+
+RNG = np.random.default_rng(7)
+LOGITS = RNG.normal(size=(5, 4)) * 2
+LABELS = np.array([0, 3, 1, 1, 2])
+PROBABILITIES = RNG.uniform(0.02, 0.98, size=(5, 4))
+BITS = RNG.integers(0, 2, size=(5, 4)).astype(float)
+
+
+def test_binary_cross_entropy_by_hand():
+    """-log 0.8 and -log 0.2: the two terms are not swapped, the sign is that of a loss."""
+    for p, y, value in [(0.8, 1, -math.log(0.8)), (0.8, 0, -math.log(0.2)), (0.3, 0.5, 0.780324)]:
+        close(losses.binary_cross_entropy(jnp.array([p]), jnp.array([y])), [value], 1e-6)
+
+
+def test_binary_cross_entropy_at_zero_and_one():
+    """Correct: 0. Wrong: the tangent at epsilon, with a gradient that reduces the error."""
+    both = jnp.array([0.0, 1.0])
+    assert (losses.binary_cross_entropy(both, both) == 0).all()
+    wrong = losses.binary_cross_entropy(both, 1 - both)
+    eps = float(jnp.finfo(jnp.float32).eps)
+    close(wrong, [1 - math.log(eps)] * 2, 1e-6)
+    slope = jax.grad(lambda p: losses.binary_cross_entropy(p, 1 - both).sum())(both)
+    close(slope, [-1 / eps, 1 / eps], 1e-6)
+    # it continues where rounding puts a probability outside [0, 1]
+    outside = losses.binary_cross_entropy(jnp.array([-1e-6, 1 + 1e-6]), 1 - both)
+    assert (outside > wrong).all() and jnp.isfinite(outside).all()
+
+
+def test_categorical_cross_entropy_by_hand():
+    p = jnp.array([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    eps = float(jnp.finfo(jnp.float32).eps)
+    values = losses.categorical_cross_entropy(p, jnp.array([1, 1, 0]))
+    close(values, [-math.log(0.2), 0, 1 - math.log(eps)], 1e-6)
+
+
+def test_cross_entropies_agree():
+    """On probabilities and on logits, optax's and ours are the same function."""
+    with jax.enable_x64(True):
+        z, labels = jnp.array(LOGITS), jnp.array(LABELS)
+        plain = optax.softmax_cross_entropy_with_integer_labels(z, labels)
+        close(losses.categorical_cross_entropy(jax.nn.softmax(z), labels), plain)
+        close(losses.cross_entropy()(z, labels), plain)
+        close(losses.focal_loss(0.0)(z, labels), plain)
+        one_hot = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.3)
+        smooth = losses.cross_entropy(label_smoothing=0.3)(z, labels)
+        close(smooth, optax.softmax_cross_entropy(z, one_hot))
+        sigmoid = optax.sigmoid_binary_cross_entropy(z, jnp.array(BITS))
+        close(losses.binary_cross_entropy(jax.nn.sigmoid(z), jnp.array(BITS)), sigmoid)
+
+
+def test_focal_loss_by_hand():
+    z = jnp.log(jnp.array([[0.75, 0.25]]))
+    close(losses.focal_loss(2.0)(z, jnp.array([0])), [0.0625 * -math.log(0.75)], 1e-6)
+    close(losses.focal_loss(1.0)(z, jnp.array([1])), [0.75 * -math.log(0.25)], 1e-6)
+    # two classes with logits (z, 0) are one logit z
+    z = jnp.array([-3.0, 0.5, 2.0])
+    two = losses.focal_loss(1.5)(jnp.stack([z, 0 * z], -1), jnp.array([0, 1, 0]))
+    close(losses.sigmoid_focal_loss(1.5)(z, jnp.array([1, 0, 1])), two, 1e-6)
+    weighted = losses.sigmoid_focal_loss(1.5, alpha=0.25)(z, jnp.array([1, 0, 1]))
+    close(weighted, two * jnp.array([0.25, 0.75, 0.25]), 1e-6)
+
+
+def test_focal_loss_is_finite_where_one_minus_p_rounds_to_zero():
+    """(1 - p)^0.5 has an infinite slope at p = 1."""
+    z = jnp.array([[60.0, 0.0]])
+    value, grad = slopes(losses.focal_loss(0.5), z, jnp.array([0]))
+    assert 0 <= value < 1e-20 and jnp.isfinite(grad).all()
+
+
+def torch_pairs(torch):
+    """name: our loss, PyTorch's, outputs, targets."""
+    f = torch.nn.functional
+
+    def focal(z, y, gamma=1.7):
+        p = z.softmax(-1).gather(-1, y[:, None])[:, 0]
+        return -((1 - p) ** gamma) * p.log()
+
+    def bce(p, y):
+        return f.binary_cross_entropy(p, y, reduction="none")
+
+    def nll(p, y):
+        return f.nll_loss(p.log(), y, reduction="none")
+
+    def smoothed(z, y):
+        return f.cross_entropy(z, y, reduction="none", label_smoothing=0.2)
+
+    ours = losses.cross_entropy(label_smoothing=0.2)
+    return {
+        "binary_cross_entropy": (losses.binary_cross_entropy, bce, PROBABILITIES, BITS),
+        "categorical_cross_entropy": (losses.categorical_cross_entropy, nll, PROBABILITIES, LABELS),
+        "cross_entropy": (ours, smoothed, LOGITS, LABELS),
+        "focal_loss": (losses.focal_loss(1.7), focal, LOGITS, LABELS),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["binary_cross_entropy", "categorical_cross_entropy", "cross_entropy", "focal_loss"]
+)
+def test_values_and_gradients_match_pytorch(name):
+    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+    check_torch(*torch_pairs(torch)[name])
+
+
+def test_categorical_cross_entropy_matches_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
+    with jax.enable_x64(True):
+        p = jax.nn.softmax(jnp.array(LOGITS))
+        ours = losses.categorical_cross_entropy(p, jnp.array(LABELS)).mean()
+        close(ours, sklearn.log_loss(LABELS, np.asarray(p)))

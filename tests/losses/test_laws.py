@@ -1,0 +1,138 @@
+"""Laws of all losses: one value per example, strict shapes, dtypes, finite gradients, jit."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet import losses
+from tests.losses.common import close, slopes
+
+# losses that compare entry with entry, and losses of scores and labels
+SAME = {
+    "half_squared_error": losses.half_squared_error,
+    "binary_cross_entropy": losses.binary_cross_entropy,
+    "sigmoid_focal_loss": losses.sigmoid_focal_loss(),
+    "perceptron": losses.perceptron,
+}
+LABELLED = {
+    "categorical_cross_entropy": losses.categorical_cross_entropy,
+    "cross_entropy": losses.cross_entropy(label_smoothing=0.1),
+    "focal_loss": losses.focal_loss(),
+    "multiclass_perceptron": losses.multiclass_perceptron,
+    "dice": losses.dice(),
+}
+OTHER = {"ignore_label", "kl_sparsity", "masked", "masked_mean", "ctc"}
+same = pytest.mark.parametrize("loss", SAME.values(), ids=SAME)
+labelled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
+
+
+def test_every_loss_is_in_these_tables():
+    functions = {n for n, f in vars(losses).items() if inspect.isfunction(f)}
+    assert functions == SAME.keys() | LABELLED.keys() | OTHER
+
+
+@same
+def test_shapes_are_never_broadcast(loss):
+    with pytest.raises(ValueError, match=r"same shape, got \(4, 1\) and \(4,\).*outputs\[..., 0\]"):
+        loss(jnp.ones((4, 1)), jnp.ones(4))
+
+
+@labelled
+def test_labels_must_match_the_scores(loss):
+    with pytest.raises(ValueError, match=r"got \(4, 3\) and \(4, 1\)"):
+        loss(jnp.ones((4, 3)), jnp.ones((4, 1), int))
+    with pytest.raises(TypeError, match="integer labels as targets, got float32"):
+        loss(jnp.ones((4, 3)), jnp.ones(4))
+
+
+@same
+def test_values_have_the_batch_first(loss):
+    values = loss(jnp.full((5, 2, 3), 0.5), jnp.ones((5, 2, 3)))
+    assert values.shape == ((5,) if loss is losses.half_squared_error else (5, 2, 3))
+
+
+@labelled
+def test_values_of_labels_have_the_batch_first(loss):
+    values = loss(jnp.full((5, 2, 3), 1 / 3), jnp.ones((5, 2), int))
+    assert values.shape == ((5,) if loss is LABELLED["dice"] else (5, 2))
+
+
+@pytest.mark.parametrize("name", LABELLED.keys() - {"dice"})
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_a_label_that_is_no_class_gives_nan(name, label):
+    values = LABELLED[name](jnp.full((2, 3), 1 / 3), jnp.array([label, 0]))
+    assert np.isnan(values).tolist() == [True, False]
+
+
+@same
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_values_are_wide_and_jit_is_eager(loss, dtype):
+    z, targets = jnp.array([0.25, 0.5, 0.75], dtype), jnp.array([1, 0, 1])
+    eager = loss(z, targets)
+    assert eager.dtype == jnp.float32
+    close(eager, jax.jit(loss)(z, targets), 1e-6)
+    close(eager, loss(z.astype(jnp.float32), targets), 1e-6)
+
+
+@labelled
+def test_labelled_losses_are_wide_and_jit_is_eager(loss):
+    z = jnp.array([[0.25, 0.5, 0.125], [0.5, 0.25, 0.25]], jnp.bfloat16)
+    eager = loss(z, jnp.array([1, 2], jnp.uint8))
+    assert eager.dtype == jnp.float32
+    close(eager, jax.jit(loss)(z, jnp.array([1, 2])), 1e-6)
+    close(eager, loss(z.astype(jnp.float32), jnp.array([1, 2])), 1e-6)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_value_and_gradient_are_finite_at_extremes(name):
+    ends = [0.0, 1.0] if name == "binary_cross_entropy" else [0.0, 1.0, -300.0, 300.0]
+    x, y = (a.reshape(-1, 1) for a in jnp.meshgrid(jnp.array(ends), jnp.array([0.0, 1.0])))
+    values, grads = slopes(SAME[name], x, y)
+    assert jnp.isfinite(values).all() and (values >= 0).all()
+    assert jnp.isfinite(grads).all()
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labelled_value_and_gradient_are_finite_at_extremes(name):
+    scores = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-900.0, 900.0, 0.0]]
+    scores = jnp.array(scores[:2] if name == "categorical_cross_entropy" else scores)
+    for label in range(3):
+        values, grads = slopes(LABELLED[name], scores, jnp.full(len(scores), label))
+        assert jnp.isfinite(values).all() and (values >= 0).all()
+        assert jnp.isfinite(grads).all()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: losses.cross_entropy(label_smoothing=1), r"label_smoothing must be in \[0, 1\)"),
+        (lambda: losses.focal_loss(-1), "focal_loss: gamma must be at least 0, got -1"),
+        (lambda: losses.sigmoid_focal_loss(-1), "sigmoid_focal_loss: gamma must be at least 0"),
+        (lambda: losses.dice(0), "smooth must be above 0, got 0"),
+        (lambda: losses.kl_sparsity(0), r"rho must be in \(0, 1\), got 0"),
+        (lambda: losses.kl_sparsity(1), r"rho must be in \(0, 1\), got 1"),
+        (lambda: losses.focal_loss()(jnp.ones((2, 1)), jnp.zeros(2, int)), "two classes or more"),
+    ],
+)
+def test_messages(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_losses_take_part_in_training():
+    """A perceptron trained on its criterion learns AND, with no mistake left."""
+    x = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    y = jnp.array([[0], [0], [0], [1]])
+    net = jn.dense(1, kernel_init=jn.initializers.zeros)
+    metrics = {"accuracy": jn.metrics.binary_accuracy()}
+    objective = jn.supervised(net, jn.losses.perceptron, metrics=metrics)
+    trainer = jn.trainer(objective, optax.sgd(1.0))
+    train_state = trainer.init(jax.random.key(0), (x, y))
+    for _ in range(60):
+        train_state, seen = trainer.step(train_state, (x, y))
+    assert seen["accuracy"] == 1 and seen["loss"] == 0

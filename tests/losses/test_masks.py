@@ -1,0 +1,95 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet import losses
+from tests.losses.common import check_torch, close, slopes
+
+RNG = np.random.default_rng(7)
+
+
+def test_masked_is_the_mean_over_valid_tokens():
+    z = jnp.array(RNG.normal(size=(3, 4, 5)))
+    labels = jnp.array(RNG.integers(0, 5, size=(3, 4)))
+    lengths = jnp.array([4, 1, 0])
+    mask = jnp.arange(4) < lengths[:, None]
+    each = optax.softmax_cross_entropy_with_integer_labels(z, labels)
+    values = losses.masked()(z, (labels, mask))
+    close(values, [each[0].mean(), each[1, 0], 0], 1e-6)
+    close(losses.masked_mean(each, mask), (each[0].sum() + each[1, 0]) / 5, 1e-6)
+    assert losses.masked_mean(each, jnp.zeros((3, 4))) == 0
+
+
+def test_masked_positions_do_not_reach_the_gradient():
+    """Not even NaN, and labels that are no classes."""
+    z = jnp.array(RNG.normal(size=(2, 3, 5))).at[0, 2].set(jnp.nan).at[1].set(jnp.inf)
+    labels = jnp.array([[1, 2, -1], [99, 99, 99]])
+    mask = jnp.array([[True, True, False], [False, False, False]])
+    values, grad = slopes(losses.masked(), z, (labels, mask))
+    each = optax.softmax_cross_entropy_with_integer_labels(z[0, :2], labels[0, :2])
+    close(values, [each.mean(), 0], 1e-6)
+    assert (grad[0, 2] == 0).all() and (grad[1] == 0).all() and (grad[0, :2] != 0).all()
+
+
+def test_masked_needs_one_value_per_position():
+    with pytest.raises(ValueError, match=r"got \(2, 3, 5\) for a mask of shape \(2, 3\)"):
+        losses.masked(optax.squared_error)(
+            jnp.ones((2, 3, 5)), (jnp.ones((2, 3, 5)), jnp.ones((2, 3)))
+        )
+    with pytest.raises(ValueError, match="same shape"):
+        losses.masked_mean(jnp.ones((2, 1)), jnp.ones(2))
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 3.0]])
+def test_ignore_label_matches_pytorchs_ignore_index(weights):
+    """One image at a time, since PyTorch averages over all pixels of a batch."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the reference")
+    z, y = RNG.normal(size=(3, 5, 6, 4)), RNG.integers(0, 4, (3, 5, 6))
+    y[0, :4], y[1, 2, 3] = 11, 11
+    given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+
+    def theirs(z, y):
+        pairs = zip(z.reshape(3, -1, 4), y.reshape(3, -1), strict=True)
+        entropy = torch.nn.functional.cross_entropy
+        return torch.stack([entropy(*pair, ignore_index=11, weight=given) for pair in pairs])
+
+    each = optax.softmax_cross_entropy_with_integer_labels
+    grads = check_torch(losses.ignore_label(each, 11, weights=weights), theirs, z, y)
+    assert (grads[y == 11] == 0).all()
+
+
+def test_an_image_without_labelled_pixels_has_loss_zero():
+    each = optax.softmax_cross_entropy_with_integer_labels
+    void = jnp.full((2, 3, 4), -1).at[1, 0, 0].set(2)
+    for weights in (None, jnp.ones(3)):
+        loss = losses.ignore_label(each, -1, weights=weights)
+        values, grads = slopes(loss, jnp.ones((2, 3, 4, 3)), void)
+        close(values, [0, math.log(3)], 1e-6)
+        assert (grads[0] == 0).all() and jnp.isfinite(grads).all() and (grads[1] != 0).sum() == 3
+
+
+def test_ignore_label_as_a_metric_of_an_objective():
+    """In the first example one pixel in three is correct, in the second both."""
+    z = jax.nn.one_hot(jnp.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]), 2)
+    y = jnp.array([[0, 1, 1, 9], [9, 1, 1, 9], [9, 9, 9, 9]])
+    share = losses.ignore_label(jn.metrics.accuracy, 9)
+    loss = losses.ignore_label(optax.softmax_cross_entropy_with_integer_labels, 9)
+    objective = jn.supervised(lambda x: x, loss, metrics={"accuracy": share})
+    params, state = objective.init(jax.random.key(0), (z, y))
+    (values, metrics), _ = objective.apply(params, state, (z, y), train=True)
+    close(metrics["accuracy"], [1 / 3, 1, 0], 1e-6)
+    close(values, loss(z, y), 1e-6)
+    seen = jn.evaluate(objective, params, state, (z, y), batch_size=2)  # padded with one example
+    close(seen["accuracy"], 4 / 9, 1e-6)
+
+
+def test_messages_of_ignore_label():
+    with pytest.raises(ValueError, match=r"one value per label \(2, 3\), got \(2,\)"):
+        losses.ignore_label(losses.dice(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int))
+    with pytest.raises(TypeError, match="ignore_label: expected integer labels"):
+        losses.ignore_label(losses.focal_loss(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3)))

@@ -1,0 +1,38 @@
+"""The research programs of the guide beside the same programs in Flax NNX: lines and results."""
+
+import re
+
+import numpy as np
+import pytest
+
+from tests.pages import ROOT, blocks, count_lines, run, sections
+
+GUIDE = ROOT / "guide" / "research.md"
+NNX = ROOT / "tests" / "research_nnx.md"
+THEIRS = {heading: found for heading, found in sections(NNX).items() if heading}
+
+
+def test_the_table_counts_the_lines():
+    ours = sections(GUIDE)
+    rows = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \|$", GUIDE.read_text(), re.M)
+    assert [name for name, *_ in rows] == list(THEIRS)
+    for name, here, there in rows:
+        assert (int(here), int(there)) == (count_lines(ours[name]), count_lines(THEIRS[name])), name
+        assert int(here) <= int(there), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # from Flax
+@pytest.mark.parametrize("heading", THEIRS)
+def test_nnx_programs_learn(heading, capsys):
+    pytest.importorskip("flax.nnx")
+    names: dict = {"__name__": "nnx"}
+    start = [*blocks(ROOT / "guide" / "README.md"), *sections(GUIDE)[""], *sections(NNX)[""]]
+    for block in [*start, *THEIRS[heading]]:
+        run(block, names)
+    if heading == "A generative adversarial network":
+        fake, real = np.asarray(names["fake"]), names["flat"]
+        assert np.abs(fake.mean(0) - real.mean(0)).mean() < 0.1
+        return
+    losses = np.array(names["losses"])
+    assert losses[-10:].mean() < 0.6 * losses[:10].mean()
