@@ -1,10 +1,10 @@
-"""All notebooks with their outputs as HTML, and their pictures as files to look at.
+"""Renders notebooks with their outputs as HTML, and their pictures as PNG files.
 
     python -m colab.render --size tiny
     python -m colab.render --size colab --only 02 05
 
-Writes runs/notebooks/SIZE/NAME.html and NAME_01.png, NAME_02.png, ... beside it; the notebooks
-themselves stay as they are, without outputs.
+Writes runs/notebooks/SIZE/NAME.html, and NAME_01.png, NAME_02.png, ... beside it. The notebooks
+are not changed: they stay without outputs.
 """
 
 import base64
@@ -21,22 +21,22 @@ NOTEBOOKS = ROOT / "colab"
 
 @dataclass(frozen=True)
 class Config:
-    """Runs notebooks, each in a kernel of its own, and writes what they show."""
+    """Runs notebooks, each in a new kernel, and writes their outputs."""
 
     size: Literal["tiny", "colab", "full"] = "colab"
-    """of the data and the trainings"""
+    """size of the data and of the training runs"""
     only: tuple[str, ...] = ()
     """beginnings of names, such as 02 05; all notebooks by default"""
     output: Path = Path("runs/notebooks")
-    """folder of the pages, which get one of their own for each size"""
+    """folder of the pages, with one folder per size"""
 
 
 def render(path: Path, folder: Path, size: str) -> list[Path]:
-    """Runs one notebook; the files that were written, the page first.
+    """Runs one notebook and returns the files written, the page first.
 
     Raises:
-      ImportError: where the packages that run notebooks are not installed.
-      nbclient.exceptions.CellExecutionError: where a cell raises.
+      ImportError: if the packages that run notebooks are not installed.
+      nbclient.exceptions.CellExecutionError: if a cell raises.
     """
     try:
         import nbformat
@@ -49,14 +49,14 @@ def render(path: Path, folder: Path, size: str) -> list[Path]:
         ) from error
     book = nbformat.read(path, as_version=4)
     environment = os.environ | {"JAXNET_SIZE": size, "PYTHONPATH": str(ROOT)}
-    # The kernel begins in the checkout, so that it imports this jaxnet.
+    # The kernel starts in the checkout, so that it imports this jaxnet.
     client = NotebookClient(book, timeout=None, resources={"metadata": {"path": str(ROOT)}})
     client.execute(env=environment)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{path.stem}*"):
         old.unlink()
     for cell in book.cells:
-        cell.outputs = [o for o in cell.get("outputs", []) if "text" not in o or _still(o)]
+        cell.outputs = [o for o in cell.get("outputs", []) if "text" not in o or _keep_text(o)]
     page = folder / f"{path.stem}.html"
     page.write_text(HTMLExporter().from_notebook_node(book)[0])
     shown = [output.get("data", {}) for cell in book.cells for output in cell.outputs]
@@ -68,8 +68,8 @@ def render(path: Path, folder: Path, size: str) -> list[Path]:
     return files
 
 
-def _still(output: Any) -> bool:
-    """Takes progress bars, which would be a column of bars on paper, out of printed text."""
+def _keep_text(output: Any) -> bool:
+    """Removes progress bars from a printed text; False if nothing else was printed."""
     lines = [line for line in re.split("[\r\n]", output["text"]) if "%|" not in line]
     output["text"] = "\n".join(lines)
     return bool(output["text"].strip())

@@ -256,9 +256,7 @@ def prepare(
 
     def train(seed: int) -> jn.TrainState:
         trained = trainer.init(jax.random.key(seed), x)
-        for epoch in jn.fit(
-            trainer, trained, x, epochs=sizes.epochs, batch_size=sizes.batch_size
-        ):
+        for epoch in jn.fit(trainer, trained, x, epochs=sizes.epochs, batch_size=sizes.batch_size):
             trained = epoch.train_state
         return trained
 

@@ -1,59 +1,74 @@
-"""Compressed sensing: sparse signals from few random numbers, and distances kept by projections.
+"""Compressed sensing: sparse signals from few random measurements, distances under projections.
 
-Claim:   basis pursuit brings a sparse signal back where theory draws the line between success and
-         failure; most digits of MNIST come back from half as many random numbers as they have
-         pixels, if it is known that no pixel is negative; and random projections keep distances
-         as Johnson and Lindenstrauss say.
-Result:  phase plot, 100 unknowns, 20 x 20 cells of 20 signals: the line at which half of them come
-         back lies 0.010 from theory's on average, in measurements / unknowns.
-         Ten digits, one a class, from 10, 20, 30, 40, 50% as many random numbers as pixels; mean
-         relative error, and how many of the ten came back to 1e-3:
-           least squares        95.4  88.5  83.8  77.1  70.8%    0 0 0 0 0
-           smallest l1 norm    107.2  95.4  85.2  56.7  26.0%    0 0 0 2 2
-           and not negative    103.0  86.3  62.9  28.7   0.8%    0 0 1 2 9
-         The one that did not is the 8, with 29% of its pixels inked.
-         Largest distortion of the squared distances of 200 images, normal entries: 84% with 64
-         features, 45% with 256, 20% with 1024, 12% with 2048; entries ±1 and 0 and ±1 alike; below
-         the bound wherever it says anything.
-Time:    44 s of CPU time, compilation included.
-Machine: 2 CPU cores, jax 0.10.2.
-Command: TFDS_DATA_DIR=... python -m experiments.compressed_sensing
+The claim: basis pursuit recovers a sparse signal where theory draws the line between success and
+failure; most digits of MNIST are recovered from half as many random numbers as they have pixels, if
+it is known that no pixel is negative; and random projections keep distances as Johnson and
+Lindenstrauss state.
+
+Phase plot, 100 unknowns, 20 x 20 cells of 20 signals: the line at which half of them are recovered
+is 0.010 from theory's on average, in measurements / unknowns. Ten digits, one per class, from 10,
+20, 30, 40, 50% as many random numbers as pixels; mean relative error, and number of digits
+recovered to 1e-3:
+
+    least squares       95.4  88.5  83.8  77.1  70.8%    0 0 0 0 0
+    smallest l1 norm   107.2  95.4  85.2  56.7  26.0%    0 0 0 2 2
+    and not negative   103.0  86.3  62.9  28.7   0.8%    0 0 1 2 9
+
+The digit that was not is the 8, with 29% of its pixels inked. Largest distortion of the squared
+distances of 200 images, normal entries: 84% with 64 features, 45% with 256, 20% with 1024, 12% with
+2048; the same with entries of ±1 and of 0 and ±1; below the bound wherever there is one.
 """
 
 import math
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import jaxnet as jn
-from jaxnet.unsupervised import (
-    basis_pursuit,
-    distortion,
-    gaussian_entries,
-    projection_features,
-    random_projection,
-    sign_entries,
-    sparse_entries,
-)
+from experiments.common import Data, Output, Record, Seed, grid, main, save
+from jaxnet.initializers import Initializer
+from jaxnet.unsupervised import compressed_sensing as cs
 from jaxnet.viz.figure import COLORS, frame, new_figure
+
+RECORDS = (
+    Record(
+        claim="ℓ1 recovers sparse signals where theory predicts it (100 unknowns, 20×20 cells of "
+        "20 signals)",
+        result="the half-way line is 0.010 from theory's",
+        seeds="1",
+        time="44 s of CPU",
+        seconds=44,
+    ),
+    Record(
+        claim="… ten MNIST digits from half as many random numbers, recovered to 1e-3",
+        result="9 of 10 where no pixel is below 0, 2 by ℓ1 alone, 0 by least squares",
+        seeds="1",
+    ),
+    Record(
+        claim="… largest distortion of the distances of 200 images, 64, 256, 1024, 2048 random "
+        "features",
+        result="84, 45, 20, 12%",
+        seeds="1",
+    ),
+)
 
 
 @dataclass(frozen=True)
-class Config:
-    """Recovery of sparse signals and of digits, and distances; the record is in the file."""
+class Config(Data, Seed, Output):
+    """Recovers sparse signals and digits, and measures distances under random projections."""
 
+    output: Path = Path("runs/compressed_sensing")
     unknowns: int = 100
     """length of the signals of the phase plot"""
     cells: int = 20
     """rows and columns of the phase plot"""
     trials: int = 20
-    """signals a cell, each with a matrix of its own"""
+    """signals per cell, each with its own matrix"""
     steps: int = 300
     """of basis pursuit"""
     points: int = 200
@@ -61,23 +76,19 @@ class Config:
     features: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
     """of the projections"""
     fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
-    """random numbers of a digit over its pixels"""
-    seed: int = 0
-    """draws matrices, signals and projections"""
-    output: Path = Path("runs/compressed_sensing")
-    """folder of the pictures"""
+    """random numbers per pixel of a digit"""
 
 
 class Results(NamedTuple):
-    """What a run gives.
+    """Recovery and distortion.
 
     Fields:
-      recovered: (sparsities, measurements), the share of signals that came back to 1e-3.
-      off: mean distance, in measurements over unknowns, of the half-way line from theory's.
-      distortions: entries -> largest distortion at each of the features.
-      digits: (fractions, 3): relative error of least squares, basis pursuit, and that with pixels
-        known not to be negative, mean over the digits.
-      pictures: the files that were written.
+      recovered: (sparsities, measurements), share of the signals recovered to 1e-3.
+      off: mean distance of the half-way line from theory's, in measurements over unknowns.
+      distortions: entries -> largest distortion at each number of features.
+      digits: (fractions, 3): relative error of least squares, of basis pursuit, and of that with
+        nonnegative pixels, mean over the digits.
+      pictures: the files written.
     """
 
     recovered: np.ndarray
@@ -87,8 +98,43 @@ class Results(NamedTuple):
     pictures: list[Path]
 
 
+def run(config: Config) -> Results:
+    """Measures and draws."""
+    (x, labels), _ = jn.data.mnist(data_dir=config.data_dir)
+    x, labels = np.asarray(x[:2000]).reshape(-1, 784).astype(np.float32), labels[:2000]
+
+    recovered, sparse, counts = phase(config)
+    halves = half_way(recovered, counts) / config.unknowns
+    off = float(np.nanmean(abs(halves - theory(sparse / config.unknowns))))
+    print(f"phase plot: half-way line {off:.3f} from theory's on average, in measurements/unknowns")
+
+    distortions = distances(config, x[: config.points])
+    for kind, largest in distortions.items():
+        pairs = zip(largest, config.features, strict=True)
+        words = ", ".join(f"{value:.3f} at {count}" for value, count in pairs)
+        print(f"largest distortion, entries {kind}: {words}")
+
+    images = x[[int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]]
+    found = reconstruct(config, images)
+    errors = np.linalg.norm(found - images, axis=-1) / np.linalg.norm(images, axis=-1)
+    print(f"share of nonzero pixels: {np.round((images > 0).mean(1), 2).tolist()}")
+    for fraction, row in zip(config.fractions, errors, strict=True):
+        least, pursuit, positive = row.mean(1)
+        print(
+            f"from {fraction:.0%}: error {least:.1%} (least squares), {pursuit:.2%}, "
+            f"{positive:.2%} (no pixel below 0) on average; recovered to 1e-3: "
+            f"{(row < 1e-3).sum(1).tolist()} of 10 digits"
+        )
+    figures = {
+        "phase": draw_phase(recovered, sparse, counts, config.unknowns),
+        "distances": draw_distances(np.array(config.features), distortions, config.points),
+        "digits": draw_digits(images, found, config.fractions, which=4),
+    }
+    return Results(recovered, off, distortions, errors.mean(-1), save(figures, config.output))
+
+
 def theory(sparsity: np.ndarray) -> np.ndarray:
-    """Measurements over unknowns at which half of the signals with this share of entries come back.
+    """Measurements over unknowns at which half of the signals of a sparsity are recovered.
 
     The infimum over t of s (1 + t²) + (1 − s) E(|g| − t)₊², g normal [Donoho and Tanner 2009;
     Amelunxen et al. 2014, "Living on the edge", 4.3].
@@ -106,13 +152,13 @@ def phase(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = np.unique(np.linspace(0, n, config.cells + 1).round().astype(int))[1:]
     sparse = np.unique(np.linspace(0, 0.8 * n, config.cells + 1).round().astype(int))[1:]
     recovered = np.zeros((len(sparse), len(counts)))
-    solve = jax.jit(jax.vmap(partial(basis_pursuit, steps=config.steps)))
-    for column, m in enumerate(tqdm(counts, desc="measurements")):
-        # The same matrices for all sparsities: their signals are solved for together.
+    solve = jax.jit(jax.vmap(partial(cs.basis_pursuit, steps=config.steps)))
+    for column, m in enumerate(counts):
+        # The same matrices for all sparsities, whose signals are recovered together.
         A = r.normal(size=(config.trials, m, n)).astype(np.float32) / math.sqrt(m)
         x = r.normal(size=(config.trials, len(sparse), n)).astype(np.float32)
         ranks = r.random(x.shape).argsort(-1)
-        x *= ranks < sparse[:, None]  # so many entries, anywhere
+        x *= ranks < sparse[:, None]  # the nonzero entries are anywhere
         y = np.einsum("tmn,tkn->tkm", A, x)
         error = np.linalg.norm(solve(A, y) - x, axis=-1) / np.linalg.norm(x, axis=-1)
         recovered[:, column] = (error < 1e-3).mean(0)
@@ -120,7 +166,7 @@ def phase(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def half_way(recovered: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """For each sparsity, measurements at which half of the signals come back; NaN where none do."""
+    """Measurements at which half of the signals are recovered, per sparsity; NaN where none are."""
     found = np.full(len(recovered), np.nan)
     for i, shares in enumerate(recovered):
         above = np.flatnonzero(shares >= 0.5)
@@ -131,29 +177,40 @@ def half_way(recovered: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return found
 
 
-KINDS = {"normal": gaussian_entries(), "±1": sign_entries(), "0 and ±1": sparse_entries()}
+def signs(sparsity: float) -> Initializer:
+    """Entries of ±√(sparsity / features), 0 with probability 1 − 1 / sparsity [Achlioptas 2003]."""
+
+    def init(key, shape, dtype=jnp.float32):
+        p = jnp.array([0.5 / sparsity, 1 - 1 / sparsity, 0.5 / sparsity])
+        drawn = jax.random.choice(key, jnp.array([-1, 0, 1], dtype), shape, p=p)
+        return drawn * math.sqrt(sparsity / shape[-1])
+
+    return init
+
+
+KINDS = {"normal": {}, "±1": {"kernel_init": signs(1)}, "0 and ±1": {"kernel_init": signs(3)}}
 
 
 def distances(config: Config, x: np.ndarray) -> dict[str, np.ndarray]:
     """Largest distortion of all distances between images, for each number of features."""
     found = {}
-    for kind, entries in KINDS.items():
+    for kind, options in KINDS.items():
         largest = []
-        for i, count in enumerate(tqdm(config.features, desc=kind)):
-            layer = random_projection(count, entries)
+        for i, count in enumerate(config.features):
+            layer = cs.random_projection(count, **options)
             params, state = layer.init(jax.random.key(1000 * config.seed + i), x)
             y, _ = layer.apply(params, state, x)
-            largest.append(abs(distortion(x, y)).max())
+            largest.append(abs(cs.distortion(x, y)).max())
         found[kind] = np.array(largest)
     return found
 
 
-def read_back(config: Config, images: np.ndarray) -> np.ndarray:
+def reconstruct(config: Config, images: np.ndarray) -> np.ndarray:
     """(fractions, 3, images, pixels): least squares, basis pursuit, and that without negatives."""
     pixels, r = images.shape[1], np.random.default_rng(config.seed + 1)
-    pursue = jax.jit(partial(basis_pursuit, steps=4 * config.steps), static_argnames="positive")
+    pursue = jax.jit(partial(cs.basis_pursuit, steps=4 * config.steps), static_argnames="positive")
     found = []
-    for fraction in tqdm(config.fractions, desc="digits"):
+    for fraction in config.fractions:
         A = r.normal(size=(round(fraction * pixels), pixels)).astype(np.float32)
         y = images @ A.T
         least = y @ np.linalg.solve(A @ A.T, A)
@@ -173,11 +230,11 @@ def draw_phase(recovered, sparse, counts, n):
         recovered, origin="lower", extent=extent, aspect="auto", cmap="gray", vmin=0, vmax=1
     )
     share = np.linspace(0, extent[3], 200)
-    axes.plot(theory(share), share, color=COLORS[1], lw=2, label="theory, half come back")
+    axes.plot(theory(share), share, color=COLORS[1], lw=2, label="theory, half recovered")
     axes.set_xlim(*extent[:2])
     axes.set_ylim(*extent[2:])
     axes.set_xlabel(f"measurements / unknowns, of {n}")
-    axes.set_ylabel("entries that are not 0 / unknowns")
+    axes.set_ylabel("nonzero entries / unknowns")
     axes.legend(loc="upper left", framealpha=0.9)
     figure.colorbar(shown, ax=axes, label="share of signals recovered")
     return figure
@@ -187,12 +244,12 @@ def draw_distances(features, distortions, points):
     figure = new_figure(5.6, 4.2)
     axes = figure.subplots()
     epsilon = np.linspace(0.05, 0.99, 200)
-    bound = [projection_features(points, e) for e in epsilon]
+    bound = [cs.projection_features(points, e) for e in epsilon]
     axes.plot(bound, epsilon, color="0.2", lw=1.5, label="Johnson-Lindenstrauss bound")
     pairs = points * (points - 1) / 2
     axes.plot(
         features, np.sqrt(2 / features) * math.sqrt(2 * math.log(2 * pairs)), ":", color="0.4",
-        label="√(2/m) √(2 ln 2·pairs), about what to expect",
+        label="√(2/m) √(2 ln 2·pairs), approximation",
     )  # fmt: skip
     for (kind, largest), color, mark in zip(distortions.items(), COLORS, "os^", strict=False):
         axes.plot(features, largest, mark, color=color, ms=6, label=f"entries {kind}")
@@ -207,14 +264,13 @@ def draw_distances(features, distortions, points):
     axes.set_ylim(0.05, 6)
     axes.set_xlabel("features m of the projection")
     axes.set_ylabel(f"largest distortion among {points} images")
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
+    grid(axes)
     return figure
 
 
 def draw_digits(images, found, fractions, which):
-    """Rows: least squares, basis pursuit, and that with pixels not negative; one digit."""
+    """One digit by least squares, by basis pursuit, and by that with nonnegative pixels."""
     figure = new_figure(1.25 * (len(fractions) + 1), 4.3)
     cells = figure.subplots(3, len(fractions) + 1)
     size = round(math.sqrt(images.shape[1]))
@@ -226,7 +282,7 @@ def draw_digits(images, found, fractions, which):
             error = np.linalg.norm(image - images[which]) / np.linalg.norm(images[which])
             axes.imshow(image.reshape(size, size), cmap="gray_r", vmin=0, vmax=1)
             frame(axes)
-            axes.set_xlabel("" if j == len(fractions) else f"off by {error:.1%}", fontsize=8)
+            axes.set_xlabel("" if j == len(fractions) else f"error {error:.1%}", fontsize=8)
             if i == 0:
                 words = "the digit" if j == len(fractions) else f"from {fractions[j]:.0%}"
                 axes.set_title(words, fontsize=9)
@@ -234,49 +290,5 @@ def draw_digits(images, found, fractions, which):
     return figure
 
 
-def run(config: Config) -> Results:
-    """Measures and draws."""
-    start = time.perf_counter()
-    (x, labels), _ = jn.data.mnist()
-    x = np.asarray(x[:2000]).reshape(-1, 784).astype(np.float32)
-
-    recovered, sparse, counts = phase(config)
-    halves = half_way(recovered, counts) / config.unknowns
-    gap = halves - theory(sparse / config.unknowns)
-    off = float(np.nanmean(abs(gap)))
-    print(f"phase plot: half-way line {off:.3f} from theory's on average, in measurements/unknowns")
-
-    distortions = distances(config, x[: config.points])
-    for kind, largest in distortions.items():
-        print(f"largest distortion, entries {kind}: " + ", ".join(
-            f"{v:.3f} at {m}" for v, m in zip(largest, config.features, strict=True)
-        ))  # fmt: skip
-
-    images = x[[int(np.flatnonzero(labels[:2000] == digit)[0]) for digit in range(10)]]
-    found = read_back(config, images)
-    errors = np.linalg.norm(found - images, axis=-1) / np.linalg.norm(images, axis=-1)
-    print(f"pixels that are not 0: {np.round((images > 0).mean(1), 2).tolist()}")
-    for fraction, row in zip(config.fractions, errors, strict=True):
-        back = (row < 1e-3).sum(1)
-        print(
-            f"from {fraction:.0%}: off by {row[0].mean():.1%} (least squares), "
-            f"{row[1].mean():.2%}, {row[2].mean():.2%} (no pixel below 0) on average; "
-            f"back to 1e-3: {back[0]}, {back[1]}, {back[2]} of 10 digits"
-        )
-    figures = {
-        "phase": draw_phase(recovered, sparse, counts, config.unknowns),
-        "distances": draw_distances(np.array(config.features), distortions, config.points),
-        "digits": draw_digits(images, found, config.fractions, which=4),
-    }
-    pictures = [
-        jn.viz.save(figure, config.output / f"{name}.png") for name, figure in figures.items()
-    ]
-    print("pictures: " + ", ".join(map(str, pictures)))
-    print(f"{time.perf_counter() - start:.1f} seconds, compilation included")
-    return Results(recovered, off, distortions, errors.mean(-1), pictures)
-
-
 if __name__ == "__main__":
-    import tyro
-
-    run(tyro.cli(Config))
+    main(Config, run)

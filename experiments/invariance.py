@@ -107,7 +107,7 @@ def run(config: Config) -> Results:
     train, (x, y) = jn.data.mnist(data_dir=config.data_dir)
     train = train[0][: config.train_size], train[1][: config.train_size]
     affine = jn.data.elastic(
-        rotation=config.rotation, skew=config.shear, scale=(1 / config.scale, config.scale)
+        rotation=config.rotation, shear=config.shear, scale=(1 / config.scale, config.scale)
     )
     net = jn.models.lenet5(classes=10)
     loss = optax.softmax_cross_entropy_with_integer_labels

@@ -60,7 +60,7 @@ class Config(TrainSize, Training):
     """shift training images by up to `shift` pixels"""
     augment: bool = False
     """rotate, shear, scale, shift and deform training images at random"""
-    bend: float = 0.7
+    displacement: float = 0.7
     """standard deviation of the elastic deformation in pixels"""
 
     def __post_init__(self):
@@ -81,7 +81,9 @@ def run(config: Config) -> Results:
         case "lenet5":
             recipe = Recipe(jn.models.lenet5(classes=10), first="c1")
     if config.augment:
-        distort = jn.data.elastic(rotation=10, skew=10, scale=(0.9, 1.1), shift=2, bend=config.bend)
+        distort = jn.data.elastic(
+            rotation=10, shear=10, scale=(0.9, 1.1), shift=2, displacement=config.displacement
+        )
         recipe = recipe._replace(augment=distort)
     elif config.shift:
         recipe = recipe._replace(augment=jn.data.random_shift(config.shift))

@@ -125,8 +125,10 @@ def run(config: Config) -> Results:
     short, likelihood, errors = {}, {}, {}
     for method in METHODS:
         here = child_key(key, method)
-        rows, params = [], {}
+        rows: list[Row] = []
+        found: Params = {}
         for params, row in train(here, x, test, config, method):
+            found = params
             rows.append(row)
             print(
                 f"{method}, epoch {len(rows)}: free energy {row.train:.1f} in training, "
@@ -136,15 +138,15 @@ def run(config: Config) -> Results:
         train_curve, test_curve, short[method] = zip(*rows, strict=True)
         panels[f"free energy, {method}"] = {"training": train_curve, "held out": test_curve}
         likelihood[method], errors[method] = estimate(
-            child_key(here, "last"), params, test, x, temperatures(config.betas)
+            child_key(here, "last"), found, test, x, temperatures(config.betas)
         )
         print(
             f"{method}: log-likelihood of the test digits {likelihood[method]:.2f} nats "
             f"(standard error of log Z {errors[method]:.2f})"
         )
         name = method.lower().removesuffix("-1")
-        figures[f"filters_{name}"] = jn.viz.filters(strongest(params, 64), shape=(28, 28))
-        figures[f"samples_{name}"] = draw_samples(child_key(here, "samples"), params, test)
+        figures[f"filters_{name}"] = jn.viz.filters(strongest(found, 64), shape=(28, 28))
+        figures[f"samples_{name}"] = draw_samples(child_key(here, "samples"), found, test)
     panels["log-likelihood of test digits, short AIS"] = short
     figures["curves"] = jn.viz.curves(panels)
     return Results(small, small_ais, likelihood, errors, save(figures, config.output))

@@ -187,7 +187,7 @@ def draw_waves(test: Pair, logits: np.ndarray):
     cells = figure.subplots(-(-len(chosen) // 5), 5, squeeze=False, sharex=True).ravel()
     seconds = np.arange(SAMPLES) / RATE
     for axes, i in zip(cells, chosen, strict=False):
-        wrong = predicted[i] != y[i]
+        wrong = bool(predicted[i] != y[i])
         axes.plot(seconds, x[i, :, 0], color=COLORS[int(wrong)], linewidth=0.4)
         title = f"predicted {predicted[i]}" + f", is {y[i]}" * wrong
         axes.set_title(f"{title} ({probability[i]:.0%})", fontsize=9)

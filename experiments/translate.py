@@ -10,7 +10,8 @@ one seed (0), vocabularies of 6,000 subwords, the epoch with the best BLEU on th
     English to German   36.52             35.24            (RNNsearch, epoch 14 of 18)
 
 The rows of the table also give BLEU by words of the source. Each run adds its model to the figure
-of BLEU by length. sacreBLEU's signature: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0.
+of BLEU by length. Signature of sacreBLEU:
+nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0.
 
 The options are the first that were tried, except for the transformer's epochs: after 4 of 18 it had
 33.7 in validation, when that run was stopped for lack of time; of 9, 34.4.
@@ -208,7 +209,9 @@ def run(config: Config) -> Results:
     score, signature = bleu(translations, test.target)
     groups = by_length(translations, test)
     print(f"epoch {int(np.argmax(scores)) + 1} is the best on the validation part")
-    print(f"test: {score:.2f} BLEU by {config.beams} beams, {greedy_bleu:.2f} greedily; {signature}")
+    print(
+        f"test: {score:.2f} BLEU by {config.beams} beams, {greedy_bleu:.2f} greedily; {signature}"
+    )
     words = (f"to {high}: {value:.1f}" for high, value in zip(GROUPS, groups, strict=True))
     print("by words of the source: " + ", ".join(words))
     for source, found, target in zip(test.source[:3], translations, test.target, strict=False):

@@ -5,8 +5,9 @@ trainer `(init, step)`. A model is a layer, an objective is a layer, and a trans
 a layer. Start with `jaxnet.core`.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from jaxnet import data as data
 from jaxnet import detection as detection
@@ -98,7 +99,7 @@ from jaxnet.transforms import freeze as freeze
 from jaxnet.transforms import remat as remat
 from jaxnet.transforms import repeat as repeat
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from jaxnet import decoding as decoding
     from jaxnet import inspect as inspect
     from jaxnet import interop as interop
@@ -114,11 +115,11 @@ _MODULES = ("decoding", "inspect", "interop", "unsupervised", "viz")
 _INSPECT = ("check_gradients", "summary")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     if name in _MODULES:
-        return importlib.import_module(f"jaxnet.{name}")
+        return _importlib.import_module(f"jaxnet.{name}")
     if name in _INSPECT:
-        return getattr(importlib.import_module("jaxnet.inspect"), name)
+        return getattr(_importlib.import_module("jaxnet.inspect"), name)
     raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
 
 

@@ -63,17 +63,17 @@ def check_data(data: PyTree, who: str) -> int:
         raise ValueError(f"{who}: expected at least one example, got arrays of shape {shapes}")
     for name, leaf in named:
         if not isinstance(leaf, jax.Array):
-            _check_finite(np.asarray(leaf), name, who)
+            _check_finite(np.asarray(leaf), who if name == "the array" else f"{who}/{name}")
     return n
 
 
-def _check_finite(leaf: np.ndarray, name: str, who: str) -> None:
+def _check_finite(leaf: np.ndarray, who: str) -> None:
     if not np.issubdtype(leaf.dtype, np.inexact):
         return
     finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"{who}: {(~finite).sum()} of {len(leaf)} examples contain NaN or Inf ({name}), "
+            f"{who}: {(~finite).sum()} of {len(leaf)} examples contain NaN or Inf, "
             f"the first at index {int(np.argmin(finite))}"
         )
 

@@ -15,8 +15,8 @@ def serial(*layers: Layer | Callable, name: str = "serial") -> Layer:
       name: of the layer.
 
     Example:
-      >>> net = serial(jnp.tanh, lambda x: x[:, :2])
-      >>> params, state = net.init(jax.random.key(0), spec((5, 3)))
+      >>> net = jn.serial(jnp.tanh, lambda x: x[:, :2])
+      >>> params, state = net.init(jax.random.key(0), jn.spec((5, 3)))
       >>> y, state = net.apply(params, state, jnp.ones((5, 3)))
       >>> y.shape
       (5, 2)
@@ -45,7 +45,7 @@ def parallel(*layers: Layer | Callable, name: str = "parallel") -> Layer:
       ValueError: for a tuple of another length.
 
     Example:
-      >>> net = parallel(jnp.sin, jnp.cos)
+      >>> net = jn.parallel(jnp.sin, jnp.cos)
       >>> (s, c), _ = net.apply({}, {}, jnp.zeros((2, 3)))
       >>> (s, t), _ = net.apply({}, {}, (jnp.zeros((2, 3)), jnp.zeros((4, 5))))
       >>> s.shape, c.shape, t.shape
@@ -80,7 +80,7 @@ def residual(
       ValueError: for different shapes; they are never broadcast.
 
     Example:
-      >>> net = residual(jnp.tanh)
+      >>> net = jn.residual(jnp.tanh)
       >>> y, _ = net.apply({}, {}, jnp.zeros((2, 3)))
       >>> y.shape
       (2, 3)

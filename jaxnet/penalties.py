@@ -173,7 +173,7 @@ def _chosen(who: str, params: Any, where: Where) -> list[jax.Array]:
         names = ", ".join("/".join(_names(path)) for path, _ in entries) or "no entries"
         raise ValueError(
             f"{who}: no entry to penalize, got {names}. By default, entries named kernel or "
-            '..._kernel are penalized; to choose others, write where=lambda path: path[-1] == '
+            "..._kernel are penalized; to choose others, write where=lambda path: path[-1] == "
             '"weights"'
         )
     return chosen

@@ -1,4 +1,4 @@
-"""One row a layer and model: what the laws in test_laws.py run on.
+"""One row per layer and model: the laws in test_laws.py run on them.
 
 A new layer adds one row here. Sizes all differ, so that a swapped axis shows.
 """
@@ -18,12 +18,12 @@ class Row(NamedTuple):
     """A layer and what is special about it.
 
     id: shown by pytest; begins with the name of the public function that it covers.
-    make: builds the layer anew.
+    make: builds the layer.
     x: specs of an input; a float leaf is filled with well separated values of both signs.
     high: integer leaves are drawn from [0, high).
     train: "same" as evaluation, "differs" (running statistics), or "random" (needs a key).
     smooth: False where no gradient is to be checked (rounding, sampling).
-    rows: whether each example of a batch is treated on its own in evaluation.
+    rows: whether the examples of a batch are independent in evaluation.
     batch_axis: False where leaves have no common batch axis to cut (then rows is not tested).
     """
 
@@ -280,18 +280,26 @@ ROWS = [
     # unsupervised
     Row(
         "hmm",
-        lambda: jn.unsupervised.hmm(4, jn.unsupervised.gaussian_mixture(2)),
+        lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.gaussian_mixture(2)),
         LENGTHS,
         high=7,
     ),
     Row(
         "hmm of symbols",
-        lambda: jn.unsupervised.hmm(4, jn.unsupervised.categorical(3)),
+        lambda: jn.unsupervised.hmm.hmm(4, jn.unsupervised.hmm.categorical(3)),
         spec((2, 5), jnp.int32),
         smooth=False,  # integers give float32 parameters: gradients are in tests of its own
     ),
-    Row("rbm", lambda: jn.unsupervised.rbm(4, chains=2), spec((3, 5))),
-    Row("random_projection", lambda: jn.unsupervised.random_projection(4), spec((3, 5))),
-    Row("sparse_code", lambda: jn.unsupervised.sparse_code(4, 0.1, steps=5), spec((3, 5))),
-    Row("triangle", lambda: jn.unsupervised.triangle(4), spec((3, 5))),
+    Row("rbm", lambda: jn.unsupervised.rbm.rbm(4, chains=2), spec((3, 5))),
+    Row(
+        "random_projection",
+        lambda: jn.unsupervised.compressed_sensing.random_projection(4),
+        spec((3, 5)),
+    ),
+    Row(
+        "sparse_code",
+        lambda: jn.unsupervised.sparse_coding.sparse_code(4, 0.1, steps=5),
+        spec((3, 5)),
+    ),
+    Row("triangle", lambda: jn.unsupervised.kmeans.triangle(4), spec((3, 5))),
 ]

@@ -1,6 +1,7 @@
-"""Who may import whom, only public JAX, the core's five dependencies, and a quick import."""
+"""Imports that point one way, only public JAX, five dependencies, a quick import."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,44 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
-BELOW = {"core", "initializers", "layers", "transforms", "models", "losses", "penalties", "metrics",
-         "boxes", "detection"}  # fmt: skip
 
-# Part of the library -> the parts that it may import.
-MAY = {
-    "messages": set(),
-    "progress": set(),
-    "core": {"messages"},
-    "initializers": {"core"},
-    "layers": {"core", "initializers"},
-    "transforms": {"core"},
-    "boxes": set(),
-    "detection": {"boxes"},
-    "models": {"boxes", "core", "initializers", "layers", "transforms"},
-    "unsupervised": {
-        "core",
-        "initializers",
-        "layers",
-        "losses",
-        "progress",
-        "training",
-        "transforms",
-    },
-    "losses": set(),
-    "decoding": set(),
-    "penalties": set(),
-    "metrics": {"detection"},
-    "training": {"core", "progress"},
-    "data": {"progress"},
-    "inspect": {"core"},
-    "interop": BELOW,
-    "viz": {"core", "inspect"},
-    "distributed": {"core"},
-}
+# The parts of the library: each imports only those before it.
+ORDER = [
+    "core", "checks", "progress", "initializers", "ops", "composition", "transforms", "layers",
+    "detection", "losses", "penalties", "metrics", "decoding", "models", "data", "training",
+    "inspect", "interop", "viz", "unsupervised", "__init__",
+]  # fmt: skip
 # Always there; every other module is imported where it is used.
 CORE = {"jax", "numpy", "optax", "safetensors", "tqdm"} | set(sys.stdlib_module_names)
 PRIVATE = ("jax._src", "jaxlib", "jax.core", "jax.interpreters", "jax.extend")
-PRIMITIVE = ROOT / "jaxnet" / "layers" / "convolution.py"  # the one file with a primitive
+PRIMITIVE = ROOT / "jaxnet" / "ops" / "convolution.py"  # the one file with a primitive
 
 
 def part(path: Path) -> str:
@@ -80,10 +54,13 @@ files = pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for
 @files
 def test_imports_point_one_way(path: Path):
     here = part(path)
-    if here == "__init__":
-        return
     used = {name.split(".")[1] for name in imports(path) if name.startswith("jaxnet.")}
-    assert used <= MAY[here] | {here}
+    late = {name for name in used & set(ORDER) if ORDER.index(name) > ORDER.index(here)}
+    assert not late
+
+
+def test_every_part_has_its_place():
+    assert {part(path) for path in FILES} == set(ORDER)
 
 
 @files
@@ -106,13 +83,31 @@ def test_heavy_modules_are_imported_where_used(path: Path):
 def test_import_brings_no_heavy_module():
     code = (
         "import sys, jax, optax; before = set(sys.modules); import jaxnet;"
-        "print({m.split('.')[0] for m in set(sys.modules) - before})"
+        "print(sorted(set(sys.modules) - before))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
+    loaded = set(ast.literal_eval(run.stdout.strip()))
     heavy = {"matplotlib", "sklearn", "flax", "tensorflow_datasets", "torch", "scipy", "PIL"}
-    assert "jaxnet" in run.stdout
-    assert not heavy & ast.literal_eval(run.stdout.strip()), run.stdout
+    lazy = {f"jaxnet.{name}" for name in ("viz", "unsupervised", "inspect", "interop", "decoding")}
+    assert "jaxnet" in loaded
+    assert not (heavy | lazy) & loaded
+
+
+def test_lazy_modules_complete_and_load():
+    import jaxnet
+
+    lazy = {"viz", "unsupervised", "inspect", "interop", "decoding", "summary", "check_gradients"}
+    assert lazy <= set(dir(jaxnet))
+    assert all(getattr(jaxnet, name) for name in lazy)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jaxnet.nothing  # noqa: B018
+
+
+def test_no_function_is_asked_what_it_is():
+    words = r"__self__|__qualname__|isinstance\([^)]*\b(apply|init)\b"
+    for path in FILES:
+        assert not re.search(words, path.read_text()), path
 
 
 def test_tests_mirror_the_library():

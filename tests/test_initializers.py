@@ -1,4 +1,4 @@
-"""Initializers: variances as those of jax.nn.initializers, the same under every transform."""
+"""Initializers: the variances of jax.nn.initializers, the same under every transform."""
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +67,8 @@ def test_a_kernel_without_inputs_is_drawn():
     assert ours.lecun_normal()(KEY, (0, 3)).shape == (0, 3)
 
 
-@pytest.mark.parametrize(("args", "words"), [
-    ((1.0, "fan", "normal"), "mode is fan_in"), ((1.0, "fan_in", "gauss"), "distribution is"),
-])  # fmt: skip
-def test_wrong_words_are_answered(args, words):
-    with pytest.raises(ValueError, match=words):
-        ours.variance_scaling(*args)
+def test_messages():
+    with pytest.raises(ValueError, match="mode must be fan_in, .* got 'fan'"):
+        ours.variance_scaling(1.0, "fan", "normal")
+    with pytest.raises(ValueError, match="distribution must be .* got 'gauss'"):
+        ours.variance_scaling(1.0, "fan_in", "gauss")

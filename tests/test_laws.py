@@ -1,5 +1,8 @@
 """Laws that every layer of the catalogue keeps. They do not replace values worked out by hand."""
 
+import re
+from functools import cached_property
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +17,29 @@ KEY = jax.random.key(3)
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+class Case:
+    """A row with all that several laws need, computed once: a compilation costs more than a law."""
+
+    def __init__(self, row: Row):
+        self.row, self.layer, self.x = row, row.make(), fill(row)
+        self.params, self.state = self.layer.init(KEY, row.x)
+        self.modes = [True] if row.train == "same" else [False, True]
+        self._run = jax.jit(self.layer.apply, static_argnames="train")
+
+    def run(self, train: bool, key=KEY):
+        """(y, state), compiled."""
+        return self._run(self.params, self.state, self.x, key=key, train=train)
+
+    @cached_property
+    def outputs(self):
+        """(y, state) by mode, compiled."""
+        return {train: self.run(train) for train in (False, True)}
+
+
 @pytest.fixture(scope="module", params=ROWS, ids=[row.id for row in ROWS])
-def row(request) -> Row:
-    """Of module scope, so that pytest runs all laws of a row together, on what it compiled."""
-    return request.param
-
-
-def modes(row: Row) -> list[bool]:
-    """Training, and evaluation where it differs."""
-    return [True] if row.train == "same" else [False, True]
+def case(request) -> Case:
+    """Of module scope, so that pytest runs all laws of a row together."""
+    return Case(request.param)
 
 
 def close(a, b, tolerance=1e-5):
@@ -50,7 +67,7 @@ def floats(tree):
 def test_catalogue_is_complete():
     public = {name for name in vars(layers) if callable(getattr(layers, name))}
     public |= {"stateless", "compose", "serial", "parallel", "residual"}
-    missing = public - {row.id.split("-")[0] for row in ROWS}
+    missing = public - {re.split("[- ]", row.id)[0] for row in ROWS}
     assert not missing, f"no row in tests/catalogue.py for {sorted(missing)}"
 
 
@@ -59,83 +76,76 @@ def test_ids_are_unique():
     assert len(ids) == len(set(ids))
 
 
-def test_init_looks_at_shapes_only(row: Row):
-    layer, x = row.make(), fill(row)
-    drawn = layer.init(KEY, row.x)
-    close(drawn, layer.init(KEY, x), 0)
-    numbers, rebuild = floats(x)
+def test_kind_is_the_function_that_made_it(case: Case):
+    own = {"stateless": "w", "compose": "gate"}  # made by the test itself
+    made_by = re.split("[- ]", case.row.id)[0]
+    assert case.layer.kind == own.get(made_by, made_by)
+
+
+def test_init_uses_shapes_only(case: Case):
+    drawn, init = (case.params, case.state), case.layer.init
+    close(drawn, init(KEY, case.x), 0)
+    numbers, rebuild = floats(case.x)
     nan = rebuild([jnp.asarray(np.full(a.shape, np.nan), a.dtype) for a in numbers])
-    close(drawn, layer.init(KEY, nan), 0)
-    assert shapes(jax.eval_shape(layer.init, KEY, x)) == shapes(drawn)
+    close(drawn, init(KEY, nan), 0)
+    assert shapes(jax.eval_shape(init, KEY, case.x)) == shapes(drawn)
 
 
-def test_init_is_a_function_of_the_key(row: Row):
-    drawn = row.make().init(KEY, row.x)
-    close(drawn, row.make().init(KEY, row.x), 0)
+def test_init_is_a_function_of_the_key(case: Case):
+    close((case.params, case.state), case.row.make().init(KEY, case.row.x), 0)
 
 
-def test_init_runs_compiled_and_for_many_keys(row: Row):
-    layer, keys = row.make(), jax.random.split(KEY, 2)
-    many = jax.device_get(jax.jit(jax.vmap(lambda key: layer.init(key, row.x)))(keys))
+def test_init_runs_compiled_and_for_many_keys(case: Case):
+    init, keys = case.layer.init, jax.random.split(KEY, 2)
+    many = jax.device_get(jax.jit(jax.vmap(lambda key: init(key, case.row.x)))(keys))
     for i in range(2):
-        close(jax.tree.map(lambda leaf, i=i: leaf[i], many), layer.init(keys[i], row.x), 1e-6)
+        close(jax.tree.map(lambda leaf, i=i: leaf[i], many), init(keys[i], case.row.x), 1e-6)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_state_keeps_its_structure(row: Row, train: bool):
-    layer, x = row.make(), fill(row)
-    params, state = layer.init(KEY, x)
-    _, after = layer.apply(params, state, x, key=KEY, train=train)
-    assert shapes(after) == shapes(state)
-    if row.train != "differs" and not train:
-        close(after, state, 0)
+def test_state_keeps_its_structure(case: Case, train: bool):
+    _, after = case.outputs[train]
+    assert shapes(after) == shapes(case.state)
+    if case.row.train != "differs" and not train:
+        close(after, case.state, 0)
 
 
-def test_jit_is_eager(row: Row):
-    layer, x = row.make(), fill(row)
-    params, state = layer.init(KEY, x)
-    for train in modes(row):
-
-        def run(params, state, x, train=train):
-            return layer.apply(params, state, x, key=KEY, train=train)
-
-        eager, compiled = run(params, state, x), jax.jit(run)(params, state, x)
-        close(eager, compiled)
-        assert shapes(eager) == shapes(compiled)
+def test_jit_is_eager(case: Case):
+    for train in case.modes:
+        eager = case.layer.apply(case.params, case.state, case.x, key=KEY, train=train)
+        close(eager, case.outputs[train])
+        assert shapes(eager) == shapes(case.outputs[train])
 
 
-def test_training_differs_only_where_it_should(row: Row):
-    layer, x = row.make(), fill(row)
-    params, state = layer.init(KEY, x)
-    still, _ = layer.apply(params, state, x)
-    if row.train == "random":
+def test_training_differs_only_where_it_should(case: Case):
+    if case.row.train == "random":
         with pytest.raises(ValueError, match="key"):
-            layer.apply(params, state, x, train=True)
-    a, _ = layer.apply(params, state, x, key=KEY, train=True)
-    b, _ = layer.apply(params, state, x, key=jax.random.key(4), train=True)
+            case.layer.apply(case.params, case.state, case.x, train=True)
+    still, a = case.outputs[False][0], case.outputs[True][0]
+    b, _ = case.run(True, jax.random.key(4))
 
     def same(a, b):
         return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
-    assert same(a, still) == (row.train == "same")
-    assert same(a, b) == (row.train != "random")
+    assert same(a, still) == (case.row.train == "same")
+    assert same(a, b) == (case.row.train != "random")
 
 
-def test_gradients_are_right_in_float64(row: Row):
+def test_gradients_are_right_in_float64(case: Case):
     """The slope of a weighted sum of the outputs along a line: by the chain rule, by differences.
 
     One compiled program gives all of it, where `jax.test_util.check_grads` takes three.
     """
-    if not row.smooth:
+    if not case.row.smooth:
         pytest.skip("no gradient is claimed")
     with jax.enable_x64(True):
-        layer, x = row.make(), fill(row, jnp.float64)
+        layer, x = case.row.make(), fill(case.row, jnp.float64)
         params, state = layer.init(KEY, x)
         values, rebuild = floats((params, x))
         assert all(leaf.dtype == jnp.float64 for leaf in values), "float64 is not kept"
         rng = np.random.default_rng(5)
         line = [rng.normal(size=leaf.shape) for leaf in values]
-        for train in modes(row):
+        for train in case.modes:
 
             def weighted(values, train=train):
                 params, x = rebuild(values)
@@ -155,48 +165,40 @@ def test_gradients_are_right_in_float64(row: Row):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-def test_dtype_is_kept(row: Row, dtype):
-    layer, x = row.make(), fill(row, dtype)
-    params, state = layer.init(KEY, x)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+def test_dtype_is_kept(case: Case, dtype):
+    x = fill(case.row, dtype)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(case.params))
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
 
-    @jax.jit
     def run(params, state, x):
-        return layer.apply(params, state, x, key=KEY, train=True)
+        return case.layer.apply(params, state, x, key=KEY, train=True)
 
-    y, after = run.lower(params, state, x).out_info  # test_jit_is_eager says that eager is the same
+    y, after = jax.eval_shape(run, params, case.state, x)
     kept = [leaf.dtype for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     if jax.tree.leaves((params, floats(x)[0])):
         assert set(kept) <= {jnp.dtype(dtype)}
-    assert shapes(after) == shapes(state)
+    assert shapes(after) == shapes(case.state)
 
 
-def test_examples_do_not_touch_each_other_in_evaluation(row: Row):
-    if not row.rows:
+def test_examples_do_not_affect_each_other_in_evaluation(case: Case):
+    if not case.row.rows:
         pytest.skip("the examples of a batch are not independent by design")
-    layer, x = row.make(), fill(row)
-    params, state = layer.init(KEY, x)
-    y, _ = layer.apply(params, state, x)
-    first = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:1]), x)
-    alone, _ = jax.jit(lambda x: layer.apply(params, state, x))(first)
-    close(jax.tree.map(lambda leaf: leaf[:1], jax.device_get(y)), alone)
+    first = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:1]), case.x)
+    alone, _ = jax.jit(lambda x: case.layer.apply(case.params, case.state, x, key=KEY))(first)
+    close(jax.tree.map(lambda leaf: leaf[:1], jax.device_get(case.outputs[False][0])), alone)
 
 
-def test_unknown_params_raise(row: Row):
-    layer, x = row.make(), fill(row)
-    params, state = layer.init(KEY, x)
+def test_unknown_params_raise(case: Case):
+    params = case.params | {"surplus": jnp.zeros(2)}
     with pytest.raises(ValueError, match="surplus"):
-        layer.apply(params | {"surplus": jnp.zeros(2)}, state, x)
+        jax.eval_shape(case.layer.apply, params, case.state, case.x)
 
 
-def test_missing_params_raise(row: Row):
-    layer, x = row.make(), fill(row)
-    params, state = layer.init(KEY, x)
-    if not params:
+def test_missing_params_raise(case: Case):
+    if not case.params:
         pytest.skip("has no params")
-    with pytest.raises(ValueError, match=f"{layer.name}/.*is missing"):
-        layer.apply({}, state, x)
+    with pytest.raises(ValueError, match=f"{case.layer.name}/.*got nothing"):
+        jax.eval_shape(case.layer.apply, {}, case.state, case.x)
 
 
 def test_public_layers_take_a_name():
@@ -210,8 +212,10 @@ def test_public_layers_take_a_name():
 def test_the_laws_see_a_broken_layer():
     """A law that cannot fail is none: a layer that breaks several is caught."""
     state = {"n": jnp.zeros(())}
-    broken = jn.Layer(
-        lambda key, x: ({}, state), lambda p, s, x, *, key=None, train=False: (x, {}), "broken"
-    )
+
+    def apply(params, state, x, *, key=None, train=False):
+        return x, {"n": state["n"][None]}
+
+    broken = jn.Layer(lambda key, x: ({}, state), apply, "broken")
     with pytest.raises(AssertionError):
-        test_state_keeps_its_structure(Row("broken", lambda: broken, jn.spec((2, 3))), True)
+        test_state_keeps_its_structure(Case(Row("broken", lambda: broken, jn.spec((2, 3)))), True)

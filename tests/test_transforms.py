@@ -120,12 +120,11 @@ def test_cast_leaves_integers_alone():
 
 def test_freeze_stops_params_and_state_but_not_the_input():
     net = jn.serial(jn.dense(3, name="below"), jn.freeze(block()), jn.dense(2, name="head"))
-    optimizer = optax.adam(0.1)
-    step = jn.make_step(jn.supervised(net, lambda h, y: (h - y) ** 2), optimizer)
-    before = jn.init_training(net, optimizer, KEY, (X, X[:, :2]))
+    trainer = jn.trainer(jn.supervised(net, lambda h, y: (h - y) ** 2), optax.adam(0.1))
+    before = trainer.init(KEY, (X, X[:, :2]))
     train_state = jax.device_put(before, may_alias=False)
     for _ in range(3):
-        train_state, _ = step(train_state, (X, X[:, :2]))
+        train_state, _ = trainer.step(train_state, (X, X[:, :2]))
     close(train_state.params["block"], before.params["block"], 0)
     close(train_state.state["block"], before.state["block"], 0)
     for name in ("below", "head"):

@@ -1,1 +1,1 @@
-"""jaxnet beside other libraries, measured in one run: `python -m experiments.benchmarks`."""
+"""Benchmarks of jaxnet against other libraries: `python -m experiments.benchmarks`."""

@@ -1,7 +1,7 @@
-"""jaxnet beside other libraries, measured in one run.
+"""Benchmarks of jaxnet against other libraries, in one run.
 
 Rounds are interleaved, all programs start from the same weights, and their first losses are
-compared before anything is timed. Run it on a machine that does nothing else; the load is noted.
+compared before anything is timed. Run it on an idle machine; the load is recorded.
 """
 
 import os
@@ -26,34 +26,34 @@ class Config:
 
     workloads: tuple[str, ...] = ()
     """those whose name begins with one of these words, e.g. LeNet; "first step", "import" and
-    "compile" are the ones in fresh processes; all by default"""
+    "compile" run in fresh processes; by default all"""
     peers: tuple[str, ...] = PEERS[1:]
-    """libraries to compare with; those that are not installed are noted and left out"""
+    """libraries to compare with; those not installed are reported and left out"""
     rounds: int = 15
-    """samples of each program"""
+    """samples per program"""
     seconds: float = 0.2
-    """of a sample"""
+    """duration of a sample"""
     patience: float = 60.0
-    """a program that took longer for its samples leaves the rounds after three"""
+    """seconds in all after which a program takes no more samples, once it has three"""
     timeout: float = 900.0
-    """seconds that a program may take to build"""
+    """largest number of seconds for building a program"""
     fresh_rounds: int = 5
-    """samples of what is measured in fresh processes"""
+    """samples per measurement in fresh processes"""
     depths: tuple[int, ...] = (2, 4, 8, 16, 32)
-    """of the nets whose compile time is measured"""
+    """depths of the nets whose compile time is measured"""
     again: Path | None = None
-    """print the table and draw the picture of an earlier run's JSON, and measure nothing"""
+    """JSON of an earlier run: print its table and draw its figure, and measure nothing"""
     out: Path = Path("runs/benchmarks")
-    """folder of the samples, the table and the picture"""
+    """folder of the samples, the tables and the figure"""
 
     def __post_init__(self):
         names = [one.name for one in WORKLOADS] + list(FRESH)
         for word in self.workloads:
             if not any(name.startswith(word) for name in names):
-                raise ValueError(f"no workload begins with {word!r}; there are {', '.join(names)}")
+                raise ValueError(f"no workload begins with {word!r}; workloads: {', '.join(names)}")
         for peer in self.peers:
             if peer not in PEERS[1:]:
-                raise ValueError(f"peers are of {', '.join(PEERS[1:])}, got {peer!r}")
+                raise ValueError(f"peers must be one of {', '.join(PEERS[1:])}, got {peer!r}")
         if min(self.rounds, self.fresh_rounds) < 1:
             raise ValueError("rounds and fresh_rounds must be at least 1")
 
@@ -62,7 +62,7 @@ class Config:
 
 
 def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row]:
-    """Measures, prints the table, writes samples, table and picture; gives the rows."""
+    """Measures, prints the table, writes samples, tables and figure; returns the rows."""
     if config.again is not None:
         rows, about = report.read(config.again)
         show(rows, about, config.out)
@@ -83,7 +83,7 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
         }
 
         def note(new: list[Row]) -> None:
-            """After each workload, so that a run that is broken off leaves what it has."""
+            """Saves after each workload, so that an interrupted run keeps its results."""
             rows.extend(new)
             report.save(rows, about, config.out / f"{backend}.json")
 
@@ -117,8 +117,8 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
 
 def show(rows: list[Row], about: dict, out: Path) -> None:
     title = (
-        f"jaxnet and its peers on {about['backend']} ({about['device']}, {about['cores']} cores), "
-        f"jax {about['versions']['jax']}, {about['begun'][:10]}"
+        f"jaxnet and other libraries on {about['backend']} ({about['device']}, "
+        f"{about['cores']} cores), jax {about['versions']['jax']}, {about['begun'][:10]}"
     )
     text = report.table(rows, title)
     print(f"\r\033[K{text}" if sys.stdout.isatty() else text)
@@ -126,12 +126,13 @@ def show(rows: list[Row], about: dict, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{about['backend']}.txt").write_text(text + "\n")
+    (out / f"{about['backend']}.md").write_text(report.markdown(rows))
     picture = save(report.plot(rows, title), out / f"{about['backend']}.png", dpi=120)
     print(f"\n{picture}")
 
 
 def say(line: str) -> None:
-    """Progress, on one line of a terminal."""
+    """Prints progress, on one line of a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
     else:

@@ -1,7 +1,7 @@
-"""What only a fresh process shows: time to the first step, import, compile time, peak memory.
+"""Measurements in fresh processes: time to the first step, import, compile time, peak memory.
 
-Cold: nothing is cached. Warm: the compiled programs are on disk, by JAX's persistent cache and
-PyTorch's, from a run before. Files that Python reads are in the system's cache in both.
+Cold: no compiled program is cached. Warm: JAX's and PyTorch's persistent caches hold the programs
+of an earlier run. In both the files that Python reads are in the system's cache.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from experiments.benchmarks.workloads import Transformer, Workload, batches
 
 
 class First(NamedTuple):
-    """Of one process: seconds of each part, and MB."""
+    """Seconds of each part of one process, and its peak memory in MB."""
 
     imports: float
     init: float
@@ -33,7 +33,7 @@ class First(NamedTuple):
         return self.imports + self.init + self.compile_and_step
 
 
-# What takes part, and in which form: ours first.
+# Peers and their variants, ours first.
 PROGRAMS = (
     ("ours", "jaxnet"),
     ("linen", "Linen"),
@@ -49,7 +49,7 @@ IMPORTS = ("jaxnet", "flax.linen", "flax.nnx", "equinox", "haiku")
 
 
 def in_fresh_process(function: Callable, *words: Any, timeout: float) -> Any:
-    """function(*words), in a new Python."""
+    """The result of function(*words) in a new Python process."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(there, function, *words), daemon=True)
@@ -77,7 +77,7 @@ def _answer(pipe: Any, function: Callable, *words: Any) -> None:
 
 
 def first_step(peer: str, variant: str, workload: Workload, cache: str | None) -> First:
-    """Import, own weights, trace, compile, one step; then two more for the peak of memory."""
+    """Times import, init, trace, compile and one step; then two more for the peak memory."""
     if cache is not None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{cache}/jax"
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -99,12 +99,12 @@ def first_step(peer: str, variant: str, workload: Workload, cache: str | None) -
 
 
 def peak_memory() -> float:
-    """MB that this process had in memory at most."""
+    """Peak resident memory of this process in MB."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
         return 1.024e-3 * kilobytes
-    except (OSError, StopIteration):  # not Linux; this one counts the parent's pages at the fork
+    except (OSError, StopIteration):  # not Linux; includes the parent's pages at the fork
         import resource
 
         unit = 1e-6 if sys.platform == "darwin" else 1.024e-3
@@ -112,7 +112,7 @@ def peak_memory() -> float:
 
 
 def import_time(module: str) -> float:
-    """Seconds that `import module` takes after `import jax, optax`."""
+    """Seconds of `import module` after `import jax, optax`."""
     import jax  # noqa: F401
     import optax  # noqa: F401
 
@@ -122,7 +122,7 @@ def import_time(module: str) -> float:
 
 
 def compile_time(depth: int, repeated: bool, net: Transformer, shape: tuple[int, ...]) -> float:
-    """Seconds to trace and compile a training step of so many transformer blocks."""
+    """Seconds to trace and compile a training step of `depth` transformer blocks."""
     import jax
     import optax
 
@@ -146,13 +146,13 @@ def compile_time(depth: int, repeated: bool, net: Transformer, shape: tuple[int,
 def run_first_steps(
     workload: Workload, *, rounds: int, timeout: float, programs=PROGRAMS, say: Any = print
 ) -> list[Row]:
-    """Cold and warm time to the first step, init alone, and memory, in interleaved rounds."""
+    """Cold and warm time to the first step, its parts, and memory, in interleaved rounds."""
     before = load()
     found: dict[tuple[str, str, str], list[First]] = {}
     notes: dict[tuple[str, str], str] = {}
     with tempfile.TemporaryDirectory() as folder:
         caches = {program: f"{folder}/{i}" for i, program in enumerate(programs)}
-        for r in range(rounds + 1):  # the first one fills the caches, of files too
+        for r in range(rounds + 1):  # the first round fills all caches
             for program in programs:
                 if program in notes:
                     continue
@@ -200,7 +200,7 @@ def run_compile_times(
     net: Transformer, shape: tuple[int, ...], depths: tuple[int, ...], *,
     rounds: int, timeout: float, say: Any = print,
 ) -> list[Row]:  # fmt: skip
-    """Compile time against depth: with `repeat`, and block after block."""
+    """Compile time against depth: with `repeat`, and with separate blocks."""
     rows = []
     for depth in depths:
         forms = {
@@ -215,7 +215,7 @@ def _rounds(title: str, forms: dict[str, Callable], rounds: int, timeout: float,
     before = load()
     samples: dict[str, list[float]] = {name: [] for name in forms}
     notes = dict.fromkeys(forms, "")
-    for r in range(rounds + 1):  # the first one fills the system's cache of files
+    for r in range(rounds + 1):  # the first round fills the system's file cache
         for name, function in forms.items():
             if notes[name]:
                 continue

@@ -1,7 +1,7 @@
-"""Interleaved rounds: each program lives in a process of its own, and they take turns.
+"""Interleaved rounds: every program runs in a separate process, and they take turns.
 
-So thread pools, caches and backends do not meet, and a program that hangs or dies is written down
-as such. One whose turn it is not sleeps on a pipe and uses no processor.
+So they share no thread pools, caches or backends, and a program that hangs or dies is reported as
+such. While others are measured a process waits on a pipe and uses no processor.
 """
 
 import gc
@@ -20,8 +20,8 @@ import numpy as np
 
 from experiments.benchmarks.workloads import NotOffered, Program, Workload, draw_weights
 
-# After how many updates losses are compared, and how far apart they may be, relative to ours: the
-# first differs by rounding alone, the later ones by rounding that training has carried on.
+# Number of updates whose losses are compared, and tolerances relative to ours: the first loss
+# differs by rounding alone, later ones by rounding that training has amplified.
 CHECKS = 5
 TOLERANCE = {"cpu": (1e-4, 2e-3), "gpu": (2e-2, 5e-2)}  # GPUs multiply in TF32
 PEERS = ("ours", "hand", "linen", "nnx", "equinox", "haiku", "keras", "torch")
@@ -31,11 +31,11 @@ class Row(NamedTuple):
     """One line of the table: a program on a workload.
 
     Fields:
-      workload, peer, program: of what; the peer is a file in peers/.
-      unit: of the samples: "ms" an update, "s" or "MB".
-      samples: one a round, in the order in which they were taken.
-      note: why there are none, or what is different.
-      load: average load of the machine over a minute, before and after the workload.
+      workload, peer, program: names; the peer is a file in peers/.
+      unit: of the samples: "ms" per update, "s" or "MB".
+      samples: one per round, in order.
+      note: the reason for missing samples, or a difference from the other programs.
+      load: one-minute load average of the machine, before and after the workload.
     """
 
     workload: str
@@ -52,8 +52,8 @@ def bootstrap(
 ) -> tuple[float, float, float]:
     """The ratio of two medians, peer / ours, with a 95% interval.
 
-    Rounds are drawn with replacement, both samples of a round together, since what disturbs the
-    machine disturbs neighbours alike. Where one has fewer rounds, the first ones count.
+    Rounds are drawn with replacement, both samples of a round together, since disturbances of the
+    machine affect both. If one has fewer rounds, only as many first rounds of the other are used.
 
     Example:
       >>> bootstrap([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
@@ -69,8 +69,8 @@ def bootstrap(
 
 
 def timed(program: Program, steps: int) -> float:
-    """Seconds a call of step. The last value is waited for, within the time."""
-    if steps > 1:  # rouses threads and caches, which the peer before had
+    """Seconds per call of step, including the wait for the last value."""
+    if steps > 1:  # warms up threads and caches after another program ran
         program.wait(program.step())
     start = time.perf_counter()
     for _ in range(steps - 1):
@@ -80,7 +80,7 @@ def timed(program: Program, steps: int) -> float:
 
 
 def outputs(program: Program, calls: int = CHECKS) -> np.ndarray:
-    """(calls, ...): the losses of the first updates, or the same outputs again and again."""
+    """(calls, ...): the losses of the first updates; without training, equal outputs."""
     found = []
     for _ in range(calls):
         value = program.step()
@@ -96,7 +96,7 @@ def to_numpy(value: Any) -> Any:
 def disagreement(
     theirs: np.ndarray, ours: np.ndarray, tolerance: tuple[float, float], differs: str = ""
 ) -> str:
-    """Says by how much losses differ where that is too much, else is empty."""
+    """A message if losses differ by more than the tolerance, else an empty string."""
     first, later = tolerance
     if theirs.shape != ours.shape:
         return f"gives values of shape {theirs.shape}, ours {ours.shape}"
@@ -115,11 +115,11 @@ def disagreement(
 
 
 class Processes:
-    """The processes of all peers: of each as many as it has programs, started when needed.
+    """The processes of all peers, one per program, started on first use.
 
     Args:
       names: of the peers.
-      seconds: that an answer may take, e.g. while a program compiles.
+      seconds: timeout of an answer, e.g. while a program compiles.
     """
 
     def __init__(self, names: Sequence[str], seconds: float):
@@ -140,7 +140,7 @@ class Processes:
 
 
 class Process:
-    """A process that builds and times programs of one peer, seen from here."""
+    """Handle of a process that builds and times programs of one peer."""
 
     def __init__(self, name: str, seconds: float):
         self.name, self.seconds = name, seconds
@@ -154,7 +154,7 @@ class Process:
         there.close()
 
     def ask(self, *words: Any) -> Any:
-        """The answer; raises what the peer raised, as a `PeerError`."""
+        """The answer to an action; errors of the peer are raised as a `PeerError`."""
         try:
             self.pipe.send(words)
             if not self.pipe.poll(self.seconds):
@@ -183,7 +183,7 @@ class PeerError(Exception):
 
 
 def _serve(pipe: Any, name: str) -> None:
-    """The loop of a peer's process: one program at a time."""
+    """The loop of a peer's process, which holds one program at a time."""
     share_gpu()
     program: Program | None = None
 
@@ -204,7 +204,7 @@ def _serve(pipe: Any, name: str) -> None:
         return outputs(built), built.differs
 
     def sample(steps):
-        assert program is not None, "the process died and has no program any more"
+        assert program is not None, "the process was restarted and has no program"
         return timed(program, steps)
 
     def drop():
@@ -229,7 +229,7 @@ def _serve(pipe: Any, name: str) -> None:
 
 
 def in_a_line(error: Exception) -> str:
-    """What went wrong, for a note under the table."""
+    """The error as one line, for a note below the table."""
     if isinstance(error, ModuleNotFoundError):
         return f"needs {error.name}, which is not installed"
     first = (str(error).splitlines() or [""])[0]
@@ -237,7 +237,7 @@ def in_a_line(error: Exception) -> str:
 
 
 def share_gpu() -> None:
-    """Each process gets a part of a GPU's memory; JAX would take three quarters."""
+    """Limits the GPU memory of each process; by default JAX takes three quarters."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.05")
 
 
@@ -255,19 +255,19 @@ def run_workload(
     tolerance: tuple[float, float],
     say: Callable[[str], Any] = print,
 ) -> list[Row]:
-    """Rounds over all programs of a workload, ours first; each round begins with another one.
+    """Rounds over all programs of a workload, ours first; every round starts with another program.
 
     Args:
-      workload: what to run.
-      processes: of the peers that take part, "ours" the first.
-      rounds: samples of each program.
-      seconds: about how long a sample takes; at least one call of step.
-      patience: a program whose samples took so many seconds in all leaves after three.
+      workload: to measure.
+      processes: of the peers, "ours" first.
+      rounds: samples per program.
+      seconds: approximate duration of a sample, which has at least one call of step.
+      patience: seconds in all after which a program takes no more samples, once it has three.
       tolerance: of the first loss and of later ones.
-      say: gets a line of progress.
+      say: called with a line of progress.
 
     Raises:
-      PeerError: where our own program fails.
+      PeerError: if our own program fails.
     """
     before = load()
     rows: list[Row] = []
@@ -321,7 +321,7 @@ def run_workload(
 
 @dataclass
 class _Running:
-    """A program that takes part in the rounds; `row` is its place in the table."""
+    """A program in the rounds; `row` is its index in the table."""
 
     process: Process
     row: int
@@ -332,7 +332,7 @@ class _Running:
 
 
 def _steps(process: Process, seconds: float) -> int:
-    """Calls that take about so many seconds."""
+    """Number of calls that take about `seconds`."""
     once = process.ask("sample", 1)
     if once >= seconds:
         return 1

@@ -1,4 +1,4 @@
-"""The table and the picture of a run, from its rows."""
+"""The tables and the figure of a run, from its rows."""
 
 import json
 import math
@@ -15,11 +15,11 @@ LIBRARIES = ("linen", "nnx", "equinox", "haiku", "keras")  # the peers on JAX
 
 @dataclass(frozen=True)
 class Target:
-    """At least so large must the ratio peer / ours be.
+    """The smallest acceptable ratio peer / ours.
 
     Fields:
       workload: as in the table.
-      against: a label; the fastest of `peers`, or of the programs of one name, counts.
+      against: label of the fastest of `peers`, or of the programs of one name.
       ratio: of medians.
     """
 
@@ -53,7 +53,7 @@ TARGETS = (
     Target("ResNet-20: first step, cold", "PyTorch compiled", 1.0, ("torch",), "PyTorch compiled"),
     Target("ResNet-20: init, cold", "best Linen", 2.0, ("linen",)),
 )
-IMPORT_LIMIT = 0.15  # seconds that `import jaxnet` may take after jax and optax
+IMPORT_LIMIT = 0.15  # seconds of `import jaxnet` after jax and optax
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Line:
 
 
 def compare(rows: list[Row]) -> list[Line]:
-    """The rows of one workload; the first one is ours.
+    """The rows of one workload, ours first, with their ratios.
 
-    won: the whole interval is above 1. lost: it is below 1. even: 1 is in it.
+    won: the whole interval is above 1. lost: it is below 1. even: it contains 1.
     """
     ours, lines = rows[0], []
     for row in rows:
@@ -97,7 +97,7 @@ def groups(rows: list[Row]) -> dict[str, list[Line]]:
 
 
 def judge(lines: list[Line], targets: tuple[Target, ...] = TARGETS) -> dict[int, str]:
-    """Index of a line -> what its target says; the fastest program that a target names."""
+    """Index of a line -> verdict of the target whose fastest program it is."""
     found: dict[int, str] = {}
     for target in targets:
         matching = [
@@ -123,9 +123,9 @@ HEAD = ("workload", "program", "median", "peer / ours", "95% interval", "verdict
 
 
 def table(rows: list[Row], title: str) -> str:
-    """All rows, aligned; notes on programs without values below."""
+    """All rows, aligned, with notes on programs without samples below."""
     cells: list[tuple[str, ...]] = [HEAD]
-    notes: dict[tuple[str, str], list[str]] = {}  # those that several programs share, once
+    notes: dict[tuple[str, str], list[str]] = {}  # notes shared by several programs, once
     for name, lines in groups(rows).items():
         targets = judge(lines)
         for i, line in enumerate(lines):
@@ -169,6 +169,30 @@ def table(rows: list[Row], title: str) -> str:
     return "\n".join(lines)
 
 
+def markdown(rows: list[Row]) -> str:
+    """The table of README.md: ours, the fastest JAX peer and the fastest PyTorch program.
+
+    Ratios whose whole interval is below 1 are bold.
+    """
+    head = ("workload", "jaxnet", "best JAX peer", "ratio (95%)", "best PyTorch", "ratio (95%)")
+    text = [head, ("---",) * len(head)]
+    for name, (ours, *others) in groups(rows).items():
+        cells = [name, f"{ours.middle:.3g} {ours.row.unit}"]
+        for peers in (("hand", *LIBRARIES), ("torch",)):
+            known = [x for x in others if x.row.peer in peers and math.isfinite(x.ratio)]
+            if not known:
+                cells += ["", ""]
+                continue
+            best = min(known, key=lambda line: line.middle)
+            ratio = f"**{best.ratio:.2f}**" if best.verdict == "lost" else f"{best.ratio:.2f}"
+            cells += [
+                f"{best.row.program} {best.middle:.3g}",
+                f"{ratio} ({best.low:.2f} to {best.high:.2f})",
+            ]
+        text.append(tuple(cells))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in text)
+
+
 def plot(rows: list[Row], title: str) -> Any:
     """Ratios of each workload on a logarithmic axis: the fastest program of each peer."""
     from jaxnet.viz.figure import COLORS, new_figure
@@ -193,7 +217,7 @@ def plot(rows: list[Row], title: str) -> Any:
                 best[line.row.peer] = line
         for peer, line in best.items():
             label = names.get(peer)
-            # One above the other, so that no point hides another.
+            # Stacked, so that no point covers another.
             y = place + (0.09 * (PEERS.index(peer) - 4) if peer in PEERS else 0)
             axes.plot(
                 [line.low, line.high], [y, y], color=colors.get(peer, "0.3"), linewidth=2, zorder=1
@@ -216,7 +240,7 @@ def plot(rows: list[Row], title: str) -> Any:
     ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
     axes.set_xticks(ticks)
     axes.minorticks_off()
-    axes.set_xlabel("peer / ours: right of 1, jaxnet is faster (or smaller)")
+    axes.set_xlabel("peer / ours: above 1, jaxnet is faster (or smaller)")
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -225,14 +249,14 @@ def plot(rows: list[Row], title: str) -> Any:
 
 
 def save(rows: list[Row], about: dict[str, Any], path: Path) -> None:
-    """All samples as JSON."""
+    """Writes all samples as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"about": about, "rows": [row._asdict() for row in rows]}
     path.write_text(json.dumps(content, indent=1))
 
 
 def read(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """What `save` wrote."""
+    """Rows and description written by `save`."""
     content = json.loads(path.read_text())
     rows = [Row(**row | {"load": tuple(row["load"])}) for row in content["rows"]]
     return rows, content["about"]

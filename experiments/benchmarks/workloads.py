@@ -1,9 +1,9 @@
-"""What is measured: nets with their sizes, the weights that all programs start from, the data.
+"""The workloads: nets with their sizes, initial weights common to all programs, and data.
 
-The nets are descriptions, free of any library. Weights are nested dicts of NumPy arrays with the
+The nets are descriptions that use no library. Weights are nested dicts of NumPy arrays with the
 names and layouts of jaxnet (and Flax): dense kernels (inputs, outputs), convolutions (height,
-width, inputs, outputs), norms scale and bias, gates of an LSTM in the order i, f, g, o and of a GRU
-r, u, n. Every peer copies them into its own layout.
+width, inputs, outputs), norms with scale and bias, gates of an LSTM in the order i, f, g, o and of
+a GRU r, u, n. Every peer copies them into its own layout.
 """
 
 import math
@@ -26,7 +26,7 @@ class Mlp:
     hidden: tuple[int, ...]
 
     def names(self) -> list[str]:
-        """Of the hidden layers; the last one is output."""
+        """Names of the hidden layers; the last layer is "output"."""
         return ["dense" if not i else f"dense_{i}" for i in range(len(self.hidden))]
 
 
@@ -54,14 +54,14 @@ class ResNet:
 
 @dataclass(frozen=True)
 class Lstm:
-    """An LSTM, whose last output is classified by a dense layer."""
+    """An LSTM, and a dense layer on its last output."""
 
     features: int
 
 
 @dataclass(frozen=True)
 class Gru:
-    """A GRU (reset after the product), whose last output is classified by a dense layer."""
+    """A GRU (reset after the product), and a dense layer on its last output."""
 
     features: int
 
@@ -83,12 +83,12 @@ class Workload:
 
     Fields:
       name: in the table.
-      net: what is trained.
+      net: the model.
       shape: of a batch of inputs, batch axis first.
-      steps: updates in one program; above 1 they run in one `lax.scan` where a peer has it.
-      members: nets side by side on the same batch, in one program.
+      steps: updates per program; above 1 they run in one `lax.scan` if the peer has one.
+      members: nets trained in parallel on the same batch, in one program.
       train: False measures the forward pass alone.
-      peers: who takes part; empty means everyone.
+      peers: that are measured; empty means all.
       rate: learning rate of SGD with momentum; the loss is the mean over batch and members.
     """
 
@@ -124,13 +124,13 @@ WORKLOADS = (
 
 
 class Program(NamedTuple):
-    """What a peer builds.
+    """A program built by a peer.
 
     Fields:
-      step: makes the workload's updates and returns their losses, of any shape, perhaps not yet
-        computed; where the workload does not train, the outputs.
-      wait: comes back when a value returned by step, and everything before it, is computed.
-      differs: says why only first losses can be equal, where a peer trains other parameters.
+      step: runs the workload's updates and returns their losses, of any shape, possibly not yet
+        computed; without training, the outputs.
+      wait: blocks until a value returned by step, and everything before it, is computed.
+      differs: the reason, if only first losses can be equal because other parameters are trained.
     """
 
     step: Callable[[], Any]
@@ -139,7 +139,7 @@ class Program(NamedTuple):
 
 
 class NotOffered(Exception):
-    """A peer has no documented way to do this; the message says what is missing."""
+    """A peer has no documented way to run a workload; the message names the gap."""
 
 
 def batches(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
@@ -152,14 +152,14 @@ def batches(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_weights(workload: Workload) -> Weights:
-    """The weights that all programs start from; a leading axis of members, where there are some."""
+    """Initial weights of all programs, with a leading axis if there are several members."""
     rng = np.random.default_rng(0)
     drawn = [_draw(workload.net, workload.shape, rng) for _ in range(workload.members)]
     return drawn[0] if workload.members == 1 else stack(drawn)
 
 
 def stack(trees: list[Weights]) -> Weights:
-    """One tree whose leaves are those of all trees, stacked."""
+    """One tree with the leaves of all trees stacked."""
     first = trees[0]
     if isinstance(first, dict):
         return {name: stack([tree[name] for tree in trees]) for name in first}
@@ -180,7 +180,7 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
     def normal(deviation: float, *size: int) -> np.ndarray:
         return (deviation * rng.normal(size=size)).astype(np.float32)
 
-    def bias(*size: int) -> np.ndarray:  # not 0, so that one that is not copied shows
+    def bias(*size: int) -> np.ndarray:  # not 0, so that a bias that is not copied shows
         return normal(0.1, *size)
 
     def dense(inputs: int, features: int) -> Weights:

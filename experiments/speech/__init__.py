@@ -46,7 +46,7 @@ import jaxnet as jn
 from experiments.common import Record, save
 from experiments.speech import drawing
 from experiments.speech.config import Config as Config
-from experiments.speech.recognizers import Recognizer, Systems, error_rates
+from experiments.speech.recognizers import Recognizer, error_rates, make_systems
 from experiments.speech.utterances import Utterances, concatenate, connected, isolated
 from jaxnet.data.speech import Recordings
 
@@ -119,11 +119,11 @@ def run(config: Config) -> Results:
         f"{len(test_strings.digits)} strings of {sum(map(len, test_strings.digits))} digits",
         flush=True,
     )
-    systems = Systems(config)
+    train_systems = make_systems(config)
     errors: dict[str, list] = {}
     shown: dict[str, Recognizer] = {}
     for seed in config.all_seeds:
-        for name, recognizer in systems.train(seed, data, plain=True):
+        for name, recognizer in train_systems(seed, data, plain=True):
             measure(errors, f"seed {seed}", name, recognizer, test_single, test_strings)
             shown.setdefault(name, recognizer)
     i = drawing.hard(shown, test_strings)
@@ -143,7 +143,7 @@ def run(config: Config) -> Results:
             connected(jn.data.join(own, HELD_OUT_STRINGS, seed=2)),
         )
         others = data.take(data.speakers != speaker)
-        for name, recognizer in systems.train(config.seed, others, plain=False):
+        for name, recognizer in train_systems(config.seed, others, plain=False):
             measure(held_out, f"without {speaker}", name, recognizer, *tests)
 
     found, new = ({k: np.array(e) for k, e in d.items()} for d in (errors, held_out))

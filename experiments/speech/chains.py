@@ -42,9 +42,7 @@ class Chains(NamedTuple):
         return slice(digit * self.states, (digit + 1) * self.states)
 
 
-def fit_chains(
-    key: jax.Array, data: Utterances, config: Config
-) -> tuple[Chains, list[np.ndarray]]:
+def fit_chains(key: jax.Array, data: Utterances, config: Config) -> tuple[Chains, list[np.ndarray]]:
     """Fits ten digits and a silence by Baum-Welch, and aligns frames with their states.
 
     Returns:
@@ -145,9 +143,7 @@ def most_probable_digit(chains: Chains, scores: jax.Array, lengths: jax.Array) -
     return np.asarray(jnp.stack(each)).argmax(0)
 
 
-def best_paths(
-    chains: Chains, scores: jax.Array, lengths: jax.Array, penalty: float
-) -> np.ndarray:
+def best_paths(chains: Chains, scores: jax.Array, lengths: jax.Array, penalty: float) -> np.ndarray:
     """The most probable states of strings, (n, time); -1 after their ends."""
     scores = complete(chains, scores, lengths)
     return np.asarray(hmm.viterbi(loop(chains, penalty), scores, lengths)[0])

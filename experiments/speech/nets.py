@@ -1,4 +1,4 @@
-"""The two networks: a classifier of frames, pretrained or not, and a bidirectional LSTM with CTC."""
+"""The networks: a frame classifier, pretrained or not, and a bidirectional LSTM with CTC."""
 
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +41,7 @@ def frame_net(config: Config) -> jn.Layer:
 
 
 def boltzmann(key: jax.Array, x: Any, features: int, *, inputs: int, epochs: int) -> Any:
-    """A restricted Boltzmann machine: Gaussian visible units for the features, binary ones above."""
+    """A restricted Boltzmann machine: Gaussian visible units in the first layer, then binary."""
     if x.shape[1] == inputs:
         options = {"visible": rbm.gaussian, "learning_rate": 0.002}
     else:
@@ -57,9 +57,7 @@ def frame_trainer(config: Config) -> Callable[..., Scores]:
     optimizer = optax.adam(optax.cosine_decay_schedule(config.net_rate, steps))
     trainer = jn.trainer(objective, optimizer)
 
-    def train(
-        seed: int, data: Utterances, alignment: list[np.ndarray], pretrained: bool
-    ) -> Scores:
+    def train(seed: int, data: Utterances, alignment: list[np.ndarray], pretrained: bool) -> Scores:
         y = np.concatenate(alignment)
         known = np.flatnonzero(y >= 0)
         rng = np.random.default_rng(seed)
@@ -72,9 +70,7 @@ def frame_trainer(config: Config) -> Callable[..., Scores]:
             fit = partial(boltzmann, inputs=x.shape[1], epochs=config.pretraining)
             params, _ = pretrain.pretrain_greedy(net, x, fit, key=key, progress=False)
             trained = trained._replace(params=params)
-        for epoch in jn.fit(
-            trainer, trained, (x, y), epochs=config.epochs, batch_size=FRAME_BATCH
-        ):
+        for epoch in jn.fit(trainer, trained, (x, y), epochs=config.epochs, batch_size=FRAME_BATCH):
             trained = epoch.train_state
         log_prior = np.log(np.bincount(y, minlength=outputs) / len(y) + 1e-9)
 

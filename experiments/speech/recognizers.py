@@ -7,23 +7,8 @@ import jax
 import numpy as np
 
 import jaxnet as jn
-from experiments.speech.chains import (
-    Chains,
-    best_paths,
-    digits_of,
-    fit_chains,
-    most_probable_digit,
-    segments,
-)
+from experiments.speech import chains, nets
 from experiments.speech.config import Config
-from experiments.speech.nets import (
-    STRIDE,
-    Scores,
-    ctc_trainer,
-    frame_trainer,
-    many_labels,
-    one_label,
-)
 from experiments.speech.utterances import Utterances, padded
 from jaxnet.unsupervised import hmm
 
@@ -48,57 +33,63 @@ class Recognizer(NamedTuple):
     posterior: Callable[[np.ndarray], Any] = lambda one: None
 
 
-def from_chains(chains: Chains, scores: Scores, penalty: float) -> Recognizer:
+def from_chains(digits: chains.Chains, scores: nets.Scores, penalty: float) -> Recognizer:
     """Viterbi search over the chains, with the scores of mixtures or of a net."""
 
     def paths(features):
-        return best_paths(chains, *scores(features), penalty)
+        return chains.best_paths(digits, *scores(features), penalty)
 
     return Recognizer(
-        lambda features: most_probable_digit(chains, *scores(features)),
-        lambda features: digits_of(chains, paths(features)),
-        align=lambda one: segments(chains, paths([one])[0]),
+        lambda features: chains.most_probable_digit(digits, *scores(features)),
+        lambda features: chains.digits_of(digits, paths(features)),
+        align=lambda one: chains.segments(digits, paths([one])[0]),
     )
 
 
-def from_labels(logits: Scores) -> Recognizer:
+def from_labels(logits: nets.Scores) -> Recognizer:
     """Connectionist temporal classification."""
+
+    def posterior(one):
+        return np.asarray(jax.nn.softmax(logits([one])[0][0]))[: len(one) // nets.STRIDE]
+
     return Recognizer(
-        lambda features: np.asarray(one_label(*logits(features))),
-        lambda features: many_labels(*logits(features)),
-        posterior=lambda one: np.asarray(jax.nn.softmax(logits([one])[0][0]))[: len(one) // STRIDE],
+        lambda features: np.asarray(nets.one_label(*logits(features))),
+        lambda features: nets.many_labels(*logits(features)),
+        posterior=posterior,
     )
 
 
-class Systems:
-    """Trains all systems; the networks of all runs share compiled programs."""
+Train = Callable[..., Iterator[tuple[str, Recognizer]]]
 
-    def __init__(self, config: Config):
-        self.config = config
-        self.train_frames, self.train_ctc = frame_trainer(config), ctc_trainer(config)
 
-    def train(
-        self, seed: int, data: Utterances, *, plain: bool
-    ) -> Iterator[tuple[str, Recognizer]]:
-        """Each system by its name; `plain` includes the frame classifier without pretraining."""
-        config = self.config
-        emission = hmm.gaussian_mixture(config.mixtures)
-        chains, alignment = fit_chains(jax.random.key(seed), data, config)
+def make_systems(config: Config) -> Train:
+    """The function (seed, data, plain=...) -> the trained systems, one by one, with their names.
+
+    `plain` includes the frame classifier without pretraining. The networks of all calls share
+    compiled programs.
+    """
+    train_frames, train_ctc = nets.frame_trainer(config), nets.ctc_trainer(config)
+    emission = hmm.gaussian_mixture(config.mixtures)
+
+    def with_penalties(name, digits, scores, penalty):
+        yield name, from_chains(digits, scores, penalty)
+        for p in PENALTIES if config.validation else ():
+            yield f"{name}, penalty {p:g}", from_chains(digits, scores, p)
+
+    def train(seed: int, data: Utterances, *, plain: bool) -> Iterator[tuple[str, Recognizer]]:
+        digits, alignment = chains.fit_chains(jax.random.key(seed), data, config)
 
         def mixtures(features):
             x, lengths = padded(features)
-            return emission.score(chains.emission, x), lengths
+            return emission.score(digits.emission, x), lengths
 
-        yield from self._with_penalties(GMM, chains, mixtures, config.penalty)
+        yield from with_penalties(GMM, digits, mixtures, config.penalty)
         for name in (PRETRAINED, PLAIN) if plain else (PRETRAINED,):
-            scores = self.train_frames(seed, data, alignment, name == PRETRAINED)
-            yield from self._with_penalties(name, chains, scores, config.net_penalty)
-        yield CTC, from_labels(self.train_ctc(seed, data))
+            scores = train_frames(seed, data, alignment, name == PRETRAINED)
+            yield from with_penalties(name, digits, scores, config.net_penalty)
+        yield CTC, from_labels(train_ctc(seed, data))
 
-    def _with_penalties(self, name: str, chains: Chains, scores: Scores, penalty: float):
-        yield name, from_chains(chains, scores, penalty)
-        for p in PENALTIES if self.config.validation else ():
-            yield f"{name}, penalty {p:g}", from_chains(chains, scores, p)
+    return train
 
 
 def error_rates(

@@ -27,7 +27,6 @@ from jaxnet.core.contract import (
     signature,
 )
 from jaxnet.core.messages import (
-    Mismatch,
     Path,
     PyTree,
     abstract,
@@ -89,8 +88,9 @@ class Scope:
 
     def param(self, name: str, initializer: Callable, shape: tuple[int, ...]) -> jax.Array:
         """A parameter of this layer."""
-        shape, needed = tuple(shape), {name: jax.ShapeDtypeStruct(shape, param_dtype(self._x))}
-        self._check_name(name, "m.param(name, initializer, shape)", callable(initializer))
+        fits = callable(initializer) and not callable(shape)
+        self._check_name(name, "m.param(name, initializer, shape)", fits)
+        needed = {name: jax.ShapeDtypeStruct(tuple(shape), param_dtype(self._x))}
         if name in self._names.values():
             raise ValueError(f"{self._here}: the parameter {name!r} has the name of a child")
         self._own.add(name)
@@ -101,7 +101,7 @@ class Scope:
             given = {name: self._params[name]} if name in self._params else {}
             compare(self._path, (needed, {}), (given, {}), self._x)
             return self._params[name]
-        draw = lambda key: (initializer(key, shape, param_dtype(self._x)), {})  # noqa: E731
+        draw = lambda key: (initializer(key, tuple(shape), param_dtype(self._x)), {})  # noqa: E731
         _, (first, _) = self._plan.setdefault((*self._path, name), (draw, (needed[name], {})))
         compare(self._path, ({name: first}, {}), (needed, {}), self._x)
         return _zeros(needed[name])
@@ -132,7 +132,7 @@ class Scope:
     def watched(self, watch: Watch) -> "Scope":
         """The same scope with one more watch."""
         scope = copy.copy(self)
-        scope._watches = (*self._watches, watch._replace(depth=len(self._path)))
+        scope._watches = (watch._replace(depth=len(self._path)), *self._watches)  # innermost first
         return scope
 
     def _run(self, layer: Layer, path: Path, x: PyTree, key: Any) -> PyTree:
@@ -143,8 +143,9 @@ class Scope:
         state = self._state if name is None else self._state.get(name, {})
         try:
             y, state = walk(layer, path, params, state, x, key, self.train, self._watches)
-        except Mismatch as error:
-            if name not in (None, *self._params) and len(error.path) == 1:
+        except ValueError as error:
+            known = len(getattr(error, "_jaxnet_path", ())) > 1 or name in (None, *self._params)
+            if hasattr(error, "_jaxnet_mismatch") and not known:
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
         self._state.update(state if name is None else {name: state} if state else {})
@@ -299,7 +300,7 @@ def compose(
       ...     if m.train:
       ...         y += 0.1 * jax.random.normal(m.key("noise"), y.shape)
       ...     return y * m.param("scale", jn.initializers.ones, (5,))
-      >>> params, state = compose(scaled).init(jax.random.key(0), spec((2, 3)))
+      >>> params, state = jn.compose(scaled).init(jax.random.key(0), jn.spec((2, 3)))
       >>> jax.tree.map(jnp.shape, params)
       {'dense': {'bias': (5,), 'kernel': (3, 5)}, 'scale': (5,)}
     """

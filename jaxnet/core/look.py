@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet.core.compose import Watch, compose, look_inside, recompose
 from jaxnet.core.contract import Layer, Memo, Params, State, as_layer
-from jaxnet.core.messages import Mismatch, Path, PyTree, flat
+from jaxnet.core.messages import Path, PyTree, flat, mismatch
 
 
 def observe(
@@ -29,11 +29,11 @@ def observe(
         paths of the layer inside, which may run in a loop or under `vmap`: `see` gets tracers.
 
     Example:
-      >>> net = serial(jnp.sin, serial(jnp.cos, name="inner"))
+      >>> net = jn.serial(jnp.sin, jn.serial(jnp.cos, name="inner"))
       >>> def see(path, layer, x, y):
       ...     print("/".join(path), layer.kind, x.shape)
       ...     return y
-      >>> y, _ = observe(net, see).apply({}, {}, jnp.zeros((2, 3)))
+      >>> y, _ = jn.observe(net, see).apply({}, {}, jnp.zeros((2, 3)))
       sin function (2, 3)
       inner/cos function (2, 3)
       inner serial (2, 3)
@@ -73,10 +73,10 @@ def tap(layer: Layer, *paths: str) -> Layer:
       ValueError: for no path, or, in `init` and `apply`, a path that does not exist.
 
     Example:
-      >>> double = stateless(lambda key, x: {"w": jnp.ones(3)}, lambda p, x: 2 * x, name="double")
-      >>> net = serial(double, jnp.sin, serial(jnp.cos, jnp.exp, name="inner"), name="net")
-      >>> trunk = tap(net, "double", "inner/cos")
-      >>> params, state = trunk.init(jax.random.key(0), spec((2, 3)))
+      >>> double = jn.stateless(lambda key, x: {"w": jnp.ones(3)}, lambda p, x: 2 * x, "double")
+      >>> net = jn.serial(double, jnp.sin, jn.serial(jnp.cos, jnp.exp, name="inner"), name="net")
+      >>> trunk = jn.tap(net, "double", "inner/cos")
+      >>> params, state = trunk.init(jax.random.key(0), jn.spec((2, 3)))
       >>> (doubled, cos), _ = trunk.apply(params, state, jnp.ones((2, 3)))
       >>> float(doubled[0, 0]), bool((cos == jnp.cos(jnp.sin(2.0))).all())
       (2.0, True)
@@ -125,7 +125,7 @@ def pick(tree: Params | State, like: Params | State) -> dict[str, Any]:
 
     Example:
       >>> params = {"conv": {"kernel": jnp.ones((3, 4))}, "output": {"bias": jnp.ones(2)}}
-      >>> pick(params, {"conv": {"kernel": spec((3, 4))}})["conv"]["kernel"].shape
+      >>> jn.pick(params, {"conv": {"kernel": jn.spec((3, 4))}})["conv"]["kernel"].shape
       (3, 4)
     """
     have, wanted = dict(flat(tree)), flat(like)
@@ -136,5 +136,5 @@ def pick(tree: Params | State, like: Params | State) -> dict[str, Any]:
         if got.get(name) != jnp.shape(a)
     ]
     if lines:
-        raise Mismatch(("tree",), "pick: the tree lacks entries:", lines)
+        raise mismatch(("tree",), "pick: the tree lacks entries:", lines)
     return jax.tree.unflatten(jax.tree.structure(like), [have[name] for name, _ in wanted])

@@ -11,26 +11,25 @@ PyTree = Any
 Path = tuple[str, ...]
 
 
-class Mismatch(ValueError):
-    """Params or state that do not fit a layer, at the path known so far.
+def mismatch(path: Path, head: str, lines: list[tuple[str, str]]) -> ValueError:
+    """An error about params or state that do not fit a layer, at the path known so far.
 
-    A layer knows its own name only, and the layers around it put their path in front (see
-    `located`); so the text is made when it is read.
+    A layer knows its own name only; the layers around it write the text again with their path in
+    front (see `located`).
 
-    Fields:
+    Args:
       path: of the layer.
       head: the first line, with `{here}` for the path.
       lines: (path below the layer, what is wrong).
     """
+    error = ValueError(_text(path, head, lines))
+    error._jaxnet_mismatch = head, lines  # type: ignore[attr-defined]
+    return error
 
-    def __init__(self, path: Path, head: str, lines: list[tuple[str, str]]):
-        super().__init__(path, head, lines)
-        self.path, self.head, self.lines = path, head, lines
 
-    def __str__(self) -> str:
-        here = "/".join(self.path)
-        lines = [f"  {here}/{name}: {wrong}" for name, wrong in self.lines]
-        return "\n".join([self.head.replace("{here}", here), *lines])
+def _text(path: Path, head: str, lines: list[tuple[str, str]]) -> str:
+    here = "/".join(path)
+    return "\n".join([head.replace("{here}", here), *(f"  {here}/{n}: {w}" for n, w in lines)])
 
 
 def compare(path: Path, needed: tuple, given: tuple, x: PyTree) -> None:
@@ -54,7 +53,7 @@ def compare(path: Path, needed: tuple, given: tuple, x: PyTree) -> None:
         wrong = {name: shape for name, shape in want.items() if have.get(name) != shape}
         lines = [(n, f"expected {s}, got {have.get(n, 'nothing')}") for n, s in wrong.items()]
         lines += [(name, "unknown entry") for name in have if name not in want]
-        error = Mismatch(path, f"{kind} do not fit {{here}} for an input of {describe(x)}:", lines)
+        error = mismatch(path, f"{kind} do not fit {{here}} for an input of {describe(x)}:", lines)
         if any(len(have.get(name, ())) == len(shape) + 1 for name, shape in wrong.items()):
             error.add_note("Is the batch axis missing? For a single example, pass x[None].")
         raise error
@@ -162,6 +161,6 @@ def located(path: Path, x: PyTree) -> Iterator[None]:
             notes = error.__notes__
             place = next(i for i, note in enumerate(notes) if note.startswith(old))
             notes[place] = notes[place].replace(old, f"in {'/'.join(whole)},", 1)
-        if isinstance(error, Mismatch):
-            error.path = error._jaxnet_path  # type: ignore[attr-defined]
+        if parts := getattr(error, "_jaxnet_mismatch", None):
+            error.args = (_text(error._jaxnet_path, *parts),)  # type: ignore[attr-defined]
         raise

@@ -1,8 +1,8 @@
-"""Augmentation: each time an example is seen, it is seen a little differently.
+"""Data augmentation: random changes of a batch that keep its shape.
 
-An augmentation is a function `(key, x) -> x` of a batch of inputs, which keeps its shape. It runs
-inside the jitted program of `fit`, which hands it whole batches: where a batch is a pair (inputs,
-targets), write `augment=on_inputs(random_shift(2))`.
+An augmentation is a function `(key, x) -> x` of a batch of inputs. For batches of pairs (inputs,
+targets) wrap it in `on_inputs`, and pass it to the objective:
+`jn.augmented(objective, on_inputs(random_shift(2)))`.
 """
 
 from collections.abc import Callable
@@ -11,22 +11,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import at_least
+
 Augmentation = Callable[[jax.Array, Any], Any]
 
 
 def on_inputs(augmentation: Augmentation) -> Augmentation:
-    """The augmentation of a batch (inputs, targets) that leaves the targets as they are.
+    """Applies an augmentation to the inputs of a batch (inputs, targets).
 
-    Not for targets that have to move with the inputs, such as masks and boxes.
+    The targets do not change; for masks use `on_masks`, for boxes a dict, see `jaxnet.data.warp`.
 
     Args:
       augmentation: `(key, inputs) -> inputs`.
 
     Returns:
-      A function `(key, (inputs, targets)) -> (inputs, targets)`, as `jaxnet.fit` takes.
+      A function `(key, (inputs, targets)) -> (inputs, targets)`, for `jn.augmented`.
 
     Raises:
-      TypeError: where a batch is no pair.
+      TypeError: for a batch that is not a pair.
 
     Example:
       >>> augment = on_inputs(random_shift(2))
@@ -38,8 +40,8 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
     def augment(key, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise TypeError(
-                f"on_inputs: a batch is a pair (inputs, targets), got {type(batch).__name__}; "
-                "for inputs alone hand over the augmentation itself"
+                f"on_inputs: expected a batch (inputs, targets), got {type(batch).__name__}; "
+                "for inputs alone use the augmentation itself"
             )
         x, targets = batch
         return augmentation(key, x), targets
@@ -48,19 +50,18 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
 
 
 def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
-    """The augmentation of a batch (images, masks) in which the masks move with the images.
+    """Applies an augmentation to a batch (images, masks), to both alike.
 
     Args:
       augmentation: of a dict with "image" and "mask", such as those of `jaxnet.data.warp`.
-      void: the label that pixels get which come in from outside; with the default they would be of
-        class 0.
+      void: the label of pixels from outside the image.
 
     Returns:
-      A function `(key, (images, masks)) -> (images, masks)`, as `jaxnet.fit` takes; masks are
+      A function `(key, (images, masks)) -> (images, masks)`, for `jn.augmented`; masks are
       (batch, height, width) integers.
 
     Raises:
-      TypeError: where a batch is no pair.
+      TypeError: for a batch that is not a pair.
 
     Example:
       >>> small = on_masks(lambda key, x: jn.data.warp(x, jnp.eye(2)[None] / 3), void=11)
@@ -72,26 +73,26 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
     def augment(key, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise TypeError(
-                f"on_masks: a batch is a pair (images, masks), got {type(batch).__name__}"
+                f"on_masks: expected a batch (images, masks), got {type(batch).__name__}"
             )
         x, mask = batch
-        moved = augmentation(key, {"image": x, "mask": mask - void})  # what comes in is 0
+        moved = augmentation(key, {"image": x, "mask": mask - void})  # padded with 0
         return moved["image"], moved["mask"] + void
 
     return augment
 
 
 def random_shift(pixels: int) -> Augmentation:
-    """Moves each image by up to so many pixels along each axis; what comes in is 0.
+    """Shifts each image by up to `pixels` along each axis, padding with zeros.
 
     Args:
-      pixels: the largest move up, down, left or right, at least 1; every move is as likely.
+      pixels: the largest shift along each axis, at least 1; shifts are drawn uniformly.
 
     Returns:
-      A function (key, images (batch, height, width, channels)) -> images.
+      A function `(key, images (batch, height, width, channels)) -> images`.
 
     Raises:
-      ValueError: for a move below one pixel, or an input without these four axes.
+      ValueError: for `pixels` below 1, or an input of another rank.
 
     Example:
       >>> image = jnp.zeros((1, 5, 7, 1)).at[0, 2, 3, 0].set(1.0)
@@ -99,12 +100,13 @@ def random_shift(pixels: int) -> Augmentation:
       >>> moved.shape, float(moved.sum())
       ((1, 5, 7, 1), 1.0)
     """
-    if pixels < 1:
-        raise ValueError(f"random_shift: pixels must be at least 1, got {pixels}")
+    at_least("random_shift", "pixels", pixels)
 
     def augment(key, x):
         if x.ndim != 4:
-            raise ValueError(f"random_shift: needs (batch, height, width, channels), got {x.shape}")
+            raise ValueError(
+                f"random_shift: expected (batch, height, width, channels), got {x.shape}"
+            )
         room = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
         corners = jax.random.randint(key, (x.shape[0], 2), 0, 2 * pixels + 1)
 
@@ -117,7 +119,10 @@ def random_shift(pixels: int) -> Augmentation:
 
 
 def chain(*augmentations: Augmentation) -> Augmentation:
-    """One augmentation after another, each with a key of its own.
+    """A composition of augmentations, each with its own key.
+
+    Args:
+      augmentations: in the order of their application.
 
     Example:
       >>> augment = chain(random_shift(1), cutout(2))
@@ -136,13 +141,17 @@ def chain(*augmentations: Augmentation) -> Augmentation:
 def color_jitter(
     *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0
 ) -> Augmentation:
-    """Changes brightness, contrast and saturation of each image, which has values in [0, 1].
+    """Changes brightness, contrast and saturation of each image at random.
 
-    Each strength s draws a factor from [1 - s, 1 + s]: of all values, of their distance from the
-    image's mean grey, and of their distance from the pixel's own grey. Values are cut at 0 and 1.
+    Each strength s draws a factor from [1 - s, 1 + s]: of all values, of the differences from the
+    image's mean grey, and of the differences from each pixel's grey. The result is clipped to
+    [0, 1], the range of the images.
 
     Args:
       brightness, contrast, saturation: strengths in [0, 1]; saturation needs three channels.
+
+    Raises:
+      ValueError: for a strength out of range, or an input of another shape.
 
     Example:
       >>> x = jnp.full((2, 4, 5, 3), 0.5)
@@ -157,7 +166,7 @@ def color_jitter(
     def augment(key, x):
         if x.ndim != 4 or (saturation and x.shape[-1] != 3):
             raise ValueError(
-                "color_jitter: needs (batch, height, width, channels), with 3 channels for "
+                "color_jitter: expected (batch, height, width, channels), with 3 channels for "
                 f"saturation, got {x.shape}"
             )
         n = x.shape[0]
@@ -177,10 +186,14 @@ def color_jitter(
 
 
 def cutout(size: int) -> Augmentation:
-    """Covers a square of each image with 0, its middle anywhere in the image.
+    """Sets a random square of each image to 0.
 
     Args:
-      size: of the square in pixels, at least 1; less of it is in the image near the edges.
+      size: side of the square in pixels, at least 1. Its centre is anywhere in the image, so near
+        the border a part of it is outside.
+
+    Raises:
+      ValueError: for a size below 1, or an input of another rank.
 
     Example:
       >>> y = cutout(3)(jax.random.key(0), jnp.ones((2, 8, 7, 1)))
@@ -190,12 +203,11 @@ def cutout(size: int) -> Augmentation:
     Reference: DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks
     with Cutout".
     """
-    if size < 1:
-        raise ValueError(f"cutout: size must be at least 1, got {size}")
+    at_least("cutout", "size", size)
 
     def augment(key, x):
         if x.ndim != 4:
-            raise ValueError(f"cutout: needs (batch, height, width, channels), got {x.shape}")
+            raise ValueError(f"cutout: expected (batch, height, width, channels), got {x.shape}")
         n, height, width = x.shape[:3]
         middle = jax.random.randint(key, (n, 2), 0, jnp.array([height, width]))
         first = middle - size // 2
@@ -211,14 +223,18 @@ def cutout(size: int) -> Augmentation:
 
 
 def mixup(alpha: float, classes: int) -> Augmentation:
-    """Blends each example with another of the batch, and their targets alike.
+    """Mixes each example with another of the batch, inputs and labels alike.
 
-    It takes and gives batches (inputs, targets), not inputs alone: labels become shares of the
-    classes, (batch, classes), for a loss such as `optax.softmax_cross_entropy`.
+    It maps batches (inputs, labels) to (inputs, targets), where targets (batch, classes) are class
+    probabilities, for a loss such as `optax.softmax_cross_entropy`.
 
     Args:
-      alpha: the share is drawn from Beta(alpha, alpha): 0.2 blends most a little, 1 any as likely.
-      classes: number of classes.
+      alpha: parameter of the distribution Beta(alpha, alpha) of the weights, above 0; 0.2 mixes
+        most pairs a little, 1 gives uniform weights.
+      classes: number of classes, at least 1.
+
+    Raises:
+      ValueError: for an alpha or classes out of range.
 
     Example:
       >>> x, y = jnp.eye(4), jnp.array([0, 1, 2, 2])

@@ -18,7 +18,7 @@ def bccd(
     data_dir: str | Path | None = None,
     download: bool = False,
 ) -> tuple[Boxed, Boxed, Boxed]:
-    """364 blood images with red cells, white cells and platelets: 205 for training, 87, 72 for test.
+    """364 blood images with red and white cells and platelets: 205 train, 87 validation, 72 test.
 
     Some cells have no box, some boxes no cell. Two boxes, one in each of the first two parts, have
     no area and are dropped. Cells at the border are cropped. Red cells are eleven times as frequent

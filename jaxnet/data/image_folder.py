@@ -162,4 +162,3 @@ def _is_image(path: Path) -> bool:
 def _listed(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "") or "nothing"
-

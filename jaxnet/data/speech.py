@@ -1,8 +1,8 @@
-"""Speech: recordings of spoken digits, strings of them, and what a recogniser hears of a wave.
+"""Speech: recordings of spoken digits, strings of them, and acoustic features.
 
-A wave is an array (samples,), of signed integers or of floats; waves are a list of them, since each
-has a length of its own. Features of a wave are an array (frames, features); `pad` and `bucketed`
-make batches of a list of those.
+A wave is an array (samples,) of signed integers or floats; waves of different lengths are a list.
+The features of a wave are an array (frames, features); `pad` and `bucketed` make batches of a list
+of them.
 """
 
 import warnings
@@ -13,20 +13,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.data import tfds
+from jaxnet.data.extras import extra
 
-DIGITS_RATE = 8000  # samples a second of `spoken_digits`
-QUIET = 0.02  # seconds whose loudness is looked at to find the noise of a recording
-DELTA_FRAMES = 9  # through which a slope is laid
+DIGITS_RATE = 8000  # samples per second of `spoken_digits`
+QUIET = 0.02  # seconds per block in the estimate of a recording's noise
+DELTA_FRAMES = 9  # per slope
 
 
 class Recordings(NamedTuple):
     """Recordings of single digits.
 
     Fields:
-      waves: n arrays (samples,), each of its own length.
-      digits: (n,) int32, what is said.
-      speakers: (n,) names of who says it.
-      numbers: (n,), of the recording among those of one digit and speaker.
+      waves: n arrays (samples,) of different lengths.
+      digits: (n,) int32, the spoken digits.
+      speakers: (n,) names.
+      numbers: (n,), numbers of the recordings of a digit and speaker.
     """
 
     waves: list[np.ndarray]
@@ -35,7 +36,7 @@ class Recordings(NamedTuple):
     numbers: np.ndarray
 
     def take(self, rows: Any) -> "Recordings":
-        """Some of them.
+        """A subset of the recordings.
 
         Args:
           rows: integers, or n booleans.
@@ -54,15 +55,16 @@ class Recordings(NamedTuple):
 def spoken_digits(split: str, *, data_dir: str | Path | None = None) -> Recordings:
     """The Free Spoken Digit Dataset: ten digits, six speakers, 16-bit samples at 8 kHz.
 
-    The test part has the recordings 0 to 4 of each digit and speaker, the training part 5 to 49, by
-    the same six speakers. Recordings differ in loudness tenfold, and begin and end with the word.
+    The test part has the recordings 0 to 4 of each digit and speaker, the training part 5 to 49 of
+    the same six speakers. The loudness of recordings varies by a factor of ten; there is no silence
+    before or after the word.
 
     Args:
-      split: "train" (2,700), "test" (300), or parts of them, as in `jaxnet.data.tfds.load`.
-      data_dir: as there.
+      split: "train" (2,700), "test" (300), or parts of them, see `tfds.load`.
+      data_dir: see `tfds.load`.
 
     Raises:
-      ImportError, FileNotFoundError, ValueError: as there.
+      ImportError, FileNotFoundError, ValueError: see `tfds.load`.
 
     Example:
       >>> train = spoken_digits("train")  # doctest: +SKIP
@@ -79,14 +81,14 @@ def spoken_digits(split: str, *, data_dir: str | Path | None = None) -> Recordin
 
 
 class Strings(NamedTuple):
-    """Strings of digits, joined from recordings.
+    """Strings of digits, concatenated from recordings.
 
     Fields:
       waves: n arrays (samples,).
-      digits: n arrays of int32, what is said.
+      digits: n arrays of int32, the spoken digits.
       speakers: (n,) names.
-      rows: n arrays, which recordings were joined.
-      places: n arrays (digits, 2), where each recording begins, and the sample after its last.
+      rows: n arrays, indices of the recordings.
+      places: n arrays (digits, 2), the first sample of each recording, and the one after its last.
     """
 
     waves: list[np.ndarray]
@@ -105,22 +107,22 @@ def join(
     gap: tuple[float, float] = (0.02, 0.1),
     rate: float = DIGITS_RATE,
 ) -> Strings:
-    """Strings of recordings of one speaker each, with short gaps before, between and behind.
+    """Strings of digits: recordings of one speaker, concatenated with short gaps around each.
 
-    A gap holds noise as loud as the quietest part of the recording before it (after it, at the
-    beginning). All recordings of a speaker are used once before one is used again. What is joined
-    are these recordings alone: strings to test with come from the test part.
+    A gap contains noise at the level of the quietest part of the previous recording (of the first
+    one, at the beginning). All recordings of a speaker are used once before one is used again. For
+    test strings pass recordings of the test part.
 
     Args:
-      recordings: from which to join.
-      count: of the strings, at least 1.
+      recordings: the source.
+      count: number of strings, at least 1.
       seed: the same seed gives the same strings.
-      digits: the least and largest number of digits a string, each as likely.
+      digits: the smallest and largest number of digits per string, drawn uniformly.
       gap: the shortest and longest gap, in seconds.
-      rate: samples a second.
+      rate: samples per second.
 
     Raises:
-      ValueError: for no recordings, a count below 1, or ranges that are none.
+      ValueError: for no recordings, a count below 1, or an empty range.
 
     Example:
       >>> waves = [np.arange(3, dtype=np.int16), np.full(5, 7, np.int16)]
@@ -132,12 +134,12 @@ def join(
     (fewest, most), (shortest, longest) = digits, gap
     if count < 1 or not len(recordings.waves):
         raise ValueError(
-            f"join: needs recordings and a count of at least 1, got {len(recordings.waves)} "
+            f"join: expected recordings and a count of at least 1, got {len(recordings.waves)} "
             f"recordings and {count}"
         )
     if not 1 <= fewest <= most or not 0 <= shortest <= longest < np.inf:
         raise ValueError(
-            "join: digits and gap are (least, largest), at least one digit and 0 seconds, got "
+            "join: digits and gap must be (smallest, largest), at least 1 digit and 0 seconds, got "
             f"digits={digits} and gap={gap}"
         )
     _check_frames("join", rate, 1.0, 1.0)
@@ -154,7 +156,7 @@ def join(
             left[speaker] = left[speaker] or rng.permutation(of[speaker]).tolist()
             rows.append(left[speaker].pop())
         pieces, places, here = [], [], 0
-        for i, row in enumerate([rows[0], *rows]):  # each gap, and what follows
+        for i, row in enumerate([rows[0], *rows]):  # the first gap, then each recording and its gap
             wave = recordings.waves[row]
             if i:
                 pieces.append(wave)
@@ -172,7 +174,7 @@ def join(
 
 
 def _noise(wave: np.ndarray, rate: float) -> float:
-    """Standard deviation of the quietest 20 ms."""
+    """The standard deviation of the quietest 20 ms."""
     size = min(len(wave), max(1, int(QUIET * rate)))
     blocks = wave[: len(wave) // size * size].astype(float).reshape(-1, size)
     return float(blocks.std(1).min())
@@ -181,11 +183,11 @@ def _noise(wave: np.ndarray, rate: float) -> float:
 def piece_of_frames(
     places: Any, frames: int, *, rate: float, window: float = 0.025, hop: float = 0.01
 ) -> np.ndarray:
-    """Which piece of a string each frame belongs to, by the middle of its window; -1 in a gap.
+    """The recording at the centre of each frame's window; -1 in a gap.
 
     Args:
-      places: (pieces, 2) samples, as `join` gives.
-      frames: how many the string has.
+      places: (recordings, 2) samples, as in `Strings`.
+      frames: number of frames of the string.
       rate, window, hop: as for the features.
 
     Example:
@@ -211,31 +213,31 @@ def log_mel(
     range_db: float = 60.0,
     normalize: bool = True,
 ) -> list[np.ndarray]:
-    """Logarithms of the power in bands as wide as the ear's, frame by frame.
+    """Log-mel features: the logarithm of the power in mel bands, per frame.
 
-    Each frame is a window (Hamming) that lies wholly within the wave, so there are
-    1 + (samples - window) // hop of them, and what is louder or softer throughout gives the same
-    normalised features. A silent wave gives features that are all the same: normalised, zeros.
+    Frames are Hamming windows inside the wave: 1 + (samples - window) // hop of them. Normalized
+    features do not depend on the volume of the wave. A silent wave has constant features, which are
+    0 after normalization.
 
     Args:
-      waves: arrays (samples,) of signed integers or floats; one alone is [wave].
-      rate: samples a second: the waves cannot tell, so what is wrong here gives wrong bands.
-      window: seconds a frame.
-      hop: seconds from one frame to the next.
-      bands: triangles on the mel scale (that of Slaney), from 0 to half the rate.
-      deltas: 1 puts slopes over time behind the features, 2 curvatures too, each from a polynomial
-        through 9 frames.
-      range_db: power so many decibels below the largest of the wave, and less, counts as so much.
-      normalize: each feature has mean 0 and variance 1 over the frames of each wave.
+      waves: arrays (samples,) of signed integers or floats; for a single one pass [wave].
+      rate: samples per second, which the waves do not contain; a wrong rate gives wrong bands.
+      window: length of a frame in seconds.
+      hop: distance between frames in seconds.
+      bands: number of triangular filters on Slaney's mel scale, from 0 to half the rate.
+      deltas: 1 appends first derivatives over time, 2 second derivatives too, each from a
+        polynomial fit over 9 frames.
+      range_db: dynamic range: lower power is raised to this many decibels below the wave's maximum.
+      normalize: whether each feature has mean 0 and variance 1 over the frames of each wave.
 
     Returns:
-      For each wave an array (frames, bands * (1 + deltas)) of float32.
+      For each wave a float32 array (frames, bands * (1 + deltas)).
 
     Raises:
-      ImportError: where librosa is not installed.
-      TypeError: for waves that are no list of arrays of signed integers or floats.
-      ValueError: for a wave with several axes (channels), of no samples, shorter than a window, or
-        with a NaN or Inf; or options out of range.
+      ImportError: without librosa.
+      TypeError: for anything but a list of arrays of signed integers or floats.
+      ValueError: for a wave that has channels, is shorter than a window, or has NaN or Inf; for
+        options out of range.
 
     Example:
       >>> wave = np.random.default_rng(0).normal(size=4000)  # half a second
@@ -263,17 +265,17 @@ def mfcc(
     range_db: float = 60.0,
     normalize: bool = True,
 ) -> list[np.ndarray]:
-    """Mel-frequency cepstral coefficients: the first of a cosine transform of `log_mel`.
+    """Mel-frequency cepstral coefficients: the first coefficients of a DCT of `log_mel`.
 
-    They are nearly uncorrelated, which is what Gaussians with diagonal covariances need.
+    They are nearly uncorrelated, as Gaussians with diagonal covariances assume.
 
     Args:
       waves, rate, window, hop, bands, range_db, normalize: as for `log_mel`.
-      coefficients: of the orthonormal transform (DCT-II), at most as many as bands.
-      deltas: as there; 2 by default, which with 13 coefficients gives the 39 numbers of tradition.
+      coefficients: number kept of the orthonormal DCT-II, at most `bands`.
+      deltas: as for `log_mel`; the default 2 and 13 coefficients give the usual 39 features.
 
     Returns:
-      For each wave an array (frames, coefficients * (1 + deltas)) of float32.
+      For each wave a float32 array (frames, coefficients * (1 + deltas)).
 
     Raises:
       ImportError, TypeError, ValueError: as `log_mel`.
@@ -306,23 +308,23 @@ def _features(
         )
     if not isinstance(waves, list | tuple):
         raise TypeError(
-            f"{who}: waves must be a list of arrays (samples,), got {type(waves).__name__}; one "
-            "wave alone is [wave]"
+            f"{who}: waves must be a list of arrays (samples,), got {type(waves).__name__}; for a "
+            "single wave pass [wave]"
         )
     waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
     librosa = _librosa(who)
-    points = 2 ** (2 * size - 1).bit_length()  # fine enough for the lowest bands
+    points = 2 ** (2 * size - 1).bit_length()  # resolves the lowest bands
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of empty bands, which get an error below
+        warnings.simplefilter("ignore", UserWarning)  # empty bands raise below
         triangles = librosa.filters.mel(sr=rate, n_fft=points, n_mels=bands)
     if not triangles.any(1).all():
         raise ValueError(
-            f"{who}: {bands} bands are too many for windows of {size} samples: some hold no "
-            "frequency; take fewer or a longer window"
+            f"{who}: {bands} bands are too many for windows of {size} samples: some contain no "
+            "frequency; use fewer bands or a longer window"
         )
 
     def of_wave(wave: np.ndarray) -> np.ndarray:
-        before = (points - size) // 2  # librosa puts the window in the middle of so many points
+        before = (points - size) // 2  # librosa centres the window
         wave = np.pad(wave, (before, points - size - before))
         spectrum = librosa.stft(
             wave, n_fft=points, hop_length=step, win_length=size, window="hamming", center=False
@@ -345,49 +347,42 @@ def _features(
 
 
 def _librosa(who: str) -> Any:
-    try:
-        import librosa
-    except ImportError as error:
-        raise ImportError(
-            f"{who}: needs librosa ({error}); "
-            'install the extra jaxnet-toolkit[speech]: in a checkout, pip install -e ".[speech]"'
-        ) from error
-    return librosa
+    return extra("librosa", "librosa", who, "speech")
 
 
 def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, int]:
-    """Samples of a window and of a hop."""
+    """The numbers of samples of a window and of a hop."""
     if not 0 < rate < np.inf:
-        raise ValueError(f"{who}: rate must be positive, in samples a second, got {rate}")
+        raise ValueError(f"{who}: rate must be positive, in samples per second, got {rate}")
     if not (window * rate >= 2 and hop * rate >= 1 and max(window, hop) < np.inf):
         raise ValueError(
-            f"{who}: window and hop are in seconds and hold at least two samples and one, got "
-            f"{window} and {hop} at {rate} samples a second"
+            f"{who}: window and hop are in seconds and must cover at least 2 samples and 1, got "
+            f"{window} and {hop} at {rate} samples per second"
         )
     return round(window * rate), round(hop * rate)
 
 
 def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
-    """The wave as float32, integers scaled to [-1, 1]."""
+    """The wave as float32, with integers scaled to [-1, 1]."""
     kind = getattr(wave, "dtype", None)
     if kind is None or not (np.issubdtype(kind, np.floating) or kind.kind == "i"):
         raise TypeError(
-            f"{who}: a wave must be an array of signed integers or floats, number {i} is "
+            f"{who}: a wave must be an array of signed integers or floats, got for wave {i} "
             f"{type(wave).__name__ if kind is None else kind}"
         )
     wave = np.asarray(wave)
     if wave.ndim != 1:
         raise ValueError(
-            f"{who}: a wave must be (samples,), number {i} is {wave.shape}; channels become one by "
-            "their mean"
+            f"{who}: a wave must have shape (samples,), got {wave.shape} for wave {i}; for several "
+            "channels pass their mean"
         )
     if len(wave) < size:
         raise ValueError(
-            f"{who}: wave number {i} has {len(wave)} samples, and must have at least {size}"
-            + ("" if size == 1 else ", one window; fill it up with silence, or leave it out")
+            f"{who}: a wave must have at least {size} samples, got {len(wave)} for wave {i}"
+            + ("" if size == 1 else "; pad it with silence to one window, or drop it")
         )
     if not np.isfinite(wave).all():
-        raise ValueError(f"{who}: wave number {i} holds a NaN or Inf")
+        raise ValueError(f"{who}: wave {i} contains NaN or Inf")
     if kind.kind == "i":
         return (wave / -float(np.iinfo(kind).min)).astype(np.float32)
     return wave.astype(np.float32)

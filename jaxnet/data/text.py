@@ -1,7 +1,7 @@
-"""Text as integers and back: vocabularies of characters and of subwords.
+"""Vocabularies of characters and subwords: text to integers and back.
 
-A vocabulary is made from a text, encodes any other, and is written to a JSON file. What makes
-batches of encoded texts of many lengths is in `jaxnet.data.sequences`.
+A vocabulary is built from one text and encodes any other; it can be saved to a JSON file. For
+batches of encoded texts of different lengths see `jaxnet.data.sequences`.
 """
 
 import json
@@ -11,23 +11,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.data.extras import extra
+
 SPECIAL = ("pad", "start", "end", "unknown")
-LOST = "\N{REPLACEMENT CHARACTER}"  # what an unknown character is decoded to
+LOST = "\N{REPLACEMENT CHARACTER}"  # for an unknown character in decoded text
 
 
 class Vocabulary(NamedTuple):
-    """What `characters`, `subwords` and `load_vocabulary` give.
+    """A mapping between text and ids, see `characters` and `subwords`.
 
     Fields:
       size: number of ids, which are 0 to size - 1; the special entries come first.
-      encode: text -> ids, int32 (length,). It adds no start and no end.
-      decode: ids (length,) -> text. What stands after the first end is left out, and so are pads
-        and starts; an unknown becomes U+FFFD.
-      special: name -> id of the entries that are no text, of "pad", "start", "end", "unknown".
-      contents: the vocabulary in terms of JSON.
+      encode: text -> ids, int32 (length,), without start and end.
+      decode: ids (length,) -> text, up to the first end, without pads and starts; an unknown
+        becomes U+FFFD.
+      special: name -> id of the special entries, of "pad", "start", "end", "unknown".
+      contents: the vocabulary as JSON types.
 
     Attributes:
-      pad, start, end, unknown: ids of these entries, None where there is none.
+      pad, start, end, unknown: ids of the special entries, None for those it lacks.
     """
 
     size: int
@@ -53,24 +55,23 @@ class Vocabulary(NamedTuple):
         return self.special.get("unknown")
 
     def save(self, path: str | Path) -> None:
-        """Writes it as JSON; `load_vocabulary` reads it. Folders above the file are made."""
+        """Writes a JSON file for `load_vocabulary`; missing folders are created."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.contents), encoding="utf-8")
 
 
 def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
-    """One id for each character that the text has, in the order of their code points.
+    """A vocabulary of the characters of a text, in the order of their code points.
 
     Args:
-      text: whose characters are the vocabulary, such as the training part.
-      special: entries that are no text, of "pad", "start", "end" and "unknown", in the order of
-        their ids from 0. With "unknown", other characters are encoded as that; without it they
-        raise.
+      text: the source of the characters, such as the training part.
+      special: special entries, of "pad", "start", "end" and "unknown", in the order of their ids
+        from 0. Other characters are encoded as "unknown"; without it they raise.
 
     Raises:
-      ValueError: for no text, or another special entry; from `encode` for an unknown character,
-        from `decode` for an id out of range.
+      ValueError: for an empty text, or another special entry; from `encode` for an unknown
+        character, from `decode` for an id out of range.
 
     Example:
       >>> vocabulary = characters("to be, or not")
@@ -81,13 +82,13 @@ def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
       >>> vocabulary.encode("to bed")
       Traceback (most recent call last):
       ...
-      ValueError: encode: 'd' (place 5) is not among the 8 characters of the vocabulary; ...
+      ValueError: encode: 'd' (index 5) is not in the vocabulary of 8 characters; ...
       >>> vocabulary = characters("to be", special=("pad", "unknown"))
       >>> vocabulary.encode("bed"), vocabulary.pad, vocabulary.start
       (array([3, 4, 1], dtype=int32), 0, None)
     """
     if not text:
-        raise ValueError("characters: needs a text, got an empty one")
+        raise ValueError("characters: expected a text, got an empty one")
     return _characters("".join(sorted(set(text))), _checked_special(special, SPECIAL, "characters"))
 
 
@@ -102,8 +103,8 @@ def _characters(alphabet: str, special: dict[str, int]) -> Vocabulary:
         if "unknown" not in special and not known.all():
             i = int(np.argmin(known))
             raise ValueError(
-                f"encode: {text[i]!r} (place {i}) is not among the {len(codes)} characters of the "
-                'vocabulary; make it from a text that has it, or with special=("unknown",)'
+                f"encode: {text[i]!r} (index {i}) is not in the vocabulary of {len(codes)} "
+                'characters; build it from a text with this character, or pass special=("unknown",)'
             )
         return np.where(known, places + shift, special.get("unknown", 0)).astype(np.int32)
 
@@ -124,19 +125,18 @@ def _codes(text: str) -> np.ndarray:
 def subwords(
     sentences: Iterable[str], size: int, *, special: Sequence[str] = ("pad", "start", "end")
 ) -> Vocabulary:
-    """Frequent pieces of words, by byte-pair encoding of the library `tokenizers`.
+    """A vocabulary of subwords, by byte-level byte-pair encoding of the library `tokenizers`.
 
-    The smallest pieces are the 256 bytes, so any text can be encoded and comes back exactly: there
-    is no unknown. A word in a sentence has the space before it as its first letter.
+    The smallest units are the 256 bytes, so every text is encoded and decoded without loss. A space
+    belongs to the word after it.
 
     Args:
-      sentences: what the pieces are learned from, such as the training part.
+      sentences: the training text.
       size: number of ids, at least 256 + special entries; few sentences may give fewer.
-      special: entries that are no text, of "pad", "start" and "end", in the order of their ids
-        from 0.
+      special: special entries, of "pad", "start" and "end", in the order of their ids from 0.
 
     Raises:
-      ImportError: where `tokenizers` is not installed.
+      ImportError: without `tokenizers`.
       ValueError: for a smaller size, no sentences, or another special entry.
 
     Example:
@@ -158,7 +158,7 @@ def subwords(
         )
     sentences = list(sentences)
     if not any(sentences):
-        raise ValueError("subwords: needs sentences to learn from, got none")
+        raise ValueError("subwords: expected sentences, got none")
     byte_level = tokenizers.pre_tokenizers.ByteLevel
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = byte_level(add_prefix_space=False)
@@ -174,7 +174,7 @@ def subwords(
 
 
 def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
-    tokenizer.encode_special_tokens = True  # a "[pad]" in a text is five characters
+    tokenizer.encode_special_tokens = True  # a "[pad]" in a text is plain text
     size = tokenizer.get_vocab_size()
 
     def encode(text: str) -> np.ndarray:
@@ -192,15 +192,15 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary that its `save` wrote.
+    """Reads a vocabulary from a file of `Vocabulary.save`.
 
     Args:
       path: of the file.
 
     Raises:
-      FileNotFoundError: where there is none.
-      ValueError: for a file of another kind.
-      ImportError: for subwords where `tokenizers` is not installed.
+      FileNotFoundError: for a missing file.
+      ValueError: for a file of another format.
+      ImportError: for subwords without `tokenizers`.
 
     Example:
       >>> import tempfile
@@ -216,11 +216,11 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
         if kind == "characters":
             return _characters(contents["characters"], special)
         if kind != "subwords":
-            raise ValueError(f"it is of the kind {kind!r}")
+            raise ValueError(f"unknown kind {kind!r}")
         words = json.dumps(contents["tokenizer"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"load_vocabulary: {path} is no vocabulary that save wrote: {error!r}"
+            f"load_vocabulary: {path} is not a file of Vocabulary.save: {error!r}"
         ) from error
     return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
 
@@ -235,11 +235,11 @@ def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> di
 
 
 def _text_ids(ids: Any, size: int, special: dict[str, int]) -> np.ndarray:
-    """The ids that stand for text, up to the first end."""
+    """The ids of text up to the first end, without pads and starts."""
     ids = np.asarray(ids)
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
         raise ValueError(
-            f"decode: needs the integers of one text, (length,), got {ids.shape} {ids.dtype}"
+            f"decode: expected the ids of one text, integers (length,), got {ids.shape} {ids.dtype}"
         )
     ids = ids.astype(np.int64)
     wrong = ids[(ids < 0) | (ids >= size)]
@@ -252,16 +252,6 @@ def _text_ids(ids: Any, size: int, special: dict[str, int]) -> np.ndarray:
 
 
 def _import_tokenizers() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ImportError(
-            f"subwords: needs the library tokenizers ({error}); "
-            'install the extra jaxnet-toolkit[text]: in a checkout, pip install -e ".[text]"'
-        ) from error
-    import tokenizers.decoders
-    import tokenizers.models
-    import tokenizers.pre_tokenizers
-    import tokenizers.trainers
-
-    return tokenizers
+    for part in ("decoders", "models", "pre_tokenizers", "trainers"):
+        extra(f"tokenizers.{part}", "tokenizers", "subwords", "text")
+    return extra("tokenizers", "tokenizers", "subwords", "text")

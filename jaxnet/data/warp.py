@@ -1,11 +1,12 @@
-"""Augmentations that move pixels: flips, rotations, skews, scales and crops, with masks and boxes.
+"""Geometric augmentations of images, masks and boxes: flip, rotate, shear, scale, crop, elastic.
 
 Each is a function `(key, x) -> x`, pure and jitted with the training step. x is a batch of images
-(batch, height, width, channels), or a dict with "image" and with what moves along: "mask", a label
-for each pixel, (batch, height, width), and "boxes", (batch, n, 4): top, left, bottom, right as
-shares of height and width, as TensorFlow Datasets has them. Entries of other names stay as they
-are. A box without height and width is padding and stays so; one that leaves the image is cut at its
-edge, and becomes padding where nothing is left.
+(batch, height, width, channels), or a dict with "image" and any of "mask", the label of each pixel,
+(batch, height, width), and "boxes", (batch, n, 4): (top, left, bottom, right) relative to the image
+size, as in TensorFlow Datasets. They are transformed with the images; other entries do not change.
+Pixels from outside the image are 0. Images are interpolated bilinearly, masks take the nearest
+pixel. A box becomes the smallest upright box around its transformed corners, clipped at the image.
+A box without area is padding and stays so.
 """
 
 import math
@@ -21,10 +22,10 @@ Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
 
 
 def random_flip(*, vertical: bool = False) -> Augmentation:
-    """Mirrors every second image, left to right.
+    """Flips each image left to right with probability 1/2.
 
     Args:
-      vertical: upside down instead.
+      vertical: whether to flip it upside down instead.
 
     Example:
       >>> x = jnp.arange(6.0).reshape(1, 2, 3, 1)
@@ -38,32 +39,32 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
 
     def augment(key, x):
         x, whole = _entries(x, "random_flip")
-        turn = jax.random.bernoulli(key, shape=(x["image"].shape[0],))
+        flip = jax.random.bernoulli(key, shape=(x["image"].shape[0],))
         out = dict(x)
         for name in ("image", "mask"):
             if name in x:
-                there = turn.reshape(-1, *[1] * (x[name].ndim - 1))
-                out[name] = jnp.where(there, jnp.flip(x[name], axis), x[name])
+                here = flip.reshape(-1, *[1] * (x[name].ndim - 1))
+                out[name] = jnp.where(here, jnp.flip(x[name], axis), x[name])
         if "boxes" in x:
             boxes = x["boxes"]
             flipped = (
                 boxes.at[..., low].set(1 - boxes[..., high]).at[..., high].set(1 - boxes[..., low])
             )
             flipped = jnp.where(_real(boxes), flipped, boxes)
-            out["boxes"] = jnp.where(turn[:, None, None], flipped, boxes)
+            out["boxes"] = jnp.where(flip[:, None, None], flipped, boxes)
         return whole(out)
 
     return augment
 
 
 def random_rotation(degrees: float) -> Augmentation:
-    """Turns each image about its middle by an angle between -degrees and degrees.
-
-    What comes in from outside is 0. Images are interpolated between pixels, masks take the nearest,
-    and a box becomes the smallest upright one around the turned one.
+    """Rotates each image about its centre by an angle in [-degrees, degrees].
 
     Args:
       degrees: the largest angle, in (0, 180].
+
+    Raises:
+      ValueError: for an angle out of range.
 
     Example:
       >>> x = jnp.ones((3, 8, 6, 1))
@@ -77,10 +78,13 @@ def random_rotation(degrees: float) -> Augmentation:
 
 
 def random_shear(degrees: float) -> Augmentation:
-    """Leans each image to the side, upright lines by an angle between -degrees and degrees.
+    """Shears each image horizontally by an angle in [-degrees, degrees].
 
     Args:
       degrees: the largest angle, in (0, 90).
+
+    Raises:
+      ValueError: for an angle out of range.
 
     Example:
       >>> random_shear(20)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
@@ -89,22 +93,24 @@ def random_shear(degrees: float) -> Augmentation:
     if not 0 < degrees < 90:
         raise ValueError(f"random_shear: degrees must be in (0, 90), got {degrees}")
 
-    return _linear(_skews(degrees), "random_shear")
+    return _linear(_shears(degrees), "random_shear")
 
 
 def random_scale(low: float, high: float) -> Augmentation:
-    """Makes each image larger or smaller about its middle, by a factor between low and high.
+    """Scales each image about its centre by a factor in [low, high].
 
     Args:
-      low, high: 0 < low <= high; 1 keeps the size. The factor is as likely to lie between 1/2 and 1
-        as between 1 and 2.
+      low, high: 0 < low <= high; the factor is log-uniform.
+
+    Raises:
+      ValueError: for factors out of range.
 
     Example:
       >>> random_scale(0.8, 1.25)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
       (3, 8, 6, 1)
     """
     if not 0 < low <= high:
-        raise ValueError(f"random_scale: needs 0 < low <= high, got {low} and {high}")
+        raise ValueError(f"random_scale: expected 0 < low <= high, got {low} and {high}")
 
     return _linear(_scales(low, high), "random_scale")
 
@@ -112,34 +118,33 @@ def random_scale(low: float, high: float) -> Augmentation:
 def elastic(
     *,
     rotation: float = 0.0,
-    skew: float = 0.0,
+    shear: float = 0.0,
     scale: tuple[float, float] = (1.0, 1.0),
     shift: float = 0.0,
-    bend: float = 0.0,
+    displacement: float = 0.0,
     spacing: float = 6.0,
 ) -> Augmentation:
-    """Skews, turns, scales, moves and bends each image, in this order, all in one step.
+    """Shears, rotates, scales, shifts and elastically deforms each image, with one interpolation.
 
-    A chain of `random_shear`, `random_rotation`, `random_scale` and a shift looks each pixel up once
-    for each of them, and each blurs the image a little; here they are one map, and one look-up.
+    A chain of `random_shear`, `random_rotation`, `random_scale` and a shift interpolates once per
+    step, and each interpolation blurs the image.
 
-    An image is bent smoothly, as ink is with every hand: a grid of points is laid over it, each is
-    moved at random, and what lies between follows by cubic interpolation.
+    The elastic deformation draws a displacement for each point of a coarse grid; those of the
+    pixels follow by cubic interpolation.
 
     Args:
       rotation: the largest angle in degrees, in [0, 180].
-      skew: the largest angle in degrees, in [0, 90).
+      shear: the largest angle in degrees, in [0, 90).
       scale: the smallest and the largest factor, as in `random_scale`.
-      shift: the largest move along each axis in pixels, at least 0, whole or not.
-      bend: standard deviation of the moves of points in pixels, at least 0; for images and masks,
-        not for boxes.
-      spacing: pixels between those points, at least 1: how wide a bend is.
+      shift: the largest shift along each axis in pixels, at least 0, also fractional.
+      displacement: standard deviation of the displacements in pixels, at least 0; not for boxes.
+      spacing: distance of the grid's points in pixels, at least 1.
 
     Raises:
-      ValueError: for numbers out of range, and for boxes that would be bent.
+      ValueError: for numbers out of range, and for boxes with a displacement.
 
     Example:
-      >>> augment = elastic(rotation=10, skew=5, scale=(0.9, 1.1), shift=2, bend=1)
+      >>> augment = elastic(rotation=10, shear=5, scale=(0.9, 1.1), shift=2, displacement=1)
       >>> augment(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
       (3, 8, 6, 1)
 
@@ -149,42 +154,47 @@ def elastic(
     low, high = scale
     if not 0 <= rotation <= 180:
         raise ValueError(f"elastic: rotation must be in [0, 180], got {rotation}")
-    if not 0 <= skew < 90:
-        raise ValueError(f"elastic: skew must be in [0, 90), got {skew}")
+    if not 0 <= shear < 90:
+        raise ValueError(f"elastic: shear must be in [0, 90), got {shear}")
     if not 0 < low <= high:
-        raise ValueError(f"elastic: scale needs 0 < low <= high, got {low} and {high}")
-    if not shift >= 0 or not bend >= 0:
-        raise ValueError(f"elastic: shift and bend must be at least 0, got {shift} and {bend}")
+        raise ValueError(f"elastic: scale must be 0 < low <= high, got {low} and {high}")
+    if not shift >= 0 or not displacement >= 0:
+        raise ValueError(
+            f"elastic: shift and displacement must be at least 0, got {shift} and {displacement}"
+        )
     if not spacing >= 1:
         raise ValueError(f"elastic: spacing must be at least 1, got {spacing}")
-    draws = _scales(low, high), _rotations(rotation), _skews(skew)
+    draws = _scales(low, high), _rotations(rotation), _shears(shear)
 
     def augment(key, x):
         x, whole = _entries(x, "elastic")
-        if bend and "boxes" in x:
-            raise ValueError("elastic: what is bent has no upright boxes; set bend to 0")
+        if displacement and "boxes" in x:
+            raise ValueError("elastic: boxes cannot be deformed elastically; pass displacement=0")
         n, height, width = x["image"].shape[:3]
         shift_key, *keys = jax.random.split(key, 4)
-        scaled, turned, leaned = (draw(key, n) for draw, key in zip(draws, keys, strict=True))
-        matrix = scaled @ turned @ leaned  # (batch, 2, 2)
-        moved = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
-        # What comes to the middle lies as far on the other side as the image moves.
-        middle = -jnp.linalg.solve(matrix, moved[..., None])[..., 0]
-        bends = 0.0
-        if bend:
+        scales, rotations, shears = (draw(key, n) for draw, key in zip(draws, keys, strict=True))
+        matrix = scales @ rotations @ shears  # (batch, 2, 2)
+        shifts = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
+        # The shift is that of the result: of the image it is the opposite, before the matrix.
+        centre = -jnp.linalg.solve(matrix, shifts[..., None])[..., 0]
+        displacements = 0.0
+        if displacement:
             points = [max(2, math.ceil(size / spacing) + 1) for size in (height, width)]
-            moves = jax.random.normal(jax.random.fold_in(key, 4), (n, *points, 2))
-            bends = bend * jax.image.resize(moves, (n, height, width, 2), "cubic")
-        return whole(_warp(x, matrix, middle, bends))
+            coarse = jax.random.normal(jax.random.fold_in(key, 4), (n, *points, 2))
+            displacements = displacement * jax.image.resize(coarse, (n, height, width, 2), "cubic")
+        return whole(_warp(x, matrix, centre, displacements))
 
     return augment
 
 
 def random_crop(share: float) -> Augmentation:
-    """Cuts out a part of each image, at random, and enlarges it to the whole size.
+    """Crops a random part of each image and resizes it to the size of the image.
 
     Args:
-      share: of the height and width, the smallest; in (0, 1).
+      share: the smallest size of the part relative to height and width, in (0, 1).
+
+    Raises:
+      ValueError: for a share out of range.
 
     Example:
       >>> random_crop(0.7)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
@@ -200,22 +210,22 @@ def random_crop(share: float) -> Augmentation:
         n, height, width = x["image"].shape[:3]
         size_key, place_key = jax.random.split(key)
         size = jax.random.uniform(size_key, (n, 1), minval=share, maxval=1)
-        room = jnp.array([height - 1, width - 1]) / 2 * (1 - size)  # of the middle of the part
-        middle = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
+        room = jnp.array([height - 1, width - 1]) / 2 * (1 - size)  # for the centre of the part
+        centre = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
         matrix = jnp.eye(2) / size[..., None]
-        return whole(_warp(x, matrix, middle))
+        return whole(_warp(x, matrix, centre))
 
     return augment
 
 
-def warp(x: Any, matrix: jax.Array, middle: jax.Array | None = None) -> Any:
-    """Moves each image by a linear map about its middle; what the random ones are made of.
+def warp(x: Any, matrix: jax.Array, centre: jax.Array | None = None) -> Any:
+    """Transforms each image by a linear map about its centre, the basis of the random ones.
 
     Args:
       x: images, or a dict; see the module.
-      matrix: (batch, 2, 2), where a pixel at (down, right) of the middle goes to.
-      middle: (batch, 2), the place in pixels from the middle of the image that comes to the middle
-        of the result; the middle itself by default.
+      matrix: (batch, 2, 2), maps a pixel's offset (down, right) from the centre to its new offset.
+      centre: (batch, 2), the offset in pixels that is mapped to the centre of the result; 0 by
+        default.
 
     Example:
       >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
@@ -224,8 +234,8 @@ def warp(x: Any, matrix: jax.Array, middle: jax.Array | None = None) -> Any:
       [[6.0, 3.0, 0.0], [7.0, 4.0, 1.0], [8.0, 5.0, 2.0]]
     """
     x, whole = _entries(x, "warp")
-    middle = jnp.zeros((x["image"].shape[0], 2)) if middle is None else middle
-    return whole(_warp(x, jnp.asarray(matrix), jnp.asarray(middle)))
+    centre = jnp.zeros((x["image"].shape[0], 2)) if centre is None else centre
+    return whole(_warp(x, jnp.asarray(matrix), jnp.asarray(centre)))
 
 
 def _rotations(degrees: float) -> Draw:
@@ -237,7 +247,7 @@ def _rotations(degrees: float) -> Draw:
     return draw
 
 
-def _skews(degrees: float) -> Draw:
+def _shears(degrees: float) -> Draw:
     def draw(key, n):
         angle = math.radians(degrees) * jax.random.uniform(key, (n,), minval=-1, maxval=1)
         one, zero = jnp.ones(n), jnp.zeros(n)
@@ -265,43 +275,45 @@ def _linear(draw: Draw, who: str) -> Augmentation:
 
 
 def _entries(x: Any, who: str) -> tuple[dict[str, Any], Callable]:
-    """x as a dict, and what brings a dict back to the form of x."""
+    """x as a dict, and a function that brings a dict back to the form of x."""
     entries = x if isinstance(x, dict) else {"image": x}
     shape = jnp.shape(entries.get("image", 0.0))
     if len(shape) != 4:
         raise ValueError(
-            f"{who}: needs images (batch, height, width, channels), or a dict with such under "
+            f"{who}: expected images (batch, height, width, channels), or a dict with them as "
             f'"image", got {jax.tree.map(jnp.shape, x)}'
         )
     if "mask" in entries and jnp.shape(entries["mask"]) != shape[:3]:
-        raise ValueError(f"{who}: mask must be {shape[:3]}, got {jnp.shape(entries['mask'])}")
+        raise ValueError(
+            f"{who}: mask must have shape {shape[:3]}, got {jnp.shape(entries['mask'])}"
+        )
     boxes = jnp.shape(entries.get("boxes", jnp.zeros((shape[0], 0, 4))))
     if len(boxes) != 3 or boxes[0] != shape[0] or boxes[2] != 4:
-        raise ValueError(f"{who}: boxes must be (batch, n, 4), got {boxes}")
+        raise ValueError(f"{who}: boxes must have shape (batch, n, 4), got {boxes}")
     return entries, (lambda out: out if isinstance(x, dict) else out["image"])
 
 
 def _warp(
-    x: dict[str, Any], matrix: jax.Array, middle: jax.Array, bends: Any = 0.0
+    x: dict[str, Any], matrix: jax.Array, centre: jax.Array, displacements: Any = 0.0
 ) -> dict[str, Any]:
     height, width = x["image"].shape[1:3]
     size = jnp.array([height, width])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
-    here = grid - (size - 1) / 2  # (height, width, 2), from the middle
-    back = jnp.linalg.inv(matrix)  # where a pixel of the result comes from
-    there = jnp.einsum("nij,hwj->nhwi", back, here) + middle[:, None, None] + (size - 1) / 2
-    there = there + bends  # (batch, height, width, 2)
+    offset = grid - (size - 1) / 2  # (height, width, 2), from the centre
+    inverse = jnp.linalg.inv(matrix)  # from the result to the image
+    source = jnp.einsum("nij,hwj->nhwi", inverse, offset) + centre[:, None, None] + (size - 1) / 2
+    source = source + displacements  # (batch, height, width, 2)
     out = dict(x)
-    out["image"] = jax.vmap(_between)(x["image"], there)
+    out["image"] = jax.vmap(_bilinear)(x["image"], source)
     if "mask" in x:
-        out["mask"] = jax.vmap(_nearest)(x["mask"], there)
+        out["mask"] = jax.vmap(_nearest)(x["mask"], source)
     if "boxes" in x:
-        out["boxes"] = _moved_boxes(x["boxes"], matrix, middle, size)
+        out["boxes"] = _warp_boxes(x["boxes"], matrix, centre, size)
     return out
 
 
 def _pick(image: jax.Array, place: jax.Array) -> jax.Array:
-    """Entries at whole places (height, width, 2), 0 outside."""
+    """The pixels at integer positions (height, width, 2), 0 outside."""
     height, width = image.shape[:2]
     inside = ((place >= 0) & (place < jnp.array([height, width]))).all(-1)
     row, column = jnp.clip(place[..., 0], 0, height - 1), jnp.clip(place[..., 1], 0, width - 1)
@@ -309,9 +321,9 @@ def _pick(image: jax.Array, place: jax.Array) -> jax.Array:
     return jnp.where(inside.reshape(inside.shape + (1,) * (found.ndim - 2)), found, 0)
 
 
-def _between(image: jax.Array, place: jax.Array) -> jax.Array:
+def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
     """Bilinear interpolation at (height, width, 2), in the dtype of the image."""
-    place = jnp.round(place * 1024) / 1024  # rounding must not push the last pixel outside
+    place = jnp.round(place * 1024) / 1024  # a rounding error must not put the last pixel outside
     low = jnp.floor(place).astype(jnp.int32)
     part = place - low
     total = 0.0
@@ -328,17 +340,17 @@ def _nearest(mask: jax.Array, place: jax.Array) -> jax.Array:
     return _pick(mask, jnp.round(place).astype(jnp.int32))
 
 
-def _moved_boxes(boxes, matrix, middle, size):
-    """The smallest upright boxes around the corners, cut at the edge of the image."""
+def _warp_boxes(boxes, matrix, centre, size):
+    """The smallest upright boxes around the transformed corners, clipped at the image."""
     top, left, bottom, right = jnp.moveaxis(boxes, -1, 0)
     corners = [jnp.stack([y, x], -1) for y in (top, bottom) for x in (left, right)]
-    corners = (jnp.stack(corners, -2) - 0.5) * size  # (batch, n, 4, 2) pixels from the middle
-    moved = jnp.einsum("nij,nkcj->nkci", matrix, corners - middle[:, None, None])
+    corners = (jnp.stack(corners, -2) - 0.5) * size  # (batch, n, 4, 2) pixels from the centre
+    moved = jnp.einsum("nij,nkcj->nkci", matrix, corners - centre[:, None, None])
     moved = jnp.clip(moved / size + 0.5, 0, 1)
     new = jnp.concatenate([moved.min(-2), moved.max(-2)], -1)  # (batch, n, 4)
     return jnp.where(_real(boxes) & _real(new), new, 0).astype(boxes.dtype)
 
 
 def _real(boxes: jax.Array) -> jax.Array:
-    """(..., 1), whether a box has height and width."""
+    """Whether a box has an area, (..., 1)."""
     return ((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1, keepdims=True)

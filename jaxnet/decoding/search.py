@@ -283,7 +283,7 @@ def _check(who: str, step, carry, first, length, end) -> tuple[PyTree, jax.Array
     if wrong:
         raise ValueError(
             f"{who}: expected the batch axis first in every array of the carry, {batch} as in "
-            f"first, got {wrong[0]}. Arrays shared by all sequences belong into `step` itself"
+            f"first, got {wrong[0]}. Use arrays shared by all sequences inside `step` directly"
         )
     after, logits = jax.eval_shape(step, carry, first)
     if getattr(logits, "ndim", None) != 2 or logits.shape[0] != batch:

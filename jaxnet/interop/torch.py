@@ -270,7 +270,8 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
                     "the layer inside; import into the net without it"
                 )
             layer = layer.inside[0]
-        if (own := _own(params, name), _own(state, name)) != ({}, {}):
+        own = _own(params, name), _own(state, name)
+        if any(own):
             found.setdefault(name, _Part(name, layer.kind, *own))
         calls.append((name, layer.kind))
         return mark(len(calls) - 1, x, y)

@@ -81,14 +81,15 @@ def dot_product_attention(
 
     Args:
       q: (batch, time, heads, size).
-      k, v: (batch, places, kv_heads, size); kv_heads divides heads.
+      k: (batch, places, kv_heads, size); kv_heads divides heads.
+      v: (batch, places, kv_heads, width).
       mask: booleans (batch, heads or 1, time or 1, places) or (time, places), True where a query
         may attend.
       dropout_rate: share of the weights to drop, in [0, 1), where there is a key.
       key: for dropout; None is no dropout.
 
     Returns:
-      The values (batch, time, heads, size), and the weights before dropout (batch, heads, time,
+      The values (batch, time, heads, width), and the weights before dropout (batch, heads, time,
       places).
 
     Example:
@@ -112,7 +113,7 @@ def dot_product_attention(
         kept = kept.astype(v.dtype)
     kept = kept.reshape(batch, groups, heads // groups, time, places)
     y = jnp.einsum("bghts,bsgd->btghd", kept, v)
-    return y.reshape(batch, time, heads, size), weights
+    return y.reshape(batch, time, heads, v.shape[-1]), weights
 
 
 def fits_cudnn(backend: str, capability: float, dtype: Any, head_size: int) -> bool:

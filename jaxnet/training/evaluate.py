@@ -58,7 +58,7 @@ def measure_all(
         size = min(batch_size, count)
         whole = count - count % size
         parts = [batch]
-        if whole < count and not _takes_mask(objective, programs, params, state, batch):
+        if whole < count and not takes_mask(objective, programs, params, state, batch):
             parts = [jax.tree.map(lambda a, n=n: a[n], batch) for n in np.s_[:whole, whole:]]
         for part in parts:
             n = jax.tree.leaves(part)[0].shape[0]
@@ -98,7 +98,7 @@ def measure(objective: Layer, programs: Memo, size: int):
     return run
 
 
-def _takes_mask(objective: Layer, programs: Memo, params, state, batch: PyTree) -> bool:
+def takes_mask(objective: Layer, programs: Memo, params, state, batch: PyTree) -> bool:
     """Whether all values of the objective are per example, so that padding can be left out."""
     if (place := ("takes mask", objective)) not in programs:
 

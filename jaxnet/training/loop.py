@@ -18,7 +18,7 @@ import numpy as np
 from jaxnet.checks import at_least, check_data
 from jaxnet.core import Memo, PyTree
 from jaxnet.progress import progress_bar
-from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
+from jaxnet.training.evaluate import is_stream, means, measure_all, on_device, takes_mask
 from jaxnet.training.objective import Average
 from jaxnet.training.trainer import Trainer, TrainState, next_key
 from jaxnet.training.watch import Watcher, warn_nonfinite
@@ -311,7 +311,8 @@ class _Stream:
     def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int):
         self.batches, self.size = batches, size
         self.steps = len(batches) if hasattr(batches, "__len__") else None  # type: ignore[arg-type]
-        memo = trainer.programs if trainer.programs is not None else Memo()
+        self.trainer = trainer
+        self.memo = memo = trainer.programs if trainer.programs is not None else Memo()
         if "stream" not in memo:
             update, watcher = update_of(trainer), trainer.watcher or Watcher()
 
@@ -333,11 +334,12 @@ class _Stream:
                     f"fit: the first batch had {size} examples, a later one {count}; only the last "
                     "batch may be smaller, and none larger"
                 )
-            mask = None
             if count < size:
                 batch = jax.tree.map(
                     lambda leaf, n=size: jnp.resize(leaf, (n, *leaf.shape[1:])), batch
                 )
+            mask = None
+            if count < size or self._masked(train_state, batch):  # one program for all batches
                 mask = jnp.asarray(np.arange(size) < count, jnp.float32)
             train_state, found, finite = self.step(train_state, batch, mask)
             seen.append(found)
@@ -354,6 +356,11 @@ class _Stream:
             sums = _added(sums, found)
         losses = np.array([found["loss"].mean for found in seen])
         return train_state, Totals(sums, losses, np.stack(flags))  # type: ignore[arg-type]
+
+    def _masked(self, train_state: TrainState, batch: PyTree) -> bool:
+        if (objective := self.trainer.objective) is None:
+            return False
+        return takes_mask(objective, self.memo, train_state.params, train_state.state, batch)
 
 
 class _Pace:

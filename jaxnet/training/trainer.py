@@ -165,7 +165,8 @@ def trainer(
                     "the one that came back: train_state, metrics = trainer.step(train_state, ...)"
                 )
             raise
-        watcher.stepped(after, metrics["loss"])
+        if not is_traced(metrics):  # by a tracer inside the optimizer, say its learning rate
+            watcher.stepped(after, metrics["loss"])
         return after, metrics
 
     return Trainer(init, step, update, objective, optimizer, watcher, Memo())

@@ -1,6 +1,6 @@
-"""Pictures: each function takes arrays and returns a matplotlib Figure, and shows nothing itself.
+"""Visualization: each function takes arrays and returns a matplotlib Figure.
 
-In a notebook a figure shows where it is the last value of a cell; `save` writes it to a file.
+A notebook displays a figure that is the last value of a cell; `save` writes it to a file.
 """
 
 from jaxnet.viz.attention import attention as attention
@@ -17,7 +17,6 @@ from jaxnet.viz.graph import graph as graph
 from jaxnet.viz.heatmap import heatmap as heatmap
 from jaxnet.viz.images import images as images
 from jaxnet.viz.masks import masks as masks
-from jaxnet.viz.masks import overlay as overlay
 from jaxnet.viz.posteriors import posteriors as posteriors
 from jaxnet.viz.receptive import receptive as receptive
 from jaxnet.viz.spectrogram import spectrogram as spectrogram

@@ -1,35 +1,36 @@
-"""Where a model looked, word by word."""
+"""Attention weights between words."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import new_figure
+from jaxnet.viz.figure import new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL = 0.28  # inches a word
-LETTER = 0.085  # inches a letter, at the labels' size
+CELL = 0.28  # inches per word
+LETTER = 0.085  # inches per letter of a label
 
 
+@styled
 def attention(
     weights: Any, source: Sequence[str], target: Sequence[str], *, title: str = ""
 ) -> "Figure":
-    """A matrix of attention weights: a row for each word written, a column for each word read.
+    """A matrix of attention weights, with a row per target word and a column per source word.
 
-    The darker a cell, the more of its row's weight it has; white is none, the darkest blue all.
-    Words of up to some 30 letters and sentences of up to some 50 words stay legible.
+    White is 0, the darkest blue 1. Legible up to about 30 letters per word and 50 words per
+    sentence.
 
     Args:
       weights: (target words, source words), in [0, 1].
-      source: the words read, or pieces of words.
-      target: the words written.
-      title: above the picture.
+      source: the input words, or subwords.
+      target: the output words.
+      title: of the figure.
 
     Raises:
-      ValueError: where there are not as many words as weights, or weights are out of range.
+      ValueError: for numbers of words that do not match the weights, or weights out of range.
 
     Example:
       >>> figure = attention([[0.9, 0.1], [0.2, 0.8]], ["ein", "Hund"], ["a", "dog"])
@@ -42,7 +43,7 @@ def attention(
     weights, source, target = np.asarray(weights), list(source), list(target)
     if weights.shape != (len(target), len(source)) or weights.size == 0:
         raise ValueError(
-            f"attention: needs weights (target words, source words) = ({len(target)}, "
+            f"attention: expected weights (target words, source words) = ({len(target)}, "
             f"{len(source)}), at least one of each, got {weights.shape}"
         )
     if not (weights.min() >= 0 and weights.max() <= 1 + 1e-4):
@@ -55,14 +56,13 @@ def attention(
     figure = new_figure(max(CELL * columns + beside + 0.1, 2.0), height)
     axes = figure.subplots()
     axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(columns), source, rotation=90, fontsize=10)
-    axes.set_yticks(range(rows), target, fontsize=10)
+    axes.set_xticks(range(columns), source, rotation=90)
+    axes.set_yticks(range(rows), target)
     axes.xaxis.tick_top()
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="0.9", linewidth=0.6)
+    axes.grid(which="minor")
     axes.tick_params(which="both", length=0)
-    axes.spines[:].set_color("0.8")
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title)
     return figure

@@ -1,16 +1,17 @@
-"""Boxes on images: what is found, and what is there."""
+"""Bounding boxes on images: predictions and ground truth."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, frame, grid, new_figure
+from jaxnet.viz.figure import COLORS, frame, grid, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def boxes(
     x: Any,
     found: Mapping[str, Any] | None = None,
@@ -19,17 +20,17 @@ def boxes(
     names: Sequence[str] | None = None,
     columns: int | None = None,
 ) -> "Figure":
-    """Images with boxes: solid ones are found, dashed ones true, a colour a class.
+    """Images with bounding boxes, solid for predictions and dashed for ground truth.
 
-    A found box has its score at the corner. The legend below names the classes.
+    Each class has a colour, named in the legend. A predicted box shows its score.
 
     Args:
       x: (images, height, width, 1 or 3), in [0, 1].
-      found: "boxes" (images, n, 4), top, left, bottom and right as shares of the image, "classes"
-        (images, n), -1 for what is not drawn, and "scores" (images, n), if there are any.
-      truth: "boxes" (images, m, 4) and "classes" (images, m), -1 for padding.
+      found: predictions: "boxes" (images, n, 4), (top, left, bottom, right) relative to the image
+        size, "classes" (images, n), -1 for padding, and optionally "scores" (images, n).
+      truth: ground truth: "boxes" (images, m, 4) and "classes" (images, m), -1 for padding.
       names: of the classes; their numbers by default.
-      columns: images in a row; about as many as rows by default.
+      columns: images per row; about square by default.
 
     Raises:
       ValueError: for another shape, no image, or a class without a name.
@@ -45,21 +46,21 @@ def boxes(
     x = np.clip(np.asarray(x), 0, 1)
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or len(x) == 0:
         raise ValueError(
-            f"boxes: needs (images, height, width, 1 or 3 channels), at least one, got {x.shape}"
+            f"boxes: expected (images, height, width, 1 or 3 channels), at least one, got {x.shape}"
         )
     parts = {"found": found, "true": truth}
     given = {what: _checked(what, part, len(x)) for what, part in parts.items() if part is not None}
     count = max((int(part["classes"].max(initial=-1)) + 1 for part in given.values()), default=0)
     names = [str(c) for c in range(count)] if names is None else list(names)
     if count > len(names):
-        raise ValueError(f"boxes: class {count - 1} has no name, names are {', '.join(names)}")
+        raise ValueError(f"boxes: class {count - 1} has no name; names: {', '.join(names)}")
 
     rows, columns = grid(len(x), columns)
     width = 3.6
     figure = new_figure(width * columns, width * x.shape[1] / x.shape[2] * rows + 0.4)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for i, (axes, image) in enumerate(zip(cells, x, strict=False)):
-        # Shares of the image are its own axes, whatever its pixels.
+        # Relative coordinates are the axes, for any number of pixels.
         axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(0, 1, 1, 0), aspect="auto")
         axes.set_box_aspect(x.shape[1] / x.shape[2])
         frame(axes)
@@ -69,9 +70,7 @@ def boxes(
         spare.remove()
     lines = [Line2D([], [], color=_color(c), linewidth=3) for c in range(len(names))]
     lines += [Line2D([], [], color="0.3", linestyle="--" if w == "true" else "-") for w in given]
-    figure.legend(
-        lines, [*names, *given], loc="outside lower center", ncols=len(lines), frameon=False
-    )
+    figure.legend(lines, [*names, *given], loc="outside lower center", ncols=len(lines))
     return figure
 
 
@@ -104,11 +103,11 @@ def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.nd
     arrays = {name: np.asarray(value) for name, value in part.items()}
     shape = arrays["boxes"].shape
     if len(shape) != 3 or shape[0] != images or shape[-1] != 4:
-        raise ValueError(f"boxes: {what} boxes must be ({images} images, n, 4), got {shape}")
+        raise ValueError(f"boxes: {what} boxes must have shape ({images}, n, 4), got {shape}")
     for name in arrays.keys() - {"boxes"}:
         if arrays[name].shape != shape[:-1]:
             raise ValueError(
-                f"boxes: {what} {name} must be {shape[:-1]} for boxes {shape}, "
+                f"boxes: {what} {name} must have shape {shape[:-1]} for boxes {shape}, "
                 f"got {arrays[name].shape}"
             )
     return arrays

@@ -1,47 +1,47 @@
-"""The confusion matrix, drawn."""
+"""Confusion matrices."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import new_figure
+from jaxnet.viz.figure import new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
-    """Counts of (true class, predicted class), right answers on the diagonal.
+    """A confusion matrix of counts, with rows for true and columns for predicted classes.
 
-    The number in a cell is the count; its shade is the share of its row, on a scale that lets the
-    few mistakes of a good classifier be seen. Cells of zero stay empty.
+    A cell shows its count, and in its shade the share of its row, on a nonlinear scale that makes
+    rare errors visible. Cells of 0 are empty.
 
     Args:
-      matrix: (classes, classes) counts, rows true and columns predicted, as
-        `jaxnet.metrics.confusion` gives.
+      matrix: (classes, classes) counts, as `jn.metrics.confusion` returns them.
       names: of the classes; 0, 1, 2, ... by default.
 
     Raises:
-      ValueError: where the matrix is not square, a count is negative, or there are not as many
+      ValueError: for a matrix that is not square or has negative counts, or another number of
         names.
 
     Example:
       >>> figure = confusion([[5, 1], [0, 7]], names=["cat", "dog"])
       >>> figure.axes[0].get_title()
-      '12 of 13 right (92.31%)'
+      '12 of 13 correct (92.31%)'
     """
     from matplotlib.colors import PowerNorm
 
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ValueError(f"confusion: needs a matrix (classes, classes), got {matrix.shape}")
+        raise ValueError(f"confusion: expected a matrix (classes, classes), got {matrix.shape}")
     if (matrix < 0).any():
-        raise ValueError(f"confusion: counts cannot be negative, got {matrix.min()}")
+        raise ValueError(f"confusion: counts must be at least 0, got {matrix.min()}")
     n = len(matrix)
     names = [str(i) for i in range(n)] if names is None else list(names)
     if len(names) != n:
-        raise ValueError(f"confusion: {n} classes need as many names, got {len(names)}")
+        raise ValueError(f"confusion: expected {n} names, one per class, got {len(names)}")
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     longest = max(len(name) for name in names)
     side = 1.6 + 0.42 * n + 0.06 * longest
@@ -52,16 +52,16 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
         if count:
             color = "white" if share[row, column] > 0.38 else "black"
             axes.text(column, row, f"{count:g}", ha="center", va="center", color=color, fontsize=9)
-    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
-    axes.set_xticks(range(n), names, **turn)
+    angle = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
+    axes.set_xticks(range(n), names, **angle)
     axes.set_yticks(range(n), names)
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="0.85", linewidth=0.8)
+    axes.grid(which="minor")
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    right, total = np.trace(matrix), matrix.sum()
-    axes.set_title(f"{right:g} of {total:g} right ({right / max(total, 1):.2%})", fontsize=11)
+    correct, total = np.trace(matrix), matrix.sum()
+    axes.set_title(f"{correct:g} of {total:g} correct ({correct / max(total, 1):.2%})")
     return figure

@@ -1,11 +1,11 @@
-"""Curves over epochs."""
+"""Learning curves."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.figure import COLORS, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,10 +14,10 @@ Panels = Mapping[str, Mapping[str, Any]]
 
 
 def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
-    """The epochs that `fit` gave, as arrays to plot or save: metric -> part -> values.
+    """The metrics of the epochs of `fit` as arrays: metric -> part -> values.
 
     Args:
-      runs: each the epochs of one run, in order; all runs of one length. An epoch has dicts of
+      runs: one or more lists of the epochs of a run, of equal lengths. An epoch has dicts of
         numbers `train` and `test` (or None).
 
     Returns:
@@ -25,7 +25,7 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
       (runs, epochs) for several runs.
 
     Raises:
-      ValueError: for no epochs, or runs of several lengths.
+      ValueError: for no epochs, or runs of different lengths.
 
     Example:
       >>> from types import SimpleNamespace as Epoch
@@ -37,8 +37,8 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
     lengths = sorted({len(run) for run in listed})
     if len(lengths) != 1 or lengths == [0]:
         raise ValueError(
-            "history: needs runs of one length, at least one epoch each, such as "
-            f"history(list(fit(...))); got runs of {lengths or 'no'} epochs"
+            "history: expected runs of equal lengths, at least one epoch each, such as "
+            f"history(list(fit(...))), got runs of {lengths or 'no'} epochs"
         )
     panels: dict[str, dict[str, np.ndarray]] = {}
     for part in ("train", "test"):
@@ -48,18 +48,19 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
     return panels
 
 
+@styled
 def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
-    """One panel a metric, one line a part, over the epochs 1, 2, ...
+    """One panel per metric and one line per part, over the epochs 1, 2, ...
 
-    The legend tells the last value of each line. With several runs, each is a thin line and their
-    mean a thick one.
+    The legend shows the last value of each line. Several runs are thin lines, with their mean as a
+    thick line.
 
     Args:
-      panels: metric -> name of a line -> values (epochs,) or (runs, epochs), as `history` gives.
-      xlabel: what is counted along the horizontal axis.
+      panels: metric -> name of a line -> values (epochs,) or (runs, epochs), as `history` returns.
+      xlabel: of the horizontal axis.
 
     Raises:
-      ValueError: where there is nothing to draw, or values have another shape.
+      ValueError: for no metric, or values of another shape.
 
     Example:
       >>> figure = curves({"loss": {"train": [2.0, 1.0, 0.5], "test": [2.1, 1.2, 0.9]}})
@@ -69,7 +70,9 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
     if not panels:
-        raise ValueError("curves: needs at least one metric, such as {'loss': {'train': values}}")
+        raise ValueError(
+            "curves: expected at least one metric, such as {'loss': {'train': values}}"
+        )
     figure = new_figure(4.8 * len(panels), 3.6)
     lines = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     for axes, (metric, panel) in zip(
@@ -79,7 +82,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
             values = np.asarray(given, float)
             if values.ndim not in (1, 2) or values.size == 0:
                 raise ValueError(
-                    f"curves: {metric}/{name} needs values (epochs,) or (runs, epochs), "
+                    f"curves: {metric}/{name} must have shape (epochs,) or (runs, epochs), "
                     f"got {values.shape}"
                 )
             _line(axes, np.atleast_2d(values), name, lines.index(name))
@@ -87,10 +90,9 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
         axes.set_ylabel(metric)
         axes.set_xlim(left=0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
+        axes.grid()
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.legend()
     return figure
 
 
@@ -104,5 +106,5 @@ def _line(axes: Any, values: np.ndarray, name: str, number: int) -> None:
     if runs > 1:
         axes.plot(x, values.T, color=color, linewidth=0.7, alpha=0.4)
         label = f"{name}, mean of {runs} runs: {last}"
-    mark = "o" if epochs < 12 else None  # one epoch alone would be no line at all
+    mark = "o" if epochs < 12 else None  # a single epoch is no line
     axes.plot(x, mean, style, color=color, linewidth=1.8, marker=mark, markersize=4, label=label)

@@ -1,11 +1,11 @@
-"""What a classifier says over the plane, drawn."""
+"""Decision regions of classifiers on two inputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, grid, new_figure
+from jaxnet.viz.figure import COLORS, grid, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ Predict = Callable[[Any], Any]
 MARKERS = "osD^vPX"
 
 
+@styled
 def decision(
     predict: Predict | Mapping[str, Predict],
     x: Any,
@@ -23,11 +24,11 @@ def decision(
     columns: int | None = None,
     resolution: int = 200,
 ) -> "Figure":
-    """The regions in which a classifier of two inputs says each class, its borders, and the data.
+    """Decision regions and boundaries of a classifier on two inputs, with the data.
 
-    Ground and marker of a class have one colour, and each class a marker of its own. An example
-    that is read wrong has a black rim. Several classifiers, or one at several moments, are panels
-    side by side on the same data.
+    The region and the markers of a class have the same colour, and each class has its own marker.
+    A misclassified example has a black edge. Several classifiers, or one at several stages of
+    training, are panels side by side.
 
     Args:
       predict: `(m, 2) -> (m,)` classes 0, 1, 2, ... as integers, floats or booleans; or a dict of
@@ -35,12 +36,12 @@ def decision(
       x: (n, 2), the examples.
       y: (n,), their classes.
       names: of the classes; 0, 1, 2, ... by default.
-      columns: of panels; about as many as rows by default.
-      resolution: points along each side of the grid that is asked for.
+      columns: panels per row; about square by default.
+      resolution: points along each side of the evaluated grid.
 
     Raises:
-      ValueError: for another shape, no example, more than 7 classes, not as many names, or a
-        predict that gives something else than classes.
+      ValueError: for another shape, no example, more than 7 classes, too few names, or a `predict`
+        that does not return classes.
 
     Example:
       >>> x, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 1])
@@ -53,8 +54,8 @@ def decision(
     x, y = np.asarray(x, float), np.asarray(y).astype(int)
     if x.ndim != 2 or x.shape[1] != 2 or not len(x) or y.shape != (len(x),):
         raise ValueError(
-            "decision: needs x (n, 2) and classes y (n,), at least one example, got "
-            f"{x.shape} and {y.shape}; of more inputs, fix or project all but two"
+            "decision: expected x (n, 2) and classes y (n,), at least one example, got "
+            f"{x.shape} and {y.shape}; for more inputs, fix or project all but two"
         )
     panels = predict if isinstance(predict, Mapping) else {"": predict}
     low, high = x.min(0), x.max(0)
@@ -62,51 +63,52 @@ def decision(
     low, high = low - room, high + room
     ticks = [np.linspace(a, b, resolution) for a, b in zip(low, high, strict=True)]
     plane = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 2).astype(np.float32)
-    said = {title: _classes(f, plane) for title, f in panels.items()}
-    read = {title: _classes(f, x.astype(np.float32)) for title, f in panels.items()}
-    count = 1 + max(y.max(), *(a.max() for a in [*said.values(), *read.values()]))
-    least = min(y.min(), *(a.min() for a in said.values()))
+    regions = {title: _classes(f, plane) for title, f in panels.items()}
+    predicted = {title: _classes(f, x.astype(np.float32)) for title, f in panels.items()}
+    count = 1 + max(y.max(), *(a.max() for a in [*regions.values(), *predicted.values()]))
+    least = min(y.min(), *(a.min() for a in regions.values()))
     if least < 0 or count > len(COLORS):
         raise ValueError(
-            f"decision: classes are 0, 1, ... up to {len(COLORS) - 1}, got {least} to {count - 1}"
+            f"decision: classes must be 0 to {len(COLORS) - 1}, got {least} to {count - 1}"
         )
     names = [str(i) for i in range(count)] if names is None else list(names)
     if len(names) < count:
-        raise ValueError(f"decision: {count} classes need as many names, got {len(names)}")
+        raise ValueError(f"decision: expected {count} names, one per class, got {len(names)}")
 
     rows, columns = grid(len(panels), columns)
     figure = new_figure(3.1 * columns, 3.1 * rows + 0.45)
     places = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes, title in zip(places, panels, strict=False):
-        field = said[title].reshape(resolution, resolution)
+        field = regions[title].reshape(resolution, resolution)
         _regions(axes, ticks, field, count)
-        _points(axes, x, y, read[title])
+        _points(axes, x, y, predicted[title])
         axes.set_xlim(low[0], high[0])
         axes.set_ylim(low[1], high[1])
-        wrong = f"{(read[title] != y).sum()} of {len(y)} wrong"
-        axes.set_title(f"{title}: {wrong}" if title else wrong, fontsize=10)
+        wrong = f"{(predicted[title] != y).sum()} of {len(y)} wrong"
+        axes.set_title(f"{title}: {wrong}" if title else wrong)
     for spare in places[len(panels) :]:
         spare.remove()
     handles = [
         Line2D([], [], linestyle="", marker=MARKERS[i], color=COLORS[i], label=names[i])
         for i in range(count)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=count, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=count)
     return figure
 
 
 def _classes(predict: Predict, x: np.ndarray) -> np.ndarray:
-    said = np.asarray(predict(x))
-    if said.shape != (len(x),):
+    given = np.asarray(predict(x))
+    if given.shape != (len(x),):
         raise ValueError(
-            f"decision: predict must give classes ({len(x)},) for x {x.shape}, got {said.shape}; "
-            "from scores (n, classes) write .argmax(-1), from one unit (n, 1) write [:, 0] > 0"
+            f"decision: predict must return classes ({len(x)},) for x {x.shape}, got "
+            f"{given.shape}; for scores (n, classes) return scores.argmax(-1), for one unit (n, 1) "
+            "return scores[:, 0] > 0"
         )
-    classes = np.round(said.astype(float)).astype(int)
-    if not np.array_equal(classes, said):
+    classes = np.round(given.astype(float)).astype(int)
+    if not np.array_equal(classes, given):
         raise ValueError(
-            "decision: predict must give classes 0, 1, ..., got values between them, such as "
-            f"{said[classes != said][0]:g}; from probabilities write > 0.5"
+            "decision: predict must return classes 0, 1, ..., got values such as "
+            f"{given[classes != given][0]:g}; for probabilities return probabilities > 0.5"
         )
     return classes
 
@@ -116,17 +118,17 @@ def _regions(axes: Any, ticks: list[np.ndarray], field: np.ndarray, count: int) 
 
     pale = [tuple(1 - 0.25 * (1 - np.array(to_rgb(color)))) for color in COLORS[:count]]
     axes.pcolormesh(*ticks, field, cmap=ListedColormap(pale), vmin=-0.5, vmax=count - 0.5)
-    for i in range(count - 1):  # the last class has its borders from the others
+    for i in range(count - 1):  # the others draw the boundary of the last class
         inside = field == i
         if inside.any() and not inside.all():
             axes.contour(*ticks, inside, levels=[0.5], colors="black", linewidths=1)
 
 
-def _points(axes: Any, x: np.ndarray, y: np.ndarray, read: np.ndarray) -> None:
+def _points(axes: Any, x: np.ndarray, y: np.ndarray, predicted: np.ndarray) -> None:
     size = 26 if len(x) > 40 else 60
     for i in np.unique(y):
         for wrong in (False, True):
-            here = x[(y == i) & ((read != y) == wrong)]
+            here = x[(y == i) & ((predicted != y) == wrong)]
             if not len(here):
                 continue
             axes.scatter(

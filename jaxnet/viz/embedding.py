@@ -1,30 +1,31 @@
-"""Codes of two numbers: a point an example, coloured by its class."""
+"""Two-dimensional embeddings, coloured by class."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import new_figure
+from jaxnet.viz.figure import frame, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def embedding(
     panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None
 ) -> "Figure":
-    """Side by side, where each way of coding puts the same examples; the axes have no scale.
+    """Scatter plots of one or more embeddings of the same examples; the axes have no scale.
 
-    The name of a class stands at the median of its points, and beside its colour at the right.
+    The name of a class is at the median of its points, and in the legend.
 
     Args:
       panels: title -> points (examples, 2).
-      labels: (examples,) classes 0, 1, 2, ...; up to 20 have colours of their own.
+      labels: (examples,) classes 0, 1, 2, ...; up to 20 have different colours.
       names: of the classes; their numbers by default.
 
     Raises:
-      ValueError: for no panel, points of another shape, or not as many labels.
+      ValueError: for no panel, points of another shape, or another number of labels.
 
     Example:
       >>> points = np.random.default_rng(0).normal(size=(30, 2))
@@ -34,7 +35,7 @@ def embedding(
     """
     labels = np.asarray(labels)
     if not panels:
-        raise ValueError("embedding: needs at least one panel, such as {'PCA': points}")
+        raise ValueError("embedding: expected at least one panel, such as {'PCA': points}")
     if labels.ndim != 1 or not len(labels) or labels.min() < 0:
         raise ValueError(
             f"embedding: labels must be classes 0, 1, ... (examples,), got {labels!r:.60}"
@@ -42,7 +43,7 @@ def embedding(
     for title, points in panels.items():
         if np.shape(points) != (len(labels), 2):
             raise ValueError(
-                f"embedding: {len(labels)} labels need points ({len(labels)}, 2), "
+                f"embedding: expected points ({len(labels)}, 2) for {len(labels)} labels, "
                 f"got {np.shape(points)} for {title}"
             )
     classes = np.unique(labels)
@@ -61,7 +62,7 @@ def embedding(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         points = np.asarray(given, float)
-        # one scatter for all, so that no class lies on top of the others
+        # a single scatter, so that no class covers the others
         axes.scatter(*points.T, s=size, color=colors(labels % 20), linewidths=0, alpha=0.7)
         for label in classes:
             axes.text(
@@ -71,10 +72,8 @@ def embedding(
                 ha="center", va="center", fontsize=14, fontweight="bold",
                 path_effects=[withStroke(linewidth=3, foreground="white")],
             )  # fmt: skip
-        axes.set_title(title, fontsize=11)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_color("0.8")
+        axes.set_title(title)
+        frame(axes)
     dots = [Line2D([], [], marker="o", linestyle="", color=colors(int(c) % 20)) for c in classes]
-    figure.legend(dots, list(words.values()), loc="outside right center", frameon=False)
+    figure.legend(dots, list(words.values()), loc="outside right center")
     return figure

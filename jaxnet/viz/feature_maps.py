@@ -1,29 +1,29 @@
-"""What the units of a layer make of one image."""
+"""Feature maps of one image."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, grid, new_figure
+from jaxnet.viz.figure import frame, grid, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def feature_maps(
     maps: Any, image: Any = None, *, most_active: int | None = None, columns: int | None = None
 ) -> "Figure":
-    """The maps of one layer side by side, with the number of each; dark is active.
+    """The numbered feature maps of one layer, on a common scale.
 
-    All share one scale: from white at 0 to black at the largest value of all. Where a value is
-    below 0, blue is below, red above, and white 0.
+    White is 0 and black the largest value; with negative values, blue is below 0 and red above.
 
     Args:
-      maps: of one image, (height, width, maps): an entry of what `jn.inspect.activations` gives,
-        `found["conv_1"][0]`.
-      image: what was seen, (height, width, 1 or 3); it stands first.
-      most_active: so many maps alone, those with the largest mean of absolute values first.
-      columns: in a row; about as many as rows by default.
+      maps: of one image, (height, width, maps), such as `found["conv_1"][0]` of
+        `found = jn.inspect.activations(...)`.
+      image: the input, (height, width, 1 or 3), shown first.
+      most_active: number of maps to show, those with the largest mean absolute values first.
+      columns: maps per row; about square by default.
 
     Raises:
       ValueError: for other shapes, or fewer than one map.
@@ -36,8 +36,8 @@ def feature_maps(
     maps = np.asarray(maps, float)
     if maps.ndim != 3 or maps.shape[2] == 0:
         raise ValueError(
-            f"feature_maps: needs the maps of one image, (height, width, maps), got {maps.shape}; "
-            "of a batch take one, as in maps[0]"
+            "feature_maps: expected the maps of one image, (height, width, maps), got "
+            f"{maps.shape}; of a batch pass one, as in maps[0]"
         )
     if most_active is not None and most_active < 1:
         raise ValueError(f"feature_maps: most_active must be at least 1, got {most_active}")
@@ -65,13 +65,12 @@ def feature_maps(
         spare.remove()
     used = places[: first + len(order)]
     scale = figure.colorbar(places[first].images[0], ax=used, shrink=0.9, aspect=7 * rows)
-    scale.outline.set_visible(False)
     scale.ax.tick_params(labelsize=8)
     return figure
 
 
 def show_image(axes: Any, image: Any, alpha: float = 1.0) -> None:
-    """One image in a cell: in colour with three channels, as dark ink on white with one.
+    """Draws one image: in colour with three channels, as dark ink on white with one.
 
     Example:
       >>> from jaxnet.viz.figure import new_figure
@@ -81,6 +80,8 @@ def show_image(axes: Any, image: Any, alpha: float = 1.0) -> None:
     image = np.clip(image / 255 if image.dtype == np.uint8 else image, 0, 1)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
     if not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
-        raise ValueError(f"an image must be (height, width, 1 or 3 channels), got {image.shape}")
+        raise ValueError(
+            f"an image must have shape (height, width, 1 or 3 channels), got {image.shape}"
+        )
     axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, alpha=alpha)
     frame(axes)

@@ -1,32 +1,33 @@
-"""The weights of a first layer, as the images that they are."""
+"""The filters of a first layer as images."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, grid, new_figure
+from jaxnet.viz.figure import frame, grid, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def filters(
     kernel: Any, *, shape: tuple[int, ...] | None = None, columns: int | None = None
 ) -> "Figure":
-    """What each unit of a layer looks for: red where it wants light, blue where it wants none.
+    """The filters of a layer, each scaled by its largest absolute weight.
 
-    Each filter is scaled by its own largest weight; white is 0. With three input channels a filter
-    is one colour image instead, in which grey is 0. With any other number of input channels each
-    filter is a row, one image a channel.
+    Positive weights are red, negative ones blue, 0 is white. With three input channels a filter is
+    one colour image, in which grey is 0. With another number of input channels each filter is a
+    row, with one image per channel.
 
     Args:
-      kernel: of a convolution (height, width, inputs, filters), or of a dense layer
+      kernel: of a convolution, (height, width, inputs, filters), or of a dense layer,
         (pixels, units), which needs `shape`.
-      shape: of the images that a dense layer sees, (height, width) or (height, width, channels).
-      columns: filters in a row; about as many as rows by default.
+      shape: of the input images of a dense layer, (height, width) or (height, width, channels).
+      columns: filters per row; about square by default.
 
     Raises:
-      ValueError: for another shape, or a dense kernel whose pixels are not those of `shape`.
+      ValueError: for another shape, or a dense kernel that does not match `shape`.
 
     Example:
       >>> figure = filters(np.random.randn(5, 3, 1, 6), columns=3)
@@ -62,7 +63,6 @@ def filters(
             aspect=7 * rows,
         )
         scale.ax.set_yticklabels(["−", "0", "+"])
-        scale.outline.set_visible(False)
     return figure
 
 
@@ -72,15 +72,17 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
         return kernel
     if kernel.ndim != 2 or not kernel.size:
         raise ValueError(
-            "filters: needs (height, width, inputs, filters), or (pixels, units) and a shape, got "
-            f"{kernel.shape}" + (f" and shape={shape}" if shape else "")
+            "filters: expected (height, width, inputs, filters), or (pixels, units) and a shape, "
+            f"got {kernel.shape}" + (f" and shape={shape}" if shape else "")
         )
     if shape is None or len(shape) not in (2, 3):
         raise ValueError(
-            f"filters: a dense kernel {kernel.shape} needs the shape of its images; "
-            "write filters(kernel, shape=(28, 28))"
+            f"filters: for a dense kernel {kernel.shape} pass the shape of its images: "
+            "filters(kernel, shape=(28, 28))"
         )
     if np.prod(shape) != len(kernel):
-        raise ValueError(f"filters: {len(kernel)} pixels are no image of shape {shape}")
+        raise ValueError(
+            f"filters: the kernel has {len(kernel)} pixels, not those of shape {shape}"
+        )
     channels = shape[2] if len(shape) == 3 else 1
     return kernel.reshape(shape[0], shape[1], channels, -1)  # (pixels, units) -> 4 axes

@@ -1,11 +1,11 @@
-"""Computational graphs: operations as boxes, values and gradients on the edges."""
+"""Computational graphs with values and gradients on the edges."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxnet.inspect.graph import Graph, short
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.figure import COLORS, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
 FILLS = {"input": "#E8F1FA", "constant": "0.93", "operation": "white", "output": "#FFF4DC"}
 SWEEPS = 40  # over the columns: the first half finds the order, the second straightens
-ROW, BEND = 0.58, 0.32  # inches
+ROW, GAP = 0.58, 0.32  # inches
 
 
+@styled
 def graph(computed: Graph, *, digits: int = 3) -> "Figure":
-    """The graph of a computation from left to right, as it is drawn on blackboards.
+    """A computational graph, from left to right.
 
-    On each edge the value that flows forwards stands above it, and the gradient that flows back
-    below. An array is shown as its shape and its Euclidean norm. Where a value is used more than
-    once, the sum of the gradients that come back stands below its box.
+    The value is above each edge and its gradient below. An array is shown by its shape and its
+    Euclidean norm. A value with several uses has the sum of their gradients below its box.
 
     Args:
-      computed: of `jn.inspect.graph`; a dozen or two of nodes are read easily, not hundreds.
+      computed: of `jn.inspect.graph`; legible up to about 25 nodes.
       digits: of the numbers.
 
     Raises:
@@ -38,7 +38,7 @@ def graph(computed: Graph, *, digits: int = 3) -> "Figure":
     """
     if not isinstance(computed, Graph):
         raise TypeError(
-            f"graph: needs what jn.inspect.graph gives, got {type(computed).__name__}; "
+            f"graph: expected a graph of jn.inspect.graph, got {type(computed).__name__}; "
             "write graph(jn.inspect.graph(f, x))"
         )
     nodes, edges = computed.nodes, computed.edges
@@ -58,13 +58,13 @@ def graph(computed: Graph, *, digits: int = 3) -> "Figure":
     for route, (forward, backward) in zip(routes, words, strict=True):
         column = int(route[1, 0])
         wide[column] = max(wide[column], 0.15 + 0.075 * max(len(forward), len(backward)))
-    left = np.concatenate([[0], np.cumsum(wide[:-1] + BEND)])
+    left = np.concatenate([[0], np.cumsum(wide[:-1] + GAP)])
     rows = np.concatenate([places[:, 1], *(route[:, 1] for route in routes)])
     width, height = left[-1] + wide[-1], ROW * (rows.max() - rows.min())
 
     figure = new_figure(width + 0.3, height + 0.8)
     figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1))  # so that a unit is an inch
+    axes = figure.add_axes((0, 0, 1, 1))  # a unit is an inch
     axes.set_xlim(-0.15, width + 0.15)
     axes.set_ylim(-height - 0.4, 0.4)
     axes.axis("off")
@@ -104,14 +104,14 @@ def _box(axes: Any, x: float, y: float, width: float, fill: str, label: str) -> 
 def _words(axes: Any, x: float, y: float, words: str, color: str, where: str) -> None:
     from matplotlib.patheffects import withStroke
 
-    halo = [withStroke(linewidth=2.5, foreground="white")]  # stays readable across other edges
+    halo = [withStroke(linewidth=2.5, foreground="white")]  # legible across other edges
     axes.text(
         x, y, words, color=color, fontsize=8.5, ha="center", va=where, path_effects=halo, zorder=5
     )
 
 
 def _line(axes: Any, points: list[tuple[float, float]]) -> None:
-    """A smooth line through the points, level at each of them, with an arrow."""
+    """A smooth line through the points, horizontal at each of them, with an arrow."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
@@ -129,22 +129,22 @@ def _line(axes: Any, points: list[tuple[float, float]]) -> None:
 
 
 def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(column, row) of each node, and of the places that each edge goes through.
+    """(column, row) of each node, and of the points of each edge.
 
-    Layers after Sugiyama, Tagawa and Toda 1981. Even columns hold the nodes, by the longest way
-    from an input; odd ones what is written on the edges that leave them. An edge has an invisible
-    node in each column on its way, so that it goes round the boxes, and what is written on two of
-    them never meets. The order in a column follows the mean of the neighbours.
+    The layered layout of Sugiyama, Tagawa and Toda 1981. Even columns hold the nodes, by the
+    longest path from an input, odd ones the labels of their outgoing edges. An edge has an
+    invisible node in each column that it crosses, so that edges avoid boxes and labels do not
+    overlap. The order in a column follows the mean of the neighbours.
     """
     column = [0] * count
     for source, target in sorted(edges, key=lambda edge: edge[1]):  # nodes come in order
         column[target] = max(column[target], column[source] + 2)
     size, chains = [1.0] * count, []
     for source, target in edges:
-        way = range(column[source] + 1, column[target])
-        chains.append([source, *range(len(column), len(column) + len(way)), target])
-        column += way
-        size += [1.0] + [0.5] * (len(way) - 1)  # a bare line needs less room than words
+        crossed = range(column[source] + 1, column[target])
+        chains.append([source, *range(len(column), len(column) + len(crossed)), target])
+        column += crossed
+        size += [1.0] + [0.5] * (len(crossed) - 1)  # a line needs less space than a label
     before: list[list[int]] = [[] for _ in column]
     after: list[list[int]] = [[] for _ in column]
     for chain in chains:
@@ -171,19 +171,15 @@ def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[
 
 
 def _levelled(i: int, before: list[list[int]], after: list[list[int]]) -> list[int]:
-    """What a node should be level with: the words on a lone edge stand beside their source."""
+    """The nodes whose mean row a node should take: for the label of a lone edge, the source."""
     if len(before[i]) == 1 and len(after[i]) == 1 and len(after[before[i][0]]) == 1:
         return before[i]
     return before[i] + after[i]
 
 
 def _spaced(wanted: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The rows nearest to the wanted ones that keep their distance: pools of neighbours."""
+    """The rows nearest to the wanted ones that keep their distances, by isotonic regression."""
+    from scipy.optimize import isotonic_regression
+
     offsets = np.cumsum(sizes) - sizes / 2
-    pools: list[list[float]] = []
-    for value in wanted - offsets:
-        pools.append([value])
-        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
-            last = pools.pop()
-            pools[-1] += last
-    return np.array([np.mean(pool) for pool in pools for _ in pool]) + offsets
+    return isotonic_regression(wanted - offsets).x + offsets

@@ -1,4 +1,4 @@
-"""Maps over images: what speaks for an output, and what against it."""
+"""Heat maps over images, for attribution."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.figure import frame, new_figure
+from jaxnet.viz.figure import frame, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def heatmap(
     images: Any,
     maps: Mapping[str, Any],
@@ -20,24 +21,23 @@ def heatmap(
     unsigned: Sequence[str] = (),
     side: float = 1.4,
 ) -> "Figure":
-    """A row an image: the image, then each of its maps, over a pale grey copy of it.
+    """One row per image: the image, and each of its maps over a pale grey copy of it.
 
-    Red speaks for, blue against, and clear is 0; each map is scaled by its own largest absolute
-    value. A map may be coarser than its image, as a class activation map is: it is stretched over
-    it, and smoothed.
+    Red is positive, blue negative, transparent 0; each map is scaled by its largest absolute value.
+    A map coarser than its image, such as a class activation map, is interpolated.
 
     Args:
       images: (images, height, width, 1 or 3 channels) in [0, 1].
-      maps: name -> (images, rows, columns), or (images, rows, columns, channels), of which the sum
-        over the channels is drawn: what `jn.inspect.saliency`, `integrated_gradients`,
-        `occlusion` and `class_activation_map` give.
-      titles: what stands left of each row, such as "3, read as 5".
-      unsigned: names of maps of which the size alone counts: the largest absolute value over the
-        channels is drawn, from clear at 0 to red.
+      maps: name -> (images, rows, columns), or (images, rows, columns, channels), which is summed
+        over the channels; as `jn.inspect.saliency`, `integrated_gradients`, `occlusion` and
+        `class_activation_map` return them.
+      titles: left of each row, such as "3, predicted 5".
+      unsigned: names of maps to show by their largest absolute value over the channels, from
+        transparent at 0 to red.
       side: of a cell, in inches.
 
     Raises:
-      ValueError: for other shapes, no map, or not as many titles as images.
+      ValueError: for other shapes, no map, or another number of titles than images.
 
     Example:
       >>> x = np.random.rand(2, 8, 8, 1)
@@ -48,9 +48,11 @@ def heatmap(
     images = np.asarray(images)
     flat = {name: _flat(name, m, images, name in unsigned) for name, m in maps.items()}
     if not flat:
-        raise ValueError("heatmap: needs at least one map, such as {'saliency': gradient}")
+        raise ValueError("heatmap: expected at least one map, such as {'saliency': gradient}")
     if titles is not None and len(titles) != len(images):
-        raise ValueError(f"heatmap: {len(images)} images need as many titles, got {len(titles)}")
+        raise ValueError(
+            f"heatmap: expected {len(images)} titles, one per image, got {len(titles)}"
+        )
     if missing := set(unsigned) - set(maps):
         raise ValueError(
             f"heatmap: unsigned names no map of {', '.join(maps)}: {', '.join(missing)}"
@@ -60,7 +62,7 @@ def heatmap(
     left = 0.09 * max(map(len, lines), default=0)
     wide = side * (1 + len(flat)) + left + 0.6
     figure = new_figure(wide, side * height / width * len(images) + 0.35)
-    room = 0.1 / wide  # beside the titles, which the layout makes a little too narrow
+    room = 0.1 / wide  # for the titles, whose width the layout underestimates
     figure.set_layout_engine("constrained", rect=(room, 0, 1 - room, 1))
     cells = figure.subplots(len(images), 1 + len(flat), squeeze=False)
     red_and_blue = _colors()
@@ -82,21 +84,20 @@ def heatmap(
             )
             frame(axes)
             if not i:
-                axes.set_title(name, fontsize=9)
-    cells[0, 0].set_title("image", fontsize=9)
+                axes.set_title(name)
+    cells[0, 0].set_title("image")
     scale = figure.colorbar(drawn, ax=cells, ticks=[-1, 0, 1], shrink=0.9, aspect=12 * len(images))
     scale.ax.set_yticklabels(["−", "0", "+"])
-    scale.outline.set_visible(False)
     return figure
 
 
 def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndarray:
-    """One number a place, scaled by the largest of each image, (images, rows, columns)."""
+    """One value per position, scaled by the largest of each image, (images, rows, columns)."""
     values = np.asarray(values, float)
     if images.ndim != 4 or values.ndim not in (3, 4) or len(values) != len(images):
         raise ValueError(
-            "heatmap: needs images (images, height, width, channels) and maps (images, rows, columns) "
-            f"or with channels, got {images.shape} and {name} {values.shape}"
+            "heatmap: expected images (images, height, width, channels) and maps (images, rows, "
+            f"columns) or with channels, got {images.shape} and {name} {values.shape}"
         )
     if unsigned:
         values = np.abs(values)
@@ -107,7 +108,7 @@ def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndar
 
 
 def _colors() -> Any:
-    """Blue, clear, red."""
+    """Blue, transparent, red."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 

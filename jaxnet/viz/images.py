@@ -1,27 +1,28 @@
-"""Images in a grid, with a title each."""
+"""Grids of images."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, grid, new_figure
+from jaxnet.viz.figure import frame, grid, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None = None) -> "Figure":
-    """Images side by side: in colour with three channels, as dark ink on white with one.
+    """A grid of images: in colour with three channels, as dark ink on white with one.
 
     Args:
-      x: (images, height, width), (images, height, width, 1) or (images, height, width, 3); floats
-        in [0, 1] (what lies outside is cut off), or uint8 in 0..255.
-      titles: one an image, such as "read 3, is 5".
-      columns: in a row; about as many as rows by default.
+      x: (images, height, width), (images, height, width, 1) or (images, height, width, 3); floats,
+        clipped to [0, 1], or uint8.
+      titles: one per image, such as "predicted 3, true 5".
+      columns: images per row; about square by default.
 
     Raises:
-      ValueError: for another shape, no image, or not as many titles as images.
+      ValueError: for another shape, no image, or another number of titles than images.
 
     Example:
       >>> figure = images(np.random.rand(5, 8, 7, 1), titles=list("abcde"), columns=3)
@@ -32,11 +33,11 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
     x = x[..., None] if x.ndim == 3 else x
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or len(x) == 0:
         raise ValueError(
-            f"images: needs (images, height, width, 1 or 3 channels), at least one, got {x.shape}; "
-            "for one image write x[None]"
+            "images: expected (images, height, width, 1 or 3 channels), at least one, got "
+            f"{x.shape}; for one image pass x[None]"
         )
     if titles is not None and len(titles) != len(x):
-        raise ValueError(f"images: {len(x)} images need as many titles, got {len(titles)}")
+        raise ValueError(f"images: expected {len(x)} titles, one per image, got {len(titles)}")
     x = np.clip(x / 255 if x.dtype == np.uint8 else x, 0, 1)
     rows, columns = grid(len(x), columns)
     longest = max(len(title) for title in titles or [""])
@@ -51,7 +52,7 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
             cells[i].imshow(image)
         frame(cells[i])
         if titles is not None:
-            cells[i].set_title(titles[i], fontsize=9)
+            cells[i].set_title(titles[i])
     for spare in cells[len(x) :]:
         spare.remove()
     return figure

@@ -1,16 +1,17 @@
-"""The hidden states of a sequence: how sure each is at each step, and the likeliest path."""
+"""Posteriors of the hidden states of a sequence, and the most likely path."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.figure import COLORS, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def posteriors(
     posterior: Any,
     path: Any = None,
@@ -18,19 +19,19 @@ def posteriors(
     names: Sequence[str] | None = None,
     steps: Sequence[str] | None = None,
 ) -> "Figure":
-    """Posteriors as a heat map, states upwards and time to the right, with a path on top.
+    """State posteriors over time as a heat map, with a path of states.
 
-    The darker, the surer; where the path crosses light ground, other paths are nearly as likely.
+    Dark is 1. Where the path crosses light cells, other paths are nearly as likely.
 
     Args:
-      posterior: (time, states) of one sequence, as one row of `hmm_posteriors`, cut to its length.
-      path: (time,) states, as one row of `viterbi`; -1 where there is none.
+      posterior: (time, states) of one sequence, of `jn.unsupervised.hmm`, cut to its length.
+      path: (time,) states, such as the most likely ones; -1 for none.
       names: of the states; their numbers by default.
-      steps: what was seen at each step, such as letters, written below; the time by default.
+      steps: labels of the steps, such as the observed letters; the time by default.
 
     Raises:
-      ValueError: for another shape, a share outside [0, 1], a state that is not there, or not as
-        many names or steps.
+      ValueError: for another shape, a probability outside [0, 1], an unknown state, or another
+        number of names or steps.
 
     Example:
       >>> figure = posteriors([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], steps="abc")
@@ -39,36 +40,33 @@ def posteriors(
     """
     posterior = np.asarray(posterior, float)
     if posterior.ndim != 2 or not posterior.size:
-        raise ValueError(f"posteriors: needs posteriors (time, states), got {posterior.shape}")
+        raise ValueError(f"posteriors: expected posteriors (time, states), got {posterior.shape}")
     if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
         raise ValueError(
-            "posteriors: posteriors must be shares in [0, 1], got "
+            "posteriors: expected probabilities in [0, 1], got "
             f"{posterior.min():.3g} to {posterior.max():.3g}"
         )
     time, count = posterior.shape
     for what, given, needed in (("names", names, count), ("steps", steps, time)):
         if given is not None and len(given) != needed:
-            raise ValueError(f"posteriors: needs {needed} {what}, got {len(given)}")
+            raise ValueError(f"posteriors: expected {needed} {what}, got {len(given)}")
     width = min(max(0.17 * time, 4), 14) + 1.5
     figure = new_figure(width, 0.45 * min(count, 16) + 1.2)
     axes = figure.subplots()
-    image = axes.imshow(
-        posterior.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower",
-        interpolation="nearest",
-    )  # fmt: skip
+    image = axes.imshow(posterior.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     if path is not None:
         path = np.asarray(path)
         if path.shape != (time,) or path.min() < -1 or path.max() >= count:
             raise ValueError(
-                f"posteriors: the path must be ({time},) states below {count}, got {path.shape} "
+                f"posteriors: the path must be states below {count}, ({time},), got {path.shape} "
                 f"{path.tolist()!r:.60}"
             )
         line = np.where(path < 0, np.nan, path)
         axes.plot(
             np.arange(time), line, color=COLORS[1], marker="o" if time <= 80 else "",
-            markersize=3.5, linewidth=1.2, label="likeliest path",
+            markersize=3.5, linewidth=1.2, label="most likely path",
         )  # fmt: skip
-        axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1))
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
     axes.set_ylim(-0.5, count - 0.5)
     axes.set_yticks(range(count), names or [str(i) for i in range(count)])
     axes.set_ylabel("state")
@@ -78,6 +76,5 @@ def posteriors(
     else:
         axes.set_xlabel("time")
     axes.spines[:].set_visible(False)
-    scale = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], label="posterior", pad=0.02)
-    scale.outline.set_visible(False)
+    figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], label="posterior", pad=0.02)
     return figure

@@ -1,4 +1,4 @@
-"""Receptive fields, drawn on an image."""
+"""Receptive fields on an image."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,12 +7,13 @@ import numpy as np
 
 from jaxnet.inspect.receptive import ReceptiveFields
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.figure import COLORS, frame, new_figure
+from jaxnet.viz.figure import COLORS, frame, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@styled
 def receptive(
     image: Any,
     fields: ReceptiveFields,
@@ -21,10 +22,10 @@ def receptive(
     effective: Mapping[str, Any] | None = None,
     side: float = 2.4,
 ) -> "Figure":
-    """What the unit in the middle of each layer sees of an image: a box a layer.
+    """The receptive field of the middle unit of each layer, as boxes on an image.
 
-    With `effective`, a panel a layer beside it shows which pixels in its box move the unit, and how
-    strongly: dark moves it most.
+    With `effective`, one panel per layer shows the effective receptive field; dark pixels have the
+    largest effect.
 
     Args:
       image: (height, width, 1 or 3 channels) in [0, 1].
@@ -34,7 +35,7 @@ def receptive(
       side: of the image in inches.
 
     Raises:
-      ValueError: for a path that is not there, or an image of another size than the map's.
+      ValueError: for an unknown path, or an image of another size than the effective field.
 
     Example:
       >>> net = jn.serial(jn.conv(2, 3), jax.nn.relu, jn.max_pool(2), jn.conv(2, 3, name="second"))
@@ -52,14 +53,14 @@ def receptive(
     for path in (*paths, *maps):
         if path not in fields.fields:
             raise ValueError(
-                f"receptive: {fields.name} has no layer with maps {path!r}; it has "
+                f"receptive: {fields.name} has no layer with maps {path!r}; layers: "
                 f"{', '.join(fields.fields)}"
             )
     for path, m in maps.items():
         if m.shape != image.shape[:2]:
             raise ValueError(
-                f"receptive: the image is {image.shape[0]}×{image.shape[1]}, the field of {path} "
-                f"{m.shape}"
+                f"receptive: the field of {path} must have the size of the image, "
+                f"{image.shape[:2]}, got {m.shape}"
             )
     high = side * image.shape[0] / image.shape[1]
     count = 1 + len(maps)
@@ -73,25 +74,22 @@ def receptive(
         return Rectangle(place, columns, rows, fill=False, ec=color, clip_on=False, **style)
 
     show_image(cells[0], image, alpha=0.75)
-    for i, path in enumerate(paths):  # later ones wider and below, so that none hides another
+    for i, path in enumerate(paths):  # later ones are wider and below, to stay visible
         cells[0].add_patch(
             box(path, colors[path], lw=1.5 + i, zorder=3 - i / len(paths),
                 label=f"{path}, {_size(fields, path)}")
         )  # fmt: skip
-    cells[0].legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.02), frameon=False, fontsize=8,
-        handlelength=1.0,
-    )  # fmt: skip
+    cells[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, handlelength=1.0)
     for axes, (path, values) in zip(cells[1:], maps.items(), strict=True):
         axes.imshow(values, cmap="gist_heat_r", vmin=0)
         axes.add_patch(box(path, colors.get(path, "black"), lw=1.5))
-        axes.set_title(path, fontsize=9)
+        axes.set_title(path)
         frame(axes)
     return figure
 
 
 def _distinct(fields: ReceptiveFields) -> list[str]:
-    """Layers whose field is another than that of the layer before."""
+    """The layers whose field differs from that of the layer before."""
     found, last = [], None
     for path, field in fields.fields.items():
         if field != last and max(field) > 1:

@@ -1,19 +1,20 @@
-"""Speech as a picture: its spectrogram, what was heard where, and a net's outputs below."""
+"""Spectrograms of speech with segments and the posteriors of a recognizer."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.figure import COLORS, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Segment = tuple[str, float, float]  # name, first frame, the frame after the last
-SHOWN = 0.1  # a class that is never as probable has no line
+SHOWN = 0.1  # a class that is always less probable has no line
 
 
+@styled
 def spectrogram(
     features: Any,
     segments: Mapping[str, Sequence[Segment]] | None = None,
@@ -24,22 +25,22 @@ def spectrogram(
     stride: int = 1,
     hop: float = 0.01,
 ) -> "Figure":
-    """Features over time, below them rows of named segments, and below these CTC's spikes.
+    """Features over time, with rows of named segments and class posteriors below.
 
     Args:
-      features: (frames, bands) of one wave, as `jn.data.log_mel` gives; the darker, the larger.
-      segments: for each row its title and its segments (name, first frame, the frame after the
-        last), such as what a recogniser heard, or the truth. What is in no segment stays white.
-      posterior: (steps, classes), probabilities of each step, such as the softmax of a net trained
-        by `jn.losses.ctc`: a line a class, named where it is the most probable; the blank in grey.
+      features: (frames, bands) of one wave, as `jn.data.log_mel` returns them; dark is large.
+      segments: title of a row -> its segments (name, first frame, frame after the last), such as
+        the truth and the output of a recognizer.
+      posterior: (steps, classes) probabilities, such as the softmax of a net trained with
+        `jn.losses.ctc`: one line per class, named where it is the most probable; the blank is grey.
       names: of the classes; their numbers by default.
-      blank: the class that means "no label here".
-      stride: frames a step of the posterior.
-      hop: seconds from one frame to the next.
+      blank: the class for "no label".
+      stride: frames per step of the posterior.
+      hop: distance between frames in seconds.
 
     Raises:
-      ValueError: for another shape, a probability outside [0, 1], a segment that is not within the
-        frames, a blank that is no class, or not as many names as classes.
+      ValueError: for another shape, a probability outside [0, 1], a segment outside the frames, an
+        unknown blank, or another number of names than classes.
 
     Example:
       >>> heard = {"truth": [("seven", 2, 30), ("one", 33, 49)]}
@@ -49,24 +50,26 @@ def spectrogram(
     """
     features = np.asarray(features, float)
     if features.ndim != 2 or not features.size:
-        raise ValueError(f"spectrogram: needs features (frames, bands), got {features.shape}")
+        raise ValueError(f"spectrogram: expected features (frames, bands), got {features.shape}")
     if hop <= 0 or stride < 1:
-        raise ValueError(f"spectrogram: hop must be positive, stride at least 1: {hop}, {stride}")
+        raise ValueError(
+            f"spectrogram: hop must be positive and stride at least 1, got {hop} and {stride}"
+        )
     rows = {} if segments is None else dict(segments)
     frames = len(features)
     for title, row in rows.items():
         for name, start, stop in row:
             if not 0 <= start < stop <= frames:
                 raise ValueError(
-                    f"spectrogram: segments must lie within the {frames} frames, {title} has "
-                    f"{name!r} from {start} to {stop}"
+                    f"spectrogram: segments must be inside the {frames} frames, got {name!r} of "
+                    f"{title} from {start} to {stop}"
                 )
     heights = [2.2] + [0.32 * len(rows)] * bool(rows) + [1.4] * (posterior is not None)
     figure = new_figure(min(max(4, 0.04 * frames), 13) + 1, sum(heights) + 0.8)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     top, *below = panels[:, 0]
     top.imshow(
-        features.T, cmap="Greys", aspect="auto", origin="lower", interpolation="nearest",
+        features.T, cmap="Greys", aspect="auto", origin="lower",
         extent=(0, frames * hop, -0.5, features.shape[1] - 0.5),
     )  # fmt: skip
     top.set_ylabel("band")
@@ -98,16 +101,18 @@ def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> 
 
 def _draw_posterior(axes: Any, posterior: np.ndarray, names: Any, blank: int, step: float) -> None:
     if posterior.ndim != 2 or not posterior.size:
-        raise ValueError(f"spectrogram: needs a posterior (steps, classes), got {posterior.shape}")
+        raise ValueError(
+            f"spectrogram: expected a posterior (steps, classes), got {posterior.shape}"
+        )
     steps, classes = posterior.shape
     if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
         raise ValueError(
-            "spectrogram: the posterior must be probabilities in [0, 1], got "
-            f"{posterior.min():.3g} to {posterior.max():.3g}; write jax.nn.softmax(logits)"
+            f"spectrogram: expected probabilities in [0, 1], got {posterior.min():.3g} to "
+            f"{posterior.max():.3g}; for logits pass jax.nn.softmax(logits)"
         )
     if not 0 <= blank < classes or (names is not None and len(names) != classes):
         raise ValueError(
-            f"spectrogram: the blank must be one of the {classes} classes and each needs a name, "
+            f"spectrogram: the blank must be one of the {classes} classes, each with a name, "
             f"got blank {blank} and {'no' if names is None else len(names)} names"
         )
     time = (np.arange(steps) + 0.5) * step

@@ -1,7 +1,6 @@
-"""Notebooks: their form, and that each runs at its smallest size and finds what it teaches.
+"""Notebooks: their form, and that each runs at its smallest size with all its asserts.
 
-A notebook's own asserts check what it teaches. Its code runs here in this process, cell by cell,
-without a kernel; `python -m colab.render` runs it with one.
+The cells run in this process, without a kernel; `python -m colab.render` runs them with one.
 """
 
 import ast
@@ -12,6 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import jaxnet as jn
@@ -24,7 +24,8 @@ ADDRESS = PROJECT["urls"]["Repository"]
 MAY_IMPORT = {"jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu"} | set(
     sys.stdlib_module_names
 )
-LINES = 20  # of code in a cell, at most; logic belongs to the library
+CODE_LINES = 20  # per cell, at most; logic belongs to the library
+SHOWN_LINES = 60  # of the value that a cell displays, at most
 
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
@@ -36,12 +37,12 @@ def cells(path: Path, kind: str) -> list[str]:
 
 
 def parse(source: str) -> ast.Module:
-    """The cell as Python; what installs the library, where it is not there, is left out."""
+    """The cell as Python, without the line that installs the library."""
     return ast.parse(re.sub(r"^(\s*)%pip .*$", r"\1pass", source, flags=re.MULTILINE))
 
 
 def run(path: Path) -> tuple[dict[str, Any], int]:
-    """Runs all cells in one namespace, draws the pictures, and counts them."""
+    """Runs all cells in one namespace, draws the pictures and counts them."""
     names: dict[str, Any] = {"__name__": "__main__"}
     pictures = 0
     for number, source in enumerate(cells(path, "code"), 1):
@@ -53,15 +54,25 @@ def run(path: Path) -> tuple[dict[str, Any], int]:
             if hasattr(shown, "_repr_png_"):
                 assert shown._repr_png_().startswith(b"\x89PNG")
                 pictures += 1
+            else:
+                assert repr(shown).count("\n") < SHOWN_LINES, f"{where} displays too much"
     return names, pictures
+
+
+@pytest.fixture
+def matmul_precision():
+    """A notebook may set it for the whole process."""
+    before = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
 
 
 @notebooks
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")  # compiling is most of their work
-def test_runs_and_finds_what_it_teaches(path: Path, monkeypatch):
+@pytest.mark.usefixtures("matmul_precision", "quick_compilation")  # most of their time is compiling
+def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     def no_network(*args, **options):
-        raise AssertionError("tiny needs no network and no prepared data")
+        raise AssertionError("size tiny must not use a network or prepared data")
 
     monkeypatch.setenv("JAXNET_SIZE", "tiny")
     monkeypatch.setattr(jn.data.tfds, "load", no_network)
@@ -92,20 +103,22 @@ def test_form(path: Path):
 
 
 @notebooks
-def test_begins_as_all_do(path: Path):
+def test_begins_like_all_others(path: Path):
     assert cells(path, "code")[:2] == cells(NOTEBOOKS[0], "code")[:2]
     size, setup = cells(path, "code")[:2]
     assert size.endswith('\nSIZE = "colab"')
     name = f"{PROJECT['name']}[experiments]"
     assert f'    %pip install -q "{name} @ git+{ADDRESS}"\n' in setup
-    assert json.loads(path.read_text())["cells"][0]["source"][0].startswith("# ")
+    (title,) = cells(path, "markdown")[:1]
+    assert title.startswith("# ") and "*Prerequisites:* " in title
+    assert f"{ADDRESS}/blob/main/guide/" in title
 
 
 @notebooks
 def test_one_address(path: Path):
     text = path.read_text()
     found = re.findall(r"https://github\.com/[\w.-]+/[\w.-]+", text)
-    assert len(found) >= 2 and set(found) == {ADDRESS}  # to install from, and to the experiments
+    assert len(found) >= 2 and set(found) == {ADDRESS}  # the address to install from, and links
     for file in re.findall(rf"{re.escape(ADDRESS)}/blob/main/([\w./-]+)", text):
         assert (ROOT / file).is_file(), file
 
@@ -116,7 +129,7 @@ def test_is_thin(path: Path):
     assert len(cells(path, "markdown")) >= len(code) / 2
     for source in code:
         lines = [line.strip() for line in source.splitlines()]
-        assert len([line for line in lines if line and line[0] != "#"]) <= LINES, source
+        assert len([line for line in lines if line and line[0] != "#"]) <= CODE_LINES, source
         for node in ast.walk(parse(source)):
             if isinstance(node, ast.Import):
                 assert {alias.name.split(".")[0] for alias in node.names} <= MAY_IMPORT

@@ -1,4 +1,4 @@
-"""Notebooks as pages: what a small one shows is on its page, and its picture beside it."""
+"""Rendering a notebook: a page with its outputs, and its pictures beside it."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ jn.viz.images([[[0.0, 1.0], [1.0, 0.0]]])"""
 def notebook(tmp_path: Path) -> Path:
     pytest.importorskip("nbclient", reason="runs notebooks")
     pytest.importorskip("nbconvert", reason="writes pages")
-    pytest.importorskip("ipykernel", reason="is the kernel")
+    pytest.importorskip("ipykernel", reason="the kernel")
     cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None}
     book = {"cells": [cell | {"source": CODE}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     path = tmp_path / "01_small.ipynb"
@@ -27,11 +27,11 @@ def notebook(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of Jupyter's own parts
+@pytest.mark.filterwarnings("ignore")  # warnings of Jupyter's packages
 def test_page_and_picture(notebook: Path, tmp_path: Path):
     folder = tmp_path / "pages"
     folder.mkdir()
-    (folder / "01_small_07.png").touch()  # of an earlier run
+    (folder / "01_small_07.png").touch()  # from an earlier run
     before = notebook.read_bytes()
     page, picture = render(notebook, folder, "tiny")
     assert page.name == "01_small.html" and picture.name == "01_small_01.png"
@@ -42,6 +42,6 @@ def test_page_and_picture(notebook: Path, tmp_path: Path):
     assert notebook.read_bytes() == before
 
 
-def test_says_which_notebook_is_not_there(tmp_path: Path):
+def test_unknown_notebook_raises(tmp_path: Path):
     with pytest.raises(ValueError, match="no notebook in colab/ begins with 99"):
         run(Config(only=("99",), output=tmp_path))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.core import path_name
+from jaxnet.core import Memo
 
 KEY = jax.random.key(0)
 
@@ -68,7 +68,7 @@ def test_legacy_uint32_keys_work():
 @pytest.mark.parametrize("key", [0, None, jnp.float32(1), "seed"], ids=repr)
 @pytest.mark.parametrize("net", [jn.dense(2), jn.serial(jn.dense(2))], ids=["leaf", "composed"])
 def test_wrong_key_is_answered(net, key):
-    with pytest.raises(TypeError, match=r"key must be one key, such as jax.random.key\(0\)"):
+    with pytest.raises(TypeError, match=r"expected a single key, such as jax.random.key\(0\)"):
         net.init(key, jn.spec((1, 3)))
 
 
@@ -117,7 +117,7 @@ def test_same_object_shares_its_params():
 
 def test_sharing_with_inputs_that_need_other_params_raises():
     shared = jn.dense(4)
-    with pytest.raises(ValueError, match=r"dense/kernel: needs \(3, 4\), got \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"dense/kernel: expected \(3, 4\), got \(4, 4\)"):
         jn.serial(shared, shared).init(KEY, jn.spec((2, 3)))
 
 
@@ -145,7 +145,7 @@ def test_composed_layer_used_twice_shares():
     np.testing.assert_allclose(after["block"]["batch_norm"]["mean"], twice["batch_norm"]["mean"])
 
 
-def test_shared_dropout_draws_anew_at_each_call():
+def test_shared_dropout_draws_again_at_each_call():
     drop = jn.dropout(0.5)
     net = jn.compose(lambda m, x: (m(drop, x), m(drop, x)))
     (a, b), _ = net.apply({}, {}, jnp.ones((4, 50)), key=KEY, train=True)
@@ -157,6 +157,145 @@ def test_children_without_entries_leave_none():
         KEY, jn.spec((2, 3))
     )
     assert (params, state) == ({}, {})
+
+
+def test_structure_is_data():
+    inner = jn.dense(3, name="c5")
+    assert (inner.name, inner.kind, inner.inside) == ("c5", "dense", None)
+    net = jn.serial(inner)
+    assert net.kind == "serial" and callable(net.inside)
+    layer, rewrap = jn.repeat(inner, 2).inside
+    assert layer is inner and rewrap(jn.dense(3)).kind == "repeat"
+
+
+def test_a_layer_with_another_init_is_a_leaf():
+    """Else its parents would go on with the forward and never call the new init."""
+    net = jn.serial(jn.dense(3), name="net")
+    ones = jax.tree.map(jnp.ones_like, net.init(KEY, jn.spec((2, 3))))
+    loaded = net._replace(init=lambda key, x: ones)
+    assert loaded.inside is None and loaded.kind == "serial"
+    params, state = jn.serial(loaded).init(KEY, jn.spec((2, 3)))
+    assert (params["net"]["dense"]["kernel"] == 1).all()
+    assert net._replace(name="other").inside is net.inside
+
+
+def test_caches_are_bounded():
+    layer = jn.dense(3)
+    for n in range(1, 80):
+        layer.init(KEY, jn.spec((n, 2)))
+    memo = next(
+        c.cell_contents for c in layer.init.__closure__ if isinstance(c.cell_contents, Memo)
+    )
+    assert len(memo) == memo.size == 32
+
+
+# m.param, m.key, m.train
+
+
+def token(m, x):
+    y = m(jn.dense(4), x) + m.param("token", jn.initializers.normal(1.0), (4,))
+    if m.train:
+        y = y + jax.random.normal(m.key("noise"), y.shape)
+    return y
+
+
+def test_a_parameter_is_drawn_by_its_name():
+    params, state = jn.compose(token).init(KEY, jn.spec((2, 3)))
+    assert shapes(params) == {"dense": {"bias": (4,), "kernel": (3, 4)}, "token": (4,)}
+    drawn = jn.initializers.normal(1.0)(jn.child_key(KEY, "token"), (4,), jnp.float32)
+    np.testing.assert_array_equal(params["token"], drawn)
+    x = jnp.ones((2, 3))
+    y, _ = jn.compose(token).apply(params, state, x)
+    dense = params["dense"]
+    expected = x @ dense["kernel"] + dense["bias"] + params["token"]
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
+def test_parameters_follow_the_dtype_of_the_input(x64):
+    params, _ = jn.compose(token).init(KEY, jn.spec((2, 3), jnp.float64))
+    assert params["token"].dtype == jnp.float64
+
+
+def test_a_parameter_that_does_not_fit_names_its_path():
+    net = jn.serial(jn.compose(token), name="net")
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    params["token"]["token"] = jnp.ones(5)
+    with pytest.raises(ValueError, match=r"net/token/token: expected \(4,\), got \(5,\)"):
+        net.apply(params, state, jnp.ones((2, 3)))
+    del params["token"]["token"]
+    with pytest.raises(ValueError, match=r"net/token/token: expected \(4,\), got nothing"):
+        net.apply(params, state, jnp.ones((2, 3)))
+
+
+ones = jn.initializers.ones
+
+
+@pytest.mark.parametrize("forward, error, words", [
+    (lambda m, x: m.param("dense", ones, (3,)) + m(jn.dense(3), x), ValueError,
+     "the child 'dense' has the name of a parameter"),
+    (lambda m, x: m(jn.dense(3), x) + m.param("dense", ones, (3,)), ValueError,
+     "the parameter 'dense' has the name of a child"),
+    (lambda m, x: m.param("w", ones, (3,)) + m.param("w", ones, (4,)).sum(), ValueError,
+     r"w: expected \(3,\), got \(4,\)"),
+    (lambda m, x: m.param("a/b", ones, (3,)), TypeError, "a name without '/'"),
+    (lambda m, x: m.param("w", (3,), ones), TypeError, "expected m.param"),
+    (lambda m, x: m.key(3), TypeError, "expected m.key"),
+    (lambda m, x: m.params, AttributeError, r"m has no attribute 'params'; it has m\(layer, x\)"),
+])  # fmt: skip
+def test_wrong_use_of_m_is_answered(forward, error, words):
+    with pytest.raises(error, match=words):
+        jn.compose(forward, name="net").init(KEY, jn.spec((2, 3)))
+
+
+def test_one_parameter_used_twice_is_one():
+    net = jn.compose(lambda m, x: x * m.param("w", ones, (3,)) + m.param("w", ones, (3,)))
+    params, _ = net.init(KEY, jn.spec((2, 3)))
+    assert shapes(params) == {"w": (3,)}
+
+
+def test_keys_of_m_differ_by_name_call_and_from_those_of_children():
+    seen = {}
+
+    def forward(m, x):
+        seen["a"], seen["b"], seen["again"] = m.key("a"), m.key("b"), m.key("a")
+
+        def note(params, state, x, *, key=None, train=False):
+            seen["child"] = key
+            return x, state
+
+        return m(jn.Layer(lambda key, x: ({}, {}), note, "a"), x)
+
+    jn.compose(forward).apply({}, {}, jnp.ones((2, 3)), key=KEY)
+    data = {tuple(jax.random.key_data(key).tolist()) for key in seen.values()}
+    assert len(data) == 4
+
+
+def test_a_missing_key_shows_the_call():
+    net = jn.serial(jn.compose(token), name="net")
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    words = r"net/token: m.key\('noise'\) needs a random key; write net.apply\(.*key=jax.random"
+    with pytest.raises(ValueError, match=words):
+        net.apply(params, state, jnp.ones((2, 3)), train=True)
+
+
+def test_m_train_is_the_mode():
+    net = jn.compose(lambda m, x: jnp.float32(m.train))
+    assert [float(net.apply({}, {}, jnp.ones(2), train=t)[0]) for t in (False, True)] == [0, 1]
+
+
+@pytest.mark.parametrize("transform", [
+    lambda layer: jn.repeat(layer, 3), lambda layer: jn.ensemble(layer, 3), jn.remat, jn.freeze,
+], ids=["repeat", "ensemble", "remat", "freeze"])  # fmt: skip
+def test_param_and_key_work_under_transforms(transform):
+    net = jn.serial(transform(jn.compose(token)), name="net")
+    x = jnp.ones((2, 4))
+    params, state = net.init(KEY, x)
+    y, _ = jax.jit(net.apply, static_argnames="train")(params, state, x, key=KEY, train=True)
+    assert y.shape[-2:] == (2, 4) and jnp.isfinite(y).all()
+    if params["token"]["token"].ndim == 2:  # one per copy, all different
+        assert len(np.unique(np.asarray(params["token"]["token"])[:, 0])) == 3
+    rows = jn.summary(net, x).rows
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == rows[0].params
 
 
 # Init
@@ -193,7 +332,7 @@ def test_init_of_nested_transforms_is_not_exponential():
     runs = []
 
     def wrap(layer):  # what a transform does: its init calls init, its apply calls apply
-        return jn.unchecked(jn.Layer(layer.init, layer.apply, layer.name))
+        return jn.Layer(layer.init, layer.apply, layer.name, "wrap", (layer, wrap))
 
     def nest(depth):
         def forward(m, x):
@@ -248,41 +387,47 @@ def drawn():
 def test_missing_entry_names_path_and_need(drawn):
     params, state = drawn
     del params["block"]["dense"]["kernel"]
-    with pytest.raises(ValueError, match=r"net/block/dense/kernel: needs \(4, 4\), is missing"):
+    with pytest.raises(ValueError, match=r"net/block/dense/kernel: expected \(4, 4\), got nothing"):
         NET.apply(params, state, jnp.ones((2, 3)))
 
 
 def test_renamed_entry_names_both(drawn):
     params, state = drawn
     params["linear"] = params.pop("dense")
-    with pytest.raises(ValueError, match=r"(?s)net/dense/kernel: needs.*net/linear"):
+    with pytest.raises(
+        ValueError, match=r"(?s)net/dense/kernel: expected.*entries given here: block, linear"
+    ):
         NET.apply(params, state, jnp.ones((2, 3)))
 
 
 def test_misshaped_entry_names_need_and_given(drawn):
     params, state = drawn
     params["dense"]["bias"] = jnp.ones(1)  # would broadcast in silence
-    with pytest.raises(ValueError, match=r"net/dense/bias: needs \(4,\), got \(1,\)"):
+    with pytest.raises(ValueError, match=r"net/dense/bias: expected \(4,\), got \(1,\)"):
         jax.jit(NET.apply)(params, state, jnp.ones((2, 3)))
 
 
 def test_unknown_entry_raises(drawn):
     params, state = drawn
-    with pytest.raises(ValueError, match="no layer here has the name of params net/extra"):
+    with pytest.raises(
+        ValueError, match="net: unused entries: params/extra; layers here: dense, block"
+    ):
         NET.apply(params | {"extra": {}}, state, jnp.ones((2, 3)))
 
 
 def test_state_that_does_not_fit_raises(drawn):
     params, state = drawn
-    with pytest.raises(ValueError, match=r"(?s)state do not fit .*batch_norm/mean.*missing"):
+    with pytest.raises(
+        ValueError, match=r"(?s)state do not fit .*batch_norm/mean: expected.*nothing"
+    ):
         NET.apply(params, {}, jnp.ones((2, 3)))
     state["block"]["batch_norm"]["var"] = jnp.ones(5)
-    with pytest.raises(ValueError, match=r"batch_norm/var: needs \(4,\), got \(5,\)"):
+    with pytest.raises(ValueError, match=r"batch_norm/var: expected \(4,\), got \(5,\)"):
         NET.apply(params, state, jnp.ones((2, 3)))
 
 
 def test_params_and_state_as_one_tuple_are_answered(drawn):
-    with pytest.raises(TypeError, match="params must be the dict that init gives, got tuple"):
+    with pytest.raises(TypeError, match="params must be the dict that init returns, got tuple"):
         NET.apply(drawn, {}, jnp.ones((2, 3)))
 
 
@@ -292,9 +437,11 @@ def test_a_layer_that_loses_its_state_raises():
         lambda params, state, x, *, key=None, train=False: (x, {}),
         "lossy",
     )
-    params, state = jn.serial(lossy).init(KEY, jn.spec((2, 3)))
-    with pytest.raises(ValueError, match="serial/lossy: the state that comes back"):
-        jn.serial(lossy).apply(params, state, jnp.ones((2, 3)))
+    words = "lossy: apply must return state of the structure it was given"
+    with pytest.raises(ValueError, match=words):
+        jn.serial(lossy).init(KEY, jn.spec((2, 3)))
+    with pytest.raises(ValueError, match=words):
+        jn.serial(lossy).apply({}, {"lossy": {"n": jnp.zeros(())}}, jnp.ones((2, 3)))
 
 
 def test_apply_that_returns_no_state_is_answered():
@@ -345,8 +492,8 @@ def test_errors_in_init_carry_the_path():
 
 def test_errors_through_a_transform_carry_the_whole_path():
     inner = broken()
-    wrapped = jn.Layer(inner.init, inner.apply, "wrapped")  # runs inner without its parents
-    net = jn.serial(jn.unchecked(wrapped), name="model")
+    wrapped = jn.Layer(inner.init, inner.apply, "wrapped", "wrap", (inner, lambda layer: layer))
+    net = jn.serial(wrapped, name="model")
     params, state = net.init(KEY, jn.spec((3, 5)))
     with pytest.raises(RuntimeError) as error:
         net.apply(params, state, jnp.ones((2, 5)))
@@ -370,170 +517,10 @@ def test_a_transform_of_a_composed_layer_is_not_bypassed():
         y, state = inner.apply(params, state, x, key=key, train=train)
         return y + 5, state
 
-    for layer in (jn.Layer(inner.init, apply, "t"), jn.unchecked(jn.Layer(inner.init, apply, "t"))):
+    for inside in (None, (inner, lambda layer: layer)):
+        layer = jn.Layer(inner.init, apply, "t", "t", inside)
         y, _ = jn.serial(layer).apply({}, {}, jnp.zeros((2, 3)))
         assert (y == 6).all()
-
-
-@pytest.mark.parametrize("make", [
-    lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,
-    lambda layer: jn.cast(layer, jnp.bfloat16),
-], ids=["repeat", "ensemble", "remat", "freeze", "cast"])  # fmt: skip
-def test_observe_looks_inside_transforms_where_asked(make):
-    net = jn.serial(make(jn.serial(jn.dense(3), jnp.tanh, name="stage")), name="net")
-    seen: list[str] = []
-
-    def see(path, layer, x, y):
-        seen.append("/".join(path))
-        return y
-
-    params, state = net.init(KEY, jn.spec((2, 3)))
-    plain, _ = net.apply(params, state, jnp.ones((2, 3)))
-    for transforms, inside in ((False, []), (True, ["stage/dense", "stage/tanh"])):
-        seen.clear()
-        y, _ = jn.observe(net, see, transforms=transforms).apply(params, state, jnp.ones((2, 3)))
-        np.testing.assert_allclose(y, plain, rtol=1e-6)
-        assert seen == [*inside, "stage", ""]
-
-
-# Combinators
-
-
-# -- the trunk of a network
-
-
-def block(name):
-    return jn.serial(jn.dense(3), jn.batch_norm(), jnp.tanh, name=name)
-
-
-def trunk_and_net():
-    shared = block("shared")
-    net = jn.serial(block("a"), shared, jn.serial(block("b"), block("c"), name="deep"), shared)
-    return net, jax.random.normal(jax.random.key(1), (5, 3))
-
-
-@pytest.mark.parametrize(
-    "paths, layers",
-    [
-        (("a",), {"a"}),
-        (("deep/b/dense", "shared"), {"a", "shared", "deep/b/dense"}),
-        (("shared", "a", "shared"), {"a", "shared"}),
-        (("deep",), {"a", "shared", "deep"}),
-    ],
-)
-def test_tap_gives_what_the_net_computes_and_no_more(paths, layers):
-    net, x = trunk_and_net()
-    params, state = net.init(KEY, x)
-    trunk = jn.tap(net, *paths)
-    trunk_params, trunk_state = trunk.init(KEY, x)
-
-    def leaves(tree):
-        found = jax.tree_util.tree_leaves_with_path(tree)
-        return {path_name(path): leaf for path, leaf in found}
-
-    kept = {
-        path: leaf
-        for path, leaf in leaves(params).items()
-        if any(path.startswith(layer + "/") for layer in layers)
-    }
-    assert kept and leaves(trunk_params).keys() == kept.keys()
-    jax.tree.map(np.testing.assert_array_equal, leaves(trunk_params), kept)
-    outputs, new = trunk.apply(trunk_params, trunk_state, x, train=True)
-    found = jn.inspect.activations(net, params, state, x, train=True)
-    outputs = outputs if len(paths) > 1 else (outputs,)
-    assert len(outputs) == len(paths)
-    for path, y in zip(paths, outputs, strict=True):
-        np.testing.assert_array_equal(y, found[path])
-    # running statistics inside a layer that was left half-way are kept
-    assert jax.tree.structure(new) == jax.tree.structure(trunk_state)
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), trunk_state, new)
-    assert all(jax.tree.leaves(changed))
-
-
-def test_tap_keeps_the_state_of_a_layer_that_is_left_half_way():
-    inner = jn.serial(jn.batch_norm(), jn.dense(4), jn.dense(2), name="inner")
-    trunk = jn.tap(jn.serial(inner, jn.dense(7)), "inner/dense")
-    x = jnp.arange(6.0).reshape(2, 3)
-    params, state = trunk.init(KEY, x)
-    assert list(params["inner"]) == ["batch_norm", "dense"]
-    _, new = trunk.apply(params, state, x, train=True)
-    assert (new["inner"]["batch_norm"]["mean"] != state["inner"]["batch_norm"]["mean"]).any()
-
-
-def test_tap_trains_behind_frozen_layers_and_under_jit():
-    net, x = trunk_and_net()
-    model = jn.serial(jn.freeze(jn.tap(net, "deep/b")), jn.dense(2))
-    params, state = model.init(KEY, x)
-    loss = jax.jit(lambda p: model.apply(p, state, x)[0].sum())
-    trunk, head = [jax.grad(loss)(params)[name] for name in ("serial", "dense")]
-    assert not any(leaf.any() for leaf in jax.tree.leaves(trunk))
-    assert all(leaf.any() for leaf in jax.tree.leaves(head))
-
-
-def test_tap_of_a_path_that_is_not_there_lists_those_that_are():
-    net, x = trunk_and_net()
-    with pytest.raises(ValueError, match="no layer 'deep/x'; it has a/dense, a/batch_norm, a/tanh"):
-        jn.tap(net, "a", "deep/x").init(KEY, x)
-    with pytest.raises(ValueError, match="needs a path"):
-        jn.tap(net)
-    with pytest.raises(TypeError, match="tap the network first"):
-        jn.tap(jn.freeze(net), "a")
-
-
-def test_tap_wants_the_params_of_its_own_layers_only():
-    net, x = trunk_and_net()
-    params, state = net.init(KEY, x)
-    with pytest.raises(ValueError, match="no layer here has the name of"):
-        jn.tap(net, "a").apply(params, state, x)
-
-
-def test_pick_hands_a_trunk_the_params_of_its_net():
-    net, x = trunk_and_net()
-    params, state = net.init(KEY, x)
-    trunk = jn.tap(net, "deep/b", "shared")
-    like = trunk.init(jax.random.key(7), x)
-    picked = jn.pick(params, like[0]), jn.pick(state, jax.eval_shape(trunk.init, KEY, x)[1])
-    assert shapes(picked) == shapes(like)
-    outputs, _ = trunk.apply(*picked, x)
-    found = jn.inspect.activations(net, params, state, x)
-    np.testing.assert_array_equal(outputs[0], found["deep/b"])
-
-
-def test_pick_lists_all_that_does_not_fit():
-    tree = {"a": {"kernel": jnp.ones((3, 4))}, "b": jnp.ones(2)}
-    like = {"a": {"kernel": jn.spec((4, 3)), "bias": jn.spec((4,))}, "b": {"c": jn.spec((2,))}}
-    with pytest.raises(ValueError) as error:
-        jn.pick(tree, like)
-    for words in (
-        "a/kernel: needs (4, 3), got (3, 4)",
-        "a/bias: needs (4,), is missing",
-        "b/c: needs (2,), is missing",
-    ):
-        assert words in str(error.value)
-
-
-def test_serial_parallel_residual_values():
-    x = jnp.ones((2, 3))
-    y, _ = jn.serial(scale(2.0), scale(3.0)).apply(
-        {"scale": {"w": 2.0}, "scale_1": {"w": 3.0}}, {}, x
-    )
-    assert (y == 6).all()
-    (a, b), _ = jn.parallel(jnp.negative, jnp.abs).apply({}, {}, -x)
-    assert (a == 1).all() and (b == 1).all()
-    (a, b), _ = jn.parallel(jnp.negative, jnp.abs).apply({}, {}, (x, -2 * x))
-    assert (a == -1).all() and (b == 2).all()
-    y, _ = jn.residual(lambda x: 2 * x, lambda x: 5 * x).apply({}, {}, x)
-    assert (y == 7).all()
-
-
-def test_parallel_of_the_wrong_number_of_inputs():
-    with pytest.raises(ValueError, match="2 layers need a tuple of as many inputs, got 3"):
-        jn.parallel(jnp.sin, jnp.cos).apply({}, {}, (jnp.ones(2),) * 3)
-
-
-def test_residual_never_broadcasts():
-    with pytest.raises(ValueError, match=r"gives \(2, 1\) and the shortcut \(2, 3\)"):
-        jn.residual(lambda x: x[:, :1]).init(KEY, jn.spec((2, 3)))
 
 
 def test_functions_are_layers():
@@ -542,19 +529,22 @@ def test_functions_are_layers():
     np.testing.assert_allclose(y, np.tanh(1.0), rtol=1e-6)
 
 
-def test_a_factory_in_the_place_of_a_layer_is_answered():
-    def dropped(x):  # a factory whose one argument may be anything
+def test_a_maker_in_the_place_of_a_layer_is_answered():
+    def dropped(x):  # a maker whose one argument may be anything
         return jn.flatten()
 
-    with pytest.raises(TypeError, match=r"dropped makes a layer and is none itself: write dropped"):
+    with pytest.raises(
+        TypeError,
+        match=r"got the function `dropped`, not a layer; did you forget to call it: dropped\(\)\?",
+    ):
         jn.serial(dropped).init(KEY, jn.spec((2, 3)))
 
 
-def test_a_maker_in_place_of_its_layer_is_told_so():
+def test_a_maker_that_raises_is_answered():
     """One that takes names only would raise for its number of arguments."""
-    with pytest.raises(TypeError, match="^flatten makes a layer and is none itself: write flatten"):
+    with pytest.raises(TypeError, match="^got the function `flatten`, not a layer; did you forget"):
         jn.serial(jn.dense(3), jn.flatten).init(KEY, jn.spec((2, 3)))
-    with pytest.raises(TypeError, match="^max_pool makes a layer"):
+    with pytest.raises(TypeError, match="^got the function `max_pool`"):
         jn.residual(jn.max_pool).apply({}, {}, jnp.ones((2, 3)))
 
 

@@ -1,4 +1,4 @@
-"""Decoding: against plain Python searches and sums over all there is."""
+"""Searches against plain Python searches and sums over all sequences."""
 
 import itertools
 import math
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import losses
-from jaxnet.decoding import beam_search, ctc_beam_search, ctc_greedy, greedy, sample
+from jaxnet.decoding import beam_search, greedy, sample
 
 KEYS_MAY_REPEAT = True  # draws are compared
 END = 2
@@ -91,7 +90,7 @@ def compare(result, expected):
 
 
 @pytest.mark.parametrize(("beams", "length", "penalty"), [(1, 6, 1.0), (3, 7, 0.0), (8, 4, 0.6)])
-def test_beam_search_is_the_plain_one(x64, beams, length, penalty):
+def test_beam_search_equals_a_plain_one(x64, beams, length, penalty):
     for seed in range(3):
         carry, first = start(4, seed)
         options = {"beams": beams, "length": length, "penalty": penalty}
@@ -126,7 +125,9 @@ def test_beam_search_finds_the_best_of_all(x64):
     found = search(weights(7), carry, first, beams=len(every) + 3, length=length)
     np.testing.assert_allclose(found[2][0, :-3], scores, rtol=1e-12)
     assert (found[2][0, -3:] == -np.inf).all()
-    np.testing.assert_allclose(np.exp([log_p(s) for s in every]).sum(), 1)  # that was all
+    np.testing.assert_allclose(
+        np.exp([log_p(s) for s in every]).sum(), 1
+    )  # these are all sequences
 
 
 def test_beam_search_with_ties_and_impossible_tokens(x64):
@@ -210,8 +211,6 @@ def test_logits_of_few_digits_are_summed_with_many():
         beams=1, length=3, end=END, length_penalty=0.0,
     )  # fmt: skip
     np.testing.assert_allclose(scores, [[-3 * np.log(1000)]], rtol=1e-6)
-    _, _, scores = ctc_beam_search(logits[None], beams=1)
-    np.testing.assert_allclose(scores, [[-np.log(1000)]], rtol=1e-6)
 
 
 def test_no_sequences_at_all():
@@ -271,102 +270,6 @@ def test_sample_keeps_k_of_equals_and_ends():
     assert (tokens != again).any()
 
 
-# CTC.
-
-
-def collapse(path, blank):
-    labels = [label for label, _ in itertools.groupby(path)]
-    return tuple(label for label in labels if label != blank)
-
-
-def all_labels(log_p, blank):
-    """Every label sequence with its log-probability: the sum over all alignments."""
-    total = {}
-    for path in itertools.product(range(log_p.shape[1]), repeat=len(log_p)):
-        labels = collapse(path, blank)
-        score = log_p[range(len(path)), path].sum()
-        total[labels] = np.logaddexp(total.get(labels, -np.inf), score)
-    return total
-
-
-def plain_prefixes(log_p, beams, blank):
-    """Prefix beam search with a dict of (log p ending in a blank, in a label)."""
-    found = {(): (0.0, -np.inf)}
-    for y in log_p:
-        new = {}
-
-        def add(labels, in_blank, in_label, new=new):
-            a, b = new.get(labels, (-np.inf, -np.inf))
-            new[labels] = np.logaddexp(a, in_blank), np.logaddexp(b, in_label)
-
-        for labels, (in_blank, in_label) in found.items():
-            both = np.logaddexp(in_blank, in_label)
-            add(labels, both + y[blank], in_label + y[labels[-1]] if labels else -np.inf)
-            for c in set(range(len(y))) - {blank}:
-                add((*labels, c), -np.inf, (in_blank if labels[-1:] == (c,) else both) + y[c])
-        best = sorted(new, key=lambda labels: -np.logaddexp(*new[labels]))[:beams]
-        found = {labels: new[labels] for labels in best}
-    return {labels: np.logaddexp(*both) for labels, both in found.items()}
-
-
-def ctc_logits(steps, classes, seed=0):
-    return 2 * np.random.default_rng(seed).normal(size=(2, steps, classes))
-
-
-prefix_search = jax.jit(ctc_beam_search, static_argnames=("beams", "blank"))
-
-
-@pytest.mark.parametrize("blank", [0, 2])
-def test_ctc_beam_search_sums_over_all_alignments(x64, blank):
-    z, lengths = ctc_logits(5, 3), np.array([5, 3])
-    z[1, 3:] = np.nan  # padding
-    labels, n, scores = jax.device_get(prefix_search(z, lengths, beams=40, blank=blank))
-    for i, steps in enumerate(lengths):
-        expected = all_labels(np.asarray(jax.nn.log_softmax(z[i, :steps])), blank)
-        got = {tuple(labels[i, j, : n[i, j]]): scores[i, j] for j in range(len(expected))}
-        assert got.keys() == expected.keys()
-        for key in got:
-            np.testing.assert_allclose(got[key], expected[key], rtol=1e-10)
-        assert (np.diff(scores[i, : len(expected)]) <= 0).all()
-        rest = slice(len(expected), None)
-        assert (scores[i, rest] == -np.inf).all() and (n[i, rest] == 0).all()
-        assert (labels[i, rest] == blank).all()
-        k = int(np.argmax(n[i] >= 1))  # what the loss says of the best that has labels
-        y = labels[i, k : k + 1, : n[i, k]]
-        loss = losses.ctc(blank)(z[i : i + 1, :steps], (jnp.asarray(y), jnp.array([y.shape[1]])))
-        np.testing.assert_allclose(scores[i, k], -loss[0], rtol=1e-8)
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-def test_ctc_beam_search_is_the_plain_one(x64, beams):
-    for seed in range(4):
-        z = ctc_logits(8, 4, seed)
-        labels, n, scores = jax.device_get(prefix_search(z, beams=beams))
-        for i in range(2):
-            expected = plain_prefixes(np.asarray(jax.nn.log_softmax(z[i])), beams, 0)
-            got = [tuple(labels[i, j, : n[i, j]]) for j in range(beams)]
-            assert got == list(expected)
-            np.testing.assert_allclose(scores[i], list(expected.values()), rtol=1e-10)
-
-
-def test_ctc_greedy_by_hand():
-    path = jnp.array([[2, 2, 1, 2, 0, 0, 2], [1, 1, 1, 1, 3, 3, 3], [3, 1, 3, 3, 1, 3, 0]])
-    z = jax.nn.one_hot(path, 4).at[1, 4:].set(jnp.nan)
-    labels, n = jax.jit(lambda z, n: ctc_greedy(z, n, blank=1))(z, jnp.array([7, 4, 6]))
-    assert labels.tolist() == [[2, 2, 0, 2, 1, 1, 1], [1] * 7, [3, 3, 3, 1, 1, 1, 1]]
-    assert n.tolist() == [4, 0, 3]
-
-
-@pytest.mark.parametrize("steps", [0, 3])
-def test_nothing_to_hear(steps):
-    z, lengths = jnp.ones((1, steps, 4)), jnp.array([0])
-    labels, n = ctc_greedy(z, lengths)
-    assert labels.shape == (1, steps) and n.tolist() == [0]
-    labels, n, scores = ctc_beam_search(z, lengths, beams=3)
-    assert labels.shape == (1, 3, steps) and (labels == 0).all()
-    assert n.tolist() == [[0, 0, 0]] and scores[0].tolist() == [0, -np.inf, -np.inf]
-
-
 # Messages.
 
 
@@ -380,29 +283,23 @@ FIRST = jnp.array([0, 1])
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: greedy(fine, (), FIRST, length=0), "length must be at least 1, got 0"),
-        (lambda: greedy(fine, (), 3, length=2), "integers .batch,., got int; write jnp.full"),
-        (lambda: greedy(fine, (), FIRST[None], length=2), "one token a sequence, got .1, 2."),
-        (lambda: greedy(fine, (), FIRST, length=2, end=5), r"end must be in \[0, 5\), .* got 5"),
+        (lambda: greedy(fine, (), FIRST, length=0), "greedy: length must be at least 1, got 0"),
+        (lambda: greedy(fine, (), 3, length=2), "integers .batch,., got int. Write jnp.full"),
+        (lambda: greedy(fine, (), FIRST[None], length=2), "one token per sequence, got .1, 2."),
+        (lambda: greedy(fine, (), FIRST, length=2, end=5), r"end must be in .*\[0, 5\), got 5"),
         (lambda: greedy(fine, jnp.zeros((3, 2)), FIRST, length=2), "2 as in first, got .3, 2."),
         (lambda: greedy(lambda c, t: (c, t), (), FIRST, length=2), "logits .batch, vocabulary."),
         (
             lambda: greedy(lambda c, t: (c[:, :1], c), jnp.zeros((2, 3)), FIRST, length=2),
-            r"a carry of the form it was given, float32\[2, 3\], got float32\[2, 1\]",
+            r"dtypes it is given, float32\[2, 3\], got float32\[2, 1\]",
         ),
         (lambda: beam_search(fine, (), FIRST, beams=0, length=2, end=1), "beams must be at least"),
         (
             lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, temperature=0.0),
-            "temperature must be above 0, got 0.0; for 0 write greedy",
+            "temperature must be above 0, got 0.0. For 0, write greedy",
         ),
         (lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, top_p=0.0), "top_p must be"),
         (lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, top_k=0), "top_k must be at"),
-        (lambda: ctc_greedy(jnp.ones((5, 3))), "one example alone is logits"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), r"blank must be in \[0, 3\)"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5, 6])), r"in \[0, 5\], .* got 5 to 6"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5])), "lengths must be .batch,."),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.ones(2)), "lengths must be integers"),
-        (lambda: ctc_beam_search(jnp.ones((2, 5, 3)), beams=0), "beams must be at least 1"),
     ],
 )
 def test_messages(run, message):

@@ -1,4 +1,4 @@
-"""Average precision by hand, by another way to count, and by pycocotools."""
+"""Average precision by hand, from the definition, and by pycocotools."""
 
 import contextlib
 import io
@@ -6,14 +6,14 @@ import io
 import numpy as np
 import pytest
 
-from jaxnet.metrics import average_precision
-from tests.test_boxes import loop_iou, random_boxes
+from jaxnet.detection import average_precision
+from tests.detection.test_boxes import loop_iou, random_boxes
 
 CLASSES = 3
 
 
 def scene(seed, images=12, n=14, m=6, step=None):
-    """Truths with padding, and found boxes most near a truth and mostly of its class."""
+    """True boxes with padding; detections, most of them near a true box and of its class."""
     rng = np.random.default_rng(seed)
     boxes = random_boxes(seed, images, m) + np.array([0, 0, 0.1, 0.1])
     truth = {"boxes": boxes, "classes": rng.integers(-1, CLASSES, (images, m))}
@@ -35,7 +35,7 @@ def scene(seed, images=12, n=14, m=6, step=None):
 
 
 def slow_average_precision(found, truth, c, iou, points):
-    """From the definition: recall and precision counted anew at each rank."""
+    """From the definition: recall and precision counted from scratch at each rank."""
     ranked = sorted(
         (
             (-found["scores"][i, j], i, j)
@@ -95,7 +95,7 @@ def test_against_pycocotools(seed, iou, step):
 
 
 def coco_format(COCO, found, truth):
-    """Both as pycocotools wants them: boxes as left, top, width, height."""
+    """Both in pycocotools' format: boxes as left, top, width, height."""
 
     def listed(part):
         rows = []
@@ -140,7 +140,7 @@ A, B, NOWHERE = [0, 0, 2, 3], [5, 5, 8, 9], [20, 20, 21, 21]
         pytest.param([A, B], [0.9, 0.8], [A, B], 1, id="all"),
         pytest.param([NOWHERE, A, B], [0.9, 0.8, 0.7], [A, B], 2 / 3, id="2/3 at either recall"),
         pytest.param([A, NOWHERE, B], [0.9, 0.8, 0.7], [A, B], 5 / 6, id="(1 + 2/3) / 2"),
-        pytest.param([A, A, B], [0.9, 0.8, 0.7], [A, B], 5 / 6, id="found twice is wrong once"),
+        pytest.param([A, A, B], [0.9, 0.8, 0.7], [A, B], 5 / 6, id="a second detection is wrong"),
         pytest.param([A], [0.9], [A, B], 0.5, id="half of them"),
         pytest.param([NOWHERE], [0.9], [A, B], 0, id="none"),
         pytest.param([[0, 1, 2, 4]], [0.9], [A], 1, id="an overlap of 0.5 is enough"),
@@ -154,8 +154,8 @@ def test_padding_is_not_counted():
     assert one_image([NOWHERE, A], [0.9, 0.8], [A], classes=[-1, 0]).mean == 1
 
 
-def test_a_taken_truth_leaves_the_next():
-    """Both overlap the first truth most; the second gets the other, which it overlaps by 0.5."""
+def test_a_matched_box_leaves_the_next():
+    """Both overlap the first true box most; the second matches the other, with overlap 0.5."""
     result = one_image([[0, 0, 2, 3], [0, 0.5, 2, 3.5]], [0.9, 0.8], [[0, 0, 2, 3], [0, 1, 2, 4]])
     assert result.precision[0].tolist() == [1, 1]
 
@@ -180,9 +180,9 @@ def test_messages():
     found, truth = scene(0)
     with pytest.raises(ValueError, match="found classes must be below 2, got 2"):
         average_precision(found, truth, 2)
-    with pytest.raises(ValueError, match="as many images in both, got 12 found and 11 true"):
+    with pytest.raises(ValueError, match="same number of images in found and truth, got 12 and 11"):
         average_precision(found, {name: part[1:] for name, part in truth.items()}, 3)
-    with pytest.raises(ValueError, match=r"found scores must be \(12, 14\)"):
+    with pytest.raises(ValueError, match=r"found scores must have shape \(12, 14\)"):
         average_precision(found | {"scores": np.zeros((12, 3))}, truth, 3)
     with pytest.raises(ValueError, match="iou must be in"):
         average_precision(found, truth, 3, iou=0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import boxes
+from jaxnet import detection
 
 
 def loop_iou(a, b):
@@ -45,23 +45,23 @@ def random_boxes(seed, *shape):
         pytest.param([0, 0, 2, 3], [5, 7, 6, 9], 0, id="apart both ways"),
         pytest.param([0, 0, 2, 3], [0, 0, 0, 0], 0, id="padding"),
         pytest.param([0, 0, 0, 0], [0, 0, 0, 0], 0, id="padding twice"),
-        pytest.param([3, 3, 2, 2], [0, 0, 9, 9], 0, id="turned inside out"),
+        pytest.param([3, 3, 2, 2], [0, 0, 9, 9], 0, id="bottom above top"),
     ],
 )
 def test_iou_by_hand(a, b, value):
     a, b = jnp.array([a], float), jnp.array([b], float)
-    assert boxes.iou(a, b).tolist() == boxes.iou(b, a).tolist() == [[value]]
+    assert detection.iou(a, b).tolist() == detection.iou(b, a).tolist() == [[value]]
 
 
 def test_iou_against_a_loop(x64):
     a, b = random_boxes(0, 2, 7), random_boxes(1, 2, 5)
     wanted = [[[loop_iou(p, q) for q in b[i]] for p in a[i]] for i in range(2)]
-    np.testing.assert_allclose(boxes.iou(jnp.asarray(a), jnp.asarray(b)), wanted, atol=1e-12)
+    np.testing.assert_allclose(detection.iou(jnp.asarray(a), jnp.asarray(b)), wanted, atol=1e-12)
 
 
 def test_iou_has_finite_gradients_at_padding():
     a, b = jnp.zeros((2, 4)), jnp.array([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
-    for gradient in jax.grad(lambda a, b: boxes.iou(a, b).sum(), (0, 1))(a, b):
+    for gradient in jax.grad(lambda a, b: detection.iou(a, b).sum(), (0, 1))(a, b):
         assert jnp.isfinite(gradient).all()
 
 
@@ -70,7 +70,7 @@ def test_iou_has_finite_gradients_at_padding():
 def test_suppression_against_a_loop(seed, iou, score, most):
     found = random_boxes(seed, 60)
     scores = np.random.default_rng(seed + 9).uniform(0, 1, 60).round(2)  # some are equal
-    program = jax.jit(boxes.non_max_suppression, static_argnames=("iou", "score", "most"))
+    program = jax.jit(detection.non_max_suppression, static_argnames=("iou", "score", "most"))
     kept = program(jnp.asarray(found), jnp.asarray(scores), iou=iou, score=score, most=most)
     wanted = loop_suppression(found, scores, iou, score, most)
     assert 3 < len(wanted) < 60
@@ -85,46 +85,50 @@ def test_suppression_by_hand():
     scores = jnp.array([0.9, 0.8, 0.7])
 
     def kept(**options):
-        found_, valid = boxes.non_max_suppression(found, scores, most=3, **options)
+        found_, valid = detection.non_max_suppression(found, scores, most=3, **options)
         return found_[valid].tolist()
 
     assert kept(iou=0.49) == [0, 2]
-    assert kept(iou=0.5) == [0, 1, 2]  # by more than iou, not by as much
-    assert kept(iou=0.1, score=0.8) == [0]  # more than the score, not as much
+    assert kept(iou=0.5) == [0, 1, 2]  # above iou, not equal to it
+    assert kept(iou=0.1, score=0.8) == [0]  # above the score, not equal to it
     assert kept(iou=0.1, score=0.95) == []
 
 
 def test_equal_scores_padding_and_boxes_without_area():
     found = jnp.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [2, 2, 3, 3]], float)
     scores = jnp.array([0.5, 0.5, -jnp.inf, 0.4, -jnp.inf])
-    kept = boxes.non_max_suppression(found, scores, most=4)
+    kept = detection.non_max_suppression(found, scores, most=4)
     assert kept.indices[kept.valid].tolist() == [0, 3]
 
 
-def test_suppression_of_batches_and_of_none():
+def test_suppression_of_batches_and_of_no_boxes():
     found = jnp.asarray(random_boxes(3, 2, 3, 20))
     scores = jnp.asarray(np.random.default_rng(4).uniform(0, 1, (2, 3, 20)))
-    kept = boxes.non_max_suppression(found, scores, iou=0.2, most=6)
+    kept = detection.non_max_suppression(found, scores, iou=0.2, most=6)
     assert kept.indices.shape == kept.valid.shape == (2, 3, 6)
-    one = boxes.non_max_suppression(found[1, 2], scores[1, 2], iou=0.2, most=6)
+    one = detection.non_max_suppression(found[1, 2], scores[1, 2], iou=0.2, most=6)
     assert kept.indices[1, 2].tolist() == one.indices.tolist()
-    none = boxes.non_max_suppression(jnp.zeros((0, 4)), jnp.zeros(0), most=3)
+    none = detection.non_max_suppression(jnp.zeros((0, 4)), jnp.zeros(0), most=3)
     assert none.indices.shape == (3,) and not none.valid.any()
 
 
 def test_there_and_back():
     found = jnp.asarray(random_boxes(0, 3, 5))
-    np.testing.assert_allclose(boxes.to_corners(boxes.to_middle(found)), found, atol=1e-6)
-    assert boxes.to_middle(jnp.array([1.0, 2.0, 5.0, 4.0])).tolist() == [3.0, 3.0, 4.0, 2.0]
-    assert boxes.area(jnp.array([[1.0, 2, 5, 4], [5, 2, 1, 4], [5, 4, 1, 2]])).tolist() == [8, 0, 0]
+    np.testing.assert_allclose(detection.to_corners(detection.to_middle(found)), found, atol=1e-6)
+    assert detection.to_middle(jnp.array([1.0, 2.0, 5.0, 4.0])).tolist() == [3.0, 3.0, 4.0, 2.0]
+    assert detection.area(jnp.array([[1.0, 2, 5, 4], [5, 2, 1, 4], [5, 4, 1, 2]])).tolist() == [
+        8,
+        0,
+        0,
+    ]
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"for a single box write box\[None\]"):
-        boxes.iou(jnp.zeros(4), jnp.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"For a single box, write box\[None\]"):
+        detection.iou(jnp.zeros(4), jnp.zeros((3, 4)))
     with pytest.raises(
         ValueError, match=r"boxes \(..., n, 4\) and scores \(..., n\), got \(3, 4\)"
     ):
-        boxes.non_max_suppression(jnp.zeros((3, 4)), jnp.zeros((3, 2)))
+        detection.non_max_suppression(jnp.zeros((3, 4)), jnp.zeros((3, 2)))
     with pytest.raises(ValueError, match="most must be at least 1, got 0"):
-        boxes.non_max_suppression(jnp.zeros((3, 4)), jnp.zeros(3), most=0)
+        detection.non_max_suppression(jnp.zeros((3, 4)), jnp.zeros(3), most=0)

@@ -1,4 +1,4 @@
-"""The method, at tiny sizes: nothing here says how fast anything is."""
+"""The method of the benchmarks, at tiny sizes; no speed is measured here."""
 
 import dataclasses
 import importlib.util
@@ -36,7 +36,7 @@ TINY = {
     "ensemble": Workload("ensemble", LeNet(), (2, 28, 28, 1), members=3),
     "deep forward": Workload("deep forward", Mlp((6,) * 12), (3, 6), train=False),
 }
-# Each peer on one or two; all on all takes minutes and was run when they were written.
+# Each peer on one or two; all pairs take minutes and were run when the peers were written.
 PAIRS = [
     ("hand", "deep forward"),
     ("hand", "mlp scan"),
@@ -92,7 +92,7 @@ def test_ours_trains(ours):
 
 
 def test_a_wrong_weight_is_seen(ours):
-    """What the comparison is for: one bias that is not copied."""
+    """The purpose of the comparison: one bias that is not copied."""
     from experiments.benchmarks.peers import hand
 
     weights = draw_weights(TINY["deep forward"])
@@ -101,7 +101,7 @@ def test_a_wrong_weight_is_seen(ours):
     assert "is allowed" in disagreement(found, ours("deep forward"), TOLERANCE)
 
 
-def test_what_a_peer_does_not_offer_says_why():
+def test_a_missing_workload_of_a_peer_gives_the_reason():
     haiku = pytest.importorskip("experiments.benchmarks.peers.haiku", exc_type=ImportError)
     with pytest.raises(NotOffered, match="another function"):
         haiku.build(TINY["gru"], None, "Haiku")
@@ -121,7 +121,7 @@ def test_disagreement_by_hand():
 
 
 def test_bootstrap_of_paired_noise_is_exact():
-    """What slows both down alike leaves their ratio alone."""
+    """A disturbance of both programs does not change their ratio."""
     ours = np.random.default_rng(0).lognormal(size=30)
     ratio, low, high = bootstrap(list(3 * ours), list(ours))
     assert (ratio, low, high) == pytest.approx((3, 3, 3))
@@ -189,6 +189,15 @@ def test_table():
     assert lines[10] == "LeNet, keras: needs keras, which is not installed".split()
 
 
+def test_markdown_has_the_fastest_of_each_kind():
+    lines = report.markdown(ROWS).splitlines()
+    assert lines[0].startswith("| workload | jaxnet | best JAX peer |") and len(lines) == 3
+    assert lines[2] == (
+        "| LeNet | 10 ms | Haiku 12 | 1.20 (1.20 to 1.20) | PyTorch 8 | **0.80** (0.80 to 0.80) |"
+    )
+    assert report.markdown(ROWS[:1]).splitlines()[2] == "| LeNet | 10 ms |  |  |  |  |"
+
+
 def test_every_target_names_a_workload_and_a_program():
     names = {workload.name for workload in WORKLOADS}
     for target in report.TARGETS:
@@ -231,7 +240,12 @@ def test_a_whole_run(tmp_path, capsys):
     for row in rows:
         assert len(row.samples) == 2 and 0 < min(row.samples) and not row.note
         assert math.isfinite(row.load[0])
-    assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu.txt", "cpu.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "cpu.json",
+        "cpu.txt",
+        "cpu.md",
+        "cpu.png",
+    }
     out = capsys.readouterr().out
     assert out.count("MLP 3x64") >= 2 and "peer / ours" in out
     again = benchmark.run(benchmark.Config(again=tmp_path / "cpu.json", out=tmp_path / "again"))
@@ -244,7 +258,7 @@ def _sleep(seconds):
     time.sleep(seconds)
 
 
-def test_a_fresh_process_that_hangs_or_fails_says_so():
+def test_a_fresh_process_that_hangs_or_fails_is_reported():
     with pytest.raises(measure.PeerError, match="no answer in 0 s"):
         fresh.in_fresh_process(_sleep, 60, timeout=0.01)
     with pytest.raises(measure.PeerError, match="needs no_such_module, which is not installed"):
@@ -280,6 +294,6 @@ def test_compile_time():
 
 
 @pytest.mark.parametrize("words", [{"peers": ("keros",)}, {"workloads": ("Lenet",)}])
-def test_a_wrong_option_says_what_there_is(words):
+def test_a_wrong_option_names_the_choices(words):
     with pytest.raises(ValueError, match="linen|LeNet"):
         benchmark.Config(**words)

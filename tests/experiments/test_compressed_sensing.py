@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -29,12 +30,23 @@ def test_phase_plot_is_black_and_white_on_the_two_sides_of_theory():
     assert 0.2 < recovered.mean() < 0.6
 
 
-def test_a_digit_comes_back():
-    """Drawn on a small sheet: an eighth of the pixels inked."""
+@pytest.mark.parametrize("sparsity", [1, 3])
+def test_entries_of_a_projection_have_three_values_and_variance_1_over_features(sparsity):
+    kernel = np.asarray(cs.signs(sparsity)(jax.random.key(0), (400, 50)))
+    size = np.sqrt(sparsity / 50)
+    expected = [-size, size] if sparsity == 1 else [-size, 0, size]
+    np.testing.assert_allclose(np.unique(kernel), expected, rtol=1e-6)
+    assert abs((kernel == 0).mean() - (1 - 1 / sparsity)) < 0.02
+    assert abs(kernel.mean()) < 4 * (1 / 50 / kernel.size) ** 0.5  # 4 standard errors
+    np.testing.assert_allclose(50 * kernel.var(), 1, rtol=0.05)
+
+
+def test_a_digit_is_recovered():
+    """A small image with an eighth of the pixels inked."""
     image = np.zeros((2, 10, 10), np.float32)
     image[0, 2:9, 5] = image[1, 3, 2:8] = 0.8
     image[0, 5, 2:5] = image[1, 4:8, 6] = 0.3
-    found = cs.read_back(cs.Config(steps=150, fractions=(0.1, 0.5)), image.reshape(2, 100))
+    found = cs.reconstruct(cs.Config(steps=150, fractions=(0.1, 0.5)), image.reshape(2, 100))
     assert found.shape == (2, 3, 2, 100)
     errors = np.linalg.norm(found - image.reshape(2, 100), axis=-1)
     assert (errors[0, 1] > 0.1).all()  # from 10 numbers

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxnet as jn
@@ -88,7 +89,7 @@ def test_layers_in_a_loop_are_left_out():
     with pytest.warns(UserWarning) as seen:
         found = activations(layer, params, state, X)
     assert [str(w.message) for w in seen] == [
-        "activations: left out, since they run inside jax.lax.scan or the like: net/cell"
+        "activations: omitted, since they run inside jax.lax.scan or the like: net/cell"
     ]
     assert list(found) == ["tanh"]
     jitted = jax.jit(lambda params, x: activations(layer, params, state, x)["tanh"])
@@ -120,7 +121,7 @@ def test_observe_keeps_the_layer():
     y, _ = layer.apply(params, state, X, train=True)
     z, _ = watched.apply(params, state, X, train=True)
     np.testing.assert_array_equal(y, z)
-    with pytest.raises(ValueError, match="net: no layer here has the name of params net/surplus"):
+    with pytest.raises(ValueError, match="net: unused entries: params/surplus; layers here: first"):
         watched.apply(params | {"surplus": {}}, state, X)
 
 
@@ -158,8 +159,7 @@ def test_before():
     params, state = layer.init(KEY, X)
     params["block"]["twice"]["kernel"] = params["block"]["twice"]["kernel"].at[0, 1].set(jnp.nan)
     assert str(first_nonfinite(layer, params, state, X)) == (
-        "before: params/block/twice/kernel, entry: 1 NaN and 0 Inf in 49 numbers; "
-        "it was handed over"
+        "before: params/block/twice/kernel, entry: 1 NaN and 0 Inf in 49 numbers; it was passed in"
     )
     params, _ = layer.init(KEY, X)
     found = first_nonfinite(layer, params, state, X.at[0].set(jnp.inf))
@@ -177,7 +177,7 @@ def test_forward_between_layers():
     layer = jn.compose(lambda m, x: m(jnp.tanh, x / m(jax.nn.relu, x)), name="net")
     found = first_nonfinite(layer, {}, {}, BAD.at[0, 0].set(0))
     assert found is not None and found[:6] == ("forward", "net/tanh", 1, 0, 3, "output")
-    assert found.arises.startswith("its input is not: it arises between the layers")
+    assert found.arises.startswith("its input is not: it arises between layers")
 
 
 def test_forward_of_the_loss():
@@ -193,7 +193,7 @@ def test_backward():
     params = {"in": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
     assert str(first_nonfinite(layer, params, {}, BAD)) == (
         "backward: net/relu, gradient: 0 NaN and 1 Inf in 3 numbers; "
-        "the gradient of the output of net/b/sqrt, which takes it, is finite"
+        "the gradient of the output of net/b/sqrt, its consumer, is finite"
     )
 
 
@@ -208,7 +208,7 @@ def test_backward_in_a_shared_layer_and_an_unknown_taker():
     layer = jn.compose(lambda m, x: m(jnp.sin, jnp.sqrt(m(jax.nn.relu, x))), name="net")
     found = first_nonfinite(layer, {}, {}, BAD)
     assert found is not None and found[:2] == ("backward", "net/relu")
-    assert found.arises == "those of all later outputs are finite"
+    assert found.arises == "the gradients of all later outputs are finite"
 
 
 def test_backward_of_params_and_of_x():
@@ -223,6 +223,20 @@ def test_backward_of_params_and_of_x():
     )
     found = first_nonfinite(jn.serial(jnp.sqrt), {}, {}, {"a": BAD * 0}["a"])
     assert found is not None and found[:5] == ("backward", "x", 0, 3, 3)
+
+
+def test_an_objective():
+    """Its batch is the input; targets count too."""
+    net = jn.serial(jn.dense(3, name="in"), jnp.log, name="net")
+    objective = jn.supervised(net, optax.squared_error)
+    params = {"in": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
+    batch = jnp.abs(BAD), jnp.ones((1, 3))
+    assert list(activations(objective, params, {}, batch)) == ["in", "log", "loss"]
+    assert first_nonfinite(objective, params, {}, batch) is None
+    found = first_nonfinite(objective, params, {}, (0 * BAD, batch[1]))
+    assert found is not None and found[:2] == ("forward", "net/log")
+    found = first_nonfinite(objective, params, {}, (batch[0], jnp.nan * batch[1]))
+    assert found is not None and found[:2] == ("before", "x/1")
 
 
 def test_integers_pass():

@@ -217,24 +217,28 @@ def test_messages(target, path, message):
 
 def test_other_messages():
     both = jn.parallel(jnp.sin, jnp.cos)
-    with pytest.raises(ValueError, match="saliency: parallel gives a tuple, not one array"):
+    with pytest.raises(
+        ValueError, match="saliency: the output of parallel must be one array, got a tuple"
+    ):
         saliency(both, {}, {}, jnp.ones((2, 3)))
     net = jn.serial(lambda x: x.sum((1, 2)))
-    with pytest.raises(TypeError, match="saliency: x must be of floats, got uint8; write x / 255"):
+    with pytest.raises(
+        TypeError, match="saliency: x must have a float dtype, got uint8; for .* pass x / 255"
+    ):
         saliency(net, {}, {}, np.zeros((1, 2, 2, 3), np.uint8))
     x = jnp.zeros((1, 4, 5, 3))
     for options in ({"size": 5}, {"size": 2, "strides": 3}, {"size": 2, "strides": 0}):
-        with pytest.raises(ValueError, match="needs 1 <= strides <= size <= pixels"):
+        with pytest.raises(ValueError, match="expected 1 <= strides <= size <= pixels"):
             occlusion(net, {}, {}, x, **options)
-    with pytest.raises(ValueError, match=r"size is a number or \(rows, columns\), got"):
+    with pytest.raises(ValueError, match=r"size must be a number or \(rows, columns\), got"):
         occlusion(net, {}, {}, x, size=(1, 2, 3))
-    with pytest.raises(ValueError, match=r"x must be \(batch, height, width, channels\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, height, width, channels\)"):
         occlusion(jn.dense(2), {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, {},
                   jnp.ones((4, 3)), size=1)  # fmt: skip
     with pytest.raises(ValueError, match=r"steps must be at least 1, got 0"):
         integrated_gradients(net, {}, {}, x, steps=0)
-    with pytest.raises(ValueError, match=r"baseline \(2, 1, 1, 1\) must broadcast"):
+    with pytest.raises(ValueError, match=r"baseline must broadcast to x, .* got \(2, 1, 1, 1\)"):
         integrated_gradients(net, {}, {}, x, baseline=np.zeros((2, 1, 1, 1)))
-    with pytest.raises(ValueError, match="dense has no layer 'x' inside; it has none, as it is"):
+    with pytest.raises(ValueError, match="dense has no layer 'x'; layers inside: none, it is"):
         saliency(jn.dense(2), {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, {},
                  jnp.ones((4, 3)), path="x")  # fmt: skip

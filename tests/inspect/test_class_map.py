@@ -85,9 +85,9 @@ def test_messages():
     net = pooled()
     x = jnp.asarray(IMAGES, jnp.float32)
     params, state = net.init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match="no layer 'pool' inside; it has conv, relu, global_mean"):
+    with pytest.raises(ValueError, match="no layer 'pool'; layers inside: conv, relu, global_avg"):
         class_activation_map(net, params, state, x, "pool")
-    with pytest.raises(ValueError, match=r"net/dense gives \(3, 5\), no maps"):
+    with pytest.raises(ValueError, match=r"expected maps .* from net/dense, got \(3, 5\)"):
         class_activation_map(net, params, state, x, "dense")
     with pytest.raises(ValueError, match="target must be in 0..4"):
         class_activation_map(net, params, state, x, "relu", 5)

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.inspect import memory, flops
+from jaxnet.inspect import flops, memory
 
 spec = jn.spec
 
@@ -109,7 +109,7 @@ def test_the_answer():
     needed = memory(net, x, 15e9).needed
     assert memory(net, x, needed) and not memory(net, x, needed - 1)
     yes = str(memory(net, x, 15e9))
-    assert yes.startswith("memory: a training step needs ") and "of 15.0 GB (" in yes
+    assert yes.startswith("fits: a training step needs ") and "of 15.0 GB (" in yes
     assert yes.endswith(f"as compiled for {jax.default_backend()}")
     assert str(memory(net, x, 1e6)).startswith("does not fit: a training step needs ")
 
@@ -118,6 +118,23 @@ def test_nothing_is_allocated():
     """40 GB of parameters: planned, not made."""
     fit = memory(jn.dense(10**5), spec((2, 10**5)), 15e9)
     assert not fit and fit.held > 40e9
+
+
+def test_a_backend_without_analysis(monkeypatch):
+    """Some backends return None."""
+    compiled = type(jax.jit(lambda x: x).lower(1.0).compile())
+    monkeypatch.setattr(compiled, "memory_analysis", lambda self: None)
+    with pytest.raises(
+        NotImplementedError, match="memory: memory analysis is not available on the CPU backend"
+    ):
+        memory(jn.dense(3), spec((2, 5)), 1e6)
+
+
+def test_an_objective():
+    net = jn.serial(jn.dense(50), jn.batch_norm())
+    objective = jn.supervised(net, optax.squared_error)
+    estimate = memory(objective, (spec((8, 30)), spec((8, 50))), 1e6)
+    assert estimate and estimate.held >= 4 * (30 * 50 + 5 * 50 + 8 * 80)
 
 
 def test_a_loss_of_your_own_and_state():

@@ -18,12 +18,11 @@ LOSS = optax.softmax_cross_entropy_with_integer_labels
 
 
 def patient(net, optimizer=None, steps=0, objective=None):
-    optimizer = optimizer or optax.sgd(0.1)
-    step = jn.make_step(objective or jn.supervised(net, LOSS), optimizer)
-    train_state = jn.init_training(net, optimizer, jax.random.key(0), BATCH)
+    trainer = jn.trainer(objective or jn.supervised(net, LOSS), optimizer or optax.sgd(0.1))
+    train_state = trainer.init(jax.random.key(0), BATCH)
     for _ in range(steps):
-        train_state, _ = step(train_state, BATCH)
-    return step, train_state
+        train_state, _ = trainer.step(train_state, BATCH)
+    return trainer, train_state
 
 
 def healthy():
@@ -32,8 +31,8 @@ def healthy():
 
 def test_healthy():
     net = healthy()
-    step, train_state = patient(net, steps=3)
-    report = doctor(step, train_state, BATCH, net=net)
+    trainer, train_state = patient(net, steps=3)
+    report = doctor(trainer, train_state, BATCH)
     assert report.findings == [] and report.dead == {}
     assert list(report.entries) == ["in/bias", "in/kernel", "out/bias", "out/kernel"]
     size, weight, gradient, ratio = report.entries["in/kernel"]
@@ -41,29 +40,29 @@ def test_healthy():
     assert weight == pytest.approx(np.linalg.norm(train_state.params["in"]["kernel"]), rel=1e-6)
     assert ratio == pytest.approx(0.1 * gradient / weight, rel=1e-3)  # that of plain descent
     assert str(report).splitlines()[0] == "no findings"
-    assert str(report).splitlines()[-1] == "nothing to complain about"
+    assert str(report).splitlines()[-1] == "no problems found"
     ElementTree.fromstring(report._repr_html_())
 
 
 def test_nothing_is_used_up():
-    step, train_state = patient(healthy(), steps=1)
-    doctor(step, train_state, BATCH)
-    after, _ = step(train_state, BATCH)
-    assert int(after.step) == 2 and [len(t) for t in step.traces.values()] == [1]
+    trainer, train_state = patient(healthy(), steps=1)
+    doctor(trainer, train_state, BATCH)
+    after, _ = trainer.step(train_state, BATCH)
+    assert int(after.step) == 2 and [len(t) for t in trainer.watcher.traces.values()] == [1]
 
 
 def test_no_batch():
-    step, train_state = patient(healthy())
-    with pytest.raises(ValueError, match="needs at least one batch"):
-        doctor(step, train_state)
+    trainer, train_state = patient(healthy())
+    with pytest.raises(ValueError, match="expected at least one batch"):
+        doctor(trainer, train_state)
 
 
 def test_compiled_twice():
-    step, train_state = patient(healthy(), steps=1)
+    trainer, train_state = patient(healthy(), steps=1)
     short = BATCH[0][:3], BATCH[1][:3]
     with pytest.warns(UserWarning, match="compiled again"):
-        train_state, _ = step(train_state, short)
-    (finding,) = doctor(step, train_state, BATCH).findings
+        train_state, _ = trainer.step(train_state, short)
+    (finding,) = doctor(trainer, train_state, BATCH).findings
     assert finding == (
         "step was compiled 2 times: batch/0 float32[16,5] -> float32[3,5]; "
         "batch/1 int32[16] -> int32[3]"
@@ -71,8 +70,8 @@ def test_compiled_twice():
 
 
 def test_batches_that_would_compile_again():
-    step, train_state = patient(healthy())
-    (finding,) = doctor(step, train_state, BATCH, (BATCH[0][:3], BATCH[1][:3])).findings
+    trainer, train_state = patient(healthy())
+    (finding,) = doctor(trainer, train_state, BATCH, (BATCH[0][:3], BATCH[1][:3])).findings
     assert finding == (
         "batch 1 makes the step compile again: 0 float32[16,5] -> float32[3,5]; "
         "1 int32[16] -> int32[3]"
@@ -81,37 +80,37 @@ def test_batches_that_would_compile_again():
 
 def test_a_gradient_of_zero():
     net = jn.serial(jn.dense(4, name="cut"), jax.lax.stop_gradient, jn.dense(3), name="net")
-    step, train_state = patient(net)
-    (finding,) = doctor(step, train_state, BATCH).findings
+    trainer, train_state = patient(net)
+    (finding,) = doctor(trainer, train_state, BATCH).findings
     assert finding == "the gradient is 0, or rounding, on all batches: cut/bias, cut/kernel"
 
 
 def test_a_bias_before_batch_norm():
     """Its gradient is 0 but for rounding, which Adam would blow up."""
     net = jn.serial(jn.dense(8, name="in"), jn.batch_norm(), jnp.tanh, jn.dense(3), name="net")
-    step, train_state = patient(net, steps=60)
-    (finding,) = doctor(step, train_state, BATCH).findings
+    trainer, train_state = patient(net, steps=60)
+    (finding,) = doctor(trainer, train_state, BATCH).findings
     assert finding == "the gradient is 0, or rounding, on all batches: in/bias"
 
 
 def test_a_gradient_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.sqrt(0 * x), name="net")
-    step, train_state = patient(net)
-    findings = doctor(step, train_state, BATCH).findings
+    trainer, train_state = patient(net)
+    findings = doctor(trainer, train_state, BATCH).findings
     assert findings == ["the gradient is not finite: d/bias, d/kernel"]
 
 
 def test_one_bad_batch_of_several():
-    step, train_state = patient(healthy())
+    trainer, train_state = patient(healthy())
     bad = BATCH[0].at[3, 2].set(jnp.nan), BATCH[1]
-    findings = doctor(step, train_state, BATCH, bad, BATCH).findings
+    findings = doctor(trainer, train_state, BATCH, bad, BATCH).findings
     assert findings[0] == "the gradient is not finite: in/bias, in/kernel, out/bias, out/kernel"
 
 
 def test_a_loss_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.log(-(x**2)), name="net")
-    step, train_state = patient(net)
-    findings = doctor(step, train_state, BATCH).findings
+    trainer, train_state = patient(net)
+    findings = doctor(trainer, train_state, BATCH).findings
     assert "the loss in training mode is not finite: [nan]" in findings
     assert "the loss in evaluation mode is not finite: [nan]" in findings
 
@@ -122,36 +121,38 @@ def test_a_loss_that_is_not_finite():
      (1e-7, "an update moves the weights by less than 1e-06 of their size: in/kernel, out/kernel")],
 )  # fmt: skip
 def test_learning_rates(rate, words):
-    step, train_state = patient(healthy(), optax.sgd(rate))
-    assert doctor(step, train_state, BATCH).findings == [words]
+    trainer, train_state = patient(healthy(), optax.sgd(rate))
+    assert doctor(trainer, train_state, BATCH).findings == [words]
 
 
 def test_state_that_does_not_change():
     net = jn.serial(jn.batch_norm(), jn.dense(3), name="net")
 
-    def objective(params, state, batch, *, key, train):
+    def apply(params, state, batch, *, key=None, train=False):
         y, state = net.apply(params, state, batch[0], key=key)  # train is forgotten
-        return LOSS(y, batch[1]).mean(), (state, {})
+        return (LOSS(y, batch[1]), {}), state
+
+    objective = jn.Layer(lambda key, batch: net.init(key, batch[0]), apply, "net")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        step, train_state = patient(net, steps=2, objective=objective)
-    first, second = doctor(step, train_state, BATCH).findings
+        trainer, train_state = patient(net, steps=2, objective=objective)
+    first, second = doctor(trainer, train_state, BATCH).findings
     assert first == (
         "training does not change the state batch_norm/mean, batch_norm/var: is the net applied "
-        "with train=train, and its new state returned?"
+        "with train=train, and is its new state returned?"
     )
     assert second == (
-        "after 2 steps these statistics are still those of init, and evaluation uses them: "
+        "after 2 steps these statistics still have their initial values, and evaluation uses them: "
         "batch_norm/mean, batch_norm/var"
     )
 
 
 def test_statistics_that_do_not_describe_the_data():
     net = jn.serial(jn.batch_norm(), jn.dense(3), name="net")
-    step, train_state = patient(net)
+    trainer, train_state = patient(net)
     far = 100 * BATCH[0] + 500, BATCH[1]
-    (finding,) = doctor(step, train_state, far).findings
+    (finding,) = doctor(trainer, train_state, far).findings
     assert finding.startswith("on the same batches the loss is ")
     assert finding.endswith(
         "evaluation mode: the running statistics do not describe the data (yet)"
@@ -160,27 +161,26 @@ def test_statistics_that_do_not_describe_the_data():
 
 def test_dead_units():
     net = jn.serial(jn.dense(8, name="in"), jax.nn.relu, jn.dense(3, name="out"), name="net")
-    step, train_state = patient(net)
+    trainer, train_state = patient(net)
     bias = train_state.params["in"]["bias"].at[:3].set(-100)
     params = train_state.params | {"in": train_state.params["in"] | {"bias": bias}}
-    report = doctor(step, train_state._replace(params=params), BATCH, net=net)
+    report = doctor(trainer, train_state._replace(params=params), BATCH)
     assert report.dead == {"relu": (3, 8)}
     assert report.findings == ["dead units, 0 on all examples: relu 3 of 8"]
-    assert doctor(step, train_state._replace(params=params), BATCH).dead == {}
 
 
 def test_units_that_live_on_another_batch():
     net = jn.serial(lambda x: x, jax.nn.relu, jn.dense(3), name="net")
-    step, train_state = patient(net)
+    trainer, train_state = patient(net)
     x = jnp.abs(BATCH[0]) + 0.1
     batches = (x.at[:, 0].set(-1), BATCH[1]), (x.at[:, 1].set(-1), BATCH[1])
-    assert doctor(step, train_state, batches[0], net=net).dead == {"relu": (1, 5)}
-    assert doctor(step, train_state, *batches, net=net).dead == {}
+    assert doctor(trainer, train_state, batches[0]).dead == {"relu": (1, 5)}
+    assert doctor(trainer, train_state, *batches).dead == {}
 
 
 def test_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     net = jn.serial(jn.dense(3, name="a_layer_with_a_long_name" * 4), name="net")
-    step, train_state = patient(net, optax.sgd(100.0))
-    lines = str(doctor(step, train_state, BATCH)).splitlines()
+    trainer, train_state = patient(net, optax.sgd(100.0))
+    lines = str(doctor(trainer, train_state, BATCH)).splitlines()
     assert lines[0] == "1 finding" and max(map(len, lines)) <= 80

@@ -61,5 +61,5 @@ def test_nothing_moves_a_dead_unit():
 
 def test_message():
     net = jn.serial(jn.global_avg_pool())
-    with pytest.raises(ValueError, match=r"serial/global_avg_pool gives \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"serial/global_avg_pool of shape \(1, 2\)"):
         effective_field(net, {}, {}, jnp.ones((1, 3, 4, 2)), "global_avg_pool")

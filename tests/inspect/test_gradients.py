@@ -72,13 +72,13 @@ def test_numerical_gradient_in_float32():
 
 
 def test_numerical_gradient_messages():
-    with pytest.raises(ValueError, match="dtype is float64 or float32, got int32"):
+    with pytest.raises(ValueError, match="dtype must be float64 or float32, got int32"):
         numerical_gradient(neuron, W, dtype=np.int32)
     with pytest.raises(ValueError, match="h must be above 0, got 0"):
         numerical_gradient(neuron, W, 0)
-    with pytest.raises(ValueError, match="method is central or forward, got 'both'"):
+    with pytest.raises(ValueError, match="method must be central or forward, got 'both'"):
         numerical_gradient(neuron, W, method="both")
-    with pytest.raises(ValueError, match=r"f must give one number, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"f must return one number, got \(2,\)"):
         numerical_gradient(lambda w: w, W)
 
 
@@ -153,7 +153,7 @@ def test_kinks_are_counted():
 
 
 def test_nothing_but_kinks_raises():
-    with pytest.raises(AssertionError, match="input: all 3 coordinates looked at are kinks"):
+    with pytest.raises(AssertionError, match="input: all 3 sampled coordinates are kinks"):
         jn.check_gradients(jn.serial(jnp.abs), np.zeros((1, 3)))
 
 
@@ -163,7 +163,7 @@ def test_float32_is_refused():
         jn.check_gradients(layer, jn.spec((2, 3)))
     assert str(error.value) == (
         "check_gradients: narrow must give float64 for float64, got float32; "
-        "a layer that casts is checked without the cast"
+        "check a layer with a cast without it"
     )
 
 

@@ -235,7 +235,9 @@ def test_activations_and_their_slopes(f, z, value, slope, x64):
 
 @pytest.mark.parametrize("f", [lambda x: jnp.stack([x, x]), lambda x: x > 0, lambda x: (x, x)])
 def test_one_float_is_needed(f):
-    with pytest.raises(ValueError, match=r"graph: f must give one float, got .*; take its mean"):
+    with pytest.raises(
+        ValueError, match=r"graph: f must return one float, got .*; return its mean"
+    ):
         graph(f, 2.0)
 
 

@@ -126,9 +126,11 @@ def test_the_background_and_the_key():
 def test_messages():
     net, params, state = linear()
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="serial has no layer 'conv' inside; it has flatten, dens"):
+    with pytest.raises(
+        ValueError, match="serial has no layer 'conv'; layers inside: flatten, dens"
+    ):
         maximize_activation(net, params, state, "conv", [0], key, SHAPE)
-    with pytest.raises(ValueError, match=r"unit 4 is not in what serial/dense gives.*\(4,\)"):
+    with pytest.raises(ValueError, match=r"unit 4 is out of range for serial/dense.*\(4,\)"):
         maximize_activation(net, params, state, "dense", [4], key, SHAPE)
-    with pytest.raises(ValueError, match="needs steps of at least 1.*background=2"):
+    with pytest.raises(ValueError, match="expected steps >= 1.*background=2"):
         maximize_activation(net, params, state, "dense", [0], key, SHAPE, background=2)

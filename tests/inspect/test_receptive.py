@@ -89,5 +89,7 @@ def test_the_parameters_play_no_part():
 
 
 def test_message():
-    with pytest.raises(ValueError, match=r"x must be \(batch, \*space, channels\), got \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"x must have shape \(batch, \*space, channels\), got \(2, 3\)"
+    ):
         receptive_fields(jn.dense(3), jn.spec((2, 3)))

@@ -4,10 +4,10 @@ import xml.etree.ElementTree as ElementTree
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.inspect import kind
 from tests.catalogue import ROWS, Row
 
 
@@ -137,13 +137,6 @@ def test_a_shared_layer_counts_once():
     assert [(r.calls, r.params) for r in summary.rows] == [(1, 30), (3, 30)]
 
 
-def make_scale(name="s"):
-    def forward(m, x):
-        return 2 * x
-
-    return jn.compose(forward, name=name)
-
-
 def double(m, x):
     return 2 * x
 
@@ -155,19 +148,22 @@ def double(m, x):
         (jn.batch_norm(name="bn"), "batch_norm"),
         (jn.dropout(0.1, name="noise"), "dropout"),
         (jn.serial(name="lenet"), "serial"),
-        (jn.stateless(lambda key, x: {}, lambda params, x: x, "mine"), "layer"),
-        (jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, **_: (x, s), "mine"), "layer"),
-        (make_scale(), "make_scale"),
-        (jn.compose(double, name="mine"), "double"),
-        (jax.nn.relu, "function"),
+        (jn.stateless(lambda key, x: {}, lambda params, x: x, "mine"), "mine"),
+        (jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, **_: (x, s), "mine", "own"), "own"),
+        (jn.compose(double, name="mine"), "mine"),
+        (jn.compose(double, name="mine", kind="twice"), "twice"),
+        (jn.freeze(jn.dense(120)), "freeze"),
     ],
 )
 def test_kind(layer, word):
-    assert kind(layer) == word
+    """The first row is that of the layer, and shows what made it; plain functions say so."""
+    assert jn.summary(layer, jn.spec((2, 5))).rows[0].kind == word
+    rows = jn.summary(jn.serial(layer, jax.nn.relu), jn.spec((2, 5))).rows
+    assert (rows[1].kind, rows[-1].kind) == (word, "function")
 
 
 def test_errors_of_the_layer_come_through():
-    with pytest.raises(ValueError, match="dense: needs .batch") as error:
+    with pytest.raises(ValueError, match="dense: ") as error:
         jn.summary(jn.serial(jn.dense(3), name="net"), jn.spec((5,)))
     assert error.value.__notes__[0] == "in net/dense, input (5,) float32"
 
@@ -179,3 +175,28 @@ def test_looks_inside_transforms():
     assert rows["block"].kind == "repeat" and rows["out"].kind == "cast"
     assert rows["block/body/dense"].kind == "dense"
     assert rows["block"].params == rows["block/body/dense"].params == 4 * 30
+
+
+def test_an_objective_shows_its_loss_and_metrics():
+    net = jn.serial(jn.dense(5, name="c5"), jnp.tanh, jn.dense(3), name="net")
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
+    summary = jn.summary(objective, (jn.spec((4, 7)), jn.spec((4,), jnp.int32)))
+    assert [(row.path, row.kind, row.params) for row in summary.rows] == [
+        ("", "supervised", 58), ("c5", "dense", 40), ("tanh", "function", 0),
+        ("dense", "dense", 18), ("loss", loss.__name__, 0), ("accuracy", "accuracy", 0),
+    ]  # fmt: skip
+    assert summary.rows[-2].output.shape == (4,)
+    assert summary.rows[0].flops == 2 * 4 * (7 * 5 + 5 * 3)
+    shown = jn.summary(jn.augmented(objective, lambda key, batch: batch), summary.input).rows
+    assert shown[1:] == summary.rows[1:]
+
+
+def test_an_objective_of_your_own():
+    def vae(m, images):
+        z = m(jn.dense(2, name="encoder"), images) + jax.random.normal(m.key("z"), (4, 2))
+        x = m(jn.dense(7, name="decoder"), z)
+        return m(lambda pair: jnp.square(pair[0] - pair[1]).sum(-1), (x, images)), {}
+
+    rows = jn.summary(jn.compose(vae), jn.spec((4, 7))).rows
+    assert [row.path for row in rows] == ["", "encoder", "decoder", "lambda"]

@@ -1,4 +1,4 @@
-"""Weights from PyTorch give PyTorch's outputs, and what does not fit is told."""
+"""Weights from PyTorch give PyTorch's outputs, and mismatches are reported."""
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ def test_names_say_what_belongs_together():
     w = weights()
     swapped = {n: w[n] for n in sorted(w, key=lambda n: (n[0] != "9", n))}  # the last one first
     with pytest.raises(
-        ValueError, match="serial/conv against 9: needs weight, got bias, weight; the orders"
+        ValueError, match="serial/conv and 9: expected weight, got bias, weight. Where the orders"
     ):
         from_torch(small_net(), swapped, X)  # fmt: skip
     params, _ = from_torch(small_net(), swapped, X, names={"dense_1": "9"})
@@ -116,18 +116,18 @@ def changed(**entries):
     [
         (
             changed(**{"0.weight": np.ones((4, 3, 3, 5))}), {},
-            r"serial/conv against 0: weight needs \(4, 3, 3, 3\), got \(4, 3, 3, 5\)",
+            r"serial/conv and 0: weight must have shape \(4, 3, 3, 3\), got \(4, 3, 3, 5\)",
         ),
         (
             changed(**{"9.weight": None, "9.bias": None}), {},
             "serial/dense_1 has no counterpart; the weights end after 5",
         ),
-        (changed(**{"aux.weight": np.ones(2)}), {}, "aux are left over; serial has 6 layers"),
+        (changed(**{"aux.weight": np.ones(2)}), {}, "unused: aux; serial has 6 layers"),
         (
             changed(**{"1.running_var": None}), {},
-            "needs bias, running_mean, running_var, weight, got bias, running_mean, weight",
+            "expected bias, running_mean, running_var, weight, got bias, running_mean, weight",
         ),
-        (weights(), {"names": {"dens": "fc"}}, "names has dens, fc, which there is not"),
+        (weights(), {"names": {"dens": "fc"}}, "names has unknown entries: dens, fc; layers: conv,"),
     ],
 )  # fmt: skip
 def test_errors(given, options, words):
@@ -138,8 +138,199 @@ def test_errors(given, options, words):
 def test_a_layer_that_has_no_counterpart():
     net = jn.serial(jn.lstm(4), jn.last_step())
     given = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}
-    with pytest.raises(ValueError, match="lstm against the module: needs a dense, conv"):
+    with pytest.raises(ValueError, match="serial/lstm.*expected a layer of kind dense, .*lstm"):
         from_torch(net, given, jn.spec((2, 5, 3)))
+
+
+# The order of features, by the logits of both.
+
+
+@pytest.fixture
+def torch():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
+    torch.manual_seed(0)
+    return torch
+
+
+def random_statistics(theirs, torch):
+    for part in theirs.modules():
+        if getattr(part, "running_mean", None) is not None:
+            part.running_mean.normal_(0, 0.2)
+            part.running_var.uniform_(0.5, 2)
+        if getattr(part, "weight", None) is not None:
+            torch.nn.init.normal_(part.weight)
+    return theirs.eval()
+
+
+def compare(net, theirs, shape, torch, forward=None):
+    """Equal outputs of both, there and back."""
+    theirs = random_statistics(theirs, torch)
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    params, state = from_torch(net, theirs.state_dict(), x)
+    y, _ = net.apply(params, state, x)
+    inputs = torch.tensor(np.moveaxis(x, -1, 1))
+    wanted = (forward or theirs)(inputs).detach().numpy()
+    wanted = np.moveaxis(wanted, 1, -1) if wanted.ndim > 2 else wanted
+    assert y.shape == wanted.shape
+    np.testing.assert_allclose(y, wanted, rtol=2e-4, atol=2e-4 * abs(wanted).max())
+    back = to_torch(net, params, state, theirs.state_dict(), x)
+    for name, array in theirs.state_dict().items():
+        np.testing.assert_array_equal(back[name], array.numpy(), err_msg=name)
+
+
+def test_conv_transpose_with_as_many_inputs_as_features(torch):
+    """A square kernel: no shape shows that PyTorch has inputs first, and the window reversed."""
+    theirs = torch.nn.Sequential(
+        torch.nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1), torch.nn.ConvTranspose2d(4, 2, 2)
+    )
+    net = jn.serial(
+        jn.conv_transpose(4, 3, strides=2, padding=1), jn.conv_transpose(2, 2, padding="VALID")
+    )
+    compare(net, theirs, (2, 5, 6, 4), torch)
+
+
+def test_depthwise_conv(torch):
+    theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 6, (3, 2), groups=3))
+    net = jn.serial(jn.depthwise_conv((3, 2), multiplier=2, padding="VALID"))
+    compare(net, theirs, (2, 5, 6, 3), torch)
+
+
+@pytest.mark.parametrize("norm", ["batch_norm", "layer_norm"])
+def test_norms_behind_a_flatten(norm, torch):
+    nn = torch.nn
+    theirs = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Dropout(0.5),
+        nn.BatchNorm1d(48) if norm == "batch_norm" else nn.LayerNorm(48),
+        nn.ReLU(), nn.Linear(48, 5), nn.BatchNorm1d(5), nn.Linear(5, 2),
+    )  # fmt: skip
+    ours = jn.batch_norm() if norm == "batch_norm" else jn.layer_norm(epsilon=1e-5)
+    net = jn.serial(
+        jn.conv(4, 3, padding="VALID"), jn.flatten(), jn.dropout(0.5), ours,
+        jax.nn.relu, jn.dense(5), jn.batch_norm(name="last"), jn.dense(2),
+    )  # fmt: skip
+    compare(net, theirs, (2, 5, 6, 3), torch)
+    x = np.random.default_rng(2).normal(size=(2, 5, 6, 3)).astype(np.float32)
+    params, state = from_torch(net, theirs.state_dict(), x)
+    assert first_difference(net, params, state, theirs, x).path is None
+
+
+def test_a_flatten_of_the_input_and_two_of_one_size(torch):
+    nn = torch.nn
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.conv, self.b = nn.Linear(36, 3), nn.Conv2d(2, 6, (3, 1)), nn.Linear(36, 3)
+
+        def forward(self, x):  # 3*6*2 and 1*6*6 are both 36
+            return self.a(x.flatten(1)) * self.b(self.conv(x).flatten(1))
+
+    def forward(m, x):
+        a = m(jn.dense(3, name="a"), m(jn.flatten(), x))
+        conv = m(jn.conv(6, (3, 1), padding="VALID"), x)
+        return a * m(jn.dense(3, name="b"), m(jn.flatten(), conv))
+
+    compare(jn.compose(forward), Two(), (2, 3, 6, 2), torch)
+
+
+def test_functions_between_the_layers_keep_the_order(torch):
+    """Inline activations, sums and pooling, and transforms, need no help."""
+    nn = torch.nn
+
+    class Theirs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.wide = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 4)
+            self.norm, self.a, self.b = nn.BatchNorm1d(120), nn.Linear(120, 7), nn.Linear(7, 7)
+
+        def forward(self, x):
+            x = torch.relu(self.conv(x))
+            x = x * torch.sigmoid(self.wide(x.mean((2, 3))))[:, :, None, None]
+            x = 2 * torch.tanh(self.norm(x.flatten(1))) + 1
+            x = x / x.abs().mean(1, keepdim=True)
+            x = torch.relu(self.a(x))
+            return x + self.b(x)
+
+    def forward(m, x):
+        x = jax.nn.relu(m(jn.conv(4, 3), x))
+        x = (
+            x
+            * jax.nn.sigmoid(m(jn.freeze(jn.dense(4, name="wide")), x.mean((1, 2))))[:, None, None]
+        )
+        x = 2 * jnp.tanh(m(jn.batch_norm(), m(jn.flatten(), x))) + 1
+        x = x / jnp.abs(x).mean(1, keepdims=True)
+        x = jax.nn.relu(m(jn.remat(jn.serial(jn.dense(7), name="a")), x))
+        return x + m(jn.cast(jn.dense(7, name="b"), jnp.float32), x)
+
+    compare(jn.compose(forward), Theirs(), (2, 5, 6, 3), torch)
+
+
+def test_an_embedding_flattens_as_in_torch(torch):
+    """(batch, time, features) has the same axes in both, so nothing is permuted."""
+    nn = torch.nn
+    theirs = random_statistics(
+        nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Linear(12, 5)), torch
+    )
+    net = jn.serial(jn.embedding(11, 4), jn.flatten(), jn.dense(5))
+    x = np.array([[1, 5, 10], [0, 2, 2]])
+    params, state = from_torch(net, theirs.state_dict(), x)
+    wanted = theirs(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(net.apply(params, state, x)[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def inline(flatten):
+    def net(m, x):
+        x = flatten(m(jn.conv(4, 3, padding="VALID"), x))
+        return m(jn.dense(2), jax.nn.relu(m(jn.batch_norm(), x)))
+
+    return jn.compose(net)
+
+
+def test_an_inline_reshape(torch):
+    """Its order in PyTorch is not known: it raises, or follows PyTorch's axes where written so."""
+    nn = torch.nn
+    theirs = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Flatten(), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 2)
+    )
+    weights = theirs.state_dict()
+    for reshape in (
+        lambda x: x.reshape(len(x), -1),
+        lambda x: jax.nn.relu(x[:, ::1]).reshape(len(x), -1),
+        lambda x: jax.jit(lambda x: x.reshape(len(x), -1))(x),
+    ):
+        with pytest.raises(
+            ValueError, match=r"net/batch_norm: the order .* not known.*m\(jn.flatten\(\), x\)"
+        ):
+            from_torch(inline(reshape), weights, jn.spec((2, 5, 6, 3)))
+    channels_first = inline(lambda x: jnp.moveaxis(x, -1, 1).reshape(len(x), -1))
+    compare(channels_first, theirs, (2, 5, 6, 3), torch)
+
+
+def test_a_decoder(torch):
+    """From features to maps the order is known only where it is written in PyTorch's axes."""
+    nn = torch.nn
+    theirs = nn.Sequential(
+        nn.Linear(5, 24), nn.ReLU(), nn.Unflatten(1, (4, 3, 2)), nn.ConvTranspose2d(4, 2, 2)
+    )
+
+    def decoder(shape):
+        def net(m, x):
+            x = m(jn.dense(24), x)
+            x = shape(jax.nn.relu(x))
+            return m(jn.conv_transpose(2, 2, padding="VALID"), x)
+
+        return jn.compose(net)
+
+    compare(decoder(lambda x: jnp.moveaxis(x.reshape(-1, 4, 3, 2), 1, -1)), theirs, (7, 5), torch)
+    with pytest.raises(ValueError, match="net/conv_transpose: the order"):
+        from_torch(decoder(lambda x: x.reshape(-1, 3, 2, 4)), theirs.state_dict(), jn.spec((7, 5)))
+
+
+def test_layers_inside_a_repeat_are_refused(torch):
+    theirs = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    net = jn.repeat(jn.serial(jn.dense(3), jnp.tanh, name="block"), 2)
+    with pytest.raises(ValueError, match="got repeat, whose entries differ.*without it"):
+        from_torch(jn.serial(net), theirs.state_dict(), jn.spec((2, 3)))
 
 
 # Published networks.

@@ -270,20 +270,21 @@ def test_many_small_networks_at_once():
 @pytest.mark.parametrize(
     "make, shape, message",
     [
-        (lambda: jn.conv(0, 3), None, "conv: features and groups must be at least 1, got 0"),
+        (lambda: jn.conv(0, 3), None, "conv: features must be at least 1, got 0"),
+        (lambda: jn.conv(4, 3, groups=0), None, "conv: groups must be at least 1, got 0"),
         (lambda: jn.conv(5, 3, groups=2), None, "conv: 2 groups must divide the 5 features"),
         (lambda: jn.conv(4, 3, groups=2), (2, 8, 8, 3), "2 groups must divide the 3 inputs"),
-        (lambda: jn.conv(4, 3), (28, 28), r"conv: needs \(batch, \*space, features\).*x\[None\]"),
+        (lambda: jn.conv(4, 3), (28, 28), r"conv: expected an input of .*x\[None\]"),
         (lambda: jn.conv(4, (3, 3)), (2, 8, 3), "kernel_size needs 1 entries.*got .3, 3."),
         (lambda: jn.conv(4, 3, strides=(1, 2)), (2, 8, 3), "strides needs 1 entries"),
         (lambda: jn.conv(4, 3, strides=0), (2, 8, 3), "strides must be whole numbers"),
         (lambda: jn.conv(4, 2.5), (2, 8, 3), "kernel_size must be whole numbers"),
-        (lambda: jn.conv(4, 3, padding="same"), (2, 8, 3), 'padding is "SAME", "VALID"'),
+        (lambda: jn.conv(4, 3, padding="same"), (2, 8, 3), 'padding must be "SAME", "VALID"'),
         (lambda: jn.conv(4, 3, padding=(1, 2)), (2, 8, 3), r"got \(1, 2\)"),
         (lambda: jn.conv(4, 3, padding="CAUSAL"), (2, 8, 8, 3), "for one spatial axis"),
         (lambda: jn.conv(4, 9, padding="VALID"), (2, 8, 8, 3), r"window of \(9, 9\).*smaller"),
         (lambda: jn.conv_transpose(4, 3, padding="CAUSAL"), (2, 8, 3), "no transpose"),
-        (lambda: jn.depthwise_conv(3, multiplier=0), None, "multiplier and groups must be at"),
+        (lambda: jn.depthwise_conv(3, multiplier=0), None, "multiplier must be at least 1"),
     ],
 )
 def test_messages(make, shape, message):

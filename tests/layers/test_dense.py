@@ -66,7 +66,9 @@ def test_no_features_is_answered(features):
 
 
 def test_an_input_without_features_is_answered():
-    with pytest.raises(ValueError, match=r"needs \(batch, ..., features\), got \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"dense: expected an input of .*, got \(5,\)\. Is the batch"
+    ):
         jn.dense(2).init(KEY, jn.spec((5,)))
 
 

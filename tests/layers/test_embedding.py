@@ -105,8 +105,10 @@ def test_embedding_messages():
         jn.embedding(11, 4).init(key, jn.spec((2, 4), bool))
     with pytest.raises(ValueError, match=r"or floats \(..., 4\) that become logits, got \(2, 5\)"):
         jn.embedding(11, 4, tied=True).init(key, jn.spec((2, 5)))
-    with pytest.raises(ValueError, match="must be at least 1, got 0, 4"):
+    with pytest.raises(ValueError, match="vocabulary must be at least 1, got 0"):
         jn.embedding(0, 4)
+    with pytest.raises(ValueError, match="features must be at least 1, got 0"):
+        jn.embedding(4, 0)
 
 
 def test_learned_positions_add_the_row_of_each_place():
@@ -122,11 +124,11 @@ def test_learned_positions_add_the_row_of_each_place():
 
 def test_learned_positions_messages():
     key, layer = jax.random.key(0), jn.learned_positions(7)
-    with pytest.raises(ValueError, match="has 7 positions, got a sequence of 8"):
+    with pytest.raises(ValueError, match="has 7 positions, got a sequence of length 8"):
         layer.init(key, jn.spec((2, 8, 4)))
-    with pytest.raises(ValueError, match=r"needs \(batch, time, features\), got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"of shape \(batch, time, features\), got \(2, 4\)"):
         layer.init(key, jn.spec((2, 4)))
-    with pytest.raises(ValueError, match=r"one position a vector, \(2,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"one position per vector, \(2,\), got \(3,\)"):
         layer.init(key, (jn.spec((2, 4)), jn.spec((3,), jnp.int32)))
     params, _ = layer.init(key, jn.spec((2, 5, 4)))
     with pytest.raises(ValueError, match=r"positions must be in \[0, 7\), got 7"):
@@ -158,17 +160,19 @@ def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
         layer.init(jax.random.key(0), jn.spec((2, 3, 5)))
 
 
-def test_rotary_turns_pairs_by_hand(x64):
-    """Pair i of half the size turns by position / base^(2i / size), as complex numbers do."""
+def test_rotary_rotates_pairs_by_hand(x64):
+    """Pair i, as a complex number, is rotated by position / base^(2i / size)."""
     x = draw(2, 5, 3, 8)
-    turned = jn.rotary(jnp.asarray(x), base=100.0)
+    rotated = jn.rotary(jnp.asarray(x), base=100.0)
     pairs = x[..., :4] + 1j * x[..., 4:]
     angles = np.arange(5)[:, None] / 100.0 ** (2 * np.arange(4) / 8)
     wanted = pairs * np.exp(1j * angles)[:, None]
-    np.testing.assert_allclose(turned, np.concatenate([wanted.real, wanted.imag], -1), 1e-10, 1e-12)
+    np.testing.assert_allclose(
+        rotated, np.concatenate([wanted.real, wanted.imag], -1), 1e-10, 1e-12
+    )
 
 
-def test_rotary_products_know_the_distance_alone(x64):
+def test_rotary_products_depend_on_the_distance_alone(x64):
     q, k = jnp.asarray(draw(2, 1, 1, 1, 8))
     places = [(0, 3), (4, 7), (1000, 1003)]
     products = [

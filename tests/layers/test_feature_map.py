@@ -129,9 +129,9 @@ def test_frozen_waves_stay():
         (lambda: rbf(3, width=0.0), "rbf: width must be positive, got 0.0"),
         (lambda: random_fourier(0), "random_fourier: features must be at least 1, got 0"),
         (lambda: random_fourier(3, -1.0), "random_fourier: bandwidth must be positive, got -1.0"),
-        (lambda: polynomial(2).init(KEY, jn.spec((3,))), r"polynomial: needs .* got \(3,\)"),
-        (lambda: rbf(2).init(KEY, jn.spec((3,))), r"rbf: needs .* got \(3,\)"),
-        (lambda: random_fourier(2).init(KEY, jn.spec((3,))), r"random_fourier: needs .* \(3,\)"),
+        (lambda: polynomial(2).init(KEY, jn.spec((3,))), r"polynomial: expected .* got \(3,\)"),
+        (lambda: rbf(2).init(KEY, jn.spec((3,))), r"rbf: expected .* got \(3,\)"),
+        (lambda: random_fourier(2).init(KEY, jn.spec((3,))), r"random_fourier: expected .* \(3,\)"),
     ],
 )
 def test_messages(make, message):

@@ -57,7 +57,7 @@ def test_fresh_outputs_have_variance_near_one():
 
 @pytest.mark.parametrize("make, shape, message", [
     (lambda: jn.locally_connected(0, 3), None, "features must be at least 1"),
-    (lambda: jn.locally_connected(4, 3), (2, 5), r"locally_connected: needs \(batch, \*space"),
+    (lambda: jn.locally_connected(4, 3), (2, 5), r"locally_connected: expected .*\(batch, \*space"),
     (lambda: jn.locally_connected(4, 6), (2, 5, 3), r"a window of \(6,\) is larger than the input"),
 ])  # fmt: skip
 def test_messages(make, shape, message):

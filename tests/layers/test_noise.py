@@ -46,10 +46,10 @@ def test_identity_in_evaluation():
 def test_messages():
     with pytest.raises(ValueError, match="stddev must be at least 0"):
         jn.gaussian_noise(-1.0)
-    with pytest.raises(ValueError, match="rate must be in"):
+    with pytest.raises(ValueError, match="rate is the share to drop"):
         jn.gaussian_dropout(1.0)
     for layer in (jn.gaussian_noise(1.0), jn.gaussian_dropout(0.5)):
         with pytest.raises(ValueError, match="needs a key in training"):
             layer.apply({}, {}, jnp.ones((2, 3)), train=True)
-        with pytest.raises(TypeError, match="needs a floating input, got int32"):
+        with pytest.raises(TypeError, match="expected a float input, got int32"):
             layer.apply({}, {}, jnp.ones((2, 3), jnp.int32))

@@ -225,15 +225,15 @@ def test_messages():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match="momentum must be in"):
         jn.batch_norm(momentum=1.0)
-    with pytest.raises(ValueError, match="at least one entry"):
+    with pytest.raises(ValueError, match="at least one entry per feature"):
         layer = jn.batch_norm()
         layer.apply(*layer.init(key, jn.spec((0, 3))), jnp.ones((0, 3)), train=True)
     with pytest.raises(ValueError, match="groups must be at least 1"):
         jn.group_norm(0)
-    with pytest.raises(ValueError, match="4 groups must divide the features, which are 6"):
+    with pytest.raises(ValueError, match="4 groups must divide the 6 features"):
         jn.group_norm(4).init(key, jn.spec((2, 6)))
-    with pytest.raises(ValueError, match="needs .batch, positions, ..., features., got"):
+    with pytest.raises(ValueError, match="of shape .batch, positions, ..., features., got"):
         jn.instance_norm().init(key, jn.spec((2, 6)))
     for make in (jn.layer_norm, jn.rms_norm, jn.batch_norm):
-        with pytest.raises(ValueError, match="needs .batch, ..., features., got"):
+        with pytest.raises(ValueError, match="of shape .batch, ..., features., got"):
             make().init(key, jn.spec((2,)))

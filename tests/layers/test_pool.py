@@ -178,15 +178,15 @@ def test_no_scatter_in_the_compiled_gradient():
     "make, shape, message",
     [
         (lambda: jn.max_pool(0), None, "max_pool: window must be at least 1, got 0"),
-        (lambda: jn.max_pool(2), (5, 3), r"max_pool: needs \(batch, \*space, features\)"),
+        (lambda: jn.max_pool(2), (5, 3), r"max_pool: expected .* \(batch, \*space, features\)"),
         (lambda: jn.max_pool((2, 2)), (2, 5, 3), "window needs 1 entries"),
         (lambda: jn.avg_pool(6), (2, 5, 3), r"avg_pool: a window of \(6,\) needs an input at"),
-        (lambda: jn.max_pool(2, padding=2), (2, 5, 3), "padding that is smaller"),
+        (lambda: jn.max_pool(2, padding=2), (2, 5, 3), "padding smaller than the window"),
         (lambda: jn.l2_pool(2, strides=(1, 1)), (2, 5, 3), "l2_pool: strides needs 1"),
         (lambda: jn.l2_pool_channels(0), None, "size must be at least 1"),
         (lambda: jn.l2_pool_channels(2), (2, 5, 3), "a multiple of 2 features"),
-        (lambda: jn.global_max_pool(), (2, 5), "global_max_pool: needs"),
-        (lambda: jn.global_avg_pool(), (2, 5), "global_avg_pool: needs"),
+        (lambda: jn.global_max_pool(), (2, 5), "global_max_pool: expected an input"),
+        (lambda: jn.global_avg_pool(), (2, 5), "global_avg_pool: expected an input"),
     ],
 )
 def test_messages(make, shape, message):

@@ -1,4 +1,4 @@
-"""The recurrent layers against PyTorch, against their own cells, and by hand."""
+"""rnn, lstm and gru against PyTorch and against their own cells, and layers of any cell."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet import initializers
-from jaxnet.layers.recurrent import forget_bias, orthogonal_blocks
+from jaxnet.layers.recurrent import orthogonal_blocks
 
 KINDS = {
     "rnn": (jn.rnn, jn.rnn_cell),
@@ -44,31 +43,6 @@ def close(a, b, tolerance=1e-10):
 
 
 # Values
-
-
-def test_simple_rnn_and_readout_by_hand(x64):
-    """h = sigma(W x + U h + b), o = sigma(V h + c): 1 input, 2 features, 1 output, 3 steps."""
-    net = jn.serial(jn.rnn(2, activation=jax.nn.sigmoid), jn.dense(1), jax.nn.sigmoid)
-    params = {
-        "rnn": {
-            "kernel": jnp.array([[1.0, -2.0]]),
-            "recurrent_kernel": jnp.array([[0.5, 1.0], [-1.0, 0.0]]),
-            "bias": jnp.array([0.0, 1.0]),
-        },
-        "dense": {"kernel": jnp.array([[2.0], [-1.0]]), "bias": jnp.array([0.25])},
-    }
-    y, _ = net.apply(params, {}, jnp.array([[[1.0], [0.0], [-1.0]]]))
-
-    def sigma(z):
-        return 1 / (1 + np.exp(-z))
-
-    # by hand: row t holds x_t W + h_{t-1} U + b written out
-    a1, b1 = sigma(1.0), sigma(-2.0 + 1.0)
-    a2, b2 = sigma(0.5 * a1 - b1), sigma(a1 + 1.0)
-    a3, b3 = sigma(-1.0 + 0.5 * a2 - b2), sigma(2.0 + a2 + 1.0)
-    o = [sigma(2 * a - b + 0.25) for a, b in ((a1, b1), (a2, b2), (a3, b3))]
-    np.testing.assert_allclose(y[0, :, 0], o, rtol=1e-14)
-    assert abs(a1 - 0.7310585786) < 1e-10  # sigma(1)
 
 
 def torch_module(kind, torch, **options):
@@ -197,108 +171,6 @@ def test_without_bias_is_with_biases_of_zero(kind, x64):
     close(KINDS[kind][0](FEATURES, use_bias=False).apply(bare, {}, x)[0], y)
 
 
-# Derivatives: the rule for tangents against a plain loop over the cell
-
-
-@pytest.mark.parametrize(
-    "kind, lengths", [("gru", None), ("rnn", (4, 6, 0)), ("lstm", (4, 6, 0)), ("gru", (4, 6, 0))]
-)
-def test_every_derivative_is_that_of_a_plain_loop(kind, lengths, x64):
-    fast = KINDS[kind][0](FEATURES)
-    plain = jn.recurrent(KINDS[kind][1](FEATURES))
-    at = random_params(kind), jnp.asarray(random(BATCH, TIME, INPUTS)), random_carry(kind)
-    along = jax.tree.map(lambda leaf: jnp.asarray(random(*leaf.shape, seed=11)), at)
-    rest = {"lengths": jnp.array(lengths)} if lengths else {}
-
-    def derivatives(layer):
-        def loss(at):
-            params, x, initial = at
-            out, _ = layer.apply(params, {}, {"x": x, "initial": initial, **rest})
-            weights = jax.tree.map(lambda leaf: random(*leaf.shape, seed=12), out["final"])
-            final = jax.tree.map(lambda a, b: (jnp.sin(a) * b).sum(), out["final"], weights)
-            return (jnp.sin(out["x"]) * random(BATCH, TIME, FEATURES)).sum() + sum(
-                jax.tree.leaves(final)
-            )
-
-        def slope(at):
-            return jax.tree.reduce(
-                jnp.add, jax.tree.map(lambda a, b: (a * b).sum(), jax.grad(loss)(at), along)
-            )
-
-        @jax.jit
-        def run(at):
-            return {
-                "value": loss(at),
-                "reverse": jax.grad(loss)(at),
-                "forward": jax.jvp(loss, (at,), (along,))[1],
-                "forward of reverse": jax.jvp(jax.grad(loss), (at,), (along,))[1],
-                "reverse of reverse": jax.grad(slope)(at),
-            }
-
-        return run(at)
-
-    close(derivatives(fast), derivatives(plain))
-
-
-def test_gradients_under_other_transformations(x64):
-    kind, layer = "lstm", jn.lstm(FEATURES)
-    given = jnp.asarray(random(BATCH, TIME, INPUTS)), jnp.array([6, 2, 5])
-
-    def loss(params, layer=layer):
-        (y, _), _ = layer.apply(params, {}, given)
-        return (jnp.sin(y) * random(BATCH, TIME, FEATURES)).sum()
-
-    many = [random_params(kind, seed=seed) for seed in (1, 20)]
-    wanted = [jax.jit(jax.grad(loss))(params) for params in many]
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *many)
-    wanted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *wanted)
-    close(jax.jit(jax.vmap(jax.grad(loss)))(together), wanted)
-    looped = jax.lax.scan(lambda c, params: (c, jax.grad(loss)(params)), 0.0, together)[1]
-    close(looped, wanted)
-    close(jax.lax.map(jax.grad(jax.checkpoint(loss)), together), wanted)
-    again = jn.remat(layer)
-    close(jax.lax.map(jax.grad(lambda params: loss(params, again)), together), wanted)
-    # without jit around it
-    close(jax.tree.map(lambda leaf: leaf[0], wanted), jax.grad(loss)(many[0]))
-
-
-def scans(jaxpr):
-    """Every scan in a jaxpr, at any depth."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "scan":
-            yield eqn
-        for value in eqn.params.values():
-            if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
-                yield from scans(inner)
-
-
-def dots(jaxpr):
-    count = 0
-    for eqn in jaxpr.eqns:
-        count += eqn.primitive.name == "dot_general"
-        for value in eqn.params.values():
-            if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
-                count += dots(inner)
-    return count
-
-
-@each
-def test_a_training_step_has_one_product_in_each_loop(kind):
-    """Neither the inputs' product nor a sum over the kernel's gradient is left in a loop."""
-    layer = KINDS[kind][0](7)
-    params, _ = layer.init(jax.random.key(0), jn.spec((2, 5, 3)))
-
-    def loss(params, x):
-        return layer.apply(params, {}, x)[0].sum()
-
-    loops = list(scans(jax.make_jaxpr(jax.grad(loss))(params, jnp.ones((2, 5, 3))).jaxpr))
-    backward = [loop for loop in loops if loop.params["reverse"]]
-    assert [dots(loop.params["jaxpr"].jaxpr) for loop in backward] == [1]
-    assert sum(dots(loop.params["jaxpr"].jaxpr) for loop in loops) == 2
-    made = [v.aval.shape for loop in loops for v in loop.outvars]
-    assert params["recurrent_kernel"].shape not in made, "a loop sums up the kernel's gradient"
-
-
 # Lengths
 
 
@@ -357,24 +229,6 @@ def test_a_sequence_of_length_0_keeps_its_initial_carry(kind, x64):
             jax.tree.map(lambda leaf, i=i: leaf[i], initial),
             0,
         )
-
-
-def test_long_padding_after_a_layer_that_blows_up(x64):
-    """relu and a kernel above 1: 400 steps of padding would overflow, were they taken."""
-    layer = jn.rnn(1, activation=jax.nn.relu)
-    params = {
-        "kernel": jnp.ones((1, 1)),
-        "recurrent_kernel": jnp.full((1, 1), 9.0),
-        "bias": jnp.ones(1),
-    }
-
-    def loss(params):
-        given = {"x": jnp.ones((1, 402, 1)), "lengths": jnp.array([2])}
-        return layer.apply(params, {}, given)[0]["final"].sum()
-
-    value, gradient = jax.value_and_grad(loss)(params)
-    assert value == 9 * 2 + 2  # by hand: h1 = 1 + 1, h2 = 1 + 9 h1 + 1
-    assert gradient["recurrent_kernel"] == 2 and gradient["kernel"] == 9 * 1 + 1
 
 
 # States
@@ -474,45 +328,6 @@ def test_recurrent_kernels_are_orthogonal_for_each_gate():
     assert np.abs(many.mean(0)).max() < 4 / np.sqrt(2 * 399)
 
 
-def test_a_fresh_layer_keeps_variance():
-    layer = jn.rnn(200, activation=lambda z: z)
-    x = random(64, 1, 300).astype(np.float32)
-    params, _ = layer.init(jax.random.key(1), x)
-    y, _ = layer.apply(params, {}, np.concatenate([x, np.zeros((64, 9, 300), np.float32)], 1))
-    assert 0.9 < y[:, 0].var() < 1.1
-    np.testing.assert_allclose(y[:, 9].var(), y[:, 0].var(), rtol=0.01)  # orthogonal: carried whole
-
-
-def test_a_fresh_lstm_remembers():
-    """With the forget gate's bias at 1 the first input's gradient reaches the 20th step."""
-
-    def reach(bias_init):
-        layer = jn.lstm(30, bias_init=bias_init)
-        x = random(2, 20, 10).astype(np.float32)
-        params, _ = layer.init(jax.random.key(0), x)
-        slope = jax.grad(lambda x: layer.apply(params, {}, x)[0][:, -1].sum())(x)
-        return jnp.abs(slope[:, 0]).mean() / jnp.abs(slope[:, -1]).mean()
-
-    # 19 steps of sigmoid(1) = 0.73 against sigmoid(0) = 0.5: about (0.73 / 0.5)^19 = 1350 times
-    assert 50 < reach(forget_bias(1.0)) / reach(initializers.zeros) < 50_000
-    assert forget_bias(2.0)(jax.random.key(0), (12,)).tolist() == [0] * 3 + [2] * 3 + [0] * 6
-
-
-def test_params():
-    params, state = jn.lstm(4).init(jax.random.key(0), jn.spec((2, 6, 5)))
-    shapes = jax.tree.map(jnp.shape, params)
-    assert shapes == {"bias": (16,), "kernel": (5, 16), "recurrent_kernel": (4, 16)} and state == {}
-    params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((2, 6, 5)))
-    assert jax.tree.map(jnp.shape, params) == {
-        "bias": (12,),
-        "kernel": (5, 12),
-        "recurrent_bias": (4,),
-        "recurrent_kernel": (4, 12),
-    }
-    params, _ = jn.gru(4, use_bias=False).init(jax.random.key(0), jn.spec((2, 6, 5)))
-    assert set(params) == {"kernel", "recurrent_kernel"}
-
-
 # Any cell
 
 
@@ -567,56 +382,33 @@ def test_recurrent_over_tokens():
     assert y.shape == (2, 5, 4) and (y[0, 3:] == 0).all() and (y[0, 2] != 0).all()
 
 
-# Messages
-
-X = jn.spec((3, 6, 5))
-PARAMS = random_params("lstm")
-
-
-@pytest.mark.parametrize(
-    "given, error, words",
-    [
-        (jnp.ones((6, 5)), ValueError, r"lstm: needs x \(batch, time, features\), got \(6, 5\)"),
-        (jnp.ones((3, 6, 5, 1)), ValueError, r"needs x \(batch, time, features\)"),
-        (jnp.ones((3, 0, 5)), ValueError, "at least one time step"),
-        ((jnp.ones((3, 6, 5)),) * 3, ValueError, r"a tuple is \(x, lengths\), got 3"),
-        ((jnp.ones((3, 6, 5)), jnp.ones(3)), TypeError, "lengths must be an array of integers"),
-        ((jnp.ones((3, 6, 5)), jnp.ones(2, int)), ValueError, r"must be \(batch,\) = \(3,\)"),
-        ((jnp.ones((3, 6, 5)), jnp.array([7, 1, 2])), ValueError, r"in \[0, 6\].*got 1 to 7"),
-        ((jnp.ones((3, 6, 5)), jnp.array([-1, 1, 2])), ValueError, r"in \[0, 6\].*got -1 to 2"),
-        ({"lengths": jnp.ones(3, int)}, ValueError, "a dict needs 'x'"),
-        ({"x": jnp.ones((3, 6, 5)), "length": jnp.ones(3, int)}, ValueError, "'length'"),
-        (
-            {"x": jnp.ones((3, 6, 5)), "initial": jnp.ones((3, 4))},
-            ValueError,
-            r"a dict of c and h, each \(batch, features\) = \(3, 4\), got \(3, 4\)",
-        ),
-        (
-            {"x": jnp.ones((3, 6, 5)), "initial": {"c": jnp.ones((3, 4)), "h": jnp.ones((1, 4))}},
-            ValueError,
-            r"initial carry must be .* got \{'c': \(3, 4\), 'h': \(1, 4\)\}",
-        ),
-    ],
-)  # fmt: skip
-def test_wrong_inputs_of_a_layer(given, error, words):
-    with pytest.raises(error, match=words):
-        jn.lstm(4).apply(jax.tree.map(jnp.float32, PARAMS), {}, given)
-
-
-def test_other_wrong_calls():
-    with pytest.raises(ValueError, match="gru: features must be at least 1, got 0"):
-        jn.gru(0)
+def test_messages():
     with pytest.raises(ValueError, match=r"lstm: a cell takes \(carry, x\)"):
         jn.lstm_cell(4).init(jax.random.key(0), jn.spec((3, 5)))
     with pytest.raises(ValueError, match=r"of one step, \(batch, features\), got \(3, 6, 5\)"):
-        jn.lstm_cell(4).init(jax.random.key(0), (None, X))
-    h = jnp.ones((3, 7))
-    params, _ = jn.gru(4).init(jax.random.key(0), X)
-    with pytest.raises(ValueError, match=r"must be an array \(batch, features\) = \(3, 4\)"):
-        jn.gru_cell(4).apply(params, {}, (h, jnp.ones((3, 5))))
+        jn.lstm_cell(4).init(jax.random.key(0), (None, jn.spec((3, 6, 5))))
+    params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((3, 6, 5)))
+    given = {"x": jnp.ones((3, 6, 5)), "initial": jnp.ones((3, 7))}
     with pytest.raises(ValueError, match=r"the initial carry must have the shapes \(3, 4\)"):
-        jn.recurrent(jn.gru_cell(4)).apply(params, {}, {"x": jnp.ones((3, 6, 5)), "initial": h})
-    # Where lengths are not known they cannot be checked; they act as if cut to [0, time].
+        jn.recurrent(jn.gru_cell(4)).apply(params, {}, given)
+
+
+def test_unknown_lengths_act_as_if_clipped():
+    params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((3, 6, 5)))
     given = jnp.ones((3, 6, 5)), jnp.array([7, -1, 6])
     (y, _), _ = jax.jit(lambda given: jn.gru(4).apply(params, {}, given))(given)
     assert (y[0] == y[2]).all() and (y[1] == 0).all()
+
+
+def test_observe_looks_inside():
+    """A transform around the cell: with transforms=True its calls are seen, as tracers."""
+    seen = []
+
+    def see(path, layer, x, y):
+        seen.append(("/".join(path), layer.kind))
+        return y
+
+    net = jn.serial(jn.recurrent(jn.gru_cell(4, name="cell")))
+    params, _ = net.init(jax.random.key(0), jn.spec((2, 3, 5)))
+    jn.observe(net, see, transforms=True).apply(params, {}, jnp.ones((2, 3, 5)))
+    assert ("cell", "recurrent") in seen and net.kind == "serial"

@@ -194,13 +194,36 @@ def test_dropout_inside_still_gets_its_key():
 
 def test_messages():
     for wrap in (jn.weight_norm, jn.spectral_norm):
-        with pytest.raises(ValueError, match="layer_norm has no parameter called kernel"):
+        with pytest.raises(ValueError, match="layer_norm has no parameter named kernel"):
             wrap(jn.layer_norm()).init(key(), jn.spec((2, 3)))
     with pytest.raises(ValueError, match="iterations must be at least 1"):
         jn.spectral_norm(jn.dense(3), iterations=0)
-    with pytest.raises(ValueError, match="has its kernels normalized already"):
+    with pytest.raises(ValueError, match="the kernels of dense are already normalized"):
         jn.spectral_norm(jn.spectral_norm(jn.dense(3))).init(key(), jn.spec((2, 3)))
-    with pytest.raises(ValueError, match=r"dense/kernel/g: needs \(4,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"dense/kernel/g: expected \(4,\), got \(3,\)"):
         layer = jn.weight_norm(jn.dense(4))
         params = {"kernel": {"g": jnp.ones(3), "v": jnp.ones((5, 4))}, "bias": jnp.ones(4)}
         layer.apply(params, {}, jnp.ones((2, 5)))
+
+
+def test_plain_params_of_the_layer_do_not_fit_weight_norm():
+    layer = jn.weight_norm(jn.dense(4))
+    params, _ = jn.dense(4).init(key(), jn.spec((2, 5)))
+    with pytest.raises(ValueError, match=r"dense/kernel/g: expected \(4,\), got nothing"):
+        layer.apply(params, {}, jnp.ones((2, 5)))
+
+
+@pytest.mark.parametrize("wrap", [jn.weight_norm, jn.spectral_norm])
+def test_observe_looks_inside(wrap):
+    seen = []
+
+    def see(path, layer, x, y):
+        seen.append(("/".join(path), layer.kind))
+        return y
+
+    net = jn.serial(wrap(jn.serial(jn.dense(4), jnp.tanh, name="block")))
+    params, state = net.init(key(), jn.spec((2, 5)))
+    x = jnp.ones((2, 5))
+    y, _ = jn.observe(net, see, transforms=True).apply(params, state, x)
+    np.testing.assert_allclose(y, net.apply(params, state, x)[0], rtol=1e-6)
+    assert ("block/dense", "dense") in seen and ("block", wrap.__name__) in seen

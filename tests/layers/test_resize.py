@@ -55,5 +55,5 @@ def test_messages():
         jn.upsample_nearest((2, 2, 2)).apply({}, {}, jnp.ones((1, 2, 2, 1)))
     with pytest.raises(ValueError, match="factor must be whole numbers"):
         jn.upsample_bilinear(1.5).apply({}, {}, jnp.ones((1, 2, 2, 1)))
-    with pytest.raises(ValueError, match="upsample_nearest: needs"):
+    with pytest.raises(ValueError, match="upsample_nearest: expected an input"):
         jn.upsample_nearest(2).apply({}, {}, jnp.ones((2, 1)))

@@ -91,8 +91,8 @@ def test_directions_have_params_of_their_own():
     assert y.shape == (3, 5, 11) and params["backward"]["kernel"].shape == (2, 28)
 
 
-def test_gradient_of_turning_round():
-    """Each step's gradient goes back to the step it came from."""
+def test_gradient_of_the_backward_direction():
+    """The gradient of each step is that of its own step."""
     weights = random(3, 5, 1)
 
     def loss(x):
@@ -119,7 +119,10 @@ def test_bidirectional_over_a_composed_layer():
 
 
 def test_stacked_is_serial_with_states():
-    net, plain = jn.stack_rnn(jn.gru(4), jn.lstm(3)), jn.serial(jn.gru(4), jn.lstm(3), name="stack_rnn")
+    net, plain = (
+        jn.stack_rnn(jn.gru(4), jn.lstm(3)),
+        jn.serial(jn.gru(4), jn.lstm(3), name="stack_rnn"),
+    )
     x = random(3, 5, 2)
     params, _ = net.init(jax.random.key(0), x)
     y, _ = net.apply(params, {}, x)
@@ -154,7 +157,7 @@ def test_a_whole_model_decodes_with_states():
 # time_distributed and last_step
 
 
-def test_each_step_keeps_the_form_and_clears_the_padding():
+def test_time_distributed_keeps_the_form_and_clears_the_padding():
     layer = jn.time_distributed(lambda x: x + 1)
     (y, lengths), _ = layer.apply({}, {}, (ONES, LENGTHS))
     assert y[:, :, 0].tolist() == [[2] * 5, [2, 2, 0, 0, 0], [0] * 5]
@@ -166,12 +169,15 @@ def test_each_step_keeps_the_form_and_clears_the_padding():
     assert sorted(y) == ["initial", "lengths", "x"] and (y["x"][2] == 0).all()
     y, _ = layer.apply({}, {}, {"x": ONES, "final": jnp.ones((3, 2))})
     assert sorted(y) == ["final", "x"]
-    assert jn.time_distributed(jn.dense(4)).name == "dense" and jn.time_distributed(jnp.tanh).name == "tanh"
+    assert (
+        jn.time_distributed(jn.dense(4)).name == "dense"
+        and jn.time_distributed(jnp.tanh).name == "tanh"
+    )
     params, _ = jn.time_distributed(jn.dense(4)).init(jax.random.key(0), (ONES, LENGTHS))
     assert params["kernel"].shape == (1, 4)
 
 
-def test_each_step_hands_state_key_and_training_on():
+def test_time_distributed_passes_state_key_and_training_on():
     net = jn.time_distributed(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
     params, state = net.init(jax.random.key(0), (ONES, LENGTHS))
     x = 4 + random(3, 5, 1)
@@ -212,7 +218,9 @@ def test_messages():
         ValueError, match=r"keeps the axes \(batch, time\) = \(3, 5\), got \(3, 2\)"
     ):
         jn.time_distributed(lambda x: x[:, 0]).apply({}, {}, random(3, 5, 2))
-    with pytest.raises(ValueError, match=r"last_step: needs x \(batch, time, ...\), got \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"last_step: expected x of shape \(batch, time, ...\), got \(3,\)"
+    ):
         jn.last_step().apply({}, {}, jnp.ones(3))
     with pytest.raises(ValueError, match="a dict needs 'x'.*got the entries .*'final'"):
         net.init(jax.random.key(0), {"x": x, "final": jn.spec((3, 4))})

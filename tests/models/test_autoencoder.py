@@ -36,7 +36,9 @@ def test_another_shape_raises():
     net = autoencoder(jn.models.mlp([3]), jn.dense(64))
     with pytest.raises(ValueError, match=r"shape of x, \(2, 8, 8, 1\), got \(2, 64\)"):
         net.init(jax.random.key(0), jn.spec((2, 8, 8, 1)))
-    with pytest.raises(ValueError, match=r"tied_autoencoder: needs \(batch, inputs\)"):
+    with pytest.raises(
+        ValueError, match=r"tied_autoencoder: expected an input of shape \(batch, inputs\)"
+    ):
         tied_autoencoder(3).init(jax.random.key(0), jn.spec((2, 8, 8, 1)))
 
 
@@ -77,7 +79,7 @@ def test_the_tied_encoder_stands_by_itself():
     np.testing.assert_allclose(y, z @ params["encoder"]["kernel"].T, atol=1e-6)
 
 
-def test_the_decoders_bias_begins_where_it_is_told():
+def test_the_decoders_bias_is_drawn_by_its_initializer():
     net = tied_autoencoder(3, decoder_bias_init=jn.initializers.constant(0.25))
     params, _ = net.init(jax.random.key(0), jn.spec((5, 7)))
     assert params["decoder"]["bias"].tolist() == [0.25] * 7

@@ -99,7 +99,7 @@ def drawn(net, x, scale=0.3):
     ("size", "stride"), [((16, 24), 2), ((15, 21), 2), ((27, 18), 4), ((13, 30), 8)]
 )
 def test_values_and_gradients_are_those_of_torch(x64, size, stride):
-    """torch 2.13.0; the trunk is ours, all behind it is written anew."""
+    """torch 2.13.0; the trunk is ours, the rest is PyTorch."""
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     functional = torch.nn.functional
     trunk = jn.tap(small(), "pool_1", "pool_2", "pool_3")
@@ -151,7 +151,7 @@ def test_values_and_gradients_are_those_of_torch(x64, size, stride):
 
 
 @pytest.mark.parametrize("times", [2, 3, 4])
-def test_learned_enlarging_begins_as_bilinear(x64, times):
+def test_learned_upsampling_starts_as_bilinear(x64, times):
     x = jnp.asarray(RNG.normal(size=(2, 12 * times, 9 * times, 3)))
     trunk = jn.serial(
         jn.conv(5, 1, name="fine"), jn.max_pool(times, name="coarse"), name="trunk"
@@ -279,14 +279,17 @@ def test_the_head_has_dropout():
     ("build", "words"),
     [
         (lambda: fcn(small(), 4, taps=SMALL_TAPS, stride=16), "stride must be .* 2, 4, 8, got 16"),
-        (lambda: fcn(small(), 4, taps={"a": 4, "b": 6}, stride=4), "multiples, got 6 and 4"),
+        (
+            lambda: fcn(small(), 4, taps={"a": 4, "b": 6}, stride=4),
+            "multiples of one another, got 6 and 4",
+        ),
         (lambda: as_convolution({"kernel": jnp.ones((50, 3))}, 7), r"of 7 x 7, got \(50, 3\)"),
         (lambda: as_convolution({"kernel": jnp.ones((7, 7, 2, 3))}, 7), "of a dense layer"),
         (
             lambda: fcn(small(), 4, taps={"pool_2": 16}, stride=16).init(
                 jax.random.key(0), jn.spec((1, 64, 96, 3))
             ),
-            r"map of pool_2 is \(16, 24\) .* stride of about 4; taps say 16",
+            r"map of pool_2 is \(16, 24\) .* stride of about 4, but taps has 16",
         ),
     ],
 )

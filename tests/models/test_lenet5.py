@@ -84,7 +84,7 @@ def test_equals_torch():
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 28, 28), (2, 32, 28, 1), (2, 784)])
 def test_another_size_says_what_to_write(shape):
-    with pytest.raises(ValueError, match=r"lenet5: needs images .*jax\.image\.resize"):
+    with pytest.raises(ValueError, match=r"lenet5: expected images .*jax\.image\.resize"):
         lenet5().init(jax.random.key(0), jn.spec(shape))
 
 

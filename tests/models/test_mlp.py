@@ -109,7 +109,7 @@ def test_hidden_units_keep_the_second_moment_near_1():
 
 @pytest.mark.parametrize("features", [[], 10, ()])
 def test_needs_a_list_of_sizes(features):
-    with pytest.raises(ValueError, match=r"mlp: features needs one size a layer, such as \[100"):
+    with pytest.raises(ValueError, match=r"mlp: features needs one size per layer, such as \[100"):
         mlp(features)
 
 

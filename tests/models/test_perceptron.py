@@ -34,7 +34,7 @@ def separable(seed, n=60, inputs=3, margin=0.05):
 
 
 def online(x, y, rate=1.0, passes=1000):
-    """The rule, one example after another, in plain Python: weights, bias, mistakes a pass."""
+    """The rule in plain Python: weights, bias, mistakes per pass."""
     w, b, counts = np.zeros(x.shape[1], np.float32), np.float32(0), []
     for _ in range(passes):
         counts.append(0)
@@ -84,14 +84,13 @@ def test_gradients_teach_a_threshold_nothing():
 
 
 def test_the_rule_online_is_the_rule_written_out():
-    """Δw = 0.5 (y - o) x after each of 20 examples, by jn.make_step and optax.sgd(0.5)."""
+    """Δw = 0.5 (y - o) x after each of 20 examples, by jn.trainer and optax.sgd(0.5)."""
     x, y, _ = separable(3, n=20)
-    optimizer = optax.sgd(0.5)
-    step = jn.make_step(jn.learning_rule(perceptron_rule), optimizer)
-    train_state = jn.init_training(perceptron(), optimizer, KEY, x)
+    trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optax.sgd(0.5))
+    train_state = trainer.init(KEY, (x, y[:, None]))
     w, b, wrong = np.zeros(3, np.float32), np.float32(0), 0
     for x_i, y_i in zip(x, y, strict=True):
-        train_state, metrics = step(train_state, (x_i[None], y_i[None, None]))
+        train_state, metrics = trainer.step(train_state, (x_i[None], y_i[None, None]))
         o = 1.0 if w @ x_i + b > 0 else 0.0
         w, b = w + 0.5 * (y_i - o) * x_i, b + 0.5 * (y_i - o)
         assert float(metrics["loss"]) == abs(y_i - o)
@@ -131,11 +130,11 @@ def test_the_rule_is_the_gradient_of_its_criterion():
 @pytest.mark.parametrize("optimizer", [optax.sgd(1.0, momentum=0.5), optax.adam(0.1)])
 def test_any_optimizer_takes_the_rule(optimizer):
     x, y, _ = separable(2, margin=0.2)
-    step = jn.make_step(jn.learning_rule(perceptron_rule), optimizer)
-    train_state = jn.init_training(perceptron(), optimizer, KEY, x)
+    trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optimizer)
+    data = x, y[:, None]
+    train_state = trainer.init(KEY, data)
     losses = [
-        epoch.train["loss"]
-        for epoch in jn.fit(train_state, step, (x, y[:, None]), epochs=60, batch_size=1)
+        epoch.train["loss"] for epoch in jn.fit(trainer, train_state, data, epochs=60, batch_size=1)
     ]
     assert losses[0] > 0 and losses[-1] == 0
 
@@ -216,13 +215,18 @@ def test_convergence_is_reported():
 
 
 def test_xor_does_not_converge_and_says_so():
-    """Whole numbers are exact in float32: the weights come back, which proves it in vain."""
+    """Whole numbers are exact in float32: the weights return, which proves the cycle."""
     run = train_perceptron(CORNERS, XOR)
     assert not run.converged and run.cycles
     assert 1 < len(run.mistakes) < 30 and (run.mistakes > 0).all()
     _, _, counts = online(CORNERS, XOR, passes=50)
     assert counts[: len(run.mistakes)] == run.mistakes.tolist() and min(counts) > 0
-    for words in ("did not converge", "no hyperplane separates", "XOR has none", "polynomial(2)"):
+    for words in (
+        "did not converge",
+        "no hyperplane separates",
+        "repeat in a cycle",
+        "polynomial(2)",
+    ):
         assert words in str(run)
 
 
@@ -297,9 +301,8 @@ def least_squares(x, t):
 def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
     """Δw = η Σ (t - o) x, written out in NumPy, and the gradient of ½ Σ (t - o)²."""
     x, t = noisy()
-    optimizer = optax.sgd(0.01)
-    step = jn.make_step(jn.learning_rule(delta_rule), optimizer)
-    train_state = jn.init_training(adaline(), optimizer, KEY, jnp.asarray(x))
+    trainer = jn.trainer(jn.learning_rule(adaline(), delta_rule), optax.sgd(0.01))
+    train_state = trainer.init(KEY, (x, t[:, None]))
     w, b = np.zeros(3), 0.0
 
     def energy(params):
@@ -309,7 +312,7 @@ def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
         grads = jax.grad(energy)(train_state.params)
         tree, _ = delta_rule(train_state.params, {}, (x, t[:, None]))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-12, 1e-12), tree, grads)
-        train_state, metrics = step(train_state, (x, t[:, None]))
+        train_state, metrics = trainer.step(train_state, (x, t[:, None]))
         o = x @ w + b
         np.testing.assert_allclose(metrics["loss"], ((t - o) ** 2).sum() / 2, 1e-12)
         w, b = w + 0.01 * (t - o) @ x, b + 0.01 * (t - o).sum()
@@ -319,12 +322,11 @@ def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
 
 def test_the_stochastic_rule_written_out(x64):
     x, t = noisy()
-    optimizer = optax.sgd(0.05)
-    step = jn.make_step(jn.learning_rule(delta_rule), optimizer)
-    train_state = jn.init_training(adaline(), optimizer, KEY, jnp.asarray(x))
+    trainer = jn.trainer(jn.learning_rule(adaline(), delta_rule), optax.sgd(0.05))
+    train_state = trainer.init(KEY, (x, t[:, None]))
     w, b = np.zeros(3), 0.0
     for x_i, t_i in zip(x, t, strict=True):
-        train_state, _ = step(train_state, (x_i[None], np.array([[t_i]])))
+        train_state, _ = trainer.step(train_state, (x_i[None], np.array([[t_i]])))
         o = w @ x_i + b
         w, b = w + 0.05 * (t_i - o) * x_i, b + 0.05 * (t_i - o)
         np.testing.assert_allclose(train_state.params["kernel"][:, 0], w, 1e-10)
@@ -340,10 +342,10 @@ def test_the_stochastic_rule_written_out(x64):
 )
 def test_both_reach_the_least_squares_solution(batch_size, epochs, rate, tolerance):
     x, t = (a.astype(np.float32) for a in noisy())
-    data, optimizer = (x, t[:, None]), optax.sgd(rate)
-    step = jn.make_step(jn.learning_rule(delta_rule), optimizer)
-    train_state = jn.init_training(adaline(), optimizer, KEY, data)
-    for epoch in jn.fit(train_state, step, data, epochs=epochs, batch_size=batch_size):
+    data = x, t[:, None]
+    trainer = jn.trainer(jn.learning_rule(adaline(), delta_rule), optax.sgd(rate))
+    train_state = trainer.init(KEY, data)
+    for epoch in jn.fit(trainer, train_state, data, epochs=epochs, batch_size=batch_size):
         train_state = epoch.train_state
     found = np.append(train_state.params["kernel"], train_state.params["bias"])
     solution = least_squares(x, t)
@@ -363,20 +365,20 @@ def fresh(inputs=2, features=1):
     [
         (lambda: perceptron(0), "perceptron: features must be at least 1, got 0"),
         (lambda: adaline(0), "adaline: features must be at least 1, got 0"),
-        (lambda: train_perceptron(np.ones((0, 2)), []), r"examples in it, got \(0, 2\)"),
-        (lambda: train_perceptron(np.ones(3), [0, 1, 0]), r"needs x \(n, inputs\).*got \(3,\)"),
-        (lambda: train_perceptron([[np.nan]], [1]), "x holds a NaN or Inf"),
-        (lambda: train_perceptron(CORNERS, [0, 1]), r"4 examples need targets \(4,\) or"),
-        (lambda: train_perceptron(CORNERS, 2 * XOR - 1), r"0 or 1, got \[-1.0, 1.0\].*write y > 0"),
+        (lambda: train_perceptron(np.ones((0, 2)), []), "expected at least one example"),
+        (lambda: train_perceptron(np.ones(3), [0, 1, 0]), r"expected x \(n, inputs\) .* got \(3,\)"),
+        (lambda: train_perceptron([[np.nan]], [1]), "1 of 1 examples contain NaN or Inf"),
+        (lambda: train_perceptron(CORNERS, [0, 1]), "same leading dimension, got 0: 4, 1: 2"),
+        (lambda: train_perceptron(CORNERS, 2 * XOR - 1), r"0 or 1, got \[-1.0, 1.0\].*pass y > 0"),
         (lambda: train_perceptron(CORNERS, XOR, learning_rate=0), "must be positive, got 0"),
         (lambda: train_perceptron(CORNERS, XOR, passes=0), "passes must be at least 1, got 0"),
         (
             lambda: train_perceptron(CORNERS, XOR, params=fresh(inputs=3)),
-            r"perceptron/kernel: needs \(2, 1\)",
+            r"perceptron/kernel: expected \(2, 1\)",
         ),
         (
             lambda: mistake_bound(CORNERS, XOR, fresh()),
-            "smallest margin of 0; such as those of a linear support vector machine",
+            "smallest margin of 0. A linear support vector machine",
         ),
         (
             lambda: mistake_bound(CORNERS, XOR, fresh(features=2)),
@@ -384,11 +386,11 @@ def fresh(inputs=2, features=1):
         ),
         (
             lambda: perceptron_rule(fresh(), {}, (CORNERS, XOR)),
-            r"perceptron_rule.*\(4, 1\) against targets \(4,\); for one unit write y\[:, None\]",
+            r"perceptron_rule.*\(4, 1\) and targets \(4,\)\. For one unit, pass y\[:, None\]",
         ),
         (
             lambda: delta_rule(fresh(), {}, (CORNERS, XOR)),
-            r"delta_rule.*\(4, 1\) against targets \(4,\)",
+            r"delta_rule.*\(4, 1\) and targets \(4,\)",
         ),
     ],
 )  # fmt: skip

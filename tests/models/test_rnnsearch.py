@@ -49,8 +49,7 @@ def test_the_papers_shapes():
         },
         "target": {"embedding": {"embedding": (k, m)}},
         "decoder": {
-            "query": {"kernel": (n, n)},  # W_a
-            "score": {"kernel": (n, 1)},  # v_a
+            "attention": {"query": {"kernel": (n, n)}, "score": {"kernel": (n, 1)}},  # W_a, v_a
             "gru": read | {"kernel": (m + 2 * n, 3 * n)},
         },
         "readout": {
@@ -98,10 +97,9 @@ def test_is_the_same_in_pytorch(x64, kind):  # torch 2.13.0
         for y in theirs["target"]["embedding"]["embedding"][target]:
             p = theirs["decoder"]
             if kind.get("attention", True):
-                hidden = torch.tanh(
-                    s @ p["query"]["kernel"] + memory @ theirs["encoder"]["keys"]["kernel"]
-                )
-                c = torch.softmax((hidden @ p["score"]["kernel"])[:, 0], 0) @ memory
+                keys, a = memory @ theirs["encoder"]["keys"]["kernel"], p["attention"]
+                hidden = torch.tanh(s @ a["query"]["kernel"] + keys)
+                c = torch.softmax((hidden @ a["score"]["kernel"])[:, 0], 0) @ memory
             else:
                 c = torch.cat([ahead[-1], back[0]])
             s = gru_step(p["gru"], s, torch.cat([y, c]))
@@ -228,15 +226,15 @@ def test_the_attention_has_a_width_of_its_own():
     net = rnnsearch(10, 9, **SIZES)
     params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
     assert params["encoder"]["keys"]["kernel"].shape == (10, 6)
-    assert params["decoder"]["query"]["kernel"].shape == (5, 6)
-    assert params["decoder"]["score"]["kernel"].shape == (6, 1)
+    assert params["decoder"]["attention"]["query"]["kernel"].shape == (5, 6)
+    assert params["decoder"]["attention"]["score"]["kernel"].shape == (6, 1)
 
 
 def test_messages():
     net = rnnsearch(10, 9, **SIZES, attention=False, return_weights=True)
-    with pytest.raises(ValueError, match="without attention there are no weights"):
+    with pytest.raises(ValueError, match="return_weights=True needs attention=True"):
         net.init(jax.random.key(0), GIVEN)
-    with pytest.raises(ValueError, match="needs .source, lengths, target."):
+    with pytest.raises(ValueError, match="expected .source, lengths, target."):
         net.init(jax.random.key(0), GIVEN[:2])
 
 
@@ -257,18 +255,17 @@ def test_learns_to_reverse():
     sizes = {"embedding_features": 16, "features": 24, "readout_features": 16}
     net = rnnsearch(8, 8, **sizes)
 
-    def objective(params, state, batch, *, key, train):
+    def objective(m, batch):
         source, lengths, target = batch
-        logits, state = net.apply(params, state, (source, lengths, target[:, :-1]), train=train)
+        logits = m(net, (source, lengths, target[:, :-1]))
         values = optax.softmax_cross_entropy_with_integer_labels(logits, target[:, 1:])
         counts = jnp.arange(5) < lengths[:, None] + 1
-        return jn.losses.masked_mean(values, counts), (state, {})
+        return (jnp.where(counts, values, 0).sum(1), counts.sum(1)), {}
 
     train, (source, lengths, target) = reversed_digits(640, 0), reversed_digits(50, 1)
-    optimizer = optax.adam(1e-2)
-    step = jn.make_step(objective, optimizer)
-    train_state = jn.init_training(net, optimizer, jax.random.key(0), (train,))
-    first, *_, last = jn.fit(train_state, step, train, epochs=8, batch_size=64)
+    trainer = jn.trainer(jn.compose(objective), optax.adam(1e-2))
+    train_state = trainer.init(jax.random.key(0), train)
+    first, *_, last = jn.fit(trainer, train_state, train, epochs=8, batch_size=64)
     assert 1.5 < first.losses[0] < 3  # log 8 = 2.1
     assert 1e-5 < last.train["loss"] < 0.2
 
@@ -282,6 +279,6 @@ def test_learns_to_reverse():
         words, m = greedy(step, carry, begin, length=6, end=2)
         return (best[:, 0], n[:, 0]), (words, m)
 
-    for words, n in translate(last.train_state.params):
+    for words, n in translate(last.train_state.params["rnnsearch"]):
         right = (words[:, :4] == jnp.where(target == 0, 2, target)[:, 1:5]).all(1)
         assert right.mean() > 0.9 and (np.asarray(n == lengths)[right]).all()

@@ -165,5 +165,5 @@ def test_dropout_is_of_the_words_and_of_all_that_layers_add():
 def test_messages():
     with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
         translation_transformer(10, 9, layers=0)
-    with pytest.raises(ValueError, match="needs .source, lengths, target."):
+    with pytest.raises(ValueError, match="expected .source, lengths, target."):
         translation_transformer(10, 9, **SIZES).init(jax.random.key(0), GIVEN[:2])

@@ -26,7 +26,9 @@ def test_padding_in_words_numbers_and_pairs(padding, pairs):
 
 @pytest.mark.parametrize("padding", ["same", 1.5, True, (1,), (1, 1.5), ((1, 2, 3), 1), None])
 def test_padding_that_is_none_of_these(padding):
-    with pytest.raises(ValueError, match='a: padding is "SAME", "VALID".* each of the 2 spatial'):
+    with pytest.raises(
+        ValueError, match='a: padding must be "SAME", "VALID".* each of the 2 spatial'
+    ):
         pad_pairs("a", padding, (7, 6), (3, 2), (1, 1))
 
 

@@ -21,8 +21,8 @@ def training():
     batch = rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, 2, 8)
     optimizer = optax.adamw(optax.linear_schedule(1e-2, 0, 100))
     objective = jn.supervised(NET, optax.softmax_cross_entropy_with_integer_labels)
-    step = jn.make_step(objective, optimizer)
-    return step, jn.init_training(NET, optimizer, jax.random.key(5), batch), batch
+    trainer = jn.trainer(objective, optimizer)
+    return trainer.step, trainer.init(jax.random.key(5), batch), batch
 
 
 def bits(tree):

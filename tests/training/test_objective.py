@@ -1,7 +1,5 @@
 """Objectives: means that leave padding out, broadcasts that raise, rules without a loss."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +7,21 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training import average
+from jaxnet.training import per_example
+from jaxnet.training.objective import averages
 
 KEY = jax.random.key(0)
 PARAMS = {"kernel": jnp.array([[2.0], [1.0]])}
 NET = jn.dense(1, use_bias=False)
 
 
-def run(objective, x, y, **kwargs):
-    return objective(PARAMS, {}, (jnp.array(x), jnp.array(y)), key=None, train=True, **kwargs)
+def run(objective, x, y, mask=None):
+    """(loss, metrics) of a batch, averaged as the trainer does."""
+    batch = jnp.array(x), jnp.array(y)
+    output, state = objective.apply(PARAMS, {}, batch, train=True)
+    assert state == {}
+    found = {name: float(a.mean) for name, a in averages(output, batch, mask, "net").items()}
+    return found.pop("loss"), found
 
 
 def test_loss_by_hand():
@@ -28,8 +32,7 @@ def test_loss_by_hand():
         metrics={"error": lambda h, y: jnp.abs(h - y)},
     )
     # outputs 3, 2; errors 3 and 1; squares 9 and 1; penalty 10 (4 + 1)
-    loss, (state, metrics) = run(objective, [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]])
-    assert (float(loss), float(metrics["error"]), state) == (55.0, 2.0, {})
+    assert run(objective, [[1.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]]) == (55.0, {"error": 2.0})
 
 
 def test_mask_leaves_examples_out_even_nan():
@@ -37,38 +40,49 @@ def test_mask_leaves_examples_out_even_nan():
     x, y = [[1.0, 1.0], [1.0, 0.0], [np.nan, 7.0]], [[0.0], [1.0], [0.0]]
     mask = jnp.array([1.0, 1.0, 0.0])
     loss, _ = run(objective, x, y, mask=mask)
-    assert float(loss) == 5.0
+    assert loss == 5.0
 
 
 def test_average_of_sequences_is_a_mean_over_examples_that_count():
     values = jnp.array([[1.0, 3.0], [5.0, 7.0], [100.0, 100.0]])
-    assert float(average(values, jnp.array([1, 1, 0]))) == 4.0
-    assert float(average(values, jnp.zeros(3))) == 0.0  # no example: 0, not NaN
+    values = per_example(values, "loss")
+
+    def mean(mask):
+        return float(averages((values, {}), values, mask, "net")["loss"].mean)
+
+    assert mean(jnp.array([1, 1, 0])) == 4.0
+    assert mean(jnp.zeros(3)) == 0.0  # no example: 0, not NaN
 
 
 def test_outputs_against_targets_of_another_rank_raise():
-    with pytest.raises(ValueError, match=r"outputs \(2, 1\) against targets \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"outputs \(2, 1\) and targets \(2,\) broadcast to values of \(2, 2\)"
+    ):
         run(jn.supervised(NET, lambda h, y: (h - y) ** 2), [[1.0, 1.0], [1.0, 0.0]], [0.0, 1.0])
 
 
 def test_a_mean_cannot_be_masked():
     objective = jn.supervised(NET, lambda h, y: ((h - y) ** 2).mean())
-    assert float(run(objective, [[1.0, 1.0]], [[0.0]])[0]) == 9.0
-    with pytest.raises(ValueError, match="needs one value an example"):
+    assert run(objective, [[1.0, 1.0]], [[0.0]])[0] == 9.0
+    with pytest.raises(ValueError, match="return one value per example"):
         run(objective, [[1.0, 1.0]], [[0.0]], mask=jnp.ones(1))
 
 
 @pytest.mark.parametrize("batch", [jnp.ones((2, 2)), (jnp.ones((2, 2)),)], ids=["array", "single"])
 def test_a_batch_that_is_no_pair_is_answered(batch):
-    with pytest.raises(TypeError, match=r"a batch is a pair \(inputs, targets\)"):
-        jn.supervised(NET, optax.squared_error)(PARAMS, {}, batch, key=None, train=True)
+    with pytest.raises(TypeError, match=r"expected a batch \(inputs, targets\)"):
+        jn.supervised(NET, optax.squared_error).apply(PARAMS, {}, batch, train=True)
 
 
 def test_train_and_key_reach_the_net():
     objective = jn.supervised(jn.dropout(0.5), lambda h, y: h)
     batch = jnp.ones((50, 4)), jnp.ones((50, 4))
-    assert float(objective({}, {}, batch, key=None, train=False)[0]) == 1.0
-    a, b = (float(objective({}, {}, batch, key=jax.random.key(i), train=True)[0]) for i in (0, 1))
+
+    def mean(**options):
+        return float(objective.apply({}, {}, batch, **options)[0][0].mean())
+
+    assert mean() == 1.0
+    a, b = (mean(key=jax.random.key(i), train=True) for i in (0, 1))
     assert a != b and 0.7 < a < 1.3
 
 
@@ -76,10 +90,15 @@ def test_gradient_of_a_rule_is_its_tree():
     def rule(params, state, batch, *, key, train):
         return {"kernel": 3 * params["kernel"]}, (state, {"loss": 7.0, "seen": jnp.ones(())})
 
-    objective = jn.learning_rule(rule)
-    (loss, (_, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(
-        PARAMS, {}, (), key=None, train=True
-    )
+    objective = jn.learning_rule(NET, rule)
+
+    def value(params):
+        (loss, metrics), _ = objective.apply(
+            params, {}, (jnp.ones((5, 2)), jnp.ones(5)), train=True
+        )
+        return loss, metrics
+
+    (loss, metrics), grads = jax.value_and_grad(value, has_aux=True)(PARAMS)
     assert float(loss) == 7.0 and list(metrics) == ["seen"]
     assert jnp.array_equal(grads["kernel"], 3 * PARAMS["kernel"])
 
@@ -88,24 +107,33 @@ def test_a_rule_trains_by_any_optimizer():
     def shrink(params, state, batch, *, key, train):
         return params, (state, {})
 
-    optimizer = optax.sgd(0.25)
-    step = jn.make_step(jn.learning_rule(shrink), optimizer)
-    train_state = jn.init_training(NET, optimizer, KEY, jnp.ones((2, 2)))
+    trainer = jn.trainer(jn.learning_rule(NET, shrink), optax.sgd(0.25))
+    train_state = trainer.init(KEY, jnp.ones((2, 2)))
     before = np.asarray(train_state.params["kernel"])
-    train_state, _ = step(train_state, jnp.ones((2, 2)))
+    train_state, _ = trainer.step(train_state, jnp.ones((2, 2)))
     np.testing.assert_allclose(train_state.params["kernel"], 0.75 * before, rtol=1e-6)
 
 
 @pytest.mark.parametrize("layer", [jn.gru(4), jn.lstm(4)], ids=["array", "dict"])
-def test_carried_goes_on_where_the_last_batch_stopped_and_learns_no_further_back(layer):
+def test_truncated_bptt_goes_on_where_the_last_batch_stopped_and_learns_no_further_back(layer):
     """Loss and gradient of the second window: those of its net from the state after the first."""
-    net = jn.serial(jn.time_distributed(jn.embedding(7, 3)), layer, jn.time_distributed(jn.dense(7)))
+    net = jn.serial(
+        jn.time_distributed(jn.embedding(7, 3)), layer, jn.time_distributed(jn.dense(7))
+    )
     tokens = np.random.default_rng(0).integers(0, 7, 22)
     cut = jn.data.windows(tokens, 3, 4)  # 7 targets a stream: windows of 4 and 3
     zero = jnp.zeros((3, 4))
     zeros = {"c": zero, "h": zero} if layer.name == "lstm" else zero
-    params, _ = net.init(KEY, {"x": cut.x[:3], "initial": zeros})
-    objective = jax.jit(partial(jn.carried(net, jn.losses.masked()), key=None, train=True))
+    whole = jn.truncated_bptt(net, jn.losses.masked())
+    first = (cut.x[:3], cut.start[:3]), (cut.y[:3], cut.counts[:3])
+    params, state = whole.init(KEY, first)
+    jax.tree.map(np.testing.assert_array_equal, state, {"net": {}, "carry": zeros})
+
+    @jax.jit
+    def objective(params, state, batch):
+        output, state = whole.apply(params, state, batch, train=True)
+        return averages(output, batch, None, "net")["loss"].mean, (state, output[1])
+
     state = {"net": {}, "carry": jax.tree.map(lambda c: c + 5.0, zeros)}  # to be forgotten
     given = {"x": tokens[[[0, 1, 2, 3], [7, 8, 9, 10], [14, 15, 16, 17]]], "initial": zeros}
     before = jax.jit(net.apply)(params, {}, given)[0]["final"]
@@ -135,8 +163,10 @@ def test_what_the_loss_raises_says_what_was_compared():
     params, state = net.init(jax.random.key(0), x)
     objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
     with pytest.raises(TypeError) as raised:
-        objective(params, state, (x, jnp.eye(4, 3)))
-    assert raised.value.__notes__ == ["in loss, outputs (4, 3) float32, targets (4, 3) float32"]
+        objective.apply(params, state, (x, jnp.eye(4, 3)))
+    words = "in loss, outputs (4, 3) float32, targets (4, 3) float32"
+    assert raised.value.__notes__[0] == words
+    assert raised.value.__notes__[1].startswith("in dense/loss, input ((4, 3) float32, ")
 
 
 def test_outputs_in_a_dict_do_not_broadcast():
@@ -146,5 +176,120 @@ def test_outputs_in_a_dict_do_not_broadcast():
     net = jn.compose(lambda m, x: {"y": m(jn.dense(1), x)}, name="net")
     x = jnp.ones((4, 2))
     params, state = net.init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match=r"give values of \(4, 4\)"):
-        jn.supervised(net, loss)(params, state, (x, {"y": jnp.ones(4), "z": jnp.ones(4)}))
+    with pytest.raises(ValueError, match=r"broadcast to values of \(4, 4\)"):
+        jn.supervised(net, loss).apply(params, state, (x, {"y": jnp.ones(4), "z": jnp.ones(4)}))
+
+
+@pytest.mark.parametrize("outputs, targets", [
+    ((20, 20), (20,)), ((20, 1), (20, 5)), ((20, 1), (20,)), ((2, 1, 3), (2, 4, 3)),
+], ids=str)  # fmt: skip
+def test_shapes_that_broadcast_raise(outputs, targets):
+    objective = jn.supervised(lambda x: x, lambda h, y: (h - y) ** 2)
+    with pytest.raises(ValueError, match="broadcast to values of"):
+        objective.apply({}, {}, (jnp.ones(outputs), jnp.ones(targets)))
+
+
+def test_a_metric_called_loss_is_refused():
+    with pytest.raises(ValueError, match="'loss' is the name of the loss"):
+        jn.supervised(NET, optax.squared_error, metrics={"loss": jn.metrics.accuracy})
+
+
+def test_an_objective_has_the_entries_and_draws_of_its_net():
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.1), jn.dense(1))
+    batch = jn.spec((5, 3)), jn.spec((5, 1))
+    for objective in (
+        jn.supervised(net, optax.squared_error),
+        jn.augmented(jn.supervised(net, optax.squared_error), lambda key, batch: batch),
+        jn.learning_rule(net, lambda *args, **options: None),
+    ):
+        jax.tree.map(
+            np.testing.assert_array_equal, objective.init(KEY, batch), net.init(KEY, batch[0])
+        )
+
+
+@pytest.mark.parametrize("transform", [jn.remat, lambda o: jn.cast(o, jnp.bfloat16)])
+def test_transforms_apply_to_objectives(transform):
+    net = jn.serial(jn.dense(4), jnp.tanh, jn.dense(1))
+    objective = jn.supervised(net, optax.squared_error)
+    batch = jnp.ones((5, 3)), jnp.zeros((5, 1))
+    params, state = objective.init(KEY, batch)
+    (plain, _), _ = objective.apply(params, state, batch)
+    (values, _), _ = transform(objective).apply(params, state, batch)
+    np.testing.assert_allclose(values, plain, rtol=0.05)
+    trainer = jn.trainer(transform(objective), optax.sgd(0.1))
+    train_state, metrics = trainer.step(trainer.init(KEY, batch), batch)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_a_frozen_objective_does_not_train():
+    net = jn.serial(jn.dense(4), jn.dense(1))
+    trainer = jn.trainer(jn.freeze(jn.supervised(net, optax.squared_error)), optax.sgd(0.1))
+    batch = jnp.ones((5, 3)), jnp.zeros((5, 1))
+    before = trainer.init(KEY, batch)
+    after, _ = jax.jit(trainer.step)(before, batch)
+    jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+
+
+def test_a_summary_of_an_objective_shows_its_loss():
+    net = jn.serial(jn.dense(4, name="hidden"), jn.dense(2))
+    objective = jn.supervised(
+        net,
+        optax.softmax_cross_entropy_with_integer_labels,
+        metrics={"accuracy": jn.metrics.accuracy},
+    )
+    rows = jn.summary(objective, (jn.spec((5, 3)), jn.spec((5,), jnp.int32))).rows
+    kinds = {row.path: row.kind for row in rows}
+    assert kinds == {
+        "": "supervised",
+        "hidden": "dense",
+        "dense": "dense",
+        "loss": "softmax_cross_entropy_with_integer_labels",
+        "accuracy": "accuracy",
+    }
+
+
+def test_a_variational_autoencoder_is_an_objective():
+    def vae(m, x):
+        mean, log_var = jnp.split(m(jn.dense(4, name="encoder"), x), 2, axis=-1)
+        z = mean + jnp.exp(log_var / 2) * jax.random.normal(m.key("z"), mean.shape)
+        error = ((m(jn.dense(3, name="decoder"), z) - x) ** 2).sum(-1)
+        kl = 0.5 * (mean**2 + jnp.exp(log_var) - 1 - log_var).sum(-1)
+        return error + kl, {"kl": kl}
+
+    x = jax.random.normal(KEY, (64, 3))
+    trainer = jn.trainer(jn.compose(vae), optax.adam(0.03))
+    train_state = trainer.init(jax.random.key(1), x)
+    epochs = list(jn.fit(trainer, train_state, x, epochs=60, batch_size=24, evaluate=x))
+    assert sorted(epochs[0].train) == ["kl", "loss"]
+    assert 0 < epochs[-1].train["loss"] < 0.8 * epochs[0].train["loss"]
+
+
+@pytest.mark.parametrize("output, error, words", [
+    (lambda x: x, TypeError, r"must return \(values, metrics\)"),
+    (lambda x: (x, x), TypeError, r"must return \(values, metrics\)"),
+    (lambda x: (None, {}), TypeError, "must be of floats"),
+    (lambda x: (x > 0, {}), TypeError, "must be of floats"),
+    (lambda x: (x[:, None], {}), ValueError, r"loss must be \(batch,\).*got \(4, 1\)"),
+    (lambda x: ((x, x[:2]), {}), ValueError, "a pair"),
+    (lambda x: (x, {"loss": x}), ValueError, "the name of the loss"),
+    (lambda x: (x, {"m": x[:, None]}), ValueError, r"m must be \(batch,\)"),
+])  # fmt: skip
+def test_outputs_of_another_form_are_answered(output, error, words):
+    x = jnp.ones(4)
+    with pytest.raises(error, match=words):
+        averages(output(x), x, None, "mine")
+
+
+def test_a_carry_of_another_number_of_rows_is_answered():
+    net = jn.serial(
+        jn.time_distributed(jn.embedding(7, 3)), jn.gru(4), jn.time_distributed(jn.dense(7))
+    )
+    cut = jn.data.windows(np.arange(22) % 7, 3, 4)
+    objective = jn.truncated_bptt(net, jn.losses.masked())
+    data = (cut.x, cut.start), (cut.y, cut.counts)
+    params, state = objective.init(KEY, data)
+    first = jax.tree.map(lambda leaf: leaf[:3], data)
+    with pytest.raises(ValueError, match="the carry has 6 rows, the batch 3; initialize with one"):
+        objective.apply(params, state, first)
+    with pytest.raises(TypeError, match=r"expected a batch \(\(x, start\), targets\)"):
+        objective.init(KEY, jnp.ones(3))

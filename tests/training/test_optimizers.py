@@ -1,4 +1,4 @@
-"""Optimizers of optax through make_step: each its update written out in NumPy, for ten steps.
+"""Optimizers of optax through the trainer: each its update written out in NumPy, for ten steps.
 
 The problem is least squares on a linear layer, whose gradient is written out too.
 """
@@ -79,14 +79,14 @@ RULES = {
 def test_ten_steps_are_the_update_written_out(name, batch, x64):
     optimizer, rule = RULES[name]
     net = jn.dense(2, use_bias=False)
-    step = jn.make_step(jn.supervised(net, loss), optimizer)
-    train_state = jn.init_training(net, optimizer, KEY, jnp.asarray(X))
+    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
+    train_state = trainer.init(KEY, (jnp.asarray(X), Y))
     w, memory = np.array(train_state.params["kernel"]), np.zeros((3, 2))
     first = w
     for n in range(1, 11):
         rows = np.arange(batch * n, batch * n + batch) % 12  # other examples each step, in turn
         x, y = X[rows], Y[rows]
-        train_state, metrics = step(train_state, (x, y))
+        train_state, metrics = trainer.step(train_state, (x, y))
         change, memory = rule(lambda ahead, w=w, x=x, y=y: gradient(w + ahead, x, y), memory, n)
         w = w + change
         ahead = 0.9 * memory if name == "nesterov" else 0
@@ -110,12 +110,12 @@ def test_a_backtracking_step_is_the_one_written_out(x64):
     )
     optimizer = optax.chain(optax.sgd(8.0), search)
     net = jn.dense(2, use_bias=False)
-    step = jn.make_step(jn.supervised(net, loss), optimizer)
-    train_state = jn.init_training(net, optimizer, KEY, jnp.asarray(X))
+    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
+    train_state = trainer.init(KEY, (jnp.asarray(X), Y))
     w, rate, halvings = np.array(train_state.params["kernel"]), 1.0, 0
     cost = lambda w: ((X @ w - Y) ** 2).sum() / 24  # noqa: E731
     for _ in range(10):
-        train_state, metrics = step(train_state, (X, Y))
+        train_state, metrics = trainer.step(train_state, (X, Y))
         np.testing.assert_allclose(metrics["loss"], cost(w), 1e-10)
         g = gradient(w, X, Y)
         while cost(w - rate * 8 * g) > cost(w) - 0.1 * rate * 8 * (g**2).sum():
@@ -127,20 +127,20 @@ def test_a_backtracking_step_is_the_one_written_out(x64):
 
 @pytest.mark.slow
 def test_lbfgs_finds_scikit_learns_softmax_regression(x64):
-    """Zoom line search through make_step, with a penalty; compiled once; biases unpenalized."""
+    """Zoom line search through the trainer, with a penalty; compiled once; biases unpenalized."""
     linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is the reference")
     x, y = digits()
     theirs = linear.LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(x, y)
     net, optimizer = jn.dense(10), optax.lbfgs()
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    penalty = jn.penalties.weight_decay(1 / len(x))  # theirs is C Σ loss + ½ ΣW²
-    step = jn.make_step(jn.supervised(net, cross_entropy, penalty=penalty), optimizer)
-    train_state = jn.init_training(net, optimizer, KEY, (jnp.asarray(x), y))
+    penalty = jn.penalties.l2(0.5 / len(x))  # theirs is C Σ loss + ½ ΣW²
+    trainer = jn.trainer(jn.supervised(net, cross_entropy, penalty=penalty), optimizer)
+    train_state = trainer.init(KEY, (jnp.asarray(x), y))
     losses = []
     for _ in range(150):
-        train_state, metrics = step(train_state, (x, y))
+        train_state, metrics = trainer.step(train_state, (x, y))
         losses.append(float(metrics["loss"]))
-    assert len(step.traces["step"]) == 1
+    assert len(trainer.watcher.traces["step"]) == 1
     assert (np.diff(losses) < 1e-9).all()
     np.testing.assert_allclose(train_state.params["kernel"].T, theirs.coef_, atol=2e-4)
     # 30 steps do what gradient descent does not in 150
@@ -155,14 +155,14 @@ def test_line_searches_run_in_fit(x64):
     data = jnp.asarray(X[:7]), jnp.asarray(Y[:7])
     optimizer = optax.chain(optax.sgd(8.0), optax.scale_by_backtracking_linesearch(15))
     net = jn.dense(2)
-    step = jn.make_step(jn.supervised(net, loss), optimizer)
-    train_state = jn.init_training(net, optimizer, KEY, data)
-    *_, last = jn.fit(train_state, step, data, epochs=4, batch_size=4, shuffle=False)
-    step = jn.make_step(jn.supervised(net, loss), optimizer)
+    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
+    train_state = trainer.init(KEY, data)
+    *_, last = jn.fit(trainer, train_state, data, epochs=4, batch_size=4, shuffle=False)
+    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
     with pytest.warns(UserWarning, match="compiled again"):  # for three examples
         for _ in range(4):
-            train_state, _ = step(train_state, (X[:4], Y[:4]))
-            train_state, _ = step(train_state, (X[4:7], Y[4:7]))
+            train_state, _ = trainer.step(train_state, (X[:4], Y[:4]))
+            train_state, _ = trainer.step(train_state, (X[4:7], Y[4:7]))
     close = lambda a, b: np.testing.assert_allclose(a, b, 1e-9)  # noqa: E731
     jax.tree.map(close, last.train_state.params, train_state.params)
 
@@ -172,13 +172,14 @@ def test_a_line_search_through_dropout():
     data = X.astype(np.float32), Y.astype(np.float32)
     optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15))
     net = jn.serial(jn.dense(40), jnp.tanh, jn.dropout(0.2), jn.dense(2))
-    step = jn.make_step(jn.supervised(net, loss), optimizer)
-    train_state = jn.init_training(net, optimizer, KEY, data)
-    start = jn.evaluate(train_state, step, data)["loss"]
+    trainer = jn.trainer(jn.supervised(net, loss), optimizer)
+    train_state = trainer.init(KEY, data)
+    now = lambda: (train_state.params, train_state.state)  # noqa: E731
+    start = jn.evaluate(trainer.objective, *now(), data)["loss"]
     with jax.debug_key_reuse(False):  # the key is used twice on purpose
         for _ in range(20):
-            train_state, _ = step(train_state, data)
-    assert 0.05 * start < jn.evaluate(train_state, step, data)["loss"] < 0.7 * start
+            train_state, _ = trainer.step(train_state, data)
+    assert 0.05 * start < jn.evaluate(trainer.objective, *now(), data)["loss"] < 0.7 * start
 
 
 # What the user's loop does.
@@ -192,11 +193,11 @@ def test_early_stopping_is_a_statement_in_the_loop():
     train[1][::2] = np.random.default_rng(0).integers(0, 10, 30)
     net, optimizer = jn.models.mlp([64, 10]), optax.adam(1e-2)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    step = jn.make_step(jn.supervised(net, cross_entropy), optimizer)
-    train_state = jn.init_training(net, optimizer, KEY, train)
+    trainer = jn.trainer(jn.supervised(net, cross_entropy), optimizer)
+    train_state = trainer.init(KEY, train)
 
     best, epochs = None, []
-    for epoch in jn.fit(train_state, step, train, epochs=200, evaluate=test, progress=False):
+    for epoch in jn.fit(trainer, train_state, train, epochs=200, evaluate=test, progress=False):
         epochs.append(epoch)
         if best is None or epoch.test["loss"] < best.test["loss"]:
             best = epoch
@@ -207,7 +208,9 @@ def test_early_stopping_is_a_statement_in_the_loop():
     assert 3 < best.number < len(epochs) - 4 and len(epochs) == best.number + 5 < 100
     assert best.test["loss"] == min(losses) < epochs[-1].test["loss"]
     assert epochs[-1].train["loss"] < best.train["loss"]  # it would have gone on learning noise
-    again = jn.evaluate(best.train_state, step, test)  # what was kept is still the best
+    again = jn.evaluate(
+        trainer.objective, best.train_state.params, best.train_state.state, test
+    )  # what was kept is still the best
     assert again["loss"] == pytest.approx(best.test["loss"], rel=1e-5)
 
 
@@ -222,9 +225,9 @@ def test_l1_by_a_proximal_step_gives_exact_zeros_and_by_gradients_none():
         "proximal": (optax.chain(optax.sgd(0.2), jn.penalties.proximal_l1(0.01, 0.2)), None),
     }
     for way, (optimizer, penalty) in ways.items():
-        step = jn.make_step(jn.supervised(net, cross_entropy, penalty=penalty), optimizer)
-        train_state = jn.init_training(net, optimizer, KEY, data)
-        for epoch in jn.fit(train_state, step, data, epochs=200, batch_size=400, progress=False):
+        trainer = jn.trainer(jn.supervised(net, cross_entropy, penalty=penalty), optimizer)
+        train_state = trainer.init(KEY, data)
+        for epoch in jn.fit(trainer, train_state, data, epochs=200, batch_size=400, progress=False):
             train_state = epoch.train_state
         kernels[way] = np.asarray(train_state.params["kernel"])
         assert 0.3 < epoch.train["loss"] < 1.8

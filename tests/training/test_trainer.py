@@ -1,6 +1,8 @@
 """One step: equal to the update written out, keys that move on, warnings with paths."""
 
+import gc
 import warnings
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +22,18 @@ def data(n=6, seed=0):
 
 
 def build(net, optimizer=None, loss=LOSS):
-    optimizer = optimizer or optax.sgd(0.1)
-    step = jn.make_step(jn.supervised(net, loss), optimizer)
-    return step, jn.init_training(net, optimizer, KEY, data())
+    trainer = jn.trainer(jn.supervised(net, loss), optimizer or optax.sgd(0.1))
+    return trainer, trainer.init(KEY, data())
+
+
+def objective_of(net, loss):
+    """An objective of net's params from `loss(params, state, batch, train) -> (values, state)`."""
+
+    def apply(params, state, batch, *, key=None, train=False):
+        values, state = loss(params, state, batch, train)
+        return (values, {}), state
+
+    return jn.Layer(lambda key, batch: net.init(key, batch[0]), apply, "mine")
 
 
 @pytest.mark.parametrize("optimizer", [
@@ -31,12 +42,12 @@ def build(net, optimizer=None, loss=LOSS):
 ], ids=["sgd", "momentum", "adam", "chain"])  # fmt: skip
 def test_step_is_the_update_written_out(optimizer):
     net = jn.serial(jn.dense(4), jnp.tanh, jn.dense(2))
-    step, train_state = build(net, optimizer)
+    trainer, train_state = build(net, optimizer)
     params, opt_state = train_state.params, optimizer.init(train_state.params)
     params = jax.tree.map(jnp.array, params)
     x, y = data()
     for _ in range(5):
-        train_state, metrics = step(train_state, (x, y))
+        train_state, metrics = trainer.step(train_state, (x, y))
         loss, grads = jax.value_and_grad(lambda p: LOSS(net.apply(p, {}, x)[0], y).mean())(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
@@ -49,10 +60,10 @@ def test_step_is_the_update_written_out(optimizer):
 
 def test_line_search_gets_value_and_function():
     optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15))
-    step, train_state = build(jn.dense(2), optimizer)
+    trainer, train_state = build(jn.dense(2), optimizer)
     losses = []
     for _ in range(10):
-        train_state, metrics = step(train_state, data())
+        train_state, metrics = trainer.step(train_state, data())
         losses.append(float(metrics["loss"]))
     assert all(b < a for a, b in zip(losses, losses[1:], strict=False)) and losses[-1] > 0
 
@@ -66,10 +77,10 @@ def test_the_new_key_was_never_handed_out():
         return x @ params["w"], state
 
     net = jn.Layer(lambda key, x: ({"w": jnp.ones((3, 2))}, {}), apply, "spy")
-    step, train_state = build(net)
+    trainer, train_state = build(net)
     keys = [tuple(jax.random.key_data(train_state.key).tolist())]
     for _ in range(4):
-        train_state, _ = step(train_state, data())
+        train_state, _ = trainer.step(train_state, data())
         keys.append(tuple(jax.random.key_data(train_state.key).tolist()))
     jax.effects_barrier()
     assert len(set(keys)) == 5 and len(set(handed)) == 4
@@ -84,9 +95,9 @@ def test_init_and_training_keys_differ():
 
 
 def test_state_moves_on():
-    step, train_state = build(jn.serial(jn.batch_norm(), jn.dense(2)))
+    trainer, train_state = build(jn.serial(jn.batch_norm(), jn.dense(2)))
     x, y = data()
-    train_state, _ = step(train_state, (x, y))
+    train_state, _ = trainer.step(train_state, (x, y))
     np.testing.assert_allclose(
         train_state.state["batch_norm"]["mean"], 0.1 * x.mean(0), rtol=1e-5, atol=1e-7
     )
@@ -95,157 +106,204 @@ def test_state_moves_on():
 def test_state_that_never_changes_is_told_with_its_path():
     net = jn.serial(jn.batch_norm(), jn.dense(2))
 
-    def forgetful(params, state, batch, *, key, train):
+    def forgetful(params, state, batch, train):
         y, state = net.apply(params, state, batch[0])  # train=train is missing
-        return LOSS(y, batch[1]).mean(), (state, {})
+        return LOSS(y, batch[1]), state
 
-    optimizer = optax.sgd(0.1)
-    step = jn.make_step(forgetful, optimizer)
+    trainer = jn.trainer(objective_of(net, forgetful), optax.sgd(0.1))
     with pytest.warns(
         UserWarning, match="does not change in training: batch_norm/mean, batch_norm"
     ):
-        step(jn.init_training(net, optimizer, KEY, data()), data())
+        trainer.step(trainer.init(KEY, data()), data())
 
 
 def test_gradient_that_is_not_finite_is_told_with_path_and_step():
-    step, train_state = build(jn.serial(jn.dense(4), jn.dense(2)))
-    train_state, _ = step(train_state, data())
+    trainer, train_state = build(jn.serial(jn.dense(4), jn.dense(2)))
+    train_state, _ = trainer.step(train_state, data())
     x, y = data()
     with pytest.warns(
         UserWarning, match="not finite at step 2: dense/bias, dense/kernel, dense_1/"
     ):
         for _ in range(3):
-            train_state, _ = step(train_state, (x * np.inf, y))
+            train_state, _ = trainer.step(train_state, (x * np.inf, y))
 
 
 def test_only_the_bad_leaf_is_named():
-    def objective(params, state, batch, *, key, train):
-        return jnp.sqrt(params["bias"]).sum() + params["kernel"].sum(), (state, {})  # d sqrt(0)
+    def loss(params, state, batch, train):
+        return jnp.sqrt(params["bias"]).sum() + params["kernel"].sum(), state  # d sqrt(0)
 
-    optimizer = optax.sgd(0.0)
-    step = jn.make_step(objective, optimizer)
+    trainer = jn.trainer(objective_of(jn.dense(2), loss), optax.sgd(0.0))
     with pytest.warns(UserWarning, match="not finite at step 1: bias;"):
-        step(jn.init_training(jn.dense(2), optimizer, KEY, data()), data())
+        trainer.step(trainer.init(KEY, data()), data())
 
 
 def test_compiled_once_and_a_second_time_told_with_the_leaf():
-    step, train_state = build(jn.dense(2))
+    trainer, train_state = build(jn.dense(2))
     for seed in range(4):
-        train_state, _ = step(train_state, data(seed=seed))
-    assert len(step.traces["step"]) == 1
+        train_state, _ = trainer.step(train_state, data(seed=seed))
+    assert len(trainer.watcher.traces["step"]) == 1
     with pytest.warns(
         UserWarning, match=r"batch/0: float32\[6,3\] -> float32\[5,3\]; batch/1: int32"
     ):
-        step(train_state, data(5))
-    assert len(step.traces["step"]) == 2
+        trainer.step(train_state, data(5))
+    assert len(trainer.watcher.traces["step"]) == 2
 
 
 def test_shapes_that_are_meant_are_not_told():
-    optimizer = optax.sgd(0.1)
-    step = jn.make_step(jn.supervised(jn.dense(2), LOSS), optimizer, shapes=3)
-    train_state = jn.init_training(jn.dense(2), optimizer, KEY, data())
+    trainer = jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=3)
+    train_state = trainer.init(KEY, data())
     for n in (6, 5, 4, 6, 5):  # warnings are errors here
-        train_state, _ = step(train_state, data(n))
-    assert len(step.traces["step"]) == 3
-    with pytest.warns(UserWarning, match=r"time 4.*float32\[3,3\].*shapes=n"):
-        train_state, _ = step(train_state, data(3))
+        train_state, _ = trainer.step(train_state, data(n))
+    assert len(trainer.watcher.traces["step"]) == 3
+    with pytest.warns(UserWarning, match=r"number 4.*float32\[3,3\].*shapes=n"):
+        train_state, _ = trainer.step(train_state, data(3))
     with pytest.raises(ValueError, match="shapes must be at least 1, got 0"):
-        jn.make_step(jn.supervised(jn.dense(2), LOSS), optimizer, shapes=0)
+        jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=0)
 
 
 def test_a_change_that_is_not_of_the_batch_is_told_even_among_the_shapes_meant():
-    optimizer = optax.sgd(0.1)
-    step = jn.make_step(jn.supervised(jn.dense(2), LOSS), optimizer, shapes=3)
-    train_state = jn.init_training(jn.dense(2), optimizer, KEY, data())
-    train_state, _ = step(train_state, data())
+    trainer = jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=3)
+    train_state = trainer.init(KEY, data())
+    train_state, _ = trainer.step(train_state, data())
     train_state = train_state._replace(step=train_state.step.astype(jnp.uint8))
     with pytest.warns(UserWarning, match="train_state/step: int32.* -> uint8"):
-        step(train_state, data())
+        trainer.step(train_state, data())
 
 
 def test_a_used_train_state_is_answered():
-    step, train_state = build(jn.dense(2))
+    trainer, train_state = build(jn.dense(2))
     with jax.debug_key_reuse(False):  # it would see the used key first
-        step(train_state, data())
+        trainer.step(train_state, data())
         with pytest.raises((RuntimeError, ValueError), match="deleted") as error:
-            step(train_state, data())
-    assert "go on with the one that came back" in "\n".join(error.value.__notes__)
+            trainer.step(train_state, data())
+    assert "continue with the one that came back" in "\n".join(error.value.__notes__)
 
 
 @pytest.mark.parametrize(("objective", "optimizer", "words"), [
-    (jn.dense(2), optax.sgd(0.1), "the objective must be a function"),
+    (LOSS, optax.sgd(0.1), "the objective must be a layer"),
     (jn.supervised(jn.dense(2), LOSS), 0.1, "must be one of optax"),
-    (jn.supervised(jn.dense(2), LOSS), optax.sgd, "must be one of optax"),
+    (jn.supervised(jn.dense(2), LOSS), optax.sgd, r"did you forget to call it: sgd\(1e-3\)\?"),
     (
         jn.supervised(jn.dense(2), LOSS),
         optax.MultiSteps(optax.sgd(0.1), 2),
-        r"got MultiSteps; write \.gradient_transformation\(\)",
+        r"got MultiSteps; write optimizer\.gradient_transformation\(\)",
     ),
-], ids=["layer", "number", "uncalled", "MultiSteps"])  # fmt: skip
+], ids=["function", "number", "uncalled", "MultiSteps"])  # fmt: skip
 def test_wrong_parts_are_answered(objective, optimizer, words):
     with pytest.raises(TypeError, match=words):
-        jn.make_step(objective, optimizer)
+        jn.trainer(objective, optimizer)
 
 
-def test_a_loss_that_is_no_scalar_is_answered():
-    def objective(params, state, batch, *, key, train):
-        return params["bias"], (state, {})
-
-    step = jn.make_step(objective, optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"must be a scalar, got shape \(2,\)"):
-        step(jn.init_training(jn.dense(2), optax.sgd(0.1), KEY, data()), data())
+def test_values_of_a_wrong_shape_are_answered():
+    loss = lambda params, state, batch, train: (batch[0] @ params["kernel"], state)  # noqa: E731
+    trainer = jn.trainer(objective_of(jn.dense(2), loss), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"mine: loss must be \(batch,\), .* got \(6, 2\)"):
+        trainer.step(trainer.init(KEY, data()), data())
 
 
-def test_init_training_takes_specs_arrays_and_trees():
+def test_init_takes_specs_arrays_and_trees():
     net = jn.compose(lambda m, x: m(jn.dense(2), x["a"]))
     for inputs in ({"a": jn.spec((50, 3))}, {"a": np.ones((50, 3), np.float32)}):
-        train_state = jn.init_training(net, optax.adam(0.1), KEY, (inputs, jn.spec((50,))))
+        trainer = jn.trainer(jn.supervised(net, LOSS), optax.adam(0.1))
+        train_state = trainer.init(KEY, (inputs, jn.spec((50,), jnp.int32)))
         assert train_state.params["dense"]["kernel"].shape == (3, 2)
-    with pytest.raises(TypeError, match="batch axis first"):
-        jn.init_training(net, optax.adam(0.1), KEY, ([1, 2], [3]))
+    with pytest.raises(TypeError, match="one example per row"):
+        trainer.init(KEY, ([1, 2], [3]))
 
 
 def test_steps_are_quiet():
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        step, train_state = build(jn.serial(jn.batch_norm(), jn.dense(2)), optax.adam(0.1))
+        trainer, train_state = build(jn.serial(jn.batch_norm(), jn.dense(2)), optax.adam(0.1))
         for _ in range(5):
-            train_state, _ = step(train_state, data())
+            train_state, _ = trainer.step(train_state, data())
     assert not seen
 
 
 def test_a_loss_that_is_nan_while_its_gradient_is_not():
-    net, optimizer = jn.dense(3), optax.sgd(0.1)
     x, labels = jnp.ones((4, 2)), jnp.array([0, 1, 2, 3])  # 3 is no class
-    step = jn.make_step(
-        jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels), optimizer
-    )
-    train_state = jn.init_training(net, optimizer, jax.random.key(0), x)
-    epochs = jn.fit(train_state, step, (x, labels), epochs=3, batch_size=4)
-    with pytest.warns(
-        UserWarning, match="the loss is not finite at step 1, though its grad"
-    ) as seen:
+    trainer = jn.trainer(jn.supervised(jn.dense(3), LOSS), optax.sgd(0.1))
+    train_state = trainer.init(KEY, (x, labels))
+    epochs = jn.fit(trainer, train_state, (x, labels), epochs=3, batch_size=4)
+    with pytest.warns(UserWarning, match="the loss is not finite at step 1, but its grad") as seen:
         list(epochs)
     assert len(seen) == 1
-    with pytest.warns(UserWarning, match="the loss is not finite at step 1, though its grad"):
-        step(train_state, (x, labels))
+    with pytest.warns(UserWarning, match="the loss is not finite at step 1, but its grad"):
+        trainer.step(train_state, (x, labels))
 
 
 def test_a_torch_tensor_is_named():
     torch = pytest.importorskip("torch", reason="the message is about its tensors")
-    with pytest.raises(TypeError, match=r"init_training: .* torch.Tensor: x.numpy\(\)"):
-        jn.init_training(jn.dense(3), optax.sgd(0.1), jax.random.key(0), torch.ones(4, 2))
+    trainer, _ = build(jn.dense(2))
+    with pytest.raises(TypeError, match=r"trainer.init: .* torch.Tensor; pass x.numpy\(\)"):
+        trainer.init(KEY, (torch.ones(4, 2), torch.ones(4)))
 
 
 def test_the_optimizer_of_the_state_is_that_of_the_step():
-    net = jn.dense(3)
-    objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
-    batch = jnp.ones((4, 2)), jnp.array([0, 1, 2, 0])
-    train_state = jn.init_training(net, optax.adam(0.1), jax.random.key(0), batch)
-    step = jn.make_step(objective, optax.sgd(0.1))
+    _, train_state = build(jn.dense(2), optax.adam(0.1))
+    trainer, _ = build(jn.dense(2), optax.sgd(0.1))
     with pytest.raises(
-        ValueError, match=r"the same one\n  needs .*EmptyState.*\n  got .*ScaleByAdam"
+        ValueError, match=r"another optimizer.*\n  expected .*EmptyState.*\n  got .*ScaleByAdam"
     ):
-        step(train_state, batch)
-    with pytest.raises(ValueError, match="give init_training and make_step the same one"):
-        list(jn.fit(train_state, step, batch, epochs=1))
+        trainer.step(train_state, data())
+    with pytest.raises(ValueError, match="opt_state belongs to another optimizer"):
+        list(jn.fit(trainer, train_state, data(), epochs=1))
+
+
+@pytest.mark.parametrize("how", ["jit", "grad", "scan", "vmap"])
+def test_a_step_inside_other_transforms_is_a_pure_function(how):
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))
+    trainer, train_state = build(net, optax.adam(0.1))
+    batch = tuple(map(jnp.asarray, data()))
+
+    def loss(scale, train_state=train_state):
+        scaled = jax.tree.map(lambda leaf: scale * leaf, train_state.params)
+        return trainer.step(train_state._replace(params=scaled), batch)[1]["loss"]
+
+    if how == "jit":
+        found = jax.jit(loss)(1.0)
+    elif how == "grad":
+        eps = 1e-2
+        found = jax.grad(loss)(1.0)
+        np.testing.assert_allclose(found, (loss(1 + eps) - loss(1 - eps)) / (2 * eps), rtol=2e-2)
+        return
+    elif how == "scan":
+        _, found = jax.lax.scan(
+            lambda state, _: (lambda new, metrics: (new, metrics["loss"]))(
+                *trainer.step(state, batch)
+            ),
+            train_state,
+            length=3,
+        )
+        assert found[2] < found[0]
+        found = found[0]
+    else:
+        found = jax.vmap(loss)(jnp.array([1.0, 2.0]))[0]
+    _, metrics = trainer.step(train_state, batch)  # nothing was donated before
+    np.testing.assert_allclose(found, metrics["loss"], rtol=1e-5)
+
+
+def test_weak_types_do_not_compile_twice():
+    net = jn.stateless(lambda key, x: {"w": jnp.full((3, 2), 0.1)}, lambda p, x: x @ p["w"], "weak")
+    trainer, train_state = build(net)
+    assert not train_state.params["w"].weak_type
+    for _ in range(3):  # a second compilation would warn, and warnings are errors
+        train_state, _ = trainer.step(train_state, data())
+    assert len(trainer.watcher.traces["step"]) == 1
+
+
+def test_inputs_in_a_tuple():
+    net = jn.compose(lambda m, pair: m(jn.dense(2), pair[0]) + m(jn.dense(2), pair[1]))
+    x, y = data()
+    trainer = jn.trainer(jn.supervised(net, LOSS), optax.sgd(0.1))
+    train_state, metrics = trainer.step(trainer.init(KEY, ((x, x), y)), ((x, x), y))
+    assert sorted(train_state.params) == ["dense", "dense_1"] and metrics["loss"] > 0
+
+
+def test_programs_die_with_their_trainer():
+    trainer, train_state = build(jn.dense(2))
+    list(jn.fit(trainer, train_state, data(), epochs=1))
+    alive = weakref.ref(trainer.update)
+    del trainer
+    gc.collect()
+    assert alive() is None

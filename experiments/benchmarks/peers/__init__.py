@@ -1,2 +1,2 @@
-"""One file a library: `variants(workload)` names its ways, `build(workload, weights, variant)`
-makes a `Program` of one. Without weights it draws its own, by the library's initializers."""
+"""One file per library: `variants(workload)` names its variants, and `build(workload, weights,
+variant)` makes the `Program` of one, without weights by the library's initializers."""

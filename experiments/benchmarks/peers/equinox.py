@@ -1,6 +1,6 @@
 """Equinox: `filter_jit` with donation, and `partition` with plain `jax.jit`, which calls faster.
 
-Its modules take one example, channels first, and are mapped over the batch.
+Its modules take a single example, channels first, and are mapped over the batch.
 """
 
 import equinox as eqx
@@ -34,7 +34,7 @@ def variants(workload: Workload) -> tuple[str, ...]:
 
 
 class Module(eqx.Module):
-    """Layers by the common names, and how they are applied to one example."""
+    """Any of the nets, with layers by the common names, for a single example."""
 
     layers: dict
     net: Net = eqx.field(static=True)

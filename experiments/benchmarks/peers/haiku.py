@@ -101,7 +101,7 @@ def forward(net: Net, x: jax.Array) -> jax.Array:
 
 
 def in_layout(net: Net, weights: Weights, like: Weights) -> Weights:
-    """Entries go by path; w and b in place of kernel and bias, offset in a norm."""
+    """Entries by path, with w and b for kernel and bias, and offset in a norm."""
     found = {}
     for path, p in flatten(weights).items():
         name = "/".join(path)

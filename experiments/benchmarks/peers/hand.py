@@ -52,7 +52,7 @@ def pool(x):
 
 
 def batch_norm(p, x):
-    """With the batch's statistics, which are returned for the running averages."""
+    """Normalizes by the batch's statistics, and returns them for the running averages."""
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     y = (x - mean) * (lax.rsqrt(var + 1e-5) * p["scale"]) + p["bias"]
     return y, {"mean": mean, "var": var}
@@ -106,7 +106,7 @@ def resnet(net: ResNet):
 
 
 def statistics(net: Net, params: Weights) -> Weights:
-    """Running statistics of a fresh ResNet; nothing for the others."""
+    """Initial running statistics of a ResNet; empty for other nets."""
     if not isinstance(net, ResNet):
         return {}
     return {

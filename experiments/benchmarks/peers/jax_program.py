@@ -1,4 +1,4 @@
-"""What the peers on JAX share: SGD with momentum, the loss, K updates in one program."""
+"""Common parts of the peers on JAX: SGD with momentum, the loss, K updates in one program."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +21,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def on_device(tree: Any) -> Any:
-    """Copies, since what is donated must not share memory with NumPy."""
+    """Copies on the device, since donated arrays must not share memory with NumPy."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
 def make_update(workload: Workload, loss: Callable) -> Callable:
-    """((params, state, opt_state), batch) -> (the same, loss); loss gives (value, state)."""
+    """((params, state, opt_state), batch) -> (the same, loss); `loss` returns (value, state)."""
     sgd = optimizer(workload)
 
     def update(carry, batch):
@@ -40,7 +40,7 @@ def make_update(workload: Workload, loss: Callable) -> Callable:
 
 
 def with_optimizer(workload: Workload, params: Any, state: Any) -> tuple[Any, Any, Any]:
-    """What make_update carries."""
+    """The carry of `make_update`."""
     return params, state, jax.jit(optimizer(workload).init)(params)
 
 

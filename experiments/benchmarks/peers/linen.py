@@ -138,7 +138,7 @@ def make(net: Net) -> nn.Module:
 
 
 def in_layout(net: Net, weights: Weights) -> Weights:
-    """The layout is the common one, but for recurrent cells, which have a layer for each gate."""
+    """The common layout, with one layer per gate in recurrent cells."""
     match net:
         case Lstm():
             p = {k: np.split(v, 4, -1) for k, v in weights["lstm"].items()}
@@ -159,7 +159,7 @@ def in_layout(net: Net, weights: Weights) -> Weights:
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
-    """The variant "Linen, jitted init" draws the parameters in one compiled program."""
+    """The program of a variant; "Linen, jitted init" draws the parameters under `jax.jit`."""
     module = make(workload.net)
 
     def init(key):

@@ -69,7 +69,7 @@ class Block(nnx.Module):
 
 
 class Module(nnx.Module):
-    """Layers by the common names."""
+    """Any of the nets, with layers by the common names."""
 
     def __init__(self, net: Net, shape: tuple[int, ...], rngs: nnx.Rngs):
         self.net, width = net, shape[-1]

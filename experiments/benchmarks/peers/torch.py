@@ -63,7 +63,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Heads as in the common layout: one linear map for queries, keys and values together."""
+    """Multi-head attention with one linear map for queries, keys and values."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
 
 class Module(nn.Module):
-    """Layers by the common names; images are channels first."""
+    """Any of the nets, with layers by the common names; images are channels first."""
 
     def __init__(self, net: Net, shape: tuple[int, ...]):
         super().__init__()
@@ -136,7 +136,7 @@ class Module(nn.Module):
 
 
 def in_layout(weights: Weights) -> dict[str, np.ndarray]:
-    """By the names of a state_dict."""
+    """The weights by the names of a state_dict."""
     found = {}
     for path, p in flatten(weights).items():
         name = ".".join(path)
@@ -243,7 +243,7 @@ def program(workload, forward, parameters, data, compiled, differs="") -> Progra
 
 
 def ensemble(workload, model, weights, tensor, compiled) -> Program:
-    """`torch.func`: parameters stacked, the model mapped over them."""
+    """An ensemble by `torch.func`: stacked parameters, and the model mapped over them."""
     if weights is not None:
         each = [in_layout(one) for one in unstack(weights, workload.members)]
         params = {name: tensor(np.stack([one[name] for one in each])) for name in each[0]}

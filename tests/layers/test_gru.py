@@ -1,0 +1,45 @@
+"""GRU: its reset gate by hand, params and messages; see test_recurrent.py for its values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+
+def test_the_reset_gate_acts_after_the_product(x64):
+    """One feature, one step from h: n = tanh(a_n + r (h w_n + b)), h' = (1 - u) n + u h."""
+    params = {
+        "kernel": jnp.array([[1.0, -2.0, 0.5]]),
+        "recurrent_kernel": jnp.array([[0.5, 1.0, 2.0]]),
+        "bias": jnp.array([0.1, 0.2, 0.3]),
+        "recurrent_bias": jnp.array([-0.4]),
+    }
+    x, h = 2.0, 0.7
+    r = 1 / (1 + np.exp(-(x + 0.1 + 0.5 * h)))
+    u = 1 / (1 + np.exp(-(-2 * x + 0.2 + h)))
+    n = np.tanh(0.5 * x + 0.3 + r * (2 * h - 0.4))
+    (new, y), _ = jn.gru_cell(1).apply(params, {}, (jnp.array([[h]]), jnp.array([[x]])))
+    np.testing.assert_allclose(new, [[(1 - u) * n + u * h]], rtol=1e-12)
+    assert new == y
+
+
+def test_params():
+    params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((2, 6, 5)))
+    assert jax.tree.map(jnp.shape, params) == {
+        "bias": (12,),
+        "kernel": (5, 12),
+        "recurrent_bias": (4,),
+        "recurrent_kernel": (4, 12),
+    }
+    params, _ = jn.gru(4, use_bias=False).init(jax.random.key(0), jn.spec((2, 6, 5)))
+    assert set(params) == {"kernel", "recurrent_kernel"}
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="gru: features must be at least 1, got 0"):
+        jn.gru(0)
+    params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((3, 6, 5)))
+    with pytest.raises(ValueError, match=r"must be an array \(batch, features\) = \(3, 4\)"):
+        jn.gru_cell(4).apply(params, {}, (jnp.ones((3, 7)), jnp.ones((3, 5))))

@@ -1,0 +1,116 @@
+"""Dot-product attention by hand, masks, dropout, and the fused path."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.ops.attention import (
+    dot_product_attention,
+    expand_mask,
+    fits_cudnn,
+    fused_attention,
+    hardware,
+    masked_softmax,
+)
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def test_masked_softmax_by_hand():
+    scores = jnp.log(jnp.array([[1.0, 2.0, 5.0], [3.0, 1.0, 4.0]]))
+    mask = jnp.array([[True, True, False], [True, True, True]])
+    y = masked_softmax(scores, mask)
+    np.testing.assert_allclose(y, [[1 / 3, 2 / 3, 0], [3 / 8, 1 / 8, 1 / 2]], rtol=1e-6)
+    np.testing.assert_allclose(masked_softmax(scores, None)[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
+
+
+def test_masked_softmax_without_any_entry_has_gradient_0():
+    def first(scores):
+        return masked_softmax(scores, jnp.zeros((2, 3), bool))[:, 0].sum()
+
+    with jax.debug_nans(True):
+        assert not jax.grad(first)(jnp.ones((2, 3))).any()
+
+
+def test_the_forms_of_a_mask():
+    lengths = jnp.array([3, 1])
+    seen = jnp.arange(3) < lengths[:, None]
+    whole = jnp.broadcast_to(seen[:, None, None], (2, 4, 5, 3))
+    for form in (lengths, seen, whole[:, 0], whole[:, :1], whole):
+        full = jnp.broadcast_to(expand_mask("a", form, (2, 4, 5, 3)), (2, 4, 5, 3))
+        np.testing.assert_array_equal(full, whole)
+    assert expand_mask("a", None, (2, 4, 5, 3)) is None
+    with pytest.raises(
+        ValueError, match=r"a: a mask is lengths, integers \(2,\).*got \(3,\) int32"
+    ):
+        expand_mask("a", jnp.array([1, 2, 3]), (2, 4, 5, 3))
+
+
+def test_two_heads_that_share_a_key_by_hand(x64):
+    """Queries 0 and log(9) on keys 0 and 1: weights 1/2, 1/2 and 1/10, 9/10."""
+    q = jnp.array([0.0, np.log(9.0)]).reshape(1, 1, 2, 1)
+    k, v = jnp.array([0.0, 1.0]).reshape(1, 2, 1, 1), jnp.array([0.0, 20.0]).reshape(1, 2, 1, 1)
+    y, weights = dot_product_attention(q, k, v)
+    np.testing.assert_allclose(weights[0, :, 0], [[0.5, 0.5], [0.1, 0.9]], rtol=1e-12)
+    np.testing.assert_allclose(y[0, 0, :, 0], [10, 18], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_is_jaxs_own_attention(kv_heads):
+    """jax 0.10, in float32, its precision."""
+    q, k, v = (a.astype(jnp.float32) for a in (draw(2, 5, 4, 6), *draw(2, 2, 7, kv_heads, 6)))
+    mask = jnp.asarray(np.random.default_rng(1).random((2, 1, 5, 7)) < 0.6).at[..., 0].set(True)
+    y, _ = dot_product_attention(q, k, v, mask)
+    np.testing.assert_allclose(y, jax.nn.dot_product_attention(q, k, v, mask=mask), 1e-5, 1e-5)
+
+
+def test_dropout_keeps_the_mean_and_leaves_the_returned_weights():
+    q, v = jnp.zeros((40, 30, 1, 2)), jnp.ones((40, 50, 1, 1))
+    k = jnp.zeros((40, 50, 1, 2))
+    y, weights = dot_product_attention(q, k, v, dropout_rate=0.25, key=jax.random.key(0))
+    np.testing.assert_allclose(weights, 1 / 50, rtol=1e-5)
+    kept = np.asarray(y) * 50 * 0.75  # number of kept weights of a query
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-3)
+    assert abs(kept.mean() - 50 * 0.75) < 4 * np.sqrt(50 * 0.75 * 0.25 / kept.size)
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "dtype", "head_size", "fits"),
+    [
+        ("gpu", 8.0, jnp.bfloat16, 64, True),
+        ("gpu", 8.0, jnp.float16, 128, True),
+        ("gpu", 9.0, jnp.bfloat16, 256, True),
+        ("gpu", 8.0, jnp.bfloat16, 136, False),
+        ("gpu", 9.0, jnp.bfloat16, 264, False),
+        ("gpu", 8.0, jnp.bfloat16, 60, False),
+        ("gpu", 7.5, jnp.float16, 64, False),
+        ("gpu", 0.0, jnp.float16, 64, False),
+        ("gpu", 9.0, jnp.float32, 64, False),
+        ("cpu", 9.0, jnp.bfloat16, 64, False),
+        ("tpu", 0.0, jnp.bfloat16, 64, False),
+    ],
+)
+def test_fits_cudnn(backend, capability, dtype, head_size, fits):
+    assert fits_cudnn(backend, capability, dtype, head_size) is fits
+
+
+def test_hardware_of_other_vendors(monkeypatch):
+    class Device:
+        compute_capability = "gfx90a"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    assert hardware() == (jax.default_backend(), 0.0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_fused_attention_with_lengths(causal):
+    q, k, v = (draw(3, 5, 2, 8, seed=i).astype(jnp.float32) for i in range(3))
+    lengths = jnp.array([3, 0, 5])
+    y = fused_attention(q, k, v, lengths, causal=causal, implementation="xla")
+    seen = jnp.arange(5) < jnp.maximum(lengths, 1)[:, None, None, None]
+    seen = seen & jnp.tril(jnp.ones((5, 5), bool)) if causal else seen
+    wanted, _ = dot_product_attention(q, k, v, jnp.broadcast_to(seen, (3, 1, 5, 5)))
+    np.testing.assert_allclose(y, wanted, 1e-5, 1e-5)

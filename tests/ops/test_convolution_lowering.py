@@ -1,0 +1,102 @@
+"""Both lowerings compute the same, and compiled CPU programs contain fast forms only."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from jaxnet.ops.convolution import convolve
+from jaxnet.ops.convolution_lowering import Form, accelerator, cpu
+from tests.ops.test_convolution import CASES, close, oracle, random
+
+
+@pytest.mark.parametrize("x_shape, w_shape, options", CASES)
+@pytest.mark.parametrize("many", [1, 2])
+def test_each_platform_computes_the_same(x64, x_shape, w_shape, options, many):
+    axes = (1,) * (len(x_shape) - 2)
+    defaults = dict(dilation=axes, input_dilation=axes, groups=1)
+    form = Form(**(defaults | options), inputs=x_shape[1:-1], window=w_shape[:-2])
+    y_shape = (x_shape[0], *form.outputs, w_shape[-1])
+    x, w, y = random((many, *x_shape), (many, *w_shape), (many, *y_shape))
+    for wanted, operands in {"y": (x, w), "x": (w, y), "w": (x, y)}.items():
+        results = [
+            jax.jit(partial(run, wanted=wanted, form=form))(*operands) for run in (cpu, accelerator)
+        ]
+        close(*results)
+
+
+# Inside loops XLA on CPU does not convert slow forms, so all must be in the fast form there.
+
+
+def training_step(conv):
+    """Forms of all kinds: strides, blocks, dilation, 1x1 and a plain one."""
+
+    def loss(params, x):
+        y = jnp.tanh(conv(x, params["a"], strides=(2, 2), padding=((1, 1), (0, 1))))
+        y = jnp.tanh(conv(y, params["b"], strides=(1, 1), padding=((1, 1), (1, 1))))
+        y = jnp.tanh(
+            conv(y, params["c"], strides=(1, 1), padding=((2, 2), (2, 2)), dilation=(2, 2))
+        )
+        return (conv(y, params["d"], strides=(2, 2), padding=((0, 0), (0, 0))) ** 2).sum()
+
+    def step(params, x):
+        gradient = jax.grad(loss)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+
+    return step
+
+
+LOOPS = {
+    "alone": lambda step, p, x: step(p, x),
+    "inner jit": lambda step, p, x: jax.jit(step)(jax.jit(step)(p, x), x),
+    "scan": lambda step, p, x: lax.scan(lambda p, _: (step(p, x), None), p, None, length=3)[0],
+    "fori": lambda step, p, x: lax.fori_loop(0, 3, lambda _, p: step(p, x), p),
+    "while": lambda step, p, x: lax.while_loop(lambda p: p["a"].sum() < 3, lambda p: step(p, x), p),
+    "cond": lambda step, p, x: lax.cond(x.sum() > 0, step, lambda p, x: p, p, x),
+}
+
+
+def forms_in(run, *args) -> list[str]:
+    """The convolutions of the compiled program, as XLA writes them."""
+    text = jax.jit(run).lower(*args).compile().as_text()
+    return re.findall(r" convolution\(.*", text)
+
+
+def canonical(form: str) -> bool:
+    return "dim_labels=b01f_01io->b01f" in form and "rhs_reversal" not in form
+
+
+def step_arguments():
+    shapes = {"a": (3, 3, 20, 24), "b": (3, 5, 24, 5), "c": (3, 3, 5, 24), "d": (1, 1, 24, 20)}
+    params = {name: jnp.full(shape, 0.01) for name, shape in shapes.items()}
+    return params, jnp.ones((2, 8, 6, 20))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_compiled_convolutions_are_canonical(loop):
+    found = forms_in(partial(LOOPS[loop], training_step(convolve)), *step_arguments())
+    # Three values, two gradients of inputs and one of a kernel; the others are no convolutions.
+    assert len(found) >= 6
+    assert all(map(canonical, found)), "\n".join(found)
+
+
+def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode():
+    def run(params, x):
+        def remade(x, w, **options):
+            return jax.checkpoint(partial(convolve, **options))(x, w)
+
+        step = training_step(remade)
+        return lax.scan(lambda p, _: (jax.jvp(lambda p: step(p, x), (p,), (p,))[1], None), params,
+                        None, length=2)[0]  # fmt: skip
+
+    found = forms_in(run, *step_arguments())
+    assert len(found) >= 11
+    assert all(map(canonical, found)), "\n".join(found)
+
+
+def test_the_check_sees_what_jax_does_by_itself():
+    found = forms_in(partial(LOOPS["scan"], training_step(oracle)), *step_arguments())
+    assert not all(map(canonical, found))

@@ -1,0 +1,67 @@
+"""Evaluation and prediction, batch by batch, equal the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.key(0)
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+
+
+def data(n=50, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 3)).astype(np.float32)
+    return x, (x[:, 0] + 0.5 * rng.normal(size=n) > 0).astype(np.int32)
+
+
+class Loader:
+    """An iterable of batches, as grain's and PyTorch's loaders are."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_evaluate_by_hand_for_every_batch_size():
+    x, y = data(11)
+    objective = jn.supervised(jn.dense(2), LOSS, metrics={"accuracy": jn.metrics.accuracy})
+    params, state = objective.init(KEY, (x, y))
+    logits = x @ params["kernel"] + params["bias"]
+    expected = {"loss": LOSS(logits, y).mean(), "accuracy": (logits.argmax(1) == y).mean()}
+    for size in (1, 4, 11, 100):
+        found = jn.evaluate(objective, params, state, (x, y), batch_size=size)
+        assert list(found) == ["loss", "accuracy"]
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5)
+    parts = Loader([(x[:7], y[:7]), (x[7:], y[7:])])
+    found = jn.evaluate(objective, params, state, parts)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+
+
+def test_evaluate_of_a_scalar_objective_is_exact():
+    objective = jn.compose(lambda m, batch: (batch.mean(), {}))
+    found = jn.evaluate(objective, {}, {}, jnp.arange(11.0), batch_size=4)
+    np.testing.assert_allclose(found["loss"], 5.0)
+
+
+def test_the_old_argument_order_is_answered():
+    with pytest.raises(TypeError, match=r"write evaluate\(objective, params, state, data\)"):
+        jn.evaluate({}, {}, jn.dense(2), data())  # type: ignore[arg-type]
+
+
+def test_predict_in_batches_is_apply():
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))
+    params, state = net.init(KEY, jn.spec((1, 3)))
+    x, _ = data(11)
+    whole, _ = net.apply(params, state, x)
+    for size in (1, 4, 11, 64):
+        found = jn.predict(net, params, state, x, batch_size=size)
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,42 @@
+"""Warnings about a run, by path."""
+
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.training.watch import Watcher, warn_nonfinite
+
+PARAMS = {"a": jnp.ones(2), "b": jnp.ones(3)}
+
+
+def test_the_first_trace_is_quiet_and_the_second_names_what_changed():
+    watcher = Watcher()
+    watcher.traced("step", batch=jnp.ones(3))
+    with pytest.warns(UserWarning, match=r"number 2\), because of batch: float32\[3\] -> float32"):
+        watcher.traced("step", batch=jnp.ones(4))
+
+
+def test_state_that_stays_is_named_once():
+    watcher, state = Watcher(), {"mean": jnp.ones(2)}
+    with pytest.warns(UserWarning, match="state does not change in training: mean;"):
+        watcher.updated(state, state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watcher.updated(state, state)
+        watcher.updated(state, {"mean": jnp.ones(2)})
+
+
+def test_state_of_another_structure_raises():
+    with pytest.raises(ValueError, match="must return state of the structure it was given"):
+        Watcher().updated({"mean": jnp.ones(2)}, {})
+
+
+def test_gradients_come_before_losses():
+    finite = np.array([[True, True], [True, False]])
+    with pytest.warns(UserWarning, match="the gradient is not finite at step 8: b;"):
+        assert warn_nonfinite(PARAMS, finite, np.array([1, np.nan]), 7)
+    with pytest.warns(UserWarning, match="the loss is not finite at step 8, but its gradient is"):
+        assert warn_nonfinite(PARAMS, finite[:1], np.array([1, np.inf]), 7)
+    assert not warn_nonfinite(PARAMS, finite[:1], np.ones(1), 7)
