@@ -9,24 +9,15 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from jaxnet import data as data
-from jaxnet import detection as detection
 from jaxnet import initializers as initializers
-from jaxnet import losses as losses
-from jaxnet import metrics as metrics
-from jaxnet import models as models
-from jaxnet import penalties as penalties
 from jaxnet.composition import parallel as parallel
 from jaxnet.composition import residual as residual
 from jaxnet.composition import serial as serial
 from jaxnet.core import Layer as Layer
 from jaxnet.core import child_key as child_key
 from jaxnet.core import compose as compose
-from jaxnet.core import observe as observe
-from jaxnet.core import pick as pick
 from jaxnet.core import spec as spec
 from jaxnet.core import stateless as stateless
-from jaxnet.core import tap as tap
 from jaxnet.layers import additive_attention as additive_attention
 from jaxnet.layers import avg_pool as avg_pool
 from jaxnet.layers import batch_norm as batch_norm
@@ -78,6 +69,9 @@ from jaxnet.layers.attention import attention_cache as attention_cache
 from jaxnet.layers.attention import precompute_kv as precompute_kv
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
+from jaxnet.look import observe as observe
+from jaxnet.look import pick as pick
+from jaxnet.look import tap as tap
 from jaxnet.training import Epoch as Epoch
 from jaxnet.training import Sweep as Sweep
 from jaxnet.training import Trainer as Trainer
@@ -100,9 +94,15 @@ from jaxnet.transforms import remat as remat
 from jaxnet.transforms import repeat as repeat
 
 if _TYPE_CHECKING:
+    from jaxnet import data as data
     from jaxnet import decoding as decoding
+    from jaxnet import detection as detection
     from jaxnet import inspect as inspect
     from jaxnet import interop as interop
+    from jaxnet import losses as losses
+    from jaxnet import metrics as metrics
+    from jaxnet import models as models
+    from jaxnet import penalties as penalties
     from jaxnet import unsupervised as unsupervised
     from jaxnet import viz as viz
     from jaxnet.inspect import check_gradients as check_gradients
@@ -110,8 +110,9 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# What most scripts do not use is loaded on first use, so that the import stays quick.
-_MODULES = ("decoding", "inspect", "interop", "unsupervised", "viz")
+# Loaded on first use, so that the import stays quick.
+_MODULES = ("data", "decoding", "detection", "inspect", "interop", "losses", "metrics", "models",
+            "penalties", "unsupervised", "viz")  # fmt: skip
 _INSPECT = ("check_gradients", "summary")
 
 

@@ -194,6 +194,7 @@ def constant(value: float) -> Initializer:
     """
 
     def init(key, shape, dtype=jnp.float32):
+        """The same value in every entry; the key is not used."""
         # In NumPy, since jnp.full compiles for every shape.
         return jnp.asarray(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
 

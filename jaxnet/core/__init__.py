@@ -14,11 +14,10 @@ from jaxnet.core.contract import (
     spec,
     stateless,
 )
-from jaxnet.core.look import observe, pick, tap
 from jaxnet.core.messages import Path, PyTree, abstract, describe, path_name
 
 __all__ = [
     "Layer", "Memo", "Params", "Path", "PyTree", "State", "abstract", "as_layer", "child_key",
-    "compose", "describe", "function_name", "key_spec", "observe", "param_dtype", "path_name",
-    "pick", "spec", "stateless", "tap",
+    "compose", "describe", "function_name", "key_spec", "param_dtype", "path_name",
+    "spec", "stateless",
 ]  # fmt: skip

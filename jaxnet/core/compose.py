@@ -65,8 +65,7 @@ class Scope:
         for what, tree in (("params", params), ("state", state)):
             check_dict(what, path, tree)
         self.train, self._path, self._x, self._key = train, path, x, key
-        self._params, self._state, self._plan = params, dict(state), plan
-        self._watches: tuple[Watch, ...] = watches
+        self._params, self._state, self._plan, self._watches = params, dict(state), plan, watches
         self._names: dict[int, str] = {}
         self._held: list[Any] = []  # a freed layer's id would come back and share by accident
         self._counts: dict[str, int] = {}  # calls by name
@@ -88,8 +87,7 @@ class Scope:
 
     def param(self, name: str, initializer: Callable, shape: tuple[int, ...]) -> jax.Array:
         """A parameter of this layer."""
-        fits = callable(initializer) and not callable(shape)
-        self._check_name(name, "m.param(name, initializer, shape)", fits)
+        self._check_name(name, "m.param(name, initializer, shape)", callable(initializer))
         needed = {name: jax.ShapeDtypeStruct(tuple(shape), param_dtype(self._x))}
         if name in self._names.values():
             raise ValueError(f"{self._here}: the parameter {name!r} has the name of a child")
@@ -184,10 +182,8 @@ class Scope:
         trees = {"params": self._params, "state": self._state}
         unused = [f"{what}/{n}" for what in trees for n in trees[what] if n not in self._counts]
         if unused:
-            here = ", ".join(name for name in self._counts if "/" not in name) or "none"
-            raise ValueError(
-                f"{self._here}: unused entries: {', '.join(unused)}; layers here: {here}"
-            )
+            words = ", ".join(unused), ", ".join(n for n in self._counts if "/" not in n) or "none"
+            raise ValueError("{}: unused entries: {}; layers here: {}".format(self._here, *words))
         return self._state
 
     def __getattr__(self, name: str) -> Any:
@@ -227,7 +223,7 @@ def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
     """The parameters and state of everything in the plan."""
     trees: tuple[Params, State] = {}, {}
     for path, (draw, specs) in plan.items():
-        if not any(specs):
+        if all(tree == {} for tree in specs):
             continue  # nothing to draw: no key needed
         for tree, entry in zip(trees, draw(reduce(child_key, path[1:], key)), strict=True):
             whole = isinstance(entry, dict)  # of a layer, else a parameter

@@ -86,9 +86,7 @@ class Layer(_Fields):
 class Memo(dict):
     """A dict that drops its oldest entry when it is full, so that a cache stays bounded."""
 
-    def __init__(self, size: int = 32):
-        super().__init__()
-        self.size = size
+    size = 32
 
     def __setitem__(self, key: Hashable, value: Any) -> None:
         if len(self) >= self.size and key not in self:
@@ -125,12 +123,9 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
             compare((name,), expected[memo], (params, state), shape)
             result = apply(params, state, x, key=key, train=train)
             check_pair(result, f"{name}: apply must return (y, state)")
-            before, after = jax.tree.structure(state), jax.tree.structure(result[1])
-            if before != after:
-                raise ValueError(
-                    f"{name}: apply must return state of the structure it was given, {before}, "
-                    f"got {after}"
-                )
+            if jax.tree.structure(result[1]) != jax.tree.structure(state):
+                got = f"{jax.tree.structure(state)}, got {jax.tree.structure(result[1])}"
+                raise ValueError(f"{name}: apply must keep the structure of the state, {got}")
             return result
 
     return checked_init, checked_apply

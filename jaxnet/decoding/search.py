@@ -23,7 +23,7 @@ def greedy(
       carry: the carry before the first step.
       first: (batch,) integers, usually the start token; not part of the result.
       length: steps of the result, at least 1.
-      end: the token that ends a sequence; None if there is none.
+      end: the token that ends a sequence; None if sequences have no end.
 
     Returns:
       tokens (batch, length), filled with `end` after the end; lengths (batch,), the number of
@@ -75,7 +75,7 @@ def sample(
         is at least top_p (the nucleus). None means no restriction.
       top_k: at least 1; draws from the k most probable tokens, among equal ones those of lower id.
         None means no restriction.
-      end: the token that ends a sequence; None if there is none.
+      end: the token that ends a sequence; None if sequences have no end.
 
     Returns:
       tokens (batch, length), filled with `end` after the end.

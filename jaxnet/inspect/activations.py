@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, PyTree, State, observe, path_name
+from jaxnet.core import Layer, Params, PyTree, State, path_name
+from jaxnet.look import observe
 
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Path, PyTree, describe, key_spec, observe
+from jaxnet.core import Layer, Path, PyTree, describe, key_spec
 from jaxnet.inspect.cost import flops
 from jaxnet.inspect.table import Table, Tabular, size_of
+from jaxnet.look import observe
 
 
 class Row(NamedTuple):

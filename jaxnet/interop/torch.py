@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, PyTree, State, key_spec, observe
+from jaxnet.core import Layer, Params, PyTree, State, key_spec
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, follow, mark, order
+from jaxnet.look import observe
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
 

@@ -143,7 +143,7 @@ def multi_head_attention(
         outputs, dtype = features or width, param_dtype(given)
 
         def part(name, shape, bias):
-            # Drawn as a matrix, so that any initializer sees the fan-in.
+            # Drawn as a matrix, so that the initializer gets the fan-in.
             matrix = (math.prod(shape[: len(shape) - len(bias)]), math.prod(bias))
             here = child_key(key, name)
             kernel = kernel_init(child_key(here, "kernel"), matrix, dtype).reshape(shape)

@@ -1,13 +1,12 @@
 """Convolution: every output depends on a window of the input; all windows share one kernel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
 from jaxnet.checks import at_least
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.ops.convolution import convolve
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
@@ -192,7 +191,7 @@ def conv_transpose(
         window = params["kernel"].shape[:-2]
         steps = per_axis(name, "strides", strides, axes)
         apart = per_axis(name, "dilation", dilation, axes)
-        y = convolve(
+        y = _primitive()(
             x,
             params["kernel"],
             strides=(1,) * axes,
@@ -231,8 +230,17 @@ def _convolve(name, params, x, strides, padding, dilation, groups) -> jax.Array:
     steps = per_axis(name, "strides", strides, axes)
     apart = per_axis(name, "dilation", dilation, axes)
     pairs = pad_pairs(name, padding, x.shape[1:-1], window, steps, apart)
-    y = convolve(x, params["kernel"], strides=steps, padding=pairs, dilation=apart, groups=groups)
+    y = _primitive()(
+        x, params["kernel"], strides=steps, padding=pairs, dilation=apart, groups=groups
+    )
     return y + params["bias"] if "bias" in params else y
+
+
+def _primitive() -> Callable[..., jax.Array]:
+    """The convolution of `jaxnet.ops`; JAX takes long to import what primitives are made of."""
+    from jaxnet.ops.convolution import convolve
+
+    return convolve
 
 
 def _draw(key, x, shape, use_bias, kernel_init, bias_init) -> Params:

@@ -49,7 +49,6 @@ def max_pool(
 
     Reference: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
     """
-    _check_window(name, window)
 
     def pool(x):
         size, steps, pairs = _geometry(name, x, window, strides, padding)
@@ -88,7 +87,6 @@ def avg_pool(
 
     Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
-    _check_window(name, window)
 
     def pool(x):
         size, steps, pairs = _geometry(name, x, window, strides, padding)
@@ -133,7 +131,6 @@ def l2_pool(
 
     Reference: Hyvärinen and Hoyer 2000, "Emergence of phase- and shift-invariant features".
     """
-    _check_window(name, window)
 
     def pool(x):
         size, steps, pairs = _geometry(name, x, window, strides, padding)
@@ -229,11 +226,6 @@ def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
 
 def _pooling(pool: Callable, name: str, kind: str) -> Layer:
     return stateless(lambda key, x: {}, lambda params, x: pool(x), name, kind=kind)
-
-
-def _check_window(name: str, window: int | Sequence[int]) -> None:
-    if isinstance(window, int):
-        at_least(name, "window", window, 1)
 
 
 def _geometry(name, x, window, strides, padding):

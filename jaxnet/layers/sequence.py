@@ -328,7 +328,7 @@ def _reversed(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
 
 
 def _beside(mask: jax.Array, ndim: int) -> jax.Array:
-    """A mask (batch, time) with axes of 1 behind, for an array with `ndim` axes."""
+    """A mask (batch, time) with trailing axes of size 1, for an array with `ndim` axes."""
     return mask.reshape(mask.shape + (1,) * (ndim - 2))
 
 

@@ -11,7 +11,6 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.pool import max_pool
 from jaxnet.layers.response_norm import local_response_norm
 from jaxnet.layers.shape import flatten
-from jaxnet.ops.window import Padding
 
 
 def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> Layer:
@@ -39,25 +38,7 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
     Reference: Krizhevsky, Sutskever and Hinton 2012, "ImageNet Classification with Deep
     Convolutional Neural Networks".
     """
-    return serial(
-        _conv(96, 11, "conv_1", strides=4, padding="VALID"),  # -> (batch, 55, 55, 96)
-        jax.nn.relu,
-        local_response_norm(),
-        max_pool(3, strides=2, name="pool_1"),  # (batch, 27, 27, 96)
-        _conv(256, 5, "conv_2", groups=groups),
-        jax.nn.relu,
-        local_response_norm(),
-        max_pool(3, strides=2, name="pool_2"),  # (batch, 13, 13, 256)
-        _conv(384, 3, "conv_3"),
-        jax.nn.relu,
-        _conv(384, 3, "conv_4", groups=groups),
-        jax.nn.relu,
-        _conv(256, 3, "conv_5", groups=groups),
-        jax.nn.relu,
-        max_pool(3, strides=2, name="pool_5"),  # (batch, 6, 6, 256)
-        *_classifier(classes),
-        name=name,
-    )._replace(kind="alexnet")
+    return _alexnet((96, 256, 384, 384, 256), classes, groups, True, name, "alexnet")
 
 
 def alexnet_one_column(classes: int = 1000, *, name: str = "alexnet") -> Layer:
@@ -78,27 +59,34 @@ def alexnet_one_column(classes: int = 1000, *, name: str = "alexnet") -> Layer:
 
     Reference: Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks".
     """
-    return serial(
-        _conv(64, 11, "conv_1", strides=4, padding=2),  # -> (batch, 55, 55, 64)
+    return _alexnet((64, 192, 384, 256, 256), classes, 1, False, name, "alexnet_one_column")
+
+
+def _alexnet(
+    maps: tuple[int, ...], classes: int, groups: int, published: bool, name: str, kind: str
+) -> Layer:
+    """Five convolutions with these numbers of maps; published with response normalization."""
+
+    def convolution(i: int, size: int, groups: int = 1, **options) -> Layer:
+        init = he_normal()
+        return conv(maps[i - 1], size, groups=groups, kernel_init=init, name=f"conv_{i}", **options)
+
+    def end(i: int) -> list:
+        normed = [local_response_norm()] if published else []
+        return [jax.nn.relu, *normed, max_pool(3, strides=2, name=f"pool_{i}")]
+
+    net = serial(
+        convolution(1, 11, strides=4, padding="VALID" if published else 2),
+        *end(1),  # (batch, 27, 27, maps[0])
+        convolution(2, 5, groups),
+        *end(2),  # (batch, 13, 13, maps[1])
+        convolution(3, 3),
         jax.nn.relu,
-        max_pool(3, strides=2, name="pool_1"),  # (batch, 27, 27, 64)
-        _conv(192, 5, "conv_2"),
+        convolution(4, 3, groups),
         jax.nn.relu,
-        max_pool(3, strides=2, name="pool_2"),  # (batch, 13, 13, 192)
-        _conv(384, 3, "conv_3"),
-        jax.nn.relu,
-        _conv(256, 3, "conv_4"),
-        jax.nn.relu,
-        _conv(256, 3, "conv_5"),
+        convolution(5, 3, groups),
         jax.nn.relu,
         max_pool(3, strides=2, name="pool_5"),  # (batch, 6, 6, 256)
-        *_classifier(classes),
-        name=name,
-    )._replace(kind="alexnet_one_column")
-
-
-def _classifier(classes: int) -> list:
-    return [
         flatten(),  # (batch, 9216)
         dropout(0.5),
         dense(4096, kernel_init=he_normal(), name="dense_6"),
@@ -107,13 +95,6 @@ def _classifier(classes: int) -> list:
         dense(4096, kernel_init=he_normal(), name="dense_7"),
         jax.nn.relu,
         dense(classes, name="output"),
-    ]
-
-
-def _conv(
-    features: int, size: int, name: str, *, strides: int = 1, padding: Padding = "SAME", groups=1
-) -> Layer:
-    return conv(
-        features, size, strides=strides, padding=padding, groups=groups,
-        kernel_init=he_normal(), name=name,
-    )  # fmt: skip
+        name=name,
+    )
+    return net._replace(kind=kind)

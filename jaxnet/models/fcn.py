@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.composition import serial
-from jaxnet.core import Layer, Params, compose, tap
+from jaxnet.core import Layer, Params, compose
 from jaxnet.initializers import he_normal, zeros
 from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.resize import upsample_bilinear
+from jaxnet.look import tap
 from jaxnet.ops.window import Padding, per_axis
 
 VGG_TAPS = {"pool_3": 8, "pool_4": 16, "pool_5": 32}

@@ -10,7 +10,7 @@ from jaxnet.checks import at_least, check_data
 from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer
 from jaxnet.training.objective import Average, averages
 
-_PROGRAMS = Memo(16)  # of nets that are evaluated or used for prediction outside of `fit`
+_PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside of `fit`
 
 
 def evaluate(

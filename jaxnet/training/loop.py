@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_data
+from jaxnet.checks import at_least
 from jaxnet.core import Memo, PyTree
 from jaxnet.progress import progress_bar
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device, takes_mask
@@ -327,7 +327,8 @@ class _Stream:
         seen, flags = [], []
         size = None
         for batch in self.batches:
-            count = check_data(batch, "fit: a batch")
+            batch = on_device(batch, "fit: a batch")
+            count = jax.tree.leaves(batch)[0].shape[0]
             size = size or count
             if count > size:
                 raise ValueError(

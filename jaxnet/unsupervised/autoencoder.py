@@ -18,10 +18,11 @@ import optax
 
 from jaxnet.checks import at_least
 from jaxnet.composition import serial
-from jaxnet.core import Layer, Params, child_key, compose, observe
+from jaxnet.core import Layer, Params, child_key, compose
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.layers.checks import check_rate, needs_key
 from jaxnet.layers.dense import dense
+from jaxnet.look import observe
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.training import fit, trainer
 from jaxnet.unsupervised.check import check_examples, whole_batches

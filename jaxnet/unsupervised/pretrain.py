@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, State, child_key, observe
+from jaxnet.core import Layer, Params, State, child_key
+from jaxnet.look import observe
 from jaxnet.progress import progress_bar
 from jaxnet.training import predict
 

@@ -437,7 +437,7 @@ def test_a_layer_that_loses_its_state_raises():
         lambda params, state, x, *, key=None, train=False: (x, {}),
         "lossy",
     )
-    words = "lossy: apply must return state of the structure it was given"
+    words = "lossy: apply must keep the structure of the state"
     with pytest.raises(ValueError, match=words):
         jn.serial(lossy).init(KEY, jn.spec((2, 3)))
     with pytest.raises(ValueError, match=words):

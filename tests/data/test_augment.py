@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.data import chain, cutout, mixup, on_inputs, on_masks, color_jitter, random_shift, warp
+from jaxnet.data import chain, color_jitter, cutout, mixup, on_inputs, on_masks, random_shift, warp
 
 
 def test_each_image_is_one_of_the_moves_by_hand():
@@ -42,7 +42,7 @@ def test_on_inputs_changes_inputs_and_no_targets():
     moved, labels = on_inputs(random_shift(1))(jax.random.key(0), (x, y))
     np.testing.assert_array_equal(moved, random_shift(1)(jax.random.key(0), x))
     assert (moved != x).any() and (labels == y).all()
-    with pytest.raises(TypeError, match="a batch is a pair .*got ArrayImpl; for inputs alone"):
+    with pytest.raises(TypeError, match="expected a batch .*got ArrayImpl; for inputs alone"):
         on_inputs(random_shift(1))(jax.random.key(0), x)
 
 
@@ -60,27 +60,26 @@ def test_on_masks_moves_masks_along_and_fills_with_void():
         plain = half(None, {"image": x, "mask": mask + 1})["mask"]  # 0 is what came in
         np.testing.assert_array_equal(moved, jnp.where(plain == 0, 11, plain - 1))
         assert moved.dtype == dtype and (moved == 11).sum() > 100 and (moved == 0).any()
-    with pytest.raises(TypeError, match=r"on_masks: a batch is a pair \(images, masks\), got dict"):
+    with pytest.raises(TypeError, match=r"on_masks: expected a batch \(images, masks\), got dict"):
         on_masks(half)(jax.random.key(0), {"image": x, "mask": mask})
 
 
-def test_fit_takes_it():
-    """The loss sees moved images, the metric sees the targets as they are."""
+def test_an_augmented_objective():
+    """The loss gets shifted images, the metric the targets unchanged."""
     import optax
 
     import jaxnet as jn
 
     x, y = jnp.zeros((12, 3, 3, 1)).at[:, 1, 1].set(1.0), jnp.arange(12)
     seen = {"sum": lambda outputs, targets: targets.astype(jnp.float32)}
-    net, optimizer = jn.models.mlp([1]), optax.sgd(0.1)
-    start = jn.init_training(net, optimizer, jax.random.key(0), (x, y))
-    objective = jn.supervised(net, lambda o, t: o[:, 0] ** 2, metrics=seen)
+    plain = jn.supervised(jn.models.mlp([1]), lambda o, t: o[:, 0] ** 2, metrics=seen)
 
-    def first(augment):
-        step = jn.make_step(objective, optimizer)
-        return next(jn.fit(start, step, (x, y), epochs=1, batch_size=4, augment=augment))
+    def first(objective):
+        trainer = jn.trainer(objective, optax.sgd(0.1))
+        start = trainer.init(jax.random.key(0), (x, y))
+        return next(jn.fit(trainer, start, (x, y), epochs=1, batch_size=4))
 
-    moved, still = first(on_inputs(random_shift(1))), first(None)
+    moved, still = first(jn.augmented(plain, on_inputs(random_shift(1)))), first(plain)
     assert moved.train["sum"] == pytest.approx(5.5) == still.train["sum"]
     assert moved.losses[0] != still.losses[0]
 
@@ -89,7 +88,7 @@ def test_messages():
     with pytest.raises(ValueError, match="pixels must be at least 1, got 0"):
         random_shift(0)
     with pytest.raises(
-        ValueError, match=r"needs \(batch, height, width, channels\), got \(3, 64\)"
+        ValueError, match=r"expected \(batch, height, width, channels\), got \(3, 64\)"
     ):
         random_shift(1)(jax.random.key(0), jnp.zeros((3, 64)))
 

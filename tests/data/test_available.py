@@ -19,7 +19,7 @@ def test_the_first_that_is_there(capsys):
 @pytest.mark.parametrize("error", [FileNotFoundError, ImportError, ConnectionError])
 def test_goes_on_and_says_so(capsys, error):
     assert jn.data.first_available(partial(missing, error), missing, lambda: 5) == 5
-    assert capsys.readouterr().out.startswith("missing is not here (no such set)\nmissing")
+    assert capsys.readouterr().out.startswith("missing is not available (no such set)\nmissing")
 
 
 def test_other_errors_are_not_hidden():
@@ -30,5 +30,5 @@ def test_other_errors_are_not_hidden():
 def test_none_is_there():
     with pytest.raises(FileNotFoundError, match="no such set"):
         jn.data.first_available(missing, missing)
-    with pytest.raises(ValueError, match="needs at least one loader"):
+    with pytest.raises(ValueError, match="expected at least one loader"):
         jn.data.first_available()

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxnet.data import CELLS, bccd, pad_boxes, tfds
+from jaxnet.data import CELLS, bccd, tfds
+from jaxnet.data.bccd import pad_boxes
 
 pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 
@@ -66,7 +67,7 @@ def test_boxes_without_height_or_width_are_left_out():
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="write data_dir="):
+    with pytest.raises(FileNotFoundError, match="pass data_dir="):
         bccd(data_dir=tmp_path / "nowhere")
 
 

@@ -43,5 +43,5 @@ def test_names_belong_to_the_labels(parts, tfds_data_dir):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="write data_dir="):
+    with pytest.raises(FileNotFoundError, match="pass data_dir="):
         camvid(data_dir=tmp_path / "nowhere")

@@ -30,7 +30,7 @@ def test_images_are_scaled_and_labels_narrowed(helper, size, tfds_data_dir, monk
 
 @pytest.mark.parametrize("helper", [mnist, cifar10])
 def test_a_folder_that_is_not_there(helper, tmp_path):
-    with pytest.raises(FileNotFoundError, match="write data_dir="):
+    with pytest.raises(FileNotFoundError, match="pass data_dir="):
         helper(data_dir=tmp_path / "nowhere")
 
 

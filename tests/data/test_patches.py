@@ -40,8 +40,8 @@ def test_seeds():
     ("images", "size", "count", "message"),
     [
         ([], 3, 1, "at least one, got"),
-        (np.ones((8, 8)), 3, 1, r"for one image write \[image\]"),
-        ([np.ones((8, 8, 3)), np.ones((8, 8))], 3, 1, "as many channels"),
+        (np.ones((8, 8)), 3, 1, r"for one image pass \[image\]"),
+        ([np.ones((8, 8, 3)), np.ones((8, 8))], 3, 1, "the same number of channels"),
         ([np.ones((8, 8)), np.ones((5, 9))], 6, 1, "size must be 1 to 5, the smallest side, got 6"),
         ([np.ones((8, 8))], 0, 1, "size must be 1 to 8"),
         ([np.ones((8, 8))], 3, 0, "count must be at least 1"),

@@ -86,5 +86,5 @@ def test_drawn_by_its_seed():
 @pytest.mark.parametrize("options", [{"classes": 0}, {"classes": 11}, {"most": 0},
                                      {"size": (23, 64)}, {"train": 0}])  # fmt: skip
 def test_says_what_it_needs(options):
-    with pytest.raises(ValueError, match="digit_scenes: needs train, test and most"):
+    with pytest.raises(ValueError, match="digit_scenes: expected train, test and most"):
         jn.data.digit_scenes(**options)

@@ -1,7 +1,6 @@
-"""Padding, buckets, packing and windows: every token where it belongs, none lost, none twice."""
+"""Padding, buckets and windows: every token where it belongs, none lost, none twice."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -9,10 +8,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.data.sequences import (
     bucketed,
-    length_mask,
     overlapping,
-    pack,
-    packed_mask,
     pad,
     windows,
 )
@@ -27,6 +23,11 @@ def ragged(n=23, longest=9, seed=0, first=1):
     return np.split(numbers, np.cumsum(lengths)[:-1])
 
 
+def within(lengths, steps):
+    """(n, steps), True inside a sequence."""
+    return np.arange(steps) < lengths[:, None]
+
+
 # Padding.
 
 
@@ -34,7 +35,6 @@ def test_pad_by_hand():
     tokens, lengths = pad([[1, 2], [], [3, 4, 5]], length=4, value=9)
     assert tokens.tolist() == [[1, 2, 9, 9], [9, 9, 9, 9], [3, 4, 5, 9]]
     assert lengths.tolist() == [2, 0, 3] and lengths.dtype == np.int32
-    assert length_mask(lengths, 4).sum(1).tolist() == [2, 0, 3]
 
 
 def test_pad_keeps_further_axes_and_dtype():
@@ -72,7 +72,7 @@ def test_every_sequence_is_in_one_batch_of_a_fitting_shape():
             shapes.add(tokens.shape[1])
             sizes.append(len(tokens))
             seen += [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
-            assert not tokens[~length_mask(lengths, tokens.shape[1])].any()
+            assert not tokens[~within(lengths, tokens.shape[1])].any()
         assert sorted(map(tuple, seen)) == sorted(tuple(s.tolist()) for s in data)
         assert shapes <= {bound[0] for bound in batches.bounds} and len(shapes) == 3
         assert sizes == [4, 4, 4, 4, 4, 3] and len(batches) == 6
@@ -135,7 +135,7 @@ def test_what_is_too_long_is_told_or_counted():
 
 def test_batches_are_filled_up_with_the_value():
     ((tokens, lengths),) = bucketed([[1, 2, 3], [4], [5, 6]], 3, bounds=1, value=-1)
-    assert (tokens[~length_mask(lengths, 3)] == -1).all() and (tokens == -1).sum() == 3
+    assert (tokens[~within(lengths, 3)] == -1).all() and (tokens == -1).sum() == 3
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_batches_are_filled_up_with_the_value():
         (([[1]], [[1], [2]]), {}, "got list of 1, list of 2"),
         ([], {}, "got list of 0"),
         (np.ones((3, 2)), {}, "must be lists of sequences"),
-        ([[1]], {"bounds": [4, 2]}, "bounds must rise"),
+        ([[1]], {"bounds": [4, 2]}, "bounds must be at least 1 and increase"),
         ([[1]], {"bounds": [(4, 4)]}, "a tuple of 1"),
         ([[1]], {"bounds": 0}, "at least one bucket"),
         ([[1]], {"batch_size": 0}, "batch_size must be at least 1"),
@@ -160,75 +160,12 @@ def test_fit_compiles_once_a_shape_and_says_nothing():
     labels = np.array([len(s) % 2 for s in data])
     batches = bucketed((data, labels), 4, bounds=2)
     net = jn.serial(jn.time_distributed(jn.embedding(200, 3)), jn.last_step(), jn.dense(2))
-    optimizer = optax.sgd(0.1)
     loss = optax.softmax_cross_entropy_with_integer_labels
-    step = jn.make_step(jn.supervised(net, loss), optimizer, shapes=batches.shapes)
-    train_state = jn.init_training(net, optimizer, KEY, next(iter(batches)))
-    for epoch in jn.fit(train_state, step, batches, epochs=3):  # warnings are errors
+    trainer = jn.trainer(jn.supervised(net, loss), optax.sgd(0.1), shapes=batches.shapes)
+    train_state = trainer.init(KEY, next(iter(batches)))
+    for epoch in jn.fit(trainer, train_state, batches, epochs=3):  # warnings are errors
         assert len(epoch.losses) == len(batches) == 6
-    assert len(step.traces["fit from batches"]) == batches.shapes == 2
-
-
-# Packing.
-
-
-def test_packed_rows_hold_every_sequence_and_little_else():
-    data = ragged(40, 7)
-    packed = pack(data, 10, value=-1)
-    for sequence, (row, start) in zip(data, packed.places, strict=True):
-        here = slice(start, start + len(sequence))
-        np.testing.assert_array_equal(packed.tokens[row, here], sequence)
-        np.testing.assert_array_equal(packed.positions[row, here], np.arange(len(sequence)))
-        assert len(set(packed.segments[row, here])) == 1
-    padding = packed.segments == 0
-    assert (packed.tokens[padding] == -1).all() and (packed.positions[padding] == 0).all()
-    assert (~padding).sum() == sum(map(len, data))
-    assert padding.mean() < 0.1  # one sequence a row: more than half
-    for segments in packed.segments:  # numbered from 1
-        kinds = set(segments) - {0}
-        assert kinds == set(range(1, len(kinds) + 1))
-
-
-@pytest.mark.parametrize(
-    ("data", "words"), [([], "got none"), ([[1], []], "0 to 1"), ([[1, 2, 3]], "3 to 3 steps")]
-)
-def test_pack_refuses(data, words):
-    with pytest.raises(ValueError, match=words):
-        pack(data, 2)
-
-
-@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
-def test_packed_sequences_have_the_outputs_that_they_have_alone(causal, x64):
-    words = jn.embedding(100, 8)
-    places = jn.sinusoidal_positions()
-    block = jn.transformer_block(2, 12, causal=causal, rotary=True)
-
-    def forward(m, given):
-        tokens, positions, mask = given
-        x, _ = m(block, (m(places, (m(words, tokens), positions)), mask))
-        return x
-
-    net, data = jn.compose(forward), ragged(6, 4)
-    packed = pack(data, 6)
-    together = packed.tokens, packed.positions, packed_mask(packed.segments)
-    params, state = net.init(KEY, jax.tree.map(jnp.asarray, together))
-    params = jax.tree.map(lambda a: a.astype(jnp.float64), params)
-    apply = jax.jit(net.apply)
-    y, _ = apply(params, state, jax.tree.map(jnp.asarray, together))
-    assert y.dtype == jnp.float64 and len(packed.tokens) < len(data)
-    for sequence, (row, start) in zip(data, packed.places, strict=True):
-        n = len(sequence)
-        alone = jnp.asarray(sequence)[None], jnp.arange(n)[None], jnp.ones((1, n, n), bool)
-        expected, _ = apply(params, state, alone)
-        np.testing.assert_allclose(y[row, start : start + n], expected[0], rtol=1e-10, atol=1e-10)
-
-
-def test_packed_mask_inside_jit():
-    segments = pack(ragged(5, 4), 6).segments
-    found = packed_mask(segments)
-    assert (found.sum(-1) == 0)[segments == 0].all()  # padding looks nowhere
-    assert found.diagonal(axis1=1, axis2=2)[segments > 0].all()
-    np.testing.assert_array_equal(jax.jit(packed_mask)(segments), packed_mask(segments))
+    assert len(trainer.watcher.traces["fit from batches"]) == batches.shapes == 2
 
 
 # Windows.

@@ -177,13 +177,23 @@ class TestFeatures:
             (np.zeros(0, np.int16), {}, ValueError, "number 1 has 0 samples, .* at least 200"),
             (np.zeros(199), {}, ValueError, "has 199 samples, .* 200, one window; fill it up"),
             (np.full(400, np.nan), {}, ValueError, "wave number 1 holds a NaN or Inf"),
-            (np.zeros((400, 2)), {}, ValueError, r"\(samples,\), number 1 is \(400, 2\); channels"),
-            (np.zeros(400, np.uint8), {}, TypeError, "signed integers or floats, .* is uint8"),
-            (np.zeros(400, complex), {}, TypeError, "is complex128"),
-            (list(range(400)), {}, TypeError, "is list"),
+            (
+                np.zeros((400, 2)),
+                {},
+                ValueError,
+                r"\(samples,\), got \(400, 2\) for wave 1; for several",
+            ),
+            (
+                np.zeros(400, np.uint8),
+                {},
+                TypeError,
+                "signed integers or floats, got for wave 1 uint8",
+            ),
+            (np.zeros(400, complex), {}, TypeError, "for wave 1 complex128"),
+            (list(range(400)), {}, TypeError, "for wave 1 list"),
             (sound(), {"rate": 0}, ValueError, "rate must be positive"),
             (sound(), {"rate": np.nan}, ValueError, "rate must be positive"),
-            (sound(), {"window": 25}, ValueError, "at least 200000, one window"),
+            (sound(), {"window": 25}, ValueError, "at least 200000 samples, got .*one window"),
             (sound(), {"window": 1e-5}, ValueError, "window and hop are in seconds"),
             (sound(), {"hop": 0}, ValueError, "window and hop are in seconds"),
             (sound(), {"bands": 300}, ValueError, "300 bands are too many for windows of 200"),
@@ -196,7 +206,9 @@ class TestFeatures:
             features([sound(), wave], **({"rate": RATE} | options))
 
     def test_one_wave_alone_and_too_many_coefficients(self):
-        with pytest.raises(TypeError, match=r"list of arrays .*, got ndarray; one .* is \[wave\]"):
+        with pytest.raises(
+            TypeError, match=r"list of arrays .*, got ndarray; for a .* pass \[wave\]"
+        ):
             jn.data.mfcc(sound(), rate=RATE)  # type: ignore
         with pytest.raises(ValueError, match=r"coefficients must be in \[1, 9\], got 13"):
             jn.data.mfcc([sound()], rate=RATE, bands=9)
@@ -226,8 +238,10 @@ def test_strings_that_cannot_be(options, words):
 def test_strings_of_an_empty_wave_or_a_nan():
     recordings = some(dtype=np.float32)
     recordings.waves[4] = np.zeros(0)
-    with pytest.raises(ValueError, match="join: wave number 4 has 0 samples"):
+    with pytest.raises(
+        ValueError, match="join: a wave must have at least 1 samples, got 0 for wave 4"
+    ):
         speech.join(recordings, 3, seed=0)
     recordings.waves[4] = np.array([np.nan])
-    with pytest.raises(ValueError, match="join: wave number 4 holds a NaN"):
+    with pytest.raises(ValueError, match="join: wave 4 contains NaN"):
         speech.join(recordings, 3, seed=0)

@@ -43,7 +43,7 @@ def test_special_entries_come_first():
 
 
 def test_an_unknown_character_is_named_with_its_place():
-    with pytest.raises(ValueError, match=r"'z' \(place 2\) is not among the 2 characters"):
+    with pytest.raises(ValueError, match=r"'z' \(index 2\) is not in the vocabulary of 2"):
         characters("ab", special=("pad",)).encode("abzx")
 
 
@@ -54,7 +54,7 @@ def test_wrong_special_entries(special):
 
 
 def test_no_text():
-    with pytest.raises(ValueError, match="needs a text"):
+    with pytest.raises(ValueError, match="expected a text"):
         characters("")
 
 
@@ -102,7 +102,7 @@ def test_learning_is_the_same_every_time(words):
 def test_sizes_and_sentences_that_do_not_do(words):
     with pytest.raises(ValueError, match="size must be at least 259, 256 bytes and 3 special"):
         subwords(SENTENCES, 100)
-    with pytest.raises(ValueError, match="needs sentences"):
+    with pytest.raises(ValueError, match="expected sentences"):
         subwords([], 300)
     with pytest.raises(ValueError, match="special must be a tuple of pad, start, end, each"):
         subwords(SENTENCES, 300, special=("unknown",))
@@ -129,7 +129,7 @@ def test_saved_and_loaded(words, tmp_path):
 )
 def test_a_file_that_is_no_vocabulary(contents, tmp_path):
     (tmp_path / "x.json").write_text(contents)
-    with pytest.raises(ValueError, match=r"x\.json is no vocabulary that save wrote"):
+    with pytest.raises(ValueError, match=r"x\.json is not a file of Vocabulary.save"):
         load_vocabulary(tmp_path / "x.json")
     with pytest.raises(FileNotFoundError):
         load_vocabulary(tmp_path / "y.json")

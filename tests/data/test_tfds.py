@@ -64,16 +64,14 @@ def test_prepared_lists_the_folder(tfds_data_dir, tmp_path):
 
 
 def test_a_dataset_that_is_not_there(tfds_data_dir):
-    with pytest.raises(
-        FileNotFoundError, match=r"'mnits' is not in .*which holds .*mnist.*download"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"'mnits' is not in .*which has .*mnist.*download"):
         tfds.load("mnits", "train", data_dir=tfds_data_dir)
 
 
 def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="nowhere, which does not exist; write data_dir="):
+    with pytest.raises(FileNotFoundError, match="nowhere, which does not exist; pass data_dir="):
         tfds.load("mnist", "train", data_dir=tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="which holds no dataset"):
+    with pytest.raises(FileNotFoundError, match="which has no dataset"):
         tfds.load("mnist", "train", data_dir=tmp_path)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -84,7 +82,7 @@ def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize("split", ["trian", "train[:5", "train[70000:]", "validation"])
 def test_a_split_that_is_not_there_lists_those_that_are(split, tfds_data_dir):
     with pytest.raises(
-        ValueError, match=r"has no split .* it has train \(60,000\), test \(10,000\)"
+        ValueError, match=r"has no split .* splits: train \(60,000\), test \(10,000\)"
     ):
         tfds.load("mnist", split, data_dir=tfds_data_dir)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnet.data import (
-    random_crop,
     elastic,
+    random_crop,
     random_flip,
     random_rotation,
     random_scale,
@@ -19,7 +19,7 @@ RANDOM = {
     "rotation": random_rotation(40),
     "skew": random_shear(30),
     "scale": random_scale(0.6, 1.6),
-    "affine": elastic(rotation=30, skew=15, scale=(0.7, 1.4), shift=2),
+    "affine": elastic(rotation=30, shear=15, scale=(0.7, 1.4), shift=2),
     "crop": random_crop(0.5),
     "flip": random_flip(),
     "upside down": random_flip(vertical=True),
@@ -97,9 +97,7 @@ def test_angles_are_of_both_signs_and_no_larger(turn):
     assert abs(angles.mean()) < 4 * 30 / np.sqrt(3 * 200)
 
 
-@pytest.mark.parametrize(
-    "affine", [elastic(skew=20), elastic(scale=(0.5, 2.0))]
-)
+@pytest.mark.parametrize("affine", [elastic(shear=20), elastic(scale=(0.5, 2.0))])
 def test_an_affine_map_with_one_strength_is_of_that_kind(affine):
     """A square: leaning keeps its area and its height, scaling keeps it a square."""
     x = np.zeros((100, 41, 41, 1), np.float32)
@@ -115,10 +113,10 @@ def test_an_affine_map_with_one_strength_is_of_that_kind(affine):
 
 
 def test_an_affine_map_moves_by_up_to_the_shift_whatever_else_it_does():
-    """The middle of the image is where skew, rotation and scale leave it."""
+    """The middle of the image is where shear, rotation and scale leave it."""
     x = np.zeros((300, 41, 41, 1), np.float32)
     x[:, 19:22, 19:22] = 1
-    affine = elastic(rotation=180, skew=10, scale=(0.8, 1.25), shift=5)
+    affine = elastic(rotation=180, shear=10, scale=(0.8, 1.25), shift=5)
     y = np.asarray(jax.jit(affine)(jax.random.key(2), jnp.asarray(x)))[..., 0]
     place = np.arange(41) - 20.0
     down, right = ((y * p).sum((1, 2)) / y.sum((1, 2)) for p in (place[:, None], place))
@@ -128,12 +126,12 @@ def test_an_affine_map_moves_by_up_to_the_shift_whatever_else_it_does():
     assert abs(np.corrcoef(down, right)[0, 1]) < 4 / np.sqrt(300)
 
 
-def test_an_affine_map_skews_first_then_turns_then_scales():
+def test_an_affine_map_shears_then_rotates_then_scales():
     """Moves are found again from where two points of each image come to."""
     x = np.zeros((50, 81, 81, 2), np.float32)
     x[:, 39:42, 59:62, 0] = 1  # 20 to the right of the middle
     x[:, 19:22, 39:42, 1] = 1  # 20 above it
-    affine = elastic(rotation=40, skew=20, scale=(0.8, 1.25))
+    affine = elastic(rotation=40, shear=20, scale=(0.8, 1.25))
     y = np.asarray(jax.jit(affine)(jax.random.key(2), jnp.asarray(x)))
     place = np.arange(81) - 40.0
     down = (y * place[:, None, None]).sum((1, 2)) / y.sum((1, 2)) / 20
@@ -155,7 +153,7 @@ def test_bends_are_smooth_moves_of_the_size_that_was_asked_for():
     place = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
     x = {"image": np.repeat(place[None], 300, 0).astype(np.float32) + 100}
     x["mask"] = (x["image"][..., 0] - 100 + 1000).astype(np.int32)
-    y = jax.jit(elastic(bend=0.5, spacing=6))(jax.random.key(0), x)
+    y = jax.jit(elastic(displacement=0.5, spacing=6))(jax.random.key(0), x)
     inside = np.s_[:, 4:-4, 4:-4]  # nothing comes from outside
     moves = (np.asarray(y["image"]) - x["image"])[inside]  # (300, 22, 16, 2)
     assert 0.3 < moves.std() < 0.5 and abs(moves.mean()) < 0.02
@@ -168,8 +166,8 @@ def test_bends_are_smooth_moves_of_the_size_that_was_asked_for():
 
 def test_boxes_are_not_bent():
     x = {"image": jnp.ones((2, 8, 9, 1)), "boxes": jnp.zeros((2, 1, 4))}
-    with pytest.raises(ValueError, match="no upright boxes"):
-        elastic(bend=1)(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="boxes cannot be deformed"):
+        elastic(displacement=1)(jax.random.key(0), x)
 
 
 def test_flip_turns_half_of_them():
@@ -188,18 +186,18 @@ def test_a_box_that_leaves_the_image_becomes_padding():
     [
         (lambda: random_rotation(0), r"degrees must be in \(0, 180\], got 0"),
         (lambda: random_shear(90), r"degrees must be in \(0, 90\), got 90"),
-        (lambda: random_scale(2, 1), "needs 0 < low <= high, got 2 and 1"),
+        (lambda: random_scale(2, 1), "expected 0 < low <= high, got 2 and 1"),
         (lambda: elastic(rotation=181), r"rotation must be in \[0, 180\], got 181"),
-        (lambda: elastic(skew=90), r"skew must be in \[0, 90\), got 90"),
-        (lambda: elastic(scale=(0, 1)), "scale needs 0 < low <= high, got 0 and 1"),
-        (lambda: elastic(shift=-1), "shift and bend must be at least 0, got -1"),
-        (lambda: elastic(bend=1, spacing=0), "spacing must be at least 1, got 0"),
+        (lambda: elastic(shear=90), r"shear must be in \[0, 90\), got 90"),
+        (lambda: elastic(scale=(0, 1)), "scale must be 0 < low <= high, got 0 and 1"),
+        (lambda: elastic(shift=-1), "shift and displacement must be at least 0, got -1"),
+        (lambda: elastic(displacement=1, spacing=0), "spacing must be at least 1, got 0"),
         (lambda: random_crop(1), r"share must be in \(0, 1\), got 1"),
-        (lambda: random_flip()(jax.random.key(0), jnp.ones((3, 4))), "random_flip: needs images"),
+        (lambda: random_flip()(jax.random.key(0), jnp.ones((3, 4))), "expected images"),
         (lambda: random_shear(9)(jax.random.key(0), {"image": jnp.ones((1, 4, 5, 1)),
-         "mask": jnp.ones((1, 4, 4))}), r"mask must be \(1, 4, 5\), got \(1, 4, 4\)"),
+         "mask": jnp.ones((1, 4, 4))}), r"mask must have shape \(1, 4, 5\), got \(1, 4, 4\)"),
         (lambda: random_shear(9)(jax.random.key(0), {"image": jnp.ones((1, 4, 5, 1)),
-         "boxes": jnp.ones((1, 4))}), r"boxes must be \(batch, n, 4\), got \(1, 4\)"),
+         "boxes": jnp.ones((1, 4))}), r"boxes must have shape \(batch, n, 4\), got \(1, 4\)"),
     ],
 )  # fmt: skip
 def test_errors(build, words):

@@ -199,9 +199,9 @@ def test_an_output_that_is_not_chosen_may_be_infinite():
 @pytest.mark.parametrize(
     ("target", "path", "message"),
     [
-        (None, "third", "net has no layer 'third' inside; it has first, tanh, second, tanh#2, "),
-        (None, "second", r"net/second gives \(3, 4, 3, 5\), not \(batch, classes\)"),
-        ((4, 0, 0), "second", r"\(4, 0, 0\) is no index into what net/second.*\(4, 3, 5\)"),
+        (None, "third", "net has no layer 'third'; layers inside: first, tanh, second, tanh#2, "),
+        (None, "second", r"net/second has shape \(3, 4, 3, 5\), not \(batch, classes\)"),
+        ((4, 0, 0), "second", r"\(4, 0, 0\) is out of range for net/second.*\(4, 3, 5\)"),
         (8, None, r"target must be in 0..7, as net has 8 outputs, got 8..8"),
         ([0, 1], None, r"one for each of 3 examples, got int64 of shape \(2,\)"),
         (0.5, None, "got float64"),

@@ -97,7 +97,10 @@ def test_a_gradient_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.sqrt(0 * x), name="net")
     trainer, train_state = patient(net)
     findings = doctor(trainer, train_state, BATCH).findings
-    assert findings == ["the gradient is not finite: d/bias, d/kernel"]
+    assert findings == [
+        "the gradient is not finite: d/bias, d/kernel",
+        "dead units, 0 on all examples: lambda 3 of 3",
+    ]
 
 
 def test_one_bad_batch_of_several():

@@ -162,7 +162,7 @@ def test_float32_is_refused():
     with pytest.raises(TypeError) as error:
         jn.check_gradients(layer, jn.spec((2, 3)))
     assert str(error.value) == (
-        "check_gradients: narrow must give float64 for float64, got float32; "
+        "check_gradients: narrow must return float64 for float64, got float32; "
         "check a layer with a cast without it"
     )
 

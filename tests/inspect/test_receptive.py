@@ -65,7 +65,7 @@ def test_a_field_cut_by_the_border():
     assert found.fields["conv_2"] == (12, 19) and found.cut == {"conv_1", "conv_2"}
     lines = str(found).splitlines()
     assert lines[-2].split() == ["conv_2", "12×60", "–×1", "≥", "12×19"]
-    assert lines[-1] == "≥: reaches the border; a larger input shows the whole"
+    assert lines[-1] == "≥: reaches the border; pass a larger input"
     ElementTree.fromstring(found._repr_html_())
 
 

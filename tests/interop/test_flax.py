@@ -103,7 +103,9 @@ ROWS = [
 LAWS = {
     name: law
     for name, law in vars(test_laws_file).items()
-    if name.startswith("test_") and "row" in inspect.signature(law).parameters
+    if name.startswith("test_")
+    and "case" in inspect.signature(law).parameters
+    and name != "test_kind_is_the_function_that_made_it"
 }
 CHOICES = {"train": [False, True], "dtype": [jnp.float32, jnp.bfloat16]}
 
@@ -116,10 +118,10 @@ def test_laws(row, name, monkeypatch):
     if row.id.endswith("dropout") and "missing" in name:
         pytest.skip("has no params")
     monkeypatch.setattr(test_laws_file, "KEY", jax.random.key(3))  # fresh: the laws split it
-    law = LAWS[name]
-    extra = [name for name in inspect.signature(law).parameters if name != "row"]
+    law, case = LAWS[name], test_laws_file.Case(row)
+    extra = [name for name in inspect.signature(law).parameters if name != "case"]
     for value in CHOICES[extra[0]] if extra else [None]:
-        law(row, **({extra[0]: value} if extra else {}))
+        law(case, **({extra[0]: value} if extra else {}))
 
 
 def test_there_are_laws():
@@ -159,10 +161,10 @@ def test_flax_keeps_its_variables_as_the_layer_does():
 
 
 def test_from_linen_trains_as_flax_does():
-    """Three steps of make_step against three written out in Flax: params and statistics."""
+    """Three steps of a trainer against three written out in Flax: params and statistics."""
     layer, optimizer = from_linen(Net()), optax.adam(0.1)
-    step = jn.make_step(jn.supervised(layer, loss_of), optimizer)
-    ours = jn.init_training(layer, optimizer, KEY, (X, Y))
+    trainer = jn.trainer(jn.supervised(layer, loss_of), optimizer)
+    ours = trainer.init(KEY, (X, Y))
     params, state = jax.tree.map(jnp.copy, (ours.params, ours.state))
     opt_state = optimizer.init(params)
 
@@ -179,7 +181,7 @@ def test_from_linen_trains_as_flax_does():
 
     before = jax.tree.map(np.array, state)
     for _ in range(3):
-        ours, _ = step(ours, (X, Y))
+        ours, _ = trainer.step(ours, (X, Y))
         params, state, opt_state = theirs(params, state, opt_state)
     close((ours.params, ours.state), (params, state), 1e-5)
     mean = lambda tree: tree["batch_stats"]["BatchNorm_0"]["mean"]  # noqa: E731
@@ -262,7 +264,7 @@ def test_modules_in_layers_have_paths():
         "Dense_1": {"kernel": (4, 5), "bias": (5,)},
     }
     params["Dense_1"] = {"kernel": jnp.ones((9, 5)), "bias": jnp.ones(5)}
-    with pytest.raises(ValueError, match=r"net/Dense_1/kernel: needs \(4, 5\), got \(9, 5\)"):
+    with pytest.raises(ValueError, match=r"net/Dense_1/kernel: expected \(4, 5\), got \(9, 5\)"):
         net.apply(params, state, jnp.ones((2, 3)))
 
 
@@ -473,8 +475,8 @@ def test_from_nnx_is_the_module():
 
     module.train()
     optimizer = optax.sgd(0.1)
-    step = jn.make_step(jn.supervised(layer, loss_of), optimizer)
-    ours = jn.init_training(layer, optimizer, KEY, (X, Y))
+    trainer = jn.trainer(jn.supervised(layer, loss_of), optimizer)
+    ours = trainer.init(KEY, (X, Y))
     ours = ours._replace(params=jax.tree.map(jnp.copy, params))
     theirs = nnx.Optimizer(module, optimizer, wrt=nnx.Param)
 
@@ -483,7 +485,7 @@ def test_from_nnx_is_the_module():
         theirs.update(module, nnx.grad(lambda m: loss_of(m(X), Y).mean())(module))
 
     for _ in range(3):
-        ours, _ = step(ours, (X, Y))
+        ours, _ = trainer.step(ours, (X, Y))
         nnx_step(module, theirs)
     close(ours.params["conv"]["kernel"], module.conv.kernel[...], 1e-5)
     close(ours.params["rest"]["1"]["bias"], module.rest[1].bias[...], 1e-5)
@@ -559,12 +561,12 @@ def test_from_nnx_with_tied_weights():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: from_linen(jn.dense(4)), "from_linen: needs a Linen module.*got Layer"),
-        (lambda: from_linen(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), "goes through from_nnx"),
+        (lambda: from_linen(jn.dense(4)), "from_linen: expected a Linen module.*got Layer"),
+        (lambda: from_linen(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), "NNX module use from_nnx"),
         (lambda: from_linen(nn.LSTMCell(3)), r"LSTMCell needs inputs .*module\(x, inputs=...\)"),
         (lambda: from_nnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), "lambda rngs: .*got Linear"),
-        (lambda: from_nnx(lambda rngs: nn.Dense(4)), "goes through from_linen"),
-        (lambda: to_linen(jnp.tanh), "to_linen: needs a layer such as jn.dense"),
+        (lambda: from_nnx(lambda rngs: nn.Dense(4)), "Linen module use from_linen"),
+        (lambda: to_linen(jnp.tanh), "to_linen: expected a layer such as jn.dense"),
     ],
 )
 def test_messages(make, message):

@@ -127,7 +127,7 @@ def changed(**entries):
             changed(**{"1.running_var": None}), {},
             "expected bias, running_mean, running_var, weight, got bias, running_mean, weight",
         ),
-        (weights(), {"names": {"dens": "fc"}}, "names has unknown entries: dens, fc; layers: conv,"),
+        (weights(), {"names": {"dens": "fc"}}, "unknown entries: dens, fc; layers: conv,"),
     ],
 )  # fmt: skip
 def test_errors(given, options, words):

@@ -366,7 +366,7 @@ def fresh(inputs=2, features=1):
         (lambda: perceptron(0), "perceptron: features must be at least 1, got 0"),
         (lambda: adaline(0), "adaline: features must be at least 1, got 0"),
         (lambda: train_perceptron(np.ones((0, 2)), []), "expected at least one example"),
-        (lambda: train_perceptron(np.ones(3), [0, 1, 0]), r"expected x \(n, inputs\) .* got \(3,\)"),
+        (lambda: train_perceptron(np.ones(3), [0, 1, 0]), r"expected x \(n, inputs\).*got \(3,"),
         (lambda: train_perceptron([[np.nan]], [1]), "1 of 1 examples contain NaN or Inf"),
         (lambda: train_perceptron(CORNERS, [0, 1]), "same leading dimension, got 0: 4, 1: 2"),
         (lambda: train_perceptron(CORNERS, 2 * XOR - 1), r"0 or 1, got \[-1.0, 1.0\].*pass y > 0"),

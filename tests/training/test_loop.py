@@ -206,7 +206,7 @@ def test_non_finite_gradients_are_told_with_the_step():
     ({"data": (np.ones((3, 3)), np.ones(4))}, "the same leading dimension, got 0: 3, 1: 4"),
     ({"data": (np.ones((0, 3)), np.ones(0))}, "expected at least one example"),
     ({"data": (np.full((3, 3), np.nan), np.ones(3))}, "3 of 3 examples contain NaN or Inf"),
-    ({"evaluate": (np.full((3, 3), np.inf), np.ones(3))}, "fit: evaluate: 3 of 3 examples"),
+    ({"evaluate": (np.full((3, 3), np.inf), np.ones(3))}, "fit: evaluate/0: 3 of 3 examples"),
     ({"data": 7}, "data must be arrays"),
     ({"trainer": print}, "expected a trainer from jn.trainer"),
     ({"train_state": {}}, "expected a TrainState"),

@@ -20,7 +20,7 @@ def test_counts_stand_in_their_cells_and_zeros_are_empty():
     assert cells(figure) == {(0, 0): "5", (0, 1): "1", (1, 1): "7", (1, 2): "2"}
     axes = figure.axes[0]
     assert axes.get_xlabel() == "predicted class" and axes.get_ylabel() == "true class"
-    assert axes.get_title() == "12 of 15 right (80.00%)"
+    assert axes.get_title() == "12 of 15 correct (80.00%)"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2"]
 
 
@@ -62,9 +62,9 @@ def test_text_can_be_read_on_every_shade():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"needs a matrix \(classes, classes\), got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"expected a matrix \(classes, classes\), got \(2, 3\)"):
         viz.confusion(np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="3 classes need as many names, got 2"):
+    with pytest.raises(ValueError, match="expected 3 names, one per class, got 2"):
         viz.confusion(np.eye(3), names=["a", "b"])
-    with pytest.raises(ValueError, match="cannot be negative, got -1"):
+    with pytest.raises(ValueError, match="must be at least 0, got -1"):
         viz.confusion([[1, -1], [0, 1]])

@@ -37,11 +37,10 @@ def test_history_of_a_real_run():
     import optax
 
     data = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
-    net, optimizer = jn.dense(2), optax.sgd(0.1)
     loss = optax.softmax_cross_entropy_with_integer_labels
-    step = jn.make_step(jn.supervised(net, loss), optimizer)
-    start = jn.init_training(net, optimizer, jax.random.key(0), data)
-    epochs = list(jn.fit(start, step, data, epochs=3, evaluate=data))
+    trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.sgd(0.1))
+    start = trainer.init(jax.random.key(0), data)
+    epochs = list(jn.fit(trainer, start, data, epochs=3, evaluate=data))
     panels = viz.history(epochs)
     assert panels["loss"]["train"].tolist() == [epoch.train["loss"] for epoch in epochs]
     assert panels["loss"]["test"].shape == (3,)
@@ -49,7 +48,7 @@ def test_history_of_a_real_run():
 
 @pytest.mark.parametrize("runs", [[], [[]], [fake([1], [1]), fake([1, 2], [1, 2])]])
 def test_history_needs_runs_of_one_length(runs):
-    with pytest.raises(ValueError, match="runs of one length, at least one epoch each"):
+    with pytest.raises(ValueError, match="runs of equal lengths, at least one epoch each"):
         viz.history(*runs)
 
 
@@ -81,9 +80,9 @@ def test_a_line_has_one_colour_in_all_panels():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="curves: needs at least one metric"):
+    with pytest.raises(ValueError, match="curves: expected at least one metric"):
         viz.curves({})
-    with pytest.raises(ValueError, match=r"loss/train needs values .*got \(\)"):
+    with pytest.raises(ValueError, match=r"loss/train must have shape .*got \(\)"):
         viz.curves({"loss": {"train": 3.0}})
     with pytest.raises(ValueError, match=r"got \(0,\)"):
         viz.curves({"loss": {"train": []}})

@@ -103,14 +103,14 @@ def test_everything_lies_inside_and_the_file_is_small(tmp_path):
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        ((right_of(0), np.ones((3, 4)), [0, 1, 0]), {}, r"needs x .*got \(3, 4\) and \(3,\)"),
+        ((right_of(0), np.ones((3, 4)), [0, 1, 0]), {}, r"expected x .*got \(3, 4\) and \(3,\)"),
         ((right_of(0), np.ones((0, 2)), []), {}, "at least one example"),
         ((right_of(0), X, [0, 1]), {}, r"got \(4, 2\) and \(2,\)"),
-        ((lambda x: x, X, Y), {}, r"must give classes .*write .argmax\(-1\)"),
-        ((lambda x: x[:, 0], X, Y), {}, "values between them.*from probabilities write > 0.5"),
-        ((right_of(0), X, 3 * Y - 1), {}, "classes are 0, 1, ... up to 6, got -1 to 2"),
-        ((right_of(0), X, 8 * Y), {}, "up to 6, got 0 to 8"),
-        ((right_of(0), X, Y), {"names": ["a"]}, "2 classes need as many names, got 1"),
+        ((lambda x: x, X, Y), {}, r"must return classes .*scores.argmax\(-1\)"),
+        ((lambda x: x[:, 0], X, Y), {}, "values such as .*return probabilities > 0.5"),
+        ((right_of(0), X, 3 * Y - 1), {}, "classes must be 0 to 6, got -1 to 2"),
+        ((right_of(0), X, 8 * Y), {}, "must be 0 to 6, got 0 to 8"),
+        ((right_of(0), X, Y), {"names": ["a"]}, "expected 2 names, one per class, got 1"),
     ],
 )  # fmt: skip
 def test_messages(arguments, options, message):

@@ -36,7 +36,12 @@ def test_two_classes_that_are_not_0_and_1():
     ("panels", "labels", "names", "message"),
     [
         ({}, LABELS, None, "at least one panel"),
-        ({"a": POINTS[:9]}, LABELS, None, r"30 labels need points \(30, 2\), got \(9, 2\) for a"),
+        (
+            {"a": POINTS[:9]},
+            LABELS,
+            None,
+            r"\(30, 2\) for 30 labels, got \(9, 2\) for a",
+        ),
         ({"a": np.ones((30, 3))}, LABELS, None, r"got \(30, 3\)"),
         ({"a": POINTS}, LABELS - 1, None, "classes 0, 1"),
         ({"a": POINTS}, LABELS, ["x", "y"], "class 2 has no name, got 2 names"),

@@ -50,5 +50,5 @@ def test_messages():
         viz.feature_maps(maps()[None])
     with pytest.raises(ValueError, match="most_active must be at least 1, got 0"):
         viz.feature_maps(maps(), most_active=0)
-    with pytest.raises(ValueError, match=r"an image must be .*got \(4, 5, 2\)"):
+    with pytest.raises(ValueError, match=r"an image must have shape .*got \(4, 5, 2\)"):
         viz.feature_maps(maps(), np.zeros((4, 5, 2)))

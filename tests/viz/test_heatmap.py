@@ -64,10 +64,14 @@ def test_a_map_of_zeros_and_images_in_colour():
 @pytest.mark.parametrize(
     ("maps", "options", "message"),
     [
-        ({}, {}, "needs at least one map"),
+        ({}, {}, "expected at least one map"),
         ({"a": np.zeros((3, 6, 8))}, {}, r"got \(2, 6, 8, 1\) and a \(3, 6, 8\)"),
         ({"a": np.zeros((2, 6))}, {}, r"and a \(2, 6\)"),
-        ({"a": np.zeros((2, 6, 8))}, {"titles": ["one"]}, "2 images need as many titles, got 1"),
+        (
+            {"a": np.zeros((2, 6, 8))},
+            {"titles": ["one"]},
+            "expected 2 titles, one per",
+        ),
         ({"a": np.zeros((2, 6, 8))}, {"unsigned": ["b"]}, "unsigned names no map of a: b"),
     ],
 )

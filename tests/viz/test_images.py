@@ -45,10 +45,10 @@ def test_long_titles_do_not_overlap():
 
 @pytest.mark.parametrize("shape", [(8, 8), (0, 8, 8, 1), (2, 8, 8, 2), (2, 3, 4, 5, 1)])
 def test_another_shape_raises(shape):
-    with pytest.raises(ValueError, match=r"images: needs \(images, height, width"):
+    with pytest.raises(ValueError, match=r"images: expected \(images, height, width"):
         viz.images(np.zeros(shape))
 
 
 def test_titles_must_be_as_many():
-    with pytest.raises(ValueError, match="2 images need as many titles, got 1"):
+    with pytest.raises(ValueError, match="expected 2 titles, one per image, got 1"):
         viz.images(np.zeros((2, 8, 8)), titles=["a"])

@@ -3,6 +3,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from jaxnet import viz
+from jaxnet.viz.masks import overlay
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(2, 3, 4, 3))
@@ -11,18 +12,18 @@ COLORS = np.array([[255, 0, 0], [0, 51, 0], [0, 0, 255]], np.uint8)
 
 
 def test_each_pixel_is_mixed_with_the_colour_of_its_class():
-    y = viz.overlay(X, MASK, COLORS, share=0.25)
+    y = overlay(X, MASK, COLORS, share=0.25)
     for place, label in np.ndenumerate(MASK):
         color = [[1, 0, 0], [0, 0.2, 0], [0, 0, 1]][label] if 0 <= label < 3 else X[place]
         np.testing.assert_allclose(y[place], 0.25 * np.array(color) + 0.75 * X[place])
 
 
 def test_shares_and_uint8():
-    np.testing.assert_allclose(viz.overlay(X, MASK, COLORS, share=0), X)
-    assert (viz.overlay(X, MASK, COLORS, share=1)[0, 0, :3] == COLORS / 255).all()
+    np.testing.assert_allclose(overlay(X, MASK, COLORS, share=0), X)
+    assert (overlay(X, MASK, COLORS, share=1)[0, 0, :3] == COLORS / 255).all()
     bytes_ = (255 * X).astype(np.uint8)
     np.testing.assert_allclose(
-        viz.overlay(bytes_, MASK, COLORS), viz.overlay(bytes_ / 255, MASK, COLORS / 255)
+        overlay(bytes_, MASK, COLORS), overlay(bytes_ / 255, MASK, COLORS / 255)
     )
 
 
@@ -35,8 +36,8 @@ def test_a_row_an_image_and_a_column_each_mask():
     for i in range(2):
         shown = [axes.images[0].get_array() for axes in cells[i]]
         np.testing.assert_allclose(shown[0], X[i])
-        np.testing.assert_allclose(shown[1], viz.overlay(X[i], MASK[i], COLORS))
-        np.testing.assert_allclose(shown[2], viz.overlay(X[i], MASK[i, ::-1], COLORS))
+        np.testing.assert_allclose(shown[1], overlay(X[i], MASK[i], COLORS))
+        np.testing.assert_allclose(shown[2], overlay(X[i], MASK[i, ::-1], COLORS))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
     drawn = [to_rgb(patch.get_facecolor()) for patch in legend.get_patches()]
@@ -56,11 +57,11 @@ def test_the_legend_lies_inside(columns):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: viz.overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\), \(3, 4\) and \(3, 3\)"),
-        (lambda: viz.overlay(X, MASK, COLORS, share=2), r"share must be in \[0, 1\], got 2"),
-        (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"for one image write x\[None\]"),
-        (lambda: viz.masks(X, {}, ["a"], COLORS), "1 names need as many colours, got 3"),
-        (lambda: viz.masks(X, {}, list("abc"), COLORS, titles=["a"]), "2 images need as many"),
+        (lambda: overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\), \(3, 4\) and \(3, 3\)"),
+        (lambda: overlay(X, MASK, COLORS, share=2), r"share must be in \[0, 1\], got 2"),
+        (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"for one image pass x\[None\]"),
+        (lambda: viz.masks(X, {}, ["a"], COLORS), "expected 1 colours, one per name, got 3"),
+        (lambda: viz.masks(X, {}, list("abc"), COLORS, titles=["a"]), "expected 2 titles"),
     ],
 )
 def test_errors(call, words):

@@ -28,9 +28,9 @@ def test_without_a_path():
     ("posterior", "options", "words"),
     [
         (POSTERIOR[0], {}, r"\(time, states\), got \(3,\)"),
-        (np.log(POSTERIOR + 0.1), {}, r"shares in \[0, 1\], got -2.3 to"),
-        (POSTERIOR * np.nan, {}, "shares"),
-        (POSTERIOR, {"path": [0, 1]}, r"must be \(4,\) states below 3, got \(2,\)"),
+        (np.log(POSTERIOR + 0.1), {}, r"probabilities in \[0, 1\], got -2.3 to"),
+        (POSTERIOR * np.nan, {}, "probabilities"),
+        (POSTERIOR, {"path": [0, 1]}, r"must be states below 3, \(4,\), got \(2,\)"),
         (POSTERIOR, {"path": [0, 1, 2, 3]}, r"got \(4,\) \[0, 1, 2, 3\]"),
         (POSTERIOR, {"names": ["a"]}, "3 names, got 1"),
         (POSTERIOR, {"steps": "abc"}, "4 steps, got 3"),
