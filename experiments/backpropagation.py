@@ -4,8 +4,8 @@ Claim: the four steps of backpropagation, written out for a perceptron of any de
 gradient of jax.grad and the same training, loss for loss; and numerical gradients have an error of
 O(h) with forward and O(h²) with central differences, until rounding dominates.
 
-The gradients are those of a 64-40-20-10 net at its first batch, the losses those of 40 epochs on the
-digits with the same batches (one seed; the recipe was not tuned). The error of the numerical
+The gradients are those of a 64-40-20-10 net at its first batch, the losses those of 40 epochs on
+the digits with the same batches (one seed; the recipe was not tuned). The error of the numerical
 gradient of the neuron with W = (-0.8, 0.3) at x = (0.5, -0.2):
 
     forward  h^0.998 in float64, h^0.985 in float32; 5.4e-10 and 6.8e-6 at best

@@ -54,7 +54,8 @@ class Options:
     """Base of the options below, which a Config inherits; checks values at construction.
 
     An option of type Literal must have one of its values; an int whose default is at least 1 must
-    be at least 1. For a tuple this holds for each entry, and it must not be empty.
+    be at least 1. For a tuple this holds for each entry, and a default that is not empty forbids an
+    empty one.
 
     Raises:
       ValueError: naming the option, the values expected and the value given.
@@ -64,10 +65,10 @@ class Options:
         hints = get_type_hints(type(self))
         for field in fields(self):
             hint, value = hints[field.name], getattr(self, field.name)
-            default = field.default
+            default: Any = field.default
             if get_origin(hint) is tuple:
                 hint = get_args(hint)[0]
-                if not value:
+                if default and not value:
                     raise ValueError(f"{field.name} must not be empty")
             else:
                 value, default = (value,), (default,)
@@ -75,7 +76,7 @@ class Options:
                 if get_origin(hint) is Literal and given not in get_args(hint):
                     choices = ", ".join(map(str, get_args(hint)))
                     raise ValueError(f"{field.name} must be one of {choices}, got {given!r}")
-                if hint is int and min(default) >= 1 and given < 1:
+                if hint is int and given < 1 and all(usual >= 1 for usual in default):
                     raise ValueError(f"{field.name} must be at least 1, got {given}")
 
 

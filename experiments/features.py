@@ -190,9 +190,10 @@ def methods(features: int) -> dict[str, Callable[[jax.Array, Any], dict[str, Lea
         return {"relu": rectified(kmeans.fit_random_vectors(key, x, features))}
 
     def centroids(key, x):
-        centres = kmeans.kmeans(key, x, features, iterations=ITERATIONS)
+        options = {"iterations": ITERATIONS}
+        centres = kmeans.kmeans(child_key(key, "triangle"), x, features, **options)
         return {
-            "relu": rectified(kmeans.fit_kmeans(key, x, features, iterations=ITERATIONS)),
+            "relu": rectified(kmeans.fit_kmeans(child_key(key, "relu"), x, features, **options)),
             "triangle": Learned(kmeans.triangle(features), {"centres": centres}),
         }
 

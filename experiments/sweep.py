@@ -82,6 +82,7 @@ def run(config: Config) -> Results:
 
     def final_loss(trainer, train_state):
         *_, last = jn.fit(trainer, train_state, train, progress=False, **options)
+        assert last.test is not None
         return last.test["loss"]
 
     def own_trainers():
@@ -107,6 +108,7 @@ def run(config: Config) -> Results:
         nonlocal swept
         grid = {"learning_rate": config.rates}
         swept = jn.sweep(objective, optax.adam, train, seeds=config.all_seeds, grid=grid, **options)
+        assert swept.test is not None
         return swept.test["loss"][..., -1].ravel()
 
     # The draws of the weights compile here, once for all ways.

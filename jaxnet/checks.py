@@ -78,7 +78,7 @@ def _check_finite(leaf: np.ndarray, who: str) -> None:
         )
 
 
-_TRACERS: dict[type, bool] = {}
+_CONCRETE: set[type] = set()  # types that have a value
 
 
 def is_traced(tree: PyTree) -> bool:
@@ -88,14 +88,13 @@ def is_traced(tree: PyTree) -> bool:
       >>> is_traced({"x": jnp.ones(3)})
       False
     """
-    for leaf in jax.tree.leaves(tree):
-        kind = type(leaf)
-        if kind not in _TRACERS:
-            try:
-                getattr(leaf, "devices", list)()
-                _TRACERS[kind] = False
-            except jax.errors.ConcretizationTypeError:
-                _TRACERS[kind] = True
-        if _TRACERS[kind]:
+    leaves = jax.tree.leaves(tree)
+    if _CONCRETE.issuperset(map(type, leaves)):
+        return False
+    for leaf in leaves:
+        try:
+            getattr(leaf, "devices", list)()
+        except jax.errors.ConcretizationTypeError:
             return True
+        _CONCRETE.add(type(leaf))
     return False

@@ -30,7 +30,7 @@ def test_what_is_no_count_is_answered(value, error, words):
     ([1.0, 2.0], TypeError, r"one example per row, got 1.0 \(0\); for a list, pass np.asarray"),
     ((np.ones(3), np.ones(4)), ValueError, "the same leading dimension, got 0: 3, 1: 4"),
     ({"x": np.ones((0, 3))}, ValueError, r"at least one example, got arrays of shape \(0, 3\)"),
-    ((np.array([1, np.nan, np.inf]),), ValueError, "fit/0: 2 of 3 examples .* the first at index 1"),
+    ((np.array([1, np.nan, np.inf]),), ValueError, "fit/0: 2 of 3 .* the first at index 1"),
     (np.full((2, 3), np.nan), ValueError, "fit: 2 of 2 examples contain NaN or Inf"),
 ], ids=str)  # fmt: skip
 def test_data_that_cannot_be_used_are_answered(data, error, words):

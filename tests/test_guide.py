@@ -26,6 +26,7 @@ NEEDS = {"Saving, loading, exporting": ("flatbuffers",)}  # not imported by the 
 SLOW = {
     "A residual net on my own images",
     "A generative adversarial network",
+    "A variational autoencoder",
     "A vision transformer",
     "Low-rank adaptation (LoRA)",
     "Meta-learning (MAML)",

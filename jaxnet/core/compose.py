@@ -7,7 +7,7 @@ entries and key, and shows the call to the watches (see `observe`).
 
 import copy
 from collections.abc import Callable
-from functools import reduce
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -222,10 +222,11 @@ def _zeros(tree: PyTree) -> PyTree:
 def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
     """The parameters and state of everything in the plan."""
     trees: tuple[Params, State] = {}, {}
+    at = cache(lambda path: child_key(at(path[:-1]), path[-1]) if path[1:] else key)
     for path, (draw, specs) in plan.items():
         if all(tree == {} for tree in specs):
             continue  # nothing to draw: no key needed
-        for tree, entry in zip(trees, draw(reduce(child_key, path[1:], key)), strict=True):
+        for tree, entry in zip(trees, draw(at(path)), strict=True):
             whole = isinstance(entry, dict)  # of a layer, else a parameter
             for name in () if whole and not entry else path[1 : None if whole else -1]:
                 tree = tree.setdefault(name, {})

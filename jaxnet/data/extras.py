@@ -24,6 +24,7 @@ def extra(module: str, package: str, who: str, extras: str = "data") -> Any:
       jaxnet-toolkit[data]: in a checkout, pip install -e ".[data]"
     """
     try:
+        importlib.import_module(module.partition(".")[0])
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(

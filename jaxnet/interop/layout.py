@@ -1,17 +1,17 @@
-"""The order of axes in a net against PyTorch's, followed through every operation.
+"""The order of axes in a net compared with PyTorch's, traced through every operation.
 
-PyTorch keeps the channels of images and signals at axis 1, jaxnet at the last one. Weights that act
-on channels do not notice. Flattening does: the same numbers come out in another order, and with
-them the rows of the next dense kernel. `follow` finds the order at the input of each layer.
+PyTorch keeps the channels of images and signals at axis 1, jaxnet at the last axis. So flattening
+gives the features in another order, and the rows of the next dense kernel must be permuted.
+`follow` finds the order at the input of each layer.
 
 The layout of an array is one of
 
     None         no order to compare: parameters and constants
-    SAME         the axes are those of PyTorch, as for (batch, features) and (batch, time, features)
-                 behind an embedding or a dense layer
-    LAST         channels are last and PyTorch has them at axis 1: images, and outputs of a conv
-    FIRST        the axes are those of PyTorch where channels last would be expected
-    (h, w, c)    flattened from that shape of LAST, so PyTorch has the features in another order
+    SAME         the axes are those of PyTorch: (batch, features), and (batch, time, features)
+                 after an embedding or a dense layer
+    LAST         channels are last here and at axis 1 in PyTorch: images, outputs of convolutions
+    FIRST        the axes are those of PyTorch although the array holds maps, after a reshape
+    (h, w, c)    flattened from a LAST array of this shape, so PyTorch has another order
     LOST         unknown
 """
 
@@ -35,11 +35,11 @@ GIVEN = {
 
 
 def mark(call: int, x: PyTree, y: PyTree) -> PyTree:
-    """The output y of a call, with marks at its input and its output that `follow` finds.
+    """The output y of a call, with marks for `follow` at its input and its output.
 
     Args:
       call: its number.
-      x, y: input and output; of a pytree the first array counts.
+      x, y: input and output; of a pytree the first array is marked.
     """
     inputs, (outputs, structure) = jax.tree.leaves(x), jax.tree.flatten(y)
     if not inputs or not outputs:
@@ -89,7 +89,7 @@ def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[
 
 
 def order(shape: tuple[int, ...]) -> np.ndarray:
-    """Where PyTorch's features stand among ours, for what was flattened from this shape.
+    """Our index of each of PyTorch's features, after flattening this shape.
 
     Example:
       >>> order((1, 3, 2)).tolist()  # three pixels of two channels

@@ -39,10 +39,10 @@ def from_torch(
 ) -> tuple[Params, State]:
     """Params and state of a net from the weights of the same network in PyTorch.
 
-    Kernels are transposed from PyTorch's layout to ours, by the kind of their layer. Behind
-    `flatten`, features stand in another order (PyTorch has channels first): norms and dense kernels
-    there are permuted. Every entry of both sides is used, or it raises. Padding is not part of the
-    weights: "SAME" at strides of 2 is not PyTorch's padding=1.
+    Kernels are transposed according to the kind of their layer. After a `flatten` the order of the
+    features differs, since PyTorch has channels first; the norms and dense kernels there are
+    permuted. Both sides must match completely. Padding is not part of the weights: "SAME" at
+    strides of 2 is not PyTorch's padding=1.
 
     Args:
       net: with dense, convolutional, embedding and normalization layers.
@@ -57,8 +57,8 @@ def from_torch(
 
     Raises:
       ValueError: for a layer without a counterpart, or with one of another kind or shape; for a
-        layer behind a reshape written inside a function, since the order of its features in
-        PyTorch is not known. The message names the layer.
+        layer after a reshape inside a function, where the order of the features in PyTorch is
+        unknown. The message names the layer.
 
     Example:
       >>> weights = {"0.weight": np.ones((4, 3, 5, 5)), "0.bias": np.arange(4.0),
@@ -220,7 +220,7 @@ class _Part(NamedTuple):
     Fields:
       path, kind: of the layer.
       params, state: specs of its entries.
-      order: behind a flatten, where PyTorch's input features stand among ours.
+      order: after a flatten, our index of each of PyTorch's input features.
     """
 
     path: str
@@ -278,7 +278,8 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
         return mark(len(calls) - 1, x, y)
 
     def run(params, state, x):
-        return observe(net, see, transforms=True).apply(params, state, x)
+        watched = observe(net, see, transforms=True)
+        return watched.apply(params, state, x, key=jax.random.key(0))
 
     program = jax.make_jaxpr(run)(params, state, x).jaxpr
     known = [None] * len(jax.tree.leaves((params, state)))
@@ -292,17 +293,18 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
 
 def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
     """The order of the input's features in PyTorch; raises where it is not known."""
-    layout = layouts.pop() if len(layouts) == 1 else LOST
-    wrong = layout == LOST or (layout == FIRST and part.kind != "dense")
-    if wrong or (isinstance(layout, tuple) and part.kind == "group_norm"):
+    flat = {layout if isinstance(layout, tuple) else None for layout in layouts}
+    wrong = LOST in layouts or len(flat) > 1 or (FIRST in layouts and part.kind != "dense")
+    if part.kind in KINDS and (wrong or (flat != {None} and part.kind == "group_norm")):
         raise ValueError(
             f"torch weights: {net.name}/{part.path}: the order of its input's features in PyTorch "
             "is not known, because of a reshape or similar inside a function. Flatten with "
-            "m(jn.flatten(), x). For other shapes use PyTorch's axes, channels first: "
-            "jnp.moveaxis(x, -1, 1).reshape(...), or x.reshape(batch, channels, height, width) "
-            "and jnp.moveaxis(x, 1, -1)"
+            "m(jn.flatten(), x), or reshape with PyTorch's axes, channels first: "
+            "jnp.moveaxis(x, -1, 1).reshape(...), and for maps x.reshape(batch, channels, height, "
+            "width) followed by jnp.moveaxis(x, 1, -1)"
         )
-    return order(layout) if isinstance(layout, tuple) else None
+    shape = flat.pop()
+    return None if shape is None else order(shape)
 
 
 def _match(
@@ -364,12 +366,12 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
 
 
 def _permuted(entry: str, part: _Part) -> bool:
-    """Whether the first axis of an entry has the features that a flatten put in another order."""
+    """Whether the first axis of an entry holds features whose order a flatten has changed."""
     return part.order is not None and (entry == "kernel" or part.kind in NORMS)
 
 
 def _front(part: _Part) -> tuple[int, int]:
-    """The axes of our kernel (*window, inputs, features) that PyTorch has first."""
+    """The axes of our kernel (*window, inputs, features) that are first in PyTorch."""
     return (-2, -1) if part.kind == "conv_transpose" else (-1, -2)
 
 

@@ -165,7 +165,7 @@ def trainer(
                     "the one that came back: train_state, metrics = trainer.step(train_state, ...)"
                 )
             raise
-        if not is_traced(metrics):  # by a tracer inside the optimizer, say its learning rate
+        if not is_traced(after.params):  # by a tracer inside the optimizer, say its learning rate
             watcher.stepped(after, metrics["loss"])
         return after, metrics
 

@@ -6,7 +6,6 @@ smallest ℓ1 norm: `basis_pursuit` finds it.
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,9 +16,7 @@ from jaxnet.checks import at_least
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, variance_scaling
 from jaxnet.layers.dense import dense
-from jaxnet.unsupervised.sparse_coding import soft_threshold
-
-_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+from jaxnet.unsupervised.sparse_coding import exact_dot, soft_threshold
 
 
 def random_projection(
@@ -56,7 +53,9 @@ def random_projection(
     Reference: Johnson and Lindenstrauss 1984, "Extensions of Lipschitz mappings into a Hilbert
     space".
     """
-    return dense(features, use_bias=False, kernel_init=kernel_init, name=name)
+    return dense(features, use_bias=False, kernel_init=kernel_init, name=name)._replace(
+        kind="random_projection"
+    )
 
 
 def distortion(x: Any, projected: Any) -> np.ndarray:
@@ -174,9 +173,9 @@ def basis_pursuit(
 
     def nearest(v):
         """The nearest point with A x = y."""
-        return v + _dot(needed - _dot(v, q), q.T)
+        return v + exact_dot(needed - exact_dot(v, q), q.T)
 
-    start = _dot(needed, q.T)  # of least Euclidean norm
+    start = exact_dot(needed, q.T)  # of least Euclidean norm
     threshold = 0.1 * jnp.abs(start).max(-1, keepdims=True)
 
     def step(carry, _):

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxnet.checks import at_least
 from jaxnet.core import Layer, Params, param_dtype, stateless
+from jaxnet.data.extras import extra
 from jaxnet.initializers import normal
 from jaxnet.layers.checks import check_rank
 from jaxnet.unsupervised.check import check_examples, check_scale, scaled
@@ -75,12 +76,13 @@ def kmeans(
     Reference: Lloyd 1982, "Least squares quantization in PCM"; Arthur and Vassilvitskii 2007,
     "k-means++: the advantages of careful seeding".
     """
-    from sklearn.cluster import KMeans
-
     at_least("kmeans", "iterations", iterations)
     x = check_examples(x, features, "kmeans", limit=0)
     seed = int(jax.random.bits(key))
-    model = KMeans(features, n_init=1, max_iter=iterations, tol=tolerance, random_state=seed)
+    cluster = extra("sklearn.cluster", "scikit-learn", "kmeans")
+    model = cluster.KMeans(
+        features, n_init=1, max_iter=iterations, tol=tolerance, random_state=seed
+    )
     return jnp.asarray(model.fit(np.asarray(x)).cluster_centers_, x.dtype)
 
 
@@ -204,14 +206,14 @@ def fit_rbf_centres(
 
     Reference: Moody and Darken 1989, "Fast learning in networks of locally-tuned processing units".
     """
-    from sklearn.neighbors import NearestNeighbors
-
     if not overlap > 0:
         raise ValueError(f"fit_rbf_centres: overlap must be positive, got {overlap}")
     x = check_examples(x, features, "fit_rbf_centres", limit=0)
     centres = method(key, x, features)
     if features > 1:
-        distances, _ = NearestNeighbors(n_neighbors=1).fit(np.asarray(centres)).kneighbors()
+        neighbors = extra("sklearn.neighbors", "scikit-learn", "fit_rbf_centres")
+        model = neighbors.NearestNeighbors(n_neighbors=1).fit(np.asarray(centres))
+        distances, _ = model.kneighbors()  # without the centre itself
         width = distances.mean()
     else:  # for a single centre, the usual distance of an example
         width = jnp.sqrt(((x - centres) ** 2).sum(1).mean())

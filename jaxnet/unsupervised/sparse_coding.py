@@ -20,7 +20,7 @@ from jaxnet.progress import progress_bar
 from jaxnet.unsupervised.check import check_examples, check_scale, scaled
 
 # Rounded products, the default on GPUs, would stop the convergence of the codes early.
-_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+exact_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def soft_threshold(x: jax.Array, threshold: Any, *, positive: bool = False) -> jax.Array:
@@ -160,16 +160,18 @@ def _proximal_step(
         raise ValueError(f"{who}: codes must be {shape}, got {jnp.shape(codes)}")
     start = jnp.zeros(shape, dtype) if codes is None else jnp.asarray(codes, dtype)
 
-    gram = _dot(dictionary, dictionary.T)  # (features, features)
+    gram = exact_dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant: the largest eigenvalue, of the smaller of the two products.
-    smaller = gram if features <= inputs else _dot(dictionary.T, dictionary)
+    smaller = gram if features <= inputs else exact_dot(dictionary.T, dictionary)
     largest = jnp.linalg.eigvalsh(smaller.astype(jnp.promote_types(dtype, jnp.float32)))[-1]
     curvature = jnp.maximum(largest, jnp.finfo(dtype).tiny).astype(dtype)
-    target = _dot(x, dictionary.T)  # (..., inputs) -> (..., features)
+    target = exact_dot(x, dictionary.T)  # (..., inputs) -> (..., features)
 
     def step(z):
         explained = (
-            _dot(z, gram) if features < 2 * inputs else _dot(_dot(z, dictionary), dictionary.T)
+            exact_dot(z, gram)
+            if features < 2 * inputs
+            else exact_dot(exact_dot(z, dictionary), dictionary.T)
         )
         z = z + (target - explained) / curvature
         return soft_threshold(z, penalty / curvature, positive=positive)
@@ -318,7 +320,7 @@ def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
         atoms, (codes, examples) = carry
         key, batch = now[0], x[now[1]]  # (batch, inputs)
         z = fista(atoms, batch, penalty, steps, positive=positive)  # (batch, features)
-        codes, examples = keep * codes + _dot(z.T, z), keep * examples + _dot(z.T, batch)
+        codes, examples = keep * codes + exact_dot(z.T, z), keep * examples + exact_dot(z.T, batch)
         fresh = _unit(batch[jax.random.randint(key, (len(atoms),), 0, batch_size)])
         return (_better_atoms(atoms, codes, examples, fresh), (codes, examples)), (z != 0).mean()
 
@@ -342,7 +344,7 @@ def _better_atoms(
     unused = used <= 1e-6 * used.mean()
 
     def one(j, atoms):
-        moved = _unit(used[j] * atoms[j] + examples[j] - _dot(codes[j], atoms))
+        moved = _unit(used[j] * atoms[j] + examples[j] - exact_dot(codes[j], atoms))
         return atoms.at[j].set(jnp.where(unused[j], fresh[j], moved))
 
     return jax.lax.fori_loop(0, len(atoms), one, atoms)

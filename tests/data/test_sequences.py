@@ -126,7 +126,7 @@ def test_what_is_too_long_is_told_or_counted():
     with pytest.raises(ValueError, match=r"2 of 5 examples are longer than .*\(4,\), the longest"):
         bucketed(data, 2, bounds=[2, 4])
     batches = bucketed(data, 2, bounds=[2, 4], drop_longer=True)
-    assert batches.dropped == 2 and "2 longer ones left out" in repr(batches)
+    assert batches.dropped == 2 and "2 longer ones dropped" in repr(batches)
     assert sum(len(x) for x, _ in batches) == 3 and len(batches) == 2
     assert batches.padding == pytest.approx(1 / 10)  # of 2 + 2 * 4 steps, 2 + 3 + 4 are filled
     with pytest.raises(ValueError, match="all examples are longer"):

@@ -174,9 +174,9 @@ class TestFeatures:
     @pytest.mark.parametrize(
         ("wave", "options", "error", "words"),
         [
-            (np.zeros(0, np.int16), {}, ValueError, "number 1 has 0 samples, .* at least 200"),
-            (np.zeros(199), {}, ValueError, "has 199 samples, .* 200, one window; fill it up"),
-            (np.full(400, np.nan), {}, ValueError, "wave number 1 holds a NaN or Inf"),
+            (np.zeros(0, np.int16), {}, ValueError, "at least 200 samples, got 0 for wave 1"),
+            (np.zeros(199), {}, ValueError, "200 samples, got 199 for wave 1; pad it"),
+            (np.full(400, np.nan), {}, ValueError, "wave 1 contains NaN or Inf"),
             (
                 np.zeros((400, 2)),
                 {},

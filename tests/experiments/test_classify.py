@@ -99,7 +99,9 @@ def test_the_last_epochs_see_images_as_they_are(tmp_path, capsys):
 
 def test_pictures_name_the_classes(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr(jn.viz, "save", lambda figure, path, **_: seen.setdefault(path.stem, figure))
+    monkeypatch.setattr(
+        jn.viz, "save", lambda figure, path, **_: seen.setdefault(path.stem, figure)
+    )
     recipe = SOFTMAX._replace(names=["oak", "elm", "ash", "fir"])
     x, y = shapes(30, 1)
     options = Training(epochs=12, batch_size=16, optimizer="sgd", output=tmp_path)

@@ -326,6 +326,26 @@ def test_a_decoder(torch):
         from_torch(decoder(lambda x: x.reshape(-1, 3, 2, 4)), theirs.state_dict(), jn.spec((7, 5)))
 
 
+def test_a_shared_layer(torch):
+    """On features and on pixels, which needs no order; on two different ones it raises."""
+    nn = torch.nn
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(self.a(x.permute(0, 2, 3, 1)).mean((1, 2)))
+
+    shared = jn.dense(4)
+    net = jn.compose(lambda m, x: m(shared, m(shared, x).mean((1, 2))))
+    compare(net, Shared(), (2, 5, 6, 4), torch)
+    two = jn.serial(jn.flatten(), shared := jn.dense(12), shared)
+    with pytest.raises(ValueError, match="serial/dense: the order"):
+        from_torch(two, nn.Linear(12, 12).state_dict(), jn.spec((2, 2, 3, 2)))
+
+
 def test_layers_inside_a_repeat_are_refused(torch):
     theirs = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     net = jn.repeat(jn.serial(jn.dense(3), jnp.tanh, name="block"), 2)

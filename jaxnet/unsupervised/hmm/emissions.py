@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnet.checks import at_least
 from jaxnet.core import Params, child_key, param_dtype
+from jaxnet.data.extras import extra
 from jaxnet.initializers import normal, zeros
 from jaxnet.layers.checks import check_range
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
@@ -81,11 +82,10 @@ def kmeans_init(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) ->
       >>> bool(labels[0, 0] == labels[0, 1] == labels[1, 1] != labels[0, 2] == labels[1, 0])
       True
     """
-    from sklearn.metrics import pairwise_distances_argmin
-
     labels = np.zeros(mask.shape, int)
     centroids = np.asarray(kmeans(key, x[mask], states))
-    labels[mask] = pairwise_distances_argmin(x[mask], centroids)
+    metrics = extra("sklearn.metrics", "scikit-learn", "kmeans_init")
+    labels[mask] = metrics.pairwise_distances_argmin(x[mask], centroids)
     return labels
 
 

@@ -1,0 +1,100 @@
+"""Layouts of arrays, followed through programs; `test_torch.py` compares with PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, follow, mark, order
+
+IMAGE, FEATURES, SEQUENCE = (2, 4, 3, 5), (2, 60), (2, 4, 5)
+
+
+def after(function, shape, layout):
+    """The layout of the function's output."""
+
+    def run(x):
+        return mark(0, function(x), jnp.zeros(()))
+
+    program = jax.make_jaxpr(run)(jn.spec(shape))
+    return follow(program.jaxpr, [layout], ["end"])[0]
+
+
+def gate(x):
+    return x * jax.nn.sigmoid(x.mean((1, 2)) @ jnp.ones((5, 5)))[:, None, None]
+
+
+def scanned(x):
+    return jax.lax.scan(lambda x, _: (jnp.tanh(x), None), x, None, length=3)[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "given", "expected"),
+    [
+        pytest.param(lambda x: x.reshape(2, 60), IMAGE, LAST, LOST, id="flattened inline"),
+        pytest.param(lambda x: x.reshape(2, 60), IMAGE, SAME, SAME, id="features of a sequence"),
+        pytest.param(lambda x: jnp.moveaxis(x, -1, 1), IMAGE, LAST, FIRST, id="channels first"),
+        pytest.param(
+            lambda x: jnp.moveaxis(x, -1, 1).reshape(2, 60), IMAGE, LAST, SAME, id="as PyTorch"
+        ),
+        pytest.param(lambda x: x.mean((1, 2)), IMAGE, LAST, SAME, id="mean"),
+        pytest.param(lambda x: x[:, 0, 0], IMAGE, LAST, SAME, id="one pixel"),
+        pytest.param(lambda x: x.reshape(24, 5), IMAGE, LAST, SAME, id="pixels as examples"),
+        pytest.param(lambda x: x[:, ::2] + 1, IMAGE, LAST, LAST, id="stride"),
+        pytest.param(gate, IMAGE, LAST, LAST, id="gate"),
+        pytest.param(jax.jit(gate), IMAGE, LAST, LAST, id="jit"),
+        pytest.param(jax.checkpoint(gate), IMAGE, LAST, LAST, id="remat"),
+        pytest.param(jax.nn.relu, IMAGE, LAST, LAST, id="custom derivative"),
+        pytest.param(scanned, IMAGE, LAST, LAST, id="scan"),
+        pytest.param(lambda x: x.reshape(2, 4, 3, 5), FEATURES, SAME, FIRST, id="maps"),
+        pytest.param(
+            lambda x: jnp.moveaxis(x.reshape(2, 5, 4, 3), 1, -1), FEATURES, SAME, LAST, id="decoder"
+        ),
+        pytest.param(lambda x: x[:, None, None], FEATURES, SAME, SAME, id="one pixel of features"),
+        pytest.param(jax.nn.softmax, FEATURES, (4, 3, 5), (4, 3, 5), id="softmax of flattened"),
+        pytest.param(
+            lambda x: x.reshape(2, 4, 3, 5), FEATURES, (4, 3, 5), LAST, id="there and back"
+        ),
+        pytest.param(lambda x: x[:, :30], FEATURES, (4, 3, 5), LOST, id="part of flattened"),
+        pytest.param(lambda x: x @ jnp.ones((60, 7)), FEATURES, (4, 3, 5), SAME, id="product"),
+        pytest.param(
+            lambda x: x + x @ jnp.ones((60, 60)), FEATURES, (4, 3, 5), LOST, id="two orders"
+        ),
+        pytest.param(
+            lambda x: jnp.where(jnp.tanh(x).sum(-1) > 0, 1.0, 0.0)[:, None] * jnp.ones((2, 60)),
+            FEATURES, LOST, SAME, id="one number per example",
+        ),
+        pytest.param(lambda x: x.reshape(2, 20), SEQUENCE, LAST, LOST, id="a signal"),
+    ],
+)  # fmt: skip
+def test_operations(function, shape, given, expected):
+    assert after(function, shape, given) == expected
+
+
+def test_layers_decide_by_their_kind():
+    """Whatever they are made of inside."""
+    calls = []
+
+    def see(path, layer, x, y):
+        calls.append(layer.kind)
+        return mark(len(calls) - 1, x, y)
+
+    flatten = jn.flatten()
+    net = jn.serial(
+        jn.conv(6, 2), flatten, jax.nn.relu, jn.dense(12), lambda x: x.reshape(2, 3, 4),
+        jn.dense(4), jn.conv_transpose(5, 3), jn.flatten(), jn.dropout(0.5),
+    )  # fmt: skip
+    params, state = net.init(jax.random.key(0), jn.spec(IMAGE))
+    program = jax.make_jaxpr(lambda x: jn.observe(net, see).apply(params, state, x))(jn.spec(IMAGE))
+    found = follow(program.jaxpr, [LAST], calls)
+    assert calls[:3] == ["conv", "flatten", "function"]
+    assert [found[i] for i in range(9)] == [
+        LAST, LAST, (4, 3, 6), (4, 3, 6), SAME, FIRST, SAME, LAST, (3, 5)
+    ]  # fmt: skip
+
+
+def test_order():
+    """Pixel (2, 1) of channel 4 in maps of 3x3x6: ours 46, PyTorch's 4 * 9 + 2 * 3 + 1."""
+    assert order((3, 3, 6))[43] == 46
+    np.testing.assert_array_equal(np.sort(order((3, 2, 5))), np.arange(30))

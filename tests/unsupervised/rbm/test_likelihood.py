@@ -1,0 +1,123 @@
+"""Sums over the states of small machines, and annealed importance sampling against them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.unsupervised.rbm import (
+    ais,
+    fit_rbm,
+    free_energy,
+    gaussian,
+    log_likelihood,
+    log_partition,
+)
+from tests.unsupervised.rbm.machines import (
+    OPTIONS,
+    crops,
+    draw,
+    energies,
+    logsumexp,
+    sigmoid,
+    states,
+)
+
+
+@pytest.mark.parametrize(("inputs", "features"), [(5, 3), (3, 5), (4, 13)])
+def test_free_energy_and_likelihood_are_sums_over_all_states(x64, inputs, features):
+    params = draw(inputs, features, dtype=np.float64)
+    x = states(inputs)
+    energy = energies(params, x, states(features))
+    np.testing.assert_allclose(free_energy(params, x), -logsumexp(-energy, 1), rtol=1e-10)
+    np.testing.assert_allclose(log_partition(params), logsumexp(-energy.ravel()), rtol=1e-10)
+    p = np.exp(log_likelihood(params, x))
+    np.testing.assert_allclose(p.sum(), 1, rtol=1e-10)
+    np.testing.assert_allclose(p, np.exp(-energy).sum(1) / np.exp(-energy).sum(), rtol=1e-10)
+
+
+def test_more_states_than_a_block_holds(x64):
+    params = draw(14, 14, 0.3, dtype=np.float64)
+    hidden = states(14)
+    kernel, visible_bias = np.asarray(params["kernel"]), np.asarray(params["visible_bias"])
+    field = hidden @ kernel.T + visible_bias
+    exact = logsumexp(hidden @ np.asarray(params["bias"]) + np.logaddexp(0, field).sum(1))
+    np.testing.assert_allclose(log_partition(params), exact, rtol=1e-10)
+
+
+def test_gaussian_density_integrates_to_1(x64):
+    params = draw(1, 3, dtype=np.float64)
+    x, step = np.linspace(-15, 15, 3001, retstep=True)
+    p = np.exp(log_likelihood(params, x[:, None], visible=gaussian))
+    np.testing.assert_allclose(p.sum() * step, 1, rtol=1e-10)
+
+
+def test_gradient_of_the_likelihood_is_data_less_model(x64):
+    """d log p / d kernel = E_data[x h] - E_model[x h], the model's by the sum over all states."""
+    params, data = draw(5, 3, dtype=np.float64), states(5)[[3, 7, 7, 20]]
+    grads = jax.grad(lambda p: log_likelihood(p, data).mean())(params)
+    x, h = states(5), states(3)
+    p = np.exp(-energies(params, x, h))
+    p /= p.sum()
+    up = sigmoid(data @ np.asarray(params["kernel"]) + np.asarray(params["bias"]))
+    expected = {
+        "kernel": data.T @ up / 4 - x.T @ p @ h,
+        "bias": up.mean(0) - p.sum(0) @ h,
+        "visible_bias": data.mean(0) - p.sum(1) @ x,
+    }
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), grads, expected)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    params = fit_rbm(jax.random.key(3), crops(), 8, full=True, **OPTIONS)
+    assert np.abs(params["kernel"]).max() > 1  # no easy machine
+    return params
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ais_is_within_its_error(trained, seed):
+    estimate = ais(jax.random.key(seed), trained, betas=np.linspace(0, 1, 201))
+    error = float(estimate.log_partition - log_partition(trained))
+    assert 0.002 < estimate.standard_error < 0.05
+    assert abs(error) < 3 * estimate.standard_error
+    assert estimate.log_weights.shape == (100,)
+
+
+def test_ais_errors_are_spread_as_they_say(trained):
+    """Over 60 seeds the error in units of its standard error has mean 0 and deviation 1, nearly."""
+    betas = np.linspace(0, 1, 101)
+    keys = jax.random.split(jax.random.key(9), 60)
+    many = jax.vmap(lambda key: ais(key, trained, betas=betas, data=crops())[:2])(keys)
+    scores = (many[0] - log_partition(trained)) / many[1]
+    assert abs(scores.mean()) < 0.5 and 0.7 < scores.std() < 1.35
+
+
+def test_ais_of_real_units():
+    params = draw(6, 5, 0.7)
+    data = np.tile(np.array([0.2, 0.3, 0.5]), (4, 2))
+    exact = log_partition(params, visible=gaussian)
+    for seed, given in enumerate((None, data)):
+        key = jax.random.key(seed)
+        estimate = ais(key, params, data=given, betas=np.linspace(0, 1, 301), visible=gaussian)
+        assert abs(estimate.log_partition - exact) < 3.5 * estimate.standard_error
+        assert 0.001 < estimate.standard_error < 0.3
+
+
+def test_ais_of_no_weights_is_exact():
+    params = draw(6, 5) | {"kernel": jnp.zeros((6, 5)), "bias": jnp.zeros(5)}
+    estimate = ais(jax.random.key(0), params, data=jax.nn.sigmoid(params["visible_bias"])[None])
+    np.testing.assert_allclose(estimate.log_partition, log_partition(params), rtol=1e-5)
+    assert estimate.standard_error < 1e-4
+
+
+def test_messages():
+    params = draw(21, 22)
+    with pytest.raises(ValueError, match=r"2\*\*21 states; .* limited to 20 units.* write ais"):
+        log_partition(params)
+    with pytest.raises(ValueError, match=r"2\*\*22 states"):
+        log_likelihood(params, jnp.zeros((1, 21)), visible=gaussian)
+    with pytest.raises(ValueError, match="betas must rise from 0 to 1"):
+        ais(jax.random.key(0), params, betas=[0, 0.5, 0.5, 1])
+    with pytest.raises(ValueError, match="runs must be at least 2, got 1"):
+        ais(jax.random.key(0), params, runs=1)
