@@ -216,7 +216,7 @@ def train(
         here = jax.random.fold_in(child_key(key, "ais"), epoch.number)
         likelihood, _ = estimate(here, params, test, x, temperatures(config.betas // 10))
         free = (float(rbm.free_energy(params, part).mean()) for part in (some, test))
-        yield params, Row(*free, likelihood)
+        yield params, Row(next(free), next(free), likelihood)
 
 
 def binarize(key: jax.Array, x: ArrayLike) -> jax.Array:

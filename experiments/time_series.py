@@ -94,7 +94,8 @@ def run(config: Config) -> Results:
     train, recording = waveforms("train", config.data_dir)
     if config.validation:
         held = recording < 10  # the test part has recordings 0 to 4 of each digit and speaker
-        train, test = tuple(a[~held] for a in train), tuple(a[held] for a in train)
+        (x, y), test = train, (train[0][held], train[1][held])
+        train = x[~held], y[~held]
     else:
         test, _ = waveforms("test", config.data_dir)
     net = wave_net(config.features, config.dropout)
@@ -118,7 +119,7 @@ def run(config: Config) -> Results:
         )[-1]  # fmt: skip
 
     last = over_seeds(last_epoch, config)
-    accuracies = np.array([epoch.test["accuracy"] for epoch in last])
+    accuracies = np.array([(epoch.test or {})["accuracy"] for epoch in last])
     print(f"test accuracy {mean_std(accuracies, ends=True)}")
     params, state = last[-1].train_state.params, last[-1].train_state.state
     figures = {

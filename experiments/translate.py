@@ -320,7 +320,9 @@ def objective_of(net: jn.Layer, smoothing: float) -> jn.Layer:
         valid = jnp.arange(labels.shape[1]) < target_lengths[:, None] - 1
 
         def total(loss):  # (totals, weights) of each sentence
-            return jnp.where(valid, loss(logits, labels), 0).sum(1), valid.sum(1)
+            return jnp.where(valid, loss(logits, labels), 0).sum(1), valid.sum(
+                1, dtype=logits.dtype
+            )
 
         return total(smoothed), {"nats": total(plain)}
 

@@ -43,7 +43,7 @@ def frame_net(config: Config) -> jn.Layer:
 def boltzmann(key: jax.Array, x: Any, features: int, *, inputs: int, epochs: int) -> Any:
     """A restricted Boltzmann machine: Gaussian visible units in the first layer, then binary."""
     if x.shape[1] == inputs:
-        options = {"visible": rbm.gaussian, "learning_rate": 0.002}
+        options: dict[str, Any] = {"visible": rbm.gaussian, "learning_rate": 0.002}
     else:
         options = {"learning_rate": 0.05}
     return rbm.fit_rbm(key, x, features, **options, epochs=epochs, progress=False)

@@ -73,11 +73,12 @@ class Layer(_Fields):
             init, apply = _checked(init, apply, name)
         return super().__new__(cls, init, apply, name, kind or name, inside)
 
-    def _replace(self, **changes: Any) -> "Layer":
+    def _replace(self, **changes: Any) -> "Layer":  # type: ignore[override]
         """A copy with other fields; with another init or apply it is a leaf."""
+        fields: Any = self._asdict() | changes
         if {"init", "apply"} & changes.keys() and "inside" not in changes:
-            return Layer(**(self._asdict() | changes | {"inside": None}))
-        return self._make((self._asdict() | changes).values())
+            return Layer(**fields | {"inside": None})
+        return self._make(fields.values())
 
     def __repr__(self) -> str:
         return f"Layer({self.name!r}, kind={self.kind!r})"

@@ -82,10 +82,10 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
         raise ValueError(
             "doctor: expected at least one batch, as in doctor(trainer, train_state, batch)"
         )
-    objective, update = trainer.objective, trainer.update
-    if objective is None or update is None:
+    objective, update, watcher = trainer.objective, trainer.update, trainer.watcher
+    if objective is None or update is None or watcher is None:
         raise TypeError("doctor: expected a trainer from jn.trainer(objective, optimizer)")
-    findings = _compilations(trainer.watcher.traces, batches)
+    findings = _compilations(watcher.traces, batches)
 
     @jax.jit
     def trial(train_state, key, batch):

@@ -88,11 +88,11 @@ def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[
     return {call: layout for call, (_, layout) in inputs.items()}
 
 
-def order(shape: tuple[int, ...]) -> np.ndarray:
+def flat_order(shape: tuple[int, ...]) -> np.ndarray:
     """Our index of each of PyTorch's features, after flattening this shape.
 
     Example:
-      >>> order((1, 3, 2)).tolist()  # three pixels of two channels
+      >>> flat_order((1, 3, 2)).tolist()  # three pixels of two channels
       [0, 2, 4, 1, 3, 5]
     """
     return np.moveaxis(np.arange(np.prod(shape)).reshape(shape), -1, 0).ravel()

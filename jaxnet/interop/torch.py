@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, PyTree, State, key_spec
-from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, follow, mark, order
+from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
 from jaxnet.look import observe
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
@@ -304,7 +304,7 @@ def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
             "width) followed by jnp.moveaxis(x, 1, -1)"
         )
     shape = flat.pop()
-    return None if shape is None else order(shape)
+    return None if shape is None else flat_order(shape)
 
 
 def _match(
@@ -365,9 +365,9 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
             raise ValueError(f"{where}: {NAMES[entry]} must have shape {wanted}, got {given}")
 
 
-def _permuted(entry: str, part: _Part) -> bool:
-    """Whether the first axis of an entry holds features whose order a flatten has changed."""
-    return part.order is not None and (entry == "kernel" or part.kind in NORMS)
+def _permutation(entry: str, part: _Part) -> np.ndarray | None:
+    """The order of the first axis of an entry, where a flatten has changed it."""
+    return part.order if entry == "kernel" or part.kind in NORMS else None
 
 
 def _front(part: _Part) -> tuple[int, int]:
@@ -375,20 +375,22 @@ def _front(part: _Part) -> tuple[int, int]:
     return (-2, -1) if part.kind == "conv_transpose" else (-1, -2)
 
 
+def _reversed(a: np.ndarray, part: _Part) -> np.ndarray:
+    """A kernel; that of a transposed convolution reversed, as PyTorch's is a gradient."""
+    return np.flip(a, tuple(range(a.ndim - 2))) if part.kind == "conv_transpose" else a
+
+
 def _their_shape(shape: tuple[int, ...], entry: str, part: _Part) -> tuple[int, ...]:
     return (*(shape[axis] for axis in _front(part)), *shape[:-2]) if entry == "kernel" else shape
 
 
 def _to_theirs(a: np.ndarray, entry: str, part: _Part) -> np.ndarray:
-    if _permuted(entry, part):
-        a = a[part.order]
-    if part.kind == "conv_transpose" and entry == "kernel":
-        a = np.flip(a, range(a.ndim - 2))  # PyTorch's is the gradient of a convolution
-    return np.moveaxis(a, _front(part), (0, 1)) if entry == "kernel" else a
+    if (order := _permutation(entry, part)) is not None:
+        a = a[order]
+    return np.moveaxis(_reversed(a, part), _front(part), (0, 1)) if entry == "kernel" else a
 
 
 def _to_ours(a: np.ndarray, entry: str, part: _Part) -> np.ndarray:
-    a = np.moveaxis(a, (0, 1), _front(part)) if entry == "kernel" else a
-    if part.kind == "conv_transpose" and entry == "kernel":
-        a = np.flip(a, range(a.ndim - 2))
-    return a[np.argsort(part.order)] if _permuted(entry, part) else a
+    a = _reversed(np.moveaxis(a, (0, 1), _front(part)), part) if entry == "kernel" else a
+    order = _permutation(entry, part)
+    return a if order is None else a[np.argsort(order)]

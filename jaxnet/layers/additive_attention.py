@@ -1,5 +1,7 @@
 """Additive attention: a small network scores each query against each entry of a memory."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxnet.checks import at_least
@@ -111,7 +113,7 @@ def additive_attention(
     return Layer(init, apply, name, kind="additive_attention")
 
 
-def _keys_and_values(memory):
+def _keys_and_values(memory: Any) -> tuple[Any, Any]:
     """The keys, None where the layer projects them itself, and the memory."""
     if isinstance(memory, dict) and set(memory) == {"key", "value"}:
         return memory["key"], memory["value"]

@@ -201,7 +201,7 @@ def update_of(trainer: Trainer) -> Callable:
                 "fit: the last batch is padded, and this trainer's step takes no mask; choose a "
                 "batch_size that divides the number of examples"
             )
-        train_state, metrics = trainer.step(train_state, batch)
+        train_state, metrics = trainer.step(train_state, batch)  # type: ignore
         found = {name: Average(value, jnp.float32(1)) for name, value in metrics.items()}
         return train_state, found, jnp.ones(0, bool)
 

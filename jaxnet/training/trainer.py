@@ -51,11 +51,12 @@ class Trainer(NamedTuple):
 
     init: Callable[[jax.Array, PyTree], TrainState]
     step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
-    update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]] | None = None
-    objective: Layer | None = None
-    optimizer: optax.GradientTransformation | None = None
-    watcher: Watcher | None = None
-    programs: Memo | None = None
+    # The rest is None in a trainer of your own.
+    update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]] = None  # type: ignore
+    objective: Layer = None  # type: ignore
+    optimizer: optax.GradientTransformation = None  # type: ignore
+    watcher: Watcher = None  # type: ignore
+    programs: Memo = None  # type: ignore
 
     def __repr__(self) -> str:
         return f"Trainer({self.objective!r})"

@@ -41,7 +41,8 @@ def test_a_sentence_is_translated_alike_alone_and_among_others(model):
 
 def test_attention_is_of_words_and_each_row_sums_to_1():
     translator, params = tiny()
-    quick = translator.attention._replace(apply=jax.jit(translator.attention.apply))
+    apply = jax.jit(translator.attention.apply, static_argnames="train")
+    quick = translator.attention._replace(apply=apply)
     translator = translator._replace(attention=quick)
     weights, read, written = translate.attention_of(
         translator, params, "Zwei Männer spielen im Freien Fußball, Hund!", "Ein Hund läuft."

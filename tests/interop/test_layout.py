@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, follow, mark, order
+from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, flat_order, follow, mark
 
 IMAGE, FEATURES, SEQUENCE = (2, 4, 3, 5), (2, 60), (2, 4, 5)
 
@@ -94,7 +94,7 @@ def test_layers_decide_by_their_kind():
     ]  # fmt: skip
 
 
-def test_order():
+def test_flat_order():
     """Pixel (2, 1) of channel 4 in maps of 3x3x6: ours 46, PyTorch's 4 * 9 + 2 * 3 + 1."""
-    assert order((3, 3, 6))[43] == 46
-    np.testing.assert_array_equal(np.sort(order((3, 2, 5))), np.arange(30))
+    assert flat_order((3, 3, 6))[43] == 46
+    np.testing.assert_array_equal(np.sort(flat_order((3, 2, 5))), np.arange(30))
