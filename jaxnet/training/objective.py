@@ -89,11 +89,7 @@ def _comparison(name: str, function: Compare) -> Layer:
 
     def compare(pair):
         outputs, targets = pair
-        try:
-            values = function(outputs, targets)
-        except Exception as error:
-            error.add_note(f"in {name}, outputs {describe(outputs)}, targets {describe(targets)}")
-            raise
+        values = function(outputs, targets)
         return per_example(values, name, outputs, targets)
 
     return as_layer(compare)._replace(name=name, kind=function_name(function), inside=None)

@@ -53,7 +53,7 @@ def kmeans(
     The result is a local minimum of the sum of squared distances; another key gives another.
 
     Args:
-      key: the same key and data give the same centroids, up to rounding.
+      key: the same key and data give the same centroids.
       x: (n, inputs), without NaN.
       features: centroids, 1 to n.
       iterations: greatest number of passes over the data, at least 1.
@@ -83,7 +83,11 @@ def kmeans(
     model = cluster.KMeans(
         features, n_init=1, max_iter=iterations, tol=tolerance, random_state=seed
     )
-    return jnp.asarray(model.fit(np.asarray(x)).cluster_centers_, x.dtype)
+    # Several threads sum in any order, so that results vary, and wait for each other: on a loaded
+    # machine of 2 cores they took ten times as long as one.
+    with extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):
+        centroids = model.fit(np.asarray(x)).cluster_centers_
+    return jnp.asarray(centroids, x.dtype)
 
 
 def fit_kmeans(
@@ -98,7 +102,7 @@ def fit_kmeans(
     relu starts without dead or saturated units.
 
     Args:
-      key: the same key and data give the same params, up to rounding.
+      key: the same key and data give the same params.
       x: (n, inputs), without NaN.
       features: centroids, 1 to n.
       scale: standard deviation of the outputs over x, positive. None leaves the centroids as they

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import new_figure, styled
+from jaxnet.viz.figure import new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ CELL = 0.28  # inches per word
 LETTER = 0.085  # inches per letter of a label
 
 
-@styled
+@style()
 def attention(
     weights: Any, source: Sequence[str], target: Sequence[str], *, title: str = ""
 ) -> "Figure":

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import new_figure, styled
+from jaxnet.viz.figure import new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@styled
+@style()
 def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
     """A confusion matrix of counts, with rows for true and columns for predicted classes.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure, styled
+from jaxnet.viz.figure import COLORS, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
     return panels
 
 
-@styled
+@style()
 def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
     """One panel per metric and one line per part, over the epochs 1, 2, ...
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, grid, new_figure, styled
+from jaxnet.viz.figure import COLORS, grid, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ Predict = Callable[[Any], Any]
 MARKERS = "osD^vPX"
 
 
-@styled
+@style()
 def decision(
     predict: Predict | Mapping[str, Predict],
     x: Any,

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, new_figure, styled
+from jaxnet.viz.figure import frame, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@styled
+@style()
 def embedding(
     panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None
 ) -> "Figure":

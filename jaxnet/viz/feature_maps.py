@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, grid, new_figure, styled
+from jaxnet.viz.figure import frame, grid, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@styled
+@style()
 def feature_maps(
     maps: Any, image: Any = None, *, most_active: int | None = None, columns: int | None = None
 ) -> "Figure":

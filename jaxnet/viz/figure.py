@@ -1,61 +1,55 @@
 """The style, size and layout shared by all figures, and saving."""
 
 import math
-from collections.abc import Callable
-from functools import partial, wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Arguments = ParamSpec("Arguments")
 
 # Okabe and Ito 2008, "Color universal design": distinguishable with colour blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLE = Path(__file__).parent / "jaxnet.mplstyle"
 
 
-def styled(draw: Callable[Arguments, "Figure"]) -> Callable[Arguments, "Figure"]:
-    """A function that draws in the style of jaxnet; the global style does not change.
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of jaxnet, as a context and as a decorator; the global style does not change.
 
     Raises:
       ImportError: without matplotlib.
 
     Example:
-      >>> @styled
+      >>> @style()
       ... def empty(width):
       ...     return new_figure(width, 2)
-      >>> empty(3).get_figwidth()
+      >>> float(empty(3).get_figwidth())
       3.0
     """
-
-    @wraps(draw)
-    def styled_draw(*args: Arguments.args, **kwargs: Arguments.kwargs) -> "Figure":
-        try:
-            import matplotlib.figure
-        except ImportError as error:
-            raise ImportError(
-                f"jaxnet.viz: needs matplotlib ({error}); install the extra jaxnet-toolkit[viz]: "
-                'in a checkout, pip install -e ".[viz]"'
-            ) from error
-        with matplotlib.rc_context(fname=STYLE):
-            return draw(*args, **kwargs)
-
-    return styled_draw
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(
+            f"jaxnet.viz: needs matplotlib ({error}); install the extra jaxnet-toolkit[viz]: "
+            'in a checkout, pip install -e ".[viz]"'
+        ) from error
+    with matplotlib.rc_context(fname=STYLE):
+        yield
 
 
+@style()
 def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of this size in inches, without a window or global state of pyplot.
 
     A notebook displays it as the last value of a cell, or by `display(figure)`.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(fname=STYLE):  # also where it is called on its own
-        figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height))
     # Notebooks use this method, which matplotlib adds only once pyplot is imported.
     figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     return figure

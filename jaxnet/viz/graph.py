@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnet.inspect.graph import Graph, short
-from jaxnet.viz.figure import COLORS, new_figure, styled
+from jaxnet.viz.figure import COLORS, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ SWEEPS = 40  # over the columns: the first half finds the order, the second stra
 ROW, GAP = 0.58, 0.32  # inches
 
 
-@styled
+@style()
 def graph(computed: Graph, *, digits: int = 3) -> "Figure":
     """A computational graph, from left to right.
 

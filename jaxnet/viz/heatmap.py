@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.figure import frame, new_figure, styled
+from jaxnet.viz.figure import frame, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@styled
+@style()
 def heatmap(
     images: Any,
     maps: Mapping[str, Any],

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, grid, new_figure, styled
+from jaxnet.viz.figure import frame, grid, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@styled
+@style()
 def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None = None) -> "Figure":
     """A grid of images: in colour with three channels, as dark ink on white with one.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, new_figure, styled
+from jaxnet.viz.figure import frame, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
     return np.where(known[..., None], painted, x)
 
 
-@styled
+@style()
 def masks(
     x: Any,
     labels: Mapping[str, Any],

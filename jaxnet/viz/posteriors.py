@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure, styled
+from jaxnet.viz.figure import COLORS, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@styled
+@style()
 def posteriors(
     posterior: Any,
     path: Any = None,

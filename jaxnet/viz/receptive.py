@@ -7,13 +7,13 @@ import numpy as np
 
 from jaxnet.inspect.receptive import ReceptiveFields
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.figure import COLORS, frame, new_figure, styled
+from jaxnet.viz.figure import COLORS, frame, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@styled
+@style()
 def receptive(
     image: Any,
     fields: ReceptiveFields,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure, styled
+from jaxnet.viz.figure import COLORS, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ Segment = tuple[str, float, float]  # name, first frame, the frame after the las
 SHOWN = 0.1  # a class that is always less probable has no line
 
 
-@styled
+@style()
 def spectrogram(
     features: Any,
     segments: Mapping[str, Sequence[Segment]] | None = None,

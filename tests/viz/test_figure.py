@@ -45,6 +45,21 @@ def test_a_notebook_shows_it_without_pyplot(make):
     assert png is not None and png.startswith(b"\x89PNG")
 
 
+def test_a_figure_of_your_own_is_laid_out():
+    """The labels are inside; the global style is that of the user."""
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figure = viz.figure.new_figure(3, 2)
+    axes = figure.subplots()
+    axes.set_xlabel("time")
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert figure.dpi == 100 and min(box.x0, box.y0) >= 0
+    viz.images(np.zeros((2, 8, 8)))
+    assert dict(matplotlib.rcParams) == before
+
+
 def test_pyplot_is_left_alone():
     """No window, no figure kept by pyplot, which is not even imported."""
     program = (

@@ -192,7 +192,7 @@ def fit_hmm(
     EM ends in a local maximum, which depends on the key.
 
     Args:
-      key: the same key and data give the same params, up to rounding.
+      key: the same key and data give the same params.
       x: (batch, time) or (batch, time, features), by the emission; values in padding are ignored.
       states: at least 1.
       emission: `categorical(symbols)`, `gaussian_mixture(mixtures)` or one of your own.
