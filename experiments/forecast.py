@@ -315,7 +315,7 @@ def table(
         cells = [*(e[:, n - 1] for n in shown), np.sqrt(np.square(e).mean(1))]
         words = [mean_std(cell, ".3f") for cell in cells]
         rows.append((name, f"{weights[name]:,}", *words, "{} of {}".format(*wins[name])))
-    head = ("forecast", "weights", *(f"{n} weeks" for n in shown), "all", "better years")
+    head = ("forecast", "weights", *map(str, shown), "all", "better years")
     return Table("root mean squared error in ppm, by weeks ahead", head, rows, width=140)
 
 

@@ -218,7 +218,7 @@ def digit_pairs(config: Config):
         accuracies.append(float((read[:, 0] == (y_test[there] == b)).mean()))
     print(
         f"{len(separated)} pairs of digits: {sum(separated)} separable; of the held-out digits of "
-        f"a pair {np.mean(accuracies):.2%} are told apart (from {min(accuracies):.2%} to "
+        f"a pair {np.mean(accuracies):.2%} are separated (from {min(accuracies):.2%} to "
         f"{max(accuracies):.2%})"
     )
     return np.array(separated), np.array(accuracies)

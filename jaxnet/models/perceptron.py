@@ -188,9 +188,9 @@ class PerceptronRun(NamedTuple):
             why = "either no hyperplane separates the classes, or more passes are needed"
         return (
             f"did not converge: {int(self.mistakes[-1])} mistakes in pass {passes}, {total} in "
-            f"all; {why}. A perceptron converges only if a hyperplane separates the classes; for "
-            "XOR there is none. A feature map can make them separable: train on jn.polynomial(2), "
-            "jn.rbf or jn.random_fourier of x"
+            f"all; {why}. A perceptron converges only if a hyperplane separates the classes, which "
+            "is impossible for XOR. A feature map can make them separable: train on "
+            "jn.polynomial(2), jn.rbf or jn.random_fourier of x"
         )
 
 

@@ -78,7 +78,7 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
 
 
 def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
-    """Reads what `save` wrote: the tree, and the config (None where there is none).
+    """Reads a file of `save`: the tree, and the config (None by default).
 
     Without `like` the tree is nested dicts; lists and tuples become dicts too, keyed "0", "1" or by
     the names of their fields. With `like` it has the structure of `like`, and every path, shape and
@@ -163,7 +163,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _to_array(name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str] | None]:
-    """What safetensors stores for a leaf, and a note where that is not the leaf itself."""
+    """The array that safetensors stores for a leaf, and a note where it differs from the leaf."""
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
         raise TypeError(f"save: {name} must be an array, got {type(leaf).__name__}")
     if isinstance(leaf, jax.Array):

@@ -177,7 +177,7 @@ def _epochs(trainer, train_state, source, pace, epochs, test, progress) -> Itera
 
 
 class Totals(NamedTuple):
-    """What an epoch sums up on the device.
+    """Sums of an epoch, on the device.
 
     Fields:
       sums: name -> Average of (sum of mean * weight, sum of weights).

@@ -329,8 +329,8 @@ def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> di
     values, metrics = output
     if "loss" in metrics:
         raise ValueError(f"{who}: 'loss' is the name of the loss; give the metric another name")
-    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(values)]
-    if not dtypes or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+    totals = jax.tree.leaves(values)[:1]
+    if not totals or not jnp.issubdtype(jnp.result_type(*totals), jnp.floating):
         raise TypeError(f"{who}: the loss must be of floats, got {describe(values)}")
     count = jnp.shape(jax.tree.leaves(batch)[0])[:1]
     named = {"loss": values} | metrics
@@ -344,7 +344,7 @@ def _average(name: str, values: Any, count: tuple, mask: Any, who: str) -> Avera
             raise ValueError(
                 f"{who}: {name} must be a pair (totals, weights), (batch,) each, got {shapes}"
             )
-        totals, weights = values
+        totals, weights = values[0], jnp.asarray(values[1], values[0].dtype)
         if mask is not None:  # where, not a product: the padding may hold NaN
             totals, weights = (jnp.where(mask > 0, v, 0) for v in (totals, weights))
         weight = weights.sum()

@@ -259,8 +259,8 @@ def test_learns_to_reverse():
         source, lengths, target = batch
         logits = m(net, (source, lengths, target[:, :-1]))
         values = optax.softmax_cross_entropy_with_integer_labels(logits, target[:, 1:])
-        counts = jnp.arange(5) < lengths[:, None] + 1
-        return (jnp.where(counts, values, 0).sum(1), counts.sum(1)), {}
+        counts = (jnp.arange(5) < lengths[:, None] + 1).astype(values.dtype)
+        return ((values * counts).sum(1), counts.sum(1)), {}
 
     train, (source, lengths, target) = reversed_digits(640, 0), reversed_digits(50, 1)
     trainer = jn.trainer(jn.compose(objective), optax.adam(1e-2))

@@ -292,3 +292,10 @@ def test_a_carry_of_another_number_of_rows_is_answered():
         objective.apply(params, state, first)
     with pytest.raises(TypeError, match=r"expected a batch \(\(x, start\), targets\)"):
         objective.init(KEY, jnp.ones(3))
+
+
+def test_weights_may_be_integers():
+    output = (jnp.array([6.0, 2.0]), jnp.array([3, 1])), {"m": (jnp.array([300.0, 300.0]),) * 2}
+    found = averages(output, jnp.ones(2), None, "mine")
+    assert [float(a.mean) for a in found.values()] == [2.0, 1.0]
+    assert [float(a.weight) for a in found.values()] == [4.0, 600.0]
