@@ -13,7 +13,7 @@ from jaxnet.layers.norm import layer_norm
 
 def transformer_block(
     heads: int,
-    mlp_features: int,
+    mlp_features: int | None = None,
     *,
     head_size: int | None = None,
     kv_heads: int | None = None,
@@ -43,7 +43,7 @@ def transformer_block(
 
     Args:
       heads: number of heads, see `multi_head_attention`.
-      mlp_features: width of the MLP's hidden layer, often 4 times that of x.
+      mlp_features: width of the MLP's hidden layer; 4 times that of x by default.
       head_size, kv_heads, causal, rotary: as in `multi_head_attention`.
       cross: whether a second attention, to a memory, follows the first: a decoder block.
       gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
@@ -82,9 +82,10 @@ def transformer_block(
     )
 
     def mlp(m, x):
-        hidden = activation(m(dense(mlp_features, use_bias=use_bias, name="mlp_in"), x))
+        wide = 4 * x.shape[-1] if mlp_features is None else mlp_features
+        hidden = activation(m(dense(wide, use_bias=use_bias, name="mlp_in"), x))
         if gated:
-            hidden = hidden * m(dense(mlp_features, use_bias=use_bias, name="mlp_gate"), x)
+            hidden = hidden * m(dense(wide, use_bias=use_bias, name="mlp_gate"), x)
         return m(dense(x.shape[-1], use_bias=use_bias, name="mlp_out"), hidden)
 
     def forward(m, given):

@@ -63,3 +63,8 @@ def test_block_equals_torchs_encoder_layer(x64):
     theirs = other(torch.tensor(x), src_key_padding_mask=padding).detach()
     y, _ = run(block, p, given)
     np.testing.assert_allclose(y, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_the_mlp_is_four_times_as_wide_by_default():
+    params, _ = jn.transformer_block(heads=2).init(jax.random.key(0), jn.spec((2, 5, 8)))
+    assert params["mlp_in"]["kernel"].shape == (8, 32)
