@@ -33,7 +33,8 @@ def test_curves_are_written_after_each_epoch_and_pictures_at_the_end(
     results = cifar10.run(config)
     assert [len(written) for written in lines] == [2, 3]  # the head and the epochs so far
     assert lines[0] == lines[1][:2]
-    assert 0.1 < results.history["accuracy"]["test"][-1] < 0.6
+    first, last = results.history["loss"]["train"]  # 16 steps: too few to generalize
+    assert 1 < last < 0.99 * first < 30
     rows = list(csv.DictReader(lines[1]))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
