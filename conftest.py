@@ -12,7 +12,9 @@ import pytest
 import jaxnet as jn
 
 # Most of the time of a test run is compilation; a second run finds the programs of the first.
-CACHE = Path(__file__).parent / ".pytest_cache" / "jax"
+# One folder per worker, since JAX does not lock it.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+CACHE = Path(__file__).parent / ".pytest_cache" / "jax" / WORKER
 jax.config.update(
     "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 )
