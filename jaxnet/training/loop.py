@@ -54,6 +54,8 @@ class Epoch(NamedTuple):
             parts.append("test " + _words(self.test))
         return "  |  ".join([*parts, f"{self.seconds:.3g} s"])
 
+    __repr__ = __str__  # the arrays inside would fill pages
+
 
 def _words(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {np.array2string(np.asarray(v), precision=4, floatmode='fixed')}"

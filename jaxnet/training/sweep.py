@@ -113,6 +113,8 @@ class Sweep(NamedTuple):
         text.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
         return "\n".join([*text, f"{len(self.seeds)} seeds each, {self.seconds:.3g} s in all"])
 
+    __repr__ = __str__  # the arrays inside would fill pages
+
 
 def sweep(
     objective: Layer,

@@ -103,6 +103,7 @@ def test_rows_have_means_and_intervals():
     better = found.test["accuracy"][..., -1].mean(1).argmax()
     assert found.best("accuracy") == better
     text = str(found)
+    assert repr(found) == text
     assert text.count("\n") == 4 and "learning_rate" in text and f"{row['mean']:.4f}" in text
     with pytest.raises(KeyError, match="no 'f1' of 'test'"):
         found.rows("f1")
