@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet.checks import is_traced
 from jaxnet.core import Params, PyTree, State, path_name
 
 
@@ -75,10 +76,13 @@ class Watcher:
         self._losses.append(loss)
         if len(self._losses) < self._patience:
             return
-        losses, self._losses = np.asarray(self._losses), []
+        unread, self._losses = self._losses, []
         first, self._patience = self._patience == 1, min(2 * self._patience, 256)
-        if not first and np.isfinite(losses[-1]):  # a NaN gets into the parameters and stays
+        if is_traced((unread[-1], train_state.params)):  # by a rate inside the optimizer, say
             return
+        if not first and np.isfinite(unread[-1]):  # a NaN gets into the parameters and stays
+            return
+        losses = np.asarray(unread)
         leaves = jax.tree.leaves(train_state.params)
         finite = np.array([np.isfinite(np.asarray(leaf)).all() for leaf in leaves])
         late = int(np.sum(~np.isfinite(losses))) or 1
