@@ -1,4 +1,4 @@
-"""The contract of jaxnet: what a layer is, how layers become models, and how to look inside."""
+"""The contract of jaxnet: what a layer is, how layers become models, and error messages."""
 
 from jaxnet.core.compose import compose
 from jaxnet.core.contract import (
