@@ -1,25 +1,87 @@
-"""Names that every doctest finds, and a cache of compiled programs that all test runs share."""
+"""How all tests run: compiled quickly, what belongs together on one worker, names for doctests."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-import pytest
+# Most of the time of a test run is compilation of tiny programs, so XLA leaves out what takes
+# longer than these run. `XLA_FLAGS= pytest` compiles them as users have them. Before `import jax`.
+QUICK = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_use_fusion_emitters=false",
+]
 
-import jaxnet as jn
 
-# Most of the time of a test run is compilation; a second run finds the programs of the first.
-# One folder per worker, since JAX does not lock it.
+def known(flags: list[str]) -> bool:
+    """Whether this XLA takes the flags: an unknown one ends the process."""
+    run = [sys.executable, "-c", "import jax; jax.devices()"]
+    return not subprocess.run(
+        run, env=os.environ | {"XLA_FLAGS": " ".join(flags)}, capture_output=True
+    ).returncode
+
+
+if "XLA_FLAGS" not in os.environ:  # workers inherit it
+    os.environ["XLA_FLAGS"] = " ".join(
+        QUICK if known(QUICK) else [flag for flag in QUICK if known([flag])]
+    )
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # a tenth of the time of tracing
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+import pytest  # noqa: E402
+
+import jaxnet as jn  # noqa: E402
+
+# A second run finds the programs of the first. One folder per worker, since JAX does not lock it.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-CACHE = Path(__file__).parent / ".pytest_cache" / "jax" / WORKER
+ROOT = Path(__file__).parent
+CACHE = ROOT / ".pytest_cache" / "jax" / WORKER
 jax.config.update(
     "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+SLOW = ROOT / "tests" / "slow.txt"  # tests that take long, beside those marked as slow by hand
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--note-slow", type=float, metavar="SECONDS", help=f"write what takes longer to {SLOW.name}"
+    )
+
+
+def pytest_collection_modifyitems(items):
+    """A file, or a row of the catalogue, stays on one worker: it shares what is compiled."""
+    slow = set(SLOW.read_text().splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        row = getattr(params.get("case"), "id", "")
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.relative_to(ROOT)} {row}".strip()))
+
+
+took: dict[str, float] = {}
+
+
+def pytest_runtest_logreport(report):
+    place = report.nodeid.split("@tests/")[0].split("@jaxnet/")[0]  # without the group
+    took[place] = took.get(place, 0) + report.duration
+
+
+def pytest_sessionfinish(session):
+    seconds = session.config.getoption("--note-slow")
+    if seconds and not hasattr(session.config, "workerinput"):
+        # Of a row of the catalogue, whichever law comes first compiles it.
+        found = (n for n, s in took.items() if s > seconds and "tests/test_laws.py" not in n)
+        SLOW.write_text("".join(f"{place}\n" for place in sorted(found)))
 
 
 @pytest.fixture(autouse=True)

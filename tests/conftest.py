@@ -23,20 +23,6 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Compiles without most of XLA's optimizations, which take longer than tiny programs run.
-
-    For tests that compile much and compute little: `usefixtures` in the module's `pytestmark`, or
-    at the first such test, as it holds until the module ends. Not where compiled programs are
-    looked at, or values compared with other libraries: those run as they do for users.
-    """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # other tests may compare with what they compile themselves, bit by bit
-
-
 @pytest.fixture
 def tfds_data_dir() -> str:
     """The folder of prepared TFDS datasets; a test without one is skipped."""

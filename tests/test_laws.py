@@ -14,7 +14,6 @@ from tests.catalogue import ROWS, Row, fill
 
 KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
 KEY = jax.random.key(3)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 class Case:

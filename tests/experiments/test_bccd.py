@@ -7,8 +7,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 
 from experiments import bccd
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_a_tiny_run(few_examples, tmp_path, capsys, monkeypatch):
     folder = few_examples(4, 3)

@@ -5,8 +5,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 
 from experiments import camvid
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.slow
 def test_a_tiny_net_learns_where_road_and_buildings_are(few_examples, tmp_path, capsys):

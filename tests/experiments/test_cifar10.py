@@ -13,8 +13,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import cifar10
 from experiments.classify import make_optimizer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_curves_are_written_after_each_epoch_and_pictures_at_the_end(
     few_examples, monkeypatch, tmp_path

@@ -4,8 +4,6 @@ import pytest
 
 from experiments import compressed_sensing as cs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_theory_at_known_points():
     """Weak threshold at half as many measurements: 0.385 of them [Donoho and Tanner 2009]."""

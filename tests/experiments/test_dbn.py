@@ -4,8 +4,6 @@ import pytest
 import jaxnet as jn
 from experiments import dbn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_fine_tuning_starts_from_the_given_params():
     (x, y), test = jn.data.digits()

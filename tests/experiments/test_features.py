@@ -4,8 +4,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 
 from experiments import features
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.slow
 def test_a_tiny_run(few_examples, tmp_path, capsys):

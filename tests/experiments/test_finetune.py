@@ -9,8 +9,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 import jaxnet as jn
 from experiments import finetune
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.slow
 def test_methods_are_compared(few_examples, monkeypatch, tmp_path, capsys):

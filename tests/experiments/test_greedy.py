@@ -4,8 +4,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 
 from experiments import greedy
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def few(few_examples, monkeypatch):

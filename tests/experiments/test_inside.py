@@ -6,8 +6,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 import jaxnet as jn
 from experiments import inside
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.slow
 def test_both_networks_are_looked_into(few_examples, tmp_path, capsys, monkeypatch):

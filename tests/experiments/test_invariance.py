@@ -6,8 +6,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import invariance
 from experiments.invariance import change, rotation, scale, shear
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_the_smallest_and_the_largest_change_are_measured_with_and_without_augmentation(
     few_examples, tmp_path, capsys

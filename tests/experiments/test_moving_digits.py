@@ -8,7 +8,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import moving_digits as md
 
 KEYS_MAY_REPEAT = True
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

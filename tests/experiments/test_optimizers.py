@@ -3,8 +3,6 @@ import pytest
 
 from experiments import optimizers
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FEW = {name: optimizers.RULES[name] for name in ("Adam",)}
 NAMES = [*FEW, *optimizers.SEARCHES]
 

@@ -4,8 +4,6 @@ import pytest
 
 from experiments import rbm
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_the_small_example_becomes_likelier_and_ais_says_so():
     curve, estimates = rbm.exact_example(jax.random.key(0), 12, "PCD")

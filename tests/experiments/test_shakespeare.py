@@ -12,8 +12,6 @@ import jaxnet as jn
 from experiments import shakespeare
 from experiments.shakespeare import Config, bits, build, sample, write
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 SIZE = 11  # characters
 TEXT = np.random.default_rng(0).integers(0, SIZE, 40)

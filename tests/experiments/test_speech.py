@@ -13,7 +13,6 @@ from experiments.speech import chains, nets, recognizers, utterances
 from jaxnet.unsupervised import hmm
 
 KEYS_MAY_REPEAT = True
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def ten_digits(states=2):

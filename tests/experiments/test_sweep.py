@@ -2,8 +2,6 @@ import pytest
 
 from experiments import sweep
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.slow
 def test_the_three_ways_agree():

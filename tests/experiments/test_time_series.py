@@ -8,7 +8,6 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import time_series
 
 KEYS_MAY_REPEAT = True
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_a_delay_shifts_a_signal_and_pads_with_zeros():

@@ -15,8 +15,6 @@ import jaxnet as jn
 from experiments import translate
 from experiments.translate import Config, Texts
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SENTENCES = ["Ein Hund läuft.", "", "Zwei Männer spielen im Freien Fußball, Hund!", "Hund"]
 TINY = {"vocabulary": 290, "features": 8, "layers": 1, "buckets": 1, "longest": 12, "beams": 2}
 

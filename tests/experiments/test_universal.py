@@ -3,8 +3,6 @@ import pytest
 
 from experiments import universal
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.slow
 def test_the_error_falls_with_units_and_is_drawn(tmp_path, capsys):

@@ -19,7 +19,6 @@ pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
 
 KEYS_MAY_REPEAT = True  # one key draws the same weights and inputs for both sides
 KEY = jax.random.key(5)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def drawn(net, x):

@@ -146,7 +146,6 @@ def test_steps_are_the_whole(x64, kind):
         assert whole[1][0].std() > 0.01
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @kinds
 def test_padding_changes_nothing(x64, kind):
     net, params = drawn(**kind)
@@ -168,7 +167,6 @@ def test_padding_changes_nothing(x64, kind):
     )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @kinds
 def test_an_empty_sentence_has_a_result(kind):
     net, params = drawn(**kind)
@@ -188,7 +186,6 @@ def test_an_empty_sentence_has_a_result(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, other)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_dropout_is_of_words_annotations_and_readout():
     net, params = drawn(dropout_rate=0.5)
     paths = []
@@ -249,7 +246,6 @@ def reversed_digits(count, seed):
     return jax.tree.map(jnp.asarray, (source, lengths, target))
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.slow
 def test_learns_to_reverse():
     sizes = {"embedding_features": 16, "features": 24, "readout_features": 16}

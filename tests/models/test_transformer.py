@@ -124,7 +124,6 @@ def test_steps_are_the_whole_and_end_with_the_room(x64):
     assert jnp.isnan(step(params, carry, GIVEN[2][:, 0])[1]).all()
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_padding_changes_nothing_and_an_empty_sentence_has_a_result(x64):
     net, params = drawn()
     lengths = jnp.array([6, 4, 0])
@@ -148,7 +147,6 @@ def test_padding_changes_nothing_and_an_empty_sentence_has_a_result(x64):
     )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_dropout_is_of_the_words_and_of_all_that_layers_add():
     """Where nearly all is dropped, nothing but the last norm's bias reaches the logits."""
     net = translation_transformer(10, 9, **SIZES | {"dropout_rate": 1 - 1e-6})

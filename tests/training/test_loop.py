@@ -10,7 +10,6 @@ import pytest
 
 import jaxnet as jn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 

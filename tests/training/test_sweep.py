@@ -8,7 +8,6 @@ import pytest
 
 import jaxnet as jn
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 
 

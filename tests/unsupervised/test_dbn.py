@@ -11,8 +11,6 @@ from jaxnet.unsupervised import dbn as dbn_module
 from jaxnet.unsupervised.dbn import fit_dbn, generate, mlp_params
 from jaxnet.unsupervised.rbm import bernoulli, gaussian, log_likelihood, rbm
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def draw(inputs, features, seed):
     random = np.random.default_rng(seed)
