@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import PyTree, path_name
+from jaxnet.core import Layer, PyTree, path_name
+from jaxnet.core.contract import as_layer
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
@@ -147,17 +148,82 @@ def as_array(
         raise TypeError(
             f"{who}: {what} must be a JAX or NumPy array, got {type(value).__name__}{hint}"
         )
-    kind, words = _DTYPES[dtype]
-    boolean = value.dtype == bool
-    if not (boolean and dtype in ("reals", "booleans or numbers")) and (
-        not jnp.issubdtype(value.dtype, kind) or jnp.issubdtype(value.dtype, jnp.complexfloating)
-    ):
-        raise TypeError(f"{who}: {what} must hold {words}, got {value.dtype}")
+    _check_dtype(who, what, value.dtype, dtype)
     _check_form(who, what, tuple(value.shape), form, {} if sizes is None else sizes)
     array = to_device(who, what, value)
     if dtype == "reals" and not jnp.issubdtype(array.dtype, jnp.floating):
         return array.astype(jnp.promote_types(array.dtype, jnp.float32))
     return array
+
+
+def on_host(
+    who: str,
+    what: str,
+    value: Any,
+    form: str = "(...)",
+    dtype: str = "reals",
+    sizes: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """Checks an array's shape and dtype, and returns it as a NumPy array; lists of numbers will do.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: an array, or nested lists of numbers.
+      form, sizes: as for `as_array`.
+      dtype: as for `as_array`; "reals" become float64.
+
+    Raises:
+      TypeError: for what is no array, and for another dtype.
+      ValueError: for another shape.
+
+    Example:
+      >>> on_host("confusion", "matrix", [[5, 1], [0, 7]], "(n, n)", "integers").shape
+      (2, 2)
+      >>> on_host("confusion", "matrix", [[5, 1], [0]], "(n, n)", "integers")
+      Traceback (most recent call last):
+      ...
+      TypeError: confusion: matrix must be an array of shape (n, n), got list
+    """
+    try:
+        array = np.asarray(value)
+    except (
+        Exception
+    ) as error:  # lists of different lengths, traced arrays, those of other libraries
+        array = None
+        cause = error
+    else:
+        cause = None
+    if array is None or (array.dtype.kind in "OSU" and not hasattr(value, "dtype")):
+        raise TypeError(
+            f"{who}: {what} must be an array of shape {form}, got {type(value).__name__}"
+        ) from cause
+    if isinstance(value, list | tuple) and not array.size:
+        array = array.astype(int)  # [] has no dtype
+    _check_dtype(who, what, array.dtype, dtype)
+    _check_form(who, what, array.shape, form, {} if sizes is None else sizes)
+    return array.astype(np.float64) if dtype == "reals" else array
+
+
+def a_layer(who: str, what: str, value: Any) -> Layer:
+    """A layer, or a layer without parameters from a plain function.
+
+    Raises:
+      TypeError: for anything else.
+
+    Example:
+      >>> a_layer("saliency", "net", jnp.tanh)
+      Layer('tanh', kind='function')
+      >>> a_layer("saliency", "net", None)
+      Traceback (most recent call last):
+      ...
+      TypeError: saliency: net must be a layer, such as jn.dense(3), got NoneType
+    """
+    if not isinstance(value, Layer) and not callable(value):
+        raise TypeError(
+            f"{who}: {what} must be a layer, such as jn.dense(3), got {type(value).__name__}"
+        )
+    return as_layer(value)
 
 
 def to_device(who: str, what: str, value: Any) -> jax.Array:
@@ -187,6 +253,14 @@ def to_device(who: str, what: str, value: Any) -> jax.Array:
                     "unless jax.enable_x64 is set"
                 )
     return jnp.asarray(value)
+
+
+def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:
+    kind, words = _DTYPES[dtype]
+    if given == bool and dtype in ("reals", "booleans or numbers"):
+        return
+    if not jnp.issubdtype(given, kind) or jnp.issubdtype(given, jnp.complexfloating):
+        raise TypeError(f"{who}: {what} must hold {words}, got {given}")
 
 
 def _check_form(who: str, what: str, shape: tuple, form: str, sizes: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.checks import (
     a_function,
+    a_layer,
     as_array,
     at_least,
     check_data,
@@ -18,6 +19,7 @@ from jaxnet.checks import (
     check_rank,
     is_traced,
     needs_key,
+    on_host,
     one_of,
     to_device,
     within,
@@ -190,3 +192,35 @@ def test_a_missing_key():
         needs_key(None, "a")
     key = jax.random.key(0)
     assert needs_key(key, "a") is key
+
+
+@pytest.mark.parametrize(("value", "dtype", "error", "words"), [
+    (None, "reals", TypeError, r"a: x must be an array of shape \(n, 2\), got NoneType"),
+    ("ab", "reals", TypeError, "an array of shape .*, got str"),
+    ([[1, 2], [3]], "reals", TypeError, "an array of shape .*, got list"),
+    ([["a", "b"]], "reals", TypeError, "an array of shape .*, got list"),
+    (np.array([["a", "b"]]), "reals", TypeError, "a: x must hold real numbers, got <U1"),
+    ([[1, 2.5]], "integers", TypeError, "a: x must hold integers; .*, got float64"),
+    ([1, 2], "reals", ValueError, r"a: x must have shape \(n, 2\), got \(2,\)"),
+    ([[1, 2j]], "reals", TypeError, "got complex128"),
+    (jax.random.key(0), "reals", TypeError, "got "),
+], ids=str)  # fmt: skip
+def test_arrays_on_the_host_that_do_not_fit(value, dtype, error, words):
+    with pytest.raises(error, match=words):
+        on_host("a", "x", value, "(n, 2)", dtype)
+
+
+def test_arrays_on_the_host_that_fit():
+    for value in ([[True, 2]], np.ones((1, 2), ">i2"), jnp.ones((1, 2), jnp.bfloat16)):
+        assert on_host("a", "x", value, "(n, 2)").dtype == np.float64
+    assert on_host("a", "x", [[1, 2]], "(n, 2)", "integers").dtype == np.int64
+    assert on_host("a", "x", [], "(n,)", "integers").shape == (0,)
+    with pytest.raises(TypeError, match="a: x must be an array .*got DynamicJaxprTracer"):
+        jax.jit(lambda x: on_host("a", "x", x))(1.0)
+
+
+@pytest.mark.parametrize("value", [None, 3, "a", (jn.dense(3),)], ids=repr)
+def test_what_is_no_layer(value):
+    with pytest.raises(TypeError, match=r"a: net must be a layer, such as jn.dense\(3\), got "):
+        a_layer("a", "net", value)
+    assert a_layer("a", "net", (layer := jn.dense(3))) is layer
