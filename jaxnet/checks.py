@@ -6,6 +6,7 @@ Shapes and dtypes are known while tracing too; values are checked where there ar
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -185,19 +186,13 @@ def on_host(
       ...
       TypeError: confusion: matrix must be an array of shape (n, n), got list
     """
-    try:
+    array = None
+    with suppress(Exception):  # of lists of different lengths, tracers, objects of other libraries
         array = np.asarray(value)
-    except (
-        Exception
-    ) as error:  # lists of different lengths, traced arrays, those of other libraries
-        array = None
-        cause = error
-    else:
-        cause = None
-    if array is None or (array.dtype.kind in "OSU" and not hasattr(value, "dtype")):
+    if array is None or not (hasattr(value, "dtype") or array.dtype.kind in "biufc"):
         raise TypeError(
             f"{who}: {what} must be an array of shape {form}, got {type(value).__name__}"
-        ) from cause
+        )
     if isinstance(value, list | tuple) and not array.size:
         array = array.astype(int)  # [] has no dtype
     _check_dtype(who, what, array.dtype, dtype)
@@ -257,7 +252,7 @@ def to_device(who: str, what: str, value: Any) -> jax.Array:
 
 def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:
     kind, words = _DTYPES[dtype]
-    if given == bool and dtype in ("reals", "booleans or numbers"):
+    if given == np.bool_ and dtype in ("reals", "booleans or numbers"):
         return
     if not jnp.issubdtype(given, kind) or jnp.issubdtype(given, jnp.complexfloating):
         raise TypeError(f"{who}: {what} must hold {words}, got {given}")
