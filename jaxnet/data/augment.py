@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import a_function, as_array, at_least, check_range, within
 
 Augmentation = Callable[[jax.Array, Any], Any]
 
@@ -28,7 +28,7 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
       A function `(key, (inputs, targets)) -> (inputs, targets)`, for `jn.augmented`.
 
     Raises:
-      TypeError: for a batch that is not a pair.
+      TypeError: for anything but a function, and for a batch that is not a pair.
 
     Example:
       >>> augment = on_inputs(random_shift(2))
@@ -36,6 +36,8 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
       >>> images.shape, labels.tolist()
       ((3, 8, 7, 1), [0, 1, 2])
     """
+
+    a_function("on_inputs", "augmentation", augmentation, "(key, inputs)")
 
     def augment(key, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
@@ -61,7 +63,9 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
       (batch, height, width) integers.
 
     Raises:
-      TypeError: for a batch that is not a pair.
+      TypeError: for anything but a function, for a batch that is not a pair, and for masks that are
+        not integers.
+      ValueError: for a void that the dtype of the masks cannot hold.
 
     Example:
       >>> small = on_masks(lambda key, x: jn.data.warp(x, jnp.eye(2)[None] / 3), void=11)
@@ -70,12 +74,22 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
       [[11, 11, 11, 11], [11, 7, 7, 11], [11, 11, 11, 11]]
     """
 
+    a_function("on_masks", "augmentation", augmentation, "(key, x)")
+    within("on_masks", "void", void, "(-inf, inf)")
+
     def augment(key, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise TypeError(
                 f"on_masks: expected a batch (images, masks), got {type(batch).__name__}"
             )
         x, mask = batch
+        mask = as_array("on_masks", "masks", mask, "(batch, height, width)", "integers")
+        bounds = jnp.iinfo(mask.dtype)
+        if not bounds.min <= void <= bounds.max:
+            raise ValueError(
+                f"on_masks: void must be in {bounds.min}..{bounds.max} for masks of {mask.dtype}, "
+                f"got {void}"
+            )
         moved = augmentation(key, {"image": x, "mask": mask - void})  # padded with 0
         return moved["image"], moved["mask"] + void
 
@@ -92,7 +106,7 @@ def random_shift(pixels: int) -> Augmentation:
       A function `(key, images (batch, height, width, channels)) -> images`.
 
     Raises:
-      ValueError: for `pixels` below 1, or an input of another rank.
+      TypeError, ValueError: for `pixels` below 1, or an input of another rank.
 
     Example:
       >>> image = jnp.zeros((1, 5, 7, 1)).at[0, 2, 3, 0].set(1.0)
@@ -103,10 +117,7 @@ def random_shift(pixels: int) -> Augmentation:
     at_least("random_shift", "pixels", pixels)
 
     def augment(key, x):
-        if x.ndim != 4:
-            raise ValueError(
-                f"random_shift: expected (batch, height, width, channels), got {x.shape}"
-            )
+        x = _images("random_shift", x)
         room = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
         corners = jax.random.randint(key, (x.shape[0], 2), 0, 2 * pixels + 1)
 
@@ -124,11 +135,17 @@ def chain(*augmentations: Augmentation) -> Augmentation:
     Args:
       augmentations: in the order of their application.
 
+    Raises:
+      TypeError: for anything but functions.
+
     Example:
       >>> augment = chain(random_shift(1), cutout(2))
       >>> augment(jax.random.key(0), jnp.ones((3, 8, 7, 1))).shape
       (3, 8, 7, 1)
     """
+
+    for i, augmentation in enumerate(augmentations):
+        a_function("chain", f"augmentation {i}", augmentation, "(key, x)")
 
     def augment(key, x):
         for i, augmentation in enumerate(augmentations):
@@ -151,6 +168,7 @@ def color_jitter(
       brightness, contrast, saturation: strengths in [0, 1]; saturation needs three channels.
 
     Raises:
+      TypeError: for an input of integers.
       ValueError: for a strength out of range, or an input of another shape.
 
     Example:
@@ -160,14 +178,14 @@ def color_jitter(
     """
     strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     for name, strength in strengths.items():
-        if not 0 <= strength <= 1:
-            raise ValueError(f"color_jitter: {name} must be in [0, 1], got {strength}")
+        within("color_jitter", name, strength, "[0, 1]")
 
     def augment(key, x):
-        if x.ndim != 4 or (saturation and x.shape[-1] != 3):
+        x = _images("color_jitter", x, "floats")
+        if saturation and x.shape[-1] != 3:
             raise ValueError(
-                "color_jitter: expected (batch, height, width, channels), with 3 channels for "
-                f"saturation, got {x.shape}"
+                "color_jitter: expected images (batch, height, width, channels), with 3 channels "
+                f"for saturation, got {x.shape}"
             )
         n = x.shape[0]
         strong = jnp.array(list(strengths.values()))[:, None]
@@ -193,7 +211,7 @@ def cutout(size: int) -> Augmentation:
         the border a part of it is outside.
 
     Raises:
-      ValueError: for a size below 1, or an input of another rank.
+      TypeError, ValueError: for a size below 1, or an input of another rank.
 
     Example:
       >>> y = cutout(3)(jax.random.key(0), jnp.ones((2, 8, 7, 1)))
@@ -206,8 +224,7 @@ def cutout(size: int) -> Augmentation:
     at_least("cutout", "size", size)
 
     def augment(key, x):
-        if x.ndim != 4:
-            raise ValueError(f"cutout: expected (batch, height, width, channels), got {x.shape}")
+        x = _images("cutout", x)
         n, height, width = x.shape[:3]
         middle = jax.random.randint(key, (n, 2), 0, jnp.array([height, width]))
         first = middle - size // 2
@@ -234,7 +251,8 @@ def mixup(alpha: float, classes: int) -> Augmentation:
       classes: number of classes, at least 1.
 
     Raises:
-      ValueError: for an alpha or classes out of range.
+      TypeError: for inputs that are not floats, and labels that are not integers.
+      ValueError: for an alpha or classes out of range, and for known labels outside [0, classes).
 
     Example:
       >>> x, y = jnp.eye(4), jnp.array([0, 1, 2, 2])
@@ -244,13 +262,15 @@ def mixup(alpha: float, classes: int) -> Augmentation:
 
     Reference: Zhang et al. 2017, "mixup: Beyond Empirical Risk Minimization".
     """
-    if not alpha > 0 or classes < 1:
-        raise ValueError(
-            f"mixup: alpha must be positive and classes at least 1, got {alpha}, {classes}"
-        )
+    within("mixup", "alpha", alpha, "(0, inf)")
+    at_least("mixup", "classes", classes)
 
     def augment(key, batch):
-        x, labels = batch
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise TypeError(f"mixup: expected a batch (inputs, labels), got {type(batch).__name__}")
+        x = as_array("mixup", "inputs", batch[0], "(batch, ...)", "floats")
+        labels = as_array("mixup", "labels", batch[1], "(batch,)", "integers", {"batch": len(x)})
+        check_range(labels, classes, "mixup: labels")
         share_key, order_key = jax.random.split(key)
         share = jax.random.beta(share_key, alpha, alpha, (len(labels),)).astype(x.dtype)
         order = jax.random.permutation(order_key, len(labels))
@@ -263,3 +283,7 @@ def mixup(alpha: float, classes: int) -> Augmentation:
         return blend(x), blend(targets)
 
     return augment
+
+
+def _images(who: str, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
+    return as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)

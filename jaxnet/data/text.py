@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.data.extras import extra
+from jaxnet.files import readable, replacing
 
 SPECIAL = ("pad", "start", "end", "unknown")
 LOST = "\N{REPLACEMENT CHARACTER}"  # for an unknown character in decoded text
@@ -55,10 +56,13 @@ class Vocabulary(NamedTuple):
         return self.special.get("unknown")
 
     def save(self, path: str | Path) -> None:
-        """Writes a JSON file for `load_vocabulary`; missing folders are created."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.contents), encoding="utf-8")
+        """Writes a JSON file for `load_vocabulary`, whole or not at all; see `jn.save`.
+
+        Raises:
+          OSError: where it cannot be written.
+        """
+        with replacing("Vocabulary.save", path) as file:
+            file.write(json.dumps(self.contents).encode())
 
 
 def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
@@ -198,7 +202,8 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
       path: of the file.
 
     Raises:
-      FileNotFoundError: for a missing file.
+      FileNotFoundError, IsADirectoryError: where there is no such file.
+      OSError: where it cannot be read.
       ValueError: for a file of another format.
       ImportError: for subwords without `tokenizers`.
 
@@ -209,24 +214,32 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
       >>> load_vocabulary(file).encode("bet")
       array([1, 2, 4], dtype=int32)
     """
+    path = readable("load_vocabulary", path)
     try:
-        contents = json.loads(Path(path).read_text(encoding="utf-8"))
+        contents = json.loads(path.read_bytes())
         kind, names = contents["vocabulary"], contents["special"]
         special = _checked_special(names, SPECIAL, "load_vocabulary")
         if kind == "characters":
-            return _characters(contents["characters"], special)
+            alphabet = contents["characters"]
+            if not alphabet or alphabet != "".join(sorted(set(alphabet))):
+                raise ValueError("the characters must be different and in order")
+            return _characters(alphabet, special)
         if kind != "subwords":
             raise ValueError(f"unknown kind {kind!r}")
         words = json.dumps(contents["tokenizer"])
-    except (KeyError, TypeError, ValueError) as error:
+        return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
+    except ImportError:
+        raise
+    except Exception as error:  # of a broken tokenizer, `tokenizers` raises a plain Exception
         raise ValueError(
             f"load_vocabulary: {path} is not a file of Vocabulary.save: {error!r}"
         ) from error
-    return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
 
 
 def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> dict[str, int]:
-    if isinstance(names, str) or set(names) - set(known) or len(set(names)) < len(names):
+    if not isinstance(names, list | tuple) or any(
+        name not in known or names.count(name) > 1 for name in names
+    ):
         raise ValueError(
             f"{who}: special must be a tuple of {', '.join(known)}, each at most once, "
             f"got {names!r}"

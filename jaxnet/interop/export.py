@@ -18,7 +18,6 @@ trust. JAX guarantees to read a file for six months. An older JAX may not read a
 
 import hashlib
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import at_least
 from jaxnet.core import Layer, Params, PyTree, State, describe, path_name
+from jaxnet.files import file_path, readable, replacing
 
 DIGEST = hashlib.sha256().digest_size  # bytes of the checksum
 
@@ -77,10 +78,10 @@ class Program(NamedTuple):
             ) from error
 
     def save(self, path: str | os.PathLike, *, gradients: int = 0) -> Path:
-        """Writes the program to a file, atomically.
+        """Writes the program to a file, whole or not at all; see `jn.save`.
 
         Args:
-          path: such as "digits.stablehlo"; missing folders are created.
+          path: such as "digits.stablehlo"; missing folders are created, "~" is the home folder.
           gradients: the order of derivatives that the loaded program supports; each adds a program
             about twice as large.
 
@@ -89,18 +90,15 @@ class Program(NamedTuple):
 
         Raises:
           ImportError: without the package flatbuffers, the format of `jax.export`.
+          OSError: where it cannot be written.
           TypeError, ValueError: for an output with named tuples or other containers that JAX cannot
             serialize; JAX names them.
         """
+        at_least("Program.save", "gradients", gradients, 0)
+        path = file_path("Program.save", path)
         data = bytes(self.exported.serialize(vjp_order=gradients))
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            beside.write_bytes(data + hashlib.sha256(data).digest())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing("Program.save", path) as file:
+            file.write(data + hashlib.sha256(data).digest())
         return path
 
     def _input(self) -> str:
@@ -187,7 +185,8 @@ def load_exported(path: str | os.PathLike) -> Program:
       path: of the file.
 
     Raises:
-      FileNotFoundError: for a missing file.
+      FileNotFoundError, IsADirectoryError: where there is no such file.
+      OSError: where it cannot be read.
       ValueError: for a file that is truncated, changed, or of another format.
       ImportError: without the package flatbuffers.
 
@@ -199,9 +198,7 @@ def load_exported(path: str | os.PathLike) -> Program:
       >>> print(load_exported(program.save(file)))  # doctest: +SKIP
       (batch, 5) float32 -> (batch, 3) float32 on cpu
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"load_exported: no file {path}")
+    path = readable("load_exported", path)
     whole = path.read_bytes()
     data, digest = whole[:-DIGEST], whole[-DIGEST:]
     if hashlib.sha256(data).digest() != digest:

@@ -8,6 +8,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxnet.checks import within
+from jaxnet.files import file_path, replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -62,15 +65,21 @@ def _png(figure: "Figure") -> bytes:
 
 
 def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
-    """Writes a figure to a file; missing folders are created.
+    """Writes a figure to a file, whole or not at all; missing folders are created.
 
     Args:
       figure: from any function of `jaxnet.viz`.
-      path: with the suffix .png, .pdf or .svg.
-      dpi: dots per inch.
+      path: with the suffix of a format that matplotlib writes, such as .png, .pdf or .svg; "~" is
+        the home folder.
+      dpi: dots per inch, in (0, 10000].
 
     Returns:
       The path, to print.
+
+    Raises:
+      TypeError: for anything but a figure.
+      ValueError: for another suffix or dpi.
+      OSError: where it cannot be written.
 
     Example:
       >>> import tempfile
@@ -78,9 +87,18 @@ def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
       >>> save(figure, Path(tempfile.mkdtemp()) / "new" / "black.png").name
       'black.png'
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    if not hasattr(figure, "savefig"):
+        raise TypeError(f"viz.save: figure must be a figure of jn.viz, got {type(figure).__name__}")
+    within("viz.save", "dpi", dpi, "(0, 10000]")
+    path = file_path("viz.save", path)
+    kinds, kind = figure.canvas.get_supported_filetypes(), path.suffix.lower()[1:]
+    if kind not in kinds:
+        raise ValueError(
+            f"viz.save: path must end in {', '.join(f'.{name}' for name in kinds)}, "
+            f"got {path.suffix!r}"
+        )
+    with replacing("viz.save", path) as file:
+        figure.savefig(file, dpi=dpi, format=kind)
     return path
 
 

@@ -1,6 +1,7 @@
 """Vocabularies: there and back, what is unknown, the special entries, files."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -125,11 +126,42 @@ def test_saved_and_loaded(words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "contents", ["[]", "no json", '{"vocabulary": "emoji", "special": []}', '{"special": []}']
+    "contents",
+    [
+        "[]",
+        "no json",
+        '{"vocabulary": "emoji", "special": []}',
+        '{"special": []}',
+        "3",
+        "null",
+        '{"vocabulary": "characters", "special": [], "characters": 3}',
+        '{"vocabulary": "characters", "special": [], "characters": ""}',
+        '{"vocabulary": "characters", "special": [], "characters": "ba"}',
+        '{"vocabulary": "characters", "special": [], "characters": "aa"}',
+        '{"vocabulary": "characters", "special": [[]], "characters": "ab"}',
+        '{"vocabulary": "characters", "special": {"pad": 1}, "characters": "ab"}',
+        '{"vocabulary": "subwords", "special": [], "tokenizer": 3}',
+        '{"vocabulary": "subwords", "special": [], "tokenizer": {}}',
+    ],  # fmt: skip
 )
 def test_a_file_that_is_no_vocabulary(contents, tmp_path):
     (tmp_path / "x.json").write_text(contents)
     with pytest.raises(ValueError, match=r"x\.json is not a file of Vocabulary.save"):
         load_vocabulary(tmp_path / "x.json")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="load_vocabulary: there is no file .*y.json"):
         load_vocabulary(tmp_path / "y.json")
+
+
+def test_a_vocabulary_replaces_a_file_whole(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "a").chmod(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="Vocabulary.save: .*/a cannot be written: no space left"):
+        characters("abc").save(tmp_path / "link")
+    assert (tmp_path / "a").read_text() == "old"
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    characters("abc").save("~/link")
+    assert (tmp_path / "link").is_symlink() and load_vocabulary("~/link").size == 3
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600

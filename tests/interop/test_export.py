@@ -303,8 +303,27 @@ def test_broken_files(tmp_path, damage):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match="net.stablehlo .* is truncated, changed, or not written"):
         load_exported(file)
-    with pytest.raises(FileNotFoundError, match="load_exported: no file"):
+    with pytest.raises(IsADirectoryError, match="load_exported: .* is a folder"):
         load_exported(tmp_path)
+    with pytest.raises(FileNotFoundError, match="load_exported: there is no file .*none"):
+        load_exported(tmp_path / "none")
+
+
+def test_a_program_keeps_links_and_modes_and_refuses_pipes(tmp_path, monkeypatch):
+    net, x = jn.dense(3), jn.spec((2, 5))
+    program = export(net, *net.init(KEY, x), x)
+    (tmp_path / "a").touch(mode=0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert program.save("~/link") == tmp_path / "link"
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    assert load_exported("~/link")(jnp.ones((2, 5))).shape == (2, 3)
+    os.mkfifo(tmp_path / "pipe")
+    for function in (program.save, load_exported):
+        with pytest.raises(OSError, match="pipe is a device, pipe or socket"):
+            function(tmp_path / "pipe")
+        with pytest.raises(TypeError, match="path must be a str or a Path, got NoneType"):
+            function(None)
 
 
 def test_no_pickle(tmp_path, monkeypatch):

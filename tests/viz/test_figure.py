@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,42 @@ def test_saves_what_can_be_read_back(make, tmp_path):
         wide, high = figure.get_size_inches() * 100
         assert abs(image.width - wide) <= 1 and abs(image.height - high) <= 1
         assert len(set(image.convert("L").tobytes())) > 1  # not one colour
+
+
+def test_a_figure_replaces_a_file_whole(tmp_path, monkeypatch):
+    figure = FIGURES["confusion"]()
+    (tmp_path / "a.png").write_bytes(b"old")
+    (tmp_path / "a.png").chmod(0o600)
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="viz.save: .*/a.png cannot be written: no space left"):
+        viz.save(figure, tmp_path / "link.png")
+    assert (tmp_path / "a.png").read_bytes() == b"old"
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert viz.save(figure, "~/link.png") == tmp_path / "link.png"
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o600
+    for suffix in ("pdf", "svg"):
+        assert viz.save(figure, tmp_path / f"a.{suffix}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"figure": 3}, TypeError, "viz.save: figure must be a figure of jn.viz, got int"),
+    ({"path": None}, TypeError, "viz.save: path must be a str or a Path, got NoneType"),
+    ({"path": "a"}, ValueError, r"viz.save: path must end in .*\.png.*, got 'a'"),
+    ({"path": "a.exe"}, ValueError, "viz.save: path must end in "),
+    ({"dpi": 0}, ValueError, r"viz.save: dpi must be in \(0, 10000\], got 0"),
+    ({"dpi": "x"}, TypeError, "viz.save: dpi must be a number"),
+], ids=str)  # fmt: skip
+def test_what_cannot_be_saved(tmp_path, change, error, words):
+    arguments = {"figure": FIGURES["images"](), "path": "a.png"} | change
+    if isinstance(arguments["path"], str):
+        arguments["path"] = str(tmp_path / arguments["path"])
+        words = words.replace("got 'a'", "got ''")
+    with pytest.raises(error, match=words):
+        viz.save(**arguments)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
