@@ -2,6 +2,7 @@
 
 import html
 import shutil
+import sys
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,13 +10,17 @@ from typing import Any
 GAP = "  "  # between columns
 NARROW = 8  # no column is cut below this width
 
+# For terminals that lack these; each is as wide as before.
+PLAIN = str.maketrans("─…×–−≥≤≠÷√‖·", "-~x--><!/v|.")
+
 
 @dataclass
 class Table:
     """A table with a title, a header, rows, totals and notes.
 
     Columns of numbers are right-aligned, with a separator for thousands; all others are
-    left-aligned. Where the table is wider than the terminal, the widest columns are cut.
+    left-aligned. Where the table is wider than the terminal, the widest columns are cut. Where the
+    terminal's encoding lacks its letters, such as ASCII or Latin-1, similar ones are printed.
 
     Args:
       title: the line above.
@@ -61,7 +66,7 @@ class Table:
             lines += [rule, *map(line, body[len(self.rows) :])]
         for note in self.notes:
             lines += _wrap(note, width)
-        return "\n".join(lines)
+        return _printable("\n".join(lines))
 
     __repr__ = __str__
 
@@ -134,6 +139,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _printable(text: str) -> str:
+    """In letters that the standard output has."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(PLAIN).encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def _wide(text: str) -> int:
