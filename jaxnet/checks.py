@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnet.core import Layer, PyTree, path_name
 from jaxnet.core.contract import as_layer
+from jaxnet.core.messages import abstract, check_dict
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
@@ -219,6 +220,45 @@ def a_layer(who: str, what: str, value: Any) -> Layer:
             f"{who}: {what} must be a layer, such as jn.dense(3), got {type(value).__name__}"
         )
     return as_layer(value)
+
+
+def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> Layer:
+    """The net as a layer; raises for one that is none, and for arguments of another kind.
+
+    Whether params and state fit the net is checked where it runs.
+
+    Raises:
+      TypeError: for a net that is no layer or function, params or state that are no dicts, and an x
+        without arrays.
+
+    Example:
+      >>> check_net("saliency", jn.dense(3), [], {}, jnp.ones((2, 3)))
+      Traceback (most recent call last):
+      ...
+      TypeError: saliency: params must be the dict that init returns, got list; write params, ...
+    """
+    net = a_layer(who, "net", net)
+    check_dict("params", (who,), params)
+    check_dict("state", (who,), state)
+    check_input(who, x)
+    return net
+
+
+def check_input(who: str, x: PyTree) -> PyTree:
+    """The shapes and dtypes of an input; raises for anything but arrays, specs and trees of them.
+
+    Raises:
+      TypeError: for another leaf, and for no arrays.
+
+    Example:
+      >>> check_input("summary", np.ones((2, 3)))
+      ShapeDtypeStruct(shape=(2, 3), dtype=float32)
+    """
+    if not jax.tree.leaves(x):
+        raise TypeError(
+            f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, got {x!r:.60}"
+        )
+    return abstract(x, who)
 
 
 def to_device(who: str, what: str, value: Any) -> jax.Array:

@@ -15,6 +15,8 @@ from jaxnet.checks import (
     at_least,
     check_data,
     check_floats,
+    check_input,
+    check_net,
     check_range,
     check_rank,
     is_traced,
@@ -224,3 +226,22 @@ def test_what_is_no_layer(value):
     with pytest.raises(TypeError, match=r"a: net must be a layer, such as jn.dense\(3\), got "):
         a_layer("a", "net", value)
     assert a_layer("a", "net", (layer := jn.dense(3))) is layer
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"net": 3}, "a: net must be a layer"),
+    ({"params": None}, "a: params must be the dict that init returns, got NoneType"),
+    ({"state": [1]}, "a: state must be the dict that init returns, got list"),
+    ({"x": None}, "a: the input must be an array, .* got None"),
+    ({"x": {}}, "a: the input must be an array, .* got {}"),
+    ({"x": (jnp.ones(2), "b")}, "a: the input must be an array, .* got str in it"),
+], ids=str)  # fmt: skip
+def test_nets_and_inputs_of_another_kind(change, words):
+    given = {"net": jnp.tanh, "params": {}, "state": {}, "x": {"a": jn.spec((2, 3))}}
+    assert check_net("a", *given.values()).kind == "function"
+    with pytest.raises(TypeError, match=words):
+        check_net("a", *(given | change).values())
+
+
+def test_inputs_as_shapes():
+    assert check_input("a", [np.ones(3, np.float32)]) == [jn.spec((3,))]
