@@ -4,6 +4,7 @@ The one place for them. They stand at public doors only: what lies behind trusts
 Shapes and dtypes are known while tracing too; values are checked where there are any.
 """
 
+import operator
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,11 +28,15 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
       ...
       ValueError: dense: features must be at least 1, got 0
     """
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__") or np.ndim(value):
-        raise TypeError(f"{who}: {what} must be an integer, got {value!r:.60}")
     if is_traced(value):
         raise TypeError(f"{who}: {what} sets a shape, so it must be known before tracing")
-    if value < minimum:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{who}: {what} must be an integer, got {value!r:.60}")
+    if number < minimum:
         raise ValueError(f"{who}: {what} must be at least {minimum}, got {value}")
 
 

@@ -39,6 +39,8 @@ def test_counts_pass(value):
     (True, TypeError, "an integer, got True"),
     ("3", TypeError, "an integer, got '3'"),
     (None, TypeError, "an integer, got None"),
+    (np.array(3.0), TypeError, r"an integer, got array\(3.\)"),
+    (np.ones(3, int), TypeError, r"an integer, got array\("),
 ], ids=repr)  # fmt: skip
 def test_what_is_no_count_is_answered(value, error, words):
     with pytest.raises(error, match=words):
