@@ -100,7 +100,8 @@ def random_shift(pixels: int) -> Augmentation:
     """Shifts each image by up to `pixels` along each axis, padding with zeros.
 
     Args:
-      pixels: the largest shift along each axis, at least 1; shifts are drawn uniformly.
+      pixels: the largest shift along each axis, at least 1 and at most the larger side of the
+        images; shifts are drawn uniformly.
 
     Returns:
       A function `(key, images (batch, height, width, channels)) -> images`.
@@ -118,6 +119,11 @@ def random_shift(pixels: int) -> Augmentation:
 
     def augment(key, x):
         x = _images("random_shift", x)
+        if pixels > max(x.shape[1:3]):
+            raise ValueError(
+                f"random_shift: pixels must be at most {max(x.shape[1:3])}, the larger side of the "
+                f"images, got {pixels}"
+            )
         room = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
         corners = jax.random.randint(key, (x.shape[0], 2), 0, 2 * pixels + 1)
 
