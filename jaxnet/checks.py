@@ -56,8 +56,10 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
       ...
       ValueError: dropout: rate is the share to drop, in [0, 1), got 1.0
     """
-    real = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-    if not real or isinstance(value, bool) or np.ndim(value) or np.iscomplexobj(value):
+    real = isinstance(value, int | float)
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not real or isinstance(value, bool) or np.ndim(value):
         raise TypeError(f"{who}: {what} must be a number in {interval}, got {value!r:.60}")
     if is_traced(value):
         return

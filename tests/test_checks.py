@@ -92,7 +92,11 @@ def test_numbers_outside(value, interval):
         within("a", "rate", value, interval)
 
 
-@pytest.mark.parametrize("value", ["1", None, True, [0.5], np.ones(2), 1j], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    ["1", None, True, [0.5], np.ones(2), 1j, np.bool_(True), np.str_("a"), jax.random.key(0)],
+    ids=repr,
+)
 def test_what_is_no_number(value):
     with pytest.raises(TypeError, match=r"a: rate must be a number in \[0, 1\), got "):
         within("a", "rate", value, "[0, 1)")

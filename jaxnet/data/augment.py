@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.checks import a_function, as_array, at_least, check_range, within
+from jaxnet.core.messages import check_key
 
 Augmentation = Callable[[jax.Array, Any], Any]
 
@@ -118,7 +119,7 @@ def random_shift(pixels: int) -> Augmentation:
     at_least("random_shift", "pixels", pixels)
 
     def augment(key, x):
-        x = _images("random_shift", x)
+        x = _images("random_shift", key, x)
         if pixels > max(x.shape[1:3]):
             raise ValueError(
                 f"random_shift: pixels must be at most {max(x.shape[1:3])}, the larger side of the "
@@ -187,7 +188,7 @@ def color_jitter(
         within("color_jitter", name, strength, "[0, 1]")
 
     def augment(key, x):
-        x = _images("color_jitter", x, "floats")
+        x = _images("color_jitter", key, x, "floats")
         if saturation and x.shape[-1] != 3:
             raise ValueError(
                 "color_jitter: expected images (batch, height, width, channels), with 3 channels "
@@ -213,8 +214,8 @@ def cutout(size: int) -> Augmentation:
     """Sets a random square of each image to 0.
 
     Args:
-      size: side of the square in pixels, at least 1. Its centre is anywhere in the image, so near
-        the border a part of it is outside.
+      size: side of the square in pixels, at least 1 and at most the larger side of the images. Its
+        centre is anywhere in the image, so near the border a part of it is outside.
 
     Raises:
       TypeError, ValueError: for a size below 1, or an input of another rank.
@@ -230,7 +231,12 @@ def cutout(size: int) -> Augmentation:
     at_least("cutout", "size", size)
 
     def augment(key, x):
-        x = _images("cutout", x)
+        x = _images("cutout", key, x)
+        if size > max(x.shape[1:3]):
+            raise ValueError(
+                f"cutout: size must be at most {max(x.shape[1:3])}, the larger side of the images, "
+                f"got {size}"
+            )
         n, height, width = x.shape[:3]
         middle = jax.random.randint(key, (n, 2), 0, jnp.array([height, width]))
         first = middle - size // 2
@@ -277,8 +283,11 @@ def mixup(alpha: float, classes: int) -> Augmentation:
         x = as_array("mixup", "inputs", batch[0], "(batch, ...)", "floats")
         labels = as_array("mixup", "labels", batch[1], "(batch,)", "integers", {"batch": len(x)})
         check_range(labels, classes, "mixup: labels")
+        check_key(key, "mixup")
         share_key, order_key = jax.random.split(key)
-        share = jax.random.beta(share_key, alpha, alpha, (len(labels),)).astype(x.dtype)
+        share = jax.random.beta(share_key, float(alpha), float(alpha), (len(labels),)).astype(
+            x.dtype
+        )
         order = jax.random.permutation(order_key, len(labels))
         targets = jax.nn.one_hot(labels, classes, dtype=x.dtype)
 
@@ -291,5 +300,7 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     return augment
 
 
-def _images(who: str, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
+def _images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
+    """The images as an array; the key is checked too."""
+    check_key(key, who)
     return as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)

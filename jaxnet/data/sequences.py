@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import at_least, on_host, one_of
@@ -58,7 +59,8 @@ def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarr
 
 def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
     """Sequences as arrays of one dtype, which holds the values of all."""
-    if not isinstance(sequences, Iterable) or isinstance(sequences, str | Mapping):
+    none = isinstance(sequences, str | Mapping) or getattr(sequences, "shape", None) == ()
+    if none or not isinstance(sequences, Iterable):
         raise TypeError(
             f"{who}: sequences must be a list of sequences, got {type(sequences).__name__}"
         )
@@ -87,9 +89,10 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
 
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
     """Raises for padding that the sequences' dtype would change: 0.5 into 0, 300 into 44."""
-    given = np.asarray(value)
-    if given.dtype.kind not in "biufc":
+    kind = getattr(value, "dtype", type(value))
+    if np.ndim(value) or not (kind in (bool, int, float) or jnp.issubdtype(kind, jnp.number)):
         raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
+    given = np.asarray(value)
     with np.errstate(all="ignore"):
         cast = given.astype(dtype)
     whole = dtype.kind in "biu"  # floats are rounded, but not to infinity

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.checks import as_array, one_of, within
+from jaxnet.core.messages import check_key
 from jaxnet.data.augment import Augmentation
 
 Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
@@ -40,7 +41,7 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
     low, high = (0, 2) if vertical else (1, 3)
 
     def augment(key, x):
-        x, whole = _entries(x, "random_flip")
+        x, whole = _entries("random_flip", x, key)
         flip = jax.random.bernoulli(key, shape=(x["image"].shape[0],))
         out = dict(x)
         for name in ("image", "mask"):
@@ -156,10 +157,11 @@ def elastic(
         raise TypeError(f"elastic: scale must be a pair (low, high), got {scale!r:.60}")
     low, high = scale
     _check_scales("elastic", "scale[0]", "scale[1]", low, high)
+    shift, displacement = float(shift), float(displacement)
     draws = _scales(low, high), _rotations(rotation), _shears(shear)
 
     def augment(key, x):
-        x, whole = _entries(x, "elastic")
+        x, whole = _entries("elastic", x, key)
         if displacement and "boxes" in x:
             raise ValueError("elastic: boxes cannot be deformed elastically; pass displacement=0")
         n, height, width = x["image"].shape[:3]
@@ -197,7 +199,7 @@ def random_crop(share: float) -> Augmentation:
     within("random_crop", "share", share, "(0, 1)")
 
     def augment(key, x):
-        x, whole = _entries(x, "random_crop")
+        x, whole = _entries("random_crop", x, key)
         n, height, width = x["image"].shape[:3]
         size_key, place_key = jax.random.split(key)
         size = jax.random.uniform(size_key, (n, 1), minval=share, maxval=1)
@@ -228,7 +230,7 @@ def warp(x: Any, matrix: jax.Array, centre: jax.Array | None = None) -> Any:
       >>> warp(x, quarter)[0, :, :, 0].tolist()
       [[6.0, 3.0, 0.0], [7.0, 4.0, 1.0], [8.0, 5.0, 2.0]]
     """
-    x, whole = _entries(x, "warp")
+    x, whole = _entries("warp", x)
     n = x["image"].shape[0]
     centre = jnp.zeros((n, 2)) if centre is None else centre
     matrix = as_array("warp", "matrix", matrix, "(batch, 2, 2)", "reals", {"batch": n})
@@ -272,15 +274,17 @@ def _scales(low: float, high: float) -> Draw:
 
 def _linear(draw: Draw, who: str) -> Augmentation:
     def augment(key, x):
-        x, whole = _entries(x, who)
+        x, whole = _entries(who, x, key)
         n = x["image"].shape[0]
         return whole(_warp(x, draw(key, n), jnp.zeros((n, 2))))
 
     return augment
 
 
-def _entries(x: Any, who: str) -> tuple[dict[str, Any], Callable]:
-    """x as a dict, and a function that brings a dict back to the form of x."""
+def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callable]:
+    """x as a dict, and a function that brings a dict back to the form of x; checks the key too."""
+    if who != "warp":
+        check_key(key, who)
     entries = dict(x) if isinstance(x, dict) else {"image": x}
     if "image" not in entries:
         raise ValueError(
