@@ -16,8 +16,8 @@ except ImportError:  # Windows
     fcntl = None
 
 
-def file_path(who: str, path: Any) -> Path:
-    """A path with its `~` expanded.
+def file_path(who: str, path: Any, what: str = "path") -> Path:
+    """A path with its `~` expanded; `what` is the argument.
 
     Raises:
       TypeError: for anything but a str or a path.
@@ -30,17 +30,17 @@ def file_path(who: str, path: Any) -> Path:
       TypeError: save: path must be a str or a Path, got int
     """
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
-        raise TypeError(f"{who}: path must be a str or a Path, got {type(path).__name__}")
+        raise TypeError(f"{who}: {what} must be a str or a Path, got {type(path).__name__}")
     words = os.fspath(path)
     if not words or "\0" in words:
-        raise ValueError(f"{who}: path must be the name of a file, got {words!r:.60}")
+        raise ValueError(f"{who}: {what} must be the name of a file, got {words!r:.60}")
     try:
         return Path(words).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{who}: path {words}: {error}") from None
+        raise ValueError(f"{who}: {what} {words}: {error}") from None
 
 
-def readable(who: str, path: Any) -> Path:
+def readable(who: str, path: Any, what: str = "path") -> Path:
     """The path of a file that can be read.
 
     Raises:
@@ -54,7 +54,7 @@ def readable(who: str, path: Any) -> Path:
       ...
       FileNotFoundError: load: there is no file /nowhere/net
     """
-    path = file_path(who, path)
+    path = file_path(who, path, what)
     try:
         if (mode := path.stat().st_mode) and stat.S_ISREG(mode):
             open(path, "rb").close()

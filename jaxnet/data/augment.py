@@ -276,6 +276,7 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     """
     within("mixup", "alpha", alpha, "(0, inf)")
     at_least("mixup", "classes", classes)
+    shape = float(alpha)
 
     def augment(key, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
@@ -285,9 +286,7 @@ def mixup(alpha: float, classes: int) -> Augmentation:
         check_range(labels, classes, "mixup: labels")
         check_key(key, "mixup")
         share_key, order_key = jax.random.split(key)
-        share = jax.random.beta(share_key, float(alpha), float(alpha), (len(labels),)).astype(
-            x.dtype
-        )
+        share = jax.random.beta(share_key, shape, shape, (len(labels),)).astype(x.dtype)
         order = jax.random.permutation(order_key, len(labels))
         targets = jax.nn.one_hot(labels, classes, dtype=x.dtype)
 

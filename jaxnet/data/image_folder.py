@@ -62,7 +62,7 @@ def image_folder(
       >>> images.shape, labels.tolist(), classes, files[0].name
       ((2, 8, 8, 3), [0, 1], ['grass', 'sky'], '1.png')
     """
-    root = file_path("image_folder", folder)
+    root = file_path("image_folder", folder, "folder")
     if not root.is_dir():
         raise ValueError(f"image_folder: no folder {root}")
     classes = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
@@ -122,7 +122,7 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
     """
     height, width, channels = _shape(size, channels)
     pil, ops = (extra(f"PIL.{name}", "Pillow", "read_image") for name in ("Image", "ImageOps"))
-    file = readable("read_image", file)
+    file = readable("read_image", file, "file")
     try:
         with pil.open(file, formats=FORMATS) as opened:  # other formats may run programs
             deep = _deep(opened)

@@ -90,13 +90,14 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
     """Raises for padding that the sequences' dtype would change: 0.5 into 0, 300 into 44."""
     kind = getattr(value, "dtype", type(value))
-    if np.ndim(value) or not (kind in (bool, int, float) or jnp.issubdtype(kind, jnp.number)):
+    real = any(jnp.issubdtype(kind, real) for real in (np.bool_, jnp.integer, jnp.floating))
+    if np.ndim(value) or not (kind in (bool, int, float) or real):
         raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
     given = np.asarray(value)
     with np.errstate(all="ignore"):
         cast = given.astype(dtype)
     whole = dtype.kind in "biu"  # floats are rounded, but not to infinity
-    same = cast == given if whole else np.isfinite(cast.astype(complex)) == np.isfinite(given)
+    same = cast == given if whole else np.isfinite(cast.astype(float)) == np.isfinite(given)
     if not same.all():
         raise ValueError(f"{who}: value must fit the sequences of {dtype}, got {value}")
 

@@ -187,9 +187,9 @@ def test_files_that_are_not_there(tmp_path: Path):
     with pytest.raises(IsADirectoryError, match="read_image: .* is a folder"):
         jn.data.read_image(tmp_path, 4)
     for file in (None, 3, b"a"):
-        with pytest.raises(TypeError, match="read_image: path must be a str or a Path, got "):
+        with pytest.raises(TypeError, match="read_image: file must be a str or a Path, got "):
             jn.data.read_image(file, 4)
-        with pytest.raises(TypeError, match="image_folder: path must be a str or a Path, got "):
+        with pytest.raises(TypeError, match="image_folder: folder must be a str or a Path, got "):
             jn.data.image_folder(file, 4)
 
 

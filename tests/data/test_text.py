@@ -61,7 +61,7 @@ def test_no_text():
 
 @pytest.mark.parametrize("wrong", [ids(0, 2), ids(-1), ids(0.0), ids([0, 1])])
 def test_ids_that_are_none_of_a_text(wrong):
-    with pytest.raises(ValueError, match="decode: "):
+    with pytest.raises((TypeError, ValueError), match="decode: "):
         characters("ab").decode(wrong)
 
 
@@ -150,6 +150,29 @@ def test_a_file_that_is_no_vocabulary(contents, tmp_path):
         load_vocabulary(tmp_path / "x.json")
     with pytest.raises(FileNotFoundError, match="load_vocabulary: there is no file .*y.json"):
         load_vocabulary(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize("value", [None, 3, b"ab", ["a"]], ids=repr)
+def test_texts_of_another_type(value, words):
+    for vocabulary in (words, characters("ab")):
+        with pytest.raises(TypeError, match="encode: text must be a str, got "):
+            vocabulary.encode(value)
+    with pytest.raises(TypeError, match="characters: text must be a str, got "):
+        characters(value)
+    with pytest.raises(TypeError, match="subwords: sentence 1 must be a str, got "):
+        subwords(["a", value], 300)
+    with pytest.raises((TypeError, ValueError), match="special must be a tuple of pad"):
+        characters("ab", special=value)
+
+
+def test_sizes_and_sentences_of_another_type():
+    with pytest.raises(TypeError, match="subwords: size must be an integer, got 2.5"):
+        subwords(SENTENCES, 2.5)
+    with pytest.raises(ValueError, match="size .* and at most 16777216, got 1099511627776"):
+        subwords(SENTENCES, 2**40)
+    for sentences in (None, "abc", 3, {"a": 1}):
+        with pytest.raises(TypeError, match="subwords: sentences must be a list of str, got "):
+            subwords(sentences, 300)
 
 
 def test_a_vocabulary_replaces_a_file_whole(tmp_path, monkeypatch):
