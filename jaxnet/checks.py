@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxnet.core import Layer, PyTree, path_name
 from jaxnet.core.contract import as_layer
-from jaxnet.core.messages import abstract, check_dict
+from jaxnet.core.messages import a_function as a_function
+from jaxnet.core.messages import abstract, check_dict, native
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
@@ -87,23 +88,20 @@ def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:
         raise ValueError(f"{who}: {what} must be {words}, got {value!r:.60}")
 
 
-def a_function(who: str, what: str, value: Any, form: str) -> None:
-    """Raises unless a value can be called.
-
-    Args:
-      who: the function.
-      what: the argument.
-      value: what was passed.
-      form: how it will be called, such as "(outputs, targets)".
+def check_options(who: str, **options: Any) -> None:
+    """Raises unless switches are booleans, and initializers, by their names in `_init`, functions.
 
     Example:
-      >>> a_function("masked", "loss", 3, "(outputs, targets)")
+      >>> check_options("dense", use_bias=True, kernel_init=0.1)
       Traceback (most recent call last):
       ...
-      TypeError: masked: loss must be a function of (outputs, targets), got int
+      TypeError: dense: kernel_init must be a function of (key, shape, dtype), got float
     """
-    if not callable(value):
-        raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
+    for what, value in options.items():
+        if what.endswith("_init"):
+            a_function(who, what, value, "(key, shape, dtype)")
+        elif not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{who}: {what} must be True or False, got {value!r:.60}")
 
 
 # What `as_array` takes, by dtype, and what it says where another came.
@@ -272,6 +270,7 @@ def to_device(who: str, what: str, value: Any) -> jax.Array:
     """A host array as a JAX array: in native byte order, and without integers that wrap.
 
     Raises:
+      TypeError: for words, objects, dates and masked arrays.
       ValueError: for integers that the device's dtype cannot hold.
 
     Example:
@@ -282,19 +281,7 @@ def to_device(who: str, what: str, value: Any) -> jax.Array:
     """
     if isinstance(value, jax.Array):
         return value
-    value = np.asarray(value)
-    if not value.dtype.isnative:
-        value = value.astype(value.dtype.newbyteorder("="))
-    kept = jax.dtypes.canonicalize_dtype(value.dtype)
-    if kept != value.dtype and np.issubdtype(value.dtype, np.integer) and value.size:
-        bounds = np.iinfo(kept)
-        for extreme in (value.max(), value.min()):
-            if not bounds.min <= extreme <= bounds.max:
-                raise ValueError(
-                    f"{who}: {what} hold {extreme}, which {kept} cannot hold; JAX has 32 bits "
-                    "unless jax.enable_x64 is set"
-                )
-    return jnp.asarray(value)
+    return jnp.asarray(native(who, what, np.asanyarray(value)))
 
 
 def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:

@@ -17,6 +17,7 @@ from jaxnet.checks import (
     check_floats,
     check_input,
     check_net,
+    check_options,
     check_range,
     check_rank,
     is_traced,
@@ -45,6 +46,22 @@ def test_counts_pass(value):
 def test_what_is_no_count_is_answered(value, error, words):
     with pytest.raises(error, match=words):
         at_least("dense", "features", value)
+
+
+@pytest.mark.parametrize("value", [2**31, 10**30])
+def test_counts_beyond_any_size_raise(value):
+    with pytest.raises(ValueError, match=rf"dense: features must be below 2\*\*31, got {value}"):
+        at_least("dense", "features", value)
+
+
+@pytest.mark.parametrize("options", [
+    {"use_bias": 1}, {"use_bias": None}, {"use_bias": jnp.array(True)}, {"kernel_init": None},
+    {"bias_init": 0.5}, {"bias_init": jnp.ones(3)},
+], ids=str)  # fmt: skip
+def test_options_of_another_kind_raise(options):
+    check_options("conv", use_bias=np.bool_(True), kernel_init=jn.initializers.zeros)
+    with pytest.raises(TypeError, match=f"conv: {next(iter(options))} must be "):
+        check_options("conv", **options)
 
 
 @pytest.mark.parametrize(("data", "error", "words"), [
