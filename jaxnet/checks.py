@@ -39,6 +39,8 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
         raise TypeError(f"{who}: {what} must be an integer, got {value!r:.60}")
     if number < minimum:
         raise ValueError(f"{who}: {what} must be at least {minimum}, got {value}")
+    if number >= 2**31:  # no size that JAX has; drawing it would never end
+        raise ValueError(f"{who}: {what} must be below 2**31, got {value}")
 
 
 def within(who: str, what: str, value: Any, interval: str, meaning: str = "") -> None:
