@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.checks import at_least, check_data, one_of, within
+from jaxnet.checks import at_least, check_data, check_options, within
 from jaxnet.core import PyTree, describe
 
 
@@ -94,7 +94,7 @@ def batches(
     """
     n = check_data(data, "batches")
     at_least("batches", "batch_size", batch_size)
-    one_of("batches", "drop_last", drop_last, [True, False])
+    check_options("batches", drop_last=drop_last)
     if seed is not None:
         at_least("batches", "seed", seed, 0)
     if drop_last and batch_size > n:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, on_host, one_of
+from jaxnet.checks import at_least, check_options, on_host
 from jaxnet.core import PyTree
 
 
@@ -146,7 +146,7 @@ def bucketed(
       (2, 5) (2, 4) [4, 5]
     """
     at_least("bucketed", "batch_size", batch_size)
-    one_of("bucketed", "drop_longer", drop_longer, [True, False])
+    check_options("bucketed", drop_longer=drop_longer)
     if seed is not None:
         at_least("bucketed", "seed", seed, 0)
     return Bucketed(data, batch_size, bounds, drop_longer, value, seed)

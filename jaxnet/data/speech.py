@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.checks import at_least, on_host, one_of, within
+from jaxnet.checks import at_least, check_options, on_host, one_of, within
 from jaxnet.data import tfds
 from jaxnet.data.extras import extra
 
@@ -321,7 +321,7 @@ def _features(
     at_least(who, "bands", bands)
     one_of(who, "deltas", deltas, [0, 1, 2])
     within(who, "range_db", range_db, "(0, inf)")
-    one_of(who, "normalize", normalize, [True, False])
+    check_options(who, normalize=normalize)
     if not isinstance(waves, list | tuple):
         raise TypeError(
             f"{who}: waves must be a list of arrays (samples,), got {type(waves).__name__}; for a "

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.checks import one_of
+from jaxnet.checks import check_options
 from jaxnet.data.extras import extra
 from jaxnet.files import file_path
 from jaxnet.progress import progress_bar
@@ -50,7 +50,7 @@ def load(
     for what, value in (("name", name), ("split", split)):
         if not isinstance(value, str):
             raise TypeError(f"tfds.load: {what} must be a str, got {type(value).__name__}")
-    one_of("tfds.load", "download", download, [True, False])
+    check_options("tfds.load", download=download)
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR")
         place = file_path("tfds.load", data_dir or "~/tensorflow_datasets")

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import as_array, one_of, within
+from jaxnet.checks import as_array, check_options, within
 from jaxnet.core.messages import check_key
 from jaxnet.data.augment import Augmentation
 
@@ -36,7 +36,7 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
       >>> y["image"].shape, y["boxes"].shape
       ((1, 2, 3, 1), (1, 1, 4))
     """
-    one_of("random_flip", "vertical", vertical, [True, False])
+    check_options("random_flip", vertical=vertical)
     axis = 1 if vertical else 2
     low, high = (0, 2) if vertical else (1, 3)
 

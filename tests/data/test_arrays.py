@@ -117,7 +117,7 @@ def test_options_of_split_of_another_type(options, error, words):
 @pytest.mark.parametrize(("options", "error", "words"), [
     ({"batch_size": 2.5}, TypeError, "batches: batch_size must be an integer, got 2.5"),
     ({"seed": "a"}, TypeError, "batches: seed must be an integer, got 'a'"),
-    ({"drop_last": "no"}, ValueError, "batches: drop_last must be True or False, got 'no'"),
+    ({"drop_last": "no"}, TypeError, "batches: drop_last must be True or False, got 'no'"),
 ], ids=str)  # fmt: skip
 def test_options_of_batches_of_another_type(options, error, words):
     with pytest.raises(error, match=words):

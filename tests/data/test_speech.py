@@ -201,7 +201,7 @@ class TestFeatures:
             (sound(), {"range_db": 0}, ValueError, r"range_db must be in \(0, inf\), got 0"),
             (sound(), {"bands": 2.5}, TypeError, "bands must be an integer, got 2.5"),
             (sound(), {"rate": "8"}, TypeError, "rate must be a number in .*, got '8'"),
-            (sound(), {"normalize": "no"}, ValueError, "normalize must be True or False, got 'no'"),
+            (sound(), {"normalize": "no"}, TypeError, "normalize must be True or False, got 'no'"),
         ],
     )
     def test_what_does_not_fit(self, features, wave, options, error, words):
