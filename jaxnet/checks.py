@@ -362,7 +362,7 @@ def check_floats(who: str, x: Any) -> None:
         )
 
 
-def check_range(ids: jax.Array, size: int, what: str) -> None:
+def check_range(ids: Any, size: int, what: str) -> None:
     """Raises for known ids outside [0, size); inside `jit` ids are not known.
 
     Args:
