@@ -7,6 +7,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxnet.checks import at_least
+
 GAP = "  "  # between columns
 NARROW = 8  # no column is cut below this width
 
@@ -45,6 +47,27 @@ class Table:
     totals: list[tuple[Any, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     width: int | None = None
+
+    def __post_init__(self) -> None:
+        head = isinstance(self.head, tuple | list) and self.head
+        if not head or not all(isinstance(name, str) for name in head):
+            raise TypeError(f"Table: head must be a tuple of names, got {self.head!r:.60}")
+        for what, rows in (("rows", self.rows), ("totals", self.totals)):
+            if not isinstance(rows, list | tuple):
+                raise TypeError(f"Table: {what} must be a list of tuples, got {rows!r:.60}")
+            for row in rows:
+                if not isinstance(row, list | tuple) or len(row) != len(self.head):
+                    raise ValueError(
+                        f"Table: {what} must be tuples of {len(self.head)} cells, one per name in "
+                        f"head, got {row!r:.60}"
+                    )
+        if self.width is not None:
+            at_least("Table", "width", self.width)
+        if not isinstance(self.notes, list | tuple):
+            raise TypeError(f"Table: notes must be a list of str, got {self.notes!r:.60}")
+        for what, words in (("title", self.title), *(("notes", note) for note in self.notes)):
+            if not isinstance(words, str):
+                raise TypeError(f"Table: {what} must be str, got {words!r:.60}")
 
     def __str__(self) -> str:
         width = self.width or shutil.get_terminal_size().columns

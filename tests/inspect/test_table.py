@@ -123,3 +123,17 @@ def test_every_table_prints_on_ascii(monkeypatch):
     for table in tables:
         print(table)
         assert str(table).isascii()
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"title": None}, TypeError, "title must be str, got None"),
+    ({"head": 3}, TypeError, "head must be a tuple of names, got 3"),
+    ({"rows": None}, TypeError, "rows must be a list of tuples, got None"),
+    ({"rows": [(1, 2)]}, ValueError, "rows must be tuples of 1 cells, one per name in head"),
+    ({"totals": [3]}, ValueError, "totals must be tuples of 1 cells"),
+    ({"notes": "abc"}, TypeError, "notes must be a list of str, got 'abc'"),
+    ({"width": 2.5}, TypeError, "width must be an integer, got 2.5"),
+], ids=str)  # fmt: skip
+def test_cells_of_another_type(change, error, words):
+    with pytest.raises(error, match=f"Table: {words}"):
+        Table(**{"title": "t", "head": ("a",), "rows": []} | change)
