@@ -230,7 +230,7 @@ def a_layer(who: str, what: str, value: Any) -> Layer:
 
 
 def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> Layer:
-    """The net as a layer; raises for one that is none, and for arguments of another kind.
+    """The net as a layer; raises for anything else, and for arguments of another kind.
 
     Whether params and state fit the net is checked where it runs.
 

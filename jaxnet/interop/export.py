@@ -25,10 +25,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_input, check_net, check_options, one_of
 from jaxnet.core import Layer, Params, PyTree, State, describe, path_name
+from jaxnet.core.messages import all_native
 from jaxnet.files import file_path, readable, replacing
 
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # of jax.export
 DIGEST = hashlib.sha256().digest_size  # bytes of the checksum
 
 
@@ -60,10 +62,16 @@ class Program(NamedTuple):
         """The output for x, or for (weights, x) where the weights are outside.
 
         Raises:
+          TypeError: for anything but arrays.
           ValueError: for an input of another structure, shape or dtype, another platform, or a
             program of a newer JAX.
         """
-        inputs = jax.tree.map(jnp.asarray, inputs)
+        try:
+            inputs = jax.tree.map(jnp.asarray, all_native(inputs, "program"))
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(
+                f"program: expected {self._input()}, got {describe(inputs):.60}"
+            ) from None
         try:
             return self.exported.call(*inputs)
         except ValueError as error:
@@ -140,7 +148,8 @@ def export(
       weights_inside: whether params and state are constants of the program.
 
     Raises:
-      ValueError: for params or state that do not fit the net.
+      TypeError: for anything but a layer, arrays, and platforms as a list of str.
+      ValueError: for params or state that do not fit the net, and an unknown platform.
       TypeError and others: for a net that needs a fixed batch size; a note explains it.
 
     Example:
@@ -152,7 +161,19 @@ def export(
       >>> print(outside)
       (a dict of 4 weights, (batch, 8, 6, 1) float32) -> (batch, 3) float32 on cpu, tpu
     """
+    net, x = check_net("export", net, params, state, x), check_input("export", x)
+    if batch is not None:
+        at_least("export", "batch", batch)
+    if platforms is not None:
+        if isinstance(platforms, str) or not isinstance(platforms, Sequence) or not platforms:
+            raise TypeError(
+                f'export: platforms must be a list of str, such as ["cpu"], got {platforms!r:.60}'
+            )
+        for platform in platforms:
+            one_of("export", "a platform", platform, PLATFORMS)
+    check_options("export", weights_inside=weights_inside)
     spec, is_open = _spec(x, batch)
+    params, state = all_native((params, state), "export")
     weights, structure = jax.tree_util.tree_flatten_with_path({"params": params, "state": state})
     by_path = {path_name(path): jnp.asarray(leaf) for path, leaf in weights}
 
@@ -213,10 +234,8 @@ def _spec(x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
     """Shapes with this batch size, and whether any size is variable."""
     given = [n for leaf in jax.tree.leaves(x) for n in leaf.shape]
     chosen = any(map(jax.export.is_symbolic_dim, given))
-    if batch is not None and (chosen or batch < 1):
-        raise ValueError(
-            f"export: batch must be at least 1, and x without symbolic sizes, got {batch}"
-        )
+    if batch is not None and chosen:
+        raise ValueError(f"export: batch must be None for an x with symbolic sizes, got {batch}")
     (size,) = (batch,) if batch is not None else jax.export.symbolic_shape("batch")
 
     def leaf(a: Any) -> jax.ShapeDtypeStruct:

@@ -74,7 +74,7 @@ def from_torch(
       >>> jax.tree.map(jnp.shape, params["conv"])
       {'bias': (4,), 'kernel': (5, 5, 3, 4)}
     """
-    net, weights, names = _checked("from_torch", net, weights, x, names)
+    net, weights, x, names = _checked("from_torch", net, weights, x, names)
     params, state, pairs = _match(net, weights, x, names)
     for part, group in pairs:
         for tree, entries in ((params, part.params), (state, part.state)):
@@ -114,7 +114,7 @@ def to_torch(
       >>> to_torch(jn.dense(4), params, {}, weights, jn.spec((2, 3)))["weight"][1].tolist()
       [1.0, 5.0, 9.0]
     """
-    net, weights, names = _checked("to_torch", net, weights, x, names)
+    net, weights, x, names = _checked("to_torch", net, weights, x, names)
     out = {name: np.asarray(array) for name, array in weights.items()}
     *needed, pairs = _match(net, weights, x, names)
     compare((net.name,), tuple(needed), (params, state), x)
@@ -175,7 +175,7 @@ def first_difference(
       tolerance: of the relative difference.
 
     Raises:
-      TypeError, ValueError: as `to_torch`; for a module that is none, and a negative tolerance.
+      TypeError, ValueError: as `to_torch`; for another module, and a negative tolerance.
 
     Example:
       >>> import torch  # doctest: +SKIP
@@ -191,9 +191,9 @@ def first_difference(
     within("first_difference", "tolerance", tolerance, "[0, inf)")
     x = as_array("first_difference", "x", x, dtype="booleans or numbers")
     weights = module.state_dict()
-    net, weights, names = _checked("first_difference", net, weights, x, names)
-    *needed, pairs = _match(net, weights, x, names)
-    compare((net.name,), tuple(needed), (params, state), x)
+    net, weights, specs, names = _checked("first_difference", net, weights, x, names)
+    *needed, pairs = _match(net, weights, specs, names)
+    compare((net.name,), tuple(needed), (params, state), specs)
     theirs: dict[str, Any] = {}
     hooks = []
     for _, group in pairs:
@@ -256,10 +256,9 @@ class _Group(NamedTuple):
 
 def _checked(
     who: str, net: Any, weights: Any, x: Any, names: Any
-) -> tuple[Layer, dict[str, Any], dict[str, str]]:
-    """The net as a layer, the weights as arrays by name, and the pairs of names."""
-    net = a_layer(who, "net", net)
-    check_input(who, x)
+) -> tuple[Layer, dict[str, Any], PyTree, dict[str, str]]:
+    """The net as a layer, the weights as arrays by name, specs of x, and the pairs of names."""
+    net, x = a_layer(who, "net", net), check_input(who, x)
     if not isinstance(names, Mapping | None):
         raise TypeError(
             f"{who}: names must map paths of layers to names in PyTorch, got {type(names).__name__}"
@@ -271,7 +270,8 @@ def _checked(
             f"{who}: weights must be a state_dict or the path of a safetensors file, got "
             f"{type(weights).__name__}"
         )
-    return net, {name: _array(who, name, a) for name, a in weights.items()}, dict(names or {})
+    arrays = {name: _array(who, name, a) for name, a in weights.items()}
+    return net, arrays, x, dict(names or {})
 
 
 def _array(who: str, name: Any, given: Any) -> np.ndarray:

@@ -115,7 +115,7 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     ):
         raise ValueError(
             f"load: {path} was changed after it was saved, or is of a version before checksums; "
-            "safetensors.numpy.load_file reads its arrays unchecked"
+            "safetensors.numpy.load_file reads its arrays all the same"
         )
     config = _from_json(metadata.get("config", "null"), f"the config in {path}")
     leaves = _leaves(path, stored, metadata.get("jaxnet", "{}"))
