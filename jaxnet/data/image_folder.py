@@ -165,7 +165,7 @@ def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
         height, width = map(operator.index, both)
     except (TypeError, ValueError):
         height = width = 0
-    if height < 1 or width < 1:
+    if height < 1 or width < 1 or any(isinstance(side, bool) for side in both):
         raise ValueError(
             "read_image: size must be integers of at least 1, (height, width) or one for both, "
             f"got {size!r}"

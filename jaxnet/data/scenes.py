@@ -46,7 +46,7 @@ def digit_scenes(
     Args:
       train, test: numbers of scenes.
       classes: number of classes, 1 to 10: the digits 0 to classes - 1.
-      most: the largest number of digits per scene; fewer where there is no space.
+      most: the largest number of digits per scene, 1 to 100; fewer where there is no space.
       size: height and width of a scene, at least 24 each.
       seed: of the random draw.
 
@@ -67,6 +67,8 @@ def digit_scenes(
     for name, count in counts.items():
         at_least("digit_scenes", name, count)
     at_least("digit_scenes", "seed", seed, 0)
+    if most > 100:
+        raise ValueError(f"digit_scenes: most must be 1 to 100, got {most}")
     if classes > 10:
         raise ValueError(f"digit_scenes: classes must be 1 to 10, got {classes}")
     if not isinstance(size, tuple | list) or len(size) != 2:

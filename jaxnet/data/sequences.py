@@ -89,7 +89,8 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
 
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
     """Raises for padding that the sequences' dtype would change: 0.5 into 0, 300 into 44."""
-    kind = getattr(value, "dtype", type(value))
+    array = isinstance(value, np.generic | np.ndarray | jax.Array)
+    kind = value.dtype if array else type(value)
     real = any(jnp.issubdtype(kind, real) for real in (np.bool_, jnp.integer, jnp.floating))
     if np.ndim(value) or not (kind in (bool, int, float) or real):
         raise TypeError(f"{who}: value must be a number, got {value!r:.60}")

@@ -207,7 +207,7 @@ def piece_of_frames(
     """
     size, step = _check_frames("piece_of_frames", rate, window, hop)
     at_least("piece_of_frames", "frames", frames, 0)
-    if isinstance(places, list | tuple | np.ndarray) and not len(places):
+    if not np.size(places) and isinstance(places, list | tuple | np.ndarray):
         places = np.zeros((0, 2))  # a string without recordings
     places = on_host("piece_of_frames", "places", places, "(recordings, 2)")
     middle = np.arange(frames) * step + size / 2

@@ -168,7 +168,8 @@ def subwords(
             f"subwords: size must be at least {least}, 256 bytes and {len(named)} special entries, "
             f"and at most {LARGEST}, got {size}"
         )
-    if isinstance(sentences, str | Mapping) or not isinstance(sentences, Iterable):
+    none = isinstance(sentences, str | Mapping) or getattr(sentences, "shape", None) == ()
+    if none or not isinstance(sentences, Iterable):
         raise TypeError(
             f"subwords: sentences must be a list of str, got {type(sentences).__name__}"
         )

@@ -87,6 +87,7 @@ def test_drawn_by_its_seed():
     ({"classes": 0}, ValueError, "classes must be at least 1, got 0"),
     ({"classes": 11}, ValueError, "classes must be 1 to 10, got 11"),
     ({"classes": 2.5}, TypeError, "classes must be an integer, got 2.5"),
+    ({"most": 101}, ValueError, "most must be 1 to 100, got 101"),
     ({"most": 0}, ValueError, "most must be at least 1, got 0"),
     ({"size": (23, 64)}, ValueError, "height must be at least 24, got 23"),
     ({"size": 64}, TypeError, r"size must be \(height, width\), got 64"),
