@@ -1,11 +1,23 @@
-"""Checks of arguments that several modules share."""
+"""Checks of what a caller passes: who, what was expected, what came, what to write instead.
 
+The one place for them. They stand at public doors only: what lies behind trusts its arguments.
+Shapes and dtypes are known while tracing too; values are checked where there are any.
+"""
+
+import operator
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import PyTree, path_name
+from jaxnet.core import Layer, PyTree, path_name
+from jaxnet.core.contract import as_layer
+from jaxnet.core.messages import a_function as a_function
+from jaxnet.core.messages import abstract, check_dict, native
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
@@ -17,10 +29,380 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
       ...
       ValueError: dense: features must be at least 1, got 0
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if is_traced(value):
+        raise TypeError(f"{who}: {what} sets a shape, so it must be known before tracing")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
         raise TypeError(f"{who}: {what} must be an integer, got {value!r:.60}")
-    if value < minimum:
+    if number < minimum:
         raise ValueError(f"{who}: {what} must be at least {minimum}, got {value}")
+    if number >= 2**31:  # no size that JAX has; drawing it would never end
+        raise ValueError(f"{who}: {what} must be below 2**31, got {value}")
+
+
+def within(who: str, what: str, value: Any, interval: str, meaning: str = "") -> None:
+    """Raises unless a number is in an interval; NaN is in none.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: a number or a scalar array; one that is traced passes.
+      interval: as mathematics writes it, such as "[0, 1)" or "(0, inf)".
+      meaning: what the number is, for the message.
+
+    Example:
+      >>> within("dropout", "rate", 1.0, "[0, 1)", "the share to drop")
+      Traceback (most recent call last):
+      ...
+      ValueError: dropout: rate is the share to drop, in [0, 1), got 1.0
+    """
+    real = isinstance(value, int | float)
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not real or isinstance(value, bool) or np.ndim(value):
+        raise TypeError(f"{who}: {what} must be a number in {interval}, got {value!r:.60}")
+    if is_traced(value):
+        return
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        rule = f"is {meaning}, in" if meaning else "must be in"
+        raise ValueError(f"{who}: {what} {rule} {interval}, got {value}")
+
+
+def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:
+    """Raises unless a value is one of a few.
+
+    Example:
+      >>> one_of("max_pool", "padding", "EVEN", ["SAME", "VALID"])
+      Traceback (most recent call last):
+      ...
+      ValueError: max_pool: padding must be 'SAME' or 'VALID', got 'EVEN'
+    """
+    options = list(options)
+    if not any(type(value) is type(option) and value == option for option in options):
+        *most, last = map(repr, options)
+        words = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{who}: {what} must be {words}, got {value!r:.60}")
+
+
+def check_options(who: str, **options: Any) -> None:
+    """Raises unless switches are booleans, and initializers, by their names in `_init`, functions.
+
+    Example:
+      >>> check_options("dense", use_bias=True, kernel_init=0.1)
+      Traceback (most recent call last):
+      ...
+      TypeError: dense: kernel_init must be a function of (key, shape, dtype), got float
+    """
+    for what, value in options.items():
+        if what.endswith("_init"):
+            a_function(who, what, value, "(key, shape, dtype)")
+        elif not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{who}: {what} must be True or False, got {value!r:.60}")
+
+
+# What `as_array` takes, by dtype, and what it says where another came.
+_DTYPES = {
+    "floats": (jnp.floating, "floats; write x.astype(jnp.float32)"),
+    "integers": (jnp.integer, "integers; for one-hot rows or scores, write x.argmax(-1)"),
+    "numbers": (jnp.number, "numbers; write x.astype(jnp.float32)"),
+    "reals": (jnp.number, "real numbers"),
+    "booleans or numbers": (jnp.number, "booleans or numbers"),
+}
+_AXES = re.compile(r"[^,\s()]+")
+
+
+def as_array(
+    who: str,
+    what: str,
+    value: Any,
+    form: str = "(...)",
+    dtype: str = "numbers",
+    sizes: dict[str, Any] | None = None,
+) -> jax.Array:
+    """Checks an array's shape and dtype, and returns it as a JAX array.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: a JAX or NumPy array.
+      form: its axes, such as "(..., n, 4)"; "..." stands for any number of axes.
+      dtype: "floats", "integers", "numbers" (both as they are), "reals" (integers and booleans
+        become float32) or "booleans or numbers" (as they are).
+      sizes: of the named axes of the arrays checked before with the same dict, which this one must
+        share.
+
+    Raises:
+      TypeError: for what is no array, and for another dtype.
+      ValueError: for another shape, and for integers that the device's dtype cannot hold.
+
+    Example:
+      >>> sizes = {}
+      >>> boxes = as_array("nms", "boxes", np.ones((5, 4), np.uint8), "(n, 4)", "reals", sizes)
+      >>> boxes.dtype
+      dtype('float32')
+      >>> as_array("nms", "scores", np.ones(3), "(n,)", "floats", sizes)
+      Traceback (most recent call last):
+      ...
+      ValueError: nms: scores must have shape (n,) with n = 5, got (3,)
+    """
+    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+        hint = "; write jnp.asarray(x)" if isinstance(value, list | tuple | int | float) else ""
+        hint = "; write x.numpy()" if type(value).__module__.startswith("torch") else hint
+        raise TypeError(
+            f"{who}: {what} must be a JAX or NumPy array, got {type(value).__name__}{hint}"
+        )
+    _check_dtype(who, what, value.dtype, dtype)
+    _check_form(who, what, tuple(value.shape), form, {} if sizes is None else sizes)
+    array = to_device(who, what, value)
+    if dtype == "reals" and not jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array
+
+
+def on_host(
+    who: str,
+    what: str,
+    value: Any,
+    form: str = "(...)",
+    dtype: str = "reals",
+    sizes: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """Checks an array's shape and dtype, and returns it as a NumPy array; lists of numbers will do.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: an array, or nested lists of numbers.
+      form, sizes: as for `as_array`.
+      dtype: as for `as_array`; "reals" become float64.
+
+    Raises:
+      TypeError: for what is no array, and for another dtype.
+      ValueError: for another shape.
+
+    Example:
+      >>> on_host("confusion", "matrix", [[5, 1], [0, 7]], "(n, n)", "integers").shape
+      (2, 2)
+      >>> on_host("confusion", "matrix", [[5, 1], [0]], "(n, n)", "integers")
+      Traceback (most recent call last):
+      ...
+      TypeError: confusion: matrix must be an array of shape (n, n), got list
+    """
+    array = None
+    with suppress(Exception):  # of lists of different lengths, tracers, objects of other libraries
+        array = np.asarray(value)
+    if array is None or not (hasattr(value, "dtype") or array.dtype.kind in "biufc"):
+        raise TypeError(
+            f"{who}: {what} must be an array of shape {form}, got {type(value).__name__}"
+        )
+    if isinstance(value, list | tuple) and not array.size:
+        array = array.astype(int)  # [] has no dtype
+    _check_dtype(who, what, array.dtype, dtype)
+    _check_form(who, what, array.shape, form, {} if sizes is None else sizes)
+    return array.astype(np.float64) if dtype == "reals" else array
+
+
+def a_layer(who: str, what: str, value: Any) -> Layer:
+    """A layer, or a layer without parameters from a plain function.
+
+    Raises:
+      TypeError: for anything else.
+
+    Example:
+      >>> a_layer("saliency", "net", jnp.tanh)
+      Layer('tanh', kind='function')
+      >>> a_layer("saliency", "net", None)
+      Traceback (most recent call last):
+      ...
+      TypeError: saliency: net must be a layer, such as jn.dense(3), got NoneType
+    """
+    if not isinstance(value, Layer) and not callable(value):
+        raise TypeError(
+            f"{who}: {what} must be a layer, such as jn.dense(3), got {type(value).__name__}"
+        )
+    return as_layer(value)
+
+
+def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> Layer:
+    """The net as a layer; raises for anything else, and for arguments of another kind.
+
+    Whether params and state fit the net is checked where it runs.
+
+    Raises:
+      TypeError: for a net that is no layer or function, params or state that are no dicts, and an x
+        without arrays.
+
+    Example:
+      >>> check_net("saliency", jn.dense(3), [], {}, jnp.ones((2, 3)))
+      Traceback (most recent call last):
+      ...
+      TypeError: saliency: params must be the dict that init returns, got list; write params, ...
+    """
+    net = a_layer(who, "net", net)
+    check_dict("params", (who,), params)
+    check_dict("state", (who,), state)
+    check_input(who, x)
+    return net
+
+
+def check_input(who: str, x: PyTree) -> PyTree:
+    """The shapes and dtypes of an input; raises for anything but arrays, specs and trees of them.
+
+    Raises:
+      TypeError: for another leaf, and for no arrays.
+
+    Example:
+      >>> check_input("summary", np.ones((2, 3)))
+      ShapeDtypeStruct(shape=(2, 3), dtype=float32)
+    """
+    if not jax.tree.leaves(x):
+        raise TypeError(
+            f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, got {x!r:.60}"
+        )
+    return abstract(x, who)
+
+
+def to_device(who: str, what: str, value: Any) -> jax.Array:
+    """A host array as a JAX array: in native byte order, and without integers that wrap.
+
+    Raises:
+      TypeError: for words, objects, dates and masked arrays.
+      ValueError: for integers that the device's dtype cannot hold.
+
+    Example:
+      >>> to_device("fit", "labels", np.array([2**32 + 1]))
+      Traceback (most recent call last):
+      ...
+      ValueError: fit: labels hold 4294967297, which int32 cannot hold; JAX has 32 bits unless ...
+    """
+    if isinstance(value, jax.Array):
+        return value
+    return jnp.asarray(native(who, what, np.asanyarray(value)))
+
+
+def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:
+    kind, words = _DTYPES[dtype]
+    if given == np.bool_ and dtype in ("reals", "booleans or numbers"):
+        return
+    if not jnp.issubdtype(given, kind) or jnp.issubdtype(given, jnp.complexfloating):
+        raise TypeError(f"{who}: {what} must hold {words}, got {given}")
+
+
+def _check_form(who: str, what: str, shape: tuple, form: str, sizes: dict[str, Any]) -> None:
+    """Raises unless a shape fits its form; notes the sizes of named axes."""
+    axes = _AXES.findall(form)
+    free = len(shape) - (len(axes) - 1) if "..." in axes else 0
+    places: list[Any] = list(shape)
+    if "..." in axes and free >= 0:
+        at = axes.index("...")
+        places[at : at + free] = [tuple(shape[at : at + free])]
+    fits = len(places) == len(axes) and free >= 0
+    known = {}
+    for axis, size in zip(axes, places, strict=False):
+        if axis.isdigit():
+            fits &= size == int(axis)
+        elif fits and sizes.setdefault(axis, size) != size:
+            known[axis] = sizes[axis]
+    if fits and not known:
+        return
+    having = ", ".join(f"{axis} = {size}" for axis, size in known.items())
+    hint = ""
+    if not fits and "..." not in axes and len(shape) + 1 == len(axes):
+        hint = ". Is the batch axis missing? For a single example, pass x[None]"
+    raise ValueError(
+        f"{who}: {what} must have shape {form}{f' with {having}' if having else ''}, "
+        f"got {shape}{hint}"
+    )
+
+
+def check_rank(who: str, x: Any, rank: int, form: str = "(batch, ..., features)") -> None:
+    """Raises unless x has at least `rank` axes.
+
+    Args:
+      who: name of the layer.
+      x: array or spec.
+      rank: least number of axes.
+      form: the expected shape in words.
+
+    Example:
+      >>> check_rank("dense", jn.spec((5,)), 2)
+      Traceback (most recent call last):
+      ...
+      ValueError: dense: expected an input of shape (batch, ..., features), got (5,). Is the ...
+    """
+    if len(x.shape) < rank:
+        raise ValueError(
+            f"{who}: expected an input of shape {form}, got {tuple(x.shape)}. "
+            "Is the batch axis missing? For a single example, pass x[None]"
+        )
+
+
+def check_floats(who: str, x: Any) -> None:
+    """Raises for integers where a layer computes with fractions: uint8 200 would become 255.
+
+    Args:
+      who: name of the layer.
+      x: array or spec.
+
+    Example:
+      >>> check_floats("dropout", jn.spec((5, 3), jnp.uint8))
+      Traceback (most recent call last):
+      ...
+      TypeError: dropout: expected an input of floats, got uint8; write x.astype(jnp.float32)
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{who}: expected an input of floats, got {x.dtype}; write x.astype(jnp.float32)"
+        )
+
+
+def check_range(ids: Any, size: int, what: str) -> None:
+    """Raises for known ids outside [0, size); inside `jit` ids are not known.
+
+    Args:
+      ids: integers of any shape.
+      size: number of valid ids.
+      what: the subject of the message.
+
+    Example:
+      >>> check_range(jnp.array([1, 7]), 5, "embedding: ids")
+      Traceback (most recent call last):
+      ...
+      ValueError: embedding: ids must be in [0, 5), got 7
+    """
+    if is_traced(ids):
+        return
+    values = np.asarray(ids)
+    wrong = values[(values < 0) | (values >= size)]
+    if wrong.size:
+        raise ValueError(f"{what} must be in [0, {size}), got {wrong.flat[0]}")
+
+
+def needs_key(key: jax.Array | None, who: str) -> jax.Array:
+    """The key itself; raises for None.
+
+    Args:
+      key: as passed to `apply`.
+      who: name of the layer.
+
+    Example:
+      >>> needs_key(None, "dropout")
+      Traceback (most recent call last):
+      ...
+      ValueError: dropout: needs a key in training. Pass one, as in net.apply(params, state, x, ...
+    """
+    if key is None:
+        raise ValueError(
+            f"{who}: needs a key in training. Pass one, as in "
+            "net.apply(params, state, x, key=jax.random.key(0), train=True)"
+        )
+    return key
 
 
 def check_data(data: PyTree, who: str) -> int:

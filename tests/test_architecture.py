@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
 
 # The parts of the library: each imports only those before it.
 ORDER = [
-    "core", "checks", "look", "progress", "initializers", "ops", "composition", "transforms",
+    "core", "checks", "files", "look", "progress", "initializers", "ops", "composition", "transforms",
     "layers", "detection", "losses", "penalties", "metrics", "decoding", "models", "data",
     "training", "inspect", "interop", "viz", "unsupervised", "__init__",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """A bar where somebody looks: a terminal, or a notebook whose kernel this process is."""
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -40,3 +41,13 @@ def test_a_notebook_is_known_by_its_kernel(monkeypatch):
     assert in_notebook()
     shell(monkeypatch, SimpleNamespace())  # IPython in a terminal
     assert not in_notebook()
+
+
+def test_silent_without_a_standard_error(monkeypatch):
+    """As in a window without a terminal, or a service."""
+    monkeypatch.setattr(sys, "stderr", None)
+    count()
+    closed = open(os.devnull, "w")
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    count()

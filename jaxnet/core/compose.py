@@ -30,9 +30,14 @@ from jaxnet.core.messages import (
     Path,
     PyTree,
     abstract,
+    all_native,
     check_dict,
     check_key,
+    check_name,
+    check_shape,
+    check_train,
     compare,
+    describe,
     located,
 )
 
@@ -88,6 +93,7 @@ class Scope:
     def param(self, name: str, initializer: Callable, shape: tuple[int, ...]) -> jax.Array:
         """A parameter of this layer."""
         self._check_name(name, "m.param(name, initializer, shape)", callable(initializer))
+        check_shape(f"{self._here}: m.param({name!r})", shape)
         needed = {name: jax.ShapeDtypeStruct(tuple(shape), param_dtype(self._x))}
         if name in self._names.values():
             raise ValueError(f"{self._here}: the parameter {name!r} has the name of a child")
@@ -99,7 +105,16 @@ class Scope:
             given = {name: self._params[name]} if name in self._params else {}
             compare(self._path, (needed, {}), (given, {}), self._x)
             return self._params[name]
-        draw = lambda key: (initializer(key, tuple(shape), param_dtype(self._x)), {})  # noqa: E731
+
+        def draw(key):
+            drawn = initializer(key, tuple(shape), needed[name].dtype)
+            if jnp.shape(drawn) != needed[name].shape:
+                raise ValueError(
+                    f"{self._here}: the initializer of {name!r} must return {needed[name].shape}, "
+                    f"got {describe(drawn)}"
+                )
+            return drawn, {}
+
         _, (first, _) = self._plan.setdefault((*self._path, name), (draw, (needed[name], {})))
         compare(self._path, ({name: first}, {}), (needed, {}), self._x)
         return _zeros(needed[name])
@@ -158,7 +173,7 @@ class Scope:
     def _name(self, layer: Layer | Callable) -> str:
         """The child's name here: that of the layer, with a number where it is taken."""
         if id(layer) not in self._names:
-            name = base = as_layer(layer).name
+            name = base = as_layer(layer, self._here).name
             if base in self._own:
                 raise ValueError(f"{self._here}: the child {base!r} has the name of a parameter")
             taken, n = {*self._names.values(), *self._own}, 0
@@ -303,7 +318,8 @@ def compose(
     """
     if isinstance(forward, Layer) or not callable(forward):
         raise TypeError(f"compose: expected a function forward(m, x), got {forward!r:.60}")
-    name = name or function_name(forward)
+    name = function_name(forward) if name is None else name
+    check_name(kind or "compose", name)
     plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
 
     def init(key, x):
@@ -319,8 +335,9 @@ def compose(
     def apply(params, state, x, *, key=None, train=False):
         if key is not None:
             check_key(key, name)
+        check_train(train, name)
         with located((name,), x):
-            return walk(layer, (name,), params, state, x, key, train, ())
+            return walk(layer, (name,), params, state, all_native(x, name), key, train, ())
 
     layer = Layer(init, apply, name, kind or name, forward)
     return layer

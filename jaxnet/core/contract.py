@@ -16,12 +16,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core.messages import PyTree, abstract, check_key, check_pair, compare, located
+from jaxnet.core.messages import (
+    PyTree,
+    a_function,
+    abstract,
+    all_native,
+    check_drawn,
+    check_dtype,
+    check_key,
+    check_name,
+    check_pair,
+    check_shape,
+    check_train,
+    compare,
+    located,
+)
 
 Params = dict[str, Any]
 State = dict[str, Any]
 InitFn = Callable[[jax.Array, PyTree], tuple[Params, State]]  # only shapes and dtypes of x count
 ApplyFn = Callable[..., tuple[PyTree, State]]  # (params, state, x, *, key=None, train=False)
+INIT, APPLY = "(key, x)", "(params, state, x, *, key=None, train=False)"
 
 
 class _Fields(NamedTuple):
@@ -67,8 +82,12 @@ class Layer(_Fields):
     __slots__ = ()
 
     def __new__(cls, init: InitFn, apply: ApplyFn, name: str, kind: str = "", inside: Any = None):
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ValueError(f"a layer's name is a word without '/', got {name!r}")
+        if not isinstance(kind, str):
+            raise TypeError(f"Layer: kind must be a word, got {kind!r:.60}")
+        who = kind or "Layer"
+        check_name(who, name)
+        for what, form, function in (("init", INIT, init), ("apply", APPLY, apply)):
+            a_function(who, what, function, form)
         if inside is None:
             init, apply = _checked(init, apply, name)
         return super().__new__(cls, init, apply, name, kind or name, inside)
@@ -111,14 +130,16 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
         with located((name,), x):
             drawn = init(key, x)
             check_pair(drawn, f"{name}: init must return (params, state)")
+            check_drawn(drawn, name)
             expected[signature(x)] = shapes_of(drawn)
             return drawn
 
     def checked_apply(params, state, x, *, key=None, train=False):
         if key is not None:
             check_key(key, name)
+        check_train(train, name)
         with located((name,), x):
-            shape = abstract(x, name)
+            shape, x = abstract(x, name), all_native(x, name)
             if (memo := signature(shape)) not in expected:
                 jax.eval_shape(lambda key: checked_init(key, shape), key_spec())
             compare((name,), expected[memo], (params, state), shape)
@@ -149,10 +170,15 @@ def spec(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStru
       shape: the whole shape, batch axis first.
       dtype: of the data, float32 by default.
 
+    Raises:
+      TypeError: for anything else.
+
     Example:
       >>> spec((32, 28, 28, 1)).shape
       (32, 28, 28, 1)
     """
+    check_shape("spec: the shape", shape)
+    check_dtype("spec", dtype)
     return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype))
 
 
@@ -167,6 +193,9 @@ def child_key(key: jax.Array, name: str) -> jax.Array:
       >>> bool((jax.random.key_data(a) != jax.random.key_data(b)).any())
       True
     """
+    check_key(key, "child_key")
+    if not isinstance(name, str):
+        raise TypeError(f"child_key: name must be a word, got {name!r:.60}")
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -209,6 +238,8 @@ def stateless(
       >>> params["scale"].shape, state
       ((3,), {})
     """
+    a_function(name, "init", init, "(key, x)")
+    a_function(name, "apply", apply, "(params, x)")
 
     def stateless_init(key, x):
         return init(key, x), {}
@@ -219,8 +250,12 @@ def stateless(
     return Layer(stateless_init, stateless_apply, name, kind)
 
 
-def as_layer(layer: Layer | Callable) -> Layer:
+def as_layer(layer: Layer | Callable, who: str = "as_layer") -> Layer:
     """The layer itself, or a layer without parameters from a plain function.
+
+    Args:
+      layer: a layer or a function of an array.
+      who: named in the error.
 
     Raises:
       TypeError: for anything else, and when applied, for a function that makes layers, such as
@@ -234,7 +269,7 @@ def as_layer(layer: Layer | Callable) -> Layer:
         return layer
     if not callable(layer):
         raise TypeError(
-            f"expected a layer or a function, got {type(layer).__name__}; "
+            f"{who}: expected a layer or a function, got {type(layer).__name__}; "
             "pass several layers one by one, as in serial(a, b, c)"
         )
     name = function_name(layer)

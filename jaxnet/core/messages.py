@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 Path = tuple[str, ...]
@@ -90,14 +91,101 @@ def check_pair(result: Any, rule: str) -> None:
         raise TypeError(f"{rule}, got {type(result).__name__}")
 
 
+def check_drawn(drawn: tuple, who: str) -> None:
+    """Raises unless params and state, as init returned them, are dicts of arrays."""
+    for kind, tree in zip(("params", "state"), drawn, strict=True):
+        if not isinstance(tree, dict):
+            raise TypeError(f"{who}: init must return {kind} as a dict, got {type(tree).__name__}")
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: leaf is None)
+        for path, leaf in leaves:
+            if not hasattr(leaf, "dtype"):
+                raise TypeError(
+                    f"{who}: {kind}/{path_name(path)} must be an array, got {type(leaf).__name__}; "
+                    "is that what its initializer returns?"
+                )
+
+
+def a_function(who: str, what: str, value: Any, form: str) -> None:
+    """Raises unless a value can be called.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: what was passed.
+      form: how it will be called, such as "(outputs, targets)".
+
+    Example:
+      >>> a_function("masked", "loss", 3, "(outputs, targets)")
+      Traceback (most recent call last):
+      ...
+      TypeError: masked: loss must be a function of (outputs, targets), got int
+    """
+    if not callable(value):
+        raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
+
+
 def check_key(key: Any, who: str) -> None:
     """Raises unless this is a single random key."""
-    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = hasattr(key, "dtype") and key.dtype == jnp.uint32 and len(key.shape) == 1
-    if raw or (typed and key.shape == ()):
+    array = isinstance(key, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+    typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = array and key.dtype == jnp.uint32 and len(key.shape) == 1
+    if typed and key.shape == ():
         return
-    got = f"keys of shape {key.shape}; use jax.vmap over them" if typed else type(key).__name__
+    if raw and key.shape == jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape:
+        return
+    got = type(key).__name__
+    if array:
+        got = f"an array {key.shape} {key.dtype}"
+    if typed:
+        got = f"keys of shape {key.shape}; use jax.vmap over them"
     raise TypeError(f"{who}: expected a single key, such as jax.random.key(0), got {got}")
+
+
+def check_name(who: str, name: Any) -> None:
+    """Raises unless this can be the name of an entry of params."""
+    if not isinstance(name, str):
+        raise TypeError(f"{who}: name must be a word without '/', got {name!r:.60}")
+    if not name or "/" in name:
+        raise ValueError(f"{who}: name must be a word without '/', got {name!r:.60}")
+
+
+def check_shape(what: str, shape: Any) -> None:
+    """Raises unless this is a shape: sizes of at least 0."""
+    whole = isinstance(shape, tuple | list) and all(map(_is_size, shape))
+    if not whole:
+        raise TypeError(f"{what} must be a tuple of integers, got {shape!r:.60}")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{what} must be a tuple of integers of at least 0, got {shape!r:.60}")
+
+
+def _is_size(size: Any) -> bool:
+    if isinstance(size, bool | np.ndarray):
+        return False
+    return hasattr(size, "__index__") or hasattr(size, "__jax_array__")  # the latter is symbolic
+
+
+def check_dtype(who: str, dtype: Any) -> None:
+    """Raises unless JAX has this dtype."""
+    try:
+        known = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+    except TypeError:
+        known = np.dtype(object)
+    if dtype is None or not _has_numbers(known):
+        raise TypeError(f"{who}: dtype must be one of JAX, such as jnp.float32, got {dtype!r:.60}")
+
+
+def _has_numbers(dtype: Any) -> bool:
+    """Whether arrays of this dtype can hold the input of a layer: numbers, booleans or keys."""
+    if any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, jax.dtypes.extended)):
+        return True
+    widest = 16 if jnp.issubdtype(dtype, np.complexfloating) else 8  # JAX has no long doubles
+    return jnp.issubdtype(dtype, np.number) and dtype.itemsize <= widest
+
+
+def check_train(train: Any, who: str) -> None:
+    """Raises unless the mode is a boolean."""
+    if not isinstance(train, bool | np.bool_):
+        raise TypeError(f"{who}: train must be True or False, got {train!r:.60}")
 
 
 def abstract(x: PyTree, who: str) -> PyTree:
@@ -113,11 +201,57 @@ def abstract(x: PyTree, who: str) -> PyTree:
             raise TypeError(
                 f"{who}: the input must be a JAX or NumPy array, got a torch.Tensor; pass x.numpy()"
             )
+        check_numbers(who, "the input", value)
         if jnp.issubdtype(value.dtype, jax.dtypes.extended):
             return jax.ShapeDtypeStruct(value.shape, value.dtype)
-        return jax.ShapeDtypeStruct(value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
+        dtype = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
+        return jax.ShapeDtypeStruct(value.shape, dtype)
 
     return jax.tree.map(leaf, x)
+
+
+def check_numbers(who: str, what: str, value: Any) -> None:
+    """Raises unless an array or spec holds numbers, booleans or keys, all of which count."""
+    if not _has_numbers(value.dtype):
+        raise TypeError(
+            f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; for labels "
+            "that are words, write names, labels = np.unique(words, return_inverse=True)"
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{who}: {what} must be a plain array, got a masked one, whose mask would be lost; "
+            "pass x.data, and x.mask beside it"
+        )
+
+
+def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
+    """A host array in the byte order that JAX takes for granted, and without integers that wrap.
+
+    Raises:
+      TypeError: for no numbers, and masked arrays.
+      ValueError: for integers that the device's dtype cannot hold.
+    """
+    check_numbers(who, what, value)
+    if not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
+    kept = jax.dtypes.canonicalize_dtype(value.dtype)
+    if kept != value.dtype and value.dtype.kind in "iu" and value.size:
+        bounds = np.iinfo(kept)
+        for extreme in (value.max(), value.min()):
+            if not bounds.min <= extreme <= bounds.max:
+                raise ValueError(
+                    f"{who}: {what} hold {extreme}, which {kept} cannot hold; JAX has 32 bits "
+                    "unless jax.enable_x64 is set"
+                )
+    return value
+
+
+def all_native(x: PyTree, who: str) -> PyTree:
+    """The same tree with its host arrays as `native` gives them."""
+    if not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(x)):
+        return x
+    each = lambda a: native(who, "the input", a) if isinstance(a, np.ndarray) else a  # noqa: E731
+    return jax.tree.map(each, x)
 
 
 def describe(x: PyTree) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.checks import at_least, check_data
-from jaxnet.core import PyTree
+from jaxnet.checks import at_least, check_data, check_options, within
+from jaxnet.core import PyTree, describe
 
 
 def split(
@@ -30,6 +30,7 @@ def split(
       (rest, held out), each with the structure and the order of `data`.
 
     Raises:
+      TypeError: for a share or seed that is no number.
       ValueError: for a share outside (0, 1), or one that leaves a part empty; for arrays of
         different lengths, without examples, or with NaN or Inf.
 
@@ -40,12 +41,12 @@ def split(
       ((4, 2), array([0, 1]))
     """
     n = check_data(data, "split")
-    if not 0 < share < 1:
-        raise ValueError(f"split: share is the part to hold out, in (0, 1), got {share}")
-    labels = np.zeros(n, int) if labels is None else np.asarray(labels)
-    if labels.shape != (n,):
+    within("split", "share", share, "(0, 1)", "the part to hold out")
+    at_least("split", "seed", seed, 0)
+    labels = np.zeros(n, int) if labels is None else labels
+    if np.shape(labels) != (n,) or (labels := np.asarray(labels)).dtype.kind not in "biufSU":
         raise ValueError(
-            f"split: labels must hold one class per example, ({n},), got {labels.shape}"
+            f"split: labels must hold one class per example, ({n},), got {describe(labels):.60}"
         )
     draw = np.random.default_rng(seed)
     held = np.zeros(n, bool)
@@ -75,6 +76,7 @@ def batches(
       drop_last: whether to omit a smaller last batch.
 
     Raises:
+      TypeError: for a batch size or seed that is no integer.
       ValueError: for a batch size below 1, or above the number of examples with `drop_last`; for
         arrays of different lengths, without examples, or with NaN or Inf.
 
@@ -92,6 +94,9 @@ def batches(
     """
     n = check_data(data, "batches")
     at_least("batches", "batch_size", batch_size)
+    check_options("batches", drop_last=drop_last)
+    if seed is not None:
+        at_least("batches", "seed", seed, 0)
     if drop_last and batch_size > n:
         raise ValueError(
             f"batches: {n} examples give no full batch of {batch_size}; "

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import a_function, as_array, at_least, check_range, within
+from jaxnet.core.messages import check_key
 
 Augmentation = Callable[[jax.Array, Any], Any]
 
@@ -28,7 +29,7 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
       A function `(key, (inputs, targets)) -> (inputs, targets)`, for `jn.augmented`.
 
     Raises:
-      TypeError: for a batch that is not a pair.
+      TypeError: for anything but a function, and for a batch that is not a pair.
 
     Example:
       >>> augment = on_inputs(random_shift(2))
@@ -36,6 +37,8 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
       >>> images.shape, labels.tolist()
       ((3, 8, 7, 1), [0, 1, 2])
     """
+
+    a_function("on_inputs", "augmentation", augmentation, "(key, inputs)")
 
     def augment(key, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
@@ -61,7 +64,9 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
       (batch, height, width) integers.
 
     Raises:
-      TypeError: for a batch that is not a pair.
+      TypeError: for anything but a function, for a batch that is not a pair, and for masks that are
+        not integers.
+      ValueError: for a void that the dtype of the masks cannot hold.
 
     Example:
       >>> small = on_masks(lambda key, x: jn.data.warp(x, jnp.eye(2)[None] / 3), void=11)
@@ -70,12 +75,22 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
       [[11, 11, 11, 11], [11, 7, 7, 11], [11, 11, 11, 11]]
     """
 
+    a_function("on_masks", "augmentation", augmentation, "(key, x)")
+    within("on_masks", "void", void, "(-inf, inf)")
+
     def augment(key, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise TypeError(
                 f"on_masks: expected a batch (images, masks), got {type(batch).__name__}"
             )
         x, mask = batch
+        mask = as_array("on_masks", "masks", mask, "(batch, height, width)", "integers")
+        bounds = jnp.iinfo(mask.dtype)
+        if not bounds.min <= void <= bounds.max:
+            raise ValueError(
+                f"on_masks: void must be in {bounds.min}..{bounds.max} for masks of {mask.dtype}, "
+                f"got {void}"
+            )
         moved = augmentation(key, {"image": x, "mask": mask - void})  # padded with 0
         return moved["image"], moved["mask"] + void
 
@@ -86,13 +101,14 @@ def random_shift(pixels: int) -> Augmentation:
     """Shifts each image by up to `pixels` along each axis, padding with zeros.
 
     Args:
-      pixels: the largest shift along each axis, at least 1; shifts are drawn uniformly.
+      pixels: the largest shift along each axis, at least 1 and at most the larger side of the
+        images; shifts are drawn uniformly.
 
     Returns:
       A function `(key, images (batch, height, width, channels)) -> images`.
 
     Raises:
-      ValueError: for `pixels` below 1, or an input of another rank.
+      TypeError, ValueError: for `pixels` below 1, or an input of another rank.
 
     Example:
       >>> image = jnp.zeros((1, 5, 7, 1)).at[0, 2, 3, 0].set(1.0)
@@ -103,9 +119,11 @@ def random_shift(pixels: int) -> Augmentation:
     at_least("random_shift", "pixels", pixels)
 
     def augment(key, x):
-        if x.ndim != 4:
+        x = _images("random_shift", key, x)
+        if pixels > max(x.shape[1:3]):
             raise ValueError(
-                f"random_shift: expected (batch, height, width, channels), got {x.shape}"
+                f"random_shift: pixels must be at most {max(x.shape[1:3])}, the larger side of the "
+                f"images, got {pixels}"
             )
         room = jnp.pad(x, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
         corners = jax.random.randint(key, (x.shape[0], 2), 0, 2 * pixels + 1)
@@ -124,11 +142,17 @@ def chain(*augmentations: Augmentation) -> Augmentation:
     Args:
       augmentations: in the order of their application.
 
+    Raises:
+      TypeError: for anything but functions.
+
     Example:
       >>> augment = chain(random_shift(1), cutout(2))
       >>> augment(jax.random.key(0), jnp.ones((3, 8, 7, 1))).shape
       (3, 8, 7, 1)
     """
+
+    for i, augmentation in enumerate(augmentations):
+        a_function("chain", f"augmentation {i}", augmentation, "(key, x)")
 
     def augment(key, x):
         for i, augmentation in enumerate(augmentations):
@@ -151,6 +175,7 @@ def color_jitter(
       brightness, contrast, saturation: strengths in [0, 1]; saturation needs three channels.
 
     Raises:
+      TypeError: for an input of integers.
       ValueError: for a strength out of range, or an input of another shape.
 
     Example:
@@ -160,14 +185,14 @@ def color_jitter(
     """
     strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
     for name, strength in strengths.items():
-        if not 0 <= strength <= 1:
-            raise ValueError(f"color_jitter: {name} must be in [0, 1], got {strength}")
+        within("color_jitter", name, strength, "[0, 1]")
 
     def augment(key, x):
-        if x.ndim != 4 or (saturation and x.shape[-1] != 3):
+        x = _images("color_jitter", key, x, "floats")
+        if saturation and x.shape[-1] != 3:
             raise ValueError(
-                "color_jitter: expected (batch, height, width, channels), with 3 channels for "
-                f"saturation, got {x.shape}"
+                "color_jitter: expected images (batch, height, width, channels), with 3 channels "
+                f"for saturation, got {x.shape}"
             )
         n = x.shape[0]
         strong = jnp.array(list(strengths.values()))[:, None]
@@ -189,11 +214,11 @@ def cutout(size: int) -> Augmentation:
     """Sets a random square of each image to 0.
 
     Args:
-      size: side of the square in pixels, at least 1. Its centre is anywhere in the image, so near
-        the border a part of it is outside.
+      size: side of the square in pixels, at least 1 and at most the larger side of the images. Its
+        centre is anywhere in the image, so near the border a part of it is outside.
 
     Raises:
-      ValueError: for a size below 1, or an input of another rank.
+      TypeError, ValueError: for a size below 1, or an input of another rank.
 
     Example:
       >>> y = cutout(3)(jax.random.key(0), jnp.ones((2, 8, 7, 1)))
@@ -206,8 +231,12 @@ def cutout(size: int) -> Augmentation:
     at_least("cutout", "size", size)
 
     def augment(key, x):
-        if x.ndim != 4:
-            raise ValueError(f"cutout: expected (batch, height, width, channels), got {x.shape}")
+        x = _images("cutout", key, x)
+        if size > max(x.shape[1:3]):
+            raise ValueError(
+                f"cutout: size must be at most {max(x.shape[1:3])}, the larger side of the images, "
+                f"got {size}"
+            )
         n, height, width = x.shape[:3]
         middle = jax.random.randint(key, (n, 2), 0, jnp.array([height, width]))
         first = middle - size // 2
@@ -234,7 +263,8 @@ def mixup(alpha: float, classes: int) -> Augmentation:
       classes: number of classes, at least 1.
 
     Raises:
-      ValueError: for an alpha or classes out of range.
+      TypeError: for inputs that are not floats, and labels that are not integers.
+      ValueError: for an alpha or classes out of range, and for known labels outside [0, classes).
 
     Example:
       >>> x, y = jnp.eye(4), jnp.array([0, 1, 2, 2])
@@ -244,15 +274,19 @@ def mixup(alpha: float, classes: int) -> Augmentation:
 
     Reference: Zhang et al. 2017, "mixup: Beyond Empirical Risk Minimization".
     """
-    if not alpha > 0 or classes < 1:
-        raise ValueError(
-            f"mixup: alpha must be positive and classes at least 1, got {alpha}, {classes}"
-        )
+    within("mixup", "alpha", alpha, "(0, inf)")
+    at_least("mixup", "classes", classes)
+    shape = float(alpha)
 
     def augment(key, batch):
-        x, labels = batch
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise TypeError(f"mixup: expected a batch (inputs, labels), got {type(batch).__name__}")
+        x = as_array("mixup", "inputs", batch[0], "(batch, ...)", "floats")
+        labels = as_array("mixup", "labels", batch[1], "(batch,)", "integers", {"batch": len(x)})
+        check_range(labels, classes, "mixup: labels")
+        check_key(key, "mixup")
         share_key, order_key = jax.random.split(key)
-        share = jax.random.beta(share_key, alpha, alpha, (len(labels),)).astype(x.dtype)
+        share = jax.random.beta(share_key, shape, shape, (len(labels),)).astype(x.dtype)
         order = jax.random.permutation(order_key, len(labels))
         targets = jax.nn.one_hot(labels, classes, dtype=x.dtype)
 
@@ -263,3 +297,9 @@ def mixup(alpha: float, classes: int) -> Augmentation:
         return blend(x), blend(targets)
 
     return augment
+
+
+def _images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
+    """The images as an array; the key is checked too."""
+    check_key(key, who)
+    return as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)

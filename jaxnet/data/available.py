@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from jaxnet.checks import a_function
+
 
 def first_available(*loaders: Callable[[], Any]) -> Any:
     """Falls back to the first available dataset; prints a line for each unavailable one.
@@ -17,6 +19,7 @@ def first_available(*loaders: Callable[[], Any]) -> Any:
       The result of the first loader that does not raise ImportError or OSError.
 
     Raises:
+      TypeError: for a loader that is no function.
       ValueError: for no loader.
       ImportError, OSError: of the last loader, where no dataset is available.
 
@@ -30,6 +33,8 @@ def first_available(*loaders: Callable[[], Any]) -> Any:
     """
     if not loaders:
         raise ValueError("first_available: expected at least one loader, such as jn.data.digits")
+    for i, loader in enumerate(loaders):
+        a_function("first_available", f"loader {i}", loader, "()")
     for loader in loaders[:-1]:
         try:
             return loader()

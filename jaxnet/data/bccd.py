@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnet.checks import at_least
 from jaxnet.data import tfds
 from jaxnet.data.extras import extra
 
@@ -45,6 +46,10 @@ def bccd(
 
     Source: Shenggan 2017, "BCCD Dataset", github.com/Shenggan/BCCD_Dataset (MIT licence).
     """
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise TypeError(f"bccd: size must be (height, width), got {size!r:.60}")
+    for name, side in zip(("height", "width"), size, strict=True):
+        at_least("bccd", name, side)
     parts = []
     for split in ("train", "validation", "test"):  # one by one, to limit memory
         data = tfds.load("bccd", split, data_dir=data_dir, download=download)

@@ -1,15 +1,18 @@
 """Images of your own, in one folder per class."""
 
 import operator
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnet.data.extras import extra
+from jaxnet.files import file_path, readable
 from jaxnet.progress import progress_bar
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]  # Pillow's; PGM is read as PPM
 CHANNELS = {1: "L", 3: "RGB"}  # number of channels -> Pillow's name
 
 
@@ -45,8 +48,8 @@ def image_folder(
 
     Raises:
       ImportError: without Pillow.
-      ValueError: for a missing folder, no class folders, or a class without images; and as
-        `read_image`.
+      ValueError: for a missing folder, no class folders, or a class without images.
+      OSError, TypeError, ValueError: as `read_image`.
 
     Example:
       >>> import tempfile
@@ -59,7 +62,7 @@ def image_folder(
       >>> images.shape, labels.tolist(), classes, files[0].name
       ((2, 8, 8, 3), [0, 1], ['grass', 'sky'], '1.png')
     """
-    root = Path(folder).expanduser()
+    root = file_path("image_folder", folder, "folder")
     if not root.is_dir():
         raise ValueError(f"image_folder: no folder {root}")
     classes = sorted(path.name for path in root.iterdir() if path.is_dir() and _shown(path, root))
@@ -94,7 +97,8 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
     ratio of `size`, and resized; transparent pixels become white.
 
     Args:
-      file: of any format that Pillow reads, with 8 bits per channel.
+      file: a BMP, GIF (its first image), JPEG, PNG, PGM, PPM, TIFF or WebP with 8 bits per channel;
+        "~" is the home folder.
       size: (height, width) in pixels, or one number for both.
       channels: 3 for red, green and blue; 1 for greyscale.
 
@@ -103,8 +107,10 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
 
     Raises:
       ImportError: without Pillow.
+      FileNotFoundError, IsADirectoryError: where there is no such file.
+      OSError: where it cannot be read.
       ValueError: for sizes below 1, other channels, and a file that is not an image, is truncated,
-        or has more than 8 bits per channel; the message names the file.
+        has more than 8 bits per channel, or far too many pixels; the message names the file.
 
     Example:
       >>> import tempfile
@@ -116,38 +122,56 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
     """
     height, width, channels = _shape(size, channels)
     pil, ops = (extra(f"PIL.{name}", "Pillow", "read_image") for name in ("Image", "ImageOps"))
+    file = readable("read_image", file, "file")
     try:
-        with pil.open(file) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise ValueError(
-                    f"read_image: {file} has more than 8 bits per channel (mode {opened.mode}); "
-                    "save it with 8, or read it with PIL.Image.open and scale it to [0, 1]"
-                )
+        with pil.open(file, formats=FORMATS) as opened:  # other formats may run programs
+            deep = _deep(opened)
             image = ops.exif_transpose(opened)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
             image = ops.fit(image.convert(CHANNELS[channels]), (width, height))
-    except OSError as error:
-        raise ValueError(f"read_image: {file} cannot be read as an image ({error})") from error
+    except Exception as error:  # Pillow raises many kinds for a broken file
+        raise ValueError(
+            f"read_image: {file} cannot be read as an image of the formats {', '.join(FORMATS)} "
+            f"({error})"
+        ) from error
+    if deep:
+        raise ValueError(
+            f"read_image: {file} has more than 8 bits per channel (mode {deep}); "
+            "save it with 8, or read it with PIL.Image.open and scale it to [0, 1]"
+        )
     pixels = np.asarray(image, np.float32) / 255
     return pixels.reshape(height, width, channels)  # Pillow drops a single channel
 
 
+def _deep(opened: Any) -> str:
+    """Pillow's name for pixels of more than 8 bits per channel, which it would cut; else ""."""
+    if opened.mode.startswith(("I", "F")):
+        return opened.mode
+    for tile in opened.tile:
+        args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        for arg in args:
+            wide = isinstance(arg, str) and re.search(r";(16|32|64)[A-Z]", arg)
+            if wide or (tile[0] == "ppm" and isinstance(arg, int) and arg > 255):
+                return str(arg)
+    return ""
+
+
 def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
     """(height, width, channels) of an image, checked."""
-    both: Any = (size, size) if np.ndim(size) == 0 else size
+    both: Any = size if isinstance(size, tuple | list) else (size, size)
     try:
         height, width = map(operator.index, both)
     except (TypeError, ValueError):
         height = width = 0
-    if height < 1 or width < 1:
+    if height < 1 or width < 1 or any(isinstance(side, bool) for side in both):
         raise ValueError(
             "read_image: size must be integers of at least 1, (height, width) or one for both, "
             f"got {size!r}"
         )
-    if channels not in CHANNELS:
-        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (greyscale), got {channels}")
+    if type(channels) is not int or channels not in CHANNELS:
+        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (greyscale), got {channels!r}")
     return height, width, channels
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxnet.checks import at_least, on_host
+
 
 def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.ndarray:
     """Square patches of images, drawn uniformly over all positions of all images.
@@ -19,6 +21,7 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
       (count, size, size) or (count, size, size, channels), with the images' dtype.
 
     Raises:
+      TypeError: for anything but a list of images, and options that are no integers.
       ValueError: for no images, images of different numbers of channels, or a size out of range.
 
     Example:
@@ -26,7 +29,14 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
       >>> patches(photos, 8, 5).shape
       (5, 8, 8, 3)
     """
-    images = [np.asarray(image) for image in images]
+    if not hasattr(images, "__len__") or isinstance(images, str | bytes | dict | set) or (
+        getattr(images, "shape", None) == ()
+    ):  # fmt: skip
+        raise TypeError(f"patches: images must be a list of images, got {type(images).__name__}")
+    images = [
+        on_host("patches", f"image {i}", image, dtype="booleans or numbers")
+        for i, image in enumerate(images)
+    ]
     if not images or any(image.ndim not in (2, 3) for image in images):
         raise ValueError(
             "patches: expected images (height, width) or (height, width, channels), at least one, "
@@ -38,10 +48,11 @@ def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.nda
             f"{sorted({image.shape[2:] for image in images})}"
         )
     smallest = min(min(image.shape[:2]) for image in images)
-    if not 1 <= size <= smallest:
+    at_least("patches", "size", size)
+    at_least("patches", "count", count)
+    at_least("patches", "seed", seed, 0)
+    if size > smallest:
         raise ValueError(f"patches: size must be 1 to {smallest}, the smallest side, got {size}")
-    if count < 1:
-        raise ValueError(f"patches: count must be at least 1, got {count}")
     draw = np.random.default_rng(seed)
     rooms = np.array([[side - size + 1 for side in image.shape[:2]] for image in images])
     places = rooms.prod(1)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnet.checks import at_least
 from jaxnet.data.bccd import pad_boxes
 from jaxnet.data.digits import Pair, digits
 
@@ -45,7 +46,7 @@ def digit_scenes(
     Args:
       train, test: numbers of scenes.
       classes: number of classes, 1 to 10: the digits 0 to classes - 1.
-      most: the largest number of digits per scene; fewer where there is no space.
+      most: the largest number of digits per scene, 1 to 100; fewer where there is no space.
       size: height and width of a scene, at least 24 each.
       seed: of the random draw.
 
@@ -53,6 +54,7 @@ def digit_scenes(
       (train, test), each `Scenes`.
 
     Raises:
+      TypeError: for options that are no integers.
       ValueError: for options out of range.
       ImportError: without scikit-learn.
 
@@ -61,11 +63,18 @@ def digit_scenes(
       >>> train.images.shape, test.masks.shape, train.boxes["boxes"].shape
       ((7, 30, 40, 3), (5, 30, 40), (7, 3, 4))
     """
-    if not 1 <= classes <= 10 or min(train, test, most) < 1 or min(size) < MOST:
-        raise ValueError(
-            "digit_scenes: expected train, test and most of at least 1, classes of 1 to 10 and "
-            f"sides of at least {MOST}, got {train}, {test}, {most}, {classes} and {size}"
-        )
+    counts = {"train": train, "test": test, "classes": classes, "most": most}
+    for name, count in counts.items():
+        at_least("digit_scenes", name, count)
+    at_least("digit_scenes", "seed", seed, 0)
+    if most > 100:
+        raise ValueError(f"digit_scenes: most must be 1 to 100, got {most}")
+    if classes > 10:
+        raise ValueError(f"digit_scenes: classes must be 1 to 10, got {classes}")
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise TypeError(f"digit_scenes: size must be (height, width), got {size!r:.60}")
+    for name, side in zip(("height", "width"), size, strict=True):
+        at_least("digit_scenes", name, side, MOST)
     rng = np.random.default_rng(seed)
     first, second = digits()
     return (

@@ -4,13 +4,14 @@ A sequence is an array with its steps along the first axis: ids of a text (lengt
 sound (length, features).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_options, on_host
 from jaxnet.core import PyTree
 
 
@@ -27,33 +28,79 @@ def pad(
       value: of the padding.
 
     Returns:
-      x (n, length, ...) with the dtype of the first sequence, and lengths (n,) int32.
+      x (n, length, ...) with a dtype that holds all sequences, and lengths (n,) int32.
 
     Raises:
-      ValueError: for no sequences, one longer than `length`, or further axes that differ.
+      TypeError: for anything but arrays or lists of numbers, and dtypes that no dtype holds.
+      ValueError: for no sequences, one longer than `length`, further axes that differ, or a value
+        that does not fit the dtype of the sequences.
 
     Example:
       >>> tokens, lengths = pad([[5, 6, 7], [8], [9, 4]])
       >>> tokens.tolist(), lengths.tolist()
       ([[5, 6, 7], [8, 0, 0], [9, 4, 0]], [3, 1, 2])
     """
-    arrays = [np.asarray(sequence) for sequence in sequences]
-    if not arrays:
-        raise ValueError("pad: expected at least one sequence, got none")
-    shapes = {array.shape[1:] for array in arrays}
-    if any(array.ndim == 0 for array in arrays) or len(shapes) > 1:
-        raise ValueError(
-            "pad: sequences must have their steps along the first axis and the same further axes, "
-            f"got shapes such as {' and '.join(map(str, [a.shape for a in arrays][:3]))}"
-        )
-    lengths = np.array([len(array) for array in arrays], np.int32)
-    longest = max(1, int(lengths.max()))
-    if length is not None and longest > length:
-        raise ValueError(f"pad: a sequence has {longest} steps, more than length={length}")
-    out = np.full((len(arrays), length or longest, *shapes.pop()), value, arrays[0].dtype)
+    arrays = _sequences("pad", sequences)
+    _check_value("pad", value, arrays[0].dtype)
+    longest = max(1, *map(len, arrays))
+    if length is not None:
+        at_least("pad", "length", length)
+        if longest > length:
+            raise ValueError(f"pad: a sequence has {longest} steps, more than length={length}")
+    return _padded(arrays, length or longest, value)
+
+
+def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarray, np.ndarray]:
+    out = np.full((len(arrays), length, *arrays[0].shape[1:]), value, arrays[0].dtype)
     for row, array in zip(out, arrays, strict=True):
         row[: len(array)] = array
-    return out, lengths
+    return out, np.array([len(array) for array in arrays], np.int32)
+
+
+def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
+    """Sequences as arrays of one dtype, which holds the values of all."""
+    none = isinstance(sequences, str | Mapping) or getattr(sequences, "shape", None) == ()
+    if none or not isinstance(sequences, Iterable):
+        raise TypeError(
+            f"{who}: sequences must be a list of sequences, got {type(sequences).__name__}"
+        )
+    numbers = "booleans or numbers"
+    arrays = [on_host(who, f"sequence {i}", s, dtype=numbers) for i, s in enumerate(sequences)]
+    if not arrays:
+        raise ValueError(f"{who}: expected at least one sequence, got none")
+    if any(array.ndim == 0 for array in arrays) or len({array.shape[1:] for array in arrays}) > 1:
+        raise ValueError(
+            f"{who}: sequences must have their steps along the first axis and the same further "
+            f"axes, got shapes such as {' and '.join(map(str, [a.shape for a in arrays][:3]))}"
+        )
+    # An empty list is no reason for another dtype.
+    given = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
+    common = np.result_type(*given)
+    for array in arrays:
+        if array.dtype.kind in "iu" and common.kind not in "iu" and (
+            array.astype(common).astype(array.dtype) != array
+        ).any():  # fmt: skip
+            raise TypeError(
+                f"{who}: the sequences hold {' and '.join(sorted(map(str, given)))}, which no "
+                "dtype holds without loss; write np.asarray(sequence, dtype) for each"
+            )
+    return [array.astype(common, copy=False) for array in arrays]
+
+
+def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
+    """Raises for padding that the sequences' dtype would change: 0.5 into 0, 300 into 44."""
+    array = isinstance(value, np.generic | np.ndarray | jax.Array)
+    kind = value.dtype if array else type(value)
+    real = any(jnp.issubdtype(kind, real) for real in (np.bool_, jnp.integer, jnp.floating))
+    if np.ndim(value) or not (kind in (bool, int, float) or real):
+        raise TypeError(f"{who}: value must be a number, got {value!r:.60}")
+    given = np.asarray(value)
+    with np.errstate(all="ignore"):
+        cast = given.astype(dtype)
+    whole = dtype.kind in "biu"  # floats are rounded, but not to infinity
+    same = cast == given if whole else np.isfinite(cast.astype(float)) == np.isfinite(given)
+    if not same.all():
+        raise ValueError(f"{who}: value must fit the sequences of {dtype}, got {value}")
 
 
 def bucketed(
@@ -85,8 +132,8 @@ def bucketed(
       seed: of the order; None gives the same order at each pass, from short to long.
 
     Raises:
-      ValueError: for no examples, parts of different lengths, bounds that do not increase, and,
-        without `drop_longer`, sequences longer than the last bound.
+      TypeError, ValueError: as `pad`; for no examples, parts of different lengths, bounds that do
+        not increase, and, without `drop_longer`, sequences longer than the last bound.
 
     Example:
       >>> german = [[4, 5], [4, 5, 6, 7, 8], [9], [6, 6, 6, 6]]
@@ -100,6 +147,9 @@ def bucketed(
       (2, 5) (2, 4) [4, 5]
     """
     at_least("bucketed", "batch_size", batch_size)
+    check_options("bucketed", drop_longer=drop_longer)
+    if seed is not None:
+        at_least("bucketed", "seed", seed, 0)
     return Bucketed(data, batch_size, bounds, drop_longer, value, seed)
 
 
@@ -129,15 +179,21 @@ class Bucketed:
         else:
             parts, self._tree = jax.tree.flatten(data, is_leaf=lambda d: isinstance(d, list))
         listed = [isinstance(part, list) for part in parts]
-        counts = {len(part) for part in parts}
-        if not any(listed) or counts == {0} or len(counts) > 1:
-            kinds = ", ".join(f"{type(part).__name__} of {len(part)}" for part in parts)
+        counts = {len(part) if isinstance(part, list) or np.ndim(part) else -1 for part in parts}
+        if not any(listed) or counts & {0, -1} or len(counts) > 1:
+            sizes = [len(part) if isinstance(part, list) else np.shape(part) for part in parts]
+            kinds = ", ".join(
+                f"{type(part).__name__} of {size}" for part, size in zip(parts, sizes, strict=True)
+            )
             raise ValueError(
                 "bucketed: data must be lists of sequences, and arrays with the same number of "
                 f"rows, got {kinds or 'nothing'}"
             )
-        self._parts = [[np.asarray(s) for s in p] if of else p
+        self._parts = [_sequences("bucketed", p) if of else np.asarray(p)
                        for p, of in zip(parts, listed, strict=True)]  # fmt: skip
+        for part, of in zip(self._parts, listed, strict=True):
+            if of:
+                _check_value("bucketed", value, part[0].dtype)
         self._listed, self._batch_size, self._value = listed, batch_size, value
         lengths = np.array(
             [[len(s) for s in p] for p, of in zip(self._parts, listed, strict=True) if of]
@@ -194,9 +250,9 @@ class Bucketed:
     def _batch(self, bucket: int, rows: np.ndarray) -> PyTree:
         lengths = iter(self.bounds[bucket])
         out = [
-            pad([part[row] for row in rows], length=next(lengths), value=self._value)
+            _padded([part[row] for row in rows], next(lengths), self._value)
             if listed
-            else np.asarray(part)[rows]
+            else part[rows]
             for part, listed in zip(self._parts, self._listed, strict=True)
         ]
         return out[0] if self._tree is None else self._tree.unflatten(out)
@@ -204,16 +260,16 @@ class Bucketed:
 
 def _bounds(given: Any, lengths: np.ndarray) -> list[tuple[int, ...]]:
     """One length per bucket and list of sequences, from a number of buckets or as given."""
-    if isinstance(given, int | np.integer):
-        if given < 1:
-            raise ValueError(f"bucketed: expected at least one bucket, got bounds={given}")
+    if not isinstance(given, list | tuple):
+        at_least("bucketed", "bounds", given)
         shares = np.arange(1, given + 1) / given
         found = np.quantile(lengths, shares, axis=0, method="inverted_cdf")
         # Equal rows are one bucket.
         return sorted({tuple(max(1, int(n)) for n in row) for row in found})
     kinds = lengths.shape[1]
-    bounds = [(b,) * kinds if isinstance(b, int | np.integer) else tuple(b) for b in given]
-    fit = bounds and all(len(b) == kinds and min(b) >= 1 for b in bounds)
+    bounds = [tuple(b) if isinstance(b, list | tuple) else (b,) * kinds for b in given]
+    whole = all(isinstance(n, int | np.integer) for bound in bounds for n in bound)
+    fit = bounds and whole and all(len(b) == kinds and min(b) >= 1 for b in bounds)
     rising = all(
         a != b and all(m <= n for m, n in zip(a, b, strict=True))
         for a, b in zip(bounds, bounds[1:], strict=False)
@@ -258,6 +314,7 @@ def windows(tokens: Any, streams: int, steps: int) -> Windows:
       steps: per window.
 
     Raises:
+      TypeError: for anything but numbers.
       ValueError: for a sequence that is too short or not one-dimensional.
 
     Example:
@@ -271,10 +328,11 @@ def windows(tokens: Any, streams: int, steps: int) -> Windows:
     """
     tokens = _long(tokens, "windows")
     pairs = len(tokens) - 1
-    if not 1 <= streams <= pairs or steps < 1:
+    at_least("windows", "streams", streams)
+    at_least("windows", "steps", steps)
+    if streams > pairs:
         raise ValueError(
-            f"windows: streams must be in [1, {pairs}] for {pairs + 1} tokens and steps at least "
-            f"1, got {streams} and {steps}"
+            f"windows: streams must be in [1, {pairs}] for {pairs + 1} tokens, got {streams}"
         )
     begin = np.arange(streams + 1)[:, None] * pairs // streams  # lengths differ by at most 1
     rows = -(-int(np.diff(begin, axis=0).max()) // steps)
@@ -302,6 +360,7 @@ def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
       fresh: distance between windows in tokens, in [1, steps].
 
     Raises:
+      TypeError: for anything but numbers.
       ValueError: for fewer than two tokens, or fresh out of range.
 
     Example:
@@ -312,6 +371,8 @@ def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
       [[11, 12, 13, 14], [0, 0, 15, 16], [0, 0, 17, 18], [0, 0, 0, 19]]
     """
     tokens = _long(tokens, "overlapping")
+    at_least("overlapping", "steps", steps)
+    at_least("overlapping", "fresh", fresh)
     if not 1 <= fresh <= steps:
         raise ValueError(f"overlapping: fresh must be in [1, {steps}], got {fresh}")
     pairs = len(tokens) - 1
@@ -325,7 +386,7 @@ def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
 
 
 def _long(tokens: Any, who: str) -> np.ndarray:
-    tokens = np.asarray(tokens)
+    tokens = on_host(who, "tokens", tokens, dtype="numbers")
     if tokens.ndim != 1 or len(tokens) < 2:
         raise ValueError(
             f"{who}: expected one sequence of at least two tokens, (length,), got {tokens.shape}"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.checks import at_least, check_options, on_host, one_of, within
 from jaxnet.data import tfds
 from jaxnet.data.extras import extra
 
@@ -122,6 +123,7 @@ def join(
       rate: samples per second.
 
     Raises:
+      TypeError: for anything but recordings, and options of another type.
       ValueError: for no recordings, a count below 1, or an empty range.
 
     Example:
@@ -131,16 +133,22 @@ def join(
       >>> sorted(strings.digits[0].tolist()), len(strings.waves[0])
       ([2, 4], 8)
     """
+    if not isinstance(recordings, Recordings):
+        raise TypeError(f"join: recordings must be Recordings, got {type(recordings).__name__}")
+    at_least("join", "count", count)
+    at_least("join", "seed", seed, 0)
+    if not len(recordings.waves):
+        raise ValueError("join: expected recordings, got none")
+    for name, pair in (("digits", digits), ("gap", gap)):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"join: {name} must be (smallest, largest), got {pair!r:.60}")
     (fewest, most), (shortest, longest) = digits, gap
-    if count < 1 or not len(recordings.waves):
+    for i in (0, 1):
+        at_least("join", f"digits[{i}]", digits[i])
+        within("join", f"gap[{i}]", gap[i], "[0, inf)")
+    if fewest > most or shortest > longest:
         raise ValueError(
-            f"join: expected recordings and a count of at least 1, got {len(recordings.waves)} "
-            f"recordings and {count}"
-        )
-    if not 1 <= fewest <= most or not 0 <= shortest <= longest < np.inf:
-        raise ValueError(
-            "join: digits and gap must be (smallest, largest), at least 1 digit and 0 seconds, got "
-            f"digits={digits} and gap={gap}"
+            f"join: digits and gap must be (smallest, largest), got digits={digits} and gap={gap}"
         )
     _check_frames("join", rate, 1.0, 1.0)
     for i, wave in enumerate(recordings.waves):
@@ -190,14 +198,21 @@ def piece_of_frames(
       frames: number of frames of the string.
       rate, window, hop: as for the features.
 
+    Raises:
+      TypeError, ValueError: for options out of range, and places of another shape.
+
     Example:
       >>> piece_of_frames([(400, 800), (960, 1360)], 6, rate=8000, hop=0.03).tolist()
       [-1, -1, 0, -1, 1, 1]
     """
     size, step = _check_frames("piece_of_frames", rate, window, hop)
+    at_least("piece_of_frames", "frames", frames, 0)
+    if not np.size(places) and isinstance(places, list | tuple | np.ndarray):
+        places = np.zeros((0, 2))  # a string without recordings
+    places = on_host("piece_of_frames", "places", places, "(recordings, 2)")
     middle = np.arange(frames) * step + size / 2
     out = np.full(frames, -1)
-    for i, (start, stop) in enumerate(np.asarray(places)):
+    for i, (start, stop) in enumerate(places):
         out[(middle >= start) & (middle < stop)] = i
     return out
 
@@ -288,7 +303,9 @@ def mfcc(
     Reference: Davis and Mermelstein 1980, "Comparison of parametric representations for
     monosyllabic word recognition".
     """
-    if not 1 <= coefficients <= bands:
+    at_least("mfcc", "bands", bands)
+    at_least("mfcc", "coefficients", coefficients)
+    if coefficients > bands:
         raise ValueError(f"mfcc: coefficients must be in [1, {bands}], got {coefficients}")
 
     def cepstrum(mel):  # (bands, frames) -> (coefficients, frames)
@@ -301,11 +318,10 @@ def _features(
     who: str, waves, rate, window, hop, bands, deltas, range_db, normalize, change: Callable
 ) -> list[np.ndarray]:
     size, step = _check_frames(who, rate, window, hop)
-    if bands < 1 or deltas not in (0, 1, 2) or not 0 < range_db < np.inf:
-        raise ValueError(
-            f"{who}: bands must be at least 1, deltas 0, 1 or 2 and range_db positive, got "
-            f"{bands}, {deltas} and {range_db}"
-        )
+    at_least(who, "bands", bands)
+    one_of(who, "deltas", deltas, [0, 1, 2])
+    within(who, "range_db", range_db, "(0, inf)")
+    check_options(who, normalize=normalize)
     if not isinstance(waves, list | tuple):
         raise TypeError(
             f"{who}: waves must be a list of arrays (samples,), got {type(waves).__name__}; for a "
@@ -352,8 +368,9 @@ def _librosa(who: str) -> Any:
 
 def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, int]:
     """The numbers of samples of a window and of a hop."""
-    if not 0 < rate < np.inf:
-        raise ValueError(f"{who}: rate must be positive, in samples per second, got {rate}")
+    within(who, "rate", rate, "(0, inf)", "in samples per second")
+    within(who, "window", window, "(0, inf)")
+    within(who, "hop", hop, "(0, inf)")
     if not (window * rate >= 2 and hop * rate >= 1 and max(window, hop) < np.inf):
         raise ValueError(
             f"{who}: window and hop are in seconds and must cover at least 2 samples and 1, got "

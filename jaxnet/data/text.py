@@ -5,15 +5,18 @@ batches of encoded texts of different lengths see `jaxnet.data.sequences`.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.checks import at_least, on_host
 from jaxnet.data.extras import extra
+from jaxnet.files import readable, replacing
 
 SPECIAL = ("pad", "start", "end", "unknown")
+LARGEST = 2**24  # ids of subwords; `tokenizers` ends the program where it finds no memory
 LOST = "\N{REPLACEMENT CHARACTER}"  # for an unknown character in decoded text
 
 
@@ -55,10 +58,13 @@ class Vocabulary(NamedTuple):
         return self.special.get("unknown")
 
     def save(self, path: str | Path) -> None:
-        """Writes a JSON file for `load_vocabulary`; missing folders are created."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.contents), encoding="utf-8")
+        """Writes a JSON file for `load_vocabulary`, whole or not at all; see `jn.save`.
+
+        Raises:
+          OSError: where it cannot be written.
+        """
+        with replacing("Vocabulary.save", path) as file:
+            file.write(json.dumps(self.contents).encode())
 
 
 def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
@@ -70,6 +76,7 @@ def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
         from 0. Other characters are encoded as "unknown"; without it they raise.
 
     Raises:
+      TypeError: for anything but a str.
       ValueError: for an empty text, or another special entry; from `encode` for an unknown
         character, from `decode` for an id out of range.
 
@@ -87,6 +94,7 @@ def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
       >>> vocabulary.encode("bed"), vocabulary.pad, vocabulary.start
       (array([3, 4, 1], dtype=int32), 0, None)
     """
+    _check_text("characters", text)
     if not text:
         raise ValueError("characters: expected a text, got an empty one")
     return _characters("".join(sorted(set(text))), _checked_special(special, SPECIAL, "characters"))
@@ -97,6 +105,7 @@ def _characters(alphabet: str, special: dict[str, int]) -> Vocabulary:
     size = len(codes) + shift
 
     def encode(text: str) -> np.ndarray:
+        _check_text("encode", text)
         given = _codes(text)
         places = np.searchsorted(codes, given)
         known = codes[np.minimum(places, len(codes) - 1)] == given
@@ -132,12 +141,14 @@ def subwords(
 
     Args:
       sentences: the training text.
-      size: number of ids, at least 256 + special entries; few sentences may give fewer.
+      size: number of ids, at least 256 + special entries and at most 2**24; few sentences may give
+        fewer.
       special: special entries, of "pad", "start" and "end", in the order of their ids from 0.
 
     Raises:
       ImportError: without `tokenizers`.
-      ValueError: for a smaller size, no sentences, or another special entry.
+      TypeError: for anything but a list of str.
+      ValueError: for another size, no sentences, or another special entry.
 
     Example:
       >>> vocabulary = subwords(["ein Hund läuft", "zwei Hunde laufen"] * 3, 280)
@@ -151,12 +162,20 @@ def subwords(
     tokenizers = _import_tokenizers()
     named = _checked_special(special, SPECIAL[:3], "subwords")
     least = 256 + len(named)
-    if size < least:
+    at_least("subwords", "size", size)
+    if not least <= size <= LARGEST:
         raise ValueError(
             f"subwords: size must be at least {least}, 256 bytes and {len(named)} special entries, "
-            f"got {size}"
+            f"and at most {LARGEST}, got {size}"
+        )
+    none = isinstance(sentences, str | Mapping) or getattr(sentences, "shape", None) == ()
+    if none or not isinstance(sentences, Iterable):
+        raise TypeError(
+            f"subwords: sentences must be a list of str, got {type(sentences).__name__}"
         )
     sentences = list(sentences)
+    for i, sentence in enumerate(sentences):
+        _check_text("subwords", sentence, f"sentence {i}")
     if not any(sentences):
         raise ValueError("subwords: expected sentences, got none")
     byte_level = tokenizers.pre_tokenizers.ByteLevel
@@ -178,6 +197,7 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
     size = tokenizer.get_vocab_size()
 
     def encode(text: str) -> np.ndarray:
+        _check_text("encode", text)
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(ids: Any) -> str:
@@ -198,7 +218,8 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
       path: of the file.
 
     Raises:
-      FileNotFoundError: for a missing file.
+      FileNotFoundError, IsADirectoryError: where there is no such file.
+      OSError: where it cannot be read.
       ValueError: for a file of another format.
       ImportError: for subwords without `tokenizers`.
 
@@ -209,24 +230,37 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
       >>> load_vocabulary(file).encode("bet")
       array([1, 2, 4], dtype=int32)
     """
+    path = readable("load_vocabulary", path)
     try:
-        contents = json.loads(Path(path).read_text(encoding="utf-8"))
+        contents = json.loads(path.read_bytes())
         kind, names = contents["vocabulary"], contents["special"]
         special = _checked_special(names, SPECIAL, "load_vocabulary")
         if kind == "characters":
-            return _characters(contents["characters"], special)
+            alphabet = contents["characters"]
+            if not alphabet or alphabet != "".join(sorted(set(alphabet))):
+                raise ValueError("the characters must be different and in order")
+            return _characters(alphabet, special)
         if kind != "subwords":
             raise ValueError(f"unknown kind {kind!r}")
         words = json.dumps(contents["tokenizer"])
-    except (KeyError, TypeError, ValueError) as error:
+        return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
+    except ImportError:
+        raise
+    except Exception as error:  # of a broken tokenizer, `tokenizers` raises a plain Exception
         raise ValueError(
             f"load_vocabulary: {path} is not a file of Vocabulary.save: {error!r}"
         ) from error
-    return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
+
+
+def _check_text(who: str, text: Any, what: str = "text") -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{who}: {what} must be a str, got {type(text).__name__}")
 
 
 def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> dict[str, int]:
-    if isinstance(names, str) or set(names) - set(known) or len(set(names)) < len(names):
+    if not isinstance(names, list | tuple) or any(
+        name not in known or names.count(name) > 1 for name in names
+    ):
         raise ValueError(
             f"{who}: special must be a tuple of {', '.join(known)}, each at most once, "
             f"got {names!r}"
@@ -236,11 +270,7 @@ def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> di
 
 def _text_ids(ids: Any, size: int, special: dict[str, int]) -> np.ndarray:
     """The ids of text up to the first end, without pads and starts."""
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-        raise ValueError(
-            f"decode: expected the ids of one text, integers (length,), got {ids.shape} {ids.dtype}"
-        )
+    ids = on_host("decode", "ids", ids, "(length,)", "integers")
     ids = ids.astype(np.int64)
     wrong = ids[(ids < 0) | (ids >= size)]
     if wrong.size:

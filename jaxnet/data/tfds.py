@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.checks import check_options
 from jaxnet.data.extras import extra
+from jaxnet.files import file_path
 from jaxnet.progress import progress_bar
 
 BLOCK = 500  # examples per read: few enough to update the progress bar
@@ -37,6 +39,7 @@ def load(
     Raises:
       ImportError: without tensorflow-datasets.
       FileNotFoundError: for a missing dataset; the message lists the available ones.
+      TypeError: for a name, split or folder that is no str or path.
       ValueError: for a missing split; the message lists the available ones.
 
     Example:
@@ -44,9 +47,16 @@ def load(
       >>> data["image"].shape, data["label"].shape  # doctest: +SKIP
       ((5, 28, 28, 1), (5,))
     """
+    for what, value in (("name", name), ("split", split)):
+        if not isinstance(value, str):
+            raise TypeError(f"tfds.load: {what} must be a str, got {type(value).__name__}")
+    check_options("tfds.load", download=download)
+    if data_dir is None:
+        data_dir = os.environ.get("TFDS_DATA_DIR")
+        place = file_path("tfds.load", data_dir or "~/tensorflow_datasets")
+    else:
+        place = file_path("tfds.load", data_dir, "data_dir")
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", "tfds.load")
-    place = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    place = place.expanduser()
     here = prepared(place)
     if name.split("/")[0].split(":")[0] in here:
         builder = tfds.builder(name, data_dir=place)
@@ -80,8 +90,9 @@ def prepared(data_dir: str | Path) -> list[str]:
       >>> prepared("/nowhere")
       []
     """
-    found = Path(data_dir).expanduser().glob("*/**/dataset_info.json")
-    return sorted({file.relative_to(Path(data_dir).expanduser()).parts[0] for file in found})
+    place = file_path("prepared", data_dir, "data_dir")
+    found = place.glob("*/**/dataset_info.json")
+    return sorted({file.relative_to(place).parts[0] for file in found})
 
 
 def _missing(name: str, place: Path, here: list[str], data_dir: Any) -> str:

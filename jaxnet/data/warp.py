@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import as_array, check_options, within
+from jaxnet.core.messages import check_key
 from jaxnet.data.augment import Augmentation
 
 Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
@@ -34,11 +36,12 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
       >>> y["image"].shape, y["boxes"].shape
       ((1, 2, 3, 1), (1, 1, 4))
     """
+    check_options("random_flip", vertical=vertical)
     axis = 1 if vertical else 2
     low, high = (0, 2) if vertical else (1, 3)
 
     def augment(key, x):
-        x, whole = _entries(x, "random_flip")
+        x, whole = _entries("random_flip", x, key)
         flip = jax.random.bernoulli(key, shape=(x["image"].shape[0],))
         out = dict(x)
         for name in ("image", "mask"):
@@ -71,9 +74,7 @@ def random_rotation(degrees: float) -> Augmentation:
       >>> random_rotation(30)(jax.random.key(0), x).shape
       (3, 8, 6, 1)
     """
-    if not 0 < degrees <= 180:
-        raise ValueError(f"random_rotation: degrees must be in (0, 180], got {degrees}")
-
+    within("random_rotation", "degrees", degrees, "(0, 180]")
     return _linear(_rotations(degrees), "random_rotation")
 
 
@@ -90,9 +91,7 @@ def random_shear(degrees: float) -> Augmentation:
       >>> random_shear(20)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
       (3, 8, 6, 1)
     """
-    if not 0 < degrees < 90:
-        raise ValueError(f"random_shear: degrees must be in (0, 90), got {degrees}")
-
+    within("random_shear", "degrees", degrees, "(0, 90)")
     return _linear(_shears(degrees), "random_shear")
 
 
@@ -109,9 +108,7 @@ def random_scale(low: float, high: float) -> Augmentation:
       >>> random_scale(0.8, 1.25)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
       (3, 8, 6, 1)
     """
-    if not 0 < low <= high:
-        raise ValueError(f"random_scale: expected 0 < low <= high, got {low} and {high}")
-
+    _check_scales("random_scale", "low", "high", low, high)
     return _linear(_scales(low, high), "random_scale")
 
 
@@ -151,23 +148,20 @@ def elastic(
     Reference: Simard, Steinkraus and Platt 2003, "Best Practices for Convolutional Neural Networks
     Applied to Visual Document Analysis".
     """
+    within("elastic", "rotation", rotation, "[0, 180]")
+    within("elastic", "shear", shear, "[0, 90)")
+    within("elastic", "shift", shift, "[0, inf)")
+    within("elastic", "displacement", displacement, "[0, inf)")
+    within("elastic", "spacing", spacing, "[1, inf)")
+    if not isinstance(scale, tuple | list) or len(scale) != 2:
+        raise TypeError(f"elastic: scale must be a pair (low, high), got {scale!r:.60}")
     low, high = scale
-    if not 0 <= rotation <= 180:
-        raise ValueError(f"elastic: rotation must be in [0, 180], got {rotation}")
-    if not 0 <= shear < 90:
-        raise ValueError(f"elastic: shear must be in [0, 90), got {shear}")
-    if not 0 < low <= high:
-        raise ValueError(f"elastic: scale must be 0 < low <= high, got {low} and {high}")
-    if not shift >= 0 or not displacement >= 0:
-        raise ValueError(
-            f"elastic: shift and displacement must be at least 0, got {shift} and {displacement}"
-        )
-    if not spacing >= 1:
-        raise ValueError(f"elastic: spacing must be at least 1, got {spacing}")
+    _check_scales("elastic", "scale[0]", "scale[1]", low, high)
+    shift, displacement = float(shift), float(displacement)
     draws = _scales(low, high), _rotations(rotation), _shears(shear)
 
     def augment(key, x):
-        x, whole = _entries(x, "elastic")
+        x, whole = _entries("elastic", x, key)
         if displacement and "boxes" in x:
             raise ValueError("elastic: boxes cannot be deformed elastically; pass displacement=0")
         n, height, width = x["image"].shape[:3]
@@ -202,11 +196,10 @@ def random_crop(share: float) -> Augmentation:
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
-    if not 0 < share < 1:
-        raise ValueError(f"random_crop: share must be in (0, 1), got {share}")
+    within("random_crop", "share", share, "(0, 1)")
 
     def augment(key, x):
-        x, whole = _entries(x, "random_crop")
+        x, whole = _entries("random_crop", x, key)
         n, height, width = x["image"].shape[:3]
         size_key, place_key = jax.random.split(key)
         size = jax.random.uniform(size_key, (n, 1), minval=share, maxval=1)
@@ -227,15 +220,29 @@ def warp(x: Any, matrix: jax.Array, centre: jax.Array | None = None) -> Any:
       centre: (batch, 2), the offset in pixels that is mapped to the centre of the result; 0 by
         default.
 
+    Raises:
+      TypeError: for anything but arrays, and for boxes of integers.
+      ValueError: for another shape.
+
     Example:
       >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
       >>> quarter = jnp.array([[[0.0, 1.0], [-1.0, 0.0]]])
       >>> warp(x, quarter)[0, :, :, 0].tolist()
       [[6.0, 3.0, 0.0], [7.0, 4.0, 1.0], [8.0, 5.0, 2.0]]
     """
-    x, whole = _entries(x, "warp")
-    centre = jnp.zeros((x["image"].shape[0], 2)) if centre is None else centre
-    return whole(_warp(x, jnp.asarray(matrix), jnp.asarray(centre)))
+    x, whole = _entries("warp", x)
+    n = x["image"].shape[0]
+    centre = jnp.zeros((n, 2)) if centre is None else centre
+    matrix = as_array("warp", "matrix", matrix, "(batch, 2, 2)", "reals", {"batch": n})
+    centre = as_array("warp", "centre", centre, "(batch, 2)", "reals", {"batch": n})
+    return whole(_warp(x, matrix, centre))
+
+
+def _check_scales(who: str, least: str, most: str, low: Any, high: Any) -> None:
+    within(who, least, low, "(0, inf)")
+    within(who, most, high, "(0, inf)")
+    if low > high:
+        raise ValueError(f"{who}: {least} must be at most {most}, got {low} and {high}")
 
 
 def _rotations(degrees: float) -> Draw:
@@ -267,29 +274,32 @@ def _scales(low: float, high: float) -> Draw:
 
 def _linear(draw: Draw, who: str) -> Augmentation:
     def augment(key, x):
-        x, whole = _entries(x, who)
+        x, whole = _entries(who, x, key)
         n = x["image"].shape[0]
         return whole(_warp(x, draw(key, n), jnp.zeros((n, 2))))
 
     return augment
 
 
-def _entries(x: Any, who: str) -> tuple[dict[str, Any], Callable]:
-    """x as a dict, and a function that brings a dict back to the form of x."""
-    entries = x if isinstance(x, dict) else {"image": x}
-    shape = jnp.shape(entries.get("image", 0.0))
-    if len(shape) != 4:
+def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callable]:
+    """x as a dict, and a function that brings a dict back to the form of x; checks the key too."""
+    if who != "warp":
+        check_key(key, who)
+    entries = dict(x) if isinstance(x, dict) else {"image": x}
+    if "image" not in entries:
         raise ValueError(
-            f"{who}: expected images (batch, height, width, channels), or a dict with them as "
-            f'"image", got {jax.tree.map(jnp.shape, x)}'
+            f'{who}: expected images, or a dict with them as "image", got one with '
+            f"{', '.join(map(str, entries)) or 'nothing'}"
         )
-    if "mask" in entries and jnp.shape(entries["mask"]) != shape[:3]:
-        raise ValueError(
-            f"{who}: mask must have shape {shape[:3]}, got {jnp.shape(entries['mask'])}"
-        )
-    boxes = jnp.shape(entries.get("boxes", jnp.zeros((shape[0], 0, 4))))
-    if len(boxes) != 3 or boxes[0] != shape[0] or boxes[2] != 4:
-        raise ValueError(f"{who}: boxes must have shape (batch, n, 4), got {boxes}")
+    sizes: dict[str, Any] = {}
+    forms = {
+        "image": ("(batch, height, width, channels)", "numbers"),
+        "mask": ("(batch, height, width)", "booleans or numbers"),
+        "boxes": ("(batch, n, 4)", "floats"),  # relative; integers would lose all but 0 and 1
+    }
+    for name, (form, dtype) in forms.items():
+        if name in entries:
+            entries[name] = as_array(who, name, entries[name], form, dtype, sizes)
     return entries, (lambda out: out if isinstance(x, dict) else out["image"])
 
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import as_array, at_least, check_range
 from jaxnet.losses.arrays import wide
 
 
@@ -23,10 +22,11 @@ def ctc_greedy(
 
     Returns:
       labels (batch, steps), filled with `blank` after the last label; number of labels (batch,).
+      Where a valid step has no most probable class (NaN, or -inf throughout), and for a length out
+      of range inside `jit`, all labels are -1, `steps` in number.
 
     Raises:
-      TypeError: if lengths are not integers.
-      ValueError: if the shapes do not match, or lengths or blank are out of range.
+      TypeError, ValueError: if shapes or dtypes do not fit, or lengths or blank are out of range.
 
     Example:
       >>> path = jnp.array([[1, 1, 0, 1, 2, 2], [0, 3, 3, 3, 2, 1]])
@@ -36,14 +36,14 @@ def ctc_greedy(
 
     Reference: Graves et al. 2006, "Connectionist Temporal Classification", 3.2.
     """
-    lengths = _check_ctc("ctc_greedy", logits, lengths, blank)
+    logits, lengths, fine = _read("ctc_greedy", logits, lengths, blank)
     steps = jnp.arange(logits.shape[1])
     path = jnp.where(steps < lengths[:, None], logits.argmax(-1), blank)  # (batch, steps)
     before = jnp.concatenate([jnp.full_like(path[:, :1], blank), path[:, :-1]], 1)
     new = (path != blank) & (path != before)
     order = jnp.argsort(~new, axis=1, stable=True)  # labels first, in their order
     labels = jnp.take_along_axis(jnp.where(new, path, blank), order, 1)
-    return labels, new.sum(1)
+    return jnp.where(fine[:, None], labels, -1), jnp.where(fine, new.sum(1), logits.shape[1])
 
 
 def ctc_beam_search(
@@ -65,11 +65,12 @@ def ctc_beam_search(
     Returns:
       labels (batch, beams, steps), most probable first, filled with `blank` after the last label;
       number of labels (batch, beams); scores (batch, beams), log-probabilities. Beams beyond the
-      number of possible sequences have score -inf and no labels.
+      number of possible sequences have score -inf and no labels. The scores are NaN where
+      `ctc_greedy` has labels of -1.
 
     Raises:
-      TypeError: if lengths are not integers.
-      ValueError: if the shapes do not match, or beams, lengths or blank are out of range.
+      TypeError, ValueError: if shapes or dtypes do not fit, or beams, lengths or blank are out of
+        range.
 
     Example:
       The most probable alignment is two blanks (0.36), but label 1 has three (0.64 together).
@@ -85,9 +86,10 @@ def ctc_beam_search(
     Hannun et al. 2014, "First-Pass Large Vocabulary Continuous Speech Recognition".
     """
     at_least("ctc_beam_search", "beams", beams)
-    lengths = _check_ctc("ctc_beam_search", logits, lengths, blank)
+    logits, lengths, fine = _read("ctc_beam_search", logits, lengths, blank)
     log_p = jax.nn.log_softmax(wide(logits))
-    return jax.vmap(partial(_prefixes, beams=beams, blank=blank))(log_p, lengths)
+    labels, n, scores = jax.vmap(partial(_prefixes, beams=beams, blank=blank))(log_p, lengths)
+    return labels, n, jnp.where(fine[:, None], scores, jnp.nan)
 
 
 def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
@@ -144,29 +146,19 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
     return labels, n, jnp.logaddexp(ends_blank, ends_label)
 
 
-def _check_ctc(who: str, logits: Any, lengths: Any, blank: int) -> jax.Array:
-    if getattr(logits, "ndim", None) != 3:
-        raise ValueError(
-            f"{who}: expected logits (batch, steps, classes), got {jnp.shape(logits)}. "
-            "For a single example, write logits[None]"
-        )
+def _read(
+    who: str, logits: Any, lengths: Any, blank: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Checked logits and lengths, and whether an example has a most probable path (batch,)."""
+    sizes: dict[str, Any] = {}
+    logits = as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
     batch, steps, classes = logits.shape
-    if not 0 <= blank < classes:
+    at_least(who, "blank", blank, 0)
+    if blank >= classes:
         raise ValueError(f"{who}: blank must be in [0, classes) = [0, {classes}), got {blank}")
     if lengths is None:
-        return jnp.full(batch, steps, jnp.int32)
-    lengths = jnp.asarray(lengths)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"{who}: lengths must be integers, got {lengths.dtype}")
-    if lengths.shape != (batch,):
-        raise ValueError(f"{who}: lengths must be (batch,) = ({batch},), got {lengths.shape}")
-    try:
-        known = np.asarray(lengths)
-    except jax.errors.TracerArrayConversionError:  # values are unknown under jit
-        return lengths
-    if known.size and not (0 <= known.min() and known.max() <= steps):
-        raise ValueError(
-            f"{who}: lengths must be in [0, steps] = [0, {steps}], got {known.min()} to "
-            f"{known.max()}"
-        )
-    return lengths
+        lengths = jnp.full(batch, steps, jnp.int32)
+    lengths = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
+    check_range(lengths, steps + 1, f"{who}: lengths")
+    fine = (logits.max(-1) > -jnp.inf) | (jnp.arange(steps) >= lengths[:, None])
+    return logits, lengths, fine.all(1) & (lengths >= 0) & (lengths <= steps)

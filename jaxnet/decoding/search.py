@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import a_function, as_array, at_least, within
+from jaxnet.core.messages import check_key, check_pair
 from jaxnet.losses.arrays import wide
 
 PyTree = Any
@@ -27,10 +28,11 @@ def greedy(
 
     Returns:
       tokens (batch, length), filled with `end` after the end; lengths (batch,), the number of
-      tokens before `end`, or `length` for a sequence that is cut off.
+      tokens before `end`, or `length` for a sequence that is cut off. Where no token is most
+      probable (logits with NaN, or -inf throughout), the token is -1 from there on.
 
     Raises:
-      TypeError: if `first` is not an array of integers.
+      TypeError: for an argument of another type, or a step that does not return a pair.
       ValueError: if the shapes of first, carry and logits do not match, or length or end is out of
         range.
 
@@ -78,10 +80,10 @@ def sample(
       end: the token that ends a sequence; None if sequences have no end.
 
     Returns:
-      tokens (batch, length), filled with `end` after the end.
+      tokens (batch, length), filled with `end` after the end; -1 as from `greedy`.
 
     Raises:
-      TypeError: if `first` is not an array of integers.
+      TypeError: for an argument of another type, or a step that does not return a pair.
       ValueError: if an argument is out of range, or the shapes of first, carry and logits do not
         match.
 
@@ -94,12 +96,11 @@ def sample(
 
     Reference: top_p: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
-    if not temperature > 0:
-        raise ValueError(
-            f"sample: temperature must be above 0, got {temperature}. For 0, write greedy"
-        )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"sample: top_p must be in (0, 1], got {top_p}")
+    check_key(key, "sample")
+    meaning = "what divides the logits (for 0, write greedy)"
+    within("sample", "temperature", temperature, "(0, inf)", meaning)
+    if top_p is not None:
+        within("sample", "top_p", top_p, "(0, 1]")
     if top_k is not None:
         at_least("sample", "top_k", top_k)
 
@@ -145,7 +146,7 @@ def beam_search(
       beams: number of sequences kept per example, at least 1; may exceed the vocabulary.
       length: steps of the result, at least 1.
       end: the token that completes a sequence.
-      length_penalty: a sequence of n tokens, including `end`, has the score log p /
+      length_penalty: at least 0; a sequence of n tokens, including `end`, has the score log p /
         n^length_penalty. 1 gives the mean log-probability per token, 0 the sum, which favours short
         sequences.
 
@@ -153,10 +154,11 @@ def beam_search(
       tokens (batch, beams, length), best sequence first, filled with `end` after the end; lengths
       (batch, beams), the number of tokens before `end`, or `length` for a sequence that is cut off;
       scores (batch, beams). If there are fewer sequences than beams (with a vocabulary of 3 and a
-      length of 1, at most 3), the rest have score -inf and length 0.
+      length of 1, at most 3), the rest have score -inf and length 0. All scores of an example are
+      NaN where a kept beam has logits with NaN, or -inf throughout.
 
     Raises:
-      TypeError: if `first` is not an array of integers.
+      TypeError: for an argument of another type, or a step that does not return a pair.
       ValueError: if an argument is out of range, or the shapes of first, carry and logits do not
         match.
 
@@ -174,6 +176,8 @@ def beam_search(
     Reference: Sutskever, Vinyals and Le 2014, "Sequence to Sequence Learning", 3.2.
     """
     at_least("beam_search", "beams", beams)
+    at_least("beam_search", "end", end, 0)
+    within("beam_search", "length_penalty", length_penalty, "[0, inf)")
     carry, first, logits = _check("beam_search", step, carry, first, length, end)
     batch, vocabulary = logits.shape
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
@@ -181,14 +185,16 @@ def beam_search(
     carry = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), carry)
 
     def alive(loop):
-        t, _, _, _, scores, ended = loop
-        return (t < length) & (~ended & (scores > -jnp.inf)).any()
+        t, _, _, _, scores, ended, lost = loop
+        return (t < length) & (~ended & (scores > -jnp.inf) & ~lost).any()
 
     def advance(loop):
-        t, carry, last, tokens, scores, ended = loop
+        t, carry, last, tokens, scores, ended, lost = loop
         carry, logits = step(carry, last.reshape(-1))
         # Ranks the tokens of a beam by their logits, whose order rounding does not change.
         logits = wide(logits).reshape(batch, beams, vocabulary)
+        dead = ~(logits.max(-1) > -jnp.inf)  # NaN is not above
+        lost |= (dead & ~ended & (scores > -jnp.inf)).any(-1, keepdims=True)
         best, words = jax.lax.top_k(logits, kept)  # (batch, beams, kept)
         log_p = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         # A complete sequence has one continuation, `end` at an unchanged score, always kept.
@@ -210,7 +216,7 @@ def beam_search(
         tokens = jnp.take_along_axis(tokens, source[..., None], 1).at[..., t].set(last)
         rows = (jnp.arange(batch)[:, None] * beams + source).reshape(-1)
         carry = jax.tree.map(lambda leaf: leaf[rows], carry)
-        return t + 1, carry, last, tokens, scores, ended
+        return t + 1, carry, last, tokens, scores, ended, lost
 
     start = (
         jnp.int32(0),
@@ -219,12 +225,14 @@ def beam_search(
         jnp.full((batch, beams, length), end, jnp.int32),
         jnp.full((batch, beams), -jnp.inf, dtype).at[:, 0].set(0),  # one empty sequence
         jnp.zeros((batch, beams), bool),
+        jnp.zeros((batch, 1), bool),
     )
-    _, _, _, tokens, scores, _ = jax.lax.while_loop(alive, advance, start)
+    _, _, _, tokens, scores, _, lost = jax.lax.while_loop(alive, advance, start)
     tokens = jnp.where(scores[..., None] > -jnp.inf, tokens, end)
     lengths = _lengths(tokens, end)
     counted = jnp.minimum(lengths + 1, length).astype(dtype)  # including `end`
     scores = scores / counted**length_penalty
+    scores = jnp.where(lost, jnp.nan, scores)
     order = jnp.argsort(-scores, axis=-1, stable=True)  # (batch, beams)
     return (
         jnp.take_along_axis(tokens, order[..., None], 1),
@@ -245,8 +253,11 @@ def _generate(who: str, step, carry, first, length, end, choose) -> jax.Array:
 
     def advance(loop):
         t, carry, last, tokens, ended = loop
+        lost = (last < 0) & (t > 0)
         carry, logits = step(carry, last)
-        last = jnp.where(ended, fill, choose(t, logits)).astype(jnp.int32)
+        lost |= ~(logits.max(-1) > -jnp.inf)  # NaN is not above
+        last = jnp.where(lost, -1, choose(t, logits))
+        last = jnp.where(ended, fill, last).astype(jnp.int32)
         if end is not None:
             ended |= last == end
         return t + 1, carry, last, tokens.at[:, t].set(last), ended
@@ -266,27 +277,26 @@ def _lengths(tokens: jax.Array, end: int | None) -> jax.Array:
 def _check(who: str, step, carry, first, length, end) -> tuple[PyTree, jax.Array, Any]:
     """The carry as arrays, the first tokens as int32, and the spec of the logits."""
     at_least(who, "length", length)
-    if not hasattr(first, "dtype") or not jnp.issubdtype(first.dtype, jnp.integer):
-        kind = getattr(first, "dtype", type(first).__name__)
-        raise TypeError(
-            f"{who}: first must be an array of integers (batch,), got {kind}. "
-            "Write jnp.full(batch, start_token)"
-        )
-    if first.ndim != 1:
-        raise ValueError(
-            f"{who}: first must be (batch,), one token per sequence, got {first.shape}"
-        )
-    carry = jax.tree.map(lambda leaf: _strong(jnp.asarray(leaf)), carry)
-    first = _strong(jnp.asarray(first, jnp.int32))
+    a_function(who, "step", step, "(carry, tokens)")
+    first = _strong(as_array(who, "first", first, "(batch,)", "integers").astype(jnp.int32))
     batch = first.shape[0]
+
+    def strong(leaf):  # keys, which have no ordinary dtype, remain as they are
+        if not isinstance(leaf, jax.Array):
+            leaf = as_array(who, "carry", leaf, dtype="booleans or numbers")
+        return _strong(leaf)
+
+    carry = jax.tree.map(strong, carry)
     wrong = [leaf.shape for leaf in jax.tree.leaves(carry) if leaf.shape[:1] != (batch,)]
     if wrong:
         raise ValueError(
             f"{who}: expected the batch axis first in every array of the carry, {batch} as in "
             f"first, got {wrong[0]}. Use arrays shared by all sequences inside `step` directly"
         )
-    after, logits = jax.eval_shape(step, carry, first)
-    if getattr(logits, "ndim", None) != 2 or logits.shape[0] != batch:
+    result = jax.eval_shape(step, carry, first)
+    check_pair(result, f"{who}: step must return the pair (carry, logits)")
+    after, logits = result
+    if getattr(logits, "ndim", None) != 2 or logits.shape[0] != batch or not logits.shape[1]:
         raise ValueError(
             f"{who}: step must return (carry, logits) with logits (batch, vocabulary), got logits "
             f"{jax.tree.map(jnp.shape, logits)} for a batch of {batch}"
@@ -300,7 +310,9 @@ def _check(who: str, step, carry, first, length, end) -> tuple[PyTree, jax.Array
             f"{who}: step must return a carry of the shapes and dtypes it is given, "
             f"{described(carry)}, got {described(after)}"
         )
-    if end is not None and not 0 <= end < logits.shape[1]:
+    if end is not None:
+        at_least(who, "end", end, 0)
+    if end is not None and end >= logits.shape[1]:
         raise ValueError(
             f"{who}: end must be in [0, vocabulary) = [0, {logits.shape[1]}), got {end}"
         )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnet.checks import at_least, on_host, within
 from jaxnet.detection.boxes import iou as box_iou
 
 _overlaps = jax.jit(box_iou)
@@ -58,7 +59,9 @@ def average_precision(
         0.1, ..., 1 (VOC 2007), 101 at 0, 0.01, ..., 1 (COCO).
 
     Raises:
-      ValueError: if shapes do not match, or classes, iou or points are out of range.
+      TypeError: if found or truth is not such a dict.
+      ValueError: if shapes do not match, boxes or scores hold NaN, or classes, iou or points are
+        out of range.
 
     Example:
       Two objects, detected by the first and the third box:
@@ -73,13 +76,13 @@ def average_precision(
     References: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge"; Lin et
     al. 2014, "Microsoft COCO: Common Objects in Context".
     """
-    if points is not None and points < 2:
-        raise ValueError(f"average_precision: points must be None or at least 2, got {points}")
-    if not 0 < iou <= 1:
-        raise ValueError(f"average_precision: iou must be in (0, 1], got {iou}")
-    found = {name: np.asarray(found[name]) for name in ("boxes", "scores", "classes")}
-    truth = {name: np.asarray(truth[name]) for name in ("boxes", "classes")}
-    _check(found, truth, classes)
+    at_least("average_precision", "classes", classes)
+    within("average_precision", "iou", iou, "(0, 1]")
+    if points is not None:
+        at_least("average_precision", "points", points, 2)
+    sizes: dict[str, int] = {}  # of the images, shared by found and truth
+    found = _read("found", found, "n", classes, sizes, scored=True)
+    truth = _read("truth", truth, "m", classes, sizes)
     overlap = np.asarray(_overlaps(found["boxes"], truth["boxes"]))  # (images, n, m)
     curves = [_curve(found, truth, overlap, c, iou) for c in range(classes)]
     recall, precision, scores = (list(part) for part in zip(*curves, strict=True))
@@ -120,26 +123,26 @@ def _area(recall: np.ndarray, precision: np.ndarray, points: int | None) -> floa
     return float(np.append(highest, 0)[places].mean())  # 0 at recalls never reached
 
 
-def _check(found: dict, truth: dict, classes: int) -> None:
-    for name, parts in (("found", found), ("truth", truth)):
-        shape = parts["boxes"].shape
-        if len(shape) != 3 or shape[-1] != 4:
-            raise ValueError(
-                f"average_precision: {name} boxes must have shape (images, n, 4), got {shape}"
-            )
-        for part in parts.keys() - {"boxes"}:
-            if parts[part].shape != shape[:-1]:
-                raise ValueError(
-                    f"average_precision: {name} {part} must have shape {shape[:-1]} for boxes "
-                    f"{shape}, got {parts[part].shape}"
-                )
-        if parts["classes"].size and parts["classes"].max() >= classes:
-            raise ValueError(
-                f"average_precision: {name} classes must be below {classes}, "
-                f"got {parts['classes'].max()}"
-            )
-    if len(found["boxes"]) != len(truth["boxes"]):
-        raise ValueError(
-            "average_precision: expected the same number of images in found and truth, got "
-            f"{len(found['boxes'])} and {len(truth['boxes'])}"
-        )
+def _read(
+    what: str, given: Any, axis: str, classes: int, sizes: dict, scored: bool = False
+) -> dict[str, np.ndarray]:
+    """The checked arrays of `found` or `truth`."""
+    who = "average_precision"
+    names = ("boxes", "scores", "classes") if scored else ("boxes", "classes")
+    if not isinstance(given, Mapping) or not set(names) <= set(given):
+        got = sorted(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+        raise TypeError(f"{who}: {what} must be a dict of {', '.join(names)}, got {got}")
+    parts = {}
+    for name in names:
+        form = f"(images, {axis}, 4)" if name == "boxes" else f"(images, {axis})"
+        dtype = "integers" if name == "classes" else "reals"
+        parts[name] = on_host(who, f"{what}['{name}']", given[name], form, dtype, sizes)
+    largest = parts["classes"].max(initial=-1)
+    if largest >= classes:
+        raise ValueError(f"{who}: {what}['classes'] must be below {classes}, got {largest}")
+    real = parts["classes"] >= 0  # padding may hold anything
+    if not np.isfinite(parts["boxes"][real]).all():
+        raise ValueError(f"{who}: {what}['boxes'] must be finite, got NaN or Inf")
+    if scored and np.isnan(parts["scores"][real]).any():
+        raise ValueError(f"{who}: {what}['scores'] must not hold NaN")
+    return parts

@@ -1,15 +1,16 @@
 """Boxes: intersection over union, non-maximum suppression, conversions.
 
 A box is [top, left, bottom, right], in pixels or in fractions of the image's height and width. A
-box of zero height or width is padding.
+box of zero height or width is padding. Boxes may be integers; all is computed in float32 at least.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import as_array, at_least, within
 
 
 class NMSResult(NamedTuple):
@@ -37,7 +38,8 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
       (..., n, m) in [0, 1].
 
     Raises:
-      ValueError: if a or b is not an array of boxes.
+      TypeError, ValueError: if a or b is not an array of boxes, or their leading axes do not
+        broadcast.
 
     Example:
       >>> a = jnp.array([[0.0, 0.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0]])
@@ -45,8 +47,13 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
       >>> iou(a, b).tolist()
       [[0.5, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    _check_boxes("iou", a)
-    _check_boxes("iou", b)
+    a, b = _boxes("iou", "a", a, "(..., n, 4)"), _boxes("iou", "b", b, "(..., m, 4)")
+    try:
+        np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise ValueError(
+            f"iou: the leading axes of a and b must broadcast, got {a.shape} and {b.shape}"
+        ) from None
     a, b = a[..., :, None, :], b[..., None, :, :]  # (..., n, 1, 4), (..., 1, m, 4)
     low = jnp.maximum(a[..., :2], b[..., :2])
     high = jnp.minimum(a[..., 2:], b[..., 2:])
@@ -71,7 +78,7 @@ def non_max_suppression(
 
     Args:
       boxes: (..., n, 4), top, left, bottom, right.
-      scores: (..., n); -inf leaves a box out, for instance padding.
+      scores: (..., n); -inf or NaN leaves a box out, for instance padding.
       iou: overlap above which the box of lower score is dropped, in [0, 1].
       score: only boxes that score above this are kept.
       most: largest number of kept boxes, at least 1.
@@ -81,7 +88,8 @@ def non_max_suppression(
       boxes.
 
     Raises:
-      ValueError: if the shapes of boxes and scores do not match, or `most` is below 1.
+      TypeError, ValueError: if the shapes of boxes and scores do not match, or an option is out of
+        range.
 
     Example:
       >>> boxes = jnp.array([[0, 0, 2, 3], [0, 0, 2, 3.1], [5, 5, 8, 9]])
@@ -96,14 +104,18 @@ def non_max_suppression(
       >>> each.indices.shape, each.valid.sum(1).tolist()
       ((2, 5), [2, 2])
     """
-    _check_boxes("non_max_suppression", boxes)
-    if jnp.shape(scores) != jnp.shape(boxes)[:-1]:
+    who = "non_max_suppression"
+    boxes = _boxes(who, "boxes", boxes, "(..., n, 4)")
+    scores = as_array(who, "scores", scores, "(...)", "reals")
+    if scores.shape != boxes.shape[:-1]:
         raise ValueError(
-            "non_max_suppression: expected boxes (..., n, 4) and scores (..., n), got "
-            f"{jnp.shape(boxes)} and {jnp.shape(scores)}. For scores (classes, n), write "
+            f"{who}: expected boxes (..., n, 4) and scores (..., n), got "
+            f"{boxes.shape} and {scores.shape}. For scores (classes, n), write "
             "jax.vmap(lambda s: non_max_suppression(boxes, s))(scores)"
         )
-    at_least("non_max_suppression", "most", most)
+    at_least(who, "most", most)
+    within(who, "iou", iou, "[0, 1]")
+    within(who, "score", score, "[-inf, inf]")
     if boxes.ndim > 2:
         return jax.vmap(
             lambda b, s: non_max_suppression(b, s, iou=iou, score=score, most=most)
@@ -134,11 +146,14 @@ def to_corners(boxes: jax.Array) -> jax.Array:
     Args:
       boxes: (..., 4).
 
+    Raises:
+      TypeError, ValueError: for another shape or dtype.
+
     Example:
       >>> to_corners(jnp.array([2.0, 5.0, 4.0, 6.0])).tolist()
       [0.0, 2.0, 4.0, 8.0]
     """
-    center, size = jnp.split(boxes, 2, -1)
+    center, size = jnp.split(_boxes("to_corners", "boxes", boxes), 2, -1)
     return jnp.concatenate([center - size / 2, center + size / 2], -1)
 
 
@@ -148,11 +163,14 @@ def to_middle(boxes: jax.Array) -> jax.Array:
     Args:
       boxes: (..., 4).
 
+    Raises:
+      TypeError, ValueError: for another shape or dtype.
+
     Example:
       >>> to_middle(jnp.array([0.0, 2.0, 4.0, 8.0])).tolist()
       [2.0, 5.0, 4.0, 6.0]
     """
-    low, high = jnp.split(boxes, 2, -1)
+    low, high = jnp.split(_boxes("to_middle", "boxes", boxes), 2, -1)
     return jnp.concatenate([(low + high) / 2, high - low], -1)
 
 
@@ -165,10 +183,14 @@ def area(boxes: jax.Array) -> jax.Array:
     Returns:
       (...,).
 
+    Raises:
+      TypeError, ValueError: for another shape or dtype.
+
     Example:
       >>> area(jnp.array([[0.0, 2.0, 4.0, 8.0], [3.0, 3.0, 3.0, 4.0]])).tolist()
       [24.0, 0.0]
     """
+    boxes = _boxes("area", "boxes", boxes)
     return _area(boxes[..., :2], boxes[..., 2:])
 
 
@@ -181,10 +203,7 @@ def _area(low: jax.Array, high: jax.Array) -> jax.Array:
     return jnp.maximum(high - low, 0).prod(-1)
 
 
-def _check_boxes(who: str, boxes: jax.Array) -> None:
-    shape = jnp.shape(boxes)
-    if len(shape) < 2 or shape[-1] != 4:
-        raise ValueError(
-            f"{who}: expected boxes (..., n, 4) of top, left, bottom and right, got {shape}. "
-            "For a single box, write box[None]"
-        )
+def _boxes(who: str, what: str, boxes: Any, form: str = "(..., 4)") -> jax.Array:
+    """Boxes in float32 at least: differences of unsigned integers would wrap."""
+    boxes = as_array(who, what, boxes, form, "reals")
+    return boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))

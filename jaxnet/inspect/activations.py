@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.core import Layer, Params, PyTree, State, path_name
+from jaxnet.checks import a_function, check_net
+from jaxnet.core import Layer, Params, PyTree, State, describe, path_name
+from jaxnet.core.messages import all_native
 from jaxnet.look import observe
 
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
@@ -36,6 +39,9 @@ def activations(
       net: the network, or an objective with a batch as x.
       params, state, x, key, train: as for `net.apply`.
 
+    Raises:
+      TypeError, ValueError: as `net.apply`.
+
     Example:
       >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3))
       >>> params, state = net.init(jax.random.key(0), jn.spec((2, 5)))
@@ -43,6 +49,7 @@ def activations(
       >>> [(name, y.shape) for name, y in found.items()]
       [('hidden', (2, 7)), ('tanh', (2, 7)), ('dense', (2, 3))]
     """
+    net = check_net("activations", net, params, state, x)
     found: dict[str, PyTree] = {}
 
     def note(name, x, y):
@@ -110,6 +117,10 @@ def first_nonfinite(
       params, state, x, key, train: as for `net.apply`.
       loss: maps the output to a number; by default the mean of the output.
 
+    Raises:
+      TypeError: for a loss that is no function or returns something else.
+      TypeError, ValueError: as `net.apply`.
+
     Example:
       >>> net = jn.serial(jax.nn.relu, jnp.log, lambda x: jnp.maximum(x, -9), name="net")
       >>> print(first_nonfinite(net, {}, {}, jnp.array([[0.5, 2.0, -1.0]])))
@@ -119,6 +130,11 @@ def first_nonfinite(
       backward: net/relu, gradient: 0 NaN and 1 Inf in 3 numbers; the gradient of the output of
       net/sqrt, its consumer, is finite
     """
+    net = check_net("first_nonfinite", net, params, state, x)
+    x = all_native(x, "first_nonfinite")
+    params, state = jax.tree.map(jnp.asarray, (params, state))
+    if loss is not None:
+        a_function("first_nonfinite", "loss", loss, "(output)")
     trees = {"params": params, "state": state, "x": x}
     if bad := _first(trees):
         return NonFinite("before", *bad, "entry", "it was passed in")
@@ -143,6 +159,10 @@ def first_nonfinite(
 
         y, _ = run(net, params, state, _merge(x, x_floats), key, train, note)
         value = loss(y)
+        if np.shape(value) or not jnp.issubdtype(getattr(value, "dtype", object), jnp.floating):
+            raise TypeError(
+                f"first_nonfinite: loss must return one float, got {describe(value):.60}"
+            )
         return value, (seen, count(value))
 
     shifts = {name: [jnp.zeros(a.shape, a.dtype) for a in floats(y)] for name, y in names.items()}

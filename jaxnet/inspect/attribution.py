@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import as_array, at_least, check_net, on_host, within
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.activations import run
 
@@ -42,7 +43,8 @@ def saliency(
       An array of the shape of x.
 
     Raises:
-      TypeError: for an x that is not of floats.
+      TypeError: for an x that is not of floats, and a target or path of another type.
+      TypeError, ValueError: as `net.apply`.
       ValueError: for a path or target that does not exist.
 
     Example:
@@ -55,7 +57,7 @@ def saliency(
     Reference: Simonyan, Vedaldi and Zisserman 2013, "Deep Inside Convolutional Networks:
     Visualising Image Classification Models and Saliency Maps".
     """
-    x, chosen = choose("saliency", net, params, state, x, target, path)
+    net, x, chosen = choose("saliency", net, params, state, x, target, path)
     return _gradient(net, params, state, x, chosen, path)
 
 
@@ -96,11 +98,14 @@ def integrated_gradients(
 
     Reference: Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks".
     """
-    if steps < 1:
-        raise ValueError(f"integrated_gradients: steps must be at least 1, got {steps}")
-    x, chosen = choose("integrated_gradients", net, params, state, x, target, path)
-    baseline = jnp.asarray(baseline, x.dtype)
-    if np.broadcast_shapes(baseline.shape, x.shape) != x.shape:
+    at_least("integrated_gradients", "steps", steps)
+    net, x, chosen = choose("integrated_gradients", net, params, state, x, target, path)
+    if isinstance(baseline, int | float):
+        within("integrated_gradients", "baseline", baseline, "(-inf, inf)")
+        baseline = jnp.asarray(baseline, x.dtype)
+    baseline = as_array("integrated_gradients", "baseline", baseline, dtype="reals").astype(x.dtype)
+    shapes = zip(baseline.shape[::-1], x.shape[::-1], strict=False)
+    if baseline.ndim > x.ndim or any(here not in (1, there) for here, there in shapes):
         raise ValueError(
             f"integrated_gradients: the baseline must broadcast to x, {x.shape}, got "
             f"{baseline.shape}"
@@ -149,13 +154,13 @@ def occlusion(
 
     Reference: Zeiler and Fergus 2013, "Visualizing and Understanding Convolutional Networks".
     """
-    x, chosen = choose("occlusion", net, params, state, x, target, path)
+    patch = _pair("size", size)
+    step = patch if strides is None else _pair("strides", strides)
+    net, x, chosen = choose("occlusion", net, params, state, x, target, path)
     if x.ndim != 4:
         raise ValueError(
             f"occlusion: x must have shape (batch, height, width, channels), got {x.shape}"
         )
-    patch = _pair("size", size)
-    step = patch if strides is None else _pair("strides", strides)
     for n, s, pixels in zip(patch, step, x.shape[1:3], strict=True):
         if not 1 <= s <= n <= pixels:
             raise ValueError(
@@ -164,25 +169,44 @@ def occlusion(
             )
     covers = [_covers(*of_axis) for of_axis in zip(x.shape[1:3], patch, step, strict=True)]
     rows, columns = covers  # each (positions, pixels), whether a patch there covers it
-    value = jnp.asarray(value, x.dtype)
+    value = filling("occlusion", value, x)
     drops = _drops(net, params, state, x, chosen, path, rows, columns, value)
     sums = jnp.einsum("nij,ih,jw->nhw", drops, rows.astype(x.dtype), columns.astype(x.dtype))
     return sums / (rows.sum(0)[:, None] * columns.sum(0)).astype(x.dtype)
 
 
+def filling(who: str, value: Any, x: jax.Array) -> jax.Array:
+    """The value of removed pixels: a number, or one per channel.
+
+    Example:
+      >>> filling("occlusion", [0.2, 0.5, 0.3], jnp.ones((2, 4, 5, 3))).shape
+      (3,)
+    """
+    if isinstance(value, int | float):
+        within(who, "value", value, "(-inf, inf)")
+    array = on_host(who, "value", value, "()" if np.ndim(value) == 0 else "(channels,)",
+                    sizes={"channels": x.shape[-1]})  # fmt: skip
+    return jnp.asarray(array, x.dtype)
+
+
 def choose(
     who: str, net: Layer, params: Params, state: State, x: Any, target: Any, path: str | None
-) -> tuple[jax.Array, jax.Array]:
-    """x as an array of floats, and a boolean mask of the output entries in the score.
+) -> tuple[Layer, jax.Array, jax.Array]:
+    """The net as a layer, x as an array of floats, and a mask of the output entries in the score.
 
     The mask has the shape of the output, or 1 for the batch.
 
     Example:
       >>> net = jn.serial(lambda x: x[:, ::2])
-      >>> choose("who", net, {}, {}, jnp.array([[3.0, 4.0, 5.0]]), None, None)[1].tolist()
+      >>> choose("who", net, {}, {}, jnp.array([[3.0, 4.0, 5.0]]), None, None)[2].tolist()
       [[False, True]]
     """
-    x = jnp.asarray(x)
+    net = check_net(who, net, params, state, x)
+    if not isinstance(path, str | None):
+        raise TypeError(f"{who}: path must be the name of a layer inside, got {path!r:.60}")
+    x = as_array(who, "x", x, "(batch, ...)", "booleans or numbers")
+    if not len(x):
+        raise ValueError(f"{who}: x must have at least one example, got {x.shape}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{who}: x must have a float dtype, got {x.dtype}; for images of bytes pass x / 255"
@@ -195,6 +219,10 @@ def choose(
             "layer with path=..."
         )
     if isinstance(target, tuple):
+        if not all(isinstance(place, slice | int | np.integer) for place in target):
+            raise TypeError(
+                f"{who}: target must be an index of integers and slices, got {target!r:.60}"
+            )
         chosen = np.zeros(y.shape[1:], bool)
         try:
             chosen[target] = True
@@ -203,7 +231,7 @@ def choose(
                 f"{who}: target {target} is out of range for {where}, whose output for one example "
                 f"has shape {y.shape[1:]}"
             ) from None
-        return x, jnp.asarray(chosen)[None]
+        return net, x, jnp.asarray(chosen)[None]
     if len(y.shape) != 2:
         raise ValueError(
             f"{who}: the output of {where} has shape {y.shape}, not (batch, classes); choose a "
@@ -213,7 +241,7 @@ def choose(
     if target is None:
         best = _output(net, params, state, x, path).argmax(1)
     else:
-        best = np.asarray(target)
+        best = on_host(who, "target", target, dtype="booleans or numbers")
         if best.dtype.kind not in "iu" or best.shape not in ((), y.shape[:1]):
             raise ValueError(
                 f"{who}: target must be a class, or one for each of {y.shape[0]} examples, got "
@@ -224,7 +252,7 @@ def choose(
                 f"{who}: target must be in 0..{classes - 1}, as {where} has {classes} outputs, got "
                 f"{best.min()}..{best.max()}"
             )
-    return x, jnp.asarray(best).reshape(-1, 1) == jnp.arange(classes)
+    return net, x, jnp.asarray(best).reshape(-1, 1) == jnp.arange(classes)
 
 
 def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str | None) -> Any:
@@ -326,7 +354,9 @@ def _covers(pixels: int, size: int, step: int) -> jax.Array:
 
 
 def _pair(what: str, value: int | Sequence[int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair: Any = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"occlusion: {what} must be a number or (rows, columns), got {value}")
+    for side in pair:
+        at_least("occlusion", what, side)
     return pair

@@ -39,7 +39,7 @@ def class_activation_map(
       (batch, *space of the maps), coarser than x where the network has pooled.
 
     Raises:
-      TypeError: for an x that is not of floats.
+      TypeError, ValueError: as `net.apply` and `saliency`.
       ValueError: for a path or class that does not exist, or a layer without maps.
 
     Example:
@@ -53,7 +53,9 @@ def class_activation_map(
     Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
     Localization".
     """
-    x, chosen = choose("class_activation_map", net, params, state, x, target, None)
+    net, x, chosen = choose("class_activation_map", net, params, state, x, target, None)
+    if not isinstance(path, str):
+        raise TypeError(f"class_activation_map: path must be the name of a layer, got {path!r:.60}")
     maps = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
     if len(getattr(maps, "shape", ())) < 3:
         raise ValueError(

@@ -6,8 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
-from jaxnet.core import Layer, PyTree, key_spec
+from jaxnet.checks import a_function, a_layer, check_input, within
+from jaxnet.core import Layer, PyTree, describe, key_spec
+from jaxnet.core.messages import all_native
 from jaxnet.inspect.table import size_of
 
 
@@ -22,10 +26,18 @@ def flops(function: Callable[..., Any], *args: PyTree) -> int:
       function: of arrays.
       args: arrays or shapes; nothing is computed.
 
+    Raises:
+      TypeError: for anything but a function, and for other arguments.
+
     Example:
       >>> flops(lambda a, b: a @ b, jn.spec((3, 5)), jn.spec((5, 7))) == 2 * 3 * 5 * 7
       True
     """
+    a_function("flops", "function", function, "arrays")
+    for leaf in jax.tree.leaves(args):
+        if not isinstance(leaf, int | float | complex):
+            check_input("flops", leaf)
+    args = all_native(args, "flops")
     return _operations(jax.make_jaxpr(function)(*args).jaxpr)
 
 
@@ -115,6 +127,9 @@ def memory(
       loss: maps the output to a number; by default the mean square.
 
     Raises:
+      TypeError: for anything but a layer, an optimizer of optax and a function; for a loss that
+        returns something else than one float.
+      ValueError: for a memory out of range.
       NotImplementedError: on a backend without memory analysis.
 
     Example:
@@ -124,8 +139,15 @@ def memory(
       >>> bool(memory(jn.dense(1000), jn.spec((32, 1000)), 4e6))
       False
     """
-    loss = loss or _mean_square
-    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
+    net, x = a_layer("memory", "net", net), check_input("memory", x)
+    within("memory", "memory", memory, "[0, inf)")
+    if not isinstance(optimizer, optax.GradientTransformation | None):
+        raise TypeError(
+            "memory: optimizer must be one of optax, such as optax.adam(1e-3), got "
+            f"{type(optimizer).__name__}"
+        )
+    loss = _mean_square if loss is None else loss
+    a_function("memory", "loss", loss, "(output)")
     key = key_spec()
     params, state = jax.eval_shape(lambda key: net.init(key, x), key)
     opt_state = jax.eval_shape(optimizer.init, params) if optimizer else ()
@@ -135,7 +157,10 @@ def memory(
 
         def objective(params):
             y, after = net.apply(params, state, x, key=key, train=True)
-            return loss(y), after
+            value = loss(y)
+            if np.shape(value) or not jnp.issubdtype(getattr(value, "dtype", object), jnp.floating):
+                raise TypeError(f"memory: loss must return one float, got {describe(value):.60}")
+            return value, after
 
         (_, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
         if optimizer:

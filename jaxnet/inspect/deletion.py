@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, State
+from jaxnet.checks import as_array, check_net, check_range, on_host
+from jaxnet.core import Layer, Params, State, describe
+from jaxnet.inspect.attribution import filling
 
 CHUNK = 500  # images per forward pass
 
@@ -42,7 +44,9 @@ def deletion(
       Accuracies, (shares,).
 
     Raises:
-      ValueError: for an importance of another shape than the images, or a share outside [0, 1].
+      TypeError, ValueError: as `net.apply`.
+      ValueError: for an importance of another shape than the images, or with NaN, labels that are
+        no classes of the network, no shares, or a share outside [0, 1].
 
     Example:
       >>> net = jn.serial(lambda x: x[:, 0, :, 0])  # reads the brightest of three pixels
@@ -53,20 +57,36 @@ def deletion(
     Reference: Samek et al. 2017, "Evaluating the Visualization of What a Deep Neural Network Has
     Learned" (region perturbation); Petsiuk, Das and Saenko 2018, "RISE" (deletion).
     """
-    x, importance, labels = jnp.asarray(x), jnp.asarray(importance), jnp.asarray(labels)
+    net = check_net("deletion", net, params, state, x)
+    x = as_array("deletion", "x", x, dtype="floats")
+    importance = on_host("deletion", "importance", importance)
+    labels = on_host("deletion", "labels", labels, dtype="integers")
+    given = on_host("deletion", "shares", shares, "(shares,)")
     if x.ndim != 4 or importance.shape != x.shape[:3] or labels.shape != x.shape[:1]:
         raise ValueError(
             "deletion: expected images (batch, height, width, channels), labels (batch,) and "
             f"importance (batch, height, width), got {x.shape}, {labels.shape} and "
             f"{importance.shape}; for a coarse map use jax.image.resize"
         )
-    if not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"deletion: shares must be in [0, 1], got {list(shares)}")
+    if not (len(x) and len(given)):
+        raise ValueError(
+            f"deletion: expected at least one image and one share, got {len(x)} and {len(given)}"
+        )
+    if not ((given >= 0) & (given <= 1)).all():
+        raise ValueError(f"deletion: shares must be in [0, 1], got {given.tolist()}")
+    if np.isnan(importance).any():
+        raise ValueError("deletion: importance has NaN")
+    y = jax.eval_shape(lambda x: net.apply(params, state, x)[0], x)
+    if np.ndim(y) != 2:
+        raise ValueError(f"deletion: the net must return (batch, classes), got {describe(y)}")
+    check_range(labels, y.shape[1], "deletion: labels")
+    filled = filling("deletion", value, x)
+    importance, labels = jnp.asarray(importance, jnp.float32), jnp.asarray(labels)
     pixels = x.shape[1] * x.shape[2]
-    counts = jnp.asarray([round(share * pixels) for share in shares])
+    counts = jnp.asarray([round(share * pixels) for share in given])
     correct = sum(
         _correct(net, params, state, x[i : i + CHUNK], labels[i : i + CHUNK],
-               importance[i : i + CHUNK], counts, jnp.asarray(value, x.dtype))
+               importance[i : i + CHUNK], counts, filled)
         for i in range(0, len(x), CHUNK)
     )  # fmt: skip
     return np.asarray(correct) / len(x)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import check_input
 from jaxnet.core import Layer, PyTree, path_name
+from jaxnet.core.messages import all_native
 from jaxnet.inspect.activations import activations
 from jaxnet.inspect.table import Table, Tabular
 from jaxnet.training.objective import averages
@@ -64,7 +66,8 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
 
     Raises:
       ValueError: for no batch.
-      TypeError: for a trainer that is not from `jn.trainer`.
+      TypeError: for a trainer that is not from `jn.trainer`, and for anything but a train_state and
+        batches of arrays.
 
     Example:
       >>> net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(1))
@@ -82,9 +85,19 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
         raise ValueError(
             "doctor: expected at least one batch, as in doctor(trainer, train_state, batch)"
         )
-    objective, update, watcher = trainer.objective, trainer.update, trainer.watcher
+    objective, update, watcher = (
+        getattr(trainer, name, None) for name in ("objective", "update", "watcher")
+    )
     if objective is None or update is None or watcher is None:
         raise TypeError("doctor: expected a trainer from jn.trainer(objective, optimizer)")
+    if not isinstance(train_state, TrainState):
+        raise TypeError(
+            "doctor: train_state must be that of trainer.init(key, batch), got "
+            f"{type(train_state).__name__}"
+        )
+    for batch in batches:
+        check_input("doctor", batch)
+    batches = all_native(batches, "doctor")
     findings = _compilations(watcher.traces, batches)
 
     @jax.jit

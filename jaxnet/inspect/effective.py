@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import as_array, at_least, check_net
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import output_at, saliency
 
@@ -34,7 +35,7 @@ def effective_field(
       effect).
 
     Raises:
-      TypeError: for an x that is not of floats.
+      TypeError, ValueError: as `net.apply` and `saliency`.
       ValueError: for a path or unit that does not exist, or a layer without maps.
 
     Example:
@@ -47,7 +48,14 @@ def effective_field(
     Reference: Luo, Li, Urtasun and Zemel 2016, "Understanding the Effective Receptive Field in Deep
     Convolutional Neural Networks".
     """
-    shape = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x).shape
+    net = check_net("effective_field", net, params, state, x)
+    x = as_array("effective_field", "x", x, "(batch, height, width, channels)", "floats")
+    if not isinstance(path, str):
+        raise TypeError(f"effective_field: path must be the name of a layer, got {path!r:.60}")
+    if unit is not None:
+        at_least("effective_field", "unit", unit, 0)
+    y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)
+    shape = getattr(y, "shape", ())
     if len(shape) != 4 or np.ndim(x) != 4:
         raise ValueError(
             "effective_field: expected images (batch, height, width, channels) and a layer with "

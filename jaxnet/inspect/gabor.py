@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import on_host
+
 STEPS = 80  # of Levenberg-Marquardt
 NARROWEST = 0.5  # pixels: a narrower Gaussian would fit any single pixel
 
@@ -80,6 +82,7 @@ def gabor_fit(filters: Any) -> GaborFit:
         `kernel.reshape(height, width, -1)`, for a greyscale convolution `kernel[:, :, 0]`.
 
     Raises:
+      TypeError: for anything but numbers.
       ValueError: for another shape, or values that are not finite.
 
     Example:
@@ -91,7 +94,7 @@ def gabor_fit(filters: Any) -> GaborFit:
     Reference: Daugman 1985, "Uncertainty relation for resolution in space, spatial frequency, and
     orientation"; Jones and Palmer 1987 fit them to cells of the cat's cortex.
     """
-    filters = np.asarray(filters, float)
+    filters = on_host("gabor_fit", "filters", filters)
     if filters.ndim != 3 or min(filters.shape[:2]) < 4 or not filters.shape[2]:
         raise ValueError(
             "gabor_fit: expected (height, width, filters), at least 4x4 pixels, got "

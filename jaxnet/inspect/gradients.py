@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import (
+    a_function,
+    a_layer,
+    at_least,
+    check_input,
+    check_options,
+    on_host,
+    one_of,
+    within,
+)
 from jaxnet.core import Layer, PyTree, child_key, describe
+from jaxnet.core.messages import check_dtype, check_key
 from jaxnet.inspect.table import Table, Tabular
 
 STEP = 1e-6  # near the cube root of float64's precision, the best step for central differences
@@ -40,6 +51,7 @@ def numerical_gradient(
       The gradient, in this dtype, with the shape of x.
 
     Raises:
+      TypeError: for anything but a function and an array, and an f that returns no number.
       ValueError: for another method or dtype, h not above 0, or an f with more than one output.
 
     Example:
@@ -51,18 +63,20 @@ def numerical_gradient(
       >>> ((1 - np.tanh(-0.46) ** 2) * x).round(4).tolist()
       [0.4075, -0.163]
     """
-    if method not in ("central", "forward"):
-        raise ValueError(f"numerical_gradient: method must be central or forward, got {method!r}")
+    who = "numerical_gradient"
+    a_function(who, "f", f, "(x)")
+    x = on_host(who, "x", x)
+    one_of(who, "method", method, ["central", "forward"])
+    check_dtype(who, dtype)
     precision = np.dtype(dtype)
     if precision not in (np.float64, np.float32):
         raise ValueError(f"numerical_gradient: dtype must be float64 or float32, got {precision}")
-    if not h > 0:
-        raise ValueError(f"numerical_gradient: h must be above 0, got {h}")
+    within(who, "h", h, "(0, inf)")
     with jax.enable_x64(precision == np.float64):
         x, h = np.array(x, precision), precision.type(h)
 
         def value(at):
-            y = np.asarray(f(at), precision)
+            y = on_host(who, "the output of f", f(at)).astype(precision)
             if y.size != 1:
                 raise ValueError(f"numerical_gradient: f must return one number, got {y.shape}")
             return y.reshape(())
@@ -162,6 +176,7 @@ def check_gradients(
       A `GradientCheck`, which prints.
 
     Raises:
+      TypeError, ValueError: for arguments of another type or out of range.
       AssertionError: for gradients that disagree; the message has the entries and both values.
       TypeError: for a layer that does not keep float64.
 
@@ -177,6 +192,14 @@ def check_gradients(
       total            17       17      0        ...
       relative errors, allowed 1e-05
     """
+    layer = a_layer("check_gradients", "layer", layer)
+    if not all(leaf.size for leaf in jax.tree.leaves(check_input("check_gradients", x))):
+        raise ValueError(f"check_gradients: the input must not be empty, got {describe(x)}")
+    check_options("check_gradients", train=train)
+    at_least("check_gradients", "samples", samples)
+    within("check_gradients", "tolerance", tolerance, "(0, inf)")
+    if key is not None:
+        check_key(key, "check_gradients")
     with jax.enable_x64(True):
         key = jax.random.key(0) if key is None else key
         random = np.random.default_rng(0)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import a_function, as_array
 from jaxnet.inspect.table import Table, Tabular
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
@@ -86,6 +87,7 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
       A `Graph`; draw it with `jn.viz.graph`.
 
     Raises:
+      TypeError: for anything but a function, and arguments that are no numbers or arrays.
       ValueError: for an f that does not return exactly one float.
 
     Example:
@@ -103,7 +105,12 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
     Reference: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating
     errors".
     """
-    args = jax.tree.map(lambda a: float(a) if type(a) is int else a, args)
+    a_function("graph", "f", f, "numbers or arrays")
+    leaves, structure = jax.tree.flatten(args)
+    for i, leaf in enumerate(leaves):
+        if not isinstance(leaf, int | float | complex):
+            leaves[i] = as_array("graph", f"argument {i}", leaf, dtype="booleans or numbers")
+    args = jax.tree.map(lambda a: float(a) if type(a) is int else a, structure.unflatten(leaves))
     closed = jax.make_jaxpr(f)(*args)
     shapes = closed.out_avals
     if len(shapes) != 1 or shapes[0].shape != () or not _floating(shapes[0]):

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnet.checks import at_least, check_net, within
 from jaxnet.core import Layer, Params, State
+from jaxnet.core.messages import check_key
 from jaxnet.inspect.attribution import output_at
 
 
@@ -54,6 +56,7 @@ def maximize_activation(
       Images in [0, 1], (units, height, width, channels).
 
     Raises:
+      TypeError: for arguments of another type.
       ValueError: for a path or units that do not exist, and options out of range.
 
     Example:
@@ -67,23 +70,38 @@ def maximize_activation(
     Deep Network"; Yosinski et al. 2015, "Understanding Neural Networks Through Deep Visualization"
     (decay, blur); Olah, Mordvintsev and Schubert 2017, "Feature Visualization" (jitter).
     """
-    if steps < 1 or not 0 <= background <= 1 or min(jitter, decay, blur) < 0 or len(shape) != 3:
-        raise ValueError(
-            "maximize_activation: expected steps >= 1, a background in [0, 1], jitter, decay "
-            f"and blur >= 0 and a shape (height, width, channels), got {steps=}, "
-            f"{background=}, {jitter=}, {decay=}, {blur=}, {shape=}"
-        )
+    who = "maximize_activation"
+    if not isinstance(shape, tuple | list) or len(shape) != 3:
+        raise TypeError(f"{who}: shape must be (height, width, channels), got {shape!r:.60}")
+    for name, count in zip(("height", "width", "channels"), shape, strict=True):
+        at_least(who, name, count)
+    if not isinstance(units, list | tuple) or not units:
+        raise TypeError(f"{who}: units must be a list of at least one unit, got {units!r:.60}")
+    if not isinstance(path, str | None):
+        raise TypeError(f"{who}: path must be the name of a layer inside, got {path!r:.60}")
+    at_least(who, "steps", steps)
+    within(who, "learning_rate", learning_rate, "[0, inf)")
+    within(who, "background", background, "[0, 1]")
+    within(who, "decay", decay, "[0, inf)")
+    at_least(who, "jitter", jitter, 0)
+    within(who, "blur", blur, "[0, inf)")
+    check_key(key, who)
+    shape = (shape[0], shape[1], shape[2])
+    net = check_net(who, net, params, state, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     many = jax.ShapeDtypeStruct((len(units), *shape), jnp.float32)
     y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), many)
     weights = np.zeros(y.shape, np.float32)  # of each output in the maximized sum
     for place, unit in enumerate(units):
         weight = weights[place]
+        index = unit if isinstance(unit, tuple) else (unit,)
+        if not all(isinstance(number, int | np.integer) for number in index) or not index:
+            raise TypeError(f"{who}: a unit must be a number or a tuple of them, got {unit!r:.60}")
         index = unit if isinstance(unit, tuple) else (Ellipsis, unit)
         try:
             weight[index] = 1
         except IndexError:
             raise ValueError(
-                f"maximize_activation: unit {unit} is out of range for "
+                f"{who}: unit {unit} is out of range for "
                 f"{net.name if path is None else f'{net.name}/{path}'}, whose output for one image "
                 f"has shape {y.shape[1:]}"
             ) from None

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import a_layer, check_input
 from jaxnet.core import Layer, PyTree, key_spec
 from jaxnet.inspect.activations import run
 from jaxnet.inspect.table import Table, Tabular
@@ -70,6 +71,7 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
       The `ReceptiveFields` of the layers whose output has the axes of x.
 
     Raises:
+      TypeError: for anything but a layer and an input.
       ValueError: for an input without spatial axes.
 
     Example:
@@ -82,8 +84,9 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
       conv_1  15×15  1×1     5×5
       conv_2  15×15  1×1     7×7
     """
+    net, x = a_layer("receptive_fields", "net", net), check_input("receptive_fields", x)
     shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
-    if len(shape) < 3:
+    if len(shape) < 3 or not all(shape[1:]):
         raise ValueError(
             f"receptive_fields: x must have shape (batch, *space, channels), got {shape}"
         )

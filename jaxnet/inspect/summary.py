@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import a_layer, check_input
 from jaxnet.core import Layer, Path, PyTree, describe, key_spec
 from jaxnet.inspect.cost import flops
 from jaxnet.inspect.table import Table, Tabular, size_of
@@ -96,6 +97,9 @@ def summary(net: Layer, x: PyTree) -> Summary:
     Returns:
       A `Summary`, which prints; its `rows` hold the figures.
 
+    Raises:
+      TypeError: for anything but a layer and an input.
+
     Example:
       >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3), name="mlp")
       >>> summary(net, jn.spec((32, 5)))
@@ -110,13 +114,14 @@ def summary(net: Layer, x: PyTree) -> Summary:
       total                                66      0  3.6 k
       264 B of parameters, 0 B of state, 2.2 kB of activations
     """
+    net, x = a_layer("summary", "net", net), check_input("summary", x)
     found: dict[Path, list[tuple[Layer, PyTree, PyTree]]] = {}
 
     def see(path, layer, x, y):
         found.setdefault(path, []).append((layer, _shapes(x), _shapes(y)))
         return y
 
-    x, key = _shapes(x), key_spec()
+    key = key_spec()
     params, state = jax.eval_shape(lambda key: net.init(key, x), key)
     run = observe(net, see, transforms=True).apply
     jax.eval_shape(lambda p, s, x, key: run(p, s, x, key=key), params, state, x, key)

@@ -2,12 +2,18 @@
 
 import html
 import shutil
+import sys
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxnet.checks import at_least
+
 GAP = "  "  # between columns
 NARROW = 8  # no column is cut below this width
+
+# For terminals that lack these; each is as wide as before.
+PLAIN = str.maketrans("─…×–−≥≤≠÷√‖·", "-~x--><!/v|.")
 
 
 @dataclass
@@ -15,7 +21,8 @@ class Table:
     """A table with a title, a header, rows, totals and notes.
 
     Columns of numbers are right-aligned, with a separator for thousands; all others are
-    left-aligned. Where the table is wider than the terminal, the widest columns are cut.
+    left-aligned. Where the table is wider than the terminal, the widest columns are cut. Where the
+    terminal's encoding lacks its letters, such as ASCII or Latin-1, similar ones are printed.
 
     Args:
       title: the line above.
@@ -41,6 +48,27 @@ class Table:
     notes: list[str] = field(default_factory=list)
     width: int | None = None
 
+    def __post_init__(self) -> None:
+        head = isinstance(self.head, tuple | list) and self.head
+        if not head or not all(isinstance(name, str) for name in head):
+            raise TypeError(f"Table: head must be a tuple of names, got {self.head!r:.60}")
+        for what, rows in (("rows", self.rows), ("totals", self.totals)):
+            if not isinstance(rows, list | tuple):
+                raise TypeError(f"Table: {what} must be a list of tuples, got {rows!r:.60}")
+            for row in rows:
+                if not isinstance(row, list | tuple) or len(row) != len(self.head):
+                    raise ValueError(
+                        f"Table: {what} must be tuples of {len(self.head)} cells, one per name in "
+                        f"head, got {row!r:.60}"
+                    )
+        if self.width is not None:
+            at_least("Table", "width", self.width)
+        if not isinstance(self.notes, list | tuple):
+            raise TypeError(f"Table: notes must be a list of str, got {self.notes!r:.60}")
+        for what, words in (("title", self.title), *(("notes", note) for note in self.notes)):
+            if not isinstance(words, str):
+                raise TypeError(f"Table: {what} must be str, got {words!r:.60}")
+
     def __str__(self) -> str:
         width = self.width or shutil.get_terminal_size().columns
         body = [[_cell(value) for value in row] for row in [*self.rows, *self.totals]]
@@ -61,7 +89,7 @@ class Table:
             lines += [rule, *map(line, body[len(self.rows) :])]
         for note in self.notes:
             lines += _wrap(note, width)
-        return "\n".join(lines)
+        return _printable("\n".join(lines))
 
     __repr__ = __str__
 
@@ -134,6 +162,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _printable(text: str) -> str:
+    """In letters that the standard output has."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(PLAIN).encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def _wide(text: str) -> int:

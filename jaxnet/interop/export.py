@@ -18,7 +18,6 @@ trust. JAX guarantees to read a file for six months. An older JAX may not read a
 
 import hashlib
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +25,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import at_least, check_input, check_net, check_options, one_of
 from jaxnet.core import Layer, Params, PyTree, State, describe, path_name
+from jaxnet.core.messages import all_native
+from jaxnet.files import file_path, readable, replacing
 
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # of jax.export
 DIGEST = hashlib.sha256().digest_size  # bytes of the checksum
 
 
@@ -59,10 +62,16 @@ class Program(NamedTuple):
         """The output for x, or for (weights, x) where the weights are outside.
 
         Raises:
+          TypeError: for anything but arrays.
           ValueError: for an input of another structure, shape or dtype, another platform, or a
             program of a newer JAX.
         """
-        inputs = jax.tree.map(jnp.asarray, inputs)
+        try:
+            inputs = jax.tree.map(jnp.asarray, all_native(inputs, "program"))
+        except (TypeError, ValueError, OverflowError):
+            raise TypeError(
+                f"program: expected {self._input()}, got {describe(inputs):.60}"
+            ) from None
         try:
             return self.exported.call(*inputs)
         except ValueError as error:
@@ -77,10 +86,10 @@ class Program(NamedTuple):
             ) from error
 
     def save(self, path: str | os.PathLike, *, gradients: int = 0) -> Path:
-        """Writes the program to a file, atomically.
+        """Writes the program to a file, whole or not at all; see `jn.save`.
 
         Args:
-          path: such as "digits.stablehlo"; missing folders are created.
+          path: such as "digits.stablehlo"; missing folders are created, "~" is the home folder.
           gradients: the order of derivatives that the loaded program supports; each adds a program
             about twice as large.
 
@@ -89,18 +98,15 @@ class Program(NamedTuple):
 
         Raises:
           ImportError: without the package flatbuffers, the format of `jax.export`.
+          OSError: where it cannot be written.
           TypeError, ValueError: for an output with named tuples or other containers that JAX cannot
             serialize; JAX names them.
         """
+        at_least("Program.save", "gradients", gradients, 0)
+        path = file_path("Program.save", path)
         data = bytes(self.exported.serialize(vjp_order=gradients))
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            beside.write_bytes(data + hashlib.sha256(data).digest())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing("Program.save", path) as file:
+            file.write(data + hashlib.sha256(data).digest())
         return path
 
     def _input(self) -> str:
@@ -142,7 +148,8 @@ def export(
       weights_inside: whether params and state are constants of the program.
 
     Raises:
-      ValueError: for params or state that do not fit the net.
+      TypeError: for anything but a layer, arrays, and platforms as a list of str.
+      ValueError: for params or state that do not fit the net, and an unknown platform.
       TypeError and others: for a net that needs a fixed batch size; a note explains it.
 
     Example:
@@ -154,7 +161,19 @@ def export(
       >>> print(outside)
       (a dict of 4 weights, (batch, 8, 6, 1) float32) -> (batch, 3) float32 on cpu, tpu
     """
+    net, x = check_net("export", net, params, state, x), check_input("export", x)
+    if batch is not None:
+        at_least("export", "batch", batch)
+    if platforms is not None:
+        if isinstance(platforms, str) or not isinstance(platforms, Sequence) or not platforms:
+            raise TypeError(
+                f'export: platforms must be a list of str, such as ["cpu"], got {platforms!r:.60}'
+            )
+        for platform in platforms:
+            one_of("export", "a platform", platform, PLATFORMS)
+    check_options("export", weights_inside=weights_inside)
     spec, is_open = _spec(x, batch)
+    params, state = all_native((params, state), "export")
     weights, structure = jax.tree_util.tree_flatten_with_path({"params": params, "state": state})
     by_path = {path_name(path): jnp.asarray(leaf) for path, leaf in weights}
 
@@ -187,7 +206,8 @@ def load_exported(path: str | os.PathLike) -> Program:
       path: of the file.
 
     Raises:
-      FileNotFoundError: for a missing file.
+      FileNotFoundError, IsADirectoryError: where there is no such file.
+      OSError: where it cannot be read.
       ValueError: for a file that is truncated, changed, or of another format.
       ImportError: without the package flatbuffers.
 
@@ -199,9 +219,7 @@ def load_exported(path: str | os.PathLike) -> Program:
       >>> print(load_exported(program.save(file)))  # doctest: +SKIP
       (batch, 5) float32 -> (batch, 3) float32 on cpu
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"load_exported: no file {path}")
+    path = readable("load_exported", path)
     whole = path.read_bytes()
     data, digest = whole[:-DIGEST], whole[-DIGEST:]
     if hashlib.sha256(data).digest() != digest:
@@ -216,10 +234,8 @@ def _spec(x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
     """Shapes with this batch size, and whether any size is variable."""
     given = [n for leaf in jax.tree.leaves(x) for n in leaf.shape]
     chosen = any(map(jax.export.is_symbolic_dim, given))
-    if batch is not None and (chosen or batch < 1):
-        raise ValueError(
-            f"export: batch must be at least 1, and x without symbolic sizes, got {batch}"
-        )
+    if batch is not None and chosen:
+        raise ValueError(f"export: batch must be None for an x with symbolic sizes, got {batch}")
     (size,) = (batch,) if batch is not None else jax.export.symbolic_shape("batch")
 
     def leaf(a: Any) -> jax.ShapeDtypeStruct:

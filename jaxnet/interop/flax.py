@@ -19,6 +19,7 @@ from flax import linen as nn
 from flax.core import unfreeze
 
 from jaxnet.core import Layer, PyTree, child_key
+from jaxnet.core.messages import a_function, check_name
 
 Call = Callable[[Any, PyTree, bool], PyTree]
 
@@ -69,6 +70,7 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
             "from_linen: expected a Linen module such as nn.Dense(4), got "
             f"{type(module).__name__}; for an NNX module use from_nnx"
         )
+    _check("from_linen", call, name)
     if isinstance(module, LayerModule) and call is None:
         return module.layer._replace(name=name or module.layer.name)
     name = name or module.name or type(module).__name__
@@ -126,7 +128,7 @@ def to_linen(
       name: of the module inside a parent; by default chosen by Flax.
 
     Raises:
-      TypeError: for anything but a layer.
+      TypeError: for anything but a layer, and names that are no str.
 
     Example:
       >>> module = to_linen(jn.serial(jn.dense(4), jn.batch_norm()))
@@ -142,6 +144,9 @@ def to_linen(
             f"to_linen: expected a layer such as jn.dense(4), got {type(layer).__name__}; "
             "for a function pass jn.serial(function)"
         )
+    for what, word in (("collection", collection), ("rng", rng), ("name", name)):
+        if not isinstance(word, str) and not (what == "name" and word is None):
+            raise TypeError(f"to_linen: {what} must be a str, got {word!r:.60}")
     return LayerModule(layer, collection, rng, name=name)
 
 
@@ -219,6 +224,8 @@ def from_nnx(
             "from_nnx: expected a function that builds the module, such as "
             f"lambda rngs: nnx.Linear(3, 4, rngs=rngs), got {type(make).__name__}"
         )
+
+    _check("from_nnx", call, name)
 
     def build(rngs):
         module = make(rngs)
@@ -304,6 +311,13 @@ def _seeds(streams: Variables, key: jax.Array) -> Variables:
         else:
             seeds[path] = variable.replace(jnp.zeros(shape, jnp.uint32))
     return seeds
+
+
+def _check(who: str, call: Any, name: Any) -> None:
+    if call is not None:
+        a_function(who, "call", call, "(module, x, train)")
+    if name is not None:
+        check_name(who, name)
 
 
 def _usual_call(who: str, module: Any) -> Call:

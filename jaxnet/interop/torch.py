@@ -14,9 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import a_layer, as_array, check_input, on_host, within
 from jaxnet.core import Layer, Params, PyTree, State, key_spec
+from jaxnet.core.messages import compare
+from jaxnet.files import readable
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
 from jaxnet.look import observe
+from jaxnet.training.checkpoint import read_tensors
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
 
@@ -46,8 +50,8 @@ def from_torch(
 
     Args:
       net: with dense, convolutional, embedding and normalization layers.
-      weights: `module.state_dict()`, a mapping of arrays, or the path of a safetensors file. To
-        leave parts out, pass a dict without them.
+      weights: `module.state_dict()`, a mapping of arrays, or the path of a safetensors file; of a
+        .pt file, `torch.load(path)`. To leave parts out, pass a dict without them.
       x: input of the net, or its `jn.spec`; images and signals with channels last.
       names: path of a layer -> its name in PyTorch, such as {"output": "fc"}, for those that are
         not in their order.
@@ -56,6 +60,8 @@ def from_torch(
       (params, state), as `net.init` returns them.
 
     Raises:
+      OSError: for a file that is missing or cannot be read.
+      TypeError: for weights that are not arrays of floats.
       ValueError: for a layer without a counterpart, or with one of another kind or shape; for a
         layer after a reshape inside a function, where the order of the features in PyTorch is
         unknown. The message names the layer.
@@ -68,8 +74,8 @@ def from_torch(
       >>> jax.tree.map(jnp.shape, params["conv"])
       {'bias': (4,), 'kernel': (5, 5, 3, 4)}
     """
-    weights = _read(weights)
-    params, state, pairs = _match(net, weights, x, names or {})
+    net, weights, x, names = _checked("from_torch", net, weights, x, names)
+    params, state, pairs = _match(net, weights, x, names)
     for part, group in pairs:
         for tree, entries in ((params, part.params), (state, part.state)):
             for entry, spec in entries.items():
@@ -100,7 +106,7 @@ def to_torch(
       name -> array; `module.load_state_dict({name: torch.tensor(a) for name, a in ...})`.
 
     Raises:
-      ValueError: as `from_torch`.
+      OSError, TypeError, ValueError: as `from_torch`; for params or state that do not fit the net.
 
     Example:
       >>> weights = {"weight": np.ones((4, 3)), "bias": np.zeros(4)}
@@ -108,9 +114,11 @@ def to_torch(
       >>> to_torch(jn.dense(4), params, {}, weights, jn.spec((2, 3)))["weight"][1].tolist()
       [1.0, 5.0, 9.0]
     """
-    weights = _read(weights)
+    net, weights, x, names = _checked("to_torch", net, weights, x, names)
     out = {name: np.asarray(array) for name, array in weights.items()}
-    for part, group in _match(net, weights, x, names or {})[2]:
+    *needed, pairs = _match(net, weights, x, names)
+    compare((net.name,), tuple(needed), (params, state), x)
+    for part, group in pairs:
         for tree, entries in ((params, part.params), (state, part.state)):
             for entry in entries:
                 name = f"{group.prefix}.{NAMES[entry]}" if group.prefix else NAMES[entry]
@@ -167,7 +175,7 @@ def first_difference(
       tolerance: of the relative difference.
 
     Raises:
-      ValueError: as `from_torch`.
+      TypeError, ValueError: as `to_torch`; for another module, and a negative tolerance.
 
     Example:
       >>> import torch  # doctest: +SKIP
@@ -176,7 +184,16 @@ def first_difference(
     """
     import torch
 
-    pairs = _match(net, _read(module.state_dict()), jnp.asarray(x), names or {})[2]
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(
+            f"first_difference: module must be a torch.nn.Module, got {type(module).__name__}"
+        )
+    within("first_difference", "tolerance", tolerance, "[0, inf)")
+    x = as_array("first_difference", "x", x, dtype="booleans or numbers")
+    weights = module.state_dict()
+    net, weights, specs, names = _checked("first_difference", net, weights, x, names)
+    *needed, pairs = _match(net, weights, specs, names)
+    compare((net.name,), tuple(needed), (params, state), specs)
     theirs: dict[str, Any] = {}
     hooks = []
     for _, group in pairs:
@@ -198,7 +215,7 @@ def first_difference(
         ours.setdefault("/".join(path), y)
         return y
 
-    observe(net, see).apply(params, state, jnp.asarray(x))
+    observe(net, see).apply(params, state, x)
     worst = 0.0
     for part, group in pairs:
         mine, other = np.asarray(ours[part.path]), theirs[group.prefix]
@@ -237,12 +254,42 @@ class _Group(NamedTuple):
     entries: dict[str, Any]
 
 
-def _read(weights: Weights | str | Path) -> dict[str, Any]:
+def _checked(
+    who: str, net: Any, weights: Any, x: Any, names: Any
+) -> tuple[Layer, dict[str, Any], PyTree, dict[str, str]]:
+    """The net as a layer, the weights as arrays by name, specs of x, and the pairs of names."""
+    net, x = a_layer(who, "net", net), check_input(who, x)
+    if not isinstance(names, Mapping | None):
+        raise TypeError(
+            f"{who}: names must map paths of layers to names in PyTorch, got {type(names).__name__}"
+        )
     if isinstance(weights, str | Path):
-        from safetensors.numpy import load_file
+        weights, _ = read_tensors(who, readable(who, weights))
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"{who}: weights must be a state_dict or the path of a safetensors file, got "
+            f"{type(weights).__name__}"
+        )
+    arrays = {name: _array(who, name, a) for name, a in weights.items()}
+    return net, arrays, x, dict(names or {})
 
-        return dict(load_file(weights))
-    return {name: a.detach().numpy() if hasattr(a, "detach") else a for name, a in weights.items()}
+
+def _array(who: str, name: Any, given: Any) -> np.ndarray:
+    if not isinstance(name, str):
+        raise TypeError(f"{who}: weights must have names, got {name!r:.60}")
+    if hasattr(given, "detach"):
+        given = given.detach().cpu()
+        # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
+        given = (
+            given.float() if given.is_floating_point() and given.itemsize < 4 else given
+        ).numpy()
+    if not isinstance(given, np.ndarray | np.generic | jax.Array):
+        raise TypeError(
+            f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for {name}"
+        )
+    if name.rpartition(".")[2] in NAMES.values():
+        return on_host(who, name, given, dtype="floats")
+    return np.asarray(given)
 
 
 def _at(tree: PyTree, path: str) -> Any:
@@ -322,7 +369,7 @@ def _match(
     unknown += [name for name in names.values() if name not in groups]
     if unknown:
         raise ValueError(
-            f"torch weights: names has unknown entries: {', '.join(unknown)}; layers: "
+            f"torch weights: names has unknown entries: {', '.join(map(str, unknown))}; layers: "
             f"{', '.join(part.path for part in parts)}; in PyTorch: {', '.join(groups)}"
         )
     rest = [group for name, group in groups.items() if name not in names.values()]

@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_range, needs_key, within
 from jaxnet.core import Layer, Params, PyTree, child_key, param_dtype
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.layers.checks import check_range, check_rate, needs_key
 from jaxnet.layers.embedding import rotary as rotate
 from jaxnet.ops.attention import (
     dot_product_attention,
@@ -111,7 +110,7 @@ def multi_head_attention(
         raise ValueError(
             f"{name}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
         )
-    check_rate(name, dropout_rate, "dropout_rate")
+    within(name, "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
 
     def init(key, given):
         cache = memory = None

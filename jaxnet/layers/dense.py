@@ -1,9 +1,8 @@
 """Dense layer: every output depends on every input."""
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_rank
 from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.layers.checks import check_rank
 
 
 def dense(

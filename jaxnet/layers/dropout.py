@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import needs_key, within
 from jaxnet.core import Layer
-from jaxnet.layers.checks import check_rate, needs_key
 
 
 def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dropout") -> Layer:
@@ -31,7 +31,7 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
 
     Reference: Srivastava et al. 2014, "Dropout".
     """
-    check_rate(name, rate)
+    within(name, "rate", rate, "[0, 1)", "the share to drop")
 
     def init(key, x):
         _noise_shape(x.shape, axes, name)

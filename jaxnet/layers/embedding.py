@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_range
 from jaxnet.core import Layer, param_dtype, stateless
 from jaxnet.initializers import Initializer, normal, variance_scaling
-from jaxnet.layers.checks import check_range
 
 # Variance 1 / features, so that tied logits start with the variance of their inputs.
 _one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)

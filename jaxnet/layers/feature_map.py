@@ -4,10 +4,9 @@ import math
 
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_rank
 from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, constant, normal, variance_scaling
-from jaxnet.layers.checks import check_rank
 
 
 def polynomial(degree: int, *, name: str = "polynomial") -> Layer:

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import needs_key, within
 from jaxnet.core import Layer
-from jaxnet.layers.checks import check_rate, needs_key
 
 
 def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
@@ -54,7 +54,7 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
 
     Reference: Srivastava et al. 2014, "Dropout", section 10.
     """
-    check_rate(name, rate)
+    within(name, "rate", rate, "[0, 1)", "the share to drop")
     stddev = math.sqrt(rate / (1 - rate))
     return _noisy(name, "gaussian_dropout", stddev, lambda x, noise: x * (1 + noise))
 

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_rank
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, ones, zeros
-from jaxnet.layers.checks import check_rank
 from jaxnet.ops.precision import output_dtype, wide
 
 

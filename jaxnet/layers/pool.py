@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_rank
 from jaxnet.core import Layer, stateless
-from jaxnet.layers.checks import check_rank
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 

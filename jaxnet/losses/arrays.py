@@ -5,6 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.checks import as_array, check_range
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
 
@@ -26,29 +29,66 @@ def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
     NaN for a label outside [0, classes).
     """
     classes = values.shape[-1]
-    labels = labels.astype(jnp.int32)
-    labels = jnp.where(labels < 0, classes, labels)  # negative indices would count from the end
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    # Negative indices would count from the end, those of 64 bits wrap.
+    labels = jnp.where((labels < 0) | (labels >= classes), classes, labels)
     return jnp.take_along_axis(values, labels[..., None], axis=-1, mode="fill")[..., 0]
 
 
-def check_same_shape(who: str, a: jax.Array, b: jax.Array) -> None:
-    """Raises a ValueError unless both shapes are equal."""
+def read_same(
+    who: str, a: Any, b: Any, names: tuple[str, str] = ("outputs", "targets")
+) -> tuple[jax.Array, jax.Array]:
+    """Two checked arrays of one shape, as floats."""
+    a, b = as_array(who, names[0], a, dtype="reals"), as_array(who, names[1], b, dtype="reals")
     if a.shape != b.shape:
         raise ValueError(
-            f"{who}: expected two arrays of the same shape, got {a.shape} and {b.shape}. "
-            "To drop a last axis of size 1, write outputs[..., 0]"
+            f"{who}: expected {' and '.join(names)} of the same shape, got {a.shape} and "
+            f"{b.shape}. To drop a last axis of size 1, write outputs[..., 0]"
         )
+    return a, b
 
 
-def check_labels(who: str, outputs: jax.Array, targets: jax.Array) -> None:
-    """Raises unless targets are integers (batch, ...) for outputs (batch, ..., classes)."""
-    if not jnp.issubdtype(targets.dtype, jnp.integer):
-        raise TypeError(
-            f"{who}: expected integer labels as targets, got {targets.dtype}. "
-            "For one-hot targets, write targets.argmax(-1)"
-        )
-    if outputs.ndim == 0 or outputs.shape[:-1] != targets.shape:
+def read_labels(
+    who: str, outputs: Any, targets: Any, *, classes_only: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Checked outputs (batch, ..., classes) and integer labels (batch, ...).
+
+    Args:
+      who: the loss or metric.
+      outputs, targets: its arguments.
+      classes_only: whether labels on the host must be classes; elsewhere `at_label` gives NaN.
+    """
+    outputs = as_array(who, "outputs", outputs, "(batch, ..., classes)", "reals")
+    host = targets
+    targets = as_array(who, "targets", targets, "(batch, ...)", "integers")
+    if outputs.shape[:-1] != targets.shape:
         raise ValueError(
             f"{who}: expected outputs (batch, ..., classes) and labels (batch, ...), got "
             f"{outputs.shape} and {targets.shape}"
         )
+    if classes_only and isinstance(host, np.ndarray):
+        check_range(host, outputs.shape[-1], f"{who}: targets")
+    return outputs, targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
+
+
+def read_mask(who: str, mask: Any) -> jax.Array:
+    """A checked mask, as booleans."""
+    host = mask
+    mask = as_array(who, "mask", mask, dtype="booleans or numbers")
+    if isinstance(host, np.ndarray) and (wrong := host[(host != 0) & (host != 1)]).size:
+        raise ValueError(f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}")
+    return mask.astype(bool)
+
+
+def check_unit(who: str, what: str, values: Any) -> None:
+    """Raises for values on the host outside [0, 1]."""
+    if isinstance(values, np.ndarray) and (wrong := values[~((values >= 0) & (values <= 1))]).size:
+        raise ValueError(f"{who}: {what} must be in [0, 1], got {wrong.flat[0]}")
+
+
+def split_pair(who: str, what: str, value: Any) -> Any:
+    """The two parts of an argument such as "targets must be (labels, mask)"."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        got = f"{len(value)} entries" if isinstance(value, tuple | list) else type(value).__name__
+        raise TypeError(f"{who}: {what}, got {got}")
+    return value

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet.losses.arrays import Loss, at_label, check_labels, check_same_shape, log, wide
+from jaxnet.checks import within
+from jaxnet.losses.arrays import Loss, at_label, check_unit, log, read_labels, read_same, wide
 
 
 def binary_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -22,13 +23,15 @@ def binary_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       (batch, ...).
 
     Raises:
-      ValueError: if the shapes differ.
+      TypeError, ValueError: if the shapes differ, or NumPy targets are outside [0, 1].
 
     Example:
       >>> binary_cross_entropy(jnp.array([0.8, 0.8]), jnp.array([1, 0])).tolist()
       [0.223..., 1.609...]
     """
-    check_same_shape("binary_cross_entropy", outputs, targets)
+    check = targets
+    outputs, targets = read_same("binary_cross_entropy", outputs, targets)
+    check_unit("binary_cross_entropy", "targets", check)
     p = wide(outputs)
     y = targets.astype(p.dtype)
     return -(y * log(p) + (1 - y) * log(1 - p))
@@ -46,18 +49,17 @@ def categorical_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Arr
       targets: (batch, ...), integer labels in [0, classes).
 
     Returns:
-      (batch, ...); NaN for a label outside [0, classes).
+      (batch, ...); NaN for a label outside [0, classes), and an error if targets are NumPy's.
 
     Raises:
-      TypeError: if targets are not integers.
-      ValueError: if the shapes do not match.
+      TypeError, ValueError: if targets are not integer labels for these outputs.
 
     Example:
       >>> p = jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
       >>> categorical_cross_entropy(p, jnp.array([0, 1])).tolist()
       [0.693..., 1.386...]
     """
-    check_labels("categorical_cross_entropy", outputs, targets)
+    outputs, targets = read_labels("categorical_cross_entropy", outputs, targets, classes_only=True)
     return -log(at_label(wide(outputs), targets))
 
 
@@ -70,7 +72,7 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> Loss:
 
     Returns:
       A loss of logits (batch, ..., classes) and integer labels (batch, ...) that returns
-      (batch, ...); NaN for a label outside [0, classes).
+      (batch, ...); NaN for a label outside [0, classes), and an error if targets are NumPy's.
 
     Raises:
       ValueError: if label_smoothing is outside [0, 1).
@@ -83,11 +85,10 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> Loss:
 
     Reference: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"cross_entropy: label_smoothing must be in [0, 1), got {label_smoothing}")
+    within("cross_entropy", "label_smoothing", label_smoothing, "[0, 1)")
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        check_labels("cross_entropy", outputs, targets)
+        outputs, targets = read_labels("cross_entropy", outputs, targets, classes_only=True)
         log_p = jax.nn.log_softmax(wide(outputs))
         spread = label_smoothing * log_p.mean(-1)
         return -(1 - label_smoothing) * at_label(log_p, targets) - spread
@@ -103,7 +104,7 @@ def focal_loss(gamma: float = 2.0) -> Loss:
 
     Returns:
       A loss of logits (batch, ..., classes) and integer labels (batch, ...) that returns
-      (batch, ...); NaN for a label outside [0, classes).
+      (batch, ...); NaN for a label outside [0, classes), and an error if targets are NumPy's.
 
     Raises:
       ValueError: if gamma is negative; in the loss, if there are fewer than two classes.
@@ -116,10 +117,10 @@ def focal_loss(gamma: float = 2.0) -> Loss:
 
     Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection".
     """
-    _check_gamma("focal_loss", gamma)
+    within("focal_loss", "gamma", gamma, "[0, inf)")
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        check_labels("focal_loss", outputs, targets)
+        outputs, targets = read_labels("focal_loss", outputs, targets, classes_only=True)
         if outputs.shape[-1] < 2:
             raise ValueError(
                 f"focal_loss: expected two classes or more, got outputs {outputs.shape}. "
@@ -151,7 +152,8 @@ def sigmoid_focal_loss(gamma: float = 2.0, alpha: float | None = None) -> Loss:
       (batch, ...).
 
     Raises:
-      ValueError: if gamma is negative; in the loss, if the shapes differ.
+      ValueError: if gamma is negative or alpha not in (0, 1).
+      TypeError, ValueError: in the loss, if the shapes differ, or NumPy targets are outside [0, 1].
 
     Example:
       >>> sigmoid_focal_loss(2.0)(jnp.array([0.0, 2.0]), jnp.array([1, 1])).tolist()
@@ -159,15 +161,14 @@ def sigmoid_focal_loss(gamma: float = 2.0, alpha: float | None = None) -> Loss:
 
     Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection".
     """
-    _check_gamma("sigmoid_focal_loss", gamma)
+    within("sigmoid_focal_loss", "gamma", gamma, "[0, inf)")
+    if alpha is not None:
+        within("sigmoid_focal_loss", "alpha", alpha, "(0, 1)")
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        check_same_shape("sigmoid_focal_loss", outputs, targets)
+        check = targets
+        outputs, targets = read_same("sigmoid_focal_loss", outputs, targets)
+        check_unit("sigmoid_focal_loss", "targets", check)
         return optax.sigmoid_focal_loss(wide(outputs), targets, alpha=alpha, gamma=gamma)
 
     return loss
-
-
-def _check_gamma(who: str, gamma: float) -> None:
-    if gamma < 0:
-        raise ValueError(f"{who}: gamma must be at least 0, got {gamma}")

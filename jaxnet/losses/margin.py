@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import at_label, check_labels, check_same_shape, wide
+from jaxnet.losses.arrays import at_label, read_labels, read_same, wide
 
 
 def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -19,10 +19,10 @@ def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         the class -1.
 
     Returns:
-      (batch, ...).
+      (batch, ...); NaN where an output or a target is NaN.
 
     Raises:
-      ValueError: if the shapes differ.
+      TypeError, ValueError: if the shapes differ.
 
     Example:
       >>> perceptron(jnp.array([0.5, -3.0, 0.5]), jnp.array([1, 1, -1])).tolist()
@@ -30,9 +30,10 @@ def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    check_same_shape("perceptron", outputs, targets)
+    outputs, targets = read_same("perceptron", outputs, targets)
     z, positive = wide(outputs), targets > 0
-    return jnp.where((z > 0) != positive, jnp.where(positive, -z, z), 0)
+    values = jnp.where((z > 0) != positive, jnp.where(positive, -z, z), 0)
+    return jnp.where(jnp.isnan(z) | jnp.isnan(targets), jnp.nan, values)
 
 
 def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -46,11 +47,10 @@ def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       targets: (batch, ...), integer labels in [0, classes).
 
     Returns:
-      (batch, ...); NaN for a label outside [0, classes).
+      (batch, ...); NaN for a label outside [0, classes), and an error if targets are NumPy's.
 
     Raises:
-      TypeError: if targets are not integers.
-      ValueError: if the shapes do not match.
+      TypeError, ValueError: if targets are not integer labels for these outputs.
 
     Example:
       >>> multiclass_perceptron(jnp.array([[2.0, 1.5, 0.0]]), jnp.array([1])).tolist()
@@ -58,6 +58,6 @@ def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Reference: Collins 2002, "Discriminative Training Methods for Hidden Markov Models".
     """
-    check_labels("multiclass_perceptron", outputs, targets)
+    outputs, targets = read_labels("multiclass_perceptron", outputs, targets, classes_only=True)
     z = wide(outputs)
     return at_label(z, z.argmax(-1)) - at_label(z, targets)

@@ -4,9 +4,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxnet.losses.arrays import Loss, check_labels, check_same_shape
+from jaxnet.checks import a_function, as_array, at_least, on_host
+from jaxnet.losses.arrays import (
+    Loss,
+    at_label,
+    read_labels,
+    read_mask,
+    read_same,
+    split_pair,
+    wide,
+)
 
 
 def masked_mean(
@@ -23,15 +33,21 @@ def masked_mean(
       The values without `axis`.
 
     Raises:
-      ValueError: if the shapes differ.
+      TypeError, ValueError: if the shapes differ, a NumPy mask holds other values, or the values
+        have no such axis.
 
     Example:
       >>> float(masked_mean(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False])))
       1.5
     """
-    check_same_shape("masked_mean", values, mask)
-    mask = mask.astype(bool)
-    return jnp.where(mask, values, 0).sum(axis) / jnp.maximum(mask.sum(axis), 1)
+    mask = read_mask("masked_mean", mask)
+    values, _ = read_same("masked_mean", values, mask, ("values", "mask"))
+    for one in () if axis is None else axis if isinstance(axis, tuple) else (axis,):
+        at_least("masked_mean", "axis", one, -values.ndim)
+        if one >= values.ndim:
+            bounds = f"[{-values.ndim}, {values.ndim})"
+            raise ValueError(f"masked_mean: axis must be in {bounds} for {values.shape}, got {one}")
+    return jnp.where(mask, wide(values), 0).sum(axis) / jnp.maximum(mask.sum(axis), 1)
 
 
 def masked(loss: Loss = optax.softmax_cross_entropy_with_integer_labels) -> Loss:
@@ -49,6 +65,7 @@ def masked(loss: Loss = optax.softmax_cross_entropy_with_integer_labels) -> Loss
       is true at valid positions; from lengths, it is `jnp.arange(steps) < lengths[:, None]`.
 
     Raises:
+      TypeError: if `loss` is not a function; in the loss, if targets are not such a pair.
       ValueError: in the loss, if `loss` does not return one value per entry of the mask.
 
     Example:
@@ -57,16 +74,21 @@ def masked(loss: Loss = optax.softmax_cross_entropy_with_integer_labels) -> Loss
       >>> loss(jnp.array([[1.0, 2.0, jnp.nan], [5.0, 5.0, 5.0]]), (y, mask)).tolist()
       [2.5, 0.0]
     """
+    a_function("masked", "loss", loss, "(outputs, targets)")
 
     def masked_loss(outputs: jax.Array, targets: Any) -> jax.Array:
-        labels, mask = targets
+        labels, mask = split_pair("masked", "targets must be (labels, mask)", targets)
+        outputs = as_array("masked", "outputs", outputs)
+        labels = as_array("masked", "labels", labels, dtype="booleans or numbers")
+        mask = read_mask("masked", mask)
+        if not outputs.shape[: mask.ndim] == labels.shape[: mask.ndim] == mask.shape:
+            raise ValueError(
+                "masked: expected outputs and labels (batch, steps, ...) and a mask (batch, steps)"
+                f", got {outputs.shape}, {labels.shape} and {mask.shape}"
+            )
         # Mask the inputs too: 0 times a NaN slope would still be NaN.
         values = loss(_zero_outside(outputs, mask), _zero_outside(labels, mask))
-        if values.shape != mask.shape:
-            raise ValueError(
-                "masked: expected a loss with one value per entry of the mask (batch, steps), got "
-                f"{values.shape} for a mask of shape {mask.shape}"
-            )
+        _check_values("masked", "entry of the mask", values, mask)
         return masked_mean(values, mask, tuple(range(1, values.ndim)))
 
     return masked_loss
@@ -84,14 +106,17 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
         position, such as `optax.softmax_cross_entropy_with_integer_labels`.
       label: the label of positions to leave out.
       weights: (classes,), weight of a position by its class, for instance larger for rare classes.
-        The mean is weighted, so only their ratios matter.
+        The mean is weighted, so only their ratios matter. They need several positions per example:
+        the weight of a single one would cancel.
 
     Returns:
-      A loss with the arguments of `loss` that returns (batch,).
+      A loss with the arguments of `loss` that returns (batch,); NaN for an example with a label
+      outside [0, classes), if `loss` is NaN there or weights are given.
 
     Raises:
-      TypeError, ValueError: in the loss, if targets are not integer labels for these outputs, or
-        if `loss` does not return one value per label.
+      TypeError, ValueError: for a label that is not an integer, and weights that are negative or
+        not (classes,); in the loss, if targets are not integer labels for these outputs, if `loss`
+        does not return one value per label, or for weights with one position per example.
 
     Example:
       >>> loss = ignore_label(optax.softmax_cross_entropy_with_integer_labels, label=11)
@@ -100,24 +125,52 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
       >>> loss(jnp.stack([z, z]), masks).tolist()  # -(log 0.9 + log 0.8) / 2
       [0.164..., 0.0]
     """
-    weights = None if weights is None else jnp.asarray(weights)
+    a_function("ignore_label", "loss", loss, "(outputs, targets)")
+    at_least("ignore_label", "label", label, -(2**31))
+    if isinstance(weights, jax.Array):
+        weights = as_array("ignore_label", "weights", weights, "(classes,)", "reals")
+    elif weights is not None:
+        weights = on_host("ignore_label", "weights", weights, "(classes,)")
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(f"ignore_label: weights must be finite and at least 0, got {weights}")
 
     def labelled_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        check_labels("ignore_label", outputs, targets)
+        outputs, targets = read_labels("ignore_label", outputs, targets)
+        classes = outputs.shape[-1]
+        if weights is not None and len(weights) != classes:
+            raise ValueError(
+                f"ignore_label: expected one weight per class, {classes}, got {len(weights)}"
+            )
+        if weights is not None and targets.ndim == 1:
+            raise ValueError(
+                "ignore_label: weights cancel where there is one position per example, got "
+                f"outputs {outputs.shape}. For a weighted mean over the batch, use a loss that "
+                "returns the pair (totals, weights): w = weights[y]; return w * loss(z, y), w"
+            )
         labelled = targets != label
         targets = jnp.where(labelled, targets, 0)
         values = loss(outputs, targets)
-        if values.shape != targets.shape:
-            raise ValueError(
-                f"ignore_label: expected a loss with one value per label {targets.shape}, got "
-                f"{values.shape}"
-            )
-        weight = jnp.where(labelled, 1.0 if weights is None else weights[targets], 0)
+        _check_values("ignore_label", "label", values, targets)
+        weight = 1.0
+        if weights is not None:
+            table = jnp.asarray(weights, wide(values).dtype)
+            weight = at_label(jnp.broadcast_to(table, (*targets.shape, classes)), targets)
+        weight = jnp.where(labelled, weight, 0)
         axes = tuple(range(1, targets.ndim))
         total = weight.sum(axes)
-        return jnp.where(labelled, values * weight, 0).sum(axes) / jnp.where(total > 0, total, 1)
+        values = jnp.where(labelled, wide(values) * weight, 0).sum(axes)
+        return values / jnp.where(total > 0, total, 1)
 
     return labelled_loss
+
+
+def _check_values(who: str, per: str, values: Any, positions: jax.Array) -> None:
+    """Raises unless a loss returned one value per position."""
+    got = getattr(values, "shape", type(values).__name__)
+    if got != positions.shape:
+        raise ValueError(
+            f"{who}: expected a loss with one value per {per} {positions.shape}, got {got}"
+        )
 
 
 def _zero_outside(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import check_same_shape, wide
+from jaxnet.losses.arrays import read_same, wide
 
 
 def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -19,12 +19,12 @@ def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       (batch,).
 
     Raises:
-      ValueError: if the shapes differ.
+      TypeError, ValueError: if the shapes differ.
 
     Example:
       >>> h, y = jnp.array([[1.0, 2.0, 5.0]]), jnp.array([[0.0, 4.0, 5.0]])
       >>> half_squared_error(h, y).tolist()
       [2.5]
     """
-    check_same_shape("half_squared_error", outputs, targets)
+    outputs, targets = read_same("half_squared_error", outputs, targets)
     return jnp.square(wide(outputs) - targets).sum(tuple(range(1, outputs.ndim))) / 2

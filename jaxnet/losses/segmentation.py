@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import Loss, check_labels, wide
+from jaxnet.checks import within
+from jaxnet.losses.arrays import Loss, read_labels, wide
 
 
 def dice(smooth: float = 1.0) -> Loss:
@@ -32,11 +33,10 @@ def dice(smooth: float = 1.0) -> Loss:
 
     Reference: Milletari, Navab and Ahmadi 2016, "V-Net".
     """
-    if smooth <= 0:
-        raise ValueError(f"dice: smooth must be above 0, got {smooth}")
+    within("dice", "smooth", smooth, "(0, inf)")
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        check_labels("dice", outputs, targets)
+        outputs, targets = read_labels("dice", outputs, targets)
         z = wide(outputs)
         true = targets[..., None] == jnp.arange(z.shape[-1])  # (batch, ..., classes)
         p = jax.nn.softmax(z) * true.any(-1, keepdims=True)

@@ -4,9 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxnet.losses.arrays import Loss, wide
+from jaxnet.checks import as_array, at_least, check_range
+from jaxnet.losses.arrays import Loss, split_pair, wide
 
 
 def ctc(blank: int = 0) -> Loss:
@@ -14,7 +16,9 @@ def ctc(blank: int = 0) -> Loss:
 
     Takes lengths where `optax.ctc_loss` takes padding masks; entries beyond a length are ignored.
     Labels without an alignment (fewer steps than labels plus a blank between equal neighbours) have
-    infinite loss in theory and about 100,000 here: remove such examples from the data.
+    infinite loss in theory and about 100,000 here: remove such examples from the data. An example
+    whose labels are the blank or no classes, or whose lengths exceed its arrays, has loss NaN; in
+    NumPy arrays these raise an error.
 
     Args:
       blank: the class that means "no label here".
@@ -25,7 +29,8 @@ def ctc(blank: int = 0) -> Loss:
       right, label_lengths (batch,). Outputs may be the logits alone if all steps are valid.
 
     Raises:
-      ValueError: in the loss, if the shapes do not match.
+      TypeError, ValueError: for a blank that is not an integer of at least 0; in the loss, if
+        shapes, dtypes or, in NumPy arrays, values do not fit.
 
     Example:
       Two steps, three classes of equal probability: label 1 has the alignments 11, 1- and -1.
@@ -37,28 +42,56 @@ def ctc(blank: int = 0) -> Loss:
     Reference: Graves et al. 2006, "Connectionist Temporal Classification".
     """
 
+    at_least("ctc", "blank", blank, 0)
+
     def loss(outputs: Any, targets: Any) -> jax.Array:
-        logits, lengths = outputs if isinstance(outputs, tuple | list) else (outputs, None)
-        labels, label_lengths = targets
-        batch, steps = logits.shape[:2]
-        if lengths is None:
-            lengths = jnp.full(batch, steps)
-        shapes = (logits.ndim, labels.shape[:-1], lengths.shape, label_lengths.shape)
-        if shapes != (3, (batch,), (batch,), (batch,)):
-            raise ValueError(
-                "ctc: expected logits (batch, steps, classes), lengths (batch,), labels (batch, n) "
-                f"and label_lengths (batch,), got {logits.shape}, {lengths.shape}, {labels.shape} "
-                f"and {label_lengths.shape}"
+        logits, lengths, given = outputs, None, isinstance(outputs, tuple | list)
+        if given:
+            logits, lengths = split_pair(
+                "ctc", "outputs must be logits or (logits, lengths)", outputs
             )
-        z = wide(logits)
-        padding = jnp.arange(steps) >= lengths[:, None]  # (batch, steps)
-        label_padding = jnp.arange(labels.shape[1]) >= label_lengths[:, None]  # (batch, n)
-        return optax.ctc_loss(
-            z,
-            padding.astype(z.dtype),
-            jnp.where(label_padding, 0, labels),
-            label_padding.astype(z.dtype),
+        labels, label_lengths = split_pair(
+            "ctc", "targets must be (labels, label_lengths)", targets
+        )
+        sizes: dict[str, Any] = {}
+        z = as_array("ctc", "logits", logits, "(batch, steps, classes)", "reals", sizes)
+        y = as_array("ctc", "labels", labels, "(batch, n)", "integers", sizes)
+        batch, steps, classes = z.shape
+        if blank >= classes:
+            raise ValueError(f"ctc: blank must be below the classes, {classes}, got {blank}")
+        if not given:
+            lengths = np.full(batch, steps)
+        size = as_array("ctc", "lengths", lengths, "(batch,)", "integers", sizes)
+        n = as_array("ctc", "label_lengths", label_lengths, "(batch,)", "integers", sizes)
+        _check_known(lengths, labels, label_lengths, z.shape, blank)
+        padding = jnp.arange(steps) >= size[:, None]  # (batch, steps)
+        label_padding = jnp.arange(y.shape[1]) >= n[:, None]  # (batch, n)
+        values = optax.ctc_loss(
+            jnp.where(padding[..., None], 0, wide(z)),
+            padding.astype(wide(z).dtype),
+            jnp.where(label_padding, 0, y),
+            label_padding.astype(wide(z).dtype),
             blank_id=blank,
         )
+        fine = ((y >= 0) & (y < classes) & (y != blank)) | label_padding
+        fine = fine.all(1) & (size >= 0) & (size <= steps) & (n >= 0) & (n <= y.shape[1])
+        return jnp.where(fine, values, jnp.nan)
 
     return loss
+
+
+def _check_known(
+    lengths: Any, labels: Any, label_lengths: Any, shape: tuple[int, ...], blank: int
+) -> None:
+    """Raises for values on the host that have no probability."""
+    _, steps, classes = shape
+    if isinstance(lengths, np.ndarray):
+        check_range(lengths, steps + 1, "ctc: lengths")
+    if not isinstance(label_lengths, np.ndarray):
+        return
+    check_range(label_lengths, labels.shape[1] + 1, "ctc: label_lengths")
+    if isinstance(labels, np.ndarray):
+        real = labels[np.arange(labels.shape[1]) < label_lengths[:, None]]
+        check_range(real, classes, "ctc: labels")
+        if (real == blank).any():
+            raise ValueError(f"ctc: labels must differ from blank, {blank}")

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import log, wide
+from jaxnet.checks import as_array, within
+from jaxnet.losses.arrays import check_unit, log, read_mask, wide
 from jaxnet.losses.masks import masked_mean
 
 
@@ -24,7 +25,9 @@ def kl_sparsity(rho: float) -> Callable[..., jax.Array]:
       optionally a mask (batch, ...) of positions to include. It returns a scalar.
 
     Raises:
-      ValueError: if rho is outside (0, 1); in the function, if the mask does not match.
+      ValueError: if rho is outside (0, 1).
+      TypeError, ValueError: in the function, if the mask does not match, or NumPy activations are
+        outside [0, 1].
 
     Example:
       >>> activations = jnp.array([[0.1, 0.5], [0.3, 0.7]])  # means 0.2 and 0.6
@@ -34,16 +37,17 @@ def kl_sparsity(rho: float) -> Callable[..., jax.Array]:
     Reference: Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2"; in
     this form, Ng 2011, "Sparse autoencoder" (lecture notes).
     """
-    if not 0 < rho < 1:
-        raise ValueError(f"kl_sparsity: rho must be in (0, 1), got {rho}")
+    within("kl_sparsity", "rho", rho, "(0, 1)")
 
     def penalty(activations: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        a = wide(activations)
-        mask = jnp.ones(a.shape[:-1], bool) if mask is None else mask
+        a = as_array("kl_sparsity", "activations", activations, "(batch, ..., units)", "reals")
+        check_unit("kl_sparsity", "activations", activations)
+        a = wide(a)
+        mask = jnp.ones(a.shape[:-1], bool) if mask is None else read_mask("kl_sparsity", mask)
         if mask.shape != a.shape[:-1]:
             raise ValueError(
-                f"kl_sparsity: expected a mask of shape {a.shape[:-1]} for activations {a.shape}, "
-                f"got {mask.shape}"
+                "kl_sparsity: expected activations (batch, ..., units) and a mask (batch, ...), "
+                f"got {a.shape} and {mask.shape}"
             )
         over = tuple(range(a.ndim - 1))
         mean = masked_mean(a, jnp.broadcast_to(mask[..., None], a.shape), over)  # (units,)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
-from jaxnet.losses.arrays import check_labels, check_same_shape
+from jaxnet.checks import at_least, within
+from jaxnet.losses.arrays import read_labels, read_same
 
 
 def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -23,14 +23,13 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       (batch, ...) float32, 0 or 1.
 
     Raises:
-      TypeError: if targets are not integers.
-      ValueError: if the shapes do not match.
+      TypeError, ValueError: if targets are not integer labels for these outputs.
 
     Example:
       >>> accuracy(jnp.array([[0.1, 2.0, 0.3], [5.0, 1.0, 7.0]]), jnp.array([1, 0])).tolist()
       [1.0, 0.0]
     """
-    check_labels("accuracy", outputs, targets)
+    outputs, targets = read_labels("accuracy", outputs, targets)
     return _float(outputs.argmax(-1) == targets, outputs)
 
 
@@ -57,7 +56,7 @@ def top_k_accuracy(k: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     at_least("top_k_accuracy", "k", k)
 
     def metric(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        check_labels("top_k_accuracy", outputs, targets)
+        outputs, targets = read_labels("top_k_accuracy", outputs, targets)
         if k > outputs.shape[-1]:
             raise ValueError(
                 f"top_k_accuracy: k must be at most the number of classes, {outputs.shape[-1]}, "
@@ -77,19 +76,22 @@ def binary_accuracy(threshold: float = 0.0) -> Callable[[jax.Array, jax.Array], 
 
     Returns:
       A metric of outputs (batch, ...) and targets of the same shape, positive for one class and 0
-      or negative for the other: 0/1, -1/+1 or booleans.
+      or negative for the other: 0/1, -1/+1 or booleans. NaN, in either, counts as wrong.
 
     Raises:
-      ValueError: in the metric, if the shapes differ, such as (batch, 1) and (batch,).
+      TypeError, ValueError: for a threshold that is not a number; in the metric, if the shapes
+        differ, such as (batch, 1) and (batch,).
 
     Example:
       >>> binary_accuracy()(jnp.array([-2.0, 0.5, 3.0]), jnp.array([-1, -1, 1])).tolist()
       [1.0, 0.0, 1.0]
     """
+    within("binary_accuracy", "threshold", threshold, "(-inf, inf)")
 
     def metric(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        check_same_shape("binary_accuracy", outputs, targets)
-        return _float((outputs > threshold) == (targets > 0), outputs[..., None])
+        outputs, targets = read_same("binary_accuracy", outputs, targets)
+        correct = (outputs > threshold) == (targets > 0)
+        return _float(correct, jnp.stack([outputs, targets], -1))
 
     return metric
 

@@ -1,7 +1,14 @@
 """The confusion matrix, and scores computed from it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.checks import as_array, at_least
+
+MOST_CLASSES = 46_340  # whose square is below 2**31
 
 
 def confusion(
@@ -10,40 +17,43 @@ def confusion(
     """Counts of (true class, predicted class): rows are true, columns predicted.
 
     Sum the matrices of all batches before computing a score; a mean of scores over batches is
-    another number. Pairs whose label or prediction is outside [0, classes) are not counted: mark
-    padding with label -1.
+    another number. Counts of 2^31 or more overflow int32: sum such on the host, as
+    `total += np.asarray(matrix, np.int64)`. Pairs whose label or prediction is outside [0, classes)
+    are not counted: mark padding with label -1.
 
     Args:
       predictions: integers of any shape, such as `outputs.argmax(-1)`.
       labels: integers, same shape as predictions.
-      classes: number of classes.
+      classes: number of classes, 1 to 46,340.
       void: label of unlabelled positions, which are not counted.
 
     Returns:
       (classes, classes) int32.
 
     Raises:
-      TypeError: if predictions or labels are not integers.
-      ValueError: if the shapes differ.
+      TypeError: if predictions, labels, classes or void are not integers.
+      ValueError: if the shapes differ, or for other numbers of classes.
 
     Example:
       >>> confusion(jnp.array([0, 1, 1, 2]), jnp.array([0, 1, 2, -1]), classes=3).tolist()
       [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
     """
-    predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
-    for what, values in (("predictions", predictions), ("labels", labels)):
-        if not jnp.issubdtype(values.dtype, jnp.integer):
-            raise TypeError(
-                f"confusion: {what} must be integers, got {values.dtype}. "
-                "For outputs (..., classes), write outputs.argmax(-1)"
-            )
+    at_least("confusion", "classes", classes)
+    if classes > MOST_CLASSES:
+        raise ValueError(f"confusion: classes must be at most {MOST_CLASSES:,}, got {classes}")
+    if void is not None:
+        at_least("confusion", "void", void, -(2**31))
+    predictions = as_array("confusion", "predictions", predictions, dtype="integers")
+    labels = as_array("confusion", "labels", labels, dtype="integers")
     if predictions.shape != labels.shape:
         raise ValueError(
             "confusion: expected predictions and labels of the same shape, got "
             f"{predictions.shape} and {labels.shape}"
         )
-    # int32, since 8-bit labels would overflow below
-    row, column = labels.astype(jnp.int32).ravel(), predictions.astype(jnp.int32).ravel()
+    # int32 at least, since 8-bit labels would overflow below
+    row, column = (
+        a.astype(jnp.promote_types(a.dtype, jnp.int32)).ravel() for a in (labels, predictions)
+    )
     counted = (row >= 0) & (row < classes) & (column >= 0) & (column < classes)
     if void is not None:
         counted &= row != void
@@ -57,34 +67,33 @@ def intersection_over_union(matrix: jax.Array) -> jax.Array:
     NaN for a class that occurs neither in the labels nor in the predictions.
 
     Args:
-      matrix: (classes, classes), from `confusion`.
+      matrix: (classes, classes), from `confusion`, or a sum of such.
 
     Returns:
       (classes,), in [0, 1].
 
     Raises:
-      ValueError: if the matrix is not square.
+      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
 
     Example:
       >>> intersection_over_union(jnp.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])).tolist()
       [0.5, 0.571..., nan]
     """
-    _check_matrix("intersection_over_union", matrix)
-    correct = jnp.diagonal(matrix)
-    return _ratio(correct, matrix.sum(0) + matrix.sum(1) - correct, jnp.nan)
+    matrix = _read("intersection_over_union", matrix)
+    return _overlap(matrix)
 
 
 def mean_iou(matrix: jax.Array) -> jax.Array:
     """Intersection over union, averaged over the classes that occur in labels or predictions.
 
     Args:
-      matrix: (classes, classes), from `confusion`.
+      matrix: (classes, classes), from `confusion`, or a sum of such.
 
     Returns:
       A scalar in [0, 1]; NaN for a matrix of zeros.
 
     Raises:
-      ValueError: if the matrix is not square.
+      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
 
     Example:
       >>> float(mean_iou(jnp.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])))
@@ -93,8 +102,8 @@ def mean_iou(matrix: jax.Array) -> jax.Array:
     Reference: Long, Shelhamer and Darrell 2015, "Fully Convolutional Networks for Semantic
     Segmentation", section 5.
     """
-    _check_matrix("mean_iou", matrix)
-    return jnp.nanmean(intersection_over_union(matrix))
+    matrix = _read("mean_iou", matrix)
+    return jnp.nanmean(_overlap(matrix))
 
 
 def pixel_accuracy(matrix: jax.Array) -> jax.Array:
@@ -107,13 +116,13 @@ def pixel_accuracy(matrix: jax.Array) -> jax.Array:
       A scalar in [0, 1]; NaN for a matrix of zeros.
 
     Raises:
-      ValueError: if the matrix is not square.
+      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
 
     Example:
       >>> float(pixel_accuracy(jnp.array([[3, 1], [2, 4]])))
       0.699...
     """
-    _check_matrix("pixel_accuracy", matrix)
+    matrix = _read("pixel_accuracy", matrix)
     return _ratio(jnp.trace(matrix), matrix.sum(), jnp.nan)
 
 
@@ -121,19 +130,19 @@ def precision(matrix: jax.Array) -> jax.Array:
     """True positives over all positive predictions, per class; 0 for a class never predicted.
 
     Args:
-      matrix: (classes, classes), from `confusion`.
+      matrix: (classes, classes), from `confusion`, or a sum of such.
 
     Returns:
       (classes,), in [0, 1].
 
     Raises:
-      ValueError: if the matrix is not square.
+      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
 
     Example:
       >>> precision(jnp.array([[3, 1], [2, 4]])).tolist()
       [0.6..., 0.8...]
     """
-    _check_matrix("precision", matrix)
+    matrix = _read("precision", matrix)
     return _ratio(jnp.diagonal(matrix), matrix.sum(0), 0)
 
 
@@ -141,19 +150,19 @@ def recall(matrix: jax.Array) -> jax.Array:
     """True positives over all examples of the class, per class; 0 for a class without examples.
 
     Args:
-      matrix: (classes, classes), from `confusion`.
+      matrix: (classes, classes), from `confusion`, or a sum of such.
 
     Returns:
       (classes,), in [0, 1].
 
     Raises:
-      ValueError: if the matrix is not square.
+      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
 
     Example:
       >>> recall(jnp.array([[3, 1], [2, 6]])).tolist()
       [0.75, 0.75]
     """
-    _check_matrix("recall", matrix)
+    matrix = _read("recall", matrix)
     return _ratio(jnp.diagonal(matrix), matrix.sum(1), 0)
 
 
@@ -161,29 +170,46 @@ def f1(matrix: jax.Array) -> jax.Array:
     """Harmonic mean of precision and recall, per class; 0 for a class that does not occur.
 
     Args:
-      matrix: (classes, classes), from `confusion`.
+      matrix: (classes, classes), from `confusion`, or a sum of such.
 
     Returns:
       (classes,), in [0, 1].
 
     Raises:
-      ValueError: if the matrix is not square.
+      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
 
     Example:
       >>> f1(jnp.array([[3, 1], [2, 4]])).tolist()
       [0.666..., 0.727...]
     """
-    _check_matrix("f1", matrix)
+    matrix = _read("f1", matrix)
     return _ratio(2 * jnp.diagonal(matrix), matrix.sum(0) + matrix.sum(1), 0)
 
 
+def _overlap(matrix: jax.Array) -> jax.Array:
+    correct = jnp.diagonal(matrix)
+    return _ratio(correct, matrix.sum(0) + matrix.sum(1) - correct, jnp.nan)
+
+
 def _ratio(part: jax.Array, whole: jax.Array, empty: float) -> jax.Array:
-    return jnp.where(whole > 0, part / jnp.maximum(whole, 1), empty)
+    value = jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), empty)
+    return jnp.where(jnp.isnan(whole), jnp.nan, value)
 
 
-def _check_matrix(who: str, matrix: jax.Array) -> None:
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+def _read(who: str, matrix: Any) -> jax.Array:
+    """The checked matrix as floats, whose sums do not overflow.
+
+    NaN throughout where an entry is negative, as after an overflow of int32.
+    """
+    if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "iuf":
+        if not (np.isfinite(matrix) & (matrix >= 0)).all():
+            raise ValueError(f"{who}: matrix must hold finite counts of at least 0")
+        matrix = matrix.astype(np.float64)  # int64 would be narrowed to int32
+    matrix = as_array(who, "matrix", matrix, "(classes, classes)", "reals")
+    if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(
             f"{who}: expected a matrix (classes, classes), got {matrix.shape}. "
             "Write confusion(predictions, labels, classes)"
         )
+    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+    return jnp.where((matrix < 0).any(), jnp.nan, matrix)

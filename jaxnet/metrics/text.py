@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.checks import as_array
+
 
 def bits_per_character(nats: Any) -> Any:
     """Converts a mean cross-entropy from nats, the unit of optax, to bits: nats / ln 2.
@@ -13,10 +15,15 @@ def bits_per_character(nats: Any) -> Any:
     Args:
       nats: a number or an array.
 
+    Raises:
+      TypeError: for anything else.
+
     Example:
       >>> round(bits_per_character(math.log(27)), 3)  # uniform over 26 letters and a space
       4.755
     """
+    if not isinstance(nats, int | float):
+        nats = as_array("bits_per_character", "nats", nats, dtype="reals")
     return nats / math.log(2)
 
 
@@ -29,6 +36,9 @@ def edit_distance(predicted: Sequence[Any], true: Sequence[Any]) -> int:
       predicted: a string, a list of words, or an array of labels.
       true: likewise.
 
+    Raises:
+      TypeError: for what is not a sequence.
+
     Example:
       >>> edit_distance("sitting", "kitten")
       3
@@ -36,6 +46,8 @@ def edit_distance(predicted: Sequence[Any], true: Sequence[Any]) -> int:
     Reference: Levenshtein 1966, "Binary codes capable of correcting deletions, insertions, and
     reversals".
     """
+    _check_sequence("edit_distance", "predicted", predicted)
+    _check_sequence("edit_distance", "true", true)
     column = np.arange(len(true) + 1)
     row = column  # row[j]: distance between the entries of `predicted` read so far and true[:j]
     for i, entry in enumerate(predicted, start=1):
@@ -60,12 +72,21 @@ def edit_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> 
       A number of at least 0.
 
     Raises:
+      TypeError: for a single string, and for what is not a sequence of sequences.
       ValueError: if the numbers of sequences differ, or all true sequences are empty.
 
     Example:
       >>> edit_error_rate(["sitting", "ab"], ["kitten", "abcd"])
       0.5
     """
+    for what, sequences in (("predicted", predicted), ("true", true)):
+        if isinstance(sequences, str) or not hasattr(sequences, "__len__"):
+            raise TypeError(
+                f"edit_error_rate: {what} must be a list of sequences, got {sequences!r:.60}; for "
+                "a single one, write [x]"
+            )
+        for i, sequence in enumerate(sequences):
+            _check_sequence("edit_error_rate", f"{what}[{i}]", sequence)
     if len(predicted) != len(true):
         raise ValueError(
             "edit_error_rate: expected one prediction per true sequence, got "
@@ -75,3 +96,10 @@ def edit_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> 
     if not length:
         raise ValueError("edit_error_rate: all true sequences are empty, so no rate is defined")
     return sum(map(edit_distance, predicted, true)) / length
+
+
+def _check_sequence(who: str, what: str, value: Any) -> None:
+    if not isinstance(value, str | Sequence) and getattr(value, "ndim", None) != 1:
+        raise TypeError(
+            f"{who}: {what} must be a string, a list or an array (n,), got {value!r:.60}"
+        )

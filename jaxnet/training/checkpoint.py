@@ -1,40 +1,53 @@
 """Saving and loading: any pytree of arrays, in one file."""
 
+import hashlib
 import json
 import os
-import secrets
+import struct
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+
+from jaxnet.files import readable, replacing
 
 PyTree = Any
+
+# The dtypes that safetensors 0.8 has for NumPy; others are stored as their bytes.
+_KNOWN = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
+    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64",
+}  # fmt: skip
+_EMPTY = {"none": lambda: None, "empty": dict, "empty list": list, "empty tuple": tuple}
 
 
 def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
     """Writes a pytree of arrays into one safetensors file, keyed by path: "params/conv/kernel".
 
     The file appears whole or not at all: it is written beside `path` and moved into place, so a
-    program that is stopped leaves the old file as it was. Folders above it are made. The tree may
-    hold every dtype, typed random keys, and the tuples of optax, so a whole `TrainState` is saved
-    and training goes on from it. For many hosts, or arrays larger than one machine holds, use
-    orbax-checkpoint.
+    program that is stopped leaves the old file as it was. The new file keeps its mode, and a link
+    stays a link. Folders above it are made. The tree may hold every dtype, typed random keys,
+    Python numbers, and the tuples of optax, so a whole `TrainState` is saved and training goes on
+    from it. A checksum shows `load` a file that was changed. For many hosts, or arrays larger than
+    one machine holds, use orbax-checkpoint.
 
     Args:
-      path: of the file, such as "lenet.safetensors".
-      tree: arrays in dicts, lists, tuples and named tuples; the names have no "/".
+      path: of the file, such as "lenet.safetensors"; "~" is the home folder.
+      tree: arrays and numbers in dicts, lists, tuples and named tuples; the names have no "/".
       config: anything that JSON holds, to build the network again.
 
     Raises:
-      TypeError: for a leaf that is no array, a tree that is a bare array, a config beyond JSON.
+      TypeError: for a leaf that is no array or of a dtype that JAX lacks, a masked array, a tree
+        that is a bare array, a config beyond JSON.
       ValueError: for a name with "/", two leaves of one path, or an array that a donating step used
         up.
       IsADirectoryError: where path is a folder.
-      OSError: where it cannot be written.
+      OSError: where it cannot be written, and for devices and pipes.
 
     Example:
       >>> import tempfile
@@ -46,54 +59,42 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
       >>> tree["params"]["kernel"].shape, tree["state"], config
       ((2, 3), {}, {'features': 3})
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
-    if path.is_dir():
-        raise IsADirectoryError(f"save: {path} is a folder; name a file in it")
     _check_json(config, "config")
     arrays: dict[str, np.ndarray] = {}
     notes: dict[str, dict[str, str]] = {}  # what safetensors does not know, by path
     for name, leaf in _named(tree, "save").items():
-        if isinstance(leaf, dict):  # an empty one, such as the state of a network without any
-            notes[name] = {"is": "empty"}
+        if empty := _empty(leaf):  # such as the state of a network without any
+            notes[name] = {"is": empty}
             continue
         arrays[name], note = _to_array(name, leaf)
         if note:
             notes[name] = note
     metadata = {"config": json.dumps(config), "jaxnet": json.dumps(notes)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        beside.touch()
-        mode = beside.stat().st_mode  # as any new file here; save_file would keep others out
-        try:
-            save_file(arrays, beside, metadata)
-        except SafetensorError as error:
-            raise OSError(f"save: {path} cannot be written: {error}") from None
-        beside.chmod(mode)
-        with open(beside, "rb+") as file:  # on the disk before it takes the old one's place
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    metadata["sha256"] = _digest(arrays, metadata)
+    with replacing("save", path) as file:
+        _write(file, arrays, metadata)
 
 
 def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
     """Reads a file of `save`: the tree, and the config (None by default).
 
     Without `like` the tree is nested dicts; lists and tuples become dicts too, keyed "0", "1" or by
-    the names of their fields. With `like` it has the structure of `like`, and every path, shape and
-    dtype is compared first. Arrays are JAX arrays; those of 64 bits stay NumPy
-    arrays while `jax_enable_x64` is off, so that no digit is lost.
+    the names of their fields, except for empty ones. With `like` it has the structure of `like`,
+    and every path, shape and dtype is compared first. Arrays and numbers are JAX arrays; those of
+    64 bits, such as Python floats, stay NumPy arrays while `jax_enable_x64` is off, so that no
+    digit is lost.
 
     Args:
-      path: of a safetensors file, whoever wrote it.
+      path: of a safetensors file, whoever wrote it; the checksum of `save` is checked.
       like: a pytree of arrays or shapes, for example `jax.eval_shape(net.init, key, x)`; arrays
-        spread over devices are spread in the same way.
+        spread over devices are spread in the same way, and Python numbers are Python numbers.
 
     Raises:
       FileNotFoundError, IsADirectoryError: where there is no such file.
-      ValueError: for a file that is broken or of another format, or that differs from `like`; names
-        all entries that differ.
+      OSError: where it cannot be read.
+      TypeError: for a leaf of `like` without a shape and dtype.
+      ValueError: for a file that is broken, was changed, or is of another format, or that differs
+        from `like`; names all entries that differ.
 
     Example:
       >>> import tempfile
@@ -107,51 +108,132 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
         scale: needs (3,) float32, is missing
         bias: is not known
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"load: there is no file {path}")
-    if path.is_dir():
-        raise IsADirectoryError(f"load: {path} is a folder; name a file in it")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
+    path = readable("load", path)
+    stored, metadata = read_tensors("load", path)
+    if ("jaxnet" in metadata or "sha256" in metadata) and (
+        metadata.get("sha256") != _digest(stored, metadata)
+    ):
         raise ValueError(
-            f"load: {path} is not a safetensors file, or is cut short ({path.stat().st_size} "
-            f"bytes): {error}"
-        ) from None
+            f"load: {path} was changed after it was saved, or is of a version before checksums; "
+            "safetensors.numpy.load_file reads its arrays all the same"
+        )
     config = _from_json(metadata.get("config", "null"), f"the config in {path}")
-    notes = _from_json(metadata.get("jaxnet", "{}"), f"the notes in {path}")
-    leaves = {name: _from_array(value, notes.get(name)) for name, value in stored.items()}
+    leaves = _leaves(path, stored, metadata.get("jaxnet", "{}"))
     if like is None:
-        empty = {name: {} for name, note in notes.items() if note["is"] == "empty"}
-        return _nested(leaves | empty), config
+        return _nested(leaves), config
     wanted = {name: leaf for name, leaf in _named(like, "load").items() if not _empty(leaf)}
+    leaves = {name: leaf for name, leaf in leaves.items() if not _empty(leaf)}
     _compare(path, wanted, leaves)
     placed = iter([_place(leaves[name], leaf) for name, leaf in wanted.items()])
     return jax.tree.map(lambda _: next(placed), like), config
 
 
-def _empty(leaf: Any) -> bool:
-    return isinstance(leaf, dict) and not leaf
+def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays and the metadata of a safetensors file.
+
+    Raises:
+      ValueError: for a file that is broken or of another format, or has a dtype that NumPy lacks.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            stored = {name: _tensor(who, path, file, name) for name in file.keys()}
+            return stored, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        torch = zipfile.is_zipfile(path) and "; weights of PyTorch: pass torch.load(...) itself"
+        raise ValueError(
+            f"{who}: {path} is not a safetensors file, or is cut short ({path.stat().st_size} "
+            f"bytes): {error}{torch or ''}"
+        ) from None
+
+
+def _tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except (AttributeError, TypeError, KeyError):
+        raise ValueError(
+            f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which safetensors "
+            "cannot read for NumPy; convert it where it was written"
+        ) from None
+
+
+def _write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """The format of safetensors, without a copy of all arrays in memory, as its own functions make.
+
+    The length of the header, the header as JSON, and the arrays, those with wide dtypes first.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    end = 0
+    for name in order:
+        array, begin = arrays[name], end
+        end += array.nbytes
+        entry = {"dtype": _KNOWN[array.dtype.name], "shape": array.shape}
+        header[name] = entry | {"data_offsets": [begin, end]}
+    words = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    words += b" " * (-len(words) % 8)
+    file.write(struct.pack("<Q", len(words)) + words)
+    for name in order:
+        file.write(_bytes(arrays[name]))
+
+
+def _bytes(array: np.ndarray) -> Any:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """A checksum of all that a file holds: names, dtypes, shapes, values, config and notes."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+        found.update(_bytes(array))
+    found.update(json.dumps([metadata.get(name) for name in ("config", "jaxnet")]).encode())
+    return found.hexdigest()
+
+
+def _leaves(path: Path, stored: dict[str, np.ndarray], notes: str) -> dict[str, Any]:
+    """The leaves by path, as they were saved, and the empty containers."""
+    try:
+        known = dict(json.loads(notes))
+        leaves = {name: _from_array(value, known.pop(name, None)) for name, value in stored.items()}
+        return leaves | {name: _EMPTY[note["is"]]() for name, note in known.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"load: the notes in {path} are broken: {error!r}") from error
+
+
+def _empty(leaf: Any) -> str:
+    """What stands in a tree without a leaf: None or an empty container; "" for all else."""
+    if leaf is None:
+        return "none"
+    kinds = {dict: "empty", list: "empty list", tuple: "empty tuple"}
+    found = (word for kind, word in kinds.items() if isinstance(leaf, kind) and not leaf)
+    return next(found, "")
 
 
 def _named(tree: PyTree, who: str) -> dict[str, Any]:
-    """The leaves by path, and the empty dicts."""
+    """The leaves by path, and what is empty."""
     named: dict[str, Any] = {}
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_empty)[0]:
+    try:
+        found = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: bool(_empty(leaf)))[
+            0
+        ]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{who}: the names in a dict must be all strings: {error}") from None
+    for keys, leaf in found:
         words = [jax.tree_util.keystr((key,), simple=True) for key in keys]
         name = "/".join(words)
-        if not words and _empty(leaf):
-            continue
-        if not words:
+        if not words and (leaf is None or not _empty(leaf)):
             raise TypeError(
                 f'{who}: the tree needs names, such as {{"params": params}}, '
                 f"got {type(leaf).__name__}"
             )
         if any("/" in word for word in words):
             raise ValueError(f"{who}: a name in the tree has a '/', which separates names: {words}")
+        if words == [""]:
+            raise ValueError(f"{who}: a name in the tree is empty")
+        if name == "__metadata__":
+            raise ValueError(f"{who}: the name __metadata__ belongs to the file; choose another")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(f"{who}: a name in the tree is no text: {name!r}")
         if name in named:
             raise ValueError(f"{who}: two leaves have the path {name}")
         named[name] = leaf
@@ -176,23 +258,34 @@ def _to_array(name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str] | None]:
         if _is_key(leaf):
             implementation = str(jax.random.key_impl(leaf))
             return np.asarray(jax.random.key_data(leaf)), {"is": "key", "impl": implementation}
-    elif isinstance(leaf, bool | int | float | complex):
-        leaf = jnp.asarray(leaf)
+    elif isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(
+            f"save: {name} is a masked array, whose mask would be lost; save {name}.data and "
+            f"{name}.mask"
+        )
+    elif isinstance(leaf, int) and not isinstance(leaf, bool):
+        leaf = _integer(name, leaf)
     array = np.asarray(leaf, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name in _KNOWN:
         return array, None
     if not jnp.issubdtype(array.dtype, np.number):
         raise TypeError(f"save: {name} must hold numbers, got dtype {array.dtype}")
+    if array.dtype in (np.longdouble, np.clongdouble):
+        raise TypeError(
+            f"save: {name} has dtype {array.dtype}, which JAX lacks; write x.astype(np.float64)"
+        )
     raw = np.frombuffer(array.tobytes(), np.uint8).reshape(*array.shape, array.dtype.itemsize)
     return raw, {"is": "raw", "dtype": array.dtype.name}
 
 
-# The dtypes that safetensors 0.8 has for NumPy; others are stored as their bytes.
-_KNOWN = {
-    "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
-    "float16", "bfloat16", "float32", "float64",
-}  # fmt: skip
+def _integer(name: str, value: int) -> np.ndarray:
+    """In the integers of JAX, or 64 bits where it needs them."""
+    usual = jax.dtypes.canonicalize_dtype(np.int64)
+    try:
+        return np.asarray(value, usual if abs(value) <= np.iinfo(usual).max else np.int64)
+    except OverflowError:
+        raise TypeError(f"save: {name} must fit 64 bits, got {value}") from None
 
 
 def _from_array(array: np.ndarray, note: dict[str, str] | None) -> Any:
@@ -206,31 +299,54 @@ def _from_array(array: np.ndarray, note: dict[str, str] | None) -> Any:
 
 
 def _place(value: Any, like: Any) -> Any:
-    """On the devices of `like`, where it is spread over several."""
+    """On the devices of `like`, where it is spread over several; as a number where it is one."""
+    if _is_number(like):
+        return np.asarray(value).item()
     sharding = getattr(like, "sharding", None)
     if sharding is not None and len(sharding.device_set) > 1:
         return jax.device_put(value, sharding)
     return value
 
 
+def _is_number(leaf: Any) -> bool:
+    """Whether this is one of Python's numbers, not NumPy's."""
+    return type(leaf) in (bool, int, float, complex)
+
+
 def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
-    want, have = ({k: _describe(v) for k, v in tree.items()} for tree in (wanted, stored))
-    wrong = [
-        f"  {name}: needs {words}, " + (f"got {have[name]}" if name in have else "is missing")
-        for name, words in want.items()
-        if have.get(name) != words
-    ]
-    wrong += [f"  {name}: is not known" for name in have if name not in want]
+    wrong = []
+    for name, leaf in wanted.items():
+        words = _describe(name, leaf)
+        have = stored.get(name)
+        if have is None:
+            wrong.append(f"  {name}: needs {words}, is missing")
+        elif not (_is_like(have, leaf) if _is_number(leaf) else _describe(name, have) == words):
+            wrong.append(f"  {name}: needs {words}, got {_describe(name, have)}")
+    wrong += [f"  {name}: is not known" for name in stored if name not in wanted]
     if wrong:
         raise ValueError(f"load: {path} does not fit:\n" + "\n".join(wrong))
 
 
-def _describe(leaf: Any) -> str:
-    leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+def _is_like(value: Any, number: Any) -> bool:
+    """Whether a stored value is one number of the kind of one of Python's."""
+    kinds = {bool: "b", int: "iu", float: "fV", complex: "c"}  # V: bfloat16
+    return value.shape == () and not _is_key(value) and value.dtype.kind in kinds[type(number)]
+
+
+def _describe(name: str, leaf: Any) -> str:
+    if _is_number(leaf):
+        return f"a Python {type(leaf).__name__}"
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        raise TypeError(
+            f"load: like needs arrays or shapes, such as jn.spec((3,)), got {type(leaf).__name__} "
+            f"for {name}"
+        )
     return f"{tuple(leaf.shape)} {leaf.dtype}"
 
 
-def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
+def _nested(leaves: dict[str, Any]) -> PyTree:
+    if "" in leaves:
+        return leaves[""]  # the tree itself is empty
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")

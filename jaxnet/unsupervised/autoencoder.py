@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, needs_key, within
 from jaxnet.composition import serial
 from jaxnet.core import Layer, Params, child_key, compose
 from jaxnet.initializers import constant, glorot_uniform
-from jaxnet.layers.checks import check_rate, needs_key
 from jaxnet.layers.dense import dense
 from jaxnet.look import observe
 from jaxnet.losses import half_squared_error, kl_sparsity
@@ -229,7 +228,7 @@ def masking_noise(rate: float) -> Corruption:
       >>> sorted(set(x.ravel().tolist()))
       [0.0, 2.0]
     """
-    check_rate("masking_noise", rate)
+    within("masking_noise", "rate", rate, "[0, 1)", "the share to drop")
 
     def corrupt(key, x):
         return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x, 0)

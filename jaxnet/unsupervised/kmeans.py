@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_rank
 from jaxnet.core import Layer, Params, param_dtype, stateless
 from jaxnet.data.extras import extra
 from jaxnet.initializers import normal
-from jaxnet.layers.checks import check_rank
 from jaxnet.unsupervised.check import check_examples, check_scale, scaled
 
 Vectors = Callable[[jax.Array, Any, int], jax.Array]  # (key, x, features) -> (features, inputs)

@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_rank
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import normal
-from jaxnet.layers.checks import check_rank
 from jaxnet.progress import progress_bar
 from jaxnet.unsupervised.check import check_examples, check_scale, scaled
 

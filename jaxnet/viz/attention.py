@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import new_figure, style
+from jaxnet.checks import on_host
+from jaxnet.viz.figure import new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ def attention(
       title: of the figure.
 
     Raises:
+      TypeError: for weights that are no numbers, and words that are no str.
       ValueError: for numbers of words that do not match the weights, or weights out of range.
 
     Example:
@@ -40,7 +42,9 @@ def attention(
     Reference: Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and
     Translate", figure 3.
     """
-    weights, source, target = np.asarray(weights), list(source), list(target)
+    weights = on_host("attention", "weights", weights)
+    source, target = texts("attention", "source", source), texts("attention", "target", target)
+    texts("attention", "title", [title])
     if weights.shape != (len(target), len(source)) or weights.size == 0:
         raise ValueError(
             f"attention: expected weights (target words, source words) = ({len(target)}, "

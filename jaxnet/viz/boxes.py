@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, frame, grid, new_figure, style
+from jaxnet.checks import on_host
+from jaxnet.viz.figure import COLORS, a_dict, frame, grid, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ def boxes(
       columns: images per row; about square by default.
 
     Raises:
+      TypeError: for anything but numbers, dicts and names.
       ValueError: for another shape, no image, or a class without a name.
 
     Example:
@@ -43,7 +45,7 @@ def boxes(
     """
     from matplotlib.lines import Line2D
 
-    x = np.clip(np.asarray(x), 0, 1)
+    x = np.clip(on_host("boxes", "x", x), 0, 1)
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or len(x) == 0:
         raise ValueError(
             f"boxes: expected (images, height, width, 1 or 3 channels), at least one, got {x.shape}"
@@ -51,11 +53,11 @@ def boxes(
     parts = {"found": found, "true": truth}
     given = {what: _checked(what, part, len(x)) for what, part in parts.items() if part is not None}
     count = max((int(part["classes"].max(initial=-1)) + 1 for part in given.values()), default=0)
-    names = [str(c) for c in range(count)] if names is None else list(names)
+    names = [str(c) for c in range(count)] if names is None else texts("boxes", "names", names)
     if count > len(names):
         raise ValueError(f"boxes: class {count - 1} has no name; names: {', '.join(names)}")
 
-    rows, columns = grid(len(x), columns)
+    rows, columns = grid("boxes", len(x), columns)
     width = 3.6
     figure = new_figure(width * columns, width * x.shape[1] / x.shape[2] * rows + 0.4)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -100,7 +102,19 @@ def _color(c: int) -> str:
 
 
 def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.ndarray]:
-    arrays = {name: np.asarray(value) for name, value in part.items()}
+    given = a_dict("boxes", "found" if what == "found" else "truth", part, "arrays")
+    if not {"boxes", "classes"} <= given.keys() <= {"boxes", "classes", "scores"}:
+        raise ValueError(
+            f'boxes: {what} must have "boxes", "classes" and optionally "scores", got '
+            f"{', '.join(map(str, given)) or 'nothing'}"
+        )
+    dtypes = {"classes": "integers"}
+    arrays = {
+        name: on_host("boxes", f"{what} {name}", value, dtype=dtypes.get(name, "reals"))
+        for name, value in given.items()
+    }
+    if not np.isfinite(arrays["boxes"]).all():
+        raise ValueError(f"boxes: {what} boxes must be finite, got NaN or Inf")
     shape = arrays["boxes"].shape
     if len(shape) != 3 or shape[0] != images or shape[-1] != 4:
         raise ValueError(f"boxes: {what} boxes must have shape ({images}, n, 4), got {shape}")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import new_figure, style
+from jaxnet.checks import on_host
+from jaxnet.viz.figure import new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +24,7 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
       names: of the classes; 0, 1, 2, ... by default.
 
     Raises:
+      TypeError: for anything but numbers and names.
       ValueError: for a matrix that is not square or has negative counts, or another number of
         names.
 
@@ -33,15 +35,14 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
     """
     from matplotlib.colors import PowerNorm
 
-    matrix = np.asarray(matrix)
+    matrix = on_host("confusion", "matrix", matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise ValueError(f"confusion: expected a matrix (classes, classes), got {matrix.shape}")
-    if (matrix < 0).any():
-        raise ValueError(f"confusion: counts must be at least 0, got {matrix.min()}")
+    if not ((matrix >= 0) & np.isfinite(matrix)).all():
+        raise ValueError(f"confusion: counts must be finite, at least 0, got {matrix.min()}")
     n = len(matrix)
-    names = [str(i) for i in range(n)] if names is None else list(names)
-    if len(names) != n:
-        raise ValueError(f"confusion: expected {n} names, one per class, got {len(names)}")
+    names = list(map(str, range(n))) if names is None else names
+    names = texts("confusion", "names", names, n, "class")
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     longest = max(len(name) for name in names)
     side = 1.6 + 0.42 * n + 0.06 * longest

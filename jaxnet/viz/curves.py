@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure, style
+from jaxnet.checks import on_host
+from jaxnet.viz.figure import COLORS, a_dict, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,8 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
       (runs, epochs) for several runs.
 
     Raises:
-      ValueError: for no epochs, or runs of different lengths.
+      TypeError: for anything but lists of epochs.
+      ValueError: for no epochs, runs of different lengths, or epochs with different metrics.
 
     Example:
       >>> from types import SimpleNamespace as Epoch
@@ -33,6 +35,9 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
       >>> history(epochs)
       {'loss': {'train': array([2., 1.])}}
     """
+    for run in runs:
+        if not isinstance(run, Iterable) or isinstance(run, str | Mapping) or hasattr(run, "dtype"):
+            raise TypeError(f"history: a run must be a list of epochs, got {type(run).__name__}")
     listed = [list(run) for run in runs]
     lengths = sorted({len(run) for run in listed})
     if len(lengths) != 1 or lengths == [0]:
@@ -40,10 +45,19 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
             "history: expected runs of equal lengths, at least one epoch each, such as "
             f"history(list(fit(...))), got runs of {lengths or 'no'} epochs"
         )
+    for epoch in (epoch for run in listed for epoch in run):
+        if not (hasattr(epoch, "train") and hasattr(epoch, "test")):
+            raise TypeError(
+                f"history: an epoch must have train and test, got {type(epoch).__name__}; write "
+                "history(list(fit(...)))"
+            )
     panels: dict[str, dict[str, np.ndarray]] = {}
     for part in ("train", "test"):
-        for metric in getattr(listed[0][0], part) or {}:
-            values = np.array([[getattr(epoch, part)[metric] for epoch in run] for run in listed])
+        found = [[getattr(epoch, part) or {} for epoch in run] for run in listed]
+        for metric in found[0][0]:
+            if not all(metric in measured for run in found for measured in run):
+                raise ValueError(f"history: {part}/{metric} is not in every epoch")
+            values = np.array([[measured[metric] for measured in run] for run in found])
             panels.setdefault(metric, {})[part] = values if len(listed) > 1 else values[0]
     return panels
 
@@ -60,6 +74,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
       xlabel: of the horizontal axis.
 
     Raises:
+      TypeError: for anything but dicts of dicts of numbers.
       ValueError: for no metric, or values of another shape.
 
     Example:
@@ -69,6 +84,11 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
     """
     from matplotlib.ticker import MaxNLocator
 
+    panels = {
+        metric: a_dict("curves", f"panels[{metric!r}]", panel, "name -> values")
+        for metric, panel in a_dict("curves", "panels", panels, "metric -> lines").items()
+    }
+    texts("curves", "xlabel", [xlabel])
     if not panels:
         raise ValueError(
             "curves: expected at least one metric, such as {'loss': {'train': values}}"
@@ -79,7 +99,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         for name, given in panel.items():
-            values = np.asarray(given, float)
+            values = on_host("curves", f"{metric}/{name}", given)
             if values.ndim not in (1, 2) or values.size == 0:
                 raise ValueError(
                     f"curves: {metric}/{name} must have shape (epochs,) or (runs, epochs), "

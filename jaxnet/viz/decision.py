@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, grid, new_figure, style
+from jaxnet.checks import a_function, at_least, on_host
+from jaxnet.viz.figure import COLORS, grid, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +41,7 @@ def decision(
       resolution: points along each side of the evaluated grid.
 
     Raises:
+      TypeError: for a `predict` that is no function, and anything but numbers and names.
       ValueError: for another shape, no example, more than 7 classes, too few names, or a `predict`
         that does not return classes.
 
@@ -51,13 +53,21 @@ def decision(
     """
     from matplotlib.lines import Line2D
 
-    x, y = np.asarray(x, float), np.asarray(y).astype(int)
+    x, given = on_host("decision", "x", x), on_host("decision", "y", y)
+    y = np.round(np.nan_to_num(given, nan=-1)).astype(int)
+    at_least("decision", "resolution", resolution, 2)
     if x.ndim != 2 or x.shape[1] != 2 or not len(x) or y.shape != (len(x),):
         raise ValueError(
             "decision: expected x (n, 2) and classes y (n,), at least one example, got "
             f"{x.shape} and {y.shape}; for more inputs, fix or project all but two"
         )
+    if not np.isfinite(x).all() or (y != given).any():
+        raise ValueError("decision: x must be finite and y classes 0, 1, ...")
     panels = predict if isinstance(predict, Mapping) else {"": predict}
+    if not panels:
+        raise ValueError("decision: expected at least one predict")
+    for f in panels.values():
+        a_function("decision", "predict", f, "(x)")
     low, high = x.min(0), x.max(0)
     room = 0.15 * np.where(high > low, high - low, 1)
     low, high = low - room, high + room
@@ -71,11 +81,11 @@ def decision(
         raise ValueError(
             f"decision: classes must be 0 to {len(COLORS) - 1}, got {least} to {count - 1}"
         )
-    names = [str(i) for i in range(count)] if names is None else list(names)
+    names = list(map(str, range(count))) if names is None else texts("decision", "names", names)
     if len(names) < count:
         raise ValueError(f"decision: expected {count} names, one per class, got {len(names)}")
 
-    rows, columns = grid(len(panels), columns)
+    rows, columns = grid("decision", len(panels), columns)
     figure = new_figure(3.1 * columns, 3.1 * rows + 0.45)
     places = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes, title in zip(places, panels, strict=False):
@@ -97,7 +107,7 @@ def decision(
 
 
 def _classes(predict: Predict, x: np.ndarray) -> np.ndarray:
-    given = np.asarray(predict(x))
+    given = on_host("decision", "the output of predict", predict(x))
     if given.shape != (len(x),):
         raise ValueError(
             f"decision: predict must return classes ({len(x)},) for x {x.shape}, got "

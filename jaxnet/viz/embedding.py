@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, new_figure, style
+from jaxnet.checks import on_host
+from jaxnet.viz.figure import a_dict, frame, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ def embedding(
       names: of the classes; their numbers by default.
 
     Raises:
+      TypeError: for anything but dicts of numbers, integers and names.
       ValueError: for no panel, points of another shape, or another number of labels.
 
     Example:
@@ -33,20 +35,23 @@ def embedding(
       >>> [axes.get_title() for axes in figure.axes]
       ['PCA', 'autoencoder']
     """
-    labels = np.asarray(labels)
+    labels = on_host("embedding", "labels", labels, dtype="integers")
+    panels = a_dict("embedding", "panels", panels, "title -> points")
     if not panels:
         raise ValueError("embedding: expected at least one panel, such as {'PCA': points}")
     if labels.ndim != 1 or not len(labels) or labels.min() < 0:
         raise ValueError(
             f"embedding: labels must be classes 0, 1, ... (examples,), got {labels!r:.60}"
         )
-    for title, points in panels.items():
+    for title, given in panels.items():
+        panels[title] = points = on_host("embedding", f"panels[{title!r}]", given)
         if np.shape(points) != (len(labels), 2):
             raise ValueError(
                 f"embedding: expected points ({len(labels)}, 2) for {len(labels)} labels, "
                 f"got {np.shape(points)} for {title}"
             )
     classes = np.unique(labels)
+    names = None if names is None else texts("embedding", "names", names)
     if names is not None and len(names) <= classes[-1]:
         raise ValueError(f"embedding: class {classes[-1]} has no name, got {len(names)} names")
     from matplotlib import colormaps
@@ -58,10 +63,9 @@ def embedding(
     longest = max(map(len, words.values()))
     figure = new_figure(4.6 * len(panels) + 0.6 + 0.08 * longest, 4.6)
     size = np.clip(4000 / len(labels), 1.5, 14)
-    for axes, (title, given) in zip(
+    for axes, (title, points) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        points = np.asarray(given, float)
         # a single scatter, so that no class covers the others
         axes.scatter(*points.T, s=size, color=colors(labels % 20), linewidths=0, alpha=0.7)
         for label in classes:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnet.checks import at_least, on_host
 from jaxnet.viz.figure import frame, grid, new_figure, style
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def feature_maps(
       columns: maps per row; about square by default.
 
     Raises:
+      TypeError: for anything but numbers.
       ValueError: for other shapes, or fewer than one map.
 
     Example:
@@ -33,26 +35,26 @@ def feature_maps(
       >>> len(figure.axes)  # three maps and the scale
       4
     """
-    maps = np.asarray(maps, float)
-    if maps.ndim != 3 or maps.shape[2] == 0:
+    maps = on_host("feature_maps", "maps", maps)
+    if maps.ndim != 3 or not maps.size:
         raise ValueError(
             "feature_maps: expected the maps of one image, (height, width, maps), got "
             f"{maps.shape}; of a batch pass one, as in maps[0]"
         )
-    if most_active is not None and most_active < 1:
-        raise ValueError(f"feature_maps: most_active must be at least 1, got {most_active}")
+    if most_active is not None:
+        at_least("feature_maps", "most_active", most_active)
     order = np.arange(maps.shape[2])
     if most_active is not None:
         order = np.argsort(-np.abs(maps).mean((0, 1)), kind="stable")[:most_active]
     largest, signed = np.abs(maps).max() or 1.0, maps.min() < 0
     first = 0 if image is None else 1
-    rows, columns = grid(len(order) + first, columns)
+    rows, columns = grid("feature_maps", len(order) + first, columns)
     side = 1.0 if len(order) <= 16 else 0.75
     height = (side * maps.shape[0] / maps.shape[1] + 0.2) * rows
     figure = new_figure(side * columns + 0.7, height)
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     if image is not None:
-        show_image(places[0], image)
+        show_image("feature_maps", places[0], image)
         places[0].set_title("image", fontsize=8, pad=2)
     for axes, i in zip(places[first:], order, strict=False):
         if signed:
@@ -69,19 +71,19 @@ def feature_maps(
     return figure
 
 
-def show_image(axes: Any, image: Any, alpha: float = 1.0) -> None:
+def show_image(who: str, axes: Any, image: Any, alpha: float = 1.0) -> None:
     """Draws one image: in colour with three channels, as dark ink on white with one.
 
     Example:
       >>> from jaxnet.viz.figure import new_figure
-      >>> show_image(new_figure(1, 1).subplots(), np.zeros((4, 5, 3)))
+      >>> show_image("images", new_figure(1, 1).subplots(), np.zeros((4, 5, 3)))
     """
-    image = np.asarray(image)
+    image = on_host(who, "image", image, dtype="booleans or numbers")
     image = np.clip(image / 255 if image.dtype == np.uint8 else image, 0, 1)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
-    if not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
+    if not image.size or not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
         raise ValueError(
-            f"an image must have shape (height, width, 1 or 3 channels), got {image.shape}"
+            f"{who}: an image must have shape (height, width, 1 or 3 channels), got {image.shape}"
         )
     axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, alpha=alpha)
     frame(axes)

@@ -1,12 +1,15 @@
 """The style, size and layout shared by all figures, and saving."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jaxnet.checks import at_least, within
+from jaxnet.files import file_path, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,15 +65,21 @@ def _png(figure: "Figure") -> bytes:
 
 
 def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
-    """Writes a figure to a file; missing folders are created.
+    """Writes a figure to a file, whole or not at all; missing folders are created.
 
     Args:
       figure: from any function of `jaxnet.viz`.
-      path: with the suffix .png, .pdf or .svg.
-      dpi: dots per inch.
+      path: with the suffix of a format that matplotlib writes, such as .png, .pdf or .svg; "~" is
+        the home folder.
+      dpi: dots per inch, in (0, 10000].
 
     Returns:
       The path, to print.
+
+    Raises:
+      TypeError: for anything but a figure.
+      ValueError: for another suffix or dpi.
+      OSError: where it cannot be written.
 
     Example:
       >>> import tempfile
@@ -78,14 +87,65 @@ def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
       >>> save(figure, Path(tempfile.mkdtemp()) / "new" / "black.png").name
       'black.png'
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    if not hasattr(figure, "savefig"):
+        raise TypeError(f"viz.save: figure must be a figure of jn.viz, got {type(figure).__name__}")
+    within("viz.save", "dpi", dpi, "(0, 10000]")
+    path = file_path("viz.save", path)
+    kinds, kind = figure.canvas.get_supported_filetypes(), path.suffix.lower()[1:]
+    if kind not in kinds:
+        raise ValueError(
+            f"viz.save: path must end in {', '.join(f'.{name}' for name in kinds)}, "
+            f"got {path.suffix!r}"
+        )
+    with replacing("viz.save", path) as file:
+        figure.savefig(file, dpi=dpi, format=kind)
     return path
 
 
-def grid(count: int, columns: int | None) -> tuple[int, int]:
-    """The numbers of rows and columns for `count` cells, about square by default."""
+def texts(who: str, what: str, given: Any, count: int | None = None, per: str = "") -> list[str]:
+    """A list of str; raises for anything else, and for another number of them, one per something.
+
+    Example:
+      >>> texts("confusion", "names", ["cat", 3], 2)
+      Traceback (most recent call last):
+      ...
+      TypeError: confusion: names must be str, got int
+    """
+    none = isinstance(given, Mapping) or getattr(given, "shape", None) == ()
+    if none or not isinstance(given, Iterable):
+        raise TypeError(f"{who}: {what} must be a list of str, got {type(given).__name__}")
+    words = list(given)
+    for word in words:
+        if not isinstance(word, str):
+            raise TypeError(f"{who}: {what} must be str, got {type(word).__name__}")
+    if count is not None and len(words) != count:
+        each = f", one per {per}" if per else ""
+        raise ValueError(f"{who}: expected {count} {what}{each}, got {len(words)}")
+    return [str(word) for word in words]
+
+
+def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
+    """A mapping as a dict; raises for anything else.
+
+    Example:
+      >>> a_dict("heatmap", "maps", [1], "name -> maps")
+      Traceback (most recent call last):
+      ...
+      TypeError: heatmap: maps must be a dict of name -> maps, got list
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{who}: {what} must be a dict of {form}, got {type(given).__name__}")
+    return dict(given)
+
+
+def grid(who: str, count: int, columns: int | None) -> tuple[int, int]:
+    """The numbers of rows and columns for `count` cells, about square by default.
+
+    Raises:
+      TypeError, ValueError: for columns that are no integer of at least 1.
+    """
+    if columns is not None:
+        at_least(who, "columns", columns)
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     return math.ceil(count / columns), columns
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnet.checks import at_least, on_host
 from jaxnet.viz.figure import frame, grid, new_figure, style
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def filters(
       columns: filters per row; about square by default.
 
     Raises:
+      TypeError: for anything but numbers.
       ValueError: for another shape, or a dense kernel that does not match `shape`.
 
     Example:
@@ -35,7 +37,9 @@ def filters(
       7
       >>> figure = filters(np.random.randn(35, 4), shape=(5, 7))
     """
-    kernel = _as_images(np.asarray(kernel, float), shape)
+    kernel = _as_images(on_host("filters", "kernel", kernel), shape)
+    if columns is not None:
+        at_least("filters", "columns", columns)
     inputs, count = kernel.shape[2:]
     largest = np.abs(kernel).max((0, 1, 2), keepdims=True)
     kernel = kernel / np.where(largest == 0, 1, largest)
@@ -44,7 +48,7 @@ def filters(
     else:
         cells = [kernel[:, :, c, i] for i in range(count) for c in range(inputs)]
         columns = columns if inputs == 1 else inputs
-    rows, columns = grid(len(cells), columns)
+    rows, columns = grid("filters", len(cells), columns)
     side = 1.0 if len(cells) <= 16 else 0.75
     height = side * rows * kernel.shape[0] / kernel.shape[1]
     figure = new_figure(side * columns + (0 if inputs == 3 else 0.6), height)
@@ -75,6 +79,10 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
             "filters: expected (height, width, inputs, filters), or (pixels, units) and a shape, "
             f"got {kernel.shape}" + (f" and shape={shape}" if shape else "")
         )
+    if shape is not None and not isinstance(shape, tuple | list):
+        raise TypeError(f"filters: shape must be (height, width), got {shape!r:.60}")
+    for size in shape or ():
+        at_least("filters", "a size of shape", size)
     if shape is None or len(shape) not in (2, 3):
         raise ValueError(
             f"filters: for a dense kernel {kernel.shape} pass the shape of its images: "

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnet.checks import at_least
 from jaxnet.inspect.graph import Graph, short
 from jaxnet.viz.figure import COLORS, new_figure, style
 
@@ -29,6 +30,7 @@ def graph(computed: Graph, *, digits: int = 3) -> "Figure":
 
     Raises:
       TypeError: for anything but a graph.
+      ValueError: for digits below 1.
 
     Example:
       >>> computed = jn.inspect.graph(lambda x, y, z: (x + y) * z, -2, 5, -4)
@@ -41,6 +43,7 @@ def graph(computed: Graph, *, digits: int = 3) -> "Figure":
             f"graph: expected a graph of jn.inspect.graph, got {type(computed).__name__}; "
             "write graph(jn.inspect.graph(f, x))"
         )
+    at_least("graph", "digits", digits)
     nodes, edges = computed.nodes, computed.edges
     places, routes = _layout(len(nodes), [(e.source, e.target) for e in edges])
     widths = [max(0.34, 0.085 * len(node.label) + 0.16) for node in nodes]

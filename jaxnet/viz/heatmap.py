@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxnet.checks import on_host, within
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.figure import frame, new_figure, style
+from jaxnet.viz.figure import a_dict, frame, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ def heatmap(
       side: of a cell, in inches.
 
     Raises:
+      TypeError: for anything but numbers, dicts and names.
       ValueError: for other shapes, no map, or another number of titles than images.
 
     Example:
@@ -45,14 +47,14 @@ def heatmap(
       >>> len(figure.axes)  # two rows of two, and the scale
       5
     """
-    images = np.asarray(images)
+    images = on_host("heatmap", "images", images, dtype="booleans or numbers")
+    maps = a_dict("heatmap", "maps", maps, "name -> maps")
+    unsigned = texts("heatmap", "unsigned", unsigned)
+    within("heatmap", "side", side, "(0, 100]")
     flat = {name: _flat(name, m, images, name in unsigned) for name, m in maps.items()}
     if not flat:
         raise ValueError("heatmap: expected at least one map, such as {'saliency': gradient}")
-    if titles is not None and len(titles) != len(images):
-        raise ValueError(
-            f"heatmap: expected {len(images)} titles, one per image, got {len(titles)}"
-        )
+    titles = None if titles is None else texts("heatmap", "titles", titles, len(images), "image")
     if missing := set(unsigned) - set(maps):
         raise ValueError(
             f"heatmap: unsigned names no map of {', '.join(maps)}: {', '.join(missing)}"
@@ -68,7 +70,7 @@ def heatmap(
     red_and_blue = _colors()
     drawn: Any = None
     for i, image in enumerate(images):
-        show_image(cells[i, 0], image)
+        show_image("heatmap", cells[i, 0], image)
         if titles is not None:
             place = cells[i, 0].transAxes
             cells[i, 0].text(
@@ -93,8 +95,9 @@ def heatmap(
 
 def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndarray:
     """One value per position, scaled by the largest of each image, (images, rows, columns)."""
-    values = np.asarray(values, float)
-    if images.ndim != 4 or values.ndim not in (3, 4) or len(values) != len(images):
+    values = on_host("heatmap", f"maps[{name!r}]", values)
+    shapes = images.ndim == 4 and values.ndim in (3, 4) and images.size and values.size
+    if not shapes or len(values) != len(images):
         raise ValueError(
             "heatmap: expected images (images, height, width, channels) and maps (images, rows, "
             f"columns) or with channels, got {images.shape} and {name} {values.shape}"

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, grid, new_figure, style
+from jaxnet.checks import on_host
+from jaxnet.viz.figure import frame, grid, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
       columns: images per row; about square by default.
 
     Raises:
+      TypeError: for anything but numbers and titles.
       ValueError: for another shape, no image, or another number of titles than images.
 
     Example:
@@ -29,17 +31,16 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
       >>> [axes.get_title() for axes in figure.axes]
       ['a', 'b', 'c', 'd', 'e']
     """
-    x = np.asarray(x)
+    x = on_host("images", "x", x, dtype="booleans or numbers")
     x = x[..., None] if x.ndim == 3 else x
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or len(x) == 0:
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not x.size:
         raise ValueError(
             "images: expected (images, height, width, 1 or 3 channels), at least one, got "
             f"{x.shape}; for one image pass x[None]"
         )
-    if titles is not None and len(titles) != len(x):
-        raise ValueError(f"images: expected {len(x)} titles, one per image, got {len(titles)}")
+    titles = None if titles is None else texts("images", "titles", titles, len(x), "image")
     x = np.clip(x / 255 if x.dtype == np.uint8 else x, 0, 1)
-    rows, columns = grid(len(x), columns)
+    rows, columns = grid("images", len(x), columns)
     longest = max(len(title) for title in titles or [""])
     width = max(1.2, 0.1 * longest)
     height = width * x.shape[1] / x.shape[2] + (0.3 if titles is not None else 0)

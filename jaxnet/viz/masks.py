@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import frame, new_figure, style
+from jaxnet.checks import on_host, within
+from jaxnet.viz.figure import a_dict, frame, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
       Floats in [0, 1], of the shape of x.
 
     Raises:
+      TypeError: for anything but numbers, and masks that are no integers.
       ValueError: for shapes that do not match, or a share outside [0, 1].
 
     Example:
@@ -31,14 +33,14 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
       >>> overlay(np.ones((1, 3, 3)), np.array([[0, 1, 255]]), red_or_green, share=0.5).tolist()
       [[[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [1.0, 1.0, 1.0]]]
     """
-    x, mask, colors = _unit(x), np.asarray(mask), _unit(colors)
-    if x.shape != (*mask.shape, 3) or colors.ndim != 2 or colors.shape[1] != 3:
+    x, colors = _unit("overlay", "x", x), _unit("overlay", "colors", colors)
+    mask = on_host("overlay", "mask", mask, dtype="integers")
+    if x.shape != (*mask.shape, 3) or colors.ndim != 2 or colors.shape[1] != 3 or not len(colors):
         raise ValueError(
             "overlay: expected images (..., height, width, 3), masks (..., height, width) and "
             f"colours (classes, 3), got {x.shape}, {mask.shape} and {colors.shape}"
         )
-    if not 0 <= share <= 1:
-        raise ValueError(f"overlay: share must be in [0, 1], got {share}")
+    within("overlay", "share", share, "[0, 1]")
     known = (mask >= 0) & (mask < len(colors))
     painted = share * colors[np.where(known, mask, 0)] + (1 - share) * x
     return np.where(known[..., None], painted, x)
@@ -66,6 +68,7 @@ def masks(
       share: of the colour; the rest is the image.
 
     Raises:
+      TypeError: for anything but numbers, dicts and names.
       ValueError: for numbers or shapes that do not match.
 
     Example:
@@ -76,16 +79,23 @@ def masks(
     """
     from matplotlib.patches import Patch
 
-    x, colors = _unit(x), _unit(colors)
-    if x.ndim != 4 or len(x) == 0:
+    x, colors = _unit("masks", "x", x), _unit("masks", "colors", colors)
+    labels = a_dict("masks", "labels", labels, "title -> masks")
+    names = texts("masks", "names", names)
+    for title, mask in labels.items():
+        labels[title] = on_host("masks", f"labels[{title!r}]", mask, dtype="integers")
+    within("masks", "share", share, "[0, 1]")
+    if x.ndim != 4 or not x.size:
         raise ValueError(
             f"masks: expected (images, height, width, 3), at least one, got {x.shape}; "
             "for one image pass x[None]"
         )
-    if len(names) != len(colors):
-        raise ValueError(f"masks: expected {len(names)} colours, one per name, got {len(colors)}")
-    if titles is not None and len(titles) != len(x):
-        raise ValueError(f"masks: expected {len(x)} titles, one per image, got {len(titles)}")
+    if colors.shape != (len(names), 3):
+        raise ValueError(
+            f"masks: expected {len(names)} colours, one per name, got {len(np.atleast_1d(colors))} "
+            f"of shape {colors.shape}"
+        )
+    titles = None if titles is None else texts("masks", "titles", titles, len(x), "image")
     columns = {"image": x} | {
         title: overlay(x, mask, colors, share=share) for title, mask in labels.items()
     }
@@ -107,7 +117,7 @@ def masks(
     return figure
 
 
-def _unit(values: Any) -> np.ndarray:
+def _unit(who: str, what: str, values: Any) -> np.ndarray:
     """Floats in [0, 1]."""
-    values = np.asarray(values)
+    values = on_host(who, what, values, dtype="booleans or numbers")
     return np.clip(values / 255 if values.dtype == np.uint8 else values.astype(float), 0, 1)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure, style
+from jaxnet.checks import on_host
+from jaxnet.viz.figure import COLORS, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ def posteriors(
       steps: labels of the steps, such as the observed letters; the time by default.
 
     Raises:
+      TypeError: for anything but numbers and names.
       ValueError: for another shape, a probability outside [0, 1], an unknown state, or another
         number of names or steps.
 
@@ -38,7 +40,7 @@ def posteriors(
       >>> figure.axes[0].lines[0].get_ydata().tolist()
       [0.0, 0.0, 1.0]
     """
-    posterior = np.asarray(posterior, float)
+    posterior = on_host("posteriors", "posterior", posterior)
     if posterior.ndim != 2 or not posterior.size:
         raise ValueError(f"posteriors: expected posteriors (time, states), got {posterior.shape}")
     if not (posterior.min() >= 0 and posterior.max() <= 1 + 1e-5):
@@ -47,15 +49,14 @@ def posteriors(
             f"{posterior.min():.3g} to {posterior.max():.3g}"
         )
     time, count = posterior.shape
-    for what, given, needed in (("names", names, count), ("steps", steps, time)):
-        if given is not None and len(given) != needed:
-            raise ValueError(f"posteriors: expected {needed} {what}, got {len(given)}")
+    names = None if names is None else texts("posteriors", "names", names, count, "state")
+    steps = None if steps is None else texts("posteriors", "steps", steps, time, "step")
     width = min(max(0.17 * time, 4), 14) + 1.5
     figure = new_figure(width, 0.45 * min(count, 16) + 1.2)
     axes = figure.subplots()
     image = axes.imshow(posterior.T, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     if path is not None:
-        path = np.asarray(path)
+        path = on_host("posteriors", "path", path, dtype="integers")
         if path.shape != (time,) or path.min() < -1 or path.max() >= count:
             raise ValueError(
                 f"posteriors: the path must be states below {count}, ({time},), got {path.shape} "
@@ -71,7 +72,7 @@ def posteriors(
     axes.set_yticks(range(count), names or [str(i) for i in range(count)])
     axes.set_ylabel("state")
     if steps is not None:
-        axes.set_xticks(range(time), [" " if step == " " else str(step) for step in steps])
+        axes.set_xticks(range(time), steps)
         axes.tick_params(axis="x", length=0)
     else:
         axes.set_xlabel("time")

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from jaxnet.checks import on_host, within
 from jaxnet.inspect.receptive import ReceptiveFields
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.figure import COLORS, frame, new_figure, style
+from jaxnet.viz.figure import COLORS, a_dict, frame, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +34,7 @@ def receptive(
       side: of the image in inches.
 
     Raises:
+      TypeError: for anything but numbers, fields of `jn.inspect` and names.
       ValueError: for an unknown path, or an image of another size than the effective field.
 
     Example:
@@ -46,10 +46,22 @@ def receptive(
     """
     from matplotlib.patches import Rectangle
 
-    image = np.asarray(image)
-    maps = {path: np.asarray(m, float) for path, m in (effective or {}).items()}
-    if paths is None:
-        paths = list(maps) or _distinct(fields)
+    image = on_host("receptive", "image", image, dtype="booleans or numbers")
+    if image.ndim not in (2, 3) or not image.size:
+        raise ValueError(
+            f"receptive: image must have shape (height, width, channels), got {image.shape}"
+        )
+    if not isinstance(fields, ReceptiveFields):
+        raise TypeError(
+            "receptive: fields must be those of jn.inspect.receptive_fields, got "
+            f"{type(fields).__name__}"
+        )
+    maps = {} if effective is None else a_dict("receptive", "effective", effective, "path -> field")
+    maps = {path: on_host("receptive", f"effective[{path!r}]", m) for path, m in maps.items()}
+    within("receptive", "side", side, "(0, 100]")
+    paths = (
+        (list(maps) or _distinct(fields)) if paths is None else texts("receptive", "paths", paths)
+    )
     for path in (*paths, *maps):
         if path not in fields.fields:
             raise ValueError(
@@ -73,7 +85,7 @@ def receptive(
         place = (left - 0.5, top - 0.5)
         return Rectangle(place, columns, rows, fill=False, ec=color, clip_on=False, **style)
 
-    show_image(cells[0], image, alpha=0.75)
+    show_image("receptive", cells[0], image, alpha=0.75)
     for i, path in enumerate(paths):  # later ones are wider and below, to stay visible
         cells[0].add_patch(
             box(path, colors[path], lw=1.5 + i, zorder=3 - i / len(paths),

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.viz.figure import COLORS, new_figure, style
+from jaxnet.checks import at_least, on_host, within
+from jaxnet.viz.figure import COLORS, a_dict, new_figure, style, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +40,7 @@ def spectrogram(
       hop: distance between frames in seconds.
 
     Raises:
+      TypeError: for anything but numbers, dicts of segments and names.
       ValueError: for another shape, a probability outside [0, 1], a segment outside the frames, an
         unknown blank, or another number of names than classes.
 
@@ -48,16 +50,21 @@ def spectrogram(
       >>> [text.get_text() for text in figure.axes[1].texts]
       ['seven', 'one']
     """
-    features = np.asarray(features, float)
+    features = on_host("spectrogram", "features", features)
     if features.ndim != 2 or not features.size:
         raise ValueError(f"spectrogram: expected features (frames, bands), got {features.shape}")
-    if hop <= 0 or stride < 1:
-        raise ValueError(
-            f"spectrogram: hop must be positive and stride at least 1, got {hop} and {stride}"
-        )
-    rows = {} if segments is None else dict(segments)
+    within("spectrogram", "hop", hop, "(0, inf)")
+    at_least("spectrogram", "stride", stride)
+    at_least("spectrogram", "blank", blank, 0)
+    form = "title -> segments"
+    rows = {} if segments is None else a_dict("spectrogram", "segments", segments, form)
     frames = len(features)
     for title, row in rows.items():
+        if not isinstance(row, list | tuple) or not all(_is_segment(segment) for segment in row):
+            raise TypeError(
+                f"spectrogram: segments[{title!r}] must be a list of (name, first frame, frame "
+                f"after the last), got {row!r:.60}"
+            )
         for name, start, stop in row:
             if not 0 <= start < stop <= frames:
                 raise ValueError(
@@ -76,12 +83,23 @@ def spectrogram(
     if rows:
         _draw_rows(below[0], rows, hop)
     if posterior is not None:
-        _draw_posterior(below[-1], np.asarray(posterior, float), names, blank, stride * hop)
+        _draw_posterior(below[-1], on_host("spectrogram", "posterior", posterior), names, blank,
+                        stride * hop)  # fmt: skip
     for panel in panels[:, 0]:
         panel.spines[["top", "right"]].set_visible(False)
     panels[-1, 0].set_xlabel("seconds")
     panels[-1, 0].set_xlim(0, frames * hop)
     return figure
+
+
+def _is_segment(segment: Any) -> bool:
+    if (
+        not isinstance(segment, list | tuple)
+        or len(segment) != 3
+        or not isinstance(segment[0], str)
+    ):
+        return False
+    return all(isinstance(n, int | float | np.integer | np.floating) for n in segment[1:])
 
 
 def _draw_rows(axes: Any, rows: Mapping[str, Sequence[Segment]], hop: float) -> None:
@@ -110,6 +128,7 @@ def _draw_posterior(axes: Any, posterior: np.ndarray, names: Any, blank: int, st
             f"spectrogram: expected probabilities in [0, 1], got {posterior.min():.3g} to "
             f"{posterior.max():.3g}; for logits pass jax.nn.softmax(logits)"
         )
+    names = None if names is None else texts("spectrogram", "names", names)
     if not 0 <= blank < classes or (names is not None and len(names) != classes):
         raise ValueError(
             f"spectrogram: the blank must be one of the {classes} classes, each with a name, "

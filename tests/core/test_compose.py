@@ -239,6 +239,10 @@ ones = jn.initializers.ones
      r"w: expected \(3,\), got \(4,\)"),
     (lambda m, x: m.param("a/b", ones, (3,)), TypeError, "a name without '/'"),
     (lambda m, x: m.param("w", (3,), ones), TypeError, "expected m.param"),
+    (lambda m, x: m.param("w", ones, 3), TypeError, r"net: m.param\('w'\) must be a tuple of int"),
+    (lambda m, x: m.param("w", lambda *_: jnp.ones(4), (3,)), ValueError,
+     r"net: the initializer of 'w' must return \(3,\), got \(4,\) float32"),
+    (lambda m, x: m([jn.dense(3)], x), TypeError, "net: expected a layer or a function, got list"),
     (lambda m, x: m.key(3), TypeError, "expected m.key"),
     (lambda m, x: m.params, AttributeError, r"m has no attribute 'params'; it has m\(layer, x\)"),
 ])  # fmt: skip

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnet as jn
@@ -30,10 +31,94 @@ def test_a_leaf_checks_its_own_params():
         layer.apply({"w": jnp.ones(1)}, {}, jnp.ones((2, 3)))  # would broadcast silently
 
 
-@pytest.mark.parametrize("name", ["", "a/b", 3])
+@pytest.mark.parametrize("name", ["", "a/b", 3, None])
 def test_names_are_words(name):
-    with pytest.raises(ValueError, match="a word without '/'"):
-        jn.stateless(lambda key, x: {}, lambda p, x: x, name)
+    with pytest.raises((TypeError, ValueError), match="^mine: name must be a word without '/'"):
+        jn.stateless(lambda key, x: {}, lambda p, x: x, name, kind="mine")
+    with pytest.raises((TypeError, ValueError), match="^dense: name must be a word without '/'"):
+        jn.dense(3, name=name)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: jn.stateless(None, jnp.tanh, "a"), r"a: init must be a function of \(key, x\), got N"),
+    (lambda: jn.stateless(jnp.tanh, 3, "a"), r"a: apply must be a function of \(params, x\), "),
+    (lambda: jn.Layer(None, jnp.tanh, "a"), r"Layer: init must be a function of \(key, x\)"),
+    (lambda: jn.Layer(jnp.tanh, {}, "a"), r"Layer: apply must be a function of \(params, state, x"),
+    (lambda: jn.stateless(jnp.tanh, jnp.tanh, "a", kind=3), "Layer: kind must be a word, got 3"),
+    (lambda: jn.compose(jnp.tanh, name=3), "compose: name must be a word"),
+    (lambda: jn.spec(3), "spec: the shape must be a tuple of integers, got 3"),
+    (lambda: jn.spec((2.5,)), r"spec: the shape must be a tuple of integers, got \(2.5,\)"),
+    (lambda: jn.spec((3,), "wide"), "spec: dtype must be one of JAX, such as jnp.float32, got 'wi"),
+    (lambda: jn.spec((3,), object), "spec: dtype must be one of JAX"),
+    (lambda: jn.child_key(0, "a"), "child_key: expected a single key"),
+    (lambda: jn.child_key(KEY, 0), "child_key: name must be a word, got 0"),
+])  # fmt: skip
+def test_what_a_layer_cannot_be_made_of(make, words):
+    with pytest.raises(TypeError, match=f"^{words}"):
+        make()
+
+
+def test_negative_sizes_raise():
+    with pytest.raises(ValueError, match=r"spec: the shape .* of at least 0, got \(3, -1\)"):
+        jn.spec((3, -1))
+
+
+@pytest.mark.parametrize(("drawn", "words"), [
+    (({"w": None}, {}), "a: params/w must be an array, got NoneType; is that what its initializer"),
+    (({}, {"v": 2.0}), "a: state/v must be an array, got float"),
+    (([], {}), "a: init must return params as a dict, got list"),
+], ids=str)  # fmt: skip
+def test_init_returns_dicts_of_arrays(drawn, words):
+    layer = jn.Layer(lambda key, x: drawn, lambda p, s, x, *, key=None, train=False: (x, s), "a")
+    with pytest.raises(TypeError, match=words):
+        layer.init(KEY, jn.spec((2, 3)))
+
+
+NETS = pytest.mark.parametrize(
+    "net", [jn.embedding(2, 3), jn.serial(jn.embedding(2, 3))], ids=["leaf", "composed"]
+)
+
+
+@NETS
+@pytest.mark.parametrize("train", [None, 1, "yes", jnp.array(True)], ids=str)
+def test_the_mode_is_a_boolean(net, train):
+    with pytest.raises(TypeError, match="train must be True or False, got "):
+        net.apply(*net.init(KEY, jn.spec((4,), jnp.int32)), jnp.zeros(4, jnp.int32), train=train)
+
+
+@NETS
+def test_integers_that_would_wrap_raise(net):
+    params, state = net.init(KEY, jn.spec((4,), jnp.int32))
+    with pytest.raises(ValueError, match=f"the input hold {2**32}, which int32 cannot hold"):
+        net.apply(params, state, np.array([0, 1, 0, 2**32]))
+
+
+@pytest.mark.parametrize("net", [jn.dense(3), jn.serial(jn.dense(3))], ids=["leaf", "composed"])
+def test_another_byte_order_is_the_same_input(net):
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    params, state = net.init(KEY, x.astype(">f4"))
+    y, _ = net.apply(params, state, x)
+    np.testing.assert_array_equal(net.apply(params, state, x.astype(">f4"))[0], y)
+
+
+@NETS
+@pytest.mark.parametrize(("x", "words"), [
+    (np.array(["cat", "dog"]), r"hold numbers that JAX has, got dtype <U3; .* return_inverse=True"),
+    (np.array([None, 1]), "hold numbers that JAX has, got dtype object"),
+    (np.ones(2, np.longdouble), "hold numbers that JAX has, got dtype "),
+    (np.ma.masked_array([0, 1], [True, False]), "must be a plain array, got a masked one"),
+], ids=["words", "objects", "long doubles", "masked"])  # fmt: skip
+def test_input_without_plain_numbers_raises(net, x, words):
+    with pytest.raises(TypeError, match=words):
+        net.init(KEY, x)
+    with pytest.raises(TypeError, match=words):
+        net.apply(*net.init(KEY, jn.spec((2,), jnp.int32)), x)
+
+
+@pytest.mark.parametrize("words", [3, 1, 4])
+def test_raw_keys_of_another_length_raise(words):
+    with pytest.raises(TypeError, match=rf"single key, .* got an array \({words},\) uint32"):
+        jn.dense(3).init(np.zeros(words, np.uint32), jn.spec((2, 3)))
 
 
 def test_functions_become_layers():

@@ -99,3 +99,26 @@ def test_split_says_where_a_part_would_be_empty_or_labels_do_not_fit():
         split(pair(7), 0.01)
     with pytest.raises(ValueError, match=r"one class per example, \(7,\), got \(6,\)"):
         split(pair(7), labels=np.zeros(6))
+
+
+@pytest.mark.parametrize(("options", "error", "words"), [
+    ({"share": None}, TypeError, "split: share must be a number"),
+    ({"share": np.nan}, ValueError, "split: share is the part to hold out"),
+    ({"seed": 2.5}, TypeError, "split: seed must be an integer, got 2.5"),
+    ({"seed": -1}, ValueError, "split: seed must be at least 0, got -1"),
+    ({"labels": 3}, ValueError, "split: labels must hold one class per example, .* got int"),
+    ({"labels": np.array([None] * 7)}, ValueError, "split: labels must hold one class per example"),
+], ids=str)  # fmt: skip
+def test_options_of_split_of_another_type(options, error, words):
+    with pytest.raises(error, match=words):
+        split(pair(7), **options)
+
+
+@pytest.mark.parametrize(("options", "error", "words"), [
+    ({"batch_size": 2.5}, TypeError, "batches: batch_size must be an integer, got 2.5"),
+    ({"seed": "a"}, TypeError, "batches: seed must be an integer, got 'a'"),
+    ({"drop_last": "no"}, TypeError, "batches: drop_last must be True or False, got 'no'"),
+], ids=str)  # fmt: skip
+def test_options_of_batches_of_another_type(options, error, words):
+    with pytest.raises(error, match=words):
+        batches(pair(7), **{"batch_size": 3} | options)

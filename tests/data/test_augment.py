@@ -87,8 +87,10 @@ def test_an_augmented_objective():
 def test_messages():
     with pytest.raises(ValueError, match="pixels must be at least 1, got 0"):
         random_shift(0)
+    with pytest.raises(ValueError, match="pixels must be at most 7, the larger side"):
+        random_shift(2**30)(jax.random.key(0), jnp.zeros((3, 5, 7, 1)))
     with pytest.raises(
-        ValueError, match=r"expected \(batch, height, width, channels\), got \(3, 64\)"
+        ValueError, match=r"shape \(batch, height, width, channels\), got \(3, 64\)"
     ):
         random_shift(1)(jax.random.key(0), jnp.zeros((3, 64)))
 
@@ -142,8 +144,25 @@ def test_mixup_blends_inputs_and_targets_alike():
     assert 0.3 < own.mean() < 0.75 and own.std() > 0.15  # of Beta(1, 1), uniform
     weak, _ = mixup(0.05, classes=5)(jax.random.key(0), (x, y))
     assert ((np.asarray(weak).max(1) > 0.99).mean()) > 0.6
-    with pytest.raises(ValueError, match="alpha must be positive"):
+    with pytest.raises(ValueError, match=r"mixup: alpha must be in \(0, inf\), got 0"):
         mixup(0, 5)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: on_inputs(color_jitter(brightness=0.5)), lambda: mixup(0.2, 3),
+], ids=["color_jitter", "mixup"])  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
+def test_integers_are_not_mixed_or_scaled_to_0(make, dtype, request):
+    x = np.full((4, 5, 6, 3), 1, dtype)
+    for run in (make(), jax.jit(make())):
+        with pytest.raises(TypeError, match=r"inputs must hold floats; write x.astype.*, got "):
+            run(jax.random.key(0), (x, np.arange(4) % 3))
+
+
+def test_void_that_the_masks_cannot_hold():
+    batch = jnp.ones((1, 3, 4, 3)), jnp.ones((1, 3, 4), jnp.uint8)
+    with pytest.raises(ValueError, match="on_masks: void must be in 0..255 for masks of uint8"):
+        on_masks(lambda key, x: x, void=300)(jax.random.key(0), batch)
 
 
 def test_chain_gives_each_a_key_of_its_own():

@@ -32,3 +32,8 @@ def test_none_is_there():
         jn.data.first_available(missing, missing)
     with pytest.raises(ValueError, match="expected at least one loader"):
         jn.data.first_available()
+
+
+def test_loaders_are_functions():
+    with pytest.raises(TypeError, match=r"first_available: loader 1 must be a function of"):
+        jn.data.first_available(missing, 3)

@@ -1,6 +1,8 @@
 """Folders of images as arrays: order, proportions, modes, and what cannot be read."""
 
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,99 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     assert jn.data.read_image(whole, np.int64(4)).shape == (4, 4, 3)
     with pytest.raises(ValueError, match="channels must be 3"):
         jn.data.read_image(whole, 4, channels=4)
+
+
+def png(depth: int, color: int, values: int) -> bytes:
+    """A PNG of 2x2 pixels whose samples are all 200 or 51,400."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    row = b"\0" + bytes([200]) * (2 * values * depth // 8)
+    head = struct.pack(">IIBBBBB", 2, 2, depth, color, 0, 0, 0)
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(row * 2)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def ppm(depth: int) -> bytes:
+    return b"P6\n2 2\n%d\n" % (2**depth - 1) + bytes([200]) * (12 * depth // 8)
+
+
+def tiff(depth: int) -> bytes:
+    """An uncompressed RGB TIFF of 2x2 pixels."""
+    data = bytes([200]) * (12 * depth // 8)
+    tags = [(256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2),
+            (273, 4, 1, 128), (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, len(data))]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    return head + struct.pack("<3H", depth, depth, depth) + data
+
+
+DEEP = {
+    "grey.png": lambda depth: png(depth, 0, 1),
+    "rgb.png": lambda depth: png(depth, 2, 3),
+    "alpha.png": lambda depth: png(depth, 4, 2),
+    "rgba.png": lambda depth: png(depth, 6, 4),
+    "rgb.ppm": ppm,
+    "rgb.tif": tiff,
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_16_bits_are_not_cut_to_8(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(DEEP[name](8))
+    assert jn.data.read_image(tmp_path / name, 2).shape == (2, 2, 3)
+    (tmp_path / name).write_bytes(DEEP[name](16))
+    with pytest.raises(ValueError, match=rf"read_image: .*{name} has more than 8 bits per channel"):
+        jn.data.read_image(tmp_path / name, 2)
+
+
+def test_only_formats_of_pixels_are_opened(tmp_path: Path, monkeypatch):
+    """PostScript is a program, and Pillow runs an interpreter for it."""
+    from PIL import EpsImagePlugin
+
+    def never(*args, **kwargs):
+        raise AssertionError("an interpreter is started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", never)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image of the formats BMP"):
+        jn.data.read_image(tmp_path / "a.png", 4)
+
+
+def test_a_decompression_bomb_is_named(tmp_path: Path, monkeypatch):
+    file = write(tmp_path / "a.png", flat(0, 40, 40, 3))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read .*decompression bomb"):
+        jn.data.read_image(file, 4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif", "jpg", "webp", "ppm"])
+def test_broken_files_are_named(tmp_path: Path, suffix: str):
+    file = write(tmp_path / f"a.{suffix}", np.random.default_rng(0).integers(0, 256, (9, 7, 3)))
+    raw, rng = file.read_bytes(), np.random.default_rng(1)
+    for place in rng.integers(0, 8 * min(len(raw), 300), 60):
+        broken = bytearray(raw)
+        broken[place // 8] ^= 1 << place % 8
+        file.write_bytes(broken)
+        try:
+            jn.data.read_image(file, 4)
+        except ValueError as error:
+            assert str(error).startswith(f"read_image: {file} ")
+
+
+def test_files_that_are_not_there(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="read_image: there is no file .*a.png"):
+        jn.data.read_image(tmp_path / "a.png", 4)
+    with pytest.raises(IsADirectoryError, match="read_image: .* is a folder"):
+        jn.data.read_image(tmp_path, 4)
+    for file in (None, 3, b"a"):
+        with pytest.raises(TypeError, match="read_image: file must be a str or a Path, got "):
+            jn.data.read_image(file, 4)
+        with pytest.raises(TypeError, match="image_folder: folder must be a str or a Path, got "):
+            jn.data.image_folder(file, 4)
 
 
 def test_says_what_to_install(tmp_path: Path, monkeypatch):

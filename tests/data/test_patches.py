@@ -43,10 +43,28 @@ def test_seeds():
         (np.ones((8, 8)), 3, 1, r"for one image pass \[image\]"),
         ([np.ones((8, 8, 3)), np.ones((8, 8))], 3, 1, "the same number of channels"),
         ([np.ones((8, 8)), np.ones((5, 9))], 6, 1, "size must be 1 to 5, the smallest side, got 6"),
-        ([np.ones((8, 8))], 0, 1, "size must be 1 to 8"),
+        ([np.ones((8, 8))], 0, 1, "size must be at least 1, got 0"),
         ([np.ones((8, 8))], 3, 0, "count must be at least 1"),
     ],
 )
 def test_wrong_options(images, size, count, message):
     with pytest.raises(ValueError, match=message):
         patches(images, size, count)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "images must be a list of images, got NoneType"),
+        ({"images": "abc"}, "images must be a list of images, got str"),
+        ({"images": np.array(3.0)}, "images must be a list of images, got ndarray"),
+        ({"images": ["a"]}, "image 0 must be an array of shape"),
+        ({"images": [np.array([["a"]])]}, "image 0 must hold booleans or numbers, got <U1"),
+        ({"size": 2.5}, "size must be an integer, got 2.5"),
+        ({"count": None}, "count must be an integer, got None"),
+        ({"seed": "a"}, "seed must be an integer, got 'a'"),
+    ],
+)
+def test_options_of_another_type(change, message):
+    with pytest.raises(TypeError, match=f"patches: {message}"):
+        patches(**{"images": [np.ones((8, 8))], "size": 3, "count": 2} | change)

@@ -83,8 +83,17 @@ def test_drawn_by_its_seed():
     assert (a == b).all() and (a != c).any()
 
 
-@pytest.mark.parametrize("options", [{"classes": 0}, {"classes": 11}, {"most": 0},
-                                     {"size": (23, 64)}, {"train": 0}])  # fmt: skip
-def test_says_what_it_needs(options):
-    with pytest.raises(ValueError, match="digit_scenes: expected train, test and most"):
+@pytest.mark.parametrize(("options", "error", "words"), [
+    ({"classes": 0}, ValueError, "classes must be at least 1, got 0"),
+    ({"classes": 11}, ValueError, "classes must be 1 to 10, got 11"),
+    ({"classes": 2.5}, TypeError, "classes must be an integer, got 2.5"),
+    ({"most": 101}, ValueError, "most must be 1 to 100, got 101"),
+    ({"most": 0}, ValueError, "most must be at least 1, got 0"),
+    ({"size": (23, 64)}, ValueError, "height must be at least 24, got 23"),
+    ({"size": 64}, TypeError, r"size must be \(height, width\), got 64"),
+    ({"train": 0}, ValueError, "train must be at least 1, got 0"),
+    ({"seed": "a"}, TypeError, "seed must be an integer, got 'a'"),
+], ids=str)  # fmt: skip
+def test_says_what_it_needs(options, error, words):
+    with pytest.raises(error, match=f"digit_scenes: {words}"):
         jn.data.digit_scenes(**options)

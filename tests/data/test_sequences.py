@@ -44,6 +44,51 @@ def test_pad_keeps_further_axes_and_dtype():
     assert pad([[], []])[0].shape == (2, 1)
 
 
+@pytest.mark.parametrize(("sequences", "expected"), [
+    ([np.uint8([1]), [300]], np.int64),
+    ([[1], [0.5]], np.float64),
+    ([np.float32([1]), np.array([300], np.int16)], np.float32),
+    ([np.float16([1]), np.float32([0.1])], np.float32),
+    ([np.int32([1]), []], np.int32),
+    ([[True], [2]], np.int64),
+], ids=str)  # fmt: skip
+def test_a_dtype_that_holds_all_sequences(sequences, expected):
+    """The first one's would make 300 to 44 and 0.5 to 0."""
+    x, _ = pad(sequences)
+    assert x.dtype == expected
+    for row, sequence in zip(x, sequences, strict=True):
+        assert row[: len(sequence)].tolist() == np.asarray(sequence).tolist()
+    batches = bucketed(sequences, 1, bounds=[9], seed=None)
+    assert all(batch[0].dtype == expected for batch in batches)
+
+
+@pytest.mark.parametrize(("sequences", "value", "error", "words"), [
+    ([[2**60 + 1], [0.5]], 0, TypeError, "float64 and int64, which no dtype holds"),
+    ([np.uint64([2**63 + 1]), np.int64([-1])], 0, TypeError, "no dtype holds without loss"),
+    ([["a"], ["b"]], 0, TypeError, "sequence 0 must be an array of shape .*, got list"),
+    ([[1], None], 0, TypeError, "sequence 1 must be an array of shape .*, got NoneType"),
+    ([[[1], [2, 3]]], 0, TypeError, "sequence 0 must be an array of shape .*, got list"),
+    (3, 0, TypeError, "sequences must be a list of sequences, got int"),
+    ([[1, 2]], 0.5, ValueError, "value must fit the sequences of int64, got 0.5"),
+    ([np.uint8([1])], 300, ValueError, "value must fit the sequences of uint8, got 300"),
+    ([np.uint8([1])], -1, ValueError, "value must fit the sequences of uint8, got -1"),
+    ([np.int8([1])], np.nan, ValueError, "value must fit the sequences of int8, got nan"),
+    ([np.float16([1])], 1e9, ValueError, "value must fit the sequences of float16, got 1000000000"),
+    ([[1]], "a", TypeError, "value must be a number, got 'a'"),
+    ([[1]], None, TypeError, "value must be a number, got None"),
+], ids=str)  # fmt: skip
+def test_what_cannot_be_padded_without_loss(sequences, value, error, words):
+    with pytest.raises(error, match=f"^pad: .*{words}"):
+        pad(sequences, value=value)
+    with pytest.raises((TypeError, ValueError), match="^bucketed: "):
+        bucketed(sequences, 1, value=value)
+
+
+def test_padding_of_infinity_and_of_another_number_type():
+    assert pad([[0.5]], length=2, value=-np.inf)[0].tolist() == [[0.5, -np.inf]]
+    assert pad([[1]], length=2, value=2.0)[0].tolist() == [[1, 2]]
+
+
 @pytest.mark.parametrize(
     ("sequences", "options", "words"),
     [
@@ -146,7 +191,7 @@ def test_batches_are_filled_up_with_the_value():
         (np.ones((3, 2)), {}, "must be lists of sequences"),
         ([[1]], {"bounds": [4, 2]}, "bounds must be at least 1 and increase"),
         ([[1]], {"bounds": [(4, 4)]}, "a tuple of 1"),
-        ([[1]], {"bounds": 0}, "at least one bucket"),
+        ([[1]], {"bounds": 0}, "bounds must be at least 1, got 0"),
         ([[1]], {"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )

@@ -191,14 +191,17 @@ class TestFeatures:
             ),
             (np.zeros(400, complex), {}, TypeError, "for wave 1 complex128"),
             (list(range(400)), {}, TypeError, "for wave 1 list"),
-            (sound(), {"rate": 0}, ValueError, "rate must be positive"),
-            (sound(), {"rate": np.nan}, ValueError, "rate must be positive"),
+            (sound(), {"rate": 0}, ValueError, r"rate is in samples per second, in \(0, inf\)"),
+            (sound(), {"rate": np.nan}, ValueError, "rate is in samples per second, .*got nan"),
             (sound(), {"window": 25}, ValueError, "at least 200000 samples, got .*one window"),
             (sound(), {"window": 1e-5}, ValueError, "window and hop are in seconds"),
-            (sound(), {"hop": 0}, ValueError, "window and hop are in seconds"),
+            (sound(), {"hop": 0}, ValueError, r"hop must be in \(0, inf\), got 0"),
             (sound(), {"bands": 300}, ValueError, "300 bands are too many for windows of 200"),
-            (sound(), {"deltas": 3}, ValueError, "deltas 0, 1 or 2"),
-            (sound(), {"range_db": 0}, ValueError, "range_db positive"),
+            (sound(), {"deltas": 3}, ValueError, "deltas must be 0, 1 or 2, got 3"),
+            (sound(), {"range_db": 0}, ValueError, r"range_db must be in \(0, inf\), got 0"),
+            (sound(), {"bands": 2.5}, TypeError, "bands must be an integer, got 2.5"),
+            (sound(), {"rate": "8"}, TypeError, "rate must be a number in .*, got '8'"),
+            (sound(), {"normalize": "no"}, TypeError, "normalize must be True or False, got 'no'"),
         ],
     )
     def test_what_does_not_fit(self, features, wave, options, error, words):
@@ -223,16 +226,45 @@ def test_without_librosa(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"count": 0}, "count of at least 1, got 9 recordings and 0"),
-        ({"digits": (0, 3)}, r"got digits=\(0, 3\)"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"digits": (0, 3)}, r"digits\[0\] must be at least 1, got 0"),
         ({"digits": (4, 3)}, r"got digits=\(4, 3\)"),
-        ({"gap": (-0.1, 0.1)}, r"gap=\(-0.1, 0.1\)"),
-        ({"rate": 0}, "rate must be positive"),
+        ({"gap": (-0.1, 0.1)}, r"gap\[0\] must be in \[0, inf\), got -0.1"),
+        ({"rate": 0}, "rate is in samples per second"),
     ],
 )
 def test_strings_that_cannot_be(options, words):
     with pytest.raises(ValueError, match=words):
         speech.join(some(), **({"count": 3, "seed": 0} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"recordings": [1, 2]}, "recordings must be Recordings, got list"),
+        ({"count": 2.5}, "count must be an integer, got 2.5"),
+        ({"seed": None}, "seed must be an integer, got None"),
+        ({"digits": 3}, r"digits must be \(smallest, largest\), got 3"),
+        ({"gap": (0.1, "a")}, r"gap\[1\] must be a number"),
+    ],
+)
+def test_options_of_strings_of_another_type(options, words):
+    with pytest.raises(TypeError, match=f"join: {words}"):
+        speech.join(**({"recordings": some(), "count": 3, "seed": 0} | options))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"frames": -1}, ValueError, "frames must be at least 0, got -1"),
+        ({"frames": 2.5}, TypeError, "frames must be an integer, got 2.5"),
+        ({"places": [1, 2]}, ValueError, r"places must have shape \(recordings, 2\), got \(2,\)"),
+        ({"places": None}, TypeError, "places must be an array of shape .*, got NoneType"),
+    ],
+)
+def test_places_of_frames_of_another_type(change, error, words):
+    with pytest.raises(error, match=f"piece_of_frames: {words}"):
+        speech.piece_of_frames(**({"places": [(0, 9)], "frames": 3, "rate": RATE} | change))
 
 
 def test_strings_of_an_empty_wave_or_a_nan():

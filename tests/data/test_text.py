@@ -1,6 +1,7 @@
 """Vocabularies: there and back, what is unknown, the special entries, files."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_no_text():
 
 @pytest.mark.parametrize("wrong", [ids(0, 2), ids(-1), ids(0.0), ids([0, 1])])
 def test_ids_that_are_none_of_a_text(wrong):
-    with pytest.raises(ValueError, match="decode: "):
+    with pytest.raises((TypeError, ValueError), match="decode: "):
         characters("ab").decode(wrong)
 
 
@@ -125,11 +126,65 @@ def test_saved_and_loaded(words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "contents", ["[]", "no json", '{"vocabulary": "emoji", "special": []}', '{"special": []}']
+    "contents",
+    [
+        "[]",
+        "no json",
+        '{"vocabulary": "emoji", "special": []}',
+        '{"special": []}',
+        "3",
+        "null",
+        '{"vocabulary": "characters", "special": [], "characters": 3}',
+        '{"vocabulary": "characters", "special": [], "characters": ""}',
+        '{"vocabulary": "characters", "special": [], "characters": "ba"}',
+        '{"vocabulary": "characters", "special": [], "characters": "aa"}',
+        '{"vocabulary": "characters", "special": [[]], "characters": "ab"}',
+        '{"vocabulary": "characters", "special": {"pad": 1}, "characters": "ab"}',
+        '{"vocabulary": "subwords", "special": [], "tokenizer": 3}',
+        '{"vocabulary": "subwords", "special": [], "tokenizer": {}}',
+    ],  # fmt: skip
 )
 def test_a_file_that_is_no_vocabulary(contents, tmp_path):
     (tmp_path / "x.json").write_text(contents)
     with pytest.raises(ValueError, match=r"x\.json is not a file of Vocabulary.save"):
         load_vocabulary(tmp_path / "x.json")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="load_vocabulary: there is no file .*y.json"):
         load_vocabulary(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize("value", [None, 3, b"ab", ["a"]], ids=repr)
+def test_texts_of_another_type(value, words):
+    for vocabulary in (words, characters("ab")):
+        with pytest.raises(TypeError, match="encode: text must be a str, got "):
+            vocabulary.encode(value)
+    with pytest.raises(TypeError, match="characters: text must be a str, got "):
+        characters(value)
+    with pytest.raises(TypeError, match="subwords: sentence 1 must be a str, got "):
+        subwords(["a", value], 300)
+    with pytest.raises((TypeError, ValueError), match="special must be a tuple of pad"):
+        characters("ab", special=value)
+
+
+def test_sizes_and_sentences_of_another_type():
+    with pytest.raises(TypeError, match="subwords: size must be an integer, got 2.5"):
+        subwords(SENTENCES, 2.5)
+    with pytest.raises(ValueError, match="size .* and at most 16777216, got 1073741824"):
+        subwords(SENTENCES, 2**30)
+    for sentences in (None, "abc", 3, {"a": 1}):
+        with pytest.raises(TypeError, match="subwords: sentences must be a list of str, got "):
+            subwords(sentences, 300)
+
+
+def test_a_vocabulary_replaces_a_file_whole(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "a").chmod(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="Vocabulary.save: .*/a cannot be written: no space left"):
+        characters("abc").save(tmp_path / "link")
+    assert (tmp_path / "a").read_text() == "old"
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    characters("abc").save("~/link")
+    assert (tmp_path / "link").is_symlink() and load_vocabulary("~/link").size == 3
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600

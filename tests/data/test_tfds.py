@@ -105,6 +105,17 @@ def test_download_prepares_array_records(monkeypatch, tmp_path, tfds_data_dir):
     assert len(data["label"]) == 2
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    ({"name": None}, "name must be a str, got NoneType"),
+    ({"split": 3}, "split must be a str, got int"),
+    ({"data_dir": 3}, "data_dir must be a str or a Path, got int"),
+], ids=str)  # fmt: skip
+def test_arguments_of_another_type(change, words):
+    given = {"name": "mnist", "split": "train", "data_dir": "/nowhere"} | change
+    with pytest.raises(TypeError, match=f"tfds.load: {words}"):
+        tfds.load(**given)
+
+
 def test_without_tfds_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError, match=r"needs tensorflow-datasets.*jaxnet-toolkit\[data\]"):

@@ -110,17 +110,53 @@ def test_bfloat16_logits_are_summed_in_float32():
     np.testing.assert_allclose(scores, [[-np.log(1000)]], rtol=1e-6)
 
 
+def test_nan_gives_no_labels_that_seem_right():
+    """Labels of -1 from there on, as many as there are; scores of NaN."""
+    path = jnp.array([[1, 0, 2, 2], [1, 0, 2, 2], [1, 0, 2, 2], [1, 0, 2, 2]])
+    z = jax.nn.one_hot(path, 3)
+    z = z.at[1, 1].set(jnp.nan).at[2].set(-jnp.inf).at[3, 3].set(jnp.nan)
+    labels, n = ctc_greedy(z, jnp.array([4, 4, 4, 3]))
+    assert labels.tolist() == [[1, 2, 0, 0], [-1] * 4, [-1] * 4, [1, 2, 0, 0]]
+    assert n.tolist() == [2, 4, 4, 2]
+    labels, n, scores = ctc_beam_search(z, jnp.array([4, 4, 4, 3]), beams=2)
+    assert jnp.isnan(scores).any(1).tolist() == [False, True, True, False]
+    assert jnp.isnan(scores[1:3]).all()
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: ctc_greedy(jnp.ones((5, 3))), r"got \(5, 3\). For a single .* logits\[None\]"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), r"blank must be in .*\[0, 3\)"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5, 6])), r"\[0, 5\], got 5 to 6"),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5])), "lengths must be .batch,."),
-        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.ones(2)), "lengths must be integers"),
+        (
+            lambda: ctc_greedy(jnp.ones((5, 3))),
+            r"must have shape \(batch, steps, cl.* pass x\[None\]",
+        ),
+        (lambda: ctc_greedy(None), "ctc_greedy: logits must be a JAX or NumPy array, got NoneType"),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=3), r"blank must be in .*\[0, 3\), got 3"),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank=-1), "ctc_greedy: blank must be at least 0"),
+        (
+            lambda: ctc_greedy(jnp.ones((2, 5, 3)), blank="a"),
+            "ctc_greedy: blank must be an integer",
+        ),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5, 6])), r"lengths .* \[0, 6\), got 6"),
+        (
+            lambda: ctc_greedy(jnp.ones((2, 5, 3)), np.array([5, -1])),
+            r"lengths .* \[0, 6\), got -1",
+        ),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.array([5])), r"lengths must .* \(batch,\)"),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), jnp.ones(2)), "lengths must hold integers"),
+        (lambda: ctc_greedy(jnp.ones((2, 5, 3)), [5, 5]), "ctc_greedy: lengths must .* got list"),
         (lambda: ctc_beam_search(jnp.ones((2, 5, 3)), beams=0), "beams must be at least 1"),
+        (lambda: ctc_beam_search(jnp.ones((2, 5, 3)), beams=2.5), "beams must be an integer"),
     ],
 )
 def test_messages(run, message):
     with pytest.raises((ValueError, TypeError), match=message):
         run()
+
+
+def test_lengths_that_do_not_fit_give_no_labels_inside_jit():
+    z = jax.nn.one_hot(jnp.array([[1, 2]] * 3), 3)
+    labels, n = jax.jit(ctc_greedy)(z, jnp.array([2, 3, -1]))
+    assert labels.tolist() == [[1, 2], [-1, -1], [-1, -1]] and n.tolist() == [2, 2, 2]
+    scores = jax.jit(lambda z, n: ctc_beam_search(z, n, beams=2))(z, jnp.array([2, 3, -1]))[2]
+    assert jnp.isnan(scores).all(1).tolist() == [False, True, True]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnet as jn
 from jaxnet.decoding import beam_search, greedy, sample
 
 KEYS_MAY_REPEAT = True  # draws are compared
@@ -270,6 +271,38 @@ def test_sample_keeps_k_of_equals_and_ends():
     assert (tokens != again).any()
 
 
+def dies(carry, tokens):
+    """The second sequence has logits of NaN from its second step on, the third none possible."""
+    t, row = carry.T
+    bad = jnp.where((row == 1) & (t > 0), jnp.nan, jnp.where(row == 2, -jnp.inf, 0.0))
+    return carry.at[:, 0].add(1), jnp.array([0.0, 1.0, 5.0, 0.0]) + bad[:, None]
+
+
+CLOCKS = jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])  # step and row
+
+
+@pytest.mark.parametrize("end", [None, 3])
+def test_a_token_without_a_distribution_is_minus_one(end):
+    wanted = [[2, 2, 2], [2, -1, -1], [-1, -1, -1]]
+    first = jnp.zeros(3, int)
+    tokens, lengths = greedy(dies, CLOCKS, first, length=3, end=end)
+    assert tokens.tolist() == wanted and lengths.tolist() == [3, 3, 3]
+    key = jax.random.key(0)
+    for options in ({}, {"top_p": 0.5}, {"top_k": 2}):
+        drawn = sample(dies, CLOCKS, first, key, length=3, temperature=1e-3, end=end, **options)
+        assert drawn.tolist() == wanted
+    embed = jn.embedding(4, 2)  # a step of such a token is NaN again
+    params, _ = embed.init(key, first)
+    seen, _ = jax.jit(embed.apply)(params, {}, tokens[1])
+    assert jnp.isnan(seen[1]).all() and not jnp.isnan(seen[0]).any()
+
+
+@pytest.mark.parametrize("beams", [1, 2, 6])
+def test_beams_without_a_distribution_have_scores_of_nan(beams):
+    _, _, scores = beam_search(dies, CLOCKS, jnp.zeros(3, int), beams=beams, length=3, end=3)
+    assert jnp.isnan(scores[1:]).all() and not jnp.isnan(scores[0]).any()
+
+
 # Messages.
 
 
@@ -277,29 +310,58 @@ def fine(carry, tokens):
     return carry, jnp.zeros((tokens.shape[0], 5))
 
 
-FIRST = jnp.array([0, 1])
+FIRST, KEY = jnp.array([0, 1]), jax.random.key(0)
+
+
+def drawing(**options):
+    return lambda: sample(fine, (), FIRST, KEY, length=2, **options)
+
+
+def beaming(**options):
+    return lambda: beam_search(fine, (), FIRST, **({"beams": 2, "length": 2, "end": 1} | options))
 
 
 @pytest.mark.parametrize(
     ("run", "message"),
     [
         (lambda: greedy(fine, (), FIRST, length=0), "greedy: length must be at least 1, got 0"),
-        (lambda: greedy(fine, (), 3, length=2), "integers .batch,., got int. Write jnp.full"),
-        (lambda: greedy(fine, (), FIRST[None], length=2), "one token per sequence, got .1, 2."),
+        (lambda: greedy(fine, (), 3, length=2), "greedy: first must be a JAX or NumPy array"),
+        (lambda: greedy(fine, (), None, length=2), "greedy: first must be a JAX or NumPy array"),
+        (lambda: greedy(fine, (), FIRST * 0.5, length=2), "greedy: first must hold integers"),
+        (lambda: greedy(fine, (), FIRST[None], length=2), r"first must have shape \(batch,\), got"),
         (lambda: greedy(fine, (), FIRST, length=2, end=5), r"end must be in .*\[0, 5\), got 5"),
+        (lambda: greedy(fine, (), FIRST, length=2, end=1.5), "greedy: end must be an integer"),
+        (lambda: greedy(None, (), FIRST, length=2), r"greedy: step must be a function of \(carry"),
+        (lambda: greedy(fine, "a", FIRST, length=2), "greedy: carry must be a JAX or NumPy"),
         (lambda: greedy(fine, jnp.zeros((3, 2)), FIRST, length=2), "2 as in first, got .3, 2."),
         (lambda: greedy(lambda c, t: (c, t), (), FIRST, length=2), "logits .batch, vocabulary."),
+        (lambda: greedy(lambda c, t: t, (), FIRST, length=2), r"greedy: step .* \(carry, logits\)"),
+        (lambda: greedy(lambda c, t: None, (), FIRST, length=2), r"step .* logits\), got NoneType"),
+        (
+            lambda: greedy(lambda c, t: (c, jnp.zeros((2, 0))), (), FIRST, length=2),
+            r"logits \(batch, vocabulary\)",
+        ),
         (
             lambda: greedy(lambda c, t: (c[:, :1], c), jnp.zeros((2, 3)), FIRST, length=2),
             r"dtypes it is given, float32\[2, 3\], got float32\[2, 1\]",
         ),
-        (lambda: beam_search(fine, (), FIRST, beams=0, length=2, end=1), "beams must be at least"),
+        (beaming(beams=0), "beam_search: beams must be at least 1, got 0"),
+        (beaming(beams="a"), "beam_search: beams must be an integer, got 'a'"),
+        (beaming(end=None), "beam_search: end must be an integer, got None"),
+        (beaming(length_penalty=np.nan), "beam_search: length_penalty must be in .* got nan"),
+        (beaming(length_penalty=-1), r"length_penalty must be in \[0, inf\), got -1"),
+        (beaming(length_penalty=None), r"beam_search: length_penalty must be a number"),
         (
-            lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, temperature=0.0),
-            "temperature must be above 0, got 0.0. For 0, write greedy",
+            drawing(temperature=0.0),
+            r"temperature .* \(for 0, write greedy\).*in \(0, inf\), got 0.0",
         ),
-        (lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, top_p=0.0), "top_p must be"),
-        (lambda: sample(fine, (), FIRST, jax.random.key(0), length=2, top_k=0), "top_k must be at"),
+        (drawing(temperature=np.nan), "sample: temperature is .* got nan"),
+        (drawing(temperature="1"), "sample: temperature must be a number"),
+        (drawing(top_p=0.0), r"sample: top_p must be in \(0, 1\], got 0.0"),
+        (drawing(top_p=np.nan), "sample: top_p must be in .* got nan"),
+        (drawing(top_k=0), "sample: top_k must be at least 1"),
+        (lambda: sample(fine, (), FIRST, None, length=2), "sample: expected a single key"),
+        (lambda: sample(fine, (), FIRST, 3, length=2), "sample: expected a single key"),
     ],
 )
 def test_messages(run, message):

@@ -165,7 +165,11 @@ def test_a_class_that_does_not_occur_is_left_out():
     truth = {"boxes": np.array([[A]], float), "classes": [[0]]}
     result = average_precision(found, truth, 3)
     assert result.each[0] == result.mean == 1 and np.isnan(result.each[1:]).all()
-    empty = {"boxes": np.zeros((1, 0, 4)), "scores": np.zeros((1, 0)), "classes": np.zeros((1, 0))}
+    empty = {
+        "boxes": np.zeros((1, 0, 4)),
+        "scores": np.zeros((1, 0)),
+        "classes": np.zeros((1, 0), int),
+    }
     assert average_precision(empty, truth, 3).mean == 0
     assert np.isnan(average_precision(found, {k: v for k, v in empty.items()}, 3).mean)
 
@@ -176,15 +180,42 @@ def test_the_classes_are_kept_apart():
     assert average_precision(found, truth, 2).each.tolist() == [0, 0]
 
 
-def test_messages():
-    found, truth = scene(0)
-    with pytest.raises(ValueError, match="found classes must be below 2, got 2"):
-        average_precision(found, truth, 2)
-    with pytest.raises(ValueError, match="same number of images in found and truth, got 12 and 11"):
-        average_precision(found, {name: part[1:] for name, part in truth.items()}, 3)
-    with pytest.raises(ValueError, match=r"found scores must have shape \(12, 14\)"):
-        average_precision(found | {"scores": np.zeros((12, 3))}, truth, 3)
-    with pytest.raises(ValueError, match="iou must be in"):
-        average_precision(found, truth, 3, iou=0)
-    with pytest.raises(ValueError, match="points must be None or at least 2, got 1"):
-        average_precision(found, truth, 3, points=1)
+def test_integer_boxes_do_not_wrap():
+    found = {"boxes": np.array([[[0, 0, 2, 3]]], np.uint16), "scores": [[1]], "classes": [[0]]}
+    truth = {"boxes": np.array([[[500, 500, 900, 900]]], np.uint16), "classes": [[0]]}
+    assert average_precision(found, truth, 1).mean == 0
+    assert average_precision(found, {**truth, "boxes": found["boxes"]}, 1).mean == 1
+
+
+FOUND, TRUTH = scene(0)
+NAN = np.where(FOUND["scores"] == FOUND["scores"].max(), np.nan, FOUND["scores"])
+
+
+@pytest.mark.parametrize(
+    ("found", "truth", "options", "message"),
+    [
+        ({}, {}, {"classes": 2}, r"average_precision: found\['classes'\] must be below 2, got 2"),
+        ({}, {}, {"classes": 0}, "average_precision: classes must be at least 1, got 0"),
+        ({}, {}, {"classes": "a"}, "average_precision: classes must be an integer, got 'a'"),
+        ({"scores": np.zeros((12, 3))}, {}, {}, r"found\['scores'\] must .* n = 14, got \(12, 3\)"),
+        ({"scores": NAN}, {}, {}, r"found\['scores'\] must not hold NaN"),
+        ({"scores": None}, {}, {}, r"found\['scores'\] must be an array .* got NoneType"),
+        ({"boxes": np.full((12, 14, 4), np.nan)}, {}, {}, r"found\['boxes'\] must be finite"),
+        ({}, {"boxes": np.zeros((12, 6, 3))}, {}, r"truth\['boxes'\] must have shape"),
+        ({}, {"classes": np.zeros((12, 6))}, {}, r"truth\['classes'\] must hold integers"),
+        ({}, {name: part[1:] for name, part in TRUTH.items()}, {}, "images = 12, got"),
+        ({}, {}, {"iou": 0}, r"average_precision: iou must be in \(0, 1\], got 0"),
+        ({}, {}, {"iou": 50}, r"average_precision: iou must be in \(0, 1\], got 50"),
+        ({}, {}, {"points": 1}, "average_precision: points must be at least 2, got 1"),
+        ({}, {}, {"points": 2.5}, "average_precision: points must be an integer, got 2.5"),
+    ],
+)
+def test_messages(found, truth, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        average_precision(FOUND | found, TRUTH | truth, **({"classes": 3} | options))
+
+
+@pytest.mark.parametrize("found", [None, [1], {"boxes": FOUND["boxes"]}])
+def test_found_is_a_dict_of_three_arrays(found):
+    with pytest.raises(TypeError, match="average_precision: found must be a dict of boxes, scores"):
+        average_precision(found, TRUTH, 3)

@@ -123,12 +123,62 @@ def test_there_and_back():
     ]
 
 
-def test_messages():
-    with pytest.raises(ValueError, match=r"For a single box, write box\[None\]"):
-        detection.iou(jnp.zeros(4), jnp.zeros((3, 4)))
-    with pytest.raises(
-        ValueError, match=r"boxes \(..., n, 4\) and scores \(..., n\), got \(3, 4\)"
-    ):
-        detection.non_max_suppression(jnp.zeros((3, 4)), jnp.zeros((3, 2)))
-    with pytest.raises(ValueError, match="most must be at least 1, got 0"):
-        detection.non_max_suppression(jnp.zeros((3, 4)), jnp.zeros(3), most=0)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.float16, np.float32])
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_boxes_of_any_dtype_have_the_values_of_float64(make, dtype, x64):
+    """Unsigned differences wrap, 300 times 300 overflows float16, 60,000 squared int32."""
+    side = {np.uint8: 200, np.float16: 300}.get(dtype, 60_000)
+    corners = np.array([[0, 0, side, side], [side // 2, 0, side, side], [3, 5, 2, 9]])
+    others = np.array([[side - 1, side - 1, side, side], [0, 0, side // 4, side // 4]])
+    truth = [[loop_iou(p, q) for q in others] for p in corners.tolist()]
+    a, b = make(corners.astype(dtype)), make(others.astype(dtype))
+    np.testing.assert_allclose(detection.iou(a, b), truth, rtol=1e-5)
+    areas = [side * side, (side - side // 2) * side, 0]
+    np.testing.assert_allclose(detection.area(a), areas, rtol=1e-6)
+    middle = [[side / 2, side / 2, side, side], [(side // 2 + side) / 2, side / 2, side / 2, side]]
+    np.testing.assert_allclose(detection.to_middle(a)[:2], middle, rtol=1e-6)
+    corner = detection.to_corners(make(np.array([1, 1, 4, 4], dtype)))
+    assert corner.tolist() == [-1, -1, 3, 3]
+    kept = detection.non_max_suppression(a, make(np.array([1, 3, 2])), iou=0.4, most=3)
+    assert kept.indices[kept.valid].tolist() == [1, 2]
+
+
+def test_suppression_keeps_no_box_whose_score_is_nan():
+    found = jnp.array([[0, 0, 2, 3], [5, 5, 8, 9]], jnp.float32)
+    kept = detection.non_max_suppression(found, jnp.array([jnp.nan, 0.5]), most=2)
+    assert kept.indices[kept.valid].tolist() == [1]
+
+
+NMS = detection.non_max_suppression
+BOXES, SCORES = np.zeros((3, 4)), np.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: detection.iou(np.zeros(4), BOXES), r"iou: a must have shape \(..., n, 4\), got"),
+        (lambda: detection.iou(BOXES, None), "iou: b must be a JAX or NumPy array, got NoneType"),
+        (lambda: detection.iou(BOXES, [[0, 0, 1, 1]]), r"iou: b must be .* jnp.asarray\(x\)"),
+        (lambda: detection.iou(np.zeros((2, 3, 4)), np.zeros((5, 3, 4))), r"iou: .* broadcast"),
+        (lambda: detection.area(np.zeros((2, 3))), r"area: boxes must have shape \(..., 4\)"),
+        (lambda: detection.to_corners(np.zeros((2, 6))), r"to_corners: boxes must have shape"),
+        (lambda: detection.to_middle(np.zeros((4, 2))), r"to_middle: boxes must have shape"),
+        (lambda: detection.area(np.zeros(4, complex)), "area: boxes must hold real numbers"),
+        (lambda: NMS(BOXES, np.zeros((3, 2))), r"boxes \(..., n, 4\) and scores \(..., n\), got"),
+        (lambda: NMS(BOXES, "a"), "non_max_suppression: scores must be a JAX or NumPy array"),
+        (lambda: NMS(BOXES, SCORES, most=0), "most must be at least 1, got 0"),
+        (
+            lambda: NMS(BOXES, SCORES, iou=50),
+            r"non_max_suppression: iou must be in \[0, 1\], got 50",
+        ),
+        (lambda: NMS(BOXES, SCORES, iou=np.nan), r"iou must be in \[0, 1\], got nan"),
+        (
+            lambda: NMS(BOXES, SCORES, score=np.nan),
+            "non_max_suppression: score must be in .* got nan",
+        ),
+        (lambda: NMS(BOXES, SCORES, score="0.5"), "non_max_suppression: score must be a number"),
+    ],
+)
+def test_messages(run, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        run()

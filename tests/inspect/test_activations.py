@@ -243,3 +243,29 @@ def test_integers_pass():
     layer = jn.compose(lambda m, x: m(lambda x: {"i": x["i"], "f": jnp.sqrt(x["f"])}, x)["f"])
     found = first_nonfinite(layer, {}, {}, {"i": jnp.arange(3), "f": jnp.zeros(2)})
     assert found is not None and found[:5] == ("backward", "x/f", 0, 2, 2)
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"net": None}, TypeError, "net must be a layer, such as jn.dense"),
+    ({"params": [1]}, TypeError, "params must be the dict that init returns, got list"),
+    ({"state": None}, TypeError, "state must be the dict that init returns, got NoneType"),
+    ({"x": None}, TypeError, "the input must be an array, .* got None"),
+    ({"x": [1.0, 2.0]}, TypeError, "the input must be an array, .* got float in it"),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("function", [activations, first_nonfinite])
+def test_arguments_of_another_type(function, change, error, words):
+    given = {"net": jn.serial(jnp.tanh), "params": {}, "state": {}, "x": jnp.ones((2, 3))} | change
+    with pytest.raises(error, match=f"{function.__name__}: {words}"):
+        function(*given.values())
+
+
+@pytest.mark.parametrize("loss", [3, lambda y: None, lambda y: y, lambda y: 1])
+def test_losses_that_are_no_number(loss):
+    with pytest.raises(TypeError, match="first_nonfinite: loss must "):
+        first_nonfinite(jn.serial(jnp.tanh), {}, {}, jnp.ones((2, 3)), loss=loss)
+
+
+def test_arrays_of_another_byte_order():
+    x = np.array([[1.0, np.inf]], ">f4")
+    assert first_nonfinite(jn.serial(jnp.tanh), {}, {}, x).path == "x"
+    assert first_nonfinite(jn.serial(jnp.tanh), {}, {}, np.ones((2, 3), ">f4")) is None

@@ -227,7 +227,9 @@ def test_other_messages():
     ):
         saliency(net, {}, {}, np.zeros((1, 2, 2, 3), np.uint8))
     x = jnp.zeros((1, 4, 5, 3))
-    for options in ({"size": 5}, {"size": 2, "strides": 3}, {"size": 2, "strides": 0}):
+    with pytest.raises(ValueError, match="occlusion: strides must be at least 1, got 0"):
+        occlusion(net, {}, {}, x, size=2, strides=0)
+    for options in ({"size": 5}, {"size": 2, "strides": 3}):
         with pytest.raises(ValueError, match="expected 1 <= strides <= size <= pixels"):
             occlusion(net, {}, {}, x, **options)
     with pytest.raises(ValueError, match=r"size must be a number or \(rows, columns\), got"):
@@ -242,3 +244,47 @@ def test_other_messages():
     with pytest.raises(ValueError, match="dense has no layer 'x'; layers inside: none, it is"):
         saliency(jn.dense(2), {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, {},
                  jnp.ones((4, 3)), path="x")  # fmt: skip
+
+
+NET = jn.serial(lambda x: x.sum((1, 2)), name="net")
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"net": 3}, TypeError, "net must be a layer"),
+    ({"params": None}, TypeError, "params must be the dict"),
+    ({"x": [[1.0]]}, TypeError, "the input must be an array"),
+    ({"x": jnp.zeros((0, 4, 5, 3))}, ValueError, "x must have at least one example"),
+    ({"target": "a"}, TypeError, "target must be an array"),
+    ({"target": jnp.nan}, ValueError, "target must be a class, .*got float"),
+    ({"target": (None,)}, TypeError, "target must be an index of integers and slices"),
+    ({"target": (1.5,)}, TypeError, "target must be an index of integers and slices"),
+    ({"path": 3}, TypeError, "path must be the name of a layer inside, got 3"),
+    ({"path": ["a"]}, TypeError, "path must be the name of a layer inside"),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("function", [saliency, integrated_gradients, occlusion])
+def test_arguments_of_another_type(function, change, error, words):
+    given = {"net": NET, "params": {}, "state": {}, "x": jnp.zeros((1, 4, 5, 3))} | change
+    options = {"size": 2} if function is occlusion else {}
+    with pytest.raises(error, match=f"{function.__name__}: {words}"):
+        function(**given, **options)
+
+
+@pytest.mark.parametrize(("options", "error", "words"), [
+    ({"steps": 2.5}, TypeError, "steps must be an integer, got 2.5"),
+    ({"baseline": "a"}, TypeError, "baseline must be a JAX or NumPy array, got str"),
+    ({"baseline": np.nan}, ValueError, r"baseline must be in \(-inf, inf\), got nan"),
+    ({"baseline": np.zeros((2, 3))}, ValueError, "baseline must broadcast to x"),
+    ({"size": None}, TypeError, "size must be an integer, got None"),
+    ({"size": (2, 1.5)}, TypeError, "size must be an integer, got 1.5"),
+    ({"size": 2, "value": "a"}, TypeError, "value must be an array"),
+    ({"size": 2, "value": [1, 2]}, ValueError, r"value must have shape \(channels,\) with .* = 3"),
+], ids=str)  # fmt: skip
+def test_options_of_another_type(options, error, words):
+    function = occlusion if "size" in options else integrated_gradients
+    with pytest.raises(error, match=f"{function.__name__}: .*{words}"):
+        function(NET, {}, {}, jnp.zeros((1, 4, 5, 3)), **options)
+
+
+def test_a_plain_function_is_a_net():
+    found = saliency(lambda x: x * 3, {}, {}, jnp.ones((2, 4)), target=1)
+    assert found.tolist() == [[0, 3, 0, 0]] * 2

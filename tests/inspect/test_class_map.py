@@ -91,3 +91,9 @@ def test_messages():
         class_activation_map(net, params, state, x, "dense")
     with pytest.raises(ValueError, match="target must be in 0..4"):
         class_activation_map(net, params, state, x, "relu", 5)
+
+
+@pytest.mark.parametrize("path", [None, 3])
+def test_a_path_of_another_type(path):
+    with pytest.raises(TypeError, match="class_activation_map: path must be the name of a layer, "):
+        class_activation_map(jn.serial(jnp.tanh), {}, {}, jnp.ones((2, 3)), path)

@@ -140,3 +140,26 @@ def test_an_objective():
 def test_a_loss_of_your_own_and_state():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.5))
     assert memory(net, spec((8, 3)), 1e6, loss=lambda y: jnp.log(y).sum())
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"net": None}, TypeError, "net must be a layer"),
+    ({"x": 3}, TypeError, "the input must be an array"),
+    ({"memory": "15 GB"}, TypeError, "memory must be a number"),
+    ({"memory": -1}, ValueError, r"memory must be in \[0, inf\), got -1"),
+    ({"optimizer": optax.adam}, TypeError, "optimizer must be one of optax"),
+    ({"loss": 3}, TypeError, "loss must be a function"),
+    ({"loss": lambda y: y}, TypeError, "loss must return one float"),
+    ({"loss": lambda y: None}, TypeError, "loss must return one float, got None"),
+], ids=str)  # fmt: skip
+def test_arguments_of_memory_of_another_type(change, error, words):
+    given = {"net": jn.dense(3), "x": jn.spec((2, 5)), "memory": 1e9} | change
+    with pytest.raises(error, match=f"memory: {words}"):
+        memory(**given)
+
+
+def test_arguments_of_flops_of_another_type():
+    with pytest.raises(TypeError, match="flops: function must be a function"):
+        flops(None, jn.spec((2,)))
+    with pytest.raises(TypeError, match="flops: the input must be an array"):
+        flops(jnp.sum, "a")

@@ -62,5 +62,23 @@ def test_one_value_a_channel():
 def test_messages():
     with pytest.raises(ValueError, match=r"got \(7, 3, 4, 1\), \(7,\) and \(7, 3\)"):
         deletion(NET, {}, {}, X, LABELS, jnp.zeros((7, 3)), [0])
-    with pytest.raises(ValueError, match=r"shares must be in \[0, 1\], got \[2\]"):
+    with pytest.raises(ValueError, match=r"shares must be in \[0, 1\], got \[2.0\]"):
         deletion(NET, {}, {}, X, LABELS, X[..., 0], [2])
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"x": np.asarray(X)[..., 0].tolist()}, TypeError, "the input must be an array"),
+    ({"x": np.zeros(X.shape, int)}, TypeError, "x must hold floats"),
+    ({"labels": np.asarray(LABELS) - 9}, ValueError, r"labels must be in \[0, .*\), got -"),
+    ({"labels": "a"}, TypeError, "labels must be an array"),
+    ({"labels": np.asarray(LABELS) + 0.5}, TypeError, "labels must hold integers"),
+    ({"importance": np.full(X.shape[:3], np.nan)}, ValueError, "importance has NaN"),
+    ({"shares": 0.5}, ValueError, r"shares must have shape \(shares,\)"),
+    ({"shares": []}, ValueError, "expected at least one image and one share, got 7 and 0"),
+    ({"shares": [np.nan]}, ValueError, r"shares must be in \[0, 1\], got \[nan\]"),
+    ({"value": [1, 2]}, ValueError, r"value must have shape \(channels,\) with channels = 1"),
+], ids=[str(i) for i in range(10)])  # fmt: skip
+def test_arguments_of_another_type(change, error, words):
+    given = {"x": X, "labels": LABELS, "importance": X[..., 0], "shares": [0]}
+    with pytest.raises(error, match=f"deletion: {words}"):
+        deletion(NET, {}, {}, **given | change)

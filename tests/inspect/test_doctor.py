@@ -187,3 +187,18 @@ def test_80_columns(monkeypatch):
     trainer, train_state = patient(net, optax.sgd(100.0))
     lines = str(doctor(trainer, train_state, BATCH)).splitlines()
     assert lines[0] == "1 finding" and max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"trainer": None}, "expected a trainer from jn.trainer"),
+    ({"train_state": {}}, r"train_state must be that of trainer.init\(key, batch\), got dict"),
+    ({"batch": None}, "the input must be an array"),
+    ({"batch": ([1.0], [2.0])}, "the input must be an array, .* got float in it"),
+], ids=str)  # fmt: skip
+def test_arguments_of_another_type(change, words):
+    batch = jnp.ones((4, 3)), jnp.ones((4, 1))
+    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
+    state = trainer.init(jax.random.key(0), batch)
+    given = {"trainer": trainer, "train_state": state, "batch": batch} | change
+    with pytest.raises(TypeError, match=f"doctor: {words}"):
+        doctor(*given.values())

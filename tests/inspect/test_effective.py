@@ -63,3 +63,17 @@ def test_message():
     net = jn.serial(jn.global_avg_pool())
     with pytest.raises(ValueError, match=r"serial/global_avg_pool of shape \(1, 2\)"):
         effective_field(net, {}, {}, jnp.ones((1, 3, 4, 2)), "global_avg_pool")
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"x": None}, TypeError, "the input must be an array"),
+    ({"x": np.ones((1, 9, 9, 1), int)}, TypeError, "x must hold floats"),
+    ({"x": jnp.ones((9, 9, 1))}, ValueError, r"x must have shape \(batch, height, width, channels"),
+    ({"path": None}, TypeError, "path must be the name of a layer, got None"),
+    ({"unit": 2.5}, TypeError, "unit must be an integer, got 2.5"),
+    ({"unit": -1}, ValueError, "unit must be at least 0, got -1"),
+], ids=str)  # fmt: skip
+def test_arguments_of_another_type(change, error, words):
+    given = {"x": jnp.ones((1, 9, 9, 1)), "path": "tanh"} | change
+    with pytest.raises(error, match=f"effective_field: {words}"):
+        effective_field(jn.serial(jnp.tanh), {}, {}, **given)

@@ -120,3 +120,9 @@ def test_bells_keep_their_least_width(fits):
 def test_wrong_filters(filters, message):
     with pytest.raises(ValueError, match=message):
         gabor_fit(filters)
+
+
+@pytest.mark.parametrize("filters", [None, "a", [["a"]], np.ones((5, 5, 1), complex)], ids=str)
+def test_filters_of_another_type(filters):
+    with pytest.raises(TypeError, match="gabor_fit: filters must "):
+        gabor_fit(filters)

@@ -74,9 +74,9 @@ def test_numerical_gradient_in_float32():
 def test_numerical_gradient_messages():
     with pytest.raises(ValueError, match="dtype must be float64 or float32, got int32"):
         numerical_gradient(neuron, W, dtype=np.int32)
-    with pytest.raises(ValueError, match="h must be above 0, got 0"):
+    with pytest.raises(ValueError, match=r"h must be in \(0, inf\), got 0"):
         numerical_gradient(neuron, W, 0)
-    with pytest.raises(ValueError, match="method must be central or forward, got 'both'"):
+    with pytest.raises(ValueError, match="method must be 'central' or 'forward', got 'both'"):
         numerical_gradient(neuron, W, method="both")
     with pytest.raises(ValueError, match=r"f must return one number, got \(2,\)"):
         numerical_gradient(lambda w: w, W)
@@ -189,3 +189,30 @@ def test_scales_of_zero_hide_nothing():
 def test_the_program_stays_in_float32():
     jn.check_gradients(jn.dense(3), jn.spec((4, 2)))
     assert jnp.ones(1).dtype == jnp.float32 and not jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"f": 3}, TypeError, "f must be a function"),
+    ({"f": lambda x: "a"}, TypeError, "the output of f must be an array"),
+    ({"x": "a"}, TypeError, "x must be an array"),
+    ({"h": None}, TypeError, "h must be a number"),
+    ({"method": 3}, ValueError, "method must be 'central' or 'forward', got 3"),
+    ({"dtype": "x"}, TypeError, "dtype must be one of JAX"),
+], ids=str)  # fmt: skip
+def test_arguments_of_numerical_gradient_of_another_type(change, error, words):
+    with pytest.raises(error, match=f"numerical_gradient: {words}"):
+        numerical_gradient(**{"f": np.sum, "x": [1.0, 2.0]} | change)
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"layer": None}, TypeError, "layer must be a layer"),
+    ({"x": (2, 3)}, TypeError, "the input must be an array"),
+    ({"x": jn.spec((0, 3))}, ValueError, r"the input must not be empty, got \(0, 3\) float32"),
+    ({"key": 3}, TypeError, "expected a single key"),
+    ({"train": "yes"}, TypeError, "train must be True or False"),
+    ({"samples": 0}, ValueError, "samples must be at least 1"),
+    ({"tolerance": 0}, ValueError, r"tolerance must be in \(0, inf\)"),
+], ids=str)  # fmt: skip
+def test_arguments_of_check_gradients_of_another_type(change, error, words):
+    with pytest.raises(error, match=f"check_gradients: {words}"):
+        jn.check_gradients(**{"layer": jn.dense(2), "x": jn.spec((2, 3))} | change)

@@ -253,3 +253,13 @@ def test_short():
     assert short(-0.0) == "0"
     assert short(np.array([3.0, 4.0])) == "(2,) ‖5‖"
     assert short((1.0, None)) == "1, " and short(np.True_) == "True"
+
+
+@pytest.mark.parametrize(("f", "args", "words"), [
+    (3, (2.0,), "f must be a function"),
+    (jnp.sin, ("a",), "argument 0 must be a JAX or NumPy array, got str"),
+    (jnp.sin, (np.array(["a"]),), "argument 0 must hold booleans or numbers"),
+], ids=str)  # fmt: skip
+def test_arguments_of_another_type(f, args, words):
+    with pytest.raises(TypeError, match=f"graph: {words}"):
+        graph(f, *args)

@@ -132,5 +132,28 @@ def test_messages():
         maximize_activation(net, params, state, "conv", [0], key, SHAPE)
     with pytest.raises(ValueError, match=r"unit 4 is out of range for serial/dense.*\(4,\)"):
         maximize_activation(net, params, state, "dense", [4], key, SHAPE)
-    with pytest.raises(ValueError, match="expected steps >= 1.*background=2"):
+    with pytest.raises(ValueError, match=r"background must be in \[0, 1\], got 2"):
         maximize_activation(net, params, state, "dense", [0], key, SHAPE, background=2)
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"path": 3}, TypeError, "path must be the name of a layer inside, got 3"),
+    ({"units": 3}, TypeError, "units must be a list of at least one unit, got 3"),
+    ({"units": []}, TypeError, "units must be a list of at least one unit"),
+    ({"units": [1.5]}, TypeError, "a unit must be a number or a tuple of them, got 1.5"),
+    ({"units": [(0, None)]}, TypeError, "a unit must be a number or a tuple of them"),
+    ({"key": 3}, TypeError, "expected a single key"),
+    ({"shape": (6, 5)}, TypeError, r"shape must be \(height, width, channels\)"),
+    ({"shape": (6, 5, 0)}, ValueError, "channels must be at least 1"),
+    ({"steps": 2.5}, TypeError, "steps must be an integer"),
+    ({"learning_rate": "a"}, TypeError, "learning_rate must be a number"),
+    ({"background": np.nan}, ValueError, r"background must be in \[0, 1\], got nan"),
+    ({"decay": -1}, ValueError, "decay must be in"),
+    ({"jitter": -1}, ValueError, "jitter must be at least 0"),
+    ({"blur": np.nan}, ValueError, "blur must be in"),
+], ids=str)  # fmt: skip
+def test_arguments_of_another_type(change, error, words):
+    net, params, state = linear()
+    given = {"path": "dense", "units": [0], "key": jax.random.key(0), "shape": SHAPE} | change
+    with pytest.raises(error, match=f"maximize_activation: {words}"):
+        maximize_activation(net, params, state, **given)

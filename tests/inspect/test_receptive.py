@@ -93,3 +93,10 @@ def test_message():
         ValueError, match=r"x must have shape \(batch, \*space, channels\), got \(2, 3\)"
     ):
         receptive_fields(jn.dense(3), jn.spec((2, 3)))
+
+
+@pytest.mark.parametrize(("net", "x"), [(None, jn.spec((1, 5, 1))), (jn.dense(2), None),
+                                        (jn.dense(2), (1, 5, 1))], ids=str)  # fmt: skip
+def test_arguments_of_another_type(net, x):
+    with pytest.raises(TypeError, match="receptive_fields: (net must|the input must) be "):
+        receptive_fields(net, x)

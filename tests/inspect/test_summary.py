@@ -200,3 +200,10 @@ def test_an_objective_of_your_own():
 
     rows = jn.summary(jn.compose(vae), jn.spec((4, 7))).rows
     assert [row.path for row in rows] == ["", "encoder", "decoder", "lambda"]
+
+
+@pytest.mark.parametrize(("net", "x"), [(None, jn.spec((1, 5, 1))), (jn.dense(2), None),
+                                        (jn.dense(2), (1, 5, 1))], ids=str)  # fmt: skip
+def test_arguments_of_another_type(net, x):
+    with pytest.raises(TypeError, match="summary: (net must be a layer|the input must be)"):
+        jn.summary(net, x)

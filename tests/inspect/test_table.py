@@ -1,9 +1,14 @@
 """Tables in a terminal and in a notebook."""
 
+import io
+import sys
 import xml.etree.ElementTree as ElementTree
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+import jaxnet as jn
 from jaxnet.inspect.table import Table, size_of
 
 TABLE = Table(
@@ -87,3 +92,48 @@ def test_size_of(count, words):
 def test_numbers_in_words_stand_on_the_right():
     table = Table("t", ("a", "b"), [(size_of(7), 1), (size_of(7000), 2)])
     assert str(table).splitlines()[3:] == ["   7 B  1", "7.0 kB  2"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", None])
+def test_a_terminal_prints_it_in_its_letters(monkeypatch, encoding):
+    table = Table("Größe of ↓ “nets”", ("layer", "field"), [("conv", "≥ 3×3"), ("long…", -1.5)])
+    plain = str(table)
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding or "utf-8")
+    monkeypatch.setattr(sys, "stdout", out if encoding else None)
+    words = str(table)
+    print(table)
+    monkeypatch.undo()
+    if encoding in ("utf-8", None):
+        assert words == plain
+        return
+    lines = words.splitlines()
+    assert [len(line) for line in lines] == [len(line) for line in plain.splitlines()]
+    assert lines[2] == "-" * len(lines[2]) and lines[3] == "conv   > 3x3"
+    assert lines[0].startswith("Gr") and lines[0].endswith("nets" + lines[0][-1])
+
+
+def test_every_table_prints_on_ascii(monkeypatch):
+    net = jn.serial(jn.conv(2, 3), jnp.tanh, jn.flatten(), jn.dense(1))
+    tables = [
+        jn.summary(net, jn.spec((2, 8, 6, 1))),
+        jn.inspect.receptive_fields(net, jn.spec((1, 8, 6, 1))),
+        jn.inspect.graph(lambda x: (x**3 - jnp.sqrt(x) * -2 >= 0) * jax.nn.sigmoid(x), 2.0),
+    ]
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    for table in tables:
+        print(table)
+        assert str(table).isascii()
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"title": None}, TypeError, "title must be str, got None"),
+    ({"head": 3}, TypeError, "head must be a tuple of names, got 3"),
+    ({"rows": None}, TypeError, "rows must be a list of tuples, got None"),
+    ({"rows": [(1, 2)]}, ValueError, "rows must be tuples of 1 cells, one per name in head"),
+    ({"totals": [3]}, ValueError, "totals must be tuples of 1 cells"),
+    ({"notes": "abc"}, TypeError, "notes must be a list of str, got 'abc'"),
+    ({"width": 2.5}, TypeError, "width must be an integer, got 2.5"),
+], ids=str)  # fmt: skip
+def test_cells_of_another_type(change, error, words):
+    with pytest.raises(error, match=f"Table: {words}"):
+        Table(**{"title": "t", "head": ("a",), "rows": []} | change)

@@ -225,7 +225,7 @@ def test_further_open_sizes():
     program = export(net, params, state, (jn.spec((batch, time, 5)), jn.spec((batch,), jnp.int32)))
     x = jax.random.normal(KEY, (4, 9, 5)), jnp.array([9, 1, 5, 7])
     close(program(x), net.apply(params, state, x)[0])
-    with pytest.raises(ValueError, match="at least 1, and x without symbolic sizes, got 2"):
+    with pytest.raises(ValueError, match="batch must be None for an x with symbolic sizes, got 2"):
         export(net, params, state, jn.spec((batch, 5)), batch=2)
 
 
@@ -302,8 +302,27 @@ def test_broken_files(tmp_path, damage):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match="net.stablehlo .* is truncated, changed, or not written"):
         load_exported(file)
-    with pytest.raises(FileNotFoundError, match="load_exported: no file"):
+    with pytest.raises(IsADirectoryError, match="load_exported: .* is a folder"):
         load_exported(tmp_path)
+    with pytest.raises(FileNotFoundError, match="load_exported: there is no file .*none"):
+        load_exported(tmp_path / "none")
+
+
+def test_a_program_keeps_links_and_modes_and_refuses_pipes(tmp_path, monkeypatch):
+    net, x = jn.dense(3), jn.spec((2, 5))
+    program = export(net, *net.init(KEY, x), x)
+    (tmp_path / "a").touch(mode=0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert program.save("~/link") == tmp_path / "link"
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    assert load_exported("~/link")(jnp.ones((2, 5))).shape == (2, 3)
+    os.mkfifo(tmp_path / "pipe")
+    for function in (program.save, load_exported):
+        with pytest.raises(OSError, match="pipe is a device, pipe or socket"):
+            function(tmp_path / "pipe")
+        with pytest.raises(TypeError, match="path must be a str or a Path, got NoneType"):
+            function(None)
 
 
 def test_no_pickle(tmp_path, monkeypatch):
@@ -321,3 +340,27 @@ def test_no_pickle(tmp_path, monkeypatch):
 def test_params_that_do_not_fit():
     with pytest.raises(ValueError, match="dense/kernel: expected"):
         export(jn.dense(3), {}, {}, jn.spec((2, 5)))
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"net": None}, TypeError, "net must be a layer"),
+    ({"params": None}, TypeError, "params must be the dict"),
+    ({"x": None}, TypeError, "the input must be an array"),
+    ({"batch": 2.5}, TypeError, "batch must be an integer, got 2.5"),
+    ({"platforms": "cpu"}, TypeError, "platforms must be a list of str, such as .*got 'cpu'"),
+    ({"platforms": []}, TypeError, "platforms must be a list of str"),
+    ({"platforms": ["gpu"]}, ValueError, "a platform must be 'cpu', 'cuda', 'rocm' or 'tpu', got"),
+    ({"weights_inside": "no"}, TypeError, "weights_inside must be True or False"),
+], ids=str)  # fmt: skip
+def test_arguments_of_another_type(change, error, words):
+    given = {"net": jn.serial(jnp.tanh), "params": {}, "state": {}, "x": jn.spec((2, 3))} | change
+    with pytest.raises(error, match=f"export: {words}"):
+        export(**given)
+
+
+def test_inputs_of_another_type():
+    program = export(jn.serial(jnp.tanh), {}, {}, jn.spec((2, 3)))
+    for x in (object(), 2**40, [1, "b"]):
+        with pytest.raises(TypeError, match=r"program: |the input must "):
+            program(x)
+    assert program(np.zeros((2, 3), ">f4")).tolist() == [[0, 0, 0]] * 2

@@ -572,3 +572,19 @@ def test_from_nnx_with_tied_weights():
 def test_messages(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"call": 3}, "call must be a function of"), ({"name": 3}, "name must be a word without"),
+], ids=str)  # fmt: skip
+def test_options_of_another_type(options, words):
+    with pytest.raises(TypeError, match=f"from_linen: {words}"):
+        from_linen(nn.Dense(3), **options)
+    with pytest.raises(TypeError, match=f"from_nnx: {words}"):
+        from_nnx(lambda rngs: nnx.Linear(3, 4, rngs=rngs), **options)
+
+
+@pytest.mark.parametrize("what", ["collection", "rng", "name"])
+def test_names_in_linen_are_words(what):
+    with pytest.raises(TypeError, match=f"to_linen: {what} must be a str, got 3"):
+        to_linen(jn.dense(3), **{what: 3})

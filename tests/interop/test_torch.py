@@ -1,5 +1,7 @@
 """Weights from PyTorch give PyTorch's outputs, and mismatches are reported."""
 
+import zipfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,81 @@ def changed(**entries):
 def test_errors(given, options, words):
     with pytest.raises(ValueError, match=words):
         from_torch(small_net(), given, X, **options)
+
+
+DENSE = jn.dense(4)
+ROW = jn.spec((2, 3))
+GOOD = {"weight": np.ones((4, 3), np.float32), "bias": np.zeros(4, np.float32)}
+
+
+def test_weights_of_a_file(tmp_path):
+    save_file(GOOD, tmp_path / "a")
+    assert from_torch(DENSE, tmp_path / "a", ROW)[0]["kernel"].shape == (3, 4)
+    with pytest.raises(FileNotFoundError, match="from_torch: there is no file .*none"):
+        from_torch(DENSE, tmp_path / "none", ROW)
+    with pytest.raises(IsADirectoryError, match="from_torch: .* is a folder"):
+        from_torch(DENSE, str(tmp_path), ROW)
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
+        file.writestr("a/data.pkl", b"")
+    with pytest.raises(
+        ValueError, match=r"a.pt is not a safetensors file.*pass torch.load\(...\) it"
+    ):
+        from_torch(DENSE, tmp_path / "a.pt", ROW)
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"net": None}, TypeError, "net must be a layer"),
+    ({"weights": None}, TypeError, "weights must be a state_dict or the path of a "),
+    ({"weights": [np.ones(3)]}, TypeError, "weights must be a state_dict .*got list"),
+    ({"weights": GOOD | {"bias": 3}}, TypeError, "hold arrays or tensors, got int for bias"),
+    ({"weights": GOOD | {"bias": None}}, TypeError, "got NoneType for bias"),
+    ({"weights": {1: np.ones(3)}}, TypeError, "weights must have names, got 1"),
+    ({"weights": GOOD | {"bias": np.ones(4, int)}}, TypeError, "bias must hold floats; .* int64"),
+    ({"x": None}, TypeError, "the input must be an array, "),
+    ({"x": "a"}, TypeError, "the input must be an array, "),
+    ({"names": [1]}, TypeError, "names must map paths of layers to names in PyTorch, got list"),
+    ({"names": {"dense": 3}}, ValueError, "names has unknown entries"),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("who", ["from_torch", "to_torch"])
+def test_arguments_of_other_types(who, change, error, words):
+    given = {"net": DENSE, "weights": GOOD, "x": ROW, "names": None} | change
+    net, weights, x, names = given.values()
+    with pytest.raises(error, match=f"^({who}|torch weights): .*{words}"):
+        if who == "from_torch":
+            from_torch(net, weights, x, names=names)
+        else:
+            params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
+            to_torch(net, params, {}, weights, x, names=names)
+
+
+@pytest.mark.parametrize("params", [
+    None, [], {}, {"kernel": jnp.ones((3, 4))}, {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(4)},
+    {"kernel": None, "bias": jnp.ones(4)},
+], ids=str)  # fmt: skip
+def test_params_of_another_net_are_not_exported(params):
+    with pytest.raises((TypeError, ValueError), match="params (do not fit dense|must be the dict)"):
+        to_torch(DENSE, params, {}, GOOD, ROW)
+
+
+def test_a_module_that_is_none(torch):
+    params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
+    with pytest.raises(TypeError, match="first_difference: module must be a torch.nn.Module, got "):
+        first_difference(DENSE, params, {}, GOOD, np.ones((2, 3)))
+    module = torch.nn.Linear(3, 4)
+    with pytest.raises(
+        ValueError, match=r"first_difference: tolerance must be in \[0, inf\), got -1"
+    ):
+        first_difference(DENSE, params, {}, module, np.ones((2, 3)), tolerance=-1)
+
+
+def test_half_precision_of_pytorch(torch):
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn):
+        module = torch.nn.Linear(3, 4).to(dtype)
+        params, _ = from_torch(DENSE, module.state_dict(), ROW)
+        expected = module.weight.detach().float().numpy().T
+        np.testing.assert_array_equal(params["kernel"], expected)
+        back = to_torch(DENSE, params, {}, module.state_dict(), ROW)
+        np.testing.assert_array_equal(back["weight"].astype(np.float32), expected.T)
 
 
 def test_a_layer_that_has_no_counterpart():

@@ -27,6 +27,7 @@ LABELLED = {
     "dice": losses.dice(),
 }
 OTHER = {"ignore_label", "kl_sparsity", "masked", "masked_mean", "ctc"}
+NAN = float("nan")
 same = pytest.mark.parametrize("loss", SAME.values(), ids=SAME)
 labelled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
 
@@ -46,7 +47,9 @@ def test_shapes_are_never_broadcast(loss):
 def test_labels_must_match_the_scores(loss):
     with pytest.raises(ValueError, match=r"got \(4, 3\) and \(4, 1\)"):
         loss(jnp.ones((4, 3)), jnp.ones((4, 1), int))
-    with pytest.raises(TypeError, match="integer labels as targets, got float32"):
+    with pytest.raises(
+        TypeError, match=r"targets must hold integers; .* x.argmax\(-1\), got float32"
+    ):
         loss(jnp.ones((4, 3)), jnp.ones(4))
 
 
@@ -67,6 +70,42 @@ def test_values_of_labels_have_the_batch_first(loss):
 def test_a_label_that_is_no_class_gives_nan(name, label):
     values = LABELLED[name](jnp.full((2, 3), 1 / 3), jnp.array([label, 0]))
     assert np.isnan(values).tolist() == [True, False]
+    with pytest.raises(ValueError, match=rf"{name}: targets must be in \[0, 3\), got {label}"):
+        LABELLED[name](jnp.full((2, 3), 1 / 3), np.array([0, label]))  # values on the host
+
+
+@labelled
+def test_labels_that_would_wrap_are_no_classes(loss, x64):
+    z = jnp.full((1, 3), 1 / 3)
+    for wide in (jnp.array([2**32]), jnp.array([2**32 - 1], jnp.uint32)):
+        value = loss(z, wide)
+        assert value == 0 if loss is LABELLED["dice"] else jnp.isnan(value)
+    with jax.enable_x64(False), pytest.raises(ValueError, match="int32 cannot hold|must be in"):
+        loss(z.astype(jnp.float32), np.array([2**32]))
+
+
+@pytest.mark.parametrize("given", [None, [0.5], "a", 0.5, np.array(["a"]), np.array([None])])
+@pytest.mark.parametrize("name", SAME | LABELLED)
+def test_arguments_that_are_no_arrays_are_named(name, given):
+    """Lists, objects, strings."""
+    loss, maker = (SAME | LABELLED)[name], name
+    with pytest.raises(TypeError, match=f"{maker}: outputs must"):
+        loss(given, np.ones(1, int))
+    with pytest.raises(TypeError, match=f"{maker}: targets must"):
+        loss(np.ones((1, 3))[:, 0] if name in SAME else np.ones((1, 3)), given)
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "sigmoid_focal_loss"])
+@pytest.mark.parametrize("target", [-1, 2, np.nan])
+def test_targets_that_are_no_probabilities(name, target):
+    """For logits and targets of -1 and +1 there is optax.hinge_loss."""
+    with pytest.raises(ValueError, match=rf"{name}: targets must be in \[0, 1\], got {target}"):
+        SAME[name](jnp.array([0.5, 0.5]), np.array([0, target], np.float32))
+
+
+@labelled
+def test_an_empty_batch_has_no_values(loss):
+    assert loss(jnp.ones((0, 3)), jnp.ones(0, int)).shape == (0,)
 
 
 @same
@@ -111,16 +150,23 @@ def test_labelled_value_and_gradient_are_finite_at_extremes(name):
     "make, message",
     [
         (lambda: losses.cross_entropy(label_smoothing=1), r"label_smoothing must be in \[0, 1\)"),
-        (lambda: losses.focal_loss(-1), "focal_loss: gamma must be at least 0, got -1"),
-        (lambda: losses.sigmoid_focal_loss(-1), "sigmoid_focal_loss: gamma must be at least 0"),
-        (lambda: losses.dice(0), "smooth must be above 0, got 0"),
+        (lambda: losses.cross_entropy(label_smoothing=NAN), "cross_entropy: label_smoothing must"),
+        (lambda: losses.focal_loss(-1), r"focal_loss: gamma must be in \[0, inf\), got -1"),
+        (lambda: losses.focal_loss(NAN), "focal_loss: gamma must be in .* got nan"),
+        (lambda: losses.focal_loss("2"), "focal_loss: gamma must be a number in .* got '2'"),
+        (lambda: losses.sigmoid_focal_loss(-1), r"sigmoid_focal_loss: gamma must be in \[0, inf\)"),
+        (lambda: losses.sigmoid_focal_loss(alpha=2), r"alpha must be in \(0, 1\), got 2"),
+        (lambda: losses.sigmoid_focal_loss(alpha=NAN), r"alpha must be in \(0, 1\), got nan"),
+        (lambda: losses.dice(0), r"dice: smooth must be in \(0, inf\), got 0"),
+        (lambda: losses.dice(NAN), r"dice: smooth must be in \(0, inf\), got nan"),
         (lambda: losses.kl_sparsity(0), r"rho must be in \(0, 1\), got 0"),
         (lambda: losses.kl_sparsity(1), r"rho must be in \(0, 1\), got 1"),
+        (lambda: losses.kl_sparsity(None), r"kl_sparsity: rho must be a number in \(0, 1\)"),
         (lambda: losses.focal_loss()(jnp.ones((2, 1)), jnp.zeros(2, int)), "two classes or more"),
     ],
 )
 def test_messages(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
 
 

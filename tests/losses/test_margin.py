@@ -1,4 +1,5 @@
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet import losses
 from tests.losses.common import slopes
@@ -27,3 +28,12 @@ def test_multiclass_perceptron_gradient_is_nonzero_for_two_classes_or_none():
     assert values.tolist() == [2, 0, 0, 0]
     # among equal scores the first wins: a mistake for label 2, none for label 0
     assert grads.tolist() == [[-1, 1, 0], [0, 0, 0], [1, 0, -1], [0, 0, 0]]
+
+
+def test_nan_is_not_hidden_by_a_target_that_seems_right():
+    nan, inf = jnp.nan, jnp.inf
+    z, y = jnp.array([nan, nan, 1.0, 1.0, -inf]), jnp.array([-1.0, 1.0, nan, 1.0, -1.0])
+    values, grads = slopes(losses.perceptron, z, y)
+    assert np.isnan(values).tolist() == [True, True, True, False, False]
+    assert grads[3:].tolist() == [0, 0]
+    assert jnp.isnan(losses.multiclass_perceptron(jnp.array([[nan, 1.0]]), jnp.array([1]))).all()

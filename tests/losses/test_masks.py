@@ -37,7 +37,9 @@ def test_masked_positions_do_not_reach_the_gradient():
 
 
 def test_masked_needs_one_value_per_position():
-    with pytest.raises(ValueError, match=r"got \(2, 3, 5\) for a mask of shape \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"one value per entry of the mask \(2, 3\), got \(2, 3, 5"
+    ):
         losses.masked(optax.squared_error)(
             jnp.ones((2, 3, 5)), (jnp.ones((2, 3, 5)), jnp.ones((2, 3)))
         )
@@ -73,6 +75,27 @@ def test_an_image_without_labelled_pixels_has_loss_zero():
         assert (grads[0] == 0).all() and jnp.isfinite(grads).all() and (grads[1] != 0).sum() == 3
 
 
+def test_labels_that_are_no_classes_reach_the_weighted_mean_as_nan():
+    """Also where the loss is a metric, whose values are finite: weights[-1] would be the last."""
+    weighted = losses.ignore_label(jn.metrics.accuracy, 9, weights=np.ones(3))
+    values = weighted(jnp.ones((3, 2, 3)), jnp.array([[0, -1], [0, 3], [0, 9]]))
+    assert np.isnan(values).tolist() == [True, True, False]
+
+
+def test_narrow_labels_are_compared_with_any_label():
+    loss = losses.ignore_label(losses.cross_entropy(), 300)
+    close(loss(jnp.zeros((1, 2, 4)), jnp.zeros((1, 2), jnp.uint8)), [math.log(4)], 1e-6)
+
+
+def test_masked_means_of_half_precision_do_not_overflow():
+    values, mask = jnp.full(200, 1000, jnp.float16), jnp.arange(200) < 150
+    assert losses.masked_mean(values, mask) == 1000
+    each = losses.ignore_label(lambda z, y: z[..., 0], 9)
+    assert each(jnp.full((1, 200, 2), 1000, jnp.float16), jnp.zeros((1, 200), int)).tolist() == [
+        1000
+    ]
+
+
 def test_ignore_label_as_a_metric_of_an_objective():
     """In the first example one pixel in three is correct, in the second both."""
     z = jax.nn.one_hot(jnp.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]), 2)
@@ -88,8 +111,37 @@ def test_ignore_label_as_a_metric_of_an_objective():
     close(seen["accuracy"], 4 / 9, 1e-6)
 
 
-def test_messages_of_ignore_label():
-    with pytest.raises(ValueError, match=r"one value per label \(2, 3\), got \(2,\)"):
-        losses.ignore_label(losses.dice(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int))
-    with pytest.raises(TypeError, match="ignore_label: expected integer labels"):
-        losses.ignore_label(losses.focal_loss(), 9)(jnp.ones((2, 3, 4)), jnp.zeros((2, 3)))
+CROSS_ENTROPY = losses.cross_entropy()
+IGNORE = losses.ignore_label(CROSS_ENTROPY, 9, weights=jnp.ones(4))
+Z, Y = jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: losses.ignore_label(losses.dice(), 9)(Z, Y), r"one value per label \(2, 3\), got"),
+        (lambda: losses.ignore_label(lambda *_: None, 9)(Z, Y), "per label .* got NoneType"),
+        (lambda: IGNORE(Z, jnp.zeros((2, 3))), "ignore_label: targets must hold integers"),
+        (lambda: IGNORE(Z, None), "ignore_label: targets must be a JAX or NumPy array"),
+        (lambda: IGNORE(Z[..., :3], Y), r"one weight per class, 3, got 4"),
+        (lambda: IGNORE(Z[:, 0], Y[:, 0]), r"cancel .* one position per example,.* \(totals"),
+        (lambda: losses.ignore_label(CROSS_ENTROPY, 2.5), "label must be an integer, got 2.5"),
+        (lambda: losses.ignore_label(None, 9), r"loss must be a function of \(outputs, targets\)"),
+        (lambda: losses.ignore_label(CROSS_ENTROPY, 9, weights="a"), "ignore_label: weights must"),
+        (lambda: losses.ignore_label(CROSS_ENTROPY, 9, weights=[[1.0]]), "weights must have shape"),
+        (lambda: losses.ignore_label(CROSS_ENTROPY, 9, weights=[1, -1]), "finite and at least 0"),
+        (lambda: losses.ignore_label(CROSS_ENTROPY, 9, weights=[1, math.nan]), "must be finite"),
+        (lambda: losses.masked(5), r"masked: loss must be a function of \(outputs, targets\)"),
+        (lambda: losses.masked()(Z, Y), r"masked: targets must be \(labels, mask\), got"),
+        (lambda: losses.masked()(Z, (Y, None)), "masked: mask must be a JAX or NumPy array"),
+        (lambda: losses.masked()(Z, (Y, np.full((2, 3), 0.5))), "masked: mask must .* got 0.5"),
+        (lambda: losses.masked()(Z, (Y, np.ones((3, 2)))), r"masked: .* mask \(batch, steps\),"),
+        (lambda: losses.masked_mean([1.0], jnp.ones(1)), "masked_mean: values must be a JAX or"),
+        (lambda: losses.masked_mean(Z, "a"), "masked_mean: mask must be a JAX or NumPy array"),
+        (lambda: losses.masked_mean(Z, Z, 3), "masked_mean: axis must be in .*-3, 3.*got 3"),
+        (lambda: losses.masked_mean(Z, Z, "a"), "masked_mean: axis must be an integer, got 'a'"),
+    ],
+)  # fmt: skip
+def test_messages(run, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        run()

@@ -38,8 +38,60 @@ def test_ctc_padding_does_not_count():
     cut = jax.jit(losses.ctc())(z[1:, :4], (labels[1:, :2], n[1:]))
     close(whole[1], cut[0], 1e-5)
     assert (grad[1, 4:] == 0).all() and (grad[1, :4] != 0).any()
-    with pytest.raises(ValueError, match=r"label_lengths \(batch,\), got"):
-        losses.ctc()(z, (labels, n[:1]))
+    hidden = losses.ctc()((z.at[1, 4:].set(jnp.nan), lengths), (labels, n))
+    close(hidden, whole, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "labels", "n", "message"),
+    [
+        (6, [1, 4], 2, r"ctc: labels must be in \[0, 4\), got 4"),
+        (6, [1, -1], 2, r"ctc: labels must be in \[0, 4\), got -1"),
+        (6, [1, 0], 2, "ctc: labels must differ from blank, 0"),
+        (7, [1, 2], 2, r"ctc: lengths must be in \[0, 7\), got 7"),
+        (-1, [1, 2], 2, r"ctc: lengths must be in \[0, 7\), got -1"),
+        (6, [1, 2], 3, r"ctc: label_lengths must be in \[0, 3\), got 3"),
+        (6, [1, 2], -3, r"ctc: label_lengths must be in \[0, 3\), got -3"),
+    ],
+)
+def test_ctc_of_what_no_probability_is_defined_for(lengths, labels, n, message):
+    """NaN where values are not known, else an error; the other examples are not affected."""
+    z = jnp.array(RNG.normal(size=(2, 6, 4)))
+    lengths, labels, n = np.array([6, lengths]), np.array([[3, 9], labels]), np.array([1, n])
+    with pytest.raises(ValueError, match=message):
+        losses.ctc()((z, lengths), (labels, n))
+    values, grads = slopes(
+        lambda z, y: losses.ctc()((z, y[0]), y[1:]), z, (lengths, labels, n)
+    )  # traced
+    assert np.isnan(values).tolist() == [False, True] and jnp.isfinite(grads[0]).all()
+
+
+LABELS, N = jnp.ones((2, 3), int), jnp.array([3, 2])
+
+
+@pytest.mark.parametrize(
+    ("blank", "outputs", "targets", "message"),
+    [
+        (0, jnp.ones((2, 6, 4)), (LABELS, N[:1]), r"ctc: label_lengths must have shape \(batch,\)"),
+        (
+            0,
+            jnp.ones((2, 6)),
+            (LABELS, N),
+            r"ctc: logits must have shape \(batch, steps, classes\)",
+        ),
+        (0, [[1.0]], (LABELS, N), r"ctc: outputs must be logits or \(logits, lengths\)"),
+        (0, (jnp.ones((2, 6, 4)), None), (LABELS, N), "ctc: lengths must be a JAX or NumPy array"),
+        (0, (jnp.ones((2, 6, 4)), jnp.ones(2)), (LABELS, N), "ctc: lengths must hold integers"),
+        (0, jnp.ones((2, 6, 4)), LABELS, r"ctc: targets must be \(labels, label_lengths\)"),
+        (0, jnp.ones((2, 6, 4)), (LABELS * 0.5, N), "ctc: labels must hold integers"),
+        (4, jnp.ones((2, 6, 4)), (LABELS, N), r"ctc: blank must be below the classes, 4, got 4"),
+        (-1, None, None, "ctc: blank must be at least 0, got -1"),
+        ("a", None, None, "ctc: blank must be an integer, got 'a'"),
+    ],
+)
+def test_messages(blank, outputs, targets, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        losses.ctc(blank)(outputs, targets)
 
 
 def test_ctc_matches_pytorch():

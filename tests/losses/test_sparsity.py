@@ -43,8 +43,12 @@ def test_kl_sparsity_with_a_mask():
     a = jnp.array(RNG.uniform(size=(6, 3)))
     mask = jnp.array([1, 1, 0, 1, 0, 1])
     close(losses.kl_sparsity(0.1)(a, mask), losses.kl_sparsity(0.1)(a[mask > 0]), 1e-5)
-    with pytest.raises(ValueError, match=r"mask of shape \(6,\) .* got \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"kl_sparsity: .* mask \(batch, ...\), got .* \(6, 3\)"):
         losses.kl_sparsity(0.1)(a, jnp.ones((6, 3)))
+    with pytest.raises(TypeError, match="kl_sparsity: activations must be a JAX or NumPy array"):
+        losses.kl_sparsity(0.1)(None)
+    with pytest.raises(ValueError, match=r"activations must have shape \(batch, ..., units\)"):
+        losses.kl_sparsity(0.1)(jnp.float32(0.5))
 
 
 def test_kl_sparsity_matches_pytorch():

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,7 @@ def test_binary_accuracy(targets):
     logits = jnp.array([-2.0, 0.5, -3.0, jnp.nan])
     assert metrics.binary_accuracy()(logits, jnp.array(targets)).tolist() == [1, 1, 0, 0]
     assert metrics.binary_accuracy(0.75)(logits, jnp.array(targets)).tolist() == [1, 0, 0, 0]
+    assert metrics.binary_accuracy()(logits, jnp.full(4, jnp.nan)).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -68,10 +71,16 @@ def test_binary_accuracy(targets):
         ),
         (lambda: metrics.top_k_accuracy(0), "k must be at least 1, got 0"),
         (lambda: metrics.binary_accuracy()(SCORES, jnp.zeros(4)), r"outputs\[..., 0\]"),
+        (lambda: metrics.binary_accuracy(math.nan), "binary_accuracy: threshold must .* got nan"),
+        (lambda: metrics.binary_accuracy("a"), "binary_accuracy: threshold must be a number"),
+        (lambda: metrics.binary_accuracy()(None, SCORES), "binary_accuracy: outputs must be a JAX"),
+        (lambda: metrics.accuracy(SCORES, [0, 1, 2, 0]), r"accuracy: targets .* jnp.asarray\(x\)"),
+        (lambda: metrics.accuracy("a", LABELS), "accuracy: outputs must be a JAX or NumPy array"),
+        (lambda: metrics.top_k_accuracy(1)(None, LABELS), "top_k_accuracy: outputs must be a JAX"),
     ],
 )
 def test_messages(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
 
 

@@ -85,19 +85,79 @@ def test_classes_that_do_not_occur():
     assert math.isnan(metrics.mean_iou(jnp.zeros((3, 3), int)))
 
 
+SCORES = {
+    "intersection_over_union": metrics.intersection_over_union,
+    "mean_iou": metrics.mean_iou,
+    "pixel_accuracy": metrics.pixel_accuracy,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "f1": metrics.f1,
+}
+scores = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+COUNTS = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
+
+
+@scores
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        pytest.param(jnp.array(COUNTS * 2**28), id="int32 sums overflow"),
+        pytest.param(COUNTS * 2**40, id="int64 would be narrowed"),
+        pytest.param((COUNTS * 2**40).astype(">i8"), id="big-endian"),
+        pytest.param(COUNTS.astype(np.uint8) * 60, id="uint8 sums overflow"),
+        pytest.param(jnp.array(COUNTS * 2**13, jnp.float16), id="float16 sums overflow"),
+        pytest.param(COUNTS / 10, id="shares"),
+    ],
+)
+def test_scores_do_not_depend_on_the_size_of_counts(score, matrix):
+    np.testing.assert_allclose(score(matrix), score(jnp.array(COUNTS)), rtol=1e-6)
+
+
+def test_pixel_accuracy_of_many():
+    assert metrics.pixel_accuracy(jnp.full((2, 2), 2**30)) == 0.5
+
+
+@scores
+def test_counts_after_an_overflow_are_nan_or_refused(score):
+    wrapped = jnp.array([[2**31 - 1, 1], [1, 1]]) + 1  # -2**31
+    assert jnp.isnan(score(wrapped)).all() and jnp.isnan(jax.jit(score)(wrapped)).all()
+    for wrong in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"matrix must hold finite counts of at least 0"):
+            score(np.array([[1, wrong], [1, 1]]))
+
+
+@scores
+@pytest.mark.parametrize("matrix", [None, "a", [[1, 0], [0, 1]], np.array([["a"]]), np.ones(3)])
+def test_scores_name_the_matrix(score, matrix):
+    with pytest.raises((TypeError, ValueError), match=f"{score.__name__}: matrix must"):
+        score(matrix)
+
+
+def test_confusion_does_not_wrap_wide_labels(x64):
+    wide = jnp.array([0, 2**32, 2**32 - 1])
+    assert metrics.confusion(wide, wide, 2).tolist() == [[1, 0], [0, 0]]
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
+        (lambda: metrics.confusion(LABELS, None, 4), "confusion: labels must be a JAX or NumPy"),
+        (lambda: metrics.confusion(LABELS + 2**32, LABELS, 4), "predictions hold .* cannot hold"),
+        (lambda: metrics.confusion(LABELS, LABELS, 0), "confusion: classes must be at least 1"),
+        (lambda: metrics.confusion(LABELS, LABELS, 50_000), "classes must be at most 46,340"),
+        (lambda: metrics.confusion(LABELS, LABELS, 2.5), "confusion: classes must be an integer"),
+        (lambda: metrics.confusion(LABELS, LABELS, 4, void="a"), "confusion: void must be an int"),
+        (lambda: metrics.confusion(LABELS, LABELS, 4, void=2**40), r"void must be below 2\*\*31"),
         (lambda: metrics.confusion(LABELS, LABELS[None], 4), r"\(200,\) and \(1, 200\)"),
         (lambda: metrics.mean_iou(jnp.zeros((2, 3))), r"mean_iou.* got \(2, 3\)"),
         (lambda: metrics.pixel_accuracy(jnp.zeros((2, 3))), r"pixel_accuracy.* got \(2, 3\)"),
     ],
 )
 def test_messages(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
 
 
 def test_predictions_must_be_integers():
-    with pytest.raises(TypeError, match="predictions must be integers, got float32.*argmax"):
+    with pytest.raises(TypeError, match="predictions must hold integers.*argmax.*got float32"):
         metrics.confusion(jnp.ones(3), LABELS, 3)

@@ -53,8 +53,44 @@ def test_edit_error_rate_weighs_by_length():
     assert metrics.edit_error_rate(["aaaa"], ["b"]) == 4
 
 
-def test_messages():
-    with pytest.raises(ValueError, match="one prediction per true sequence, got 1 and 0"):
-        metrics.edit_error_rate(["a"], [])
-    with pytest.raises(ValueError, match="all true sequences are empty"):
-        metrics.edit_error_rate(["a"], [""])
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (
+            lambda: metrics.edit_error_rate(["a"], []),
+            "one prediction per true sequence, got 1 and 0",
+        ),
+        (lambda: metrics.edit_error_rate([[]], [""]), "all true sequences are empty"),
+        (
+            lambda: metrics.edit_error_rate("sitting", "kitten!"),
+            r"edit_error_rate: predicted .* write \[x\]",
+        ),
+        (
+            lambda: metrics.edit_error_rate(["a"], None),
+            "edit_error_rate: true must be a list of sequences",
+        ),
+        (
+            lambda: metrics.edit_error_rate([["a"]], [None]),
+            r"edit_error_rate: true\[0\] must be a string, a",
+        ),
+        (
+            lambda: metrics.edit_distance(None, "a"),
+            "edit_distance: predicted must be a string, a list or an",
+        ),
+        (
+            lambda: metrics.edit_distance("a", {1}),
+            "edit_distance: true must be a string, a list or an array",
+        ),
+        (
+            lambda: metrics.edit_distance(np.ones((2, 2)), "a"),
+            "edit_distance: predicted must be .* array",
+        ),
+        (
+            lambda: metrics.bits_per_character("a"),
+            "bits_per_character: nats must be a JAX or NumPy array",
+        ),
+    ],
+)
+def test_messages(run, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        run()

@@ -3,12 +3,14 @@
 import json
 import os
 import struct
+import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import jaxnet as jn
@@ -163,6 +165,36 @@ def test_lists_and_tuples_without_like_are_dicts(tmp_path):
     assert tree["number"].dtype == jnp.int32
 
 
+def test_python_numbers_come_back_exactly(tmp_path):
+    tree = {"time": 1700000123.25, "huge": 1e300, "n": 3, "long": 2**40, "on": True, "z": 1 + 1e-9j}
+    jn.save(tmp_path / "a", tree)
+    back, _ = jn.load(tmp_path / "a")
+    assert all(back[name] == value for name, value in tree.items())
+    assert back["n"].dtype == jnp.int32 and back["time"].dtype == np.float64
+    back, _ = jn.load(tmp_path / "a", like=tree)
+    assert back == tree and all(type(back[name]) is type(value) for name, value in tree.items())
+
+
+def test_python_numbers_fit_those_of_their_kind(tmp_path):
+    jn.save(tmp_path / "a", {"n": jnp.ones((), jnp.int8), "x": 2.5})
+    assert jn.load(tmp_path / "a", like={"n": 2**40, "x": 1.0})[0] == {"n": 1, "x": 2.5}
+    with pytest.raises(ValueError, match=r"n: needs a Python float, got \(\) int8"):
+        jn.load(tmp_path / "a", like={"n": 1.0, "x": 1.0})
+
+
+def test_none_and_empty_containers_come_back(tmp_path):
+    tree = {"none": None, "dict": {}, "list": [], "tuple": (), "in": [None, jnp.ones(1), {}]}
+    jn.save(tmp_path / "a", tree)
+    back, _ = jn.load(tmp_path / "a")
+    assert [back[name] for name in ("none", "dict", "list", "tuple")] == [None, {}, [], ()]
+    assert back["in"]["0"] is None and back["in"]["2"] == {}
+    back, _ = jn.load(tmp_path / "a", like=tree)
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    for empty in ({}, [], ()):
+        jn.save(tmp_path / "a", empty)
+        assert jn.load(tmp_path / "a") == (empty, None)
+
+
 def test_all_that_differs_is_named(tmp_path):
     jn.save(
         tmp_path / "a", {"p": {"kernel": jnp.ones((3, 4)), "old": jnp.ones(2)}, "n": jnp.ones(5)}
@@ -204,6 +236,27 @@ def bad_trees():
             "save: a name in the tree has a '/', which separates names: ['a/b']",
         ),
         ({"a": {0: jnp.ones(2)}, "b": [1]}, None, ""),
+        ({"__metadata__": jnp.ones(2)}, ValueError, "save: the name __metadata__ belongs to the"),
+        ({"": jnp.ones(2)}, ValueError, "save: a name in the tree is empty"),
+        ({"a\ud800": jnp.ones(2)}, ValueError, "save: a name in the tree is no text: 'a\\ud800'"),
+        ({"a": jnp.ones(2), 0: jnp.ones(2)}, TypeError, "save: the names in a dict must be all "),
+        (None, TypeError, "save: the tree needs names"),
+        (
+            {"a": np.ones(2, np.longdouble)},
+            TypeError,
+            f"save: a has dtype {np.dtype(np.longdouble)}, which JAX lacks; write",
+        ),
+        (
+            {"a": np.array(["2020"], "M8[D]")},
+            TypeError,
+            "save: a must hold numbers, got dtype ",
+        ),
+        ({"a": 2**70}, TypeError, "save: a must fit 64 bits, got 1180591620717411303424"),
+        (
+            {"a": np.ma.masked_array([1.0, 2.0], [True, False])},
+            TypeError,
+            "save: a is a masked array, whose mask would be lost; save a.data and a.mask",
+        ),
         (
             {"params": {"w": donated}},
             ValueError,
@@ -251,7 +304,7 @@ def test_config_comes_back(tmp_path, config):
     assert jn.load(tmp_path / "a")[1] == config
 
 
-@pytest.mark.parametrize("breaks", ["save_file", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("breaks", ["_write", "os.fsync", "os.replace"])
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, breaks):
     from jaxnet.training import checkpoint
 
@@ -312,6 +365,97 @@ def test_another_format(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.ones(3))
     with pytest.raises(ValueError, match="is not a safetensors file"):
         jn.load(tmp_path / "a.npz")
+
+
+def flips(raw, count, seed=0):
+    """The bytes with one bit flipped, at the beginning, at the end and at random places."""
+    places = np.random.default_rng(seed).permutation(8 * len(raw))[:count]
+    for place in places:
+        broken = bytearray(raw)
+        broken[place // 8] ^= 1 << place % 8
+        yield int(place), bytes(broken)
+
+
+def test_1000_flipped_bits_are_all_found(tmp_path):
+    key, x = jax.random.key(0), jn.spec((2, 4))
+    tree = {"net": NET.init(key, x), "key": key, "time": 0.5, "none": None, "half": jnp.bfloat16(3)}
+    jn.save(tmp_path / "a", tree, config={"ä": [1.5, "text"]})
+    raw = (tmp_path / "a").read_bytes()
+    silent = []
+    for place, broken in flips(raw, 1000):
+        (tmp_path / "a").write_bytes(broken)
+        try:
+            jn.load(tmp_path / "a")
+        except ValueError as error:
+            assert str(error).startswith(f"load: {tmp_path}/a ")
+        else:
+            silent.append(place)
+    assert not silent
+    (tmp_path / "a").write_bytes(raw)
+    assert bits(jn.load(tmp_path / "a", like=tree)[0]) == bits(tree)
+
+
+@pytest.mark.parametrize("drop", ["jaxnet", "sha256"])
+def test_a_file_without_its_checksum_is_not_trusted(tmp_path, drop):
+    jn.save(tmp_path / "a", {"a": jnp.ones(3)})
+    with safe_open(tmp_path / "a", "numpy") as file:
+        metadata = {name: word for name, word in file.metadata().items() if name != drop}
+    save_file({"a": np.ones(3, np.float32)}, tmp_path / "a", metadata)
+    with pytest.raises(ValueError, match="a was changed after it was saved, or is of"):
+        jn.load(tmp_path / "a")
+
+
+def test_a_file_that_others_wrote_again_is_whole(tmp_path):
+    jn.save(tmp_path / "a", {"p": {"a": jnp.arange(3), "b": jnp.ones((2, 3))}}, config=7)
+    with safe_open(tmp_path / "a", "numpy") as file:
+        save_file(load_file(tmp_path / "a"), tmp_path / "b", file.metadata())
+    assert jn.load(tmp_path / "b")[1] == 7
+
+
+def test_files_of_eight_bit_floats_and_of_pytorch(tmp_path):
+    header = b'{"w":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    (tmp_path / "a").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0")
+    with pytest.raises(ValueError, match="a: w holds F8_E4M3, which safetensors cannot read for"):
+        jn.load(tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
+        file.writestr("a/data.pkl", b"")
+    with pytest.raises(ValueError, match="a.pt is not a safetensors file.*weights of PyTorch"):
+        jn.load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("notes", [
+    "[1]", "3", '{"a": 3}', '{"a": {"is": "key", "impl": "x"}}',
+    '{"a": {"is": "raw", "dtype": "x"}}', '{"b": {}}', "{",
+])  # fmt: skip
+def test_broken_notes(tmp_path, notes):
+    from jaxnet.training.checkpoint import _digest
+
+    arrays, metadata = {"a": np.ones(2, np.uint8)}, {"config": "null", "jaxnet": notes}
+    metadata["sha256"] = _digest(arrays, metadata)
+    save_file(arrays, tmp_path / "a", metadata)
+    with pytest.raises(ValueError, match=f"load: the notes in {tmp_path}/a are broken"):
+        jn.load(tmp_path / "a")
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for function in (lambda p: jn.save(p, {"a": jnp.ones(1)}), jn.load):
+        with pytest.raises(OSError, match="pipe is a device, pipe or socket"):
+            function(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a"], ids=repr)
+def test_paths_of_other_types(path):
+    for words, function in {"save": lambda p: jn.save(p, {}), "load": jn.load}.items():
+        with pytest.raises(TypeError, match=f"{words}: path must be a str or a Path, got "):
+            function(path)
+
+
+@pytest.mark.parametrize("like", [3, jnp.ones(2), "a", {"a": "b"}, {"a": None}], ids=str)
+def test_likes_that_are_no_trees(tmp_path, like):
+    jn.save(tmp_path / "a", {"a": jnp.ones(1)})
+    with pytest.raises((TypeError, ValueError), match="^load: "):
+        jn.load(tmp_path / "a", like=like)
 
 
 def test_files_of_others(tmp_path):

@@ -66,5 +66,5 @@ def test_messages():
         viz.confusion(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="expected 3 names, one per class, got 2"):
         viz.confusion(np.eye(3), names=["a", "b"])
-    with pytest.raises(ValueError, match="must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="must be finite, at least 0, got -1"):
         viz.confusion([[1, -1], [0, 1]])

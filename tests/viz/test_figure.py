@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import jaxnet as jn
 from jaxnet import viz
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +29,121 @@ def test_saves_what_can_be_read_back(make, tmp_path):
         wide, high = figure.get_size_inches() * 100
         assert abs(image.width - wide) <= 1 and abs(image.height - high) <= 1
         assert len(set(image.convert("L").tobytes())) > 1  # not one colour
+
+
+def test_a_figure_replaces_a_file_whole(tmp_path, monkeypatch):
+    figure = FIGURES["confusion"]()
+    (tmp_path / "a.png").write_bytes(b"old")
+    (tmp_path / "a.png").chmod(0o600)
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="viz.save: .*/a.png cannot be written: no space left"):
+        viz.save(figure, tmp_path / "link.png")
+    assert (tmp_path / "a.png").read_bytes() == b"old"
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert viz.save(figure, "~/link.png") == tmp_path / "link.png"
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o600
+    for suffix in ("pdf", "svg"):
+        assert viz.save(figure, tmp_path / f"a.{suffix}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("change", "error", "words"), [
+    ({"figure": 3}, TypeError, "viz.save: figure must be a figure of jn.viz, got int"),
+    ({"path": None}, TypeError, "viz.save: path must be a str or a Path, got NoneType"),
+    ({"path": "a"}, ValueError, r"viz.save: path must end in .*\.png.*, got 'a'"),
+    ({"path": "a.exe"}, ValueError, "viz.save: path must end in "),
+    ({"dpi": 0}, ValueError, r"viz.save: dpi must be in \(0, 10000\], got 0"),
+    ({"dpi": "x"}, TypeError, "viz.save: dpi must be a number"),
+], ids=str)  # fmt: skip
+def test_what_cannot_be_saved(tmp_path, change, error, words):
+    arguments = {"figure": FIGURES["images"](), "path": "a.png"} | change
+    if isinstance(arguments["path"], str):
+        arguments["path"] = str(tmp_path / arguments["path"])
+        words = words.replace("got 'a'", "got ''")
+    with pytest.raises(error, match=words):
+        viz.save(**arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def one(value):
+    return np.full((1, 3, 4, 3), value)
+
+
+BOXES = {"boxes": np.ones((1, 2, 4)), "classes": np.ones((1, 2), int)}
+NET = jn.serial(jn.conv(2, 3))
+FIELDS = jn.inspect.receptive_fields(NET, jn.spec((1, 3, 4, 1)))
+# A function, arguments of which it draws a figure, and for each what is wrong.
+GOOD = {
+    "attention": {"weights": [[1.0]], "source": ["a"], "target": ["b"], "title": "t"},
+    "boxes": {"x": one(0.5), "found": BOXES, "truth": BOXES, "names": ["a", "b"], "columns": 1},
+    "confusion": {"matrix": [[1, 2], [3, 4]], "names": ["a", "b"]},
+    "curves": {"panels": {"loss": {"train": [1.0]}}, "xlabel": "x"},
+    "decision": {"predict": lambda x: x[:, 0] > 0, "x": np.eye(2), "y": [0, 1],
+                 "names": ["a", "b"], "columns": 1, "resolution": 5},
+    "embedding": {"panels": {"a": np.ones((2, 2))}, "labels": [0, 1], "names": ["a", "b"]},
+    "feature_maps": {"maps": np.ones((3, 4, 2)), "image": one(1)[0], "most_active": 1,
+                     "columns": 1},
+    "filters": {"kernel": np.ones((12, 3)), "shape": (3, 4), "columns": 1},
+    "graph": {"computed": jn.inspect.graph(lambda x: x * 2, 2.0), "digits": 3},
+    "heatmap": {"images": one(1), "maps": {"a": one(1)}, "titles": ["t"], "unsigned": ["a"],
+                "side": 1.0},
+    "images": {"x": one(1), "titles": ["t"], "columns": 1},
+    "masks": {"x": one(1), "labels": {"a": np.zeros((1, 3, 4), int)}, "names": ["c"],
+              "colors": [[1, 0, 0]], "titles": ["t"], "share": 0.5},
+    "posteriors": {"posterior": [[1.0, 0.0]], "path": [0], "names": ["a", "b"], "steps": "a"},
+    "receptive": {"image": np.ones((3, 4, 1)), "fields": FIELDS, "paths": ["conv"],
+                  "effective": {"conv": np.ones((3, 4))}, "side": 1.0},
+    "spectrogram": {"features": np.ones((5, 2)), "segments": {"t": [("a", 0, 3)]},
+                    "posterior": [[0.5, 0.5]], "names": ["a", "b"], "blank": 0, "stride": 1,
+                    "hop": 0.01},
+}  # fmt: skip
+CASES = [(name, what) for name, good in GOOD.items() for what in good]
+
+
+@pytest.mark.parametrize(("name", "what"), CASES, ids=[f"{name}-{what}" for name, what in CASES])
+def test_arguments_of_another_type_are_named(name, what):
+    function, good = getattr(viz, name), GOOD[name]
+    for wrong in (object(), 2.5j, [None], {"a": None}, float("nan"), np.array(["a"])):
+        words = ("names", "source", "target", "steps", "paths", "titles", "unsigned")
+        if what in words and hasattr(wrong, "dtype"):
+            continue  # an array of words is a list of words
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: ") as error:
+            function(**good | {what: wrong})
+        assert type(error.value) in (TypeError, ValueError)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_arguments_are_good(name):
+    assert getattr(viz, name)(**GOOD[name]).axes
+
+
+@pytest.mark.parametrize(("given", "error"), [
+    (3, TypeError), ("ab", TypeError), ([3], TypeError), ({"a": 1}, TypeError), ([], ValueError),
+], ids=str)  # fmt: skip
+def test_runs_of_another_type(given, error):
+    with pytest.raises(error, match="history: "):
+        viz.history(given)
+
+
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("confusion", {"matrix": [[np.nan, 1], [0, 1]]}, "counts must be finite"),
+    ("boxes", {"found": BOXES | {"boxes": np.full((1, 2, 4), np.nan)}}, "boxes must be finite"),
+    ("boxes", {"found": BOXES | {"score": np.ones((1, 2))}}, 'found must have "boxes", "classes"'),
+    ("boxes", {"found": {"boxes": BOXES["boxes"]}}, 'found must have "boxes", "classes"'),
+    ("decision", {"y": [0.5, 1]}, r"x must be finite and y classes 0, 1, \.\.\."),
+    ("decision", {"x": [[np.nan, 0], [0, 1]]}, "x must be finite"),
+    ("images", {"columns": 0}, "columns must be at least 1, got 0"),
+    ("heatmap", {"side": np.nan}, r"side must be in \(0, 100\], got nan"),
+    ("masks", {"share": np.nan}, r"share must be in \[0, 1\], got nan"),
+    ("spectrogram", {"hop": np.nan}, r"hop must be in \(0, inf\), got nan"),
+    ("spectrogram", {"segments": {"t": [("a", "b", 3)]}}, r"segments\['t'\] must be a list of"),
+    ("graph", {"digits": 0}, "digits must be at least 1"),
+], ids=str)  # fmt: skip
+def test_values_that_cannot_be_drawn(name, change, words):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: .*{words}"):
+        getattr(viz, name)(**GOOD[name] | change)
 
 
 @pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)

@@ -32,8 +32,8 @@ def test_without_a_path():
         (POSTERIOR * np.nan, {}, "probabilities"),
         (POSTERIOR, {"path": [0, 1]}, r"must be states below 3, \(4,\), got \(2,\)"),
         (POSTERIOR, {"path": [0, 1, 2, 3]}, r"got \(4,\) \[0, 1, 2, 3\]"),
-        (POSTERIOR, {"names": ["a"]}, "3 names, got 1"),
-        (POSTERIOR, {"steps": "abc"}, "4 steps, got 3"),
+        (POSTERIOR, {"names": ["a"]}, "3 names, one per state, got 1"),
+        (POSTERIOR, {"steps": "abc"}, "4 steps, one per step, got 3"),
     ],
 )
 def test_what_does_not_fit(posterior, options, words):

@@ -52,7 +52,7 @@ def test_without_names_and_with_another_blank():
         (FEATURES[:0], None, {}, r"got \(0, 5\)"),
         (FEATURES, {"row": [("x", 3, 21)]}, {}, "20 frames, got 'x' of row from 3 to 21"),
         (FEATURES, {"row": [("x", 3, 3)]}, {}, "from 3 to 3"),
-        (FEATURES, None, {"hop": 0}, "hop must be positive"),
+        (FEATURES, None, {"hop": 0}, r"hop must be in \(0, inf\), got 0"),
         (FEATURES, None, {"posterior": POSTERIOR[0]}, r"\(steps, classes\), got \(3,\)"),
         (FEATURES, None, {"posterior": np.log(POSTERIOR + 0.01)}, "softmax"),
         (FEATURES, None, {"posterior": POSTERIOR * np.nan}, "probabilities"),

@@ -22,10 +22,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_rank
 from jaxnet.core import Layer, Params, child_key, param_dtype
 from jaxnet.initializers import Initializer, normal, zeros
-from jaxnet.layers.checks import check_rank
 from jaxnet.training import fit, learning_rule, trainer
 from jaxnet.unsupervised.check import check_examples, whole_batches
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw, gaussian
