@@ -215,7 +215,6 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path, request):
     kind = request.node.callspec.params["kinds"]
     (tmp_path / "a").write_bytes(b"")
     command = [sys.executable, "-c", WRITER, str(tmp_path / "a"), "nameless" if kind else "named"]
-    root = Path(__file__).parents[1]
     for delay in (0.0, 0.0013, 0.0037):
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
