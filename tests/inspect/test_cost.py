@@ -151,7 +151,7 @@ def test_a_loss_of_your_own_and_state():
     ({"loss": 3}, TypeError, "loss must be a function"),
     ({"loss": lambda y: y}, TypeError, "loss must return one float"),
     ({"loss": lambda y: None}, TypeError, "loss must return one float, got None"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_arguments_of_memory_of_another_type(change, error, words):
     given = {"net": jn.dense(3), "x": jn.spec((2, 5)), "memory": 1e9} | change
     with pytest.raises(error, match=f"memory: {words}"):

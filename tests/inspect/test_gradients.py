@@ -198,7 +198,7 @@ def test_the_program_stays_in_float32():
     ({"h": None}, TypeError, "h must be a number"),
     ({"method": 3}, ValueError, "method must be 'central' or 'forward', got 3"),
     ({"dtype": "x"}, TypeError, "dtype must be one of JAX"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_arguments_of_numerical_gradient_of_another_type(change, error, words):
     with pytest.raises(error, match=f"numerical_gradient: {words}"):
         numerical_gradient(**{"f": np.sum, "x": [1.0, 2.0]} | change)
@@ -212,7 +212,7 @@ def test_arguments_of_numerical_gradient_of_another_type(change, error, words):
     ({"train": "yes"}, TypeError, "train must be True or False"),
     ({"samples": 0}, ValueError, "samples must be at least 1"),
     ({"tolerance": 0}, ValueError, r"tolerance must be in \(0, inf\)"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_arguments_of_check_gradients_of_another_type(change, error, words):
     with pytest.raises(error, match=f"check_gradients: {words}"):
         jn.check_gradients(**{"layer": jn.dense(2), "x": jn.spec((2, 3))} | change)

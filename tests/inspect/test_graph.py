@@ -259,7 +259,7 @@ def test_short():
     (3, (2.0,), "f must be a function"),
     (jnp.sin, ("a",), "argument 0 must be a JAX or NumPy array, got str"),
     (jnp.sin, (np.array(["a"]),), "argument 0 must hold booleans or numbers"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_arguments_of_another_type(f, args, words):
     with pytest.raises(TypeError, match=f"graph: {words}"):
         graph(f, *args)
