@@ -72,6 +72,8 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
     if not (above and below):
         rule = f"is {meaning}, in" if meaning else "must be in"
         raise ValueError(f"{who}: {what} {rule} {interval}, got {value}")
+    if isinstance(value, int) and abs(value) >= 2**31:  # which int32 cannot hold
+        raise ValueError(f"{who}: {what} must be below 2**31 or a float, got {value}")
 
 
 def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:

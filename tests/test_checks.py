@@ -123,6 +123,12 @@ def test_traced_numbers_pass():
     jax.jit(lambda rate: within("a", "rate", rate, "[0, 1)"))(7.0)
 
 
+def test_a_number_is_no_integer_that_overflows():
+    within("a", "scale", 2.0**40, "(0, inf)")
+    with pytest.raises(ValueError, match=r"a: scale must be below 2\*\*31 or a float, got 1099"):
+        within("a", "scale", 2**40, "(0, inf)")
+
+
 def test_one_of():
     one_of("a", "mode", "b", ["b", "c"])
     with pytest.raises(ValueError, match="a: mode must be 'b', 'c' or None, got 1"):
