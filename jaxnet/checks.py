@@ -67,8 +67,9 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
     if is_traced(value):
         return
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
+    number: Any = value
+    above = number >= low if interval[0] == "[" else number > low
+    below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         rule = f"is {meaning}, in" if meaning else "must be in"
         raise ValueError(f"{who}: {what} {rule} {interval}, got {value}")
