@@ -17,7 +17,7 @@ import numpy as np
 from jaxnet.core import Layer, PyTree, path_name
 from jaxnet.core.contract import as_layer
 from jaxnet.core.messages import a_function as a_function
-from jaxnet.core.messages import abstract, check_dict, native
+from jaxnet.core.messages import abstract, check_dict, describe, native
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
@@ -67,11 +67,14 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
     if is_traced(value):
         return
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
+    number: Any = value
+    above = number >= low if interval[0] == "[" else number > low
+    below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         rule = f"is {meaning}, in" if meaning else "must be in"
         raise ValueError(f"{who}: {what} {rule} {interval}, got {value}")
+    if isinstance(value, int) and abs(value) >= 2**31:  # which int32 cannot hold
+        raise ValueError(f"{who}: {what} must be below 2**31 or a float, got {value}")
 
 
 def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:
@@ -336,6 +339,8 @@ def check_rank(who: str, x: Any, rank: int, form: str = "(batch, ..., features)"
       ...
       ValueError: dense: expected an input of shape (batch, ..., features), got (5,). Is the ...
     """
+    if not hasattr(x, "shape") or jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        raise TypeError(f"{who}: expected an input of shape {form}, got {describe(x)}")
     if len(x.shape) < rank:
         raise ValueError(
             f"{who}: expected an input of shape {form}, got {tuple(x.shape)}. "
@@ -356,6 +361,7 @@ def check_floats(who: str, x: Any) -> None:
       ...
       TypeError: dropout: expected an input of floats, got uint8; write x.astype(jnp.float32)
     """
+    check_rank(who, x, 0, "(...)")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{who}: expected an input of floats, got {x.dtype}; write x.astype(jnp.float32)"
@@ -445,17 +451,31 @@ def check_data(data: PyTree, who: str) -> int:
         raise ValueError(f"{who}: expected at least one example, got arrays of shape {shapes}")
     for name, leaf in named:
         if not isinstance(leaf, jax.Array):
-            _check_finite(np.asarray(leaf), who if name == "the array" else f"{who}/{name}")
+            check_finite(who if name == "the array" else f"{who}/{name}", np.asarray(leaf))
     return n
 
 
-def _check_finite(leaf: np.ndarray, who: str) -> None:
-    if not np.issubdtype(leaf.dtype, np.inexact):
+def check_finite(who: str, x: Any, items: str = "examples") -> None:
+    """Raises for rows with NaN or Inf.
+
+    Args:
+      who: the function.
+      x: (n, ...), an array with values.
+      items: plural noun for the rows.
+
+    Example:
+      >>> check_finite("fit_pca", jnp.array([[1.0], [jnp.nan]]))
+      Traceback (most recent call last):
+      ...
+      ValueError: fit_pca: 1 of 2 examples contain NaN or Inf, the first at index 1
+    """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
         return
-    finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+    where = jnp if isinstance(x, jax.Array) else np
+    finite = np.asarray(where.isfinite(x).all(axis=tuple(range(1, x.ndim))))
     if not finite.all():
         raise ValueError(
-            f"{who}: {(~finite).sum()} of {len(leaf)} examples contain NaN or Inf, "
+            f"{who}: {(~finite).sum()} of {len(x)} {items} contain NaN or Inf, "
             f"the first at index {int(np.argmin(finite))}"
         )
 

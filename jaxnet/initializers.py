@@ -15,6 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import on_host, one_of, within
+from jaxnet.core import describe
+from jaxnet.core.messages import check_key, check_shape
+
 BLOCK = 2**14  # samples per block: large enough to be fast for VGG, small enough for a bias
 
 # Standard deviation of a standard normal truncated at two standard deviations.
@@ -29,6 +33,34 @@ class Initializer(Protocol):
     ) -> jax.Array: ...
 
 
+def draw(
+    who: str, what: str, initializer: Initializer, key: jax.Array, shape: tuple, dtype: Any
+) -> jax.Array:
+    """The array of an initializer; raises where it has another shape.
+
+    Args:
+      who: the layer, for the message.
+      what: the argument that is the initializer.
+      initializer: a function `(key, shape, dtype) -> array`.
+      key, shape, dtype: what it gets.
+
+    Example:
+      >>> draw("dense", "bias_init", lambda key, shape, dtype: 0.0, None, (3,), jnp.float32)
+      Traceback (most recent call last):
+      ...
+      ValueError: dense: bias_init must return an array of shape (3,), got float
+    """
+    try:
+        drawn = initializer(key, shape, dtype)
+    except Exception as error:
+        error.add_note(f"in {what} of {who}, which gets (key, shape, dtype)")
+        raise
+    if getattr(drawn, "shape", None) != tuple(shape):
+        got = describe(drawn) if jax.tree.leaves(drawn) else type(drawn).__name__
+        raise ValueError(f"{who}: {what} must return an array of shape {shape}, got {got}")
+    return drawn
+
+
 @partial(jax.jit, static_argnames=("distribution", "dtype"))
 def _block(key: jax.Array, index, distribution: str, dtype: Any) -> jax.Array:
     key = jax.random.fold_in(key, index)
@@ -41,7 +73,12 @@ def _block(key: jax.Array, index, distribution: str, dtype: Any) -> jax.Array:
 
 def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str) -> Any:
     """Samples of mean 0 and variance 1."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"initializers: dtype must be a float, got {dtype}")
+    check_shape("initializers: the shape", shape)
     size = math.prod(shape)
+    if size >= 2**40:
+        raise ValueError(f"initializers: the shape {shape} has {size} entries, more than fit")
     indices = range(max(1, -(-size // BLOCK)))
     try:
         blocks = [np.asarray(_block(key, i, distribution, dtype)) for i in indices]
@@ -67,25 +104,33 @@ def variance_scaling(
       out_axis: axis or axes of the outputs.
 
     Raises:
-      ValueError: if mode or distribution is unknown.
+      TypeError: for axes that are no integers, and for a scale that is no number.
+      ValueError: if mode or distribution is unknown, or scale not positive; in the initializer, for
+        axes that a shape does not have.
 
     Example:
       >>> kernel = variance_scaling(2.0, "fan_in", "normal")(jax.random.key(0), (500, 300))
       >>> 0.95 < float(kernel.var() * 500 / 2) < 1.05
       True
     """
-    if mode not in ("fan_in", "fan_out", "fan_avg"):
-        raise ValueError(f"variance_scaling: mode must be fan_in, fan_out or fan_avg, got {mode!r}")
-    if distribution not in ("truncated_normal", "normal", "uniform"):
-        raise ValueError(
-            "variance_scaling: distribution must be truncated_normal, normal or uniform, "
-            f"got {distribution!r}"
-        )
+    who = "variance_scaling"
+    within(who, "scale", scale, "(0, inf)")
+    one_of(who, "mode", mode, ["fan_in", "fan_out", "fan_avg"])
+    one_of(who, "distribution", distribution, ["truncated_normal", "normal", "uniform"])
+    for what, axis in (("in_axis", in_axis), ("out_axis", out_axis)):
+        on_host(who, what, np.atleast_1d(axis), "(n,)", "integers")
 
     def axes(axis: Any) -> tuple[int, ...]:
         return tuple(axis) if isinstance(axis, tuple | list) else (axis,)
 
     def init(key, shape, dtype=jnp.float32):
+        check_key(key, who)
+        check_shape(f"{who}: the shape", shape)
+        if any(not -len(shape) <= a < len(shape) for a in (*axes(in_axis), *axes(out_axis))):
+            raise ValueError(
+                f"{who}: the shape {tuple(shape)} has no axes in_axis={in_axis}, "
+                f"out_axis={out_axis}"
+            )
         inputs = math.prod(shape[a] for a in axes(in_axis))
         outputs = math.prod(shape[a] for a in axes(out_axis))
         field = math.prod(shape) / max(1, inputs * outputs)
@@ -175,7 +220,10 @@ def normal(stddev: float = 0.01) -> Initializer:
       True
     """
 
+    within("normal", "stddev", stddev, "[0, inf)")
+
     def init(key, shape, dtype=jnp.float32):
+        check_key(key, "normal")
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         return jnp.asarray(_unit(key, shape, dtype, "normal") * np.asarray(stddev, dtype))
 
@@ -193,8 +241,11 @@ def constant(value: float) -> Initializer:
       [0.5, 0.5, 0.5]
     """
 
+    within("constant", "value", value, "[-inf, inf]")
+
     def init(key, shape, dtype=jnp.float32):
         """The same value in every entry; the key is not used."""
+        check_shape("constant: the shape", shape)
         # In NumPy, since jnp.full compiles for every shape.
         return jnp.asarray(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
 

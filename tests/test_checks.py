@@ -14,6 +14,7 @@ from jaxnet.checks import (
     as_array,
     at_least,
     check_data,
+    check_finite,
     check_floats,
     check_input,
     check_net,
@@ -121,6 +122,12 @@ def test_what_is_no_number(value):
 
 def test_traced_numbers_pass():
     jax.jit(lambda rate: within("a", "rate", rate, "[0, 1)"))(7.0)
+
+
+def test_a_number_is_no_integer_that_overflows():
+    within("a", "scale", 2.0**40, "(0, inf)")
+    with pytest.raises(ValueError, match=r"a: scale must be below 2\*\*31 or a float, got 1099"):
+        within("a", "scale", 2**40, "(0, inf)")
 
 
 def test_one_of():
@@ -268,3 +275,14 @@ def test_nets_and_inputs_of_another_kind(change, words):
 
 def test_inputs_as_shapes():
     assert check_input("a", [np.ones(3, np.float32)]) == [jn.spec((3,))]
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_rows_must_be_finite(make):
+    rows = np.ones((4, 2, 3), np.float32)
+    check_finite("a", make(rows))
+    check_finite("a", make(rows.astype(int)))
+    check_finite("a", make(rows[:, :0]))
+    rows[1, 0, 2], rows[3, 1, 1] = np.nan, np.inf
+    with pytest.raises(ValueError, match="a: 2 of 4 rows contain NaN or Inf, the first at index 1"):
+        check_finite("a", make(rows), "rows")

@@ -68,7 +68,7 @@ def test_a_kernel_without_inputs_is_drawn():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="mode must be fan_in, .* got 'fan'"):
+    with pytest.raises(ValueError, match="mode must be 'fan_in', .* got 'fan'"):
         ours.variance_scaling(1.0, "fan", "normal")
     with pytest.raises(ValueError, match="distribution must be .* got 'gauss'"):
         ours.variance_scaling(1.0, "fan_in", "gauss")

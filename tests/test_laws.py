@@ -1,7 +1,9 @@
 """Laws that every layer of the catalogue keeps. They do not replace values worked out by hand."""
 
+import inspect
 import re
 from functools import cached_property
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +189,21 @@ def test_examples_do_not_affect_each_other_in_evaluation(case: Case):
     close(jax.tree.map(lambda leaf: leaf[:1], jax.device_get(case.outputs[False][0])), alone)
 
 
+def test_an_empty_batch_gives_an_empty_output(case: Case):
+    """Also under gradients and `vmap`; traced alone, where a reshape to -1 would divide by 0."""
+    none = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), case.x)
+
+    def run(params, x):
+        y, _ = case.layer.apply(params, case.state, x, key=KEY)
+        return sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(y)), y
+
+    y = jax.eval_shape(jax.grad(run, has_aux=True), case.params, none)[1]
+    if case.row.rows:
+        assert all(leaf.shape[0] == 0 for leaf in jax.tree.leaves(y))
+    two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (case.params, none))
+    jax.eval_shape(jax.vmap(run), *two)
+
+
 def test_unknown_params_raise(case: Case):
     params = case.params | {"surplus": jnp.zeros(2)}
     with pytest.raises(ValueError, match="surplus"):
@@ -200,9 +217,55 @@ def test_missing_params_raise(case: Case):
         jax.eval_shape(case.layer.apply, {}, case.state, case.x)
 
 
-def test_public_layers_take_a_name():
-    import inspect
+REQUIRED = {
+    "features": 3, "kernel_size": 3, "window": 2, "size": 2, "factor": 2, "degree": 2, "heads": 2,
+    "rate": 0.5, "stddev": 0.1, "vocabulary": 7, "max_length": 9, "layer": jn.dense(3),
+    "cell": jn.gru_cell(3), "forward": jn.gru(3),
+}  # fmt: skip
+ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}
+WRONG = {"an object": object(), "words": "abc", "many": np.ones((2, 3)), "nan": np.float32("nan")}
+PUBLIC = sorted(name for name in vars(layers) if callable(getattr(layers, name)))
 
+
+def named(call, *words):
+    """Raises an error of ours that has these words."""
+    with pytest.raises((TypeError, ValueError)) as error:
+        call()
+    first = str(error.value)
+    assert error.traceback[-1].path.is_relative_to(Path(jn.__file__).parent), first
+    assert all(re.search(word, first) for word in words), (words, first)
+
+
+def made(name, x, option):
+    """A public layer with one option, traced in training."""
+    make = getattr(layers, name)
+    own = inspect.signature(make).parameters.items()
+    required = {n: REQUIRED[n] for n, p in own if p.default is p.empty and p.kind < 2}
+    layer = make(*[jn.gru(3)] * (name == "stack_rnn"), **required | option)
+    drawn = jax.eval_shape(lambda: layer.init(KEY, x))
+    jax.eval_shape(lambda p, s, x: layer.apply(p, s, x, key=KEY, train=True), *drawn, x)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", PUBLIC)
+def test_an_option_of_another_kind_is_named(name: str, wrong: str):
+    parameters = inspect.signature(getattr(layers, name)).parameters
+    for what, p in parameters.items():
+        if p.kind == p.VAR_POSITIONAL or (what == "name" and wrong == "words"):
+            continue
+        x, own = ONE_PER_KIND[name].x, parameters["name"].default
+        who = name if what == "name" or own is None else f"{name}|{own}"
+        option = {what: WRONG[wrong]}
+        named(lambda x=x, option=option: made(name, x, option), rf"^({who})[:/]", what)
+
+
+@pytest.mark.parametrize("x", [None, {}, {"y": jn.spec((2, 3))}, ((), ())], ids=str)
+@pytest.mark.parametrize("name", PUBLIC)
+def test_an_input_of_another_kind_is_named(name: str, x):
+    named(lambda: made(name, x, {}), r"^\w+: ")
+
+
+def test_public_layers_take_a_name():
     for name in vars(layers):
         if callable(function := getattr(layers, name)):
             assert "name" in inspect.signature(function).parameters, name

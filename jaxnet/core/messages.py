@@ -225,17 +225,15 @@ def check_numbers(who: str, what: str, value: Any) -> None:
 
 
 def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
-    """A host array in the byte order that JAX takes for granted, and without integers that wrap.
+    """A host array in the dtype that JAX gives it, in native byte order; no integer wraps.
 
     Raises:
       TypeError: for no numbers, and masked arrays.
       ValueError: for integers that the device's dtype cannot hold.
     """
     check_numbers(who, what, value)
-    if not value.dtype.isnative:
-        value = value.astype(value.dtype.newbyteorder("="))
-    kept = jax.dtypes.canonicalize_dtype(value.dtype)
-    if kept != value.dtype and value.dtype.kind in "iu" and value.size:
+    kept = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
+    if value.dtype.kind in "iu" and kept.itemsize < value.dtype.itemsize and value.size:
         bounds = np.iinfo(kept)
         for extreme in (value.max(), value.min()):
             if not bounds.min <= extreme <= bounds.max:
@@ -243,7 +241,7 @@ def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
                     f"{who}: {what} hold {extreme}, which {kept} cannot hold; JAX has 32 bits "
                     "unless jax.enable_x64 is set"
                 )
-    return value
+    return value.astype(kept, copy=False)
 
 
 def all_native(x: PyTree, who: str) -> PyTree:

@@ -76,7 +76,7 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
     """
 
     a_function("on_masks", "augmentation", augmentation, "(key, x)")
-    within("on_masks", "void", void, "(-inf, inf)")
+    at_least("on_masks", "void", void, -(2**31))
 
     def augment(key, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
@@ -264,7 +264,8 @@ def mixup(alpha: float, classes: int) -> Augmentation:
 
     Raises:
       TypeError: for inputs that are not floats, and labels that are not integers.
-      ValueError: for an alpha or classes out of range, and for known labels outside [0, classes).
+      ValueError: for an alpha or classes out of range, and for labels outside [0, classes); inside
+        `jit`, where labels are not known, their targets are NaN.
 
     Example:
       >>> x, y = jnp.eye(4), jnp.array([0, 1, 2, 2])
@@ -288,7 +289,8 @@ def mixup(alpha: float, classes: int) -> Augmentation:
         share_key, order_key = jax.random.split(key)
         share = jax.random.beta(share_key, shape, shape, (len(labels),)).astype(x.dtype)
         order = jax.random.permutation(order_key, len(labels))
-        targets = jax.nn.one_hot(labels, classes, dtype=x.dtype)
+        known = ((labels >= 0) & (labels < classes))[:, None]
+        targets = jnp.where(known, jax.nn.one_hot(labels, classes, dtype=x.dtype), jnp.nan)
 
         def blend(a):
             part = share.reshape(-1, *[1] * (a.ndim - 1))

@@ -140,7 +140,8 @@ def memory(
       False
     """
     net, x = a_layer("memory", "net", net), check_input("memory", x)
-    within("memory", "memory", memory, "[0, inf)")
+    bytes_ = float(memory) if isinstance(memory, int) and not isinstance(memory, bool) else memory
+    within("memory", "memory", bytes_, "[0, inf)")  # 16 * 2**30 is beyond int32
     if not isinstance(optimizer, optax.GradientTransformation | None):
         raise TypeError(
             "memory: optimizer must be one of optax, such as optax.adam(1e-3), got "

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_floats, check_options
 from jaxnet.core import Layer, child_key, param_dtype
-from jaxnet.initializers import Initializer, lecun_normal
+from jaxnet.initializers import Initializer, draw, lecun_normal
 from jaxnet.layers.attention import split_inputs
 from jaxnet.ops.attention import expand_mask, masked_softmax
 
@@ -42,6 +42,7 @@ def additive_attention(
       score/kernel (features, 1).
 
     Raises:
+      TypeError: for queries or a memory that are not float.
       ValueError: for features below 1, or an input of another form.
 
     Example:
@@ -64,7 +65,8 @@ def additive_attention(
     Reference: Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and
     Translate".
     """
-    at_least(name, "features", features, 1)
+    at_least(name, "features", features)
+    check_options(name, return_weights=return_weights, kernel_init=kernel_init)
 
     def init(key, given):
         queries, memory, _ = split_inputs(name, given)
@@ -75,6 +77,8 @@ def additive_attention(
                 f"{name}: expected (queries, memory) with queries (batch, time, width) or "
                 f"(batch, width) and memory (batch, places, width), got {shapes[0]} and {shapes[1]}"
             )
+        for part in (queries, values, values if keys is None else keys):
+            check_floats(name, part)
         if keys is not None and keys.shape != (*values.shape[:2], features):
             raise ValueError(
                 f"{name}: expected keys of shape {(*values.shape[:2], features)} for a memory of "
@@ -82,7 +86,8 @@ def additive_attention(
             )
 
         def kernel(part, *shape):
-            return {"kernel": kernel_init(child_key(key, part), shape, param_dtype(given))}
+            here, dtype = child_key(key, part), param_dtype(given)
+            return {"kernel": draw(name, "kernel_init", kernel_init, here, shape, dtype)}
 
         params = {
             "query": kernel("query", queries.shape[-1], features),

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_range, needs_key, within
-from jaxnet.core import Layer, Params, PyTree, child_key, param_dtype
-from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.checks import as_array, at_least, check_options, check_range, needs_key, within
+from jaxnet.core import Layer, Params, PyTree, child_key, describe, param_dtype
+from jaxnet.core.messages import check_dict, check_dtype
+from jaxnet.initializers import Initializer, draw, lecun_normal, zeros
 from jaxnet.layers.embedding import rotary as rotate
 from jaxnet.ops.attention import (
     dot_product_attention,
@@ -45,7 +46,8 @@ def multi_head_attention(
       (queries, memory)        every query attends to every place of the memory (cross-attention)
       (queries, memory, mask)  the same within the mask
     x, queries (batch, time, width); memory (batch, places, width'). The mask is one of
-      lengths, integers (batch,): the places from there on are padding;
+      lengths, integers (batch,): the places from there on are padding. Lengths below 0 or beyond
+        the places raise; inside `jit`, where they are not known, they count as 0 or as all places;
       booleans (batch, places), (batch, time, places) or (batch, heads or 1, time, places), True
       where the query at `time` may attend to the place.
     Masked entries must still be finite. Where queries arrive one after another, as in a decoder,
@@ -103,14 +105,15 @@ def multi_head_attention(
     Reference: Vaswani et al. 2017, "Attention Is All You Need"; grouped queries: Ainslie et al.
     2023, "GQA".
     """
-    at_least(name, "heads", heads, 1)
+    check_heads(name, heads, kv_heads, head_size, dropout_rate)
+    flags = {"causal": causal, "rotary": rotary, "use_bias": use_bias, "step": step}
+    flags |= {"return_weights": return_weights, "fused": fused is not None and fused}
+    check_options(name, **flags, kernel_init=kernel_init)
+    if features is not None:
+        at_least(name, "features", features)
     groups = heads if kv_heads is None else kv_heads
-    at_least(name, "kv_heads", groups, 1)
-    if heads % groups:
-        raise ValueError(
-            f"{name}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
-        )
-    within(name, "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
+
+    who = name
 
     def init(key, given):
         cache = memory = None
@@ -125,6 +128,8 @@ def multi_head_attention(
                 f"{name}: {heads} heads must divide the queries' width {width}, or give head_size"
             )
         size = head_size or width // heads
+        if rotary and size % 2:
+            raise ValueError(f"{name}: rotary=True needs an even size of heads, got {size}")
         if cache is not None and cache["key"].shape[2:] != (groups, size):
             raise ValueError(
                 f"{name}: expected a cache of {groups} heads of size {size}, got "
@@ -145,7 +150,8 @@ def multi_head_attention(
             # Drawn as a matrix, so that the initializer gets the fan-in.
             matrix = (math.prod(shape[: len(shape) - len(bias)]), math.prod(bias))
             here = child_key(key, name)
-            kernel = kernel_init(child_key(here, "kernel"), matrix, dtype).reshape(shape)
+            drawn = child_key(here, "kernel"), matrix, dtype
+            kernel = draw(who, "kernel_init", kernel_init, *drawn).reshape(shape)
             return {"kernel": kernel} | ({"bias": zeros(here, bias, dtype)} if use_bias else {})
 
         return {
@@ -218,6 +224,19 @@ def multi_head_attention(
     return Layer(init, apply, name, kind="multi_head_attention")
 
 
+def check_heads(who: str, heads: Any, kv_heads: Any, head_size: Any, dropout_rate: Any) -> None:
+    """Raises unless these are options of attention in several heads."""
+    at_least(who, "heads", heads)
+    for what, size in (("kv_heads", kv_heads), ("head_size", head_size)):
+        if size is not None:
+            at_least(who, what, size)
+    if kv_heads is not None and heads % kv_heads:
+        raise ValueError(
+            f"{who}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
+        )
+    within(who, "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
+
+
 def attention_cache(
     batch: int, max_length: int, *, heads: int, head_size: int, dtype: Any = jnp.float32
 ) -> dict[str, jax.Array]:
@@ -242,6 +261,9 @@ def attention_cache(
       {'index': (3,), 'key': (3, 50, 2, 4), 'value': (3, 50, 2, 4)}
     """
     shape = (batch, max_length, heads, head_size)
+    for what, size in zip(("batch", "max_length", "heads", "head_size"), shape, strict=True):
+        at_least("attention_cache", what, size)
+    check_dtype("attention_cache", dtype)
     return {
         "key": jnp.zeros(shape, dtype),
         "value": jnp.zeros(shape, dtype),
@@ -273,6 +295,13 @@ def precompute_kv(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
       >>> bool((y == whole[:, :1]).all())
       True
     """
+    check_dict("params", ("precompute_kv",), params)
+    memory = as_array("precompute_kv", "memory", memory, "(batch, places, width)")
+    if not {"key", "value"} <= set(params):
+        raise ValueError(
+            "precompute_kv: expected the params of a multi_head_attention, with key and value, "
+            f"got {sorted(params)}"
+        )
     return {
         "key": _project(params["key"], memory),
         "value": _project(params["value"], memory),
@@ -299,15 +328,15 @@ def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
       >>> queries.shape, memory, mask.tolist()
       ((2, 5, 3), None, [5, 2])
     """
-    parts = list(given) if isinstance(given, tuple | list) else [given]
-    queries, *rest = parts
-    mask = rest.pop() if rest and _is_mask(rest[-1]) else None
-    memory = rest.pop() if rest else None
-    if rest or isinstance(queries, dict) or _is_mask(queries):
-        kinds = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in jax.tree.leaves(parts))
+    rest = list(given) if isinstance(given, tuple | list) else [given]
+    fits = bool(rest) and all(isinstance(part, dict) or hasattr(part, "dtype") for part in rest)
+    queries = rest.pop(0) if fits else None
+    mask = rest.pop() if fits and rest and _is_mask(rest[-1]) else None
+    memory = rest.pop() if fits and rest else None
+    if not fits or rest or isinstance(queries, dict) or _is_mask(queries):
         raise ValueError(
             f"{who}: expected x, (x, mask), (queries, memory) or (queries, memory, mask), where a "
-            f"mask is lengths (integers) or booleans, got {kinds}"
+            f"mask is lengths (integers) or booleans, got {describe(given)}"
         )
     return queries, memory, mask
 
@@ -349,9 +378,17 @@ def _check_sequences(queries, memory, causal: bool, rotary: bool, name: str) -> 
 
 def _check_step(given: PyTree, name: str) -> tuple[Any, Any]:
     fine = isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], dict)
-    if not fine or set(given[0]) != {"key", "value", "index"} or len(given[1].shape) != 2:
+    fine = fine and set(given[0]) == {"key", "value", "index"} and hasattr(given[1], "shape")
+    shapes: list[Any] = (
+        [getattr(part, "shape", ()) for part in jax.tree.leaves(given)] if fine else []
+    )
+    if not fine or [len(shape) for shape in shapes] != [1, 4, 4, 2]:
         raise ValueError(
             f"{name}: with step=True expected (cache, x_t), with a cache from attention_cache and "
-            "x_t (batch, width)"
+            f"x_t (batch, width), got {describe(given)}"
+        )
+    if len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"{name}: cache and x_t must have the same batch size, got {describe(given)}"
         )
     return given[0], given[1]

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_options
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.initializers import Initializer, draw, lecun_normal, zeros
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
@@ -61,8 +61,9 @@ def conv(
 
     Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
-    at_least(name, "features", features, 1)
-    at_least(name, "groups", groups, 1)
+    at_least(name, "features", features)
+    at_least(name, "groups", groups)
+    check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
     if features % groups:
         raise ValueError(f"{name}: {groups} groups must divide the {features} features")
 
@@ -73,7 +74,7 @@ def conv(
                 f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
             )
         shape = (*window, x.shape[-1] // groups, features)
-        return _draw(key, x, shape, use_bias, kernel_init, bias_init)
+        return _draw(name, key, x, shape, use_bias, kernel_init, bias_init)
 
     def apply(params, x):
         return _convolve(name, params, x, strides, padding, dilation, groups)
@@ -117,12 +118,13 @@ def depthwise_conv(
 
     Reference: Chollet 2017, "Xception: deep learning with depthwise separable convolutions".
     """
-    at_least(name, "multiplier", multiplier, 1)
+    at_least(name, "multiplier", multiplier)
+    check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
         shape = (*window, 1, x.shape[-1] * multiplier)
-        return _draw(key, x, shape, use_bias, kernel_init, bias_init)
+        return _draw(name, key, x, shape, use_bias, kernel_init, bias_init)
 
     def apply(params, x):
         return _convolve(name, params, x, strides, padding, dilation, x.shape[-1])
@@ -179,12 +181,13 @@ def conv_transpose(
 
     Reference: Zeiler et al. 2010, "Deconvolutional networks".
     """
-    at_least(name, "features", features, 1)
+    at_least(name, "features", features)
+    check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
         shape = (*window, x.shape[-1], features)
-        return _draw(key, x, shape, use_bias, kernel_init, bias_init)
+        return _draw(name, key, x, shape, use_bias, kernel_init, bias_init)
 
     def apply(params, x):
         axes = spatial_axes(name, x)
@@ -198,6 +201,7 @@ def conv_transpose(
             padding=_transposed_padding(name, padding, x.shape[1:-1], window, steps, apart),
             dilation=apart,
             input_dilation=steps,
+            who=name,
         )
         return y + params["bias"] if use_bias else y
 
@@ -218,7 +222,7 @@ def _transposed_padding(name, padding, space, window, strides, dilation):
                 before = span - 1
             pairs.append((before, total - before))
         return tuple(pairs)
-    if padding == "CAUSAL":
+    if isinstance(padding, str) and padding == "CAUSAL":
         raise ValueError(f'{name}: padding "CAUSAL" has no transpose; write "SAME" or numbers')
     pairs = pad_pairs(name, padding, space, window, strides, dilation)
     return tuple((span - 1 - a, span - 1 - b) for span, (a, b) in zip(spans, pairs, strict=True))
@@ -231,7 +235,7 @@ def _convolve(name, params, x, strides, padding, dilation, groups) -> jax.Array:
     apart = per_axis(name, "dilation", dilation, axes)
     pairs = pad_pairs(name, padding, x.shape[1:-1], window, steps, apart)
     y = _primitive()(
-        x, params["kernel"], strides=steps, padding=pairs, dilation=apart, groups=groups
+        x, params["kernel"], strides=steps, padding=pairs, dilation=apart, groups=groups, who=name
     )
     return y + params["bias"] if "bias" in params else y
 
@@ -243,9 +247,11 @@ def _primitive() -> Callable[..., jax.Array]:
     return convolve
 
 
-def _draw(key, x, shape, use_bias, kernel_init, bias_init) -> Params:
+def _draw(name, key, x, shape, use_bias, kernel_init, bias_init) -> Params:
     dtype = param_dtype(x)
-    params = {"kernel": kernel_init(child_key(key, "kernel"), shape, dtype)}
+    here = child_key(key, "kernel")
+    params = {"kernel": draw(name, "kernel_init", kernel_init, here, shape, dtype)}
     if use_bias:
-        params["bias"] = bias_init(child_key(key, "bias"), shape[-1:], dtype)
+        here = child_key(key, "bias")
+        params["bias"] = draw(name, "bias_init", bias_init, here, shape[-1:], dtype)
     return params

@@ -1,8 +1,8 @@
 """Dense layer: every output depends on every input."""
 
-from jaxnet.checks import at_least, check_rank
+from jaxnet.checks import at_least, check_options, check_rank
 from jaxnet.core import Layer, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.initializers import Initializer, draw, lecun_normal, zeros
 
 
 def dense(
@@ -36,13 +36,16 @@ def dense(
       >>> y.shape
       (32, 10)
     """
-    at_least(name, "features", features, 1)
+    at_least(name, "features", features)
+    check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
     def init(key, x):
         check_rank(name, x, 2)
-        params = {"kernel": kernel_init(key, (x.shape[-1], features), param_dtype(x))}
+        shape, dtype = (x.shape[-1], features), param_dtype(x)
+        params = {"kernel": draw(name, "kernel_init", kernel_init, key, shape, dtype)}
         if use_bias:
-            params["bias"] = bias_init(child_key(key, "bias"), (features,), param_dtype(x))
+            here = child_key(key, "bias")
+            params["bias"] = draw(name, "bias_init", bias_init, here, shape[1:], dtype)
         return params
 
     def apply(params, x):

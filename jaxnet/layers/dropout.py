@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import needs_key, within
+from jaxnet.checks import check_floats, needs_key, on_host, within
 from jaxnet.core import Layer
 
 
@@ -20,6 +20,8 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
       name: of the layer.
 
     Raises:
+      TypeError: for a rate that is no number, axes that are no integers, or an input that is not
+        float.
       ValueError: for a rate outside [0, 1), for axes that x does not have, or in training without a
         key.
 
@@ -31,20 +33,9 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
 
     Reference: Srivastava et al. 2014, "Dropout".
     """
-    within(name, "rate", rate, "[0, 1)", "the share to drop")
-
-    def init(key, x):
-        _noise_shape(x.shape, axes, name)
-        return {}, {}
-
-    def apply(params, state, x, *, key=None, train=False):
-        if not train or rate == 0:
-            return x, state
-        shape = _noise_shape(x.shape, axes, name)
-        keep = jax.random.bernoulli(needs_key(key, name), 1 - rate, shape)
-        return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype), state
-
-    return Layer(init, apply, name, kind="dropout")
+    if axes is not None:
+        axes = tuple(on_host(name, "axes", axes, "(n,)", "integers").tolist())
+    return _dropout("dropout", rate, axes, name)
 
 
 def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
@@ -58,6 +49,7 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
       name: of the layer.
 
     Raises:
+      TypeError: for a rate that is no number, or an input that is not float.
       ValueError: for a rate outside [0, 1), or in training without a key.
 
     Example:
@@ -69,7 +61,7 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
 
     Reference: Tompson et al. 2015, "Efficient Object Localization Using Convolutional Networks".
     """
-    return dropout(rate, axes=(0, -1), name=name)._replace(kind="spatial_dropout")
+    return _dropout("spatial_dropout", rate, (0, -1), name)
 
 
 def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
@@ -83,6 +75,7 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
       name: of the layer.
 
     Raises:
+      TypeError: for a rate that is no number, or an input that is not float.
       ValueError: for a rate outside [0, 1), or in training without a key.
 
     Example:
@@ -95,7 +88,25 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
 
     Reference: Huang et al. 2016, "Deep Networks with Stochastic Depth".
     """
-    return dropout(rate, axes=(0,), name=name)._replace(kind="drop_path")
+    return _dropout("drop_path", rate, (0,), name)
+
+
+def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) -> Layer:
+    within(name, "rate", rate, "[0, 1)", "the share to drop")
+
+    def init(key, x):
+        check_floats(name, x)
+        _noise_shape(x.shape, axes, name)
+        return {}, {}
+
+    def apply(params, state, x, *, key=None, train=False):
+        if not train or rate == 0:
+            return x, state
+        shape = _noise_shape(x.shape, axes, name)
+        keep = jax.random.bernoulli(needs_key(key, name), 1 - rate, shape)
+        return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype), state
+
+    return Layer(init, apply, name, kind)
 
 
 def _noise_shape(

@@ -6,9 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_range
-from jaxnet.core import Layer, param_dtype, stateless
-from jaxnet.initializers import Initializer, normal, variance_scaling
+from jaxnet.checks import (
+    as_array,
+    at_least,
+    check_floats,
+    check_options,
+    check_range,
+    check_rank,
+    within,
+)
+from jaxnet.core import Layer, describe, param_dtype, stateless
+from jaxnet.initializers import Initializer, draw, normal, variance_scaling
 
 # Variance 1 / features, so that tied logits start with the variance of their inputs.
 _one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
@@ -66,13 +74,16 @@ def embedding(
     Reference: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models", on tied
     tables.
     """
-    at_least(name, "vocabulary", vocabulary, 1)
-    at_least(name, "features", features, 1)
+    at_least(name, "vocabulary", vocabulary)
+    at_least(name, "features", features)
+    check_options(name, tied=tied, embedding_init=embedding_init)
 
     def init(key, x):
+        check_rank(name, x, 0, "(...)")
         if not jnp.issubdtype(x.dtype, jnp.integer):
             check_vectors(x)
-        return {"embedding": embedding_init(key, (vocabulary, features), param_dtype(x))}
+        shape, dtype = (vocabulary, features), param_dtype(x)
+        return {"embedding": draw(name, "embedding_init", embedding_init, key, shape, dtype)}
 
     def apply(params, x):
         if not jnp.issubdtype(x.dtype, jnp.integer):
@@ -127,7 +138,8 @@ def learned_positions(
 
     Reference: Gehring et al. 2017, "Convolutional Sequence to Sequence Learning".
     """
-    at_least(name, "max_length", max_length, 1)
+    at_least(name, "max_length", max_length)
+    check_options(name, embedding_init=embedding_init)
 
     def init(key, given):
         x, positions = _positions(given, name)
@@ -135,7 +147,8 @@ def learned_positions(
             raise ValueError(
                 f"{name}: has {max_length} positions, got a sequence of length {positions.shape[0]}"
             )
-        return {"embedding": embedding_init(key, (max_length, x.shape[-1]), param_dtype(x))}
+        shape, dtype = (max_length, x.shape[-1]), param_dtype(x)
+        return {"embedding": draw(name, "embedding_init", embedding_init, key, shape, dtype)}
 
     def apply(params, given):
         x, positions = _positions(given, name)
@@ -159,7 +172,8 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
     x without its last axis.
 
     Raises:
-      ValueError: for an odd number of features.
+      TypeError: for an input that is not float.
+      ValueError: for an odd number of features, or a base that is not positive.
 
     Example:
       >>> y, _ = sinusoidal_positions().apply({}, {}, jnp.zeros((1, 3, 2)))
@@ -171,8 +185,11 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
     Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.5.
     """
 
+    within(name, "base", base, "(0, inf)")
+
     def init(key, given):
         x, _ = _positions(given, name)
+        check_floats(name, x)
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
         return {}
@@ -200,7 +217,8 @@ def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10
       base: pair i is rotated by position / base^(2i / size) radians.
 
     Raises:
-      ValueError: for an odd size.
+      TypeError: for an x that is not float.
+      ValueError: for an odd size, or positions or a base that do not fit.
 
     Example:
       >>> q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 6))
@@ -211,10 +229,16 @@ def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10
 
     Reference: Su et al. 2021, "RoFormer".
     """
+    sizes = {}
+    x = as_array("rotary", "x", x, "(batch, time, heads, size)", "floats", sizes)
+    within("rotary", "base", base, "(0, inf)")
     size = x.shape[-1]
     if size % 2:
         raise ValueError(f"rotary: expected an even head size, got {size} in {x.shape}")
-    positions = jnp.asarray(np.arange(x.shape[1]) if positions is None else positions)
+    if positions is None:
+        positions = jnp.asarray(np.arange(x.shape[1]))
+    form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
+    positions = as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype)[..., None, :]  # (..., time, 1, size / 2)
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     a, b = jnp.split(x, 2, axis=-1)
@@ -230,12 +254,15 @@ def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
 def _positions(given, name: str):
     """The input and the positions of its vectors, 0, 1, ... by default."""
     if isinstance(given, tuple | list):
+        if len(given) != 2 or not all(hasattr(part, "shape") for part in given):
+            raise ValueError(f"{name}: expected x or (x, positions), got {describe(given)}")
         x, positions = given
         if positions.shape != x.shape[:-1]:
             raise ValueError(
                 f"{name}: expected one position per vector, {x.shape[:-1]}, got {positions.shape}"
             )
         return x, positions
+    check_rank(name, given, 0, "(batch, time, features)")
     if len(given.shape) != 3:
         raise ValueError(
             f"{name}: expected an input of shape (batch, time, features), got {given.shape}. "

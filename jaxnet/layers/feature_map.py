@@ -4,17 +4,18 @@ import math
 
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_rank
+from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, constant, normal, variance_scaling
+from jaxnet.initializers import Initializer, constant, draw, normal, variance_scaling
+from jaxnet.ops.precision import output_dtype
 
 
 def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
     """All products of up to `degree` inputs: x, then x_i x_j with i <= j, and so on.
 
-    n inputs give C(n + degree, degree) - 1 outputs, which grows fast: 64 inputs of degree 2 give
-    2,144. There is no constant, since the next layer has a bias. The order is that of
-    scikit-learn's `PolynomialFeatures(degree, include_bias=False)`.
+    n inputs give C(n + degree, degree) - 1 outputs, which grows fast: 64 of degree 2 give 2,144.
+    There is no constant, since the next layer has a bias. The order is that of scikit-learn's
+    `PolynomialFeatures(degree, include_bias=False)`. Integers become float32.
 
     Args:
       degree: at least 1; 1 is the identity.
@@ -28,14 +29,15 @@ def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
       >>> y.tolist()
       [[2.0, 3.0, 5.0, 4.0, 6.0, 10.0, 9.0, 15.0, 25.0]]
     """
-    at_least(name, "degree", degree, 1)
+    at_least(name, "degree", degree)
 
     def init(key, x):
         check_rank(name, x, 2)
+        at_least(name, "the number of inputs", x.shape[-1])
         return {}
 
     def apply(params, x):
-        inputs = x.shape[-1]
+        inputs, x = x.shape[-1], x.astype(output_dtype(x))  # the products of integers would wrap
         terms = [[x[..., i : i + 1] for i in range(inputs)]]
         for _ in range(degree - 1):
             # terms[-1][i]: the products that begin with x_i. Those of the next degree are x_i times
@@ -82,14 +84,15 @@ def rbf(
     Reference: Broomhead and Lowe 1988, "Multivariable Functional Interpolation and Adaptive
     Networks".
     """
-    at_least(name, "features", features, 1)
-    if not width > 0:
-        raise ValueError(f"{name}: width must be positive, got {width}")
+    at_least(name, "features", features)
+    within(name, "width", width, "(0, inf)")
+    check_options(name, centres_init=centres_init)
 
     def init(key, x):
         check_rank(name, x, 2)
         dtype = param_dtype(x)
-        centres = centres_init(child_key(key, "centres"), (features, x.shape[-1]), dtype)
+        here, shape = child_key(key, "centres"), (features, x.shape[-1])
+        centres = draw(name, "centres_init", centres_init, here, shape, dtype)
         return {"centres": centres, "width": constant(width)(key, (), dtype)}
 
     def apply(params, x):
@@ -131,9 +134,8 @@ def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random
 
     Reference: Rahimi and Recht 2007, "Random Features for Large-Scale Kernel Machines".
     """
-    at_least(name, "features", features, 1)
-    if not bandwidth > 0:
-        raise ValueError(f"{name}: bandwidth must be positive, got {bandwidth}")
+    at_least(name, "features", features)
+    within(name, "bandwidth", bandwidth, "(0, inf)")
     waves = normal(1 / bandwidth)
     phases = variance_scaling(math.pi**2 / 3, "fan_in", "uniform")  # uniform from -π to π
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_options
 from jaxnet.core import Layer, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.initializers import Initializer, draw, lecun_normal, zeros
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes, taps
 
 
@@ -57,7 +57,8 @@ def locally_connected(
 
     Reference: LeCun 1989, "Generalization and network design strategies".
     """
-    at_least(name, "features", features, 1)
+    at_least(name, "features", features)
+    check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
     def geometry(x):
         axes = spatial_axes(name, x)
@@ -77,17 +78,19 @@ def locally_connected(
         inputs = math.prod(window) * x.shape[-1]
         # Drawn with all positions as outputs, so that the initializer counts the fan-in of a unit.
         shape = (inputs, math.prod(positions) * features)
-        kernel = kernel_init(child_key(key, "kernel"), shape, param_dtype(x))
+        here, dtype = child_key(key, "kernel"), param_dtype(x)
+        kernel = draw(name, "kernel_init", kernel_init, here, shape, dtype)
         kernel = jnp.moveaxis(kernel.reshape(inputs, *positions, features), 0, -2)
         if not use_bias:
             return {"kernel": kernel}
-        bias = bias_init(child_key(key, "bias"), (*positions, features), param_dtype(x))
-        return {"kernel": kernel, "bias": bias}
+        here, shape = child_key(key, "bias"), (*positions, features)
+        return {"kernel": kernel, "bias": draw(name, "bias_init", bias_init, here, shape, dtype)}
 
     def apply(params, x):
         window, steps, pairs, positions = geometry(x)
         seen = jnp.stack(list(taps(x, window, steps, pairs)), axis=-2)
-        seen = seen.reshape(x.shape[0], *positions, -1)  # (batch, *positions, window * inputs)
+        shape = (*x.shape[:1], *positions, math.prod(window) * x.shape[-1])
+        seen = seen.reshape(shape)  # (batch, *positions, window * inputs)
         y = jnp.einsum("n...i,...io->n...o", seen, params["kernel"])
         return y + params["bias"] if use_bias else y
 

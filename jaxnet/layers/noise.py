@@ -3,9 +3,8 @@
 import math
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet.checks import needs_key, within
+from jaxnet.checks import check_floats, needs_key, within
 from jaxnet.core import Layer
 
 
@@ -28,8 +27,7 @@ def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
 
     Reference: Bishop 1995, "Training with Noise is Equivalent to Tikhonov Regularization".
     """
-    if stddev < 0:
-        raise ValueError(f"{name}: stddev must be at least 0, got {stddev}")
+    within(name, "stddev", stddev, "[0, inf)")
     return _noisy(name, "gaussian_noise", stddev, lambda x, noise: x + noise)
 
 
@@ -61,8 +59,7 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
 
 def _noisy(name: str, kind: str, stddev: float, join) -> Layer:
     def init(key, x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"{name}: expected a float input, got {x.dtype}. Cast it first")
+        check_floats(name, x)
         return {}, {}
 
     def apply(params, state, x, *, key=None, train=False):

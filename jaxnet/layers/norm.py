@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_rank
+from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, ones, zeros
+from jaxnet.initializers import Initializer, draw, ones, zeros
 from jaxnet.ops.precision import output_dtype, wide
 
 
@@ -57,9 +57,8 @@ def batch_norm(
 
     Reference: Ioffe and Szegedy 2015, "Batch Normalization".
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"{name}: momentum must be in [0, 1), got {momentum}")
-    affine = _Affine(use_scale, use_bias, scale_init, bias_init)
+    within(name, "momentum", momentum, "[0, 1)")
+    affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
         check_rank(name, x, 2)
@@ -129,7 +128,7 @@ def layer_norm(
 
     Reference: Ba et al. 2016, "Layer Normalization".
     """
-    affine = _Affine(use_scale, use_bias, scale_init, bias_init)
+    affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
         check_rank(name, x, 2)
@@ -169,7 +168,7 @@ def rms_norm(
 
     Reference: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization".
     """
-    affine = _Affine(use_scale, False, scale_init, zeros)
+    affine = _affine(name, epsilon, use_scale, False, scale_init, zeros)
 
     def init(key, x):
         check_rank(name, x, 2)
@@ -222,8 +221,8 @@ def group_norm(
 
     Reference: Wu and He 2018, "Group Normalization".
     """
-    at_least(name, "groups", groups, 1)
-    affine = _Affine(use_scale, use_bias, scale_init, bias_init)
+    at_least(name, "groups", groups)
+    affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
         check_rank(name, x, 2)
@@ -232,7 +231,8 @@ def group_norm(
         return affine.init(key, x)
 
     def apply(params, x):
-        grouped = wide(x).reshape(*x.shape[:-1], groups, -1)  # (batch, ..., groups, members)
+        shape = (*x.shape[:-1], groups, x.shape[-1] // groups)
+        grouped = wide(x).reshape(shape)  # (batch, ..., groups, members)
         axes = (*range(1, x.ndim - 1), -1)
         return affine.apply(params, _standardize(grouped, axes, epsilon).reshape(x.shape), x)
 
@@ -275,7 +275,7 @@ def instance_norm(
 
     Reference: Ulyanov et al. 2016, "Instance Normalization".
     """
-    affine = _Affine(use_scale, use_bias, scale_init, bias_init)
+    affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
         check_rank(name, x, 3, "(batch, positions, ..., features)")
@@ -291,6 +291,7 @@ def instance_norm(
 class _Affine(NamedTuple):
     """The learned scale and bias at the end of every norm."""
 
+    name: str
     use_scale: bool
     use_bias: bool
     scale_init: Initializer
@@ -298,11 +299,17 @@ class _Affine(NamedTuple):
 
     def init(self, key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
         shape, dtype = (x.shape[-1],), param_dtype(x)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(f"{self.name}: expected an input of real numbers, got {x.dtype}")
         params: Params = {}
         if self.use_scale:
-            params["scale"] = self.scale_init(child_key(key, "scale"), shape, dtype)
+            params["scale"] = draw(
+                self.name, "scale_init", self.scale_init, child_key(key, "scale"), shape, dtype
+            )
         if self.use_bias:
-            params["bias"] = self.bias_init(child_key(key, "bias"), shape, dtype)
+            params["bias"] = draw(
+                self.name, "bias_init", self.bias_init, child_key(key, "bias"), shape, dtype
+            )
         return params
 
     def apply(self, params: Params, y: jax.Array, x: jax.Array) -> jax.Array:
@@ -312,6 +319,14 @@ class _Affine(NamedTuple):
         if self.use_bias:
             y = y + params["bias"]
         return y.astype(output_dtype(x))
+
+
+def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> _Affine:
+    """The end of a norm, from its options, which are checked."""
+    within(name, "epsilon", epsilon, "[0, inf)")
+    options = {"use_scale": use_scale, "use_bias": use_bias}
+    check_options(name, **options, scale_init=scale_init, bias_init=bias_init)
+    return _Affine(name, use_scale, use_bias, scale_init, bias_init)
 
 
 def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:

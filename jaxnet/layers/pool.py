@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.checks import at_least, check_rank
+from jaxnet.checks import at_least, check_options, check_rank
 from jaxnet.core import Layer, stateless
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
@@ -87,6 +88,8 @@ def avg_pool(
     Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
 
+    check_options(name, count_include_pad=count_include_pad)
+
     def pool(x):
         size, steps, pairs = _geometry(name, x, window, strides, padding)
         total = _slide(wide(x), size, steps, pairs, jnp.add, 0)
@@ -159,13 +162,14 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
     Reference: Kavukcuoglu et al. 2009, "Learning invariant features through topographic filter
     maps".
     """
-    at_least(name, "size", size, 1)
+    at_least(name, "size", size)
 
     def pool(x):
         check_rank(name, x, 2)
         if x.shape[-1] % size:
             raise ValueError(f"{name}: expected a multiple of {size} features, got {x.shape}")
-        groups = wide(x).reshape(*x.shape[:-1], -1, size)  # (..., f) -> (..., f / size, size)
+        shape = (*x.shape[:-1], x.shape[-1] // size, size)
+        groups = wide(x).reshape(shape)  # (..., f) -> (..., f / size, size)
         return _root((groups**2).sum(-1)).astype(output_dtype(x))
 
     return _pooling(pool, name, "l2_pool_channels")
@@ -190,8 +194,8 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
     """
 
     def pool(x):
-        spatial_axes(name, x)
-        x = jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))  # (batch, positions, features)
+        positions = _positions(name, x)
+        x = jnp.reshape(x, (x.shape[0], positions, x.shape[-1]))  # (batch, positions, features)
         first = jnp.argmax(x, axis=1, keepdims=True)
         return jnp.take_along_axis(x, first, axis=1)[:, 0]
 
@@ -217,14 +221,21 @@ def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
     """
 
     def pool(x):
-        axes = spatial_axes(name, x)
-        return jnp.mean(x, axis=range(1, 1 + axes))
+        _positions(name, x)
+        return jnp.mean(x, axis=range(1, x.ndim - 1))
 
     return _pooling(pool, name, "global_avg_pool")
 
 
 def _pooling(pool: Callable, name: str, kind: str) -> Layer:
     return stateless(lambda key, x: {}, lambda params, x: pool(x), name, kind=kind)
+
+
+def _positions(name: str, x: Any) -> int:
+    spatial_axes(name, x)
+    if not (positions := math.prod(x.shape[1:-1])):
+        raise ValueError(f"{name}: needs at least one position, got an input of {x.shape}")
+    return positions
 
 
 def _geometry(name, x, window, strides, padding):

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
-from jaxnet.core import Layer, Params, PyTree, as_layer, child_key, key_spec, param_dtype, stateless
-from jaxnet.initializers import Initializer, normal
+from jaxnet.checks import a_layer, at_least, check_input, check_options, check_rank
+from jaxnet.core import Layer, Params, PyTree, child_key, key_spec, param_dtype, stateless
+from jaxnet.initializers import Initializer, draw, normal
 from jaxnet.layers.sequence import read
 from jaxnet.ops.recurrence import GRU, Cell, hidden, project, unroll
 
@@ -53,9 +53,15 @@ class Recurrence(NamedTuple):
     bias_init: Initializer
     name: str
 
+    def check(self) -> None:
+        """Raises unless the options are of their kinds."""
+        at_least(self.name, "features", self.features)
+        inits = {"kernel_init": self.kernel_init, "recurrent_init": self.recurrent_init}
+        check_options(self.name, use_bias=self.use_bias, **inits, bias_init=self.bias_init)
+
     def layer(self, kind: str) -> Layer:
         """The layer over sequences."""
-        at_least(self.name, "features", self.features, 1)
+        self.check()
 
         def init(key, given):
             return self._draw(key, read(given, self.name).x)
@@ -82,7 +88,7 @@ class Recurrence(NamedTuple):
 
     def step(self, kind: str) -> Layer:
         """The layer of one step."""
-        at_least(self.name, "features", self.features, 1)
+        self.check()
 
         def init(key, given):
             return self._draw(key, _read_step(given, self.name)[1])
@@ -101,14 +107,18 @@ class Recurrence(NamedTuple):
     def _draw(self, key: jax.Array, x: Any) -> Params:
         dtype, columns = param_dtype(x), self.cell.gates * self.features
         shapes = {
-            "kernel": (self.kernel_init, (x.shape[-1], columns)),
-            "recurrent_kernel": (self.recurrent_init, (self.features, columns)),
+            "kernel": ("kernel_init", (x.shape[-1], columns)),
+            "recurrent_kernel": ("recurrent_init", (self.features, columns)),
         }
         if self.use_bias:
-            shapes["bias"] = (self.bias_init, (columns,))
+            shapes["bias"] = ("bias_init", (columns,))
             if self.cell is GRU:
-                shapes["recurrent_bias"] = (self.bias_init, (self.features,))
-        return {k: draw(child_key(key, k), shape, dtype) for k, (draw, shape) in shapes.items()}
+                shapes["recurrent_bias"] = ("bias_init", (self.features,))
+        inits = self._asdict()
+        return {
+            k: draw(self.name, what, inits[what], child_key(key, k), shape, dtype)
+            for k, (what, shape) in shapes.items()
+        }
 
     def _recurrent_bias(self, params: Params) -> jax.Array | None:
         bias = params.get("recurrent_bias")  # of the candidate; the gates need no second bias
@@ -138,6 +148,7 @@ def _read_step(given: PyTree, who: str) -> tuple[PyTree, Any]:
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise ValueError(f"{who}: a cell takes (carry, x), where None is a carry of zeros")
     carry, x = given
+    check_rank(who, x, 0, "(batch, features)")
     if len(x.shape) != 2:
         raise ValueError(
             f"{who}: expected x of one step, (batch, features), got {x.shape}. "
@@ -177,8 +188,8 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
       >>> y[0].ravel().tolist()
       [1.0, 1.5, 1.75]
     """
-    cell = as_layer(cell)
-    name = name or cell.name
+    cell = a_layer("recurrent", "cell", cell)
+    name = cell.name if name is None else name
 
     def one_step(x):
         """The spec of x_t."""
@@ -234,6 +245,8 @@ def initial_carry(cell: Layer, x: Any) -> PyTree:
       >>> initial_carry(jn.gru_cell(4), jn.spec((2, 3))).shape
       (2, 4)
     """
+    cell = a_layer("initial_carry", "cell", cell)
+    x = check_input("initial_carry", x)
     params, state = jax.eval_shape(lambda key: cell.init(key, (None, x)), key_spec())
     return _zero_carry(cell, params, state, x, key_spec(), True)
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import a_layer, at_least, within
 from jaxnet.core import Layer, Params, child_key, path_name
 from jaxnet.ops.precision import wide
 
@@ -42,6 +42,8 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
     Reference: Salimans and Kingma 2016, "Weight Normalization".
     """
 
+    layer = a_layer("weight_norm", "layer", layer)
+
     def split(kernel):
         return {"g": _norm(wide(kernel)).astype(kernel.dtype), "v": kernel}
 
@@ -56,7 +58,8 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
     def rewrap(inner):
         return weight_norm(inner, name=name)
 
-    return _transform(init, apply, name or layer.name, "weight_norm", (layer, rewrap))
+    name = layer.name if name is None else name
+    return _transform(init, apply, name, "weight_norm", (layer, rewrap))
 
 
 def spectral_norm(
@@ -71,9 +74,9 @@ def spectral_norm(
     constants.
 
     Args:
-      layer: a layer with at least one kernel.
+      layer: a layer with at least one kernel. One of zeros stays zero.
       iterations: steps of the power method per call in training, at least 1.
-      epsilon: lower bound on the length by which a vector is divided.
+      epsilon: lower bound on the length by which a vector is divided, positive.
       name: of the new layer; that of `layer` by default.
 
     Params:
@@ -95,8 +98,10 @@ def spectral_norm(
 
     Reference: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
     """
-    at_least("spectral_norm", "iterations", iterations, 1)
     own = "spectral_norm"
+    layer = a_layer(own, "layer", layer)
+    at_least(own, "iterations", iterations)
+    within(own, "epsilon", epsilon, "(0, inf)")
 
     def init(key, x):
         params, state = layer.init(key, x)
@@ -108,7 +113,8 @@ def spectral_norm(
             matrix = _matrix(kernel)
             u = jax.random.normal(child_key(here, "u"), matrix.shape[1:], matrix.dtype)
             v = jax.random.normal(child_key(here, "v"), matrix.shape[:1], matrix.dtype)
-            return _power(matrix, {"u": u, "v": v}, 15, epsilon)
+            drawn = {"u": u / jnp.linalg.norm(u), "v": v / jnp.linalg.norm(v)}
+            return _power(matrix, drawn, 15, epsilon)
 
         kernels = _kernels(params, layer, own)
         return params, state | {own: jax.tree_util.tree_map_with_path(draw, kernels)}
@@ -121,7 +127,8 @@ def spectral_norm(
 
         def divide(kernel, vectors):
             sigma = vectors["v"] @ _matrix(kernel) @ vectors["u"]
-            return (kernel / sigma).astype(kernel.dtype)
+            # A kernel of zeros has no singular value to divide by: it stays zero.
+            return (kernel / jnp.where(sigma == 0, 1, sigma)).astype(kernel.dtype)
 
         vectors = jax.lax.stop_gradient(state[own])
         if train:
@@ -134,7 +141,8 @@ def spectral_norm(
     def rewrap(inner):
         return spectral_norm(inner, iterations=iterations, epsilon=epsilon, name=name)
 
-    return _transform(init, apply, name or layer.name, "spectral_norm", (layer, rewrap))
+    name = layer.name if name is None else name
+    return _transform(init, apply, name, own, (layer, rewrap))
 
 
 def _transform(init, apply, name: str, kind: str, inside: Any) -> Layer:
@@ -208,11 +216,13 @@ def _power(matrix: jax.Array, vectors: Params, iterations: int, epsilon: float) 
     """Singular vectors by the power method: u of the outputs, v of the inputs."""
 
     def improve(_, vectors):
-        u = _unit(vectors["v"] @ matrix, epsilon)
-        return {"u": u, "v": _unit(matrix @ u, epsilon)}
+        u = _unit(vectors["v"] @ matrix, epsilon, vectors["u"])
+        return {"u": u, "v": _unit(matrix @ u, epsilon, vectors["v"])}
 
     return jax.lax.fori_loop(0, iterations, improve, vectors)
 
 
-def _unit(vector: jax.Array, epsilon: float) -> jax.Array:
-    return vector / jnp.maximum(jnp.linalg.norm(vector), epsilon)
+def _unit(vector: jax.Array, epsilon: float, before: jax.Array) -> jax.Array:
+    """The vector at length 1; the one before where it is 0, which would stay 0 for good."""
+    norm = jnp.linalg.norm(vector)
+    return jnp.where(norm > 0, vector / jnp.maximum(norm, epsilon), before)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import check_options
 from jaxnet.core import Layer, stateless
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import per_axis, spatial_axes
@@ -68,9 +69,11 @@ def upsample_bilinear(
     initializes the learned upsampling.
     """
 
+    check_options(name, align_corners=align_corners)
+
     def resize(x):
-        y = wide(x)
-        for axis, times in enumerate(_factors(name, factor, x), start=1):
+        factors, y = _factors(name, factor, x), wide(x)
+        for axis, times in enumerate(factors, start=1):
             y = _linear(y, axis, times, align_corners)
         return y.astype(output_dtype(x))
 

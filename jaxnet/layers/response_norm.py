@@ -1,10 +1,11 @@
 """Local response normalization: neighbouring features inhibit one another."""
 
 import functools
+import math
 
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_rank, within
 from jaxnet.core import Layer, stateless
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import taps
@@ -44,13 +45,16 @@ def local_response_norm(
     Reference: Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural
     networks", 3.3, whose constants are the defaults.
     """
-    at_least(name, "size", size, 1)
-    if not k > 0:
-        raise ValueError(f"{name}: k must be positive, got {k}")
+    at_least(name, "size", size)
+    within(name, "k", k, "(0, inf)")
+    for what, value in (("alpha", alpha), ("beta", beta)):
+        within(name, what, value, "(-inf, inf)")
 
     def apply(params, x):
+        check_rank(name, x, 1)
         y = wide(x)
-        squares = (y**2).reshape(-1, x.shape[-1], 1)  # the window slides over the features
+        shape = (math.prod(x.shape[:-1]), x.shape[-1], 1)
+        squares = (y**2).reshape(shape)  # the window slides over the features
         shifted = taps(squares, (size,), (1,), ((size // 2, (size - 1) // 2),))
         total = functools.reduce(jnp.add, shifted)
         return (y * (k + alpha * total.reshape(y.shape)) ** -beta).astype(output_dtype(x))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import a_function
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
@@ -58,6 +59,7 @@ def rnn(
 
     Reference: Elman 1990, "Finding Structure in Time".
     """
+    a_function(name, "activation", activation, "an array")
     cell = simple_cell(activation)
     options = (use_bias, kernel_init, recurrent_init, bias_init, name)
     return Recurrence(cell, features, *options).layer("rnn")
@@ -90,6 +92,7 @@ def rnn_cell(
       >>> h.shape, y.shape
       ((2, 4), (2, 4))
     """
+    a_function(name, "activation", activation, "an array")
     cell = simple_cell(activation)
     options = (use_bias, kernel_init, recurrent_init, bias_init, name)
     return Recurrence(cell, features, *options).step("rnn_cell")

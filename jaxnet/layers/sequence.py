@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import is_traced
-from jaxnet.core import Layer, PyTree, as_layer, compose, stateless
+from jaxnet.checks import a_function, a_layer, is_traced
+from jaxnet.core import Layer, PyTree, compose, stateless
 
 
 class Sequence(NamedTuple):
@@ -150,8 +150,8 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
       >>> y[:, 0].round(2).tolist()
       [3.04..., 0.75...]
     """
-    inner = as_layer(layer)
-    name = name or inner.name
+    inner = a_layer("time_distributed", "layer", layer)
+    name = inner.name if name is None else name
 
     def init(key, given):
         return inner.init(key, read(given, name, rank=2, passing=True).x)
@@ -196,7 +196,7 @@ def last_step(*, name: str = "last_step") -> Layer:
         x, lengths, _, _ = read(given, name, rank=2, passing=True)
         if lengths is None:
             return x[:, -1]
-        last = jnp.arange(x.shape[1]) == lengths[:, None] - 1  # (batch, time)
+        last = jnp.arange(1, 1 + x.shape[1]) == lengths[:, None]  # (batch, time)
         return jnp.where(_beside(last, x.ndim), x, 0).sum(1, dtype=x.dtype)
 
     return stateless(lambda key, x: {}, apply, name, kind="last_step")
@@ -228,6 +228,7 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
     """
     if not layers:
         raise ValueError("stack_rnn: needs at least one layer, such as stack_rnn(lstm(8), lstm(8))")
+    layers = tuple(a_layer("stack_rnn", f"layer {i}", layer) for i, layer in enumerate(layers))
 
     def forward(m, given):
         if not isinstance(given, dict):
@@ -288,8 +289,10 @@ def bidirectional(
 
     Reference: Schuster and Paliwal 1997, "Bidirectional Recurrent Neural Networks".
     """
-    ahead = forward._replace(name="forward")
-    back = (backward or forward)._replace(name="backward")
+    a_function(name, "merge", merge, "(forward, backward)")
+    ahead = a_layer(name, "forward", forward)._replace(name="forward")
+    behind = forward if backward is None else backward
+    back = a_layer(name, "backward", behind)._replace(name="backward")
 
     def both(m, given):
         sequence = read(given, name, rank=2)

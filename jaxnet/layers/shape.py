@@ -2,6 +2,7 @@
 
 import math
 
+from jaxnet.checks import check_rank
 from jaxnet.core import Layer, stateless
 
 
@@ -18,6 +19,7 @@ def flatten(*, name: str = "flatten") -> Layer:
     """
 
     def apply(params, x):
+        check_rank(name, x, 1, "(batch, ...)")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 would fail for an empty batch
 
     return stateless(lambda key, x: {}, apply, name, kind="flatten")

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import jax
 
-from jaxnet.core import Layer, compose
-from jaxnet.layers.attention import multi_head_attention
+from jaxnet.checks import a_function, at_least, check_options, check_rank
+from jaxnet.core import Layer, compose, describe
+from jaxnet.layers.attention import check_heads, multi_head_attention
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
@@ -69,6 +70,13 @@ def transformer_block(
     Reference: pre-norm: Xiong et al. 2020, "On Layer Normalization in the Transformer
     Architecture"; gates: Shazeer 2020, "GLU Variants Improve Transformer".
     """
+    check_heads(name, heads, kv_heads, head_size, dropout_rate)
+    flags = {"causal": causal, "rotary": rotary, "cross": cross, "gated": gated}
+    check_options(name, **flags, use_bias=use_bias, step=step)
+    if mlp_features is not None:
+        at_least(name, "mlp_features", mlp_features)
+    a_function(name, "activation", activation, "an array")
+    a_function(name, "norm", norm, "name=...")
     own = multi_head_attention(
         heads,
         head_size=head_size,
@@ -89,8 +97,11 @@ def transformer_block(
         return m(dense(x.shape[-1], use_bias=use_bias, name="mlp_out"), hidden)
 
     def forward(m, given):
+        if step and not (isinstance(given, tuple | list) and len(given) == 2):
+            raise ValueError(f"{name}: with step=True expected (cache, x_t), got {describe(given)}")
         cache, given = given if step else (None, given)
-        x, *beside = given if isinstance(given, tuple | list) else (given,)
+        x, *beside = given if isinstance(given, tuple | list) and given else (given,)
+        check_rank(name, x, 2, "(batch, width)" if step else "(batch, time, width)")
         if cross and not beside:
             raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
 

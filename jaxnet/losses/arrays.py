@@ -63,7 +63,7 @@ def read_labels(
     targets = as_array(who, "targets", targets, "(batch, ...)", "integers")
     if outputs.shape[:-1] != targets.shape:
         raise ValueError(
-            f"{who}: expected outputs (batch, ..., classes) and labels (batch, ...), got "
+            f"{who}: expected outputs (batch, ..., classes) and targets (batch, ...), got "
             f"{outputs.shape} and {targets.shape}"
         )
     if classes_only and isinstance(host, np.ndarray):

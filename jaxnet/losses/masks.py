@@ -139,7 +139,7 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
         classes = outputs.shape[-1]
         if weights is not None and len(weights) != classes:
             raise ValueError(
-                f"ignore_label: expected one weight per class, {classes}, got {len(weights)}"
+                f"ignore_label: weights must hold one per class, {classes}, got {len(weights)}"
             )
         if weights is not None and targets.ndim == 1:
             raise ValueError(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnet.checks import as_array
@@ -80,7 +81,8 @@ def edit_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> 
       0.5
     """
     for what, sequences in (("predicted", predicted), ("true", true)):
-        if isinstance(sequences, str) or not hasattr(sequences, "__len__"):
+        array = isinstance(sequences, np.ndarray | jax.Array) and sequences.ndim
+        if isinstance(sequences, str) or not (array or isinstance(sequences, Sequence)):
             raise TypeError(
                 f"edit_error_rate: {what} must be a list of sequences, got {sequences!r:.60}; for "
                 "a single one, write [x]"

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import check_range
+
 
 def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Softmax over the last axis among the True entries of the mask; rows without any give zeros.
@@ -40,7 +42,8 @@ def expand_mask(
       Booleans (batch, heads or 1, time or 1, places), or None without a mask.
 
     Raises:
-      ValueError: for a mask of another shape or dtype.
+      ValueError: for a mask of another shape or dtype, or lengths beyond the places; inside `jit`
+        such lengths count as 0 or as all places.
 
     Example:
       >>> expand_mask("attention", jnp.array([2, 1]), (2, 4, 5, 3))[:, 0, 0].tolist()
@@ -50,6 +53,7 @@ def expand_mask(
         return None
     batch, heads, time, places = scores
     if jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == (batch,):
+        check_range(mask, places + 1, f"{who}: lengths")
         return (jnp.arange(places) < mask[:, None])[:, None, None]
     if mask.dtype == jnp.bool_:
         if mask.shape == (batch, places):

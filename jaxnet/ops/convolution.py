@@ -38,6 +38,7 @@ def convolve(
     dilation: tuple[int, ...] | None = None,
     input_dilation: tuple[int, ...] | None = None,
     groups: int = 1,
+    who: str = "convolve",
 ) -> jax.Array:
     """y[n, p, o] = sum over k, i of x[n, p * strides + k * dilation, i] * kernel[k, i, o].
 
@@ -54,6 +55,7 @@ def convolve(
         default.
       groups: number of groups into which input and output features are split, in order; each
         group of outputs depends on its own group of inputs.
+      who: named in errors.
 
     Returns:
       (batch, *space, features), in the promoted dtype of x and kernel.
@@ -74,7 +76,7 @@ def convolve(
     strides, padding = tuple(strides), tuple((low, high) for low, high in padding)
     if axes < 1 or kernel.ndim != x.ndim:
         raise ValueError(
-            "convolve: expected x (batch, *space, inputs) and kernel (*window, inputs, features) "
+            f"{who}: expected x (batch, *space, inputs) and kernel (*window, inputs, features) "
             f"with the same number of axes, got {x.shape} and {kernel.shape}"
         )
     for word, value in (
@@ -85,17 +87,17 @@ def convolve(
     ):
         if len(value) != axes:
             raise ValueError(
-                f"convolve: {word} needs {axes} entries, one per spatial axis, got {value}"
+                f"{who}: {word} needs {axes} entries, one per spatial axis, got {value}"
             )
     if min(strides + dilation + input_dilation) < 1 or groups < 1:
         raise ValueError(
-            "convolve: strides, dilations and groups must be at least 1, got "
+            f"{who}: strides, dilations and groups must be at least 1, got "
             f"strides={strides}, dilation={dilation}, input_dilation={input_dilation}, {groups=}"
         )
     inputs, per_group, features = x.shape[-1], kernel.shape[-2], kernel.shape[-1]
     if inputs != per_group * groups or features % groups:
         raise ValueError(
-            f"convolve: {groups} groups need a kernel (*window, inputs / {groups}, a multiple of "
+            f"{who}: {groups} groups need a kernel (*window, inputs / {groups}, a multiple of "
             f"{groups}), got {kernel.shape} for x of shape {x.shape}"
         )
     form = Form(
@@ -103,7 +105,7 @@ def convolve(
     )
     if min(form.room()) < 1:
         raise ValueError(
-            f"convolve: a window of {kernel.shape[:-2]} with dilation {dilation} does not fit into "
+            f"{who}: a window of {kernel.shape[:-2]} with dilation {dilation} does not fit into "
             f"an input of {x.shape[1:-1]} with padding {padding}. Pad more, or use a smaller kernel"
         )
 
@@ -173,9 +175,11 @@ def _batch(operands, dims, *, wanted, form):
     ]
     if None not in dims:
         size = operands[0].shape[0]
-        operands = [a.reshape(-1, *a.shape[2:]) for a in operands]  # (b, e, ...) -> (b * e, ...)
+        each = operands[0].shape[1]
+        # (b, e, ...) -> (b * e, ...)
+        operands = [a.reshape(size * each, *a.shape[2:]) for a in operands]
         result = convolution_p.bind(*operands, wanted=wanted, form=form)
-        return result.reshape(size, -1, *result.shape[1:]), 0
+        return result.reshape(size, each, *result.shape[1:]), 0
     batched = dims.index(None) ^ 1
     name = _OPERANDS[wanted][batched]
     shared = _SHARED[frozenset((name, wanted))]
@@ -189,8 +193,9 @@ def _fold(a, axis, grouped, groups):
     """(b, ..., g * c, ...) -> (..., g * b * c, ...)."""
     g, axis = (groups if grouped else 1), axis % (a.ndim - 1)
     rest = a.shape[1:]
-    a = a.reshape(a.shape[0], *rest[:axis], g, rest[axis] // g, *rest[axis + 1 :])
-    return jnp.moveaxis(a, 0, axis + 1).reshape(*rest[:axis], -1, *rest[axis + 1 :])
+    size = a.shape[0]
+    a = a.reshape(size, *rest[:axis], g, rest[axis] // g, *rest[axis + 1 :])
+    return jnp.moveaxis(a, 0, axis + 1).reshape(*rest[:axis], size * rest[axis], *rest[axis + 1 :])
 
 
 def _unfold(a, axis, grouped, groups, size):

@@ -291,10 +291,10 @@ def _products_by_rows(x, y, form):
     none = ((0, 0),) * len(form.window)
     y = y.reshape(-1, y.shape[-1])
     products = [
-        lax.dot_general(row.reshape(y.shape[0], -1), y, (((0,), (0,)), ((), ())))
+        lax.dot_general(row.reshape(y.shape[0], row.shape[-1]), y, (((0,), (0,)), ((), ())))
         for row in taps(wide, (*rows, 1), (*form.strides[:-1], 1), none, (*form.dilation[:-1], 1))
     ]
-    return jnp.stack(products).reshape(*form.window, x.shape[-1], -1)
+    return jnp.stack(products).reshape(*form.window, x.shape[-1], y.shape[-1])
 
 
 def _seen(x, form):
@@ -312,9 +312,10 @@ def _with_y_shifted(form):
 def _shifted_products(x, y, form):
     """One matrix product per tap of the kernel, in groups."""
     g = form.groups
-    y = y.reshape(*y.shape[:-1], g, -1)
+    inputs, features = x.shape[-1] // g, y.shape[-1]
+    y = y.reshape(*y.shape[:-1], g, features // g)
     products = [
-        jnp.einsum("n...gi,n...go->igo", tap.reshape(*tap.shape[:-1], g, -1), y)
+        jnp.einsum("n...gi,n...go->igo", tap.reshape(*tap.shape[:-1], g, inputs), y)
         for tap in _seen(x, form)
     ]
-    return jnp.stack(products).reshape(*form.window, x.shape[-1] // g, -1)
+    return jnp.stack(products).reshape(*form.window, inputs, features)

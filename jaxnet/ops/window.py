@@ -1,12 +1,16 @@
 """Sliding windows: sizes, strides and padding as users write them, and the taps of a window."""
 
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from jaxnet.checks import check_rank
 
 Padding = Literal["SAME", "VALID", "CAUSAL"] | int | Sequence[int | tuple[int, int]]
 
@@ -19,12 +23,14 @@ def spatial_axes(who: str, x: Any) -> int:
       x: array or spec.
 
     Raises:
+      TypeError: where x is no array.
       ValueError: where x has no spatial axis.
 
     Example:
       >>> spatial_axes("conv", jn.spec((32, 28, 28, 1)))
       2
     """
+    check_rank(who, x, 0, "(batch, *space, features)")
     if len(x.shape) < 3:
         raise ValueError(
             f"{who}: expected an input of shape (batch, *space, features), such as "
@@ -50,13 +56,15 @@ def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tupl
       >>> per_axis("conv", "strides", 2, axes=3)
       (2, 2, 2)
     """
-    entries = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+    given: Any = value
+    many = isinstance(given, Sequence) or np.ndim(given) == 1
+    entries: tuple[Any, ...] = tuple(given) if many else (given,) * axes
     if len(entries) != axes:
         raise ValueError(
             f"{who}: {word} needs {axes} entries, one per spatial axis of the input, got {value}. "
             "A single number is repeated for all axes"
         )
-    if not all(_is_int(entry) and entry >= 1 for entry in entries):
+    if not all(_is_int(entry) and 1 <= entry < 2**31 for entry in entries):
         raise ValueError(f"{who}: {word} must be whole numbers of at least 1, got {value}")
     return tuple(int(entry) for entry in entries)
 
@@ -172,7 +180,11 @@ def taps(
 
 
 def _is_int(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool | np.bool_)
 
 
 def _is_pair(value: Any) -> bool:

@@ -213,9 +213,7 @@ def _named(tree: PyTree, who: str) -> dict[str, Any]:
     """The leaves by path, and what is empty."""
     named: dict[str, Any] = {}
     try:
-        found = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: bool(_empty(leaf)))[
-            0
-        ]
+        found, _ = jax.tree_util.tree_flatten_with_path(tree, lambda leaf: bool(_empty(leaf)))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{who}: the names in a dict must be all strings: {error}") from None
     for keys, leaf in found:

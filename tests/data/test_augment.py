@@ -159,7 +159,18 @@ def test_integers_are_not_mixed_or_scaled_to_0(make, dtype, request):
             run(jax.random.key(0), (x, np.arange(4) % 3))
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_of_no_class_are_refused_or_nan(label):
+    x, labels = jnp.ones((2, 4)), jnp.array([label, 1])
+    with pytest.raises(ValueError, match=rf"mixup: labels must be in \[0, 3\), got {label}"):
+        mixup(0.2, 3)(jax.random.key(0), (x, labels))
+    _, targets = jax.jit(mixup(0.2, 3))(jax.random.key(0), (x, labels))
+    assert jnp.isnan(targets).any() and targets.dtype == x.dtype
+
+
 def test_void_that_the_masks_cannot_hold():
+    with pytest.raises(TypeError, match="on_masks: void must be an integer, got 2.5"):
+        on_masks(random_shift(1), void=2.5)
     batch = jnp.ones((1, 3, 4, 3)), jnp.ones((1, 3, 4), jnp.uint8)
     with pytest.raises(ValueError, match="on_masks: void must be in 0..255 for masks of uint8"):
         on_masks(lambda key, x: x, void=300)(jax.random.key(0), batch)

@@ -163,3 +163,7 @@ def test_arguments_of_flops_of_another_type():
         flops(None, jn.spec((2,)))
     with pytest.raises(TypeError, match="flops: the input must be an array"):
         flops(jnp.sum, "a")
+
+
+def test_memory_as_an_integer_of_many_bits():
+    assert memory(jn.dense(3), jn.spec((2, 5)), 16 * 2**30).memory == 16 * 2**30

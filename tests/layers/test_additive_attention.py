@@ -58,3 +58,16 @@ def test_messages():
     says(r"got \(4,\) and \(2, 5, 7\)", jn.spec((4,)), memory)
     wrong = {"key": jn.spec((2, 5, 4)), "value": memory}
     says(r"expected keys of shape \(2, 5, 3\) for a memory .*, got \(2, 5, 4\)", queries, wrong)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.bool_])
+def test_a_memory_of_integers_is_refused(dtype):
+    layer = jn.additive_attention(4)
+    queries, memory, lengths = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 7), dtype), jnp.array([5, 2])
+    with pytest.raises(TypeError, match="additive_attention: expected an input of floats, got"):
+        layer.init(jax.random.key(0), (queries, memory, lengths))  # the weights would become 0
+    for part in ("key", "value"):
+        given = {"key": jnp.ones((2, 5, 4)), "value": jnp.ones((2, 5, 7))}
+        given[part] = given[part].astype(dtype)
+        with pytest.raises(TypeError, match="expected an input of floats"):
+            layer.init(jax.random.key(0), (queries, given, lengths))

@@ -480,3 +480,49 @@ def test_messages():
         layer.apply(params, {}, (data, jnp.array([1, 2, 3])))
     with pytest.raises(ValueError, match=r"got \(5, 4\) bool"):
         layer.apply(params, {}, (data, jnp.ones((5, 4), bool)))
+
+
+@pytest.mark.parametrize("layer", [jn.multi_head_attention(2), jn.additive_attention(4)],
+                         ids=lambda layer: layer.name)  # fmt: skip
+@pytest.mark.parametrize("lengths", [[5, 99], [-3, 5]], ids=str)
+def test_lengths_beyond_the_places_raise(layer, lengths):
+    given = draw(2, 3, 4), draw(2, 5, 6), jnp.array(lengths)
+    params, state = layer.init(jax.random.key(0), given)
+    wrong = next(n for n in lengths if n != 5)
+    with pytest.raises(ValueError, match=rf"lengths must be in \[0, 6\), got {wrong}"):
+        layer.apply(params, state, given)
+    # Inside jit, where they are not known, they count as 0 or as all places.
+    y, _ = jax.jit(layer.apply)(params, state, given)
+    wanted, _ = layer.apply(params, state, (*given[:2], jnp.clip(given[2], 0, 5)))
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: attention_cache(0, 5, heads=2, head_size=4), "batch must be at least 1, got 0"),
+    (lambda: attention_cache(3, 5, heads=2.5, head_size=4), "heads must be an integer, got 2.5"),
+    (lambda: attention_cache(3, 5, heads=2, head_size=4, dtype=None), "dtype must be one of JAX"),
+    (lambda: jn.precompute_kv(None, jnp.ones((2, 3, 4))), "params must be the dict that init"),
+    (lambda: jn.precompute_kv({}, jnp.ones((2, 3, 4))), "expected the params of a multi_head_att"),
+    (lambda: jn.precompute_kv({}, jnp.ones((2, 3))), r"\(batch, places, width\), got \(2, 3\)"),
+])  # fmt: skip
+def test_caches_and_memories_of_another_kind_are_named(make, words):
+    with pytest.raises(
+        (TypeError, ValueError), match=f"^(attention_cache|precompute_kv): .*{words}"
+    ):
+        make()
+
+
+def test_a_cache_of_another_batch_is_named():
+    layer, cache = (
+        jn.multi_head_attention(2, step=True),
+        attention_cache(3, 5, heads=2, head_size=4),
+    )
+    with pytest.raises(ValueError, match="cache and x_t must have the same batch size"):
+        layer.init(jax.random.key(0), (cache, jnp.ones((2, 8))))
+    with pytest.raises(ValueError, match=r"expected \(cache, x_t\), .* got \(.* NoneType|None\)"):
+        layer.init(jax.random.key(0), (cache, None))
+
+
+def test_rotary_needs_an_even_size_of_heads():
+    with pytest.raises(ValueError, match="rotary=True needs an even size of heads, got 3"):
+        jn.multi_head_attention(2, rotary=True).init(jax.random.key(0), jn.spec((2, 5, 6)))

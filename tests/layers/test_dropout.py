@@ -87,3 +87,12 @@ def test_messages():
         jn.dropout(0.5, axes=(2,)).init(jax.random.key(0), jn.spec((2, 3)))
     with pytest.raises(ValueError, match="drop_path: needs a key in training"):
         jn.drop_path(0.5).apply({}, {}, jnp.ones((2, 3)), train=True)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("layer", [jn.dropout(0.5), jn.spatial_dropout(0.5), jn.drop_path(0.5)],
+                         ids=lambda layer: layer.kind)  # fmt: skip
+def test_integers_are_refused(layer, training):
+    x = jnp.full((2, 5, 3), 200, jnp.uint8)  # 200 / 0.5 would become 255
+    with pytest.raises(TypeError, match=f"{layer.kind}: expected an input of floats, got uint8"):
+        layer.apply({}, {}, x, key=jax.random.key(0), train=training)

@@ -189,3 +189,31 @@ def test_rotary_in_bfloat16_and_its_message():
     np.testing.assert_allclose(jn.rotary(x).astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
     with pytest.raises(ValueError, match="even head size, got 5"):
         jn.rotary(jnp.ones((1, 2, 3, 5)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32])
+def test_waves_on_integers_are_refused(dtype):
+    with pytest.raises(TypeError, match="sinusoidal_positions: expected an input of floats, got"):
+        jn.sinusoidal_positions().apply({}, {}, jnp.ones((1, 3, 2), dtype))
+    with pytest.raises(TypeError, match="rotary: x must hold floats; .*, got"):
+        jn.rotary(jnp.ones((1, 3, 2, 4), dtype))
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"positions": jnp.arange(4)}, r"positions .* \(time,\) with time = 3, got \(4,\)"),
+    ({"positions": jnp.ones((2, 3))}, r"positions .* with batch = 1, got \(2, 3\)"),
+    ({"base": 0.0}, r"base must be in \(0, inf\), got 0.0"),
+    ({"base": float("nan")}, r"base must be in \(0, inf\), got nan"),
+], ids=str)  # fmt: skip
+def test_rotary_names_what_does_not_fit(options, words):
+    with pytest.raises(ValueError, match=f"rotary: {words}"):
+        jn.rotary(jnp.ones((1, 3, 2, 4)), **options)
+
+
+@pytest.mark.parametrize("layer", [jn.learned_positions(9), jn.sinusoidal_positions()],
+                         ids=lambda layer: layer.name)  # fmt: skip
+def test_positions_of_another_form_are_named(layer):
+    x = jnp.ones((1, 3, 2))
+    for given in (x, x, x), (x, {"positions": x}):
+        with pytest.raises(ValueError, match=rf"{layer.name}: expected x or \(x, positions\)"):
+            layer.init(jax.random.key(0), given)

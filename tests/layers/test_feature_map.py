@@ -126,9 +126,12 @@ def test_frozen_waves_stay():
     [
         (lambda: polynomial(0), "polynomial: degree must be at least 1, got 0"),
         (lambda: rbf(0), "rbf: features must be at least 1, got 0"),
-        (lambda: rbf(3, width=0.0), "rbf: width must be positive, got 0.0"),
+        (lambda: rbf(3, width=0.0), r"rbf: width must be in \(0, inf\), got 0.0"),
         (lambda: random_fourier(0), "random_fourier: features must be at least 1, got 0"),
-        (lambda: random_fourier(3, -1.0), "random_fourier: bandwidth must be positive, got -1.0"),
+        (
+            lambda: random_fourier(3, -1.0),
+            r"random_fourier: bandwidth must be in \(0, inf\), got -1.0",
+        ),
         (lambda: polynomial(2).init(KEY, jn.spec((3,))), r"polynomial: expected .* got \(3,\)"),
         (lambda: rbf(2).init(KEY, jn.spec((3,))), r"rbf: expected .* got \(3,\)"),
         (lambda: random_fourier(2).init(KEY, jn.spec((3,))), r"random_fourier: expected .* \(3,\)"),
@@ -137,3 +140,9 @@ def test_frozen_waves_stay():
 def test_messages(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_products_of_integers_do_not_wrap(dtype):
+    y, _ = polynomial(4).apply({}, {}, np.array([[200]], dtype))
+    np.testing.assert_array_equal(y, np.float32([[200, 200**2, 200**3, 200**4]]))

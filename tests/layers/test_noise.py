@@ -44,12 +44,18 @@ def test_identity_in_evaluation():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="stddev must be at least 0"):
+    with pytest.raises(ValueError, match=r"stddev must be in \[0, inf\), got -1"):
         jn.gaussian_noise(-1.0)
     with pytest.raises(ValueError, match="rate is the share to drop"):
         jn.gaussian_dropout(1.0)
     for layer in (jn.gaussian_noise(1.0), jn.gaussian_dropout(0.5)):
         with pytest.raises(ValueError, match="needs a key in training"):
             layer.apply({}, {}, jnp.ones((2, 3)), train=True)
-        with pytest.raises(TypeError, match="expected a float input, got int32"):
+        with pytest.raises(TypeError, match="expected an input of floats, got int32"):
             layer.apply({}, {}, jnp.ones((2, 3), jnp.int32))
+
+
+@pytest.mark.parametrize("stddev", [float("nan"), float("inf")])
+def test_a_deviation_that_is_no_number_raises(stddev):
+    with pytest.raises(ValueError, match=f"stddev must be in .*, got {stddev}"):
+        jn.gaussian_noise(stddev)

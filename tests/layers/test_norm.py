@@ -237,3 +237,12 @@ def test_messages():
     for make in (jn.layer_norm, jn.rms_norm, jn.batch_norm):
         with pytest.raises(ValueError, match="of shape .batch, ..., features., got"):
             make().init(key, jn.spec((2,)))
+
+
+@pytest.mark.parametrize("make", [jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.instance_norm],
+                         ids=lambda make: make.__name__)  # fmt: skip
+def test_what_no_norm_takes(make):
+    with pytest.raises(ValueError, match=r"epsilon must be in \[0, inf\), got nan"):
+        make(epsilon=float("nan"))
+    with pytest.raises(TypeError, match="expected an input of real numbers, got complex64"):
+        make().init(jax.random.key(0), jn.spec((2, 5, 3), jnp.complex64))

@@ -412,3 +412,39 @@ def test_observe_looks_inside():
     params, _ = net.init(jax.random.key(0), jn.spec((2, 3, 5)))
     jn.observe(net, see, transforms=True).apply(params, {}, jnp.ones((2, 3, 5)))
     assert ("cell", "recurrent") in seen and net.kind == "serial"
+
+
+def test_the_cells_of_an_activation_are_bounded():
+    """A cell per activation would hold its closure for ever."""
+    import gc
+    import weakref
+
+    from jaxnet.ops.recurrence import simple_cell
+
+    def drop(x):
+        return jnp.tanh(x)
+
+    kept = weakref.ref(drop)
+    jn.rnn(3, activation=drop).init(jax.random.key(0), jn.spec((2, 5, 4)))
+    del drop
+    for i in range(simple_cell.cache_info().maxsize):
+        simple_cell(lambda x, i=i: x + i)
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.parametrize("make", [jn.rnn, jn.rnn_cell], ids=["layer", "cell"])
+@pytest.mark.parametrize("activation", [None, "tanh", [jnp.tanh]], ids=str)
+def test_an_activation_is_a_function(make, activation):
+    with pytest.raises(TypeError, match="rnn: activation must be a function of an array, got"):
+        make(3, activation=activation)
+
+
+@pytest.mark.parametrize("cell", [None, 3, [jn.gru_cell(3)]], ids=str)
+def test_a_cell_is_a_layer(cell):
+    with pytest.raises(TypeError, match="recurrent: cell must be a layer"):
+        jn.recurrent(cell)
+    with pytest.raises(TypeError, match="initial_carry: cell must be a layer"):
+        jn.initial_carry(cell, jn.spec((2, 3)))
+    with pytest.raises(TypeError, match="initial_carry: the input must be an array"):
+        jn.initial_carry(jn.gru_cell(3), None)

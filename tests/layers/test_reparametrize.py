@@ -227,3 +227,22 @@ def test_observe_looks_inside(wrap):
     y, _ = jn.observe(net, see, transforms=True).apply(params, state, x)
     np.testing.assert_allclose(y, net.apply(params, state, x)[0], rtol=1e-6)
     assert ("block/dense", "dense") in seen and ("block", wrap.__name__) in seen
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_spectral_norm_of_zeros_is_zero(train):
+    layer = jn.spectral_norm(jn.dense(3, use_bias=False, kernel_init=jn.initializers.zeros))
+    params, state = layer.init(key(), jn.spec((5, 4)))
+    run = jax.jit(layer.apply, static_argnames="train")
+
+    def total(params):
+        y, after = run(params, state, jnp.ones((5, 4)), train=train)
+        return y.sum(), (y, after)
+
+    (_, (y, after)), gradient = jax.value_and_grad(total, has_aux=True)(params)
+    assert (y == 0).all() and all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    # Once the kernel is not zero, its norm is found: the vectors did not become zero.
+    params = {"kernel": 7 * jnp.eye(4, 3)}
+    for _ in range(30):
+        y, after = run(params, after, jnp.eye(4), train=True)
+    np.testing.assert_allclose(jnp.linalg.norm(y, 2), 1, rtol=1e-5)

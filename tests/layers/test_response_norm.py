@@ -50,5 +50,5 @@ def test_narrow_floats():
 def test_messages():
     with pytest.raises(ValueError, match="size must be at least 1, got 0"):
         jn.local_response_norm(0)
-    with pytest.raises(ValueError, match="k must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"k must be in \(0, inf\), got 0"):
         jn.local_response_norm(k=0)

@@ -231,3 +231,22 @@ def test_an_error_says_where():
     with pytest.raises(Exception) as error:
         net.init(jax.random.key(0), {"x": jn.spec((3, 5, 2))})
     assert "in net/bidirectional/forward/out" in "".join(error.value.__notes__)
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.uint32])
+def test_the_last_step_by_lengths_of_any_integers(dtype):
+    x = jnp.arange(2 * 300.0).reshape(2, 300, 1)
+    y, _ = jn.last_step().apply({}, {}, (x, jnp.array([0, 255], dtype)))  # 0 - 1 would be 255
+    assert y.ravel().tolist() == [0.0, 300.0 + 254]
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: jn.stack_rnn(jn.gru(3), None), "stack_rnn: layer 1 must be a layer, .* got NoneType"),
+    (lambda: jn.time_distributed(3), "time_distributed: layer must be a layer, .* got int"),
+    (lambda: jn.bidirectional(None), "bidirectional: forward must be a layer, .* got NoneType"),
+    (lambda: jn.bidirectional(jn.gru(3), 0), "bidirectional: backward must be a layer, .* got int"),
+    (lambda: jn.bidirectional(jn.gru(3), merge="sum"), "bidirectional: merge must be a function"),
+])  # fmt: skip
+def test_what_is_no_layer_is_named(make, words):
+    with pytest.raises(TypeError, match=words):
+        make()

@@ -123,7 +123,7 @@ Z, Y = jnp.ones((2, 3, 4)), jnp.zeros((2, 3), int)
         (lambda: losses.ignore_label(lambda *_: None, 9)(Z, Y), "per label .* got NoneType"),
         (lambda: IGNORE(Z, jnp.zeros((2, 3))), "ignore_label: targets must hold integers"),
         (lambda: IGNORE(Z, None), "ignore_label: targets must be a JAX or NumPy array"),
-        (lambda: IGNORE(Z[..., :3], Y), r"one weight per class, 3, got 4"),
+        (lambda: IGNORE(Z[..., :3], Y), "weights must hold one per class, 3, got 4"),
         (lambda: IGNORE(Z[:, 0], Y[:, 0]), r"cancel .* one position per example,.* \(totals"),
         (lambda: losses.ignore_label(CROSS_ENTROPY, 2.5), "label must be an integer, got 2.5"),
         (lambda: losses.ignore_label(None, 9), r"loss must be a function of \(outputs, targets\)"),

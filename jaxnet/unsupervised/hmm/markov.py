@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import as_array, at_least
 from jaxnet.core import Params
 from jaxnet.initializers import Initializer
 from jaxnet.layers.sequence import read
@@ -37,15 +37,22 @@ _LOWEST = -1e20  # any logit below is probability 0 too, as weight decay may hav
 def log_probabilities(logits: jax.Array) -> jax.Array:
     """log softmax over the last axis, with exact zeros: -inf where a logit is below -1e20.
 
-    A row of such logits alone is -inf throughout: no transition leaves that state.
+    A row of such logits alone is -inf throughout: no transition leaves that state. A row with a NaN
+    is NaN.
+
+    Args:
+      logits: (..., states).
+
+    Raises:
+      TypeError, ValueError: for another dtype, or no axis.
 
     Example:
       >>> p = jnp.exp(log_probabilities(jnp.array([0.0, jnp.log(3.0), NEVER])))
       >>> bool(jnp.allclose(p, jnp.array([0.25, 0.75, 0.0])))
       True
     """
-    logits = jnp.asarray(logits)
-    possible = logits > _LOWEST
+    logits = as_array("log_probabilities", "logits", logits, "(..., states)", "reals")
+    possible = ~(logits <= _LOWEST)  # NaN is not hidden
     # Without -inf, whose gradient would be NaN.
     return jnp.where(possible, jax.nn.log_softmax(jnp.maximum(logits, NEVER)), -jnp.inf)
 
@@ -67,6 +74,8 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
       >>> jnp.exp(log_probabilities(first_state(jax.random.key(0), (3,)))).tolist()
       [1.0, 0.0, 0.0]
     """
+    if len(shape) != 1:
+        raise ValueError(f"first_state: shape must be (states,), got {tuple(shape)}")
     return jnp.asarray(np.where(np.arange(shape[0]) == 0, 0, NEVER), dtype)
 
 
@@ -120,11 +129,11 @@ def forward(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
 
     Returns:
       (batch, time, states), zero beyond the lengths, and (batch,): the log-likelihoods in nats. It
-      is 0 for a sequence of no steps, -inf for an impossible one, NaN where a score is NaN.
+      is 0 for a sequence of no steps, -inf for an impossible one, NaN where a score or a param is.
 
     Raises:
       ValueError: for shapes that do not fit, or lengths out of range.
-      TypeError: for lengths that are not integers.
+      TypeError: for what is no array, and lengths that are not integers.
 
     Example:
       >>> params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
@@ -206,7 +215,7 @@ def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
     Returns:
       Paths (batch, time) int32, -1 beyond the lengths; among equally likely paths the one whose
       later states have the lower numbers. Log-probabilities (batch,), which are differentiable: 0
-      for no steps. If no path is possible, or a score is NaN, the path is -1 throughout and its
+      for no steps. If no path is possible, or a number is NaN, the path is -1 throughout and its
       log-probability -inf, or NaN.
 
     Raises:
@@ -235,15 +244,20 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
       log_prior: (states,), the log frequency of each state in the training steps; a state that
         never occurred (-inf) gets scores of -inf.
 
+    Raises:
+      TypeError, ValueError: for shapes or dtypes that do not fit.
+
     Example:
       >>> scaled_likelihoods(jnp.zeros((1, 1, 2)), jnp.log(jnp.array([0.5, 0.25])))[0, 0].tolist()
       [0.0, 0.693...]
 
     Reference: Bourlard and Morgan 1994, "Connectionist Speech Recognition: A Hybrid Approach".
     """
-    log_prior = jnp.asarray(log_prior)
-    known = log_prior > _LOWEST
-    scores = jax.nn.log_softmax(jnp.asarray(logits)) - jnp.where(known, log_prior, 0)
+    who, sizes = "scaled_likelihoods", {}
+    logits = as_array(who, "logits", logits, "(batch, time, states)", "reals", sizes)
+    log_prior = as_array(who, "log_prior", log_prior, "(states,)", "reals", sizes)
+    known = ~(log_prior <= _LOWEST)
+    scores = jax.nn.log_softmax(logits) - jnp.where(known, log_prior, 0)
     return jnp.where(known, scores, -jnp.inf)
 
 
@@ -254,21 +268,16 @@ def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
             f"{who}: params must be a dict with 'start' (states,) and 'transition' (states, "
             f"states), got {sorted(params) if isinstance(params, dict) else type(params).__name__}"
         )
-    start, transition = jnp.asarray(params["start"]), jnp.asarray(params["transition"])
-    if start.ndim != 1 or transition.shape != 2 * start.shape:
-        raise ValueError(
-            f"{who}: params must have start (states,) and transition (states, states), got "
-            f"{start.shape} and {transition.shape}"
-        )
-    scores = jnp.asarray(scores)
-    if scores.ndim != 3 or scores.shape[2] != len(start):
-        raise ValueError(
-            f"{who}: scores must be (batch, time, states) with {len(start)} states, got "
-            f"{scores.shape}; write scores = emission.score(params['emission'], x)"
-        )
+    sizes: dict[str, Any] = {}
+    start = as_array(who, "params['start']", params["start"], "(states,)", "reals", sizes)
+    transition = as_array(
+        who, "params['transition']", params["transition"], "(states, states)", "reals", sizes
+    )
+    # Of an emission: scores = emission.score(params["emission"], x)
+    scores = as_array(who, "scores", scores, "(batch, time, states)", "reals", sizes)
     if lengths is None:
         lengths = jnp.full(scores.shape[0], scores.shape[1])
-    mask = read((scores, jnp.asarray(lengths)), who).mask()
+    mask = read((scores, lengths), who).mask()
     return start, transition, scores, mask
 
 
@@ -344,10 +353,11 @@ def _viterbi(start, transition, scores, mask):
         score, counts = now  # (batch, states), (batch, 1)
         ways = delta[:, :, None] + log_transition  # (batch, from, to)
         came_from = jnp.where(counts, ways.argmax(1).astype(jnp.int32), here)
-        return jnp.where(counts, ways.max(1) + score, delta), came_from
+        moved, top = _shifted(ways.max(1) + score)
+        return jnp.where(counts, moved, delta), (came_from, jnp.where(counts, top, 0))
 
-    first = log_probabilities(start) + jnp.where(mask[:, :1], scores[:, 0], 0)
-    delta, came_from = jax.lax.scan(step, first, _later(scores, mask))
+    first, shift = _shifted(log_probabilities(start) + jnp.where(mask[:, :1], scores[:, 0], 0))
+    delta, (came_from, tops) = jax.lax.scan(step, first, _later(scores, mask))
     last = delta.argmax(1).astype(jnp.int32)  # (batch,)
 
     def back(state, came_from):
@@ -356,5 +366,5 @@ def _viterbi(start, transition, scores, mask):
 
     _, earlier = jax.lax.scan(back, last, came_from, reverse=True)
     path = _by_time(jnp.concatenate([earlier, last[None]]))  # (batch, time)
-    score = jnp.where(mask[:, 0], delta.max(1), 0)
+    score = jnp.where(mask[:, 0], delta.max(1) + (shift + tops.sum(0))[:, 0], 0)
     return jnp.where(mask & (score > -jnp.inf)[:, None], path, -1), score
