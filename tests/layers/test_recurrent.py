@@ -434,7 +434,7 @@ def test_the_cells_of_an_activation_are_bounded():
 
 
 @pytest.mark.parametrize("make", [jn.rnn, jn.rnn_cell], ids=["layer", "cell"])
-@pytest.mark.parametrize("activation", [None, "tanh", [jnp.tanh]], ids=str)
+@pytest.mark.parametrize("activation", [None, "tanh", [jnp.tanh]], ids=["None", "word", "list"])
 def test_an_activation_is_a_function(make, activation):
     with pytest.raises(TypeError, match="rnn: activation must be a function of an array, got"):
         make(3, activation=activation)
