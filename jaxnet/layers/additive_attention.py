@@ -6,8 +6,9 @@ import jax.numpy as jnp
 
 from jaxnet.checks import at_least, check_floats, check_options
 from jaxnet.core import Layer, child_key, param_dtype
-from jaxnet.initializers import Initializer, draw, lecun_normal
+from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.attention import split_inputs
+from jaxnet.layers.draw import draw
 from jaxnet.ops.attention import expand_mask, masked_softmax
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxnet.checks import as_array, at_least, check_options, check_range, needs_key, within
 from jaxnet.core import Layer, Params, PyTree, child_key, describe, param_dtype
 from jaxnet.core.messages import check_dict, check_dtype
-from jaxnet.initializers import Initializer, draw, lecun_normal, zeros
+from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.draw import draw
 from jaxnet.layers.embedding import rotary as rotate
 from jaxnet.ops.attention import (
     dot_product_attention,

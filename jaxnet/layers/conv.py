@@ -6,7 +6,8 @@ import jax
 
 from jaxnet.checks import at_least, check_options
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, draw, lecun_normal, zeros
+from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.draw import draw
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 

@@ -2,7 +2,8 @@
 
 from jaxnet.checks import at_least, check_options, check_rank
 from jaxnet.core import Layer, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, draw, lecun_normal, zeros
+from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.layers.draw import draw
 
 
 def dense(

@@ -16,7 +16,8 @@ from jaxnet.checks import (
     within,
 )
 from jaxnet.core import Layer, describe, param_dtype, stateless
-from jaxnet.initializers import Initializer, draw, normal, variance_scaling
+from jaxnet.initializers import Initializer, normal, variance_scaling
+from jaxnet.layers.draw import draw
 
 # Variance 1 / features, so that tied logits start with the variance of their inputs.
 _one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, constant, draw, normal, variance_scaling
+from jaxnet.initializers import Initializer, constant, normal, variance_scaling
+from jaxnet.layers.draw import draw
 from jaxnet.ops.precision import output_dtype
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
-from jaxnet.initializers import Initializer, draw, ones, zeros
+from jaxnet.initializers import Initializer, ones, zeros
+from jaxnet.layers.draw import draw
 from jaxnet.ops.precision import output_dtype, wide
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxnet.checks import a_layer, at_least, check_input, check_options, check_rank
 from jaxnet.core import Layer, Params, PyTree, child_key, key_spec, param_dtype, stateless
-from jaxnet.initializers import Initializer, draw, normal
+from jaxnet.initializers import Initializer, normal
+from jaxnet.layers.draw import draw
 from jaxnet.layers.sequence import read
 from jaxnet.ops.recurrence import GRU, Cell, hidden, project, unroll
 
