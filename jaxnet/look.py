@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import a_function, a_layer, check_options
 from jaxnet.core.compose import Watch, compose, look_inside, recompose
-from jaxnet.core.contract import Layer, Memo, Params, State, as_layer
+from jaxnet.core.contract import Layer, Memo, Params, State
 from jaxnet.core.messages import Path, PyTree, flat, mismatch
 
 
@@ -39,7 +40,9 @@ def observe(
       inner serial (2, 3)
        serial (2, 3)
     """
-    layer = as_layer(layer)
+    layer = a_layer("observe", "layer", layer)
+    a_function("observe", "see", see, "(path, layer, x, y)")
+    check_options("observe", transforms=transforms)
     watch = Watch(see, transforms=transforms)
     if callable(layer.inside):
         watched = lambda m, x: see((), layer, x, layer.inside(m.watched(watch), x))  # noqa: E731
@@ -81,6 +84,9 @@ def tap(layer: Layer, *paths: str) -> Layer:
       >>> float(doubled[0, 0]), bool((cos == jnp.cos(jnp.sin(2.0))).all())
       (2.0, True)
     """
+    layer = a_layer("tap", "layer", layer)
+    if not all(isinstance(path, str) for path in paths):
+        raise TypeError(f"tap: paths must be words such as 'block_3/conv_1', got {paths!r:.60}")
     if not paths:
         raise ValueError(f"tap: expected at least one path, such as tap({layer.name}, 'conv_1')")
     if not callable(layer.inside):
@@ -128,6 +134,9 @@ def pick(tree: Params | State, like: Params | State) -> dict[str, Any]:
       >>> jn.pick(params, {"conv": {"kernel": jn.spec((3, 4))}})["conv"]["kernel"].shape
       (3, 4)
     """
+    for what, part in (("tree", tree), ("like", like)):
+        if not isinstance(part, dict):
+            raise TypeError(f"pick: {what} must be a dict of arrays, got {type(part).__name__}")
     have, wanted = dict(flat(tree)), flat(like)
     got = {name: jnp.shape(have[name]) for name, _ in wanted if name in have}
     lines = [

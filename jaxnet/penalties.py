@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnet.checks import a_function, within
 from jaxnet.losses.arrays import wide
 
 Where = Callable[[tuple[str, ...]], bool]
@@ -34,7 +35,9 @@ def is_kernel(path: tuple[str, ...]) -> bool:
       >>> is_kernel(("dense", "kernel")), is_kernel(("dense", "bias"))
       (True, False)
     """
-    return path[-1] == "kernel" or path[-1].endswith("_kernel")
+    if not isinstance(path, tuple) or not all(isinstance(name, str) for name in path):
+        raise TypeError(f"is_kernel: path must be a tuple of names, got {path!r:.60}")
+    return bool(path) and (path[-1] == "kernel" or path[-1].endswith("_kernel"))
 
 
 def l1(strength: float, *, where: Where = is_kernel) -> Penalty:
@@ -119,7 +122,9 @@ def proximal_l1(
 
     Reference: Beck and Teboulle 2009, "A Fast Iterative Shrinkage-Thresholding Algorithm".
     """
-    _check_strength("proximal_l1", strength)
+    _check_options("proximal_l1", strength, where)
+    if not callable(learning_rate):
+        within("proximal_l1", "learning_rate", learning_rate, "[0, inf)")
 
     def init(params):
         _chosen("proximal_l1", params, where)
@@ -148,7 +153,7 @@ def proximal_l1(
 
 
 def _penalty(who: str, strength: float, where: Where, norm: Callable) -> Penalty:
-    _check_strength(who, strength)
+    _check_options(who, strength, where)
 
     def penalty(params):
         return jnp.asarray(strength * sum(norm(wide(w)) for w in _chosen(who, params, where)))
@@ -168,6 +173,11 @@ def _squares(w: jax.Array) -> jax.Array:
 
 def _chosen(who: str, params: Any, where: Where) -> list[jax.Array]:
     entries = jax.tree_util.tree_flatten_with_path(params)[0]
+    for path, leaf in entries:
+        if not path or not hasattr(leaf, "dtype"):
+            name = "/".join(("params", *_names(path)))
+            of = "an array" if path else "nested dicts of arrays"
+            raise TypeError(f"{who}: {name} must be {of}, got {type(leaf).__name__}")
     chosen = [leaf for path, leaf in entries if where(_names(path))]
     if not chosen:
         names = ", ".join("/".join(_names(path)) for path, _ in entries) or "no entries"
@@ -183,6 +193,6 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
-def _check_strength(who: str, strength: Any) -> None:
-    if isinstance(strength, int | float) and strength < 0:
-        raise ValueError(f"{who}: strength must be at least 0, got {strength}")
+def _check_options(who: str, strength: Any, where: Any) -> None:
+    within(who, "strength", strength, "[0, inf)")
+    a_function(who, "where", where, "a path, a tuple of names")

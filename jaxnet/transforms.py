@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
-from jaxnet.core import Layer, PyTree, as_layer, describe, key_spec
+from jaxnet.checks import a_function, a_layer, at_least
+from jaxnet.core import Layer, PyTree, describe, key_spec
+from jaxnet.core.messages import check_dict, check_dtype, flat
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -26,7 +27,8 @@ def repeat(layer: Layer, n: int) -> Layer:
       n: number of copies, at least 1.
 
     Raises:
-      ValueError: for n below 1, or a layer that changes the shape.
+      TypeError: for no layer, or an n that is no integer.
+      ValueError: for n below 1, a layer that changes the shape, or params of another n.
 
     Example:
       >>> net = jn.repeat(jn.residual(jn.dense(3)), 5)
@@ -37,7 +39,7 @@ def repeat(layer: Layer, n: int) -> Layer:
       >>> y.shape
       (2, 3)
     """
-    layer = as_layer(layer)
+    layer = a_layer("repeat", "layer", layer)
     at_least("repeat", "n", n)
 
     def init(key, x):
@@ -53,6 +55,8 @@ def repeat(layer: Layer, n: int) -> Layer:
         return drawn
 
     def apply(params, state, x, *, key=None, train=False):
+        _check_copies("repeat", n, params, state)
+
         def body(x, each):
             i, params, state = each
             here = None if key is None else jax.random.fold_in(key, i)
@@ -74,6 +78,10 @@ def ensemble(layer: Layer, n: int) -> Layer:
       layer: any layer.
       n: number of members, at least 1.
 
+    Raises:
+      TypeError: for no layer, or an n that is no integer.
+      ValueError: for n below 1, or params of another n.
+
     Example:
       >>> net = jn.ensemble(jn.dense(4), 5)
       >>> params, state = net.init(jax.random.key(0), jn.spec((2, 3)))
@@ -81,13 +89,15 @@ def ensemble(layer: Layer, n: int) -> Layer:
       >>> params["kernel"].shape, y.shape
       ((5, 3, 4), (5, 2, 4))
     """
-    layer = as_layer(layer)
+    layer = a_layer("ensemble", "layer", layer)
     at_least("ensemble", "n", n)
 
     def init(key, x):
         return stacked_init(layer, key, x, n)
 
     def apply(params, state, x, *, key=None, train=False):
+        _check_copies("ensemble", n, params, state)
+
         def member(i, params, state):
             here = None if key is None else jax.random.fold_in(key, i)
             return layer.apply(params, state, x, key=here, train=train)
@@ -114,8 +124,9 @@ def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
 
     Reference: Chen et al. 2016, "Training deep nets with sublinear memory cost".
     """
-
-    layer = as_layer(layer)
+    layer = a_layer("remat", "layer", layer)
+    if policy is not None:
+        a_function("remat", "policy", policy, "a primitive and its arguments")
 
     def apply(params, state, x, *, key=None, train=False):
         def run(params, state, x, key):
@@ -138,6 +149,7 @@ def cast(layer: Layer, dtype: Any) -> Layer:
       dtype: a float dtype.
 
     Raises:
+      TypeError: for no layer, or what is no dtype.
       ValueError: for a dtype that is not a float.
 
     Example:
@@ -149,9 +161,10 @@ def cast(layer: Layer, dtype: Any) -> Layer:
 
     Reference: Micikevicius et al. 2018, "Mixed precision training".
     """
+    layer = a_layer("cast", "layer", layer)
+    check_dtype("cast", dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"cast: dtype must be a float, such as jnp.bfloat16, got {dtype}")
-    layer = as_layer(layer)
 
     def to(tree: PyTree, dtype: Any) -> PyTree:
         floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
@@ -184,14 +197,25 @@ def freeze(layer: Layer) -> Layer:
       >>> float(jnp.abs(grads["dense"]["kernel"]).sum()), float(grads["head"]["bias"].sum())
       (0.0, 4.0)
     """
-
-    layer = as_layer(layer)
+    layer = a_layer("freeze", "layer", layer)
 
     def apply(params, state, x, *, key=None, train=False):
         y, _ = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
         return y, jax.lax.stop_gradient(state)
 
     return Layer(layer.init, apply, layer.name, "freeze", (layer, freeze))
+
+
+def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
+    """Raises unless every entry has a leading axis of n."""
+    for kind, tree in (("params", params), ("state", state)):
+        check_dict(kind, (who,), tree)
+        for path, leaf in flat(tree):
+            if jnp.shape(leaf)[:1] != (n,):
+                raise ValueError(
+                    f"{who}: {kind}/{path} must have a leading axis of n = {n}, got "
+                    f"{jnp.shape(leaf)}; do they belong to another n?"
+                )
 
 
 def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTree, PyTree]:

@@ -67,7 +67,9 @@ def test_nothing_to_penalize_raises():
 
 @pytest.mark.parametrize("make", [penalties.l1, penalties.l2, penalties.proximal_l1])
 def test_a_negative_strength_raises(make):
-    with pytest.raises(ValueError, match=f"{make.__name__}: strength must be at least 0, got -1"):
+    with pytest.raises(
+        ValueError, match=f"{make.__name__}: strength must be in \\[0, inf\\), got -1"
+    ):
         make(-1, *((0.1,) if make is penalties.proximal_l1 else ()))
 
 
@@ -201,3 +203,18 @@ def test_penalty_in_training():
     train_state, metrics = trainer.step(train_state, (x, y))
     np.testing.assert_allclose(train_state.params["kernel"], 0.8 * before["kernel"], 1e-6)
     np.testing.assert_allclose(metrics["loss"], 0.1 * np.square(before["kernel"]).sum(), 1e-6)
+
+
+@pytest.mark.parametrize(("make", "error", "words"), [
+    (lambda: penalties.l1("1"), TypeError, "l1: strength must be a number"),
+    (lambda: penalties.l2(float("nan")), ValueError, r"l2: strength must be in \[0, inf\), got nan"),
+    (lambda: penalties.l2(1.0, where="kernel"), TypeError, "l2: where must be a function"),
+    (lambda: penalties.proximal_l1(1.0, None), TypeError, "learning_rate must be a number"),
+    (lambda: penalties.proximal_l1(1.0, -1.0), ValueError, "learning_rate must be in"),
+    (lambda: penalties.l1(1.0)(jnp.ones(3)), TypeError, "l1: params must be nested dicts of arrays"),
+    (lambda: penalties.l1(1.0)({"kernel": "a"}), TypeError, "l1: params/kernel must be an array"),
+    (lambda: penalties.is_kernel("kernel"), TypeError, "is_kernel: path must be a tuple of names"),
+])  # fmt: skip
+def test_arguments_of_another_kind_are_named(make, error, words):
+    with pytest.raises(error, match=words):
+        make()

@@ -163,3 +163,50 @@ def test_transforms_nest():
 def test_none_is_no_number_of_layers(make):
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         make(jn.dense(3), 0)
+
+
+@pytest.mark.parametrize("transform", [jn.repeat, jn.ensemble], ids=lambda f: f.__name__)
+def test_params_of_another_n_are_named(transform):
+    x = jnp.ones((2, 3))
+    for layer in (jn.dense(3), jn.serial(jn.dense(3))):
+        params, state = transform(layer, 5).init(jax.random.key(0), x)
+        name = "kernel" if layer.name == "dense" else "dense/kernel"
+        words = rf"{transform.__name__}: params/{name} must .* n = 4, got \(5, 3, 3\)"
+        with pytest.raises(ValueError, match=words):
+            transform(layer, 4).apply({name: params[name]} if name in params else {
+                "dense": {"kernel": params["dense"]["kernel"]}}, state, x)  # fmt: skip
+        with pytest.raises(TypeError, match=f"{transform.__name__}: params must be the dict"):
+            transform(layer, 4).apply(None, state, x)
+
+
+@pytest.mark.parametrize("n", [2.5, None, "3", True], ids=repr)
+@pytest.mark.parametrize("transform", [jn.repeat, jn.ensemble], ids=lambda f: f.__name__)
+def test_n_is_an_integer(transform, n):
+    with pytest.raises(TypeError, match=f"{transform.__name__}: n must be an integer, got"):
+        transform(jn.dense(3), n)
+
+
+@pytest.mark.parametrize("layer", [None, 3, [jn.dense(3)]], ids=str)
+@pytest.mark.parametrize("transform", [
+    jn.freeze, jn.remat, lambda f: jn.repeat(f, 2), lambda f: jn.ensemble(f, 2),
+    lambda f: jn.cast(f, jnp.bfloat16), jn.weight_norm, jn.spectral_norm,
+    lambda f: jn.tap(f, "dense"), lambda f: jn.observe(f, lambda *a: a[-1]),
+])  # fmt: skip
+def test_what_is_no_layer_is_named(transform, layer):
+    with pytest.raises(TypeError, match=r"^\w+: layer must be a layer, such as jn.dense\(3\), got"):
+        transform(layer)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: jn.cast(jn.dense(3), "abc"), "cast: dtype must be one of JAX"),
+    (lambda: jn.cast(jn.dense(3), None), "cast: dtype must be one of JAX"),
+    (lambda: jn.remat(jn.dense(3), policy=3), "remat: policy must be a function"),
+    (lambda: jn.observe(jn.dense(3), None), "observe: see must be a function of"),
+    (lambda: jn.observe(jn.dense(3), print, transforms=1), "observe: transforms must be True or"),
+    (lambda: jn.tap(jn.serial(jn.dense(3)), 3), r"tap: paths must be words .* got \(3,\)"),
+    (lambda: jn.pick(None, {}), "pick: tree must be a dict of arrays, got NoneType"),
+    (lambda: jn.pick({}, []), "pick: like must be a dict of arrays, got list"),
+])  # fmt: skip
+def test_options_of_another_kind_are_named(make, words):
+    with pytest.raises(TypeError, match=words):
+        make()

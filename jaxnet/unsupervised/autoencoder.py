@@ -16,9 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import at_least, needs_key, within
+from jaxnet.checks import (
+    a_function,
+    a_layer,
+    as_array,
+    at_least,
+    check_options,
+    needs_key,
+    within,
+)
 from jaxnet.composition import serial
 from jaxnet.core import Layer, Params, child_key, compose
+from jaxnet.core.messages import check_key
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.layers.dense import dense
 from jaxnet.look import observe
@@ -37,6 +46,7 @@ def with_code(net: Layer) -> Layer:
       net: an autoencoder, which calls `m(jn.models.code, z)` once, on its code.
 
     Raises:
+      TypeError: for a net that is no layer.
       ValueError: at `init` and `apply`, if the net has no such call, or several.
 
     Example:
@@ -46,6 +56,7 @@ def with_code(net: Layer) -> Layer:
       >>> y.shape, z.shape
       ((5, 7), (5, 3))
     """
+    net = a_layer("with_code", "net", net)
 
     def forward(m, x):
         codes = []
@@ -78,7 +89,7 @@ def reconstruction(
       penalty: of the parameters, added to the loss; see `jaxnet.penalties`.
 
     Raises:
-      TypeError: for a batch that is not an array.
+      TypeError: for a net, loss or penalty of another type, and a batch that is not an array.
       ValueError: if the output or the loss does not have the shape of x.
 
     Example:
@@ -109,6 +120,7 @@ def denoising_reconstruction(
         `lambda key, x: x + 0.3 * jax.random.normal(key, x.shape)`.
 
     Raises:
+      TypeError: as `reconstruction`, or if corrupt is not a function.
       ValueError: in training without a key.
 
     Example:
@@ -119,6 +131,7 @@ def denoising_reconstruction(
 
     Reference: Vincent et al. 2010, "Stacked Denoising Autoencoders".
     """
+    a_function("denoising_reconstruction", "corrupt", corrupt, "(key, x)")
     return _objective(net, "denoising_reconstruction", loss, penalty, corrupt=corrupt)
 
 
@@ -140,6 +153,7 @@ def contractive_reconstruction(
         each, and needs a key in evaluation too.
 
     Raises:
+      TypeError: as `reconstruction`.
       ValueError: for a negative strength, less than one probe, or probes without a key.
 
     Example:
@@ -152,8 +166,7 @@ def contractive_reconstruction(
 
     Reference: Rifai et al. 2011, "Contractive Auto-Encoders".
     """
-    if strength < 0:
-        raise ValueError(f"contractive_reconstruction: strength must be at least 0, got {strength}")
+    within("contractive_reconstruction", "strength", strength, "[0, inf)")
     if probes is not None:
         at_least("contractive_reconstruction", "probes", probes)
 
@@ -190,6 +203,7 @@ def sparse_reconstruction(
       beta: weight of the sparsity, at least 0.
 
     Raises:
+      TypeError: as `reconstruction`.
       ValueError: for rho outside of (0, 1), or a negative beta.
 
     Example:
@@ -203,13 +217,13 @@ def sparse_reconstruction(
     Reference: Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2"; Ng
     2011, "Sparse autoencoder" (lecture notes).
     """
-    if beta < 0:
-        raise ValueError(f"sparse_reconstruction: beta must be at least 0, got {beta}")
+    within("sparse_reconstruction", "rho", rho, "(0, 1)")
+    within("sparse_reconstruction", "beta", beta, "[0, inf)")
     kl = kl_sparsity(rho)
 
     def sparsity(encode, x, z, key):
         value = kl(z)
-        return beta * value, {"kl": value, "activation": z.reshape(len(z), -1).mean(1)}
+        return beta * value, {"kl": value, "activation": z.mean(tuple(range(1, z.ndim)))}
 
     return _objective(net, "sparse_reconstruction", loss, penalty, extra=sparsity, scalar=True)
 
@@ -221,7 +235,7 @@ def masking_noise(rate: float) -> Corruption:
       rate: share of entries dropped, in [0, 1).
 
     Raises:
-      ValueError: for a rate outside of [0, 1).
+      TypeError, ValueError: for a rate outside of [0, 1).
 
     Example:
       >>> x = masking_noise(0.25)(jax.random.key(0), jnp.full((3, 8), 2.0))
@@ -231,6 +245,8 @@ def masking_noise(rate: float) -> Corruption:
     within("masking_noise", "rate", rate, "[0, 1)", "the share to drop")
 
     def corrupt(key, x):
+        check_key(key, "masking_noise")
+        x = as_array("masking_noise", "x", x)
         return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x, 0)
 
     return corrupt
@@ -279,7 +295,8 @@ def fit_sparse_autoencoder(
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: if x is not (n, inputs) of finite numbers, or features is below 1.
+      TypeError, ValueError: if x is not (n, inputs) of finite numbers, or an option is out of
+        range.
 
     Example:
       >>> x = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
@@ -290,20 +307,29 @@ def fit_sparse_autoencoder(
 
     Reference: Ng 2011, "Sparse autoencoder" (lecture notes).
     """
-    x = check_examples(x, features, "fit_sparse_autoencoder")
+    who = "fit_sparse_autoencoder"
+    check_key(key, who)
+    x = check_examples(x, features, who)
+    at_least(who, "epochs", epochs)
+    at_least(who, "batch_size", batch_size)
+    within(who, "rho", rho, "(0, 1)")
+    within(who, "beta", beta, "[0, inf)")
+    within(who, "learning_rate", learning_rate, "(0, inf)")
+    activation = a_layer(who, "activation", activation)
+    check_options(who, progress=progress)
     x, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
     if optimizer is None:
         steps = epochs * (len(x) // batch_size)
         optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     glorot = glorot_uniform()
-    start = constant(float(np.log(rho / (1 - rho)))) if 0 < rho < 1 else constant(0.0)
+    start = constant(float(np.log(rho / (1 - rho))))
     encoder = dense(features, kernel_init=glorot, bias_init=start, name="encoder")
     decoder = dense(x.shape[1], kernel_init=glorot, name="decoder")
 
     def code(z):
         return z
 
-    last = () if output is None else (output,)
+    last = () if output is None else (a_layer(who, "output", output),)
     net = serial(encoder, activation, code, decoder, *last, name="sparse_autoencoder")
     learner = trainer(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
     train_state = learner.init(key, x)
@@ -325,6 +351,10 @@ def _objective(
     scalar: bool = False,
 ) -> Layer:
     """Reconstruction plus `extra(encode, x, code, key) -> (value, metrics)`."""
+    net = a_layer(kind, "net", net)
+    a_function(kind, "loss", loss, "(reconstruction, x)")
+    if penalty is not None:
+        a_function(kind, "penalty", penalty, "(params)")
     both = with_code(net)
 
     def init(key, x):
@@ -341,13 +371,14 @@ def _objective(
 
         (y, z), after = run(seen)
         values = loss(y, x)
-        if y.shape != x.shape or values.ndim < 1 or values.shape != x.shape[: values.ndim]:
+        got = getattr(values, "shape", type(values).__name__)
+        if y.shape != x.shape or got not in [x.shape[:n] for n in range(1, x.ndim + 1)]:
             raise ValueError(
                 f"{kind}: expected a reconstruction of shape {x.shape} and a loss per example or "
-                f"per entry, got {y.shape} and {values.shape}"
+                f"per entry, got {y.shape} and {got}"
             )
-        values = values.reshape(len(x), -1).sum(1)  # (batch,)
-        metrics = {"error": optax.squared_error(y, x).reshape(len(x), -1).mean(1)}
+        values = values.sum(tuple(range(1, values.ndim)))  # (batch,)
+        metrics = {"error": optax.squared_error(y, x).mean(tuple(range(1, x.ndim)))}
         if extra is not None:
             more, watched = extra(lambda x: run(x)[0][1], x, z, key)
             values, metrics = values + more, metrics | watched
@@ -362,7 +393,7 @@ def _objective(
 
 
 def _array(x: Any, who: str) -> Any:
-    if not hasattr(x, "shape"):
+    if not isinstance(x, np.ndarray | jax.Array | jax.ShapeDtypeStruct):
         raise TypeError(
             f"{who}: the batch of an autoencoder is the array x, its own target, got "
             f"{type(x).__name__}; leave the targets out, as in jn.fit(trainer, train_state, x)"
@@ -377,7 +408,7 @@ def _squared_jacobian(encode: Callable, x: jax.Array) -> jax.Array:
 
     def row(direction):  # the gradient of one entry of the code, for all examples at once
         (grad,) = back(jnp.broadcast_to(direction, z.shape))
-        return jnp.square(grad).reshape(len(x), -1).sum(1)
+        return jnp.square(grad).sum(tuple(range(1, x.ndim)))
 
     return jax.vmap(row)(directions).sum(0)
 
@@ -389,6 +420,6 @@ def _estimated_squared_jacobian(
 
     def probe(key):
         _, moved = jax.jvp(encode, (x,), (jax.random.rademacher(key, x.shape, x.dtype),))
-        return jnp.square(moved).reshape(len(x), -1).sum(1)
+        return jnp.square(moved).sum(tuple(range(1, moved.ndim)))
 
     return jax.vmap(probe)(jax.random.split(key, probes)).mean(0)

@@ -1,13 +1,12 @@
-"""Checks of the data, whole batches and the scale of outputs: shared by the fits."""
+"""Checked examples, whole batches and the scale of outputs: shared by the fits."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxnet.checks import at_least
-from jaxnet.core import Params, param_dtype
+from jaxnet.checks import as_array, at_least, check_finite
+from jaxnet.core import Params
 
 MEASURED = 10_000  # examples on which the scale of outputs is measured
 
@@ -23,53 +22,31 @@ def check_examples(x: Any, features: int, who: str, *, limit: int | None = None)
         bound.
 
     Raises:
-      ValueError: if x is not (n, inputs), is empty or holds a NaN or Inf, or if features is below 1
-        or above the bound.
+      TypeError: if x is not an array of numbers, or features not an integer.
+      ValueError: if x is not (n, inputs), is empty or contains NaN or Inf, or if features is below
+        1 or above the bound.
 
     Example:
       >>> check_examples(np.ones((5, 3, 2)), 4, "fit_kmeans")
       Traceback (most recent call last):
       ...
-      ValueError: fit_kmeans: x must be (n, inputs), got (5, 3, 2); write x.reshape(len(x), -1)
+      ValueError: fit_kmeans: x must have shape (n, inputs), got (5, 3, 2); write x.reshape(len(x), -1)
     """
-    shape = np.shape(x)
-    if len(shape) != 2:
-        hint = "; write x.reshape(len(x), -1)" if len(shape) > 2 else ""
-        raise ValueError(f"{who}: x must be (n, inputs), got {shape}{hint}")
-    if 0 in shape:
-        raise ValueError(f"{who}: x must hold at least one example and one input, got {shape}")
-    x = jnp.asarray(x)
-    x = x.astype(param_dtype(x))
-    check_finite(x, "examples", who)
-    at_least(who, "features", features)
-    if limit is not None and features > shape[limit]:
+    if getattr(x, "ndim", 2) > 2:
         raise ValueError(
-            f"{who}: {shape[0]} examples of {shape[1]} inputs give at most {shape[limit]} "
+            f"{who}: x must have shape (n, inputs), got {x.shape}; write x.reshape(len(x), -1)"
+        )
+    x = as_array(who, "x", x, "(n, inputs)", "reals")
+    if not x.size:
+        raise ValueError(f"{who}: x must hold at least one example and one input, got {x.shape}")
+    check_finite(who, x)
+    at_least(who, "features", features)
+    if limit is not None and features > x.shape[limit]:
+        raise ValueError(
+            f"{who}: {x.shape[0]} examples of {x.shape[1]} inputs give at most {shape[limit]} "
             f"features, got {features}"
         )
     return x
-
-
-def check_finite(x: jax.Array, items: str, who: str) -> None:
-    """Raises if an entry of x (n, ...) is NaN or Inf.
-
-    Args:
-      x: (n, ...).
-      items: plural noun for the rows of x, such as "examples".
-      who: name of the caller.
-
-    Example:
-      >>> check_finite(jnp.array([[1.0], [jnp.nan]]), "examples", "fit_pca")
-      Traceback (most recent call last):
-      ...
-      ValueError: fit_pca: 1 of 2 examples hold a NaN or Inf, the first is number 1
-    """
-    finite = np.asarray(jnp.isfinite(x).reshape(len(x), -1).all(1))
-    if not finite.all():
-        raise ValueError(
-            f"{who}: {(~finite).sum()} of {len(finite)} {items} hold a NaN or Inf, "
-            f"the first is number {int(np.argmin(finite))}"
-        )
 
 
 def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Array, int]:
@@ -94,19 +71,6 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
     size = min(batch_size, len(x))
     repeated = jax.random.choice(key, len(x), (-len(x) % size,), replace=False)
     return jnp.concatenate([x, x[repeated]]), size
-
-
-def check_scale(scale: float | None, who: str) -> None:
-    """Raises unless the scale is positive or None.
-
-    Example:
-      >>> check_scale(-1, "fit_kmeans")
-      Traceback (most recent call last):
-      ...
-      ValueError: fit_kmeans: scale must be positive or None, got -1
-    """
-    if scale is not None and not scale > 0:
-        raise ValueError(f"{who}: scale must be positive or None, got {scale}")
 
 
 def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Params:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import as_array, at_least, check_options, on_host, within
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, variance_scaling
 from jaxnet.layers.dense import dense
@@ -73,7 +73,7 @@ def distortion(x: Any, projected: Any) -> np.ndarray:
       0 if their projections are equal too, else infinity.
 
     Raises:
-      ValueError: for other shapes.
+      TypeError, ValueError: for other shapes or dtypes.
 
     Example:
       >>> x = np.array([[0.0, 0, 0], [3, 4, 0], [0, 0, 1]])
@@ -82,12 +82,11 @@ def distortion(x: Any, projected: Any) -> np.ndarray:
     """
     from scipy.spatial.distance import pdist
 
-    x, projected = np.asarray(x, np.float64), np.asarray(projected, np.float64)
-    if x.ndim != 2 or projected.ndim != 2 or len(x) != len(projected) or len(x) < 2:
-        raise ValueError(
-            "distortion: expected (points, inputs) and (points, features) of the same points, at "
-            f"least two, got {x.shape} and {projected.shape}"
-        )
+    sizes: dict[str, int] = {}
+    x = on_host("distortion", "x", x, "(points, inputs)", sizes=sizes)
+    projected = on_host("distortion", "projected", projected, "(points, features)", sizes=sizes)
+    if len(x) < 2:
+        raise ValueError(f"distortion: x must hold at least two points, got {x.shape}")
     before, after = pdist(x, "sqeuclidean"), pdist(projected, "sqeuclidean")
     same = before == 0
     ratio = after / np.where(same, 1, before)
@@ -115,11 +114,8 @@ def projection_features(points: int, distortion: float) -> int:
     Reference: Dasgupta and Gupta 2003, "An elementary proof of a theorem of Johnson and
     Lindenstrauss".
     """
-    if points < 2 or not 0 < distortion < 1:
-        raise ValueError(
-            "projection_features: expected at least 2 points and a distortion between 0 and 1, got "
-            f"{points} and {distortion}"
-        )
+    at_least("projection_features", "points", points, 2)
+    within("projection_features", "distortion", distortion, "(0, 1)")
     return math.ceil(4 * math.log(points) / (distortion**2 / 2 - distortion**3 / 3))
 
 
@@ -144,7 +140,7 @@ def basis_pursuit(
       (..., unknowns).
 
     Raises:
-      ValueError: for shapes that do not fit, or steps below 1.
+      TypeError, ValueError: for shapes or dtypes that do not fit, or steps below 1.
 
     Example:
       Three nonzero entries in 50, from 20 numbers:
@@ -159,13 +155,16 @@ def basis_pursuit(
     2011, "Distributed optimization and statistical learning via the alternating direction method of
     multipliers", 6.2.
     """
-    A, y = jnp.asarray(A), jnp.asarray(y)
-    if A.ndim != 2 or A.shape[0] > A.shape[1] or y.ndim < 1 or y.shape[-1] != A.shape[0]:
+    sizes: dict[str, Any] = {}
+    A = as_array("basis_pursuit", "A", A, "(measurements, unknowns)", "reals", sizes)
+    y = as_array("basis_pursuit", "y", y, "(..., measurements)", "reals", sizes)
+    if not 0 < A.shape[0] <= A.shape[1]:
         raise ValueError(
-            "basis_pursuit: expected A (measurements, unknowns), no more measurements than "
-            f"unknowns, and y (..., measurements), got {A.shape} and {y.shape}"
+            "basis_pursuit: A must be (measurements, unknowns), at least one measurement and no "
+            f"more than unknowns, got {A.shape}"
         )
     at_least("basis_pursuit", "steps", steps)
+    check_options("basis_pursuit", positive=positive)
     dtype = jnp.result_type(A, y, jnp.float32)
     q, r = jnp.linalg.qr(A.T.astype(dtype))  # A = rᵀ qᵀ, q (unknowns, measurements)
     rows = y.reshape(-1, y.shape[-1]).astype(dtype).T  # (measurements, signals)

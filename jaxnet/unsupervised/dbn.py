@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from jaxnet.checks import at_least
 from jaxnet.core import Params, child_key
+from jaxnet.core.messages import check_key
 from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
+from jaxnet.unsupervised.rbm.machine import read_params
 
 
 def fit_dbn(
@@ -49,10 +51,13 @@ def fit_dbn(
 
     Reference: Hinton, Osindero and Teh 2006, "A Fast Learning Algorithm for Deep Belief Nets".
     """
-    if isinstance(sizes, int) or not len(sizes):
+    check_key(key, "fit_dbn")
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str) or not sizes:
         raise ValueError(
-            f"fit_dbn: sizes must hold one size per machine, such as (500, 250), got {sizes}"
+            f"fit_dbn: sizes must hold one size per machine, such as (500, 250), got {sizes!r:.60}"
         )
+    for i, size in enumerate(sizes):
+        at_least("fit_dbn", f"sizes[{i}]", size)
     params = {}
     for i, size in enumerate(sizes):
         name = _name("rbm", i)
@@ -79,6 +84,7 @@ def generate(
       (n, inputs).
 
     Raises:
+      TypeError: for params that are not such.
       ValueError: for n or steps below 1.
 
     Example:
@@ -89,9 +95,12 @@ def generate(
       >>> x.shape, mean.shape
       ((5, 6), (5, 6))
     """
+    check_key(key, "generate")
     at_least("generate", "n", n)
+    at_least("generate", "steps", steps)
+    below = _machines("generate", params)
     kinds = [visible] + [bernoulli] * (len(params) - 1)
-    below = [params[_name("rbm", i)] for i in range(len(params))]
+    below = [read_params("generate", one, kind)[0] for one, kind in zip(below, kinds, strict=True)]
     top, kind = below.pop(), kinds.pop()
     start = kind.sample(child_key(key, "start"), jnp.zeros((n, top["kernel"].shape[0])))
     x, mean = gibbs(child_key(key, "top"), top, start, steps, visible=kind)
@@ -114,6 +123,9 @@ def mlp_params(params: Params) -> Params:
     Returns:
       {"dense": {"kernel", "bias"}, "dense_1": ...}.
 
+    Raises:
+      TypeError: for params that are not such.
+
     Example:
       >>> from jaxnet.unsupervised.rbm import rbm
       >>> x = jnp.ones((50, 6))
@@ -126,10 +138,20 @@ def mlp_params(params: Params) -> Params:
       >>> sorted(train_state.params)  # jn.fit continues from here
       ['dense', 'dense_1', 'output']
     """
+    machines = [read_params("mlp_params", one)[0] for one in _machines("mlp_params", params)]
     return {
-        _name("dense", i): {name: params[_name("rbm", i)][name] for name in ("kernel", "bias")}
-        for i in range(len(params))
+        _name("dense", i): {name: one[name] for name in ("kernel", "bias")}
+        for i, one in enumerate(machines)
     }
+
+
+def _machines(who: str, params: Any) -> list[Params]:
+    """The params of each machine, from the data upward."""
+    names = [_name("rbm", i) for i in range(len(params))] if isinstance(params, dict) else []
+    if not names or set(names) != set(params):
+        got = sorted(map(str, params)) if isinstance(params, dict) else type(params).__name__
+        raise TypeError(f'{who}: params must be those of fit_dbn, {{"rbm": ...}}, got {got}')
+    return [params[name] for name in names]
 
 
 def _name(layer: str, i: int) -> str:

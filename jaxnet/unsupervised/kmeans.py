@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_rank
+from jaxnet.checks import a_function, as_array, at_least, check_rank, within
 from jaxnet.core import Layer, Params, param_dtype, stateless
+from jaxnet.core.messages import check_key
 from jaxnet.data.extras import extra
 from jaxnet.initializers import normal
-from jaxnet.unsupervised.check import check_examples, check_scale, scaled
+from jaxnet.unsupervised.check import check_examples, scaled
 
 Vectors = Callable[[jax.Array, Any, int], jax.Array]  # (key, x, features) -> (features, inputs)
 
@@ -40,6 +41,7 @@ def random_vectors(key: jax.Array, x: Any, features: int) -> jax.Array:
       >>> sorted(rows[:, 0].tolist())
       [0.0, 2.0, 4.0, 6.0, 8.0]
     """
+    check_key(key, "random_vectors")
     x = check_examples(x, features, "random_vectors", limit=0)
     return x[jax.random.choice(key, len(x), (features,), replace=False)]
 
@@ -56,7 +58,7 @@ def kmeans(
       x: (n, inputs), without NaN.
       features: centroids, 1 to n.
       iterations: greatest number of passes over the data, at least 1.
-      tolerance: stops when the squared moves of all centroids sum to less than this share of the
+      tolerance: at least 0; stops when the squared moves of all centroids sum to less than this share of the
         mean variance of the inputs.
 
     Returns:
@@ -75,7 +77,9 @@ def kmeans(
     Reference: Lloyd 1982, "Least squares quantization in PCM"; Arthur and Vassilvitskii 2007,
     "k-means++: the advantages of careful seeding".
     """
+    check_key(key, "kmeans")
     at_least("kmeans", "iterations", iterations)
+    within("kmeans", "tolerance", tolerance, "[0, inf)")
     x = check_examples(x, features, "kmeans", limit=0)
     seed = int(jax.random.bits(key))
     cluster = extra("sklearn.cluster", "scikit-learn", "kmeans")
@@ -126,7 +130,10 @@ def fit_kmeans(
     Reference: Coates, Lee and Ng 2011, "An analysis of single-layer networks in unsupervised
     feature learning"; Coates and Ng 2012, "Learning feature representations with k-means".
     """
-    check_scale(scale, "fit_kmeans")
+    check_key(key, "fit_kmeans")
+    at_least("fit_kmeans", "iterations", iterations)
+    if scale is not None:
+        within("fit_kmeans", "scale", scale, "(0, inf)")
     x = check_examples(x, features, "fit_kmeans", limit=0)
     centroids = kmeans(key, x, features, iterations=iterations)
     if scale is None:
@@ -165,7 +172,9 @@ def fit_random_vectors(
       >>> bool(jnp.allclose(y.std(), 1, atol=1e-4)), bool(jnp.allclose(y.mean(0), 0, atol=1e-4))
       (True, True)
     """
-    check_scale(scale, "fit_random_vectors")
+    check_key(key, "fit_random_vectors")
+    if scale is not None:
+        within("fit_random_vectors", "scale", scale, "(0, inf)")
     x = check_examples(x, features, "fit_random_vectors", limit=0)
     rows = random_vectors(key, x, features)
     if scale is None:
@@ -209,10 +218,14 @@ def fit_rbf_centres(
 
     Reference: Moody and Darken 1989, "Fast learning in networks of locally-tuned processing units".
     """
-    if not overlap > 0:
-        raise ValueError(f"fit_rbf_centres: overlap must be positive, got {overlap}")
-    x = check_examples(x, features, "fit_rbf_centres", limit=0)
+    who = "fit_rbf_centres"
+    check_key(key, who)
+    a_function(who, "method", method, "(key, x, features)")
+    within(who, "overlap", overlap, "(0, inf)")
+    x = check_examples(x, features, who, limit=0)
+    sizes = {"features": features, "inputs": x.shape[1]}
     centres = method(key, x, features)
+    centres = as_array(who, "method(...)", centres, "(features, inputs)", "floats", sizes)
     if features > 1:
         neighbors = extra("sklearn.neighbors", "scikit-learn", "fit_rbf_centres")
         model = neighbors.NearestNeighbors(n_neighbors=1).fit(np.asarray(centres))

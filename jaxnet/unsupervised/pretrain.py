@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import a_function, a_layer, as_array, at_least, check_options
 from jaxnet.core import Layer, Params, State, child_key
+from jaxnet.core.messages import check_key
 from jaxnet.look import observe
 from jaxnet.progress import progress_bar
 from jaxnet.training import predict
@@ -48,7 +50,8 @@ def pretrain_greedy(
       (params, state), as from `net.init`.
 
     Raises:
-      ValueError: for layers that are not in the net or not dense, a net with fewer than two dense
+      TypeError: for an argument of another type, or a method that does not return a dict.
+      ValueError: for no examples, layers that are not in the net or not dense, a net with fewer than two dense
         layers, or a method that returns params of other names or shapes.
 
     Example:
@@ -71,8 +74,19 @@ def pretrain_greedy(
     vectors Coates and Ng 2011, "The Importance of Encoding Versus Training with Sparse Coding and
     Vector Quantization".
     """
+    who = "pretrain_greedy"
+    net = a_layer(who, "net", net)
     key = jax.random.key(0) if key is None else key
-    x = jnp.asarray(data)
+    check_key(key, who)
+    x = as_array(who, "data", data, "(examples, ...)")
+    if not len(x):
+        raise ValueError(f"{who}: data must hold at least one example, got {x.shape}")
+    if method is not None:
+        a_function(who, "method", method, "(key, x, features)")
+    if isinstance(layers, str) or not (layers is None or isinstance(layers, Sequence)):
+        raise TypeError(f"{who}: layers must be a list of paths, such as ['dense'], got {layers!r}")
+    at_least(who, "batch_size", batch_size)
+    check_options(who, progress=progress)
     params, state = net.init(child_key(key, "init"), x)
     if method is None:
         return params, state
@@ -145,6 +159,11 @@ def _replaced(params: Params, path: str, entry: Params) -> Params:
 def _converted(fitted: Params, old: Params, path: str) -> Params:
     """The fitted params in the dtypes of the old ones, without a bias where these have none."""
     needed = {name: leaf.shape for name, leaf in old.items()}
+    if not isinstance(fitted, dict):
+        raise TypeError(
+            f"pretrain_greedy: the method must return params of {path}, {needed}, got "
+            f"{type(fitted).__name__}"
+        )
     got = {name: jnp.shape(leaf) for name, leaf in fitted.items()}
     if "bias" not in needed:
         got.pop("bias", None)

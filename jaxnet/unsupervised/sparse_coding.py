@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.checks import at_least, check_rank
+from jaxnet.checks import as_array, at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
+from jaxnet.core.messages import check_key
 from jaxnet.initializers import normal
 from jaxnet.progress import progress_bar
-from jaxnet.unsupervised.check import check_examples, check_scale, scaled
+from jaxnet.unsupervised.check import check_examples, scaled
 
 # Rounded products, the default on GPUs, would stop the convergence of the codes early.
 exact_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -32,12 +34,26 @@ def soft_threshold(x: jax.Array, threshold: Any, *, positive: bool = False) -> j
       threshold: at least 0, broadcast against x.
       positive: whether negative entries become 0 too.
 
+    Raises:
+      TypeError, ValueError: for what is no array, and a known threshold that is negative.
+
     Example:
       >>> soft_threshold(jnp.array([-3.0, -1.0, 0.5, 2.0]), 1).tolist()
       [-2.0, 0.0, 0.0, 1.0]
       >>> soft_threshold(jnp.array([-3.0, -1.0, 0.5, 2.0]), 1, positive=True).tolist()
       [0.0, 0.0, 0.0, 1.0]
     """
+    x = as_array("soft_threshold", "x", x, dtype="reals")
+    threshold = _not_negative("soft_threshold", "threshold", threshold)
+    check_options("soft_threshold", positive=positive)
+    if jnp.ndim(threshold):
+        try:
+            np.broadcast_shapes(x.shape, threshold.shape)
+        except ValueError:
+            raise ValueError(
+                f"soft_threshold: threshold must broadcast against x {x.shape}, got "
+                f"{threshold.shape}"
+            ) from None
     if positive:
         return jnp.maximum(x - threshold, 0)
     return x - jnp.clip(x, -threshold, threshold)
@@ -69,7 +85,8 @@ def ista(
       Codes (..., features).
 
     Raises:
-      ValueError: for shapes that do not fit, or negative steps.
+      TypeError, ValueError: for shapes or dtypes that do not fit, negative steps, or a known
+        penalty that is negative.
 
     Example:
       >>> ista(jnp.eye(3), jnp.array([[2.0, -0.3, -4.0]]), 0.5, 10).tolist()
@@ -109,7 +126,8 @@ def fista(
       Codes (..., features).
 
     Raises:
-      ValueError: for shapes that do not fit, or negative steps.
+      TypeError, ValueError: for shapes or dtypes that do not fit, negative steps, or a known
+        penalty that is negative.
 
     Example:
       A signal of 3 nonzero entries in 50, from 30 numbers:
@@ -143,21 +161,22 @@ def _proximal_step(
     who: str, dictionary: Any, x: Any, penalty: Any, steps: int, positive: bool, codes: Any
 ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     """The step from codes to better codes, and the codes to start from."""
-    dictionary, x = jnp.asarray(dictionary), jnp.asarray(x)
-    if dictionary.ndim != 2 or x.ndim < 1 or x.shape[-1] != dictionary.shape[1]:
-        raise ValueError(
-            f"{who}: expected a dictionary (features, inputs) and x (..., inputs), "
-            f"got {dictionary.shape} and {x.shape}"
-        )
+    sizes: dict[str, Any] = {}
+    dictionary = as_array(who, "dictionary", dictionary, "(features, inputs)", "reals", sizes)
+    x = as_array(who, "x", x, "(..., inputs)", "reals", sizes)
     at_least(who, "steps", steps, 0)
+    check_options(who, positive=positive)
+    penalty = _not_negative(who, "penalty", penalty)
+    if jnp.ndim(penalty):
+        as_array(who, "penalty", penalty, "(features,)", "reals", sizes)
     features, inputs = dictionary.shape
+    if not features or not inputs:
+        raise ValueError(f"{who}: dictionary must hold at least one atom, got {dictionary.shape}")
     dtype = jnp.result_type(dictionary, x)
-    dtype = dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32  # type: ignore[assignment]
     dictionary, x, penalty = (jnp.asarray(a, dtype) for a in (dictionary, x, penalty))
-    shape = (*x.shape[:-1], features)
-    if codes is not None and jnp.shape(codes) != shape:
-        raise ValueError(f"{who}: codes must be {shape}, got {jnp.shape(codes)}")
-    start = jnp.zeros(shape, dtype) if codes is None else jnp.asarray(codes, dtype)
+    start = jnp.zeros((*x.shape[:-1], features), dtype)
+    if codes is not None:
+        start = as_array(who, "codes", codes, "(..., features)", "reals", sizes).astype(dtype)
 
     gram = exact_dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant: the largest eigenvalue, of the smaller of the two products.
@@ -215,8 +234,8 @@ def sparse_code(
     """
     at_least(name, "features", features)
     at_least(name, "steps", steps)
-    if penalty < 0:
-        raise ValueError(f"{name}: penalty must be at least 0, got {penalty}")
+    within(name, "penalty", penalty, "[0, inf)")
+    check_options(name, positive=positive)
 
     def init(key, x):
         check_rank(name, x, 2)
@@ -279,14 +298,16 @@ def fit_dictionary(
     learning a sparse code for natural images"; Mairal et al. 2009, "Online dictionary learning for
     sparse coding".
     """
-    x = check_examples(x, features, "fit_dictionary", limit=0)
-    at_least("fit_dictionary", "epochs", epochs)
+    who = "fit_dictionary"
+    check_key(key, who)
+    x = check_examples(x, features, who, limit=0)
+    for what, count in (("epochs", epochs), ("batch_size", batch_size), ("steps", steps)):
+        at_least(who, what, count)
+    check_options(who, positive=positive, progress=progress)
+    if not bool(x.any()):
+        raise ValueError(f"{who}: x must not be 0 everywhere")
     penalty = _usual_penalty(x) if penalty is None else penalty
-    if not penalty > 0:
-        raise ValueError(
-            f"fit_dictionary: penalty must be positive, got {penalty}"
-            + ("; x is 0 everywhere" if not bool(x.any()) else "")
-        )
+    within(who, "penalty", penalty, "(0, inf)")
     rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
     noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
     atoms = _unit(x[rows] + 0.1 * jnp.sqrt((x**2).mean()) * noise)
@@ -392,13 +413,29 @@ def fit_sparse_coding(
     Reference: Coates and Ng 2011, "The importance of encoding versus training with sparse coding
     and vector quantization".
     """
-    check_scale(scale, "fit_sparse_coding")
+    check_key(key, "fit_sparse_coding")
+    if scale is not None:
+        within("fit_sparse_coding", "scale", scale, "(0, inf)")
+    if penalty is not None:
+        within("fit_sparse_coding", "penalty", penalty, "(0, inf)")
+    check_options("fit_sparse_coding", positive=positive)
     x = check_examples(x, features, "fit_sparse_coding", limit=0)
     penalty = _usual_penalty(x) if penalty is None else penalty
     learned = fit_dictionary(key, x, features, penalty=penalty, positive=positive, **options)
     kernel = learned["dictionary"].T
     bias = jnp.full(features, -penalty, kernel.dtype)
     return {"kernel": kernel, "bias": bias} if scale is None else scaled(kernel, bias, x, scale)
+
+
+def _not_negative(who: str, what: str, value: Any) -> Any:
+    """A number or an array; raises for values that are known and negative or NaN."""
+    if isinstance(value, int | float):
+        within(who, what, value, "[0, inf]")
+        return value
+    array = as_array(who, what, value, dtype="reals")
+    if isinstance(value, np.ndarray | np.generic) and not (value >= 0).all():
+        raise ValueError(f"{who}: {what} must be at least 0, got {value.min()}")
+    return array
 
 
 def _usual_penalty(x: jax.Array) -> float:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import check_options, within
 from jaxnet.core import Params
 from jaxnet.unsupervised.check import check_examples
 
@@ -87,8 +88,8 @@ def fit_whitening(
     Reference: Bell and Sejnowski 1997, "The independent components of natural scenes are edge
     filters"; Kessy et al. 2018, "Optimal whitening and decorrelation".
     """
-    if epsilon < 0:
-        raise ValueError(f"fit_whitening: epsilon must be at least 0, got {epsilon}")
+    check_options("fit_whitening", zca=zca)
+    within("fit_whitening", "epsilon", epsilon, "[0, inf)")
     x, mean, variances, directions = _directions(x, features, "fit_whitening")
     if zca and features not in (None, x.shape[1]):
         raise ValueError(

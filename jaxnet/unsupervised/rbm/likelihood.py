@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnet.checks import at_least
+from jaxnet.checks import as_array, at_least, on_host
 from jaxnet.core import Params, child_key
-from jaxnet.unsupervised.rbm.machine import free_energy
+from jaxnet.core.messages import check_key
+from jaxnet.unsupervised.rbm.machine import free_energy, read_params
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw
 
 MOST_UNITS = 20  # of a layer that is enumerated: a million states
@@ -28,6 +29,7 @@ def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
       visible: kind of the visible units.
 
     Raises:
+      TypeError: for params that are not those of an `rbm`.
       ValueError: if that layer has more than 20 units; `ais` gives an estimate.
 
     Example:
@@ -35,6 +37,7 @@ def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
       >>> log_partition(params) / jnp.log(2)  # 5 + 3 coins
       Array(8., dtype=float32)
     """
+    params, _ = read_params("log_partition", params, visible)
     inputs, features = params["kernel"].shape
     if visible is bernoulli and inputs < features:  # the same machine, upside down
         params = {
@@ -78,13 +81,15 @@ def log_likelihood(params: Params, x: ArrayLike, *, visible: Visible = bernoulli
       (...).
 
     Raises:
-      ValueError: as `log_partition`.
+      TypeError, ValueError: as `log_partition`, or for an x of another shape.
 
     Example:
       >>> params = {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3), "visible_bias": jnp.zeros(5)}
       >>> log_likelihood(params, jnp.ones((2, 5))) / jnp.log(2)
       Array([-5., -5.], dtype=float32)
     """
+    params, sizes = read_params("log_likelihood", params, visible)
+    x = as_array("log_likelihood", "x", x, "(..., inputs)", "reals", sizes)
     return -free_energy(params, x, visible=visible) - log_partition(params, visible=visible)
 
 
@@ -131,7 +136,8 @@ def ais(
       visible: kind of the visible units.
 
     Raises:
-      ValueError: for fewer than 2 runs, or betas that do not rise from 0 to 1.
+      TypeError: for an argument of another type.
+      ValueError: for params or data that do not fit, fewer than 2 runs, or betas that do not rise from 0 to 1.
 
     Example:
       >>> params = {"kernel": jnp.eye(5, 3), "bias": jnp.ones(3), "visible_bias": jnp.zeros(5)}
@@ -143,14 +149,19 @@ def ais(
     Reference: Salakhutdinov and Murray 2008, "On the Quantitative Analysis of Deep Belief
     Networks".
     """
-    betas = np.linspace(0, 1, 1001) if betas is None else np.asarray(betas)
-    rises = betas.ndim == 1 and len(betas) > 1 and (np.diff(betas) > 0).all()
+    check_key(key, "ais")
+    params, sizes = read_params("ais", params, visible)
+    betas = on_host("ais", "betas", np.linspace(0, 1, 1001) if betas is None else betas, "(n,)")
+    rises = len(betas) > 1 and (np.diff(betas) > 0).all()
     if not (rises and betas[0] == 0 and betas[-1] == 1):
         raise ValueError("ais: betas must rise from 0 to 1, such as np.linspace(0, 1, 1001)")
     at_least("ais", "runs", runs, 2)
     start = jnp.zeros_like(params["visible_bias"])
     if data is not None:
-        start = visible.bias(jnp.asarray(data, start.dtype).mean(0))
+        data = as_array("ais", "data", data, "(n, inputs)", "reals", sizes)
+        if not len(data):
+            raise ValueError(f"ais: data must hold at least one example, got {data.shape}")
+        start = visible.bias(data.astype(start.dtype).mean(0))
     return _ais(key, params, start, jnp.asarray(betas, start.dtype), runs, visible)
 
 

@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnet.checks import at_least, check_rank
+from jaxnet.checks import as_array, at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, param_dtype
+from jaxnet.core.messages import check_key
 from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.training import fit, learning_rule, trainer
 from jaxnet.unsupervised.check import check_examples, whole_batches
-from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw, gaussian
+from jaxnet.unsupervised.rbm.units import Visible, bernoulli, check_visible, draw, gaussian
 
 
 def rbm(
@@ -57,6 +58,7 @@ def rbm(
       chain (chains, inputs), unless chains is 0.
 
     Raises:
+      TypeError: for an argument of another type.
       ValueError: for features below 1, chains below 0, or an input without a batch axis.
 
     Example:
@@ -70,6 +72,8 @@ def rbm(
     """
     at_least(name, "features", features)
     at_least(name, "chains", chains, 0)
+    check_visible(name, visible)
+    check_options(name, kernel_init=kernel_init)
 
     def init(key, x):
         check_rank(name, x, 2, "(batch, ..., inputs)")
@@ -88,6 +92,22 @@ def rbm(
         return jax.nn.sigmoid(_hidden_field(params, x)), state
 
     return Layer(init, apply, name, kind="rbm")
+
+
+def read_params(
+    who: str, params: Any, visible: Visible = bernoulli
+) -> tuple[Params, dict[str, int]]:
+    """Checked params of an `rbm`, and the sizes of their axes."""
+    check_visible(who, visible)
+    forms = {"kernel": "(inputs, features)", "bias": "(features,)", "visible_bias": "(inputs,)"}
+    if not isinstance(params, dict) or not forms.keys() <= params.keys():
+        got = sorted(map(str, params)) if isinstance(params, dict) else type(params).__name__
+        raise TypeError(f"{who}: params must be a dict of {', '.join(forms)}, got {got}")
+    sizes: dict[str, int] = {}
+    return {
+        name: as_array(who, f"params['{name}']", params[name], form, "reals", sizes)
+        for name, form in forms.items()
+    }, sizes
 
 
 def _hidden_field(params: Params, x: jax.Array) -> jax.Array:
@@ -112,12 +132,16 @@ def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -
     Returns:
       (...).
 
+    Raises:
+      TypeError, ValueError: for params or x that do not fit.
+
     Example:
       >>> params = {"kernel": jnp.eye(3, 2), "bias": jnp.zeros(2), "visible_bias": jnp.ones(3)}
       >>> free_energy(params, jnp.zeros((5, 3)))[0]  # -2 log 2
       Array(-1.386..., dtype=float32)
     """
-    x = jnp.asarray(x)
+    params, sizes = read_params("free_energy", params, visible)
+    x = as_array("free_energy", "x", x, "(..., inputs)", "reals", sizes)
     hidden = jax.nn.softplus(_hidden_field(params, x)).sum(-1)
     return visible.energy(x, params["visible_bias"]) - hidden
 
@@ -139,7 +163,7 @@ def gibbs(
       both (..., inputs).
 
     Raises:
-      ValueError: for steps below 1.
+      TypeError, ValueError: for params or x that do not fit, or steps below 1.
 
     Example:
       >>> params = {"kernel": jnp.eye(3, 2), "bias": jnp.zeros(2), "visible_bias": jnp.zeros(3)}
@@ -147,8 +171,11 @@ def gibbs(
       >>> x.shape, mean[:, 2].tolist()  # the third unit has no weights
       ((5, 3), [0.5, 0.5, 0.5, 0.5, 0.5])
     """
+    check_key(key, "gibbs")
     at_least("gibbs", "steps", steps)
-    return _gibbs(key, params, jnp.asarray(x, params["kernel"].dtype), steps, visible)
+    params, sizes = read_params("gibbs", params, visible)
+    x = as_array("gibbs", "x", x, "(..., inputs)", "reals", sizes)
+    return _gibbs(key, params, x.astype(params["kernel"].dtype), steps, visible)
 
 
 @partial(jax.jit, static_argnames=("steps", "visible"))
@@ -196,6 +223,7 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
     References: Hinton 2002; Tieleman 2008.
     """
     at_least("contrastive_divergence", "k", k)
+    check_visible("contrastive_divergence", visible)
     if not isinstance(net, Layer) or net.kind != "rbm":
         raise TypeError(
             "contrastive_divergence: expected a net made by rbm(features), got "
@@ -204,12 +232,13 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
         )
 
     def rule(params, state, batch, *, key, train):
-        if not hasattr(batch, "shape"):
+        if isinstance(batch, tuple | list | dict):
             raise TypeError(
                 "contrastive_divergence: a batch is the inputs alone, (n, inputs), got "
                 f"{type(batch).__name__}; leave the labels out, as in jn.fit(trainer, state, x)"
             )
-        x = jnp.asarray(batch, params["kernel"].dtype)
+        x = as_array("contrastive_divergence", "batch", batch, "(n, inputs)", "reals")
+        x = x.astype(params["kernel"].dtype)
         h = jax.nn.sigmoid(_hidden_field(params, x))
         error = jnp.square(visible.mean(_visible_field(params, h)) - x).mean()
         metrics = {"loss": error, "free_energy": free_energy(params, x, visible=visible).mean()}
@@ -272,7 +301,8 @@ def fit_rbm(
       "visible_bias": (inputs,).
 
     Raises:
-      ValueError: for data of another shape, without examples, with NaN, or outside [0, 1] unless
+      TypeError: for an argument of another type.
+      ValueError: for an option out of range; for data of another shape, without examples, with NaN, or outside [0, 1] unless
         the units are gaussian; for features below 1.
 
     Example:
@@ -283,7 +313,16 @@ def fit_rbm(
       >>> y.shape
       (50, 4)
     """
-    x = check_examples(x, features, "fit_rbm")
+    who = "fit_rbm"
+    check_key(key, who)
+    x = check_examples(x, features, who)
+    for what, count in (("k", k), ("epochs", epochs), ("batch_size", batch_size)):
+        at_least(who, what, count)
+    within(who, "learning_rate", learning_rate, "(0, inf)")
+    within(who, "momentum", momentum, "[0, 1)")
+    within(who, "weight_decay", weight_decay, "[0, inf)")
+    check_visible(who, visible)
+    check_options(who, full=full, persistent=persistent, progress=progress)
     low, high = float(x.min()), float(x.max())
     if visible is not gaussian and (low < 0 or high > 1):
         raise ValueError(

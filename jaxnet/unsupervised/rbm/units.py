@@ -1,7 +1,7 @@
 """Kinds of visible units: binary or real."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,21 @@ class Visible(NamedTuple):
 
     def __repr__(self) -> str:
         return self.name
+
+
+def check_visible(who: str, visible: Any) -> None:
+    """Raises for what is no kind of visible units.
+
+    Example:
+      >>> check_visible("rbm", "bernoulli")
+      Traceback (most recent call last):
+      ...
+      TypeError: rbm: visible must be rbm.bernoulli, rbm.gaussian or a Visible, got 'bernoulli'
+    """
+    if not isinstance(visible, Visible):
+        raise TypeError(
+            f"{who}: visible must be rbm.bernoulli, rbm.gaussian or a Visible, got {visible!r:.60}"
+        )
 
 
 def draw(key: jax.Array, p: jax.Array) -> jax.Array:
