@@ -207,11 +207,11 @@ def test_penalty_in_training():
 
 @pytest.mark.parametrize(("make", "error", "words"), [
     (lambda: penalties.l1("1"), TypeError, "l1: strength must be a number"),
-    (lambda: penalties.l2(float("nan")), ValueError, r"l2: strength must be in \[0, inf\), got nan"),
+    (lambda: penalties.l2(float("nan")), ValueError, r"strength must be in \[0, inf\), got nan"),
     (lambda: penalties.l2(1.0, where="kernel"), TypeError, "l2: where must be a function"),
     (lambda: penalties.proximal_l1(1.0, None), TypeError, "learning_rate must be a number"),
     (lambda: penalties.proximal_l1(1.0, -1.0), ValueError, "learning_rate must be in"),
-    (lambda: penalties.l1(1.0)(jnp.ones(3)), TypeError, "l1: params must be nested dicts of arrays"),
+    (lambda: penalties.l1(1.0)(jnp.ones(3)), TypeError, "params must be nested dicts of arrays"),
     (lambda: penalties.l1(1.0)({"kernel": "a"}), TypeError, "l1: params/kernel must be an array"),
     (lambda: penalties.is_kernel("kernel"), TypeError, "is_kernel: path must be a tuple of names"),
 ])  # fmt: skip

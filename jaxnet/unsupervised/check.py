@@ -27,10 +27,10 @@ def check_examples(x: Any, features: int, who: str, *, limit: int | None = None)
         1 or above the bound.
 
     Example:
-      >>> check_examples(np.ones((5, 3, 2)), 4, "fit_kmeans")
+      >>> check_examples(np.ones((5, 3, 2)), 4, "kmeans")
       Traceback (most recent call last):
       ...
-      ValueError: fit_kmeans: x must have shape (n, inputs), got (5, 3, 2); write x.reshape(len(x), -1)
+      ValueError: kmeans: x must have shape (n, inputs), got (5, 3, 2); write x.reshape(len(x), -1)
     """
     if getattr(x, "ndim", 2) > 2:
         raise ValueError(
@@ -43,7 +43,7 @@ def check_examples(x: Any, features: int, who: str, *, limit: int | None = None)
     at_least(who, "features", features)
     if limit is not None and features > x.shape[limit]:
         raise ValueError(
-            f"{who}: {x.shape[0]} examples of {x.shape[1]} inputs give at most {shape[limit]} "
+            f"{who}: {x.shape[0]} examples of {x.shape[1]} inputs give at most {x.shape[limit]} "
             f"features, got {features}"
         )
     return x

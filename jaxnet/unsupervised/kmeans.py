@@ -58,8 +58,8 @@ def kmeans(
       x: (n, inputs), without NaN.
       features: centroids, 1 to n.
       iterations: greatest number of passes over the data, at least 1.
-      tolerance: at least 0; stops when the squared moves of all centroids sum to less than this share of the
-        mean variance of the inputs.
+      tolerance: at least 0; stops when the squared moves of all centroids sum to less than this
+        share of the mean variance of the inputs.
 
     Returns:
       (features, inputs).

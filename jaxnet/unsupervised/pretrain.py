@@ -51,8 +51,8 @@ def pretrain_greedy(
 
     Raises:
       TypeError: for an argument of another type, or a method that does not return a dict.
-      ValueError: for no examples, layers that are not in the net or not dense, a net with fewer than two dense
-        layers, or a method that returns params of other names or shapes.
+      ValueError: for no examples, layers that are not in the net or not dense, a net with fewer
+        than two dense layers, or a method that returns params of other names or shapes.
 
     Example:
       >>> x = jax.random.uniform(jax.random.key(1), (50, 8))

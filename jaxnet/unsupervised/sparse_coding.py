@@ -433,8 +433,10 @@ def _not_negative(who: str, what: str, value: Any) -> Any:
         within(who, what, value, "[0, inf]")
         return value
     array = as_array(who, what, value, dtype="reals")
-    if isinstance(value, np.ndarray | np.generic) and not (value >= 0).all():
-        raise ValueError(f"{who}: {what} must be at least 0, got {value.min()}")
+    if isinstance(value, np.ndarray | np.generic):
+        least = float(np.min(value))
+        if not least >= 0:
+            raise ValueError(f"{who}: {what} must be at least 0, got {least}")
     return array
 
 

@@ -84,19 +84,3 @@ def test_a_random_bias_is_not_the_kernel_again():
         jax.random.key(0), jn.spec((2, 1))
     )
     assert not jnp.isclose(params["kernel"][0], params["bias"]).any()
-
-
-@pytest.mark.parametrize(("init", "words"), [
-    (lambda key, shape, dtype: jnp.zeros(3), r"must return .* of shape \(4, 3\), got \(3,\) "),
-    (lambda key, shape, dtype: None, r"must return an array of shape \(4, 3\), got NoneType"),
-    (lambda key, shape, dtype: 0.0, r"must return an array of shape \(4, 3\), got float"),
-])  # fmt: skip
-def test_an_initializer_gives_the_shape_it_got(init, words):
-    with pytest.raises(ValueError, match=f"dense: kernel_init {words}"):
-        jn.dense(3, kernel_init=init).init(KEY, jn.spec((2, 4)))
-
-
-def test_an_initializer_that_fails_is_named():
-    with pytest.raises(TypeError) as error:
-        jn.dense(3, kernel_init=lambda: 0.0).init(KEY, jn.spec((2, 4)))
-    assert "in kernel_init of dense, which gets (key, shape, dtype)" in error.value.__notes__

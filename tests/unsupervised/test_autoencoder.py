@@ -197,15 +197,15 @@ def test_sparsity_is_beta_times_kl(given):
     ("make", "message"),
     [
         (lambda: masking_noise(1.0), r"masking_noise: rate .*\[0, 1\), got 1.0"),
-        (lambda: contractive_reconstruction(NET, -1), "strength must be at least 0"),
+        (lambda: contractive_reconstruction(NET, -1), r"strength must be in \[0, inf\)"),
         (lambda: contractive_reconstruction(NET, 1, probes=0), "probes must be at least 1"),
         (lambda: sparse_reconstruction(NET, rho=1.0), r"rho must be in \(0, 1\)"),
-        (lambda: sparse_reconstruction(NET, beta=-1), "beta must be at least 0"),
+        (lambda: sparse_reconstruction(NET, beta=-1), r"beta must be in \[0, inf\)"),
         (
             lambda: fit_sparse_autoencoder(KEY, np.zeros((3, 2, 2)), 3),
-            r"fit_sparse_autoencoder: x must be \(n, inputs\)",
+            r"fit_sparse_autoencoder: x must have shape \(n, inputs\)",
         ),
-        (lambda: fit_sparse_autoencoder(KEY, np.full((3, 2), np.nan), 3), "hold a NaN"),
+        (lambda: fit_sparse_autoencoder(KEY, np.full((3, 2), np.nan), 3), "contain NaN"),
         (lambda: fit_sparse_autoencoder(KEY, np.ones((3, 2)), 0), "features must be at least 1"),
     ],
 )

@@ -107,7 +107,7 @@ def test_as_many_measurements_as_unknowns_and_nothing_measured():
 
 @pytest.mark.parametrize("shapes", [((5, 3), (5,)), ((3, 5), (5,)), ((5,), (5,)), ((3, 5), ())])
 def test_shapes_that_do_not_fit(shapes):
-    with pytest.raises(ValueError, match=r"basis_pursuit: expected A \(measurements, unknowns\)"):
+    with pytest.raises(ValueError, match=r"basis_pursuit: [Ay] must .*measurements"):
         basis_pursuit(*map(jnp.ones, shapes))
 
 
@@ -164,9 +164,13 @@ def test_distortion_far_from_the_origin():
     np.testing.assert_allclose(distortion(x, x[:, :1]), [0, -1, -0.8], atol=1e-12)
 
 
-@pytest.mark.parametrize("shapes", [((3, 2), (4, 2)), ((3,), (3,)), ((1, 2), (1, 2))])
-def test_distortion_of_other_shapes(shapes):
-    with pytest.raises(ValueError, match="distortion: expected"):
+@pytest.mark.parametrize(("shapes", "words"), [
+    (((3, 2), (4, 2)), "projected must have .* points = 3, got"),
+    (((3,), (3,)), "x must have shape"),
+    (((1, 2), (1, 2)), "at least two points"),
+])  # fmt: skip
+def test_distortion_of_other_shapes(shapes, words):
+    with pytest.raises(ValueError, match=f"distortion: .*{words}"):
         distortion(*map(np.ones, shapes))
 
 
@@ -180,5 +184,5 @@ def test_projection_features_are_those_of_scikit_learn(points, epsilon):
 
 @pytest.mark.parametrize(("points", "epsilon"), [(1, 0.5), (5, 0), (5, 1), (5, -1)])
 def test_projection_features_out_of_range(points, epsilon):
-    with pytest.raises(ValueError, match="at least 2 points and a distortion between 0 and 1"):
+    with pytest.raises(ValueError, match="points must be at least 2|distortion must be in"):
         projection_features(points, epsilon)

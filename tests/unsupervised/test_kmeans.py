@@ -168,16 +168,19 @@ def test_triangle_by_hand(x64):
     [
         (lambda: kmeans(KEY, GROUPS, 101), "kmeans: 100 examples .* at most 100 features, got 101"),
         (lambda: kmeans(KEY, GROUPS, 5, iterations=0), "iterations must be at least 1, got 0"),
-        (lambda: kmeans(KEY, GROUPS * np.nan, 5), "kmeans: 100 of 100 examples hold a NaN"),
+        (lambda: kmeans(KEY, GROUPS * np.nan, 5), "kmeans: 100 of 100 examples contain NaN"),
         (lambda: kmeans(KEY, GROUPS[:0], 5), "kmeans: x must hold at least one example"),
-        (lambda: kmeans(KEY, GROUPS[0], 5), r"kmeans: x must be \(n, inputs\), got \(3,\)"),
+        (lambda: kmeans(KEY, GROUPS[0], 5), r"kmeans: x must have shape \(n, inputs\), got \(3,\)"),
         (lambda: fit_kmeans(KEY, GROUPS, 0), "fit_kmeans: features must be at least 1, got 0"),
-        (lambda: fit_kmeans(KEY, GROUPS, 2, scale=0), "scale must be positive or None, got 0"),
+        (lambda: fit_kmeans(KEY, GROUPS, 2, scale=0), r"scale must be in \(0, inf\), got 0"),
         (lambda: fit_random_vectors(KEY, GROUPS, 101), "fit_random_vectors: .* at most 100"),
         (lambda: fit_random_vectors(KEY, GROUPS, 2, scale=-1), "fit_random_vectors: scale must be"),
         (lambda: random_vectors(KEY, GROUPS, 101), "random_vectors: .* at most 100 features"),
         (lambda: fit_rbf_centres(KEY, GROUPS, 101), "fit_rbf_centres: .* at most 100 features"),
-        (lambda: fit_rbf_centres(KEY, GROUPS, 2, overlap=0), "overlap must be positive, got 0"),
+        (
+            lambda: fit_rbf_centres(KEY, GROUPS, 2, overlap=0),
+            "overlap must be in .*, got 0",
+        ),
         (
             lambda: fit_rbf_centres(KEY, np.ones((4, 2)), 2, method=random_vectors),
             "all centres are equal",

@@ -135,13 +135,11 @@ def test_no_atoms_no_codes(method):
 @both
 def test_messages(method):
     name = method.__name__
-    with pytest.raises(
-        ValueError, match=rf"{name}: expected a dictionary .* got \(9, 6\) and \(5, 4\)"
-    ):
+    with pytest.raises(ValueError, match=rf"{name}: x must have shape .* inputs = 6, got \(5, 4\)"):
         method(WIDE, X[:, :4], 0.1)
     with pytest.raises(ValueError, match=rf"{name}: steps must be at least 0, got -1"):
         method(WIDE, X, 0.1, -1)
-    with pytest.raises(ValueError, match=rf"{name}: codes must be \(5, 9\), got \(5, 8\)"):
+    with pytest.raises(ValueError, match=rf"{name}: codes must .* features = 9, got \(5, 8\)"):
         method(WIDE, X, 0.1, codes=np.zeros((5, 8)))
 
 
@@ -164,7 +162,7 @@ def test_the_layer_and_its_gradient(x64):
 def test_layer_messages():
     with pytest.raises(ValueError, match="sparse_code: features must be at least 1, got 0"):
         sparse_code(0, 0.1)
-    with pytest.raises(ValueError, match="penalty must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"penalty must be in \[0, inf\), got -1"):
         sparse_code(3, -1)
     with pytest.raises(
         ValueError, match=r"expected an input of shape \(batch, ..., features\), got \(3,\)"
@@ -248,10 +246,10 @@ def test_unused_atoms_are_replaced():
     [
         (X, 6, {}, "5 examples of 6 inputs give at most 5 features, got 6"),
         (X[:0], 2, {}, "at least one example"),
-        (X * np.nan, 2, {}, "hold a NaN"),
-        (X, 2, {"scale": 0}, "fit_sparse_coding: scale must be positive or None, got 0"),
-        (X, 2, {"penalty": 0.0}, "penalty must be positive, got 0"),
-        (0 * X, 2, {}, "penalty must be positive, got 0.0; x is 0 everywhere"),
+        (X * np.nan, 2, {}, "contain NaN"),
+        (X, 2, {"scale": 0}, r"fit_sparse_coding: scale must be in \(0, inf\), got 0"),
+        (X, 2, {"penalty": 0.0}, r"penalty must be in \(0, inf\), got 0"),
+        (0 * X, 2, {}, "x must not be 0 everywhere"),
         (
             X,
             2,

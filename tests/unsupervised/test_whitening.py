@@ -95,11 +95,11 @@ def test_one_example_alone():
 def test_messages():
     with pytest.raises(ValueError, match="at most 7 features, got 8"):
         fit_pca(KEY, X, 8)
-    with pytest.raises(ValueError, match="fit_whitening: epsilon must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"fit_whitening: epsilon must be in \[0, inf\), got -1"):
         fit_whitening(KEY, X, epsilon=-1)
     with pytest.raises(ValueError, match="one feature per input, 7, got 3"):
         fit_whitening(KEY, X, 3, zca=True)
     with pytest.raises(ValueError, match="fit_pca: features must be at least 1, got 0"):
         fit_pca(KEY, X, 0)
-    with pytest.raises(ValueError, match=r"fit_whitening: x must be \(n, inputs\), got \(7,\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(n, inputs\), got \(7,\)"):
         fit_whitening(KEY, X[0])

@@ -20,12 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, check_finite
 from jaxnet.core import Layer, Params, child_key, spec, stateless
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.sequence import Sequence, read
 from jaxnet.progress import progress_bar
-from jaxnet.unsupervised.check import check_finite
 from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
 from jaxnet.unsupervised.hmm.markov import expected_counts, forward
 
@@ -274,5 +273,5 @@ def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     mask = np.ones(x.shape[:2], bool) if lengths is None else np.asarray(sequence.mask())
     if not mask.any():
         raise ValueError(f"{who}: x must hold at least one step, got {x.shape}, lengths {lengths}")
-    check_finite(sequence.x, "sequences", who)
+    check_finite(who, sequence.x, "sequences")
     return sequence, mask

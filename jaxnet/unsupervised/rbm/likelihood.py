@@ -137,7 +137,8 @@ def ais(
 
     Raises:
       TypeError: for an argument of another type.
-      ValueError: for params or data that do not fit, fewer than 2 runs, or betas that do not rise from 0 to 1.
+      ValueError: for params or data that do not fit, fewer than 2 runs, or betas that do not rise
+        from 0 to 1.
 
     Example:
       >>> params = {"kernel": jnp.eye(5, 3), "bias": jnp.ones(3), "visible_bias": jnp.zeros(5)}

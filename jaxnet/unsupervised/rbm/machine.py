@@ -302,8 +302,8 @@ def fit_rbm(
 
     Raises:
       TypeError: for an argument of another type.
-      ValueError: for an option out of range; for data of another shape, without examples, with NaN, or outside [0, 1] unless
-        the units are gaussian; for features below 1.
+      ValueError: for an option out of range; for data of another shape, without examples, with
+        NaN, or outside [0, 1] unless the units are gaussian; for features below 1.
 
     Example:
       >>> x = np.random.default_rng(0).integers(0, 2, (50, 6))

@@ -353,7 +353,7 @@ SYMBOLS = PARAMS | {"emission": {"logits": jnp.array([[0.0, -jnp.inf], [0, -jnp.
         ),
         (
             lambda: fit_hmm(jax.random.key(0), V * np.nan, 2, emission=gaussian_mixture()),
-            "2 of 2 sequences hold a NaN or Inf, the first is number 0",
+            "2 of 2 sequences contain NaN or Inf, the first at index 0",
         ),
         (
             lambda: fit_hmm(jax.random.key(0), V, 9, emission=gaussian_mixture()),
