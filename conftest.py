@@ -48,6 +48,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
+
 SLOW = ROOT / "tests" / "slow.txt"  # tests that take long, beside those marked as slow by hand
 
 
@@ -61,11 +63,19 @@ def pytest_collection_modifyitems(items):
     """A file, or a row of the catalogue, stays on one worker: it shares what is compiled."""
     slow = set(SLOW.read_text().splitlines())
     for item in items:
-        if item.nodeid in slow:
+        if item.nodeid in slow or "tfds_data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
         params = item.callspec.params if hasattr(item, "callspec") else {}
         row = getattr(params.get("case"), "id", "")
         item.add_marker(pytest.mark.xdist_group(f"{item.path.relative_to(ROOT)} {row}".strip()))
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drops what is compiled when it fills the memory, where each compilation takes longer."""
+    statm = Path("/proc/self/statm")  # pages; on Linux
+    elsewhere = nextitem is None or nextitem.path != item.path
+    if elsewhere and statm.exists() and int(statm.read_text().split()[1]) > FULL:
+        jax.clear_caches()
 
 
 took: dict[str, float] = {}

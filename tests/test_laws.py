@@ -37,7 +37,15 @@ class Case:
         return {train: self.run(train) for train in (False, True)}
 
 
-@pytest.fixture(scope="module", params=ROWS, ids=[row.id for row in ROWS])
+# Models of several layers that have rows of their own: seconds to compile.
+LARGE = {"rnnsearch", "translation_transformer", "cifar_resnet", "transformer_block-decoder"}
+PARAMS = [
+    pytest.param(row, id=row.id, marks=[pytest.mark.slow] if row.id in LARGE else [])
+    for row in ROWS
+]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def case(request) -> Case:
     """Of module scope, so that pytest runs all laws of a row together."""
     return Case(request.param)

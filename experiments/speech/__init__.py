@@ -148,8 +148,7 @@ def run(config: Config) -> Results:
 
     found, new = ({k: np.array(e) for k, e in d.items()} for d in (errors, held_out))
     print(drawing.table(found, new))
-    if new:
-        print(drawing.by_speaker(new, speakers))
+    print(drawing.by_speaker(new, speakers))
     figures = {"alignment": alignment, "errors": drawing.draw_errors(found, new)}
     return Results(found, new, save(figures, config.output))
 

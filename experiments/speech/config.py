@@ -53,7 +53,7 @@ class Config(Data, Seeds, Output):
     test_strings: int = 120
     """strings joined from the test recordings; 100 per held-out speaker"""
     speakers: int = 6
-    """number of speakers held out, one after another; 0 skips this part"""
+    """number of speakers held out, one after another; at most 6"""
     validation: bool = False
     """evaluate on recordings 5 to 9 of the training part instead, to choose options"""
 
@@ -61,5 +61,5 @@ class Config(Data, Seeds, Output):
         super().__post_init__()
         if self.states < 2:
             raise ValueError(f"states must be at least 2, got {self.states}")
-        if not 0 <= self.speakers <= 6:
-            raise ValueError(f"speakers must be in [0, 6], got {self.speakers}")
+        if self.speakers > 6:
+            raise ValueError(f"speakers must be at most 6, got {self.speakers}")

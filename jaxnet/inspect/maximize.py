@@ -75,7 +75,7 @@ def maximize_activation(
         raise TypeError(f"{who}: shape must be (height, width, channels), got {shape!r:.60}")
     for name, count in zip(("height", "width", "channels"), shape, strict=True):
         at_least(who, name, count)
-    if not isinstance(units, list | tuple) or not units:
+    if not isinstance(units, list | tuple | range) or not units:
         raise TypeError(f"{who}: units must be a list of at least one unit, got {units!r:.60}")
     if not isinstance(path, str | None):
         raise TypeError(f"{who}: path must be the name of a layer inside, got {path!r:.60}")

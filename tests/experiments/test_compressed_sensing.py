@@ -49,20 +49,3 @@ def test_a_digit_is_recovered():
     errors = np.linalg.norm(found - image.reshape(2, 100), axis=-1)
     assert (errors[0, 1] > 0.1).all()  # from 10 numbers
     assert (errors[1, 0] > 0.5).all() and (errors[1, 1:] < 1e-4).all()
-
-
-@pytest.mark.slow
-def test_a_run(tmp_path, tfds_data_dir):
-    config = cs.Config(
-        unknowns=40, cells=4, trials=2, steps=50, points=30, features=(8, 512),
-        fractions=(0.2, 0.5), output=tmp_path,
-    )  # fmt: skip
-    results = cs.run(config)
-    assert results.recovered.shape == (4, 4)
-    assert 0 <= results.off < 0.25
-    for largest in results.distortions.values():
-        assert 0.1 < largest[1] < 0.4 < largest[0]
-    assert results.digits.shape == (2, 3)
-    assert (results.digits[1] < results.digits[0]).all()
-    assert [path.name for path in results.pictures] == ["phase.png", "distances.png", "digits.png"]
-    assert all(path.is_file() for path in results.pictures)

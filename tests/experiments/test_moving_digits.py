@@ -68,7 +68,7 @@ def test_metrics_by_hand():
 @pytest.mark.slow
 def test_each_net_learns_and_is_drawn(few_examples, tmp_path):
     config = md.Config(
-        nets=("frame", "video"), train_size=200, test_size=200, epochs=1, seeds=1,
+        nets=("video",), train_size=200, test_size=200, epochs=1, seeds=1,
         data_dir=few_examples(400, 200), output=tmp_path,
     )  # fmt: skip
     results = md.run(config)
