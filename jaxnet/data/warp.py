@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxnet.checks import as_array, check_options, within
 from jaxnet.core.messages import check_key
 from jaxnet.data.augment import Augmentation
+from jaxnet.ops.linalg import inverse_2x2
 
 Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
 
@@ -170,7 +171,7 @@ def elastic(
         matrix = scales @ rotations @ shears  # (batch, 2, 2)
         shifts = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
         # The shift is that of the result: of the image it is the opposite, before the matrix.
-        centre = -jnp.linalg.solve(matrix, shifts[..., None])[..., 0]
+        centre = -(inverse_2x2(matrix) @ shifts[..., None])[..., 0]
         displacements = 0.0
         if displacement:
             points = [max(2, math.ceil(size / spacing) + 1) for size in (height, width)]
@@ -310,7 +311,7 @@ def _warp(
     size = jnp.array([height, width])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
     offset = grid - (size - 1) / 2  # (height, width, 2), from the centre
-    inverse = jnp.linalg.inv(matrix)  # from the result to the image
+    inverse = inverse_2x2(matrix)  # from the result to the image
     source = jnp.einsum("nij,hwj->nhwi", inverse, offset) + centre[:, None, None] + (size - 1) / 2
     source = source + displacements  # (batch, height, width, 2)
     out = dict(x)

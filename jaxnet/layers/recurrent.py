@@ -17,6 +17,7 @@ from jaxnet.core import Layer, Params, PyTree, child_key, key_spec, param_dtype,
 from jaxnet.initializers import Initializer, normal
 from jaxnet.layers.draw import draw
 from jaxnet.layers.sequence import read
+from jaxnet.ops import linalg
 from jaxnet.ops.recurrence import GRU, Cell, hidden, project, unroll
 
 
@@ -37,7 +38,7 @@ def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.f
         q, r = np.linalg.qr(np.asarray(a, np.float64))
         xp = np
     except jax.errors.TracerArrayConversionError:
-        q, r = jnp.linalg.qr(a)
+        q, r = linalg.qr(a)
         xp = jnp
     q = q * xp.sign(xp.diagonal(r, axis1=1, axis2=2))[:, None]  # else not uniformly distributed
     return jnp.asarray(xp.concatenate(list(q), 1), dtype)  # (n, k * n)

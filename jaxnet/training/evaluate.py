@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_data
-from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer
+from jaxnet.checks import at_least, check_data, to_device
+from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer, path_name
+from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average, averages
+from jaxnet.training.watch import explain_reuse
 
 _PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside of `fit`
 
@@ -43,7 +45,8 @@ def evaluate(
             f"{type(objective).__name__}; write evaluate(objective, params, state, data)"
         )
     at_least("evaluate", "batch_size", batch_size)
-    return measure_all(objective, _PROGRAMS, params, state, data, batch_size, "evaluate")
+    with explain_reuse():
+        return measure_all(objective, _PROGRAMS, params, state, data, batch_size, "evaluate")
 
 
 def measure_all(
@@ -54,6 +57,7 @@ def measure_all(
     sums = None
     for batch in data if is_stream(data) else [data]:
         batch = on_device(batch, f"{who}: data")
+        check_labels(objective, programs, params, state, batch, who)
         count = jax.tree.leaves(batch)[0].shape[0]
         size = min(batch_size, count)
         whole = count - count % size
@@ -148,7 +152,8 @@ def predict(
             return jax.tree.map(lambda a: a.reshape(steps * size, *a.shape[2:])[:count], y)
 
         _PROGRAMS[place] = run
-    return jax.device_get(_PROGRAMS[place](params, state, x))
+    with explain_reuse():
+        return jax.device_get(_PROGRAMS[place](params, state, x))
 
 
 def _batches(data: PyTree, steps: int, size: int) -> PyTree:
@@ -175,7 +180,9 @@ def is_stream(data: Any) -> bool:
 def on_device(data: PyTree, who: str) -> PyTree:
     """Validates the arrays and moves them to the default device."""
     check_data(data, who)
-    return jax.tree.map(jnp.asarray, data)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: to_device(who, path_name(path) or "the array", leaf), data
+    )
 
 
 def means(sums: dict[str, Average]) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from jaxnet.checks import at_least
 from jaxnet.core import Memo, PyTree
 from jaxnet.progress import progress_bar
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device, takes_mask
+from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average
 from jaxnet.training.trainer import Trainer, TrainState, next_key
-from jaxnet.training.watch import Watcher, warn_nonfinite
+from jaxnet.training.watch import Watcher, explain_reuse, warn_nonfinite
 
 REFRESH = 0.2  # seconds of work per dispatch, so that the progress bar moves
 
@@ -130,7 +131,11 @@ def fit(
     if is_stream(data):
         source = _Stream(trainer, data, batch_size)
     else:
-        source = _Resident(trainer, on_device(data, "fit: data"), batch_size, shuffle)
+        data = on_device(data, "fit: data")
+        programs = Memo() if trainer.programs is None else trainer.programs
+        with explain_reuse():
+            check_labels(trainer.objective, programs, *train_state[1:3], data, "fit")
+        source = _Resident(trainer, data, batch_size, shuffle)
     pace = _Pace(steps_per_dispatch)
     return _Epochs(_epochs(trainer, train_state, source, pace, epochs, evaluate, progress))
 
@@ -159,7 +164,8 @@ class _Epochs:
 def _epochs(trainer, train_state, source, pace, epochs, test, progress) -> Iterator[Epoch]:
     warned = False  # values that are not finite usually stay so
     programs = Memo() if trainer.programs is None else trainer.programs
-    done = int(train_state.step) // source.steps if source.steps else 0
+    with explain_reuse():
+        done = int(train_state.step) // source.steps if source.steps else 0
     for number in range(done + 1, done + epochs + 1):
         start = time.perf_counter()
         first = int(train_state.step) + 1
@@ -330,6 +336,8 @@ class _Stream:
         size = None
         for batch in self.batches:
             batch = on_device(batch, "fit: a batch")
+            now = train_state.params, train_state.state
+            check_labels(self.trainer.objective, self.memo, *now, batch, "fit")
             count = jax.tree.leaves(batch)[0].shape[0]
             size = size or count
             if count > size:

@@ -329,6 +329,8 @@ def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> di
     values, metrics = output
     if "loss" in metrics:
         raise ValueError(f"{who}: 'loss' is the name of the loss; give the metric another name")
+    if isinstance(values, float):
+        raise TypeError(f"{who}: the loss is the number {values}, which has no gradient")
     totals = jax.tree.leaves(values)[:1]
     if not totals or not jnp.issubdtype(jnp.result_type(*totals), jnp.floating):
         raise TypeError(f"{who}: the loss must be of floats, got {describe(values)}")
@@ -359,10 +361,10 @@ def _average(name: str, values: Any, count: tuple, mask: Any, who: str) -> Avera
                 "a batch_size that divides the number of examples"
             )
         return Average(values, jnp.float32(count[0] if count else 1))
-    if values.ndim != 1 or (mask is not None and values.shape != mask.shape):
+    if values.shape != count:
         raise ValueError(
-            f"{who}: {name} must be (batch,), one value per example, got {values.shape}; take the "
-            "mean over the other axes"
+            f"{who}: {name} must be (batch,), one value per example, {count}, got {values.shape}; "
+            "take the mean over the other axes"
         )
     if mask is None:
         return Average(values.mean(), jnp.float32(len(values)))

@@ -10,8 +10,9 @@ import optax
 
 from jaxnet.checks import at_least, is_traced
 from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
+from jaxnet.core.messages import all_native
 from jaxnet.training.objective import Average, averages
-from jaxnet.training.watch import Watcher
+from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
 
@@ -159,15 +160,9 @@ def trainer(
         # alone is traced, the results are the same, but the buffers of the others are reused.
         if is_traced((train_state.step, train_state.params, train_state.key, batch)):
             return pure_step(train_state, batch)
-        try:
+        batch = all_native(batch, "step")
+        with explain_reuse():
             after, metrics = jitted(train_state, batch)
-        except (RuntimeError, ValueError) as error:
-            if "has been deleted" in str(error):
-                error.add_note(
-                    "a train_state goes into one step only, which reuses its memory; continue with "
-                    "the one that came back: train_state, metrics = trainer.step(train_state, ...)"
-                )
-            raise
         watcher.stepped(after, metrics["loss"])
         return after, metrics
 

@@ -1,6 +1,7 @@
-"""Watching a run: recompilations, state that is never updated, values that are not finite."""
+"""Watching a run: recompilation, state never updated, values that are not finite, reuse."""
 
 import warnings
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -120,3 +121,17 @@ def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first
             stacklevel=3,
         )
     return bool(steep.size or high.size)
+
+
+@contextmanager
+def explain_reuse():
+    """Adds to JAX's error about a deleted array what to write instead."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if "has been deleted" in str(error):
+            error.add_note(
+                "a train_state goes into one step only, which reuses its memory; continue with "
+                "the one that came back: train_state, metrics = trainer.step(train_state, ...)"
+            )
+        raise

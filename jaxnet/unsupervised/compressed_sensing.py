@@ -166,7 +166,9 @@ def basis_pursuit(
     at_least("basis_pursuit", "steps", steps)
     check_options("basis_pursuit", positive=positive)
     dtype = jnp.result_type(A, y, jnp.float32)
-    q, r = jnp.linalg.qr(A.T.astype(dtype))  # A = rᵀ qᵀ, q (unknowns, measurements)
+    A = A.astype(dtype)
+    q, _ = jnp.linalg.qr(A.T)  # A = rᵀ qᵀ, q (unknowns, measurements)
+    r = exact_dot(q.T, A.T)  # from q: two calls of LAPACK at once may hang, see ops/linalg.py
     rows = y.reshape(-1, y.shape[-1]).astype(dtype).T  # (measurements, signals)
     needed = jax.scipy.linalg.solve_triangular(r, rows, trans=1).T.reshape(y.shape)  # qᵀ x
 

@@ -2,10 +2,13 @@
 
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jaxnet as jn
 from jaxnet.training.watch import Watcher, warn_nonfinite
 
 PARAMS = {"a": jnp.ones(2), "b": jnp.ones(3)}
@@ -40,3 +43,21 @@ def test_gradients_come_before_losses():
     with pytest.warns(UserWarning, match="the loss is not finite at step 8, but its gradient is"):
         assert warn_nonfinite(PARAMS, finite[:1], np.array([1, np.inf]), 7)
     assert not warn_nonfinite(PARAMS, finite[:1], np.ones(1), 7)
+
+
+def test_a_used_train_state_is_explained_in_fit_evaluate_and_predict():
+    data = np.ones((4, 3), np.float32), np.ones((4, 1), np.float32)
+    net = jn.dense(1)
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
+    used = trainer.init(jax.random.key(0), data)
+    trainer.step(used, data)
+    at = used.params, used.state
+    for call in (
+        lambda: list(jn.fit(trainer, used, data, epochs=1)),
+        lambda: jn.evaluate(trainer.objective, *at, data),
+        lambda: jn.predict(net, *at, data[0]),
+        lambda: trainer.step(used, data),
+    ):
+        with pytest.raises((RuntimeError, ValueError)) as error:
+            call()
+        assert any("goes into one step only" in note for note in error.value.__notes__)

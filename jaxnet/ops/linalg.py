@@ -1,0 +1,57 @@
+"""Decompositions that cannot hang: one matrix per call of LAPACK, on any number of cores.
+
+On CPU, XLA runs independent operations on a pool of threads, one per core. A LAPACK call over a
+batch of matrices shares its batch among the same pool and waits (`jax::ParallelBatchMap` →
+`absl::BlockingCounter::Wait`). Where as many such calls are ready at once as there are threads,
+each thread waits for another: on the two cores of a free notebook, two calls are enough, and the
+program never ends. Seen with jaxlib 0.10.2, in `lapack_strsm_ffi` and
+`lapack_sorgqr_ffi`.
+
+So `jit`ted code decomposes one matrix per call, whatever `vmap` is around it, or makes a second
+call depend on the first. The functions here have no gradients in reverse mode.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+
+
+def one_by_one(decompose: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
+    """A function of one matrix as one of many, in a loop over them.
+
+    Args:
+      decompose: takes a matrix (m, n).
+
+    Returns:
+      A function of (..., m, n), whose outputs have the same leading axes; also under `vmap`.
+
+    Example:
+      >>> qr = one_by_one(jnp.linalg.qr)
+      >>> [part.shape for part in qr(jnp.ones((5, 4, 3)))]
+      [(5, 4, 3), (5, 3, 3)]
+    """
+    single = sequential_vmap(lambda a: decompose(a))  # its options are no arrays
+
+    def whole(a: jax.Array) -> Any:
+        return single(a) if a.ndim == 2 else jax.vmap(whole)(a)
+
+    return whole
+
+
+qr = one_by_one(jnp.linalg.qr)
+eigvalsh = one_by_one(jnp.linalg.eigvalsh)
+
+
+def inverse_2x2(a: jax.Array) -> jax.Array:
+    """Inverses of matrices (..., 2, 2) by Cramer's rule, without LAPACK.
+
+    Example:
+      >>> inverse_2x2(jnp.array([[2.0, 2.0], [1.0, 3.0]])).tolist()
+      [[0.75, -0.5], [-0.25, 0.5]]
+    """
+    (p, q), (r, s) = jnp.moveaxis(a, (-2, -1), (0, 1))
+    swapped = jnp.array([[s, -q], [-r, p]]) / (p * s - q * r)
+    return jnp.moveaxis(swapped, (0, 1), (-2, -1))

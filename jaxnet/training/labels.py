@@ -1,0 +1,94 @@
+"""Labels of no class, found before training: a lookup would take -1 for the last class."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, Memo, Params, PyTree, State, key_spec
+from jaxnet.look import observe
+
+TRIED = 3  # labels of no class that are tried
+
+
+def check_labels(
+    objective: Layer | None, memo: Memo, params: Params, state: State, data: PyTree, who: str
+) -> None:
+    """Raises for integer labels of no class that the loss takes for a class.
+
+    Labels are the targets of `jn.supervised` where they are integers, one for each row of outputs:
+    (batch, ...) for outputs (batch, ..., classes). A loss that leaves a label out, such as that of
+    unlabelled pixels, has no gradient there, and the label passes.
+
+    Args:
+      objective: of the trainer; without a `jn.supervised` in it nothing is checked.
+      memo: keeps what was found out about the objective.
+      params, state: of the objective.
+      data: (x, labels), all examples or a batch.
+      who: the function, for the message.
+
+    Raises:
+      ValueError: naming the label and the number of classes.
+
+    Example:
+      >>> objective = jn.supervised(jn.dense(3), optax.softmax_cross_entropy_with_integer_labels)
+      >>> data = jnp.ones((2, 4)), jnp.array([0, -1])
+      >>> check_labels(objective, {}, *objective.init(jax.random.key(0), data), data, "fit")
+      Traceback (most recent call last):
+      ...
+      ValueError: fit: labels must be in [0, 3) for 3 outputs, got -1
+    """
+    pair = isinstance(data, tuple | list) and len(data) == 2 and hasattr(data[1], "dtype")
+    if objective is None or not pair or not jnp.issubdtype(data[1].dtype, jnp.integer):
+        return
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data)
+    place = ("labels", objective, str(one))
+    if place not in memo:
+        memo[place] = _compared(objective, params, state, one)
+    if memo[place] is None:
+        return
+    loss, outputs = memo[place]
+    classes, labels = outputs.shape[-1], np.asarray(data[1])
+    outside = np.unique(labels[(labels < 0) | (labels >= classes)])
+    for label in outside[:TRIED].tolist():
+        if not _left_out(loss, outputs, label, labels):
+            raise ValueError(
+                f"{who}: labels must be in [0, {classes}) for {classes} outputs, got {label}"
+            )
+
+
+def _compared(objective: Layer, params: Params, state: State, one: PyTree) -> Any:
+    """The loss of an objective as a layer, and the specs of the outputs that it gets, or None."""
+    found = []
+
+    def see(path, layer, x, y):
+        if layer.name == "loss" and isinstance(x, tuple) and len(x) == 2:
+            found.append((layer, x))
+        return y
+
+    def run(params, state, batch, key):
+        return observe(objective, see).apply(params, state, batch, key=key)[0]
+
+    jax.eval_shape(run, params, state, one, key_spec())
+    if len(found) != 1:
+        return None
+    loss, (outputs, targets) = found[0]
+    if not (hasattr(outputs, "shape") and hasattr(targets, "shape")):
+        return None
+    if outputs.shape[:-1] != targets.shape or targets.dtype != one[1].dtype:
+        return None
+    return loss, jax.ShapeDtypeStruct(outputs.shape, outputs.dtype)
+
+
+def _left_out(loss: Layer, outputs: Any, label: int, labels: np.ndarray) -> bool:
+    """Whether a label has no part in the loss of an example that has no other."""
+    targets = jnp.full((1, *labels.shape[1:]), label, labels.dtype)
+    values = np.random.default_rng(0).normal(size=outputs.shape)
+
+    def total(values):
+        found = loss.apply({}, {}, (values, targets))[0]
+        return sum(leaf.sum() for leaf in jax.tree.leaves(found)[:1])
+
+    slope = jax.grad(total)(jnp.asarray(values, outputs.dtype))
+    return bool((slope == 0).all())  # not where it is NaN
