@@ -110,6 +110,20 @@ def test_no_function_is_asked_what_it_is():
         assert not re.search(words, path.read_text()), path
 
 
+def test_slow_tests_exist():
+    """A test that was renamed would come back into the fast suite, or leave a line behind."""
+    names = {}
+    for place in (ROOT / "tests" / "slow.txt").read_text().splitlines():
+        file, _, rest = place.partition("::")
+        name = rest.partition("[")[0].split("::")[-1].split(".")[-1]
+        if file not in names:
+            assert (ROOT / file).exists(), place
+            defined = ast.walk(ast.parse((ROOT / file).read_text()))
+            names[file] = {n.name for n in defined if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        own = name in names[file] or not file.startswith("tests/")  # doctests have names of others
+        assert own or name in (ROOT / file).read_text(), place
+
+
 def test_tests_mirror_the_library():
     tests = {f.relative_to(ROOT / "tests") for f in (ROOT / "tests").rglob("test_*.py")}
     for path in FILES:

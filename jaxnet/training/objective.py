@@ -346,7 +346,7 @@ def _average(name: str, values: Any, count: tuple, mask: Any, who: str) -> Avera
             raise ValueError(
                 f"{who}: {name} must be a pair (totals, weights), (batch,) each, got {shapes}"
             )
-        totals, weights = values[0], jnp.asarray(values[1], values[0].dtype)
+        totals, weights = (jnp.asarray(v, jnp.result_type(values[0], jnp.float32)) for v in values)
         if mask is not None:  # where, not a product: the padding may hold NaN
             totals, weights = (jnp.where(mask > 0, v, 0) for v in (totals, weights))
         weight = weights.sum()
@@ -369,5 +369,5 @@ def _average(name: str, values: Any, count: tuple, mask: Any, who: str) -> Avera
     if mask is None:
         return Average(values.mean(), jnp.float32(len(values)))
     weight = mask.sum()
-    mean = jnp.where(mask > 0, values, 0).sum() / jnp.maximum(weight, 1).astype(values.dtype)
-    return Average(mean, weight)
+    total = jnp.where(mask > 0, values, 0).sum(dtype=jnp.result_type(values, jnp.float32))
+    return Average((total / jnp.maximum(weight, 1)).astype(values.dtype), weight)

@@ -299,3 +299,12 @@ def test_weights_may_be_integers():
     found = averages(output, jnp.ones(2), None, "mine")
     assert [float(a.mean) for a in found.values()] == [2.0, 1.0]
     assert [float(a.weight) for a in found.values()] == [4.0, 600.0]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("pair", [False, True])
+def test_sums_of_float16_do_not_overflow(masked, pair):
+    values = jnp.full(200, 1000.0, jnp.float16)  # the sum is beyond float16
+    mask = jnp.ones(200) if masked else None
+    output = ((values, jnp.ones(200)) if pair else values), {}
+    assert float(averages(output, values, mask, "net")["loss"].mean) == 1000
