@@ -78,7 +78,7 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"nets": ("stack",), "train_size": 32, "test_size": 16, "epochs": 1, "seeds": 1}, {},
     ),
     "optimizers": ({"passes": 2, "hidden": 2, "seeds": 1, "rates": 1}, {"RULES": ADAM}),
-    "perceptron": ({"points": 20, "passes": 5, "seeds": 1, "pairs": 1}, {}),
+    "perceptron": ({"points": 10, "passes": 5, "seeds": 1, "pairs": 1}, {}),
     "rbm": ({"features": 5, "epochs": 1, "betas": 50, "small_epochs": 1}, {"SAMPLED": (1, 2)}),
     "seconds_to_accuracy": (
         {"rounds": 1, "epochs": 1, "pieces": 1, "batch_size": 100, "target": 0.05}, {},

@@ -108,6 +108,12 @@ def test_rows_have_means_and_intervals():
         found.rows("f1")
 
 
+def test_one_setting_prints():
+    found = jn.sweep(objective(jn.dense(3)), optax.sgd, data(), seeds=2, epochs=1,
+                     grid={"learning_rate": [0.1]})  # fmt: skip
+    assert "learning_rate" in str(found)
+
+
 @pytest.mark.parametrize(
     "options, error, words",
     [

@@ -158,6 +158,10 @@ def test_distortion_by_hand():
     np.testing.assert_allclose(broken, [0, 0.44, 0, np.inf, 0, -0.36], atol=1e-12)
 
 
+def test_distortion_of_two_points():
+    np.testing.assert_allclose(distortion(np.eye(2), 2 * np.eye(2)), [3])
+
+
 def test_distortion_far_from_the_origin():
     """Differences first: in products of float32 the distances would drown."""
     x = 1e4 + np.array([[0.0, 0], [1, 0], [0, 2]])

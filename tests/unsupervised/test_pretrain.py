@@ -113,3 +113,9 @@ def test_errors(net, options, words):
     options = {"method": noting([])} | options
     with pytest.raises(ValueError, match=words):
         pretrain_greedy(net, data(), **options)
+
+
+@pytest.mark.parametrize("layers", ["dense", 3])
+def test_layers_are_a_list(layers):
+    with pytest.raises(TypeError, match=r"layers must be a list of paths, .* got ('dense'|3)"):
+        pretrain_greedy(jn.models.mlp([5, 4, 3]), data(), noting([]), layers=layers)
