@@ -8,7 +8,7 @@ program never ends. Seen with jaxlib 0.10.2, in `lapack_strsm_ffi` and
 `lapack_sorgqr_ffi`.
 
 So `jit`ted code decomposes one matrix per call, whatever `vmap` is around it, or makes a second
-call depend on the first. The functions here have no gradients in reverse mode.
+call depend on the first. `one_by_one` has no gradients in reverse mode.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,21 @@ def one_by_one(decompose: Callable[[jax.Array], Any]) -> Callable[[jax.Array], A
 
 
 qr = one_by_one(jnp.linalg.qr)
-eigvalsh = one_by_one(jnp.linalg.eigvalsh)
+_eigh = one_by_one(jnp.linalg.eigh)
+
+
+def largest_eigenvalue(a: jax.Array) -> jax.Array:
+    """Of symmetric matrices (..., n, n): vᵀ a v for the unit vector v that makes it largest.
+
+    The gradient with respect to a is v vᵀ, exact where the eigenvalue is simple.
+
+    Example:
+      >>> largest_eigenvalue(jnp.array([[2.0, 1.0], [1.0, 2.0]])).round(4).tolist()
+      3.0
+    """
+    _, vectors = _eigh(jax.lax.stop_gradient(a))
+    v = vectors[..., -1]
+    return jnp.einsum("...i,...ij,...j", v, a, v, precision="highest")
 
 
 def inverse_2x2(a: jax.Array) -> jax.Array:

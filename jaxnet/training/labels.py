@@ -13,7 +13,14 @@ TRIED = 3  # labels of no class that are tried
 
 
 def check_labels(
-    objective: Layer | None, memo: Memo, params: Params, state: State, data: PyTree, who: str
+    objective: Layer | None,
+    memo: Memo,
+    params: Params,
+    state: State,
+    data: PyTree,
+    who: str,
+    *,
+    train: bool = False,
 ) -> None:
     """Raises for integer labels of no class that the loss takes for a class.
 
@@ -27,6 +34,7 @@ def check_labels(
       params, state: of the objective.
       data: (x, labels), all examples or a batch.
       who: the function, for the message.
+      train: whether the data are augmented, which may give them another form.
 
     Raises:
       ValueError: naming the label and the number of classes.
@@ -43,9 +51,9 @@ def check_labels(
     if objective is None or not pair or not jnp.issubdtype(data[1].dtype, jnp.integer):
         return
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data)
-    place = ("labels", objective, str(one))
+    place = ("labels", objective, str(one), train)
     if place not in memo:
-        memo[place] = _compared(objective, params, state, one)
+        memo[place] = _compared(objective, params, state, one, train)
     if memo[place] is None:
         return
     loss, outputs = memo[place]
@@ -58,7 +66,7 @@ def check_labels(
             )
 
 
-def _compared(objective: Layer, params: Params, state: State, one: PyTree) -> Any:
+def _compared(objective: Layer, params: Params, state: State, one: PyTree, train: bool) -> Any:
     """The loss of an objective as a layer, and the specs of the outputs that it gets, or None."""
     found = []
 
@@ -68,7 +76,7 @@ def _compared(objective: Layer, params: Params, state: State, one: PyTree) -> An
         return y
 
     def run(params, state, batch, key):
-        return observe(objective, see).apply(params, state, batch, key=key)[0]
+        return observe(objective, see).apply(params, state, batch, key=key, train=train)[0]
 
     jax.eval_shape(run, params, state, one, key_spec())
     if len(found) != 1:

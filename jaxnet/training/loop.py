@@ -134,7 +134,7 @@ def fit(
         data = on_device(data, "fit: data")
         programs = Memo() if trainer.programs is None else trainer.programs
         with explain_reuse():
-            check_labels(trainer.objective, programs, *train_state[1:3], data, "fit")
+            check_labels(trainer.objective, programs, *train_state[1:3], data, "fit", train=True)
         source = _Resident(trainer, data, batch_size, shuffle)
     pace = _Pace(steps_per_dispatch)
     return _Epochs(_epochs(trainer, train_state, source, pace, epochs, evaluate, progress))
@@ -337,7 +337,7 @@ class _Stream:
         for batch in self.batches:
             batch = on_device(batch, "fit: a batch")
             now = train_state.params, train_state.state
-            check_labels(self.trainer.objective, self.memo, *now, batch, "fit")
+            check_labels(self.trainer.objective, self.memo, *now, batch, "fit", train=True)
             count = jax.tree.leaves(batch)[0].shape[0]
             size = size or count
             if count > size:

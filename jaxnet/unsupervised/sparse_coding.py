@@ -17,7 +17,7 @@ from jaxnet.checks import as_array, at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.core.messages import check_key
 from jaxnet.initializers import normal
-from jaxnet.ops.linalg import eigvalsh
+from jaxnet.ops.linalg import largest_eigenvalue
 from jaxnet.progress import progress_bar
 from jaxnet.unsupervised.check import check_examples, scaled
 
@@ -182,8 +182,7 @@ def _proximal_step(
     gram = exact_dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant: the largest eigenvalue, of the smaller of the two products.
     smaller = gram if features <= inputs else exact_dot(dictionary.T, dictionary)
-    smaller = jax.lax.stop_gradient(smaller.astype(jnp.promote_types(dtype, jnp.float32)))
-    largest = eigvalsh(smaller)[-1]  # only a step size: codes at the minimum do not depend on it
+    largest = largest_eigenvalue(smaller.astype(jnp.promote_types(dtype, jnp.float32)))
     curvature = jnp.maximum(largest, jnp.finfo(dtype).tiny).astype(dtype)
     target = exact_dot(x, dictionary.T)  # (..., inputs) -> (..., features)
 

@@ -115,6 +115,8 @@ def test_every_experiment_has_a_short_run():
 
 @pytest.mark.parametrize("name", SHORT)
 def test_a_short_run(name, tmp_path, monkeypatch):
+    if name == "seconds_to_accuracy":
+        pytest.importorskip("torch", reason="compares with PyTorch")
     monkeypatch.setattr(tfds, "load", load)
     draw = jn.viz.save
     monkeypatch.setattr(jn.viz, "save", lambda figure, path, dpi: draw(figure, path, dpi=30))

@@ -71,11 +71,15 @@ def test_qr_is_that_of_numpy(shape):
         np.testing.assert_allclose(r, expected.R, atol=1e-5)
 
 
-def test_eigenvalues_under_vmap_are_those_of_numpy():
+def test_largest_eigenvalues_and_their_gradients_are_those_of_numpy():
     a = np.random.default_rng(0).normal(size=(6, 4, 4)).astype(np.float32)
     a = a + a.mT
-    found = jax.jit(jax.vmap(linalg.eigvalsh))(jnp.asarray(a))
-    np.testing.assert_allclose(found, np.linalg.eigvalsh(a), atol=1e-5)
+    run = jax.vmap(jax.value_and_grad(linalg.largest_eigenvalue))
+    found, slopes = jax.jit(run)(jnp.asarray(a))
+    values, vectors = np.linalg.eigh(a)
+    np.testing.assert_allclose(found, values[:, -1], atol=1e-5)
+    v = vectors[..., -1]
+    np.testing.assert_allclose(slopes, v[:, :, None] * v[:, None], atol=1e-4)
 
 
 def test_inverses_of_2x2_and_their_gradients():

@@ -81,3 +81,15 @@ def test_another_byte_order_is_turned():
         for batch in ((X, GOOD), other)
     }
     assert len(losses_found) == 1
+
+
+def test_labels_that_augmentation_makes():
+    """The data need not have the form of the batches that the loss gets."""
+
+    def two(key, batch):
+        return batch[0], jnp.stack([batch[1], batch[1] % 2], 1)
+
+    objective = jn.augmented(jn.supervised(jn.dense(2), lambda o, y: jnp.square(o - y)), two)
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    train_state = trainer.init(KEY, (X, np.ones((6, 2), int)))
+    list(jn.fit(trainer, train_state, (X, bad(-1)), epochs=1, batch_size=4, progress=False))

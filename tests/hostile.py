@@ -1,0 +1,168 @@
+"""Calls every public function with one bad argument, and counts whose error answers.
+
+    python -m tests.hostile --count 20000
+
+A good call of each function is the first one of its docstring's example, recorded while that runs.
+Each case replaces one argument of it by something else, drawn at random. The outcome is a value, an
+error of ours, or a foreign one: raised inside another library, without a word of ours.
+"""
+
+import argparse
+import contextlib
+import doctest
+import inspect
+import io
+import os
+import random
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxnet as jn
+from tests.test_api import PARTS, members
+
+OURS = Path(jn.__file__).parent
+# Counts stay small: a large one is no error, but a long wait.
+WRONG: dict[str, Any] = {
+    "None": None, "a word": "abc", "an object": object(), "nan": float("nan"), "-1": -1, "0": 0,
+    "2.5": 2.5, "True": True, "an empty list": [], "an empty tuple": (), "an empty dict": {},
+    "a list": [1.0, 2.0], "a dict": {"a": np.ones(3, np.float32)}, "a function": lambda: 0,
+    "floats": np.ones((2, 3), np.float32), "NaN": np.full((2, 3), np.nan, np.float32),
+    "a vector": np.ones(3, np.float32), "four axes": np.ones((2, 3, 4, 5), np.float32),
+    "no rows": np.ones((0, 3), np.float32), "integers": np.full((2, 3), 2**40),
+    "labels": np.array([0, -1, 99]), "words": np.array([["a", "b"]]), "complex": np.ones(3) * 1j,
+    "swapped bytes": np.ones((2, 3), ">f4"), "masked": np.ma.masked_equal([1.0, 2.0], 1),
+    "a spec": jn.spec((2, 3)), "a key": jax.random.key(0), "bytes": b"abc", "a path": "/nowhere/a",
+}  # fmt: skip
+# What runs a program or takes what it is given as a whole is not called with rubbish.
+LEFT_OUT = {"fit", "sweep", "jupyter"}
+
+
+class Call(NamedTuple):
+    """A good call of a public function."""
+
+    name: str
+    function: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+class Found(NamedTuple):
+    """What became of a case: "value", "ours" or "foreign", and the error."""
+
+    what: str
+    error: BaseException | None = None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing printed, no warnings, and all files in a folder that goes away."""
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.chdir(folder)
+        try:
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                yield
+        finally:
+            os.chdir(before)
+
+
+def good_calls() -> list[Call]:
+    """The first call of each public function in its example."""
+    calls = []
+    for part in PARTS:
+        for name, function in sorted(members(part).items()):
+            if inspect.isfunction(function) and name not in LEFT_OUT:
+                calls += recorded(f"{part}.{name}".lstrip("."), name, function)
+    return calls
+
+
+def recorded(full: str, name: str, function: Callable) -> list[Call]:
+    home = inspect.getmodule(function)
+    found: list[Call] = []
+
+    def record(*args, **kwargs):
+        result = function(*args, **kwargs)
+        found.append(Call(full, function, args, kwargs))
+        return result
+
+    names = dict(vars(home)) | {"jax": jax, "jnp": jnp, "np": np, "optax": optax, "jn": jn}
+    names[name] = record
+    public = name in vars(jn) and vars(jn)[name] is function
+    if public:
+        setattr(jn, name, record)
+    try:
+        with quiet():
+            for example in doctest.DocTestParser().get_examples(function.__doc__ or ""):
+                if doctest.SKIP not in example.options:
+                    with contextlib.suppress(Exception):
+                        exec(compile(example.source, full, "single"), names)  # our own text
+    finally:
+        if public:
+            setattr(jn, name, function)
+    return found[:1]
+
+
+def cases(calls: list[Call]) -> list[tuple[Call, str, str]]:
+    """Every (call, parameter, wrong value)."""
+    found = []
+    for call in calls:
+        for what, p in inspect.signature(call.function).parameters.items():
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                found += [(call, what, wrong) for wrong in WRONG]
+    return found
+
+
+def outcome(call: Call, what: str, wrong: str) -> Found:
+    """What a call with one bad argument gives."""
+    bound = inspect.signature(call.function).bind(*call.args, **call.kwargs)
+    bound.arguments[what] = WRONG[wrong]
+    try:
+        with quiet():
+            result = call.function(*bound.args, **bound.kwargs)
+            jax.block_until_ready([a for a in jax.tree.leaves(result) if isinstance(a, jax.Array)])
+    except Exception as error:  # every kind counts
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        words = " ".join([str(error), *getattr(error, "__notes__", [])])
+        named = Path(last.filename).is_relative_to(OURS) or call.function.__name__ in words
+        return Found("ours" if named else "foreign", error)
+    return Found("value")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    everything = cases(good_calls())
+    drawn = random.Random(options.seed).sample(everything, min(options.count, len(everything)))
+    tally: Counter[str] = Counter()
+    foreign: Counter[str] = Counter()
+    for call, what, wrong in drawn:
+        found = outcome(call, what, wrong)
+        tally[found.what] += 1
+        if found.what == "foreign":
+            kind = f"{call.name}({what}={wrong}): {type(found.error).__name__}: {found.error}"
+            print(kind.replace("\n", " ")[:160], flush=True)
+            foreign[call.name] += 1
+    print(f"{len({c.name for c, *_ in everything})} functions, {len(drawn)} cases: {dict(tally)}")
+    print(foreign.most_common(20))
+
+
+if __name__ == "__main__":
+    main()
