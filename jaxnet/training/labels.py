@@ -56,18 +56,18 @@ def check_labels(
         memo[place] = _compared(objective, params, state, one, train)
     if memo[place] is None:
         return
-    loss, outputs = memo[place]
+    loss, outputs, targets = memo[place]
     classes, labels = outputs.shape[-1], np.asarray(data[1])
     outside = np.unique(labels[(labels < 0) | (labels >= classes)])
     for label in outside[:TRIED].tolist():
-        if _is_taken(loss, outputs, label, labels):
+        if _is_taken(loss, outputs, targets, label):
             raise ValueError(
                 f"{who}: labels must be in [0, {classes}) for {classes} outputs, got {label}"
             )
 
 
 def _compared(objective: Layer, params: Params, state: State, one: PyTree, train: bool) -> Any:
-    """The loss of an objective as a layer, and the specs of the outputs that it gets, or None."""
+    """The loss of an objective as a layer, and specs of the outputs and labels it gets, or None."""
     found = []
 
     def see(path, layer, x, y):
@@ -86,10 +86,10 @@ def _compared(objective: Layer, params: Params, state: State, one: PyTree, train
         return None
     if outputs.shape[:-1] != targets.shape or targets.dtype != one[1].dtype:
         return None
-    return loss, jax.ShapeDtypeStruct(outputs.shape, outputs.dtype)
+    return loss, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (outputs, targets))
 
 
-def _is_taken(loss: Layer, outputs: Any, label: int, labels: np.ndarray) -> bool:
+def _is_taken(loss: Layer, outputs: Any, targets: Any, label: int) -> bool:
     """Whether a loss takes a label of no class for one of the classes, or is NaN.
 
     Not where the label is left out, or where the integers are quantities: their values differ.
@@ -98,8 +98,7 @@ def _is_taken(loss: Layer, outputs: Any, label: int, labels: np.ndarray) -> bool
     classes = outputs.shape[-1]
 
     def total(label):
-        targets = jnp.full((1, *labels.shape[1:]), label, labels.dtype)
-        found = loss.apply({}, {}, (values, targets))[0]
+        found = loss.apply({}, {}, (values, jnp.full(targets.shape, label, targets.dtype)))[0]
         return float(sum(leaf.sum() for leaf in jax.tree.leaves(found)[:1]))
 
     first, last = total(0), total(classes - 1)

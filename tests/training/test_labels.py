@@ -1,5 +1,7 @@
 """Labels of no class: refused where the loss takes them for a class, kept where it does not."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +97,16 @@ def test_labels_that_augmentation_makes():
     trainer = jn.trainer(objective, optax.sgd(0.1))
     train_state = trainer.init(KEY, (X, np.ones((6, 2), int)))
     list(jn.fit(trainer, train_state, (X, bad(-1)), epochs=1, batch_size=4, progress=False))
+
+
+def test_labels_that_augmentation_crops():
+    """A label of no class is found and tried in the shape that the loss gets."""
+    crop = lambda key, batch: (batch[0][:, :2], batch[1][:, :2])  # noqa: E731
+    x, y = np.ones((6, 4, 4, 1), np.float32), np.tile(bad(3)[:, None, None], (1, 4, 4))
+    for loss, fails in ((losses.ignore_label(optaxs, 3), False), (optaxs, True)):
+        objective = jn.augmented(jn.supervised(jn.conv(3, 1), loss), crop)
+        trainer = jn.trainer(objective, optax.sgd(0.1))
+        start = trainer.init(KEY, (x, y))
+        refused = pytest.raises(ValueError, match="got 3") if fails else contextlib.nullcontext()
+        with refused:
+            list(jn.fit(trainer, start, (x, y), epochs=1, progress=False))
