@@ -74,7 +74,7 @@ def test_each_net_learns_and_is_drawn(few_examples, tmp_path):
     results = md.run(config)
     assert set(results.accuracies) == set(config.nets)
     assert all(a["direction"].shape == (1,) for a in results.accuracies.values())
-    assert 0 <= results.accuracies["frame"]["direction"][0] < 0.25  # chance is 0.125
+    assert 0 <= results.accuracies["video"]["direction"][0] < 0.25  # chance is 0.125
     assert {path.name for path in results.pictures} == {"videos.png", "filters.png"}
 
 
