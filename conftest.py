@@ -1,5 +1,6 @@
 """How all tests run: compiled quickly, what belongs together on one worker, names for doctests."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -47,6 +48,9 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+
+# JAX keeps many objects alive, and each full collection goes through all of them: a tenth of a run.
+gc.set_threshold(200_000, 50, 1000)
 
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 

@@ -2,9 +2,9 @@
 
     python -m tests.hostile --count 20000
 
-A good call of each function is the first one of its docstring's example, recorded while that runs.
-Each case replaces one argument of it by something else, drawn at random. The outcome is a value, an
-error of ours, or a foreign one: raised inside another library, without a word of ours.
+A good call of each function is the first one of its docstring's example, with its arguments. Each
+case replaces one of them by something else, drawn at random. The outcome is a value, an error of
+ours, or a foreign one: raised inside another library, or by Python, without a word of ours.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import inspect
 import io
 import os
 import random
+import sys
 import tempfile
 import traceback
 import warnings
@@ -28,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tqdm import tqdm
 
 import jaxnet as jn
 from tests.test_api import PARTS, members
@@ -58,11 +60,23 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class Case(NamedTuple):
+    """A call, the parameter that is replaced, and by which of `WRONG`."""
+
+    call: Call
+    what: str
+    wrong: str
+
+
 class Found(NamedTuple):
     """What became of a case: "value", "ours" or "foreign", and the error."""
 
     what: str
     error: BaseException | None = None
+
+
+class Recorded(BaseException):
+    """Ends an example: its call is known."""
 
 
 @contextlib.contextmanager
@@ -93,21 +107,23 @@ def good_calls() -> list[Call]:
 
 
 def recorded(full: str, name: str, function: Callable) -> list[Call]:
-    home = inspect.getmodule(function)
+    """The arguments of its first call that is not traced, if its example has one."""
+    home = sys.modules[function.__module__]
     found: list[Call] = []
 
     def record(*args, **kwargs):
-        result = function(*args, **kwargs)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+            return function(*args, **kwargs)
         found.append(Call(full, function, args, kwargs))
-        return result
+        raise Recorded
 
     names = dict(vars(home)) | {"jax": jax, "jnp": jnp, "np": np, "optax": optax, "jn": jn}
     names[name] = record
-    public = name in vars(jn) and vars(jn)[name] is function
+    public = vars(jn).get(name) is function
     if public:
         setattr(jn, name, record)
     try:
-        with quiet():
+        with quiet(), contextlib.suppress(Recorded):
             for example in doctest.DocTestParser().get_examples(function.__doc__ or ""):
                 if doctest.SKIP not in example.options:
                     with contextlib.suppress(Exception):
@@ -115,33 +131,47 @@ def recorded(full: str, name: str, function: Callable) -> list[Call]:
     finally:
         if public:
             setattr(jn, name, function)
-    return found[:1]
-
-
-def cases(calls: list[Call]) -> list[tuple[Call, str, str]]:
-    """Every (call, parameter, wrong value)."""
-    found = []
-    for call in calls:
-        for what, p in inspect.signature(call.function).parameters.items():
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                found += [(call, what, wrong) for wrong in WRONG]
     return found
 
 
-def outcome(call: Call, what: str, wrong: str) -> Found:
+def cases(calls: list[Call]) -> list[Case]:
+    """Every parameter of every call with every wrong value."""
+    return [
+        Case(call, what, wrong)
+        for call in calls
+        for what, p in inspect.signature(call.function).parameters.items()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        for wrong in WRONG
+    ]
+
+
+def outcome(case: Case) -> Found:
     """What a call with one bad argument gives."""
+    call = case.call
     bound = inspect.signature(call.function).bind(*call.args, **call.kwargs)
-    bound.arguments[what] = WRONG[wrong]
+    bound.arguments[case.what] = WRONG[case.wrong]
     try:
         with quiet():
             result = call.function(*bound.args, **bound.kwargs)
             jax.block_until_ready([a for a in jax.tree.leaves(result) if isinstance(a, jax.Array)])
     except Exception as error:  # every kind counts
         last = traceback.extract_tb(error.__traceback__)[-1]
-        words = " ".join([str(error), *getattr(error, "__notes__", [])])
-        named = Path(last.filename).is_relative_to(OURS) or call.function.__name__ in words
-        return Found("ours" if named else "foreign", error)
+        raised = Path(last.filename).is_relative_to(OURS) and (last.line or "").startswith("raise")
+        noted = bool(getattr(error, "__notes__", []))
+        return Found("ours" if raised or noted else "foreign", error)
     return Found("value")
+
+
+def told(case: Case, found: Found) -> str:
+    """One line about a foreign error."""
+    error = found.error
+    assert error is not None
+    last = [
+        f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(str(OURS))
+    ]
+    at = f"{Path(last[-1].filename).relative_to(OURS)}:{last[-1].lineno}" if last else "?"
+    line = f"{case.call.name}({case.what}={case.wrong}) at {at}: {type(error).__name__}: {error}"
+    return line.replace("\n", " ")[:160]
 
 
 def main() -> None:
@@ -152,16 +182,16 @@ def main() -> None:
     everything = cases(good_calls())
     drawn = random.Random(options.seed).sample(everything, min(options.count, len(everything)))
     tally: Counter[str] = Counter()
-    foreign: Counter[str] = Counter()
-    for call, what, wrong in drawn:
-        found = outcome(call, what, wrong)
+    places: Counter[str] = Counter()
+    for case in tqdm(drawn, disable=None):
+        found = outcome(case)
         tally[found.what] += 1
         if found.what == "foreign":
-            kind = f"{call.name}({what}={wrong}): {type(found.error).__name__}: {found.error}"
-            print(kind.replace("\n", " ")[:160], flush=True)
-            foreign[call.name] += 1
-    print(f"{len({c.name for c, *_ in everything})} functions, {len(drawn)} cases: {dict(tally)}")
-    print(foreign.most_common(20))
+            line = told(case, found)
+            tqdm.write(line)
+            places[line.split(" at ")[1].split(": ")[0]] += 1
+    print(f"{len({case.call.name for case in everything})} functions, {len(drawn)} cases: {tally}")
+    print("foreign:", places.most_common(40))
 
 
 if __name__ == "__main__":

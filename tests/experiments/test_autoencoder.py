@@ -8,24 +8,6 @@ pytest.importorskip("sklearn", reason="PCA and the digits")
 from experiments import autoencoder
 
 
-def test_a_short_run_measures_and_draws(tmp_path, capsys):
-    kinds = ("plain", "tied", "sparse")
-    config = autoencoder.Config(kinds=kinds, epochs=2, seeds=2, output=tmp_path)
-    results = autoencoder.run(config)
-    assert list(results.errors) == ["PCA", *kinds] == list(results.masked)
-    assert results.errors["PCA"] == pytest.approx(0.01116, abs=1e-5)  # scikit-learn, 16 components
-    for kind in kinds:
-        first, second = results.errors[kind]
-        assert first != second and 0.011 < min(first, second) < max(first, second) < 0.1
-    assert list(results.manifold) == ["PCA", "deep autoencoder"]
-    assert {path.name for path in results.pictures} == {
-        "reconstructions.png", "masked.png", "manifold.png",
-        "filters_PCA.png", "filters_plain.png", "filters_tied.png", "filters_sparse.png",
-    }  # fmt: skip
-    assert all(path.stat().st_size > 1000 for path in results.pictures)
-    assert "1,438 training images, 359 held out, codes of width 16" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 def test_the_claim_with_fewer_epochs(tmp_path):
     """Deep beats PCA on what is held out, denoising on what is masked; neither is perfect."""

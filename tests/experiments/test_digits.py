@@ -10,18 +10,6 @@ from experiments import digits
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("model", "low", "high"), [("softmax", 0.6, 0.95), ("conv", 0.2, 0.96)])
-def test_each_model_learns_in_an_epoch_and_is_drawn(model, low, high, tmp_path):
-    results = digits.run(digits.Config(model=model, epochs=1, batch_size=32, output=tmp_path))
-    assert results.accuracies.shape == (1,)
-    assert low < results.accuracies[0] < high
-    assert results.history["loss"]["train"].shape == (1,)
-    assert sorted(path.name for path in results.pictures) == [
-        "confusion.png", "curves.png", "filters.png", "mistakes.png"
-    ]  # fmt: skip
-    assert all(path.is_file() and path.parent == tmp_path for path in results.pictures)
-
-
 @pytest.mark.slow
 def test_the_claim_with_fewer_epochs(tmp_path):
     """Above what the record claims would be as suspicious as below: 359 digits, some unreadable."""

@@ -7,25 +7,6 @@ import jaxnet as jn
 from experiments import inside
 
 
-@pytest.mark.slow
-def test_both_networks_are_looked_into(few_examples, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(inside, "SHARES", (0, 0.05, 0.1, 0.2, 0.5))
-    config = inside.Config(
-        digit_epochs=1, photo_epochs=1, digits_tested=10, photos_tested=10, steps=8,
-        data_dir=few_examples(2000, 80), output=tmp_path,
-    )  # fmt: skip
-    results = inside.run(config)
-    assert 0.3 < results.accuracies["digits"] < 0.97
-    assert 0.15 < results.accuracies["photos"] < 0.6
-    for curves in results.deletions.values():
-        assert len(curves) == 6 and all(a.shape == (5,) for a in curves.values())
-    kinds = ("attributions", "classes", "deletion", "filters", "hidden", "maps", "receptive")
-    assert {path.stem for path in results.pictures} == {
-        f"{name}_{kind}" for name in ("digits", "photos") for kind in kinds
-    }
-    assert "integrated gradients miss the rise" in capsys.readouterr().out
-
-
 def test_importance_is_one_number_per_pixel():
     gradient = np.array([-3.0, 2.0]).reshape(1, 1, 1, 2) * np.ones((1, 4, 5, 1))
     np.testing.assert_allclose(inside.importance("saliency", gradient, (4, 5)), 3)

@@ -14,11 +14,10 @@ def few(few_examples):
     return few_examples(2000, 500)
 
 
-@pytest.mark.parametrize(("model", "low", "high"), [("mlp", 0.7, 0.96), ("lenet5", 0.3, 0.97)])
-def test_each_model_learns_in_an_epoch_and_is_drawn(model, low, high, few, tmp_path):
-    config = mnist.Config(model=model, epochs=1, batch_size=32, data_dir=few, output=tmp_path)
+def test_lenet5_learns_in_an_epoch_and_is_drawn(few, tmp_path):
+    config = mnist.Config(model="lenet5", epochs=1, batch_size=32, data_dir=few, output=tmp_path)
     results = mnist.run(config)
-    assert low < results.accuracies[0] < high
+    assert 0.3 < results.accuracies[0] < 0.97
     assert {path.name for path in results.pictures} == {
         "confusion.png", "curves.png", "filters.png", "mistakes.png"
     }  # fmt: skip
