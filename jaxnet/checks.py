@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, PyTree, path_name
+from jaxnet.core import Layer, Params, PyTree, State, path_name
 from jaxnet.core.contract import as_layer
 from jaxnet.core.messages import a_function as a_function
-from jaxnet.core.messages import abstract, check_dict, describe, native
+from jaxnet.core.messages import abstract, all_native, check_dict, describe, native
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
@@ -232,8 +232,8 @@ def a_layer(who: str, what: str, value: Any) -> Layer:
     return as_layer(value)
 
 
-def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> Layer:
-    """The net as a layer; raises for anything else, and for arguments of another kind.
+def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Layer, Params, State]:
+    """The net as a layer, params and state in native bytes; raises for arguments of other kinds.
 
     Whether params and state fit the net is checked where it runs.
 
@@ -251,7 +251,7 @@ def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> Layer:
     check_dict("params", (who,), params)
     check_dict("state", (who,), state)
     check_input(who, x)
-    return net
+    return net, *all_native((params, state), who)
 
 
 def check_input(who: str, x: PyTree) -> PyTree:

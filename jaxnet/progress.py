@@ -4,6 +4,8 @@ import sys
 import warnings
 from typing import Any
 
+from jaxnet.checks import check_options
+
 
 def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str = "step") -> Any:
     """A tqdm bar for a terminal or a notebook, silent elsewhere (a file, a test).
@@ -19,6 +21,7 @@ def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str =
       ...     for _ in range(3):
       ...         _ = bar.update(1)
     """
+    check_options(title, progress=wanted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm warns where a notebook has no widgets
         from tqdm.auto import tqdm

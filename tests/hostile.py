@@ -32,6 +32,7 @@ import optax
 from tqdm import tqdm
 
 import jaxnet as jn
+from jaxnet.checks import is_traced
 from tests.test_api import PARTS, members
 
 OURS = Path(jn.__file__).parent
@@ -112,7 +113,7 @@ def recorded(full: str, name: str, function: Callable) -> list[Call]:
     found: list[Call] = []
 
     def record(*args, **kwargs):
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+        if any(is_traced(leaf) for leaf in jax.tree.leaves((args, kwargs))):
             return function(*args, **kwargs)
         found.append(Call(full, function, args, kwargs))
         raise Recorded
@@ -150,16 +151,89 @@ def outcome(case: Case) -> Found:
     call = case.call
     bound = inspect.signature(call.function).bind(*call.args, **call.kwargs)
     bound.arguments[case.what] = WRONG[case.wrong]
+    return run(call._replace(args=bound.args, kwargs=bound.kwargs))[0]
+
+
+def run(call: Call) -> tuple[Found, Any]:
+    """What became of a call, and its result."""
     try:
         with quiet():
-            result = call.function(*bound.args, **bound.kwargs)
+            result = call.function(*call.args, **call.kwargs)
             jax.block_until_ready([a for a in jax.tree.leaves(result) if isinstance(a, jax.Array)])
     except Exception as error:  # every kind counts
         last = traceback.extract_tb(error.__traceback__)[-1]
         raised = Path(last.filename).is_relative_to(OURS) and (last.line or "").startswith("raise")
         noted = bool(getattr(error, "__notes__", []))
-        return Found("ours" if raised or noted else "foreign", error)
-    return Found("value")
+        return Found("ours" if raised or noted else "foreign", error), None
+    return Found("value"), result
+
+
+def forms(array: Any) -> Iterator[tuple[str, Any]]:
+    """The same numbers as another kind of array, in another dtype, order or place in memory."""
+    host = np.asarray(array)
+    yield "NumPy", host
+    yield "JAX", jnp.asarray(host)
+    yield "swapped bytes", host.astype(host.dtype.newbyteorder())
+    yield "by columns", np.array(host, order="F")
+    yield "strided", np.repeat(host[..., None], 2, -1)[..., 0]
+    if host.dtype == np.float32:
+        yield "float64", host.astype(np.float64)
+        if host.size and (host == host.round()).all() and abs(host).max() < 2**20:
+            yield "int32", host.astype(np.int32)
+            yield "int64", host.astype(np.int64)
+    if host.dtype.kind == "i":
+        yield "int64", host.astype(np.int64)
+        if host.size and host.min() >= 0 and host.max() < 256:
+            yield "uint8", host.astype(np.uint8)
+
+
+def other_forms(call: Call) -> Iterator[tuple[str, Call]]:
+    """A good call with one of its arrays, also within a tree, in each other form."""
+    leaves, tree = jax.tree.flatten((call.args, call.kwargs))
+    for i, leaf in enumerate(leaves):
+        if not isinstance(leaf, np.ndarray | jax.Array):
+            continue
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or leaf.dtype.kind not in "fi":
+            continue
+        for what, other in forms(leaf):
+            args, kwargs = jax.tree.unflatten(tree, [*leaves[:i], other, *leaves[i + 1 :]])
+            yield f"{call.name}, array {i} as {what}", call._replace(args=args, kwargs=kwargs)
+
+
+def numbers(result: Any) -> list[np.ndarray]:
+    """The arrays of a result."""
+    found = [a for a in jax.tree.leaves(result) if isinstance(a, np.ndarray | jax.Array | float)]
+    return [np.asarray(jax.random.key_data(a)) if _is_key(a) else np.asarray(a) for a in found]
+
+
+def _is_key(a: Any) -> bool:
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+
+
+def differences(call: Call) -> Iterator[str]:
+    """Where a good call's result changes with the form of its arrays, and foreign errors."""
+    found, result = run(call)
+    if found.what != "value":  # its file is gone, or its example shows the error
+        return
+    right = numbers(result)
+    for name, other in other_forms(call):
+        found, results = run(other)
+        if found.what == "foreign":
+            yield f"{name}: {type(found.error).__name__}: {found.error}"
+        elif found.what == "value" and not alike(numbers(results), right):
+            yield f"{name}: another result"
+
+
+def alike(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+    return len(a) == len(b) and all(
+        x.shape == y.shape
+        and (
+            np.allclose(x, y, rtol=1e-4, atol=1e-5, equal_nan=True)
+            if x.dtype.kind in "biufc"
+            else (x == y).all()
+        )
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def told(case: Case, found: Found) -> str:

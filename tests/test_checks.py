@@ -268,7 +268,7 @@ def test_what_is_no_layer(value):
 ], ids=str)  # fmt: skip
 def test_nets_and_inputs_of_another_kind(change, words):
     given = {"net": jnp.tanh, "params": {}, "state": {}, "x": {"a": jn.spec((2, 3))}}
-    assert check_net("a", *given.values()).kind == "function"
+    assert check_net("a", *given.values())[0].kind == "function"
     with pytest.raises(TypeError, match=words):
         check_net("a", *(given | change).values())
 

@@ -319,7 +319,7 @@ def compose(
     if isinstance(forward, Layer) or not callable(forward):
         raise TypeError(f"compose: expected a function forward(m, x), got {forward!r:.60}")
     name = function_name(forward) if name is None else name
-    check_name(kind or "compose", name)
+    check_name(kind if isinstance(kind, str) and kind else "compose", name)
     plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
 
     def init(key, x):
@@ -337,7 +337,8 @@ def compose(
             check_key(key, name)
         check_train(train, name)
         with located((name,), x):
-            return walk(layer, (name,), params, state, all_native(x, name), key, train, ())
+            params, state, x = all_native((params, state, x), name)
+            return walk(layer, (name,), params, state, x, key, train, ())
 
     layer = Layer(init, apply, name, kind or name, forward)
     return layer

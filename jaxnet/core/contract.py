@@ -139,7 +139,8 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
             check_key(key, name)
         check_train(train, name)
         with located((name,), x):
-            shape, x = abstract(x, name), all_native(x, name)
+            shape = abstract(x, name)
+            params, state, x = all_native((params, state, x), name)
             if (memo := signature(shape)) not in expected:
                 jax.eval_shape(lambda key: checked_init(key, shape), key_spec())
             compare((name,), expected[memo], (params, state), shape)

@@ -175,7 +175,7 @@ def join(
             pieces.append((np.rint(silence) if whole else silence).astype(wave.dtype))
             here += len(silence)
         out.waves.append(np.concatenate(pieces))
-        out.digits.append(recordings.digits[rows])
+        out.digits.append(np.asarray(recordings.digits)[rows])
         out.rows.append(np.array(rows))
         out.places.append(np.array(places))
     return out

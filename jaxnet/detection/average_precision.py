@@ -137,6 +137,7 @@ def _read(
         form = f"(images, {axis}, 4)" if name == "boxes" else f"(images, {axis})"
         dtype = "integers" if name == "classes" else "reals"
         parts[name] = on_host(who, f"{what}['{name}']", given[name], form, dtype, sizes)
+    parts["classes"] = parts["classes"].astype(np.int64)  # -1 is compared with
     largest = parts["classes"].max(initial=-1)
     if largest >= classes:
         raise ValueError(f"{who}: {what}['classes'] must be below {classes}, got {largest}")

@@ -49,7 +49,7 @@ def activations(
       >>> [(name, y.shape) for name, y in found.items()]
       [('hidden', (2, 7)), ('tanh', (2, 7)), ('dense', (2, 3))]
     """
-    net = check_net("activations", net, params, state, x)
+    net, params, state = check_net("activations", net, params, state, x)
     found: dict[str, PyTree] = {}
 
     def note(name, x, y):
@@ -130,7 +130,7 @@ def first_nonfinite(
       backward: net/relu, gradient: 0 NaN and 1 Inf in 3 numbers; the gradient of the output of
       net/sqrt, its consumer, is finite
     """
-    net = check_net("first_nonfinite", net, params, state, x)
+    net, params, state = check_net("first_nonfinite", net, params, state, x)
     x = all_native(x, "first_nonfinite")
     params, state = jax.tree.map(jnp.asarray, (params, state))
     if loss is not None:

@@ -57,7 +57,7 @@ def saliency(
     Reference: Simonyan, Vedaldi and Zisserman 2013, "Deep Inside Convolutional Networks:
     Visualising Image Classification Models and Saliency Maps".
     """
-    net, x, chosen = choose("saliency", net, params, state, x, target, path)
+    net, params, state, x, chosen = choose("saliency", net, params, state, x, target, path)
     return _gradient(net, params, state, x, chosen, path)
 
 
@@ -99,7 +99,9 @@ def integrated_gradients(
     Reference: Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks".
     """
     at_least("integrated_gradients", "steps", steps)
-    net, x, chosen = choose("integrated_gradients", net, params, state, x, target, path)
+    net, params, state, x, chosen = choose(
+        "integrated_gradients", net, params, state, x, target, path
+    )
     if isinstance(baseline, int | float):
         within("integrated_gradients", "baseline", baseline, "(-inf, inf)")
         baseline = jnp.asarray(baseline, x.dtype)
@@ -156,7 +158,7 @@ def occlusion(
     """
     patch = _pair("size", size)
     step = patch if strides is None else _pair("strides", strides)
-    net, x, chosen = choose("occlusion", net, params, state, x, target, path)
+    net, params, state, x, chosen = choose("occlusion", net, params, state, x, target, path)
     if x.ndim != 4:
         raise ValueError(
             f"occlusion: x must have shape (batch, height, width, channels), got {x.shape}"
@@ -191,17 +193,17 @@ def filling(who: str, value: Any, x: jax.Array) -> jax.Array:
 
 def choose(
     who: str, net: Layer, params: Params, state: State, x: Any, target: Any, path: str | None
-) -> tuple[Layer, jax.Array, jax.Array]:
-    """The net as a layer, x as an array of floats, and a mask of the output entries in the score.
+) -> tuple[Layer, Params, State, jax.Array, jax.Array]:
+    """Net, params, state, x as an array of floats, and a mask of the output entries in the score.
 
     The mask has the shape of the output, or 1 for the batch.
 
     Example:
       >>> net = jn.serial(lambda x: x[:, ::2])
-      >>> choose("who", net, {}, {}, jnp.array([[3.0, 4.0, 5.0]]), None, None)[2].tolist()
+      >>> choose("who", net, {}, {}, jnp.array([[3.0, 4.0, 5.0]]), None, None)[-1].tolist()
       [[False, True]]
     """
-    net = check_net(who, net, params, state, x)
+    net, params, state = check_net(who, net, params, state, x)
     if not isinstance(path, str | None):
         raise TypeError(f"{who}: path must be the name of a layer inside, got {path!r:.60}")
     x = as_array(who, "x", x, "(batch, ...)", "booleans or numbers")
@@ -231,7 +233,7 @@ def choose(
                 f"{who}: target {target} is out of range for {where}, whose output for one example "
                 f"has shape {y.shape[1:]}"
             ) from None
-        return net, x, jnp.asarray(chosen)[None]
+        return net, params, state, x, jnp.asarray(chosen)[None]
     if len(y.shape) != 2:
         raise ValueError(
             f"{who}: the output of {where} has shape {y.shape}, not (batch, classes); choose a "
@@ -252,7 +254,7 @@ def choose(
                 f"{who}: target must be in 0..{classes - 1}, as {where} has {classes} outputs, got "
                 f"{best.min()}..{best.max()}"
             )
-    return net, x, jnp.asarray(best).reshape(-1, 1) == jnp.arange(classes)
+    return net, params, state, x, jnp.asarray(best).reshape(-1, 1) == jnp.arange(classes)
 
 
 def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str | None) -> Any:

@@ -53,7 +53,9 @@ def class_activation_map(
     Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
     Localization".
     """
-    net, x, chosen = choose("class_activation_map", net, params, state, x, target, None)
+    net, params, state, x, chosen = choose(
+        "class_activation_map", net, params, state, x, target, None
+    )
     if not isinstance(path, str):
         raise TypeError(f"class_activation_map: path must be the name of a layer, got {path!r:.60}")
     maps = jax.eval_shape(lambda x: output_at(net, params, state, x, path), x)

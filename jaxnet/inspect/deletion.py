@@ -57,7 +57,7 @@ def deletion(
     Reference: Samek et al. 2017, "Evaluating the Visualization of What a Deep Neural Network Has
     Learned" (region perturbation); Petsiuk, Das and Saenko 2018, "RISE" (deletion).
     """
-    net = check_net("deletion", net, params, state, x)
+    net, params, state = check_net("deletion", net, params, state, x)
     x = as_array("deletion", "x", x, dtype="floats")
     importance = on_host("deletion", "importance", importance)
     labels = on_host("deletion", "labels", labels, dtype="integers")

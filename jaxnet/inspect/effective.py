@@ -48,7 +48,7 @@ def effective_field(
     Reference: Luo, Li, Urtasun and Zemel 2016, "Understanding the Effective Receptive Field in Deep
     Convolutional Neural Networks".
     """
-    net = check_net("effective_field", net, params, state, x)
+    net, params, state = check_net("effective_field", net, params, state, x)
     x = as_array("effective_field", "x", x, "(batch, height, width, channels)", "floats")
     if not isinstance(path, str):
         raise TypeError(f"effective_field: path must be the name of a layer, got {path!r:.60}")

@@ -81,6 +81,12 @@ def numerical_gradient(
                 raise ValueError(f"numerical_gradient: f must return one number, got {y.shape}")
             return y.reshape(())
 
+        try:
+            value(x)
+        except Exception as error:
+            error.add_note(f"{who}: in f(x), for x {describe(x)}")
+            raise
+
         gradient = np.zeros_like(x)
         for place in np.ndindex(x.shape):
             up, down = x.copy(), x.copy()

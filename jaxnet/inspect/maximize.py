@@ -87,7 +87,9 @@ def maximize_activation(
     within(who, "blur", blur, "[0, inf)")
     check_key(key, who)
     shape = (shape[0], shape[1], shape[2])
-    net = check_net(who, net, params, state, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    net, params, state = check_net(
+        who, net, params, state, jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    )
     many = jax.ShapeDtypeStruct((len(units), *shape), jnp.float32)
     y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), many)
     weights = np.zeros(y.shape, np.float32)  # of each output in the maximized sum

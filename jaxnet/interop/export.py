@@ -161,7 +161,8 @@ def export(
       >>> print(outside)
       (a dict of 4 weights, (batch, 8, 6, 1) float32) -> (batch, 3) float32 on cpu, tpu
     """
-    net, x = check_net("export", net, params, state, x), check_input("export", x)
+    net, params, state = check_net("export", net, params, state, x)
+    x = check_input("export", x)
     if batch is not None:
         at_least("export", "batch", batch)
     if platforms is not None:
@@ -173,7 +174,6 @@ def export(
             one_of("export", "a platform", platform, PLATFORMS)
     check_options("export", weights_inside=weights_inside)
     spec, is_open = _spec(x, batch)
-    params, state = all_native((params, state), "export")
     weights, structure = jax.tree_util.tree_flatten_with_path({"params": params, "state": state})
     by_path = {path_name(path): jnp.asarray(leaf) for path, leaf in weights}
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet.checks import as_array, at_least, check_options, check_range, needs_key, within
 from jaxnet.core import Layer, Params, PyTree, child_key, describe, param_dtype
-from jaxnet.core.messages import check_dict, check_dtype
+from jaxnet.core.messages import all_native, check_dict, check_dtype
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.draw import draw
 from jaxnet.layers.embedding import rotary as rotate
@@ -297,6 +297,7 @@ def precompute_kv(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
       True
     """
     check_dict("params", ("precompute_kv",), params)
+    params = all_native(params, "precompute_kv")
     memory = as_array("precompute_kv", "memory", memory, "(batch, places, width)")
     if not {"key", "value"} <= set(params):
         raise ValueError(

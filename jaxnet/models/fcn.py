@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import at_least, one_of
 from jaxnet.composition import serial
 from jaxnet.core import Layer, Params, compose
 from jaxnet.initializers import he_normal, zeros
@@ -79,11 +80,15 @@ def fcn(
     Reference: Long, Shelhamer and Darrell 2015, "Fully Convolutional Networks for Semantic
     Segmentation".
     """
-    strides = sorted(taps.values())
-    if stride not in strides:
-        raise ValueError(
-            f"{name}: stride must be one of the taps', {', '.join(map(str, strides))}, got {stride}"
+    if not isinstance(taps, dict) or not taps:
+        raise TypeError(
+            f"{name}: taps must be a dict from paths of layers to strides, such as "
+            f"{{'pool_5': 32}}, got {taps!r:.60}"
         )
+    for path, each in taps.items():
+        at_least(name, f"the stride of {path!r}", each)
+    strides = sorted(taps.values())
+    one_of(name, "stride", stride, strides)
     used = {s: path for path, s in taps.items() if s >= stride}
     steps = sorted(used, reverse=True)  # 32, 16, 8
     for coarse, fine in zip(steps, steps[1:], strict=False):

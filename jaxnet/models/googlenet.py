@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import check_options
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
@@ -64,7 +65,7 @@ def googlenet(
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
-
+    check_options("googlenet", normalized=normalized)
     run = _normalized_conv if normalized else _conv
 
     def forward(m, x):

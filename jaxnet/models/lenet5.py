@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import on_host
 from jaxnet.composition import serial
 from jaxnet.core import Layer, param_dtype, stateless
 from jaxnet.initializers import ones, zeros
@@ -107,9 +108,7 @@ def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "len
     """
     if codes is None:
         codes = np.random.default_rng(1998).choice([-1.0, 1.0], (10, 84))
-    codes = np.asarray(codes, np.float32)
-    if codes.ndim != 2 or codes.shape[1] != 84:
-        raise ValueError(f"lenet5_1998: codes must be (classes, 84), got {codes.shape}")
+    codes = on_host("lenet5_1998", "codes", codes, "(classes, 84)").astype(np.float32)
 
     def distances(x):
         return -jnp.square(x[:, None] - codes.astype(x.dtype)).sum(-1)  # (batch, classes)

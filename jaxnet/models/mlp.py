@@ -46,7 +46,7 @@ def mlp(
     Reference: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating
     errors"; the initial kernels: He et al. 2015, "Delving Deep into Rectifiers".
     """
-    if isinstance(features, int) or not len(features):
+    if not isinstance(features, tuple | list) or not features:
         raise ValueError(
             f"{name}: features needs one size per layer, such as [100, 10], got {features}"
         )

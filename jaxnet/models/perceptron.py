@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_data
-from jaxnet.core import Layer, Params, State, param_dtype, stateless
+from jaxnet.checks import as_array, at_least, check_data, on_host, to_device, within
+from jaxnet.core import Layer, Params, State, describe, param_dtype, stateless
+from jaxnet.core.messages import check_dict
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.dense import dense
 
@@ -121,9 +122,8 @@ def perceptron_rule(
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    x, y = batch
+    x, y = _check_batch("perceptron_rule", params, batch)
     o = _fires(params, x)
-    _check_targets("perceptron_rule", o, y)
     error = o - y  # (batch, features); the optimizer subtracts
     return _outer(x, error), (state, {"loss": jnp.abs(error).mean()})
 
@@ -156,9 +156,8 @@ def delta_rule(
 
     Reference: Widrow and Hoff 1960, "Adaptive Switching Circuits".
     """
-    x, t = batch
+    x, t = _check_batch("delta_rule", params, batch)
     o = _score(params, x)
-    _check_targets("delta_rule", o, t)
     return _outer(x, o - t), (state, {"loss": jnp.square(o - t).sum() / 2})
 
 
@@ -229,12 +228,12 @@ def train_perceptron(
     Reference: Rosenblatt 1958, "The Perceptron"; cycles: Minsky and Papert 1969, "Perceptrons".
     """
     x, y = _check_examples("train_perceptron", x, y)
-    if not learning_rate > 0:
-        raise ValueError(f"train_perceptron: learning_rate must be positive, got {learning_rate}")
+    within("train_perceptron", "learning_rate", learning_rate, "(0, inf)")
     at_least("train_perceptron", "passes", passes, 1)
     layer = perceptron(y.shape[1])
     first = layer.init(jax.random.key(0), x)[0] if params is None else params
-    first = jax.tree.map(lambda w: jnp.asarray(w, x.dtype), first)
+    kernel, bias = _check_params("train_perceptron", first)
+    first = {"kernel": kernel.astype(x.dtype), "bias": bias.astype(x.dtype)}
     layer.apply(first, {}, x[:1])  # raises for params that do not fit
     trained, mistakes, made, cycles = _train(first, x, y, learning_rate, passes)
     counts = np.asarray(mistakes)[: int(made)]
@@ -265,6 +264,7 @@ def mistake_bound(x: Any, y: Any, params: Params) -> float:
     """
     x, y = map(np.asarray, _check_examples("mistake_bound", x, y))
     x = np.append(x, np.ones((len(x), 1)), axis=1).astype(np.float64)  # (n, inputs + 1)
+    _check_params("mistake_bound", params)
     w = np.vstack([params["kernel"], params["bias"]]).astype(np.float64)  # (inputs + 1, features)
     if w.shape != (x.shape[1], y.shape[1]):
         raise ValueError(
@@ -326,7 +326,28 @@ def _outer(x: jax.Array, error: jax.Array) -> Params:
     return {"kernel": x.T.astype(error.dtype) @ error, "bias": error.sum(0)}
 
 
-def _check_targets(who: str, outputs: jax.Array, targets: jax.Array) -> None:
+def _check_batch(who: str, params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    """Inputs and targets of a batch that fits the params."""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise TypeError(f"{who}: the batch must be (x, targets), got {describe(batch)}")
+    kernel, _ = _check_params(who, params)
+    x = as_array(who, "x", batch[0], "(batch, inputs)", "reals", {"inputs": len(kernel)})
+    targets = as_array(who, "targets", batch[1], "(...)", "reals")
+    _check_targets(who, jax.ShapeDtypeStruct((len(x), kernel.shape[1]), x.dtype), targets)
+    return x, targets
+
+
+def _check_params(who: str, params: Any) -> tuple[jax.Array, jax.Array]:
+    """Kernel and bias of a perceptron."""
+    check_dict("params", (who,), params)
+    sizes: dict[str, int] = {}
+    return (
+        as_array(who, "the kernel", params.get("kernel"), "(inputs, features)", "reals", sizes),
+        as_array(who, "the bias", params.get("bias"), "(features,)", "reals", sizes),
+    )
+
+
+def _check_targets(who: str, outputs: Any, targets: jax.Array) -> None:
     if outputs.ndim != 2 or outputs.shape != targets.shape:
         raise ValueError(
             f"{who}: expected x (batch, inputs) and targets (batch, features), got outputs "
@@ -335,7 +356,9 @@ def _check_targets(who: str, outputs: jax.Array, targets: jax.Array) -> None:
 
 
 def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = (
+        on_host(who, what, a, dtype="booleans or numbers") for what, a in (("x", x), ("targets", y))
+    )
     check_data((x, y), who)
     if x.ndim != 2 or y.ndim not in (1, 2):
         raise ValueError(
@@ -347,6 +370,6 @@ def _check_examples(who: str, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
             f"{who}: targets must be 0 or 1, got {np.unique(y)[:5].tolist()}. For -1 and +1, pass "
             "y > 0; for one unit per class, y[:, None] == np.arange(classes)"
         )
-    x = jnp.asarray(x)
+    x = to_device(who, "x", x)
     x = x.astype(param_dtype(x))
     return x, jnp.asarray(y.reshape(len(y), -1)).astype(x.dtype)

@@ -4,6 +4,7 @@ import math
 
 import jax
 
+from jaxnet.checks import at_least, one_of
 from jaxnet.composition import serial
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import he_normal
@@ -45,6 +46,7 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
     Reference: He, Zhang, Ren and Sun 2015, "Deep Residual Learning for Image Recognition",
     section 4.2.
     """
+    at_least("cifar_resnet", "depth", depth)
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"cifar_resnet: depth must be 6 n + 2, such as 20, got {depth}")
     blocks = (depth - 2) // 6
@@ -96,8 +98,7 @@ def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Lay
 
     Reference: He, Zhang, Ren and Sun 2015, "Deep Residual Learning for Image Recognition".
     """
-    if depth not in STAGES:
-        raise ValueError(f"resnet: depth must be one of {', '.join(map(str, STAGES))}, got {depth}")
+    one_of("resnet", "depth", depth, STAGES)
     layers = [_conv(64, 7, 2, "conv_0"), batch_norm(name="norm_0"), jax.nn.relu]
     layers.append(max_pool(3, strides=2, padding=1))
     for stage, blocks in enumerate(STAGES[depth], 1):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import at_least, within
 from jaxnet.core import Layer, Params, PyTree, compose
 from jaxnet.layers.additive_attention import additive_attention
 from jaxnet.layers.dense import dense
@@ -232,7 +233,9 @@ def _parts(
     maxout: bool = True,
     dropout_rate: float = 0.0,
 ) -> _Parts:
-    scored = attention_features or features
+    scored = features if attention_features is None else attention_features
+    at_least("rnnsearch", "attention_features", scored)
+    within("rnnsearch", "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
     attend = additive_attention(scored, return_weights=True, name="attention")
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, within
 from jaxnet.core import Layer, compose
 from jaxnet.layers.attention import attention_cache, precompute_kv
 from jaxnet.layers.dropout import dropout
@@ -149,6 +149,7 @@ def _parts(
     dropout_rate: float = 0.1,
 ) -> _Parts:
     at_least("translation_transformer", "layers", layers, 1)
+    within("translation_transformer", "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x
 
     def block(i: int, **options: Any) -> Layer:

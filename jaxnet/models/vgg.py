@@ -2,6 +2,7 @@
 
 import jax
 
+from jaxnet.checks import check_options, one_of
 from jaxnet.composition import serial
 from jaxnet.core import Layer
 from jaxnet.initializers import he_normal
@@ -47,8 +48,8 @@ def vgg(
     Reference: Simonyan and Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Image
     Recognition".
     """
-    if depth not in STAGES:
-        raise ValueError(f"vgg: depth must be one of {', '.join(map(str, STAGES))}, got {depth}")
+    one_of("vgg", "depth", depth, STAGES)
+    check_options("vgg", normalized=normalized)
     layers: list = []
     for stage, count in enumerate(STAGES[depth], 1):
         features = min(64 * 2 ** (stage - 1), 512)

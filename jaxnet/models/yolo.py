@@ -9,13 +9,13 @@ the image, and "classes" (batch, n), -1 for padding, as returned by `jaxnet.data
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
-from jaxnet.core import Layer, compose
+from jaxnet.checks import as_array, at_least, within
+from jaxnet.core import Layer, compose, describe
 from jaxnet.detection.boxes import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
@@ -94,6 +94,8 @@ def yolo(
     """
     at_least(name, "classes", classes, 1)
     at_least(name, "boxes", boxes, 1)
+    if not isinstance(hidden, tuple | list):
+        raise TypeError(f"{name}: hidden must be a tuple of features, got {hidden!r:.60}")
     head = []
     for i, features in enumerate(hidden, 1):
         no_bias = partial(conv, use_bias=False, kernel_init=he_normal())  # batch norm has one
@@ -134,7 +136,16 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       >>> cells.label.tolist()
       [[[4, -1, -1], [-1, -1, -1]]]
     """
-    boxes, classes = targets["boxes"], targets["classes"]
+    who, sizes = "yolo_assign", {}
+    if not isinstance(targets, dict) or not {"boxes", "classes"} <= set(targets):
+        raise TypeError(
+            f'{who}: targets must be a dict with "boxes" (batch, n, 4) and "classes" (batch, n), '
+            f"got {describe(targets)}"
+        )
+    boxes = as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
+    classes = as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
+    at_least(who, "rows", rows)
+    at_least(who, "columns", columns)
     real = (classes >= 0) & (area(boxes) > 0)  # (batch, n)
     middle = to_middle(boxes)[..., :2]
     grid = jnp.array([rows, columns])
@@ -188,7 +199,10 @@ def yolo_loss(
       >>> yolo_loss(outputs, targets).shape
       (2,)
     """
-    places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
+    outputs = _read("yolo_loss", outputs, boxes)
+    within("yolo_loss", "coordinates", coordinates, "[0, inf)")
+    within("yolo_loss", "no_object", no_object, "[0, inf)")
+    places, confidence, probabilities = _parts(outputs, boxes)
     rows, columns = outputs.shape[1:3]
     cells = yolo_assign(targets, rows, columns)
     occupied = cells.label >= 0  # (batch, rows, columns)
@@ -229,7 +243,8 @@ def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.A
       >>> found.shape, scores.shape
       ((2, 96, 4), (2, 96, 3))
     """
-    places, confidence, probabilities = _parts("yolo_decode", outputs, boxes)
+    outputs = _read("yolo_decode", outputs, boxes)
+    places, confidence, probabilities = _parts(outputs, boxes)
     found = jnp.clip(_to_boxes(places), 0, 1)  # (batch, rows, columns, boxes, 4)
     scores = confidence[..., None] * probabilities[..., None, :]
     count = outputs.shape[1] * outputs.shape[2] * boxes
@@ -278,13 +293,20 @@ def yolo_detect(
     return Detections(*jax.vmap(of_image)(found, scores))
 
 
-def _parts(who: str, outputs: jax.Array, boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, y and roots (batch, rows, columns, boxes, 4), confidence (..., boxes), classes."""
-    if outputs.ndim != 4 or outputs.shape[-1] <= boxes * 5:
+def _read(who: str, outputs: Any, boxes: int) -> jax.Array:
+    """The checked outputs of the net."""
+    at_least(who, "boxes", boxes)
+    outputs = as_array(who, "outputs", outputs, "(batch, rows, columns, values)", "floats")
+    if outputs.shape[-1] <= boxes * 5:
         raise ValueError(
             f"{who}: expected outputs (batch, rows, columns, {boxes} boxes * 5 + classes), "
             f"got {outputs.shape}"
         )
+    return outputs
+
+
+def _parts(outputs: jax.Array, boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x, y and roots (batch, rows, columns, boxes, 4), confidence (..., boxes), classes."""
     each = outputs[..., : boxes * 5].reshape(*outputs.shape[:3], boxes, 5)
     return each[..., :4], each[..., 4], outputs[..., boxes * 5 :]
 

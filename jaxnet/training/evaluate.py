@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnet.checks import at_least, check_data, to_device
 from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer, path_name
+from jaxnet.core.messages import all_native
 from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.watch import explain_reuse
@@ -53,6 +54,7 @@ def measure_all(
     objective: Layer, programs: Memo, params, state, data: PyTree, batch_size: int, who: str
 ) -> dict[str, float]:
     """`evaluate`, with the memory of its compiled programs."""
+    params, state = all_native((params, state), who)
     key = jax.random.key(0)  # evaluation that samples (an RBM's, say) is the same every time
     sums = None
     for batch in data if is_stream(data) else [data]:
@@ -152,6 +154,7 @@ def predict(
             return jax.tree.map(lambda a: a.reshape(steps * size, *a.shape[2:])[:count], y)
 
         _PROGRAMS[place] = run
+    params, state = all_native((params, state), "predict")
     with explain_reuse():
         return jax.device_get(_PROGRAMS[place](params, state, x))
 

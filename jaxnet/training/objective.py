@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import a_function, a_layer
 from jaxnet.core import Layer, Params, PyTree, as_layer, compose, describe, function_name
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
@@ -55,7 +56,13 @@ def supervised(
       >>> params["kernel"].shape, values.shape
       ((3, 1), (5,))
     """
-    net, metrics = as_layer(net), dict(metrics or {})
+    net = a_layer("supervised", "net", net)
+    metrics = {} if metrics is None else metrics
+    if not isinstance(metrics, dict):
+        raise TypeError(
+            "supervised: metrics must be a dict from names to functions of (outputs, targets), got "
+            f"{type(metrics).__name__}"
+        )
     if "loss" in metrics:
         raise ValueError("supervised: 'loss' is the name of the loss; give the metric another name")
     compare_loss = _comparison("loss", loss)
@@ -155,6 +162,9 @@ def augmented(objective: Layer, f: Callable[[jax.Array, PyTree], PyTree]) -> Lay
       5
     """
 
+    objective = a_layer("augmented", "objective", objective)
+    a_function("augmented", "f", f, "(key, batch)")
+
     def forward(m, batch):
         if m.train:
             key = m.key("augment")
@@ -193,6 +203,9 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
       >>> jax.grad(value)({"kernel": jnp.float32([[-7]])})
       {'kernel': Array([[-1.]], dtype=float32)}
     """
+
+    net = a_layer("learning_rule", "net", net)
+    a_function("learning_rule", "rule", rule, "(params, state, batch, *, key, train)")
 
     def init(key, batch):
         return net.init(key, batch[0] if isinstance(batch, tuple | list) else batch)
@@ -248,6 +261,9 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
     Reference: Williams and Peng 1990, "An Efficient Gradient-Based Algorithm for On-Line Training
     of Recurrent Network Trajectories".
     """
+
+    net = a_layer("truncated_bptt", "net", net)
+    a_function("truncated_bptt", "loss", loss, "(outputs, targets)")
 
     def parts(batch):
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least
+from jaxnet.checks import at_least, to_device
 from jaxnet.core import Params, child_key
 from jaxnet.core.messages import check_key
 from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
@@ -62,7 +62,7 @@ def fit_dbn(
     for i, size in enumerate(sizes):
         name = _name("rbm", i)
         machine = fit_rbm(child_key(key, name), x, size, full=True, visible=visible, **options)
-        x = jax.nn.sigmoid(jnp.asarray(x) @ machine["kernel"] + machine["bias"])
+        x = jax.nn.sigmoid(to_device("fit_dbn", "x", x) @ machine["kernel"] + machine["bias"])
         params[name], visible = machine, bernoulli
     return params
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import a_function, as_array, at_least, check_rank, within
-from jaxnet.core import Layer, Params, param_dtype, stateless
+from jaxnet.core import Layer, Params, describe, param_dtype, stateless
 from jaxnet.core.messages import check_key
 from jaxnet.data.extras import extra
 from jaxnet.initializers import normal
@@ -224,7 +224,11 @@ def fit_rbf_centres(
     within(who, "overlap", overlap, "(0, inf)")
     x = check_examples(x, features, who, limit=0)
     sizes = {"features": features, "inputs": x.shape[1]}
-    centres = method(key, x, features)
+    try:
+        centres = method(key, x, features)
+    except TypeError as error:
+        error.add_note(f"{who}: in method(key, x, features), for x {describe(x)}")
+        raise
     centres = as_array(who, "method(...)", centres, "(features, inputs)", "floats", sizes)
     if features > 1:
         neighbors = extra("sklearn.neighbors", "scikit-learn", "fit_rbf_centres")

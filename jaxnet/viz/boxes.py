@@ -113,6 +113,7 @@ def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.nd
         name: on_host("boxes", f"{what} {name}", value, dtype=dtypes.get(name, "reals"))
         for name, value in given.items()
     }
+    arrays["classes"] = arrays["classes"].astype(np.int64)  # -1 is compared with
     if not np.isfinite(arrays["boxes"]).all():
         raise ValueError(f"boxes: {what} boxes must be finite, got NaN or Inf")
     shape = arrays["boxes"].shape

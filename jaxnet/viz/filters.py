@@ -74,13 +74,13 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
     """The kernel as (height, width, inputs, filters)."""
     if kernel.ndim == 4 and kernel.size and shape is None:
         return kernel
+    if shape is not None and not isinstance(shape, tuple | list):
+        raise TypeError(f"filters: shape must be (height, width), got {shape!r:.60}")
     if kernel.ndim != 2 or not kernel.size:
         raise ValueError(
             "filters: expected (height, width, inputs, filters), or (pixels, units) and a shape, "
             f"got {kernel.shape}" + (f" and shape={shape}" if shape else "")
         )
-    if shape is not None and not isinstance(shape, tuple | list):
-        raise TypeError(f"filters: shape must be (height, width), got {shape!r:.60}")
     for size in shape or ():
         at_least("filters", "a size of shape", size)
     if shape is None or len(shape) not in (2, 3):

@@ -278,7 +278,7 @@ def test_the_head_has_dropout():
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: fcn(small(), 4, taps=SMALL_TAPS, stride=16), "stride must be .* 2, 4, 8, got 16"),
+        (lambda: fcn(small(), 4, taps=SMALL_TAPS, stride=16), "stride must be 2, 4 or 8, got 16"),
         (
             lambda: fcn(small(), 4, taps={"a": 4, "b": 6}, stride=4),
             "multiples of one another, got 6 and 4",

@@ -154,5 +154,5 @@ def test_equals_the_paper_written_out_in_numpy(x64):
 
 
 def test_wrong_codes():
-    with pytest.raises(ValueError, match=r"codes must be \(classes, 84\), got \(84, 10\)"):
+    with pytest.raises(ValueError, match=r"codes must have shape \(classes, 84\), got \(84, 10\)"):
         lenet5_1998(np.ones((84, 10)))

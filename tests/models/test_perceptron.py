@@ -370,7 +370,7 @@ def fresh(inputs=2, features=1):
         (lambda: train_perceptron([[np.nan]], [1]), "1 of 1 examples contain NaN or Inf"),
         (lambda: train_perceptron(CORNERS, [0, 1]), "same leading dimension, got 0: 4, 1: 2"),
         (lambda: train_perceptron(CORNERS, 2 * XOR - 1), r"0 or 1, got \[-1.0, 1.0\].*pass y > 0"),
-        (lambda: train_perceptron(CORNERS, XOR, learning_rate=0), "must be positive, got 0"),
+        (lambda: train_perceptron(CORNERS, XOR, learning_rate=0), r"must be in \(0, inf\), got 0"),
         (lambda: train_perceptron(CORNERS, XOR, passes=0), "passes must be at least 1, got 0"),
         (
             lambda: train_perceptron(CORNERS, XOR, params=fresh(inputs=3)),

@@ -115,5 +115,5 @@ def test_stages_of_the_large_ones():
 
 
 def test_a_wrong_depth_of_the_large_ones():
-    with pytest.raises(ValueError, match="depth must be one of 18, 34, 50, 101, 152, got 20"):
+    with pytest.raises(ValueError, match="depth must be 18, 34, 50, 101 or 152, got 20"):
         resnet(20)

@@ -32,5 +32,5 @@ def test_stages():
 
 
 def test_a_wrong_depth():
-    with pytest.raises(ValueError, match="depth must be one of 11, 13, 16, 19, got 17"):
+    with pytest.raises(ValueError, match="depth must be 11, 13, 16 or 19, got 17"):
         jn.models.vgg(17)

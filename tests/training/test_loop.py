@@ -1,6 +1,9 @@
 """Epochs: every example once, padding left out, resuming, and learning bounded on both sides."""
 
 import gc
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -275,3 +278,31 @@ def test_a_trainer_of_ones_own_is_driven_by_its_step():
     mine = jn.Trainer(init, step)
     *_, epoch = jn.fit(mine, init(KEY, None), jnp.ones(8), epochs=3, batch_size=4)
     assert float(epoch.train_state.params["n"]) == 24
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_many_nets():
+    """What belongs to a net, its programs too, goes when the net goes."""
+    program = """
+import numpy as np, optax, jax, jaxnet as jn
+from pathlib import Path
+data = np.ones((64, 500), np.float32), np.zeros(64, int)
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+for i in range(40):
+    net = jn.serial(jn.dense(1000), jax.nn.relu, jn.dense(1000), jax.nn.relu, jn.dense(5))
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    trainer = jn.trainer(jn.supervised(net, loss), optax.adam(1e-3))
+    train_state = trainer.init(jax.random.key(i), data)
+    for epoch in jn.fit(trainer, train_state, data, epochs=1, batch_size=32, progress=False):
+        pass
+    if i in (4, 39):
+        print(resident())
+"""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("reads the resident memory from Linux")
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
+    )
+    early, late = map(float, run.stdout.split())
+    assert late < early + 60  # one net and its Adam are 18 MiB, 35 of them 630

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_range
+from jaxnet.checks import at_least, check_range, on_host
 from jaxnet.core import Params, child_key, param_dtype
 from jaxnet.data.extras import extra
 from jaxnet.initializers import normal, zeros
@@ -81,6 +81,10 @@ def kmeans_init(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) ->
       >>> bool(labels[0, 0] == labels[0, 1] == labels[1, 1] != labels[0, 2] == labels[1, 0])
       True
     """
+    at_least("kmeans_init", "states", states)
+    sizes: dict[str, int] = {}
+    x = on_host("kmeans_init", "x", x, "(batch, time, features)", "numbers", sizes)
+    mask = _check_mask("kmeans_init", mask, sizes)
     labels = np.zeros(mask.shape, int)
     centroids = np.asarray(kmeans(key, x[mask], states))
     metrics = extra("sklearn.metrics", "scikit-learn", "kmeans_init")
@@ -104,8 +108,17 @@ def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: in
       >>> uniform_segments(jax.random.key(0), np.zeros((1, 7)), np.arange(7)[None] < 6, 3)
       array([[0, 0, 1, 1, 2, 2, 2]])
     """
+    mask = _check_mask("uniform_segments", mask, {})
+    at_least("uniform_segments", "states", states)
     lengths = np.maximum(mask.sum(1, keepdims=True), 1)
     return np.minimum(np.arange(mask.shape[1]) * states // lengths, states - 1)
+
+
+def _check_mask(who: str, mask: Any, sizes: dict[str, int]) -> np.ndarray:
+    mask = on_host(who, "mask", mask, "(batch, time)", "booleans or numbers", sizes)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"{who}: mask must hold booleans, got {mask.dtype}; write mask > 0")
+    return mask
 
 
 @cache  # the same value each time, so that nothing compiles twice

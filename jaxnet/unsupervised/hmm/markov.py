@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxnet.checks import as_array, at_least
 from jaxnet.core import Params
+from jaxnet.core.messages import check_dtype
 from jaxnet.initializers import Initializer
 from jaxnet.layers.sequence import read
 
@@ -76,6 +77,7 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
     """
     if len(shape) != 1:
         raise ValueError(f"first_state: shape must be (states,), got {tuple(shape)}")
+    check_dtype("first_state", dtype)
     return jnp.asarray(np.where(np.arange(shape[0]) == 0, 0, NEVER), dtype)
 
 

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_finite
+from jaxnet.checks import as_array, at_least, check_finite, to_device, within
 from jaxnet.core import Layer, Params, child_key, spec, stateless
+from jaxnet.core.messages import a_function, all_native, check_key
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.sequence import Sequence, read
 from jaxnet.progress import progress_bar
@@ -149,6 +150,9 @@ def baum_welch(
     incomplete data via the EM algorithm".
     """
     at_least("baum_welch", "iterations", iterations)
+    within("baum_welch", "tolerance", tolerance, "(-inf, inf)")
+    _check_emission("baum_welch", emission)
+    params = all_native(params, "baum_welch")
     sequence, mask = _read(x, lengths, "baum_welch")
     emission.check(sequence.x)
     steps = int(mask.sum())
@@ -217,14 +221,19 @@ def fit_hmm(
       >>> sorted(abs(params["emission"]["mean"][:, 0, 0]).round().tolist())
       [0.0, 9.0]
     """
+    check_key(key, "fit_hmm")
+    at_least("fit_hmm", "states", states)
     at_least("fit_hmm", "restarts", restarts)
+    _check_emission("fit_hmm", emission)
+    if align is not None:
+        a_function("fit_hmm", "align", align, "(key, x, mask, states)")
     sequence, mask = _read(x, lengths, "fit_hmm")
     steps = int(mask.sum())
     if steps < states:
         raise ValueError(f"fit_hmm: {steps} steps are too few for {states} states")
     net = hmm(states, emission, start_init=start_init, transition_init=transition_init)
     values = np.asarray(sequence.x)
-    align = align or emission.align
+    align = emission.align if align is None else align
     runs = []
     for i in range(restarts):
         here = jax.random.fold_in(key, i)
@@ -265,10 +274,19 @@ def _without_padding(sequence: Sequence) -> jax.Array:
     return jnp.where(mask.reshape(mask.shape + (1,) * (sequence.x.ndim - 2)), sequence.x, 0)
 
 
+def _check_emission(who: str, emission: Any) -> None:
+    if not isinstance(emission, Emission):
+        raise TypeError(
+            f"{who}: emission must be an Emission, such as categorical(5), got {emission!r:.60}"
+        )
+
+
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     """The checked sequences with zeros in padding, and their mask."""
-    x = jnp.asarray(x)
-    sequence = read(x if lengths is None else (x, jnp.asarray(lengths)), who, rank=2)
+    x = to_device(who, "x", x)
+    if lengths is not None:
+        lengths = as_array(who, "lengths", lengths, "(batch,)", "integers")
+    sequence = read(x if lengths is None else (x, lengths), who, rank=2)
     sequence = sequence._replace(x=_without_padding(sequence))
     mask = np.ones(x.shape[:2], bool) if lengths is None else np.asarray(sequence.mask())
     if not mask.any():
