@@ -1,10 +1,11 @@
 """Where arrays lie on a mesh of devices: rules by path, and what follows from them.
 
-A mesh is JAX's, from `jax.make_mesh`. A rule says how an array is split over it: a
+A mesh is JAX's, from `jax.make_mesh`, with axes of type Auto: the compiler places what a program
+computes in between. A rule says how an array is split over it: a
 `jax.sharding.PartitionSpec`. What was put somewhere stays there: `trainer.step` and `fit` return a
 train_state that lies as the one that came, and take data split over devices for batches that are.
 
-    mesh = jax.make_mesh((8,), ("data",))
+    mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
     train_state = jn.distributed.put(trainer.init(key, batch), mesh)
     data = jn.distributed.put(data, mesh, P("data"))
     for epoch in jn.fit(trainer, train_state, data, epochs=9): ...
@@ -16,7 +17,7 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import PyTree, describe, path_name
@@ -38,20 +39,27 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
 
     Raises:
       TypeError: for something else than these.
-      ValueError: for a rule that no array needs, an axis that the mesh lacks, and a dimension that
-        cannot be divided, by path.
+      ValueError: for axes of another type, a rule that no array needs, an axis that the mesh lacks,
+        and a dimension that cannot be divided, by path.
 
     Example:
-      >>> mesh = jax.make_mesh((1,), ("model",))
+      >>> mesh = jax.make_mesh((1,), ("model",), (jax.sharding.AxisType.Auto,))
       >>> params = {"dense": {"kernel": jn.spec((3, 8)), "bias": jn.spec((8,))}}
       >>> where = shardings(params, mesh, {"*/kernel": P(None, "model")})
-      >>> where["dense"]["kernel"].spec, where["dense"]["bias"].spec
-      (PartitionSpec(None, 'model'), PartitionSpec())
+      >>> tuple(where["dense"]["kernel"].spec), tuple(where["dense"]["bias"].spec)
+      ((None, 'model'), ())
     """
     if not isinstance(mesh, Mesh):
         raise TypeError(
             "shardings: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
             f"got {type(mesh).__name__}"
+        )
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError(
+            "shardings: the axes of the mesh must be of type Auto, got "
+            f"{', '.join(kind.name for kind in mesh.axis_types)}; write jax.make_mesh("
+            f"{mesh.axis_sizes}, {mesh.axis_names}, "
+            f"({'jax.sharding.AxisType.Auto, ' * len(mesh.axis_names)}))"
         )
     if not hasattr(tree, "opt_state"):
         return _by_rules(tree, mesh, rules)
@@ -80,10 +88,10 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
       TypeError, ValueError: as `shardings`.
 
     Example:
-      >>> mesh = jax.make_mesh((1,), ("data",))
+      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
       >>> x = put(jnp.ones((8, 3)), mesh, P("data"))
-      >>> x.sharding.spec
-      PartitionSpec('data',)
+      >>> tuple(x.sharding.spec)
+      ('data',)
     """
 
     def leaf(a, where):
@@ -108,9 +116,10 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
       ValueError: for an axis that the mesh lacks.
 
     Example:
-      >>> rule = fully_sharded("data", jax.make_mesh((1,), ("data",)))
-      >>> rule("mlp/kernel", (256, 1024)), rule("mlp/bias", (1024,))
-      (PartitionSpec(None, 'data'), PartitionSpec())
+      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+      >>> rule = fully_sharded("data", mesh)
+      >>> tuple(rule("mlp/kernel", (256, 1024))), tuple(rule("mlp/bias", (1024,)))
+      ((None, 'data'), ())
     """
     _check_axis("fully_sharded", mesh, axis)
 

@@ -7,6 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
@@ -172,7 +173,7 @@ PARAMS = {"dense": {"kernel": jnp.ones((3, 8)), "bias": jnp.ones(8)}}
 ])  # fmt: skip
 def test_wrong_rules(rules, error, words):
     with pytest.raises(error, match=words):
-        jn.distributed.shardings(PARAMS, jax.make_mesh((1,), ("data",)), rules)
+        jn.distributed.shardings(PARAMS, jax.make_mesh((1,), ("data",), (AxisType.Auto,)), rules)
 
 
 def test_what_is_no_mesh():
@@ -180,6 +181,14 @@ def test_what_is_no_mesh():
         jn.distributed.put(PARAMS, "data")  # type: ignore
 
 
+def test_axes_of_another_type():
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Explicit,))
+    with pytest.raises(ValueError, match="must be of type Auto, got Explicit; write jax.make_mesh"):
+        jn.distributed.put(PARAMS, mesh)
+
+
 def test_specs_know_where_they_lie():
-    spec = jn.distributed.put(jn.spec((8, 3)), jax.make_mesh((1,), ("data",)), P("data"))
+    spec = jn.distributed.put(
+        jn.spec((8, 3)), jax.make_mesh((1,), ("data",), (AxisType.Auto,)), P("data")
+    )
     assert spec.sharding.spec == P("data")
