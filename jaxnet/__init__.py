@@ -97,6 +97,7 @@ if _TYPE_CHECKING:
     from jaxnet import data as data
     from jaxnet import decoding as decoding
     from jaxnet import detection as detection
+    from jaxnet import distributed as distributed
     from jaxnet import inspect as inspect
     from jaxnet import interop as interop
     from jaxnet import losses as losses
@@ -111,8 +112,8 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Loaded on first use, so that the import stays quick.
-_MODULES = ("data", "decoding", "detection", "inspect", "interop", "losses", "metrics", "models",
-            "penalties", "unsupervised", "viz")  # fmt: skip
+_MODULES = ("data", "decoding", "detection", "distributed", "inspect", "interop", "losses",
+            "metrics", "models", "penalties", "unsupervised", "viz")  # fmt: skip
 _INSPECT = ("check_gradients", "summary")
 
 

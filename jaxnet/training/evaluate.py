@@ -11,6 +11,7 @@ from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer, path_name
 from jaxnet.core.messages import all_native
 from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average, averages
+from jaxnet.training.placement import check_batch, in_batches, stay
 from jaxnet.training.watch import explain_reuse
 
 _PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside of `fit`
@@ -68,16 +69,17 @@ def measure_all(
             parts = [jax.tree.map(lambda a, n=n: a[n], batch) for n in np.s_[:whole, whole:]]
         for part in parts:
             n = jax.tree.leaves(part)[0].shape[0]
-            found = measure(objective, programs, min(size, n))(params, state, part, key)
+            split = in_batches(check_batch(who, part, min(size, n)))
+            found = measure(objective, programs, min(size, n), split)(params, state, part, key)
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
     if sums is None:
         raise ValueError(f"{who}: the data yielded no batch")
     return means(sums)
 
 
-def measure(objective: Layer, programs: Memo, size: int):
+def measure(objective: Layer, programs: Memo, size: int, split: tuple | None = None):
     """The program (params, state, data, key) -> sums of mean * weight, and of the weights."""
-    place = ("measure", objective, size)
+    place = ("measure", objective, size, split)
     if place in programs:
         return programs[place]
 
@@ -97,7 +99,9 @@ def measure(objective: Layer, programs: Memo, size: int):
             found = averages(output, batch, mask, objective.name)
             return carry, {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
 
-        _, each = jax.lax.scan(body, None, (jnp.arange(steps), _batches(data, steps, size)))
+        _, each = jax.lax.scan(
+            body, None, (jnp.arange(steps), stay(_batches(data, steps, size), split))
+        )
         return jax.tree.map(lambda leaf: leaf.sum(0), each)
 
     programs[place] = run
@@ -142,14 +146,16 @@ def predict(
     at_least("predict", "batch_size", batch_size)
     net, x = as_layer(net), on_device(x, "predict: x")
     size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
-    if (place := ("predict", net, size)) not in _PROGRAMS:
+    split = in_batches(check_batch("predict", x, size))
+    if (place := ("predict", net, size, split)) not in _PROGRAMS:
 
         @jax.jit
         def run(params, state, x):
             count = jax.tree.leaves(x)[0].shape[0]
             steps = -(-count // size)
             y = jax.lax.map(
-                lambda batch: net.apply(params, state, batch)[0], _batches(x, steps, size)
+                lambda batch: net.apply(params, state, batch)[0],
+                stay(_batches(x, steps, size), split),
             )
             return jax.tree.map(lambda a: a.reshape(steps * size, *a.shape[2:])[:count], y)
 

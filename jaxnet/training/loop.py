@@ -21,6 +21,7 @@ from jaxnet.progress import progress_bar
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device, takes_mask
 from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average
+from jaxnet.training.placement import check_batch, check_places, places, stay
 from jaxnet.training.trainer import Trainer, TrainState, next_key
 from jaxnet.training.watch import Watcher, explain_reuse, warn_nonfinite
 
@@ -135,7 +136,7 @@ def fit(
         programs = Memo() if trainer.programs is None else trainer.programs
         with explain_reuse():
             check_labels(trainer.objective, programs, *train_state[1:3], data, "fit", train=True)
-        source = _Resident(trainer, data, batch_size, shuffle)
+        source = _Resident(trainer, train_state, data, batch_size, shuffle)
     pace = _Pace(steps_per_dispatch)
     return _Epochs(_epochs(trainer, train_state, source, pace, epochs, evaluate, progress))
 
@@ -170,7 +171,10 @@ def _epochs(trainer, train_state, source, pace, epochs, test, progress) -> Itera
         start = time.perf_counter()
         first = int(train_state.step) + 1
         # A copy is donated, so that the caller's train_state stays whole.
-        train_state = jax.device_put(train_state, may_alias=False)
+        if places(train_state) is None:
+            train_state = jax.device_put(train_state, may_alias=False)
+        else:  # which device_put refuses
+            train_state = jax.tree.map(jnp.copy, train_state)
         with progress_bar(source.steps, f"epoch {number}/{done + epochs}", progress) as bar:
             train_state, totals = source.run(train_state, bar, pace)
         finite, losses = np.asarray(totals.finite), np.asarray(totals.losses)
@@ -229,10 +233,19 @@ class Programs(NamedTuple):
     advance: Callable
 
 
-def resident_programs(trainer: Trainer, size: int, shuffle: bool) -> Programs:
-    """The programs of a trainer for one batch size, compiled once per trainer."""
+def resident_programs(
+    trainer: Trainer,
+    size: int,
+    shuffle: bool,
+    where: tuple | None = None,
+    split: tuple | None = None,
+) -> Programs:
+    """The programs of a trainer for one batch size, compiled once per trainer.
+
+    On a mesh the train_state stays `where` it lies, and batches are `split` as the data are.
+    """
     memo = trainer.programs if trainer.programs is not None else Memo()
-    if (place := ("resident", size, shuffle)) in memo:
+    if (place := ("resident", size, shuffle, where, split)) in memo:
         return memo[place]
     update, watcher = update_of(trainer), trainer.watcher or Watcher()
 
@@ -240,7 +253,7 @@ def resident_programs(trainer: Trainer, size: int, shuffle: bool) -> Programs:
     @jax.jit
     def one_step(train_state, i, data, order):
         count = jax.tree.leaves(data)[0].shape[0]
-        batch = jax.tree.map(lambda leaf: leaf[order[i]], data)
+        batch = stay(jax.tree.map(lambda leaf: leaf[order[i]], data), split)
         mask = None
         if count % size:
             mask = (i * size + jnp.arange(size) < count).astype(jnp.float32)
@@ -260,7 +273,7 @@ def resident_programs(trainer: Trainer, size: int, shuffle: bool) -> Programs:
             jnp.zeros(steps, found["loss"].mean.dtype),
             jnp.ones((steps, *finite.shape), bool),
         )
-        return train_state, order, totals
+        return stay(train_state, where), order, totals
 
     def advance(train_state, totals, data, order, start, stop):
         watcher.traced("fit", train_state=train_state, data=data)
@@ -273,7 +286,8 @@ def resident_programs(trainer: Trainer, size: int, shuffle: bool) -> Programs:
                 _added(totals.sums, found), losses, totals.finite.at[i].set(finite)
             )
 
-        return jax.lax.fori_loop(start, stop, body, (train_state, totals))
+        train_state, totals = jax.lax.fori_loop(start, stop, body, (train_state, totals))
+        return stay(train_state, where), totals
 
     memo[place] = Programs(begin, jax.jit(advance, donate_argnums=(0, 1)))
     return memo[place]
@@ -289,12 +303,14 @@ def _added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Ave
 class _Resident:
     """Data on the device: a whole epoch is one program with the number of steps as argument."""
 
-    def __init__(self, trainer: Trainer, data: PyTree, size: int, shuffle: bool):
+    def __init__(self, trainer: Trainer, train_state: Any, data: PyTree, size: int, shuffle: bool):
         self.data = data
         count = jax.tree.leaves(data)[0].shape[0]
         self.size = min(size, count)
         self.steps = -(-count // self.size)
-        self.programs = resident_programs(trainer, self.size, shuffle)
+        split = check_batch("fit", data, self.size)
+        where = check_places(train_state, split, "fit")
+        self.programs = resident_programs(trainer, self.size, shuffle, where, split)
 
     def run(self, train_state: TrainState, bar: Any, pace: "_Pace"):
         train_state, order, totals = self.programs.begin(train_state, self.data)
@@ -324,22 +340,25 @@ class _Stream:
         if "stream" not in memo:
             update, watcher = update_of(trainer), trainer.watcher or Watcher()
 
-            def step(train_state, batch, mask):
+            def step(train_state, batch, mask, where):
                 watcher.traced("fit from batches", train_state=train_state, batch=batch)
-                return update(train_state, batch, mask)
+                after, found, finite = update(train_state, batch, mask)
+                return stay(after, where), found, finite
 
-            memo["stream"] = jax.jit(step, donate_argnums=0)
+            memo["stream"] = jax.jit(step, donate_argnums=0, static_argnums=3)
         self.step = memo["stream"]
 
     def run(self, train_state: TrainState, bar: Any, pace: "_Pace"):
         seen, flags = [], []
-        size = None
+        size = where = None
         for batch in self.batches:
             batch = on_device(batch, "fit: a batch")
             now = train_state.params, train_state.state
             check_labels(self.trainer.objective, self.memo, *now, batch, "fit", train=True)
             count = jax.tree.leaves(batch)[0].shape[0]
-            size = size or count
+            if size is None:
+                where = check_places(train_state, check_batch("fit", batch, count), "fit")
+                size = count
             if count > size:
                 raise ValueError(
                     f"fit: the first batch had {size} examples, a later one {count}; only the last "
@@ -352,7 +371,7 @@ class _Stream:
             mask = None
             if count < size or self._masked(train_state, batch):  # one program for all batches
                 mask = jnp.asarray(np.arange(size) < count, jnp.float32)
-            train_state, found, finite = self.step(train_state, batch, mask)
+            train_state, found, finite = self.step(train_state, batch, mask, where)
             seen.append(found)
             flags.append(finite)
             bar.update(1)

@@ -12,6 +12,7 @@ from jaxnet.checks import at_least, is_traced
 from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
 from jaxnet.core.messages import all_native
 from jaxnet.training.objective import Average, averages
+from jaxnet.training.placement import is_named, places, stay
 from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
@@ -149,11 +150,12 @@ def trainer(
         after, found, _ = update(train_state, batch)  # results that are not used are not computed
         return after, {name: average.mean for name, average in found.items()}
 
-    def watched_step(train_state, batch):
+    def watched_step(train_state, batch, where):
         watcher.traced("step", train_state=train_state, batch=batch)
-        return pure_step(train_state, batch)
+        after, metrics = pure_step(train_state, batch)
+        return stay(after, where), metrics
 
-    jitted = jax.jit(watched_step, donate_argnums=0)
+    jitted = jax.jit(watched_step, donate_argnums=0, static_argnums=2)
 
     def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         # Not the whole train_state: flattening costs microseconds, and where its state or opt_state
@@ -162,7 +164,9 @@ def trainer(
             return pure_step(train_state, batch)
         batch = all_native(batch, "step")
         with explain_reuse():
-            after, metrics = jitted(train_state, batch)
+            # One look, since a flattening costs microseconds: a state is on a mesh as a whole.
+            where = places(train_state) if is_named(train_state.step) else None
+            after, metrics = jitted(train_state, batch, where)
         watcher.stepped(after, metrics["loss"])
         return after, metrics
 

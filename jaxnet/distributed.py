@@ -1,0 +1,201 @@
+"""Where arrays lie on a mesh of devices: rules by path, and what follows from them.
+
+A mesh is JAX's, from `jax.make_mesh`, with axes of type Auto: the compiler places what a program
+computes in between. A rule says how an array is split over it: a
+`jax.sharding.PartitionSpec`. What was put somewhere stays there: `trainer.step` and `fit` return a
+train_state that lies as the one that came, and take data split over devices for batches that are.
+
+    mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+    train_state = jn.distributed.put(trainer.init(key, batch), mesh)
+    data = jn.distributed.put(data, mesh, P("data"))
+    for epoch in jn.fit(trainer, train_state, data, epochs=9): ...
+"""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnet.core import PyTree, describe, path_name
+
+Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
+    """How each array of a tree is to lie on a mesh.
+
+    Args:
+      tree: arrays or `jn.spec`s: params, data, or a whole train_state. Of a train_state the rules
+        are for the params; what the optimizer keeps for a parameter lies as the parameter does, and
+        the rest is copied to every device.
+      mesh: of `jax.make_mesh`.
+      rules: one `PartitionSpec` for all; or a dict from patterns of paths, such as "*/mlp/kernel",
+        to `PartitionSpec`s, of which the first that fits counts, and arrays without one are copied;
+        or a function of path and shape, such as `fully_sharded("data", mesh)`.
+
+    Raises:
+      TypeError: for something else than these.
+      ValueError: for axes of another type, a rule that no array needs, an axis that the mesh lacks,
+        and a dimension that cannot be divided, by path.
+
+    Example:
+      >>> mesh = jax.make_mesh((1,), ("model",), (jax.sharding.AxisType.Auto,))
+      >>> params = {"dense": {"kernel": jn.spec((3, 8)), "bias": jn.spec((8,))}}
+      >>> where = shardings(params, mesh, {"*/kernel": P(None, "model")})
+      >>> tuple(where["dense"]["kernel"].spec), tuple(where["dense"]["bias"].spec)
+      ((None, 'model'), ())
+    """
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            "shardings: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
+            f"got {type(mesh).__name__}"
+        )
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError(
+            "shardings: the axes of the mesh must be of type Auto, got "
+            f"{', '.join(kind.name for kind in mesh.axis_types)}; write jax.make_mesh("
+            f"{mesh.axis_sizes}, {mesh.axis_names}, "
+            f"({'jax.sharding.AxisType.Auto, ' * len(mesh.axis_names)}))"
+        )
+    if not hasattr(tree, "opt_state"):
+        return _by_rules(tree, mesh, rules)
+    params = _by_rules(tree.params, mesh, rules)
+    of = {
+        path: (leaf.shape, where)
+        for (path, leaf), where in zip(_named(tree.params), jax.tree.leaves(params), strict=True)
+    }
+    return type(tree)(
+        *(
+            params if field == "params" else _following(part, of, mesh)
+            for field, part in tree._asdict().items()
+        )
+    )
+
+
+def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) -> PyTree:
+    """The tree on a mesh, where `shardings` says.
+
+    Args:
+      tree, mesh, rules: as for `shardings`. Of `jn.spec`s come specs that know where they lie.
+      local: with several processes, whether each gives its own slice of the first axis, such as its
+        own files; otherwise all give equal arrays.
+
+    Raises:
+      TypeError, ValueError: as `shardings`.
+
+    Example:
+      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+      >>> x = put(jnp.ones((8, 3)), mesh, P("data"))
+      >>> tuple(x.sharding.spec)
+      ('data',)
+    """
+
+    def leaf(a, where):
+        if isinstance(a, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
+        if local:
+            return jax.make_array_from_process_local_data(where, a)
+        return jax.device_put(a, where)
+
+    return jax.tree.map(leaf, tree, shardings(tree, mesh, rules))
+
+
+def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
+    """The rule that splits each large array along its longest dimension that can be divided.
+
+    Args:
+      axis: of the mesh.
+      mesh: of `jax.make_mesh`.
+      smallest: arrays of fewer numbers are copied to every device.
+
+    Raises:
+      ValueError: for an axis that the mesh lacks.
+
+    Example:
+      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+      >>> rule = fully_sharded("data", mesh)
+      >>> tuple(rule("mlp/kernel", (256, 1024))), tuple(rule("mlp/bias", (1024,)))
+      ((None, 'data'), ())
+    """
+    _check_axis("fully_sharded", mesh, axis)
+
+    def rule(path: str, shape: tuple[int, ...]) -> P:
+        fits = [size for size in shape if size % mesh.shape[axis] == 0]
+        if not fits or prod(shape) < smallest:
+            return P()
+        at = shape.index(max(fits))
+        return P(*[None] * at, axis)
+
+    return rule
+
+
+def _named(tree: PyTree) -> list[tuple[str, Any]]:
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+    if not (isinstance(rules, P | Mapping) or callable(rules)):
+        raise TypeError(
+            "shardings: rules must be a PartitionSpec, a dict from patterns to PartitionSpecs or a "
+            f"function (path, shape), got {type(rules).__name__}"
+        )
+    named, used, found = _named(tree), set(), []
+    for path, leaf in named:
+        if not hasattr(leaf, "shape"):
+            raise TypeError(f"shardings: {path} must be an array or a spec, got {describe(leaf)}")
+        if isinstance(rules, P):
+            spec = rules
+        elif isinstance(rules, Mapping):
+            pattern = next((p for p in rules if fnmatchcase(path, p)), None)
+            used.add(pattern)
+            spec = P() if pattern is None else rules[pattern]
+        else:
+            spec = rules(path, tuple(leaf.shape))
+        found.append(_checked(path, tuple(leaf.shape), mesh, spec))
+    if isinstance(rules, Mapping) and (left := [p for p in rules if p not in used]):
+        paths = ", ".join(path for path, _ in named[:8]) + (", ..." if len(named) > 8 else "")
+        raise ValueError(
+            f"shardings: no array needs the rule {left[0]!r}, by its path or since an earlier rule "
+            f"fits; paths: {paths}"
+        )
+    return jax.tree.unflatten(jax.tree.structure(tree), found)
+
+
+def _checked(path: str, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> NamedSharding:
+    if not isinstance(spec, P):
+        raise TypeError(f"shardings: the rule of {path} must be a PartitionSpec, got {spec!r:.60}")
+    if len(spec) > len(shape):
+        raise ValueError(f"shardings: {path} {shape} has fewer dimensions than its rule {spec}")
+    for at, names in enumerate(spec):
+        names = names if isinstance(names, tuple) else () if names is None else (names,)
+        for name in names:
+            _check_axis(f"shardings: {path}", mesh, name)
+        if shape[at] % (parts := prod(mesh.shape[name] for name in names)):
+            raise ValueError(
+                f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "
+                f"devices along {', '.join(names)}"
+            )
+    return NamedSharding(mesh, spec)
+
+
+def _check_axis(who: str, mesh: Mesh, axis: Any) -> None:
+    if axis not in mesh.axis_names:
+        raise ValueError(f"{who}: the mesh has the axes {', '.join(mesh.axis_names)}, not {axis!r}")
+
+
+def _following(tree: PyTree, of: dict[str, tuple], mesh: Mesh) -> PyTree:
+    """Shardings as those of the params whose path ends that of the leaf, else on every device."""
+
+    def leaf(path, a):
+        parts = path_name(path).split("/")
+        for i in range(len(parts)):
+            shape, where = of.get("/".join(parts[i:]), (None, None))
+            if shape is not None and shape == a.shape:
+                return where
+        return NamedSharding(mesh, P())
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)

@@ -1,0 +1,194 @@
+"""Placement on a mesh of eight simulated devices, in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxnet as jn
+
+PROGRAM = """
+import warnings
+import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
+from jax.sharding import PartitionSpec as P
+
+jax.config.update("jax_enable_x64", True)
+assert len(jax.devices()) == 8
+rng = np.random.default_rng(0)
+x = rng.normal(size=(64, 16)); y = rng.integers(0, 8, 64)
+net = jn.serial(jn.dense(64, name="hidden"), jn.batch_norm(), jax.nn.relu, jn.dense(8, name="top"))
+loss = optax.softmax_cross_entropy_with_integer_labels
+
+def fresh():
+    trainer = jn.trainer(jn.supervised(net, loss), optax.sgd(0.1, momentum=0.9))
+    return trainer, trainer.init(jax.random.key(0), (x, y))
+
+def lies(tree):
+    return [leaf.sharding for leaf in jax.tree.leaves(tree)]
+
+def flops(compiled):
+    return compiled.cost_analysis()["flops"]
+
+trainer, train_state = fresh()
+alone = list(jn.fit(trainer, train_state, (x, y), epochs=3, batch_size=16, evaluate=(x, y)))
+outputs = jn.predict(net, alone[-1].train_state.params, alone[-1].train_state.state, x)
+steps, _ = fresh()
+state = train_state
+for _ in range(3):
+    state, metrics = steps.step(state, (x[:16], y[:16]))
+
+data_mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+both = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+rules = {
+    "replicated": (data_mesh, P()),
+    "fully sharded": (data_mesh, jn.distributed.fully_sharded("data", data_mesh, smallest=100)),
+    "tensor": (both, {"hidden/kernel": P(None, "model"), "top/kernel": P("model")}),
+}
+for name, (mesh, rule) in rules.items():
+    trainer, start = fresh()
+    start = jn.distributed.put(start, mesh, rule)
+    data = jn.distributed.put((x, y), mesh, P("data"))
+    where = lies(start)
+    if name == "fully sharded":
+        kernel = start.params["hidden"]["kernel"]
+        assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+        trace = start.opt_state[0].trace["hidden"]["kernel"]
+        assert trace.sharding == kernel.sharding and kernel.sharding.spec == P(None, "data")
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    now = start
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch = jn.distributed.put((x[:16], y[:16]), mesh, P("data"))
+        class Loader:
+            def __iter__(self):
+                yield batch
+                yield batch
+
+        counts = []
+        state_here = jax.tree.map(jnp.copy, start)
+        for _ in range(3):
+            before = len(compiled)
+            state_here, found = trainer.step(state_here, batch)
+            counts.append(len(compiled) - before)
+            assert lies(state_here) == where, name
+        assert counts[1:] == [0, 0], (name, counts)
+        np.testing.assert_allclose(found["loss"], metrics["loss"], rtol=1e-12)
+        for mine, other in zip(
+            jn.fit(trainer, now, data, epochs=3, batch_size=16, evaluate=data), alone, strict=True
+        ):
+            np.testing.assert_allclose(mine.losses, other.losses, rtol=1e-12)
+            np.testing.assert_allclose(mine.test["loss"], other.test["loss"], rtol=1e-12)
+            assert lies(mine.train_state) == where, name
+        assert lies(start) == where and np.isfinite(start.params["hidden"]["kernel"]).all()
+        last = mine.train_state
+        got = jn.predict(net, last.params, last.state, data[0])
+        np.testing.assert_allclose(got, outputs, rtol=1e-9, atol=1e-12)
+        for mine, other in zip(
+            jn.fit(trainer, now, Loader(), epochs=1), [0], strict=True
+        ):
+            assert lies(mine.train_state) == where, name
+
+# Work per device: the programs of one device and of eight.
+from jaxnet.training.loop import resident_programs
+from jaxnet.training.evaluate import measure
+from jaxnet.training.placement import check_batch, in_batches, places
+from jaxnet.core import Memo
+
+def work(train_state, data):
+    trainer, _ = fresh()
+    split = check_batch("test", data, 512)
+    programs = resident_programs(trainer, 512, True, places(train_state), split)
+    begun = programs.begin(train_state, data)
+    span = np.int32(0), np.int32(2)
+    advance = programs.advance.lower(begun[0], begun[2], data, begun[1], *span).compile()
+    test = measure(trainer.objective, Memo(), 512, in_batches(split))
+    args = train_state.params, train_state.state, data, jax.random.key(0)
+    return flops(advance), flops(test.lower(*args).compile())
+
+_, train_state = fresh()
+x, y = np.tile(x, (16, 1)), np.tile(y, 16)
+one = work(train_state, (jnp.asarray(x), jnp.asarray(y)))
+mesh = data_mesh
+eight = work(
+    jn.distributed.put(train_state, mesh), jn.distributed.put((x, y), mesh, P("data"))
+)
+print("flops per device, of one and of eight:", one, eight)
+assert eight[0] <= one[0] / 6 and eight[1] <= one[1] / 6, (one, eight)
+
+def raises(kind, words, call):
+    try:
+        call()
+    except kind as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
+
+put = jn.distributed.put
+trainer, train_state = fresh()
+raises(ValueError, "dimension 1 of top/kernel (64, 12) cannot be divided among the 8 devices along",
+       lambda: put({"top": {"kernel": np.ones((64, 12))}}, mesh, {"*/kernel": P(None, "data")}))
+raises(ValueError, "a batch of 12 cannot be divided among the 8 devices along data",
+       lambda: list(jn.fit(trainer, put(train_state, mesh), put((x, y), mesh, P("data")),
+                           epochs=1, batch_size=12)))
+raises(ValueError, "the data lie on a mesh, the train_state on one device",
+       lambda: list(jn.fit(trainer, train_state, put((x, y), mesh, P("data")), epochs=1,
+                           batch_size=16)))
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    next(iter(jn.fit(trainer, put(train_state, mesh), (x, y), epochs=1, batch_size=16)))
+assert any("each of which computes the same" in str(w.message) for w in seen), seen
+"""
+
+
+def test_placement_on_eight_devices():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+PARAMS = {"dense": {"kernel": jnp.ones((3, 8)), "bias": jnp.ones(8)}}
+
+
+@pytest.mark.parametrize(("rules", "error", "words"), [
+    ({"*/kernle": P()}, ValueError, "no array needs the rule '.*/kernle'.*paths: dense/bias, den"),
+    ({"*": P(), "*/bias": P()}, ValueError, "no array needs the rule '.*/bias'"),
+    (P("batch"), ValueError, "dense/bias: the mesh has the axes data, not 'batch'"),
+    (P(None, None, "data"), ValueError, r"dense/bias \(8,\) has fewer dimensions than its rule"),
+    (lambda path, shape: "data", TypeError, "rule of dense/bias must be a PartitionSpec"),
+    (3, TypeError, "rules must be a PartitionSpec, a dict"),
+])  # fmt: skip
+def test_wrong_rules(rules, error, words):
+    with pytest.raises(error, match=words):
+        jn.distributed.shardings(PARAMS, jax.make_mesh((1,), ("data",), (AxisType.Auto,)), rules)
+
+
+def test_what_is_no_mesh():
+    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh"):
+        jn.distributed.put(PARAMS, "data")  # type: ignore
+
+
+def test_axes_of_another_type():
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Explicit,))
+    with pytest.raises(ValueError, match="must be of type Auto, got Explicit; write jax.make_mesh"):
+        jn.distributed.put(PARAMS, mesh)
+
+
+def test_specs_know_where_they_lie():
+    spec = jn.distributed.put(
+        jn.spec((8, 3)), jax.make_mesh((1,), ("data",), (AxisType.Auto,)), P("data")
+    )
+    assert spec.sharding.spec == P("data")
