@@ -192,3 +192,9 @@ def test_specs_know_where_they_lie():
         jn.spec((8, 3)), jax.make_mesh((1,), ("data",), (AxisType.Auto,)), P("data")
     )
     assert spec.sharding.spec == P("data")
+
+
+def test_one_process_has_the_whole_slice():
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
+    x = jn.distributed.put({"x": jnp.arange(6.0)}, mesh, P("data"), local=True)["x"]
+    assert x.sharding.spec == P("data") and x.tolist() == [0, 1, 2, 3, 4, 5]
