@@ -1,9 +1,9 @@
 """Where arrays lie on a mesh of devices: rules by path, and what follows from them.
 
 A mesh is JAX's, from `jax.make_mesh`, with axes of type Auto: the compiler places what a program
-computes in between. A rule says how an array is split over it: a
-`jax.sharding.PartitionSpec`. What was put somewhere stays there: `trainer.step` and `fit` return a
-train_state that lies as the one that came, and take data split over devices for batches that are.
+computes in between. A rule says how an array is split over the mesh, as a
+`jax.sharding.PartitionSpec`. What was put somewhere stays there: `trainer.step` and `fit` return
+the train_state where it lay, and data that are split give batches that are split.
 
     mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
     train_state = jn.distributed.put(trainer.init(key, batch), mesh)
@@ -51,15 +51,15 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
     """
     if not isinstance(mesh, Mesh):
         raise TypeError(
-            "shardings: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
-            f"got {type(mesh).__name__}"
+            "shardings: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',), "
+            f"(jax.sharding.AxisType.Auto,)), got {type(mesh).__name__}"
         )
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
             "shardings: the axes of the mesh must be of type Auto, got "
             f"{', '.join(kind.name for kind in mesh.axis_types)}; write jax.make_mesh("
             f"{mesh.axis_sizes}, {mesh.axis_names}, "
-            f"({'jax.sharding.AxisType.Auto, ' * len(mesh.axis_names)}))"
+            f"(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)})"
         )
     if not hasattr(tree, "opt_state"):
         return _by_rules(tree, mesh, rules)

@@ -1,6 +1,8 @@
 """What all tests share."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -21,6 +23,24 @@ def x64():
     """float64 as the default dtype of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def on_devices():
+    """Runs a program on a number of simulated devices, which is fixed when JAX starts."""
+
+    def run(program: str, devices: int):
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 @pytest.fixture

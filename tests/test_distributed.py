@@ -1,9 +1,5 @@
 """Placement on a mesh of eight simulated devices, in a process of its own."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -148,16 +144,8 @@ assert any("each of which computes the same" in str(w.message) for w in seen), s
 """
 
 
-def test_placement_on_eight_devices():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_placement_on_eight_devices(on_devices):
+    on_devices(PROGRAM, 8)
 
 
 PARAMS = {"dense": {"kernel": jnp.ones((3, 8)), "bias": jnp.ones(8)}}

@@ -319,7 +319,9 @@ def compose(
     if isinstance(forward, Layer) or not callable(forward):
         raise TypeError(f"compose: expected a function forward(m, x), got {forward!r:.60}")
     name = function_name(forward) if name is None else name
-    check_name(kind if isinstance(kind, str) and kind else "compose", name)
+    if not isinstance(kind, str | None):
+        raise TypeError(f"compose: kind must be a word, got {kind!r:.60}")
+    check_name(kind or "compose", name)
     plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
 
     def init(key, x):

@@ -76,16 +76,15 @@ def numerical_gradient(
         x, h = np.array(x, precision), precision.type(h)
 
         def value(at):
-            y = on_host(who, "the output of f", f(at)).astype(precision)
+            try:
+                y = f(at)
+            except Exception as error:
+                error.add_note(f"{who}: in f(x), for x {describe(at)}")
+                raise
+            y = on_host(who, "the output of f", y).astype(precision)
             if y.size != 1:
                 raise ValueError(f"numerical_gradient: f must return one number, got {y.shape}")
             return y.reshape(())
-
-        try:
-            value(x)
-        except Exception as error:
-            error.add_note(f"{who}: in f(x), for x {describe(x)}")
-            raise
 
         gradient = np.zeros_like(x)
         for place in np.ndindex(x.shape):

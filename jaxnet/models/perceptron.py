@@ -333,7 +333,7 @@ def _check_batch(who: str, params: Any, batch: Any) -> tuple[jax.Array, jax.Arra
     kernel, _ = _check_params(who, params)
     x = as_array(who, "x", batch[0], "(batch, inputs)", "reals", {"inputs": len(kernel)})
     targets = as_array(who, "targets", batch[1], "(...)", "reals")
-    _check_targets(who, jax.ShapeDtypeStruct((len(x), kernel.shape[1]), x.dtype), targets)
+    _check_targets(who, (len(x), kernel.shape[1]), targets.shape)
     return x, targets
 
 
@@ -347,11 +347,11 @@ def _check_params(who: str, params: Any) -> tuple[jax.Array, jax.Array]:
     )
 
 
-def _check_targets(who: str, outputs: Any, targets: jax.Array) -> None:
-    if outputs.ndim != 2 or outputs.shape != targets.shape:
+def _check_targets(who: str, outputs: tuple[int, ...], targets: tuple[int, ...]) -> None:
+    if outputs != targets:
         raise ValueError(
             f"{who}: expected x (batch, inputs) and targets (batch, features), got outputs "
-            f"{outputs.shape} and targets {targets.shape}. For one unit, pass y[:, None]"
+            f"{outputs} and targets {targets}. For one unit, pass y[:, None]"
         )
 
 

@@ -199,11 +199,10 @@ def yolo_loss(
       >>> yolo_loss(outputs, targets).shape
       (2,)
     """
-    outputs = _read("yolo_loss", outputs, boxes)
     within("yolo_loss", "coordinates", coordinates, "[0, inf)")
     within("yolo_loss", "no_object", no_object, "[0, inf)")
-    places, confidence, probabilities = _parts(outputs, boxes)
-    rows, columns = outputs.shape[1:3]
+    places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
+    rows, columns = places.shape[1:3]
     cells = yolo_assign(targets, rows, columns)
     occupied = cells.label >= 0  # (batch, rows, columns)
 
@@ -214,13 +213,13 @@ def yolo_loss(
     ]  # (batch, rows, columns, boxes)
     distance = ((fixed - truth) ** 2).sum(-1)
     nearest = jnp.where(overlap.max(-1, keepdims=True) > 0, overlap, -distance)
-    chosen = jax.nn.one_hot(nearest.argmax(-1), boxes, dtype=outputs.dtype)
+    chosen = jax.nn.one_hot(nearest.argmax(-1), boxes, dtype=places.dtype)
     responsible = chosen * occupied[..., None]  # (batch, rows, columns, boxes)
 
     of_places = responsible * ((places - truth) ** 2).sum(-1)
     of_object = responsible * (confidence - overlap) ** 2
     of_nothing = (1 - responsible) * confidence**2
-    wanted = jax.nn.one_hot(cells.label, probabilities.shape[-1], dtype=outputs.dtype)
+    wanted = jax.nn.one_hot(cells.label, probabilities.shape[-1], dtype=places.dtype)
     of_classes = occupied * ((probabilities - wanted) ** 2).sum(-1)
     of_boxes = coordinates * of_places + of_object + no_object * of_nothing
     return of_boxes.sum((1, 2, 3)) + of_classes.sum((1, 2))
@@ -243,14 +242,14 @@ def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.A
       >>> found.shape, scores.shape
       ((2, 96, 4), (2, 96, 3))
     """
-    outputs = _read("yolo_decode", outputs, boxes)
-    places, confidence, probabilities = _parts(outputs, boxes)
+    places, confidence, probabilities = _parts("yolo_decode", outputs, boxes)
     found = jnp.clip(_to_boxes(places), 0, 1)  # (batch, rows, columns, boxes, 4)
     scores = confidence[..., None] * probabilities[..., None, :]
-    count = outputs.shape[1] * outputs.shape[2] * boxes
+    batch, rows, columns = places.shape[:3]
+    count = rows * columns * boxes
     return (
-        found.reshape(outputs.shape[0], count, 4),
-        scores.reshape(outputs.shape[0], count, probabilities.shape[-1]),
+        found.reshape(batch, count, 4),
+        scores.reshape(batch, count, probabilities.shape[-1]),
     )
 
 
@@ -293,8 +292,8 @@ def yolo_detect(
     return Detections(*jax.vmap(of_image)(found, scores))
 
 
-def _read(who: str, outputs: Any, boxes: int) -> jax.Array:
-    """The checked outputs of the net."""
+def _parts(who: str, outputs: Any, boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x, y and roots (batch, rows, columns, boxes, 4), confidence (..., boxes), classes."""
     at_least(who, "boxes", boxes)
     outputs = as_array(who, "outputs", outputs, "(batch, rows, columns, values)", "floats")
     if outputs.shape[-1] <= boxes * 5:
@@ -302,11 +301,6 @@ def _read(who: str, outputs: Any, boxes: int) -> jax.Array:
             f"{who}: expected outputs (batch, rows, columns, {boxes} boxes * 5 + classes), "
             f"got {outputs.shape}"
         )
-    return outputs
-
-
-def _parts(outputs: jax.Array, boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, y and roots (batch, rows, columns, boxes, 4), confidence (..., boxes), classes."""
     each = outputs[..., : boxes * 5].reshape(*outputs.shape[:3], boxes, 5)
     return each[..., :4], each[..., 4], outputs[..., boxes * 5 :]
 

@@ -4,8 +4,7 @@
 """
 
 import warnings
-from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 from jax.sharding import NamedSharding
@@ -23,7 +22,7 @@ def places(tree: PyTree) -> tuple | None:
     """
     leaves = jax.tree.leaves(tree)
     found = [getattr(leaf, "sharding", None) for leaf in leaves]
-    meshes = [w.mesh for w in found if isinstance(w, NamedSharding) and w.mesh.size > 1]
+    meshes = [where.mesh for where in found if _on_mesh(where)]
     if not meshes:
         return None
     everywhere = NamedSharding(meshes[0], P())
@@ -62,14 +61,12 @@ def check_batch(who: str, data: PyTree, size: int) -> tuple | None:
       True
     """
     where = places(data)
-    for place in where or ():
-        first = place.spec[0] if len(place.spec) else None
-        names = first if isinstance(first, tuple) else () if first is None else (first,)
-        parts = prod(place.mesh.shape[name] for name in names)
+    for leaf, place in zip(jax.tree.leaves(data), where or (), strict=where is not None):
+        parts = leaf.shape[0] // place.shard_shape(leaf.shape)[0]
         if size % parts:
             raise ValueError(
                 f"{who}: a batch of {size} cannot be divided among the {parts} devices along "
-                f"{', '.join(names)}; choose a multiple of {parts}"
+                f"{place.spec[0]}; choose a multiple of {parts}"
             )
     return where
 
@@ -110,5 +107,5 @@ def in_batches(where: tuple | None) -> tuple | None:
     return where and tuple(NamedSharding(w.mesh, P(None, *w.spec)) for w in where)
 
 
-def _on_mesh(where: Any) -> bool:
+def _on_mesh(where: Any) -> TypeGuard[NamedSharding]:
     return isinstance(where, NamedSharding) and where.mesh.size > 1

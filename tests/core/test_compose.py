@@ -577,3 +577,8 @@ def test_scan_over_a_child_without_state():
     for _ in range(4):
         x = jnp.tanh(x @ params["dense"]["kernel"])
     np.testing.assert_allclose(y, x, rtol=1e-5)
+
+
+def test_a_kind_that_is_no_word():
+    with pytest.raises(TypeError, match=r"compose: kind must be a word, got array"):
+        jn.compose(lambda m, x: x, kind=np.zeros(2))  # type: ignore

@@ -1,8 +1,5 @@
 """The convolution primitive against `jax.lax.conv_general_dilated` and its own derivatives."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -199,14 +196,5 @@ for kind in AxisType.Auto, AxisType.Explicit:
 """
 
 
-def test_on_several_devices():
-    """In a process of its own, since the number of devices is fixed when JAX starts."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", DISTRIBUTED], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_on_several_devices(on_devices):
+    on_devices(DISTRIBUTED, 2)
