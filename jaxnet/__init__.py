@@ -73,6 +73,7 @@ from jaxnet.look import observe as observe
 from jaxnet.look import pick as pick
 from jaxnet.look import tap as tap
 from jaxnet.training import Epoch as Epoch
+from jaxnet.training import Place as Place
 from jaxnet.training import Sweep as Sweep
 from jaxnet.training import Trainer as Trainer
 from jaxnet.training import TrainState as TrainState

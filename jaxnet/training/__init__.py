@@ -2,9 +2,10 @@
 
 from jaxnet.training.checkpoint import load as load
 from jaxnet.training.checkpoint import save as save
+from jaxnet.training.epoch import Epoch as Epoch
+from jaxnet.training.epoch import Place as Place
 from jaxnet.training.evaluate import evaluate as evaluate
 from jaxnet.training.evaluate import predict as predict
-from jaxnet.training.loop import Epoch as Epoch
 from jaxnet.training.loop import fit as fit
 from jaxnet.training.objective import augmented as augmented
 from jaxnet.training.objective import learning_rule as learning_rule

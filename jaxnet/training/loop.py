@@ -1,15 +1,10 @@
-"""Epochs: the user's loop on top, one compiled program below.
+"""Epochs: the loop is the user's, and `fit` trains between its turns."""
 
-Data in memory goes to the device. Shuffling and batching happen inside the program, which runs many
-steps per dispatch and sums up the metrics; they come to the host once per epoch. The number of
-steps per dispatch is an argument of the program, not part of it, so it is tuned while training
-runs, and nothing compiles twice.
-"""
-
+import functools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,50 +13,13 @@ import numpy as np
 from jaxnet.checks import at_least
 from jaxnet.core import Memo, PyTree
 from jaxnet.progress import progress_bar
-from jaxnet.training.evaluate import is_stream, means, measure_all, on_device, takes_mask
+from jaxnet.training.epoch import Epoch, Place
+from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
 from jaxnet.training.labels import check_labels
-from jaxnet.training.objective import Average
-from jaxnet.training.placement import check_batch, check_places, places, stay
-from jaxnet.training.trainer import Trainer, TrainState, next_key
-from jaxnet.training.watch import Watcher, explain_reuse, warn_nonfinite
-
-REFRESH = 0.2  # seconds of work per dispatch, so that the progress bar moves
-
-
-class Epoch(NamedTuple):
-    """The result of one pass over the data; prints as one line.
-
-    Fields:
-      number: from 1; a resumed train_state continues the count.
-      epochs: number of the last epoch.
-      train_state: after this epoch; it stays valid, whatever `fit` does later.
-      train: mean of each metric over the epoch's examples, while the parameters changed.
-      test: the same on the `evaluate` data, with the parameters after the epoch; else None.
-      losses: (steps,), the loss of every step.
-      seconds: of training, evaluation included, compilation too in the first epoch.
-    """
-
-    number: int
-    epochs: int
-    train_state: TrainState
-    train: dict[str, float]
-    test: dict[str, float] | None
-    losses: np.ndarray
-    seconds: float
-
-    def __str__(self) -> str:
-        width = len(str(self.epochs))
-        parts = [f"epoch {self.number:{width}}/{self.epochs}", _words(self.train)]
-        if self.test is not None:
-            parts.append("test " + _words(self.test))
-        return "  |  ".join([*parts, f"{self.seconds:.3g} s"])
-
-    __repr__ = __str__  # the arrays inside would fill pages
-
-
-def _words(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {np.array2string(np.asarray(v), precision=4, floatmode='fixed')}"
-                     for name, v in metrics.items())  # fmt: skip
+from jaxnet.training.placement import places
+from jaxnet.training.source import Pace, Resident, Stream, Totals, added_up
+from jaxnet.training.trainer import Trainer, TrainState
+from jaxnet.training.watch import explain_reuse, warn_nonfinite
 
 
 def fit(
@@ -69,7 +27,10 @@ def fit(
     train_state: TrainState,
     data: PyTree | Iterable[PyTree],
     *,
-    epochs: int,
+    epochs: int | None = None,
+    steps: int | None = None,
+    every: int | None = None,
+    place: Place | None = None,
     batch_size: int = 64,
     evaluate: PyTree | None = None,
     shuffle: bool = True,
@@ -86,8 +47,14 @@ def fit(
       train_state: where to start, from `trainer.init` or an earlier epoch, whose count goes on.
       data: a pytree of arrays with one example per row, usually `(x, y)`, which is put on the
         device whole; or an iterable of batches that can be iterated once per epoch, for data that
-        do not fit.
+        do not fit, such as a pipeline of grain.
       epochs: passes over the data, at least 1.
+      steps: number of updates, in place of epochs; for a stream that never ends.
+      every: number of steps after which an `Epoch` comes, in place of a pass.
+      place: where an interrupted run stood, `epoch.place` of the epoch whose train_state this is;
+        `epochs` and `steps` count from the start of that run, which goes on to the same numbers as
+        if it had not been interrupted. A stream needs iterators with get_state and set_state, as
+        grain's are, or yields the same batches again.
       batch_size: examples per step. The last batch is padded with examples from the beginning of
         the epoch, which are left out of the loss and of the metrics.
       evaluate: data like `data`, measured after each epoch.
@@ -97,8 +64,9 @@ def fit(
 
     Raises:
       TypeError: for something else than a trainer and a TrainState.
-      ValueError: for no epochs, no examples, unequal lengths, data with a NaN, or padding with an
-        objective that returns one value per batch.
+      ValueError: for no epochs, both or neither of epochs and steps, no examples, unequal lengths,
+        data with a NaN, padding with an objective that returns one value per batch, a place of
+        another run, and several processes with arrays that they do not share.
 
     Example:
       >>> data = jnp.eye(4), jnp.array([0, 1, 0, 1])
@@ -111,7 +79,14 @@ def fit(
       >>> epoch.number < 9, int(epoch.train_state.step) == 2 * epoch.number
       (True, True)
     """
-    at_least("fit", "epochs", epochs)
+    if (epochs is None) == (steps is None):
+        raise ValueError(
+            "fit: expected either epochs= or steps=, got "
+            + ("none" if epochs is None else f"epochs={epochs!r:.60} and steps={steps!r:.60}")
+        )
+    for what, count in (("epochs", epochs), ("steps", steps), ("every", every)):
+        if count is not None:
+            at_least("fit", what, count)
     at_least("fit", "batch_size", batch_size)
     if steps_per_dispatch is not None:
         at_least("fit", "steps_per_dispatch", steps_per_dispatch)
@@ -129,16 +104,33 @@ def fit(
             raise ValueError("fit: evaluate= needs a trainer from jn.trainer, with an objective")
         if not is_stream(evaluate):
             evaluate = on_device(evaluate, "fit: evaluate")
+    if place is not None and not isinstance(place, Place):
+        raise TypeError(f"fit: place must be that of an Epoch, got {type(place).__name__}")
     if is_stream(data):
-        source = _Stream(trainer, data, batch_size)
+        source = Stream(trainer, data, batch_size)
     else:
         data = on_device(data, "fit: data")
         programs = Memo() if trainer.programs is None else trainer.programs
         with explain_reuse():
             check_labels(trainer.objective, programs, *train_state[1:3], data, "fit", train=True)
-        source = _Resident(trainer, train_state, data, batch_size, shuffle)
-    pace = _Pace(steps_per_dispatch)
-    return _Epochs(_epochs(trainer, train_state, source, pace, epochs, evaluate, progress))
+        source = Resident(trainer, train_state, data, batch_size, shuffle)
+    with explain_reuse():
+        step = int(train_state.step)
+    if place is None:
+        place = Place(step // source.steps if source.steps else 0, 0, step, 0)
+    else:
+        source.resume(place)
+        made = step - place.start
+        if source.steps and trainer.update and made != _steps_to(place, source.steps):
+            raise ValueError(
+                f"fit: the place is {_steps_to(place, source.steps)} steps into a run, the "
+                f"train_state {made}; pass both of the same epoch"
+            )
+    end = _end(place, source.steps, epochs, steps)
+    pace = Pace(steps_per_dispatch)
+    return _Epochs(
+        _epochs(trainer, train_state, source, pace, place, end, every, evaluate, progress)
+    )
 
 
 class _Epochs:
@@ -162,247 +154,92 @@ class _Epochs:
             )
 
 
-def _epochs(trainer, train_state, source, pace, epochs, test, progress) -> Iterator[Epoch]:
+class _End(NamedTuple):
+    """Where a run ends; None where that is not known."""
+
+    epoch: int | None
+    step: int | None
+
+    def reached(self, place: Place, step: int) -> bool:
+        passes = self.epoch is not None and not place.done and place.epoch >= self.epoch
+        return passes or (self.step is not None and step >= self.step)
+
+
+def _end(place: Place, per_pass: int | None, epochs: int | None, steps: int | None) -> _End:
+    last_epoch = last_step = None
+    if per_pass:
+        begun = place.start // per_pass  # passes before this run
+        last_epoch = begun + (-(-steps // per_pass) if steps else epochs)  # type: ignore[operator]
+        last_step = place.start + (steps or epochs * per_pass)  # type: ignore[operator]
+    elif steps:
+        last_step = place.start + steps
+    else:
+        last_epoch = epochs
+    return _End(last_epoch, last_step)
+
+
+def _steps_to(place: Place, per_pass: int) -> int:
+    """Steps of a run up to a place."""
+    return (place.epoch - place.start // per_pass) * per_pass + place.done
+
+
+def _epochs(
+    trainer: Trainer,
+    train_state: TrainState,
+    source: Resident | Stream,
+    pace: Pace,
+    place: Place,
+    end: _End,
+    every: int | None,
+    test: PyTree | None,
+    progress: bool,
+) -> Iterator[Epoch]:
     warned = False  # values that are not finite usually stay so
     programs = Memo() if trainer.programs is None else trainer.programs
     with explain_reuse():
-        done = int(train_state.step) // source.steps if source.steps else 0
-    for number in range(done + 1, done + epochs + 1):
-        start = time.perf_counter()
-        first = int(train_state.step) + 1
+        step = int(train_state.step)
+    while not end.reached(place, step) and not pace.stopped:
+        start, before = time.perf_counter(), step
         # A copy is donated, so that the caller's train_state stays whole.
         if places(train_state) is None:
             train_state = jax.device_put(train_state, may_alias=False)
         else:  # which device_put refuses
             train_state = jax.tree.map(jnp.copy, train_state)
-        with progress_bar(source.steps, f"epoch {number}/{done + epochs}", progress) as bar:
-            train_state, totals = source.run(train_state, bar, pace)
-        finite, losses = np.asarray(totals.finite), np.asarray(totals.losses)
-        warned = warned or warn_nonfinite(train_state.params, finite, losses, first)
+        stop = min((n for n in (every and before + every, end.step) if n), default=None)
+        parts: list[Totals] = []
+        title, size = f"epoch {place.epoch + 1}{_of(end.epoch)}", source.steps
+        if every is not None:
+            title, size = f"to step {stop}{_of(end.step)}", every
+        with progress_bar(size, title, progress) as bar:
+            while not pace.stopped:
+                limit = None if stop is None else stop - step
+                train_state, totals, place = source.run(train_state, place, limit, bar, pace)
+                if totals is not None:
+                    parts.append(totals)
+                    step += len(totals.losses)
+                if step == stop or end.reached(place, step) or (parts and every is None):
+                    break
+        if not parts:  # a stream had just ended
+            return
+        finite, losses = (np.concatenate([part[i] for part in parts]) for i in (2, 1))
+        warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
         found = None
         if test is not None:
             now = train_state.params, train_state.state
             found = measure_all(trainer.objective, programs, *now, test, source.size, "fit")
-        seconds = time.perf_counter() - start
-        train = means(totals.sums)
-        yield Epoch(number, done + epochs, train_state, train, found, losses, seconds)
-
-
-class Totals(NamedTuple):
-    """Sums of an epoch, on the device.
-
-    Fields:
-      sums: name -> Average of (sum of mean * weight, sum of weights).
-      losses: (steps,).
-      finite: (steps, leaves of the gradient).
-    """
-
-    sums: dict[str, Average]
-    losses: jax.Array
-    finite: jax.Array
-
-
-def update_of(trainer: Trainer) -> Callable:
-    """The pure update of a trainer; made from `step` for a trainer of the user's own."""
-    if trainer.update is not None:
-        return trainer.update
-
-    def update(train_state, batch, mask=None):
-        if mask is not None:
-            raise ValueError(
-                "fit: the last batch is padded, and this trainer's step takes no mask; choose a "
-                "batch_size that divides the number of examples"
-            )
-        train_state, metrics = trainer.step(train_state, batch)  # type: ignore
-        found = {name: Average(value, jnp.float32(1)) for name, value in metrics.items()}
-        return train_state, found, jnp.ones(0, bool)
-
-    return update
-
-
-class Programs(NamedTuple):
-    """The two compiled programs of data on the device.
-
-    Fields:
-      begin: (train_state, data) -> (train_state, order, totals): the order of an epoch's examples,
-        padded to whole batches, and empty totals.
-      advance: (train_state, totals, data, order, start, stop) -> (train_state, totals).
-    """
-
-    begin: Callable
-    advance: Callable
-
-
-def resident_programs(
-    trainer: Trainer,
-    size: int,
-    shuffle: bool,
-    where: tuple | None = None,
-    split: tuple | None = None,
-) -> Programs:
-    """The programs of a trainer for one batch size, compiled once per trainer.
-
-    On a mesh the train_state stays `where` it lies, and batches are `split` as the data are.
-    """
-    memo = trainer.programs if trainer.programs is not None else Memo()
-    if (place := ("resident", size, shuffle, where, split)) in memo:
-        return memo[place]
-    update, watcher = update_of(trainer), trainer.watcher or Watcher()
-
-    # Jitted by itself, so that begin's look at the shapes and advance's loop trace it once.
-    @jax.jit
-    def one_step(train_state, i, data, order):
-        count = jax.tree.leaves(data)[0].shape[0]
-        batch = stay(jax.tree.map(lambda leaf: leaf[order[i]], data), split)
-        mask = None
-        if count % size:
-            mask = (i * size + jnp.arange(size) < count).astype(jnp.float32)
-        return update(train_state, batch, mask)
-
-    @jax.jit
-    def begin(train_state, data):
-        count = jax.tree.leaves(data)[0].shape[0]
-        steps = -(-count // size)
-        train_state, order_key = next_key(train_state)
-        order = jax.random.permutation(order_key, count) if shuffle else jnp.arange(count)
-        order = jnp.resize(order, (steps, size))  # starts over where the examples end
-        _, found, finite = jax.eval_shape(one_step, train_state, jnp.int32(0), data, order)
-        zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32))  # noqa: E731
-        totals = Totals(
-            jax.tree.map(zeros, found),
-            jnp.zeros(steps, found["loss"].mean.dtype),
-            jnp.ones((steps, *finite.shape), bool),
+        yield Epoch(
+            number=place.epoch + (place.done > 0),
+            epochs=end.epoch,
+            train_state=train_state,
+            train=means(functools.reduce(added_up, (part.sums for part in parts))),
+            test=found,
+            losses=losses,
+            seconds=time.perf_counter() - start,
+            step=step,
+            steps=end.step,
+            place=place,
         )
-        return stay(train_state, where), order, totals
-
-    def advance(train_state, totals, data, order, start, stop):
-        watcher.traced("fit", train_state=train_state, data=data)
-
-        def body(i, carry):
-            train_state, totals = carry
-            train_state, found, finite = one_step(train_state, i, data, order)
-            losses = totals.losses.at[i].set(found["loss"].mean)
-            return train_state, Totals(
-                _added(totals.sums, found), losses, totals.finite.at[i].set(finite)
-            )
-
-        train_state, totals = jax.lax.fori_loop(start, stop, body, (train_state, totals))
-        return stay(train_state, where), totals
-
-    memo[place] = Programs(begin, jax.jit(advance, donate_argnums=(0, 1)))
-    return memo[place]
 
 
-def _added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Average]:
-    return {
-        name: Average(s.mean + found[name].mean * found[name].weight, s.weight + found[name].weight)
-        for name, s in sums.items()
-    }
-
-
-class _Resident:
-    """Data on the device: a whole epoch is one program with the number of steps as argument."""
-
-    def __init__(self, trainer: Trainer, train_state: Any, data: PyTree, size: int, shuffle: bool):
-        self.data = data
-        count = jax.tree.leaves(data)[0].shape[0]
-        self.size = min(size, count)
-        self.steps = -(-count // self.size)
-        split = check_batch("fit", data, self.size)
-        where = check_places(train_state, split, "fit")
-        self.programs = resident_programs(trainer, self.size, shuffle, where, split)
-
-    def run(self, train_state: TrainState, bar: Any, pace: "_Pace"):
-        train_state, order, totals = self.programs.begin(train_state, self.data)
-        done = 0
-        while done < self.steps:
-            stop = min(done + pace.steps, self.steps)
-            start = time.perf_counter()
-            span = np.int32(done), np.int32(stop)
-            train_state, totals = self.programs.advance(
-                train_state, totals, self.data, order, *span
-            )
-            jax.block_until_ready(totals.losses)
-            pace.took(stop - done, time.perf_counter() - start)
-            bar.update(stop - done)
-            done = stop
-        return train_state, totals
-
-
-class _Stream:
-    """Batches from an iterable; a short one is padded with its own examples and masked."""
-
-    def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int):
-        self.batches, self.size = batches, size
-        self.steps = len(batches) if hasattr(batches, "__len__") else None  # type: ignore[arg-type]
-        self.trainer = trainer
-        self.memo = memo = trainer.programs if trainer.programs is not None else Memo()
-        if "stream" not in memo:
-            update, watcher = update_of(trainer), trainer.watcher or Watcher()
-
-            def step(train_state, batch, mask, where):
-                watcher.traced("fit from batches", train_state=train_state, batch=batch)
-                after, found, finite = update(train_state, batch, mask)
-                return stay(after, where), found, finite
-
-            memo["stream"] = jax.jit(step, donate_argnums=0, static_argnums=3)
-        self.step = memo["stream"]
-
-    def run(self, train_state: TrainState, bar: Any, pace: "_Pace"):
-        seen, flags = [], []
-        size = where = None
-        for batch in self.batches:
-            batch = on_device(batch, "fit: a batch")
-            now = train_state.params, train_state.state
-            check_labels(self.trainer.objective, self.memo, *now, batch, "fit", train=True)
-            count = jax.tree.leaves(batch)[0].shape[0]
-            if size is None:
-                where = check_places(train_state, check_batch("fit", batch, count), "fit")
-                size = count
-            if count > size:
-                raise ValueError(
-                    f"fit: the first batch had {size} examples, a later one {count}; only the last "
-                    "batch may be smaller, and none larger"
-                )
-            if count < size:
-                batch = jax.tree.map(
-                    lambda leaf, n=size: jnp.resize(leaf, (n, *leaf.shape[1:])), batch
-                )
-            mask = None
-            if count < size or self._masked(train_state, batch):  # one program for all batches
-                mask = jnp.asarray(np.arange(size) < count, jnp.float32)
-            train_state, found, finite = self.step(train_state, batch, mask, where)
-            seen.append(found)
-            flags.append(finite)
-            bar.update(1)
-        if not seen:
-            raise ValueError(
-                "fit: the data yielded no batch; an iterator can be used once only, so pass "
-                "something that starts over for each epoch, such as a list or a loader"
-            )
-        seen = jax.device_get(seen)
-        sums = jax.tree.map(np.zeros_like, seen[0])
-        for found in seen:
-            sums = _added(sums, found)
-        losses = np.array([found["loss"].mean for found in seen])
-        return train_state, Totals(sums, losses, np.stack(flags))  # type: ignore[arg-type]
-
-    def _masked(self, train_state: TrainState, batch: PyTree) -> bool:
-        if (objective := self.trainer.objective) is None:
-            return False
-        return takes_mask(objective, self.memo, train_state.params, train_state.state, batch)
-
-
-class _Pace:
-    """Chooses the number of steps per dispatch from the duration of the last one."""
-
-    def __init__(self, fixed: int | None):
-        self.fixed, self.steps = fixed, fixed or 1
-        self.seen = 0
-
-    def took(self, steps: int, seconds: float) -> None:
-        self.seen += 1
-        if self.fixed is None and self.seen > 1:  # the first one compiles
-            # At most 8 times more at once: a short dispatch is a poor clock.
-            rate = steps / max(seconds, 1e-6)
-            self.steps = int(np.clip(rate * REFRESH, 1, 8 * self.steps))
+def _of(last: int | None) -> str:
+    return "" if last is None else f"/{last}"

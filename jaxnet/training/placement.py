@@ -4,13 +4,16 @@
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import jax
-from jax.sharding import NamedSharding
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.core import PyTree
+from jaxnet.core import PyTree, path_name
 
 
 def places(tree: PyTree) -> tuple | None:
@@ -49,8 +52,72 @@ def stay(tree: PyTree, where: tuple | None) -> PyTree:
     if where is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    kept = [jax.lax.with_sharding_constraint(a, w) for a, w in zip(leaves, where, strict=True)]
+    constrain = jax.lax.with_sharding_constraint
+    kept = [constrain(a, _here(w)) for a, w in zip(leaves, where, strict=True)]
     return jax.tree.unflatten(structure, kept)
+
+
+def everywhere(tree: PyTree, where: tuple | None) -> PyTree:
+    """The tree with every array whole on each device of `where`, so that each process can read it.
+
+    Example:
+      >>> everywhere({"loss": 1.0}, None)
+      {'loss': 1.0}
+    """
+    if where is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, _here(NamedSharding(where[0].mesh, P())))
+
+
+def automatic(function: Callable, where: tuple | None, keeps: bool = False) -> Callable:
+    """The function, whose inside the compiler places where the axes of the mesh are Explicit.
+
+    Args:
+      function: traced under `jit`.
+      where: None, or `places` on the mesh.
+      keeps: whether the first of several outputs has the structure of the first argument and lies
+        `where` that lay; other outputs are whole on every device.
+
+    Example:
+      >>> automatic(len, None) is len
+      True
+    """
+    if where is None or not _is_explicit(where[0]):
+        return function
+    copied = NamedSharding(where[0].mesh, P())
+
+    def run(*args):
+        out = copied
+        if keeps:
+            out = jax.tree.unflatten(jax.tree.structure(args[0]), where), copied
+        return jax.sharding.auto_axes(function, out_sharding=out)(*args)
+
+    return run
+
+
+def on_host(tree: PyTree) -> PyTree:
+    """NumPy arrays of a tree, whole in every process.
+
+    Example:
+      >>> on_host({"a": jnp.ones(2)})
+      {'a': array([1., 1.], dtype=float32)}
+    """
+    if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def agreed(value: int, asked: bool) -> tuple[int, bool]:
+    """The first process's value, and whether any process asked to stop; the same in all of them.
+
+    Example:
+      >>> agreed(3, False)
+      (3, False)
+    """
+    if jax.process_count() == 1:
+        return value, asked
+    each = multihost_utils.process_allgather(np.array([value, asked], np.int32))
+    return int(each[0, 0]), bool(each[:, 1].any())
 
 
 def check_batch(who: str, data: PyTree, size: int) -> tuple | None:
@@ -105,6 +172,48 @@ def in_batches(where: tuple | None) -> tuple | None:
       True
     """
     return where and tuple(NamedSharding(w.mesh, P(None, *w.spec)) for w in where)
+
+
+def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
+    """Raises where several processes would each train a model of their own.
+
+    Args:
+      who: the function.
+      train_state: or params.
+      data: examples; NumPy arrays would be taken to be the same in all processes.
+
+    Raises:
+      ValueError: for arrays that are not spread over the devices of all processes.
+
+    Example:
+      >>> check_processes("fit", {"kernel": np.ones(3)}, np.ones((5, 3)))
+    """
+    count = jax.process_count()
+    if count == 1:
+        return
+    for what, tree, rules in (("train_state", train_state, ""), ("data", data, ", P('data')")):
+        local = ", local=True" if what == "data" else ""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not isinstance(leaf, jax.Array):
+                got = f"a {type(leaf).__name__}, of which each process may have another"
+            elif leaf.is_fully_addressable:
+                got = "an array on the devices of this process alone"
+            else:
+                continue
+            raise ValueError(
+                f"{who}: {count} processes work together, but {what}{'/' if path else ''}"
+                f"{path_name(path)} is {got}; write jn.distributed.put({what}, mesh{rules}{local}) "
+                "with a mesh of all devices"
+            )
+
+
+def _here(where: NamedSharding) -> Any:
+    """What a constraint says: inside `auto_axes` the mesh is another, that of the context."""
+    return where.spec if _is_explicit(where) else where
+
+
+def _is_explicit(where: NamedSharding) -> bool:
+    return AxisType.Explicit in where.mesh.axis_types
 
 
 def _on_mesh(where: Any) -> TypeGuard[NamedSharding]:

@@ -15,7 +15,7 @@ from jaxnet.checks import at_least
 from jaxnet.core import Layer, Memo, Params, PyTree
 from jaxnet.progress import progress_bar
 from jaxnet.training.evaluate import measure, on_device
-from jaxnet.training.loop import resident_programs
+from jaxnet.training.source import resident_programs
 from jaxnet.training.trainer import TrainState, strong
 from jaxnet.training.trainer import trainer as make_trainer
 
@@ -190,7 +190,7 @@ def sweep(
     programs = resident_programs(trainer, size, shuffle)
 
     def epoch(train_state, data):
-        train_state, order, totals = programs.begin(train_state, data)
+        train_state, (_, order, totals) = programs.begin(train_state, data)
         span = jnp.int32(0), jnp.int32(steps)
         train_state, totals = programs.advance(train_state, totals, data, order, *span)
         train = {name: total / weight for name, (total, weight) in totals.sums.items()}

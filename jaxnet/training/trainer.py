@@ -234,3 +234,17 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
     # nobody draws, which it could not do with a split.
     here = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
     return train_state._replace(key=data.at[-1].add(1)), here
+
+
+def key_of(data: Any, train_state: TrainState) -> jax.Array:
+    """A key from its data, of the kind that a train_state has.
+
+    Example:
+      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+      >>> train_state = trainer.init(jax.random.key(0), (jn.spec((5, 3)), jn.spec((5, 2))))
+      >>> key_of(train_state.key, train_state).shape
+      ()
+    """
+    typed = jnp.issubdtype(train_state.key.dtype, jax.dtypes.prng_key)
+    impl = jax.random.key_impl(train_state.key) if typed else None
+    return jax.random.wrap_key_data(data, impl=impl)

@@ -1,0 +1,87 @@
+"""What `fit` yields: the results of a stretch of training, and the place where the run stands."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnet.training.trainer import TrainState
+
+
+class Place(NamedTuple):
+    """Where a run stands in its data: with the train_state all that is needed to go on.
+
+    Fields:
+      epoch: passes finished.
+      done: steps made in the pass that is under way; 0 between two passes.
+      start: step of the train_state with which the run began.
+      size: examples in a batch, 0 before the first.
+      key: (n,) uint32, from which the order of this pass is drawn; None for a stream and between
+        two passes.
+      loader: state of the iterator behind a stream, if it has one (grain's have); else None.
+    """
+
+    epoch: int
+    done: int
+    start: int
+    size: int
+    key: np.ndarray | None = None
+    loader: Any = None
+
+
+class Epoch(NamedTuple):
+    """The result of one pass over the data, or of `every` steps; prints as one line.
+
+    Fields:
+      number: of the pass, from 1; a resumed train_state continues the count.
+      epochs: number of the last pass, None where that is not known.
+      train_state: after this epoch; it stays valid, whatever `fit` does later.
+      train: mean of each metric over the epoch's examples, while the parameters changed.
+      test: the same on the `evaluate` data, with the parameters after the epoch; else None.
+      losses: (steps,), the loss of every step.
+      seconds: of training, evaluation included, compilation too in the first epoch.
+      step: number of updates that the train_state has had.
+      steps: that number at the end of the run, None where it is not known.
+      place: where the run stands, for `fit(..., place=...)`.
+    """
+
+    number: int
+    epochs: int | None
+    train_state: TrainState
+    train: dict[str, float]
+    test: dict[str, float] | None
+    losses: np.ndarray
+    seconds: float
+    step: int = 0
+    steps: int | None = None
+    place: Place | None = None
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers of this epoch by name, for logs: "epoch", "step", "train/loss", "test/loss".
+
+        Metrics that are arrays are left out.
+
+        Example:
+          >>> Epoch(2, 9, None, {"loss": 0.5}, None, np.ones(3), 1.5, step=6).scalars()
+          {'epoch': 2, 'step': 6, 'train/loss': 0.5, 'seconds': 1.5}
+        """
+        found: dict[str, float] = {"epoch": self.number, "step": self.step}
+        for part, metrics in (("train", self.train), ("test", self.test or {})):
+            found |= {f"{part}/{name}": float(v) for name, v in metrics.items() if np.ndim(v) == 0}
+        return found | {"seconds": self.seconds}
+
+    def __str__(self) -> str:
+        at, last, word = self.number, self.epochs, "epoch"
+        if last is None or (self.place is not None and self.place.done):
+            at, last, word = self.step, self.steps, "step"
+        of = "" if last is None else f"/{last}"
+        parts = [f"{word} {at:{len(of) - 1 if of else 1}}{of}", _words(self.train)]
+        if self.test is not None:
+            parts.append("test " + _words(self.test))
+        return "  |  ".join([*parts, f"{self.seconds:.3g} s"])
+
+    __repr__ = __str__  # the arrays inside would fill pages
+
+
+def _words(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {np.array2string(np.asarray(v), precision=4, floatmode='fixed')}"
+                     for name, v in metrics.items())  # fmt: skip
