@@ -1,11 +1,11 @@
 """Where arrays lie on a mesh of devices: rules by path, and what follows from them.
 
-A mesh is JAX's, from `jax.make_mesh`, with axes of type Auto: the compiler places what a program
-computes in between. A rule says how an array is split over the mesh, as a
+A mesh is JAX's, from `jax.make_mesh`. Whether its axes are Auto or Explicit, the compiler places
+what a program computes in between. A rule says how an array is split over the mesh, as a
 `jax.sharding.PartitionSpec`. What was put somewhere stays there: `trainer.step` and `fit` return
 the train_state where it lay, and data that are split give batches that are split.
 
-    mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("data",))
     train_state = jn.distributed.put(trainer.init(key, batch), mesh)
     data = jn.distributed.put(data, mesh, P("data"))
     for epoch in jn.fit(trainer, train_state, data, epochs=9): ...
@@ -39,11 +39,11 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
 
     Raises:
       TypeError: for something else than these.
-      ValueError: for axes of another type, a rule that no array needs, an axis that the mesh lacks,
-        and a dimension that cannot be divided, by path.
+      ValueError: for a rule that no array needs, an axis that the mesh lacks, and a dimension that
+        cannot be divided, by path.
 
     Example:
-      >>> mesh = jax.make_mesh((1,), ("model",), (jax.sharding.AxisType.Auto,))
+      >>> mesh = jax.make_mesh((1,), ("model",))
       >>> params = {"dense": {"kernel": jn.spec((3, 8)), "bias": jn.spec((8,))}}
       >>> where = shardings(params, mesh, {"*/kernel": P(None, "model")})
       >>> tuple(where["dense"]["kernel"].spec), tuple(where["dense"]["bias"].spec)
@@ -51,15 +51,8 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
     """
     if not isinstance(mesh, Mesh):
         raise TypeError(
-            "shardings: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',), "
-            f"(jax.sharding.AxisType.Auto,)), got {type(mesh).__name__}"
-        )
-    if any(kind != AxisType.Auto for kind in mesh.axis_types):
-        raise ValueError(
-            "shardings: the axes of the mesh must be of type Auto, got "
-            f"{', '.join(kind.name for kind in mesh.axis_types)}; write jax.make_mesh("
-            f"{mesh.axis_sizes}, {mesh.axis_names}, "
-            f"(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)})"
+            "shardings: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
+            f"got {type(mesh).__name__}"
         )
     if not hasattr(tree, "opt_state"):
         return _by_rules(tree, mesh, rules)
@@ -88,7 +81,7 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
       TypeError, ValueError: as `shardings`.
 
     Example:
-      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+      >>> mesh = jax.make_mesh((1,), ("data",))
       >>> x = put(jnp.ones((8, 3)), mesh, P("data"))
       >>> tuple(x.sharding.spec)
       ('data',)
@@ -116,7 +109,7 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
       ValueError: for an axis that the mesh lacks.
 
     Example:
-      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+      >>> mesh = jax.make_mesh((1,), ("data",))
       >>> rule = fully_sharded("data", mesh)
       >>> tuple(rule("mlp/kernel", (256, 1024))), tuple(rule("mlp/bias", (1024,)))
       ((None, 'data'), ())
@@ -179,6 +172,13 @@ def _checked(path: str, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> NamedS
                 f"shardings: dimension {at} of {path} {shape} cannot be divided among the {parts} "
                 f"devices along {', '.join(names)}"
             )
+    return _named_sharding(mesh, spec, len(shape))
+
+
+def _named_sharding(mesh: Mesh, spec: P, rank: int) -> NamedSharding:
+    """With a word for each dimension where the axes are Explicit: JAX returns arrays like that."""
+    if AxisType.Explicit in mesh.axis_types:
+        spec = P(*spec, *[None] * (rank - len(spec)))
     return NamedSharding(mesh, spec)
 
 
@@ -196,6 +196,6 @@ def _following(tree: PyTree, of: dict[str, tuple], mesh: Mesh) -> PyTree:
             shape, where = of.get("/".join(parts[i:]), (None, None))
             if shape is not None and shape == a.shape:
                 return where
-        return NamedSharding(mesh, P())
+        return _named_sharding(mesh, P(), len(a.shape))
 
     return jax.tree_util.tree_map_with_path(leaf, tree)

@@ -7,11 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import at_least, check_data, to_device
-from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer, path_name
+from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer, key_spec, path_name
+from jaxnet.core.contract import shapes_of
 from jaxnet.core.messages import all_native
 from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average, averages
-from jaxnet.training.placement import check_batch, in_batches, stay
+from jaxnet.training.placement import (
+    automatic,
+    check_batch,
+    check_processes,
+    everywhere,
+    in_batches,
+    on_host,
+    places,
+    stay,
+)
 from jaxnet.training.watch import explain_reuse
 
 _PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside of `fit`
@@ -57,9 +67,10 @@ def measure_all(
     """`evaluate`, with the memory of its compiled programs."""
     params, state = all_native((params, state), who)
     key = jax.random.key(0)  # evaluation that samples (an RBM's, say) is the same every time
-    sums = None
+    sums, where = None, places((params, state))
     for batch in data if is_stream(data) else [data]:
         batch = on_device(batch, f"{who}: data")
+        check_processes(who, params, batch)
         check_labels(objective, programs, params, state, batch, who)
         count = jax.tree.leaves(batch)[0].shape[0]
         size = min(batch_size, count)
@@ -70,20 +81,29 @@ def measure_all(
         for part in parts:
             n = jax.tree.leaves(part)[0].shape[0]
             split = in_batches(check_batch(who, part, min(size, n)))
-            found = measure(objective, programs, min(size, n), split)(params, state, part, key)
+            program = measure(objective, programs, min(size, n), split, where)
+            found = program(params, state, part, key)
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
     if sums is None:
         raise ValueError(f"{who}: the data yielded no batch")
     return means(sums)
 
 
-def measure(objective: Layer, programs: Memo, size: int, split: tuple | None = None):
-    """The program (params, state, data, key) -> sums of mean * weight, and of the weights."""
-    place = ("measure", objective, size, split)
+def measure(
+    objective: Layer,
+    programs: Memo,
+    size: int,
+    split: tuple | None = None,
+    where: tuple | None = None,
+):
+    """The program (params, state, data, key) -> sums of mean * weight, and of the weights.
+
+    Batches are `split` as the data are; `where` the params lie.
+    """
+    place = ("measure", objective, size, split, where)
     if place in programs:
         return programs[place]
 
-    @jax.jit
     def run(params, state, data, key):
         count = jax.tree.leaves(data)[0].shape[0]
         steps = -(-count // size)
@@ -102,10 +122,10 @@ def measure(objective: Layer, programs: Memo, size: int, split: tuple | None = N
         _, each = jax.lax.scan(
             body, None, (jnp.arange(steps), stay(_batches(data, steps, size), split))
         )
-        return jax.tree.map(lambda leaf: leaf.sum(0), each)
+        return everywhere(jax.tree.map(lambda leaf: leaf.sum(0), each), split or where)
 
-    programs[place] = run
-    return run
+    programs[place] = jax.jit(automatic(run, split or where))
+    return programs[place]
 
 
 def takes_mask(objective: Layer, programs: Memo, params, state, batch: PyTree) -> bool:
@@ -115,7 +135,8 @@ def takes_mask(objective: Layer, programs: Memo, params, state, batch: PyTree) -
         def apply(params, state, batch, key):
             return objective.apply(params, state, batch, key=key, train=False)[0]
 
-        values, metrics = jax.eval_shape(apply, params, state, batch, jax.random.key(0))
+        specs = shapes_of((params, state, batch))
+        values, metrics = jax.eval_shape(apply, *specs, key_spec())
         programs[place] = all(leaf.ndim > 0 for leaf in jax.tree.leaves((values, metrics)))
     return programs[place]
 
@@ -146,23 +167,33 @@ def predict(
     at_least("predict", "batch_size", batch_size)
     net, x = as_layer(net), on_device(x, "predict: x")
     size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
-    split = in_batches(check_batch("predict", x, size))
-    if (place := ("predict", net, size, split)) not in _PROGRAMS:
-
-        @jax.jit
-        def run(params, state, x):
-            count = jax.tree.leaves(x)[0].shape[0]
-            steps = -(-count // size)
-            y = jax.lax.map(
-                lambda batch: net.apply(params, state, batch)[0],
-                stay(_batches(x, steps, size), split),
-            )
-            return jax.tree.map(lambda a: a.reshape(steps * size, *a.shape[2:])[:count], y)
-
-        _PROGRAMS[place] = run
     params, state = all_native((params, state), "predict")
+    check_processes("predict", params, x)
+    split = in_batches(check_batch("predict", x, size))
+    where = split or places((params, state))
     with explain_reuse():
-        return jax.device_get(_PROGRAMS[place](params, state, x))
+        return on_host(predict_program(net, size, split, where)(params, state, x))
+
+
+def predict_program(net: Layer, size: int, split: tuple | None, where: tuple | None):
+    """The program (params, state, x) -> outputs, one row per example.
+
+    Batches are `split` as the inputs are; `where` the params lie.
+    """
+    if (place := ("predict", net, size, split, where)) in _PROGRAMS:
+        return _PROGRAMS[place]
+
+    def run(params, state, x):
+        count = jax.tree.leaves(x)[0].shape[0]
+        steps = -(-count // size)
+        y = jax.lax.map(
+            lambda batch: net.apply(params, state, batch)[0],
+            stay(_batches(x, steps, size), split),
+        )
+        return jax.tree.map(lambda a: a.reshape(steps * size, *a.shape[2:])[:count], y)
+
+    _PROGRAMS[place] = jax.jit(automatic(run, split or where))
+    return _PROGRAMS[place]
 
 
 def _batches(data: PyTree, steps: int, size: int) -> PyTree:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Memo, Params, PyTree, State, key_spec
+from jaxnet.core.contract import shapes_of
 from jaxnet.look import observe
 
 TRIED = 3  # labels of no class that are tried
@@ -57,7 +58,10 @@ def check_labels(
     if memo[place] is None:
         return
     loss, outputs, targets = memo[place]
-    classes, labels = outputs.shape[-1], np.asarray(data[1])
+    classes, labels = outputs.shape[-1], data[1]
+    if isinstance(labels, jax.Array) and not labels.is_fully_addressable:
+        labels = jnp.array([labels.min(), labels.max()])  # the same in all processes
+    labels = np.asarray(labels)
     outside = np.unique(labels[(labels < 0) | (labels >= classes)])
     for label in outside[:TRIED].tolist():
         if _is_taken(loss, outputs, targets, label):
@@ -78,7 +82,7 @@ def _compared(objective: Layer, params: Params, state: State, one: PyTree, train
     def run(params, state, batch, key):
         return observe(objective, see).apply(params, state, batch, key=key, train=train)[0]
 
-    jax.eval_shape(run, params, state, one, key_spec())
+    jax.eval_shape(run, shapes_of(params), shapes_of(state), one, key_spec())
     if len(found) != 1:
         return None
     loss, (outputs, targets) = found[0]

@@ -221,7 +221,8 @@ def _epochs(
                     break
         if not parts:  # a stream had just ended
             return
-        finite, losses = (np.concatenate([part[i] for part in parts]) for i in (2, 1))
+        losses = np.concatenate([part.losses for part in parts])
+        finite = np.concatenate([part.finite for part in parts])
         warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
         found = None
         if test is not None:

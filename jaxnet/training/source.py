@@ -45,13 +45,13 @@ class Totals(NamedTuple):
 
     Fields:
       sums: name -> Average of (sum of mean * weight, sum of weights).
-      losses: (steps,), of a pass where the data are on the device.
+      losses: (steps,), of a whole pass where the data are on the device.
       finite: (steps, leaves of the gradient).
     """
 
     sums: dict[str, Average]
-    losses: jax.Array
-    finite: jax.Array
+    losses: Any
+    finite: Any
 
 
 class Programs(NamedTuple):
@@ -351,7 +351,7 @@ class Stream:
         if not hasattr(self.iterator, "get_state") or len(self.first) > 1:
             return
         leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.is_fully_addressable]
-        sums = [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in leaves]
+        sums = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]
         self.first[epoch] = hash(tuple(sums))
         if len(self.first) == 2 and len(set(self.first.values())) == 1 and leaves:
             warnings.warn(

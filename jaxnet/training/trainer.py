@@ -12,7 +12,7 @@ from jaxnet.checks import at_least, is_traced
 from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
 from jaxnet.core.messages import all_native
 from jaxnet.training.objective import Average, averages
-from jaxnet.training.placement import is_named, places, stay
+from jaxnet.training.placement import automatic, check_processes, everywhere, is_named, places, stay
 from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
@@ -152,8 +152,12 @@ def trainer(
 
     def watched_step(train_state, batch, where):
         watcher.traced("step", train_state=train_state, batch=batch)
-        after, metrics = pure_step(train_state, batch)
-        return stay(after, where), metrics
+
+        def run(train_state, batch):
+            after, metrics = pure_step(train_state, batch)
+            return stay(after, where), everywhere(metrics, where)
+
+        return automatic(run, where, keeps=True)(train_state, batch)
 
     jitted = jax.jit(watched_step, donate_argnums=0, static_argnums=2)
 
@@ -166,6 +170,8 @@ def trainer(
         with explain_reuse():
             # One look, since a flattening costs microseconds: a state is on a mesh as a whole.
             where = places(train_state) if is_named(train_state.step) else None
+            if jax.process_count() > 1:
+                check_processes("step", train_state, batch)
             after, metrics = jitted(train_state, batch, where)
         watcher.stepped(after, metrics["loss"])
         return after, metrics

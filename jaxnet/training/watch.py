@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import is_traced
@@ -85,7 +86,7 @@ class Watcher:
             return
         losses = np.asarray(unread)
         leaves = jax.tree.leaves(train_state.params)
-        finite = np.array([np.isfinite(np.asarray(leaf)).all() for leaf in leaves])
+        finite = np.array([bool(jnp.isfinite(leaf).all()) for leaf in leaves])
         late = int(np.sum(~np.isfinite(losses))) or 1
         first_step = int(train_state.step) - late + 1
         warn_nonfinite(train_state.params, finite[None], losses[-late:], first_step)
