@@ -189,6 +189,30 @@ def test_dtype_is_kept(case: Case, dtype):
     assert shapes(after) == shapes(case.state)
 
 
+def test_types_inside_shard_map_fit(case: Case):
+    """With the batch cut among devices, forward and backward; nothing is compiled."""
+    mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+    cut, whole = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    run = jax.shard_map(
+        lambda *args: _forward_and_backward(case, *args),
+        mesh=mesh,
+        in_specs=(whole, whole, cut, whole),
+        out_specs=cut,
+    )
+    jax.eval_shape(run, case.params, case.state, case.x, KEY)
+
+
+def _forward_and_backward(case: Case, params, state, x, key):
+    def total(params):
+        y = case.layer.apply(params, state, x, key=key, train=case.modes[-1])[0]
+        floats = [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        return sum((leaf.sum() for leaf in floats), jnp.float32(0)), y
+
+    if not case.row.smooth:
+        return total(params)[1]
+    return jax.value_and_grad(total, has_aux=True)(params)[0][1]
+
+
 def test_examples_do_not_affect_each_other_in_evaluation(case: Case):
     if not case.row.rows:
         pytest.skip("the examples of a batch are not independent by design")

@@ -19,6 +19,7 @@ from jaxnet.layers.draw import draw
 from jaxnet.layers.sequence import read
 from jaxnet.ops import linalg
 from jaxnet.ops.recurrence import GRU, Cell, hidden, project, unroll
+from jaxnet.ops.varying import varying
 
 
 def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
@@ -131,7 +132,7 @@ class Recurrence(NamedTuple):
         shape = (x.shape[0], self.features)
         dtype = jnp.result_type(x.dtype, *(leaf.dtype for leaf in params.values()))
         if given is None:
-            zero = jnp.zeros(shape, dtype)
+            zero = varying(jnp.zeros(shape, dtype), x, params)
             return {"c": zero, "h": zero} if self.cell.memory else zero
         entries = given if isinstance(given, dict) else {"h": given}
         names = {"c", "h"} if self.cell.memory else {"h"}
@@ -143,7 +144,7 @@ class Recurrence(NamedTuple):
                 f"{self.name}: the initial carry must be {form} (batch, features) = {shape}, "
                 f"got {got}. Omit it to start from zeros"
             )
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), given)
+        return varying(jax.tree.map(lambda leaf: leaf.astype(dtype), given), x, params)
 
 
 def _read_step(given: PyTree, who: str) -> tuple[PyTree, Any]:
@@ -227,7 +228,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
             return (new, state), y
 
         now = (x.swapaxes(0, 1), mask, jnp.arange(x.shape[1]))
-        (final, state), y = jax.lax.scan(body, (carry, state), now)
+        (final, state), y = jax.lax.scan(body, varying((carry, state), params, carry, x), now)
         return sequence.write(y.swapaxes(0, 1), final), state
 
     def rewrap(layer):

@@ -22,11 +22,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
 from jaxnet.ops.convolution_lowering import Form, Pairs, accelerator, cpu
+from jaxnet.ops.varying import varying
 
 
 def convolve(
@@ -121,13 +121,7 @@ def convolve(
         with jax.sharding.use_abstract_mesh(sharding.mesh):
             run_auto: Any = jax.sharding.auto_axes(run, out_sharding=batch)
             return run_auto(x, kernel)
-    return run(_varying(x, kernel), _varying(kernel, x))
-
-
-def _varying(a: jax.Array, other: jax.Array) -> jax.Array:
-    """Inside shard_map: marks `a` as varying over the axes of the other, as JAX requires."""
-    axes = jax.typeof(other).manual_axis_type.varying - jax.typeof(a).manual_axis_type.varying
-    return lax.pcast(a, tuple(axes), to="varying") if axes else a
+    return run(*varying((x, kernel), x, kernel))
 
 
 # The primitive. Its operands are x, w, y in this order, without the wanted one.

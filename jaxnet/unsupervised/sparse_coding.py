@@ -18,6 +18,7 @@ from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.core.messages import check_key
 from jaxnet.initializers import normal
 from jaxnet.ops.linalg import largest_eigenvalue
+from jaxnet.ops.varying import varying
 from jaxnet.progress import progress_bar
 from jaxnet.unsupervised.check import check_examples, scaled
 
@@ -154,7 +155,7 @@ def fista(
         t_next = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
         return (new, new + (t - 1) / t_next * (new - old), t_next), None
 
-    t = jnp.ones((*start.shape[:-1], 1), start.dtype)
+    t = varying(jnp.ones((*start.shape[:-1], 1), start.dtype), start)
     return jax.lax.scan(body, (start, start, t), length=steps)[0][0]
 
 
@@ -175,7 +176,7 @@ def _proximal_step(
         raise ValueError(f"{who}: dictionary must hold at least one atom, got {dictionary.shape}")
     dtype = jnp.result_type(dictionary, x)
     dictionary, x, penalty = (jnp.asarray(a, dtype) for a in (dictionary, x, penalty))
-    start = jnp.zeros((*x.shape[:-1], features), dtype)
+    start = varying(jnp.zeros((*x.shape[:-1], features), dtype), x, dictionary)
     if codes is not None:
         start = as_array(who, "codes", codes, "(..., features)", "reals", sizes).astype(dtype)
 
