@@ -72,6 +72,7 @@ from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.look import observe as observe
 from jaxnet.look import pick as pick
 from jaxnet.look import tap as tap
+from jaxnet.training import Checkpoints as Checkpoints
 from jaxnet.training import Epoch as Epoch
 from jaxnet.training import Place as Place
 from jaxnet.training import Sweep as Sweep
@@ -82,6 +83,7 @@ from jaxnet.training import evaluate as evaluate
 from jaxnet.training import fit as fit
 from jaxnet.training import learning_rule as learning_rule
 from jaxnet.training import load as load
+from jaxnet.training import log as log
 from jaxnet.training import predict as predict
 from jaxnet.training import save as save
 from jaxnet.training import supervised as supervised

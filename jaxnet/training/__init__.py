@@ -2,10 +2,12 @@
 
 from jaxnet.training.checkpoint import load as load
 from jaxnet.training.checkpoint import save as save
+from jaxnet.training.checkpoints import Checkpoints as Checkpoints
 from jaxnet.training.epoch import Epoch as Epoch
 from jaxnet.training.epoch import Place as Place
 from jaxnet.training.evaluate import evaluate as evaluate
 from jaxnet.training.evaluate import predict as predict
+from jaxnet.training.log import log as log
 from jaxnet.training.loop import fit as fit
 from jaxnet.training.objective import augmented as augmented
 from jaxnet.training.objective import learning_rule as learning_rule

@@ -1,0 +1,72 @@
+"""A log of numbers: one line of JSON for each epoch, which any tool reads."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxnet.files import file_path, replacing
+from jaxnet.training.epoch import Epoch
+
+
+def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
+    """Appends the numbers of an epoch to a file, as one line of JSON.
+
+    After a run was resumed, the rows of steps that are made again are dropped first, and so is a
+    line that a killed program left half written. In several processes the first one writes.
+
+    Args:
+      path: of the file, such as "runs/a/log.jsonl"; folders above it are made.
+      epoch: of `fit`, or a dict of numbers with "step".  A number that is not finite becomes null,
+        since JSON has none.
+
+    Raises:
+      TypeError: for something else.
+      ValueError: for a dict without "step", and a file of something else.
+      OSError: where it cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> path = f"{tempfile.mkdtemp()}/log.jsonl"
+      >>> for step in (100, 200, 300, 200):  # resumed at step 100
+      ...     log(path, {"step": step, "train/loss": 50 / step})
+      >>> print(open(path).read().strip())
+      {"step": 100, "train/loss": 0.5}
+      {"step": 200, "train/loss": 0.25}
+    """
+    if isinstance(epoch, Epoch):
+        row: dict[str, Any] = epoch.scalars()
+    elif isinstance(epoch, Mapping):
+        row = {str(name): float(value) for name, value in epoch.items() if name != "step"}
+        if "step" not in epoch:
+            raise ValueError(f'log: the numbers need a "step", got {", ".join(row)}')
+        row = {"step": int(epoch["step"])} | row
+    else:
+        raise TypeError(f"log: expected an Epoch or a dict of numbers, got {type(epoch).__name__}")
+    place = file_path("log", path)
+    if jax.process_index():
+        return
+    line = json.dumps(
+        {name: value if math.isfinite(value) else None for name, value in row.items()}
+    )
+    words = place.read_bytes() if place.exists() else b""
+    whole = words[: words.rfind(b"\n") + 1]
+    last = whole.rstrip(b"\n").rpartition(b"\n")[2]
+    if whole == words and (not last or _step(place, last) < row["step"]):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with open(place, "ab") as file:
+            file.write(f"{line}\n".encode())
+        return
+    kept = [old for old in whole.splitlines(True) if _step(place, old) < row["step"]]
+    with replacing("log", place) as file:
+        file.write(b"".join(kept) + f"{line}\n".encode())
+
+
+def _step(path: Any, line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"log: {path} is not a log of steps: {line[:60]!r}") from None
