@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -168,9 +167,7 @@ class Checkpoints:
             where the best one is damaged.
         """
         if self._name is None:
-            raise ValueError(
-                'Checkpoints.best: name the metric, Checkpoints(..., best="test/loss")'
-            )
+            raise ValueError('Checkpoints.best: name a metric: Checkpoints(..., best="test/loss")')
         steps = self._steps()
         if not steps:
             raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
@@ -328,8 +325,10 @@ def _place_from_json(stored: dict[str, Any], processes: int) -> Place:
             "again"
         )
     loader = loaders[jax.process_index()] if processes == now else None
-    place = Place(**stored | {"loader": None if loader is None else _state_from_text(loader)})
-    return place._replace(key=None if key is None else np.array(key, np.uint32))
+    return Place(**stored)._replace(
+        key=None if key is None else np.array(key, np.uint32),
+        loader=None if loader is None else _state_from_text(loader),
+    )
 
 
 def _state_to_text(state: Any) -> str | None:

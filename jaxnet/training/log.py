@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
 
     Args:
       path: of the file, such as "runs/a/log.jsonl"; folders above it are made.
-      epoch: of `fit`, or a dict of numbers with "step".  A number that is not finite becomes null,
+      epoch: of `fit`, or a dict of numbers with "step". A number that is not finite becomes null,
         since JSON has none.
 
     Raises:
@@ -29,11 +30,11 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
       OSError: where it cannot be written.
 
     Example:
-      >>> import tempfile
+      >>> import pathlib, tempfile
       >>> path = f"{tempfile.mkdtemp()}/log.jsonl"
       >>> for step in (100, 200, 300, 200):  # resumed at step 100
       ...     log(path, {"step": step, "train/loss": 50 / step})
-      >>> print(open(path).read().strip())
+      >>> print(pathlib.Path(path).read_text().strip())
       {"step": 100, "train/loss": 0.5}
       {"step": 200, "train/loss": 0.25}
     """
@@ -49,20 +50,29 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
     place = file_path("log", path)
     if jax.process_index():
         return
-    line = json.dumps(
-        {name: value if math.isfinite(value) else None for name, value in row.items()}
-    )
-    words = place.read_bytes() if place.exists() else b""
-    whole = words[: words.rfind(b"\n") + 1]
-    last = whole.rstrip(b"\n").rpartition(b"\n")[2]
-    if whole == words and (not last or _step(place, last) < row["step"]):
+    numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
+    line = f"{json.dumps(numbers)}\n".encode()
+    end = _end(place)
+    last = end.rstrip(b"\n").rpartition(b"\n")[2]
+    if not end or (end.endswith(b"\n") and _step(place, last) < row["step"]):
         place.parent.mkdir(parents=True, exist_ok=True)
         with open(place, "ab") as file:
-            file.write(f"{line}\n".encode())
+            file.write(line)
         return
-    kept = [old for old in whole.splitlines(True) if _step(place, old) < row["step"]]
+    words = place.read_bytes()
+    whole = words[: words.rfind(b"\n") + 1].splitlines(True)
+    kept = [old for old in whole if _step(place, old) < row["step"]]
     with replacing("log", place) as file:
-        file.write(b"".join(kept) + f"{line}\n".encode())
+        file.write(b"".join(kept) + line)
+
+
+def _end(place: Path, size: int = 2**14) -> bytes:
+    """The last bytes of a file, with at least one whole line of usual length."""
+    if not place.exists():
+        return b""
+    with open(place, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return file.read()
 
 
 def _step(path: Any, line: bytes) -> int:

@@ -1,0 +1,10 @@
+"""Several devices and processes: where arrays lie on a mesh, and batches that come to it.
+
+A mesh is JAX's, and so are processes: `jax.make_mesh`, `jax.distributed.initialize`.
+"""
+
+from jaxnet.distributed.feed import feed as feed
+from jaxnet.distributed.rules import Rules as Rules
+from jaxnet.distributed.rules import fully_sharded as fully_sharded
+from jaxnet.distributed.rules import put as put
+from jaxnet.distributed.rules import shardings as shardings
