@@ -74,7 +74,7 @@ class _Ahead:
     def __next__(self) -> PyTree:
         if not self._started:
             self._started = True
-            threading.Thread(target=self._reader.run, daemon=True).start()
+            threading.Thread(target=self._reader.run, name="feed", daemon=True).start()
         batch, state, error = self._reader.ready.get()
         if error is not None:
             self._reader.ready.put((None, None, error))  # who asks again gets it again

@@ -278,7 +278,7 @@ def _described(train_state: TrainState) -> dict[str, str]:
 
 def _compared(stored: dict[str, str], wanted: dict[str, str]) -> list[str]:
     found = []
-    for path in sorted(stored.keys() | wanted.keys()):
+    for path in wanted | stored:  # in the order of the train_state
         have, need = (of.get(path, "nothing") for of in (stored, wanted))
         if have != need:
             found.append(f"{path}: needs {need}, has {have}")

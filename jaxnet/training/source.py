@@ -212,9 +212,10 @@ class Resident:
         rows = slice(first, done)
         sums, losses, finite = jax.device_get(totals)
         totals = Totals(sums, losses[rows], finite[rows])
+        place = place._replace(size=self.size)
         if done == self.steps:
             return train_state, totals, place._replace(epoch=place.epoch + 1, done=0, key=None)
-        return train_state, totals, place._replace(done=done, size=self.size, key=key)
+        return train_state, totals, place._replace(done=done, key=key)
 
 
 _END = object()

@@ -1,0 +1,165 @@
+"""Stretches of a run: what `every` and `steps` cut, and how a run goes on from a place."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+
+KEY = jax.random.key(0)
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+
+
+def data(n=50):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 3)).astype(np.float32)
+    return x, (x[:, 0] > 0).astype(np.int32)
+
+
+def build():
+    net = jn.serial(jn.dense(8), jn.batch_norm(), jax.nn.relu, jn.dropout(0.2), jn.dense(2))
+    trainer = jn.trainer(jn.supervised(net, LOSS), optax.adam(0.01))
+    return trainer, trainer.init(KEY, data())
+
+
+class Batches:
+    """Of 16 rows, the last one shorter; counts how often it began."""
+
+    def __init__(self, rows):
+        self.rows, self.begun = rows, 0
+
+    def __iter__(self):
+        self.begun += 1
+        for start in range(0, 50, 16):
+            yield jax.tree.map(lambda a, s=start: a[s : s + 16], self.rows)
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_cuts_a_run_without_changing_it(stream):
+    trainer, train_state = build()
+    source = Batches(data()) if stream else data()
+    whole = list(jn.fit(trainer, train_state, source, epochs=3, batch_size=16))
+    parts = list(jn.fit(trainer, train_state, source, epochs=3, batch_size=16, every=5))
+    assert [len(epoch.losses) for epoch in parts] == [5, 5, 2]
+    assert [epoch.step for epoch in parts] == [5, 10, 12]
+    assert [epoch.number for epoch in parts] == [2, 3, 3]
+    same(np.concatenate([e.losses for e in parts]), np.concatenate([e.losses for e in whole]))
+    same(parts[-1].train_state, whole[-1].train_state)
+    # The means weigh examples: 4 batches of 16, 16, 16, 2 in a pass.
+    weights = [16, 16, 16, 2] * 3
+    for epoch, rows in zip(parts, (slice(0, 5), slice(5, 10), slice(10, 12)), strict=True):
+        mean = np.average(epoch.losses, weights=weights[rows])
+        np.testing.assert_allclose(epoch.train["loss"], mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_run_goes_on_from_a_place(stream, at):
+    trainer, train_state = build()
+    source = Batches(data()) if stream else data()
+    options = {"steps": 11, "every": 3, "batch_size": 16}
+    whole = list(jn.fit(trainer, train_state, source, **options))
+    assert [(e.place.epoch, e.place.done) for e in whole] == [(0, 3), (1, 2), (2, 1), (2, 3)]
+    rest = list(jn.fit(trainer, whole[at].train_state, source, place=whole[at].place, **options))
+    assert [e.step for e in rest] == [e.step for e in whole[at + 1 :]]
+    for mine, other in zip(rest, whole[at + 1 :], strict=True):
+        same(mine.losses, other.losses)
+        assert mine.train == other.train and mine.number == other.number
+    same(rest[-1].train_state, whole[-1].train_state)
+
+
+def test_a_place_after_the_last_step_ends_the_run():
+    trainer, train_state = build()
+    last = list(jn.fit(trainer, train_state, data(), epochs=2, batch_size=16))[-1]
+    assert list(jn.fit(trainer, last.train_state, data(), epochs=2, place=last.place,
+                       batch_size=16)) == []  # fmt: skip
+    more = list(jn.fit(trainer, last.train_state, data(), epochs=3, place=last.place,
+                       batch_size=16))  # fmt: skip
+    assert [epoch.number for epoch in more] == [3]
+
+
+def test_steps_of_an_endless_stream():
+    trainer, train_state = build()
+    x, y = data()
+    endless = map(lambda i: (x[i % 50][None], y[i % 50][None]), itertools.count())
+    epochs = list(jn.fit(trainer, train_state, endless, steps=7, every=3))
+    assert [epoch.step for epoch in epochs] == [3, 6, 7]
+    assert epochs[-1].epochs is None and str(epochs[-1]).startswith("step 7/7")
+
+
+def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
+    """The end of a pass is a place of its own, also where nobody knows that it has come."""
+    trainer, train_state = build()
+    source = Batches(data())
+    whole = list(jn.fit(trainer, train_state, source, steps=8, every=4))
+    assert whole[0].place.done == 4  # the length is not known
+    rest = list(jn.fit(trainer, whole[0].train_state, source, steps=8, every=4,
+                       place=whole[0].place))  # fmt: skip
+    same(rest[-1].train_state, whole[-1].train_state)
+    assert list(jn.fit(trainer, whole[0].train_state, source, epochs=1, every=4,
+                       place=whole[0].place)) == []  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"epochs": 2, "steps": 3}, "either epochs= or steps=, got epochs=2 and steps=3"),
+    ({"epochs": None, "steps": None}, "either epochs= or steps=, got none"),
+    ({"every": 0}, "every must be at least 1"),
+    ({"batch_size": 25}, "place is of a run with batches of 16 examples, 3 steps into a pass"),
+    ({"data": Batches(data())}, "the place is of a run on arrays, and these data are a stream"),
+])  # fmt: skip
+def test_a_place_of_another_run(change, words):
+    trainer, train_state = build()
+    first = next(iter(jn.fit(trainer, train_state, data(), steps=11, every=3, batch_size=16)))
+    rows = {k: v for k, v in change.items() if k == "data"}.get("data", data())
+    options = {"steps": 11, "place": first.place, "batch_size": 16} | change
+    options.pop("data", None)
+    with pytest.raises(ValueError, match=words):
+        jn.fit(trainer, first.train_state, rows, **options)
+
+
+def test_a_train_state_of_another_moment():
+    trainer, train_state = build()
+    first = next(iter(jn.fit(trainer, train_state, data(), steps=11, every=3, batch_size=16)))
+    with pytest.raises(ValueError, match="the place is 3 steps into a run, the train_state 0"):
+        jn.fit(trainer, train_state, data(), steps=11, place=first.place, batch_size=16)
+
+
+def test_a_stream_that_became_shorter():
+    trainer, train_state = build()
+    first = next(iter(jn.fit(trainer, train_state, Batches(data()), steps=11, every=3)))
+    short = itertools.islice(iter(Batches(data())), 2)
+    with pytest.raises(ValueError, match="3 batches into a pass, and these data yielded 2"):
+        jn.fit(trainer, first.train_state, short, steps=11, place=first.place)
+
+
+def test_data_in_a_dict():
+    def forward(m, batch):
+        return LOSS(m(jn.dense(2), batch["image"]), batch["label"]), {}
+
+    x, y = data()
+    rows = {"image": jnp.asarray(x), "label": y}
+    trainer = jn.trainer(jn.compose(forward), optax.sgd(0.1))
+    run = jn.fit(trainer, trainer.init(KEY, rows), rows, epochs=3, evaluate=rows)
+    losses = [epoch.test["loss"] for epoch in run]
+    assert losses[2] < losses[0] < 1.5
+
+
+def test_grain_in_the_same_order_is_told():
+    grain = pytest.importorskip("grain")
+    x, y = data()
+    rows = grain.MapDataset.range(48).map(lambda i: (x[i], y[i]))
+    trainer, train_state = build()
+    once = rows.seed(1).shuffle().batch(16).to_iter_dataset()
+    with pytest.warns(UserWarning, match="two passes began with the same batch.*repeat"):
+        list(jn.fit(trainer, train_state, once, steps=9))
+    again = rows.seed(1).shuffle().repeat().batch(16).to_iter_dataset()
+    epochs = list(jn.fit(trainer, train_state, again, steps=9, every=3))
+    assert [epoch.step for epoch in epochs] == [3, 6, 9]
