@@ -1,8 +1,10 @@
 """What all tests share."""
 
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -25,20 +27,55 @@ def x64():
         yield
 
 
+def _with_devices(count: int) -> dict[str, str]:
+    """The environment of a process with simulated devices, compiled as quickly as the tests are."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    paths = os.pathsep.join(sys.path)
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+
+
 @pytest.fixture
 def on_devices():
     """Runs a program on a number of simulated devices, which is fixed when JAX starts."""
 
     def run(program: str, devices: int):
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
+        environment = _with_devices(devices)
         done = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def on_processes():
+    """Runs a program in several processes of one `jax.distributed`, with four devices in all.
+
+    The program finds `port`, `count` and `index`, and prints its result as the last line. With
+    `expect`, all are to fail, the last one with this exit code.
+    """
+
+    def run(program: str, count: int, expect: int | None = None) -> list[str]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        environment = _with_devices(4 // count)
+        running = []
+        for index in range(count):
+            start = f"port, count, index = {port}, {count}, {index}\n{program}"
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            command = [sys.executable, "-c", start]
+            running.append(subprocess.Popen(command, env=environment, **pipes))
+        with ThreadPoolExecutor(count) as threads:  # a full pipe would stop its process
+            said = list(threads.map(lambda process: process.communicate(timeout=300), running))
+        codes = tuple(process.returncode for process in running)
+        wrong = "\n".join(errors[-3000:] for _, errors in said)
+        if expect is None:
+            assert not any(codes), wrong
+        else:
+            assert codes[-1] == expect and all(codes), (codes, wrong)
+        return [out.splitlines()[-1] if out.strip() else "" for out, _ in said]
 
     return run
 

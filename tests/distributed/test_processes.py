@@ -1,0 +1,129 @@
+"""Several processes, with collectives of gloo on this machine: the same numbers as in one."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+START = """
+import json, os, signal, sys, time
+import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
+from jax.sharding import PartitionSpec as P
+
+jax.config.update("jax_enable_x64", True)
+if count > 1:
+    jax.distributed.initialize(f"localhost:{port}", count, index, heartbeat_timeout_seconds=10)
+assert len(jax.devices()) == 4 and jax.process_count() == count
+mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+rng = np.random.default_rng(0)
+x = rng.normal(size=(64, 16)); y = rng.integers(0, 8, 64)
+net = jn.serial(jn.dense(32, name="hidden"), jn.batch_norm(), jax.nn.relu, jn.dense(8, name="top"))
+loss = optax.softmax_cross_entropy_with_integer_labels
+objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
+
+def mine(tree, rows):
+    size = rows // count
+    return jax.tree.map(lambda a: a[index * size : (index + 1) * size], tree)
+
+def put(tree, rows):
+    return jn.distributed.put(mine(tree, rows), mesh, P("data"), local=True)
+
+class Loader:
+    def __iter__(self):
+        for start in range(0, 64, 16):
+            yield mine((x[start : start + 16], y[start : start + 16]), 16)
+
+batches = jn.distributed.feed(Loader(), mesh, P("data"))
+sharded = jn.distributed.fully_sharded("data", mesh, smallest=100)
+trainer = jn.trainer(objective, optax.sgd(0.1, momentum=0.9))
+"""
+
+NUMBERS = """
+found = {}
+data = put((x, y), 64)
+for name in names:
+    rule = {"replicated": P(), "fully sharded": sharded}[name]
+    trainer = jn.trainer(objective, optax.sgd(0.1, momentum=0.9))
+    start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh, rule)
+    found[name] = []
+    for epoch in jn.fit(trainer, start, data, epochs=3, batch_size=16, evaluate=data):
+        found[name] += [*epoch.losses.tolist(), epoch.test["loss"], epoch.train["accuracy"]]
+    last = epoch.train_state.params, epoch.train_state.state
+    run = jn.fit(trainer, start, batches, steps=10, every=3, evaluate=batches)
+    found[name + ", stream"] = [loss for epoch in run for loss in epoch.losses.tolist()]
+    measured = jn.evaluate(objective, *last, data, batch_size=16)
+    found[name + ", evaluate"] = list(measured.values())
+    found[name + ", predict"] = jn.predict(net, *last, data[0], batch_size=16).tolist()
+    now = jax.tree.map(jnp.copy, start)
+    for batch in batches:
+        now, metrics = trainer.step(now, batch)
+    found[name + ", step"] = float(metrics["loss"])
+print(json.dumps(found))
+"""
+
+ERRORS = """
+def raises(words, call):
+    try:
+        call()
+    except ValueError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
+
+fit = lambda *args: list(jn.fit(trainer, *args, epochs=1, batch_size=16))
+data, local = put((x, y), 64), trainer.init(jax.random.key(0), (x, y))
+whole = jn.distributed.put(local, mesh)
+alone = "is an array on the devices of this process alone; write jn.distributed.put("
+raises("2 processes work together, but train_state/step " + alone, lambda: fit(local, data))
+raises("data/0 " + alone + "data, mesh, P('data'), local=True)", lambda: fit(whole, (x, y)))
+raises("train_state/step " + alone, lambda: trainer.step(local, (x, y)))
+raises("data/0 is a ndarray, of which each process may have", lambda: trainer.step(whole, (x, y)))
+raises(alone, lambda: jn.evaluate(objective, whole.params, whole.state, (x, y)))
+raises(alone, lambda: jn.predict(net, whole.params, whole.state, x))
+raises("labels must be in [0, 8)", lambda: fit(whole, (data[0], data[1] + 1)))
+print("told")
+"""
+
+DEATH = """
+class Slow(Loader):
+    def __iter__(self):
+        while True:
+            for batch in super().__iter__():
+                time.sleep(0.05)
+                yield batch
+
+start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh)
+slow = jn.distributed.feed(Slow(), mesh, P("data"))
+for epoch in jn.fit(trainer, start, slow, steps=10_000, every=5):
+    print(epoch.step, time.time(), flush=True)
+    if index == 1 and epoch.step == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("counts", "rules"), [
+    ([2], ["fully sharded"]),
+    pytest.param([2, 4], ["replicated"], marks=pytest.mark.slow),
+    pytest.param([4], ["fully sharded"], marks=pytest.mark.slow),
+])  # fmt: skip
+def test_the_numbers_are_those_of_one_process(on_processes, counts, rules):
+    def numbers(count):
+        program = f"names = {rules}\n{START}{NUMBERS}"
+        return [json.loads(line) for line in on_processes(program, count)]
+
+    (one,) = numbers(1)
+    for process in (process for count in counts for process in numbers(count)):
+        assert process.keys() == one.keys()
+        for name, wanted in one.items():
+            np.testing.assert_allclose(process[name], wanted, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_arrays_of_one_process_alone_are_refused(on_processes):
+    assert on_processes(START + ERRORS, 2) == ["told"] * 2
+
+
+@pytest.mark.slow
+def test_a_peer_that_dies_ends_the_others(on_processes):
+    """By an error of the collective, or by the heartbeat; `communicate` gives up after minutes."""
+    on_processes(START + DEATH, 2, expect=-signal.SIGKILL)
