@@ -47,16 +47,55 @@ def load(
       >>> data["image"].shape, data["label"].shape  # doctest: +SKIP
       ((5, 28, 28, 1), (5,))
     """
+    check_options("tfds.load", download=download)
+    data_source, builder = _open("tfds.load", name, split, data_dir, download)
+    examples = []
+    with progress_bar(len(data_source), f"{name} {split}", unit="example") as bar:
+        for start in range(0, len(data_source), BLOCK):
+            rows = range(start, min(start + BLOCK, len(data_source)))
+            examples += data_source.__getitems__(list(rows))
+            bar.update(len(rows))
+    return _columns(builder.info.features.get_tensor_info(), examples)
+
+
+def source(
+    name: str, split: str, *, data_dir: str | Path | None = None, download: bool = False
+) -> Any:
+    """One split of a dataset as a source of single examples, for `grain`; nothing is loaded.
+
+    It has a length, and `source[i]` is a dict of features as TFDS decodes them. What does not fit
+    into memory goes from here through grain to `jn.fit`:
+
+        rows = grain.MapDataset.source(jn.data.tfds.source("mnist", "train"))
+        rows = rows.seed(0).shuffle().repeat().map(prepare).batch(64).to_iter_dataset()
+        for epoch in jn.fit(trainer, train_state, rows, steps=10_000, every=500): ...
+
+    Args:
+      name, split, data_dir, download: as for `load`.
+
+    Raises:
+      As `load`.
+
+    Example:
+      >>> images = source("mnist", "train")  # doctest: +SKIP
+      >>> len(images), images[0]["image"].shape  # doctest: +SKIP
+      (60000, (28, 28, 1))
+    """
+    check_options("tfds.source", download=download)
+    return _open("tfds.source", name, split, data_dir, download)[0]
+
+
+def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tuple[Any, Any]:
+    """The source of a split's examples, and the builder of the dataset."""
     for what, value in (("name", name), ("split", split)):
         if not isinstance(value, str):
-            raise TypeError(f"tfds.load: {what} must be a str, got {type(value).__name__}")
-    check_options("tfds.load", download=download)
+            raise TypeError(f"{who}: {what} must be a str, got {type(value).__name__}")
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR")
-        place = file_path("tfds.load", data_dir or "~/tensorflow_datasets")
+        place = file_path(who, data_dir or "~/tensorflow_datasets")
     else:
-        place = file_path("tfds.load", data_dir, "data_dir")
-    tfds = extra("tensorflow_datasets", "tensorflow-datasets", "tfds.load")
+        place = file_path(who, data_dir, "data_dir")
+    tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
     here = prepared(place)
     if name.split("/")[0].split(":")[0] in here:
         builder = tfds.builder(name, data_dir=place)
@@ -64,23 +103,17 @@ def load(
         builder = tfds.builder(name, data_dir=place, file_format="array_record")
         builder.download_and_prepare()
     else:
-        raise FileNotFoundError(_missing(name, place, here, data_dir))
+        raise FileNotFoundError(_missing(who, name, place, here, data_dir))
     try:
-        source: Any = builder.as_data_source(split)
+        found: Any = builder.as_data_source(split)
     except ValueError as error:
         parts = ", ".join(f"{part} ({info.num_examples:,})" for part, info in _splits(builder))
         raise ValueError(
-            f"tfds.load: {name} has no split {split!r}; splits: {parts}, and parts, such as "
+            f"{who}: {name} has no split {split!r}; splits: {parts}, and parts, such as "
             f"'train[:80%]' ({str(error).splitlines()[0]})"
         ) from error
-    examples = []
     logging.getLogger("absl").setLevel(logging.ERROR)  # silences a recommendation of OpenCV
-    with progress_bar(len(source), f"{name} {split}", unit="example") as bar:
-        for start in range(0, len(source), BLOCK):
-            rows = range(start, min(start + BLOCK, len(source)))
-            examples += source.__getitems__(list(rows))
-            bar.update(len(rows))
-    return _columns(builder.info.features.get_tensor_info(), examples)
+    return found, builder
 
 
 def prepared(data_dir: str | Path) -> list[str]:
@@ -95,13 +128,13 @@ def prepared(data_dir: str | Path) -> list[str]:
     return sorted({file.relative_to(place).parts[0] for file in found})
 
 
-def _missing(name: str, place: Path, here: list[str], data_dir: Any) -> str:
+def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -> str:
     said = "" if data_dir or "TFDS_DATA_DIR" in os.environ else " (TFDS_DATA_DIR is not set)"
     holds = f"which has {', '.join(here)}" if here else "which has no dataset"
     if not place.is_dir():
         holds = "which does not exist"
     return (
-        f"tfds.load: {name!r} is not in {place}{said}, {holds}; pass data_dir=... or set "
+        f"{who}: {name!r} is not in {place}{said}, {holds}; pass data_dir=... or set "
         "TFDS_DATA_DIR to its folder, or pass download=True (needs TensorFlow)"
     )
 

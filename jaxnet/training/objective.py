@@ -71,6 +71,8 @@ def supervised(
     def forward(m, batch):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+            if isinstance(batch, dict):
+                of = f" of {', '.join(map(str, batch))}; write (batch[...], batch[...])"
             raise TypeError(
                 f"supervised: expected a batch (inputs, targets), got {type(batch).__name__}{of}"
             )

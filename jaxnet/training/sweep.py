@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxnet.checks import at_least
 from jaxnet.core import Layer, Memo, Params, PyTree
 from jaxnet.progress import progress_bar
 from jaxnet.training.evaluate import measure, on_device
+from jaxnet.training.placement import check_batch, in_batches, places
 from jaxnet.training.source import resident_programs
 from jaxnet.training.trainer import TrainState, strong
 from jaxnet.training.trainer import trainer as make_trainer
@@ -137,6 +140,9 @@ def sweep(
     `jax.random.key(seed)` and `fit` would make, with the same weights, order and randomness, up to
     rounding. A run that diverges harms no other, and shows as NaN.
 
+    Data that lie on a mesh split each batch over its devices; members are not split: every device
+    holds all of them.
+
     Args:
       objective: such as `jn.supervised(net, loss)`.
       optimizer: makes the optimizer from a setting, e.g. `optax.adam` for a grid of learning_rate.
@@ -187,7 +193,8 @@ def sweep(
     count = jax.tree.leaves(data)[0].shape[1 if own_data else 0]
     size = min(batch_size, count)
     steps = -(-count // size)
-    programs = resident_programs(trainer, size, shuffle)
+    split = _split(data, own_data, size)
+    programs = resident_programs(trainer, size, shuffle, split=split)
 
     def epoch(train_state, data):
         train_state, (_, order, totals) = programs.begin(train_state, data)
@@ -197,7 +204,8 @@ def sweep(
         if test is None:
             return train_state, train, None
         many = jax.tree.leaves(test)[0].shape[0]
-        run = measure(objective, Memo(), min(size, many))
+        cut = in_batches(check_batch("sweep", test, min(size, many)))
+        run = measure(objective, Memo(), min(size, many), cut)
         found = run(train_state.params, train_state.state, test, jax.random.key(0))
         return train_state, train, {name: total / n for name, (total, n) in found.items()}
 
@@ -208,6 +216,8 @@ def sweep(
     epoch = jax.jit(jax.vmap(epoch, (by_setting, None), (by_setting, 0, 0)), donate_argnums=0)
     example = jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
     train_state = _start(objective, make, example, settings, seeds, params)
+    if split is not None:  # members are on all devices, each of which has its part of a batch
+        train_state = jax.device_put(train_state, NamedSharding(split[0].mesh, P()))
     trains, tests = [], []
     with progress_bar(epochs, f"{len(settings)} settings x {len(seeds)} seeds", progress) as bar:
         for _ in range(epochs):
@@ -228,6 +238,19 @@ def sweep(
         None if test is None else curves(tests),
         time.perf_counter() - began,
     )
+
+
+def _split(data: PyTree, own_data: bool, size: int) -> tuple | None:
+    """How batches are split; raises where the data lie as a sweep cannot have them."""
+    split = places(data) if own_data else check_batch("sweep", data, size)
+    if jax.process_count() > 1:
+        raise ValueError("sweep: runs in one process; in several, use fit, one run after another")
+    if split is not None and (own_data or AxisType.Explicit in split[0].mesh.axis_types):
+        raise ValueError(
+            "sweep: on a mesh it splits batches, along axes of type Auto, not seeds; pass data "
+            "that all seeds share, or arrays on one device"
+        )
+    return split
 
 
 def _axes(key: int | None) -> Any:

@@ -55,6 +55,18 @@ def test_nested_features_are_nested_dicts(tfds_data_dir):
     assert all(b.shape[1] == 4 and b.dtype == np.float32 for b in boxes)
 
 
+def test_a_source_gives_single_examples_to_grain(tfds_data_dir):
+    grain = pytest.importorskip("grain")
+    images = tfds.source("mnist", "train", data_dir=tfds_data_dir)
+    rows = tfds.load("mnist", "train[:20]", data_dir=tfds_data_dir)
+    assert len(images) == 60_000
+    batch = next(iter(grain.MapDataset.source(images).batch(20)))
+    np.testing.assert_array_equal(batch["image"], rows["image"])
+    np.testing.assert_array_equal(batch["label"], rows["label"])
+    with pytest.raises(ValueError, match="tfds.source: mnist has no split 'trian'"):
+        tfds.source("mnist", "trian", data_dir=tfds_data_dir)
+
+
 def test_prepared_lists_the_folder(tfds_data_dir, tmp_path):
     assert "mnist" in tfds.prepared(tfds_data_dir)
     (tmp_path / "flowers" / "config" / "1.0.0").mkdir(parents=True)

@@ -124,6 +124,18 @@ eight = work(
 print("flops per device, of one and of eight:", one, eight)
 assert all(many <= alone / 6 for many, alone in zip(eight, one, strict=True)), (one, eight)
 
+# A sweep splits batches, where the axes are Auto, and says that it does not otherwise.
+arguments = dict(epochs=2, seeds=2, batch_size=16, progress=False)
+if "KIND" == "Auto":
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of_one, of_eight = (
+            jn.sweep(trainer.objective, lambda: optax.sgd(0.1), rows, evaluate=rows, **arguments)
+            for rows in ((x, y), jn.distributed.put((x, y), mesh, P("data")))
+        )
+    np.testing.assert_allclose(of_one.train["loss"], of_eight.train["loss"], rtol=1e-12)
+    np.testing.assert_allclose(of_one.test["loss"], of_eight.test["loss"], rtol=1e-12)
+
 def raises(kind, words, call):
     try:
         call()
@@ -142,6 +154,11 @@ raises(ValueError, "a batch of 12 cannot be divided among the 8 devices along da
 raises(ValueError, "the data lie on a mesh, the train_state on one device",
        lambda: list(jn.fit(trainer, train_state, put((x, y), mesh, P("data")), epochs=1,
                            batch_size=16)))
+own = "KIND" == "Auto"
+rows = (x.reshape(2, 512, 16), y.reshape(2, 512)) if own else (x, y)
+raises(ValueError, "sweep: on a mesh it splits batches, along axes of type Auto, not seeds",
+       lambda: jn.sweep(trainer.objective, lambda: optax.sgd(0.1), put(rows, mesh), own_data=own,
+                        **arguments))
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     next(iter(jn.fit(trainer, put(train_state, mesh), (x, y), epochs=1, batch_size=16)))
@@ -152,6 +169,65 @@ assert any("each of which computes the same" in str(w.message) for w in seen), s
 @pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=pytest.mark.slow)])
 def test_placement_on_eight_devices(on_devices, kind):
     on_devices(PROGRAM.replace("KIND", kind), 8)
+
+
+NETS = """
+import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
+from jax.sharding import PartitionSpec as P
+
+jax.config.update("jax_enable_x64", True)
+rng = np.random.default_rng(0)
+image, words = rng.normal(size=(8, 8, 8, 4)), rng.integers(0, 16, (8, 6))
+steps = rng.normal(size=(8, 6, 16))
+block = jn.transformer_block(heads=4, causal=True)
+nets = {
+    "dense": (jn.serial(jn.dense(32), jax.nn.relu, jn.dense(16)), steps[:, 0]),
+    "convolution": (jn.serial(jn.conv(16, 3), jn.batch_norm(), jax.nn.relu, jn.max_pool(2),
+                              jn.flatten(), jn.dense(16)), image),
+    "residual": (jn.serial(jn.conv(16, 1), jn.residual(jn.serial(jn.conv(16, 3), jn.group_norm(4))),
+                           jn.global_avg_pool()), image),
+    "lstm": (jn.serial(jn.lstm(16), jn.last_step(), jn.dense(16)), steps),
+    "gru": (jn.serial(jn.bidirectional(jn.gru(8)), jn.last_step(), jn.dense(16)), steps),
+    "transformer": (jn.serial(jn.embedding(16, 16), jn.repeat(block, 2), jn.last_step(),
+                              jn.dropout(0.1), jn.dense(16)), words),
+}
+y = rng.integers(0, 16, 8)
+kind = jax.sharding.AxisType.KIND
+line = jax.make_mesh((8,), ("data",), (kind,))
+grid = jax.make_mesh((4, 2), ("data", "model"), (kind,) * 2)
+even = lambda shape: shape and shape[-1] % 2 == 0
+tensor = lambda path, shape: P(*[None] * (len(shape) - 1), "model") if even(shape) else P()
+rules = {"replicated": (line, P()), "tensor": (grid, tensor),
+         "fully sharded": (line, jn.distributed.fully_sharded("data", line, smallest=1))}
+for name, (net, x) in nets.items():
+    objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
+    trainer = jn.trainer(objective, optax.sgd(0.1, momentum=0.9))
+    new = lambda key: trainer.init(key, (jn.spec(x.shape, x.dtype), jn.spec(y.shape, y.dtype)))
+    losses = {}
+    for rule, (mesh, how) in {"one device": (None, None), **rules}.items():
+        train_state, batch = new(jax.random.key(0)), (x, y)
+        if mesh is not None:
+            where = jn.distributed.shardings(jax.eval_shape(new, jax.random.key(0)), mesh, how)
+            train_state = jax.jit(new, out_shardings=where)(jax.random.key(0))  # never whole
+            batch = jn.distributed.put(batch, mesh, P("data"))
+            before = [leaf.sharding for leaf in jax.tree.leaves(train_state)]
+            assert before == jax.tree.leaves(where), (name, rule)
+        losses[rule] = []
+        trainer = jn.trainer(objective, optax.sgd(0.1, momentum=0.9))
+        for _ in range(3):
+            train_state, metrics = trainer.step(train_state, batch)
+            losses[rule].append(float(metrics["loss"]))
+        if mesh is not None:
+            assert [leaf.sharding for leaf in jax.tree.leaves(train_state)] == before, (name, rule)
+            near = 1e-12 if metrics["loss"].dtype == jnp.float64 else 1e-6  # after an embedding
+            np.testing.assert_allclose(losses[rule], losses["one device"], near, err_msg=name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_nets_under_every_rule(on_devices, kind):
+    on_devices(NETS.replace("KIND", kind), 8)
 
 
 PARAMS = {"dense": {"kernel": jnp.ones((3, 8)), "bias": jnp.ones(8)}}
