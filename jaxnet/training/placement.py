@@ -154,7 +154,8 @@ def check_places(train_state: PyTree, split: tuple | None, who: str) -> tuple | 
             f"{who}: the data lie on a mesh, the train_state on one device; write "
             "train_state = jn.distributed.put(train_state, mesh)"
         )
-    if where is not None and not any(len(place.spec) and place.spec[0] for place in split or ()):
+    cut = any(len(place.spec) and place.spec[0] for place in split or ())
+    if where is not None and where[0].mesh.size > 1 and not cut:
         warnings.warn(
             f"{who}: the train_state lies on {where[0].mesh.size} devices, each of which computes "
             "the same, since the data are not split; write data = jn.distributed.put(data, mesh, "
@@ -162,6 +163,21 @@ def check_places(train_state: PyTree, split: tuple | None, who: str) -> tuple | 
             stacklevel=3,
         )
     return where
+
+
+def join_mesh(train_state: PyTree, split: tuple | None) -> PyTree:
+    """A train_state that lies on one device, on the mesh of the data if that has only this device.
+
+    Example:
+      >>> join_mesh({"kernel": 1.0}, None)
+      {'kernel': 1.0}
+    """
+    if split is None or split[0].mesh.size > 1 or places(train_state) is not None:
+        return train_state
+    mesh = split[0].mesh  # its axes are Explicit, and with a word for each dimension nothing moves
+    return jax.tree.map(
+        lambda a: jax.device_put(a, NamedSharding(mesh, P(*[None] * a.ndim))), train_state
+    )
 
 
 def in_batches(where: tuple | None) -> tuple | None:
@@ -217,4 +233,5 @@ def _is_explicit(where: NamedSharding) -> bool:
 
 
 def _on_mesh(where: Any) -> TypeGuard[NamedSharding]:
-    return isinstance(where, NamedSharding) and where.mesh.size > 1
+    """Whether that is a mesh that programs have to know of; of one device with Auto axes, not."""
+    return isinstance(where, NamedSharding) and (where.mesh.size > 1 or _is_explicit(where))

@@ -32,6 +32,7 @@ from jaxnet.training.placement import (
     check_places,
     check_processes,
     everywhere,
+    join_mesh,
     stay,
 )
 from jaxnet.training.trainer import Trainer, TrainState, key_of, next_key
@@ -177,7 +178,8 @@ class Resident:
         self.size = min(size, count)
         self.steps: int | None = -(-count // self.size)
         split = check_batch("fit", data, self.size)
-        where = check_places(train_state, split, "fit")
+        self.split = split
+        where = check_places(join_mesh(train_state, split), split, "fit")
         self.programs = resident_programs(trainer, self.size, shuffle, where, split)
 
     def resume(self, place: Place) -> None:
@@ -192,6 +194,7 @@ class Resident:
         """At most `limit` steps, and no further than the end of the pass."""
         assert self.steps is not None
         key = None if place.key is None else np.asarray(place.key, np.uint32)
+        train_state = join_mesh(train_state, self.split)
         train_state, (key, order, totals) = self.programs.begin(train_state, self.data, key)
         key = np.asarray(key)  # before advance, whose outputs come much later
         first = done = place.done
@@ -281,7 +284,7 @@ class Stream:
             batch = next(self.iterator, _END)
             if ended := batch is _END:
                 break
-            batch, mask, size = self._prepared(train_state, batch, place)
+            train_state, batch, mask, size = self._prepared(train_state, batch, place)
             if not place.done and not seen:
                 self._compare_first(place.epoch, batch)
             place = place._replace(size=size)
@@ -320,7 +323,7 @@ class Stream:
         return train_state, Totals(sums, losses, np.stack(flags)), place
 
     def _prepared(self, train_state: TrainState, batch: PyTree, place: Place):
-        """The batch on the device, of the size of all batches, its mask, and that size."""
+        """The train_state on the batch's mesh, the batch at its full size, its mask, that size."""
         batch = on_device(batch, "fit: a batch")
         check_processes("fit", train_state, batch)
         now = train_state.params, train_state.state
@@ -328,7 +331,9 @@ class Stream:
         count = jax.tree.leaves(batch)[0].shape[0]
         size = place.size or count
         if not self.checked:
-            self.where = check_places(train_state, check_batch("fit", batch, count), "fit")
+            split = check_batch("fit", batch, count)
+            train_state = join_mesh(train_state, split)
+            self.where = check_places(train_state, split, "fit")
             self.checked = True
         if count > size:
             raise ValueError(
@@ -340,7 +345,7 @@ class Stream:
         mask = None
         if count < size or self._masked(train_state, batch):  # one program for all batches
             mask = jnp.asarray(np.arange(size) < count, jnp.float32)
-        return batch, mask, size
+        return train_state, batch, mask, size
 
     def _masked(self, train_state: TrainState, batch: PyTree) -> bool:
         if (objective := self.trainer.objective) is None:

@@ -129,7 +129,12 @@ def explain_reuse():
     """Adds to JAX's error about a deleted array what to write instead."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        if type(error).__name__ == "ShardingTypeError":  # has no public name
+            error.add_note(
+                "on a mesh with Explicit axes everything must lie on it: train_state = "
+                "jn.distributed.put(train_state, mesh), and the params likewise"
+            )
         if "has been deleted" in str(error):
             error.add_note(
                 "a train_state goes into one step only, which reuses its memory; continue with "

@@ -1,19 +1,41 @@
-"""Beside `tests/test_distributed.py`, which runs on eight devices: what one device can show."""
+"""Beside `tests/distributed`, which runs on eight devices: what one device can show."""
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import jaxnet as jn
 from jaxnet.training.placement import check_batch, check_places, in_batches, is_named, places, stay
 
 
 def test_a_single_device_needs_nothing():
     tree = {"kernel": jnp.ones((8, 3))}
-    mesh = jax.make_mesh((1,), ("data",))
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
     on_one = jax.device_put(tree, NamedSharding(mesh, P("data")))
     for each in (tree, on_one):
         assert places(each) is None and check_batch("fit", each, 3) is None
         assert check_places(each, None, "fit") is None and stay(each, None) is each
     assert is_named(on_one["kernel"]) and not is_named(tree["kernel"]) and not is_named(None)
     assert in_batches(None) is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_explicit_mesh_of_one_device_is_no_trouble(stream):
+    """What `jax.make_mesh` gives on a machine with one device."""
+    mesh = jax.make_mesh((1,), ("data",))
+    x = jnp.arange(24.0).reshape(8, 3)
+    data = rows = jn.distributed.put((x, x[:, :1]), mesh, P("data"))
+    if stream:
+        data = (batch for batch in [rows, rows])
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(1))
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
+    start = trainer.init(jax.random.key(0), (x, x[:, :1]))
+    steps = list(jn.fit(trainer, start, data, steps=2, every=1, batch_size=4, evaluate=rows))
+    assert len(steps) == 2 and is_named(steps[-1].train_state.step)
+    jn.predict(net, start.params, start.state, rows[0])
+    with pytest.raises(Exception, match="sharded") as raised:
+        trainer.step(start, rows)
+    assert "train_state = jn.distributed.put(train_state, mesh)" in str(raised.value.__notes__)
