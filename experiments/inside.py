@@ -29,6 +29,7 @@ maps, which mark regions, lose to dots and beat the middle.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,7 +235,7 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
     right = [int(i) for c in np.unique(y) for i in np.flatnonzero((read == y) & (y == c))[:1]]
     wrong = [int(i) for i in np.flatnonzero(read != y)[:3]]
     one = [*wrong, *right][-3]
-    found = inspect.activations(*at, x[one : one + 1])
+    found = jax.jit(partial(inspect.activations, s.net))(s.params, s.state, x[one : one + 1])
     figures["maps"] = jn.viz.feature_maps(
         np.maximum(found[s.maps][0], 0), x[one], most_active=15, columns=8
     )
@@ -322,6 +323,7 @@ def difference(s: Subject, x: np.ndarray) -> np.ndarray:
     return logits.max(-1) - start[logits.argmax(-1)]
 
 
+@partial(jax.jit, static_argnums=(0, 2))
 def importance(name: str, values: jax.Array, size: tuple[int, int]) -> jax.Array:
     """One number per pixel: the magnitude of a gradient; the sum of maps in units of the logit."""
     if values.ndim == 4:
