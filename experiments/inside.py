@@ -69,6 +69,7 @@ RECORDS = (
 )
 SHARES = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 SHOWN = (0.05, 0.1, 0.2, 0.5)  # in the table
+FEATURES = (32, 64, 128)  # maps of the color network
 
 
 @dataclass(frozen=True)
@@ -200,12 +201,13 @@ def color_net(classes: int = 10) -> jn.Layer:
             name=f"block_{i}",
         )
 
+    first, second, third = FEATURES
     return jn.serial(
-        block(32, 5, 1),
+        block(first, 5, 1),
         jn.max_pool(2),
-        block(64, 3, 2),
+        block(second, 3, 2),
         jn.max_pool(2),
-        block(128, 3, 3),
+        block(third, 3, 3),
         jn.global_avg_pool(),
         jn.dense(classes, name="output"),
         name="color_net",

@@ -70,7 +70,7 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "inside": (
         {"digit_epochs": 1, "photo_epochs": 1, "digits_tested": 10, "photos_tested": 10,
          "steps": 8, "train_size": 100},
-        {"SHARES": (0, 0.05, 0.1, 0.2, 0.5)},
+        {"SHARES": (0, 0.05, 0.1, 0.2, 0.5), "FEATURES": (4, 6, 8)},
     ),
     "invariance": ({"steps": 3, "epochs": 1, "seeds": 1}, {}),
     "mnist": ({"epochs": 1, "batch_size": 100, "augment": True}, {}),
