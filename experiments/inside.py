@@ -29,6 +29,7 @@ maps, which mark regions, lose to dots and beat the middle.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ RECORDS = (
 )
 SHARES = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 SHOWN = (0.05, 0.1, 0.2, 0.5)  # in the table
+FEATURES = (32, 64, 128)  # maps of the color network
 
 
 @dataclass(frozen=True)
@@ -199,12 +201,13 @@ def color_net(classes: int = 10) -> jn.Layer:
             name=f"block_{i}",
         )
 
+    first, second, third = FEATURES
     return jn.serial(
-        block(32, 5, 1),
+        block(first, 5, 1),
         jn.max_pool(2),
-        block(64, 3, 2),
+        block(second, 3, 2),
         jn.max_pool(2),
-        block(128, 3, 3),
+        block(third, 3, 3),
         jn.global_avg_pool(),
         jn.dense(classes, name="output"),
         name="color_net",
@@ -234,7 +237,7 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
     right = [int(i) for c in np.unique(y) for i in np.flatnonzero((read == y) & (y == c))[:1]]
     wrong = [int(i) for i in np.flatnonzero(read != y)[:3]]
     one = [*wrong, *right][-3]
-    found = inspect.activations(*at, x[one : one + 1])
+    found = jax.jit(partial(inspect.activations, s.net))(s.params, s.state, x[one : one + 1])
     figures["maps"] = jn.viz.feature_maps(
         np.maximum(found[s.maps][0], 0), x[one], most_active=15, columns=8
     )
@@ -322,6 +325,7 @@ def difference(s: Subject, x: np.ndarray) -> np.ndarray:
     return logits.max(-1) - start[logits.argmax(-1)]
 
 
+@partial(jax.jit, static_argnums=(0, 2))
 def importance(name: str, values: jax.Array, size: tuple[int, int]) -> jax.Array:
     """One number per pixel: the magnitude of a gradient; the sum of maps in units of the logit."""
     if values.ndim == 4:

@@ -3,11 +3,10 @@
 import importlib.util
 import os
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -85,18 +84,19 @@ def vae_learned(names):
     assert names["samples"].shape == (16, 64)
     # The closed form of the divergence against a Monte Carlo estimate.
     params, state = epoch.train_state.params, {}
-    (_, metrics), _ = names["trainer"].objective.apply(params, state, images, key=jax.random.key(0))
-    codes, _ = names["encoder"].apply(params["encoder"], {}, images)
-    mean, log_var = jnp.split(codes, 2, axis=-1)
-    noise = jax.random.normal(jax.random.key(1), (20_000, *mean.shape))
-    z = mean + jnp.exp(log_var / 2) * noise
+    apply = jax.jit(names["trainer"].objective.apply)
+    (_, metrics), _ = apply(params, state, images, key=jax.random.key(0))
+    codes, _ = jax.jit(names["encoder"].apply)(params["encoder"], {}, images)
+    mean, log_var = np.split(np.asarray(codes), 2, axis=-1)
+    noise = np.random.default_rng(1).normal(size=(20_000, *mean.shape))
+    z = mean + np.exp(log_var / 2) * noise
     log_ratio = 0.5 * (z**2 - noise**2 - log_var).sum(-1)
     np.testing.assert_allclose(metrics["kl"], log_ratio.mean(0), rtol=0.05)
 
 
 def gan_learned(names):
     fake, real = np.asarray(names["fake"]), names["flat"]
-    untrained, _ = names["generator"].apply(names["params"], {}, names["z"])
+    untrained, _ = jax.jit(names["generator"].apply)(names["params"], {}, names["z"])
     distance = np.abs(fake.mean(0) - real.mean(0)).mean()
     assert distance < 0.4 * np.abs(untrained.mean(0) - real.mean(0)).mean()
     assert 0.4 < fake.std(0).mean() / real.std(0).mean() < 1.6  # no collapse to one image
@@ -143,7 +143,7 @@ def per_example_gradients_are_right(names):
     assert losses[-10:].mean() < 0.4 * losses[:10].mean()
     x, y = names["train"][0][:6], names["train"][1][:6]
     params = names["train_state"].params
-    grads = jax.vmap(jax.grad(names["loss"]), (None, 0, 0))(params, x, y)
+    grads = jax.jit(jax.vmap(jax.grad(names["loss"]), (None, 0, 0)))(params, x, y)
 
     def mean_loss(params):
         return names["cross_entropy"](names["net"].apply(params, {}, x)[0], y).mean()
@@ -151,9 +151,10 @@ def per_example_gradients_are_right(names):
     jax.tree.map(
         lambda each, whole: np.testing.assert_allclose(each.mean(0), whole, atol=1e-6),
         grads,
-        jax.grad(mean_loss)(params),
+        jax.jit(jax.grad(mean_loss))(params),
     )
-    update, _ = names["private"](params, {}, (x, y), key=jax.random.key(0), train=True)
+    private = jax.jit(partial(names["private"], train=True))
+    update, _ = private(params, {}, (x, y), key=jax.random.key(0))
     assert 0 < optax.tree.norm(update) < 1 + 0.5 * sum(a.size for a in jax.tree.leaves(params)) / 6
 
 
@@ -163,14 +164,15 @@ def lora_learned(names):
     jax.tree.map(np.testing.assert_array_equal, params["net"], base)
     adapted = names["lora"](net, 4)
     fresh, state = adapted.init(jax.random.key(5), x)
-    before, _ = net.apply(base, {}, x)
-    np.testing.assert_array_equal(adapted.apply(fresh | {"net": base}, state, x)[0], before)
+    read, read_adapted = jax.jit(net.apply), jax.jit(adapted.apply)
+    before, _ = read(base, {}, x)
+    np.testing.assert_array_equal(read_adapted(fresh | {"net": base}, state, x)[0], before)
     low_rank = params["dense.down"] @ params["dense.up"]
     merged = base | {"dense": base["dense"] | {"kernel": base["dense"]["kernel"] + low_rank}}
     low_rank = params["head.down"] @ params["head.up"]
     merged["head"] = base["head"] | {"kernel": base["head"]["kernel"] + low_rank}
-    expected, _ = net.apply(merged, {}, x)
-    np.testing.assert_allclose(adapted.apply(params, state, x)[0], expected, rtol=1e-4, atol=1e-4)
+    expected, _ = read(merged, {}, x)
+    np.testing.assert_allclose(read_adapted(params, state, x)[0], expected, rtol=1e-4, atol=1e-4)
 
 
 # Checks of a section's results beyond its printed output.

@@ -129,8 +129,8 @@ def complete(chains: Chains, scores: jax.Array, lengths: jax.Array) -> jax.Array
     """Scores that only let an utterance end with a digit's last state or the silence."""
     ends = np.zeros(chains.silence + 1, bool)
     ends[[*(np.arange(10) * chains.states + chains.states - 1), chains.silence]] = True
-    last = jnp.arange(scores.shape[1]) == lengths[:, None] - 1
-    return jnp.where(last[..., None] & ~ends, -jnp.inf, scores)
+    last = np.arange(scores.shape[1]) == np.asarray(lengths)[:, None] - 1
+    return jnp.asarray(np.where(last[..., None] & ~ends, -np.inf, scores))
 
 
 def most_probable_digit(chains: Chains, scores: jax.Array, lengths: jax.Array) -> np.ndarray:

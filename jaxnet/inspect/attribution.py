@@ -172,9 +172,7 @@ def occlusion(
     covers = [_covers(*of_axis) for of_axis in zip(x.shape[1:3], patch, step, strict=True)]
     rows, columns = covers  # each (positions, pixels), whether a patch there covers it
     value = filling("occlusion", value, x)
-    drops = _drops(net, params, state, x, chosen, path, rows, columns, value)
-    sums = jnp.einsum("nij,ih,jw->nhw", drops, rows.astype(x.dtype), columns.astype(x.dtype))
-    return sums / (rows.sum(0)[:, None] * columns.sum(0)).astype(x.dtype)
+    return _drops(net, params, state, x, chosen, path, rows, columns, value)
 
 
 def filling(who: str, value: Any, x: jax.Array) -> jax.Array:
@@ -241,20 +239,19 @@ def choose(
         )
     classes = y.shape[1]
     if target is None:
-        best = _output(net, params, state, x, path).argmax(1)
-    else:
-        best = on_host(who, "target", target, dtype="booleans or numbers")
-        if best.dtype.kind not in "iu" or best.shape not in ((), y.shape[:1]):
-            raise ValueError(
-                f"{who}: target must be a class, or one for each of {y.shape[0]} examples, got "
-                f"{best.dtype} of shape {best.shape}"
-            )
-        if best.min() < 0 or best.max() >= classes:
-            raise ValueError(
-                f"{who}: target must be in 0..{classes - 1}, as {where} has {classes} outputs, got "
-                f"{best.min()}..{best.max()}"
-            )
-    return net, params, state, x, jnp.asarray(best).reshape(-1, 1) == jnp.arange(classes)
+        return net, params, state, x, _best(net, params, state, x, path)
+    best = on_host(who, "target", target, dtype="booleans or numbers")
+    if best.dtype.kind not in "iu" or best.shape not in ((), y.shape[:1]):
+        raise ValueError(
+            f"{who}: target must be a class, or one for each of {y.shape[0]} examples, got "
+            f"{best.dtype} of shape {best.shape}"
+        )
+    if best.min() < 0 or best.max() >= classes:
+        raise ValueError(
+            f"{who}: target must be in 0..{classes - 1}, as {where} has {classes} outputs, got "
+            f"{best.min()}..{best.max()}"
+        )
+    return net, params, state, x, jnp.asarray(best.reshape(-1, 1) == np.arange(classes))
 
 
 def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str | None) -> Any:
@@ -307,8 +304,10 @@ def total(y: jax.Array, chosen: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=(0, 4))
-def _output(net, params, state, x, path):
-    return output_at(net, params, state, x, path)
+def _best(net, params, state, x, path):
+    """A mask of the largest output of each example, (batch, classes)."""
+    y = output_at(net, params, state, x, path)
+    return y.argmax(1, keepdims=True) == jnp.arange(y.shape[1])
 
 
 @partial(jax.jit, static_argnums=(0, 5))
@@ -329,7 +328,7 @@ def _integrated(net, params, state, x, chosen, path, baseline, points):
 
 @partial(jax.jit, static_argnums=(0, 5))
 def _drops(net, params, state, x, chosen, path, rows, columns, value):
-    """The drop for each image and position of the patch, (batch, rows, columns)."""
+    """The mean drop of each pixel over the positions of the patch that cover it."""
     places = len(rows) * len(columns)
     count = len(x) * places
     chosen = jnp.broadcast_to(chosen, (len(x), *chosen.shape[1:]))
@@ -346,7 +345,9 @@ def _drops(net, params, state, x, chosen, path, rows, columns, value):
     pairs = jnp.resize(jnp.arange(count), (-(-count // size), size))
     scores = jax.lax.map(covered, pairs).reshape(-1)[:count]
     whole = score(net, params, state, x, chosen, path)
-    return (whole[:, None] - scores.reshape(len(x), places)).reshape(-1, len(rows), len(columns))
+    drops = (whole[:, None] - scores.reshape(len(x), places)).reshape(-1, len(rows), len(columns))
+    sums = jnp.einsum("nij,ih,jw->nhw", drops, rows.astype(x.dtype), columns.astype(x.dtype))
+    return sums / (rows.sum(0)[:, None] * columns.sum(0)).astype(x.dtype)
 
 
 def _covers(pixels: int, size: int, step: int) -> jax.Array:

@@ -62,5 +62,10 @@ def effective_field(
             f"maps, got {np.shape(x)} and an output of {net.name}/{path} of shape {shape}"
         )
     middle = (shape[1] // 2, shape[2] // 2, slice(None) if unit is None else unit)
-    size = jnp.abs(saliency(net, params, state, x, middle, path=path)).sum(-1).mean(0)
+    return _scaled(saliency(net, params, state, x, middle, path=path))
+
+
+@jax.jit
+def _scaled(gradient: jax.Array) -> jax.Array:
+    size = jnp.abs(gradient).sum(-1).mean(0)
     return size / jnp.where(size.max() > 0, size.max(), 1)

@@ -95,7 +95,8 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
         one = jax.ShapeDtypeStruct((CHUNK, *shape[1:]), jnp.float64)
         params, state = jax.eval_shape(net.init, key_spec(), one)
         params = jax.tree_util.tree_map_with_path(_positive, params)
-        state = net.init(jax.random.key(0), one)[1] if jax.tree.leaves(state) else {}
+        if jax.tree.leaves(state):
+            state = jax.jit(lambda key: net.init(key, one)[1])(jax.random.key(0))
 
         @jax.jit
         def middle(params, state, x):
@@ -120,7 +121,7 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
             return found
 
         order: dict[str, tuple[int, ...]] = {}
-        rest = middle(params, state, jnp.zeros(one.shape))
+        rest = jax.device_get(middle(params, state, np.zeros(one.shape)))
         seen: dict[str, list[list[set[int]]]] = {
             name: [[set() for _ in values] for _ in space] for name, values in rest.items()
         }
@@ -130,9 +131,9 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
                 x = np.zeros(one.shape)
                 for i, place in enumerate(places):
                     np.moveaxis(x[i], axis, 0)[place] = 1
-                for name, values in middle(params, state, jnp.asarray(x)).items():
+                for name, values in middle(params, state, x).items():
                     for which, value in enumerate(values):
-                        moved = np.asarray(value != rest[name][which]).any(-1)
+                        moved = (np.asarray(value) != rest[name][which]).any(-1)
                         seen[name][axis][which] |= {p for i, p in enumerate(places) if moved[i]}
 
     fields, strides, starts, cut = {}, {}, {}, set()
@@ -156,11 +157,11 @@ def _stride(here: set[int], beside: set[int], length: int) -> int | None:
     return min(beside) - min(here) if min(here) > 0 else None
 
 
-def _positive(path, leaf) -> jax.Array:
+def _positive(path, leaf) -> np.ndarray:
     """Averages for kernels, 0 for biases, 1 for everything else."""
     if "bias" in jax.tree_util.keystr(path[-1:], simple=True):
-        return jnp.zeros(leaf.shape, leaf.dtype)
+        return np.zeros(leaf.shape, leaf.dtype)
     if len(leaf.shape) < 2:
-        return jnp.ones(leaf.shape, leaf.dtype)
+        return np.ones(leaf.shape, leaf.dtype)
     inputs = leaf.size // max(1, leaf.shape[-1])
-    return jnp.full(leaf.shape, 1 / max(1, inputs), leaf.dtype)
+    return np.full(leaf.shape, 1 / max(1, inputs), leaf.dtype)

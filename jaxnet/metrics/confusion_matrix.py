@@ -1,5 +1,6 @@
 """The confusion matrix, and scores computed from it."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -50,15 +51,7 @@ def confusion(
             "confusion: expected predictions and labels of the same shape, got "
             f"{predictions.shape} and {labels.shape}"
         )
-    # int32 at least, since 8-bit labels would overflow below
-    row, column = (
-        a.astype(jnp.promote_types(a.dtype, jnp.int32)).ravel() for a in (labels, predictions)
-    )
-    counted = (row >= 0) & (row < classes) & (column >= 0) & (column < classes)
-    if void is not None:
-        counted &= row != void
-    cell = jnp.where(counted, row * classes + column, classes**2)  # the last cell is dropped
-    return jnp.bincount(cell, length=classes**2 + 1)[:-1].reshape(classes, classes)
+    return _count(predictions, labels, int(classes), None if void is None else int(void))
 
 
 def intersection_over_union(matrix: jax.Array) -> jax.Array:
@@ -186,11 +179,26 @@ def f1(matrix: jax.Array) -> jax.Array:
     return _ratio(2 * jnp.diagonal(matrix), matrix.sum(0) + matrix.sum(1), 0)
 
 
+@partial(jax.jit, static_argnames=("classes", "void"))
+def _count(predictions: jax.Array, labels: jax.Array, classes: int, void: int | None) -> jax.Array:
+    # int32 at least, since 8-bit labels would overflow below
+    row, column = (
+        a.astype(jnp.promote_types(a.dtype, jnp.int32)).ravel() for a in (labels, predictions)
+    )
+    counted = (row >= 0) & (row < classes) & (column >= 0) & (column < classes)
+    if void is not None:
+        counted &= row != void
+    cell = jnp.where(counted, row * classes + column, classes**2)  # the last cell is dropped
+    return jnp.bincount(cell, length=classes**2 + 1)[:-1].reshape(classes, classes)
+
+
+@jax.jit
 def _overlap(matrix: jax.Array) -> jax.Array:
     correct = jnp.diagonal(matrix)
     return _ratio(correct, matrix.sum(0) + matrix.sum(1) - correct, jnp.nan)
 
 
+@partial(jax.jit, static_argnames="empty")
 def _ratio(part: jax.Array, whole: jax.Array, empty: float) -> jax.Array:
     value = jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), empty)
     return jnp.where(jnp.isnan(whole), jnp.nan, value)
@@ -212,4 +220,9 @@ def _read(who: str, matrix: Any) -> jax.Array:
             "Write confusion(predictions, labels, classes)"
         )
     matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+    return _without_negative(matrix)
+
+
+@jax.jit
+def _without_negative(matrix: jax.Array) -> jax.Array:
     return jnp.where((matrix < 0).any(), jnp.nan, matrix)

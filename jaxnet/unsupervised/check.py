@@ -1,5 +1,6 @@
 """Checked examples, whole batches and the scale of outputs: shared by the fits."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -69,8 +70,14 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
       ((9, 2), 3)
     """
     size = min(batch_size, len(x))
-    repeated = jax.random.choice(key, len(x), (-len(x) % size,), replace=False)
-    return jnp.concatenate([x, x[repeated]]), size
+    missing = -len(x) % size
+    return (_lengthened(key, x, missing) if missing else x), size
+
+
+@partial(jax.jit, static_argnums=2)
+def _lengthened(key: jax.Array, x: jax.Array, missing: int) -> jax.Array:
+    repeated = jax.random.choice(key, len(x), (missing,), replace=False)
+    return jnp.concatenate([x, x[repeated]])
 
 
 def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Params:

@@ -6,6 +6,7 @@ of an `rbf` layer.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -43,6 +44,11 @@ def random_vectors(key: jax.Array, x: Any, features: int) -> jax.Array:
     """
     check_key(key, "random_vectors")
     x = check_examples(x, features, "random_vectors", limit=0)
+    return _drawn(key, x, features)
+
+
+@partial(jax.jit, static_argnums=2)
+def _drawn(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
     return x[jax.random.choice(key, len(x), (features,), replace=False)]
 
 

@@ -73,8 +73,10 @@ def decision(
     low, high = low - room, high + room
     ticks = [np.linspace(a, b, resolution) for a, b in zip(low, high, strict=True)]
     plane = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 2).astype(np.float32)
-    regions = {title: _classes(f, plane) for title, f in panels.items()}
-    predicted = {title: _classes(f, x.astype(np.float32)) for title, f in panels.items()}
+    both = np.concatenate([plane, x.astype(np.float32)])  # one call: one shape to compile for
+    found = {title: _classes(f, both) for title, f in panels.items()}
+    regions = {title: classes[: len(plane)] for title, classes in found.items()}
+    predicted = {title: classes[len(plane) :] for title, classes in found.items()}
     count = 1 + max(y.max(), *(a.max() for a in [*regions.values(), *predicted.values()]))
     least = min(y.min(), *(a.min() for a in regions.values()))
     if least < 0 or count > len(COLORS):

@@ -11,7 +11,7 @@ from experiments import autoencoder
 @pytest.mark.slow
 def test_the_claim_with_fewer_epochs(tmp_path):
     """Deep beats PCA on what is held out, denoising on what is masked; neither is perfect."""
-    config = autoencoder.Config(kinds=("denoising", "deep"), epochs=60, output=tmp_path)
+    config = autoencoder.Config(kinds=("denoising", "deep"), epochs=35, output=tmp_path)
     errors, masked, manifold, _ = autoencoder.run(config)
     assert 0.4 < errors["deep"][0] / errors["PCA"][0] < 0.85
     assert 0.4 < masked["denoising"][0] / masked["PCA"][0] < 0.9

@@ -26,7 +26,7 @@ def test_curves_are_written_after_each_epoch_and_pictures_at_the_end(
 
     monkeypatch.setattr(jn, "fit", watched)
     config = cifar10.Config(
-        epochs=2, batch_size=50, cutout=4, data_dir=few_examples(400, 100), output=tmp_path
+        epochs=2, batch_size=25, cutout=4, data_dir=few_examples(200, 50), output=tmp_path
     )
     results = cifar10.run(config)
     assert [len(written) for written in lines] == [2, 3]  # the head and the epochs so far

@@ -26,6 +26,8 @@ from experiments.common import (
 )
 from jaxnet.viz.figure import new_figure
 
+DRAWS = True
+
 
 @dataclass(frozen=True)
 class Config(TrainSize, Seeds, Output):

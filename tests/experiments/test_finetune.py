@@ -17,7 +17,7 @@ def test_methods_are_compared(few_examples, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(finetune, "RATES", (3e-3,))
     names = ("trunk frozen", "convolutions frozen", "trunk at a tenth of the rate")
     monkeypatch.setattr(finetune, "METHODS", {name: finetune.METHODS[name] for name in names})
-    folder = few_examples(3000, 500)
+    folder = few_examples(1800, 300)
     config = finetune.Config(
         labels=(10,), pretrain_epochs=1, seeds=2, data_dir=folder, output=tmp_path
     )

@@ -66,29 +66,27 @@ def test_metrics_by_hand():
 
 
 @pytest.mark.slow
-def test_each_net_learns_and_is_drawn(few_examples, tmp_path):
-    config = md.Config(
-        nets=("video",), train_size=200, test_size=200, epochs=1, seeds=1,
-        data_dir=few_examples(400, 200), output=tmp_path,
-    )  # fmt: skip
-    results = md.run(config)
-    assert set(results.accuracies) == set(config.nets)
-    assert all(a["direction"].shape == (1,) for a in results.accuracies.values())
-    assert 0 <= results.accuracies["video"]["direction"][0] < 0.25  # chance is 0.125
-    assert {path.name for path in results.pictures} == {"videos.png", "filters.png"}
-
-
-@pytest.mark.slow
 def test_a_stack_of_frames_learns_directions(few_examples, tmp_path):
     config = md.Config(
-        nets=("stack",), train_size=400, test_size=100, epochs=4, seeds=1, validation=True,
-        data_dir=few_examples(500, 1), output=tmp_path,
+        nets=("stack",), train_size=300, test_size=100, epochs=4, seeds=1, validation=True,
+        data_dir=few_examples(400, 1), output=tmp_path,
     )  # fmt: skip
     results = md.run(config)
     found = results.accuracies["stack"]
-    assert 0.3 < found["direction"][0] <= 1
+    assert 0.3 < found["direction"][0] <= 1  # chance is 0.125
     assert found["both"][0] <= min(found["direction"][0], found["digit"][0])
     assert [path.name for path in results.pictures] == ["videos.png"]
+
+
+@pytest.mark.slow
+def test_a_net_over_videos_is_drawn(few_examples, tmp_path):
+    config = md.Config(
+        nets=("video",), train_size=32, test_size=16, epochs=1, seeds=1,
+        data_dir=few_examples(64, 32), output=tmp_path,
+    )  # fmt: skip
+    results = md.run(config)
+    assert results.accuracies["video"]["direction"].shape == (1,)
+    assert {path.name for path in results.pictures} == {"videos.png", "filters.png"}
 
 
 def test_a_wrong_net():

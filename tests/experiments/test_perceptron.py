@@ -8,7 +8,7 @@ from experiments import perceptron
 def test_learns_reports_and_draws(tmp_path, capsys):
     from PIL import Image
 
-    config = perceptron.Config(points=24, passes=20, seeds=1, pairs=2, output=tmp_path)
+    config = perceptron.Config(points=16, passes=20, seeds=1, pairs=2, output=tmp_path)
     results = perceptron.run(config)
     assert 1 <= results.mistakes <= results.bound < 1000
     assert results.xor == {

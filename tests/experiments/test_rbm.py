@@ -31,22 +31,22 @@ def test_pixels_are_drawn_by_their_grey_value():
 
 @pytest.mark.slow
 def test_a_tiny_run(few_examples, tmp_path, monkeypatch, capsys):
-    data_dir = few_examples(1000, 200)
+    data_dir = few_examples(600, 100)
     monkeypatch.setattr(rbm, "SAMPLED", (1, 5))
     small = np.array([-8.3, -8.2, -8.1]), np.array([[1, -8.2, 0.1], [2, -8.1, 0.1]])
     monkeypatch.setattr(rbm, "exact_example", lambda key, epochs, method: small)
     config = rbm.Config(
-        features=20, epochs=2, betas=300, small_epochs=2, data_dir=data_dir, output=tmp_path
-    )
+        features=20, epochs=3, learning_rate=0.1, batch_size=20, betas=150, small_epochs=2,
+        data_dir=data_dir, output=tmp_path,
+    )  # fmt: skip
     results = rbm.run(config)
     for method in ("CD-1", "PCD"):
-        # Independent pixels with the data's means have about -206 nats.
-        assert -230 < results.likelihood[method] < -150
+        # Untrained, with the data's means as biases, -212 nats.
+        assert -210 < results.likelihood[method] < -150
         assert 0 < results.error[method] < 3
         assert results.small[method].shape == (3,)
     assert {path.name for path in results.pictures} == {
         "exact.png", "curves.png", "filters_cd.png", "filters_pcd.png", "samples_cd.png",
         "samples_pcd.png",
     }  # fmt: skip
-    assert all(path.stat().st_size > 1000 for path in results.pictures)
     assert "PCD: log-likelihood of the test digits" in capsys.readouterr().out

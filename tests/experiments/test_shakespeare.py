@@ -119,7 +119,7 @@ def plays(monkeypatch):
         return {"text": ["ROMEO:\nto be or not to be. " * (60 if split == "train" else 6)]}
 
     monkeypatch.setattr(jn.data.tfds, "load", load)
-    monkeypatch.setattr(shakespeare, "SAMPLING", ((0.5, None), (1.0, 0.9)))
+    monkeypatch.setattr(shakespeare, "SAMPLING", ((1.0, 0.9),))  # each compiles
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_each_model_learns_and_writes(kind, plays, tmp_path, capsys):
     assert 0.0 < results.test < 1.5  # log2 of its 11 characters is 3.5
     assert results.history["validation"].shape == (6,)
     assert results.history["validation"][0] > results.history["validation"][-1]
-    assert len(results.samples) == 2 and all(len(text) == 37 for text in results.samples)
+    assert [len(text) for text in results.samples] == [37]
     assert results.pictures[0].exists() and "bits per character" in capsys.readouterr().out
     saved, about = jn.load(tmp_path / f"{kind}.safetensors")
     assert about["model"] == kind and about["features"] == 16 and saved["params"]

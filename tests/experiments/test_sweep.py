@@ -5,7 +5,7 @@ from experiments import sweep
 
 @pytest.mark.slow
 def test_the_three_ways_agree():
-    results = sweep.run(sweep.Config(epochs=2, seeds=2, rates=(1e-3, 1e-2)))
+    results = sweep.run(sweep.Config(features=8, epochs=1, seeds=2, rates=(1e-3, 1e-2)))
     assert set(results.seconds) == {
         "jn.sweep", "one after another, one trainer for all",
         "one after another, each with its own trainer",

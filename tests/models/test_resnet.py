@@ -5,6 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models import cifar_resnet, resnet
+from tests.models.sizes import shapes
 
 
 def count(tree):
@@ -32,14 +33,13 @@ def flat(tree):
 
 
 def test_names_and_stages():
-    rows = jn.inspect.summary(cifar_resnet(20, 7), jn.spec((2, 32, 32, 3))).rows
-    shapes = {row.path: row.output.shape for row in rows}
-    assert shapes["block_3/conv_1"] == (2, 32, 32, 16)
-    assert shapes["block_4/shortcut"] == shapes["block_6/conv_2"] == (2, 16, 16, 32)
-    assert shapes["block_9/norm_2"] == (2, 8, 8, 64)
-    assert shapes["global_avg_pool"] == (2, 64)
-    assert shapes["output"] == (2, 7)
-    with_shortcut = {path.split("/")[0] for path in shapes if path.endswith("shortcut")}
+    sizes = shapes(cifar_resnet(20, 7), (2, 32, 32, 3))
+    assert sizes["block_3/conv_1"] == (2, 32, 32, 16)
+    assert sizes["block_4/shortcut"] == sizes["block_6/conv_2"] == (2, 16, 16, 32)
+    assert sizes["block_9/norm_2"] == (2, 8, 8, 64)
+    assert sizes["global_avg_pool"] == (2, 64)
+    assert sizes["output"] == (2, 7)
+    with_shortcut = {path.split("/")[0] for path in sizes if path.endswith("shortcut")}
     assert with_shortcut == {"block_4", "block_7"}
 
 
@@ -103,15 +103,15 @@ def test_parameters_of_the_large_ones(depth, parameters):
 
 
 def test_stages_of_the_large_ones():
-    rows = jn.inspect.summary(resnet(50, 7), jn.spec((2, 224, 224, 3))).rows
-    shapes = {row.path: row.output.shape[1:] for row in rows}
-    assert shapes["conv_0"] == (112, 112, 64) and shapes["max_pool"] == (56, 56, 64)
-    assert shapes["stage_1_block_3"] == shapes["stage_1_block_1/shortcut"] == (56, 56, 256)
-    assert shapes["stage_2_block_4"] == (28, 28, 512)
-    assert shapes["stage_2_block_1/conv_1"] == (56, 56, 128)  # strides come with the 3x3 window
-    assert shapes["stage_3_block_6"] == (14, 14, 1024)
-    assert shapes["stage_4_block_3"] == (7, 7, 2048)
-    assert "stage_2_block_2/shortcut" not in shapes and shapes["output"] == (7,)
+    found = shapes(resnet(50, 7), (2, 224, 224, 3))
+    sizes = {path: size[1:] for path, size in found.items()}
+    assert sizes["conv_0"] == (112, 112, 64) and sizes["max_pool"] == (56, 56, 64)
+    assert sizes["stage_1_block_3"] == sizes["stage_1_block_1/shortcut"] == (56, 56, 256)
+    assert sizes["stage_2_block_4"] == (28, 28, 512)
+    assert sizes["stage_2_block_1/conv_1"] == (56, 56, 128)  # strides come with the 3x3 window
+    assert sizes["stage_3_block_6"] == (14, 14, 1024)
+    assert sizes["stage_4_block_3"] == (7, 7, 2048)
+    assert "stage_2_block_2/shortcut" not in sizes and sizes["output"] == (7,)
 
 
 def test_a_wrong_depth_of_the_large_ones():

@@ -258,6 +258,11 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
     who, sizes = "scaled_likelihoods", {}
     logits = as_array(who, "logits", logits, "(batch, time, states)", "reals", sizes)
     log_prior = as_array(who, "log_prior", log_prior, "(states,)", "reals", sizes)
+    return _scaled(logits, log_prior)
+
+
+@jax.jit
+def _scaled(logits: jax.Array, log_prior: jax.Array) -> jax.Array:
     known = ~(log_prior <= _LOWEST)
     scores = jax.nn.log_softmax(logits) - jnp.where(known, log_prior, 0)
     return jnp.where(known, scores, -jnp.inf)

@@ -1,0 +1,25 @@
+"""What the tests of experiments share: pictures are drawn by the short runs alone, and small."""
+
+from pathlib import Path
+
+import pytest
+
+import jaxnet as jn
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(request, monkeypatch):
+    """Leaves the files of pictures empty, except in a module that sets `DRAWS = True`.
+
+    Drawing takes longer than much of the training.
+    """
+    draw, draws = jn.viz.save, getattr(request.module, "DRAWS", False)
+
+    def save(figure, path, dpi=100):
+        if draws:
+            return draw(figure, path, dpi=30)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+        return path
+
+    monkeypatch.setattr(jn.viz, "save", save)
