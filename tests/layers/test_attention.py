@@ -11,6 +11,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.layers.attention import attention_cache
 from jaxnet.ops.attention import fused_attention
+from tests.compiled import jit_apply
 
 
 def draw(*shape, seed=0):
@@ -85,7 +86,7 @@ def test_multi_head_attention_equals_torch(kind, x64):
 
     def loss(params, floats):
         parts = (*floats, *given[2:])
-        (y, weights), _ = layer.apply(params, {}, parts if len(parts) > 1 else parts[0])
+        (y, weights), _ = jit_apply(layer, params, {}, parts if len(parts) > 1 else parts[0])
         return (y * c).sum(), (y, weights)
 
     floats = given[:2]
@@ -236,7 +237,7 @@ def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
     )
 
     def loss(params, queries, memory):
-        (y, weights), _ = layer.apply(params, {}, (queries, memory, lengths))
+        (y, weights), _ = jit_apply(layer, params, {}, (queries, memory, lengths))
         return (y.astype(jnp.float32) ** 2).sum(), (y, weights)
 
     grads, (y, weights) = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(
@@ -247,7 +248,7 @@ def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert not grads[1][0].any() and not grads[2][0].any() and grads[2][1].any()
     with jax.debug_nans(True):  # none on the way either
-        layer.apply(params, {}, (queries, memory, lengths))
+        jit_apply(layer, params, {}, (queries, memory, lengths))
 
 
 def test_a_single_row_or_head_that_sees_nothing():
@@ -311,7 +312,7 @@ def test_steps_equal_the_whole_sequence(options, x64):
     y, weights = run(whole, params, x)
 
     def one(cache, x_t):
-        return step.apply(params, {}, (cache, x_t))[0]
+        return jit_apply(step, params, {}, (cache, x_t))[0]
 
     cache, (steps, seen) = jax.jit(lambda c, x: jax.lax.scan(one, c, x))(
         cache, jnp.swapaxes(x, 0, 1)
@@ -343,7 +344,7 @@ def test_a_full_cache():
     step, x = jn.multi_head_attention(2, step=True), jnp.ones((2, 8))
     cache = attention_cache(2, 1, heads=2, head_size=4)
     params, _ = step.init(jax.random.key(0), (cache, x))
-    (cache, y), _ = step.apply(params, {}, (cache, x))
+    (cache, y), _ = jit_apply(step, params, {}, (cache, x))
     assert jnp.isfinite(y).all()
     with pytest.raises(ValueError, match=r"cache is full, its index must be in \[0, 1\), got 1"):
         step.apply(params, {}, (cache, x))
@@ -433,7 +434,7 @@ def test_bfloat16_is_near_float32():
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 
     def loss(params, x):
-        y = layer.apply(params, {}, x)[0]
+        y = jit_apply(layer, params, {}, x)[0]
         return (y.astype(jnp.float32) ** 2).mean(), y
 
     a, y = jax.jit(jax.grad(loss, has_aux=True))(narrow, x)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 
 def correlate(image, kernel, padding="VALID", strides=1):
     """The map that one filter makes of one picture."""
     image, kernel = jnp.array(image, jnp.float32), jnp.array(kernel, jnp.float32)
     layer = jn.conv(1, kernel.shape, strides=strides, padding=padding, use_bias=False)
-    y, _ = layer.apply({"kernel": kernel[..., None, None]}, {}, image[None, ..., None])
+    y, _ = jit_apply(layer, {"kernel": kernel[..., None, None]}, {}, image[None, ..., None])
     return y[0, ..., 0].tolist()
 
 
@@ -78,7 +79,7 @@ def test_first_layer_of_alexnet():
 def output_shape(layer, shape):
     def run(x):
         params, state = layer.init(jax.random.key(0), x)
-        return layer.apply(params, state, x)[0]
+        return jit_apply(layer, params, state, x)[0]
 
     return jax.eval_shape(run, jn.spec(shape)).shape
 
@@ -109,8 +110,8 @@ def test_a_shifted_input_gives_a_shifted_map():
     layer = jn.conv(4, 3, padding="VALID")
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
     params, _ = layer.init(jax.random.key(1), x)
-    y, _ = layer.apply(params, {}, x)
-    moved, _ = layer.apply(params, {}, jnp.roll(x, (2, 1), (1, 2)))
+    y, _ = jit_apply(layer, params, {}, x)
+    moved, _ = jit_apply(layer, params, {}, jnp.roll(x, (2, 1), (1, 2)))
     np.testing.assert_allclose(moved[:, 2:, 1:], y[:, :-2, :-1], 1e-5, 1e-6)
 
 
@@ -127,7 +128,7 @@ def test_fresh_outputs_have_variance_near_one():
     layer = jn.conv(50, 5, padding="VALID")
     x = jax.random.normal(jax.random.key(0), (4, 24, 24, 8))
     params, _ = layer.init(jax.random.key(1), x)
-    y, _ = layer.apply(params, {}, x)
+    y, _ = jit_apply(layer, params, {}, x)
     assert 0.8 < float(y.var()) < 1.25
     assert not params["bias"].any()
 
@@ -191,7 +192,7 @@ def test_depthwise_is_that_of_pytorch(x64):
     y = torch.nn.functional.conv2d(torch.tensor(x), torch.tensor(w), padding=1, groups=3)
     layer = jn.depthwise_conv((3, 2), multiplier=2, padding=1, use_bias=False)
     kernel = jnp.array(np.moveaxis(w, (0, 1), (-1, -2)))
-    close(layer.apply({"kernel": kernel}, {}, jnp.array(to_last(x)))[0], to_last(y))
+    close(jit_apply(layer, {"kernel": kernel}, {}, jnp.array(to_last(x)))[0], to_last(y))
 
 
 @pytest.mark.parametrize("stride, padding, output_padding, dilation", [
@@ -234,7 +235,7 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     )
     params = theirs.init(jax.random.key(1), x)["params"]
     ours = jn.conv_transpose(6, window, strides=strides, padding=padding)
-    close(ours.apply(params, {}, x)[0], theirs.apply({"params": params}, x))
+    close(jit_apply(ours, params, {}, x)[0], theirs.apply({"params": params}, x))
 
 
 @pytest.mark.parametrize("options", [
@@ -252,7 +253,7 @@ def test_conv_is_that_of_flax(x64, options):
     assert jax.tree.map(jnp.shape, layer.init(jax.random.key(1), x)[0]) == jax.tree.map(
         jnp.shape, params
     )
-    close(layer.apply(params, {}, x)[0], theirs.apply({"params": params}, x))
+    close(jit_apply(layer, params, {}, x)[0], theirs.apply({"params": params}, x))
 
 
 def test_many_small_networks_at_once():
@@ -263,7 +264,7 @@ def test_many_small_networks_at_once():
     params = jax.vmap(lambda key: layer.init(key, x)[0])(keys)
     together = jax.vmap(lambda params: layer.apply(params, {}, x)[0])(params)
     for i in range(3):
-        alone, _ = layer.apply(jax.tree.map(lambda leaf, i=i: leaf[i], params), {}, x)
+        alone, _ = jit_apply(layer, jax.tree.map(lambda leaf, i=i: leaf[i], params), {}, x)
         np.testing.assert_allclose(together[i], alone, 1e-5, 1e-6)
 
 

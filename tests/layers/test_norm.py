@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 
 def draw(*shape, seed=0):
@@ -96,7 +97,7 @@ def test_equals_torch(make, make_torch, shape, x64):
         )
         other.eval()
         after = {"mean": jnp.asarray(other.running_mean), "var": jnp.asarray(other.running_var)}
-        still, _ = layer.apply(params, after, jnp.asarray(x))
+        still, _ = jit_apply(layer, params, after, jnp.asarray(x))
         np.testing.assert_allclose(still, back(other(given)), rtol=1e-10, atol=1e-10)
 
 
@@ -144,7 +145,7 @@ def test_batch_norm_by_hand():
     """Entries 1 and 5: mean 3, variance 4; the averages move a tenth of the way."""
     layer = jn.batch_norm(epsilon=0.0)
     params, state = layer.init(jax.random.key(0), jn.spec((2, 1)))
-    y, state = layer.apply(params, state, jnp.array([[1.0], [5.0]]), train=True)
+    y, state = jit_apply(layer, params, state, jnp.array([[1.0], [5.0]]), train=True)
     np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-6)
     np.testing.assert_allclose(state["mean"], [0.3], rtol=1e-6)  # 0.9 * 0 + 0.1 * 3
     np.testing.assert_allclose(state["var"], [1.3], rtol=1e-6)  # 0.9 * 1 + 0.1 * 4
@@ -161,7 +162,7 @@ def test_running_statistics_carry_no_gradient():
     layer = jn.batch_norm()
     x = jnp.asarray(draw(4, 3), jnp.float32)
     params, state = layer.init(jax.random.key(0), x)
-    grad = jax.grad(lambda x: layer.apply(params, state, x, train=True)[1]["var"].sum())(x)
+    grad = jax.grad(lambda x: jit_apply(layer, params, state, x, train=True)[1]["var"].sum())(x)
     assert not grad.any()
 
 
@@ -176,8 +177,8 @@ def test_bfloat16_has_statistics_in_float32(make):
     x = x.astype(jnp.bfloat16)
     layer = make()
     params, state = layer.init(jax.random.key(0), x)
-    narrow, _ = layer.apply(params, state, x, train=True)
-    wide, _ = layer.apply(params, state, x.astype(jnp.float32), train=True)
+    narrow, _ = jit_apply(layer, params, state, x, train=True)
+    wide, _ = jit_apply(layer, params, state, x.astype(jnp.float32), train=True)
     assert narrow.dtype == jnp.bfloat16
     # One rounding to 8 bits at the end is all that may be lost: at most 2^-8 of the value.
     np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
@@ -208,7 +209,7 @@ def test_constant_input_is_finite(make):
     layer = make()
     params, state = layer.init(jax.random.key(0), x)
     value, grad = jax.value_and_grad(
-        lambda x: layer.apply(params, state, x, train=True)[0].sum(), allow_int=True
+        lambda x: jit_apply(layer, params, state, x, train=True)[0].sum(), allow_int=True
     )(x)
     assert jnp.isfinite(value) and jnp.isfinite(grad).all()
 
