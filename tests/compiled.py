@@ -24,3 +24,19 @@ def on_host(leaf: Any) -> Any:
     """An array as NumPy's; a tracer or a key as it is."""
     stays = isinstance(leaf, jax.core.Tracer) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
     return leaf if stays else jax.device_get(leaf)
+
+
+def jit_init(layer: jn.Layer, key: Any, x: Any) -> tuple[Any, Any]:
+    """`layer.init(key, x)` as one program, where more than one layer draws."""
+    return jax.jit(lambda key: layer.init(key, x))(key)
+
+
+def jit_pull(function: Any, x: Any, cotangent: Any) -> tuple[Any, Any]:
+    """(function(x), the cotangent pulled back to x), as one program."""
+
+    @jax.jit
+    def both(x, cotangent):
+        y, pull = jax.vjp(function, x)
+        return y, pull(cotangent)[0]
+
+    return jax.tree.map(on_host, both(x, cotangent))

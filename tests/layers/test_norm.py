@@ -27,12 +27,12 @@ def run(layer, params, x, weights, **options):
     """y, and the gradients of sum(y * weights) by the params and x."""
     _, state = layer.init(jax.random.key(0), x)
 
-    @jax.jit
     def loss(params, x):
         y, after = layer.apply(params, state, x, **options)
         return (y * weights).sum(), (y, after)
 
-    grads, (y, after) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    slopes = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    grads, (y, after) = jax.device_get(slopes(params, x))
     return y, grads, after
 
 
@@ -124,7 +124,8 @@ FLAX = [
 def test_equals_flax_with_its_own_params(make, other, shape, x64):
     layer, x, weights = make(), jnp.asarray(draw(*shape)), draw(*shape, seed=1)
     # Flax's running averages start in float32.
-    variables = jax.tree.map(lambda a: a.astype(float), other.init(jax.random.key(0), x))
+    drawn = jax.device_get(jax.jit(other.init)(jax.random.key(0), x))
+    variables = jax.tree.map(lambda a: a.astype(float), drawn)
     params = {name: draw(6, seed=2 + i) for i, name in enumerate(sorted(variables["params"]))}
     y, grads, after = run(layer, params, x, weights, train=True)
 
@@ -132,7 +133,7 @@ def test_equals_flax_with_its_own_params(make, other, shape, x64):
         y, new = other.apply(variables | {"params": params}, x, mutable=["batch_stats"])
         return (y * weights).sum(), (y, new)
 
-    theirs, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    theirs, (out, new) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x)
     np.testing.assert_allclose(y, out, rtol=1e-10, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), grads, theirs)
     if after:
@@ -154,7 +155,7 @@ def test_batch_norm_by_hand():
 def test_fresh_batch_norm_gives_its_input_back():
     x = jnp.asarray(draw(4, 3), jnp.float32)
     layer = jn.batch_norm()
-    y, _ = layer.apply(*layer.init(jax.random.key(0), x), x)
+    y, _ = jit_apply(layer, *layer.init(jax.random.key(0), x), x)
     np.testing.assert_allclose(y, x, rtol=1e-5)
 
 
@@ -162,7 +163,8 @@ def test_running_statistics_carry_no_gradient():
     layer = jn.batch_norm()
     x = jnp.asarray(draw(4, 3), jnp.float32)
     params, state = layer.init(jax.random.key(0), x)
-    grad = jax.grad(lambda x: jit_apply(layer, params, state, x, train=True)[1]["var"].sum())(x)
+    variance = lambda x: layer.apply(params, state, x, train=True)[1]["var"].sum()  # noqa: E731
+    grad = jax.jit(jax.grad(variance))(x)
     assert not grad.any()
 
 
@@ -196,7 +198,7 @@ def test_bfloat16_has_statistics_in_float32(make):
 def test_mean_0_and_variance_1_over(make, axes):
     x = jnp.asarray(draw(4, 5, 7, 6), jnp.float32)
     layer = make()
-    y, _ = layer.apply(*layer.init(jax.random.key(0), x), x, train=True)
+    y, _ = jit_apply(layer, *layer.init(jax.random.key(0), x), x, train=True)
     np.testing.assert_allclose(y.mean(axes), 0, atol=1e-5)
     np.testing.assert_allclose(y.var(axes), 1, rtol=1e-3)
 
@@ -208,8 +210,10 @@ def test_constant_input_is_finite(make):
     x = jnp.ones((2, 4, 6))
     layer = make()
     params, state = layer.init(jax.random.key(0), x)
-    value, grad = jax.value_and_grad(
-        lambda x: jit_apply(layer, params, state, x, train=True)[0].sum(), allow_int=True
+    value, grad = jax.jit(
+        jax.value_and_grad(
+            lambda x: jit_apply(layer, params, state, x, train=True)[0].sum(), allow_int=True
+        )
     )(x)
     assert jnp.isfinite(value) and jnp.isfinite(grad).all()
 

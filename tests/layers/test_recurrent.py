@@ -156,7 +156,7 @@ def test_values_and_gradients_are_those_of_torch(kind, lengths, layers, both_way
     y, final = run(params, x, carry(h0, c0))
     close(y, ty.detach().numpy())
     close(final, carry(*(a.detach().numpy() for a in (*tfinal, *tfinal)[:2])))
-    d_params, d_x, d_initial = jax.grad(objective, (0, 1, 2))(params, x, carry(h0, c0))
+    d_params, d_x, d_initial = jax.jit(jax.grad(objective, (0, 1, 2)))(params, x, carry(h0, c0))
     close(d_params, entries(gradients_from_torch, lambda name: weights[name].grad))
     close(d_x, tx.grad.numpy())
     close(d_initial, carry(th.grad.numpy(), tc.grad.numpy() if kind == "lstm" else c0))
@@ -198,8 +198,8 @@ def test_padding_changes_nothing(kind, x64):
     def loss(params, x):
         return jnp.sin(run(params, x)["x"]).sum()
 
-    d_params, d_x = jax.grad(loss, (0, 1))(params, padded)
-    clean_params, clean_x = jax.grad(loss, (0, 1))(
+    d_params, d_x = jax.jit(jax.grad(loss, (0, 1)))(params, padded)
+    clean_params, clean_x = jax.jit(jax.grad(loss, (0, 1)))(
         params, jnp.asarray(np.where(beyond[..., None], 0, x))
     )
     close(d_params, clean_params)
@@ -308,7 +308,9 @@ def test_dtypes(kind):
         jit_apply(layer, params, {}, x.astype(jnp.float32))[0],
         0.03,
     )
-    gradient = jax.grad(lambda p: jit_apply(layer, p, {}, x)[0].astype(jnp.float32).sum())(narrow)
+    gradient = jax.jit(jax.grad(lambda p: jit_apply(layer, p, {}, x)[0].astype(jnp.float32).sum()))(
+        narrow
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.bfloat16)}
     counts, _ = jit_apply(layer, params, {}, np.ones((BATCH, TIME, INPUTS), np.int32))
     assert counts.dtype == jnp.float32

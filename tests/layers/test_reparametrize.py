@@ -66,7 +66,7 @@ def test_weight_norm_equals_torch(x64):
         y, _ = jit_apply(layer, params, {}, jnp.asarray(x))
         return (y * c).sum(), y
 
-    grads, y = jax.grad(loss, has_aux=True)(params)
+    grads, y = jax.jit(jax.grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(y, out.detach(), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(grads["kernel"]["g"], weight.original0.grad[:, 0], rtol=1e-10)
     np.testing.assert_allclose(grads["kernel"]["v"], weight.original1.grad.T, rtol=1e-10)
@@ -100,7 +100,9 @@ def test_weight_norm_ignores_the_length_of_v():
 def test_weight_norm_of_zero_is_zero_and_finite():
     layer = jn.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
     params, state = layer.init(key(), jn.spec((2, 5)))
-    grads = jax.grad(lambda p: jit_apply(layer, p, state, jnp.ones((2, 5)))[0].sum())(params)
+    grads = jax.jit(jax.grad(lambda p: jit_apply(layer, p, state, jnp.ones((2, 5)))[0].sum()))(
+        params
+    )
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
@@ -125,7 +127,7 @@ def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
         return (y * c).sum(), (y, state)
 
     for _ in range(3):
-        grads, (y, state) = jax.grad(loss, has_aux=True)(params, state)
+        grads, (y, state) = jax.jit(jax.grad(loss, has_aux=True))(params, state)
         weight.original.grad = None
         out = other(torch.tensor(x))
         (out * torch.tensor(c)).sum().backward()
@@ -242,7 +244,7 @@ def test_spectral_norm_of_zeros_is_zero(train):
         y, after = run(params, state, jnp.ones((5, 4)), train=train)
         return y.sum(), (y, after)
 
-    (_, (y, after)), gradient = jax.value_and_grad(total, has_aux=True)(params)
+    (_, (y, after)), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
     assert (y == 0).all() and all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     # Once the kernel is not zero, its norm is found: the vectors did not become zero.
     params = {"kernel": 7 * jnp.eye(4, 3)}
