@@ -96,7 +96,14 @@ def ista(
     Reference: Daubechies et al. 2004, "An iterative thresholding algorithm for linear inverse
     problems with a sparsity constraint".
     """
-    step, start = _proximal_step("ista", dictionary, x, penalty, steps, positive, codes)
+    given = _checked("ista", dictionary, x, penalty, steps, positive, codes)
+    return _ista(*given, int(steps), positive)
+
+
+# Each is jitted, since a scan outside of jit compiles at every call.
+@partial(jax.jit, static_argnums=(4, 5))
+def _ista(dictionary, x, penalty, start, steps, positive):
+    step = _proximal_step(dictionary, x, penalty, positive)
     return jax.lax.scan(lambda z, _: (step(z), None), start, length=steps)[0]
 
 
@@ -144,7 +151,13 @@ def fista(
     inverse problems"; O'Donoghue and Candès 2015, "Adaptive restart for accelerated gradient
     schemes".
     """
-    step, start = _proximal_step("fista", dictionary, x, penalty, steps, positive, codes)
+    given = _checked("fista", dictionary, x, penalty, steps, positive, codes)
+    return _fista(*given, int(steps), positive)
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _fista(dictionary, x, penalty, start, steps, positive):
+    step = _proximal_step(dictionary, x, penalty, positive)
 
     def body(carry, _):
         old, ahead, t = carry
@@ -158,10 +171,10 @@ def fista(
     return jax.lax.scan(body, (start, start, t), length=steps)[0][0]
 
 
-def _proximal_step(
+def _checked(
     who: str, dictionary: Any, x: Any, penalty: Any, steps: int, positive: bool, codes: Any
-) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """The step from codes to better codes, and the codes to start from."""
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Dictionary, x and penalty in one dtype, and the codes to start from."""
     sizes: dict[str, Any] = {}
     dictionary = as_array(who, "dictionary", dictionary, "(features, inputs)", "reals", sizes)
     x = as_array(who, "x", x, "(..., inputs)", "reals", sizes)
@@ -178,7 +191,14 @@ def _proximal_step(
     start = jnp.zeros((*x.shape[:-1], features), dtype)
     if codes is not None:
         start = as_array(who, "codes", codes, "(..., features)", "reals", sizes).astype(dtype)
+    return dictionary, x, penalty, start
 
+
+def _proximal_step(
+    dictionary: jax.Array, x: jax.Array, penalty: jax.Array, positive: bool
+) -> Callable[[jax.Array], jax.Array]:
+    """The step from codes to better codes."""
+    (features, inputs), dtype = dictionary.shape, x.dtype
     gram = exact_dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant: the largest eigenvalue, of the smaller of the two products.
     smaller = gram if features <= inputs else exact_dot(dictionary.T, dictionary)
@@ -195,7 +215,7 @@ def _proximal_step(
         z = z + (target - explained) / curvature
         return soft_threshold(z, penalty / curvature, positive=positive)
 
-    return step, start
+    return step
 
 
 def sparse_code(

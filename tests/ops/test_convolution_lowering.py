@@ -43,7 +43,7 @@ def training_step(conv):
         return (conv(y, params["d"], strides=(2, 2), padding=((0, 0), (0, 0))) ** 2).sum()
 
     def step(params, x):
-        gradient = jax.grad(loss)(params, x)
+        gradient = jax.jit(jax.grad(loss))(params, x)
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
 
     return step
