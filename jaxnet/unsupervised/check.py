@@ -1,5 +1,6 @@
 """Checked examples, whole batches and the scale of outputs: shared by the fits."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -69,10 +70,16 @@ def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Ar
       ((9, 2), 3)
     """
     size = min(batch_size, len(x))
-    repeated = jax.random.choice(key, len(x), (-len(x) % size,), replace=False)
-    return jnp.concatenate([x, x[repeated]]), size
+    return _with_repeats(key, x, -len(x) % size), size
 
 
+@partial(jax.jit, static_argnums=2)  # one program: outside of jit each operation would be compiled
+def _with_repeats(key: jax.Array, x: jax.Array, count: int) -> jax.Array:
+    repeated = jax.random.choice(key, len(x), (count,), replace=False)
+    return jnp.concatenate([x, x[repeated]])
+
+
+@jax.jit
 def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Params:
     """Params of `jn.dense` whose outputs have mean 0 and a given standard deviation over x.
 

@@ -329,9 +329,7 @@ def fit_dictionary(
         raise ValueError(f"{who}: x must not be 0 everywhere")
     penalty = _usual_penalty(x) if penalty is None else penalty
     within(who, "penalty", penalty, "(0, inf)")
-    rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
-    noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
-    atoms = _unit(x[rows] + 0.1 * jnp.sqrt((x**2).mean()) * noise)
+    atoms = _first_atoms(key, x, int(features))
     # Σ zᵀ z and Σ zᵀ x over about the last epoch
     sums = jnp.zeros((features, features), x.dtype), jnp.zeros_like(atoms)
     active = 0.0
@@ -348,6 +346,14 @@ def fit_dictionary(
             f"such as {_usual_penalty(x):.3g}"
         )
     return {"dictionary": atoms}
+
+
+@partial(jax.jit, static_argnums=2)
+def _first_atoms(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
+    """Examples with some noise."""
+    rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
+    noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
+    return _unit(x[rows] + 0.1 * jnp.sqrt((x**2).mean()) * noise)
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7))
@@ -462,7 +468,12 @@ def _not_negative(who: str, what: str, value: Any) -> Any:
 
 
 def _usual_penalty(x: jax.Array) -> float:
-    return 1.2 * float(jnp.sqrt((x**2).mean()))
+    return 1.2 * float(_root_mean_square(x))
+
+
+@jax.jit
+def _root_mean_square(x: jax.Array) -> jax.Array:
+    return jnp.sqrt((x**2).mean())
 
 
 def _unit(atoms: jax.Array) -> jax.Array:
