@@ -461,7 +461,7 @@ def _not_negative(who: str, what: str, value: Any) -> Any:
         return value
     array = as_array(who, what, value, dtype="reals")
     if isinstance(value, np.ndarray | np.generic):
-        least = float(np.min(value, initial=np.inf))
+        least = float(np.asarray(value, float).min(initial=np.inf))
         if not least >= 0:
             raise ValueError(f"{who}: {what} must be at least 0, got {least}")
     return array

@@ -162,6 +162,14 @@ def test_the_layer_and_its_gradient(x64):
     np.testing.assert_allclose(slope, held, atol=1e-6)
 
 
+@pytest.mark.parametrize("code", [ista, fista])
+def test_penalties_in_integers(code):
+    atoms, x = np.eye(3, dtype=np.float32), np.float32([2, -5, 7])
+    assert code(atoms, x, np.array([1, 0, 2]), 5).tolist() == [1, -5, 5]
+    with pytest.raises(ValueError, match="penalty must be at least 0, got -1"):
+        code(atoms, x, np.array([1, 0, -1]))
+
+
 def test_layer_messages():
     with pytest.raises(ValueError, match="sparse_code: features must be at least 1, got 0"):
         sparse_code(0, 0.1)
