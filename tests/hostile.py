@@ -97,14 +97,15 @@ def quiet() -> Iterator[None]:
             os.chdir(before)
 
 
-def good_calls() -> list[Call]:
-    """The first call of each public function in its example."""
-    calls = []
-    for part in PARTS:
-        for name, function in sorted(members(part).items()):
-            if inspect.isfunction(function) and name not in LEFT_OUT:
-                calls += recorded(f"{part}.{name}".lstrip("."), name, function)
-    return calls
+def good_calls(every: int = 1) -> list[Call]:
+    """The first call of each public function in its example; with `every`, of one in that many."""
+    found = [
+        (f"{part}.{name}".lstrip("."), name, function)
+        for part in PARTS
+        for name, function in sorted(members(part).items())
+        if inspect.isfunction(function) and name not in LEFT_OUT
+    ]
+    return [call for one in found[::every] for call in recorded(*one)]
 
 
 def recorded(full: str, name: str, function: Callable) -> list[Call]:
@@ -168,36 +169,48 @@ def run(call: Call) -> tuple[Found, Any]:
     return Found("value"), result
 
 
-def forms(array: Any) -> Iterator[tuple[str, Any]]:
+def forms(array: Any) -> dict[str, Any]:
     """The same numbers as another kind of array, in another dtype, order or place in memory."""
     host = np.asarray(array)
-    yield "NumPy", host
-    yield "JAX", jnp.asarray(host)
-    yield "swapped bytes", host.astype(host.dtype.newbyteorder())
-    yield "by columns", np.array(host, order="F")
-    yield "strided", np.repeat(host[..., None], 2, -1)[..., 0]
+    found = {"NumPy": host} if isinstance(array, jax.Array) else {"JAX": jnp.asarray(host)}
+    found["swapped bytes"] = host.astype(host.dtype.newbyteorder())
+    found["strided by columns"] = np.repeat(host.T[..., None], 2, -1)[..., 0].T
     if host.dtype == np.float32:
-        yield "float64", host.astype(np.float64)
+        found["float64"] = host.astype(np.float64)
         if host.size and (host == host.round()).all() and abs(host).max() < 2**20:
-            yield "int32", host.astype(np.int32)
-            yield "int64", host.astype(np.int64)
+            found |= {"int32": host.astype(np.int32), "int64": host.astype(np.int64)}
     if host.dtype.kind == "i":
-        yield "int64", host.astype(np.int64)
+        other = np.int32 if host.dtype == np.int64 else np.int64
+        found[np.dtype(other).name] = host.astype(other)
         if host.size and host.min() >= 0 and host.max() < 256:
-            yield "uint8", host.astype(np.uint8)
+            found["uint8"] = host.astype(np.uint8)
+    return found
 
 
-def other_forms(call: Call) -> Iterator[tuple[str, Call]]:
-    """A good call with one of its arrays, also within a tree, in each other form."""
+def other_forms(call: Call) -> Iterator[tuple[Call, dict[str, Call]]]:
+    """A good call with all of its arrays, also within trees, in other forms, and with each alone.
+
+    Each array takes another form than its neighbour, and each of its forms once or more.
+    """
     leaves, tree = jax.tree.flatten((call.args, call.kwargs))
-    for i, leaf in enumerate(leaves):
-        if not isinstance(leaf, np.ndarray | jax.Array):
-            continue
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or leaf.dtype.kind not in "fi":
-            continue
-        for what, other in forms(leaf):
-            args, kwargs = jax.tree.unflatten(tree, [*leaves[:i], other, *leaves[i + 1 :]])
-            yield f"{call.name}, array {i} as {what}", call._replace(args=args, kwargs=kwargs)
+    found = {i: list(forms(leaf).items()) for i, leaf in enumerate(leaves) if _has_forms(leaf)}
+
+    def changed(new: dict[int, Any]) -> Call:
+        args, kwargs = jax.tree.unflatten(tree, [new.get(i, a) for i, a in enumerate(leaves)])
+        return call._replace(args=args, kwargs=kwargs)
+
+    for turn in range(max(map(len, found.values()), default=0)):
+        new = {i: some[(turn + i) % len(some)] for i, some in found.items()}
+        alone = {f"array {i} as {what}": changed({i: a}) for i, (what, a) in new.items()}
+        yield changed({i: a for i, (_, a) in new.items()}), alone
+
+
+def _has_forms(leaf: Any) -> bool:
+    return (
+        isinstance(leaf, np.ndarray | jax.Array)
+        and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        and leaf.dtype.kind in "fi"
+    )
 
 
 def numbers(result: Any) -> list[np.ndarray]:
@@ -215,13 +228,27 @@ def differences(call: Call) -> Iterator[str]:
     found, result = run(call)
     if found.what != "value":  # its file is gone, or its example shows the error
         return
-    right = numbers(result)
-    for name, other in other_forms(call):
-        found, results = run(other)
-        if found.what == "foreign":
-            yield f"{name}: {type(found.error).__name__}: {found.error}"
-        elif found.what == "value" and not alike(numbers(results), right):
-            yield f"{name}: another result"
+    right, known = numbers(result), set()
+    for together, alone in other_forms(call):
+        if not (what := difference(together, right)):
+            continue
+        found = {name: difference(other, right) for name, other in alone.items()}
+        wrong = {name: w for name, w in found.items() if w not in ("", REFUSED)}
+        if not wrong and what != REFUSED:
+            wrong = {f"together {', '.join(alone)}": what}
+        yield from (f"{call.name}, {n}: {w}" for n, w in wrong.items() if n not in known)
+        known |= wrong.keys()
+
+
+REFUSED = "an error of ours"
+
+
+def difference(call: Call, right: list[np.ndarray]) -> str:
+    """What a call gives instead of the right numbers; empty where it gives these."""
+    found, result = run(call)
+    if found.what == "value":
+        return "" if alike(numbers(result), right) else "another result"
+    return REFUSED if found.what == "ours" else f"{type(found.error).__name__}: {found.error}"
 
 
 def alike(a: list[np.ndarray], b: list[np.ndarray]) -> bool:

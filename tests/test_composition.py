@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 
@@ -15,15 +16,15 @@ def scale(value=2.0, name="scale"):
 
 def test_serial_parallel_residual_values():
     x = jnp.ones((2, 3))
-    y, _ = jn.serial(scale(2.0), scale(3.0)).apply(
-        {"scale": {"w": 2.0}, "scale_1": {"w": 3.0}}, {}, x
+    y, _ = jit_apply(
+        jn.serial(scale(2.0), scale(3.0)), {"scale": {"w": 2.0}, "scale_1": {"w": 3.0}}, {}, x
     )
     assert (y == 6).all()
-    (a, b), _ = jn.parallel(jnp.negative, jnp.abs).apply({}, {}, -x)
+    (a, b), _ = jit_apply(jn.parallel(jnp.negative, jnp.abs), {}, {}, -x)
     assert (a == 1).all() and (b == 1).all()
-    (a, b), _ = jn.parallel(jnp.negative, jnp.abs).apply({}, {}, (x, -2 * x))
+    (a, b), _ = jit_apply(jn.parallel(jnp.negative, jnp.abs), {}, {}, (x, -2 * x))
     assert (a == -1).all() and (b == 2).all()
-    y, _ = jn.residual(lambda x: 2 * x, lambda x: 5 * x).apply({}, {}, x)
+    y, _ = jit_apply(jn.residual(lambda x: 2 * x, lambda x: 5 * x), {}, {}, x)
     assert (y == 7).all()
 
 

@@ -45,16 +45,17 @@ def foreign(calls: list[hostile.Call], count: int) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_bad_arguments_get_an_error_of_ours(calls):
-    lines = foreign(calls, 1000)
-    assert len(lines) < 10, lines
+def test_bad_arguments_get_an_error_of_ours():
+    """Of one function in four: most of the time is compilation of what their examples call."""
+    lines = foreign(hostile.good_calls(every=4), 500)
+    assert len(lines) < 5, lines
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_bad_arguments_get_an_error_of_ours_20_000_times(calls):
-    lines = foreign(calls, 20_000)
-    assert len(lines) < 200, lines
+def test_bad_arguments_get_an_error_of_ours_5_000_times(calls):
+    lines = foreign(calls, 5_000)
+    assert len(lines) < 50, lines
 
 
 @pytest.mark.slow
@@ -77,3 +78,12 @@ def test_another_result_is_seen():
 
     call = hostile.Call("bad", bad, (np.ones(2, np.float32),), {})
     assert any("swapped" in line for line in hostile.differences(call))
+
+
+def test_a_difference_of_one_array_among_several_is_named():
+    def bad(x, y):
+        return np.asarray(x) + np.asarray(y).ravel("K")[:2].sum()
+
+    call = hostile.Call("bad", bad, (np.ones(2, np.float32), np.arange(6.0).reshape(3, 2)), {})
+    found = list(hostile.differences(call))
+    assert found == ["bad, array 1 as strided by columns: another result"]

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(9), (4, 3))
@@ -29,12 +30,12 @@ def at(tree, i):
 def test_repeat_is_a_loop(train):
     layer, net = block(), jn.repeat(block(), 4)
     params, state = net.init(KEY, X)
-    y, after = net.apply(params, state, X, key=KEY, train=train)
+    y, after = jit_apply(net, params, state, X, key=KEY, train=train)
     x = X
     for i in range(4):
         here = jax.random.fold_in(KEY, i)
         close(at((params, state), i), layer.init(here, X), 0)
-        x, s = layer.apply(at(params, i), at(state, i), x, key=here, train=train)
+        x, s = jit_apply(layer, at(params, i), at(state, i), x, key=here, train=train)
         close(at(after, i), s)
     close(y, x)
 
@@ -62,12 +63,12 @@ def test_repeat_compiles_one_body_for_any_depth():
 def test_ensemble_is_its_members(train):
     layer, net = block(), jn.ensemble(block(), 3)
     params, state = net.init(KEY, X)
-    y, after = net.apply(params, state, X, key=KEY, train=train)
+    y, after = jit_apply(net, params, state, X, key=KEY, train=train)
     assert y.shape == (3, 4, 3)
     for i in range(3):
         here = jax.random.fold_in(KEY, i)
         close(at((params, state), i), layer.init(here, X), 0)
-        found = layer.apply(at(params, i), at(state, i), X, key=here, train=train)
+        found = jit_apply(layer, at(params, i), at(state, i), X, key=here, train=train)
         close((y[i], at(after, i)), found)
 
 
@@ -82,9 +83,12 @@ def test_remat_changes_nothing_but_recomputes():
     close((params, state), layer.init(KEY, X), 0)
 
     def loss(layer):
-        return lambda p: (layer.apply(p, state, X, key=KEY, train=True)[0] ** 2).sum()
+        return lambda p: (jit_apply(layer, p, state, X, key=KEY, train=True)[0] ** 2).sum()
 
-    close(jax.value_and_grad(loss(net))(params), jax.value_and_grad(loss(layer))(params))
+    close(
+        jax.jit(jax.value_and_grad(loss(net)))(params),
+        jax.jit(jax.value_and_grad(loss(layer)))(params),
+    )
     count = {n: str(jax.make_jaxpr(jax.grad(loss(n)))(params)).count("tanh") for n in (net, layer)}
     assert count[net] > count[layer]
 
@@ -99,20 +103,20 @@ def test_cast_computes_in_the_dtype_and_keeps_params():
     net = jn.cast(jn.serial(jn.dense(5), spy, jn.batch_norm()), jnp.bfloat16)
     params, state = net.init(KEY, X)
     seen.clear()
-    y, after = net.apply(params, state, X, train=True)
+    y, after = jit_apply(net, params, state, X, train=True)
     assert set(seen) == {jnp.dtype(jnp.bfloat16)}
     leaves = jax.tree.leaves((params, after, y))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float32)}
-    grads = jax.grad(lambda p: net.apply(p, state, X)[0].sum())(params)
+    grads = jax.jit(jax.grad(lambda p: net.apply(p, state, X)[0].sum()))(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}
-    plain, _ = jn.serial(jn.dense(5), spy, jn.batch_norm()).apply(params, state, X, train=True)
+    plain, _ = jit_apply(jn.serial(jn.dense(5), spy, jn.batch_norm()), params, state, X, train=True)
     close(y, plain, 0.05)
     assert not jnp.array_equal(y, plain)
 
 
 def test_cast_leaves_integers_alone():
     net = jn.cast(jn.compose(lambda m, x: x["a"] * x["i"]), jnp.bfloat16)
-    y, _ = net.apply({}, {}, {"a": jnp.ones((2, 3)), "i": jnp.full((2, 3), 300)})
+    y, _ = jit_apply(net, {}, {}, {"a": jnp.ones((2, 3)), "i": jnp.full((2, 3), 300)})
     assert y.dtype == jnp.float32 and (y == 300).all()
     with pytest.raises(ValueError, match="must be a float"):
         jn.cast(jn.dense(2), jnp.int32)

@@ -54,6 +54,11 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
         raise ValueError(
             f"iou: the leading axes of a and b must broadcast, got {a.shape} and {b.shape}"
         ) from None
+    return _iou(a, b)
+
+
+@jax.jit  # one program: outside of jit each of its operations would be compiled
+def _iou(a: jax.Array, b: jax.Array) -> jax.Array:
     a, b = a[..., :, None, :], b[..., None, :, :]  # (..., n, 1, 4), (..., 1, m, 4)
     low = jnp.maximum(a[..., :2], b[..., :2])
     high = jnp.minimum(a[..., 2:], b[..., 2:])

@@ -1,5 +1,6 @@
 """Gabor functions, the shape of receptive fields in the visual cortex, fitted to filters."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -45,15 +46,19 @@ class Gabor(NamedTuple):
           >>> Gabor(3, 2, 0.0, 0.2, 0.0, 1.5, 2.0, 7.0).draw(8, 6)[3, 2].item()
           7.0
         """
-        rows, columns = jnp.mgrid[:height, :width].astype(jnp.result_type(float))
-        rows, columns = (
-            a.reshape(height, width, *[1] * np.ndim(self.row)) for a in (rows, columns)
-        )
-        y, x = rows - self.row, columns - self.column
-        u = x * jnp.cos(self.orientation) + y * jnp.sin(self.orientation)
-        v = -x * jnp.sin(self.orientation) + y * jnp.cos(self.orientation)
-        bell = jnp.exp(-((u / self.sigma_along) ** 2) / 2 - (v / self.sigma_across) ** 2 / 2)
-        return self.amplitude * bell * jnp.cos(2 * jnp.pi * self.frequency * u + self.phase)
+        return _draw(self, height, width)
+
+
+@partial(jax.jit, static_argnums=(1, 2))  # one program for each size, not one per operation
+def _draw(gabor: Gabor, height: int, width: int) -> jax.Array:
+    row, column, angle, frequency, phase, along, across, amplitude = gabor
+    places = np.mgrid[:height, :width].astype(jnp.result_type(float))
+    rows, columns = places.reshape(2, height, width, *[1] * jnp.ndim(row))
+    y, x = rows - row, columns - column
+    u = x * jnp.cos(angle) + y * jnp.sin(angle)
+    v = -x * jnp.sin(angle) + y * jnp.cos(angle)
+    bell = jnp.exp(-((u / along) ** 2) / 2 - (v / across) ** 2 / 2)
+    return amplitude * bell * jnp.cos(2 * jnp.pi * frequency * u + phase)
 
 
 class GaborFit(NamedTuple):
@@ -120,6 +125,7 @@ def gabor_fit(filters: Any) -> GaborFit:
 # their ranges by sigmoids, and the amplitudes of cosine and sine.
 
 
+@partial(jax.jit, static_argnums=1)
 def _unpack(free, shape):
     """Centre (row, column), orientation, frequency, widths, amplitudes."""
     height, width = shape

@@ -146,6 +146,11 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
     classes = as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
     at_least(who, "rows", rows)
     at_least(who, "columns", columns)
+    return _assign(boxes, classes, int(rows), int(columns))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _assign(boxes: jax.Array, classes: jax.Array, rows: int, columns: int) -> Cells:
     real = (classes >= 0) & (area(boxes) > 0)  # (batch, n)
     middle = to_middle(boxes)[..., :2]
     grid = jnp.array([rows, columns])
@@ -204,6 +209,11 @@ def yolo_loss(
     places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
     rows, columns = places.shape[1:3]
     cells = yolo_assign(targets, rows, columns)
+    return _loss(places, confidence, probabilities, cells, coordinates, no_object)
+
+
+@jax.jit  # one program: outside of jit each of its operations would be compiled
+def _loss(places, confidence, probabilities, cells, coordinates, no_object):
     occupied = cells.label >= 0  # (batch, rows, columns)
 
     truth = _to_places(cells.box)[..., None, :]  # (batch, rows, columns, 1, 4)
@@ -213,7 +223,7 @@ def yolo_loss(
     ]  # (batch, rows, columns, boxes)
     distance = ((fixed - truth) ** 2).sum(-1)
     nearest = jnp.where(overlap.max(-1, keepdims=True) > 0, overlap, -distance)
-    chosen = jax.nn.one_hot(nearest.argmax(-1), boxes, dtype=places.dtype)
+    chosen = jax.nn.one_hot(nearest.argmax(-1), places.shape[-2], dtype=places.dtype)
     responsible = chosen * occupied[..., None]  # (batch, rows, columns, boxes)
 
     of_places = responsible * ((places - truth) ** 2).sum(-1)

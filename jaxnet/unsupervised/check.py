@@ -80,6 +80,7 @@ def _lengthened(key: jax.Array, x: jax.Array, missing: int) -> jax.Array:
     return jnp.concatenate([x, x[repeated]])
 
 
+@jax.jit
 def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Params:
     """Params of `jn.dense` whose outputs have mean 0 and a given standard deviation over x.
 

@@ -6,6 +6,7 @@ smallest ℓ1 norm: `basis_pursuit` finds it.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -166,10 +167,14 @@ def basis_pursuit(
     at_least("basis_pursuit", "steps", steps)
     check_options("basis_pursuit", positive=positive)
     dtype = jnp.result_type(A, y, jnp.float32)
-    A = A.astype(dtype)
+    return _basis_pursuit(A.astype(dtype), y.astype(dtype), int(steps), positive)
+
+
+@partial(jax.jit, static_argnums=(2, 3))  # a scan outside of jit compiles at every call
+def _basis_pursuit(A, y, steps, positive):
     q, _ = jnp.linalg.qr(A.T)  # A = rᵀ qᵀ, q (unknowns, measurements)
     r = exact_dot(q.T, A.T)  # from q: two calls of LAPACK at once may hang, see ops/linalg.py
-    rows = y.reshape(-1, y.shape[-1]).astype(dtype).T  # (measurements, signals)
+    rows = y.reshape(-1, y.shape[-1]).T  # (measurements, signals)
     needed = jax.scipy.linalg.solve_triangular(r, rows, trans=1).T.reshape(y.shape)  # qᵀ x
 
     def nearest(v):

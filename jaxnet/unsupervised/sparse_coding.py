@@ -97,7 +97,14 @@ def ista(
     Reference: Daubechies et al. 2004, "An iterative thresholding algorithm for linear inverse
     problems with a sparsity constraint".
     """
-    step, start = _proximal_step("ista", dictionary, x, penalty, steps, positive, codes)
+    given = _checked("ista", dictionary, x, penalty, steps, positive, codes)
+    return _ista(*given, int(steps), positive)
+
+
+# Each is jitted, since a scan outside of jit compiles at every call.
+@partial(jax.jit, static_argnums=(4, 5))
+def _ista(dictionary, x, penalty, start, steps, positive):
+    step = _proximal_step(dictionary, x, penalty, positive)
     return jax.lax.scan(lambda z, _: (step(z), None), start, length=steps)[0]
 
 
@@ -145,7 +152,13 @@ def fista(
     inverse problems"; O'Donoghue and Candès 2015, "Adaptive restart for accelerated gradient
     schemes".
     """
-    step, start = _proximal_step("fista", dictionary, x, penalty, steps, positive, codes)
+    given = _checked("fista", dictionary, x, penalty, steps, positive, codes)
+    return _fista(*given, int(steps), positive)
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _fista(dictionary, x, penalty, start, steps, positive):
+    step = _proximal_step(dictionary, x, penalty, positive)
 
     def body(carry, _):
         old, ahead, t = carry
@@ -159,10 +172,10 @@ def fista(
     return jax.lax.scan(body, (start, start, t), length=steps)[0][0]
 
 
-def _proximal_step(
+def _checked(
     who: str, dictionary: Any, x: Any, penalty: Any, steps: int, positive: bool, codes: Any
-) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-    """The step from codes to better codes, and the codes to start from."""
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Dictionary, x and penalty in one dtype, and the codes to start from."""
     sizes: dict[str, Any] = {}
     dictionary = as_array(who, "dictionary", dictionary, "(features, inputs)", "reals", sizes)
     x = as_array(who, "x", x, "(..., inputs)", "reals", sizes)
@@ -179,7 +192,14 @@ def _proximal_step(
     start = varying(jnp.zeros((*x.shape[:-1], features), dtype), x, dictionary)
     if codes is not None:
         start = as_array(who, "codes", codes, "(..., features)", "reals", sizes).astype(dtype)
+    return dictionary, x, penalty, start
 
+
+def _proximal_step(
+    dictionary: jax.Array, x: jax.Array, penalty: jax.Array, positive: bool
+) -> Callable[[jax.Array], jax.Array]:
+    """The step from codes to better codes."""
+    (features, inputs), dtype = dictionary.shape, x.dtype
     gram = exact_dot(dictionary, dictionary.T)  # (features, features)
     # The gradient's Lipschitz constant: the largest eigenvalue, of the smaller of the two products.
     smaller = gram if features <= inputs else exact_dot(dictionary.T, dictionary)
@@ -196,7 +216,7 @@ def _proximal_step(
         z = z + (target - explained) / curvature
         return soft_threshold(z, penalty / curvature, positive=positive)
 
-    return step, start
+    return step
 
 
 def sparse_code(
@@ -310,9 +330,7 @@ def fit_dictionary(
         raise ValueError(f"{who}: x must not be 0 everywhere")
     penalty = _usual_penalty(x) if penalty is None else penalty
     within(who, "penalty", penalty, "(0, inf)")
-    rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
-    noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
-    atoms = _unit(x[rows] + 0.1 * jnp.sqrt((x**2).mean()) * noise)
+    atoms = _first_atoms(key, x, int(features))
     # Σ zᵀ z and Σ zᵀ x over about the last epoch
     sums = jnp.zeros((features, features), x.dtype), jnp.zeros_like(atoms)
     active = 0.0
@@ -329,6 +347,14 @@ def fit_dictionary(
             f"such as {_usual_penalty(x):.3g}"
         )
     return {"dictionary": atoms}
+
+
+@partial(jax.jit, static_argnums=2)
+def _first_atoms(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
+    """Examples with some noise."""
+    rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
+    noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
+    return _unit(x[rows] + 0.1 * jnp.sqrt((x**2).mean()) * noise)
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7))
@@ -436,14 +462,19 @@ def _not_negative(who: str, what: str, value: Any) -> Any:
         return value
     array = as_array(who, what, value, dtype="reals")
     if isinstance(value, np.ndarray | np.generic):
-        least = float(np.min(value, initial=np.inf))
+        least = float(np.asarray(value, float).min(initial=np.inf))
         if not least >= 0:
             raise ValueError(f"{who}: {what} must be at least 0, got {least}")
     return array
 
 
 def _usual_penalty(x: jax.Array) -> float:
-    return 1.2 * float(jnp.sqrt((x**2).mean()))
+    return 1.2 * float(_root_mean_square(x))
+
+
+@jax.jit
+def _root_mean_square(x: jax.Array) -> jax.Array:
+    return jnp.sqrt((x**2).mean())
 
 
 def _unit(atoms: jax.Array) -> jax.Array:

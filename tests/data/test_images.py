@@ -35,9 +35,16 @@ def test_a_folder_that_is_not_there(helper, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_of_mnist(tfds_data_dir):
-    (x, y), (x_test, y_test) = mnist(data_dir=tfds_data_dir)
-    assert x.shape == (60_000, 28, 28, 1) and x_test.shape == (10_000, 28, 28, 1)
+def test_mnist_is_the_original(few_examples):
+    """Its test part whole; a sixth of the training part, since decoding all takes 15 seconds."""
+    import tensorflow_datasets
+
+    folder = few_examples(10_000, 10_000)
+    (x, y), (x_test, y_test) = mnist(data_dir=folder)
+    assert x.shape == x_test.shape == (10_000, 28, 28, 1)
+    # The counts of the original files, and the mean that every MNIST tutorial normalizes by.
     assert np.bincount(y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert np.bincount(y)[:3].tolist() == [5923, 6742, 5958]  # the counts of the original files
-    assert x.mean() == pytest.approx(0.1307, abs=5e-5)  # as every MNIST tutorial normalizes by
+    whole = tensorflow_datasets.builder("mnist", data_dir=folder).info.splits
+    assert whole["train"].num_examples == 60_000 and whole["test"].num_examples == 10_000
+    np.testing.assert_allclose(6 * np.bincount(y)[:3], [5923, 6742, 5958], atol=6 * 4 * 30)
+    assert x.mean() == pytest.approx(0.1307, abs=1e-3)

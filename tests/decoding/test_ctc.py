@@ -59,7 +59,9 @@ def test_ctc_beam_search_sums_over_all_alignments(x64, blank):
     z[1, 3:] = np.nan  # padding
     labels, n, scores = jax.device_get(prefix_search(z, lengths, beams=40, blank=blank))
     for i, steps in enumerate(lengths):
-        expected = all_labels(np.asarray(jax.nn.log_softmax(z[i, :steps])), blank)
+        expected = all_labels(
+            z[i, :steps] - np.logaddexp.reduce(z[i, :steps], -1, keepdims=True), blank
+        )
         got = {tuple(labels[i, j, : n[i, j]]): scores[i, j] for j in range(len(expected))}
         assert got.keys() == expected.keys()
         for key in got:
@@ -70,7 +72,8 @@ def test_ctc_beam_search_sums_over_all_alignments(x64, blank):
         assert (labels[i, rest] == blank).all()
         k = int(np.argmax(n[i] >= 1))  # the loss of the best sequence with labels
         y = labels[i, k : k + 1, : n[i, k]]
-        loss = losses.ctc(blank)(z[i : i + 1, :steps], (jnp.asarray(y), jnp.array([y.shape[1]])))
+        targets = y, np.array([y.shape[1]])
+        loss = jax.jit(losses.ctc(blank))(z[i : i + 1, :steps], targets)
         np.testing.assert_allclose(scores[i, k], -loss[0], rtol=1e-8)
 
 
@@ -96,31 +99,31 @@ def test_ctc_greedy_by_hand():
 
 @pytest.mark.parametrize("steps", [0, 3])
 def test_no_steps_give_no_labels(steps):
-    z, lengths = jnp.ones((1, steps, 4)), jnp.array([0])
-    labels, n = ctc_greedy(z, lengths)
+    z, lengths = np.ones((1, steps, 4), np.float32), np.array([0])
+    labels, n = jax.jit(ctc_greedy)(z, lengths)
     assert labels.shape == (1, steps) and n.tolist() == [0]
-    labels, n, scores = ctc_beam_search(z, lengths, beams=3)
+    labels, n, scores = jax.device_get(prefix_search(z, lengths, beams=3))
     assert labels.shape == (1, 3, steps) and (labels == 0).all()
     assert n.tolist() == [[0, 0, 0]] and scores[0].tolist() == [0, -np.inf, -np.inf]
 
 
 def test_bfloat16_logits_are_summed_in_float32():
     """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
-    _, _, scores = ctc_beam_search(jnp.zeros((1, 1, 1000), jnp.bfloat16), beams=1)
+    _, _, scores = prefix_search(jnp.zeros((1, 1, 1000), jnp.bfloat16), beams=1)
     np.testing.assert_allclose(scores, [[-np.log(1000)]], rtol=1e-6)
 
 
 def test_nan_gives_no_labels_that_seem_right():
     """Labels of -1 from there on, as many as there are; scores of NaN."""
-    path = jnp.array([[1, 0, 2, 2], [1, 0, 2, 2], [1, 0, 2, 2], [1, 0, 2, 2]])
-    z = jax.nn.one_hot(path, 3)
-    z = z.at[1, 1].set(jnp.nan).at[2].set(-jnp.inf).at[3, 3].set(jnp.nan)
-    labels, n = ctc_greedy(z, jnp.array([4, 4, 4, 3]))
+    z = np.repeat(np.eye(3, dtype=np.float32)[[[1, 0, 2, 2]]], 4, 0)
+    z[1, 1], z[2], z[3, 3] = np.nan, -np.inf, np.nan
+    lengths = np.array([4, 4, 4, 3])
+    labels, n = jax.jit(ctc_greedy)(z, lengths)
     assert labels.tolist() == [[1, 2, 0, 0], [-1] * 4, [-1] * 4, [1, 2, 0, 0]]
     assert n.tolist() == [2, 4, 4, 2]
-    labels, n, scores = ctc_beam_search(z, jnp.array([4, 4, 4, 3]), beams=2)
-    assert jnp.isnan(scores).any(1).tolist() == [False, True, True, False]
-    assert jnp.isnan(scores[1:3]).all()
+    _, _, scores = jax.device_get(prefix_search(z, lengths, beams=2))
+    assert np.isnan(scores).any(1).tolist() == [False, True, True, False]
+    assert np.isnan(scores[1:3]).all()
 
 
 @pytest.mark.parametrize(

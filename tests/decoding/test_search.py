@@ -152,17 +152,16 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
 
 
 def test_beams_beyond_the_vocabulary():
-    tokens, lengths, scores = beam_search(
-        lambda carry, tokens: (carry, jnp.log(jnp.array([[0.2, 0.5, 0.3]] * tokens.shape[0]))),
-        (), jnp.array([0]), beams=5, length=1, end=END,
-    )  # fmt: skip
-    assert tokens[0].tolist() == [[1], [2], [0], [2], [2]] and lengths[0].tolist() == [
-        1,
-        0,
-        1,
-        0,
-        0,
-    ]
+    @jax.jit
+    def run(first):
+        return beam_search(
+            lambda carry, tokens: (carry, jnp.log(jnp.array([[0.2, 0.5, 0.3]] * tokens.shape[0]))),
+            (), first, beams=5, length=1, end=END,
+        )  # fmt: skip
+
+    tokens, lengths, scores = jax.device_get(run(jnp.array([0])))
+    assert tokens[0].tolist() == [[1], [2], [0], [2], [2]]
+    assert lengths[0].tolist() == [1, 0, 1, 0, 0]
     np.testing.assert_allclose(np.exp(scores[0]), [0.5, 0.3, 0.2, 0, 0], rtol=1e-6)
 
 
@@ -285,12 +284,12 @@ CLOCKS = jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])  # step and row
 def test_a_token_without_a_distribution_is_minus_one(end):
     wanted = [[2, 2, 2], [2, -1, -1], [-1, -1, -1]]
     first = jnp.zeros(3, int)
-    tokens, lengths = greedy(dies, CLOCKS, first, length=3, end=end)
+    tokens, lengths = jax.jit(partial(greedy, dies, length=3, end=end))(CLOCKS, first)
     assert tokens.tolist() == wanted and lengths.tolist() == [3, 3, 3]
     key = jax.random.key(0)
     for options in ({}, {"top_p": 0.5}, {"top_k": 2}):
-        drawn = sample(dies, CLOCKS, first, key, length=3, temperature=1e-3, end=end, **options)
-        assert drawn.tolist() == wanted
+        draw = partial(sample, dies, length=3, temperature=1e-3, end=end, **options)
+        assert jax.jit(draw)(CLOCKS, first, key).tolist() == wanted
     embed = jn.embedding(4, 2)  # a step of such a token is NaN again
     params, _ = embed.init(key, first)
     seen, _ = jax.jit(embed.apply)(params, {}, tokens[1])
@@ -299,8 +298,9 @@ def test_a_token_without_a_distribution_is_minus_one(end):
 
 @pytest.mark.parametrize("beams", [1, 2, 6])
 def test_beams_without_a_distribution_have_scores_of_nan(beams):
-    _, _, scores = beam_search(dies, CLOCKS, jnp.zeros(3, int), beams=beams, length=3, end=3)
-    assert jnp.isnan(scores[1:]).all() and not jnp.isnan(scores[0]).any()
+    run = jax.jit(partial(beam_search, dies, beams=beams, length=3, end=3))
+    _, _, scores = jax.device_get(run(CLOCKS, np.zeros(3, int)))
+    assert np.isnan(scores[1:]).all() and not np.isnan(scores[0]).any()
 
 
 # Messages.

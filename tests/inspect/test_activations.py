@@ -8,6 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import activations, first_nonfinite
+from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5)), jnp.float32)
@@ -50,8 +51,8 @@ def test_under_jit_grad_and_vmap():
 
     eager = tanh(params, X)
     np.testing.assert_allclose(jax.jit(tanh)(params, X), eager, 1e-6)
-    np.testing.assert_allclose(jax.vmap(tanh, (None, 0))(params, X[None])[0], eager, 1e-6)
-    gradient = jax.grad(lambda params: tanh(params, X).sum())(params)
+    np.testing.assert_allclose(jax.jit(jax.vmap(tanh, (None, 0)))(params, X[None])[0], eager, 1e-6)
+    gradient = jax.jit(jax.grad(lambda params: tanh(params, X).sum()))(params)
     assert float(jnp.abs(gradient["first"]["bias"]).sum()) > 0
     assert float(jnp.abs(gradient["batch_norm"]["bias"]).sum()) == 0
 
@@ -61,7 +62,7 @@ def test_training_mode_and_key():
     params, state = layer.init(KEY, X)
     found = activations(layer, params, state, X, key=jax.random.key(1), train=True)
     np.testing.assert_allclose(found["batch_norm"].mean(0), 0, atol=1e-6)
-    again, _ = layer.apply(params, state, X, key=jax.random.key(1), train=True)
+    again, _ = jit_apply(layer, params, state, X, key=jax.random.key(1), train=True)
     np.testing.assert_array_equal(found["dropout"], again)
     assert 0 < (found["dropout"] == 0).mean() < 1
 
@@ -105,7 +106,7 @@ def test_observe_changes_outputs():
     def zero(path, layer, x, y):
         return 0 * y if path == ("first",) else y
 
-    y, after = jn.observe(layer, zero).apply(params, state, X, train=True)
+    y, after = jit_apply(jn.observe(layer, zero), params, state, X, train=True)
     np.testing.assert_array_equal(y, 0)
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
@@ -118,8 +119,8 @@ def test_observe_keeps_the_layer():
         jax.tree.leaves(watched.init(KEY, X)), jax.tree.leaves((params, state)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    y, _ = layer.apply(params, state, X, train=True)
-    z, _ = watched.apply(params, state, X, train=True)
+    y, _ = jit_apply(layer, params, state, X, train=True)
+    z, _ = jit_apply(watched, params, state, X, train=True)
     np.testing.assert_array_equal(y, z)
     with pytest.raises(ValueError, match="net: unused entries: params/surplus; layers here: first"):
         watched.apply(params | {"surplus": {}}, state, X)
@@ -138,8 +139,8 @@ def test_observe_shares_a_composed_layer():
 def test_observe_passes_keys_on():
     layer = jn.serial(jn.serial(jn.dropout(0.5), name="a"), jn.dropout(0.5), name="net")
     watched = jn.observe(layer, lambda path, layer, x, y: y)
-    y, _ = layer.apply({}, {}, X, key=jax.random.key(1), train=True)
-    z, _ = watched.apply({}, {}, X, key=jax.random.key(1), train=True)
+    y, _ = jit_apply(layer, {}, {}, X, key=jax.random.key(1), train=True)
+    z, _ = jit_apply(watched, {}, {}, X, key=jax.random.key(1), train=True)
     np.testing.assert_array_equal(y, z)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import integrated_gradients, occlusion, saliency
+from tests.compiled import jit_apply
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 7, 6, 2))  # sizes that all differ
 
@@ -144,8 +145,8 @@ def test_completeness(activation, steps, tolerance, x64):
     found = integrated_gradients(
         net, params, state, IMAGES, target, baseline=baseline, steps=steps
     )  # fmt: skip
-    at_x = np.asarray(net.apply(params, state, jnp.asarray(IMAGES))[0])
-    at_start = np.asarray(net.apply(params, state, jnp.asarray(baseline[None]))[0])
+    at_x = np.asarray(jit_apply(net, params, state, jnp.asarray(IMAGES))[0])
+    at_start = np.asarray(jit_apply(net, params, state, jnp.asarray(baseline[None]))[0])
     rise = at_x[np.arange(3), target] - at_start[0, target]
     size = np.abs(found).sum((1, 2, 3)).min()  # rectifiers: as many jumps as units on the way
     np.testing.assert_allclose(found.sum((1, 2, 3)), rise, atol=tolerance * size)
@@ -160,7 +161,7 @@ def test_a_unit_inside_by_path(trained):
         return found["second"][:, 2, 1, 3].sum()
 
     found = saliency(net, params, state, IMAGES, (2, 1, 3), path="second")
-    np.testing.assert_allclose(found, jax.grad(unit)(jnp.asarray(IMAGES)), atol=1e-12)
+    np.testing.assert_allclose(found, jax.jit(jax.grad(unit))(jnp.asarray(IMAGES)), atol=1e-12)
     assert float(jnp.abs(found).sum()) > 0
     rows = saliency(net, params, state, IMAGES, (2, slice(None), 3), path="second")
     parts = [saliency(net, params, state, IMAGES, (2, j, 3), path="second") for j in range(3)]

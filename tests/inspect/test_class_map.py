@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import class_activation_map
+from tests.compiled import jit_apply
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 7, 6, 2))
 
@@ -22,7 +23,7 @@ def test_grad_cam_is_cam_where_a_mean_and_a_dense_layer_follow(x64):
     params, state = net.init(jax.random.key(0), jnp.asarray(IMAGES))
     params["dense"]["bias"] = jnp.arange(5.0)
     maps = np.asarray(jn.inspect.activations(net, params, state, jnp.asarray(IMAGES))["relu"])
-    logits = np.asarray(net.apply(params, state, jnp.asarray(IMAGES))[0])
+    logits = np.asarray(jit_apply(net, params, state, jnp.asarray(IMAGES))[0])
     for target in (None, np.array([0, 4, 2])):
         best = logits.argmax(1) if target is None else target
         kernel = np.asarray(params["dense"]["kernel"])[:, best]  # (maps, batch)

@@ -7,13 +7,14 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import flops, memory
+from tests.compiled import jit_apply
 
 spec = jn.spec
 
 
 def of(layer, x):
     params, state = jax.eval_shape(layer.init, jax.random.key(0), x)
-    return flops(lambda p, s, x: layer.apply(p, s, x), params, state, x)
+    return flops(lambda p, s, x: jit_apply(layer, p, s, x), params, state, x)
 
 
 @pytest.mark.parametrize(

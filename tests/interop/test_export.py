@@ -14,6 +14,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.interop.export import export, load_exported
 from tests.catalogue import ROWS, fill
+from tests.compiled import jit_apply
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
 
@@ -141,7 +142,7 @@ def test_several_platforms(row):
     params, state = layer.init(KEY, row.x)
     program = export(layer, params, state, row.x, platforms=["cpu", "cuda", "tpu"])
     assert str(program).endswith("on cpu, cuda, tpu")
-    close(program(sized(x, 3)), layer.apply(params, state, sized(x, 3))[0])
+    close(program(sized(x, 3)), jit_apply(layer, params, state, sized(x, 3))[0])
 
 
 def test_the_program_is_plain_stablehlo():
@@ -166,7 +167,7 @@ def test_weights_outside_are_exchanged(tmp_path):
         params = jax.tree.map(lambda a, f=factor: a * f, params)
         jn.save(tmp_path / "net.safetensors", {"params": params, "state": state})
         weights = load_file(tmp_path / "net.safetensors")
-        close(program(weights, x), net.apply(params, state, x)[0])
+        close(program(weights, x), jit_apply(net, params, state, x)[0])
     with pytest.raises(
         ValueError, match=r"expected \(a dict of 6 weights, \(batch, 6, 5, 1\) float32"
     ):
@@ -198,10 +199,12 @@ def test_gradients_by_option(tmp_path, outside):
         return (once(weights, x) if outside else once(x)).sum()
 
     def ours(params, x):
-        return net.apply(params, state, x)[0].sum()
+        return jit_apply(net, params, state, x)[0].sum()
 
     argument = 0 if outside else 1
-    close(jax.grad(theirs, argument)(params, x), jax.grad(ours, argument)(params, x))
+    close(
+        jax.jit(jax.grad(theirs, argument))(params, x), jax.jit(jax.grad(ours, argument))(params, x)
+    )
     never = load_exported(program.save(tmp_path / "never"))
     weights = {f"params/conv/{name}": params["conv"][name] for name in names}
     with pytest.raises(ValueError, match="[Nn]o VJP"):
@@ -214,8 +217,8 @@ def test_gradients_pass_by_integers(tmp_path):
     params, state = drawn(net, spec)
     x, lengths = inputs(spec, 4)
     once = load_exported(export(net, params, state, spec).save(tmp_path / "lstm", gradients=1))
-    theirs = jax.grad(lambda x: once((x, lengths)).sum())(x)
-    close(theirs, jax.grad(lambda x: net.apply(params, state, (x, lengths))[0].sum())(x))
+    theirs = jax.jit(jax.grad(lambda x: once((x, lengths)).sum()))(x)
+    close(theirs, jax.jit(jax.grad(lambda x: net.apply(params, state, (x, lengths))[0].sum()))(x))
 
 
 def test_further_open_sizes():
@@ -224,7 +227,7 @@ def test_further_open_sizes():
     batch, time = jax.export.symbolic_shape("batch, time")
     program = export(net, params, state, (jn.spec((batch, time, 5)), jn.spec((batch,), jnp.int32)))
     x = jax.random.normal(KEY, (4, 9, 5)), jnp.array([9, 1, 5, 7])
-    close(program(x), net.apply(params, state, x)[0])
+    close(program(x), jit_apply(net, params, state, x)[0])
     with pytest.raises(ValueError, match="batch must be None for an x with symbolic sizes, got 2"):
         export(net, params, state, jn.spec((batch, 5)), batch=2)
 

@@ -1,4 +1,5 @@
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 import jaxnet as jn
 from tests import test_laws as test_laws_file
 from tests.catalogue import Row
+from tests.compiled import jit_apply
 
 flax = pytest.importorskip("flax", reason="Flax is what is converted from and to")
 
@@ -137,7 +139,7 @@ def test_from_linen_is_the_module():
     variables = module.init(KEY, X, train=False)
     params, state = layer.init(KEY, jn.spec(X.shape))
     close({"params": params, **state}, variables, 0)
-    y, after = layer.apply(params, state, X)
+    y, after = jit_apply(layer, params, state, X)
     close(y, module.apply(variables, X, train=False), 0)
     close(after, state, 0)
 
@@ -146,17 +148,21 @@ def test_from_linen_is_the_module():
         return loss_of(y, Y).mean(), changed
 
     def ours(params):
-        y, changed = layer.apply(params, state, X, train=True)
+        y, changed = jit_apply(layer, params, state, X, train=True)
         return loss_of(y, Y).mean(), changed
 
-    close(jax.grad(ours, has_aux=True)(params), jax.grad(theirs, has_aux=True)(params), 0)
+    close(
+        jax.jit(jax.grad(ours, has_aux=True))(params),
+        jax.jit(jax.grad(theirs, has_aux=True))(params),
+        0,
+    )
 
 
 def test_flax_keeps_its_variables_as_the_layer_does():
     """The idiom of the file's docstring."""
     variables = Net().init(KEY, X, train=False)
     state, params = flax.core.pop(variables, "params")
-    y, _ = from_linen(Net()).apply(params, state, X)
+    y, _ = jit_apply(from_linen(Net()), params, state, X)
     close(y, Net().apply(variables, X, train=False), 0)
 
 
@@ -196,15 +202,15 @@ def test_training_mode_by_its_usual_names(flag):
     module = type("Flagged", (nn.Module,), {"__call__": scope["__call__"]})()
     layer = from_linen(module)
     x, on = jnp.zeros((2, 3)), FLAGS[flag]
-    assert (layer.apply({}, {}, x, train=True)[0] == 10 * on).all()
-    assert (layer.apply({}, {}, x)[0] == 10 * (not on)).all()
+    assert (jit_apply(layer, {}, {}, x, train=True)[0] == 10 * on).all()
+    assert (jit_apply(layer, {}, {}, x)[0] == 10 * (not on)).all()
 
 
 def test_what_was_decided_when_the_module_was_built_stays():
     layer = from_linen(nn.BatchNorm(use_running_average=True))
     x = 3 + X[0, :, :, 0]
     params, state = layer.init(KEY, x)
-    y, after = layer.apply(params, state, x, train=True)
+    y, after = jit_apply(layer, params, state, x, train=True)
     close(y, x, 1e-4)
     close(after, state, 0)
 
@@ -217,7 +223,8 @@ def test_call_for_several_inputs():
     queries, memory = jnp.ones((2, 3, 4)), X[:2, :5, :, 0]
     params, state = layer.init(KEY, (queries, memory))
     y, _ = jax.jit(layer.apply)(params, state, (queries, memory))
-    want = module.apply({"params": params}, queries, memory, deterministic=True)
+    run = jax.jit(partial(module.apply, deterministic=True))
+    want = run({"params": params}, queries, memory)
     close(y, want, 1e-5)
     assert layer.name == "attention"
 
@@ -225,9 +232,9 @@ def test_call_for_several_inputs():
 def test_dropout_is_drawn_from_the_key():
     layer, x = from_linen(Net(0.5)), X
     params, state = layer.init(KEY, x)
-    a, _ = layer.apply(params, state, x, key=KEY, train=True)
-    b, _ = layer.apply(params, state, x, key=KEY, train=True)
-    c, _ = layer.apply(params, state, x, key=jax.random.key(4), train=True)
+    a, _ = jit_apply(layer, params, state, x, key=KEY, train=True)
+    b, _ = jit_apply(layer, params, state, x, key=KEY, train=True)
+    c, _ = jit_apply(layer, params, state, x, key=jax.random.key(4), train=True)
     assert (a == b).all() and (a != c).any()
     with pytest.raises(ValueError, match=r"Net: draws random numbers.*key=jax.random.key\(0\)"):
         layer.apply(params, state, x, train=True)
@@ -252,7 +259,7 @@ def test_other_collections_are_state():
     params, state = layer.init(KEY, jn.spec((2, 3)))
     assert params == {} and shapes(state) == {"counts": {"n": ()}}
     for n in (1, 2):
-        y, state = layer.apply(params, state, jnp.ones((2, 3)))
+        y, state = jit_apply(layer, params, state, jnp.ones((2, 3)))
         assert (y == n).all()
 
 
@@ -272,7 +279,7 @@ def test_transforms_take_modules():
     """repeat over depth and ensemble over copies, each against its loop."""
     layer, x = from_linen(nn.Dense(3)), jnp.ones((2, 3))
     params, state = jn.repeat(layer, 4).init(KEY, x)
-    y, _ = jn.repeat(layer, 4).apply(params, state, x)
+    y, _ = jit_apply(jn.repeat(layer, 4), params, state, x)
     want = x
     for i in range(4):
         want = nn.Dense(3).apply({"params": jax.tree.map(lambda p, i=i: p[i], params)}, want)
@@ -321,7 +328,7 @@ def test_weights_pass_over_unchanged_both_ways(layer, module):
         close(run(to_linen(layer), train=True)(weights), run(module)(weights), 3e-4)
     # and as plain layers
     state, params = flax.core.pop(theirs, "params")
-    y, _ = layer.apply(params, state.get("batch_stats", {}), x, train=True)
+    y, _ = jit_apply(layer, params, state.get("batch_stats", {}), x, train=True)
     close(y, module.apply(theirs, x, mutable="batch_stats")[0], 3e-4)
 
 
@@ -331,11 +338,11 @@ def test_to_linen_is_the_layer():
     variables = module.init(KEY, x)
     params, state = layer.init(KEY, x)
     assert shapes(variables) == shapes({"params": params, "batch_stats": state})
-    y, after = layer.apply(variables["params"], variables["batch_stats"], x, train=True)
+    y, after = jit_apply(layer, variables["params"], variables["batch_stats"], x, train=True)
     theirs, changed = module.apply(variables, x, train=True, mutable=["batch_stats"])
     close((y, {"batch_stats": after}), (theirs, changed))
     assert (after["batch_norm"]["mean"] != state["batch_norm"]["mean"]).all()
-    y, _ = layer.apply(variables["params"], variables["batch_stats"], x)
+    y, _ = jit_apply(layer, variables["params"], variables["batch_stats"], x)
     close(y, jax.jit(module.apply)(variables, x))
 
 
@@ -406,7 +413,7 @@ def test_nnx_takes_layers_through_flaxs_bridge():
     x = jnp.ones((2, 3))
     module.lazy_init(x)
     params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-    y, _ = layer.apply(params, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)), x)
+    y, _ = jit_apply(layer, params, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)), x)
     close(module(x), y)
 
 
@@ -456,7 +463,7 @@ def test_mixed_nests_are_the_sum_of_their_parts(train):
     for dense in (params["dense"], around["Dense_0"], inside["Dense"]):
         x = x @ dense["kernel"] + dense["bias"]
     norms = state["Around"]["batch_stats"]["inside"]["batch_norm"]
-    x, norms = jn.batch_norm().apply(inside["batch_norm"], norms, x, train=train)
+    x, norms = jit_apply(jn.batch_norm(), inside["batch_norm"], norms, x, train=train)
     close(y, jnp.tanh(x), 1e-5)
     close(after["Around"]["batch_stats"]["inside"]["batch_norm"], norms, 1e-5)
 
@@ -471,7 +478,7 @@ def test_from_nnx_is_the_module():
     assert shapes(params["rest"]) == {"1": {"kernel": (4, 5), "bias": (5,)}}
     close(params["conv"]["kernel"], module.conv.kernel[...], 0)
     module.eval()
-    close(layer.apply(params, state, X)[0], module(X))
+    close(jit_apply(layer, params, state, X)[0], module(X))
 
     module.train()
     optimizer = optax.sgd(0.1)
@@ -520,8 +527,8 @@ def test_from_nnx_arguments():
     layer = from_nnx(Sum, call=lambda m, x, train: m(*x, deterministic=not train), name="sum")
     x = jnp.ones((2, 3)), 5 * jnp.ones((2, 3))
     params, state = layer.init(KEY, x)
-    assert (layer.apply(params, state, x)[0] == 7).all()
-    assert (layer.apply(params, state, x, train=True)[0] == 2).all()
+    assert (jit_apply(layer, params, state, x)[0] == 7).all()
+    assert (jit_apply(layer, params, state, x, train=True)[0] == 2).all()
     with pytest.raises(TypeError, match=r"from_nnx: Sum needs b .*module\(x, b=...\)"):
         from_nnx(Sum)
 
@@ -538,7 +545,7 @@ def test_what_a_module_notes_beside_is_no_state():
 
     layer = from_nnx(Noting)
     params, state = layer.init(KEY, jn.spec((2, 3)))
-    assert layer.apply(params, state, jnp.ones((2, 3)), train=True)[1] == state == {}
+    assert jit_apply(layer, params, state, jnp.ones((2, 3)), train=True)[1] == state == {}
 
 
 def test_from_nnx_with_tied_weights():
@@ -555,7 +562,7 @@ def test_from_nnx_with_tied_weights():
     assert shapes(params) == {"a": {"kernel": (3, 3), "bias": (3,)}}
     x = jnp.ones((2, 3))
     once = x @ params["a"]["kernel"]
-    close(layer.apply(params, state, x)[0], once @ params["a"]["kernel"], 1e-5)
+    close(jit_apply(layer, params, state, x)[0], once @ params["a"]["kernel"], 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 import jaxnet as jn
 from jaxnet.interop.torch import first_difference, from_torch, to_torch
+from tests.compiled import jit_apply
 
 
 def small_net(padding=1, groups=2):
@@ -85,7 +86,7 @@ def test_the_same_input_gives_the_same_output():
     x = np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
     net = small_net()
     params, state = from_torch(net, theirs.state_dict(), x)
-    y, _ = net.apply(params, state, x)
+    y, _ = jit_apply(net, params, state, x)
     wanted = theirs(torch.tensor(np.moveaxis(x, -1, 1))).detach().numpy()
     np.testing.assert_allclose(y, wanted, rtol=2e-5, atol=2e-5)
     found = first_difference(net, params, state, theirs, x)
@@ -244,7 +245,7 @@ def compare(net, theirs, shape, torch, forward=None):
     theirs = random_statistics(theirs, torch)
     x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     params, state = from_torch(net, theirs.state_dict(), x)
-    y, _ = net.apply(params, state, x)
+    y, _ = jit_apply(net, params, state, x)
     inputs = torch.tensor(np.moveaxis(x, -1, 1))
     wanted = (forward or theirs)(inputs).detach().numpy()
     wanted = np.moveaxis(wanted, 1, -1) if wanted.ndim > 2 else wanted
@@ -352,7 +353,7 @@ def test_an_embedding_flattens_as_in_torch(torch):
     x = np.array([[1, 5, 10], [0, 2, 2]])
     params, state = from_torch(net, theirs.state_dict(), x)
     wanted = theirs(torch.tensor(x)).detach().numpy()
-    np.testing.assert_allclose(net.apply(params, state, x)[0], wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jit_apply(net, params, state, x)[0], wanted, rtol=1e-4, atol=1e-4)
 
 
 def inline(flatten):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply, jit_pull
 
 
 def correlate(image, kernel, padding="VALID", strides=1):
     """The map that one filter makes of one picture."""
     image, kernel = jnp.array(image, jnp.float32), jnp.array(kernel, jnp.float32)
     layer = jn.conv(1, kernel.shape, strides=strides, padding=padding, use_bias=False)
-    y, _ = layer.apply({"kernel": kernel[..., None, None]}, {}, image[None, ..., None])
+    y, _ = jit_apply(layer, {"kernel": kernel[..., None, None]}, {}, image[None, ..., None])
     return y[0, ..., 0].tolist()
 
 
@@ -78,7 +79,7 @@ def test_first_layer_of_alexnet():
 def output_shape(layer, shape):
     def run(x):
         params, state = layer.init(jax.random.key(0), x)
-        return layer.apply(params, state, x)[0]
+        return jit_apply(layer, params, state, x)[0]
 
     return jax.eval_shape(run, jn.spec(shape)).shape
 
@@ -107,18 +108,19 @@ def test_shapes(layer, x, y):
 
 def test_a_shifted_input_gives_a_shifted_map():
     layer = jn.conv(4, 3, padding="VALID")
-    x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
     params, _ = layer.init(jax.random.key(1), x)
-    y, _ = layer.apply(params, {}, x)
-    moved, _ = layer.apply(params, {}, jnp.roll(x, (2, 1), (1, 2)))
+    y, _ = jit_apply(layer, params, {}, x)
+    moved, _ = jit_apply(layer, params, {}, np.roll(x, (2, 1), (1, 2)))
     np.testing.assert_allclose(moved[:, 2:, 1:], y[:, :-2, :-1], 1e-5, 1e-6)
 
 
 def test_causal_sees_no_later_inputs():
     layer = jn.conv(4, 3, padding="CAUSAL", dilation=2)
-    x = jax.random.normal(jax.random.key(0), (1, 9, 2))
+    x = np.random.default_rng(0).normal(size=(1, 9, 2)).astype(np.float32)
     params, _ = layer.init(jax.random.key(1), x)
-    reach = jax.jacobian(lambda x: layer.apply(params, {}, x)[0][0].sum(-1))(x)[:, 0].any(-1)
+    slope = jax.jit(jax.jacobian(lambda x: layer.apply(params, {}, x)[0][0].sum(-1)))(x)
+    reach = np.asarray(slope)[:, 0].any(-1)
     wanted = [[t - s in (0, 2, 4) for s in range(9)] for t in range(9)]
     np.testing.assert_array_equal(reach, wanted)
 
@@ -127,7 +129,7 @@ def test_fresh_outputs_have_variance_near_one():
     layer = jn.conv(50, 5, padding="VALID")
     x = jax.random.normal(jax.random.key(0), (4, 24, 24, 8))
     params, _ = layer.init(jax.random.key(1), x)
-    y, _ = layer.apply(params, {}, x)
+    y, _ = jit_apply(layer, params, {}, x)
     assert 0.8 < float(y.var()) < 1.25
     assert not params["bias"].any()
 
@@ -140,8 +142,10 @@ def close(a, b):
 
 
 def gradients(layer, params, x, cotangent):
-    y, pull = jax.vjp(lambda params, x: layer.apply(params, {}, x)[0], params, x)
-    return y, *pull(jnp.asarray(cotangent))
+    y, slopes = jit_pull(
+        lambda given: layer.apply(given[0], {}, given[1])[0], (params, x), cotangent
+    )
+    return y, *slopes
 
 
 def to_last(a):
@@ -191,7 +195,7 @@ def test_depthwise_is_that_of_pytorch(x64):
     y = torch.nn.functional.conv2d(torch.tensor(x), torch.tensor(w), padding=1, groups=3)
     layer = jn.depthwise_conv((3, 2), multiplier=2, padding=1, use_bias=False)
     kernel = jnp.array(np.moveaxis(w, (0, 1), (-1, -2)))
-    close(layer.apply({"kernel": kernel}, {}, jnp.array(to_last(x)))[0], to_last(y))
+    close(jit_apply(layer, {"kernel": kernel}, {}, jnp.array(to_last(x)))[0], to_last(y))
 
 
 @pytest.mark.parametrize("stride, padding, output_padding, dilation", [
@@ -228,13 +232,13 @@ def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding,
 @pytest.mark.parametrize("window, strides", [((3, 4), 2), ((2, 5), 3), ((4, 1), 1)], ids=str)
 def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     linen = pytest.importorskip("flax.linen")  # flax 0.12.7
-    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3))
     theirs = linen.ConvTranspose(
         6, window, (strides, strides), padding=padding, param_dtype=jnp.float64
     )
-    params = theirs.init(jax.random.key(1), x)["params"]
+    params = jax.jit(theirs.init)(jax.random.key(1), x)["params"]
     ours = jn.conv_transpose(6, window, strides=strides, padding=padding)
-    close(ours.apply(params, {}, x)[0], theirs.apply({"params": params}, x))
+    close(jit_apply(ours, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x))
 
 
 @pytest.mark.parametrize("options", [
@@ -242,28 +246,27 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
 ], ids=str)  # fmt: skip
 def test_conv_is_that_of_flax(x64, options):
     linen = pytest.importorskip("flax.linen")  # flax 0.12.7
-    x = jax.random.normal(jax.random.key(0), (2, 8, 7, 3))
+    x = np.random.default_rng(0).normal(size=(2, 8, 7, 3))
     names = {"strides": "strides", "dilation": "kernel_dilation", "groups": "feature_group_count"}
     theirs = linen.Conv(
         6, (3, 2), param_dtype=jnp.float64, **{names.get(k, k): v for k, v in options.items()}
     )
-    params = theirs.init(jax.random.key(1), x)["params"]
+    params = jax.jit(theirs.init)(jax.random.key(1), x)["params"]
     layer = jn.conv(6, (3, 2), **options)
-    assert jax.tree.map(jnp.shape, layer.init(jax.random.key(1), x)[0]) == jax.tree.map(
-        jnp.shape, params
-    )
-    close(layer.apply(params, {}, x)[0], theirs.apply({"params": params}, x))
+    drawn, _ = jax.eval_shape(layer.init, jax.random.key(1), x)
+    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, params)
+    close(jit_apply(layer, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x))
 
 
 def test_many_small_networks_at_once():
     """An ensemble is vmap over the weights: the same as one after another."""
     layer = jn.serial(jn.conv(3, 3), jnp.tanh, jn.conv(4, 3, strides=2))
-    x = jax.random.normal(jax.random.key(0), (2, 6, 5, 1))
+    x = np.random.default_rng(0).normal(size=(2, 6, 5, 1)).astype(np.float32)
     keys = jax.random.split(jax.random.key(1), 3)
-    params = jax.vmap(lambda key: layer.init(key, x)[0])(keys)
-    together = jax.vmap(lambda params: layer.apply(params, {}, x)[0])(params)
+    params = jax.device_get(jax.jit(jax.vmap(lambda key: layer.init(key, x)[0]))(keys))
+    together = jax.jit(jax.vmap(lambda params: layer.apply(params, {}, x)[0]))(params)
     for i in range(3):
-        alone, _ = layer.apply(jax.tree.map(lambda leaf, i=i: leaf[i], params), {}, x)
+        alone, _ = jit_apply(layer, jax.tree.map(lambda leaf, i=i: leaf[i], params), {}, x)
         np.testing.assert_allclose(together[i], alone, 1e-5, 1e-6)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 
@@ -16,14 +17,14 @@ KEY = jax.random.key(0)
 ])  # fmt: skip
 def test_values_by_hand(x, expected):
     params = {"kernel": jnp.array([[1.0, 2], [3, 4], [5, 6]]), "bias": jnp.array([10.0, 20])}
-    y, _ = jn.dense(2).apply(params, {}, jnp.array([x], jnp.float32))
+    y, _ = jit_apply(jn.dense(2), params, {}, jnp.array([x], jnp.float32))
     assert y.tolist() == [expected]
 
 
 def test_a_fresh_layer_keeps_the_variance():
     x = jax.random.normal(jax.random.key(1), (500, 400))
     params, _ = jn.dense(300).init(KEY, x)
-    y, _ = jn.dense(300).apply(params, {}, x)
+    y, _ = jit_apply(jn.dense(300), params, {}, x)
     assert 0.97 < float(y.var()) < 1.03
     assert not params["bias"].any()
 
@@ -31,14 +32,14 @@ def test_a_fresh_layer_keeps_the_variance():
 def test_last_axis_alone_is_mapped():
     params, _ = jn.dense(4, use_bias=False).init(KEY, jn.spec((2, 5, 3)))
     x = jax.random.normal(jax.random.key(1), (2, 5, 3))
-    y, _ = jn.dense(4, use_bias=False).apply(params, {}, x)
+    y, _ = jit_apply(jn.dense(4, use_bias=False), params, {}, x)
     np.testing.assert_allclose(y, np.einsum("bti,io->bto", x, params["kernel"]), rtol=1e-5)
     assert list(params) == ["kernel"]
 
 
 def test_pixels_are_fine():
     params, _ = jn.dense(4).init(KEY, jn.spec((2, 3), jnp.uint8))
-    y, _ = jn.dense(4).apply(params, {}, jnp.full((2, 3), 255, jnp.uint8))
+    y, _ = jit_apply(jn.dense(4), params, {}, jnp.full((2, 3), 255, jnp.uint8))
     np.testing.assert_allclose(y[0], 255 * params["kernel"].sum(0), rtol=1e-4)
 
 
@@ -51,7 +52,7 @@ def test_parity_with_torch(x64):
     y.backward(torch.tensor(dy))
 
     def run(x, w, b):
-        return jn.dense(4).apply({"kernel": w, "bias": b}, {}, x)[0]
+        return jit_apply(jn.dense(4), {"kernel": w, "bias": b}, {}, x)[0]
 
     ours, vjp = jax.vjp(run, x, w, b)
     np.testing.assert_allclose(ours, y.detach(), atol=1e-10)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 IDS = jnp.array([[1, 5, 0], [10, 5, 2]])
 
@@ -18,11 +19,12 @@ def draw(*shape, seed=0):
 def test_takes_rows_of_the_table():
     layer = jn.embedding(11, 4)
     table = jnp.arange(44.0).reshape(11, 4)
-    y, _ = layer.apply({"embedding": table}, {}, IDS)
+    y, _ = jit_apply(layer, {"embedding": table}, {}, IDS)
     assert y.shape == (2, 3, 4)
     assert y[0, 1].tolist() == [20.0, 21.0, 22.0, 23.0] and (y[0, 1] == y[1, 1]).all()
     assert (
-        layer.apply({"embedding": table}, {}, jnp.array([255, 3], jnp.uint8) % 11)[0][0] == table[2]
+        jit_apply(layer, {"embedding": table}, {}, jnp.array([255, 3], jnp.uint8) % 11)[0][0]
+        == table[2]
     ).all()
 
 
@@ -40,7 +42,7 @@ def test_values_and_gradients_equal_torch(x64):
         y, _ = layer.apply({"embedding": table}, {}, IDS)
         return (y * c).sum(), y
 
-    grad, y = jax.grad(loss, has_aux=True)(jnp.asarray(table))
+    grad, y = jax.jit(jax.grad(loss, has_aux=True))(jnp.asarray(table))
     np.testing.assert_allclose(y, out.detach(), rtol=1e-10)
     np.testing.assert_allclose(grad, given.grad, rtol=1e-10)  # id 5 comes twice: its row adds up
 
@@ -78,14 +80,16 @@ def test_tied_table_is_one_and_gets_both_gradients(x64):
     assert jax.tree.map(jnp.shape, params) == {"embedding": {"embedding": (11, 4)}}
 
     def loss(table):
-        logits, _ = net.apply({"embedding": {"embedding": table}}, state, IDS)
+        logits, _ = jit_apply(net, {"embedding": {"embedding": table}}, state, IDS)
         return optax.softmax_cross_entropy_with_integer_labels(logits, IDS).sum(), logits
 
     def by_hand(table):
         logits = jnp.tanh(table[IDS]) @ table.T
         return optax.softmax_cross_entropy_with_integer_labels(logits, IDS).sum(), logits
 
-    (grad, y), (wanted, logits) = (jax.grad(f, has_aux=True)(table) for f in (loss, by_hand))
+    (grad, y), (wanted, logits) = jax.jit(
+        lambda table: [jax.grad(f, has_aux=True)(table) for f in (loss, by_hand)]
+    )(table)
     np.testing.assert_allclose(y, logits, rtol=1e-10)
     np.testing.assert_allclose(grad, wanted, rtol=1e-10)
 
@@ -115,10 +119,10 @@ def test_learned_positions_add_the_row_of_each_place():
     layer = jn.learned_positions(7)
     params = {"embedding": jnp.asarray(draw(7, 4), jnp.float32)}
     x = jnp.asarray(draw(2, 5, 4), jnp.float32)
-    y, _ = layer.apply(params, {}, x)
+    y, _ = jit_apply(layer, params, {}, x)
     np.testing.assert_array_equal(y, x + params["embedding"][:5])
     places = jnp.array([[6, 0, 1, 1, 2], [0, 1, 2, 3, 4]])
-    y, _ = layer.apply(params, {}, (x, places))
+    y, _ = jit_apply(layer, params, {}, (x, places))
     np.testing.assert_array_equal(y, x + params["embedding"][places])
 
 
@@ -139,7 +143,7 @@ def test_learned_positions_messages():
 
 def test_sinusoidal_positions_by_the_formula(x64):
     x = jnp.asarray(draw(2, 50, 6))
-    y, _ = jn.sinusoidal_positions().apply({}, {}, x)
+    y, _ = jit_apply(jn.sinusoidal_positions(), {}, {}, x)
     for place in (0, 1, 49):
         for i in range(3):
             angle = place / 10000 ** (2 * i / 6)
@@ -151,10 +155,10 @@ def test_sinusoidal_positions_by_the_formula(x64):
 
 def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
     layer, x = jn.sinusoidal_positions(), jnp.zeros((2, 400, 6))
-    whole, _ = layer.apply({}, {}, x)
-    one, _ = layer.apply({}, {}, (x[:, 0], jnp.array([399, 3])))
+    whole, _ = jit_apply(layer, {}, {}, x)
+    one, _ = jit_apply(layer, {}, {}, (x[:, 0], jnp.array([399, 3])))
     np.testing.assert_allclose(one, jnp.stack([whole[0, 399], whole[1, 3]]), atol=1e-6)
-    narrow, _ = layer.apply({}, {}, x.astype(jnp.bfloat16))
+    narrow, _ = jit_apply(layer, {}, {}, x.astype(jnp.bfloat16))
     np.testing.assert_allclose(narrow.astype(jnp.float32), whole, atol=2**-8)
     with pytest.raises(ValueError, match="even number of features"):
         layer.init(jax.random.key(0), jn.spec((2, 3, 5)))

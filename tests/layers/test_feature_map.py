@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.layers import polynomial, random_fourier, rbf
+from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(7, 4))
@@ -22,7 +23,7 @@ def test_polynomial_is_scikit_learns(degree, inputs, x64):
         "sklearn.preprocessing", reason="scikit-learn is the reference"
     )
     want = preprocessing.PolynomialFeatures(degree, include_bias=False).fit_transform(X[:, :inputs])
-    y, _ = polynomial(degree).apply({}, {}, jnp.array(X[:, :inputs]))
+    y, _ = jit_apply(polynomial(degree), {}, {}, jnp.array(X[:, :inputs]))
     np.testing.assert_allclose(y, want, 1e-12)
     assert y.shape[1] == math.comb(inputs + degree, degree) - 1
 
@@ -34,14 +35,16 @@ def test_polynomial_sizes_of_the_docstring():
 
 def test_polynomial_slopes_at_0():
     """d(ab)/da = b also where a = 0, and d(a²)/da = 0."""
-    jacobian = jax.jacobian(lambda x: polynomial(2).apply({}, {}, x)[0][0])(jnp.array([[0.0, 3.0]]))
+    jacobian = jax.jit(jax.jacobian(lambda x: polynomial(2).apply({}, {}, x)[0][0]))(
+        jnp.array([[0.0, 3.0]])
+    )
     assert jacobian[:, 0].tolist() == [[1, 0], [0, 1], [0, 0], [3, 0], [0, 6]]  # a b aa ab bb
 
 
 def test_polynomial_leaves_middle_axes_alone():
     x = jnp.array(X[:6].reshape(2, 3, 4), jnp.float32)
-    y, _ = polynomial(2).apply({}, {}, x)
-    flat, _ = polynomial(2).apply({}, {}, x.reshape(6, 4))
+    y, _ = jit_apply(polynomial(2), {}, {}, x)
+    flat, _ = jit_apply(polynomial(2), {}, {}, x.reshape(6, 4))
     np.testing.assert_array_equal(y.reshape(6, -1), flat)
 
 
@@ -51,21 +54,23 @@ def test_polynomial_leaves_middle_axes_alone():
 def test_rbf_by_hand(x64):
     """Distances² 0, 25, 5; width² 4."""
     params = {"centres": jnp.array([[1.0, 2.0], [4.0, -2.0], [0.0, 0.0]]), "width": jnp.array(2.0)}
-    y, _ = rbf(3).apply(params, {}, jnp.array([[1.0, 2.0]]))
+    y, _ = jit_apply(rbf(3), params, {}, jnp.array([[1.0, 2.0]]))
     np.testing.assert_allclose(y, [[1, math.exp(-25 / 8), math.exp(-5 / 8)]], 1e-14)
 
 
 def test_rbf_is_scikit_learns_kernel(x64):
     pairwise = pytest.importorskip("sklearn.metrics.pairwise", reason="the reference")
     centres = np.random.default_rng(1).normal(size=(5, 4))
-    y, _ = rbf(5).apply({"centres": jnp.array(centres), "width": jnp.array(1.7)}, {}, jnp.array(X))
+    y, _ = jit_apply(
+        rbf(5), {"centres": jnp.array(centres), "width": jnp.array(1.7)}, {}, jnp.array(X)
+    )
     np.testing.assert_allclose(y, pairwise.rbf_kernel(X, centres, 1 / (2 * 1.7**2)), 1e-10)
 
 
 def test_rbf_far_from_the_origin():
     """Years, say: in float32 the squares of 2020 would leave no digit for a distance of 1."""
     params = {"centres": jnp.array([[2020.0], [2021.0]]), "width": jnp.array(1.0)}
-    y, _ = rbf(2).apply(params, {}, jnp.array([[2020.0], [2020.5]]))
+    y, _ = jit_apply(rbf(2), params, {}, jnp.array([[2020.0], [2020.5]]))
     want = [[1, math.exp(-1 / 2)], [math.exp(-1 / 8), math.exp(-1 / 8)]]
     np.testing.assert_allclose(y, want, 1e-6)
 
@@ -81,7 +86,7 @@ def test_rbf_begins_with_its_width_and_normal_centres():
 
 def test_random_fourier_by_hand(x64):
     params = {"kernel": jnp.array([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]), "bias": jnp.arange(3.0)}
-    y, _ = random_fourier(3).apply(params, {}, jnp.array([[2.0, 4.0]]))
+    y, _ = jit_apply(random_fourier(3), params, {}, jnp.array([[2.0, 4.0]]))
     want = math.sqrt(2 / 3) * np.cos([[4.0, 5.0, 6.0]])
     np.testing.assert_allclose(y, want, 1e-14)
 
@@ -95,7 +100,7 @@ def test_random_fourier_approximates_the_gaussian_kernel(bandwidth):
     def error(features):
         layer = random_fourier(features, bandwidth)
         params, _ = layer.init(KEY, jn.spec((1, 4)))
-        z, _ = layer.apply(params, {}, jnp.array(X, jnp.float32))
+        z, _ = jit_apply(layer, params, {}, jnp.array(X, jnp.float32))
         return float(np.abs(z @ z.T - want).mean())
 
     few, many = error(100), error(10_000)
@@ -116,7 +121,7 @@ def test_frozen_waves_stay():
     net = jn.serial(jn.freeze(random_fourier(6)), jn.dense(1))
     params, _ = net.init(KEY, jn.spec((2, 3)))
     x = jnp.array(X[:, :3], jnp.float32)
-    grads = jax.grad(lambda p: net.apply(p, {}, x)[0].sum())(params)
+    grads = jax.jit(jax.grad(lambda p: jit_apply(net, p, {}, x)[0].sum()))(params)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads["random_fourier"]))
     assert (grads["dense"]["kernel"] != 0).all()
 
@@ -144,5 +149,5 @@ def test_messages(make, message):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 def test_products_of_integers_do_not_wrap(dtype):
-    y, _ = polynomial(4).apply({}, {}, np.array([[200]], dtype))
+    y, _ = jit_apply(polynomial(4), {}, {}, np.array([[200]], dtype))
     np.testing.assert_array_equal(y, np.float32([[200, 200**2, 200**3, 200**4]]))

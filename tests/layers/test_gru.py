@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 
 def test_the_reset_gate_acts_after_the_product(x64):
@@ -20,7 +21,7 @@ def test_the_reset_gate_acts_after_the_product(x64):
     r = 1 / (1 + np.exp(-(x + 0.1 + 0.5 * h)))
     u = 1 / (1 + np.exp(-(-2 * x + 0.2 + h)))
     n = np.tanh(0.5 * x + 0.3 + r * (2 * h - 0.4))
-    (new, y), _ = jn.gru_cell(1).apply(params, {}, (jnp.array([[h]]), jnp.array([[x]])))
+    (new, y), _ = jit_apply(jn.gru_cell(1), params, {}, (jnp.array([[h]]), jnp.array([[x]])))
     np.testing.assert_allclose(new, [[(1 - u) * n + u * h]], rtol=1e-12)
     assert new == y
 

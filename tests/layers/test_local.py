@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 
 @pytest.mark.parametrize("x_shape, window, options", [
@@ -18,7 +19,7 @@ def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, opti
     conv = jn.conv(5, window, **({"padding": "VALID"} | options))
     params, _ = conv.init(jax.random.key(1), x)
     params["bias"] = jnp.arange(5.0)
-    y, _ = conv.apply(params, {}, x)
+    y, _ = jit_apply(conv, params, {}, x)
     positions = y.shape[1:-1]
     kernel = params["kernel"].reshape(-1, 5)
     shared = {
@@ -26,11 +27,11 @@ def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, opti
         "bias": jnp.broadcast_to(params["bias"], (*positions, 5)),
     }
     layer = jn.locally_connected(5, window, **options)
-    np.testing.assert_allclose(layer.apply(shared, {}, x)[0], y, 1e-12, 1e-12)
+    np.testing.assert_allclose(jit_apply(layer, shared, {}, x)[0], y, 1e-12, 1e-12)
 
     # The gradient of a shared kernel is the sum over the positions.
     def energy(layer):
-        return jax.grad(lambda params: (layer.apply(params, {}, x)[0] ** 2).sum())
+        return jax.grad(lambda params: (jit_apply(layer, params, {}, x)[0] ** 2).sum())
 
     local, whole = energy(layer)(shared), energy(conv)(params)
     space = tuple(range(len(positions)))
@@ -43,7 +44,7 @@ def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, opti
 def test_each_position_has_its_own_kernel():
     layer = jn.locally_connected(1, 2, use_bias=False)
     kernel = jnp.array([[1.0, 0], [0, 10], [100, 1000]])[..., None]  # (positions, window, 1)
-    y, _ = layer.apply({"kernel": kernel}, {}, jnp.array([1.0, 2, 3, 4]).reshape(1, 4, 1))
+    y, _ = jit_apply(layer, {"kernel": kernel}, {}, jnp.array([1.0, 2, 3, 4]).reshape(1, 4, 1))
     assert y.ravel().tolist() == [1, 30, 4300]
 
 
@@ -51,7 +52,7 @@ def test_fresh_outputs_have_variance_near_one():
     layer = jn.locally_connected(7, 5)
     x = jax.random.normal(jax.random.key(0), (40, 12, 11, 3))
     params, _ = layer.init(jax.random.key(1), x)
-    assert 0.9 < float(layer.apply(params, {}, x)[0].var()) < 1.1
+    assert 0.9 < float(jit_apply(layer, params, {}, x)[0].var()) < 1.1
     assert params["bias"].shape == (8, 7, 7)
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 
 def noisy(layer, x):
-    y, _ = layer.apply({}, {}, x, key=jax.random.key(0), train=True)
+    y, _ = jit_apply(layer, {}, {}, x, key=jax.random.key(0), train=True)
     return np.asarray(y)
 
 
@@ -39,8 +40,8 @@ def test_gaussian_dropout_multiplies(rate):
 def test_identity_in_evaluation():
     x = jnp.arange(6.0).reshape(2, 3)
     for layer in (jn.gaussian_noise(0.5), jn.gaussian_dropout(0.5)):
-        assert (layer.apply({}, {}, x)[0] == x).all()
-    assert (jn.gaussian_noise(0.0).apply({}, {}, x, train=True)[0] == x).all()
+        assert (jit_apply(layer, {}, {}, x)[0] == x).all()
+    assert (jit_apply(jn.gaussian_noise(0.0), {}, {}, x, train=True)[0] == x).all()
 
 
 def test_messages():

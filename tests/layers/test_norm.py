@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 
 def draw(*shape, seed=0):
@@ -26,12 +27,12 @@ def run(layer, params, x, weights, **options):
     """y, and the gradients of sum(y * weights) by the params and x."""
     _, state = layer.init(jax.random.key(0), x)
 
-    @jax.jit
     def loss(params, x):
         y, after = layer.apply(params, state, x, **options)
         return (y * weights).sum(), (y, after)
 
-    grads, (y, after) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    slopes = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    grads, (y, after) = jax.device_get(slopes(params, x))
     return y, grads, after
 
 
@@ -96,7 +97,7 @@ def test_equals_torch(make, make_torch, shape, x64):
         )
         other.eval()
         after = {"mean": jnp.asarray(other.running_mean), "var": jnp.asarray(other.running_var)}
-        still, _ = layer.apply(params, after, jnp.asarray(x))
+        still, _ = jit_apply(layer, params, after, jnp.asarray(x))
         np.testing.assert_allclose(still, back(other(given)), rtol=1e-10, atol=1e-10)
 
 
@@ -123,7 +124,8 @@ FLAX = [
 def test_equals_flax_with_its_own_params(make, other, shape, x64):
     layer, x, weights = make(), jnp.asarray(draw(*shape)), draw(*shape, seed=1)
     # Flax's running averages start in float32.
-    variables = jax.tree.map(lambda a: a.astype(float), other.init(jax.random.key(0), x))
+    drawn = jax.device_get(jax.jit(other.init)(jax.random.key(0), x))
+    variables = jax.tree.map(lambda a: a.astype(float), drawn)
     params = {name: draw(6, seed=2 + i) for i, name in enumerate(sorted(variables["params"]))}
     y, grads, after = run(layer, params, x, weights, train=True)
 
@@ -131,7 +133,7 @@ def test_equals_flax_with_its_own_params(make, other, shape, x64):
         y, new = other.apply(variables | {"params": params}, x, mutable=["batch_stats"])
         return (y * weights).sum(), (y, new)
 
-    theirs, (out, new) = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    theirs, (out, new) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x)
     np.testing.assert_allclose(y, out, rtol=1e-10, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-10), grads, theirs)
     if after:
@@ -144,7 +146,7 @@ def test_batch_norm_by_hand():
     """Entries 1 and 5: mean 3, variance 4; the averages move a tenth of the way."""
     layer = jn.batch_norm(epsilon=0.0)
     params, state = layer.init(jax.random.key(0), jn.spec((2, 1)))
-    y, state = layer.apply(params, state, jnp.array([[1.0], [5.0]]), train=True)
+    y, state = jit_apply(layer, params, state, jnp.array([[1.0], [5.0]]), train=True)
     np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-6)
     np.testing.assert_allclose(state["mean"], [0.3], rtol=1e-6)  # 0.9 * 0 + 0.1 * 3
     np.testing.assert_allclose(state["var"], [1.3], rtol=1e-6)  # 0.9 * 1 + 0.1 * 4
@@ -153,7 +155,7 @@ def test_batch_norm_by_hand():
 def test_fresh_batch_norm_gives_its_input_back():
     x = jnp.asarray(draw(4, 3), jnp.float32)
     layer = jn.batch_norm()
-    y, _ = layer.apply(*layer.init(jax.random.key(0), x), x)
+    y, _ = jit_apply(layer, *layer.init(jax.random.key(0), x), x)
     np.testing.assert_allclose(y, x, rtol=1e-5)
 
 
@@ -161,7 +163,8 @@ def test_running_statistics_carry_no_gradient():
     layer = jn.batch_norm()
     x = jnp.asarray(draw(4, 3), jnp.float32)
     params, state = layer.init(jax.random.key(0), x)
-    grad = jax.grad(lambda x: layer.apply(params, state, x, train=True)[1]["var"].sum())(x)
+    variance = lambda x: layer.apply(params, state, x, train=True)[1]["var"].sum()  # noqa: E731
+    grad = jax.jit(jax.grad(variance))(x)
     assert not grad.any()
 
 
@@ -176,8 +179,8 @@ def test_bfloat16_has_statistics_in_float32(make):
     x = x.astype(jnp.bfloat16)
     layer = make()
     params, state = layer.init(jax.random.key(0), x)
-    narrow, _ = layer.apply(params, state, x, train=True)
-    wide, _ = layer.apply(params, state, x.astype(jnp.float32), train=True)
+    narrow, _ = jit_apply(layer, params, state, x, train=True)
+    wide, _ = jit_apply(layer, params, state, x.astype(jnp.float32), train=True)
     assert narrow.dtype == jnp.bfloat16
     # One rounding to 8 bits at the end is all that may be lost: at most 2^-8 of the value.
     np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
@@ -195,7 +198,7 @@ def test_bfloat16_has_statistics_in_float32(make):
 def test_mean_0_and_variance_1_over(make, axes):
     x = jnp.asarray(draw(4, 5, 7, 6), jnp.float32)
     layer = make()
-    y, _ = layer.apply(*layer.init(jax.random.key(0), x), x, train=True)
+    y, _ = jit_apply(layer, *layer.init(jax.random.key(0), x), x, train=True)
     np.testing.assert_allclose(y.mean(axes), 0, atol=1e-5)
     np.testing.assert_allclose(y.var(axes), 1, rtol=1e-3)
 
@@ -207,8 +210,10 @@ def test_constant_input_is_finite(make):
     x = jnp.ones((2, 4, 6))
     layer = make()
     params, state = layer.init(jax.random.key(0), x)
-    value, grad = jax.value_and_grad(
-        lambda x: layer.apply(params, state, x, train=True)[0].sum(), allow_int=True
+    value, grad = jax.jit(
+        jax.value_and_grad(
+            lambda x: jit_apply(layer, params, state, x, train=True)[0].sum(), allow_int=True
+        )
     )(x)
     assert jnp.isfinite(value) and jnp.isfinite(grad).all()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply, jit_pull
 
 LECTURE = jnp.array([[0.0, 1, 2, 4], [5, 6, 6, 8], [3, 2, 1, 0], [1, 2, 3, 4]])
 
@@ -13,7 +14,7 @@ LECTURE = jnp.array([[0.0, 1, 2, 4], [5, 6, 6, 8], [3, 2, 1, 0], [1, 2, 3, 4]])
 def pooled(layer, x):
     """One map in, one map out."""
     x = jnp.asarray(x)
-    return layer.apply({}, {}, x[None, ..., None])[0][0, ..., 0]
+    return jit_apply(layer, {}, {}, x[None, ..., None])[0][0, ..., 0]
 
 
 @pytest.mark.parametrize(
@@ -45,8 +46,8 @@ def test_values(layer, wanted):
 
 def test_global_pools():
     x = jnp.stack([LECTURE, -LECTURE], -1)[None]
-    np.testing.assert_allclose(jn.global_max_pool().apply({}, {}, x)[0], [[8, 0]])
-    np.testing.assert_allclose(jn.global_avg_pool().apply({}, {}, x)[0], [[3, -3]])
+    np.testing.assert_allclose(jit_apply(jn.global_max_pool(), {}, {}, x)[0], [[8, 0]])
+    np.testing.assert_allclose(jit_apply(jn.global_avg_pool(), {}, {}, x)[0], [[3, -3]])
 
 
 def test_halves_a_map():
@@ -57,7 +58,7 @@ def test_halves_a_map():
 
 def test_pooling_over_features():
     x = jnp.array([[[3.0, 4, 5, 12]], [[0, 0, 8, 15]]])
-    y, _ = jn.l2_pool_channels(2).apply({}, {}, x)
+    y, _ = jit_apply(jn.l2_pool_channels(2), {}, {}, x)
     np.testing.assert_allclose(y, [[[5, 13]], [[0, 17]]])
 
 
@@ -71,13 +72,15 @@ def test_max_forgives_a_small_shift():
     jn.max_pool(2), jn.max_pool(2, strides=1), jn.global_max_pool(),
 ], ids=["tiled", "overlapping", "global"])  # fmt: skip
 def test_the_first_of_equal_maxima_gets_the_gradient(layer):
-    gradient = jax.grad(lambda x: layer.apply({}, {}, x)[0].sum())(jnp.zeros((1, 2, 2, 1)))
+    gradient = jax.jit(jax.grad(lambda x: jit_apply(layer, {}, {}, x)[0].sum()))(
+        jnp.zeros((1, 2, 2, 1))
+    )
     np.testing.assert_array_equal(gradient[0, ..., 0], [[1, 0], [0, 0]])
 
 
 def test_the_first_is_meant_row_by_row():
     x = jnp.array([[0.0, 7], [7, 0]])
-    gradient = jax.grad(lambda x: pooled(jn.max_pool(2), x).sum())(x)
+    gradient = jax.jit(jax.grad(lambda x: pooled(jn.max_pool(2), x).sum()))(x)
     np.testing.assert_array_equal(gradient, [[0, 1], [0, 0]])
 
 
@@ -86,7 +89,7 @@ def test_l2_at_zero_has_a_gradient():
         (jn.l2_pool(2), jnp.zeros((1, 4, 1)).at[0, 2].set(3.0)),
         (jn.l2_pool_channels(2), jnp.array([[0.0, 0, 3, 0]])),
     ):
-        gradient = jax.grad(lambda x, layer=layer: layer.apply({}, {}, x)[0].sum())(x)
+        gradient = jax.jit(jax.grad(lambda x, layer=layer: jit_apply(layer, {}, {}, x)[0].sum()))(x)
         np.testing.assert_array_equal(gradient.ravel(), [0, 0, 1, 0])
 
 
@@ -94,7 +97,7 @@ def test_l2_at_zero_has_a_gradient():
 def test_nan_stays(place):
     x = jnp.array([[1.0, 2], [3, 4]]).at[place].set(jnp.nan)
     for layer in (jn.max_pool(2), jn.global_max_pool(), jn.avg_pool(2)):
-        assert np.isnan(layer.apply({}, {}, x[None, ..., None])[0]).all()
+        assert np.isnan(jit_apply(layer, {}, {}, x[None, ..., None])[0]).all()
 
 
 def test_padding_never_wins():
@@ -149,20 +152,20 @@ def test_pools_are_those_of_pytorch(x64, axes, kind, window, strides, padding):
     def last(a):
         return np.moveaxis(np.asarray(a), 1, -1)
 
-    ours, pull = jax.vjp(lambda x: layer.apply({}, {}, x)[0], jnp.array(last(x.detach())))
+    ours, slope = jit_pull(lambda x: layer.apply({}, {}, x)[0], last(x.detach()), last(cotangent))
     np.testing.assert_allclose(ours, last(y.detach()), 1e-10, 1e-10)
-    np.testing.assert_allclose(pull(jnp.array(last(cotangent)))[0], last(x.grad), 1e-10, 1e-10)
+    np.testing.assert_allclose(slope, last(x.grad), 1e-10, 1e-10)
 
 
 def test_second_derivatives_and_vmap():
     x = jax.random.normal(jax.random.key(0), (3, 2, 5, 4, 2))
 
     def energy(x):
-        return (jn.max_pool(2, strides=1).apply({}, {}, x)[0] ** 2).sum()
+        return (jit_apply(jn.max_pool(2, strides=1), {}, {}, x)[0] ** 2).sum()
 
-    many = jax.vmap(jax.grad(energy))(x)
+    many = jax.jit(jax.vmap(jax.grad(energy)))(x)
     for i in range(3):
-        np.testing.assert_allclose(many[i], jax.grad(energy)(x[i]), 1e-6)
+        np.testing.assert_allclose(many[i], jax.jit(jax.grad(energy))(x[i]), 1e-6)
         # The energy is x² where an entry wins, so that H x = ∇E.
         product = jax.jvp(jax.grad(energy), (x[i],), (x[i],))[1]
         np.testing.assert_allclose(product, many[i], 1e-5)

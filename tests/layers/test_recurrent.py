@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.layers.recurrent import orthogonal_blocks
+from tests.compiled import jit_apply
 
 KINDS = {
     "rnn": (jn.rnn, jn.rnn_cell),
@@ -155,7 +156,7 @@ def test_values_and_gradients_are_those_of_torch(kind, lengths, layers, both_way
     y, final = run(params, x, carry(h0, c0))
     close(y, ty.detach().numpy())
     close(final, carry(*(a.detach().numpy() for a in (*tfinal, *tfinal)[:2])))
-    d_params, d_x, d_initial = jax.grad(objective, (0, 1, 2))(params, x, carry(h0, c0))
+    d_params, d_x, d_initial = jax.jit(jax.grad(objective, (0, 1, 2)))(params, x, carry(h0, c0))
     close(d_params, entries(gradients_from_torch, lambda name: weights[name].grad))
     close(d_x, tx.grad.numpy())
     close(d_initial, carry(th.grad.numpy(), tc.grad.numpy() if kind == "lstm" else c0))
@@ -166,9 +167,9 @@ def test_without_bias_is_with_biases_of_zero(kind, x64):
     params = random_params(kind)
     params |= {name: jnp.zeros_like(params[name]) for name in params if "bias" in name}
     x = random(BATCH, TIME, INPUTS)
-    y, _ = KINDS[kind][0](FEATURES).apply(params, {}, x)
+    y, _ = jit_apply(KINDS[kind][0](FEATURES), params, {}, x)
     bare = {name: leaf for name, leaf in params.items() if "bias" not in name}
-    close(KINDS[kind][0](FEATURES, use_bias=False).apply(bare, {}, x)[0], y)
+    close(jit_apply(KINDS[kind][0](FEATURES, use_bias=False), bare, {}, x)[0], y)
 
 
 # Lengths
@@ -190,15 +191,15 @@ def test_padding_changes_nothing(kind, x64):
     assert (np.asarray(out["x"])[beyond] == 0).all()
     assert out["lengths"].tolist() == lengths.tolist()
     for i, n in enumerate(lengths):
-        alone, _ = layer.apply(params, {}, {"x": jnp.asarray(x[i : i + 1, :n])})
+        alone, _ = jit_apply(layer, params, {}, {"x": jnp.asarray(x[i : i + 1, :n])})
         close(out["x"][i, :n], alone["x"][0], 1e-13)
         close(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], out["final"]), alone["final"], 1e-13)
 
     def loss(params, x):
         return jnp.sin(run(params, x)["x"]).sum()
 
-    d_params, d_x = jax.grad(loss, (0, 1))(params, padded)
-    clean_params, clean_x = jax.grad(loss, (0, 1))(
+    d_params, d_x = jax.jit(jax.grad(loss, (0, 1)))(params, padded)
+    clean_params, clean_x = jax.jit(jax.grad(loss, (0, 1)))(
         params, jnp.asarray(np.where(beyond[..., None], 0, x))
     )
     close(d_params, clean_params)
@@ -212,8 +213,8 @@ def test_padding_changes_nothing_in_float32(kind):
     layer = KINDS[kind][0](FEATURES)
     params, _ = layer.init(jax.random.key(0), jn.spec((2, TIME, INPUTS)))
     x = random(2, TIME, INPUTS).astype(np.float32)
-    (y, _), _ = layer.apply(params, {}, (x, np.array([3, 6])))
-    alone, _ = layer.apply(params, {}, x[:1, :3])
+    (y, _), _ = jit_apply(layer, params, {}, (x, np.array([3, 6])))
+    alone, _ = jit_apply(layer, params, {}, x[:1, :3])
     close(y[:1, :3], alone, 1e-6)
 
 
@@ -221,7 +222,7 @@ def test_padding_changes_nothing_in_float32(kind):
 def test_a_sequence_of_length_0_keeps_its_initial_carry(kind, x64):
     layer, params, initial = KINDS[kind][0](FEATURES), random_params(kind), random_carry(kind)
     given = {"x": random(BATCH, TIME, INPUTS), "lengths": np.array([0, 6, 0]), "initial": initial}
-    out, _ = layer.apply(params, {}, given)
+    out, _ = jit_apply(layer, params, {}, given)
     assert (out["x"][0] == 0).all() and (out["x"][2] == 0).all()
     for i in (0, 2):
         close(
@@ -238,9 +239,9 @@ def test_a_sequence_of_length_0_keeps_its_initial_carry(kind, x64):
 def test_two_halves_with_states_are_the_whole(kind, x64):
     layer, params = KINDS[kind][0](FEATURES), random_params(kind)
     x = random(BATCH, TIME, INPUTS)
-    whole, _ = layer.apply(params, {}, {"x": x, "initial": random_carry(kind)})
-    a, _ = layer.apply(params, {}, {"x": x[:, :2], "initial": random_carry(kind)})
-    b, _ = layer.apply(params, {}, {"x": x[:, 2:], "initial": a["final"]})
+    whole, _ = jit_apply(layer, params, {}, {"x": x, "initial": random_carry(kind)})
+    a, _ = jit_apply(layer, params, {}, {"x": x[:, :2], "initial": random_carry(kind)})
+    b, _ = jit_apply(layer, params, {}, {"x": x[:, 2:], "initial": a["final"]})
     close(jnp.concatenate([a["x"], b["x"]], 1), whole["x"], 1e-13)
     close(b["final"], whole["final"], 1e-13)
 
@@ -261,17 +262,17 @@ def test_cells_step_by_step_are_the_layer(kind, x64):
     step = jn.compose(one, name="serial")
     x = jnp.asarray(random(BATCH, TIME, INPUTS))
     params, _ = net.init(jax.random.key(0), x)
-    wanted, _ = net.apply(params, {}, x)
+    wanted, _ = jit_apply(net, params, {}, x)
     start = jn.initial_carry(a, x[:, 0]), jn.initial_carry(b, jn.spec((BATCH, FEATURES), x.dtype))
 
     def body(carry, x):
-        return step.apply(params, {}, (carry, x))[0]
+        return jit_apply(step, params, {}, (carry, x))[0]
 
     final, y = jax.lax.scan(body, start, x.swapaxes(0, 1))
     close(y.swapaxes(0, 1), wanted, 1e-12)
     carry = (None, None)  # zeros
     for t in range(TIME):
-        (carry, y), _ = step.apply(params, {}, (carry, x[:, t]))
+        (carry, y), _ = jit_apply(step, params, {}, (carry, x[:, t]))
         close(y, wanted[:, t], 1e-12)
     close(carry, final, 1e-12)
 
@@ -300,16 +301,18 @@ def test_dtypes(kind):
     x = random(BATCH, TIME, INPUTS).astype(jnp.bfloat16)
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     for p, dtype in ((narrow, jnp.bfloat16), (params, jnp.float32)):
-        out, _ = layer.apply(p, {}, {"x": x, "initial": carry})
+        out, _ = jit_apply(layer, p, {}, {"x": x, "initial": carry})
         assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype(dtype)}
     close(
-        layer.apply(narrow, {}, x)[0].astype(jnp.float32),
-        layer.apply(params, {}, x.astype(jnp.float32))[0],
+        jit_apply(layer, narrow, {}, x)[0].astype(jnp.float32),
+        jit_apply(layer, params, {}, x.astype(jnp.float32))[0],
         0.03,
     )
-    gradient = jax.grad(lambda p: layer.apply(p, {}, x)[0].astype(jnp.float32).sum())(narrow)
+    gradient = jax.jit(jax.grad(lambda p: jit_apply(layer, p, {}, x)[0].astype(jnp.float32).sum()))(
+        narrow
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.bfloat16)}
-    counts, _ = layer.apply(params, {}, np.ones((BATCH, TIME, INPUTS), np.int32))
+    counts, _ = jit_apply(layer, params, {}, np.ones((BATCH, TIME, INPUTS), np.int32))
     assert counts.dtype == jnp.float32
 
 
@@ -343,7 +346,7 @@ def test_recurrent_keys_and_state_by_hand():
     params, state = layer.init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="key"):
         layer.apply(params, state, x, train=True)
-    y, after = layer.apply(params, state, x, key=jax.random.key(1), train=True)
+    y, after = jit_apply(layer, params, state, x, key=jax.random.key(1), train=True)
     dropped = np.asarray(y == 0)
     assert 0.3 < dropped.mean() < 0.7
     assert (dropped[:, 0] != dropped[:, 1]).any(), "each step has a key of its own"
@@ -360,11 +363,11 @@ def test_recurrent_with_lengths_freezes_any_carry():
 
     layer = jn.recurrent(jn.compose(cell))
     given = {"x": jnp.ones((3, 5, 2)), "lengths": jnp.array([5, 0, 2])}
-    out, _ = layer.apply({}, {}, given)
+    out, _ = jit_apply(layer, {}, {}, given)
     assert out["final"][0].tolist() == [5, 0, 2]
     assert out["final"][1][:, 0].tolist() == [5, 0, 2]
     assert out["x"][:, :, 0].tolist() == [[1, 2, 3, 4, 5], [0] * 5, [1, 2, 0, 0, 0]]
-    out, _ = layer.apply({}, {}, given | {"initial": (jnp.ones(3), jnp.ones((3, 2)))})
+    out, _ = jit_apply(layer, {}, {}, given | {"initial": (jnp.ones(3), jnp.ones((3, 2)))})
     assert out["final"][0].tolist() == [6, 1, 3]
 
 
@@ -378,7 +381,7 @@ def test_recurrent_over_tokens():
     layer = jn.recurrent(jn.compose(cell))
     tokens = jnp.array([[1, 2, 3, 0, 0], [6, 5, 4, 3, 2]])
     params, state = layer.init(jax.random.key(0), tokens)
-    (y, _), _ = layer.apply(params, state, (tokens, jnp.array([3, 5])))
+    (y, _), _ = jit_apply(layer, params, state, (tokens, jnp.array([3, 5])))
     assert y.shape == (2, 5, 4) and (y[0, 3:] == 0).all() and (y[0, 2] != 0).all()
 
 
@@ -410,7 +413,7 @@ def test_observe_looks_inside():
 
     net = jn.serial(jn.recurrent(jn.gru_cell(4, name="cell")))
     params, _ = net.init(jax.random.key(0), jn.spec((2, 3, 5)))
-    jn.observe(net, see, transforms=True).apply(params, {}, jnp.ones((2, 3, 5)))
+    jit_apply(jn.observe(net, see, transforms=True), params, {}, jnp.ones((2, 3, 5)))
     assert ("cell", "recurrent") in seen and net.kind == "serial"
 
 

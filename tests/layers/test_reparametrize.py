@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 
 def key():
@@ -25,7 +26,7 @@ def test_weight_norm_by_hand():
     """The column (3, 4) has length 5: with g = 10 the weight is (6, 8)."""
     layer = jn.weight_norm(jn.dense(1, use_bias=False))
     params = {"kernel": {"g": jnp.array([10.0]), "v": jnp.array([[3.0], [4.0]])}}
-    y, _ = layer.apply(params, {}, jnp.eye(2))
+    y, _ = jit_apply(layer, params, {}, jnp.eye(2))
     np.testing.assert_allclose(y, [[6.0], [8.0]], rtol=1e-6)
 
 
@@ -62,10 +63,10 @@ def test_weight_norm_equals_torch(x64):
     params = {"kernel": {"g": g, "v": v}, "bias": bias}
 
     def loss(params):
-        y, _ = layer.apply(params, {}, jnp.asarray(x))
+        y, _ = jit_apply(layer, params, {}, jnp.asarray(x))
         return (y * c).sum(), y
 
-    grads, y = jax.grad(loss, has_aux=True)(params)
+    grads, y = jax.jit(jax.grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(y, out.detach(), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(grads["kernel"]["g"], weight.original0.grad[:, 0], rtol=1e-10)
     np.testing.assert_allclose(grads["kernel"]["v"], weight.original1.grad.T, rtol=1e-10)
@@ -81,7 +82,9 @@ def test_weight_norm_of_a_convolution_equals_torch(x64):
         other.parametrizations.weight.original0.copy_(torch.tensor(g[:, None, None]))
         other.parametrizations.weight.original1.copy_(torch.tensor(conv1d_kernel(v)))
     layer = jn.weight_norm(jn.conv(5, 3, padding="VALID", use_bias=False))
-    y, _ = layer.apply({"kernel": {"g": jnp.asarray(g), "v": jnp.asarray(v)}}, {}, jnp.asarray(x))
+    y, _ = jit_apply(
+        layer, {"kernel": {"g": jnp.asarray(g), "v": jnp.asarray(v)}}, {}, jnp.asarray(x)
+    )
     theirs = other(torch.tensor(np.moveaxis(x, -1, 1))).detach().numpy()
     np.testing.assert_allclose(y, np.moveaxis(theirs, 1, -1), rtol=1e-10, atol=1e-10)
 
@@ -89,15 +92,17 @@ def test_weight_norm_of_a_convolution_equals_torch(x64):
 def test_weight_norm_ignores_the_length_of_v():
     layer, x = jn.weight_norm(jn.dense(3)), jnp.asarray(draw(2, 5), jnp.float32)
     params, state = layer.init(key(), x)
-    y, _ = layer.apply(params, state, x)
+    y, _ = jit_apply(layer, params, state, x)
     params["kernel"]["v"] = 7 * params["kernel"]["v"]
-    np.testing.assert_allclose(layer.apply(params, state, x)[0], y, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jit_apply(layer, params, state, x)[0], y, rtol=1e-5, atol=1e-6)
 
 
 def test_weight_norm_of_zero_is_zero_and_finite():
     layer = jn.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
     params, state = layer.init(key(), jn.spec((2, 5)))
-    grads = jax.grad(lambda p: layer.apply(p, state, jnp.ones((2, 5)))[0].sum())(params)
+    grads = jax.jit(jax.grad(lambda p: jit_apply(layer, p, state, jnp.ones((2, 5)))[0].sum()))(
+        params
+    )
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
@@ -122,7 +127,7 @@ def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
         return (y * c).sum(), (y, state)
 
     for _ in range(3):
-        grads, (y, state) = jax.grad(loss, has_aux=True)(params, state)
+        grads, (y, state) = jax.jit(jax.grad(loss, has_aux=True))(params, state)
         weight.original.grad = None
         out = other(torch.tensor(x))
         (out * torch.tensor(c)).sum().backward()
@@ -135,7 +140,7 @@ def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
         with torch.no_grad():
             weight.original.sub_(0.1 * weight.original.grad)
     other.eval()
-    y, still = layer.apply(params, state, jnp.asarray(x))
+    y, still = jit_apply(layer, params, state, jnp.asarray(x))
     np.testing.assert_allclose(y, other(torch.tensor(x)).detach(), rtol=1e-10, atol=1e-12)
     jax.tree.map(np.testing.assert_array_equal, still, state)
 
@@ -148,7 +153,7 @@ def test_spectral_norm_finds_the_largest_singular_value():
     assert set(state) == {"batch_norm", "spectral_norm"}
 
     def turn(_, state):
-        return layer.apply(params, state, x, train=True)[1]
+        return jit_apply(layer, params, state, x, train=True)[1]
 
     state = jax.jit(lambda state: jax.lax.fori_loop(0, 100, turn, state))(state)
     for part in ("conv", "dense"):
@@ -167,8 +172,8 @@ def test_spectral_norm_bounds_a_fresh_layer():
 def test_spectral_norm_moves_its_vectors_in_training_only():
     layer, x = jn.spectral_norm(jn.dense(9)), jnp.ones((2, 8))
     params, state = layer.init(key(), x)
-    _, still = layer.apply(params, state, x)
-    _, moved = layer.apply(params, state, x, train=True)
+    _, still = jit_apply(layer, params, state, x)
+    _, moved = jit_apply(layer, params, state, x, train=True)
     jax.tree.map(np.testing.assert_array_equal, still, state)
     assert (moved["spectral_norm"]["kernel"]["u"] != state["spectral_norm"]["kernel"]["u"]).any()
 
@@ -177,9 +182,9 @@ def test_more_iterations_are_several_steps():
     once, thrice = (jn.spectral_norm(jn.dense(9), iterations=n) for n in (1, 3))
     x = jnp.ones((2, 8))
     params, state = once.init(key(), x)
-    _, far = thrice.apply(params, state, x, train=True)
+    _, far = jit_apply(thrice, params, state, x, train=True)
     for _ in range(3):
-        _, state = once.apply(params, state, x, train=True)
+        _, state = jit_apply(once, params, state, x, train=True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), state, far)
 
 
@@ -188,7 +193,7 @@ def test_dropout_inside_still_gets_its_key():
     params, state = layer.init(key(), jn.spec((3, 5)))
     with pytest.raises(ValueError, match="needs a key"):
         layer.apply(params, state, jnp.ones((3, 5)), train=True)
-    y, _ = layer.apply(params, state, jnp.ones((3, 5)), key=key(), train=True)
+    y, _ = jit_apply(layer, params, state, jnp.ones((3, 5)), key=key(), train=True)
     assert (y == 0).any()
 
 
@@ -224,8 +229,8 @@ def test_observe_looks_inside(wrap):
     net = jn.serial(wrap(jn.serial(jn.dense(4), jnp.tanh, name="block")))
     params, state = net.init(key(), jn.spec((2, 5)))
     x = jnp.ones((2, 5))
-    y, _ = jn.observe(net, see, transforms=True).apply(params, state, x)
-    np.testing.assert_allclose(y, net.apply(params, state, x)[0], rtol=1e-6)
+    y, _ = jit_apply(jn.observe(net, see, transforms=True), params, state, x)
+    np.testing.assert_allclose(y, jit_apply(net, params, state, x)[0], rtol=1e-6)
     assert ("block/dense", "dense") in seen and ("block", wrap.__name__) in seen
 
 
@@ -239,7 +244,7 @@ def test_spectral_norm_of_zeros_is_zero(train):
         y, after = run(params, state, jnp.ones((5, 4)), train=train)
         return y.sum(), (y, after)
 
-    (_, (y, after)), gradient = jax.value_and_grad(total, has_aux=True)(params)
+    (_, (y, after)), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
     assert (y == 0).all() and all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     # Once the kernel is not zero, its norm is found: the vectors did not become zero.
     params = {"kernel": 7 * jnp.eye(4, 3)}

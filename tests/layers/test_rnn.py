@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 from tests.layers.test_recurrent import random
 
 
@@ -19,7 +20,7 @@ def test_simple_rnn_and_readout_by_hand(x64):
         },
         "dense": {"kernel": jnp.array([[2.0], [-1.0]]), "bias": jnp.array([0.25])},
     }
-    y, _ = net.apply(params, {}, jnp.array([[[1.0], [0.0], [-1.0]]]))
+    y, _ = jit_apply(net, params, {}, jnp.array([[[1.0], [0.0], [-1.0]]]))
 
     def sigma(z):
         return 1 / (1 + np.exp(-z))
@@ -44,9 +45,9 @@ def test_long_padding_after_a_layer_that_blows_up(x64):
 
     def loss(params):
         given = {"x": jnp.ones((1, 402, 1)), "lengths": jnp.array([2])}
-        return layer.apply(params, {}, given)[0]["final"].sum()
+        return jit_apply(layer, params, {}, given)[0]["final"].sum()
 
-    value, gradient = jax.value_and_grad(loss)(params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     assert value == 9 * 2 + 2  # by hand: h1 = 1 + 1, h2 = 1 + 9 h1 + 1
     assert gradient["recurrent_kernel"] == 2 and gradient["kernel"] == 9 * 1 + 1
 
@@ -55,6 +56,6 @@ def test_a_fresh_layer_keeps_variance():
     layer = jn.rnn(200, activation=lambda z: z)
     x = random(64, 1, 300).astype(np.float32)
     params, _ = layer.init(jax.random.key(1), x)
-    y, _ = layer.apply(params, {}, np.concatenate([x, np.zeros((64, 9, 300), np.float32)], 1))
+    y, _ = jit_apply(layer, params, {}, np.concatenate([x, np.zeros((64, 9, 300), np.float32)], 1))
     assert 0.9 < y[:, 0].var() < 1.1
     np.testing.assert_allclose(y[:, 9].var(), y[:, 0].var(), rtol=0.01)  # orthogonal: carried whole

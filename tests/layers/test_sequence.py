@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 
 def random(*shape, seed=0):
@@ -29,10 +30,10 @@ def test_forms_in_are_forms_out():
     x = random(3, 5, 2)
     layer = jn.gru(4)
     params, _ = layer.init(jax.random.key(0), x)
-    y, _ = layer.apply(params, {}, x)
-    pair, _ = layer.apply(params, {}, (x, LENGTHS))
-    plain, _ = layer.apply(params, {}, {"x": x})
-    full, _ = layer.apply(params, {}, {"x": x, "lengths": LENGTHS})
+    y, _ = jit_apply(layer, params, {}, x)
+    pair, _ = jit_apply(layer, params, {}, (x, LENGTHS))
+    plain, _ = jit_apply(layer, params, {}, {"x": x})
+    full, _ = jit_apply(layer, params, {}, {"x": x, "lengths": LENGTHS})
     assert y.shape == (3, 5, 4)
     assert isinstance(pair, tuple) and pair[1].tolist() == LENGTHS.tolist()
     assert sorted(plain) == ["final", "x"] and sorted(full) == ["final", "lengths", "x"]
@@ -40,7 +41,7 @@ def test_forms_in_are_forms_out():
     np.testing.assert_array_equal(full["x"], pair[0])
     np.testing.assert_array_equal(plain["final"], y[:, -1])
     np.testing.assert_array_equal(full["final"][:2], jnp.stack([y[0, 4], y[1, 1]]))
-    all_steps, _ = layer.apply(params, {}, (x, jnp.array([5, 5, 5])))
+    all_steps, _ = jit_apply(layer, params, {}, (x, jnp.array([5, 5, 5])))
     np.testing.assert_allclose(all_steps[0], y, 1e-6, 1e-6)
 
 
@@ -48,11 +49,11 @@ def test_serial_hands_lengths_on():
     net = jn.serial(jn.lstm(4), jn.time_distributed(jn.dropout(0.5)), jn.bidirectional(jn.gru(3)))
     x = random(3, 5, 2)
     params, _ = net.init(jax.random.key(0), x)
-    (y, lengths), _ = net.apply(params, {}, (x, LENGTHS))
-    alone, _ = net.apply(params, {}, x[1:2, :2])
+    (y, lengths), _ = jit_apply(net, params, {}, (x, LENGTHS))
+    alone, _ = jit_apply(net, params, {}, x[1:2, :2])
     np.testing.assert_allclose(y[1, :2], alone[0], 1e-6, 1e-6)
     assert (y[1, 2:] == 0).all() and (y[2] == 0).all() and lengths is not None
-    noisy, _ = net.apply(params, {}, (x, LENGTHS), key=jax.random.key(1), train=True)
+    noisy, _ = jit_apply(net, params, {}, (x, LENGTHS), key=jax.random.key(1), train=True)
     assert (noisy[0] != y).any()
 
 
@@ -63,20 +64,20 @@ def test_both_directions_by_hand():
     """Running sums of 1, 2, ... from the left, and from each sequence's own end."""
     x = jnp.arange(1.0, 6.0)[None, :, None] * ONES
     net = jn.bidirectional(SUM)
-    (y, _), _ = net.apply({}, {}, (x, LENGTHS))
+    (y, _), _ = jit_apply(net, {}, {}, (x, LENGTHS))
     assert y[0].tolist() == [[1, 15], [3, 14], [6, 12], [10, 9], [15, 5]]
     assert y[1].tolist() == [[1, 3], [3, 2], [0, 0], [0, 0], [0, 0]]
     assert y[2].tolist() == [[0, 0]] * 5
-    y, _ = net.apply({}, {}, x)
+    y, _ = jit_apply(net, {}, {}, x)
     assert y[1].tolist() == [[1, 15], [3, 14], [6, 12], [10, 9], [15, 5]]
-    y, _ = jn.bidirectional(SUM, merge=jnp.add).apply({}, {}, x)
+    y, _ = jit_apply(jn.bidirectional(SUM, merge=jnp.add), {}, {}, x)
     assert y[1].ravel().tolist() == [16, 17, 18, 19, 20]
     initial = {"forward": jnp.full((3, 1), 100.0), "backward": jnp.full((3, 1), 200.0)}
-    out, _ = net.apply({}, {}, {"x": x, "lengths": LENGTHS, "initial": initial})
+    out, _ = jit_apply(net, {}, {}, {"x": x, "lengths": LENGTHS, "initial": initial})
     assert out["x"][1, 0].tolist() == [101, 203]
     assert out["final"]["forward"].ravel().tolist() == [115, 103, 100]
     assert out["final"]["backward"].ravel().tolist() == [215, 203, 200]
-    out, _ = net.apply({}, {}, {"x": x})
+    out, _ = jit_apply(net, {}, {}, {"x": x})
     assert out["final"]["backward"].ravel().tolist() == [15, 15, 15]
 
 
@@ -87,7 +88,7 @@ def test_directions_have_params_of_their_own():
     assert (params["forward"]["kernel"] != params["backward"]["kernel"]).any()
     unlike = jn.bidirectional(jn.gru(4), jn.lstm(7))
     params, _ = unlike.init(jax.random.key(0), jn.spec((3, 5, 2)))
-    y, _ = unlike.apply(params, {}, random(3, 5, 2))
+    y, _ = jit_apply(unlike, params, {}, random(3, 5, 2))
     assert y.shape == (3, 5, 11) and params["backward"]["kernel"].shape == (2, 28)
 
 
@@ -96,7 +97,7 @@ def test_gradient_of_the_backward_direction():
     weights = random(3, 5, 1)
 
     def loss(x):
-        (y, _), _ = jn.bidirectional(SUM, merge=lambda a, b: b).apply({}, {}, (x, LENGTHS))
+        (y, _), _ = jit_apply(jn.bidirectional(SUM, merge=lambda a, b: b), {}, {}, (x, LENGTHS))
         return (y * weights).sum()
 
     # by hand: x_t is in the backward sums of steps 0..t of its own sequence
@@ -110,8 +111,8 @@ def test_bidirectional_over_a_composed_layer():
     params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
     assert sorted(params["forward"]) == ["dense", "gru"]
     x = random(3, 5, 2)
-    (y, _), _ = net.apply(params, {}, (x, LENGTHS))
-    alone, _ = net.apply(params, {}, x[1:2, :2])
+    (y, _), _ = jit_apply(net, params, {}, (x, LENGTHS))
+    alone, _ = jit_apply(net, params, {}, x[1:2, :2])
     np.testing.assert_allclose(y[1, :2], alone[0], 1e-6, 1e-6)
 
 
@@ -125,12 +126,12 @@ def test_stacked_is_serial_with_states():
     )
     x = random(3, 5, 2)
     params, _ = net.init(jax.random.key(0), x)
-    y, _ = net.apply(params, {}, x)
-    np.testing.assert_array_equal(plain.apply(params, {}, x)[0], y)
-    (masked, _), _ = net.apply(params, {}, (x, LENGTHS))
-    a, _ = net.apply(params, {}, {"x": x[:, :3], "lengths": jnp.array([3, 2, 0])})
-    b, _ = net.apply(
-        params, {}, {"x": x[:, 3:], "lengths": jnp.array([2, 0, 0]), "initial": a["final"]}
+    y, _ = jit_apply(net, params, {}, x)
+    np.testing.assert_array_equal(jit_apply(plain, params, {}, x)[0], y)
+    (masked, _), _ = jit_apply(net, params, {}, (x, LENGTHS))
+    a, _ = jit_apply(net, params, {}, {"x": x[:, :3], "lengths": jnp.array([3, 2, 0])})
+    b, _ = jit_apply(
+        net, params, {}, {"x": x[:, 3:], "lengths": jnp.array([2, 0, 0]), "initial": a["final"]}
     )
     np.testing.assert_allclose(jnp.concatenate([a["x"], b["x"]], 1), masked, 1e-6, 1e-6)
     assert sorted(b) == ["final", "lengths", "x"]
@@ -147,10 +148,10 @@ def test_a_whole_model_decodes_with_states():
     tokens = jnp.array([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
     params, _ = net.init(jax.random.key(0), tokens)
     assert sorted(params) == ["dense", "embedding", "stack_rnn"]
-    whole, _ = net.apply(params, {}, tokens)
-    out, _ = net.apply(params, {}, {"x": tokens[:, :2]})
+    whole, _ = jit_apply(net, params, {}, tokens)
+    out, _ = jit_apply(net, params, {}, {"x": tokens[:, :2]})
     for t in range(2, 6):
-        out, _ = net.apply(params, {}, {"x": tokens[:, t : t + 1], "initial": out["final"]})
+        out, _ = jit_apply(net, params, {}, {"x": tokens[:, t : t + 1], "initial": out["final"]})
         np.testing.assert_allclose(out["x"][:, 0], whole[:, t], 1e-5, 1e-5)
 
 
@@ -159,15 +160,15 @@ def test_a_whole_model_decodes_with_states():
 
 def test_time_distributed_keeps_the_form_and_clears_the_padding():
     layer = jn.time_distributed(lambda x: x + 1)
-    (y, lengths), _ = layer.apply({}, {}, (ONES, LENGTHS))
+    (y, lengths), _ = jit_apply(layer, {}, {}, (ONES, LENGTHS))
     assert y[:, :, 0].tolist() == [[2] * 5, [2, 2, 0, 0, 0], [0] * 5]
     assert lengths.tolist() == [5, 2, 0]
-    y, _ = layer.apply({}, {}, ONES)
+    y, _ = jit_apply(layer, {}, {}, ONES)
     assert (y == 2).all()
     given = {"x": ONES, "lengths": LENGTHS, "initial": jnp.ones((3, 2))}
-    y, _ = layer.apply({}, {}, given)
+    y, _ = jit_apply(layer, {}, {}, given)
     assert sorted(y) == ["initial", "lengths", "x"] and (y["x"][2] == 0).all()
-    y, _ = layer.apply({}, {}, {"x": ONES, "final": jnp.ones((3, 2))})
+    y, _ = jit_apply(layer, {}, {}, {"x": ONES, "final": jnp.ones((3, 2))})
     assert sorted(y) == ["final", "x"]
     assert (
         jn.time_distributed(jn.dense(4)).name == "dense"
@@ -181,21 +182,21 @@ def test_time_distributed_passes_state_key_and_training_on():
     net = jn.time_distributed(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
     params, state = net.init(jax.random.key(0), (ONES, LENGTHS))
     x = 4 + random(3, 5, 1)
-    (y, _), after = net.apply(params, state, (x, LENGTHS), key=jax.random.key(1), train=True)
+    (y, _), after = jit_apply(net, params, state, (x, LENGTHS), key=jax.random.key(1), train=True)
     np.testing.assert_allclose(after["batch_norm"]["mean"], 0.5 * x.mean((0, 1)), 1e-6)
     assert (y[0] == 0).any() and (y[0] != 0).any()
 
 
 def test_last_step():
     x = jnp.arange(15.0).reshape(3, 5, 1)
-    assert jn.last_step().apply({}, {}, x)[0].ravel().tolist() == [4, 9, 14]
-    assert jn.last_step().apply({}, {}, (x, LENGTHS))[0].ravel().tolist() == [4, 6, 0]
-    tokens, _ = jn.last_step().apply({}, {}, (jnp.arange(15).reshape(3, 5), LENGTHS))
+    assert jit_apply(jn.last_step(), {}, {}, x)[0].ravel().tolist() == [4, 9, 14]
+    assert jit_apply(jn.last_step(), {}, {}, (x, LENGTHS))[0].ravel().tolist() == [4, 6, 0]
+    tokens, _ = jit_apply(jn.last_step(), {}, {}, (jnp.arange(15).reshape(3, 5), LENGTHS))
     assert tokens.tolist() == [4, 6, 0] and tokens.dtype == jnp.int32
     net = jn.serial(jn.gru(4), jn.last_step(), jn.dense(2))
     params, _ = net.init(jax.random.key(0), x)
-    out, _ = net.apply(params, {}, (x, LENGTHS))
-    alone, _ = net.apply(params, {}, x[1:2, :2])
+    out, _ = jit_apply(net, params, {}, (x, LENGTHS))
+    alone, _ = jit_apply(net, params, {}, x[1:2, :2])
     np.testing.assert_allclose(out[1], alone[0], 1e-6, 1e-6)
 
 
@@ -236,7 +237,7 @@ def test_an_error_says_where():
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.uint32])
 def test_the_last_step_by_lengths_of_any_integers(dtype):
     x = jnp.arange(2 * 300.0).reshape(2, 300, 1)
-    y, _ = jn.last_step().apply({}, {}, (x, jnp.array([0, 255], dtype)))  # 0 - 1 would be 255
+    y, _ = jit_apply(jn.last_step(), {}, {}, (x, jnp.array([0, 255], dtype)))  # 0 - 1 would be 255
     assert y.ravel().tolist() == [0.0, 300.0 + 254]
 
 

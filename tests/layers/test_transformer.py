@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.layers.attention import attention_cache
+from tests.compiled import jit_apply
 from tests.layers.test_attention import draw, random_params, run
 
 
@@ -24,7 +25,9 @@ def test_blocks_step_by_step(cross, x64):
         memory = jn.precompute_kv(params["cross_attention"], memory)
 
     def one(cache, x_t):
-        (cache, y_t), _ = step.apply(params, {}, (cache, (x_t, memory, lengths) if cross else x_t))
+        (cache, y_t), _ = jit_apply(
+            step, params, {}, (cache, (x_t, memory, lengths) if cross else x_t)
+        )
         return cache, y_t[0] if cross else y_t
 
     cache = attention_cache(2, 5, heads=2, head_size=4, dtype=float)

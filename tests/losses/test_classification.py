@@ -29,7 +29,7 @@ def test_binary_cross_entropy_at_zero_and_one():
     wrong = losses.binary_cross_entropy(both, 1 - both)
     eps = float(jnp.finfo(jnp.float32).eps)
     close(wrong, [1 - math.log(eps)] * 2, 1e-6)
-    slope = jax.grad(lambda p: losses.binary_cross_entropy(p, 1 - both).sum())(both)
+    slope = jax.jit(jax.grad(lambda p: losses.binary_cross_entropy(p, 1 - both).sum()))(both)
     close(slope, [-1 / eps, 1 / eps], 1e-6)
     # it continues where rounding puts a probability outside [0, 1]
     outside = losses.binary_cross_entropy(jnp.array([-1e-6, 1 + 1e-6]), 1 - both)
@@ -45,29 +45,40 @@ def test_categorical_cross_entropy_by_hand():
 
 def test_cross_entropies_agree():
     """On probabilities and on logits, optax's and ours are the same function."""
-    with jax.enable_x64(True):
-        z, labels = jnp.array(LOGITS), jnp.array(LABELS)
+
+    @jax.jit
+    def pairs(z, labels, bits):
         plain = optax.softmax_cross_entropy_with_integer_labels(z, labels)
-        close(losses.categorical_cross_entropy(jax.nn.softmax(z), labels), plain)
-        close(losses.cross_entropy()(z, labels), plain)
-        close(losses.focal_loss(0.0)(z, labels), plain)
         one_hot = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.3)
-        smooth = losses.cross_entropy(label_smoothing=0.3)(z, labels)
-        close(smooth, optax.softmax_cross_entropy(z, one_hot))
-        sigmoid = optax.sigmoid_binary_cross_entropy(z, jnp.array(BITS))
-        close(losses.binary_cross_entropy(jax.nn.sigmoid(z), jnp.array(BITS)), sigmoid)
+        return {
+            "categorical": (losses.categorical_cross_entropy(jax.nn.softmax(z), labels), plain),
+            "of logits": (losses.cross_entropy()(z, labels), plain),
+            "focal": (losses.focal_loss(0.0)(z, labels), plain),
+            "smooth": (
+                losses.cross_entropy(label_smoothing=0.3)(z, labels),
+                optax.softmax_cross_entropy(z, one_hot),
+            ),
+            "binary": (
+                losses.binary_cross_entropy(jax.nn.sigmoid(z), bits),
+                optax.sigmoid_binary_cross_entropy(z, bits),
+            ),
+        }
+
+    with jax.enable_x64(True):
+        for name, (ours, theirs) in pairs(jnp.array(LOGITS), LABELS, jnp.array(BITS)).items():
+            np.testing.assert_allclose(ours, theirs, 1e-10, 1e-10, err_msg=name)
 
 
 def test_focal_loss_by_hand():
-    z = jnp.log(jnp.array([[0.75, 0.25]]))
-    close(losses.focal_loss(2.0)(z, jnp.array([0])), [0.0625 * -math.log(0.75)], 1e-6)
-    close(losses.focal_loss(1.0)(z, jnp.array([1])), [0.75 * -math.log(0.25)], 1e-6)
+    z = np.log(np.float32([[0.75, 0.25]]))
+    close(jax.jit(losses.focal_loss(2.0))(z, np.array([0])), [0.0625 * -math.log(0.75)], 1e-6)
+    close(jax.jit(losses.focal_loss(1.0))(z, np.array([1])), [0.75 * -math.log(0.25)], 1e-6)
     # two classes with logits (z, 0) are one logit z
-    z = jnp.array([-3.0, 0.5, 2.0])
-    two = losses.focal_loss(1.5)(jnp.stack([z, 0 * z], -1), jnp.array([0, 1, 0]))
-    close(losses.sigmoid_focal_loss(1.5)(z, jnp.array([1, 0, 1])), two, 1e-6)
-    weighted = losses.sigmoid_focal_loss(1.5, alpha=0.25)(z, jnp.array([1, 0, 1]))
-    close(weighted, two * jnp.array([0.25, 0.75, 0.25]), 1e-6)
+    z = np.float32([-3, 0.5, 2])
+    two = jax.jit(losses.focal_loss(1.5))(np.stack([z, 0 * z], -1), np.array([0, 1, 0]))
+    close(jax.jit(losses.sigmoid_focal_loss(1.5))(z, np.array([1, 0, 1])), two, 1e-6)
+    weighted = jax.jit(losses.sigmoid_focal_loss(1.5, alpha=0.25))(z, np.array([1, 0, 1]))
+    close(weighted, two * np.float32([0.25, 0.75, 0.25]), 1e-6)
 
 
 def test_focal_loss_is_finite_where_one_minus_p_rounds_to_zero():

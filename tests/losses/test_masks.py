@@ -8,6 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses
+from tests.compiled import jit_apply
 from tests.losses.common import check_torch, close, slopes
 
 RNG = np.random.default_rng(7)
@@ -104,7 +105,7 @@ def test_ignore_label_as_a_metric_of_an_objective():
     loss = losses.ignore_label(optax.softmax_cross_entropy_with_integer_labels, 9)
     objective = jn.supervised(lambda x: x, loss, metrics={"accuracy": share})
     params, state = objective.init(jax.random.key(0), (z, y))
-    (values, metrics), _ = objective.apply(params, state, (z, y), train=True)
+    (values, metrics), _ = jit_apply(objective, params, state, (z, y), train=True)
     close(metrics["accuracy"], [1 / 3, 1, 0], 1e-6)
     close(values, loss(z, y), 1e-6)
     seen = jn.evaluate(objective, params, state, (z, y), batch_size=2)  # padded with one example

@@ -41,7 +41,7 @@ CASES = [
 
 def random(*shapes):
     rng = np.random.default_rng(3)
-    return [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+    return [rng.normal(size=shape) for shape in shapes]
 
 
 def close(a, b, tolerance=1e-10):
@@ -120,6 +120,7 @@ def test_vmap_twice(x64, inner, outer):
 def test_narrow_floats(dtype, tolerance, w_shape):
     x, w = [a.astype(dtype) for a in random((2, 7, 6, 5), w_shape)]
 
+    @jax.jit
     def both(x, w):
         f = partial(convolve, strides=(1, 1), padding=((1, 1), (1, 1)))
         return f(x, w), jax.grad(lambda x, w: f(x, w).astype(jnp.float32).sum(), (0, 1))(x, w)

@@ -21,11 +21,13 @@ def test_each_platform_computes_the_same(x64, x_shape, w_shape, options, many):
     form = Form(**(defaults | options), inputs=x_shape[1:-1], window=w_shape[:-2])
     y_shape = (x_shape[0], *form.outputs, w_shape[-1])
     x, w, y = random((many, *x_shape), (many, *w_shape), (many, *y_shape))
-    for wanted, operands in {"y": (x, w), "x": (w, y), "w": (x, y)}.items():
-        results = [
-            jax.jit(partial(run, wanted=wanted, form=form))(*operands) for run in (cpu, accelerator)
-        ]
-        close(*results)
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(run, x, w, y):
+        operands = {"y": (x, w), "x": (w, y), "w": (x, y)}
+        return {wanted: run(*two, wanted=wanted, form=form) for wanted, two in operands.items()}
+
+    close(everything(cpu, x, w, y), everything(accelerator, x, w, y))
 
 
 # Inside loops XLA on CPU does not convert slow forms, so all must be in the fast form there.

@@ -83,7 +83,7 @@ def test_every_derivative_is_that_of_a_plain_loop(kind, lengths, x64):
             return (jnp.sin(h) * random(*h.shape)).sum() + sum(jax.tree.leaves(last))
 
         def slope(at):
-            products = jax.tree.map(lambda a, b: (a * b).sum(), jax.grad(loss)(at), along)
+            products = jax.tree.map(lambda a, b: (a * b).sum(), jax.jit(jax.grad(loss))(at), along)
             return jax.tree.reduce(jnp.add, products)
 
         @jax.jit
@@ -110,11 +110,11 @@ def test_gradients_under_other_transformations(x64):
         return (jnp.sin(h) * random(*h.shape)).sum()
 
     wanted = jnp.stack([jax.jit(jax.grad(loss))(kernel) for kernel in kernels])
-    close(jnp.stack([jax.grad(lambda k: loss(k, plain))(k) for k in kernels]), wanted)
+    close(jnp.stack([jax.jit(jax.grad(lambda k: loss(k, plain)))(k) for k in kernels]), wanted)
     close(jax.jit(jax.vmap(jax.grad(loss)))(kernels), wanted)
     close(jax.lax.scan(lambda c, k: (c, jax.grad(loss)(k)), 0.0, kernels)[1], wanted)
     close(jax.lax.map(jax.grad(jax.checkpoint(loss)), kernels), wanted)
-    close(jax.grad(loss)(kernels[0]), wanted[0])  # without jit around it
+    close(jax.jit(jax.grad(loss))(kernels[0]), wanted[0])  # without jit around it
 
 
 def inner(jaxpr, found):

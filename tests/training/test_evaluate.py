@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -59,7 +60,7 @@ def test_predict_in_batches_is_apply():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))
     params, state = net.init(KEY, jn.spec((1, 3)))
     x, _ = data(11)
-    whole, _ = net.apply(params, state, x)
+    whole, _ = jit_apply(net, params, state, x)
     for size in (1, 4, 11, 64):
         found = jn.predict(net, params, state, x, batch_size=size)
         assert isinstance(found, np.ndarray)

@@ -9,6 +9,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.training import per_example
 from jaxnet.training.objective import averages
+from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 PARAMS = {"kernel": jnp.array([[2.0], [1.0]])}
@@ -18,7 +19,7 @@ NET = jn.dense(1, use_bias=False)
 def run(objective, x, y, mask=None):
     """(loss, metrics) of a batch, averaged as the trainer does."""
     batch = jnp.array(x), jnp.array(y)
-    output, state = objective.apply(PARAMS, {}, batch, train=True)
+    output, state = jit_apply(objective, PARAMS, {}, batch, train=True)
     assert state == {}
     found = {name: float(a.mean) for name, a in averages(output, batch, mask, "net").items()}
     return found.pop("loss"), found
@@ -93,12 +94,12 @@ def test_gradient_of_a_rule_is_its_tree():
     objective = jn.learning_rule(NET, rule)
 
     def value(params):
-        (loss, metrics), _ = objective.apply(
-            params, {}, (jnp.ones((5, 2)), jnp.ones(5)), train=True
+        (loss, metrics), _ = jit_apply(
+            objective, params, {}, (jnp.ones((5, 2)), jnp.ones(5)), train=True
         )
         return loss, metrics
 
-    (loss, metrics), grads = jax.value_and_grad(value, has_aux=True)(PARAMS)
+    (loss, metrics), grads = jax.jit(jax.value_and_grad(value, has_aux=True))(PARAMS)
     assert float(loss) == 7.0 and list(metrics) == ["seen"]
     assert jnp.array_equal(grads["kernel"], 3 * PARAMS["kernel"])
 
@@ -148,10 +149,12 @@ def test_truncated_bptt_goes_on_where_the_last_batch_stopped_and_learns_no_furth
     def expected(params):
         rest = {"x": tokens[[[4, 5, 6], [11, 12, 13], [18, 19, 20]]], "initial": before}
         labels = tokens[[[5, 6, 7], [12, 13, 14], [19, 20, 21]]]
-        logits = net.apply(params, {}, rest)[0]["x"]
+        logits = jit_apply(net, params, {}, rest)[0]["x"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    (loss, _), slopes = jax.value_and_grad(objective, has_aux=True)(params, state, batches[1])
+    (loss, _), slopes = jax.jit(jax.value_and_grad(objective, has_aux=True))(
+        params, state, batches[1]
+    )
     value, right = jax.jit(jax.value_and_grad(expected))(params)
     np.testing.assert_allclose(loss, value, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slopes, right)
@@ -212,8 +215,8 @@ def test_transforms_apply_to_objectives(transform):
     objective = jn.supervised(net, optax.squared_error)
     batch = jnp.ones((5, 3)), jnp.zeros((5, 1))
     params, state = objective.init(KEY, batch)
-    (plain, _), _ = objective.apply(params, state, batch)
-    (values, _), _ = transform(objective).apply(params, state, batch)
+    (plain, _), _ = jit_apply(objective, params, state, batch)
+    (values, _), _ = jit_apply(transform(objective), params, state, batch)
     np.testing.assert_allclose(values, plain, rtol=0.05)
     trainer = jn.trainer(transform(objective), optax.sgd(0.1))
     train_state, metrics = trainer.step(trainer.init(KEY, batch), batch)

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
@@ -46,11 +47,16 @@ def test_step_is_the_update_written_out(optimizer):
     params, opt_state = train_state.params, optimizer.init(train_state.params)
     params = jax.tree.map(jnp.array, params)
     x, y = data()
-    for _ in range(5):
-        train_state, metrics = trainer.step(train_state, (x, y))
+
+    @jax.jit
+    def update(params, opt_state):
         loss, grads = jax.value_and_grad(lambda p: LOSS(net.apply(p, {}, x)[0], y).mean())(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        return loss, optax.apply_updates(params, updates), opt_state
+
+    for _ in range(5):
+        train_state, metrics = trainer.step(train_state, (x, y))
+        loss, params, opt_state = update(params, opt_state)
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), train_state.params, params
@@ -107,7 +113,7 @@ def test_state_that_never_changes_is_told_with_its_path():
     net = jn.serial(jn.batch_norm(), jn.dense(2))
 
     def forgetful(params, state, batch, train):
-        y, state = net.apply(params, state, batch[0])  # train=train is missing
+        y, state = jit_apply(net, params, state, batch[0])  # train=train is missing
         return LOSS(y, batch[1]), state
 
     trainer = jn.trainer(objective_of(net, forgetful), optax.sgd(0.1))
@@ -265,7 +271,7 @@ def test_a_step_inside_other_transforms_is_a_pure_function(how):
         found = jax.jit(loss)(1.0)
     elif how == "grad":
         eps = 1e-2
-        found = jax.grad(loss)(1.0)
+        found = jax.jit(jax.grad(loss))(1.0)
         low, high = jax.jit(jax.vmap(loss))(jnp.array([1 - eps, 1 + eps]))
         np.testing.assert_allclose(found, (high - low) / (2 * eps), rtol=2e-2)
         return
@@ -280,7 +286,7 @@ def test_a_step_inside_other_transforms_is_a_pure_function(how):
         assert found[2] < found[0]
         found = found[0]
     else:
-        found = jax.vmap(loss)(jnp.array([1.0, 2.0]))[0]
+        found = jax.jit(jax.vmap(loss))(jnp.array([1.0, 2.0]))[0]
     _, metrics = trainer.step(train_state, batch)  # nothing was donated before
     np.testing.assert_allclose(found, metrics["loss"], rtol=1e-5)
 

@@ -18,6 +18,7 @@ from jaxnet.unsupervised.autoencoder import (
     sparse_reconstruction,
     with_code,
 )
+from tests.compiled import jit_apply
 
 KEYS_MAY_REPEAT = True  # values are compared at equal keys
 KEY = jax.random.key(0)
@@ -44,7 +45,7 @@ def test_with_code(given):
     y, z = code_and_output(given)
     np.testing.assert_array_equal(y, NET.apply(*given)[0])
     encoder = jn.serial(jn.dense(4), jnp.tanh, jn.dense(3), jax.nn.sigmoid)
-    np.testing.assert_array_equal(z, encoder.apply(given[0]["encoder"], {}, given[2])[0])
+    np.testing.assert_array_equal(z, jit_apply(encoder, given[0]["encoder"], {}, given[2])[0])
     assert jax.tree.map(jnp.shape, with_code(NET).init(KEY, X)) == jax.tree.map(
         jnp.shape, given[:2]
     )
@@ -136,9 +137,9 @@ def jacobian_norm(given):
     params, state, x = given
 
     def code(row):
-        return with_code(NET).apply(params, state, row[None])[0][1][0]
+        return jit_apply(with_code(NET), params, state, row[None])[0][1][0]
 
-    return np.square(jax.vmap(jax.jacobian(code))(x)).sum((1, 2))  # (batch,)
+    return np.square(jax.jit(jax.vmap(jax.jacobian(code)))(x)).sum((1, 2))  # (batch,)
 
 
 def test_contraction_is_the_norm_of_the_jacobian(given):
@@ -160,14 +161,16 @@ def test_contraction_of_one_sigmoid_layer_by_hand(x64):
         return (jnp.square(h * (1 - h)) @ jnp.square(w).sum(0)).mean()
 
     def ours(params):
-        (_, metrics), _ = contractive_reconstruction(net, 1.0).apply(params, state, jnp.asarray(X))
+        (_, metrics), _ = jit_apply(
+            contractive_reconstruction(net, 1.0), params, state, jnp.asarray(X)
+        )
         return metrics["contraction"].mean()
 
     np.testing.assert_allclose(ours(params), by_hand(params), rtol=1e-10)
     jax.tree.map(
         partial(np.testing.assert_allclose, atol=1e-12),
-        jax.grad(ours)(params),
-        jax.grad(by_hand)(params),
+        jax.jit(jax.grad(ours))(params),
+        jax.jit(jax.grad(by_hand))(params),
     )
 
 
@@ -239,9 +242,9 @@ def test_mean_activations_land_on_rho(digits, rho):
     params = fit(KEY, x, 25, epochs=60)
     layer = jn.serial(jn.dense(25), jax.nn.sigmoid)
     for images in (x, held_out):
-        z, _ = layer.apply({"dense": params}, {}, jnp.asarray(images))
+        z, _ = jit_apply(layer, {"dense": params}, {}, jnp.asarray(images))
         assert abs(float(z.mean()) - rho) < 0.02
-    z, _ = layer.apply({"dense": params}, {}, jnp.asarray(x))
+    z, _ = jit_apply(layer, {"dense": params}, {}, jnp.asarray(x))
     assert np.abs(z.mean(0) - rho).max() < 0.02  # each unit, not their mean alone
     assert z.mean(0).std() > 1e-5  # a net that ignores x would sit on rho exactly
     assert z.std(0).min() > 0.02

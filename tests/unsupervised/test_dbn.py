@@ -10,6 +10,7 @@ import jaxnet as jn
 from jaxnet.unsupervised import dbn as dbn_module
 from jaxnet.unsupervised.dbn import fit_dbn, generate, mlp_params
 from jaxnet.unsupervised.rbm import bernoulli, gaussian, log_likelihood, rbm
+from tests.compiled import jit_apply
 
 
 def draw(inputs, features, seed):
@@ -57,7 +58,7 @@ def test_each_machine_learns_from_the_one_below(monkeypatch):
     for name, (_, given, _) in zip(("rbm", "rbm_1", "rbm_2"), seen, strict=True):
         np.testing.assert_allclose(given, below, rtol=1e-5)
         below = sigmoid(below @ np.asarray(params[name]["kernel"]) + params[name]["bias"])
-    y, _ = jn.serial(rbm(4), rbm(3), rbm(2)).apply(params, {}, x)
+    y, _ = jit_apply(jn.serial(rbm(4), rbm(3), rbm(2)), params, {}, x)
     np.testing.assert_allclose(y, below, rtol=1e-5)
 
 
@@ -111,9 +112,9 @@ def test_a_perceptron_goes_on_from_it(digits):
     tuned = drawn._replace(params=drawn.params | mlp_params(dbn))
     assert jax.tree.map(jnp.shape, tuned.params) == jax.tree.map(jnp.shape, drawn.params)
 
-    hidden, _ = jn.serial(rbm(48), rbm(24)).apply(dbn, {}, x[:3])
+    hidden, _ = jit_apply(jn.serial(rbm(48), rbm(24)), dbn, {}, x[:3])
     output = tuned.params["output"]
-    logits, _ = net.apply(tuned.params, {}, x[:3])
+    logits, _ = jit_apply(net, tuned.params, {}, x[:3])
     np.testing.assert_allclose(logits, hidden @ output["kernel"] + output["bias"], rtol=1e-5)
 
     *_, last = jn.fit(trainer, tuned, train, epochs=60, batch_size=25)

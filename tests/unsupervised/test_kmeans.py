@@ -15,6 +15,7 @@ from jaxnet.unsupervised.kmeans import (
     random_vectors,
     triangle,
 )
+from tests.compiled import jit_apply
 
 KEYS_MAY_REPEAT = True  # a fit is compared with the vectors that it drew
 DRAW = np.random.default_rng(0)
@@ -33,7 +34,7 @@ def nearest(centroids, x):
 
 
 def outputs(params, x):
-    return np.asarray(jn.dense(params["bias"].shape[0]).apply(params, {}, jnp.asarray(x))[0])
+    return np.asarray(jit_apply(jn.dense(params["bias"].shape[0]), params, {}, jnp.asarray(x))[0])
 
 
 def test_groups_are_found():
@@ -139,7 +140,7 @@ def test_rbf_centres_and_width(features):
     np.testing.assert_array_equal(params["centres"], centres)
     away = np.linalg.norm(centres[:, None] - centres, axis=-1) + np.diag(np.full(features, np.inf))
     np.testing.assert_allclose(params["width"], 1.5 * away.min(1).mean(), rtol=1e-5)
-    y, _ = jn.rbf(features).apply(params, {}, jnp.asarray(GROUPS))
+    y, _ = jit_apply(jn.rbf(features), params, {}, jnp.asarray(GROUPS))
     index, squared = nearest(params["centres"], GROUPS)
     at = np.asarray(y)[np.arange(len(GROUPS)), np.asarray(index)]
     np.testing.assert_allclose(at, np.exp(-squared / 2 / params["width"] ** 2), atol=1e-4)
@@ -156,10 +157,10 @@ def test_one_rbf_centre_has_the_width_of_the_data():
 def test_triangle_by_hand(x64):
     x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
     params = {"centres": jnp.array([[3.0, 4.0], [0.0, 1.0], [3.0, 0.0]])}
-    y, _ = triangle(3).apply(params, {}, x)  # distances 5, 1, 3 and 0, √18, 4
+    y, _ = jit_apply(triangle(3), params, {}, x)  # distances 5, 1, 3 and 0, √18, 4
     mean = (18**0.5 + 4) / 3
     np.testing.assert_allclose(y, [[0, 2, 0], [mean, 0, 0]], atol=1e-12)
-    slope = jax.grad(lambda x: triangle(3).apply(params, {}, x)[0].sum())(x)
+    slope = jax.jit(jax.grad(lambda x: triangle(3).apply(params, {}, x)[0].sum()))(x)
     assert np.isfinite(slope).all()  # at a distance of 0 too
 
 

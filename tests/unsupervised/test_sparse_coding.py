@@ -12,6 +12,7 @@ from jaxnet.unsupervised.sparse_coding import (
     soft_threshold,
     sparse_code,
 )
+from tests.compiled import jit_apply
 
 DRAW = np.random.default_rng(0)
 WIDE = DRAW.normal(size=(9, 6))  # more atoms than inputs: by the Gram matrix
@@ -31,7 +32,7 @@ def test_soft_threshold_and_its_slope():
     x = jnp.array([-3.0, -0.5, 0.2, 4.0])
     np.testing.assert_allclose(soft_threshold(x, jnp.array([1.0, 1, 1, 2])), [-2, 0, 0, 2])
     np.testing.assert_allclose(soft_threshold(x, 0.1, positive=True), [0, 0, 0.1, 3.9], rtol=1e-6)
-    slopes = jax.vmap(jax.grad(lambda x: soft_threshold(x, 1.0)))(x)
+    slopes = jax.jit(jax.vmap(jax.grad(lambda x: soft_threshold(x, 1.0))))(x)
     np.testing.assert_array_equal(slopes, [1, 0, 0, 1])
 
 
@@ -117,10 +118,10 @@ def test_a_planted_signal_is_recovered(x64):
 def test_jit_vmap_and_leading_axes(method, x64):
     codes = method(WIDE, X, 0.5, 20)
     np.testing.assert_allclose(jax.jit(method, static_argnums=3)(WIDE, X, 0.5, 20), codes)
-    one = jax.vmap(lambda x: method(WIDE, x, 0.5, 20))(X)
+    one = jax.jit(jax.vmap(lambda x: method(WIDE, x, 0.5, 20)))(X)
     np.testing.assert_allclose(one, codes, atol=1e-12)
     np.testing.assert_allclose(method(WIDE, X[:, None], 0.5, 20)[:, 0], codes, atol=1e-12)
-    each = jax.vmap(lambda d: method(d, X, 0.5, 20))(jnp.stack([WIDE, 2 * WIDE]))
+    each = jax.jit(jax.vmap(lambda d: method(d, X, 0.5, 20)))(jnp.stack([WIDE, 2 * WIDE]))
     np.testing.assert_allclose(each[0], codes, atol=1e-12)
     np.testing.assert_allclose(method(WIDE, X, 0.5, 0, codes=codes), codes)
     on = method(WIDE, X, 0.5, 3000, codes=codes)
@@ -147,16 +148,26 @@ def test_the_layer_and_its_gradient(x64):
     layer = sparse_code(9, 0.5, steps=100)
     params, state = layer.init(jax.random.key(0), jn.spec((5, 6), jnp.float64))
     np.testing.assert_allclose(np.linalg.norm(params["dictionary"], axis=1), 1, atol=1e-12)
-    codes, _ = layer.apply(params, state, X)
+    codes, _ = jit_apply(layer, params, state, X)
     np.testing.assert_allclose(codes, fista(params["dictionary"], X, 0.5, 100), atol=1e-12)
 
     # At the minimum, d cost / d dictionary = −codesᵀ (x − codes @ dictionary): codes need no slope.
     def cost(params):
-        return sparse_cost(params["dictionary"], X, layer.apply(params, state, X)[0], 0.5).sum()
+        return sparse_cost(
+            params["dictionary"], X, jit_apply(layer, params, state, X)[0], 0.5
+        ).sum()
 
-    slope = jax.grad(cost)(params)["dictionary"]
+    slope = jax.jit(jax.grad(cost))(params)["dictionary"]
     held = -codes.T @ (X - codes @ params["dictionary"])
     np.testing.assert_allclose(slope, held, atol=1e-6)
+
+
+@pytest.mark.parametrize("code", [ista, fista])
+def test_penalties_in_integers(code):
+    atoms, x = np.eye(3, dtype=np.float32), np.float32([2, -5, 7])
+    assert code(atoms, x, np.array([1, 0, 2]), 5).tolist() == [1, -5, 5]
+    with pytest.raises(ValueError, match="penalty must be at least 0, got -1"):
+        code(atoms, x, np.array([1, 0, -1]))
 
 
 def test_layer_messages():
@@ -214,7 +225,7 @@ def test_as_cheap_as_scikit_learns_dictionary():
 def test_params_of_dense_are_one_step_of_ista(planted):
     _, x = planted
     params = fit_sparse_coding(jax.random.key(0), x[:300], 7, penalty=0.3, epochs=2)
-    y = jax.nn.relu(jn.dense(7).apply(params, {}, x)[0])
+    y = jax.nn.relu(jit_apply(jn.dense(7), params, {}, x)[0])
     atoms = params["kernel"].T
     np.testing.assert_allclose(y, soft_threshold(x @ atoms.T, 0.3, positive=True), atol=1e-5)
     again = fit_sparse_coding(jax.random.key(0), x[:300], 7, penalty=0.3, epochs=2)

@@ -5,6 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.unsupervised.whitening import fit_pca, fit_whitening
+from tests.compiled import jit_apply
 
 MIX = np.random.default_rng(1).normal(size=(7, 7)) * np.linspace(3, 0.3, 7)
 X = np.random.default_rng(0).normal(size=(60, 7)) @ MIX + np.arange(7.0)
@@ -13,7 +14,7 @@ KEY = jax.random.key(0)
 
 def outputs(params, x):
     layer = jn.dense(params["bias"].shape[0])
-    return np.asarray(layer.apply(params, {}, jnp.asarray(x))[0])
+    return np.asarray(jit_apply(layer, params, {}, jnp.asarray(x))[0])
 
 
 def test_pca_is_scikit_learns(x64):

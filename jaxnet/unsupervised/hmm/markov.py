@@ -58,6 +58,7 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
     return jnp.where(possible, jax.nn.log_softmax(jnp.maximum(logits, NEVER)), -jnp.inf)
 
 
+@jax.jit
 def to_logits(p: jax.Array) -> jax.Array:
     """Logits of probabilities: their logarithms, and `NEVER` for 0.
 

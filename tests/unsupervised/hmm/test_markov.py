@@ -97,7 +97,7 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
     def total(params, scores):
         return forward(params, scores, LENGTHS)[1].sum()
 
-    by_params, by_scores = jax.grad(total, (0, 1))(params, jnp.asarray(scores))
+    by_params, by_scores = jax.jit(jax.grad(total, (0, 1)))(params, jnp.asarray(scores))
     posterior = np.asarray(posteriors(params, scores, LENGTHS))
     np.testing.assert_allclose(by_scores, posterior, atol=1e-12)
     first = posterior[:, 0].sum(0)
@@ -113,7 +113,7 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
     _, tangent = jax.jvp(lambda s: total(params, s), (jnp.asarray(scores),), (h,))
     np.testing.assert_allclose(tangent, numerical, rtol=1e-6)
     second = jax.jvp(jax.grad(lambda s: total(params, s)), (jnp.asarray(scores),), (h,))[1]
-    numerical = jax.grad(lambda s: total(params, s))(jnp.asarray(scores + h)) - by_scores
+    numerical = jax.jit(jax.grad(lambda s: total(params, s)))(jnp.asarray(scores + h)) - by_scores
     np.testing.assert_allclose(second, numerical, atol=2e-10)
     assert np.abs(second).max() > 1e-8
 
@@ -126,7 +126,7 @@ def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
         "viterbi": lambda p, s: viterbi(p, s, LENGTHS)[1].sum(),
     }
     for function in flow.values():
-        gradient = jax.grad(function, (0, 1))(params, jnp.asarray(scores))
+        gradient = jax.jit(jax.grad(function, (0, 1)))(params, jnp.asarray(scores))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
         h = 1e-6 * weight
         numerical = (function(params, scores + h) - function(params, scores - h)) / 2
@@ -255,7 +255,7 @@ def test_log_probabilities():
     e = np.exp([0, 1, 2])
     np.testing.assert_allclose(p, [e / e.sum(), [0, 1, 0], [0, 0, 0]], rtol=1e-6)
     weight = jnp.arange(9.0).reshape(3, 3)
-    gradient = jax.grad(lambda a: (weight * jnp.exp(log_probabilities(a))).sum())(logits)
+    gradient = jax.jit(jax.grad(lambda a: (weight * jnp.exp(log_probabilities(a))).sum()))(logits)
     assert np.isfinite(gradient).all() and (np.asarray(gradient[1:]) == 0).all()
     decayed = NEVER * 0.99  # as by weight decay
     assert log_probabilities(jnp.array([0.0, decayed]))[1] == -jnp.inf

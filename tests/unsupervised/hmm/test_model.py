@@ -19,6 +19,7 @@ from jaxnet.unsupervised.hmm import (
     viterbi,
 )
 from jaxnet.unsupervised.hmm.markov import to_logits
+from tests.compiled import jit_apply
 
 KEYS_MAY_REPEAT = True
 LENGTHS = np.array([12, 7, 1, 9])
@@ -83,7 +84,7 @@ def blank(x):
 def test_likelihood_posterior_and_path_are_hmmlearns(x64, kind):
     params, emission, x, known = model(kind)  # hmmlearn 0.3.3
     net = hmm(3, emission)
-    log_p, _ = net.apply(params, {}, (jnp.asarray(x), jnp.asarray(LENGTHS)))
+    log_p, _ = jit_apply(net, params, {}, (jnp.asarray(x), jnp.asarray(LENGTHS)))
     steps, _ = for_hmmlearn(x)
     pieces = np.split(steps, np.cumsum(LENGTHS)[:-1])
     np.testing.assert_allclose(log_p, [known.score(piece) for piece in pieces], rtol=1e-10)
@@ -253,8 +254,8 @@ def test_what_cannot_be_stays_so():
         transition = np.exp(log_probabilities(p["transition"]))
         assert (transition[~allowed] == 0).all() and (transition[allowed] > 0).all()
         np.testing.assert_array_equal(np.exp(log_probabilities(p["start"])), [1, 0, 0])
-    log_p, _ = net.apply(fitted, {}, (x, jnp.asarray(lengths)))
-    truth, _ = net.apply(params, {}, (x, jnp.asarray(lengths)))
+    log_p, _ = jit_apply(net, fitted, {}, (x, jnp.asarray(lengths)))
+    truth, _ = jit_apply(net, params, {}, (x, jnp.asarray(lengths)))
     assert 0 < float(log_p.mean() - truth.mean()) < 1  # 14 numbers were fitted to 380 steps
     assert 0 < float(metrics["loss"] + log_p.mean()) < 0.5  # EM is at the maximum
     np.testing.assert_allclose(fitted["emission"]["mean"], params["emission"]["mean"], atol=0.4)
@@ -283,7 +284,7 @@ def test_fit_finds_states_of_two_gaussians_each():
     jax.tree.map(np.testing.assert_array_equal, first, again)
 
     def log_p(params):
-        return float(hmm(2, emission).apply(params, {}, jnp.asarray(x, jnp.float32))[0].sum())
+        return float(jit_apply(hmm(2, emission), params, {}, jnp.asarray(x, jnp.float32))[0].sum())
 
     assert log_p(second) >= log_p(first) - 0.1
 
@@ -316,7 +317,7 @@ def test_empty_sequences_count_for_nothing():
     net = hmm(2, categorical(3))
     params, _ = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))
     x = jnp.array([[0, 1, 2, 1], [9, 9, 9, 9]])
-    log_p, _ = net.apply(params, {}, (x, jnp.array([4, 0])))
+    log_p, _ = jit_apply(net, params, {}, (x, jnp.array([4, 0])))
     assert log_p[1] == 0
     options = dict(emission=categorical(3), iterations=3, tolerance=-1)
     both = baum_welch(params, x, lengths=jnp.array([4, 0]), **options)

@@ -55,7 +55,7 @@ def test_gaussian_density_integrates_to_1(x64):
 def test_gradient_of_the_likelihood_is_data_less_model(x64):
     """d log p / d kernel = E_data[x h] - E_model[x h], the model's by the sum over all states."""
     params, data = draw(5, 3, dtype=np.float64), states(5)[[3, 7, 7, 20]]
-    grads = jax.grad(lambda p: log_likelihood(p, data).mean())(params)
+    grads = jax.jit(jax.grad(lambda p: log_likelihood(p, data).mean()))(params)
     x, h = states(5), states(3)
     p = np.exp(-energies(params, x, h))
     p /= p.sum()
@@ -88,7 +88,7 @@ def test_ais_errors_are_spread_as_they_say(trained):
     """Over 60 seeds the error in units of its standard error has mean 0 and deviation 1, nearly."""
     betas = np.linspace(0, 1, 101)
     keys = jax.random.split(jax.random.key(9), 60)
-    many = jax.vmap(lambda key: ais(key, trained, betas=betas, data=crops())[:2])(keys)
+    many = jax.jit(jax.vmap(lambda key: ais(key, trained, betas=betas, data=crops())[:2]))(keys)
     scores = (many[0] - log_partition(trained)) / many[1]
     assert abs(scores.mean()) < 0.5 and 0.7 < scores.std() < 1.35
 

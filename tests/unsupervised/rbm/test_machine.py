@@ -18,6 +18,7 @@ from jaxnet.unsupervised.rbm import (
     machine,
     rbm,
 )
+from tests.compiled import jit_apply
 from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, logsumexp, sigmoid, states
 
 
@@ -61,12 +62,12 @@ def update(objective, params, state, x):
     """The gradient that the trainer takes, the next state, the value and the metrics."""
 
     def value(params):
-        (value, metrics), after = objective.apply(
-            params, state, x, key=jax.random.key(2), train=True
+        (value, metrics), after = jit_apply(
+            objective, params, state, x, key=jax.random.key(2), train=True
         )
         return value, (after, metrics)
 
-    (value, (after, metrics)), tree = jax.value_and_grad(value, has_aux=True)(params)
+    (value, (after, metrics)), tree = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
     return tree, after, value, metrics
 
 
@@ -96,7 +97,7 @@ def test_persistent_update_is_that_of_numpy_and_moves_the_chain(x64):
     expected, samples = by_numpy(jax.random.key(2), params, x, chain, 2, bernoulli)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), tree, expected)
     np.testing.assert_array_equal(state["chain"], samples)
-    _, still = objective.apply(params, {"chain": chain}, x)
+    _, still = jit_apply(objective, params, {"chain": chain}, x)
     np.testing.assert_array_equal(still["chain"], chain)
 
 
@@ -131,8 +132,8 @@ def test_fit_gives_what_dense_takes():
     params = fit_rbm(jax.random.key(3), x, 8, progress=False, **OPTIONS)
     assert params.keys() == {"kernel", "bias"}
     np.testing.assert_array_equal(params["kernel"], trained["kernel"])  # the same again
-    y, _ = jn.serial(jn.dense(8), jax.nn.sigmoid).apply({"dense": params}, {}, x)
-    hidden, _ = rbm(8).apply(trained, {}, x)
+    y, _ = jit_apply(jn.serial(jn.dense(8), jax.nn.sigmoid), {"dense": params}, {}, x)
+    hidden, _ = jit_apply(rbm(8), trained, {}, x)
     np.testing.assert_allclose(y, hidden, rtol=1e-6)
     stacked = jn.serial(rbm(8), jn.dense(2))
     drawn, _ = stacked.init(jax.random.key(0), x)
