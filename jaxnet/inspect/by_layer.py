@@ -89,7 +89,7 @@ def cost_by_layer(compiled: Any) -> LayerCosts:
       >>> [(row.path, row.forward) for row in costs.rows if row.path], 2 * 7 * 3 * 5
       ([('net', 210)], 210)
     """
-    program = parse(_text("cost_by_layer", compiled))
+    program = parse(program_text("cost_by_layer", compiled))
     found: dict[Path, list[int]] = {}
     once = 0
     for run in program.runs():
@@ -172,7 +172,7 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
     """
     from jax.profiler import ProfileData
 
-    text = _text("time_by_layer", compiled)
+    text = program_text("time_by_layer", compiled)
     program = parse(text)
     module = text.removeprefix("HloModule ").partition(",")[0]
     known = {run.instruction.name: run.instruction for run in program.runs() if not run.fused}
@@ -215,7 +215,13 @@ def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
                     yield stats, event.duration_ns
 
 
-def _text(who: str, compiled: Any) -> str:
+def program_text(who: str, compiled: Any) -> str:
+    """The text of a compiled program; raises for anything else.
+
+    Example:
+      >>> program_text("cost_by_layer", jax.jit(jnp.sin).lower(1.0).compile())[:9]
+      'HloModule'
+    """
     if not (hasattr(compiled, "as_text") and hasattr(compiled, "cost_analysis")):
         raise TypeError(
             f"{who}: expected a compiled program, such as jax.jit(f).lower(x).compile(), got "

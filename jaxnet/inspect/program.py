@@ -301,6 +301,9 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
       (('net', 'gelu'), False)
     """
     backward, path, since = False, [], 0
+    if "/(" in op_name:  # of operations that were joined, "jit(f)/(a/add:b/mul)": the first
+        before, _, joined = op_name.partition("/(")
+        op_name = f"{before}/{joined.partition(':')[0]}"
     for part in op_name.split("/")[:-1]:
         if part.startswith(("jit(", "pjit(")):
             if path or part.startswith("jit(_"):

@@ -28,6 +28,7 @@ START = "jit(step)/transpose(jvp(net))"
          "net/r/d", True),
         (f"{START}/while/body/closed_call/checkpoint/rematted_computation/d/add", "net/d", True),
         ("jit(f)/autoencoder/transpose(jvp(encoder))/add", "autoencoder/encoder", True),
+        ("jit(f)/(transpose(jvp(net))/head/dot_general:jvp(net)/loss/add)", "net/head", True),
         ("jit(f)/add", "", False),
         ("train_state.params['a/b']", "", False),
         ("checkpoint/attention/reduce_sum", "", False),
