@@ -193,10 +193,11 @@ def measure(config: Config, rule: str, variant: str) -> Row:
 
     compiled = jax.jit(step, donate_argnums=0).lower(train_state, batch).compile()
     cost, memory = jn.inspect.cost_by_layer(compiled), compiled.memory_analysis()
+    assert memory is not None
     sent = jn.inspect.collectives(compiled)
     counts: dict[str, int] = {}
     for row in sent.rows:
-        counts[row.kind] = counts.get(row.kind, 0) + row.count
+        counts[row.kind] = counts.get(row.kind, 0) + row.arrays
     losses = []
     for _ in range(config.steps):
         train_state, value = compiled(train_state, batch)
