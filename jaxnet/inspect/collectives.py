@@ -18,7 +18,7 @@ class Collective(NamedTuple):
     Fields:
       kind: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
       devices: that take part in each, n.
-      arrays: number of arrays that are sent per run of the program, each iteration of a loop counted.
+      arrays: that are sent per run of the program, in all iterations of its loops.
       bytes: of these arrays, as a whole before or after they are cut among the devices.
       moved: bytes that each device sends where the devices form a ring: 2 (n - 1) / n of the bytes
         in an all-reduce, (n - 1) / n in the other kinds, all in a permutation.
@@ -42,7 +42,7 @@ class Collectives(Tabular):
     rows: list[Collective]
 
     def table(self) -> Table:
-        rows = [(r.kind, r.devices, r.arrays, size_of(r.bytes), size_of(r.moved)) for r in self.rows]
+        rows = [(*row[:3], *map(size_of, row[3:])) for row in self.rows]
         total = ("total", None, sum(r.arrays for r in self.rows), None, size_of(self.moved))
         head = ("collective", "devices", "arrays", "bytes", "sent by each")
         return Table("Collectives per run", head, rows, [total])
