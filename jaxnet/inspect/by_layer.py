@@ -68,11 +68,11 @@ def cost_by_layer(compiled: Any) -> LayerCosts:
     """Floating point operations and bytes of a compiled program by layer, forward and backward.
 
     Read from the program after all optimizations, by the paths that layers give to their
-    operations. A fusion's bytes belong to the layer of its last operation. On a mesh these are the
-    figures of one device. The loss belongs to "loss", the update to "optimizer", and operations
-    without a layer, such as a copy, are in a row of their own. The names of a program from JAX's
-    cache on disk are those it was compiled with, unless
-    `jax_compilation_cache_include_metadata_in_key` is set.
+    operations. Convolutions that a GPU's library computes count as no operations. A fusion's bytes
+    belong to the layer of its last operation. On a mesh these are the figures of one device. The
+    loss belongs to "loss", the update to "optimizer", and operations without a layer, such as a
+    copy, are in a row of their own. The names of a program from JAX's cache on disk are those it
+    was compiled with, unless `jax_compilation_cache_include_metadata_in_key` is set.
 
     Args:
       compiled: of `jax.jit(f).lower(...).compile()`.

@@ -181,11 +181,12 @@ def flops_of(run: Run) -> int:
     dilation, do not count.
     """
     one, operands = run.instruction, run.operands
-    if len(operands) < 2 or one.opcode not in ("dot", "convolution"):
+    library = one.opcode == "custom-call" and "__cublas$" in one.attributes  # on NVIDIA's GPUs
+    if len(operands) < 2 or not (library or one.opcode in ("dot", "convolution")):
         return 0
     out, (left, right) = one.shapes[0], operands[:2]
-    if one.opcode == "dot":
-        contracted = _numbers(one.attributes, "lhs_contracting_dims")
+    if library or one.opcode == "dot":
+        contracted = _contracted(one.attributes)
         return 2 * math.prod(out.sizes) * math.prod(left.sizes[i] for i in contracted)
     found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     if not found:
@@ -225,9 +226,10 @@ def _products(
     return found
 
 
-def _numbers(attributes: str, name: str) -> list[int]:
-    found = re.search(rf"\b{name}=\{{([\d,]*)\}}", attributes)
-    return [int(i) for i in found[1].split(",") if i] if found else []
+def _contracted(attributes: str) -> list[int]:
+    """Dimensions of the left array that a product sums over, of `dot` or of cuBLAS."""
+    found = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', attributes)
+    return [int(i) for i in re.findall(r"\d+", found[1])] if found else []
 
 
 def bytes_of(run: Run, program: Program) -> int:

@@ -84,6 +84,19 @@ def test_flops_by_hand(function, shapes, products):
         assert counted == 2 * products
 
 
+def test_a_product_of_cublas():
+    text = """HloModule jit_f
+
+ENTRY %main (a: f32[2,7,3], b: f32[2,3,5]) -> f32[2,7,5] {
+  %a = f32[2,7,3]{2,1,0} parameter(0)
+  %b = f32[2,3,5]{2,1,0} parameter(1)
+  %x = (f32[2,7,5]{2,1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"]}}}
+  ROOT %y = f32[2,7,5]{2,1,0} get-tuple-element(%x), index=0
+}
+"""  # noqa: E501
+    assert sum(flops_of(run) for run in parse(text).runs()) == 2 * 2 * 7 * 3 * 5
+
+
 def test_a_loop_counts_every_iteration_and_a_fusion_its_products():
     def run(x, w):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
