@@ -17,7 +17,8 @@ from tests.pages import ROOT, blocks, run, sections
 GUIDE = ROOT / "guide"
 INDEX = GUIDE / "README.md"
 PAGES = [
-    GUIDE / f"{name}.md" for name in ("building", "training", "research", "trouble", "coming_from")
+    GUIDE / f"{name}.md"
+    for name in ("building", "training", "scale", "research", "trouble", "coming_from")
 ]
 # Packages of optional extras; a section that imports a missing one is skipped.
 OPTIONAL = ("equinox", "flax", "flatbuffers", "haiku", "keras", "PIL", "sklearn", "torch")

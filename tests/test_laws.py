@@ -12,6 +12,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import layers
+from jaxnet.inspect.program import layer_of
 from tests.catalogue import ROWS, Row, fill
 
 KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
@@ -124,6 +125,12 @@ def test_jit_is_eager(case: Case):
         eager = case.layer.apply(case.params, case.state, case.x, key=KEY, train=train)
         close(eager, case.outputs[train])
         assert shapes(eager) == shapes(case.outputs[train])
+
+
+def test_operations_have_the_name_of_the_layer(case: Case):
+    run = case._run.lower(case.params, case.state, case.x, key=KEY, train=True)
+    names = re.findall(r'loc\("(jit\([^"]*/[^"]*)"', run.as_text(debug_info=True))
+    assert names and {layer_of(f"{name}/")[0][0] for name in names} == {case.layer.name}
 
 
 def test_training_differs_only_where_it_should(case: Case):

@@ -29,6 +29,7 @@ from jaxnet.core.contract import (
 from jaxnet.core.messages import (
     Path,
     PyTree,
+    Scoped,
     abstract,
     all_native,
     check_dict,
@@ -80,7 +81,7 @@ class Scope:
         """The output of a child."""
         name, layer = self._name(layer), as_layer(layer)
         path = (*self._path, name)
-        with located(path, x):
+        with located(path, x), jax.named_scope(name):
             for watch in self._watches:
                 if watch.done():
                     return _zeros(_output(layer, path, x, watch.skipped))
@@ -338,7 +339,7 @@ def compose(
         if key is not None:
             check_key(key, name)
         check_train(train, name)
-        with located((name,), x):
+        with located((name,), x), Scoped(name):
             params, state, x = all_native((params, state, x), name)
             return walk(layer, (name,), params, state, x, key, train, ())
 

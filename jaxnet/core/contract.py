@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxnet.core.messages import (
     PyTree,
+    Scoped,
     a_function,
     abstract,
     all_native,
@@ -90,6 +91,8 @@ class Layer(_Fields):
             a_function(who, what, function, form)
         if inside is None:
             init, apply = _checked(init, apply, name)
+        elif isinstance(inside, tuple):
+            apply = _named(apply, name)
         return super().__new__(cls, init, apply, name, kind or name, inside)
 
     def _replace(self, **changes: Any) -> "Layer":  # type: ignore[override]
@@ -138,7 +141,7 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
         if key is not None:
             check_key(key, name)
         check_train(train, name)
-        with located((name,), x):
+        with located((name,), x), Scoped(name):
             shape = abstract(x, name)
             params, state, x = all_native((params, state, x), name)
             if (memo := signature(shape)) not in expected:
@@ -152,6 +155,16 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
             return result
 
     return checked_init, checked_apply
+
+
+def _named(apply: ApplyFn, name: str) -> ApplyFn:
+    """The apply of a transform, whose own operations have the layer's name too."""
+
+    def named_apply(params, state, x, *, key=None, train=False):
+        with Scoped(name):
+            return apply(params, state, x, key=key, train=train)
+
+    return named_apply
 
 
 def shapes_of(tree: PyTree) -> PyTree:

@@ -5,7 +5,10 @@ from jaxnet.inspect.activations import first_nonfinite as first_nonfinite
 from jaxnet.inspect.attribution import integrated_gradients as integrated_gradients
 from jaxnet.inspect.attribution import occlusion as occlusion
 from jaxnet.inspect.attribution import saliency as saliency
+from jaxnet.inspect.by_layer import cost_by_layer as cost_by_layer
+from jaxnet.inspect.by_layer import time_by_layer as time_by_layer
 from jaxnet.inspect.class_map import class_activation_map as class_activation_map
+from jaxnet.inspect.collectives import collectives as collectives
 from jaxnet.inspect.cost import MemoryEstimate as MemoryEstimate
 from jaxnet.inspect.cost import flops as flops
 from jaxnet.inspect.cost import memory as memory

@@ -127,13 +127,13 @@ def trainer(
 
         def loss(params):
             output, state = objective.apply(params, train_state.state, batch, key=key, train=True)
-            found = averages(output, batch, mask, objective.name)
+            found = jax.named_scope("loss")(averages)(output, batch, mask, objective.name)
             watcher.updated(train_state.state, state)
             return found["loss"].mean, (state, found)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, (state, found)), grads = gradient(train_state.params)
-        updates, opt_state = optimizer.update(
+        updates, opt_state = jax.named_scope("optimizer")(optimizer.update)(
             grads,
             train_state.opt_state,
             train_state.params,
@@ -141,7 +141,7 @@ def trainer(
             grad=grads,
             value_fn=lambda params: loss(params)[0],
         )
-        params: Any = optax.apply_updates(train_state.params, updates)
+        params: Any = jax.named_scope("optimizer")(optax.apply_updates)(train_state.params, updates)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)]
         after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
         return after, found, jnp.stack(finite) if finite else jnp.ones(0, bool)

@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import jaxnet as jn
 from jaxnet.core.messages import abstract, compare, describe, located
+from jaxnet.inspect.program import layer_of, parse
 
 
 def test_describe_trees():
@@ -69,3 +71,79 @@ def test_a_missing_batch_axis_is_guessed():
     with pytest.raises(ValueError) as raised:
         net.apply(params, state, jnp.ones((1, 5, 6, 3)))
     assert not any("x[None]" in note for note in raised.value.__notes__)
+
+
+@pytest.fixture(autouse=True)
+def names_are_those_of_this_program():
+    """JAX's cache of programs on disk leaves names out of its keys by default."""
+    option = "jax_compilation_cache_include_metadata_in_key"
+    before = getattr(jax.config, option)
+    jax.config.update(option, True)
+    yield
+    jax.config.update(option, before)
+
+
+def paths(function, *args):
+    """The layers of all operations that come from layers, forward and backward."""
+    program = parse(jax.jit(function).lower(*args).compile().as_text())
+    found = {layer_of(run.instruction.op_name) for run in program.runs()}
+    return {("/".join(path), backward) for path, backward in found if path}
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("change", [
+    lambda layer: layer,
+    jn.remat,
+    jn.freeze,
+    lambda layer: jn.cast(layer, jnp.bfloat16),
+    lambda layer: jn.repeat(layer, 3),
+    lambda layer: jn.serial(jn.ensemble(layer, 3), lambda x: x.sum(0), name="block"),
+    lambda layer: jn.tap(jn.serial(layer, jnp.sin, name="block"), "block"),
+    lambda layer: jn.repeat(jn.remat(jn.serial(jn.remat(layer), name="block")), 3),
+], ids=["plain", "remat", "freeze", "cast", "repeat", "ensemble", "tap", "nested"])  # fmt: skip
+def test_operations_are_named_as_messages_name_layers(change, train):
+    block = jn.serial(jn.dense(5), jnp.tanh, jn.dense(5), name="block")
+    net = jn.serial(jn.dense(5), jn.dense(5), change(block), name="net")
+    params, state = net.init(jax.random.key(0), jn.spec((7, 5)))
+
+    def loss(params, x):
+        return net.apply(params, state, x, train=train)[0].astype(jnp.float32).sum()
+
+    x = jn.spec((7, 5))
+    rows = {f"net/{row.path}".rstrip("/") for row in jn.summary(net, x).rows}
+    forward = paths(loss, params, x)
+    assert {path for path, _ in forward} <= rows and not any(back for _, back in forward)
+    assert {"net/dense", "net/dense_1"} <= {path for path, _ in forward}
+    assert any(path.endswith("block/dense_1") for path, _ in forward)
+    backward = paths(jax.grad(loss, (0, 1)), params, x)
+    assert {path for path, _ in backward} <= rows and ("net/dense_1", True) in backward
+    assert any(path.endswith("block/dense_1") and back for path, back in backward)
+
+
+def test_a_transform_and_a_leaf_by_themselves_are_named():
+    for net in (jn.dense(5), jn.cast(jn.dense(5), jnp.bfloat16), jn.repeat(jn.dense(5), 3)):
+        params, state = net.init(jax.random.key(0), jn.spec((7, 5)))
+        found = paths(lambda p, x, net=net: net.apply(p, {}, x)[0], params, jn.spec((7, 5)))
+        assert found == {("dense", False)}
+
+
+def test_names_end_with_the_call():
+    net = jn.serial(jn.dense(5), name="net")
+    with pytest.raises(ValueError, match="params do not fit"):
+        net.apply({}, {}, jnp.ones((7, 5)))
+    params, state = net.init(jax.random.key(0), jn.spec((7, 5)))
+
+    def twice(params, x):
+        x, _ = net.apply(params, state, x)
+        return net.apply(params, state, x)[0] * 3.5
+
+    assert paths(twice, params, jn.spec((7, 5))) == {("net/dense", False)}
+
+
+def test_a_step_names_the_loss_and_the_update():
+    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.adam(0.1))
+    batch = jn.spec((7, 3)), jn.spec((7, 2))
+    train_state = jax.eval_shape(lambda: trainer.init(jax.random.key(0), batch))
+    found = {path for path, _ in paths(trainer.step, train_state, batch)}
+    assert {"dense", "dense/loss", "optimizer"} <= found
+    assert found <= {"dense", "dense/loss", "loss", "optimizer"}

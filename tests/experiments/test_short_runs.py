@@ -81,6 +81,11 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "optimizers": ({"passes": 2, "hidden": 2, "seeds": 1, "rates": 1}, {"RULES": ADAM}),
     "perceptron": ({"points": 10, "passes": 5, "seeds": 1, "pairs": 1}, {}),
     "rbm": ({"features": 5, "epochs": 1, "betas": 50, "small_epochs": 1}, {"SAMPLED": (1, 2)}),
+    "scaling": (
+        {"devices": 1, "rules": ("data",), "variants": ("remat",), "layers": 2, "features": 8,
+         "heads": 2, "vocabulary": 7, "length": 4, "batch_size": 3, "steps": 2},
+        {},
+    ),
     "seconds_to_accuracy": (
         {"rounds": 1, "epochs": 1, "pieces": 1, "batch_size": 100, "target": 0.05}, {},
     ),
@@ -126,7 +131,7 @@ def test_a_short_run(name, tmp_path, monkeypatch):
         if np.asarray(leaf).dtype.kind == "f" and "by_length" not in place:  # of no sentences: NaN
             assert np.isfinite(leaf).any(), place
     pictures = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".png", ".gif"))
-    assert pictures or name == "sweep"
+    assert pictures or name in ("sweep", "scaling")
     for picture in pictures:
         assert matplotlib.image.imread(picture).std() > 0.01, picture  # not one color
     if hasattr(results, "pictures"):

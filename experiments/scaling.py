@@ -1,0 +1,320 @@
+"""A language model on several devices: what is computed, sent and held, by algebra and as compiled.
+
+Claim: three rules of placement train one GPT to the same losses, and what each device computes,
+sends and holds follows from formulas with N parameters, T tokens and n devices.
+
+One step of Adam on 8 simulated devices, GPT of 4 blocks, 128 features, 8 heads, 512 tokens of
+vocabulary, 932,608 parameters, batches of 16 × 64 tokens. The rules:
+
+    data            params on every device, the batch split: gradients are summed
+    fully sharded   params, gradients and optimizer split too: each block's are gathered when needed
+    compiler        the same placement, but the compiler chooses what to gather
+    tensor          attention heads and hidden units split over 4 devices, the batch over 2
+
+Per step and device as compiled (by algebra), with remat of each block, in float32:
+
+                    FLOPs            sent               held               temporary
+    one device      6.8 G (6.8 G)    0                  11.2 MB (11.2 MB)  29.8 MB (33.1 MB)
+    data            855.6 M (855.6)  6.5 MB (6.5 MB)    11.2 MB (11.2 MB)   7.2 MB  (7.4 MB)
+    fully sharded   855.6 M (855.6)  12.5 MB (9.3 MB)    1.5 MB  (1.4 MB)   4.5 MB  (4.1 MB)
+    compiler        1.3 G (855.6 M)  40.9 MB (9.3 MB)    1.5 MB  (1.4 MB)  12.7 MB  (4.1 MB)
+    tensor          855.6 M (855.6)  12.6 MB (9.4 MB)    3.5 MB  (3.5 MB)   6.8 MB  (7.2 MB)
+
+The losses of 4 steps equal those of one device to 8e-8, in bfloat16 to 2e-4. Where the figures
+differ: XLA on the CPU has no reduce-scatter, so fully sharded gradients are summed for all and then
+cut (3.3 MB more); left to itself, the compiler computes with parts of the params and sums the
+activations instead of gathering the params; the tensor rule sums the gradients with respect to the
+input of queries, keys and values apart (3.1 MB more); the algebra has no scratch space. In bfloat16
+the CPU sends as much as in float32, where the algebra says half. guide/scale.md has the formulas,
+and what they say about 1,000 devices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxnet as jn
+from experiments.common import Record, Seed, main
+from jaxnet.inspect.table import size_of
+
+Rule = Literal["data", "fully sharded", "compiler", "tensor"]
+Variant = Literal["plain", "remat", "bfloat16"]
+
+RECORDS = (
+    Record(
+        claim="one GPT on 8 simulated devices, with remat: MB sent per step and device, compiled "
+        "(by algebra): data, fully sharded, tensor",
+        result="6.5 (6.5), 12.5 (9.3), 12.6 (9.4); FLOPs equal the algebra's, losses one device's "
+        "to 8e-8",
+        seeds="1",
+        time="188 s of CPU",
+        seconds=188,
+    ),
+    Record(
+        claim="… fully sharded, where the compiler chooses what to gather",
+        result="40.9 (9.3) MB, 50% more FLOPs",
+        seeds="1",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Config(Seed):
+    """Compiles one GPT under each rule, trains a few steps, and compares with the algebra."""
+
+    rules: tuple[Rule, ...] = ("data", "fully sharded", "compiler", "tensor")
+    """how the model is placed"""
+    variants: tuple[Variant, ...] = ("plain", "remat", "bfloat16")
+    """of the net: as it is, with remat of each block, with remat and in bfloat16"""
+    devices: int = 8
+    """simulated devices"""
+    model: int = 4
+    """of them along the axis of the tensor rule; the batch is split over the rest"""
+    layers: int = 4
+    """transformer blocks"""
+    features: int = 128
+    """width"""
+    heads: int = 8
+    """of the attention"""
+    vocabulary: int = 512
+    """number of tokens"""
+    length: int = 64
+    """tokens per sequence"""
+    batch_size: int = 16
+    """sequences per step"""
+    steps: int = 4
+    """of Adam, whose losses are compared"""
+
+
+class Row(NamedTuple):
+    """A rule and a variant: figures per step and device, as compiled and by algebra.
+
+    Fields:
+      rule, variant: of the run; the rule "one device" is without a mesh.
+      flops: of matrix products.
+      moved: bytes that a device sends.
+      held: bytes of params, optimizer state and batch.
+      temporary: bytes of gradients, activations and scratch space.
+      bytes: read and written.
+      collectives: kind -> number of arrays.
+      losses: (steps,).
+      expected: flops, moved, held, temporary by algebra.
+    """
+
+    rule: str
+    variant: str
+    flops: int
+    moved: int
+    held: int
+    temporary: int
+    bytes: int
+    collectives: dict[str, int]
+    losses: np.ndarray
+    expected: "Algebra"
+
+
+class Algebra(NamedTuple):
+    """Figures per step and device from formulas; the fields are those of `Row`."""
+
+    flops: float
+    moved: float
+    held: float
+    temporary: float
+
+
+def run(config: Config) -> list[Row]:
+    """Compiles and trains each rule and variant; prints the figures beside the algebra."""
+    start_devices(config.devices)
+    rows = []
+    for variant in config.variants:
+        for rule in ("one device", *config.rules):
+            rows.append(measure(config, rule, variant))
+            print(line(rows[-1]), flush=True)
+    for variant in config.variants:
+        alone, *others = (row for row in rows if row.variant == variant)
+        for row in others:
+            apart = np.max(np.abs(row.losses / alone.losses - 1))
+            print(f"{variant}, {row.rule}: losses differ from one device's by {apart:.1e}")
+    return rows
+
+
+def start_devices(count: int) -> None:
+    """Simulates devices on the CPU, which is possible until JAX first computes something."""
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        if len(jax.devices()) < count:
+            raise RuntimeError(
+                f"scaling: JAX has started with {len(jax.devices())} devices; set "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={count} before Python starts"
+            ) from error
+
+
+def line(row: Row) -> str:
+    """A row in words: as compiled (by algebra)."""
+    flops, moved, held, temporary = row.expected
+    sent = ", ".join(f"{count} {kind}" for kind, count in row.collectives.items())
+    return (
+        f"{row.variant:8} {row.rule:13} {size_of(row.flops, '')} FLOPs ({size_of(flops, '')}), "
+        f"sends {size_of(row.moved)} ({size_of(moved)}), holds {size_of(row.held)} "
+        f"({size_of(held)}) + {size_of(row.temporary)} ({size_of(temporary)}), reads and writes "
+        f"{size_of(row.bytes)}; {sent or 'nothing is sent'}; last loss {row.losses[-1]:.4f}"
+    )
+
+
+def measure(config: Config, rule: str, variant: str) -> Row:
+    """Compiles and trains one rule and variant."""
+    mesh, split, params_rule = placement(config, rule)
+    net = gpt(config, variant, mesh if rule == "fully sharded" else None)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    trainer = jn.trainer(jn.supervised(net, loss), optax.adam(1e-3))
+    tokens = np.random.default_rng(config.seed).integers(
+        0, config.vocabulary, (config.batch_size, config.length + 1)
+    )
+    batch = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
+    train_state = trainer.init(jax.random.key(config.seed), batch)
+    stay: Callable[[Any], Any] = lambda tree: tree  # noqa: E731
+    if mesh is not None:
+        places = jn.distributed.shardings(train_state, mesh, params_rule)
+        stay = lambda tree: jax.lax.with_sharding_constraint(tree, places)  # noqa: E731
+        train_state = jn.distributed.put(train_state, mesh, params_rule)
+        batch = jn.distributed.put(batch, mesh, split)
+
+    def step(train_state, batch):
+        train_state, metrics = trainer.step(train_state, batch)
+        return stay(train_state), metrics["loss"]
+
+    compiled = jax.jit(step, donate_argnums=0).lower(train_state, batch).compile()
+    cost, memory = jn.inspect.cost_by_layer(compiled), compiled.memory_analysis()
+    assert memory is not None
+    sent = jn.inspect.collectives(compiled)
+    counts: dict[str, int] = {}
+    for row in sent.rows:
+        counts[row.kind] = counts.get(row.kind, 0) + row.arrays
+    losses = []
+    for _ in range(config.steps):
+        train_state, value = compiled(train_state, batch)
+        losses.append(float(value))
+    extra = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    return Row(
+        rule, variant, cost.flops, sent.moved, memory.argument_size_in_bytes, extra, cost.bytes,
+        counts, np.array(losses), algebra(config, rule, variant),
+    )  # fmt: skip
+
+
+def gpt(config: Config, variant: str, mesh: Mesh | None = None) -> jn.Layer:
+    """A causal language model of equal blocks; with a mesh each part gathers its own params."""
+    whole = (lambda layer: layer) if mesh is None else (lambda layer: gathered(layer, mesh))
+    block = whole(jn.transformer_block(config.heads, causal=True, name="block"))
+    net = jn.serial(
+        whole(jn.embedding(config.vocabulary, config.features)),
+        whole(jn.learned_positions(config.length, name="positions")),
+        jn.repeat(block if variant == "plain" else jn.remat(block), config.layers),
+        whole(jn.layer_norm(name="norm")),
+        whole(jn.dense(config.vocabulary, use_bias=False, name="head")),
+        name="gpt",
+    )
+    return jn.cast(net, jnp.bfloat16) if variant == "bfloat16" else net
+
+
+def gathered(layer: jn.Layer, mesh: Mesh) -> jn.Layer:
+    """A layer whose params are gathered on every device before it runs, and not kept."""
+
+    def apply(params, state, x, *, key=None, train=False):
+        params = jax.lax.with_sharding_constraint(params, NamedSharding(mesh, P()))
+        return layer.apply(params, state, x, key=key, train=train)
+
+    inside = layer, lambda inner: gathered(inner, mesh)
+    return jn.Layer(layer.init, apply, layer.name, "gathered", inside)
+
+
+TENSOR = {
+    "block/attention/out/kernel": P(None, "model"),  # (layers, heads, size, features)
+    "block/attention/out/bias": P(),
+    "block/attention/*/kernel": P(None, None, "model"),  # (layers, features, heads, size)
+    "block/attention/*/bias": P(None, "model"),
+    "block/mlp_in/kernel": P(None, None, "model"),  # (layers, features, hidden)
+    "block/mlp_in/bias": P(None, "model"),
+    "block/mlp_out/kernel": P(None, "model"),  # (layers, hidden, features)
+    "head/kernel": P(None, "model"),  # (features, vocabulary)
+}
+
+
+def placement(config: Config, rule: str) -> tuple[Mesh | None, P, Any]:
+    """The mesh of a rule, and how the batch and the params are split."""
+    if rule == "one device":
+        return None, P(), P()
+    if rule == "tensor":
+        sizes = config.devices // config.model, config.model
+        mesh = jax.make_mesh(sizes, ("data", "model"), (AxisType.Auto,) * 2)
+        return mesh, P("data"), TENSOR
+    mesh = jax.make_mesh((config.devices,), ("data",), (AxisType.Auto,))
+    whole = rule == "data"
+    rules = P() if whole else jn.distributed.fully_sharded("data", mesh, smallest=2**10)
+    return mesh, P("data"), rules
+
+
+def params_of(config: Config) -> dict[str, int]:
+    """Numbers of parameters: of matrices of the blocks, of the head, and of all."""
+    d, blocks = config.features, config.layers
+    matrices, small = 12 * blocks * d**2, 13 * blocks * d + 2 * d  # biases, norms
+    head = d * config.vocabulary
+    tables = head + config.length * d
+    return {"blocks": matrices, "head": head, "all": matrices + small + head + tables}
+
+
+def ring(n: int) -> float:
+    """The share of an array that each of n devices sends to gather it; to sum it, twice that."""
+    return (n - 1) / n
+
+
+def algebra(config: Config, rule: str, variant: str) -> Algebra:
+    """What a device computes, sends and holds per step, from formulas."""
+    n = 1 if rule == "one device" else config.devices
+    m = config.model if rule == "tensor" else 1
+    groups = n // m  # of which each has a share of the batch
+    count, number = params_of(config), 2 if variant == "bfloat16" else 4  # bytes
+    d, sequences = config.features, config.batch_size // groups
+    tokens = sequences * config.length  # per group
+
+    # A product has 2 FLOPs per parameter and token forward, 4 backward; attention 4 length * d per
+    # token forward. With remat all but the last product of a block is computed again.
+    attention = 4 * config.layers * config.length * d
+    again = 0 if variant == "plain" else 2 * count["blocks"] * 8 / 12 + attention
+    flops = tokens * (6 * (count["blocks"] + count["head"]) + 3 * attention + again) / m
+
+    split = count["blocks"] + count["head"]
+    sharded = rule in ("fully sharded", "compiler")
+    if sharded:  # params gathered, with remat those of the blocks twice; gradients summed and cut
+        twice = 0 if variant == "plain" else count["blocks"]
+        moved = ring(n) * number * (2 * count["all"] + twice)
+    else:
+        moved = 2 * ring(groups) * number * (split / m + count["all"] - split)
+        # Sums of activations: of each block two forward and two backward, with remat one again (not
+        # its last, whose result is kept); and one behind the head.
+        sums = config.layers * (4 if variant == "plain" else 5) + 1
+        moved += 2 * ring(m) * number * tokens * d * sums
+
+    share = count["all"] / n if sharded else split / m + count["all"] - split
+    held = 4 * 3 * share + 2 * 4 * tokens  # params and two averages of Adam; two batches of int32
+
+    # What JAX keeps of a block for its backward pass, in numbers per token: 4 d of each norm; d of
+    # queries, keys, values and their mean; 6 * 4 d of GELU; two tables of attention weights.
+    inner = tokens * (8 * d + (4 * d + 24 * d + 2 * config.heads * config.length) / m)
+    kept = config.layers * (inner if variant == "plain" else tokens * d)
+    once = 0 if variant == "plain" else inner
+    if sharded and variant == "plain":  # what was gathered, too
+        kept += count["blocks"]
+    logits = 2 * tokens * config.vocabulary / m
+    return Algebra(flops, moved, held, 4 * share + number * (kept + once) + 4 * logits)
+
+
+if __name__ == "__main__":
+    main(Config, run)
