@@ -88,7 +88,8 @@ def source(way: str, rows: Any, config: Config) -> Any:
     import grain
 
     if way == "threads":
-        examples = grain.MapDataset.source(Examples(rows))
+        arrays: Any = Examples(rows)
+        examples = grain.MapDataset.source(arrays)
     else:
         records = jn.data.tfds.source("mnist", "train", data_dir=config.data_dir)
         examples = grain.MapDataset.source(records)

@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
@@ -211,7 +211,11 @@ def measure(config: Config, rule: str, variant: str) -> Row:
 
 def gpt(config: Config, variant: str, mesh: Mesh | None = None) -> jn.Layer:
     """A causal language model of equal blocks; with a mesh each part gathers its own params."""
-    whole = (lambda layer: layer) if mesh is None else (lambda layer: gathered(layer, mesh))
+    whole = (
+        (lambda layer: layer)
+        if mesh is None
+        else (lambda layer: jn.distributed.gathered(layer, mesh))
+    )
     block = whole(jn.transformer_block(config.heads, causal=True, name="block"))
     net = jn.serial(
         whole(jn.embedding(config.vocabulary, config.features)),
@@ -222,17 +226,6 @@ def gpt(config: Config, variant: str, mesh: Mesh | None = None) -> jn.Layer:
         name="gpt",
     )
     return jn.cast(net, jnp.bfloat16) if variant == "bfloat16" else net
-
-
-def gathered(layer: jn.Layer, mesh: Mesh) -> jn.Layer:
-    """A layer whose params are gathered on every device before it runs, and not kept."""
-
-    def apply(params, state, x, *, key=None, train=False):
-        params = jax.lax.with_sharding_constraint(params, NamedSharding(mesh, P()))
-        return layer.apply(params, state, x, key=key, train=train)
-
-    inside = layer, lambda inner: gathered(inner, mesh)
-    return jn.Layer(layer.init, apply, layer.name, "gathered", inside)
 
 
 TENSOR = {

@@ -4,6 +4,7 @@ A mesh is JAX's, and so are processes: `jax.make_mesh`, `jax.distributed.initial
 """
 
 from jaxnet.distributed.feed import feed as feed
+from jaxnet.distributed.gathered import gathered as gathered
 from jaxnet.distributed.rules import Rules as Rules
 from jaxnet.distributed.rules import fully_sharded as fully_sharded
 from jaxnet.distributed.rules import put as put

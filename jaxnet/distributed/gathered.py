@@ -1,0 +1,47 @@
+"""A transform that says where the params of a fully sharded net come together."""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnet.core import Layer, as_layer
+
+
+def gathered(layer: Layer, mesh: Mesh) -> Layer:
+    """A layer whose params are gathered on every device before it runs.
+
+    For nets whose params lie split by `fully_sharded`: left to itself, the compiler computes with
+    parts of them and sends activations, which costs more [a GPT on 8 devices: half as many
+    operations again, and three times the bytes]. With `jn.remat` around it, the gathered params are
+    not kept for the backward pass but gathered again. Params, state and outputs are those of the
+    layer.
+
+    Args:
+      layer: a block, as large as fits on a device whole.
+      mesh: of `jax.make_mesh`, on which the params lie.
+
+    Raises:
+      TypeError: for something else than a layer and a mesh.
+
+    Example:
+      >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+      >>> net = jn.repeat(jn.remat(gathered(jn.dense(3), mesh)), 2)
+      >>> params, state = net.init(jax.random.key(0), jn.spec((5, 3)))
+      >>> net.apply(params, state, jnp.ones((5, 3)))[0].shape
+      (5, 3)
+
+    Reference: Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion
+    parameter models".
+    """
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"gathered: mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
+    layer = as_layer(layer)
+    # Where the axes are Explicit, the update runs inside auto_axes, whose mesh is another.
+    where = P() if AxisType.Explicit in mesh.axis_types else NamedSharding(mesh, P())
+
+    def apply(params, state, x, *, key=None, train=False):
+        params = jax.lax.with_sharding_constraint(params, where)
+        return layer.apply(params, state, x, key=key, train=train)
+
+    inside = layer, lambda inner: gathered(inner, mesh)
+    return Layer(layer.init, apply, layer.name, "gathered", inside)
