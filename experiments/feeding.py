@@ -69,7 +69,7 @@ class Examples:
         return tuple(a[i] for a in self.rows)
 
 
-def scaled(example: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def scaled(example: dict[str, Any]) -> tuple[Any, ...]:
     """An example of TFDS as `jn.data.mnist` has it."""
     return example["image"].astype(np.float32) / 255, np.int32(example["label"])
 

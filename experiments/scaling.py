@@ -211,11 +211,10 @@ def measure(config: Config, rule: str, variant: str) -> Row:
 
 def gpt(config: Config, variant: str, mesh: Mesh | None = None) -> jn.Layer:
     """A causal language model of equal blocks; with a mesh each part gathers its own params."""
-    whole = (
-        (lambda layer: layer)
-        if mesh is None
-        else (lambda layer: jn.distributed.gathered(layer, mesh))
-    )
+
+    def whole(layer):
+        return layer if mesh is None else jn.distributed.gathered(layer, mesh)
+
     block = whole(jn.transformer_block(config.heads, causal=True, name="block"))
     net = jn.serial(
         whole(jn.embedding(config.vocabulary, config.features)),
