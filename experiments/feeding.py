@@ -121,10 +121,11 @@ def run(config: Config) -> dict[str, float]:
                            progress=False)  # fmt: skip
     seconds: dict[str, list[float]] = {way: [] for way in config.ways}
     for _ in range(config.rounds + 1):
-        for way, epochs in runs.items():
-            epoch = next(epochs)
+        for way in config.ways:
+            epoch = next(runs[way])
             seconds[way].append(epoch.seconds)
             losses[way] = epoch.train["loss"]
+    runs.clear()  # ends the threads and processes of the loaders
     found = {way: 1e3 * median(each[1:]) / config.steps for way, each in seconds.items()}
     for way, time in found.items():
         print(f"{time:8.2f} ms per step, loss {losses[way]:.3f}: {MEANING[way]}")

@@ -16,7 +16,7 @@ from jaxnet.distributed.rules import put
 def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> Iterable[PyTree]:
     """The batches of a loader on a mesh, read and moved ahead of their use in a thread.
 
-    Each process gives the batches of its own loader, which are its slices of the whole batches. The
+    Each process gives the batches of a loader that yields its slices of the whole batches. The
     iterators have `get_state` and `set_state`, as those of grain have, whose state it is: that
     after the batch that was handed out last, however far the thread has read. So a run goes on from
     `Epoch.place` with the batch that is next. For a loader without a state it is the number of
@@ -120,6 +120,13 @@ class _Reader:
 
     def run(self) -> None:
         """Fills the queue with (batch, state after it, None), at last with the error or the end."""
+        try:
+            self._fill()
+        finally:
+            if hasattr(self.iterator, "close"):  # grain's ends its own threads and processes
+                self.iterator.close()
+
+    def _fill(self) -> None:
         error = None
         while error is None and not self.stopped.is_set():
             item: tuple

@@ -205,7 +205,7 @@ class Checkpoints:
             self._sums.join()
 
     def _note_sums(self, step: int) -> None:
-        """Writes the checksums of a checkpoint once it is whole, in a thread of its own."""
+        """Writes the checksums of a checkpoint once it is whole, in a thread."""
         while self._manager.is_saving_in_progress():
             time.sleep(0.02)
         with suppress(OSError):  # such as where it was removed meanwhile

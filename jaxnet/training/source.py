@@ -255,6 +255,11 @@ class Stream:
         """Goes to the place: by the state of the iterator, or past the batches that were used."""
         if place.key is not None:
             raise ValueError("fit: the place is of a run on arrays, and these data are a stream")
+        for _ in range(place.epoch - (place.start // self.steps if self.steps else 0)):
+            past = iter(self.batches)
+            if past is self.batches:  # can be used once, and is not at its beginning
+                break
+            next(past, None)  # a loader may count the passes, to shuffle each in another way
         if not place.done:
             return
         self.iterator = iter(self.batches)

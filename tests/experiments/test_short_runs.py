@@ -47,6 +47,11 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
          "epochs": 1},
         {},
     ),
+    "feeding": (
+        {"ways": ("device", "slices", "feed", "threads"), "steps": 2, "rounds": 1,
+         "batch_size": 50},
+        {},
+    ),
     "features": (
         {"features": 9, "train_size": 100, "test_size": 50, "epochs": 1, "seeds": 1,
          "centres": (5,)},
@@ -131,7 +136,7 @@ def test_a_short_run(name, tmp_path, monkeypatch):
         if np.asarray(leaf).dtype.kind == "f" and "by_length" not in place:  # of no sentences: NaN
             assert np.isfinite(leaf).any(), place
     pictures = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".png", ".gif"))
-    assert pictures or name in ("sweep", "scaling")
+    assert pictures or name in ("sweep", "scaling", "feeding")
     for picture in pictures:
         assert matplotlib.image.imread(picture).std() > 0.01, picture  # not one color
     if hasattr(results, "pictures"):

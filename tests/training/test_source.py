@@ -76,6 +76,34 @@ def test_a_run_goes_on_from_a_place(stream, at):
     same(rest[-1].train_state, whole[-1].train_state)
 
 
+class Shuffled(Batches):
+    """In another order for each pass, by a count of its own."""
+
+    def __iter__(self):
+        self.begun += 1
+        order = np.random.default_rng(self.begun).permutation(50)
+        for start in range(0, 48, 16):
+            yield jax.tree.map(lambda a, s=start: a[order[s : s + 16]], self.rows)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one(at):
+    trainer, train_state = build()
+    whole = list(jn.fit(trainer, train_state, Shuffled(data()), steps=9, every=2))
+    assert [(e.place.epoch, e.place.done) for e in whole] == [
+        (0, 2),
+        (1, 1),
+        (1, 3),
+        (2, 2),
+        (2, 3),
+    ]
+    rest = list(
+        jn.fit(trainer, whole[at].train_state, Shuffled(data()), steps=9, every=2,
+               place=whole[at].place)
+    )  # fmt: skip
+    same(rest[-1].train_state, whole[-1].train_state)
+
+
 def test_a_place_after_the_last_step_ends_the_run():
     trainer, train_state = build()
     last = list(jn.fit(trainer, train_state, data(), epochs=2, batch_size=16))[-1]
