@@ -23,6 +23,11 @@ def asked() -> bool:
     return _ASKED.is_set()
 
 
+def pass_on() -> None:
+    """Notes that another process of this run was asked to stop."""
+    _ASKED.set()
+
+
 @contextmanager
 def listening() -> Iterator[None]:
     """Notes a SIGTERM instead of dying of it; at the end the process exits if there was one.

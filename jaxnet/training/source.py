@@ -398,3 +398,5 @@ class Pace:
             rate = steps / max(seconds, 1e-6)
             self.steps = int(np.clip(rate * REFRESH, 1, 8 * self.steps))
         self.steps, self.stopped = agreed(self.steps, preemption.asked())
+        if self.stopped:
+            preemption.pass_on()

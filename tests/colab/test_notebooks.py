@@ -26,7 +26,6 @@ MAY_IMPORT = {"jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu"} | se
 )
 CODE_LINES = 20  # per cell, at most; logic belongs to the library
 SHOWN_LINES = 60  # of the value that a cell displays, at most
-QUICK = {"12", "13"}  # lessons that run in the fast suite
 
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
@@ -68,13 +67,8 @@ def matmul_precision():
     jax.config.update("jax_default_matmul_precision", before)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[] if path.name[:2] in QUICK else pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
-)
+@notebooks
+@pytest.mark.slow
 @pytest.mark.usefixtures("matmul_precision")
 def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     def no_network(*args, **options):

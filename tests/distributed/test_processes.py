@@ -101,6 +101,25 @@ for epoch in jn.fit(trainer, start, slow, steps=10_000, every=5):
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
+STOPPED = """
+class Slow(Loader):
+    def __iter__(self):
+        while True:
+            for batch in super().__iter__():
+                time.sleep(0.02)
+                yield batch
+
+start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh, sharded)
+slow = jn.distributed.feed(Slow(), mesh, P("data"))
+with jn.Checkpoints(folder) as kept:
+    for epoch in jn.fit(trainer, start, slow, steps=10_000, every=200):
+        kept.save(epoch)
+        print(epoch.step, flush=True)
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+print("never")
+"""
+
 
 @pytest.mark.parametrize(("counts", "rules"), [
     ([2], ["fully sharded"]),
@@ -127,3 +146,12 @@ def test_arrays_of_one_process_alone_are_refused(on_processes):
 def test_a_peer_that_dies_ends_the_others(on_processes):
     """By an error of the collective, or by the heartbeat; `communicate` gives up after minutes."""
     on_processes(START + DEATH, 2, expect=-signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_all_stop_at_the_same_step_whoever_is_asked(on_processes, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    program = f"folder = {str(tmp_path)!r}\n{START}{STOPPED}"
+    first, second = on_processes(program, 2, expect=143)
+    assert first == second and 200 < int(first) < 400  # long before the next epoch
+    assert str(tmp_path / first) in map(str, tmp_path.iterdir())
