@@ -118,13 +118,14 @@ def start(kind: str, folder: Path, kill_after: int | None) -> Start:
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
     }
     command = [sys.executable, "-m", "tests.kills", "--child", kind, str(folder), port]
-    running = [
-        subprocess.Popen(
-            [*command, str(index)], env=environment, cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=open(folder / f"errors.{index}", "w"),
-        )
-        for index in range(processes)
-    ]  # fmt: skip
+    running = []
+    for index in range(processes):
+        with open(folder / f"errors.{index}", "w") as errors:
+            process = subprocess.Popen(
+                [*command, str(index)], env=environment, cwd=ROOT, text=True,
+                stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+        running.append(process)
     resumed, lines = None, 0
     for line in running[0].stdout or ():
         words = line.split()

@@ -1,5 +1,7 @@
 """A transform that says where the params of a fully sharded net come together."""
 
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -36,11 +38,16 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
     if not isinstance(mesh, Mesh):
         raise TypeError(f"gathered: mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
     layer = as_layer(layer)
-    # Where the axes are Explicit, the update runs inside auto_axes, whose mesh is another.
-    where = P() if AxisType.Explicit in mesh.axis_types else NamedSharding(mesh, P())
+    where: Any = NamedSharding(mesh, P())
+    explicit = AxisType.Explicit in mesh.axis_types
 
     def apply(params, state, x, *, key=None, train=False):
-        params = jax.lax.with_sharding_constraint(params, where)
+        # Where the axes are Explicit, an update runs inside auto_axes, with the mesh as context;
+        # shapes are looked at outside of it.
+        if not explicit:
+            params = jax.lax.with_sharding_constraint(params, where)
+        elif jax.sharding.get_abstract_mesh().axis_names:
+            params = jax.lax.with_sharding_constraint(params, P())
         return layer.apply(params, state, x, key=key, train=train)
 
     inside = layer, lambda inner: gathered(inner, mesh)
