@@ -22,8 +22,8 @@ from experiments.common import Data, Record, Seed, main
 RECORDS = (
     Record(
         claim="LeNet-5 on MNIST, batches of 128: milliseconds per step with data on the device; "
-        "slices of arrays; read ahead; grain, threads; grain from PNGs of ArrayRecord files; 2 worker "
-        "processes",
+        "slices of arrays; read ahead; grain, threads; grain from PNGs of ArrayRecord files; "
+        "2 worker processes",
         result="43; 33; 31; 30; 80; 131 (a noisy machine: the first three alone 23; 24; 23)",
         seeds="5 rounds of 40 steps",
         time="4 min",
