@@ -51,20 +51,20 @@ class Config(Data, Seed):
     steps: int = 100
     """updates in a round"""
     rounds: int = 7
+    """whose median is reported"""
     batch_size: int = 128
+    """examples per update"""
 
 
 class Slices:
     """Batches of arrays in another order for each pass."""
 
     def __init__(self, rows: Any, size: int, seed: int):
-        self.rows, self.size, self.rng = rows, size, np.random.default_rng(seed)
+        self.rows, self.size, self.seed = rows, size, seed
 
     def __iter__(self) -> Iterator[Any]:
-        order = self.rng.permutation(len(self.rows[0]))
-        for start in range(0, len(order) - self.size + 1, self.size):
-            here = order[start : start + self.size]
-            yield tuple(a[here] for a in self.rows)
+        self.seed += 1
+        return jn.data.batches(self.rows, self.size, seed=self.seed, drop_last=True)
 
 
 class Examples:

@@ -27,6 +27,16 @@ def x64():
         yield
 
 
+@pytest.fixture
+def names_are_those_of_this_program():
+    """JAX's cache of programs on disk leaves names out of its keys by default."""
+    option = "jax_compilation_cache_include_metadata_in_key"
+    before = getattr(jax.config, option)
+    jax.config.update(option, True)
+    yield
+    jax.config.update(option, before)
+
+
 def _with_devices(count: int) -> dict[str, str]:
     """The environment of a process with simulated devices, compiled as quickly as the tests are."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"

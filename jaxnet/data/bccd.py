@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.checks import at_least
 from jaxnet.data import tfds
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 
 CELLS = ("red cell", "white cell", "platelet")  # classes 0, 1 and 2
 

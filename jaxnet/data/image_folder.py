@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 from jaxnet.files import file_path, readable
 from jaxnet.progress import progress_bar
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 
 NAMES = ("china", "flower", "hopper")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnet.checks import at_least, check_options, on_host, one_of, within
 from jaxnet.data import tfds
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 
 DIGITS_RATE = 8000  # samples per second of `spoken_digits`
 QUIET = 0.02  # seconds per block in the estimate of a recording's noise

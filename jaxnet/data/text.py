@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.checks import at_least, on_host
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 from jaxnet.files import readable, replacing
 
 SPECIAL = ("pad", "start", "end", "unknown")

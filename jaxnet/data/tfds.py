@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.checks import check_options
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 from jaxnet.files import file_path
 from jaxnet.progress import progress_bar
 

@@ -9,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxnet.checks import at_least
 from jaxnet.core import PyTree
 from jaxnet.distributed.rules import put
 
@@ -29,8 +30,8 @@ def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> It
       ahead: number of batches to read ahead, at least 1.
 
     Raises:
-      TypeError: for a loader that cannot be iterated.
-      ValueError: as `put`, and for another `ahead`. What the loader raises is raised where its
+      TypeError: for a loader that cannot be iterated, and an `ahead` that is no integer.
+      ValueError: as `put`, and for an `ahead` below 1. What the loader raises is raised where its
         batch is taken.
 
     Example:
@@ -41,8 +42,7 @@ def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> It
     """
     if not hasattr(loader, "__iter__"):
         raise TypeError(f"feed: loader must yield batches, got {type(loader).__name__}")
-    if isinstance(ahead, bool) or not isinstance(ahead, int) or ahead < 1:
-        raise ValueError(f"feed: ahead must be an integer of at least 1, got {ahead!r:.60}")
+    at_least("feed", "ahead", ahead)
     kind = _Counted if hasattr(loader, "__len__") else _Batches
     return kind(loader, partial(put, mesh=mesh, rules=spec, local=True), ahead)
 

@@ -6,7 +6,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.core import Layer, as_layer
+from jaxnet.checks import a_layer
+from jaxnet.core import Layer
+from jaxnet.distributed.rules import check_mesh
 
 
 def gathered(layer: Layer, mesh: Mesh) -> Layer:
@@ -35,9 +37,8 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
     Reference: Rajbhandari et al. 2020, "ZeRO: memory optimizations toward training trillion
     parameter models".
     """
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"gathered: mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
-    layer = as_layer(layer)
+    check_mesh("gathered", mesh)
+    layer = a_layer("gathered", "layer", layer)
     where: Any = NamedSharding(mesh, P())
     explicit = AxisType.Explicit in mesh.axis_types
 

@@ -49,11 +49,7 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
       >>> where["dense"]["kernel"].spec[1], where["dense"]["bias"].spec[0]
       ('model', None)
     """
-    if not isinstance(mesh, Mesh):
-        raise TypeError(
-            "shardings: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
-            f"got {type(mesh).__name__}"
-        )
+    check_mesh("shardings", mesh)
     if not hasattr(tree, "opt_state"):
         return _by_rules(tree, mesh, rules)
     params = _by_rules(tree.params, mesh, rules)
@@ -114,6 +110,7 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
       >>> tuple(rule("mlp/kernel", (256, 1024))), tuple(rule("mlp/bias", (1024,)))
       ((None, 'data'), ())
     """
+    check_mesh("fully_sharded", mesh)
     _check_axis("fully_sharded", mesh, axis)
 
     def rule(path: str, shape: tuple[int, ...]) -> P:
@@ -124,6 +121,22 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
         return P(*[None] * at, axis)
 
     return rule
+
+
+def check_mesh(who: str, mesh: Any) -> None:
+    """Raises unless this is a mesh.
+
+    Example:
+      >>> check_mesh("put", "data")
+      Traceback (most recent call last):
+      ...
+      TypeError: put: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), ...
+    """
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"{who}: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
+            f"got {type(mesh).__name__}"
+        )
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:

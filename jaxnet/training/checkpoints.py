@@ -24,10 +24,11 @@ from jax.experimental import multihost_utils
 
 from jaxnet.checks import at_least, one_of
 from jaxnet.core import path_name
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 from jaxnet.files import file_path, replacing
 from jaxnet.training import preemption
 from jaxnet.training.epoch import Epoch, Place
+from jaxnet.training.placement import agreed
 from jaxnet.training.trainer import TrainState
 
 SUMS = "checksums.json"  # of the files of a checkpoint, beside them
@@ -216,13 +217,9 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str | None:
         """What is wrong with the files of a checkpoint, the same in all processes."""
-        place, problem = self.folder / str(step), None
-        if jax.process_index() == 0:
-            problem = _difference(place)
-        if jax.process_count() == 1:
-            return problem
-        any_problem = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
-        return (problem or "its files were changed") if any_problem else None
+        problem = _difference(self.folder / str(step)) if jax.process_index() == 0 else None
+        damaged, _ = agreed(problem is not None, False)
+        return (problem or "its files were changed") if damaged else None
 
     def _set_aside(self, step: int, problem: str) -> None:
         place = self.folder / str(step)

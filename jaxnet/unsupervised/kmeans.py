@@ -16,7 +16,7 @@ import numpy as np
 from jaxnet.checks import a_function, as_array, at_least, check_rank, within
 from jaxnet.core import Layer, Params, describe, param_dtype, stateless
 from jaxnet.core.messages import check_key
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 from jaxnet.initializers import normal
 from jaxnet.unsupervised.check import check_examples, scaled
 

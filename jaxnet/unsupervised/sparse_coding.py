@@ -354,7 +354,7 @@ def _first_atoms(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
     """Examples with some noise."""
     rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
     noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
-    return _unit(x[rows] + 0.1 * jnp.sqrt((x**2).mean()) * noise)
+    return _unit(x[rows] + 0.1 * _root_mean_square(x) * noise)
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7))

@@ -9,6 +9,8 @@ import jaxnet as jn
 from jaxnet.core.messages import abstract, compare, describe, located
 from jaxnet.inspect.program import layer_of, parse
 
+pytestmark = pytest.mark.usefixtures("names_are_those_of_this_program")
+
 
 def test_describe_trees():
     tree = {"a": jn.spec((2, 3)), "b": [jn.spec((), jnp.int32)]}
@@ -71,16 +73,6 @@ def test_a_missing_batch_axis_is_guessed():
     with pytest.raises(ValueError) as raised:
         net.apply(params, state, jnp.ones((1, 5, 6, 3)))
     assert not any("x[None]" in note for note in raised.value.__notes__)
-
-
-@pytest.fixture(autouse=True)
-def names_are_those_of_this_program():
-    """JAX's cache of programs on disk leaves names out of its keys by default."""
-    option = "jax_compilation_cache_include_metadata_in_key"
-    before = getattr(jax.config, option)
-    jax.config.update(option, True)
-    yield
-    jax.config.update(option, before)
 
 
 def paths(function, *args):

@@ -79,7 +79,7 @@ def test_the_thread_ends_with_its_iterator():
 
 @pytest.mark.parametrize(("loader", "ahead", "error", "words"), [
     (3, 2, TypeError, "loader must yield batches, got int"),
-    ([], 0, ValueError, "ahead must be an integer of at least 1, got 0"),
+    ([], 0, ValueError, "feed: ahead must be at least 1, got 0"),
 ])  # fmt: skip
 def test_bad_arguments(loader, ahead, error, words):
     with pytest.raises(error, match=words):

@@ -54,5 +54,7 @@ def test_on_eight_devices(on_devices):
 
 
 def test_what_is_no_mesh():
-    with pytest.raises(TypeError, match="mesh must be a jax.sharding.Mesh, got str"):
+    with pytest.raises(
+        TypeError, match="gathered: mesh must be a jax.sharding.Mesh, such as .*got str"
+    ):
         jn.distributed.gathered(jn.dense(3), "data")  # type: ignore[arg-type]

@@ -34,6 +34,13 @@ class Loader:
         for start in range(0, 64, 16):
             yield mine((x[start : start + 16], y[start : start + 16]), 16)
 
+class Slow(Loader):  # without end
+    def __iter__(self):
+        while True:
+            for batch in super().__iter__():
+                time.sleep(0.02)
+                yield batch
+
 batches = jn.distributed.feed(Loader(), mesh, P("data"))
 sharded = jn.distributed.fully_sharded("data", mesh, smallest=100)
 trainer = jn.trainer(objective, optax.sgd(0.1, momentum=0.9))
@@ -86,13 +93,6 @@ print("told")
 """
 
 DEATH = """
-class Slow(Loader):
-    def __iter__(self):
-        while True:
-            for batch in super().__iter__():
-                time.sleep(0.05)
-                yield batch
-
 start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh)
 slow = jn.distributed.feed(Slow(), mesh, P("data"))
 for epoch in jn.fit(trainer, start, slow, steps=10_000, every=5):
@@ -102,13 +102,6 @@ for epoch in jn.fit(trainer, start, slow, steps=10_000, every=5):
 """
 
 STOPPED = """
-class Slow(Loader):
-    def __iter__(self):
-        while True:
-            for batch in super().__iter__():
-                time.sleep(0.02)
-                yield batch
-
 start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh, sharded)
 slow = jn.distributed.feed(Slow(), mesh, P("data"))
 with jn.Checkpoints(folder) as kept:

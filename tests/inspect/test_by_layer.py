@@ -9,16 +9,7 @@ import jaxnet as jn
 from jaxnet.inspect import cost_by_layer, time_by_layer
 
 spec = jn.spec
-
-
-@pytest.fixture(autouse=True)
-def names_are_those_of_this_program():
-    """JAX's cache of programs on disk leaves names out of its keys by default."""
-    option = "jax_compilation_cache_include_metadata_in_key"
-    before = getattr(jax.config, option)
-    jax.config.update(option, True)
-    yield
-    jax.config.update(option, before)
+pytestmark = pytest.mark.usefixtures("names_are_those_of_this_program")
 
 
 def compiled_step(net, x, y):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from jaxnet.data.extras import extra
+from jaxnet.extras import extra
 
 
 def test_a_module_that_is_installed():
