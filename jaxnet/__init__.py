@@ -18,6 +18,8 @@ from jaxnet.core import child_key as child_key
 from jaxnet.core import compose as compose
 from jaxnet.core import spec as spec
 from jaxnet.core import stateless as stateless
+from jaxnet.layers import adaptive_avg_pool as adaptive_avg_pool
+from jaxnet.layers import adaptive_max_pool as adaptive_max_pool
 from jaxnet.layers import additive_attention as additive_attention
 from jaxnet.layers import avg_pool as avg_pool
 from jaxnet.layers import batch_norm as batch_norm
@@ -53,6 +55,7 @@ from jaxnet.layers import polynomial as polynomial
 from jaxnet.layers import random_fourier as random_fourier
 from jaxnet.layers import rbf as rbf
 from jaxnet.layers import recurrent as recurrent
+from jaxnet.layers import resize as resize
 from jaxnet.layers import rms_norm as rms_norm
 from jaxnet.layers import rnn as rnn
 from jaxnet.layers import rnn_cell as rnn_cell

@@ -4,6 +4,7 @@ A new layer adds one row here. Sizes all differ, so that a swapped axis shows.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -93,9 +94,13 @@ ROWS = [
     Row("conv-video", lambda: jn.conv(2, (2, 3, 2), padding="VALID"), spec((2, 3, 5, 4, 3))),
     Row("depthwise_conv", lambda: jn.depthwise_conv(3, multiplier=2, strides=2), IMAGE),
     Row("conv_transpose", lambda: jn.conv_transpose(4, 3, strides=2), IMAGE),
+    Row("conv_transpose-grouped", lambda: jn.conv_transpose(6, 3, strides=2, groups=3), IMAGE),
     Row("conv_transpose-padded", lambda: jn.conv_transpose(4, 4, strides=2, padding=1), IMAGE),
     Row("max_pool", lambda: jn.max_pool(2), IMAGE),
     Row("max_pool-overlap", lambda: jn.max_pool(3, strides=2, padding="SAME"), IMAGE),
+    Row("max_pool-dilated", lambda: jn.max_pool(2, strides=1, dilation=3), IMAGE),
+    Row("adaptive_max_pool", lambda: jn.adaptive_max_pool((3, 4)), IMAGE),
+    Row("adaptive_avg_pool", lambda: jn.adaptive_avg_pool((3, 7)), IMAGE),
     Row("avg_pool", lambda: jn.avg_pool((3, 2)), IMAGE),
     Row("avg_pool-uncounted", lambda: jn.avg_pool(3, padding=1, count_include_pad=False), IMAGE),
     Row("l2_pool", lambda: jn.l2_pool(2), IMAGE),
@@ -107,6 +112,8 @@ ROWS = [
     Row("local_response_norm", lambda: jn.local_response_norm(2, alpha=0.5), IMAGE),
     Row("upsample_nearest", lambda: jn.upsample_nearest((2, 3)), IMAGE),
     Row("upsample_bilinear", lambda: jn.upsample_bilinear(2), IMAGE),
+    Row("resize", lambda: jn.resize((5, 9), method="bicubic"), IMAGE),
+    Row("resize-nearest", lambda: jn.resize(scale=(0.7, 1.5), method="nearest"), IMAGE),
     Row("batch_norm", jn.batch_norm, IMAGE, train="differs"),
     Row(
         "batch_norm-plain",
@@ -170,6 +177,17 @@ ROWS = [
         spec((3, 5, 8)),
     ),
     Row(
+        "multi_head_attention-window",
+        lambda: jn.multi_head_attention(
+            2,
+            value_size=5,
+            window=(1, 2),
+            softcap=3.0,
+            rotary=partial(jn.rotary, size=2, interleaved=True),
+        ),
+        (spec((2, 5, 6)), spec((2, 2, 5, 5))),
+    ),
+    Row(
         "multi_head_attention-cross",
         lambda: jn.multi_head_attention(4, kv_heads=2, features=5, return_weights=True),
         (spec((2, 3, 8)), spec((2, 5, 7)), spec((2, 3, 5), jnp.bool_)),
@@ -192,6 +210,11 @@ ROWS = [
         lambda: jn.transformer_block(2, 6, rotary=True),
         (spec((2, 5, 8)), spec((2,), jnp.int32)),
         high=6,
+    ),
+    Row(
+        "transformer_block-post",
+        lambda: jn.transformer_block(2, 6, norm_first=False),
+        spec((2, 5, 4)),
     ),
     Row(
         "transformer_block-decoder",

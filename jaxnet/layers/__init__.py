@@ -27,6 +27,8 @@ from jaxnet.layers.norm import group_norm as group_norm
 from jaxnet.layers.norm import instance_norm as instance_norm
 from jaxnet.layers.norm import layer_norm as layer_norm
 from jaxnet.layers.norm import rms_norm as rms_norm
+from jaxnet.layers.pool import adaptive_avg_pool as adaptive_avg_pool
+from jaxnet.layers.pool import adaptive_max_pool as adaptive_max_pool
 from jaxnet.layers.pool import avg_pool as avg_pool
 from jaxnet.layers.pool import global_avg_pool as global_avg_pool
 from jaxnet.layers.pool import global_max_pool as global_max_pool
@@ -36,6 +38,7 @@ from jaxnet.layers.pool import max_pool as max_pool
 from jaxnet.layers.recurrent import recurrent as recurrent
 from jaxnet.layers.reparametrize import spectral_norm as spectral_norm
 from jaxnet.layers.reparametrize import weight_norm as weight_norm
+from jaxnet.layers.resize import resize as resize
 from jaxnet.layers.resize import upsample_bilinear as upsample_bilinear
 from jaxnet.layers.resize import upsample_nearest as upsample_nearest
 from jaxnet.layers.response_norm import local_response_norm as local_response_norm

@@ -109,7 +109,8 @@ def additive_attention(
         q = queries @ params["query"]["kernel"]  # (batch, time, features)
         hidden = jnp.tanh(q[:, :, None] + keys[:, None])  # (batch, time, places, features)
         scores = (hidden @ params["score"]["kernel"])[..., 0]  # (batch, time, places)
-        seen = expand_mask(name, mask, (q.shape[0], 1, q.shape[1], keys.shape[1]))
+        seen, bias = expand_mask(name, mask, (q.shape[0], 1, q.shape[1], keys.shape[1]))
+        scores = scores if bias is None else scores + bias[:, 0]
         weights = masked_softmax(scores, None if seen is None else seen[:, 0]).astype(values.dtype)
         y = weights @ values  # (batch, time, width of memory)
         if single:

@@ -1,24 +1,29 @@
 """Multi-head attention: each query takes a weighted mean of a memory, in several heads."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.checks import as_array, at_least, check_options, check_range, needs_key, within
 from jaxnet.core import Layer, Params, PyTree, child_key, describe, param_dtype
 from jaxnet.core.messages import all_native, check_dict, check_dtype
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.draw import draw
-from jaxnet.layers.embedding import rotary as rotate
+from jaxnet.layers.embedding import rotary as turn
 from jaxnet.ops.attention import (
     dot_product_attention,
     expand_mask,
     fits_cudnn,
     fused_attention,
     hardware,
+    in_window,
 )
+
+Rotation = Callable[[jax.Array, Any], jax.Array]  # (x, positions) -> x, as `rotary`
 
 
 def multi_head_attention(
@@ -26,9 +31,13 @@ def multi_head_attention(
     *,
     features: int | None = None,
     head_size: int | None = None,
+    value_size: int | None = None,
     kv_heads: int | None = None,
     causal: bool = False,
-    rotary: bool = False,
+    window: int | tuple[int, int] | None = None,
+    rotary: bool | Rotation = False,
+    scale: float | None = None,
+    softcap: float | None = None,
     use_bias: bool = True,
     dropout_rate: float = 0.0,
     return_weights: bool = False,
@@ -39,9 +48,9 @@ def multi_head_attention(
 ) -> Layer:
     """Scaled dot-product attention in several heads: softmax(q k / sqrt(size)) v, joined by `out`.
 
-    A query whose mask is all False gets zeros, in values and in gradients.
+    A query that may attend nowhere gets zeros, in values and in gradients.
 
-    Input; a mask is always the last entry and recognized by its dtype, which is not float:
+    Input; a mask is always the last entry:
       x                        every place of x attends to every place of x (self-attention)
       (x, mask)                the same within the mask
       (queries, memory)        every query attends to every place of the memory (cross-attention)
@@ -50,7 +59,9 @@ def multi_head_attention(
       lengths, integers (batch,): the places from there on are padding. Lengths below 0 or beyond
         the places raise; inside `jit`, where they are not known, they count as 0 or as all places;
       booleans (batch, places), (batch, time, places) or (batch, heads or 1, time, places), True
-      where the query at `time` may attend to the place.
+        where the query at `time` may attend to the place;
+      floats of four axes, (batch or 1, heads or 1, time or 1, places), which are added to the
+        scores, such as ALiBi's slopes or learned relative positions; -inf masks.
     Masked entries must still be finite. Where queries arrive one after another, as in a decoder,
     `precompute_kv` projects the memory once, and its result replaces the memory.
 
@@ -63,24 +74,30 @@ def multi_head_attention(
       heads: number of heads, at least 1.
       features: width of the output; None is that of the queries.
       head_size: width of a head; None is the queries' width / heads, which must be whole.
+      value_size: width of a head of the values; None is that of queries and keys.
       kv_heads: number of heads of keys and values, each shared by heads / kv_heads heads of the
         queries (grouped queries); None is `heads`, 1 is multi-query attention.
       causal: whether each place attends only to itself and those before it; for self-attention.
-      rotary: whether queries and keys are rotated by their positions, see `rotary`; for
-        self-attention.
+      window: number of places before and after its own that each query attends to, one number or
+        (before, after); for self-attention. None is all. Mistral's window of n is (n - 1, 0).
+      rotary: whether queries and keys are rotated by their positions, or a function of (x,
+        positions) that rotates them, such as `partial(jn.rotary, base=5e5)`; for self-attention.
+      scale: of the scores; 1 / sqrt(head_size) by default.
+      softcap: a bound c of the scores before the mask, as c * tanh(scores / c); None is no bound.
       use_bias: whether the four projections have biases.
       dropout_rate: share of the weights to drop in training, in [0, 1).
       return_weights: True returns (y, weights), weights (batch, heads, time, places) before
         dropout, for plots.
       step: see above.
-      fused: whether to use cuDNN's fused attention, which has no weights to return, no dropout, and
-        no masks other than lengths. None uses it where `fits_cudnn`; False uses XLA.
+      fused: whether to use cuDNN's fused attention, which has no weights to return, no dropout, no
+        masks other than lengths, and none of value_size, window, scale and softcap. None uses it
+        where `fits_cudnn`; False uses XLA.
       kernel_init: draws the kernels, as matrices (inputs, outputs).
       name: of the layer.
 
     Params: as in Flax,
       query, key, value: kernel (width, heads, head_size), bias (heads, head_size);
-      out: kernel (heads, head_size, features), bias (features,).
+      out: kernel (heads, value_size, features), bias (features,).
 
     Raises:
       ValueError: for sizes that do not divide, an input of another form, and in training with
@@ -104,15 +121,23 @@ def multi_head_attention(
       True
 
     Reference: Vaswani et al. 2017, "Attention Is All You Need"; grouped queries: Ainslie et al.
-    2023, "GQA".
+    2023, "GQA"; windows: Beltagy et al. 2020, "Longformer"; softcap: Gemma Team 2024, "Gemma 2".
     """
-    check_heads(name, heads, kv_heads, head_size, dropout_rate)
-    flags = {"causal": causal, "rotary": rotary, "use_bias": use_bias, "step": step}
+    sizes = {"kv_heads": kv_heads, "head_size": head_size, "value_size": value_size}
+    check_heads(name, heads, dropout_rate, **sizes)
+    rotate = check_rotation(name, rotary)
+    span = check_window(name, window)
+    for what, number in (("scale", scale), ("softcap", softcap)):
+        if number is not None:
+            within(name, what, number, "(0, inf)")
+    flags = {"causal": causal, "use_bias": use_bias, "step": step}
     flags |= {"return_weights": return_weights, "fused": fused is not None and fused}
     check_options(name, **flags, kernel_init=kernel_init)
     if features is not None:
         at_least(name, "features", features)
     groups = heads if kv_heads is None else kv_heads
+    plain = value_size is None and span is None and scale is None and softcap is None
+    scoring: dict[str, Any] = {"scale": scale, "softcap": softcap, "dropout_rate": dropout_rate}
 
     who = name
 
@@ -122,22 +147,25 @@ def multi_head_attention(
             cache, queries = _check_step(given, name)
         else:
             queries, memory, _ = split_inputs(name, given)
-            _check_sequences(queries, memory, causal, rotary, name)
+            own = {"causal=True": causal, "rotary": rotate, "window": span}
+            _check_sequences(queries, memory, [what for what, on in own.items() if on], name)
         width = queries.shape[-1]
         if head_size is None and width % heads:
             raise ValueError(
                 f"{name}: {heads} heads must divide the queries' width {width}, or give head_size"
             )
         size = head_size or width // heads
-        if rotary and size % 2:
+        values = value_size or size
+        if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even size of heads, got {size}")
-        if cache is not None and cache["key"].shape[2:] != (groups, size):
+        if cache is not None and _heads(cache) != ((groups, size), (groups, values)):
+            more = "" if values == size else f", value_size={values}"
             raise ValueError(
                 f"{name}: expected a cache of {groups} heads of size {size}, got "
                 f"{cache['key'].shape[2:]}. Pass attention_cache(batch, max_length, "
-                f"heads={groups}, head_size={size})"
+                f"heads={groups}, head_size={size}{more})"
             )
-        if isinstance(memory, dict) and memory["key"].shape[2:] != (groups, size):
+        if isinstance(memory, dict) and _heads(memory) != ((groups, size), (groups, values)):
             raise ValueError(
                 f"{name}: expected a memory projected to {groups} heads of size {size}, got "
                 f"{memory['key'].shape[2:]}. Pass precompute_kv(params, memory) with the params of "
@@ -158,8 +186,8 @@ def multi_head_attention(
         return {
             "query": part("query", (width, heads, size), (heads, size)),
             "key": part("key", (inputs, groups, size), (groups, size)),
-            "value": part("value", (inputs, groups, size), (groups, size)),
-            "out": part("out", (heads, size, outputs), (outputs,)),
+            "value": part("value", (inputs, groups, values), (groups, values)),
+            "out": part("out", (heads, values, outputs), (outputs,)),
         }, {}
 
     def join(params, mixed):
@@ -173,22 +201,22 @@ def multi_head_attention(
         if not isinstance(memory, dict):
             memory = precompute_kv(params, memory)
         k, v = memory["key"], memory["value"]  # (batch, places, groups, size)
-        if rotary:
-            q, k = rotate(q), rotate(k)
-        seen = expand_mask(name, mask, (q.shape[0], heads, q.shape[1], k.shape[1]))
-        if causal:
-            before = jnp.tril(jnp.ones((q.shape[1], k.shape[1]), bool))
-            seen = before if seen is None else seen & before
+        if rotate is not None:
+            places = np.arange(q.shape[1])
+            q, k = rotate(q, places), rotate(k, places)
+        seen, bias = expand_mask(name, mask, (q.shape[0], heads, q.shape[1], k.shape[1]))
+        if causal or span is not None:
+            before, after = span or (q.shape[1], q.shape[1])
+            near = in_window(q.shape[1], k.shape[1], (before, 0 if causal else after))
+            seen = near if seen is None else seen & near
         # The fused kernel supports lengths and causality; other masks would cost it a full bias.
-        simple = mask is None or mask.ndim == 1
+        simple = plain and (mask is None or mask.ndim == 1)
         may_fuse = fused is not False and not return_weights and key is None and simple
         if may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1])):
             weights = None
             mixed = fused_attention(q, k, v, mask, causal=causal, implementation="cudnn")
         else:
-            mixed, weights = dot_product_attention(
-                q, k, v, seen, dropout_rate=dropout_rate, key=key
-            )
+            mixed, weights = dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring)
         y = join(params, mixed)
         if mask is not None and seen is not None:
             # Heads without any place give zeros, but the bias of `out` would still be added.
@@ -202,7 +230,7 @@ def multi_head_attention(
         check_range(position, length, f"{name}: cache is full, its index")
         x = x[:, None]  # (batch, width) -> (batch, 1, width)
         q, k, v = (_project(params[part], x) for part in ("query", "key", "value"))
-        if rotary:
+        if rotate is not None:
             q, k = rotate(q, position[:, None]), rotate(k, position[:, None])
         rows = jnp.arange(x.shape[0])
 
@@ -211,8 +239,10 @@ def multi_head_attention(
 
         keys, values = put(cache["key"], k), put(cache["value"], v)
         seen = jnp.arange(length) <= position[:, None]  # (batch, length)
+        if span is not None:
+            seen &= jnp.arange(length) >= position[:, None] - span[0]
         mixed, weights = dot_product_attention(
-            q, keys, values, seen[:, None, None], dropout_rate=dropout_rate, key=key
+            q, keys, values, seen[:, None, None], key=key, **scoring
         )
         y = jnp.where((position < length)[:, None], join(params, mixed)[:, 0], jnp.nan)
         cache = {"key": keys, "value": values, "index": position + 1}
@@ -225,12 +255,13 @@ def multi_head_attention(
     return Layer(init, apply, name, kind="multi_head_attention")
 
 
-def check_heads(who: str, heads: Any, kv_heads: Any, head_size: Any, dropout_rate: Any) -> None:
+def check_heads(who: str, heads: Any, dropout_rate: Any, **sizes: Any) -> None:
     """Raises unless these are options of attention in several heads."""
     at_least(who, "heads", heads)
-    for what, size in (("kv_heads", kv_heads), ("head_size", head_size)):
+    for what, size in sizes.items():
         if size is not None:
             at_least(who, what, size)
+    kv_heads = sizes.get("kv_heads")
     if kv_heads is not None and heads % kv_heads:
         raise ValueError(
             f"{who}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
@@ -238,8 +269,39 @@ def check_heads(who: str, heads: Any, kv_heads: Any, head_size: Any, dropout_rat
     within(who, "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
 
 
+def check_rotation(who: str, rotary: Any) -> Rotation | None:
+    """The function that rotates queries and keys, or None; raises for other values."""
+    if isinstance(rotary, bool):
+        return turn if rotary else None
+    if not callable(rotary):
+        raise TypeError(
+            f"{who}: rotary must be True, False or a function of (x, positions), such as "
+            f"jn.rotary, got {type(rotary).__name__}"
+        )
+    rotate: Any = rotary
+    return rotate
+
+
+def check_window(who: str, window: Any) -> tuple[int, int] | None:
+    """The places before and after a query that it sees, or None for all; raises otherwise."""
+    if window is None:
+        return None
+    pair = tuple(window) if isinstance(window, tuple | list) else (window, window)
+    if len(pair) != 2:
+        raise ValueError(f"{who}: window must be a number or a pair (before, after), got {window}")
+    for number in pair:
+        at_least(who, "window", number, 0)
+    return pair
+
+
 def attention_cache(
-    batch: int, max_length: int, *, heads: int, head_size: int, dtype: Any = jnp.float32
+    batch: int,
+    max_length: int,
+    *,
+    heads: int,
+    head_size: int,
+    value_size: int | None = None,
+    dtype: Any = jnp.float32,
 ) -> dict[str, jax.Array]:
     """An empty cache for `multi_head_attention(..., step=True)`.
 
@@ -251,23 +313,25 @@ def attention_cache(
       max_length: capacity in steps.
       heads: number of heads of keys and values: kv_heads where that is given.
       head_size: width of a head.
+      value_size: width of a head of the values; None is head_size.
       dtype: of keys and values.
 
     Returns:
-      key, value (batch, max_length, heads, head_size) of zeros; index (batch,), the number of
-      steps stored per sequence.
+      key, value (batch, max_length, heads, head_size or value_size) of zeros; index (batch,), the
+      number of steps stored per sequence.
 
     Example:
       >>> jax.tree.map(jnp.shape, attention_cache(3, 50, heads=2, head_size=4))
       {'index': (3,), 'key': (3, 50, 2, 4), 'value': (3, 50, 2, 4)}
     """
-    shape = (batch, max_length, heads, head_size)
-    for what, size in zip(("batch", "max_length", "heads", "head_size"), shape, strict=True):
+    values = head_size if value_size is None else value_size
+    sizes = {"batch": batch, "max_length": max_length, "heads": heads, "head_size": head_size}
+    for what, size in (sizes | {"value_size": values}).items():
         at_least("attention_cache", what, size)
     check_dtype("attention_cache", dtype)
     return {
-        "key": jnp.zeros(shape, dtype),
-        "value": jnp.zeros(shape, dtype),
+        "key": jnp.zeros((batch, max_length, heads, head_size), dtype),
+        "value": jnp.zeros((batch, max_length, heads, values), dtype),
         "index": jnp.zeros(batch, jnp.int32),
     }
 
@@ -338,13 +402,21 @@ def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
     if not fits or rest or isinstance(queries, dict) or _is_mask(queries):
         raise ValueError(
             f"{who}: expected x, (x, mask), (queries, memory) or (queries, memory, mask), where a "
-            f"mask is lengths (integers) or booleans, got {describe(given)}"
+            "mask is lengths (integers), booleans, or floats of four axes to add to the scores, "
+            f"got {describe(given)}"
         )
     return queries, memory, mask
 
 
 def _is_mask(part: Any) -> bool:
-    return not isinstance(part, dict) and not jnp.issubdtype(part.dtype, jnp.inexact)
+    if isinstance(part, dict):
+        return False
+    return not jnp.issubdtype(part.dtype, jnp.inexact) or len(part.shape) == 4
+
+
+def _heads(entries: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Number and size of the heads of keys, and of values."""
+    return entries["key"].shape[2:], entries["value"].shape[2:]
 
 
 def _project(params: Params, x: jax.Array) -> jax.Array:
@@ -352,7 +424,7 @@ def _project(params: Params, x: jax.Array) -> jax.Array:
     return y + params["bias"] if "bias" in params else y
 
 
-def _check_sequences(queries, memory, causal: bool, rotary: bool, name: str) -> None:
+def _check_sequences(queries, memory, own: list[str], name: str) -> None:
     if isinstance(memory, dict):
         if set(memory) != {"key", "value", "like"}:
             raise ValueError(
@@ -370,10 +442,9 @@ def _check_sequences(queries, memory, causal: bool, rotary: bool, name: str) -> 
             f"{name}: queries {queries.shape} and memory {memory.shape} must have the same batch "
             "size"
         )
-    if causal or rotary:
-        which = "causal" if causal else "rotary"
+    if own:
         raise ValueError(
-            f"{name}: {which}=True is for self-attention, whose input is x or (x, mask); queries "
+            f"{name}: {own[0]} is for self-attention, whose input is x or (x, mask); queries "
             "and memory have different time axes"
         )
 

@@ -1,6 +1,7 @@
 """Convolution: every output depends on a window of the input; all windows share one kernel."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -62,19 +63,12 @@ def conv(
 
     Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
-    at_least(name, "features", features)
-    at_least(name, "groups", groups)
+    check = _checked(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
-    if features % groups:
-        raise ValueError(f"{name}: {groups} groups must divide the {features} features")
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
-        if x.shape[-1] % groups:
-            raise ValueError(
-                f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
-            )
-        shape = (*window, x.shape[-1] // groups, features)
+        shape = (*window, check(x), features)
         return _draw(name, key, x, shape, use_bias, kernel_init, bias_init)
 
     def apply(params, x):
@@ -140,6 +134,7 @@ def conv_transpose(
     strides: int | Sequence[int] = 1,
     padding: Padding = "SAME",
     dilation: int | Sequence[int] = 1,
+    groups: int = 1,
     use_bias: bool = True,
     kernel_init: Initializer = lecun_normal(),
     bias_init: Initializer = zeros,
@@ -154,7 +149,7 @@ def conv_transpose(
     output_padding=q is the pair (p, p - q).
 
     A PyTorch weight (inputs, features, *window) is this kernel moved to (*window, inputs, features)
-    and reversed along the window.
+    and reversed along the window; with groups, group by group.
 
     Args:
       features: number of outputs, at least 1.
@@ -162,13 +157,14 @@ def conv_transpose(
       strides: outputs per input, a number or one per axis.
       padding: "SAME", "VALID", a number, or per axis a number or a pair; see above.
       dilation: distance between the taps of the window.
+      groups: as in `conv`.
       use_bias: False omits the bias.
       kernel_init: draws the kernel.
       bias_init: draws the bias, zeros by default.
       name: of the layer.
 
     Params:
-      kernel (*window, inputs, features); bias (features,).
+      kernel (*window, inputs // groups, features); bias (features,).
 
     Raises:
       ValueError: as `conv`.
@@ -182,12 +178,12 @@ def conv_transpose(
 
     Reference: Zeiler et al. 2010, "Deconvolutional networks".
     """
-    at_least(name, "features", features)
+    check = _checked(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
-        shape = (*window, x.shape[-1], features)
+        shape = (*window, check(x), features)
         return _draw(name, key, x, shape, use_bias, kernel_init, bias_init)
 
     def apply(params, x):
@@ -202,11 +198,29 @@ def conv_transpose(
             padding=_transposed_padding(name, padding, x.shape[1:-1], window, steps, apart),
             dilation=apart,
             input_dilation=steps,
+            groups=groups,
             who=name,
         )
         return y + params["bias"] if use_bias else y
 
     return stateless(init, apply, name, kind="conv_transpose")
+
+
+def _checked(name: str, features: int, groups: int) -> Callable[[Any], int]:
+    """A function of x that gives the inputs of each group."""
+    at_least(name, "features", features)
+    at_least(name, "groups", groups)
+    if features % groups:
+        raise ValueError(f"{name}: {groups} groups must divide the {features} features")
+
+    def check(x):
+        if x.shape[-1] % groups:
+            raise ValueError(
+                f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
+            )
+        return x.shape[-1] // groups
+
+    return check
 
 
 def _transposed_padding(name, padding, space, window, strides, dilation):

@@ -28,6 +28,7 @@ def embedding(
     features: int,
     *,
     tied: bool = False,
+    padding_idx: int | None = None,
     embedding_init: Initializer = _one_over_features,
     name: str = "embedding",
 ) -> Layer:
@@ -44,6 +45,8 @@ def embedding(
       vocabulary: number of ids, at least 1.
       features: width of the vectors, at least 1.
       tied: whether to accept floats, which give logits.
+      padding_idx: an id whose vector is drawn as zeros and gets no gradient, such as that of the
+        padding; as in PyTorch.
       embedding_init: draws the table; variance 1 / features by default.
       name: of the layer.
 
@@ -78,19 +81,27 @@ def embedding(
     at_least(name, "vocabulary", vocabulary)
     at_least(name, "features", features)
     check_options(name, tied=tied, embedding_init=embedding_init)
+    if padding_idx is not None:
+        at_least(name, "padding_idx", padding_idx, 0)
+        if padding_idx >= vocabulary:
+            raise ValueError(f"{name}: padding_idx must be below {vocabulary}, got {padding_idx}")
 
     def init(key, x):
         check_rank(name, x, 0, "(...)")
         if not jnp.issubdtype(x.dtype, jnp.integer):
             check_vectors(x)
         shape, dtype = (vocabulary, features), param_dtype(x)
-        return {"embedding": draw(name, "embedding_init", embedding_init, key, shape, dtype)}
+        table = draw(name, "embedding_init", embedding_init, key, shape, dtype)
+        return {"embedding": table if padding_idx is None else table.at[padding_idx].set(0)}
 
     def apply(params, x):
         if not jnp.issubdtype(x.dtype, jnp.integer):
             return x @ params["embedding"].T  # (..., features) -> (..., vocabulary)
         check_range(x, vocabulary, f"{name}: ids")
-        return _rows(params["embedding"], x)  # (...) -> (..., features)
+        y = _rows(params["embedding"], x)  # (...) -> (..., features)
+        if padding_idx is not None:
+            y = jnp.where((x == padding_idx)[..., None], jax.lax.stop_gradient(y), y)
+        return y
 
     def check_vectors(x):
         if not tied:
@@ -204,18 +215,28 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
     return stateless(init, apply, name, kind="sinusoidal_positions")
 
 
-def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10000.0) -> jax.Array:
+def rotary(
+    x: jax.Array,
+    positions: jax.Array | None = None,
+    *,
+    base: float = 10000.0,
+    size: int | None = None,
+    interleaved: bool = False,
+) -> jax.Array:
     """Rotary position embedding: rotates pairs of features by angles proportional to the position.
 
     The product of a rotated query and a rotated key depends on their positions only through the
-    distance. Feature i is paired with feature i + size / 2, as in Llama and GPT-NeoX; the paper
-    pairs neighbours, which is equal up to a permutation of the features. It is a function, not a
-    layer: `multi_head_attention(heads, rotary=True)` applies it to queries and keys.
+    distance. It is a function, not a layer: `multi_head_attention(heads, rotary=True)` applies it
+    to queries and keys, and `rotary=partial(jn.rotary, size=16)` with options.
 
     Args:
-      x: (batch, time, heads, size), size even.
+      x: (batch, time, heads, head_size).
       positions: (batch, time) or (time,); 0, 1, ... by default.
       base: pair i is rotated by position / base^(2i / size) radians.
+      size: number of features that are rotated, even; those after them stay as they are. All by
+        default.
+      interleaved: whether feature 2i is paired with 2i + 1, as in the paper and GPT-J, and not i
+        with i + size / 2, as in Llama and GPT-NeoX.
 
     Raises:
       TypeError: for an x that is not float.
@@ -233,17 +254,28 @@ def rotary(x: jax.Array, positions: jax.Array | None = None, *, base: float = 10
     sizes = {}
     x = as_array("rotary", "x", x, "(batch, time, heads, size)", "floats", sizes)
     within("rotary", "base", base, "(0, inf)")
-    size = x.shape[-1]
-    if size % 2:
-        raise ValueError(f"rotary: expected an even head size, got {size} in {x.shape}")
+    check_options("rotary", interleaved=interleaved)
+    if size is not None:
+        at_least("rotary", "size", size)
+    size = x.shape[-1] if size is None else size
+    if size % 2 or size > x.shape[-1]:
+        raise ValueError(
+            f"rotary: expected an even size of at most that of the heads, got {size} for {x.shape}"
+        )
     if positions is None:
         positions = jnp.asarray(np.arange(x.shape[1]))
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
     positions = as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype)[..., None, :]  # (..., time, 1, size / 2)
     sin, cos = jnp.sin(angles), jnp.cos(angles)
-    a, b = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    turned, rest = x[..., :size], x[..., size:]
+    a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else jnp.split(turned, 2, axis=-1)
+    pair = [a * cos - b * sin, b * cos + a * sin]
+    if interleaved:
+        turned = jnp.stack(pair, axis=-1).reshape(turned.shape)  # (..., size / 2, 2) -> (..., size)
+    else:
+        turned = jnp.concatenate(pair, axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)
 
 
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ def batch_norm(
     epsilon: float = 1e-5,
     use_bias: bool = True,
     use_scale: bool = True,
+    use_running_average: bool = False,
     scale_init: Initializer = ones,
     bias_init: Initializer = zeros,
     name: str = "batch_norm",
@@ -34,6 +35,8 @@ def batch_norm(
       epsilon: added to the variance.
       use_bias: whether to add a learned bias.
       use_scale: whether to multiply by a learned scale.
+      use_running_average: whether training also uses the running averages and leaves them as they
+        are, for fine-tuning on small batches; scale and bias are still learned.
       scale_init: draws the scale; zeros in the last norm of a residual block makes the block start
         as the identity.
       bias_init: draws the bias.
@@ -59,6 +62,7 @@ def batch_norm(
     Reference: Ioffe and Szegedy 2015, "Batch Normalization".
     """
     within(name, "momentum", momentum, "[0, 1)")
+    check_options(name, use_running_average=use_running_average)
     affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
     def init(key, x):
@@ -69,7 +73,7 @@ def batch_norm(
 
     def apply(params, state, x, *, key=None, train=False):
         mean, var = state["mean"], state["var"]
-        if train:
+        if train and not use_running_average:
             if x.size == 0:
                 raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
             axes = tuple(range(x.ndim - 1))

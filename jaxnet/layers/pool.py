@@ -11,6 +11,7 @@ from jax import lax
 from jaxnet.checks import at_least, check_options, check_rank
 from jaxnet.core import Layer, stateless
 from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.resample import average, windows
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
@@ -19,6 +20,7 @@ def max_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
     name: str = "max_pool",
 ) -> Layer:
     """The largest entry of each window, per feature.
@@ -35,6 +37,7 @@ def max_pool(
       window: size of the window, a number for all spatial axes or one per axis.
       strides: strides of the window; its size by default, so that windows do not overlap.
       padding: as in `conv`. "VALID" drops a remainder that fills no window.
+      dilation: distance between the entries of a window, a number or one per axis.
       name: of the layer.
 
     Raises:
@@ -51,8 +54,8 @@ def max_pool(
     """
 
     def pool(x):
-        size, steps, pairs = _geometry(name, x, window, strides, padding)
-        return _slide(x, size, steps, pairs, _first_max, _lowest(x.dtype))
+        size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
+        return _slide(x, size, steps, apart, pairs, _first_max, _lowest(x.dtype))
 
     return _pooling(pool, name, "max_pool")
 
@@ -62,6 +65,7 @@ def avg_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
     count_include_pad: bool = True,
     name: str = "avg_pool",
 ) -> Layer:
@@ -71,6 +75,7 @@ def avg_pool(
       window: size of the window, a number for all spatial axes or one per axis.
       strides: strides of the window; its size by default.
       padding: as in `conv`.
+      dilation: distance between the entries of a window, a number or one per axis.
       count_include_pad: True divides by the size of the window, so that padding counts as zeros,
         as PyTorch and Flax do by default; False by the number of entries of the input in the
         window, as TensorFlow does.
@@ -91,13 +96,14 @@ def avg_pool(
     check_options(name, count_include_pad=count_include_pad)
 
     def pool(x):
-        size, steps, pairs = _geometry(name, x, window, strides, padding)
-        total = _slide(wide(x), size, steps, pairs, jnp.add, 0)
+        size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
+        total = _slide(wide(x), size, steps, apart, pairs, jnp.add, 0)
         if count_include_pad:
             return (total / math.prod(size)).astype(output_dtype(x))
         for i, n in enumerate(x.shape[1:-1]):
             first = np.arange(total.shape[i + 1]) * steps[i] - pairs[i][0]
-            there = np.minimum(first + size[i], n) - np.maximum(first, 0)
+            taps = first[:, None] + np.arange(size[i]) * apart[i]
+            there = ((taps >= 0) & (taps < n)).sum(1)
             total /= jnp.expand_dims(
                 there.astype(total.dtype), [j for j in range(x.ndim) if j != i + 1]
             )
@@ -111,6 +117,7 @@ def l2_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
     name: str = "l2_pool",
 ) -> Layer:
     """The square root of the sum of squares of each window, per feature.
@@ -121,6 +128,7 @@ def l2_pool(
       window: size of the window, a number for all spatial axes or one per axis.
       strides: strides of the window; its size by default.
       padding: as in `conv`.
+      dilation: distance between the entries of a window, a number or one per axis.
       name: of the layer.
 
     Raises:
@@ -135,8 +143,8 @@ def l2_pool(
     """
 
     def pool(x):
-        size, steps, pairs = _geometry(name, x, window, strides, padding)
-        total = _slide(wide(x) ** 2, size, steps, pairs, jnp.add, 0)
+        size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
+        total = _slide(wide(x) ** 2, size, steps, apart, pairs, jnp.add, 0)
         return _root(total).astype(output_dtype(x))
 
     return _pooling(pool, name, "l2_pool")
@@ -173,6 +181,72 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
         return _root((groups**2).sum(-1)).astype(output_dtype(x))
 
     return _pooling(pool, name, "l2_pool_channels")
+
+
+def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_pool") -> Layer:
+    """The largest entry of each of `size` windows that together cover the input, per feature.
+
+    Window i of an axis starts at floor(i * inputs / size) and ends before
+    ceil((i + 1) * inputs / size), as in PyTorch; the input may be of any size.
+
+    Args:
+      size: number of outputs, a number for all spatial axes or one per axis.
+      name: of the layer.
+
+    Raises:
+      ValueError: for an input without positions, or a size that does not match its axes.
+
+    Example:
+      >>> y, _ = adaptive_max_pool(2).apply({}, {}, jnp.arange(15.0).reshape(1, 3, 5, 1))
+      >>> y[0, :, :, 0]
+      Array([[ 7.,  9.],
+             [12., 14.]], dtype=float32)
+
+    Reference: He et al. 2015, "Spatial Pyramid Pooling in Deep Convolutional Networks".
+    """
+
+    def pool(x):
+        # The last axis first, so that among equals the first in row-major order is taken.
+        for axis, outputs in reversed(list(enumerate(_outputs(name, size, x), start=1))):
+            largest = []
+            for first, end in windows(x.shape[axis], outputs):
+                part = lax.slice_in_dim(x, first, end, axis=axis)
+                place = jnp.argmax(part, axis, keepdims=True)
+                largest.append(jnp.take_along_axis(part, place, axis))
+            x = jnp.concatenate(largest, axis)
+        return x
+
+    return _pooling(pool, name, "adaptive_max_pool")
+
+
+def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_pool") -> Layer:
+    """The mean of each of `size` windows that together cover the input, per feature.
+
+    The windows are those of `adaptive_max_pool`; `resize(size, method="area")` is the same.
+
+    Args:
+      size: number of outputs, a number for all spatial axes or one per axis.
+      name: of the layer.
+
+    Raises:
+      ValueError: as `adaptive_max_pool`.
+
+    Example:
+      >>> y, _ = adaptive_avg_pool((1, 2)).apply({}, {}, jnp.arange(15.0).reshape(1, 3, 5, 1))
+      >>> y[0, :, :, 0]
+      Array([[6., 8.]], dtype=float32)
+
+    Reference: He et al. 2015, "Spatial Pyramid Pooling in Deep Convolutional Networks".
+    """
+
+    def pool(x):
+        y = wide(x)
+        for axis, outputs in enumerate(_outputs(name, size, x), start=1):
+            weights = average(y.shape[axis], outputs).astype(y.dtype)
+            y = jnp.moveaxis(jnp.tensordot(y, weights, axes=(axis, 1)), -1, axis)
+        return y.astype(output_dtype(x))
+
+    return _pooling(pool, name, "adaptive_avg_pool")
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
@@ -231,6 +305,11 @@ def _pooling(pool: Callable, name: str, kind: str) -> Layer:
     return stateless(lambda key, x: {}, lambda params, x: pool(x), name, kind=kind)
 
 
+def _outputs(name: str, size: Any, x: Any) -> tuple[int, ...]:
+    _positions(name, x)
+    return per_axis(name, "size", size, spatial_axes(name, x))
+
+
 def _positions(name: str, x: Any) -> int:
     spatial_axes(name, x)
     if not (positions := math.prod(x.shape[1:-1])):
@@ -238,29 +317,32 @@ def _positions(name: str, x: Any) -> int:
     return positions
 
 
-def _geometry(name, x, window, strides, padding):
+def _geometry(name, x, window, strides, padding, dilation):
     axes = spatial_axes(name, x)
     space = x.shape[1:-1]
     size = per_axis(name, "window", window, axes)
     steps = size if strides is None else per_axis(name, "strides", strides, axes)
-    pairs = pad_pairs(name, padding, space, size, steps)
-    for n, k, pair in zip(space, size, pairs, strict=True):
-        if max(pair) >= k or n + sum(pair) < k:
+    apart = per_axis(name, "dilation", dilation, axes)
+    pairs = pad_pairs(name, padding, space, size, steps, apart)
+    spans = [(k - 1) * d + 1 for k, d in zip(size, apart, strict=True)]
+    for n, span, pair in zip(space, spans, pairs, strict=True):
+        if max(pair) >= span or n + sum(pair) < span:
             raise ValueError(
                 f"{name}: a window of {size} needs an input at least as large and padding "
                 f"smaller than the window, got an input of {space} with padding {pairs}"
+                + (f" and dilation {apart}" if max(apart) > 1 else "")
             )
-    return size, steps, pairs
+    return size, steps, apart, pairs
 
 
-def _slide(x, window, strides, pairs, combine, fill):
+def _slide(x, window, strides, apart, pairs, combine, fill):
     """Combines the entries of each window along one axis after another, in row-major order."""
     edges = ((0, 0, 0), *((low, high, 0) for low, high in pairs), (0, 0, 0))
     x = lax.pad(x, jnp.asarray(fill, x.dtype), edges)
     for axis in reversed(range(len(window))):  # the last axis first, so that order is row-major
-        k, s = window[axis], strides[axis]
-        last = (x.shape[axis + 1] - k) // s * s
-        taps = [lax.slice_in_dim(x, i, i + last + 1, s, axis + 1) for i in range(k)]
+        k, s, d = window[axis], strides[axis], apart[axis]
+        last = (x.shape[axis + 1] - (k - 1) * d - 1) // s * s
+        taps = [lax.slice_in_dim(x, i * d, i * d + last + 1, s, axis + 1) for i in range(k)]
         while len(taps) > 1:  # neighbours first: keeps the order, and sums lose few digits
             pairs = [taps[i : i + 2] for i in range(0, k, 2)]
             taps = [combine(*pair) if len(pair) == 2 else pair[0] for pair in pairs]

@@ -1,15 +1,89 @@
-"""Upsampling by a whole factor: nearest neighbour and bilinear."""
+"""Resizing of images, signals and volumes, to any size or by a factor."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import check_options
+from jaxnet.checks import check_options, one_of, within
 from jaxnet.core import Layer, stateless
 from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle
 from jaxnet.ops.window import per_axis, spatial_axes
+
+METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
+
+
+def resize(
+    size: int | Sequence[int] | None = None,
+    *,
+    scale: float | Sequence[float] | None = None,
+    method: str = "bilinear",
+    align_corners: bool = False,
+    antialias: bool = False,
+    name: str = "resize",
+) -> Layer:
+    """Resizes every spatial axis of (batch, *space, features), up or down.
+
+    Equal to PyTorch's `interpolate`, and without `align_corners` to its size or scale_factor.
+    Pixels are areas, and beyond the centre of the outermost pixel its value is repeated.
+
+    Args:
+      size: of the output, a number for all spatial axes or one per axis.
+      scale: in place of a size, outputs per input, a number or one per axis; sizes are rounded
+        down.
+      method: one of
+        "nearest": the input at floor(output / scale), PyTorch's "nearest";
+        "nearest-exact": the input whose area holds the centre of the output, as in Pillow,
+          TensorFlow and `jax.image`;
+        "bilinear": linear interpolation along every axis, also of signals and volumes;
+        "bicubic": cubic convolution, with a = -0.75, or -0.5 with antialias;
+        "area": the mean of the inputs that belong to an output, which is adaptive pooling.
+      align_corners: for bilinear and bicubic, whether the centres of the outermost pixels of input
+        and output coincide, with the others evenly spaced between them.
+      antialias: for bilinear and bicubic, whether to average over the distance between outputs
+        where there are fewer of them, as Pillow does.
+      name: of the layer.
+
+    Raises:
+      ValueError: for an input without spatial axes, or options that do not fit it or each other.
+
+    Example:
+      >>> x = jnp.array([0.0, 4.0, 8.0]).reshape(1, 3, 1)
+      >>> y, _ = resize(6).apply({}, {}, x)
+      >>> y.ravel()
+      Array([0., 1., 3., 5., 7., 8.], dtype=float32)
+      >>> resize(scale=0.5, method="nearest").apply({}, {}, jnp.ones((2, 6, 9, 3)))[0].shape
+      (2, 3, 4, 3)
+
+    Reference: Keys 1981, "Cubic convolution interpolation for digital image processing".
+    """
+    one_of(name, "method", method, METHODS)
+    check_options(name, align_corners=align_corners, antialias=antialias)
+    if (size is None) == (scale is None):
+        raise ValueError(f"{name}: expected size or scale, got size={size}, scale={scale}")
+    if antialias and align_corners:
+        raise ValueError(f"{name}: antialias needs align_corners=False")
+    if (antialias or align_corners) and method not in ("bilinear", "bicubic"):
+        which = "antialias" if antialias else "align_corners"
+        raise ValueError(f"{name}: {which} is for bilinear and bicubic, got method={method!r}")
+
+    def sizes(x) -> list[tuple[int, float]]:
+        """The size of each axis and its outputs per input."""
+        space = x.shape[1:-1]
+        if size is not None:
+            wanted = per_axis(name, "size", size, spatial_axes(name, x))
+            return [(n, n / have) for n, have in zip(wanted, space, strict=True)]
+        factors = _scales(name, scale, spatial_axes(name, x))
+        # 1.1 * 10 is a little more than 11, and 0.7 * 10 a little less than 7.
+        return [(int(n * s + 1e-9), s) for n, s in zip(space, factors, strict=True)]
+
+    def apply(params, x):
+        return resized(name, x, sizes(x), method, align_corners, antialias)
+
+    return stateless(lambda key, x: {}, apply, name, kind="resize")
 
 
 def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_nearest") -> Layer:
@@ -31,26 +105,24 @@ def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_neare
              [3., 3., 4., 4., 5., 5.]], dtype=float32)
     """
 
-    def resize(x):
+    def apply(params, x):
         for axis, times in enumerate(_factors(name, factor, x), start=1):
             x = jnp.repeat(x, times, axis, total_repeat_length=x.shape[axis] * times)
         return x
 
-    return stateless(lambda key, x: {}, lambda params, x: resize(x), name, kind="upsample_nearest")
+    return stateless(lambda key, x: {}, apply, name, kind="upsample_nearest")
 
 
 def upsample_bilinear(
     factor: int | Sequence[int], *, align_corners: bool = False, name: str = "upsample_bilinear"
 ) -> Layer:
-    """Linear interpolation along every spatial axis: bilinear for images, trilinear for volumes.
+    """Linear interpolation by a whole factor: bilinear for images, trilinear for volumes.
 
-    Equal to PyTorch's `interpolate(mode="bilinear")`, including `align_corners`. By default pixels
-    are areas, and beyond the centre of the outermost pixel its value is repeated.
+    Equal to `resize(scale=factor)`.
 
     Args:
       factor: scale, a number for all spatial axes or one per axis.
-      align_corners: whether the centres of the outermost pixels of input and output coincide, with
-        the others evenly spaced between them.
+      align_corners: as in `resize`.
       name: of the layer.
 
     Raises:
@@ -58,9 +130,6 @@ def upsample_bilinear(
 
     Example:
       >>> x = jnp.array([0.0, 4.0, 8.0]).reshape(1, 3, 1)
-      >>> y, _ = upsample_bilinear(2).apply({}, {}, x)
-      >>> y.ravel()
-      Array([0., 1., 3., 5., 7., 8.], dtype=float32)
       >>> y, _ = upsample_bilinear(3, align_corners=True).apply({}, {}, x)
       >>> y.ravel()
       Array([0., 1., 2., 3., 4., 5., 6., 7., 8.], dtype=float32)
@@ -68,30 +137,69 @@ def upsample_bilinear(
     Reference: Long et al. 2015, "Fully convolutional networks for semantic segmentation", where it
     initializes the learned upsampling.
     """
-
     check_options(name, align_corners=align_corners)
 
-    def resize(x):
-        factors, y = _factors(name, factor, x), wide(x)
-        for axis, times in enumerate(factors, start=1):
-            y = _linear(y, axis, times, align_corners)
-        return y.astype(output_dtype(x))
+    def apply(params, x):
+        factors = zip(x.shape[1:-1], _factors(name, factor, x), strict=True)
+        sizes = [(n * times, float(times)) for n, times in factors]
+        return resized(name, x, sizes, "bilinear", align_corners, False)
 
-    return stateless(lambda key, x: {}, lambda params, x: resize(x), name, kind="upsample_bilinear")
+    return stateless(lambda key, x: {}, apply, name, kind="upsample_bilinear")
+
+
+def resized(
+    who: str,
+    x: jax.Array,
+    sizes: Sequence[tuple[int, float]],
+    method: str,
+    align_corners: bool,
+    antialias: bool,
+) -> jax.Array:
+    """x (batch, *space, features) with each spatial axis at another size.
+
+    Args:
+      who: name of the layer, for messages.
+      sizes: per spatial axis the size and the outputs per input.
+      method, align_corners, antialias: as in `resize`.
+    """
+    if 0 in x.shape[1:-1] or min(outputs for outputs, _ in sizes) < 1:
+        space = tuple(outputs for outputs, _ in sizes)
+        raise ValueError(
+            f"{who}: input and output need at least one position, got {x.shape} and {space}"
+        )
+    picks = method.startswith("nearest")
+    y = x if picks else wide(x)
+    kernel = cubic(-0.5 if antialias else -0.75) if method == "bicubic" else triangle
+    for axis, (outputs, scale) in enumerate(sizes, start=1):
+        inputs = y.shape[axis]
+        if outputs == inputs and scale == 1:
+            continue
+        if picks:
+            index = nearest(inputs, outputs, scale, centres=method == "nearest-exact")
+            y = jnp.take(y, index, axis=axis)
+        elif method == "area":
+            y = weighted(y, axis, average(inputs, outputs))
+        else:
+            options = {"align_corners": align_corners, "antialias": antialias}
+            y = weighted(y, axis, interpolation(inputs, outputs, scale, kernel, **options))
+    return y.astype(output_dtype(x)) if not picks else y
+
+
+def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
+    """Sums along one axis with weights (outputs, inputs)."""
+    y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
+    return jnp.moveaxis(y, -1, axis)
 
 
 def _factors(name, factor, x) -> tuple[int, ...]:
     return per_axis(name, "factor", factor, spatial_axes(name, x))
 
 
-def _linear(x: jax.Array, axis: int, times: int, align_corners: bool) -> jax.Array:
-    """A product with the matrix of interpolation weights along this axis, two per output."""
-    inputs = x.shape[axis]
-    outputs = inputs * times
-    if align_corners:
-        places = np.linspace(0, inputs - 1, outputs)
-    else:
-        places = np.clip((np.arange(outputs) + 0.5) / times - 0.5, 0, inputs - 1)
-    weights = np.maximum(0, 1 - abs(places[:, None] - np.arange(inputs)))  # (outputs, inputs)
-    y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
-    return jnp.moveaxis(y, -1, axis)
+def _scales(name: str, scale: Any, axes: int) -> list[float]:
+    many = isinstance(scale, Sequence) or np.ndim(scale) == 1
+    scales: list[Any] = list(scale) if many else [scale] * axes
+    if len(scales) != axes:
+        raise ValueError(f"{name}: scale needs {axes} entries, one per spatial axis, got {scale}")
+    for number in scales:
+        within(name, "scale", number, "(0, inf)")
+    return [float(number) for number in scales]

@@ -6,7 +6,12 @@ import jax
 
 from jaxnet.checks import a_function, at_least, check_options, check_rank
 from jaxnet.core import Layer, compose, describe
-from jaxnet.layers.attention import check_heads, multi_head_attention
+from jaxnet.layers.attention import (
+    Rotation,
+    check_heads,
+    check_rotation,
+    multi_head_attention,
+)
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
@@ -19,20 +24,24 @@ def transformer_block(
     head_size: int | None = None,
     kv_heads: int | None = None,
     causal: bool = False,
-    rotary: bool = False,
+    window: int | tuple[int, int] | None = None,
+    rotary: bool | Rotation = False,
+    softcap: float | None = None,
     cross: bool = False,
     gated: bool = False,
     use_bias: bool = True,
     dropout_rate: float = 0.0,
     activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu,
     norm: Callable[..., Layer] = layer_norm,
+    norm_first: bool = True,
     step: bool = False,
     name: str = "transformer_block",
 ) -> Layer:
     """Self-attention and an MLP, each on a normalized input and added to it (pre-norm).
 
     The rest of the input passes through, so that blocks can be chained by `serial`. Normalize the
-    output of the last block.
+    output of the last block. With `norm_first=False` the sum is normalized instead (post-norm), as
+    in the original transformer and BERT.
 
     Input and output:
       x or (x, mask), as in `multi_head_attention`, gives y or (y, mask);
@@ -45,7 +54,7 @@ def transformer_block(
     Args:
       heads: number of heads, see `multi_head_attention`.
       mlp_features: width of the MLP's hidden layer; 4 times that of x by default.
-      head_size, kv_heads, causal, rotary: as in `multi_head_attention`.
+      head_size, kv_heads, causal, window, rotary, softcap: as in `multi_head_attention`.
       cross: whether a second attention, to a memory, follows the first: a decoder block.
       gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
         activation=jax.nn.silu.
@@ -53,6 +62,7 @@ def transformer_block(
       dropout_rate: for the weights of the attention and for each branch before it is added to x.
       activation: of the MLP; GELU in its tanh form by default.
       norm: makes the norms, such as layer_norm or rms_norm.
+      norm_first: whether each branch starts with its norm; False puts it after the sum.
       step: whether to take one time step, with a cache from `attention_cache` and the same params.
       name: of the layer.
 
@@ -67,11 +77,13 @@ def transformer_block(
       >>> y.shape, lengths.tolist()
       ((3, 5, 8), [5, 2, 4])
 
-    Reference: pre-norm: Xiong et al. 2020, "On Layer Normalization in the Transformer
-    Architecture"; gates: Shazeer 2020, "GLU Variants Improve Transformer".
+    Reference: post-norm: Vaswani et al. 2017, "Attention Is All You Need"; pre-norm: Xiong et al.
+    2020, "On Layer Normalization in the Transformer Architecture"; gates: Shazeer 2020, "GLU
+    Variants Improve Transformer".
     """
-    check_heads(name, heads, kv_heads, head_size, dropout_rate)
-    flags = {"causal": causal, "rotary": rotary, "cross": cross, "gated": gated}
+    check_heads(name, heads, dropout_rate, kv_heads=kv_heads, head_size=head_size)
+    check_rotation(name, rotary)
+    flags = {"causal": causal, "cross": cross, "gated": gated, "norm_first": norm_first}
     check_options(name, **flags, use_bias=use_bias, step=step)
     if mlp_features is not None:
         at_least(name, "mlp_features", mlp_features)
@@ -82,11 +94,23 @@ def transformer_block(
         head_size=head_size,
         kv_heads=kv_heads,
         causal=causal and not step,
+        window=window,
         rotary=rotary,
+        softcap=softcap,
         use_bias=use_bias,
         dropout_rate=dropout_rate,
         step=step,
         name="attention",
+    )
+
+    other = multi_head_attention(
+        heads,
+        head_size=head_size,
+        kv_heads=kv_heads,
+        softcap=softcap,
+        use_bias=use_bias,
+        dropout_rate=dropout_rate,
+        name="cross_attention",
     )
 
     def mlp(m, x):
@@ -105,31 +129,26 @@ def transformer_block(
         if cross and not beside:
             raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
 
-        def drop(y):
-            return m(dropout(dropout_rate), y) if dropout_rate else y
+        def add(branch, part, x):
+            """x and its branch, with the norm of this part before or after."""
+            y = branch(m(norm(name=f"{part}_norm"), x) if norm_first else x)
+            y = x + (m(dropout(dropout_rate), y) if dropout_rate else y)
+            return y if norm_first else m(norm(name=f"{part}_norm"), y)
 
-        y = m(norm(name="attention_norm"), x)
-        if step:
-            cache, y = m(own, (cache, y))
-        else:
-            y = m(own, y if cross or not beside else (y, *beside))
-        x = x + drop(y)
-        if cross:
-            y = m(norm(name="cross_norm"), x)
-            queries = y[:, None] if step else y  # (batch, width) -> (batch, 1, width)
-            y = m(
-                multi_head_attention(
-                    heads,
-                    head_size=head_size,
-                    kv_heads=kv_heads,
-                    use_bias=use_bias,
-                    dropout_rate=dropout_rate,
-                    name="cross_attention",
-                ),
-                (queries, *beside),
-            )
-            x = x + drop(y[:, 0] if step else y)
-        x = x + drop(mlp(m, m(norm(name="mlp_norm"), x)))
+        def attend(x):
+            nonlocal cache
+            if step:
+                cache, y = m(own, (cache, x))
+                return y
+            return m(own, x if cross or not beside else (x, *beside))
+
+        def look(x):
+            y = m(other, (x[:, None] if step else x, *beside))  # (batch, width) is one query
+            return y[:, 0] if step else y
+
+        x = add(attend, "attention", x)
+        x = add(look, "cross", x) if cross else x
+        x = add(lambda x: mlp(m, x), "mlp", x)
         y = (x, *beside) if beside else x
         return (cache, y) if step else y
 

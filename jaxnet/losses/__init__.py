@@ -16,6 +16,7 @@ from jaxnet.losses.classification import binary_cross_entropy as binary_cross_en
 from jaxnet.losses.classification import categorical_cross_entropy as categorical_cross_entropy
 from jaxnet.losses.classification import cross_entropy as cross_entropy
 from jaxnet.losses.classification import focal_loss as focal_loss
+from jaxnet.losses.classification import sigmoid_cross_entropy as sigmoid_cross_entropy
 from jaxnet.losses.classification import sigmoid_focal_loss as sigmoid_focal_loss
 from jaxnet.losses.margin import multiclass_perceptron as multiclass_perceptron
 from jaxnet.losses.margin import perceptron as perceptron

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, check_range
+from jaxnet.checks import as_array, check_range, on_host
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
 
@@ -78,6 +78,16 @@ def read_mask(who: str, mask: Any) -> jax.Array:
     if isinstance(host, np.ndarray) and (wrong := host[(host != 0) & (host != 1)]).size:
         raise ValueError(f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}")
     return mask.astype(bool)
+
+
+def read_weights(who: str, what: str, weights: Any, form: str = "(classes,)") -> Any:
+    """Checked weights of classes: finite and at least 0 where they are on the host."""
+    if isinstance(weights, jax.Array):
+        return as_array(who, what, weights, form, "reals")
+    weights = on_host(who, what, weights, form)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"{who}: {what} must be finite and at least 0, got {weights}")
+    return weights
 
 
 def check_unit(who: str, what: str, values: Any) -> None:

@@ -1,11 +1,23 @@
 """Cross-entropies on probabilities, with label smoothing, and with focal weights."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxnet.checks import within
-from jaxnet.losses.arrays import Loss, at_label, check_unit, log, read_labels, read_same, wide
+from jaxnet.checks import at_least, within
+from jaxnet.losses.arrays import (
+    Loss,
+    at_label,
+    check_unit,
+    log,
+    read_labels,
+    read_same,
+    read_weights,
+    wide,
+)
 
 
 def binary_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -63,35 +75,117 @@ def categorical_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Arr
     return -log(at_label(wide(outputs), targets))
 
 
-def cross_entropy(*, label_smoothing: float = 0.0) -> Loss:
-    """Softmax cross-entropy on logits and integer labels, with label smoothing.
+def cross_entropy(
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Any = None,
+    ignore_index: int | None = None,
+) -> Loss:
+    """Softmax cross-entropy on logits and integer labels, smoothed, weighted or partly ignored.
+
+    With `class_weights` or `ignore_index` the mean over a batch is weighted, so the loss returns
+    the pair (totals, weights) of each example; their sums divided are PyTorch's mean.
 
     Args:
       label_smoothing: in [0, 1); share of the target distribution that is spread evenly over all
         classes, including the label's. Commonly 0.1.
+      class_weights: (classes,), weight of an entry by its label, such as larger ones for rare
+        classes; the smoothed share of each class has the weight of that class.
+      ignore_index: a label that does not count, such as -100 or that of padding.
 
     Returns:
       A loss of logits (batch, ..., classes) and integer labels (batch, ...) that returns
-      (batch, ...); NaN for a label outside [0, classes), and an error if targets are NumPy's.
+      (batch, ...), or a pair of (batch,) each; NaN for a label outside [0, classes), and an error
+      if targets are NumPy's.
 
     Raises:
-      ValueError: if label_smoothing is outside [0, 1).
-      TypeError, ValueError: in the loss, if targets are not integer labels for these outputs.
+      TypeError, ValueError: for a label_smoothing outside [0, 1), class_weights that are negative
+        or not (classes,); in the loss, if targets are not integer labels for these outputs.
 
     Example:
       >>> loss = cross_entropy(label_smoothing=0.1)  # 0.9 · 0 + 0.1 · 50, and 0.9 · 50 + 0.1 · 25
       >>> loss(jnp.array([[100.0, 0.0], [0.0, 50.0]]), jnp.array([0, 0])).tolist()
       [5.0..., 47.5...]
+      >>> loss = cross_entropy(class_weights=np.array([1.0, 3.0]))  # log 2 and 3 · log 2
+      >>> totals, weights = loss(jnp.zeros((2, 2)), jnp.array([0, 1]))
+      >>> totals.tolist(), weights.tolist()
+      ([0.693..., 2.079...], [1.0, 3.0])
 
     Reference: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
     """
-    within("cross_entropy", "label_smoothing", label_smoothing, "[0, 1)")
+    who = "cross_entropy"
+    within(who, "label_smoothing", label_smoothing, "[0, 1)")
+    if ignore_index is not None:
+        at_least(who, "ignore_index", ignore_index, -(2**31))
+    table = None if class_weights is None else read_weights(who, "class_weights", class_weights)
+
+    def loss(outputs: jax.Array, targets: jax.Array) -> Any:
+        counted: Any = True
+        if ignore_index is not None:
+            xp = np if isinstance(targets, np.ndarray) else jnp
+            counted = xp.asarray(targets) != ignore_index
+            labels: Any = xp.where(counted, targets, 0)
+            targets = labels
+        outputs, targets = read_labels(who, outputs, targets, classes_only=True)
+        log_p = jax.nn.log_softmax(wide(outputs))
+        weight = jnp.ones(targets.shape, log_p.dtype)
+        if table is not None:
+            by_class = jnp.asarray(table, log_p.dtype)
+            if len(by_class) != log_p.shape[-1]:
+                raise ValueError(
+                    f"{who}: class_weights must hold one per class, {log_p.shape[-1]}, got "
+                    f"{len(by_class)}"
+                )
+            weight = at_label(jnp.broadcast_to(by_class, log_p.shape), targets)
+            spread = label_smoothing * (by_class * log_p).mean(-1)
+        else:
+            spread = label_smoothing * log_p.mean(-1)
+        values = -(1 - label_smoothing) * weight * at_label(log_p, targets) - spread
+        if table is None and ignore_index is None:
+            return values
+        axes = tuple(range(1, values.ndim))
+        return tuple(jnp.where(counted, part, 0).sum(axes) for part in (values, weight))
+
+    return loss
+
+
+def sigmoid_cross_entropy(*, pos_weight: Any = None) -> Loss:
+    """Sigmoid cross-entropy on logits, with the positive targets of each entry weighted.
+
+    Without weights it is `optax.sigmoid_binary_cross_entropy`, without broadcasting.
+
+    Args:
+      pos_weight: a number, or one per label (labels,), by which the part of the loss that belongs
+        to positive targets is multiplied: for a rare label about negatives / positives.
+
+    Returns:
+      A loss of logits (batch, ..., labels) and targets in [0, 1] of the same shape that returns
+      their shape.
+
+    Raises:
+      TypeError, ValueError: for weights that are negative; in the loss, if the shapes differ, or
+        NumPy targets are outside [0, 1].
+
+    Example:
+      >>> loss = sigmoid_cross_entropy(pos_weight=3.0)
+      >>> loss(jnp.zeros(2), jnp.array([1, 0])).tolist()  # 3 · log 2 and log 2
+      [2.079..., 0.693...]
+    """
+    who = "sigmoid_cross_entropy"
+    positive = 1.0 if pos_weight is None else read_weights(who, "pos_weight", pos_weight, "(...)")
 
     def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        outputs, targets = read_labels("cross_entropy", outputs, targets, classes_only=True)
-        log_p = jax.nn.log_softmax(wide(outputs))
-        spread = label_smoothing * log_p.mean(-1)
-        return -(1 - label_smoothing) * at_label(log_p, targets) - spread
+        check = targets
+        outputs, targets = read_same(who, outputs, targets)
+        check_unit(who, "targets", check)
+        z = wide(outputs)
+        y, factor = targets.astype(z.dtype), jnp.asarray(positive, z.dtype)
+        if factor.ndim and factor.shape != z.shape[-1:]:
+            raise ValueError(
+                f"{who}: pos_weight must be a number or one per label, got {factor.shape} for "
+                f"outputs {z.shape}"
+            )
+        return -(factor * y * jax.nn.log_sigmoid(z) + (1 - y) * jax.nn.log_sigmoid(-z))
 
     return loss
 

@@ -4,16 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxnet.checks import a_function, as_array, at_least, on_host
+from jaxnet.checks import a_function, as_array, at_least
 from jaxnet.losses.arrays import (
     Loss,
     at_label,
     read_labels,
     read_mask,
     read_same,
+    read_weights,
     split_pair,
     wide,
 )
@@ -127,12 +127,8 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
     """
     a_function("ignore_label", "loss", loss, "(outputs, targets)")
     at_least("ignore_label", "label", label, -(2**31))
-    if isinstance(weights, jax.Array):
-        weights = as_array("ignore_label", "weights", weights, "(classes,)", "reals")
-    elif weights is not None:
-        weights = on_host("ignore_label", "weights", weights, "(classes,)")
-        if not (np.isfinite(weights) & (weights >= 0)).all():
-            raise ValueError(f"ignore_label: weights must be finite and at least 0, got {weights}")
+    if weights is not None:
+        weights = read_weights("ignore_label", "weights", weights)
 
     def labelled_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         outputs, targets = read_labels("ignore_label", outputs, targets)
@@ -145,7 +141,7 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
             raise ValueError(
                 "ignore_label: weights cancel where there is one position per example, got "
                 f"outputs {outputs.shape}. For a weighted mean over the batch, use a loss that "
-                "returns the pair (totals, weights): w = weights[y]; return w * loss(z, y), w"
+                "returns the pair (totals, weights), such as cross_entropy(class_weights=...)"
             )
         labelled = targets != label
         targets = jnp.where(labelled, targets, 0)

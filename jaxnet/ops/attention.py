@@ -29,44 +29,72 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 def expand_mask(
     who: str, mask: jax.Array | None, scores: tuple[int, int, int, int]
-) -> jax.Array | None:
-    """The mask as booleans that broadcast against scores (batch, heads, time, places).
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """The mask as booleans and numbers that broadcast against scores (batch, heads, time, places).
 
     Args:
       who: name of the layer, for the message.
       mask: lengths, integers (batch,); booleans (batch, places), (batch, time, places) or
-        (batch, heads or 1, time, places); or None.
+        (batch, heads or 1, time, places); floats (batch or 1, heads or 1, time or 1, places); or
+        None.
       scores: shape of the scores.
 
     Returns:
-      Booleans (batch, heads or 1, time or 1, places), or None without a mask.
+      Booleans with four axes, True where a query may attend, and floats to add to the scores; None
+      for what the mask does not have.
 
     Raises:
       ValueError: for a mask of another shape or dtype, or lengths beyond the places; inside `jit`
         such lengths count as 0 or as all places.
 
     Example:
-      >>> expand_mask("attention", jnp.array([2, 1]), (2, 4, 5, 3))[:, 0, 0].tolist()
+      >>> seen, _ = expand_mask("attention", jnp.array([2, 1]), (2, 4, 5, 3))
+      >>> seen[:, 0, 0].tolist()
       [[True, True, False], [True, False, False]]
     """
     if mask is None:
-        return None
+        return None, None
     batch, heads, time, places = scores
     if jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == (batch,):
         check_range(mask, places + 1, f"{who}: lengths")
-        return (jnp.arange(places) < mask[:, None])[:, None, None]
+        return (jnp.arange(places) < mask[:, None])[:, None, None], None
     if mask.dtype == jnp.bool_:
         if mask.shape == (batch, places):
-            return mask[:, None, None]
+            return mask[:, None, None], None
         if mask.shape == (batch, time, places):
-            return mask[:, None]
+            return mask[:, None], None
         if mask.shape in ((batch, heads, time, places), (batch, 1, time, places)):
-            return mask
+            return mask, None
+    elif jnp.issubdtype(mask.dtype, jnp.floating) and mask.ndim == 4:
+        if all(n in (1, m) for n, m in zip(mask.shape[:3], scores[:3], strict=True)) and (
+            mask.shape[3] == places
+        ):
+            seen = mask > -jnp.inf
+            return seen, jnp.where(seen, mask, 0)
     raise ValueError(
         f"{who}: a mask is lengths, integers ({batch},), or booleans ({batch}, {places}), "
-        f"({batch}, {time}, {places}) or ({batch}, {heads} or 1, {time}, {places}), "
-        f"got {mask.shape} {mask.dtype}"
+        f"({batch}, {time}, {places}) or ({batch}, {heads} or 1, {time}, {places}), or floats "
+        f"({batch} or 1, {heads} or 1, {time} or 1, {places}) to add to the scores, got "
+        f"{mask.shape} {mask.dtype}"
     )
+
+
+def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:
+    """Whether each place is within a number of places before and after that of the query.
+
+    Args:
+      time, places: number of queries and of places, counted from the same start.
+      window: places before and after that of the query, itself not counted.
+
+    Returns:
+      Booleans (time, places).
+
+    Example:
+      >>> in_window(3, 3, (1, 0)).astype(int).tolist()
+      [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    """
+    distance = jnp.arange(places) - jnp.arange(time)[:, None]
+    return (distance >= -window[0]) & (distance <= window[1])
 
 
 def dot_product_attention(
@@ -75,10 +103,13 @@ def dot_product_attention(
     v: jax.Array,
     mask: jax.Array | None = None,
     *,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax of q k / sqrt(size), times v, by heads; keys and values may have fewer heads.
+    """Softmax of q k * scale + bias, times v, by heads; keys and values may have fewer heads.
 
     Unlike `jax.nn.dot_product_attention`, it returns the weights, gives zeros where everything is
     masked (not equal weights), and computes the softmax in float64 for float64.
@@ -89,6 +120,9 @@ def dot_product_attention(
       v: (batch, places, kv_heads, width).
       mask: booleans (batch, heads or 1, time or 1, places) or (time, places), True where a query
         may attend.
+      bias: floats that are added to the scores and broadcast against them; None is zeros.
+      scale: of the scores; 1 / sqrt(size) by default.
+      softcap: a bound c of the scores before the bias, c * tanh(scores / c); None is no bound.
       dropout_rate: share of the weights to drop, in [0, 1), where there is a key.
       key: for dropout; None is no dropout.
 
@@ -102,14 +136,21 @@ def dot_product_attention(
       >>> y.shape, weights.shape
       ((2, 3, 4, 6), (2, 4, 3, 5))
 
-    Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.2.1.
+    Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.2.1; softcap: Gemma Team 2024,
+    "Gemma 2".
     """
     batch, time, heads, size = q.shape
     places, groups = k.shape[1:3]
     q = q.reshape(batch, time, groups, heads // groups, size)
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide) / math.sqrt(size)
-    weights = masked_softmax(scores.reshape(batch, heads, time, places), mask).astype(v.dtype)
+    scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
+    scores = scores / math.sqrt(size) if scale is None else scores * scale
+    scores = scores.reshape(batch, heads, time, places)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    weights = masked_softmax(scores, mask).astype(v.dtype)
     kept = weights
     if key is not None:
         keep = 1 - dropout_rate

@@ -1,5 +1,7 @@
 """Multi-head attention by hand, against PyTorch and Flax in float64, masked, and by steps."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.layers.attention import attention_cache
-from jaxnet.ops.attention import fused_attention
+from jaxnet.ops.attention import dot_product_attention, fused_attention
 from tests.compiled import jit_apply, jit_init
 
 
@@ -119,6 +121,72 @@ def test_multi_head_attention_equals_torch(kind, x64):
         np.testing.assert_allclose(mine, given_in.grad, rtol=1e-10, atol=1e-10)
     for mine, parameter in zip(stacked(grads), theirs, strict=True):
         np.testing.assert_allclose(mine, parameter.grad, rtol=1e-10, atol=1e-10)
+
+
+def additive(window=None):
+    """ALiBi's slopes with some entries masked, and a window, as floats that PyTorch adds."""
+    places = np.arange(5)
+    bias = -np.array([0.5, 0.25, 0.125])[:, None, None] * abs(places - places[:, None])
+    bias = np.where(np.random.default_rng(2).random((2, 3, 5, 5)) < 0.2, -np.inf, bias)
+    bias[..., places, places] = 0
+    if window is not None:
+        distance = places - places[:, None]
+        bias = np.where((distance < -window[0]) | (distance > window[1]), -np.inf, bias)
+    return bias
+
+
+@pytest.mark.parametrize("window", [None, (2, 1), (1, 0), 2], ids=str)
+def test_biases_windows_and_sizes_equal_torch(window, x64):
+    """Values and the gradients of input, bias and weights: additive bias, window, scale, sizes."""
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    x, c = draw(2, 5, 6), draw(2, 5, 7, seed=9)
+    pair = (window, window) if isinstance(window, int) else window
+    options = {"head_size": 4, "value_size": 5, "features": 7, "scale": 0.3}
+    layer = jn.multi_head_attention(3, window=window, **options)
+    bias = additive()
+    p = random_params(layer, (x, bias))
+
+    def loss(params, x, bias):
+        y, _ = jit_apply(layer, params, {}, (x, bias))
+        return (y * c).sum()
+
+    value, grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(p, x, bias)
+    q = jax.tree.map(lambda a: torch.tensor(np.array(a), requires_grad=True), p)
+    given, added = torch.tensor(x, requires_grad=True), torch.tensor(bias, requires_grad=True)
+
+    def project(part):
+        w = q[part]
+        return torch.einsum("btf,fhd->bhtd", given, w["kernel"]) + w["bias"][:, None]
+
+    hidden = torch.zeros(5, 5).double() if pair is None else torch.tensor(
+        np.where(np.isinf(additive(pair)) & ~np.isinf(bias), -np.inf, 0.0)
+    )  # fmt: skip
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        *map(project, ("query", "key", "value")), attn_mask=added + hidden, scale=0.3
+    )
+    y = torch.einsum("bhtd,hdf->btf", mixed, q["out"]["kernel"]) + q["out"]["bias"]
+    theirs = (y * torch.tensor(c)).sum()
+    theirs.backward()
+    np.testing.assert_allclose(value, theirs.detach(), rtol=1e-10)
+    wanted = jax.tree.map(lambda leaf: leaf.grad.numpy(), (q, given, added))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-10), grads, wanted)
+
+
+def test_a_softcap_bounds_the_scores_before_the_mask(x64):
+    """By hand, as in Gemma 2: c * tanh(scores / c), then the mask."""
+    q, k, v = draw(2, 5, 3, 4) * 5, draw(2, 6, 3, 4, seed=1) * 5, draw(2, 6, 3, 2, seed=2)
+    mask = np.random.default_rng(3).random((2, 1, 5, 6)) < 0.7
+    y, weights = dot_product_attention(*map(jnp.asarray, (q, k, v, mask)), softcap=2.0)
+    scores = 2 * np.tanh(np.einsum("bthd,bshd->bhts", q, k) / 2 / 2)
+    wanted = softmax(np.where(mask, scores, -np.inf))
+    np.testing.assert_allclose(weights, wanted, 1e-10, 1e-12)
+    np.testing.assert_allclose(y, np.einsum("bhts,bshd->bthd", wanted, v), 1e-10, 1e-12)
+    layer = jn.multi_head_attention(2, softcap=1e9, return_weights=True)
+    plain, x = jn.multi_head_attention(2, return_weights=True), jnp.asarray(draw(2, 5, 6))
+    p = random_params(plain, x)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-9), run(layer, p, x), run(plain, p, x)
+    )
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
@@ -291,15 +359,21 @@ def test_dropout_falls_on_the_weights():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"rotary": True, "kv_heads": 2, "use_bias": False}, {"head_size": 3, "features": 5}],
-    ids=["plain", "rotary grouped", "sizes"],
+    [
+        {},
+        {"rotary": True, "kv_heads": 2, "use_bias": False},
+        {"head_size": 3, "features": 5, "value_size": 4},
+        {"window": (2, 3), "softcap": 2.0, "rotary": partial(jn.rotary, interleaved=True)},
+    ],
+    ids=["plain", "rotary grouped", "sizes", "window"],
 )
 def test_steps_equal_the_whole_sequence(options, x64):
     x = jnp.asarray(draw(3, 7, 8))
     whole = jn.multi_head_attention(4, causal=True, return_weights=True, **options)
     step = jn.multi_head_attention(4, step=True, return_weights=True, **options)
     size, groups = options.get("head_size", 2), options.get("kv_heads", 4)
-    cache = attention_cache(3, 9, heads=groups, head_size=size, dtype=float)
+    values = options.get("value_size")
+    cache = attention_cache(3, 9, heads=groups, head_size=size, value_size=values, dtype=float)
     params = random_params(whole, x)
     drawn = [
         layer.init(jax.random.key(0), given)[0]
@@ -462,7 +536,18 @@ def test_messages():
     says(r"queries must be \(batch, time, width\), got \(2, 6\)", mha(2), jn.spec((2, 6)))
     says("must have the same batch size", mha(2), (x, jn.spec((3, 5, 6))))
     says("causal=True is for self-attention", mha(2, causal=True), (x, x))
-    says("rotary=True is for self-attention", mha(2, rotary=True), (x, x))
+    says("window is for self-attention", mha(2, window=1), (x, x))
+    for wrong, error, words in (
+        ({"window": (1, 2, 3)}, ValueError, r"window must be a number or a pair \(before, after\)"),
+        ({"window": -1}, ValueError, "window must be"),
+        ({"rotary": 1}, TypeError, r"rotary must be True, False or a function of \(x, positions\)"),
+        ({"softcap": 0.0}, ValueError, "softcap must be in"),
+        ({"scale": -1.0}, ValueError, "scale must be in"),
+        ({"value_size": 0}, ValueError, "value_size must be"),
+    ):
+        with pytest.raises(error, match=words):
+            mha(2, **wrong)
+    says("rotary is for self-attention", mha(2, rotary=True), (x, x))
     says(r"expected x, \(x, mask\), \(queries, memory\)", mha(2), (x, x, x))
     says(r"expected \(cache, x_t\)", mha(2, step=True), x)
     cache = attention_cache(2, 4, heads=3, head_size=2)
@@ -478,6 +563,10 @@ def test_messages():
         layer.apply(params, {}, (data, jnp.array([1, 2, 3])))
     with pytest.raises(ValueError, match=r"got \(5, 4\) bool"):
         layer.apply(params, {}, (data, jnp.ones((5, 4), bool)))
+    with pytest.raises(ValueError, match=r"or floats .* to add to the scores, got \(2, 3, 5, 5\)"):
+        layer.apply(params, {}, (data, jnp.ones((2, 3, 5, 5))))
+    cache = attention_cache(2, 4, heads=2, head_size=3)
+    says(r"value_size=5\)", mha(2, step=True, value_size=5), (cache, jn.spec((2, 6))))
 
 
 @pytest.mark.parametrize("layer", [jn.multi_head_attention(2), jn.additive_attention(4)],

@@ -198,22 +198,24 @@ def test_depthwise_is_that_of_pytorch(x64):
     close(jit_apply(layer, {"kernel": kernel}, {}, jnp.array(to_last(x)))[0], to_last(y))
 
 
-@pytest.mark.parametrize("stride, padding, output_padding, dilation", [
-    (1, 0, 0, 1), (2, 1, 0, 1), (2, 1, 1, 1), (3, 2, 1, 2),
+@pytest.mark.parametrize("stride, padding, output_padding, dilation, groups", [
+    (1, 0, 0, 1, 1), (2, 1, 0, 1, 1), (2, 1, 1, 1, 3), (3, 2, 1, 2, 1),
 ])  # fmt: skip
-def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding, dilation):
+def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding, dilation, groups):
     torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal(size=(2, 3, 5, 4)), requires_grad=True)
-    w = torch.tensor(rng.normal(size=(3, 6, 4, 3)), requires_grad=True)
+    w = torch.tensor(rng.normal(size=(3, 6 // groups, 4, 3)), requires_grad=True)
     y = torch.nn.functional.conv_transpose2d(
-        x, w, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation
+        x, w, None, stride, padding, output_padding, groups, dilation
     )
     cotangent = rng.normal(size=y.shape)
     y.backward(torch.tensor(cotangent))
 
-    def kernel(weight):  # (in, out, *window) -> (*window, in, out), reversed
-        return np.moveaxis(np.asarray(weight.detach()), (0, 1), (-2, -1))[::-1, ::-1]
+    def kernel(weight):  # (in, out / g, *window) -> (*window, in / g, out), reversed
+        parts = np.split(np.asarray(weight.detach()), groups)
+        parts = [np.moveaxis(part, (0, 1), (-2, -1))[::-1, ::-1] for part in parts]
+        return np.concatenate(parts, -1)
 
     layer = jn.conv_transpose(
         6,
@@ -221,6 +223,7 @@ def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding,
         strides=stride,
         padding=((padding, padding - output_padding),) * 2,
         dilation=dilation,
+        groups=groups,
         use_bias=False,
     )
     params = {"kernel": jnp.array(kernel(w))}

@@ -47,6 +47,27 @@ def test_values_and_gradients_equal_torch(x64):
     np.testing.assert_allclose(grad, given.grad, rtol=1e-10)  # id 5 comes twice: its row adds up
 
 
+def test_padding_idx_equals_torch(x64):
+    """The vector of the padding is drawn as zeros and has no gradient, whatever it is later."""
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    table, c = draw(11, 4), draw(2, 3, 4, seed=1)
+    given = torch.tensor(table, requires_grad=True)
+    out = torch.nn.functional.embedding(torch.tensor(IDS.tolist()), given, padding_idx=5)
+    (out * torch.tensor(c)).sum().backward()
+    layer = jn.embedding(11, 4, padding_idx=5)
+    loss = jax.jit(
+        jax.value_and_grad(lambda t: (layer.apply({"embedding": t}, {}, IDS)[0] * c).sum())
+    )
+    value, grad = loss(jnp.asarray(table))
+    np.testing.assert_allclose(value, (out.detach().numpy() * c).sum(), rtol=1e-10)
+    np.testing.assert_allclose(grad, given.grad, rtol=1e-10)
+    assert (IDS == 5).any() and not grad[5].any() and grad.any()
+    drawn = layer.init(jax.random.key(0), IDS)[0]["embedding"]
+    assert not drawn[5].any() and drawn[4].any()
+    with pytest.raises(ValueError, match="padding_idx must be below 11, got 11"):
+        jn.embedding(11, 4, padding_idx=11)
+
+
 def test_a_fresh_table_has_variance_1_over_features():
     params, _ = jn.embedding(300, 50).init(jax.random.key(0), jn.spec((1,), jnp.int32))
     table = params["embedding"]
@@ -176,6 +197,23 @@ def test_rotary_rotates_pairs_by_hand(x64):
     )
 
 
+def test_rotary_of_neighbours_and_of_a_part(x64):
+    """Interleaved pairs are rotated as complex numbers; features beyond `size` stay."""
+    x, positions = draw(2, 5, 3, 10), np.array([[0, 1, 2, 3, 4], [7, 0, 2, 9, 4]])
+    rotated = jn.rotary(jnp.asarray(x), positions, base=100.0, size=6, interleaved=True)
+    pairs = x[..., :6:2] + 1j * x[..., 1:6:2]
+    angles = positions[..., None] / 100.0 ** (2 * np.arange(3) / 6)
+    wanted = pairs * np.exp(1j * angles)[:, :, None]
+    np.testing.assert_allclose(rotated[..., :6:2], wanted.real, 1e-10, 1e-12)
+    np.testing.assert_allclose(rotated[..., 1:6:2], wanted.imag, 1e-10, 1e-12)
+    np.testing.assert_array_equal(rotated[..., 6:], x[..., 6:])
+    part = jn.rotary(jnp.asarray(x), base=100.0, size=6)
+    np.testing.assert_allclose(part[..., :6], jn.rotary(jnp.asarray(x[..., :6]), base=100.0), 1e-12)
+    for size in (5, 12):
+        with pytest.raises(ValueError, match=f"at most that of the heads, got {size}"):
+            jn.rotary(jnp.asarray(x), size=size)
+
+
 def test_rotary_products_depend_on_the_distance_alone(x64):
     q, k = jnp.asarray(draw(2, 1, 1, 1, 8))
     places = [(0, 3), (4, 7), (1000, 1003)]
@@ -191,7 +229,7 @@ def test_rotary_in_bfloat16_and_its_message():
     x = jnp.asarray(draw(1, 300, 1, 4), jnp.bfloat16)
     wide = jn.rotary(x.astype(jnp.float32))
     np.testing.assert_allclose(jn.rotary(x).astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
-    with pytest.raises(ValueError, match="even head size, got 5"):
+    with pytest.raises(ValueError, match="even size of at most that of the heads, got 5"):
         jn.rotary(jnp.ones((1, 2, 3, 5)))
 
 

@@ -251,3 +251,29 @@ def test_what_no_norm_takes(make):
         make(epsilon=float("nan"))
     with pytest.raises(TypeError, match="expected an input of real numbers, got complex64"):
         make().init(jax.random.key(0), jn.spec((2, 5, 3), jnp.complex64))
+
+
+def test_frozen_statistics_are_those_of_pytorch_in_eval(x64):
+    """`use_running_average` trains scale and bias on fixed statistics, as bn.eval() does."""
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    rng = np.random.default_rng(0)
+    x, c = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5, 3))
+    layer = jn.batch_norm(use_running_average=True)
+    params, _ = layer.init(jax.random.key(0), x)
+    state = {"mean": jnp.array([1.0, 2, 3]), "var": jnp.array([4.0, 5, 6])}
+
+    @jax.jit
+    def loss(params, x):
+        y, new = layer.apply(params, state, x, train=True)
+        return (y * c).sum(), new
+
+    (by_params, by_x), new = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    jax.tree.map(np.testing.assert_array_equal, new, state)
+    other = torch.nn.BatchNorm1d(3).double().eval()
+    other.running_mean.copy_(torch.tensor([1.0, 2, 3]))
+    other.running_var.copy_(torch.tensor([4.0, 5, 6]))
+    given = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    (other(given) * torch.tensor(np.moveaxis(c, -1, 1))).sum().backward()
+    np.testing.assert_allclose(by_x, np.moveaxis(given.grad.numpy(), 1, -1), 1e-10)
+    np.testing.assert_allclose(by_params["scale"], other.weight.grad, 1e-10)
+    np.testing.assert_allclose(by_params["bias"], other.bias.grad, 1e-10)

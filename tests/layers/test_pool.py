@@ -44,6 +44,51 @@ def test_values(layer, wanted):
     np.testing.assert_allclose(pooled(layer, LECTURE), wanted, 1e-6)
 
 
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_adaptive_and_dilated_pools_are_those_of_pytorch(x64, kind):
+    """Values and gradients, to sizes that divide the input and others."""
+    torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
+    functional, rng = torch.nn.functional, np.random.default_rng(0)
+    data = rng.integers(0, 9, size=(2, 3, 7, 5)).astype(float)  # with ties
+    adaptive = getattr(jn, f"adaptive_{kind}_pool")
+    pairs = [
+        (adaptive(size), lambda x, s=size: getattr(functional, f"adaptive_{kind}_pool2d")(x, s))
+        for size in ((3, 5), (1, 2), (9, 4))
+    ]
+    if kind == "max":
+        options = {"padding": (1, 0), "dilation": (2, 3)}
+        pairs.append(
+            (
+                jn.max_pool((3, 2), strides=(2, 1), **options),
+                lambda x: functional.max_pool2d(x, (3, 2), stride=(2, 1), **options),
+            )
+        )
+    for layer, theirs in pairs:
+        x = torch.tensor(data, requires_grad=True)
+        y = theirs(x)
+        cotangent = rng.normal(size=y.shape)
+        y.backward(torch.tensor(cotangent))
+        last = [np.moveaxis(a.detach().numpy(), 1, -1) for a in (x, y, x.grad)]
+        got, slope = jit_pull(
+            lambda x, layer=layer: layer.apply({}, {}, x)[0], last[0], np.moveaxis(cotangent, 1, -1)
+        )
+        np.testing.assert_allclose(got, last[1], 1e-12)
+        np.testing.assert_allclose(slope, last[2], 1e-12)
+
+
+def test_dilated_means_by_hand():
+    """Windows of entries 0 and 2, with one zero of padding before."""
+    x = [[1.0, 2, 4, 8, 16]]
+    options = {"strides": 1, "dilation": (1, 2), "padding": ((0, 0), (1, 0))}
+    counted = pooled(jn.avg_pool((1, 2), **options), x)
+    np.testing.assert_allclose(counted, [[1, 2.5, 5, 10]])
+    without = pooled(jn.avg_pool((1, 2), **options, count_include_pad=False), x)
+    np.testing.assert_allclose(without, [[2, 2.5, 5, 10]])
+    np.testing.assert_allclose(
+        pooled(jn.l2_pool((1, 2), **options), x), np.sqrt([[4, 17, 68, 272]]), 1e-6
+    )
+
+
 def test_global_pools():
     x = jnp.stack([LECTURE, -LECTURE], -1)[None]
     np.testing.assert_allclose(jit_apply(jn.global_max_pool(), {}, {}, x)[0], [[8, 0]])

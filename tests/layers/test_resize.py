@@ -36,6 +36,48 @@ def test_is_that_of_pytorch(x64, axes, kind):
     np.testing.assert_allclose(slope, last(x.grad), 1e-10, 1e-10)
 
 
+RESIZED = [
+    ("nearest", {}), ("nearest-exact", {}), ("bilinear", {}), ("bilinear", {"align_corners": True}),
+    ("bicubic", {}), ("bicubic", {"align_corners": True}), ("bilinear", {"antialias": True}),
+    ("bicubic", {"antialias": True}), ("area", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "options"), RESIZED)
+def test_resize_is_that_of_pytorch(x64, method, options):
+    """To larger and smaller sizes, by factors too: values and gradients."""
+    torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
+    rng = np.random.default_rng(3)
+    data = rng.normal(size=(2, 3, 7, 5))
+    mode = {"mode": method} | options
+    for wanted in ({"size": (3, 8)}, {"size": (9, 2)}, {"scale_factor": (1.7, 0.6)}):
+        x = torch.tensor(data, requires_grad=True)
+        y = torch.nn.functional.interpolate(x, **wanted, **mode)
+        ours = {"size": wanted.get("size"), "scale": wanted.get("scale_factor")}
+        layer = jn.resize(**ours, method=method, **options)
+        cotangent = rng.normal(size=y.shape)
+        y.backward(torch.tensor(cotangent))
+        last = [np.moveaxis(a.detach().numpy(), 1, -1) for a in (x, y, x.grad)]
+        got, slope = jit_pull(
+            lambda x, layer=layer: layer.apply({}, {}, x)[0], last[0], np.moveaxis(cotangent, 1, -1)
+        )
+        np.testing.assert_allclose(got, last[1], 1e-9, 1e-9, err_msg=str(wanted))
+        np.testing.assert_allclose(slope, last[2], 1e-9, 1e-9, err_msg=str(wanted))
+
+
+def test_resize_of_signals_and_volumes():
+    """By hand, and as `jax.image.resize` [jax 0.10.2], whose cubic kernel has another slope."""
+    x = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    y = jit_apply(jn.resize(4, method="area"), {}, {}, x)[0]
+    wanted = [x[:, 0:2].mean(1), x[:, 1:3].mean(1), x[:, 3:5].mean(1), x[:, 4:6].mean(1)]
+    np.testing.assert_allclose(y, np.stack(wanted, 1), 1e-6)
+    x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5, 2))
+    for method, name in {"bilinear": "linear", "nearest-exact": "nearest"}.items():
+        y = jit_apply(jn.resize((6, 3, 5), method=method, antialias=name == "linear"), {}, {}, x)[0]
+        wanted = jax.image.resize(x, (2, 6, 3, 5, 2), name)
+        np.testing.assert_allclose(y, wanted, 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("make", [jn.upsample_nearest, jn.upsample_bilinear])
 def test_factor_one_changes_nothing_and_a_constant_stays(make):
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 1))
@@ -49,6 +91,28 @@ def test_integers():
     assert jit_apply(jn.upsample_nearest(2), {}, {}, x)[0].dtype == jnp.uint8
     y, _ = jit_apply(jn.upsample_bilinear(2), {}, {}, x)
     np.testing.assert_allclose(y.ravel(), [0, 63.75, 191.25, 255])
+
+
+def test_resize_messages():
+    x = jnp.ones((1, 2, 2, 1))
+    with pytest.raises(ValueError, match="expected size or scale, got size=None, scale=None"):
+        jn.resize()
+    with pytest.raises(ValueError, match="expected size or scale"):
+        jn.resize(3, scale=2)
+    with pytest.raises(ValueError, match="method must be 'nearest', .* got 'linear'"):
+        jn.resize(3, method="linear")
+    with pytest.raises(ValueError, match="align_corners is for bilinear and bicubic"):
+        jn.resize(3, method="area", align_corners=True)
+    with pytest.raises(ValueError, match="antialias needs align_corners=False"):
+        jn.resize(3, antialias=True, align_corners=True)
+    with pytest.raises(ValueError, match="scale must be in"):
+        jn.resize(scale=-1).apply({}, {}, x)
+    with pytest.raises(ValueError, match="scale needs 2 entries"):
+        jn.resize(scale=(1, 2, 3)).apply({}, {}, x)
+    with pytest.raises(ValueError, match=r"at least one position, got .* and \(0, 0\)"):
+        jn.resize(scale=0.3).apply({}, {}, x)
+    with pytest.raises(ValueError, match="size needs 2 entries"):
+        jn.resize((1, 2, 3)).apply({}, {}, x)
 
 
 def test_messages():

@@ -36,14 +36,15 @@ def test_blocks_step_by_step(cross, x64):
 
 
 # torch 2.13.0
-def test_block_equals_torchs_encoder_layer(x64):
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_block_equals_torchs_encoder_layer(norm_first, x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     x, lengths = draw(2, 5, 6), np.array([5, 3])
-    block = jn.transformer_block(2, 9, activation=jax.nn.relu)
+    block = jn.transformer_block(2, 9, activation=jax.nn.relu, norm_first=norm_first)
     given = (jnp.asarray(x), jnp.asarray(lengths))
     p = jax.tree.map(np.asarray, random_params(block, given))
     other = torch.nn.TransformerEncoderLayer(
-        6, 2, 9, dropout=0.0, batch_first=True, norm_first=True, layer_norm_eps=1e-6
+        6, 2, 9, dropout=0.0, batch_first=True, norm_first=norm_first, layer_norm_eps=1e-6
     ).double()
     attention = p["attention"]
     parts = [attention[n] for n in ("query", "key", "value")]
@@ -63,9 +64,34 @@ def test_block_equals_torchs_encoder_layer(x64):
     }
     other.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     padding = torch.tensor(np.arange(5) >= lengths[:, None])
-    theirs = other(torch.tensor(x), src_key_padding_mask=padding).detach()
+    theirs = other.train()(torch.tensor(x), src_key_padding_mask=padding).detach()
     y, _ = run(block, p, given)
     np.testing.assert_allclose(y, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_post_norm_with_a_memory_by_its_parts(x64):
+    """With norm_first=False each sum is normalized, in a decoder too, and step by step."""
+    x, memory = jnp.asarray(draw(2, 5, 6)), jnp.asarray(draw(2, 4, 3, seed=1))
+    options = {"cross": True, "norm_first": False}
+    block = jn.transformer_block(2, 9, causal=True, **options)
+    p = random_params(block, (x, memory))
+    y, _ = run(block, p, (x, memory))
+
+    def part(layer, name, given):
+        return run(layer, p[name], given)
+
+    norm, attention = jn.layer_norm(), jn.multi_head_attention(2, causal=True)
+    h = part(norm, "attention_norm", x + part(attention, "attention", x))
+    cross = part(jn.multi_head_attention(2), "cross_attention", (h, memory))
+    h = part(norm, "cross_norm", h + cross)
+    hidden = jax.nn.gelu(part(jn.dense(9), "mlp_in", h))
+    wanted = part(norm, "mlp_norm", h + part(jn.dense(6), "mlp_out", hidden))
+    np.testing.assert_allclose(y, wanted, 1e-10)
+    step, cache = jn.transformer_block(2, 9, step=True, **options), None
+    cache = attention_cache(2, 5, heads=2, head_size=3, dtype=float)
+    for t in range(5):
+        cache, (now, _) = run(step, p, (cache, (x[:, t], memory)))
+        np.testing.assert_allclose(now, y[:, t], 1e-9)
 
 
 def test_the_mlp_is_four_times_as_wide_by_default():

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import jaxnet as jn
 from jaxnet import losses
 from tests.losses.common import check_torch, close, slopes
 
@@ -128,3 +129,83 @@ def test_categorical_cross_entropy_matches_scikit_learn():
         p = jax.nn.softmax(jnp.array(LOGITS))
         ours = losses.categorical_cross_entropy(p, jnp.array(LABELS)).mean()
         close(ours, sklearn.log_loss(LABELS, np.asarray(p)))
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 4)])
+@pytest.mark.parametrize("options", [
+    {"class_weights": [0.5, 2.0, 1.0, 0.0]},
+    {"class_weights": [0.5, 2.0, 1.0, 3.0], "label_smoothing": 0.2},
+    {"ignore_index": -100},
+    {"class_weights": [0.5, 2.0, 1.0, 3.0], "label_smoothing": 0.2, "ignore_index": 1},
+], ids=lambda options: " ".join(options))  # fmt: skip
+def test_weighted_cross_entropy_is_that_of_pytorch(shape, options):
+    """The ratio of the sums is PyTorch's mean, values and gradients."""
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    rng = np.random.default_rng(1)
+    z, labels = rng.normal(size=(*shape, 4)) * 2, rng.integers(0, 3, size=shape)
+    labels.flat[0] = options.get("ignore_index", 0)
+    given = torch.tensor(z, requires_grad=True)
+    theirs = {name: value for name, value in options.items() if name != "class_weights"}
+    if "class_weights" in options:
+        theirs["weight"] = torch.tensor(options["class_weights"], dtype=torch.float64)
+    value = torch.nn.functional.cross_entropy(given.movedim(-1, 1), torch.tensor(labels), **theirs)
+    value.backward()
+    loss = losses.cross_entropy(**options)
+
+    def mean(z, labels):
+        totals, weights = loss(z, labels)
+        assert totals.shape == weights.shape == shape[:1]
+        return totals.sum() / weights.sum()
+
+    with jax.enable_x64(True):
+        ours, slope = jax.jit(jax.value_and_grad(mean))(jnp.array(z), jnp.array(labels))
+        close(ours, value.detach().numpy())
+        close(slope, given.grad.numpy(), 1e-9)
+
+
+def test_weighted_cross_entropy_in_a_trainer():
+    """Batches whose weights differ are averaged by weight, in training and in evaluation."""
+    objective = jn.supervised(lambda x: x, losses.cross_entropy(class_weights=[1.0, 3.0]))
+    x, y = jnp.array([[2.0, 0], [0, 1], [1, 1]]), jnp.array([0, 1, 1])
+    found = jn.evaluate(objective, {}, {}, (x, y), batch_size=2)
+    nll = np.log(1 + np.exp([-2.0, -1, 0]))
+    close(found["loss"], (nll * [1, 3, 3]).sum() / 7, 1e-6)
+
+
+def test_sigmoid_cross_entropy_is_that_of_pytorch():
+    torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
+    functional = torch.nn.functional
+    weights = np.array([0.5, 1.0, 3.0, 7.0])
+    loss = losses.sigmoid_cross_entropy(pos_weight=weights)
+    check_torch(
+        loss,
+        lambda z, y: functional.binary_cross_entropy_with_logits(
+            z, y, reduction="none", pos_weight=torch.tensor(weights)
+        ),
+        LOGITS,
+        BITS,
+    )
+    plain = losses.sigmoid_cross_entropy()(LOGITS, BITS)
+    close(plain, optax.sigmoid_binary_cross_entropy(jnp.array(LOGITS), BITS), 1e-5)
+    far, slope = slopes(losses.sigmoid_cross_entropy(), jnp.array([-300.0]), jnp.array([1.0]))
+    assert (far, slope) == (300, -1)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: losses.cross_entropy(class_weights=[1.0, -1.0]), "class_weights must be finite and"),
+    (lambda: losses.cross_entropy(class_weights=[[1.0]]), r"must have shape \(classes,\), got"),
+    (lambda: losses.cross_entropy(ignore_index=0.5), "ignore_index must be"),
+    (lambda: losses.sigmoid_cross_entropy(pos_weight=float("nan")), "pos_weight must be finite"),
+    (
+        lambda: losses.cross_entropy(class_weights=[1.0, 2.0])(LOGITS, LABELS),
+        "class_weights must hold one per class, 4, got 2",
+    ),
+    (
+        lambda: losses.sigmoid_cross_entropy(pos_weight=[1.0, 2.0])(LOGITS, BITS),
+        r"pos_weight must be a number or one per label, got \(2,\)",
+    ),
+    (lambda: losses.cross_entropy(ignore_index=9)(LOGITS, LABELS + 3), r"targets .*\[0, 4\)"),
+])  # fmt: skip
+def test_weights_that_do_not_fit(make, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        make()

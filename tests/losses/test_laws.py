@@ -16,6 +16,7 @@ from tests.losses.common import close, slopes
 SAME = {
     "half_squared_error": losses.half_squared_error,
     "binary_cross_entropy": losses.binary_cross_entropy,
+    "sigmoid_cross_entropy": losses.sigmoid_cross_entropy(pos_weight=2.0),
     "sigmoid_focal_loss": losses.sigmoid_focal_loss(),
     "perceptron": losses.perceptron,
 }

@@ -11,6 +11,7 @@ from jaxnet.ops.attention import (
     fits_cudnn,
     fused_attention,
     hardware,
+    in_window,
     masked_softmax,
 )
 
@@ -40,9 +41,9 @@ def test_the_forms_of_a_mask():
     seen = jnp.arange(3) < lengths[:, None]
     whole = jnp.broadcast_to(seen[:, None, None], (2, 4, 5, 3))
     for form in (lengths, seen, whole[:, 0], whole[:, :1], whole):
-        full = jnp.broadcast_to(expand_mask("a", form, (2, 4, 5, 3)), (2, 4, 5, 3))
+        full = jnp.broadcast_to(expand_mask("a", form, (2, 4, 5, 3))[0], (2, 4, 5, 3))
         np.testing.assert_array_equal(full, whole)
-    assert expand_mask("a", None, (2, 4, 5, 3)) is None
+    assert expand_mask("a", None, (2, 4, 5, 3)) == (None, None)
     with pytest.raises(
         ValueError, match=r"a: a mask is lengths, integers \(2,\).*got \(3,\) int32"
     ):
@@ -114,3 +115,17 @@ def test_fused_attention_with_lengths(causal):
     seen = seen & jnp.tril(jnp.ones((5, 5), bool)) if causal else seen
     wanted, _ = dot_product_attention(q, k, v, jnp.broadcast_to(seen, (3, 1, 5, 5)))
     np.testing.assert_allclose(y, wanted, 1e-5, 1e-5)
+
+
+def test_floats_of_a_mask_are_added_and_minus_infinity_masks():
+    bias = jnp.array([0.5, -jnp.inf, -2.0]).reshape(1, 1, 1, 3)
+    seen, added = expand_mask("a", bias, (2, 4, 5, 3))
+    assert seen.ravel().tolist() == [True, False, True]
+    assert added.ravel().tolist() == [0.5, 0.0, -2.0]
+
+
+def test_windows():
+    everything = in_window(4, 6, (9, 9))
+    assert everything.shape == (4, 6) and everything.all()
+    assert (in_window(4, 4, (3, 0)) == jnp.tril(jnp.ones((4, 4), bool))).all()
+    assert in_window(3, 5, (0, 1)).sum(1).tolist() == [2, 2, 2]

@@ -1,0 +1,127 @@
+"""Resampling along one axis: the entries of the input and their weights for every output.
+
+Nearest neighbours are entries picked by index; all other methods are a product with a matrix
+(outputs, inputs) that NumPy computes from the sizes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:
+    """(first, end) of the entries of the input that belong to each output, together all of them.
+
+    Args:
+      inputs, outputs: sizes, at least 1.
+
+    Example:
+      >>> windows(5, 3)
+      [(0, 2), (1, 4), (3, 5)]
+    """
+    return [(i * inputs // outputs, -(-(i + 1) * inputs // outputs)) for i in range(outputs)]
+
+
+def nearest(inputs: int, outputs: int, scale: float, *, centres: bool) -> np.ndarray:
+    """The index of the input of each output.
+
+    Args:
+      inputs, outputs: sizes, at least 1.
+      scale: outputs per input.
+      centres: whether the centres of entries are compared, not their left edges.
+
+    Example:
+      >>> nearest(5, 3, 0.6, centres=False).tolist(), nearest(5, 3, 0.6, centres=True).tolist()
+      ([0, 1, 3], [0, 2, 4])
+    """
+    # A place such as 3 / 0.6 must not fall below the whole number it stands for.
+    places = (np.arange(outputs) + 0.5 * centres) / scale
+    return np.clip(np.floor(places + 1e-9).astype(int), 0, inputs - 1)
+
+
+def average(inputs: int, outputs: int) -> np.ndarray:
+    """Weights of the mean over each of the `windows`: (outputs, inputs).
+
+    Example:
+      >>> average(3, 2)
+      array([[0.5, 0.5, 0. ],
+             [0. , 0.5, 0.5]])
+    """
+    weights = np.zeros((outputs, inputs))
+    for row, (first, end) in zip(weights, windows(inputs, outputs), strict=True):
+        row[first:end] = 1 / (end - first)
+    return weights
+
+
+def interpolation(
+    inputs: int,
+    outputs: int,
+    scale: float,
+    kernel: Callable[[np.ndarray], np.ndarray],
+    *,
+    align_corners: bool,
+    antialias: bool,
+) -> np.ndarray:
+    """Weights of the inputs for each output, by a kernel of the distance: (outputs, inputs).
+
+    Beyond its ends the input is continued by its outermost entries; with `antialias` the weights
+    there are left out.
+
+    Args:
+      inputs, outputs: sizes, at least 1.
+      scale: outputs per input.
+      kernel: the weight at a distance, such as `triangle`.
+      align_corners: whether the centres of the outermost entries of both coincide.
+      antialias: whether the kernel is stretched to the distance of the outputs, where they are
+        fewer.
+
+    Example:
+      >>> options = dict(align_corners=False, antialias=False)
+      >>> interpolation(2, 4, 2.0, triangle, **options)[:, 0].tolist()
+      [1.0, 0.75, 0.25, 0.0]
+    """
+    if align_corners:
+        places = np.linspace(0, inputs - 1, outputs)
+    else:
+        places = (np.arange(outputs) + 0.5) / scale - 0.5
+    if antialias:
+        weights = kernel((np.arange(inputs) - places[:, None]) / max(1 / scale, 1))
+        return weights / weights.sum(1, keepdims=True)
+    weights = np.zeros((outputs, inputs))
+    for tap in range(-1, 3):  # kernels reach two entries to each side
+        entry = np.floor(places) + tap
+        here = np.clip(entry, 0, inputs - 1).astype(int)
+        np.add.at(weights, (np.arange(outputs), here), kernel(entry - places))
+    return weights
+
+
+def triangle(distance: np.ndarray) -> np.ndarray:
+    """The kernel of linear interpolation.
+
+    Example:
+      >>> triangle(np.array([0, -0.25, 1.5])).tolist()
+      [1.0, 0.75, 0.0]
+    """
+    return np.maximum(0, 1 - abs(distance))
+
+
+def cubic(a: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The kernel of cubic convolution, which reaches two entries to each side.
+
+    Args:
+      a: its slope at distance 1; -0.5 is exact for parabolas, -0.75 is PyTorch's.
+
+    Example:
+      >>> cubic(-0.75)(np.array([0, 0.5, 1, 2])).tolist()
+      [1.0, 0.59375, 0.0, 0.0]
+
+    Reference: Keys 1981, "Cubic convolution interpolation for digital image processing".
+    """
+
+    def kernel(distance):
+        d = abs(distance)
+        near = ((a + 2) * d - (a + 3)) * d * d + 1
+        far = a * (((d - 5) * d + 8) * d - 4)
+        return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+    return kernel

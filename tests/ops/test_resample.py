@@ -1,0 +1,44 @@
+"""Weights of resampling: sums, ends, and the kernels."""
+
+import numpy as np
+import pytest
+
+from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, windows
+
+SIZES = [(7, 3), (3, 7), (5, 5), (1, 4), (6, 1)]
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_every_output_is_a_mean(inputs, outputs):
+    """Rows sum to 1, so a constant stays one."""
+    scale = outputs / inputs
+    tables = [average(inputs, outputs)]
+    for kernel in (triangle, cubic(-0.75)):
+        for antialias in (False, True):
+            options = {"align_corners": False, "antialias": antialias}
+            tables.append(interpolation(inputs, outputs, scale, kernel, **options))
+    for weights in tables:
+        assert weights.shape == (outputs, inputs)
+        np.testing.assert_allclose(weights.sum(1), 1, 1e-12)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_windows_cover_the_input_in_order(inputs, outputs):
+    found = windows(inputs, outputs)
+    assert found[0][0] == 0 and found[-1][1] == inputs
+    assert all(first < end for first, end in found)
+    assert all(b[0] <= a[1] for a, b in zip(found, found[1:], strict=False))
+
+
+def test_lines_stay_lines_inside():
+    """Linear and cubic interpolation of a ramp give its places."""
+    for kernel in (triangle, cubic(-0.5)):
+        weights = interpolation(9, 18, 2.0, kernel, align_corners=False, antialias=False)
+        places = (np.arange(18) + 0.5) / 2 - 0.5
+        np.testing.assert_allclose((weights @ np.arange(9))[4:-4], places[4:-4], 1e-12)
+
+
+def test_places_that_are_whole_numbers_up_to_rounding():
+    # 3 / 0.6 is 5.000000000000001 or 4.999999999999999 depending on how it is written
+    assert nearest(10, 6, 0.6, centres=False).tolist() == [0, 1, 3, 5, 6, 8]
+    assert nearest(10, 11, 1.1, centres=False)[-1] == 9
