@@ -47,6 +47,7 @@ from jaxnet.layers import layer_norm as layer_norm
 from jaxnet.layers import learned_positions as learned_positions
 from jaxnet.layers import local_response_norm as local_response_norm
 from jaxnet.layers import locally_connected as locally_connected
+from jaxnet.layers import lp_pool as lp_pool
 from jaxnet.layers import lstm as lstm
 from jaxnet.layers import lstm_cell as lstm_cell
 from jaxnet.layers import max_pool as max_pool

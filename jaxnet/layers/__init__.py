@@ -34,6 +34,7 @@ from jaxnet.layers.pool import global_avg_pool as global_avg_pool
 from jaxnet.layers.pool import global_max_pool as global_max_pool
 from jaxnet.layers.pool import l2_pool as l2_pool
 from jaxnet.layers.pool import l2_pool_channels as l2_pool_channels
+from jaxnet.layers.pool import lp_pool as lp_pool
 from jaxnet.layers.pool import max_pool as max_pool
 from jaxnet.layers.recurrent import recurrent as recurrent
 from jaxnet.layers.reparametrize import spectral_norm as spectral_norm

@@ -18,6 +18,7 @@ from jaxnet.checks import (
 from jaxnet.core import Layer, describe, param_dtype, stateless
 from jaxnet.initializers import Initializer, normal, variance_scaling
 from jaxnet.layers.draw import draw
+from jaxnet.ops.attention import rotate_pairs
 
 # Variance 1 / features, so that tied logits start with the variance of their inputs.
 _one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
@@ -267,15 +268,7 @@ def rotary(
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
     positions = as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype)[..., None, :]  # (..., time, 1, size / 2)
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
-    turned, rest = x[..., :size], x[..., size:]
-    a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else jnp.split(turned, 2, axis=-1)
-    pair = [a * cos - b * sin, b * cos + a * sin]
-    if interleaved:
-        turned = jnp.stack(pair, axis=-1).reshape(turned.shape)  # (..., size / 2, 2) -> (..., size)
-    else:
-        turned = jnp.concatenate(pair, axis=-1)
-    return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)
+    return rotate_pairs(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
 
 
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:

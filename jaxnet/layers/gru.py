@@ -1,15 +1,17 @@
 """The gated recurrent unit: the layer and its cell."""
 
+from jaxnet.checks import check_options
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
-from jaxnet.ops.recurrence import GRU
+from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks, recurrent
+from jaxnet.ops.recurrence import GRU, RESET_BEFORE
 
 
 def gru(
     features: int,
     *,
     use_bias: bool = True,
+    reset_after: bool = True,
     kernel_init: Initializer = lecun_normal(),
     recurrent_init: Initializer = orthogonal_blocks,
     bias_init: Initializer = zeros,
@@ -23,8 +25,10 @@ def gru(
         n = tanh(a_n + r * (b_n + recurrent_bias))
         h_t = (1 - u) * n + u * h_{t-1}
 
-    The reset gate acts after the product, as in PyTorch, cuDNN and Flax; in the paper it acts on
-    h_{t-1} before the product, which is a different function with another product per step.
+    The reset gate acts after the product, as in PyTorch, cuDNN and Flax. In the paper it acts
+    before, n = tanh(a_n + (r * h_{t-1}) @ recurrent_kernel_n): a different function, which
+    `reset_after=False` gives, with a second product per step and without recurrent_bias. It trains
+    more slowly, since it has no fast loop here.
 
     Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
     `jaxnet.layers.sequence`. The carry is h, (batch, features), zeros unless "initial" is given.
@@ -33,6 +37,7 @@ def gru(
     Args:
       features: number of outputs, at least 1.
       use_bias: False omits both biases.
+      reset_after: whether the reset gate acts after the product; see above.
       kernel_init: draws the kernel.
       recurrent_init: draws the recurrent kernel; one orthogonal matrix per gate by default.
       bias_init: draws the biases.
@@ -40,7 +45,7 @@ def gru(
 
     Params:
       kernel (inputs, 3 * features); recurrent_kernel (features, 3 * features);
-      bias (3 * features,); recurrent_bias (features,).
+      bias (3 * features,); recurrent_bias (features,), unless reset_after=False.
 
     Raises:
       ValueError: for features below 1, an input that is not (batch, time, features) or has no
@@ -56,13 +61,17 @@ def gru(
     Reference: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder".
     """
     options = (use_bias, kernel_init, recurrent_init, bias_init, name)
-    return Recurrence(GRU, features, *options).layer("gru")
+    check_options(name, reset_after=reset_after)
+    if reset_after:
+        return Recurrence(GRU, features, *options).layer("gru")
+    return recurrent(Recurrence(RESET_BEFORE, features, *options).step("gru_cell"), name=name)
 
 
 def gru_cell(
     features: int,
     *,
     use_bias: bool = True,
+    reset_after: bool = True,
     kernel_init: Initializer = lecun_normal(),
     recurrent_init: Initializer = orthogonal_blocks,
     bias_init: Initializer = zeros,
@@ -73,7 +82,7 @@ def gru_cell(
     The carry of the input may be None, which is zeros.
 
     Args:
-      features, use_bias, kernel_init, recurrent_init, bias_init: as in `gru`.
+      features, use_bias, reset_after, kernel_init, recurrent_init, bias_init: as in `gru`.
       name: of the layer, by default that of `gru`, so that their params have one name in a model.
 
     Raises:
@@ -86,4 +95,6 @@ def gru_cell(
       ((2, 4), (2, 4))
     """
     options = (use_bias, kernel_init, recurrent_init, bias_init, name)
-    return Recurrence(GRU, features, *options).step("gru_cell")
+    check_options(name, reset_after=reset_after)
+    cell = GRU if reset_after else RESET_BEFORE
+    return Recurrence(cell, features, *options).step("gru_cell")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.checks import at_least, check_options, check_rank
+from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, stateless
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, windows
@@ -112,6 +112,52 @@ def avg_pool(
     return _pooling(pool, name, "avg_pool")
 
 
+def lp_pool(
+    p: float,
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    dilation: int | Sequence[int] = 1,
+    name: str = "lp_pool",
+) -> Layer:
+    """The p-norm of each window, per feature: (sum of |x|^p)^(1/p).
+
+    It lies between a sum at p = 1 and the largest absolute value as p grows. Where a whole window
+    is 0 the gradient is 0; that of the plain formula would be NaN.
+
+    Args:
+      p: the power, at least 1.
+      window: size of the window, a number for all spatial axes or one per axis.
+      strides: strides of the window; its size by default.
+      padding: as in `conv`.
+      dilation: distance between the entries of a window, a number or one per axis.
+      name: of the layer.
+
+    Raises:
+      ValueError: for p below 1; as `max_pool`.
+
+    Example:
+      >>> y, _ = lp_pool(3, 2).apply({}, {}, jnp.array([3.0, 4, 0, -5, 1]).reshape(1, 5, 1))
+      >>> y.ravel().round(3)
+      Array([4.498, 5.   ], dtype=float32)
+
+    Reference: Sermanet et al. 2012, "Convolutional neural networks applied to house numbers digit
+    classification".
+    """
+    within(name, "p", p, "[1, inf)")
+
+    def pool(x):
+        size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
+        y = wide(x)
+        powers = y**2 if p == 2 else jnp.abs(y) ** p
+        return _root(_slide(powers, size, steps, apart, pairs, jnp.add, 0), p).astype(
+            output_dtype(x)
+        )
+
+    return _pooling(pool, name, "lp_pool")
+
+
 def l2_pool(
     window: int | Sequence[int],
     *,
@@ -120,15 +166,10 @@ def l2_pool(
     dilation: int | Sequence[int] = 1,
     name: str = "l2_pool",
 ) -> Layer:
-    """The square root of the sum of squares of each window, per feature.
-
-    Where a whole window is 0 the gradient is 0; that of the plain formula would be NaN.
+    """The square root of the sum of squares of each window, per feature: `lp_pool(2, window)`.
 
     Args:
-      window: size of the window, a number for all spatial axes or one per axis.
-      strides: strides of the window; its size by default.
-      padding: as in `conv`.
-      dilation: distance between the entries of a window, a number or one per axis.
+      window, strides, padding, dilation: as in `lp_pool`.
       name: of the layer.
 
     Raises:
@@ -141,13 +182,8 @@ def l2_pool(
 
     Reference: Hyvärinen and Hoyer 2000, "Emergence of phase- and shift-invariant features".
     """
-
-    def pool(x):
-        size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
-        total = _slide(wide(x) ** 2, size, steps, apart, pairs, jnp.add, 0)
-        return _root(total).astype(output_dtype(x))
-
-    return _pooling(pool, name, "l2_pool")
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    return lp_pool(2, window, **options, name=name)._replace(kind="l2_pool")
 
 
 def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
@@ -240,9 +276,9 @@ def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_po
     """
 
     def pool(x):
-        y = wide(x)
-        for axis, outputs in enumerate(_outputs(name, size, x), start=1):
-            weights = average(y.shape[axis], outputs).astype(y.dtype)
+        outputs, y = _outputs(name, size, x), wide(x)
+        for axis, n in enumerate(outputs, start=1):
+            weights = average(y.shape[axis], n).astype(y.dtype)
             y = jnp.moveaxis(jnp.tensordot(y, weights, axes=(axis, 1)), -1, axis)
         return y.astype(output_dtype(x))
 
@@ -362,6 +398,7 @@ def _lowest(dtype):
     return False if dtype == jnp.bool_ else jnp.iinfo(dtype).min
 
 
-def _root(total):
-    """The square root, with gradient 0 at 0."""
-    return jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), 0)
+def _root(total, p=2.0):
+    """The p-th root, with gradient 0 at 0."""
+    some = jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, jnp.sqrt(some) if p == 2 else some ** (1 / p), 0)

@@ -18,7 +18,15 @@ from jaxnet.initializers import Initializer, normal
 from jaxnet.layers.draw import draw
 from jaxnet.layers.sequence import read
 from jaxnet.ops import linalg
-from jaxnet.ops.recurrence import GRU, Cell, hidden, project, unroll
+from jaxnet.ops.recurrence import (
+    GRU,
+    RESET_BEFORE,
+    Cell,
+    hidden,
+    project,
+    reset_before,
+    unroll,
+)
 from jaxnet.ops.varying import varying
 
 
@@ -100,8 +108,11 @@ class Recurrence(NamedTuple):
             carry, x = _read_step(given, self.name)
             carry = self._carry(carry, x, params)
             bias = self._recurrent_bias(params)
-            product = project(hidden(carry), params["recurrent_kernel"], bias)
             pre = project(x, params["kernel"], params.get("bias"))
+            if self.cell is RESET_BEFORE:
+                carry = reset_before(pre, params["recurrent_kernel"], carry)
+                return carry, carry
+            product = project(hidden(carry), params["recurrent_kernel"], bias)
             carry, _ = self.cell.step(pre, product, carry)
             return carry, hidden(carry)
 

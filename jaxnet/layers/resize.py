@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxnet.checks import check_options, one_of, within
 from jaxnet.core import Layer, stateless
+from jaxnet.core.messages import check_name
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle
 from jaxnet.ops.window import per_axis, spatial_axes
@@ -60,6 +61,7 @@ def resize(
 
     Reference: Keys 1981, "Cubic convolution interpolation for digital image processing".
     """
+    check_name("resize", name)
     one_of(name, "method", method, METHODS)
     check_options(name, align_corners=align_corners, antialias=antialias)
     if (size is None) == (scale is None):
@@ -140,8 +142,8 @@ def upsample_bilinear(
     check_options(name, align_corners=align_corners)
 
     def apply(params, x):
-        factors = zip(x.shape[1:-1], _factors(name, factor, x), strict=True)
-        sizes = [(n * times, float(times)) for n, times in factors]
+        factors = _factors(name, factor, x)
+        sizes = [(n * s, float(s)) for n, s in zip(x.shape[1:-1], factors, strict=True)]
         return resized(name, x, sizes, "bilinear", align_corners, False)
 
     return stateless(lambda key, x: {}, apply, name, kind="upsample_bilinear")

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import jax
 
-from jaxnet.checks import a_function, at_least, check_options, check_rank
+from jaxnet.checks import a_function, at_least, check_options, check_rank, within
 from jaxnet.core import Layer, compose, describe
 from jaxnet.layers.attention import (
     Rotation,
     check_heads,
     check_rotation,
+    check_window,
     multi_head_attention,
 )
 from jaxnet.layers.dense import dense
@@ -83,6 +84,9 @@ def transformer_block(
     """
     check_heads(name, heads, dropout_rate, kv_heads=kv_heads, head_size=head_size)
     check_rotation(name, rotary)
+    check_window(name, window)
+    if softcap is not None:
+        within(name, "softcap", softcap, "(0, inf)")
     flags = {"causal": causal, "cross": cross, "gated": gated, "norm_first": norm_first}
     check_options(name, **flags, use_bias=use_bias, step=step)
     if mlp_features is not None:

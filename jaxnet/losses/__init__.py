@@ -18,6 +18,7 @@ from jaxnet.losses.classification import cross_entropy as cross_entropy
 from jaxnet.losses.classification import focal_loss as focal_loss
 from jaxnet.losses.classification import sigmoid_cross_entropy as sigmoid_cross_entropy
 from jaxnet.losses.classification import sigmoid_focal_loss as sigmoid_focal_loss
+from jaxnet.losses.classification import weighted as weighted
 from jaxnet.losses.margin import multiclass_perceptron as multiclass_perceptron
 from jaxnet.losses.margin import perceptron as perceptron
 from jaxnet.losses.masks import ignore_label as ignore_label

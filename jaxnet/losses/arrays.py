@@ -90,6 +90,15 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(classes,)") ->
     return weights
 
 
+def weights_of(who: str, table: Any, outputs: jax.Array) -> jax.Array:
+    """The weights of the classes in the dtype of outputs (batch, ..., classes)."""
+    if len(table) != outputs.shape[-1]:
+        raise ValueError(
+            f"{who}: class_weights must hold one per class, {outputs.shape[-1]}, got {len(table)}"
+        )
+    return jnp.asarray(table, outputs.dtype)
+
+
 def check_unit(who: str, what: str, values: Any) -> None:
     """Raises for values on the host outside [0, 1]."""
     if isinstance(values, np.ndarray) and (wrong := values[~((values >= 0) & (values <= 1))]).size:

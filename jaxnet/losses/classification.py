@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import at_least, within
+from jaxnet.checks import a_function, at_least, within
 from jaxnet.losses.arrays import (
     Loss,
     at_label,
@@ -16,6 +16,7 @@ from jaxnet.losses.arrays import (
     read_labels,
     read_same,
     read_weights,
+    weights_of,
     wide,
 )
 
@@ -115,38 +116,92 @@ def cross_entropy(
     """
     who = "cross_entropy"
     within(who, "label_smoothing", label_smoothing, "[0, 1)")
-    if ignore_index is not None:
-        at_least(who, "ignore_index", ignore_index, -(2**31))
     table = None if class_weights is None else read_weights(who, "class_weights", class_weights)
 
-    def loss(outputs: jax.Array, targets: jax.Array) -> Any:
+    def loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        outputs, targets = read_labels(who, outputs, targets, classes_only=True)
+        log_p = jax.nn.log_softmax(wide(outputs))
+        if table is not None:  # of each class, in the smoothed share and at the label
+            log_p = log_p * weights_of(who, table, log_p)
+        return -(1 - label_smoothing) * at_label(log_p, targets) - label_smoothing * log_p.mean(-1)
+
+    if table is None and ignore_index is None:
+        return loss
+    return _pair(who, loss, table, ignore_index, multiply=False)
+
+
+def weighted(
+    loss: Loss = optax.softmax_cross_entropy_with_integer_labels,
+    *,
+    class_weights: Any = None,
+    ignore_index: int | None = None,
+) -> Loss:
+    """Weights a loss by the label of each entry, and leaves out one label.
+
+    The mean over a batch is then weighted too: the sums of the returned totals and weights,
+    divided, are PyTorch's mean. For weights with label smoothing see `cross_entropy`.
+
+    Args:
+      loss: maps outputs (batch, ..., classes) and integer labels (batch, ...) to one value per
+        label, such as `focal_loss()`.
+      class_weights: (classes,), weight of an entry by its label, such as larger ones for rare
+        classes.
+      ignore_index: a label that does not count, such as -100 or that of padding.
+
+    Returns:
+      A loss with the arguments of `loss` that returns the pair (totals, weights), each (batch,),
+      which the trainer and `evaluate` divide after summing over the batch.
+
+    Raises:
+      TypeError, ValueError: for neither of both, and weights that are negative or not (classes,);
+        in the loss, if targets are not integer labels for these outputs, or `loss` does not return
+        one value per label.
+
+    Example:
+      >>> loss = weighted(jn.losses.focal_loss(0.0), class_weights=[1.0, 3.0], ignore_index=-1)
+      >>> totals, weights = loss(jnp.zeros((3, 2)), jnp.array([0, 1, -1]))  # log 2, 3 · log 2, 0
+      >>> totals.tolist(), weights.tolist()
+      ([0.693..., 2.079..., 0.0], [1.0, 3.0, 0.0])
+    """
+    who = "weighted"
+    a_function(who, "loss", loss, "(outputs, targets)")
+    if class_weights is None and ignore_index is None:
+        raise ValueError(f"{who}: expected class_weights or ignore_index, got neither")
+    table = None if class_weights is None else read_weights(who, "class_weights", class_weights)
+    return _pair(who, loss, table, ignore_index)
+
+
+def _pair(
+    who: str, loss: Loss, table: Any, ignore_index: int | None, multiply: bool = True
+) -> Loss:
+    """Totals and weights of the labels that count; `multiply` unless the loss has its weights."""
+    if ignore_index is not None:
+        at_least(who, "ignore_index", ignore_index, -(2**31))
+
+    def pair(outputs: jax.Array, targets: jax.Array) -> Any:
         counted: Any = True
         if ignore_index is not None:
             xp = np if isinstance(targets, np.ndarray) else jnp
             counted = xp.asarray(targets) != ignore_index
             labels: Any = xp.where(counted, targets, 0)
             targets = labels
+        values = loss(outputs, targets)
         outputs, targets = read_labels(who, outputs, targets, classes_only=True)
-        log_p = jax.nn.log_softmax(wide(outputs))
-        weight = jnp.ones(targets.shape, log_p.dtype)
+        if jnp.shape(values) != targets.shape:
+            raise ValueError(
+                f"{who}: expected a loss with one value per label {targets.shape}, got "
+                f"{jnp.shape(values)}"
+            )
+        values = wide(values)
+        weight = jnp.ones_like(values)
         if table is not None:
-            by_class = jnp.asarray(table, log_p.dtype)
-            if len(by_class) != log_p.shape[-1]:
-                raise ValueError(
-                    f"{who}: class_weights must hold one per class, {log_p.shape[-1]}, got "
-                    f"{len(by_class)}"
-                )
-            weight = at_label(jnp.broadcast_to(by_class, log_p.shape), targets)
-            spread = label_smoothing * (by_class * log_p).mean(-1)
-        else:
-            spread = label_smoothing * log_p.mean(-1)
-        values = -(1 - label_smoothing) * weight * at_label(log_p, targets) - spread
-        if table is None and ignore_index is None:
-            return values
+            by_class = jnp.broadcast_to(weights_of(who, table, wide(outputs)), outputs.shape)
+            weight = at_label(by_class, targets).astype(values.dtype)
+            values = values * weight if multiply else values
         axes = tuple(range(1, values.ndim))
         return tuple(jnp.where(counted, part, 0).sum(axes) for part in (values, weight))
 
-    return loss
+    return pair
 
 
 def sigmoid_cross_entropy(*, pos_weight: Any = None) -> Loss:

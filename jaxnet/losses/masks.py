@@ -141,7 +141,7 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
             raise ValueError(
                 "ignore_label: weights cancel where there is one position per example, got "
                 f"outputs {outputs.shape}. For a weighted mean over the batch, use a loss that "
-                "returns the pair (totals, weights), such as cross_entropy(class_weights=...)"
+                "returns the pair (totals, weights), such as weighted(loss, class_weights=...)"
             )
         labelled = targets != label
         targets = jnp.where(labelled, targets, 0)

@@ -97,6 +97,31 @@ def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:
     return (distance >= -window[0]) & (distance <= window[1])
 
 
+def rotate_pairs(
+    x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool = False
+) -> jax.Array:
+    """Rotates pairs of the first features by angles; the others stay as they are.
+
+    Args:
+      x: (..., size).
+      cos, sin: of the angles, (..., pairs), which broadcast against x.
+      interleaved: whether pair i is features 2i and 2i + 1, and not i and i + pairs.
+
+    Returns:
+      The shape and dtype of x.
+
+    Example:
+      >>> rotate_pairs(jnp.array([1.0, 2, 3, 4, 5]), jnp.zeros(2), jnp.ones(2)).tolist()
+      [-3.0, -4.0, 1.0, 2.0, 5.0]
+    """
+    size = 2 * cos.shape[-1]
+    pairs, rest = x[..., :size], x[..., size:]
+    a, b = (pairs[..., ::2], pairs[..., 1::2]) if interleaved else jnp.split(pairs, 2, axis=-1)
+    join = jnp.stack if interleaved else jnp.concatenate
+    rotated = join([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.concatenate([rotated.reshape(pairs.shape).astype(x.dtype), rest], axis=-1)
+
+
 def dot_product_attention(
     q: jax.Array,
     k: jax.Array,

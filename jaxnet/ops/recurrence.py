@@ -36,8 +36,8 @@ class Cell(NamedTuple):
     gates: int
     memory: bool
     step: Callable
-    inject: Callable
-    push: Callable
+    inject: Callable | None
+    push: Callable | None
 
 
 def hidden(carry: Carry) -> jax.Array:
@@ -161,8 +161,31 @@ def _add(slopes, d_pre, d_product):
     return d_pre + d_product
 
 
+def reset_before(pre: jax.Array, kernel: jax.Array, h: jax.Array) -> jax.Array:
+    """One step of the GRU of the paper, whose reset gate acts on h before the product.
+
+    Args:
+      pre: (batch, 3 * features), x @ kernel + bias.
+      kernel: the recurrent kernel, (features, 3 * features).
+      h: (batch, features).
+
+    Example:
+      >>> h = reset_before(jnp.zeros((1, 6)), jnp.zeros((2, 6)), jnp.ones((1, 2)))
+      >>> h.tolist()  # half of the old, half of tanh(0)
+      [[0.5, 0.5]]
+
+    Reference: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder".
+    """
+    features = h.shape[-1]
+    gates, candidate = jnp.split(pre, [2 * features], -1)
+    r, u = jnp.split(jax.nn.sigmoid(gates + h @ kernel[:, : 2 * features]), 2, -1)
+    n = jnp.tanh(candidate + (r * h) @ kernel[:, 2 * features :])
+    return n + u * (h - n)
+
+
 LSTM = Cell(4, True, _lstm_step, _add, _lstm_push)
 GRU = Cell(3, False, _gru_step, _gru_inject, _gru_push)
+RESET_BEFORE = Cell(3, False, reset_before, None, None)  # its second product has no fast loop
 
 
 @lru_cache(32)  # one cell per activation, so that equal layers share their compiled loops

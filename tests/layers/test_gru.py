@@ -26,6 +26,28 @@ def test_the_reset_gate_acts_after_the_product(x64):
     assert new == y
 
 
+def test_the_reset_gate_of_the_paper_acts_before_the_product(x64):
+    """Two features by hand: n = tanh(a_n + (r * h) w_n), and the layer runs the cell."""
+    rng = np.random.default_rng(0)
+    w, u, b = rng.normal(size=(3, 6)), rng.normal(size=(2, 6)), rng.normal(size=6)
+    x, h = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 2))
+    params = {"kernel": w, "recurrent_kernel": u, "bias": b}
+    layer = jn.gru(2, reset_after=False)
+    drawn, _ = layer.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(np.shape, params)
+    y = jit_apply(layer, params, {}, {"x": x, "initial": h})[0]["x"]
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    for t in range(5):
+        a = x[:, t] @ w + b
+        r, z = sigmoid(a[:, :2] + h @ u[:, :2]), sigmoid(a[:, 2:4] + h @ u[:, 2:4])
+        n = np.tanh(a[:, 4:] + (r * h) @ u[:, 4:])
+        h = (1 - z) * n + z * h
+        np.testing.assert_allclose(y[:, t], h, rtol=1e-10)
+
+
 def test_params():
     params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((2, 6, 5)))
     assert jax.tree.map(jnp.shape, params) == {

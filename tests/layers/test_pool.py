@@ -76,6 +76,26 @@ def test_adaptive_and_dilated_pools_are_those_of_pytorch(x64, kind):
         np.testing.assert_allclose(slope, last[2], 1e-12)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.5, 3.0])
+def test_norms_of_windows_are_those_of_pytorch(x64, p):
+    """On positive numbers, since PyTorch adds x^p with its sign; and by hand with signs."""
+    torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
+    data = np.random.default_rng(0).uniform(0.1, 2, size=(2, 3, 7, 5))
+    x = torch.tensor(data, requires_grad=True)
+    y = torch.nn.functional.lp_pool2d(x, p, (3, 2), (2, 1))
+    y.sum().backward()
+    layer = jn.lp_pool(p, (3, 2), strides=(2, 1))
+    last = [np.moveaxis(a.detach().numpy(), 1, -1) for a in (x, y, x.grad)]
+    got, slope = jit_pull(lambda x: layer.apply({}, {}, x)[0], last[0], np.ones(last[1].shape))
+    np.testing.assert_allclose(got, last[1], 1e-10)
+    np.testing.assert_allclose(slope, last[2], 1e-10)
+    np.testing.assert_allclose(
+        pooled(jn.lp_pool(3, (1, 2)), [[-3.0, 4, 0, 0]]), [[91 ** (1 / 3), 0]]
+    )
+    with pytest.raises(ValueError, match="p must be in"):
+        jn.lp_pool(0.5, 2)
+
+
 def test_dilated_means_by_hand():
     """Windows of entries 0 and 2, with one zero of padding before."""
     x = [[1.0, 2, 4, 8, 16]]

@@ -163,6 +163,24 @@ def test_weighted_cross_entropy_is_that_of_pytorch(shape, options):
         close(slope, given.grad.numpy(), 1e-9)
 
 
+def test_any_loss_can_be_weighted():
+    """The pair is that of the cross-entropy, and for others the values times the weights."""
+    rng = np.random.default_rng(1)
+    z, labels = rng.normal(size=(3, 4, 5)), rng.integers(0, 5, size=(3, 4))
+    options = {"class_weights": jnp.array([0.5, 2.0, 1.0, 0.0, 3.0]), "ignore_index": 1}
+    pairs = losses.weighted(**options)(z, labels), losses.cross_entropy(**options)(z, labels)
+    jax.tree.map(lambda a, b: close(a, b, 1e-6), *pairs)
+    focal = losses.weighted(losses.focal_loss(), **options)
+    totals, weights = focal(z, labels)
+    by_entry = np.where(labels == 1, 0, np.array(options["class_weights"])[labels])
+    close(weights, by_entry.sum(1), 1e-6)
+    close(totals, (by_entry * np.asarray(losses.focal_loss()(z, labels))).sum(1), 1e-6)
+    with pytest.raises(ValueError, match="expected class_weights or ignore_index, got neither"):
+        losses.weighted()
+    with pytest.raises(ValueError, match=r"one value per label \(3, 4\), got \(3,\)"):
+        losses.weighted(lambda z, y: jnp.ones(3), ignore_index=0)(z, labels)
+
+
 def test_weighted_cross_entropy_in_a_trainer():
     """Batches whose weights differ are averaged by weight, in training and in evaluation."""
     objective = jn.supervised(lambda x: x, losses.cross_entropy(class_weights=[1.0, 3.0]))

@@ -27,7 +27,7 @@ LABELLED = {
     "multiclass_perceptron": losses.multiclass_perceptron,
     "dice": losses.dice(),
 }
-OTHER = {"ignore_label", "kl_sparsity", "masked", "masked_mean", "ctc"}
+OTHER = {"ignore_label", "weighted", "kl_sparsity", "masked", "masked_mean", "ctc"}
 NAN = float("nan")
 same = pytest.mark.parametrize("loss", SAME.values(), ids=SAME)
 labelled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
