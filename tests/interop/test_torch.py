@@ -214,10 +214,11 @@ def test_half_precision_of_pytorch(torch):
 
 
 def test_a_layer_that_has_no_counterpart():
-    net = jn.serial(jn.lstm(4), jn.last_step())
-    given = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}
-    with pytest.raises(ValueError, match="serial/lstm.*expected a layer of kind dense, .*lstm"):
-        from_torch(net, given, jn.spec((2, 5, 3)))
+    net = jn.serial(jn.locally_connected(4, 2))
+    with pytest.raises(
+        ValueError, match="serial/locally_connected.*expected a layer of kind dense, "
+    ):
+        from_torch(net, GOOD, jn.spec((2, 5, 3)))
 
 
 # The order of features, by the logits of both.
