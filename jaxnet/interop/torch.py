@@ -18,13 +18,10 @@ import numpy as np
 from jaxnet.checks import a_layer, as_array, check_input, on_host, within
 from jaxnet.core import Layer, Params, PyTree, State, key_spec
 from jaxnet.core.messages import compare, flat
-from jaxnet.files import readable
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
 from jaxnet.interop.torch_weights import ENTRIES, FEATURES_LAST, KINDS, NORMS, Entries
+from jaxnet.interop.weights import Weights, read_weights
 from jaxnet.look import observe
-from jaxnet.training.checkpoint import read_tensors
-
-Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
 
 # Transforms that leave the entries of their layer as they are.
 TRANSPARENT = ("cast", "freeze", "remat", "time_distributed", "recurrent")
@@ -294,47 +291,10 @@ def _checked(
         raise TypeError(
             f"{who}: names must map paths of layers to names in PyTorch, got {type(names).__name__}"
         )
-    if isinstance(weights, str | Path):
-        weights, _ = read_tensors(who, readable(who, weights))
-    if not isinstance(weights, Mapping):
-        raise TypeError(
-            f"{who}: weights must be a state_dict or the path of a safetensors file, got "
-            f"{type(weights).__name__}"
-        )
-    arrays, known = {}, {}
-    for name, given in weights.items():
-        # One array per memory: PyTorch lists a shared parameter once per module.
-        arrays[name] = known.setdefault(_memory(given), _array(who, name, given))
+    arrays = read_weights(who, weights)
+    arrays = {n: on_host(who, n, a, dtype="floats") if NUMBERS.search(n) else a
+              for n, a in arrays.items()}  # fmt: skip
     return net, arrays, x, dict(names or {})
-
-
-def _memory(given: Any) -> tuple:
-    """The same for tensors or arrays that share all their memory, as tied weights do."""
-    if hasattr(given, "data_ptr"):
-        start, strides = given.data_ptr(), given.stride()
-    elif isinstance(given, np.ndarray):
-        start, strides = given.__array_interface__["data"][0], given.strides
-    else:
-        start, strides = id(given), ()
-    return start, strides, np.shape(given)
-
-
-def _array(who: str, name: Any, given: Any) -> np.ndarray:
-    if not isinstance(name, str):
-        raise TypeError(f"{who}: weights must have names, got {name!r:.60}")
-    if hasattr(given, "detach"):
-        given = given.detach().cpu()
-        # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
-        given = (
-            given.float() if given.is_floating_point() and given.itemsize < 4 else given
-        ).numpy()
-    if not isinstance(given, np.ndarray | np.generic | jax.Array):
-        raise TypeError(
-            f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for {name}"
-        )
-    if NUMBERS.search(name):
-        return on_host(who, name, given, dtype="floats")
-    return np.asarray(given)
 
 
 def _at(tree: PyTree, path: str) -> Any:
