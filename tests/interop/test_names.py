@@ -345,3 +345,114 @@ def test_vit(tmp_path):
 def test_vit_b_16(tmp_path):
     params = check_vit(tmp_path, 224, 16, 768, 12, 12, 3072, 1000, 0.05)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 86_567_656
+
+
+# Keras 3: kernels have our layout, so most rows are names only.
+
+
+@pytest.fixture
+def keras(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    return pytest.importorskip("keras", reason="compares with Keras")  # keras 3.15.1
+
+
+def check_keras(model, net, x, table):
+    """Equal outputs, with random weights and statistics."""
+    rng = np.random.default_rng(0)
+    for w in model.weights:
+        spread = rng.uniform(0.5, 2, w.shape) if "variance" in w.path else rng.normal(size=w.shape)
+        w.assign((0.5 * spread).astype(np.float32))
+    weights = {w.path.removeprefix(f"{model.name}/"): w.numpy() for w in model.weights}
+    params, state = by_names(net, weights, x, table)
+    y, _ = jit_apply(net, params, state, x)
+    wanted = np.asarray(model(x))
+    assert y.shape == wanted.shape
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=2e-5 * abs(wanted).max())
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras's variables
+def test_keras_convolutions_and_norms(keras):
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((9, 6, 3)),
+        layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="conv"),
+        layers.BatchNormalization(name="norm"),
+        layers.DepthwiseConv2D((3, 2), depth_multiplier=2, name="depthwise"),
+        layers.Conv2DTranspose(5, 3, strides=2, padding="valid", name="up"),
+        layers.Flatten(),
+        layers.Dense(7, activation="gelu", name="dense"),
+        layers.LayerNormalization(name="layer_norm"),
+        layers.Dense(2, name="head"),
+    ])  # fmt: skip
+    net = jn.serial(
+        jn.conv(4, 3, strides=2), jax.nn.relu,
+        jn.batch_norm(epsilon=1e-3),  # Keras's
+        jn.depthwise_conv((3, 2), multiplier=2, padding="VALID"),
+        jn.conv_transpose(5, 3, strides=2, padding="VALID", name="up"),
+        jn.flatten(), jn.dense(7), lambda x: jax.nn.gelu(x, approximate=False),
+        jn.layer_norm(epsilon=1e-3), jn.dense(2, name="head"),
+    )  # fmt: skip
+    table = {
+        **{f"{name}/{entry}": f"{name}/{entry}"
+           for name in ("conv", "dense", "head") for entry in ("kernel", "bias")},
+        "batch_norm/scale": "norm/gamma", "batch_norm/bias": "norm/beta",
+        "batch_norm/mean": "norm/moving_mean", "batch_norm/var": "norm/moving_variance",
+        "depthwise_conv/kernel": ("depthwise/kernel", shaped(3, 2, 1, 8)),
+        "depthwise_conv/bias": "depthwise/bias",
+        # a gradient, as in PyTorch: (*window, features, inputs), reversed
+        "up/kernel": ("up/kernel", lambda a: np.flip(a, (0, 1)).swapaxes(2, 3)),
+        "up/bias": "up/bias",
+        "layer_norm/scale": "layer_norm/gamma", "layer_norm/bias": "layer_norm/beta",
+    }  # fmt: skip
+    x = np.random.default_rng(1).normal(size=(2, 9, 6, 3)).astype(np.float32)
+    check_keras(model, net, x, table)
+
+
+def gru_bias(a):
+    """Both biases of the gates, and that of the input for the candidate."""
+    first, second = a
+    return np.concatenate([(first + second)[: 2 * len(first) // 3], first[2 * len(first) // 3 :]])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras's variables
+def test_keras_sequences(keras):
+    layers = keras.layers
+    ids = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(11, 6, name="words")(ids)
+    x = layers.LSTM(4, return_sequences=True, name="lstm")(x)
+    x = layers.GRU(8, return_sequences=True, name="gru")(x)
+    x = x + layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both")(x)
+    model = keras.Model(ids, layers.SimpleRNN(2, return_sequences=True, name="rnn")(x))
+
+    def forward(m, x):
+        x = m(jn.gru(8), m(jn.lstm(4), m(jn.embedding(11, 6, name="words"), x)))
+        x = x + m(jn.multi_head_attention(2, head_size=3, name="attention"), x)
+        return m(jn.rnn(2), m(jn.bidirectional(jn.lstm(3), name="both"), x))
+
+    swapped = part((1, 0, 2), 3)  # Keras has the update gate first
+    table = {"words/embedding": "words/embeddings"}
+    for entry in ("kernel", "recurrent_kernel", "bias"):
+        table[f"lstm/{entry}"] = f"lstm/lstm_cell/{entry}"
+        table[f"rnn/{entry}"] = f"rnn/simple_rnn_cell/{entry}"
+        for side in ("forward", "backward"):
+            table[f"both/{side}/{entry}"] = name_in(model, f"both/{side}_", entry)
+    table |= {
+        "gru/kernel": ("gru/gru_cell/kernel", swapped),
+        "gru/recurrent_kernel": ("gru/gru_cell/recurrent_kernel", swapped),
+        "gru/bias": ("gru/gru_cell/bias", gru_bias, swapped),
+        "gru/recurrent_bias": ("gru/gru_cell/bias", lambda a: a[1], part(2, 3)),
+    }
+    for ours, theirs in (("query", "query"), ("key", "key"), ("value", "value"),
+                         ("out", "attention_output")):  # fmt: skip
+        for entry in ("kernel", "bias"):
+            table[f"attention/{ours}/{entry}"] = f"attention/{theirs}/{entry}"
+    x = np.random.default_rng(1).integers(0, 11, (2, 5)).astype(np.int32)
+    check_keras(model, jn.compose(forward), x, table)
+
+
+def name_in(model, start, entry):
+    """Keras numbers the layers inside `Bidirectional`."""
+    (name,) = (w.path for w in model.weights if w.path.startswith(start)
+               and w.path.endswith(f"/{entry}"))  # fmt: skip
+    return name
