@@ -254,6 +254,7 @@ class _Part(NamedTuple):
     Fields:
       path, kind: of the layer.
       params, state: specs of its entries.
+      inputs: number of its input's features.
       given: layout of the net's input.
       order: after a flatten, our index of each of PyTorch's input features.
     """
@@ -262,6 +263,7 @@ class _Part(NamedTuple):
     kind: str
     params: dict[str, Any]
     state: dict[str, Any]
+    inputs: int = 0
     given: Layout = LAST
     order: np.ndarray | None = None
 
@@ -327,10 +329,11 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
                 )
             layer = layer.inside[0]
         own = _own(params, name, layer.kind), _own(state, name, layer.kind)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
         if any(own):
-            found.setdefault(name, _Part(name, layer.kind, *own))
-        axes = [len(leaf.shape) for leaf in jax.tree.leaves(x)]
-        calls.append((name, layer.kind, max(axes, default=0)))
+            inputs = shapes[0][-1] if shapes and shapes[0] else 0
+            found.setdefault(name, _Part(name, layer.kind, *own, inputs=inputs))
+        calls.append((name, layer.kind, max(map(len, shapes), default=0)))
         return mark(len(calls) - 1, x, y)
 
     def run(params, state, x):
@@ -461,7 +464,7 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
             f"{where}: expected a layer of kind {', '.join(KINDS)}, got one of kind {part.kind} "
             f"with {', '.join(entries)}"
         )
-    theirs = KINDS[part.kind].to_theirs(_blank(entries))
+    theirs = _to_theirs(_blank(entries), part._replace(order=None))
     expected, got = sorted(theirs), sorted(group.entries)
     if expected != got:
         raise ValueError(
@@ -487,13 +490,25 @@ def _ordered(entries: Entries, part: _Part, order: np.ndarray | None) -> Entries
     return {name: a[order] if name in permuted else a for name, a in entries.items()}
 
 
+def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
+    """A transposed convolution's kernel, whose groups are along the inputs in PyTorch."""
+    groups = part.inputs // part.params["kernel"].shape[-2] if part.kind == "conv_transpose" else 1
+    if groups == 1:
+        return entries
+    # ours (*window, inputs / groups, features), theirs (*window, inputs, features / groups)
+    axes = (-2, -1) if back else (-1, -2)
+    kernel = np.concatenate(np.split(entries["kernel"], groups, axes[0]), axes[1])
+    return {**entries, "kernel": kernel}
+
+
 def _to_theirs(ours: Entries, part: _Part) -> Entries:
-    return KINDS[part.kind].to_theirs(_ordered(ours, part, part.order))
+    return KINDS[part.kind].to_theirs(_grouped(_ordered(ours, part, part.order), part))
 
 
 def _to_ours(theirs: Entries, part: _Part) -> Entries:
     ours = KINDS[part.kind].to_ours(theirs, _blank(part.params | part.state))
-    return _ordered(ours, part, None if part.order is None else np.argsort(part.order))
+    order = None if part.order is None else np.argsort(part.order)
+    return _ordered(_grouped(ours, part, back=True), part, order)
 
 
 def _distance(mine: np.ndarray, theirs: np.ndarray) -> float:

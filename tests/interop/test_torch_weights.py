@@ -1,6 +1,8 @@
 """Each kind of weights, by the outputs of small networks in PyTorch, there and back."""
 
 import copy
+import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -288,6 +290,17 @@ def test_equal_arrays_are_not_tied():
 )  # fmt: skip
 def test_convolutions_and_norms(net, build, shape):
     agree(jn.serial(*net), nn.Sequential(*build()), shape)
+
+
+@pytest.mark.skipif(
+    "groups" not in inspect.signature(jn.conv_transpose).parameters, reason="needs groups"
+)
+def test_grouped_transposed_convolution():
+    """The groups are along the inputs in PyTorch, along the features here."""
+    layer: Any = jn.conv_transpose
+    net = [layer(6, 3, strides=2, padding="VALID", groups=2), jnp.tanh, jn.conv(3, 1)]
+    theirs = [nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.Tanh(), nn.Conv2d(6, 3, 1)]
+    agree(jn.serial(*net), nn.Sequential(*theirs), (2, 5, 4, 4))
 
 
 class Tokens(nn.Module):
