@@ -11,8 +11,9 @@ The layout of an array is one of
                  after an embedding or a dense layer
     LAST         channels are last here and at axis 1 in PyTorch: images, outputs of convolutions
     FIRST        the axes are those of PyTorch although the array holds maps, after a reshape
-    EITHER       SAME or LAST, as for positions of an image in a row, or the sum of a SAME and a
-                 LAST array: equal until it is flattened
+    EITHER       SAME or LAST, as for positions of an image in a row, the sum of a SAME and a LAST
+                 array, and layer norm, before which PyTorch's channels are moved to the end: no
+                 matter until it is flattened
     (h, w, c)    flattened from a LAST array of this shape, so PyTorch has another order
     LOST         unknown
 """
@@ -119,6 +120,8 @@ def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -
         return SAME
     if kind == "flatten" and given == EITHER:
         return LOST
+    if kind in ("layer_norm", "rms_norm") and given == LAST:
+        return EITHER
     if kind in GIVEN:
         return GIVEN[kind] if len(operand[0]) > 2 else SAME
     return operand[1]
@@ -136,7 +139,7 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
         return _reshaped(given, layout, shape)
     if name == "transpose":
         axes, n = tuple(equation.params["permutation"]), len(shape)
-        if layout == LAST and axes == (0, n - 1, *range(1, n - 1)):
+        if layout in (LAST, EITHER) and axes == (0, n - 1, *range(1, n - 1)):
             return FIRST
         if layout == FIRST and axes == (0, *range(2, n), 1):
             return LAST

@@ -32,7 +32,7 @@ from jaxnet.interop.weights import Weights, read_weights
 Change = Callable[..., Any]  # array -> array
 Source = str | tuple[str | Change, ...]  # a name, or names followed by functions
 
-PLACE = re.compile(r"\{(\w+)\}")
+PLACE = re.compile(r"\{([a-z]\w*)\}")
 SHOWN = 20  # lines of an error
 
 
@@ -117,7 +117,10 @@ def by_names(
         try:
             if row is None:
                 raise LookupError("no row in the table")
-            found[place] = jnp.array(row.array(path, spec.shape, arrays, used), spec.dtype)
+            array = row.array(path, spec.shape, arrays, used)
+            if not jnp.issubdtype(spec.dtype, jnp.inexact) and array.dtype.kind == "f":
+                raise ValueError(f"expected {spec.dtype}, got {array.dtype}")
+            found[place] = jnp.array(array, spec.dtype)
         except (LookupError, ValueError) as error:
             wrong.append(f"{path} {spec.shape}: {error}")
     paths = [path for path, _ in entries]

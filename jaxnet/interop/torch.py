@@ -375,7 +375,7 @@ def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
             "is not known, because of a reshape or similar inside a function. Flatten with "
             "m(jn.flatten(), x), or reshape with PyTorch's axes, channels first: "
             "jnp.moveaxis(x, -1, 1).reshape(...), and for maps x.reshape(batch, channels, height, "
-            "width) followed by jnp.moveaxis(x, 1, -1)"
+            "width) followed by jnp.moveaxis(x, 1, -1). Or give names, with jn.interop.by_names"
         )
     shape = flat.pop()
     return None if shape is None else flat_order(shape)

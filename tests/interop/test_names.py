@@ -99,6 +99,18 @@ def test_what_is_left_out():
         by_names(blocks(2), given, ROW, NUMBERED, **options)
 
 
+def test_fractions_are_no_counts():
+    net = jn.Layer(
+        lambda key, x: ({}, {"count": jnp.zeros(2, jnp.int32)}),
+        lambda params, state, x, **options: (x, state),
+        name="counting",
+    )
+    _, state = by_names(net, {"n": np.array([3, 4])}, ROW, {"count": "n"})
+    assert state["count"].tolist() == [3, 4] and state["count"].dtype == jnp.int32
+    with pytest.raises(ValueError, match=r"count \(2,\): expected int32, got float64"):
+        by_names(net, {"n": np.array([0.5, 4])}, ROW, {"count": "n"})
+
+
 def without(name):
     return {n: a for n, a in WEIGHTS.items() if n != name}
 

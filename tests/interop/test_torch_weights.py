@@ -340,5 +340,39 @@ def test_pixels_in_a_row_are_not_flattened_unseen():
     agree(mean, theirs, (2, 4, 3, 3))
 
 
+def test_layer_norm_leaves_the_order_unknown():
+    """PyTorch's acts on the last axis, so that the channels were moved there, and perhaps back."""
+    norms = jn.serial(jn.layer_norm(), jn.flatten(), jn.dense(3))
+    theirs = nn.Sequential(nn.LayerNorm(4), nn.Flatten(), nn.Linear(20, 3))
+    words = "serial/dense: the order .* with jn.interop.by_names"
+    with pytest.raises(ValueError, match=words):
+        from_torch(norms, theirs.state_dict(), jn.spec((2, 5, 4)))
+
+    def written(m, x):  # in the axes of PyTorch
+        x = m(jn.layer_norm(epsilon=1e-5), m(jn.conv(4, 1), x))
+        return m(jn.dense(3), jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1))
+
+    class Theirs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.out = nn.Conv1d(4, 4, 1), nn.LayerNorm(4), nn.Linear(20, 3)
+
+        def forward(self, x):
+            return self.out(self.norm(self.conv(x).mT).mT.flatten(1))
+
+    agree(jn.compose(written), Theirs(), (2, 5, 4))
+
+
+def test_names_of_the_directions():
+    net = jn.bidirectional(jn.gru(4))
+    theirs = nn.GRU(3, 4, batch_first=True, bidirectional=True)
+    names = {"backward": "l0_reverse"}
+    agree(net, theirs, (2, 6, 3), maps=False, names=names)
+    params, _ = from_torch(net, theirs.state_dict(), jn.spec((2, 6, 3)))
+    swapped = {"backward": "l0", "forward": "l0_reverse"}
+    others, _ = from_torch(net, theirs.state_dict(), jn.spec((2, 6, 3)), names=swapped)
+    np.testing.assert_array_equal(params["forward"]["kernel"], others["backward"]["kernel"])
+
+
 def test_every_kind_has_its_entries():
     assert set(KINDS) == set(ENTRIES)
