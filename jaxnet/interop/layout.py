@@ -11,6 +11,9 @@ The layout of an array is one of
                  after an embedding or a dense layer
     LAST         channels are last here and at axis 1 in PyTorch: images, outputs of convolutions
     FIRST        the axes are those of PyTorch although the array holds maps, after a reshape
+    EITHER       SAME or LAST, as for positions of an image in a row, the sum of a SAME and a LAST
+                 array, and layer norm, before which PyTorch's channels are moved to the end: no
+                 matter until it is flattened
     (h, w, c)    flattened from a LAST array of this shape, so PyTorch has another order
     LOST         unknown
 """
@@ -24,13 +27,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet.core import PyTree
 
-SAME, LAST, FIRST, LOST = "same", "last", "first", "lost"
+SAME, LAST, FIRST, EITHER, LOST = "same", "last", "first", "either", "lost"
 Layout = str | tuple[int, ...] | None
 Shaped = tuple[tuple[int, ...], Layout]  # an operand: its shape and its layout
 
 MARK = "jaxnet.interop.layout"
 GIVEN = {
     "conv": LAST, "depthwise_conv": LAST, "conv_transpose": LAST, "dense": SAME, "embedding": SAME,
+    "multi_head_attention": SAME, "rnn": SAME, "lstm": SAME, "gru": SAME,
 }  # fmt: skip
 
 
@@ -114,6 +118,10 @@ def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -
         return tuple(shape[1:]) if mixes else SAME
     if kind == "flatten" and given in (SAME, FIRST):
         return SAME
+    if kind == "flatten" and given == EITHER:
+        return LOST
+    if kind in ("layer_norm", "rms_norm") and given == LAST:
+        return EITHER
     if kind in GIVEN:
         return GIVEN[kind] if len(operand[0]) > 2 else SAME
     return operand[1]
@@ -131,7 +139,7 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
         return _reshaped(given, layout, shape)
     if name == "transpose":
         axes, n = tuple(equation.params["permutation"]), len(shape)
-        if layout == LAST and axes == (0, n - 1, *range(1, n - 1)):
+        if layout in (LAST, EITHER) and axes == (0, n - 1, *range(1, n - 1)):
             return FIRST
         if layout == FIRST and axes == (0, *range(2, n), 1):
             return LAST
@@ -149,7 +157,11 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
         return flat.pop() if kept else LOST
     if len(shape) < 3:
         return SAME
-    return next(layout for layout in (FIRST, LAST, SAME) if layout in layouts)
+    if name == "broadcast_in_dim" and len(given) < 3:
+        return None  # the same vector at each position
+    if layouts >= {LAST, SAME}:
+        return EITHER
+    return next(layout for layout in (EITHER, FIRST, LAST, SAME) if layout in layouts)
 
 
 def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) -> Layout:
@@ -157,10 +169,12 @@ def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) ->
         if shape[1:] == layout:
             return LAST
         return layout if shape == given else LOST
-    if layout == LAST and len(shape) == 2:
+    if layout in (LAST, EITHER) and len(shape) == 2:
         # (batch, 1, c), (batch, h, 1) and (batch * h, c) keep their order
         apart = shape[-1] == given[-1] or given[-1] == 1
         return SAME if apart else LOST
+    if layout == LAST and len(shape) < len(given) and shape[0] == given[0]:
+        return EITHER
     if layout == SAME and len(given) == 2 and len(shape) > 2 and shape[-1] != given[-1]:
         return FIRST
     if len(shape) < 3 and layout != LOST:

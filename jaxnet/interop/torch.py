@@ -6,6 +6,7 @@ are matched one by one, and kind and shape of each pair must agree. Where the or
 gives the pairs.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,26 +17,20 @@ import numpy as np
 
 from jaxnet.checks import a_layer, as_array, check_input, on_host, within
 from jaxnet.core import Layer, Params, PyTree, State, key_spec
-from jaxnet.core.messages import compare
-from jaxnet.files import readable
+from jaxnet.core.messages import compare, flat
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
+from jaxnet.interop.torch_weights import ENTRIES, FEATURES_LAST, KINDS, NORMS, Entries
+from jaxnet.interop.weights import Weights, read_weights
 from jaxnet.look import observe
-from jaxnet.training.checkpoint import read_tensors
-
-Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
-
-CONVOLUTIONS = ("conv", "depthwise_conv", "conv_transpose")
-NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm")
-KINDS = ("dense", "embedding", *CONVOLUTIONS, *NORMS)
 
 # Transforms that leave the entries of their layer as they are.
-TRANSPARENT = ("cast", "freeze", "remat", "time_distributed")
+TRANSPARENT = ("cast", "freeze", "remat", "time_distributed", "recurrent")
 
-# The entry of a layer -> its name in PyTorch.
-NAMES = {
-    "kernel": "weight", "scale": "weight", "embedding": "weight",
-    "bias": "bias", "mean": "running_mean", "var": "running_var",
-}  # fmt: skip
+# Names of arrays that must hold floats.
+NUMBERS = re.compile(r"(^|\.|_)(weight|bias|running_mean|running_var)(_|$)")
+
+# An entry of a recurrent module, with the layer and the direction.
+RECURRENT_ENTRY = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))(?:_(l\d+(?:_reverse)?))?")
 
 
 def from_torch(
@@ -45,16 +40,19 @@ def from_torch(
 
     Kernels are transposed according to the kind of their layer. After a `flatten` the order of the
     features differs, since PyTorch has channels first; the norms and dense kernels there are
-    permuted. Both sides must match completely. Padding is not part of the weights: "SAME" at
-    strides of 2 is not PyTorch's padding=1.
+    permuted. The two biases of a recurrent layer are summed. Both sides must match completely.
+    Padding is not part of the weights: "SAME" at strides of 2 is not PyTorch's padding=1.
+
+    A recurrent module with several layers or directions has one jaxnet layer for each, such as
+    `stack_rnn(bidirectional(lstm(8)), bidirectional(lstm(8)))`.
 
     Args:
-      net: with dense, convolutional, embedding and normalization layers.
+      net: with dense, convolutional, embedding, recurrent, attention and normalization layers.
       weights: `module.state_dict()`, a mapping of arrays, or the path of a safetensors file; of a
         .pt file, `torch.load(path)`. To leave parts out, pass a dict without them.
       x: input of the net, or its `jn.spec`; images and signals with channels last.
       names: path of a layer -> its name in PyTorch, such as {"output": "fc"}, for those that are
-        not in their order.
+        not in their order; one layer of a recurrent module is "rnn.l0" or "rnn.l0_reverse".
 
     Returns:
       (params, state), as `net.init` returns them.
@@ -77,11 +75,12 @@ def from_torch(
     net, weights, x, names = _checked("from_torch", net, weights, x, names)
     params, state, pairs = _match(net, weights, x, names)
     for part, group in pairs:
+        ours = _to_ours(group.entries, part)
         for tree, entries in ((params, part.params), (state, part.state)):
             for entry, spec in entries.items():
-                array = _to_ours(np.asarray(group.entries[NAMES[entry]]), entry, part)
+                where, _, name = f"{part.path}/{entry}".rpartition("/")
                 # a copy: PyTorch changes its tensors in place
-                _at(tree, part.path)[entry] = jnp.array(array, spec.dtype, copy=True)
+                _at(tree, where)[name] = jnp.array(ours[entry], spec.dtype, copy=True)
     return params, state
 
 
@@ -95,6 +94,9 @@ def to_torch(
     names: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
     """The reverse of `from_torch`: arrays under the names and in the layout of a state_dict.
+
+    Of the two biases of a recurrent layer, `bias_ih` gets the sum and `bias_hh` zeros; the GRU's
+    candidate keeps both.
 
     Args:
       net, x, names: as for `from_torch`.
@@ -119,11 +121,14 @@ def to_torch(
     *needed, pairs = _match(net, weights, x, names)
     compare((net.name,), tuple(needed), (params, state), x)
     for part, group in pairs:
-        for tree, entries in ((params, part.params), (state, part.state)):
-            for entry in entries:
-                name = f"{group.prefix}.{NAMES[entry]}" if group.prefix else NAMES[entry]
-                ours = np.asarray(_at(tree, part.path)[entry])
-                out[name] = _to_theirs(ours, entry, part).astype(out[name].dtype)
+        ours = {
+            entry: np.asarray(_at(tree, f"{part.path}/{entry}"))
+            for tree, entries in ((params, part.params), (state, part.state))
+            for entry in entries
+        }
+        for entry, array in _to_theirs(ours, part).items():
+            for name in group.names[entry]:
+                out[name] = array.astype(out[name].dtype)
     return out
 
 
@@ -167,10 +172,14 @@ def first_difference(
 ) -> Difference:
     """Runs both networks on one input and compares the output of each layer that has weights.
 
+    The layers inside a recurrent module with several layers or directions are not compared, since
+    PyTorch shows only its output; those after it are.
+
     Args:
       net, params, state: in jaxnet.
       module: the `torch.nn.Module`, in the mode to compare, usually eval().
-      x: (batch, ..., channels); PyTorch gets it with channels first.
+      x: (batch, ..., channels); PyTorch gets it with channels first, unless the first layer is one
+        of sequences: (batch, time, features), for modules with batch_first=True.
       names: as for `from_torch`.
       tolerance: of the relative difference.
 
@@ -194,37 +203,45 @@ def first_difference(
     net, weights, specs, names = _checked("first_difference", net, weights, x, names)
     *needed, pairs = _match(net, weights, specs, names)
     compare((net.name,), tuple(needed), (params, state), specs)
+    channels_last = x.ndim > 2 and pairs[0][0].given == LAST
+    modules = [group.module for _, group in pairs]
+    pairs = [pair for pair in pairs if modules.count(pair[1].module) == 1]
     theirs: dict[str, Any] = {}
     hooks = []
     for _, group in pairs:
 
-        def keep(_module, _inputs, output, name=group.prefix):
+        def keep(_module, _inputs, output, name=group.module):
+            output = output[0] if isinstance(output, tuple) else output  # recurrent, attention
             # a copy, since later modules may work in place
             theirs.setdefault(name, output.detach().clone().numpy())
 
-        hooks.append(module.get_submodule(group.prefix).register_forward_hook(keep))
+        hooks.append(module.get_submodule(group.module).register_forward_hook(keep))
     try:
         with torch.no_grad():
-            module(torch.tensor(np.moveaxis(np.asarray(x), -1, 1)))
+            module(torch.tensor(np.moveaxis(x, -1, 1) if channels_last else np.asarray(x)))
     finally:
         for hook in hooks:
             hook.remove()
     ours: dict[str, Any] = {}
 
     def see(path, layer, x, y):
-        ours.setdefault("/".join(path), y)
+        y_only = y["x"] if isinstance(y, dict) else jax.tree.leaves(y)[0]
+        ours.setdefault("/".join(path), y_only)
         return y
 
     observe(net, see).apply(params, state, x)
     worst = 0.0
     for part, group in pairs:
-        mine, other = np.asarray(ours[part.path]), theirs[group.prefix]
+        if group.module not in theirs:
+            raise ValueError(
+                f"first_difference: {group.module} was not called as a module, so its output is "
+                "not known; PyTorch's fast path of transformers does so: "
+                "torch.backends.mha.set_fastpath_enabled(False)"
+            )
+        mine = np.asarray(ours[part.path])
         if part.kind in NORMS and part.order is not None:
             mine = mine[:, part.order]
-        other = np.moveaxis(other, 1, -1) if other.ndim > 2 else other
-        if mine.shape != other.shape:
-            return Difference(part.path, group.prefix, float("inf"), len(pairs))
-        error = float(np.abs(mine - other).max() / max(np.abs(other).max(), 1e-30))
+        error = _distance(mine, theirs[group.module])
         if not error <= tolerance:
             return Difference(part.path, group.prefix, error, len(pairs))
         worst = max(worst, error)
@@ -237,6 +254,8 @@ class _Part(NamedTuple):
     Fields:
       path, kind: of the layer.
       params, state: specs of its entries.
+      inputs: number of its input's features.
+      given: layout of the net's input.
       order: after a flatten, our index of each of PyTorch's input features.
     """
 
@@ -244,14 +263,25 @@ class _Part(NamedTuple):
     kind: str
     params: dict[str, Any]
     state: dict[str, Any]
+    inputs: int = 0
+    given: Layout = LAST
     order: np.ndarray | None = None
 
 
 class _Group(NamedTuple):
-    """The weights of one module in PyTorch: its name, and entries such as "weight"."""
+    """The weights that belong to one layer: a module in PyTorch, or a part of a recurrent one.
+
+    Fields:
+      prefix: its name, such as "conv" or "rnn.l0_reverse".
+      module: the name of the module, such as "conv" or "rnn".
+      entries: such as "weight", without the prefix.
+      names: the names of each entry in the state_dict, several where it is shared.
+    """
 
     prefix: str
-    entries: dict[str, Any]
+    module: str
+    entries: Entries
+    names: dict[str, list[str]]
 
 
 def _checked(
@@ -263,33 +293,10 @@ def _checked(
         raise TypeError(
             f"{who}: names must map paths of layers to names in PyTorch, got {type(names).__name__}"
         )
-    if isinstance(weights, str | Path):
-        weights, _ = read_tensors(who, readable(who, weights))
-    if not isinstance(weights, Mapping):
-        raise TypeError(
-            f"{who}: weights must be a state_dict or the path of a safetensors file, got "
-            f"{type(weights).__name__}"
-        )
-    arrays = {name: _array(who, name, a) for name, a in weights.items()}
+    arrays = read_weights(who, weights)
+    arrays = {n: on_host(who, n, a, dtype="floats") if NUMBERS.search(n) else a
+              for n, a in arrays.items()}  # fmt: skip
     return net, arrays, x, dict(names or {})
-
-
-def _array(who: str, name: Any, given: Any) -> np.ndarray:
-    if not isinstance(name, str):
-        raise TypeError(f"{who}: weights must have names, got {name!r:.60}")
-    if hasattr(given, "detach"):
-        given = given.detach().cpu()
-        # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
-        given = (
-            given.float() if given.is_floating_point() and given.itemsize < 4 else given
-        ).numpy()
-    if not isinstance(given, np.ndarray | np.generic | jax.Array):
-        raise TypeError(
-            f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for {name}"
-        )
-    if name.rpartition(".")[2] in NAMES.values():
-        return on_host(who, name, given, dtype="floats")
-    return np.asarray(given)
 
 
 def _at(tree: PyTree, path: str) -> Any:
@@ -298,15 +305,18 @@ def _at(tree: PyTree, path: str) -> Any:
     return tree
 
 
-def _own(tree: PyTree, path: str) -> dict[str, Any]:
-    """The entries at a path that are arrays."""
-    return {name: leaf for name, leaf in _at(tree, path).items() if not isinstance(leaf, dict)}
+def _own(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
+    """The entries of a layer at a path."""
+    entries = _at(tree, path)
+    if kind == "multi_head_attention":
+        return dict(flat(entries))
+    return {name: leaf for name, leaf in entries.items() if not isinstance(leaf, dict)}
 
 
 def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     """The layers with weights, in the order of their first calls."""
     found: dict[str, _Part] = {}
-    calls: list[tuple[str, str]] = []  # path and kind of each
+    calls: list[tuple[str, str, int]] = []  # path and kind of each, and the axes of its input
 
     def see(path, layer, x, y):
         name = "/".join(path)
@@ -318,10 +328,12 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
                     "the layer inside; import into the net without it"
                 )
             layer = layer.inside[0]
-        own = _own(params, name), _own(state, name)
+        own = _own(params, name, layer.kind), _own(state, name, layer.kind)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
         if any(own):
-            found.setdefault(name, _Part(name, layer.kind, *own))
-        calls.append((name, layer.kind))
+            inputs = shapes[0][-1] if shapes and shapes[0] else 0
+            found.setdefault(name, _Part(name, layer.kind, *own, inputs=inputs))
+        calls.append((name, layer.kind, max(map(len, shapes), default=0)))
         return mark(len(calls) - 1, x, y)
 
     def run(params, state, x):
@@ -330,25 +342,40 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
 
     program = jax.make_jaxpr(run)(params, state, x).jaxpr
     known = [None] * len(jax.tree.leaves((params, state)))
-    given = [LAST if len(leaf.shape) > 2 else SAME for leaf in jax.tree.leaves(x)]
-    inputs = follow(program, [*known, *given], [kind for _, kind in calls])
+    given = [_given(leaf, calls) for leaf in jax.tree.leaves(x)]
+    inputs = follow(program, [*known, *given], [kind for _, kind, _ in calls])
     layouts: dict[str, set[Layout]] = {}
-    for call, (path, _) in enumerate(calls):
+    for call, (path, *_) in enumerate(calls):
         layouts.setdefault(path, set()).add(inputs.get(call, LOST))
-    return [part._replace(order=_order(net, part, layouts[part.path])) for part in found.values()]
+    return [
+        part._replace(order=_order(net, part, layouts[part.path]), given=given[0])
+        for part in found.values()
+    ]
+
+
+def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
+    """The layout of an input: a sequence where the first layer is one of sequences, else maps."""
+    if len(leaf.shape) < 3:
+        return SAME
+    first = [(kind, axes) for _, kind, axes in calls if kind in (*KINDS, "flatten")]
+    first = [(kind, axes) for kind, axes in first if kind not in NORMS]
+    is_sequence = len(leaf.shape) == 3 and first and first[0][0] in FEATURES_LAST
+    return SAME if is_sequence and first[0][1] == 3 else LAST
 
 
 def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
     """The order of the input's features in PyTorch; raises where it is not known."""
     flat = {layout if isinstance(layout, tuple) else None for layout in layouts}
-    wrong = LOST in layouts or len(flat) > 1 or (FIRST in layouts and part.kind != "dense")
+    wrong = (
+        LOST in layouts or len(flat) > 1 or (FIRST in layouts and part.kind not in FEATURES_LAST)
+    )
     if part.kind in KINDS and (wrong or (flat != {None} and part.kind == "group_norm")):
         raise ValueError(
             f"torch weights: {net.name}/{part.path}: the order of its input's features in PyTorch "
             "is not known, because of a reshape or similar inside a function. Flatten with "
             "m(jn.flatten(), x), or reshape with PyTorch's axes, channels first: "
             "jnp.moveaxis(x, -1, 1).reshape(...), and for maps x.reshape(batch, channels, height, "
-            "width) followed by jnp.moveaxis(x, 1, -1)"
+            "width) followed by jnp.moveaxis(x, 1, -1). Or give names, with jn.interop.by_names"
         )
     shape = flat.pop()
     return None if shape is None else flat_order(shape)
@@ -358,11 +385,7 @@ def _match(
     net: Layer, weights: dict[str, Any], x: PyTree, names: Mapping[str, str]
 ) -> tuple[Params, State, list[tuple[_Part, _Group]]]:
     """Specs of params and state, and each layer with its weights in PyTorch."""
-    groups: dict[str, _Group] = {}
-    for name, array in weights.items():
-        prefix, _, entry = name.rpartition(".")
-        if entry != "num_batches_tracked":
-            groups.setdefault(prefix, _Group(prefix, {})).entries[entry] = array
+    groups = _groups(weights)
     params, state = jax.eval_shape(net.init, key_spec(), x)
     parts = _parts(net, params, state, x)
     unknown = [path for path in names if path not in {part.path for part in parts}]
@@ -372,6 +395,7 @@ def _match(
             f"torch weights: names has unknown entries: {', '.join(map(str, unknown))}; layers: "
             f"{', '.join(part.path for part in parts)}; in PyTorch: {', '.join(groups)}"
         )
+    groups = _joined(groups, len(parts), set(names.values()))
     rest = [group for name, group in groups.items() if name not in names.values()]
     pairs = []
     for part in parts:
@@ -392,52 +416,109 @@ def _match(
     return params, state, pairs
 
 
+def _groups(weights: dict[str, Any]) -> dict[str, _Group]:
+    """The arrays by the layer to which they belong."""
+    groups: dict[str, _Group] = {}
+    for name, array in weights.items():
+        module, _, entry = name.rpartition(".")
+        prefix, outer = module, module.rpartition(".")[0]
+        if entry == "num_batches_tracked":
+            continue
+        if found := RECURRENT_ENTRY.fullmatch(entry):
+            entry, layer = found.groups()
+            prefix = ".".join(filter(None, (module, layer)))
+        elif module.endswith("out_proj") and _is_attention(outer, weights):
+            prefix, module, entry = outer, outer, f"out_proj.{entry}"
+        group = groups.setdefault(prefix, _Group(prefix, module, {}, {}))
+        group.entries[entry], group.names[entry] = array, [name]
+    return groups
+
+
+def _is_attention(module: str, weights: dict[str, Any]) -> bool:
+    start = f"{module}." if module else ""
+    return f"{start}in_proj_weight" in weights or f"{start}q_proj_weight" in weights
+
+
+def _joined(groups: dict[str, _Group], count: int, kept: set[str]) -> dict[str, _Group]:
+    """Groups whose arrays are all those of another one joined to it, where there are too many."""
+    if len(groups) <= count:
+        return groups
+    joined: dict[str, _Group] = {}
+    for name, group in groups.items():
+        mine = {entry: id(array) for entry, array in group.entries.items()}
+        for other in [] if name in kept else joined.values():
+            if mine == {entry: id(array) for entry, array in other.entries.items()}:
+                for entry, places in group.names.items():
+                    other.names[entry].extend(places)
+                break
+        else:
+            joined[name] = group
+    return joined
+
+
 def _check(net: Layer, part: _Part, group: _Group) -> None:
     entries = part.params | part.state
     where = f"torch weights: {net.name}/{part.path} and {group.prefix or 'the module'}"
-    if part.kind not in KINDS or not set(entries) <= set(NAMES):
+    if part.kind not in KINDS or not set(entries) <= ENTRIES[part.kind]:
         raise ValueError(
             f"{where}: expected a layer of kind {', '.join(KINDS)}, got one of kind {part.kind} "
             f"with {', '.join(entries)}"
         )
-    expected, got = sorted(NAMES[entry] for entry in entries), sorted(group.entries)
+    theirs = _to_theirs(_blank(entries), part._replace(order=None))
+    expected, got = sorted(theirs), sorted(group.entries)
     if expected != got:
         raise ValueError(
             f"{where}: expected {', '.join(expected)}, got {', '.join(got)}. Where the orders "
             "differ, pass names={path: name in PyTorch}"
         )
-    for entry, spec in entries.items():
-        wanted, given = _their_shape(spec.shape, entry, part), np.shape(group.entries[NAMES[entry]])
-        if wanted != given:
-            raise ValueError(f"{where}: {NAMES[entry]} must have shape {wanted}, got {given}")
+    for entry, array in theirs.items():
+        given = np.shape(group.entries[entry])
+        if array.shape != given:
+            raise ValueError(f"{where}: {entry} must have shape {array.shape}, got {given}")
 
 
-def _permutation(entry: str, part: _Part) -> np.ndarray | None:
-    """The order of the first axis of an entry, where a flatten has changed it."""
-    return part.order if entry == "kernel" or part.kind in NORMS else None
+def _blank(entries: dict[str, Any]) -> Entries:
+    """Zeros in the shapes of specs."""
+    return {name: np.zeros(spec.shape, np.float32) for name, spec in entries.items()}
 
 
-def _front(part: _Part) -> tuple[int, int]:
-    """The axes of our kernel (*window, inputs, features) that are first in PyTorch."""
-    return (-2, -1) if part.kind == "conv_transpose" else (-1, -2)
+def _ordered(entries: Entries, part: _Part, order: np.ndarray | None) -> Entries:
+    """The entries with the first axis in another order, where a flatten has changed it."""
+    if order is None:
+        return entries
+    permuted = set(entries) if part.kind in NORMS else {"kernel"}
+    return {name: a[order] if name in permuted else a for name, a in entries.items()}
 
 
-def _reversed(a: np.ndarray, part: _Part) -> np.ndarray:
-    """A kernel; that of a transposed convolution reversed, as PyTorch's is a gradient."""
-    return np.flip(a, tuple(range(a.ndim - 2))) if part.kind == "conv_transpose" else a
+def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
+    """A transposed convolution's kernel, whose groups are along the inputs in PyTorch."""
+    groups = part.inputs // part.params["kernel"].shape[-2] if part.kind == "conv_transpose" else 1
+    if groups == 1:
+        return entries
+    # ours (*window, inputs / groups, features), theirs (*window, inputs, features / groups)
+    axes = (-2, -1) if back else (-1, -2)
+    kernel = np.concatenate(np.split(entries["kernel"], groups, axes[0]), axes[1])
+    return {**entries, "kernel": kernel}
 
 
-def _their_shape(shape: tuple[int, ...], entry: str, part: _Part) -> tuple[int, ...]:
-    return (*(shape[axis] for axis in _front(part)), *shape[:-2]) if entry == "kernel" else shape
+def _to_theirs(ours: Entries, part: _Part) -> Entries:
+    return KINDS[part.kind].to_theirs(_grouped(_ordered(ours, part, part.order), part))
 
 
-def _to_theirs(a: np.ndarray, entry: str, part: _Part) -> np.ndarray:
-    if (order := _permutation(entry, part)) is not None:
-        a = a[order]
-    return np.moveaxis(_reversed(a, part), _front(part), (0, 1)) if entry == "kernel" else a
+def _to_ours(theirs: Entries, part: _Part) -> Entries:
+    ours = KINDS[part.kind].to_ours(theirs, _blank(part.params | part.state))
+    order = None if part.order is None else np.argsort(part.order)
+    return _ordered(_grouped(ours, part, back=True), part, order)
 
 
-def _to_ours(a: np.ndarray, entry: str, part: _Part) -> np.ndarray:
-    a = _reversed(np.moveaxis(a, (0, 1), _front(part)), part) if entry == "kernel" else a
-    order = _permutation(entry, part)
-    return a if order is None else a[np.argsort(order)]
+def _distance(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference, divided by the largest value of theirs; inf for other shapes.
+
+    Their axes may be channels first or time first.
+    """
+    forms = [theirs]
+    if theirs.ndim > 2:
+        forms += [np.moveaxis(theirs, 1, -1), theirs.swapaxes(0, 1)]
+    scale = max(np.abs(theirs).max(), 1e-30)
+    same = [form for form in forms if form.shape == mine.shape]
+    return min((float(np.abs(mine - form).max() / scale) for form in same), default=float("inf"))

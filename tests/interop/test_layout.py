@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, flat_order, follow, mark
+from jaxnet.interop.layout import EITHER, FIRST, LAST, LOST, SAME, flat_order, follow, mark
 
 IMAGE, FEATURES, SEQUENCE = (2, 4, 3, 5), (2, 60), (2, 4, 5)
 
@@ -51,7 +51,7 @@ def scanned(x):
         pytest.param(
             lambda x: jnp.moveaxis(x.reshape(2, 5, 4, 3), 1, -1), FEATURES, SAME, LAST, id="decoder"
         ),
-        pytest.param(lambda x: x[:, None, None], FEATURES, SAME, SAME, id="one pixel of features"),
+        pytest.param(lambda x: x[:, None, None], FEATURES, SAME, None, id="one pixel of features"),
         pytest.param(jax.nn.softmax, FEATURES, (4, 3, 5), (4, 3, 5), id="softmax of flattened"),
         pytest.param(
             lambda x: x.reshape(2, 4, 3, 5), FEATURES, (4, 3, 5), LAST, id="there and back"
@@ -66,6 +66,15 @@ def scanned(x):
             FEATURES, LOST, SAME, id="one number per example",
         ),
         pytest.param(lambda x: x.reshape(2, 20), SEQUENCE, LAST, LOST, id="a signal"),
+        pytest.param(lambda x: x.reshape(2, 12, 5), IMAGE, LAST, EITHER, id="pixels in a row"),
+        pytest.param(
+            lambda x: x.reshape(2, 12, 5).reshape(2, 60), IMAGE, LAST, LOST, id="their flattening"
+        ),
+        pytest.param(lambda x: x.reshape(8, 3, 5), IMAGE, LAST, LAST, id="rows as examples"),
+        pytest.param(lambda x: x + x @ jnp.ones((5, 5)), SEQUENCE, LAST, EITHER, id="sum of two"),
+        pytest.param(
+            lambda x: (x + x @ jnp.ones((5, 5))).mean(1), SEQUENCE, LAST, SAME, id="its mean"
+        ),
     ],
 )  # fmt: skip
 def test_operations(function, shape, given, expected):

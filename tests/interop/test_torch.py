@@ -214,10 +214,11 @@ def test_half_precision_of_pytorch(torch):
 
 
 def test_a_layer_that_has_no_counterpart():
-    net = jn.serial(jn.lstm(4), jn.last_step())
-    given = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}
-    with pytest.raises(ValueError, match="serial/lstm.*expected a layer of kind dense, .*lstm"):
-        from_torch(net, given, jn.spec((2, 5, 3)))
+    net = jn.serial(jn.locally_connected(4, 2))
+    with pytest.raises(
+        ValueError, match="serial/locally_connected.*expected a layer of kind dense, "
+    ):
+        from_torch(net, GOOD, jn.spec((2, 5, 3)))
 
 
 # The order of features, by the logits of both.
@@ -431,69 +432,16 @@ def test_layers_inside_a_repeat_are_refused(torch):
         from_torch(jn.serial(net), theirs.state_dict(), jn.spec((2, 3)))
 
 
-# Published networks.
-
-
-@pytest.fixture(scope="module")
-def torchvision():
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
-    library = torch.library.Library("torchvision", "DEF")
-    try:  # a torchvision without its compiled operators wants them declared
-        for name, inputs in {
-            "nms": "Tensor d, Tensor s, float t",
-            "qnms": "Tensor d, Tensor s, float t",
-            "roi_align": "Tensor x, Tensor r, float s, int h, int w, int n, bool a",
-            "roi_pool": "Tensor x, Tensor r, float s, int h, int w",
-        }.items():
-            out = "(Tensor, Tensor)" if name == "roi_pool" else "Tensor"
-            library.define(f"{name}({inputs}) -> {out}")
-    except RuntimeError:
-        pass
-    return pytest.importorskip("torchvision", reason="compares with torchvision")  # 0.28.0
-
-
-def lively(theirs, torch):
-    """Weights that leave no layer without effect."""
-    torch.manual_seed(0)
-    for part in theirs.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.2)
-            part.running_var.uniform_(0.5, 2)
-            torch.nn.init.uniform_(part.weight, 0.5, 1.5)
-            torch.nn.init.normal_(part.bias)
-    return theirs
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("build", "net", "size"),
-    [
-        pytest.param("alexnet", jn.models.alexnet_one_column(), 224, id="alexnet"),
-        pytest.param("vgg16", jn.models.vgg(16), 224, id="vgg16"),
-        pytest.param("vgg11_bn", jn.models.vgg(11, normalized=True), 224, id="vgg11_bn"),
-        pytest.param("resnet50", jn.models.resnet(50), 64, id="resnet50"),
-        pytest.param("googlenet", jn.models.googlenet(normalized=True), 64, id="googlenet"),
-    ],
-)
-def test_published_networks_give_torchvisions_logits(build, net, size, torchvision):
-    import torch
-
-    options = {"init_weights": False} if build == "googlenet" else {}
-    theirs = lively(getattr(torchvision.models, build)(**options), torch).eval()
-    given = {n: a for n, a in theirs.state_dict().items() if not n.startswith("aux")}
-    x = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
-    params, state = from_torch(net, given, x)
-    y = jax.jit(lambda p, s: net.apply(p, s, x)[0])(params, state)
-    wanted = theirs(torch.tensor(np.moveaxis(x, -1, 1))).detach().numpy()
-    np.testing.assert_allclose(y, wanted, atol=1e-4 * abs(wanted).max())
-
-
-@pytest.mark.slow
-def test_resnet_18_trains_as_torchvisions(torchvision, x64):
+def test_resnet_18_trains_as_torchvisions(torch, x64):
     """Batch statistics and gradients, in float64."""
-    import torch
+    from experiments.torchvision_logits import lively, torchvision
 
-    theirs = lively(torchvision.models.resnet18(num_classes=5), torch).double()
+    try:
+        models = torchvision().models  # torchvision 0.28.0
+    except ImportError:
+        pytest.skip("compares with torchvision")
+    theirs = lively(models.resnet18(num_classes=5), torch).double()
     net, x = jn.models.resnet(18, 5), np.random.default_rng(0).normal(size=(3, 48, 40, 3))
     params, state = from_torch(net, theirs.state_dict(), x)
     params, state = jax.tree.map(lambda a: a.astype(jnp.float64), (params, state))

@@ -1,0 +1,144 @@
+"""The weights of one layer in PyTorch's layout and in jaxnet's: one pair of functions per kind.
+
+A layer's entries are a flat dict, such as {"kernel": ..., "bias": ...} or, in attention,
+{"query/kernel": ..., ...}. `to_theirs` gives the entries of PyTorch's module, and `to_ours` is its
+reverse. Shapes and names that a module must have are those that `to_theirs` gives.
+
+PyTorch's recurrent layers have two biases, of which only the sum matters. `to_theirs` writes it to
+`bias_ih`, and zeros to `bias_hh`; only the candidate of the GRU has both.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+Entries = dict[str, np.ndarray]
+
+NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm")
+RECURRENT = ("rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell")
+# Features are the last axis in both, so that the axes of the input are PyTorch's.
+FEATURES_LAST = ("dense", "embedding", "multi_head_attention", *RECURRENT)
+
+# The entry of a layer -> its name in PyTorch, where each is one array.
+NAMES = {
+    "kernel": "weight", "scale": "weight", "embedding": "weight",
+    "bias": "bias", "mean": "running_mean", "var": "running_var",
+}  # fmt: skip
+
+
+class Kind(NamedTuple):
+    """The weights of one kind of layers.
+
+    Fields:
+      to_theirs: our entries -> PyTorch's.
+      to_ours: PyTorch's entries, and ours for their shapes -> ours.
+    """
+
+    to_theirs: Callable[[Entries], Entries]
+    to_ours: Callable[[Entries, Entries], Entries]
+
+
+def _named(to_theirs: Callable, to_ours: Callable) -> Kind:
+    """A kind whose entries have counterparts one by one; the functions are for its kernel."""
+
+    def theirs(ours):
+        return {NAMES[n]: to_theirs(a) if n == "kernel" else a for n, a in ours.items()}
+
+    def back(theirs, like):
+        given = {n: theirs[NAMES[n]] for n in like}
+        return {n: to_ours(a) if n == "kernel" else a for n, a in given.items()}
+
+    return Kind(theirs, back)
+
+
+def _window(a: np.ndarray) -> tuple[int, ...]:
+    return tuple(range(a.ndim - 2))
+
+
+# (*window, inputs, features) <-> (features, inputs, *window)
+_KERNEL = _named(
+    lambda a: np.moveaxis(a, (-1, -2), (0, 1)), lambda a: np.moveaxis(a, (0, 1), (-1, -2))
+)
+# (*window, inputs, features) <-> (inputs, features, *window), reversed, as PyTorch's is a gradient
+_TRANSPOSED = _named(
+    lambda a: np.moveaxis(np.flip(a, _window(a)), (-2, -1), (0, 1)),
+    lambda a: np.flip(np.moveaxis(a, (0, 1), (-2, -1)), _window(a)),
+)
+
+
+def _recurrent_to_theirs(ours: Entries) -> Entries:
+    theirs = {"weight_ih": ours["kernel"].T, "weight_hh": ours["recurrent_kernel"].T}
+    if "bias" not in ours:
+        return theirs
+    second = np.zeros_like(ours["bias"])
+    if "recurrent_bias" in ours:
+        second[-len(ours["recurrent_bias"]) :] = ours["recurrent_bias"]
+    return theirs | {"bias_ih": ours["bias"], "bias_hh": second}
+
+
+def _recurrent_to_ours(theirs: Entries, like: Entries) -> Entries:
+    ours = {"kernel": theirs["weight_ih"].T, "recurrent_kernel": theirs["weight_hh"].T}
+    if "bias" not in like:
+        return ours
+    first, second = theirs["bias_ih"], theirs["bias_hh"].copy()
+    if "recurrent_bias" in like:  # the candidate's, inside the product with the reset gate
+        at = -len(like["recurrent_bias"])
+        ours["recurrent_bias"] = second[at:].copy()
+        second[at:] = 0
+    return ours | {"bias": first + second}
+
+
+PARTS = ("query", "key", "value")
+
+
+def _rows(kernel: np.ndarray) -> np.ndarray:
+    """(width, heads, size) -> (heads * size, width)"""
+    return kernel.reshape(len(kernel), -1).T
+
+
+def _attention_to_theirs(ours: Entries) -> Entries:
+    kernels = [_rows(ours[f"{part}/kernel"]) for part in PARTS]
+    if kernels[0].shape[1] == kernels[1].shape[1]:
+        theirs = {"in_proj_weight": np.concatenate(kernels)}
+    else:  # a memory of another width
+        theirs = {f"{part[0]}_proj_weight": a for part, a in zip(PARTS, kernels, strict=True)}
+    out = ours["out/kernel"]
+    theirs["out_proj.weight"] = out.reshape(-1, out.shape[-1]).T
+    if "out/bias" in ours:
+        theirs["in_proj_bias"] = np.concatenate([ours[f"{part}/bias"].ravel() for part in PARTS])
+        theirs["out_proj.bias"] = ours["out/bias"]
+    return theirs
+
+
+def _attention_to_ours(theirs: Entries, like: Entries) -> Entries:
+    if "in_proj_weight" in theirs:
+        kernels = np.split(theirs["in_proj_weight"], 3)
+    else:
+        kernels = [theirs[f"{part[0]}_proj_weight"] for part in PARTS]
+    ours = {f"{part}/kernel": a.T for part, a in zip(PARTS, kernels, strict=True)}
+    ours["out/kernel"] = theirs["out_proj.weight"].T
+    if "out/bias" in like:
+        biases = np.split(theirs["in_proj_bias"], 3)
+        ours |= {f"{part}/bias": a for part, a in zip(PARTS, biases, strict=True)}
+        ours["out/bias"] = theirs["out_proj.bias"]
+    return {name: a.reshape(like[name].shape) for name, a in ours.items()}
+
+
+KINDS = {
+    "dense": _KERNEL,
+    "embedding": _KERNEL,
+    "conv": _KERNEL,
+    "depthwise_conv": _KERNEL,
+    "conv_transpose": _TRANSPOSED,
+    **dict.fromkeys(NORMS, _KERNEL),
+    **dict.fromkeys(RECURRENT, Kind(_recurrent_to_theirs, _recurrent_to_ours)),
+    "multi_head_attention": Kind(_attention_to_theirs, _attention_to_ours),
+}
+
+# The entries of each kind; those of a layer with other entries have no counterpart.
+ENTRIES = {
+    **dict.fromkeys(KINDS, set(NAMES)),
+    **dict.fromkeys(RECURRENT, {"kernel", "recurrent_kernel", "bias", "recurrent_bias"}),
+    "multi_head_attention": {f"{p}/{e}" for p in (*PARTS, "out") for e in ("kernel", "bias")},
+}

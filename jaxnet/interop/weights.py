@@ -1,0 +1,73 @@
+"""Weights of other libraries as arrays by name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.files import readable
+from jaxnet.training.checkpoint import read_tensors
+
+Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
+
+
+def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
+    """The arrays of a mapping or of a safetensors file, those that share their memory as one.
+
+    Floats of 16 and 8 bits that NumPy lacks become float32.
+
+    Args:
+      who: the function, for messages.
+      weights: name -> array or tensor of PyTorch, or the path of a safetensors file.
+
+    Raises:
+      OSError, ValueError: for a file that is missing or cannot be read.
+      TypeError: for anything but arrays by name.
+
+    Example:
+      >>> tied = np.ones((3, 4), np.float32)
+      >>> arrays = read_weights("from_torch", {"embedding.weight": tied, "output.weight": tied})
+      >>> arrays["embedding.weight"] is arrays["output.weight"]
+      True
+    """
+    if isinstance(weights, str | Path):
+        weights, _ = read_tensors(who, readable(who, weights))
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"{who}: weights must be a state_dict or the path of a safetensors file, got "
+            f"{type(weights).__name__}"
+        )
+    known: dict[tuple, np.ndarray] = {}
+    return {
+        name: known.setdefault(_memory(given), _array(who, name, given))
+        for name, given in weights.items()
+    }
+
+
+def _memory(given: Any) -> tuple:
+    """The same for tensors or arrays that share all their memory, as tied weights do."""
+    if hasattr(given, "data_ptr"):
+        start, strides = given.data_ptr(), given.stride()
+    elif isinstance(given, np.ndarray):
+        start, strides = given.__array_interface__["data"][0], given.strides
+    else:
+        start, strides = id(given), ()
+    return start, tuple(strides), tuple(np.shape(given)), str(getattr(given, "dtype", ""))
+
+
+def _array(who: str, name: Any, given: Any) -> np.ndarray:
+    if not isinstance(name, str):
+        raise TypeError(f"{who}: weights must have names, got {name!r:.60}")
+    if hasattr(given, "detach"):
+        given = given.detach().cpu()
+        # NumPy lacks PyTorch's bfloat16 and floats of 8 bits
+        given = (
+            given.float() if given.is_floating_point() and given.itemsize < 4 else given
+        ).numpy()
+    if not isinstance(given, np.ndarray | np.generic | jax.Array):
+        raise TypeError(
+            f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for {name}"
+        )
+    return np.asarray(given)

@@ -1,0 +1,472 @@
+"""Tables of names: made-up weights by hand; GPT-2, ViT and Keras by outputs."""
+
+from contextlib import suppress
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jaxnet as jn
+from experiments.torchvision_logits import torchvision
+from jaxnet.interop import by_names, part, shaped, transposed
+from tests.compiled import jit_apply
+
+ROW = jn.spec((2, 3))
+DENSE = {"kernel": ("fc.weight", transposed), "bias": "fc.bias"}
+WEIGHTS = {"fc.weight": np.arange(12.0).reshape(4, 3), "fc.bias": np.arange(4.0)}
+
+
+def test_values_by_hand(tmp_path):
+    params, state = by_names(jn.dense(4), WEIGHTS, ROW, DENSE)
+    assert params["kernel"][2, 1] == 5 and params["kernel"].dtype == jnp.float32
+    assert params["bias"].tolist() == [0, 1, 2, 3] and state == {}
+    save_file({n: a.astype(np.float32) for n, a in WEIGHTS.items()}, tmp_path / "a.safetensors")
+    again, _ = by_names(jn.dense(4), tmp_path / "a.safetensors", ROW, DENSE)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def blocks(n):
+    layers = [jn.serial(jn.dense(3), jn.batch_norm(), name=f"block_{i}") for i in range(n)]
+    return jn.serial(*layers, jn.dense(4, name="head"))
+
+
+NUMBERED = {
+    "block_{i}/dense/kernel": ("h.{i}.w", transposed), "block_{i}/dense/bias": "h.{i}.b",
+    "block_{i}/batch_norm/scale": "h.{i}.scale", "block_{i}/batch_norm/bias": "h.{i}.bias",
+    "block_{i}/batch_norm/mean": "h.{i}.mean", "block_{i}/batch_norm/var": "h.{i}.var",
+    "head/kernel": "head.w", "head/bias": "head.b",
+}  # fmt: skip
+
+
+def numbered(n, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {"head.w": (3, 4), "head.b": (4,)}
+    for i in range(n):
+        shapes |= {f"h.{i}.w": (3, 3), f"h.{i}.b": (3,)}
+        shapes |= {f"h.{i}.{entry}": (3,) for entry in ("scale", "bias", "mean", "var")}
+    return {name: rng.uniform(0.5, 1.5, shape) for name, shape in shapes.items()}
+
+
+def test_numbers_in_paths():
+    """Two digits too; and one row more for a single layer, which takes precedence."""
+    given = numbered(12)
+    params, state = by_names(blocks(12), given, ROW, NUMBERED)
+    np.testing.assert_allclose(params["block_11"]["dense"]["kernel"], given["h.11.w"].T, rtol=1e-6)
+    np.testing.assert_allclose(state["block_1"]["batch_norm"]["var"], given["h.1.var"], rtol=1e-6)
+    table = {**NUMBERED, "block_1/dense/bias": ("h.1.b", np.negative)}
+    params, _ = by_names(blocks(12), given, ROW, table)
+    np.testing.assert_allclose(params["block_1"]["dense"]["bias"], -given["h.1.b"], rtol=1e-6)
+    np.testing.assert_allclose(params["block_2"]["dense"]["bias"], given["h.2.b"], rtol=1e-6)
+
+
+def test_layers_of_a_repeat_are_stacked():
+    block = jn.serial(jn.dense(3), jn.batch_norm(), name="block")
+    net = jn.serial(jn.repeat(block, 3), jn.dense(4, name="head"))
+    table = {path.replace("block_{i}", "block"): row for path, row in NUMBERED.items()}
+    given = numbered(3)
+    params, state = by_names(net, given, ROW, table)
+    np.testing.assert_allclose(params["block"]["dense"]["kernel"][2], given["h.2.w"].T, rtol=1e-6)
+    apart = by_names(blocks(3), given, ROW, NUMBERED)
+    x = np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32)
+    y, _ = jit_apply(net, params, state, x)
+    np.testing.assert_allclose(y, jit_apply(blocks(3), *apart, x)[0], rtol=1e-5)
+
+
+def test_parts_and_several_names():
+    given = {"qkv": np.arange(9.0).reshape(3, 3), "b1": np.ones(1), "b2": np.full(1, 2.0)}
+    net = jn.dense(1)
+    table = {"kernel": ("qkv", part(1, 3)), "bias": ("b1", "b2", np.add)}
+    params, _ = by_names(net, given, ROW, table)
+    assert params["kernel"].tolist() == [[1], [4], [7]] and params["bias"].tolist() == [3]
+    assert part((2, 0), 3, axis=0)(given["qkv"]).tolist() == [[6, 7, 8], [0, 1, 2]]
+    assert shaped(3, -1, 1)(given["qkv"]).shape == (3, 3, 1)
+    assert transposed(np.zeros((4, 3, 5))).shape == (5, 3, 4)
+
+
+def test_what_is_left_out():
+    """Of ours it is drawn from the key; names that are left out are not used."""
+    given = {name: a for name, a in numbered(2).items() if "head" not in name}
+    given |= {"old_head.w": np.ones((3, 9)), "step": np.array(7)}
+    key = jax.random.key(3)
+    options = {"leave": ["head/*", "old_head.*", "step"]}
+    params, _ = by_names(blocks(2), given, ROW, NUMBERED, **options, key=key)
+    drawn, _ = blocks(2).init(key, ROW)
+    np.testing.assert_array_equal(params["head"]["kernel"], drawn["head"]["kernel"])
+    np.testing.assert_allclose(params["block_1"]["dense"]["bias"], given["h.1.b"], rtol=1e-6)
+    with pytest.raises(ValueError, match="needs a key to draw head/bias, head/kernel, which are"):
+        by_names(blocks(2), given, ROW, NUMBERED, **options)
+
+
+def test_fractions_are_no_counts():
+    net = jn.Layer(
+        lambda key, x: ({}, {"count": jnp.zeros(2, jnp.int32)}),
+        lambda params, state, x, **options: (x, state),
+        name="counting",
+    )
+    _, state = by_names(net, {"n": np.array([3, 4])}, ROW, {"count": "n"})
+    assert state["count"].tolist() == [3, 4] and state["count"].dtype == jnp.int32
+    with pytest.raises(ValueError, match=r"count \(2,\): expected int32, got float64"):
+        by_names(net, {"n": np.array([0.5, 4])}, ROW, {"count": "n"})
+
+
+def without(name):
+    return {n: a for n, a in WEIGHTS.items() if n != name}
+
+
+@pytest.mark.parametrize(
+    ("weights", "table", "leave", "words"),
+    [
+        (
+            WEIGHTS, {"bias": "fc.bias"}, (),
+            r'kernel \(3, 4\): no row .*\n.*not used: "fc.weight" \(4, 3\)',
+        ),
+        (without("fc.bias"), DENSE, (), r'bias \(4,\): the weights have no "fc.bias"'),
+        (
+            {**without("fc.bias"), "fc.bais": np.ones(4)}, DENSE, (),
+            r'no "fc.bias"; there is "fc.bais"\n  not used: "fc.bais"',
+        ),
+        (
+            WEIGHTS, {**DENSE, "kernel": "fc.weight"}, (),
+            r'kernel \(3, 4\): got \(4, 3\) from "fc.weight"; write \(name, transposed\)',
+        ),
+        (
+            {**WEIGHTS, "fc.weight": np.ones(12)}, {**DENSE, "kernel": "fc.weight"}, (),
+            r'got \(12,\) from "fc.weight"; shaped\(3, 4\) would fit',
+        ),
+        (
+            {**WEIGHTS, "fc.weight": np.ones((4, 5))}, DENSE, (),
+            r'kernel \(3, 4\): got \(5, 4\) from "fc.weight"$',
+        ),
+        (WEIGHTS, {**DENSE, "kernle": "a"}, (), 'no entry for the row "kernle"; there is "kernel"'),
+        ({**WEIGHTS, "step": np.ones(1)}, DENSE, (), r'not used: "step" \(1,\)'),
+        (WEIGHTS, DENSE, ["stpe"], 'nothing to leave out fits "stpe"'),
+        (
+            WEIGHTS, {**DENSE, "bias": ("fc.bias", part(1, 3))}, (),
+            r'take fails for "fc.bias" \(4,\): part: expected axis -1 to be a multiple of 3',
+        ),
+        (WEIGHTS, {**DENSE, "bias": "fc.{i}"}, (), 'the weights have no "fc.0"'),
+        (WEIGHTS, {**DENSE, "bias": "{j}.{i}"}, (), "i, j of its names are not in the path"),
+        (
+            {f"w.{i}": np.ones(i) for i in range(30)}, DENSE, (),
+            r"(?s)by_names: weights do not fit dense:.*and 12 more",
+        ),
+    ],
+)  # fmt: skip
+def test_all_that_does_not_fit_is_named(weights, table, leave, words):
+    with pytest.raises(ValueError, match=words):
+        by_names(jn.dense(4), weights, ROW, table, leave=leave)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"net": None}, "net must be a layer"),
+    ({"weights": [1]}, "by_names: weights must be a state_dict or the path of a"),
+    ({"weights": {**WEIGHTS, "fc.bias": np.array(list("abcd"))}}, "must hold numbers"),
+    ({"table": [1]}, "table must map paths of entries to names, got list"),
+    ({"table": {"kernel": 3}}, "the row 'kernel' must be a name, or a tuple"),
+    ({"table": {"kernel": (transposed, "fc.weight")}}, "the row 'kernel' must be a name"),
+    ({"table": {"kernel": ("a", "b")}}, "has 2 names and no function that joins them"),
+    ({"leave": "head/*"}, r"leave must be a list of patterns"),
+    ({"leave": [3]}, "leave must hold patterns, got 3"),
+], ids=str)  # fmt: skip
+def test_arguments_of_other_types(change, words):
+    given = {"net": jn.dense(4), "weights": WEIGHTS, "table": DENSE, "leave": ()} | change
+    with pytest.raises(TypeError, match=words):
+        by_names(given["net"], given["weights"], ROW, given["table"], leave=given["leave"])
+
+
+@pytest.mark.parametrize(("i", "n", "words"), [
+    (3, 3, r"part: i must be in \[0, 3\), got 3"), (0, 0, "part: n must be at least 1, got 0"),
+    ((0, -1), 2, "part: i must be at least 0, got -1"),
+])  # fmt: skip
+def test_parts_that_do_not_exist(i, n, words):
+    with pytest.raises(ValueError, match=words):
+        part(i, n)
+
+
+# Published layouts.
+
+
+def transformers():
+    """transformers 5.23.0, which imports torchvision where that is installed."""
+    with suppress(ImportError):
+        torchvision()
+    return pytest.importorskip("transformers", reason="compares with transformers")
+
+
+def randomize(module, torch, scale=0.2):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn_like(p) * scale + (p.ndim == 1) * 0.5)
+    return module.eval()
+
+
+def gpt2(width, heads, layers, vocabulary, context, repeated=False):
+    words = jn.embedding(vocabulary, width, tied=True, name="words")
+
+    def norm(name="norm"):
+        return jn.layer_norm(epsilon=1e-5, name=name)
+
+    def block(name):
+        return jn.transformer_block(heads, causal=True, norm=norm, name=name)
+
+    chain = [block(f"block_{i}") for i in range(layers)]
+    if repeated:
+        chain = [jn.repeat(block("block"), layers)]
+    positions = jn.learned_positions(context, name="positions")
+    return jn.serial(words, positions, *chain, norm(), words, name="gpt2")
+
+
+def gpt2_table(width, heads):
+    size = width // heads
+    table = {
+        "words/embedding": "wte.weight", "positions/embedding": "wpe.weight",
+        "norm/scale": "ln_f.weight", "norm/bias": "ln_f.bias",
+        "block_{i}/attention/out/kernel": ("h.{i}.attn.c_proj.weight", shaped(heads, size, width)),
+        "block_{i}/attention/out/bias": "h.{i}.attn.c_proj.bias",
+    }  # fmt: skip
+    for k, name in enumerate(("query", "key", "value")):
+        packed, ours = "h.{i}.attn.c_attn", f"block_{{i}}/attention/{name}"
+        table[f"{ours}/kernel"] = (f"{packed}.weight", part(k, 3), shaped(width, heads, size))
+        table[f"{ours}/bias"] = (f"{packed}.bias", part(k, 3), shaped(heads, size))
+    for ours, theirs in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
+        table[f"block_{{i}}/{ours}/scale"] = f"h.{{i}}.{theirs}.weight"
+        table[f"block_{{i}}/{ours}/bias"] = f"h.{{i}}.{theirs}.bias"
+    for ours, theirs in (("mlp_in", "c_fc"), ("mlp_out", "c_proj")):
+        table[f"block_{{i}}/{ours}/kernel"] = f"h.{{i}}.mlp.{theirs}.weight"  # not transposed
+        table[f"block_{{i}}/{ours}/bias"] = f"h.{{i}}.mlp.{theirs}.bias"
+    return table
+
+
+def check_gpt2(tmp_path, width, heads, layers, vocabulary, context, time, scale, repeated=False):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    library = transformers()
+    config = library.GPT2Config(
+        n_embd=width, n_layer=layers, n_head=heads, vocab_size=vocabulary, n_positions=context,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    theirs = randomize(library.GPT2LMHeadModel(config), torch, scale)
+    weights = theirs.transformer.state_dict()
+    mask = {f"h.{i}.attn.bias": np.tri(context)[None, None] for i in range(layers)}
+    save_file(  # as published
+        {n: a.numpy() for n, a in weights.items()} | mask, tmp_path / "model.safetensors"
+    )
+    net = gpt2(width, heads, layers, vocabulary, context, repeated)
+    table = gpt2_table(width, heads)
+    if repeated:
+        table = {path.replace("block_{i}", "block"): row for path, row in table.items()}
+    x = np.random.default_rng(0).integers(0, vocabulary, (2, time))
+    file = tmp_path / "model.safetensors"
+    params, state = by_names(net, file, x, table, leave=["h.*.attn.bias"])
+    y, _ = jit_apply(net, params, state, x)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(x)).logits.numpy()
+    assert y.shape == wanted.shape == (2, time, vocabulary)
+    np.testing.assert_allclose(y, wanted, atol=2e-5 * abs(wanted).max())
+    return params
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_gpt2(tmp_path, repeated):
+    check_gpt2(tmp_path, 12, 3, 2, 17, 11, 7, 0.4, repeated)
+
+
+@pytest.mark.slow
+def test_gpt2_of_124_million_parameters(tmp_path):
+    params = check_gpt2(tmp_path, 768, 12, 12, 50257, 1024, 20, 0.05)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 124_439_808
+
+
+def vit(patch, width, heads, layers, mlp, classes):
+    def norm(name="norm"):
+        return jn.layer_norm(epsilon=1e-12, name=name)
+
+    def forward(m, x):
+        x = m(jn.conv(width, patch, strides=patch, padding="VALID", name="patches"), x)
+        x = x.reshape(x.shape[0], -1, width)
+        first = m.param("class", jn.initializers.zeros, (1, 1, width))
+        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], 1)
+        x = x + m.param("positions", jn.initializers.zeros, (1, x.shape[1], width))
+        for i in range(layers):
+            block = jn.transformer_block(
+                heads, mlp, norm=norm, activation=lambda x: jax.nn.gelu(x, approximate=False),
+                name=f"block_{i}",
+            )  # fmt: skip
+            x = m(block, x)
+        return m(jn.dense(classes, name="head"), m(norm(), x)[:, 0])
+
+    return jn.compose(forward, name="vit")
+
+
+def vit_table(width, heads):
+    """Of the files published on the hub."""
+    size = width // heads
+    table = {
+        "class": "vit.embeddings.cls_token", "positions": "vit.embeddings.position_embeddings",
+        "patches/kernel": ("vit.embeddings.patch_embeddings.projection.weight", transposed),
+        "patches/bias": "vit.embeddings.patch_embeddings.projection.bias",
+        "norm/scale": "vit.layernorm.weight", "norm/bias": "vit.layernorm.bias",
+        "head/kernel": ("classifier.weight", transposed), "head/bias": "classifier.bias",
+    }  # fmt: skip
+    ours, theirs = "block_{i}", "vit.encoder.layer.{i}"
+    for name in ("query", "key", "value"):
+        source, entry = f"{theirs}.attention.attention.{name}", f"{ours}/attention/{name}"
+        table[f"{entry}/kernel"] = (f"{source}.weight", transposed, shaped(width, heads, size))
+        table[f"{entry}/bias"] = (f"{source}.bias", shaped(heads, size))
+    out = f"{theirs}.attention.output.dense"
+    table[f"{ours}/attention/out/kernel"] = (
+        f"{out}.weight",
+        transposed,
+        shaped(heads, size, width),
+    )
+    table[f"{ours}/attention/out/bias"] = f"{out}.bias"
+    for mine, name in (("attention_norm", "layernorm_before"), ("mlp_norm", "layernorm_after")):
+        table[f"{ours}/{mine}/scale"] = f"{theirs}.{name}.weight"
+        table[f"{ours}/{mine}/bias"] = f"{theirs}.{name}.bias"
+    for mine, name in (("mlp_in", "intermediate"), ("mlp_out", "output")):
+        table[f"{ours}/{mine}/kernel"] = (f"{theirs}.{name}.dense.weight", transposed)
+        table[f"{ours}/{mine}/bias"] = f"{theirs}.{name}.dense.bias"
+    return table
+
+
+def check_vit(tmp_path, size, patch, width, heads, layers, mlp, classes, scale):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    library = transformers()
+    config = library.ViTConfig(
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=mlp, image_size=size, patch_size=patch, num_labels=classes,
+    )  # fmt: skip
+    theirs = randomize(library.ViTForImageClassification(config), torch, scale)
+    theirs.save_pretrained(tmp_path)  # in the published layout
+    net = vit(patch, width, heads, layers, mlp, classes)
+    x = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    file = tmp_path / "model.safetensors"
+    params, state = by_names(net, file, x, vit_table(width, heads))
+    y, _ = jit_apply(net, params, state, x)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(np.moveaxis(x, -1, 1))).logits.numpy()
+    np.testing.assert_allclose(y, wanted, atol=2e-5 * abs(wanted).max())
+    return params
+
+
+def test_vit(tmp_path):
+    check_vit(tmp_path, 8, 4, 12, 3, 2, 20, 5, 0.4)
+
+
+@pytest.mark.slow
+def test_vit_b_16(tmp_path):
+    params = check_vit(tmp_path, 224, 16, 768, 12, 12, 3072, 1000, 0.05)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 86_567_656
+
+
+# Keras 3: kernels have our layout, so most rows are names only.
+
+
+@pytest.fixture
+def keras(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    return pytest.importorskip("keras", reason="compares with Keras")  # keras 3.15.1
+
+
+def check_keras(model, net, x, table):
+    """Equal outputs, with random weights and statistics."""
+    rng = np.random.default_rng(0)
+    for w in model.weights:
+        spread = rng.uniform(0.5, 2, w.shape) if "variance" in w.path else rng.normal(size=w.shape)
+        w.assign((0.5 * spread).astype(np.float32))
+    weights = {w.path.removeprefix(f"{model.name}/"): w.numpy() for w in model.weights}
+    params, state = by_names(net, weights, x, table)
+    y, _ = jit_apply(net, params, state, x)
+    wanted = np.asarray(model(x))
+    assert y.shape == wanted.shape
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=2e-5 * abs(wanted).max())
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras's variables
+def test_keras_convolutions_and_norms(keras):
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((9, 6, 3)),
+        layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="conv"),
+        layers.BatchNormalization(name="norm"),
+        layers.DepthwiseConv2D((3, 2), depth_multiplier=2, name="depthwise"),
+        layers.Conv2DTranspose(5, 3, strides=2, padding="valid", name="up"),
+        layers.Flatten(),
+        layers.Dense(7, activation="gelu", name="dense"),
+        layers.LayerNormalization(name="layer_norm"),
+        layers.Dense(2, name="head"),
+    ])  # fmt: skip
+    net = jn.serial(
+        jn.conv(4, 3, strides=2), jax.nn.relu,
+        jn.batch_norm(epsilon=1e-3),  # Keras's
+        jn.depthwise_conv((3, 2), multiplier=2, padding="VALID"),
+        jn.conv_transpose(5, 3, strides=2, padding="VALID", name="up"),
+        jn.flatten(), jn.dense(7), lambda x: jax.nn.gelu(x, approximate=False),
+        jn.layer_norm(epsilon=1e-3), jn.dense(2, name="head"),
+    )  # fmt: skip
+    table = {
+        **{f"{name}/{entry}": f"{name}/{entry}"
+           for name in ("conv", "dense", "head") for entry in ("kernel", "bias")},
+        "batch_norm/scale": "norm/gamma", "batch_norm/bias": "norm/beta",
+        "batch_norm/mean": "norm/moving_mean", "batch_norm/var": "norm/moving_variance",
+        "depthwise_conv/kernel": ("depthwise/kernel", shaped(3, 2, 1, 8)),
+        "depthwise_conv/bias": "depthwise/bias",
+        # a gradient, as in PyTorch: (*window, features, inputs), reversed
+        "up/kernel": ("up/kernel", lambda a: np.flip(a, (0, 1)).swapaxes(2, 3)),
+        "up/bias": "up/bias",
+        "layer_norm/scale": "layer_norm/gamma", "layer_norm/bias": "layer_norm/beta",
+    }  # fmt: skip
+    x = np.random.default_rng(1).normal(size=(2, 9, 6, 3)).astype(np.float32)
+    check_keras(model, net, x, table)
+
+
+def gru_bias(a):
+    """Both biases of the gates, and that of the input for the candidate."""
+    first, second = a
+    return np.concatenate([(first + second)[: 2 * len(first) // 3], first[2 * len(first) // 3 :]])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras's variables
+def test_keras_sequences(keras):
+    layers = keras.layers
+    ids = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(11, 6, name="words")(ids)
+    x = layers.LSTM(4, return_sequences=True, name="lstm")(x)
+    x = layers.GRU(8, return_sequences=True, name="gru")(x)
+    x = x + layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both")(x)
+    model = keras.Model(ids, layers.SimpleRNN(2, return_sequences=True, name="rnn")(x))
+
+    def forward(m, x):
+        x = m(jn.gru(8), m(jn.lstm(4), m(jn.embedding(11, 6, name="words"), x)))
+        x = x + m(jn.multi_head_attention(2, head_size=3, name="attention"), x)
+        return m(jn.rnn(2), m(jn.bidirectional(jn.lstm(3), name="both"), x))
+
+    swapped = part((1, 0, 2), 3)  # Keras has the update gate first
+    table = {"words/embedding": "words/embeddings"}
+    for entry in ("kernel", "recurrent_kernel", "bias"):
+        table[f"lstm/{entry}"] = f"lstm/lstm_cell/{entry}"
+        table[f"rnn/{entry}"] = f"rnn/simple_rnn_cell/{entry}"
+        for side in ("forward", "backward"):
+            table[f"both/{side}/{entry}"] = name_in(model, f"both/{side}_", entry)
+    table |= {
+        "gru/kernel": ("gru/gru_cell/kernel", swapped),
+        "gru/recurrent_kernel": ("gru/gru_cell/recurrent_kernel", swapped),
+        "gru/bias": ("gru/gru_cell/bias", gru_bias, swapped),
+        "gru/recurrent_bias": ("gru/gru_cell/bias", lambda a: a[1], part(2, 3)),
+    }
+    for ours, theirs in (("query", "query"), ("key", "key"), ("value", "value"),
+                         ("out", "attention_output")):  # fmt: skip
+        for entry in ("kernel", "bias"):
+            table[f"attention/{ours}/{entry}"] = f"attention/{theirs}/{entry}"
+    x = np.random.default_rng(1).integers(0, 11, (2, 5)).astype(np.int32)
+    check_keras(model, jn.compose(forward), x, table)
+
+
+def name_in(model, start, entry):
+    """Keras numbers the layers inside `Bidirectional`."""
+    (name,) = (w.path for w in model.weights if w.path.startswith(start)
+               and w.path.endswith(f"/{entry}"))  # fmt: skip
+    return name
