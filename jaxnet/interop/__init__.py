@@ -1,1 +1,6 @@
-"""Exchange with other libraries: PyTorch, Flax, StableHLO. Import each module by its name."""
+"""Exchange with others: plain JAX, ONNX, StableHLO, PyTorch, Flax. Import each module by its name.
+
+Only the transform `jn.interop.plain` is here as well.
+"""
+
+from jaxnet.interop.lax import plain as plain
