@@ -4,14 +4,13 @@ The net is traced, and its jaxpr evaluated again, operation by operation; operat
 lack are replaced.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jaxnet.checks import a_layer
 from jaxnet.core import Layer
-from jaxnet.ops.convolution import convolution_p
 from jaxnet.ops.convolution_lowering import accelerator
 
 # Calls of a jaxpr, by the name of the parameter that holds it; the rules around it are left out.
@@ -23,6 +22,9 @@ _CALLS = {
     "custom_vmap_call": "call",
     "remat2": "jaxpr",
 }
+
+# The primitive of `jaxnet.ops.convolution`, as JAX's own convolution or a transpose of it.
+OURS: Mapping[str, Callable] = {"convolution": accelerator}
 
 
 def plain(net: Layer) -> Layer:
@@ -61,17 +63,32 @@ def plain(net: Layer) -> Layer:
             return net.apply(params, state, x, key=key, train=train)
 
         traced, result = jax.make_jaxpr(run, return_shape=True)(params, state, x, key)
-        leaves = _evaluate(traced, jax.tree.leaves((params, state, x, key)))
+        leaves = evaluate(traced, jax.tree.leaves((params, state, x, key)), OURS)
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
     return Layer(net.init, apply, net.name, "plain", (net, plain))
 
 
-def _evaluate(closed: Any, arguments: Sequence[Any]) -> list[Any]:
-    """The results of a closed jaxpr (or of one without constants), in plain operations."""
+def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callable]) -> list[Any]:
+    """The results of a closed jaxpr, with functions in the place of some of its primitives.
+
+    Calls are replaced by the operations in them.
+
+    Args:
+      closed: from `jax.make_jaxpr`; a jaxpr without constants will do.
+      arguments: one per input of it.
+      instead: for each primitive to replace, by its name, a function of its operands and of its
+        parameters as keywords, with one array as result.
+
+    Example:
+      >>> double = jax.make_jaxpr(lambda x: jax.nn.relu(2 * x))(1.0)
+      >>> evaluate(double, [3.0], {"mul": lambda a, b: a + b})
+      [Array(5., dtype=float32, weak_type=True)]
+    """
     jaxpr = getattr(closed, "jaxpr", closed)
-    values = dict(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
-    values |= zip(jaxpr.invars, arguments, strict=True)
+    values: dict[Any, Any] = {}
+    values.update(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if hasattr(atom, "val") else values[atom]
@@ -79,29 +96,29 @@ def _evaluate(closed: Any, arguments: Sequence[Any]) -> list[Any]:
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
         primitive, options = equation.primitive, equation.params
-        if primitive is convolution_p:
-            results = [accelerator(*operands, **options)]
+        if primitive.name in instead:
+            results = [instead[primitive.name](*operands, **options)]
         elif primitive.name == "optimization_barrier":
             results = operands
         elif primitive.name in _CALLS:
-            results = _evaluate(options[_CALLS[primitive.name]], operands)
+            results = evaluate(options[_CALLS[primitive.name]], operands, instead)
         else:
-            options = primitive.get_bind_params(_plain_bodies(options))
+            options = primitive.get_bind_params(_with_bodies(options, instead))
             results = primitive.bind(*operands, **options)
             results = results if primitive.multiple_results else [results]
-        values |= zip(equation.outvars, results, strict=True)
+        values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _plain_bodies(options: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a loop or branch with plain jaxprs in the place of theirs."""
+def _with_bodies(options: dict[str, Any], instead: Mapping[str, Callable]) -> dict[str, Any]:
+    """The parameters of a loop or branch, whose jaxprs have their primitives replaced as well."""
 
     def body(value: Any) -> Any:
-        if isinstance(value, tuple) and value and all(map(_is_closed, value)):
-            return tuple(map(body, value))
+        if type(value) is tuple and any(map(_is_closed, value)):
+            return tuple([body(each) for each in value])
         if not _is_closed(value):
             return value
-        return jax.make_jaxpr(lambda *a: _evaluate(value, a))(*value.in_avals)
+        return jax.make_jaxpr(lambda *a: evaluate(value, a, instead))(*value.in_avals)
 
     return {name: body(value) for name, value in options.items()}
 
