@@ -114,11 +114,10 @@ def _with_bodies(options: dict[str, Any], instead: Mapping[str, Callable]) -> di
     """The parameters of a loop or branch, whose jaxprs have their primitives replaced as well."""
 
     def body(value: Any) -> Any:
-        if type(value) is tuple and any(map(_is_closed, value)):
-            return tuple([body(each) for each in value])
-        if not _is_closed(value):
-            return value
-        return jax.make_jaxpr(lambda *a: evaluate(value, a, instead))(*value.in_avals)
+        if _is_closed(value):
+            return jax.make_jaxpr(lambda *a: evaluate(value, a, instead))(*value.in_avals)
+        branches = type(value) is tuple and any(map(_is_closed, value))
+        return tuple([body(each) for each in value]) if branches else value
 
     return {name: body(value) for name, value in options.items()}
 
