@@ -64,7 +64,7 @@ def to_onnx(
       ImportError: without jax2onnx and onnxruntime.
       TypeError: for anything but a layer and arrays, and for floats other than float32.
       ValueError: for params or state that do not fit the net, operations that jax2onnx cannot
-        convert, and a model whose output is not that of the net.
+        convert, a model whose output is not that of the net, and with 64-bit numbers enabled.
       OSError: where the file cannot be written.
 
     Example:
@@ -78,6 +78,11 @@ def to_onnx(
     """
     net, params, state = check_net("to_onnx", net, params, state, x)
     data, x = x, check_input("to_onnx", x)
+    if jnp.result_type(float) == jnp.float64:
+        raise ValueError(
+            "to_onnx: jax_enable_x64 must be off, since models are in float32; write "
+            "with jax.enable_x64(False): to_onnx(...)"
+        )
     if batch is not None:
         at_least("to_onnx", "batch", batch)
     if path is not None:
@@ -86,6 +91,7 @@ def to_onnx(
     jax2onnx, onnx, runtime = (
         extra(name, name, "to_onnx", "onnx") for name in ("jax2onnx", "onnx", "onnxruntime")
     )
+    params, state = jax.tree.map(jnp.asarray, (params, state))
     spec, is_open = open_spec("to_onnx", x, batch)
     leaves, structure = jax.tree.flatten(spec)
 
@@ -122,7 +128,8 @@ def to_onnx(
             f"{type(error).__name__}: {error}{advice}"
         ) from error
     given = jax.tree.leaves(data)
-    if batch is None and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in given):
+    fits = batch is None or {a.shape[0] for a in given if a.shape} <= {batch}
+    if fits and not any(isinstance(a, jax.ShapeDtypeStruct) for a in given):
         given = [np.asarray(a, leaf.dtype) for a, leaf in zip(given, leaves, strict=True)]
         _compare(session, inputs, given, jax.tree.leaves(jax.jit(run)(*given)))
     if path is not None:

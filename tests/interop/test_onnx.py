@@ -64,6 +64,8 @@ def test_what_is_refused():
         to_onnx(DENSE, params, state, SPEC, 3)
     with pytest.raises(TypeError, match="to_onnx: net"):
         to_onnx(3, params, state, SPEC)
+    with jax.enable_x64(True), pytest.raises(ValueError, match="jax_enable_x64 must be off"):
+        to_onnx(DENSE, params, state, SPEC)
 
 
 def test_the_missing_extra_is_named(monkeypatch):
@@ -159,6 +161,12 @@ def test_names_a_file_and_a_fixed_batch(tmp_path):
     assert [given.shape for given in session.get_inputs()] == [[3], [3, 6, 5]]
     assert session.get_outputs()[0].name.startswith("y/")
     assert onnx.load(tmp_path / "new" / "net.onnx").graph.name == "lstm"
+    net = jn.embedding(9, 4)  # params of a file are NumPy's
+    to_onnx(
+        net,
+        *jax.device_get(net.init(jax.random.key(0), jn.spec((2,), jnp.int32))),
+        np.array([3, 5], np.int32),
+    )
     _, session = check(jn.dense(3), normal(2, 5), (1, 7))
     assert session.get_inputs()[0].name == "x" and session.get_outputs()[0].name == "y"
 
