@@ -40,6 +40,7 @@ SLOW = {
     "Per-example gradients",
     "StableHLO in a server process",
     "ONNX in onnxruntime",
+    "Other tools, in JAX's own operations",
     "TensorFlow Lite (LiteRT)",
 }
 
