@@ -52,13 +52,12 @@ def test_the_page_reads_digits(modules, few_examples, tmp_path):
     """The training is short, so not all are read; the record has the long one."""
     data_dir = few_examples(6_000, 500)
     config = browser_digits.Config(
-        epochs=3, drawings=2, modules=modules, data_dir=Path(data_dir), output=tmp_path
+        epochs=2, drawings=1, modules=modules, data_dir=Path(data_dir), output=tmp_path
     )
     results = browser_digits.run(config)
     assert 0.9 < results.accuracy < 1 and abs(results.accuracy - results.accuracy_onnx) < 1e-6
-    assert results.read.shape == (10, 2)
+    assert results.read.shape == (10, 1)
     assert (results.read[:, 0] == np.arange(10)).sum() >= 8
-    assert (results.read == np.arange(10)[:, None]).mean() >= 0.7
 
     # MNIST's digits fit 20x20 pixels, with the centre of mass in the middle: the page, given one
     # that is ten times as large and elsewhere, gives it back.
