@@ -83,7 +83,7 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
     Example:
       >>> double = jax.make_jaxpr(lambda x: jax.nn.relu(2 * x))(1.0)
       >>> evaluate(double, [3.0], {"mul": lambda a, b, **_: a + b})
-      [Array(5., dtype=float32, weak_type=True)]
+      [Array(5., dtype=float32)]
     """
     jaxpr = getattr(closed, "jaxpr", closed)
     values: dict[Any, Any] = {}
