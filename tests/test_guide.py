@@ -18,11 +18,18 @@ GUIDE = ROOT / "guide"
 INDEX = GUIDE / "README.md"
 PAGES = [
     GUIDE / f"{name}.md"
-    for name in ("building", "training", "scale", "research", "trouble", "coming_from")
+    for name in ("building", "training", "scale", "serving", "research", "trouble", "coming_from")
 ]
 # Packages of optional extras; a section that imports a missing one is skipped.
-OPTIONAL = ("equinox", "flax", "flatbuffers", "haiku", "keras", "PIL", "sklearn", "torch")
-NEEDS = {"Saving, loading, exporting": ("flatbuffers",)}  # not imported by the code itself
+OPTIONAL = (
+    "ai_edge_litert", "equinox", "flax", "flatbuffers", "haiku", "keras", "onnxruntime", "PIL",
+    "sklearn", "tensorflow", "torch"
+)  # fmt: skip
+NEEDS = {  # not imported by the code itself
+    "Saving, loading, exporting": ("flatbuffers",),
+    "StableHLO in a server process": ("flatbuffers",),
+    "ONNX in onnxruntime": ("jax2onnx",),
+}
 SLOW = {
     "A residual net on my own images",
     "A generative adversarial network",
@@ -31,6 +38,10 @@ SLOW = {
     "Low-rank adaptation (LoRA)",
     "Meta-learning (MAML)",
     "Per-example gradients",
+    "StableHLO in a server process",
+    "ONNX in onnxruntime",
+    "Other tools, in JAX's own operations",
+    "TensorFlow Lite (LiteRT)",
 }
 
 
