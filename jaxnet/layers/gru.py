@@ -67,7 +67,8 @@ def gru(
     check_options(name, reset_after=reset_after)
     if reset_after:
         return Recurrence(GRU, features, *options).layer("gru")
-    return recurrent(Recurrence(RESET_BEFORE, features, *options).step(OTHER_KIND), name=name)
+    cell = Recurrence(RESET_BEFORE, features, *options).step(OTHER_KIND)
+    return recurrent(cell, name=name)._replace(kind="gru")
 
 
 def gru_cell(
