@@ -18,7 +18,16 @@ GUIDE = ROOT / "guide"
 INDEX = GUIDE / "README.md"
 PAGES = [
     GUIDE / f"{name}.md"
-    for name in ("building", "training", "scale", "serving", "research", "trouble", "coming_from")
+    for name in (
+        "building",
+        "training",
+        "recipes",
+        "scale",
+        "serving",
+        "research",
+        "trouble",
+        "coming_from",
+    )
 ]
 # Packages of optional extras; a section that imports a missing one is skipped.
 OPTIONAL = (
@@ -38,6 +47,13 @@ SLOW = {
     "Low-rank adaptation (LoRA)",
     "Meta-learning (MAML)",
     "Per-example gradients",
+    "A schedule with accumulated gradients",
+    "A smaller rate on a plateau",
+    "Cross-validation in one program",
+    "Forecasts of a time series",
+    "Tables with categories",
+    "Tests of my own model",
+    "Texts in classes",
     "StableHLO in a server process",
     "ONNX in onnxruntime",
     "Other tools, in JAX's own operations",
