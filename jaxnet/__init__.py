@@ -76,6 +76,7 @@ from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.look import observe as observe
 from jaxnet.look import pick as pick
 from jaxnet.look import tap as tap
+from jaxnet.memory import reuse_memory as reuse_memory
 from jaxnet.training import Checkpoints as Checkpoints
 from jaxnet.training import Epoch as Epoch
 from jaxnet.training import Place as Place

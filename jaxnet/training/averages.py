@@ -13,11 +13,11 @@ class EmaState(NamedTuple):
     """State of `ema`.
 
     Fields:
-      count: number of updates.
+      step: number of updates.
       ema: the average of the params so far; zeros before the first update.
     """
 
-    count: jax.Array
+    step: jax.Array
     ema: Any
 
 
@@ -25,7 +25,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     """An exponential moving average of the params, as the last transform of an `optax.chain`.
 
     The updates pass through it. After each, ema = d * ema + (1 - d) * params, where d is `decay`
-    but at most (1 + count) / (10 + count), so that early params are soon forgotten. The average is
+    but at most (1 + step) / (10 + step), so that early params are soon forgotten. The average is
     part of the optimizer's state, so it is saved, resumed and placed with it:
     `optax.tree.get(train_state.opt_state, "ema")`.
 
@@ -60,13 +60,13 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
         if params is None:
             raise ValueError("ema: needs the params; write optimizer.update(grads, state, params)")
         new = optax.apply_updates(params, updates)
-        count = state.count
-        rate = jnp.minimum(decay, (1 + count) / (10 + count))
-        rate = jnp.where(count == 0, 0, rate)  # the first params are the first average
+        step = state.step
+        rate = jnp.minimum(decay, (1 + step) / (10 + step))
+        rate = jnp.where(step == 0, 0, rate)  # the first params are the first average
 
         def mix(old, now):
             return (rate * old + (1 - rate) * now).astype(old.dtype)
 
-        return updates, EmaState(count + 1, jax.tree.map(mix, state.ema, new))
+        return updates, EmaState(step + 1, jax.tree.map(mix, state.ema, new))
 
     return optax.GradientTransformationExtraArgs(init, update)
