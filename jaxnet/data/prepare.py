@@ -62,10 +62,11 @@ def prepare(who: str, name: str, place: Path) -> None:
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             with redirect_stdout(io.StringIO()):  # of TensorFlow Datasets, which knows no sizes
                 builder.download_and_prepare(download_dir=downloads, download_config=config)
-    except (ImportError, OSError, ValueError) as error:
-        raise _told(error, who, f"{base} cannot be prepared in {place}") from error
     except Exception as error:  # TensorFlow Datasets has many
-        raise OSError(
+        if str(error).startswith((f"{who}:", *(f"{name}:" for name in OWN))):
+            raise
+        kinds = [k for k in (ImportError, ValueError) if isinstance(error, k)]
+        raise (*kinds, OSError)[0](
             f"{who}: {base} cannot be prepared in {place}: {type(error).__name__}: {error}"
         ) from error
     finally:
@@ -97,15 +98,6 @@ def _check_room(who: str, place: Path, size: int) -> None:
             f"{who}: the download has {size / 1e6:,.0f} MB, and {place} only {free / 1e6:,.0f} MB "
             "of free space"
         )
-
-
-def _told(error: Exception, who: str, what: str) -> Exception:
-    """The error with the name of the caller, for one of the system or of another library."""
-    words = str(error)
-    if words.startswith((f"{who}:", *(f"{name}:" for name in OWN))):
-        return error
-    kind = next(k for k in (ImportError, OSError, ValueError) if isinstance(error, k))
-    return kind(f"{who}: {what}: {words or repr(error)}")
 
 
 def main(arguments: list[str] | None = None) -> int:
