@@ -28,7 +28,7 @@ EXPERIMENTS = (  # in the order of the table
     "inside", "time_series", "speech", "forecast", "moving_digits", "hmm", "shakespeare",
     "translate", "perceptron", "universal", "optimizers", "backpropagation", "autoencoder", "edges",
     "rbm", "dbn", "features", "greedy", "sweep", "compressed_sensing",
-    "scaling", "feeding", "torchvision_logits",
+    "scaling", "feeding", "torchvision_logits", "browser_digits",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ UNSUPERVISED = [f"unsupervised.{name}" for name in (
     "rbm", "dbn", "autoencoder", "sparse_coding", "kmeans", "hmm", "whitening",
     "compressed_sensing", "pretrain")]  # fmt: skip
 PARTS = ["", "models", "data", "inspect", "viz", "losses", "penalties", "metrics", "initializers",
-         "detection", "decoding", "distributed", *UNSUPERVISED]  # fmt: skip
+         "detection", "decoding", "distributed", "interop", *UNSUPERVISED]  # fmt: skip
 
 
 def members(part: str) -> dict:

@@ -18,11 +18,27 @@ GUIDE = ROOT / "guide"
 INDEX = GUIDE / "README.md"
 PAGES = [
     GUIDE / f"{name}.md"
-    for name in ("building", "training", "scale", "research", "trouble", "coming_from")
+    for name in (
+        "building",
+        "training",
+        "recipes",
+        "scale",
+        "serving",
+        "research",
+        "trouble",
+        "coming_from",
+    )
 ]
 # Packages of optional extras; a section that imports a missing one is skipped.
-OPTIONAL = ("equinox", "flax", "flatbuffers", "haiku", "keras", "PIL", "sklearn", "torch")
-NEEDS = {"Saving, loading, exporting": ("flatbuffers",)}  # not imported by the code itself
+OPTIONAL = (
+    "ai_edge_litert", "equinox", "flax", "flatbuffers", "haiku", "keras", "onnxruntime", "PIL",
+    "sklearn", "tensorflow", "torch"
+)  # fmt: skip
+NEEDS = {  # not imported by the code itself
+    "Saving, loading, exporting": ("flatbuffers",),
+    "StableHLO in a server process": ("flatbuffers",),
+    "ONNX in onnxruntime": ("jax2onnx",),
+}
 SLOW = {
     "A residual net on my own images",
     "A generative adversarial network",
@@ -31,6 +47,17 @@ SLOW = {
     "Low-rank adaptation (LoRA)",
     "Meta-learning (MAML)",
     "Per-example gradients",
+    "A schedule with accumulated gradients",
+    "A smaller rate on a plateau",
+    "Cross-validation in one program",
+    "Forecasts of a time series",
+    "Tables with categories",
+    "Tests of my own model",
+    "Texts in classes",
+    "StableHLO in a server process",
+    "ONNX in onnxruntime",
+    "Other tools, in JAX's own operations",
+    "TensorFlow Lite (LiteRT)",
 }
 
 

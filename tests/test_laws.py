@@ -258,7 +258,7 @@ def test_missing_params_raise(case: Case):
 
 REQUIRED = {
     "features": 3, "kernel_size": 3, "window": 2, "size": 2, "factor": 2, "degree": 2, "heads": 2,
-    "rate": 0.5, "stddev": 0.1, "vocabulary": 7, "max_length": 9, "layer": jn.dense(3),
+    "p": 2, "rate": 0.5, "stddev": 0.1, "vocabulary": 7, "max_length": 9, "layer": jn.dense(3),
     "cell": jn.gru_cell(3), "forward": jn.gru(3),
 }  # fmt: skip
 ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}

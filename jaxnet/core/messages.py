@@ -51,10 +51,10 @@ def compare(path: Path, needed: tuple, given: tuple, x: PyTree) -> None:
         leaves, structure = jax.tree.flatten(needs)
         others, other = jax.tree.flatten(tree)
         shapes = [leaf.shape for leaf in leaves]
-        if structure == other and shapes == [jnp.shape(leaf) for leaf in others]:
+        if structure == other and shapes == [np.shape(leaf) for leaf in others]:
             continue
         check_dict(kind, path, tree)
-        want, have = ({n: jnp.shape(a) for n, a in flat(t)} for t in (needs, tree))
+        want, have = ({n: np.shape(a) for n, a in flat(t)} for t in (needs, tree))
         wrong = {name: shape for name, shape in want.items() if have.get(name) != shape}
         lines = [(n, f"expected {s}, got {have.get(n, 'nothing')}") for n, s in wrong.items()]
         lines += [(name, "unknown entry") for name in have if name not in want]

@@ -1,9 +1,11 @@
-"""Exchange with other libraries: PyTorch, Keras, Hugging Face, Flax, StableHLO.
+"""Exchange with other libraries: PyTorch, Keras, Hugging Face, Flax, StableHLO, ONNX.
 
-`by_names` takes the weights of any library by a table of names. The modules that need a library are
-imported by name: `jaxnet.interop.torch`, `jaxnet.interop.flax`, `jaxnet.interop.export`.
+`by_names` takes the weights of any library by a table of names, and `plain` makes a net that other
+tools for JAX understand. The modules that need a library are imported by name:
+`jaxnet.interop.torch`, `jaxnet.interop.flax`, `jaxnet.interop.export`, `jaxnet.interop.onnx`.
 """
 
+from jaxnet.interop.lax import plain as plain
 from jaxnet.interop.names import by_names as by_names
 from jaxnet.interop.names import part as part
 from jaxnet.interop.names import shaped as shaped

@@ -173,7 +173,7 @@ def export(
         for platform in platforms:
             one_of("export", "a platform", platform, PLATFORMS)
     check_options("export", weights_inside=weights_inside)
-    spec, is_open = _spec(x, batch)
+    spec, is_open = open_spec("export", x, batch)
     weights, structure = jax.tree_util.tree_flatten_with_path({"params": params, "state": state})
     by_path = {path_name(path): jnp.asarray(leaf) for path, leaf in weights}
 
@@ -230,12 +230,25 @@ def load_exported(path: str | os.PathLike) -> Program:
     return Program(jax.export.deserialize(bytearray(data)))
 
 
-def _spec(x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
-    """Shapes with this batch size, and whether any size is variable."""
+def open_spec(who: str, x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
+    """Shapes with this batch size, or a variable one for None, and whether any size is variable.
+
+    Args:
+      who: named in the error.
+      x: an input, batch axis first.
+      batch: a size of at least 1; None keeps variable sizes of x, or else makes the first one.
+
+    Raises:
+      ValueError: for a number where x has variable sizes.
+
+    Example:
+      >>> open_spec("export", jn.spec((2, 5)), None)
+      (ShapeDtypeStruct(shape=(batch, 5), dtype=float32), True)
+    """
     given = [n for leaf in jax.tree.leaves(x) for n in leaf.shape]
     chosen = any(map(jax.export.is_symbolic_dim, given))
     if batch is not None and chosen:
-        raise ValueError(f"export: batch must be None for an x with symbolic sizes, got {batch}")
+        raise ValueError(f"{who}: batch must be None for an x with symbolic sizes, got {batch}")
     (size,) = (batch,) if batch is not None else jax.export.symbolic_shape("batch")
 
     def leaf(a: Any) -> jax.ShapeDtypeStruct:

@@ -6,6 +6,9 @@ from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks, recurrent
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE
 
+# A kind that weight import does not take for PyTorch's GRU, whose params have the same shapes.
+OTHER_KIND = "gru_cell_of_the_paper"
+
 
 def gru(
     features: int,
@@ -64,7 +67,8 @@ def gru(
     check_options(name, reset_after=reset_after)
     if reset_after:
         return Recurrence(GRU, features, *options).layer("gru")
-    return recurrent(Recurrence(RESET_BEFORE, features, *options).step("gru_cell"), name=name)
+    cell = Recurrence(RESET_BEFORE, features, *options).step(OTHER_KIND)
+    return recurrent(cell, name=name)._replace(kind="gru")
 
 
 def gru_cell(
@@ -96,5 +100,5 @@ def gru_cell(
     """
     options = (use_bias, kernel_init, recurrent_init, bias_init, name)
     check_options(name, reset_after=reset_after)
-    cell = GRU if reset_after else RESET_BEFORE
-    return Recurrence(cell, features, *options).step("gru_cell")
+    cell, kind = (GRU, "gru_cell") if reset_after else (RESET_BEFORE, OTHER_KIND)
+    return Recurrence(cell, features, *options).step(kind)

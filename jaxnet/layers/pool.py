@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, stateless
+from jaxnet.core.messages import check_name
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, windows
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
@@ -182,6 +183,7 @@ def l2_pool(
 
     Reference: Hyvärinen and Hoyer 2000, "Emergence of phase- and shift-invariant features".
     """
+    check_name("l2_pool", name)
     options = {"strides": strides, "padding": padding, "dilation": dilation}
     return lp_pool(2, window, **options, name=name)._replace(kind="l2_pool")
 

@@ -1,5 +1,6 @@
 """Training: objectives, trainers, and epochs in the user's own loop."""
 
+from jaxnet.training.averages import ema as ema
 from jaxnet.training.checkpoint import load as load
 from jaxnet.training.checkpoint import save as save
 from jaxnet.training.checkpoints import Checkpoints as Checkpoints

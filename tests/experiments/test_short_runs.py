@@ -29,6 +29,9 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"height": 48, "epochs": 1, "batch_size": 2, "frames": 2},
         {"CONVOLUTIONS": ((4, 4), (8, 4)), "HEAD": (8,)},
     ),
+    "browser_digits": (
+        {"epochs": 1, "batch_size": 100, "train_size": 100, "draw": False}, {"RUNTIME": ()},
+    ),
     "camvid": ({"nets": ("8s",), "epochs": 1, "features": (4, 4, 4, 4), "blocks": 1}, {}),
     "cifar10": ({"epochs": 1, "batch_size": 100, "train_size": 100}, {}),
     "compressed_sensing": (
@@ -124,6 +127,8 @@ def test_every_experiment_has_a_short_run():
 def test_a_short_run(name, tmp_path, monkeypatch):
     if name == "seconds_to_accuracy":
         pytest.importorskip("torch", reason="compares with PyTorch")
+    if name == "browser_digits":
+        pytest.importorskip("jax2onnx", reason="needs the extra onnx")
     monkeypatch.setattr(tfds, "load", load)
     options, constants = SHORT[name]
     module = importlib.import_module(f"experiments.{name}")
@@ -137,7 +142,7 @@ def test_a_short_run(name, tmp_path, monkeypatch):
         if np.asarray(leaf).dtype.kind == "f" and "by_length" not in place:  # of no sentences: NaN
             assert np.isfinite(leaf).any(), place
     pictures = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".png", ".gif"))
-    assert pictures or name in ("sweep", "scaling", "feeding")
+    assert pictures or name in ("sweep", "scaling", "feeding", "browser_digits")
     for picture in pictures:
         assert matplotlib.image.imread(picture).std() > 0.01, picture  # not one color
     if hasattr(results, "pictures"):

@@ -376,3 +376,15 @@ def test_names_of_the_directions():
 
 def test_every_kind_has_its_entries():
     assert set(KINDS) == set(ENTRIES)
+
+
+def test_the_grus_of_pytorch_and_of_the_paper_are_not_confused():
+    """Their weights have the same shapes; the paper's reset gate acts before the product."""
+    weights = {
+        "weight_ih_l0": np.ones((12, 3)), "weight_hh_l0": np.ones((12, 4)),
+        "bias_ih_l0": np.ones(12), "bias_hh_l0": np.ones(12),
+    }  # fmt: skip
+    x = jn.spec((2, 5, 3))
+    from_torch(jn.gru(4), weights, x)
+    with pytest.raises(ValueError, match="got gru, whose entries differ"):
+        from_torch(jn.gru(4, reset_after=False), weights, x)

@@ -1,0 +1,1 @@
+"""The site: guide, lessons, reference and records as one set of pages."""

@@ -1,0 +1,126 @@
+"""A net in JAX's own operations, for tools that know no others: converters, `jax.experimental.jet`.
+
+The net is traced, and its jaxpr evaluated again, operation by operation; operations that such tools
+lack are replaced.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxnet.checks import a_layer
+from jaxnet.core import Layer
+from jaxnet.ops.convolution_lowering import accelerator
+
+# Calls of a jaxpr, by the name of the parameter that holds it; the rules around it are left out.
+_CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
+    "remat2": "jaxpr",
+}
+
+# The primitive of `jaxnet.ops.convolution`, as JAX's own convolution or a transpose of it.
+OURS: Mapping[str, Callable] = {"convolution": accelerator}
+
+
+def plain(net: Layer) -> Layer:
+    """A layer whose operations are JAX's own: its convolutions are `jax.lax.conv_general_dilated`.
+
+    Calls of compiled functions and functions with their own derivatives are replaced by the
+    operations in them, also inside loops. Values, params and state are those of the net, up to
+    rounding. So are gradients, except where an operation of JAX has a kink: that of `jax.nn.relu`
+    at 0 is 1/2 here, as for `jnp.maximum`.
+
+    Awkward: `remat` has no effect here, and on CPU the gradients of convolutions are slow inside
+    loops; train the net itself. `jax.experimental.jet` has no rule for loops (recurrent layers,
+    `repeat`), argmax, cumsum and linear algebra.
+
+    Args:
+      net: any layer.
+
+    Raises:
+      TypeError: for no layer.
+
+    Example:
+      >>> net, x = jn.conv(4, 3), jnp.ones((2, 7, 5))
+      >>> params, state = net.init(jax.random.key(0), x)
+      >>> def primitives(net):
+      ...     jaxpr = jax.make_jaxpr(net.apply)(params, state, x)
+      ...     return [equation.primitive.name for equation in jaxpr.eqns]
+      >>> "convolution" in primitives(net), "convolution" in primitives(jn.interop.plain(net))
+      (True, False)
+      >>> "conv_general_dilated" in primitives(jn.interop.plain(net))
+      True
+    """
+    net = a_layer("plain", "net", net)
+
+    def apply(params, state, x, *, key=None, train=False):
+        def run(params, state, x, key):
+            return net.apply(params, state, x, key=key, train=train)
+
+        traced, result = jax.make_jaxpr(run, return_shape=True)(params, state, x, key)
+        leaves = evaluate(traced, jax.tree.leaves((params, state, x, key)), OURS)
+        return jax.tree.unflatten(jax.tree.structure(result), leaves)
+
+    return Layer(net.init, apply, net.name, "plain", (net, plain))
+
+
+def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callable]) -> list[Any]:
+    """The results of a closed jaxpr, with functions in the place of some of its primitives.
+
+    Calls are replaced by the operations in them.
+
+    Args:
+      closed: from `jax.make_jaxpr`; a jaxpr without constants will do.
+      arguments: one per input of it.
+      instead: for each primitive to replace, by its name, a function of its operands and of its
+        parameters as keywords, with one array as result.
+
+    Example:
+      >>> double = jax.make_jaxpr(lambda x: jax.nn.relu(2 * x))(1.0)
+      >>> evaluate(double, [3.0], {"mul": lambda a, b, **_: a + b})
+      [Array(5., dtype=float32)]
+    """
+    jaxpr = getattr(closed, "jaxpr", closed)
+    values: dict[Any, Any] = {}
+    values.update(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if hasattr(atom, "val") else values[atom]
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        primitive, options = equation.primitive, equation.params
+        if primitive.name in instead:
+            results = [instead[primitive.name](*operands, **options)]
+        elif primitive.name == "optimization_barrier":
+            results = operands
+        elif primitive.name in _CALLS:
+            results = evaluate(options[_CALLS[primitive.name]], operands, instead)
+        else:
+            options = primitive.get_bind_params(_with_bodies(options, instead))
+            results = primitive.bind(*operands, **options)
+            results = results if primitive.multiple_results else [results]
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _with_bodies(options: dict[str, Any], instead: Mapping[str, Callable]) -> dict[str, Any]:
+    """The parameters of a loop or branch, whose jaxprs have their primitives replaced as well."""
+
+    def body(value: Any) -> Any:
+        if _is_closed(value):
+            return jax.make_jaxpr(lambda *a: evaluate(value, a, instead))(*value.in_avals)
+        branches = type(value) is tuple and any(map(_is_closed, value))
+        return tuple([body(each) for each in value]) if branches else value
+
+    return {name: body(value) for name, value in options.items()}
+
+
+def _is_closed(value: Any) -> bool:
+    return hasattr(value, "jaxpr") and hasattr(value, "consts")

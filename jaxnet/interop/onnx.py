@@ -1,0 +1,203 @@
+"""Conversion of a trained net to ONNX, for runtimes without JAX: servers, browsers, phones.
+
+    to_onnx(net, params, state, x, "digits.onnx")
+
+jax2onnx replaces JAX's functions by its own while it traces, and compiled functions would keep them
+after the conversion. So the net is traced before, in JAX's own operations (see
+`jaxnet.interop.plain`), and jax2onnx converts the result.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnet.checks import at_least, check_input, check_net
+from jaxnet.core import Layer, Params, PyTree, State, path_name
+from jaxnet.extras import extra
+from jaxnet.files import file_path, replacing
+from jaxnet.interop.export import open_spec
+from jaxnet.interop.lax import OURS, evaluate
+
+TOLERANCE = 1e-4  # of the comparison, relative to the largest output
+
+
+def to_onnx(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: PyTree,
+    path: str | os.PathLike | None = None,
+    *,
+    batch: int | None = None,
+) -> Any:
+    """The net in evaluation mode as an ONNX model in float32, by default for any batch size.
+
+    The model is checked by `onnx.checker`. Where x is data, not a spec, onnxruntime also runs the
+    model on x, and its output is compared with the net's.
+
+    The inputs are named "x", or by their path in x: "x/0" and "x/1" for a pair, "x/lengths" for the
+    entry of a dict. The outputs are named "y" in the same way. Variable sizes have their names.
+
+    Awkward: it needs the extra jaxnet-toolkit[onnx], which cannot be installed beside the extra
+    runs: jax2onnx 0.17 demands an older orbax-checkpoint. The first conversion of a process imports
+    all of jax2onnx, which takes seconds, and while it converts, other threads must not use JAX.
+
+    Args:
+      net: any layer.
+      params, state: of the net, in float32.
+      x: an input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable
+        sizes, pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
+      path: of the file to write, such as "digits.onnx"; missing folders are created. None writes
+        none.
+      batch: fixes the batch size; None allows any size from 1.
+
+    Returns:
+      The `onnx.ModelProto`.
+
+    Raises:
+      ImportError: without jax2onnx and onnxruntime.
+      TypeError: for anything but a layer and arrays, and for floats other than float32.
+      ValueError: for params or state that do not fit the net, operations that jax2onnx cannot
+        convert, a model whose output is not that of the net, and with 64-bit numbers enabled.
+      OSError: where the file cannot be written.
+
+    Example:
+      >>> net, x = jn.dense(3), jn.spec((2, 5))
+      >>> params, state = net.init(jax.random.key(0), x)
+      >>> model = to_onnx(net, params, state, x)  # doctest: +SKIP
+      >>> session = onnxruntime.InferenceSession(model.SerializeToString())  # doctest: +SKIP
+      >>> (y,) = session.run(None, {"x": np.ones((7, 5), np.float32)})  # doctest: +SKIP
+      >>> y.shape  # doctest: +SKIP
+      (7, 3)
+    """
+    net, params, state = check_net("to_onnx", net, params, state, x)
+    data, x = x, check_input("to_onnx", x)
+    if jnp.result_type(float) == jnp.float64:
+        raise ValueError(
+            "to_onnx: jax_enable_x64 must be off, since models are in float32; write "
+            "with jax.enable_x64(False): to_onnx(...)"
+        )
+    if batch is not None:
+        at_least("to_onnx", "batch", batch)
+    if path is not None:
+        path = file_path("to_onnx", path)
+    _check_float32({"params": params, "state": state, "x": x})
+    jax2onnx, onnx, runtime = (
+        extra(name, name, "to_onnx", "onnx") for name in ("jax2onnx", "onnx", "onnxruntime")
+    )
+    params, state = jax.tree.map(jnp.asarray, (params, state))
+    spec, is_open = open_spec("to_onnx", x, batch)
+    leaves, structure = jax.tree.flatten(spec)
+
+    def run(*leaves):
+        return net.apply(params, state, jax.tree.unflatten(structure, leaves))[0]
+
+    try:
+        traced, result = jax.make_jaxpr(run, return_shape=True)(*leaves)
+    except Exception as error:
+        if is_open:
+            error.add_note(
+                "in to_onnx with a variable batch size; a layer that needs the number (len(x) "
+                "does, x.shape[0] does not) needs a fixed one: write to_onnx(..., batch=1)"
+            )
+        raise
+    plain = jax.make_jaxpr(lambda *leaves: _distinct(leaves, evaluate(traced, leaves, CONVERTED)))(
+        *leaves
+    )
+    inputs, outputs = _names("x", spec), _names("y", result)
+    try:
+        model = jax2onnx.to_onnx(
+            lambda *leaves: evaluate(plain, leaves, {}),
+            leaves,
+            model_name=net.name,
+            input_names=inputs,
+            output_names=outputs,
+        )
+        onnx.checker.check_model(model, full_check=True)
+        session = runtime.InferenceSession(model.SerializeToString())
+    except Exception as error:
+        advice = ". A fixed batch size may help: to_onnx(..., batch=1)" if is_open else ""
+        raise ValueError(
+            f"to_onnx: jax2onnx {version('jax2onnx')} cannot convert {net.name}: "
+            f"{type(error).__name__}: {error}{advice}"
+        ) from error
+    given = jax.tree.leaves(data)
+    fits = batch is None or {a.shape[0] for a in given if a.shape} <= {batch}
+    if fits and not any(isinstance(a, jax.ShapeDtypeStruct) for a in given):
+        given = [np.asarray(a, leaf.dtype) for a, leaf in zip(given, leaves, strict=True)]
+        _compare(session, inputs, given, jax.tree.leaves(jax.jit(run)(*given)))
+    if path is not None:
+        with replacing("to_onnx", path) as file:
+            file.write(model.SerializeToString())
+    return model
+
+
+def _pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> jax.Array:
+    """`lax.pad` by concatenation: jax2onnx 0.17 cannot pad an array of a variable size."""
+    inner = [(0, 0, between) for _, _, between in padding_config]
+    x = lax.pad(x, value, inner) if any(between for *_, between in inner) else x
+    for axis, (before, after, _) in enumerate(padding_config):
+        x = lax.slice_in_dim(x, max(-before, 0), x.shape[axis] - max(-after, 0), axis=axis)
+
+        def edge(size, axis=axis, like=x):
+            return lax.broadcast(value, (*like.shape[:axis], size, *like.shape[axis + 1 :]))
+
+        parts = [edge(max(before, 0)), x, edge(max(after, 0))]
+        parts = [part for part in parts if part is x or part.shape[axis]]
+        x = lax.concatenate(parts, axis) if len(parts) > 1 else x
+    return x
+
+
+def _select(which: jax.Array, *cases: jax.Array) -> jax.Array:
+    """`lax.select_n`; onnxruntime has none of booleans."""
+    if cases[0].dtype != jnp.bool_ or which.dtype != jnp.bool_:
+        return lax.select_n(which, *cases)
+    return (~which & cases[0]) | (which & cases[1])
+
+
+CONVERTED = {**OURS, "pad": _pad, "select_n": _select}
+
+
+def _distinct(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+    """The outputs, copied where an array is an input or an output before: its name is taken."""
+    taken = {id(a) for a in inputs}
+    found = []
+    for output in outputs:
+        found.append(jnp.array(output, copy=True) if id(output) in taken else output)
+        taken.add(id(output))
+    return found
+
+
+def _names(root: str, tree: PyTree) -> list[str]:
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [f"{root}/{path_name(path)}" if path else root for path, _ in paths]
+
+
+def _check_float32(tree: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype != jnp.float32:
+            raise TypeError(
+                f"to_onnx: expected floats in float32, got {leaf.dtype} in {path_name(path)}; "
+                f"write jax.tree.map(lambda a: a.astype(jnp.float32), ...)"
+            )
+
+
+def _compare(session: Any, names: list[str], given: list[np.ndarray], expected: list) -> None:
+    """Raises unless the model computes what the net does."""
+    found = session.run(None, dict(zip(names, given, strict=True)))
+    for output, ours, theirs in zip(
+        session.get_outputs(), found, map(np.asarray, expected), strict=True
+    ):
+        scale = max(float(np.abs(theirs).max(initial=0)), 1e-30)
+        error = float(np.abs(ours - theirs).max(initial=0)) / scale
+        if ours.shape != theirs.shape or not error <= TOLERANCE:
+            raise ValueError(
+                f"to_onnx: the converted model computes another {output.name} than the net: "
+                f"{ours.shape} with a difference of {error:.1g} of the largest output"
+            )

@@ -1,0 +1,72 @@
+"""An average of params over the steps of training, as a transform of optax."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnet.checks import within
+
+
+class EmaState(NamedTuple):
+    """State of `ema`.
+
+    Fields:
+      count: number of updates.
+      ema: the average of the params so far; zeros before the first update.
+    """
+
+    count: jax.Array
+    ema: Any
+
+
+def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
+    """An exponential moving average of the params, as the last transform of an `optax.chain`.
+
+    The updates pass through it. After each, ema = d * ema + (1 - d) * params, where d is `decay`
+    but at most (1 + count) / (10 + count), so that early params are soon forgotten. The average is
+    part of the optimizer's state, so it is saved, resumed and placed with it:
+    `optax.tree.get(train_state.opt_state, "ema")`.
+
+    Running statistics, such as those of batch norm, belong to other params: run some batches of
+    training data through the net with `train=True` to refresh them, see the guide.
+
+    Args:
+      decay: weight of the old average, in [0, 1).
+
+    Raises:
+      ValueError: for a decay outside [0, 1); in the update, without params.
+
+    Example:
+      >>> optimizer = optax.chain(optax.sgd(1.0), jn.ema(0.9))
+      >>> params = {"w": jnp.array(4.0)}
+      >>> opt_state = optimizer.init(params)
+      >>> for _ in range(3):
+      ...     updates, opt_state = optimizer.update({"w": jnp.array(1.0)}, opt_state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> float(params["w"]), float(optax.tree.get(opt_state, "ema")["w"])
+      (1.0, 1.295...)
+
+    Reference: Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging";
+    the warm-up as in TensorFlow's ExponentialMovingAverage.
+    """
+    within("ema", "decay", decay, "[0, 1)")
+
+    def init(params):
+        return EmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None, **_):
+        if params is None:
+            raise ValueError("ema: needs the params; write optimizer.update(grads, state, params)")
+        new = optax.apply_updates(params, updates)
+        count = state.count
+        rate = jnp.minimum(decay, (1 + count) / (10 + count))
+        rate = jnp.where(count == 0, 0, rate)  # the first params are the first average
+
+        def mix(old, now):
+            return (rate * old + (1 - rate) * now).astype(old.dtype)
+
+        return updates, EmaState(count + 1, jax.tree.map(mix, state.ema, new))
+
+    return optax.GradientTransformationExtraArgs(init, update)

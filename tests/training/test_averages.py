@@ -1,0 +1,58 @@
+"""The moving average of params: by hand, in a trainer, and through save and load."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+
+DATA = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)), jnp.float32), jnp.ones((12, 2))
+
+
+def run(decay, steps):
+    trainer = jn.trainer(
+        jn.supervised(jn.dense(2), optax.squared_error), optax.chain(optax.adam(0.1), jn.ema(decay))
+    )
+    train_state = trainer.init(jax.random.key(0), DATA)
+    seen = []
+    for _ in range(steps):
+        train_state, _ = trainer.step(train_state, DATA)
+        seen.append(jax.device_get(train_state.params["kernel"]))
+    return train_state, seen
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_is_the_average_by_hand(decay):
+    """Weights of at most (1 + t) / (10 + t); the params themselves train as without it."""
+    train_state, seen = run(decay, 6)
+    wanted = seen[0]
+    for t, now in enumerate(seen[1:], start=1):
+        rate = min(decay, (1 + t) / (10 + t))
+        wanted = rate * wanted + (1 - rate) * now
+    found = optax.tree.get(train_state.opt_state, "ema")
+    np.testing.assert_allclose(found["kernel"], wanted, 1e-5)
+    plain = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.adam(0.1))
+    other = plain.init(jax.random.key(0), DATA)
+    for _ in range(6):
+        other, _ = plain.step(other, DATA)
+    np.testing.assert_allclose(seen[-1], other.params["kernel"], 1e-6)
+    if decay == 0:
+        np.testing.assert_allclose(found["kernel"], seen[-1], 1e-6)
+    else:
+        assert np.abs(found["kernel"] - seen[-1]).max() > 1e-3
+
+
+def test_is_saved_with_the_train_state(tmp_path):
+    train_state, _ = run(0.9, 2)
+    jn.save(tmp_path / "a", train_state)
+    again, _ = jn.load(tmp_path / "a", like=train_state)
+    jax.tree.map(np.testing.assert_array_equal, again.opt_state, train_state.opt_state)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="ema: decay must be in"):
+        jn.ema(1.0)
+    with pytest.raises(ValueError, match="ema: needs the params"):
+        jn.ema().update({"w": jnp.ones(2)}, jn.ema().init({"w": jnp.ones(2)}))
