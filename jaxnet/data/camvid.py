@@ -5,12 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxnet.data import tfds
+from jaxnet.data.builders.camvid import CLASSES as CLASSES
 from jaxnet.data.digits import Pair
 
-CLASSES = (
-    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
-    "bicyclist", "void",
-)  # fmt: skip
 VOID = 11
 
 # The usual colours, red, green and blue, in the order of CLASSES.
@@ -33,13 +30,12 @@ def camvid(
     drives, so their class frequencies differ. The images are scaled down; compare results only at
     this size.
 
-    CamVid is not in the catalogue of TensorFlow Datasets. It is read from files in the layout of
-    TensorFlow Datasets, named "camvid", with features image (120, 160, 3) and segmentation_mask
-    (120, 160, 1).
+    They come from the repository of SegNet (187 MB, CC BY-NC 4.0: personal and research use) and
+    are scaled down when they are prepared, see `jaxnet.data.prepare`.
 
     Args:
       data_dir: folder of the datasets, see `tfds.load`.
-      download: passed to `tfds.load`, whose catalogue has no such dataset.
+      download: whether to download missing data, see `tfds.load`.
 
     Returns:
       (train, validation, test), each (images, masks): images (n, 120, 160, 3) float32 in [0, 1];

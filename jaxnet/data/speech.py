@@ -53,7 +53,9 @@ class Recordings(NamedTuple):
         return Recordings([self.waves[i] for i in places], *rest)
 
 
-def spoken_digits(split: str, *, data_dir: str | Path | None = None) -> Recordings:
+def spoken_digits(
+    split: str, *, data_dir: str | Path | None = None, download: bool = False
+) -> Recordings:
     """The Free Spoken Digit Dataset: ten digits, six speakers, 16-bit samples at 8 kHz.
 
     The test part has the recordings 0 to 4 of each digit and speaker, the training part 5 to 49 of
@@ -63,6 +65,7 @@ def spoken_digits(split: str, *, data_dir: str | Path | None = None) -> Recordin
     Args:
       split: "train" (2,700), "test" (300), or parts of them, see `tfds.load`.
       data_dir: see `tfds.load`.
+      download: whether to download missing data (16 MB, CC BY-SA 4.0), see `tfds.load`.
 
     Raises:
       ImportError, FileNotFoundError, ValueError: see `tfds.load`.
@@ -72,7 +75,7 @@ def spoken_digits(split: str, *, data_dir: str | Path | None = None) -> Recordin
       >>> len(train.waves), train.waves[0].dtype  # doctest: +SKIP
       (2700, dtype('int16'))
     """
-    data = tfds.load("free_spoken_digits", split, data_dir=data_dir)
+    data = tfds.load("free_spoken_digits", split, data_dir=data_dir, download=download)
     return Recordings(
         data["audio"],
         data["label"].astype(np.int32),

@@ -1,7 +1,9 @@
 """TensorFlow Datasets as arrays in memory.
 
-Reading needs no TensorFlow; downloading and preparing a dataset does, once. The folder of the
+Reading needs no TensorFlow; preparing a dataset of the catalogue does, once. The folder of the
 datasets is `data_dir`, by default the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets.
+CamVid, Multi30k and the Free Spoken Digits are not in the catalogue; they are downloaded from
+public repositories and prepared without TensorFlow, see `jaxnet.data.prepare`.
 """
 
 import logging
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.checks import check_options
+from jaxnet.data.builders import KNOWN
 from jaxnet.extras import extra
 from jaxnet.files import file_path
 from jaxnet.progress import progress_bar
@@ -30,15 +33,17 @@ def load(
     `split="train[:1000]"`. A progress bar runs while it loads.
 
     Args:
-      name: in the catalogue of TensorFlow Datasets, such as "mnist" or "movielens/25m-ratings".
+      name: in the catalogue of TensorFlow Datasets, such as "mnist" or "movielens/25m-ratings", or
+        "camvid", "free_spoken_digits" or "multi30k".
       split: such as "train", "test", "train[:80%]" or "train+test".
       data_dir: folder of the datasets; see the module for the default.
-      download: whether to download and prepare a missing dataset (needs TensorFlow and a network,
-        and for some datasets much time and disk space).
+      download: whether to download and prepare a missing dataset (one of the catalogue needs
+        TensorFlow for that, and some take much time and disk space); prints its size and terms.
 
     Raises:
-      ImportError: without tensorflow-datasets.
+      ImportError: without tensorflow-datasets, or what preparing needs.
       FileNotFoundError: for a missing dataset; the message lists the available ones.
+      OSError: for one that cannot be downloaded.
       TypeError: for a name, split or folder that is no str or path.
       ValueError: for a missing split; the message lists the available ones.
 
@@ -90,20 +95,16 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     for what, value in (("name", name), ("split", split)):
         if not isinstance(value, str):
             raise TypeError(f"{who}: {what} must be a str, got {type(value).__name__}")
-    if data_dir is None:
-        data_dir = os.environ.get("TFDS_DATA_DIR")
-        place = file_path(who, data_dir or "~/tensorflow_datasets")
-    else:
-        place = file_path(who, data_dir, "data_dir")
+    place = folder(who, data_dir)
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
     here = prepared(place)
-    if name.split("/")[0].split(":")[0] in here:
-        builder = tfds.builder(name, data_dir=place)
-    elif download:
-        builder = tfds.builder(name, data_dir=place, file_format="array_record")
-        builder.download_and_prepare()
-    else:
-        raise FileNotFoundError(_missing(who, name, place, here, data_dir))
+    if base_name(name) not in here:
+        if not download:
+            raise FileNotFoundError(_missing(who, name, place, here, data_dir))
+        from jaxnet.data.prepare import prepare
+
+        prepare(who, name, place)
+    builder = tfds.builder(name, data_dir=place)
     try:
         found: Any = builder.as_data_source(split)
     except ValueError as error:
@@ -114,6 +115,28 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
         ) from error
     logging.getLogger("absl").setLevel(logging.ERROR)  # silences a recommendation of OpenCV
     return found, builder
+
+
+def folder(who: str, data_dir: Any) -> Path:
+    """The folder of the datasets, by default TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Example:
+      >>> folder("load", "datasets").name
+      'datasets'
+    """
+    if data_dir is None:
+        return file_path(who, os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return file_path(who, data_dir, "data_dir")
+
+
+def base_name(name: str) -> str:
+    """The name of a dataset without its configuration and version.
+
+    Example:
+      >>> base_name("movielens/25m-ratings:0.1.1")
+      'movielens'
+    """
+    return name.split("/")[0].split(":")[0]
 
 
 def prepared(data_dir: str | Path) -> list[str]:
@@ -133,9 +156,13 @@ def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -
     holds = f"which has {', '.join(here)}" if here else "which has no dataset"
     if not place.is_dir():
         holds = "which does not exist"
+    if base_name(name) in KNOWN:
+        get = f"run python -m jaxnet.data.prepare {base_name(name)}, or pass download=True"
+    else:
+        get = "or pass download=True for one of TensorFlow Datasets' catalogue (needs TensorFlow)"
     return (
         f"{who}: {name!r} is not in {place}{said}, {holds}; pass data_dir=... or set "
-        "TFDS_DATA_DIR to its folder, or pass download=True (needs TensorFlow)"
+        f"TFDS_DATA_DIR to its folder, {get}"
     )
 
 

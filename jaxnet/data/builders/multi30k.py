@@ -1,0 +1,74 @@
+"""Multi30k, task 1: captions of photographs in German and English; the test is that of 2016."""
+
+import gzip
+from collections.abc import Iterator
+from typing import Any
+
+from jaxnet.data.builders.remote import Origin, Remote, contents
+from jaxnet.extras import extra
+
+ORIGIN = Origin(
+    what="31,014 captions of photographs, in German and English",
+    home="https://github.com/multi30k/dataset",
+    terms="non-commercial research and education; the captions describe photographs of Flickr",
+    size=1_296_371,
+)
+RAW = (
+    "https://raw.githubusercontent.com/multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a"
+    "/data/task1/raw"
+)
+PARTS = {"train": "train", "validation": "val", "test": "test_2016_flickr"}  # split -> files
+LANGUAGES = ("de", "en")
+SHA256 = {
+    "train.de.gz": "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
+    "train.en.gz": "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
+    "val.de.gz": "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a",
+    "val.en.gz": "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
+    "test_2016_flickr.de.gz": "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
+    "test_2016_flickr.en.gz": "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
+}
+
+
+def builder() -> type:
+    """The class of builders: features de and en, texts without spaces at their ends.
+
+    Raises:
+      ImportError: without tensorflow-datasets.
+
+    Example:
+      >>> multi30k = builder()  # doctest: +SKIP
+      >>> multi30k(data_dir="datasets", file_format="array_record").download_and_prepare()
+      ... # doctest: +SKIP
+
+    Reference: Elliott, Frank, Sima'an and Specia 2016, "Multi30K: Multilingual English-German Image
+    Descriptions".
+    """
+    tfds = extra("tensorflow_datasets", "tensorflow-datasets", "multi30k")
+
+    class Multi30k(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"Multi30k, task 1: {ORIGIN.what}. Terms: {ORIGIN.terms}.",
+                homepage=ORIGIN.home,
+                license=ORIGIN.terms,
+                features=tfds.features.Translation(languages=LANGUAGES),
+                supervised_keys=LANGUAGES,
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+            def lines(name: str) -> list[str]:
+                remote = Remote(f"{RAW}/{name}", SHA256[name])
+                data = contents("multi30k", remote, dl_manager.download_dir, None)[name]
+                return gzip.decompress(data).decode().removesuffix("\n").split("\n")
+
+            pairs = {part: [lines(f"{PARTS[part]}.{x}.gz") for x in LANGUAGES] for part in PARTS}
+            return {part: self._generate_examples(*pairs[part]) for part in pairs}
+
+        def _generate_examples(self, german: list[str], english: list[str]) -> Iterator:
+            for i, (de, en) in enumerate(zip(german, english, strict=True)):
+                yield i, {"de": de.strip(), "en": en.strip()}
+
+    return Multi30k

@@ -1,0 +1,134 @@
+"""Public files, pinned by their checksums."""
+
+import hashlib
+import re
+import tarfile
+import tempfile
+import zlib
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from jaxnet.progress import progress_bar
+
+BLOCK = 2**18  # bytes per read
+TIMEOUT = 30  # seconds without a byte
+
+
+class Origin(NamedTuple):
+    """A dataset and the place it comes from.
+
+    Fields:
+      what: one line about its contents.
+      home: the page of the dataset.
+      terms: of its use.
+      size: of the download, in bytes.
+    """
+
+    what: str
+    home: str
+    terms: str
+    size: int
+
+
+class Remote(NamedTuple):
+    """A public file.
+
+    Fields:
+      address: of a file, or of an archive .tar.gz with one folder at the top.
+      sha256: of the file. Of an archive, whose bytes depend on the program that packs it, that of
+        the output of `sha256sum` for its used files, in the order of their paths.
+      inside: pattern of the paths of an archive's used files, below the top folder; "" for a file.
+    """
+
+    address: str
+    sha256: str
+    inside: str = ""
+
+
+def contents(who: str, remote: Remote, folder: str | Path, size: int | None) -> dict[str, bytes]:
+    """Downloads a file, or the used files of an archive, into memory.
+
+    Nothing stays on the disk, also where the program is killed.
+
+    Args:
+      who: named in errors, and in the title of the progress bar.
+      remote: the file.
+      folder: for a temporary file of the download.
+      size: of the download in bytes, for the progress bar; None where unknown.
+
+    Returns:
+      path below the top folder (of a file its name) -> bytes.
+
+    Raises:
+      OSError: where it cannot be downloaded, is incomplete or has another checksum.
+
+    Example:
+      >>> file = Remote("http://localhost:1/words.txt", sha256="0" * 64)
+      >>> contents("words", file, ".", 20)
+      Traceback (most recent call last):
+      ...
+      OSError: words: cannot reach http://localhost:1/words.txt: ...
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        _download(who, remote.address, file, size)
+        file.seek(0)
+        if not remote.inside:
+            found = {remote.address.rpartition("/")[2]: file.read()}
+            (sha256,) = (hashlib.sha256(data).hexdigest() for data in found.values())
+        else:
+            found = _unpacked(who, remote, file)
+            lines = (f"{hashlib.sha256(found[path]).hexdigest()}  {path}\n" for path in found)
+            sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
+    if sha256 != remote.sha256:
+        raise OSError(
+            f"{who}: {remote.address} is not the file that was expected: its sha256 is {sha256}, "
+            f"expected {remote.sha256}; try again, and if it stays so, the file has changed there"
+        )
+    return found
+
+
+def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None:
+    try:
+        with (
+            urlopen(address, timeout=TIMEOUT) as answer,
+            progress_bar(size, f"downloading {who}", unit="B") as bar,
+        ):
+            bar.unit_scale = True
+            done, expected = 0, answer.length  # None where the server does not say it
+            while block := answer.read(BLOCK):
+                file.write(block)
+                done += len(block)
+                bar.update(len(block))
+    except HTTPError as error:
+        error.close()
+        raise OSError(f"{who}: {address} answered {error.code} {error.reason}") from error
+    except URLError as error:
+        raise OSError(f"{who}: cannot reach {address}: {error.reason}") from error
+    except (HTTPException, ConnectionError, TimeoutError) as error:
+        raise OSError(
+            f"{who}: the download of {address} broke off: {error!r}; try again"
+        ) from error
+    if expected not in (None, done):
+        raise OSError(
+            f"{who}: the download of {address} broke off after {done:,} of {expected:,} bytes; "
+            "try again"
+        )
+
+
+def _unpacked(who: str, remote: Remote, file: IO[bytes]) -> dict[str, bytes]:
+    """The used files of an archive, in the order of their paths; none is written to the disk."""
+    found = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:gz") as archive:
+            for member in archive:
+                path = member.name.partition("/")[2]
+                if member.isfile() and re.fullmatch(remote.inside, path):
+                    found[path] = archive.extractfile(member).read()  # pyright: ignore
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise OSError(
+            f"{who}: {remote.address} is not a whole archive ({error}); try again"
+        ) from error
+    return dict(sorted(found.items()))

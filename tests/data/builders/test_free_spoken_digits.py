@@ -1,0 +1,57 @@
+import io
+import re
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from jaxnet.data import prepare, spoken_digits
+from jaxnet.data.builders import free_spoken_digits
+from jaxnet.data.builders.free_spoken_digits import samples
+
+pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+
+
+def wav(wave, rate=8000):
+    out = io.BytesIO()
+    wavfile.write(out, rate, wave)
+    return out.getvalue()
+
+
+def test_prepared_and_read_back(site, tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    waves = {
+        (digit, speaker, number): draw.integers(-(2**15), 2**15, 100 + number, np.int16)
+        for digit in (0, 7)
+        for speaker in ("anna", "ben")
+        for number in (0, 4, 5, 49)
+    }
+    files = {f"recordings/{d}_{s}_{n}.wav": wav(wave) for (d, s, n), wave in waves.items()}
+    sha256 = site.archive("digits.tar.gz", files)
+    site.archive("digits.tar.gz", files | {"recordings/README.md": b"", "utils/0_a_0.wav": b""})
+    archive = free_spoken_digits.ARCHIVE._replace(
+        address=f"{site.address}/digits.tar.gz", sha256=sha256
+    )
+    monkeypatch.setattr(free_spoken_digits, "ARCHIVE", archive)
+    prepare.prepare("test", "free_spoken_digits", tmp_path)
+    for part, numbers in (("test", {0, 4}), ("train", {5, 49})):
+        found = spoken_digits(part, data_dir=tmp_path)
+        places = list(
+            zip(found.digits.tolist(), found.speakers.tolist(), found.numbers.tolist(), strict=True)
+        )
+        assert sorted(places) == sorted(key for key in waves if key[2] in numbers)
+        for place, wave in zip(places, found.waves, strict=True):
+            assert wave.dtype == np.int16
+            np.testing.assert_array_equal(wave, waves[place])
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (wav(np.zeros((5, 2), np.int16)), "(2, 2, 8000)"),
+    (wav(np.zeros(5, np.int32)), "(1, 4, 8000)"),
+    (wav(np.zeros(5, np.int16), 16000), "(1, 2, 16000)"),
+    (wav(np.zeros(5, np.float32)), "unknown format: 3"),
+    (b"", "EOFError"),
+], ids=["stereo", "32 bits", "16 kHz", "floats", "empty"])  # fmt: skip
+def test_another_format(data, words):
+    with pytest.raises(ValueError, match=f"a.wav is not a WAV file of 16.*{re.escape(words)}"):
+        samples("a.wav", data)
