@@ -73,7 +73,9 @@ def batch_norm(
 
     def apply(params, state, x, *, key=None, train=False):
         mean, var = state["mean"], state["var"]
-        if train and not use_running_average:
+        if train and use_running_average:
+            state = jax.lax.stop_gradient(state)  # held on purpose, as `freeze` does
+        elif train:
             if x.size == 0:
                 raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
             axes = tuple(range(x.ndim - 1))

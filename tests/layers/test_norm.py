@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxnet as jn
@@ -277,3 +278,12 @@ def test_frozen_statistics_are_those_of_pytorch_in_eval(x64):
     np.testing.assert_allclose(by_x, np.moveaxis(given.grad.numpy(), 1, -1), 1e-10)
     np.testing.assert_allclose(by_params["scale"], other.weight.grad, 1e-10)
     np.testing.assert_allclose(by_params["bias"], other.bias.grad, 1e-10)
+
+
+def test_frozen_statistics_are_no_mistake():
+    """A trainer warns of state that does not change, but not where it is meant."""
+    net = jn.serial(jn.dense(4), jn.batch_norm(use_running_average=True), jn.dense(2))
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
+    batch = jnp.ones((4, 3)), jnp.ones((4, 2))
+    train_state, _ = trainer.step(trainer.init(jax.random.key(0), batch), batch)  # warnings raise
+    assert train_state.state["batch_norm"]["mean"].tolist() == [0, 0, 0, 0]
