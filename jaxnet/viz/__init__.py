@@ -9,6 +9,10 @@ from jaxnet.viz.confusion import confusion as confusion
 from jaxnet.viz.curves import curves as curves
 from jaxnet.viz.curves import history as history
 from jaxnet.viz.decision import decision as decision
+from jaxnet.viz.drawings import attention_steps as attention_steps
+from jaxnet.viz.drawings import lstm_cell as lstm_cell
+from jaxnet.viz.drawings import sliding_window as sliding_window
+from jaxnet.viz.drawings import unrolled as unrolled
 from jaxnet.viz.embedding import embedding as embedding
 from jaxnet.viz.feature_maps import feature_maps as feature_maps
 from jaxnet.viz.figure import save as save

@@ -1,0 +1,270 @@
+"""Drawings of ideas for lessons: a sliding window, an unrolled net, an LSTM cell, attention."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxnet.checks import at_least, on_host
+from jaxnet.viz.figure import COLORS, frame, new_figure, style, texts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]
+
+
+@style()
+def sliding_window(
+    image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0), digits: int = 2
+) -> "Figure":
+    """A convolution by hand: the image, the filter, and the map, with one position marked.
+
+    Args:
+      image: (height, width), numbers that are written into its cells; legible up to about 10x10.
+      kernel: (rows, columns), no larger than the image.
+      at: row and column of the marked position in the map.
+      digits: decimals of numbers that are not whole.
+
+    Raises:
+      TypeError, ValueError: for arrays of other shapes, and a position outside the map.
+
+    Example:
+      >>> figure = sliding_window(np.eye(4), np.ones((2, 2)), at=(1, 1))
+      >>> [axes.get_title() for axes in figure.axes]
+      ['image', 'filter', 'map']
+    """
+    image = on_host("sliding_window", "image", image, "(height, width)")
+    kernel = on_host("sliding_window", "kernel", kernel, "(rows, columns)")
+    at_least("sliding_window", "digits", digits, 0)
+    rows, columns = (n - k + 1 for n, k in zip(image.shape, kernel.shape, strict=True))
+    if min(rows, columns, *kernel.shape) < 1:
+        raise ValueError(
+            f"sliding_window: the filter {kernel.shape} must fit into the image {image.shape}"
+        )
+    for what, place, size in (("row", at[0], rows), ("column", at[1], columns)):
+        at_least("sliding_window", what, place, 0)
+        if place >= size:
+            raise ValueError(f"sliding_window: {what} must be below {size}, got {place}")
+    views = np.lib.stride_tricks.sliding_window_view(image, kernel.shape)
+    result = np.einsum("mnkl,kl->mn", views, kernel)
+    parts = [("image", image), ("filter", kernel), ("map", result)]
+    widths = [part.shape[1] for _, part in parts]
+    cell, tall = 0.42, max(part.shape[0] for _, part in parts)
+    figure = new_figure(cell * (sum(widths) + 3), cell * tall + 0.9)
+    several = figure.subplots(1, 3, width_ratios=widths)
+    marks = [(at, kernel.shape), ((0, 0), kernel.shape), (at, (1, 1))]
+    for axes, (title, numbers), mark in zip(several, parts, marks, strict=True):
+        _cells(axes, numbers, digits)
+        (row, column), (high, wide) = mark
+        _rectangle(axes, column, row, wide, high, fill="none", line=MARK, thick=2.5)
+        axes.set_title(title)
+    window = image[at[0] : at[0] + kernel.shape[0], at[1] : at[1] + kernel.shape[1]]
+    products = zip(window.ravel(), kernel.ravel(), strict=True)
+    terms = [f"{_short(a, digits)}·{_short(b, digits)}" for a, b in products if b]
+    more = " + …" if len(terms) > 6 else ""
+    total = _short(result[at], digits)
+    figure.supxlabel(f"{' + '.join(terms[:6])}{more} = {total}", fontsize=9)
+    return figure
+
+
+@style()
+def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> "Figure":
+    """A recurrent net, folded and unrolled in time: one cell with the same weights at each step.
+
+    Args:
+      steps: number of steps, at least 2.
+      inputs, outputs: labels of each step, such as letters; x and y with indices by default.
+
+    Raises:
+      TypeError, ValueError: for fewer than 2 steps, and labels of another number.
+
+    Example:
+      >>> figure = unrolled(3, inputs=list("hel"), outputs=list("ell"))
+      >>> "h" in [text.get_text() for text in figure.axes[0].texts]
+      True
+    """
+    at_least("unrolled", "steps", steps, 2)
+    names = {}
+    for what, given, letter in (("inputs", inputs, "x"), ("outputs", outputs, "y")):
+        made = [f"${letter}_{{{t + 1}}}$" for t in range(steps)] if given is None else given
+        names[what] = texts("unrolled", what, made, steps, "step")
+    axes = _canvas(1.5 * (steps + 1) + 0.8, 2.6)
+    _box(axes, 0.6, 1.3, 0.8, 0.6, "cell")
+    _arrow(axes, (0.6, 0.45), (0.6, 1.0))
+    _arrow(axes, (0.6, 1.6), (0.6, 2.15))
+    _word(axes, 0.6, 0.25, "$x_t$")
+    _word(axes, 0.6, 2.35, "$y_t$")
+    _arrow(axes, (1.0, 1.42), (1.0, 1.18), bend=-2.2)
+    _word(axes, 1.52, 1.3, "$h$", color=MARK)
+    _word(axes, 1.95, 1.3, "=")
+    for t in range(steps):
+        x = 2.9 + 1.5 * t
+        _box(axes, x, 1.3, 0.8, 0.6, "cell")
+        _arrow(axes, (x, 0.45), (x, 1.0))
+        _arrow(axes, (x, 1.6), (x, 2.15))
+        _word(axes, x, 0.25, names["inputs"][t])
+        _word(axes, x, 2.35, names["outputs"][t])
+        _arrow(axes, (x - 1.1 if t else x - 0.75, 1.3), (x - 0.4, 1.3), color=MARK)
+        _word(axes, x - 0.78, 1.48, f"$h_{{{t}}}$", color=MARK)
+    return axes.figure
+
+
+@style()
+def lstm_cell() -> "Figure":
+    """The cell of a long short-term memory: what is forgotten, written and shown.
+
+    The memory c passes along the top, changed only by a product and a sum.
+
+    Example:
+      >>> figure = lstm_cell()
+      >>> [text.get_text() for text in figure.axes[0].texts if len(text.get_text()) == 1]
+      ['×', '+', '×', '×', 'σ', 'σ', 'σ']
+    """
+    axes = _canvas(7.4, 3.7)
+    _rectangle(axes, 1.0, 0.65, 5.3, 2.55, fill="0.97", line="0.7")
+    top, middle, low = 2.8, 1.75, 1.15
+    _arrow(axes, (0.2, top), (1.85, top), color=MARK)
+    _arrow(axes, (2.15, top), (3.6, top), color=MARK)
+    _arrow(axes, (3.9, top), (7.1, top), color=MARK)
+    for x, y, sign in ((2.0, top, "×"), (3.75, top, "+"), (3.2, 2.15, "×"), (5.45, 2.15, "×")):
+        _circle(axes, x, y, sign)
+    gates = (("σ", 2.0, "f"), ("σ", 2.75, "i"), ("tanh", 3.65, "g"), ("σ", 4.7, "o"))
+    _line(axes, [(0.2, 0.9), (4.7, 0.9)])
+    for word, x, name in gates:
+        wide = 0.7 if word == "tanh" else 0.5
+        _box(axes, x, 1.4, wide, 0.4, word)
+        _arrow(axes, (x, 0.9), (x, 1.2))
+        _word(axes, x - wide / 2 - 0.1, middle, f"${name}$", color=COLORS[0])
+    _arrow(axes, (2.0, 1.6), (2.0, top - 0.15))
+    _line(axes, [(2.75, 1.6), (2.75, 2.15)])
+    _arrow(axes, (2.75, 2.15), (3.05, 2.15))
+    _line(axes, [(3.65, 1.6), (3.65, 2.15)])
+    _arrow(axes, (3.65, 2.15), (3.35, 2.15))
+    _line(axes, [(3.2, 2.3), (3.2, 2.48), (3.75, 2.48)])
+    _arrow(axes, (3.75, 2.48), (3.75, top - 0.15))
+    _line(axes, [(4.7, 1.6), (4.7, 2.15)])
+    _arrow(axes, (4.7, 2.15), (5.3, 2.15))
+    _arrow(axes, (5.45, top), (5.45, 2.3))
+    _word(axes, 5.78, 2.5, "tanh")
+    _line(axes, [(5.45, 2.0), (5.45, low - 0.25)])
+    _arrow(axes, (5.45, 0.9), (7.1, 0.9))
+    _line(axes, [(1.4, 0.2), (1.4, 0.9)])
+    _word(axes, 1.4, 0.1, "$x_t$")
+    for x, y, word in (
+        (0.35, top + 0.2, "$c_{t-1}$"), (6.9, top + 0.2, "$c_t$"),
+        (0.35, 1.1, "$h_{t-1}$"), (6.9, 1.1, "$h_t$"),
+    ):  # fmt: skip
+        _word(axes, x, y, word)
+    for x, word in ((2.0, "forget"), (3.2, "write"), (5.45, "show")):
+        _word(axes, x, 3.38, word, color="0.4")
+    return axes.figure
+
+
+@style()
+def attention_steps(query: str, words: Any, weights: Any) -> "Figure":
+    """Attention of one query: a weight per word, and the weighted mean of their values.
+
+    Args:
+      query: the word that asks.
+      words: of the memory.
+      weights: (words,), of the softmax, in [0, 1].
+
+    Raises:
+      TypeError, ValueError: for weights of another number, or outside [0, 1].
+
+    Example:
+      >>> figure = attention_steps("it", ["the", "cat", "sat"], [0.1, 0.8, 0.1])
+      >>> "0.80" in [text.get_text() for text in figure.axes[0].texts]
+      True
+    """
+    words = texts("attention_steps", "words", words)
+    (query,) = texts("attention_steps", "query", [query])
+    weights = on_host(
+        "attention_steps", "weights", weights, "(words,)", sizes={"words": len(words)}
+    )
+    if not ((weights >= 0) & (weights <= 1)).all():
+        raise ValueError(f"attention_steps: weights must be in [0, 1], got {weights}")
+    axes = _canvas(1.3 * len(words) + 2.6, 3.6)
+    middle = 1.3 * (len(words) - 1) / 2 + 2.4
+    _word(axes, 0.75, 0.35, "words")
+    _word(axes, 0.75, 1.15, "keys, values")
+    _word(axes, 0.75, 2.0, "weights")
+    _box(axes, middle, 2.95, 1.5, 0.45, "Σ weight · value")
+    for i, (word, weight) in enumerate(zip(words, weights, strict=True)):
+        x = 2.4 + 1.3 * i
+        _word(axes, x, 0.35, word)
+        _arrow(axes, (x, 0.5), (x, 0.9))
+        _box(axes, x, 1.15, 0.9, 0.45, f"$k_{{{i + 1}}}, v_{{{i + 1}}}$")
+        _rectangle(axes, x - 0.2, 1.6, 0.4, 0.6 * float(weight), fill=COLORS[0], line="none")
+        _word(axes, x, 1.7 + 0.6 * float(weight), f"{weight:.2f}")
+        end = (middle + 0.5 * (x - middle) / len(words), 2.72)
+        _arrow(axes, (x, 1.9 + 0.6 * float(weight)), end, width=0.5 + 3 * float(weight))
+    _word(axes, middle, 3.4, f"answer to the query of “{query}”")
+    return axes.figure
+
+
+def _cells(axes: Any, numbers: np.ndarray, digits: int) -> None:
+    """A table of numbers, darker where they are larger."""
+    rows, columns = numbers.shape
+    span = float(np.ptp(numbers)) or 1.0
+    for r in range(rows):
+        for c in range(columns):
+            share = (numbers[r, c] - numbers.min()) / span
+            _rectangle(axes, c, r, 1, 1, fill=str(1 - 0.25 * share), line="0.75")
+            axes.text(
+                c + 0.5, r + 0.5, _short(numbers[r, c], digits), ha="center", va="center", size=8
+            )
+    axes.set_xlim(-0.06, columns + 0.06)
+    axes.set_ylim(rows + 0.06, -0.06)
+    axes.set_aspect("equal")
+    axes.spines[:].set_visible(False)
+    frame(axes)
+
+
+def _short(number: float, digits: int) -> str:
+    return f"{number:.{digits}f}" if number != round(number) else str(int(number))
+
+
+def _canvas(width: float, height: float) -> Any:
+    """Axes without a scale, whose unit is an inch."""
+    figure = new_figure(width, height)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(0, height)
+    axes.axis("off")
+    return axes
+
+
+def _rectangle(axes, x, y, width, height, *, fill=FILL, line=LINE, thick=1.0) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(
+        Rectangle((x, y), width, height, facecolor=fill, edgecolor=line, linewidth=thick)
+    )
+
+
+def _box(axes, x, y, width, height, word) -> None:
+    _rectangle(axes, x - width / 2, y - height / 2, width, height)
+    _word(axes, x, y, word)
+
+
+def _circle(axes, x, y, sign) -> None:
+    from matplotlib.patches import Circle
+
+    axes.add_patch(Circle((x, y), 0.15, facecolor="white", edgecolor=LINE, zorder=3))
+    axes.text(x, y, sign, ha="center", va="center", size=10, zorder=4)
+
+
+def _word(axes, x, y, word, color="black") -> None:
+    axes.text(x, y, word, ha="center", va="center", size=10, color=color)
+
+
+def _line(axes, points) -> None:
+    axes.plot(*zip(*points, strict=True), color=LINE, linewidth=1.2)
+
+
+def _arrow(axes, start, end, *, color=LINE, width=1.2, bend=0.0) -> None:
+    style = {"arrowstyle": "-|>", "color": color, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
+    style |= {"mutation_scale": 9, "connectionstyle": f"arc3,rad={bend}"}
+    axes.annotate("", end, start, arrowprops=style)

@@ -1,0 +1,68 @@
+"""Drawings: what they say is right, and nothing lies outside the picture."""
+
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet import viz
+
+IMAGE = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]])
+DRAWINGS = {
+    "sliding_window": lambda: viz.sliding_window(IMAGE, [[1, 2], [0, 3]], at=(1, 2)),
+    "unrolled": lambda: viz.unrolled(3),
+    "lstm_cell": viz.lstm_cell,
+    "attention_steps": lambda: viz.attention_steps("a", ["b", "c"], [0.25, 0.75]),
+}
+
+
+def words(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+@pytest.mark.parametrize("make", DRAWINGS.values(), ids=DRAWINGS)
+def test_all_words_are_inside_the_picture_and_apart(make):
+    figure = make()
+    figure.canvas.draw()
+    whole = figure.bbox
+    boxes = [
+        text.get_window_extent()
+        for axes in figure.axes
+        for text in [*axes.texts, axes.title]
+        if text.get_text()
+    ]
+    assert len(boxes) > 5
+    for box in boxes:
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_the_map_is_that_of_a_convolution():
+    figure = DRAWINGS["sliding_window"]()
+    kernel = np.array([[1, 2], [0, 3]], np.float32)
+    layer = jn.conv(1, (2, 2), padding="VALID", use_bias=False)
+    y, _ = layer.apply(
+        {"kernel": kernel[..., None, None]}, {}, IMAGE[None, ..., None].astype(np.float32)
+    )
+    shown = [text.get_text() for text in figure.axes[2].texts]
+    assert shown == [str(int(v)) for v in np.ravel(y)]
+    assert figure.get_supxlabel() == "1·1 + 1·2 + 1·3 = 6"
+
+
+def test_labels_of_the_steps():
+    shown = words(viz.unrolled(2, inputs=["h", "e"], outputs=["e", "l"]))
+    assert shown.count("cell") == 3 and shown.count("e") == 2 and "$h_{1}$" in shown
+
+
+@pytest.mark.parametrize(("call", "error", "match"), [
+    (lambda: viz.sliding_window(IMAGE, np.ones((4, 1))), ValueError, "must fit into the image"),
+    (lambda: viz.sliding_window(IMAGE, np.eye(2), at=(2, 0)), ValueError, "row must be below 2"),
+    (lambda: viz.sliding_window(np.ones(3), np.ones((2, 2))), ValueError, "image must have shape"),
+    (lambda: viz.unrolled(1), ValueError, "steps must be at least 2"),
+    (lambda: viz.unrolled(2, inputs=["a"]), ValueError, "expected 2 inputs, one per step, got 1"),
+    (lambda: viz.attention_steps("a", ["b"], [1.5]), ValueError, r"weights must be in \[0, 1\]"),
+    (lambda: viz.attention_steps(3, ["b"], [1.0]), TypeError, "query must be str, got int"),
+])  # fmt: skip
+def test_messages(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
