@@ -50,7 +50,7 @@ def sliding_window(
     parts = [("image", image), ("filter", kernel), ("map", result)]
     widths = [part.shape[1] for _, part in parts]
     cell, tall = 0.42, max(part.shape[0] for _, part in parts)
-    figure = new_figure(cell * (sum(widths) + 3), cell * tall + 0.9)
+    figure = new_figure(cell * (sum(widths) + 3), cell * tall + 1.1)
     several = figure.subplots(1, 3, width_ratios=widths)
     marks = [(at, kernel.shape), ((0, 0), kernel.shape), (at, (1, 1))]
     for axes, (title, numbers), mark in zip(several, parts, marks, strict=True):
