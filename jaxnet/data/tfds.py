@@ -39,6 +39,7 @@ def load(
     Raises:
       ImportError: without tensorflow-datasets.
       FileNotFoundError: for a missing dataset; the message lists the available ones.
+      OSError: for a download that fails.
       TypeError: for a name, split or folder that is no str or path.
       ValueError: for a missing split; the message lists the available ones.
 
@@ -100,8 +101,7 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     if name.split("/")[0].split(":")[0] in here:
         builder = tfds.builder(name, data_dir=place)
     elif download:
-        builder = tfds.builder(name, data_dir=place, file_format="array_record")
-        builder.download_and_prepare()
+        builder = _download(tfds, who, name, place)
     else:
         raise FileNotFoundError(_missing(who, name, place, here, data_dir))
     try:
@@ -114,6 +114,27 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
         ) from error
     logging.getLogger("absl").setLevel(logging.ERROR)  # silences a recommendation of OpenCV
     return found, builder
+
+
+def _download(tfds: Any, who: str, name: str, place: Path) -> Any:
+    """A dataset that was downloaded and prepared; every failure to get it is an OSError."""
+    try:
+        builder = tfds.builder(name, data_dir=place, file_format="array_record")
+        builder.download_and_prepare()
+    except (ImportError, TypeError):
+        raise
+    except Exception as error:  # HTTP and checksum errors of TFDS are plain Exceptions
+        kind = type(error).__name__
+        if kind == "DatasetNotFoundError":
+            raise FileNotFoundError(
+                f"{who}: {name!r} is neither in {place} nor in the catalogue of TensorFlow "
+                "Datasets, so it cannot be downloaded; pass data_dir=... of a folder that has it"
+            ) from error
+        if isinstance(error, ValueError):  # a config or version that the dataset lacks
+            raise
+        line = next(iter(str(error).strip().splitlines()), "")
+        raise OSError(f"{who}: {name!r} could not be downloaded ({kind}: {line:.200})") from error
+    return builder
 
 
 def prepared(data_dir: str | Path) -> list[str]:

@@ -1,9 +1,10 @@
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from jaxnet.data import tfds
+from jaxnet.data import first_available, tfds
 
 pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 
@@ -115,6 +116,42 @@ def test_download_prepares_array_records(monkeypatch, tmp_path, tfds_data_dir):
     data = tfds.load("mnist", "test[:2]", data_dir=tmp_path, download=True)
     assert asked == [("mnist", tmp_path, {"file_format": "array_record"}), "prepared"]
     assert len(data["label"]) == 2
+
+
+class DownloadError(Exception):
+    """As in TFDS, no OSError."""
+
+
+class DatasetNotFoundError(ValueError):
+    """As in TFDS."""
+
+
+@pytest.mark.parametrize(("error", "kind", "words"), [
+    (DatasetNotFoundError("no multi31k"), FileNotFoundError, "nor in the catalogue of Tensor"),
+    (DownloadError("HTTP 503\nhere"), OSError, r"downloaded \(DownloadError: HTTP 503\)"),
+    (AssertionError(), OSError, r"downloaded \(AssertionError: \)"),
+    (ImportError("No module named tensorflow"), ImportError, "No module named tensorflow"),
+    (ValueError("no such config"), ValueError, "no such config"),
+], ids=lambda value: type(value).__name__)  # fmt: skip
+def test_a_download_that_fails(error, kind, words, monkeypatch, tmp_path, capsys):
+    import tensorflow_datasets
+
+    def builder(name, **options):
+        raise error
+
+    monkeypatch.setattr(tensorflow_datasets, "builder", builder)
+    load = partial(tfds.load, "multi31k", "train", data_dir=tmp_path, download=True)
+    with pytest.raises(kind, match=words):
+        load()
+    if kind is not ValueError:
+        assert first_available(load, lambda: 5) == 5
+        assert "load is not available" in capsys.readouterr().out
+
+
+def test_the_error_of_tfds_has_this_name():
+    from tensorflow_datasets.core import DatasetNotFoundError as real
+
+    assert real.__name__ == DatasetNotFoundError.__name__ and issubclass(real, ValueError)
 
 
 @pytest.mark.parametrize(("change", "words"), [
