@@ -79,8 +79,9 @@ def boxes(
     lines = [Line2D([], [], color=_color(c), linewidth=3) for c in named]
     lines += [Line2D([], [], color="0.3", linestyle="--" if w == "true" else "-") for w in given]
     words = [*(names[c] for c in named), *given]
-    # About 9 letters per inch; a line of the legend is 0.2 inches high.
-    across = max(1, min(len(lines), int(9 * figure.get_figwidth() / (max(map(len, words)) + 6))))
+    wide = [0.67 + 0.085 * len(word) for word in words]  # in inches, with the line before it
+    room = figure.get_figwidth() - 0.1
+    across = len(lines) if sum(wide) < room else max(1, int(room / max(wide)))
     figure.set_figheight(figure.get_figheight() + 0.2 * ((len(lines) - 1) // across))
     figure.legend(lines, words, loc="outside lower center", ncols=across)
     return figure
