@@ -76,7 +76,13 @@ def _keep_text(output: Any) -> bool:
 
 
 def run(config: Config) -> list[Path]:
-    """Renders the notebooks one after another, in the order of their numbers."""
+    """Renders the notebooks one after another, in the order of their numbers.
+
+    A notebook that fails does not stop the others.
+
+    Raises:
+      RuntimeError: at the end, for the notebooks that failed.
+    """
     chosen = [
         path
         for path in sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -84,15 +90,30 @@ def run(config: Config) -> list[Path]:
     ]
     if not chosen:
         raise ValueError(f"only: no notebook in colab/ begins with {' or '.join(config.only)}")
-    files = []
+    files, failed = [], {}
     for path in chosen:
         start = time.perf_counter()
-        files += render(path, config.output / config.size, config.size)
-        print(f"{files[-1]}  {time.perf_counter() - start:.0f} s", flush=True)
+        try:
+            files += render(path, config.output / config.size, config.size)
+        except ImportError:  # no notebook can run
+            raise
+        except Exception as error:
+            lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+            failed[path.name] = lines[-1] if lines else type(error).__name__
+        done = f"failed: {failed[path.name]}" if path.name in failed else files[-1]
+        print(f"{path.stem}  {time.perf_counter() - start:.0f} s  {done}", flush=True)
+    if failed:
+        words = "".join(f"\n  {name}: {line}" for name, line in failed.items())
+        raise RuntimeError(f"{len(failed)} of {len(chosen)} notebooks failed:{words}")
     return files
 
 
 if __name__ == "__main__":
+    import sys
+
     import tyro
 
-    run(tyro.cli(Config))
+    try:
+        run(tyro.cli(Config))
+    except RuntimeError as error:
+        sys.exit(str(error))  # with status 1

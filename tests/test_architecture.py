@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
 
 # The parts of the library: each imports only those before it.
 ORDER = [
-    "core", "checks", "distributed", "extras", "files", "look", "memory", "progress",
+    "markup", "core", "checks", "distributed", "extras", "files", "look", "memory", "progress",
     "initializers", "ops", "composition", "transforms", "layers", "detection", "losses",
     "penalties", "metrics", "decoding", "models", "data", "training", "inspect", "interop", "viz",
     "unsupervised", "__init__",

@@ -27,12 +27,14 @@ from jaxnet.core.contract import (
     signature,
 )
 from jaxnet.core.messages import (
+    FORGOTTEN,
     Path,
     PyTree,
     Scoped,
     abstract,
     all_native,
     check_dict,
+    check_given,
     check_key,
     check_name,
     check_shape,
@@ -335,7 +337,8 @@ def compose(
             plans[memo] = plan
         return _draw(plans[memo], key)
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x=FORGOTTEN, *, key=None, train=False):
+        check_given(x, name)
         if key is not None:
             check_key(key, name)
         check_train(train, name)

@@ -17,13 +17,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core.messages import (
+    FORGOTTEN,
     PyTree,
     Scoped,
     a_function,
     abstract,
     all_native,
+    check_dict,
     check_drawn,
     check_dtype,
+    check_given,
     check_key,
     check_name,
     check_pair,
@@ -32,6 +35,7 @@ from jaxnet.core.messages import (
     compare,
     located,
 )
+from jaxnet.markup import html_line
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -105,6 +109,9 @@ class Layer(_Fields):
     def __repr__(self) -> str:
         return f"Layer({self.name!r}, kind={self.kind!r})"
 
+    def _repr_html_(self) -> str:
+        return html_line(repr(self))
+
 
 class Memo(dict):
     """A dict that drops its oldest entry when it is full, so that a cache stays bounded."""
@@ -137,13 +144,15 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
             expected[signature(x)] = shapes_of(drawn)
             return drawn
 
-    def checked_apply(params, state, x, *, key=None, train=False):
+    def checked_apply(params, state, x=FORGOTTEN, *, key=None, train=False):
+        check_given(x, name)
         if key is not None:
             check_key(key, name)
         check_train(train, name)
         with located((name,), x), Scoped(name):
             shape = abstract(x, name)
             params, state, x = all_native((params, state, x), name)
+            check_dict("state", (name,), state)
             if (memo := signature(shape)) not in expected:
                 jax.eval_shape(lambda key: checked_init(key, shape), key_spec())
             compare((name,), expected[memo], (params, state), shape)
@@ -160,7 +169,8 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
 def _named(apply: ApplyFn, name: str) -> ApplyFn:
     """The apply of a transform, whose own operations have the layer's name too."""
 
-    def named_apply(params, state, x, *, key=None, train=False):
+    def named_apply(params, state, x=FORGOTTEN, *, key=None, train=False):
+        check_given(x, name)
         with Scoped(name):
             return apply(params, state, x, key=key, train=train)
 

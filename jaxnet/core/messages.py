@@ -89,6 +89,24 @@ def check_dict(kind: str, path: Path, tree: PyTree) -> None:
         )
 
 
+class Forgotten:
+    """In place of an argument that was not given."""
+
+    def __repr__(self) -> str:
+        return "<required>"
+
+
+FORGOTTEN: Any = Forgotten()
+
+
+def check_given(x: PyTree, who: str) -> None:
+    """Raises where `apply` got two arguments: params and x, without the state."""
+    if x is FORGOTTEN:
+        raise TypeError(
+            f"{who}: apply needs params, state and x; write y, state = net.apply(params, state, x)"
+        )
+
+
 def check_pair(result: Any, rule: str) -> None:
     """Raises unless a function returned two things."""
     if not (isinstance(result, tuple) and len(result) == 2):
@@ -197,9 +215,11 @@ def abstract(x: PyTree, who: str) -> PyTree:
 
     def leaf(value):
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            shape = isinstance(x, tuple | list) and all(isinstance(n, int) for n in x)
             raise TypeError(
                 f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, "
-                f"got {type(value).__name__} in it; for a shape write jn.spec((32, 784))"
+                f"got {type(value).__name__} in it; for a shape write "
+                f"jn.spec({tuple(x) if shape else (32, 784)})"
             )
         if type(value).__module__ == "torch":
             raise TypeError(

@@ -97,7 +97,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
         )
     for batch in batches:
         check_input("doctor", batch)
-    batches = all_native(batches, "doctor")
+    train_state, batches = all_native((train_state, batches), "doctor")
     findings = _compilations(watcher.traces, batches)
 
     @jax.jit

@@ -1,6 +1,5 @@
 """Tables for terminals and notebooks."""
 
-import html
 import shutil
 import sys
 import unicodedata
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxnet.checks import at_least
+from jaxnet.markup import html_table
 
 GAP = "  "  # between columns
 NARROW = 8  # no column is cut below this width
@@ -94,24 +94,17 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        right = self._numeric()
-
-        def row(cells, tag):
-            made = ""
-            for value, r in zip(cells, right, strict=True):
-                style = f"text-align: {'right' if r else 'left'}; white-space: pre"
-                made += f'<{tag} style="{style}">{html.escape(_cell(value))}</{tag}>'
-            return f"<tr>{made}</tr>"
-
-        parts = [
-            f"<caption>{html.escape(self.title)}</caption>",
-            f"<thead>{row(self.head, 'th')}</thead>",
-            f"<tbody>{''.join(row(cells, 'td') for cells in self.rows)}</tbody>",
-        ]
-        if self.totals:
-            parts += [f"<tfoot>{''.join(row(cells, 'th') for cells in self.totals)}</tfoot>"]
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return f"<div><table>{''.join(parts)}</table>{notes}</div>"
+        rows, totals = (
+            [[*map(_cell, cells)] for cells in part] for part in (self.rows, self.totals)
+        )
+        return html_table(
+            self.head,
+            rows,
+            right=self._numeric(),
+            caption=self.title,
+            totals=totals,
+            notes=self.notes,
+        )
 
     def _numeric(self) -> list[bool]:
         columns = zip(*self.rows, *self.totals, strict=True)

@@ -122,7 +122,7 @@ def perceptron_rule(
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    x, y = _check_batch("perceptron_rule", params, batch)
+    params, x, y = _check_batch("perceptron_rule", params, batch)
     o = _fires(params, x)
     error = o - y  # (batch, features); the optimizer subtracts
     return _outer(x, error), (state, {"loss": jnp.abs(error).mean()})
@@ -156,7 +156,7 @@ def delta_rule(
 
     Reference: Widrow and Hoff 1960, "Adaptive Switching Circuits".
     """
-    x, t = _check_batch("delta_rule", params, batch)
+    params, x, t = _check_batch("delta_rule", params, batch)
     o = _score(params, x)
     return _outer(x, o - t), (state, {"loss": jnp.square(o - t).sum() / 2})
 
@@ -326,15 +326,15 @@ def _outer(x: jax.Array, error: jax.Array) -> Params:
     return {"kernel": x.T.astype(error.dtype) @ error, "bias": error.sum(0)}
 
 
-def _check_batch(who: str, params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-    """Inputs and targets of a batch that fits the params."""
+def _check_batch(who: str, params: Any, batch: Any) -> tuple[Params, jax.Array, jax.Array]:
+    """The params as JAX arrays, and inputs and targets of a batch that fits them."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise TypeError(f"{who}: the batch must be (x, targets), got {describe(batch)}")
-    kernel, _ = _check_params(who, params)
+    kernel, bias = _check_params(who, params)
     x = as_array(who, "x", batch[0], "(batch, inputs)", "reals", {"inputs": len(kernel)})
     targets = as_array(who, "targets", batch[1], "(...)", "reals")
     _check_targets(who, (len(x), kernel.shape[1]), targets.shape)
-    return x, targets
+    return {"kernel": kernel, "bias": bias}, x, targets
 
 
 def _check_params(who: str, params: Any) -> tuple[jax.Array, jax.Array]:

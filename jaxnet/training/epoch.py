@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.markup import html_table
 from jaxnet.training.trainer import TrainState
 
 
@@ -70,18 +71,35 @@ class Epoch(NamedTuple):
         return found | {"seconds": self.seconds}
 
     def __str__(self) -> str:
-        at, last, word = self.number, self.epochs, "epoch"
-        if last is None or (self.place is not None and self.place.done):
-            at, last, word = self.step, self.steps, "step"
-        of = "" if last is None else f"/{last}"
-        parts = [f"{word} {at:{len(of) - 1 if of else 1}}{of}", _words(self.train)]
+        parts = [self._where(), _words(self.train)]
         if self.test is not None:
             parts.append("test " + _words(self.test))
         return "  |  ".join([*parts, f"{self.seconds:.3g} s"])
 
     __repr__ = __str__  # the arrays inside would fill pages
 
+    def _repr_html_(self) -> str:
+        lines = [("train", self.train), *([("test", self.test)] if self.test else [])]
+        names = [*self.train, *(name for name in self.test or {} if name not in self.train)]
+        rows = [[part, *(_number(found.get(name)) for name in names)] for part, found in lines]
+        right = [False, *[True] * len(names)]
+        title = f"{self._where()}  |  {self.seconds:.3g} s"
+        return html_table(["", *names], rows, right=right, caption=title)
+
+    def _where(self) -> str:
+        """The epoch or step that was reached, in words."""
+        at, last, word = self.number, self.epochs, "epoch"
+        if last is None or (self.place is not None and self.place.done):
+            at, last, word = self.step, self.steps, "step"
+        of = "" if last is None else f"/{last}"
+        return f"{word} {at:{len(of) - 1 if of else 1}}{of}"
+
 
 def _words(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {np.array2string(np.asarray(v), precision=4, floatmode='fixed')}"
-                     for name, v in metrics.items())  # fmt: skip
+    return "  ".join(f"{name} {_number(value)}" for name, value in metrics.items())
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return np.array2string(np.asarray(value), precision=4, floatmode="fixed")

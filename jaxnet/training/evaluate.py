@@ -42,7 +42,7 @@ def evaluate(
       A float per metric, "loss" first. The penalty is part of the loss.
 
     Raises:
-      ValueError: for no examples, unequal lengths, or data with a NaN.
+      ValueError: for no examples, unequal lengths, data with a NaN, or ids without an embedding.
 
     Example:
       >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
@@ -86,7 +86,47 @@ def measure_all(
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
     if sums is None:
         raise ValueError(f"{who}: the data yielded no batch")
-    return means(sums)
+    found = means(sums)
+    if np.isnan(found["loss"]) and not is_stream(data) and where is None:
+        explain_nan(objective, params, state, on_device(data, who), batch_size)
+    return found
+
+
+def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> None:
+    """Raises where the NaN of a result come from values that layers refuse outside of `jit`.
+
+    An id without an embedding is one: inside a program its value is not known. Where params have a
+    NaN themselves, or the data lie on a mesh, nothing is looked for.
+
+    Raises:
+      ValueError: of the layer, with its path.
+
+    Example:
+      >>> layer = jn.embedding(5, 2)
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((3,), jnp.int32))
+      >>> try:
+      ...     explain_nan(layer, params, state, jnp.array([1, 9, 2]), 2)
+      ... except ValueError as error:
+      ...     print(error)
+      embedding: ids must be in [0, 5), got 9
+    """
+    known = all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves((params, state)) if _float(leaf)
+    )
+    if not known or places((params, state, data)) is not None:
+        return
+    key, count = jax.random.key(0), jax.tree.leaves(data)[0].shape[0]
+    program = jax.jit(lambda *args: layer.apply(*args, key=key)[0])
+    for start in range(0, count, batch_size):
+        rows = jax.tree.map(lambda a, start=start: a[start : start + batch_size], data)
+        y = program(params, state, rows)
+        if any(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(y) if _float(leaf)):
+            layer.apply(params, state, rows, key=key)
+            return
+
+
+def _float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def measure(
@@ -156,7 +196,7 @@ def predict(
       NumPy arrays, one row per example.
 
     Raises:
-      ValueError: for no examples, unequal lengths, or a NaN in x.
+      ValueError: for no examples, unequal lengths, a NaN in x, or ids without an embedding.
 
     Example:
       >>> net = jn.dense(2)
@@ -172,7 +212,11 @@ def predict(
     split = in_batches(check_batch("predict", x, size))
     where = split or places((params, state))
     with explain_reuse():
-        return on_host(predict_program(net, size, split, where)(params, state, x))
+        y = on_host(predict_program(net, size, split, where)(params, state, x))
+    whole = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(x))
+    if whole and any(np.isnan(leaf).any() for leaf in jax.tree.leaves(y) if _float(leaf)):
+        explain_nan(net, params, state, x, size)
+    return y
 
 
 def predict_program(net: Layer, size: int, split: tuple | None, where: tuple | None):

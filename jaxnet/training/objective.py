@@ -99,9 +99,28 @@ def _comparison(name: str, function: Compare) -> Layer:
     def compare(pair):
         outputs, targets = pair
         values = function(outputs, targets)
+        if name == "loss":
+            check_loss("supervised", values)
         return per_example(values, name, outputs, targets)
 
     return as_layer(compare)._replace(name=name, kind=function_name(function), inside=None)
+
+
+def check_loss(who: str, values: Any) -> None:
+    """Raises for a loss of booleans or integers, whose gradient would be 0.
+
+    Example:
+      >>> check_loss("supervised", jnp.array([[True, False]]))
+      Traceback (most recent call last):
+      ...
+      TypeError: supervised: the loss must be of floats, got (1, 2) bool; a share of ...
+    """
+    totals = jax.tree.leaves(values)[:1]
+    if not totals or not jnp.issubdtype(jnp.result_type(*totals), jnp.floating):
+        raise TypeError(
+            f"{who}: the loss must be of floats, got {describe(values)}; a share of correct "
+            "outputs has no gradient, so it is a metric: metrics={...}"
+        )
 
 
 def per_example(values: Any, who: str, outputs: PyTree = None, targets: PyTree = None) -> Any:
@@ -302,7 +321,9 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
 
         given = {"x": x, "initial": jax.tree.map(begin, state["carry"])}
         out, inner = net.apply(params, state["net"], given, key=key, train=train)
-        values = per_example(loss(out["x"], targets), "loss")
+        values = loss(out["x"], targets)
+        check_loss("truncated_bptt", values)
+        values = per_example(values, "loss")
         return (values, {}), {"net": inner, "carry": out["final"]}
 
     inside = net, lambda inner: truncated_bptt(inner, loss)
@@ -349,9 +370,7 @@ def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> di
         raise ValueError(f"{who}: 'loss' is the name of the loss; give the metric another name")
     if isinstance(values, float):
         raise TypeError(f"{who}: the loss is the number {values}, which has no gradient")
-    totals = jax.tree.leaves(values)[:1]
-    if not totals or not jnp.issubdtype(jnp.result_type(*totals), jnp.floating):
-        raise TypeError(f"{who}: the loss must be of floats, got {describe(values)}")
+    check_loss(who, values)
     count = jnp.shape(jax.tree.leaves(batch)[0])[:1]
     named = {"loss": values} | metrics
     return {name: _average(name, v, count, mask, who) for name, v in named.items()}

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.checks import at_least
 from jaxnet.core import Layer, Memo, Params, PyTree
+from jaxnet.markup import html_table
 from jaxnet.progress import progress_bar
 from jaxnet.training.evaluate import measure, on_device
 from jaxnet.training.placement import check_batch, in_batches, places
@@ -59,7 +60,8 @@ class Sweep(NamedTuple):
 
         Returns:
           For each setting its values, then mean, low and high (the 95% interval of the mean by
-          Student's t; NaN for one seed), std, min, max and seeds.
+          Student's t; NaN for one seed; of a metric that stays in [0, 1], within it), std, min,
+          max and seeds.
 
         Raises:
           KeyError: for a metric or a part that is not there.
@@ -70,18 +72,25 @@ class Sweep(NamedTuple):
         if values is None or metric not in values:
             there = {name: sorted(found) for name, found in parts.items() if found is not None}
             raise KeyError(f"Sweep: no {metric!r} of {part!r}; there are {there}")
+        # A metric that never leaves [0, 1] is a share, such as an accuracy, and so is its mean.
+        share = metric != "loss" and _in_unit(
+            found[metric] for found in parts.values() if found and metric in found
+        )
         found = []
         for setting, last in zip(self.settings, values[metric][..., -1], strict=True):
             n, mean = len(last), float(last.mean())
             with np.errstate(invalid="ignore"):  # of a run that diverged
                 spread = float(last.std(ddof=1)) if n > 1 else math.nan
             half = _quantile(n - 1) * spread / math.sqrt(n) if n > 1 else math.nan
+            low, high = mean - half, mean + half
+            if share:
+                low, high = np.clip([low, high], 0, 1).tolist()
             found.append(
                 {
                     **setting,
                     "mean": mean,
-                    "low": mean - half,
-                    "high": mean + half,
+                    "low": low,
+                    "high": high,
                     "std": spread,
                     "min": float(last.min()),
                     "max": float(last.max()),
@@ -99,11 +108,12 @@ class Sweep(NamedTuple):
         mean = mean if metric == "loss" else -mean
         return int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
 
-    def __str__(self) -> str:
+    def _table(self) -> tuple[list[str], list[list[str]], str]:
+        """Head, rows and last line of the printed table."""
         part = "train" if self.test is None else "test"
         metrics = self.train if self.test is None else self.test
         head = [*self.settings[0], *(f"{part} {metric} (95%)" for metric in metrics)]
-        lines = [head]
+        lines = []
         tables = [self.rows(metric) for metric in metrics]
         for i, setting in enumerate(self.settings):
             cells = [f"{value:g}" for value in setting.values()]
@@ -111,12 +121,20 @@ class Sweep(NamedTuple):
                 row = table[i]
                 cells.append(f"{row['mean']:.4f} ({row['low']:.4f} to {row['high']:.4f})")
             lines.append(cells)
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in lines]
+        return head, lines, f"{len(self.seeds)} seeds each, {self.seconds:.3g} s in all"
+
+    def __str__(self) -> str:
+        head, rows, note = self._table()
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in [head, *rows]]
         text.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
-        return "\n".join([*text, f"{len(self.seeds)} seeds each, {self.seconds:.3g} s in all"])
+        return "\n".join([*text, note])
 
     __repr__ = __str__  # the arrays inside would fill pages
+
+    def _repr_html_(self) -> str:
+        head, rows, note = self._table()
+        return html_table(head, rows, right=[True] * len(head), notes=[note])
 
 
 def sweep(
@@ -290,6 +308,11 @@ def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
             raise TypeError(f"sweep: grid[{name!r}] must be a sequence of numbers, got {values!r}")
     combinations = itertools.product(*grid.values())
     return [dict(zip(grid, map(float, values), strict=True)) for values in combinations]
+
+
+def _in_unit(curves: Iterable[np.ndarray]) -> bool:
+    """Whether all values that are known lie in [0, 1]."""
+    return all(bool(((values >= 0) & (values <= 1) | np.isnan(values)).all()) for values in curves)
 
 
 def _quantile(freedom: int) -> float:

@@ -11,6 +11,7 @@ import optax
 from jaxnet.checks import at_least, is_traced
 from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
 from jaxnet.core.messages import all_native
+from jaxnet.markup import html_line
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.placement import automatic, check_processes, everywhere, is_named, places, stay
 from jaxnet.training.watch import Watcher, explain_reuse
@@ -35,6 +36,16 @@ class TrainState(NamedTuple):
     state: State
     opt_state: PyTree
     key: jax.Array
+
+    def __repr__(self) -> str:
+        parts = [f"step={_step(self.step)}"]
+        for name in ("params", "state", "opt_state"):
+            leaves = jax.tree.leaves(getattr(self, name))
+            parts.append(f"{name}: {sum(map(np.size, leaves)):,} in {len(leaves)} arrays")
+        return f"TrainState({', '.join(parts)})"  # the arrays inside would fill pages
+
+    def _repr_html_(self) -> str:
+        return html_line(repr(self))
 
 
 class Trainer(NamedTuple):
@@ -197,6 +208,11 @@ def _check(objective: Any, optimizer: Any) -> None:
     raise TypeError(
         f"trainer: the optimizer must be one of optax, such as optax.adam(1e-3), got {got}{hint}"
     )
+
+
+def _step(step: Any) -> str:
+    known = isinstance(step, jax.Array | np.ndarray | int) and not is_traced(step)
+    return str(step) if known else type(step).__name__
 
 
 def _specs(batch: PyTree) -> PyTree:

@@ -1,6 +1,8 @@
 """Greedy layer-wise pretraining: each layer is fitted to the output of the layers below it."""
 
+import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -83,6 +85,14 @@ def pretrain_greedy(
         raise ValueError(f"{who}: data must hold at least one example, got {x.shape}")
     if method is not None:
         a_function(who, "method", method, "(key, x, features)")
+        with suppress(ValueError):  # of a built-in function, whose arguments are not known
+            try:
+                inspect.signature(method).bind(key, x, 1)
+            except TypeError as error:
+                raise TypeError(
+                    f"{who}: method must be a function of (key, x, features), got one of "
+                    f"{inspect.signature(method)}: {error}"
+                ) from None
     if isinstance(layers, str) or not (layers is None or isinstance(layers, Sequence)):
         raise TypeError(f"{who}: layers must be a list of paths, such as ['dense'], got {layers!r}")
     at_least(who, "batch_size", batch_size)

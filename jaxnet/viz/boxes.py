@@ -23,7 +23,8 @@ def boxes(
 ) -> "Figure":
     """Images with bounding boxes, solid for predictions and dashed for ground truth.
 
-    Each class has a colour, named in the legend. A predicted box shows its score.
+    Each class has a colour. The legend names all classes, or of more than 7 those on the images. A
+    predicted box shows its score.
 
     Args:
       x: (images, height, width, 1 or 3), in [0, 1].
@@ -70,9 +71,19 @@ def boxes(
             _draw(axes, part, i, dashed=what == "true")
     for spare in cells[len(x) :]:
         spare.remove()
-    lines = [Line2D([], [], color=_color(c), linewidth=3) for c in range(len(names))]
+    named = range(len(names))
+    if len(names) > len(COLORS):  # too many to list those that are not on the images
+        named = sorted(
+            {int(c) for part in given.values() for c in np.unique(part["classes"])} - {-1}
+        )
+    lines = [Line2D([], [], color=_color(c), linewidth=3) for c in named]
     lines += [Line2D([], [], color="0.3", linestyle="--" if w == "true" else "-") for w in given]
-    figure.legend(lines, [*names, *given], loc="outside lower center", ncols=len(lines))
+    words = [*(names[c] for c in named), *given]
+    wide = [0.67 + 0.085 * len(word) for word in words]  # in inches, with the line before it
+    room = figure.get_figwidth() - 0.1
+    across = len(lines) if sum(wide) < room else max(1, int(room / max(wide)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * ((len(lines) - 1) // across))
+    figure.legend(lines, words, loc="outside lower center", ncols=across)
     return figure
 
 
@@ -98,7 +109,16 @@ def _draw(axes: Any, part: dict[str, np.ndarray], i: int, dashed: bool) -> None:
 
 
 def _color(c: int) -> str:
-    return COLORS[int(c) % len(COLORS)]
+    """A colour per class: those of the style first, then hues that are far apart."""
+    from matplotlib.colors import hsv_to_rgb, to_hex
+
+    if c < len(COLORS):
+        return COLORS[c]
+    n = c - len(COLORS)
+    # Steps of the golden ratio spread over the circle of hues, however many there are.
+    hue = (0.61803 * n + 0.05) % 1
+    red, green, blue = hsv_to_rgb((hue, 1 - 0.35 * (n % 2), 0.9 - 0.3 * (n % 3 == 2)))
+    return to_hex((red, green, blue))
 
 
 def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.ndarray]:

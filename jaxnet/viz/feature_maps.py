@@ -61,7 +61,7 @@ def feature_maps(
             axes.imshow(maps[..., i], cmap="RdBu_r", vmin=-largest, vmax=largest)
         else:
             axes.imshow(maps[..., i], cmap="gray_r", vmin=0, vmax=largest)
-        axes.set_title(str(i), fontsize=8, pad=2)
+        axes.set_title(f"map {i}", fontsize=8, pad=2)
         frame(axes)
     for spare in places[first + len(order) :]:
         spare.remove()

@@ -42,6 +42,23 @@ def test_page_and_picture(notebook: Path, tmp_path: Path):
     assert notebook.read_bytes() == before
 
 
+def test_it_goes_on_after_a_notebook_that_fails(tmp_path: Path, monkeypatch, capsys):
+    done = []
+
+    def fake(path, folder, size):
+        done.append(path.name[:2])
+        if path.name[:2] in ("02", "05"):
+            raise RuntimeError(f"\x1b[31mcell\x1b[0m\nAssertionError: of {path.name[:2]}")
+        return [folder / f"{path.stem}.html"]
+
+    monkeypatch.setattr("colab.render.render", fake)
+    config = Config(only=("01", "02", "05", "06"), output=tmp_path)
+    with pytest.raises(RuntimeError, match=r"(?s)^2 of 4 notebooks failed:.*02.*of 02.*05.*of 05$"):
+        run(config)
+    assert done == ["01", "02", "05", "06"]
+    assert "06_" in capsys.readouterr().out
+
+
 def test_unknown_notebook_raises(tmp_path: Path):
     with pytest.raises(ValueError, match="no notebook in colab/ begins with 99"):
         run(Config(only=("99",), output=tmp_path))

@@ -21,6 +21,30 @@ def test_kind_is_the_name_by_default():
     assert (named.name, named.kind) == ("b", "c")
 
 
+def test_in_a_notebook_a_layer_is_a_line():
+    layer = jn.Layer(
+        lambda key, x: ({}, {}), lambda p, s, x, *, key=None, train=False: (x, s), "<a>"
+    )
+    assert (
+        layer._repr_html_()
+        == "<code>Layer(&#x27;&lt;a&gt;&#x27;, kind=&#x27;&lt;a&gt;&#x27;)</code>"
+    )
+
+
+@pytest.mark.parametrize("layer", [
+    jn.dense(2, name="net"), jn.serial(jn.dense(2), name="net"),
+    jn.freeze(jn.dense(2, name="net")), jn.repeat(jn.dense(3, name="net"), 2),
+], ids=["leaf", "composed", "transform", "repeat"])  # fmt: skip
+def test_a_state_that_was_forgotten(layer):
+    x = jnp.ones((2, 3))
+    params, state = layer.init(KEY, x)
+    words = r"net: apply needs params, state and x; write y, state = net\.apply\(params, state, x\)"
+    with pytest.raises(TypeError, match=words):
+        layer.apply(params, x)
+    with pytest.raises(TypeError, match="state must be the dict that init returns, got"):
+        layer.apply(params, x, state)
+
+
 def test_a_leaf_checks_its_own_params():
     layer = jn.Layer(
         lambda key, x: ({"w": jnp.ones(3)}, {}),

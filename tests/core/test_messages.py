@@ -30,6 +30,15 @@ def test_compare_lists_all_that_differs():
     )
 
 
+@pytest.mark.parametrize(("x", "write"), [
+    ((16, 28, 28, 1), r"jn\.spec\(\(16, 28, 28, 1\)\)"), ([4, 7], r"jn\.spec\(\(4, 7\)\)"),
+    ({"x": 3}, r"jn\.spec\(\(32, 784\)\)"),
+])  # fmt: skip
+def test_a_shape_in_place_of_an_input(x, write):
+    with pytest.raises(TypeError, match=f"got int in it; for a shape write {write}"):
+        abstract(x, "summary")
+
+
 def test_compare_lets_other_dtypes_pass():
     needed, given = {"a": jn.spec((2,))}, {"a": jnp.ones(2, jnp.bfloat16)}
     compare(("net",), (needed, {}), (given, {}), None)

@@ -203,3 +203,12 @@ def test_arguments_of_another_type(change, words):
     given = {"trainer": trainer, "train_state": state, "batch": batch} | change
     with pytest.raises(TypeError, match=f"doctor: {words}"):
         doctor(*given.values())
+
+
+def test_params_in_another_byte_order():
+    trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+    batch = jnp.ones((4, 3)), jnp.ones((4, 2))
+    train_state = trainer.init(jax.random.key(0), batch)
+    swapped = jax.tree.map(lambda a: np.asarray(a).astype(">f4"), train_state.params)
+    expected = jn.inspect.doctor(trainer, train_state, batch)
+    assert jn.inspect.doctor(trainer, train_state._replace(params=swapped), batch) == expected

@@ -397,3 +397,13 @@ def fresh(inputs=2, features=1):
 def test_messages(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("rule", [perceptron_rule, delta_rule])
+def test_params_in_another_byte_order(rule):
+    params = {"kernel": np.array([[1.0], [2.0]], np.float32), "bias": np.array([0.5], np.float32)}
+    swapped = jax.tree.map(lambda a: a.astype(">f4"), params)
+    batch = np.array([[1.0, 3.0], [2.0, -5.0]], np.float32), np.array([[0.0], [1.0]], np.float32)
+    expected, (_, wanted) = rule(params, {}, batch)
+    got, (_, metrics) = rule(swapped, {}, batch)
+    jax.tree.map(np.testing.assert_array_equal, (got, metrics), (expected, wanted))

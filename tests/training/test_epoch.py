@@ -1,5 +1,7 @@
 """What an epoch says of itself."""
 
+import xml.etree.ElementTree as ElementTree
+
 import numpy as np
 
 import jaxnet as jn
@@ -25,3 +27,13 @@ def test_between_passes_it_prints_the_epoch_and_inside_one_the_step():
     inside = jn.Place(1, 2, 0, 4)
     assert str(epoch(place=inside, test=None)) == "step  6/30  |  loss 0.5000  |  1.5 s"
     assert str(epoch(epochs=None, steps=None, test=None)).startswith("step 6  |")
+
+
+def test_in_a_notebook_it_is_a_table_of_train_and_test():
+    plain = {"loss": 0.25, "accuracy": 1.0}
+    root = ElementTree.fromstring(epoch(test=plain)._repr_html_())
+    assert root.find("table/caption").text == "epoch  2/10  |  1.5 s"  # type: ignore[union-attr]
+    assert [cell.text for cell in root.iter("th")] == [None, "loss", "accuracy"]
+    rows = [cell.text for cell in root.iter("td")]
+    assert rows == ["train", "0.5000", None, "test", "0.2500", "1.0000"]
+    assert len(list(ElementTree.fromstring(epoch(test=None)._repr_html_()).iter("td"))) == 2

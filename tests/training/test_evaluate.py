@@ -65,3 +65,44 @@ def test_predict_in_batches_is_apply():
         found = jn.predict(net, params, state, x, batch_size=size)
         assert isinstance(found, np.ndarray)
         np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
+
+
+IDS = np.array([[1, 2], [3, 0], [6, 9], [4, 4], [5, 1]])
+
+
+def reader(**options):
+    table = jn.embedding(7, 3, name="words", **options)
+    return jn.serial(jn.serial(table, name="in"), lambda x: x.mean(1), jn.dense(2), name="net")
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, jn.freeze], ids=["net", "frozen"])
+@pytest.mark.parametrize("batch_size", [2, 256])
+def test_an_id_without_an_embedding_raises(wrap, batch_size):
+    net = wrap(reader())
+    params, state = net.init(KEY, IDS)
+    words = r"words: ids must be in \[0, 7\), got 9"
+    with pytest.raises(ValueError, match=words) as found:
+        jn.predict(net, params, state, IDS, batch_size=batch_size)
+    assert any("net/in/words" in note for note in found.value.__notes__)
+    objective, y = jn.supervised(net, LOSS), np.array([0, 1, 1, 0, 1])
+    with pytest.raises(ValueError, match=words):
+        jn.evaluate(objective, params, state, (IDS, y), batch_size=batch_size)
+    good = jn.predict(net, params, state, IDS % 7, batch_size=batch_size)
+    assert good.shape == (5, 2) and np.isfinite(good).all()
+
+
+def test_nan_of_other_origin_comes_back():
+    net = jn.serial(reader(), lambda x: jnp.log(x - 1e3))
+    params, state = net.init(KEY, IDS)
+    assert np.isnan(jn.predict(net, params, state, IDS % 7)).all()
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+    assert np.isnan(jn.predict(net, broken, state, IDS)).all()
+
+
+def test_fit_reports_ids_of_the_test_data():
+    objective = jn.supervised(reader(), LOSS)
+    trainer, y = jn.trainer(objective, optax.sgd(0.1)), np.array([0, 1, 1, 0, 1])
+    train_state = trainer.init(KEY, (IDS, y))
+    epochs = jn.fit(trainer, train_state, (IDS % 7, y), epochs=1, evaluate=(IDS, y), progress=False)
+    with pytest.raises(ValueError, match=r"words: ids must be in \[0, 7\), got 9"):
+        next(epochs)

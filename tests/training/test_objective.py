@@ -311,3 +311,23 @@ def test_sums_of_float16_do_not_overflow(masked, pair):
     mask = jnp.ones(200) if masked else None
     output = ((values, jnp.ones(200)) if pair else values), {}
     assert float(averages(output, values, mask, "net")["loss"].mean) == 1000
+
+
+@pytest.mark.parametrize("loss", [
+    lambda o, y: o.argmax(-1) == y.argmax(-1), lambda o, y: o.round() == y,
+    lambda o, y: (o > y).astype(int), lambda o, y: ((o > y).all(1), jnp.ones(len(y))),
+], ids=["values", "several axes", "integers", "pair"])  # fmt: skip
+def test_a_loss_without_a_gradient_is_refused(loss):
+    batch = jnp.ones((4, 3)), jnp.ones((4, 2))
+    trainer = jn.trainer(jn.supervised(jn.dense(2), loss), optax.sgd(0.1))
+    with pytest.raises(TypeError, match="supervised: the loss must be of floats, got .*metrics="):
+        trainer.init(jax.random.key(0), batch)
+
+
+def test_a_metric_may_be_boolean():
+    objective = jn.supervised(
+        jn.dense(2), optax.squared_error, metrics={"near": lambda o, y: o > y}
+    )
+    batch = jnp.ones((4, 3)), jnp.full((4, 2), -9.0)
+    params, state = objective.init(jax.random.key(0), batch)
+    assert jn.evaluate(objective, params, state, batch)["near"] == 1

@@ -1,5 +1,7 @@
 """Runs side by side are the runs one after another."""
 
+import xml.etree.ElementTree as ElementTree
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +108,39 @@ def test_rows_have_means_and_intervals():
     assert text.count("\n") == 4 and "learning_rate" in text and f"{row['mean']:.4f}" in text
     with pytest.raises(KeyError, match="no 'f1' of 'test'"):
         found.rows("f1")
+
+
+def made_of(accuracy, name="accuracy"):
+    """A sweep of one setting, from its last values by seed."""
+    values = np.array(accuracy)[None, :, None]
+    curves = {"loss": 2 * values, name: values}
+    return jn.Sweep([{"rate": 0.1}], [*range(len(accuracy))], None, curves, None, 1.0)  # type: ignore
+
+
+@pytest.mark.parametrize(("values", "low", "high"), [
+    ([0.99, 1.0, 0.91], 0.84, 1.0),  # by hand: 0.96667 ± 4.30265 * 0.02848
+    ([0.0, 0.0, 0.09], 0.0, 0.15908),  # 0.03 ± 4.30265 * 0.03
+    ([0.4, 0.5, 0.6], 0.25159, 0.74841),  # 0.5 ± 4.30265 * 0.1 / 3**0.5
+])  # fmt: skip
+def test_the_interval_of_a_share_stays_in_0_to_1(values, low, high):
+    row = made_of(values).rows("accuracy")[0]
+    np.testing.assert_allclose([row["low"], row["high"]], [low, high], atol=5e-3)
+    assert 0 <= row["low"] and row["high"] <= 1
+
+
+def test_other_intervals_are_not_clipped():
+    assert made_of([0.99, 1.0, 0.91]).rows("loss")[0]["high"] > 2
+    assert made_of([0.9, 1.0, 2.0], "bits").rows("bits")[0]["low"] < 0
+    diverged = made_of([0.9, np.nan, 1.0]).rows("accuracy")[0]
+    assert np.isnan(diverged["low"]) and np.isnan(diverged["high"])
+
+
+def test_in_a_notebook_it_is_a_table():
+    root = ElementTree.fromstring(made_of([0.4, 0.5, 0.6])._repr_html_())
+    heads = [cell.text for cell in root.iter("th")]
+    assert heads == ["rate", "train loss (95%)", "train accuracy (95%)"]
+    assert [cell.text for cell in root.iter("td")][0::2] == ["0.1", "0.5000 (0.2516 to 0.7484)"]
+    assert root.find("p").text == "3 seeds each, 1 s in all"  # type: ignore[union-attr]
 
 
 def test_one_setting_prints():

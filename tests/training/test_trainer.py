@@ -315,3 +315,17 @@ def test_programs_die_with_their_trainer():
     del trainer
     gc.collect()
     assert alive() is None
+
+
+def test_a_train_state_prints_in_one_line():
+    _, train_state = build(jn.dense(2, name="a"), optax.adam(0.1))
+    text = (
+        "TrainState(step=0, params: 8 in 2 arrays, state: 0 in 0 arrays, opt_state: 17 in 5 arrays)"
+    )
+    assert repr(train_state) == text and text in train_state._repr_html_()
+    seen = []
+    jax.jit(lambda t: seen.append(repr(t)) or t)(train_state)
+    assert seen[0].startswith("TrainState(step=") and "\n" not in seen[0]
+    assert "step=None" in repr(jax.tree.map(lambda leaf: None, train_state)).replace(
+        "NoneType", "None"
+    )

@@ -119,3 +119,11 @@ def test_errors(net, options, words):
 def test_layers_are_a_list(layers):
     with pytest.raises(TypeError, match=r"layers must be a list of paths, .* got ('dense'|3)"):
         pretrain_greedy(jn.models.mlp([5, 4, 3]), data(), noting([]), layers=layers)
+
+
+def test_a_method_of_other_arguments():
+    words = (
+        r"method must be a function of \(key, x, features\), got one of \(\): too many positional"
+    )
+    with pytest.raises(TypeError, match=words):
+        pretrain_greedy(jn.models.mlp([5, 3]), np.ones((4, 2), np.float32), lambda: 0)

@@ -51,6 +51,27 @@ def test_scores_and_legend():
     assert [text.get_text() for text in plain.legends[0].get_texts()] == ["0", "1", "2", "found"]
 
 
+def test_any_number_of_classes_has_colours():
+    """As many classes as MS COCO has."""
+    count = 80
+    boxes = np.tile([0.1, 0.2, 0.5, 0.6], (1, count, 1))
+    figure = viz.boxes(X[:1], {"boxes": boxes, "classes": np.arange(count)[None]})
+    colors = [color for _, color, _ in drawn(figure.axes[0])]
+    assert len(set(colors)) == count and colors[:7] == [color.lower() for color in COLORS]
+    few = {"boxes": boxes[:, :2], "classes": np.array([[3, 70]])}
+    names = [f"class {i}" for i in range(count)]
+    legend = viz.boxes(X[:1], few, names=names).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["class 3", "class 70", "found"]
+
+
+def test_the_legend_is_no_wider_than_the_figure():
+    boxes = np.tile([0.1, 0.2, 0.5, 0.6], (1, 20, 1))
+    names = [f"a long name {i}" for i in range(20)]
+    figure = viz.boxes(X[:1], {"boxes": boxes, "classes": np.arange(20)[None]}, names=names)
+    figure.canvas.draw()
+    assert figure.legends[0].get_window_extent().width < figure.bbox.width
+
+
 def test_it_can_be_saved(tmp_path):
     picture = viz.save(viz.boxes(X[:1, ..., :1], truth={k: v[:1] for k, v in TRUTH.items()}),
                        tmp_path / "boxes.png")  # fmt: skip

@@ -16,7 +16,7 @@ def test_all_maps_in_order_on_one_scale():
     found = maps()
     figure = viz.feature_maps(found, columns=3)
     np.testing.assert_array_equal(np.stack(shown(figure, 6), -1), found)
-    assert [axes.get_title() for axes in figure.axes[:6]] == list("012345")
+    assert [axes.get_title() for axes in figure.axes[:6]] == [f"map {i}" for i in range(6)]
     limits = {axes.images[0].get_clim() for axes in figure.axes[:6]}
     assert limits == {(0, found.max())}
     image = figure.axes[0].images[0]
@@ -26,7 +26,7 @@ def test_all_maps_in_order_on_one_scale():
 def test_the_most_active_ones_first():
     found = maps()
     figure = viz.feature_maps(found, np.zeros((8, 8, 1)), most_active=3)
-    assert [axes.get_title() for axes in figure.axes] == ["image", "3", "1", "5", ""]
+    assert [axes.get_title() for axes in figure.axes] == ["image", "map 3", "map 1", "map 5", ""]
     np.testing.assert_array_equal(shown(figure, 4)[1], found[..., 3])
 
 
