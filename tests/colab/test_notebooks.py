@@ -115,6 +115,16 @@ def test_begins_like_all_others(path: Path):
 
 
 @notebooks
+def test_ends_with_exercises_and_their_solutions(path: Path):
+    *_, exercises, solutions = cells(path, "markdown")
+    assert "## Exercises\n" in exercises and solutions.startswith("## Solutions\n\n<details>")
+    asked, answered = (
+        re.findall(r"^(\d)\. ", text, re.MULTILINE) for text in (exercises, solutions)
+    )
+    assert asked == answered == [str(n + 1) for n in range(len(asked))]
+
+
+@notebooks
 def test_one_address(path: Path):
     text = path.read_text()
     found = re.findall(r"https://github\.com/[\w.-]+/[\w.-]+", text)
