@@ -18,10 +18,10 @@ import tomllib
 from pathlib import Path
 
 import jaxnet
+from docs.docstrings import public_places
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "runs" / "site"
-SNAPSHOT = ROOT / "tests" / "public_api.txt"
 TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
@@ -122,10 +122,8 @@ def mend_links(path: Path, pages: Path) -> None:
 def write_reference(pages: Path) -> None:
     """One page per module, with its public names in their order."""
     modules: dict[str, list[str]] = {}
-    for line in SNAPSHOT.read_text().splitlines():
-        name = re.split(r"[(\s]", line, maxsplit=1)[0]
-        module = name.rpartition(".")[0]
-        modules.setdefault(module, []).append(name)
+    for name in public_places():
+        modules.setdefault(name.rpartition(".")[0], []).append(name)
     folder = pages / "reference"
     folder.mkdir(parents=True)
     index = ["# Reference\n", "| module | names |", "|---|---|"]
@@ -178,15 +176,12 @@ def navigation(pages: Path) -> str:
         heading = re.search(r"^# (.+)$", path.read_text(), re.M)
         return heading[1].replace('"', "'") if heading else path.stem
 
-    def entry(path: Path, name: str | None = None) -> str:
-        return f'"{name or title(path)}": {path.relative_to(pages)}'
-
     def section(name: str, folder: str, first: str, order: list[str] | None = None) -> list[str]:
         rest = [p for p in sorted((pages / folder).glob("*.md")) if p.name != first]
         if order:
             rest.sort(key=lambda p: order.index(p.name) if p.name in order else len(order))
         lines = [f'  - "{name}":', f"    - {folder}/{first}"]
-        return lines + [f"    - {entry(path)}" for path in rest]
+        return lines + [f'    - "{title(path)}": {path.relative_to(pages)}' for path in rest]
 
     guide = re.findall(r"\(([a-z_]+\.md)", (ROOT / "guide" / "README.md").read_text())
     lines = ["nav:", "  - Home: README.md"]

@@ -16,11 +16,16 @@ SECTION = re.compile(r"^(Params|State|Input|Output|Input and output)([ ;][^\n]*)
 WORD = re.compile(r"(?<![\[`\w])`(?:jn\.)?([A-Za-z_][\w.]*)`(?![\w\[`])")
 
 
+def public_places() -> list[str]:
+    """The public names in their order, such as "jaxnet.losses.dice"."""
+    lines = SNAPSHOT.read_text().splitlines()
+    return [re.split(r"[(\s]", line, maxsplit=1)[0] for line in lines]
+
+
 @cache
 def public_names() -> dict[str, str]:
     """Each public name, without "jaxnet.", and its place in the reference; last parts as well."""
-    lines = SNAPSHOT.read_text().splitlines()
-    places = [re.split(r"[(\s]", line, maxsplit=1)[0] for line in lines]
+    places = public_places()
     short: dict[str, list[str]] = {}
     for place in places:
         short.setdefault(place.rpartition(".")[2], []).append(place)

@@ -12,17 +12,9 @@ def reuse_memory() -> bool:
     """Makes the process keep freed memory for the next step; for training on CPU under Linux.
 
     By default glibc gives every array of more than 32 MiB back to the system when it is freed, and
-    gets it again page by page: of the time of a training step, a tenth to a fifth. Call it once,
-    before the first computation; it holds for the whole process and cannot be undone.
-
-    The process then holds its largest demand so far until it ends. Page faults per step, processor
-    time and resident memory as a share of those without it [2 cores, glibc 2.36, jax 0.10.2, one
-    process each, other work running]:
-
-        LSTM, 100 steps, 256 features, batch 32    11,000 to 900    0.8    1.28
-        ResNet-20, batch 64                        44,500 to 3,700  0.88   1.48
-        transformer block, 8 x 128 x 256           10,900 to 0      0.93   1.09
-        LeNet-5, batch 128                         900 to 900       1.0    0.94
+    gets it again page by page, at each training step. Call this once, before the first
+    computation; it holds for the whole process and cannot be undone. The process then keeps its
+    largest demand so far until it ends, for some nets half as much again as without it.
 
     Returns:
       Whether the process takes the setting; False, and no change, without glibc.

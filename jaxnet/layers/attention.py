@@ -123,13 +123,18 @@ def multi_head_attention(
     Reference: Vaswani et al. 2017, "Attention Is All You Need"; grouped queries: Ainslie et al.
     2023, "GQA"; windows: Beltagy et al. 2020, "Longformer"; softcap: Gemma Team 2024, "Gemma 2".
     """
-    sizes = {"kv_heads": kv_heads, "head_size": head_size, "value_size": value_size}
-    check_heads(name, heads, dropout_rate, **sizes)
-    rotate = check_rotation(name, rotary)
-    span = check_window(name, window)
-    for what, number in (("scale", scale), ("softcap", softcap)):
-        if number is not None:
-            within(name, what, number, "(0, inf)")
+    rotate, span = check_attention(
+        name,
+        heads,
+        dropout_rate=dropout_rate,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        value_size=value_size,
+        window=window,
+        rotary=rotary,
+        scale=scale,
+        softcap=softcap,
+    )
     flags = {"causal": causal, "use_bias": use_bias, "step": step}
     flags |= {"return_weights": return_weights, "fused": fused is not None and fused}
     check_options(name, **flags, kernel_init=kernel_init)
@@ -255,22 +260,45 @@ def multi_head_attention(
     return Layer(init, apply, name, kind="multi_head_attention")
 
 
-def check_heads(who: str, heads: Any, dropout_rate: Any, **sizes: Any) -> None:
-    """Raises unless these are options of attention in several heads."""
+def check_attention(
+    who: str,
+    heads: Any,
+    *,
+    dropout_rate: Any,
+    kv_heads: Any = None,
+    window: Any = None,
+    rotary: Any = False,
+    scale: Any = None,
+    softcap: Any = None,
+    **sizes: Any,
+) -> tuple[Rotation | None, tuple[int, int] | None]:
+    """Checks the options of attention in several heads, for the layers that have them.
+
+    Args:
+      who: name of the layer, for messages.
+      heads, dropout_rate, kv_heads, window, rotary, scale, softcap: of `multi_head_attention`.
+      sizes: of heads; None is a default.
+
+    Returns:
+      The function that rotates queries and keys, and the places before and after a query that it
+      sees; None for none and for all.
+    """
     at_least(who, "heads", heads)
-    for what, size in sizes.items():
+    for what, size in {"kv_heads": kv_heads, **sizes}.items():
         if size is not None:
             at_least(who, what, size)
-    kv_heads = sizes.get("kv_heads")
     if kv_heads is not None and heads % kv_heads:
         raise ValueError(
             f"{who}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
         )
     within(who, "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
+    for what, number in (("scale", scale), ("softcap", softcap)):
+        if number is not None:
+            within(who, what, number, "(0, inf)")
+    return _rotation(who, rotary), _span(who, window)
 
 
-def check_rotation(who: str, rotary: Any) -> Rotation | None:
-    """The function that rotates queries and keys, or None; raises for other values."""
+def _rotation(who: str, rotary: Any) -> Rotation | None:
     if isinstance(rotary, bool):
         return turn if rotary else None
     if not callable(rotary):
@@ -282,8 +310,7 @@ def check_rotation(who: str, rotary: Any) -> Rotation | None:
     return rotate
 
 
-def check_window(who: str, window: Any) -> tuple[int, int] | None:
-    """The places before and after a query that it sees, or None for all; raises otherwise."""
+def _span(who: str, window: Any) -> tuple[int, int] | None:
     if window is None:
         return None
     pair = tuple(window) if isinstance(window, tuple | list) else (window, window)

@@ -12,7 +12,7 @@ from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, stateless
 from jaxnet.core.messages import check_name
 from jaxnet.ops.precision import output_dtype, wide
-from jaxnet.ops.resample import average, windows
+from jaxnet.ops.resample import average, weighted, windows
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
@@ -280,8 +280,7 @@ def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_po
     def pool(x):
         outputs, y = _outputs(name, size, x), wide(x)
         for axis, n in enumerate(outputs, start=1):
-            weights = average(y.shape[axis], n).astype(y.dtype)
-            y = jnp.moveaxis(jnp.tensordot(y, weights, axes=(axis, 1)), -1, axis)
+            y = weighted(y, axis, average(y.shape[axis], n))
         return y.astype(output_dtype(x))
 
     return _pooling(pool, name, "adaptive_avg_pool")

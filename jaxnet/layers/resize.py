@@ -11,7 +11,7 @@ from jaxnet.checks import check_options, one_of, within
 from jaxnet.core import Layer, stateless
 from jaxnet.core.messages import check_name
 from jaxnet.ops.precision import output_dtype, wide
-from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle
+from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, weighted
 from jaxnet.ops.window import per_axis, spatial_axes
 
 METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
@@ -28,8 +28,8 @@ def resize(
 ) -> Layer:
     """Resizes every spatial axis of (batch, *space, features), up or down.
 
-    Equal to PyTorch's `interpolate`, and without `align_corners` to its size or scale_factor.
-    Pixels are areas, and beyond the centre of the outermost pixel its value is repeated.
+    Equal to PyTorch's `interpolate` with its size or scale_factor. Pixels are areas, and beyond the
+    centre of the outermost pixel its value is repeated.
 
     Args:
       size: of the output, a number for all spatial axes or one per axis.
@@ -185,12 +185,6 @@ def resized(
             options = {"align_corners": align_corners, "antialias": antialias}
             y = weighted(y, axis, interpolation(inputs, outputs, scale, kernel, **options))
     return y.astype(output_dtype(x)) if not picks else y
-
-
-def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
-    """Sums along one axis with weights (outputs, inputs)."""
-    y = jnp.tensordot(x, weights.astype(x.dtype), axes=(axis, 1))
-    return jnp.moveaxis(y, -1, axis)
 
 
 def _factors(name, factor, x) -> tuple[int, ...]:

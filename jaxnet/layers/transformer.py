@@ -1,18 +1,13 @@
 """The transformer block."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
-from jaxnet.checks import a_function, at_least, check_options, check_rank, within
+from jaxnet.checks import a_function, at_least, check_options, check_rank
 from jaxnet.core import Layer, compose, describe
-from jaxnet.layers.attention import (
-    Rotation,
-    check_heads,
-    check_rotation,
-    check_window,
-    multi_head_attention,
-)
+from jaxnet.layers.attention import Rotation, check_attention, multi_head_attention
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
@@ -82,40 +77,23 @@ def transformer_block(
     2020, "On Layer Normalization in the Transformer Architecture"; gates: Shazeer 2020, "GLU
     Variants Improve Transformer".
     """
-    check_heads(name, heads, dropout_rate, kv_heads=kv_heads, head_size=head_size)
-    check_rotation(name, rotary)
-    check_window(name, window)
-    if softcap is not None:
-        within(name, "softcap", softcap, "(0, inf)")
+    shared: dict[str, Any] = {
+        "head_size": head_size,
+        "kv_heads": kv_heads,
+        "softcap": softcap,
+        "dropout_rate": dropout_rate,
+    }
+    check_attention(name, heads, window=window, rotary=rotary, **shared)
     flags = {"causal": causal, "cross": cross, "gated": gated, "norm_first": norm_first}
     check_options(name, **flags, use_bias=use_bias, step=step)
     if mlp_features is not None:
         at_least(name, "mlp_features", mlp_features)
     a_function(name, "activation", activation, "an array")
     a_function(name, "norm", norm, "name=...")
-    own = multi_head_attention(
-        heads,
-        head_size=head_size,
-        kv_heads=kv_heads,
-        causal=causal and not step,
-        window=window,
-        rotary=rotary,
-        softcap=softcap,
-        use_bias=use_bias,
-        dropout_rate=dropout_rate,
-        step=step,
-        name="attention",
-    )
-
-    other = multi_head_attention(
-        heads,
-        head_size=head_size,
-        kv_heads=kv_heads,
-        softcap=softcap,
-        use_bias=use_bias,
-        dropout_rate=dropout_rate,
-        name="cross_attention",
-    )
+    shared["use_bias"] = use_bias
+    mode: dict[str, Any] = {"causal": causal and not step, "window": window, "step": step}
+    own = multi_head_attention(heads, rotary=rotary, name="attention", **mode, **shared)
+    other = multi_head_attention(heads, name="cross_attention", **shared)
 
     def mlp(m, x):
         wide = 4 * x.shape[-1] if mlp_features is None else mlp_features

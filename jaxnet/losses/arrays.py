@@ -90,13 +90,21 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(classes,)") ->
     return weights
 
 
-def weights_of(who: str, table: Any, outputs: jax.Array) -> jax.Array:
-    """The weights of the classes in the dtype of outputs (batch, ..., classes)."""
-    if len(table) != outputs.shape[-1]:
+def by_class(who: str, table: Any, outputs: jax.Array, what: str = "class_weights") -> jax.Array:
+    """The weights of the classes in the shape of outputs (batch, ..., classes), as wide floats."""
+    classes = outputs.shape[-1]
+    if len(table) != classes:
+        raise ValueError(f"{who}: {what} must hold one per class, {classes}, got {len(table)}")
+    return jnp.broadcast_to(jnp.asarray(table, wide(outputs).dtype), outputs.shape)
+
+
+def check_values(who: str, per: str, values: Any, positions: jax.Array) -> None:
+    """Raises unless a loss returned one value per position."""
+    got = getattr(values, "shape", type(values).__name__)
+    if got != positions.shape:
         raise ValueError(
-            f"{who}: class_weights must hold one per class, {outputs.shape[-1]}, got {len(table)}"
+            f"{who}: expected a loss with one value per {per} {positions.shape}, got {got}"
         )
-    return jnp.asarray(table, outputs.dtype)
 
 
 def check_unit(who: str, what: str, values: Any) -> None:

@@ -11,12 +11,13 @@ from jaxnet.checks import a_function, at_least, within
 from jaxnet.losses.arrays import (
     Loss,
     at_label,
+    by_class,
     check_unit,
+    check_values,
     log,
     read_labels,
     read_same,
     read_weights,
-    weights_of,
     wide,
 )
 
@@ -122,7 +123,7 @@ def cross_entropy(
         outputs, targets = read_labels(who, outputs, targets, classes_only=True)
         log_p = jax.nn.log_softmax(wide(outputs))
         if table is not None:  # of each class, in the smoothed share and at the label
-            log_p = log_p * weights_of(who, table, log_p)
+            log_p = log_p * by_class(who, table, log_p)
         return -(1 - label_smoothing) * at_label(log_p, targets) - label_smoothing * log_p.mean(-1)
 
     if table is None and ignore_index is None:
@@ -187,16 +188,11 @@ def _pair(
             targets = labels
         values = loss(outputs, targets)
         outputs, targets = read_labels(who, outputs, targets, classes_only=True)
-        if jnp.shape(values) != targets.shape:
-            raise ValueError(
-                f"{who}: expected a loss with one value per label {targets.shape}, got "
-                f"{jnp.shape(values)}"
-            )
+        check_values(who, "label", values, targets)
         values = wide(values)
         weight = jnp.ones_like(values)
         if table is not None:
-            by_class = jnp.broadcast_to(weights_of(who, table, wide(outputs)), outputs.shape)
-            weight = at_label(by_class, targets).astype(values.dtype)
+            weight = at_label(by_class(who, table, outputs), targets).astype(values.dtype)
             values = values * weight if multiply else values
         axes = tuple(range(1, values.ndim))
         return tuple(jnp.where(counted, part, 0).sum(axes) for part in (values, weight))

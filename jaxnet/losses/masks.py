@@ -10,6 +10,8 @@ from jaxnet.checks import a_function, as_array, at_least
 from jaxnet.losses.arrays import (
     Loss,
     at_label,
+    by_class,
+    check_values,
     read_labels,
     read_mask,
     read_same,
@@ -88,7 +90,7 @@ def masked(loss: Loss = optax.softmax_cross_entropy_with_integer_labels) -> Loss
             )
         # Mask the inputs too: 0 times a NaN slope would still be NaN.
         values = loss(_zero_outside(outputs, mask), _zero_outside(labels, mask))
-        _check_values("masked", "entry of the mask", values, mask)
+        check_values("masked", "entry of the mask", values, mask)
         return masked_mean(values, mask, tuple(range(1, values.ndim)))
 
     return masked_loss
@@ -132,11 +134,9 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
 
     def labelled_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         outputs, targets = read_labels("ignore_label", outputs, targets)
-        classes = outputs.shape[-1]
-        if weights is not None and len(weights) != classes:
-            raise ValueError(
-                f"ignore_label: weights must hold one per class, {classes}, got {len(weights)}"
-            )
+        table = weights
+        if weights is not None:
+            table = by_class("ignore_label", weights, outputs, "weights")
         if weights is not None and targets.ndim == 1:
             raise ValueError(
                 "ignore_label: weights cancel where there is one position per example, got "
@@ -146,27 +146,14 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
         labelled = targets != label
         targets = jnp.where(labelled, targets, 0)
         values = loss(outputs, targets)
-        _check_values("ignore_label", "label", values, targets)
-        weight = 1.0
-        if weights is not None:
-            table = jnp.asarray(weights, wide(values).dtype)
-            weight = at_label(jnp.broadcast_to(table, (*targets.shape, classes)), targets)
-        weight = jnp.where(labelled, weight, 0)
+        check_values("ignore_label", "label", values, targets)
+        weight = jnp.where(labelled, 1.0 if table is None else at_label(table, targets), 0)
         axes = tuple(range(1, targets.ndim))
         total = weight.sum(axes)
         values = jnp.where(labelled, wide(values) * weight, 0).sum(axes)
         return values / jnp.where(total > 0, total, 1)
 
     return labelled_loss
-
-
-def _check_values(who: str, per: str, values: Any, positions: jax.Array) -> None:
-    """Raises unless a loss returned one value per position."""
-    got = getattr(values, "shape", type(values).__name__)
-    if got != positions.shape:
-        raise ValueError(
-            f"{who}: expected a loss with one value per {per} {positions.shape}, got {got}"
-        )
 
 
 def _zero_outside(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -66,9 +66,8 @@ def expand_mask(
         if mask.shape in ((batch, heads, time, places), (batch, 1, time, places)):
             return mask, None
     elif jnp.issubdtype(mask.dtype, jnp.floating) and mask.ndim == 4:
-        if all(n in (1, m) for n, m in zip(mask.shape[:3], scores[:3], strict=True)) and (
-            mask.shape[3] == places
-        ):
+        fits = all(n in (1, m) for n, m in zip(mask.shape, scores, strict=True))
+        if fits and mask.shape[3] == places:
             seen = mask > -jnp.inf
             return seen, jnp.where(seen, mask, 0)
     raise ValueError(
