@@ -1,8 +1,10 @@
 """Memory that is kept: page faults of a fresh process, counted by the system."""
 
+import os
 import subprocess
 import sys
 
+import optax
 import pytest
 
 import jaxnet as jn
@@ -10,15 +12,15 @@ from jaxnet import memory
 
 PROGRAM = """
 import resource
-import jax, jax.numpy as jnp
+import jax, jax.numpy as jnp, optax
 import jaxnet as jn
-if KEEP:
-    assert jn.reuse_memory()
-step = jax.jit(lambda x: jnp.sort(x)[::-1] + 1)
-x = jnp.arange(12_000_000.0)  # 48 MB
-for i in range(6):
-    x = step(x).block_until_ready()
-    if i == 1:
+CALL
+step = jax.jit(lambda x, w: jnp.tanh(x @ w) @ w)
+w = jnp.eye(64)
+x = jnp.ones((MEGABYTES * 250_000 // 64, 64))
+for i in range(14):
+    x = step(x, w).block_until_ready()
+    if i == 8:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -26,14 +28,35 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not memory._glibc(), reason="glibc alone has this setting")
-def test_pages_are_used_again():
-    def faults(keep):
-        run = [sys.executable, "-c", PROGRAM.replace("KEEP", str(keep))]
-        done = subprocess.run(run, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "call, megabytes",
+    [
+        ("assert jn.reuse_memory()", 80),
+        ("jn.trainer(jn.supervised(jn.dense(2), optax.l2_loss), optax.sgd(0.1))", 48),
+    ],
+)
+def test_pages_are_used_again(call, megabytes):
+    def faults(call):
+        program = PROGRAM.replace("CALL", call).replace("MEGABYTES", str(megabytes))
+        environment = os.environ | {"JAXNET_REUSE_MEMORY": "1"}
+        run = [sys.executable, "-c", program]
+        done = subprocess.run(run, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
-    assert 0 < faults(True) < 0.5 * faults(False)
+    assert 0 <= faults(call) < 0.1 * faults("")
+
+
+@pytest.mark.parametrize("setting, calls", [(None, 1), ("1", 1), ("0", 0)])
+def test_trainer_keeps_freed_memory_unless_switched_off(setting, calls, monkeypatch):
+    if setting is None:
+        monkeypatch.delenv("JAXNET_REUSE_MEMORY", raising=False)
+    else:
+        monkeypatch.setenv("JAXNET_REUSE_MEMORY", setting)
+    called = []
+    monkeypatch.setattr(memory, "keep_freed", lambda: called.append(True))
+    jn.trainer(jn.supervised(jn.dense(2), optax.l2_loss), optax.sgd(0.1))
+    assert len(called) == calls
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])

@@ -13,7 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from experiments.benchmarks import fresh, report
-from experiments.benchmarks.measure import PEERS, TOLERANCE, Processes, Row, run_workload
+from experiments.benchmarks.measure import (
+    DEFAULT,
+    PEERS,
+    REUSED,
+    TOLERANCE,
+    Processes,
+    Row,
+    run_workload,
+)
 from experiments.benchmarks.workloads import WORKLOADS, ResNet, Transformer, Workload
 
 FRESH = ("first step", "import", "compile")
@@ -29,6 +37,11 @@ class Config:
     "compile" run in fresh processes; by default all"""
     peers: tuple[str, ...] = PEERS[1:]
     """libraries to compare with; those not installed are reported and left out"""
+    skip: tuple[str, ...] = ()
+    """words; programs with one of them in their name are left out, e.g. compiled"""
+    memory: bool = False
+    """run each program in both settings of memory, `jn.reuse_memory` and the system's default, and
+    report page faults and peak memory"""
     rounds: int = 15
     """samples per program"""
     seconds: float = 0.2
@@ -68,7 +81,9 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
         show(rows, about, config.out)
         return rows
     rows: list[Row] = []
-    processes = Processes(("ours", *config.peers), config.timeout)
+    processes = Processes(
+        ("ours", *config.peers), config.timeout, (DEFAULT, REUSED) if config.memory else (DEFAULT,)
+    )
     try:
         backend, device, jax_version = processes.get("ours", 0).ask("device")
         about = {
@@ -96,6 +111,7 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
                     seconds=config.seconds,
                     patience=config.patience,
                     tolerance=TOLERANCE.get(backend, TOLERANCE["gpu"]),
+                    skip=config.skip,
                     say=say,
                 )
                 note(found)

@@ -7,15 +7,20 @@ of an earlier run. In both the files that Python reads are in the system's cache
 import importlib
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.benchmarks.measure import PeerError, Row, in_a_line, load, share_gpu
+from experiments.benchmarks.measure import (
+    PeerError,
+    Row,
+    in_a_line,
+    load,
+    peak_memory,
+    share_gpu,
+)
 from experiments.benchmarks.workloads import Transformer, Workload, batches
 
 
@@ -96,19 +101,6 @@ def first_step(peer: str, variant: str, workload: Workload, cache: str | None) -
         program.wait(program.step())
         second = (time.perf_counter() - first) / 2
         return First(imported - start, ready - imported, first - ready, second, peak_memory())
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process in MB."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-        return 1.024e-3 * kilobytes
-    except (OSError, StopIteration):  # not Linux; includes the parent's pages at the fork
-        import resource
-
-        unit = 1e-6 if sys.platform == "darwin" else 1.024e-3
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def import_time(module: str) -> float:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from experiments.benchmarks.workloads import NotOffered, Program, Workload, draw
 # differs by rounding alone, later ones by rounding that training has amplified.
 CHECKS = 5
 TOLERANCE = {"cpu": (1e-4, 2e-3), "gpu": (2e-2, 5e-2)}  # GPUs multiply in TF32
+# Settings of memory: as the process starts, and kept for the next step by `jn.reuse_memory`.
+DEFAULT, REUSED = "", "memory reused"
 PEERS = ("ours", "hand", "linen", "nnx", "equinox", "haiku", "keras", "torch")
 
 
@@ -120,36 +123,43 @@ class Processes:
     Args:
       names: of the peers.
       seconds: timeout of an answer, e.g. while a program compiles.
+      settings: of memory, see SETTINGS; each program runs once in each.
     """
 
-    def __init__(self, names: Sequence[str], seconds: float):
-        self.seconds = seconds
+    def __init__(self, names: Sequence[str], seconds: float, settings: Sequence[str] = (DEFAULT,)):
+        self.seconds, self.settings = seconds, tuple(settings)
         self.started: dict[str, list[Process]] = {name: [] for name in names}
 
     def get(self, name: str, number: int) -> "Process":
+        """Process `number` of a peer; the settings of memory take turns."""
         while len(self.started[name]) <= number:
-            self.started[name].append(Process(name, self.seconds))
+            setting = self.settings[len(self.started[name]) % len(self.settings)]
+            self.started[name].append(Process(name, self.seconds, setting))
         return self.started[name][number]
 
     def all(self) -> list["Process"]:
         return [one for several in self.started.values() for one in several]
 
     def stop(self) -> None:
-        for one in self.all():
-            one.stop()
+        """Ends all processes; the next use starts new ones."""
+        for several in self.started.values():
+            while several:
+                several.pop().stop()
 
 
 class Process:
     """Handle of a process that builds and times programs of one peer."""
 
-    def __init__(self, name: str, seconds: float):
-        self.name, self.seconds = name, seconds
+    def __init__(self, name: str, seconds: float, setting: str = DEFAULT):
+        self.name, self.seconds, self.setting = name, seconds, setting
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, self.name), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(there, self.name, self.setting), daemon=True
+        )
         self.process.start()
         there.close()
 
@@ -182,9 +192,13 @@ class PeerError(Exception):
     """A peer is not installed, does not offer a workload, failed, or took too long."""
 
 
-def _serve(pipe: Any, name: str) -> None:
+def _serve(pipe: Any, name: str, setting: str = DEFAULT) -> None:
     """The loop of a peer's process, which holds one program at a time."""
     share_gpu()
+    if setting == REUSED:
+        from jaxnet.memory import reuse_memory
+
+        reuse_memory()
     program: Program | None = None
 
     def peer():
@@ -207,6 +221,13 @@ def _serve(pipe: Any, name: str) -> None:
         assert program is not None, "the process was restarted and has no program"
         return timed(program, steps)
 
+    def faults(steps):
+        """Page faults per call of step, and the largest resident memory in MB."""
+        assert program is not None, "the process was restarted and has no program"
+        before = page_faults()
+        timed(program, steps)
+        return (page_faults() - before) / steps, peak_memory()
+
     def drop():
         nonlocal program
         program = None
@@ -215,7 +236,7 @@ def _serve(pipe: Any, name: str) -> None:
             sys.modules["jax"].clear_caches()
 
     actions = {"variants": variants, "device": device, "build": build, "sample": sample}
-    actions["drop"] = drop
+    actions |= {"drop": drop, "faults": faults}
     while True:
         try:
             action, *words = pipe.recv()
@@ -241,6 +262,28 @@ def share_gpu() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.05")
 
 
+def page_faults() -> int:
+    """Of this process so far; 0 where the system does not count them."""
+    with suppress(ImportError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return 0
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process in MB."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        return 1.024e-3 * kilobytes
+    except (OSError, StopIteration):  # not Linux; includes the parent's pages at the fork
+        import resource
+
+        unit = 1e-6 if sys.platform == "darwin" else 1.024e-3
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
@@ -253,6 +296,7 @@ def run_workload(
     seconds: float,
     patience: float,
     tolerance: tuple[float, float],
+    skip: Sequence[str] = (),
     say: Callable[[str], Any] = print,
 ) -> list[Row]:
     """Rounds over all programs of a workload, ours first; every round starts with another program.
@@ -264,6 +308,7 @@ def run_workload(
       seconds: approximate duration of a sample, which has at least one call of step.
       patience: seconds in all after which a program takes no more samples, once it has three.
       tolerance: of the first loss and of later ones.
+      skip: words; programs with one of them in their name are left out.
       say: called with a line of progress.
 
     Raises:
@@ -281,9 +326,12 @@ def run_workload(
         except PeerError as error:
             rows.append(Row(workload.name, name, name, "ms", [], str(error)))
             continue
-        for number, variant in enumerate(variants):
-            say(f"{workload.name}: {variant}")
-            row = Row(workload.name, name, variant, "ms", [])
+        variants = [one for one in variants if not any(word in one for word in skip)]
+        programs = [(one, setting) for one in variants for setting in processes.settings]
+        for number, (variant, setting) in enumerate(programs):
+            title = f"{variant}, {setting}" if setting else variant
+            say(f"{workload.name}: {title}")
+            row = Row(workload.name, name, title, "ms", [])
             process = processes.get(name, number)
             try:
                 found, differs = process.ask("build", workload, variant)
@@ -312,11 +360,29 @@ def run_workload(
                 one.lost = True
                 rows[one.row] = rows[one.row]._replace(note=f"lost in round {r + 1}: {error}")
             one.spent += time.perf_counter() - start
+    rows += memory_rows(rows, running) if len(processes.settings) > 1 else []
     for process in processes.all():
         with suppress(PeerError):
             process.ask("drop")
+    if len(processes.settings) > 1:  # kept memory would count for the next workload
+        processes.stop()
     after = load()
     return [row._replace(load=(before, after)) for row in rows]
+
+
+def memory_rows(rows: list[Row], running: list["_Running"]) -> list[Row]:
+    """Page faults per update and the process's largest memory, of the programs that ran."""
+    found = []
+    for title, unit in (("page faults", "faults"), ("peak memory", "MB")):
+        for one in running:
+            if one.lost:
+                continue
+            per_call, peak = one.process.ask("faults", 3)
+            samples = [per_call if unit == "faults" else peak]
+            row = rows[one.row]
+            found.append(row._replace(workload=f"{row.workload}: {title}", unit=unit))
+            found[-1] = found[-1]._replace(samples=samples, note="")
+    return found
 
 
 @dataclass

@@ -12,6 +12,7 @@ from jaxnet.checks import at_least, is_traced
 from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
 from jaxnet.core.messages import all_native
 from jaxnet.markup import html_line
+from jaxnet.memory import keep_by_default
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.placement import automatic, check_processes, everywhere, is_named, places, stay
 from jaxnet.training.watch import Watcher, explain_reuse
@@ -114,6 +115,7 @@ def trainer(
     """
     _check(objective, optimizer)
     at_least("trainer", "shapes", shapes)
+    keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
     watcher = Watcher(shapes)
     start = jax.jit(lambda params: strong(optimizer.init(params)))  # eager zeros compile per shape
