@@ -53,6 +53,21 @@ class ResNet:
 
 
 @dataclass(frozen=True)
+class LargeResNet:
+    """He et al.'s ResNet-50 for large images, with strides in the 3x3 convolutions."""
+
+    def blocks(self) -> list[tuple[str, int, int, int]]:
+        """Name, inputs, features inside, and strides of each block; outputs are 4 * features."""
+        inputs, found = 64, []
+        for stage, count in enumerate((3, 4, 6, 3)):
+            for place in range(count):
+                strides = 2 if stage and not place else 1
+                found.append((f"stage_{stage + 1}_block_{place + 1}", inputs, 64 << stage, strides))
+                inputs = 4 * (64 << stage)
+        return found
+
+
+@dataclass(frozen=True)
 class Lstm:
     """An LSTM, and a dense layer on its last output."""
 
@@ -74,7 +89,20 @@ class Transformer:
     mlp: int
 
 
-Net = Mlp | LeNet | ResNet | Lstm | Gru | Transformer
+@dataclass(frozen=True)
+class Gpt:
+    """GPT-2: pre-norm causal blocks, learned positions, logits by the table of the words.
+
+    A batch has token ids (batch, time), and the same number of ids to predict.
+    """
+
+    depth: int
+    heads: int
+    width: int
+    vocabulary: int
+
+
+Net = Mlp | LeNet | ResNet | LargeResNet | Lstm | Gru | Transformer | Gpt
 
 
 @dataclass(frozen=True)
@@ -89,6 +117,7 @@ class Workload:
       members: nets trained in parallel on the same batch, in one program.
       train: False measures the forward pass alone.
       peers: that are measured; empty means all.
+      half: whether to compute in bfloat16, with parameters and their updates in float32.
       rate: learning rate of SGD with momentum; the loss is the mean over batch and members.
     """
 
@@ -99,6 +128,7 @@ class Workload:
     members: int = 1
     train: bool = True
     peers: tuple[str, ...] = ()
+    half: bool = False
     rate: float = 0.01
 
     @property
@@ -120,6 +150,22 @@ WORKLOADS = (
     Workload("GRU", Gru(256), (32, 100, 64)),
     Workload("transformer block", Transformer(8, 1024), (8, 128, 256)),
     Workload("64 LeNets", LeNet(), (32, 28, 28, 1), members=64),
+)
+# For one GPU. Sizes as in published training runs; the small rows show what a launch costs.
+LARGE = ("ours", "linen", "torch")  # the two large nets are written for these
+GPU_WORKLOADS = (
+    Workload("MLP 3x64", Mlp((64, 64)), (32, 64)),
+    Workload("MLP", Mlp((4096, 4096)), (4096, 784)),
+    Workload("LeNet", LeNet(), (1024, 28, 28, 1)),
+    Workload("LSTM", Lstm(1024), (128, 100, 256)),
+    Workload("transformer block, bfloat16", Transformer(16, 4096), (16, 512, 1024), half=True),
+    Workload("64 LeNets", LeNet(), (32, 28, 28, 1), members=64),
+    Workload(
+        "ResNet-50, bfloat16", LargeResNet(), (128, 224, 224, 3), half=True, peers=LARGE
+    ),
+    Workload(
+        "GPT-2, 124M, bfloat16", Gpt(12, 12, 768, 50257), (8, 1024), half=True, peers=LARGE
+    ),
 )
 
 
@@ -146,8 +192,12 @@ def batches(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (steps, batch, ...) and labels (steps, batch); without a steps axis for one step."""
     rng = np.random.default_rng(1)
     steps, shape = workload.steps, workload.shape
-    x = rng.normal(size=(steps, *shape)).astype(np.float32)
-    y = rng.integers(0, CLASSES, (steps, shape[0])).astype(np.int32)
+    if isinstance(workload.net, Gpt):
+        ids = rng.integers(0, workload.net.vocabulary, (steps, shape[0], shape[1] + 1), np.int32)
+        x, y = ids[..., :-1], ids[..., 1:]
+    else:
+        x = rng.normal(size=(steps, *shape)).astype(np.float32)
+        y = rng.integers(0, CLASSES, (steps, shape[0])).astype(np.int32)
     return (x, y) if steps > 1 else (x[0], y[0])
 
 
@@ -164,6 +214,14 @@ def stack(trees: list[Weights]) -> Weights:
     if isinstance(first, dict):
         return {name: stack([tree[name] for tree in trees]) for name in first}
     return np.stack(trees)  # type: ignore[return-value]
+
+
+def with_block(net: Net, weights: Weights, name: str) -> Weights:
+    """The weights of a transformer, with those of its block under a name; other nets' unchanged."""
+    if not isinstance(net, Transformer):
+        return weights
+    output = {"output": weights["output"]}
+    return {name: {k: v for k, v in weights.items() if k != "output"}} | output
 
 
 def flatten(tree: Weights, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Weights]:
@@ -200,6 +258,23 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
             "bias": bias(gates * features),
         }
 
+    def block(width: int, heads: int, mlp: int) -> Weights:
+        size = width // heads
+
+        def project() -> Weights:
+            kernel = normal(width**-0.5, width, heads, size)
+            return {"kernel": kernel, "bias": bias(heads, size)}
+
+        out = {"kernel": normal(width**-0.5, heads, size, width), "bias": bias(width)}
+        attention = {name: project() for name in ("query", "key", "value")} | {"out": out}
+        return {
+            "attention_norm": norm(width),
+            "attention": attention,
+            "mlp_norm": norm(width),
+            "mlp_in": dense(width, mlp),
+            "mlp_out": dense(mlp, width),
+        }
+
     width = shape[-1]
     match net:
         case Mlp(hidden):
@@ -228,6 +303,16 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
                     tree[name]["shortcut"] = conv(1, inputs, features)
                     tree[name]["shortcut_norm"] = norm(features)
             return tree | {"output": dense(WIDTHS[-1], CLASSES)}
+        case LargeResNet():
+            tree = {"conv_0": conv(7, width, 64), "norm_0": norm(64)}
+            for name, inputs, features, _ in net.blocks():
+                sizes = ((1, inputs, features), (3, features, features), (1, features, 4 * features))
+                tree[name] = {f"conv_{i}": conv(*size) for i, size in enumerate(sizes, 1)}
+                tree[name] |= {f"norm_{i}": norm(size[-1]) for i, size in enumerate(sizes, 1)}
+                if inputs != 4 * features:
+                    tree[name]["shortcut"] = conv(1, inputs, 4 * features)
+                    tree[name]["shortcut_norm"] = norm(4 * features)
+            return tree | {"output": dense(2048, CLASSES)}
         case Lstm(features):
             return {"lstm": recurrent(width, features, 4), "output": dense(features, CLASSES)}
         case Gru(features):
@@ -235,19 +320,11 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
             layer["recurrent_bias"] = np.zeros(features, np.float32)  # the one of NNX has none
             return {"gru": layer, "output": dense(features, CLASSES)}
         case Transformer(heads, mlp):
-            size = width // heads
-
-            def project() -> Weights:
-                kernel = normal(width**-0.5, width, heads, size)
-                return {"kernel": kernel, "bias": bias(heads, size)}
-
-            out = {"kernel": normal(width**-0.5, heads, size, width), "bias": bias(width)}
-            attention = {name: project() for name in ("query", "key", "value")} | {"out": out}
-            return {
-                "attention_norm": norm(width),
-                "attention": attention,
-                "mlp_norm": norm(width),
-                "mlp_in": dense(width, mlp),
-                "mlp_out": dense(mlp, width),
-                "output": dense(width, CLASSES),
+            return block(width, heads, mlp) | {"output": dense(width, CLASSES)}
+        case Gpt(depth, heads, width, vocabulary):
+            tree = {
+                "words": {"embedding": normal(0.02, vocabulary, width)},
+                "positions": {"embedding": normal(0.02, shape[1], width)},
+                "norm": norm(width),
             }
+            return tree | {f"block_{i}": block(width, heads, 4 * width) for i in range(depth)}

@@ -1,5 +1,7 @@
 """Flax Linen: modules with @nn.compact, a jitted and donating step."""
 
+import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +19,9 @@ from experiments.benchmarks.peers.jax_program import (
 from experiments.benchmarks.workloads import (
     CLASSES,
     WIDTHS,
+    Gpt,
     Gru,
+    LargeResNet,
     LeNet,
     Lstm,
     Mlp,
@@ -27,6 +31,8 @@ from experiments.benchmarks.workloads import (
     Transformer,
     Weights,
     Workload,
+    batches,
+    with_block,
 )
 
 
@@ -56,13 +62,15 @@ class LeNetModule(nn.Module):
         return nn.Dense(CLASSES, name="output")(x)
 
 
-def conv(features, size, strides, name):
+def conv(features, size, strides, name, dtype=None):
     padding = size // 2
-    return nn.Conv(features, (size, size), strides, padding, use_bias=False, name=name)
+    return nn.Conv(
+        features, (size, size), strides, padding, use_bias=False, dtype=dtype, name=name
+    )
 
 
-def norm(name):
-    return nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5, name=name)
+def batch_norm(name, dtype=None):
+    return nn.BatchNorm(False, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 
 class Block(nn.Module):
@@ -72,11 +80,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x):
         y = conv(self.features, 3, self.strides, "conv_1")(x)
-        y = nn.relu(norm("norm_1")(y))
-        y = norm("norm_2")(conv(self.features, 3, 1, "conv_2")(y))
+        y = nn.relu(batch_norm("norm_1")(y))
+        y = batch_norm("norm_2")(conv(self.features, 3, 1, "conv_2")(y))
         if x.shape != y.shape:
             x = conv(self.features, 1, self.strides, "shortcut")(x)
-            x = norm("shortcut_norm")(x)
+            x = batch_norm("shortcut_norm")(x)
         return nn.relu(x + y)
 
 
@@ -85,10 +93,41 @@ class ResNetModule(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(norm("norm_0")(conv(WIDTHS[0], 3, 1, "conv_0")(x)))
+        x = nn.relu(batch_norm("norm_0")(conv(WIDTHS[0], 3, 1, "conv_0")(x)))
         for name, _, features, strides in self.net.blocks():
             x = Block(features, strides, name=name)(x)
         return nn.Dense(CLASSES, name="output")(x.mean((1, 2)))
+
+
+class Bottleneck(nn.Module):
+    features: int
+    strides: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        norm = partial(batch_norm, dtype=self.dtype)
+        y = nn.relu(norm("norm_1")(conv(self.features, 1, 1, "conv_1", self.dtype)(x)))
+        y = conv(self.features, 3, self.strides, "conv_2", self.dtype)(y)
+        y = nn.relu(norm("norm_2")(y))
+        y = norm("norm_3")(conv(4 * self.features, 1, 1, "conv_3", self.dtype)(y))
+        if x.shape != y.shape:
+            x = conv(4 * self.features, 1, self.strides, "shortcut", self.dtype)(x)
+            x = norm("shortcut_norm")(x)
+        return nn.relu(x + y)
+
+
+class LargeResNetModule(nn.Module):
+    net: LargeResNet
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(batch_norm("norm_0", self.dtype)(conv(64, 7, 2, "conv_0", self.dtype)(x)))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        for name, _, features, strides in self.net.blocks():
+            x = Bottleneck(features, strides, self.dtype, name=name)(x)
+        return nn.Dense(CLASSES, name="output", dtype=self.dtype)(x.mean((1, 2)))
 
 
 class LstmModule(nn.Module):
@@ -109,19 +148,53 @@ class GruModule(nn.Module):
         return nn.Dense(CLASSES, name="output")(y[:, -1])
 
 
-class TransformerModule(nn.Module):
-    net: Transformer
+class TransformerBlock(nn.Module):
+    """Pre-norm, with GELU."""
+
+    heads: int
+    mlp: int
+    causal: bool = False
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x):
-        y = nn.LayerNorm(name="attention_norm")(x)
-        x = x + nn.MultiHeadDotProductAttention(self.net.heads, name="attention")(y)
-        y = nn.Dense(self.net.mlp, name="mlp_in")(nn.LayerNorm(name="mlp_norm")(x))
-        x = x + nn.Dense(x.shape[-1], name="mlp_out")(nn.gelu(y))
-        return nn.Dense(CLASSES, name="output")(x.mean(1))
+        norm = partial(nn.LayerNorm, dtype=self.dtype)
+        y = norm(name="attention_norm")(x)
+        mask = nn.make_causal_mask(x[..., 0]) if self.causal else None
+        attention = nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype, name="attention")
+        x = x + attention(y, mask=mask)
+        y = nn.Dense(self.mlp, dtype=self.dtype, name="mlp_in")(norm(name="mlp_norm")(x))
+        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(nn.gelu(y))
 
 
-def make(net: Net) -> nn.Module:
+class TransformerModule(nn.Module):
+    net: Transformer
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        net = self.net
+        x = TransformerBlock(net.heads, net.mlp, dtype=self.dtype, name="block")(x)
+        return nn.Dense(CLASSES, dtype=self.dtype, name="output")(x.mean(1))
+
+
+class GptModule(nn.Module):
+    net: Gpt
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, ids):
+        net = self.net
+        words = nn.Embed(net.vocabulary, net.width, dtype=self.dtype, name="words")
+        places = nn.Embed(ids.shape[-1], net.width, dtype=self.dtype, name="positions")
+        x = words(ids) + places(jnp.arange(ids.shape[-1]))
+        for i in range(net.depth):
+            name = f"block_{i}"
+            x = TransformerBlock(net.heads, 4 * net.width, True, self.dtype, name=name)(x)
+        return words.attend(nn.LayerNorm(dtype=self.dtype, name="norm")(x))
+
+
+def make(net: Net, dtype: Any = None) -> nn.Module:
     match net:
         case Mlp():
             return MlpModule(net)
@@ -134,7 +207,11 @@ def make(net: Net) -> nn.Module:
         case Gru():
             return GruModule(net)
         case Transformer():
-            return TransformerModule(net)
+            return TransformerModule(net, dtype)
+        case LargeResNet():
+            return LargeResNetModule(net, dtype)
+        case Gpt():
+            return GptModule(net, dtype)
 
 
 def in_layout(net: Net, weights: Weights) -> Weights:
@@ -155,15 +232,16 @@ def in_layout(net: Net, weights: Weights) -> Weights:
             gates["hn"]["bias"] = weights["gru"]["recurrent_bias"]
             return {"gru": gates, "output": weights["output"]}
         case _:
-            return weights
+            return with_block(net, weights, "block")
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
     """The program of a variant; "Linen, jitted init" draws the parameters under `jax.jit`."""
-    module = make(workload.net)
+    module = make(workload.net, jnp.bfloat16 if workload.half else None)
+    example = batches(dataclasses.replace(workload, steps=1))[0]
 
     def init(key):
-        return module.init(key, jnp.ones(workload.shape))
+        return module.init(key, jnp.ones(example.shape, example.dtype))
 
     if workload.members > 1:
         keys = jax.random.split(jax.random.key(0), workload.members)
@@ -185,7 +263,7 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
 
     def loss(params, state, x, y):
         logits, state = apply(params, state, x)
-        return cross_entropy(logits, y), state
+        return cross_entropy(logits.astype(jnp.float32), y), state
 
     carry = with_optimizer(workload, params, state)
     return program(workload, make_update(workload, loss), carry)

@@ -1,5 +1,7 @@
 """jaxnet: `trainer.step`, and the same step in a scan, as `fit` runs it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,7 +10,9 @@ import jaxnet as jn
 from experiments.benchmarks.peers.jax_program import on_device, optimizer, program
 from experiments.benchmarks.workloads import (
     CLASSES,
+    Gpt,
     Gru,
+    LargeResNet,
     LeNet,
     Lstm,
     Mlp,
@@ -19,6 +23,7 @@ from experiments.benchmarks.workloads import (
     Weights,
     Workload,
     batches,
+    with_block,
 )
 
 
@@ -26,7 +31,8 @@ def variants(workload: Workload) -> tuple[str, ...]:
     return ("jaxnet",)
 
 
-def make(net: Net) -> jn.Layer:
+def make(net: Net, length: int = 0) -> jn.Layer:
+    """The net; a GPT for texts of this length."""
     match net:
         case Mlp(hidden):
             return jn.models.mlp((*hidden, CLASSES))
@@ -34,6 +40,8 @@ def make(net: Net) -> jn.Layer:
             return jn.models.lenet5(CLASSES)
         case ResNet(depth):
             return jn.models.cifar_resnet(depth, CLASSES)
+        case LargeResNet():
+            return jn.models.resnet(50, CLASSES)
         case Lstm(features):
             return jn.serial(jn.lstm(features), jn.last_step(), jn.dense(CLASSES, name="output"))
         case Gru(features):
@@ -41,6 +49,13 @@ def make(net: Net) -> jn.Layer:
         case Transformer(heads, mlp):
             block = jn.transformer_block(heads, mlp)
             return jn.serial(block, lambda x: x.mean(1), jn.dense(CLASSES, name="output"))
+        case Gpt(depth, heads, width, vocabulary):
+            words = jn.embedding(vocabulary, width, tied=True, name="words")
+            positions = jn.learned_positions(length, name="positions")
+            blocks = [
+                jn.transformer_block(heads, causal=True, name=f"block_{i}") for i in range(depth)
+            ]
+            return jn.serial(words, positions, *blocks, jn.layer_norm(name="norm"), words)
 
 
 def mean_over_members(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -50,22 +65,20 @@ def mean_over_members(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def in_layout(workload: Workload, weights: Weights) -> Weights:
-    """The common layout, with one more level of names for the transformer block."""
-    if not isinstance(workload.net, Transformer):
-        return weights
-    output = {"output": weights["output"]}
-    return {"transformer_block": {k: v for k, v in weights.items() if k != "output"}} | output
+    return with_block(workload.net, weights, "transformer_block")
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
-    net = make(workload.net)
+    net = make(workload.net, workload.shape[1])
+    net = jn.cast(net, jnp.bfloat16) if workload.half else net
     if workload.members > 1:
         net = jn.ensemble(net, workload.members)
         objective = jn.supervised(net, mean_over_members)
     else:
         objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
     trainer = jn.trainer(objective, optimizer(workload))
-    batch = jn.spec(workload.shape), jn.spec(workload.shape[:1], jnp.int32)
+    first = batches(dataclasses.replace(workload, steps=1))
+    batch = jax.tree.map(lambda a: jn.spec(a.shape, a.dtype), first)
     train_state = trainer.init(jax.random.key(0), batch)
     if weights is not None:
         train_state = train_state._replace(params=on_device(in_layout(workload, weights)))

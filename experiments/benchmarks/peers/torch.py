@@ -15,7 +15,9 @@ from experiments.benchmarks.workloads import (
     CLASSES,
     MOMENTUM,
     WIDTHS,
+    Gpt,
     Gru,
+    LargeResNet,
     LeNet,
     Lstm,
     Mlp,
@@ -27,6 +29,7 @@ from experiments.benchmarks.workloads import (
     Workload,
     batches,
     flatten,
+    with_block,
 )
 
 LAST = "PyTorch, channels last"
@@ -62,19 +65,56 @@ class Block(nn.Module):
         return F.relu(x + y)
 
 
+class Bottleneck(nn.Module):
+    def __init__(self, inputs: int, features: int, strides: int):
+        super().__init__()
+        outputs = 4 * features
+        self.conv_1, self.norm_1 = conv(inputs, features, 1), nn.BatchNorm2d(features)
+        self.conv_2, self.norm_2 = conv(features, features, 3, strides), nn.BatchNorm2d(features)
+        self.conv_3, self.norm_3 = conv(features, outputs, 1), nn.BatchNorm2d(outputs)
+        self.shortcut = self.shortcut_norm = None
+        if inputs != outputs:
+            self.shortcut = conv(inputs, outputs, 1, strides)
+            self.shortcut_norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        y = F.relu(self.norm_1(self.conv_1(x)))
+        y = F.relu(self.norm_2(self.conv_2(y)))
+        y = self.norm_3(self.conv_3(y))
+        if self.shortcut is not None:
+            x = self.shortcut_norm(self.shortcut(x))  # type: ignore[misc]
+        return F.relu(x + y)
+
+
 class Attention(nn.Module):
     """Multi-head attention with one linear map for queries, keys and values."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, causal: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x):
         b, t, w = x.shape
         qkv = self.qkv(x).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(*qkv.unbind(0))
+        y = F.scaled_dot_product_attention(*qkv.unbind(0), is_causal=self.causal)
         return self.out(y.transpose(1, 2).reshape(b, t, w))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm, with GELU."""
+
+    def __init__(self, width: int, heads: int, mlp: int, causal: bool = False):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, heads, causal)
+        self.mlp_in, self.mlp_out = nn.Linear(width, mlp), nn.Linear(mlp, width)
+
+    def forward(self, x):
+        x = x + self.attention(self.attention_norm(x))
+        y = F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh")
+        return x + self.mlp_out(y)
 
 
 class Module(nn.Module):
@@ -104,10 +144,20 @@ class Module(nn.Module):
             case Gru(width):
                 self.gru = nn.GRU(shape[-1], width, batch_first=True)
             case Transformer(heads, mlp):
-                self.attention_norm = nn.LayerNorm(width, eps=1e-6)
-                self.mlp_norm = nn.LayerNorm(width, eps=1e-6)
-                self.attention = Attention(width, heads)
-                self.mlp_in, self.mlp_out = nn.Linear(width, mlp), nn.Linear(mlp, width)
+                self.block = TransformerBlock(width, heads, mlp)
+            case LargeResNet():
+                self.conv_0, self.norm_0 = conv(width, 64, 7, 2), nn.BatchNorm2d(64)
+                for name, inputs, features, strides in net.blocks():
+                    self.add_module(name, Bottleneck(inputs, features, strides))
+                width = 2048
+            case Gpt(depth, heads, width, vocabulary):
+                self.words = nn.Embedding(vocabulary, width)
+                self.positions = nn.Embedding(shape[1], width)
+                for i in range(depth):
+                    block = TransformerBlock(width, heads, 4 * width, causal=True)
+                    self.add_module(f"block_{i}", block)
+                self.norm = nn.LayerNorm(width, eps=1e-6)
+                return
         self.output = nn.Linear(width, CLASSES)
 
     def forward(self, x):
@@ -129,18 +179,29 @@ class Module(nn.Module):
             case Gru():
                 x = self.gru(x)[0][:, -1]
             case Transformer():
-                x = x + self.attention(self.attention_norm(x))
-                y = F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh")
-                x = (x + self.mlp_out(y)).mean(1)
+                x = self.block(x).mean(1)
+            case LargeResNet():
+                x = F.max_pool2d(F.relu(self.norm_0(self.conv_0(x))), 3, 2, 1)
+                for name, *_ in self.net.blocks():
+                    x = getattr(self, name)(x)
+                x = x.mean((2, 3))
+            case Gpt(depth):
+                x = self.words(x) + self.positions.weight
+                for i in range(depth):
+                    x = getattr(self, f"block_{i}")(x)
+                return self.norm(x) @ self.words.weight.T
         return self.output(x)
 
 
-def in_layout(weights: Weights) -> dict[str, np.ndarray]:
+def in_layout(net: Net, weights: Weights) -> dict[str, np.ndarray]:
     """The weights by the names of a state_dict."""
     found = {}
-    for path, p in flatten(weights).items():
+    layers = flatten(with_block(net, weights, "block"))
+    for path, p in layers.items():
         name = ".".join(path)
-        if "scale" in p:
+        if "embedding" in p:
+            found[f"{name}.weight"] = p["embedding"]
+        elif "scale" in p:
             found |= {f"{name}.weight": p["scale"], f"{name}.bias": p["bias"]}
         elif "recurrent_kernel" in p:
             second = np.zeros_like(p["bias"])
@@ -152,7 +213,7 @@ def in_layout(weights: Weights) -> dict[str, np.ndarray]:
                 f"{name}.bias_ih_l0": p["bias"],
                 f"{name}.bias_hh_l0": second,
             }
-        elif path[0] != "attention":
+        elif "attention" not in path:
             kernel = p["kernel"]
             if path == ("c5",):  # maps are flattened channels first here
                 kernel = kernel.reshape(5, 5, 16, -1).transpose(2, 0, 1, 3).reshape(400, -1)
@@ -160,15 +221,14 @@ def in_layout(weights: Weights) -> dict[str, np.ndarray]:
             found[f"{name}.weight"] = kernel
             if "bias" in p:
                 found[f"{name}.bias"] = p["bias"]
-    if "attention" in weights:
-        parts = weights["attention"]
-        width = parts["out"]["kernel"].shape[-1]
-        qkv = [parts[name] for name in ("query", "key", "value")]
-        kernel = np.concatenate([p["kernel"].reshape(width, -1) for p in qkv], -1)
-        found["attention.qkv.weight"] = kernel.T
-        found["attention.qkv.bias"] = np.concatenate([p["bias"].ravel() for p in qkv])
-        found["attention.out.weight"] = parts["out"]["kernel"].reshape(-1, width).T
-        found["attention.out.bias"] = parts["out"]["bias"]
+        elif path[-1] == "out":
+            parts = [layers[*path[:-1], one] for one in ("query", "key", "value")]
+            width, name = p["kernel"].shape[-1], ".".join(path[:-1])
+            kernel = np.concatenate([one["kernel"].reshape(width, -1) for one in parts], -1)
+            found[f"{name}.qkv.weight"] = kernel.T
+            found[f"{name}.qkv.bias"] = np.concatenate([one["bias"].ravel() for one in parts])
+            found[f"{name}.out.weight"] = p["kernel"].reshape(-1, width).T
+            found[f"{name}.out.bias"] = p["bias"]
     return found
 
 
@@ -187,7 +247,7 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
     if workload.members > 1:
         return ensemble(workload, model, weights, tensor, compiled)
     if weights is not None:
-        state = {name: tensor(value) for name, value in in_layout(weights).items()}
+        state = {name: tensor(value) for name, value in in_layout(workload.net, weights).items()}
         missing, unknown = model.load_state_dict(state, strict=False)
         assert not unknown and all("running" in n or "num_batches" in n for n in missing)
     x, y = (tensor(array) for array in batches(workload))
@@ -204,14 +264,20 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
     differs = ""
     if isinstance(workload.net, Gru):
         differs = "two biases are trained where jaxnet has one; only first losses are compared"
-    return program(workload, lambda x: model(x), parameters, data, compiled, differs)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=workload.half)
+
+    def forward(x):
+        with half:
+            return model(x)
+
+    return program(workload, forward, parameters, data, compiled, differs)
 
 
 def program(workload, forward, parameters, data, compiled, differs="") -> Program:
     def objective(x, y):
         logits = forward(x)  # (batch, classes), or (members, batch, classes)
         labels = y.expand(logits.shape[:-1]).reshape(-1)
-        return F.cross_entropy(logits.reshape(-1, CLASSES), labels)
+        return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels)
 
     cuda = data[0][0].is_cuda
     if compiled:  # CUDA graphs spare the launches of small kernels
@@ -245,7 +311,7 @@ def program(workload, forward, parameters, data, compiled, differs="") -> Progra
 def ensemble(workload, model, weights, tensor, compiled) -> Program:
     """An ensemble by `torch.func`: stacked parameters, and the model mapped over them."""
     if weights is not None:
-        each = [in_layout(one) for one in unstack(weights, workload.members)]
+        each = [in_layout(workload.net, one) for one in unstack(weights, workload.members)]
         params = {name: tensor(np.stack([one[name] for one in each])) for name in each[0]}
     else:
         members = [Module(workload.net, workload.shape) for _ in range(workload.members)]
