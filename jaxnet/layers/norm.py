@@ -9,6 +9,7 @@ from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, ones, zeros
 from jaxnet.layers.draw import draw
+from jaxnet.ops.normalization import normalized
 from jaxnet.ops.precision import output_dtype, wide
 
 
@@ -78,15 +79,14 @@ def batch_norm(
         elif train:
             if x.size == 0:
                 raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
-            axes = tuple(range(x.ndim - 1))
-            summable = x.astype(mean.dtype)
-            mean = summable.mean(axes)
-            # The mean of squares would cancel for data far from zero.
-            var = jnp.square(summable - mean).mean(axes)
+            scale = params["scale"] if use_scale else jnp.ones_like(mean)
+            bias = params["bias"] if use_bias else jnp.zeros_like(mean)
+            y, mean, var = normalized(x.astype(mean.dtype), scale, bias, epsilon)
             state = {
                 "mean": momentum * state["mean"] + (1 - momentum) * jax.lax.stop_gradient(mean),
                 "var": momentum * state["var"] + (1 - momentum) * jax.lax.stop_gradient(var),
             }
+            return y.astype(output_dtype(x)), state
         factor = jax.lax.rsqrt(var + epsilon)
         if use_scale:
             factor = factor * params["scale"]  # on (features,) first, which is small
