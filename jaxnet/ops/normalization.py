@@ -51,3 +51,36 @@ def _tangents(epsilon, primals, tangents):
     dy = factor * dx + (dbias - factor * dmean)
     dy += centred * (root * dscale - factor * root**2 * dvar / 2)
     return (y, mean, var), (dy, dmean, dvar)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    """x less its mean over these axes, divided by its standard deviation.
+
+    Args:
+      x: floats.
+      axes: to average over.
+      epsilon: added to the variance, which is biased.
+
+    Example:
+      >>> standardized(jnp.array([[1.0, 3.0], [5.0, 9.0]]), (-1,), 0.0).tolist()
+      [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+    centred, root = _centred(x, axes, epsilon)
+    return centred * root
+
+
+def _centred(x, axes, epsilon):
+    """x less its mean, and one over its standard deviation."""
+    centred = x - x.mean(axes, keepdims=True)
+    # The mean of squares less the squared mean would cancel for data far from zero.
+    return centred, lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + epsilon)
+
+
+@standardized.defjvp
+def _standardized_tangents(axes, epsilon, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    centred, root = _centred(x, axes, epsilon)
+    along = (centred * dx).mean(axes, keepdims=True)
+    dy = root * (dx - dx.mean(axes, keepdims=True)) - centred * (root**3 * along)
+    return centred * root, dy

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from jaxnet.ops.normalization import normalized
+from jaxnet.ops.normalization import normalized, standardized
 
 
 def plain(x, scale, bias, epsilon):
@@ -48,6 +48,25 @@ def test_all_derivatives_are_those_of_the_formulas(x64):
     found, wanted = (jax.hessian(mixed(f), (0, 1, 2))(*small) for f in (normalized, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), found, wanted)
     check_grads(mixed(normalized), given, order=2)
+
+
+@pytest.mark.parametrize("axes", [(-1,), (1, 2), (0,)])
+def test_derivatives_of_the_standardized(x64, axes):
+    def formulas(x):
+        centred = x - x.mean(axes, keepdims=True)
+        return centred * lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + 1e-3)
+
+    def loss(function):
+        return lambda x: (jnp.sin(function(x)) * jnp.arange(x.size).reshape(x.shape)).sum()
+
+    def ours(x):
+        return standardized(x, axes, 1e-3)
+
+    x = operands((4, 3, 5))[0]
+    np.testing.assert_allclose(ours(x), formulas(x), rtol=1e-12)
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        found, wanted = derivative(loss(ours))(x), derivative(loss(formulas))(x)
+        np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
 
 
 def test_pytorch_computes_the_same():
