@@ -9,6 +9,7 @@ from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, ones, zeros
 from jaxnet.layers.draw import draw
+from jaxnet.ops.normalization import normalized, standardized
 from jaxnet.ops.precision import output_dtype, wide
 
 
@@ -78,15 +79,14 @@ def batch_norm(
         elif train:
             if x.size == 0:
                 raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
-            axes = tuple(range(x.ndim - 1))
-            summable = x.astype(mean.dtype)
-            mean = summable.mean(axes)
-            # The mean of squares would cancel for data far from zero.
-            var = jnp.square(summable - mean).mean(axes)
+            scale = params["scale"] if use_scale else jnp.ones_like(mean)
+            bias = params["bias"] if use_bias else jnp.zeros_like(mean)
+            y, mean, var = normalized(x.astype(mean.dtype), scale, bias, epsilon)
             state = {
                 "mean": momentum * state["mean"] + (1 - momentum) * jax.lax.stop_gradient(mean),
                 "var": momentum * state["var"] + (1 - momentum) * jax.lax.stop_gradient(var),
             }
+            return y.astype(output_dtype(x)), state
         factor = jax.lax.rsqrt(var + epsilon)
         if use_scale:
             factor = factor * params["scale"]  # on (features,) first, which is small
@@ -142,7 +142,7 @@ def layer_norm(
         return affine.init(key, x)
 
     def apply(params, x):
-        return affine.apply(params, _standardize(wide(x), (-1,), epsilon), x)
+        return affine.apply(params, standardized(wide(x), (-1,), epsilon), x)
 
     return stateless(init, apply, name, kind="layer_norm")
 
@@ -241,7 +241,7 @@ def group_norm(
         shape = (*x.shape[:-1], groups, x.shape[-1] // groups)
         grouped = wide(x).reshape(shape)  # (batch, ..., groups, members)
         axes = (*range(1, x.ndim - 1), -1)
-        return affine.apply(params, _standardize(grouped, axes, epsilon).reshape(x.shape), x)
+        return affine.apply(params, standardized(grouped, axes, epsilon).reshape(x.shape), x)
 
     return stateless(init, apply, name, kind="group_norm")
 
@@ -290,7 +290,7 @@ def instance_norm(
 
     def apply(params, x):
         axes = tuple(range(1, x.ndim - 1))
-        return affine.apply(params, _standardize(wide(x), axes, epsilon), x)
+        return affine.apply(params, standardized(wide(x), axes, epsilon), x)
 
     return stateless(init, apply, name, kind="instance_norm")
 
@@ -334,10 +334,3 @@ def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> _Affin
     options = {"use_scale": use_scale, "use_bias": use_bias}
     check_options(name, **options, scale_init=scale_init, bias_init=bias_init)
     return _Affine(name, use_scale, use_bias, scale_init, bias_init)
-
-
-def _standardize(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    centred = x - x.mean(axes, keepdims=True)
-    # The mean of squares less the squared mean would cancel for data far from zero.
-    var = jnp.square(centred).mean(axes, keepdims=True)
-    return centred * jax.lax.rsqrt(var + epsilon)

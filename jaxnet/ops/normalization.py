@@ -1,0 +1,86 @@
+"""Normalization of features over the batch, with a gradient of few passes over memory."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def normalized(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x, with each feature's mean and variance over all other axes made those of bias and scale.
+
+    Args:
+      x: floats (..., features).
+      scale, bias: (features,), in the dtype of x.
+      epsilon: added to the variance.
+
+    Returns:
+      y like x, and the mean and the biased variance of x, (features,).
+
+    Example:
+      >>> x = jnp.array([[1.0, 5.0], [3.0, 5.0]])
+      >>> y, mean, var = normalized(x, jnp.array([2.0, 1.0]), jnp.array([0.0, 7.0]), 1e-5)
+      >>> y.round(2).tolist(), mean.tolist(), var.tolist()
+      ([[-2.0, 7.0], [2.0, 7.0]], [2.0, 5.0], [1.0, 0.0])
+    """
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    # The mean of squares would cancel for data far from zero.
+    var = jnp.square(x - mean).mean(axes)
+    return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+
+
+@normalized.defjvp
+def _tangents(epsilon, primals, tangents):
+    """Arranged so that its transpose, the gradient, takes two sums of (batch) arrays and one pass.
+
+    Differentiated step by step, the gradient of the formulas above takes five sums and three.
+    """
+    x, scale, _ = primals
+    dx, dscale, dbias = tangents
+    y, mean, var = normalized(*primals, epsilon)
+    axes = tuple(range(x.ndim - 1))
+    root = lax.rsqrt(var + epsilon)
+    centred = x - mean
+    dmean, dvar = dx.mean(axes), 2 * (centred * dx).mean(axes)
+    factor = root * scale
+    dy = factor * dx + (dbias - factor * dmean)
+    dy += centred * (root * dscale - factor * root**2 * dvar / 2)
+    return (y, mean, var), (dy, dmean, dvar)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    """x less its mean over these axes, divided by its standard deviation.
+
+    Args:
+      x: floats.
+      axes: to average over.
+      epsilon: added to the variance, which is biased.
+
+    Example:
+      >>> standardized(jnp.array([[1.0, 3.0], [5.0, 9.0]]), (-1,), 0.0).tolist()
+      [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+    centred, root = _centred(x, axes, epsilon)
+    return centred * root
+
+
+def _centred(x, axes, epsilon):
+    """x less its mean, and one over its standard deviation."""
+    centred = x - x.mean(axes, keepdims=True)
+    # The mean of squares less the squared mean would cancel for data far from zero.
+    return centred, lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + epsilon)
+
+
+@standardized.defjvp
+def _standardized_tangents(axes, epsilon, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    centred, root = _centred(x, axes, epsilon)
+    along = (centred * dx).mean(axes, keepdims=True)
+    dy = root * (dx - dx.mean(axes, keepdims=True)) - centred * (root**3 * along)
+    return centred * root, dy

@@ -1,0 +1,110 @@
+"""Batch normalization: PyTorch's values and gradients, plain formulas in every mode, few passes."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.test_util import check_grads
+
+from jaxnet.ops.normalization import normalized, standardized
+
+
+def plain(x, scale, bias, epsilon):
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    var = jnp.square(x - mean).mean(axes)
+    return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+
+
+def operands(shape=(5, 3, 4, 2)):
+    rng = np.random.default_rng(0)
+    x = 3 + 2 * rng.normal(size=shape)
+    return (
+        jnp.array(x),
+        jnp.array(rng.normal(size=shape[-1])),
+        jnp.array(rng.normal(size=shape[-1])),
+    )
+
+
+def mixed(function):
+    """A number in which all three outputs count."""
+
+    def loss(*given):
+        y, mean, var = function(*given, 1e-3)
+        return (jnp.sin(y) * jnp.arange(y.size).reshape(y.shape)).sum() + (mean * var).sum()
+
+    return loss
+
+
+def test_all_derivatives_are_those_of_the_formulas(x64):
+    given = operands()
+    for f in (lambda loss: jax.grad(loss, (0, 1, 2)), lambda loss: jax.jacfwd(loss, (0, 1, 2))):
+        found, wanted = f(mixed(normalized))(*given), f(mixed(plain))(*given)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), found, wanted)
+    small = operands((3, 2, 2))
+    found, wanted = (jax.hessian(mixed(f), (0, 1, 2))(*small) for f in (normalized, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), found, wanted)
+    check_grads(mixed(normalized), given, order=2)
+
+
+@pytest.mark.parametrize("axes", [(-1,), (1, 2), (0,)])
+def test_derivatives_of_the_standardized(x64, axes):
+    def formulas(x):
+        centred = x - x.mean(axes, keepdims=True)
+        return centred * lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + 1e-3)
+
+    def loss(function):
+        return lambda x: (jnp.sin(function(x)) * jnp.arange(x.size).reshape(x.shape)).sum()
+
+    def ours(x):
+        return standardized(x, axes, 1e-3)
+
+    x = operands((4, 3, 5))[0]
+    np.testing.assert_allclose(ours(x), formulas(x), rtol=1e-12)
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        found, wanted = derivative(loss(ours))(x), derivative(loss(formulas))(x)
+        np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_pytorch_computes_the_same():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    x, scale, bias = (np.asarray(a, np.float32) for a in operands())
+    weight = np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
+
+    def loss(x, scale, bias):
+        return (normalized(x, scale, bias, 1e-5)[0] ** 2 * weight).sum()
+
+    found = jax.grad(loss, (0, 1, 2))(x, scale, bias)
+    theirs = [torch.tensor(a, requires_grad=True) for a in (x, scale, bias)]
+    y = torch.nn.functional.batch_norm(
+        theirs[0].movedim(-1, 1), None, None, theirs[1], theirs[2], True, eps=1e-5
+    )
+    (y.movedim(1, -1) ** 2 * torch.tensor(weight)).sum().backward()
+    for a, b in zip(found, theirs, strict=True):
+        np.testing.assert_allclose(a, b.grad.numpy(), rtol=2e-4, atol=2e-4)
+
+
+def test_data_far_from_zero_keep_their_variance():
+    x = 1e4 + jnp.array([[0.0], [1.0], [2.0], [3.0]])
+    y, mean, var = normalized(x, jnp.ones(1), jnp.zeros(1), 0.0)
+    assert mean.tolist() == [10001.5] and var.tolist() == [1.25]
+    np.testing.assert_allclose(y[:, 0], np.array([-1.5, -0.5, 0.5, 1.5]) / 1.25**0.5, rtol=1e-6)
+
+
+def sums(function, *given) -> int:
+    """Sums over the batch in the compiled program of y and its gradient."""
+
+    def backward(x, scale, bias, weight):
+        y, pull = jax.vjp(lambda *a: function(*a, 1e-5)[0], x, scale, bias)
+        return y, pull(weight)
+
+    text = jax.jit(backward).lower(*given, given[0]).compile().as_text()
+    return len(re.findall(r" reduce\(", text))
+
+
+def test_the_gradient_takes_two_sums():
+    """And the forward pass two, for mean and variance."""
+    assert sums(normalized, *operands()) == 4 < sums(plain, *operands())
