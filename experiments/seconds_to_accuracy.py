@@ -221,7 +221,7 @@ def with_torch(config: Config, steps: int, test: Pair) -> Start:
 
     def start(weights):
         net = Module(LeNet(), (config.batch_size, *test[0].shape[1:]))
-        layout = in_layout(jax.tree.map(np.asarray, weights))
+        layout = in_layout(LeNet(), jax.tree.map(np.asarray, weights))
         net.load_state_dict({name: torch.tensor(value) for name, value in layout.items()})
         optimizer = torch.optim.Adam(net.parameters(), config.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -4,12 +4,7 @@ Rounds are interleaved, all programs start from the same weights, and their firs
 compared before anything is timed. Run it on an idle machine; the load is recorded.
 """
 
-import os
-import platform
-import sys
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.benchmarks import fresh, report
@@ -21,11 +16,11 @@ from experiments.benchmarks.measure import (
     Processes,
     Row,
     run_workload,
+    say,
 )
 from experiments.benchmarks.workloads import WORKLOADS, ResNet, Transformer, Workload
 
 FRESH = ("first step", "import", "compile")
-PACKAGES = ("jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch")
 
 
 @dataclass(frozen=True)
@@ -81,24 +76,15 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
     """Measures, prints the table, writes samples, tables and figure; returns the rows."""
     if config.again is not None:
         rows, about = report.read(config.again)
-        show(rows, about, config.out)
+        report.show(rows, about, config.out)
         return rows
     rows: list[Row] = []
     processes = Processes(
         ("ours", *config.peers), config.timeout, (DEFAULT, REUSED) if config.memory else (DEFAULT,)
     )
     try:
-        backend, device, jax_version = processes.get("ours", 0).ask("device")
-        about = {
-            "backend": backend,
-            "device": device,
-            "processor": platform.processor() or platform.machine(),
-            "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-            "versions": {"jax": jax_version} | versions(),
-            "begun": datetime.now().isoformat(timespec="seconds"),
-            "config": {name: str(value) for name, value in asdict(config).items()},
-        }
+        about = report.describe(processes.get("ours", 0).ask("device"), config)
+        backend = about["backend"]
 
         def note(new: list[Row]) -> None:
             """Saves after each workload, so that an interrupted run keeps its results."""
@@ -130,42 +116,8 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
     if config.wants("compile"):
         block = Transformer(heads=2, mlp=64)
         note(fresh.run_compile_times(block, (4, 16, 32), config.depths, **options))
-    show(rows, about, config.out)
+    report.show(rows, about, config.out)
     return rows
-
-
-def show(rows: list[Row], about: dict, out: Path) -> None:
-    title = (
-        f"jaxnet and other libraries on {about['backend']} ({about['device']}, "
-        f"{about['cores']} cores), jax {about['versions']['jax']}, {about['begun'][:10]}"
-    )
-    text = report.table(rows, title)
-    print(f"\r\033[K{text}" if sys.stdout.isatty() else text)
-    from jaxnet.viz import save
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{about['backend']}.txt").write_text(text + "\n")
-    (out / f"{about['backend']}.md").write_text(report.markdown(rows))
-    picture = save(report.plot(rows, title), out / f"{about['backend']}.png", dpi=120)
-    print(f"\n{picture}")
-
-
-def say(line: str) -> None:
-    """Prints progress, on one line of a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-    else:
-        print(line, file=sys.stderr, flush=True)
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

@@ -236,7 +236,13 @@ def _serve(pipe: Any, name: str, setting: str = DEFAULT) -> None:
             sys.modules["jax"].clear_caches()
 
     actions = {"variants": variants, "device": device, "build": build, "sample": sample}
-    actions |= {"drop": drop, "faults": faults}
+
+    def product():
+        from experiments.benchmarks.peers.jax_program import product_rate
+
+        return product_rate()
+
+    actions |= {"drop": drop, "faults": faults, "product": product}
     while True:
         try:
             action, *words = pipe.recv()
@@ -284,6 +290,14 @@ def peak_memory() -> float:
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def say(line: str) -> None:
+    """Prints progress, on one line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
 def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
@@ -301,6 +315,9 @@ def run_workload(
 ) -> list[Row]:
     """Rounds over all programs of a workload, ours first; every round starts with another program.
 
+    A program that fails keeps its row, with the reason. Losses are compared with ours, or with the
+    first program's that runs.
+
     Args:
       workload: to measure.
       processes: of the peers, "ours" first.
@@ -310,9 +327,6 @@ def run_workload(
       tolerance: of the first loss and of later ones.
       skip: words; programs with one of them in their name are left out.
       say: called with a line of progress.
-
-    Raises:
-      PeerError: if our own program fails.
     """
     before = load()
     rows: list[Row] = []
@@ -335,19 +349,15 @@ def run_workload(
             process = processes.get(name, number)
             try:
                 found, differs = process.ask("build", workload, variant)
-                if name == "ours":
-                    ours = found
-                assert ours is not None  # built first
+                ours = found if ours is None else ours
                 if wrong := disagreement(found, ours, tolerance, differs):
                     raise PeerError(wrong)
                 row = row._replace(note=differs)
                 running.append(_Running(process, len(rows), row.samples, _steps(process, seconds)))
             except PeerError as error:
-                if name == "ours":
-                    raise
                 row = row._replace(note=str(error))
             rows.append(row)
-    for r in range(rounds):
+    for r in range(rounds if running else 0):
         turn = r % len(running)
         for one in running[turn:] + running[:turn]:
             if one.lost or (len(one.samples) >= 3 and one.spent > patience):

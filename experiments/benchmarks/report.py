@@ -2,7 +2,12 @@
 
 import json
 import math
-from dataclasses import dataclass
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import numpy as np
 
 from experiments.benchmarks.measure import PEERS, Row, bootstrap
 
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch")
 LIBRARIES = ("linen", "nnx", "equinox", "haiku", "keras")  # the peers on JAX
 
 
@@ -246,6 +252,47 @@ def plot(rows: list[Row], title: str) -> Any:
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside lower center", ncols=7, frameon=False, fontsize=9)
     return figure
+
+
+def show(rows: list[Row], about: dict, out: Path) -> None:
+    title = (
+        f"jaxnet and other libraries on {about['backend']} ({about['device']}, "
+        f"{about['cores']} cores), jax {about['versions']['jax']}, {about['begun'][:10]}"
+    )
+    text = table(rows, title)
+    print(f"\r\033[K{text}" if sys.stdout.isatty() else text)
+    from jaxnet.viz import save as save_picture
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{about['backend']}.txt").write_text(text + "\n")
+    (out / f"{about['backend']}.md").write_text(markdown(rows))
+    if len({row.peer for row in rows if row.samples}) > 1:
+        file = out / f"{about['backend']}.png"
+        print(f"\n{save_picture(plot(rows, title), file, dpi=120)}")
+
+
+def describe(device: tuple[str, str, str], config: Any) -> dict[str, Any]:
+    """The machine, the versions and the options of a run; device: backend, kind, version of JAX."""
+    return {
+        "backend": device[0],
+        "device": device[1],
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {"jax": device[2]} | versions(),
+        "begun": datetime.now().isoformat(timespec="seconds"),
+        "config": {name: str(value) for name, value in asdict(config).items()},
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def save(rows: list[Row], about: dict[str, Any], path: Path) -> None:

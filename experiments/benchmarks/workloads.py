@@ -160,12 +160,8 @@ GPU_WORKLOADS = (
     Workload("LSTM", Lstm(1024), (128, 100, 256)),
     Workload("transformer block, bfloat16", Transformer(16, 4096), (16, 512, 1024), half=True),
     Workload("64 LeNets", LeNet(), (32, 28, 28, 1), members=64),
-    Workload(
-        "ResNet-50, bfloat16", LargeResNet(), (128, 224, 224, 3), half=True, peers=LARGE
-    ),
-    Workload(
-        "GPT-2, 124M, bfloat16", Gpt(12, 12, 768, 50257), (8, 1024), half=True, peers=LARGE
-    ),
+    Workload("ResNet-50, bfloat16", LargeResNet(), (128, 224, 224, 3), half=True, peers=LARGE),
+    Workload("GPT-2, 124M, bfloat16", Gpt(12, 12, 768, 50257), (8, 1024), half=True, peers=LARGE),
 )
 
 
@@ -306,7 +302,11 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
         case LargeResNet():
             tree = {"conv_0": conv(7, width, 64), "norm_0": norm(64)}
             for name, inputs, features, _ in net.blocks():
-                sizes = ((1, inputs, features), (3, features, features), (1, features, 4 * features))
+                sizes = (
+                    (1, inputs, features),
+                    (3, features, features),
+                    (1, features, 4 * features),
+                )
                 tree[name] = {f"conv_{i}": conv(*size) for i, size in enumerate(sizes, 1)}
                 tree[name] |= {f"norm_{i}": norm(size[-1]) for i, size in enumerate(sizes, 1)}
                 if inputs != 4 * features:

@@ -17,6 +17,7 @@ from experiments.benchmarks.workloads import (
     Lstm,
     Mlp,
     Net,
+    NotOffered,
     Program,
     ResNet,
     Transformer,
@@ -202,6 +203,8 @@ def entries_of(path: tuple[str, ...], p: Weights) -> Weights:
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
+    if workload.half:
+        raise NotOffered("written for float32")
     net, shape, members = workload.net, workload.shape, workload.members
 
     def make(key, weights):

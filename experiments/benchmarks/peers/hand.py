@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import rnn
 
 from experiments.benchmarks.peers.jax_program import (
     cross_entropy,
@@ -17,6 +18,7 @@ from experiments.benchmarks.workloads import (
     Lstm,
     Mlp,
     Net,
+    NotOffered,
     Program,
     ResNet,
     Transformer,
@@ -27,9 +29,12 @@ from experiments.benchmarks.workloads import (
     flatten,
 )
 
+CUDNN = "by hand, LSTM of cuDNN"
+
 
 def variants(workload: Workload) -> tuple[str, ...]:
-    return ("by hand",)
+    on_gpu = isinstance(workload.net, Lstm) and jax.default_backend() == "gpu"
+    return ("by hand", CUDNN) if on_gpu else ("by hand",)
 
 
 def dense(p, x):
@@ -134,6 +139,24 @@ def lstm(features: int):
     return forward
 
 
+def packed(p: Weights) -> jax.Array:
+    """The LSTM's weights in cuDNN's order: kernels (outputs, inputs), then two biases."""
+    parts = p["kernel"].T, p["recurrent_kernel"].T, p["bias"], jnp.zeros_like(p["bias"])
+    return jnp.concatenate([part.ravel() for part in parts])
+
+
+def cudnn_lstm(features: int):
+    def forward(params, state, x):
+        batch, length, width = x.shape
+        zero, lengths = jnp.zeros((1, batch, features)), jnp.full(batch, length, jnp.int32)
+        weights = packed(params["lstm"])
+        options = width, features, 1, 0.0, False
+        _, h, _ = rnn.lstm(x, zero, zero, weights, lengths, *options)
+        return dense(params["output"], h[0]), state
+
+    return forward
+
+
 def gru(features: int):
     def forward(params, state, x):
         p = params["gru"]
@@ -184,7 +207,13 @@ def make(net: Net):
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
-    forward = make(workload.net)
+    if workload.half:
+        raise NotOffered("written for float32")
+    if variant == CUDNN:
+        assert isinstance(workload.net, Lstm)
+        forward = cudnn_lstm(workload.net.features)
+    else:
+        forward = make(workload.net)
     if workload.members > 1:
         forward = jax.vmap(forward, (0, None, None), (0, None))
     params = on_device(draw_weights(workload) if weights is None else weights)

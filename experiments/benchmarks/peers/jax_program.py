@@ -1,5 +1,6 @@
 """Common parts of the peers on JAX: SGD with momentum, the loss, K updates in one program."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -59,3 +60,15 @@ def program(workload: Workload, update: Callable, carry: Any, data: Any = None) 
         return loss
 
     return Program(run, jax.block_until_ready)
+
+
+def product_rate(size: int = 8192, rounds: int = 5) -> float:
+    """Operations per second of a product of bfloat16 matrices, the best of the rounds."""
+    a = jnp.ones((size, size), jnp.bfloat16)
+    product = jax.jit(jnp.dot)
+    times = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times[1:])

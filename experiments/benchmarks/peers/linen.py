@@ -64,9 +64,7 @@ class LeNetModule(nn.Module):
 
 def conv(features, size, strides, name, dtype=None):
     padding = size // 2
-    return nn.Conv(
-        features, (size, size), strides, padding, use_bias=False, dtype=dtype, name=name
-    )
+    return nn.Conv(features, (size, size), strides, padding, use_bias=False, dtype=dtype, name=name)
 
 
 def batch_norm(name, dtype=None):

@@ -68,17 +68,40 @@ def in_layout(workload: Workload, weights: Weights) -> Weights:
     return with_block(workload.net, weights, "transformer_block")
 
 
-def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
+def model(workload: Workload) -> jn.Layer:
     net = make(workload.net, workload.shape[1])
-    net = jn.cast(net, jnp.bfloat16) if workload.half else net
+    return jn.cast(net, jnp.bfloat16) if workload.half else net
+
+
+def make_trainer(workload: Workload) -> tuple[jn.Trainer, tuple]:
+    """The trainer of a workload, and specs of its batch."""
+    net = model(workload)
     if workload.members > 1:
         net = jn.ensemble(net, workload.members)
         objective = jn.supervised(net, mean_over_members)
     else:
         objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
-    trainer = jn.trainer(objective, optimizer(workload))
     first = batches(dataclasses.replace(workload, steps=1))
     batch = jax.tree.map(lambda a: jn.spec(a.shape, a.dtype), first)
+    return jn.trainer(objective, optimizer(workload)), batch
+
+
+def lower(workload: Workload, platforms: tuple[str, ...]) -> jax.export.Exported:
+    """The training step, lowered for other platforms, which need not be at hand."""
+    trainer, batch = make_trainer(workload)
+    train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
+    return jax.export.export(jax.jit(trainer.step), platforms=platforms)(train_state, batch)
+
+
+def operations(workload: Workload) -> float:
+    """Floating-point operations of a training step, before any is optimized away."""
+    trainer, batch = make_trainer(workload)
+    train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
+    return jax.jit(trainer.step).lower(train_state, batch).cost_analysis()["flops"]
+
+
+def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
+    trainer, batch = make_trainer(workload)
     train_state = trainer.init(jax.random.key(0), batch)
     if weights is not None:
         train_state = train_state._replace(params=on_device(in_layout(workload, weights)))
@@ -92,7 +115,8 @@ def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
         return program(workload, update, train_state)
     data, train_state = jax.block_until_ready((on_device(batches(workload)), train_state))
     if not workload.train:
-        forward, params, state = jax.jit(net.apply), train_state.params, train_state.state
+        forward = jax.jit(model(workload).apply)
+        params, state = train_state.params, train_state.state
         return Program(lambda: forward(params, state, data[0])[0], jax.block_until_ready)
 
     def run():
