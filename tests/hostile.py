@@ -279,6 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--forms", action="store_true", help="the same numbers in every form too")
     options = parser.parse_args()
     everything = cases(good_calls())
     drawn = random.Random(options.seed).sample(everything, min(options.count, len(everything)))
@@ -293,6 +294,10 @@ def main() -> None:
             places[line.split(" at ")[1].split(": ")[0]] += 1
     print(f"{len({case.call.name for case in everything})} functions, {len(drawn)} cases: {tally}")
     print("foreign:", places.most_common(40))
+    if options.forms:
+        for call in good_calls():
+            for line in differences(call):
+                print(line)
 
 
 if __name__ == "__main__":

@@ -53,15 +53,16 @@ def test_bad_arguments_get_an_error_of_ours():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_bad_arguments_get_an_error_of_ours_5_000_times(calls):
-    lines = foreign(calls, 5_000)
-    assert len(lines) < 50, lines
+def test_bad_arguments_get_an_error_of_ours_2_000_times(calls):
+    lines = foreign(calls, 2_000)
+    assert len(lines) < 20, lines
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_same_numbers_give_the_same_result_in_every_form(calls):
-    assert not [line for call in calls for line in hostile.differences(call)]
+    """Of every second function; `python -m tests.hostile --forms` calls all."""
+    assert not [line for call in calls[::2] for line in hostile.differences(call)]
 
 
 def test_a_foreign_error_is_seen():

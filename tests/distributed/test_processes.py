@@ -116,8 +116,7 @@ print("never")
 
 @pytest.mark.parametrize(("counts", "rules"), [
     ([2], ["fully sharded"]),
-    pytest.param([2, 4], ["replicated"], marks=pytest.mark.slow),
-    pytest.param([4], ["fully sharded"], marks=pytest.mark.slow),
+    pytest.param([4], ["replicated", "fully sharded"], marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_the_numbers_are_those_of_one_process(on_processes, counts, rules):
     def numbers(count):
