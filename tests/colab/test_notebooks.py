@@ -90,7 +90,9 @@ def test_numbers_have_no_gap():
 def test_form(path: Path):
     book = json.loads(path.read_text())
     assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
-    assert set(book["metadata"]) == {"kernelspec", "language_info"}
+    assert set(book["metadata"]) == {"accelerator", "colab", "kernelspec", "language_info"}
+    assert book["metadata"]["accelerator"] == "GPU"  # Colab then starts with one of the free ones
+    assert book["metadata"]["colab"] == {"gpuType": "T4", "provenance": []}
     assert book["metadata"]["kernelspec"]["name"] == "python3"
     ids = [cell["id"] for cell in book["cells"]]
     assert len(set(ids)) == len(ids)
