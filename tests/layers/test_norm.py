@@ -287,3 +287,14 @@ def test_frozen_statistics_are_no_mistake():
     batch = jnp.ones((4, 3)), jnp.ones((4, 2))
     train_state, _ = trainer.step(trainer.init(jax.random.key(0), batch), batch)  # warnings raise
     assert train_state.state["batch_norm"]["mean"].tolist() == [0, 0, 0, 0]
+
+
+def test_batch_statistics_of_narrow_floats_are_wide():
+    """A mean in bfloat16 would keep three digits."""
+    layer, x = jn.batch_norm(momentum=0.0), jnp.linspace(1, 2, 999).astype(jnp.bfloat16)[:, None]
+    params, state = layer.init(jax.random.key(0), jn.spec((9, 1)))
+    y, state = layer.apply(params, state, x, train=True)
+    assert y.dtype == jnp.bfloat16 and state["mean"].dtype == jnp.float32
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(state["mean"], exact.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(state["var"], exact.var(0), rtol=1e-4)
