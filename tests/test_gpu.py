@@ -9,9 +9,8 @@ import pytest
 import jaxnet as jn
 from tests.catalogue import ROWS, fill
 
-pytestmark = pytest.mark.skipif(
-    jax.default_backend() != "gpu", reason="needs a GPU; experiments.benchmarks.gpu runs it there"
-)
+if jax.default_backend() != "gpu":
+    pytest.skip("needs a GPU; experiments.benchmarks.gpu runs it there", allow_module_level=True)
 KEY = jax.random.key(0)
 
 
