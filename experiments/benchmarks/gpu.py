@@ -1,7 +1,8 @@
-"""Benchmarks on one NVIDIA GPU in under eight minutes: the tests that need one, then the table.
+"""Benchmarks on one NVIDIA GPU: the tests that need one, then the table.
 
     python -m experiments.benchmarks.gpu
 
+No row begins after seven minutes. Not yet run on a GPU; on a CPU its programs are lowered for CUDA.
 A program that is not installed, fails or runs out of memory keeps a row with the reason, and the
 samples are saved after each workload. Below the table: operations per second as a share of what a
 large product of bfloat16 matrices reaches on the same GPU.

@@ -94,6 +94,8 @@ def trainer(
     about gradients or losses that are not finite. For the last it reads values now and then, at
     least every 256 steps; `fit` checks every step.
 
+    Under Linux it also has the process keep freed memory, see `jn.reuse_memory`.
+
     Args:
       objective: a layer `batch -> (values, metrics)`, such as `jn.supervised(net, loss)`.
       optimizer: of optax, such as `optax.adam(1e-3)`.
