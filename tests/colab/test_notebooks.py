@@ -104,13 +104,35 @@ def test_form(path: Path):
     nbformat.validate(nbformat.read(path, as_version=4))
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_the_plugin_of_cuda_is_installed_where_there_is_a_gpu(gpu, monkeypatch):
+    """Without it, the jax that is installed would meet the plugin of an older one: no GPU."""
+    interactive = pytest.importorskip("IPython.core.interactiveshell", reason="expands {extras}")
+    shell = interactive.InteractiveShell()
+    asked = []
+    shell.register_magic_function(asked.append, magic_name="pip")
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if gpu else None)
+    lines = (
+        cells(NOTEBOOKS[0], "code")[1]
+        .split("except ImportError:\n")[1]
+        .rsplit("    import jaxnet")[0]
+    )
+    assert shell.run_cell(f"if True:\n{lines}").success
+    wanted = "experiments,cuda12" if gpu else "experiments"
+    assert asked == [f'install -q "{PROJECT["name"]}[{wanted}] @ git+{ADDRESS}"']
+
+
 @notebooks
 def test_begins_like_all_others(path: Path):
     assert cells(path, "code")[:2] == cells(NOTEBOOKS[0], "code")[:2]
     size, setup = cells(path, "code")[:2]
     assert size.endswith('\nSIZE = "colab"')
-    name = f"{PROJECT['name']}[experiments]"
-    assert f'    %pip install -q "{name} @ git+{ADDRESS}"\n' in setup
+    name = PROJECT["name"]
+    assert f'    %pip install -q "{name}[{{extras}}] @ git+{ADDRESS}"\n' in setup
+    (extras,) = re.findall(r'extras = "(.*)" if which\("nvidia-smi"\) else "(.*)"', setup)
+    assert {one for some in extras for one in some.split(",")} <= set(
+        PROJECT["optional-dependencies"]
+    )
     (title,) = cells(path, "markdown")[:1]
     assert title.startswith("# ") and "*Prerequisites:* " in title
     assert f"{ADDRESS}/blob/main/guide/" in title
