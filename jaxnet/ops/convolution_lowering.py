@@ -252,7 +252,8 @@ def _kernel_gradient(x, y, form):
     # Not with many inputs for few features: 5x5, 32 to 16, 28x28, batch 32: 11.3 and 13.8 in
     # pieces; 3x3, 32 to 8: 5.1 whole, 4.1 by rows and 13.5 in pieces.
     few = inputs <= 16 or (features > 8 and math.prod(form.window) <= 9)
-    if axes == 2 and features <= 128 and few:
+    known = all(isinstance(size, int) for size in y.shape)  # an exported batch size is open
+    if axes == 2 and features <= 128 and few and known:
         return _in_pieces(x, y, form)
     if max(form.input_dilation) == 1 and axes > 1:
         # 3x3x3, 16 to 32 features, 16x28x28, batch 4: 32 by rows of x, 123 whole.

@@ -52,7 +52,8 @@ def test_equals_torch(x64):
     workload = Workload("", ResNet(8), (3, 9, 8, 3))
     weights = draw_weights(workload)
     theirs = Module(workload.net, workload.shape).double()
-    state = {name: torch.tensor(np.array(v, np.float64)) for name, v in in_layout(weights).items()}
+    layout = in_layout(workload.net, weights)
+    state = {name: torch.tensor(np.array(v, np.float64)) for name, v in layout.items()}
     theirs.load_state_dict(state, strict=False)
     x = np.random.default_rng(0).normal(size=workload.shape)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), weights)
