@@ -15,6 +15,7 @@ from experiments.benchmarks.measure import (
     TOLERANCE,
     Processes,
     Row,
+    check_peers,
     run_workload,
     say,
 )
@@ -28,8 +29,8 @@ class Config:
     """Options of the benchmark."""
 
     workloads: tuple[str, ...] = ()
-    """names, or beginnings of names, e.g. 64; "first step", "import" and
-    "compile" run in fresh processes; by default all"""
+    """names or their beginnings, e.g. LSTM, "64"; "first step", "import" and "compile" run in fresh
+    processes; by default all"""
     peers: tuple[str, ...] = PEERS[1:]
     """libraries to compare with; those not installed are reported and left out"""
     skip: tuple[str, ...] = ()
@@ -59,14 +60,12 @@ class Config:
         for word in self.workloads:
             if not any(name.startswith(word) for name in names):
                 raise ValueError(f"no workload begins with {word!r}; workloads: {', '.join(names)}")
-        for peer in self.peers:
-            if peer not in PEERS[1:]:
-                raise ValueError(f"peers must be one of {', '.join(PEERS[1:])}, got {peer!r}")
+        check_peers(self.peers)
         if min(self.rounds, self.fresh_rounds) < 1:
             raise ValueError("rounds and fresh_rounds must be at least 1")
 
     def wants(self, name: str) -> bool:
-        whole = {one.name for one in WORKLOADS}  # "LSTM" is a row, and the beginning of none
+        whole = {one.name for one in WORKLOADS}  # "LeNet" is a row, and the beginning of another
         return not self.workloads or any(
             name == word if word in whole else name.startswith(word) for word in self.workloads
         )

@@ -8,7 +8,6 @@ samples are saved after each workload. Below the table: operations per second as
 large product of bfloat16 matrices reaches on the same GPU.
 """
 
-import math
 import os
 import subprocess
 import sys
@@ -20,11 +19,11 @@ import numpy as np
 
 from experiments.benchmarks import fresh, report
 from experiments.benchmarks.measure import (
-    PEERS,
     TOLERANCE,
     PeerError,
     Processes,
     Row,
+    check_peers,
     run_workload,
     say,
 )
@@ -57,8 +56,7 @@ class Config:
     """folder of the samples, the tables and the figure"""
 
     def __post_init__(self):
-        if unknown := set(self.peers) - set(PEERS[1:]):
-            raise ValueError(f"peers must be of {', '.join(PEERS[1:])}, got {sorted(unknown)}")
+        check_peers(self.peers)
         if min(self.rounds, self.seconds, self.limit) <= 0:
             raise ValueError("rounds, seconds and limit must be above 0")
 
@@ -144,24 +142,22 @@ def run_tests() -> str:
 
 def shares(rows: list[Row], workloads: tuple[Workload, ...], processes: Processes) -> list[str]:
     """A line per program on the nets in bfloat16: operations per second, and their share."""
+    measured = {row.workload for row in rows if row.samples}
+    chosen = [one for one in workloads if one.half and one.name in measured]
     lines = []
-    for workload in workloads:
-        mine = [row for row in rows if row.workload == workload.name and row.samples]
-        if not workload.half or not mine:
-            continue
-        try:
-            peak = processes.get("ours", 0).ask("product")
+    try:
+        peak = processes.get("ours", 0).ask("product") if chosen else 0.0
+        for workload in chosen:
             count = fresh.in_fresh_process(_operations, workload, timeout=120)
-        except PeerError as error:
-            lines.append(f"{workload.name}: no share, {error}")
-            continue
-        for row in mine:
-            rate = 1e3 * count / float(np.median(row.samples))
-            share = rate / peak if peak else math.nan
-            lines.append(
-                f"{workload.name}, {row.program}: {rate / 1e12:.3g} TFLOP/s, {share:.1%} of a "
-                f"large product's {peak / 1e12:.3g}"
-            )
+            for row in rows:
+                if row.workload == workload.name and row.samples:
+                    rate = 1e3 * count / float(np.median(row.samples))
+                    lines.append(
+                        f"{workload.name}, {row.program}: {rate / 1e12:.3g} TFLOP/s, "
+                        f"{rate / peak:.1%} of a large product's {peak / 1e12:.3g}"
+                    )
+    except PeerError as error:
+        lines.append(f"no further shares: {error}")
     return lines
 
 

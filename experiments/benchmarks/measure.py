@@ -123,7 +123,7 @@ class Processes:
     Args:
       names: of the peers.
       seconds: timeout of an answer, e.g. while a program compiles.
-      settings: of memory, see SETTINGS; each program runs once in each.
+      settings: of memory, DEFAULT or REUSED; each program runs once in each.
     """
 
     def __init__(self, names: Sequence[str], seconds: float, settings: Sequence[str] = (DEFAULT,)):
@@ -188,6 +188,12 @@ class Process:
         self.pipe.close()
 
 
+def check_peers(peers: Sequence[str]) -> None:
+    for peer in peers:
+        if peer not in PEERS[1:]:
+            raise ValueError(f"peers must be one of {', '.join(PEERS[1:])}, got {peer!r}")
+
+
 class PeerError(Exception):
     """A peer is not installed, does not offer a workload, failed, or took too long."""
 
@@ -235,13 +241,12 @@ def _serve(pipe: Any, name: str, setting: str = DEFAULT) -> None:
         if "jax" in sys.modules:
             sys.modules["jax"].clear_caches()
 
-    actions = {"variants": variants, "device": device, "build": build, "sample": sample}
-
     def product():
         from experiments.benchmarks.peers.jax_program import product_rate
 
         return product_rate()
 
+    actions = {"variants": variants, "device": device, "build": build, "sample": sample}
     actions |= {"drop": drop, "faults": faults, "product": product}
     while True:
         try:
@@ -370,29 +375,31 @@ def run_workload(
                 one.lost = True
                 rows[one.row] = rows[one.row]._replace(note=f"lost in round {r + 1}: {error}")
             one.spent += time.perf_counter() - start
-    rows += memory_rows(rows, running) if len(processes.settings) > 1 else []
+    if len(processes.settings) > 1:
+        rows += memory_rows(workload, rows, running)
+        processes.stop()  # kept memory would count for the next workload
     for process in processes.all():
         with suppress(PeerError):
             process.ask("drop")
-    if len(processes.settings) > 1:  # kept memory would count for the next workload
-        processes.stop()
     after = load()
     return [row._replace(load=(before, after)) for row in rows]
 
 
-def memory_rows(rows: list[Row], running: list["_Running"]) -> list[Row]:
+def memory_rows(workload: Workload, rows: list[Row], running: list["_Running"]) -> list[Row]:
     """Page faults per update and the process's largest memory, of the programs that ran."""
-    found = []
-    for title, unit in (("page faults", "faults"), ("peak memory", "MB")):
-        for one in running:
-            if one.lost:
-                continue
-            per_call, peak = one.process.ask("faults", 3)
-            samples = [per_call if unit == "faults" else peak]
-            row = rows[one.row]
-            found.append(row._replace(workload=f"{row.workload}: {title}", unit=unit))
-            found[-1] = found[-1]._replace(samples=samples, note="")
-    return found
+    faults, memory = [], []
+    for one in running:
+        if one.lost:
+            continue
+        per_call, peak = one.process.ask("faults", 3)
+        row = rows[one.row]._replace(note="")
+        title = f"{workload.name}: page faults"
+        faults.append(
+            row._replace(workload=title, unit="faults", samples=[per_call / workload.steps])
+        )
+        title = f"{workload.name}: peak memory"
+        memory.append(row._replace(workload=title, unit="MB", samples=[peak]))
+    return faults + memory
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CLASSES = 10
+Convs = tuple[tuple[int, int, int, int], ...]  # size, inputs, features and strides of each
 MOMENTUM = 0.9
 WIDTHS = (16, 32, 64)  # of the ResNet's stages
 Weights = dict[str, Any]
@@ -51,6 +52,11 @@ class ResNet:
                 inputs = features
         return found
 
+    @staticmethod
+    def convs(inputs: int, features: int, strides: int) -> Convs:
+        """The convolutions of a block."""
+        return (3, inputs, features, strides), (3, features, features, 1)
+
 
 @dataclass(frozen=True)
 class LargeResNet:
@@ -65,6 +71,16 @@ class LargeResNet:
                 found.append((f"stage_{stage + 1}_block_{place + 1}", inputs, 64 << stage, strides))
                 inputs = 4 * (64 << stage)
         return found
+
+    @staticmethod
+    def convs(inputs: int, features: int, strides: int) -> Convs:
+        """The convolutions of a block."""
+        outputs = 4 * features
+        return (
+            (1, inputs, features, 1),
+            (3, features, features, strides),
+            (1, features, outputs, 1),
+        )
 
 
 @dataclass(frozen=True)
@@ -184,6 +200,20 @@ class NotOffered(Exception):
     """A peer has no documented way to run a workload; the message names the gap."""
 
 
+class Array(NamedTuple):
+    """Shape and dtype of an array."""
+
+    shape: tuple[int, ...]
+    dtype: type
+
+
+def batch_specs(workload: Workload) -> tuple[Array, Array]:
+    """Those of the inputs and the labels of one step."""
+    if isinstance(workload.net, Gpt):
+        return Array(workload.shape, np.int32), Array(workload.shape, np.int32)
+    return Array(workload.shape, np.float32), Array(workload.shape[:1], np.int32)
+
+
 def batches(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     """Inputs (steps, batch, ...) and labels (steps, batch); without a steps axis for one step."""
     rng = np.random.default_rng(1)
@@ -247,6 +277,15 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
     def norm(features: int) -> Weights:
         return {"scale": 1 + bias(features), "bias": bias(features)}
 
+    def residual(convs: Convs) -> Weights:
+        tree: Weights = {}
+        for i, (size, inputs, features, _) in enumerate(convs, 1):
+            tree |= {f"conv_{i}": conv(size, inputs, features), f"norm_{i}": norm(features)}
+        inputs, outputs = convs[0][1], convs[-1][2]
+        if inputs != outputs:
+            tree |= {"shortcut": conv(1, inputs, outputs), "shortcut_norm": norm(outputs)}
+        return tree
+
     def recurrent(inputs: int, features: int, gates: int) -> Weights:
         return {
             "kernel": normal(inputs**-0.5, inputs, gates * features),
@@ -286,33 +325,13 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
                 "f6": dense(120, 84),
                 "output": dense(84, CLASSES),
             }
-        case ResNet():
-            tree = {"conv_0": conv(3, width, WIDTHS[0]), "norm_0": norm(WIDTHS[0])}
-            for name, inputs, features, _ in net.blocks():
-                tree[name] = {
-                    "conv_1": conv(3, inputs, features),
-                    "norm_1": norm(features),
-                    "conv_2": conv(3, features, features),
-                    "norm_2": norm(features),
-                }
-                if inputs != features:
-                    tree[name]["shortcut"] = conv(1, inputs, features)
-                    tree[name]["shortcut_norm"] = norm(features)
-            return tree | {"output": dense(WIDTHS[-1], CLASSES)}
-        case LargeResNet():
-            tree = {"conv_0": conv(7, width, 64), "norm_0": norm(64)}
-            for name, inputs, features, _ in net.blocks():
-                sizes = (
-                    (1, inputs, features),
-                    (3, features, features),
-                    (1, features, 4 * features),
-                )
-                tree[name] = {f"conv_{i}": conv(*size) for i, size in enumerate(sizes, 1)}
-                tree[name] |= {f"norm_{i}": norm(size[-1]) for i, size in enumerate(sizes, 1)}
-                if inputs != 4 * features:
-                    tree[name]["shortcut"] = conv(1, inputs, 4 * features)
-                    tree[name]["shortcut_norm"] = norm(4 * features)
-            return tree | {"output": dense(2048, CLASSES)}
+        case ResNet() | LargeResNet():
+            small = isinstance(net, ResNet)
+            size, first, last = (3, WIDTHS[0], WIDTHS[-1]) if small else (7, 64, 2048)
+            tree = {"conv_0": conv(size, width, first), "norm_0": norm(first)}
+            for name, *sizes in net.blocks():
+                tree[name] = residual(net.convs(*sizes))
+            return tree | {"output": dense(last, CLASSES)}
         case Lstm(features):
             return {"lstm": recurrent(width, features, 4), "output": dense(features, CLASSES)}
         case Gru(features):

@@ -104,9 +104,9 @@ def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.A
 # On CPU: all three as convolutions in XLA's one fast form, inside loops too, except for a few
 # shapes. The figures are milliseconds of processor time per convolution in float32 (jax 0.10.2,
 # medians of interleaved rounds). Tried and not faster: im2col, shifted matrix products and
-# Winograd's 2x2 tiles for windows of 3x3; blocks for the gradient of the kernel. Independent
-# convolutions run in a loop: 64 of 5x5, 1 to 6 features, took 12 ms in a loop, 68 as one grouped
-# convolution and 148 by im2col.
+# Winograd's 2x2 tiles for windows of 3x3; for the gradient of the kernel, one product of x shifted
+# along columns and y along rows. Independent convolutions run in a loop: 64 of 5x5, 1 to 6
+# features, took 12 ms in a loop, 68 as one grouped convolution and 148 by im2col.
 
 
 def cpu(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
@@ -238,7 +238,7 @@ PIECE, PIECES = 512 * 1024, 8
 
 
 def _kernel_gradient(x, y, form):
-    """Matrix products, or a convolution, of pieces of the batch where that is faster.
+    """Matrix products, or a convolution, in pieces of the batch where that is faster.
 
     Figures are wall-clock ms per float32 gradient on two cores, with memory reused.
     """

@@ -1,6 +1,6 @@
 """Flax Linen: modules with @nn.compact, a jitted and donating step."""
 
-import dataclasses
+import math
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from experiments.benchmarks.peers.jax_program import (
 from experiments.benchmarks.workloads import (
     CLASSES,
     WIDTHS,
+    Convs,
     Gpt,
     Gru,
     LargeResNet,
@@ -31,7 +32,7 @@ from experiments.benchmarks.workloads import (
     Transformer,
     Weights,
     Workload,
-    batches,
+    batch_specs,
     with_block,
 )
 
@@ -72,59 +73,37 @@ def batch_norm(name, dtype=None):
 
 
 class Block(nn.Module):
-    features: int
-    strides: int
+    """Convolutions with batch norm, added to the shortcut."""
+
+    convs: Convs
+    dtype: Any
 
     @nn.compact
     def __call__(self, x):
-        y = conv(self.features, 3, self.strides, "conv_1")(x)
-        y = nn.relu(batch_norm("norm_1")(y))
-        y = batch_norm("norm_2")(conv(self.features, 3, 1, "conv_2")(y))
+        y = x
+        for i, (size, _, features, strides) in enumerate(self.convs, 1):
+            y = conv(features, size, strides, f"conv_{i}", self.dtype)(y)
+            y = batch_norm(f"norm_{i}", self.dtype)(y)
+            y = nn.relu(y) if i < len(self.convs) else y
         if x.shape != y.shape:
-            x = conv(self.features, 1, self.strides, "shortcut")(x)
-            x = batch_norm("shortcut_norm")(x)
+            strides = math.prod(one[3] for one in self.convs)
+            x = conv(y.shape[-1], 1, strides, "shortcut", self.dtype)(x)
+            x = batch_norm("shortcut_norm", self.dtype)(x)
         return nn.relu(x + y)
 
 
 class ResNetModule(nn.Module):
-    net: ResNet
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.relu(batch_norm("norm_0")(conv(WIDTHS[0], 3, 1, "conv_0")(x)))
-        for name, _, features, strides in self.net.blocks():
-            x = Block(features, strides, name=name)(x)
-        return nn.Dense(CLASSES, name="output")(x.mean((1, 2)))
-
-
-class Bottleneck(nn.Module):
-    features: int
-    strides: int
+    net: ResNet | LargeResNet
     dtype: Any
 
     @nn.compact
     def __call__(self, x):
-        norm = partial(batch_norm, dtype=self.dtype)
-        y = nn.relu(norm("norm_1")(conv(self.features, 1, 1, "conv_1", self.dtype)(x)))
-        y = conv(self.features, 3, self.strides, "conv_2", self.dtype)(y)
-        y = nn.relu(norm("norm_2")(y))
-        y = norm("norm_3")(conv(4 * self.features, 1, 1, "conv_3", self.dtype)(y))
-        if x.shape != y.shape:
-            x = conv(4 * self.features, 1, self.strides, "shortcut", self.dtype)(x)
-            x = norm("shortcut_norm")(x)
-        return nn.relu(x + y)
-
-
-class LargeResNetModule(nn.Module):
-    net: LargeResNet
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.relu(batch_norm("norm_0", self.dtype)(conv(64, 7, 2, "conv_0", self.dtype)(x)))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        for name, _, features, strides in self.net.blocks():
-            x = Bottleneck(features, strides, self.dtype, name=name)(x)
+        large = isinstance(self.net, LargeResNet)
+        first = (64, 7, 2) if large else (WIDTHS[0], 3, 1)
+        x = nn.relu(batch_norm("norm_0", self.dtype)(conv(*first, "conv_0", self.dtype)(x)))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if large else x
+        for name, *sizes in self.net.blocks():
+            x = Block(self.net.convs(*sizes), self.dtype, name=name)(x)
         return nn.Dense(CLASSES, name="output", dtype=self.dtype)(x.mean((1, 2)))
 
 
@@ -198,16 +177,14 @@ def make(net: Net, dtype: Any = None) -> nn.Module:
             return MlpModule(net)
         case LeNet():
             return LeNetModule()
-        case ResNet():
-            return ResNetModule(net)
+        case ResNet() | LargeResNet():
+            return ResNetModule(net, dtype)
         case Lstm():
             return LstmModule(net)
         case Gru():
             return GruModule(net)
         case Transformer():
             return TransformerModule(net, dtype)
-        case LargeResNet():
-            return LargeResNetModule(net, dtype)
         case Gpt():
             return GptModule(net, dtype)
 
@@ -236,7 +213,7 @@ def in_layout(net: Net, weights: Weights) -> Weights:
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
     """The program of a variant; "Linen, jitted init" draws the parameters under `jax.jit`."""
     module = make(workload.net, jnp.bfloat16 if workload.half else None)
-    example = batches(dataclasses.replace(workload, steps=1))[0]
+    example = batch_specs(workload)[0]
 
     def init(key):
         return module.init(key, jnp.ones(example.shape, example.dtype))

@@ -1,6 +1,6 @@
 """jaxnet: `trainer.step`, and the same step in a scan, as `fit` runs it."""
 
-import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from experiments.benchmarks.workloads import (
     Transformer,
     Weights,
     Workload,
+    batch_specs,
     batches,
     with_block,
 )
@@ -81,23 +82,27 @@ def make_trainer(workload: Workload) -> tuple[jn.Trainer, tuple]:
         objective = jn.supervised(net, mean_over_members)
     else:
         objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
-    first = batches(dataclasses.replace(workload, steps=1))
-    batch = jax.tree.map(lambda a: jn.spec(a.shape, a.dtype), first)
+    batch = tuple(jn.spec(*one) for one in batch_specs(workload))
     return jn.trainer(objective, optimizer(workload)), batch
+
+
+def step_and_specs(workload: Workload) -> tuple[Any, tuple]:
+    """The jitted training step and specs of its arguments."""
+    trainer, batch = make_trainer(workload)
+    train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
+    return jax.jit(trainer.step), (train_state, batch)
 
 
 def lower(workload: Workload, platforms: tuple[str, ...]) -> jax.export.Exported:
     """The training step, lowered for other platforms, which need not be at hand."""
-    trainer, batch = make_trainer(workload)
-    train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
-    return jax.export.export(jax.jit(trainer.step), platforms=platforms)(train_state, batch)
+    step, specs = step_and_specs(workload)
+    return jax.export.export(step, platforms=platforms)(*specs)
 
 
 def operations(workload: Workload) -> float:
     """Floating-point operations of a training step, before any is optimized away."""
-    trainer, batch = make_trainer(workload)
-    train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
-    return jax.jit(trainer.step).lower(train_state, batch).cost_analysis()["flops"]
+    step, specs = step_and_specs(workload)
+    return step.lower(*specs).cost_analysis()["flops"]
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:

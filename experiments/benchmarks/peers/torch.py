@@ -4,6 +4,7 @@ Threads are as many as processors, as in JAX. Several steps in one program are a
 PyTorch has no scan for training.
 """
 
+import math
 import os
 
 import numpy as np
@@ -15,6 +16,7 @@ from experiments.benchmarks.workloads import (
     CLASSES,
     MOMENTUM,
     WIDTHS,
+    Convs,
     Gpt,
     Gru,
     LargeResNet,
@@ -48,39 +50,25 @@ def conv(inputs: int, features: int, size: int, strides: int = 1) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    def __init__(self, inputs: int, features: int, strides: int):
+    """Convolutions with batch norm, added to the shortcut."""
+
+    def __init__(self, convs: Convs):
         super().__init__()
-        self.conv_1, self.norm_1 = conv(inputs, features, 3, strides), nn.BatchNorm2d(features)
-        self.conv_2, self.norm_2 = conv(features, features, 3), nn.BatchNorm2d(features)
-        self.shortcut = self.shortcut_norm = None
-        if inputs != features:
-            self.shortcut = conv(inputs, features, 1, strides)
-            self.shortcut_norm = nn.BatchNorm2d(features)
-
-    def forward(self, x):
-        y = F.relu(self.norm_1(self.conv_1(x)))
-        y = self.norm_2(self.conv_2(y))
-        if self.shortcut is not None:
-            x = self.shortcut_norm(self.shortcut(x))  # type: ignore[misc]
-        return F.relu(x + y)
-
-
-class Bottleneck(nn.Module):
-    def __init__(self, inputs: int, features: int, strides: int):
-        super().__init__()
-        outputs = 4 * features
-        self.conv_1, self.norm_1 = conv(inputs, features, 1), nn.BatchNorm2d(features)
-        self.conv_2, self.norm_2 = conv(features, features, 3, strides), nn.BatchNorm2d(features)
-        self.conv_3, self.norm_3 = conv(features, outputs, 1), nn.BatchNorm2d(outputs)
+        for i, (size, inputs, features, strides) in enumerate(convs, 1):
+            self.add_module(f"conv_{i}", conv(inputs, features, size, strides))
+            self.add_module(f"norm_{i}", nn.BatchNorm2d(features))
+        self.depth = len(convs)
+        inputs, outputs = convs[0][1], convs[-1][2]
         self.shortcut = self.shortcut_norm = None
         if inputs != outputs:
-            self.shortcut = conv(inputs, outputs, 1, strides)
+            self.shortcut = conv(inputs, outputs, 1, math.prod(one[3] for one in convs))
             self.shortcut_norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x):
-        y = F.relu(self.norm_1(self.conv_1(x)))
-        y = F.relu(self.norm_2(self.conv_2(y)))
-        y = self.norm_3(self.conv_3(y))
+        y = x
+        for i in range(1, self.depth + 1):
+            y = getattr(self, f"norm_{i}")(getattr(self, f"conv_{i}")(y))
+            y = F.relu(y) if i < self.depth else y
         if self.shortcut is not None:
             x = self.shortcut_norm(self.shortcut(x))  # type: ignore[misc]
         return F.relu(x + y)
@@ -134,8 +122,8 @@ class Module(nn.Module):
                 width = 84
             case ResNet():
                 self.conv_0, self.norm_0 = conv(width, WIDTHS[0], 3), nn.BatchNorm2d(WIDTHS[0])
-                for name, inputs, features, strides in net.blocks():
-                    self.add_module(name, Block(inputs, features, strides))
+                for name, *sizes in net.blocks():
+                    self.add_module(name, Block(net.convs(*sizes)))
                 width = WIDTHS[-1]
             case Lstm(width):
                 # One bias is enough: the other stays 0.
@@ -147,8 +135,8 @@ class Module(nn.Module):
                 self.block = TransformerBlock(width, heads, mlp)
             case LargeResNet():
                 self.conv_0, self.norm_0 = conv(width, 64, 7, 2), nn.BatchNorm2d(64)
-                for name, inputs, features, strides in net.blocks():
-                    self.add_module(name, Bottleneck(inputs, features, strides))
+                for name, *sizes in net.blocks():
+                    self.add_module(name, Block(net.convs(*sizes)))
                 width = 2048
             case Gpt(depth, heads, width, vocabulary):
                 self.words = nn.Embedding(vocabulary, width)
