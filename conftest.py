@@ -1,6 +1,8 @@
 """How all tests run: compiled quickly, what belongs together on one worker, names for doctests."""
 
+import doctest
 import gc
+import inspect
 import os
 import subprocess
 import sys
@@ -80,6 +82,13 @@ def pytest_runtest_teardown(item, nextitem):
     elsewhere = nextitem is None or nextitem.path != item.path
     if elsewhere and statm.exists() and int(statm.read_text().split()[1]) > FULL:
         jax.clear_caches()
+
+
+# A decorated function belongs to the module of what it wraps: doctest would leave its example out.
+of_module = doctest.DocTestFinder._from_module  # type: ignore[attr-defined]
+doctest.DocTestFinder._from_module = lambda self, module, it: of_module(  # type: ignore[attr-defined]
+    self, module, inspect.unwrap(it) if inspect.isfunction(it) else it
+)
 
 
 took: dict[str, float] = {}

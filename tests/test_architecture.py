@@ -13,8 +13,8 @@ FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
 
 # The parts of the library: each imports only those before it.
 ORDER = [
-    "markup", "core", "checks", "distributed", "extras", "files", "look", "memory", "progress",
-    "initializers", "ops", "composition", "transforms", "layers", "detection", "losses",
+    "markup", "core", "checks", "distributed", "extras", "files", "keywords", "look", "memory",
+    "progress", "initializers", "ops", "composition", "transforms", "layers", "detection", "losses",
     "penalties", "metrics", "decoding", "models", "data", "training", "inspect", "interop", "viz",
     "unsupervised", "__init__",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from jaxnet.checks import as_array, at_least, check_options, check_range, needs_
 from jaxnet.core import Layer, Params, PyTree, child_key, describe, param_dtype
 from jaxnet.core.messages import all_native, check_dict, check_dtype
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.draw import draw
 from jaxnet.layers.embedding import rotary as turn
 from jaxnet.ops.attention import (
@@ -26,6 +27,7 @@ from jaxnet.ops.attention import (
 Rotation = Callable[[jax.Array, Any], jax.Array]  # (x, positions) -> x, as `rotary`
 
 
+@explain_keywords
 def multi_head_attention(
     heads: int,
     *,

@@ -8,10 +8,12 @@ import jax
 from jaxnet.checks import at_least, check_options
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.draw import draw
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
+@explain_keywords
 def conv(
     features: int,
     kernel_size: int | Sequence[int],
@@ -77,6 +79,7 @@ def conv(
     return stateless(init, apply, name, kind="conv")
 
 
+@explain_keywords
 def depthwise_conv(
     kernel_size: int | Sequence[int],
     *,
@@ -127,6 +130,7 @@ def depthwise_conv(
     return stateless(init, apply, name, kind="depthwise_conv")
 
 
+@explain_keywords
 def conv_transpose(
     features: int,
     kernel_size: int | Sequence[int],

@@ -3,9 +3,11 @@
 from jaxnet.checks import at_least, check_options, check_rank
 from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.draw import draw
 
 
+@explain_keywords
 def dense(
     features: int,
     *,

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 
 from jaxnet.checks import check_floats, needs_key, on_host, within
 from jaxnet.core import Layer
+from jaxnet.keywords import explain_keywords
 
 
+@explain_keywords
 def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dropout") -> Layer:
     """Sets entries to 0 with probability `rate` in training and divides the rest by 1 - rate.
 
@@ -38,6 +40,7 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
     return _dropout("dropout", rate, axes, name)
 
 
+@explain_keywords
 def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
     """Dropout of whole feature maps: a feature is 0 at all positions of one example, or at none.
 

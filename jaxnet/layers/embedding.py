@@ -17,6 +17,7 @@ from jaxnet.checks import (
 )
 from jaxnet.core import Layer, describe, param_dtype, stateless
 from jaxnet.initializers import Initializer, normal, variance_scaling
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.draw import draw
 from jaxnet.ops.attention import rotate_pairs
 
@@ -24,6 +25,7 @@ from jaxnet.ops.attention import rotate_pairs
 _one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
 
 
+@explain_keywords
 def embedding(
     vocabulary: int,
     features: int,

@@ -3,6 +3,7 @@
 from jaxnet.checks import check_options
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks, recurrent
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE
 
@@ -10,6 +11,7 @@ from jaxnet.ops.recurrence import GRU, RESET_BEFORE
 OTHER_KIND = "gru_cell_of_the_paper"
 
 
+@explain_keywords
 def gru(
     features: int,
     *,

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jaxnet.checks import at_least, check_options
 from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.draw import draw
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes, taps
 
 
+@explain_keywords
 def locally_connected(
     features: int,
     kernel_size: int | Sequence[int],

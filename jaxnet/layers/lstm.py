@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
 from jaxnet.ops.recurrence import LSTM
 
@@ -31,6 +32,7 @@ def forget_bias(value: float = 1.0) -> Initializer:
     return init
 
 
+@explain_keywords
 def lstm(
     features: int,
     *,

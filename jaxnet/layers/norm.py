@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, ones, zeros
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.draw import draw
 from jaxnet.ops.normalization import normalized, standardized
 from jaxnet.ops.precision import output_dtype, wide
 
 
+@explain_keywords
 def batch_norm(
     *,
     momentum: float = 0.9,
@@ -98,6 +100,7 @@ def batch_norm(
     return Layer(init, apply, name, kind="batch_norm")
 
 
+@explain_keywords
 def layer_norm(
     *,
     epsilon: float = 1e-6,
@@ -147,6 +150,7 @@ def layer_norm(
     return stateless(init, apply, name, kind="layer_norm")
 
 
+@explain_keywords
 def rms_norm(
     *,
     epsilon: float = 1e-6,
@@ -188,6 +192,7 @@ def rms_norm(
     return stateless(init, apply, name, kind="rms_norm")
 
 
+@explain_keywords
 def group_norm(
     groups: int = 32,
     *,
@@ -246,6 +251,7 @@ def group_norm(
     return stateless(init, apply, name, kind="group_norm")
 
 
+@explain_keywords
 def instance_norm(
     *,
     epsilon: float = 1e-6,

@@ -11,11 +11,13 @@ from jax import lax
 from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, stateless
 from jaxnet.core.messages import check_name
+from jaxnet.keywords import explain_keywords
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, weighted, windows
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
+@explain_keywords
 def max_pool(
     window: int | Sequence[int],
     *,
@@ -61,6 +63,7 @@ def max_pool(
     return _pooling(pool, name, "max_pool")
 
 
+@explain_keywords
 def avg_pool(
     window: int | Sequence[int],
     *,
@@ -113,6 +116,7 @@ def avg_pool(
     return _pooling(pool, name, "avg_pool")
 
 
+@explain_keywords
 def lp_pool(
     p: float,
     window: int | Sequence[int],

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jaxnet.checks import a_function
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
 from jaxnet.ops.recurrence import simple_cell
 
 
+@explain_keywords
 def rnn(
     features: int,
     *,

@@ -7,12 +7,14 @@ import jax
 
 from jaxnet.checks import a_function, at_least, check_options, check_rank
 from jaxnet.core import Layer, compose, describe
+from jaxnet.keywords import explain_keywords
 from jaxnet.layers.attention import Rotation, check_attention, multi_head_attention
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
 
 
+@explain_keywords
 def transformer_block(
     heads: int,
     mlp_features: int | None = None,

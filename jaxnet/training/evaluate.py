@@ -10,6 +10,7 @@ from jaxnet.checks import at_least, check_data, to_device
 from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer, key_spec, path_name
 from jaxnet.core.contract import shapes_of
 from jaxnet.core.messages import all_native
+from jaxnet.keywords import explain_keywords
 from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.placement import (
@@ -27,6 +28,7 @@ from jaxnet.training.watch import explain_reuse
 _PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside of `fit`
 
 
+@explain_keywords
 def evaluate(
     objective: Layer, params: Params, state: State, data: PyTree, *, batch_size: int = 256
 ) -> dict[str, float]:
@@ -181,6 +183,7 @@ def takes_mask(objective: Layer, programs: Memo, params, state, batch: PyTree) -
     return programs[place]
 
 
+@explain_keywords
 def predict(
     net: Layer, params: Params, state: State, x: PyTree, *, batch_size: int = 256
 ) -> PyTree:

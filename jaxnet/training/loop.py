@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnet.checks import at_least
 from jaxnet.core import Memo, PyTree
+from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
 from jaxnet.training.epoch import Epoch, Place
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
@@ -22,6 +23,7 @@ from jaxnet.training.trainer import Trainer, TrainState
 from jaxnet.training.watch import explain_reuse, warn_nonfinite
 
 
+@explain_keywords
 def fit(
     trainer: Trainer,
     train_state: TrainState,

@@ -20,10 +20,12 @@ import jax.numpy as jnp
 
 from jaxnet.checks import a_function, a_layer
 from jaxnet.core import Layer, Params, PyTree, as_layer, compose, describe, function_name
+from jaxnet.keywords import explain_keywords
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
 
+@explain_keywords
 def supervised(
     net: Layer,
     loss: Compare,

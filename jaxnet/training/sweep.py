@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnet.checks import at_least
 from jaxnet.core import Layer, Memo, Params, PyTree
+from jaxnet.keywords import explain_keywords
 from jaxnet.markup import html_table
 from jaxnet.progress import progress_bar
 from jaxnet.training.evaluate import measure, on_device
@@ -137,6 +138,7 @@ class Sweep(NamedTuple):
         return html_table(head, rows, right=[True] * len(head), notes=[note])
 
 
+@explain_keywords
 def sweep(
     objective: Layer,
     optimizer: Callable[..., optax.GradientTransformation],

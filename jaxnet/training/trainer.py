@@ -11,6 +11,7 @@ import optax
 from jaxnet.checks import at_least, is_traced
 from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
 from jaxnet.core.messages import all_native
+from jaxnet.keywords import explain_keywords
 from jaxnet.markup import html_line
 from jaxnet.memory import keep_by_default
 from jaxnet.training.objective import Average, averages
@@ -76,6 +77,7 @@ class Trainer(NamedTuple):
         return f"Trainer({self.objective!r})"
 
 
+@explain_keywords
 def trainer(
     objective: Layer, optimizer: optax.GradientTransformation, *, shapes: int = 1
 ) -> Trainer:
