@@ -69,7 +69,8 @@ def pytest_collection_modifyitems(items):
     """A file, or a row of the catalogue, stays on one worker: it shares what is compiled."""
     slow = set(SLOW.read_text().splitlines())
     for item in items:
-        if item.nodeid in slow or "tfds_data_dir" in getattr(item, "fixturenames", ()):
+        further = all(map(item.get_closest_marker, ("one_per_kind", "further_row")))
+        if item.nodeid in slow or further or "tfds_data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
         params = item.callspec.params if hasattr(item, "callspec") else {}
         row = getattr(params.get("case"), "id", "")

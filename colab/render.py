@@ -1,13 +1,17 @@
 """Renders notebooks with their outputs as HTML, and their pictures as PNG files.
 
     python -m colab.render --size tiny
-    python -m colab.render --size colab --only 02 05
+    python -m colab.render --only 02 05 --keep
 
-Writes runs/notebooks/SIZE/NAME.html, and NAME_01.png, NAME_02.png, ... beside it. The notebooks
-are not changed: they stay without outputs.
+Writes runs/notebooks/SIZE/NAME.html, and NAME_01.png, NAME_02.png, ... beside it. With --keep, the
+outputs also go into the notebooks themselves, with smaller pictures, so that they can be read
+without running them; a test fails for a notebook that was changed since.
 """
 
 import base64
+import hashlib
+import io
+import json
 import os
 import re
 import time
@@ -17,6 +21,7 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "colab"
+COLORS = 128  # of a kept picture
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,18 @@ class Config:
     """beginnings of names, such as 02 05; all notebooks by default"""
     output: Path = Path("runs/notebooks")
     """folder of the pages, with one folder per size"""
+    keep: bool = False
+    """write the outputs into the notebooks too"""
 
 
-def render(path: Path, folder: Path, size: str) -> list[Path]:
+def render(path: Path, folder: Path, size: str, keep: bool = False) -> list[Path]:
     """Runs one notebook and returns the files written, the page first.
+
+    Args:
+      path: of the notebook.
+      folder: of the page and the pictures.
+      size: "tiny", "colab" or "full".
+      keep: whether to write the outputs into the notebook too.
 
     Raises:
       ImportError: if the packages that run notebooks are not installed.
@@ -65,7 +78,46 @@ def render(path: Path, folder: Path, size: str) -> list[Path]:
     for number, picture in enumerate(pictures, 1):
         files.append(folder / f"{path.stem}_{number:02d}.png")
         files[-1].write_bytes(base64.b64decode(picture))
+    if keep:
+        keep_outputs(path, book)
     return files
+
+
+def keep_outputs(path: Path, run: Any) -> None:
+    """Writes the outputs of a notebook that ran into its file, and the hash of what ran.
+
+    Raises:
+      ValueError: for an output that names a folder of this machine.
+    """
+    book = json.loads(path.read_text())
+    for cell, done in zip(book["cells"], run.cells, strict=True):
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = done.execution_count
+            cell["outputs"] = [small(json.loads(json.dumps(output))) for output in done.outputs]
+    if found := [place for place in (str(ROOT), str(Path.home())) if place in json.dumps(book)]:
+        raise ValueError(f"{path.name}: an output names {found[0]}, a folder of this machine")
+    book["metadata"]["jaxnet"] = {"sources": sources_hash(book)}
+    path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+
+
+def sources_hash(book: dict[str, Any]) -> str:
+    """A hash of the code of a notebook, to tell whether its outputs are those of its code."""
+    code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    return hashlib.sha256("\n\n".join(code).encode()).hexdigest()[:16]
+
+
+def small(output: dict[str, Any]) -> dict[str, Any]:
+    """The output with its picture in a palette, where that is shorter."""
+    from PIL import Image
+
+    data = output.get("data", {})
+    if "image/png" in data:
+        picture, file = base64.b64decode(data["image/png"]), io.BytesIO()
+        colors = Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLORS)
+        colors.save(file, "PNG", optimize=True)
+        shorter = min(picture, file.getvalue(), key=len)
+        data["image/png"] = base64.b64encode(shorter).decode()
+    return output
 
 
 def _keep_text(output: Any) -> bool:
@@ -94,7 +146,7 @@ def run(config: Config) -> list[Path]:
     for path in chosen:
         start = time.perf_counter()
         try:
-            files += render(path, config.output / config.size, config.size)
+            files += render(path, config.output / config.size, config.size, config.keep)
         except ImportError:  # no notebook can run
             raise
         except Exception as error:

@@ -40,6 +40,14 @@ NEEDS = {  # not imported by the code itself
     "ONNX in onnxruntime": ("jax2onnx",),
 }
 SLOW = {
+    "A CSV file, TensorBoard, any tracker",
+    "A run that is stopped and goes on",
+    "Averaged weights",
+    "Fully sharded, block by block",
+    "Several inputs and weighted outputs",
+    "Weights from elsewhere",
+    "Weights in 8 bits",
+    "What a step computes, sends and holds",
     "A residual net on my own images",
     "A generative adversarial network",
     "A variational autoencoder",

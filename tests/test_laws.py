@@ -17,6 +17,8 @@ from tests.catalogue import ROWS, Row, fill
 
 KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
 KEY = jax.random.key(3)
+# In the fast suite for one row per kind; for the other rows it is slow.
+one_per_kind = pytest.mark.one_per_kind
 
 
 class Case:
@@ -40,10 +42,16 @@ class Case:
 
 # Models of several layers that have rows of their own: seconds to compile.
 LARGE = {"rnnsearch", "translation_transformer", "cifar_resnet", "transformer_block-decoder"}
-PARAMS = [
-    pytest.param(row, id=row.id, marks=[pytest.mark.slow] if row.id in LARGE else [])
-    for row in ROWS
-]
+ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}
+
+
+def marks(row: Row) -> list[pytest.MarkDecorator]:
+    if row.id in LARGE:
+        return [pytest.mark.slow]
+    return [] if row in ONE_PER_KIND.values() else [pytest.mark.further_row]
+
+
+PARAMS = [pytest.param(row, id=row.id, marks=marks(row)) for row in ROWS]
 
 
 @pytest.fixture(scope="module", params=PARAMS)
@@ -92,6 +100,7 @@ def test_kind_is_the_function_that_made_it(case: Case):
     assert case.layer.kind == own.get(made_by, made_by)
 
 
+@one_per_kind
 def test_init_uses_shapes_only(case: Case):
     drawn, init = (case.params, case.state), case.layer.init
     close(drawn, init(KEY, case.x), 0)
@@ -101,10 +110,20 @@ def test_init_uses_shapes_only(case: Case):
     assert shapes(jax.eval_shape(init, KEY, case.x)) == shapes(drawn)
 
 
+@one_per_kind
 def test_init_is_a_function_of_the_key(case: Case):
     close((case.params, case.state), case.row.make().init(KEY, case.row.x), 0)
 
 
+@one_per_kind
+def test_init_is_traced_for_many_keys(case: Case):
+    keys = jax.random.split(KEY, 2)
+    many = jax.eval_shape(jax.vmap(lambda key: case.layer.init(key, case.row.x)), keys)
+    two = jax.tree.map(lambda leaf: ((2, *leaf.shape), leaf.dtype), (case.params, case.state))
+    assert shapes(many) == two
+
+
+@pytest.mark.slow
 def test_init_runs_compiled_and_for_many_keys(case: Case):
     init, keys = case.layer.init, jax.random.split(KEY, 2)
     many = jax.device_get(jax.jit(jax.vmap(lambda key: init(key, case.row.x)))(keys))
@@ -120,6 +139,7 @@ def test_state_keeps_its_structure(case: Case, train: bool):
         close(after, case.state, 0)
 
 
+@one_per_kind
 def test_jit_is_eager(case: Case):
     for train in case.modes:
         eager = case.layer.apply(case.params, case.state, case.x, key=KEY, train=train)
@@ -180,6 +200,7 @@ def test_gradients_are_right_in_float64(case: Case):
             np.testing.assert_allclose(along(0)[1], by_differences, rtol=1e-5, atol=1e-6)
 
 
+@one_per_kind
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_dtype_is_kept(case: Case, dtype):
     x = fill(case.row, dtype)
@@ -196,6 +217,7 @@ def test_dtype_is_kept(case: Case, dtype):
     assert shapes(after) == shapes(case.state)
 
 
+@one_per_kind
 def test_types_inside_shard_map_fit(case: Case):
     """With the batch cut among devices, forward and backward; nothing is compiled."""
     mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
@@ -228,6 +250,7 @@ def test_examples_do_not_affect_each_other_in_evaluation(case: Case):
     close(jax.tree.map(lambda leaf: leaf[:1], jax.device_get(case.outputs[False][0])), alone)
 
 
+@one_per_kind
 def test_an_empty_batch_gives_an_empty_output(case: Case):
     """Also under gradients and `vmap`; traced alone, where a reshape to -1 would divide by 0."""
     none = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), case.x)
@@ -261,7 +284,6 @@ REQUIRED = {
     "p": 2, "rate": 0.5, "stddev": 0.1, "vocabulary": 7, "max_length": 9, "layer": jn.dense(3),
     "cell": jn.gru_cell(3), "forward": jn.gru(3),
 }  # fmt: skip
-ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}
 WRONG = {"an object": object(), "words": "abc", "many": np.ones((2, 3)), "nan": np.float32("nan")}
 PUBLIC = sorted(name for name in vars(layers) if callable(getattr(layers, name)))
 

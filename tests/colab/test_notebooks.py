@@ -15,6 +15,7 @@ import jax
 import pytest
 
 import jaxnet as jn
+from colab.render import sources_hash
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
@@ -90,7 +91,8 @@ def test_numbers_have_no_gap():
 def test_form(path: Path):
     book = json.loads(path.read_text())
     assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
-    assert set(book["metadata"]) == {"accelerator", "colab", "kernelspec", "language_info"}
+    usual = {"accelerator", "colab", "jaxnet", "kernelspec", "language_info"}
+    assert set(book["metadata"]) == usual
     assert book["metadata"]["accelerator"] == "GPU"  # Colab then starts with one of the free ones
     assert book["metadata"]["colab"] == {"gpuType": "T4", "provenance": []}
     assert book["metadata"]["kernelspec"]["name"] == "python3"
@@ -98,10 +100,22 @@ def test_form(path: Path):
     assert len(set(ids)) == len(ids)
     for cell in book["cells"]:
         assert cell["metadata"] == {} and "".join(cell["source"]).strip()
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == [] and cell["execution_count"] is None
     nbformat = pytest.importorskip("nbformat", reason="validates notebooks")
     nbformat.validate(nbformat.read(path, as_version=4))
+
+
+@notebooks
+def test_outputs_are_those_of_the_code(path: Path):
+    """Else run `python -m colab.render --keep --only` with the notebook's number."""
+    book = json.loads(path.read_text())
+    assert book["metadata"]["jaxnet"]["sources"] == sources_hash(book), "the code was changed"
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert "error" not in {output["output_type"] for output in outputs}
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert "; size colab" in "".join(code[1]["outputs"][0]["text"])
+    assert path.stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize("gpu", [True, False])

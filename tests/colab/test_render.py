@@ -1,11 +1,16 @@
 """Rendering a notebook: a page with its outputs, and its pictures beside it."""
 
+import base64
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from colab.render import Config, render, run
+from colab.render import Config, keep_outputs, render, run, sources_hash
 
 CODE = """import os, sys
 import jaxnet as jn
@@ -42,10 +47,43 @@ def test_page_and_picture(notebook: Path, tmp_path: Path):
     assert notebook.read_bytes() == before
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # warnings of Jupyter's packages
+def test_outputs_are_kept(notebook: Path, tmp_path: Path):
+    folder = tmp_path / "pages"
+    before = json.loads(notebook.read_text())
+    picture = render(notebook, folder, "tiny", keep=True)[1]
+    after = json.loads(notebook.read_text())
+    (cell,) = after["cells"]
+    assert cell["source"] == CODE and cell["execution_count"] == 1 and cell["metadata"] == {}
+    shown = "".join(output.get("text", "") for output in cell["outputs"])
+    assert shown.split("\n") == ["size tiny", "warned of 42", ""]
+    (image,) = (o["data"]["image/png"] for o in cell["outputs"] if "data" in o)
+    kept = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
+    whole = Image.open(picture).convert("RGB")
+    assert kept.size == whole.size and len(base64.b64decode(image)) <= picture.stat().st_size
+    assert np.abs(np.asarray(kept, int) - np.asarray(whole, int)).mean() < 4
+    assert after["metadata"] == {"jaxnet": {"sources": sources_hash(before)}}
+    before["cells"][0]["source"] += " "
+    assert after["metadata"]["jaxnet"]["sources"] != sources_hash(before)
+
+
+def test_a_folder_of_this_machine_is_not_kept(tmp_path: Path):
+    cell = {"cell_type": "code", "source": "", "outputs": [], "execution_count": None}
+    path = tmp_path / "01_small.ipynb"
+    path.write_text(json.dumps({"cells": [cell], "metadata": {}}))
+    before = path.read_bytes()
+    output = {"output_type": "stream", "text": f"written to {Path.home()}/runs"}
+    ran = SimpleNamespace(cells=[SimpleNamespace(outputs=[output], execution_count=1)])
+    with pytest.raises(ValueError, match="01_small.ipynb: an output names .*, a folder of this"):
+        keep_outputs(path, ran)
+    assert path.read_bytes() == before
+
+
 def test_it_goes_on_after_a_notebook_that_fails(tmp_path: Path, monkeypatch, capsys):
     done = []
 
-    def fake(path, folder, size):
+    def fake(path, folder, size, keep):
         done.append(path.name[:2])
         if path.name[:2] in ("02", "05"):
             raise RuntimeError(f"\x1b[31mcell\x1b[0m\nAssertionError: of {path.name[:2]}")

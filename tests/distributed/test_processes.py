@@ -114,9 +114,10 @@ print("never")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("counts", "rules"), [
     ([2], ["fully sharded"]),
-    pytest.param([4], ["replicated", "fully sharded"], marks=pytest.mark.slow),
+    ([4], ["replicated", "fully sharded"]),
 ])  # fmt: skip
 def test_the_numbers_are_those_of_one_process(on_processes, counts, rules):
     def numbers(count):

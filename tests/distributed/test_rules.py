@@ -166,7 +166,8 @@ assert any("each of which computes the same" in str(w.message) for w in seen), s
 """
 
 
-@pytest.mark.parametrize("kind", ["Auto", pytest.param("Explicit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_placement_on_eight_devices(on_devices, kind):
     on_devices(PROGRAM.replace("KIND", kind), 8)
 
