@@ -94,7 +94,8 @@ def keep_outputs(path: Path, run: Any) -> None:
         if cell["cell_type"] == "code":
             cell["execution_count"] = done.execution_count
             cell["outputs"] = [small(json.loads(json.dumps(output))) for output in done.outputs]
-    if found := [place for place in (str(ROOT), str(Path.home())) if place in json.dumps(book)]:
+    folders = str(ROOT), str(Path.home()), os.environ.get("TFDS_DATA_DIR", "")
+    if found := [folder for folder in folders if folder and folder in json.dumps(book)]:
         raise ValueError(f"{path.name}: an output names {found[0]}, a folder of this machine")
     book["metadata"]["jaxnet"] = {"sources": sources_hash(book)}
     path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n")

@@ -25,6 +25,13 @@ ADDRESS = PROJECT["urls"]["Repository"]
 MAY_IMPORT = {"jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu"} | set(
     sys.stdlib_module_names
 )
+# Of extras that not all lessons install.
+PACKAGES = {
+    "data": ("array_record", "PIL", "sklearn", "tensorflow_datasets"),
+    "text": ("sacrebleu", "tokenizers"),
+    "speech": ("librosa",),
+    "experiments": ("statsmodels", "tyro"),
+}
 CODE_LINES = 20  # per cell, at most; logic belongs to the library
 SHOWN_LINES = 60  # of the value that a cell displays, at most
 
@@ -75,6 +82,10 @@ def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     def no_network(*args, **options):
         raise AssertionError("size tiny must not use a network or prepared data")
 
+    given = own_extras(path)[1].split(",")
+    for extra, packages in PACKAGES.items():
+        for package in packages if extra not in given else ():
+            monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     monkeypatch.setenv("JAXNET_SIZE", "tiny")
     monkeypatch.setattr(jn.data.tfds, "load", no_network)
     names, pictures = run(path)
@@ -132,21 +143,32 @@ def test_the_plugin_of_cuda_is_installed_where_there_is_a_gpu(gpu, monkeypatch):
         .rsplit("    import jaxnet")[0]
     )
     assert shell.run_cell(f"if True:\n{lines}").success
-    wanted = "experiments,cuda12" if gpu else "experiments"
+    wanted = "viz,cuda12" if gpu else "viz"
     assert asked == [f'install -q "{PROJECT["name"]}[{wanted}] @ git+{ADDRESS}"']
+
+
+def own_extras(path: Path) -> tuple[str, str]:
+    """Those that the first cell installs, with a GPU and without."""
+    found = re.findall(r'extras = "(.*)" if which\("nvidia-smi"\) else "(.*)"', first_cells(path))
+    (pair,) = found
+    return pair
+
+
+def first_cells(path: Path) -> str:
+    return "\n".join(cells(path, "code")[:2])
 
 
 @notebooks
 def test_begins_like_all_others(path: Path):
-    assert cells(path, "code")[:2] == cells(NOTEBOOKS[0], "code")[:2]
+    with_gpu, without = own_extras(path)
+    assert with_gpu == f"{without},cuda12"
+    first = own_extras(NOTEBOOKS[0])[1]
+    assert first_cells(path) == first_cells(NOTEBOOKS[0]).replace(f'"{first}', f'"{without}')
     size, setup = cells(path, "code")[:2]
     assert size.endswith('\nSIZE = "colab"')
     name = PROJECT["name"]
     assert f'    %pip install -q "{name}[{{extras}}] @ git+{ADDRESS}"\n' in setup
-    (extras,) = re.findall(r'extras = "(.*)" if which\("nvidia-smi"\) else "(.*)"', setup)
-    assert {one for some in extras for one in some.split(",")} <= set(
-        PROJECT["optional-dependencies"]
-    )
+    assert set(with_gpu.split(",")) <= set(PROJECT["optional-dependencies"])
     (title,) = cells(path, "markdown")[:1]
     assert title.startswith("# ") and "*Prerequisites:* " in title
     assert f"{ADDRESS}/blob/main/guide/" in title
