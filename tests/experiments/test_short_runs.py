@@ -95,7 +95,8 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
     ),
     "seconds_to_accuracy": (
-        {"rounds": 1, "epochs": 1, "pieces": 1, "batch_size": 100, "target": 0.05}, {},
+        {"rounds": 1, "epochs": 1, "pieces": 1, "batch_size": 100, "target": 0.05},
+        {"in_fresh_process": lambda function, *given, timeout: function(*given)},
     ),
     "shakespeare": (
         {"model": "gru", "features": 8, "layers": 1, "steps": 20, "embedding": 4, "epochs": 1,
