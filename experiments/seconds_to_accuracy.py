@@ -2,7 +2,7 @@
 
 Claim: from the start of the process, jaxnet needs less time than Flax Linen and PyTorch.
 
-Each run has a process of its own. Its clock starts before Python does: imports, loading arrays,
+Each run has a fresh process, and its clock starts before Python does: imports, loading arrays,
 compilation, training and the measurements of accuracy all count. The libraries train the same net
 from the same weights on the same batches with the same optimizer, each as its users write it:
 jaxnet with `fit`, Linen with a jitted step in a Python loop, PyTorch eagerly; they take turns. The

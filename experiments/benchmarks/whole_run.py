@@ -1,4 +1,4 @@
-"""A whole training in a process of its own, from its start to the last measurement.
+"""A whole training in a fresh process, from its start to the last measurement.
 
 Used by experiments.seconds_to_accuracy. A library is imported by the function that trains in it,
 since importing it counts. All train the same net from the same weights on the same batches.
