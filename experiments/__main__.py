@@ -24,10 +24,10 @@ HEAD = """\
 |---|---|---|---|---|---|
 """
 EXPERIMENTS = (  # in the order of the table
-    "digits", "mnist", "seconds_to_accuracy", "invariance", "cifar10", "camvid", "bccd", "finetune",
-    "inside", "time_series", "speech", "forecast", "moving_digits", "hmm", "shakespeare",
-    "translate", "perceptron", "universal", "optimizers", "backpropagation", "autoencoder", "edges",
-    "rbm", "dbn", "features", "greedy", "sweep", "compressed_sensing",
+    "digits", "mnist", "seconds_to_accuracy", "invariance", "cifar10", "cifar10_record", "camvid",
+    "bccd", "finetune", "inside", "time_series", "speech", "forecast", "moving_digits", "hmm",
+    "shakespeare", "translate", "perceptron", "universal", "optimizers", "backpropagation",
+    "autoencoder", "edges", "rbm", "dbn", "features", "greedy", "sweep", "compressed_sensing",
     "scaling", "feeding", "torchvision_logits", "browser_digits",
 )  # fmt: skip
 

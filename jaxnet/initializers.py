@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import on_host, one_of, within
+from jaxnet.checks import a_function, is_traced, on_host, one_of, within
 from jaxnet.core.messages import check_key, check_shape
 
 BLOCK = 2**14  # samples per block: large enough to be fast for VGG, small enough for a bias
@@ -225,3 +225,44 @@ def constant(value: float) -> Initializer:
 
 zeros: Initializer = constant(0.0)
 ones: Initializer = constant(1.0)
+
+
+def dirac(rest: Initializer = zeros) -> Initializer:
+    """Kernels of convolutions that pass their inputs on: feature i is input i.
+
+    The middle of the window is 1 for input i of feature i, the other weights of these features are
+    0. So a convolution with odd windows and padding "SAME" begins as the identity, which PyTorch's
+    `dirac_` does too. For groups = 1.
+
+    Args:
+      rest: draws the features beyond the number of inputs; by default they are 0.
+
+    Raises:
+      ValueError: in the initializer, for a shape other than (*window, inputs, features).
+
+    Example:
+      >>> kernel = dirac()(jax.random.key(0), (3, 2, 4))
+      >>> kernel[1].tolist(), float(kernel[0].sum())
+      ([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]], 0.0)
+
+    Reference: Zagoruyko and Komodakis 2017, "DiracNets: Training Very Deep Neural Networks Without
+    Skip-Connections".
+    """
+    a_function("dirac", "rest", rest, "(key, shape, dtype)")
+
+    def init(key, shape, dtype=jnp.float32):
+        check_shape("dirac: the shape", shape)
+        if len(shape) < 3:
+            raise ValueError(
+                f"dirac: the shape must be (*window, inputs, features), got {tuple(shape)}"
+            )
+        *window, inputs, features = shape
+        kernel = rest(key, shape, dtype)
+        identity = np.zeros(shape, kernel.dtype)
+        identity[tuple(size // 2 for size in window)] = np.eye(inputs, features)
+        passed = np.arange(features) < inputs
+        if is_traced(kernel):
+            return jnp.where(passed, identity, kernel)
+        return jnp.asarray(np.where(passed, identity, kernel))  # jnp.where compiles for every shape
+
+    return init

@@ -72,3 +72,31 @@ def test_messages():
         ours.variance_scaling(1.0, "fan", "normal")
     with pytest.raises(ValueError, match="distribution must be .* got 'gauss'"):
         ours.variance_scaling(1.0, "fan_in", "gauss")
+
+
+def test_dirac_passes_inputs_on_and_draws_the_rest():
+    x = jax.random.normal(KEY, (2, 5, 4, 3))
+    kernel = ours.dirac()(KEY, (3, 3, 3, 7))
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_array_equal(y[..., :3], x)
+    assert not y[..., 3:].any()
+    kernel = ours.dirac(ours.he_normal())(KEY, (3, 3, 3, 7))
+    np.testing.assert_array_equal(kernel[..., :3], ours.dirac()(KEY, (3, 3, 3, 3)))
+    np.testing.assert_array_equal(kernel[..., 3:], ours.he_normal()(KEY, (3, 3, 3, 7))[..., 3:])
+    traced = jax.jit(lambda key: ours.dirac(ours.he_normal())(key, (3, 3, 3, 7)))(KEY)
+    np.testing.assert_allclose(traced, kernel, rtol=1e-6)
+    assert ours.dirac()(KEY, (3, 2, 2), jnp.bfloat16).dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"\(\*window, inputs, features\), got \(3, 4\)"):
+        ours.dirac()(KEY, (3, 4))
+    with pytest.raises(TypeError, match="dirac: rest must be a function"):
+        ours.dirac(1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4), (2, 3, 4, 4), (3, 5, 4, 6, 2)])
+def test_dirac_is_that_of_torch(shape):
+    torch = pytest.importorskip("torch", reason="is compared with")
+    axes = [len(shape) - 1, len(shape) - 2, *range(len(shape) - 2)]  # features, inputs, *window
+    theirs = torch.nn.init.dirac_(torch.empty([shape[a] for a in axes])).numpy()
+    np.testing.assert_array_equal(np.transpose(ours.dirac()(KEY, shape), axes), theirs)

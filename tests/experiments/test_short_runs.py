@@ -34,6 +34,9 @@ SHORT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "camvid": ({"nets": ("8s",), "epochs": 1, "features": (4, 4, 4, 4), "blocks": 1}, {}),
     "cifar10": ({"epochs": 1, "batch_size": 100, "train_size": 100}, {}),
+    "cifar10_record": (
+        {"epochs": 1, "batch_size": 20, "train_size": 40, "width": 0.05, "tta": 1}, {},
+    ),
     "compressed_sensing": (
         {"unknowns": 20, "cells": 3, "trials": 2, "steps": 20, "points": 20, "features": (4, 8),
          "fractions": (0.2, 0.5)},
