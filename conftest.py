@@ -70,7 +70,8 @@ def pytest_collection_modifyitems(items):
     slow = set(SLOW.read_text().splitlines())
     for item in items:
         further = all(map(item.get_closest_marker, ("one_per_kind", "further_row")))
-        if item.nodeid in slow or further or "tfds_data_dir" in getattr(item, "fixturenames", ()):
+        real = "tfds_data_dir" in getattr(item, "fixturenames", ())
+        if (item.nodeid in slow or further or real) and not item.get_closest_marker("learned"):
             item.add_marker(pytest.mark.slow)
         params = item.callspec.params if hasattr(item, "callspec") else {}
         row = getattr(params.get("case"), "id", "")

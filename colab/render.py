@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "colab"
-COLORS = 128  # of a kept picture
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,9 @@ def small(output: dict[str, Any]) -> dict[str, Any]:
     data = output.get("data", {})
     if "image/png" in data:
         picture, file = base64.b64decode(data["image/png"]), io.BytesIO()
-        colors = Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLORS)
-        colors.save(file, "PNG", optimize=True)
+        # Of Pillow's methods the one that keeps rare colors, such as those of thin boxes.
+        rgb, method = Image.open(io.BytesIO(picture)).convert("RGB"), Image.Quantize.MAXCOVERAGE
+        rgb.quantize(256, method).save(file, "PNG", optimize=True)
         shorter = min(picture, file.getvalue(), key=len)
         data["image/png"] = base64.b64encode(shorter).decode()
     return output

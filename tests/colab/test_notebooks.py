@@ -93,6 +93,15 @@ def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     assert pictures >= 2
 
 
+@notebooks
+@pytest.mark.learned
+@pytest.mark.usefixtures("matmul_precision", "tfds_data_dir")
+def test_runs_at_size_colab(path: Path, monkeypatch):
+    monkeypatch.setenv("JAXNET_SIZE", "colab")
+    names, _ = run(path)
+    assert names["SIZE"] == "colab"
+
+
 def test_numbers_have_no_gap():
     numbers = [path.name[:3] for path in NOTEBOOKS]
     assert numbers == [f"{i:02d}_" for i in range(1, len(NOTEBOOKS) + 1)]
