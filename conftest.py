@@ -56,22 +56,29 @@ gc.set_threshold(200_000, 50, 1000)
 
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
-SLOW = ROOT / "tests" / "slow.txt"  # tests that take long, beside those marked as slow by hand
+# Tests that take longer than some seconds, and than ten times as many, beside those marked by hand.
+SLOW, LONG = ROOT / "tests" / "slow.txt", ROOT / "tests" / "long.txt"
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--note-slow", type=float, metavar="SECONDS", help=f"write what takes longer to {SLOW.name}"
+        "--note-slow",
+        type=float,
+        metavar="SECONDS",
+        help=f"write what takes longer to {SLOW.name}, and ten times as long to {LONG.name}",
     )
 
 
 def pytest_collection_modifyitems(items):
     """A file, or a row of the catalogue, stays on one worker: it shares what is compiled."""
-    slow = set(SLOW.read_text().splitlines())
+    slow, long = (set(file.read_text().splitlines()) for file in (SLOW, LONG))
     for item in items:
         further = all(map(item.get_closest_marker, ("one_per_kind", "further_row")))
         real = "tfds_data_dir" in getattr(item, "fixturenames", ())
-        if (item.nodeid in slow or further or real) and not item.get_closest_marker("learned"):
+        if item.nodeid in long or item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.long)
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
+        elif item.nodeid in slow or further or real:
             item.add_marker(pytest.mark.slow)
         params = item.callspec.params if hasattr(item, "callspec") else {}
         row = getattr(params.get("case"), "id", "")
@@ -105,8 +112,10 @@ def pytest_sessionfinish(session):
     seconds = session.config.getoption("--note-slow")
     if seconds and not hasattr(session.config, "workerinput"):
         # Of a row of the catalogue, whichever law comes first compiles it.
-        found = (n for n, s in took.items() if s > seconds and "tests/test_laws.py" not in n)
-        SLOW.write_text("".join(f"{place}\n" for place in sorted(found)))
+        found = {n: s for n, s in took.items() if s > seconds and "tests/test_laws.py" not in n}
+        for file, long in ((SLOW, False), (LONG, True)):
+            places = sorted(place for place, s in found.items() if (s > 10 * seconds) == long)
+            file.write_text("".join(f"{place}\n" for place in places))
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,7 @@ def caught_by(mutant: Mutant, folder: Path) -> str:
     tests = chosen(mutant.file)
     try:
         for suite, tests_of in (("fast", tests[:2]), ("fast", tests), ("slow", tests)):
-            mark = {"fast": "not slow and not learned"}.get(suite, suite)
+            mark = {"fast": "not slow and not long"}.get(suite, suite)
             command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider",
                        "-m", mark, *tests_of]  # fmt: skip
             try:

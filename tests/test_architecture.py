@@ -116,7 +116,8 @@ def test_no_function_is_asked_what_it_is():
 def test_slow_tests_exist():
     """A test that was renamed would come back into the fast suite, or leave a line behind."""
     names = {}
-    for place in (ROOT / "tests" / "slow.txt").read_text().splitlines():
+    lists = (ROOT / "tests" / f"{name}.txt" for name in ("slow", "long"))
+    for place in [line for file in lists for line in file.read_text().splitlines()]:
         file, _, rest = place.partition("::")
         name = rest.partition("[")[0].split("::")[-1].split(".")[-1]
         if file not in names:

@@ -27,7 +27,7 @@ MAY_IMPORT = {"jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu"} | se
 )
 # Of extras that not all lessons install.
 PACKAGES = {
-    "data": ("array_record", "PIL", "sklearn", "tensorflow_datasets"),
+    "data": ("array_record", "sklearn", "tensorflow_datasets"),
     "text": ("sacrebleu", "tokenizers"),
     "speech": ("librosa",),
     "experiments": ("statsmodels", "tyro"),
@@ -94,7 +94,7 @@ def test_runs_with_all_its_asserts(path: Path, monkeypatch):
 
 
 @notebooks
-@pytest.mark.learned
+@pytest.mark.long
 @pytest.mark.usefixtures("matmul_precision", "tfds_data_dir")
 def test_runs_at_size_colab(path: Path, monkeypatch):
     monkeypatch.setenv("JAXNET_SIZE", "colab")
