@@ -7,8 +7,8 @@ compilation, training and the measurements of accuracy all count. The libraries 
 from the same weights on the same batches with the same optimizer, each as its users write it:
 jaxnet with `fit`, Linen with a jitted step in a Python loop, PyTorch eagerly; they take turns. The
 moment at which an accuracy is reached varies by chance from seed to seed, the time of the whole run
-does not. PyTorch is faster on MNIST: its steps of LeNet-5 are, see the benchmarks, while jaxnet starts
-in 1.5 seconds where PyTorch takes 3.5, imports included. CIFAR-10 has not been run in full.
+does not. PyTorch is faster on MNIST: its steps of LeNet-5 are, see the benchmarks, while jaxnet
+starts in 1.5 seconds where PyTorch takes 3.5, imports included. CIFAR-10 has not been run in full.
 """
 
 import tempfile
@@ -30,8 +30,8 @@ from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
     Record(
-        claim="seconds from the start of the process to 99.0% on MNIST, and to the end of 4 epochs, "
-        "in jaxnet, Flax Linen, PyTorch: the same LeNet-5, weights and batches; medians",
+        claim="seconds from the start of the process to 99.0% on MNIST, and to the end of 4 epochs, in "
+        "jaxnet, Flax Linen, PyTorch: the same LeNet-5, weights and batches; medians",
         result="26.3, 40.4, 22.0, which **loses** to PyTorch; 31.7, 50.0, 24.5 (at most 7% more or "
         "less); before the first step 1.5, 3.5, 3.5",
         seeds="3",
