@@ -30,8 +30,8 @@ from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
     Record(
-        claim="seconds from the start of the process to 99.0% on MNIST, and to the end of 4 epochs, in "
-        "jaxnet, Flax Linen, PyTorch: the same LeNet-5, weights and batches; medians",
+        claim="seconds from the start of a process to 99.0% on MNIST, and to the end of 4 epochs, "
+        "in jaxnet, Flax Linen, PyTorch: the same LeNet-5, weights and batches; medians",
         result="26.3, 40.4, 22.0, which **loses** to PyTorch; 31.7, 50.0, 24.5 (at most 7% more or "
         "less); before the first step 1.5, 3.5, 3.5",
         seeds="3",
