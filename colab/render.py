@@ -123,7 +123,8 @@ def small(output: dict[str, Any]) -> dict[str, Any]:
 
 def _keep_text(output: Any) -> bool:
     """Removes progress bars from a printed text; False if nothing else was printed."""
-    lines = [line for line in re.split("[\r\n]", output["text"]) if "%|" not in line]
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", output["text"])  # bars below bars move the cursor
+    lines = [line for line in re.split("[\r\n]", text) if "%|" not in line]
     output["text"] = "\n".join(lines)
     return bool(output["text"].strip())
 

@@ -15,7 +15,7 @@ from colab.render import Config, keep_outputs, render, run, sources_hash
 CODE = """import os, sys
 import jaxnet as jn
 print("size", os.environ["JAXNET_SIZE"])
-print(f"{50}%|###  |\\r{100}%|#####|\\rwarned of {6 * 7}", file=sys.stderr)
+print(f"{50}%|###  |\\r\\x1b[A{100}%|#####|\\rwarned of {6 * 7}", file=sys.stderr)
 jn.viz.images([[[0.0, 1.0], [1.0, 0.0]]])"""
 
 
