@@ -207,7 +207,8 @@ class Scope:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"m has no attribute {name!r}; it has m(layer, x), m.param(name, initializer, shape), "
-            "m.key(name) and m.train"
+            "m.key(name) and m.train; write state, such as running means, in a jn.Layer, "
+            "whose apply returns (y, state)"
         )
 
 

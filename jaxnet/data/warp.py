@@ -185,6 +185,8 @@ def elastic(
 def random_crop(share: float) -> Augmentation:
     """Crops a random part of each image and resizes it to the size of the image.
 
+    For a crop of the padded image, as on CIFAR-10, use `random_shift(pixels)`.
+
     Args:
       share: the smallest size of the part relative to height and width, in (0, 1).
 
@@ -197,7 +199,8 @@ def random_crop(share: float) -> Augmentation:
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
-    within("random_crop", "share", share, "(0, 1)")
+    what = "share (of height and width; for pixels, use random_shift)"
+    within("random_crop", what, share, "(0, 1)")
 
     def augment(key, x):
         x, whole = _entries("random_crop", x, key)

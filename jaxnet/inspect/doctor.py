@@ -83,7 +83,8 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     """
     if not batches:
         raise ValueError(
-            "doctor: expected at least one batch, as in doctor(trainer, train_state, batch)"
+            "doctor: expected at least one batch, as in doctor(trainer, train_state, batch), got "
+            f"a {type(trainer).__name__} and a {type(train_state).__name__}"
         )
     objective, update, watcher = (
         getattr(trainer, name, None) for name in ("objective", "update", "watcher")

@@ -49,7 +49,7 @@ def fit(
       train_state: where to start, from `trainer.init` or an earlier epoch, whose count goes on.
       data: a pytree of arrays with one example per row, usually `(x, y)`, which is put on the
         device whole; or an iterable of batches that can be iterated once per epoch, for data that
-        do not fit, such as a pipeline of grain.
+        do not fit, such as a pipeline of grain or a DataLoader (a list counts as a pytree).
       epochs: passes over the data, at least 1.
       steps: number of updates, in place of epochs; for a stream that never ends.
       every: number of steps after which an `Epoch` comes, in place of a pass.

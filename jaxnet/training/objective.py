@@ -75,6 +75,8 @@ def supervised(
             of = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
             if isinstance(batch, dict):
                 of = f" of {', '.join(map(str, batch))}; write (batch[...], batch[...])"
+            if isinstance(batch, list) and batch and isinstance(batch[0], tuple | dict):
+                of += "; a list of batches is taken for arrays: wrap it in an object with __iter__"
             raise TypeError(
                 f"supervised: expected a batch (inputs, targets), got {type(batch).__name__}{of}"
             )

@@ -309,7 +309,7 @@ class Stream:
         if not seen and not place.done:
             raise ValueError(
                 "fit: the data yielded no batch; an iterator can be used once only, so pass "
-                "something that starts over for each epoch, such as a list or a loader"
+                "a loader, or an object whose __iter__ starts over for each epoch"
             )
         done = place.done + len(seen)
         if ended or done == self.steps:
