@@ -3,7 +3,7 @@
 import functools
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -67,8 +67,8 @@ def fit(
     Raises:
       TypeError: for something else than a trainer and a TrainState.
       ValueError: for no epochs, both or neither of epochs and steps, no examples, unequal lengths,
-        data with a NaN, padding with an objective that returns one value per batch, a place of
-        another run, and several processes with arrays that they do not share.
+        several epochs of a generator, data with a NaN, padding with an objective that returns one
+        value per batch, a place of another run, and several processes with arrays that they do not share.
 
     Example:
       >>> data = jnp.eye(4), jnp.array([0, 1, 0, 1])
@@ -109,6 +109,11 @@ def fit(
     if place is not None and not isinstance(place, Place):
         raise TypeError(f"fit: place must be that of an Epoch, got {type(place).__name__}")
     if is_stream(data):
+        if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
+            raise ValueError(
+                f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts it "
+                "again; write steps=..., or pass an object whose __iter__ starts over for each epoch"
+            )
         source = Stream(trainer, data, batch_size)
     else:
         data = on_device(data, "fit: data")
@@ -129,6 +134,12 @@ def fit(
                 f"train_state {made}; pass both of the same epoch"
             )
     end = _end(place, source.steps, epochs, steps)
+    if end.reached(place, step):
+        warnings.warn(
+            "fit: the run was finished before, so there is no epoch to yield: what follows the "
+            "loop can use the train_state that was passed",
+            stacklevel=3,  # past `explain_keywords`
+        )
     pace = Pace(steps_per_dispatch)
     return _Epochs(
         _epochs(trainer, train_state, source, pace, place, end, every, evaluate, progress)

@@ -107,8 +107,10 @@ def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one(at):
 def test_a_place_after_the_last_step_ends_the_run():
     trainer, train_state = build()
     last = list(jn.fit(trainer, train_state, data(), epochs=2, batch_size=16))[-1]
-    assert list(jn.fit(trainer, last.train_state, data(), epochs=2, place=last.place,
-                       batch_size=16)) == []  # fmt: skip
+    with pytest.warns(UserWarning, match="the run was finished before, so there is no epoch"):
+        again = list(jn.fit(trainer, last.train_state, data(), epochs=2, place=last.place,
+                            batch_size=16))  # fmt: skip
+    assert again == []
     more = list(jn.fit(trainer, last.train_state, data(), epochs=3, place=last.place,
                        batch_size=16))  # fmt: skip
     assert [epoch.number for epoch in more] == [3]
@@ -121,6 +123,14 @@ def test_steps_of_an_endless_stream():
     epochs = list(jn.fit(trainer, train_state, endless, steps=7, every=3))
     assert [epoch.step for epoch in epochs] == [3, 6, 7]
     assert epochs[-1].epochs is None and str(epochs[-1]).startswith("step 7/7")
+
+
+def test_a_generator_for_several_epochs_raises():
+    """An endless one would keep the first epoch going without end."""
+    trainer, train_state = build()
+    with pytest.raises(ValueError, match="a generator can be used once only, and epochs=2 starts"):
+        jn.fit(trainer, train_state, (data() for _ in itertools.count()), epochs=2)
+    assert len(list(jn.fit(trainer, train_state, (data() for _ in range(2)), epochs=1))) == 1
 
 
 def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
