@@ -68,7 +68,8 @@ def fit(
       TypeError: for something else than a trainer and a TrainState.
       ValueError: for no epochs, both or neither of epochs and steps, no examples, unequal lengths,
         several epochs of a generator, data with a NaN, padding with an objective that returns one
-        value per batch, a place of another run, and several processes with arrays that they do not share.
+        value per batch, a place of another run, and several processes with arrays that they do not
+        share.
 
     Example:
       >>> data = jnp.eye(4), jnp.array([0, 1, 0, 1])
@@ -111,8 +112,9 @@ def fit(
     if is_stream(data):
         if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
             raise ValueError(
-                f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts it "
-                "again; write steps=..., or pass an object whose __iter__ starts over for each epoch"
+                f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts "
+                "it again; write steps=..., or pass an object whose __iter__ starts over for each "
+                "epoch"
             )
         source = Stream(trainer, data, batch_size)
     else:
