@@ -56,7 +56,7 @@ gc.set_threshold(200_000, 50, 1000)
 
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
-# Tests that take longer than some seconds, and than ten times as many, beside those marked by hand.
+# Tests that take longer than a second, and than two, beside those marked by hand.
 SLOW, LONG = ROOT / "tests" / "slow.txt", ROOT / "tests" / "long.txt"
 
 
@@ -65,7 +65,7 @@ def pytest_addoption(parser):
         "--note-slow",
         type=float,
         metavar="SECONDS",
-        help=f"write what takes longer to {SLOW.name}, and ten times as long to {LONG.name}",
+        help=f"write what takes longer to {SLOW.name}, and twice as long to {LONG.name}",
     )
 
 
@@ -114,7 +114,7 @@ def pytest_sessionfinish(session):
         # Of a row of the catalogue, whichever law comes first compiles it.
         found = {n: s for n, s in took.items() if s > seconds and "tests/test_laws.py" not in n}
         for file, long in ((SLOW, False), (LONG, True)):
-            places = sorted(place for place, s in found.items() if (s > 10 * seconds) == long)
+            places = sorted(place for place, s in found.items() if (s > 2 * seconds) == long)
             file.write_text("".join(f"{place}\n" for place in places))
 
 

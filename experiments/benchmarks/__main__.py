@@ -19,9 +19,10 @@ from experiments.benchmarks.measure import (
     run_workload,
     say,
 )
-from experiments.benchmarks.workloads import WORKLOADS, ResNet, Transformer, Workload
+from experiments.benchmarks.workloads import WORKLOADS, Transformer, Workload
 
 FRESH = ("first step", "import", "compile")
+FIRST_STEPS = ("ResNet-20", "LeNet", "LSTM", "transformer block")
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,14 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
         processes.stop()
     options = {"rounds": config.fresh_rounds, "timeout": config.timeout, "say": say}
     if config.wants("first step"):
-        programs = tuple(p for p in fresh.PROGRAMS if p[0] in ("ours", *config.peers))
-        resnet = Workload("ResNet-20", ResNet(20), (64, 32, 32, 3))
-        note(fresh.run_first_steps(resnet, programs=programs, **options))
+        programs = tuple(
+            (peer, program)
+            for peer, program in fresh.PROGRAMS
+            if peer in ("ours", *config.peers) and not any(word in program for word in config.skip)
+        )
+        for workload in WORKLOADS:
+            if workload.name in FIRST_STEPS:
+                note(fresh.run_first_steps(workload, programs=programs, **options))
     if config.wants("import"):
         note(fresh.run_imports(**options))
     if config.wants("compile"):

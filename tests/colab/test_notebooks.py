@@ -19,6 +19,7 @@ from colab.render import sources_hash
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+FAST = "01", "05"  # run by the fast suite too
 README = (ROOT / "colab" / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
@@ -75,8 +76,13 @@ def matmul_precision():
     jax.config.update("jax_default_matmul_precision", before)
 
 
-@notebooks
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.name[:2] in FAST else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+)
 @pytest.mark.usefixtures("matmul_precision")
 def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     def no_network(*args, **options):
