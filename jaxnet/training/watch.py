@@ -85,11 +85,19 @@ class Watcher:
         if not first and np.isfinite(unread[-1]):  # a NaN gets into the parameters and stays
             return
         losses = np.asarray(unread)
-        leaves = jax.tree.leaves(train_state.params)
-        finite = np.array([bool(jnp.isfinite(leaf).all()) for leaf in leaves])
+        finite = _finite(jax.tree.leaves(train_state.params))
         late = int(np.sum(~np.isfinite(losses))) or 1
         first_step = int(train_state.step) - late + 1
         warn_nonfinite(train_state.params, finite[None], losses[-late:], first_step)
+
+
+def _finite(leaves: list[jax.Array]) -> np.ndarray:
+    """Whether each array is finite: on CPU by numpy, since programs would compile for a second."""
+    kinds = {device.platform for leaf in leaves for device in leaf.devices()}
+    if kinds <= {"cpu"} and all(leaf.is_fully_addressable for leaf in leaves):
+        return np.array([np.isfinite(leaf).all() for leaf in leaves], bool)
+    flags = jax.jit(lambda leaves: jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+    return np.asarray(flags(leaves))
 
 
 def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first: int) -> bool:
