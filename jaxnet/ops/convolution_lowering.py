@@ -233,7 +233,6 @@ def _input_gradient(w, y, form):
 
 
 # Bytes of y in a piece: y is the kernel of the convolution, and should stay in a core's cache.
-# Each piece costs compile time; ResNet-20's step took 7.9 s of processor time before, and 9.6 now.
 PIECE, PIECES = 512 * 1024, 8
 
 
@@ -275,8 +274,18 @@ def _in_pieces(x, y, form):
     examples, features = len(y), y.shape[-1]
     size = max(PIECE // (y[0].size * y.dtype.itemsize), 8 if features <= 16 else 1)
     size = max(1 << size.bit_length() - 1, 1 << (-(-examples // PIECES) - 1).bit_length())
-    pieces = [slice(start, start + size) for start in range(0, examples, size)]
-    return sum(_as_convolution(x[piece], y[piece], form) for piece in pieces)
+    if examples % size or examples <= 2 * size:
+        pieces = [slice(start, start + size) for start in range(0, examples, size)]
+        return sum(_as_convolution(x[piece], y[piece], form) for piece in pieces)
+
+    def add(total, piece):
+        return total + _as_convolution(*piece, form), None
+
+    # A loop compiles two pieces in place of eight. ResNet-20: the first step 3.7 s in place of 5.2,
+    # the others 1 to 3% slower; one piece per turn: 5 to 8%.
+    pieces = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), (x, y))
+    zero = jnp.zeros((*form.window, x.shape[-1], features), jnp.result_type(x, y))
+    return lax.scan(add, zero, pieces, unroll=2)[0]
 
 
 def _as_convolution(x, y, form):
