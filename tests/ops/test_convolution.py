@@ -197,5 +197,18 @@ for kind in AxisType.Auto, AxisType.Explicit:
 """
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_get_their_own_form(platform):
+    """Without the pieces and blocks of the form for CPU."""
+    w, x = jnp.ones((3, 3, 3, 4)), jnp.ones((64, 8, 8, 3))
+
+    def loss(w, x):
+        return (convolve(x, w, strides=(1, 1), padding=((1, 1), (1, 1))) ** 2).sum()
+
+    step = jax.jit(jax.grad(loss, (0, 1)))
+    text = jax.export.export(step, platforms=[platform])(w, x).mlir_module()
+    assert text.count("stablehlo.convolution") == 3
+
+
 def test_on_several_devices(on_devices):
     on_devices(DISTRIBUTED, 2)

@@ -85,6 +85,10 @@ def test_first_params_are_those_of_the_labelled_steps():
         assert jax.tree.map(jnp.shape, first) == jax.tree.map(jnp.shape, params)
         np.testing.assert_allclose(first["mean"].mean(1), [[0] * 3, [10] * 3], atol=1)
     np.testing.assert_allclose(np.exp(first["log_variance"]), 1, atol=0.5)
+    still = np.where(labels[:, None] == 1, x[labels == 1][0], x)  # one state does not vary
+    least = gaussian_mixture(1).begin(jax.random.key(1), params, still, labels)
+    np.testing.assert_allclose(np.exp(least["log_variance"])[1, 0], 1e-3 * still.var(0), rtol=1e-4)
+
     few = gaussian_mixture(2).begin(jax.random.key(1), params, x, np.zeros(60, int))
     assert np.isfinite(few["mean"]).all()  # a state without steps takes them all
     counted = categorical(3).begin(
