@@ -128,8 +128,10 @@ def test_steps_of_an_endless_stream():
 def test_a_generator_for_several_epochs_raises():
     """An endless one would keep the first epoch going without end."""
     trainer, train_state = build()
-    with pytest.raises(ValueError, match="a generator can be used once only, and epochs=2 starts"):
-        jn.fit(trainer, train_state, (data() for _ in itertools.count()), epochs=2)
+    endless = (data() for _ in itertools.count()), map(lambda _: data(), itertools.count())
+    for once, kind in zip(endless, ("generator", "map"), strict=True):
+        with pytest.raises(ValueError, match=f"a {kind} can be used once only, and epochs=2 star"):
+            jn.fit(trainer, train_state, once, epochs=2)
     assert len(list(jn.fit(trainer, train_state, (data() for _ in range(2)), epochs=1))) == 1
 
 
