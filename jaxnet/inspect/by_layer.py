@@ -269,4 +269,5 @@ def _size(count: int, unit: str) -> Number | None:
 
 
 def _ms(value: float) -> Number | None:
-    return Number(f"{value:.3f}") if value else None
+    # Up to 999.999: columns of one width, so that the tables of two runs compare line by line.
+    return Number(f"{value:7.3f}") if value else None

@@ -7,6 +7,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import cost_by_layer, time_by_layer
+from jaxnet.inspect.by_layer import LayerTime, LayerTimes
 
 spec = jn.spec
 pytestmark = pytest.mark.usefixtures("names_are_those_of_this_program")
@@ -46,6 +47,14 @@ def test_loops_count_every_iteration():
     assert rows(costs)["block/d"].forward == 4 * one
     assert rows(costs)["block/d"].backward in (4 * 2 * one, 4 * 3 * one)
     assert costs.once * 4 == costs.flops
+
+
+def test_times_of_any_size_have_one_layout():
+    def lines(ms):
+        times = LayerTimes([LayerTime("net", ms, 2 * ms), LayerTime("", ms, 0.0)], runs=5)
+        return [len(line) for line in str(times).splitlines()]
+
+    assert lines(0.001) == lines(9.559) == lines(99.9) == lines(200.0)
 
 
 def test_convolutions_agree_with_the_compiler():
