@@ -37,6 +37,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 import pytest  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 import jaxnet as jn  # noqa: E402
 
@@ -56,6 +57,14 @@ gc.set_threshold(200_000, 50, 1000)
 
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
+# Files of long tests whose cases share nothing.
+BY_CASE = {
+    "tests/colab/test_notebooks.py",
+    "tests/experiments/test_short_runs.py",
+    "tests/test_guide.py",
+    "tests/test_laws.py",
+}
+
 # Tests that take longer than a second, and than two, beside those marked by hand.
 SLOW, LONG = ROOT / "tests" / "slow.txt", ROOT / "tests" / "long.txt"
 
@@ -69,8 +78,20 @@ def pytest_addoption(parser):
     )
 
 
+class ByFile(LoadScopeScheduling):
+    """A file stays on one worker, for its fixtures and what it has compiled, or a case of some."""
+
+    def _split_scope(self, nodeid):
+        file, _, test = nodeid.partition("::")
+        case = test.partition("[")[2].rstrip("]").partition("-")[0] if file in BY_CASE else ""
+        return f"{file} {case}"
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """A file, or a row of the catalogue, stays on one worker: it shares what is compiled."""
     slow, long = (set(file.read_text().splitlines()) for file in (SLOW, LONG))
     for item in items:
         further = all(map(item.get_closest_marker, ("one_per_kind", "further_row")))
@@ -80,9 +101,6 @@ def pytest_collection_modifyitems(items):
             item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
         elif item.nodeid in slow or further or real:
             item.add_marker(pytest.mark.slow)
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        row = getattr(params.get("case"), "id", "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.relative_to(ROOT)} {row}".strip()))
 
 
 def pytest_runtest_teardown(item, nextitem):
@@ -104,8 +122,7 @@ took: dict[str, float] = {}
 
 
 def pytest_runtest_logreport(report):
-    place = report.nodeid.split("@tests/")[0].split("@jaxnet/")[0]  # without the group
-    took[place] = took.get(place, 0) + report.duration
+    took[report.nodeid] = took.get(report.nodeid, 0) + report.duration
 
 
 def pytest_sessionfinish(session):

@@ -6,7 +6,6 @@ import re
 import pytest
 
 pytest.importorskip("mkdocs", reason="the site needs the extra jaxnet-toolkit[site]")
-pytestmark = pytest.mark.xdist_group("docs")  # one of them builds the site for all
 docs = importlib.import_module("docs.__main__")
 
 

@@ -199,8 +199,7 @@ def random_crop(share: float) -> Augmentation:
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
-    what = "share (of height and width; for pixels, use random_shift)"
-    within("random_crop", what, share, "(0, 1)")
+    within("random_crop", "share", share, "(0, 1)", "of height and width (pixels: random_shift)")
 
     def augment(key, x):
         x, whole = _entries("random_crop", x, key)

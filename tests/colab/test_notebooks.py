@@ -40,12 +40,30 @@ CODE_LINES = 20  # per cell, at most; logic belongs to the library
 SHOWN_LINES = 60  # of the value that a cell displays, at most
 
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+most_are_slow = pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.name[:2] in FAST else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+)
+
+
+def cells_of(path: Path, kind: str) -> list[dict]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
 
 
 def cells(path: Path, kind: str) -> list[str]:
     """The sources of one kind of cell."""
-    read = json.loads(path.read_text())["cells"]
-    return ["".join(cell["source"]) for cell in read if cell["cell_type"] == kind]
+    return ["".join(cell["source"]) for cell in cells_of(path, kind)]
+
+
+def kept_outputs(path: Path) -> list[str]:
+    """What each cell printed when the notebook was rendered."""
+    return [
+        "".join("".join(output["text"]) for output in cell["outputs"] if "text" in output)
+        for cell in cells_of(path, "code")
+    ]
 
 
 def parse(source: str) -> ast.Module:
@@ -92,13 +110,7 @@ def matmul_precision():
     jax.config.update("jax_default_matmul_precision", before)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[] if path.name[:2] in FAST else pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
-)
+@most_are_slow
 @pytest.mark.usefixtures("matmul_precision")
 def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     def no_network(*args, **options):
@@ -115,20 +127,29 @@ def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     assert done.pictures >= 2
 
 
+@pytest.fixture
+def other_seeds(monkeypatch):
+    """All keys of a notebook are of other seeds: what it asserts holds for them too."""
+    key = jax.random.key
+    monkeypatch.setattr(jax.random, "key", lambda seed, **options: key(seed + 1000, **options))
+
+
+@notebooks
+@pytest.mark.long
+@pytest.mark.usefixtures("matmul_precision", "tfds_data_dir", "other_seeds")
+def test_runs_at_size_colab_with_other_seeds(path: Path, monkeypatch):
+    monkeypatch.setenv("JAXNET_SIZE", "colab")
+    assert run(path).names["SIZE"] == "colab"
+
+
 @notebooks
 @pytest.mark.long
 @pytest.mark.usefixtures("matmul_precision", "tfds_data_dir")
-def test_runs_at_size_colab(path: Path, monkeypatch):
+def test_prints_at_size_colab_what_is_kept(path: Path, monkeypatch):
     monkeypatch.setenv("JAXNET_SIZE", "colab")
     done = run(path)
-    assert done.names["SIZE"] == "colab"
-    book = json.loads(path.read_text())
-    kept = [
-        "".join("".join(o["text"]) for o in cell["outputs"] if o.get("name") == "stdout")
-        for cell in book["cells"]
-        if cell["cell_type"] == "code"
-    ]
-    kept, printed = words(kept[2:]), words(done.printed[2:])  # the second one names the machine
+    # The second cell names the machine.
+    kept, printed = words(kept_outputs(path)[2:]), words(done.printed[2:])
     # Texts that a net writes may part at a number that is rounded in another way.
     assert difflib.SequenceMatcher(None, kept, printed, autojunk=False).ratio() > 0.9
 

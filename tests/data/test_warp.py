@@ -192,7 +192,7 @@ def test_a_box_that_leaves_the_image_becomes_padding():
         (lambda: elastic(scale=(0, 1)), r"scale\[0\] must be in \(0, inf\), got 0"),
         (lambda: elastic(shift=-1), r"shift must be in \[0, inf\), got -1"),
         (lambda: elastic(displacement=1, spacing=0), r"spacing must be in \[1, inf\), got 0"),
-        (lambda: random_crop(1), r"use random_shift\) must be in \(0, 1\), got 1"),
+        (lambda: random_crop(1), r"share is of height .*random_shift\), in \(0, 1\), got 1"),
         (lambda: random_flip()(jax.random.key(0), jnp.ones((3, 4))),
          r"image must have shape \(batch, height, width, channels\), got \(3, 4\)"),
         (lambda: random_shear(9)(jax.random.key(0), {"image": jnp.ones((1, 4, 5, 1)),
