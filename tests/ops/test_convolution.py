@@ -197,10 +197,10 @@ for kind in AxisType.Auto, AxisType.Explicit:
 """
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_accelerators_get_their_own_form(platform):
-    """Without the pieces and blocks of the form for CPU."""
-    w, x = jnp.ones((3, 3, 3, 4)), jnp.ones((64, 8, 8, 3))
+    """Without the loop over pieces of the batch, which only CPU has."""
+    w, x = jax.ShapeDtypeStruct((3, 3, 8, 16), float), jax.ShapeDtypeStruct((64, 64, 64, 8), float)
 
     def loss(w, x):
         return (convolve(x, w, strides=(1, 1), padding=((1, 1), (1, 1))) ** 2).sum()
@@ -208,6 +208,7 @@ def test_accelerators_get_their_own_form(platform):
     step = jax.jit(jax.grad(loss, (0, 1)))
     text = jax.export.export(step, platforms=[platform])(w, x).mlir_module()
     assert text.count("stablehlo.convolution") == 3
+    assert ("stablehlo.while" in text) == (platform == "cpu")
 
 
 def test_on_several_devices(on_devices):
