@@ -235,7 +235,8 @@ def log_mel(
 
     Frames are Hamming windows inside the wave: 1 + (samples - window) // hop of them. Normalized
     features do not depend on the volume of the wave. A silent wave has constant features, which are
-    0 after normalization.
+    0 after normalization. The first call after an installation takes 10 to 20 seconds, in which
+    librosa compiles its functions, once.
 
     Args:
       waves: arrays (samples,) of signed integers or floats; for a single one pass [wave].
