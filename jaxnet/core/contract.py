@@ -27,6 +27,7 @@ from jaxnet.core.messages import (
     check_drawn,
     check_dtype,
     check_given,
+    check_kept,
     check_key,
     check_name,
     check_pair,
@@ -64,7 +65,7 @@ class Layer(_Fields):
       init: `(key, x) -> (params, state)`. `x` is an array, a `jax.ShapeDtypeStruct` (see `spec`)
         or a pytree of either, batch axis first.
       apply: `(params, state, x, *, key=None, train=False) -> (y, state)`. The state that comes
-        back has the structure of the state that went in.
+        back has the structure, shapes and dtypes of the state that went in.
       name: the layer's entry inside a parent, such as "c5".
       kind: what made the layer, such as "dense"; the name by default.
       inside: None for a leaf; the `forward(m, x)` of a composed layer; `(inner, rewrap)` for a
@@ -158,9 +159,7 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
             compare((name,), expected[memo], (params, state), shape)
             result = apply(params, state, x, key=key, train=train)
             check_pair(result, f"{name}: apply must return (y, state)")
-            if jax.tree.structure(result[1]) != jax.tree.structure(state):
-                got = f"{jax.tree.structure(state)}, got {jax.tree.structure(result[1])}"
-                raise ValueError(f"{name}: apply must keep the structure of the state, {got}")
+            check_kept(state, result[1], name)
             return result
 
     return checked_init, checked_apply

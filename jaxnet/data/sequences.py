@@ -46,7 +46,10 @@ def pad(
     if length is not None:
         at_least("pad", "length", length)
         if longest > length:
-            raise ValueError(f"pad: a sequence has {longest} steps, more than length={length}")
+            raise ValueError(
+                f"pad: a sequence has {longest} steps, more than length={length}; cut them, as in "
+                f"[one[:{length}] for one in sequences]"
+            )
     return _padded(arrays, length or longest, value)
 
 

@@ -1,6 +1,7 @@
 """Where the work of a compiled program belongs: cost and time by layer, forward and backward."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -157,7 +158,8 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
 
     Raises:
       TypeError: for anything but a compiled program.
-      ValueError: for a folder without a trace, and a trace without a run of the program.
+      ValueError: for a folder without a trace, a trace without a run of the program, and one with a
+        run of another program of the same name.
 
     Example:
       >>> import tempfile
@@ -186,9 +188,16 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
         )
     found: dict[Path, list[float]] = {}
     runs = set()
+    names = set(re.findall(r"%([\w.-]+) = ", text))
     for stats, duration in _events(ProfileData.from_file(str(files[-1]))):
-        one = known.get(str(stats.get("hlo_op")))
-        if one is None or stats.get("hlo_module") != module:
+        if stats.get("hlo_module") != module:
+            continue
+        if (name := str(stats["hlo_op"])) not in names:
+            raise ValueError(
+                f"time_by_layer: {files[-1].name} holds a run of another program, which also has "
+                f"the name {module}, and an operation {name}; trace this one alone, in a new folder"
+            )
+        if (one := known.get(name)) is None:
             continue
         runs.add((stats.get("run_id"), stats.get("device_ordinal")))
         if one.opcode not in ("while", "call", "conditional"):  # the parts have events of their own

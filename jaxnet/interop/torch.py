@@ -156,7 +156,8 @@ class Difference(NamedTuple):
         return (
             f"{self.path} ({self.module} in PyTorch) is the first of {self.layers} layers that "
             f"differs, by {self.error:.1e}. The layers before it agree: check its options "
-            "(padding, strides, epsilon) and the operations between it and the layer before"
+            "(padding, strides, epsilon), the operations between it and the layer before, and "
+            "whether PyTorch declares its layers in this order (else pass names=)"
         )
 
 
@@ -474,7 +475,10 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
     for entry, array in theirs.items():
         given = np.shape(group.entries[entry])
         if array.shape != given:
-            raise ValueError(f"{where}: {entry} must have shape {array.shape}, got {given}")
+            raise ValueError(
+                f"{where}: {entry} must have shape {array.shape}, got {given}. Where the orders "
+                "differ, pass names={path: name in PyTorch}"
+            )
 
 
 def _blank(entries: dict[str, Any]) -> Entries:

@@ -46,8 +46,22 @@ class Sweep(NamedTuple):
     seconds: float
 
     def member(self, setting: int, seed: int) -> TrainState:
-        """One run by its indices, to use or to train further with `fit`."""
+        """One run by its indices, to use or to train further with `fit`.
+
+        Args:
+          setting: its index, 0 for the first row of the table.
+          seed: its index among the seeds, not the seed itself.
+
+        Raises:
+          IndexError: for a run that there is not.
+        """
         every = self.train_state
+        counts = {"setting": len(self.settings), "seed": len(every.key)}
+        for (what, count), i in zip(counts.items(), (setting, seed), strict=True):
+            if not -count <= i < count:  # JAX would take the last one
+                raise IndexError(
+                    f"Sweep: member takes indices, {what} from 0 to {count - 1}, got {i}"
+                )
         trained = every.params, every.state, every.opt_state
         params, state, opt_state = jax.tree.map(lambda leaf: leaf[setting, seed], trained)
         return TrainState(every.step, params, state, opt_state, every.key[seed])

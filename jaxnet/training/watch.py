@@ -43,7 +43,7 @@ class Watcher:
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
         warnings.warn(
             f"{program} is compiled again (number {len(before)}), because of "
-            + ("; ".join(changes[:8]) or "another batch_size")
+            + ("; ".join(changes[:8]) or "another batch_size, or a list in place of a tuple")
             + hint,
             stacklevel=2,
         )

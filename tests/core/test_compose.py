@@ -448,6 +448,17 @@ def test_a_layer_that_loses_its_state_raises():
         jn.serial(lossy).apply({}, {"lossy": {"n": jnp.zeros(())}}, jnp.ones((2, 3)))
 
 
+@pytest.mark.parametrize("after", [jnp.zeros(2), jnp.zeros((), jnp.int32)], ids=["shape", "dtype"])
+def test_a_layer_whose_state_changes_its_kind_raises(after):
+    changing = jn.Layer(
+        lambda key, x: ({}, {"max": jnp.zeros(())}),
+        lambda params, state, x, *, key=None, train=False: (x, {"max": after}),
+        "changing",
+    )
+    with pytest.raises(ValueError, match=r"changing: .* max: expected \(\) float32, got"):
+        jn.serial(changing).init(KEY, jn.spec((2, 3)))
+
+
 def test_apply_that_returns_no_state_is_answered():
     wrong = jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, *, key=None, train=False: x, "wrong")
     with pytest.raises(TypeError, match=r"apply must return \(y, state\)"):

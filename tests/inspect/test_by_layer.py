@@ -103,6 +103,13 @@ def test_measured_times(tmp_path):
     with pytest.raises(ValueError, match="holds no run of jit__lambda; run this compiled program"):
         time_by_layer(other, tmp_path)
 
+    def loss(params):  # another program of the same name
+        return (net.apply(params, state, x)[0] ** 2).mean() / jnp.cosh(params["wide"]["bias"]).max()
+
+    other = jax.jit(jax.grad(loss)).lower(params).compile()
+    with pytest.raises(ValueError, match="holds a run of another program, .* jit_loss"):
+        time_by_layer(other, tmp_path)
+
 
 def test_what_is_no_program_and_no_trace(tmp_path):
     lowered = jax.jit(jnp.sin).lower(1.0)

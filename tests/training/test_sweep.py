@@ -147,6 +147,9 @@ def test_one_setting_prints():
     found = jn.sweep(objective(jn.dense(3)), optax.sgd, data(), seeds=2, epochs=1,
                      grid={"learning_rate": [0.1]})  # fmt: skip
     assert "learning_rate" in str(found)
+    for setting, seed, words in ((1, 0, "setting from 0 to 0, got 1"), (0, 2, "seed from 0 to 1")):
+        with pytest.raises(IndexError, match=f"member takes indices, {words}"):
+            found.member(setting, seed)
 
 
 @pytest.mark.parametrize(
