@@ -1,5 +1,6 @@
 """Many runs side by side in one program: seeds, learning rates and other numbers."""
 
+import inspect
 import itertools
 import math
 import time
@@ -14,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.checks import at_least
-from jaxnet.core import Layer, Memo, Params, PyTree
+from jaxnet.core import Layer, Memo, Params, PyTree, function_name
 from jaxnet.keywords import explain_keywords
 from jaxnet.markup import html_table
 from jaxnet.progress import progress_bar
@@ -214,6 +215,7 @@ def sweep(
     if not seeds:
         raise ValueError("sweep: expected at least one seed, got none")
     settings = _settings(grid or {})
+    _check_optimizer(optimizer, settings[0])
     make = optax.inject_hyperparams(optimizer) if grid else optimizer
     trainer = make_trainer(objective, make(**settings[0]))
     data = on_device(data, "sweep: data")
@@ -290,6 +292,19 @@ def _split(data: PyTree, own_data: bool, size: int) -> tuple | None:
 def _axes(key: int | None) -> Any:
     """Which parts of a TrainState have an axis of members."""
     return TrainState(None, 0, 0, 0, key)  # type: ignore[arg-type]
+
+
+def _check_optimizer(optimizer: Any, setting: Mapping[str, float]) -> None:
+    wanted = (
+        "sweep: optimizer must be a function of the names in grid, such as optax.adam with "
+        'grid={"learning_rate": [1e-3, 1e-2]}'
+    )
+    if not callable(optimizer):
+        raise TypeError(f"{wanted}, got {type(optimizer).__name__}")
+    try:
+        inspect.signature(optimizer).bind(**setting)
+    except TypeError as error:
+        raise TypeError(f"{wanted}; {function_name(optimizer)}: {error}") from None
 
 
 def _start(objective, make, data, settings, seeds, params) -> TrainState:

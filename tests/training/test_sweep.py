@@ -159,10 +159,12 @@ def test_one_setting_prints():
         ({"seeds": 0}, ValueError, "at least one seed"),
         ({"grid": {"learning_rate": []}}, TypeError, "sequence of numbers"),
         ({"grid": {"learning_rate": ["fast"]}}, TypeError, "sequence of numbers"),
-        ({"grid": {"rate": [0.1]}}, TypeError, "rate"),
+        ({"grid": {"rate": [0.1]}}, TypeError, "a function of the names in grid, .* sgd: .*'learn"),
+        ({"grid": None}, TypeError, "a function of the names in grid"),
+        ({"optimizer": optax.sgd(0.1)}, TypeError, "got GradientTransformation"),
     ],
 )
 def test_errors(options, error, words):
-    net = jn.dense(3)
+    given = {"optimizer": optax.sgd, "epochs": 1, "grid": {"learning_rate": [0.1]}} | options
     with pytest.raises(error, match=words):
-        jn.sweep(objective(net), optax.sgd, data(), **({"epochs": 1} | options))
+        jn.sweep(objective(jn.dense(3)), given.pop("optimizer"), data(), **given)
