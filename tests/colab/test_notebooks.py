@@ -86,9 +86,10 @@ def run(path: Path) -> Run:
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(tree, where, "exec"), names)  # our own text
+            if last is not None:
+                shown = eval(compile(ast.Expression(last.value), where, "eval"), names)
         printed.append(out.getvalue())
-        if isinstance(last, ast.Expr):
-            shown = eval(compile(ast.Expression(last.value), where, "eval"), names)
+        if last is not None:
             if hasattr(shown, "_repr_png_"):
                 assert shown._repr_png_().startswith(b"\x89PNG")
                 pictures += 1
