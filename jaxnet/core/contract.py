@@ -159,7 +159,7 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
             compare((name,), expected[memo], (params, state), shape)
             result = apply(params, state, x, key=key, train=train)
             check_pair(result, f"{name}: apply must return (y, state)")
-            check_kept(state, result[1], name)
+            check_kept(shapes_of(state), shapes_of(result[1]), name)
             return result
 
     return checked_init, checked_apply

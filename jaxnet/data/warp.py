@@ -199,7 +199,9 @@ def random_crop(share: float) -> Augmentation:
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
-    within("random_crop", "share", share, "(0, 1)", "of height and width (pixels: random_shift)")
+    within(
+        "random_crop", "share", share, "(0, 1)", "a part of both sides (in pixels: random_shift)"
+    )
 
     def augment(key, x):
         x, whole = _entries("random_crop", x, key)

@@ -1,7 +1,6 @@
 """Where the work of a compiled program belongs: cost and time by layer, forward and backward."""
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -188,7 +187,7 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
         )
     found: dict[Path, list[float]] = {}
     runs = set()
-    names = set(re.findall(r"%([\w.-]+) = ", text))
+    names = {name for part in program.computations.values() for name in part}
     for stats, duration in _events(ProfileData.from_file(str(files[-1]))):
         if stats.get("hlo_module") != module:
             continue

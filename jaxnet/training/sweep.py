@@ -14,7 +14,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.checks import at_least
+from jaxnet.checks import a_function, at_least
 from jaxnet.core import Layer, Memo, Params, PyTree, function_name
 from jaxnet.keywords import explain_keywords
 from jaxnet.markup import html_table
@@ -57,7 +57,7 @@ class Sweep(NamedTuple):
           IndexError: for a run that there is not.
         """
         every = self.train_state
-        counts = {"setting": len(self.settings), "seed": len(every.key)}
+        counts = {"setting": len(self.settings), "seed": len(self.seeds)}
         for (what, count), i in zip(counts.items(), (setting, seed), strict=True):
             if not -count <= i < count:  # JAX would take the last one
                 raise IndexError(
@@ -295,16 +295,14 @@ def _axes(key: int | None) -> Any:
 
 
 def _check_optimizer(optimizer: Any, setting: Mapping[str, float]) -> None:
-    wanted = (
-        "sweep: optimizer must be a function of the names in grid, such as optax.adam with "
-        'grid={"learning_rate": [1e-3, 1e-2]}'
-    )
-    if not callable(optimizer):
-        raise TypeError(f"{wanted}, got {type(optimizer).__name__}")
+    form = 'the names in grid, such as optax.adam with grid={"learning_rate": [1e-3, 1e-2]}'
+    a_function("sweep", "optimizer", optimizer, form)
     try:
         inspect.signature(optimizer).bind(**setting)
     except TypeError as error:
-        raise TypeError(f"{wanted}; {function_name(optimizer)}: {error}") from None
+        raise TypeError(
+            f"sweep: optimizer must be a function of {form}; {function_name(optimizer)}: {error}"
+        ) from None
 
 
 def _start(objective, make, data, settings, seeds, params) -> TrainState:

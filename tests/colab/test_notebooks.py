@@ -182,7 +182,7 @@ def test_outputs_are_those_of_the_code(path: Path):
     """Else run `python -m colab.render --keep --only` with the notebook's number."""
     book = json.loads(path.read_text())
     assert book["metadata"]["jaxnet"]["sources"] == sources_hash(book), "the code was changed"
-    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    code = cells_of(path, "code")
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell["outputs"]]
     assert "error" not in {output["output_type"] for output in outputs}
