@@ -59,7 +59,10 @@ def compare(path: Path, needed: tuple, given: tuple, x: PyTree) -> None:
         lines = [(n, f"expected {s}, got {have.get(n, 'nothing')}") for n, s in wrong.items()]
         lines += [(name, "unknown entry") for name in have if name not in want]
         error = mismatch(path, f"{kind} do not fit {{here}} for an input of {describe(x)}:", lines)
-        if any(len(have.get(name, ())) == len(shape) + 1 for name, shape in wrong.items()):
+        # A missing batch axis leaves `conv` a rank short, and has `flatten` keep the first axis.
+        flattened = (sum(np.prod(np.shape(leaf), dtype=int) for leaf in jax.tree.leaves(x)),)
+        got = {name: have.get(name, ()) for name in wrong}
+        if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in wrong.items()):
             error.add_note("Is the batch axis missing? For a single example, pass x[None].")
         raise error
 

@@ -1,6 +1,5 @@
 """Outputs of the layers inside a network, and the origin of a NaN."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from jaxnet.checks import a_function, check_net
 from jaxnet.core import Layer, Params, PyTree, State, describe, path_name
 from jaxnet.core.messages import all_native
 from jaxnet.look import observe
+from jaxnet.warn import warn
 
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
 
@@ -60,10 +60,9 @@ def activations(
     if not _traced(found[""]):
         inner = [name for name, y in found.items() if _traced(y)]
         if inner:
-            warnings.warn(
+            warn(
                 "activations: omitted, since they run inside jax.lax.scan or the like: "
-                + ", ".join(f"{net.name}/{name}" for name in inner),
-                stacklevel=2,
+                + ", ".join(f"{net.name}/{name}" for name in inner)
             )
         found = {name: y for name, y in found.items() if name not in inner}
     whole = found.pop("")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, check_range, on_host
+from jaxnet.checks import as_array, check_range, is_traced, on_host
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
 
@@ -81,8 +81,8 @@ def read_mask(who: str, mask: Any) -> jax.Array:
 
 
 def read_weights(who: str, what: str, weights: Any, form: str = "(classes,)") -> Any:
-    """Checked weights of classes: finite and at least 0 where they are on the host."""
-    if isinstance(weights, jax.Array):
+    """Checked weights of classes: finite and at least 0 unless they are traced."""
+    if is_traced(weights):
         return as_array(who, what, weights, form, "reals")
     weights = on_host(who, what, weights, form)
     if not (np.isfinite(weights) & (weights >= 0)).all():

@@ -36,7 +36,8 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
       decay: weight of the old average, in [0, 1).
 
     Raises:
-      ValueError: for a decay outside [0, 1); in the update, without params.
+      ValueError: for a decay outside [0, 1); in the update, without params, or in a trainer where
+        it comes before the optimizer.
 
     Example:
       >>> optimizer = optax.chain(optax.sgd(1.0), jn.ema(0.9))
@@ -56,9 +57,14 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     def init(params):
         return EmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates, state, params=None, **_):
+    def update(updates, state, params=None, *, grad=None, **_):
         if params is None:
             raise ValueError("ema: needs the params; write optimizer.update(grads, state, params)")
+        if grad is not None and updates is grad:  # the trainer gives the gradients too
+            raise ValueError(
+                "ema: expected the updates of an optimizer, got the gradients; write "
+                "optax.chain(optimizer, jn.ema()), with jn.ema last"
+            )
         new = optax.apply_updates(params, updates)
         step = state.step
         rate = jnp.minimum(decay, (1 + step) / (10 + step))

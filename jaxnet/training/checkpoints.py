@@ -12,7 +12,6 @@ import math
 import os
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -30,6 +29,7 @@ from jaxnet.training import preemption
 from jaxnet.training.epoch import Epoch, Place
 from jaxnet.training.placement import agreed
 from jaxnet.training.trainer import TrainState
+from jaxnet.warn import warn
 
 SUMS = "checksums.json"  # of the files of a checkpoint, beside them
 HALF = ".orbax-checkpoint-tmp"  # how orbax names what it has not finished
@@ -224,10 +224,9 @@ class Checkpoints:
     def _set_aside(self, step: int, problem: str) -> None:
         place = self.folder / str(step)
         aside = place.with_name(f"{step}.damaged")
-        warnings.warn(
+        warn(
             f"Checkpoints: {place} is damaged and passed over ({problem}); it is renamed to "
-            f"{aside.name}",
-            stacklevel=3,
+            f"{aside.name}"
         )
         if jax.process_index() == 0:
             place.rename(aside)
@@ -237,10 +236,9 @@ class Checkpoints:
 
     def _report_half_written(self) -> None:
         for place in sorted(self.folder.glob(f"*{HALF}*")):
-            warnings.warn(
+            warn(
                 f"Checkpoints: {place} is half written, since its writer was stopped; it is "
-                "removed, and the one before it counts",
-                stacklevel=3,
+                "removed, and the one before it counts"
             )
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Place]:

@@ -2,7 +2,6 @@
 
 import functools
 import time
-import warnings
 from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from jaxnet.training.placement import places
 from jaxnet.training.source import Pace, Resident, Stream, Totals, added_up
 from jaxnet.training.trainer import Trainer, TrainState
 from jaxnet.training.watch import explain_reuse, warn_nonfinite
+from jaxnet.warn import warn
 
 
 @explain_keywords
@@ -137,10 +137,9 @@ def fit(
             )
     end = _end(place, source.steps, epochs, steps)
     if end.reached(place, step):
-        warnings.warn(
+        warn(
             "fit: the run was finished before, so there is no epoch to yield: what follows the "
-            "loop can use the train_state that was passed",
-            stacklevel=3,  # past `explain_keywords`
+            "loop can use the train_state that was passed"
         )
     pace = Pace(steps_per_dispatch)
     return _Epochs(
@@ -163,10 +162,7 @@ class _Epochs:
 
     def __del__(self) -> None:
         if not self._begun:
-            warnings.warn(
-                "fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):",
-                stacklevel=2,
-            )
+            warn("fit was never iterated, so nothing was trained; write: for epoch in jn.fit(...):")
 
 
 class _End(NamedTuple):

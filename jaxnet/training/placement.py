@@ -3,7 +3,6 @@
 `places` is hashable and goes into programs as a static argument; None is a single device.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -14,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import PyTree, path_name
+from jaxnet.warn import warn
 
 
 def places(tree: PyTree) -> tuple | None:
@@ -156,11 +156,10 @@ def check_places(train_state: PyTree, split: tuple | None, who: str) -> tuple | 
         )
     cut = any(len(place.spec) and place.spec[0] for place in split or ())
     if where is not None and where[0].mesh.size > 1 and not cut:
-        warnings.warn(
+        warn(
             f"{who}: the train_state lies on {where[0].mesh.size} devices, each of which computes "
             "the same, since the data are not split; write data = jn.distributed.put(data, mesh, "
-            f"jax.sharding.PartitionSpec({where[0].mesh.axis_names[0]!r}))",
-            stacklevel=3,
+            f"jax.sharding.PartitionSpec({where[0].mesh.axis_names[0]!r}))"
         )
     return where
 

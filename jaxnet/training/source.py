@@ -10,7 +10,6 @@ at one that was stored computes what the interrupted run would have computed.
 
 import sys
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -37,6 +36,7 @@ from jaxnet.training.placement import (
 )
 from jaxnet.training.trainer import Trainer, TrainState, key_of, next_key
 from jaxnet.training.watch import Watcher
+from jaxnet.warn import warn
 
 REFRESH = 0.2  # seconds of work per dispatch, so that the progress bar moves
 
@@ -365,11 +365,10 @@ class Stream:
         sums = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in leaves]
         self.first[epoch] = hash(tuple(sums))
         if len(self.first) == 2 and len(set(self.first.values())) == 1 and leaves:
-            warnings.warn(
+            warn(
                 "fit: two passes began with the same batch: the loader starts over in the same "
                 "order. With grain, write dataset.seed(0).shuffle().repeat() before batch and "
-                "to_iter_dataset, and fit(..., steps=...)",
-                stacklevel=4,
+                "to_iter_dataset, and fit(..., steps=...)"
             )
 
 

@@ -1,6 +1,5 @@
 """Watching a run: recompilation, state never updated, values that are not finite, reuse."""
 
-import warnings
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from jaxnet.checks import is_traced
 from jaxnet.core import Params, PyTree, State, path_name
+from jaxnet.warn import warn
 
 
 class Watcher:
@@ -41,11 +41,10 @@ class Watcher:
             return
         changes = [f"{n}: {last.get(n, 'nothing')} -> {now.get(n, 'nothing')}" for n in changed]
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
-        warnings.warn(
+        warn(
             f"{program} is compiled again (number {len(before)}), because of "
             + ("; ".join(changes[:8]) or "another batch_size, or a list in place of a tuple")
-            + hint,
-            stacklevel=2,
+            + hint
         )
 
     def updated(self, before: State, after: State) -> None:
@@ -63,10 +62,9 @@ class Watcher:
         }
         if new := same - self._still:
             self._still |= new
-            warnings.warn(
+            warn(
                 f"state does not change in training: {', '.join(sorted(new))}; is the net applied "
-                "with train=train, and is its new state returned?",
-                stacklevel=2,
+                "with train=train, and is its new state returned?"
             )
 
     def stepped(self, train_state: Any, loss: jax.Array) -> None:
@@ -117,17 +115,15 @@ def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first
     if steep.size:
         names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
         which = [name for name, fine in zip(names, finite[steep[0]], strict=True) if not fine]
-        warnings.warn(
+        warn(
             f"the gradient is not finite at step {first + steep[0]}: {', '.join(which[:8])}"
             + (f" and {len(which) - 8} more" if len(which) > 8 else "")
-            + "; try a smaller learning rate, check the data, or see jn.inspect.first_nonfinite",
-            stacklevel=3,
+            + "; try a smaller learning rate, check the data, or see jn.inspect.first_nonfinite"
         )
     elif high.size:  # optax's cross entropy is NaN for a label that is not a class
-        warnings.warn(
+        warn(
             f"the loss is not finite at step {first + high[0]}, but its gradient is; are the "
-            "labels 0 to n - 1 for n outputs? jn.inspect.first_nonfinite may help",
-            stacklevel=3,
+            "labels 0 to n - 1 for n outputs? jn.inspect.first_nonfinite may help"
         )
     return bool(steep.size or high.size)
 

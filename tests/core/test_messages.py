@@ -84,6 +84,16 @@ def test_a_missing_batch_axis_is_guessed():
     assert not any("x[None]" in note for note in raised.value.__notes__)
 
 
+def test_a_missing_batch_axis_is_guessed_behind_flatten():
+    net = jn.serial(jn.flatten(), jn.dense(4))
+    params, state = net.init(jax.random.key(0), jn.spec((1, 5, 6, 2)))
+    with pytest.raises(ValueError, match=r"For a single example, pass x\[None\]"):
+        net.apply(params, state, jnp.ones((5, 6, 2)))
+    with pytest.raises(ValueError) as raised:
+        net.apply(params, state, jnp.ones((1, 5, 6, 3)))
+    assert not any("x[None]" in note for note in raised.value.__notes__)
+
+
 def paths(function, *args):
     """The layers of all operations that come from layers, forward and backward."""
     program = parse(jax.jit(function).lower(*args).compile().as_text())

@@ -177,6 +177,9 @@ def test_any_loss_can_be_weighted():
     close(totals, (by_entry * np.asarray(losses.focal_loss()(z, labels))).sum(1), 1e-6)
     with pytest.raises(ValueError, match="expected class_weights or ignore_index, got neither"):
         losses.weighted()
+    for wrong in ([1.0, -1.0], jnp.array([1.0, -1.0]), jnp.array([1.0, jnp.nan])):
+        with pytest.raises(ValueError, match="class_weights must be finite and at least 0, got"):
+            losses.cross_entropy(class_weights=wrong)
     with pytest.raises(ValueError, match=r"one value per label \(3, 4\), got \(3,\)"):
         losses.weighted(lambda z, y: jnp.ones(3), ignore_index=0)(z, labels)
 

@@ -56,3 +56,12 @@ def test_messages():
         jn.ema(1.0)
     with pytest.raises(ValueError, match="ema: needs the params"):
         jn.ema().update({"w": jnp.ones(2)}, jn.ema().init({"w": jnp.ones(2)}))
+
+
+def test_must_be_last():
+    """Before the optimizer it would average other numbers."""
+    objective = jn.supervised(jn.dense(2), optax.squared_error)
+    trainer = jn.trainer(objective, optax.chain(jn.ema(), optax.sgd(0.1)))
+    train_state = trainer.init(jax.random.key(0), DATA)
+    with pytest.raises(ValueError, match=r"ema: .* got the gradients; write optax.chain\(opt"):
+        trainer.step(train_state, DATA)
