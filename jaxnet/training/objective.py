@@ -102,12 +102,37 @@ def _comparison(name: str, function: Compare) -> Layer:
 
     def compare(pair):
         outputs, targets = pair
-        values = function(outputs, targets)
+        try:
+            values = function(outputs, targets)
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # such as those of optax, which know no fitting shape
+            if hint := _fitting(outputs, targets):
+                error.add_note(hint)
+            raise
         if name == "loss":
             check_loss("supervised", values)
         return per_example(values, name, outputs, targets)
 
     return as_layer(compare)._replace(name=name, kind=function_name(function), inside=None)
+
+
+def _fitting(outputs: PyTree, targets: PyTree) -> str:
+    """What to write where the shapes are those of a usual mistake; otherwise nothing."""
+    given, wanted = getattr(outputs, "shape", ()), getattr(targets, "shape", ())
+    if given == (*wanted, 1):
+        write = "targets[..., None] or outputs[..., 0]"
+    elif given[:-1] == wanted[:-1] and wanted[-1:] == (1,) != given[-1:]:
+        write = "targets[..., 0] if they are labels"
+    elif given[:-1] == wanted and len(given) > 1 and jnp.issubdtype(targets.dtype, jnp.integer):
+        labels = "optax.softmax_cross_entropy_with_integer_labels"
+        write = f"a loss of labels, such as {labels}, or jax.nn.one_hot(targets, {given[-1]})"
+    elif given[:-1] == wanted and len(given) > 1:
+        write = "targets.astype(int) if they are labels"
+    else:
+        return ""
+    return f"Do the targets {describe(targets)} fit the outputs {given}? Write {write}."
 
 
 def check_loss(who: str, values: Any) -> None:

@@ -14,6 +14,7 @@ from tests.compiled import jit_apply
 KEY = jax.random.key(0)
 PARAMS = {"kernel": jnp.array([[2.0], [1.0]])}
 NET = jn.dense(1, use_bias=False)
+LABELS = optax.softmax_cross_entropy_with_integer_labels
 
 
 def run(objective, x, y, mask=None):
@@ -169,6 +170,20 @@ def test_what_the_loss_raises_says_what_was_compared():
         objective.apply(params, state, (x, jnp.eye(4, 3)))
     words = "in dense/loss, input ((4, 3) float32, (4, 3) float32)"
     assert raised.value.__notes__[0] == words
+
+
+@pytest.mark.parametrize("loss, outputs, targets, write", [
+    (optax.squared_error, (4, 1), jnp.ones(4), "targets[..., None] or outputs[..., 0]"),
+    (LABELS, (4, 3), jnp.ones((4, 1), int), "targets[..., 0] if they are labels"),
+    (LABELS, (4, 3), jnp.ones(4), "targets.astype(int) if they are labels"),
+    (optax.softmax_cross_entropy, (4, 3), jnp.ones(4, int), "jax.nn.one_hot(targets, 3)"),
+    (optax.squared_error, (4, 3), jnp.ones((4, 2)), ""),
+], ids=["column", "column of labels", "floats", "labels", "other"])  # fmt: skip
+def test_errors_of_optax_are_explained(loss, outputs, targets, write):
+    with pytest.raises((TypeError, ValueError)) as raised:
+        jn.supervised(lambda x: x, loss).apply({}, {}, (jnp.ones(outputs), targets))
+    hints = [note for note in raised.value.__notes__ if note.startswith("Do the targets")]
+    assert len(hints) == bool(write) and write in "".join(hints)
 
 
 def test_outputs_in_a_dict_do_not_broadcast():
