@@ -1,5 +1,6 @@
 """Error messages: which layer, which input, what was expected and what came."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -60,7 +61,9 @@ def compare(path: Path, needed: tuple, given: tuple, x: PyTree) -> None:
         lines += [(name, "unknown entry") for name in have if name not in want]
         error = mismatch(path, f"{kind} do not fit {{here}} for an input of {describe(x)}:", lines)
         # A missing batch axis leaves `conv` a rank short, and has `flatten` keep the first axis.
-        flattened = (sum(np.prod(np.shape(leaf), dtype=int) for leaf in jax.tree.leaves(x)),)
+        sizes = getattr(x, "shape", ())
+        known = all(isinstance(size, int) for size in sizes)  # an exported batch size is open
+        flattened = (math.prod(sizes),) if known else None
         got = {name: have.get(name, ()) for name in wrong}
         if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in wrong.items()):
             error.add_note("Is the batch axis missing? For a single example, pass x[None].")

@@ -1,5 +1,6 @@
 """Normalization of features over the batch, with a gradient of few passes over memory."""
 
+import math
 from functools import partial
 
 import jax
@@ -27,15 +28,19 @@ def normalized(
       >>> y.round(2).tolist(), mean.tolist(), var.tolist()
       ([[-2.0, 7.0], [2.0, 7.0]], [2.0, 5.0], [1.0, 0.0])
     """
-    mean, centred, var = _moments(x, tuple(range(x.ndim - 1)))
-    return centred * (lax.rsqrt(var + epsilon) * scale) + bias, mean.ravel(), var.ravel()
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    # The mean of squares less the squared mean would cancel for data far from zero.
+    var = jnp.square(x - mean).mean(axes)
+    # Three spellings of x less its mean, here and in the tangents. XLA computes one spelling once,
+    # writes it to memory and reads it again: 103 of 1,300 MB in a step of ResNet-20.
+    return (x + -mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
 def _moments(x, axes):
     """The mean, x less the mean, and the variance; axes are kept."""
     mean = x.mean(axes, keepdims=True)
     centred = x - mean
-    # The mean of squares less the squared mean would cancel for data far from zero.
     return mean, centred, jnp.square(centred).mean(axes, keepdims=True)
 
 
@@ -51,11 +56,11 @@ def _tangents(epsilon, primals, tangents):
     y, mean, var = normalized(*primals, epsilon)
     axes = tuple(range(x.ndim - 1))
     root = lax.rsqrt(var + epsilon)
-    centred = x - mean
-    dmean, dvar = dx.mean(axes), 2 * (centred * dx).mean(axes)
+    minus = x.sum(axes) / -math.prod(x.shape[:-1])  # the mean again, in the third spelling
+    dmean, dvar = dx.mean(axes), 2 * ((x + -mean) * dx).mean(axes)
     factor = root * scale
     dy = factor * dx + (dbias - factor * dmean)
-    dy += centred * (root * dscale - factor * root**2 * dvar / 2)
+    dy += (x + minus) * (root * dscale - factor * root**2 * dvar / 2)
     return (y, mean, var), (dy, dmean, dvar)
 
 
