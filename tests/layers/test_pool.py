@@ -260,3 +260,36 @@ def test_no_scatter_in_the_compiled_gradient():
 def test_messages(make, shape, message):
     with pytest.raises(ValueError, match=message):
         make().apply({}, {}, jnp.ones(shape))
+
+
+@pytest.mark.parametrize("space, size, padding", [
+    ((7,), 3, "VALID"), ((6, 5), 2, "VALID"), ((6, 7), (3, 2), "SAME"), ((4, 5, 3), (2, 1, 3), "VALID"),
+], ids=["1d", "a rest", "SAME", "3d"])  # fmt: skip
+def test_windows_side_by_side_are_those_of_reduce_window(space, size, padding):
+    """They have a form and a gradient of their own; with ties, and windows of the smallest number."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 3, size=(2, *space, 3)), jnp.float32)
+    x = x.at[0].set(jnp.where(x[0] == 0, -jnp.inf, x[0])).at[1, 0].set(-jnp.inf)
+    window = (1, *np.broadcast_to(size, len(space)), 1)
+
+    def theirs(x):
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, padding)
+
+    def ours(x):
+        return jn.max_pool(size, padding=padding).apply({}, {}, x)[0]
+
+    y, pull = jax.vjp(ours, x)
+    wanted, wanted_pull = jax.vjp(theirs, x)
+    np.testing.assert_array_equal(y, wanted)
+    g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
+    np.testing.assert_array_equal(pull(g)[0], wanted_pull(g)[0])
+    dx = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    pushed = jax.jvp(ours, (x,), (dx,))[1]
+    np.testing.assert_allclose(jnp.vdot(pushed, g), jnp.vdot(dx, pull(g)[0]), 1e-4)
+
+
+def test_a_nan_takes_the_gradient():
+    x = jnp.array([[1.0, jnp.nan, 3.0, jnp.nan, 5.0, 4.0]])[..., None]
+    y, pull = jax.vjp(lambda x: jn.max_pool(2).apply({}, {}, x)[0], x)
+    np.testing.assert_array_equal(y[0, :, 0], [jnp.nan, jnp.nan, 5])
+    np.testing.assert_array_equal(pull(jnp.ones_like(y))[0][0, :, 0], [0, 1, 0, 1, 1, 0])
