@@ -108,3 +108,17 @@ def sums(function, *given) -> int:
 def test_the_gradient_takes_two_sums():
     """And the forward pass two, for mean and variance."""
     assert sums(normalized, *operands()) == 4 < sums(plain, *operands())
+
+
+def test_gradients_do_not_depend_on_where_the_data_lie():
+    """Those of products with x, less the mean's, would: they cancel for data far from zero."""
+    rng = np.random.default_rng(0)
+    near = jnp.asarray(rng.integers(-8, 8, size=(64, 3)), jnp.float32)  # exact beside 2**14
+    g = jnp.asarray(rng.normal(size=near.shape), jnp.float32)
+
+    def pull(x):
+        _, back = jax.vjp(lambda x, a, b: normalized(x, a, b, 1e-5)[0], x, jnp.ones(3), jnp.ones(3))
+        return back(g)
+
+    for a, b in zip(pull(near), pull(near + 2**14), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-3 * np.abs(a).max())
