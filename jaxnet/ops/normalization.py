@@ -56,7 +56,7 @@ def _tangents(epsilon, primals, tangents):
     y, mean, var = normalized(*primals, epsilon)
     axes = tuple(range(x.ndim - 1))
     root = lax.rsqrt(var + epsilon)
-    minus = x.sum(axes) / -math.prod(x.shape[:-1])  # the mean again, in the third spelling
+    minus = x.sum(axes) / -math.prod(x.shape[:-1])  # less the mean: the third spelling
     dmean, dvar = dx.mean(axes), 2 * ((x + -mean) * dx).mean(axes)
     factor = root * scale
     dy = factor * dx + (dbias - factor * dmean)

@@ -104,10 +104,7 @@ def _comparison(name: str, function: Compare) -> Layer:
         outputs, targets = pair
         try:
             values = function(outputs, targets)
-        except (
-            TypeError,
-            ValueError,
-        ) as error:  # such as those of optax, which know no fitting shape
+        except (TypeError, ValueError) as error:  # those of optax do not say what to write
             if hint := _fitting(outputs, targets):
                 error.add_note(hint)
             raise

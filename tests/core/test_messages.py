@@ -74,18 +74,10 @@ def test_other_notes_stay():
     assert error.value.__notes__ == ["mine", "in net/remat/conv, input (3,) float32"]
 
 
-def test_a_missing_batch_axis_is_guessed():
-    net = jn.serial(jn.conv(4, 3))
-    params, state = net.init(jax.random.key(0), jn.spec((1, 5, 6, 2)))
-    with pytest.raises(ValueError, match=r"For a single example, pass x\[None\]"):
-        net.apply(params, state, jnp.ones((5, 6, 2)))
-    with pytest.raises(ValueError) as raised:
-        net.apply(params, state, jnp.ones((1, 5, 6, 3)))
-    assert not any("x[None]" in note for note in raised.value.__notes__)
-
-
-def test_a_missing_batch_axis_is_guessed_behind_flatten():
-    net = jn.serial(jn.flatten(), jn.dense(4))
+@pytest.mark.parametrize("layers", [[jn.conv(4, 3)], [jn.flatten(), jn.dense(4)]],
+                         ids=["conv", "flatten"])  # fmt: skip
+def test_a_missing_batch_axis_is_guessed(layers):
+    net = jn.serial(*layers)
     params, state = net.init(jax.random.key(0), jn.spec((1, 5, 6, 2)))
     with pytest.raises(ValueError, match=r"For a single example, pass x\[None\]"):
         net.apply(params, state, jnp.ones((5, 6, 2)))

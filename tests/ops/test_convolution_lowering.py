@@ -132,10 +132,11 @@ def test_the_check_sees_what_jax_does_by_itself():
 
 
 def test_a_training_step_passes_over_memory_few_times():
-    """XLA computes cheap operations again for every user unless the forms here prevent it."""
-    block = [jn.conv(16, 3), jn.batch_norm(), jax.nn.relu]
-    again = [jn.conv(16, 3), jn.batch_norm(), jax.nn.relu, jn.max_pool(2), jn.conv(16, 3)]
-    net = jn.serial(*block, *again)
+    """XLA computes cheap operations again for each use unless the forms here prevent it."""
+    net = jn.serial(
+        jn.conv(16, 3), jn.batch_norm(), jax.nn.relu,
+        jn.conv(16, 3), jn.batch_norm(), jax.nn.relu, jn.max_pool(2), jn.conv(16, 3),
+    )  # fmt: skip
     x = jn.spec((64, 32, 32, 16))
     params, state = net.init(jax.random.key(0), x)
 

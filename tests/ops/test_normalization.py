@@ -111,7 +111,7 @@ def test_the_gradient_takes_two_sums():
 
 
 def test_gradients_do_not_depend_on_where_the_data_lie():
-    """Those of products with x, less the mean's, would: they cancel for data far from zero."""
+    """The sum of x · g less the mean times the sum of g would lose its digits far from zero."""
     rng = np.random.default_rng(0)
     near = jnp.asarray(rng.integers(-8, 8, size=(64, 3)), jnp.float32)  # exact beside 2**14
     g = jnp.asarray(rng.normal(size=near.shape), jnp.float32)
