@@ -113,12 +113,14 @@ def test_the_gradient_takes_two_sums():
 def test_gradients_do_not_depend_on_where_the_data_lie():
     """The sum of x · g less the mean times the sum of g would lose its digits far from zero."""
     rng = np.random.default_rng(0)
-    near = jnp.asarray(rng.integers(-8, 8, size=(64, 3)), jnp.float32)  # exact beside 2**14
+    near = jnp.asarray(
+        rng.integers(-8, 8, size=(64, 3)), jnp.float32
+    )  # exact beside 2**17, as are the means
     g = jnp.asarray(rng.normal(size=near.shape), jnp.float32)
 
     def pull(x):
         _, back = jax.vjp(lambda x, a, b: normalized(x, a, b, 1e-5)[0], x, jnp.ones(3), jnp.ones(3))
         return back(g)
 
-    for a, b in zip(pull(near), pull(near + 2**14), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=2e-3 * np.abs(a).max())
+    for a, b in zip(pull(near), pull(near + 2**17), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max())
