@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, check_range, is_traced, on_host
+from jaxnet.checks import WrongValues, as_array, is_traced, known, on_host
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
 
@@ -56,27 +56,30 @@ def read_labels(
     Args:
       who: the loss or metric.
       outputs, targets: its arguments.
-      classes_only: whether labels on the host must be classes; elsewhere `at_label` gives NaN.
+      classes_only: Whether known labels must be classes. While tracing, `at_label` gives NaN.
     """
     outputs = as_array(who, "outputs", outputs, "(batch, ..., classes)", "reals")
-    host = targets
+    labels = targets
     targets = as_array(who, "targets", targets, "(batch, ...)", "integers")
     if outputs.shape[:-1] != targets.shape:
         raise ValueError(
             f"{who}: expected outputs (batch, ..., classes) and targets (batch, ...), got "
             f"{outputs.shape} and {targets.shape}"
         )
-    if classes_only and isinstance(host, np.ndarray):
-        check_range(host, outputs.shape[-1], f"{who}: targets")
+    if classes_only:
+        check_labels(who, labels, outputs.shape[-1])
     return outputs, targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
 
 
 def read_mask(who: str, mask: Any) -> jax.Array:
     """A checked mask, as booleans."""
-    host = mask
+    values = known(mask)
     mask = as_array(who, "mask", mask, dtype="booleans or numbers")
-    if isinstance(host, np.ndarray) and (wrong := host[(host != 0) & (host != 1)]).size:
-        raise ValueError(f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}")
+    if values is not None and (wrong := values[(values != 0) & (values != 1)]).size:
+        raise WrongValues(
+            f"{who}: mask must hold booleans or 0 and 1, got {wrong.flat[0]}. For a mask that is "
+            "added to scores, write mask == 0"
+        )
     return mask.astype(bool)
 
 
@@ -107,10 +110,23 @@ def check_values(who: str, per: str, values: Any, positions: jax.Array) -> None:
         )
 
 
+def check_labels(who: str, labels: Any, classes: int) -> None:
+    """Raises for known labels that are not classes."""
+    values = known(labels)
+    if values is not None and (wrong := values[(values < 0) | (values >= classes)]).size:
+        raise WrongValues(
+            f"{who}: targets must be labels in [0, {classes}) for {classes} outputs, got "
+            f"{wrong.flat[0]}. To leave a label out of the loss, write "
+            f"jn.losses.ignore_label(loss, label={wrong.flat[0]})"
+        )
+
+
 def check_unit(who: str, what: str, values: Any) -> None:
-    """Raises for values on the host outside [0, 1]."""
-    if isinstance(values, np.ndarray) and (wrong := values[~((values >= 0) & (values <= 1))]).size:
-        raise ValueError(f"{who}: {what} must be in [0, 1], got {wrong.flat[0]}")
+    """Raises for known values outside [0, 1]."""
+    values = known(values)
+    if values is not None and (wrong := values[~((values >= 0) & (values <= 1))]).size:
+        hint = ". For images of 8 bits, write x / 255" if wrong.max() > 1.5 else ""
+        raise WrongValues(f"{who}: {what} must be in [0, 1], got {wrong.flat[0]}{hint}")
 
 
 def split_pair(who: str, what: str, value: Any) -> Any:

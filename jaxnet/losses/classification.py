@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import a_function, at_least, within
+from jaxnet.checks import a_function, at_least, known, within
 from jaxnet.losses.arrays import (
     Loss,
     at_label,
@@ -20,6 +20,7 @@ from jaxnet.losses.arrays import (
     read_weights,
     wide,
 )
+from jaxnet.losses.targets import checked
 
 
 def binary_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -37,7 +38,7 @@ def binary_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       (batch, ...).
 
     Raises:
-      TypeError, ValueError: if the shapes differ, or NumPy targets are outside [0, 1].
+      TypeError, ValueError: if the shapes differ, or known targets are outside [0, 1].
 
     Example:
       >>> binary_cross_entropy(jnp.array([0.8, 0.8]), jnp.array([1, 0])).tolist()
@@ -63,7 +64,7 @@ def categorical_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Arr
       targets: (batch, ...), integer labels in [0, classes).
 
     Returns:
-      (batch, ...); NaN for a label outside [0, classes), and an error if targets are NumPy's.
+      (batch, ...); an error for a known label outside [0, classes), NaN while tracing.
 
     Raises:
       TypeError, ValueError: if targets are not integer labels for these outputs.
@@ -97,8 +98,8 @@ def cross_entropy(
 
     Returns:
       A loss of logits (batch, ..., classes) and integer labels (batch, ...) that returns
-      (batch, ...), or a pair of (batch,) each; NaN for a label outside [0, classes), and an error
-      if targets are NumPy's.
+      (batch, ...), or a pair of (batch,) each; an error for a known label outside [0, classes),
+      NaN while tracing.
 
     Raises:
       TypeError, ValueError: for a label_smoothing outside [0, 1), class_weights that are negative
@@ -132,7 +133,7 @@ def cross_entropy(
 
 
 def weighted(
-    loss: Loss = optax.softmax_cross_entropy_with_integer_labels,
+    loss: Loss = cross_entropy(),
     *,
     class_weights: Any = None,
     ignore_index: int | None = None,
@@ -166,6 +167,7 @@ def weighted(
     """
     who = "weighted"
     a_function(who, "loss", loss, "(outputs, targets)")
+    loss = checked(loss)
     if class_weights is None and ignore_index is None:
         raise ValueError(f"{who}: expected class_weights or ignore_index, got neither")
     table = None if class_weights is None else read_weights(who, "class_weights", class_weights)
@@ -182,14 +184,16 @@ def _pair(
     def pair(outputs: jax.Array, targets: jax.Array) -> Any:
         counted: Any = True
         if ignore_index is not None:
-            xp = np if isinstance(targets, np.ndarray) else jnp
-            counted = xp.asarray(targets) != ignore_index
-            labels: Any = xp.where(counted, targets, 0)
-            targets = labels
+            values = known(targets)  # known labels stay known, so that the loss can check them
+            xp: Any = jnp if values is None else np
+            labels = targets if values is None else values
+            counted = xp.asarray(labels) != ignore_index
+            targets = xp.where(counted, labels, 0)
         values = loss(outputs, targets)
         outputs, targets = read_labels(who, outputs, targets, classes_only=True)
         check_values(who, "label", values, targets)
-        values = wide(values)
+        inside = (targets >= 0) & (targets < outputs.shape[-1])
+        values = jnp.where(inside, wide(values), jnp.nan)
         weight = jnp.ones_like(values)
         if table is not None:
             weight = at_label(by_class(who, table, outputs), targets).astype(values.dtype)
@@ -215,7 +219,7 @@ def sigmoid_cross_entropy(*, pos_weight: Any = None) -> Loss:
 
     Raises:
       TypeError, ValueError: for weights that are negative; in the loss, if the shapes differ, or
-        NumPy targets are outside [0, 1].
+        known targets are outside [0, 1].
 
     Example:
       >>> loss = sigmoid_cross_entropy(pos_weight=3.0)
@@ -249,7 +253,7 @@ def focal_loss(gamma: float = 2.0) -> Loss:
 
     Returns:
       A loss of logits (batch, ..., classes) and integer labels (batch, ...) that returns
-      (batch, ...); NaN for a label outside [0, classes), and an error if targets are NumPy's.
+      (batch, ...); an error for a known label outside [0, classes), NaN while tracing.
 
     Raises:
       ValueError: if gamma is negative; in the loss, if there are fewer than two classes.
@@ -298,7 +302,7 @@ def sigmoid_focal_loss(gamma: float = 2.0, alpha: float | None = None) -> Loss:
 
     Raises:
       ValueError: if gamma is negative or alpha not in (0, 1).
-      TypeError, ValueError: in the loss, if the shapes differ, or NumPy targets are outside [0, 1].
+      TypeError, ValueError: in the loss, if the shapes differ, or known targets are outside [0, 1].
 
     Example:
       >>> sigmoid_focal_loss(2.0)(jnp.array([0.0, 2.0]), jnp.array([1, 1])).tolist()

@@ -47,7 +47,7 @@ def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       targets: (batch, ...), integer labels in [0, classes).
 
     Returns:
-      (batch, ...); NaN for a label outside [0, classes), and an error if targets are NumPy's.
+      (batch, ...); an error for a known label outside [0, classes), NaN while tracing.
 
     Raises:
       TypeError, ValueError: if targets are not integer labels for these outputs.

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from jaxnet.checks import a_function, as_array, at_least
+from jaxnet.checks import a_function, as_array, at_least, known
 from jaxnet.losses.arrays import (
     Loss,
     at_label,
@@ -19,6 +19,8 @@ from jaxnet.losses.arrays import (
     split_pair,
     wide,
 )
+from jaxnet.losses.classification import cross_entropy
+from jaxnet.losses.targets import checked
 
 
 def masked_mean(
@@ -35,7 +37,7 @@ def masked_mean(
       The values without `axis`.
 
     Raises:
-      TypeError, ValueError: if the shapes differ, a NumPy mask holds other values, or the values
+      TypeError, ValueError: if the shapes differ, a known mask holds other values, or the values
         have no such axis.
 
     Example:
@@ -52,7 +54,7 @@ def masked_mean(
     return jnp.where(mask, wide(values), 0).sum(axis) / jnp.maximum(mask.sum(axis), 1)
 
 
-def masked(loss: Loss = optax.softmax_cross_entropy_with_integer_labels) -> Loss:
+def masked(loss: Loss = cross_entropy()) -> Loss:
     """Averages a loss over the valid positions of each sequence; 0 if none is valid.
 
     Every sequence has the same weight. For the same weight per token, give `jn.supervised` a loss
@@ -77,19 +79,25 @@ def masked(loss: Loss = optax.softmax_cross_entropy_with_integer_labels) -> Loss
       [2.5, 0.0]
     """
     a_function("masked", "loss", loss, "(outputs, targets)")
+    loss = checked(loss)
 
     def masked_loss(outputs: jax.Array, targets: Any) -> jax.Array:
         labels, mask = split_pair("masked", "targets must be (labels, mask)", targets)
         outputs = as_array("masked", "outputs", outputs)
+        values = known(labels)
         labels = as_array("masked", "labels", labels, dtype="booleans or numbers")
-        mask = read_mask("masked", mask)
+        counted, mask = known(mask), read_mask("masked", mask)
         if not outputs.shape[: mask.ndim] == labels.shape[: mask.ndim] == mask.shape:
             raise ValueError(
                 "masked: expected outputs and labels (batch, steps, ...) and a mask (batch, steps)"
                 f", got {outputs.shape}, {labels.shape} and {mask.shape}"
             )
         # Mask the inputs too: 0 times a NaN slope would still be NaN.
-        values = loss(_zero_outside(outputs, mask), _zero_outside(labels, mask))
+        if values is None or counted is None:
+            labels = _zero_outside(labels, mask)
+        else:  # known labels stay known, so that the loss can check them
+            labels = _zero_outside(values, counted.astype(bool), np)
+        values = loss(_zero_outside(outputs, mask), labels)
         check_values("masked", "entry of the mask", values, mask)
         return masked_mean(values, mask, tuple(range(1, values.ndim)))
 
@@ -128,11 +136,13 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
       [0.164..., 0.0]
     """
     a_function("ignore_label", "loss", loss, "(outputs, targets)")
+    loss = checked(loss)
     at_least("ignore_label", "label", label, -(2**31))
     if weights is not None:
         weights = read_weights("ignore_label", "weights", weights)
 
     def labelled_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        values = known(targets)
         outputs, targets = read_labels("ignore_label", outputs, targets)
         table = weights
         if weights is not None:
@@ -145,7 +155,8 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
             )
         labelled = targets != label
         targets = jnp.where(labelled, targets, 0)
-        values = loss(outputs, targets)
+        given = targets if values is None else np.where(values == label, 0, values)
+        values = loss(outputs, given)
         check_values("ignore_label", "label", values, targets)
         weight = jnp.where(labelled, 1.0 if table is None else at_label(table, targets), 0)
         axes = tuple(range(1, targets.ndim))
@@ -156,6 +167,6 @@ def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
     return labelled_loss
 
 
-def _zero_outside(x: jax.Array, mask: jax.Array) -> jax.Array:
+def _zero_outside(x: Any, mask: Any, xp: Any = jnp) -> Any:
     """x with zeros where the mask, which has fewer axes, is false."""
-    return jnp.where(jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim))), x, 0)
+    return xp.where(xp.expand_dims(mask, tuple(range(mask.ndim, x.ndim))), x, 0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import as_array, at_least, check_range
+from jaxnet.checks import WrongValues, as_array, at_least, check_range, known
 from jaxnet.losses.arrays import Loss, split_pair, wide
 
 
@@ -17,8 +17,8 @@ def ctc(blank: int = 0) -> Loss:
     Takes lengths where `optax.ctc_loss` takes padding masks; entries beyond a length are ignored.
     Labels without an alignment (fewer steps than labels plus a blank between equal neighbours) have
     infinite loss in theory and about 100,000 here: remove such examples from the data. An example
-    whose labels are the blank or no classes, or whose lengths exceed its arrays, has loss NaN; in
-    NumPy arrays these raise an error.
+    whose labels are the blank or no classes, or whose lengths exceed its arrays, has loss NaN while
+    tracing; known values raise an error.
 
     Args:
       blank: the class that means "no label here".
@@ -30,7 +30,7 @@ def ctc(blank: int = 0) -> Loss:
 
     Raises:
       TypeError, ValueError: for a blank that is not an integer of at least 0; in the loss, if
-        shapes, dtypes or, in NumPy arrays, values do not fit.
+        shapes, dtypes or known values do not fit.
 
     Example:
       Two steps, three classes of equal probability: label 1 has the alignments 11, 1- and -1.
@@ -83,15 +83,13 @@ def ctc(blank: int = 0) -> Loss:
 def _check_known(
     lengths: Any, labels: Any, label_lengths: Any, shape: tuple[int, ...], blank: int
 ) -> None:
-    """Raises for values on the host that have no probability."""
+    """Raises for known values that have no probability."""
     _, steps, classes = shape
-    if isinstance(lengths, np.ndarray):
-        check_range(lengths, steps + 1, "ctc: lengths")
-    if not isinstance(label_lengths, np.ndarray):
-        return
+    check_range(lengths, steps + 1, "ctc: lengths")
     check_range(label_lengths, labels.shape[1] + 1, "ctc: label_lengths")
-    if isinstance(labels, np.ndarray):
-        real = labels[np.arange(labels.shape[1]) < label_lengths[:, None]]
+    counts, values = known(label_lengths), known(labels)
+    if counts is not None and values is not None:
+        real = values[np.arange(values.shape[1]) < counts[:, None]]
         check_range(real, classes, "ctc: labels")
         if (real == blank).any():
-            raise ValueError(f"ctc: labels must differ from blank, {blank}")
+            raise WrongValues(f"ctc: labels must differ from blank, {blank}")

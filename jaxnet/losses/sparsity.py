@@ -26,7 +26,7 @@ def kl_sparsity(rho: float) -> Callable[..., jax.Array]:
 
     Raises:
       ValueError: if rho is outside (0, 1).
-      TypeError, ValueError: in the function, if the mask does not match, or NumPy activations are
+      TypeError, ValueError: in the function, if the mask does not match, or known activations are
         outside [0, 1].
 
     Example:

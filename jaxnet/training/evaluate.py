@@ -11,7 +11,6 @@ from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer, key_spec, 
 from jaxnet.core.contract import shapes_of
 from jaxnet.core.messages import all_native
 from jaxnet.keywords import explain_keywords
-from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.placement import (
     automatic,
@@ -23,6 +22,7 @@ from jaxnet.training.placement import (
     places,
     stay,
 )
+from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import explain_reuse
 
 _PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside of `fit`
@@ -70,10 +70,11 @@ def measure_all(
     params, state = all_native((params, state), who)
     key = jax.random.key(0)  # evaluation that samples (an RBM's, say) is the same every time
     sums, where = None, places((params, state))
+    accepted = [] if is_stream(data) else None
     for batch in data if is_stream(data) else [data]:
         batch = on_device(batch, f"{who}: data")
         check_processes(who, params, batch)
-        check_labels(objective, programs, params, state, batch, who)
+        check_targets(objective, params, state, batch, who, accepted)
         count = jax.tree.leaves(batch)[0].shape[0]
         size = min(batch_size, count)
         whole = count - count % size

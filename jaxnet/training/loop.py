@@ -15,9 +15,9 @@ from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
 from jaxnet.training.epoch import Epoch, Place
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
-from jaxnet.training.labels import check_labels
 from jaxnet.training.placement import places
 from jaxnet.training.source import Pace, Resident, Stream, Totals, added_up
+from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState
 from jaxnet.training.watch import explain_reuse, warn_nonfinite
 from jaxnet.warn import warn
@@ -119,9 +119,15 @@ def fit(
         source = Stream(trainer, data, batch_size)
     else:
         data = on_device(data, "fit: data")
-        programs = Memo() if trainer.programs is None else trainer.programs
         with explain_reuse():
-            check_labels(trainer.objective, programs, *train_state[1:3], data, "fit", train=True)
+            check_targets(trainer.objective, *train_state[1:3], data, "fit", train=True)
+            if shuffle and rows_are_in_order(
+                trainer.objective, train_state.state, data, batch_size
+            ):
+                raise ValueError(
+                    "fit: the state has an entry for each row of a batch, such as the carry of "
+                    "truncated_bptt, so each batch must continue the one before. Pass shuffle=False"
+                )
         source = Resident(trainer, train_state, data, batch_size, shuffle)
     with explain_reuse():
         step = int(train_state.step)

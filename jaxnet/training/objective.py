@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxnet.checks import a_function, a_layer
 from jaxnet.core import Layer, Params, PyTree, as_layer, compose, describe, function_name
 from jaxnet.keywords import explain_keywords
+from jaxnet.losses.targets import checked
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
@@ -100,10 +101,12 @@ def _comparison(name: str, function: Compare) -> Layer:
             f"optax.squared_error, got {type(function).__name__}"
         )
 
+    compare_checked = checked(function) if name == "loss" else function
+
     def compare(pair):
         outputs, targets = pair
         try:
-            values = function(outputs, targets)
+            values = compare_checked(outputs, targets)
         except (TypeError, ValueError) as error:  # those of optax do not say what to write
             if hint := _fitting(outputs, targets):
                 error.add_note(hint)
@@ -311,6 +314,7 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
 
     net = a_layer("truncated_bptt", "net", net)
     a_function("truncated_bptt", "loss", loss, "(outputs, targets)")
+    loss = checked(loss)
 
     def parts(batch):
         try:

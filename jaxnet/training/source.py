@@ -8,6 +8,7 @@ Both kinds of source run a stretch of steps from a `Place` to a `Place`, and a s
 at one that was stored computes what the interrupted run would have computed.
 """
 
+import functools
 import sys
 import time
 import zlib
@@ -18,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Memo, PyTree
+from jaxnet.core import Memo, PyTree, key_spec
+from jaxnet.core.contract import shapes_of
 from jaxnet.training import preemption
 from jaxnet.training.epoch import Place
 from jaxnet.training.evaluate import on_device, takes_mask
-from jaxnet.training.labels import check_labels
 from jaxnet.training.objective import Average
 from jaxnet.training.placement import (
     agreed,
@@ -34,6 +35,7 @@ from jaxnet.training.placement import (
     join_mesh,
     stay,
 )
+from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import Trainer, TrainState, key_of, next_key
 from jaxnet.training.watch import Watcher
 from jaxnet.warn import warn
@@ -235,6 +237,8 @@ class Stream:
         self.first: dict[int, int] = {}  # checksum of the first batch, by pass
         self.where: tuple | None = None
         self.checked = False  # whether the train_state and the batches lie well
+        self.explained = False  # whether a last batch of one example was looked at
+        self.accepted: list[frozenset[int]] = []  # integers found in the targets so far
         self.memo = memo = trainer.programs if trainer.programs is not None else Memo()
         if "stream" not in memo:
             update, watcher = update_of(trainer), trainer.watcher or Watcher()
@@ -332,7 +336,7 @@ class Stream:
         batch = on_device(batch, "fit: a batch")
         check_processes("fit", train_state, batch)
         now = train_state.params, train_state.state
-        check_labels(self.trainer.objective, self.memo, *now, batch, "fit", train=True)
+        check_targets(self.trainer.objective, *now, batch, "fit", self.accepted, train=True)
         count = jax.tree.leaves(batch)[0].shape[0]
         size = place.size or count
         if not self.checked:
@@ -345,6 +349,8 @@ class Stream:
                 f"fit: the first batch had {size} examples, a later one {count}; only the last "
                 "batch may be smaller, and none larger"
             )
+        if count == 1 < size:
+            self._explain_one_example(train_state, batch)
         if count < size:
             batch = jax.tree.map(lambda leaf: jnp.resize(leaf, (size, *leaf.shape[1:])), batch)
         mask = None
@@ -356,6 +362,21 @@ class Stream:
         if (objective := self.trainer.objective) is None:
             return False
         return takes_mask(objective, self.memo, train_state.params, train_state.state, batch)
+
+    def _explain_one_example(self, train_state: TrainState, batch: PyTree) -> None:
+        """Warn if a layer cannot train on one example, whose copies fill the batch."""
+        if (objective := self.trainer.objective) is None or self.explained:
+            return
+        self.explained = True
+        apply = functools.partial(objective.apply, train=True)
+        given = shapes_of((train_state.params, train_state.state, batch))
+        try:
+            jax.eval_shape(lambda *args, key: apply(*args, key=key)[0], *given, key=key_spec())
+        except ValueError as error:
+            warn(
+                "fit: the last batch has one example, which is repeated to fill it, so its "
+                f"statistics are wrong. Drop it, or choose another batch size. {error}"
+            )
 
     def _compare_first(self, epoch: int, batch: PyTree) -> None:
         """Warns where a loader that could shuffle begins two passes with the same batch."""

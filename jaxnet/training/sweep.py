@@ -22,6 +22,7 @@ from jaxnet.progress import progress_bar
 from jaxnet.training.evaluate import measure, on_device
 from jaxnet.training.placement import check_batch, in_batches, places
 from jaxnet.training.source import resident_programs
+from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import TrainState, strong
 from jaxnet.training.trainer import trainer as make_trainer
 
@@ -226,7 +227,13 @@ def sweep(
             raise ValueError(
                 f"sweep: {what} must have a leading axis of {len(seeds)} seeds, got {sorted(sizes)}"
             )
-    count = jax.tree.leaves(data)[0].shape[1 if own_data else 0]
+    every = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), data) if own_data else data
+    example = jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
+    drawn = jax.eval_shape(trainer.init, jax.random.key(0), example)
+    check_targets(objective, drawn.params, drawn.state, every, "sweep", train=True)
+    if test is not None:
+        check_targets(objective, drawn.params, drawn.state, test, "sweep: evaluate")
+    count = jax.tree.leaves(example)[0].shape[0]
     size = min(batch_size, count)
     steps = -(-count // size)
     split = _split(data, own_data, size)
@@ -250,7 +257,6 @@ def sweep(
     by_seed, by_setting = _axes(key=0), _axes(key=None)
     epoch = jax.vmap(epoch, (by_seed, seen), (by_seed, 0, 0))
     epoch = jax.jit(jax.vmap(epoch, (by_setting, None), (by_setting, 0, 0)), donate_argnums=0)
-    example = jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
     train_state = _start(objective, make, example, settings, seeds, params)
     if split is not None:  # members are on all devices, each of which has its part of a batch
         train_state = jax.device_put(train_state, NamedSharding(split[0].mesh, P()))

@@ -16,6 +16,7 @@ from jaxnet.markup import html_line
 from jaxnet.memory import keep_by_default
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.placement import automatic, check_processes, everywhere, is_named, places, stay
+from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import Watcher, explain_reuse
 
 Metrics = dict[str, jax.Array]
@@ -186,6 +187,8 @@ def trainer(
             return pure_step(train_state, batch)
         batch = all_native(batch, "step")
         with explain_reuse():
+            if "step" not in watcher.traces:  # the first batch shows what all of them are like
+                check_targets(objective, *train_state[1:3], batch, "step", train=True)
             # One look, since a flattening costs microseconds: a state is on a mesh as a whole.
             where = places(train_state) if is_named(train_state.step) else None
             if jax.process_count() > 1:

@@ -71,8 +71,10 @@ def test_values_of_labels_have_the_batch_first(loss):
 def test_a_label_that_is_no_class_gives_nan(name, label):
     values = jax.jit(LABELLED[name])(jnp.full((2, 3), 1 / 3), jnp.array([label, 0]))
     assert np.isnan(values).tolist() == [True, False]
-    with pytest.raises(ValueError, match=rf"{name}: targets must be in \[0, 3\), got {label}"):
-        LABELLED[name](jnp.full((2, 3), 1 / 3), np.array([0, label]))  # values on the host
+    with pytest.raises(ValueError, match=rf"{name}: targets must be .* \[0, 3\) .* got {label}"):
+        LABELLED[name](jnp.full((2, 3), 1 / 3), np.array([0, label]))  # values are known
+    with pytest.raises(ValueError, match=f"got {label}"):
+        LABELLED[name](jnp.full((2, 3), 1 / 3), jnp.array([0, label]))
 
 
 @labelled

@@ -1,0 +1,116 @@
+"""What the losses of optax expect of their targets, which they do not check themselves."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.checks import WrongValues, known
+from jaxnet.core import describe, function_name
+from jaxnet.losses.arrays import Loss, check_labels, check_unit
+from jaxnet.warn import warn
+
+
+def checked(loss: Loss) -> Loss:
+    """Return the same loss, which raises for targets that it would misread.
+
+    Losses of this library check their own targets. For a function of the user, known labels that
+    are not classes bring a warning, since the function may leave them out or be a regression.
+
+    Example:
+      >>> loss = checked(optax.hinge_loss)
+      >>> loss(jnp.ones(2), jnp.array([0, 1]))
+      Traceback (most recent call last):
+      ...
+      jaxnet.checks.WrongValues: hinge_loss: targets must be -1 or 1, got 0. For labels 0 and 1, ...
+    """
+    whole = isinstance(loss, functools.partial)
+    function: Any = loss.func if whole else loss
+    moved = whole and not {"axis", "where"}.isdisjoint(loss.keywords)
+    if moved or getattr(function, "__module__", "").startswith("jaxnet."):
+        return loss
+    known_function = isinstance(function, type(checked)) and function in _CHECKS
+    check = _CHECKS[function] if known_function else _unknown
+    who = function_name(function)
+
+    @functools.wraps(function)
+    def checked_loss(outputs: Any, targets: Any) -> Any:
+        check(who, outputs, targets)
+        return loss(outputs, targets)
+
+    return checked_loss
+
+
+def _labels(who: str, outputs: Any, targets: Any) -> None:
+    classes, shape = jnp.shape(outputs)[-1:], jnp.shape(targets)
+    floats = not jnp.issubdtype(jnp.result_type(targets), jnp.integer)
+    if classes and shape == jnp.shape(outputs):
+        write = "targets.argmax(-1), or take optax.softmax_cross_entropy"
+    elif floats and shape == jnp.shape(outputs)[:-1]:
+        write = "targets.astype(int)"
+    else:
+        if classes and shape == jnp.shape(outputs)[:-1]:
+            check_labels(who, targets, *classes)
+        return
+    raise TypeError(
+        f"{who}: targets must be integer labels {jnp.shape(outputs)[:-1]}, got "
+        f"{describe(targets)}. Write {write}"
+    )
+
+
+def _unknown(who: str, outputs: Any, targets: Any) -> None:
+    shape: Any = getattr(outputs, "shape", ())
+    if not (shape[1:] and shape[-1] > 1 and getattr(targets, "shape", None) == shape[:-1]):
+        return
+    if not jnp.issubdtype(targets.dtype, jnp.integer) or (values := known(targets)) is None:
+        return
+    if (wrong := values[(values < 0) | (values >= shape[-1])]).size:
+        label = wrong.flat[0]
+        warn(
+            f"{who}: targets hold {label}, which is not a class of {shape[-1]} outputs. JAX takes "
+            "-1 for the last class; if the loss leaves this label out, say so by "
+            f"jn.losses.ignore_label(loss, label={label})"
+        )
+
+
+def _unit(who: str, outputs: Any, targets: Any) -> None:
+    check_unit(who, "targets", targets)
+
+
+def _distribution(who: str, outputs: Any, targets: Any) -> None:
+    if (values := known(targets)) is None or values.shape != jnp.shape(outputs):
+        return
+    check_unit(who, "targets", targets)
+    sums = values.astype(np.float32).sum(-1)
+    if (wrong := sums[~(abs(sums - 1) < 0.02)]).size:  # bfloat16 rounds that far
+        raise WrongValues(
+            f"{who}: each row of targets must sum to 1, got {wrong.flat[0]:.3g}. For several "
+            "labels per example, take optax.sigmoid_binary_cross_entropy; to leave rows out, "
+            "jn.losses.masked(loss)"
+        )
+
+
+def _sign(who: str, outputs: Any, targets: Any) -> None:
+    values = known(targets)
+    if values is not None and (wrong := values[abs(values.astype(np.float32)) != 1]).size:
+        raise WrongValues(
+            f"{who}: targets must be -1 or 1, got {wrong.flat[0]}. For labels 0 and 1, write "
+            "2 * targets - 1"
+        )
+
+
+_CHECKS: dict[Callable, Callable[[str, Any, Any], None]] = {
+    optax.losses.softmax_cross_entropy_with_integer_labels: _labels,
+    optax.losses.multiclass_hinge_loss: _labels,
+    optax.losses.multiclass_perceptron_loss: _labels,
+    optax.losses.sigmoid_binary_cross_entropy: _unit,
+    optax.losses.sigmoid_focal_loss: _unit,
+    optax.losses.softmax_cross_entropy: _distribution,
+    optax.losses.safe_softmax_cross_entropy: _distribution,
+    optax.losses.poly_loss_cross_entropy: _distribution,
+    optax.losses.hinge_loss: _sign,
+    optax.losses.perceptron_loss: _sign,
+}

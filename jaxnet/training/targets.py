@@ -1,0 +1,141 @@
+"""Finds targets that a loss would misread: a lookup would take -1 for the last class."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.checks import WrongValues
+from jaxnet.core import Layer, Params, PyTree, State, key_spec
+from jaxnet.core.contract import shapes_of
+
+
+def check_targets(
+    objective: Layer | None,
+    params: Params,
+    state: State,
+    data: PyTree,
+    who: str,
+    accepted: list[frozenset[int]] | None = None,
+    *,
+    train: bool = False,
+) -> None:
+    """Raise what the losses of an objective say about the targets of these data.
+
+    The objective is traced with the inputs as shapes and the targets as values, so each loss in it
+    checks them, wherever it is. Nothing is computed.
+
+    Args:
+      objective: Objective of the trainer. Without one nothing is checked.
+      params, state: Params and state of the objective.
+      data: Pair (x, targets), all examples or a batch. Other data count as targets as a whole.
+      who: Name of the function, for the message.
+      accepted: Integers found so far in each array of a stream's targets, empty at first. Of the
+        later batches only those with new integers are checked.
+      train: Whether the objective is traced in training, where it may change the batch. Targets
+        that it makes itself are not checked.
+
+    Raises:
+      ValueError: If a loss would misread a target; the error of that loss.
+
+    Example:
+      >>> objective = jn.supervised(jn.dense(3), optax.softmax_cross_entropy_with_integer_labels)
+      >>> data = jnp.ones((2, 4)), jnp.array([0, -1])
+      >>> check_targets(objective, *objective.init(jax.random.key(0), data), data, "fit")
+      Traceback (most recent call last):
+      ...
+      jaxnet.checks.WrongValues: softmax_cross_entropy_with_integer_labels: targets must be ...
+    """
+    if objective is None:
+        return
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    x, targets = data if pair else ((), data)
+    leaves, structure = jax.tree.flatten(targets)
+    if accepted is not None:
+        found = list(map(_integers, leaves))
+        if accepted and all(map(frozenset.issuperset, accepted, found)):
+            return
+        before = accepted or [frozenset()] * len(found)
+        accepted[:] = [a | b for a, b in zip(before, found, strict=True)]
+    values = [_values(leaf, alone=len(leaves) == 1) for leaf in leaves]
+
+    def run(params, state, x, targets, key):
+        given = [t if v is None else v for v, t in zip(values, targets, strict=True)]
+        batch = jax.tree.unflatten(structure, given)
+        batch = (x, batch) if pair else batch
+        return objective.apply(params, state, batch, key=key, train=train)[0]
+
+    def trace(state):
+        shapes = shapes_of((params, state, x, leaves))
+        jax.eval_shape(run, *shapes, key_spec())
+
+    try:
+        try:
+            trace(state)
+        except (WrongValues, Warning):  # a warning may be an error
+            raise
+        except Exception:  # the state may have one entry per row, and these are other rows
+            trace(jax.eval_shape(objective.init, key_spec(), shapes_of(data))[1])
+    except WrongValues as error:
+        error.add_note(f"{who} looked at the targets first: nothing was computed with them")
+        raise
+    except Warning:
+        raise
+    except Exception:
+        pass  # what augmentation makes of the data may be of another form; else the step raises
+
+
+def _values(leaf: Any, alone: bool) -> Any:
+    """The array itself where its values are at hand; of one on several hosts its extremes."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return jnp.asarray(leaf)
+    if not (alone and jnp.issubdtype(leaf.dtype, jnp.integer)):
+        return None
+    extremes = np.array([leaf.min(), leaf.max()])  # the same in all processes
+    return jnp.asarray(np.resize(extremes, leaf.shape))
+
+
+def _integers(leaf: Any) -> frozenset[int]:
+    """The integers in an array; none of one that holds other numbers."""
+    if not jnp.issubdtype(leaf.dtype, jnp.integer) or not getattr(
+        leaf, "is_fully_addressable", True
+    ):
+        return frozenset()
+    values = np.asarray(leaf, np.int64).ravel()
+    low = values.min()
+    if values.max() - low < 2**16:  # a count is quicker than a sort
+        return frozenset((np.flatnonzero(np.bincount(values - low)) + low).tolist())
+    return frozenset(np.unique(values).tolist())
+
+
+def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size: int) -> bool:
+    """Return whether the state has entries per row of a batch, such as carries.
+
+    Each batch then continues the one before, row by row.
+
+    Args:
+      objective: Objective of the trainer.
+      state: State of the objective.
+      data: All examples.
+      size: Examples in a batch.
+
+    Example:
+      >>> net = jn.serial(jn.gru(4), jn.time_distributed(jn.dense(7)))
+      >>> objective = jn.truncated_bptt(net, jn.losses.masked())
+      >>> data = (jnp.ones((6, 5, 3)), jnp.ones(6)), (jnp.ones((6, 5), int), jnp.ones((6, 5)))
+      >>> _, state = objective.init(jax.random.key(0), jax.tree.map(lambda a: a[:2], data))
+      >>> rows_are_in_order(objective, state, data, 2)
+      True
+    """
+    if objective is None or all(size not in leaf.shape for leaf in jax.tree.leaves(state)):
+        return False  # the usual case, without a trace
+
+    def of_rows(rows):
+        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), data)
+        return jax.eval_shape(objective.init, key_spec(), batch)[1]
+
+    try:
+        return of_rows(size) != of_rows(size + 1)
+    except Exception:  # another number of rows is not to be had
+        return False

@@ -1,0 +1,264 @@
+"""Targets that a loss would misread are found before training, wherever the loss is."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet import losses
+from jaxnet.losses.targets import checked
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+GOOD = np.array([0, 1, 2, 0, 1, 2])
+optaxs = optax.softmax_cross_entropy_with_integer_labels
+
+
+def bad(label, dtype=np.int64):
+    return np.array([0, 1, 2, 0, label, 2], dtype)
+
+
+class Batches:
+    """A stream of the same batches in each pass."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def trained(objective, data, **options):
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    first = next(iter(data)) if isinstance(data, Batches) else data
+    train_state = trainer.init(KEY, first)
+    options = {"epochs": 1, "batch_size": 4, "progress": False} | options
+    return list(jn.fit(trainer, train_state, data, **options))
+
+
+def fit(y, loss=optaxs, net=None, x=X):
+    return trained(jn.supervised(net or jn.dense(3), loss), (x, y))
+
+
+def fit_stream(y, loss=optaxs, net=None, x=X):
+    return trained(jn.supervised(net or jn.dense(3), loss), Batches((x, y)))
+
+
+def evaluate(y, loss=optaxs, net=None, x=X):
+    objective = jn.supervised(net or jn.dense(3), loss)
+    return jn.evaluate(objective, *objective.init(KEY, (x, y)), (x, y))
+
+
+def sweep(y, loss=optaxs, net=None, x=X):
+    objective = jn.supervised(net or jn.dense(3), loss)
+    return jn.sweep(objective, lambda: optax.sgd(0.1), (x, y), epochs=1, seeds=2, progress=False)
+
+
+runs = pytest.mark.parametrize("run", [fit, fit_stream, evaluate, sweep])
+
+
+@runs
+@pytest.mark.parametrize("label", [-1, 3, -2147483648])
+def test_a_label_that_is_not_a_class(run, label):
+    who = run.__name__.partition("_")[0]
+    with pytest.raises(ValueError, match=rf"labels in \[0, 3\) for 3 outputs, got {label}") as e:
+        run(bad(label))
+    assert any(note.startswith(f"{who} looked at the targets first") for note in e.value.__notes__)
+
+
+@runs
+@pytest.mark.parametrize(
+    "loss, targets, message",
+    [
+        (losses.sigmoid_cross_entropy(), 255, r"in \[0, 1\], got 255.* x / 255"),
+        (losses.sigmoid_cross_entropy(), -1, r"in \[0, 1\], got -1"),
+        (optax.sigmoid_binary_cross_entropy, 3, r"in \[0, 1\], got 3"),
+        (optax.softmax_cross_entropy, 1, "sum to 1, got 3.*sigmoid_binary_cross_entropy"),
+        (functools.partial(optax.softmax_cross_entropy), 0.2, "sum to 1, got 0.6"),
+        (optax.hinge_loss, 0, "must be -1 or 1, got 0.*2 \\* targets - 1"),
+    ],
+)
+def test_targets_of_the_wrong_range(run, loss, targets, message):
+    """Seen to train down to negative losses without a word."""
+    y = np.full((6, 3), targets, np.float32)
+    with pytest.raises(ValueError, match=message):
+        run(y, loss)
+
+
+@pytest.mark.parametrize(
+    "loss, y",
+    [
+        (losses.sigmoid_cross_entropy(), np.full((6, 3), 0.25, np.float32)),
+        (optax.softmax_cross_entropy, np.full((6, 3), 1 / 3, np.float16)),
+        (optax.hinge_loss, np.ones((6, 3), np.float32)),
+        (optax.squared_error, np.full((6, 3), 255, np.float32)),
+    ],
+)
+def test_targets_in_range(loss, y):
+    trained(jn.supervised(jn.dense(3), loss), (X, y))
+
+
+def test_a_loss_over_another_axis_is_not_checked():
+    loss = checked(functools.partial(optax.softmax_cross_entropy, axis=0))
+    np.testing.assert_allclose(loss(jnp.zeros((2, 3)), jnp.full((2, 3), 0.5)), np.log(2), 1e-6)
+
+
+def test_rows_of_one_hot_labels_get_a_hint():
+    for y in (np.eye(3)[GOOD], np.eye(3, dtype=int)[GOOD]):
+        with pytest.raises(TypeError, match="must be integer labels .6,.* targets.argmax"):
+            evaluate(y)
+    with pytest.raises(TypeError, match="must be integer labels .*astype.int"):
+        evaluate(GOOD.astype(np.float32))
+
+
+def test_a_later_batch_of_a_stream():
+    objective = jn.supervised(jn.dense(3), optaxs)
+    assert len(trained(objective, Batches((X, GOOD), (X, GOOD)), epochs=2)) == 2
+    with pytest.raises(ValueError, match="got -1"):
+        trained(objective, Batches((X, GOOD), (X, GOOD), (X, bad(-1))))
+    later = Batches((X, GOOD), (X, np.where(GOOD == 0, 77, GOOD)))
+    with pytest.raises(ValueError, match="got 77"):
+        jn.evaluate(objective, *objective.init(KEY, (X, GOOD)), later)
+
+
+def test_in_pairs_dicts_and_objectives_of_the_user():
+    """The loss raises wherever it is, since its targets are known."""
+    sequence = np.ones((6, 2, 4), np.float32)
+    labels, mask = np.tile(bad(-1)[:, None], (1, 2)), np.ones((6, 2), bool)
+    net = jn.time_distributed(jn.dense(3))
+    for loss in (losses.masked(), losses.masked(optaxs)):
+        with pytest.raises(ValueError, match="got -1"):
+            trained(jn.supervised(net, loss), (sequence, (labels, mask)))
+        trained(jn.supervised(net, loss), (sequence, (labels, labels >= 0)))  # at masked positions
+
+    def forward(m, batch):
+        return losses.cross_entropy()(m(jn.dense(3), batch["x"]), batch["label"]), {}
+
+    own = jn.compose(forward, name="own")
+    with pytest.raises(ValueError, match="got -1"):
+        trained(own, {"x": X, "label": bad(-1)})
+    trained(own, {"x": X, "label": GOOD})
+
+
+def test_weighted_gives_nan_for_an_unknown_label():
+    """Where labels are traced; -1 was the last class."""
+    loss = losses.weighted(optaxs, ignore_index=7)
+    totals, _ = jax.jit(loss)(jnp.zeros((3, 3)), jnp.array([-1, 7, 2]))
+    assert np.isnan(totals).tolist() == [True, False, False]
+
+
+def test_a_mask_that_is_added_to_scores():
+    """0 and -inf would be read the other way round."""
+    mask = jnp.array([[0.0, -jnp.inf]])
+    with pytest.raises(ValueError, match="booleans or 0 and 1, got -inf.*mask == 0"):
+        losses.masked()(jnp.zeros((1, 2, 3)), (jnp.zeros((1, 2), int), mask))
+
+
+@runs
+def test_a_label_that_the_loss_leaves_out(run):
+    maps = np.ones((6, 2, 2, 1), np.float32)
+    y = np.tile(bad(3)[:, None, None], (1, 2, 2))
+    run(y, losses.ignore_label(optaxs, 3), jn.conv(3, 1), maps)
+    run(bad(-100), losses.cross_entropy(ignore_index=-100))
+
+
+def test_a_label_that_a_function_of_the_user_may_misread():
+    with pytest.warns(UserWarning, match="targets hold -1, .* of 3 outputs.*ignore_label"):
+        fit(bad(-1), lambda o, y: optaxs(o, jnp.maximum(y, 0)))
+    with pytest.raises(UserWarning, match="targets hold -1"):  # where warnings are errors
+        fit(bad(-1), lambda o, y: optaxs(o, jnp.maximum(y, 0)))
+
+
+def test_integers_that_are_not_labels():
+    fit(bad(99)[:, None].repeat(3, 1), lambda o, y: (o - y) ** 2)  # a regression
+    fit(bad(99), lambda o, y: (o[:, 0] - y) ** 2, jn.dense(1))
+
+
+@pytest.mark.parametrize("run", [fit, evaluate])
+def test_labels_that_would_wrap(run):
+    with pytest.raises(ValueError, match=f"{run.__name__}: .* int32 cannot hold"):
+        run(GOOD + 2**32)
+
+
+def test_another_byte_order_is_turned():
+    objective = jn.supervised(jn.dense(3), optaxs)
+    params, state = objective.init(KEY, (X, GOOD))
+    expected = jn.evaluate(objective, params, state, (X, GOOD))
+    other = X.astype(">f4"), GOOD.astype(">i8")
+    assert jn.evaluate(objective, params, state, other) == expected
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    losses_found = {
+        float(trainer.step(trainer.init(KEY, (X, GOOD)), batch)[1]["loss"])
+        for batch in ((X, GOOD), other)
+    }
+    assert len(losses_found) == 1
+
+
+def test_labels_that_augmentation_makes():
+    """The data need not have the form of the batches that the loss gets."""
+
+    def two(key, batch):
+        return batch[0], jnp.stack([batch[1], batch[1] % 2], 1)
+
+    objective = jn.augmented(jn.supervised(jn.dense(2), lambda o, y: jnp.square(o - y)), two)
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    train_state = trainer.init(KEY, (X, np.ones((6, 2), int)))
+    list(jn.fit(trainer, train_state, (X, bad(-1)), epochs=1, batch_size=4, progress=False))
+
+
+def test_labels_beside_augmented_inputs():
+    """Targets that augmentation passes on are checked; what it makes of them has no values yet."""
+    objective = jn.supervised(jn.dense(3), optaxs)
+    with pytest.raises(ValueError, match="got -1"):
+        trained(jn.augmented(objective, jn.data.on_inputs(lambda key, x: 2 * x)), (X, bad(-1)))
+    signs = lambda key, batch: (batch[0], 2 * batch[1] - 1)  # noqa: E731
+    y = np.eye(3, dtype=np.float32)[GOOD]
+    trained(jn.augmented(jn.supervised(jn.dense(3), optax.hinge_loss), signs), (X, y))
+
+
+@pytest.fixture
+def text():
+    """Two streams in order, (x, start) and labels; and the objective."""
+    net = jn.serial(jn.gru(4), jn.time_distributed(jn.dense(3)))
+    x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    data = (x, np.zeros(6, bool)), np.tile(GOOD[:, None], (1, 5))
+    return jn.truncated_bptt(net, optaxs), data
+
+
+def first_two(data):
+    return jax.tree.map(lambda a: a[:2], data)
+
+
+def test_rows_that_continue_each_other_are_not_shuffled(text):
+    objective, data = text
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    train_state = trainer.init(KEY, first_two(data))
+    for wrapped in (objective, jn.augmented(objective, lambda key, batch: batch)):
+        trainer = jn.trainer(wrapped, optax.sgd(0.1))
+        with pytest.raises(ValueError, match="fit: .* each row of a batch.*shuffle=False"):
+            jn.fit(trainer, train_state, data, epochs=1, batch_size=2)
+
+
+def test_rows_that_continue_each_other_have_integer_labels(text):
+    """Was refused: the labels were looked at with one row, and the carry has two."""
+    objective, (inputs, labels) = text
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    options = {"epochs": 1, "batch_size": 2, "shuffle": False, "progress": False}
+    train_state = trainer.init(KEY, first_two((inputs, labels)))
+    [epoch] = jn.fit(trainer, train_state, (inputs, labels), **options)
+    assert np.isfinite(epoch.losses).all() and len(epoch.losses) == 3
+    with pytest.raises(ValueError, match="got -1"):
+        jn.fit(trainer, train_state, (inputs, labels - 1), **options)
+
+
+def test_the_first_batch_of_a_loop_of_your_own():
+    trainer = jn.trainer(jn.supervised(jn.dense(3), optaxs), optax.sgd(0.1))
+    train_state = trainer.init(KEY, (X, GOOD))
+    with pytest.raises(ValueError, match="got -1") as error:
+        trainer.step(train_state, (X, bad(-1)))
+    assert "step looked at the targets first" in error.value.__notes__[-1]
+    trainer.step(train_state, (X, GOOD))  # nothing was used up
