@@ -10,7 +10,6 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import losses
-from jaxnet.losses.targets import checked
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -102,11 +101,6 @@ def test_targets_in_range(loss, y):
     trained(jn.supervised(jn.dense(3), loss), (X, y))
 
 
-def test_a_loss_over_another_axis_is_not_checked():
-    loss = checked(functools.partial(optax.softmax_cross_entropy, axis=0))
-    np.testing.assert_allclose(loss(jnp.zeros((2, 3)), jnp.full((2, 3), 0.5)), np.log(2), 1e-6)
-
-
 def test_rows_of_one_hot_labels_get_a_hint():
     for y in (np.eye(3)[GOOD], np.eye(3, dtype=int)[GOOD]):
         with pytest.raises(TypeError, match="must be integer labels .6,.* targets.argmax"):
@@ -142,20 +136,6 @@ def test_in_pairs_dicts_and_objectives_of_the_user():
     with pytest.raises(ValueError, match="got -1"):
         trained(own, {"x": X, "label": bad(-1)})
     trained(own, {"x": X, "label": GOOD})
-
-
-def test_weighted_gives_nan_for_an_unknown_label():
-    """Where labels are traced; -1 was the last class."""
-    loss = losses.weighted(optaxs, ignore_index=7)
-    totals, _ = jax.jit(loss)(jnp.zeros((3, 3)), jnp.array([-1, 7, 2]))
-    assert np.isnan(totals).tolist() == [True, False, False]
-
-
-def test_a_mask_that_is_added_to_scores():
-    """0 and -inf would be read the other way round."""
-    mask = jnp.array([[0.0, -jnp.inf]])
-    with pytest.raises(ValueError, match="booleans or 0 and 1, got -inf.*mask == 0"):
-        losses.masked()(jnp.zeros((1, 2, 3)), (jnp.zeros((1, 2), int), mask))
 
 
 @runs
