@@ -6,6 +6,8 @@ entries and key, and shows the call to the watches (see `observe`).
 """
 
 import copy
+import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -35,6 +37,7 @@ from jaxnet.core.messages import (
     all_native,
     check_dict,
     check_given,
+    check_kept,
     check_key,
     check_name,
     check_shape,
@@ -77,7 +80,8 @@ class Scope:
         self._names: dict[int, str] = {}
         self._held: list[Any] = []  # a freed layer's id would come back and share by accident
         self._counts: dict[str, int] = {}  # calls by name
-        self._own: set[str] = set()  # names of parameters
+        self._own: set[str] = set()  # names of parameters and of entries of the state
+        self._own_state: dict[str, dict[str, Any]] = {}  # what m.state declared, by name
 
     def __call__(self, layer: Layer | Callable, x: PyTree) -> PyTree:
         """The output of a child."""
@@ -95,41 +99,80 @@ class Scope:
 
     def param(self, name: str, initializer: Callable, shape: tuple[int, ...]) -> jax.Array:
         """A parameter of this layer."""
-        self._check_name(name, "m.param(name, initializer, shape)", callable(initializer))
-        check_shape(f"{self._here}: m.param({name!r})", shape)
-        needed = {name: jax.ShapeDtypeStruct(tuple(shape), param_dtype(self._x))}
+        return self._entry("param", self._params, name, initializer, shape, None)
+
+    def state(
+        self, name: str, initializer: Callable, shape: tuple[int, ...], dtype: Any = None
+    ) -> jax.Array:
+        """An entry of this layer's state, which `update` changes."""
+        return self._entry("state", self._state, name, initializer, shape, dtype)
+
+    def update(self, name: str, value: jax.Array) -> None:
+        """Gives an entry of the state its next value, of the same shape and dtype."""
+        if name not in self._own_state:
+            known = ", ".join(self._own_state) or "none"
+            raise ValueError(
+                f"{self._here}: m.update({name!r}) needs an entry that m.state has declared, "
+                f"here: {known}"
+            )
+        check_kept(self._own_state[name], shapes_of({name: value}), self._here)
+        self._check_outside_loops(f"m.update({name!r})")
+        self._state[name] = value
+
+    def _entry(
+        self, what: str, given: dict, name: str, initializer: Callable, shape: Any, dtype: Any
+    ) -> jax.Array:
+        """A param or an entry of the state: noted by a plan, looked up and compared without one."""
+        self._check_name(name, f"m.{what}(name, initializer, shape)", callable(initializer))
+        check_shape(f"{self._here}: m.{what}({name!r})", shape)
+        needed = jax.ShapeDtypeStruct(tuple(shape), dtype or param_dtype(self._x))
         if name in self._names.values():
-            raise ValueError(f"{self._here}: the parameter {name!r} has the name of a child")
+            raise ValueError(f"{self._here}: the {what} {name!r} has the name of a child")
         self._own.add(name)
         self._counts[name] = 0
+        pair = (lambda tree: (tree, {})) if what == "param" else (lambda tree: ({}, tree))
+        if what == "state":
+            self._own_state[name] = {name: needed}
         if any(watch.done() for watch in self._watches):
-            return _zeros(needed[name])
+            return _zeros(needed)
         if self._plan is None:
-            given = {name: self._params[name]} if name in self._params else {}
-            compare(self._path, (needed, {}), (given, {}), self._x)
-            return self._params[name]
+            found = {name: given[name]} if name in given else {}
+            compare(self._path, pair({name: needed}), pair(found), self._x)
+            return given[name]
 
         def draw(key):
-            drawn = initializer(key, tuple(shape), needed[name].dtype)
-            if jnp.shape(drawn) != needed[name].shape:
+            return pair({name: drawn(self._here, name, initializer, key, needed)})
+
+        place = (*self._path, f"{what}/{name}")
+        _, first = self._plan.setdefault(place, (draw, pair({name: needed})))
+        compare(self._path, first, pair({name: needed}), self._x)
+        return given.setdefault(name, _zeros(needed)) if what == "state" else _zeros(needed)
+
+    def _check_outside_loops(self, what: str) -> None:
+        """Raises in a function that JAX runs, such as the body of a scan: its values end there."""
+        frame = sys._getframe(2)
+        while frame is not None and frame.f_code not in _RUNS:
+            folder, file = os.path.split(frame.f_code.co_filename)
+            if folder.startswith(_JAX) and "tree" not in file:
                 raise ValueError(
-                    f"{self._here}: the initializer of {name!r} must return {needed[name].shape}, "
-                    f"got {describe(drawn)}"
+                    f"{self._here}: {what} stands inside a function that JAX runs, such as the "
+                    "body of jax.lax.scan, whose values end with it. Return the value from that "
+                    "function and call m.update behind it, or use jn.repeat"
                 )
-            return drawn, {}
+            frame = frame.f_back
 
-        _, (first, _) = self._plan.setdefault((*self._path, name), (draw, (needed[name], {})))
-        compare(self._path, ({name: first}, {}), (needed, {}), self._x)
-        return _zeros(needed[name])
-
-    def key(self, name: str) -> jax.Array:
-        """A random key of this layer; another one at each call."""
-        self._check_name(name, "m.key(name)")
+    def key(self, name: str | None = None) -> jax.Array:
+        """A random key of this layer, another one at each call; without a name the layer's own."""
+        if name is not None:
+            self._check_name(name, "m.key(name)")
         if self._key is None:
+            mode = ", train=True" if self.train else ""
             raise ValueError(
-                f"{self._here}: m.key({name!r}) needs a random key; write "
-                "net.apply(params, state, x, key=jax.random.key(0))"
+                f"{self._here}: needs a random key{' in training' * self.train}. Pass one, as in "
+                f"net.apply(params, state, x, key=jax.random.key(0){mode})"
             )
+        if name is None:
+            return self._key
         name = f"key/{name}"  # no child has a '/'
         self._counts[name] = count = self._counts.get(name, -1) + 1
         return self._fold(name, count)
@@ -164,7 +207,9 @@ class Scope:
             if hasattr(error, "_jaxnet_mismatch") and not known:
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
-        self._state.update(state if name is None else {name: state} if state else {})
+        if state:
+            self._check_outside_loops(f"m({layer.name}, x), a layer with state,")
+            self._state.update(state if name is None else {name: state})
         return y
 
     def _fold(self, name: str, count: int) -> Any:
@@ -207,8 +252,7 @@ class Scope:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"m has no attribute {name!r}; it has m(layer, x), m.param(name, initializer, shape), "
-            "m.key(name) and m.train; write state, such as running means, in a jn.Layer, "
-            "whose apply returns (y, state)"
+            "m.state(name, initializer, shape), m.update(name, value), m.key(name) and m.train"
         )
 
 
@@ -245,12 +289,38 @@ def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
     for path, (draw, specs) in plan.items():
         if all(tree == {} for tree in specs):
             continue  # nothing to draw: no key needed
-        for tree, entry in zip(trees, draw(at(path)), strict=True):
-            whole = isinstance(entry, dict)  # of a layer, else a parameter
-            for name in () if whole and not entry else path[1 : None if whole else -1]:
+        *parents, own = path  # an entry of a composed layer is planned as "param/kernel"
+        inner = parents if "/" in own else path
+        key_here = child_key(at(tuple(parents)), own.partition("/")[2]) if "/" in own else at(path)
+        for tree, entry in zip(trees, draw(key_here), strict=True):
+            for name in inner[1:] if entry else ():
                 tree = tree.setdefault(name, {})
-            tree.update(entry if whole else {path[-1]: entry})
+            tree.update(entry)
     return trees
+
+
+def drawn(who: str, name: str, initializer: Callable, key: jax.Array, needed: Any) -> jax.Array:
+    """The array of an initializer; raises if it has another shape.
+
+    Example:
+      >>> needed = jax.ShapeDtypeStruct((3,), jnp.float32)
+      >>> drawn("dense", "bias", lambda key, shape, dtype: 0.0, None, needed)
+      Traceback (most recent call last):
+      ...
+      ValueError: dense: the initializer of 'bias' must return an array of shape (3,), got float
+    """
+    try:
+        value = initializer(key, needed.shape, needed.dtype)
+    except Exception as error:
+        error.add_note(f"in the initializer of {name!r} of {who}, which gets (key, shape, dtype)")
+        raise
+    if getattr(value, "shape", None) != needed.shape:
+        got = describe(value) if jax.tree.leaves(value) else type(value).__name__
+        raise ValueError(
+            f"{who}: the initializer of {name!r} must return an array of shape {needed.shape}, "
+            f"got {got}"
+        )
+    return value
 
 
 def walk(
@@ -259,7 +329,13 @@ def walk(
     """Applies a layer and shows the calls inside it to the watches."""
     if callable(layer.inside):
         m = Scope(path, x, params, state, key, train, watches)
-        return layer.inside(m, x), m.finish()
+        try:
+            return layer.inside(m, x), m.finish()
+        except ValueError as error:
+            if hasattr(error, "_jaxnet_mismatch") and not hasattr(error, "_jaxnet_path"):
+                needed = jax.eval_shape(layer.init, key_spec(), abstract(x, "/".join(path)))
+                compare(path, needed, (params, state), x)  # which names all that is wrong
+            raise
     for watch in watches:
         layer = look_inside(layer, watch, path[watch.depth :])
     return layer.apply(params, state, x, key=key, train=train)
@@ -294,6 +370,8 @@ def compose(
 
         m(layer, x)                         the output of a child, a layer or a plain function
         m.param(name, initializer, shape)   a parameter of this layer
+        m.state(name, initializer, shape)   an entry of its state, such as a running mean
+        m.update(name, value)               the next value of that entry
         m.key(name)                         a random key of this layer
         m.train                             True in training
 
@@ -304,6 +382,7 @@ def compose(
     `dense_1`, in the order of their calls; the same layer object used twice within one `forward`
     shares its parameters. Parameters and children share one namespace. Calls of `m` inside
     `jax.lax.scan` and the like work for layers without state; for those with state use `repeat`.
+    `m.update` raises there, since its value ends with the loop.
 
     Args:
       forward: the function. Layers may be made inside or outside it.
@@ -319,10 +398,22 @@ def compose(
       >>> params, state = jn.compose(scaled).init(jax.random.key(0), jn.spec((2, 3)))
       >>> jax.tree.map(jnp.shape, params)
       {'dense': {'bias': (5,), 'kernel': (3, 5)}, 'scale': (5,)}
+
+      A layer with state:
+
+      >>> def centred(m, x):
+      ...     mean = m.state("mean", jn.initializers.zeros, x.shape[1:])
+      ...     if m.train:
+      ...         m.update("mean", 0.9 * mean + 0.1 * x.mean(0))
+      ...     return x - mean
+      >>> params, state = jn.compose(centred).init(jax.random.key(0), jn.spec((2, 3)))
+      >>> y, state = jn.compose(centred).apply(params, state, jnp.ones((2, 3)), train=True)
+      >>> state["mean"].round(1).tolist()
+      [0.1..., 0.1..., 0.1...]
     """
     if isinstance(forward, Layer) or not callable(forward):
         raise TypeError(f"compose: expected a function forward(m, x), got {forward!r:.60}")
-    name = function_name(forward) if name is None else name
+    name = function_name(forward) if name is None and kind is None else name
     if not isinstance(kind, str | None):
         raise TypeError(f"compose: kind must be a word, got {kind!r:.60}")
     check_name(kind or "compose", name)
@@ -349,3 +440,7 @@ def compose(
 
     layer = Layer(init, apply, name, kind or name, forward)
     return layer
+
+
+_RUNS = {walk.__code__, _outline.__code__}  # what runs a forward function
+_JAX = os.path.dirname(jax.__file__)

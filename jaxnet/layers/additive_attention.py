@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnet.checks import at_least, check_floats, check_options
-from jaxnet.core import Layer, child_key, param_dtype
+from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.attention import split_inputs
-from jaxnet.layers.draw import draw
+from jaxnet.layers.dense import dense
 from jaxnet.ops.attention import expand_mask, masked_softmax
 
 
@@ -69,8 +69,11 @@ def additive_attention(
     at_least(name, "features", features)
     check_options(name, return_weights=return_weights, kernel_init=kernel_init)
 
-    def init(key, given):
-        queries, memory, _ = split_inputs(name, given)
+    def projected(m, part, x, features):
+        return m(dense(features, use_bias=False, kernel_init=kernel_init, name=part), x)
+
+    def forward(m, given):
+        queries, memory, mask = split_inputs(name, given)
         keys, values = _keys_and_values(memory)
         shapes = [getattr(part, "shape", ()) for part in (queries, values)]
         if len(shapes[0]) not in (2, 3) or len(shapes[1]) != 3:
@@ -85,39 +88,23 @@ def additive_attention(
                 f"{name}: expected keys of shape {(*values.shape[:2], features)} for a memory of "
                 f"shape {values.shape}, got {keys.shape}"
             )
-
-        def kernel(part, *shape):
-            here, dtype = child_key(key, part), param_dtype(given)
-            return {"kernel": draw(name, "kernel_init", kernel_init, here, shape, dtype)}
-
-        params = {
-            "query": kernel("query", queries.shape[-1], features),
-            "score": kernel("score", features, 1),
-        }
         if keys is None:
-            params["key"] = kernel("key", values.shape[-1], features)
-        return params, {}
-
-    def apply(params, state, given, *, key=None, train=False):
-        queries, memory, mask = split_inputs(name, given)
-        keys, values = _keys_and_values(memory)
-        if keys is None:
-            keys = values @ params["key"]["kernel"]  # (batch, places, features)
+            keys = projected(m, "key", values, features)  # (batch, places, features)
         single = queries.ndim == 2
         if single:
             queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
-        q = queries @ params["query"]["kernel"]  # (batch, time, features)
+        q = projected(m, "query", queries, features)  # (batch, time, features)
         hidden = jnp.tanh(q[:, :, None] + keys[:, None])  # (batch, time, places, features)
-        scores = (hidden @ params["score"]["kernel"])[..., 0]  # (batch, time, places)
+        scores = projected(m, "score", hidden, 1)[..., 0]  # (batch, time, places)
         seen, bias = expand_mask(name, mask, (q.shape[0], 1, q.shape[1], keys.shape[1]))
         scores = scores if bias is None else scores + bias[:, 0]
         weights = masked_softmax(scores, None if seen is None else seen[:, 0]).astype(values.dtype)
         y = weights @ values  # (batch, time, width of memory)
         if single:
             y, weights = y[:, 0], weights[:, 0]
-        return (y, weights) if return_weights else y, state
+        return (y, weights) if return_weights else y
 
-    return Layer(init, apply, name, kind="additive_attention")
+    return compose(forward, name=name, kind="additive_attention")
 
 
 def _keys_and_values(memory: Any) -> tuple[Any, Any]:

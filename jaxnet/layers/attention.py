@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_options, check_range, needs_key, within
-from jaxnet.core import Layer, Params, PyTree, child_key, describe, param_dtype
+from jaxnet.checks import as_array, at_least, check_options, check_range, within
+from jaxnet.core import Layer, Params, PyTree, compose, describe
 from jaxnet.core.messages import all_native, check_dict, check_dtype
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
-from jaxnet.layers.draw import draw
 from jaxnet.layers.embedding import rotary as turn
 from jaxnet.ops.attention import (
     dot_product_attention,
@@ -146,14 +145,18 @@ def multi_head_attention(
     plain = value_size is None and span is None and scale is None and softcap is None
     scoring: dict[str, Any] = {"scale": scale, "softcap": softcap, "dropout_rate": dropout_rate}
 
-    who = name
+    def projected(m, part, x, groups, size):
+        """(batch, time, width) -> (batch, time, groups, size)."""
+        return m(_projection(part, (groups, size), use_bias, kernel_init), x)
 
-    def init(key, given):
-        cache = memory = None
+    def forward(m, given):
+        cache = memory = mask = None
         if step:
             cache, queries = _check_step(given, name)
+            check_range(cache["index"], cache["key"].shape[1], f"{name}: cache is full, its index")
+            queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
         else:
-            queries, memory, _ = split_inputs(name, given)
+            queries, memory, mask = split_inputs(name, given)
             own = {"causal=True": causal, "rotary": rotate, "window": span}
             _check_sequences(queries, memory, [what for what, on in own.items() if on], name)
         width = queries.shape[-1]
@@ -165,49 +168,44 @@ def multi_head_attention(
         values = value_size or size
         if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even size of heads, got {size}")
-        if cache is not None and _heads(cache) != ((groups, size), (groups, values)):
+        expected = (groups, size), (groups, values)
+        if cache is not None and _heads(cache) != expected:
             more = "" if values == size else f", value_size={values}"
             raise ValueError(
                 f"{name}: expected a cache of {groups} heads of size {size}, got "
                 f"{cache['key'].shape[2:]}. Pass attention_cache(batch, max_length, "
                 f"heads={groups}, head_size={size}{more})"
             )
-        if isinstance(memory, dict) and _heads(memory) != ((groups, size), (groups, values)):
+        if isinstance(memory, dict) and _heads(memory) != expected:
             raise ValueError(
                 f"{name}: expected a memory projected to {groups} heads of size {size}, got "
                 f"{memory['key'].shape[2:]}. Pass precompute_kv(params, memory) with the params of "
                 "this layer"
             )
-        like = memory["like"] if isinstance(memory, dict) else memory
-        inputs = width if like is None else like.shape[-1]
-        outputs, dtype = features or width, param_dtype(given)
+        key = m.key() if m.train and dropout_rate else None
+        source = queries if memory is None else memory
+        done = isinstance(source, dict)  # of precompute_kv: the params are those of the empty like
+        like = source["like"] if done else source
+        q = projected(m, "query", queries, heads, size)
+        k = projected(m, "key", like, groups, size)
+        v = projected(m, "value", like, groups, values)
+        if done:
+            k, v = source["key"], source["value"]
+        out = _projection("out", (features or width,), use_bias, kernel_init, inputs=2)
+        if cache is not None:
+            cache, mixed, weights = one(cache, q, k, v, key)
+            fits = (cache["index"] <= cache["key"].shape[1])[:, None]
+            y = jnp.where(fits, m(out, mixed)[:, 0], jnp.nan)
+            return cache, (y, weights[:, :, 0]) if return_weights else y
+        mixed, weights, seen = whole(q, k, v, mask, key)
+        y = m(out, mixed)
+        if mask is not None and seen is not None:
+            # Heads without any place give zeros, but the bias of `out` would still be added.
+            somewhere = jnp.broadcast_to(seen.any((1, 3)), y.shape[:2])  # (batch, time)
+            y = jnp.where(somewhere[..., None], y, 0)
+        return (y, weights) if return_weights else y
 
-        def part(name, shape, bias):
-            # Drawn as a matrix, so that the initializer gets the fan-in.
-            matrix = (math.prod(shape[: len(shape) - len(bias)]), math.prod(bias))
-            here = child_key(key, name)
-            drawn = child_key(here, "kernel"), matrix, dtype
-            kernel = draw(who, "kernel_init", kernel_init, *drawn).reshape(shape)
-            return {"kernel": kernel} | ({"bias": zeros(here, bias, dtype)} if use_bias else {})
-
-        return {
-            "query": part("query", (width, heads, size), (heads, size)),
-            "key": part("key", (inputs, groups, size), (groups, size)),
-            "value": part("value", (inputs, groups, values), (groups, values)),
-            "out": part("out", (heads, values, outputs), (outputs,)),
-        }, {}
-
-    def join(params, mixed):
-        y = jnp.einsum("bthd,hdf->btf", mixed, params["out"]["kernel"])
-        return y + params["out"]["bias"] if use_bias else y
-
-    def whole(params, given, key):
-        queries, memory, mask = split_inputs(name, given)
-        memory = queries if memory is None else memory
-        q = _project(params["query"], queries)  # (batch, time, heads, size)
-        if not isinstance(memory, dict):
-            memory = precompute_kv(params, memory)
-        k, v = memory["key"], memory["value"]  # (batch, places, groups, size)
+    def whole(q, k, v, mask, key):
         if rotate is not None:
             places = np.arange(q.shape[1])
             q, k = rotate(q, places), rotate(k, places)
@@ -220,26 +218,16 @@ def multi_head_attention(
         simple = plain and (mask is None or mask.ndim == 1)
         may_fuse = fused is not False and not return_weights and key is None and simple
         if may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1])):
-            weights = None
             mixed = fused_attention(q, k, v, mask, causal=causal, implementation="cudnn")
-        else:
-            mixed, weights = dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring)
-        y = join(params, mixed)
-        if mask is not None and seen is not None:
-            # Heads without any place give zeros, but the bias of `out` would still be added.
-            somewhere = jnp.broadcast_to(seen.any((1, 3)), y.shape[:2])  # (batch, time)
-            y = jnp.where(somewhere[..., None], y, 0)
-        return (y, weights) if return_weights else y
+            return mixed, None, seen
+        mixed, weights = dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring)
+        return mixed, weights, seen
 
-    def one(params, given, key):
-        cache, x = _check_step(given, name)
+    def one(cache, q, k, v, key):
         position, length = cache["index"], cache["key"].shape[1]
-        check_range(position, length, f"{name}: cache is full, its index")
-        x = x[:, None]  # (batch, width) -> (batch, 1, width)
-        q, k, v = (_project(params[part], x) for part in ("query", "key", "value"))
         if rotate is not None:
             q, k = rotate(q, position[:, None]), rotate(k, position[:, None])
-        rows = jnp.arange(x.shape[0])
+        rows = jnp.arange(q.shape[0])
 
         def put(old, new):
             return old.at[rows, position].set(new[:, 0].astype(old.dtype))
@@ -251,15 +239,27 @@ def multi_head_attention(
         mixed, weights = dot_product_attention(
             q, keys, values, seen[:, None, None], key=key, **scoring
         )
-        y = jnp.where((position < length)[:, None], join(params, mixed)[:, 0], jnp.nan)
-        cache = {"key": keys, "value": values, "index": position + 1}
-        return cache, (y, weights[:, :, 0]) if return_weights else y
+        return {"key": keys, "value": values, "index": position + 1}, mixed, weights
 
-    def apply(params, state, given, *, key=None, train=False):
-        key = needs_key(key, name) if train and dropout_rate else None
-        return (one if step else whole)(params, given, key), state
+    return compose(forward, name=name, kind="multi_head_attention")
 
-    return Layer(init, apply, name, kind="multi_head_attention")
+
+def _projection(
+    name: str, outputs: tuple[int, ...], use_bias: bool, kernel_init: Initializer, inputs: int = 1
+) -> Layer:
+    """A dense layer from the last `inputs` axes of (batch, time, ...) to the axes of `outputs`."""
+
+    def matrix_init(key, shape, dtype):  # so that the initializer gets the fan-in
+        matrix = math.prod(shape[:inputs]), math.prod(outputs)
+        return kernel_init(key, matrix, dtype).reshape(shape)
+
+    def forward(m, x):
+        kernel = m.param("kernel", matrix_init, (*x.shape[-inputs:], *outputs))
+        formula = "btf,fhd->bthd" if inputs == 1 else "bthd,hdf->btf"
+        y = jnp.einsum(formula, x, kernel)
+        return y + m.param("bias", zeros, outputs) if use_bias else y
+
+    return compose(forward, name=name, kind="projection")
 
 
 def check_attention(

@@ -6,10 +6,9 @@ from typing import Any
 import jax
 
 from jaxnet.checks import at_least, check_options
-from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
+from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
-from jaxnet.layers.draw import draw
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
 
 
@@ -65,18 +64,18 @@ def conv(
 
     Reference: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
-    check = _checked(name, features, groups)
+    _check_groups(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
-    def init(key, x):
-        window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
-        shape = (*window, check(x), features)
-        return _draw(name, key, x, shape, use_bias, kernel_init, bias_init)
+    def forward(m, x):
+        size, steps, apart = _sizes(name, x, kernel_size, strides, dilation)
+        kernel = m.param("kernel", kernel_init, (*size, _members(name, x, groups), features))
+        pairs = pad_pairs(name, padding, x.shape[1:-1], size, steps, apart)
+        options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
+        y = _primitive()(x, kernel, **options, who=name)
+        return y + m.param("bias", bias_init, (features,)) if use_bias else y
 
-    def apply(params, x):
-        return _convolve(name, params, x, strides, padding, dilation, groups)
-
-    return stateless(init, apply, name, kind="conv")
+    return compose(forward, name=name, kind="conv")
 
 
 @explain_keywords
@@ -117,17 +116,16 @@ def depthwise_conv(
     Reference: Chollet 2017, "Xception: deep learning with depthwise separable convolutions".
     """
     at_least(name, "multiplier", multiplier)
-    check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    options: Any = {"use_bias": use_bias, "kernel_init": kernel_init, "bias_init": bias_init}
+    check_options(name, **options)
+    options |= {"strides": strides, "padding": padding, "dilation": dilation, "name": name}
 
-    def init(key, x):
-        window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
-        shape = (*window, 1, x.shape[-1] * multiplier)
-        return _draw(name, key, x, shape, use_bias, kernel_init, bias_init)
+    def forward(m, x):
+        spatial_axes(name, x)
+        inputs = x.shape[-1]
+        return m.inline(conv(inputs * multiplier, kernel_size, groups=inputs, **options), x)
 
-    def apply(params, x):
-        return _convolve(name, params, x, strides, padding, dilation, x.shape[-1])
-
-    return stateless(init, apply, name, kind="depthwise_conv")
+    return compose(forward, name=name, kind="depthwise_conv")
 
 
 @explain_keywords
@@ -182,49 +180,39 @@ def conv_transpose(
 
     Reference: Zeiler et al. 2010, "Deconvolutional networks".
     """
-    check = _checked(name, features, groups)
+    _check_groups(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
-    def init(key, x):
-        window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
-        shape = (*window, check(x), features)
-        return _draw(name, key, x, shape, use_bias, kernel_init, bias_init)
+    def forward(m, x):
+        size, steps, apart = _sizes(name, x, kernel_size, strides, dilation)
+        kernel = m.param("kernel", kernel_init, (*size, _members(name, x, groups), features))
+        pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
+        options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}
+        y = _primitive()(x, kernel, strides=(1,) * len(size), **options, who=name)
+        return y + m.param("bias", bias_init, (features,)) if use_bias else y
 
-    def apply(params, x):
-        axes = spatial_axes(name, x)
-        window = params["kernel"].shape[:-2]
-        steps = per_axis(name, "strides", strides, axes)
-        apart = per_axis(name, "dilation", dilation, axes)
-        y = _primitive()(
-            x,
-            params["kernel"],
-            strides=(1,) * axes,
-            padding=_transposed_padding(name, padding, x.shape[1:-1], window, steps, apart),
-            dilation=apart,
-            input_dilation=steps,
-            groups=groups,
-            who=name,
-        )
-        return y + params["bias"] if use_bias else y
-
-    return stateless(init, apply, name, kind="conv_transpose")
+    return compose(forward, name=name, kind="conv_transpose")
 
 
-def _checked(name: str, features: int, groups: int) -> Callable[[Any], int]:
-    """A function of x that gives the inputs of each group."""
+def _check_groups(name: str, features: int, groups: int) -> None:
     at_least(name, "features", features)
     at_least(name, "groups", groups)
     if features % groups:
         raise ValueError(f"{name}: {groups} groups must divide the {features} features")
 
-    def check(x):
-        if x.shape[-1] % groups:
-            raise ValueError(
-                f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
-            )
-        return x.shape[-1] // groups
 
-    return check
+def _members(name: str, x: Any, groups: int) -> int:
+    """The inputs of each group."""
+    if x.shape[-1] % groups:
+        raise ValueError(
+            f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
+        )
+    return x.shape[-1] // groups
+
+
+def _sizes(name: str, x: Any, *given: Any) -> list[tuple[int, ...]]:
+    axes, words = spatial_axes(name, x), ("kernel_size", "strides", "dilation")
+    return [per_axis(name, word, value, axes) for word, value in zip(words, given, strict=True)]
 
 
 def _transposed_padding(name, padding, space, window, strides, dilation):
@@ -247,30 +235,8 @@ def _transposed_padding(name, padding, space, window, strides, dilation):
     return tuple((span - 1 - a, span - 1 - b) for span, (a, b) in zip(spans, pairs, strict=True))
 
 
-def _convolve(name, params, x, strides, padding, dilation, groups) -> jax.Array:
-    axes = spatial_axes(name, x)
-    window = params["kernel"].shape[:-2]
-    steps = per_axis(name, "strides", strides, axes)
-    apart = per_axis(name, "dilation", dilation, axes)
-    pairs = pad_pairs(name, padding, x.shape[1:-1], window, steps, apart)
-    y = _primitive()(
-        x, params["kernel"], strides=steps, padding=pairs, dilation=apart, groups=groups, who=name
-    )
-    return y + params["bias"] if "bias" in params else y
-
-
 def _primitive() -> Callable[..., jax.Array]:
     """The convolution of `jaxnet.ops`; JAX takes long to import what primitives are made of."""
     from jaxnet.ops.convolution import convolve
 
     return convolve
-
-
-def _draw(name, key, x, shape, use_bias, kernel_init, bias_init) -> Params:
-    dtype = param_dtype(x)
-    here = child_key(key, "kernel")
-    params = {"kernel": draw(name, "kernel_init", kernel_init, here, shape, dtype)}
-    if use_bias:
-        here = child_key(key, "bias")
-        params["bias"] = draw(name, "bias_init", bias_init, here, shape[-1:], dtype)
-    return params

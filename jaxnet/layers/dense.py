@@ -1,10 +1,9 @@
 """Dense layer: every output depends on every input."""
 
 from jaxnet.checks import at_least, check_options, check_rank
-from jaxnet.core import Layer, child_key, param_dtype, stateless
+from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
-from jaxnet.layers.draw import draw
 
 
 @explain_keywords
@@ -42,17 +41,9 @@ def dense(
     at_least(name, "features", features)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
-        shape, dtype = (x.shape[-1], features), param_dtype(x)
-        params = {"kernel": draw(name, "kernel_init", kernel_init, key, shape, dtype)}
-        if use_bias:
-            here = child_key(key, "bias")
-            params["bias"] = draw(name, "bias_init", bias_init, here, shape[1:], dtype)
-        return params
+        y = x @ m.param("kernel", kernel_init, (x.shape[-1], features))
+        return y + m.param("bias", bias_init, (features,)) if use_bias else y
 
-    def apply(params, x):
-        y = x @ params["kernel"]  # (..., inputs) -> (..., features)
-        return y + params["bias"] if use_bias else y
-
-    return stateless(init, apply, name, kind="dense")
+    return compose(forward, name=name, kind="dense")

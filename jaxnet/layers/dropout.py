@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import check_floats, needs_key, on_host, within
-from jaxnet.core import Layer
+from jaxnet.checks import check_floats, on_host, within
+from jaxnet.core import Layer, compose
 from jaxnet.keywords import explain_keywords
 
 
@@ -97,19 +97,15 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
 def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) -> Layer:
     within(name, "rate", rate, "[0, 1)", "the share to drop")
 
-    def init(key, x):
+    def forward(m, x):
         check_floats(name, x)
-        _noise_shape(x.shape, axes, name)
-        return {}, {}
-
-    def apply(params, state, x, *, key=None, train=False):
-        if not train or rate == 0:
-            return x, state
         shape = _noise_shape(x.shape, axes, name)
-        keep = jax.random.bernoulli(needs_key(key, name), 1 - rate, shape)
-        return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype), state
+        if not m.train or rate == 0:
+            return x
+        keep = jax.random.bernoulli(m.key(), 1 - rate, shape)
+        return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
-    return Layer(init, apply, name, kind)
+    return compose(forward, name=name, kind=kind)
 
 
 def _noise_shape(

@@ -15,10 +15,9 @@ from jaxnet.checks import (
     check_rank,
     within,
 )
-from jaxnet.core import Layer, describe, param_dtype, stateless
+from jaxnet.core import Layer, compose, describe
 from jaxnet.initializers import Initializer, normal, variance_scaling
 from jaxnet.keywords import explain_keywords
-from jaxnet.layers.draw import draw
 from jaxnet.ops.attention import rotate_pairs
 
 # Variance 1 / features, so that tied logits start with the variance of their inputs.
@@ -89,19 +88,20 @@ def embedding(
         if padding_idx >= vocabulary:
             raise ValueError(f"{name}: padding_idx must be below {vocabulary}, got {padding_idx}")
 
-    def init(key, x):
-        check_rank(name, x, 0, "(...)")
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            check_vectors(x)
-        shape, dtype = (vocabulary, features), param_dtype(x)
-        table = draw(name, "embedding_init", embedding_init, key, shape, dtype)
-        return {"embedding": table if padding_idx is None else table.at[padding_idx].set(0)}
+    def table_init(key, shape, dtype):
+        table = embedding_init(key, shape, dtype)
+        return table if padding_idx is None else table.at[padding_idx].set(0)
 
-    def apply(params, x):
-        if not jnp.issubdtype(x.dtype, jnp.integer):
-            return x @ params["embedding"].T  # (..., features) -> (..., vocabulary)
+    def forward(m, x):
+        check_rank(name, x, 0, "(...)")
+        ids = jnp.issubdtype(x.dtype, jnp.integer)
+        if not ids:
+            check_vectors(x)
+        table = m.param("embedding", table_init, (vocabulary, features))
+        if not ids:
+            return x @ table.T  # (..., features) -> (..., vocabulary)
         check_range(x, vocabulary, f"{name}: ids")
-        y = _rows(params["embedding"], x)  # (...) -> (..., features)
+        y = _rows(table, x)  # (...) -> (..., features)
         if padding_idx is not None:
             y = jnp.where((x == padding_idx)[..., None], jax.lax.stop_gradient(y), y)
         return y
@@ -118,7 +118,7 @@ def embedding(
                 f"got {x.shape} {x.dtype}"
             )
 
-    return stateless(init, apply, name, kind="embedding")
+    return compose(forward, name=name, kind="embedding")
 
 
 def learned_positions(
@@ -156,21 +156,17 @@ def learned_positions(
     at_least(name, "max_length", max_length)
     check_options(name, embedding_init=embedding_init)
 
-    def init(key, given):
+    def forward(m, given):
         x, positions = _positions(given, name)
         if not isinstance(given, tuple) and positions.shape[0] > max_length:
             raise ValueError(
                 f"{name}: has {max_length} positions, got a sequence of length {positions.shape[0]}"
             )
-        shape, dtype = (max_length, x.shape[-1]), param_dtype(x)
-        return {"embedding": draw(name, "embedding_init", embedding_init, key, shape, dtype)}
-
-    def apply(params, given):
-        x, positions = _positions(given, name)
         check_range(positions, max_length, f"{name}: positions")
-        return x + _rows(params["embedding"], positions)
+        table = m.param("embedding", embedding_init, (max_length, x.shape[-1]))
+        return x + _rows(table, positions)
 
-    return stateless(init, apply, name, kind="learned_positions")
+    return compose(forward, name=name, kind="learned_positions")
 
 
 def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_positions") -> Layer:
@@ -202,20 +198,16 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
 
     within(name, "base", base, "(0, inf)")
 
-    def init(key, given):
-        x, _ = _positions(given, name)
+    def forward(m, given):
+        x, positions = _positions(given, name)
         check_floats(name, x)
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
-        return {}
-
-    def apply(params, given):
-        x, positions = _positions(given, name)
         angles = _angles(positions, x.shape[-1], base, x.dtype)  # (..., features / 2)
         waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         return x + waves.reshape(*positions.shape, x.shape[-1]).astype(x.dtype)
 
-    return stateless(init, apply, name, kind="sinusoidal_positions")
+    return compose(forward, name=name, kind="sinusoidal_positions")
 
 
 def rotary(

@@ -5,9 +5,8 @@ import math
 import jax.numpy as jnp
 
 from jaxnet.checks import at_least, check_options, check_rank, within
-from jaxnet.core import Layer, child_key, param_dtype, stateless
+from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, constant, normal, variance_scaling
-from jaxnet.layers.draw import draw
 from jaxnet.ops.precision import output_dtype
 
 
@@ -32,12 +31,9 @@ def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
     """
     at_least(name, "degree", degree)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
         at_least(name, "the number of inputs", x.shape[-1])
-        return {}
-
-    def apply(params, x):
         inputs, x = x.shape[-1], x.astype(output_dtype(x))  # the products of integers would wrap
         terms = [[x[..., i : i + 1] for i in range(inputs)]]
         for _ in range(degree - 1):
@@ -47,7 +43,7 @@ def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
             terms.append([x[..., i : i + 1] * rests[i] for i in range(inputs)])
         return jnp.concatenate([term for power in terms for term in power], axis=-1)
 
-    return stateless(init, apply, name=name, kind="polynomial")
+    return compose(forward, name=name, kind="polynomial")
 
 
 def rbf(
@@ -89,19 +85,15 @@ def rbf(
     within(name, "width", width, "(0, inf)")
     check_options(name, centres_init=centres_init)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
-        dtype = param_dtype(x)
-        here, shape = child_key(key, "centres"), (features, x.shape[-1])
-        centres = draw(name, "centres_init", centres_init, here, shape, dtype)
-        return {"centres": centres, "width": constant(width)(key, (), dtype)}
-
-    def apply(params, x):
+        centres = m.param("centres", centres_init, (features, x.shape[-1]))
+        spread = m.param("width", constant(width), ())
         # Differences, not |x|² - 2xc + |c|², whose digits cancel far from the origin.
-        difference = x[..., None, :] - params["centres"]  # (..., features, inputs)
-        return jnp.exp(-jnp.square(difference).sum(-1) / (2 * jnp.square(params["width"])))
+        difference = x[..., None, :] - centres  # (..., features, inputs)
+        return jnp.exp(-jnp.square(difference).sum(-1) / (2 * jnp.square(spread)))
 
-    return stateless(init, apply, name=name, kind="rbf")
+    return compose(forward, name=name, kind="rbf")
 
 
 def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random_fourier") -> Layer:
@@ -140,16 +132,15 @@ def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random
     waves = normal(1 / bandwidth)
     phases = variance_scaling(math.pi**2 / 3, "fan_in", "uniform")  # uniform from -π to π
 
-    def init(key, x):
-        check_rank(name, x, 2)
-        dtype = param_dtype(x)
-        return {
-            "kernel": waves(child_key(key, "kernel"), (x.shape[-1], features), dtype),
-            "bias": phases(child_key(key, "bias"), (1, features), dtype).reshape(features),
-        }
+    def phases_init(key, shape, dtype):
+        return phases(key, (1, features), dtype).reshape(shape)
 
-    def apply(params, x):
-        z = x @ params["kernel"] + params["bias"]  # (..., inputs) -> (..., features)
+    def forward(m, x):
+        check_rank(name, x, 2)
+        kernel = m.param("kernel", waves, (x.shape[-1], features))
+        z = x @ kernel + m.param(
+            "bias", phases_init, (features,)
+        )  # (..., inputs) -> (..., features)
         return math.sqrt(2 / features) * jnp.cos(z)
 
-    return stateless(init, apply, name=name, kind="random_fourier")
+    return compose(forward, name=name, kind="random_fourier")

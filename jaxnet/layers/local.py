@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from jaxnet.checks import at_least, check_options
-from jaxnet.core import Layer, child_key, param_dtype, stateless
+from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
-from jaxnet.layers.draw import draw
 from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes, taps
 
 
@@ -63,7 +62,7 @@ def locally_connected(
     at_least(name, "features", features)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 
-    def geometry(x):
+    def forward(m, x):
         axes = spatial_axes(name, x)
         window = per_axis(name, "kernel_size", kernel_size, axes)
         steps = per_axis(name, "strides", strides, axes)
@@ -74,27 +73,18 @@ def locally_connected(
                 f"{name}: a window of {window} is larger than the input of {x.shape[1:-1]} with "
                 f"padding {pairs}. Pad more, or use a smaller kernel_size"
             )
-        return window, steps, pairs, tuple(r // s + 1 for r, s in zip(room, steps, strict=True))
-
-    def init(key, x):
-        window, _, _, positions = geometry(x)
+        positions = tuple(r // s + 1 for r, s in zip(room, steps, strict=True))
         inputs = math.prod(window) * x.shape[-1]
-        # Drawn with all positions as outputs, so that the initializer counts the fan-in of a unit.
-        shape = (inputs, math.prod(positions) * features)
-        here, dtype = child_key(key, "kernel"), param_dtype(x)
-        kernel = draw(name, "kernel_init", kernel_init, here, shape, dtype)
-        kernel = jnp.moveaxis(kernel.reshape(inputs, *positions, features), 0, -2)
-        if not use_bias:
-            return {"kernel": kernel}
-        here, shape = child_key(key, "bias"), (*positions, features)
-        return {"kernel": kernel, "bias": draw(name, "bias_init", bias_init, here, shape, dtype)}
-
-    def apply(params, x):
-        window, steps, pairs, positions = geometry(x)
+        kernel = m.param("kernel", whole_init, (*positions, inputs, features))
         seen = jnp.stack(list(taps(x, window, steps, pairs)), axis=-2)
-        shape = (*x.shape[:1], *positions, math.prod(window) * x.shape[-1])
-        seen = seen.reshape(shape)  # (batch, *positions, window * inputs)
-        y = jnp.einsum("n...i,...io->n...o", seen, params["kernel"])
-        return y + params["bias"] if use_bias else y
+        seen = seen.reshape(*x.shape[:1], *positions, inputs)
+        y = jnp.einsum("n...i,...io->n...o", seen, kernel)
+        return y + m.param("bias", bias_init, (*positions, features)) if use_bias else y
 
-    return stateless(init, apply, name, kind="locally_connected")
+    def whole_init(key, shape, dtype):
+        # Drawn with all positions as outputs, so that the initializer counts the fan-in of a unit.
+        *positions, inputs, features = shape
+        kernel = kernel_init(key, (inputs, math.prod(positions) * features), dtype)
+        return jnp.moveaxis(kernel.reshape(inputs, *positions, features), 0, -2)
+
+    return compose(forward, name=name, kind="locally_connected")

@@ -4,8 +4,8 @@ import math
 
 import jax
 
-from jaxnet.checks import check_floats, needs_key, within
-from jaxnet.core import Layer
+from jaxnet.checks import check_floats, within
+from jaxnet.core import Layer, compose
 
 
 def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
@@ -58,14 +58,10 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
 
 
 def _noisy(name: str, kind: str, stddev: float, join) -> Layer:
-    def init(key, x):
+    def forward(m, x):
         check_floats(name, x)
-        return {}, {}
+        if not m.train or stddev == 0:
+            return x
+        return join(x, stddev * jax.random.normal(m.key(), x.shape, x.dtype))
 
-    def apply(params, state, x, *, key=None, train=False):
-        if not train or stddev == 0:
-            return x, state
-        noise = stddev * jax.random.normal(needs_key(key, name), x.shape, x.dtype)
-        return join(x, noise), state
-
-    return Layer(init, apply, name, kind=kind)
+    return compose(forward, name=name, kind=kind)

@@ -1,15 +1,15 @@
 """Normalization to mean 0 and variance 1 over the batch, the features or the positions."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet.checks import at_least, check_options, check_rank, within
-from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
+from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, ones, zeros
 from jaxnet.keywords import explain_keywords
-from jaxnet.layers.draw import draw
 from jaxnet.ops.normalization import normalized, standardized
 from jaxnet.ops.precision import output_dtype, wide
 
@@ -68,36 +68,28 @@ def batch_norm(
     check_options(name, use_running_average=use_running_average)
     affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
-        shape, dtype = (x.shape[-1],), param_dtype(x)
-        state = {"mean": zeros(key, shape, dtype), "var": ones(key, shape, dtype)}
-        return affine.init(key, x), state
+        mean = m.state("mean", zeros, x.shape[-1:])
+        var = m.state("var", ones, x.shape[-1:])
+        scale, bias = affine(m, x)
+        if not m.train or use_running_average:
+            if m.train:  # held on purpose, as `freeze` does
+                m.update("mean", jax.lax.stop_gradient(mean))
+                m.update("var", jax.lax.stop_gradient(var))
+            factor = jax.lax.rsqrt(var + epsilon)
+            factor = factor if scale is None else factor * scale  # on (features,), which is small
+            return _scaled((x - mean) * factor, (None, bias), x)
+        if x.size == 0:
+            raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
+        scale = jnp.ones_like(mean) if scale is None else scale
+        bias = jnp.zeros_like(mean) if bias is None else bias
+        y, now, spread = normalized(x.astype(mean.dtype), scale, bias, epsilon)
+        m.update("mean", momentum * mean + (1 - momentum) * jax.lax.stop_gradient(now))
+        m.update("var", momentum * var + (1 - momentum) * jax.lax.stop_gradient(spread))
+        return y.astype(output_dtype(x))
 
-    def apply(params, state, x, *, key=None, train=False):
-        mean, var = state["mean"], state["var"]
-        if train and use_running_average:
-            state = jax.lax.stop_gradient(state)  # held on purpose, as `freeze` does
-        elif train:
-            if x.size == 0:
-                raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
-            scale = params["scale"] if use_scale else jnp.ones_like(mean)
-            bias = params["bias"] if use_bias else jnp.zeros_like(mean)
-            y, mean, var = normalized(x.astype(mean.dtype), scale, bias, epsilon)
-            state = {
-                "mean": momentum * state["mean"] + (1 - momentum) * jax.lax.stop_gradient(mean),
-                "var": momentum * state["var"] + (1 - momentum) * jax.lax.stop_gradient(var),
-            }
-            return y.astype(output_dtype(x)), state
-        factor = jax.lax.rsqrt(var + epsilon)
-        if use_scale:
-            factor = factor * params["scale"]  # on (features,) first, which is small
-        y = (x - mean) * factor
-        if use_bias:
-            y = y + params["bias"]
-        return y.astype(output_dtype(x)), state
-
-    return Layer(init, apply, name, kind="batch_norm")
+    return compose(forward, name=name, kind="batch_norm")
 
 
 @explain_keywords
@@ -140,14 +132,11 @@ def layer_norm(
     """
     affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
-        return affine.init(key, x)
+        return _scaled(standardized(wide(x), (-1,), epsilon), affine(m, x), x)
 
-    def apply(params, x):
-        return affine.apply(params, standardized(wide(x), (-1,), epsilon), x)
-
-    return stateless(init, apply, name, kind="layer_norm")
+    return compose(forward, name=name, kind="layer_norm")
 
 
 @explain_keywords
@@ -181,15 +170,12 @@ def rms_norm(
     """
     affine = _affine(name, epsilon, use_scale, False, scale_init, zeros)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
-        return affine.init(key, x)
-
-    def apply(params, x):
         square = jnp.square(wide(x)).mean(-1, keepdims=True)
-        return affine.apply(params, wide(x) * jax.lax.rsqrt(square + epsilon), x)
+        return _scaled(wide(x) * jax.lax.rsqrt(square + epsilon), affine(m, x), x)
 
-    return stateless(init, apply, name, kind="rms_norm")
+    return compose(forward, name=name, kind="rms_norm")
 
 
 @explain_keywords
@@ -236,19 +222,16 @@ def group_norm(
     at_least(name, "groups", groups)
     affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
         if x.shape[-1] % groups:
             raise ValueError(f"{name}: {groups} groups must divide the {x.shape[-1]} features")
-        return affine.init(key, x)
-
-    def apply(params, x):
         shape = (*x.shape[:-1], groups, x.shape[-1] // groups)
         grouped = wide(x).reshape(shape)  # (batch, ..., groups, members)
         axes = (*range(1, x.ndim - 1), -1)
-        return affine.apply(params, standardized(grouped, axes, epsilon).reshape(x.shape), x)
+        return _scaled(standardized(grouped, axes, epsilon).reshape(x.shape), affine(m, x), x)
 
-    return stateless(init, apply, name, kind="group_norm")
+    return compose(forward, name=name, kind="group_norm")
 
 
 @explain_keywords
@@ -290,53 +273,32 @@ def instance_norm(
     """
     affine = _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 3, "(batch, positions, ..., features)")
-        return affine.init(key, x)
-
-    def apply(params, x):
         axes = tuple(range(1, x.ndim - 1))
-        return affine.apply(params, standardized(wide(x), axes, epsilon), x)
+        return _scaled(standardized(wide(x), axes, epsilon), affine(m, x), x)
 
-    return stateless(init, apply, name, kind="instance_norm")
-
-
-class _Affine(NamedTuple):
-    """The learned scale and bias at the end of every norm."""
-
-    name: str
-    use_scale: bool
-    use_bias: bool
-    scale_init: Initializer
-    bias_init: Initializer
-
-    def init(self, key: jax.Array, x: jax.ShapeDtypeStruct) -> Params:
-        shape, dtype = (x.shape[-1],), param_dtype(x)
-        if jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(f"{self.name}: expected an input of real numbers, got {x.dtype}")
-        params: Params = {}
-        if self.use_scale:
-            params["scale"] = draw(
-                self.name, "scale_init", self.scale_init, child_key(key, "scale"), shape, dtype
-            )
-        if self.use_bias:
-            params["bias"] = draw(
-                self.name, "bias_init", self.bias_init, child_key(key, "bias"), shape, dtype
-            )
-        return params
-
-    def apply(self, params: Params, y: jax.Array, x: jax.Array) -> jax.Array:
-        """y * scale + bias, in the dtype of x where that is float."""
-        if self.use_scale:
-            y = y * params["scale"]
-        if self.use_bias:
-            y = y + params["bias"]
-        return y.astype(output_dtype(x))
+    return compose(forward, name=name, kind="instance_norm")
 
 
-def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> _Affine:
-    """The end of a norm, from its options, which are checked."""
+def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> Callable:
+    """The learned scale and bias of a norm by `(m, x)`, None if left out; checks its options."""
     within(name, "epsilon", epsilon, "[0, inf)")
     options = {"use_scale": use_scale, "use_bias": use_bias}
     check_options(name, **options, scale_init=scale_init, bias_init=bias_init)
-    return _Affine(name, use_scale, use_bias, scale_init, bias_init)
+
+    def affine(m: Any, x: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            raise TypeError(f"{name}: expected an input of real numbers, got {x.dtype}")
+        scale = m.param("scale", scale_init, x.shape[-1:]) if use_scale else None
+        return scale, m.param("bias", bias_init, x.shape[-1:]) if use_bias else None
+
+    return affine
+
+
+def _scaled(y: jax.Array, affine: tuple[Any, Any], x: jax.Array) -> jax.Array:
+    """y * scale + bias, in the dtype of x if that is float."""
+    scale, bias = affine
+    y = y if scale is None else y * scale
+    y = y if bias is None else y + bias
+    return y.astype(output_dtype(x))

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxnet.checks import at_least, check_options, check_rank, within
-from jaxnet.core import Layer, stateless
+from jaxnet.core import Layer, compose
 from jaxnet.core.messages import check_name
 from jaxnet.keywords import explain_keywords
 from jaxnet.ops.precision import output_dtype, wide
@@ -348,7 +348,7 @@ def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
 
 
 def _pooling(pool: Callable, name: str, kind: str) -> Layer:
-    return stateless(lambda key, x: {}, lambda params, x: pool(x), name, kind=kind)
+    return compose(lambda m, x: pool(x), name=name, kind=kind)
 
 
 def _outputs(name: str, size: Any, x: Any) -> tuple[int, ...]:

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import a_layer, at_least, check_input, check_options, check_rank
-from jaxnet.core import Layer, Params, PyTree, child_key, key_spec, param_dtype, stateless
+from jaxnet.core import Layer, Params, PyTree, compose, key_spec
 from jaxnet.initializers import Initializer, normal
-from jaxnet.layers.draw import draw
 from jaxnet.layers.sequence import read
 from jaxnet.ops import linalg
 from jaxnet.ops.recurrence import (
@@ -74,12 +73,10 @@ class Recurrence(NamedTuple):
         """The layer over sequences."""
         self.check()
 
-        def init(key, given):
-            return self._draw(key, read(given, self.name).x)
-
-        def apply(params, given):
+        def forward(m, given):
             sequence = read(given, self.name)
             x, mask = sequence.x, sequence.mask()
+            params = self._params(m, x)
             if mask is not None:  # the padding reaches nothing, not even if it is NaN
                 x, mask = jnp.where(mask[..., None], x, 0), mask.T[..., None]
             # The bias is added in the loop, where it needs no array of all steps.
@@ -95,17 +92,15 @@ class Recurrence(NamedTuple):
             )
             return sequence.write(h.swapaxes(0, 1), final)  # (batch, time, features)
 
-        return stateless(init, apply, self.name, kind=kind)
+        return compose(forward, name=self.name, kind=kind)
 
     def step(self, kind: str) -> Layer:
         """The layer of one step."""
         self.check()
 
-        def init(key, given):
-            return self._draw(key, _read_step(given, self.name)[1])
-
-        def apply(params, given):
+        def forward(m, given):
             carry, x = _read_step(given, self.name)
+            params = self._params(m, x)
             carry = self._carry(carry, x, params)
             bias = self._recurrent_bias(params)
             pre = project(x, params["kernel"], params.get("bias"))
@@ -116,23 +111,23 @@ class Recurrence(NamedTuple):
             carry, _ = self.cell.step(pre, product, carry)
             return carry, hidden(carry)
 
-        return stateless(init, apply, self.name, kind=kind)
+        return compose(forward, name=self.name, kind=kind)
 
-    def _draw(self, key: jax.Array, x: Any) -> Params:
-        dtype, columns = param_dtype(x), self.cell.gates * self.features
-        shapes = {
-            "kernel": ("kernel_init", (x.shape[-1], columns)),
-            "recurrent_kernel": ("recurrent_init", (self.features, columns)),
+    def _params(self, m: Any, x: Any) -> Params:
+        columns = self.cell.gates * self.features
+        params = {
+            "kernel": m.param("kernel", self.kernel_init, (x.shape[-1], columns)),
+            "recurrent_kernel": m.param(
+                "recurrent_kernel", self.recurrent_init, (self.features, columns)
+            ),
         }
         if self.use_bias:
-            shapes["bias"] = ("bias_init", (columns,))
+            params["bias"] = m.param("bias", self.bias_init, (columns,))
             if self.cell is GRU:
-                shapes["recurrent_bias"] = ("bias_init", (self.features,))
-        inits = self._asdict()
-        return {
-            k: draw(self.name, what, inits[what], child_key(key, k), shape, dtype)
-            for k, (what, shape) in shapes.items()
-        }
+                params["recurrent_bias"] = m.param(
+                    "recurrent_bias", self.bias_init, (self.features,)
+                )
+        return params
 
     def _recurrent_bias(self, params: Params) -> jax.Array | None:
         bias = params.get("recurrent_bias")  # of the candidate; the gates need no second bias

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import check_options, one_of, within
-from jaxnet.core import Layer, stateless
+from jaxnet.core import Layer, compose
 from jaxnet.core.messages import check_name
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, weighted
@@ -82,10 +82,10 @@ def resize(
         # 1.1 * 10 is a little more than 11, and 0.7 * 10 a little less than 7.
         return [(int(n * s + 1e-9), s) for n, s in zip(space, factors, strict=True)]
 
-    def apply(params, x):
+    def forward(m, x):
         return resized(name, x, sizes(x), method, align_corners, antialias)
 
-    return stateless(lambda key, x: {}, apply, name, kind="resize")
+    return compose(forward, name=name, kind="resize")
 
 
 def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_nearest") -> Layer:
@@ -107,12 +107,12 @@ def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_neare
              [3., 3., 4., 4., 5., 5.]], dtype=float32)
     """
 
-    def apply(params, x):
+    def forward(m, x):
         for axis, times in enumerate(_factors(name, factor, x), start=1):
             x = jnp.repeat(x, times, axis, total_repeat_length=x.shape[axis] * times)
         return x
 
-    return stateless(lambda key, x: {}, apply, name, kind="upsample_nearest")
+    return compose(forward, name=name, kind="upsample_nearest")
 
 
 def upsample_bilinear(
@@ -141,12 +141,12 @@ def upsample_bilinear(
     """
     check_options(name, align_corners=align_corners)
 
-    def apply(params, x):
+    def forward(m, x):
         factors = _factors(name, factor, x)
         sizes = [(n * s, float(s)) for n, s in zip(x.shape[1:-1], factors, strict=True)]
         return resized(name, x, sizes, "bilinear", align_corners, False)
 
-    return stateless(lambda key, x: {}, apply, name, kind="upsample_bilinear")
+    return compose(forward, name=name, kind="upsample_bilinear")
 
 
 def resized(

@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 
 from jaxnet.checks import at_least, check_rank, within
-from jaxnet.core import Layer, stateless
+from jaxnet.core import Layer, compose
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import taps
 
@@ -50,7 +50,7 @@ def local_response_norm(
     for what, value in (("alpha", alpha), ("beta", beta)):
         within(name, what, value, "(-inf, inf)")
 
-    def apply(params, x):
+    def forward(m, x):
         check_rank(name, x, 1)
         y = wide(x)
         shape = (math.prod(x.shape[:-1]), x.shape[-1], 1)
@@ -59,4 +59,4 @@ def local_response_norm(
         total = functools.reduce(jnp.add, shifted)
         return (y * (k + alpha * total.reshape(y.shape)) ** -beta).astype(output_dtype(x))
 
-    return stateless(lambda key, x: {}, apply, name=name, kind="local_response_norm")
+    return compose(forward, name=name, kind="local_response_norm")

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import a_function, a_layer, is_traced
-from jaxnet.core import Layer, PyTree, compose, stateless
+from jaxnet.core import Layer, PyTree, compose
 
 
 class Sequence(NamedTuple):
@@ -192,14 +192,14 @@ def last_step(*, name: str = "last_step") -> Layer:
       [3.0, 5.0]
     """
 
-    def apply(params, given):
+    def forward(m, given):
         x, lengths, _, _ = read(given, name, rank=2, passing=True)
         if lengths is None:
             return x[:, -1]
         last = jnp.arange(1, 1 + x.shape[1]) == lengths[:, None]  # (batch, time)
         return jnp.where(_beside(last, x.ndim), x, 0).sum(1, dtype=x.dtype)
 
-    return stateless(lambda key, x: {}, apply, name, kind="last_step")
+    return compose(forward, name=name, kind="last_step")
 
 
 def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:

@@ -3,7 +3,7 @@
 import math
 
 from jaxnet.checks import check_rank
-from jaxnet.core import Layer, stateless
+from jaxnet.core import Layer, compose
 
 
 def flatten(*, name: str = "flatten") -> Layer:
@@ -18,8 +18,8 @@ def flatten(*, name: str = "flatten") -> Layer:
       (2, 105)
     """
 
-    def apply(params, x):
+    def forward(m, x):
         check_rank(name, x, 1, "(batch, ...)")
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 would fail for an empty batch
 
-    return stateless(lambda key, x: {}, apply, name, kind="flatten")
+    return compose(forward, name=name, kind="flatten")

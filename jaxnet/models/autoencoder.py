@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, PyTree, as_layer, compose, param_dtype, stateless
+from jaxnet.core import Layer, PyTree, as_layer, compose
 from jaxnet.initializers import Initializer, glorot_uniform, zeros
 from jaxnet.layers.dense import dense
 
@@ -107,10 +107,8 @@ def tied_autoencoder(
     Reference: Vincent et al. 2010, "Stacked Denoising Autoencoders", section 2.2.
     """
     encoder = dense(features, kernel_init=kernel_init, name="encoder")
-    decoder = stateless(
-        lambda key, y: {"bias": decoder_bias_init(key, y.shape[1:], param_dtype(y))},
-        lambda params, y: y + params["bias"],
-        name="decoder",
+    decoder = compose(
+        lambda m, y: y + m.param("bias", decoder_bias_init, y.shape[1:]), name="decoder"
     )
 
     def forward(m, x):

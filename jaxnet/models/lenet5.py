@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxnet.checks import on_host
 from jaxnet.composition import serial
-from jaxnet.core import Layer, param_dtype, stateless
-from jaxnet.initializers import ones, zeros
+from jaxnet.core import Layer, compose
+from jaxnet.initializers import lecun_normal, ones, zeros
 from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
 from jaxnet.layers.pool import avg_pool, max_pool
@@ -141,37 +141,37 @@ def _subsampling(name: str) -> Layer:
     """The mean of 2x2 pixels, times a scale, plus a bias, both per map."""
     pool = avg_pool(2)
 
-    def init(key, x):
-        dtype = param_dtype(x)
-        features = x.shape[-1:]
-        return {"scale": ones(key, features, dtype), "bias": zeros(key, features, dtype)}
+    def forward(m, x):
+        scale, bias = m.param("scale", ones, x.shape[-1:]), m.param("bias", zeros, x.shape[-1:])
+        return m.inline(pool, x) * scale + bias
 
-    def apply(params, x):
-        return pool.apply({}, {}, x)[0] * params["scale"] + params["bias"]
-
-    return stateless(init, apply, name=name, kind="subsampling")
+    return compose(forward, name=name, kind="subsampling")
 
 
 def _partial_conv(name: str) -> Layer:
     """5x5 kernels for the pairs of maps in SEEN only: (5, 5, 60), 3, 4 or 6 per map."""
     sources = np.concatenate(SEEN)
     targets = np.repeat(np.arange(len(SEEN)), [len(seen) for seen in SEEN])
-    whole = conv(len(SEEN), 5, padding="VALID", name=name)
 
-    def init(key, x):
-        params, _ = whole.init(key, x)  # with the fan-in of full connections
-        return {"kernel": params["kernel"][..., sources, targets], "bias": params["bias"]}
+    def kernel_init(key, shape, dtype):  # with the fan-in of full connections
+        maps = max(map(max, SEEN)) + 1
+        kernel = lecun_normal()(key, (5, 5, maps, len(SEEN)), dtype)
+        return kernel[..., sources, targets]
 
-    def apply(params, x):
-        kernel = jnp.zeros((5, 5, x.shape[-1], len(SEEN)), params["kernel"].dtype)
-        kernel = kernel.at[..., sources, targets].set(params["kernel"])
-        return whole.apply({"kernel": kernel, "bias": params["bias"]}, {}, x)[0]
+    def forward(m, x):
+        given = m.param("kernel", kernel_init, (5, 5, len(sources)))
+        bias = m.param("bias", zeros, (len(SEEN),))
+        kernel = jnp.zeros((5, 5, x.shape[-1], len(SEEN)), given.dtype)
+        kernel = kernel.at[..., sources, targets].set(given)
+        from jaxnet.ops.convolution import convolve  # slow to import
 
-    return stateless(init, apply, name=name, kind="partial_conv")
+        return convolve(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), who=name) + bias
+
+    return compose(forward, name=name, kind="partial_conv")
 
 
 def _pad_to_32() -> Layer:
-    def apply(params, x):
+    def forward(m, x):
         if x.ndim != 4 or x.shape[1:3] not in ((28, 28), (32, 32)):
             raise ValueError(
                 "lenet5: expected images of shape (batch, 32, 32, channels) or (batch, 28, 28, "
@@ -181,4 +181,4 @@ def _pad_to_32() -> Layer:
         room = (32 - x.shape[1]) // 2
         return jnp.pad(x, ((0, 0), (room, room), (room, room), (0, 0)))
 
-    return stateless(lambda key, x: {}, apply, name="pad", kind="pad")
+    return compose(forward, name="pad")

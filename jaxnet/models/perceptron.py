@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import as_array, at_least, check_data, on_host, to_device, within
-from jaxnet.core import Layer, Params, State, describe, param_dtype, stateless
+from jaxnet.core import Layer, Params, State, compose, describe, param_dtype
 from jaxnet.core.messages import check_dict
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.dense import dense
@@ -52,13 +52,10 @@ def perceptron(
     at_least(name, "features", features, 1)
     scores = dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)
 
-    def init(key, x):
-        return scores.init(key, x)[0]
+    def forward(m, x):
+        return _fired(m.inline(scores, x))
 
-    def apply(params, x):
-        return _fires(params, x)
-
-    return stateless(init, apply, name=name, kind="perceptron")
+    return compose(forward, name=name, kind="perceptron")
 
 
 def adaline(
@@ -317,7 +314,10 @@ def _score(params: Params, x: jax.Array) -> jax.Array:
 
 
 def _fires(params: Params, x: jax.Array) -> jax.Array:
-    z = _score(params, x)
+    return _fired(_score(params, x))
+
+
+def _fired(z: jax.Array) -> jax.Array:
     return (z > 0).astype(z.dtype)
 
 

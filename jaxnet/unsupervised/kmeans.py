@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import a_function, as_array, at_least, check_rank, within
-from jaxnet.core import Layer, Params, describe, param_dtype, stateless
+from jaxnet.core import Layer, Params, compose, describe
 from jaxnet.core.messages import check_key
 from jaxnet.extras import extra
 from jaxnet.initializers import normal
@@ -275,15 +275,12 @@ def triangle(features: int, *, name: str = "triangle") -> Layer:
     """
     at_least(name, "features", features)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
-        return {"centres": normal(1.0)(key, (features, x.shape[-1]), param_dtype(x))}
-
-    def apply(params, x):
-        centres = params["centres"]
+        centres = m.param("centres", normal(1.0), (features, x.shape[-1]))
         square = (x**2).sum(-1, keepdims=True) - 2 * x @ centres.T + (centres**2).sum(1)
         # The root's slope at 0 is infinite, and 0 · inf would be NaN.
         distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         return jnp.maximum(distance.mean(-1, keepdims=True) - distance, 0)
 
-    return stateless(init, apply, name=name, kind="triangle")
+    return compose(forward, name=name, kind="triangle")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import as_array, at_least, check_options, check_rank, within
-from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
+from jaxnet.core import Layer, Params, child_key, compose
 from jaxnet.core.messages import check_key
 from jaxnet.initializers import normal
 from jaxnet.ops.linalg import largest_eigenvalue
@@ -259,14 +259,15 @@ def sparse_code(
     within(name, "penalty", penalty, "[0, inf)")
     check_options(name, positive=positive)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2)
-        return {"dictionary": _unit(normal(1.0)(key, (features, x.shape[-1]), param_dtype(x)))}
+        dictionary = m.param("dictionary", unit_init, (features, x.shape[-1]))
+        return fista(dictionary, x, penalty, steps, positive=positive)
 
-    def apply(params, x):
-        return fista(params["dictionary"], x, penalty, steps, positive=positive)
+    def unit_init(key, shape, dtype):
+        return _unit(normal(1.0)(key, shape, dtype))
 
-    return stateless(init, apply, name=name, kind="sparse_code")
+    return compose(forward, name=name, kind="sparse_code")
 
 
 def fit_dictionary(

@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.core import Memo
+from jaxnet.initializers import zeros
 
 KEY = jax.random.key(0)
 
@@ -161,7 +162,7 @@ def test_children_without_entries_leave_none():
 
 def test_structure_is_data():
     inner = jn.dense(3, name="c5")
-    assert (inner.name, inner.kind, inner.inside) == ("c5", "dense", None)
+    assert (inner.name, inner.kind) == ("c5", "dense") and callable(inner.inside)
     net = jn.serial(inner)
     assert net.kind == "serial" and callable(net.inside)
     layer, rewrap = jn.repeat(inner, 2).inside
@@ -234,14 +235,14 @@ ones = jn.initializers.ones
     (lambda m, x: m.param("dense", ones, (3,)) + m(jn.dense(3), x), ValueError,
      "the child 'dense' has the name of a parameter"),
     (lambda m, x: m(jn.dense(3), x) + m.param("dense", ones, (3,)), ValueError,
-     "the parameter 'dense' has the name of a child"),
+     "the param 'dense' has the name of a child"),
     (lambda m, x: m.param("w", ones, (3,)) + m.param("w", ones, (4,)).sum(), ValueError,
      r"w: expected \(3,\), got \(4,\)"),
     (lambda m, x: m.param("a/b", ones, (3,)), TypeError, "a name without '/'"),
     (lambda m, x: m.param("w", (3,), ones), TypeError, "expected m.param"),
     (lambda m, x: m.param("w", ones, 3), TypeError, r"net: m.param\('w'\) must be a tuple of int"),
     (lambda m, x: m.param("w", lambda *_: jnp.ones(4), (3,)), ValueError,
-     r"net: the initializer of 'w' must return \(3,\), got \(4,\) float32"),
+     r"net: the initializer of 'w' must return an array of shape \(3,\), got \(4,\) float32"),
     (lambda m, x: m([jn.dense(3)], x), TypeError, "net: expected a layer or a function, got list"),
     (lambda m, x: m.key(3), TypeError, "expected m.key"),
     (lambda m, x: m.params, AttributeError, r"m has no attribute 'params'; it has m\(layer, x\)"),
@@ -277,7 +278,7 @@ def test_keys_of_m_differ_by_name_call_and_from_those_of_children():
 def test_a_missing_key_shows_the_call():
     net = jn.serial(jn.compose(token), name="net")
     params, state = net.init(KEY, jn.spec((2, 3)))
-    words = r"net/token: m.key\('noise'\) needs a random key; write net.apply\(.*key=jax.random"
+    words = r"net/token: needs a random key in training. Pass one, .* net.apply\(.*key=jax.random"
     with pytest.raises(ValueError, match=words):
         net.apply(params, state, jnp.ones((2, 3)), train=True)
 
@@ -593,3 +594,82 @@ def test_scan_over_a_child_without_state():
 def test_a_kind_that_is_no_word():
     with pytest.raises(TypeError, match=r"compose: kind must be a word, got array"):
         jn.compose(lambda m, x: x, kind=np.zeros(2))  # type: ignore
+
+
+# State written inside a forward function
+
+
+def running(m, x):
+    mean = m.state("mean", zeros, x.shape[1:])
+    count = m.state("count", zeros, (), jnp.int32)
+    if m.train:
+        m.update("mean", mean + x.mean(0))
+        m.update("count", count + 1)
+    return x - mean
+
+
+def test_state_is_declared_read_and_updated():
+    net = jn.serial(jn.compose(running), jn.compose(running), name="net")
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    assert params == {} and set(state) == {"running", "running_1"}
+    assert state["running"]["count"].dtype == jnp.int32
+    x = jnp.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
+    y, after = net.apply(params, state, x, train=True)
+    np.testing.assert_array_equal(y, x)  # the update is for the next call
+    np.testing.assert_array_equal(after["running"]["mean"], [2, 2, 2])
+    assert int(after["running_1"]["count"]) == 1
+    y, same = net.apply(params, after, x)
+    np.testing.assert_array_equal(y, x - 4)
+    jax.tree.map(np.testing.assert_array_equal, same, after)
+    with pytest.raises(ValueError, match=r"net/running/mean: expected \(3,\), got nothing"):
+        net.apply(params, {"running_1": state["running_1"]}, x)
+
+
+@pytest.mark.parametrize(("forward", "words"), [
+    (lambda m, x: m.update("mean", x), r"m.update\('mean'\) needs an entry that m.state has decl"),
+    (lambda m, x: (m.state("a", zeros, (3,)), m.update("a", x)), r"must keep shapes.*a: expected"),
+    (lambda m, x: (m.param("a", zeros, (3,)), m.update("a", x[0])), "that m.state has declared"),
+    (lambda m, x: (m(jn.dense(3, name="a"), x), m.state("a", zeros, ())), "the state 'a' has the n"),
+])  # fmt: skip
+def test_wrong_use_of_state_is_answered(forward, words):
+    with pytest.raises(ValueError, match=words):
+        jn.compose(forward, name="net").init(KEY, jn.spec((2, 3)))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_an_update_in_a_loop_raises(jit):
+    """JAX would say that a tracer leaked, or nothing where no one reads the state."""
+
+    def own(m, x):
+        total = m.state("total", zeros, x.shape[2:])
+
+        def body(carry, x):
+            m.update("total", total + x.sum(0))
+            return carry, x
+
+        return jax.lax.scan(body, 0, x)[1] if m.train else x
+
+    def of_a_child(m, x):
+        inner = jn.compose(running)
+        m(inner, x[0])
+        return jax.lax.scan(lambda c, x: (c, m(inner, x)), 0, x)[1] if m.train else x
+
+    for forward, words in ((own, "own: m.update"), (of_a_child, r"of_a_child: m\(running, x\)")):
+        net, x = jn.compose(forward), jnp.ones((5, 2, 3))
+        params, state = net.init(KEY, x)
+        run = jax.jit(net.apply, static_argnames="train") if jit else net.apply
+        run(params, state, x)
+        with pytest.raises(ValueError, match=f"{words}.* inside a function that JAX runs.*repeat"):
+            run(params, state, x, train=True)
+
+
+def test_updates_inside_transforms_come_back():
+    """Each transform hands the state of its inner layer on."""
+    x = jnp.ones((2, 3))
+    for wrap in (lambda f: jn.repeat(f, 2), jn.remat, lambda f: jn.cast(f, jnp.bfloat16),
+                 lambda f: jn.ensemble(f, 2)):  # fmt: skip
+        net = wrap(jn.compose(running))
+        params, state = net.init(KEY, x)
+        run = jax.jit(lambda p, s, x, net=net: net.apply(p, s, x, key=KEY, train=True))
+        after = jax.lax.scan(lambda s, _: (run(params, s, x)[1], 0), state, None, length=3)[0]
+        assert (np.asarray(after["count"]) == 3).all()

@@ -23,7 +23,7 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxnet.checks import as_array, at_least, check_options, check_rank, within
-from jaxnet.core import Layer, Params, child_key, param_dtype
+from jaxnet.core import Layer, Params, child_key, compose
 from jaxnet.core.messages import check_key
 from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.training import fit, learning_rule, trainer
@@ -75,23 +75,21 @@ def rbm(
     check_visible(name, visible)
     check_options(name, kernel_init=kernel_init)
 
-    def init(key, x):
+    def forward(m, x):
         check_rank(name, x, 2, "(batch, ..., inputs)")
-        inputs, dtype = x.shape[-1], param_dtype(x)
         params = {
-            "kernel": kernel_init(child_key(key, "kernel"), (inputs, features), dtype),
-            "bias": zeros(key, (features,), dtype),
-            "visible_bias": zeros(key, (inputs,), dtype),
+            "kernel": m.param("kernel", kernel_init, (x.shape[-1], features)),
+            "bias": m.param("bias", zeros, (features,)),
         }
-        if not chains:
-            return params, {}
-        field = jnp.zeros((chains, inputs), dtype)
-        return params, {"chain": visible.sample(child_key(key, "chain"), field)}
+        m.param("visible_bias", zeros, x.shape[-1:])  # of the other direction
+        if chains:
+            m.state("chain", chain_init, (chains, x.shape[-1]))
+        return jax.nn.sigmoid(_hidden_field(params, x))
 
-    def apply(params, state, x, *, key=None, train=False):
-        return jax.nn.sigmoid(_hidden_field(params, x)), state
+    def chain_init(key, shape, dtype):
+        return visible.sample(key, jnp.zeros(shape, dtype))
 
-    return Layer(init, apply, name, kind="rbm")
+    return compose(forward, name=name, kind="rbm")
 
 
 def read_params(

@@ -1,0 +1,26 @@
+"""What an earlier version saved loads, and computes what it computed then."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from tests import golden
+from tests.catalogue import ROWS, Row, fill
+
+KEYS_MAY_REPEAT = True
+SAVED, _ = jn.load(golden.FILE)
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS if row.id in SAVED])
+def test_saved_values_compute_the_same(row: Row):
+    saved = SAVED[row.id]
+    found = golden.outputs(row, saved["params"], saved["state"], fill(row))
+    for mode, now in found.items():
+        before = saved["outputs"][mode]
+        leaves = [before["y"][str(i)] for i in range(len(now["y"]))]
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6),
+            (now["y"], now["state"]),
+            (leaves, before["state"]),
+        )
