@@ -37,9 +37,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 import pytest  # noqa: E402
-from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 import jaxnet as jn  # noqa: E402
+from tests.by_file import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler  # noqa: E402
 
 # A second run finds the programs of the first. One folder per worker, since JAX does not lock it.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
@@ -57,14 +57,6 @@ gc.set_threshold(200_000, 50, 1000)
 
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
-# Files of long tests whose cases share nothing.
-BY_CASE = {
-    "tests/colab/test_notebooks.py",
-    "tests/experiments/test_short_runs.py",
-    "tests/test_guide.py",
-    "tests/test_laws.py",
-}
-
 # Tests that take longer than a second, and than two, beside those marked by hand.
 SLOW, LONG = ROOT / "tests" / "slow.txt", ROOT / "tests" / "long.txt"
 
@@ -76,19 +68,6 @@ def pytest_addoption(parser):
         metavar="SECONDS",
         help=f"write what takes longer to {SLOW.name}, and twice as long to {LONG.name}",
     )
-
-
-class ByFile(LoadScopeScheduling):
-    """A file stays on one worker, for its fixtures and what it has compiled, or a case of some."""
-
-    def _split_scope(self, nodeid):
-        file, _, test = nodeid.partition("::")
-        case = test.partition("[")[2].rstrip("]").partition("-")[0] if file in BY_CASE else ""
-        return f"{file} {case}"
-
-
-def pytest_xdist_make_scheduler(config, log):
-    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items):
