@@ -104,7 +104,9 @@ def paths(function, *args):
     lambda layer: jn.tap(jn.serial(layer, jnp.sin, name="block"), "block"),
     lambda layer: jn.repeat(jn.remat(jn.serial(jn.remat(layer), name="block")), 3),
     lambda layer: jn.remat(jn.repeat(jn.serial(jn.repeat(layer, 2), name="block"), 3)),
-], ids=["plain", "remat", "freeze", "cast", "repeat", "ensemble", "tap", "nested", "loops"])  # fmt: skip
+], ids=[
+    "plain", "remat", "freeze", "cast", "repeat", "ensemble", "tap", "nested", "loops",
+])  # fmt: skip
 def test_operations_are_named_as_messages_name_layers(change, train):
     block = jn.serial(jn.dense(5), jax.nn.relu, jn.dense(5), name="block")
     net = jn.serial(jn.dense(5), jn.dense(5), change(block), name="net")
