@@ -37,9 +37,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 import pytest  # noqa: E402
-from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 import jaxnet as jn  # noqa: E402
+from tests.by_file import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler  # noqa: E402
 
 # A second run finds the programs of the first. One folder per worker, since JAX does not lock it.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
@@ -57,50 +57,33 @@ gc.set_threshold(200_000, 50, 1000)
 
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
-# Files of long tests whose cases share nothing.
-BY_CASE = {
-    "tests/colab/test_notebooks.py",
-    "tests/experiments/test_short_runs.py",
-    "tests/test_guide.py",
-    "tests/test_laws.py",
-}
-
-# Tests that take longer than a second, and than two, beside those marked by hand.
-SLOW, LONG = ROOT / "tests" / "slow.txt", ROOT / "tests" / "long.txt"
+# Their examples train and compile whole nets: the fast suite leaves them out.
+SLOW_EXAMPLES = ("jaxnet/models/", "jaxnet/training/", "jaxnet/unsupervised/")
 
 
-def pytest_addoption(parser):
-    parser.addoption(
-        "--note-slow",
-        type=float,
-        metavar="SECONDS",
-        help=f"write what takes longer to {SLOW.name}, and twice as long to {LONG.name}",
-    )
-
-
-class ByFile(LoadScopeScheduling):
-    """A file stays on one worker, for its fixtures and what it has compiled, or a case of some."""
-
-    def _split_scope(self, nodeid):
-        file, _, test = nodeid.partition("::")
-        case = test.partition("[")[2].rstrip("]").partition("-")[0] if file in BY_CASE else ""
-        return f"{file} {case}"
-
-
-def pytest_xdist_make_scheduler(config, log):
-    return ByFile(config, log)
-
-
-def pytest_collection_modifyitems(items):
-    slow, long = (set(file.read_text().splitlines()) for file in (SLOW, LONG))
+def pytest_collection_modifyitems(config, items):
+    named = {}  # fast cases that are not found among the cases of their function
     for item in items:
-        further = all(map(item.get_closest_marker, ("one_per_kind", "further_row")))
-        real = "tfds_data_dir" in getattr(item, "fixturenames", ())
-        if item.nodeid in long or item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.long)
+        if fast_cases := item.get_closest_marker("fast_cases"):
+            unseen = named.setdefault(item.nodeid.partition("[")[0], set(fast_cases.args))
+            unseen.discard(item.callspec.id)
+        if item.get_closest_marker("long"):
             item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
-        elif item.nodeid in slow or further or real:
+        elif is_slow(item):
             item.add_marker(pytest.mark.slow)
+    if any(named.values()) and not any("::" in place for place in config.args):
+        raise pytest.UsageError(f"no such case: { ({k: v for k, v in named.items() if v}) }")
+
+
+def is_slow(item) -> bool:
+    """Whether a rule makes a test slow that has no mark of its own."""
+    fast_cases = item.get_closest_marker("fast_cases")
+    return (
+        all(map(item.get_closest_marker, ("one_per_kind", "further_row")))
+        or "tfds_data_dir" in getattr(item, "fixturenames", ())
+        or (isinstance(item, pytest.DoctestItem) and item.nodeid.startswith(SLOW_EXAMPLES))
+        or (fast_cases is not None and item.callspec.id not in fast_cases.args)
+    )
 
 
 def pytest_runtest_teardown(item, nextitem):
@@ -116,23 +99,6 @@ of_module = doctest.DocTestFinder._from_module  # type: ignore[attr-defined]
 doctest.DocTestFinder._from_module = lambda self, module, it: of_module(  # type: ignore[attr-defined]
     self, module, inspect.unwrap(it) if inspect.isfunction(it) else it
 )
-
-
-took: dict[str, float] = {}
-
-
-def pytest_runtest_logreport(report):
-    took[report.nodeid] = took.get(report.nodeid, 0) + report.duration
-
-
-def pytest_sessionfinish(session):
-    seconds = session.config.getoption("--note-slow")
-    if seconds and not hasattr(session.config, "workerinput"):
-        # Of a row of the catalogue, whichever law comes first compiles it.
-        found = {n: s for n, s in took.items() if s > seconds and "tests/test_laws.py" not in n}
-        for file, long in ((SLOW, False), (LONG, True)):
-            places = sorted(place for place, s in found.items() if (s > 2 * seconds) == long)
-            file.write_text("".join(f"{place}\n" for place in places))
 
 
 @pytest.fixture(autouse=True)

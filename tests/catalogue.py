@@ -3,13 +3,14 @@
 A new layer adds one row here. Sizes all differ, so that a swapped axis shows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxnet as jn
 from jaxnet import Layer, spec
@@ -328,3 +329,14 @@ ROWS = [
     ),
     Row("triangle", lambda: jn.unsupervised.kmeans.triangle(4), spec((3, 5))),
 ]
+
+# Models of several layers that have rows of their own: seconds to compile.
+LARGE = {"rnnsearch", "translation_transformer", "cifar_resnet", "transformer_block-decoder"}
+
+
+def cases(rows: Iterable[Row] = ROWS) -> list:
+    """The rows as cases of a test; the large ones are slow."""
+    return [
+        pytest.param(row, id=row.id, marks=pytest.mark.slow if row.id in LARGE else ())
+        for row in rows
+    ]

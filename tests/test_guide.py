@@ -39,33 +39,35 @@ NEEDS = {  # not imported by the code itself
     "StableHLO in a server process": ("flatbuffers",),
     "ONNX in onnxruntime": ("jax2onnx",),
 }
-SLOW = {
-    "A CSV file, TensorBoard, any tracker",
-    "A run that is stopped and goes on",
-    "Averaged weights",
-    "Fully sharded, block by block",
-    "Several inputs and weighted outputs",
-    "Weights from elsewhere",
-    "Weights in 8 bits",
-    "What a step computes, sends and holds",
+# The other sections are slow: most compile a net and its training.
+FAST = {
+    "Sharing weights",
+    "Saving, loading, exporting",
+    "The contents of my net",
+    "Other initial weights",
+    "A learning rule",
+    "Learning-rate schedules",
+    "A learning-rate finder",
+    "Rare classes: weights and samplers",
+    "The same numbers again",
+    "From 1 to 1,000 devices",
+    "Several processes",
+    "Data that do not fit",
+    "Where the time goes",
+    "Equinox",
+    "Haiku",
+    "Keras",
+}
+LONG = {
     "A residual net on my own images",
-    "A generative adversarial network",
+    "A training step inside my own jit, scan or vmap",
+    "Tests of my own model",
+    "Fully sharded, block by block",
     "A variational autoencoder",
+    "A generative adversarial network",
     "A vision transformer",
-    "Low-rank adaptation (LoRA)",
     "Meta-learning (MAML)",
     "Per-example gradients",
-    "A schedule with accumulated gradients",
-    "A smaller rate on a plateau",
-    "Cross-validation in one program",
-    "Forecasts of a time series",
-    "Tables with categories",
-    "Tests of my own model",
-    "Texts in classes",
-    "StableHLO in a server process",
-    "ONNX in onnxruntime",
-    "Other tools, in JAX's own operations",
-    "TensorFlow Lite (LiteRT)",
 }
 
 
@@ -73,7 +75,8 @@ def cases():
     for page in PAGES:
         for heading, found in sections(page).items():
             if heading:
-                marks = [pytest.mark.slow] if heading in SLOW else []
+                slow = pytest.mark.long if heading in LONG else pytest.mark.slow
+                marks = [] if heading in FAST else [slow]
                 name = f"{page.stem}: {heading}"
                 yield pytest.param(page, heading, found, id=name, marks=marks)
 
@@ -221,6 +224,10 @@ CHECKS = {
     "Per-example gradients": per_example_gradients_are_right,
     "Low-rank adaptation (LoRA)": lora_learned,
 }
+
+
+def test_the_marked_sections_exist():
+    assert {heading for page in PAGES for heading in sections(page)} >= FAST | LONG
 
 
 def anchors(page):

@@ -223,6 +223,7 @@ MEASURED = {
 }
 
 
+@pytest.mark.fast_cases("PyTorch", "Equinox", "Haiku", "Keras")
 @pytest.mark.filterwarnings("ignore")  # of the libraries
 @pytest.mark.parametrize("library", MEASURED)
 def test_defaults_are_those_of_the_libraries(library, monkeypatch):

@@ -51,14 +51,14 @@ def test_bad_arguments_get_an_error_of_ours():
     assert len(lines) < 3, lines
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_bad_arguments_get_an_error_of_ours_2_000_times(calls):
     lines = foreign(calls, 2_000)
     assert len(lines) < 20, lines
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_the_same_numbers_give_the_same_result_in_every_form(calls):
     """Of every second function; `python -m tests.hostile --forms` calls all."""

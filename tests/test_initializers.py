@@ -35,6 +35,7 @@ def test_samples_do_not_repeat_across_blocks(mine, theirs):
     assert len(np.unique(draws)) > 0.99 * draws.size
 
 
+@pytest.mark.slow
 def test_same_under_jit_vmap_and_eager():
     init = ours.lecun_normal()
     shape = (200, 170)  # three blocks
@@ -44,6 +45,7 @@ def test_same_under_jit_vmap_and_eager():
     assert jax.eval_shape(lambda k: init(k, shape), KEY).shape == shape
 
 
+@pytest.mark.slow
 def test_dtypes(x64):
     for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
         assert ours.he_normal()(KEY, (3, 4), dtype).dtype == dtype

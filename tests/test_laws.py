@@ -13,7 +13,7 @@ import pytest
 import jaxnet as jn
 from jaxnet import layers
 from jaxnet.inspect.program import layer_of
-from tests.catalogue import ROWS, Row, fill
+from tests.catalogue import LARGE, ROWS, Row, fill
 
 KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
 KEY = jax.random.key(3)
@@ -40,8 +40,6 @@ class Case:
         return {train: self.run(train) for train in (False, True)}
 
 
-# Models of several layers that have rows of their own: seconds to compile.
-LARGE = {"rnnsearch", "translation_transformer", "cifar_resnet", "transformer_block-decoder"}
 ONE_PER_KIND = {re.split("[- ]", row.id)[0]: row for row in reversed(ROWS)}
 
 

@@ -15,6 +15,7 @@ def shapes(tree):
     return jax.tree.map(jnp.shape, tree)
 
 
+@pytest.mark.fast_cases("remat", "freeze", "cast")
 @pytest.mark.parametrize("make", [
     lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,
     lambda layer: jn.cast(layer, jnp.bfloat16),
@@ -46,6 +47,7 @@ def trunk_and_net():
     return net, jax.random.normal(jax.random.key(1), (5, 3))
 
 
+@pytest.mark.fast_cases("paths2-layers2")
 @pytest.mark.parametrize(
     "paths, layers",
     [
@@ -94,6 +96,7 @@ def test_tap_keeps_the_state_of_a_layer_that_is_left_half_way():
     assert (new["inner"]["batch_norm"]["mean"] != state["inner"]["batch_norm"]["mean"]).any()
 
 
+@pytest.mark.slow
 def test_tap_trains_behind_frozen_layers_and_under_jit():
     net, x = trunk_and_net()
     model = jn.serial(jn.freeze(jn.tap(net, "deep/b")), jn.dense(2))

@@ -26,7 +26,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not memory._glibc(), reason="glibc alone has this setting")
 @pytest.mark.parametrize(
     "call, megabytes",

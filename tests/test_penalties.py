@@ -46,6 +46,7 @@ def test_where_chooses_by_path():
     assert penalties.l1(1.0, where=lambda path: path[0] == "norm")(PARAMS) == 90
 
 
+@pytest.mark.slow
 def test_a_bare_layer_and_a_net_are_penalized_alike():
     x, key = jn.spec((2, 3)), jax.random.key(0)
     params, _ = jn.dense(4).init(key, x)
@@ -83,6 +84,7 @@ def test_sums_are_wide():
     assert float(penalties.l2(1.0)({"kernel": jnp.ones(4097, jnp.bfloat16)})) == 4097
 
 
+@pytest.mark.slow
 def test_complex_weights():
     params = {"kernel": jnp.array([3 + 4j])}
     assert penalties.l2(1.0)(params) == 25
@@ -90,6 +92,7 @@ def test_complex_weights():
     assert jax.jit(jax.grad(penalties.l2(1.0)))(params)["kernel"] == 6 - 8j
 
 
+@pytest.mark.slow
 def test_l2_is_weight_decay_under_sgd():
     """With plain SGD, l2(d / 2) and optax's decay d in the update are the same step."""
     params = PARAMS["dense"]
@@ -119,6 +122,7 @@ def test_proximal_l1_by_hand():
     np.testing.assert_allclose(after["bias"], [0.05], 1e-6)
 
 
+@pytest.mark.slow
 def test_proximal_l1_reaches_the_lasso_solution():
     """Orthonormal inputs: the solution is the soft threshold of the least-squares one."""
     true = jnp.array([3.0, -0.4, 0.2, -2.0])
@@ -162,6 +166,7 @@ def test_proximal_l1_matches_scikit_learns_lasso():
         assert 0 < (lasso.coef_ == 0).sum() < 8
 
 
+@pytest.mark.slow
 def test_proximal_l1_follows_a_schedule():
     """The same rate at the same step as the optimizer: 0.1 first, then 0.01."""
     schedule = optax.piecewise_constant_schedule(0.1, {1: 0.1})
@@ -183,6 +188,7 @@ def test_proximal_l1_needs_params():
         optimizer.update({"kernel": jnp.ones(2)}, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_proximal_l1_keeps_the_dtype_and_zeros_exactly(dtype):
     params = {"kernel": jax.random.normal(jax.random.key(0), (50,)).astype(dtype)}
@@ -193,6 +199,7 @@ def test_proximal_l1_keeps_the_dtype_and_zeros_exactly(dtype):
     assert 10 < (after["kernel"] == 0).sum() < 50
 
 
+@pytest.mark.slow
 def test_penalty_in_training():
     """The gradient of the loss is 0 at inputs 0, so only the kernel's penalty acts."""
     x, y = jnp.zeros((4, 3)), jnp.zeros((4, 2))

@@ -13,6 +13,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = [block.code for block in blocks(ROOT / "README.md")]
 
 
+@pytest.mark.long
 def test_the_example_learns(capsys):
     names: dict = {}
     exec(BLOCKS[0], names)  # our own text
@@ -28,6 +29,7 @@ def test_the_example_learns(capsys):
     assert abs(epoch.test["accuracy"] - float(accuracy)) < 0.03
 
 
+@pytest.mark.long
 def test_the_contract_runs(capsys):
     names: dict = {}
     exec("import jax, optax\nimport jax.numpy as jnp\nimport jaxnet as jn\n", names)
@@ -57,7 +59,7 @@ def test_the_error_shown_is_raised():
     assert raised.split() == shown.split()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pictures_and_export_run(capsys):
     names: dict = {}
     exec("import jax\nimport jax.numpy as jnp\nimport jaxnet as jn\n" + BLOCKS[4], names)
@@ -72,7 +74,7 @@ def test_pictures_and_export_run(capsys):
     assert capsys.readouterr().out.strip() == re.findall(r"print\(program\)  # (.*)", README)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_runs_and_pretraining_run(capsys):
     names: dict = {}
     exec("import jax, optax\nimport jaxnet as jn\ntrain_data, test_data = jn.data.digits()", names)

@@ -21,7 +21,7 @@ def test_the_table_counts_the_lines():
         assert int(here) <= int(there), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # from Flax
 @pytest.mark.parametrize("heading", THEIRS)
 def test_nnx_programs_learn(heading, capsys):

@@ -26,6 +26,7 @@ def at(tree, i):
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_repeat_is_a_loop(train):
     layer, net = block(), jn.repeat(block(), 4)
@@ -45,11 +46,13 @@ def test_repeat_keeps_names_and_paths():
     assert jax.tree.map(jnp.shape, params["c"]) == {"kernel": (4, 3, 3), "bias": (4, 3)}
 
 
+@pytest.mark.slow
 def test_repeat_needs_a_layer_that_keeps_the_shape():
     with pytest.raises(ValueError, match=r"must keep the shape of its input, \(4, 3\) float32"):
         jn.repeat(jn.dense(2), 4).init(KEY, X)
 
 
+@pytest.mark.slow
 def test_repeat_compiles_one_body_for_any_depth():
     def size(n):
         net = jn.repeat(block(), n)
@@ -59,6 +62,7 @@ def test_repeat_compiles_one_body_for_any_depth():
     assert size(40) < 1.05 * size(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_ensemble_is_its_members(train):
     layer, net = block(), jn.ensemble(block(), 3)
@@ -77,6 +81,7 @@ def test_members_differ():
     assert not jnp.array_equal(params["kernel"][0], params["kernel"][1])
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_recomputes():
     layer, net = block(), jn.remat(block())
     params, state = net.init(KEY, X)
@@ -93,6 +98,7 @@ def test_remat_changes_nothing_but_recomputes():
     assert count[net] > count[layer]
 
 
+@pytest.mark.slow
 def test_cast_computes_in_the_dtype_and_keeps_params():
     seen = []
 
@@ -122,6 +128,7 @@ def test_cast_leaves_integers_alone():
         jn.cast(jn.dense(2), jnp.int32)
 
 
+@pytest.mark.slow
 def test_freeze_stops_params_and_state_but_not_the_input():
     net = jn.serial(jn.dense(3, name="below"), jn.freeze(block()), jn.dense(2, name="head"))
     trainer = jn.trainer(jn.supervised(net, lambda h, y: (h - y) ** 2), optax.adam(0.1))
@@ -153,6 +160,7 @@ def test_errors_keep_the_whole_path(make):
     assert "in net/stage/fail, input (4, 3)" in "\n".join(error.value.__notes__)
 
 
+@pytest.mark.slow
 def test_transforms_nest():
     net = jn.cast(jn.remat(jn.repeat(jn.ensemble(jn.dense(3), 2), 1)), jnp.bfloat16)
     with pytest.raises(ValueError, match="must keep the shape"):  # the members' axis is new

@@ -1,6 +1,7 @@
 """Where the work of a compiled program belongs: cost and time by layer, forward and backward."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -220,7 +221,10 @@ def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
     for plane in profile.planes:
         for line in plane.lines:
             for event in line.events:
-                stats = dict(event.stats)
+                # The first access warns on JAX 0.12, and ends the process if warnings are errors.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    stats = dict(event.stats)
                 if "hlo_op" in stats:
                     yield stats, event.duration_ns
 

@@ -281,20 +281,23 @@ def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
 
 
 # What JAX writes around and between the names of layers.
-WORDS = {"while", "body", "cond", "closed_call", "rematted_computation", "core_call", "shard_map"}
+WORDS = {
+    "while", "body", "cond", "closed_call", "eval_jaxpr", "rematted_computation", "core_call",
+    "shard_map",
+}  # fmt: skip
 WORD = re.compile(r"branch_\d+_fun|custom_[jv][vj]p_call(_jaxpr)?|checkpoint|remat2?")
 AROUND = re.compile(r"^(jvp|transpose|vmap|remat|checkpoint|custom_jvp|custom_vjp)\((.*)\)$")
-LOOP = {"body", "closed_call"}
+LOOP = {"body", "closed_call", "eval_jaxpr"}
 
 
 def layer_of(op_name: str) -> tuple[Path, bool]:
     """The path of the layer that an instruction belongs to, and whether it is its backward pass.
 
     What JAX puts between the names is left out: transforms, loops, jitted functions, the primitive
-    at the end. An operation of no layer has the path ().
+    at the end. An operation outside all layers has the path ().
 
     Args:
-      op_name: of the instruction's metadata.
+      op_name: Name in the metadata of the instruction.
 
     Example:
       >>> layer_of("jit(step)/transpose(jvp(net))/block/while/body/closed_call/dense/dot_general")
@@ -302,13 +305,17 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
       >>> layer_of("jit(step)/jvp(net)/gelu/jit(tanh)/mul")
       (('net', 'gelu'), False)
     """
-    backward, path, since = False, [], 0
-    if "/(" in op_name:  # of operations that were joined, "jit(f)/(a/add:b/mul)": the first
-        before, _, joined = op_name.partition("/(")
-        op_name = f"{before}/{joined.partition(':')[0]}"
+    # The first of operations that XLA joined: "jit(f)/a/add;jit(f)/b/mul", "jit(f)/(a/add:b/mul)".
+    op_name = op_name.partition(";")[0]
+    if "/(" in op_name:
+        start, _, joined = op_name.partition("/(")
+        op_name = f"{start}/{joined.partition(':')[0]}"
+    backward, path, since, before = False, [], 0, ""
     for part in op_name.split("/")[:-1]:
         if part.startswith(("jit(", "pjit(")):
             if path or part.startswith("jit(_"):
+                if "/body/" in op_name:
+                    path[since:] = _once(path[since:])  # JAX 0.12 repeats it for each loop around
                 break  # a function that a layer calls
             continue
         derived = part.startswith(("jvp(", "transpose("))
@@ -317,6 +324,13 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
             part = found[2]
         if derived and path[:1] == [part]:
             path, since = [], 0  # JAX writes the whole path once more
+        # JAX 0.12 writes "eval_jaxpr" for "closed_call": in loops, and around what derivatives take
+        # out of loops. Elsewhere, and the second in a row, it is the name of a layer.
+        if part == "eval_jaxpr" and (before == part or before != "body" and "jvp(" not in op_name):
+            path.append(part)
+            before = ""
+            continue
+        before = part
         if part in LOOP:
             since = len(path)
         if part == "checkpoint" and backward:
@@ -327,3 +341,9 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
             path.append(part)
     known = op_name.startswith(("jit(", "pjit("))  # else of a parameter, or a region of a reduction
     return (tuple(path) if known else ()), backward
+
+
+def _once(path: list[str]) -> list[str]:
+    """One period of a path that repeats itself."""
+    n = len(path)
+    return next((path[:k] for k in range(1, n) if n % k == 0 and path[:k] * (n // k) == path), path)

@@ -40,10 +40,10 @@ CODE_LINES = 20  # per cell, at most; logic belongs to the library
 SHOWN_LINES = 60  # of the value that a cell displays, at most
 
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-most_are_slow = pytest.mark.parametrize(
+most_are_long = pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.stem, marks=[] if path.name[:2] in FAST else pytest.mark.slow)
+        pytest.param(path, id=path.stem, marks=[] if path.name[:2] in FAST else pytest.mark.long)
         for path in NOTEBOOKS
     ],
 )
@@ -111,7 +111,7 @@ def matmul_precision():
     jax.config.update("jax_default_matmul_precision", before)
 
 
-@most_are_slow
+@most_are_long
 @pytest.mark.usefixtures("matmul_precision")
 def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     def no_network(*args, **options):

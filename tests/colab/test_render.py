@@ -31,7 +31,7 @@ def notebook(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # warnings of Jupyter's packages
 def test_page_and_picture(notebook: Path, tmp_path: Path):
     folder = tmp_path / "pages"
@@ -47,7 +47,7 @@ def test_page_and_picture(notebook: Path, tmp_path: Path):
     assert notebook.read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # warnings of Jupyter's packages
 def test_outputs_are_kept(notebook: Path, tmp_path: Path):
     folder = tmp_path / "pages"

@@ -42,6 +42,7 @@ def test_child_key_is_fold_in_of_crc32():
     assert jax.random.key_data(jn.child_key(KEY, "dense")).tolist() == GOLDEN_KEY
 
 
+@pytest.mark.slow
 def test_golden_values_of_a_nested_net():
     net = jn.serial(jn.dense(2), jn.serial(jn.dense(2), name="inner"), name="net")
     params, _ = net.init(KEY, jn.spec((1, 3)))
@@ -180,6 +181,7 @@ def test_a_layer_with_another_init_is_a_leaf():
     assert net._replace(name="other").inside is net.inside
 
 
+@pytest.mark.slow
 def test_caches_are_bounded():
     layer = jn.dense(3)
     for n in range(1, 80):
@@ -212,6 +214,7 @@ def test_a_parameter_is_drawn_by_its_name():
     np.testing.assert_allclose(y, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_parameters_follow_the_dtype_of_the_input(x64):
     params, _ = jn.compose(token).init(KEY, jn.spec((2, 3), jnp.float64))
     assert params["token"].dtype == jnp.float64
@@ -288,6 +291,7 @@ def test_m_train_is_the_mode():
     assert [float(net.apply({}, {}, jnp.ones(2), train=t)[0]) for t in (False, True)] == [0, 1]
 
 
+@pytest.mark.fast_cases("freeze")
 @pytest.mark.parametrize("transform", [
     lambda layer: jn.repeat(layer, 3), lambda layer: jn.ensemble(layer, 3), jn.remat, jn.freeze,
 ], ids=["repeat", "ensemble", "remat", "freeze"])  # fmt: skip
@@ -333,6 +337,7 @@ def test_init_runs_each_forward_once(depth):
     assert len(runs) == depth + 1
 
 
+@pytest.mark.slow
 def test_init_of_nested_transforms_is_not_exponential():
     runs = []
 
@@ -355,6 +360,7 @@ def test_init_of_nested_transforms_is_not_exponential():
     assert (np.diff(steps) <= 2).all(), counts  # at most quadratic
 
 
+@pytest.mark.slow
 def test_init_under_jit_vmap_and_eval_shape():
     net = jn.serial(jn.dense(4), jn.serial(jn.dense(5), jn.batch_norm()))
     x = jn.spec((2, 3))

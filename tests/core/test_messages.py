@@ -103,9 +103,12 @@ def paths(function, *args):
     lambda layer: jn.serial(jn.ensemble(layer, 3), lambda x: x.sum(0), name="block"),
     lambda layer: jn.tap(jn.serial(layer, jnp.sin, name="block"), "block"),
     lambda layer: jn.repeat(jn.remat(jn.serial(jn.remat(layer), name="block")), 3),
-], ids=["plain", "remat", "freeze", "cast", "repeat", "ensemble", "tap", "nested"])  # fmt: skip
+    lambda layer: jn.remat(jn.repeat(jn.serial(jn.repeat(layer, 2), name="block"), 3)),
+], ids=[
+    "plain", "remat", "freeze", "cast", "repeat", "ensemble", "tap", "nested", "loops",
+])  # fmt: skip
 def test_operations_are_named_as_messages_name_layers(change, train):
-    block = jn.serial(jn.dense(5), jnp.tanh, jn.dense(5), name="block")
+    block = jn.serial(jn.dense(5), jax.nn.relu, jn.dense(5), name="block")
     net = jn.serial(jn.dense(5), jn.dense(5), change(block), name="net")
     params, state = net.init(jax.random.key(0), jn.spec((7, 5)))
 

@@ -20,6 +20,7 @@ def test_each_image_is_one_of_the_moves_by_hand():
     assert len(seen) == 9  # every move comes up, each image has its own
 
 
+@pytest.mark.slow
 def test_moves_are_equally_likely():
     x = jnp.zeros((9000, 3, 3, 1)).at[:, 1, 1].set(1.0)
     y = random_shift(1)(jax.random.key(1), x)
@@ -28,6 +29,7 @@ def test_moves_are_equally_likely():
     np.testing.assert_allclose(share, 1 / 9, atol=4 * np.sqrt(1 / 9 * 8 / 9 / 9000))
 
 
+@pytest.mark.slow
 def test_shape_dtype_jit_and_key():
     x = jnp.arange(5 * 6 * 7, dtype=jnp.uint8).reshape(5, 6, 7, 1)
     shift = random_shift(2)
@@ -37,6 +39,7 @@ def test_shape_dtype_jit_and_key():
     assert (y != shift(jax.random.key(1), x)).any()
 
 
+@pytest.mark.slow
 def test_on_inputs_changes_inputs_and_no_targets():
     x, y = jnp.zeros((50, 3, 3, 1)).at[:, 1, 1].set(1.0), jnp.arange(50)
     moved, labels = on_inputs(random_shift(1))(jax.random.key(0), (x, y))
@@ -46,6 +49,7 @@ def test_on_inputs_changes_inputs_and_no_targets():
         on_inputs(random_shift(1))(jax.random.key(0), x)
 
 
+@pytest.mark.slow
 def test_on_masks_moves_masks_along_and_fills_with_void():
     """Half the size: a frame of void around, and class 0 inside stays class 0."""
     x = jnp.linspace(0, 1, 2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
@@ -64,6 +68,7 @@ def test_on_masks_moves_masks_along_and_fills_with_void():
         on_masks(half)(jax.random.key(0), {"image": x, "mask": mask})
 
 
+@pytest.mark.slow
 def test_an_augmented_objective():
     """The loss gets shifted images, the metric the targets unchanged."""
     import optax
@@ -119,6 +124,7 @@ def test_color_by_hand():
         color_jitter(contrast=2)
 
 
+@pytest.mark.slow
 def test_cutout_covers_a_square_about_each_pixel():
     y = np.asarray(cutout(3)(jax.random.key(0), jnp.ones((600, 5, 6, 2))))
     assert (y[..., 0] == y[..., 1]).all()
@@ -134,6 +140,7 @@ def test_cutout_covers_a_square_about_each_pixel():
         cutout(0)
 
 
+@pytest.mark.slow
 def test_mixup_blends_inputs_and_targets_alike():
     x, y = jnp.eye(40), jnp.arange(40) % 5
     blended, shares = mixup(1.0, classes=5)(jax.random.key(0), (x, y))
@@ -159,6 +166,7 @@ def test_integers_are_not_mixed_or_scaled_to_0(make, dtype, request):
             run(jax.random.key(0), (x, np.arange(4) % 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_of_no_class_are_refused_or_nan(label):
     x, labels = jnp.ones((2, 4)), jnp.array([label, 1])
@@ -176,6 +184,7 @@ def test_void_that_the_masks_cannot_hold():
         on_masks(lambda key, x: x, void=300)(jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 def test_chain_gives_each_a_key_of_its_own():
     x = jnp.ones((50, 6, 6, 1))
     y = chain(cutout(2), cutout(2))(jax.random.key(0), x)

@@ -21,6 +21,7 @@ def few(tfds_data_dir, monkeypatch):
     return tfds_data_dir, some
 
 
+@pytest.mark.slow
 def test_images_and_boxes(few):
     folder, load = few
     parts = bccd(size=(120, 160), data_dir=folder)
@@ -44,6 +45,7 @@ def test_images_and_boxes(few):
         assert 0 <= boxes.min() and boxes.max() <= 1 and classes.max() < len(CELLS)
 
 
+@pytest.mark.slow
 def test_the_whole_size_is_as_stored(few):
     folder, load = few
     (x, _), *_ = bccd(size=(480, 640), data_dir=folder)

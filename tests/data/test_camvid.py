@@ -19,6 +19,7 @@ def parts():
     return camvid(data_dir=folder)
 
 
+@pytest.mark.slow
 def test_sizes_and_values(parts, tfds_data_dir):
     assert [len(x) for x, _ in parts] == [367, 101, 233]
     for (x, masks), split in zip(parts, ("train", "validation", "test"), strict=True):
@@ -31,6 +32,7 @@ def test_sizes_and_values(parts, tfds_data_dir):
         np.testing.assert_array_equal(masks[:2], raw["segmentation_mask"][..., 0])
 
 
+@pytest.mark.slow
 def test_names_belong_to_the_labels(parts, tfds_data_dir):
     """Those of the files; and the sky is above the road."""
     words = Path(tfds_data_dir, "camvid", "1.0.0", "metadata.json").read_text()

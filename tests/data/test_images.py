@@ -34,7 +34,7 @@ def test_a_folder_that_is_not_there(helper, tmp_path):
         helper(data_dir=tmp_path / "nowhere")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mnist_is_the_original(few_examples):
     """Its test part whole; a sixth of the training part, since decoding all takes 15 seconds."""
     import tensorflow_datasets

@@ -44,6 +44,7 @@ def test_ink_is_dark_and_paper_bright(scenes):
         assert image[mask == 4].mean() > image[mask == 5].mean() > image[mask < 4].mean()
 
 
+@pytest.mark.slow
 def test_parts_share_no_digit():
     """Zeros alone: each of a part is found among its drawings, and none among the other's."""
     (x, y), (x_test, y_test) = jn.data.digits()

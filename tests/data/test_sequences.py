@@ -200,6 +200,7 @@ def test_bucketed_refuses(data, options, words):
         bucketed(data, **{"batch_size": 2, **options})
 
 
+@pytest.mark.slow
 def test_fit_compiles_once_a_shape_and_says_nothing():
     data = ragged(23, 6)
     labels = np.array([len(s) % 2 for s in data])

@@ -31,6 +31,7 @@ def turned(angle):
     return np.array([[c, s], [-s, c]], np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", [turned(0.5), [[1, 0], [0.4, 1]], [[1.7, 0], [0, 0.6]]])
 def test_images_and_masks_are_those_of_scipy(matrix):
     ndimage = pytest.importorskip("scipy.ndimage")
@@ -48,6 +49,7 @@ def test_images_and_masks_are_those_of_scipy(matrix):
     assert (np.asarray(found["mask"][0]) == wanted).mean() > 0.97  # all but ties
 
 
+@pytest.mark.fast_cases("skew", "flip", "upside down")
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_box_stays_around_what_is_in_it(name):
     """A filled rectangle, its mask and its box, moved together."""
@@ -73,6 +75,7 @@ def test_a_box_stays_around_what_is_in_it(name):
     assert moved > n / 3
 
 
+@pytest.mark.long
 def test_an_image_alone_and_its_dtype():
     x = np.random.default_rng(0).integers(0, 255, (3, 7, 9, 3)).astype(np.uint8)
     for augment in RANDOM.values():
@@ -83,6 +86,7 @@ def test_an_image_alone_and_its_dtype():
     np.testing.assert_array_equal(still, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [random_rotation(30), elastic(rotation=30)])
 def test_angles_are_of_both_signs_and_no_larger(turn):
     """A bar through the middle: its slope tells the angle."""
@@ -97,6 +101,7 @@ def test_angles_are_of_both_signs_and_no_larger(turn):
     assert abs(angles.mean()) < 4 * 30 / np.sqrt(3 * 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affine", [elastic(shear=20), elastic(scale=(0.5, 2.0))])
 def test_an_affine_map_with_one_strength_is_of_that_kind(affine):
     """A square: leaning keeps its area and its height, scaling keeps it a square."""
@@ -112,6 +117,7 @@ def test_an_affine_map_with_one_strength_is_of_that_kind(affine):
         assert 4 < height.min() < 6 and 15.5 < height.max() < 19
 
 
+@pytest.mark.slow
 def test_an_affine_map_moves_by_up_to_the_shift_whatever_else_it_does():
     """The middle of the image is where shear, rotation and scale leave it."""
     x = np.zeros((300, 41, 41, 1), np.float32)
@@ -126,6 +132,7 @@ def test_an_affine_map_moves_by_up_to_the_shift_whatever_else_it_does():
     assert abs(np.corrcoef(down, right)[0, 1]) < 4 / np.sqrt(300)
 
 
+@pytest.mark.slow
 def test_an_affine_map_shears_then_rotates_then_scales():
     """Moves are found again from where two points of each image come to."""
     x = np.zeros((50, 81, 81, 2), np.float32)
@@ -147,6 +154,7 @@ def test_an_affine_map_shears_then_rotates_then_scales():
     assert -21 < lean.min() < -15 and 15 < lean.max() < 21
 
 
+@pytest.mark.slow
 def test_bends_are_smooth_moves_of_the_size_that_was_asked_for():
     """An image that holds the place of each pixel shows where its pixels come from."""
     height, width = 30, 24
@@ -170,12 +178,14 @@ def test_boxes_are_not_bent():
         elastic(displacement=1)(jax.random.key(0), x)
 
 
+@pytest.mark.slow
 def test_flip_turns_half_of_them():
     x = jnp.arange(2.0).reshape(1, 1, 2, 1).repeat(400, 0)
     share = float((random_flip()(jax.random.key(0), x)[:, 0, 0, 0] == 1).mean())
     assert abs(share - 0.5) < 4 * 0.5 / 20
 
 
+@pytest.mark.slow
 def test_a_box_that_leaves_the_image_becomes_padding():
     x = {"image": jnp.zeros((1, 8, 8, 1)), "boxes": jnp.array([[[0.0, 0.0, 0.1, 0.1]]])}
     assert (warp(x, 4 * jnp.eye(2)[None])["boxes"] == 0).all()

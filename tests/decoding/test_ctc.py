@@ -53,6 +53,7 @@ def ctc_logits(steps, classes, seed=0):
 prefix_search = jax.jit(ctc_beam_search, static_argnames=("beams", "blank"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blank", [0, 2])
 def test_ctc_beam_search_sums_over_all_alignments(x64, blank):
     z, lengths = ctc_logits(5, 3), np.array([5, 3])
@@ -77,6 +78,7 @@ def test_ctc_beam_search_sums_over_all_alignments(x64, blank):
         np.testing.assert_allclose(scores[i, k], -loss[0], rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_ctc_beam_search_equals_a_plain_one(x64, beams):
     for seed in range(4):
@@ -97,6 +99,7 @@ def test_ctc_greedy_by_hand():
     assert n.tolist() == [4, 0, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 3])
 def test_no_steps_give_no_labels(steps):
     z, lengths = np.ones((1, steps, 4), np.float32), np.array([0])
@@ -107,12 +110,14 @@ def test_no_steps_give_no_labels(steps):
     assert n.tolist() == [[0, 0, 0]] and scores[0].tolist() == [0, -np.inf, -np.inf]
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_are_summed_in_float32():
     """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
     _, _, scores = prefix_search(jnp.zeros((1, 1, 1000), jnp.bfloat16), beams=1)
     np.testing.assert_allclose(scores, [[-np.log(1000)]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_nan_gives_no_labels_that_seem_right():
     """Labels of -1 from there on, as many as there are; scores of NaN."""
     z = np.repeat(np.eye(3, dtype=np.float32)[[[1, 0, 2, 2]]], 4, 0)
@@ -157,6 +162,7 @@ def test_messages(run, message):
         run()
 
 
+@pytest.mark.slow
 def test_lengths_that_do_not_fit_give_no_labels_inside_jit():
     z = jax.nn.one_hot(jnp.array([[1, 2]] * 3), 3)
     labels, n = jax.jit(ctc_greedy)(z, jnp.array([2, 3, -1]))

@@ -90,6 +90,7 @@ def compare(result, expected):
     assert (tokens[rest] == END).all()
 
 
+@pytest.mark.fast_cases("8-4-0.6")
 @pytest.mark.parametrize(("beams", "length", "penalty"), [(1, 6, 1.0), (3, 7, 0.0), (8, 4, 0.6)])
 def test_beam_search_equals_a_plain_one(x64, beams, length, penalty):
     for seed in range(3):
@@ -108,6 +109,7 @@ def test_beam_search_equals_a_plain_one(x64, beams, length, penalty):
             np.testing.assert_array_equal(result[1][:, 0], lengths)
 
 
+@pytest.mark.slow
 def test_beam_search_finds_the_best_of_all(x64):
     carry, first = start(1)
     plain = plain_network(*weights(7))
@@ -131,6 +133,7 @@ def test_beam_search_finds_the_best_of_all(x64):
     )  # these are all sequences
 
 
+@pytest.mark.slow
 def test_beam_search_with_ties_and_impossible_tokens(x64):
     """Two of four tokens are possible after each, at log p = -log 2: every choice is a tie."""
     follow = np.array([[1, 3], [0, 2], [1, 3], [2, 3]])
@@ -151,6 +154,7 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
             compare([part[i] for part in result], expected)
 
 
+@pytest.mark.slow
 def test_beams_beyond_the_vocabulary():
     @jax.jit
     def run(first):
@@ -165,6 +169,7 @@ def test_beams_beyond_the_vocabulary():
     np.testing.assert_allclose(np.exp(scores[0]), [0.5, 0.3, 0.2, 0, 0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [0, 3])
 def test_examples_do_not_influence_each_other(x64, beams):
     carry, first = start(3)
@@ -176,6 +181,7 @@ def test_examples_do_not_influence_each_other(x64, beams):
             np.testing.assert_allclose(a[i], b[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [0, 3], ids=["greedy", "beams"])
 def test_the_loop_ends_with_the_last_sequence(beams):
     calls = []
@@ -203,6 +209,7 @@ def test_greedy_takes_the_first_of_equals_and_needs_no_end():
     assert tokens.tolist() == [[1, 1, 1]] and lengths.tolist() == [3]
 
 
+@pytest.mark.slow
 def test_logits_of_few_digits_are_summed_with_many():
     """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
     logits = jnp.zeros((1, 1000), jnp.bfloat16)
@@ -213,6 +220,7 @@ def test_logits_of_few_digits_are_summed_with_many():
     np.testing.assert_allclose(scores, [[-3 * np.log(1000)]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_sequences_at_all():
     def step(carry, tokens):
         return carry, jnp.zeros((tokens.shape[0], 3))
@@ -257,6 +265,7 @@ def test_sample_draws_with_the_right_probabilities(options, expected):
     assert (np.abs(got - expected) <= 4 * error).all(), got
 
 
+@pytest.mark.slow
 def test_sample_keeps_k_of_equals_and_ends():
     def step(carry, tokens):
         return carry, jnp.zeros((tokens.shape[0], 5))
@@ -280,6 +289,7 @@ def dies(carry, tokens):
 CLOCKS = jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])  # step and row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [None, 3])
 def test_a_token_without_a_distribution_is_minus_one(end):
     wanted = [[2, 2, 2], [2, -1, -1], [-1, -1, -1]]
@@ -296,6 +306,7 @@ def test_a_token_without_a_distribution_is_minus_one(end):
     assert jnp.isnan(seen[1]).all() and not jnp.isnan(seen[0]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 2, 6])
 def test_beams_without_a_distribution_have_scores_of_nan(beams):
     run = jax.jit(partial(beam_search, dies, beams=beams, length=3, end=3))

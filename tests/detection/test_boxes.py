@@ -53,12 +53,14 @@ def test_iou_by_hand(a, b, value):
     assert detection.iou(a, b).tolist() == detection.iou(b, a).tolist() == [[value]]
 
 
+@pytest.mark.slow
 def test_iou_against_a_loop(x64):
     a, b = random_boxes(0, 2, 7), random_boxes(1, 2, 5)
     wanted = [[[loop_iou(p, q) for q in b[i]] for p in a[i]] for i in range(2)]
     np.testing.assert_allclose(detection.iou(jnp.asarray(a), jnp.asarray(b)), wanted, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_iou_has_finite_gradients_at_padding():
     a, b = jnp.zeros((2, 4)), jnp.array([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
     for gradient in jax.jit(jax.grad(lambda a, b: detection.iou(a, b).sum(), (0, 1)))(a, b):
@@ -94,6 +96,7 @@ def test_suppression_by_hand():
     assert kept(iou=0.1, score=0.95) == []
 
 
+@pytest.mark.slow
 def test_equal_scores_padding_and_boxes_without_area():
     found = jnp.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [2, 2, 3, 3]], float)
     scores = jnp.array([0.5, 0.5, -jnp.inf, 0.4, -jnp.inf])
@@ -101,6 +104,7 @@ def test_equal_scores_padding_and_boxes_without_area():
     assert kept.indices[kept.valid].tolist() == [0, 3]
 
 
+@pytest.mark.slow
 def test_suppression_of_batches_and_of_no_boxes():
     found = jnp.asarray(random_boxes(3, 2, 3, 20))
     scores = jnp.asarray(np.random.default_rng(4).uniform(0, 1, (2, 3, 20)))
@@ -112,6 +116,7 @@ def test_suppression_of_batches_and_of_no_boxes():
     assert none.indices.shape == (3,) and not none.valid.any()
 
 
+@pytest.mark.slow
 def test_there_and_back():
     found = jnp.asarray(random_boxes(0, 3, 5))
     np.testing.assert_allclose(detection.to_corners(detection.to_middle(found)), found, atol=1e-6)
@@ -123,6 +128,7 @@ def test_there_and_back():
     ]
 
 
+@pytest.mark.fast_cases("asarray0-float32", "asarray1-uint16", "asarray1-float16")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.float16, np.float32])
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
 def test_boxes_of_any_dtype_have_the_values_of_float64(make, dtype, x64):

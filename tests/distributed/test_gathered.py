@@ -48,7 +48,7 @@ def test_params_and_outputs_are_those_of_the_layer():
     assert other.inside[1](jn.dense(2)).kind == "gathered"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_eight_devices(on_devices):
     on_devices(PROGRAM, 8)
 

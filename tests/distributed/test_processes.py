@@ -114,7 +114,7 @@ print("never")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("counts", "rules"), [
     ([2], ["fully sharded"]),
     ([4], ["replicated", "fully sharded"]),
@@ -135,13 +135,13 @@ def test_arrays_of_one_process_alone_are_refused(on_processes):
     assert on_processes(START + ERRORS, 2) == ["told"] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_peer_that_dies_ends_the_others(on_processes):
     """By an error of the collective, or by the heartbeat; `communicate` gives up after minutes."""
     on_processes(START + DEATH, 2, expect=-signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_stop_at_the_same_step_whoever_is_asked(on_processes, tmp_path):
     pytest.importorskip("orbax.checkpoint")
     program = f"folder = {str(tmp_path)!r}\n{START}{STOPPED}"

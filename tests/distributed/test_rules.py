@@ -166,7 +166,7 @@ assert any("each of which computes the same" in str(w.message) for w in seen), s
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_placement_on_eight_devices(on_devices, kind):
     on_devices(PROGRAM.replace("KIND", kind), 8)
@@ -225,7 +225,7 @@ for name, (net, x) in nets.items():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nets_under_every_rule(on_devices):
     """On Explicit axes, inside which `auto_axes` computes."""
     on_devices(NETS.replace("KIND", "Explicit"), 4)

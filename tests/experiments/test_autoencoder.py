@@ -8,7 +8,7 @@ pytest.importorskip("sklearn", reason="PCA and the digits")
 from experiments import autoencoder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_claim_with_fewer_epochs(tmp_path):
     """Deep beats PCA on what is held out, denoising on what is masked; neither is perfect."""
     config = autoencoder.Config(kinds=("denoising", "deep"), epochs=35, output=tmp_path)

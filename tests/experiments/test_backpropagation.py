@@ -30,6 +30,7 @@ def both(hidden, f, slope, dtype):
     return compare(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "hidden"),
     [("sigmoid", ()), ("sigmoid", (7, 6)), ("tanh", (9, 8, 7, 6)), ("relu", (5,) * 12)],
@@ -41,6 +42,7 @@ def test_equals_jax_grad_in_float64(hidden, name, x64):
     assert max(float(abs(g).max()) for g in jax.tree.leaves(gradients)) > 0.1
 
 
+@pytest.mark.long
 def test_equals_jax_grad_in_float32():
     (cost, gradients), (value, exact) = both((7, 6), *ACTIVATIONS["sigmoid"], jnp.float32)
     assert float(cost) == pytest.approx(float(value), abs=1e-6)
@@ -69,7 +71,7 @@ def test_the_layers_come_in_their_order_beyond_ten():
     assert bp.in_order({"output": {}}) == ["output"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run(tmp_path):
     """Sizes and one epoch of a real run: the same losses, the orders of the differences."""
     results = bp.run(bp.Config(epochs=3, learning_rate=3, hidden=(20,), output=tmp_path))

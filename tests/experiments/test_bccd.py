@@ -8,6 +8,7 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import bccd
 
 
+@pytest.mark.long
 def test_a_tiny_run(few_examples, tmp_path, capsys, monkeypatch):
     folder = few_examples(4, 3)
     monkeypatch.setattr(bccd, "CONVOLUTIONS", ((4, 4), (8, 4)))
@@ -22,6 +23,7 @@ def test_a_tiny_run(few_examples, tmp_path, capsys, monkeypatch):
     assert "4 images to train on, 3 and 3 to measure" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_boxes_move_with_the_image_and_are_dropped_where_little_is_left():
     """Bright rectangles on black: the boxes are where the light is."""
     rng = np.random.default_rng(0)

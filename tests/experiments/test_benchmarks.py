@@ -76,6 +76,7 @@ def ours():
     return get
 
 
+@pytest.mark.fast_cases("equinox-mlp", "haiku-lstm", "keras-mlp scan")
 @pytest.mark.filterwarnings("ignore")  # of the peers
 @pytest.mark.parametrize(("name", "workload"), PAIRS)
 def test_equal_weights_give_equal_losses(name, workload, ours):
@@ -91,6 +92,7 @@ def test_equal_weights_give_equal_losses(name, workload, ours):
         assert disagreement(found, ours(workload), TOLERANCE, program.differs) == ""
 
 
+@pytest.mark.slow
 def test_ours_trains(ours):
     losses = ours("lenet")[:, 0]
     assert 0 < losses[-1] < losses[0] < 4
@@ -132,6 +134,7 @@ def test_bootstrap_of_paired_noise_is_exact():
     assert (ratio, low, high) == pytest.approx((3, 3, 3))
 
 
+@pytest.mark.slow
 def test_bootstrap_interval_has_the_width_of_the_median():
     """Independent noise: the median of n normals has the deviation 1.2533 / sqrt(n)."""
     rng = np.random.default_rng(1)
@@ -153,6 +156,7 @@ def test_samples_are_of_many_calls_and_waited_for():
     assert seen == ["step", 1, "step", "step", "step", 5]  # one untimed, then three and a wait
 
 
+@pytest.mark.long
 def test_weights_fit_jaxnet():
     from experiments.benchmarks.peers import ours as peer
 
@@ -233,7 +237,7 @@ def test_samples_are_saved_and_read(tmp_path):
     assert rows == ROWS and about == {"backend": "cpu"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_run(tmp_path, capsys):
     """Processes, rounds, files: a workload, us and by hand."""
     pytest.importorskip("matplotlib", reason="draws the picture", exc_type=ImportError)
@@ -270,7 +274,7 @@ def test_a_fresh_process_that_hangs_or_fails_is_reported():
         fresh.in_fresh_process(importlib.import_module, "no_such_module", timeout=60)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_first_step_in_a_fresh_process():
     rows = fresh.run_first_steps(
         TINY["mlp"], rounds=1, timeout=120, programs=fresh.PROGRAMS[:1], say=lambda line: None
@@ -284,7 +288,7 @@ def test_first_step_in_a_fresh_process():
     assert 50 < values["mlp: peak memory"] < 5000  # MB
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_import_times(monkeypatch):
     monkeypatch.setattr(fresh, "IMPORTS", ("jaxnet", "no_such_module"))
     ours, missing = fresh.run_imports(rounds=1, timeout=120, say=lambda line: None)
@@ -292,18 +296,22 @@ def test_import_times(monkeypatch):
     assert not missing.samples and "not installed" in missing.note
 
 
+@pytest.mark.slow
 def test_compile_time():
     net, shape = Transformer(2, 6), (2, 3, 4)
     for repeated in (True, False):
         assert 0 < fresh.compile_time(2, repeated, net, shape) < 120
 
 
+def marks(workload):
+    if workload in GPU_WORKLOADS[-2:]:  # the two large ones
+        return pytest.mark.long
+    return () if workload.name.startswith("MLP") else pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "workload",
-    [
-        pytest.param(one, id=one.name, marks=[] if one.name.startswith("MLP") else pytest.mark.slow)
-        for one in GPU_WORKLOADS
-    ],
+    [pytest.param(one, id=one.name, marks=marks(one)) for one in GPU_WORKLOADS],
 )
 def test_programs_are_lowered_for_accelerators(workload):
     """Without the accelerator: whatever has no lowering there would stop here."""
@@ -330,7 +338,7 @@ def test_weights_are_packed_as_cudnn_wants_them():
     np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_run_for_accelerators(tmp_path, capsys, monkeypatch):
     """On the CPU here: rows, shares, a peer that fails, files; and no row begins too late."""
     pytest.importorskip("matplotlib", reason="draws the picture", exc_type=ImportError)
@@ -361,7 +369,7 @@ def test_a_program_without_memory_is_recognized():
     assert not gpu.out_of_memory("needs flax, which is not installed")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["linen", "torch"])
 @pytest.mark.parametrize(
     "workload",

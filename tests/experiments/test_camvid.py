@@ -6,7 +6,7 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import camvid
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_net_learns_where_road_and_buildings_are(few_examples, tmp_path, capsys):
     config = camvid.Config(
         nets=("8s",), epochs=4, features=(8, 8, 8, 8), blocks=1, balance=0.0,
@@ -22,6 +22,7 @@ def test_a_tiny_net_learns_where_road_and_buildings_are(few_examples, tmp_path, 
     assert "FCN-8s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_table_has_means_over_seeds():
     two = np.zeros((2, 11, 11), int)
     two[:, 0, 0] = 3

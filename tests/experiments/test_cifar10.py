@@ -14,6 +14,7 @@ from experiments import cifar10
 from experiments.classify import make_optimizer
 
 
+@pytest.mark.long
 def test_curves_are_written_after_each_epoch_and_pictures_at_the_end(
     few_examples, monkeypatch, tmp_path
 ):
@@ -45,6 +46,7 @@ def test_curves_are_written_after_each_epoch_and_pictures_at_the_end(
     assert [path.name for path in results.pictures] == names
 
 
+@pytest.mark.slow
 def test_the_fast_net_is_small_and_costs_a_third_of_resnet20():
     x = jn.spec((1, 32, 32, 3))
 
@@ -59,6 +61,7 @@ def test_the_fast_net_is_small_and_costs_a_third_of_resnet20():
     assert 0.3 < flops / cost(jn.models.cifar_resnet(20))[1] < 0.4
 
 
+@pytest.mark.slow
 def test_the_rate_rises_for_a_fifth_and_falls_and_kernels_alone_decay():
     config = cifar10.Config(learning_rate=0.5, weight_decay=0.01)
     optimizer = make_optimizer(config, steps=100)

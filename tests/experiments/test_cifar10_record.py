@@ -112,7 +112,7 @@ def reference(params: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[float], d
     return losses, {"weights": found, "means": means, "ours": ours}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_steps_are_those_of_pytorch(x64):
     """Net, smoothed loss, groups of rates and decays, schedule, frozen parts, look-ahead."""
     pytest.importorskip("torch", reason="is compared with")
@@ -289,7 +289,7 @@ def test_look_ahead_continues_from_the_average_and_ends_on_it():
     assert after(12) == (1.0, 1.0)  # the last steps are dropped, as in the original
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", record.OPTIMIZERS)
 def test_runs_differ_by_seed_and_repeat(optimizer, monkeypatch, tmp_path, capsys):
     def few(name, split, **options):

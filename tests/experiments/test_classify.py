@@ -75,6 +75,7 @@ def test_a_recipe_scales_the_usual_rate_and_no_given_one():
     assert rate(learning_rate=0.7) == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 def test_training_images_are_augmented(tmp_path):
     changes = []
 
@@ -87,6 +88,7 @@ def test_training_images_are_augmented(tmp_path):
     assert changes and all(shape[1:] == (4, 4, 1) for shape in changes)
 
 
+@pytest.mark.slow
 def test_the_last_epochs_see_images_as_they_are(tmp_path, capsys):
     blank = SOFTMAX._replace(augment=lambda key, x: 0 * x)  # nothing can be learned from these
     options = Training(epochs=8, clean_epochs=5, batch_size=16, optimizer="sgd", output=tmp_path)
@@ -97,6 +99,7 @@ def test_the_last_epochs_see_images_as_they_are(tmp_path, capsys):
     assert classify(blank, shapes(), shapes(30, 1), with_none).accuracies[0] > 0.3
 
 
+@pytest.mark.slow
 def test_pictures_name_the_classes(monkeypatch, tmp_path):
     seen = {}
     monkeypatch.setattr(
@@ -124,6 +127,7 @@ def shapes(n=60, seed=0):
     return x, y
 
 
+@pytest.mark.slow
 def test_learns_draws_and_reports(tmp_path, capsys):
     (tmp_path / "mistakes.png").write_text("of an earlier run, to be removed")
     options = Training(epochs=12, batch_size=16, seeds=2, optimizer="sgd", output=tmp_path)
@@ -144,6 +148,7 @@ def test_learns_draws_and_reports(tmp_path, capsys):
     assert len(re.findall(r"^epoch", printed, re.M)) == 2 * 6  # not one of every epoch
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_a_seed_repeats(tmp_path):
     def losses(seed, seeds):
         options = Training(epochs=1, seed=seed, seeds=seeds, optimizer="sgd", output=tmp_path)
@@ -155,6 +160,7 @@ def test_seeds_differ_and_a_seed_repeats(tmp_path):
     np.testing.assert_allclose(losses(4, 1), two[1:], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_validation_leaves_the_test_part_alone(tmp_path, capsys):
     options = Training(epochs=1, validation=True, output=tmp_path)
     nan = np.full((30, 4, 4, 1), np.nan, np.float32), np.zeros(30, np.int32)

@@ -98,6 +98,7 @@ def test_examples_per_class_are_drawn_once():
     assert (per_class(y, 2, seed=0) == rows).all()
 
 
+@pytest.mark.slow
 def test_epochs_of_a_training_from_scratch(capsys):
     x = np.linspace(-1, 1, 9, dtype=np.float32)[:, None]
     trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))

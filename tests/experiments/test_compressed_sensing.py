@@ -17,6 +17,7 @@ def test_half_way():
     np.testing.assert_allclose(cs.half_way(recovered, np.array([1, 3, 5, 7])), [4, np.nan, np.nan])
 
 
+@pytest.mark.slow
 def test_phase_plot_is_black_and_white_on_the_two_sides_of_theory():
     config = cs.Config(unknowns=60, cells=4, trials=5, steps=150)
     recovered, sparse, counts = cs.phase(config)
@@ -28,6 +29,7 @@ def test_phase_plot_is_black_and_white_on_the_two_sides_of_theory():
     assert 0.2 < recovered.mean() < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [1, 3])
 def test_entries_of_a_projection_have_three_values_and_variance_1_over_features(sparsity):
     kernel = np.asarray(cs.signs(sparsity)(jax.random.key(0), (400, 50)))
@@ -39,6 +41,7 @@ def test_entries_of_a_projection_have_three_values_and_variance_1_over_features(
     np.testing.assert_allclose(50 * kernel.var(), 1, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_digit_is_recovered():
     """A small image with an eighth of the pixels inked."""
     image = np.zeros((2, 10, 10), np.float32)

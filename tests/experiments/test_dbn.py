@@ -5,6 +5,7 @@ import jaxnet as jn
 from experiments import dbn
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_given_params():
     (x, y), test = jn.data.digits()
     train, test = (x[:300].reshape(-1, 64), y[:300]), (test[0].reshape(-1, 64), test[1])
@@ -14,7 +15,7 @@ def test_fine_tuning_starts_from_the_given_params():
     assert 0 < chance < 0.2  # dead units stay dead, whatever is above them
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_run(few_examples, tmp_path, capsys):
     data_dir = few_examples(1000, 200)
     config = dbn.Config(

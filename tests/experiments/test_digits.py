@@ -10,7 +10,7 @@ from experiments import digits
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_claim_with_fewer_epochs(tmp_path):
     """Above what the record claims would be as suspicious as below: 359 digits, some unreadable."""
     results = digits.run(digits.Config(epochs=8, output=tmp_path))
@@ -44,6 +44,7 @@ def test_wrong_options_on_the_command_line(arguments, words, capsys):
         assert word in printed
 
 
+@pytest.mark.long
 def test_runs_as_a_command(tmp_path):
     command = [sys.executable, "-m", "experiments.digits", "--model", "softmax", "--epochs", "1"]
     ended = subprocess.run(

@@ -8,7 +8,7 @@ from experiments import edges
 from jaxnet.inspect import Gabor, GaborFit
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_claim_at_a_smaller_size(tmp_path, capsys):
     """More than half of the filters are Gabor functions; all of them would be suspicious."""
     config = edges.Config(

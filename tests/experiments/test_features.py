@@ -5,7 +5,7 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import features
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_run(few_examples, tmp_path, capsys):
     data_dir = few_examples(300, 300)
     results = features.run(

@@ -18,7 +18,7 @@ def test_an_example_of_tfds_is_scaled():
     assert label.dtype == np.int32
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_records_are_read(tfds_data_dir):
     found = feeding.run(feeding.Config(ways=("records",), steps=2, rounds=1))
     assert 0 < found["records"]

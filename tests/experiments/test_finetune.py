@@ -10,7 +10,7 @@ import jaxnet as jn
 from experiments import finetune
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_methods_are_compared(few_examples, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(finetune, "EPOCHS", {10: 10})
     monkeypatch.setattr(finetune, "VALIDATION", 200)
@@ -33,6 +33,7 @@ def test_methods_are_compared(few_examples, monkeypatch, tmp_path, capsys):
     assert "trunk frozen" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_frozen_parts_are_bit_equal_after_training():
     """With weight decay they are so only with a mask: the form in the docstring."""
     net = jn.serial(jn.dense(6, name="a"), jnp.tanh, jn.dense(5, name="b"), jnp.tanh, jn.dense(3))
@@ -64,6 +65,7 @@ def test_frozen_parts_are_bit_equal_after_training():
         assert bool((start.params["head"]["kernel"] != after["head"]["kernel"]).all())
 
 
+@pytest.mark.slow
 def test_the_trunk_comes_from_the_trained_net():
     net = jn.models.lenet5(classes=5)
     data = np.zeros((1, 28, 28, 1), np.float32), np.zeros(1, np.int32)

@@ -45,6 +45,7 @@ def test_linear_autoregression_finds_the_recursion():
     assert rmse(ridge(train, 1e9)(test), test)[0] > 0.1  # the penalty
 
 
+@pytest.mark.slow
 def test_convolutions_cover_the_whole_past_and_examples_are_independent():
     import jax
     import jax.numpy as jnp
@@ -67,6 +68,7 @@ def fake(monkeypatch, missing=3):
     monkeypatch.setattr(forecast, "co2", lambda: (dates, ppm))
 
 
+@pytest.mark.slow
 def test_a_tiny_run(monkeypatch, tmp_path, capsys):
     fake(monkeypatch)
     config = Config(
@@ -82,6 +84,7 @@ def test_a_tiny_run(monkeypatch, tmp_path, capsys):
     assert "3 missing, 0 of them in the test part" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_validation_part_is_measured_instead_of_the_test_part(monkeypatch, tmp_path):
     fake(monkeypatch)
     seen = []

@@ -12,7 +12,7 @@ def few(few_examples, monkeypatch):
     return few_examples(1500, 300)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_methods_are_compared_on_few_and_all_labels(few, tmp_path, capsys):
     config = greedy.Config(
         labels=(10, greedy.ALL), methods=("none", "k-means", "random data vectors"),

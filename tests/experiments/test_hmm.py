@@ -6,6 +6,7 @@ pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolki
 from experiments import hmm
 
 
+@pytest.mark.slow
 def test_two_states_tell_some_letters_apart(tfds_data_dir, tmp_path, capsys):
     config = hmm.Config(
         symbols=10000, seeds=2, restarts=1, iterations=12, data_dir=tfds_data_dir, output=tmp_path
@@ -19,6 +20,7 @@ def test_two_states_tell_some_letters_apart(tfds_data_dir, tmp_path, capsys):
     assert "P(vowel state | letter)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_vowels_become_state_0_and_nothing_else_changes():
     x = hmm.lines("babe " * 50, 250)
     logits = np.full((2, 27), -9.0)

@@ -7,6 +7,7 @@ from experiments import invariance
 from experiments.invariance import change, rotation, scale, shear
 
 
+@pytest.mark.long
 def test_the_smallest_and_the_largest_change_are_measured_with_and_without_augmentation(
     few_examples, tmp_path, capsys
 ):
@@ -30,6 +31,7 @@ def test_the_smallest_and_the_largest_change_are_measured_with_and_without_augme
     assert "-90" in printed and "2.00" in printed and "0.50" in printed
 
 
+@pytest.mark.slow
 def test_changes_are_those_of_the_axes():
     """An ink spot to the right of the middle, and one above it."""
     x = np.zeros((1, 29, 29, 2), np.float32)
@@ -46,6 +48,7 @@ def test_changes_are_those_of_the_axes():
     assert places(scale(0.5)) == [(0, 11), (-11, 0)]  # 8 times the root of 2
 
 
+@pytest.mark.slow
 def test_all_images_are_changed():
     x = np.random.default_rng(0).uniform(size=(501, 5, 6, 1)).astype(np.float32)
     np.testing.assert_allclose(change(x, np.eye(2)), x, atol=1e-6)

@@ -14,6 +14,7 @@ def few(few_examples):
     return few_examples(1000, 200)
 
 
+@pytest.mark.long
 def test_lenet5_learns_in_an_epoch_and_is_drawn(few, tmp_path, capsys):
     config = mnist.Config(
         model="lenet5", epochs=1, batch_size=20, train_size=800, data_dir=few, output=tmp_path
@@ -26,6 +27,7 @@ def test_lenet5_learns_in_an_epoch_and_is_drawn(few, tmp_path, capsys):
     assert "800 images to train on, 200 to test with" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_augment_hands_over_changed_images(few, monkeypatch, tmp_path):
     seen: list[Any] = []
     monkeypatch.setattr(mnist, "classify", lambda recipe, *_: seen.append(recipe.augment))

@@ -24,11 +24,13 @@ def places(videos):
     return np.stack(np.unravel_index(flat, (md.CANVAS, md.CANVAS)), -1)
 
 
+@pytest.mark.slow
 def test_each_frame_shows_the_whole_image_once(videos):
     assert videos[0].shape == (400, md.FRAMES, md.CANVAS, md.CANVAS, 1)
     np.testing.assert_array_equal(videos[0].sum((2, 3, 4)), 1)
 
 
+@pytest.mark.slow
 def test_directions_are_those_of_the_motion(videos):
     step = places(videos[0])[:, -1] - places(videos[0])[:, 0]  # (down, right)
     down, right = step.T
@@ -40,6 +42,7 @@ def test_directions_are_those_of_the_motion(videos):
     assert 8 - 1.5 < length.min() and length.max() < 14 + 1.5
 
 
+@pytest.mark.slow
 def test_the_middle_frame_does_not_depend_on_the_direction(videos):
     middle = places(videos[0])[:, md.FRAMES // 2]
     means = np.stack([middle[videos[1] == way].mean(0) for way in range(8)])
@@ -47,6 +50,7 @@ def test_the_middle_frame_does_not_depend_on_the_direction(videos):
     assert np.abs(means - 16).max() < 4 * 1.2 / np.sqrt(50)
 
 
+@pytest.mark.slow
 def test_noise_has_its_size():
     still, _ = jax.jit(md.moving)(jax.random.key(0), jnp.zeros((20, 14, 14, 1)), 0.25)
     assert 0.245 < float(still.std()) < 0.255
@@ -65,7 +69,7 @@ def test_metrics_by_hand():
     assert found == {"direction": [1, 1, 0], "digit": [1, 0, 1], "both": [1, 0, 0]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stack_of_frames_learns_directions(few_examples, tmp_path):
     config = md.Config(
         nets=("stack",), train_size=300, test_size=100, epochs=4, seeds=1, validation=True,
@@ -78,7 +82,7 @@ def test_a_stack_of_frames_learns_directions(few_examples, tmp_path):
     assert [path.name for path in results.pictures] == ["videos.png"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_net_over_videos_is_drawn(few_examples, tmp_path):
     config = md.Config(
         nets=("video",), train_size=32, test_size=16, epochs=1, seeds=1,

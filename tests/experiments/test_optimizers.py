@@ -7,7 +7,7 @@ FEW = {name: optimizers.RULES[name] for name in ("Adam",)}
 NAMES = [*FEW, *optimizers.SEARCHES]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_optimizers_learn_and_are_drawn(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(optimizers, "RULES", FEW)  # each is a program to compile
     config = optimizers.Config(passes=6, hidden=8, seeds=2, rates=1, output=tmp_path)
@@ -27,6 +27,7 @@ def test_optimizers_learn_and_are_drawn(tmp_path, capsys, monkeypatch):
     assert all(name in printed for name in NAMES)
 
 
+@pytest.mark.slow
 def test_every_optimizer_of_the_record_falls_on_a_parabola():
     import jax.numpy as jnp
 

@@ -4,7 +4,7 @@ import pytest
 from experiments import perceptron
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_learns_reports_and_draws(tmp_path, capsys):
     from PIL import Image
 

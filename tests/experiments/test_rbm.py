@@ -5,6 +5,7 @@ import pytest
 from experiments import rbm
 
 
+@pytest.mark.slow
 def test_the_small_example_becomes_likelier_and_ais_says_so():
     curve, estimates = rbm.exact_example(jax.random.key(0), 12, "PCD")
     assert curve.shape == (13,) and estimates.shape == (12, 3)
@@ -29,7 +30,7 @@ def test_pixels_are_drawn_by_their_grey_value():
     np.testing.assert_allclose(drawn.mean(0), [0, 0.3, 1], atol=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_run(few_examples, tmp_path, monkeypatch, capsys):
     data_dir = few_examples(600, 100)
     monkeypatch.setattr(rbm, "SAMPLED", (1, 5))

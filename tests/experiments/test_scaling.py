@@ -39,11 +39,12 @@ def program(rules, variants):
     return f"RULES, VARIANTS, SMALL = {rules}, {variants}, {SMALL}\n{PROGRAM}"
 
 
+@pytest.mark.long
 def test_rules_on_eight_devices(on_devices):
     on_devices(program(("data", "fully sharded"), ("plain",)), 8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_rules_with_remat_in_bfloat16_on_eight_devices(on_devices):
     on_devices(program(("compiler", "tensor"), ("bfloat16",)), 8)
 

@@ -10,6 +10,7 @@ from experiments.benchmarks.whole_run import Task, changed
 from experiments.seconds_to_accuracy import Curve, rotated, said, table
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data", ["mnist", "cifar10"])
 def test_all_libraries_train_the_same_net_on_the_same_batches(
     data, few_examples, tmp_path, capsys, monkeypatch

@@ -38,6 +38,7 @@ def nats(logits, y):
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(y))
 
 
+@pytest.mark.slow
 @models
 def test_one_character_after_another_is_the_whole(kind):
     model, params = tiny(kind)
@@ -51,6 +52,7 @@ def test_one_character_after_another_is_the_whole(kind):
     assert np.abs(expected[:, 1:] - expected[:, :-1]).max() > 0.1
 
 
+@pytest.mark.slow
 @models
 def test_a_sample_follows_the_most_probable_characters_of_the_whole_model(kind):
     model, params = tiny(kind)
@@ -61,6 +63,7 @@ def test_a_sample_follows_the_most_probable_characters_of_the_whole_model(kind):
     np.testing.assert_array_equal(text[:, 2:], most_probable[:, 1:])
 
 
+@pytest.mark.slow
 def test_a_limited_context_restarts_with_its_last_half():
     model, params = tiny("transformer")
     vocabulary = jn.data.characters("abcdefghijk")
@@ -72,6 +75,7 @@ def test_a_limited_context_restarts_with_its_last_half():
         np.testing.assert_array_equal(ids[start + 3 : start + 6], best[2:5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("steps", [4, 39, 50])
 def test_bits_with_carried_state_are_those_of_the_whole_text(kind, steps):
@@ -82,6 +86,7 @@ def test_bits_with_carried_state_are_those_of_the_whole_text(kind, steps):
     assert 0 < abs(parts - expected) < 1
 
 
+@pytest.mark.slow
 def test_bits_of_a_limited_context_by_hand():
     model, params = tiny("transformer")
     sums = 0.0
@@ -94,6 +99,7 @@ def test_bits_of_a_limited_context_by_hand():
     np.testing.assert_allclose(found, sums / np.log(2) / (len(TEXT) - 1), 1e-5)
 
 
+@pytest.mark.slow
 def test_training_continues_where_the_last_window_stopped():
     model, params = tiny("lstm")
     objective = jn.truncated_bptt(model.net, jn.losses.masked())

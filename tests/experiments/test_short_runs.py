@@ -127,7 +127,10 @@ def test_every_experiment_has_a_short_run():
     assert set(SHORT) == found - {"__main__", "common", "classify"} - elsewhere
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long if name == "inside" else ()) for name in SHORT],
+)
 def test_a_short_run(name, tmp_path, monkeypatch):
     if name == "seconds_to_accuracy":
         pytest.importorskip("torch", reason="compares with PyTorch")

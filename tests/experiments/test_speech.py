@@ -42,10 +42,12 @@ def spoken(*values):
 
 
 class TestChains:
+    @pytest.mark.slow
     def test_digits_are_recognized_by_their_states(self):
         given = [spoken(6, 6, 7), spoken(0, 1), spoken(18, 19, 19, 19)]
         assert recognizer(ten_digits()).digit(given).tolist() == [3, 0, 9]
 
+    @pytest.mark.slow
     def test_strings_with_silence_without_and_with_a_digit_twice(self):
         given = [
             spoken(99, 6, 7, 7, 99, 99, 4, 5),
@@ -55,26 +57,31 @@ class TestChains:
         ]
         assert recognizer(ten_digits()).string(given) == [[3, 2], [3, 3, 0], [4, 4], []]
 
+    @pytest.mark.slow
     def test_padding_changes_nothing(self):
         given = [spoken(99, 6, 7, 7, 99), spoken(0, 1, *[99] * 20)]
         together = recognizer(ten_digits()).string(given)
         alone = [recognizer(ten_digits()).string([one])[0] for one in given]
         assert together == alone == [[3], [0]]
 
+    @pytest.mark.slow
     def test_an_utterance_does_not_end_within_a_digit(self):
         # The last frame is that of the first state of a 5, which would have to go on.
         assert recognizer(ten_digits()).string([spoken(6, 7, 7, 10)]) == [[3, 4]]
         assert recognizer(ten_digits()).string([spoken(6, 7, 7, 10, 11)]) == [[3, 5]]
 
+    @pytest.mark.slow
     def test_a_penalty_makes_digits_fewer(self):
         one = [spoken(6, 7, 6, 7)]
         assert recognizer(ten_digits()).string(one) == [[3, 3]]
         assert len(recognizer(ten_digits(), 500.0).string(one)[0]) == 1
 
+    @pytest.mark.slow
     def test_segments_have_first_and_last_frames(self):
         found = recognizer(ten_digits()).align(spoken(99, 6, 7, 7, 99, 4, 5, 4, 5))
         assert found == [("3", 1, 4), ("2", 5, 7), ("2", 7, 9)]
 
+    @pytest.mark.slow
     def test_no_frames_are_no_digits(self):
         digits = ten_digits()
         scores = jnp.zeros((2, 4, digits.silence + 1))
@@ -118,6 +125,7 @@ def test_labels_by_hand():
     assert nets.one_label(logits[:1], jnp.array([5])).tolist() == [3]
 
 
+@pytest.mark.slow
 def test_a_mask_covers_consecutive_steps_and_leaves_the_rest():
     x, lengths = jnp.ones((50, 40, 3)), jnp.full(50, 40)
     (y, n), targets = nets.noise_and_mask(0.0, 6)(jax.random.key(0), ((x, lengths), "targets"))
@@ -126,7 +134,7 @@ def test_a_mask_covers_consecutive_steps_and_leaves_the_rest():
     assert set(np.unique(y)) == {0, 1} and 2 < masked.mean() < 4 and masked.max() <= 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_systems_learn_something(few_examples, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(nets, "BOUNDS", [(220, 7)])  # one shape compiles faster
     monkeypatch.setattr(speech, "HELD_OUT_STRINGS", 6)

@@ -3,7 +3,7 @@ import pytest
 from experiments import sweep
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_three_ways_agree():
     results = sweep.run(sweep.Config(features=8, epochs=1, seeds=2, rates=(1e-3, 1e-2)))
     assert set(results.seconds) == {

@@ -10,6 +10,7 @@ from experiments import time_series
 KEYS_MAY_REPEAT = True
 
 
+@pytest.mark.slow
 def test_a_delay_shifts_a_signal_and_pads_with_zeros():
     x = jnp.arange(1.0, 6.0).reshape(1, 5, 1).repeat(40, 0)
     y = np.asarray(time_series.random_delay(2)(jax.random.key(0), x))[..., 0].tolist()
@@ -25,6 +26,7 @@ def test_a_filter_is_drawn_at_its_pitch():
     assert titles[:2] == ["500 Hz", "2000 Hz"]
 
 
+@pytest.mark.long
 def test_it_learns_and_is_drawn(few_examples, tmp_path):
     config = time_series.Config(
         features=8, epochs=4, shift=100, seeds=1, output=tmp_path, data_dir=few_examples(320, 40)
@@ -34,6 +36,7 @@ def test_it_learns_and_is_drawn(few_examples, tmp_path):
     assert {path.name for path in results.pictures} == {"waves.png", "filters.png"}
 
 
+@pytest.mark.long
 def test_validation_holds_out_recordings_of_the_training_part(few_examples, tmp_path, capsys):
     config = time_series.Config(
         features=2, epochs=1, seeds=2, validation=True, output=tmp_path,

@@ -28,6 +28,7 @@ def tiny(**options):
     return model, params
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["rnnsearch", "transformer"])
 def test_a_sentence_is_translated_alike_alone_and_among_others(model):
     translator, params = tiny(model=model)
@@ -37,6 +38,7 @@ def test_a_sentence_is_translated_alike_alone_and_among_others(model):
     assert len(set(together)) > 1
 
 
+@pytest.mark.slow
 def test_attention_is_of_words_and_each_row_sums_to_1():
     translator, params = tiny()
     apply = jax.jit(translator.attention.apply, static_argnames="train")
@@ -51,6 +53,7 @@ def test_attention_is_of_words_and_each_row_sums_to_1():
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_subword_has_the_same_weight_and_padding_none():
     logits = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.125]))
     net = jn.stateless(lambda key, x: {}, lambda params, x: jnp.zeros((*x[2].shape, 4)) + logits)
@@ -89,7 +92,7 @@ def test_wrong_options(wrong, message):
         Config(**wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_short_run_learns(few_examples, tmp_path, capsys):
     config = Config(
         **TINY, model="transformer", source="de", epochs=2, batch_size=50, learning_rate=1e-2,

@@ -25,6 +25,7 @@ def test_the_function_is_continuous_and_has_two_kinks():
     np.testing.assert_allclose(x[jumps + 1], [-0.5, 0.3], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_units_rise_in_different_places():
     import jax
 

@@ -23,6 +23,7 @@ def net():
     return jn.serial(jn.dense(7, name="first"), jn.compose(block), jn.batch_norm(), name="net")
 
 
+@pytest.mark.slow
 def test_values():
     layer = net()
     params, state = layer.init(KEY, X)
@@ -42,6 +43,7 @@ def test_values():
         np.testing.assert_allclose(found[name], value, 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_under_jit_grad_and_vmap():
     layer = net()
     params, state = layer.init(KEY, X)
@@ -57,6 +59,7 @@ def test_under_jit_grad_and_vmap():
     assert float(jnp.abs(gradient["batch_norm"]["bias"]).sum()) == 0
 
 
+@pytest.mark.slow
 def test_training_mode_and_key():
     layer = jn.serial(jn.batch_norm(), jn.dropout(0.5))
     params, state = layer.init(KEY, X)
@@ -84,6 +87,7 @@ def looped():
     return jn.compose(forward, name="net")
 
 
+@pytest.mark.slow
 def test_layers_in_a_loop_are_left_out():
     layer = looped()
     params, state = layer.init(KEY, X)
@@ -111,6 +115,7 @@ def test_observe_changes_outputs():
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
+@pytest.mark.slow
 def test_observe_keeps_the_layer():
     layer = net()
     watched = jn.observe(layer, lambda path, layer, x, y: y)
@@ -149,12 +154,14 @@ def test_observe_passes_keys_on():
 BAD = jnp.array([[0.5, 2.0, -1.0]])
 
 
+@pytest.mark.slow
 def test_all_finite():
     layer = net()
     params, state = layer.init(KEY, X)
     assert first_nonfinite(layer, params, state, X) is None
 
 
+@pytest.mark.slow
 def test_before():
     layer = net()
     params, state = layer.init(KEY, X)
@@ -174,6 +181,7 @@ def test_forward():
     )
 
 
+@pytest.mark.slow
 def test_forward_between_layers():
     layer = jn.compose(lambda m, x: m(jnp.tanh, x / m(jax.nn.relu, x)), name="net")
     found = first_nonfinite(layer, {}, {}, BAD.at[0, 0].set(0))
@@ -187,6 +195,7 @@ def test_forward_of_the_loss():
     assert str(found) == ("forward: net, loss: 0 NaN and 1 Inf in 1 numbers; the output is finite")
 
 
+@pytest.mark.slow
 def test_backward():
     layer = jn.serial(
         jn.dense(3, name="in"), jax.nn.relu, jn.serial(jnp.sqrt, jnp.sin, name="b"), name="net"
@@ -226,6 +235,7 @@ def test_backward_of_params_and_of_x():
     assert found is not None and found[:5] == ("backward", "x", 0, 3, 3)
 
 
+@pytest.mark.slow
 def test_an_objective():
     """Its batch is the input; targets count too."""
     net = jn.serial(jn.dense(3, name="in"), jnp.log, name="net")
@@ -240,6 +250,7 @@ def test_an_objective():
     assert found is not None and found[:2] == ("before", "x/1")
 
 
+@pytest.mark.slow
 def test_integers_pass():
     layer = jn.compose(lambda m, x: m(lambda x: {"i": x["i"], "f": jnp.sqrt(x["f"])}, x)["f"])
     found = first_nonfinite(layer, {}, {}, {"i": jnp.arange(3), "f": jnp.zeros(2)})

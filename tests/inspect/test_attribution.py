@@ -60,6 +60,7 @@ def ours(x):
     return x.detach().numpy().transpose(0, 2, 3, 1)
 
 
+@pytest.mark.slow
 def test_saliency_is_the_gradient_in_torch(trained):
     """torch 2.13.0"""
     net, params, state = trained
@@ -73,6 +74,7 @@ def test_saliency_is_the_gradient_in_torch(trained):
     np.testing.assert_array_equal(saliency(net, params, state, IMAGES, best), found)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("baseline", [0.0, 0.3])
 def test_integrated_gradients_as_captum(trained, baseline):
@@ -91,6 +93,7 @@ def test_integrated_gradients_as_captum(trained, baseline):
     np.testing.assert_allclose(found, ours(needed), atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("size", "strides"), [((2, 3), None), ((3, 2), (2, 1)), ((4, 4), (3, 3)), ((7, 6), None)]
@@ -108,6 +111,7 @@ def test_occlusion_as_captum(trained, size, strides):
     np.testing.assert_allclose(found, ours(needed)[..., 0], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_occlusion_in_chunks(trained, monkeypatch):
     net, params, state = trained
     whole = occlusion(net, params, state, IMAGES, 4, size=2, strides=1)
@@ -118,6 +122,7 @@ def test_occlusion_in_chunks(trained, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_linear_model_is_attributed_exactly(x64):
     """x times the weight, whatever the steps: by hand."""
     net = jn.serial(jn.flatten(), jn.dense(5))
@@ -134,6 +139,7 @@ def test_a_linear_model_is_attributed_exactly(x64):
     np.testing.assert_allclose(covered, ((IMAGES - value) * weight[target]).sum(-1), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "steps", "tolerance"), [(jnp.tanh, 16, 1e-9), (jax.nn.relu, 100, 2e-2)]
 )
@@ -153,6 +159,7 @@ def test_completeness(activation, steps, tolerance, x64):
     assert np.abs(rise).max() > 0.1 * size
 
 
+@pytest.mark.slow
 def test_a_unit_inside_by_path(trained):
     net, params, state = trained
 
@@ -170,6 +177,7 @@ def test_a_unit_inside_by_path(trained):
     assert occlusion(net, params, state, IMAGES, (0, 0, 0), path="tanh", size=3).any()
 
 
+@pytest.mark.slow
 def test_the_second_call_of_a_shared_layer():
     shared = jn.dense(3)
     net = jn.serial(shared, shared, name="twice")
@@ -182,6 +190,7 @@ def test_the_second_call_of_a_shared_layer():
     np.testing.assert_allclose(second[0], kernel @ kernel[:, 1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_running_statistics_are_used():
     """In evaluation mode no example changes the attribution of another."""
     net = jn.serial(jn.conv(3, 3), jn.batch_norm(), jnp.tanh, jn.global_avg_pool())
@@ -216,6 +225,7 @@ def test_messages(target, path, message):
         saliency(net, params, state, x, target, path=path)
 
 
+@pytest.mark.slow
 def test_other_messages():
     both = jn.parallel(jnp.sin, jnp.cos)
     with pytest.raises(

@@ -1,5 +1,8 @@
 """Cost and time by layer, by hand and against the compiler's own figures."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -109,6 +112,24 @@ def test_measured_times(tmp_path):
     other = jax.jit(jax.grad(loss)).lower(params).compile()
     with pytest.raises(ValueError, match="holds a run of another program, .* jit_loss"):
         time_by_layer(other, tmp_path)
+
+
+READ = """
+import jax, jax.numpy as jnp, jaxnet as jn
+run = jax.jit(lambda x: jn.dense(5).apply({"kernel": x, "bias": x[0]}, {}, x)[0])
+run = run.lower(jnp.ones((5, 5))).compile()
+with jax.profiler.trace(folder):
+    jax.block_until_ready(run(jnp.ones((5, 5))))
+assert jn.inspect.time_by_layer(run, folder).runs == 1
+"""
+
+
+def test_a_trace_is_read_if_warnings_are_errors(tmp_path):
+    """JAX 0.12 ends the process at the first warning, so this needs a process of its own."""
+    program = f"folder = {str(tmp_path)!r}\n{READ}"
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_no_program_and_no_trace(tmp_path):

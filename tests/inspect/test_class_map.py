@@ -18,6 +18,7 @@ def pooled():
     )
 
 
+@pytest.mark.slow
 def test_grad_cam_is_cam_where_a_mean_and_a_dense_layer_follow(x64):
     net = pooled()
     params, state = net.init(jax.random.key(0), jnp.asarray(IMAGES))
@@ -34,6 +35,7 @@ def test_grad_cam_is_cam_where_a_mean_and_a_dense_layer_follow(x64):
         np.testing.assert_allclose(found.sum((1, 2)), left, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_maps_along_one_axis(x64):
     """CAM of a signal, (batch, time, channels): by hand."""
     net, x = pooled(), jnp.asarray(IMAGES[:, :, 0])
@@ -45,6 +47,7 @@ def test_maps_along_one_axis(x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_inner_layer_as_captum(x64):
     """captum 0.9.0, torch 2.13.0"""
@@ -74,6 +77,7 @@ def test_an_inner_layer_as_captum(x64):
     np.testing.assert_allclose(found, needed.detach().numpy()[:, 0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_layer_inside_another():
     net = jn.serial(jn.serial(pooled(), name="outer"), name="whole")
     x = jnp.asarray(IMAGES, jnp.float32)
@@ -82,6 +86,7 @@ def test_a_layer_inside_another():
     assert found.shape == (3, 4, 3) and bool(jnp.abs(found).sum() > 0)
 
 
+@pytest.mark.slow
 def test_messages():
     net = pooled()
     x = jnp.asarray(IMAGES, jnp.float32)

@@ -36,6 +36,7 @@ assert rows[0].moved == 5 * 3 * 24, rows
 """
 
 
+@pytest.mark.slow
 def test_kinds_groups_and_loops_on_eight_devices(on_devices):
     on_devices(KINDS, 8)
 

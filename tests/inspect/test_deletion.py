@@ -28,6 +28,7 @@ def test_the_pixels_that_count_and_those_that_do_not():
     assert worst[-1] == best[-1] == 2 / 7  # all black: class 0, which is right for 2 of 7
 
 
+@pytest.mark.slow
 def test_value_and_chunks(monkeypatch):
     importance = np.random.default_rng(1).normal(size=X.shape[:3])
     shares = [0.3, 0.6]

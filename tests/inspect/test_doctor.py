@@ -30,6 +30,7 @@ def healthy():
     return jn.serial(jn.dense(8, name="in"), jnp.tanh, jn.dense(3, name="out"), name="net")
 
 
+@pytest.mark.slow
 def test_healthy():
     net = healthy()
     trainer, train_state = patient(net, steps=3)
@@ -45,6 +46,7 @@ def test_healthy():
     ElementTree.fromstring(report._repr_html_())
 
 
+@pytest.mark.slow
 def test_nothing_is_used_up():
     trainer, train_state = patient(healthy(), steps=1)
     doctor(trainer, train_state, BATCH)
@@ -58,6 +60,7 @@ def test_no_batch():
         doctor(trainer, train_state)
 
 
+@pytest.mark.slow
 def test_compiled_twice():
     trainer, train_state = patient(healthy(), steps=1)
     short = BATCH[0][:3], BATCH[1][:3]
@@ -70,6 +73,7 @@ def test_compiled_twice():
     )
 
 
+@pytest.mark.slow
 def test_batches_that_would_compile_again():
     trainer, train_state = patient(healthy())
     (finding,) = doctor(trainer, train_state, BATCH, (BATCH[0][:3], BATCH[1][:3])).findings
@@ -79,6 +83,7 @@ def test_batches_that_would_compile_again():
     )
 
 
+@pytest.mark.slow
 def test_a_gradient_of_zero():
     net = jn.serial(jn.dense(4, name="cut"), jax.lax.stop_gradient, jn.dense(3), name="net")
     trainer, train_state = patient(net)
@@ -86,6 +91,7 @@ def test_a_gradient_of_zero():
     assert finding == "the gradient is 0, or rounding, on all batches: cut/bias, cut/kernel"
 
 
+@pytest.mark.slow
 def test_a_bias_before_batch_norm():
     """Its gradient is 0 but for rounding, which Adam would blow up."""
     net = jn.serial(jn.dense(8, name="in"), jn.batch_norm(), jnp.tanh, jn.dense(3), name="net")
@@ -104,6 +110,7 @@ def test_a_gradient_that_is_not_finite():
     ]
 
 
+@pytest.mark.slow
 def test_one_bad_batch_of_several():
     trainer, train_state = patient(healthy())
     bad = BATCH[0].at[3, 2].set(jnp.nan), BATCH[1]
@@ -111,6 +118,7 @@ def test_one_bad_batch_of_several():
     assert findings[0] == "the gradient is not finite: in/bias, in/kernel, out/bias, out/kernel"
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite():
     net = jn.serial(jn.dense(3, name="d"), lambda x: jnp.log(-(x**2)), name="net")
     trainer, train_state = patient(net)
@@ -129,6 +137,7 @@ def test_learning_rates(rate, words):
     assert doctor(trainer, train_state, BATCH).findings == [words]
 
 
+@pytest.mark.slow
 def test_state_that_does_not_change():
     net = jn.serial(jn.batch_norm(), jn.dense(3), name="net")
 
@@ -163,6 +172,7 @@ def test_statistics_that_do_not_describe_the_data():
     )
 
 
+@pytest.mark.slow
 def test_dead_units():
     net = jn.serial(jn.dense(8, name="in"), jax.nn.relu, jn.dense(3, name="out"), name="net")
     trainer, train_state = patient(net)
@@ -173,6 +183,7 @@ def test_dead_units():
     assert report.findings == ["dead units, 0 on all examples: relu 3 of 8"]
 
 
+@pytest.mark.slow
 def test_units_that_live_on_another_batch():
     net = jn.serial(lambda x: x, jax.nn.relu, jn.dense(3), name="net")
     trainer, train_state = patient(net)

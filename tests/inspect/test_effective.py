@@ -7,6 +7,7 @@ import jaxnet as jn
 from jaxnet.inspect import effective_field, receptive_fields
 
 
+@pytest.mark.slow
 def test_two_means_are_a_triangle():
     """Positive kernels of ones: (1 1 1) * (1 1 1) = (1 2 3 2 1), along each axis."""
     conv = [jn.conv(2, 3, kernel_init=jn.initializers.ones, use_bias=False) for _ in "ab"]
@@ -20,6 +21,7 @@ def test_two_means_are_a_triangle():
     np.testing.assert_allclose(found, needed, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_lies_inside_the_theoretical_field():
     net = jn.serial(
         jn.conv(3, 3), jax.nn.relu, jn.max_pool(2), jn.conv(4, 3, name="second"), jax.nn.relu
@@ -36,6 +38,7 @@ def test_it_lies_inside_the_theoretical_field():
         assert found.max() == 1
 
 
+@pytest.mark.slow
 def test_sizes_are_taken_before_means_and_sums():
     """Gradients that cancel over examples and over channels."""
     net = jn.serial(jnp.square, name="squares")

@@ -86,6 +86,7 @@ def net():
     return jn.serial(jn.dense(7), jnp.tanh, jn.batch_norm(), jn.dense(3), name="net")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_entries(train):
     check = jn.check_gradients(net(), jn.spec((4, 5)), train=train)
@@ -103,6 +104,7 @@ def test_entries(train):
     assert any(abs(e.numeric) > 0.1 for e in check.entries)  # something was there to compare
 
 
+@pytest.mark.slow
 def test_table():
     check = jn.check_gradients(jn.dense(3, name="d"), jn.spec((4, 2)), samples=5)
     lines = str(check).splitlines()
@@ -167,6 +169,7 @@ def test_float32_is_refused():
     )
 
 
+@pytest.mark.slow
 def test_dropout_uses_one_mask():
     jn.check_gradients(jn.serial(jn.dense(4), jn.dropout(0.5)), jn.spec((3, 2)), train=True)
 

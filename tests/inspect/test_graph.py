@@ -95,6 +95,7 @@ def test_a_copy_adds():
     assert numbers(g)["x"] == (3, 10)
 
 
+@pytest.mark.slow
 def test_intermediate_gradients_are_those_of_perturbations():
     def f(w, x):
         return jnp.sum(jnp.tanh(x @ w) ** 2) / 3
@@ -180,6 +181,7 @@ def test_control_flow_and_remat():
     assert "sin" in [node.label for node in g.nodes]
 
 
+@pytest.mark.slow
 def test_names_of_arguments_and_of_their_leaves():
     def f(params, *xs):
         return jnp.sum(params["w"] * xs[0]) + xs[1]
@@ -198,6 +200,7 @@ def test_constants_and_unused_arguments():
     assert float(graph(lambda x: jnp.float32(3), 2).nodes[-1].value) == 3
 
 
+@pytest.mark.slow
 def test_a_layer_s_loss():
     net = jn.models.mlp([6, 3], jnp.tanh)
     x, y = jax.random.normal(jax.random.key(0), (4, 5)), jnp.ones((4, 3))

@@ -18,6 +18,7 @@ def linear():
     return net, *net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
 
 
+@pytest.mark.slow
 def test_a_linear_unit_wants_1_where_its_weight_is_positive_and_0_elsewhere():
     net, params, state = linear()
     found = maximize_activation(net, params, state, None, [2, 0], jax.random.key(1), SHAPE, **PLAIN)
@@ -25,6 +26,7 @@ def test_a_linear_unit_wants_1_where_its_weight_is_positive_and_0_elsewhere():
     np.testing.assert_array_equal(found, kernel[[2, 0]] > 0)
 
 
+@pytest.mark.slow
 def test_decay_finds_the_balance():
     """max w x - decay (x - 0.5)²: x = 0.5 + w / (2 decay)."""
     net, params, state = linear()
@@ -36,6 +38,7 @@ def test_decay_finds_the_balance():
     np.testing.assert_allclose(found[0], np.clip(0.5 + kernel[1] / 4, 0, 1), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
     net = jn.serial(jn.conv(3, 1, use_bias=False), jn.global_avg_pool())
     params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
@@ -51,6 +54,7 @@ def test_a_map_is_the_mean_of_its_places_and_a_place_one_of_them():
     assert 0.3 < rest.mean() < 0.7 and (rest > 0).all() and (rest < 1).all()  # as it began
 
 
+@pytest.mark.slow
 def test_decay_is_weighed_against_the_mean_over_places():
     """max mean(w x) - decay sum (x - 0.5)²: x = 0.5 + w / (2 decay places)."""
     net = jn.serial(jn.conv(3, 1, use_bias=False))
@@ -64,6 +68,7 @@ def test_decay_is_weighed_against_the_mean_over_places():
     np.testing.assert_allclose(found, np.broadcast_to(wanted, SHAPE), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_moves_reach_as_far_as_said_in_each_direction():
     net = jn.serial(jn.conv(1, 1, use_bias=False, kernel_init=jn.initializers.ones))
     params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
@@ -76,6 +81,7 @@ def test_moves_reach_as_far_as_said_in_each_direction():
     np.testing.assert_array_equal((found > 0.9).all(-1), wanted)
 
 
+@pytest.mark.slow
 def test_moves_make_all_places_alike():
     """A unit of one place gets its image everywhere, once the image moves far enough."""
     net = jn.serial(jn.conv(1, 1, use_bias=False, kernel_init=jn.initializers.ones))
@@ -109,6 +115,7 @@ def test_blur_is_a_mean_over_neighbours():
     assert float(soft.min()) >= 0 and float(soft.max()) <= 1
 
 
+@pytest.mark.slow
 def test_the_background_and_the_key():
     net, params, state = linear()
 

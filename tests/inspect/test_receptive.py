@@ -22,6 +22,7 @@ def conv(size, **options):
     return jn.conv(2, size, **options)
 
 
+@pytest.mark.fast_cases("dilated: 1 + 2 * 3", "3 + 2 * 2")
 @pytest.mark.parametrize(
     ("layers", "field", "stride"),
     [
@@ -48,6 +49,7 @@ def test_fields(layers, field, stride):
     assert last(jn.serial(*layers)) == (field, stride, False)
 
 
+@pytest.mark.slow
 def test_one_dimension_and_three():
     assert last(jn.serial(conv((3,)), conv((5,))), jn.spec((1, 40, 2)))[0] == (7,)
     assert last(jn.serial(conv((3, 1, 2))), jn.spec((1, 7, 8, 9, 2)))[0] == (3, 1, 2)
@@ -59,6 +61,7 @@ def test_causal_convolutions():
     assert last(jn.serial(*layers), jn.spec((1, 40, 2)))[0] == (8,)
 
 
+@pytest.mark.slow
 def test_a_field_cut_by_the_border():
     net = jn.serial(*[conv(7)] * 1, conv(7), conv(7), name="net")
     found = receptive_fields(net, jn.spec((1, 12, 60, 1)))
@@ -74,6 +77,7 @@ def test_the_stride_where_the_neighbour_is_cut():
     assert last(jn.serial(conv(5)), jn.spec((1, 6, 6, 2))) == ((5, 5), (1, 1), True)
 
 
+@pytest.mark.slow
 def test_layers_without_space_have_no_row():
     net = jn.serial(conv(3), lambda x: x.mean((1, 2)), jn.dense(3))
     assert list(receptive_fields(net, IMAGE).fields) == ["conv"]
@@ -83,6 +87,7 @@ def test_one_unit_has_no_stride():
     assert last(jn.serial(jn.conv(2, (33, 47), padding="VALID")))[1:] == ((None, None), True)
 
 
+@pytest.mark.slow
 def test_the_parameters_play_no_part():
     """Kernels that start at 0 see as much as others."""
     assert last(jn.serial(conv(3, kernel_init=jn.initializers.zeros)))[0] == (3, 3)

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from tests.catalogue import ROWS, Row
+from tests.catalogue import Row, cases
 
 
 def count(tree):
@@ -65,7 +65,7 @@ def test_html_holds_the_same_rows():
     assert rows[-1] == ["total", "", "", "158", "10", "1.2 k"]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.parametrize("row", cases())
 def test_totals_are_those_of_the_trees(row: Row):
     layer = row.make()
     summary = jn.summary(layer, row.x)
@@ -107,6 +107,7 @@ def test_bytes_of_narrow_types():
     assert last == "14 B of parameters, 0 B of state, 6 B of activations"
 
 
+@pytest.mark.slow
 def test_arrays_do_as_input():
     assert str(jn.summary(net(), jnp.ones((4, 7)))) == str(jn.summary(net(), jn.spec((4, 7))))
 

@@ -13,7 +13,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.interop.export import export, load_exported
-from tests.catalogue import ROWS, fill
+from tests.catalogue import ROWS, cases, fill
 from tests.compiled import jit_apply
 
 pytest.importorskip("flatbuffers", reason="jax.export writes its files with it")
@@ -87,7 +87,7 @@ for name in sys.argv[2:]:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_programs_run_in_a_process_without_jaxnet(tmp_path):
     for name, (make, spec) in NETS.items():
         net = make()
@@ -108,7 +108,7 @@ def test_programs_run_in_a_process_without_jaxnet(tmp_path):
     assert len(done.stdout.splitlines()) == 2 * (len(NETS) + 1)  # the block also gives the lengths
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.parametrize("row", cases())
 def test_every_layer_takes_an_open_batch_size(row):
     """Shapes alone: quick enough for all of the catalogue. Values of some follow."""
     layer = row.make()
@@ -124,6 +124,7 @@ def test_every_layer_takes_an_open_batch_size(row):
 SOME = {"conv-strided", "locally_connected", "max_pool-overlap", "multi_head_attention-step"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in ROWS if r.id in SOME])
 def test_values_with_an_open_batch_size(row):
     layer, x = row.make(), fill(row)
@@ -136,6 +137,7 @@ def test_values_with_an_open_batch_size(row):
 SEVERAL = {"conv-grouped", "conv-video"}
 
 
+@pytest.mark.fast_cases("conv-video")
 @pytest.mark.parametrize("row", [pytest.param(r, id=r.id) for r in ROWS if r.id in SEVERAL])
 def test_several_platforms(row):
     layer, x = row.make(), fill(row)
@@ -145,6 +147,7 @@ def test_several_platforms(row):
     close(program(sized(x, 3)), jit_apply(layer, params, state, sized(x, 3))[0])
 
 
+@pytest.mark.slow
 def test_the_program_is_plain_stablehlo():
     net, x = jn.conv(4, 3), jn.spec((2, 8, 6, 3))
     text = export(net, *net.init(KEY, x), x).exported.mlir_module()
@@ -153,6 +156,7 @@ def test_the_program_is_plain_stablehlo():
     )
 
 
+@pytest.mark.slow
 def test_weights_outside_are_exchanged(tmp_path):
     from safetensors.numpy import load_file
 
@@ -186,6 +190,7 @@ def test_weights_inside_make_the_file_larger(tmp_path):
     assert 4 * 5000 < inside < 4 * 5000 + 5000 and outside < 5000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", [False, True], ids=["x", "weights"])
 def test_gradients_by_option(tmp_path, outside):
     net, spec = jn.serial(jn.conv(3, 3), jnp.tanh, jn.global_avg_pool()), jn.spec((2, 6, 5, 2))
@@ -211,6 +216,7 @@ def test_gradients_by_option(tmp_path, outside):
         jax.grad(lambda x: (never(weights, x) if outside else never(x)).sum())(x)
 
 
+@pytest.mark.slow
 def test_gradients_pass_by_integers(tmp_path):
     make, spec = NETS["lstm"]
     net = make()
@@ -221,6 +227,7 @@ def test_gradients_pass_by_integers(tmp_path):
     close(theirs, jax.jit(jax.grad(lambda x: net.apply(params, state, (x, lengths))[0].sum()))(x))
 
 
+@pytest.mark.slow
 def test_further_open_sizes():
     net = NETS["lstm"][0]()
     params, state = drawn(net, LENGTHS)
@@ -250,6 +257,7 @@ def test_a_layer_that_needs_the_batch_size():
     close(export(net, {}, {}, jn.spec((2, 5)), batch=4)(jnp.ones((4, 5))), jnp.ones((4, 5)) / 4)
 
 
+@pytest.mark.slow
 def test_evaluation_mode():
     net, x = jn.serial(jn.dropout(0.5), jn.batch_norm()), jn.spec((8, 3))
     params, state = drawn(net, x)

@@ -112,7 +112,18 @@ LAWS = {
 CHOICES = {"train": [False, True], "dtype": [jnp.float32, jnp.bfloat16]}
 
 
-@pytest.mark.parametrize("name", LAWS)
+# Those that run nothing, or little.
+QUICK = {
+    "test_init_is_traced_for_many_keys",
+    "test_operations_have_the_name_of_the_layer",
+    "test_types_inside_shard_map_fit",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAWS],
+)
 @pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
 def test_laws(row, name, monkeypatch):
     if row.id == "from_nnx-statistics" and ("float64" in name or "dtype" in name):
@@ -133,6 +144,7 @@ def test_there_are_laws():
 # from_linen
 
 
+@pytest.mark.slow
 def test_from_linen_is_the_module():
     """The same values for the same key, outputs and gradients."""
     module, layer = Net(), from_linen(Net())
@@ -166,6 +178,7 @@ def test_flax_keeps_its_variables_as_the_layer_does():
     close(y, Net().apply(variables, X, train=False), 0)
 
 
+@pytest.mark.slow
 def test_from_linen_trains_as_flax_does():
     """Three steps of a trainer against three written out in Flax: params and statistics."""
     layer, optimizer = from_linen(Net()), optax.adam(0.1)
@@ -215,6 +228,7 @@ def test_training_mode_by_its_usual_names(flag, on):
     assert (jit_apply(layer, {}, {}, x)[0] == 10 * (not on)).all()
 
 
+@pytest.mark.slow
 def test_what_was_decided_when_the_module_was_built_stays():
     layer = from_linen(nn.BatchNorm(use_running_average=True))
     x = 3 + X[0, :, :, 0]
@@ -224,6 +238,7 @@ def test_what_was_decided_when_the_module_was_built_stays():
     close(after, state, 0)
 
 
+@pytest.mark.slow
 def test_call_for_several_inputs():
     module = nn.MultiHeadDotProductAttention(2, dropout_rate=0.5)
     layer = from_linen(
@@ -238,6 +253,7 @@ def test_call_for_several_inputs():
     assert layer.name == "attention"
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_from_the_key():
     layer, x = from_linen(Net(0.5)), X
     params, state = layer.init(KEY, x)
@@ -272,6 +288,7 @@ def test_other_collections_are_state():
         assert (y == n).all()
 
 
+@pytest.mark.slow
 def test_modules_in_layers_have_paths():
     net = jn.serial(from_linen(nn.Dense(4)), from_linen(nn.Dense(5)), name="net")
     params, state = net.init(KEY, jn.spec((2, 3)))
@@ -284,6 +301,7 @@ def test_modules_in_layers_have_paths():
         net.apply(params, state, jnp.ones((2, 3)))
 
 
+@pytest.mark.slow
 def test_transforms_take_modules():
     """repeat over depth and ensemble over copies, each against its loop."""
     layer, x = from_linen(nn.Dense(3)), jnp.ones((2, 3))
@@ -316,6 +334,7 @@ ALIKE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer, module", ALIKE)
 def test_weights_pass_over_unchanged_both_ways(layer, module):
     """Variables of one go into the other: outputs, statistics and gradients are the same."""
@@ -341,6 +360,7 @@ def test_weights_pass_over_unchanged_both_ways(layer, module):
     close(y, module.apply(theirs, x, mutable="batch_stats")[0], 3e-4)
 
 
+@pytest.mark.slow
 def test_to_linen_is_the_layer():
     layer = jn.serial(jn.dense(6), jn.batch_norm(), jnp.tanh, jn.dense(5))
     module, x = to_linen(layer), X.reshape(7, -1)
@@ -355,6 +375,7 @@ def test_to_linen_is_the_layer():
     close(y, jax.jit(module.apply)(variables, x))
 
 
+@pytest.mark.slow
 def test_init_in_training_mode_leaves_the_statistics():
     variables = to_linen(jn.batch_norm()).init(KEY, 5 + X, train=True)
     assert (variables["batch_stats"]["mean"] == 0).all()
@@ -401,6 +422,7 @@ def test_two_layers_in_one_module():
     assert not np.allclose(a, b[:3])
 
 
+@pytest.mark.slow
 def test_linen_transforms_take_layers():
     """nn.vmap over a stack of layers, and nn.remat."""
     many = nn.vmap(
@@ -459,6 +481,7 @@ def test_round_trip_from_a_layer():
     assert from_linen(to_linen(layer), name="head").name == "head"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_mixed_nests_are_the_sum_of_their_parts(train):
     net, x = mixed(), X[:, 0, 0]
@@ -480,6 +503,7 @@ def test_mixed_nests_are_the_sum_of_their_parts(train):
 # from_nnx
 
 
+@pytest.mark.slow
 def test_from_nnx_is_the_module():
     """The same values for the same key; outputs, gradients and statistics after three steps."""
     layer, module = nnx_net(), NNXNet(rngs=nnx.Rngs(KEY))
@@ -509,6 +533,7 @@ def test_from_nnx_is_the_module():
     assert (jnp.abs(ours.state["norm"]["mean"]) > 1e-4).all()
 
 
+@pytest.mark.long
 def test_nnx_dropout_is_drawn_from_the_key():
     layer = nnx_net(0.5)
     params, state = layer.init(KEY, jn.spec(X.shape))
@@ -557,6 +582,7 @@ def test_what_a_module_notes_beside_is_no_state():
     assert jit_apply(layer, params, state, jnp.ones((2, 3)), train=True)[1] == state == {}
 
 
+@pytest.mark.slow
 def test_from_nnx_with_tied_weights():
     class Tied(nnx.Module):
         def __init__(self, rngs):

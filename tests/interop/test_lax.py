@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.jet import jet
 
 import jaxnet as jn
-from tests.catalogue import ROWS, fill
+from tests.catalogue import ROWS, cases, fill
 
 CONVOLUTIONS = [row for row in ROWS if row.id.startswith(("conv", "depthwise"))]
 
@@ -88,7 +88,7 @@ def test_inside_a_compiled_function():
 LOOPS = ("lstm-lengths", "gru-states", "bidirectional", "hmm", "translation_transformer")
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.id in LOOPS], ids=ids)
+@pytest.mark.parametrize("row", cases(row for row in ROWS if row.id in LOOPS))
 def test_loops_compute_the_same(row):
     x = fill(row)
     net, params, state = drawn(row, x)
@@ -97,6 +97,7 @@ def test_loops_compute_the_same(row):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours, theirs)
 
 
+@pytest.mark.long
 def test_loops_branches_and_gradients_inside_a_net():
     """A convolution in a scan in a branch, and one gradient by x: the energy of a net."""
     conv = jn.conv(3, 3, padding="VALID")
@@ -126,6 +127,7 @@ def test_loops_branches_and_gradients_inside_a_net():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), ours, theirs)
 
 
+@pytest.mark.slow
 def test_it_is_a_transform():
     net = jn.serial(jn.conv(4, 3), jn.dropout(0.5), jn.flatten(), jn.dense(3))
     plain = jn.interop.plain(net)
@@ -152,7 +154,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", ["mlp", pytest.param("lenet5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("lenet5", marks=pytest.mark.long)])
 def test_taylor_mode_agrees_with_nested_jvp(name, x64):
     make, shape = NETS[name]
     net, rng = make(), np.random.default_rng(3)

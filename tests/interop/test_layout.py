@@ -81,6 +81,7 @@ def test_operations(function, shape, given, expected):
     assert after(function, shape, given) == expected
 
 
+@pytest.mark.slow
 def test_layers_decide_by_their_kind():
     """Whatever they are made of inside."""
     calls = []

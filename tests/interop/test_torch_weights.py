@@ -70,6 +70,7 @@ class Recurrent(nn.Module):
         return self.out(self.rnn(x)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "layer", "options"),
     [
@@ -155,6 +156,7 @@ class Attention(nn.Module):
         return self.out((x + self.mha(x, x, x)[0]).flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_attention(bias):
     """The sum and the flattening keep the order of a sequence, which is PyTorch's."""
@@ -200,6 +202,7 @@ def test_attention_of_other_sizes_is_refused():
         from_torch(net, weights, jn.spec((2, 5, 8)))
 
 
+@pytest.mark.slow
 def test_a_transformer_encoder():
     theirs = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(
@@ -232,6 +235,7 @@ class Tied(nn.Module):
         return self.head(self.rnn(self.words(x))[0])
 
 
+@pytest.mark.slow
 def test_tied_embeddings():
     """PyTorch lists the shared array twice, wherever the module that shares it is defined."""
     words = jn.embedding(11, 4, tied=True)

@@ -29,6 +29,7 @@ def test_additive_attention_by_hand(x64):
     np.testing.assert_allclose(alone, weights[:, 1], rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [(), (jnp.array([2, 5]),)], ids=["whole", "lengths"])
 def test_keys_computed_once_give_the_same(mask, x64):
     queries, memory = jnp.asarray(draw(2, 3, 4)), jnp.asarray(draw(2, 5, 7, seed=1))

@@ -57,6 +57,7 @@ def test_one_head_by_hand(x64):
 # torch 2.13.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["self", "causal", "cross", "lengths", "mask"])
 def test_multi_head_attention_equals_torch(kind, x64):
     """Values, averaged weights and the gradients of all inputs and weights."""
@@ -189,6 +190,7 @@ def test_a_softcap_bounds_the_scores_before_the_mask(x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_grouped_queries_equal_torch(kv_heads, x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
@@ -211,6 +213,7 @@ def test_grouped_queries_equal_torch(kv_heads, x64):
 # flax 0.12
 
 
+@pytest.mark.slow
 def test_params_pass_over_from_flax_unchanged(x64):
     queries, memory = jnp.asarray(draw(2, 4, 6)), jnp.asarray(draw(2, 5, 8, seed=1))
     other = nn.MultiHeadDotProductAttention(3, out_features=7, param_dtype=float)
@@ -224,6 +227,7 @@ def test_params_pass_over_from_flax_unchanged(x64):
 # Masks
 
 
+@pytest.mark.slow
 def test_the_forms_of_a_mask_agree(x64):
     x, lengths = draw(2, 5, 6), np.array([3, 5])
     seen = np.arange(5) < lengths[:, None]  # (batch, places)
@@ -247,6 +251,7 @@ def test_the_forms_of_a_mask_agree(x64):
     np.testing.assert_allclose(causal, both, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotary", [False, True], ids=["plain", "rotary"])
 def test_the_future_does_not_change_the_past(rotary):
     x = draw(2, 6, 8).astype(np.float32)
@@ -262,6 +267,7 @@ def test_the_future_does_not_change_the_past(rotary):
     assert (change.max((0, 2)) > 1e-3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [
@@ -291,6 +297,7 @@ def test_padding_never_changes_a_result(layer):
     assert not grad[0, 4:].any() and not grad[1, 3:].any() and grad[1, 2].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("make", [jn.additive_attention, jn.multi_head_attention])
 def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
@@ -315,6 +322,7 @@ def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
         jit_apply(layer, params, {}, (queries, memory, lengths))
 
 
+@pytest.mark.slow
 def test_a_single_row_or_head_that_sees_nothing():
     x = draw(1, 3, 4).astype(np.float32)
     layer = jn.multi_head_attention(2, return_weights=True)
@@ -334,6 +342,7 @@ def test_a_single_row_or_head_that_sees_nothing():
 # Dropout
 
 
+@pytest.mark.slow
 def test_dropout_falls_on_the_weights():
     """With identical values each output is the share that is kept, rescaled: its mean is 1."""
     x = jnp.ones((30, 40, 4))
@@ -357,6 +366,7 @@ def test_dropout_falls_on_the_weights():
 # Step by step
 
 
+@pytest.mark.fast_cases("window")
 @pytest.mark.parametrize(
     "options",
     [
@@ -394,6 +404,7 @@ def test_steps_equal_the_whole_sequence(options, x64):
     assert not seen[..., 7:].any() and cache["index"].tolist() == [7, 7, 7]
 
 
+@pytest.mark.slow
 def test_sequences_of_a_batch_may_stand_at_different_places(x64):
     """The second sequence starts two steps later; both get what they get alone."""
     x = jnp.asarray(draw(2, 4, 8))
@@ -411,6 +422,7 @@ def test_sequences_of_a_batch_may_stand_at_different_places(x64):
     np.testing.assert_allclose(y, jnp.stack([at[0, 3][0], at[1, 1][0]]), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_full_cache():
     step, x = jn.multi_head_attention(2, step=True), jnp.ones((2, 8))
     cache = attention_cache(2, 1, heads=2, head_size=4)
@@ -423,6 +435,7 @@ def test_a_full_cache():
     assert jnp.isnan(y).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"kv_heads": 2}, {"head_size": 3, "use_bias": False}],
@@ -444,6 +457,7 @@ def test_a_memory_projected_once_stands_for_the_memory(options, x64):
         np.testing.assert_allclose(weights[:, :, 0], whole[1][:, :, t], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_projected_memory_is_that_of_the_layer():
     queries, memory = jnp.ones((3, 5, 8)), jnp.ones((3, 7, 6))
     other = jn.multi_head_attention(2)
@@ -473,6 +487,7 @@ def test_a_fresh_head_keeps_variance():
 # The fused path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_fused_call_is_the_same_attention(causal, padded, monkeypatch):
@@ -498,6 +513,7 @@ def test_the_fused_call_is_the_same_attention(causal, padded, monkeypatch):
     assert not padded or not y[1].any()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32():
     x = jnp.asarray(draw(2, 6, 16), jnp.bfloat16)
     layer = jn.multi_head_attention(2, causal=True)
@@ -519,6 +535,7 @@ def test_bfloat16_is_near_float32():
 # Messages
 
 
+@pytest.mark.slow
 def test_messages():
     key, x, mha = jax.random.key(0), jn.spec((2, 5, 6)), jn.multi_head_attention
 
@@ -569,6 +586,7 @@ def test_messages():
     says(r"value_size=5\)", mha(2, step=True, value_size=5), (cache, jn.spec((2, 6))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [jn.multi_head_attention(2), jn.additive_attention(4)],
                          ids=lambda layer: layer.name)  # fmt: skip
 @pytest.mark.parametrize("lengths", [[5, 99], [-3, 5]], ids=str)
@@ -610,6 +628,7 @@ def test_a_cache_of_another_batch_is_named():
         layer.init(jax.random.key(0), (cache, None))
 
 
+@pytest.mark.slow
 def test_rotary_needs_an_even_size_of_heads():
     with pytest.raises(ValueError, match="rotary=True needs an even size of heads, got 3"):
         jn.multi_head_attention(2, rotary=True).init(jax.random.key(0), jn.spec((2, 5, 6)))

@@ -106,6 +106,7 @@ def test_shapes(layer, x, y):
     assert output_shape(layer, x) == y
 
 
+@pytest.mark.slow
 def test_a_shifted_input_gives_a_shifted_map():
     layer = jn.conv(4, 3, padding="VALID")
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
@@ -115,6 +116,7 @@ def test_a_shifted_input_gives_a_shifted_map():
     np.testing.assert_allclose(moved[:, 2:, 1:], y[:, :-2, :-1], 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_causal_sees_no_later_inputs():
     layer = jn.conv(4, 3, padding="CAUSAL", dilation=2)
     x = np.random.default_rng(0).normal(size=(1, 9, 2)).astype(np.float32)
@@ -125,6 +127,7 @@ def test_causal_sees_no_later_inputs():
     np.testing.assert_array_equal(reach, wanted)
 
 
+@pytest.mark.slow
 def test_fresh_outputs_have_variance_near_one():
     layer = jn.conv(50, 5, padding="VALID")
     x = jax.random.normal(jax.random.key(0), (4, 24, 24, 8))
@@ -152,6 +155,7 @@ def to_last(a):
     return np.moveaxis(np.asarray(a), 1, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "x_shape, window, options, theirs",
     [
@@ -231,6 +235,7 @@ def test_conv_transpose_is_that_of_pytorch(x64, stride, padding, output_padding,
     close(ours, (to_last(y.detach()), {"kernel": kernel(w.grad)}, to_last(x.grad)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("window, strides", [((3, 4), 2), ((2, 5), 3), ((4, 1), 1)], ids=str)
 def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
@@ -244,6 +249,7 @@ def test_conv_transpose_is_that_of_flax(x64, padding, window, strides):
     close(jit_apply(ours, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
     {"padding": "SAME", "strides": 2}, {"padding": "VALID", "dilation": 2, "groups": 3},
 ], ids=str)  # fmt: skip
@@ -261,6 +267,7 @@ def test_conv_is_that_of_flax(x64, options):
     close(jit_apply(layer, params, {}, x)[0], jax.jit(theirs.apply)({"params": params}, x))
 
 
+@pytest.mark.slow
 def test_many_small_networks_at_once():
     """An ensemble is vmap over the weights: the same as one after another."""
     layer = jn.serial(jn.conv(3, 3), jnp.tanh, jn.conv(4, 3, strides=2))

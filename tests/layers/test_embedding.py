@@ -16,6 +16,7 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
+@pytest.mark.slow
 def test_takes_rows_of_the_table():
     layer = jn.embedding(11, 4)
     table = jnp.arange(44.0).reshape(11, 4)
@@ -68,6 +69,7 @@ def test_padding_idx_equals_torch(x64):
         jn.embedding(11, 4, padding_idx=11)
 
 
+@pytest.mark.slow
 def test_a_fresh_table_has_variance_1_over_features():
     params, _ = jn.embedding(300, 50).init(jax.random.key(0), jn.spec((1,), jnp.int32))
     table = params["embedding"]
@@ -75,6 +77,7 @@ def test_a_fresh_table_has_variance_1_over_features():
     assert abs(float(table.mean())) < 4 * np.sqrt(1 / 50 / 15000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [-1, 11, 1000])
 def test_ids_out_of_range(wrong):
     layer = jn.embedding(11, 4)
@@ -93,6 +96,7 @@ def test_ids_out_of_range(wrong):
     assert jnp.isfinite(grad).all() and grad.sum() == 20
 
 
+@pytest.mark.slow
 def test_tied_table_is_one_and_gets_both_gradients(x64):
     words = jn.embedding(11, 4, tied=True)
     net = jn.serial(words, jnp.tanh, words)
@@ -136,6 +140,7 @@ def test_embedding_messages():
         jn.embedding(4, 0)
 
 
+@pytest.mark.slow
 def test_learned_positions_add_the_row_of_each_place():
     layer = jn.learned_positions(7)
     params = {"embedding": jnp.asarray(draw(7, 4), jnp.float32)}
@@ -174,6 +179,7 @@ def test_sinusoidal_positions_by_the_formula(x64):
             )
 
 
+@pytest.mark.slow
 def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
     layer, x = jn.sinusoidal_positions(), jnp.zeros((2, 400, 6))
     whole, _ = jit_apply(layer, {}, {}, x)
@@ -214,6 +220,7 @@ def test_rotary_of_neighbours_and_of_a_part(x64):
             jn.rotary(jnp.asarray(x), size=size)
 
 
+@pytest.mark.slow
 def test_rotary_products_depend_on_the_distance_alone(x64):
     q, k = jnp.asarray(draw(2, 1, 1, 1, 8))
     places = [(0, 3), (4, 7), (1000, 1003)]
@@ -225,6 +232,7 @@ def test_rotary_products_depend_on_the_distance_alone(x64):
     assert abs(other - products[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_rotary_in_bfloat16_and_its_message():
     x = jnp.asarray(draw(1, 300, 1, 4), jnp.bfloat16)
     wide = jn.rotary(x.astype(jnp.float32))

@@ -9,6 +9,7 @@ import jaxnet as jn
 from tests.compiled import jit_apply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x_shape, window, options", [
     ((2, 9, 3), (4,), {"strides": 2}),
     ((2, 7, 6, 3), (3, 2), {"strides": (2, 1), "padding": ((1, 0), (0, 2))}),
@@ -48,6 +49,7 @@ def test_each_position_has_its_own_kernel():
     assert y.ravel().tolist() == [1, 30, 4300]
 
 
+@pytest.mark.slow
 def test_fresh_outputs_have_variance_near_one():
     layer = jn.locally_connected(7, 5)
     x = jax.random.normal(jax.random.key(0), (40, 12, 11, 3))

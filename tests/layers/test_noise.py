@@ -27,6 +27,7 @@ def test_gaussian_noise_adds():
     check(noisy(jn.gaussian_noise(0.3), jnp.full((400, 50), 5.0)), 5.0, 0.3)
 
 
+@pytest.mark.fast_cases("0.2")
 @pytest.mark.parametrize("rate", [0.2, 0.5])
 def test_gaussian_dropout_multiplies(rate):
     check(

@@ -65,6 +65,7 @@ TORCH = [
 ]
 
 
+@pytest.mark.fast_cases("group_norm", "instance_norm", "rms_norm")
 @pytest.mark.parametrize(("make", "make_torch", "shape"), TORCH)
 def test_equals_torch(make, make_torch, shape, x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
@@ -121,6 +122,7 @@ FLAX = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "other", "shape"), FLAX)
 def test_equals_flax_with_its_own_params(make, other, shape, x64):
     layer, x, weights = make(), jnp.asarray(draw(*shape)), draw(*shape, seed=1)
@@ -160,6 +162,7 @@ def test_fresh_batch_norm_gives_its_input_back():
     np.testing.assert_allclose(y, x, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_running_statistics_carry_no_gradient():
     layer = jn.batch_norm()
     x = jnp.asarray(draw(4, 3), jnp.float32)
@@ -187,6 +190,7 @@ def test_bfloat16_has_statistics_in_float32(make):
     np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.fast_cases("layer_norm", "instance_norm")
 @pytest.mark.parametrize(
     ("make", "axes"),
     [
@@ -204,6 +208,7 @@ def test_mean_0_and_variance_1_over(make, axes):
     np.testing.assert_allclose(y.var(axes), 1, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [jn.layer_norm, jn.rms_norm, jn.instance_norm, jn.batch_norm, lambda: jn.group_norm(3)]
 )

@@ -127,12 +127,14 @@ def test_pooling_over_features():
     np.testing.assert_allclose(y, [[[5, 13]], [[0, 17]]])
 
 
+@pytest.mark.slow
 def test_max_forgives_a_small_shift():
     image = jnp.zeros((8, 8)).at[2, 4].set(1.0)
     moved = jnp.roll(image, 1, 1)
     np.testing.assert_array_equal(pooled(jn.max_pool(2), image), pooled(jn.max_pool(2), moved))
 
 
+@pytest.mark.fast_cases("global")
 @pytest.mark.parametrize("layer", [
     jn.max_pool(2), jn.max_pool(2, strides=1), jn.global_max_pool(),
 ], ids=["tiled", "overlapping", "global"])  # fmt: skip
@@ -143,12 +145,14 @@ def test_the_first_of_equal_maxima_gets_the_gradient(layer):
     np.testing.assert_array_equal(gradient[0, ..., 0], [[1, 0], [0, 0]])
 
 
+@pytest.mark.slow
 def test_the_first_is_meant_row_by_row():
     x = jnp.array([[0.0, 7], [7, 0]])
     gradient = jax.jit(jax.grad(lambda x: pooled(jn.max_pool(2), x).sum()))(x)
     np.testing.assert_array_equal(gradient, [[0, 1], [0, 0]])
 
 
+@pytest.mark.slow
 def test_l2_at_zero_has_a_gradient():
     for layer, x in (
         (jn.l2_pool(2), jnp.zeros((1, 4, 1)).at[0, 2].set(3.0)),
@@ -158,6 +162,7 @@ def test_l2_at_zero_has_a_gradient():
         np.testing.assert_array_equal(gradient.ravel(), [0, 0, 1, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_nan_stays(place):
     x = jnp.array([[1.0, 2], [3, 4]]).at[place].set(jnp.nan)
@@ -171,6 +176,7 @@ def test_padding_never_wins():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.bfloat16], ids=str)
 def test_dtypes(dtype):
     x = jnp.array([[1, 2], [3, 5]], dtype)
@@ -187,6 +193,9 @@ def test_narrow_floats_are_summed_in_float32():
     assert float(pooled(jn.avg_pool((1, 5)), x)[0, 0]) == 52
 
 
+@pytest.mark.fast_cases(
+    "tiled-max-1", "tiled-mean-1", "tiled-uncounted-1", "tiled-l2-1", "overlap-l2-2"
+)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["max", "mean", "uncounted", "l2"])
 @pytest.mark.parametrize(
@@ -222,6 +231,7 @@ def test_pools_are_those_of_pytorch(x64, axes, kind, window, strides, padding):
     np.testing.assert_allclose(slope, last(x.grad), 1e-10, 1e-10)
 
 
+@pytest.mark.slow
 def test_second_derivatives_and_vmap():
     x = jax.random.normal(jax.random.key(0), (3, 2, 5, 4, 2))
 

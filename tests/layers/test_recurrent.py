@@ -78,6 +78,7 @@ def gradients_from_torch(kind, get, suffix):
     return gradients
 
 
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize("lengths", [None, (4, 6, 1)], ids=["whole", "lengths"])
 @pytest.mark.parametrize("layers, both_ways", [(1, False), (2, True)], ids=["one", "two-both-ways"])
@@ -162,6 +163,7 @@ def test_values_and_gradients_are_those_of_torch(kind, lengths, layers, both_way
     close(d_initial, carry(th.grad.numpy(), tc.grad.numpy() if kind == "lstm" else c0))
 
 
+@pytest.mark.fast_cases("gru")
 @each
 def test_without_bias_is_with_biases_of_zero(kind, x64):
     params = random_params(kind)
@@ -175,6 +177,7 @@ def test_without_bias_is_with_biases_of_zero(kind, x64):
 # Lengths
 
 
+@pytest.mark.slow
 @each
 def test_padding_changes_nothing(kind, x64):
     """Not even NaN: the same numbers as each sequence alone, and no gradient beyond its end."""
@@ -208,6 +211,7 @@ def test_padding_changes_nothing(kind, x64):
     assert (np.asarray(d_x)[~beyond] != 0).all()
 
 
+@pytest.mark.slow
 @each
 def test_padding_changes_nothing_in_float32(kind):
     layer = KINDS[kind][0](FEATURES)
@@ -218,6 +222,7 @@ def test_padding_changes_nothing_in_float32(kind):
     close(y[:1, :3], alone, 1e-6)
 
 
+@pytest.mark.slow
 @each
 def test_a_sequence_of_length_0_keeps_its_initial_carry(kind, x64):
     layer, params, initial = KINDS[kind][0](FEATURES), random_params(kind), random_carry(kind)
@@ -235,6 +240,7 @@ def test_a_sequence_of_length_0_keeps_its_initial_carry(kind, x64):
 # States
 
 
+@pytest.mark.fast_cases("rnn")
 @each
 def test_two_halves_with_states_are_the_whole(kind, x64):
     layer, params = KINDS[kind][0](FEATURES), random_params(kind)
@@ -246,6 +252,7 @@ def test_two_halves_with_states_are_the_whole(kind, x64):
     close(b["final"], whole["final"], 1e-13)
 
 
+@pytest.mark.slow
 @each
 def test_cells_step_by_step_are_the_layer(kind, x64):
     """With the same params, in a model too, and in a loop of one's own."""
@@ -277,6 +284,7 @@ def test_cells_step_by_step_are_the_layer(kind, x64):
     close(carry, final, 1e-12)
 
 
+@pytest.mark.fast_cases("gru")
 @each
 def test_cell_and_layer_draw_the_same_params(kind):
     layer, cell = KINDS[kind]
@@ -292,6 +300,7 @@ def test_cell_and_layer_draw_the_same_params(kind):
     )
 
 
+@pytest.mark.slow
 @each
 def test_dtypes(kind):
     """The carry takes the dtype of the computation, whatever the initial carry's."""
@@ -319,6 +328,7 @@ def test_dtypes(kind):
 # Fresh layers
 
 
+@pytest.mark.slow
 def test_recurrent_kernels_are_orthogonal_for_each_gate():
     kernel = orthogonal_blocks(jax.random.key(0), (6, 24))
     for gate in np.split(np.asarray(kernel), 4, 1):
@@ -354,6 +364,7 @@ def test_recurrent_keys_and_state_by_hand():
     np.testing.assert_allclose(after["batch_norm"]["mean"], 2.75, atol=0.1)
 
 
+@pytest.mark.slow
 def test_recurrent_with_lengths_freezes_any_carry():
     def cell(m, given):
         carry, x = given
@@ -371,6 +382,7 @@ def test_recurrent_with_lengths_freezes_any_carry():
     assert out["final"][0].tolist() == [6, 1, 3]
 
 
+@pytest.mark.slow
 def test_recurrent_over_tokens():
     """Steps may be integers, without an axis of features."""
 
@@ -396,6 +408,7 @@ def test_messages():
         jn.recurrent(jn.gru_cell(4)).apply(params, {}, given)
 
 
+@pytest.mark.slow
 def test_unknown_lengths_act_as_if_clipped():
     params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((3, 6, 5)))
     given = jnp.ones((3, 6, 5)), jnp.array([7, -1, 6])
@@ -417,6 +430,7 @@ def test_observe_looks_inside():
     assert ("cell", "recurrent") in seen and net.kind == "serial"
 
 
+@pytest.mark.long
 def test_the_cells_of_an_activation_are_bounded():
     """A cell per activation would hold its closure for ever."""
     import gc

@@ -30,6 +30,7 @@ def test_weight_norm_by_hand():
     np.testing.assert_allclose(y, [[6.0], [8.0]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_weight_norm_starts_as_the_layer_itself():
     inner, x = jn.serial(jn.dense(7), jnp.tanh, jn.dense(4)), jnp.asarray(draw(3, 5), jnp.float32)
     layer = jn.weight_norm(inner)
@@ -38,6 +39,7 @@ def test_weight_norm_starts_as_the_layer_itself():
     assert layer.name == inner.name and jn.weight_norm(inner, name="other").name == "other"
 
 
+@pytest.mark.slow
 def test_weight_norm_inside_a_net_keeps_the_keys_and_names():
     plain = jn.serial(jn.dense(4), jn.dense(2))
     net = jn.serial(jn.weight_norm(jn.dense(4)), jn.dense(2))
@@ -47,6 +49,7 @@ def test_weight_norm_inside_a_net_keeps_the_keys_and_names():
 
 
 # torch 2.13.0
+@pytest.mark.slow
 def test_weight_norm_equals_torch(x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     v, g, bias, x, c = draw(5, 3), draw(3, seed=1), draw(3, seed=2), draw(4, 5), draw(4, 3, seed=3)
@@ -72,6 +75,7 @@ def test_weight_norm_equals_torch(x64):
     np.testing.assert_allclose(grads["kernel"]["v"], weight.original1.grad.T, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_weight_norm_of_a_convolution_equals_torch(x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     v, g, x = draw(3, 4, 5), draw(5, seed=1), draw(2, 9, 4)
@@ -97,6 +101,7 @@ def test_weight_norm_ignores_the_length_of_v():
     np.testing.assert_allclose(jit_apply(layer, params, state, x)[0], y, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weight_norm_of_zero_is_zero_and_finite():
     layer = jn.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
     params, state = layer.init(key(), jn.spec((2, 5)))
@@ -106,6 +111,7 @@ def test_weight_norm_of_zero_is_zero_and_finite():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     kernel, c = draw(5, 3), draw(4, 3, seed=3)
@@ -145,6 +151,7 @@ def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
     jax.tree.map(np.testing.assert_array_equal, still, state)
 
 
+@pytest.mark.slow
 def test_spectral_norm_finds_the_largest_singular_value():
     """Against numpy's svd, for every kernel of a net, with a convolution taken as a matrix."""
     layer = jn.spectral_norm(jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.flatten(), jn.dense(3)))
@@ -163,12 +170,14 @@ def test_spectral_norm_finds_the_largest_singular_value():
         np.testing.assert_allclose(sigma, np.linalg.norm(matrix, 2), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_spectral_norm_bounds_a_fresh_layer():
     layer = jn.spectral_norm(jn.dense(30, use_bias=False))
     y, _ = layer.apply(*layer.init(key(), jn.spec((20, 20))), jnp.eye(20))
     assert 1 - 1e-5 <= np.linalg.norm(y, 2) < 1.1
 
 
+@pytest.mark.slow
 def test_spectral_norm_moves_its_vectors_in_training_only():
     layer, x = jn.spectral_norm(jn.dense(9)), jnp.ones((2, 8))
     params, state = layer.init(key(), x)
@@ -178,6 +187,7 @@ def test_spectral_norm_moves_its_vectors_in_training_only():
     assert (moved["spectral_norm"]["kernel"]["u"] != state["spectral_norm"]["kernel"]["u"]).any()
 
 
+@pytest.mark.slow
 def test_more_iterations_are_several_steps():
     once, thrice = (jn.spectral_norm(jn.dense(9), iterations=n) for n in (1, 3))
     x = jnp.ones((2, 8))
@@ -188,6 +198,7 @@ def test_more_iterations_are_several_steps():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), state, far)
 
 
+@pytest.mark.slow
 def test_dropout_inside_still_gets_its_key():
     layer = jn.weight_norm(jn.serial(jn.dense(4), jn.dropout(0.5)))
     params, state = layer.init(key(), jn.spec((3, 5)))
@@ -197,6 +208,7 @@ def test_dropout_inside_still_gets_its_key():
     assert (y == 0).any()
 
 
+@pytest.mark.slow
 def test_messages():
     for wrap in (jn.weight_norm, jn.spectral_norm):
         with pytest.raises(ValueError, match="layer_norm has no parameter named kernel"):
@@ -218,6 +230,7 @@ def test_plain_params_of_the_layer_do_not_fit_weight_norm():
         layer.apply(params, {}, jnp.ones((2, 5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [jn.weight_norm, jn.spectral_norm])
 def test_observe_looks_inside(wrap):
     seen = []
@@ -234,6 +247,7 @@ def test_observe_looks_inside(wrap):
     assert ("block/dense", "dense") in seen and ("block", wrap.__name__) in seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_spectral_norm_of_zeros_is_zero(train):
     layer = jn.spectral_norm(jn.dense(3, use_bias=False, kernel_init=jn.initializers.zeros))

@@ -11,6 +11,7 @@ from tests.compiled import jit_apply, jit_pull
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
+@pytest.mark.fast_cases("linear-1", "corners-1", "corners-2")
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["nearest", "linear", "corners"])
 def test_is_that_of_pytorch(x64, axes, kind):
@@ -78,6 +79,7 @@ def test_resize_of_signals_and_volumes():
         np.testing.assert_allclose(y, wanted, 1e-5, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [jn.upsample_nearest, jn.upsample_bilinear])
 def test_factor_one_changes_nothing_and_a_constant_stays(make):
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 1))
@@ -86,6 +88,7 @@ def test_factor_one_changes_nothing_and_a_constant_stays(make):
     np.testing.assert_allclose(ones, np.ones((1, 2, 15, 2)), 1e-6)
 
 
+@pytest.mark.slow
 def test_integers():
     x = jnp.array([0, 255], jnp.uint8).reshape(1, 2, 1)
     assert jit_apply(jn.upsample_nearest(2), {}, {}, x)[0].dtype == jnp.uint8

@@ -15,6 +15,7 @@ def test_by_hand():
     np.testing.assert_allclose(y, wanted[None], 1e-6)
 
 
+@pytest.mark.slow
 def test_alexnet_by_default():
     x = jnp.full((1, 2, 2, 7), 10.0)
     y, _ = jit_apply(jn.local_response_norm(), {}, {}, x)
@@ -22,6 +23,7 @@ def test_alexnet_by_default():
     assert float(y[0, 0, 0, 0]) == pytest.approx(10 / (2 + 1e-4 * 300) ** 0.75, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4, 5])
 def test_is_that_of_pytorch(x64, size):
     torch = pytest.importorskip("torch", reason="parity with torch 2.13.0")
@@ -40,6 +42,7 @@ def test_is_that_of_pytorch(x64, size):
     np.testing.assert_allclose(slope, last(x.grad), 1e-10, 1e-10)
 
 
+@pytest.mark.slow
 def test_narrow_floats():
     x = jnp.full((1, 5), 3.0, jnp.bfloat16)
     y, _ = jit_apply(jn.local_response_norm(alpha=1.0), {}, {}, x)

@@ -26,6 +26,7 @@ LENGTHS = jnp.array([5, 2, 0])
 ONES = jnp.ones((3, 5, 1))
 
 
+@pytest.mark.slow
 def test_forms_in_are_forms_out():
     x = random(3, 5, 2)
     layer = jn.gru(4)
@@ -45,6 +46,7 @@ def test_forms_in_are_forms_out():
     np.testing.assert_allclose(all_steps[0], y, 1e-6, 1e-6)
 
 
+@pytest.mark.slow
 def test_serial_hands_lengths_on():
     net = jn.serial(jn.lstm(4), jn.time_distributed(jn.dropout(0.5)), jn.bidirectional(jn.gru(3)))
     x = random(3, 5, 2)
@@ -60,6 +62,7 @@ def test_serial_hands_lengths_on():
 # bidirectional
 
 
+@pytest.mark.slow
 def test_both_directions_by_hand():
     """Running sums of 1, 2, ... from the left, and from each sequence's own end."""
     x = jnp.arange(1.0, 6.0)[None, :, None] * ONES
@@ -81,6 +84,7 @@ def test_both_directions_by_hand():
     assert out["final"]["backward"].ravel().tolist() == [15, 15, 15]
 
 
+@pytest.mark.slow
 def test_directions_have_params_of_their_own():
     net = jn.bidirectional(jn.gru(4))
     params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
@@ -92,6 +96,7 @@ def test_directions_have_params_of_their_own():
     assert y.shape == (3, 5, 11) and params["backward"]["kernel"].shape == (2, 28)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_backward_direction():
     """The gradient of each step is that of its own step."""
     weights = random(3, 5, 1)
@@ -106,6 +111,7 @@ def test_gradient_of_the_backward_direction():
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(ONES), wanted, 1e-6, 1e-6)
 
 
+@pytest.mark.slow
 def test_bidirectional_over_a_composed_layer():
     net = jn.bidirectional(jn.serial(jn.time_distributed(jn.dense(6)), jn.gru(4)))
     params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
@@ -119,6 +125,7 @@ def test_bidirectional_over_a_composed_layer():
 # stack_rnn
 
 
+@pytest.mark.slow
 def test_stacked_is_serial_with_states():
     net, plain = (
         jn.stack_rnn(jn.gru(4), jn.lstm(3)),
@@ -138,6 +145,7 @@ def test_stacked_is_serial_with_states():
     np.testing.assert_array_equal(b["final"][1]["h"][1], masked[1, 1])
 
 
+@pytest.mark.slow
 def test_a_whole_model_decodes_with_states():
     """A character model's way: a prompt at once, then one token at a time, the same net."""
     net = jn.serial(
@@ -158,6 +166,7 @@ def test_a_whole_model_decodes_with_states():
 # time_distributed and last_step
 
 
+@pytest.mark.slow
 def test_time_distributed_keeps_the_form_and_clears_the_padding():
     layer = jn.time_distributed(lambda x: x + 1)
     (y, lengths), _ = jit_apply(layer, {}, {}, (ONES, LENGTHS))
@@ -178,6 +187,7 @@ def test_time_distributed_keeps_the_form_and_clears_the_padding():
     assert params["kernel"].shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_time_distributed_passes_state_key_and_training_on():
     net = jn.time_distributed(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
     params, state = net.init(jax.random.key(0), (ONES, LENGTHS))
@@ -187,6 +197,7 @@ def test_time_distributed_passes_state_key_and_training_on():
     assert (y[0] == 0).any() and (y[0] != 0).any()
 
 
+@pytest.mark.slow
 def test_last_step():
     x = jnp.arange(15.0).reshape(3, 5, 1)
     assert jit_apply(jn.last_step(), {}, {}, x)[0].ravel().tolist() == [4, 9, 14]

@@ -11,6 +11,7 @@ from tests.compiled import jit_apply
 from tests.layers.test_attention import draw, random_params, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cross", [False, True, "projected"], ids=["self", "cross", "projected"])
 def test_blocks_step_by_step(cross, x64):
     x, memory, lengths = jnp.asarray(draw(2, 5, 8)), jnp.asarray(draw(2, 4, 6)), jnp.array([4, 2])
@@ -94,6 +95,7 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
         np.testing.assert_allclose(now, y[:, t], 1e-9)
 
 
+@pytest.mark.slow
 def test_the_mlp_is_four_times_as_wide_by_default():
     params, _ = jn.transformer_block(heads=2).init(jax.random.key(0), jn.spec((2, 5, 8)))
     assert params["mlp_in"]["kernel"].shape == (8, 32)

@@ -23,6 +23,7 @@ def test_binary_cross_entropy_by_hand():
         close(losses.binary_cross_entropy(jnp.array([p]), jnp.array([y])), [value], 1e-6)
 
 
+@pytest.mark.slow
 def test_binary_cross_entropy_at_zero_and_one():
     """Correct: 0. Wrong: the tangent at epsilon, with a gradient that reduces the error."""
     both = jnp.array([0.0, 1.0])
@@ -44,6 +45,7 @@ def test_categorical_cross_entropy_by_hand():
     close(values, [-math.log(0.2), 0, 1 - math.log(eps)], 1e-6)
 
 
+@pytest.mark.slow
 def test_cross_entropies_agree():
     """On probabilities and on logits, optax's and ours are the same function."""
 
@@ -70,6 +72,7 @@ def test_cross_entropies_agree():
             np.testing.assert_allclose(ours, theirs, 1e-10, 1e-10, err_msg=name)
 
 
+@pytest.mark.slow
 def test_focal_loss_by_hand():
     z = np.log(np.float32([[0.75, 0.25]]))
     close(jax.jit(losses.focal_loss(2.0))(z, np.array([0])), [0.0625 * -math.log(0.75)], 1e-6)
@@ -123,6 +126,7 @@ def test_values_and_gradients_match_pytorch(name):
     check_torch(*torch_pairs(torch)[name])
 
 
+@pytest.mark.slow
 def test_categorical_cross_entropy_matches_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
     with jax.enable_x64(True):

@@ -60,12 +60,20 @@ def test_values_have_the_batch_first(loss):
     assert values.shape == ((5,) if loss is losses.half_squared_error else (5, 2, 3))
 
 
+@pytest.mark.fast_cases("multiclass_perceptron")
 @labelled
 def test_values_of_labels_have_the_batch_first(loss):
     values = jax.eval_shape(loss, jn.spec((5, 2, 3)), jn.spec((5, 2), int))
     assert values.shape == ((5,) if loss is LABELLED["dice"] else (5, 2))
 
 
+@pytest.mark.fast_cases(
+    "3-cross_entropy",
+    "3-categorical_cross_entropy",
+    "255-cross_entropy",
+    "255-multiclass_perceptron",
+    "-1-multiclass_perceptron",
+)
 @pytest.mark.parametrize("name", sorted(LABELLED.keys() - {"dice"}))
 @pytest.mark.parametrize("label", [-1, 3, 255])
 def test_a_label_that_is_no_class_gives_nan(name, label):
@@ -77,6 +85,7 @@ def test_a_label_that_is_no_class_gives_nan(name, label):
         LABELLED[name](jnp.full((2, 3), 1 / 3), jnp.array([0, label]))
 
 
+@pytest.mark.fast_cases("multiclass_perceptron")
 @labelled
 def test_labels_that_would_wrap_are_no_classes(loss, x64):
     z = jnp.full((1, 3), 1 / 3)
@@ -106,6 +115,7 @@ def test_targets_that_are_no_probabilities(name, target):
         SAME[name](jnp.array([0.5, 0.5]), np.array([0, target], np.float32))
 
 
+@pytest.mark.fast_cases("cross_entropy", "multiclass_perceptron")
 @labelled
 def test_an_empty_batch_has_no_values(loss):
     assert loss(jnp.ones((0, 3)), jnp.ones(0, int)).shape == (0,)
@@ -173,6 +183,7 @@ def test_messages(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_losses_take_part_in_training():
     """A perceptron trained on its criterion learns AND, with no mistake left."""
     x = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])

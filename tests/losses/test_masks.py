@@ -14,6 +14,7 @@ from tests.losses.common import check_torch, close, slopes
 RNG = np.random.default_rng(7)
 
 
+@pytest.mark.slow
 def test_masked_is_the_mean_over_valid_tokens():
     z = jnp.array(RNG.normal(size=(3, 4, 5)))
     labels = jnp.array(RNG.integers(0, 5, size=(3, 4)))
@@ -26,6 +27,7 @@ def test_masked_is_the_mean_over_valid_tokens():
     assert losses.masked_mean(each, jnp.zeros((3, 4))) == 0
 
 
+@pytest.mark.slow
 def test_masked_positions_do_not_reach_the_gradient():
     """Not even NaN, and labels that are no classes."""
     z = jnp.array(RNG.normal(size=(2, 3, 5))).at[0, 2].set(jnp.nan).at[1].set(jnp.inf)
@@ -66,6 +68,7 @@ def test_ignore_label_matches_pytorchs_ignore_index(weights):
     assert (grads[y == 11] == 0).all()
 
 
+@pytest.mark.slow
 def test_an_image_without_labelled_pixels_has_loss_zero():
     each = optax.softmax_cross_entropy_with_integer_labels
     void = jnp.full((2, 3, 4), -1).at[1, 0, 0].set(2)
@@ -76,6 +79,7 @@ def test_an_image_without_labelled_pixels_has_loss_zero():
         assert (grads[0] == 0).all() and jnp.isfinite(grads).all() and (grads[1] != 0).sum() == 3
 
 
+@pytest.mark.slow
 def test_labels_that_are_no_classes_reach_the_weighted_mean_as_nan():
     """Also where the loss is a metric, whose values are finite: weights[-1] would be the last."""
     weighted = losses.ignore_label(jn.metrics.accuracy, 9, weights=np.ones(3))
@@ -83,11 +87,13 @@ def test_labels_that_are_no_classes_reach_the_weighted_mean_as_nan():
     assert np.isnan(values).tolist() == [True, True, False]
 
 
+@pytest.mark.slow
 def test_narrow_labels_are_compared_with_any_label():
     loss = losses.ignore_label(losses.cross_entropy(), 300)
     close(loss(jnp.zeros((1, 2, 4)), jnp.zeros((1, 2), jnp.uint8)), [math.log(4)], 1e-6)
 
 
+@pytest.mark.slow
 def test_masked_means_of_half_precision_do_not_overflow():
     values, mask = jnp.full(200, 1000, jnp.float16), jnp.arange(200) < 150
     assert losses.masked_mean(values, mask) == 1000
@@ -97,6 +103,7 @@ def test_masked_means_of_half_precision_do_not_overflow():
     ]
 
 
+@pytest.mark.slow
 def test_ignore_label_as_a_metric_of_an_objective():
     """In the first example one pixel in three is correct, in the second both."""
     z = jax.nn.one_hot(jnp.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]), 2)

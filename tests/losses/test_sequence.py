@@ -24,12 +24,14 @@ def test_ctc_by_hand():
     close(jnp.exp(-last), want[:1], 1e-5)
 
 
+@pytest.mark.slow
 def test_ctc_of_labels_without_an_alignment():
     """ "aa" needs three steps. The loss is large, and finite."""
     value, grad = slopes(losses.ctc(), jnp.zeros((1, 2, 3)), (jnp.array([[1, 1]]), jnp.array([2])))
     assert 1e4 < value < 1e6 and jnp.isfinite(grad).all()
 
 
+@pytest.mark.slow
 def test_ctc_padding_does_not_count():
     z = jnp.array(RNG.normal(size=(2, 6, 4)))
     labels, n = jnp.array([[1, 2, 3], [3, 3, 9]]), jnp.array([3, 2])
@@ -42,6 +44,7 @@ def test_ctc_padding_does_not_count():
     close(hidden, whole, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lengths", "labels", "n", "message"),
     [
@@ -94,6 +97,7 @@ def test_messages(blank, outputs, targets, message):
         losses.ctc(blank)(outputs, targets)
 
 
+@pytest.mark.slow
 def test_ctc_matches_pytorch():
     torch = pytest.importorskip("torch", reason="PyTorch is the reference")  # torch 2.13.0
     z = RNG.normal(size=(3, 7, 5))

@@ -34,6 +34,7 @@ def test_accuracy_of_sequences_and_narrow_labels():
     assert values.tolist() == [[1, 1, 0], [1, 0, 1]]
 
 
+@pytest.mark.slow
 def test_top_k_accuracy():
     labels = jnp.array([2, 1, 0, 0])
     assert metrics.top_k_accuracy(1)(SCORES, labels).tolist() == [0, 0, 1, 0]
@@ -44,6 +45,7 @@ def test_top_k_accuracy():
     assert metrics.top_k_accuracy(2)(zeros, jnp.arange(5)).tolist() == [1, 1, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_top_k_accuracy_matches_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
     scores = RNG.normal(size=(200, 4))
@@ -89,6 +91,7 @@ def test_labels_must_be_integers():
         metrics.accuracy(SCORES, jnp.eye(4, 3))
 
 
+@pytest.mark.slow
 def test_metrics_in_training_leave_out_the_padding():
     """5 examples in batches of 3: the last batch is padded and masked."""
     x = jnp.eye(5)

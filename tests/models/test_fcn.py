@@ -25,6 +25,7 @@ SMALL_TAPS = {"pool_1": 2, "pool_2": 4, "pool_3": 8}
 VGG_TRUNK, FC6, FC7 = 14_714_688, 7 * 7 * 512 * 4096 + 4096, 4096 * 4096 + 4096
 
 
+@pytest.mark.slow
 def test_parameters_of_the_paper():
     """By hand; the paper's table 1 says 134M for FCN-VGG16."""
     size = (1, 96, 128, 3)
@@ -56,6 +57,7 @@ BACKBONES = {
 }  # fmt: skip
 
 
+@pytest.mark.fast_cases("cifar_resnet")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_any_backbone_gives_scores_for_every_pixel(name):
     backbone, taps, maps = BACKBONES[name]
@@ -74,6 +76,7 @@ def test_any_backbone_gives_scores_for_every_pixel(name):
         assert found[f"score_{stride}"] == (2, *size, 11)
 
 
+@pytest.mark.slow
 def test_coarser_strides_leave_finer_maps_out():
     for stride, scored in [(2, {2, 4, 8}), (4, {4, 8}), (8, {8})]:
         net = fcn(small(), 5, taps=SMALL_TAPS, stride=stride, learned=True)
@@ -95,6 +98,7 @@ def drawn(net, x, scale=0.3):
 
 
 # The strides divide the size; leave a rest, so that maps have too little; stand alone.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "stride"), [((16, 24), 2), ((15, 21), 2), ((27, 18), 4), ((13, 30), 8)]
 )
@@ -150,6 +154,7 @@ def test_values_and_gradients_are_those_of_torch(x64, size, stride):
     assert all((abs(leaf) > 0).any() for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [2, 3, 4])
 def test_learned_upsampling_starts_as_bilinear(x64, times):
     x = jnp.asarray(RNG.normal(size=(2, 12 * times, 9 * times, 3)))
@@ -194,6 +199,7 @@ def classifier(hidden=6, classes=4):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_classifier_made_convolutional_gives_its_logits(x64):
     """At 224x224 its logits; on a larger picture those of each window."""
     net = classifier()
@@ -223,6 +229,7 @@ def test_a_classifier_made_convolutional_gives_its_logits(x64):
     assert jax.eval_shape(segmenter.apply, trained, {}, picture)[0].shape == (2, 288, 256, 4)
 
 
+@pytest.mark.slow
 def test_what_a_map_has_too_much_is_cut_at_its_end(x64):
     trunk = jn.serial(lambda x: x, jn.max_pool(2, padding="SAME", name="pool"), name="trunk")
     net = fcn(trunk, 2, taps={"pool": 2}, stride=2)
@@ -233,6 +240,7 @@ def test_what_a_map_has_too_much_is_cut_at_its_end(x64):
     np.testing.assert_allclose(y, whole[:, :5, :7], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_scores_begin_at_zero_and_learn():
     net = fcn(small(), 4, taps=SMALL_TAPS, stride=8)
     x = jnp.asarray(RNG.normal(size=(2, 16, 16, 3)), jnp.float32)
@@ -247,6 +255,7 @@ def test_scores_begin_at_zero_and_learn():
     assert (y == 0).all() and (abs(grads["score_8"]["kernel"]) > 0).any()
 
 
+@pytest.mark.slow
 def test_a_window_that_is_no_square(x64):
     """The dense layer counts rows, columns, channels; so does the convolution."""
     x = jnp.asarray(RNG.normal(size=(3, 2, 5, 4)))
@@ -257,6 +266,7 @@ def test_a_window_that_is_no_square(x64):
     np.testing.assert_allclose(y[:, 0, 0], expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_head_has_dropout():
     trunk = jn.serial(lambda x: x, jn.max_pool(2, name="pool"), name="trunk")
     net = fcn(trunk, 4, taps={"pool": 2}, stride=2, head=convolutional_head(6, 3))

@@ -8,6 +8,7 @@ import jaxnet as jn
 from tests.models.sizes import count, shapes
 
 
+@pytest.mark.long
 def test_parameters():
     assert count(jn.models.googlenet(), (2, 224, 224, 3)) == 6_998_552
     # torchvision 0.28, without auxiliary heads
@@ -17,6 +18,7 @@ def test_parameters():
     assert count(jn.models.googlenet(auxiliary=True), (2, 224, 224, 3)) == 6_998_552 + heads
 
 
+@pytest.mark.slow
 def test_stages():
     found = shapes(jn.models.googlenet(classes=7), (2, 224, 224, 3))
     wanted = {
@@ -28,7 +30,7 @@ def test_stages():
     assert {name: found[name][1:] for name in wanted} == wanted
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_auxiliary_heads_see_the_middle():
     """Of three logits, those of 4a see 4a and not 4b, those of 4d see 4d and not 4e."""
     net = jn.models.googlenet(classes=3, auxiliary=True)

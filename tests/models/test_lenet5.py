@@ -7,6 +7,7 @@ import jaxnet as jn
 from jaxnet.models import lenet5, lenet5_1998
 
 
+@pytest.mark.slow
 def test_parameters_of_each_layer():
     params, state = lenet5(classes=10).init(jax.random.key(0), jn.spec((2, 32, 32, 1)))
     sizes = {name: sum(a.size for a in entry.values()) for name, entry in params.items()}
@@ -16,11 +17,13 @@ def test_parameters_of_each_layer():
     assert state == {}
 
 
+@pytest.mark.slow
 def test_28x28_has_the_same_parameters_as_32x32():
     small, large = (lenet5().init(jax.random.key(0), jn.spec((2, n, n, 1)))[0] for n in (28, 32))
     jax.tree.map(np.testing.assert_array_equal, small, large)
 
 
+@pytest.mark.slow
 def test_28x28_is_padded_with_zeros_to_32x32():
     x = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
     params, state = lenet5().init(jax.random.key(0), x)
@@ -44,6 +47,7 @@ def test_stages_are_those_of_the_paper():
     assert rows["output"] == (2, 10)
 
 
+@pytest.mark.slow
 def test_equals_torch():
     """Values and gradients of the parameters, in float64."""
     torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
@@ -88,6 +92,7 @@ def test_another_size_says_what_to_write(shape):
         lenet5().init(jax.random.key(0), jn.spec(shape))
 
 
+@pytest.mark.slow
 def test_three_channels():
     params, _ = lenet5(classes=3).init(jax.random.key(0), jn.spec((2, 32, 32, 3)))
     assert params["c1"]["kernel"].shape == (5, 5, 3, 6)
@@ -97,6 +102,7 @@ def test_three_channels():
 # The form of 1998.
 
 
+@pytest.mark.slow
 def test_parameters_as_published():
     params, state = lenet5_1998().init(jax.random.key(0), jn.spec((2, 32, 32, 1)))
     sizes = {name: sum(a.size for a in entry.values()) for name, entry in params.items()}
@@ -112,6 +118,7 @@ def test_maps_of_c3_see_3_4_or_6_maps_and_no_two_the_same():
     assert all(sum(place in seen for seen in SEEN) == 10 for place in range(6))  # table I
 
 
+@pytest.mark.slow
 def test_equals_the_paper_written_out_in_numpy(x64):
     from jaxnet.models.lenet5 import SEEN
 

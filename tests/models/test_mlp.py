@@ -11,6 +11,7 @@ def count(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_a_layer_of_100_on_28x28_has_78400_weights():
     params, state = mlp([100, 10]).init(jax.random.key(0), jn.spec((2, 28, 28, 1)))
     assert params["dense"]["kernel"].size == 78_400  # 28 · 28 · 100
@@ -67,6 +68,7 @@ def test_values_by_hand():
     np.testing.assert_array_equal(y, [[9.5], [9.0]])
 
 
+@pytest.mark.slow
 def test_one_size_is_a_linear_model():
     net = mlp([10])
     params, _ = net.init(jax.random.key(0), jn.spec((2, 8, 8, 1)))
@@ -77,6 +79,7 @@ def test_one_size_is_a_linear_model():
     np.testing.assert_allclose(y[0] + y[1] - bias, y[2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stack_without_activations_stays_linear():
     net = mlp([7, 6, 5], lambda x: x)
     params, _ = net.init(jax.random.key(0), jn.spec((2, 4)))
@@ -88,6 +91,7 @@ def test_a_stack_without_activations_stays_linear():
     assert np.abs(y[0] + y[1] - y[2]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_activation_may_be_a_layer_and_is_not_put_after_the_last():
     params, _ = mlp([70, 60, 5]).init(jax.random.key(0), jn.spec((2, 4)))
     x = jax.random.normal(jax.random.key(0), (50, 4))
@@ -98,6 +102,7 @@ def test_activation_may_be_a_layer_and_is_not_put_after_the_last():
     assert (y < 0).any()
 
 
+@pytest.mark.slow
 def test_hidden_units_keep_the_second_moment_near_1():
     """He's kernels keep mean(relu(z)²) at mean(x²) = 1, layer after layer, whatever the widths."""
     x = jax.random.normal(jax.random.key(0), (500, 400))

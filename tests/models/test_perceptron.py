@@ -65,6 +65,7 @@ def test_adaline_is_linear():
     assert y.tolist() == [[3.5], [5.5]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [perceptron, adaline])
 def test_units_begin_at_0(layer):
     params, _ = layer(4).init(KEY, jn.spec((2, 3)))
@@ -74,6 +75,7 @@ def test_units_begin_at_0(layer):
     assert (drawn["kernel"] != 0).all()
 
 
+@pytest.mark.slow
 def test_gradients_teach_a_threshold_nothing():
     params = {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([0.3])}
     grads = jax.grad(lambda p: perceptron().apply(p, {}, CORNERS)[0].sum())(params)
@@ -111,6 +113,7 @@ def test_a_batch_adds_up_and_units_are_apart():
     assert state == {} and float(metrics["loss"]) == 0.5  # 3 of 6
 
 
+@pytest.mark.slow
 def test_the_rule_is_the_gradient_of_its_criterion():
     """jn.losses.perceptron on the scores, summed; both where z = 0 too."""
     x, y, _ = separable(1)
@@ -127,6 +130,7 @@ def test_the_rule_is_the_gradient_of_its_criterion():
         assert np.abs(tree["kernel"]).max() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [optax.sgd(1.0, momentum=0.5), optax.adam(0.1)])
 def test_any_optimizer_takes_the_rule(optimizer):
     x, y, _ = separable(2, margin=0.2)
@@ -181,6 +185,7 @@ def test_the_bound_is_reached():
     assert train_perceptron([[3.0]], [1]).mistakes.sum() == 1
 
 
+@pytest.mark.slow
 def test_several_units_are_as_many_perceptrons():
     x, y, _ = separable(0)
     _, other, _ = separable(0, margin=0.05)
@@ -250,6 +255,7 @@ def test_a_cycle_of_any_length_is_found():
 # Maps that make XOR separable, and one that does not.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer, params",
     [
@@ -270,6 +276,7 @@ def test_mapped_xor_has_0_mistakes(layer, params):
     assert net.apply(whole, {}, CORNERS)[0][:, 0].tolist() == XOR.tolist()
 
 
+@pytest.mark.slow
 def test_a_stack_of_linear_layers_stays_linear():
     """It is one affine map, and XOR behind it is as inseparable as before."""
     stack = jn.serial(jn.dense(7), jn.dense(6), jn.dense(5))
@@ -298,6 +305,7 @@ def least_squares(x, t):
     return np.linalg.lstsq(np.append(x, np.ones((len(x), 1)), 1), t, rcond=None)[0]
 
 
+@pytest.mark.slow
 def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
     """Δw = η Σ (t - o) x, written out in NumPy, and the gradient of ½ Σ (t - o)²."""
     x, t = noisy()
@@ -320,6 +328,7 @@ def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
         np.testing.assert_allclose(train_state.params["bias"], [b], 1e-10)
 
 
+@pytest.mark.slow
 def test_the_stochastic_rule_written_out(x64):
     x, t = noisy()
     trainer = jn.trainer(jn.learning_rule(adaline(), delta_rule), optax.sgd(0.05))
@@ -333,6 +342,7 @@ def test_the_stochastic_rule_written_out(x64):
         np.testing.assert_allclose(train_state.params["bias"], [b], 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "batch_size, epochs, rate, tolerance",
     [

@@ -32,6 +32,7 @@ def flat(tree):
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
+@pytest.mark.slow
 def test_names_and_stages():
     sizes = shapes(cifar_resnet(20, 7), (2, 32, 32, 3))
     assert sizes["block_3/conv_1"] == (2, 32, 32, 16)
@@ -43,6 +44,7 @@ def test_names_and_stages():
     assert with_shortcut == {"block_4", "block_7"}
 
 
+@pytest.mark.slow
 def test_equals_torch(x64):
     """Values, gradients and running means, in float64."""
     torch = pytest.importorskip("torch", reason="compares with PyTorch")  # torch 2.13.0
@@ -78,6 +80,7 @@ def test_equals_torch(x64):
     np.testing.assert_allclose(after["block_3"]["norm_2"]["mean"], mean, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_kernels_keep_the_variance_and_norms_start_as_identity():
     params, state = cifar_resnet(8).init(jax.random.key(0), jn.spec((2, 32, 32, 3)))
     kernel = params["block_3"]["conv_2"]["kernel"]  # (3, 3, 64, 64)
@@ -93,6 +96,7 @@ def test_depth_is_6_n_plus_2(depth):
 
 
 # torchvision 0.28's counts, which are those of the paper's architectures.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "parameters"),
     [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)],
@@ -103,6 +107,7 @@ def test_parameters_of_the_large_ones(depth, parameters):
     assert count(params) == parameters
 
 
+@pytest.mark.slow
 def test_stages_of_the_large_ones():
     found = shapes(resnet(50, 7), (2, 224, 224, 3))
     sizes = {path: size[1:] for path, size in found.items()}

@@ -32,6 +32,7 @@ def drawn(**options):
     return net, jax.tree.map(lambda p: jnp.asarray(0.7 * random.normal(size=p.shape)), params)
 
 
+@pytest.mark.slow
 def test_the_papers_shapes():
     net = rnnsearch(30_000, 30_000)
     given = (jn.spec((2, 7), jnp.int32), jn.spec((2,), jnp.int32), jn.spec((2, 8), jnp.int32))
@@ -59,6 +60,7 @@ def test_the_papers_shapes():
     }
 
 
+@pytest.mark.slow
 def test_steps_have_the_sizes_of_the_model_by_default():
     params, _ = jax.eval_shape(rnnsearch(10, 9).init, jax.random.key(0), GIVEN)
     start, step = rnnsearch_steps(10, 9)
@@ -66,6 +68,7 @@ def test_steps_have_the_sizes_of_the_model_by_default():
     assert jax.eval_shape(step, params, carry, GIVEN[2][:, 0])[1].shape == (3, 9)
 
 
+@pytest.mark.slow
 @kinds
 def test_is_the_same_in_pytorch(x64, kind):  # torch 2.13.0
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
@@ -126,6 +129,7 @@ def test_is_the_same_in_pytorch(x64, kind):  # torch 2.13.0
     )
 
 
+@pytest.mark.slow
 @kinds
 def test_steps_are_the_whole(x64, kind):
     weighed = kind.get("attention", True)
@@ -146,6 +150,7 @@ def test_steps_are_the_whole(x64, kind):
         assert whole[1][0].std() > 0.01
 
 
+@pytest.mark.slow
 @kinds
 def test_padding_changes_nothing(x64, kind):
     net, params = drawn(**kind)
@@ -167,6 +172,7 @@ def test_padding_changes_nothing(x64, kind):
     )
 
 
+@pytest.mark.slow
 @kinds
 def test_an_empty_sentence_has_a_result(kind):
     net, params = drawn(**kind)
@@ -186,6 +192,7 @@ def test_an_empty_sentence_has_a_result(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, other)
 
 
+@pytest.mark.long
 def test_dropout_is_of_words_annotations_and_readout():
     net, params = drawn(dropout_rate=0.5)
     paths = []
@@ -246,7 +253,7 @@ def reversed_digits(count, seed):
     return jax.tree.map(jnp.asarray, (source, lengths, target))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_learns_to_reverse():
     sizes = {"embedding_features": 16, "features": 24, "readout_features": 16}
     net = rnnsearch(8, 8, **sizes)

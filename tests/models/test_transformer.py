@@ -37,6 +37,7 @@ def test_the_papers_size():
     assert state == {} and count == 2 * 37_000 * d + encoder + decoder
 
 
+@pytest.mark.long
 def test_steps_have_the_sizes_of_the_model_by_default():
     params, _ = jax.eval_shape(translation_transformer(10, 9).init, jax.random.key(0), GIVEN)
     start, step = translation_transformer_steps(10, 9, length=5)
@@ -44,6 +45,7 @@ def test_steps_have_the_sizes_of_the_model_by_default():
     assert jax.eval_shape(step, params, carry, GIVEN[2][:, 0])[1].shape == (3, 9)
 
 
+@pytest.mark.long
 def test_is_the_same_in_pytorch(x64):  # torch 2.13.0
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     net, params = drawn()
@@ -112,6 +114,7 @@ def test_is_the_same_in_pytorch(x64):  # torch 2.13.0
     )
 
 
+@pytest.mark.slow
 def test_steps_are_the_whole_and_end_with_the_room(x64):
     net, params = drawn()
     start, step = translation_transformer_steps(10, 9, length=5, **SIZES)
@@ -124,6 +127,7 @@ def test_steps_are_the_whole_and_end_with_the_room(x64):
     assert jnp.isnan(step(params, carry, GIVEN[2][:, 0])[1]).all()
 
 
+@pytest.mark.long
 def test_padding_changes_nothing_and_an_empty_sentence_has_a_result(x64):
     net, params = drawn()
     lengths = jnp.array([6, 4, 0])
@@ -147,6 +151,7 @@ def test_padding_changes_nothing_and_an_empty_sentence_has_a_result(x64):
     )
 
 
+@pytest.mark.long
 def test_dropout_is_of_the_words_and_of_all_that_layers_add():
     """Where nearly all is dropped, nothing but the last norm's bias reaches the logits."""
     net = translation_transformer(10, 9, **SIZES | {"dropout_rate": 1 - 1e-6})

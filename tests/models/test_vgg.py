@@ -7,6 +7,7 @@ from tests.models.sizes import count, shapes
 
 
 # The plain ones: table 2 of the paper and the syllabus; with batch norm: torchvision 0.28.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "plain", "normalized"),
     [
@@ -21,6 +22,7 @@ def test_parameters(depth, plain, normalized):
     assert count(jn.models.vgg(depth, normalized=True), (2, 224, 224, 3)) == normalized
 
 
+@pytest.mark.slow
 def test_stages():
     found = shapes(jn.models.vgg(16, classes=7, normalized=True), (2, 224, 224, 3))
     wanted = {

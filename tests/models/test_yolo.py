@@ -87,6 +87,7 @@ def test_the_loss_is_the_papers(boxes, weights, x64):
     np.testing.assert_allclose(value, wanted, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_gradient_takes_overlap_and_choice_as_given(x64):
     """By hand: of a single cell that holds a truth, and is right about all but one thing each."""
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[1]])}
@@ -104,6 +105,7 @@ def test_the_gradient_takes_overlap_and_choice_as_given(x64):
     np.testing.assert_allclose(slope_of(moved, truth).ravel(), wanted, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_where_no_box_overlaps_the_nearest_is_responsible():
     truth = {"boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]]]), "classes": jnp.array([[0]])}
     far, near = [0.9, 0.9, 0.0, 0.0, 0.0], [0.5, 0.4, 0.0, 0.0, 0.0]  # boxes without area
@@ -114,6 +116,7 @@ def test_where_no_box_overlaps_the_nearest_is_responsible():
         assert learns == [responsible == 0, responsible == 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 0.5])
 def test_gradients_are_finite(value):
     outputs, targets = scene(0)
@@ -124,12 +127,14 @@ def test_gradients_are_finite(value):
     assert np.isfinite(slope_of(outputs, targets)).all()
 
 
+@pytest.mark.slow
 def test_an_image_without_objects():
     outputs = jnp.full((2, ROWS, COLUMNS, 10 + CLASSES), 0.2)
     targets = {"boxes": jnp.zeros((2, 6, 4)), "classes": jnp.full((2, 6), -1)}
     assert loss_of(outputs, targets)[0] == pytest.approx(0.5 * 0.04 * 2 * ROWS * COLUMNS)
 
 
+@pytest.mark.slow
 def test_assignment():
     """A grid of 2x4: two boxes in one cell, one at the last corner, padding of either kind."""
     boxes = [
@@ -177,6 +182,7 @@ def perfect(targets, rows, columns, classes, boxes=2):
     return outputs
 
 
+@pytest.mark.slow
 def test_what_is_true_comes_back_and_has_no_loss():
     _, targets = scene(5)
     targets["boxes"] = np.clip(targets["boxes"], 0, 1)
@@ -191,6 +197,7 @@ def test_what_is_true_comes_back_and_has_no_loss():
     assert (found.boxes[1, 4:] == 0).all() and (found.scores[1, 4:] == -jnp.inf).all()
 
 
+@pytest.mark.slow
 def test_detection_is_decoding_and_suppression_of_each_class():
     outputs = jnp.asarray(scene(7)[0], jnp.float32)
     found = jax.jit(partial(yolo_detect, score=0.3, iou=0.3, most=12))(outputs)
@@ -208,6 +215,7 @@ def test_detection_is_decoding_and_suppression_of_each_class():
         np.testing.assert_allclose(found.boxes[i], [every[i, j] for _, _, j in wanted], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_any_backbone_by_tap():
     x = (2, 224, 224, 3)
     trunk = jn.tap(jn.models.resnet(18), "stage_4_block_2")
@@ -219,6 +227,7 @@ def test_any_backbone_by_tap():
     assert shapes(vgg, (2, 96, 128, 3))[""] == (2, 6, 8, 8)
 
 
+@pytest.mark.slow
 def test_the_last_activation():
     backbone = jn.serial(jn.conv(4, 3, strides=4), name="backbone")
     x = 9 * jax.random.normal(jax.random.key(1), (2, 8, 12, 1))
@@ -229,6 +238,7 @@ def test_the_last_activation():
     assert z.min() < 0
 
 
+@pytest.mark.long
 def test_it_learns_to_find_squares():
     """Two classes of squares on 32x32 pixels; the same images are found again."""
     rng = np.random.default_rng(0)

@@ -28,6 +28,7 @@ def test_masked_softmax_by_hand():
     np.testing.assert_allclose(masked_softmax(scores, None)[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_masked_softmax_without_any_entry_has_gradient_0():
     def first(scores):
         return masked_softmax(scores, jnp.zeros((2, 3), bool))[:, 0].sum()
@@ -59,6 +60,7 @@ def test_two_heads_that_share_a_key_by_hand(x64):
     np.testing.assert_allclose(y[0, 0, :, 0], [10, 18], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_is_jaxs_own_attention(kv_heads):
     """jax 0.10, in float32, its precision."""
@@ -68,6 +70,7 @@ def test_is_jaxs_own_attention(kv_heads):
     np.testing.assert_allclose(y, jax.nn.dot_product_attention(q, k, v, mask=mask), 1e-5, 1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean_and_leaves_the_returned_weights():
     q, v = jnp.zeros((40, 30, 1, 2)), jnp.ones((40, 50, 1, 1))
     k = jnp.zeros((40, 50, 1, 2))
@@ -106,6 +109,7 @@ def test_hardware_of_other_vendors(monkeypatch):
     assert hardware() == (jax.default_backend(), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_fused_attention_with_lengths(causal):
     q, k, v = (draw(3, 5, 2, 8, seed=i).astype(jnp.float32) for i in range(3))

@@ -53,6 +53,7 @@ def objective(f):
     return lambda x, w: jnp.sin(f(x, w)).sum() + (f(x, w) ** 2).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x_shape, w_shape, options", CASES)
 def test_values_and_derivatives_to_second_order(x64, x_shape, w_shape, options):
     x, w, dx, dw = random(x_shape, w_shape, x_shape, w_shape)
@@ -77,6 +78,7 @@ def test_values_and_derivatives_to_second_order(x64, x_shape, w_shape, options):
 BATCHES = [(0, None), (None, 0), (0, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", BATCHES, ids=["over x", "over w", "over both"])
 @pytest.mark.parametrize(
     "x_shape, w_shape, options", [case for case in CASES if case.id in ("groups", "blocks of two")]
@@ -94,6 +96,7 @@ def test_vmap(x64, x_shape, w_shape, options, axes):
     close(many(convolve, x, w), many(oracle, x, w))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outer", BATCHES, ids=["x", "w", "both"])
 @pytest.mark.parametrize("inner", BATCHES, ids=["x", "w", "both"])
 def test_vmap_twice(x64, inner, outer):
@@ -115,6 +118,7 @@ def test_vmap_twice(x64, inner, outer):
     close(twice(convolve, last)(*moved), twice(oracle, outer)(x, w))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.bfloat16, 3e-2), (jnp.float16, 4e-3)])
 @pytest.mark.parametrize("w_shape", [(3, 3, 5, 6), (1, 1, 5, 6), (3, 3, 5, 20)], ids=str)
 def test_narrow_floats(dtype, tolerance, w_shape):
@@ -138,6 +142,7 @@ def test_dtypes_promote():
     assert y.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_four_spatial_axes_and_an_empty_batch(x64):
     x, w = random((2, 3, 4, 5, 6, 2), (2, 3, 2, 3, 2, 3))
     y = convolve(x, w, strides=(1, 1, 1, 1), padding=((0, 0),) * 4)
@@ -211,5 +216,6 @@ def test_accelerators_get_their_own_form(platform):
     assert ("stablehlo.while" in text) == (platform == "cpu")
 
 
+@pytest.mark.slow
 def test_on_several_devices(on_devices):
     on_devices(DISTRIBUTED, 2)

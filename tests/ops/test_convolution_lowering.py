@@ -15,6 +15,9 @@ from jaxnet.ops.convolution_lowering import Form, accelerator, cpu
 from tests.ops.test_convolution import CASES, close, oracle, random
 
 
+@pytest.mark.fast_cases(
+    "1-strides, dilation", "1-large strides", "1-rows of y", "1-wide window", "2-wide window"
+)
 @pytest.mark.parametrize("x_shape, w_shape, options", CASES)
 @pytest.mark.parametrize("many", [1, 2])
 def test_each_platform_computes_the_same(x64, x_shape, w_shape, options, many):

@@ -67,6 +67,7 @@ def test_equal_activations_share_their_cell():
     assert simple_cell(jnp.tanh) is simple_cell(jnp.tanh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, lengths", [("gru", None), ("rnn", (4, 6, 0)), ("lstm", (4, 6, 0)), ("gru", (4, 6, 0))]
 )
@@ -101,6 +102,7 @@ def test_every_derivative_is_that_of_a_plain_loop(kind, lengths, x64):
     close(derivatives(unroll), derivatives(plain))
 
 
+@pytest.mark.slow
 def test_gradients_under_other_transformations(x64):
     (pre, _, biases, carry), mask = arguments(LSTM, (6, 2, 5))
     kernels = jnp.stack([0.5 * random(FEATURES, 4 * FEATURES, seed=s) for s in (1, 20)])

@@ -37,6 +37,7 @@ def bits(tree):
     return jax.tree.map(leaf, tree)
 
 
+@pytest.mark.slow
 def test_keys_are_paths(tmp_path):
     params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
     jn.save(tmp_path / "net", {"params": params, "state": state})
@@ -54,6 +55,7 @@ def test_keys_are_paths(tmp_path):
     np.testing.assert_array_equal(stored["params/dense/kernel"], params["dense"]["kernel"])
 
 
+@pytest.mark.slow
 def test_nested_dicts_come_back(tmp_path):
     params, state = NET.init(jax.random.key(0), jn.spec((2, 4)))
     jn.save(tmp_path / "net", {"params": params, "state": state}, config={"features": [3, 2]})
@@ -74,6 +76,7 @@ def test_a_network_without_state_comes_back_with_an_empty_one(tmp_path):
     assert jn.load(tmp_path / "nothing") == ({}, None)
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_never_stopped(tmp_path):
     step, train_state, batch = training()
     for _ in range(3):
@@ -92,6 +95,7 @@ def test_training_goes_on_as_if_never_stopped(tmp_path):
     assert float(same["loss"]) == float(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_resuming_compiles_nothing_again(tmp_path):
     step, train_state, batch = training()
     train_state, _ = step(train_state, batch)
@@ -376,6 +380,7 @@ def flips(raw, count, seed=0):
         yield int(place), bytes(broken)
 
 
+@pytest.mark.slow
 def test_1000_flipped_bits_are_all_found(tmp_path):
     key, x = jax.random.key(0), jn.spec((2, 4))
     tree = {"net": NET.init(key, x), "key": key, "time": 0.5, "none": None, "half": jnp.bfloat16(3)}

@@ -29,6 +29,7 @@ class Loader:
         return iter(self.batches)
 
 
+@pytest.mark.slow
 def test_evaluate_by_hand_for_every_batch_size():
     x, y = data(11)
     objective = jn.supervised(jn.dense(2), LOSS, metrics={"accuracy": jn.metrics.accuracy})
@@ -56,6 +57,7 @@ def test_the_old_argument_order_is_answered():
         jn.evaluate({}, {}, jn.dense(2), data())  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_predict_in_batches_is_apply():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))
     params, state = net.init(KEY, jn.spec((1, 3)))

@@ -41,6 +41,7 @@ def recorder(spy=lambda batch: None):
     return trainer, trainer.init(KEY, examples), examples
 
 
+@pytest.mark.fast_cases("100-1")
 @pytest.mark.parametrize("size", [1, 4, 11, 64])
 @pytest.mark.parametrize("chunk", [None, 1, 2, 100])
 def test_every_example_once_an_epoch(size, chunk):
@@ -56,6 +57,7 @@ def test_every_example_once_an_epoch(size, chunk):
     assert len(trainer.watcher.traces["fit"]) == 1
 
 
+@pytest.mark.slow
 def test_order_is_drawn_again_for_each_epoch():
     orders = []
 
@@ -71,6 +73,7 @@ def test_order_is_drawn_again_for_each_epoch():
     assert orders[0] != orders[1] != list(range(11))
 
 
+@pytest.mark.slow
 def test_unshuffled_fit_is_the_loop_of_steps():
     x, y = data(24)
     trainer, train_state = build(optimizer=optax.adam(0.1))
@@ -88,6 +91,7 @@ def test_unshuffled_fit_is_the_loop_of_steps():
     np.testing.assert_allclose(epoch.train["loss"], np.mean(losses), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_short_last_batch_weighs_its_own_examples_only():
     x, y = data(10)
     trainer, train_state = build()
@@ -101,6 +105,7 @@ def test_short_last_batch_weighs_its_own_examples_only():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stream_equals_resident():
     x, y = data(20)
     trainer, train_state = build()
@@ -126,6 +131,7 @@ class Loader:
         return iter(self.batches)
 
 
+@pytest.mark.slow
 def test_a_loader_of_pytorch_gives_batches():
     """Its tensors were handed to np.isfinite as they are, which warns."""
     torch = pytest.importorskip("torch", reason="its loader is handed over")
@@ -146,6 +152,7 @@ def test_an_iterator_that_is_used_up_is_answered():
         list(jn.fit(trainer, train_state, iter([(x, y)]), epochs=2))
 
 
+@pytest.mark.slow
 def test_resuming_gives_what_one_run_gives():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dropout(0.3), jn.dense(2))
     trainer, train_state = build(net, optax.adam(0.1))
@@ -157,6 +164,7 @@ def test_resuming_gives_what_one_run_gives():
     )
 
 
+@pytest.mark.slow
 def test_earlier_train_states_stay_valid():
     trainer, train_state = build()
     states = [epoch.train_state for epoch in jn.fit(trainer, train_state, data(), epochs=3)]
@@ -165,6 +173,7 @@ def test_earlier_train_states_stay_valid():
     assert not np.array_equal(states[0].params["kernel"], states[2].params["kernel"])
 
 
+@pytest.mark.slow
 def test_learning_is_bounded_on_both_sides():
     trainer, train_state = build(metrics={"accuracy": jn.metrics.accuracy})
     *_, epoch = jn.fit(trainer, train_state, data(500), epochs=20, evaluate=data(500, 1))
@@ -173,6 +182,7 @@ def test_learning_is_bounded_on_both_sides():
     assert 0.25 < epoch.test["loss"] < 0.45
 
 
+@pytest.mark.slow
 def test_an_augmentation_changes_training_alone():
     def blank(key, batch):
         return batch[0], 0 * batch[1]
@@ -186,6 +196,7 @@ def test_an_augmentation_changes_training_alone():
     np.testing.assert_allclose(epoch.test["zero"], (y == 0).mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_epoch_prints_as_one_line():
     trainer, train_state = build(metrics={"accuracy": jn.metrics.accuracy})
     (epoch,) = jn.fit(trainer, train_state, data(), epochs=1, evaluate=data())
@@ -194,6 +205,7 @@ def test_epoch_prints_as_one_line():
     assert repr(epoch) == str(epoch)
 
 
+@pytest.mark.slow
 def test_non_finite_gradients_are_told_with_the_step():
     x, y = data(16)
     trainer, train_state = build(loss=lambda h, t: jnp.log(h[:, 0] * 0) * t)
@@ -220,12 +232,14 @@ def test_bad_input_is_answered_before_anything_runs(change, words):
         jn.fit(**call)
 
 
+@pytest.mark.slow
 def test_progress_bar_is_silent_where_nobody_looks(capsys):
     trainer, train_state = build()
     list(jn.fit(trainer, train_state, data(), epochs=1))
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_never_iterated_warns():
     trainer, train_state = build()
     with pytest.warns(UserWarning, match="fit was never iterated, so nothing was trained"):
@@ -233,6 +247,7 @@ def test_a_fit_that_is_never_iterated_warns():
         gc.collect()
 
 
+@pytest.mark.slow
 def test_a_scalar_loss_cannot_be_padded():
     trainer, train_state = build(loss=lambda h, y: LOSS(h, y).mean())
     *_, epoch = jn.fit(trainer, train_state, data(48), epochs=1, batch_size=8)
@@ -242,6 +257,7 @@ def test_a_scalar_loss_cannot_be_padded():
         list(jn.fit(trainer, train_state, data(50), epochs=1, batch_size=8))
 
 
+@pytest.mark.slow
 def test_totals_and_weights_are_summed_before_they_are_divided():
     """Each token weighs the same, in a step, in an epoch and in the evaluation."""
 
@@ -262,6 +278,7 @@ def test_totals_and_weights_are_summed_before_they_are_divided():
     np.testing.assert_allclose(epoch.losses, [(1 + 4 + 9 + 16) / 4, 25], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_trainer_of_ones_own_is_driven_by_its_step():
     """Here without an optimizer: the weight counts the examples."""
 
@@ -279,7 +296,7 @@ def test_a_trainer_of_ones_own_is_driven_by_its_step():
     assert float(epoch.train_state.params["n"]) == 24
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_stays_of_a_net_that_is_gone():
     """What belongs to a net, its programs too, goes when the net goes.
 

@@ -76,6 +76,7 @@ def test_a_batch_that_is_no_pair_is_answered(batch):
         jn.supervised(NET, optax.squared_error).apply(PARAMS, {}, batch, train=True)
 
 
+@pytest.mark.slow
 def test_train_and_key_reach_the_net():
     objective = jn.supervised(jn.dropout(0.5), lambda h, y: h)
     batch = jnp.ones((50, 4)), jnp.ones((50, 4))
@@ -105,6 +106,7 @@ def test_gradient_of_a_rule_is_its_tree():
     assert jnp.array_equal(grads["kernel"], 3 * PARAMS["kernel"])
 
 
+@pytest.mark.slow
 def test_a_rule_trains_by_any_optimizer():
     def shrink(params, state, batch, *, key, train):
         return params, (state, {})
@@ -116,6 +118,7 @@ def test_a_rule_trains_by_any_optimizer():
     np.testing.assert_allclose(train_state.params["kernel"], 0.75 * before, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [jn.gru(4), jn.lstm(4)], ids=["array", "dict"])
 def test_truncated_bptt_goes_on_where_the_last_batch_stopped_and_learns_no_further_back(layer):
     """Loss and gradient of the second window: those of its net from the state after the first."""
@@ -186,6 +189,7 @@ def test_errors_of_optax_are_explained(loss, outputs, targets, write):
     assert len(hints) == bool(write) and write in "".join(hints)
 
 
+@pytest.mark.slow
 def test_outputs_in_a_dict_do_not_broadcast():
     def loss(outputs, targets):
         return jnp.square(outputs["y"] - targets["y"])
@@ -224,6 +228,7 @@ def test_an_objective_has_the_entries_and_draws_of_its_net():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [jn.remat, lambda o: jn.cast(o, jnp.bfloat16)])
 def test_transforms_apply_to_objectives(transform):
     net = jn.serial(jn.dense(4), jnp.tanh, jn.dense(1))
@@ -238,6 +243,7 @@ def test_transforms_apply_to_objectives(transform):
     assert np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_a_frozen_objective_does_not_train():
     net = jn.serial(jn.dense(4), jn.dense(1))
     trainer = jn.trainer(jn.freeze(jn.supervised(net, optax.squared_error)), optax.sgd(0.1))
@@ -265,6 +271,7 @@ def test_a_summary_of_an_objective_shows_its_loss():
     }
 
 
+@pytest.mark.slow
 def test_a_variational_autoencoder_is_an_objective():
     def vae(m, x):
         mean, log_var = jnp.split(m(jn.dense(4, name="encoder"), x), 2, axis=-1)
@@ -297,6 +304,7 @@ def test_outputs_of_another_form_are_answered(output, error, words):
         averages(output(x), x, None, "mine")
 
 
+@pytest.mark.slow
 def test_a_carry_of_another_number_of_rows_is_answered():
     net = jn.serial(
         jn.time_distributed(jn.embedding(7, 3)), jn.gru(4), jn.time_distributed(jn.dense(7))
@@ -312,6 +320,7 @@ def test_a_carry_of_another_number_of_rows_is_answered():
         objective.init(KEY, jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_weights_may_be_integers():
     output = (jnp.array([6.0, 2.0]), jnp.array([3, 1])), {"m": (jnp.array([300.0, 300.0]),) * 2}
     found = averages(output, jnp.ones(2), None, "mine")

@@ -103,6 +103,7 @@ def digits():
     return x[:400].reshape(400, 64).astype(np.float64), y[:400]
 
 
+@pytest.mark.slow
 def test_a_backtracking_step_is_the_one_written_out(x64):
     """Armijo's rule: halved until the loss falls by a tenth of what the slope promises."""
     search = optax.scale_by_backtracking_linesearch(
@@ -147,6 +148,7 @@ def test_lbfgs_finds_scikit_learns_softmax_regression(x64):
     assert losses[30] - losses[-1] < 0.01 * (losses[0] - losses[-1])
 
 
+@pytest.mark.slow
 def test_line_searches_run_in_fit(x64):
     """Inside the loop of many steps; what fills up the short last batch is hidden from the search.
 
@@ -167,6 +169,7 @@ def test_line_searches_run_in_fit(x64):
     jax.tree.map(close, last.train_state.params, train_state.params)
 
 
+@pytest.mark.slow
 def test_a_line_search_through_dropout():
     """The function is the one whose gradient was taken: the same units are dropped."""
     data = X.astype(np.float32), Y.astype(np.float32)
@@ -185,6 +188,7 @@ def test_a_line_search_through_dropout():
 # What the user's loop does.
 
 
+@pytest.mark.slow
 def test_early_stopping_is_a_statement_in_the_loop():
     """Labels are noise for half of the digits: the held-out loss turns, and the loop ends there."""
     x, y = digits()
@@ -214,6 +218,7 @@ def test_early_stopping_is_a_statement_in_the_loop():
     assert again["loss"] == pytest.approx(best.test["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_l1_by_a_proximal_step_gives_exact_zeros_and_by_gradients_none():
     """On digits: pixels that are blank in all images, and more, get no weight at all."""
     x, y = digits()

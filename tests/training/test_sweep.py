@@ -26,6 +26,7 @@ def close(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-5, 2e-6), a, b)
 
 
+@pytest.mark.long
 def test_each_member_is_the_run_of_its_seed_and_setting():
     """With state, randomness in the net and in the data, and a last batch that is filled up."""
     net = jn.serial(jn.dense(5), jn.batch_norm(), jax.nn.relu, jn.dropout(0.3), jn.dense(3))
@@ -55,6 +56,7 @@ def test_each_member_is_the_run_of_its_seed_and_setting():
                 close(found.test[name][i, j], np.array([e.test[name] for e in epochs]))
 
 
+@pytest.mark.slow
 def test_seeds_have_their_own_data_and_first_params():
     net = jn.dense(3)
     x, y = data(10)
@@ -76,6 +78,7 @@ def test_seeds_have_their_own_data_and_first_params():
                  own_data=True)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_harms_no_other():
     net, train = jn.dense(3), data()
     grid = {"learning_rate": [0.1, 1e38]}
@@ -87,6 +90,7 @@ def test_a_run_that_diverges_harms_no_other():
     assert found.best() == 0
 
 
+@pytest.mark.slow
 def test_rows_have_means_and_intervals():
     stats = pytest.importorskip("scipy.stats")
     net, train = jn.dense(3), data()

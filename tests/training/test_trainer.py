@@ -37,6 +37,7 @@ def objective_of(net, loss):
     return jn.Layer(lambda key, batch: net.init(key, batch[0]), apply, "mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [
     optax.sgd(0.1), optax.sgd(0.1, momentum=0.9), optax.adam(0.01), optax.chain(
         optax.clip_by_global_norm(0.1), optax.rmsprop(0.01)),
@@ -64,6 +65,7 @@ def test_step_is_the_update_written_out(optimizer):
     assert int(train_state.step) == 5
 
 
+@pytest.mark.slow
 def test_line_search_gets_value_and_function():
     optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15))
     trainer, train_state = build(jn.dense(2), optimizer)
@@ -93,6 +95,7 @@ def test_the_new_key_was_never_handed_out():
     assert not set(keys) & set(handed)
 
 
+@pytest.mark.slow
 def test_init_and_training_keys_differ():
     _, train_state = build(jn.dense(2))
     key_data = jax.random.key_data
@@ -155,6 +158,7 @@ def test_compiled_once_and_a_second_time_told_with_the_leaf():
     assert len(trainer.watcher.traces["step"]) == 2
 
 
+@pytest.mark.slow
 def test_shapes_that_are_meant_are_not_told():
     trainer = jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=3)
     train_state = trainer.init(KEY, data())
@@ -167,6 +171,7 @@ def test_shapes_that_are_meant_are_not_told():
         jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=0)
 
 
+@pytest.mark.slow
 def test_a_change_that_is_not_of_the_batch_is_told_even_among_the_shapes_meant():
     trainer = jn.trainer(jn.supervised(jn.dense(2), LOSS), optax.sgd(0.1), shapes=3)
     train_state = trainer.init(KEY, data())
@@ -226,6 +231,7 @@ def test_steps_are_quiet():
     assert not seen
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_nan_while_its_gradient_is_not():
     x, labels = jnp.ones((4, 2)), jnp.array([0, 1, 2, 1])
     loss = lambda outputs, y: LOSS(outputs, y) + jnp.where(y == 2, jnp.nan, 0)  # noqa: E731
@@ -257,6 +263,7 @@ def test_the_optimizer_of_the_state_is_that_of_the_step():
         list(jn.fit(trainer, train_state, data(), epochs=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["jit", "grad", "scan", "vmap"])
 def test_a_step_inside_other_transforms_is_a_pure_function(how):
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2))
@@ -300,6 +307,7 @@ def test_weak_types_do_not_compile_twice():
     assert len(trainer.watcher.traces["step"]) == 1
 
 
+@pytest.mark.slow
 def test_inputs_in_a_tuple():
     net = jn.compose(lambda m, pair: m(jn.dense(2), pair[0]) + m(jn.dense(2), pair[1]))
     x, y = data()
@@ -308,6 +316,7 @@ def test_inputs_in_a_tuple():
     assert sorted(train_state.params) == ["dense", "dense_1"] and metrics["loss"] > 0
 
 
+@pytest.mark.slow
 def test_programs_die_with_their_trainer():
     trainer, train_state = build(jn.dense(2))
     list(jn.fit(trainer, train_state, data(), epochs=1))

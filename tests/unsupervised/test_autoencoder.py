@@ -41,6 +41,7 @@ def code_and_output(given):
     return y, z
 
 
+@pytest.mark.slow
 def test_with_code(given):
     y, z = code_and_output(given)
     np.testing.assert_array_equal(y, NET.apply(*given)[0])
@@ -60,6 +61,7 @@ def value(objective, given, **options):
     return values.mean(), metrics
 
 
+@pytest.mark.slow
 def test_reconstruction_is_a_sum_over_the_entries_of_each_example(given):
     y, _ = code_and_output(given)
     penalty = jn.penalties.l2(0.1)
@@ -73,12 +75,14 @@ def test_reconstruction_is_a_sum_over_the_entries_of_each_example(given):
     np.testing.assert_allclose(entropy, -(X * y).sum(1), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_params_are_those_of_the_net(given):
     drawn = reconstruction(NET).init(jax.random.key(1), given[2])
     jax.tree.map(np.testing.assert_array_equal, drawn, given[:2])
     jn.check_gradients(reconstruction(NET), given[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [reconstruction, partial(contractive_reconstruction, strength=0.3)]
 )
@@ -99,6 +103,7 @@ def test_padding_does_not_count(given, make):
     jax.tree.map(close, epoch.train_state.params, params)
 
 
+@pytest.mark.slow
 def test_the_kl_of_a_padded_batch_is_refused(given):
     trainer = jn.trainer(sparse_reconstruction(NET), optax.sgd(0.1))
     train_state = trainer.init(KEY, given[2])
@@ -106,6 +111,7 @@ def test_the_kl_of_a_padded_batch_is_refused(given):
         next(jn.fit(trainer, train_state, given[2], epochs=1, batch_size=4))
 
 
+@pytest.mark.slow
 def test_denoising_sees_noise_and_wants_the_truth(given):
     seen = []
 
@@ -142,6 +148,7 @@ def jacobian_norm(given):
     return np.square(jax.jit(jax.vmap(jax.jacobian(code)))(x)).sum((1, 2))  # (batch,)
 
 
+@pytest.mark.slow
 def test_contraction_is_the_norm_of_the_jacobian(given):
     (values, metrics), _ = contractive_reconstruction(NET, 0.3).apply(*given)
     exact = jacobian_norm(given)
@@ -150,6 +157,7 @@ def test_contraction_is_the_norm_of_the_jacobian(given):
     np.testing.assert_allclose(values, plain + 0.3 * exact, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_contraction_of_one_sigmoid_layer_by_hand(x64):
     """Σ_j (h_j (1 - h_j))² Σ_i W_ij², Rifai et al. 2011, equation 5; and its gradient."""
     net = jn.models.tied_autoencoder(3)
@@ -174,6 +182,7 @@ def test_contraction_of_one_sigmoid_layer_by_hand(x64):
     )
 
 
+@pytest.mark.slow
 def test_probes_are_unbiased(given):
     probes = 3000
     objective = contractive_reconstruction(NET, 1.0, probes=probes)
@@ -185,6 +194,7 @@ def test_probes_are_unbiased(given):
         objective.apply(*given)
 
 
+@pytest.mark.slow
 def test_sparsity_is_beta_times_kl(given):
     _, z = code_and_output(given)
     (loss, metrics), _ = sparse_reconstruction(NET, rho=0.1, beta=2.0).apply(*given)
@@ -217,6 +227,7 @@ def test_wrong_options(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_a_pair_is_no_batch(given):
     with pytest.raises(TypeError, match="the array x, its own target, got tuple"):
         reconstruction(NET).apply(*given[:2], (X, X))
@@ -224,6 +235,7 @@ def test_a_pair_is_no_batch(given):
         reconstruction(NET).init(KEY, (X, X))
 
 
+@pytest.mark.slow
 def test_a_loss_of_another_shape(given):
     with pytest.raises(ValueError, match=r"expected a reconstruction of shape \(6, 7\) and a loss"):
         reconstruction(NET, lambda y, x: jnp.square(y - x).mean()).apply(*given)
@@ -235,6 +247,7 @@ def digits():
     return x.reshape(len(x), -1), held_out.reshape(len(held_out), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.05, 0.2])
 def test_mean_activations_land_on_rho(digits, rho):
     x, held_out = digits
@@ -250,6 +263,7 @@ def test_mean_activations_land_on_rho(digits, rho):
     assert z.std(0).min() > 0.02
 
 
+@pytest.mark.slow
 def test_a_fit_is_a_function_of_the_key():
     x = RANDOM.normal(size=(50, 4)).astype(np.float32)
     fits = [

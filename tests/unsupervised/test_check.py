@@ -50,6 +50,7 @@ def test_float64_stays(x64):
     assert check_examples(X.astype(np.float64), 1, "fit").dtype == jnp.float64
 
 
+@pytest.mark.slow
 def test_scaled_outputs():
     draw = np.random.default_rng(0)
     x = jnp.asarray(draw.normal(size=(30_001, 3)) + 5, jnp.float32)

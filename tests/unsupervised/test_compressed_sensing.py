@@ -31,6 +31,7 @@ def solve():
     return jax.jit(jax.vmap(basis_pursuit))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_codes_come_back(seed, solve):
     """20 entries of 256 from 100 measurements, four problems a seed, in float32."""
@@ -41,6 +42,7 @@ def test_planted_codes_come_back(seed, solve):
     assert (error > 1e-9).all() and (error < 1e-5).all()  # asked for: 1e-3
 
 
+@pytest.mark.slow
 def test_least_squares_would_not_do(solve):
     A, x, y = planted(0)
     least = np.stack([np.linalg.pinv(a) @ b for a, b in zip(A, y, strict=True)])
@@ -57,6 +59,7 @@ def test_too_few_measurements_do_not_bring_it_back(solve):
     assert (np.abs(found).sum(1) < np.abs(x).sum(1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positive", [False, True])
 def test_equals_linear_programming(positive, x64):
     """Also where the sparse signal is not what has the smallest norm; scipy 1.17.1."""
@@ -74,6 +77,7 @@ def test_equals_linear_programming(positive, x64):
         assert float(jnp.abs(found).sum()) == pytest.approx(solved.fun, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_signs_known_take_fewer_measurements():
     A, x, _ = planted(0, measurements=60)
     x, A = np.abs(x).astype(np.float32), A.astype(np.float32)
@@ -85,6 +89,7 @@ def test_signs_known_take_fewer_measurements():
     assert np.median(off[True]) < 1e-3 < 0.05 < np.median(off[False])
 
 
+@pytest.mark.slow
 def test_several_signals_of_one_matrix_and_any_scale():
     A, x, _ = planted(1, problems=6)
     solve = jax.jit(basis_pursuit)
@@ -98,6 +103,7 @@ def test_several_signals_of_one_matrix_and_any_scale():
     np.testing.assert_allclose(alone, found[1, 2], atol=2e-5 * scale)
 
 
+@pytest.mark.slow
 def test_as_many_measurements_as_unknowns_and_nothing_measured():
     A = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
     x = np.arange(5, dtype=np.float32)
@@ -139,6 +145,7 @@ def test_distances_are_kept_as_theory_says(options):
     assert abs(variance - 1) < 4 * math.sqrt(2 / params["kernel"].size)
 
 
+@pytest.mark.slow
 def test_projection_is_a_dense_layer():
     layer = random_projection(4)
     params, state = layer.init(jax.random.key(0), jn.spec((3, 5)))

@@ -36,6 +36,7 @@ def digits():
     return (x.reshape(len(x), -1), y), (test[0].reshape(-1, 64), test[1])
 
 
+@pytest.mark.slow
 def test_each_machine_learns_from_the_one_below(monkeypatch):
     seen = []
 
@@ -62,6 +63,7 @@ def test_each_machine_learns_from_the_one_below(monkeypatch):
     np.testing.assert_allclose(y, below, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_samples_have_the_distribution_of_the_net():
     """p(x) = Σ_h p_top(h) p(x | h), by the sum over all states of the hidden layer between."""
     params = {"rbm": draw(3, 4, 0), "rbm_1": draw(4, 2, 1)}
@@ -78,6 +80,7 @@ def test_samples_have_the_distribution_of_the_net():
     assert np.abs(p - 1 / 8).max() > 0.1 and p_h.max() > 0.2  # a distribution to be missed
 
 
+@pytest.mark.slow
 def test_real_units_at_the_bottom():
     params = {"rbm": draw(3, 4, 0), "rbm_1": draw(4, 2, 1)}
     samples, means = generate(jax.random.key(0), params, 4000, 20, visible=gaussian)
@@ -89,13 +92,14 @@ def test_real_units_at_the_bottom():
     assert distance.max() < 1e-5
 
 
+@pytest.mark.slow
 def test_one_machine_is_a_net_too():
     params = {"rbm": draw(3, 4, 0)}
     samples, means = generate(jax.random.key(0), params, 5, 3)
     assert samples.shape == means.shape == (5, 3) and set(np.unique(samples)) <= {0, 1}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_perceptron_goes_on_from_it(digits):
     """The params stand in the perceptron as they are, and can be trained further: 50 labels."""
     (x, y), test = digits

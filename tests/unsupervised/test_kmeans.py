@@ -84,6 +84,7 @@ def test_fewer_distinct_examples_than_centroids():
     np.testing.assert_allclose(nearest(centroids, x)[1], 0, atol=1e-9)
 
 
+@pytest.mark.fast_cases("None")
 @pytest.mark.parametrize("scale", [None, 0.5, 2.0])
 def test_the_largest_output_is_the_nearest_centroid(scale):
     x = DRAW.normal(size=(400, 6)).astype(np.float32) + 1
@@ -100,6 +101,7 @@ def test_the_largest_output_is_the_nearest_centroid(scale):
         np.testing.assert_allclose([y.mean(), y.std()], [0, scale], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_random_vectors_are_examples_and_none_twice():
     rows = np.asarray(random_vectors(KEY, GROUPS, 40))
     places = [np.flatnonzero((GROUPS == row).all(1)) for row in rows]
@@ -108,6 +110,7 @@ def test_random_vectors_are_examples_and_none_twice():
     assert (rows != random_vectors(jax.random.key(1), GROUPS, 40)).any()
 
 
+@pytest.mark.slow
 def test_random_vectors_as_kernels():
     params = fit_random_vectors(KEY, GROUPS, 13, scale=0.7)
     centred = np.asarray(random_vectors(KEY, GROUPS, 13)) - GROUPS.mean(0)
@@ -124,6 +127,7 @@ def test_random_vectors_as_kernels():
     np.testing.assert_array_equal(plain["bias"], 0)
 
 
+@pytest.mark.slow
 def test_equal_examples_give_finite_kernels():
     for fit in (fit_random_vectors, partial(fit_kmeans, iterations=1)):
         with warnings.catch_warnings():
@@ -133,6 +137,7 @@ def test_equal_examples_give_finite_kernels():
         np.testing.assert_array_equal(outputs(params, np.full((6, 2), 3.0, np.float32)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [5, 70])  # all pairs at once, or one by one
 def test_rbf_centres_and_width(features):
     params = fit_rbf_centres(KEY, GROUPS, features, method=random_vectors, overlap=1.5)

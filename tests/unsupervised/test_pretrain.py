@@ -24,6 +24,7 @@ def data(shape=(20, 6), seed=0):
     return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_each_layer_sees_what_comes_to_it():
     x, seen = data((20, 3, 2)), []
     net = jn.models.mlp([5, 4, 3], activation=jax.nn.sigmoid)
@@ -42,6 +43,7 @@ def test_each_layer_sees_what_comes_to_it():
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, drawn)
 
 
+@pytest.mark.slow
 def test_each_layer_has_a_key_of_its_own_and_the_same_key_gives_the_same():
     net, x = jn.models.mlp([5, 4, 3]), data()
 
@@ -54,6 +56,7 @@ def test_each_layer_has_a_key_of_its_own_and_the_same_key_gives_the_same():
     assert not np.allclose(one["dense"]["kernel"][:5, :4], one["dense_1"]["kernel"])
 
 
+@pytest.mark.slow
 def test_nested_layers_batch_norm_and_a_layer_without_bias():
     inner = jn.serial(jn.dense(5, use_bias=False), jn.batch_norm(), jnp.tanh, name="encoder")
     net = jn.serial(inner, jn.dropout(0.5), jn.dense(4), jax.nn.relu, jn.dense(3))
@@ -65,6 +68,7 @@ def test_nested_layers_batch_norm_and_a_layer_without_bias():
     assert state["encoder"]["batch_norm"]["mean"].shape == (5,)
 
 
+@pytest.mark.slow
 def test_some_layers_alone():
     net, x, seen = jn.models.mlp([5, 4, 3]), data(), []
     params, _ = pretrain_greedy(net, x, noting(seen), layers=["output", "dense_1"])

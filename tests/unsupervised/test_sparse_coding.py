@@ -28,6 +28,7 @@ def sparse_cost(dictionary, x, codes, penalty):
 both = pytest.mark.parametrize("method", [ista, fista])
 
 
+@pytest.mark.slow
 def test_soft_threshold_and_its_slope():
     x = jnp.array([-3.0, -0.5, 0.2, 4.0])
     np.testing.assert_allclose(soft_threshold(x, jnp.array([1.0, 1, 1, 2])), [-2, 0, 0, 2])
@@ -56,6 +57,7 @@ def test_two_steps_of_fista_by_hand(x64):
     np.testing.assert_allclose(fista(atoms, x, 0.0, 3), [0, ahead + (8 - ahead) / 4], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dictionary", [WIDE, WIDER, WIDE[:4]], ids=["gram", "products", "few"])
 @pytest.mark.parametrize("positive", [False, True])
 def test_codes_are_those_of_lasso(dictionary, positive, x64):
@@ -80,6 +82,7 @@ def test_conditions_of_the_minimum_with_a_penalty_a_feature(x64):
     assert (np.abs(pull) < penalty + 1e-9).all() and 0 < (codes != 0).mean() < 1
 
 
+@pytest.mark.slow
 def test_orders_of_convergence(x64):
     """Ill conditioned: far from the minimum, ista's excess falls as 1/k, fista's as 1/k²."""
     draw = np.random.default_rng(1)
@@ -102,6 +105,7 @@ def test_orders_of_convergence(x64):
     assert (np.diff(costs) < 0).all()
 
 
+@pytest.mark.slow
 def test_a_planted_signal_is_recovered(x64):
     """20 entries of 256 from 100 measurements."""
     draw = np.random.default_rng(2)
@@ -114,6 +118,7 @@ def test_a_planted_signal_is_recovered(x64):
     assert np.abs(np.asarray(codes) - signal).max() < 1e-3
 
 
+@pytest.mark.slow
 @both
 def test_jit_vmap_and_leading_axes(method, x64):
     codes = method(WIDE, X, 0.5, 20)
@@ -128,6 +133,7 @@ def test_jit_vmap_and_leading_axes(method, x64):
     np.testing.assert_allclose(method(WIDE, X, 0.5, 1, codes=on), on, atol=1e-9)
 
 
+@pytest.mark.slow
 @both
 def test_no_atoms_no_codes(method):
     np.testing.assert_array_equal(method(jnp.zeros((3, 2)), jnp.ones((4, 2)), 0.1), 0)
@@ -144,6 +150,7 @@ def test_messages(method):
         method(WIDE, X, 0.1, codes=np.zeros((5, 8)))
 
 
+@pytest.mark.slow
 def test_the_layer_and_its_gradient(x64):
     layer = sparse_code(9, 0.5, steps=100)
     params, state = layer.init(jax.random.key(0), jn.spec((5, 6), jnp.float64))
@@ -193,6 +200,7 @@ def planted():
     return atoms, (codes @ atoms + 0.02 * draw.normal(size=(2000, 16))).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_planted_dictionary_is_recovered(planted):
     atoms, x = planted
     found = fit_dictionary(jax.random.key(0), x, 20, penalty=0.2, epochs=20, steps=20)["dictionary"]
@@ -204,7 +212,7 @@ def test_a_planted_dictionary_is_recovered(planted):
     assert (shuffled.max(1) > 0.95).mean() < 0.1  # no dictionary would do by chance
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_as_cheap_as_scikit_learns_dictionary():
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
@@ -222,6 +230,7 @@ def test_as_cheap_as_scikit_learns_dictionary():
     assert 0.98 < cost(jnp.asarray(found)) / cost(jnp.asarray(known)) < 1.01
 
 
+@pytest.mark.slow
 def test_params_of_dense_are_one_step_of_ista(planted):
     _, x = planted
     params = fit_sparse_coding(jax.random.key(0), x[:300], 7, penalty=0.3, epochs=2)
@@ -232,6 +241,7 @@ def test_params_of_dense_are_one_step_of_ista(planted):
     np.testing.assert_array_equal(again["kernel"], params["kernel"])
 
 
+@pytest.mark.slow
 def test_the_usual_penalty_follows_the_data(planted):
     _, x = planted
     x = x[:300]
@@ -244,6 +254,7 @@ def test_the_usual_penalty_follows_the_data(planted):
     np.testing.assert_allclose(scaled["bias"], -0.5 / y.std() * y.mean(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_unused_atoms_are_replaced():
     """One direction of data, four atoms: none is left at a NaN, or away from the data."""
     x = np.outer(np.linspace(1, 2, 50), [3.0, 4.0, 0.0])

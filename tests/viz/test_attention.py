@@ -20,6 +20,7 @@ def test_rows_are_what_was_written(tmp_path):
     assert save(figure, tmp_path / "a.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_words_do_not_touch_each_other_or_the_edge():
     words = [f"word{i}" for i in range(30)]
     figure = attention(np.eye(30), words, words)

@@ -24,6 +24,7 @@ def test_counts_stand_in_their_cells_and_zeros_are_empty():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_takes_what_metrics_confusion_gives():
     matrix = jn.metrics.confusion(jnp.array([0, 1, 1]), jnp.array([0, 0, 1]), classes=2)
     assert cells(viz.confusion(matrix)) == {(0, 0): "1", (0, 1): "1", (1, 1): "1"}
@@ -41,6 +42,7 @@ def test_names():
     assert labels == ["cat", "horse", "dog"]
 
 
+@pytest.mark.slow
 def test_text_can_be_read_on_every_shade():
     """4.3 : 1 against the cell; WCAG 2.1 asks for 4.5 of text and for 3 of large text."""
     from matplotlib.colors import to_rgb

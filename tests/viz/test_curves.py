@@ -32,6 +32,7 @@ def test_history_of_several_runs_and_without_test_data():
     np.testing.assert_array_equal(panels["loss"]["train"], [[1, 2, 3], [4, 5, 6]])
 
 
+@pytest.mark.slow
 def test_history_of_a_real_run():
     import jax
     import optax

@@ -81,6 +81,7 @@ def test_ground_is_pale_and_of_the_markers_hue():
         np.testing.assert_allclose(1 - pale, 0.25 * (1 - full), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_takes_a_perceptron():
     run = jn.models.train_perceptron(X, [0, 1, 1, 1])
     unit = jn.models.perceptron()
@@ -88,6 +89,7 @@ def test_takes_a_perceptron():
     assert figure.axes[0].get_title() == "0 of 4 wrong"
 
 
+@pytest.mark.slow
 def test_everything_lies_inside_and_the_file_is_small(tmp_path):
     panels = {f"after {i} mistakes": right_of(i / 5) for i in range(6)}
     figure = viz.decision(panels, X, Y, names=["no", "yes"], columns=3)

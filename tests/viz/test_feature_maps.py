@@ -30,6 +30,7 @@ def test_the_most_active_ones_first():
     np.testing.assert_array_equal(shown(figure, 4)[1], found[..., 3])
 
 
+@pytest.mark.slow
 def test_values_below_0_have_a_colour_of_their_own():
     found = maps(low=-1.0)
     image = viz.feature_maps(found).axes[0].images[0]

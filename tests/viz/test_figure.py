@@ -31,6 +31,7 @@ def test_saves_what_can_be_read_back(make, tmp_path):
         assert len(set(image.convert("L").tobytes())) > 1  # not one colour
 
 
+@pytest.mark.slow
 def test_a_figure_replaces_a_file_whole(tmp_path, monkeypatch):
     figure = FIGURES["confusion"]()
     (tmp_path / "a.png").write_bytes(b"old")
@@ -177,6 +178,7 @@ def test_a_figure_of_your_own_is_laid_out():
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_pyplot_is_left_alone():
     """No window, no figure kept by pyplot, which is not even imported."""
     program = (
@@ -186,6 +188,7 @@ def test_pyplot_is_left_alone():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_importing_jaxnet_does_not_import_matplotlib():
     program = "import sys, jaxnet; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -47,6 +47,7 @@ def test_the_sum_over_copies_stands_below_the_box():
     assert "Σ 10" in words(drawn(lambda x: x * x + 4 * x, 3))
 
 
+@pytest.mark.slow
 def test_digits():
     assert "0.731" in words(drawn(neuron, 2, -1, -3, -2, -3))
     assert "0.73" in words(drawn(neuron, 2, -1, -3, -2, -3, digits=2))
@@ -107,6 +108,7 @@ def test_inputs_at_the_left_and_the_output_at_the_right():
     assert all(x[e.source] < x[e.target] for e in g.edges)
 
 
+@pytest.mark.slow
 def test_arrays_show_shape_and_norm():
     net = jn.dense(3)
     params, _ = net.init(jax.random.key(0), jn.spec((4, 2)))

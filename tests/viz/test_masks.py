@@ -27,6 +27,7 @@ def test_shares_and_uint8():
     )
 
 
+@pytest.mark.slow
 def test_a_row_an_image_and_a_column_each_mask():
     columns = {"truth": MASK, "net": MASK[:, ::-1]}
     figure = viz.masks(X, columns, ["a", "b", "c"], COLORS, titles=["one", "two"])
@@ -44,6 +45,7 @@ def test_a_row_an_image_and_a_column_each_mask():
     np.testing.assert_allclose(drawn, COLORS / 255)
 
 
+@pytest.mark.fast_cases("1")
 @pytest.mark.parametrize("columns", [1, 3])
 def test_the_legend_lies_inside(columns):
     labels = {f"net {i}": MASK for i in range(columns)}

@@ -22,6 +22,7 @@ def test_symbols_by_hand():
     np.testing.assert_allclose(jax.nn.softmax(fitted["logits"]), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_symbols_out_of_range():
     emission, x = categorical(3), jnp.array([[0, 3]])
     params = emission.init(jax.random.key(0), x, 2)
@@ -60,6 +61,7 @@ def test_fit_is_the_weighted_mean_and_variance():
     np.testing.assert_allclose(np.exp(fitted["log_variance"][:, 0]), variance, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_floor_of_the_variance():
     """A share of the data's own variance, and of 1 for a feature that never varies."""
     x = np.zeros((1, 10, 2), np.float32)
@@ -74,6 +76,7 @@ def test_floor_of_the_variance():
     assert np.isfinite(bare["log_variance"]).all()
 
 
+@pytest.mark.slow
 def test_first_params_are_those_of_the_labelled_steps():
     draw = np.random.default_rng(0)
     labels = np.arange(60) % 2

@@ -44,6 +44,7 @@ def paths(start, transition, scores):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [False, True])
 def test_everything_is_what_enumeration_gives(x64, left):
     start, transition, params, scores = model(left)
@@ -89,6 +90,7 @@ def test_everything_is_what_enumeration_gives(x64, left):
         assert (np.asarray(counts.transition)[~ZERO] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [False, True])
 def test_the_gradient_is_the_posterior_counts(x64, left):
     """Fisher's identity: by scores the posterior, by logits counts less what was expected."""
@@ -118,6 +120,7 @@ def test_the_gradient_is_the_posterior_counts(x64, left):
     assert np.abs(second).max() > 1e-8
 
 
+@pytest.mark.slow
 def test_gradients_of_posterior_and_viterbi_are_right_and_finite(x64):
     _, _, params, scores = model(left=True)
     weight = np.random.default_rng(2).normal(size=scores.shape)
@@ -144,6 +147,7 @@ def functions(params, scores, lengths):
     }
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     """Exactly, whatever stands there and however much of it."""
     _, _, params, scores = model()
@@ -163,6 +167,7 @@ def test_padding_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, plain, jax.tree.map(cut, long))
 
 
+@pytest.mark.slow
 def test_sequences_do_not_see_each_other():
     _, _, params, scores = model()
     together = jax.tree.map(np.asarray, functions(params, scores, LENGTHS))
@@ -179,6 +184,7 @@ def test_sequences_do_not_see_each_other():
     np.testing.assert_array_equal(path, together["viterbi"][0][1, :3])
 
 
+@pytest.mark.slow
 def test_jit_is_eager_and_vmap_over_params():
     _, _, params, scores = model()
     lengths = jnp.asarray(LENGTHS)
@@ -192,6 +198,7 @@ def test_jit_is_eager_and_vmap_over_params():
     np.testing.assert_allclose(log_p[0], forward(params, scores, lengths)[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_many_steps_and_unlikely_ones_do_not_underflow():
     params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
     scores = jnp.full((1, 2000, 2), -50.0)  # exp(-100000) is 0 in any float
@@ -202,6 +209,7 @@ def test_many_steps_and_unlikely_ones_do_not_underflow():
     np.testing.assert_allclose(expected_counts(params, scores).posterior[..., 0], share, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_path_of_many_steps_is_that_of_float64():
     """Near -500,000 float32 has steps of 0.03: 600 states were wrong, the score by 491."""
     draw = np.random.default_rng(0)
@@ -214,6 +222,7 @@ def test_the_path_of_many_steps_is_that_of_float64():
     np.testing.assert_allclose(score, exact, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["start", "transition"])
 def test_nan_in_params_is_nan_in_every_result(name):
     _, _, params, scores = model()
@@ -227,6 +236,7 @@ def test_nan_in_params_is_nan_in_every_result(name):
     assert jnp.isnan(scaled_likelihoods(scores, jnp.array([0.0, jnp.nan, 0]))[..., 1]).all()
 
 
+@pytest.mark.slow
 def test_impossible_and_nan_sequences_are_alone_with_it():
     _, _, params, scores = model(left=True)
     scores[1, 2, :] = -np.inf  # a step that no state can emit
@@ -249,6 +259,7 @@ def test_impossible_and_nan_sequences_are_alone_with_it():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_log_probabilities():
     logits = jnp.array([[0.0, 1, 2], [-jnp.inf, 0, NEVER], [NEVER, NEVER, -jnp.inf]])
     p = jnp.exp(log_probabilities(logits))
@@ -262,6 +273,7 @@ def test_log_probabilities():
     np.testing.assert_array_equal(to_logits(jnp.array([0.0, 1.0])), np.float32([NEVER, 0]))
 
 
+@pytest.mark.slow
 def test_topologies():
     key = jax.random.key(0)
     skipping = jnp.exp(log_probabilities(left_to_right(skips=1)(key, (4, 4))))
@@ -272,6 +284,7 @@ def test_topologies():
         left_to_right(-1)
 
 
+@pytest.mark.slow
 def test_scaled_likelihoods_are_bayes(x64):
     """Where posteriors and prior come from known likelihoods, scores are these up to p(x)."""
     draw = np.random.default_rng(0)

@@ -80,6 +80,7 @@ def blank(x):
     return np.where(VALID.reshape(VALID.shape + (1,) * (x.ndim - 2)), x, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_likelihood_posterior_and_path_are_hmmlearns(x64, kind):
     params, emission, x, known = model(kind)  # hmmlearn 0.3.3
@@ -120,6 +121,7 @@ def assert_params_are(params, known, kind):
     np.testing.assert_allclose(variance, known_variance, **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])
 def test_baum_welch_is_hmmlearns(x64, kind):
     for rounds in (1, 4):
@@ -131,6 +133,7 @@ def test_baum_welch_is_hmmlearns(x64, kind):
         np.testing.assert_allclose(learned.log_likelihoods, known.monitor_.history, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_baum_welch_of_mixtures_is_hmmlearns_with_the_new_means(x64):
     """hmmlearn 0.3.3 takes GMMHMM's variances around the means before the round.
 
@@ -151,6 +154,7 @@ def test_baum_welch_of_mixtures_is_hmmlearns_with_the_new_means(x64):
         params, before = learned.params, learned.log_likelihoods[0]
 
 
+@pytest.mark.slow
 def test_one_state_is_a_mixture_of_gaussians(x64):
     sklearn = pytest.importorskip("sklearn.mixture", reason="the extra data")
     params, emission, x, _ = model("mixture", states=1)
@@ -168,6 +172,7 @@ def test_one_state_is_a_mixture_of_gaussians(x64):
     np.testing.assert_allclose(jax.nn.softmax(p["weight"])[0], known.weights_, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["categorical", "mixture"])
 def test_each_round_is_likelier_and_padding_changes_nothing(x64, kind):
     params, emission, x, _ = model(kind)
@@ -188,6 +193,7 @@ def test_each_round_is_likelier_and_padding_changes_nothing(x64, kind):
     assert 2 < len(early.log_likelihoods) < 500 and gains[-1] < 1e-2 and (gains[:-1] >= 1e-2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["categorical", "mixture"])
 def test_padding_changes_no_likelihood_and_no_gradient(kind):
     """Exactly, whatever stands there."""
@@ -224,7 +230,7 @@ def walk(key):
     return params, emission, x.astype(np.float32), states
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_cannot_be_stays_so():
     """From left to right, through Baum-Welch and through steps of an optimizer."""
     params, emission, x, states = walk(jax.random.key(0))
@@ -264,7 +270,7 @@ def test_what_cannot_be_stays_so():
     assert (np.asarray(path == states)[mask]).mean() > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fit_finds_states_of_two_gaussians_each():
     draw = np.random.default_rng(0)
     states = np.repeat(draw.integers(0, 2, (8, 10)), 10, 1)  # (8, 100)
@@ -289,6 +295,7 @@ def test_fit_finds_states_of_two_gaussians_each():
     assert log_p(second) >= log_p(first) - 0.1
 
 
+@pytest.mark.slow
 def test_fit_of_symbols():
     """A cycle of three states, each with its own two symbols."""
     draw = np.random.default_rng(0)
@@ -301,6 +308,7 @@ def test_fit_of_symbols():
     np.testing.assert_allclose(np.diag(transition), 0.5, atol=0.05)
 
 
+@pytest.mark.slow
 def test_states_without_visits_keep_their_params(x64):
     params, emission, x, _ = model("gaussian")
     params["start"] = to_logits(jnp.array([0.5, 0.5, 0]))
@@ -313,6 +321,7 @@ def test_states_without_visits_keep_their_params(x64):
         assert (new[:2] != old[:2]).all()
 
 
+@pytest.mark.slow
 def test_empty_sequences_count_for_nothing():
     net = hmm(2, categorical(3))
     params, _ = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))

@@ -45,6 +45,7 @@ def test_more_states_than_a_block_holds(x64):
     np.testing.assert_allclose(log_partition(params), exact, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_gaussian_density_integrates_to_1(x64):
     params = draw(1, 3, dtype=np.float64)
     x, step = np.linspace(-15, 15, 3001, retstep=True)
@@ -52,6 +53,7 @@ def test_gaussian_density_integrates_to_1(x64):
     np.testing.assert_allclose(p.sum() * step, 1, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_likelihood_is_data_less_model(x64):
     """d log p / d kernel = E_data[x h] - E_model[x h], the model's by the sum over all states."""
     params, data = draw(5, 3, dtype=np.float64), states(5)[[3, 7, 7, 20]]
@@ -75,6 +77,7 @@ def trained():
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_ais_is_within_its_error(trained, seed):
     estimate = ais(jax.random.key(seed), trained, betas=np.linspace(0, 1, 201))
@@ -84,6 +87,7 @@ def test_ais_is_within_its_error(trained, seed):
     assert estimate.log_weights.shape == (100,)
 
 
+@pytest.mark.slow
 def test_ais_errors_are_spread_as_they_say(trained):
     """Over 60 seeds the error in units of its standard error has mean 0 and deviation 1, nearly."""
     betas = np.linspace(0, 1, 101)
@@ -93,6 +97,7 @@ def test_ais_errors_are_spread_as_they_say(trained):
     assert abs(scores.mean()) < 0.5 and 0.7 < scores.std() < 1.35
 
 
+@pytest.mark.slow
 def test_ais_of_real_units():
     params = draw(6, 5, 0.7)
     data = np.tile(np.array([0.2, 0.3, 0.5]), (4, 2))
@@ -104,6 +109,7 @@ def test_ais_of_real_units():
         assert 0.001 < estimate.standard_error < 0.3
 
 
+@pytest.mark.slow
 def test_ais_of_no_weights_is_exact():
     params = draw(6, 5) | {"kernel": jnp.zeros((6, 5)), "bias": jnp.zeros(5)}
     estimate = ais(jax.random.key(0), params, data=jax.nn.sigmoid(params["visible_bias"])[None])
@@ -111,6 +117,7 @@ def test_ais_of_no_weights_is_exact():
     assert estimate.standard_error < 1e-4
 
 
+@pytest.mark.slow
 def test_messages():
     params = draw(21, 22)
     with pytest.raises(ValueError, match=r"2\*\*21 states; .* limited to 20 units.* write ais"):

@@ -22,6 +22,7 @@ from tests.compiled import jit_apply
 from tests.unsupervised.rbm.machines import OPTIONS, crops, draw, logsumexp, sigmoid, states
 
 
+@pytest.mark.slow
 def test_gibbs_sampling_reaches_the_distribution():
     params = draw(3, 4, 1.5)
     p = np.exp(log_likelihood(params, states(3)))
@@ -71,6 +72,7 @@ def update(objective, params, state, x):
     return tree, after, value, metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 4])
 @pytest.mark.parametrize("kind", [bernoulli, gaussian], ids=["0/1", "real"])
 def test_update_is_that_of_numpy(x64, k, kind):
@@ -89,6 +91,7 @@ def test_update_is_that_of_numpy(x64, k, kind):
     np.testing.assert_allclose(metrics["free_energy"], mean, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_persistent_update_is_that_of_numpy_and_moves_the_chain(x64):
     params, x = draw(5, 3, 0.5, dtype=np.float64), states(5)[[3, 7, 7, 20]]
     chain = states(5)[::5]  # seven chains, four examples
@@ -101,6 +104,7 @@ def test_persistent_update_is_that_of_numpy_and_moves_the_chain(x64):
     np.testing.assert_array_equal(still["chain"], chain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("persistent", [False, True], ids=["CD-1", "PCD"])
 def test_exact_likelihood_of_digits_rises(persistent):
     """12 x 8 units on crops of digits, between independent pixels and the data's entropy."""
@@ -126,6 +130,7 @@ def test_exact_likelihood_of_digits_rises(persistent):
     assert independent + 0.7 < curve[20] < entropy
 
 
+@pytest.mark.slow
 def test_fit_gives_what_dense_takes():
     x = crops()[:300]
     trained = fit_rbm(jax.random.key(3), x, 8, full=True, **OPTIONS)
@@ -140,6 +145,7 @@ def test_fit_gives_what_dense_takes():
     assert drawn["rbm"].keys() == trained.keys() and drawn["dense"]["kernel"].shape == (8, 2)
 
 
+@pytest.mark.slow
 def test_fit_begins_at_the_mean_of_the_data(monkeypatch):
     """Where no epoch follows, the params are the first ones."""
     monkeypatch.setattr(machine, "fit", lambda *args, **options: [])
@@ -149,6 +155,7 @@ def test_fit_begins_at_the_mean_of_the_data(monkeypatch):
     assert 0.007 < params["kernel"].std() < 0.013
 
 
+@pytest.mark.slow
 def test_weight_decay_pulls_the_kernel_alone():
     x = crops()[:100]
     strong = fit_rbm(jax.random.key(0), x, 8, full=True, epochs=30, weight_decay=10.0)
@@ -156,6 +163,7 @@ def test_weight_decay_pulls_the_kernel_alone():
     np.testing.assert_allclose(jax.nn.sigmoid(strong["visible_bias"]), x.mean(0), atol=0.1)
 
 
+@pytest.mark.slow
 def test_gaussian_units_learn_two_clusters():
     random = np.random.default_rng(0)
     x = np.where(random.random((600, 1)) < 0.5, 1.0, -1.0) * [1.5, -1.5, 0] + random.normal(
@@ -175,6 +183,7 @@ def test_gaussian_units_learn_two_clusters():
     assert one_normal + 1 < likelihood < truth + 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 20])
 @pytest.mark.parametrize("persistent", [False, True], ids=["CD-1", "PCD"])
 def test_any_number_of_examples(n, persistent):

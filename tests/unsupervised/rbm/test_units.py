@@ -24,6 +24,7 @@ def test_gaussian_units_by_hand(x64):
     assert abs(draws.mean() - 3) < 0.04 and abs(draws.std() - 1) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [bernoulli, gaussian], ids=["0/1", "real"])
 def test_mean_sample_and_bias_agree(x64, kind):
     """The mean is the derivative of log Z by the input, for every kind; bias is its inverse."""
