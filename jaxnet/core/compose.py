@@ -168,7 +168,7 @@ class Scope:
         if self._key is None:
             mode = ", train=True" if self.train else ""
             raise ValueError(
-                f"{self._here}: needs a random key{' in training' * self.train}. Pass one, as in "
+                f"{self._here}: needs a key{' in training' * self.train}. Pass one, as in "
                 f"net.apply(params, state, x, key=jax.random.key(0){mode})"
             )
         if name is None:

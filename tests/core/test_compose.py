@@ -281,7 +281,7 @@ def test_keys_of_m_differ_by_name_call_and_from_those_of_children():
 def test_a_missing_key_shows_the_call():
     net = jn.serial(jn.compose(token), name="net")
     params, state = net.init(KEY, jn.spec((2, 3)))
-    words = r"net/token: needs a random key in training. Pass one, .* net.apply\(.*key=jax.random"
+    words = r"net/token: needs a key in training. Pass one, .* net.apply\(.*key=jax.random"
     with pytest.raises(ValueError, match=words):
         net.apply(params, state, jnp.ones((2, 3)), train=True)
 

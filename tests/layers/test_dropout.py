@@ -90,7 +90,7 @@ def test_messages():
             make(1.0)
     with pytest.raises(ValueError, match=r"axes of the input \(2, 3\), got \(2,\)"):
         jn.dropout(0.5, axes=(2,)).init(jax.random.key(0), jn.spec((2, 3)))
-    with pytest.raises(ValueError, match="drop_path: needs a random key in training"):
+    with pytest.raises(ValueError, match="drop_path: needs a key in training"):
         jn.drop_path(0.5).apply({}, {}, jnp.ones((2, 3)), train=True)
 
 

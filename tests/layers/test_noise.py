@@ -51,7 +51,7 @@ def test_messages():
     with pytest.raises(ValueError, match="rate is the share to drop"):
         jn.gaussian_dropout(1.0)
     for layer in (jn.gaussian_noise(1.0), jn.gaussian_dropout(0.5)):
-        with pytest.raises(ValueError, match="needs a random key in training"):
+        with pytest.raises(ValueError, match="needs a key in training"):
             layer.apply({}, {}, jnp.ones((2, 3)), train=True)
         with pytest.raises(TypeError, match="expected an input of floats, got int32"):
             layer.apply({}, {}, jnp.ones((2, 3), jnp.int32))
