@@ -73,6 +73,7 @@ from jaxnet.layers.attention import attention_cache as attention_cache
 from jaxnet.layers.attention import precompute_kv as precompute_kv
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
+from jaxnet.look import collect as collect
 from jaxnet.look import observe as observe
 from jaxnet.look import pick as pick
 from jaxnet.look import tap as tap

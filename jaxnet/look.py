@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.checks import a_function, a_layer, check_options
-from jaxnet.core.compose import Watch, compose, look_inside, recompose
+from jaxnet.core.compose import Watch, collected, compose, look_inside, recompose
 from jaxnet.core.contract import Layer, Memo, Params, State
-from jaxnet.core.messages import Path, PyTree, flat, mismatch
+from jaxnet.core.messages import SOWN, Path, PyTree, flat, mismatch
 
 
 def observe(
@@ -54,6 +54,46 @@ def observe(
         return see((), layer, x, y), state
 
     return layer._replace(apply=apply, inside=layer.inside)
+
+
+def collect(layer: Layer) -> Layer:
+    """Return a layer whose output is `(y, sown)`: what `m.sow` reports inside it, by path.
+
+    Params and state are those of the layer. Below `repeat` and `ensemble` the values are stacked. A
+    layer that is called again has its values under the next name, such as "block_1/balance".
+
+    Args:
+      layer: Any layer, such as a model or an objective.
+
+    Example:
+      >>> def gated(m, x):
+      ...     share = jax.nn.sigmoid(m(jn.dense(1), x))
+      ...     m.sow("share", share[:, 0])
+      ...     return x * share
+      >>> net = jn.serial(jn.compose(gated), jn.dense(2))
+      >>> params, state = net.init(jax.random.key(0), jn.spec((4, 3)))
+      >>> (y, sown), state = jn.collect(net).apply(params, state, jnp.ones((4, 3)))
+      >>> y.shape, jax.tree.map(jnp.shape, sown)
+      ((4, 2), {'gated/share': (4,)})
+
+      In an objective, here to keep the gates open:
+
+      >>> def objective(m, batch):
+      ...     x, y = batch
+      ...     outputs, sown = m(jn.collect(net), x)
+      ...     loss = optax.softmax_cross_entropy_with_integer_labels(outputs, y)
+      ...     return loss - 0.01 * jnp.log(sown["gated/share"]), {"share": sown["gated/share"]}
+      >>> trainer = jn.trainer(jn.compose(objective), optax.adam(0.1))
+    """
+    layer = a_layer("collect", "layer", layer)
+    inner = collected(layer)
+
+    def apply(params, state, x, *, key=None, train=False):
+        y, after = inner.apply(params, state, x, key=key, train=train)
+        sown = {n.removeprefix(SOWN): after[n] for n in after if n.startswith(SOWN)}
+        return (y, sown), {n: value for n, value in after.items() if not n.startswith(SOWN)}
+
+    return Layer(layer.init, apply, layer.name, "collect", (layer, collect))
 
 
 def tap(layer: Layer, *paths: str) -> Layer:

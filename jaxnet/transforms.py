@@ -173,7 +173,8 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     def apply(params, state, x, *, key=None, train=False):
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
         y, after = layer.apply(to(params, dtype), state, to(x, dtype), key=key, train=train)
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)
+        kept = {n: after[n] for n in state}
+        after |= jax.tree.map(lambda new, old: new.astype(old.dtype), kept, state)
         return to(y, jnp.result_type(*floats) if floats else jnp.float32), after
 
     return Layer(layer.init, apply, layer.name, "cast", (layer, lambda inner: cast(inner, dtype)))
@@ -200,8 +201,8 @@ def freeze(layer: Layer) -> Layer:
     layer = a_layer("freeze", "layer", layer)
 
     def apply(params, state, x, *, key=None, train=False):
-        y, _ = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
-        return y, jax.lax.stop_gradient(state)
+        y, after = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
+        return y, after | jax.lax.stop_gradient(state)
 
     return Layer(layer.init, apply, layer.name, "freeze", (layer, freeze))
 

@@ -30,6 +30,7 @@ from jaxnet.core.contract import (
 )
 from jaxnet.core.messages import (
     FORGOTTEN,
+    SOWN,
     Path,
     PyTree,
     Scoped,
@@ -78,6 +79,7 @@ class Scope:
         self.train, self._path, self._x, self._key = train, path, x, key
         self._params, self._state, self._plan, self._watches = params, dict(state), plan, watches
         self._names: dict[int, str] = {}
+        self._collects, self._sown = False, {}  # whether m.sow keeps values, and these by path
         self._held: list[Any] = []  # a freed layer's id would come back and share by accident
         self._counts: dict[str, int] = {}  # calls by name
         self._own: set[str] = set()  # names of parameters and of entries of the state
@@ -118,6 +120,21 @@ class Scope:
         check_kept(self._own_state[name], shapes_of({name: value}), self._here)
         self._check_outside_loops(f"m.update({name!r})")
         self._state[name] = value
+
+    def sow(self, name: str, value: PyTree) -> None:
+        """Reports a value from inside the net, for whoever asks by `jn.collect`."""
+        self._check_name(name, "m.sow(name, value)")
+        if self._collects and self._plan is None:
+            self._check_outside_loops(f"m.sow({name!r})")
+            self._note(name, value)
+
+    def _note(self, path: str, value: PyTree) -> None:
+        """Keeps a sown value, under the next free name if a layer is called again."""
+        n, name = 0, path
+        while name in self._sown:
+            n += 1
+            name = f"{path}_{n}"
+        self._sown[name] = value
 
     def _entry(
         self, what: str, given: dict, name: str, initializer: Callable, shape: Any, dtype: Any
@@ -188,6 +205,12 @@ class Scope:
         """A function of all parameters of this layer; 0 in init."""
         return 0.0 if self._plan is not None else penalty(self._params)
 
+    def collecting(self) -> "Scope":
+        """The same scope, in which `sow` keeps values."""
+        scope = copy.copy(self)
+        scope._collects = True
+        return scope
+
     def watched(self, watch: Watch) -> "Scope":
         """The same scope with one more watch."""
         scope = copy.copy(self)
@@ -198,6 +221,8 @@ class Scope:
         name = path[-1] if len(path) > len(self._path) else None
         if self._plan is not None:
             return _outline(layer, path, x, key, self._plan, self._watches)
+        if self._collects:
+            layer = collected(layer)
         params = self._params if name is None else self._params.get(name, {})
         state = self._state if name is None else self._state.get(name, {})
         try:
@@ -209,7 +234,10 @@ class Scope:
             raise
         if state:
             self._check_outside_loops(f"m({layer.name}, x), a layer with state,")
-            self._state.update(state if name is None else {name: state})
+            for path in [path for path in state if path.startswith(SOWN)]:
+                below = path.removeprefix(SOWN)
+                self._note(below if name is None else f"{name}/{below}", state.pop(path))
+            self._state.update(state if name is None else {name: state} if state else {})
         return y
 
     def _fold(self, name: str, count: int) -> Any:
@@ -247,12 +275,13 @@ class Scope:
         if unused:
             words = ", ".join(unused), ", ".join(n for n in self._counts if "/" not in n) or "none"
             raise ValueError("{}: unused entries: {}; layers here: {}".format(self._here, *words))
-        return self._state
+        return self._state | {SOWN + path: value for path, value in self._sown.items()}
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"m has no attribute {name!r}; it has m(layer, x), m.param(name, initializer, shape), "
-            "m.state(name, initializer, shape), m.update(name, value), m.key(name) and m.train"
+            "m.state(name, initializer, shape), m.update(name, value), m.sow(name, value), "
+            "m.key(name) and m.train"
         )
 
 
@@ -341,6 +370,16 @@ def walk(
     return layer.apply(params, state, x, key=key, train=train)
 
 
+def collected(layer: Layer) -> Layer:
+    """The same layer, whose state holds what was sown inside it as well, under `SOWN`."""
+    if callable(layer.inside):
+        return recompose(layer, lambda m, x: layer.inside(m.collecting(), x))
+    if isinstance(layer.inside, tuple):
+        inner, rewrap = layer.inside
+        return rewrap(collected(inner))
+    return layer
+
+
 def look_inside(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
     """A transform with the watch on its inner layer, which is at `path` for the watch."""
     if not (watch.transforms and isinstance(layer.inside, tuple)):
@@ -372,6 +411,7 @@ def compose(
         m.param(name, initializer, shape)   a parameter of this layer
         m.state(name, initializer, shape)   an entry of its state, such as a running mean
         m.update(name, value)               the next value of that entry
+        m.sow(name, value)                  a value for `jn.collect`, such as a balance loss
         m.key(name)                         a random key of this layer
         m.train                             True in training
 

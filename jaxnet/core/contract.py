@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxnet.core.messages import (
     FORGOTTEN,
+    SOWN,
     PyTree,
     Scoped,
     a_function,
@@ -159,7 +160,8 @@ def _checked(init: InitFn, apply: ApplyFn, name: str) -> tuple[InitFn, ApplyFn]:
             compare((name,), expected[memo], (params, state), shape)
             result = apply(params, state, x, key=key, train=train)
             check_pair(result, f"{name}: apply must return (y, state)")
-            check_kept(shapes_of(state), shapes_of(result[1]), name)
+            kept = {n: tree for n, tree in result[1].items() if not n.startswith(SOWN)}
+            check_kept(shapes_of(state), shapes_of(kept), name)
             return result
 
     return checked_init, checked_apply

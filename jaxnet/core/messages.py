@@ -13,6 +13,8 @@ import numpy as np
 PyTree = Any
 Path = tuple[str, ...]
 
+SOWN = "sown/"  # begins the names of sown values in the state that comes back
+
 # Whether the code runs inside the call of a layer. Only names of operations depend on it.
 _in_layer: ContextVar[bool] = ContextVar("in_layer", default=False)
 

@@ -226,7 +226,13 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
             carry, state = loop
             x, mask, t = now
             here = None if key is None else jax.random.fold_in(key, t)
-            (new, y), state = cell.apply(params, state, (carry, x), key=here, train=train)
+            (new, y), after = cell.apply(params, state, (carry, x), key=here, train=train)
+            if after.keys() != state.keys():
+                raise ValueError(
+                    f"{name}: values sown inside a cell cannot be collected; return them as "
+                    "outputs of the cell"
+                )
+            state = after
             if mask is not None:
                 new = jax.tree.map(
                     lambda n, o: jnp.where(mask.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, carry
