@@ -85,6 +85,7 @@ from jaxnet.training import Sweep as Sweep
 from jaxnet.training import Trainer as Trainer
 from jaxnet.training import TrainState as TrainState
 from jaxnet.training import augmented as augmented
+from jaxnet.training import by_path as by_path
 from jaxnet.training import ema as ema
 from jaxnet.training import evaluate as evaluate
 from jaxnet.training import fit as fit

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checks import a_function, a_layer, at_least
-from jaxnet.core import Layer, PyTree, describe, key_spec
+from jaxnet.core import Layer, PyTree, describe, key_spec, path_name
 from jaxnet.core.messages import check_dict, check_dtype, flat
+from jaxnet.paths import check_patterns, first_fits
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -180,15 +181,20 @@ def cast(layer: Layer, dtype: Any) -> Layer:
     return Layer(layer.init, apply, layer.name, "cast", (layer, lambda inner: cast(inner, dtype)))
 
 
-def freeze(layer: Layer) -> Layer:
+def freeze(layer: Layer, where: str | None = None) -> Layer:
     """A layer that is not trained: no gradient reaches its params, and it runs in evaluation mode.
 
     Its running statistics stay and its dropout is off; gradients still pass through it to its
-    input. Awkward: weight decay and penalties use params directly and so change frozen ones too;
-    exclude them by `optax.masked(optimizer, mask)`.
+    input. With `where` only some of its params are frozen, and the layer runs in the mode of its
+    parent. Awkward: weight decay and penalties use params directly and so change frozen ones too;
+    exclude them by `jn.by_path({"old/*": optax.set_to_zero(), "*": optimizer})`.
 
     Args:
-      layer: any layer.
+      layer: Any layer.
+      where: Pattern of the paths of the params to freeze, such as "*/bias"; None for all.
+
+    Raises:
+      ValueError: If no param fits `where`.
 
     Example:
       >>> net = jn.serial(jn.freeze(jn.dense(4)), jn.dense(2, name="head"))
@@ -199,12 +205,31 @@ def freeze(layer: Layer) -> Layer:
       (0.0, 4.0)
     """
     layer = a_layer("freeze", "layer", layer)
+    if where is not None:
+        return _freeze_some(layer, where)
 
     def apply(params, state, x, *, key=None, train=False):
         y, after = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
         return y, after | jax.lax.stop_gradient(state)
 
     return Layer(layer.init, apply, layer.name, "freeze", (layer, freeze))
+
+
+def _freeze_some(layer: Layer, where: str) -> Layer:
+    check_patterns("freeze", "where", [where])
+
+    def apply(params, state, x, *, key=None, train=False):
+        entries, structure = jax.tree_util.tree_flatten_with_path(params)
+        frozen = first_fits("freeze", [where], [path_name(path) for path, _ in entries])
+        leaves = [
+            jax.lax.stop_gradient(leaf) if held else leaf
+            for (_, leaf), held in zip(entries, frozen, strict=True)
+        ]
+        held = jax.tree.unflatten(structure, leaves)
+        return layer.apply(held, state, x, key=key, train=train)
+
+    inside = layer, lambda inner: freeze(inner, where)
+    return Layer(layer.init, apply, layer.name, "freeze", inside)
 
 
 def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:

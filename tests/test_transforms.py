@@ -222,3 +222,26 @@ def test_what_is_no_layer_is_named(transform, layer):
 def test_options_of_another_kind_are_named(make, words):
     with pytest.raises(TypeError, match=words):
         make()
+
+
+def test_params_frozen_by_path():
+    """Only these get no gradient; the layer stays in the mode of its parent."""
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2, name="head"))
+    some = jn.freeze(net, "*/kernel")
+    x = jnp.arange(6.0).reshape(3, 2)
+    params, state = some.init(KEY, x)
+    jax.tree.map(np.testing.assert_array_equal, params, net.init(KEY, x)[0])
+
+    def total(layer, params):
+        y, after = layer.apply(params, state, x, train=True)
+        return (y**2).sum(), after
+
+    grads, after = jax.grad(lambda p: total(some, p), has_aux=True)(params)
+    whole, same = jax.grad(lambda p: total(net, p), has_aux=True)(params)
+    jax.tree.map(np.testing.assert_array_equal, after, same)
+    for name in params:
+        for part, grad in grads[name].items():
+            expected = 0 * grad if part == "kernel" else whole[name][part]
+            np.testing.assert_allclose(grad, expected, 1e-6)
+    with pytest.raises(ValueError, match="freeze: no array needs the pattern 'tail/.'"):
+        jn.freeze(net, "tail/*").apply(params, state, x)

@@ -234,9 +234,9 @@ class Scope:
             raise
         if state:
             self._check_outside_loops(f"m({layer.name}, x), a layer with state,")
-            for path in [path for path in state if path.startswith(SOWN)]:
-                below = path.removeprefix(SOWN)
-                self._note(below if name is None else f"{name}/{below}", state.pop(path))
+            for place in [place for place in state if place.startswith(SOWN)]:
+                below = place.removeprefix(SOWN)
+                self._note(below if name is None else f"{name}/{below}", state.pop(place))
             self._state.update(state if name is None else {name: state} if state else {})
         return y
 
@@ -453,10 +453,11 @@ def compose(
     """
     if isinstance(forward, Layer) or not callable(forward):
         raise TypeError(f"compose: expected a function forward(m, x), got {forward!r:.60}")
-    name = function_name(forward) if name is None and kind is None else name
+    if kind is None and name is None:
+        name = function_name(forward)
     if not isinstance(kind, str | None):
         raise TypeError(f"compose: kind must be a word, got {kind!r:.60}")
-    check_name(kind or "compose", name)
+    name = check_name(kind or "compose", name)
     plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
 
     def init(key, x):

@@ -197,12 +197,13 @@ def check_key(key: Any, who: str) -> None:
     raise TypeError(f"{who}: expected a single key, such as jax.random.key(0), got {got}")
 
 
-def check_name(who: str, name: Any) -> None:
-    """Raises unless this can be the name of an entry of params."""
+def check_name(who: str, name: Any) -> str:
+    """The name; raises unless it can be that of an entry of params."""
     if not isinstance(name, str):
         raise TypeError(f"{who}: name must be a word without '/', got {name!r:.60}")
     if not name or "/" in name:
         raise ValueError(f"{who}: name must be a word without '/', got {name!r:.60}")
+    return name
 
 
 def check_shape(what: str, shape: Any) -> None:

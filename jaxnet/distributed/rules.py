@@ -12,7 +12,6 @@ the train_state where it lay, and data that are split give batches that are spli
 """
 
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
@@ -21,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnet.core import PyTree, describe, path_name
+from jaxnet.paths import first_fits
 
 Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]
 
@@ -149,25 +149,19 @@ def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
             "shardings: rules must be a PartitionSpec, a dict from patterns to PartitionSpecs or a "
             f"function (path, shape), got {type(rules).__name__}"
         )
-    named, used, found = _named(tree), set(), []
-    for path, leaf in named:
+    named, found = _named(tree), []
+    patterns = list(rules) if isinstance(rules, Mapping) else []
+    chosen = first_fits("shardings", patterns, [path for path, _ in named])
+    for (path, leaf), pattern in zip(named, chosen, strict=True):
         if not hasattr(leaf, "shape"):
             raise TypeError(f"shardings: {path} must be an array or a spec, got {describe(leaf)}")
         if isinstance(rules, P):
             spec = rules
         elif isinstance(rules, Mapping):
-            pattern = next((p for p in rules if fnmatchcase(path, p)), None)
-            used.add(pattern)
             spec = P() if pattern is None else rules[pattern]
         else:
             spec = rules(path, tuple(leaf.shape))
         found.append(_checked(path, tuple(leaf.shape), mesh, spec))
-    if isinstance(rules, Mapping) and (left := [p for p in rules if p not in used]):
-        paths = ", ".join(path for path, _ in named[:8]) + (", ..." if len(named) > 8 else "")
-        raise ValueError(
-            f"shardings: no array needs the rule {left[0]!r}, by its path or since an earlier rule "
-            f"fits; paths: {paths}"
-        )
     return jax.tree.unflatten(jax.tree.structure(tree), found)
 
 

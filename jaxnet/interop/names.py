@@ -15,7 +15,6 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from jaxnet.checks import a_layer, at_least, check_input, on_host
 from jaxnet.core import Layer, Params, PyTree, State, key_spec
 from jaxnet.core.messages import check_key, flat
 from jaxnet.interop.weights import Weights, read_weights
+from jaxnet.paths import check_patterns, fits
 
 Change = Callable[..., Any]  # array -> array
 Source = str | tuple[str | Change, ...]  # a name, or names followed by functions
@@ -108,7 +108,7 @@ def by_names(
     used: set[str] = set()
 
     def left(name):
-        return any(fnmatchcase(name, pattern) for pattern in leave)
+        return any(fits(pattern, name) for pattern in leave)
 
     for place, (path, spec) in enumerate(entries):
         if left(path):
@@ -131,7 +131,7 @@ def by_names(
         if name not in used and not left(name):
             wrong.append(f'not used: "{name}" {array.shape}')
     for pattern in leave:
-        if not any(fnmatchcase(name, pattern) for name in (*paths, *arrays)):
+        if not any(fits(pattern, name) for name in (*paths, *arrays)):
             wrong.append(f'nothing to leave out fits "{pattern}"')
     if wrong:
         more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
@@ -307,9 +307,7 @@ def _patterns(leave: Any) -> list[str]:
         raise TypeError(
             f'by_names: leave must be a list of patterns, ["head/*"], got {leave!r:.60}'
         )
-    for pattern in leave:
-        if not isinstance(pattern, str):
-            raise TypeError(f"by_names: leave must hold patterns, got {pattern!r:.60}")
+    check_patterns("by_names", "leave", leave)
     return list(leave)
 
 

@@ -1,6 +1,7 @@
 """Training: objectives, trainers, and epochs in the user's own loop."""
 
 from jaxnet.training.averages import ema as ema
+from jaxnet.training.by_path import by_path as by_path
 from jaxnet.training.checkpoint import load as load
 from jaxnet.training.checkpoint import save as save
 from jaxnet.training.checkpoints import Checkpoints as Checkpoints

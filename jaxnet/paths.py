@@ -1,0 +1,78 @@
+"""Patterns of paths, the one way to address parameters.
+
+    "encoder/block_1/mlp_in/kernel"        one entry
+    "encoder/*"                            everything below the encoder
+    "*/kernel"                             every kernel, at any depth
+    "*/attention/(query|value)/kernel"     one of several names
+
+`*` stands for any characters, "/" included, and a leading "*/" for no parents too.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+
+def fits(pattern: str, path: str) -> bool:
+    """Return whether a path fits a pattern.
+
+    Example:
+      >>> fits("*/(query|value)/kernel", "block/attention/query/kernel")
+      True
+      >>> fits("*/kernel", "kernel"), fits("head/*", "my_head/kernel")
+      (True, False)
+    """
+    return _expression(pattern).fullmatch(path) is not None
+
+
+@cache
+def _expression(pattern: str) -> re.Pattern:
+    """The pattern as a regular expression."""
+    head, pattern = ("(?:.*/)?", pattern[2:]) if pattern.startswith("*/") else ("", pattern)
+    words = re.split(r"([*()|])", pattern)
+    return re.compile(head + "".join(_WORDS.get(word, re.escape(word)) for word in words))
+
+
+_WORDS = {"*": ".*", "(": "(?:", ")": ")", "|": "|"}
+
+
+def check_patterns(who: str, what: str, patterns: Any) -> None:
+    """Raise unless these are strings that can be read as patterns.
+
+    Example:
+      >>> check_patterns("by_path", "rules", ["*/(query|value"])
+      Traceback (most recent call last):
+      ...
+      ValueError: by_path: rules must hold patterns like '*/(query|value)/kernel', got '*/(query|value'
+    """
+    for pattern in patterns:
+        try:
+            _expression(pattern)
+        except (re.error, AttributeError, TypeError):
+            kind = ValueError if isinstance(pattern, str) else TypeError
+            raise kind(
+                f"{who}: {what} must hold patterns like '*/(query|value)/kernel', got {pattern!r:.60}"
+            ) from None
+
+
+def first_fits(who: str, patterns: Iterable[str], paths: Iterable[str]) -> list[str | None]:
+    """Return for each path the first pattern that fits, or None.
+
+    Raises:
+      ValueError: If a pattern is the first one of no path.
+
+    Example:
+      >>> first_fits("by_path", ["*/bias", "head/*"], ["head/kernel", "head/bias", "conv/kernel"])
+      ['head/*', '*/bias', None]
+    """
+    patterns, paths = list(patterns), list(paths)
+    check_patterns(who, "rules", patterns)
+    found = [next((p for p in patterns if fits(p, path)), None) for path in paths]
+    if left := [pattern for pattern in patterns if pattern not in found]:
+        some = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
+        raise ValueError(
+            f"{who}: no array needs the pattern {left[0]!r}, by its path or since an earlier pattern fits; "
+            f"paths: {some}"
+        )
+    return found

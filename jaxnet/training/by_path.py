@@ -1,0 +1,62 @@
+"""Optimizers by the paths of parameters."""
+
+from collections.abc import Mapping
+
+import jax
+import optax
+
+from jaxnet.core import Params, path_name
+from jaxnet.paths import check_patterns, first_fits
+
+
+def by_path(
+    optimizers: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformationExtraArgs:
+    """Return an optimizer that treats parameters by their paths.
+
+    Each array is changed by the first optimizer whose pattern fits its path, and by no other: its
+    weight decay, its norms and its moments concern these arrays alone. So an array whose optimizer
+    is `optax.set_to_zero()` keeps its bits.
+
+    Args:
+      optimizers: Optax optimizers by pattern, such as "encoder/*", "*/bias" or
+        "*/attention/(query|value)/kernel"; "*" fits all. The first that fits counts.
+
+    Raises:
+      TypeError: If `optimizers` is not a dict of optax optimizers.
+      ValueError: In `init`, if no pattern fits an array, or if no array needs a pattern.
+
+    Example:
+      >>> optimizer = by_path({"old/*": optax.set_to_zero(), "*": optax.adamw(0.1)})
+      >>> params = {"old": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+      >>> opt_state = optimizer.init(params)
+      >>> zeros = jax.tree.map(jnp.zeros_like, params)
+      >>> updates, opt_state = optimizer.update(zeros, opt_state, params)
+      >>> jax.tree.map(lambda leaf: bool((leaf != 0).any()), updates)  # only decay is left
+      {'head': {'kernel': True}, 'old': {'kernel': False}}
+    """
+    if not isinstance(optimizers, Mapping) or not optimizers:
+        raise TypeError(
+            "by_path: optimizers must be a dict from patterns to optax optimizers, such as "
+            f'{{"old/*": optax.set_to_zero(), "*": optax.adamw(1e-3)}}, got {optimizers!r:.60}'
+        )
+    check_patterns("by_path", "optimizers", optimizers)
+    for pattern, optimizer in optimizers.items():
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise TypeError(
+                f"by_path: the optimizer of {pattern!r} must be one of optax, such as "
+                f"optax.adamw(1e-3), got {type(optimizer).__name__}"
+            )
+
+    def labels(params: Params) -> Params:
+        entries, structure = jax.tree_util.tree_flatten_with_path(params)
+        paths = [path_name(path) for path, _ in entries]
+        found = first_fits("by_path", optimizers, paths)
+        if None in found:
+            raise ValueError(
+                f"by_path: no pattern fits {paths[found.index(None)]}; add one for the rest, such "
+                'as {"*": optax.adamw(1e-3)}'
+            )
+        return jax.tree.unflatten(structure, found)
+
+    return optax.multi_transform(dict(optimizers), labels)
