@@ -44,7 +44,7 @@ def check_patterns(who: str, what: str, patterns: Any) -> None:
       >>> check_patterns("by_path", "rules", ["*/(query|value"])
       Traceback (most recent call last):
       ...
-      ValueError: by_path: rules must hold patterns like '*/(query|value)/kernel', got '*/(query|value'
+      ValueError: by_path: rules must hold patterns like '*/(query|value)/kernel', got ...
     """
     for pattern in patterns:
         try:
@@ -52,7 +52,8 @@ def check_patterns(who: str, what: str, patterns: Any) -> None:
         except (re.error, AttributeError, TypeError):
             kind = ValueError if isinstance(pattern, str) else TypeError
             raise kind(
-                f"{who}: {what} must hold patterns like '*/(query|value)/kernel', got {pattern!r:.60}"
+                f"{who}: {what} must hold patterns like '*/(query|value)/kernel', got "
+                f"{pattern!r:.60}"
             ) from None
 
 
@@ -72,7 +73,7 @@ def first_fits(who: str, patterns: Iterable[str], paths: Iterable[str]) -> list[
     if left := [pattern for pattern in patterns if pattern not in found]:
         some = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
         raise ValueError(
-            f"{who}: no array needs the pattern {left[0]!r}, by its path or since an earlier pattern fits; "
-            f"paths: {some}"
+            f"{who}: no array needs the pattern {left[0]!r}, by its path or since an "
+            f"earlier pattern fits; paths: {some}"
         )
     return found
