@@ -168,7 +168,7 @@ def test_all_that_does_not_fit_is_named(weights, table, leave, words):
     ({"table": {"kernel": (transposed, "fc.weight")}}, "the row 'kernel' must be a name"),
     ({"table": {"kernel": ("a", "b")}}, "has 2 names and no function that joins them"),
     ({"leave": "head/*"}, r"leave must be a list of patterns"),
-    ({"leave": [3]}, "leave must hold patterns, got 3"),
+    ({"leave": [3]}, "leave must hold patterns like .*, got 3"),
 ])  # fmt: skip
 def test_arguments_of_other_types(change, words):
     given = {"net": jn.dense(4), "weights": WEIGHTS, "table": DENSE, "leave": ()} | change

@@ -60,7 +60,7 @@ def test_in_fit_and_sweep():
     ({"*": optax.sgd}, TypeError, r"optimizer of '\*' must be one of optax"),
     ({"(a": optax.sgd(1.0)}, ValueError, "optimizers must hold patterns like"),
     ({"old/*": optax.sgd(1.0)}, ValueError, r"no pattern fits head/bias; add .*\"\*\""),
-    ({"new/*": optax.sgd(1.0), "*": optax.sgd(1.0)}, ValueError, r"no array needs the pattern 'new/\*'"),
+    ({"new/*": optax.sgd(1.0), "*": optax.sgd(1.0)}, ValueError, r"no array needs .*'new/\*'"),
 ])  # fmt: skip
 def test_messages(optimizers, error, words):
     with pytest.raises(error, match=f"^by_path: .*{words}"):
