@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxnet import spec
 from jaxnet.ops.convolution import convolve
 
 
@@ -205,15 +206,17 @@ for kind in AxisType.Auto, AxisType.Explicit:
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_accelerators_get_their_own_form(platform):
     """Without the loop over pieces of the batch, which only CPU has."""
-    w, x = jax.ShapeDtypeStruct((3, 3, 8, 16), float), jax.ShapeDtypeStruct((64, 64, 64, 8), float)
+    w, x = spec((3, 3, 8, 16)), spec((64, 64, 64, 8))
 
     def loss(w, x):
         return (convolve(x, w, strides=(1, 1), padding=((1, 1), (1, 1))) ** 2).sum()
 
     step = jax.jit(jax.grad(loss, (0, 1)))
     text = jax.export.export(step, platforms=[platform])(w, x).mlir_module()
-    assert text.count("stablehlo.convolution") == 3
-    assert ("stablehlo.while" in text) == (platform == "cpu")
+    loop = platform == "cpu"
+    # JAX 0.12 writes both iterations of an unrolled loop; 0.10 calls one function twice.
+    assert text.count("stablehlo.convolution") in ((3, 4) if loop else (3,))
+    assert ("stablehlo.while" in text) == loop
 
 
 @pytest.mark.slow
