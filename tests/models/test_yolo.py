@@ -130,6 +130,36 @@ def test_an_image_without_objects():
     assert loss_of(outputs, targets)[0] == pytest.approx(0.5 * 0.04 * 2 * ROWS * COLUMNS)
 
 
+ONE = {
+    "boxes": jnp.array([[[0.2, 0.3, 0.6, 0.5]], [[0, 0, 1, 1]]]),
+    "classes": jnp.array([[0], [2]]),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes": jnp.array([[0], [3]])}, "classes must be below 3 for .* 3 classes, got 3"),
+        ({"boxes": ONE["boxes"].at[1].mul(32)}, "boxes must be fractions .*, got 32. Divide"),
+    ],
+)
+def test_targets_that_the_net_cannot_learn_raise_or_are_nan(change, words):
+    """They would train in silence: a class without an output, pixels taken for fractions."""
+    outputs, targets = jnp.full((2, 2, 4, 13), 0.2), ONE | change
+    assert np.isfinite(loss_of(outputs, ONE)).all()
+    with pytest.raises(ValueError, match=f"yolo_loss: {words}"):
+        yolo_loss(outputs, targets)
+    assert np.isnan(loss_of(outputs, targets)).tolist() == [False, True]
+    assert np.isfinite(slope_of(outputs, targets)).all()  # the warning of a first step tells apart
+
+
+def test_boxes_in_pixels_are_not_assigned():
+    with pytest.raises(ValueError, match="yolo_assign: boxes must be fractions"):
+        yolo_assign(ONE | {"boxes": ONE["boxes"] * 32}, 2, 4)
+    padding = ONE | {"boxes": ONE["boxes"] * 32, "classes": jnp.full((2, 1), -1)}
+    assert (yolo_assign(padding, 2, 4).label == -1).all()  # may hold anything
+
+
 def test_assignment():
     """A grid of 2x4: two boxes in one cell, one at the last corner, padding of either kind."""
     boxes = [
@@ -185,8 +215,9 @@ def test_what_is_true_comes_back_and_has_no_loss():
     np.testing.assert_allclose(loss_of(outputs, given), 0, atol=1e-9)
     found = jax.jit(partial(yolo_detect, most=9))(outputs)
     assert found.boxes.shape == (2, 9, 4) and found.classes.dtype == jnp.int32
-    result = jn.detection.average_precision(found._asdict(), targets, CLASSES, iou=0.99)
+    result = jn.detection.average_precision(found, targets, CLASSES, iou=0.99)
     assert result.mean == 1
+    jn.viz.boxes(np.ones((2, 30, 40, 3)), found, targets)
     assert [int((c >= 0).sum()) for c in found.classes] == [6, 4]
     assert (found.boxes[1, 4:] == 0).all() and (found.scores[1, 4:] == -jnp.inf).all()
 
