@@ -43,6 +43,7 @@ SLOW = {
     "A CSV file, TensorBoard, any tracker",
     "A run that is stopped and goes on",
     "Averaged weights",
+    "Boxes of your own",
     "Fully sharded, block by block",
     "Several inputs and weighted outputs",
     "Weights from elsewhere",
