@@ -79,7 +79,7 @@ class Scope:
         self._counts: dict[str, int] = {}  # calls by name
         self._own: set[str] = set()  # names of parameters
 
-    def __call__(self, layer: Layer | Callable, x: PyTree) -> PyTree:
+    def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """The output of a child."""
         name, layer = self._name(layer), as_layer(layer)
         path = (*self._path, name)
@@ -173,7 +173,7 @@ class Scope:
         key = child_key(self._key, name)
         return jax.random.fold_in(key, count) if count else key
 
-    def _name(self, layer: Layer | Callable) -> str:
+    def _name(self, layer: Layer | Callable[..., Any]) -> str:
         """The child's name here: that of the layer, with a number where it is taken."""
         if id(layer) not in self._names:
             name = base = as_layer(layer, self._here).name

@@ -87,7 +87,9 @@ class Layer(_Fields):
 
     __slots__ = ()
 
-    def __new__(cls, init: InitFn, apply: ApplyFn, name: str, kind: str = "", inside: Any = None):
+    def __new__(
+        cls, init: InitFn, apply: ApplyFn, name: str, kind: str = "", inside: Any = None
+    ) -> "Layer":
         if not isinstance(kind, str):
             raise TypeError(f"Layer: kind must be a word, got {kind!r:.60}")
         who = kind or "Layer"
@@ -114,7 +116,7 @@ class Layer(_Fields):
         return html_line(repr(self))
 
 
-class Memo(dict):
+class Memo(dict[Any, Any]):
     """A dict that drops its oldest entry when it is full, so that a cache stays bounded."""
 
     size = 32
@@ -273,7 +275,7 @@ def stateless(
     return Layer(stateless_init, stateless_apply, name, kind)
 
 
-def as_layer(layer: Layer | Callable, who: str = "as_layer") -> Layer:
+def as_layer(layer: Layer | Callable[..., Any], who: str = "as_layer") -> Layer:
     """The layer itself, or a layer without parameters from a plain function.
 
     Args:
