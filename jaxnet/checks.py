@@ -380,14 +380,31 @@ def check_range(ids: Any, size: int, what: str) -> None:
       >>> check_range(jnp.array([1, 7]), 5, "embedding: ids")
       Traceback (most recent call last):
       ...
-      ValueError: embedding: ids must be in [0, 5), got 7
+      jaxnet.checks.WrongValues: embedding: ids must be in [0, 5), got 7
     """
-    if is_traced(ids):
+    if (values := known(ids)) is None:
         return
-    values = np.asarray(ids)
     wrong = values[(values < 0) | (values >= size)]
     if wrong.size:
-        raise ValueError(f"{what} must be in [0, {size}), got {wrong.flat[0]}")
+        raise WrongValues(f"{what} must be in [0, {size}), got {wrong.flat[0]}")
+
+
+class WrongValues(ValueError):
+    """An array of the right shape and dtype holds values that a function would misread."""
+
+
+def known(array: Any) -> np.ndarray | None:
+    """The values of an array on the host, or None if they are traced or on other hosts.
+
+    Example:
+      >>> known(jnp.arange(3))
+      array([0, 1, 2], dtype=int32)
+      >>> jax.eval_shape(lambda x: print(known(x)), jn.spec((3,)))
+      None
+    """
+    if is_traced(array) or not getattr(array, "is_fully_addressable", True):
+        return None
+    return np.asarray(array)
 
 
 def needs_key(key: jax.Array | None, who: str) -> jax.Array:
