@@ -25,6 +25,7 @@ from jaxnet.core.contract import (
     param_dtype,
     shapes_of,
     signature,
+    takes,
 )
 from jaxnet.core.messages import (
     FORGOTTEN,
@@ -326,6 +327,11 @@ def compose(
     if not isinstance(kind, str | None):
         raise TypeError(f"compose: kind must be a word, got {kind!r:.60}")
     check_name(kind or "compose", name)
+    if not takes(forward, 2):
+        raise TypeError(
+            f"compose: expected a function forward(m, x), got {function_name(forward)}, with other "
+            "arguments. For a function of x alone, write jn.serial(function)"
+        )
     plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
 
     def init(key, x):

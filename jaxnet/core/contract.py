@@ -309,6 +309,8 @@ def as_layer(layer: Layer | Callable[..., Any], who: str = "as_layer") -> Layer:
         except Exception as error:
             if _makes_layers(layer):
                 raise TypeError(uncalled) from error
+            if not takes(layer, 1):
+                raise TypeError(f"{name}: must be a function of one argument, x") from error
             raise
         if isinstance(y, Layer):
             raise TypeError(uncalled)
@@ -322,6 +324,26 @@ def _makes_layers(function: Callable) -> bool:
         return inspect.signature(function).return_annotation in (Layer, "Layer")
     except (TypeError, ValueError):  # a builtin without a signature
         return False
+
+
+def takes(function: Callable, count: int) -> bool:
+    """Return whether a function can be called with a number of arguments.
+
+    Args:
+      function: A function; a builtin without a signature counts as one that can.
+      count: Number of arguments by position.
+
+    Example:
+      >>> takes(lambda m, x: x, 2), takes(lambda: 0, 1), takes(jnp.tanh, 1)
+      (True, False, True)
+    """
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def function_name(function: Any) -> str:

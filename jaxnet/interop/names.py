@@ -157,6 +157,7 @@ def transposed(a: np.ndarray) -> np.ndarray:
       >>> transposed(np.ones((4, 3))).shape, transposed(np.ones((4, 3, 5, 6))).shape
       ((3, 4), (5, 6, 3, 4))
     """
+    a = on_host("transposed", "a", a, "(outputs, inputs, ...)", "booleans or numbers")
     return np.moveaxis(a, (0, 1), (-1, -2))
 
 

@@ -10,7 +10,7 @@ from jaxnet.core import Layer, Params, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
 from jaxnet.layers.draw import draw
-from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
+from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
 
 
 @explain_keywords
@@ -67,6 +67,7 @@ def conv(
     """
     check = _checked(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
@@ -118,6 +119,7 @@ def depthwise_conv(
     """
     at_least(name, "multiplier", multiplier)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))
@@ -184,6 +186,7 @@ def conv_transpose(
     """
     check = _checked(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def init(key, x):
         window = per_axis(name, "kernel_size", kernel_size, spatial_axes(name, x))

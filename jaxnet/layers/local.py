@@ -10,7 +10,7 @@ from jaxnet.core import Layer, child_key, param_dtype, stateless
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
 from jaxnet.layers.draw import draw
-from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes, taps
+from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes, taps
 
 
 @explain_keywords
@@ -62,6 +62,7 @@ def locally_connected(
     """
     at_least(name, "features", features)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    check_window(name, padding, kernel_size=kernel_size, strides=strides)
 
     def geometry(x):
         axes = spatial_axes(name, x)

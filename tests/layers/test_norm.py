@@ -1,5 +1,7 @@
 """Norms against PyTorch and Flax in float64, and what each takes its statistics over."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -248,6 +250,42 @@ def test_messages():
     for make in (jn.layer_norm, jn.rms_norm, jn.batch_norm):
         with pytest.raises(ValueError, match="of shape .batch, ..., features., got"):
             make().init(key, jn.spec((2,)))
+
+
+def test_a_batch_of_one_has_no_variance():
+    """Training on it gave the bias, whatever the input; init, evaluation and positions are fine."""
+    net = jn.serial(jn.dense(3), jn.batch_norm())
+    params, state = net.init(jax.random.key(0), jn.spec((1, 2)))
+    with pytest.raises(
+        ValueError, match=r"batch_norm: .* got an input of shape \(1, 3\).*layer_norm"
+    ) as caught:
+        net.apply(params, state, jnp.ones((1, 2)), train=True)
+    assert any("in serial/batch_norm" in note for note in caught.value.__notes__)
+    with pytest.raises(ValueError, match="more than one value per feature"):
+        jax.jit(partial(net.apply, train=True))(params, state, jnp.ones((1, 2)))
+    assert net.apply(params, state, jnp.ones((1, 2)))[0].shape == (1, 3)
+    image, layer = jnp.ones((1, 4, 4, 3)), jn.batch_norm()
+    assert (
+        layer.apply(*layer.init(jax.random.key(0), image), image, train=True)[0].shape
+        == image.shape
+    )
+    held = jn.batch_norm(use_running_average=True)
+    x = jnp.ones((1, 3))
+    held.apply(*held.init(jax.random.key(0), x), x, train=True)
+
+
+def test_fit_pads_the_last_example_with_others():
+    """Nine examples in batches of four: no batch of one, and statistics of several rows."""
+    x, y = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32), np.arange(9) % 3
+    net = jn.serial(jn.batch_norm(), jn.dense(3))
+    objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    start = trainer.init(jax.random.key(0), (x, y))
+    (epoch,) = jn.fit(trainer, start, (x, y), epochs=1, batch_size=4, progress=False)
+    assert (
+        np.isfinite(epoch.train["loss"])
+        and (epoch.train_state.state["batch_norm"]["var"] > 0.75).all()
+    )
 
 
 @pytest.mark.parametrize("make", [jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.instance_norm],
