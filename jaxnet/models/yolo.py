@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import as_array, at_least, is_traced, within
+from jaxnet.checks import WrongValues, as_array, at_least, known, within
 from jaxnet.core import Layer, compose, describe
 from jaxnet.detection.boxes import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
@@ -154,27 +154,27 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
     sizes: dict[str, Any] = {}
     boxes = as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
     classes = as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
-    if is_traced((boxes, classes)) or not _wrong(boxes, classes, count).any():
+    corners, labels = known(boxes), known(classes)
+    if corners is None or labels is None or not _wrong(corners, labels, count).any():
         return boxes, classes
-    largest = classes.max()
+    largest = labels.max()
     if count is not None and largest >= count:
-        raise ValueError(
+        raise WrongValues(
             f"{who}: classes must be below {count} for outputs of {count} classes, got {largest}. "
             "Count classes from 0, and pass the same boxes= to net and loss"
         )
-    raise ValueError(
+    raise WrongValues(
         f"{who}: boxes must be fractions of the image's height and width, got "
-        f"{boxes[classes >= 0].max():g}. Divide pixels by [height, width, height, width], see "
+        f"{corners[labels >= 0].max():g}. Divide pixels by [height, width, height, width], see "
         "jn.data.pad_boxes"
     )
 
 
-@partial(jax.jit, static_argnums=2)
-def _wrong(boxes: jax.Array, classes: jax.Array, count: int | None) -> jax.Array:
+def _wrong(boxes: Any, classes: Any, count: int | None) -> Any:
     """Whether an image has a box in pixels, or a class that is not one of `count`; (batch,)."""
-    near = (jnp.abs(boxes - 0.5) <= 1.5).all(-1)  # a box may reach out of the image, as far again
-    known = True if count is None else classes < count
-    return ((classes >= 0) & ~(near & known)).any(-1)
+    near = (abs(boxes - 0.5) <= 1.5).all(-1)  # a box may reach out of the image, as far again
+    fits = True if count is None else classes < count
+    return ((classes >= 0) & ~(near & fits)).any(-1)
 
 
 @partial(jax.jit, static_argnums=(2, 3))

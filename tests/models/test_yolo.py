@@ -301,3 +301,12 @@ def test_messages():
         yolo(backbone, 3, boxes=0)
     with pytest.raises(ValueError, match=r"3 boxes \* 5 \+ classes\), got \(2, 4, 4, 13\)"):
         yolo_decode(jnp.zeros((2, 4, 4, 13)), boxes=3)
+
+
+def test_known_targets_are_checked_while_outputs_are_traced():
+    """As in a gradient over a batch that is closed over, and before `fit` begins."""
+    outputs, targets = jax.tree.map(jnp.asarray, scene(0))
+    assert jax.eval_shape(lambda outputs: yolo_loss(outputs, targets), outputs).shape == (2,)
+    wrong = targets | {"boxes": 32 * targets["boxes"]}
+    with pytest.raises(ValueError, match="boxes must be fractions"):
+        jax.eval_shape(lambda outputs: yolo_loss(outputs, wrong), outputs)
