@@ -13,6 +13,7 @@ from jaxnet.checks import at_least
 from jaxnet.core import Memo, PyTree
 from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
+from jaxnet.training.described import check_run, describe_run
 from jaxnet.training.epoch import Epoch, Place
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
 from jaxnet.training.labels import check_labels
@@ -116,19 +117,22 @@ def fit(
                 "it again; write steps=..., or pass an object whose __iter__ starts over for each "
                 "epoch"
             )
-        source = Stream(trainer, data, batch_size)
+        source, about = Stream(trainer, data, batch_size), describe_run(trainer, None, None)
     else:
         data = on_device(data, "fit: data")
         programs = Memo() if trainer.programs is None else trainer.programs
         with explain_reuse():
             check_labels(trainer.objective, programs, *train_state[1:3], data, "fit", train=True)
         source = Resident(trainer, train_state, data, batch_size, shuffle)
+        about = describe_run(trainer, data, shuffle)
     with explain_reuse():
         step = int(train_state.step)
     if place is None:
-        place = Place(step // source.steps if source.steps else 0, 0, step, 0)
+        place = Place(step // source.steps if source.steps else 0, 0, step, 0, run=about)
     else:
         source.resume(place)
+        check_run(place.run, about)
+        place = place._replace(run=about)
         made = step - place.start
         if source.steps and trainer.update and made != _steps_to(place, source.steps):
             raise ValueError(
