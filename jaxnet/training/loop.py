@@ -13,6 +13,7 @@ from jaxnet.checks import at_least
 from jaxnet.core import Memo, PyTree
 from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
+from jaxnet.training.described import check_run, describe_run
 from jaxnet.training.epoch import Epoch, Place
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
 from jaxnet.training.placement import places
@@ -116,7 +117,7 @@ def fit(
                 "it again; write steps=..., or pass an object whose __iter__ starts over for each "
                 "epoch"
             )
-        source = Stream(trainer, data, batch_size)
+        source, about = Stream(trainer, data, batch_size), describe_run(trainer, None, None)
     else:
         data = on_device(data, "fit: data")
         with explain_reuse():
@@ -129,12 +130,15 @@ def fit(
                     "truncated_bptt, so each batch must continue the one before. Pass shuffle=False"
                 )
         source = Resident(trainer, train_state, data, batch_size, shuffle)
+        about = describe_run(trainer, data, shuffle)
     with explain_reuse():
         step = int(train_state.step)
     if place is None:
-        place = Place(step // source.steps if source.steps else 0, 0, step, 0)
+        place = Place(step // source.steps if source.steps else 0, 0, step, 0, run=about)
     else:
         source.resume(place)
+        check_run(place.run, about)
+        place = place._replace(run=about)
         made = step - place.start
         if source.steps and trainer.update and made != _steps_to(place, source.steps):
             raise ValueError(
