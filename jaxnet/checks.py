@@ -455,6 +455,22 @@ def check_data(data: PyTree, who: str) -> int:
     return n
 
 
+def check_arrays(what: str, tree: PyTree) -> None:
+    """Raises unless all leaves are arrays.
+
+    Example:
+      >>> check_arrays("fit: params", {"dense": {"bias": 0.0}})
+      Traceback (most recent call last):
+      ...
+      TypeError: fit: params['dense']['bias'] must be a JAX or NumPy array, got float
+    """
+    arrays = np.ndarray | np.generic | jax.Array
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not isinstance(leaf, arrays) or isinstance(leaf, np.ma.MaskedArray):
+            place = f"{what}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{place} must be a JAX or NumPy array, got {type(leaf).__name__}")
+
+
 def check_finite(who: str, x: Any, items: str = "examples") -> None:
     """Raises for rows with NaN or Inf.
 

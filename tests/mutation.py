@@ -14,6 +14,8 @@ texts to look at and drawings stay as they are. Only the fast suite runs.
 import argparse
 import ast
 import copy
+import inspect
+import operator
 import os
 import random
 import shutil
@@ -47,7 +49,7 @@ NO_ARITHMETIC = (
 NO_ARITHMETIC_IN = ("__repr__", "__str__", "_repr_html_", "check", "_check")
 NO_VALUE = {"strict", "stacklevel", "name", "kind", "progress"}  # keyword arguments
 
-SYMMETRIC = {"min", "max", "log"}  # minimum, maximum, logaddexp: the same the other way round
+SYMMETRIC = {"min", "max", "log", "pro"}  # minimum, logaddexp, promote_types: the same either way
 
 
 class Mutant(NamedTuple):
@@ -194,8 +196,22 @@ def rows_by_file() -> dict[str, set[str]]:
     return found
 
 
+@cache
+def oracles_by_room() -> dict[str, list[str]]:
+    """The functions with an oracle, by the folder that they are defined in."""
+    import jaxnet
+    from tests.oracles import IDENTITIES, REFERENCES
+
+    found: dict[str, list[str]] = {}
+    for name in REFERENCES.keys() | IDENTITIES.keys():
+        module = inspect.getmodule(operator.attrgetter(name)(jaxnet))
+        assert module is not None
+        found.setdefault("/".join(module.__name__.split(".")[:-1]), []).append(name)
+    return found
+
+
 def chosen(file: str) -> list[list[str]]:
-    """Tests for a mutant, in turn: of its own module and its examples, its room, and the laws."""
+    """Tests for a mutant, in turn: of its own module, the oracles and tests of its room, the laws."""
     parts = Path(file).parts[1:]
     own = "/".join(["tests", *parts[:-1], f"test_{parts[-1]}"])
     room = str(Path(own).parent)
@@ -203,8 +219,10 @@ def chosen(file: str) -> list[list[str]]:
     rooms = [room] if room != "tests" else ["tests/core", "tests/training", "tests/losses"]
     rows = " or ".join(sorted(rows_by_file().get(file, ())))
     laws = ["tests/test_laws.py", "-k", rows] if rows else []
+    names = " or ".join(sorted(oracles_by_room().get(str(Path(file).parent), ())))
+    oracles = ["tests/test_oracles.py", "-k", names] if names else []
     own_and_examples = [test for test in (own, file) if (ROOT / test).exists()]
-    return [own_and_examples, [test for test in rooms if (ROOT / test).exists()], laws]
+    return [own_and_examples, oracles, [t for t in rooms if (ROOT / t).exists()], laws]
 
 
 def caught_by(mutant: Mutant, folder: Path, suites: tuple[str, ...] = ("fast", "slow")) -> str:
@@ -242,7 +260,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the path of the files to draw from")
     options = parser.parse_args()
     suites = ("fast",) if options.arithmetic else ("fast", "slow")
-    rows_by_file()  # once, before there are threads
+    rows_by_file(), oracles_by_room()  # once, before there are threads
     copies: Queue[Path] = Queue()
     with tempfile.TemporaryDirectory() as top, ThreadPoolExecutor(options.jobs) as pool:
         for i in range(options.jobs):

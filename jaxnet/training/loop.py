@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import as_array, at_least, check_arrays, check_options
 from jaxnet.core import Memo, PyTree
 from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
@@ -102,6 +102,11 @@ def fit(
         raise TypeError(
             f"fit: expected a TrainState from trainer.init, got {type(train_state).__name__}"
         )
+    check_options("fit", shuffle=shuffle)
+    check_arrays("fit: train_state", train_state)
+    as_array("fit", "train_state.step", train_state.step, "()", "integers")
+    if train_state.key is None:
+        raise TypeError("fit: train_state.key must be an array, got None")
     if evaluate is not None:
         if trainer.objective is None:
             raise ValueError("fit: evaluate= needs a trainer from jn.trainer, with an objective")
