@@ -466,9 +466,11 @@ def check_arrays(what: str, tree: PyTree) -> None:
     """
     arrays = np.ndarray | np.generic | jax.Array
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        place = f"{what}{jax.tree_util.keystr(path)}"
         if not isinstance(leaf, arrays) or isinstance(leaf, np.ma.MaskedArray):
-            place = f"{what}{jax.tree_util.keystr(path)}"
             raise TypeError(f"{place} must be a JAX or NumPy array, got {type(leaf).__name__}")
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm":
+            raise TypeError(f"{place} must hold numbers, got {leaf.dtype}")
 
 
 def check_finite(who: str, x: Any, items: str = "examples") -> None:

@@ -308,8 +308,7 @@ def ctc_greedy(logits, lengths=None, *, blank=0):
     batch, steps, _ = np.shape(logits)
     lengths = np.full(batch, steps) if lengths is None else np.asarray(lengths)
     found = [
-        collapsed(np.asarray(z[:n]).argmax(-1), blank)
-        for z, n in zip(logits, lengths, strict=True)
+        collapsed(np.asarray(z[:n]).argmax(-1), blank) for z, n in zip(logits, lengths, strict=True)
     ]
     labels = [path + [blank] * (steps - len(path)) for path in found]
     return np.array(labels), np.array([len(path) for path in found])
@@ -607,8 +606,9 @@ REFERENCES = {
         log_probabilities, (jnp.array([[0.5, -1, -1e30], [1, 2, 3]]),)
     ),
     "unsupervised.hmm.posteriors": Reference(posteriors, (CHAIN, SCORES, LENGTHS)),
-    "unsupervised.hmm.scaled_likelihoods": Reference(scaled_likelihoods, (normal(2, 3, 2),
-                                                     jnp.log(jnp.array([0.2, 0.8])))),  # fmt: skip
+    "unsupervised.hmm.scaled_likelihoods": Reference(
+        scaled_likelihoods, (normal(2, 3, 2), jnp.log(jnp.array([0.2, 0.8])))
+    ),  # fmt: skip
     "unsupervised.hmm.viterbi": Reference(viterbi, (CHAIN, SCORES, LENGTHS)),
     "unsupervised.compressed_sensing.distortion": Reference(
         distortion, (f64(normal(4, 3)), f64(normal(4, 2)))
@@ -647,9 +647,133 @@ def warp_moves_masks_and_boxes_too(warp: Function) -> None:
     close(found["boxes"][:, 0], corners)
 
 
-def augmentations_of_no_strength_change_nothing(elastic: Function) -> None:
-    x = RANDOM.uniform(size=(2, 5, 6, 3)).astype(np.float32)
-    close(jax.jit(elastic(displacement=1e-6))(jax.random.key(0), x), x, 1e-3)
+def maps_of(augment: Function) -> tuple[np.ndarray, np.ndarray]:
+    """The linear map and the shift of each of 200 images, told by where its pixels come from.
+
+    Each pixel of the image holds its own place from the centre, and a 1 that tells the inside.
+    """
+    sides = np.arange(13) - 6.0
+    place = np.stack([*np.meshgrid(sides, sides, indexing="ij"), np.ones((13, 13))], -1)
+    y = jax.jit(augment)(jax.random.key(0), np.repeat(place[None], 200, 0).astype(np.float32))
+    found = []
+    for image in f64(y):
+        inside = image[..., 2] > 1 - 1e-5
+        to = np.column_stack([place[inside][:, :2], np.ones(inside.sum())])
+        found.append(np.linalg.lstsq(to, image[inside][:, :2], rcond=None)[0].T)  # (2, 3)
+        assert np.abs(to @ found[-1].T - image[inside][:, :2]).max() < 5e-3
+    maps = np.array(found)
+    return np.linalg.inv(maps[:, :, :2]), maps[:, :, 2]
+
+
+def rotations_are_of_both_signs(random_rotation: Function) -> None:
+    matrix, shift = maps_of(random_rotation(30))
+    angle = np.degrees(np.arctan2(matrix[:, 0, 1], matrix[:, 0, 0]))
+    assert -30.1 < angle.min() < -28 and 28 < angle.max() < 30.1
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    close(matrix, np.moveaxis(np.array([[c, s], [-s, c]]), -1, 0), 2e-3)
+    close(shift, 0 * shift, 5e-3)
+
+
+def shears_move_along_rows(random_shear: Function) -> None:
+    matrix, shift = maps_of(random_shear(20))
+    angle = np.degrees(np.arctan(matrix[:, 1, 0]))
+    assert -20.1 < angle.min() < -18 and 18 < angle.max() < 20.1
+    matrix[:, 1, 0] = 0
+    close(matrix, np.tile(np.eye(2), (200, 1, 1)), 2e-3)
+    close(shift, 0 * shift, 5e-3)
+
+
+def scales_are_log_uniform(random_scale: Function) -> None:
+    matrix, shift = maps_of(random_scale(0.5, 2.0))
+    scale = matrix[:, 0, 0]
+    close(matrix, scale[:, None, None] * np.eye(2), 2e-2)
+    assert 0.5 <= scale.min() < 0.53 and 1.85 < scale.max() < 2.02
+    assert abs(np.log2(scale).mean()) < 4 / (3 * 200) ** 0.5
+    close(shift, 0 * shift, 5e-3)
+
+
+def crops_are_inside(random_crop: Function) -> None:
+    """A part has the size 1 / factor of the image, and its centre as much room as that leaves."""
+    matrix, centre = maps_of(random_crop(0.5))
+    size = 1 / matrix[:, 0, 0]
+    close(matrix, np.eye(2) / size[:, None, None], 2e-3)
+    assert 0.5 - 1e-3 < size.min() < 0.52 and 0.98 < size.max() <= 1.001
+    share = centre / (6 * (1 - size))[:, None]
+    certain = size < 0.9
+    assert np.abs(share[certain]).max() < 1.02
+    assert share[certain].min() < -0.95 and share[certain].max() > 0.95
+    assert abs(np.corrcoef(share[certain].T)[0, 1]) < 0.3
+
+
+def flips_turn_half(random_flip: Function) -> None:
+    x = {"image": normal(60, 3, 4, 2), "mask": labels(60, 3, 4)}
+    x["boxes"] = jnp.tile(jnp.array([[[0.1, 0.2, 0.5, 0.9], [0, 0, 0, 0]]]), (60, 1, 1))
+    for vertical, axis, box in ((False, 2, [0.1, 0.1, 0.5, 0.8]), (True, 1, [0.5, 0.2, 0.9, 0.9])):
+        y = jax.jit(random_flip(vertical=vertical))(jax.random.key(0), x)
+        turned = np.array([(a != b).any() for a, b in zip(y["image"], x["image"], strict=True)])
+        assert 15 < turned.sum() < 45
+        for name in ("image", "mask"):
+            close(y[name][turned], np.flip(x[name], axis)[turned])
+            close(y[name][~turned], x[name][~turned])
+        close(y["boxes"][turned, 0], np.tile(box, (turned.sum(), 1)))
+        close(y["boxes"][~turned], x["boxes"][~turned])
+        assert (y["boxes"][:, 1] == 0).all()
+
+
+def an_affine_map_is_the_product_and_a_shift(elastic: Function) -> None:
+    matrix, back = maps_of(elastic(rotation=20, shear=15, scale=(0.8, 1.25), shift=2))
+    shift = -(matrix @ back[..., None])[..., 0]
+    assert -2.05 < shift.min() < -1.9 and 1.9 < shift.max() < 2.05
+    # The shear leaves the second column alone.
+    scale = np.hypot(matrix[:, 0, 1], matrix[:, 1, 1])
+    angle = np.arctan2(matrix[:, 0, 1], matrix[:, 1, 1])
+    c, s = np.cos(angle), np.sin(angle)
+    turn = scale[:, None, None] * np.moveaxis(np.array([[c, s], [-s, c]]), -1, 0)
+    shear = np.linalg.inv(turn) @ matrix
+    lean = shear[:, 1, 0].copy()
+    shear[:, 1, 0] = 0
+    close(shear, np.tile(np.eye(2), (200, 1, 1)), 2e-2)
+    for found, most in ((np.degrees(angle), 20), (np.degrees(np.arctan(lean)), 15),
+                        (np.log(scale), np.log(1.25))):  # fmt: skip
+        assert -1.02 < found.min() / most < -0.9 and 0.9 < found.max() / most < 1.02
+    bends_have_their_size(elastic)
+
+
+def bends_have_their_size(elastic: Function) -> None:
+    sides = np.arange(12.0)
+    place = np.stack(np.meshgrid(sides, sides, indexing="ij"), -1)[None].repeat(200, 0)
+    y = jax.jit(elastic(displacement=0.5, spacing=4))(jax.random.key(0), place.astype(np.float32))
+    moves = (f64(y) - place)[:, 3:-3, 3:-3]
+    assert 0.3 < moves.std() < 0.5 and abs(moves.mean()) < 0.03
+    near, far = (np.corrcoef(moves[:, :-n].ravel(), moves[:, n:].ravel())[0, 1] for n in (1, 5))
+    assert 0.7 < near < 1 and abs(far) < 0.2
+
+
+def inputs_alone(on_inputs: Function) -> None:
+    x, y = normal(4, 3), labels(4)
+    seen = on_inputs(lambda key, x: 2 * x)(jax.random.key(0), (x, y))
+    close(seen[0], 2 * x)
+    assert (seen[1] == y).all()
+
+
+def void_comes_from_outside(on_masks: Function) -> None:
+    small = on_masks(lambda key, x: jn.data.warp(x, jnp.eye(2)[None] / 3), void=11)
+    x, mask = normal(1, 3, 4, 2), labels(1, 3, 4)
+    y, found = jax.jit(small)(jax.random.key(0), (x, mask))
+    assert (np.asarray(found)[0] == 11).sum() > 8 and (np.asarray(y)[0, 0] == 0).all()
+    inside = np.asarray(found)[0] != 11
+    assert inside.any() and set(np.asarray(found)[0][inside]) <= set(np.ravel(mask))
+
+
+def one_after_the_other(chain: Function) -> None:
+    keys = []
+
+    def note(key, x):
+        keys.append(jax.random.key_data(key).tolist())
+        return x + 1
+
+    y = chain(note, lambda key, x: 2 * x, note)(jax.random.key(0), jnp.ones(2))
+    assert y.tolist() == [5, 5] and keys[0] != keys[1]
 
 
 def shifts_move_whole_images(random_shift: Function) -> None:
@@ -721,6 +845,8 @@ def whitened_data_have_covariance_1(fit_whitening: Function) -> None:
         close(np.cov((x @ kernel + bias).T), np.eye(3), 1e-3)
         close((x @ kernel + bias).mean(0), np.zeros(3), 1e-4)
         assert not zca or np.allclose(kernel, kernel.T, atol=1e-4)
+    tiny = fit_whitening(None, 1e-7 * x, epsilon=0.0)
+    close(np.cov((1e-7 * x @ f64(tiny["kernel"]) + f64(tiny["bias"])).T), np.eye(3), 1e-2)
     # A direction without variance gives 0; a part of the mean variance damps the others.
     flat = np.stack([x[:, 0], np.ones(40), x[:, 0]], 1)
     params = fit_whitening(None, flat, epsilon=0.5)
@@ -808,12 +934,16 @@ def one_beam_is_greedy(beam_search: Function) -> None:
 
 
 def all_beams_give_the_loss(ctc_beam_search: Function) -> None:
-    logits = normal(1, 3, 3)
-    found, sizes, scores = ctc_beam_search(logits, beams=20, blank=1)
-    for row, n, score in zip(found[0, :5], sizes[0], scores[0], strict=False):
-        loss = ctc(1)(logits, (row[None], n[None]))
-        close(score, -loss[0])
-    assert (np.diff(scores[0, :5]) <= 0).all()
+    """With a beam for each prefix; also for the first two of three steps."""
+    logits = normal(2, 3, 3)
+    found, sizes, scores = ctc_beam_search(logits, jnp.array([3, 2]), beams=20, blank=1)
+    for i, steps in enumerate((3, 2)):
+        possible = np.asarray(scores[i] > -np.inf)
+        assert possible.sum() == (9 if steps == 3 else 5)
+        assert (np.diff(scores[i][possible]) <= 0).all()
+        for row, n, score in zip(found[i], sizes[i], scores[i][possible], strict=False):
+            close(score, -ctc(1)(logits[i : i + 1, :steps], (row[None], n[None]))[0])
+            assert (row[int(n) :] == 1).all()
 
 
 def perfect_boxes_have_precision_1(average_precision: Function) -> None:
@@ -843,7 +973,7 @@ def greedy_suppression(non_max_suppression: Function) -> None:
 
 
 def parts_of_an_attribution_sum_to_the_change(integrated_gradients: Function) -> None:
-    net = jn.serial(lambda x: (x[:, :1] * x[:, 1:2] + x[:, 2:] ** 2))
+    net = jn.serial(lambda x: x[:, :1] * x[:, 1:2] + x[:, 2:] ** 2)
     x = normal(2, 3)
     found = f64(integrated_gradients(net, {}, {}, x, baseline=0.5, steps=40))
     y, start = (f64(z[:, 0] * z[:, 1] + z[:, 2] ** 2) for z in (x, jnp.full((2, 3), 0.5)))
@@ -902,6 +1032,67 @@ def operations_of_a_product(flops: Function) -> None:
     assert flops(lambda a, b: a @ b, jn.spec((3, 5)), jn.spec((5, 7))) == 2 * 3 * 5 * 7
 
 
+def atoms_are_found_again(fit_dictionary: Function) -> None:
+    """Each example has one or two of three atoms at right angles."""
+    atoms = np.linalg.qr(f64(normal(4, 3)))[0].T
+    codes = RANDOM.uniform(1, 2, (60, 3)) * (RANDOM.uniform(size=(60, 3)) < 0.5)
+    found = f64(
+        fit_dictionary(jax.random.key(0), codes @ atoms, 3, penalty=0.05, batch_size=20, epochs=30,
+                       positive=True, progress=False)["dictionary"]
+    )  # fmt: skip
+    close(np.linalg.norm(found, axis=1), np.ones(3))
+    assert np.abs(found @ atoms.T).max(0).min() > 0.98
+
+
+def a_machine_starts_at_the_mean(fit_rbm: Function) -> None:
+    x = RANDOM.integers(0, 2, (30, 5)) * np.array([1, 1, 1, 1, 0])
+    options = {"epochs": 1, "batch_size": 10, "learning_rate": 1e-9, "full": True}
+    params = fit_rbm(jax.random.key(0), x, 3, progress=False, **options)
+    mean = np.clip(x.mean(0), 1e-3, 1 - 1e-3)
+    close(params["visible_bias"], np.log(mean / (1 - mean)))
+    assert 0.003 < f64(params["kernel"]).std() < 0.02 and params["kernel"].shape == (5, 3)
+
+
+def detection_is_decoding_and_suppression(yolo_detect: Function) -> None:
+    outputs = jnp.asarray(RANDOM.uniform(0.1, 0.9, (1, 2, 2, 13)), jnp.float32)  # 3 classes
+    found, scores = jax.device_get(jn.models.yolo_decode(outputs))
+    got = yolo_detect(outputs, score=0.1, iou=0.3, most=6)
+    kept = []
+    for c in range(3):
+        best: list[int] = []
+        overlap = iou(found[0], found[0])
+        for i in np.argsort(-scores[0, :, c]):
+            if scores[0, i, c] > 0.1 and all(overlap[i, j] <= 0.3 for j in best):
+                best.append(int(i))
+        kept += [(float(scores[0, i, c]), c, found[0, i]) for i in best[:6]]
+    kept = sorted(kept, key=lambda one: -one[0])[:6]
+    real = np.asarray(got.classes[0]) >= 0
+    assert got.classes[0][real].tolist() == [c for _, c, _ in kept]
+    close(got.scores[0][real], [score for score, _, _ in kept])
+    close(got.boxes[0][real], [box for _, _, box in kept])
+
+
+def decoded_boxes_are_in_their_cells(yolo_decode: Function) -> None:
+    outputs = f64(RANDOM.uniform(0.1, 0.6, (1, 2, 3, 13)))
+    found, scores = jax.jit(yolo_decode)(jnp.asarray(outputs, jnp.float32))
+    for n, (i, j, b) in enumerate(itertools.product(range(2), range(3), range(2))):
+        x, y, w, h, sure = outputs[0, i, j, 5 * b : 5 * b + 5]
+        middle = np.array([(i + y) / 2, (j + x) / 3])
+        size = np.array([h**2, w**2])
+        close(found[0, n], np.clip([*(middle - size / 2), *(middle + size / 2)], 0, 1))
+        close(scores[0, n], sure * outputs[0, i, j, 10:])
+
+
+def objects_belong_to_cells(yolo_assign: Function) -> None:
+    box = np.array([[[0.1, 0.3, 0.5, 0.5], [0.6, 0.6, 1, 0.9], [0, 0, 0, 0]]])
+    cells = jax.jit(yolo_assign, static_argnums=(1, 2))(
+        {"boxes": jnp.asarray(box), "classes": jnp.array([[2, 0, -1]])}, 2, 4
+    )
+    assert cells.label[0].tolist() == [[-1, 2, -1, -1], [-1, -1, -1, 0]]
+    close(cells.box[0, 0, 1], box[0, 0])
+    close(cells.box[0, 1, 3], box[0, 1])
+
+
 def separable_data_are_separated(train_perceptron: Function) -> None:
     x = f64(normal(20, 2))
     x = x[np.abs(x @ [1.0, 2.0] - 0.3) > 0.3]
@@ -925,7 +1116,9 @@ def same_layer(wrap: Function) -> None:
     layer, x = jn.dense(3), normal(4, 2)
     params, state = layer.init(jax.random.key(0), x)
     wrapped = wrap(layer)
-    close(wrapped.apply(*wrapped.init(jax.random.key(0), x), x)[0], layer.apply(params, state, x)[0])
+    close(
+        wrapped.apply(*wrapped.init(jax.random.key(0), x), x)[0], layer.apply(params, state, x)[0]
+    )
 
 
 def contraction_of_a_sigmoid(contractive_reconstruction: Function) -> None:
@@ -989,7 +1182,9 @@ def one_pass_of_expectation_maximization(baum_welch: Function) -> None:
     x, vectors, lengths = labels(3, 4), normal(3, 4, 2), [4, 2, 3]
     symbols, gaussians = jn.unsupervised.hmm.categorical(3), jn.unsupervised.hmm.gaussian_mixture(1)
     logits, mean, log_variance = normal(2, 3), normal(2, 1, 2), normal(2, 1, 2)
-    density = np.square(f64(vectors)[:, :, None] - f64(mean)[:, 0]) / np.exp(f64(log_variance)[:, 0])
+    density = np.square(f64(vectors)[:, :, None] - f64(mean)[:, 0]) / np.exp(
+        f64(log_variance)[:, 0]
+    )
     density = -0.5 * (density + f64(log_variance)[:, 0] + np.log(2 * np.pi)).sum(-1)
     inside = np.arange(4) < np.array(lengths)[:, None]
     for emission, data, params, scores in (
@@ -1038,11 +1233,24 @@ IDENTITIES: dict[str, Function] = {
     "predict": outputs_in_the_order_of_the_inputs,
     "remat": same_layer,
     "save": nothing_is_lost_by_saving,
+    "models.yolo_assign": objects_belong_to_cells,
+    "models.yolo_decode": decoded_boxes_are_in_their_cells,
+    "models.yolo_detect": detection_is_decoding_and_suppression,
+    "unsupervised.rbm.fit_rbm": a_machine_starts_at_the_mean,
+    "unsupervised.sparse_coding.fit_dictionary": atoms_are_found_again,
     "models.train_perceptron": separable_data_are_separated,
     "data.batches": batches_hold_every_example_once,
     "data.color_jitter": jitter_changes_one_factor,
     "data.cutout": squares_are_cut_out_around_every_pixel,
-    "data.elastic": augmentations_of_no_strength_change_nothing,
+    "data.chain": one_after_the_other,
+    "data.elastic": an_affine_map_is_the_product_and_a_shift,
+    "data.on_inputs": inputs_alone,
+    "data.on_masks": void_comes_from_outside,
+    "data.random_crop": crops_are_inside,
+    "data.random_flip": flips_turn_half,
+    "data.random_rotation": rotations_are_of_both_signs,
+    "data.random_scale": scales_are_log_uniform,
+    "data.random_shear": shears_move_along_rows,
     "data.mixup": mixtures_are_of_two_examples,
     "data.overlapping": overlapping_windows_predict_every_token_once,
     "data.random_shift": shifts_move_whole_images,

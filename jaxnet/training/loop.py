@@ -105,8 +105,11 @@ def fit(
     check_options("fit", shuffle=shuffle)
     check_arrays("fit: train_state", train_state)
     as_array("fit", "train_state.step", train_state.step, "()", "integers")
-    if train_state.key is None:
-        raise TypeError("fit: train_state.key must be an array, got None")
+    key = getattr(train_state.key, "dtype", None)
+    if key != np.uint32 and not jnp.issubdtype(key, jax.dtypes.prng_key):
+        raise TypeError(
+            f"fit: train_state.key must be that of trainer.init, got {train_state.key!r:.60}"
+        )
     if evaluate is not None:
         if trainer.objective is None:
             raise ValueError("fit: evaluate= needs a trainer from jn.trainer, with an objective")

@@ -82,7 +82,9 @@ def hmm(
         drawn = emission.init(child_key(key, "emission"), sequence.x, states)
         dtype = jnp.result_type(*jax.tree.leaves(drawn))
         return {
-            "start": draw(name, "start_init", start_init, child_key(key, "start"), (states,), dtype),
+            "start": draw(
+                name, "start_init", start_init, child_key(key, "start"), (states,), dtype
+            ),
             "transition": draw(
                 name,
                 "transition_init",
