@@ -140,6 +140,10 @@ def left_out(node: ast.AST, arithmetic: bool) -> Iterator[ast.AST]:
         yield node
     elif isinstance(node, ast.keyword) and node.arg in NO_VALUE:
         yield node
+    elif isinstance(node, ast.arguments):
+        for one, default in zip(node.kwonlyargs, node.kw_defaults, strict=True):
+            if one.arg in NO_VALUE and default is not None:
+                yield default
 
 
 def draw(count: int, seed: int, arithmetic: bool = False, only: str = "") -> list[Mutant]:
