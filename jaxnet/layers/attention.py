@@ -399,6 +399,12 @@ def precompute_kv(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
             "precompute_kv: expected the params of a multi_head_attention, with key and value, "
             f"got {sorted(params)}"
         )
+    sizes = {"width": memory.shape[-1]}
+    for name in ("key", "value"):
+        check_dict(name, ("precompute_kv", "params"), params[name])
+        what = f"params['{name}']['kernel']"
+        kernel, form = params[name].get("kernel"), "(width, heads, head_size)"
+        as_array("precompute_kv", what, kernel, form, "reals", dict(sizes))
     return {
         "key": _project(params["key"], memory),
         "value": _project(params["value"], memory),

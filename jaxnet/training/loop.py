@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import as_array, at_least, check_arrays, check_options
 from jaxnet.core import Memo, PyTree
 from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
@@ -102,6 +102,14 @@ def fit(
     if not isinstance(train_state, TrainState):
         raise TypeError(
             f"fit: expected a TrainState from trainer.init, got {type(train_state).__name__}"
+        )
+    check_options("fit", shuffle=shuffle)
+    check_arrays("fit: train_state", train_state)
+    as_array("fit", "train_state.step", train_state.step, "()", "integers")
+    key = getattr(train_state.key, "dtype", None)
+    if key != np.uint32 and not jnp.issubdtype(key, jax.dtypes.prng_key):
+        raise TypeError(
+            f"fit: train_state.key must be that of trainer.init, got {train_state.key!r:.60}"
         )
     if evaluate is not None:
         if trainer.objective is None:

@@ -157,6 +157,31 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(state["var"], [1.3], rtol=1e-6)  # 0.9 * 1 + 0.1 * 4
 
 
+NORMS = {  # the axes that the statistics are taken over, for (batch, positions, features)
+    "batch_norm": (jn.batch_norm, (0, 1)),
+    "layer_norm": (jn.layer_norm, (2,)),
+    "instance_norm": (jn.instance_norm, (1,)),
+    "group_norm": (partial(jn.group_norm, 4), (1,)),  # one feature per group
+}
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("use_scale", [True, False])
+@pytest.mark.parametrize("name", NORMS)
+def test_values_with_and_without_scale_and_bias(name, use_scale, use_bias):
+    """In training, against NumPy in float64."""
+    make, axes = NORMS[name]
+    layer = make(epsilon=0.25, use_scale=use_scale, use_bias=use_bias)
+    x = draw(3, 5, 4)
+    params, state = layer.init(jax.random.key(0), jn.spec(x.shape))
+    values = {"scale": np.array([2.0, -1.0, 0.5, 3.0]), "bias": np.array([1.0, 4.0, -2.0, 0.0])}
+    params = {key: jnp.asarray(values[key], jnp.float32) for key in params}
+    y, _ = jit_apply(layer, params, state, jnp.asarray(x, jnp.float32), train=True)
+    right = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 0.25)
+    right = right * (values["scale"] if use_scale else 1) + (values["bias"] if use_bias else 0)
+    np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
+
+
 def test_fresh_batch_norm_gives_its_input_back():
     x = jnp.asarray(draw(4, 3), jnp.float32)
     layer = jn.batch_norm()

@@ -76,6 +76,22 @@ def test_values_and_derivatives_to_second_order(x64, x_shape, w_shape, options):
     close(everything(convolve, x, w, dx, dw), everything(oracle, x, w, dx, dw))
 
 
+@pytest.mark.parametrize("x_shape, w_shape, options", CASES)
+def test_values_and_gradients(x_shape, w_shape, options):
+    """Of the same case in float32: quick, so that every change of the lowering meets it."""
+    x, w = random(x_shape, w_shape)
+    x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
+
+    @jax.jit
+    def both(x, w):
+        y, back = jax.vjp(partial(convolve, **options), x, w)
+        right, right_back = jax.vjp(partial(oracle, **options), x, w)
+        slope = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        return (y, back(slope)), (right, right_back(slope))
+
+    close(*both(x, w), 1e-4)
+
+
 BATCHES = [(0, None), (None, 0), (0, 0)]
 
 

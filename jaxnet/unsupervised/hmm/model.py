@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_finite, to_device, within
+from jaxnet.checks import as_array, at_least, check_finite, check_options, to_device, within
 from jaxnet.core import Layer, Params, child_key, spec, stateless
 from jaxnet.core.messages import a_function, all_native, check_key
 from jaxnet.initializers import Initializer, zeros
+from jaxnet.layers.draw import draw
 from jaxnet.layers.sequence import Sequence, read
 from jaxnet.progress import progress_bar
 from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
@@ -71,6 +72,8 @@ def hmm(
       Array(True, dtype=bool)
     """
     at_least(name, "states", states)
+    _check_emission(name, emission)
+    check_options(name, start_init=start_init, transition_init=transition_init)
 
     def init(key, given):
         sequence = read(given, name, rank=2)
@@ -79,8 +82,17 @@ def hmm(
         drawn = emission.init(child_key(key, "emission"), sequence.x, states)
         dtype = jnp.result_type(*jax.tree.leaves(drawn))
         return {
-            "start": start_init(child_key(key, "start"), (states,), dtype),
-            "transition": transition_init(child_key(key, "transition"), (states, states), dtype),
+            "start": draw(
+                name, "start_init", start_init, child_key(key, "start"), (states,), dtype
+            ),
+            "transition": draw(
+                name,
+                "transition_init",
+                transition_init,
+                child_key(key, "transition"),
+                (states, states),
+                dtype,
+            ),
             "emission": drawn,
         }
 
@@ -224,6 +236,7 @@ def fit_hmm(
     check_key(key, "fit_hmm")
     at_least("fit_hmm", "states", states)
     at_least("fit_hmm", "restarts", restarts)
+    check_options("fit_hmm", start_init=start_init, transition_init=transition_init)
     _check_emission("fit_hmm", emission)
     if align is not None:
         a_function("fit_hmm", "align", align, "(key, x, mask, states)")
