@@ -76,8 +76,9 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
       >>> jnp.exp(log_probabilities(first_state(jax.random.key(0), (3,)))).tolist()
       [1.0, 0.0, 0.0]
     """
-    if not isinstance(shape, tuple | list) or len(shape) != 1:
-        raise ValueError(f"first_state: shape must be (states,), got {shape!r:.60}")
+    check_shape("first_state: shape", shape)
+    if len(shape) != 1:
+        raise ValueError(f"first_state: shape must be (states,), got {tuple(shape)}")
     at_least("first_state", "shape[0]", shape[0])
     check_dtype("first_state", dtype)
     return jnp.asarray(np.where(np.arange(shape[0]) == 0, 0, NEVER), dtype)
