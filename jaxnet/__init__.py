@@ -6,8 +6,7 @@ a layer. Start with `jaxnet.core`.
 """
 
 import importlib as _importlib
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+import typing as _typing
 
 from jaxnet import initializers as initializers
 from jaxnet.composition import parallel as parallel
@@ -104,7 +103,7 @@ from jaxnet.transforms import freeze as freeze
 from jaxnet.transforms import remat as remat
 from jaxnet.transforms import repeat as repeat
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from jaxnet import data as data
     from jaxnet import decoding as decoding
     from jaxnet import detection as detection
@@ -120,21 +119,34 @@ if _TYPE_CHECKING:
     from jaxnet.inspect import check_gradients as check_gradients
     from jaxnet.inspect import summary as summary
 
-__version__ = "0.1.0"
+    __version__: str
 
 # Loaded on first use, so that the import stays quick.
 _MODULES = ("data", "decoding", "detection", "distributed", "inspect", "interop", "losses",
             "metrics", "models", "penalties", "unsupervised", "viz")  # fmt: skip
 _INSPECT = ("check_gradients", "summary")
 
+if not _typing.TYPE_CHECKING:  # a type checker would take every name for one of jaxnet
 
-def __getattr__(name: str) -> _Any:
-    if name in _MODULES:
-        return _importlib.import_module(f"jaxnet.{name}")
-    if name in _INSPECT:
-        return getattr(_importlib.import_module("jaxnet.inspect"), name)
-    raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
+    def __getattr__(name: str) -> _typing.Any:
+        if name in _MODULES:
+            return _importlib.import_module(f"jaxnet.{name}")
+        if name in _INSPECT:
+            return getattr(_importlib.import_module("jaxnet.inspect"), name)
+        if name == "__version__":
+            return _version()
+        raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
+
+
+def _version() -> str:
+    """The version of the installed distribution; "unknown" for a folder that is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("jaxnet-toolkit")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES, *_INSPECT])
+    return sorted([*globals(), *_MODULES, *_INSPECT, "__version__"])

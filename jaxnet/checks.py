@@ -472,6 +472,24 @@ def check_data(data: PyTree, who: str) -> int:
     return n
 
 
+def check_arrays(what: str, tree: PyTree) -> None:
+    """Raises unless all leaves are arrays.
+
+    Example:
+      >>> check_arrays("fit: params", {"dense": {"bias": 0.0}})
+      Traceback (most recent call last):
+      ...
+      TypeError: fit: params['dense']['bias'] must be a JAX or NumPy array, got float
+    """
+    arrays = np.ndarray | np.generic | jax.Array
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        place = f"{what}{jax.tree_util.keystr(path)}"
+        if not isinstance(leaf, arrays) or isinstance(leaf, np.ma.MaskedArray):
+            raise TypeError(f"{place} must be a JAX or NumPy array, got {type(leaf).__name__}")
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm":
+            raise TypeError(f"{place} must hold numbers, got {leaf.dtype}")
+
+
 def check_finite(who: str, x: Any, items: str = "examples") -> None:
     """Raises for rows with NaN or Inf.
 

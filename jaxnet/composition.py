@@ -1,13 +1,14 @@
 """Composition of layers: in series, side by side, around a shortcut."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 
 
-def serial(*layers: Layer | Callable, name: str = "serial") -> Layer:
+def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
     """One layer after another: each gets the output of the one before.
 
     Args:
@@ -31,7 +32,7 @@ def serial(*layers: Layer | Callable, name: str = "serial") -> Layer:
     return compose(forward, name=name, kind="serial")
 
 
-def parallel(*layers: Layer | Callable, name: str = "parallel") -> Layer:
+def parallel(*layers: Layer | Callable[..., Any], name: str = "parallel") -> Layer:
     """Layers side by side; the output is the tuple of their outputs.
 
     An input that is an array (or a dict) goes to every layer. An input that is a tuple or list has
@@ -67,7 +68,10 @@ def parallel(*layers: Layer | Callable, name: str = "parallel") -> Layer:
 
 
 def residual(
-    layer: Layer | Callable, shortcut: Layer | Callable | None = None, *, name: str = "residual"
+    layer: Layer | Callable[..., Any],
+    shortcut: Layer | Callable[..., Any] | None = None,
+    *,
+    name: str = "residual",
 ) -> Layer:
     """layer(x) + shortcut(x); without a shortcut, layer(x) + x.
 

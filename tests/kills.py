@@ -1,10 +1,12 @@
 """Runs that are killed again and again, and must end with the bits of one that was not.
 
     python -m tests.kills --kills 50
+    python -m tests.kills --scenario full_disk --runs 50
 
 Each kind of run is a program that prints a line after every few steps. It is killed (kill -9) after
 a random number of lines, started again, and so on; in the end its train_state and its log must be
-those of an undisturbed run. It counts how many starts resumed in the middle of a pass.
+those of an undisturbed run. It counts how many starts resumed in the middle of a pass. With
+`--scenario` it runs one of `tests/scenarios.py` instead.
 """
 
 import argparse
@@ -182,7 +184,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=list(KINDS))
     parser.add_argument("--child", nargs=4)
+    parser.add_argument("--scenario", help="a name in tests/scenarios.py, or all")
+    parser.add_argument("--runs", type=int, default=50)
     args = parser.parse_args()
+    if args.scenario:
+        from tests import scenarios
+
+        names = list(scenarios.SCENARIOS) if args.scenario == "all" else [args.scenario]
+        for name in names:
+            scenarios.main(name, args.runs, args.seed)
+        return
     if args.child:
         kind, folder, port, index = args.child
         child(kind, folder, port, int(index))

@@ -345,8 +345,8 @@ def attention(a, q, k, v, mask=None, past_k=None, past_v=None, valid=None):
             seen = seen & mask
         else:
             mask = mask.astype(np.float32)
-            seen = seen & (mask > -np.inf)
-            bias = jnp.where(mask > -np.inf, mask, 0)
+            seen = seen & (mask != -np.inf)
+            bias = jnp.where(mask != -np.inf, mask, 0)
     mode = a.get("qk_matmul_output_mode")
     softcap = a.get("softcap", 0.0) or None
     y, weights = jax.jit(partial(

@@ -1,8 +1,12 @@
-"""The Python blocks of a Markdown page, and their output."""
+"""The Python blocks of a Markdown page, and their output.
+
+`python -m tests.pages README.md` prints the first block, to run it elsewhere.
+"""
 
 import doctest
 import io
 import re
+import sys
 import traceback
 import warnings
 from contextlib import redirect_stdout
@@ -80,3 +84,7 @@ def run(block: Block, names: dict) -> None:
     printed = FILTERED.sub("", out.getvalue())
     equal = doctest.OutputChecker().check_output(block.shown, printed, FLAGS)
     assert equal, f"{block.where} shows\n{block.shown}\nand prints\n{printed}"
+
+
+if __name__ == "__main__":
+    print(blocks(Path(sys.argv[1]))[0].code, end="")

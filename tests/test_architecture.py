@@ -14,7 +14,8 @@ FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
 # The parts of the library: each imports only those before it.
 ORDER = [
     "markup", "core", "checks", "paths", "distributed", "extras", "files", "keywords", "look",
-    "memory", "progress", "warn", "initializers", "ops", "composition", "transforms", "layers",
+    "memory", "progress", "warn", "lock", "initializers", "ops", "composition", "transforms",
+    "layers",
     "detection", "losses", "penalties", "metrics", "decoding", "models", "data", "training",
     "inspect", "interop", "viz", "unsupervised", "__init__",
 ]  # fmt: skip

@@ -198,20 +198,28 @@ def per_example_gradients_are_right(names):
 
 
 def lora_learned(names):
-    net, base, x = names["net"], names["base"], names["rotated"][0][:8]
-    params = names["params"]
+    net, base, params = names["net"], names["base"], names["params"]
+    x = names["rotated"][0][:8]
     jax.tree.map(np.testing.assert_array_equal, params["net"], base)
-    adapted = names["lora"](net, 4)
+    adapted = names["adapted"]
     fresh, state = adapted.init(jax.random.key(5), x)
+    assert not any(np.array_equal(params[name], fresh[name]) for name in params if name != "net")
     read, read_adapted = jax.jit(net.apply), jax.jit(adapted.apply)
     before, _ = read(base, {}, x)
     np.testing.assert_array_equal(read_adapted(fresh | {"net": base}, state, x)[0], before)
-    low_rank = params["dense.down"] @ params["dense.up"]
-    merged = base | {"dense": base["dense"] | {"kernel": base["dense"]["kernel"] + low_rank}}
-    low_rank = params["head.down"] @ params["head.up"]
-    merged["head"] = base["head"] | {"kernel": base["head"]["kernel"] + low_rank}
-    expected, _ = read(merged, {}, x)
+
+    def merged(layer, part, shape):
+        path = ".".join(filter(None, (layer, part, "kernel")))
+        low_rank = params[f"{path}.down"] @ params[f"{path}.up"]
+        whole = base[layer][part] if part else base[layer]
+        return whole | {"kernel": whole["kernel"] + low_rank.reshape(shape)}
+
+    attention = {name: merged("attention", name, (8, 2, 4)) for name in ("query", "value")}
+    attention["out"] = merged("attention", "out", (2, 4, 8))
+    whole = {"attention": base["attention"] | attention, "head": merged("head", "", (64, 10))}
+    expected, _ = read(whole, {}, x)
     np.testing.assert_allclose(read_adapted(params, state, x)[0], expected, rtol=1e-4, atol=1e-4)
+    assert params["attention.out.kernel.down"].shape == (8, 4)
 
 
 # Checks of a section's results beyond its printed output.

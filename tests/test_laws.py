@@ -13,7 +13,9 @@ import pytest
 import jaxnet as jn
 from jaxnet import layers
 from jaxnet.inspect.program import layer_of
+from jaxnet.layers import norm
 from tests.catalogue import LARGE, ROWS, Row, fill
+from tests.mutation import mutated
 
 KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
 KEY = jax.random.key(3)
@@ -163,6 +165,35 @@ def test_training_differs_only_where_it_should(case: Case):
 
     assert same(a, still) == (case.row.train == "same")
     assert same(a, b) == (case.row.train != "random")
+
+
+def test_training_output_depends_on_the_input(case: Case):
+    """It is not constant: not within one output, and not from one input to another."""
+    rng = np.random.default_rng(7)  # params that start at 0 are moved
+    values, rebuild = floats(case.params)
+    moved = [jnp.asarray(a + rng.normal(0, 0.1, a.shape), a.dtype) for a in values]
+    params = rebuild(moved)
+    backwards = jax.tree.map(lambda leaf: jnp.asarray(np.flip(leaf)), case.x)
+    y, other = (
+        floats(case._run(params, case.state, x, key=KEY, train=True)[0])[0][0]
+        for x in (case.x, backwards)
+    )
+    assert np.ptp(y) > 1e-3 and np.abs(y - other).max() > 1e-3
+
+
+def test_training_is_evaluation_with_the_statistics_of_the_batch(case: Case):
+    """Running averages take a tenth of the batch's statistics, so these can be had from them."""
+    if case.row.train != "differs":
+        pytest.skip("has no statistics of the batch")
+    y, after = case.outputs[True]
+
+    def of_the_batch(path, old, new):
+        averaged = path[-1].key in ("mean", "var")
+        return (new - 0.9 * old) / (1 - 0.9) if averaged else new
+
+    state = jax.tree_util.tree_map_with_path(of_the_batch, case.state, after)
+    still, _ = case._run(case.params, state, case.x, key=KEY, train=False)
+    close(still, y, 1e-4)
 
 
 def test_gradients_are_right_in_float64(case: Case):
@@ -341,3 +372,22 @@ def test_the_laws_see_a_broken_layer():
         test_examples_do_not_affect_each_other_in_evaluation(
             Case(Row("broken", lambda: broken, jn.spec((2, 3))))
         )
+
+
+# A batch norm without scale whose training output is 0: it passes every test of shapes and slopes.
+NO_OUTPUT = mutated(norm, "jnp.ones_like(mean)", "jnp.zeros_like(mean)").batch_norm
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        test_training_output_depends_on_the_input,
+        test_training_is_evaluation_with_the_statistics_of_the_batch,
+    ],
+)
+def test_the_laws_see_an_output_of_0_in_training(law):
+    def make():
+        return NO_OUTPUT(use_scale=False, use_bias=False)
+
+    with pytest.raises(AssertionError):
+        law(Case(Row("batch_norm-broken", make, jn.spec((7, 3)), train="differs")))

@@ -27,6 +27,7 @@ from jaxnet.core.contract import (
     param_dtype,
     shapes_of,
     signature,
+    takes,
 )
 from jaxnet.core.messages import (
     FORGOTTEN,
@@ -85,7 +86,7 @@ class Scope:
         self._own: set[str] = set()  # names of parameters and of entries of the state
         self._own_state: dict[str, dict[str, Any]] = {}  # what m.state declared, by name
 
-    def __call__(self, layer: Layer | Callable, x: PyTree) -> PyTree:
+    def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """The output of a child."""
         name, layer = self._name(layer), as_layer(layer)
         path = (*self._path, name)
@@ -246,7 +247,7 @@ class Scope:
         key = child_key(self._key, name)
         return jax.random.fold_in(key, count) if count else key
 
-    def _name(self, layer: Layer | Callable) -> str:
+    def _name(self, layer: Layer | Callable[..., Any]) -> str:
         """The child's name here: that of the layer, with a number where it is taken."""
         if id(layer) not in self._names:
             name = base = as_layer(layer, self._here).name
@@ -458,6 +459,11 @@ def compose(
     if not isinstance(kind, str | None):
         raise TypeError(f"compose: kind must be a word, got {kind!r:.60}")
     name = check_name(kind or "compose", name)
+    if not takes(forward, 2):
+        raise TypeError(
+            f"compose: expected a function forward(m, x), got {function_name(forward)}, with other "
+            "arguments. For a function of x alone, write jn.serial(function)"
+        )
     plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
 
     def init(key, x):

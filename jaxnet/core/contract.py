@@ -88,7 +88,9 @@ class Layer(_Fields):
 
     __slots__ = ()
 
-    def __new__(cls, init: InitFn, apply: ApplyFn, name: str, kind: str = "", inside: Any = None):
+    def __new__(
+        cls, init: InitFn, apply: ApplyFn, name: str, kind: str = "", inside: Any = None
+    ) -> "Layer":
         if not isinstance(kind, str):
             raise TypeError(f"Layer: kind must be a word, got {kind!r:.60}")
         who = kind or "Layer"
@@ -115,7 +117,7 @@ class Layer(_Fields):
         return html_line(repr(self))
 
 
-class Memo(dict):
+class Memo(dict[Any, Any]):
     """A dict that drops its oldest entry when it is full, so that a cache stays bounded."""
 
     size = 32
@@ -275,7 +277,7 @@ def stateless(
     return Layer(stateless_init, stateless_apply, name, kind)
 
 
-def as_layer(layer: Layer | Callable, who: str = "as_layer") -> Layer:
+def as_layer(layer: Layer | Callable[..., Any], who: str = "as_layer") -> Layer:
     """The layer itself, or a layer without parameters from a plain function.
 
     Args:
@@ -309,6 +311,8 @@ def as_layer(layer: Layer | Callable, who: str = "as_layer") -> Layer:
         except Exception as error:
             if _makes_layers(layer):
                 raise TypeError(uncalled) from error
+            if not takes(layer, 1):
+                raise TypeError(f"{name}: must be a function of one argument, x") from error
             raise
         if isinstance(y, Layer):
             raise TypeError(uncalled)
@@ -322,6 +326,26 @@ def _makes_layers(function: Callable) -> bool:
         return inspect.signature(function).return_annotation in (Layer, "Layer")
     except (TypeError, ValueError):  # a builtin without a signature
         return False
+
+
+def takes(function: Callable, count: int) -> bool:
+    """Return whether a function can be called with a number of arguments.
+
+    Args:
+      function: A function; a builtin without a signature counts as one that can.
+      count: Number of arguments by position.
+
+    Example:
+      >>> takes(lambda m, x: x, 2), takes(lambda: 0, 1), takes(jnp.tanh, 1)
+      (True, False, True)
+    """
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def function_name(function: Any) -> str:

@@ -13,6 +13,7 @@ from jaxnet.data.augment import random_shift as random_shift
 from jaxnet.data.available import first_available as first_available
 from jaxnet.data.bccd import CELLS as CELLS
 from jaxnet.data.bccd import bccd as bccd
+from jaxnet.data.boxes import pad_boxes as pad_boxes
 from jaxnet.data.camvid import camvid as camvid
 from jaxnet.data.digits import digits as digits
 from jaxnet.data.image_folder import image_folder as image_folder

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_function, as_array, at_least, check_range, within
+from jaxnet.checks import a_function, as_array, at_least, check_range, is_traced, within
 from jaxnet.core.messages import check_key
 
 Augmentation = Callable[[jax.Array, Any], Any]
@@ -169,14 +169,17 @@ def color_jitter(
 
     Each strength s draws a factor from [1 - s, 1 + s]: of all values, of the differences from the
     image's mean grey, and of the differences from each pixel's grey. The result is clipped to
-    [0, 1], the range of the images.
+    [0, 1], the range of the images, so standardize images after this augmentation. A little more
+    than this range, as after a cubic interpolation, is fine.
 
     Args:
       brightness, contrast, saturation: strengths in [0, 1]; saturation needs three channels.
 
     Raises:
-      TypeError: for an input of integers.
-      ValueError: for a strength out of range, or an input of another shape.
+      TypeError: If the input holds integers.
+      ValueError: If a strength is out of range, if the input has another shape, or if it has values
+        outside [-1, 2], such as 0 to 255. Inside `jit`, where values are not known, the whole
+        output is then NaN.
 
     Example:
       >>> x = jnp.full((2, 4, 5, 3), 0.5)
@@ -194,6 +197,14 @@ def color_jitter(
                 "color_jitter: expected images (batch, height, width, channels), with 3 channels "
                 f"for saturation, got {x.shape}"
             )
+        # Values that overshoot [0, 1] pass, images in other units do not.
+        foreign = ((x < -1) | (x > 2)).any()
+        if not is_traced(foreign) and foreign:
+            raise ValueError(
+                f"color_jitter: images must be in [0, 1], got values from {x.min():.3g} to "
+                f"{x.max():.3g}. For images from 0 to 255, write x / 255; standardize images "
+                "after this augmentation"
+            )
         n = x.shape[0]
         strong = jnp.array(list(strengths.values()))[:, None]
         factors = 1 + strong * jax.random.uniform(key, (3, n), minval=-1, maxval=1)
@@ -205,7 +216,8 @@ def color_jitter(
         else:
             grey = y.mean(-1, keepdims=True)
         mean = grey.mean((1, 2), keepdims=True)
-        return jnp.clip(mean + contrast_ * (y - mean), 0, 1).astype(x.dtype)
+        y = jnp.clip(mean + contrast_ * (y - mean), 0, 1)
+        return jnp.where(foreign, jnp.nan, y).astype(x.dtype)
 
     return augment
 

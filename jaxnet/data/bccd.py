@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxnet.checks import at_least
 from jaxnet.data import tfds
+from jaxnet.data.boxes import pad_boxes
 from jaxnet.extras import extra
 
 CELLS = ("red cell", "white cell", "platelet")  # classes 0, 1 and 2
@@ -57,49 +58,9 @@ def bccd(
         parts.append((_resized(data["image"], size), cells["bbox"], cells["label"]))
     most = max(len(boxes) for _, lists, _ in parts for boxes in lists)
     train, validation, test = (
-        (images, pad_boxes(boxes, classes, most)) for images, boxes, classes in parts
+        (images, pad_boxes(boxes, classes, most=most)) for images, boxes, classes in parts
     )
     return train, validation, test
-
-
-def pad_boxes(
-    boxes: list[np.ndarray], classes: list[np.ndarray], most: int | None = None
-) -> dict[str, np.ndarray]:
-    """Lists of boxes and classes, one entry per image, as padded arrays.
-
-    Boxes without area are dropped.
-
-    Args:
-      boxes: an array (count, 4) per image.
-      classes: an array (count,) per image.
-      most: boxes per image in the result; by default the largest count.
-
-    Returns:
-      "boxes" (images, most, 4) float32, 0 for padding; "classes" (images, most) int32, -1 for
-      padding.
-
-    Raises:
-      ValueError: for an image with more than `most` boxes.
-
-    Example:
-      >>> targets = pad_boxes([np.array([[0, 0, 1, 0.5]]), np.zeros((0, 4))], [np.array([2]), []])
-      >>> targets["boxes"].shape, targets["classes"].tolist()
-      ((2, 1, 4), [[2], [-1]])
-    """
-    real = [((b[:, 2:] - b[:, :2]) > 0).all(-1) for b in boxes]
-    fullest = max((int(r.sum()) for r in real), default=0)
-    most = fullest if most is None else most
-    if fullest > most:
-        raise ValueError(f"pad_boxes: an image has {fullest} boxes, more than most={most}")
-    result = {
-        "boxes": np.zeros((len(boxes), most, 4), np.float32),
-        "classes": np.full((len(boxes), most), -1, np.int32),
-    }
-    for i, there in enumerate(real):
-        count = there.sum()
-        result["boxes"][i, :count] = boxes[i][there]
-        result["classes"][i, :count] = np.asarray(classes[i])[there]
-    return result
 
 
 def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.checks import check_options
 from jaxnet.extras import extra
 from jaxnet.files import file_path, readable
 from jaxnet.progress import progress_bar
@@ -90,7 +91,9 @@ def image_folder(
     return ImageFolder(images, np.array(labels, np.int32), classes, files)
 
 
-def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int = 3) -> np.ndarray:
+def read_image(
+    file: str | Path, size: int | tuple[int, int], *, channels: int = 3, crop: bool = True
+) -> np.ndarray:
     """One image file as an array; for a net, `image[None]` is a batch of one.
 
     The image is rotated according to its EXIF orientation, cropped at the centre to the aspect
@@ -101,6 +104,8 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
         "~" is the home folder.
       size: (height, width) in pixels, or one number for both.
       channels: 3 for red, green and blue; 1 for greyscale.
+      crop: Whether to crop to the aspect ratio of `size`. Pass False for an image with boxes: it is
+        stretched as a whole, so boxes in fractions of the image stay where they are.
 
     Returns:
       (height, width, channels) float32 in [0, 1].
@@ -120,6 +125,7 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
       >>> read_image(file, (4, 5)).shape, read_image(file, 2)[0, 0].tolist()
       ((4, 5, 3), [0.0, 0.0, 1.0])
     """
+    check_options("read_image", crop=crop)
     height, width, channels = _shape(size, channels)
     pil, ops = (extra(f"PIL.{name}", "Pillow", "read_image") for name in ("Image", "ImageOps"))
     file = readable("read_image", file, "file")
@@ -130,7 +136,8 @@ def read_image(file: str | Path, size: int | tuple[int, int], *, channels: int =
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
-            image = ops.fit(image.convert(CHANNELS[channels]), (width, height))
+            image = image.convert(CHANNELS[channels])
+            image = (ops.fit if crop else pil.Image.resize)(image, (width, height))
     except Exception as error:  # Pillow raises many kinds for a broken file
         raise ValueError(
             f"read_image: {file} cannot be read as an image of the formats {', '.join(FORMATS)} "

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.checks import at_least
-from jaxnet.data.bccd import pad_boxes
+from jaxnet.data.boxes import pad_boxes
 from jaxnet.data.digits import Pair, digits
 
 LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin
@@ -112,7 +112,7 @@ def _scenes(rng, data: Pair, n: int, classes: int, most: int, size: tuple[int, i
     labels[(ink > PALE) & (ink <= CLEAR)] = classes + 1
     paper = rng.uniform(0.75, 1, (n, 1, 1, 3)).astype(np.float32)
     images = paper + ink[..., None] * (colors - paper)
-    return Scenes(images, labels, pad_boxes(boxes, found, most))
+    return Scenes(images, labels, pad_boxes(boxes, found, most=most))
 
 
 def _window(low: np.ndarray, side: int) -> tuple[slice, slice]:

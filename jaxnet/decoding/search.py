@@ -75,8 +75,8 @@ def sample(
         probable. For temperature 0, use `greedy`.
       top_p: in (0, 1]; draws from the smallest set of most probable tokens whose total probability
         is at least top_p (the nucleus). None means no restriction.
-      top_k: at least 1; draws from the k most probable tokens, among equal ones those of lower id.
-        None means no restriction.
+      top_k: 1 to the number of tokens; draws from the k most probable tokens, among equal ones
+        those of lower id. None means no restriction.
       end: the token that ends a sequence; None if sequences have no end.
 
     Returns:
@@ -109,6 +109,11 @@ def sample(
         logits = wide(logits) / temperature
         if top_p is None and top_k is None:
             return jax.random.categorical(here, logits)
+        if top_k is not None and top_k > logits.shape[-1]:
+            most = logits.shape[-1]
+            raise ValueError(
+                f"sample: top_k must be at most the number of tokens, {most}, got {top_k}"
+            )
         order = jnp.argsort(-logits, stable=True)  # (batch, vocabulary), best first
         ranked = jnp.take_along_axis(logits, order, -1)
         if top_k is not None:

@@ -31,7 +31,7 @@ class AveragePrecision(NamedTuple):
 
 
 def average_precision(
-    found: Mapping[str, Any],
+    found: Mapping[str, Any] | tuple[Any, ...],
     truth: Mapping[str, Any],
     classes: int,
     *,
@@ -49,10 +49,11 @@ def average_precision(
     true box it overlaps most is matched, even if it overlaps another one that is not.)
 
     Args:
-      found: "boxes" (images, n, 4), "scores" (images, n) and "classes" (images, n), with class -1
-        for padding, as `jn.models.yolo_detect` returns. Detections of low score never lower the
-        result, so do not threshold the scores.
-      truth: "boxes" (images, m, 4) and "classes" (images, m), with class -1 for padding.
+      found: What `jn.models.yolo_detect` returns, or a dict of "boxes" (images, n, 4), "scores"
+        (images, n) and "classes" (images, n), with class -1 for padding. Detections of low score
+        never lower the result, so do not threshold the scores.
+      truth: "boxes" (images, m, 4) and "classes" (images, m), with class -1 for padding, such as
+        the result of `jn.data.pad_boxes`.
       classes: number of classes.
       iou: least overlap of a true positive, in (0, 1].
       points: None computes the exact area (VOC since 2010); 11 averages the precision at recalls 0,
@@ -129,6 +130,7 @@ def _read(
     """The checked arrays of `found` or `truth`."""
     who = "average_precision"
     names = ("boxes", "scores", "classes") if scored else ("boxes", "classes")
+    given = getattr(given, "_asdict", lambda: given)()  # a NamedTuple
     if not isinstance(given, Mapping) or not set(names) <= set(given):
         got = sorted(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
         raise TypeError(f"{who}: {what} must be a dict of {', '.join(names)}, got {got}")

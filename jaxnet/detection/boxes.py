@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, within
+from jaxnet.checks import as_array, at_least, known, within
 
 
 class NMSResult(NamedTuple):
@@ -93,8 +93,8 @@ def non_max_suppression(
       boxes.
 
     Raises:
-      TypeError, ValueError: if the shapes of boxes and scores do not match, or an option is out of
-        range.
+      TypeError, ValueError: If the shapes of boxes and scores do not match, an option is out of
+        range, or a box that scores above `score` is NaN. Inside `jit` such a box is left out.
 
     Example:
       >>> boxes = jnp.array([[0, 0, 2, 3], [0, 0, 2, 3.1], [5, 5, 8, 9]])
@@ -121,6 +121,14 @@ def non_max_suppression(
     at_least(who, "most", most)
     within(who, "iou", iou, "[0, 1]")
     within(who, "score", score, "[-inf, inf]")
+    left = scores > score
+    missing = jnp.isnan(boxes).any(-1)
+    if (wrong := known(left & missing)) is not None and wrong.any():
+        place = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(
+            f"{who}: a box must not be NaN, got {boxes[place].tolist()} at {place}. To leave a box "
+            "out, give it the score -inf"
+        )
     if boxes.ndim > 2:
         return jax.vmap(
             lambda b, s: non_max_suppression(b, s, iou=iou, score=score, most=most)
@@ -140,7 +148,7 @@ def non_max_suppression(
         left = jnp.where(overlaps.at[best].set(True), -jnp.inf, left)
         return i + 1, left, index.at[i].set(best.astype(jnp.int32))
 
-    left = jnp.where(scores > score, scores, -jnp.inf)
+    left = jnp.where(left & ~missing, scores, -jnp.inf)
     count, _, index = jax.lax.while_loop(more, keep, (0, left, jnp.zeros(most, jnp.int32)))
     return NMSResult(index, jnp.arange(most) < count)
 

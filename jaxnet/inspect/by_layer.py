@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from jaxnet.core import Path
+from jaxnet.files import file_path
 from jaxnet.inspect.program import bytes_of, flops_of, layer_of, parse
 from jaxnet.inspect.table import Number, Table, Tabular, size_of
 
@@ -176,11 +177,12 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
     """
     from jax.profiler import ProfileData
 
+    trace = file_path("time_by_layer", trace, "trace")
     text = program_text("time_by_layer", compiled)
     program = parse(text)
     module = text.removeprefix("HloModule ").partition(",")[0]
     known = {run.instruction.name: run.instruction for run in program.runs() if not run.fused}
-    files = sorted(FilePath(trace).rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
+    files = sorted(trace.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise ValueError(
             f"time_by_layer: no trace in {trace}; write with jax.profiler.trace(folder): around a "

@@ -112,7 +112,7 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
             leaves[i] = as_array("graph", f"argument {i}", leaf, dtype="booleans or numbers")
     args = jax.tree.map(lambda a: float(a) if type(a) is int else a, structure.unflatten(leaves))
     closed = jax.make_jaxpr(f)(*args)
-    shapes = closed.out_avals
+    shapes: Any = closed.out_avals
     if len(shapes) != 1 or shapes[0].shape != () or not _floating(shapes[0]):
         given = ", ".join(str(s) for s in shapes) or "nothing"
         raise ValueError(

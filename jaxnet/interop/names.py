@@ -157,6 +157,7 @@ def transposed(a: np.ndarray) -> np.ndarray:
       >>> transposed(np.ones((4, 3))).shape, transposed(np.ones((4, 3, 5, 6))).shape
       ((3, 4), (5, 6, 3, 4))
     """
+    a = on_host("transposed", "a", a, "(outputs, inputs, ...)", "booleans or numbers")
     return np.moveaxis(a, (0, 1), (-1, -2))
 
 
@@ -177,7 +178,8 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
       ([2, 3], [2, 3, 0, 1, 4, 5])
     """
     at_least("part", "n", n)
-    places = [i] if isinstance(i, int) else list(i)
+    at_least("part", "axis", axis, -32)
+    places = list(i) if isinstance(i, Sequence) else [i]
     for place in places:
         at_least("part", "i", place, 0)
         if place >= n:

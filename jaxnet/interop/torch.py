@@ -18,6 +18,7 @@ import numpy as np
 from jaxnet.checks import a_layer, as_array, check_input, on_host, within
 from jaxnet.core import Layer, Params, PyTree, State, key_spec
 from jaxnet.core.messages import compare, flat
+from jaxnet.extras import extra
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
 from jaxnet.interop.torch_weights import ENTRIES, FEATURES_LAST, KINDS, NORMS, Entries
 from jaxnet.interop.weights import Weights, read_weights
@@ -192,8 +193,7 @@ def first_difference(
       >>> print(first_difference(net, params, state, module.eval(), x))  # doctest: +SKIP
       53 layers agree; the largest relative difference is 2.4e-06
     """
-    import torch
-
+    torch = extra("torch", "torch", "first_difference", "parity")
     if not isinstance(module, torch.nn.Module):
         raise TypeError(
             f"first_difference: module must be a torch.nn.Module, got {type(module).__name__}"

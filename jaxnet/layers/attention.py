@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnet.checks import as_array, at_least, check_options, check_range, within
 from jaxnet.core import Layer, Params, PyTree, compose, describe
 from jaxnet.core.messages import all_native, check_dict, check_dtype
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
+from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
 from jaxnet.ops.attention import (
     dot_product_attention,
@@ -59,10 +59,12 @@ def multi_head_attention(
     x, queries (batch, time, width); memory (batch, places, width'). The mask is one of
       lengths, integers (batch,): the places from there on are padding. Lengths below 0 or beyond
         the places raise; inside `jit`, where they are not known, they count as 0 or as all places;
-      booleans (batch, places), (batch, time, places) or (batch, heads or 1, time, places), True
-        where the query at `time` may attend to the place;
+      booleans (batch, places), (batch or 1, time or 1, places) or (batch or 1, heads or 1, time or
+        1, places), True where the query at `time` may attend to the place. If batch and time are
+        equal, two axes could also be (time, places), so such a mask raises: write mask[:, None] for
+        padding and mask[None] for one row per query;
       floats of four axes, (batch or 1, heads or 1, time or 1, places), which are added to the
-        scores, such as ALiBi's slopes or learned relative positions; -inf masks.
+        scores, such as ALiBi's slopes or learned relative positions; -inf masks, NaN gives NaN.
     Masked entries must still be finite. Where queries arrive one after another, as in a decoder,
     `precompute_kv` projects the memory once, and its result replaces the memory.
 
@@ -207,7 +209,7 @@ def multi_head_attention(
 
     def whole(q, k, v, mask, key):
         if rotate is not None:
-            places = np.arange(q.shape[1])
+            places = counted(q.shape[1])
             q, k = rotate(q, places), rotate(k, places)
         seen, bias = expand_mask(name, mask, (q.shape[0], heads, q.shape[1], k.shape[1]))
         if causal or span is not None:
@@ -397,6 +399,12 @@ def precompute_kv(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
             "precompute_kv: expected the params of a multi_head_attention, with key and value, "
             f"got {sorted(params)}"
         )
+    sizes = {"width": memory.shape[-1]}
+    for name in ("key", "value"):
+        check_dict(name, ("precompute_kv", "params"), params[name])
+        what = f"params['{name}']['kernel']"
+        kernel, form = params[name].get("kernel"), "(width, heads, head_size)"
+        as_array("precompute_kv", what, kernel, form, "reals", dict(sizes))
     return {
         "key": _project(params["key"], memory),
         "value": _project(params["value"], memory),

@@ -9,7 +9,7 @@ from jaxnet.checks import at_least, check_options
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
-from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
+from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
 
 
 @explain_keywords
@@ -66,6 +66,7 @@ def conv(
     """
     _check_groups(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def forward(m, x):
         size, steps, apart = _sizes(name, x, kernel_size, strides, dilation)
@@ -118,6 +119,7 @@ def depthwise_conv(
     at_least(name, "multiplier", multiplier)
     options: Any = {"use_bias": use_bias, "kernel_init": kernel_init, "bias_init": bias_init}
     check_options(name, **options)
+    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
     options |= {"strides": strides, "padding": padding, "dilation": dilation, "name": name}
 
     def forward(m, x):
@@ -182,6 +184,7 @@ def conv_transpose(
     """
     _check_groups(name, features, groups)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    check_window(name, padding, kernel_size=kernel_size, strides=strides, dilation=dilation)
 
     def forward(m, x):
         size, steps, apart = _sizes(name, x, kernel_size, strides, dilation)

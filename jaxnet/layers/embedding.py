@@ -1,6 +1,7 @@
 """Embeddings of tokens, and encodings of positions in a sequence."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -258,11 +259,24 @@ def rotary(
             f"rotary: expected an even size of at most that of the heads, got {size} for {x.shape}"
         )
     if positions is None:
-        positions = jnp.asarray(np.arange(x.shape[1]))
+        positions = counted(x.shape[1])
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
     positions = as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype)[..., None, :]  # (..., time, 1, size / 2)
     return rotate_pairs(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
+
+
+def counted(length: Any) -> Any:
+    """The positions 0, 1, ...: NumPy's, whose values are known inside `jit`, if the length is.
+
+    Args:
+      length: Number of positions, which is symbolic in an export with an open time axis.
+
+    Example:
+      >>> counted(3)
+      array([0, 1, 2])
+    """
+    return np.arange(length) if isinstance(length, int) else jnp.arange(length)
 
 
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
@@ -288,7 +302,7 @@ def _positions(given, name: str):
             f"{name}: expected an input of shape (batch, time, features), got {given.shape}. "
             "For other shapes, pass (x, positions)"
         )
-    return given, np.arange(given.shape[1])
+    return given, counted(given.shape[1])
 
 
 def _angles(positions, size: int, base: float, dtype) -> jax.Array:

@@ -9,7 +9,7 @@ from jaxnet.checks import at_least, check_options
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
-from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes, taps
+from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes, taps
 
 
 @explain_keywords
@@ -61,6 +61,7 @@ def locally_connected(
     """
     at_least(name, "features", features)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
+    check_window(name, padding, kernel_size=kernel_size, strides=strides)
 
     def forward(m, x):
         axes = spatial_axes(name, x)

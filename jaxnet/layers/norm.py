@@ -1,5 +1,6 @@
 """Normalization to mean 0 and variance 1 over the batch, the features or the positions."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,8 @@ def batch_norm(
       mean, var: (features,).
 
     Raises:
-      ValueError: for momentum outside [0, 1), and in training for an empty input.
+      ValueError: If momentum is outside [0, 1), and in training if the input has fewer than two
+        values per feature, as a batch of one example without positions.
 
     Example:
       >>> layer = batch_norm()
@@ -82,6 +84,12 @@ def batch_norm(
             return _scaled((x - mean) * factor, (None, bias), x)
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
+        if math.prod(x.shape[:-1]) == 1:  # the variance would be 0, and the output the bias
+            raise ValueError(
+                f"{name}: training needs more than one value per feature, got an input of shape "
+                f"{x.shape}. Take a larger batch (drop_last=True if one example is left over), or "
+                "layer_norm"
+            )
         scale = jnp.ones_like(mean) if scale is None else scale
         bias = jnp.zeros_like(mean) if bias is None else bias
         y, now, spread = normalized(x.astype(mean.dtype), scale, bias, epsilon)

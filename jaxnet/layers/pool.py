@@ -16,7 +16,7 @@ from jaxnet.core.messages import check_name
 from jaxnet.keywords import explain_keywords
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, weighted, windows
-from jaxnet.ops.window import Padding, pad_pairs, per_axis, spatial_axes
+from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
 
 
 @explain_keywords
@@ -58,6 +58,7 @@ def max_pool(
 
     Reference: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies".
     """
+    check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
     def pool(x):
         size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
@@ -103,6 +104,7 @@ def avg_pool(
     """
 
     check_options(name, count_include_pad=count_include_pad)
+    check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
     def pool(x):
         size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
@@ -133,8 +135,12 @@ def lp_pool(
 ) -> Layer:
     """The p-norm of each window, per feature: (sum of |x|^p)^(1/p).
 
-    It lies between a sum at p = 1 and the largest absolute value as p grows. Where a whole window
-    is 0 the gradient is 0; that of the plain formula would be NaN.
+    It lies between a sum at p = 1 and the largest absolute value as p grows. If a whole window is
+    0, the gradient is 0; that of the plain formula would be NaN.
+
+    PyTorch's LPPool sums x^p without the absolute value. So for odd p it sums signed powers, and is
+    NaN if the sum is negative and p is above 1; for p that is not whole, negative inputs give NaN.
+    Both agree for even p, and for inputs of at least 0.
 
     Args:
       p: the power, at least 1.
@@ -156,6 +162,7 @@ def lp_pool(
     classification".
     """
     within(name, "p", p, "[1, inf)")
+    check_window(name, padding, window=window, strides=strides, dilation=dilation)
 
     def pool(x):
         size, steps, apart, pairs = _geometry(name, x, window, strides, padding, dilation)
@@ -251,6 +258,7 @@ def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_po
 
     Reference: He et al. 2015, "Spatial Pyramid Pooling in Deep Convolutional Networks".
     """
+    check_window(name, size=size)
 
     def pool(x):
         # The last axis first, so that among equals the first in row-major order is taken.
@@ -285,6 +293,7 @@ def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_po
 
     Reference: He et al. 2015, "Spatial Pyramid Pooling in Deep Convolutional Networks".
     """
+    check_window(name, size=size)
 
     def pool(x):
         outputs, y = _outputs(name, size, x), wide(x)

@@ -28,13 +28,13 @@ def local_response_norm(
     Args:
       size: number of features in a sum: size // 2 before and (size - 1) // 2 after each, fewer at
         the ends.
-      alpha: strength.
+      alpha: strength, at least 0.
       beta: exponent.
       k: added to the sum; positive.
       name: of the layer.
 
     Raises:
-      ValueError: for a size below 1 or k not positive.
+      ValueError: If `size` is below 1, `k` is not positive or `alpha` is negative.
 
     Example:
       >>> layer = local_response_norm(3, alpha=1.0, beta=1.0, k=1.0)
@@ -47,8 +47,8 @@ def local_response_norm(
     """
     at_least(name, "size", size)
     within(name, "k", k, "(0, inf)")
-    for what, value in (("alpha", alpha), ("beta", beta)):
-        within(name, what, value, "(-inf, inf)")
+    within(name, "alpha", alpha, "[0, inf)")  # below 0 the base of the power may be, too
+    within(name, "beta", beta, "(-inf, inf)")
 
     def forward(m, x):
         check_rank(name, x, 1)

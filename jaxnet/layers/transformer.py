@@ -55,7 +55,8 @@ def transformer_block(
       head_size, kv_heads, causal, window, rotary, softcap: as in `multi_head_attention`.
       cross: whether a second attention, to a memory, follows the first: a decoder block.
       gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
-        activation=jax.nn.silu.
+        activation=jax.nn.silu: mlp_out(activation(mlp_in(x)) * mlp_gate(x)). The activated half is
+        mlp_in, which Llama calls gate_proj; mlp_gate is its up_proj, and mlp_out its down_proj.
       use_bias: whether attention and MLP have biases.
       dropout_rate: for the weights of the attention and for each branch before it is added to x.
       activation: of the MLP; GELU in its tanh form by default.

@@ -94,7 +94,9 @@ def cross_entropy(
         classes, including the label's. Commonly 0.1.
       class_weights: (classes,), weight of an entry by its label, such as larger ones for rare
         classes; the smoothed share of each class has the weight of that class.
-      ignore_index: a label that does not count, such as -100 or that of padding.
+      ignore_index: Label that does not count, such as -100 or that of padding. A metric beside this
+        loss counts it unless the metric leaves it out too: write
+        `metrics={"accuracy": jn.losses.weighted(jn.metrics.accuracy, ignore_index=-100)}`.
 
     Returns:
       A loss of logits (batch, ..., classes) and integer labels (batch, ...) that returns

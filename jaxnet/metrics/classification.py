@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, within
+from jaxnet.checks import at_least, is_traced, known, within
 from jaxnet.losses.arrays import read_labels, read_same
+from jaxnet.warn import warn
 
 
 def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -17,7 +18,10 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Args:
       outputs: (batch, ..., classes), logits or probabilities.
-      targets: (batch, ...), integer labels in [0, classes); any other label counts as wrong.
+      targets: (batch, ...), integer labels in [0, classes). Any other label counts as wrong, with a
+        warning in `fit` and `evaluate`. To leave a label out, as
+        `jn.losses.cross_entropy(ignore_index=-100)` does, write
+        `jn.losses.weighted(jn.metrics.accuracy, ignore_index=-100)`.
 
     Returns:
       (batch, ...) float32, 0 or 1.
@@ -30,6 +34,7 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       [1.0, 0.0]
     """
     outputs, targets = read_labels("accuracy", outputs, targets)
+    _warn_of_others("accuracy", outputs, targets)
     return _float(outputs.argmax(-1) == targets, outputs)
 
 
@@ -62,6 +67,7 @@ def top_k_accuracy(k: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
                 f"top_k_accuracy: k must be at most the number of classes, {outputs.shape[-1]}, "
                 f"got {k}"
             )
+        _warn_of_others("top_k_accuracy", outputs, targets)
         best = jax.lax.top_k(outputs, k)[1]  # (batch, ..., k)
         return _float((best == targets[..., None]).any(-1), outputs)
 
@@ -94,6 +100,23 @@ def binary_accuracy(threshold: float = 0.0) -> Callable[[jax.Array, jax.Array], 
         return _float(correct, jnp.stack([outputs, targets], -1))
 
     return metric
+
+
+def _warn_of_others(who: str, outputs: jax.Array, targets: jax.Array) -> None:
+    """Warn about labels of no class, which a loss next to this metric may leave out.
+
+    Only while tracing with known labels, as `fit` and `evaluate` do once for all of them.
+    """
+    if not is_traced(outputs) or (labels := known(targets)) is None:
+        return
+    classes = outputs.shape[-1]
+    others = labels[(labels < 0) | (labels >= classes)]
+    if others.size:
+        label = others.flat[0]
+        warn(
+            f"{who}: labels outside [0, {classes}) count as wrong, got {label}. To leave it out, "
+            f"write jn.losses.weighted(jn.metrics.accuracy, ignore_index={label})"
+        )
 
 
 def _float(correct: jax.Array, outputs: jax.Array) -> jax.Array:

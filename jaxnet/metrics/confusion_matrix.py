@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least
+from jaxnet.checks import as_array, at_least, known
 
 MOST_CLASSES = 46_340  # whose square is below 2**31
 
@@ -19,8 +19,11 @@ def confusion(
 
     Sum the matrices of all batches before computing a score; a mean of scores over batches is
     another number. Counts of 2^31 or more overflow int32: sum such on the host, as
-    `total += np.asarray(matrix, np.int64)`. Pairs whose label or prediction is outside [0, classes)
-    are not counted: mark padding with label -1.
+    `total += np.asarray(matrix, np.int64)`.
+
+    Labels outside [0, classes) are not counted, whatever is predicted there: mark padding with
+    label -1. Predictions outside [0, classes) at other labels raise. Inside `jit`, where values are
+    not known, they count as wrong: as predictions of the next class, or of class 0 at the last one.
 
     Args:
       predictions: integers of any shape, such as `outputs.argmax(-1)`.
@@ -32,8 +35,9 @@ def confusion(
       (classes, classes) int32.
 
     Raises:
-      TypeError: if predictions, labels, classes or void are not integers.
-      ValueError: if the shapes differ, or for other numbers of classes.
+      TypeError: If predictions, labels, classes or void are not integers.
+      ValueError: If the shapes differ, for other numbers of classes, and if a prediction is not a
+        class at a label that counts.
 
     Example:
       >>> confusion(jnp.array([0, 1, 1, 2]), jnp.array([0, 1, 2, -1]), classes=3).tolist()
@@ -51,6 +55,15 @@ def confusion(
             "confusion: expected predictions and labels of the same shape, got "
             f"{predictions.shape} and {labels.shape}"
         )
+    true, found = known(labels), known(predictions)
+    if true is not None and found is not None:
+        counted = (true >= 0) & (true < classes) & (true != (-1 if void is None else void))
+        wrong = found[counted & ((found < 0) | (found >= classes))]
+        if wrong.size:
+            raise ValueError(
+                f"confusion: predictions must be in [0, {classes}) where the label is a class, got "
+                f"{wrong.flat[0]}. To leave positions out, give them label -1"
+            )
     return _count(predictions, labels, int(classes), None if void is None else int(void))
 
 
@@ -185,7 +198,8 @@ def _count(predictions: jax.Array, labels: jax.Array, classes: int, void: int | 
     row, column = (
         a.astype(jnp.promote_types(a.dtype, jnp.int32)).ravel() for a in (labels, predictions)
     )
-    counted = (row >= 0) & (row < classes) & (column >= 0) & (column < classes)
+    counted = (row >= 0) & (row < classes)
+    column = jnp.where((column >= 0) & (column < classes), column, (row + 1) % classes)
     if void is not None:
         counted &= row != void
     cell = jnp.where(counted, row * classes + column, classes**2)  # the last cell is dropped

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import check_options
 from jaxnet.core import Layer, PyTree, as_layer, compose
 from jaxnet.initializers import Initializer, glorot_uniform, zeros
 from jaxnet.layers.dense import dense
@@ -106,6 +107,7 @@ def tied_autoencoder(
 
     Reference: Vincent et al. 2010, "Stacked Denoising Autoencoders", section 2.2.
     """
+    check_options(name, decoder_bias_init=decoder_bias_init)
     encoder = dense(features, kernel_init=kernel_init, name="encoder")
     decoder = compose(
         lambda m, y: y + m.param("bias", decoder_bias_init, y.shape[1:]), name="decoder"

@@ -4,7 +4,7 @@ The output of the net is (batch, rows, columns, boxes * 5 + classes): for each b
 the square roots of width and height, and the confidence; then the classes, which the boxes of a
 cell share. x and y are the centre relative to the cell, width and height are relative to the image,
 all in [0, 1]. Targets are a dict of "boxes" (batch, n, 4), top, left, bottom and right relative to
-the image, and "classes" (batch, n), -1 for padding, as returned by `jaxnet.data.bccd`.
+the image, and "classes" (batch, n), -1 for padding, as `jn.data.pad_boxes` makes of lists.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import as_array, at_least, within
+from jaxnet.checks import WrongValues, as_array, at_least, known, within
 from jaxnet.core import Layer, compose, describe
 from jaxnet.detection.boxes import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
@@ -128,6 +128,9 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       targets: "boxes" (batch, n, 4) and "classes" (batch, n).
       rows, columns: of the grid.
 
+    Raises:
+      ValueError: If arrays have other shapes, or a box is in pixels.
+
     Example:
       Two boxes in the upper left cell of a 2x3 grid, the second smaller, and padding:
 
@@ -136,17 +139,42 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       >>> cells.label.tolist()
       [[[4, -1, -1], [-1, -1, -1]]]
     """
-    who, sizes = "yolo_assign", {}
+    at_least("yolo_assign", "rows", rows)
+    at_least("yolo_assign", "columns", columns)
+    return _assign(*_targets("yolo_assign", targets), int(rows), int(columns))
+
+
+def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """The boxes and classes, whose values are checked where there are any; `count` classes."""
     if not isinstance(targets, dict) or not {"boxes", "classes"} <= set(targets):
         raise TypeError(
             f'{who}: targets must be a dict with "boxes" (batch, n, 4) and "classes" (batch, n), '
             f"got {describe(targets)}"
         )
+    sizes: dict[str, Any] = {}
     boxes = as_array(who, "boxes", targets["boxes"], "(batch, n, 4)", "reals", sizes)
     classes = as_array(who, "classes", targets["classes"], "(batch, n)", "integers", sizes)
-    at_least(who, "rows", rows)
-    at_least(who, "columns", columns)
-    return _assign(boxes, classes, int(rows), int(columns))
+    corners, labels = known(boxes), known(classes)
+    if corners is None or labels is None or not _wrong(corners, labels, count).any():
+        return boxes, classes
+    largest = labels.max()
+    if count is not None and largest >= count:
+        raise WrongValues(
+            f"{who}: classes must be below {count} for outputs of {count} classes, got {largest}. "
+            "Count classes from 0, and pass the same boxes= to net and loss"
+        )
+    raise WrongValues(
+        f"{who}: boxes must be fractions of the image's height and width, got "
+        f"{corners[labels >= 0].max():g}. Divide pixels by [height, width, height, width], see "
+        "jn.data.pad_boxes"
+    )
+
+
+def _wrong(boxes: Any, classes: Any, count: int | None) -> Any:
+    """Whether an image has a box in pixels, or a class that is not one of `count`; (batch,)."""
+    near = (abs(boxes - 0.5) <= 1.5).all(-1)  # a box may reach out of the image, as far again
+    fits = True if count is None else classes < count
+    return ((classes >= 0) & ~(near & fits)).any(-1)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -187,15 +215,17 @@ def yolo_loss(
       outputs: (batch, rows, columns, boxes * 5 + classes), see the module.
       targets: "boxes" (batch, n, 4) and "classes" (batch, n); see `yolo_assign` for several in one
         cell.
-      boxes: number of boxes per cell.
+      boxes: number of boxes per cell, as in `yolo`.
       coordinates: weight of the boxes' errors.
       no_object: weight of the confidence of boxes that are not responsible.
 
     Returns:
-      (batch,), the sum over the cells.
+      (batch,), the sum over the cells. Inside `jit`, where values raise no errors, it is NaN for an
+      image with a class that the outputs do not have, or with a box in pixels.
 
     Raises:
-      ValueError: for outputs that do not match the number of boxes.
+      ValueError: If outputs do not match the number of boxes, a class is not in the outputs, or a
+        box is in pixels.
 
     Example:
       >>> outputs = jnp.zeros((2, 6, 8, 13))
@@ -208,12 +238,14 @@ def yolo_loss(
     within("yolo_loss", "no_object", no_object, "[0, inf)")
     places, confidence, probabilities = _parts("yolo_loss", outputs, boxes)
     rows, columns = places.shape[1:3]
-    cells = yolo_assign(targets, rows, columns)
-    return _loss(places, confidence, probabilities, cells, coordinates, no_object)
+    true, labels = _targets("yolo_loss", targets, probabilities.shape[-1])
+    cells = _assign(true, labels, rows, columns)
+    wrong = _wrong(true, labels, probabilities.shape[-1])
+    return _loss(places, confidence, probabilities, cells, wrong, coordinates, no_object)
 
 
 @jax.jit  # one program: outside of jit each of its operations would be compiled
-def _loss(places, confidence, probabilities, cells, coordinates, no_object):
+def _loss(places, confidence, probabilities, cells, wrong, coordinates, no_object):
     occupied = cells.label >= 0  # (batch, rows, columns)
 
     truth = _to_places(cells.box)[..., None, :]  # (batch, rows, columns, 1, 4)
@@ -232,7 +264,7 @@ def _loss(places, confidence, probabilities, cells, coordinates, no_object):
     wanted = jax.nn.one_hot(cells.label, probabilities.shape[-1], dtype=places.dtype)
     of_classes = occupied * ((probabilities - wanted) ** 2).sum(-1)
     of_boxes = coordinates * of_places + of_object + no_object * of_nothing
-    return of_boxes.sum((1, 2, 3)) + of_classes.sum((1, 2))
+    return jnp.where(wrong, jnp.nan, of_boxes.sum((1, 2, 3)) + of_classes.sum((1, 2)))
 
 
 def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.Array]:

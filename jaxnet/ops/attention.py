@@ -34,9 +34,8 @@ def expand_mask(
 
     Args:
       who: name of the layer, for the message.
-      mask: lengths, integers (batch,); booleans (batch, places), (batch, time, places) or
-        (batch, heads or 1, time, places); floats (batch or 1, heads or 1, time or 1, places); or
-        None.
+      mask: lengths, integers (batch,); booleans (batch, places), (batch or 1, time or 1, places) or
+        (batch or 1, heads or 1, time or 1, places); floats with these four axes; or None.
       scores: shape of the scores.
 
     Returns:
@@ -44,8 +43,9 @@ def expand_mask(
       for what the mask does not have.
 
     Raises:
-      ValueError: for a mask of another shape or dtype, or lengths beyond the places; inside `jit`
-        such lengths count as 0 or as all places.
+      ValueError: If the mask has another shape or dtype, if booleans with two axes could be (batch,
+        places) as well as (time, places), or if lengths are beyond the places; inside `jit` such
+        lengths count as 0 or as all places.
 
     Example:
       >>> seen, _ = expand_mask("attention", jnp.array([2, 1]), (2, 4, 5, 3))
@@ -60,22 +60,31 @@ def expand_mask(
         return (jnp.arange(places) < mask[:, None])[:, None, None], None
     if mask.dtype == jnp.bool_:
         if mask.shape == (batch, places):
+            if batch == time and batch != 1:
+                raise ValueError(
+                    f"{who}: a mask {mask.shape} of booleans could be (batch, places) or (time, "
+                    f"places), since batch and time are both {batch}. Write mask[:, None] for "
+                    "padding, a row per sequence; mask[None] for a row per query; or causal=True"
+                )
             return mask[:, None, None], None
-        if mask.shape == (batch, time, places):
-            return mask[:, None], None
-        if mask.shape in ((batch, heads, time, places), (batch, 1, time, places)):
-            return mask, None
-    elif jnp.issubdtype(mask.dtype, jnp.floating) and mask.ndim == 4:
-        fits = all(n in (1, m) for n, m in zip(mask.shape, scores, strict=True))
-        if fits and mask.shape[3] == places:
-            seen = mask > -jnp.inf
-            return seen, jnp.where(seen, mask, 0)
+        whole = mask[:, None] if mask.ndim == 3 else mask
+        if _fits(whole, scores):
+            return whole, None
+    elif jnp.issubdtype(mask.dtype, jnp.floating) and _fits(mask, scores):
+        seen = mask != -jnp.inf  # NaN does not mask: it must reach the output
+        return seen, jnp.where(seen, mask, 0)
     raise ValueError(
         f"{who}: a mask is lengths, integers ({batch},), or booleans ({batch}, {places}), "
-        f"({batch}, {time}, {places}) or ({batch}, {heads} or 1, {time}, {places}), or floats "
-        f"({batch} or 1, {heads} or 1, {time} or 1, {places}) to add to the scores, got "
-        f"{mask.shape} {mask.dtype}"
+        f"({batch} or 1, {time} or 1, {places}) or ({batch} or 1, {heads} or 1, {time} or 1, "
+        f"{places}), or floats with these four axes to add to the scores, got {mask.shape} "
+        f"{mask.dtype}"
     )
+
+
+def _fits(mask: jax.Array, scores: tuple[int, int, int, int]) -> bool:
+    """Whether a mask with four axes broadcasts against the scores, with all their places."""
+    sizes = zip(mask.shape, scores, strict=False)
+    return mask.ndim == 4 and mask.shape[3] == scores[3] and all(n in (1, m) for n, m in sizes)
 
 
 def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:

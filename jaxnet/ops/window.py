@@ -69,6 +69,38 @@ def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tupl
     return tuple(int(entry) for entry in entries)
 
 
+def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> None:
+    """Raise for options of a window that fit no input, while the layer is made.
+
+    How many entries there must be is known only with the input.
+
+    Args:
+      who: Name of the layer, for messages.
+      padding: Padding, as in `pad_pairs`.
+      numbers: Sizes, strides and dilation by name; None is a default.
+
+    Raises:
+      ValueError: If one of them is of another form.
+
+    Example:
+      >>> check_window("conv", padding="SAME", strides=0)
+      Traceback (most recent call last):
+      ...
+      ValueError: conv: strides must be whole numbers of at least 1, got 0
+    """
+    for word, value in numbers.items():
+        if value is not None:
+            many = isinstance(value, Sequence) or np.ndim(value) == 1
+            per_axis(who, word, value, len(value) if many else 1)
+    entries = padding if isinstance(padding, Sequence) else [padding]
+    words = isinstance(padding, str)
+    if padding not in ("SAME", "VALID", "CAUSAL") if words else not all(map(_is_pad, entries)):
+        raise ValueError(
+            f'{who}: padding must be "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, '
+            f"or per spatial axis a number or a pair (before, after), got {padding!r:.60}"
+        )
+
+
 def pad_pairs(
     who: str,
     padding: Any,
@@ -185,6 +217,10 @@ def _is_int(value: Any) -> bool:
     except TypeError:
         return False
     return not isinstance(value, bool | np.bool_)
+
+
+def _is_pad(value: Any) -> bool:
+    return _is_int(value) or _is_pair(value)
 
 
 def _is_pair(value: Any) -> bool:

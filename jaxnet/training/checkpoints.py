@@ -1,38 +1,49 @@
 """Checkpoints of a run: written by orbax while training goes on, whole or not at all.
 
-Orbax writes each process's part of the arrays and makes a checkpoint appear at once. What is here
-decides which are kept, notes a checksum of each, and says which one is damaged, half written or of
-another model.
+Orbax writes each process's part of the arrays, and renames the folder of a step at the end. What is
+here decides who may write, which steps are kept, and which one is damaged or of another run.
 """
 
-import base64
-import hashlib
-import json
+import errno
+import gc
+import logging
 import math
 import os
+import shutil
 import threading
-import time
-from collections.abc import Iterator
+import warnings
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxnet.checks import at_least, one_of
-from jaxnet.core import path_name
+from jaxnet.core import PyTree
 from jaxnet.extras import extra
-from jaxnet.files import file_path, replacing
+from jaxnet.files import file_path
+from jaxnet.lock import Held
 from jaxnet.training import preemption
 from jaxnet.training.epoch import Epoch, Place
 from jaxnet.training.placement import agreed
+from jaxnet.training.stored import (
+    SUMS,
+    by_first,
+    check_like,
+    damage,
+    place_from_json,
+    read_run,
+    run_to_json,
+    seal,
+)
 from jaxnet.training.trainer import TrainState
 from jaxnet.warn import warn
 
-SUMS = "checksums.json"  # of the files of a checkpoint, beside them
 HALF = ".orbax-checkpoint-tmp"  # how orbax names what it has not finished
+LOGGERS = "absl", "asyncio"  # of orbax's threads
+REMOVED = ".removed"  # how we name what we have not finished to remove
 
 
 class Checkpoints:
@@ -45,15 +56,21 @@ class Checkpoints:
     end the process: `fit` yields once more at the next step, its loop ends, what was saved is
     written, and the process exits with code 143.
 
+    One run writes to a folder at a time. The first `save` takes a lock, which lasts until `close`
+    or the end of the process, however it ends; a second run that saves raises an error that names
+    the first. The lock keeps out other hosts too if the file system has locks for all of them, as
+    NFS 4 has. An object that only reads takes no lock, and changes nothing in the folder.
+
     Args:
-      folder: such as "runs/a"; made where it is missing.
-      keep: number of newest checkpoints to keep.
-      best: a name among `epoch.scalars()`, such as "test/loss": the best by it is kept as well.
+      folder: Folder such as "runs/a"; the first `save` makes it.
+      keep: Number of newest checkpoints to keep.
+      best: A name among `epoch.scalars()`, such as "test/loss": the best by it is kept as well.
       mode: "min" or "max", which values of `best` are better.
 
     Raises:
-      ImportError: without orbax-checkpoint, of the extra "runs".
-      ValueError: for another mode, and less than one checkpoint to keep.
+      ImportError: Without orbax-checkpoint, of the extra "runs".
+      NotADirectoryError: If `folder` is a file.
+      ValueError: For another mode, or less than one checkpoint to keep.
 
     Example:
       >>> import tempfile
@@ -83,27 +100,37 @@ class Checkpoints:
             raise TypeError(f"Checkpoints: best must name a metric, got {best!r:.60}")
         self._orbax = extra("orbax.checkpoint", "orbax-checkpoint", "Checkpoints", "runs")
         self.folder = Path(os.path.abspath(file_path("Checkpoints", folder, "folder")))
-        self._name, self._mode = best, mode
-        self._report_half_written()
-        policy = self._orbax.checkpoint_managers
-        policies = [policy.LatestN(keep)]
-        if best is not None:
-            of = {"get_metric_fn": self._score, "reverse": mode == "min", "n": 1}
-            policies.append(policy.BestN(**of))
-        options = self._orbax.CheckpointManagerOptions(
-            preservation_policy=policy.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
-        )
-        self._manager = self._orbax.CheckpointManager(self.folder, options=options)
-        self._sums: threading.Thread | None = None
+        for place in (self.folder, *self.folder.parents):
+            if place.exists() and not place.is_dir():
+                raise NotADirectoryError(f"Checkpoints: {place} is a file; name a folder")
+        self._keep, self._name, self._mode = keep, best, mode
+        self._at: int | None = None  # the step that the run of this object has reached
+        self._damaged: set[int] = set()  # what `newest` passed over
+        self._scores: dict[int, float] = {}
+        self._held: Held | None = None  # by the first process
+        self._writer: Any = None  # orbax's, once something was saved
+        self._writing = 0  # the step
+        self._thread: threading.Thread | None = None  # which waits until it is written
+        self._error: BaseException | None = None  # of that thread
         self._stack = ExitStack()
 
     def save(self, epoch: Epoch) -> bool:
-        """Saves the train_state and place of an epoch; returns whether it was not there yet.
+        """Save the train_state and place of an epoch.
+
+        Args:
+          epoch: An epoch of `fit`.
+
+        Returns:
+          Whether it was saved; False if this very train_state is in the folder already.
 
         Raises:
-          TypeError: for something else than an Epoch.
-          ValueError: where the epoch has no metric of the name that `best` asks for.
+          TypeError: For anything but an Epoch.
+          ValueError: If the epoch has no metric of the name that `best` asks for. If the folder has
+            checkpoints of another run, or later ones, that the epoch does not continue: name a new
+            folder, or continue from `newest`.
+          BlockingIOError: If another run is writing to the folder; an OSError in several processes.
+          OSError: If the folder cannot be written, or this or the last checkpoint could not, for
+            example because the disk is full. The earlier ones stay whole.
         """
         if not isinstance(epoch, Epoch):
             raise TypeError(f"Checkpoints.save: expected an Epoch, got {type(epoch).__name__}")
@@ -113,75 +140,106 @@ class Checkpoints:
                 f"Checkpoints.save: best={self._name!r} is not among the epoch's scalars: "
                 f"{', '.join(scalars)}"
             )
-        if epoch.step in self._manager.all_steps():
+        self._wait()
+        if not self._is_new(epoch, by_first(self._prepared)):
             return False
-        place = epoch.place or Place(epoch.number, 0, 0, 0)
-        run = {
-            "place": _place_to_json(place),
-            "leaves": _described(epoch.train_state),
-            "processes": jax.process_count(),
-        }
-        args = self._orbax.args
+        place = epoch.place or Place(epoch.number, 0, epoch.step, 0)
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        self._join()
-        saved = self._manager.save(
-            epoch.step,
-            args=args.Composite(
-                train_state=args.StandardSave(epoch.train_state), run=args.JsonSave(run)
-            ),
-            metrics=finite,
-            force=True,
+        run = run_to_json(epoch.train_state, place, finite)
+        self._scores.pop(epoch.step, None)
+        args = self._orbax.args
+        args = args.Composite(
+            train_state=args.StandardSave(epoch.train_state), run=args.JsonSave(run)
         )
-        if jax.process_index() == 0:
-            self._sums = threading.Thread(target=self._note_sums, args=(epoch.step,), daemon=True)
-            self._sums.start()
-        return bool(saved)
+        self._writing = epoch.step
+        self._clear()  # left by a save that Ctrl-C ended
+        try:
+            self._open().save(self.folder / str(epoch.step), args=args)
+        except Exception as error:
+            self._error = error
+            self._clear()
+            self._wait()
+        self._thread = threading.Thread(target=self._finish)
+        self._thread.start()
+        return True
 
     def newest(self, like: TrainState) -> tuple[TrainState, Place | None]:
-        """The newest train_state and its place; `like` and None where there is no checkpoint.
+        """Return the newest train_state and its place; `like` and None if there is no checkpoint.
+
+        A damaged checkpoint is named in a warning and passed over; the next `save` renames it to
+        end in ".damaged".
 
         Args:
-          like: a train_state, or its specs, of the same structure and shapes; arrays come to where
+          like: A train_state, or its specs, of the same structure and shapes; arrays come to where
             those of `like` lie.
 
         Raises:
-          ValueError: for checkpoints of another model, by the paths that differ, and where all of
-            them are damaged; one that is damaged is named in a warning, set aside and passed over.
+          TypeError: If `like` is not a TrainState.
+          ValueError: For checkpoints of another model, another optimizer or another version of
+            jaxnet, and if all of them are damaged.
         """
-        steps = sorted(self._steps(), reverse=True)
-        for step in steps:
-            if (problem := self._damage(step)) is None:
-                return self._restore(step, like)
-            self._set_aside(step, problem)
-        if steps:
+        _check_like(like)
+        self._wait()
+        passed: set[int] = set()
+        while steps := [step for step in self._steps() if step not in passed]:
+            step = max(steps)  # listed again each time: a run that writes may have removed some
+            passed.add(step)
+            found = self._read(step, like)
+            if not isinstance(found, str):
+                return found
+            if step in self._steps():
+                self._damaged.add(step)
+                warn(
+                    f"Checkpoints: {self.folder / str(step)} is damaged and passed over ({found}); "
+                    f"the next save renames it to {step}.damaged"
+                )
+        if passed:
             raise ValueError(
-                f"Checkpoints: all checkpoints in {self.folder} were damaged; they were renamed to "
-                "end in .damaged, so that another call starts from the beginning"
+                f"Checkpoints: all checkpoints in {self.folder} are damaged. Name another folder, "
+                "or remove this one, to start from the beginning"
             )
         return like, None
 
     def best(self, like: TrainState) -> tuple[TrainState, Place | None]:
-        """The train_state with the best value of the metric, and its place; else as `newest`.
+        """Return the train_state with the best value of the metric, and its place.
+
+        Args:
+          like: As for `newest`.
 
         Raises:
-          ValueError: as `newest`; where no metric was named, where there is no checkpoint, and
-            where the best one is damaged.
+          TypeError: If `like` is not a TrainState.
+          ValueError: As `newest`; if no metric was named, if there is no checkpoint, and if the
+            best one is damaged.
         """
+        _check_like(like)
         if self._name is None:
             raise ValueError('Checkpoints.best: name a metric: Checkpoints(..., best="test/loss")')
-        steps = self._steps()
-        if not steps:
-            raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
-        sign = 1 if self._mode == "max" else -1
-        step = max(steps, key=lambda step: sign * self._score(self._manager.metrics(step)))
-        if (problem := self._damage(step)) is not None:
-            raise ValueError(f"Checkpoints.best: {self.folder / str(step)} is damaged: {problem}")
-        return self._restore(step, like)
+        self._wait()
+        while True:
+            step = by_first(lambda: self._best_of(self._listed()))
+            if step is None:
+                raise ValueError(f"Checkpoints.best: there is no checkpoint in {self.folder}")
+            found = self._read(step, like)
+            if not isinstance(found, str):
+                return found
+            if step in self._steps():  # a run that writes did not remove it meanwhile
+                place = self.folder / str(step)
+                raise ValueError(f"Checkpoints.best: {place} is damaged: {found}")
 
     def close(self) -> None:
-        """Waits until all is written."""
-        self._join()
-        self._manager.close()
+        """Wait until all is written, and let go of the lock.
+
+        Raises:
+          OSError: If the last checkpoint could not be written.
+        """
+        try:
+            self._wait()
+        finally:
+            if self._writer is not None:
+                self._drop()
+            if self._held is not None:
+                self._held.close()
+                self._held = None
 
     def __enter__(self) -> "Checkpoints":
         self._stack.enter_context(preemption.listening())
@@ -191,174 +249,262 @@ class Checkpoints:
         with self._stack:  # which exits the process where it was asked to stop
             self.close()
 
-    def _score(self, metrics: Any) -> float:
-        """The value of the named metric; one that is not finite is the worst."""
-        worst = math.inf if self._mode == "min" else -math.inf
-        return float((metrics or {}).get(self._name, worst))
+    def _listed(self) -> list[int]:
+        with suppress(FileNotFoundError):
+            return sorted(int(place.name) for place in self.folder.iterdir() if _is_step(place))
+        return []
 
     def _steps(self) -> list[int]:
-        self._join()
-        self._manager.wait_until_finished()
-        return list(self._manager.all_steps())
+        """The steps in the folder, the same in all processes."""
+        return by_first(self._listed)
 
-    def _join(self) -> None:
-        if self._sums is not None:
-            self._sums.join()
+    def _score(self, step: int) -> float:
+        """The value of the named metric, larger is better; one that is not finite is the worst."""
+        if step not in self._scores:
+            found = None
+            with suppress(OSError, ValueError):
+                found = read_run(self.folder / str(step))["scalars"].get(self._name)
+            sign = 1 if self._mode == "max" else -1
+            self._scores[step] = -math.inf if found is None else sign * found
+        return self._scores[step]
 
-    def _note_sums(self, step: int) -> None:
-        """Writes the checksums of a checkpoint once it is whole, in a thread."""
-        while self._manager.is_saving_in_progress():
-            time.sleep(0.02)
-        with suppress(OSError):  # such as where it was removed meanwhile
+    def _best_of(self, steps: list[int]) -> int | None:
+        return max(steps, key=self._score, default=None)
+
+    def _prepared(self) -> list[int]:
+        """The steps in the folder, once nobody else writes there and what is broken is aside."""
+        if self._held is None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._told(error) from None
+            self._held = Held("Checkpoints.save", self.folder)
+            self._clean()
+        for step in self._damaged:
             place = self.folder / str(step)
-            sums = json.dumps(dict(_sums(place))).encode()
-            with replacing("Checkpoints", place / SUMS) as file:
-                file.write(sums)
+            aside = place.with_name(f"{step}.damaged")
+            # Another run may have written it again since it was found damaged.
+            if damage(place) is not None or not (place / SUMS).exists():
+                shutil.rmtree(aside, ignore_errors=True)  # the same step was damaged before
+                with suppress(FileNotFoundError):
+                    place.rename(aside)
+        self._damaged.clear()
+        return self._listed()
 
-    def _damage(self, step: int) -> str | None:
-        """What is wrong with the files of a checkpoint, the same in all processes."""
-        problem = _difference(self.folder / str(step)) if jax.process_index() == 0 else None
-        damaged, _ = agreed(problem is not None, False)
-        return (problem or "its files were changed") if damaged else None
+    def _clean(self) -> None:
+        """Removes what stopped processes left."""
+        for place in sorted(self.folder.iterdir()):
+            if HALF in place.name:
+                warn(
+                    f"Checkpoints: {place} is half written, since its writer was stopped; it is "
+                    "removed, and the one before it counts"
+                )
+            if HALF in place.name or place.name.endswith(REMOVED):
+                shutil.rmtree(place, ignore_errors=True)
 
-    def _set_aside(self, step: int, problem: str) -> None:
-        place = self.folder / str(step)
-        aside = place.with_name(f"{step}.damaged")
-        warn(
-            f"Checkpoints: {place} is damaged and passed over ({problem}); it is renamed to "
-            f"{aside.name}"
+    def _is_new(self, epoch: Epoch, steps: list[int]) -> bool:
+        """Whether an epoch is to be saved; raises if another run's checkpoints would hide it."""
+        if not steps:
+            return True
+        last = steps[-1]
+        if epoch.step in steps and self._holds(epoch):
+            return False
+        began = epoch.place.start if epoch.place is not None else epoch.step
+        if epoch.step > last and (self._at == last or began >= last):
+            return True
+        raise ValueError(
+            f"Checkpoints.save: {self.folder} has a checkpoint of step {last}, and the epoch to be "
+            f"saved, at step {epoch.step}, does not continue from it, so `newest` would return the "
+            "other run. For a new run, name a new folder. To continue that run, begin with "
+            "train_state, place = kept.newest(train_state) and pass both to fit(..., place=place)"
         )
-        if jax.process_index() == 0:
-            place.rename(aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("a damaged checkpoint was set aside")
-        self._manager.reload()
 
-    def _report_half_written(self) -> None:
-        for place in sorted(self.folder.glob(f"*{HALF}*")):
-            warn(
-                f"Checkpoints: {place} is half written, since its writer was stopped; it is "
-                "removed, and the one before it counts"
+    def _holds(self, epoch: Epoch) -> bool:
+        """Whether the folder has this very train_state."""
+        try:
+            stored, _ = self._restore(epoch.step, epoch.train_state)
+            other = _bits(stored) != _bits(epoch.train_state)
+        except (_Unreadable, ValueError):
+            other = True
+        return not agreed(0, other)[1]
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            options = self._orbax.AsyncOptions(
+                # In the first process, before orbax renames the folder: the checksums are there if
+                # and only if the checkpoint is.
+                post_finalization_callback=lambda: seal(self._half()),
+                create_directories_asynchronously=False,  # so that a full disk raises at once
             )
+            handler = self._orbax.CompositeCheckpointHandler()
+            self._writer = self._orbax.AsyncCheckpointer(handler, async_options=options)
+            for name in LOGGERS:
+                logging.getLogger(name).addFilter(_is_heard)
+        return self._writer
+
+    def _half(self) -> Path:
+        name = f"{self._writing}{HALF}"
+        return next(self.folder.glob(f"{name}*"), self.folder / name)
+
+    def _drop(self) -> None:
+        with suppress(Exception):  # what it has to say was said by `save`
+            if self._writer is not None:
+                self._writer.close()
+        self._writer = None
+        for name in LOGGERS:
+            logging.getLogger(name).removeFilter(_is_heard)
+
+    def _finish(self) -> None:
+        """Waits until a checkpoint is written and removes old ones, in a thread."""
+        try:
+            self._writer.wait_until_finished()
+            self._at = self._writing
+            if jax.process_index() == 0:
+                self._prune()
+        except BaseException as error:
+            self._error = error
+            self._clear()
+
+    def _prune(self) -> None:
+        steps = self._listed()
+        kept = set(steps[-self._keep :])
+        if self._name is not None:
+            kept.add(self._best_of(steps))  # type: ignore[arg-type]
+        for step in set(steps) - kept:
+            gone = self.folder / f"{step}{REMOVED}"  # so that no reader sees the half of it
+            with suppress(OSError):  # the new one is written all the same
+                (self.folder / str(step)).rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def _clear(self) -> None:
+        """Removes what a failed save left."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self._half(), ignore_errors=True)
+
+    def _wait(self) -> None:
+        """Waits for the last save; raises if it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            told = self._told(self._error, self._writing)  # orbax's has hundreds of lines
+            self._error = None
+            with warnings.catch_warnings(action="ignore"):
+                gc.collect()  # asyncio reports what nobody asked for when it is collected
+            self._drop()
+            self._clear()  # again: threads of orbax may have written on
+            raise told
+
+    def _told(self, error: BaseException, step: int | None = None) -> BaseException:
+        """The error of a file in one sentence; another one as it is."""
+        number = _errno_of(error)
+        if number is None:
+            return error
+        lost = whole = ""
+        if step is not None:
+            steps = [str(s) for s in self._listed() if damage(self.folder / str(s)) is None]
+            lost = f"; step {step} was not saved"
+            whole = ". There is no other checkpoint"
+            if steps:
+                whole = f". Of the checkpoints, {', '.join(steps)} are whole"
+                whole = whole if steps[1:] else f". The checkpoint of step {steps[0]} is whole"
+        reason = os.strerror(number)
+        told = OSError(
+            f"Checkpoints: {self.folder} cannot be written: {reason[0].lower()}{reason[1:]}{lost}"
+            f"{whole}"
+        )
+        told.errno = number
+        return told
+
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, Place] | str:
+        """A checkpoint, which the run of this object then continues, or what is wrong with it."""
+        place = self.folder / str(step)
+        if (problem := by_first(lambda: damage(place))) is not None:
+            return problem
+        try:
+            found = self._restore(step, like)
+        except _Unreadable as error:
+            return str(error)
+        self._at = step
+        return found
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Place]:
-        if not isinstance(like, TrainState):
-            raise TypeError(
-                "Checkpoints: like must be a TrainState, as trainer.init returns it, got "
-                f"{type(like).__name__}"
-            )
+        place = self.folder / str(step)
+        try:
+            stored = by_first(lambda: read_run(place))
+        except OSError as error:
+            raise _Unreadable(f"it cannot be read: {error}") from None
+        check_like(place, stored, like)
         args = self._orbax.args
-        only_run = args.Composite(run=args.JsonRestore())
-        run = self._manager.restore(step, args=only_run)["run"]
-        if differences := _compared(run["leaves"], _described(like)):
-            raise ValueError(
-                f"Checkpoints: {self.folder / str(step)} is of another model:\n"
-                + "\n".join(f"  {line}" for line in differences)
-                + "\nName another folder for this one"
-            )
         wanted = args.Composite(train_state=args.StandardRestore(jax.tree.map(_spec, like)))
-        train_state = self._manager.restore(step, args=wanted)["train_state"]
-        return train_state, _place_from_json(run["place"], run["processes"])
+        reader = self._orbax.Checkpointer(self._orbax.CompositeCheckpointHandler())
+        try:
+            train_state = reader.restore(place, args=wanted)["train_state"]
+        except Exception as error:
+            if (place / SUMS).exists():  # its files are as they were written
+                raise
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            raise _Unreadable(f"it cannot be read: {words[0]:.200}") from None
+        return train_state, place_from_json(stored)
+
+
+class _Unreadable(Exception):
+    """A checkpoint without checksums that orbax cannot read, or that was removed meanwhile."""
+
+
+def _check_like(like: Any) -> None:
+    if not isinstance(like, TrainState):
+        raise TypeError(
+            "Checkpoints: like must be a TrainState, as trainer.init returns it, got "
+            f"{type(like).__name__}"
+        )
+
+
+def _is_step(place: Path) -> bool:
+    return place.name.isdecimal() and place.is_dir()
+
+
+def _is_heard(record: logging.LogRecord) -> bool:
+    """Not what the threads of orbax log of a disk that cannot be written: `_wait` raises it."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or _errno_of(error) is None
+
+
+# What the errors of orbax and tensorstore say that are not an OSError.
+_WORDS = {
+    errno.ENOSPC: ("RESOURCE_EXHAUSTED", "No space left"),
+    errno.EDQUOT: ("quota exceeded",),
+    errno.EFBIG: ("File too large",),
+    errno.EROFS: ("Read-only file system",),
+    errno.EACCES: ("PERMISSION_DENIED", "Permission denied"),
+}
+
+
+def _errno_of(error: BaseException) -> int | None:
+    """The number of the system's error behind an error; None if it is another one."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno is not None:
+            return chain.errno
+        for number, words in _WORDS.items():
+            if any(word in str(chain) for word in words):
+                return number
+        chain = chain.__cause__ or chain.__context__
+    return None
+
+
+def _bits(tree: PyTree) -> list[bytes]:
+    """The bytes of all arrays, of sharded ones the part of this process."""
+    found = []
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
+            found += [np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards]
+        else:
+            found.append(np.asarray(leaf).tobytes())
+    return found
 
 
 def _spec(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
-
-
-def _described(train_state: TrainState) -> dict[str, str]:
-    """Shape and dtype of each array, by path."""
-    named = jax.tree_util.tree_leaves_with_path(train_state)
-    return {path_name(path): f"{tuple(leaf.shape)} {leaf.dtype}" for path, leaf in named}
-
-
-def _compared(stored: dict[str, str], wanted: dict[str, str]) -> list[str]:
-    found = []
-    for path in wanted | stored:  # in the order of the train_state
-        have, need = (of.get(path, "nothing") for of in (stored, wanted))
-        if have != need:
-            found.append(f"{path}: needs {need}, has {have}")
-    return found[:8] + ([f"and {len(found) - 8} more"] if len(found) > 8 else [])
-
-
-def _sums(place: Path) -> Iterator[tuple[str, str]]:
-    for file in sorted(place.rglob("*")):
-        if file.is_file() and file.name != SUMS:
-            with open(file, "rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            yield file.relative_to(place).as_posix(), digest
-
-
-def _difference(place: Path) -> str | None:
-    """How a checkpoint differs from its checksums; without them orbax alone vouches for it."""
-    try:
-        stored = json.loads((place / SUMS).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return f"{SUMS} is broken"
-    found = dict(_sums(place))
-    missing = sorted(stored.keys() - found.keys())
-    changed = sorted(name for name in stored if name in found and stored[name] != found[name])
-    for word, names in (("is missing", missing), ("was changed", changed)):
-        if names:
-            return f"{names[0]} {word}" + (f", and {len(names) - 1} more" if names[1:] else "")
-    return None
-
-
-def _place_to_json(place: Place) -> dict[str, Any]:
-    key = None if place.key is None else np.asarray(place.key).tolist()
-    return place._asdict() | {"key": key, "loader": _of_all_processes(_state_to_text(place.loader))}
-
-
-def _place_from_json(stored: dict[str, Any], processes: int) -> Place:
-    key, loaders = stored["key"], stored["loader"]
-    now = jax.process_count()
-    if processes != now and any(loader is not None for loader in loaders):
-        raise ValueError(
-            f"Checkpoints: the run read its data in {processes} processes, each at its own place, "
-            f"and there are {now}; resume with {processes}, or pass place=None to start its pass "
-            "again"
-        )
-    loader = loaders[jax.process_index()] if processes == now else None
-    return Place(**stored)._replace(
-        key=None if key is None else np.array(key, np.uint32),
-        loader=None if loader is None else _state_from_text(loader),
-    )
-
-
-def _state_to_text(state: Any) -> str | None:
-    """The state of an iterator: bytes, or what JSON holds."""
-    if state is None:
-        return None
-    if isinstance(state, bytes):
-        return "bytes:" + base64.b64encode(state).decode()
-    try:
-        return "json:" + json.dumps(state, default=_number)
-    except TypeError as error:
-        raise TypeError(
-            f"Checkpoints.save: the state of the loader must be bytes or JSON: {error}"
-        ) from None
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"got {type(value).__name__}")
-
-
-def _state_from_text(text: str) -> Any:
-    kind, _, words = text.partition(":")
-    return base64.b64decode(words) if kind == "bytes" else json.loads(words)
-
-
-def _of_all_processes(text: str | None) -> list[str | None]:
-    """The text of each process, by its index."""
-    if jax.process_count() == 1:
-        return [text]
-    words = np.frombuffer(b"" if text is None else text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.int32(len(words))).ravel()
-    padded = np.zeros(max(int(lengths.max()), 1), np.uint8)
-    padded[: len(words)] = words
-    rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
-    texts = [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
-    return [each or None for each in texts]

@@ -19,6 +19,8 @@ class Place(NamedTuple):
       key: (n,) uint32, from which the order of this pass is drawn; None for a stream and between
         two passes.
       loader: state of the iterator behind a stream, if it has one (grain's have); else None.
+      run: Description of the objective, the optimizer and the data, which `fit` compares when the
+        run is resumed; None without one.
     """
 
     epoch: int
@@ -27,6 +29,7 @@ class Place(NamedTuple):
     size: int
     key: np.ndarray | None = None
     loader: Any = None
+    run: dict[str, Any] | None = None
 
 
 class Epoch(NamedTuple):

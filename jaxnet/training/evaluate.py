@@ -234,10 +234,19 @@ def predict_program(net: Layer, size: int, split: tuple | None, where: tuple | N
     def run(params, state, x):
         count = jax.tree.leaves(x)[0].shape[0]
         steps = -(-count // size)
-        y = jax.lax.map(
-            lambda batch: net.apply(params, state, batch)[0],
-            stay(_batches(x, steps, size), split),
-        )
+
+        def outputs(batch):
+            y, _ = net.apply(params, state, batch)
+            for leaf in jax.tree.leaves(y):
+                if jnp.shape(leaf)[:1] != (size,):
+                    raise ValueError(
+                        f"predict: expected one output per example from {net.name}, (batch, ...), "
+                        f"got {jnp.shape(leaf)} for {size} examples. Keep the batch axis first; "
+                        "for one value of all examples, write net.apply(params, state, x)"
+                    )
+            return y
+
+        y = jax.lax.map(outputs, stay(_batches(x, steps, size), split))
         return jax.tree.map(lambda a: a.reshape(steps * size, *a.shape[2:])[:count], y)
 
     _PROGRAMS[place] = jax.jit(automatic(run, split or where))

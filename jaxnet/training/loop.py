@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least
+from jaxnet.checks import as_array, at_least, check_arrays, check_options
 from jaxnet.core import Memo, PyTree
 from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
+from jaxnet.training.described import check_run, describe_run
 from jaxnet.training.epoch import Epoch, Place
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
 from jaxnet.training.placement import places
@@ -102,6 +103,14 @@ def fit(
         raise TypeError(
             f"fit: expected a TrainState from trainer.init, got {type(train_state).__name__}"
         )
+    check_options("fit", shuffle=shuffle)
+    check_arrays("fit: train_state", train_state)
+    as_array("fit", "train_state.step", train_state.step, "()", "integers")
+    key = getattr(train_state.key, "dtype", None)
+    if key != np.uint32 and not jnp.issubdtype(key, jax.dtypes.prng_key):
+        raise TypeError(
+            f"fit: train_state.key must be that of trainer.init, got {train_state.key!r:.60}"
+        )
     if evaluate is not None:
         if trainer.objective is None:
             raise ValueError("fit: evaluate= needs a trainer from jn.trainer, with an objective")
@@ -116,7 +125,7 @@ def fit(
                 "it again; write steps=..., or pass an object whose __iter__ starts over for each "
                 "epoch"
             )
-        source = Stream(trainer, data, batch_size)
+        source, about = Stream(trainer, data, batch_size), describe_run(trainer, None, None)
     else:
         data = on_device(data, "fit: data")
         with explain_reuse():
@@ -129,12 +138,15 @@ def fit(
                     "truncated_bptt, so each batch must continue the one before. Pass shuffle=False"
                 )
         source = Resident(trainer, train_state, data, batch_size, shuffle)
+        about = describe_run(trainer, data, shuffle)
     with explain_reuse():
         step = int(train_state.step)
     if place is None:
-        place = Place(step // source.steps if source.steps else 0, 0, step, 0)
+        place = Place(step // source.steps if source.steps else 0, 0, step, 0, run=about)
     else:
         source.resume(place)
+        check_run(place.run, about)
+        place = place._replace(run=about)
         made = step - place.start
         if source.steps and trainer.update and made != _steps_to(place, source.steps):
             raise ValueError(

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.checks import a_function, at_least
+from jaxnet.checks import a_function, at_least, check_arrays, check_options
 from jaxnet.core import Layer, Memo, Params, PyTree, function_name
 from jaxnet.keywords import explain_keywords
 from jaxnet.markup import html_table
@@ -212,15 +212,16 @@ def sweep(
     began = time.perf_counter()
     at_least("sweep", "epochs", epochs)
     at_least("sweep", "batch_size", batch_size)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("sweep: expected at least one seed, got none")
-    settings = _settings(grid or {})
+    check_options("sweep", shuffle=shuffle, own_data=own_data)
+    seeds = _seeds(seeds)
+    settings = _settings({} if grid is None else grid)
     _check_optimizer(optimizer, settings[0])
     make = optax.inject_hyperparams(optimizer) if grid else optimizer
     trainer = make_trainer(objective, make(**settings[0]))
     data = on_device(data, "sweep: data")
     test = None if evaluate is None else on_device(evaluate, "sweep: evaluate")
+    if params is not None:
+        check_arrays("sweep: params", params)
     for what, tree in (("data", data if own_data else None), ("params", params)):
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
         if sizes - {(len(seeds),)}:
@@ -336,7 +337,26 @@ def _start(objective, make, data, settings, seeds, params) -> TrainState:
     )
 
 
+def _seeds(seeds: Any) -> list[int]:
+    if isinstance(seeds, Sequence | np.ndarray | jax.Array) and not isinstance(seeds, str | bytes):
+        seeds = seeds if isinstance(seeds, Sequence) else np.asarray(seeds).tolist()
+        for seed in seeds:
+            at_least("sweep", "seeds", seed, -(2**63))
+        found = [int(seed) for seed in seeds]
+    else:
+        at_least("sweep", "seeds", seeds, 0)
+        found = list(range(seeds))
+    if not found:
+        raise ValueError("sweep: expected at least one seed, got none")
+    return found
+
+
 def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    if not isinstance(grid, Mapping):
+        raise TypeError(
+            "sweep: grid must be a dict such as {'learning_rate': [0.1, 0.01]}, got "
+            f"{type(grid).__name__}"
+        )
     for name, values in grid.items():
         numbers = np.asarray(values)
         if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iuf":

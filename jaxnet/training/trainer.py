@@ -10,7 +10,7 @@ import optax
 
 from jaxnet.checks import at_least, is_traced
 from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
-from jaxnet.core.messages import all_native
+from jaxnet.core.messages import all_native, check_key
 from jaxnet.keywords import explain_keywords
 from jaxnet.markup import html_line
 from jaxnet.memory import keep_by_default
@@ -126,6 +126,7 @@ def trainer(
     start = jax.jit(lambda params: strong(optimizer.init(params)))  # eager zeros compile per shape
 
     def init(key: jax.Array, batch: PyTree) -> TrainState:
+        check_key(key, "trainer.init")
         params, state = strong(objective.init(child_key(key, "init"), _specs(batch)))
         train_key = child_key(key, "train")
         if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):

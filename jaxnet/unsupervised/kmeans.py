@@ -87,7 +87,7 @@ def kmeans(
     at_least("kmeans", "iterations", iterations)
     within("kmeans", "tolerance", tolerance, "[0, inf)")
     x = check_examples(x, features, "kmeans", limit=0)
-    seed = int(jax.random.bits(key))
+    seed = int(jax.random.bits(key, dtype=jnp.uint32))  # 64 bits by default in x64
     cluster = extra("sklearn.cluster", "scikit-learn", "kmeans")
     model = cluster.KMeans(
         features, n_init=1, max_iter=iterations, tol=tolerance, random_state=seed

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @style()
 def boxes(
     x: Any,
-    found: Mapping[str, Any] | None = None,
+    found: Mapping[str, Any] | tuple[Any, ...] | None = None,
     truth: Mapping[str, Any] | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -28,9 +28,11 @@ def boxes(
 
     Args:
       x: (images, height, width, 1 or 3), in [0, 1].
-      found: predictions: "boxes" (images, n, 4), (top, left, bottom, right) relative to the image
-        size, "classes" (images, n), -1 for padding, and optionally "scores" (images, n).
-      truth: ground truth: "boxes" (images, m, 4) and "classes" (images, m), -1 for padding.
+      found: Predictions: what `jn.models.yolo_detect` returns, or a dict of "boxes" (images, n, 4),
+        (top, left, bottom, right) relative to the image size, "classes" (images, n), -1 for
+        padding, and optionally "scores" (images, n).
+      truth: Ground truth: "boxes" (images, m, 4) and "classes" (images, m), -1 for padding, such as
+        the result of `jn.data.pad_boxes`.
       names: of the classes; their numbers by default.
       columns: images per row; about square by default.
 

@@ -41,6 +41,9 @@ def sliding_window(
         raise ValueError(
             f"sliding_window: the filter {kernel.shape} must fit into the image {image.shape}"
         )
+    if not isinstance(at, tuple | list) or len(at) != 2:
+        raise TypeError(f"sliding_window: at must be a pair (row, column), got {at!r:.60}")
+    at = (at[0], at[1])
     for what, place, size in (("row", at[0], rows), ("column", at[1], columns)):
         at_least("sliding_window", what, place, 0)
         if place >= size:

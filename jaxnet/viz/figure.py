@@ -125,7 +125,7 @@ def texts(who: str, what: str, given: Any, count: int | None = None, per: str = 
 
 
 def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
-    """A mapping as a dict; raises for anything else.
+    """A mapping or a NamedTuple as a dict; raises for anything else.
 
     Example:
       >>> a_dict("heatmap", "maps", [1], "name -> maps")
@@ -133,6 +133,7 @@ def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
       ...
       TypeError: heatmap: maps must be a dict of name -> maps, got list
     """
+    given = getattr(given, "_asdict", lambda: given)()
     if not isinstance(given, Mapping):
         raise TypeError(f"{who}: {what} must be a dict of {form}, got {type(given).__name__}")
     return dict(given)

@@ -70,6 +70,12 @@ def test_names_are_words(name):
     (lambda: jn.Layer(jnp.tanh, {}, "a"), r"Layer: apply must be a function of \(params, state, x"),
     (lambda: jn.stateless(jnp.tanh, jnp.tanh, "a", kind=3), "Layer: kind must be a word, got 3"),
     (lambda: jn.compose(jnp.tanh, name=3), "compose: name must be a word"),
+    (lambda: jn.compose(lambda: 0), r"compose: expected a function forward\(m, x\), got lambda, w"),
+    (lambda: jn.compose(jnp.tanh), r"compose: .* tanh, .* of x alone, write jn.serial\(funct"),
+    (
+        lambda: jn.serial(lambda: 0).apply({}, {}, jnp.ones(3)),
+        "^lambda: must be a function of one argument, x",
+    ),
     (lambda: jn.spec(3), "spec: the shape must be a tuple of integers, got 3"),
     (lambda: jn.spec((2.5,)), r"spec: the shape must be a tuple of integers, got \(2.5,\)"),
     (lambda: jn.spec((3,), "wide"), "spec: dtype must be one of JAX, such as jnp.float32, got 'wi"),

@@ -189,3 +189,19 @@ def test_chain_gives_each_a_key_of_its_own():
     x = jnp.ones((50, 6, 6, 1))
     y = chain(cutout(2), cutout(2))(jax.random.key(0), x)
     assert float((y == 0).sum()) > 1.5 * float((cutout(2)(jax.random.key(0), x) == 0).sum())
+
+
+def test_color_of_images_in_other_units():
+    """A ramp from 0 to 255 was clipped to a white image; 0 to 1 and a little more is right."""
+    ramp = np.linspace(0, 1, 48, dtype=np.float32).reshape(1, 4, 4, 3)
+
+    def jitter(x):
+        return color_jitter(brightness=0.1)(jax.random.key(0), x)
+
+    for foreign in (255 * ramp, (ramp - 0.5) * 4):
+        with pytest.raises(ValueError, match=r"color_jitter: images must be in \[0, 1\].*x / 255"):
+            jitter(foreign)
+        assert jnp.isnan(jax.jit(jitter)(foreign)).all()
+    over = jax.jit(jitter)(1.2 * ramp - 0.1)
+    np.testing.assert_array_equal(over, jitter(1.2 * ramp - 0.1))
+    assert over.min() == 0 and over.max() == 1 and np.ptp(jitter(0.9 * ramp)) > 0.8

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from jaxnet.data import CELLS, bccd, tfds
-from jaxnet.data.bccd import pad_boxes
 
 pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 
@@ -51,21 +50,6 @@ def test_the_whole_size_is_as_stored(few):
     (x, _), *_ = bccd(size=(480, 640), data_dir=folder)
     raw = load("bccd", "train", data_dir=folder)
     np.testing.assert_allclose(x[:2], raw["image"][:2] / 255, rtol=1e-6)
-
-
-def test_boxes_without_height_or_width_are_left_out():
-    boxes = [
-        np.array([[0, 0, 0, 0], [0.1, 0.2, 0.3, 0.5], [0.1, 0.2, 0.1, 0.5], [0.1, 0.2, 0.4, 0.2]]),
-        np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5]]),
-        np.zeros((0, 4)),
-    ]
-    targets = pad_boxes(boxes, [np.array([0, 2, 1, 1]), np.array([1, 0]), np.array([])])
-    assert targets["classes"].tolist() == [[2, -1], [1, 0], [-1, -1]]
-    np.testing.assert_allclose(targets["boxes"][0], [[0.1, 0.2, 0.3, 0.5], [0, 0, 0, 0]])
-    assert not targets["boxes"][2].any()
-    assert pad_boxes(boxes, [np.zeros(4), np.zeros(2), []], most=7)["boxes"].shape == (3, 7, 4)
-    with pytest.raises(ValueError, match="an image has 2 boxes, more than most=1"):
-        pad_boxes(boxes, [np.zeros(4), np.zeros(2), []], most=1)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -53,6 +53,16 @@ def test_the_middle_is_taken_in_its_proportions(tmp_path: Path):
     np.testing.assert_array_equal(image[..., 0] * 255, np.repeat([[100] * 4 + [200] * 4], 8, 0))
 
 
+def test_a_whole_image_is_stretched_so_that_boxes_stay_in_it(tmp_path: Path):
+    pixels = np.repeat([[10] * 4 + [100] * 4 + [200] * 4 + [10] * 4], 8, axis=0)
+    file = write(tmp_path / "a.png", pixels)
+    image = jn.data.read_image(file, (8, 4), channels=1, crop=False)[..., 0] * 255
+    assert image.shape == (8, 4)
+    np.testing.assert_allclose(image, np.repeat([[10, 100, 200, 10]], 8, 0), atol=25)
+    with pytest.raises(TypeError, match="read_image: crop must be True or False"):
+        jn.data.read_image(file, 8, crop=0.5)  # type: ignore[arg-type]
+
+
 def test_turned_as_the_camera_was_held(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter to the right

@@ -255,7 +255,7 @@ def frequencies(n=4000, **options):
         pytest.param({"top_p": 0.75}, [0, 4 / 9, 2 / 9, 3 / 9], id="0.4 + 0.3 + 0.2"),
         pytest.param({"top_p": 1e-6}, [0, 1, 0, 0], id="one at least"),
         pytest.param({"top_k": 3, "top_p": 0.7}, [0, 4 / 7, 0, 3 / 7], id="p among the k: 4/9+3/9"),
-        pytest.param({"top_k": 99, "top_p": 1.0}, P, id="no restriction"),
+        pytest.param({"top_k": 4, "top_p": 1.0}, P, id="no restriction"),
         pytest.param({"temperature": 0.5, "top_p": 0.5}, [0, 1, 0, 0], id="p of p^(1/T): 16/30"),
     ],
 )
@@ -371,6 +371,7 @@ def beaming(**options):
         (drawing(top_p=0.0), r"sample: top_p must be in \(0, 1\], got 0.0"),
         (drawing(top_p=np.nan), "sample: top_p must be in .* got nan"),
         (drawing(top_k=0), "sample: top_k must be at least 1"),
+        (drawing(top_k=99), "sample: top_k must be at most the number of tokens, [0-9]+, got 99"),
         (lambda: sample(fine, (), FIRST, None, length=2), "sample: expected a single key"),
         (lambda: sample(fine, (), FIRST, 3, length=2), "sample: expected a single key"),
     ],

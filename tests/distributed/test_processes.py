@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 START = """
-import json, os, signal, sys, time
+import json, os, signal, sys, time, warnings
 import jax, jax.numpy as jnp, numpy as np, optax, jaxnet as jn
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 
 jax.config.update("jax_enable_x64", True)
@@ -113,6 +114,43 @@ with jn.Checkpoints(folder) as kept:
 print("never")
 """
 
+LOCKED = """
+import pathlib
+from jaxnet.lock import Held
+
+def refused(kept, epoch, words):
+    try:
+        kept.save(epoch)
+    except OSError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
+
+data = put((x, y), 64)
+start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh, sharded)
+one, two = jn.fit(trainer, start, data, epochs=2, batch_size=16)
+pathlib.Path(folder).mkdir(exist_ok=True)
+multihost_utils.sync_global_devices("made")
+held = Held("save", pathlib.Path(folder)) if index == 0 else None
+multihost_utils.sync_global_devices("held")
+with jn.Checkpoints(folder, best="train/loss") as kept:
+    refused(kept, one, "is being written by process")
+    multihost_utils.sync_global_devices("told")
+    if held is not None:
+        held.close()
+    assert kept.save(one) and not kept.save(one) and kept.save(two)
+    assert int(kept.newest(start)[0].step) == int(kept.best(start)[0].step) == 8
+    (pathlib.Path(folder) / "8" / "checksums.json").write_text("[]") if index == 0 else None
+    multihost_utils.sync_global_devices("damaged")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found, place = kept.newest(start)
+    assert "8 is damaged" in str(caught[-1].message) and int(found.step) == 4
+    (two,) = jn.fit(trainer, found, data, epochs=2, batch_size=16, place=place)
+    assert kept.save(two)
+print(int(kept.newest(start)[0].step))
+"""
+
 
 @pytest.mark.long
 @pytest.mark.parametrize(("counts", "rules"), [
@@ -148,3 +186,12 @@ def test_all_stop_at_the_same_step_whoever_is_asked(on_processes, tmp_path):
     first, second = on_processes(program, 2, expect=143)
     assert first == second and 200 < int(first) < 400  # long before the next epoch
     assert str(tmp_path / first) in map(str, tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_lock_and_a_damaged_checkpoint_are_told_in_all_processes(on_processes, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    program = f"folder = {str(tmp_path / 'kept')!r}\n{START}{LOCKED}"
+    assert on_processes(program, 2) == ["8", "8"]
+    names = sorted(place.name for place in (tmp_path / "kept").iterdir())
+    assert names == [".lock", "4", "8", "8.damaged"]

@@ -140,3 +140,5 @@ def test_what_is_no_program_and_no_trace(tmp_path):
         cost_by_layer(jnp.sum)
     with pytest.raises(ValueError, match="no trace in"):
         time_by_layer(lowered.compile(), tmp_path)
+    with pytest.raises(TypeError, match="time_by_layer: trace must be a str or a Path, got object"):
+        time_by_layer(lowered.compile(), object())

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -237,6 +238,35 @@ def test_further_open_sizes():
     close(program(x), jit_apply(net, params, state, x)[0])
     with pytest.raises(ValueError, match="batch must be None for an x with symbolic sizes, got 2"):
         export(net, params, state, jn.spec((batch, 5)), batch=2)
+
+
+def attention(**options):
+    return jn.multi_head_attention(2, causal=True, **options)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        attention(rotary=True),
+        attention(rotary=partial(jn.rotary, size=2, interleaved=True), window=2),
+        pytest.param(
+            jn.transformer_block(
+                2, 12, rotary=True, causal=True, norm=jn.rms_norm, gated=True, kv_heads=1
+            ),
+            marks=pytest.mark.slow,
+        ),
+        jn.sinusoidal_positions(),
+        pytest.param(jn.learned_positions(9), marks=pytest.mark.slow),
+    ],
+    ids=["rotary", "partial", "block", "sinusoidal", "learned"],
+)
+def test_positions_of_an_open_time_axis(net):
+    params, state = drawn(net, jn.spec((2, 5, 8)))
+    sizes = jax.export.symbolic_shape("batch, time", constraints=["time <= 9"])
+    program = export(net, params, state, jn.spec((*sizes, 8)))
+    for shape in ((3, 4, 8), (2, 9, 8)):
+        x = jax.random.normal(KEY, shape)
+        close(program(x), jit_apply(net, params, state, x)[0])
 
 
 def test_a_fixed_batch_size():

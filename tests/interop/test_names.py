@@ -185,6 +185,13 @@ def test_parts_that_do_not_exist(i, n, words):
         part(i, n)
 
 
+def test_only_kernels_are_transposed():
+    with pytest.raises(TypeError, match="transposed: a must be an array of shape .*, got NoneType"):
+        transposed(None)
+    with pytest.raises(ValueError, match=r"transposed: a must have shape \(outputs, inputs, ...\)"):
+        transposed(np.ones(3))
+
+
 # Published layouts.
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -169,6 +170,35 @@ def test_names_a_file_and_a_fixed_batch(tmp_path):
     )
     _, session = check(jn.dense(3), normal(2, 5), (1, 7))
     assert session.get_inputs()[0].name == "x" and session.get_outputs()[0].name == "y"
+
+
+def _attention(**options):
+    return jn.multi_head_attention(2, causal=True, **options)
+
+
+@converter
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "net",
+    [
+        _attention(rotary=True),
+        _attention(rotary=partial(jn.rotary, size=2, interleaved=True)),
+        jn.transformer_block(
+            2, 12, rotary=True, causal=True, norm=jn.rms_norm, gated=True, kv_heads=1
+        ),
+    ],
+    ids=["rotary", "partial", "block"],
+)
+def test_positions_of_an_open_time_axis(net):
+    import onnxruntime
+
+    params, state = drawn(net, jn.spec((2, 5, 8)))
+    x = jn.spec((*jax.export.symbolic_shape("batch, time"), 8))
+    session = onnxruntime.InferenceSession(to_onnx(net, params, state, x).SerializeToString())
+    for shape in ((3, 4, 8), (2, 9, 8)):
+        (found,) = session.run(None, {"x": normal(*shape)})
+        wanted, _ = jax.jit(net.apply)(params, state, normal(*shape))
+        np.testing.assert_allclose(found, wanted, 1e-4, 1e-5)
 
 
 # 3-D convolution; an eigendecomposition of more than 2x2.

@@ -238,6 +238,7 @@ def test_the_forms_of_a_mask_agree(x64):
         np.broadcast_to(seen[:, None, None], (2, 1, 5, 5)),
         np.broadcast_to(seen[:, None, None], (2, 3, 5, 5)),
     ]
+    forms += [seen[:, None], seen[:, None, None]]
     layer = jn.multi_head_attention(3)
     params = random_params(layer, x)
     ys = [run(layer, params, (x, form)) for form in forms]
@@ -632,3 +633,33 @@ def test_a_cache_of_another_batch_is_named():
 def test_rotary_needs_an_even_size_of_heads():
     with pytest.raises(ValueError, match="rotary=True needs an even size of heads, got 3"):
         jn.multi_head_attention(2, rotary=True).init(jax.random.key(0), jn.spec((2, 5, 6)))
+
+
+@pytest.mark.parametrize("make", [jn.additive_attention, jn.multi_head_attention])
+def test_a_bias_that_diverged_reaches_the_output(make):
+    """One NaN of the bias gives NaN; a whole row of them does not give zeros."""
+    x, layer = draw(2, 3, 4).astype(np.float32), make(2)
+    bias = np.zeros((1, 1, 3, 3), np.float32)
+    params, _ = jit_init(layer, jax.random.key(0), (x, x, bias))
+
+    @jax.jit
+    def slope(bias):
+        y, _ = layer.apply(params, {}, (x, x, bias))
+        return jax.grad(lambda bias: layer.apply(params, {}, (x, x, bias))[0].sum())(bias), y
+
+    for columns in (slice(2, 3), slice(None)):
+        bias[..., 0, columns] = np.nan
+        by_bias, y = jax.device_get(slope(bias))
+        assert np.isnan(y[:, 0]).all() and np.isfinite(y[:, 1:]).all()
+        assert np.isnan(by_bias[..., 0, columns]).all() and np.isfinite(by_bias[..., 1:, :]).all()
+
+
+def test_a_causal_mask_of_as_many_sequences_as_steps(x64):
+    """Two axes are refused; with mask[None] the mask is that of causal=True."""
+    x, mask = jnp.asarray(draw(5, 5, 6)), jnp.tril(jnp.ones((5, 5), bool))
+    layer = jn.multi_head_attention(3)
+    params = random_params(layer, x)
+    with pytest.raises(ValueError, match=r"multi_head_attention: a mask \(5, 5\).*mask\[None\]"):
+        layer.apply(params, {}, (x, mask))
+    causal = run(jn.multi_head_attention(3, causal=True), params, x)
+    np.testing.assert_allclose(run(layer, params, (x, mask[None])), causal, 1e-12)

@@ -1,5 +1,7 @@
 """Norms against PyTorch and Flax in float64, and what each takes its statistics over."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -155,6 +157,31 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(state["var"], [1.3], rtol=1e-6)  # 0.9 * 1 + 0.1 * 4
 
 
+NORMS = {  # the axes that the statistics are taken over, for (batch, positions, features)
+    "batch_norm": (jn.batch_norm, (0, 1)),
+    "layer_norm": (jn.layer_norm, (2,)),
+    "instance_norm": (jn.instance_norm, (1,)),
+    "group_norm": (partial(jn.group_norm, 4), (1,)),  # one feature per group
+}
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("use_scale", [True, False])
+@pytest.mark.parametrize("name", NORMS)
+def test_values_with_and_without_scale_and_bias(name, use_scale, use_bias):
+    """In training, against NumPy in float64."""
+    make, axes = NORMS[name]
+    layer = make(epsilon=0.25, use_scale=use_scale, use_bias=use_bias)
+    x = draw(3, 5, 4)
+    params, state = layer.init(jax.random.key(0), jn.spec(x.shape))
+    values = {"scale": np.array([2.0, -1.0, 0.5, 3.0]), "bias": np.array([1.0, 4.0, -2.0, 0.0])}
+    params = {key: jnp.asarray(values[key], jnp.float32) for key in params}
+    y, _ = jit_apply(layer, params, state, jnp.asarray(x, jnp.float32), train=True)
+    right = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 0.25)
+    right = right * (values["scale"] if use_scale else 1) + (values["bias"] if use_bias else 0)
+    np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
+
+
 def test_fresh_batch_norm_gives_its_input_back():
     x = jnp.asarray(draw(4, 3), jnp.float32)
     layer = jn.batch_norm()
@@ -248,6 +275,42 @@ def test_messages():
     for make in (jn.layer_norm, jn.rms_norm, jn.batch_norm):
         with pytest.raises(ValueError, match="of shape .batch, ..., features., got"):
             make().init(key, jn.spec((2,)))
+
+
+def test_a_batch_of_one_has_no_variance():
+    """Training on it gave the bias, whatever the input; init, evaluation and positions are fine."""
+    net = jn.serial(jn.dense(3), jn.batch_norm())
+    params, state = net.init(jax.random.key(0), jn.spec((1, 2)))
+    with pytest.raises(
+        ValueError, match=r"batch_norm: .* got an input of shape \(1, 3\).*layer_norm"
+    ) as caught:
+        net.apply(params, state, jnp.ones((1, 2)), train=True)
+    assert any("in serial/batch_norm" in note for note in caught.value.__notes__)
+    with pytest.raises(ValueError, match="more than one value per feature"):
+        jax.jit(partial(net.apply, train=True))(params, state, jnp.ones((1, 2)))
+    assert net.apply(params, state, jnp.ones((1, 2)))[0].shape == (1, 3)
+    image, layer = jnp.ones((1, 4, 4, 3)), jn.batch_norm()
+    assert (
+        layer.apply(*layer.init(jax.random.key(0), image), image, train=True)[0].shape
+        == image.shape
+    )
+    held = jn.batch_norm(use_running_average=True)
+    x = jnp.ones((1, 3))
+    held.apply(*held.init(jax.random.key(0), x), x, train=True)
+
+
+def test_fit_pads_the_last_example_with_others():
+    """Nine examples in batches of four: no batch of one, and statistics of several rows."""
+    x, y = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32), np.arange(9) % 3
+    net = jn.serial(jn.batch_norm(), jn.dense(3))
+    objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    start = trainer.init(jax.random.key(0), (x, y))
+    (epoch,) = jn.fit(trainer, start, (x, y), epochs=1, batch_size=4, progress=False)
+    assert (
+        np.isfinite(epoch.train["loss"])
+        and (epoch.train_state.state["batch_norm"]["var"] > 0.75).all()
+    )
 
 
 @pytest.mark.parametrize("make", [jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.instance_norm],

@@ -55,3 +55,7 @@ def test_messages():
         jn.local_response_norm(0)
     with pytest.raises(ValueError, match=r"k must be in \(0, inf\), got 0"):
         jn.local_response_norm(k=0)
+    with pytest.raises(
+        ValueError, match=r"local_response_norm: alpha must be in \[0, inf\), got -1"
+    ):
+        jn.local_response_norm(alpha=-1)

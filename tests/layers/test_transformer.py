@@ -36,6 +36,23 @@ def test_blocks_step_by_step(cross, x64):
     np.testing.assert_allclose(jnp.swapaxes(steps, 0, 1), y, rtol=1e-9, atol=1e-9)
 
 
+def test_a_gated_mlp_by_llamas_names(x64):
+    """Llama's is down_proj(silu(gate_proj(x)) * up_proj(x)); the attention adds nothing here."""
+    x = draw(2, 3, 4)
+    block = jn.transformer_block(
+        2, 6, gated=True, activation=jax.nn.silu, norm=jn.rms_norm, use_bias=False
+    )
+    p = jax.tree.map(np.asarray, random_params(block, jnp.asarray(x)))
+    p["attention"]["out"]["kernel"] = np.zeros((2, 2, 4))
+    gate_proj, up_proj, down_proj = (
+        p[name]["kernel"] for name in ("mlp_in", "mlp_gate", "mlp_out")
+    )
+    normed = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["mlp_norm"]["scale"]
+    gate = normed @ gate_proj
+    wanted = x + (gate / (1 + np.exp(-gate)) * (normed @ up_proj)) @ down_proj
+    np.testing.assert_allclose(run(block, p, jnp.asarray(x)), wanted, rtol=1e-10, atol=1e-10)
+
+
 # torch 2.13.0
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_block_equals_torchs_encoder_layer(norm_first, x64):

@@ -28,6 +28,20 @@ def test_accuracy_is_one_value_per_example(labels, correct):
     assert values.tolist() == correct
 
 
+@pytest.mark.parametrize("make", [lambda: metrics.accuracy, lambda: metrics.top_k_accuracy(2)])
+def test_labels_that_a_loss_leaves_out_bring_a_warning(make):
+    """As `fit` looks at them: the labels are known, the outputs are not."""
+    labels = jnp.array([1, -100, 0, -100])
+    with pytest.warns(
+        UserWarning, match=r"labels outside \[0, 3\) .* got -100.*ignore_index=-100\)"
+    ):
+        jax.eval_shape(lambda z: make()(z, labels), SCORES)
+    left_out = jn.losses.weighted(make(), ignore_index=-100)  # the line to write
+    jax.eval_shape(lambda z: left_out(z, labels), SCORES)
+    totals, weights = left_out(SCORES, labels)
+    assert totals.tolist() == weights.tolist() == [1, 0, 1, 0]
+
+
 def test_accuracy_of_sequences_and_narrow_labels():
     scores = jax.nn.one_hot(jnp.array([[0, 200, 3], [4, 250, 6]]), 256)
     values = metrics.accuracy(scores, jnp.array([[0, 200, 1], [4, 251, 6]], jnp.uint8))

@@ -23,8 +23,23 @@ def test_confusion_by_hand():
 @pytest.mark.slow
 def test_confusion_ignores_labels_that_are_no_classes():
     labels = jnp.array([0, -1, 3, 255, 1, 1], jnp.int32)
-    guesses = jnp.array([0, 0, 0, 0, -1, 3], jnp.int32)
-    assert metrics.confusion(guesses, labels, 3).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    guesses = jnp.array([0, 0, 255, -1, 1, 2], jnp.int32)
+    assert metrics.confusion(guesses, labels, 3).tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("guess", [255, -1, 2])
+def test_predictions_that_are_no_classes_never_help(guess):
+    """They were dropped, so that the score was 1; now they raise, and inside jit are wrong."""
+    guesses, labels = jnp.array([guess, 1, 0, guess, guess]), jnp.array([0, 1, 0, 1, 9])
+    words = rf"predictions must be in \[0, 2\) where the label is a class, got {guess}"
+    with pytest.raises(ValueError, match=words):
+        metrics.confusion(guesses, labels, 2, void=9)
+    with pytest.raises(ValueError, match=words):
+        metrics.confusion(np.asarray(guesses), np.asarray(labels), 2)
+    matrix = jax.jit(lambda a, b: metrics.confusion(a, b, 2, void=9))(guesses, labels)
+    assert matrix.sum() == 4 and metrics.pixel_accuracy(matrix) == 2 / 4
+    assert metrics.recall(matrix).tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(metrics.intersection_over_union(matrix), [1 / 3, 1 / 3])
 
 
 @pytest.mark.slow

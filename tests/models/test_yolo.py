@@ -134,6 +134,32 @@ def test_an_image_without_objects():
     assert loss_of(outputs, targets)[0] == pytest.approx(0.5 * 0.04 * 2 * ROWS * COLUMNS)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("classes", lambda classes: classes + 1, "classes must be below 5 for .* 5 classes, got 5"),
+        ("boxes", lambda boxes: boxes * 32, "boxes must be fractions .*, got [0-9]+.* Divide"),
+    ],
+)
+def test_targets_that_the_net_cannot_learn_raise_or_are_nan(name, change, words):
+    """They would train in silence: a class without an output, pixels taken for fractions."""
+    outputs, targets = jax.tree.map(jnp.asarray, scene(0))
+    targets["classes"] = targets["classes"].at[0, 0].set(CLASSES - 1)
+    wrong = targets | {name: targets[name].at[0].set(change(targets[name][0]))}
+    with pytest.raises(ValueError, match=f"yolo_loss: {words}"):
+        yolo_loss(outputs, wrong)
+    assert np.isnan(loss_of(outputs, wrong)).tolist() == [True, False]
+    assert np.isfinite(slope_of(outputs, wrong)).all()  # the warning of a first step tells apart
+
+
+def test_boxes_in_pixels_are_not_assigned():
+    targets = {"boxes": jnp.array([[[2.0, 3.0, 6.0, 5.0]]]), "classes": jnp.array([[0]])}
+    with pytest.raises(ValueError, match="yolo_assign: boxes must be fractions .*, got 6. Divide"):
+        yolo_assign(targets, 2, 4)
+    padding = targets | {"classes": jnp.array([[-1]])}
+    assert (yolo_assign(padding, 2, 4).label == -1).all()  # may hold anything
+
+
 @pytest.mark.slow
 def test_assignment():
     """A grid of 2x4: two boxes in one cell, one at the last corner, padding of either kind."""
@@ -191,7 +217,7 @@ def test_what_is_true_comes_back_and_has_no_loss():
     np.testing.assert_allclose(loss_of(outputs, given), 0, atol=1e-9)
     found = jax.jit(partial(yolo_detect, most=9))(outputs)
     assert found.boxes.shape == (2, 9, 4) and found.classes.dtype == jnp.int32
-    result = jn.detection.average_precision(found._asdict(), targets, CLASSES, iou=0.99)
+    result = jn.detection.average_precision(found, targets, CLASSES, iou=0.99)
     assert result.mean == 1
     assert [int((c >= 0).sum()) for c in found.classes] == [6, 4]
     assert (found.boxes[1, 4:] == 0).all() and (found.scores[1, 4:] == -jnp.inf).all()
@@ -275,3 +301,12 @@ def test_messages():
         yolo(backbone, 3, boxes=0)
     with pytest.raises(ValueError, match=r"3 boxes \* 5 \+ classes\), got \(2, 4, 4, 13\)"):
         yolo_decode(jnp.zeros((2, 4, 4, 13)), boxes=3)
+
+
+def test_known_targets_are_checked_while_outputs_are_traced():
+    """As in a gradient over a batch that is closed over, and before `fit` begins."""
+    outputs, targets = jax.tree.map(jnp.asarray, scene(0))
+    assert jax.eval_shape(lambda outputs: yolo_loss(outputs, targets), outputs).shape == (2,)
+    wrong = targets | {"boxes": 32 * targets["boxes"]}
+    with pytest.raises(ValueError, match="boxes must be fractions"):
+        jax.eval_shape(lambda outputs: yolo_loss(outputs, wrong), outputs)

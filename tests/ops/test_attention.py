@@ -41,7 +41,15 @@ def test_the_forms_of_a_mask():
     lengths = jnp.array([3, 1])
     seen = jnp.arange(3) < lengths[:, None]
     whole = jnp.broadcast_to(seen[:, None, None], (2, 4, 5, 3))
-    for form in (lengths, seen, whole[:, 0], whole[:, :1], whole):
+    for form in (
+        lengths,
+        seen,
+        whole[:, :1, 0],
+        whole[:, 0],
+        whole[:, :1, :1],
+        whole[:, :1],
+        whole,
+    ):
         full = jnp.broadcast_to(expand_mask("a", form, (2, 4, 5, 3))[0], (2, 4, 5, 3))
         np.testing.assert_array_equal(full, whole)
     assert expand_mask("a", None, (2, 4, 5, 3)) == (None, None)
@@ -49,6 +57,27 @@ def test_the_forms_of_a_mask():
         ValueError, match=r"a: a mask is lengths, integers \(2,\).*got \(3,\) int32"
     ):
         expand_mask("a", jnp.array([1, 2, 3]), (2, 4, 5, 3))
+
+
+def test_a_square_mask_of_two_axes_is_refused():
+    """Five sequences of five steps and a causal mask: it would be taken for padding."""
+    causal = jnp.tril(jnp.ones((5, 5), bool))
+    for shape in ((5, 2, 5, 5), (4, 2, 4, 5)):  # self-attention, and a memory of five places
+        mask = causal[: shape[2]]
+        with pytest.raises(
+            ValueError, match=r"a: .* could be \(batch, places\) or \(time, places\)"
+        ):
+            expand_mask("a", mask, shape)
+        by_query, _ = expand_mask("a", mask[None], shape)
+        by_sequence, _ = expand_mask("a", mask[:, None], shape)
+        np.testing.assert_array_equal(by_query, mask[None, None])
+        np.testing.assert_array_equal(by_sequence, mask[:, None, None])
+    one, _ = expand_mask("a", causal[:1], (1, 2, 1, 5))  # both readings agree
+    np.testing.assert_array_equal(one, causal[None, None, :1])
+    with pytest.raises(
+        ValueError, match=r"booleans \(4, 5\), \(4 or 1, 5 or 1, 5\) .*got \(5, 5\)"
+    ):
+        expand_mask("a", causal, (4, 2, 5, 5))
 
 
 def test_two_heads_that_share_a_key_by_hand(x64):
@@ -126,6 +155,27 @@ def test_floats_of_a_mask_are_added_and_minus_infinity_masks():
     seen, added = expand_mask("a", bias, (2, 4, 5, 3))
     assert seen.ravel().tolist() == [True, False, True]
     assert added.ravel().tolist() == [0.5, 0.0, -2.0]
+
+
+def test_a_nan_to_add_does_not_mask(x64):
+    """By the definition softmax(scores + mask): a NaN reaches its row, forward and backward."""
+    bias = np.array([[0, 0, np.nan], [0, -np.inf, 0], [np.nan] * 3])[None, None]
+    q, k, v = (draw(1, 3, 2, 4, seed=i) for i in range(3))
+
+    def attend(bias):
+        seen, added = expand_mask("a", bias, (1, 2, 3, 3))
+        y, _ = dot_product_attention(q, k, v, seen, bias=added)
+        return y.sum(), y
+
+    (_, y), slope = jax.jit(jax.value_and_grad(attend, has_aux=True))(bias)
+    scores = np.einsum("bthd,bshd->bhts", q, k) / 2 + bias
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    wanted = np.einsum("bhts,bshd->bthd", weights / weights.sum(-1, keepdims=True), v)
+    assert np.isnan(wanted[:, [0, 2]]).all() and np.isfinite(wanted[:, 1]).all()
+    np.testing.assert_allclose(y, wanted, 1e-10, 1e-12)
+    slope = np.asarray(slope[0, 0])
+    assert np.isnan(slope[0, 2]) and np.isnan(slope[2]).all()
+    assert np.isfinite(slope[1]).all() and slope[1, 1] == 0
 
 
 def test_windows():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxnet import spec
 from jaxnet.ops.convolution import convolve
 
 
@@ -73,6 +74,22 @@ def test_values_and_derivatives_to_second_order(x64, x_shape, w_shape, options):
         }
 
     close(everything(convolve, x, w, dx, dw), everything(oracle, x, w, dx, dw))
+
+
+@pytest.mark.parametrize("x_shape, w_shape, options", CASES)
+def test_values_and_gradients(x_shape, w_shape, options):
+    """Of the same case in float32: quick, so that every change of the lowering meets it."""
+    x, w = random(x_shape, w_shape)
+    x, w = jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32)
+
+    @jax.jit
+    def both(x, w):
+        y, back = jax.vjp(partial(convolve, **options), x, w)
+        right, right_back = jax.vjp(partial(oracle, **options), x, w)
+        slope = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        return (y, back(slope)), (right, right_back(slope))
+
+    close(*both(x, w), 1e-4)
 
 
 BATCHES = [(0, None), (None, 0), (0, 0)]
@@ -205,15 +222,17 @@ for kind in AxisType.Auto, AxisType.Explicit:
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_accelerators_get_their_own_form(platform):
     """Without the loop over pieces of the batch, which only CPU has."""
-    w, x = jax.ShapeDtypeStruct((3, 3, 8, 16), float), jax.ShapeDtypeStruct((64, 64, 64, 8), float)
+    w, x = spec((3, 3, 8, 16)), spec((64, 64, 64, 8))
 
     def loss(w, x):
         return (convolve(x, w, strides=(1, 1), padding=((1, 1), (1, 1))) ** 2).sum()
 
     step = jax.jit(jax.grad(loss, (0, 1)))
     text = jax.export.export(step, platforms=[platform])(w, x).mlir_module()
-    assert text.count("stablehlo.convolution") == 3
-    assert ("stablehlo.while" in text) == (platform == "cpu")
+    loop = platform == "cpu"
+    # JAX 0.12 writes both iterations of an unrolled loop; 0.10 calls one function twice.
+    assert text.count("stablehlo.convolution") in ((3, 4) if loop else (3,))
+    assert ("stablehlo.while" in text) == loop
 
 
 @pytest.mark.slow

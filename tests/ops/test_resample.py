@@ -30,6 +30,32 @@ def test_windows_cover_the_input_in_order(inputs, outputs):
     assert all(b[0] <= a[1] for a, b in zip(found, found[1:], strict=False))
 
 
+def test_corners_stay_where_they_are():
+    """Three entries spread over five: the outermost ones coincide, those in between are halfway."""
+    for kernel, antialias in ((triangle, False), (cubic(-0.5), False)):
+        weights = interpolation(4, 7, 7 / 4, kernel, align_corners=True, antialias=antialias)
+        found = weights @ np.array([0.0, 10, 20, 30])
+        np.testing.assert_allclose(found[[0, 2, 4, 6]], [0, 10, 20, 30], atol=1e-9)
+        np.testing.assert_allclose(found[3], 15)
+    weights = interpolation(3, 5, 5 / 3, triangle, align_corners=True, antialias=False)
+    np.testing.assert_allclose(weights @ np.array([0.0, 10, 40]), [0, 5, 10, 25, 40])
+
+
+def test_a_stretched_kernel_sees_all_entries_between():
+    """Six entries to two: places 1 and 4, weights 1, 2, 3, 2, 1 of 9, cut at the ends."""
+    weights = interpolation(6, 2, 1 / 3, triangle, align_corners=False, antialias=True)
+    first = np.array([2, 3, 2, 1, 0, 0]) / 8
+    np.testing.assert_allclose(weights, [first, first[::-1]], atol=1e-12)
+
+
+def test_cubic_kernels_by_hand():
+    """Keys: (a + 2) d³ - (a + 3) d² + 1 up to 1, a (d³ - 5 d² + 8 d - 4) up to 2."""
+    distance = np.array([0, 0.5, -0.5, 1, 1.5, -1.5, 2, 3])
+    np.testing.assert_allclose(
+        cubic(-0.5)(distance), [1, 0.5625, 0.5625, 0, -0.0625, -0.0625, 0, 0]
+    )
+
+
 def test_lines_stay_lines_inside():
     """Linear and cubic interpolation of a ramp give its places."""
     for kernel in (triangle, cubic(-0.5)):

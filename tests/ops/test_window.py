@@ -1,9 +1,12 @@
 """Sizes, steps and padding as a user writes them."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnet as jn
 from jaxnet.ops.window import pad_pairs, per_axis, taps
 
 
@@ -30,6 +33,36 @@ def test_padding_that_is_none_of_these(padding):
         ValueError, match='a: padding must be "SAME", "VALID".* each of the 2 spatial'
     ):
         pad_pairs("a", padding, (7, 6), (3, 2), (1, 1))
+
+
+@pytest.mark.parametrize("make", [
+    lambda **window: jn.conv(3, 3, **window), lambda **window: jn.depthwise_conv(3, **window),
+    lambda **window: jn.conv_transpose(3, 3, **window), lambda **window: jn.max_pool(2, **window),
+    lambda **window: jn.avg_pool(2, **window), lambda **window: jn.lp_pool(3, 2, **window),
+    lambda **window: jn.l2_pool(2, **window),
+], ids=["conv", "depthwise", "transpose", "max", "avg", "lp", "l2"])  # fmt: skip
+def test_options_of_a_window_raise_where_the_layer_is_made(make):
+    for wrong in (0, 1.5, "ab", object(), (1, -1), np.nan):
+        with pytest.raises(ValueError, match=r"strides must be whole numbers of at least 1, got"):
+            make(strides=wrong)
+        with pytest.raises(ValueError, match=r"dilation must be whole numbers of at least 1, got"):
+            make(dilation=wrong)
+    for wrong in ("EVEN", 1.5, object(), ((1, 2, 3), 1), None, ["SAME"]):
+        with pytest.raises(ValueError, match='padding must be "SAME", "VALID", "CAUSAL"'):
+            make(padding=wrong)
+    for right in ("SAME", 1, (1, 2), ((0, 1), 2), [np.int64(1), 0]):
+        make(padding=right, strides=(2, 1), dilation=np.array([1, 2]))
+
+
+@pytest.mark.parametrize("make", [
+    partial(jn.conv, 3), jn.depthwise_conv, partial(jn.conv_transpose, 3), jn.max_pool, jn.avg_pool,
+    partial(jn.lp_pool, 2), jn.l2_pool, jn.adaptive_max_pool, jn.adaptive_avg_pool,
+    partial(jn.locally_connected, 3),
+])  # fmt: skip
+def test_sizes_of_a_window_raise_where_the_layer_is_made(make):
+    for wrong in (0, "abc", np.nan, (2, 0)):
+        with pytest.raises(ValueError, match="(window|size) must be whole numbers of at least 1"):
+            make(wrong)
 
 
 def test_one_number_or_one_for_each_axis():

@@ -93,6 +93,18 @@ def test_an_id_without_an_embedding_raises(wrap, batch_size):
     assert good.shape == (5, 2) and np.isfinite(good).all()
 
 
+@pytest.mark.parametrize(
+    "function, got",
+    [(jnp.mean, r"\(\)"), (jnp.ravel, r"\(12,\)"), (lambda x: {"y": x.mean(0)}, r"\(3,\)")],
+    ids=["scalar", "flattened", "mean"],
+)
+def test_outputs_that_are_not_one_per_example_are_answered(function, got):
+    net = jn.serial(function, name="net")
+    words = rf"predict: expected one output per example from net, \(batch, ...\), got {got} for 4"
+    with pytest.raises(ValueError, match=words):
+        jn.predict(net, {}, {}, np.ones((7, 3), np.float32), batch_size=4)
+
+
 def test_nan_of_other_origin_comes_back():
     net = jn.serial(reader(), lambda x: jnp.log(x - 1e3))
     params, state = net.init(KEY, IDS)

@@ -1,6 +1,7 @@
 """Stretches of a run: what `every` and `steps` cut, and how a run goes on from a place."""
 
 import itertools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ def test_a_place_after_the_last_step_ends_the_run():
 def test_steps_of_an_endless_stream():
     trainer, train_state = build()
     x, y = data()
-    endless = map(lambda i: (x[i % 50][None], y[i % 50][None]), itertools.count())
+    endless = map(lambda i: (x[i % 49 :][:2], y[i % 49 :][:2]), itertools.count())
     epochs = list(jn.fit(trainer, train_state, endless, steps=7, every=3))
     assert [epoch.step for epoch in epochs] == [3, 6, 7]
     assert epochs[-1].epochs is None and str(epochs[-1]).startswith("step 7/7")
@@ -203,3 +204,20 @@ def test_grain_in_the_same_order_is_told():
     again = rows.seed(1).shuffle().repeat().batch(16).to_iter_dataset()
     epochs = list(jn.fit(trainer, train_state, again, steps=9, every=3))
     assert [epoch.step for epoch in epochs] == [3, 6, 9]
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_a_last_batch_of_one_example_is_told(normed):
+    """Its copies fill the batch, and batch norm would take their variance for that of the data."""
+    x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    cuts = [(x[:4], x[:4, :1]), (x[4:8], x[4:8, :1]), (x[8:], x[8:, :1])]
+    stream = type("Stream", (), {"__iter__": lambda self: iter(cuts)})()
+    net = jn.serial(*[jn.batch_norm()] * normed, jn.dense(1))
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
+    train_state = trainer.init(KEY, cuts[0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        list(jn.fit(trainer, train_state, stream, epochs=2, progress=False))
+    told = [str(w.message) for w in caught]
+    assert len(told) == normed  # once in the run
+    assert all("the last batch has one example" in words for words in told)

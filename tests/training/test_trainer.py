@@ -212,6 +212,13 @@ def test_values_of_a_wrong_shape_are_answered():
         trainer.step(trainer.init(KEY, data()), data())
 
 
+def test_init_without_a_key_is_answered():
+    trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
+    words = r"^trainer.init: expected a single key, such as jax.random.key\(0\), got int"
+    with pytest.raises(TypeError, match=words):
+        trainer.init(0, (jnp.ones((2, 3)), jnp.ones((2, 1))))
+
+
 def test_init_takes_specs_arrays_and_trees():
     net = jn.compose(lambda m, x: m(jn.dense(2), x["a"]))
     for inputs in ({"a": jn.spec((50, 3))}, {"a": np.ones((50, 3), np.float32)}):

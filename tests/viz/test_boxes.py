@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from jaxnet import viz
+from jaxnet.models.yolo import Detections
 from jaxnet.viz.figure import COLORS
 
 X = np.linspace(0, 1, 2 * 30 * 40 * 3).reshape(2, 30, 40, 3)
@@ -49,6 +50,13 @@ def test_scores_and_legend():
     plain = viz.boxes(X, found)
     assert not any(axes.texts for axes in plain.axes)
     assert [text.get_text() for text in plain.legends[0].get_texts()] == ["0", "1", "2", "found"]
+
+
+def test_detections_as_they_are_found():
+    figure = viz.boxes(X, Detections(**FOUND))
+    assert [drawn(axes) for axes in figure.axes] == [
+        drawn(axes) for axes in viz.boxes(X, FOUND).axes
+    ]
 
 
 def test_any_number_of_classes_has_colours():

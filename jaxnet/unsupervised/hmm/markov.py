@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxnet.checks import as_array, at_least
 from jaxnet.core import Params
-from jaxnet.core.messages import check_dtype
+from jaxnet.core.messages import check_dtype, check_shape
 from jaxnet.initializers import Initializer
 from jaxnet.layers.sequence import read
 
@@ -76,8 +76,10 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
       >>> jnp.exp(log_probabilities(first_state(jax.random.key(0), (3,)))).tolist()
       [1.0, 0.0, 0.0]
     """
+    check_shape("first_state: shape", shape)
     if len(shape) != 1:
         raise ValueError(f"first_state: shape must be (states,), got {tuple(shape)}")
+    at_least("first_state", "shape[0]", shape[0])
     check_dtype("first_state", dtype)
     return jnp.asarray(np.where(np.arange(shape[0]) == 0, 0, NEVER), dtype)
 
@@ -101,6 +103,9 @@ def left_to_right(skips: int = 0) -> Initializer:
     at_least("left_to_right", "skips", skips, 0)
 
     def init(key, shape, dtype=jnp.float32):
+        check_shape("left_to_right: shape", shape)
+        if len(shape) != 2:
+            raise ValueError(f"left_to_right: shape must be (states, states), got {tuple(shape)}")
         ahead = np.arange(shape[1]) - np.arange(shape[0])[:, None]
         allowed = (ahead >= 0) & (ahead <= 1 + skips)
         return jnp.asarray(np.where(allowed, 0, NEVER), dtype)

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_finite, to_device, within
-from jaxnet.core import Layer, Params, child_key, spec, stateless
+from jaxnet.checks import as_array, at_least, check_finite, check_options, to_device, within
+from jaxnet.core import Layer, Params, child_key, compose, spec, stateless
 from jaxnet.core.messages import a_function, all_native, check_key
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.sequence import Sequence, read
@@ -71,25 +71,26 @@ def hmm(
       Array(True, dtype=bool)
     """
     at_least(name, "states", states)
+    _check_emission(name, emission)
+    check_options(name, start_init=start_init, transition_init=transition_init)
 
-    def init(key, given):
+    emitted = stateless(
+        lambda key, x: emission.init(key, x, states), lambda params, x: params, name="emission"
+    )
+
+    def score(m, given):
         sequence = read(given, name, rank=2)
         if sequence.initial is not None:
             raise ValueError(f"{name}: takes no 'initial'; the first state is in its params")
-        drawn = emission.init(child_key(key, "emission"), sequence.x, states)
-        dtype = jnp.result_type(*jax.tree.leaves(drawn))
-        return {
-            "start": start_init(child_key(key, "start"), (states,), dtype),
-            "transition": transition_init(child_key(key, "transition"), (states, states), dtype),
-            "emission": drawn,
+        params = {
+            "emission": m(emitted, sequence.x),
+            "start": m.param("start", start_init, (states,)),
+            "transition": m.param("transition", transition_init, (states, states)),
         }
-
-    def apply(params, given):
-        sequence = read(given, name, rank=2)
         scores = emission.score(params["emission"], _without_padding(sequence))
         return forward(params, scores, sequence.lengths)[1]
 
-    return stateless(init, apply, name=name, kind="hmm")
+    return compose(score, name=name, kind="hmm")
 
 
 class EMResult(NamedTuple):
@@ -224,6 +225,7 @@ def fit_hmm(
     check_key(key, "fit_hmm")
     at_least("fit_hmm", "states", states)
     at_least("fit_hmm", "restarts", restarts)
+    check_options("fit_hmm", start_init=start_init, transition_init=transition_init)
     _check_emission("fit_hmm", emission)
     if align is not None:
         a_function("fit_hmm", "align", align, "(key, x, mask, states)")

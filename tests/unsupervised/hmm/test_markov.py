@@ -340,5 +340,13 @@ def test_arguments_that_are_no_arrays_are_named():
         scaled_likelihoods(jnp.zeros((2, 4, 3)), jnp.zeros(4))
     with pytest.raises(TypeError, match="left_to_right: skips must be an integer, got 1.5"):
         left_to_right(1.5)
+    with pytest.raises(TypeError, match="first_state: shape must be a tuple of integers, got 3"):
+        first_state(jax.random.key(0), shape=3)
+    with pytest.raises(TypeError, match="left_to_right: shape must be a tuple of integers, got <"):
+        left_to_right()(jax.random.key(0), shape=object())
+    with pytest.raises(
+        ValueError, match=r"left_to_right: shape must be \(states, states\), got \(3"
+    ):
+        left_to_right()(jax.random.key(0), (3,))
     with pytest.raises(ValueError, match=r"first_state: shape must be \(states,\), got \(2, 3\)"):
         first_state(jax.random.key(0), (2, 3))

@@ -121,7 +121,12 @@ def assert_params_are(params, known, kind):
     np.testing.assert_allclose(variance, known_variance, **close)
 
 
+# Of hmmlearn 0.3.3 with NumPy 2.5.
+of_hmmlearn = pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array")
+
+
 @pytest.mark.slow
+@of_hmmlearn
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])
 def test_baum_welch_is_hmmlearns(x64, kind):
     for rounds in (1, 4):
@@ -134,6 +139,7 @@ def test_baum_welch_is_hmmlearns(x64, kind):
 
 
 @pytest.mark.slow
+@of_hmmlearn
 def test_baum_welch_of_mixtures_is_hmmlearns_with_the_new_means(x64):
     """hmmlearn 0.3.3 takes GMMHMM's variances around the means before the round.
 

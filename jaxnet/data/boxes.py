@@ -1,0 +1,96 @@
+"""Bounding boxes of your own: a list per image becomes arrays of one shape."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxnet.checks import at_least, on_host
+
+ROUNDING = 1e-3  # that a box may reach beyond the image
+
+
+def pad_boxes(
+    boxes: Sequence[Any], classes: Sequence[Any], *, most: int | None = None
+) -> dict[str, np.ndarray]:
+    """Pad the boxes and classes of each image to arrays of one shape.
+
+    The result is the targets of `jn.models.yolo_loss`, the truth of
+    `jn.detection.average_precision` and of `jn.viz.boxes`, and one row per image for `jn.fit` and
+    `jn.data.split`. Boxes without height or width are dropped. For boxes of centre, height and
+    width, convert them with `jn.detection.to_corners` first.
+
+    Args:
+      boxes: One array or list (count, 4) per image: top, left, bottom, right as fractions of the
+        image's height and width, in [0, 1]. The counts may differ; [] is an image without boxes.
+      classes: One array or list (count,) per image of whole numbers from 0.
+      most: Boxes per image in the result; by default the largest count, at least 1.
+
+    Returns:
+      A dict of "boxes" (images, most, 4) float32, 0 for padding, and "classes" (images, most)
+      int32, -1 for padding.
+
+    Raises:
+      TypeError: If an entry is not an array of numbers.
+      ValueError: If boxes and classes do not match, a box is not in the image or has its corners
+        exchanged, a class is negative or not whole, or an image has more than `most` boxes.
+
+    Example:
+      Two images of 48x64 pixels, the second without an object:
+
+      >>> pixels = [[[12, 16, 36, 64], [0, 0, 48, 8]], []]
+      >>> fractions = [np.reshape(b, (-1, 4)) / [48, 64, 48, 64] for b in pixels]
+      >>> targets = pad_boxes(fractions, [[2, 0], []])
+      >>> targets["boxes"][0].tolist(), targets["classes"].tolist()
+      ([[0.25, 0.25, 0.75, 1.0], [0.0, 0.0, 1.0, 0.125]], [[2, 0], [-1, -1]])
+    """
+    who = "pad_boxes"
+    if len(boxes) != len(classes):
+        raise ValueError(
+            f"{who}: boxes and classes must have one entry per image, got {len(boxes)} and "
+            f"{len(classes)}"
+        )
+    kept = [_real(who, i, *pair) for i, pair in enumerate(zip(boxes, classes, strict=True))]
+    fullest = max((len(c) for _, c in kept), default=0)
+    most = max(fullest, 1) if most is None else most
+    at_least(who, "most", most)
+    if fullest > most:
+        raise ValueError(f"{who}: an image has {fullest} boxes, more than most={most}")
+    result = {
+        "boxes": np.zeros((len(kept), most, 4), np.float32),
+        "classes": np.full((len(kept), most), -1, np.int32),
+    }
+    for i, (corners, labels) in enumerate(kept):
+        result["boxes"][i, : len(labels)] = corners
+        result["classes"][i, : len(labels)] = labels
+    return result
+
+
+def _real(who: str, i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The checked boxes of image i that have an area, and their classes."""
+    if hasattr(boxes, "__len__") and not len(boxes):
+        boxes = np.zeros((0, 4))  # [] has one axis
+    sizes: dict[str, int] = {}
+    boxes = on_host(who, f"boxes[{i}]", boxes, "(n, 4)", "reals", sizes)
+    classes = on_host(who, f"classes[{i}]", classes, "(n,)", "reals", sizes)
+    outside = ~((boxes >= -ROUNDING) & (boxes <= 1 + ROUNDING))  # of NaN too
+    if outside.any():
+        raise ValueError(
+            f"{who}: boxes[{i}] must be fractions of the image's height and width, in [0, 1], got "
+            f"{boxes[outside][0]:g}. Divide pixels by [height, width, height, width]; cut a box "
+            "that reaches out of the image with np.clip(boxes, 0, 1)"
+        )
+    size = boxes[:, 2:] - boxes[:, :2]
+    if (size < 0).any():
+        box = boxes[(size < 0).any(-1)][0].round(3).tolist()
+        raise ValueError(
+            f"{who}: boxes[{i}] must hold top, left, bottom, right, got {box}, which ends before "
+            "it begins. For a centre, height and width, write jn.detection.to_corners(boxes)"
+        )
+    if (classes < 0).any() or np.mod(classes, 1).any():
+        raise ValueError(
+            f"{who}: classes[{i}] must be whole numbers from 0, got {classes.tolist()!r:.60}; "
+            "leave out what has no class"
+        )
+    real = (size > 0).all(-1)
+    return boxes[real], classes[real].astype(np.int32)

@@ -1,0 +1,203 @@
+"""Describes a run in a few words and numbers, so that resuming another one raises.
+
+The description is JSON, part of `Epoch.place`, and costs milliseconds once per run.
+"""
+
+import re
+import warnings
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.core import Layer, PyTree, path_name
+from jaxnet.training.trainer import Trainer
+from jaxnet.warn import warn
+
+ROWS = 8  # examples of which the description keeps a number
+MOST = 4096  # values of an example that count for it
+# On another machine the same data may have been computed with other rounding errors.
+CLOSE = 1e-3
+NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?")
+
+
+def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[str, Any]:
+    """Describe what a run trains, how and on what.
+
+    Args:
+      trainer: The trainer of the run.
+      data: Arrays on the device with one example per row; None for a stream.
+      shuffle: As given to `fit`; None for a stream.
+
+    Returns:
+      A dict that JSON can hold.
+
+    Example:
+      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+      >>> describe_run(trainer, jnp.ones((3, 2)), True)["objective"]
+      'supervised with squared_error'
+    """
+    memo: dict = {} if trainer.programs is None else trainer.programs
+    if "described" not in memo:
+        memo["described"] = _objective(trainer.objective), _computed(trainer.optimizer)
+    objective, optimizer = memo["described"]
+    return {
+        "objective": objective,
+        "optimizer": optimizer,
+        "data": _arrays(data) if data is not None else None,
+        "shuffle": shuffle,
+    }
+
+
+def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """Raise if a run is resumed with another objective, other data or another order.
+
+    It warns if the optimizer computes something else, for example `optax.radam` instead of
+    `optax.adam`. Other numbers, such as another learning rate, pass.
+
+    Args:
+      before: The description that the run was started with; None passes.
+      now: The description of the run that resumes it.
+
+    Raises:
+      ValueError: If the two are not the same run.
+
+    Example:
+      >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
+      >>> begun, now = (describe_run(trainer, jnp.ones((3, 2)), on) for on in (True, False))
+      >>> check_run(begun, now)
+      Traceback (most recent call last):
+      ...
+      ValueError: fit: the run was started with shuffle=True and is resumed with shuffle=False. ...
+    """
+    if before is None:
+        return
+    found = None
+    if before["objective"] != now["objective"]:
+        found = f"the objective {before['objective']}", f"the objective {now['objective']}"
+    elif before["data"] is not None and now["data"] is not None:
+        found = _other_data(before["data"], now["data"])
+    if found is None and before["shuffle"] != now["shuffle"]:
+        found = f"shuffle={before['shuffle']}", f"shuffle={now['shuffle']}"
+    if found is not None:
+        raise ValueError(
+            f"fit: the run was started with {found[0]} and is resumed with {found[1]}. To continue "
+            "the run, pass what it was started with; to start another run from this train_state, "
+            "leave out place=. If both mean the same, pass place=place._replace(run=None)"
+        )
+    old, new = before["optimizer"], now["optimizer"]
+    if old and new and old[:2] == new[:2] and old != new:
+        warn(
+            "fit: the run is resumed with another optimizer, whose state has the same form: it "
+            "computes something else than the optimizer that the run was started with"
+        )
+
+
+def _objective(layer: Layer | None) -> str | None:
+    """The kinds of an objective from outside to inside, and the name of its loss."""
+    kinds: list[str] = []
+    while layer is not None:
+        kinds.append(layer.kind)
+        if isinstance(layer.inside, tuple) and layer.kind != "truncated_bptt":
+            layer = layer.inside[0]
+            continue
+        calls = _Calls()
+        if layer.kind in ("supervised", "augmented") and callable(layer.inside):
+            layer.inside(calls, calls.batch)  # that of the user is not run
+        if calls.loss is not None:
+            kinds[-1] += f" with {calls.loss}"
+        layer = calls.inner
+    return " of ".join(kinds) or None
+
+
+class _Calls:
+    """Stands for the `m` of an objective, and computes nothing."""
+
+    train = False
+
+    def __init__(self):
+        self.batch = (None, None)
+        self.inner: Layer | None = None
+        self.loss: str | None = None
+
+    def __call__(self, layer: Layer, x: Any) -> int:
+        if layer.name == "loss":
+            self.loss = layer.kind
+        return 0
+
+    def inline(self, layer: Layer, x: Any) -> Any:
+        if x is self.batch:  # an objective, not a net
+            self.inner = layer
+
+    def penalize(self, penalty: Any) -> int:
+        return 0
+
+
+def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | None:
+    """The versions of JAX and optax, and a checksum of what an optimizer computes but for numbers.
+
+    The state of radam has the form of adam's, so nothing else tells them apart. None if the
+    optimizer takes no other params than those of its net.
+    """
+    if optimizer is None:
+        return None
+    params = {"kernel": jax.ShapeDtypeStruct((2, 2), "float32")}
+
+    def update(grads, state, params):
+        value = jnp.float32(0)
+        extra = {"value": value, "grad": grads, "value_fn": lambda params: value}
+        return optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = jax.eval_shape(optimizer.init, params)
+            words = str(jax.make_jaxpr(update)(params, state, params))
+    except Exception:  # whatever an optimizer of the user says of other params
+        return None
+    return [jax.__version__, optax.__version__, zlib.crc32(NUMBER.sub("#", words).encode())]
+
+
+def _arrays(data: PyTree) -> dict[str, list[Any]]:
+    """Shape and dtype of each array by path, and a number of each of the first examples."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        words = f"{tuple(leaf.shape)} {leaf.dtype}"
+        found[path_name(path)] = [words, [_number(row) for row in _first_rows(leaf)]]
+    return found
+
+
+def _first_rows(leaf: Any) -> Any:
+    """The first examples on the host; none of an array that is spread over devices."""
+    if jax.process_count() > 1 or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return ()
+    if len(leaf.sharding.device_set) > 1:
+        return ()
+    # Without a copy on CPU; elsewhere a slice, so that not all of the data are sent.
+    on_cpu = next(iter(leaf.sharding.device_set)).platform == "cpu"
+    return np.asarray(leaf)[:ROWS] if on_cpu else np.asarray(leaf[:ROWS])
+
+
+def _number(row: Any) -> float:
+    """The sum of an example's values with fixed weights, which another example does not have."""
+    values = np.ravel(row)
+    values = np.real(values[:: 1 + len(values) // MOST]).astype(np.float64)
+    return float(values @ np.cos(np.arange(len(values))))
+
+
+def _other_data(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str] | None:
+    """How two data differ, in words; rows of which one has no number are not compared."""
+    shapes = [{path: words for path, (words, _) in data.items()} for data in (before, now)]
+    if shapes[0] != shapes[1]:
+        old, new = (", ".join(f"{p or 'data'} {w}" for p, w in of.items()) for of in shapes)
+        return f"data of {old}", f"data of {new}"
+    for path, (words, old) in before.items():
+        pairs = np.array(list(zip(old, now[path][1], strict=False)), float).reshape(-1, 2)
+        size = np.abs(np.nan_to_num(pairs, posinf=0, neginf=0)).max(initial=0)
+        near = CLOSE * size if "float" in words else 0
+        if not np.allclose(*pairs.T, rtol=0, atol=near, equal_nan=True):
+            return "other data", f"data whose first examples differ{path and f' ({path})'}"
+    return None

@@ -1,0 +1,278 @@
+"""What a checkpoint holds next to the arrays of its train_state: checksums, and a run as JSON.
+
+The files of a step are `train_state` and `run`, both written by orbax, and `checksums.json`.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxnet.core import path_name
+from jaxnet.training.epoch import Place
+from jaxnet.training.trainer import TrainState
+
+SUMS = "checksums.json"  # of the files of a checkpoint, beside them
+PARTS = ("run", "train_state")
+FORMAT = 1  # another number if another version could not read what this one writes
+
+
+def seal(place: Path) -> None:
+    """Write the checksums of a checkpoint that is about to be committed, and flush its files.
+
+    Args:
+      place: Folder of the checkpoint, which gets its final name afterwards.
+    """
+    sums = dict(_sums(place, flush=True))
+    with open(place / SUMS, "w") as file:
+        file.write(json.dumps(sums))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def damage(place: Path) -> str | None:
+    """Say what is wrong with the files of a checkpoint; None if it is whole.
+
+    Args:
+      place: Folder of the checkpoint.
+    """
+    try:
+        for part in PARTS:
+            if not ((place / part).is_dir() and any((place / part).iterdir())):
+                return f"{part} is missing"
+        if not (place / SUMS).exists():
+            return None  # orbax alone vouches for it
+        stored = json.loads((place / SUMS).read_bytes())
+        found = dict(_sums(place))
+    except ValueError:
+        return f"{SUMS} is broken"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if not isinstance(stored, dict) or not stored:
+        return f"{SUMS} is broken"
+    missing = sorted(stored.keys() - found.keys())
+    changed = sorted(name for name in stored if name in found and stored[name] != found[name])
+    for word, names in (("is missing", missing), ("was changed", changed)):
+        if names:
+            return f"{names[0]} {word}" + (f", and {len(names) - 1} more" if names[1:] else "")
+    return None
+
+
+def _sums(place: Path, flush: bool = False) -> Iterator[tuple[str, str]]:
+    """The checksums of the parts; what orbax writes beside them changes when it commits them."""
+    for file in (file for part in PARTS for file in sorted((place / part).rglob("*"))):
+        if file.is_file():
+            with open(file, "r+b", buffering=0) if flush else open(file, "rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+                if flush:  # else a power cut could leave the new one empty and the old one removed
+                    os.fsync(opened.fileno())
+            yield file.relative_to(place).as_posix(), digest
+
+
+def run_to_json(train_state: TrainState, place: Place, scalars: dict[str, float]) -> dict[str, Any]:
+    """Describe a train_state, its place and its numbers as JSON; all processes must call it.
+
+    Args:
+      train_state: The train_state that is saved.
+      place: Its place in the run.
+      scalars: The numbers of the epoch that are finite.
+    """
+    import jaxnet
+
+    key = None if place.key is None else np.asarray(place.key).tolist()
+    loader = of_all_processes(_state_to_text(place.loader))
+    return {
+        "format": FORMAT,
+        "jaxnet": jaxnet.__version__,
+        "processes": jax.process_count(),
+        "place": place._asdict() | {"key": key, "loader": loader},
+        "leaves": _leaves(train_state),
+        "optimizer": _kinds(train_state.opt_state),
+        "scalars": scalars,
+    }
+
+
+def read_run(place: Path) -> dict[str, Any]:
+    """Read what `run_to_json` made.
+
+    Args:
+      place: Folder of the checkpoint.
+
+    Raises:
+      ValueError: If it was written by another version of jaxnet, naming the version.
+    """
+    try:
+        stored = json.loads(
+            (place / "run" / "metadata").read_bytes()
+        )  # the file of orbax's JsonSave
+    except ValueError:
+        raise _other_version(place, None) from None
+    parts = {"format", "processes", "place", "leaves", "optimizer", "scalars"}
+    written = stored.get("jaxnet") if isinstance(stored, dict) else None
+    if not isinstance(stored, dict) or not parts <= stored.keys():
+        raise _other_version(place, written)
+    fields = set(Place._fields)
+    if stored["format"] != FORMAT or not isinstance(stored["place"], dict):
+        raise _other_version(place, written)
+    if stored["place"].keys() != fields:
+        raise _other_version(place, written)
+    return stored
+
+
+def _other_version(place: Path, written: Any) -> ValueError:
+    import jaxnet
+
+    version = f" ({written})" if isinstance(written, str) else ""
+    return ValueError(
+        f"Checkpoints: {place} was written by another version of jaxnet{version}, and this is "
+        f"{jaxnet.__version__}. Continue the run with the version that wrote it, or name another "
+        "folder"
+    )
+
+
+def check_like(where: Path, stored: dict[str, Any], like: TrainState) -> None:
+    """Raise if a checkpoint is of another model or another optimizer than a train_state.
+
+    Args:
+      where: Folder of the checkpoint, for the message.
+      stored: From `read_run`.
+      like: A train_state or its specs.
+
+    Raises:
+      ValueError: Naming the arrays or states that differ.
+    """
+    found, have, need = [], stored["leaves"], _leaves(like)
+    for path in need | have:  # in the order of the train_state
+        old, new = have.get(path, "nothing"), need.get(path, "nothing")
+        if old != new:
+            found.append(f"{path}: needs {new}, has {old}")
+    kinds = _kinds(like.opt_state)
+    if not found and stored["optimizer"] == kinds:
+        return
+    what = "model"
+    if all(line.startswith("opt_state") for line in found):
+        what = f"optimizer: this train_state needs {kinds}, and it has {stored['optimizer']}"
+    more = [f"and {len(found) - 8} more"] if len(found) > 8 else []
+    lines = "".join(f"\n  {line}" for line in found[:8] + more)
+    raise ValueError(
+        f"Checkpoints: {where} is of another {what}{':' if what == 'model' else ''}{lines}\n"
+        "Name another folder for this one"
+    )
+
+
+def _leaves(train_state: TrainState) -> dict[str, str]:
+    """Shape and dtype of each array, by path."""
+    named = jax.tree_util.tree_leaves_with_path(train_state)
+    return {path_name(path): f"{tuple(leaf.shape)} {leaf.dtype}" for path, leaf in named}
+
+
+def _kinds(state: Any) -> str:
+    """The names of the states of an optimizer, also of those that hold no array."""
+    inner = state.values() if isinstance(state, dict) else state
+    inner = inner if isinstance(state, dict | list | tuple) else ()
+    parts = [words for words in map(_kinds, inner) if words]
+    words = ", ".join(parts)
+    if isinstance(state, tuple):
+        name = type(state).__name__ if hasattr(state, "_fields") else ""
+        return f"{name}({words})" if words or not name else name
+    return words
+
+
+def place_from_json(stored: dict[str, Any]) -> Place:
+    """Make the place of this process from what `read_run` returned.
+
+    Args:
+      stored: From `read_run`.
+
+    Raises:
+      ValueError: If each process had its own place in the data, and there are more or fewer now.
+    """
+    key, loaders = stored["place"]["key"], stored["place"]["loader"]
+    before, now = stored["processes"], jax.process_count()
+    if before != now and any(loader is not None for loader in loaders):
+        raise ValueError(
+            f"Checkpoints: the run read its data in {before} processes, each at its own place, "
+            f"and there are {now}; resume with {before}, or pass place=None to start its pass "
+            "again"
+        )
+    loader = loaders[jax.process_index()] if before == now else None
+    return Place(**stored["place"])._replace(
+        key=None if key is None else np.array(key, np.uint32),
+        loader=None if loader is None else _state_from_text(loader),
+    )
+
+
+def _state_to_text(state: Any) -> str | None:
+    """The state of an iterator: bytes, or what JSON holds."""
+    if state is None:
+        return None
+    if isinstance(state, bytes):
+        return "bytes:" + base64.b64encode(state).decode()
+    try:
+        return "json:" + json.dumps(state, default=_number)
+    except TypeError as error:
+        raise TypeError(
+            f"Checkpoints.save: the state of the loader must be bytes or JSON: {error}"
+        ) from None
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"got {type(value).__name__}")
+
+
+def _state_from_text(text: str) -> Any:
+    kind, _, words = text.partition(":")
+    return base64.b64decode(words) if kind == "bytes" else json.loads(words)
+
+
+def by_first(find: Callable[[], Any]) -> Any:
+    """Call a function in the first process alone; all processes get its result or its error.
+
+    Args:
+      find: Function that returns JSON, and raises an OSError or a ValueError.
+
+    Raises:
+      OSError, ValueError: As `find`.
+    """
+    if jax.process_count() == 1:
+        return find()
+    found = error = None
+    if jax.process_index() == 0:
+        try:
+            found = find()
+        except (OSError, ValueError) as raised:
+            error = raised
+    kind = error and ("ValueError" if isinstance(error, ValueError) else "OSError")
+    text = json.dumps([found, kind, str(error)]) if jax.process_index() == 0 else None
+    found, kind, words = json.loads(of_all_processes(text)[0] or "")
+    if error is not None:
+        raise error
+    if kind is not None:
+        raise {"ValueError": ValueError, "OSError": OSError}[kind](words)
+    return found
+
+
+def of_all_processes(text: str | None) -> list[str | None]:
+    """Return the texts of all processes, by their index; all must call it.
+
+    Args:
+      text: The text of this process.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    words = np.frombuffer(b"" if text is None else text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(words))).ravel()
+    padded = np.zeros(max(int(lengths.max()), 1), np.uint8)
+    padded[: len(words)] = words
+    rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+    texts = [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
+    return [each or None for each in texts]

@@ -1,0 +1,71 @@
+"""Boxes of any number per image as padded arrays; values by hand."""
+
+import numpy as np
+import pytest
+
+from jaxnet.data import pad_boxes
+
+
+def test_lists_become_arrays_with_padding_at_the_end():
+    boxes = [[[0, 0, 1, 0.5], [0.25, 0.5, 0.5, 1]], [], np.array([[0.5, 0, 1, 0.125]])]
+    targets = pad_boxes(boxes, [[2, 0], [], np.array([1.0])])  # np.loadtxt has floats only
+    assert targets["boxes"].dtype == np.float32 and targets["classes"].dtype == np.int32
+    assert targets["boxes"].tolist() == [
+        [[0, 0, 1, 0.5], [0.25, 0.5, 0.5, 1]],
+        [[0, 0, 0, 0], [0, 0, 0, 0]],
+        [[0.5, 0, 1, 0.125], [0, 0, 0, 0]],
+    ]
+    assert targets["classes"].tolist() == [[2, 0], [-1, -1], [1, -1]]
+    wider = pad_boxes(boxes, [[2, 0], [], [1]], most=7)
+    assert wider["boxes"].shape == (3, 7, 4) and wider["classes"].shape == (3, 7)
+    np.testing.assert_array_equal(wider["boxes"][:, :2], targets["boxes"])
+
+
+def test_boxes_without_height_or_width_are_left_out():
+    boxes = [
+        np.array([[0, 0, 0, 0], [0.1, 0.2, 0.3, 0.5], [0.1, 0.2, 0.1, 0.5], [0.1, 0.2, 0.4, 0.2]]),
+        np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5]]),
+        np.zeros((0, 4)),
+    ]
+    targets = pad_boxes(boxes, [np.array([0, 2, 1, 1]), np.array([1, 0]), np.array([])])
+    assert targets["classes"].tolist() == [[2, -1], [1, 0], [-1, -1]]
+    np.testing.assert_allclose(targets["boxes"][0], [[0.1, 0.2, 0.3, 0.5], [0, 0, 0, 0]])
+    assert not targets["boxes"][2].any()
+
+
+def test_there_is_a_row_where_no_image_has_a_box():
+    targets = pad_boxes([[], np.array([])], [[], []])
+    assert targets["boxes"].shape == (2, 1, 4) and targets["classes"].tolist() == [[-1], [-1]]
+
+
+def test_a_rounding_error_may_reach_out_of_the_image():
+    targets = pad_boxes([[[-1e-7, 0, 1 + 1e-7, 1]]], [[0]])
+    assert targets["classes"].tolist() == [[0]]
+
+
+BOX = [0.1, 0.2, 0.3, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "classes", "options", "words"),
+    [
+        ([[BOX]], [[0], [1]], {}, "one entry per image, got 1 and 2"),
+        ([[BOX], [BOX, BOX]], [[0], [1]], {}, r"classes\[1\] .*n = 2, got \(1,\)"),
+        ([BOX], [[0]], {}, r"boxes\[0\] must have shape \(n, 4\), got \(4,\)"),
+        ([[[10, 20, 30, 50]]], [[0]], {}, r"boxes\[0\] must be fractions .*, got 10. Divide"),
+        ([[BOX], [[0.1, 0.2, 0.3, np.nan]]], [[0], [0]], {}, r"boxes\[1\] .*fractions.*got nan"),
+        ([[BOX, [0.5, 0.5, 0.2, 0.1]]], [[0, 1]], {}, r"got \[0.5, 0.5, 0.2, 0.1\], which ends"),
+        ([[BOX]], [[-1]], {}, r"classes\[0\] must be whole numbers from 0, got \[-1"),
+        ([[BOX]], [[1.5]], {}, r"classes\[0\] must be whole numbers from 0, got \[1.5"),
+        ([[BOX, BOX]], [[0, 1]], {"most": 1}, "an image has 2 boxes, more than most=1"),
+        ([[]], [[]], {"most": 0}, "most must be at least 1, got 0"),
+    ],
+)
+def test_what_would_train_on_wrong_boxes_raises(boxes, classes, options, words):
+    with pytest.raises(ValueError, match=f"pad_boxes: .*{words}"):
+        pad_boxes(boxes, classes, **options)
+
+
+def test_words_in_place_of_boxes():
+    with pytest.raises(TypeError, match=r"pad_boxes: classes\[0\] must be an array"):
+        pad_boxes([[BOX]], [["cat"]])

@@ -1,0 +1,41 @@
+"""Each oracle accepts the public function, and refuses broken copies of it."""
+
+import importlib
+import operator
+
+import pytest
+
+import jaxnet as jn
+from tests.hostile import alike, numbers
+from tests.mutation import mutated
+from tests.oracles import IDENTITIES, REFERENCES, called, compiled
+
+KEYS_MAY_REPEAT = True  # a function and its copy are called with one key
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_values_are_those_of_numpy(name):
+    example = REFERENCES[name]
+    found, wanted = (
+        compiled(operator.attrgetter(name)(jn), example),
+        called(example.compute, example),
+    )
+    assert alike(numbers(found), numbers(wanted)), (found, wanted)
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_identities_hold(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    IDENTITIES[name](operator.attrgetter(name)(jn))
+
+
+def test_half_a_pixel_is_seen():
+    """An identity that moves the image passes all tests that look at random moves."""
+    module = importlib.import_module("jaxnet.data.warp")
+    broken = mutated(
+        module, "offset = grid - (size - 1) / 2", "offset = grid - (size - 2) / 2"
+    ).warp
+    example = REFERENCES["data.warp"]
+    assert not alike(numbers(compiled(broken, example)), numbers(called(example.compute, example)))
+    with pytest.raises(AssertionError):
+        IDENTITIES["data.warp"](broken)

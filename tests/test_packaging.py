@@ -1,0 +1,204 @@
+"""What users, PyPI and GitHub get: the wheel, its types, its version, the project's own files."""
+
+import ast
+import importlib.metadata
+import re
+import shlex
+import shutil
+import subprocess
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import jaxnet as jn
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NAME, ADDRESS = PROJECT["name"], PROJECT["urls"]["Repository"]
+EXTRAS = PROJECT["optional-dependencies"]
+README = (ROOT / "README.md").read_text()
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+CI = (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_version_is_that_of_the_distribution(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"that of {name}")
+    assert jn.__version__ == f"that of {NAME}"
+    assert "__version__" in dir(jn) and "__version__" not in vars(jn)  # read when asked for
+    assert PROJECT["version"] not in (ROOT / "jaxnet" / "__init__.py").read_text()
+
+
+def test_a_folder_that_is_not_installed_has_no_version(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert jn.__version__ == "unknown"
+
+
+def test_files_of_the_other_jaxnet_are_told():
+    """Its `__init__.py` over ours begins with this import, which then meets our `jaxnet.core`."""
+    with pytest.raises(
+        ImportError, match=f"two projects are mixed.*pip uninstall -y jaxnet {NAME}"
+    ):
+        from jaxnet.core import parametrized  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from jaxnet.core import nothing  # noqa: F401
+
+
+def test_one_address():
+    paths = [ROOT / "CITATION.cff", ROOT / "SECURITY.md", *ROOT.glob("*.md"), *WORKFLOWS]
+    for folder in ("colab", "docs", "guide", "jaxnet", "experiments"):
+        paths += [p for p in (ROOT / folder).rglob("*.*") if p.suffix in {".md", ".py", ".yml"}]
+    found = {
+        path.name: address
+        for path in paths
+        for address in re.findall(r"https?://github\.com/[\w.-]+/jaxnet\b", path.read_text())
+    }
+    assert set(found) >= {"README.md", "CITATION.cff"} and set(found.values()) == {ADDRESS}, found
+
+
+def test_the_readme_installs_what_its_example_needs():
+    assert f'\npip install "{NAME}[data] @ git+{ADDRESS}"\n' in README
+    first, second = re.findall(r"^pip install -e .*$", README, re.M)  # another program reads them
+    assert first.endswith(" && python -m experiments.digits") and second.endswith(" && pytest")
+    for extras in re.findall(r"\[([a-z,]+)\]", "\n".join([first, second])):
+        assert set(extras.split(",")) <= set(EXTRAS)
+
+
+def test_the_metadata_name_the_versions_that_are_tested():
+    yaml = pytest.importorskip("yaml", reason="reads workflows")
+    matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
+    tested = {case["python"] for case in matrix["tests"]["strategy"]["matrix"]["include"]}
+    named = set(re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"])))
+    assert tested <= named and PROJECT["requires-python"] == f">={min(named)}"
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+
+
+def test_the_citation_names_no_person():
+    yaml = pytest.importorskip("yaml", reason="reads CITATION.cff")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["authors"] == [{"name": "The jaxnet developers"}]
+    assert citation["repository-code"] == ADDRESS and citation["license"] == PROJECT["license"]
+    assert "version" not in citation  # pyproject.toml has it
+
+
+def commands(job) -> list[list[str]]:
+    lines = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_run_what_there_is(path):
+    yaml = pytest.importorskip("yaml", reason="reads workflows")
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow["permissions"] == {"contents": "read"}  # jobs that publish ask for more
+    assert "secrets." not in path.read_text()
+    for job in workflow["jobs"].values():
+        for step in job["steps"]:
+            assert ("run" in step) != ("uses" in step)
+            assert re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|release/v\d+)", step.get("uses", "a/b@v1"))
+        installed = {"pip", "uv", "test"}
+        for command in commands(job):
+            tool, *rest = command
+            if "-e" in rest:
+                extras = re.fullmatch(r"\.\[([\w,]+)\]", rest[rest.index("-e") + 1])[1]
+                wanted = [need for extra in extras.split(",") for need in EXTRAS[extra]]
+                installed |= {re.split(r"[<>=\[]", need)[0] for need in wanted}
+            elif tool == "bash":
+                assert (ROOT / rest[0]).is_file(), command
+            elif tool == "python":
+                assert rest[0] == "-m" and (ROOT / rest[1] / "__main__.py").is_file(), command
+            else:
+                assert tool in installed, command
+
+
+def test_the_workflow_checks_what_ci_checks():
+    yaml = pytest.importorskip("yaml", reason="reads workflows")
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    there = {shlex.join(line) for job in workflow["jobs"].values() for line in commands(job)}
+    checks = re.findall(r"^ *((?:bash|ruff|pyright|pytest)\b.*)$", CI, re.M)
+    everywhere = [check for check in checks if "-k" not in check]  # PyTorch has its own tests
+    assert len(everywhere) >= 6 and set(everywhere) <= there
+
+
+# What SECURITY.md says that jaxnet never does.
+NEVER_IMPORTED = {"cloudpickle", "dill", "marshal", "pickle", "shelve", "subprocess"}
+NEVER_CALLED = {"__import__", "compile", "eval", "exec", "system", "popen"}
+
+
+def test_the_promises_of_security():
+    text = (ROOT / "SECURITY.md").read_text()
+    assert all(f"`{word}`" in text for word in ("pickle", "eval", "exec"))
+    readers = set()
+    for path in (ROOT / "jaxnet").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "asname")]
+            modules = {name.split(".")[0] for name in [*names, getattr(node, "module", None) or ""]}
+            assert not NEVER_IMPORTED & modules, path
+            if isinstance(node, ast.Call):
+                plain = getattr(node.func, "id", "")
+                of_os = getattr(getattr(node.func, "value", None), "id", "") == "os"
+                called = node.func.attr if of_os else plain  # module.eval() of PyTorch is another
+                assert called not in NEVER_CALLED, path
+                assert not any(word.arg == "allow_pickle" for word in node.keywords), path
+            if "urlopen" in names:
+                readers.add(path.name)
+    assert readers == {"remote.py"}  # which compares with a checksum
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of a wheel and an sdist."""
+    if shutil.which("uv") is None:
+        pytest.skip("needs uv, which .ci/run installs")
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(["uv", "build", "--quiet", "--out-dir", str(out), str(ROOT)], check=True)
+    return out
+
+
+@pytest.mark.slow
+def test_what_is_in_the_wheel_and_the_sdist(built):
+    (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxnet").rglob("*.py")}
+    assert modules | {"jaxnet/py.typed", "jaxnet/viz/jaxnet.mplstyle"} <= inside
+    (licence,) = (name for name in inside if name.endswith("/licenses/LICENSE"))
+    info = licence.split("/")[0]
+    assert {name.split("/")[0] for name in inside} == {"jaxnet", info}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert modules | {"LICENSE", "README.md", "jaxnet/py.typed"} <= names
+    assert not {name.split("/")[0] for name in names} & {"tests", "experiments", "colab", "docs"}
+
+
+PROGRAM = """\
+import jaxnet as jn
+net: jn.Layer = jn.dense("ten")
+print(jn.densse(3), jn.models.mlp([3]).nothing, jn.__version__ + 1)
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_finds_mistakes_in_a_users_program(built, tmp_path):
+    """mypy reads the annotations of an installed package only if it has py.typed."""
+    (wheel,) = built.glob("*.whl")
+    subprocess.run(["uv", "venv", "--quiet", tmp_path / "env"], check=True)
+    install = ["uv", "pip", "install", "--quiet", "--python", tmp_path / "env"]
+    subprocess.run([*install, "--no-deps", wheel], check=True)
+    subprocess.run([*install, "mypy"], check=True)
+    (tmp_path / "user.py").write_text(PROGRAM)
+    (python,) = [*tmp_path.glob("env/bin/python"), *tmp_path.glob("env/Scripts/python.exe")]
+    run = [python, "-m", "mypy", "--no-incremental", "user.py"]
+    printed = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True).stdout
+    for words in (
+        'user.py:2: error: Argument 1 to "dense" has incompatible type "str"; expected "int"',
+        'user.py:3: error: Module has no attribute "densse"',
+        'user.py:3: error: "Layer" has no attribute "nothing"',
+        'user.py:3: error: Unsupported operand types for + ("str" and "int")',
+        "Found 4 errors in 1 file",
+    ):
+        assert words in printed, printed

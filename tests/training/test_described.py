@@ -1,0 +1,82 @@
+"""Descriptions of runs: what they tell apart, and what they do not."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.training.described import check_run, describe_run
+
+RNG = np.random.default_rng(0)
+DATA = jnp.asarray(RNG.normal(size=(20, 5, 3)), jnp.float32), jnp.asarray(RNG.integers(0, 9, 20))
+
+
+def described(loss=optax.squared_error, optimizer=None, data=DATA, shuffle=True, wrap=None):
+    objective = jn.supervised(jn.dense(2), loss)
+    objective = objective if wrap is None else wrap(objective)
+    return describe_run(jn.trainer(objective, optimizer or optax.adam(0.1)), data, shuffle)
+
+
+def noisy(objective):
+    return jn.augmented(objective, lambda key, batch: batch)
+
+
+def test_the_same_run_passes():
+    check_run(described(), described())
+    check_run(None, described())
+    rounded = (DATA[0] * (1 + 1e-5), DATA[1])  # computed on another machine
+    check_run(described(), described(data=rounded))
+    check_run(described(optimizer=optax.adam(0.1)), described(optimizer=optax.adam(0.3, b1=0.8)))
+
+
+@pytest.mark.parametrize(("other", "words"), [
+    ({"loss": optax.l2_loss}, "supervised with squared_error and is .* supervised with l2_loss"),
+    ({"wrap": noisy}, "resumed with the objective augmented of supervised with squared_error"),
+    ({"shuffle": False}, "shuffle=True and is resumed with shuffle=False"),
+    ({"data": (DATA[0][::-1], DATA[1])}, r"other data .* first examples differ \(0\)"),
+    ({"data": (DATA[0], DATA[1].at[2].add(1))}, r"first examples differ \(1\)"),
+    ({"data": (DATA[0], DATA[1].astype(float))}, r"1 \(20,\) int32 .* 1 \(20,\) float32"),
+])  # fmt: skip
+def test_another_run_raises(other, words):
+    with pytest.raises(ValueError, match=words + ".*leave out place=.*_replace"):
+        check_run(described(), described(**other))
+
+
+@pytest.mark.parametrize("other", ["radam", "nadam"])
+def test_an_optimizer_with_a_state_of_the_same_form_is_told(other):
+    with pytest.warns(UserWarning, match="another optimizer, whose state has the same form"):
+        check_run(described(), described(optimizer=getattr(optax, other)(0.1)))
+
+
+def test_an_optimizer_of_another_version_of_jax_is_not_compared():
+    before = described(optimizer=optax.radam(0.1))
+    before["optimizer"][0] = "0.1"
+    check_run(before, described())
+
+
+def test_an_optimizer_of_certain_params_is_not_described():
+    labels = {"head": "a", "body": "b"}
+    optimizer = optax.multi_transform({"a": optax.sgd(0.1), "b": optax.adam(0.1)}, labels)
+    assert described(optimizer=optimizer)["optimizer"] is None
+
+
+def test_objectives_of_the_user_are_not_run():
+    def forward(m, batch):
+        raise AssertionError
+
+    trainer = jn.trainer(jn.compose(forward, kind="mine"), optax.adam(0.1))
+    assert describe_run(trainer, None, None)["objective"] == "mine"
+
+
+def test_data_on_several_devices_are_compared_by_shape(on_devices):
+    on_devices(
+        """
+import jax, jax.numpy as jnp, jaxnet as jn
+from jaxnet.training.described import _arrays
+mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+assert _arrays(jn.distributed.put(jnp.ones((4, 3)), mesh, jax.P("data")))[""][1] == []
+assert len(_arrays(jnp.ones((4, 3)))[""][1]) == 4
+""",
+        2,
+    )

@@ -1,0 +1,47 @@
+"""Checkpoints as files: checksums, descriptions, the states of loaders."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.training import stored
+from jaxnet.training.stored import by_first, place_from_json, run_to_json
+
+STATE = jn.TrainState(jnp.int32(3), {}, {}, optax.adam(0.1).init({}), jnp.zeros(2, jnp.uint32))
+
+
+@pytest.mark.parametrize("loader", [None, b"\x00\xff", {"index": np.int64(3), "rest": [1, "a"]}])
+def test_a_place_comes_back(loader):
+    place = jn.Place(1, 2, 0, 8, np.array([1, 2], np.uint32), loader, {"shuffle": True})
+    found = place_from_json(run_to_json(STATE, place, {}))
+    np.testing.assert_array_equal(found.key, place.key)
+    assert found._replace(key=None) == place._replace(key=None)
+
+
+def test_a_state_that_json_cannot_hold_is_told():
+    with pytest.raises(TypeError, match="state of the loader must be bytes or JSON: got object"):
+        run_to_json(STATE, jn.Place(1, 2, 0, 8, loader=object()), {})
+
+
+def test_a_place_of_several_processes_needs_as_many():
+    run = run_to_json(STATE, jn.Place(1, 2, 0, 8, loader=b"1"), {}) | {"processes": 2}
+    with pytest.raises(ValueError, match="in 2 processes, each at its own place, and there are 1"):
+        place_from_json(run)
+
+
+@pytest.mark.parametrize(("optimizer", "kinds"), [
+    (optax.adam(0.1), "(ScaleByAdamState, EmptyState)"),
+    (optax.sgd(0.1), "(EmptyState, EmptyState)"),
+    (optax.masked(optax.adam(0.1), True), "MaskedState((ScaleByAdamState, EmptyState))"),
+    (optax.multi_transform({"a": optax.sgd(0.1)}, "a"),
+     "PartitionState(MaskedState((EmptyState, EmptyState)))"),
+])  # fmt: skip
+def test_an_optimizer_is_told_by_all_its_states(optimizer, kinds):
+    assert stored._kinds(optimizer.init({"kernel": jnp.ones(3)})) == kinds
+
+
+def test_an_error_of_the_first_process_is_that_of_all():
+    with pytest.raises(OSError, match="mine"):
+        by_first(lambda: (_ for _ in ()).throw(OSError("mine")))
