@@ -7,6 +7,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.data.scenes import _enlarge
 
+
 @pytest.fixture(scope="module")
 def scenes():
     return jn.data.digit_scenes(60, 30, classes=4, most=3, size=(40, 56), seed=3)

@@ -51,7 +51,9 @@ def test_a_stretched_kernel_sees_all_entries_between():
 def test_cubic_kernels_by_hand():
     """Keys: (a + 2) d³ - (a + 3) d² + 1 up to 1, a (d³ - 5 d² + 8 d - 4) up to 2."""
     distance = np.array([0, 0.5, -0.5, 1, 1.5, -1.5, 2, 3])
-    np.testing.assert_allclose(cubic(-0.5)(distance), [1, 0.5625, 0.5625, 0, -0.0625, -0.0625, 0, 0])
+    np.testing.assert_allclose(
+        cubic(-0.5)(distance), [1, 0.5625, 0.5625, 0, -0.0625, -0.0625, 0, 0]
+    )
 
 
 def test_lines_stay_lines_inside():
