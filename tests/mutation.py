@@ -43,8 +43,8 @@ OPERATORS = {
 
 # What only raises, draws, prints or describes. The rest of the library computes values.
 NO_ARITHMETIC = (
-    "viz/", "checks.py", "look.py", "keywords.py", "core/messages.py", "core/warn.py", "progress.py",
-    "training/progress.py", "inspect/table.py", "data/builders/", "data/tfds.py",
+    "viz/", "checks.py", "look.py", "keywords.py", "core/messages.py", "warn.py", "progress.py",
+    "markup.py", "extras.py", "inspect/table.py", "data/builders/", "data/tfds.py",
 )  # fmt: skip
 NO_ARITHMETIC_IN = ("__repr__", "__str__", "_repr_html_", "check", "_check")
 NO_VALUE = {"strict", "stacklevel", "name", "kind", "progress"}  # keyword arguments
@@ -215,7 +215,7 @@ def oracles_by_room() -> dict[str, list[str]]:
 
 
 def chosen(file: str) -> list[list[str]]:
-    """Tests for a mutant, in turn: of its own module, the oracles and tests of its room, the laws."""
+    """Tests for a mutant, in turn: its own module's, its room's with the oracles, the laws."""
     parts = Path(file).parts[1:]
     own = "/".join(["tests", *parts[:-1], f"test_{parts[-1]}"])
     room = str(Path(own).parent)
