@@ -59,4 +59,4 @@ def by_path(
             )
         return jax.tree.unflatten(structure, found)
 
-    return optax.multi_transform(dict(optimizers), labels)
+    return optax.multi_transform({**optimizers}, labels)

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -345,7 +346,7 @@ def _seeds(seeds: Any) -> list[int]:
         found = [int(seed) for seed in seeds]
     else:
         at_least("sweep", "seeds", seeds, 0)
-        found = list(range(seeds))
+        found = list(range(operator.index(seeds)))
     if not found:
         raise ValueError("sweep: expected at least one seed, got none")
     return found
