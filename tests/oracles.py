@@ -431,6 +431,31 @@ def pad(sequences, *, length=None, value=0):
     return np.array(rows), np.array([len(sequence) for sequence in sequences])
 
 
+def log_mel(waves, *, rate, window=0.025, hop=0.01, bands=40, range_db=60.0, normalize=True):
+    """Frame by frame, with a Fourier sum of at least twice the window."""
+    import librosa
+
+    size, step = round(rate * window), round(rate * hop)
+    points = 2 ** math.ceil(math.log2(2 * size))
+    triangles = librosa.filters.mel(sr=rate, n_fft=points, n_mels=bands)
+    weights = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(size) / size)
+    found = []
+    for wave in waves:
+        frames = [f64(wave)[i : i + size] for i in range(0, len(wave) - size + 1, step)]
+        power = np.abs(np.fft.rfft(np.array(frames) * weights, points)) ** 2 @ triangles.T
+        out = np.log(np.maximum(power, power.max() * 10 ** (-range_db / 10)))
+        found.append((out - out.mean(0)) / out.std(0) if normalize else out)
+    return found
+
+
+def mfcc(waves, *, rate, bands=40, coefficients=13, deltas=0, normalize=True):
+    from scipy.fft import dct
+
+    mel = log_mel(waves, rate=rate, bands=bands, normalize=False)
+    found = [dct(a, axis=1, norm="ortho")[:, :coefficients] for a in mel]
+    return [(a - a.mean(0)) / a.std(0) if normalize else a for a in found]
+
+
 def warp(x, matrix, centre=None):
     from scipy import ndimage
 
@@ -526,6 +551,16 @@ REFERENCES = {
             np.array([0, 1]),
             {"kernel": np.array([[1.0], [0.5]]), "bias": np.array([0.2])},
         ),
+    ),
+    "data.log_mel": Reference(
+        log_mel,
+        ([RANDOM.normal(size=900), RANDOM.normal(size=700) * np.linspace(0.01, 1, 700)],),
+        {"rate": 4000, "hop": 0.012, "bands": 9, "range_db": 20.0},
+    ),
+    "data.mfcc": Reference(
+        mfcc,
+        ([RANDOM.normal(size=900)],),
+        {"rate": 4000, "bands": 9, "coefficients": 5, "deltas": 0, "normalize": False},
     ),
     "data.pad": Reference(pad, ([[5, 6, 7], [8], [9, 4]],), {"length": 4, "value": -1}),
     "losses.binary_cross_entropy": Reference(
