@@ -145,7 +145,7 @@ class Case(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What became of a case: "value", "ours" or "foreign", and the error; a judged value instead."""
+    """What became of a case: a judgement of its value, or "ours" or "foreign" and the error."""
 
     what: str
     error: BaseException | None = None
@@ -438,12 +438,12 @@ GOOD: dict[str, list[np.ndarray]] = {}  # the value of a good call
 
 def consistent(call: Call, result: Any) -> bool:
     """Whether the order of the examples does not matter, nor which others are in the batch."""
-    return all(
-        alike(
-            numbers(run(of_rows(call, rows))[1]), numbers(jax.tree.map(lambda a: a[rows], result))
-        )
-        for rows in (slice(None, None, -1), slice(1))
-    )
+
+    def same(rows: slice) -> bool:
+        part = run(of_rows(call, rows))[1]
+        return alike(numbers(part), numbers(jax.tree.map(lambda a: a[rows], result)))
+
+    return same(slice(None, None, -1)) and same(slice(1))
 
 
 def of_rows(call: Call, rows: slice) -> Call:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.oracles import f64, forward, log_probabilities, log_softmax, rotary
+from tests.oracles import log_probabilities, log_softmax, rotary
 
 Value = Callable[..., Any]
 

@@ -204,7 +204,8 @@ def rows_by_file() -> dict[str, set[str]]:
 def oracles_by_room() -> dict[str, list[str]]:
     """The functions with an oracle, by the folder that they are defined in."""
     import jaxnet
-    from tests.oracles import IDENTITIES, REFERENCES
+    from tests.identities import IDENTITIES
+    from tests.oracles import REFERENCES
 
     found: dict[str, list[str]] = {}
     for name in REFERENCES.keys() | IDENTITIES.keys():

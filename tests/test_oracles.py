@@ -7,8 +7,9 @@ import pytest
 
 import jaxnet as jn
 from tests.hostile import alike, numbers
+from tests.identities import IDENTITIES
 from tests.mutation import mutated
-from tests.oracles import IDENTITIES, REFERENCES, called, compiled
+from tests.oracles import REFERENCES, called, compiled
 
 KEYS_MAY_REPEAT = True  # a function and its copy are called with one key
 

@@ -1,0 +1,975 @@
+"""What must hold between calls of a public function, where a second way to its value would be long.
+
+The identity map changes nothing, whitened data have covariance 1, one beam is the greedy search.
+Each identity takes the function, so that a broken copy can be given, and asserts.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxnet as jn
+from tests.oracles import (
+    BITS,
+    CHAIN,
+    MACHINE,
+    RANDOM,
+    ctc,
+    f64,
+    forward,
+    half_squared_error,
+    iou,
+    labels,
+    log_likelihood,
+    log_partition,
+    log_sigmoid,
+    log_softmax,
+    normal,
+    paths_of_states,
+    posteriors,
+    soft_threshold,
+)
+from tests.oracles import boxes as random_boxes
+
+Function = Callable[..., Any]
+
+
+def close(a: Any, b: Any, tolerance: float = 1e-4) -> None:
+    np.testing.assert_allclose(f64(a), f64(b), tolerance, tolerance)
+
+
+def warp_moves_masks_and_boxes_too(warp: Function) -> None:
+    """Nothing, a quarter turn, and up and to the right by half and by one pixel."""
+    mask = RANDOM.integers(1, 9, (4, 4, 4))
+    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    matrix = np.stack([np.eye(2), turn, np.eye(2), np.eye(2)])
+    centre = np.array([[0, 0], [0, 0], [0.5, -0.5], [1, -1.0]])
+    box = np.tile([0.25, 0.25, 0.5, 0.75], (4, 1, 1))
+    x = {"image": jnp.asarray(mask[..., None], jnp.float32), "mask": mask, "boxes": box}
+    found = jax.jit(warp)(x, matrix, centre)
+    moved = np.pad(mask[3], ((0, 1), (1, 0)))[1:, :4]
+    for i, wanted in ((0, mask[0]), (1, np.rot90(mask[1], -1)), (3, moved)):
+        close(found["mask"][i], wanted)
+        close(found["image"][i, ..., 0], wanted)
+    corners = [[0.25, 0.25, 0.5, 0.75], [0.25, 0.5, 0.75, 0.75], [0.125, 0.375, 0.375, 0.875],
+               [0, 0.5, 0.25, 1]]  # fmt: skip
+    close(found["boxes"][:, 0], corners)
+
+
+def maps_of(augment: Function) -> tuple[np.ndarray, np.ndarray]:
+    """The linear map and the shift of each of 200 images, told by where its pixels come from.
+
+    Each pixel of the image holds its own place from the centre, and a 1 that tells the inside.
+    """
+    sides = np.arange(13) - 6.0
+    place = np.stack([*np.meshgrid(sides, sides, indexing="ij"), np.ones((13, 13))], -1)
+    y = jax.jit(augment)(jax.random.key(0), np.repeat(place[None], 200, 0).astype(np.float32))
+    found = []
+    for image in f64(y):
+        inside = image[..., 2] > 1 - 1e-5
+        to = np.column_stack([place[inside][:, :2], np.ones(inside.sum())])
+        found.append(np.linalg.lstsq(to, image[inside][:, :2], rcond=None)[0].T)  # (2, 3)
+        assert np.abs(to @ found[-1].T - image[inside][:, :2]).max() < 5e-3
+    maps = np.array(found)
+    return np.linalg.inv(maps[:, :, :2]), maps[:, :, 2]
+
+
+def rotations_are_of_both_signs(random_rotation: Function) -> None:
+    matrix, shift = maps_of(random_rotation(30))
+    angle = np.degrees(np.arctan2(matrix[:, 0, 1], matrix[:, 0, 0]))
+    assert -30.1 < angle.min() < -28 and 28 < angle.max() < 30.1
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    close(matrix, np.moveaxis(np.array([[c, s], [-s, c]]), -1, 0), 2e-3)
+    close(shift, 0 * shift, 5e-3)
+
+
+def shears_move_along_rows(random_shear: Function) -> None:
+    matrix, shift = maps_of(random_shear(20))
+    angle = np.degrees(np.arctan(matrix[:, 1, 0]))
+    assert -20.1 < angle.min() < -18 and 18 < angle.max() < 20.1
+    matrix[:, 1, 0] = 0
+    close(matrix, np.tile(np.eye(2), (200, 1, 1)), 2e-3)
+    close(shift, 0 * shift, 5e-3)
+
+
+def scales_are_log_uniform(random_scale: Function) -> None:
+    matrix, shift = maps_of(random_scale(0.5, 2.0))
+    scale = matrix[:, 0, 0]
+    close(matrix, scale[:, None, None] * np.eye(2), 2e-2)
+    assert 0.5 <= scale.min() < 0.53 and 1.85 < scale.max() < 2.02
+    assert abs(np.log2(scale).mean()) < 4 / (3 * 200) ** 0.5
+    close(shift, 0 * shift, 5e-3)
+
+
+def crops_are_inside(random_crop: Function) -> None:
+    """A part has the size 1 / factor of the image, and its centre as much room as that leaves."""
+    matrix, centre = maps_of(random_crop(0.5))
+    size = 1 / matrix[:, 0, 0]
+    close(matrix, np.eye(2) / size[:, None, None], 2e-3)
+    assert 0.5 - 1e-3 < size.min() < 0.52 and 0.98 < size.max() <= 1.001
+    share = centre / (6 * (1 - size))[:, None]
+    certain = size < 0.9
+    assert np.abs(share[certain]).max() < 1.02
+    assert share[certain].min() < -0.95 and share[certain].max() > 0.95
+    assert abs(np.corrcoef(share[certain].T)[0, 1]) < 0.3
+
+
+def flips_turn_half(random_flip: Function) -> None:
+    x = {"image": normal(60, 3, 4, 2), "mask": labels(60, 3, 4)}
+    x["boxes"] = jnp.tile(jnp.array([[[0.1, 0.2, 0.5, 0.9], [0, 0, 0, 0]]]), (60, 1, 1))
+    for vertical, axis, box in ((False, 2, [0.1, 0.1, 0.5, 0.8]), (True, 1, [0.5, 0.2, 0.9, 0.9])):
+        y = jax.jit(random_flip(vertical=vertical))(jax.random.key(0), x)
+        turned = np.array([(a != b).any() for a, b in zip(y["image"], x["image"], strict=True)])
+        assert 15 < turned.sum() < 45
+        for name in ("image", "mask"):
+            close(y[name][turned], np.flip(x[name], axis)[turned])
+            close(y[name][~turned], x[name][~turned])
+        close(y["boxes"][turned, 0], np.tile(box, (turned.sum(), 1)))
+        close(y["boxes"][~turned], x["boxes"][~turned])
+        assert (y["boxes"][:, 1] == 0).all()
+
+
+def an_affine_map_is_the_product_and_a_shift(elastic: Function) -> None:
+    matrix, back = maps_of(elastic(rotation=20, shear=15, scale=(0.8, 1.25), shift=2))
+    shift = -(matrix @ back[..., None])[..., 0]
+    assert -2.05 < shift.min() < -1.9 and 1.9 < shift.max() < 2.05
+    # The shear leaves the second column alone.
+    scale = np.hypot(matrix[:, 0, 1], matrix[:, 1, 1])
+    angle = np.arctan2(matrix[:, 0, 1], matrix[:, 1, 1])
+    c, s = np.cos(angle), np.sin(angle)
+    turn = scale[:, None, None] * np.moveaxis(np.array([[c, s], [-s, c]]), -1, 0)
+    shear = np.linalg.inv(turn) @ matrix
+    lean = shear[:, 1, 0].copy()
+    shear[:, 1, 0] = 0
+    close(shear, np.tile(np.eye(2), (200, 1, 1)), 2e-2)
+    for found, most in ((np.degrees(angle), 20), (np.degrees(np.arctan(lean)), 15),
+                        (np.log(scale), np.log(1.25))):  # fmt: skip
+        assert -1.02 < found.min() / most < -0.9 and 0.9 < found.max() / most < 1.02
+    bends_have_their_size(elastic)
+
+
+def bends_have_their_size(elastic: Function) -> None:
+    sides = np.arange(12.0)
+    place = np.stack(np.meshgrid(sides, sides, indexing="ij"), -1)[None].repeat(200, 0)
+    y = jax.jit(elastic(displacement=0.5, spacing=4))(jax.random.key(0), place.astype(np.float32))
+    moves = (f64(y) - place)[:, 3:-3, 3:-3]
+    assert 0.3 < moves.std() < 0.5 and abs(moves.mean()) < 0.03
+    near, far = (np.corrcoef(moves[:, :-n].ravel(), moves[:, n:].ravel())[0, 1] for n in (1, 5))
+    assert 0.7 < near < 1 and abs(far) < 0.2
+
+
+def inputs_alone(on_inputs: Function) -> None:
+    x, y = normal(4, 3), labels(4)
+    seen = on_inputs(lambda key, x: 2 * x)(jax.random.key(0), (x, y))
+    close(seen[0], 2 * x)
+    assert (seen[1] == y).all()
+
+
+def void_comes_from_outside(on_masks: Function) -> None:
+    small = on_masks(lambda key, x: jn.data.warp(x, jnp.eye(2)[None] / 3), void=11)
+    x, mask = normal(1, 3, 4, 2), labels(1, 3, 4)
+    y, found = jax.jit(small)(jax.random.key(0), (x, mask))
+    assert (np.asarray(found)[0] == 11).sum() > 8 and (np.asarray(y)[0, 0] == 0).all()
+    inside = np.asarray(found)[0] != 11
+    assert inside.any() and set(np.asarray(found)[0][inside]) <= set(np.ravel(mask))
+
+
+def one_after_the_other(chain: Function) -> None:
+    keys = []
+
+    def note(key, x):
+        keys.append(jax.random.key_data(key).tolist())
+        return x + 1
+
+    y = chain(note, lambda key, x: 2 * x, note)(jax.random.key(0), jnp.ones(2))
+    assert y.tolist() == [5, 5] and keys[0] != keys[1]
+
+
+def shifts_move_whole_images(random_shift: Function) -> None:
+    """Each is a part of the padded image, and every shift occurs."""
+    x = 1 + np.arange(20.0).reshape(1, 4, 5, 1).repeat(200, 0)
+    y = np.asarray(jax.jit(random_shift(1))(jax.random.key(0), x))[..., 0]
+    padded = np.pad(x[0, ..., 0], 1)
+    parts = [padded[i : i + 4, j : j + 5] for i in range(3) for j in range(3)]
+    which = np.array([[(image == part).all() for part in parts] for image in y])
+    assert (which.sum(1) == 1).all() and which.any(0).all()
+
+
+def squares_are_cut_out_around_every_pixel(cutout: Function) -> None:
+    y = np.asarray(jax.jit(cutout(3))(jax.random.key(0), jnp.ones((300, 4, 5, 2))))
+    assert (y[..., 0] == y[..., 1]).all()
+    found = {tuple(map(tuple, np.argwhere(image == 0))) for image in y[..., 0]}
+    around = {
+        tuple((i, j) for i in range(4) for j in range(5) if abs(i - a) < 2 and abs(j - b) < 2)
+        for a in range(4)
+        for b in range(5)
+    }
+    assert found == around
+
+
+def jitter_changes_one_factor(color_jitter: Function) -> None:
+    """Brightness scales all, contrast the differences from the mean grey, saturation from grey."""
+    x = RANDOM.uniform(0.4, 0.6, (60, 2, 3, 3)).astype(np.float32)
+    grey = x @ np.array([0.299, 0.587, 0.114])
+    mean = grey.mean((1, 2))[:, None, None, None]
+    origin = {"brightness": np.zeros(1), "contrast": mean, "saturation": grey[..., None]}
+    for name, still in origin.items():
+        y = np.asarray(jax.jit(color_jitter(**{name: 0.5}))(jax.random.key(0), x))
+        factor = ((y - still) * (x - still)).sum((1, 2, 3)) / np.square(x - still).sum((1, 2, 3))
+        close(y - still, factor[:, None, None, None] * (x - still), 1e-3)
+        assert 0.5 <= factor.min() < 0.55 and 1.45 < factor.max() <= 1.5
+
+
+def mixtures_are_of_two_examples(mixup: Function) -> None:
+    x, y = jnp.eye(6), jnp.array([0, 1, 2, 0, 1, 2])
+    mixed, shares = jax.jit(mixup(1.0, 3))(jax.random.key(0), (x, y))
+    close(mixed.sum(1), np.ones(6))
+    assert (np.asarray(mixed > 0).sum(1) <= 2).all() and np.asarray(mixed > 0).sum() > 8
+    close(shares, np.asarray(mixed) @ np.eye(3)[np.asarray(y)])
+    assert np.ptp(np.diag(mixed)) > 0.1
+
+
+def windows_hold_every_token_once(windows: Function) -> None:
+    tokens = np.arange(100, 123)
+    cut = windows(tokens, streams=3, steps=4)
+    x, y, counts = (np.asarray(a) for a in (cut.x, cut.y, cut.counts))
+    inside = counts.astype(bool)
+    assert (y[inside] == x[inside] + 1).all()
+    assert len(np.unique(y[inside])) == inside.sum() >= 18
+
+
+def overlapping_windows_predict_every_token_once(overlapping: Function) -> None:
+    cut = overlapping(np.arange(100, 123), steps=6, fresh=2)
+    x, y, counts = (np.asarray(a) for a in (cut.x, cut.y, cut.counts))
+    inside = counts.astype(bool)
+    assert (y[inside] == x[inside] + 1).all()
+    assert sorted(y[inside]) == list(range(101, 101 + inside.sum())) and inside.sum() > 18
+
+
+def whitened_data_have_covariance_1(fit_whitening: Function) -> None:
+    x = f64(normal(40, 3)) @ np.array([[1.0, 0, 0], [2, 3, 0], [4, 5, 6]]) + [1, 2, 3]
+    for zca in (False, True):
+        params = fit_whitening(None, x, zca=zca, epsilon=0.0)
+        kernel, bias = f64(params["kernel"]), f64(params["bias"])
+        close(np.cov((x @ kernel + bias).T), np.eye(3), 1e-3)
+        close((x @ kernel + bias).mean(0), np.zeros(3), 1e-4)
+        assert not zca or np.allclose(kernel, kernel.T, atol=1e-4)
+    tiny = fit_whitening(None, 1e-7 * x, epsilon=0.0)
+    close(np.cov((1e-7 * x @ f64(tiny["kernel"]) + f64(tiny["bias"])).T), np.eye(3), 1e-2)
+    # A direction without variance gives 0; a part of the mean variance damps the others.
+    flat = np.stack([x[:, 0], np.ones(40), x[:, 0]], 1)
+    params = fit_whitening(None, flat, epsilon=0.5)
+    y = flat @ f64(params["kernel"]) + f64(params["bias"])
+    largest = 2 * x[:, 0].var(ddof=1)
+    close(y.var(0, ddof=1), [largest / (largest + 0.5 * largest / 3), 0, 0], 1e-3)
+
+
+def components_are_eigenvectors(fit_pca: Function) -> None:
+    x = f64(normal(40, 3)) * [1, 5, 2] + 7
+    params = fit_pca(None, x, 2)
+    kernel = f64(params["kernel"])
+    close(kernel.T @ kernel, np.eye(2))
+    variances = np.linalg.eigvalsh(np.cov(x.T))[::-1]
+    close(np.cov((x @ kernel + f64(params["bias"])).T), np.diag(variances[:2]), 1e-3)
+    close((x @ kernel + f64(params["bias"])).mean(0), np.zeros(2), 1e-3)
+    assert (kernel[np.abs(kernel).argmax(0), [0, 1]] > 0).all()
+
+
+def codes_are_optimal(solve: Function) -> None:
+    """The slope of the squared error is the penalty where a code is not 0, else at most that."""
+    dictionary, x = normal(6, 4), normal(3, 4)
+    for positive in (False, True):
+        z = f64(solve(dictionary, x, 0.3, 600, positive=positive))
+        slope = (f64(x) - z @ f64(dictionary)) @ f64(dictionary).T
+        close(slope[z != 0], 0.3 * np.sign(z[z != 0]), 2e-3)
+        still = slope[z == 0] if positive else np.abs(slope[z == 0])
+        assert (still <= 0.3 + 1e-3).all() and (z == 0).any() and (z != 0).any()
+        assert not positive or (z >= 0).all()
+
+
+def few_steps_are_gradient_steps(ista: Function) -> None:
+    dictionary, x, start = normal(3, 4), normal(2, 4), normal(2, 3)
+    gram = f64(dictionary) @ f64(dictionary).T
+    curvature = np.linalg.eigvalsh(gram)[-1]
+    moved = f64(start) + (f64(x) @ f64(dictionary).T - f64(start) @ gram) / curvature
+    found = ista(dictionary, x, 0.2, 1, codes=start)
+    close(found, soft_threshold(moved, 0.2 / curvature), 1e-3)
+
+
+def measurements_are_kept(basis_pursuit: Function) -> None:
+    A, x = normal(12, 20), np.zeros(20)
+    x[[3, 11]] = [2.0, -1.0]
+    close(basis_pursuit(A, f64(A) @ x), x, 1e-3)
+
+
+def centroids_are_means(kmeans: Function) -> None:
+    x = f64(normal(30, 2))
+    found = f64(kmeans(jax.random.key(0), x, 4, tolerance=0.0))
+    nearest = np.square(x[:, None] - found).sum(-1).argmin(1)
+    close([x[nearest == c].mean(0) for c in range(4)], found)
+
+
+def nearest_centroids_have_the_largest_output(fit_kmeans: Function) -> None:
+    x = f64(normal(30, 3))
+    found = [fit_kmeans(jax.random.key(1), x, 4, scale=scale) for scale in (None, 2.0)]
+    outputs = [x @ f64(p["kernel"]) + f64(p["bias"]) for p in found]
+    centroids = f64(found[0]["kernel"]).T
+    distances = np.square(x[:, None] - centroids).sum(-1)
+    for y in outputs:
+        assert (y.argsort(1) == distances.argsort(1)[:, ::-1]).all()
+    close(outputs[0], -(distances - np.square(x).sum(1, keepdims=True)) / 2)
+    close([outputs[1].mean(), outputs[1].std()], [0, 2], 1e-3)
+
+
+def one_beam_is_greedy(beam_search: Function) -> None:
+    table = normal(5, 5)
+
+    def model(carry, tokens):
+        return carry + 1, table[tokens] * (1 + carry[:, None])
+
+    @jax.jit
+    def both():
+        given = model, jnp.zeros(3), jnp.array([0, 3, 2])
+        found = beam_search(*given, beams=1, length=4, end=1, length_penalty=0.5)
+        return found, jn.decoding.greedy(*given, length=4, end=1)
+
+    (found, sizes, scores), (tokens, lengths) = jax.device_get(both())
+    assert (found[:, 0] == tokens).all() and (sizes[:, 0] == lengths).all()
+    for last, row, n, score in zip((0, 3, 2), tokens, lengths, scores[:, 0], strict=True):
+        path = [last, *row[: n + 1]]  # the end too
+        steps = enumerate(itertools.pairwise(path))
+        total = sum(log_softmax(f64(table[a]) * (1 + t))[b] for t, (a, b) in steps)
+        close(score, total / (len(path) - 1) ** 0.5, 1e-3)
+
+
+def all_beams_give_the_loss(ctc_beam_search: Function) -> None:
+    """With a beam for each prefix; also for the first two of three steps."""
+    logits = normal(2, 3, 3)
+    found, sizes, scores = ctc_beam_search(logits, jnp.array([3, 2]), beams=20, blank=1)
+    for i, steps in enumerate((3, 2)):
+        possible = np.asarray(scores[i] > -np.inf)
+        assert possible.sum() == (9 if steps == 3 else 5)
+        assert (np.diff(scores[i][possible]) <= 0).all()
+        for row, n, score in zip(found[i], sizes[i], scores[i][possible], strict=False):
+            close(score, -ctc(1)(logits[i : i + 1, :steps], (row[None], n[None]))[0])
+            assert (row[int(n) :] == 1).all()
+
+
+def perfect_boxes_have_precision_1(average_precision: Function) -> None:
+    truth = {"boxes": np.array([[[0, 0, 2, 3], [5, 5, 8, 9], [1, 1, 4, 4.0]]]),
+             "classes": np.array([[0, 1, 0]])}  # fmt: skip
+    found = truth | {"scores": np.array([[0.9, 0.8, 0.7]])}
+    assert average_precision(found, truth, 3).mean == 1
+    found["boxes"] = found["boxes"] + np.array([[[50], [0], [0.0]]])  # the best of class 0 is off
+    for points, wanted in ((None, 0.25), (11, 6 / 11 / 2)):
+        result = average_precision(found, truth, 2, points=points)
+        close(result.each, [wanted, 1])
+        close(result.mean, (wanted + 1) / 2)
+
+
+def greedy_suppression(non_max_suppression: Function) -> None:
+    """The loop of the definition."""
+    given, scores = f64(random_boxes(12)), RANDOM.permutation(12) / 12
+    overlap = iou(given, given)
+    kept: list[int] = []
+    for i in np.argsort(-scores):
+        if scores[i] > 0.2 and all(overlap[i, j] <= 0.2 for j in kept):
+            kept.append(int(i))
+    found = non_max_suppression(jnp.asarray(given), jnp.asarray(scores), iou=0.2, score=0.2)
+    assert found.indices[found.valid].tolist() == kept
+    first = non_max_suppression(jnp.asarray(given), jnp.asarray(scores), iou=0.2, score=0.2, most=2)
+    assert first.indices.tolist() == kept[:2]
+
+
+def parts_of_an_attribution_sum_to_the_change(integrated_gradients: Function) -> None:
+    net = jn.serial(lambda x: x[:, :1] * x[:, 1:2] + x[:, 2:] ** 2)
+    x = normal(2, 3)
+    found = f64(integrated_gradients(net, {}, {}, x, baseline=0.5, steps=40))
+    y, start = (f64(z[:, 0] * z[:, 1] + z[:, 2] ** 2) for z in (x, jnp.full((2, 3), 0.5)))
+    close(found.sum(1), y - start, 1e-3)
+
+
+def slopes_of_a_polynomial(numerical_gradient: Function) -> None:
+    x = np.array([0.5, -2.0, 3.0])
+    for method, step, error in (("central", 1e-3, 1e-6), ("forward", 1e-3, 1e-3)):
+        found = numerical_gradient(lambda w: (w**3).sum(), x, step, method)
+        third = 1 if method == "central" else 0
+        exact = 3 * x**2 + (step**2 if third else 3 * x * step + step**2)
+        np.testing.assert_allclose(found, exact, rtol=1e-7, atol=error * 1e-3)
+
+
+def nothing_is_lost_by_saving(save: Function) -> None:
+    tree = {"a": normal(3), "b": {"c": jnp.arange(4), "key": jax.random.key(3)}}
+    save("kept.safetensors", tree)
+    back, _ = jn.load("kept.safetensors", tree)
+    close(back["a"], tree["a"], 0)
+    assert (back["b"]["c"] == tree["b"]["c"]).all() and back["b"]["key"] == tree["b"]["key"]
+
+
+def batches_hold_every_example_once(batches: Function) -> None:
+    x = np.arange(11)
+    found = [batch for batch in batches((x, x + 1), 3, seed=4)]
+    assert [len(a) for a, _ in found] == [3, 3, 3, 2] and all((b == a + 1).all() for a, b in found)
+    order = np.concatenate([a for a, _ in found])
+    assert (np.sort(order) == x).all() and (order != x).any()
+
+
+def parts_hold_every_example_once(split: Function) -> None:
+    x = np.arange(10)
+    (a, b), (c, d) = split((x, x + 1), 0.3, seed=1)
+    assert len(c) == 3 and sorted([*a, *c]) == list(x)
+    assert (b == a + 1).all() and (d == c + 1).all()
+
+
+def sums_over_many_batches(evaluate: Function) -> None:
+    """The last batch, which is padded, counts with its own examples alone."""
+    net = jn.dense(1)
+    params, x, y = {"kernel": normal(3, 1), "bias": normal(1)}, normal(7, 3), normal(7, 1)
+    objective = jn.supervised(net, jn.losses.half_squared_error)
+    found = evaluate(objective, params, {}, (x, y), batch_size=3)
+    wanted = half_squared_error(f64(x) @ f64(params["kernel"]) + f64(params["bias"]), y).mean()
+    close(found["loss"], wanted)
+
+
+def outputs_in_the_order_of_the_inputs(predict: Function) -> None:
+    params, x = {"kernel": normal(3, 2), "bias": normal(2)}, normal(7, 3)
+    found = predict(jn.dense(2), params, {}, x, batch_size=3)
+    close(found, f64(x) @ f64(params["kernel"]) + f64(params["bias"]))
+
+
+def operations_of_a_product(flops: Function) -> None:
+    assert flops(lambda a, b: a @ b, jn.spec((3, 5)), jn.spec((5, 7))) == 2 * 3 * 5 * 7
+
+
+def atoms_are_found_again(fit_dictionary: Function) -> None:
+    """Each example has one or two of three atoms at right angles."""
+    atoms = np.linalg.qr(f64(normal(4, 3)))[0].T
+    codes = RANDOM.uniform(1, 2, (60, 3)) * (RANDOM.uniform(size=(60, 3)) < 0.5)
+    found = f64(
+        fit_dictionary(jax.random.key(0), codes @ atoms, 3, penalty=0.05, batch_size=20, epochs=30,
+                       positive=True, progress=False)["dictionary"]
+    )  # fmt: skip
+    close(np.linalg.norm(found, axis=1), np.ones(3))
+    assert np.abs(found @ atoms.T).max(0).min() > 0.98
+
+
+def a_machine_starts_at_the_mean(fit_rbm: Function) -> None:
+    x = RANDOM.integers(0, 2, (30, 5)) * np.array([1, 1, 1, 1, 0])
+    options = {"epochs": 1, "batch_size": 10, "learning_rate": 1e-9, "full": True}
+    params = fit_rbm(jax.random.key(0), x, 3, progress=False, **options)
+    mean = np.clip(x.mean(0), 1e-3, 1 - 1e-3)
+    close(params["visible_bias"], np.log(mean / (1 - mean)))
+    assert 0.003 < f64(params["kernel"]).std() < 0.02 and params["kernel"].shape == (5, 3)
+
+
+def detection_is_decoding_and_suppression(yolo_detect: Function) -> None:
+    outputs = jnp.asarray(RANDOM.uniform(0.1, 0.9, (1, 2, 2, 13)), jnp.float32)  # 3 classes
+    found, scores = jax.device_get(jn.models.yolo_decode(outputs))
+    got = yolo_detect(outputs, score=0.1, iou=0.3, most=6)
+    kept = []
+    for c in range(3):
+        best: list[int] = []
+        overlap = iou(found[0], found[0])
+        for i in np.argsort(-scores[0, :, c]):
+            if scores[0, i, c] > 0.1 and all(overlap[i, j] <= 0.3 for j in best):
+                best.append(int(i))
+        kept += [(float(scores[0, i, c]), c, found[0, i]) for i in best[:6]]
+    kept = sorted(kept, key=lambda one: -one[0])[:6]
+    real = np.asarray(got.classes[0]) >= 0
+    assert got.classes[0][real].tolist() == [c for _, c, _ in kept]
+    close(got.scores[0][real], [score for score, _, _ in kept])
+    close(got.boxes[0][real], [box for _, _, box in kept])
+
+
+def decoded_boxes_are_in_their_cells(yolo_decode: Function) -> None:
+    outputs = f64(RANDOM.uniform(0.1, 0.6, (1, 2, 3, 13)))
+    found, scores = jax.jit(yolo_decode)(jnp.asarray(outputs, jnp.float32))
+    for n, (i, j, b) in enumerate(itertools.product(range(2), range(3), range(2))):
+        x, y, w, h, sure = outputs[0, i, j, 5 * b : 5 * b + 5]
+        middle = np.array([(i + y) / 2, (j + x) / 3])
+        size = np.array([h**2, w**2])
+        close(found[0, n], np.clip([*(middle - size / 2), *(middle + size / 2)], 0, 1))
+        close(scores[0, n], sure * outputs[0, i, j, 10:])
+
+
+def objects_belong_to_cells(yolo_assign: Function) -> None:
+    box = np.array([[[0.1, 0.3, 0.5, 0.5], [0.6, 0.6, 1, 0.9], [0, 0, 0, 0]]])
+    cells = jax.jit(yolo_assign, static_argnums=(1, 2))(
+        {"boxes": jnp.asarray(box), "classes": jnp.array([[2, 0, -1]])}, 2, 4
+    )
+    assert cells.label[0].tolist() == [[-1, 2, -1, -1], [-1, -1, -1, 0]]
+    close(cells.box[0, 0, 1], box[0, 0])
+    close(cells.box[0, 1, 3], box[0, 1])
+
+
+def separable_data_are_separated(train_perceptron: Function) -> None:
+    x = f64(normal(20, 2))
+    x = x[np.abs(x @ [1.0, 2.0] - 0.3) > 0.3]
+    y = (x @ [1.0, 2.0] > 0.3).astype(int)
+    run = train_perceptron(x, y)
+    z = x @ f64(run.params["kernel"])[:, 0] + f64(run.params["bias"])
+    assert run.converged and ((z > 0) == y).all()
+
+
+def memories_in_advance_are_the_same(precompute_kv: Function) -> None:
+    layer = jn.multi_head_attention(2, step=False)
+    query, memory = normal(2, 3, 6), normal(2, 5, 4)
+    params, state = layer.init(jax.random.key(0), (query, memory))
+    y, _ = layer.apply(params, state, (query, memory))
+    z, _ = layer.apply(params, state, (query, precompute_kv(params, memory)))
+    close(y, z, 1e-5)
+
+
+def same_layer(wrap: Function) -> None:
+    """A transform that changes how a layer is computed, not what."""
+    layer, x = jn.dense(3), normal(4, 2)
+    params, state = layer.init(jax.random.key(0), x)
+    wrapped = wrap(layer)
+    close(
+        wrapped.apply(*wrapped.init(jax.random.key(0), x), x)[0], layer.apply(params, state, x)[0]
+    )
+
+
+def contraction_of_a_sigmoid(contractive_reconstruction: Function) -> None:
+    """The Jacobian of sigmoid(x W + b) is diag(s (1 - s)) Wᵀ."""
+    net = jn.models.tied_autoencoder(3)
+    x = normal(4, 5)
+    params, state = net.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    objective, plain = contractive_reconstruction(net, 0.7), jn.unsupervised.autoencoder
+    (values, metrics), _ = jax.jit(objective.apply)(params, state, x)
+    (errors, _), _ = jax.jit(plain.reconstruction(net).apply)(params, state, x)
+    encoder = params["encoder"]
+    s = np.exp(log_sigmoid(f64(x) @ f64(encoder["kernel"]) + f64(encoder["bias"])))
+    wanted = (np.square(s * (1 - s)) * np.square(f64(encoder["kernel"])).sum(0)).sum(1)
+    close(metrics["contraction"], wanted)
+    close(values, f64(errors) + 0.7 * wanted)
+
+
+def width_is_the_distance_of_neighbours(fit_rbf_centres: Function) -> None:
+    x = f64(normal(20, 2))
+    params = fit_rbf_centres(jax.random.key(0), x, 4, overlap=1.5)
+    centres = f64(params["centres"])
+    distances = np.linalg.norm(centres[:, None] - centres, axis=-1) + 99 * np.eye(4)
+    close(params["width"], 1.5 * distances.min(1).mean())
+    one = fit_rbf_centres(jax.random.key(0), x, 1)
+    close(one["width"], np.sqrt(np.square(x - x.mean(0)).sum(1).mean()))
+
+
+def projections_have_the_scale(fit_random_vectors: Function) -> None:
+    """Rows of the data less the mean, of one length; with a scale one factor for all outputs."""
+    x = f64(normal(20, 3)) + 2
+    rows = f64(fit_random_vectors(jax.random.key(0), x, 4, scale=None)["kernel"]).T
+    assert all(np.abs(x - row).sum(1).min() < 1e-5 for row in rows)
+    params = fit_random_vectors(jax.random.key(0), x, 4, scale=2.0)
+    kernel = f64(params["kernel"])
+    along = (rows - x.mean(0)) / np.linalg.norm(rows - x.mean(0), axis=1, keepdims=True)
+    close(kernel.T / np.linalg.norm(kernel, axis=0)[:, None], along, 1e-3)
+    y = x @ kernel + f64(params["bias"])
+    close([y.mean(), y.std()], [0, 2], 1e-3)
+
+
+def estimates_are_near_the_sum(ais: Function) -> None:
+    found = ais(jax.random.key(0), MACHINE, runs=200, betas=np.linspace(0, 1, 101), data=BITS)
+    error = float(found.log_partition) - log_partition(MACHINE)
+    assert abs(error) < 4 * float(found.standard_error) and 0 < float(found.standard_error) < 0.3
+
+
+def chains_have_the_distribution(gibbs: Function) -> None:
+    """Means of many chains are those of the sum over all states."""
+    start = jnp.zeros((4000, 4))
+    x, mean = gibbs(jax.random.key(0), MACHINE, start, 15)
+    states = np.array(list(itertools.product([0, 1], repeat=4)))
+    wanted = np.exp(log_likelihood(MACHINE, states)) @ states
+    assert set(np.unique(x)) == {0, 1}
+    assert np.abs(f64(x).mean(0) - wanted).max() < 4 * 0.5 / 4000**0.5
+    assert np.abs(f64(mean).mean(0) - wanted).max() < 4 * 0.5 / 4000**0.5
+
+
+def one_pass_of_expectation_maximization(baum_welch: Function) -> None:
+    """The shares that the posteriors give, with posteriors from every path; symbols and vectors."""
+    x, vectors, lengths = labels(3, 4), normal(3, 4, 2), [4, 2, 3]
+    symbols, gaussians = jn.unsupervised.hmm.categorical(3), jn.unsupervised.hmm.gaussian_mixture(1)
+    logits, mean, log_variance = normal(2, 3), normal(2, 1, 2), normal(2, 1, 2)
+    density = np.square(f64(vectors)[:, :, None] - f64(mean)[:, 0]) / np.exp(
+        f64(log_variance)[:, 0]
+    )
+    density = -0.5 * (density + f64(log_variance)[:, 0] + np.log(2 * np.pi)).sum(-1)
+    inside = np.arange(4) < np.array(lengths)[:, None]
+    for emission, data, params, scores in (
+        (symbols, x, {"logits": logits}, np.moveaxis(log_softmax(logits)[:, x], 0, -1)),
+        (gaussians, vectors, {"weight": jnp.zeros((2, 1)), "mean": mean,
+                              "log_variance": log_variance}, density),
+    ):  # fmt: skip
+        given = CHAIN | {"emission": params}
+        found = baum_welch(given, data, emission, jnp.array(lengths), iterations=1, progress=False)
+        totals = forward(CHAIN, scores, lengths)[1]
+        close(found.log_likelihoods[0], totals.sum(), 1e-3)
+        p = posteriors(CHAIN, scores, lengths)
+        first, moves = p[:, 0].sum(0), np.zeros((2, 2))
+        for i, n in enumerate(lengths):
+            for path, w in paths_of_states(CHAIN, scores[i], n):
+                for pair in itertools.pairwise(path):
+                    moves[pair] += np.exp(w - totals[i])
+        close(log_softmax(found.params["start"]), np.log(first / first.sum()), 1e-3)
+        close(
+            log_softmax(found.params["transition"]),
+            np.log(moves / moves.sum(1, keepdims=True)),
+            1e-3,
+        )
+        new, states = found.params["emission"], p[inside]  # (steps, states)
+        if emission is symbols:
+            count = states.T @ np.eye(3)[np.asarray(x)[inside]]
+            close(np.exp(log_softmax(new["logits"])), count / count.sum(1, keepdims=True), 1e-3)
+        else:
+            seen, share = f64(vectors)[inside], states / states.sum(0)
+            middle = share.T @ seen
+            spread = (share[..., None] * np.square(seen[:, None] - middle)).sum(0)
+            close(new["mean"][:, 0], middle, 1e-3)
+            close(np.exp(f64(new["log_variance"]))[:, 0], spread, 1e-3)
+
+
+def drops_of_a_linear_score(occlusion: Function) -> None:
+    """Covering a patch takes its part of a weighted sum away; overlapping patches are averaged."""
+    w, x = f64(normal(4, 6, 2)), f64(normal(2, 4, 6, 2))
+    net = jn.serial(lambda x: jnp.stack([(x * w).sum((1, 2, 3)), 0 * x[:, 0, 0, 0]], 1))
+    found = occlusion(
+        net, {}, {}, jnp.asarray(x, jnp.float32), 0, size=(2, 3), strides=(2, 2), value=0.5
+    )
+    part = ((x - 0.5) * w).sum(-1)
+    total, times = np.zeros(part.shape), np.zeros(part.shape)
+    for i, j in itertools.product((0, 2), (0, 2, 4)):
+        here = np.s_[:, i : i + 2, j : j + 3]
+        total[here] += part[here].sum((1, 2))[:, None, None]
+        times[here] += 1
+    close(found, total / times, 1e-3)
+
+
+def weights_of_a_linear_net(saliency: Function) -> None:
+    params, x = {"kernel": normal(4, 3), "bias": normal(3)}, normal(2, 4)
+    found = saliency(jn.dense(3), params, {}, x, target=[2, 0])
+    close(found, f64(params["kernel"]).T[[2, 0]])
+
+
+def maps_by_their_weights(class_activation_map: Function) -> None:
+    head = jn.serial(jn.global_avg_pool(), jn.dense(3), name="head")
+    net = jn.serial(jn.conv(4, 1), head)
+    x = normal(2, 3, 5, 2)
+    params, state = net.init(jax.random.key(0), x)
+    found = class_activation_map(net, params, state, x, "conv", target=[2, 1])
+    maps = f64(x) @ f64(params["conv"]["kernel"])[0, 0]
+    weights = f64(params["head"]["dense"]["kernel"])[:, [2, 1]].T / 15
+    close(found, np.einsum("nhwc,nc->nhw", maps, weights))
+
+
+def fields_by_hand(receptive_fields: Function) -> None:
+    net = jn.serial(jn.conv(2, 3), jn.max_pool(2), jn.conv(2, (3, 5), padding="VALID"))
+    found = receptive_fields(net, jn.spec((1, 16, 20, 1)))
+    assert found.fields == {"conv": (3, 3), "max_pool": (4, 4), "conv_1": (8, 12)}
+    assert found.strides == {"conv": (1, 1), "max_pool": (2, 2), "conv_1": (2, 2)}
+    assert found.units == {"conv": (16, 20), "max_pool": (8, 10), "conv_1": (6, 6)}
+    # The middle of 16 is 8, whose window begins at 7; that of 8 pools 8 and 9.
+    assert found.starts == {"conv": (7, 9), "max_pool": (7, 9), "conv_1": (5, 5)} and not found.cut
+
+
+def gradients_of_the_middle(effective_field: Function) -> None:
+    kernel = normal(3, 3, 1, 2)
+    net, params = jn.serial(jn.conv(2, 3)), {"kernel": kernel, "bias": jnp.zeros(2)}
+    found = effective_field(net, {"conv": params}, {}, normal(2, 7, 9, 1), "conv", unit=1)
+    wanted = np.zeros((7, 9))
+    wanted[2:5, 3:6] = np.abs(f64(kernel)[..., 0, 1])
+    close(found, wanted / wanted.max())
+
+
+def a_dense_layer_slides(as_convolution: Function) -> None:
+    params, x = {"kernel": normal(2 * 3 * 4, 5), "bias": normal(5)}, normal(2, 3, 3, 4)
+    net = jn.conv(5, (2, 3), padding="VALID")
+    y, _ = net.apply(as_convolution(params, (2, 3)), {}, x)
+    for i in (0, 1):
+        flat = f64(x)[:, i : i + 2].reshape(2, -1)
+        close(y[:, i, 0], flat @ f64(params["kernel"]) + f64(params["bias"]))
+
+
+def a_step_of_least_squares(delta_rule: Function) -> None:
+    params, x, t = {"kernel": normal(3, 2), "bias": normal(2)}, normal(4, 3), normal(4, 2)
+    slopes, (_, metrics) = delta_rule(params, {}, (x, t))
+    error = f64(x) @ f64(params["kernel"]) + f64(params["bias"]) - f64(t)
+    close(slopes["kernel"], f64(x).T @ error)
+    close(slopes["bias"], error.sum(0))
+    close(metrics["loss"], np.square(error).sum() / 2)
+
+
+def wave_is_found_again(gabor_fit: Function) -> None:
+    true = jn.inspect.Gabor(5.0, 6.0, 0.7, 0.15, 1.0, 2.0, 3.0, 1.5)
+    rows, columns = np.meshgrid(np.arange(12) - 5.0, np.arange(11) - 6.0, indexing="ij")
+    u = columns * np.cos(0.7) + rows * np.sin(0.7)
+    v = -columns * np.sin(0.7) + rows * np.cos(0.7)
+    image = 1.5 * np.exp(-((u / 2) ** 2 + (v / 3) ** 2) / 2) * np.cos(2 * np.pi * 0.15 * u + 1)
+    close(np.abs(true.draw(12, 11)), np.abs(image), 1e-3)
+    fitted, r2 = gabor_fit(image[:, :, None])
+    assert r2[0] > 0.999
+    close([fitted.row[0], fitted.column[0], fitted.orientation[0]], [5, 6, 0.7], 1e-2)
+    close([fitted.sigma_along[0], fitted.sigma_across[0]], [2, 3], 1e-2)
+
+
+def whole_channels_are_dropped(spatial_dropout: Function) -> None:
+    layer, x = spatial_dropout(0.25), jnp.ones((200, 3, 2, 4))
+    y = np.asarray(layer.apply({}, {}, x, key=jax.random.key(0), train=True)[0])
+    assert (y == y[:, :1, :1]).all() and set(np.unique(y)) == {0, np.float32(4 / 3)}
+    assert abs((y == 0).mean() - 0.25) < 4 * (0.25 * 0.75 / 800) ** 0.5
+
+
+def entries_are_dropped(dropout: Function) -> None:
+    layer, x = dropout(0.25), jnp.ones((50, 20))
+    y = np.asarray(layer.apply({}, {}, x, key=jax.random.key(0), train=True)[0])
+    assert set(np.unique(y)) == {0, np.float32(4 / 3)} and np.ptp((y == 0).mean(1)) > 0.1
+    assert abs((y == 0).mean() - 0.25) < 4 * (0.25 * 0.75 / 1000) ** 0.5
+
+
+def whole_examples_are_dropped(drop_path: Function) -> None:
+    layer, x = drop_path(0.25), jnp.ones((600, 2, 3))
+    y = np.asarray(layer.apply({}, {}, x, key=jax.random.key(0), train=True)[0])
+    assert (y == y[:, :1, :1]).all() and set(np.unique(y)) == {0, np.float32(4 / 3)}
+    assert abs((y == 0).mean() - 0.25) < 4 * (0.25 * 0.75 / 600) ** 0.5
+
+
+def noise_is_added(gaussian_noise: Function) -> None:
+    x = jnp.tile(jnp.array([1.0, 5.0]), (4000, 1))
+    y = gaussian_noise(0.3).apply({}, {}, x, key=jax.random.key(0), train=True)[0] - x
+    assert np.abs(y.mean(0)).max() < 4 * 0.3 / 4000**0.5
+    assert np.abs(y.std(0) - 0.3).max() < 0.3 * 4 / 8000**0.5
+
+
+def noise_is_multiplied(gaussian_dropout: Function) -> None:
+    """By 1 and a deviation of sqrt(rate / (1 - rate))."""
+    x = jnp.tile(jnp.array([1.0, 5.0]), (4000, 1))
+    y = gaussian_dropout(0.2).apply({}, {}, x, key=jax.random.key(0), train=True)[0] / x
+    assert np.abs(y.mean(0) - 1).max() < 4 * 0.5 / 4000**0.5
+    assert np.abs(y.std(0) - 0.5).max() < 0.5 * 4 / 8000**0.5
+
+
+NET = jn.models.tied_autoencoder(3)
+
+
+def reconstructed(x: Any) -> tuple[Any, Any, np.ndarray, np.ndarray]:
+    """Params and state of `NET`, and by NumPy the codes of x and their reconstructions."""
+    params, state = NET.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    kernel = f64(params["encoder"]["kernel"])
+    z = np.exp(log_sigmoid(f64(x) @ kernel + f64(params["encoder"]["bias"])))
+    return params, state, z, z @ kernel.T + f64(params["decoder"]["bias"])
+
+
+def squares_and_a_penalty(reconstruction: Function) -> None:
+    x = normal(4, 5)
+    params, state, _, y = reconstructed(x)
+    penalty = jn.penalties.l2(0.1)
+    (values, metrics), _ = reconstruction(NET, penalty=penalty).apply(params, state, x)
+    close(values, half_squared_error(y, x) + float(penalty(params)))
+    close(metrics["error"], np.square(y - f64(x)).mean(1))
+
+
+def squares_and_the_divergence(sparse_reconstruction: Function) -> None:
+    x = normal(4, 5)
+    params, state, z, y = reconstructed(x)
+    (value, metrics), _ = sparse_reconstruction(NET, 0.2, 1.5).apply(params, state, x)
+    rho = z.mean(0)
+    kl = (0.2 * np.log(0.2 / rho) + 0.8 * np.log(0.8 / (1 - rho))).sum()
+    close(metrics["kl"], kl)
+    close(value, half_squared_error(y, x).mean() + 1.5 * kl)
+
+
+def noise_in_and_truth_wanted(denoising_reconstruction: Function) -> None:
+    x = normal(4, 5)
+    objective = denoising_reconstruction(NET, lambda key, x: x + 1)
+    params, state, _, y = reconstructed(x + 1)
+    (values, _), _ = objective.apply(params, state, x, key=jax.random.key(0), train=True)
+    close(values, half_squared_error(y, x))
+    (values, _), _ = objective.apply(params, state, x)
+    close(values, half_squared_error(reconstructed(x)[3], x))
+
+
+def hidden_layers_alone(mlp_params: Function) -> None:
+    machines = {"rbm": MACHINE, "rbm_1": {"kernel": normal(3, 2), "bias": normal(2),
+                                          "visible_bias": normal(3)}}  # fmt: skip
+    found = mlp_params(machines)
+    assert set(found) == {"dense", "dense_1"} and set(found["dense"]) == {"kernel", "bias"}
+    close(found["dense_1"]["kernel"], machines["rbm_1"]["kernel"])
+
+
+def codes_are_products_less_the_penalty(fit_sparse_coding: Function) -> None:
+    x = jnp.asarray(RANDOM.uniform(size=(60, 5)), jnp.float32)
+    options = {"epochs": 2, "progress": False}
+    params = fit_sparse_coding(jax.random.key(1), x, 3, penalty=0.3, **options)
+    close(params["bias"], [-0.3] * 3)
+    close(np.linalg.norm(f64(params["kernel"]), axis=0), np.ones(3))
+    scaled = fit_sparse_coding(jax.random.key(1), x, 3, penalty=0.3, scale=2.0, **options)
+    y = f64(x) @ f64(scaled["kernel"]) + f64(scaled["bias"])
+    close([y.mean(), y.std()], [0, 2], 1e-3)
+    plain = f64(x) @ f64(params["kernel"])
+    close(y, 2 * (plain - plain.mean()) / plain.std(), 1e-2)
+
+
+def clusters_are_states(fit_hmm: Function) -> None:
+    x = RANDOM.normal(size=(4, 10, 1)) * 0.1
+    x[:, 5:] += 3
+    emission = jn.unsupervised.hmm.gaussian_mixture()
+    found = fit_hmm(jax.random.key(0), x, 2, emission=emission, iterations=5, progress=False)
+    means = np.sort(f64(found["emission"]["mean"]).ravel())
+    close(means, [x[:, :5].mean(), x[:, 5:].mean()], 1e-3)
+    first = int(f64(found["emission"]["mean"]).ravel().argmin())
+    start, move = (np.exp(log_softmax(found[name])) for name in ("start", "transition"))
+    close(start[first], 1, 1e-3)
+    close(move[first], [0.8, 0.2] if first == 0 else [0.2, 0.8], 1e-3)
+
+
+DATA = normal(6, 2), normal(6, 1)
+
+
+def descended(x, y, kernel, bias, rate: float, epochs: int, size: int):
+    """Params, and the mean loss of each epoch, by gradient steps of least squares in NumPy."""
+    losses = []
+    for _ in range(epochs):
+        total = 0.0
+        for i in range(0, len(x), size):
+            error = x[i : i + size] @ kernel + bias - y[i : i + size]
+            total += np.square(error).sum() / 2
+            kernel = kernel - rate * x[i : i + size].T @ error / len(error)
+            bias = bias - rate * error.mean(0)
+        losses.append(total / len(x))
+    return kernel, bias, losses
+
+
+def steps_of_gradient_descent(fit: Function) -> None:
+    """In two epochs of batches of four, the second of which has two examples."""
+    objective = jn.supervised(jn.dense(1), jn.losses.half_squared_error)
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    start = trainer.init(jax.random.key(0), DATA)
+    given = (f64(a) for a in (*DATA, start.params["kernel"], start.params["bias"]))
+    kernel, bias, losses = descended(*given, 0.1, 2, 4)
+    epochs = list(fit(trainer, start, DATA, epochs=2, batch_size=4, shuffle=False, progress=False))
+    close([epoch.train["loss"] for epoch in epochs], losses)
+    close(epochs[-1].train_state.params["kernel"], kernel)
+    close(epochs[-1].train_state.params["bias"], bias)
+    assert int(epochs[-1].train_state.step) == 4 and [e.number for e in epochs] == [1, 2]
+
+
+def runs_of_gradient_descent(sweep: Function) -> None:
+    objective = jn.supervised(jn.dense(1), jn.losses.half_squared_error)
+    grid = {"learning_rate": [0.1, 0.3]}
+    options = {"epochs": 2, "seeds": [3, 8], "batch_size": 3, "shuffle": False, "progress": False}
+    found = sweep(objective, optax.sgd, DATA, grid=grid, **options)
+    for i, rate in enumerate(grid["learning_rate"]):
+        for j, seed in enumerate(options["seeds"]):
+            start = jn.trainer(objective, optax.sgd(rate)).init(jax.random.key(seed), DATA)
+            params = start.params
+            given = (f64(a) for a in (*DATA, params["kernel"], params["bias"]))
+            kernel, _, losses = descended(*given, rate, 2, 3)
+            close(found.train["loss"][i, j], losses)
+            close(found.train_state.params["kernel"][i, j], kernel)
+
+
+def the_loss_of_the_paper(yolo_loss: Function) -> None:
+    """Equation 3, for one image with one object: cell by cell and box by box."""
+    outputs = f64(RANDOM.uniform(0.1, 0.6, (1, 2, 3, 13)))
+    box, label = np.array([0.1, 0.4, 0.5, 0.6]), 2
+    middle, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    total = 0.0
+    for i, j in itertools.product(range(2), range(3)):
+        parts = outputs[0, i, j, :10].reshape(2, 5)
+        if (i, j) != (int(middle[0] * 2), int(middle[1] * 3)):
+            total += 0.4 * np.square(parts[:, 4]).sum()
+            continue
+        places = [[(i + y) / 2, (j + x) / 3, h**2, w**2] for x, y, w, h, _ in parts]
+        corners = [[r - h / 2, c - w / 2, r + h / 2, c + w / 2] for r, c, h, w in places]
+        overlap = iou(np.array(corners), box[None])[:, 0]
+        best = int(overlap.argmax())
+        x, y, w, h, sure = parts[best]
+        wanted = [middle[1] * 3 - j, middle[0] * 2 - i, size[1] ** 0.5, size[0] ** 0.5]
+        total += 3.0 * np.square(np.array([x, y, w, h]) - wanted).sum()
+        total += (sure - overlap[best]) ** 2 + 0.4 * parts[1 - best, 4] ** 2
+        total += np.square(outputs[0, i, j, 10:] - np.eye(3)[label]).sum()
+    targets = {"boxes": jnp.asarray(box[None, None]), "classes": jnp.array([[label]])}
+    given = jnp.asarray(outputs, jnp.float32), targets
+    close(yolo_loss(*given, coordinates=3.0, no_object=0.4), [total], 1e-3)
+
+
+IDENTITIES: dict[str, Function] = {
+    "drop_path": whole_examples_are_dropped,
+    "dropout": entries_are_dropped,
+    "fit": steps_of_gradient_descent,
+    "gaussian_dropout": noise_is_multiplied,
+    "gaussian_noise": noise_is_added,
+    "spatial_dropout": whole_channels_are_dropped,
+    "sweep": runs_of_gradient_descent,
+    "inspect.class_activation_map": maps_by_their_weights,
+    "inspect.effective_field": gradients_of_the_middle,
+    "inspect.gabor_fit": wave_is_found_again,
+    "inspect.occlusion": drops_of_a_linear_score,
+    "inspect.receptive_fields": fields_by_hand,
+    "inspect.saliency": weights_of_a_linear_net,
+    "models.as_convolution": a_dense_layer_slides,
+    "models.delta_rule": a_step_of_least_squares,
+    "models.yolo_loss": the_loss_of_the_paper,
+    "unsupervised.autoencoder.denoising_reconstruction": noise_in_and_truth_wanted,
+    "unsupervised.autoencoder.reconstruction": squares_and_a_penalty,
+    "unsupervised.autoencoder.sparse_reconstruction": squares_and_the_divergence,
+    "unsupervised.dbn.mlp_params": hidden_layers_alone,
+    "unsupervised.hmm.fit_hmm": clusters_are_states,
+    "unsupervised.sparse_coding.fit_sparse_coding": codes_are_products_less_the_penalty,
+    "unsupervised.hmm.baum_welch": one_pass_of_expectation_maximization,
+    "unsupervised.autoencoder.contractive_reconstruction": contraction_of_a_sigmoid,
+    "unsupervised.kmeans.fit_rbf_centres": width_is_the_distance_of_neighbours,
+    "unsupervised.kmeans.fit_random_vectors": projections_have_the_scale,
+    "unsupervised.rbm.ais": estimates_are_near_the_sum,
+    "unsupervised.rbm.gibbs": chains_have_the_distribution,
+    "evaluate": sums_over_many_batches,
+    "freeze": same_layer,
+    "precompute_kv": memories_in_advance_are_the_same,
+    "predict": outputs_in_the_order_of_the_inputs,
+    "remat": same_layer,
+    "save": nothing_is_lost_by_saving,
+    "models.yolo_assign": objects_belong_to_cells,
+    "models.yolo_decode": decoded_boxes_are_in_their_cells,
+    "models.yolo_detect": detection_is_decoding_and_suppression,
+    "unsupervised.rbm.fit_rbm": a_machine_starts_at_the_mean,
+    "unsupervised.sparse_coding.fit_dictionary": atoms_are_found_again,
+    "models.train_perceptron": separable_data_are_separated,
+    "data.batches": batches_hold_every_example_once,
+    "data.color_jitter": jitter_changes_one_factor,
+    "data.cutout": squares_are_cut_out_around_every_pixel,
+    "data.chain": one_after_the_other,
+    "data.elastic": an_affine_map_is_the_product_and_a_shift,
+    "data.on_inputs": inputs_alone,
+    "data.on_masks": void_comes_from_outside,
+    "data.random_crop": crops_are_inside,
+    "data.random_flip": flips_turn_half,
+    "data.random_rotation": rotations_are_of_both_signs,
+    "data.random_scale": scales_are_log_uniform,
+    "data.random_shear": shears_move_along_rows,
+    "data.mixup": mixtures_are_of_two_examples,
+    "data.overlapping": overlapping_windows_predict_every_token_once,
+    "data.random_shift": shifts_move_whole_images,
+    "data.split": parts_hold_every_example_once,
+    "data.warp": warp_moves_masks_and_boxes_too,
+    "data.windows": windows_hold_every_token_once,
+    "inspect.flops": operations_of_a_product,
+    "inspect.integrated_gradients": parts_of_an_attribution_sum_to_the_change,
+    "inspect.numerical_gradient": slopes_of_a_polynomial,
+    "detection.average_precision": perfect_boxes_have_precision_1,
+    "detection.non_max_suppression": greedy_suppression,
+    "decoding.beam_search": one_beam_is_greedy,
+    "decoding.ctc_beam_search": all_beams_give_the_loss,
+    "unsupervised.sparse_coding.fista": codes_are_optimal,
+    "unsupervised.sparse_coding.ista": few_steps_are_gradient_steps,
+    "unsupervised.kmeans.fit_kmeans": nearest_centroids_have_the_largest_output,
+    "unsupervised.kmeans.kmeans": centroids_are_means,
+    "unsupervised.whitening.fit_pca": components_are_eigenvectors,
+    "unsupervised.whitening.fit_whitening": whitened_data_have_covariance_1,
+    "unsupervised.compressed_sensing.basis_pursuit": measurements_are_kept,
+}
