@@ -3,7 +3,6 @@
 import inspect
 import itertools
 import math
-import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -339,14 +338,15 @@ def _start(objective, make, data, settings, seeds, params) -> TrainState:
 
 
 def _seeds(seeds: Any) -> list[int]:
-    if isinstance(seeds, Sequence | np.ndarray | jax.Array) and not isinstance(seeds, str | bytes):
-        seeds = seeds if isinstance(seeds, Sequence) else np.asarray(seeds).tolist()
+    if isinstance(seeds, np.ndarray | jax.Array):
+        seeds = np.asarray(seeds).tolist()
+    if isinstance(seeds, Sequence) and not isinstance(seeds, str | bytes):
         for seed in seeds:
             at_least("sweep", "seeds", seed, -(2**63))
         found = [int(seed) for seed in seeds]
     else:
         at_least("sweep", "seeds", seeds, 0)
-        found = list(range(operator.index(seeds)))
+        found = list(range(int(seeds)))  # type: ignore[arg-type]
     if not found:
         raise ValueError("sweep: expected at least one seed, got none")
     return found
