@@ -68,6 +68,22 @@ LONG = {
     "A vision transformer",
     "Meta-learning (MAML)",
     "Per-example gradients",
+    "My own loss",
+    "Long sequences: truncated backpropagation",
+    "Augmentation",
+    "Several seeds and settings",
+    "Cross-validation in one program",
+    "Several inputs and weighted outputs",
+    "Forecasts of a time series",
+    "Averaged weights",
+    "What a step computes, sends and holds",
+    "StableHLO in a server process",
+    "Other tools, in JAX's own operations",
+    "Low-rank adaptation (LoRA)",
+    "My loss is NaN",
+    "My loss does not fall, or it falls and the test result is bad",
+    "Out of memory",
+    "Flax Linen",
 }
 
 
