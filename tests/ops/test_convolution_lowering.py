@@ -147,6 +147,6 @@ def test_a_training_step_passes_over_memory_few_times():
         return jnp.square(net.apply(params, state, x, train=True)[0]).sum()
 
     cost = jax.jit(jax.grad(loss)).lower(params, x).compile().cost_analysis()
-    # 44 sizes of x; 61 with kernel gradients of reshaped operands, x less its mean as an array,
-    # and pooling axis by axis.
-    assert cost["bytes accessed"] < 50 * x.size * x.dtype.itemsize
+    # 44 sizes of x, and 52 on JAX 0.10.0; 61 with kernel gradients of reshaped operands, x less its
+    # mean as an array, and pooling axis by axis.
+    assert cost["bytes accessed"] < 55 * x.size * x.dtype.itemsize
