@@ -6,6 +6,7 @@ Each identity takes the function, so that a broken copy can be given, and assert
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from tests.compiled import jit_apply
 from tests.oracles import (
     BITS,
     CHAIN,
@@ -121,9 +123,10 @@ def crops_are_inside(random_crop: Function) -> None:
 
 def flips_turn_half(random_flip: Function) -> None:
     x = {"image": normal(60, 3, 4, 2), "mask": labels(60, 3, 4)}
-    x["boxes"] = jnp.tile(jnp.array([[[0.1, 0.2, 0.5, 0.9], [0, 0, 0, 0]]]), (60, 1, 1))
+    x["boxes"] = np.tile(np.float32([[[0.1, 0.2, 0.5, 0.9], [0, 0, 0, 0]]]), (60, 1, 1))
+    x = jax.device_get(x)
     for vertical, axis, box in ((False, 2, [0.1, 0.1, 0.5, 0.8]), (True, 1, [0.5, 0.2, 0.9, 0.9])):
-        y = jax.jit(random_flip(vertical=vertical))(jax.random.key(0), x)
+        y = jax.device_get(jax.jit(random_flip(vertical=vertical))(jax.random.key(0), x))
         turned = np.array([(a != b).any() for a, b in zip(y["image"], x["image"], strict=True)])
         assert 15 < turned.sum() < 45
         for name in ("image", "mask"):
@@ -347,10 +350,54 @@ def one_beam_is_greedy(beam_search: Function) -> None:
         close(score, total / (len(path) - 1) ** 0.5, 1e-3)
 
 
+def all_beams_are_all_sequences(beam_search: Function) -> None:
+    """With a beam for each, the best come first, by their mean log-probability."""
+    one_beam_is_greedy(beam_search)
+    table = f64(normal(3, 3))
+    search = jax.jit(
+        lambda: beam_search(
+            lambda carry, tokens: (carry, jnp.asarray(table)[tokens]),
+            (), jnp.array([1]), beams=15, length=3, end=0,
+        )
+    )  # fmt: skip
+    tokens, lengths, scores = (a[0] for a in jax.device_get(search()))
+    wanted = {}
+    for path in itertools.product(range(3), repeat=3):
+        n = path.index(0) if 0 in path else 3
+        kept = path[: n + 1]
+        total = sum(log_softmax(table[a])[b] for a, b in itertools.pairwise((1, *kept)))
+        wanted[kept + (0,) * (3 - len(kept))] = total / len(kept), n
+    assert len(wanted) == 15 and (np.diff(scores) <= 0).all()
+    for row, n, score in zip(tokens, lengths, scores, strict=True):
+        close([score, n], wanted.pop(tuple(map(int, row))), 1e-3)
+
+
+def draws_have_their_shares(sample: Function) -> None:
+    """Temperature, then the most probable three, then the nucleus of those."""
+    p, n = np.array([0.1, 0.4, 0.2, 0.3]), 6000
+
+    def model(carry, tokens):
+        return carry, jnp.log(jnp.tile(p, (len(tokens), 1)))
+
+    for options, wanted in (
+        ({}, p),
+        ({"temperature": 0.5}, p**2),
+        ({"top_k": 3}, p * [0, 1, 1, 1]),
+        ({"top_k": 3, "top_p": 0.7}, p * [0, 1, 0, 1]),
+        ({"top_p": 0.75}, p * [0, 1, 1, 1]),
+    ):
+        draw = partial(sample, model, (), jnp.zeros(n, int), length=1, **options)
+        tokens = jax.jit(lambda key, draw=draw: draw(key=key))(jax.random.key(0))
+        share = np.bincount(np.ravel(tokens), minlength=4) / n
+        assert np.abs(share - wanted / wanted.sum()).max() < 4 * 0.5 / n**0.5, options
+        assert not share[wanted == 0].any()
+
+
 def all_beams_give_the_loss(ctc_beam_search: Function) -> None:
     """With a beam for each prefix; also for the first two of three steps."""
-    logits = normal(2, 3, 3)
-    found, sizes, scores = ctc_beam_search(logits, jnp.array([3, 2]), beams=20, blank=1)
+    logits = np.asarray(normal(2, 3, 3))
+    search = jax.jit(partial(ctc_beam_search, beams=20, blank=1))
+    found, sizes, scores = jax.device_get(search(logits, jnp.array([3, 2])))
     for i, steps in enumerate((3, 2)):
         possible = np.asarray(scores[i] > -np.inf)
         assert possible.sum() == (9 if steps == 3 else 5)
@@ -469,8 +516,9 @@ def a_machine_starts_at_the_mean(fit_rbm: Function) -> None:
 
 def detection_is_decoding_and_suppression(yolo_detect: Function) -> None:
     outputs = jnp.asarray(RANDOM.uniform(0.1, 0.9, (1, 2, 2, 13)), jnp.float32)  # 3 classes
-    found, scores = jax.device_get(jn.models.yolo_decode(outputs))
-    got = yolo_detect(outputs, score=0.1, iou=0.3, most=6)
+    found, scores = jax.device_get(jax.jit(jn.models.yolo_decode)(outputs))
+    detect = jax.jit(partial(yolo_detect, score=0.1, iou=0.3, most=6))
+    got = jax.device_get(detect(outputs))
     kept = []
     for c in range(3):
         best: list[int] = []
@@ -517,12 +565,17 @@ def separable_data_are_separated(train_perceptron: Function) -> None:
 
 
 def memories_in_advance_are_the_same(precompute_kv: Function) -> None:
-    layer = jn.multi_head_attention(2, step=False)
+    layer = jn.multi_head_attention(2)
     query, memory = normal(2, 3, 6), normal(2, 5, 4)
-    params, state = layer.init(jax.random.key(0), (query, memory))
-    y, _ = layer.apply(params, state, (query, memory))
-    z, _ = layer.apply(params, state, (query, precompute_kv(params, memory)))
-    close(y, z, 1e-5)
+
+    @jax.jit
+    def both(query, memory):
+        params, state = layer.init(jax.random.key(0), (query, memory))
+        y, _ = layer.apply(params, state, (query, memory))
+        z, _ = layer.apply(params, state, (query, precompute_kv(params, memory)))
+        return y, z
+
+    close(*both(query, memory), 1e-5)
 
 
 def same_layer(wrap: Function) -> None:
@@ -769,7 +822,7 @@ def squares_and_a_penalty(reconstruction: Function) -> None:
     x = normal(4, 5)
     params, state, _, y = reconstructed(x)
     penalty = jn.penalties.l2(0.1)
-    (values, metrics), _ = reconstruction(NET, penalty=penalty).apply(params, state, x)
+    (values, metrics), _ = jit_apply(reconstruction(NET, penalty=penalty), params, state, x)
     close(values, half_squared_error(y, x) + float(penalty(params)))
     close(metrics["error"], np.square(y - f64(x)).mean(1))
 
@@ -777,7 +830,7 @@ def squares_and_a_penalty(reconstruction: Function) -> None:
 def squares_and_the_divergence(sparse_reconstruction: Function) -> None:
     x = normal(4, 5)
     params, state, z, y = reconstructed(x)
-    (value, metrics), _ = sparse_reconstruction(NET, 0.2, 1.5).apply(params, state, x)
+    (value, metrics), _ = jit_apply(sparse_reconstruction(NET, 0.2, 1.5), params, state, x)
     rho = z.mean(0)
     kl = (0.2 * np.log(0.2 / rho) + 0.8 * np.log(0.8 / (1 - rho))).sum()
     close(metrics["kl"], kl)
@@ -788,9 +841,9 @@ def noise_in_and_truth_wanted(denoising_reconstruction: Function) -> None:
     x = normal(4, 5)
     objective = denoising_reconstruction(NET, lambda key, x: x + 1)
     params, state, _, y = reconstructed(x + 1)
-    (values, _), _ = objective.apply(params, state, x, key=jax.random.key(0), train=True)
+    (values, _), _ = jit_apply(objective, params, state, x, key=jax.random.key(0), train=True)
     close(values, half_squared_error(y, x))
-    (values, _), _ = objective.apply(params, state, x)
+    (values, _), _ = jit_apply(objective, params, state, x)
     close(values, half_squared_error(reconstructed(x)[3], x))
 
 
@@ -963,7 +1016,8 @@ IDENTITIES: dict[str, Function] = {
     "inspect.numerical_gradient": slopes_of_a_polynomial,
     "detection.average_precision": perfect_boxes_have_precision_1,
     "detection.non_max_suppression": greedy_suppression,
-    "decoding.beam_search": one_beam_is_greedy,
+    "decoding.beam_search": all_beams_are_all_sequences,
+    "decoding.sample": draws_have_their_shares,
     "decoding.ctc_beam_search": all_beams_give_the_loss,
     "unsupervised.sparse_coding.fista": codes_are_optimal,
     "unsupervised.sparse_coding.ista": few_steps_are_gradient_steps,
