@@ -339,7 +339,8 @@ def _seeds(seeds: Any) -> list[int]:
         found = [int(seed) for seed in seeds]
     else:
         at_least("sweep", "seeds", seeds, 0)
-        found = list(range(seeds))
+        count: Any = seeds
+        found = list(range(count))
     if not found:
         raise ValueError("sweep: expected at least one seed, got none")
     return found
