@@ -72,8 +72,8 @@ def weighted(loss, *, class_weights=None, ignore_index=None, times=True):
     def pair(outputs, targets):
         counted = np.asarray(targets) != ignore_index
         labels = np.where(counted, targets, 0)
-        table = np.ones(np.shape(outputs)[-1]) if class_weights is None else f64(class_weights)
-        weights = np.where(counted, table[labels], 0)
+        table = np.ones(np.shape(outputs)) * (1 if class_weights is None else f64(class_weights))
+        weights = np.where(counted, at_label(table, labels), 0)
         # The loss is given, so its own values are taken.
         values = f64(loss(jnp.asarray(outputs), jnp.asarray(labels)))
         totals = np.where(counted, values * (weights if times else 1), 0)
@@ -314,7 +314,8 @@ def ctc_greedy(logits, lengths=None, *, blank=0):
 
 
 def log_probabilities(logits):
-    return np.where(f64(logits) > -1e20, log_softmax(np.maximum(f64(logits), -1e30)), -np.inf)
+    impossible = f64(logits) <= -1e20
+    return np.where(impossible, -np.inf, log_softmax(np.maximum(f64(logits), -1e30)))
 
 
 def paths_of_states(params, scores, length):

@@ -153,6 +153,9 @@ def by_names(
 def transposed(a: np.ndarray) -> np.ndarray:
     """A kernel of PyTorch, (outputs, inputs, *window), in our order, (*window, inputs, outputs).
 
+    Raises:
+      ValueError: If `a` has fewer than two axes.
+
     Example:
       >>> transposed(np.ones((4, 3))).shape, transposed(np.ones((4, 3, 5, 6))).shape
       ((3, 4), (5, 6, 3, 4))

@@ -65,7 +65,7 @@ def googlenet(
 
     Reference: Szegedy et al. 2014, "Going Deeper with Convolutions".
     """
-    check_options("googlenet", normalized=normalized)
+    check_options("googlenet", auxiliary=auxiliary, normalized=normalized)
     run = _normalized_conv if normalized else _conv
 
     def forward(m, x):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, within
+from jaxnet.checks import at_least, check_options, within
 from jaxnet.core import Layer, Params, PyTree, compose
 from jaxnet.layers.additive_attention import additive_attention
 from jaxnet.layers.dense import dense
@@ -90,6 +90,7 @@ def rnnsearch(
     Reference: Bahdanau, Cho and Bengio 2015, "Neural Machine Translation by Jointly Learning to
     Align and Translate".
     """
+    check_options("rnnsearch", return_weights=return_weights)
     parts = _parts(
         source_vocabulary,
         target_vocabulary,
@@ -160,6 +161,7 @@ def rnnsearch_steps(
       >>> tokens.shape, lengths.shape
       ((2, 9), (2,))
     """
+    check_options("rnnsearch_steps", return_weights=return_weights)
     parts = _parts(source_vocabulary, target_vocabulary, **sizes)
 
     def start(params, source, lengths):
@@ -234,7 +236,12 @@ def _parts(
     dropout_rate: float = 0.0,
 ) -> _Parts:
     scored = features if attention_features is None else attention_features
-    at_least("rnnsearch", "attention_features", scored)
+    sizes = {"source_vocabulary": source_vocabulary, "target_vocabulary": target_vocabulary}
+    sizes |= {"embedding_features": embedding_features, "features": features}
+    sizes |= {"readout_features": readout_features, "attention_features": scored}
+    for what, size in sizes.items():
+        at_least("rnnsearch", what, size)
+    check_options("rnnsearch", attention=attention, maxout=maxout)
     within("rnnsearch", "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
     attend = additive_attention(scored, return_weights=True, name="attention")
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x

@@ -106,8 +106,8 @@ def fit(
     check_options("fit", shuffle=shuffle)
     check_arrays("fit: train_state", train_state)
     as_array("fit", "train_state.step", train_state.step, "()", "integers")
-    key: Any = getattr(train_state.key, "dtype", None)
-    if key != np.uint32 and not jnp.issubdtype(key, jax.dtypes.prng_key):
+    kind: Any = getattr(train_state.key, "dtype", object)
+    if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
         raise TypeError(
             f"fit: train_state.key must be that of trainer.init, got {train_state.key!r:.60}"
         )
