@@ -609,7 +609,7 @@ REFERENCES = {
     ),
     "metrics.bits_per_character": Reference(lambda nats: f64(nats) / np.log(2), (normal(3),)),
     "metrics.confusion": Reference(
-        confusion, (labels(20, classes=5), labels(20, classes=5) - 1, 4), {"void": 2}
+        confusion, (labels(20, classes=4), labels(20, classes=5) - 1, 4), {"void": 2}
     ),
     "metrics.edit_distance": Reference(edit_distance, ("abcaba", "bacab")),
     "metrics.edit_error_rate": Reference(edit_error_rate, (["abca", "b"], ["bac", "bab"])),

@@ -454,7 +454,7 @@ def compose(
     """
     if isinstance(forward, Layer) or not callable(forward):
         raise TypeError(f"compose: expected a function forward(m, x), got {forward!r:.60}")
-    if kind is None and name is None:
+    if name is None:
         name = function_name(forward)
     if not isinstance(kind, str | None):
         raise TypeError(f"compose: kind must be a word, got {kind!r:.60}")

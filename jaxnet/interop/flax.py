@@ -84,6 +84,7 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         return params, {name: entry for name, entry in variables.items() if entry}
 
     def apply(params, state, x, *, key=None, train=False):
+        given = state
         try:
             y, state = module.apply(
                 {"params": params, **state},
@@ -94,7 +95,8 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
             )
         except errors.InvalidRngError as error:
             raise ValueError(_needs_key(name)) from error
-        return y, unfreeze(state)
+        after = unfreeze(state)  # in which statistics may have taken the dtype of x
+        return y, jax.tree.map(lambda new, old: new.astype(old.dtype), after, given)
 
     return _Linen(module, call)(Layer(init, apply, name))
 

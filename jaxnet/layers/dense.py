@@ -2,6 +2,7 @@
 
 from jaxnet.checks import at_least, check_options, check_rank
 from jaxnet.core import Layer, compose
+from jaxnet.core.messages import check_name
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.keywords import explain_keywords
 
@@ -38,6 +39,7 @@ def dense(
       >>> y.shape
       (32, 10)
     """
+    check_name("dense", name)
     at_least(name, "features", features)
     check_options(name, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init)
 

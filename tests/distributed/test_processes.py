@@ -89,7 +89,7 @@ raises("train_state/step " + alone, lambda: trainer.step(local, (x, y)))
 raises("data/0 is a ndarray, of which each process may have", lambda: trainer.step(whole, (x, y)))
 raises(alone, lambda: jn.evaluate(objective, whole.params, whole.state, (x, y)))
 raises(alone, lambda: jn.predict(net, whole.params, whole.state, x))
-raises("labels must be in [0, 8)", lambda: fit(whole, (data[0], data[1] + 1)))
+raises("labels in [0, 8)", lambda: fit(whole, (data[0], data[1] + 1)))
 print("told")
 """
 

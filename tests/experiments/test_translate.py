@@ -57,7 +57,7 @@ def test_attention_is_of_words_and_each_row_sums_to_1():
 def test_each_subword_has_the_same_weight_and_padding_none():
     logits = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.125]))
     net = jn.stateless(lambda key, x: {}, lambda params, x: jnp.zeros((*x[2].shape, 4)) + logits)
-    target = jnp.array([[1, 0, 2, 9], [1, 3, 2, 1], [1, 0, 0, 0]])  # 9 is padding
+    target = jnp.array([[1, 0, 2, 3], [1, 3, 2, 1], [1, 0, 0, 0]])  # the 3 of the first is padding
     batch = (jnp.ones((3, 2), int), jnp.array([2, 1, 2])), (target, jnp.array([3, 4, 4]))
     objective = translate.objective_of(net, 0.0)
     ((totals, weights), metrics), _ = objective.apply({}, {}, batch)
