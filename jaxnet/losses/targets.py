@@ -30,7 +30,7 @@ def checked(loss: Loss) -> Loss:
     whole = isinstance(loss, functools.partial)
     function: Any = loss.func if whole else loss
     moved = whole and not {"axis", "where"}.isdisjoint(loss.keywords)
-    if moved or getattr(function, "__module__", "").startswith("jaxnet."):
+    if moved or str(getattr(function, "__module__", "")).startswith("jaxnet."):
         return loss
     known_function = isinstance(function, type(checked)) and function in _CHECKS
     check = _CHECKS[function] if known_function else _unknown

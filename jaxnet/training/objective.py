@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jaxnet.checks import a_function, a_layer
 from jaxnet.core import Layer, Params, PyTree, as_layer, compose, describe, function_name
 from jaxnet.keywords import explain_keywords
-from jaxnet.losses.targets import checked
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
@@ -101,7 +100,7 @@ def _comparison(name: str, function: Compare) -> Layer:
             f"optax.squared_error, got {type(function).__name__}"
         )
 
-    compare_checked = checked(function) if name == "loss" else function
+    compare_checked = _checked(function) if name == "loss" else function
 
     def compare(pair):
         outputs, targets = pair
@@ -133,6 +132,13 @@ def _fitting(outputs: PyTree, targets: PyTree) -> str:
     else:
         return ""
     return f"Do the targets {describe(targets)} fit the outputs {given}? Write {write}."
+
+
+def _checked(loss: Compare) -> Compare:
+    """The same loss, which raises for targets that it would misread; losses load when used."""
+    from jaxnet.losses.targets import checked
+
+    return checked(loss)
 
 
 def check_loss(who: str, values: Any) -> None:
@@ -314,7 +320,7 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
 
     net = a_layer("truncated_bptt", "net", net)
     a_function("truncated_bptt", "loss", loss, "(outputs, targets)")
-    loss = checked(loss)
+    loss = _checked(loss)
 
     def parts(batch):
         try:

@@ -176,7 +176,7 @@ def test_a_line_search_through_dropout():
     optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15))
     net = jn.serial(jn.dense(40), jnp.tanh, jn.dropout(0.2), jn.dense(2))
     trainer = jn.trainer(jn.supervised(net, loss), optimizer)
-    train_state = trainer.init(jax.random.key(1), data)
+    train_state = trainer.init(jax.random.key(4), data)
     now = lambda: (train_state.params, train_state.state)  # noqa: E731
     start = jn.evaluate(trainer.objective, *now(), data)["loss"]
     with jax.debug_key_reuse(False):  # the key is used twice on purpose
