@@ -9,7 +9,7 @@ import jaxnet as jn
 from tests.hostile import alike, numbers
 from tests.identities import IDENTITIES
 from tests.mutation import mutated
-from tests.oracles import REFERENCES, called, compiled
+from tests.oracles import REFERENCES, called, compiled, restart
 
 KEYS_MAY_REPEAT = True  # a function and its copy are called with one key
 
@@ -27,6 +27,7 @@ def test_values_are_those_of_numpy(name):
 @pytest.mark.parametrize("name", IDENTITIES)
 def test_identities_hold(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    restart()
     IDENTITIES[name](operator.attrgetter(name)(jn))
 
 

@@ -183,3 +183,15 @@ def test_windows():
     assert everything.shape == (4, 6) and everything.all()
     assert (in_window(4, 4, (3, 0)) == jnp.tril(jnp.ones((4, 4), bool))).all()
     assert in_window(3, 5, (0, 1)).sum(1).tolist() == [2, 2, 2]
+
+
+def test_dropped_weights_are_0_and_the_others_grow():
+    """With one value per place the output is the weights."""
+    q, k = jnp.zeros((3, 40, 1, 2)), jnp.zeros((3, 5, 1, 2))
+    places = jnp.tile(jnp.eye(5)[None, :, None], (3, 1, 1, 1))
+    draw = jax.jit(lambda key: dot_product_attention(q, k, places, dropout_rate=0.25, key=key))
+    y, weights = jax.device_get(draw(jax.random.key(0)))
+    np.testing.assert_allclose(weights, 0.2, rtol=1e-6)
+    dropped = y == 0
+    np.testing.assert_allclose(y[~dropped], 0.2 / 0.75, rtol=1e-6)
+    assert abs(dropped.mean() - 0.25) < 4 * (0.25 * 0.75 / y.size) ** 0.5
