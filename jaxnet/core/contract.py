@@ -175,6 +175,7 @@ def _named(apply: ApplyFn, name: str) -> ApplyFn:
     def named_apply(params, state, x=FORGOTTEN, *, key=None, train=False):
         check_given(x, name)
         with Scoped(name):
+            params, state, x = all_native((params, state, x), name)
             return apply(params, state, x, key=key, train=train)
 
     return named_apply

@@ -13,7 +13,7 @@ from jaxnet.core.messages import all_native
 from jaxnet.inspect.activations import activations
 from jaxnet.inspect.table import Table, Tabular
 from jaxnet.training.objective import averages
-from jaxnet.training.trainer import Trainer, TrainState
+from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 
 FAST, SLOW = 0.1, 1e-6  # update / weight; usually near 1e-3
 ROUNDING = 1e-6  # of the largest gradient: the size of a 0 in float32
@@ -91,11 +91,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     )
     if objective is None or update is None or watcher is None:
         raise TypeError("doctor: expected a trainer from jn.trainer(objective, optimizer)")
-    if not isinstance(train_state, TrainState):
-        raise TypeError(
-            "doctor: train_state must be that of trainer.init(key, batch), got "
-            f"{type(train_state).__name__}"
-        )
+    check_train_state("doctor", train_state)
     for batch in batches:
         check_input("doctor", batch)
     train_state, batches = all_native((train_state, batches), "doctor")

@@ -3,13 +3,13 @@
 import functools
 import time
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_arrays, check_options
+from jaxnet.checks import at_least, check_options
 from jaxnet.core import Memo, PyTree
 from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
@@ -19,7 +19,7 @@ from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
 from jaxnet.training.placement import places
 from jaxnet.training.source import Pace, Resident, Stream, Totals, added_up
 from jaxnet.training.targets import check_targets, rows_are_in_order
-from jaxnet.training.trainer import Trainer, TrainState
+from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 from jaxnet.training.watch import explain_reuse, warn_nonfinite
 from jaxnet.warn import warn
 
@@ -99,18 +99,8 @@ def fit(
             f"fit: expected a trainer from jn.trainer first, got {type(trainer).__name__}; write "
             "fit(trainer, train_state, data, epochs=...)"
         )
-    if not isinstance(train_state, TrainState):
-        raise TypeError(
-            f"fit: expected a TrainState from trainer.init, got {type(train_state).__name__}"
-        )
+    check_train_state("fit", train_state)
     check_options("fit", shuffle=shuffle)
-    check_arrays("fit: train_state", train_state)
-    as_array("fit", "train_state.step", train_state.step, "()", "integers")
-    kind: Any = getattr(train_state.key, "dtype", object)
-    if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
-        raise TypeError(
-            f"fit: train_state.key must be that of trainer.init, got {train_state.key!r:.60}"
-        )
     if evaluate is not None:
         if trainer.objective is None:
             raise ValueError("fit: evaluate= needs a trainer from jn.trainer, with an objective")

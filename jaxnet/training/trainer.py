@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import at_least, is_traced
+from jaxnet.checks import as_array, at_least, check_arrays, is_traced
 from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
 from jaxnet.core.messages import all_native, check_key
 from jaxnet.keywords import explain_keywords
@@ -219,6 +219,33 @@ def _check(objective: Any, optimizer: Any) -> None:
     raise TypeError(
         f"trainer: the optimizer must be one of optax, such as optax.adam(1e-3), got {got}{hint}"
     )
+
+
+def check_train_state(who: str, train_state: Any) -> None:
+    """Raises unless it is a TrainState of arrays, whose params are floats.
+
+    Example:
+      >>> check_train_state("fit", {})
+      Traceback (most recent call last):
+      ...
+      TypeError: fit: train_state must be that of trainer.init(key, batch), got dict
+    """
+    if not isinstance(train_state, TrainState):
+        raise TypeError(
+            f"{who}: train_state must be that of trainer.init(key, batch), got "
+            f"{type(train_state).__name__}"
+        )
+    check_arrays(f"{who}: train_state", train_state)
+    as_array(who, "train_state.step", train_state.step, "()", "integers")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            place = f"train_state.params{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{who}: {place} must hold floats, got {leaf.dtype}")
+    kind: Any = getattr(train_state.key, "dtype", object)
+    if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
+        raise TypeError(
+            f"{who}: train_state.key must be that of trainer.init, got {train_state.key!r:.60}"
+        )
 
 
 def _step(step: Any) -> str:

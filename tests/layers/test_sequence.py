@@ -262,3 +262,18 @@ def test_the_last_step_by_lengths_of_any_integers(dtype):
 def test_what_is_no_layer_is_named(make, words):
     with pytest.raises(TypeError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "layer", [jn.time_distributed(jn.dense(4)), jn.recurrent(jn.gru_cell(4))], ids=str
+)
+def test_lengths_and_params_of_swapped_bytes(layer):
+    """As from a file of another machine; read as they are, the lengths would be other numbers."""
+    x, lengths = np.ones((3, 6, 5), np.float32), np.array([2, 6, 1], np.int32)
+    params, state = layer.init(jax.random.key(0), (x, lengths))
+    right, _ = jit_apply(layer, params, state, (x, lengths))
+    swapped = jax.tree.map(lambda a: np.asarray(a).astype(">f4"), params)
+    for given in ((params, x, lengths.astype(">i4")), (params, x.astype(">f4"), lengths),
+                  (swapped, x, lengths)):  # fmt: skip
+        y, _ = layer.apply(given[0], state, given[1:])
+        np.testing.assert_allclose(y[0], right[0], rtol=1e-5)
