@@ -321,6 +321,8 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
 
     def see(path, layer, x, y):
         name = "/".join(path)
+        if layer.kind == "projection":  # its weights belong to the attention around it
+            return y
         while isinstance(layer.inside, tuple):
             if layer.kind not in TRANSPARENT and (_at(params, name) or _at(state, name)):
                 raise ValueError(
