@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnet.checks import at_least, check_options
 from jaxnet.core import Memo, PyTree
+from jaxnet.core.messages import all_native
 from jaxnet.keywords import explain_keywords
 from jaxnet.progress import progress_bar
 from jaxnet.training.described import check_run, describe_run
@@ -100,6 +101,7 @@ def fit(
             "fit(trainer, train_state, data, epochs=...)"
         )
     check_train_state("fit", train_state)
+    train_state = all_native(train_state, "fit")
     check_options("fit", shuffle=shuffle)
     if evaluate is not None:
         if trainer.objective is None:
