@@ -290,7 +290,9 @@ def test_what_cannot_be_sown():
         jax.lax.scan(lambda c, x: (c, m.sow("mean", x.mean())), 0, x)
         return x
 
-    with pytest.raises(ValueError, match=r"m.sow\('mean'\) stands inside a function that JAX runs"):
+    with pytest.raises(
+        ValueError, match=r"m.sow\('mean'\) is called inside a function that JAX runs"
+    ):
         jn.collect(jn.compose(looped)).apply({}, {}, x)
     with pytest.raises(TypeError, match="m.sow"):
         jn.compose(lambda m, x: m.sow(3, x)).init(KEY, x)

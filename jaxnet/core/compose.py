@@ -173,9 +173,9 @@ class Scope:
             folder, file = os.path.split(frame.f_code.co_filename)
             if folder.startswith(_JAX) and "tree" not in file:
                 raise ValueError(
-                    f"{self._here}: {what} stands inside a function that JAX runs, such as the "
-                    "body of jax.lax.scan, whose values end with it. Return the value from that "
-                    "function and call m.update behind it, or use jn.repeat"
+                    f"{self._here}: {what} is called inside a function that JAX runs, such as the "
+                    "body of jax.lax.scan, so the value ends with that function. Return the value "
+                    "from it and call m.update after it, or use jn.repeat"
                 )
             frame = frame.f_back
 
@@ -226,15 +226,17 @@ class Scope:
             layer = collected(layer)
         params = self._params if name is None else self._params.get(name, {})
         state = self._state if name is None else self._state.get(name, {})
+        given = state
         try:
-            y, state = walk(layer, path, params, state, x, key, self.train, self._watches)
+            y, state = walk(layer, path, params, given, x, key, self.train, self._watches)
         except ValueError as error:
             known = len(getattr(error, "_jaxnet_path", ())) > 1 or name in (None, *self._params)
             if hasattr(error, "_jaxnet_mismatch") and not known:
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
         if state:
-            self._check_outside_loops(f"m({layer.name}, x), a layer with state,")
+            if not _is_same(given, state):
+                self._check_outside_loops(f"m({layer.name}, x), a layer that changes its state,")
             for place in [place for place in state if place.startswith(SOWN)]:
                 below = place.removeprefix(SOWN)
                 self._note(below if name is None else f"{name}/{below}", state.pop(place))
@@ -306,6 +308,12 @@ def _output(layer: Layer, path: Path, x: PyTree, memo: dict) -> PyTree:
             lambda x, key: _outline(layer, path, x, key, {}), shape, key_spec()
         )
     return memo[place]
+
+
+def _is_same(before: PyTree, after: PyTree) -> bool:
+    """Whether a state came back as it was, array by array."""
+    old, new = jax.tree.leaves(before), jax.tree.leaves(after)
+    return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
 
 
 def _zeros(tree: PyTree) -> PyTree:

@@ -669,6 +669,22 @@ def test_an_update_in_a_loop_raises(jit):
             run(params, state, x, train=True)
 
 
+def test_a_state_that_does_not_change_may_be_read_in_a_loop():
+    """As that of batch norm in evaluation."""
+    inner = jn.batch_norm()
+    whole = jn.compose(lambda m, x: m(inner, x), name="net")
+    looped = jn.compose(
+        lambda m, x: jax.lax.scan(lambda c, x: (c, m(inner, x)), 0, x)[1], name="net"
+    )
+    x = jnp.arange(24.0).reshape(4, 2, 3)
+    params, state = whole.init(KEY, x)
+    state = jax.tree.map(lambda leaf: leaf + 1, state)
+    expected, _ = whole.apply(params, state, x)
+    y, after = jax.jit(looped.apply)(params, state, x)
+    np.testing.assert_allclose(y, expected, 1e-6)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
 def test_updates_inside_transforms_come_back():
     """Each transform hands the state of its inner layer on."""
     x = jnp.ones((2, 3))
