@@ -108,6 +108,8 @@ def fit(
             raise ValueError("fit: evaluate= needs a trainer from jn.trainer, with an objective")
         if not is_stream(evaluate):
             evaluate = on_device(evaluate, "fit: evaluate")
+            with explain_reuse():  # once, and before an epoch is trained
+                check_targets(trainer.objective, *train_state[1:3], evaluate, "fit: evaluate")
     if place is not None and not isinstance(place, Place):
         raise TypeError(f"fit: place must be that of an Epoch, got {type(place).__name__}")
     if is_stream(data):
@@ -122,14 +124,13 @@ def fit(
         data = on_device(data, "fit: data")
         with explain_reuse():
             check_targets(trainer.objective, *train_state[1:3], data, "fit", train=True)
-            if shuffle and rows_are_in_order(
-                trainer.objective, train_state.state, data, batch_size
-            ):
+            source = Resident(trainer, train_state, data, batch_size, shuffle)
+            given = trainer.objective, train_state.state, data, source.size
+            if shuffle and rows_are_in_order(*given):
                 raise ValueError(
                     "fit: the state has an entry for each row of a batch, such as the carry of "
                     "truncated_bptt, so each batch must continue the one before. Pass shuffle=False"
                 )
-        source = Resident(trainer, train_state, data, batch_size, shuffle)
         about = describe_run(trainer, data, shuffle)
     with explain_reuse():
         step = int(train_state.step)
@@ -248,7 +249,8 @@ def _epochs(
         found = None
         if test is not None:
             now = train_state.params, train_state.state
-            found = measure_all(trainer.objective, programs, *now, test, source.size, "fit")
+            given = trainer.objective, programs, *now, test, source.size, "fit"
+            found = measure_all(*given, checked=not is_stream(test))
         yield Epoch(
             number=place.epoch + (place.done > 0),
             epochs=end.epoch,

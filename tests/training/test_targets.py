@@ -221,6 +221,8 @@ def test_rows_that_continue_each_other_are_not_shuffled(text):
         trainer = jn.trainer(wrapped, optax.sgd(0.1))
         with pytest.raises(ValueError, match="fit: .* each row of a batch.*shuffle=False"):
             jn.fit(trainer, train_state, data, epochs=1, batch_size=2)
+        with pytest.raises(ValueError, match="fit: .* each row of a batch.*shuffle=False"):
+            jn.fit(trainer, train_state, first_two(data), epochs=1)  # batches of two, not of 64
 
 
 def test_rows_that_continue_each_other_have_integer_labels(text):
@@ -242,3 +244,11 @@ def test_the_first_batch_of_a_loop_of_your_own():
         trainer.step(train_state, (X, bad(-1)))
     assert "step looked at the targets first" in error.value.__notes__[-1]
     trainer.step(train_state, (X, GOOD))  # nothing was used up
+
+
+def test_targets_to_evaluate_are_checked_before_an_epoch_is_trained():
+    trainer = jn.trainer(jn.supervised(jn.dense(3), optaxs), optax.sgd(0.1))
+    train_state = trainer.init(KEY, (X, GOOD))
+    with pytest.raises(ValueError, match="got -1") as error:
+        jn.fit(trainer, train_state, (X, GOOD), epochs=1, evaluate=(X, bad(-1)), progress=False)
+    assert "fit: evaluate looked at the targets first" in error.value.__notes__[-1]
