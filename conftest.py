@@ -14,8 +14,8 @@ QUICK = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_parallel_codegen_split_count=1",
-    "--xla_cpu_use_fusion_emitters=false",
 ]
+OLD = "--xla_cpu_use_fusion_emitters=false"  # gone from the XLA of JAX 0.12
 
 
 def known(flags: list[str]) -> bool:
@@ -27,9 +27,8 @@ def known(flags: list[str]) -> bool:
 
 
 if "XLA_FLAGS" not in os.environ:  # workers inherit it
-    os.environ["XLA_FLAGS"] = " ".join(
-        QUICK if known(QUICK) else [flag for flag in QUICK if known([flag])]
-    )
+    choices = [*QUICK, OLD], QUICK
+    os.environ["XLA_FLAGS"] = " ".join(next((flags for flags in choices if known(flags)), []))
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # a tenth of the time of tracing
 
 import jax  # noqa: E402

@@ -23,13 +23,27 @@ HEAD = """\
 | claim | result | seeds | time | machine | command |
 |---|---|---|---|---|---|
 """
-EXPERIMENTS = (  # in the order of the table
+ORDER = (  # of the table; an experiment that is not named here comes last
     "digits", "mnist", "seconds_to_accuracy", "invariance", "cifar10", "cifar10_record", "camvid",
     "bccd", "finetune", "inside", "time_series", "speech", "forecast", "moving_digits", "hmm",
     "shakespeare", "translate", "perceptron", "universal", "optimizers", "backpropagation",
     "autoencoder", "edges", "rbm", "dbn", "features", "greedy", "sweep", "compressed_sensing",
     "scaling", "feeding", "torchvision_logits", "browser_digits",
 )  # fmt: skip
+
+
+def _found() -> tuple[str, ...]:
+    """The files and folders here that have records, in the order of the table."""
+    here = README.parent
+    files = {
+        path.stem: path for path in here.glob("*.py") if path.stem not in ("__main__", "common")
+    }
+    files |= {path.parent.name: path for path in here.glob("*/__init__.py")}
+    names = sorted(name for name, path in files.items() if "RECORDS" in path.read_text())
+    return tuple(sorted(names, key=lambda name: (*ORDER, name).index(name)))
+
+
+EXPERIMENTS = _found()
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     TrainSize,
     main,
     mean_std,
@@ -303,6 +304,9 @@ def rows(images: dict[str, np.ndarray], chosen: list, shape: tuple[int, ...]):
     cells = np.concatenate([x[chosen] for x in images.values()]).reshape(-1, *shape)
     titles = [name if i == 0 else "" for name in images for i in range(len(chosen))]
     return jn.viz.images(cells, titles, columns=len(chosen))
+
+
+SHORT = Short({"data": "mnist", "kinds": ("plain",), "epochs": 1, "width": 3})
 
 
 if __name__ == "__main__":

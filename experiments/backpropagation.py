@@ -24,7 +24,7 @@ import optax
 from tqdm import tqdm
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seed, grid, main, save
+from experiments.common import Output, Record, Seed, Short, grid, main, save
 from jaxnet.data.digits import Pair
 from jaxnet.viz.figure import COLORS, new_figure
 
@@ -337,6 +337,9 @@ def draw_graphs() -> dict:
         "neuron": jn.viz.graph(see(neuron, 2, -1, -3, -2, -3), digits=2),
         "perceptron": jn.viz.graph(see(perceptron, *arrays, np.array([0.0, 1.0])), digits=2),
     }
+
+
+SHORT = Short({"epochs": 1, "hidden": (5,), "batch_size": 200})
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     TrainSize,
     grid,
     main,
@@ -44,7 +45,7 @@ from experiments.common import (
     save,
     total_steps,
 )
-from jaxnet.inspect.table import Table
+from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
@@ -282,6 +283,12 @@ def draw_precision(result: Any) -> Any:
     grid(axes)
     axes.legend(frameon=False, loc="lower left")
     return figure
+
+
+SHORT = Short(
+    {"height": 48, "epochs": 1, "batch_size": 2, "frames": 2},
+    {"CONVOLUTIONS": ((4, 4), (8, 4)), "HEAD": (8,)},
+)
 
 
 if __name__ == "__main__":

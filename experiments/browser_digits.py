@@ -35,9 +35,19 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seed, TrainSize, main, run_epochs, save, total_steps
-from jaxnet.extras import extra
+from experiments.common import (
+    Output,
+    Record,
+    Seed,
+    Short,
+    TrainSize,
+    main,
+    run_epochs,
+    save,
+    total_steps,
+)
 from jaxnet.interop.onnx import to_onnx
+from jaxnet.services.extras import extra
 
 RECORDS = (
     Record(
@@ -260,6 +270,14 @@ def screenshot(tab: Any) -> np.ndarray:
     """The page in colours, (height, width, 3) in [0, 1]."""
     image = extra("matplotlib.image", "matplotlib", "screenshot", "viz")
     return image.imread(io.BytesIO(tab.screenshot()))[..., :3]
+
+
+SHORT = Short(
+    {"epochs": 1, "batch_size": 100, "train_size": 100, "draw": False},
+    {"RUNTIME": ()},
+    draws=False,
+    needs="jax2onnx",
+)
 
 
 if __name__ == "__main__":

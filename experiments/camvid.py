@@ -43,6 +43,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     TrainSize,
     grid,
     main,
@@ -52,7 +53,7 @@ from experiments.common import (
 )
 from jaxnet.data.camvid import CLASSES, COLORS, VOID
 from jaxnet.data.digits import Pair
-from jaxnet.inspect.table import Table
+from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS as LINES
 from jaxnet.viz.figure import new_figure
 
@@ -142,9 +143,10 @@ def run(config: Config) -> Results:
             counts[name].append(np.asarray(matrix))
             runs[name].append(epochs)
             predicted[name] = found
+            scores = jn.metrics.scores(matrix)
             print(
-                f"seed {seed}: FCN-{name}, mean IoU {float(jn.metrics.mean_iou(matrix)):.4f}, "
-                f"{float(jn.metrics.pixel_accuracy(matrix)):.2%} of the pixels",
+                f"seed {seed}: FCN-{name}, mean IoU {scores.mean_iou:.4f}, "
+                f"{scores.accuracy:.2%} of the pixels",
                 flush=True,
             )
     confusion = {name: np.stack(matrices) for name, matrices in counts.items()}
@@ -200,10 +202,10 @@ def make_trainer(net: jn.Layer, train: Pair, config: Config) -> jn.Trainer:
     steps = total_steps(len(train[0]), config)
     rate = optax.warmup_cosine_decay_schedule(0, config.learning_rate, steps // 20, steps)
     loss = jn.losses.ignore_label(
-        optax.softmax_cross_entropy_with_integer_labels, VOID,
-        weights=shares(train[1]) ** -config.balance,
+        optax.softmax_cross_entropy_with_integer_labels, label=VOID,
+        class_weights=shares(train[1]) ** -config.balance,
     )  # fmt: skip
-    accuracy = jn.losses.ignore_label(jn.metrics.accuracy, VOID)
+    accuracy = jn.losses.ignore_label(jn.metrics.accuracy, label=VOID)
     move = jn.data.elastic(rotation=5, scale=(0.75, 1.5), shift=20)
     color = jn.data.color_jitter(brightness=0.5, contrast=0.5, saturation=0.5)
     augment = jn.data.chain(
@@ -246,7 +248,7 @@ def predict(net: jn.Layer, trained: jn.TrainState, x: np.ndarray, added: np.ndar
 
 def iou(matrices: np.ndarray) -> np.ndarray:
     """(seeds, classes)."""
-    return np.stack([jn.metrics.intersection_over_union(jnp.asarray(m)) for m in matrices])
+    return np.stack([jn.metrics.scores(jnp.asarray(m)).iou for m in matrices])
 
 
 def table(confusion: dict[str, np.ndarray]) -> Table:
@@ -267,7 +269,7 @@ def draw(results: Results, held: Pair) -> dict[str, Any]:
     x, y = held
     best = list(results.predicted)[-1] if "8s" not in results.predicted else "8s"
     each = np.array([
-        float(jn.metrics.mean_iou(jn.metrics.confusion(jnp.asarray(a), jnp.asarray(b), VOID)))
+        jn.metrics.scores(jn.metrics.confusion(jnp.asarray(a), jnp.asarray(b), VOID)).mean_iou
         for a, b in zip(results.predicted[best], y, strict=True)
     ])  # fmt: skip
     order = each.argsort()[::-1]
@@ -307,6 +309,9 @@ def bars(found: dict[str, np.ndarray]) -> Any:
     grid(axes)
     axes.legend(frameon=False, ncols=len(found))
     return figure
+
+
+SHORT = Short({"nets": ("8s",), "epochs": 1, "features": (4, 4, 4, 4), "blocks": 1})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import jax
 
 import jaxnet as jn
 from experiments.classify import Optimizer, Recipe, Results, Training, classify
-from experiments.common import Record, TrainSize, main
+from experiments.common import Record, Short, TrainSize, main
 
 RECORDS = (
     Record(
@@ -106,6 +106,9 @@ def fast_net(widths: Sequence[int] = (32, 64, 128, 256)) -> jn.Layer:
             layers.append(jn.max_pool(2))
     # (batch, 16, 16, 32), (batch, 16, 16, 64), (batch, 8, 8, 128), (batch, 4, 4, 256)
     return jn.serial(*layers, jn.global_max_pool(), jn.dense(10, name="output"), name="fast_net")
+
+
+SHORT = Short({"epochs": 1, "batch_size": 100, "train_size": 100})
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seed, TrainSize, main, mean_std, save
+from experiments.common import Output, Record, Seed, Short, TrainSize, main, mean_std, save
 from jaxnet.data.digits import Pair
 
 RECORDS = (
@@ -428,7 +428,7 @@ def grouped(**optimizers: Any) -> optax.GradientTransformation:
 
 def make_trainer(net: jn.Layer, optimizer: optax.GradientTransformation) -> jn.Trainer:
     """The trainer of the smoothed cross-entropy; measures the accuracy as well."""
-    loss = jn.losses.cross_entropy(label_smoothing=SMOOTHING)
+    loss = partial(jn.losses.cross_entropy, label_smoothing=SMOOTHING)
     objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
     return jn.trainer(objective, optimizer)
 
@@ -523,6 +523,9 @@ def accuracy(
 
     parts = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), test)
     return jax.lax.map(right, parts).mean()
+
+
+SHORT = Short({"epochs": 1, "batch_size": 20, "train_size": 40, "width": 0.05, "tta": 1})
 
 
 if __name__ == "__main__":

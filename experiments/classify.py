@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -118,7 +119,7 @@ def classify(recipe: Recipe, train: Pair, test: Pair, options: Training) -> Resu
 def trainers(recipe: Recipe, examples: int, options: Training) -> list[tuple[jn.Trainer, int]]:
     """The trainers with and without augmentation, each with its epochs."""
     smoothing = recipe.smoothing if options.smoothing is None else options.smoothing
-    loss = jn.losses.cross_entropy(label_smoothing=smoothing)
+    loss = partial(jn.losses.cross_entropy, label_smoothing=smoothing)
     objective = jn.supervised(recipe.net, loss, metrics={"accuracy": jn.metrics.accuracy})
     augmented = objective
     if recipe.augment:

@@ -3,21 +3,26 @@
 An experiment is one file that reads from top to bottom: a docstring with the claim, `RECORDS` with
 the figures measured (the rows of README.md), a `Config` of options, `run(config)`, and
 
+    SHORT = Short({"epochs": 1})
+
     if __name__ == "__main__":
         main(Config, run)
+
+`python -m experiments` and the tests find it by its `RECORDS` and its `SHORT`.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
 
 import jaxnet as jn
-from jaxnet.core import PyTree
+from jaxnet.services.trees import PyTree
 from jaxnet.viz.figure import COLORS
 
 T = TypeVar("T")
@@ -47,6 +52,24 @@ class Record(NamedTuple):
     machine: str = CPU
     options: str | tuple[str, ...] = ""
     seconds: float = 0.0
+
+
+class Short(NamedTuple):
+    """A run of seconds, for the tests.
+
+    Fields:
+      options: Values of the experiment's `Config`.
+      constants: Values of constants of its module.
+      draws: Whether it writes pictures.
+      needs: Package without which it is skipped.
+      long: Whether it takes over ten seconds nevertheless.
+    """
+
+    options: dict[str, Any]
+    constants: Mapping[str, Any] = MappingProxyType({})
+    draws: bool = True
+    needs: str = ""
+    long: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from experiments.common import Data, Output, Record, Seed, grid, main, save
+from experiments.common import Data, Output, Record, Seed, Short, grid, main, save
 from jaxnet.initializers import Initializer
 from jaxnet.unsupervised import compressed_sensing as cs
 from jaxnet.viz.figure import COLORS, frame, new_figure
@@ -288,6 +288,19 @@ def draw_digits(images, found, fractions, which):
                 axes.set_title(words, fontsize=9)
         cells[i, 0].set_ylabel(row, fontsize=8.5)
     return figure
+
+
+SHORT = Short(
+    {
+        "unknowns": 20,
+        "cells": 3,
+        "trials": 2,
+        "steps": 20,
+        "points": 20,
+        "features": (4, 8),
+        "fractions": (0.2, 0.5),
+    }
+)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     TrainSize,
     grid,
     main,
@@ -135,8 +136,7 @@ def fine_tune(
         metrics={"accuracy": jn.metrics.accuracy},
     )
     trainer = jn.trainer(objective, optax.adam(optax.cosine_decay_schedule(1e-3, steps)))
-    trained = trainer.init(jax.random.key(seed), train)
-    trained = trained._replace(params=trained.params | given)
+    trained = trainer.init(jax.random.key(seed), train, params=given)
     for epoch in jn.fit(
         trainer, trained, train, epochs=epochs, batch_size=batch_size, progress=False
     ):
@@ -159,6 +159,11 @@ def draw_accuracies(labels: tuple[int, ...], accuracies: dict[str, np.ndarray]) 
     axes.legend(frameon=False)
     grid(axes)
     return figure
+
+
+SHORT = Short(
+    {"sizes": (10,), "epochs": 1, "labels": (2,), "seeds": 1, "tune_steps": 3, "sample_steps": 2}
+)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import jax
 
 import jaxnet as jn
 from experiments.classify import Recipe, Results, Training, classify
-from experiments.common import Record, main
+from experiments.common import Record, Short, main
 
 RECORDS = (
     Record(
@@ -96,6 +96,9 @@ def conv_net() -> jn.Layer:
         jn.dense(10, name="output"),
         name="conv_net",
     )
+
+
+SHORT = Short({"epochs": 1, "model": "mlp", "batch_size": 200})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import jaxnet as jn
-from experiments.common import Data, Output, Record, Seeds, main, mean_std, over_seeds, save
+from experiments.common import Data, Output, Record, Seeds, Short, main, mean_std, over_seeds, save
 from jaxnet.unsupervised import autoencoder, whitening
 from jaxnet.viz.figure import COLORS, frame, new_figure
 
@@ -254,6 +254,11 @@ def histogram(r2: dict[str, np.ndarray]):
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.3))
     return figure
+
+
+SHORT = Short(
+    {"images": "camvid", "size": 5, "components": 9, "patches": 500, "features": 9, "epochs": 1}
+)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     grid,
     main,
     mean_std,
@@ -307,6 +308,12 @@ def draw_accuracies(
     grid(left)
     grid(right)
     return figure
+
+
+SHORT = Short(
+    {"features": 9, "train_size": 100, "test_size": 50, "epochs": 1, "seeds": 1, "centres": (5,)},
+    {"ITERATIONS": 2, "STEPS": 2},
+)
 
 
 if __name__ == "__main__":

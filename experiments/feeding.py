@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Data, Record, Seed, main
+from experiments.common import Data, Record, Seed, Short, main
 
 RECORDS = (
     Record(
@@ -141,6 +141,12 @@ def run(config: Config) -> dict[str, float]:
     for way, time in found.items():
         print(f"{time:8.2f} ms per step, loss {losses[way]:.3f}: {MEANING[way]}")
     return found
+
+
+SHORT = Short(
+    {"ways": ("device", "slices", "feed", "threads"), "steps": 2, "rounds": 1, "batch_size": 50},
+    draws=False,
+)
 
 
 if __name__ == "__main__":

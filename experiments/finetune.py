@@ -47,6 +47,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     TrainSize,
     main,
     mean_std,
@@ -57,7 +58,7 @@ from experiments.common import (
     save,
 )
 from jaxnet.data.digits import Pair
-from jaxnet.inspect.table import Table
+from jaxnet.services.table import Table
 from jaxnet.viz.figure import new_figure
 
 RECORDS = (
@@ -289,6 +290,17 @@ def draw(accuracies: dict[str, dict[int, np.ndarray]]) -> Any:
     axes.set_ylabel("accuracy on the test digits 5 to 9, %")
     figure.legend(frameon=False, loc="outside right center")
     return figure
+
+
+SHORT = Short(
+    {"labels": (10,), "pretrain_epochs": 1, "seeds": 1},
+    {
+        "EPOCHS": {10: 1},
+        "VALIDATION": 50,
+        "RATES": (1e-3,),
+        "METHODS": {"trunk frozen": METHODS["trunk frozen"]},
+    },
+)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     deviation,
     grid,
     main,
@@ -57,7 +58,7 @@ from experiments.common import (
     over_seeds,
     save,
 )
-from jaxnet.inspect.table import Table
+from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
 YEAR = 52  # weeks
@@ -367,6 +368,11 @@ def draw_forecasts(
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
     return figure
+
+
+SHORT = Short(
+    {"past": 60, "future": 8, "features": (2, 2), "epochs": (1, 1), "dilations": (1,), "seeds": 1}
+)
 
 
 if __name__ == "__main__":

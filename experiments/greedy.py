@@ -36,6 +36,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     main,
     mean_std,
     over_seeds,
@@ -43,7 +44,7 @@ from experiments.common import (
     plot_by_labels,
     save,
 )
-from jaxnet.inspect.table import Table
+from jaxnet.services.table import Table
 from jaxnet.unsupervised import autoencoder, kmeans, pretrain, rbm, sparse_coding
 from jaxnet.viz.figure import new_figure
 
@@ -225,6 +226,18 @@ def tiles(kernel: np.ndarray, columns: int = 8) -> np.ndarray:
     filters = np.pad(filters, ((0, -len(filters) % columns), (0, 0), (0, 0)))
     rows = filters.reshape(-1, columns, 30, 30)  # (rows, columns, 30, 30)
     return rows.transpose(0, 2, 1, 3).reshape(len(rows) * 30, columns * 30)
+
+
+SHORT = Short(
+    {
+        "labels": (10,),
+        "methods": ("none", "k-means"),
+        "features": (8,),
+        "unlabelled": 50,
+        "seeds": 1,
+    },
+    {"EPOCHS": {10: 1}, "VALIDATION": 50, "RATES": (1e-3,)},
+)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from experiments.common import Data, Output, Record, Seeds, main, mean_std, save
-from jaxnet.inspect.table import Table
+from experiments.common import Data, Output, Record, Seeds, Short, main, mean_std, save
+from jaxnet.services.table import Table
 from jaxnet.unsupervised import hmm
 from jaxnet.viz.figure import COLORS, new_figure
 
@@ -200,6 +200,9 @@ def draw_path(params: Any, symbols: np.ndarray) -> Any:
         posterior[:, ::-1], 1 - path, names=["consonant", "vowel"],
         steps=[SYMBOLS[i] for i in symbols],
     )  # fmt: skip
+
+
+SHORT = Short({"symbols": 1000, "seeds": 1, "restarts": 1, "iterations": 2})
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ import optax
 
 import jaxnet as jn
 from experiments.cifar10 import NAMES
-from experiments.common import Output, Record, TrainSize, grid, main, run_epochs, save
+from experiments.common import Output, Record, Short, TrainSize, grid, main, run_epochs, save
 from jaxnet.data.digits import Pair
-from jaxnet.inspect.table import Table
+from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
@@ -363,6 +363,21 @@ def draw(curves: dict[str, np.ndarray]) -> Any:
     grid(axes)
     axes.legend(frameon=False)
     return figure
+
+
+# As many images are tested as are drawn, so that their programs are the same.
+SHORT = Short(
+    {
+        "digit_epochs": 1,
+        "photo_epochs": 1,
+        "digits_tested": 5,
+        "photos_tested": 5,
+        "steps": 8,
+        "train_size": 100,
+    },
+    {"SHARES": (0, 0.05, 0.1, 0.2, 0.5), "FEATURES": (4, 6, 8)},
+    long=True,
+)
 
 
 if __name__ == "__main__":

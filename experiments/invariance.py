@@ -36,6 +36,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     TrainSize,
     grid,
     main,
@@ -44,7 +45,7 @@ from experiments.common import (
     save,
     total_steps,
 )
-from jaxnet.inspect.table import Table
+from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
@@ -232,6 +233,9 @@ def draw(
     axes[0, 0].set_ylabel("accuracy on the test digits, %")
     axes[0, 1].legend(frameon=False, loc="lower center")
     return figure
+
+
+SHORT = Short({"steps": 3, "epochs": 1, "seeds": 1})
 
 
 if __name__ == "__main__":

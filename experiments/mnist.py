@@ -24,7 +24,7 @@ from typing import Literal
 
 import jaxnet as jn
 from experiments.classify import Recipe, Results, Training, classify
-from experiments.common import Record, TrainSize, main
+from experiments.common import Record, Short, TrainSize, main
 
 RECORDS = (
     Record(
@@ -88,6 +88,9 @@ def run(config: Config) -> Results:
     elif config.shift:
         recipe = recipe._replace(augment=jn.data.random_shift(config.shift))
     return classify(recipe, train, test, config)
+
+
+SHORT = Short({"epochs": 1, "batch_size": 100, "augment": True})
 
 
 if __name__ == "__main__":

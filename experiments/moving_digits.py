@@ -31,6 +31,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     main,
     mean_std,
     over_seeds,
@@ -279,6 +280,9 @@ def draw_filters(kernel):
         if i == 0:
             axes.set_ylabel(f"t {t - 1:+d}" if t != 1 else "t", fontsize=9)
     return figure
+
+
+SHORT = Short({"nets": ("stack",), "train_size": 32, "test_size": 16, "epochs": 1, "seeds": 1})
 
 
 if __name__ == "__main__":

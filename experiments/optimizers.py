@@ -34,7 +34,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seeds, grid, main, mean_std, over_seeds, save
+from experiments.common import Output, Record, Seeds, Short, grid, main, mean_std, over_seeds, save
 from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
@@ -195,6 +195,11 @@ def draw(losses: dict[str, np.ndarray]):
     grid(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
+
+
+SHORT = Short(
+    {"passes": 2, "hidden": 2, "seeds": 1, "rates": 1}, {"RULES": {"Adam": RULES["Adam"]}}
+)
 
 
 if __name__ == "__main__":

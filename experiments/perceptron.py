@@ -30,7 +30,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seeds, main, mean_std, over_seeds, save
+from experiments.common import Output, Record, Seeds, Short, main, mean_std, over_seeds, save
 from jaxnet.models import mistake_bound, perceptron, perceptron_rule, train_perceptron
 
 RECORDS = (
@@ -250,6 +250,9 @@ def ten_digits(config: Config):
         accuracies[name] = np.array(found)
         print(f"ten perceptrons, {name}: {mean_std(found)} of held-out digits are read correctly")
     return accuracies
+
+
+SHORT = Short({"points": 10, "passes": 5, "seeds": 1, "pairs": 1})
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ import optax
 from jax.typing import ArrayLike
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seed, TrainSize, grid, main, save, total_steps
+from experiments.common import Output, Record, Seed, Short, TrainSize, grid, main, save, total_steps
 from jaxnet.core import Params, child_key
 from jaxnet.unsupervised import rbm
 from jaxnet.viz.figure import COLORS, new_figure
@@ -207,9 +207,8 @@ def train(
     net = machine(config.features, config.batch_size, method)
     objective = jn.augmented(rbm.contrastive_divergence(net), binarize)
     trainer = jn.trainer(objective, optax.sgd(rate, momentum=0.5))
-    start = trainer.init(child_key(key, "train"), x)
     bias = {"visible_bias": rbm.bernoulli.bias(jnp.asarray(x.mean(0)))}
-    start = start._replace(params=start.params | bias)
+    start = trainer.init(child_key(key, "train"), x, params=bias)
     some = np.asarray(binarize(child_key(key, "some"), x[: len(test)]))
     for epoch in jn.fit(trainer, start, x, epochs=config.epochs, batch_size=config.batch_size):
         params = epoch.train_state.params
@@ -276,6 +275,9 @@ def draw_samples(key: jax.Array, params: Params, test: np.ndarray) -> Any:
     shown = np.concatenate([np.asarray(row) for row in rows]).reshape(-1, 28, 28)
     above = [title if i == 0 else "" for title in titles for i in range(columns)]
     return jn.viz.images(shown, above, columns=columns)
+
+
+SHORT = Short({"features": 5, "epochs": 1, "betas": 50, "small_epochs": 1}, {"SAMPLED": (1, 2)})
 
 
 if __name__ == "__main__":

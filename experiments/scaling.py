@@ -41,8 +41,8 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
-from experiments.common import Record, Seed, main
-from jaxnet.inspect.table import size_of
+from experiments.common import Record, Seed, Short, main
+from jaxnet.services.table import size_of
 
 Rule = Literal["data", "fully sharded", "compiler", "tensor"]
 Variant = Literal["plain", "remat", "bfloat16"]
@@ -192,9 +192,9 @@ def measure(config: Config, rule: str, variant: str) -> Row:
         return stay(train_state), metrics["loss"]
 
     compiled = jax.jit(step, donate_argnums=0).lower(train_state, batch).compile()
-    cost, memory = jn.inspect.cost_by_layer(compiled), compiled.memory_analysis()
+    cost, memory = jn.profile.cost_by_layer(compiled), compiled.memory_analysis()
     assert memory is not None
-    sent = jn.inspect.collectives(compiled)
+    sent = jn.profile.collectives(compiled)
     counts: dict[str, int] = {}
     for row in sent.rows:
         counts[row.kind] = counts.get(row.kind, 0) + row.arrays
@@ -306,6 +306,23 @@ def algebra(config: Config, rule: str, variant: str) -> Algebra:
         kept += count["blocks"]
     logits = 2 * tokens * config.vocabulary / m
     return Algebra(flops, moved, held, 4 * share + number * (kept + once) + 4 * logits)
+
+
+SHORT = Short(
+    {
+        "devices": 1,
+        "rules": ("data",),
+        "variants": ("remat",),
+        "layers": 2,
+        "features": 8,
+        "heads": 2,
+        "vocabulary": 7,
+        "length": 4,
+        "batch_size": 3,
+        "steps": 2,
+    },
+    draws=False,
+)
 
 
 if __name__ == "__main__":

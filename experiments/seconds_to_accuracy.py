@@ -26,8 +26,8 @@ import jaxnet as jn
 from experiments.benchmarks.fresh import in_fresh_process
 from experiments.benchmarks.whole_run import LIBRARIES, WIDTHS, Task, whole_run
 from experiments.cifar10 import fast_net
-from experiments.common import CPU, Output, Record, TrainSize, grid, main, save
-from jaxnet.inspect.table import Table
+from experiments.common import CPU, Output, Record, Short, TrainSize, grid, main, save
+from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
@@ -201,6 +201,13 @@ def draw(curves: list[Curve], target: float) -> Any:
     grid(axes)
     axes.legend(frameon=False, loc="lower right")
     return figure
+
+
+SHORT = Short(
+    {"rounds": 1, "epochs": 1, "pieces": 1, "batch_size": 100, "target": 0.05},
+    {"in_fresh_process": lambda function, *given, timeout: function(*given)},
+    needs="torch",
+)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Data, Output, Record, Seed, main, save
-from jaxnet.core import PyTree
+from experiments.common import Data, Output, Record, Seed, Short, main, save
 from jaxnet.data.sequences import overlapping, windows
 from jaxnet.data.text import Vocabulary, characters
+from jaxnet.services.trees import PyTree
 
 CELLS: dict[str, Callable[..., jn.Layer]] = {"rnn": jn.rnn, "lstm": jn.lstm, "gru": jn.gru}
 SAMPLING = ((0.5, None), (0.8, None), (1.0, None), (1.0, 0.9))  # temperature, nucleus
@@ -396,6 +396,20 @@ def write(model: Model, params: PyTree, vocabulary: Vocabulary, prompt: str, key
         )  # fmt: skip
         text = np.concatenate([text, np.asarray(new)[0]])
     return vocabulary.decode(text[:stop])
+
+
+SHORT = Short(
+    {
+        "model": "gru",
+        "features": 8,
+        "layers": 1,
+        "steps": 20,
+        "embedding": 4,
+        "epochs": 1,
+        "length": 5,
+        "characters": 2000,
+    }
+)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Record, Seeds, main
+from experiments.common import Record, Seeds, Short, main
 
 RECORDS = (
     Record(
@@ -131,6 +131,11 @@ def run(config: Config) -> Results:
     print(f"largest relative difference of the test losses: {words}")
     print(swept)
     return Results(seconds, apart, str(swept))
+
+
+SHORT = Short(
+    {"features": 2, "epochs": 1, "batch_size": 500, "seeds": 2, "rates": (1e-3,)}, draws=False
+)
 
 
 if __name__ == "__main__":

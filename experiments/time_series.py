@@ -24,6 +24,7 @@ from experiments.common import (
     Output,
     Record,
     Seeds,
+    Short,
     main,
     mean_std,
     over_seeds,
@@ -223,6 +224,9 @@ def draw_filters(kernel: np.ndarray):
     axes.set_ylabel("kHz")
     right.suptitle("frequency response", fontsize=10)
     return figure
+
+
+SHORT = Short({"features": 2, "epochs": 1, "seeds": 1})
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ import numpy as np
 import jaxnet as jn
 from experiments import torchvision_nets as nets
 from experiments.common import Record, Seed, main
-from jaxnet.extras import extra
 from jaxnet.interop import by_names, part, shaped, transposed
 from jaxnet.interop.torch import from_torch
+from jaxnet.services.extras import extra
 
 RECORDS = (
     Record(

@@ -30,7 +30,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seed, TrainSize, grid, main, save
+from experiments.common import Output, Record, Seed, Short, TrainSize, grid, main, save
 from jaxnet.core import Params
 from jaxnet.data.text import LOST, Vocabulary
 from jaxnet.viz.figure import COLORS, new_figure
@@ -310,7 +310,7 @@ def encode(texts: Texts, model: Translator) -> tuple[list[np.ndarray], list[np.n
 
 def objective_of(net: jn.Layer, smoothing: float) -> jn.Layer:
     """Cross-entropy with teacher forcing, averaged over the subwords of a batch."""
-    smoothed = jn.losses.cross_entropy(label_smoothing=smoothing)
+    smoothed = partial(jn.losses.cross_entropy, label_smoothing=smoothing)
     plain = optax.softmax_cross_entropy_with_integer_labels
 
     def forward(m, batch):
@@ -418,6 +418,20 @@ def draw_lengths(folder: Path, direction: str) -> Any:
     source, target = direction.split("_")
     axes.set_title(f"{LANGUAGES[source]} to {LANGUAGES[target]}", fontsize=11)
     return figure
+
+
+SHORT = Short(
+    {
+        "model": "encdec",
+        "vocabulary": 280,
+        "features": 8,
+        "epochs": 1,
+        "buckets": 1,
+        "longest": 6,
+        "beams": 2,
+        "drawn": 1,
+    }
+)
 
 
 if __name__ == "__main__":

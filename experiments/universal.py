@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seeds, grid, main, mean_std, save
+from experiments.common import Output, Record, Seeds, Short, grid, main, mean_std, save
 from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
@@ -140,6 +140,9 @@ def draw(config: Config, x, fits: dict[int, np.ndarray], errors, largest):
     grid(left)
     grid(right)
     return figure
+
+
+SHORT = Short({"widths": (2,), "seeds": 1, "steps": 5, "points": 20})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from jaxnet.composition import parallel as parallel
 from jaxnet.composition import residual as residual
 from jaxnet.composition import serial as serial
 from jaxnet.core import Layer as Layer
+from jaxnet.core import Misfit as Misfit
 from jaxnet.core import child_key as child_key
 from jaxnet.core import compose as compose
 from jaxnet.core import spec as spec
@@ -76,10 +77,10 @@ from jaxnet.look import collect as collect
 from jaxnet.look import observe as observe
 from jaxnet.look import pick as pick
 from jaxnet.look import tap as tap
-from jaxnet.memory import reuse_memory as reuse_memory
+from jaxnet.services.memory import reuse_memory as reuse_memory
 from jaxnet.training import Checkpoints as Checkpoints
 from jaxnet.training import Epoch as Epoch
-from jaxnet.training import Place as Place
+from jaxnet.training import Position as Position
 from jaxnet.training import Sweep as Sweep
 from jaxnet.training import Trainer as Trainer
 from jaxnet.training import TrainState as TrainState
@@ -114,6 +115,7 @@ if _typing.TYPE_CHECKING:
     from jaxnet import metrics as metrics
     from jaxnet import models as models
     from jaxnet import penalties as penalties
+    from jaxnet import profile as profile
     from jaxnet import unsupervised as unsupervised
     from jaxnet import viz as viz
     from jaxnet.inspect import check_gradients as check_gradients
@@ -123,7 +125,7 @@ if _typing.TYPE_CHECKING:
 
 # Loaded on first use, so that the import stays quick.
 _MODULES = ("data", "decoding", "detection", "distributed", "inspect", "interop", "losses",
-            "metrics", "models", "penalties", "unsupervised", "viz")  # fmt: skip
+            "metrics", "models", "penalties", "profile", "unsupervised", "viz")  # fmt: skip
 _INSPECT = ("check_gradients", "summary")
 
 if not _typing.TYPE_CHECKING:  # a type checker would take every name for one of jaxnet

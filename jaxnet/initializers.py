@@ -15,8 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_function, is_traced, on_host, one_of, within
-from jaxnet.core.messages import check_key, check_shape
+from jaxnet.services.checks import (
+    a_function,
+    check_key,
+    check_shape,
+    is_traced,
+    on_host,
+    one_of,
+    within,
+)
 
 BLOCK = 2**14  # samples per block: large enough to be fast for VGG, small enough for a bias
 

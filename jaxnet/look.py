@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_function, a_layer, check_options
-from jaxnet.core.compose import Watch, collected, compose, look_inside, recompose
-from jaxnet.core.contract import Layer, Memo, Params, State
-from jaxnet.core.messages import SOWN, Path, PyTree, flat, mismatch
+from jaxnet.core import Layer, Params, State, as_layer, compose, transform
+from jaxnet.core.compose import SOWN, Watch, collected, look_inside, recompose
+from jaxnet.services.checks import a_function, check_options
+from jaxnet.services.trees import Memo, Path, PyTree, flat
 
 
 def observe(
@@ -40,7 +40,7 @@ def observe(
       inner serial (2, 3)
        serial (2, 3)
     """
-    layer = a_layer("observe", "layer", layer)
+    layer = as_layer(layer, "observe", "layer")
     a_function("observe", "see", see, "(path, layer, x, y)")
     check_options("observe", transforms=transforms)
     watch = Watch(see, transforms=transforms)
@@ -53,7 +53,7 @@ def observe(
         y, state = whole.apply(params, state, x, key=key, train=train)
         return see((), layer, x, y), state
 
-    return layer._replace(apply=apply, inside=layer.inside)
+    return layer._replace(apply=apply)
 
 
 def collect(layer: Layer) -> Layer:
@@ -85,7 +85,7 @@ def collect(layer: Layer) -> Layer:
       ...     return loss - 0.01 * jnp.log(sown["gated/share"]), {"share": sown["gated/share"]}
       >>> trainer = jn.trainer(jn.compose(objective), optax.adam(0.1))
     """
-    layer = a_layer("collect", "layer", layer)
+    layer = as_layer(layer, "collect", "layer")
     inner = collected(layer)
 
     def apply(params, state, x, *, key=None, train=False):
@@ -93,7 +93,7 @@ def collect(layer: Layer) -> Layer:
         sown = {n.removeprefix(SOWN): after[n] for n in after if n.startswith(SOWN)}
         return (y, sown), {n: value for n, value in after.items() if not n.startswith(SOWN)}
 
-    return Layer(layer.init, apply, layer.name, "collect", (layer, collect))
+    return transform(layer, apply, collect, kind="collect")
 
 
 def tap(layer: Layer, *paths: str) -> Layer:
@@ -124,7 +124,7 @@ def tap(layer: Layer, *paths: str) -> Layer:
       >>> float(doubled[0, 0]), bool((cos == jnp.cos(jnp.sin(2.0))).all())
       (2.0, True)
     """
-    layer = a_layer("tap", "layer", layer)
+    layer = as_layer(layer, "tap", "layer")
     if not all(isinstance(path, str) for path in paths):
         raise TypeError(f"tap: paths must be words such as 'block_3/conv_1', got {paths!r:.60}")
     if not paths:
@@ -147,7 +147,8 @@ def tap(layer: Layer, *paths: str) -> Layer:
                 found.setdefault(name, y)
             return y
 
-        inside(m.watched(Watch(see, lambda: len(found) == len(set(paths)), skipped=skipped)), x)
+        done = lambda: found.keys() == set(paths)  # noqa: E731
+        inside(m.watched(Watch(see, done, skipped=skipped)), x)
         if missing := [path for path in paths if path not in found]:
             raise ValueError(
                 f"tap: {layer.name} has no layer {', '.join(map(repr, missing))}; "
@@ -180,10 +181,10 @@ def pick(tree: Params | State, like: Params | State) -> dict[str, Any]:
     have, wanted = dict(flat(tree)), flat(like)
     got = {name: jnp.shape(have[name]) for name, _ in wanted if name in have}
     lines = [
-        (name, f"expected {jnp.shape(a)}, got {got.get(name, 'nothing')}")
+        f"  tree/{name}: expected {jnp.shape(a)}, got {got.get(name, 'nothing')}"
         for name, a in wanted
         if got.get(name) != jnp.shape(a)
     ]
     if lines:
-        raise mismatch(("tree",), "pick: the tree lacks entries:", lines)
+        raise ValueError("\n".join(["pick: the tree lacks entries:", *lines]))
     return jax.tree.unflatten(jax.tree.structure(like), [have[name] for name, _ in wanted])

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet.checks import a_function, within
 from jaxnet.losses.arrays import wide
+from jaxnet.services.checks import a_function, within
 
 Where = Callable[[tuple[str, ...]], bool]
 Penalty = Callable[[Any], jax.Array]

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_function, a_layer, at_least
-from jaxnet.core import Layer, PyTree, describe, key_spec, path_name
-from jaxnet.core.messages import check_dict, check_dtype, flat
-from jaxnet.paths import check_patterns, first_fits
+from jaxnet.core import Layer, as_layer, transform
+from jaxnet.services.checks import a_function, at_least, check_dict, check_dtype
+from jaxnet.services.paths import check_patterns, first_fits
+from jaxnet.services.trees import PyTree, describe, flat, key_spec, path_name
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -40,7 +40,7 @@ def repeat(layer: Layer, n: int) -> Layer:
       >>> y.shape
       (2, 3)
     """
-    layer = a_layer("repeat", "layer", layer)
+    layer = as_layer(layer, "repeat", "layer")
     at_least("repeat", "n", n)
 
     def init(key, x):
@@ -55,7 +55,7 @@ def repeat(layer: Layer, n: int) -> Layer:
             )
         return drawn
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key, train):
         _check_copies("repeat", n, params, state)
 
         def body(x, each):
@@ -65,7 +65,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
         return jax.lax.scan(body, x, (jnp.arange(n), params, state))
 
-    return Layer(init, apply, layer.name, "repeat", (layer, lambda inner: repeat(inner, n)))
+    return transform(layer, apply, lambda inner: repeat(inner, n), kind="repeat", init=init)
 
 
 def ensemble(layer: Layer, n: int) -> Layer:
@@ -90,13 +90,13 @@ def ensemble(layer: Layer, n: int) -> Layer:
       >>> params["kernel"].shape, y.shape
       ((5, 3, 4), (5, 2, 4))
     """
-    layer = a_layer("ensemble", "layer", layer)
+    layer = as_layer(layer, "ensemble", "layer")
     at_least("ensemble", "n", n)
 
     def init(key, x):
         return stacked_init(layer, key, x, n)
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key, train):
         _check_copies("ensemble", n, params, state)
 
         def member(i, params, state):
@@ -105,7 +105,7 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
         return jax.vmap(member)(jnp.arange(n), params, state)
 
-    return Layer(init, apply, layer.name, "ensemble", (layer, lambda inner: ensemble(inner, n)))
+    return transform(layer, apply, lambda inner: ensemble(inner, n), kind="ensemble", init=init)
 
 
 def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
@@ -125,18 +125,17 @@ def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
 
     Reference: Chen et al. 2016, "Training deep nets with sublinear memory cost".
     """
-    layer = a_layer("remat", "layer", layer)
+    layer = as_layer(layer, "remat", "layer")
     if policy is not None:
         a_function("remat", "policy", policy, "a primitive and its arguments")
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key, train):
         def run(params, state, x, key):
             return layer.apply(params, state, x, key=key, train=train)
 
         return jax.checkpoint(run, policy=policy)(params, state, x, key)
 
-    inside = layer, lambda inner: remat(inner, policy=policy)
-    return Layer(layer.init, apply, layer.name, "remat", inside)
+    return transform(layer, apply, lambda inner: remat(inner, policy=policy), kind="remat")
 
 
 def cast(layer: Layer, dtype: Any) -> Layer:
@@ -162,7 +161,7 @@ def cast(layer: Layer, dtype: Any) -> Layer:
 
     Reference: Micikevicius et al. 2018, "Mixed precision training".
     """
-    layer = a_layer("cast", "layer", layer)
+    layer = as_layer(layer, "cast", "layer")
     check_dtype("cast", dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"cast: dtype must be a float, such as jnp.bfloat16, got {dtype}")
@@ -171,14 +170,14 @@ def cast(layer: Layer, dtype: Any) -> Layer:
         floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
         return jax.tree.map(lambda a: a.astype(dtype) if floating(a) else a, tree)
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key, train):
         floats = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
         y, after = layer.apply(to(params, dtype), state, to(x, dtype), key=key, train=train)
         kept = {n: after[n] for n in state}
         after |= jax.tree.map(lambda new, old: new.astype(old.dtype), kept, state)
         return to(y, jnp.result_type(*floats) if floats else jnp.float32), after
 
-    return Layer(layer.init, apply, layer.name, "cast", (layer, lambda inner: cast(inner, dtype)))
+    return transform(layer, apply, lambda inner: cast(inner, dtype), kind="cast")
 
 
 def freeze(layer: Layer, where: str | None = None) -> Layer:
@@ -204,21 +203,21 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
       >>> float(jnp.abs(grads["dense"]["kernel"]).sum()), float(grads["head"]["bias"].sum())
       (0.0, 4.0)
     """
-    layer = a_layer("freeze", "layer", layer)
+    layer = as_layer(layer, "freeze", "layer")
     if where is not None:
         return _freeze_some(layer, where)
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key, train):
         y, after = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
         return y, after | jax.lax.stop_gradient(state)
 
-    return Layer(layer.init, apply, layer.name, "freeze", (layer, freeze))
+    return transform(layer, apply, freeze, kind="freeze")
 
 
 def _freeze_some(layer: Layer, where: str) -> Layer:
     check_patterns("freeze", "where", [where])
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key, train):
         entries, structure = jax.tree_util.tree_flatten_with_path(params)
         frozen = first_fits("freeze", [where], [path_name(path) for path, _ in entries])
         leaves = [
@@ -228,14 +227,13 @@ def _freeze_some(layer: Layer, where: str) -> Layer:
         held = jax.tree.unflatten(structure, leaves)
         return layer.apply(held, state, x, key=key, train=train)
 
-    inside = layer, lambda inner: freeze(inner, where)
-    return Layer(layer.init, apply, layer.name, "freeze", inside)
+    return transform(layer, apply, lambda inner: freeze(inner, where), kind="freeze")
 
 
 def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
     """Raises unless every entry has a leading axis of n."""
     for kind, tree in (("params", params), ("state", state)):
-        check_dict(kind, (who,), tree)
+        check_dict(who, kind, tree)
         for path, leaf in flat(tree):
             if jnp.shape(leaf)[:1] != (n,):
                 raise ValueError(

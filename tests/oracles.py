@@ -8,6 +8,7 @@ second way to the value would be long, `tests/layer_values.py` for layers.
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -49,78 +50,64 @@ def at_label(values: np.ndarray, labels: Any) -> np.ndarray:
     return np.where(fine, found, np.nan)
 
 
-def binary_cross_entropy(outputs, targets):
+def binary_cross_entropy_of_probabilities(outputs, targets):
     p, y = f64(outputs), f64(targets)
     return -(y * log(p, outputs) + (1 - y) * log(1 - p, outputs))
 
 
-def categorical_cross_entropy(outputs, targets):
+def cross_entropy_of_probabilities(outputs, targets):
     return -log(at_label(f64(outputs), targets), outputs)
 
 
-def cross_entropy(*, label_smoothing=0.0, class_weights=None, ignore_index=None):
-    def loss(outputs, targets):
-        log_p = log_softmax(outputs) * (1.0 if class_weights is None else f64(class_weights))
-        return -(1 - label_smoothing) * at_label(log_p, targets) - label_smoothing * log_p.mean(-1)
-
-    if class_weights is None and ignore_index is None:
-        return loss
-    return weighted(loss, class_weights=class_weights, ignore_index=ignore_index, times=False)
+def cross_entropy(outputs, targets, *, label_smoothing=0.0):
+    log_p = log_softmax(outputs)
+    return -(1 - label_smoothing) * at_label(log_p, targets) - label_smoothing * log_p.mean(-1)
 
 
-def weighted(loss, *, class_weights=None, ignore_index=None, times=True):
+def weighted(loss, *, class_weights=None, ignore_label=None):
     def pair(outputs, targets):
-        counted = np.asarray(targets) != ignore_index
+        counted = np.asarray(targets) != ignore_label
         labels = np.where(counted, targets, 0)
         table = np.ones(np.shape(outputs)) * (1 if class_weights is None else f64(class_weights))
         weights = np.where(counted, at_label(table, labels), 0)
-        # The loss is given, so its own values are taken.
-        values = f64(loss(jnp.asarray(outputs), jnp.asarray(labels)))
-        totals = np.where(counted, values * (weights if times else 1), 0)
+        if class_weights is not None and getattr(loss, "func", None) is jn.losses.cross_entropy:
+            smooth, log_p = loss.keywords["label_smoothing"], log_softmax(outputs) * table
+            values = -(1 - smooth) * at_label(log_p, labels) - smooth * log_p.mean(-1)
+        else:  # the loss is given, so its own values are taken
+            values = f64(loss(jnp.asarray(outputs), jnp.asarray(labels))) * weights
+        totals = np.where(counted, values, 0)
         axes = tuple(range(1, totals.ndim))
         return totals.sum(axes), weights.sum(axes)
 
     return pair
 
 
-def focal_loss(gamma=2.0):
-    def loss(outputs, targets):
-        log_p = at_label(log_softmax(outputs), targets)
-        return -((1 - np.exp(log_p)) ** gamma) * log_p
-
-    return loss
+def focal(outputs, targets, *, gamma=2.0):
+    log_p = at_label(log_softmax(outputs), targets)
+    return -((1 - np.exp(log_p)) ** gamma) * log_p
 
 
-def sigmoid_cross_entropy(*, pos_weight=None):
-    def loss(outputs, targets):
-        y = f64(targets)
-        positive = y * log_sigmoid(outputs) * (1.0 if pos_weight is None else f64(pos_weight))
-        return -(positive + (1 - y) * log_sigmoid(-f64(outputs)))
-
-    return loss
+def sigmoid_cross_entropy(outputs, targets, *, pos_weight=None):
+    y = f64(targets)
+    positive = y * log_sigmoid(outputs) * (1.0 if pos_weight is None else f64(pos_weight))
+    return -(positive + (1 - y) * log_sigmoid(-f64(outputs)))
 
 
-def sigmoid_focal_loss(gamma=2.0, alpha=None):
-    def loss(outputs, targets):
-        z, y = f64(outputs), f64(targets)
-        p = np.exp(log_sigmoid(z))
-        rest = 1 - (p * y + (1 - p) * (1 - y))
-        share = 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
-        return share * rest**gamma * sigmoid_cross_entropy()(z, y)
-
-    return loss
+def sigmoid_focal(outputs, targets, *, gamma=2.0, alpha=None):
+    z, y = f64(outputs), f64(targets)
+    p = np.exp(log_sigmoid(z))
+    rest = 1 - (p * y + (1 - p) * (1 - y))
+    share = 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+    return share * rest**gamma * sigmoid_cross_entropy(z, y)
 
 
-def dice(smooth=1.0):
-    def loss(outputs, targets):
-        p = np.exp(log_softmax(outputs))
-        true = np.asarray(targets)[..., None] == np.arange(p.shape[-1])
-        p = p * true.any(-1, keepdims=True)
-        pixels = tuple(range(1, p.ndim - 1))
-        total = p.sum(pixels) + true.sum(pixels)
-        return (1 - (2 * (p * true).sum(pixels) + smooth) / (total + smooth)).mean(-1)
-
-    return loss
+def dice(outputs, targets, *, smooth=1.0):
+    p = np.exp(log_softmax(outputs))
+    true = np.asarray(targets)[..., None] == np.arange(p.shape[-1])
+    p = p * true.any(-1, keepdims=True)
+    pixels = tuple(range(1, p.ndim - 1))
+    total = p.sum(pixels) + true.sum(pixels)
+    return (1 - (2 * (p * true).sum(pixels) + smooth) / (total + smooth)).mean(-1)
 
 
 def masked_mean(values, mask, axis=None):
@@ -141,41 +128,32 @@ def masked(loss):
     return masked_loss
 
 
-def ignore_label(loss, label, *, weights=None):
+def ignore_label(loss, *, label, class_weights=None):
+    pair = weighted(loss, class_weights=class_weights, ignore_label=label)
+
     def labelled_loss(outputs, targets):
-        labelled = np.asarray(targets) != label
-        targets = np.where(labelled, targets, 0)
-        values = f64(loss(jnp.asarray(outputs), jnp.asarray(targets)))
-        each = np.where(labelled, 1.0 if weights is None else f64(weights)[targets], 0)
-        axes = tuple(range(1, targets.ndim))
-        total = each.sum(axes)
-        return np.where(labelled, values * each, 0).sum(axes) / np.where(total > 0, total, 1)
+        totals, weights = pair(outputs, targets)
+        return totals / np.where(weights > 0, weights, 1)
 
     return labelled_loss
 
 
-def kl_sparsity(rho):
-    def penalty(activations, mask=None):
-        a = f64(activations).reshape(-1, np.shape(activations)[-1])
-        mean = a.mean(0) if mask is None else a[np.asarray(mask).astype(bool).ravel()].mean(0)
-        here, gone = (np.log(rho) - log(mean, 0.0)), np.log(1 - rho) - log(1 - mean, 0.0)
-        return (rho * here + (1 - rho) * gone).sum()
-
-    return penalty
+def kl_sparsity(activations, mask=None, *, rho):
+    a = f64(activations).reshape(-1, np.shape(activations)[-1])
+    mean = a.mean(0) if mask is None else a[np.asarray(mask).astype(bool).ravel()].mean(0)
+    here, gone = (np.log(rho) - log(mean, 0.0)), np.log(1 - rho) - log(1 - mean, 0.0)
+    return (rho * here + (1 - rho) * gone).sum()
 
 
-def ctc(blank=0):
-    def loss(outputs, targets):
-        logits, (labels, sizes) = outputs, targets
-        found = []
-        for log_p, label, size in zip(log_softmax(logits), labels, sizes, strict=True):
-            paths = itertools.product(range(log_p.shape[-1]), repeat=len(log_p))
-            wanted = [int(c) for c in label[: int(size)]]
-            fitting = [p for p in paths if collapsed(p, blank) == wanted]
-            found.append(-np.log(sum(np.exp(sum(log_p[range(len(p)), p])) for p in fitting)))
-        return np.array(found)
-
-    return loss
+def ctc(outputs, targets, *, blank=0):
+    logits, (labels, sizes) = outputs, targets
+    found = []
+    for log_p, label, size in zip(log_softmax(logits), labels, sizes, strict=True):
+        paths = itertools.product(range(log_p.shape[-1]), repeat=len(log_p))
+        wanted = [int(c) for c in label[: int(size)]]
+        fitting = [p for p in paths if collapsed(p, blank) == wanted]
+        found.append(-np.log(sum(np.exp(sum(log_p[range(len(p)), p])) for p in fitting)))
+    return np.array(found)
 
 
 def collapsed(path, blank):
@@ -217,21 +195,15 @@ def _penalty(strength, where, size):
 # Metrics.
 
 
-def top_k_accuracy(k):
-    def metric(outputs, targets):
-        best = np.argsort(-f64(outputs), -1, kind="stable")[..., :k]
-        found = (best == np.asarray(targets)[..., None]).any(-1)
-        return found & ~np.isnan(f64(outputs)).any(-1)
-
-    return metric
+def top_k_accuracy(outputs, targets, *, k):
+    best = np.argsort(-f64(outputs), -1, kind="stable")[..., :k]
+    found = (best == np.asarray(targets)[..., None]).any(-1)
+    return found & ~np.isnan(f64(outputs)).any(-1)
 
 
-def binary_accuracy(threshold=0.0):
-    def metric(outputs, targets):
-        known = ~(np.isnan(f64(outputs)) | np.isnan(f64(targets)))
-        return ((f64(outputs) > threshold) == (f64(targets) > 0)) & known
-
-    return metric
+def binary_accuracy(outputs, targets, *, threshold=0.0):
+    known = ~(np.isnan(f64(outputs)) | np.isnan(f64(targets)))
+    return ((f64(outputs) > threshold) == (f64(targets) > 0)) & known
 
 
 def confusion(predictions, labels, classes, *, void=None):
@@ -242,20 +214,20 @@ def confusion(predictions, labels, classes, *, void=None):
     return matrix
 
 
-def _each(score):
-    """A score per class from its true positives, its row and its column."""
-
-    def scores(matrix):
-        m = f64(matrix)
-        if not (m >= 0).all():
-            return np.full(len(m), np.nan)
-        return np.array([score(m[c, c], m[c].sum(), m[:, c].sum()) for c in range(len(m))])
-
-    return scores
-
-
-intersection_over_union = _each(lambda hit, row, col: hit / (row + col - hit) if row + col else
-                                np.nan)  # fmt: skip
+def scores(matrix):
+    m = f64(matrix)
+    if not (m >= 0).all():
+        return [np.full(len(m), np.nan)] * 4 + [np.nan] * 2
+    each = np.zeros((4, len(m)))
+    for c in range(len(m)):
+        hit, true, found = m[c, c], m[c].sum(), m[:, c].sum()
+        each[0, c] = hit / found if found else 0
+        each[1, c] = hit / true if true else 0
+        each[2, c] = 2 * hit / (true + found) if true + found else 0
+        each[3, c] = hit / (true + found - hit) if true + found else np.nan
+    known = each[3][~np.isnan(each[3])]
+    mean = known.mean() if len(known) else np.nan
+    return [*each, mean, np.trace(m) / m.sum() if m.sum() else np.nan]
 
 
 def edit_distance(predicted, true):
@@ -531,7 +503,6 @@ UNIT = jnp.asarray(RANDOM.uniform(size=(4, 3)), jnp.float32)
 LOGITS, LABELS = normal(2, 4, 3), labels(2, 4)
 MASK = jnp.array([[True, True, False, True], [False, True, False, False]])
 PROBABILITIES = jax.nn.softmax(LOGITS)
-CROSS_ENTROPY = jn.losses.cross_entropy()
 COUNTS = jnp.array([[5, 2, 0], [1, 3, 4], [0, 1, 7]])
 CHAIN = {"start": jnp.array([0.3, -1.0]), "transition": normal(2, 2)}
 SCORES, LENGTHS = normal(3, 4, 2), jnp.array([4, 2, 3])
@@ -568,49 +539,47 @@ REFERENCES = {
         {"rate": 4000, "bands": 9, "coefficients": 5, "deltas": 0, "normalize": False},
     ),
     "data.pad": Reference(pad, ([[5, 6, 7], [8], [9, 4]],), {"length": 4, "value": -1}),
-    "losses.binary_cross_entropy": Reference(
-        binary_cross_entropy, (UNIT.at[0].set(0), labels(4, 3, classes=2))
+    "losses.binary_cross_entropy_of_probabilities": Reference(
+        binary_cross_entropy_of_probabilities, (UNIT.at[0].set(0), labels(4, 3, classes=2))
     ),
-    "losses.categorical_cross_entropy": Reference(
-        categorical_cross_entropy, (PROBABILITIES, LABELS)
-    ),
-    "losses.cross_entropy": Reference(
-        cross_entropy,
-        (),
-        {"label_smoothing": 0.2, "class_weights": np.array([1.0, 0.5, 3]), "ignore_index": 1},
-        (LOGITS, LABELS),
+    "losses.cross_entropy": Reference(cross_entropy, (LOGITS, LABELS), {"label_smoothing": 0.2}),
+    "losses.cross_entropy_of_probabilities": Reference(
+        cross_entropy_of_probabilities, (PROBABILITIES, LABELS)
     ),
     "losses.ctc": Reference(
-        ctc, (1,), {}, (normal(2, 4, 3), (jnp.array([[2, 2], [0, 1]]), jnp.array([2, 1])))
+        ctc, (normal(2, 4, 3), (jnp.array([[2, 2], [0, 1]]), jnp.array([2, 1]))), {"blank": 1}
     ),
-    "losses.dice": Reference(dice, (0.5,), {}, (LOGITS, LABELS.at[0, 1].set(-1))),
-    "losses.focal_loss": Reference(focal_loss, (1.5,), {}, (LOGITS, LABELS)),
+    "losses.dice": Reference(dice, (LOGITS, LABELS.at[0, 1].set(-1)), {"smooth": 0.5}),
+    "losses.focal": Reference(focal, (LOGITS, LABELS), {"gamma": 1.5}),
     "losses.half_squared_error": Reference(half_squared_error, (normal(3, 2, 2), normal(3, 2, 2))),
     "losses.ignore_label": Reference(
-        ignore_label, (CROSS_ENTROPY, 2), {"weights": np.array([1.0, 3.0, 2.0])}, (LOGITS, LABELS)
+        ignore_label,
+        (jn.losses.focal,),
+        {"label": 2, "class_weights": np.array([1.0, 3.0, 2.0])},
+        (LOGITS, LABELS),
     ),
-    "losses.kl_sparsity": Reference(kl_sparsity, (0.2,), {}, (UNIT, MASK[0])),
-    "losses.masked": Reference(masked, (CROSS_ENTROPY,), {}, (LOGITS, (LABELS, MASK))),
+    "losses.kl_sparsity": Reference(kl_sparsity, (UNIT, MASK[0]), {"rho": 0.2}),
+    "losses.masked": Reference(masked, (jn.losses.cross_entropy,), {}, (LOGITS, (LABELS, MASK))),
     "losses.masked_mean": Reference(masked_mean, (normal(2, 4), MASK, 1)),
     "losses.multiclass_perceptron": Reference(multiclass_perceptron, (LOGITS, LABELS)),
     "losses.perceptron": Reference(perceptron, (normal(9), labels(9))),
     "losses.sigmoid_cross_entropy": Reference(
-        sigmoid_cross_entropy, (), {"pos_weight": np.array([2.0, 1.0, 0.5])}, (normal(4, 3), UNIT)
+        sigmoid_cross_entropy, (normal(4, 3), UNIT), {"pos_weight": np.array([2.0, 1.0, 0.5])}
     ),
-    "losses.sigmoid_focal_loss": Reference(
-        sigmoid_focal_loss, (1.5, 0.3), {}, (normal(4, 3), labels(4, 3, classes=2))
+    "losses.sigmoid_focal": Reference(
+        sigmoid_focal, (normal(4, 3), labels(4, 3, classes=2)), {"gamma": 1.5, "alpha": 0.3}
     ),
     "losses.weighted": Reference(
         weighted,
-        (CROSS_ENTROPY,),
-        {"class_weights": np.array([1.0, 3.0, 2.0]), "ignore_index": 1},
+        (partial(jn.losses.cross_entropy, label_smoothing=0.2),),
+        {"class_weights": np.array([1.0, 3.0, 2.0]), "ignore_label": 1},
         (LOGITS, LABELS),
     ),
     "penalties.l1": Reference(l1, (0.3,), {}, (KERNELS,)),
     "penalties.l2": Reference(l2, (0.3,), {}, (KERNELS,)),
-    "metrics.accuracy": Reference(top_k_accuracy(1), (LOGITS, LABELS)),
+    "metrics.accuracy": Reference(partial(top_k_accuracy, k=1), (LOGITS, LABELS)),
     "metrics.binary_accuracy": Reference(
-        binary_accuracy, (0.2,), {}, (normal(4, 3), labels(4, 3, classes=2))
+        binary_accuracy, (normal(4, 3), labels(4, 3, classes=2)), {"threshold": 0.2}
     ),
     "metrics.bits_per_character": Reference(lambda nats: f64(nats) / np.log(2), (normal(3),)),
     "metrics.confusion": Reference(
@@ -618,15 +587,8 @@ REFERENCES = {
     ),
     "metrics.edit_distance": Reference(edit_distance, ("abcaba", "bacab")),
     "metrics.edit_error_rate": Reference(edit_error_rate, (["abca", "b"], ["bac", "bab"])),
-    "metrics.f1": Reference(
-        _each(lambda hit, row, col: 2 * hit / (row + col) if row + col else 0), (COUNTS,)
-    ),
-    "metrics.intersection_over_union": Reference(intersection_over_union, (COUNTS,)),
-    "metrics.mean_iou": Reference(lambda m: np.nanmean(intersection_over_union(m)), (COUNTS,)),
-    "metrics.pixel_accuracy": Reference(lambda m: np.trace(f64(m)) / f64(m).sum(), (COUNTS,)),
-    "metrics.precision": Reference(_each(lambda hit, _, col: hit / col if col else 0), (COUNTS,)),
-    "metrics.recall": Reference(_each(lambda hit, row, _: hit / row if row else 0), (COUNTS,)),
-    "metrics.top_k_accuracy": Reference(top_k_accuracy, (2,), {}, (LOGITS, LABELS)),
+    "metrics.scores": Reference(scores, (COUNTS,)),
+    "metrics.top_k_accuracy": Reference(top_k_accuracy, (LOGITS, LABELS), {"k": 2}),
     "detection.area": Reference(area, (boxes(2, 6),)),
     "detection.iou": Reference(iou, (boxes(2, 5), boxes(2, 4))),
     "detection.to_corners": Reference(to_corners, (boxes(3),)),

@@ -16,8 +16,10 @@ SNAPSHOT = Path(__file__).with_name("public_api.txt")
 UNSUPERVISED = [f"unsupervised.{name}" for name in (
     "rbm", "dbn", "autoencoder", "sparse_coding", "kmeans", "hmm", "whitening",
     "compressed_sensing", "pretrain")]  # fmt: skip
-PARTS = ["", "models", "data", "inspect", "viz", "losses", "penalties", "metrics", "initializers",
-         "detection", "decoding", "distributed", "interop", *UNSUPERVISED]  # fmt: skip
+PARTS = [
+    "", "models", "data", "inspect", "profile", "viz", "losses", "penalties", "metrics",
+    "initializers", "detection", "decoding", "distributed", "interop", *UNSUPERVISED,
+]  # fmt: skip
 
 
 def members(part: str) -> dict:

@@ -13,11 +13,9 @@ FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
 
 # The parts of the library: each imports only those before it.
 ORDER = [
-    "markup", "core", "checks", "paths", "distributed", "extras", "files", "keywords", "look",
-    "memory", "progress", "warn", "lock", "initializers", "ops", "composition", "transforms",
-    "layers",
-    "detection", "losses", "penalties", "metrics", "decoding", "models", "data", "training",
-    "inspect", "interop", "viz", "unsupervised", "__init__",
+    "services", "core", "nets", "distributed", "look", "initializers", "ops", "composition",
+    "transforms", "layers", "detection", "losses", "penalties", "metrics", "decoding", "models",
+    "data", "training", "profile", "inspect", "interop", "viz", "unsupervised", "__init__",
 ]  # fmt: skip
 # Always there; every other module is imported where it is used.
 CORE = {"jax", "numpy", "optax", "safetensors", "tqdm"} | set(sys.stdlib_module_names)

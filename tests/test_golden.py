@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from tests import golden
 from tests.catalogue import ROWS, Row, fill
+from tools import golden
 
 KEYS_MAY_REPEAT = True
 SAVED, _ = jn.load(golden.FILE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS if row.id in SAVED])
 def test_saved_values_compute_the_same(row: Row):
     saved = SAVED[row.id]

@@ -1,8 +1,8 @@
-"""A few of the kills of `python -m tests.kills`."""
+"""A few of the kills of `python -m tools.kills`."""
 
 import pytest
 
-from tests import kills
+from tools import kills
 
 pytest.importorskip("orbax.checkpoint")
 pytest.importorskip("grain")

@@ -12,11 +12,11 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import layers
-from jaxnet.inspect.program import layer_of
 from jaxnet.layers import norm
+from jaxnet.profile.program import layer_of
 from tests.catalogue import LARGE, ROWS, Row, fill
 from tests.layer_values import VALUES
-from tests.mutation import mutated
+from tools.mutation import mutated
 
 KEYS_MAY_REPEAT = True  # most laws compare two uses of one key
 KEY = jax.random.key(3)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.core import path_name
+from jaxnet.services.trees import path_name
 
 KEY = jax.random.key(0)
 
@@ -168,6 +168,21 @@ def test_what_is_skipped_is_neither_drawn_nor_run():
     ran.clear()
     y, _ = trunk.apply(kept, {}, jnp.ones((2, 3)))
     assert y.shape == (2, 3) and not ran
+
+
+@pytest.mark.parametrize("look", [
+    jn.collect, lambda net: jn.observe(net, lambda path, layer, x, y: y), jn.remat,
+], ids=["collect", "observe", "remat"])  # fmt: skip
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_state_of_a_pair_is_kept(look, nested):
+    def apply(params, state, x, *, key=None, train=False):
+        return x, {"count": state["count"] + train}
+
+    counter = jn.Layer(lambda key, x: ({}, {"count": jnp.zeros(())}), apply, "counter")
+    net = jn.serial(counter) if nested else counter
+    params, state = jn.serial(net).init(KEY, jn.spec((2, 3)))
+    _, state = look(jn.serial(net)).apply(params, state, jnp.ones((2, 3)), train=True)
+    assert [float(leaf) for leaf in jax.tree.leaves(state)] == [1.0]
 
 
 def test_tap_of_an_objective_gives_what_is_inside():

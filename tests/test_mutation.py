@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import mutation
+from tools import mutation
 
 SOURCE = '''
 def scale(x, factor=2.0, *, name="scale", progress=True):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests import onnx_cases as cases
+from tools import onnx_cases as cases
 
 
 def test_wrong_outputs_are_seen():

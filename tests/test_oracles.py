@@ -6,10 +6,10 @@ import operator
 import pytest
 
 import jaxnet as jn
-from tests.hostile import alike, numbers
 from tests.identities import IDENTITIES
-from tests.mutation import mutated
 from tests.oracles import REFERENCES, called, compiled, restart
+from tools.hostile import alike, numbers
+from tools.mutation import mutated
 
 KEYS_MAY_REPEAT = True  # a function and its copy are called with one key
 

@@ -1,4 +1,4 @@
-"""A few runs of each scenario of `python -m tests.kills --scenario all`."""
+"""A few runs of each scenario of `python -m tools.kills --scenario all`."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests import scenarios
+from tools import scenarios
 
 pytest.importorskip("orbax.checkpoint")
 
@@ -20,7 +20,7 @@ def test_no_checkpoint_is_lost(name, tmp_path):
 @pytest.mark.slow
 def test_no_checkpoint_is_lost_on_a_full_disk():
     """In a process of its own, since the threads of orbax may complain after the end."""
-    command = [sys.executable, "-m", "tests.kills", "--scenario", "full_disk", "--runs", "3"]
+    command = [sys.executable, "-m", "tools.kills", "--scenario", "full_disk", "--runs", "3"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     said = subprocess.run(
         command, env=environment, cwd=scenarios.ROOT, text=True, capture_output=True

@@ -120,7 +120,6 @@ def changed(x: np.ndarray, rng: np.random.Generator, shift: int = 3) -> np.ndarr
 
 def with_jaxnet(task: Task, rates: np.ndarray, weights: Any, test: tuple) -> Run:
     import jax
-    import jax.numpy as jnp
 
     import jaxnet as jn
 
@@ -132,8 +131,7 @@ def with_jaxnet(task: Task, rates: np.ndarray, weights: Any, test: tuple) -> Run
         net = jn.models.lenet5(classes=10)
     objective = jn.supervised(net, _loss(task), metrics={"accuracy": jn.metrics.accuracy})
     trainer = jn.trainer(objective, _optimizer(task, rates))
-    train_state = trainer.init(jax.random.key(0), test)
-    train_state = train_state._replace(params=jax.tree.map(jnp.asarray, weights))
+    train_state = trainer.init(jax.random.key(0), test, params=weights)
 
     def train(x, y):
         nonlocal train_state

@@ -9,7 +9,7 @@ from experiments.common import deviation, mean_std
 from experiments.speech.nets import BLANK, STRIDE
 from experiments.speech.recognizers import CTC, GMM, PLAIN, PRETRAINED, Recognizer
 from experiments.speech.utterances import HOP, RATE, Utterances
-from jaxnet.inspect.table import Table
+from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
 

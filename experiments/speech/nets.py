@@ -64,12 +64,11 @@ def frame_trainer(config: Config) -> Callable[..., Scores]:
         chosen = rng.choice(known, config.frames, replace=len(known) < config.frames)
         x = np.concatenate([windows(f) for f in data.features])[chosen]
         y = y[chosen].astype(np.int32)
-        key = jax.random.key(seed)
-        trained = trainer.init(key, (x, y))
+        key, params = jax.random.key(seed), None
         if pretrained:
             fit = partial(boltzmann, inputs=x.shape[1], epochs=config.pretraining)
             params, _ = pretrain.pretrain_greedy(net, x, fit, key=key, progress=False)
-            trained = trained._replace(params=params)
+        trained = trainer.init(key, (x, y), params=params)
         for epoch in jn.fit(trainer, trained, (x, y), epochs=config.epochs, batch_size=FRAME_BATCH):
             trained = epoch.train_state
         log_prior = np.log(np.bincount(y, minlength=outputs) / len(y) + 1e-9)
@@ -120,7 +119,8 @@ def ctc_trainer(config: Config) -> Callable[[int, Utterances], Scores]:
     """(seed, data) -> logits of the classes; all runs share one program per shape."""
     net = ctc_net(config)
     objective = jn.augmented(
-        jn.supervised(net, jn.losses.ctc(BLANK)), noise_and_mask(config.noise, config.mask)
+        jn.supervised(net, partial(jn.losses.ctc, blank=BLANK)),
+        noise_and_mask(config.noise, config.mask),
     )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -154,7 +154,7 @@ def one_label(logits: jax.Array, lengths: jax.Array) -> jax.Array:
 
     def cost(digit):
         labels = jnp.full((n, 1), digit + 1), jnp.ones(n, int)
-        return jn.losses.ctc(BLANK)((logits, lengths), labels)
+        return jn.losses.ctc((logits, lengths), labels, blank=BLANK)
 
     return jax.lax.map(cost, jnp.arange(10)).argmin(0)
 

@@ -1,27 +1,14 @@
-"""The contract of jaxnet: what a layer is, how layers become models, and error messages."""
+"""The contract of jaxnet: what a layer is, how layers become models, and what errors say."""
 
 from typing import TYPE_CHECKING
 
-from jaxnet.core.compose import compose
-from jaxnet.core.contract import (
-    Layer,
-    Memo,
-    Params,
-    State,
-    as_layer,
-    child_key,
-    function_name,
-    key_spec,
-    param_dtype,
-    spec,
-    stateless,
-)
-from jaxnet.core.messages import Path, PyTree, abstract, describe, path_name
+from jaxnet.core.compose import as_layer, compose, stateless, transform
+from jaxnet.core.contract import Layer, Params, State, child_key, param_dtype, spec
+from jaxnet.core.errors import Misfit, here
 
 __all__ = [
-    "Layer", "Memo", "Params", "Path", "PyTree", "State", "abstract", "as_layer", "child_key",
-    "compose", "describe", "function_name", "key_spec", "param_dtype", "path_name",
-    "spec", "stateless",
+    "Layer", "Misfit", "Params", "State", "as_layer", "child_key", "compose", "here",
+    "param_dtype", "spec", "stateless", "transform",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of jaxnet

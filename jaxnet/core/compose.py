@@ -2,55 +2,50 @@
 
 `init` runs the function on shapes and notes what it calls, then draws the parameters; `apply` runs
 it on data. Either way a call of `m` goes through `Scope`, which names the child, gives it its own
-entries and key, and shows the call to the watches (see `observe`).
+entries and key, and shows the call to the watches (see `observe`). Plain functions and pairs of
+functions become composed layers of one call, so all that is checked is checked here.
 """
 
 import copy
+import inspect
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core.contract import (
-    Layer,
-    Memo,
-    Params,
-    State,
-    as_layer,
-    child_key,
-    function_name,
-    key_spec,
-    param_dtype,
-    shapes_of,
-    signature,
-    takes,
+from jaxnet.core.contract import Layer, Params, State, child_key, param_dtype
+from jaxnet.core.errors import (
+    Misfit,
+    call,
+    calls,
+    check_drawn,
+    check_kept,
+    check_pair,
+    compare,
+    here,
 )
-from jaxnet.core.messages import (
-    FORGOTTEN,
-    SOWN,
-    Path,
-    PyTree,
-    Scoped,
+from jaxnet.services.checks import (
+    a_function,
     abstract,
     all_native,
     check_dict,
-    check_given,
-    check_kept,
     check_key,
     check_name,
     check_shape,
     check_train,
-    compare,
-    describe,
-    located,
+    drawn,
 )
+from jaxnet.services.functions import function_name, takes
+from jaxnet.services.trees import Memo, Path, PyTree, key_spec, shapes_of, signature
 
-# What init notes, by path: how to draw the entry, and its shapes (params, state).
-Plan = dict[Path, tuple[Callable[[jax.Array], tuple[Any, State]], tuple[Any, Any]]]
+SOWN = "sown/"  # begins the names of sown values in the state that comes back
+
+# What init notes of a layer, by name: the plan of a child; of an entry, whether it is state,
+# what draws it, and its shape; under "", for a pair of functions, its init and the shapes.
+Plan = dict[str, Any]
 
 
 class Watch(NamedTuple):
@@ -60,7 +55,7 @@ class Watch(NamedTuple):
       see: `(path, layer, x, y) -> y`, with the path below the watched layer.
       done: whether the remaining calls are skipped; their outputs are then zeros.
       transforms: whether to look inside transforms.
-      depth: length of the path of the watched layer.
+      depth: number of calls around the watched layer, and its own.
       skipped: shapes of skipped outputs, by path and input.
     """
 
@@ -74,30 +69,29 @@ class Watch(NamedTuple):
 class Scope:
     """The `m` of one run of a forward function; with a plan it notes, without one it computes."""
 
-    def __init__(self, path: Path, x, params, state, key, train=False, watches=(), plan=None):
+    def __init__(self, x, params, state, key, train=False, watches=(), plan=None):
         for what, tree in (("params", params), ("state", state)):
-            check_dict(what, path, tree)
-        self.train, self._path, self._x, self._key = train, path, x, key
+            check_dict(here(), what, tree)
+        self.train, self._x, self._key = train, x, key
         self._params, self._state, self._plan, self._watches = params, dict(state), plan, watches
         self._names: dict[int, str] = {}
         self._collects, self._sown = False, {}  # whether m.sow keeps values, and these by path
         self._held: list[Any] = []  # a freed layer's id would come back and share by accident
         self._counts: dict[str, int] = {}  # calls by name
-        self._own: set[str] = set()  # names of parameters and of entries of the state
-        self._own_state: dict[str, dict[str, Any]] = {}  # what m.state declared, by name
+        self._own: dict[str, Any] = {}  # what m.param and m.state declared, by name
 
     def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """The output of a child."""
-        name, layer = self._name(layer), as_layer(layer)
-        path = (*self._path, name)
-        with located(path, x), jax.named_scope(name):
+        given, layer = layer, as_layer(layer, here())
+        name = self._name(given, layer.name)
+        with call(name, x, child=True):
             for watch in self._watches:
                 if watch.done():
-                    return _zeros(_output(layer, path, x, watch.skipped))
+                    return _zeros(_output(layer, x, watch.skipped))
             self._counts[name] = count = self._counts.get(name, -1) + 1
-            y = self._run(layer, path, x, self._fold(name, count))
+            y = self._run(layer, name, x, self._fold(name, count))
             for watch in self._watches:
-                y = watch.see(path[watch.depth :], layer, x, y)
+                y = watch.see(calls()[watch.depth :], layer, x, y)
             return y
 
     def param(self, name: str, initializer: Callable, shape: tuple[int, ...]) -> jax.Array:
@@ -112,21 +106,21 @@ class Scope:
 
     def update(self, name: str, value: jax.Array) -> None:
         """Gives an entry of the state its next value, of the same shape and dtype."""
-        if name not in self._own_state:
-            known = ", ".join(self._own_state) or "none"
+        if name not in self._own or name not in self._state:
+            known = ", ".join(self._own.keys() & self._state.keys()) or "none"
             raise ValueError(
-                f"{self._here}: m.update({name!r}) needs an entry that m.state has declared, "
+                f"{here()}: m.update({name!r}) needs an entry that m.state has declared, "
                 f"here: {known}"
             )
-        check_kept(self._own_state[name], shapes_of({name: value}), self._here)
-        self._check_outside_loops(f"m.update({name!r})")
+        check_kept({name: self._own[name]}, shapes_of({name: value}))
+        _check_outside_loops(f"m.update({name!r})")
         self._state[name] = value
 
     def sow(self, name: str, value: PyTree) -> None:
         """Reports a value from inside the net, for whoever asks by `jn.collect`."""
-        self._check_name(name, "m.sow(name, value)")
+        _check_entry_name(name, "m.sow(name, value)")
         if self._collects and self._plan is None:
-            self._check_outside_loops(f"m.sow({name!r})")
+            _check_outside_loops(f"m.sow({name!r})")
             self._note(name, value)
 
     def _note(self, path: str, value: PyTree) -> None:
@@ -141,52 +135,33 @@ class Scope:
         self, what: str, given: dict, name: str, initializer: Callable, shape: Any, dtype: Any
     ) -> jax.Array:
         """A param or an entry of the state: noted by a plan, looked up and compared without one."""
-        self._check_name(name, f"m.{what}(name, initializer, shape)", callable(initializer))
-        check_shape(f"{self._here}: m.{what}({name!r})", shape)
+        _check_entry_name(name, f"m.{what}(name, initializer, shape)", callable(initializer))
+        check_shape(f"{here()}: m.{what}({name!r})", shape)
         needed = jax.ShapeDtypeStruct(tuple(shape), dtype or param_dtype(self._x))
         if name in self._names.values():
-            raise ValueError(f"{self._here}: the {what} {name!r} has the name of a child")
-        self._own.add(name)
-        self._counts[name] = 0
-        pair = (lambda tree: (tree, {})) if what == "param" else (lambda tree: ({}, tree))
-        if what == "state":
-            self._own_state[name] = {name: needed}
+            raise ValueError(f"{here()}: the {what} {name!r} has the name of a child")
+        self._own[name], self._counts[name] = needed, 0
         if any(watch.done() for watch in self._watches):
             return _zeros(needed)
+        pair = (lambda tree: (tree, {})) if what == "param" else (lambda tree: ({}, tree))
         if self._plan is None:
             found = {name: given[name]} if name in given else {}
-            compare(self._path, pair({name: needed}), pair(found), self._x)
+            compare(pair({name: needed}), pair(found), self._x)
             return given[name]
-
-        def draw(key):
-            return pair({name: drawn(self._here, name, initializer, key, needed)})
-
-        place = (*self._path, f"{what}/{name}")
-        _, first = self._plan.setdefault(place, (draw, pair({name: needed})))
-        compare(self._path, first, pair({name: needed}), self._x)
+        who = here()
+        draw = lambda key: drawn(who, name, initializer, key, needed)  # noqa: E731
+        _, _, first = self._plan.setdefault(name, (what == "state", draw, needed))
+        compare(pair({name: first}), pair({name: needed}), self._x)
         return given.setdefault(name, _zeros(needed)) if what == "state" else _zeros(needed)
-
-    def _check_outside_loops(self, what: str) -> None:
-        """Raises in a function that JAX runs, such as the body of a scan: its values end there."""
-        frame = sys._getframe(2)
-        while frame is not None and frame.f_code not in _RUNS:
-            folder, file = os.path.split(frame.f_code.co_filename)
-            if folder.startswith(_JAX) and "tree" not in file:
-                raise ValueError(
-                    f"{self._here}: {what} is called inside a function that JAX runs, such as the "
-                    "body of jax.lax.scan, so the value ends with that function. Return the value "
-                    "from it and call m.update after it, or use jn.repeat"
-                )
-            frame = frame.f_back
 
     def key(self, name: str | None = None) -> jax.Array:
         """A random key of this layer, another one at each call; without a name the layer's own."""
         if name is not None:
-            self._check_name(name, "m.key(name)")
+            _check_entry_name(name, "m.key(name)")
         if self._key is None:
             mode = ", train=True" if self.train else ""
             raise ValueError(
-                f"{self._here}: needs a key{' in training' * self.train}. Pass one, as in "
+                f"{here()}: needs a key{' in training' * self.train}. Pass one, as in "
                 f"net.apply(params, state, x, key=jax.random.key(0){mode})"
             )
         if name is None:
@@ -200,7 +175,25 @@ class Scope:
         if callable(layer.inside):
             return layer.inside(self, x)
         self._counts |= dict.fromkeys([*self._params, *self._state], 0)
-        return self._run(layer, self._path, x, self._key)
+        return self._run(layer, None, x, self._key)
+
+    def _pair(self, layer: Layer, x: PyTree, expected: Memo) -> PyTree:
+        """The output of a pair of functions, whose entries are those of this layer."""
+        if self._plan is not None:
+            return _outline_pair(layer, x, self._key, self._plan)
+        shape = abstract(x, here())
+        outline = lambda: jax.eval_shape(lambda key: _fresh(layer, key, shape), key_spec())  # noqa: E731
+        needed = expected.of(signature(shape), outline)
+        compare(needed, (self._params, self._state), shape)
+        self._counts |= dict.fromkeys([*self._params, *self._state], 0)
+        given = dict(self._state)
+        y, state = _apply_pair(layer, self._params, given, x, self._key, self.train)
+        for entry, value in state.items():  # into the dicts that scopes of watches share
+            if entry.startswith(SOWN):
+                self._sown[entry.removeprefix(SOWN)] = value
+            else:
+                self._state[entry] = value
+        return y
 
     def penalize(self, penalty: Callable[[Params], Any]) -> Any:
         """A function of all parameters of this layer; 0 in init."""
@@ -215,32 +208,31 @@ class Scope:
     def watched(self, watch: Watch) -> "Scope":
         """The same scope with one more watch."""
         scope = copy.copy(self)
-        scope._watches = (watch._replace(depth=len(self._path)), *self._watches)  # innermost first
+        scope._watches = (watch._replace(depth=len(calls())), *self._watches)  # innermost first
         return scope
 
-    def _run(self, layer: Layer, path: Path, x: PyTree, key: Any) -> PyTree:
-        name = path[-1] if len(path) > len(self._path) else None
+    def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
+        """The output of a child, or without a name of a layer with this one's entries."""
         if self._plan is not None:
-            return _outline(layer, path, x, key, self._plan, self._watches)
+            plan = self._plan if name is None else self._plan.setdefault(name, {})
+            return _outline(layer, x, key, plan, self._watches)
         if self._collects:
             layer = collected(layer)
         params = self._params if name is None else self._params.get(name, {})
-        state = self._state if name is None else self._state.get(name, {})
-        given = state
+        state = given = self._state if name is None else self._state.get(name, {})
         try:
-            y, state = walk(layer, path, params, given, x, key, self.train, self._watches)
-        except ValueError as error:
-            known = len(getattr(error, "_jaxnet_path", ())) > 1 or name in (None, *self._params)
-            if hasattr(error, "_jaxnet_mismatch") and not known:
+            y, state = walk(layer, params, given, x, key, self.train, self._watches)
+        except Misfit as error:
+            if len(error.path) == len(calls()) and name not in (None, *self._params):
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
+        if state and not _is_same(given, state):
+            _check_outside_loops(f"m({layer.name}, x), a layer that changes its state,")
+        for entry in [entry for entry in state if entry.startswith(SOWN)]:
+            below = entry.removeprefix(SOWN)
+            self._note(below if name is None else f"{name}/{below}", state.pop(entry))
         if state:
-            if not _is_same(given, state):
-                self._check_outside_loops(f"m({layer.name}, x), a layer that changes its state,")
-            for place in [place for place in state if place.startswith(SOWN)]:
-                below = place.removeprefix(SOWN)
-                self._note(below if name is None else f"{name}/{below}", state.pop(place))
-            self._state.update(state if name is None else {name: state} if state else {})
+            self._state.update(state if name is None else {name: state})
         return y
 
     def _fold(self, name: str, count: int) -> Any:
@@ -249,12 +241,12 @@ class Scope:
         key = child_key(self._key, name)
         return jax.random.fold_in(key, count) if count else key
 
-    def _name(self, layer: Layer | Callable[..., Any]) -> str:
-        """The child's name here: that of the layer, with a number where it is taken."""
+    def _name(self, layer: Layer | Callable[..., Any], base: str) -> str:
+        """The child's name here: that of the layer, with a number if it is taken."""
         if id(layer) not in self._names:
-            name = base = as_layer(layer, self._here).name
+            name = base
             if base in self._own:
-                raise ValueError(f"{self._here}: the child {base!r} has the name of a parameter")
+                raise ValueError(f"{here()}: the child {base!r} has the name of a parameter")
             taken, n = {*self._names.values(), *self._own}, 0
             while name in taken:
                 n += 1
@@ -263,21 +255,13 @@ class Scope:
             self._names[id(layer)] = name
         return self._names[id(layer)]
 
-    def _check_name(self, name: Any, call: str, fits: bool = True) -> None:
-        if not (fits and isinstance(name, str) and name and "/" not in name):
-            raise TypeError(f"{self._here}: expected {call}, a name without '/', got {name!r:.40}")
-
-    @property
-    def _here(self) -> str:
-        return "/".join(self._path)
-
     def finish(self) -> State:
         """The state after the run; raises for entries that belong to nothing here."""
         trees = {"params": self._params, "state": self._state}
         unused = [f"{what}/{n}" for what in trees for n in trees[what] if n not in self._counts]
         if unused:
             words = ", ".join(unused), ", ".join(n for n in self._counts if "/" not in n) or "none"
-            raise ValueError("{}: unused entries: {}; layers here: {}".format(self._here, *words))
+            raise ValueError("{}: unused entries: {}; layers here: {}".format(here(), *words))
         return self._state | {SOWN + path: value for path, value in self._sown.items()}
 
     def __getattr__(self, name: str) -> Any:
@@ -288,26 +272,63 @@ class Scope:
         )
 
 
-def _outline(layer: Layer, path: Path, x: PyTree, key, plan: Plan, watches=()) -> PyTree:
+def _check_entry_name(name: Any, form: str, fits: bool = True) -> None:
+    if not (fits and isinstance(name, str) and name and "/" not in name):
+        raise TypeError(f"{here()}: expected {form}, a name without '/', got {name!r:.40}")
+
+
+def _check_outside_loops(what: str) -> None:
+    """Raises in a function that JAX runs, such as the body of a scan: its values end there."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code not in _RUNS:
+        folder, file = os.path.split(frame.f_code.co_filename)
+        if folder.startswith(_JAX) and "tree" not in file:
+            raise ValueError(
+                f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
+                "jax.lax.scan, so the value ends with that function. Return the value from it and "
+                "call m.update after it, or use jn.repeat"
+            )
+        frame = frame.f_back
+
+
+def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, watches: tuple = ()) -> PyTree:
     """The output of a layer while tracing, with fresh entries; notes them in the plan."""
-    shape = abstract(x, "/".join(path))
-    if callable(layer.inside):
-        return layer.inside(Scope(path, x, {}, {}, key, False, watches, plan), x)
-    drawn = layer.init(key, shape)
-    specs = shapes_of(drawn)
-    _, first = plan.setdefault(path, (lambda key: layer.init(key, shape), specs))
-    compare(path, first, specs, shape)
-    return layer.apply(*drawn, x, key=key)[0]
+    if not callable(layer.inside):
+        return _outline_pair(layer, x, key, plan)
+    abstract(x, here())
+    return layer.inside(Scope(x, {}, {}, key, False, watches, plan), x)
 
 
-def _output(layer: Layer, path: Path, x: PyTree, memo: dict) -> PyTree:
+def _outline_pair(layer: Layer, x: PyTree, key: Any, plan: Plan) -> PyTree:
+    shape = abstract(x, here())
+    fresh = _fresh(layer, key, shape)
+    specs = shapes_of(fresh)
+    _, first = plan.setdefault("", (lambda key: layer.init(key, shape), specs))
+    compare(first, specs, shape)
+    return _apply_pair(layer, *fresh, x, key, False)[0]
+
+
+def _fresh(layer: Layer, key: Any, shape: PyTree) -> tuple[Params, State]:
+    """What the init of a pair of functions draws."""
+    fresh = layer.init(key, shape)
+    check_drawn(fresh)
+    return fresh
+
+
+def _apply_pair(layer: Layer, params: Params, state: State, x: PyTree, key, train) -> Any:
+    result = layer.apply(params, state, x, key=key, train=train)
+    check_pair(result, "apply must return (y, state)")
+    kept = {name: value for name, value in result[1].items() if not name.startswith(SOWN)}
+    check_kept(shapes_of(state), shapes_of(kept))
+    return result
+
+
+def _output(layer: Layer, x: PyTree, memo: Memo) -> PyTree:
     """Shapes of the output of a layer that is not run."""
-    shape = abstract(x, "/".join(path))
-    if (place := (path, signature(shape))) not in memo:
-        memo[place] = jax.eval_shape(
-            lambda x, key: _outline(layer, path, x, key, {}), shape, key_spec()
-        )
-    return memo[place]
+    shape = abstract(x, here())
+    run = lambda x, key: _outline(layer, x, key, {})  # noqa: E731
+    key = calls(), signature(shape)
+    return memo.of(key, lambda: jax.eval_shape(run, shape, key_spec()))
 
 
 def _is_same(before: PyTree, after: PyTree) -> bool:
@@ -320,62 +341,45 @@ def _zeros(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
+def _pruned(plan: Plan) -> Plan:
+    """The plan without layers that draw nothing, which need no key."""
+    kept: Plan = {n: _pruned(each) if isinstance(each, dict) else each for n, each in plan.items()}
+    return {n: each for n, each in kept.items() if each and not (n == "" and each[1] == ({}, {}))}
+
+
 def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
     """The parameters and state of everything in the plan."""
-    trees: tuple[Params, State] = {}, {}
-    at = cache(lambda path: child_key(at(path[:-1]), path[-1]) if path[1:] else key)
-    for path, (draw, specs) in plan.items():
-        if all(tree == {} for tree in specs):
-            continue  # nothing to draw: no key needed
-        *parents, own = path  # an entry of a composed layer is planned as "param/kernel"
-        inner = parents if "/" in own else path
-        key_here = child_key(at(tuple(parents)), own.partition("/")[2]) if "/" in own else at(path)
-        for tree, entry in zip(trees, draw(key_here), strict=True):
-            for name in inner[1:] if entry else ():
-                tree = tree.setdefault(name, {})
-            tree.update(entry)
-    return trees
-
-
-def drawn(who: str, name: str, initializer: Callable, key: jax.Array, needed: Any) -> jax.Array:
-    """The array of an initializer; raises if it has another shape.
-
-    Example:
-      >>> needed = jax.ShapeDtypeStruct((3,), jnp.float32)
-      >>> drawn("dense", "bias", lambda key, shape, dtype: 0.0, None, needed)
-      Traceback (most recent call last):
-      ...
-      ValueError: dense: the initializer of 'bias' must return an array of shape (3,), got float
-    """
-    try:
-        value = initializer(key, needed.shape, needed.dtype)
-    except Exception as error:
-        error.add_note(f"in the initializer of {name!r} of {who}, which gets (key, shape, dtype)")
-        raise
-    if getattr(value, "shape", None) != needed.shape:
-        got = describe(value) if jax.tree.leaves(value) else type(value).__name__
-        raise ValueError(
-            f"{who}: the initializer of {name!r} must return an array of shape {needed.shape}, "
-            f"got {got}"
-        )
-    return value
+    params, state = {}, {}
+    for name, each in plan.items():
+        if name == "":
+            own, kept = each[0](key)
+        elif isinstance(each, dict):
+            below = _draw(each, child_key(key, name))
+            own, kept = ({name: tree} if tree else {} for tree in below)
+        else:
+            is_state, draw, _ = each
+            entry = {name: draw(child_key(key, name))}
+            own, kept = ({}, entry) if is_state else (entry, {})
+        params.update(own)
+        state.update(kept)
+    return params, state
 
 
 def walk(
-    layer: Layer, path: Path, params: Params, state: State, x: PyTree, key, train, watches
+    layer: Layer, params: Params, state: State, x: PyTree, key, train, watches
 ) -> tuple[PyTree, State]:
     """Applies a layer and shows the calls inside it to the watches."""
     if callable(layer.inside):
-        m = Scope(path, x, params, state, key, train, watches)
+        m = Scope(x, params, state, key, train, watches)
         try:
             return layer.inside(m, x), m.finish()
-        except ValueError as error:
-            if hasattr(error, "_jaxnet_mismatch") and not hasattr(error, "_jaxnet_path"):
-                needed = jax.eval_shape(layer.init, key_spec(), abstract(x, "/".join(path)))
-                compare(path, needed, (params, state), x)  # which names all that is wrong
+        except Misfit as error:
+            if not hasattr(error, "_jaxnet_noted"):  # raised by m.param of this layer itself
+                needed = jax.eval_shape(layer.init, key_spec(), abstract(x, here()))
+                compare(needed, (params, state), x)  # which names all that is wrong
             raise
     for watch in watches:
-        layer = look_inside(layer, watch, path[watch.depth :])
+        layer = look_inside(layer, watch, calls()[watch.depth :])
     return layer.apply(params, state, x, key=key, train=train)
 
 
@@ -405,8 +409,7 @@ def look_inside(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
 
 def recompose(layer: Layer, forward: Callable) -> Layer:
     """A composed layer with another forward, which has the same entries."""
-    other = compose(forward, name=layer.name, kind=layer.kind)
-    return other._replace(init=layer.init, inside=forward)
+    return _composed(forward, layer.name, layer.kind, layer.init)
 
 
 def compose(
@@ -472,29 +475,205 @@ def compose(
             f"compose: expected a function forward(m, x), got {function_name(forward)}, with other "
             "arguments. For a function of x alone, write jn.serial(function)"
         )
+    return _composed(forward, name, kind or name)
+
+
+def _composed(forward: Callable[..., PyTree], name: str, kind: str, known: Any = None) -> Layer:
+    """The layer of a forward function; with `known`, an init that draws the same entries."""
     plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
 
     def init(key, x):
-        x = abstract(x, name)
+        if known is not None:
+            return known(key, x)
+        x, plan = abstract(x, name), {}
         check_key(key, name)
-        if (memo := signature(x)) not in plans:
-            plan: Plan = {}
-            with located((name,), x):
-                jax.eval_shape(lambda x, key: _outline(layer, (name,), x, key, plan), x, key_spec())
-            plans[memo] = plan
-        return _draw(plans[memo], key)
 
-    def apply(params, state, x=FORGOTTEN, *, key=None, train=False):
-        check_given(x, name)
+        def outline():
+            with call(name, x):
+                jax.eval_shape(lambda x, key: _outline(layer, x, key, plan), x, key_spec())
+            return _pruned(plan)
+
+        return _draw(plans.of(signature(x), outline), key)
+
+    def apply(params, state, x, *, key, train):
+        return walk(layer, params, state, x, key, train, ())
+
+    layer = Layer(init, _called(name, apply), name, kind, forward)
+    for function in layer[:2]:
+        function.forward = forward  # type: ignore[attr-defined]
+    return layer
+
+
+def transform(
+    layer: Layer,
+    apply: Callable[..., Any],
+    rewrap: Callable[[Layer], Layer],
+    *,
+    kind: str,
+    init: Callable[..., Any] | None = None,
+    name: str | None = None,
+) -> Layer:
+    """A layer around another one, from its `apply` and, if it draws other entries, its `init`.
+
+    Args:
+      layer: The inner layer.
+      apply: `(params, state, x, *, key, train) -> (y, state)`, which applies the inner layer.
+      rewrap: The same transform of another layer.
+      kind: What made the layer.
+      init: `(key, x) -> (params, state)`; that of the inner layer by default.
+      name: Name of the layer; that of the inner layer by default.
+    """
+    name = check_name(kind, layer.name if name is None else name)
+    return Layer(init or layer.init, _called(name, apply), name, kind, (layer, rewrap))
+
+
+class _Forgotten:
+    """In place of an input that was not given."""
+
+    def __repr__(self) -> str:
+        return "<required>"
+
+
+_FORGOTTEN: Any = _Forgotten()
+
+
+def _called(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    """The apply of a layer: checks what every layer gets, and names the call."""
+
+    def apply(params, state, x=_FORGOTTEN, *, key=None, train=False):
+        if x is _FORGOTTEN:
+            raise TypeError(
+                f"{name}: apply needs params, state and x; write "
+                "y, state = net.apply(params, state, x)"
+            )
         if key is not None:
             check_key(key, name)
-        check_train(train, name)
-        with located((name,), x), Scoped(name):
+        check_train(name, train)
+        with call(name, x):
             params, state, x = all_native((params, state, x), name)
-            return walk(layer, (name,), params, state, x, key, train, ())
+            return run(params, state, x, key=key, train=train)
 
-    layer = Layer(init, apply, name, kind or name, forward)
-    return layer
+    return apply
+
+
+def stateless(
+    init: Callable[[jax.Array, Any], Params],
+    apply: Callable[[Params, Any], PyTree],
+    name: str = "stateless",
+    *,
+    kind: str = "",
+) -> Layer:
+    """A layer from `init(key, x) -> params` and `apply(params, x) -> y`.
+
+    Args:
+      init: draws the parameters; `x` holds shapes and dtypes, no data.
+      apply: the layer's function.
+      name: its entry inside a parent.
+      kind: what made it; the name by default.
+
+    Raises:
+      ValueError: at `apply`, for params that are missing, unknown or of the wrong shape.
+
+    Example:
+      >>> def init(key, x):
+      ...     return {"scale": jnp.ones(x.shape[-1])}
+      >>> layer = stateless(init, lambda params, x: x * params["scale"], name="scale")
+      >>> params, state = layer.init(jax.random.key(0), jn.spec((2, 3)))
+      >>> params["scale"].shape, state
+      ((3,), {})
+    """
+    a_function(name, "init", init, "(key, x)")
+    a_function(name, "apply", apply, "(params, x)")
+    pair = Layer(
+        lambda key, x: (init(key, x), {}),
+        lambda params, state, x, *, key=None, train=False: (apply(params, x), state),
+        name,
+        kind,
+    )
+    return as_layer(pair)
+
+
+def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
+    """The layer of this library that a layer, a pair of functions or a plain function stands for.
+
+    Args:
+      value: A layer, or a function of x.
+      who: Function that got it, for the error.
+      what: Its argument.
+
+    Raises:
+      TypeError: If it is neither, and when applied, for a function that makes layers, such as
+        `flatten` without its parentheses.
+
+    Example:
+      >>> as_layer(jnp.tanh)
+      Layer('tanh', kind='function')
+      >>> as_layer(None, "saliency", "net")
+      Traceback (most recent call last):
+      ...
+      TypeError: saliency: net must be a layer, such as jn.dense(3), got NoneType
+    """
+    if isinstance(value, Layer):
+        if callable(value.inside):  # with another init or apply, the forward is not what counts
+            made = (getattr(function, "forward", None) for function in value[:2])
+            value = value if all(f is value.inside for f in made) else value._replace(inside=None)
+        return _checked(value) if value.inside is None else value
+    if callable(value):
+        name = function_name(value)
+        return _composed(lambda m, x: _applied(value, x), name, "function")
+    several = "; pass several layers one by one, as in jn.serial(a, b, c)"
+    rule = f"{what} must be a layer, such as jn.dense(3)"
+    rule = rule if what else "expected a layer or a function"
+    hint = several if isinstance(value, list | tuple) else ""
+    raise TypeError(f"{who}: {rule}, got {type(value).__name__}{hint}")
+
+
+_PAIRS = Memo()  # a pair that is used again is the same layer, and so shares its params
+
+
+def _checked(pair: Layer) -> Layer:
+    """A pair of functions as a composed layer of one call."""
+    if not isinstance(pair.kind, str):
+        raise TypeError(f"Layer: kind must be a word, got {pair.kind!r:.60}")
+    who = pair.kind or "Layer"
+    check_name(who, pair.name)
+    a_function(who, "init", pair.init, "(key, x)")
+    a_function(who, "apply", pair.apply, "(params, state, x, *, key=None, train=False)")
+    expected = Memo()  # shapes of (params, state)
+    forward = lambda m, x: m._pair(pair, x, expected)  # noqa: E731
+
+    def init(key, x):
+        x = abstract(x, pair.name)
+        check_key(key, pair.name)
+        with call(pair.name, x):
+            return _fresh(pair, key, x)
+
+    make = lambda: (pair, _composed(forward, pair.name, pair.kind or pair.name, init))  # noqa: E731
+    return _PAIRS.of(tuple(map(id, pair)), make)[1]
+
+
+def _applied(function: Callable[..., Any], x: PyTree) -> PyTree:
+    """The output of a plain function; raises for one that makes layers."""
+    name = function_name(function)
+    uncalled = f"got the function `{name}`, not a layer; did you forget to call it: {name}()?"
+    try:
+        y = function(x)
+    except Exception as error:
+        if _makes_layers(function):
+            raise TypeError(uncalled) from error
+        if not takes(function, 1):
+            raise TypeError(f"{name}: must be a function of one argument, x") from error
+        raise
+    if isinstance(y, Layer):
+        raise TypeError(uncalled)
+    return y
+
+
+def _makes_layers(function: Callable) -> bool:
+    try:
+        return inspect.signature(function).return_annotation in (Layer, "Layer")
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
 
 
 _RUNS = {walk.__code__, _outline.__code__}  # what runs a forward function

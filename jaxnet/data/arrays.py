@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.checks import at_least, check_data, check_options, within
-from jaxnet.core import PyTree, describe
+from jaxnet.services.checks import at_least, check_data, check_options, within
+from jaxnet.services.trees import PyTree, describe
 
 
 def split(

@@ -11,8 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_function, as_array, at_least, check_range, is_traced, within
-from jaxnet.core.messages import check_key
+from jaxnet.services.checks import (
+    a_function,
+    as_array,
+    at_least,
+    check_key,
+    check_range,
+    is_traced,
+    within,
+)
 
 Augmentation = Callable[[jax.Array, Any], Any]
 

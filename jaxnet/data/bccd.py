@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnet.checks import at_least
 from jaxnet.data import tfds
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.extras import extra
+from jaxnet.services.checks import at_least
+from jaxnet.services.extras import extra
 
 CELLS = ("red cell", "white cell", "platelet")  # classes 0, 1 and 2
 

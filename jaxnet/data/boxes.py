@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.checks import at_least, on_host
+from jaxnet.services.checks import at_least, on_host
 
 ROUNDING = 1e-3  # that a box may reach beyond the image
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.checks import check_options
-from jaxnet.extras import extra
-from jaxnet.files import file_path, readable
-from jaxnet.progress import progress_bar
+from jaxnet.services.checks import check_options
+from jaxnet.services.extras import extra
+from jaxnet.services.files import file_path, readable
+from jaxnet.services.progress import progress_bar
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]  # Pillow's; PGM is read as PPM

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnet.checks import at_least, on_host
+from jaxnet.services.checks import at_least, on_host
 
 
 def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.ndarray:

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnet.checks import at_least
 from jaxnet.data.boxes import pad_boxes
 from jaxnet.data.digits import Pair, digits
+from jaxnet.services.checks import at_least
 
 LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin
 PALE, CLEAR = 0.25, 0.5  # ink below the first is paper, above the second a digit, between void

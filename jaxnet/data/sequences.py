@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_options, on_host
-from jaxnet.core import PyTree
+from jaxnet.services.checks import at_least, check_options, on_host
+from jaxnet.services.trees import PyTree
 
 
 def pad(

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.checks import at_least, check_options, on_host, one_of, within
 from jaxnet.data import tfds
-from jaxnet.extras import extra
+from jaxnet.services.checks import at_least, check_options, on_host, one_of, within
+from jaxnet.services.extras import extra
 
 DIGITS_RATE = 8000  # samples per second of `spoken_digits`
 QUIET = 0.02  # seconds per block in the estimate of a recording's noise

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.checks import at_least, on_host
-from jaxnet.extras import extra
-from jaxnet.files import readable, replacing
+from jaxnet.services.checks import at_least, on_host
+from jaxnet.services.extras import extra
+from jaxnet.services.files import readable, replacing
 
 SPECIAL = ("pad", "start", "end", "unknown")
 LARGEST = 2**24  # ids of subwords; `tokenizers` ends the program where it finds no memory

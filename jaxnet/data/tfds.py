@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.checks import check_options
 from jaxnet.data.builders import KNOWN
-from jaxnet.extras import extra
-from jaxnet.files import file_path
-from jaxnet.progress import progress_bar
+from jaxnet.services.checks import check_options
+from jaxnet.services.extras import extra
+from jaxnet.services.files import file_path
+from jaxnet.services.progress import progress_bar
 
 BLOCK = 500  # examples per read: few enough to update the progress bar
 

@@ -16,10 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import as_array, check_options, within
-from jaxnet.core.messages import check_key
 from jaxnet.data.augment import Augmentation
 from jaxnet.ops.linalg import inverse_2x2
+from jaxnet.services.checks import as_array, check_key, check_options, within
 
 Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
 

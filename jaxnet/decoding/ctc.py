@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import as_array, at_least, check_range
 from jaxnet.losses.arrays import wide
+from jaxnet.services.checks import as_array, at_least, check_range
 
 
 def ctc_greedy(

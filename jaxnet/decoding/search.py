@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_function, as_array, at_least, within
-from jaxnet.core.messages import check_key, check_pair
+from jaxnet.core.errors import check_pair
 from jaxnet.losses.arrays import wide
+from jaxnet.services.checks import a_function, as_array, at_least, check_key, within
 
 PyTree = Any
 StepFn = Callable[[PyTree, jax.Array], tuple[PyTree, jax.Array]]  # the model, see jaxnet.decoding

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet.checks import at_least, on_host, within
 from jaxnet.detection.boxes import iou as box_iou
+from jaxnet.services.checks import at_least, on_host, within
 
 _overlaps = jax.jit(box_iou)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, known, within
+from jaxnet.services.checks import as_array, at_least, known, within
 
 
 class NMSResult(NamedTuple):

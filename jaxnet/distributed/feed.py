@@ -9,9 +9,9 @@ from typing import Any
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.checks import at_least
-from jaxnet.core import PyTree
 from jaxnet.distributed.rules import put
+from jaxnet.services.checks import at_least
+from jaxnet.services.trees import PyTree
 
 
 def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> Iterable[PyTree]:
@@ -20,7 +20,7 @@ def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> It
     Each process gives the batches of a loader that yields its slices of the whole batches. The
     iterators have `get_state` and `set_state`, as those of grain have, whose state it is: that
     after the batch that was handed out last, however far the thread has read. So a run goes on from
-    `Epoch.place` with the batch that is next. For a loader without a state it is the number of
+    `Epoch.position` with the batch that is next. For a loader without a state it is the number of
     batches, which are then read again and dropped.
 
     Args:

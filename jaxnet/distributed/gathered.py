@@ -6,8 +6,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.checks import a_layer
-from jaxnet.core import Layer
+from jaxnet.core import Layer, as_layer, transform
 from jaxnet.distributed.rules import check_mesh
 
 
@@ -38,7 +37,7 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
     parameter models".
     """
     check_mesh("gathered", mesh)
-    layer = a_layer("gathered", "layer", layer)
+    layer = as_layer(layer, "gathered", "layer")
     where: Any = NamedSharding(mesh, P())
     explicit = AxisType.Explicit in mesh.axis_types
 
@@ -51,5 +50,4 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
             params = jax.lax.with_sharding_constraint(params, P())
         return layer.apply(params, state, x, key=key, train=train)
 
-    inside = layer, lambda inner: gathered(inner, mesh)
-    return Layer(layer.init, apply, layer.name, "gathered", inside)
+    return transform(layer, apply, lambda inner: gathered(inner, mesh), kind="gathered")

@@ -19,8 +19,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.core import PyTree, describe, path_name
-from jaxnet.paths import first_fits
+from jaxnet.services.paths import first_fits
+from jaxnet.services.trees import PyTree, describe, path_name
 
 Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]
 

@@ -5,10 +5,7 @@ from jaxnet.inspect.activations import first_nonfinite as first_nonfinite
 from jaxnet.inspect.attribution import integrated_gradients as integrated_gradients
 from jaxnet.inspect.attribution import occlusion as occlusion
 from jaxnet.inspect.attribution import saliency as saliency
-from jaxnet.inspect.by_layer import cost_by_layer as cost_by_layer
-from jaxnet.inspect.by_layer import time_by_layer as time_by_layer
 from jaxnet.inspect.class_map import class_activation_map as class_activation_map
-from jaxnet.inspect.collectives import collectives as collectives
 from jaxnet.inspect.cost import MemoryEstimate as MemoryEstimate
 from jaxnet.inspect.cost import flops as flops
 from jaxnet.inspect.cost import memory as memory
@@ -25,4 +22,3 @@ from jaxnet.inspect.machine import machine as machine
 from jaxnet.inspect.maximize import maximize_activation as maximize_activation
 from jaxnet.inspect.receptive import receptive_fields as receptive_fields
 from jaxnet.inspect.summary import summary as summary
-from jaxnet.inspect.table import Table as Table

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_function, check_net
-from jaxnet.core import Layer, Params, PyTree, State, describe, path_name
-from jaxnet.core.messages import all_native
+from jaxnet.core import Layer, Params, State
 from jaxnet.look import observe
-from jaxnet.warn import warn
+from jaxnet.nets import check_net
+from jaxnet.services.checks import a_function, all_native
+from jaxnet.services.trees import PyTree, describe, path_name
+from jaxnet.services.warn import warn
 
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_net, on_host, within
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.activations import run
+from jaxnet.nets import check_net
+from jaxnet.services.checks import as_array, at_least, on_host, within
 
 CHUNK = 128  # covered images per forward pass
 

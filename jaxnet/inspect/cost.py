@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import a_function, a_layer, check_input, within
-from jaxnet.core import Layer, PyTree, describe, key_spec
-from jaxnet.core.messages import all_native
-from jaxnet.inspect.table import size_of
+from jaxnet.core import Layer, as_layer
+from jaxnet.services.checks import a_function, all_native, check_input, within
+from jaxnet.services.table import size_of
+from jaxnet.services.trees import PyTree, describe, key_spec
 
 
 def flops(function: Callable[..., Any], *args: PyTree) -> int:
@@ -139,7 +139,7 @@ def memory(
       >>> bool(memory(jn.dense(1000), jn.spec((32, 1000)), 4e6))
       False
     """
-    net, x = a_layer("memory", "net", net), check_input("memory", x)
+    net, x = as_layer(net, "memory", "net"), check_input("memory", x)
     bytes_ = float(memory) if isinstance(memory, int) and not isinstance(memory, bool) else memory
     within("memory", "memory", bytes_, "[0, inf)")  # 16 * 2**30 is beyond int32
     if not isinstance(optimizer, optax.GradientTransformation | None):

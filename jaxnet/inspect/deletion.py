@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, check_net, check_range, on_host
-from jaxnet.core import Layer, Params, State, describe
+from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import filling
+from jaxnet.nets import check_net
+from jaxnet.services.checks import as_array, check_range, on_host
+from jaxnet.services.trees import describe
 
 CHUNK = 500  # images per forward pass
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import check_input
-from jaxnet.core import Layer, PyTree, path_name
-from jaxnet.core.messages import all_native
+from jaxnet.core import Layer
 from jaxnet.inspect.activations import activations
-from jaxnet.inspect.table import Table, Tabular
+from jaxnet.services.checks import all_native, check_input
+from jaxnet.services.table import Table, Tabular
+from jaxnet.services.trees import PyTree, path_name
 from jaxnet.training.objective import averages
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 
@@ -86,16 +86,14 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
             "doctor: expected at least one batch, as in doctor(trainer, train_state, batch), got "
             f"a {type(trainer).__name__} and a {type(train_state).__name__}"
         )
-    objective, update, watcher = (
-        getattr(trainer, name, None) for name in ("objective", "update", "watcher")
-    )
-    if objective is None or update is None or watcher is None:
+    if not isinstance(trainer, Trainer) or trainer.objective is None:
         raise TypeError("doctor: expected a trainer from jn.trainer(objective, optimizer)")
     check_train_state("doctor", train_state)
     for batch in batches:
         check_input("doctor", batch)
     train_state, batches = all_native((train_state, batches), "doctor")
-    findings = _compilations(watcher.traces, batches)
+    objective, update = trainer.objective, trainer.update
+    findings = _compilations(trainer.watcher.traces, batches)
 
     @jax.jit
     def trial(train_state, key, batch):

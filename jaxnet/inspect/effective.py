@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_net
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import output_at, saliency
+from jaxnet.nets import check_net
+from jaxnet.services.checks import as_array, at_least
 
 
 def effective_field(

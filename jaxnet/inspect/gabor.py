@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import on_host
+from jaxnet.services.checks import on_host
 
 STEPS = 80  # of Levenberg-Marquardt
 NARROWEST = 0.5  # pixels: a narrower Gaussian would fit any single pixel

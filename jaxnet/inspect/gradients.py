@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import (
+from jaxnet.core import Layer, as_layer, child_key
+from jaxnet.services.checks import (
     a_function,
-    a_layer,
     at_least,
+    check_dtype,
     check_input,
+    check_key,
     check_options,
     on_host,
     one_of,
     within,
 )
-from jaxnet.core import Layer, PyTree, child_key, describe
-from jaxnet.core.messages import check_dtype, check_key
-from jaxnet.inspect.table import Table, Tabular
+from jaxnet.services.table import Table, Tabular
+from jaxnet.services.trees import PyTree, describe
 
 STEP = 1e-6  # near the cube root of float64's precision, the best step for central differences
 
@@ -197,7 +198,7 @@ def check_gradients(
       total            17       17      0        ...
       relative errors, allowed 1e-05
     """
-    layer = a_layer("check_gradients", "layer", layer)
+    layer = as_layer(layer, "check_gradients", "layer")
     if not all(leaf.size for leaf in jax.tree.leaves(check_input("check_gradients", x))):
         raise ValueError(f"check_gradients: the input must not be empty, got {describe(x)}")
     check_options("check_gradients", train=train)

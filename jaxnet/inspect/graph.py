@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_function, as_array
-from jaxnet.inspect.table import Table, Tabular
+from jaxnet.services.checks import a_function, as_array
+from jaxnet.services.table import Table, Tabular
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 SIGNS: dict[str, str] = {

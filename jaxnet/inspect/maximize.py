@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import at_least, check_net, within
 from jaxnet.core import Layer, Params, State
-from jaxnet.core.messages import check_key
 from jaxnet.inspect.attribution import output_at
+from jaxnet.nets import check_net
+from jaxnet.services.checks import at_least, check_key, within
 
 
 def maximize_activation(

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_layer, check_input
-from jaxnet.core import Layer, PyTree, key_spec
+from jaxnet.core import Layer, as_layer
 from jaxnet.inspect.activations import run
-from jaxnet.inspect.table import Table, Tabular
+from jaxnet.services.checks import check_input
+from jaxnet.services.table import Table, Tabular
+from jaxnet.services.trees import PyTree, key_spec
 
 CHUNK = 16  # inputs per forward pass
 
@@ -84,7 +85,7 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
       conv_1  15×15  1×1     5×5
       conv_2  15×15  1×1     7×7
     """
-    net, x = a_layer("receptive_fields", "net", net), check_input("receptive_fields", x)
+    net, x = as_layer(net, "receptive_fields", "net"), check_input("receptive_fields", x)
     shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
     if len(shape) < 3 or not all(shape[1:]):
         raise ValueError(

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_layer, check_input
-from jaxnet.core import Layer, Path, PyTree, describe, key_spec
+from jaxnet.core import Layer, as_layer
 from jaxnet.inspect.cost import flops
-from jaxnet.inspect.table import Table, Tabular, size_of
 from jaxnet.look import observe
+from jaxnet.services.checks import check_input
+from jaxnet.services.table import Table, Tabular, size_of
+from jaxnet.services.trees import Path, PyTree, describe, key_spec
 
 
 class Row(NamedTuple):
@@ -114,7 +115,7 @@ def summary(net: Layer, x: PyTree) -> Summary:
       total                                66      0  3.6 k
       264 B of parameters, 0 B of state, 2.2 kB of activations
     """
-    net, x = a_layer("summary", "net", net), check_input("summary", x)
+    net, x = as_layer(net, "summary", "net"), check_input("summary", x)
     found: dict[Path, list[tuple[Layer, PyTree, PyTree]]] = {}
 
     def see(path, layer, x, y):

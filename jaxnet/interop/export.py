@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_input, check_net, check_options, one_of
-from jaxnet.core import Layer, Params, PyTree, State, describe, path_name
-from jaxnet.core.messages import all_native
-from jaxnet.files import file_path, readable, replacing
+from jaxnet.core import Layer, Params, State
+from jaxnet.nets import check_net
+from jaxnet.services.checks import all_native, at_least, check_input, check_options, one_of
+from jaxnet.services.files import file_path, readable, replacing
+from jaxnet.services.trees import PyTree, describe, path_name
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # of jax.export
 DIGEST = hashlib.sha256().digest_size  # bytes of the checksum

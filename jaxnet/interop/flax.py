@@ -18,8 +18,9 @@ from flax import errors, nnx
 from flax import linen as nn
 from flax.core import unfreeze
 
-from jaxnet.core import Layer, PyTree, child_key
-from jaxnet.core.messages import a_function, check_name
+from jaxnet.core import Layer, as_layer, child_key
+from jaxnet.services.checks import a_function, check_name
+from jaxnet.services.trees import PyTree
 
 Call = Callable[[Any, PyTree, bool], PyTree]
 
@@ -98,7 +99,7 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
         after = unfreeze(state)  # in which statistics may have taken the dtype of x
         return y, jax.tree.map(lambda new, old: new.astype(old.dtype), after, given)
 
-    return _Linen(module, call)(Layer(init, apply, name))
+    return _Linen(module, call)(as_layer(Layer(init, apply, name)))
 
 
 class _Linen:
@@ -264,7 +265,7 @@ def from_nnx(
             raise ValueError(_needs_key(name))
         return y, _nested({path: state[path] for path in state_here})
 
-    return Layer(init, apply, name, kind="nnx")
+    return as_layer(Layer(init, apply, name, kind="nnx"))
 
 
 Variables = dict[tuple, Any]  # path -> nnx.Variable

@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxnet.checks import a_layer
-from jaxnet.core import Layer
+from jaxnet.core import Layer, as_layer, transform
 from jaxnet.ops.convolution_lowering import accelerator
 
 # Calls of a jaxpr, by the name of the parameter that holds it; the rules around it are left out.
@@ -56,7 +55,7 @@ def plain(net: Layer) -> Layer:
       >>> "conv_general_dilated" in primitives(jn.interop.plain(net))
       True
     """
-    net = a_layer("plain", "net", net)
+    net = as_layer(net, "plain", "net")
 
     def apply(params, state, x, *, key=None, train=False):
         def run(params, state, x, key):
@@ -66,7 +65,7 @@ def plain(net: Layer) -> Layer:
         leaves = evaluate(traced, jax.tree.leaves((params, state, x, key)), OURS)
         return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
-    return Layer(net.init, apply, net.name, "plain", (net, plain))
+    return transform(net, apply, plain, kind="plain")
 
 
 def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callable]) -> list[Any]:

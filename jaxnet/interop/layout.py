@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnet.core import PyTree
+from jaxnet.services.trees import PyTree
 
 SAME, LAST, FIRST, EITHER, LOST = "same", "last", "first", "either", "lost"
 Layout = str | tuple[int, ...] | None

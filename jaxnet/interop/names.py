@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_layer, at_least, check_input, on_host
-from jaxnet.core import Layer, Params, PyTree, State, key_spec
-from jaxnet.core.messages import check_key, flat
+from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.interop.weights import Weights, read_weights
-from jaxnet.paths import check_patterns, fits
+from jaxnet.services.checks import at_least, check_input, check_key, on_host
+from jaxnet.services.paths import check_patterns, fits
+from jaxnet.services.trees import PyTree, flat, key_spec
 
 Change = Callable[..., Any]  # array -> array
 Source = str | tuple[str | Change, ...]  # a name, or names followed by functions
@@ -98,7 +98,7 @@ def by_names(
         not used: "fc.bias" (4,)
         not used: "step" ()
     """
-    net, x = a_layer("by_names", "net", net), check_input("by_names", x)
+    net, x = as_layer(net, "by_names", "net"), check_input("by_names", x)
     rows, leave = _rows(table), _patterns(leave)
     arrays = read_weights("by_names", weights)
     specs = jax.eval_shape(net.init, key_spec(), x)

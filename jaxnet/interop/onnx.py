@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.checks import at_least, check_input, check_net
-from jaxnet.core import Layer, Params, PyTree, State, path_name
-from jaxnet.extras import extra
-from jaxnet.files import file_path, replacing
+from jaxnet.core import Layer, Params, State
 from jaxnet.interop.export import open_spec
 from jaxnet.interop.lax import OURS, evaluate
+from jaxnet.nets import check_net
+from jaxnet.services.checks import at_least, check_input
+from jaxnet.services.extras import extra
+from jaxnet.services.files import file_path, replacing
+from jaxnet.services.trees import PyTree, path_name
 
 TOLERANCE = 1e-4  # of the comparison, relative to the largest output
 

@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_layer, as_array, check_input, on_host, within
-from jaxnet.core import Layer, Params, PyTree, State, key_spec
-from jaxnet.core.messages import compare, flat
-from jaxnet.extras import extra
+from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.core.errors import call, compare
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
 from jaxnet.interop.torch_weights import ENTRIES, FEATURES_LAST, KINDS, NORMS, Entries
 from jaxnet.interop.weights import Weights, read_weights
 from jaxnet.look import observe
+from jaxnet.services.checks import as_array, check_input, on_host, within
+from jaxnet.services.extras import extra
+from jaxnet.services.trees import PyTree, flat, key_spec
 
 # Transforms that leave the entries of their layer as they are.
 TRANSPARENT = ("cast", "freeze", "remat", "time_distributed", "recurrent")
@@ -120,7 +121,8 @@ def to_torch(
     net, weights, x, names = _checked("to_torch", net, weights, x, names)
     out = {name: np.asarray(array) for name, array in weights.items()}
     *needed, pairs = _match(net, weights, x, names)
-    compare((net.name,), tuple(needed), (params, state), x)
+    with call(net.name, x):
+        compare(tuple(needed), (params, state), x)
     for part, group in pairs:
         ours = {
             entry: np.asarray(_at(tree, f"{part.path}/{entry}"))
@@ -203,7 +205,8 @@ def first_difference(
     weights = module.state_dict()
     net, weights, specs, names = _checked("first_difference", net, weights, x, names)
     *needed, pairs = _match(net, weights, specs, names)
-    compare((net.name,), tuple(needed), (params, state), specs)
+    with call(net.name, specs):
+        compare(tuple(needed), (params, state), specs)
     channels_last = x.ndim > 2 and pairs[0][0].given == LAST
     modules = [group.module for _, group in pairs]
     pairs = [pair for pair in pairs if modules.count(pair[1].module) == 1]
@@ -289,7 +292,7 @@ def _checked(
     who: str, net: Any, weights: Any, x: Any, names: Any
 ) -> tuple[Layer, dict[str, Any], PyTree, dict[str, str]]:
     """The net as a layer, the weights as arrays by name, specs of x, and the pairs of names."""
-    net, x = a_layer(who, "net", net), check_input(who, x)
+    net, x = as_layer(net, who, "net"), check_input(who, x)
     if not isinstance(names, Mapping | None):
         raise TypeError(
             f"{who}: names must map paths of layers to names in PyTorch, got {type(names).__name__}"
@@ -348,8 +351,8 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     given = [_given(leaf, calls) for leaf in jax.tree.leaves(x)]
     inputs = follow(program, [*known, *given], [kind for _, kind, _ in calls])
     layouts: dict[str, set[Layout]] = {}
-    for call, (path, *_) in enumerate(calls):
-        layouts.setdefault(path, set()).add(inputs.get(call, LOST))
+    for i, (path, *_) in enumerate(calls):
+        layouts.setdefault(path, set()).add(inputs.get(i, LOST))
     return [
         part._replace(order=_order(net, part, layouts[part.path]), given=given[0])
         for part in found.values()

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.files import readable
+from jaxnet.services.files import readable
 from jaxnet.training.checkpoint import read_tensors
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors

@@ -4,12 +4,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_floats, check_options
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.attention import split_inputs
 from jaxnet.layers.dense import dense
 from jaxnet.ops.attention import expand_mask, masked_softmax
+from jaxnet.services.checks import at_least, check_floats, check_options
 
 
 def additive_attention(

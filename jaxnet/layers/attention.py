@@ -7,11 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import as_array, at_least, check_options, check_range, within
-from jaxnet.core import Layer, Params, PyTree, compose, describe
-from jaxnet.core.messages import all_native, check_dict, check_dtype
+from jaxnet.core import Layer, Params, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.keywords import explain_keywords
 from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
 from jaxnet.ops.attention import (
@@ -22,6 +19,18 @@ from jaxnet.ops.attention import (
     hardware,
     in_window,
 )
+from jaxnet.services.checks import (
+    all_native,
+    as_array,
+    at_least,
+    check_dict,
+    check_dtype,
+    check_options,
+    check_range,
+    within,
+)
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.trees import PyTree, describe
 
 Rotation = Callable[[jax.Array, Any], jax.Array]  # (x, positions) -> x, as `rotary`
 
@@ -391,7 +400,7 @@ def precompute_kv(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
       >>> bool(jnp.allclose(y, whole[:, :1], atol=1e-6))
       True
     """
-    check_dict("params", ("precompute_kv",), params)
+    check_dict("precompute_kv", "params", params)
     params = all_native(params, "precompute_kv")
     memory = as_array("precompute_kv", "memory", memory, "(batch, places, width)")
     if not {"key", "value"} <= set(params):
@@ -401,7 +410,7 @@ def precompute_kv(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
         )
     sizes = {"width": memory.shape[-1]}
     for name in ("key", "value"):
-        check_dict(name, ("precompute_kv", "params"), params[name])
+        check_dict("precompute_kv/params", name, params[name])
         what = f"params['{name}']['kernel']"
         kernel, form = params[name].get("kernel"), "(width, heads, head_size)"
         as_array("precompute_kv", what, kernel, form, "reals", dict(sizes))

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 
-from jaxnet.checks import at_least, check_options
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.keywords import explain_keywords
 from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
+from jaxnet.services.checks import at_least, check_options
+from jaxnet.services.keywords import explain_keywords
 
 
 @explain_keywords

@@ -1,10 +1,9 @@
 """Dense layer: every output depends on every input."""
 
-from jaxnet.checks import at_least, check_options, check_rank
 from jaxnet.core import Layer, compose
-from jaxnet.core.messages import check_name
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.keywords import explain_keywords
+from jaxnet.services.checks import at_least, check_name, check_options, check_rank
+from jaxnet.services.keywords import explain_keywords
 
 
 @explain_keywords

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import check_floats, on_host, within
 from jaxnet.core import Layer, compose
-from jaxnet.keywords import explain_keywords
+from jaxnet.services.checks import check_floats, on_host, within
+from jaxnet.services.keywords import explain_keywords
 
 
 @explain_keywords

@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import (
+from jaxnet.core import Layer, compose
+from jaxnet.initializers import Initializer, normal, variance_scaling
+from jaxnet.ops.attention import rotate_pairs
+from jaxnet.services.checks import (
     as_array,
     at_least,
     check_floats,
@@ -16,10 +19,8 @@ from jaxnet.checks import (
     check_rank,
     within,
 )
-from jaxnet.core import Layer, compose, describe
-from jaxnet.initializers import Initializer, normal, variance_scaling
-from jaxnet.keywords import explain_keywords
-from jaxnet.ops.attention import rotate_pairs
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.trees import describe
 
 # Variance 1 / features, so that tied logits start with the variance of their inputs.
 _one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)

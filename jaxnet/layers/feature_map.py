@@ -4,10 +4,10 @@ import math
 
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, constant, normal, variance_scaling
 from jaxnet.ops.precision import output_dtype
+from jaxnet.services.checks import at_least, check_options, check_rank, within
 
 
 def polynomial(degree: int, *, name: str = "polynomial") -> Layer:

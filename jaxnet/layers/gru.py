@@ -1,11 +1,11 @@
 """The gated recurrent unit: the layer and its cell."""
 
-from jaxnet.checks import check_options
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.keywords import explain_keywords
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks, recurrent
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE
+from jaxnet.services.checks import check_options
+from jaxnet.services.keywords import explain_keywords
 
 # A kind that weight import does not take for PyTorch's GRU, whose params have the same shapes.
 OTHER_KIND = "gru_cell_of_the_paper"

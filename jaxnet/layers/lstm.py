@@ -6,9 +6,9 @@ import numpy as np
 
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal
-from jaxnet.keywords import explain_keywords
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
 from jaxnet.ops.recurrence import LSTM
+from jaxnet.services.keywords import explain_keywords
 
 
 def forget_bias(value: float = 1.0) -> Initializer:

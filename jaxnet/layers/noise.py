@@ -4,8 +4,8 @@ import math
 
 import jax
 
-from jaxnet.checks import check_floats, within
 from jaxnet.core import Layer, compose
+from jaxnet.services.checks import check_floats, within
 
 
 def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, ones, zeros
-from jaxnet.keywords import explain_keywords
 from jaxnet.ops.normalization import normalized, standardized
 from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.services.checks import at_least, check_options, check_rank, within
+from jaxnet.services.keywords import explain_keywords
 
 
 @explain_keywords

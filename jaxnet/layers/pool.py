@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.checks import at_least, check_options, check_rank, within
 from jaxnet.core import Layer, compose
-from jaxnet.core.messages import check_name
-from jaxnet.keywords import explain_keywords
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, weighted, windows
 from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
+from jaxnet.services.checks import at_least, check_name, check_options, check_rank, within
+from jaxnet.services.keywords import explain_keywords
 
 
 @explain_keywords

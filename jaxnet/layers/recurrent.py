@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_layer, at_least, check_input, check_options, check_rank
-from jaxnet.core import Layer, Params, PyTree, compose, key_spec
+from jaxnet.core import Layer, Params, as_layer, compose, transform
 from jaxnet.initializers import Initializer, normal
 from jaxnet.layers.sequence import read
 from jaxnet.ops import linalg
@@ -27,6 +26,8 @@ from jaxnet.ops.recurrence import (
     unroll,
 )
 from jaxnet.ops.varying import varying
+from jaxnet.services.checks import at_least, check_input, check_options, check_rank
+from jaxnet.services.trees import PyTree, key_spec
 
 
 def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
@@ -197,7 +198,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
       >>> y[0].ravel().tolist()
       [1.0, 1.5, 1.75]
     """
-    cell = a_layer("recurrent", "cell", cell)
+    cell = as_layer(cell, "recurrent", "cell")
     name = cell.name if name is None else name
 
     def one_step(x):
@@ -246,7 +247,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
     def rewrap(layer):
         return recurrent(layer, name=name)
 
-    return Layer(init, apply, name, kind="recurrent", inside=(cell, rewrap))
+    return transform(cell, apply, rewrap, kind="recurrent", init=init, name=name)
 
 
 def initial_carry(cell: Layer, x: Any) -> PyTree:
@@ -260,7 +261,7 @@ def initial_carry(cell: Layer, x: Any) -> PyTree:
       >>> initial_carry(jn.gru_cell(4), jn.spec((2, 3))).shape
       (2, 4)
     """
-    cell = a_layer("initial_carry", "cell", cell)
+    cell = as_layer(cell, "initial_carry", "cell")
     x = check_input("initial_carry", x)
     params, state = jax.eval_shape(lambda key: cell.init(key, (None, x)), key_spec())
     return _zero_carry(cell, params, state, x, key_spec(), True)

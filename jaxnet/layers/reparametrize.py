@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_layer, at_least, within
-from jaxnet.core import Layer, Params, child_key, path_name
+from jaxnet.core import Layer, Params, as_layer, child_key
 from jaxnet.ops.precision import wide
+from jaxnet.services.checks import at_least, within
+from jaxnet.services.trees import path_name
 
 
 def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
@@ -42,7 +43,7 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
     Reference: Salimans and Kingma 2016, "Weight Normalization".
     """
 
-    layer = a_layer("weight_norm", "layer", layer)
+    layer = as_layer(layer, "weight_norm", "layer")
 
     def split(kernel):
         return {"g": _norm(wide(kernel)).astype(kernel.dtype), "v": kernel}
@@ -99,7 +100,7 @@ def spectral_norm(
     Reference: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
     """
     own = "spectral_norm"
-    layer = a_layer(own, "layer", layer)
+    layer = as_layer(layer, own, "layer")
     at_least(own, "iterations", iterations)
     within(own, "epsilon", epsilon, "(0, inf)")
 
@@ -147,7 +148,7 @@ def spectral_norm(
 
 def _transform(init, apply, name: str, kind: str, inside: Any) -> Layer:
     """A transform that checks its entries as a leaf does, since they are not those of the layer."""
-    return Layer(init, apply, name, kind)._replace(inside=inside)
+    return as_layer(Layer(init, apply, name, kind))._replace(inside=inside)
 
 
 def _is_kernel(name: str) -> bool:

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import check_options, one_of, within
 from jaxnet.core import Layer, compose
-from jaxnet.core.messages import check_name
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.resample import average, cubic, interpolation, nearest, triangle, weighted
 from jaxnet.ops.window import per_axis, spatial_axes
+from jaxnet.services.checks import check_name, check_options, one_of, within
 
 METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 

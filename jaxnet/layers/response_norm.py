@@ -5,10 +5,10 @@ import math
 
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_rank, within
 from jaxnet.core import Layer, compose
 from jaxnet.ops.precision import output_dtype, wide
 from jaxnet.ops.window import taps
+from jaxnet.services.checks import at_least, check_rank, within
 
 
 def local_response_norm(

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_function
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal, zeros
-from jaxnet.keywords import explain_keywords
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
 from jaxnet.ops.recurrence import simple_cell
+from jaxnet.services.checks import a_function
+from jaxnet.services.keywords import explain_keywords
 
 
 @explain_keywords

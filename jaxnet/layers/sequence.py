@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_function, a_layer, is_traced
-from jaxnet.core import Layer, PyTree, compose
+from jaxnet.core import Layer, as_layer, compose, transform
+from jaxnet.services.checks import a_function, is_traced
+from jaxnet.services.trees import PyTree
 
 
 class Sequence(NamedTuple):
@@ -150,7 +151,7 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
       >>> y[:, 0].round(2).tolist()
       [3.04..., 0.75...]
     """
-    inner = a_layer("time_distributed", "layer", layer)
+    inner = as_layer(layer, "time_distributed", "layer")
     name = inner.name if name is None else name
 
     def init(key, given):
@@ -170,7 +171,7 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
     def rewrap(layer):
         return time_distributed(layer, name=name)
 
-    return Layer(init, apply, name, kind="time_distributed", inside=(inner, rewrap))
+    return transform(inner, apply, rewrap, kind="time_distributed", init=init, name=name)
 
 
 def last_step(*, name: str = "last_step") -> Layer:
@@ -228,7 +229,7 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
     """
     if not layers:
         raise ValueError("stack_rnn: needs at least one layer, such as stack_rnn(lstm(8), lstm(8))")
-    layers = tuple(a_layer("stack_rnn", f"layer {i}", layer) for i, layer in enumerate(layers))
+    layers = tuple(as_layer(layer, "stack_rnn", f"layer {i}") for i, layer in enumerate(layers))
 
     def forward(m, given):
         if not isinstance(given, dict):
@@ -290,9 +291,9 @@ def bidirectional(
     Reference: Schuster and Paliwal 1997, "Bidirectional Recurrent Neural Networks".
     """
     a_function(name, "merge", merge, "(forward, backward)")
-    ahead = a_layer(name, "forward", forward)._replace(name="forward")
+    ahead = as_layer(forward, name, "forward")._replace(name="forward")
     behind = forward if backward is None else backward
-    back = a_layer(name, "backward", behind)._replace(name="backward")
+    back = as_layer(behind, name, "backward")._replace(name="backward")
 
     def both(m, given):
         sequence = read(given, name, rank=2)

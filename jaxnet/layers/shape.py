@@ -2,8 +2,8 @@
 
 import math
 
-from jaxnet.checks import check_rank
 from jaxnet.core import Layer, compose
+from jaxnet.services.checks import check_rank
 
 
 def flatten(*, name: str = "flatten") -> Layer:

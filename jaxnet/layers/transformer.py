@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 
-from jaxnet.checks import a_function, at_least, check_options, check_rank
-from jaxnet.core import Layer, compose, describe
-from jaxnet.keywords import explain_keywords
+from jaxnet.core import Layer, compose
 from jaxnet.layers.attention import Rotation, check_attention, multi_head_attention
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
+from jaxnet.services.checks import a_function, at_least, check_options, check_rank
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.trees import describe
 
 
 @explain_keywords

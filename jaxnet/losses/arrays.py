@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import WrongValues, as_array, is_traced, known, on_host
+from jaxnet.services.checks import WrongValues, as_array, is_traced, known, on_host
+from jaxnet.services.trees import describe
 
 Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per example or entry
 
@@ -48,27 +49,36 @@ def read_same(
     return a, b
 
 
-def read_labels(
-    who: str, outputs: Any, targets: Any, *, classes_only: bool = False
-) -> tuple[jax.Array, jax.Array]:
-    """Checked outputs (batch, ..., classes) and integer labels (batch, ...).
+def read_unit(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
+    """Like `read_same`; known targets must be in [0, 1]."""
+    arrays = read_same(who, outputs, targets)
+    check_unit(who, "targets", targets)
+    return arrays
 
-    Args:
-      who: the loss or metric.
-      outputs, targets: its arguments.
-      classes_only: Whether known labels must be classes. While tracing, `at_label` gives NaN.
-    """
+
+def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
+    """Checked outputs (batch, ..., classes) and integer labels (batch, ...)."""
+    given, wanted = getattr(targets, "shape", ()), getattr(outputs, "shape", None)
+    if given[:-1] == wanted and given and not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise TypeError(
+            f"{who}: outputs and targets are swapped: got {describe(outputs)} first. Write "
+            f"{who}(outputs, targets)"
+        )
     outputs = as_array(who, "outputs", outputs, "(batch, ..., classes)", "reals")
-    labels = targets
     targets = as_array(who, "targets", targets, "(batch, ...)", "integers")
     if outputs.shape[:-1] != targets.shape:
         raise ValueError(
             f"{who}: expected outputs (batch, ..., classes) and targets (batch, ...), got "
             f"{outputs.shape} and {targets.shape}"
         )
-    if classes_only:
-        check_labels(who, labels, outputs.shape[-1])
     return outputs, targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
+
+
+def read_classes(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
+    """Like `read_labels`; known labels must be classes. While tracing, `at_label` gives NaN."""
+    arrays = read_labels(who, outputs, targets)
+    check_labels(who, targets, arrays[0].shape[-1])
+    return arrays
 
 
 def read_mask(who: str, mask: Any) -> jax.Array:
@@ -83,7 +93,7 @@ def read_mask(who: str, mask: Any) -> jax.Array:
     return mask.astype(bool)
 
 
-def read_weights(who: str, what: str, weights: Any, form: str = "(classes,)") -> Any:
+def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
     """Checked weights of classes: finite and at least 0 unless they are traced."""
     if is_traced(weights):
         return as_array(who, what, weights, form, "reals")
@@ -93,11 +103,13 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(classes,)") ->
     return weights
 
 
-def by_class(who: str, table: Any, outputs: jax.Array, what: str = "class_weights") -> jax.Array:
+def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
     """The weights of the classes in the shape of outputs (batch, ..., classes), as wide floats."""
     classes = outputs.shape[-1]
     if len(table) != classes:
-        raise ValueError(f"{who}: {what} must hold one per class, {classes}, got {len(table)}")
+        raise ValueError(
+            f"{who}: class_weights must hold one per class, {classes}, got {len(table)}"
+        )
     return jnp.broadcast_to(jnp.asarray(table, wide(outputs).dtype), outputs.shape)
 
 
@@ -117,7 +129,7 @@ def check_labels(who: str, labels: Any, classes: int) -> None:
         raise WrongValues(
             f"{who}: targets must be labels in [0, {classes}) for {classes} outputs, got "
             f"{wrong.flat[0]}. To leave a label out of the loss, write "
-            f"jn.losses.ignore_label(loss, label={wrong.flat[0]})"
+            f"jn.losses.weighted(loss, ignore_label={wrong.flat[0]})"
         )
 
 

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import at_label, read_labels, read_same, wide
+from jaxnet.losses.arrays import at_label, read_classes, read_same, wide
+from jaxnet.losses.form import comparison
 
 
+@comparison(read_same)
 def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """-t z where the unit is wrong, else 0: gradient descent on it is the perceptron rule.
 
@@ -21,21 +23,18 @@ def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     Returns:
       (batch, ...); NaN where an output or a target is NaN.
 
-    Raises:
-      TypeError, ValueError: if the shapes differ.
-
     Example:
       >>> perceptron(jnp.array([0.5, -3.0, 0.5]), jnp.array([1, 1, -1])).tolist()
       [0.0, 3.0, 0.5]
 
     Reference: Rosenblatt 1958, "The Perceptron".
     """
-    outputs, targets = read_same("perceptron", outputs, targets)
     z, positive = wide(outputs), targets > 0
     values = jnp.where((z > 0) != positive, jnp.where(positive, -z, z), 0)
     return jnp.where(jnp.isnan(z) | jnp.isnan(targets), jnp.nan, values)
 
 
+@comparison(read_classes)
 def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Largest score minus the label's: gradient descent on it is the multiclass perceptron rule.
 
@@ -47,10 +46,7 @@ def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       targets: (batch, ...), integer labels in [0, classes).
 
     Returns:
-      (batch, ...); an error for a known label outside [0, classes), NaN while tracing.
-
-    Raises:
-      TypeError, ValueError: if targets are not integer labels for these outputs.
+      (batch, ...).
 
     Example:
       >>> multiclass_perceptron(jnp.array([[2.0, 1.5, 0.0]]), jnp.array([1])).tolist()
@@ -58,6 +54,5 @@ def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Reference: Collins 2002, "Discriminative Training Methods for Hidden Markov Models".
     """
-    outputs, targets = read_labels("multiclass_perceptron", outputs, targets, classes_only=True)
     z = wide(outputs)
     return at_label(z, z.argmax(-1)) - at_label(z, targets)

@@ -1,16 +1,17 @@
-"""Losses over the valid positions of padded sequences and partly labelled images."""
+"""Transforms of losses: the valid positions of sequences, weights and labels that do not count."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_function, as_array, at_least, known
 from jaxnet.losses.arrays import (
     Loss,
     at_label,
     by_class,
+    check_labels,
     check_values,
     read_labels,
     read_mask,
@@ -19,8 +20,11 @@ from jaxnet.losses.arrays import (
     split_pair,
     wide,
 )
-from jaxnet.losses.classification import cross_entropy
+from jaxnet.losses.classification import cross_entropy, smoothed
+from jaxnet.losses.form import unwrapped
 from jaxnet.losses.targets import checked
+from jaxnet.services.checks import as_array, at_least, known
+from jaxnet.services.keywords import explain_keywords
 
 
 def masked_mean(
@@ -36,10 +40,6 @@ def masked_mean(
     Returns:
       The values without `axis`.
 
-    Raises:
-      TypeError, ValueError: if the shapes differ, a known mask holds other values, or the values
-        have no such axis.
-
     Example:
       >>> float(masked_mean(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False])))
       1.5
@@ -54,7 +54,8 @@ def masked_mean(
     return jnp.where(mask, wide(values), 0).sum(axis) / jnp.maximum(mask.sum(axis), 1)
 
 
-def masked(loss: Loss = cross_entropy()) -> Loss:
+@explain_keywords
+def masked(loss: Loss = cross_entropy) -> Loss:
     """Averages a loss over the valid positions of each sequence; 0 if none is valid.
 
     Every sequence has the same weight. For the same weight per token, give `jn.supervised` a loss
@@ -62,15 +63,12 @@ def masked(loss: Loss = cross_entropy()) -> Loss:
     NaN included, affect neither value nor gradient.
 
     Args:
-      loss: maps outputs (batch, steps, ...) and labels to one value per position, (batch, steps).
+      loss: Loss or metric that maps outputs (batch, steps, ...) and labels to one value per
+        position, (batch, steps).
 
     Returns:
       A loss of outputs and targets = (labels, mask) that returns (batch,). The mask (batch, steps)
       is true at valid positions; from lengths, it is `jnp.arange(steps) < lengths[:, None]`.
-
-    Raises:
-      TypeError: if `loss` is not a function; in the loss, if targets are not such a pair.
-      ValueError: in the loss, if `loss` does not return one value per entry of the mask.
 
     Example:
       >>> loss = masked(optax.squared_error)
@@ -78,8 +76,7 @@ def masked(loss: Loss = cross_entropy()) -> Loss:
       >>> loss(jnp.array([[1.0, 2.0, jnp.nan], [5.0, 5.0, 5.0]]), (y, mask)).tolist()
       [2.5, 0.0]
     """
-    a_function("masked", "loss", loss, "(outputs, targets)")
-    loss = checked(loss)
+    loss = checked(loss, "masked")
 
     def masked_loss(outputs: jax.Array, targets: Any) -> jax.Array:
         labels, mask = split_pair("masked", "targets must be (labels, mask)", targets)
@@ -104,67 +101,108 @@ def masked(loss: Loss = cross_entropy()) -> Loss:
     return masked_loss
 
 
-def ignore_label(loss: Loss, label: int, *, weights: Any = None) -> Loss:
-    """Averages a loss over the positions of each example whose label is not `label`.
+@explain_keywords
+def weighted(
+    loss: Loss = cross_entropy, *, class_weights: Any = None, ignore_label: int | None = None
+) -> Loss:
+    """Weights a loss or metric by the label of each entry, and leaves out one label.
 
-    For images with unlabelled pixels and for sentences padded with a token. A metric such as
-    `jn.metrics.accuracy` can take the place of the loss. Every example has the same weight,
-    however few of its positions are labelled; one without labelled positions has loss 0.
+    The mean over a batch is then weighted too, as in PyTorch: it is the sum of the totals divided
+    by the sum of the weights. A metric next to the loss needs the same transform, such as
+    `metrics={"accuracy": jn.losses.weighted(jn.metrics.accuracy, ignore_label=-100)}`.
 
     Args:
-      loss: maps outputs (batch, ..., classes) and integer labels (batch, ...) to one value per
-        position, such as `optax.softmax_cross_entropy_with_integer_labels`.
-      label: the label of positions to leave out.
-      weights: (classes,), weight of a position by its class, for instance larger for rare classes.
-        The mean is weighted, so only their ratios matter. They need several positions per example:
-        the weight of a single one would cancel.
+      loss: Loss or metric that maps outputs (batch, ..., classes) and integer labels (batch, ...)
+        to one value per label. With `label_smoothing` of `cross_entropy`, the smoothed fraction of
+        each class has the weight of that class, as in PyTorch.
+      class_weights: (classes,), weight of an entry by its label, such as larger ones for rare
+        classes.
+      ignore_label: Label that does not count, such as -100 or that of padding.
 
     Returns:
-      A loss with the arguments of `loss` that returns (batch,); NaN for an example with a label
-      outside [0, classes), if `loss` is NaN there or weights are given.
-
-    Raises:
-      TypeError, ValueError: for a label that is not an integer, and weights that are negative or
-        not (classes,); in the loss, if targets are not integer labels for these outputs, if `loss`
-        does not return one value per label, or for weights with one position per example.
+      A loss with the arguments of `loss` that returns the pair (totals, weights), each (batch,),
+      which the trainer and `evaluate` divide after summing over the batch.
 
     Example:
-      >>> loss = ignore_label(optax.softmax_cross_entropy_with_integer_labels, label=11)
+      >>> loss = weighted(jn.losses.cross_entropy, class_weights=[1.0, 3.0], ignore_label=-1)
+      >>> totals, weights = loss(jnp.zeros((3, 2)), jnp.array([0, 1, -1]))  # log 2, 3 · log 2, 0
+      >>> totals.tolist(), weights.tolist()
+      ([0.693..., 2.079..., 0.0], [1.0, 3.0, 0.0])
+    """
+    if class_weights is None and ignore_label is None:
+        raise ValueError("weighted: expected class_weights or ignore_label, got neither")
+    return _by_label("weighted", loss, class_weights, ignore_label)
+
+
+@explain_keywords
+def ignore_label(loss: Loss = cross_entropy, *, label: int, class_weights: Any = None) -> Loss:
+    """Averages a loss or metric over the positions of each example whose label is not `label`.
+
+    For images with unlabelled pixels and for sentences padded with a token. Every example has the
+    same weight, however few of its positions are labelled; one without labelled positions has
+    loss 0. For the same weight per position, write `weighted(loss, ignore_label=label)`.
+
+    Args:
+      loss, class_weights: As in `weighted`. Class weights need several positions per example: the
+        weight of a single one would cancel.
+      label: Label of positions to leave out.
+
+    Returns:
+      A loss with the arguments of `loss` that returns (batch,).
+
+    Example:
+      >>> loss = ignore_label(jn.losses.cross_entropy, label=11)
       >>> z = jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]))
       >>> masks = jnp.array([[0, 11, 1], [11, 11, 11]])
       >>> loss(jnp.stack([z, z]), masks).tolist()  # -(log 0.9 + log 0.8) / 2
       [0.164..., 0.0]
     """
-    a_function("ignore_label", "loss", loss, "(outputs, targets)")
-    loss = checked(loss)
-    at_least("ignore_label", "label", label, -(2**31))
-    if weights is not None:
-        weights = read_weights("ignore_label", "weights", weights)
+    pair = _by_label("ignore_label", loss, class_weights, label)
 
     def labelled_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-        values = known(targets)
-        outputs, targets = read_labels("ignore_label", outputs, targets)
-        table = weights
-        if weights is not None:
-            table = by_class("ignore_label", weights, outputs, "weights")
-        if weights is not None and targets.ndim == 1:
+        totals, weights = pair(outputs, targets)
+        if class_weights is not None and targets.ndim == 1:
             raise ValueError(
-                "ignore_label: weights cancel where there is one position per example, got "
-                f"outputs {outputs.shape}. For a weighted mean over the batch, use a loss that "
-                "returns the pair (totals, weights), such as weighted(loss, class_weights=...)"
+                "ignore_label: class_weights cancel if there is one position per example, got "
+                f"targets {targets.shape}. For a mean over the batch, write "
+                "weighted(loss, class_weights=..., ignore_label=...)"
             )
-        labelled = targets != label
-        targets = jnp.where(labelled, targets, 0)
-        given = targets if values is None else np.where(values == label, 0, values)
-        values = loss(outputs, given)
-        check_values("ignore_label", "label", values, targets)
-        weight = jnp.where(labelled, 1.0 if table is None else at_label(table, targets), 0)
-        axes = tuple(range(1, targets.ndim))
-        total = weight.sum(axes)
-        values = jnp.where(labelled, wide(values) * weight, 0).sum(axes)
-        return values / jnp.where(total > 0, total, 1)
+        return totals / jnp.where(weights > 0, weights, 1)
 
     return labelled_loss
+
+
+def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Callable[..., Any]:
+    """Totals and weights, each (batch,), of the labels that count."""
+    loss = checked(loss, who)
+    if label is not None:
+        at_least(who, "label" if who == "ignore_label" else "ignore_label", label, -(2**31))
+    table = class_weights
+    if table is not None:
+        table = read_weights(who, "class_weights", table, "(classes,)")
+    inner, _, options = unwrapped(loss)
+
+    def pair(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+        given = known(targets)
+        outputs, targets = read_labels(who, outputs, targets)
+        counted: Any = True if label is None else targets != label
+        targets = jnp.where(counted, targets, 0)
+        # Known labels stay known, so that they can be checked.
+        given = targets if given is None else np.where(given == label, 0, given)
+        check_labels(who, given, outputs.shape[-1])
+        by_entry = None if table is None else by_class(who, table, outputs)
+        weight = 1.0 if by_entry is None else at_label(by_entry, targets)
+        if by_entry is not None and inner is cross_entropy:
+            values = smoothed(jax.nn.log_softmax(wide(outputs)) * by_entry, targets, **options)
+        else:
+            values = loss(outputs, given)
+            check_values(who, "label", values, targets)
+            inside = (targets >= 0) & (targets < outputs.shape[-1])  # they may be traced
+            values = jnp.where(inside, wide(values), jnp.nan) * weight
+        axes, parts = tuple(range(1, values.ndim)), (values, jnp.full_like(values, weight))
+        return tuple(jnp.where(counted, part, 0).sum(axes) for part in parts)
+
+    return pair
 
 
 def _zero_outside(x: Any, mask: Any, xp: Any = jnp) -> Any:

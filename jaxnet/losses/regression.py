@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.losses.arrays import read_same, wide
+from jaxnet.losses.form import comparison
 
 
+@comparison(read_same)
 def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """½‖h - y‖², summed over all axes except the batch; its gradient is h - y.
 
@@ -13,18 +15,14 @@ def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Args:
       outputs: (batch, ...).
-      targets: same shape as outputs.
+      targets: Same shape as outputs.
 
     Returns:
       (batch,).
-
-    Raises:
-      TypeError, ValueError: if the shapes differ.
 
     Example:
       >>> h, y = jnp.array([[1.0, 2.0, 5.0]]), jnp.array([[0.0, 4.0, 5.0]])
       >>> half_squared_error(h, y).tolist()
       [2.5]
     """
-    outputs, targets = read_same("half_squared_error", outputs, targets)
     return jnp.square(wide(outputs) - targets).sum(tuple(range(1, outputs.ndim))) / 2

@@ -1,5 +1,6 @@
 """Loss for label sequences without a known alignment."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import WrongValues, as_array, at_least, check_range, known
-from jaxnet.losses.arrays import Loss, split_pair, wide
+from jaxnet.losses.arrays import split_pair, wide
+from jaxnet.losses.form import comparison
+from jaxnet.services.checks import WrongValues, as_array, at_least, check_range, known
 
 
-def ctc(blank: int = 0) -> Loss:
+@comparison(blank=partial(at_least, minimum=0))
+def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     """Connectionist temporal classification: -log p(labels), summed over all alignments.
 
     Takes lengths where `optax.ctc_loss` takes padding masks; entries beyond a length are ignored.
@@ -21,63 +24,51 @@ def ctc(blank: int = 0) -> Loss:
     tracing; known values raise an error.
 
     Args:
-      blank: the class that means "no label here".
+      outputs: (logits, lengths), logits (batch, steps, classes) and lengths (batch,), or the logits
+        alone if all steps are valid.
+      targets: (labels, label_lengths), labels (batch, n) padded on the right and label_lengths
+        (batch,).
+      blank: The class that means "no label here".
 
     Returns:
-      A loss of outputs = (logits, lengths) and targets = (labels, label_lengths) that returns
-      (batch,): logits (batch, steps, classes), lengths (batch,), labels (batch, n) padded on the
-      right, label_lengths (batch,). Outputs may be the logits alone if all steps are valid.
-
-    Raises:
-      TypeError, ValueError: for a blank that is not an integer of at least 0; in the loss, if
-        shapes, dtypes or known values do not fit.
+      (batch,).
 
     Example:
       Two steps, three classes of equal probability: label 1 has the alignments 11, 1- and -1.
 
-      >>> loss = ctc()(jnp.zeros((1, 2, 3)), (jnp.array([[1, 0]]), jnp.array([1])))
+      >>> loss = ctc(jnp.zeros((1, 2, 3)), (jnp.array([[1, 0]]), jnp.array([1])))
       >>> jnp.exp(-loss).tolist()
       [0.333...]
 
     Reference: Graves et al. 2006, "Connectionist Temporal Classification".
     """
-
-    at_least("ctc", "blank", blank, 0)
-
-    def loss(outputs: Any, targets: Any) -> jax.Array:
-        logits, lengths, given = outputs, None, isinstance(outputs, tuple | list)
-        if given:
-            logits, lengths = split_pair(
-                "ctc", "outputs must be logits or (logits, lengths)", outputs
-            )
-        labels, label_lengths = split_pair(
-            "ctc", "targets must be (labels, label_lengths)", targets
-        )
-        sizes: dict[str, Any] = {}
-        z = as_array("ctc", "logits", logits, "(batch, steps, classes)", "reals", sizes)
-        y = as_array("ctc", "labels", labels, "(batch, n)", "integers", sizes)
-        batch, steps, classes = z.shape
-        if blank >= classes:
-            raise ValueError(f"ctc: blank must be below the classes, {classes}, got {blank}")
-        if not given:
-            lengths = np.full(batch, steps)
-        size = as_array("ctc", "lengths", lengths, "(batch,)", "integers", sizes)
-        n = as_array("ctc", "label_lengths", label_lengths, "(batch,)", "integers", sizes)
-        _check_known(lengths, labels, label_lengths, z.shape, blank)
-        padding = jnp.arange(steps) >= size[:, None]  # (batch, steps)
-        label_padding = jnp.arange(y.shape[1]) >= n[:, None]  # (batch, n)
-        values = optax.ctc_loss(
-            jnp.where(padding[..., None], 0, wide(z)),
-            padding.astype(wide(z).dtype),
-            jnp.where(label_padding, 0, y),
-            label_padding.astype(wide(z).dtype),
-            blank_id=blank,
-        )
-        fine = ((y >= 0) & (y < classes) & (y != blank)) | label_padding
-        fine = fine.all(1) & (size >= 0) & (size <= steps) & (n >= 0) & (n <= y.shape[1])
-        return jnp.where(fine, values, jnp.nan)
-
-    return loss
+    logits, lengths = outputs, None
+    if isinstance(outputs, tuple | list):
+        logits, lengths = split_pair("ctc", "outputs must be logits or (logits, lengths)", outputs)
+    labels, label_lengths = split_pair("ctc", "targets must be (labels, label_lengths)", targets)
+    sizes: dict[str, Any] = {}
+    z = as_array("ctc", "logits", logits, "(batch, steps, classes)", "reals", sizes)
+    y = as_array("ctc", "labels", labels, "(batch, n)", "integers", sizes)
+    batch, steps, classes = z.shape
+    if blank >= classes:
+        raise ValueError(f"ctc: blank must be below the classes, {classes}, got {blank}")
+    if logits is outputs:
+        lengths = np.full(batch, steps)
+    size = as_array("ctc", "lengths", lengths, "(batch,)", "integers", sizes)
+    n = as_array("ctc", "label_lengths", label_lengths, "(batch,)", "integers", sizes)
+    _check_known(lengths, labels, label_lengths, z.shape, blank)
+    padding = jnp.arange(steps) >= size[:, None]  # (batch, steps)
+    label_padding = jnp.arange(y.shape[1]) >= n[:, None]  # (batch, n)
+    values = optax.ctc_loss(
+        jnp.where(padding[..., None], 0, wide(z)),
+        padding.astype(wide(z).dtype),
+        jnp.where(label_padding, 0, y),
+        label_padding.astype(wide(z).dtype),
+        blank_id=blank,
+    )
+    fine = ((y >= 0) & (y < classes) & (y != blank)) | label_padding
+    fine = fine.all(1) & (size >= 0) & (size <= steps) & (n >= 0) & (n <= y.shape[1])
+    return jnp.where(fine, values, jnp.nan)
 
 
 def _check_known(

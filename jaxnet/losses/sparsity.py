@@ -1,16 +1,14 @@
 """Penalty on activations that makes hidden units sparse."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import as_array, within
 from jaxnet.losses.arrays import check_unit, log, read_mask, wide
 from jaxnet.losses.masks import masked_mean
+from jaxnet.services.checks import as_array, within
 
 
-def kl_sparsity(rho: float) -> Callable[..., jax.Array]:
+def kl_sparsity(activations: jax.Array, mask: jax.Array | None = None, *, rho: float) -> jax.Array:
     """Σ_j KL(ρ ‖ ρ̂_j), ρ̂_j the mean activation of unit j over the batch; 0 at ρ̂ = ρ.
 
     A penalty on the activations of a layer, not a loss per example: add it to the loss with a
@@ -18,41 +16,33 @@ def kl_sparsity(rho: float) -> Callable[..., jax.Array]:
     moves ρ̂ back towards ρ.
 
     Args:
-      rho: target mean activation, in (0, 1).
+      activations: (batch, ..., units) in [0, 1], such as those of a sigmoid.
+      mask: (batch, ...), true at the positions to include; None includes all.
+      rho: Target mean activation, in (0, 1).
 
     Returns:
-      A function of activations (batch, ..., units) in [0, 1], such as those of a sigmoid, and
-      optionally a mask (batch, ...) of positions to include. It returns a scalar.
-
-    Raises:
-      ValueError: if rho is outside (0, 1).
-      TypeError, ValueError: in the function, if the mask does not match, or known activations are
-        outside [0, 1].
+      A scalar.
 
     Example:
       >>> activations = jnp.array([[0.1, 0.5], [0.3, 0.7]])  # means 0.2 and 0.6
-      >>> float(kl_sparsity(0.2)(activations))  # 0 + 0.2 log(0.2/0.6) + 0.8 log(0.8/0.4)
+      >>> float(kl_sparsity(activations, rho=0.2))  # 0 + 0.2 log(0.2/0.6) + 0.8 log(0.8/0.4)
       0.334...
 
     Reference: Lee, Ekanadham and Ng 2008, "Sparse deep belief net model for visual area V2"; in
     this form, Ng 2011, "Sparse autoencoder" (lecture notes).
     """
     within("kl_sparsity", "rho", rho, "(0, 1)")
-
-    def penalty(activations: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        a = as_array("kl_sparsity", "activations", activations, "(batch, ..., units)", "reals")
-        check_unit("kl_sparsity", "activations", activations)
-        a = wide(a)
-        mask = jnp.ones(a.shape[:-1], bool) if mask is None else read_mask("kl_sparsity", mask)
-        if mask.shape != a.shape[:-1]:
-            raise ValueError(
-                "kl_sparsity: expected activations (batch, ..., units) and a mask (batch, ...), "
-                f"got {a.shape} and {mask.shape}"
-            )
-        over = tuple(range(a.ndim - 1))
-        mean = masked_mean(a, jnp.broadcast_to(mask[..., None], a.shape), over)  # (units,)
-        r = jnp.asarray(rho, a.dtype)
-        kl = r * (jnp.log(r) - log(mean)) + (1 - r) * (jnp.log(1 - r) - log(1 - mean))
-        return kl.sum()
-
-    return penalty
+    a = as_array("kl_sparsity", "activations", activations, "(batch, ..., units)", "reals")
+    check_unit("kl_sparsity", "activations", activations)
+    a = wide(a)
+    mask = jnp.ones(a.shape[:-1], bool) if mask is None else read_mask("kl_sparsity", mask)
+    if mask.shape != a.shape[:-1]:
+        raise ValueError(
+            "kl_sparsity: expected activations (batch, ..., units) and a mask (batch, ...), got "
+            f"{a.shape} and {mask.shape}"
+        )
+    over = tuple(range(a.ndim - 1))
+    mean = masked_mean(a, jnp.broadcast_to(mask[..., None], a.shape), over)  # (units,)
+    r = jnp.asarray(rho, a.dtype)
+    kl = r * (jnp.log(r) - log(mean)) + (1 - r) * (jnp.log(1 - r) - log(1 - mean))
+    return kl.sum()

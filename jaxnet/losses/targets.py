@@ -8,38 +8,52 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import WrongValues, known
-from jaxnet.core import describe, function_name
 from jaxnet.losses.arrays import Loss, check_labels, check_unit
-from jaxnet.warn import warn
+from jaxnet.losses.form import check_form, unwrapped
+from jaxnet.services.checks import WrongValues, known
+from jaxnet.services.functions import function_name
+from jaxnet.services.trees import describe
+from jaxnet.services.warn import warn
 
 
-def checked(loss: Loss) -> Loss:
-    """Return the same loss, which raises for targets that it would misread.
+def checked(loss: Any, who: str = "supervised", what: str = "loss") -> Loss:
+    """Return the same loss or metric, which raises for targets that a loss would misread.
 
     Losses of this library check their own targets. For a function of the user, known labels that
     are not classes bring a warning, since the function may leave them out or be a regression.
+
+    Args:
+      loss: Function of (outputs, targets).
+      who: Function that takes it, for messages.
+      what: Name of the argument. If it is not "loss", targets are not checked.
 
     Example:
       >>> loss = checked(optax.hinge_loss)
       >>> loss(jnp.ones(2), jnp.array([0, 1]))
       Traceback (most recent call last):
       ...
-      jaxnet.checks.WrongValues: hinge_loss: targets must be -1 or 1, got 0. For labels 0 and 1, ...
+      jaxnet.services.checks.WrongValues: hinge_loss: targets must be -1 or 1, got 0. For ...
     """
-    whole = isinstance(loss, functools.partial)
-    function: Any = loss.func if whole else loss
-    moved = whole and not {"axis", "where"}.isdisjoint(loss.keywords)
-    if moved or str(getattr(function, "__module__", "")).startswith("jaxnet."):
+    check_form(who, what, loss)
+    function, _, options = unwrapped(loss)
+    if str(getattr(function, "__module__", "")).startswith("jaxnet."):
         return loss
-    known_function = isinstance(function, type(checked)) and function in _CHECKS
-    check = _CHECKS[function] if known_function else _unknown
-    who = function_name(function)
+    moved = not {"axis", "where"}.isdisjoint(options)
+    in_table = isinstance(function, type(checked)) and function in _CHECKS
+    check = _CHECKS[function] if in_table else _unknown
+    name = function_name(function)
 
     @functools.wraps(function)
     def checked_loss(outputs: Any, targets: Any) -> Any:
-        check(who, outputs, targets)
-        return loss(outputs, targets)
+        if what == "loss" and not moved:
+            check(name, outputs, targets)
+        values = loss(outputs, targets)
+        if callable(values):
+            raise TypeError(
+                f"{who}: {what} must return values, but {name} returned a function. Pass that "
+                f"function: {name}(...)"
+            )
+        return values
 
     return checked_loss
 
@@ -72,7 +86,7 @@ def _unknown(who: str, outputs: Any, targets: Any) -> None:
         warn(
             f"{who}: targets hold {label}, which is not a class of {shape[-1]} outputs. JAX takes "
             "-1 for the last class; if the loss leaves this label out, say so by "
-            f"jn.losses.ignore_label(loss, label={label})"
+            f"jn.losses.weighted(loss, ignore_label={label})"
         )
 
 

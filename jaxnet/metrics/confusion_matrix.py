@@ -1,13 +1,13 @@
 """The confusion matrix, and scores computed from it."""
 
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, known
+from jaxnet.services.checks import as_array, at_least, known
 
 MOST_CLASSES = 46_340  # whose square is below 2**31
 
@@ -67,129 +67,78 @@ def confusion(
     return _count(predictions, labels, int(classes), None if void is None else int(void))
 
 
-def intersection_over_union(matrix: jax.Array) -> jax.Array:
-    """True positives over (true positives + false positives + false negatives), per class.
+class Scores(NamedTuple):
+    """Result of `scores`. Print it for a table.
 
-    NaN for a class that occurs neither in the labels nor in the predictions.
-
-    Args:
-      matrix: (classes, classes), from `confusion`, or a sum of such.
-
-    Returns:
-      (classes,), in [0, 1].
-
-    Raises:
-      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
-
-    Example:
-      >>> intersection_over_union(jnp.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])).tolist()
-      [0.5, 0.571..., nan]
+    Fields:
+      precision: (classes,), true positives over all positive predictions; 0 for a class that is
+        never predicted.
+      recall: (classes,), true positives over all examples of the class; 0 for a class without
+        examples.
+      f1: (classes,), harmonic mean of precision and recall; 0 for a class that does not occur.
+      iou: (classes,), intersection over union: true positives over (true positives + false
+        positives + false negatives); NaN for a class that does not occur.
+      mean_iou: Mean of `iou` over the classes that occur.
+      accuracy: Fraction of the counted examples or pixels that are predicted correctly.
     """
-    matrix = _read("intersection_over_union", matrix)
-    return _overlap(matrix)
+
+    precision: jax.Array
+    recall: jax.Array
+    f1: jax.Array
+    iou: jax.Array
+    mean_iou: jax.Array
+    accuracy: jax.Array
+
+    def __str__(self) -> str:
+        rows = [("class", *self._fields[:4])]
+        rows += [(i, *(f"{v:.4f}" for v in row)) for i, row in enumerate(np.stack(self[:4], -1))]
+        lines = ["".join(f"{cell:>11}" for cell in row)[6:] for row in rows]
+        return "\n".join([*lines, f"accuracy {self.accuracy:.4f}, mean IoU {self.mean_iou:.4f}"])
 
 
-def mean_iou(matrix: jax.Array) -> jax.Array:
-    """Intersection over union, averaged over the classes that occur in labels or predictions.
+def scores(matrix: jax.Array) -> Scores:
+    """Precision, recall, F1, intersection over union and accuracy of a confusion matrix.
 
     Args:
-      matrix: (classes, classes), from `confusion`, or a sum of such.
+      matrix: (classes, classes), from `confusion`, or a sum of such. Entries below 0, as after an
+        overflow of int32, raise in NumPy's arrays and give NaN in JAX's.
 
     Returns:
-      A scalar in [0, 1]; NaN for a matrix of zeros.
-
-    Raises:
-      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
+      The scores of each class, the mean intersection over union and the accuracy. For a matrix of
+      zeros these two are NaN.
 
     Example:
-      >>> float(mean_iou(jnp.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])))
-      0.535...
+      >>> found = scores(jnp.array([[3, 1], [2, 4]]))
+      >>> found.recall.tolist()
+      [0.75, 0.666...]
+      >>> print(found)
+      class  precision     recall         f1        iou
+          0     0.6000     0.7500     0.6667     0.5000
+          1     0.8000     0.6667     0.7273     0.5714
+      accuracy 0.7000, mean IoU 0.5357
 
     Reference: Long, Shelhamer and Darrell 2015, "Fully Convolutional Networks for Semantic
     Segmentation", section 5.
     """
-    matrix = _read("mean_iou", matrix)
-    return jnp.nanmean(_overlap(matrix))
+    if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "iuf":
+        if not (np.isfinite(matrix) & (matrix >= 0)).all():
+            raise ValueError("scores: matrix must hold finite counts of at least 0")
+        matrix = matrix.astype(np.float64)  # int64 would be narrowed to int32
+    matrix = as_array("scores", "matrix", matrix, "(classes, classes)", "reals")
+    return Scores(*_scores(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))))
 
 
-def pixel_accuracy(matrix: jax.Array) -> jax.Array:
-    """Share of the counted pixels or examples that are predicted correctly.
+@jax.jit
+def _scores(matrix: jax.Array) -> tuple[jax.Array, ...]:
+    def ratio(part, whole, empty=0.0):
+        value = jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), empty)
+        return jnp.where(jnp.isnan(whole), jnp.nan, value)
 
-    Args:
-      matrix: (classes, classes), from `confusion`, which leaves void pixels out.
-
-    Returns:
-      A scalar in [0, 1]; NaN for a matrix of zeros.
-
-    Raises:
-      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
-
-    Example:
-      >>> float(pixel_accuracy(jnp.array([[3, 1], [2, 4]])))
-      0.699...
-    """
-    matrix = _read("pixel_accuracy", matrix)
-    return _ratio(jnp.trace(matrix), matrix.sum(), jnp.nan)
-
-
-def precision(matrix: jax.Array) -> jax.Array:
-    """True positives over all positive predictions, per class; 0 for a class never predicted.
-
-    Args:
-      matrix: (classes, classes), from `confusion`, or a sum of such.
-
-    Returns:
-      (classes,), in [0, 1].
-
-    Raises:
-      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
-
-    Example:
-      >>> precision(jnp.array([[3, 1], [2, 4]])).tolist()
-      [0.6..., 0.8...]
-    """
-    matrix = _read("precision", matrix)
-    return _ratio(jnp.diagonal(matrix), matrix.sum(0), 0)
-
-
-def recall(matrix: jax.Array) -> jax.Array:
-    """True positives over all examples of the class, per class; 0 for a class without examples.
-
-    Args:
-      matrix: (classes, classes), from `confusion`, or a sum of such.
-
-    Returns:
-      (classes,), in [0, 1].
-
-    Raises:
-      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
-
-    Example:
-      >>> recall(jnp.array([[3, 1], [2, 6]])).tolist()
-      [0.75, 0.75]
-    """
-    matrix = _read("recall", matrix)
-    return _ratio(jnp.diagonal(matrix), matrix.sum(1), 0)
-
-
-def f1(matrix: jax.Array) -> jax.Array:
-    """Harmonic mean of precision and recall, per class; 0 for a class that does not occur.
-
-    Args:
-      matrix: (classes, classes), from `confusion`, or a sum of such.
-
-    Returns:
-      (classes,), in [0, 1].
-
-    Raises:
-      TypeError, ValueError: if the matrix is not square, or NumPy's holds what is no count.
-
-    Example:
-      >>> f1(jnp.array([[3, 1], [2, 4]])).tolist()
-      [0.666..., 0.727...]
-    """
-    matrix = _read("f1", matrix)
-    return _ratio(2 * jnp.diagonal(matrix), matrix.sum(0) + matrix.sum(1), 0)
+    matrix = jnp.where((matrix < 0).any(), jnp.nan, matrix)
+    correct, found, true = jnp.diagonal(matrix), matrix.sum(0), matrix.sum(1)
+    iou = ratio(correct, found + true - correct, jnp.nan)
+    each = ratio(correct, found), ratio(correct, true), ratio(2 * correct, found + true), iou
+    return *each, jnp.nanmean(iou), ratio(correct.sum(), matrix.sum(), jnp.nan)
 
 
 @partial(jax.jit, static_argnames=("classes", "void"))
@@ -204,39 +153,3 @@ def _count(predictions: jax.Array, labels: jax.Array, classes: int, void: int | 
         counted &= row != void
     cell = jnp.where(counted, row * classes + column, classes**2)  # the last cell is dropped
     return jnp.bincount(cell, length=classes**2 + 1)[:-1].reshape(classes, classes)
-
-
-@jax.jit
-def _overlap(matrix: jax.Array) -> jax.Array:
-    correct = jnp.diagonal(matrix)
-    return _ratio(correct, matrix.sum(0) + matrix.sum(1) - correct, jnp.nan)
-
-
-@partial(jax.jit, static_argnames="empty")
-def _ratio(part: jax.Array, whole: jax.Array, empty: float) -> jax.Array:
-    value = jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), empty)
-    return jnp.where(jnp.isnan(whole), jnp.nan, value)
-
-
-def _read(who: str, matrix: Any) -> jax.Array:
-    """The checked matrix as floats, whose sums do not overflow.
-
-    NaN throughout where an entry is negative, as after an overflow of int32.
-    """
-    if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "iuf":
-        if not (np.isfinite(matrix) & (matrix >= 0)).all():
-            raise ValueError(f"{who}: matrix must hold finite counts of at least 0")
-        matrix = matrix.astype(np.float64)  # int64 would be narrowed to int32
-    matrix = as_array(who, "matrix", matrix, "(classes, classes)", "reals")
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(
-            f"{who}: expected a matrix (classes, classes), got {matrix.shape}. "
-            "Write confusion(predictions, labels, classes)"
-        )
-    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
-    return _without_negative(matrix)
-
-
-@jax.jit
-def _without_negative(matrix: jax.Array) -> jax.Array:
-    return jnp.where((matrix < 0).any(), jnp.nan, matrix)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.checks import as_array
+from jaxnet.services.checks import as_array
 
 
 def bits_per_character(nats: Any) -> Any:

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import check_options
-from jaxnet.core import Layer, PyTree, as_layer, compose
+from jaxnet.core import Layer, as_layer, compose
 from jaxnet.initializers import Initializer, glorot_uniform, zeros
 from jaxnet.layers.dense import dense
+from jaxnet.services.checks import check_options
+from jaxnet.services.trees import PyTree
 
 
 def code(z: PyTree) -> PyTree:

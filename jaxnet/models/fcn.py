@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, one_of
 from jaxnet.composition import serial
 from jaxnet.core import Layer, Params, compose
 from jaxnet.initializers import he_normal, zeros
@@ -17,6 +16,7 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.resize import upsample_bilinear
 from jaxnet.look import tap
 from jaxnet.ops.window import Padding, per_axis
+from jaxnet.services.checks import at_least, one_of
 
 VGG_TAPS = {"pool_3": 8, "pool_4": 16, "pool_5": 32}
 

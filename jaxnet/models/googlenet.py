@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import check_options
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
@@ -15,6 +14,7 @@ from jaxnet.layers.norm import batch_norm
 from jaxnet.layers.pool import avg_pool, global_avg_pool, max_pool
 from jaxnet.layers.response_norm import local_response_norm
 from jaxnet.layers.shape import flatten
+from jaxnet.services.checks import check_options
 
 # Maps per module: 1x1; before and after 3x3; before and after 5x5; after pooling.
 MODULES = {

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import on_host
 from jaxnet.composition import serial
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import lecun_normal, ones, zeros
@@ -12,6 +11,7 @@ from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
 from jaxnet.layers.pool import avg_pool, max_pool
 from jaxnet.layers.shape import flatten
+from jaxnet.services.checks import on_host
 
 
 def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:

@@ -7,11 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_data, on_host, to_device, within
-from jaxnet.core import Layer, Params, State, compose, describe, param_dtype
-from jaxnet.core.messages import check_dict
+from jaxnet.core import Layer, Params, State, compose, param_dtype
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.dense import dense
+from jaxnet.services.checks import (
+    as_array,
+    at_least,
+    check_data,
+    check_dict,
+    on_host,
+    to_device,
+    within,
+)
+from jaxnet.services.trees import describe
 
 Batch = tuple[jax.Array, jax.Array]
 Update = tuple[Params, tuple[State, dict[str, jax.Array]]]
@@ -339,7 +347,7 @@ def _check_batch(who: str, params: Any, batch: Any) -> tuple[Params, jax.Array, 
 
 def _check_params(who: str, params: Any) -> tuple[jax.Array, jax.Array]:
     """Kernel and bias of a perceptron."""
-    check_dict("params", (who,), params)
+    check_dict(who, "params", params)
     sizes: dict[str, int] = {}
     return (
         as_array(who, "the kernel", params.get("kernel"), "(inputs, features)", "reals", sizes),

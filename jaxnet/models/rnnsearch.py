@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, check_options, within
-from jaxnet.core import Layer, Params, PyTree, compose
+from jaxnet.core import Layer, Params, compose
 from jaxnet.layers.additive_attention import additive_attention
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.embedding import embedding
 from jaxnet.layers.gru import gru, gru_cell
 from jaxnet.layers.sequence import bidirectional
+from jaxnet.services.checks import at_least, check_options, within
+from jaxnet.services.trees import PyTree
 
 Start = Callable[[Params, jax.Array, jax.Array], PyTree]  # (params, source, lengths) -> carry
 Step = Callable[[Params, PyTree, jax.Array], tuple[PyTree, Any]]  # (params, carry, tokens)

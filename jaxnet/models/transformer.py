@@ -3,7 +3,6 @@
 import math
 from typing import Any, NamedTuple
 
-from jaxnet.checks import at_least, within
 from jaxnet.core import Layer, compose
 from jaxnet.layers.attention import attention_cache, precompute_kv
 from jaxnet.layers.dropout import dropout
@@ -11,6 +10,7 @@ from jaxnet.layers.embedding import embedding, sinusoidal_positions
 from jaxnet.layers.norm import layer_norm
 from jaxnet.layers.transformer import transformer_block
 from jaxnet.models.rnnsearch import Start, Step, sentences
+from jaxnet.services.checks import at_least, within
 
 
 def translation_transformer(

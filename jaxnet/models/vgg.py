@@ -2,7 +2,6 @@
 
 import jax
 
-from jaxnet.checks import check_options, one_of
 from jaxnet.composition import serial
 from jaxnet.core import Layer
 from jaxnet.initializers import he_normal
@@ -12,6 +11,7 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import batch_norm
 from jaxnet.layers.pool import max_pool
 from jaxnet.layers.shape import flatten
+from jaxnet.services.checks import check_options, one_of
 
 # Convolutions per stage: the paper's A, B, D and E.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import WrongValues, as_array, at_least, known, within
-from jaxnet.core import Layer, compose, describe
+from jaxnet.core import Layer, compose
 from jaxnet.detection.boxes import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
 from jaxnet.layers.conv import conv
 from jaxnet.layers.norm import batch_norm
+from jaxnet.services.checks import WrongValues, as_array, at_least, known, within
+from jaxnet.services.trees import describe
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
 

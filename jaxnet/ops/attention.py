@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import check_range
+from jaxnet.services.checks import check_range
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -8,7 +8,7 @@ batch is refused, so the zeros are marked as if they differed.
 import jax
 from jax import lax
 
-from jaxnet.core import PyTree
+from jaxnet.services.trees import PyTree
 
 
 def varying(tree: PyTree, *like: PyTree) -> PyTree:

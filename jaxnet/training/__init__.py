@@ -6,7 +6,7 @@ from jaxnet.training.checkpoint import load as load
 from jaxnet.training.checkpoint import save as save
 from jaxnet.training.checkpoints import Checkpoints as Checkpoints
 from jaxnet.training.epoch import Epoch as Epoch
-from jaxnet.training.epoch import Place as Place
+from jaxnet.training.epoch import Position as Position
 from jaxnet.training.evaluate import evaluate as evaluate
 from jaxnet.training.evaluate import predict as predict
 from jaxnet.training.log import log as log

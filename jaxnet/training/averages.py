@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnet.checks import within
+from jaxnet.services.checks import within
 
 
 class EmaState(NamedTuple):

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import jax
 import optax
 
-from jaxnet.core import Params, path_name
-from jaxnet.paths import check_patterns, first_fits
+from jaxnet.core import Params
+from jaxnet.services.paths import check_patterns, first_fits
+from jaxnet.services.trees import path_name
 
 
 def by_path(

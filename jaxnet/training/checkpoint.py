@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxnet.files import readable, replacing
+from jaxnet.services.files import readable, replacing
 
 PyTree = Any
 
@@ -117,14 +117,19 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
             f"load: {path} was changed after it was saved, or is of a version before checksums; "
             "safetensors.numpy.load_file reads its arrays all the same"
         )
-    config = _from_json(metadata.get("config", "null"), f"the config in {path}")
-    leaves = _leaves(path, stored, metadata.get("jaxnet", "{}"))
+    try:
+        config = json.loads(metadata.get("config", "null"))
+        notes = dict(json.loads(metadata.get("jaxnet", "{}")))
+        leaves = {name: _from_array(value, notes.pop(name, None)) for name, value in stored.items()}
+        leaves |= {name: _EMPTY[note["is"]]() for name, note in notes.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"load: the metadata of {path} is broken: {error!r}") from error
     if like is None:
         return _nested(leaves), config
     wanted = {name: leaf for name, leaf in _named(like, "load").items() if not _empty(leaf)}
     leaves = {name: leaf for name, leaf in leaves.items() if not _empty(leaf)}
     _compare(path, wanted, leaves)
-    placed = iter([_place(leaves[name], leaf) for name, leaf in wanted.items()])
+    placed = iter([_put(leaves[name], leaf) for name, leaf in wanted.items()])
     return jax.tree.map(lambda _: next(placed), like), config
 
 
@@ -134,25 +139,23 @@ def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str,
     Raises:
       ValueError: for a file that is broken or of another format, or has a dtype that NumPy lacks.
     """
+    stored = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            stored = {name: _tensor(who, path, file, name) for name in file.keys()}
+            for name in file.keys():
+                try:
+                    stored[name] = file.get_tensor(name)
+                except (AttributeError, TypeError, KeyError):
+                    raise ValueError(
+                        f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which "
+                        "safetensors cannot read for NumPy; convert it where it was written"
+                    ) from None
             return stored, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         torch = zipfile.is_zipfile(path) and "; weights of PyTorch: pass torch.load(...) itself"
         raise ValueError(
             f"{who}: {path} is not a safetensors file, or is cut short ({path.stat().st_size} "
             f"bytes): {error}{torch or ''}"
-        ) from None
-
-
-def _tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
-    try:
-        return file.get_tensor(name)
-    except (AttributeError, TypeError, KeyError):
-        raise ValueError(
-            f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which safetensors "
-            "cannot read for NumPy; convert it where it was written"
         ) from None
 
 
@@ -188,16 +191,6 @@ def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
         found.update(_bytes(array))
     found.update(json.dumps([metadata.get(name) for name in ("config", "jaxnet")]).encode())
     return found.hexdigest()
-
-
-def _leaves(path: Path, stored: dict[str, np.ndarray], notes: str) -> dict[str, Any]:
-    """The leaves by path, as they were saved, and the empty containers."""
-    try:
-        known = dict(json.loads(notes))
-        leaves = {name: _from_array(value, known.pop(name, None)) for name, value in stored.items()}
-        return leaves | {name: _EMPTY[note["is"]]() for name, note in known.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"load: the notes in {path} are broken: {error!r}") from error
 
 
 def _empty(leaf: Any) -> str:
@@ -296,7 +289,7 @@ def _from_array(array: np.ndarray, note: dict[str, str] | None) -> Any:
     return array if narrow else jnp.asarray(array)
 
 
-def _place(value: Any, like: Any) -> Any:
+def _put(value: Any, like: Any) -> Any:
     """On the devices of `like`, where it is spread over several; as a number where it is one."""
     if _is_number(like):
         return np.asarray(value).item()
@@ -368,10 +361,3 @@ def _check_json(value: Any, where: str) -> None:
             _check_json(inner, f"{where}[{i}]")
     elif value is not None and not isinstance(value, bool | int | float | str):
         raise TypeError(f"save: {where} must be something JSON holds, got {type(value).__name__}")
-
-
-def _from_json(text: str, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"load: {what} is not JSON: {error}") from None

@@ -20,26 +20,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, one_of
-from jaxnet.core import PyTree
-from jaxnet.extras import extra
-from jaxnet.files import file_path
-from jaxnet.lock import Held
+from jaxnet.services.checks import at_least, one_of
+from jaxnet.services.extras import extra
+from jaxnet.services.files import file_path, told
+from jaxnet.services.lock import Held
+from jaxnet.services.trees import PyTree
+from jaxnet.services.warn import warn
 from jaxnet.training import preemption
-from jaxnet.training.epoch import Epoch, Place
+from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.placement import agreed
 from jaxnet.training.stored import (
     SUMS,
     by_first,
     check_like,
     damage,
-    place_from_json,
+    position_from_json,
     read_run,
     run_to_json,
     seal,
 )
 from jaxnet.training.trainer import TrainState
-from jaxnet.warn import warn
 
 HALF = ".orbax-checkpoint-tmp"  # how orbax names what it has not finished
 LOGGERS = "absl", "asyncio"  # of orbax's threads
@@ -78,11 +78,11 @@ class Checkpoints:
       >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
       >>> train_state = trainer.init(jax.random.key(0), data)
       >>> with Checkpoints(tempfile.mkdtemp(), best="train/loss") as kept:
-      ...     train_state, place = kept.newest(train_state)
-      ...     for epoch in jn.fit(trainer, train_state, data, epochs=2, place=place):
+      ...     train_state, position = kept.newest(train_state)
+      ...     for epoch in jn.fit(trainer, train_state, data, epochs=2, position=position):
       ...         _ = kept.save(epoch)
-      ...     train_state, place = kept.newest(train_state)
-      >>> int(train_state.step), place.epoch
+      ...     train_state, position = kept.newest(train_state)
+      >>> int(train_state.step), position.epoch
       (2, 2)
     """
 
@@ -100,9 +100,9 @@ class Checkpoints:
             raise TypeError(f"Checkpoints: best must name a metric, got {best!r:.60}")
         self._orbax = extra("orbax.checkpoint", "orbax-checkpoint", "Checkpoints", "runs")
         self.folder = Path(os.path.abspath(file_path("Checkpoints", folder, "folder")))
-        for place in (self.folder, *self.folder.parents):
-            if place.exists() and not place.is_dir():
-                raise NotADirectoryError(f"Checkpoints: {place} is a file; name a folder")
+        for path in (self.folder, *self.folder.parents):
+            if path.exists() and not path.is_dir():
+                raise NotADirectoryError(f"Checkpoints: {path} is a file; name a folder")
         self._keep, self._name, self._mode = keep, best, mode
         self._at: int | None = None  # the step that the run of this object has reached
         self._damaged: set[int] = set()  # what `newest` passed over
@@ -115,7 +115,7 @@ class Checkpoints:
         self._stack = ExitStack()
 
     def save(self, epoch: Epoch) -> bool:
-        """Save the train_state and place of an epoch.
+        """Save the train_state and position of an epoch.
 
         Args:
           epoch: An epoch of `fit`.
@@ -143,9 +143,9 @@ class Checkpoints:
         self._wait()
         if not self._is_new(epoch, by_first(self._prepared)):
             return False
-        place = epoch.place or Place(epoch.number, 0, epoch.step, 0)
+        position = epoch.position or Position(epoch.number, 0, epoch.step, 0)
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        run = run_to_json(epoch.train_state, place, finite)
+        run = run_to_json(epoch.train_state, position, finite)
         self._scores.pop(epoch.step, None)
         args = self._orbax.args
         args = args.Composite(
@@ -163,8 +163,8 @@ class Checkpoints:
         self._thread.start()
         return True
 
-    def newest(self, like: TrainState) -> tuple[TrainState, Place | None]:
-        """Return the newest train_state and its place; `like` and None if there is no checkpoint.
+    def newest(self, like: TrainState) -> tuple[TrainState, Position | None]:
+        """Return the newest train_state and its position; without a checkpoint `like` and None.
 
         A damaged checkpoint is named in a warning and passed over; the next `save` renames it to
         end in ".damaged".
@@ -200,8 +200,8 @@ class Checkpoints:
             )
         return like, None
 
-    def best(self, like: TrainState) -> tuple[TrainState, Place | None]:
-        """Return the train_state with the best value of the metric, and its place.
+    def best(self, like: TrainState) -> tuple[TrainState, Position | None]:
+        """Return the train_state with the best value of the metric, and its position.
 
         Args:
           like: As for `newest`.
@@ -223,8 +223,8 @@ class Checkpoints:
             if not isinstance(found, str):
                 return found
             if step in self._steps():  # a run that writes did not remove it meanwhile
-                place = self.folder / str(step)
-                raise ValueError(f"Checkpoints.best: {place} is damaged: {found}")
+                path = self.folder / str(step)
+                raise ValueError(f"Checkpoints.best: {path} is damaged: {found}")
 
     def close(self) -> None:
         """Wait until all is written, and let go of the lock.
@@ -251,7 +251,8 @@ class Checkpoints:
 
     def _listed(self) -> list[int]:
         with suppress(FileNotFoundError):
-            return sorted(int(place.name) for place in self.folder.iterdir() if _is_step(place))
+            folders = [path for path in self.folder.iterdir() if path.is_dir()]
+            return sorted(int(path.name) for path in folders if path.name.isdecimal())
         return []
 
     def _steps(self) -> list[int]:
@@ -261,11 +262,10 @@ class Checkpoints:
     def _score(self, step: int) -> float:
         """The value of the named metric, larger is better; one that is not finite is the worst."""
         if step not in self._scores:
-            found = None
-            with suppress(OSError, ValueError):
-                found = read_run(self.folder / str(step))["scalars"].get(self._name)
-            sign = 1 if self._mode == "max" else -1
-            self._scores[step] = -math.inf if found is None else sign * found
+            self._scores[step] = -math.inf
+            with suppress(OSError, ValueError, KeyError):
+                found = read_run(self.folder / str(step))["scalars"][self._name]
+                self._scores[step] = found if self._mode == "max" else -found
         return self._scores[step]
 
     def _best_of(self, steps: list[int]) -> int | None:
@@ -281,26 +281,26 @@ class Checkpoints:
             self._held = Held("Checkpoints.save", self.folder)
             self._clean()
         for step in self._damaged:
-            place = self.folder / str(step)
-            aside = place.with_name(f"{step}.damaged")
+            path = self.folder / str(step)
+            aside = path.with_name(f"{step}.damaged")
             # Another run may have written it again since it was found damaged.
-            if damage(place) is not None or not (place / SUMS).exists():
+            if damage(path) is not None or not (path / SUMS).exists():
                 shutil.rmtree(aside, ignore_errors=True)  # the same step was damaged before
                 with suppress(FileNotFoundError):
-                    place.rename(aside)
+                    path.rename(aside)
         self._damaged.clear()
         return self._listed()
 
     def _clean(self) -> None:
         """Removes what stopped processes left."""
-        for place in sorted(self.folder.iterdir()):
-            if HALF in place.name:
+        for path in sorted(self.folder.iterdir()):
+            if HALF in path.name:
                 warn(
-                    f"Checkpoints: {place} is half written, since its writer was stopped; it is "
+                    f"Checkpoints: {path} is half written, since its writer was stopped; it is "
                     "removed, and the one before it counts"
                 )
-            if HALF in place.name or place.name.endswith(REMOVED):
-                shutil.rmtree(place, ignore_errors=True)
+            if HALF in path.name or path.name.endswith(REMOVED):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _is_new(self, epoch: Epoch, steps: list[int]) -> bool:
         """Whether an epoch is to be saved; raises if another run's checkpoints would hide it."""
@@ -309,14 +309,14 @@ class Checkpoints:
         last = steps[-1]
         if epoch.step in steps and self._holds(epoch):
             return False
-        began = epoch.place.start if epoch.place is not None else epoch.step
+        began = epoch.position.start if epoch.position is not None else epoch.step
         if epoch.step > last and (self._at == last or began >= last):
             return True
         raise ValueError(
             f"Checkpoints.save: {self.folder} has a checkpoint of step {last}, and the epoch to be "
             f"saved, at step {epoch.step}, does not continue from it, so `newest` would return the "
             "other run. For a new run, name a new folder. To continue that run, begin with "
-            "train_state, place = kept.newest(train_state) and pass both to fit(..., place=place)"
+            "train_state, position = kept.newest(train_state) and pass both to fit"
         )
 
     def _holds(self, epoch: Epoch) -> bool:
@@ -387,39 +387,30 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
         if self._error is not None:
-            told = self._told(self._error, self._writing)  # orbax's has hundreds of lines
+            error = self._told(self._error, self._writing)  # orbax's has hundreds of lines
             self._error = None
             with warnings.catch_warnings(action="ignore"):
                 gc.collect()  # asyncio reports what nobody asked for when it is collected
             self._drop()
             self._clear()  # again: threads of orbax may have written on
-            raise told
+            raise error
 
     def _told(self, error: BaseException, step: int | None = None) -> BaseException:
         """The error of a file in one sentence; another one as it is."""
         number = _errno_of(error)
         if number is None:
             return error
-        lost = whole = ""
+        reason, lost = os.strerror(number), ""
         if step is not None:
-            steps = [str(s) for s in self._listed() if damage(self.folder / str(s)) is None]
-            lost = f"; step {step} was not saved"
-            whole = ". There is no other checkpoint"
-            if steps:
-                whole = f". Of the checkpoints, {', '.join(steps)} are whole"
-                whole = whole if steps[1:] else f". The checkpoint of step {steps[0]} is whole"
-        reason = os.strerror(number)
-        told = OSError(
-            f"Checkpoints: {self.folder} cannot be written: {reason[0].lower()}{reason[1:]}{lost}"
-            f"{whole}"
-        )
-        told.errno = number
-        return told
+            whole = [str(s) for s in self._listed() if damage(self.folder / str(s)) is None]
+            lost = f"; step {step} was not saved. Whole checkpoints: {', '.join(whole) or 'none'}"
+        reason = reason[0].lower() + reason[1:] + lost
+        return told(OSError(number, reason), f"Checkpoints: {self.folder} cannot be written")
 
-    def _read(self, step: int, like: TrainState) -> tuple[TrainState, Place] | str:
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position] | str:
         """A checkpoint, which the run of this object then continues, or what is wrong with it."""
-        place = self.folder / str(step)
-        if (problem := by_first(lambda: damage(place))) is not None:
+        path = self.folder / str(step)
+        if (problem := by_first(lambda: damage(path))) is not None:
             return problem
         try:
             found = self._restore(step, like)
@@ -428,24 +419,24 @@ class Checkpoints:
         self._at = step
         return found
 
-    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Place]:
-        place = self.folder / str(step)
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Position]:
+        path = self.folder / str(step)
         try:
-            stored = by_first(lambda: read_run(place))
+            stored = by_first(lambda: read_run(path))
         except OSError as error:
             raise _Unreadable(f"it cannot be read: {error}") from None
-        check_like(place, stored, like)
+        check_like(path, stored, like)
         args = self._orbax.args
         wanted = args.Composite(train_state=args.StandardRestore(jax.tree.map(_spec, like)))
         reader = self._orbax.Checkpointer(self._orbax.CompositeCheckpointHandler())
         try:
-            train_state = reader.restore(place, args=wanted)["train_state"]
+            train_state = reader.restore(path, args=wanted)["train_state"]
         except Exception as error:
-            if (place / SUMS).exists():  # its files are as they were written
+            if (path / SUMS).exists():  # its files are as they were written
                 raise
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise _Unreadable(f"it cannot be read: {words[0]:.200}") from None
-        return train_state, place_from_json(stored)
+        return train_state, position_from_json(stored)
 
 
 class _Unreadable(Exception):
@@ -458,10 +449,6 @@ def _check_like(like: Any) -> None:
             "Checkpoints: like must be a TrainState, as trainer.init returns it, got "
             f"{type(like).__name__}"
         )
-
-
-def _is_step(place: Path) -> bool:
-    return place.name.isdecimal() and place.is_dir()
 
 
 def _is_heard(record: logging.LogRecord) -> bool:
@@ -495,15 +482,13 @@ def _errno_of(error: BaseException) -> int | None:
 
 def _bits(tree: PyTree) -> list[bytes]:
     """The bytes of all arrays, of sharded ones the part of this process."""
-    found = []
-    for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array):
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.random.key_data(leaf)
-            found += [np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards]
-        else:
-            found.append(np.asarray(leaf).tobytes())
-    return found
+
+    def plain(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(leaf) if is_key else jnp.asarray(leaf)
+
+    shards = (shard for a in map(plain, jax.tree.leaves(tree)) for shard in a.addressable_shards)
+    return [np.asarray(shard.data).tobytes() for shard in shards]
 
 
 def _spec(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -1,6 +1,6 @@
 """Describes a run in a few words and numbers, so that resuming another one raises.
 
-The description is JSON, part of `Epoch.place`, and costs milliseconds once per run.
+The description is JSON, part of `Epoch.position`, and costs milliseconds once per run.
 """
 
 import re
@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.core import Layer, PyTree, path_name
+from jaxnet.core import Layer
+from jaxnet.services.trees import PyTree, path_name
+from jaxnet.services.warn import warn
 from jaxnet.training.trainer import Trainer
-from jaxnet.warn import warn
 
 ROWS = 8  # examples of which the description keeps a number
 MOST = 4096  # values of an example that count for it
@@ -40,10 +41,9 @@ def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[s
       >>> describe_run(trainer, jnp.ones((3, 2)), True)["objective"]
       'supervised with squared_error'
     """
-    memo: dict = {} if trainer.programs is None else trainer.programs
-    if "described" not in memo:
-        memo["described"] = _objective(trainer.objective), _computed(trainer.optimizer)
-    objective, optimizer = memo["described"]
+    objective, optimizer = trainer.programs.of(
+        "described", lambda: (_objective(trainer.objective), _computed(trainer.optimizer))
+    )
     return {
         "objective": objective,
         "optimizer": optimizer,
@@ -86,7 +86,7 @@ def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
         raise ValueError(
             f"fit: the run was started with {found[0]} and is resumed with {found[1]}. To continue "
             "the run, pass what it was started with; to start another run from this train_state, "
-            "leave out place=. If both mean the same, pass place=place._replace(run=None)"
+            "leave out position=. If both mean the same, pass position._replace(run=None)"
         )
     old, new = before["optimizer"], now["optimizer"]
     if old and new and old[:2] == new[:2] and old != new:

@@ -1,15 +1,15 @@
-"""What `fit` yields: the results of a stretch of training, and the place where the run stands."""
+"""What `fit` yields: the results of a stretch of training, and the position of the run."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnet.markup import html_table
+from jaxnet.services.markup import html_table
 from jaxnet.training.trainer import TrainState
 
 
-class Place(NamedTuple):
-    """Where a run stands in its data: with the train_state all that is needed to go on.
+class Position(NamedTuple):
+    """The position of a run in its data. With the train_state it is all you need to resume a run.
 
     Fields:
       epoch: passes finished.
@@ -45,7 +45,7 @@ class Epoch(NamedTuple):
       seconds: of training, evaluation included, compilation too in the first epoch.
       step: number of updates that the train_state has had.
       steps: that number at the end of the run, None where it is not known.
-      place: where the run stands, for `fit(..., place=...)`.
+      position: of the run in its data, for `fit(..., position=...)`.
     """
 
     number: int
@@ -57,7 +57,7 @@ class Epoch(NamedTuple):
     seconds: float
     step: int = 0
     steps: int | None = None
-    place: Place | None = None
+    position: Position | None = None
 
     def scalars(self) -> dict[str, float]:
         """The numbers of this epoch by name, for logs: "epoch", "step", "train/loss", "test/loss".
@@ -92,7 +92,7 @@ class Epoch(NamedTuple):
     def _where(self) -> str:
         """The epoch or step that was reached, in words."""
         at, last, word = self.number, self.epochs, "epoch"
-        if last is None or (self.place is not None and self.place.done):
+        if last is None or (self.position is not None and self.position.done):
             at, last, word = self.step, self.steps, "step"
         of = "" if last is None else f"/{last}"
         return f"{word} {at:{len(of) - 1 if of else 1}}{of}"

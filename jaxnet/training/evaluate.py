@@ -1,27 +1,19 @@
 """Evaluation: the loss and metrics of an objective, and the outputs of a net, batch by batch."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_data, to_device
-from jaxnet.core import Layer, Memo, Params, PyTree, State, as_layer, key_spec, path_name
-from jaxnet.core.contract import shapes_of
-from jaxnet.core.messages import all_native
-from jaxnet.keywords import explain_keywords
+from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.services.checks import all_native, at_least, check_data, to_device
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.trees import Memo, PyTree, key_spec, path_name, shapes_of
+from jaxnet.training import placement
 from jaxnet.training.objective import Average, averages
-from jaxnet.training.placement import (
-    automatic,
-    check_batch,
-    check_processes,
-    everywhere,
-    in_batches,
-    on_host,
-    places,
-    stay,
-)
 from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import explain_reuse
 
@@ -77,11 +69,11 @@ def measure_all(
     """`evaluate`, with the memory of its compiled programs; `checked` if the targets were."""
     params, state = all_native((params, state), who)
     key = jax.random.key(0)  # evaluation that samples (an RBM's, say) is the same every time
-    sums, where = None, places((params, state))
+    sums, shardings = None, placement.shardings_of((params, state))
     accepted = [] if is_stream(data) else None
     for batch in data if is_stream(data) else [data]:
         batch = on_device(batch, f"{who}: data")
-        check_processes(who, params, batch)
+        placement.check_processes(who, params, batch)
         if not checked:
             check_targets(objective, params, state, batch, who, accepted)
         count = jax.tree.leaves(batch)[0].shape[0]
@@ -92,14 +84,14 @@ def measure_all(
             parts = [jax.tree.map(lambda a, n=n: a[n], batch) for n in np.s_[:whole, whole:]]
         for part in parts:
             n = jax.tree.leaves(part)[0].shape[0]
-            split = in_batches(check_batch(who, part, min(size, n)))
-            program = measure(objective, programs, min(size, n), split, where)
+            batches = placement.check_batch(who, part, min(size, n))
+            program = measure(objective, programs, min(size, n), batches, shardings)
             found = program(params, state, part, key)
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
     if sums is None:
         raise ValueError(f"{who}: the data yielded no batch")
     found = means(sums)
-    if np.isnan(found["loss"]) and not is_stream(data) and where is None:
+    if np.isnan(found["loss"]) and not is_stream(data) and shardings is None:
         explain_nan(objective, params, state, on_device(data, who), batch_size)
     return found
 
@@ -108,7 +100,7 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
     """Raises where the NaN of a result come from values that layers refuse outside of `jit`.
 
     An id without an embedding is one: inside a program its value is not known. Where params have a
-    NaN themselves, or the data lie on a mesh, nothing is looked for.
+    NaN themselves, or the data are on a mesh, nothing is looked for.
 
     Raises:
       ValueError: of the layer, with its path.
@@ -125,7 +117,7 @@ def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> N
     known = all(
         np.isfinite(leaf).all() for leaf in jax.tree.leaves((params, state)) if _float(leaf)
     )
-    if not known or places((params, state, data)) is not None:
+    if not known or placement.shardings_of((params, state, data)) is not None:
         return
     key, count = jax.random.key(0), jax.tree.leaves(data)[0].shape[0]
     program = jax.jit(lambda *args: layer.apply(*args, key=key)[0])
@@ -145,52 +137,53 @@ def measure(
     objective: Layer,
     programs: Memo,
     size: int,
-    split: tuple | None = None,
-    where: tuple | None = None,
-):
+    batches: placement.Shardings | None = None,
+    shardings: placement.Shardings | None = None,
+) -> Callable:
     """The program (params, state, data, key) -> sums of mean * weight, and of the weights.
 
-    Batches are `split` as the data are; `where` the params lie.
+    Args:
+      objective: a layer.
+      programs: where the program is kept.
+      size: examples in a batch.
+      batches: shardings of the data.
+      shardings: of params and state.
     """
-    place = ("measure", objective, size, split, where)
-    if place in programs:
-        return programs[place]
 
     def run(params, state, data, key):
         count = jax.tree.leaves(data)[0].shape[0]
-        steps = -(-count // size)
 
-        def body(carry, now):
-            i, batch = now
-            mask = None
-            if count % size:
-                mask = (i * size + jnp.arange(size) < count).astype(jnp.float32)
-            output, _ = objective.apply(
-                params, state, batch, key=jax.random.fold_in(key, i), train=False
-            )
-            found = averages(output, batch, mask, objective.name)
-            return carry, {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
+        def sums(numbered):
+            i, batch = numbered
+            key_now = jax.random.fold_in(key, i)
+            output, _ = objective.apply(params, state, batch, key=key_now, train=False)
+            found = averages(output, batch, mask_of(i, size, count), objective.name)
+            return {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
 
-        _, each = jax.lax.scan(
-            body, None, (jnp.arange(steps), stay(_batches(data, steps, size), split))
-        )
-        return everywhere(jax.tree.map(lambda leaf: leaf.sum(0), each), split or where)
+        each = jax.lax.map(sums, (jnp.arange(-(-count // size)), _batches(data, size, batches)))
+        return jax.tree.map(lambda leaf: leaf.sum(0), each)
 
-    programs[place] = jax.jit(automatic(run, split or where))
-    return programs[place]
+    key = "measure", objective, size, batches, shardings
+    return programs.of(key, lambda: placement.placed(run, batches or shardings, keeps=False))
 
 
-def takes_mask(objective: Layer, programs: Memo, params, state, batch: PyTree) -> bool:
+def mask_of(i: Any, size: int, count: int) -> jax.Array | None:
+    """The mask of batch `i` of `count` examples; None if `size` divides their number."""
+    return (i * size + jnp.arange(size) < count).astype(jnp.float32) if count % size else None
+
+
+def takes_mask(objective: Layer | None, programs: Memo, params, state, batch: PyTree) -> bool:
     """Whether all values of the objective are per example, so that padding can be left out."""
-    if (place := ("takes mask", objective)) not in programs:
 
-        def apply(params, state, batch, key):
-            return objective.apply(params, state, batch, key=key, train=False)[0]
-
+    def look():
+        if objective is None:
+            return False
+        apply = functools.partial(objective.apply, train=False)
         specs = shapes_of((params, state, batch))
-        values, metrics = jax.eval_shape(apply, *specs, key_spec())
-        programs[place] = all(leaf.ndim > 0 for leaf in jax.tree.leaves((values, metrics)))
-    return programs[place]
+        output, _ = jax.eval_shape(lambda *args, key: apply(*args, key=key), *specs, key=key_spec())
+        return all(leaf.ndim > 0 for leaf in jax.tree.leaves(output))
+
+    return programs.of(("takes mask", objective), look)
 
 
 @explain_keywords
@@ -221,28 +214,27 @@ def predict(
     net, x = as_layer(net), on_device(x, "predict: x")
     size = min(batch_size, jax.tree.leaves(x)[0].shape[0])
     params, state = all_native((params, state), "predict")
-    check_processes("predict", params, x)
-    split = in_batches(check_batch("predict", x, size))
-    where = split or places((params, state))
+    placement.check_processes("predict", params, x)
+    batches = placement.check_batch("predict", x, size)
+    shardings = placement.shardings_of((params, state))
     with explain_reuse():
-        y = on_host(predict_program(net, size, split, where)(params, state, x))
+        y = jax.device_get(predict_program(net, size, batches, shardings)(params, state, x))
     whole = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(x))
     if whole and any(np.isnan(leaf).any() for leaf in jax.tree.leaves(y) if _float(leaf)):
         explain_nan(net, params, state, x, size)
     return y
 
 
-def predict_program(net: Layer, size: int, split: tuple | None, where: tuple | None):
-    """The program (params, state, x) -> outputs, one row per example.
-
-    Batches are `split` as the inputs are; `where` the params lie.
-    """
-    if (place := ("predict", net, size, split, where)) in _PROGRAMS:
-        return _PROGRAMS[place]
+def predict_program(
+    net: Layer,
+    size: int,
+    batches: placement.Shardings | None,
+    shardings: placement.Shardings | None,
+) -> Callable:
+    """The program (params, state, x) -> outputs, one row per example; arguments as of `measure`."""
 
     def run(params, state, x):
         count = jax.tree.leaves(x)[0].shape[0]
-        steps = -(-count // size)
 
         def outputs(batch):
             y, _ = net.apply(params, state, batch)
@@ -255,21 +247,22 @@ def predict_program(net: Layer, size: int, split: tuple | None, where: tuple | N
                     )
             return y
 
-        y = jax.lax.map(outputs, stay(_batches(x, steps, size), split))
-        return jax.tree.map(lambda a: a.reshape(steps * size, *a.shape[2:])[:count], y)
+        y = jax.lax.map(outputs, _batches(x, size, batches))
+        return jax.tree.map(lambda a: a.reshape(len(a) * size, *a.shape[2:])[:count], y)
 
-    _PROGRAMS[place] = jax.jit(automatic(run, split or where))
-    return _PROGRAMS[place]
+    key = "predict", net, size, batches, shardings
+    return _PROGRAMS.of(key, lambda: placement.placed(run, batches or shardings, keeps=False))
 
 
-def _batches(data: PyTree, steps: int, size: int) -> PyTree:
+def _batches(data: PyTree, size: int, shardings: placement.Shardings | None) -> PyTree:
     """(steps, size, ...), padded with copies of the last example, which are finite."""
 
     def leaf(a):
-        pad = [(0, steps * size - a.shape[0])] + [(0, 0)] * (a.ndim - 1)
+        steps = -(-len(a) // size)
+        pad = [(0, steps * size - len(a))] + [(0, 0)] * (a.ndim - 1)
         return jnp.pad(a, pad, mode="edge").reshape(steps, size, *a.shape[1:])
 
-    return jax.tree.map(leaf, data)
+    return placement.constrain(jax.tree.map(leaf, data), shardings, axes=1)
 
 
 def is_stream(data: Any) -> bool:
@@ -293,10 +286,14 @@ def on_device(data: PyTree, who: str) -> PyTree:
 
 def means(sums: dict[str, Average]) -> dict[str, Any]:
     """The means of summed averages, "loss" first, as floats where they are scalars."""
-    names = sorted(sums, key=lambda name: (name != "loss", name))
     found = {}
-    for name in names:
-        total, weight = (np.asarray(leaf) for leaf in sums[name])
+    for name, average in loss_first(sums).items():
+        total, weight = map(np.asarray, average)
         mean = total / np.where(weight == 0, 1, weight)
         found[name] = float(mean) if mean.ndim == 0 else mean
     return found
+
+
+def loss_first(found: dict[str, Any]) -> dict[str, Any]:
+    """The same dict, sorted, with "loss" at the beginning."""
+    return {name: found[name] for name in sorted(found, key=lambda name: (name != "loss", name))}

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxnet.files import file_path, replacing
+from jaxnet.services.files import file_path, replacing
 from jaxnet.training.epoch import Epoch
 
 
@@ -47,30 +47,30 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
         row = {"step": int(epoch["step"])} | row
     else:
         raise TypeError(f"log: expected an Epoch or a dict of numbers, got {type(epoch).__name__}")
-    place = file_path("log", path)
+    path = file_path("log", path)
     if jax.process_index():
         return
     numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
     line = f"{json.dumps(numbers)}\n".encode()
-    end = _end(place)
+    end = _end(path)
     last = end.rstrip(b"\n").rpartition(b"\n")[2]
-    if not end or (end.endswith(b"\n") and _step(place, last) < row["step"]):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with open(place, "ab") as file:
+    if not end or (end.endswith(b"\n") and _step(path, last) < row["step"]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
             file.write(line)
         return
-    words = place.read_bytes()
+    words = path.read_bytes()
     whole = words[: words.rfind(b"\n") + 1].splitlines(True)
-    kept = [old for old in whole if _step(place, old) < row["step"]]
-    with replacing("log", place) as file:
+    kept = [old for old in whole if _step(path, old) < row["step"]]
+    with replacing("log", path) as file:
         file.write(b"".join(kept) + line)
 
 
-def _end(place: Path, size: int = 2**14) -> bytes:
+def _end(path: Path, size: int = 2**14) -> bytes:
     """The last bytes of a file, with at least one whole line of usual length."""
-    if not place.exists():
+    if not path.exists():
         return b""
-    with open(place, "rb") as file:
+    with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - size))
         return file.read()
 

@@ -1,6 +1,5 @@
 """Epochs: the loop is the user's, and `fit` trains between its turns."""
 
-import functools
 import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
@@ -9,20 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_options
-from jaxnet.core import Memo, PyTree
-from jaxnet.core.messages import all_native
-from jaxnet.keywords import explain_keywords
-from jaxnet.progress import progress_bar
-from jaxnet.training.described import check_run, describe_run
-from jaxnet.training.epoch import Epoch, Place
+from jaxnet.services.checks import all_native, at_least, check_options
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.progress import progress_bar
+from jaxnet.services.trees import PyTree
+from jaxnet.services.warn import warn
+from jaxnet.training.described import check_run
+from jaxnet.training.epoch import Epoch, Position
 from jaxnet.training.evaluate import is_stream, means, measure_all, on_device
-from jaxnet.training.placement import places
-from jaxnet.training.source import Pace, Resident, Stream, Totals, added_up
-from jaxnet.training.targets import check_targets, rows_are_in_order
+from jaxnet.training.placement import shardings_of
+from jaxnet.training.source import Pace, Resident, Stream, Totals
+from jaxnet.training.targets import check_targets
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 from jaxnet.training.watch import explain_reuse, warn_nonfinite
-from jaxnet.warn import warn
 
 
 @explain_keywords
@@ -34,7 +32,7 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     every: int | None = None,
-    place: Place | None = None,
+    position: Position | None = None,
     batch_size: int = 64,
     evaluate: PyTree | None = None,
     shuffle: bool = True,
@@ -55,7 +53,7 @@ def fit(
       epochs: passes over the data, at least 1.
       steps: number of updates, in place of epochs; for a stream that never ends.
       every: number of steps after which an `Epoch` comes, in place of a pass.
-      place: where an interrupted run stood, `epoch.place` of the epoch whose train_state this is;
+      position: of an interrupted run, `epoch.position` of the epoch whose train_state this is;
         `epochs` and `steps` count from the start of that run, which goes on to the same numbers as
         if it had not been interrupted. A stream needs iterators with get_state and set_state, as
         grain's are, or yields the same batches again.
@@ -70,8 +68,8 @@ def fit(
       TypeError: for something else than a trainer and a TrainState.
       ValueError: for no epochs, both or neither of epochs and steps, no examples, unequal lengths,
         several epochs of a generator, data with a NaN, padding with an objective that returns one
-        value per batch, a place of another run, and several processes with arrays that they do not
-        share.
+        value per batch, a position of another run, and several processes with arrays that they do
+        not share.
 
     Example:
       >>> data = jnp.eye(4), jnp.array([0, 1, 0, 1])
@@ -89,12 +87,11 @@ def fit(
             "fit: expected either epochs= or steps=, got "
             + ("none" if epochs is None else f"epochs={epochs!r:.60} and steps={steps!r:.60}")
         )
-    for what, count in (("epochs", epochs), ("steps", steps), ("every", every)):
+    at_least("fit", "batch_size", batch_size)
+    optional = {"epochs": epochs, "steps": steps, "every": every}
+    for what, count in (optional | {"steps_per_dispatch": steps_per_dispatch}).items():
         if count is not None:
             at_least("fit", what, count)
-    at_least("fit", "batch_size", batch_size)
-    if steps_per_dispatch is not None:
-        at_least("fit", "steps_per_dispatch", steps_per_dispatch)
     if not isinstance(trainer, Trainer):
         raise TypeError(
             f"fit: expected a trainer from jn.trainer first, got {type(trainer).__name__}; write "
@@ -110,51 +107,39 @@ def fit(
             evaluate = on_device(evaluate, "fit: evaluate")
             with explain_reuse():  # once, and before an epoch is trained
                 check_targets(trainer.objective, *train_state[1:3], evaluate, "fit: evaluate")
-    if place is not None and not isinstance(place, Place):
-        raise TypeError(f"fit: place must be that of an Epoch, got {type(place).__name__}")
-    if is_stream(data):
-        if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
-            raise ValueError(
-                f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts "
-                "it again; write steps=..., or pass an object whose __iter__ starts over for each "
-                "epoch"
-            )
-        source, about = Stream(trainer, data, batch_size), describe_run(trainer, None, None)
-    else:
-        data = on_device(data, "fit: data")
-        with explain_reuse():
-            check_targets(trainer.objective, *train_state[1:3], data, "fit", train=True)
-            source = Resident(trainer, train_state, data, batch_size, shuffle)
-            given = trainer.objective, train_state.state, data, source.size
-            if shuffle and rows_are_in_order(*given):
-                raise ValueError(
-                    "fit: the state has an entry for each row of a batch, such as the carry of "
-                    "truncated_bptt, so each batch must continue the one before. Pass shuffle=False"
-                )
-        about = describe_run(trainer, data, shuffle)
+    if position is not None and not isinstance(position, Position):
+        raise TypeError(f"fit: position must be that of an Epoch, got {type(position).__name__}")
+    if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
+        raise ValueError(
+            f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts it "
+            "again; write steps=..., or pass an object whose __iter__ starts over for each epoch"
+        )
+    source = (Stream if is_stream(data) else Resident)(trainer, data, batch_size, shuffle)
     with explain_reuse():
-        step = int(train_state.step)
-    if place is None:
-        place = Place(step // source.steps if source.steps else 0, 0, step, 0, run=about)
+        train_state, step = source.joined(train_state), int(train_state.step)
+    about = source.described()
+    if position is None:
+        start = step // source.steps if source.steps else 0
+        position = Position(start, 0, step, 0, run=about)
     else:
-        source.resume(place)
-        check_run(place.run, about)
-        place = place._replace(run=about)
-        made = step - place.start
-        if source.steps and trainer.update and made != _steps_to(place, source.steps):
+        source.resume(position)
+        check_run(position.run, about)
+        position = position._replace(run=about)
+        made, own = step - position.start, trainer.objective is None
+        if source.steps and not own and made != _steps_to(position, source.steps):
             raise ValueError(
-                f"fit: the place is {_steps_to(place, source.steps)} steps into a run, the "
+                f"fit: the position is {_steps_to(position, source.steps)} steps into a run, the "
                 f"train_state {made}; pass both of the same epoch"
             )
-    end = _end(place, source.steps, epochs, steps)
-    if end.reached(place, step):
+    end = _end(position, source.steps, epochs, steps)
+    if end.reached(position, step):
         warn(
             "fit: the run was finished before, so there is no epoch to yield: what follows the "
             "loop can use the train_state that was passed"
         )
     pace = Pace(steps_per_dispatch)
     return _Epochs(
-        _epochs(trainer, train_state, source, pace, place, end, every, evaluate, progress)
+        _epochs(trainer, train_state, source, pace, position, end, every, evaluate, progress)
     )
 
 
@@ -182,27 +167,27 @@ class _End(NamedTuple):
     epoch: int | None
     step: int | None
 
-    def reached(self, place: Place, step: int) -> bool:
-        passes = self.epoch is not None and not place.done and place.epoch >= self.epoch
+    def reached(self, position: Position, step: int) -> bool:
+        passes = self.epoch is not None and not position.done and position.epoch >= self.epoch
         return passes or (self.step is not None and step >= self.step)
 
 
-def _end(place: Place, per_pass: int | None, epochs: int | None, steps: int | None) -> _End:
+def _end(position: Position, per_pass: int | None, epochs: int | None, steps: int | None) -> _End:
     last_epoch = last_step = None
     if per_pass:
-        begun = place.start // per_pass  # passes before this run
+        begun = position.start // per_pass  # passes before this run
         last_epoch = begun + (-(-steps // per_pass) if steps else epochs)  # type: ignore[operator]
-        last_step = place.start + (steps or epochs * per_pass)  # type: ignore[operator]
+        last_step = position.start + (steps or epochs * per_pass)  # type: ignore[operator]
     elif steps:
-        last_step = place.start + steps
+        last_step = position.start + steps
     else:
         last_epoch = epochs
     return _End(last_epoch, last_step)
 
 
-def _steps_to(place: Place, per_pass: int) -> int:
-    """Steps of a run up to a place."""
-    return (place.epoch - place.start // per_pass) * per_pass + place.done
+def _steps_to(position: Position, per_pass: int) -> int:
+    """Steps of a run up to a position."""
+    return (position.epoch - position.start // per_pass) * per_pass + position.done
 
 
 def _epochs(
@@ -210,36 +195,35 @@ def _epochs(
     train_state: TrainState,
     source: Resident | Stream,
     pace: Pace,
-    place: Place,
+    position: Position,
     end: _End,
     every: int | None,
     test: PyTree | None,
     progress: bool,
 ) -> Iterator[Epoch]:
     warned = False  # values that are not finite usually stay so
-    programs = Memo() if trainer.programs is None else trainer.programs
     with explain_reuse():
         step = int(train_state.step)
-    while not end.reached(place, step) and not pace.stopped:
+    while not end.reached(position, step) and not pace.stopped:
         start, before = time.perf_counter(), step
         # A copy is donated, so that the caller's train_state stays whole.
-        if places(train_state) is None:
+        if shardings_of(train_state) is None:
             train_state = jax.device_put(train_state, may_alias=False)
         else:  # which device_put refuses
             train_state = jax.tree.map(jnp.copy, train_state)
         stop = min((n for n in (every and before + every, end.step) if n), default=None)
         parts: list[Totals] = []
-        title, size = f"epoch {place.epoch + 1}{_of(end.epoch)}", source.steps
+        title, size = f"epoch {position.epoch + 1}{_of(end.epoch)}", source.steps
         if every is not None:
             title, size = f"to step {stop}{_of(end.step)}", every
         with progress_bar(size, title, progress) as bar:
             while not pace.stopped:
                 limit = None if stop is None else stop - step
-                train_state, totals, place = source.run(train_state, place, limit, bar, pace)
+                train_state, totals, position = source.run(train_state, position, limit, bar, pace)
                 if totals is not None:
                     parts.append(totals)
                     step += len(totals.losses)
-                if step == stop or end.reached(place, step) or (parts and every is None):
+                if step == stop or end.reached(position, step) or (parts and every is None):
                     break
         if not parts:  # a stream had just ended
             return
@@ -247,21 +231,21 @@ def _epochs(
         finite = np.concatenate([part.finite for part in parts])
         warned = warned or warn_nonfinite(train_state.params, finite, losses, before + 1)
         found = None
-        if test is not None:
+        if test is not None and trainer.objective is not None:
             now = train_state.params, train_state.state
-            given = trainer.objective, programs, *now, test, source.size, "fit"
+            given = trainer.objective, trainer.programs, *now, test, source.size, "fit"
             found = measure_all(*given, checked=not is_stream(test))
         yield Epoch(
-            number=place.epoch + (place.done > 0),
+            number=position.epoch + (position.done > 0),
             epochs=end.epoch,
             train_state=train_state,
-            train=means(functools.reduce(added_up, (part.sums for part in parts))),
+            train=means(jax.tree.map(lambda *sums: sum(sums), *(part.sums for part in parts))),
             test=found,
             losses=losses,
             seconds=time.perf_counter() - start,
             step=step,
             steps=end.step,
-            place=place,
+            position=position,
         )
 
 

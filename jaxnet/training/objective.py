@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_function, a_layer
-from jaxnet.core import Layer, Params, PyTree, as_layer, compose, describe, function_name
-from jaxnet.keywords import explain_keywords
+from jaxnet.core import Layer, Params, as_layer, compose, transform
+from jaxnet.services.checks import a_function
+from jaxnet.services.functions import function_name
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.trees import PyTree, describe
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
@@ -41,7 +43,8 @@ def supervised(
 
     Args:
       net: the layer to train.
-      loss: `(outputs, targets) -> values`, e.g. `optax.softmax_cross_entropy_with_integer_labels`.
+      loss: `(outputs, targets) -> values`, such as `jn.losses.cross_entropy`. Set options of a loss
+        or metric by `functools.partial`.
       metrics: further values to watch by name, e.g. `{"accuracy": jn.metrics.accuracy}`.
       penalty: of the parameters, added to the loss; see `jaxnet.penalties`.
 
@@ -58,7 +61,7 @@ def supervised(
       >>> params["kernel"].shape, values.shape
       ((3, 1), (5,))
     """
-    net = a_layer("supervised", "net", net)
+    net = as_layer(net, "supervised", "net")
     metrics = {} if metrics is None else metrics
     if not isinstance(metrics, dict):
         raise TypeError(
@@ -94,13 +97,8 @@ def supervised(
 
 def _comparison(name: str, function: Compare) -> Layer:
     """A loss or metric as a layer of (outputs, targets), so that summaries and errors show it."""
-    if not callable(function):
-        raise TypeError(
-            f"supervised: {name} must be a function of (outputs, targets), such as "
-            f"optax.squared_error, got {type(function).__name__}"
-        )
-
-    compare_checked = _checked(function) if name == "loss" else function
+    what = name if name == "loss" else f"metrics[{name!r}]"
+    compare_checked = _checked(function, "supervised", what)
 
     def compare(pair):
         outputs, targets = pair
@@ -114,7 +112,7 @@ def _comparison(name: str, function: Compare) -> Layer:
             check_loss("supervised", values)
         return per_example(values, name, outputs, targets)
 
-    return as_layer(compare)._replace(name=name, kind=function_name(function), inside=None)
+    return compose(lambda m, both: compare(both), name=name, kind=function_name(function))
 
 
 def _fitting(outputs: PyTree, targets: PyTree) -> str:
@@ -134,11 +132,11 @@ def _fitting(outputs: PyTree, targets: PyTree) -> str:
     return f"Do the targets {describe(targets)} fit the outputs {given}? Write {write}."
 
 
-def _checked(loss: Compare) -> Compare:
+def _checked(loss: Compare, who: str, what: str = "loss") -> Compare:
     """The same loss, which raises for targets that it would misread; losses load when used."""
     from jaxnet.losses.targets import checked
 
-    return checked(loss)
+    return checked(loss, who, what)
 
 
 def check_loss(who: str, values: Any) -> None:
@@ -218,7 +216,7 @@ def augmented(objective: Layer, f: Callable[[jax.Array, PyTree], PyTree]) -> Lay
       5
     """
 
-    objective = a_layer("augmented", "objective", objective)
+    objective = as_layer(objective, "augmented", "objective")
     a_function("augmented", "f", f, "(key, batch)")
 
     def forward(m, batch):
@@ -260,7 +258,7 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
       {'kernel': Array([[-1.]], dtype=float32)}
     """
 
-    net = a_layer("learning_rule", "net", net)
+    net = as_layer(net, "learning_rule", "net")
     a_function("learning_rule", "rule", rule, "(params, state, batch, *, key, train)")
 
     def init(key, batch):
@@ -283,7 +281,7 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
         loss = jax.lax.stop_gradient(metrics.pop("loss", 0.0))
         return (zero + jnp.mean(loss), metrics), state
 
-    return Layer(init, apply, net.name, "learning_rule")
+    return as_layer(Layer(init, apply, net.name, "learning_rule"))
 
 
 def truncated_bptt(net: Layer, loss: Compare) -> Layer:
@@ -318,9 +316,8 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
     of Recurrent Network Trajectories".
     """
 
-    net = a_layer("truncated_bptt", "net", net)
-    a_function("truncated_bptt", "loss", loss, "(outputs, targets)")
-    loss = _checked(loss)
+    net = as_layer(net, "truncated_bptt", "net")
+    loss = _checked(loss, "truncated_bptt")
 
     def parts(batch):
         try:
@@ -362,8 +359,8 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
         values = per_example(values, "loss")
         return (values, {}), {"net": inner, "carry": out["final"]}
 
-    inside = net, lambda inner: truncated_bptt(inner, loss)
-    return Layer(init, apply, net.name, "truncated_bptt", inside)
+    rewrap = lambda inner: truncated_bptt(inner, loss)  # noqa: E731
+    return transform(net, apply, rewrap, kind="truncated_bptt", init=init)
 
 
 class Average(NamedTuple):

@@ -1,39 +1,60 @@
-"""Where the arrays of a run lie on a mesh, so that each program leaves them there.
+"""Shardings: how the arrays of a run are divided over a mesh, so that each program keeps them so.
 
-`places` is hashable and goes into programs as a static argument; None is a single device.
+`shardings_of` is hashable and part of the key of a compiled program; None is a single device.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.core import PyTree, path_name
-from jaxnet.warn import warn
+from jaxnet.services.trees import PyTree, path_name
+from jaxnet.services.warn import warn
 
 
-def places(tree: PyTree) -> tuple | None:
-    """Where the arrays of a tree lie, if that is a mesh of several devices; for a static argument.
+class Shardings(NamedTuple):
+    """The sharding of each array of a tree on a mesh.
+
+    Fields:
+      each: Sharding of each leaf.
+      structure: Structure of the tree.
+    """
+
+    each: tuple[NamedSharding, ...]
+    structure: Any
+
+    @property
+    def mesh(self) -> Mesh | AbstractMesh:
+        return self.each[0].mesh
+
+    @property
+    def tree(self) -> PyTree:
+        return jax.tree.unflatten(self.structure, self.each)
+
+
+def shardings_of(tree: PyTree) -> Shardings | None:
+    """The shardings of a tree whose arrays are on a mesh of several devices.
 
     Example:
-      >>> places({"kernel": jnp.ones(3)}) is None
+      >>> shardings_of({"kernel": jnp.ones(3)}) is None
       True
     """
-    leaves = jax.tree.leaves(tree)
+    leaves, structure = jax.tree.flatten(tree)
     found = [getattr(leaf, "sharding", None) for leaf in leaves]
-    meshes = [where.mesh for where in found if _on_mesh(where)]
-    if not meshes:
+    mesh = next((sharding.mesh for sharding in found if _on_mesh(sharding)), None)
+    if mesh is None:
         return None
-    everywhere = NamedSharding(meshes[0], P())
-    return tuple(where if _on_mesh(where) else everywhere for where in found)
+    whole = NamedSharding(mesh, P())
+    return Shardings(tuple(s if _on_mesh(s) else whole for s in found), structure)
 
 
 def is_named(array: Any) -> bool:
-    """Whether an array lies on a mesh; a quick look.
+    """Whether an array is on a mesh; a quick look.
 
     Example:
       >>> is_named(jnp.ones(3))
@@ -42,69 +63,60 @@ def is_named(array: Any) -> bool:
     return isinstance(array, jax.Array) and isinstance(array.sharding, NamedSharding)
 
 
-def stay(tree: PyTree, where: tuple | None) -> PyTree:
-    """The tree with its arrays where `places` found those of an earlier one.
-
-    Example:
-      >>> stay({"kernel": 1}, None)
-      {'kernel': 1}
-    """
-    if where is None:
-        return tree
-    leaves, structure = jax.tree.flatten(tree)
-    constrain = jax.lax.with_sharding_constraint
-    kept = [constrain(a, _here(w)) for a, w in zip(leaves, where, strict=True)]
-    return jax.tree.unflatten(structure, kept)
-
-
-def everywhere(tree: PyTree, where: tuple | None) -> PyTree:
-    """The tree with every array whole on each device of `where`, so that each process can read it.
-
-    Example:
-      >>> everywhere({"loss": 1.0}, None)
-      {'loss': 1.0}
-    """
-    if where is None:
-        return tree
-    return jax.lax.with_sharding_constraint(tree, _here(NamedSharding(where[0].mesh, P())))
-
-
-def automatic(function: Callable, where: tuple | None, keeps: bool = False) -> Callable:
-    """The function, whose inside the compiler places where the axes of the mesh are Explicit.
+def constrain(tree: PyTree, shardings: Shardings | None, axes: int = 0) -> PyTree:
+    """The tree with these shardings, inside a program.
 
     Args:
-      function: traced under `jit`.
-      where: None, or `places` on the mesh.
-      keeps: whether the first of several outputs has the structure of the first argument and lies
-        `where` that lay; other outputs are whole on every device.
+      tree: Tree with the structure of the shardings.
+      shardings: Shardings of arrays without the leading axes.
+      axes: Number of leading axes, which are not divided.
 
     Example:
-      >>> automatic(len, None) is len
-      True
+      >>> constrain({"kernel": 1}, None)
+      {'kernel': 1}
     """
-    if where is None or not _is_explicit(where[0]):
-        return function
-    copied = NamedSharding(where[0].mesh, P())
+    if shardings is None:
+        return tree
 
-    def run(*args):
-        out = copied
-        if keeps:
-            out = jax.tree.unflatten(jax.tree.structure(args[0]), where), copied
-        return jax.sharding.auto_axes(function, out_sharding=out)(*args)
+    def leaf(a, sharding):
+        spec = P(*[None] * axes, *sharding.spec)  # inside `auto_axes` the mesh is the context's
+        where = spec if _is_explicit(sharding) else NamedSharding(sharding.mesh, spec)
+        return jax.lax.with_sharding_constraint(a, where)
 
-    return run
+    return jax.tree.map(leaf, tree, shardings.tree)
 
 
-def on_host(tree: PyTree) -> PyTree:
-    """NumPy arrays of a tree, whole in every process.
+def placed(
+    run: Callable, shardings: Shardings | None, *, keeps: bool = True, **options
+) -> Callable:
+    """`jax.jit`, with results that stay on the mesh.
+
+    The compiler places what is computed in between, even if the axes of the mesh are Explicit.
+
+    Args:
+      run: Function that is compiled. With `keeps`, it returns a pair whose first part has the
+        structure of the shardings.
+      shardings: Shardings of what `run` keeps. Without `keeps`, those of any arrays on the mesh.
+      keeps: Whether the first part of the result has these shardings. All else is whole on every
+        device, so that each process can read it.
+      options: Options of `jax.jit`.
 
     Example:
-      >>> on_host({"a": jnp.ones(2)})
-      {'a': array([1., 1.], dtype=float32)}
+      >>> float(placed(jnp.sin, None, keeps=False)(0.0))
+      0.0
     """
-    if all(getattr(leaf, "is_fully_addressable", True) for leaf in jax.tree.leaves(tree)):
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+    if shardings is None:
+        return jax.jit(run, **options)
+    whole = NamedSharding(shardings.mesh, P())
+    results = (shardings.tree, whole) if keeps else whole
+    if _is_explicit(whole):
+        return jax.jit(jax.sharding.auto_axes(run, out_sharding=results), **options)
+
+    @functools.wraps(run)
+    def kept(*args):  # `out_shardings=` has XLA gather more often
+        return jax.lax.with_sharding_constraint(run(*args), results)
+
+    return jax.jit(kept, **options)
 
 
 def agreed(value: int, asked: bool) -> tuple[int, bool]:
@@ -120,73 +132,62 @@ def agreed(value: int, asked: bool) -> tuple[int, bool]:
     return int(each[0, 0]), bool(each[:, 1].any())
 
 
-def check_batch(who: str, data: PyTree, size: int) -> tuple | None:
-    """`places` of data whose first axis is cut into batches; raises where a batch has a remainder.
+def check_batch(who: str, data: PyTree, size: int) -> Shardings | None:
+    """The shardings of data whose first axis is cut into batches; raises if one has a remainder.
 
     Example:
       >>> check_batch("fit", jnp.ones((8, 3)), 4) is None
       True
     """
-    where = places(data)
-    for leaf, place in zip(jax.tree.leaves(data), where or (), strict=where is not None):
-        parts = leaf.shape[0] // place.shard_shape(leaf.shape)[0]
+    shardings = shardings_of(data)
+    if shardings is None:
+        return None
+    for leaf, sharding in zip(jax.tree.leaves(data), shardings.each, strict=True):
+        parts = leaf.shape[0] // sharding.shard_shape(leaf.shape)[0]
         if size % parts:
             raise ValueError(
                 f"{who}: a batch of {size} cannot be divided among the {parts} devices along "
-                f"{place.spec[0]}; choose a multiple of {parts}"
+                f"{sharding.spec[0]}; choose a multiple of {parts}"
             )
-    return where
+    return shardings
 
 
-def check_places(train_state: PyTree, split: tuple | None, who: str) -> tuple | None:
-    """`places` of a train_state; warns where it lies on a mesh and the data on none of its axes.
+def onto_mesh(
+    who: str, train_state: PyTree, batches: Shardings | None
+) -> tuple[PyTree, Shardings | None]:
+    """A train_state on the mesh of its data, and its shardings.
+
+    One on a single device is moved if the mesh has only this device. Warns if the train_state is on
+    a mesh and the data are not divided over it.
 
     Raises:
-      ValueError: for data on a mesh and a train_state beside it.
+      ValueError: If the data are on a mesh of several devices and the train_state is not.
 
     Example:
-      >>> check_places({"kernel": jnp.ones(3)}, None, "fit") is None
-      True
+      >>> onto_mesh("fit", {"kernel": 1.0}, None)
+      ({'kernel': 1.0}, None)
     """
-    where = places(train_state)
-    if where is None and split is not None:
-        raise ValueError(
-            f"{who}: the data lie on a mesh, the train_state on one device; write "
-            "train_state = jn.distributed.put(train_state, mesh)"
+    shardings = shardings_of(train_state)
+    if shardings is None and batches is not None:
+        if batches.mesh.size > 1:
+            raise ValueError(
+                f"{who}: the data are on a mesh, the train_state on one device; write "
+                "train_state = jn.distributed.put(train_state, mesh)"
+            )
+        # The axes are Explicit, and with a word for each dimension nothing moves.
+        mesh = batches.mesh
+        train_state = jax.tree.map(
+            lambda a: jax.device_put(a, NamedSharding(mesh, P(*[None] * a.ndim))), train_state
         )
-    cut = any(len(place.spec) and place.spec[0] for place in split or ())
-    if where is not None and where[0].mesh.size > 1 and not cut:
+        shardings = shardings_of(train_state)
+    cut = any(s.spec[0] for s in (batches.each if batches is not None else ()) if len(s.spec))
+    if shardings is not None and shardings.mesh.size > 1 and not cut:
         warn(
-            f"{who}: the train_state lies on {where[0].mesh.size} devices, each of which computes "
-            "the same, since the data are not split; write data = jn.distributed.put(data, mesh, "
-            f"jax.sharding.PartitionSpec({where[0].mesh.axis_names[0]!r}))"
+            f"{who}: the train_state is on {shardings.mesh.size} devices, each of which computes "
+            "the same, since the data are not divided; write data = jn.distributed.put(data, mesh, "
+            f"jax.sharding.PartitionSpec({shardings.mesh.axis_names[0]!r}))"
         )
-    return where
-
-
-def join_mesh(train_state: PyTree, split: tuple | None) -> PyTree:
-    """A train_state that lies on one device, on the mesh of the data if that has only this device.
-
-    Example:
-      >>> join_mesh({"kernel": 1.0}, None)
-      {'kernel': 1.0}
-    """
-    if split is None or split[0].mesh.size > 1 or places(train_state) is not None:
-        return train_state
-    mesh = split[0].mesh  # its axes are Explicit, and with a word for each dimension nothing moves
-    return jax.tree.map(
-        lambda a: jax.device_put(a, NamedSharding(mesh, P(*[None] * a.ndim))), train_state
-    )
-
-
-def in_batches(where: tuple | None) -> tuple | None:
-    """Where the arrays lie once their first axis is cut into (steps, size).
-
-    Example:
-      >>> in_batches(None) is None
-      True
-    """
-    return where and tuple(NamedSharding(w.mesh, P(None, *w.spec)) for w in where)
+    return train_state, shardings
 
 
 def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
@@ -206,8 +207,8 @@ def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
     count = jax.process_count()
     if count == 1:
         return
-    for what, tree, rules in (("train_state", train_state, ""), ("data", data, ", P('data')")):
-        local = ", local=True" if what == "data" else ""
+    given = {"train_state": (train_state, ""), "data": (data, ", P('data'), local=True")}
+    for what, (tree, options) in given.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not isinstance(leaf, jax.Array):
                 got = f"a {type(leaf).__name__}, of which each process may have another"
@@ -217,20 +218,17 @@ def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
                 continue
             raise ValueError(
                 f"{who}: {count} processes work together, but {what}{'/' if path else ''}"
-                f"{path_name(path)} is {got}; write jn.distributed.put({what}, mesh{rules}{local}) "
+                f"{path_name(path)} is {got}; write jn.distributed.put({what}, mesh{options}) "
                 "with a mesh of all devices"
             )
 
 
-def _here(where: NamedSharding) -> Any:
-    """What a constraint says: inside `auto_axes` the mesh is another, that of the context."""
-    return where.spec if _is_explicit(where) else where
+def _is_explicit(sharding: NamedSharding) -> bool:
+    return AxisType.Explicit in sharding.mesh.axis_types
 
 
-def _is_explicit(where: NamedSharding) -> bool:
-    return AxisType.Explicit in where.mesh.axis_types
-
-
-def _on_mesh(where: Any) -> TypeGuard[NamedSharding]:
-    """Whether that is a mesh that programs have to know of; of one device with Auto axes, not."""
-    return isinstance(where, NamedSharding) and (where.mesh.size > 1 or _is_explicit(where))
+def _on_mesh(sharding: Any) -> TypeGuard[NamedSharding]:
+    """Whether programs have to know of the mesh; not of one device with Auto axes."""
+    return isinstance(sharding, NamedSharding) and (
+        sharding.mesh.size > 1 or _is_explicit(sharding)
+    )

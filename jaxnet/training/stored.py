@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +16,42 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxnet.core import path_name
-from jaxnet.training.epoch import Place
+from jaxnet.services.trees import path_name
+from jaxnet.training.epoch import Position
 from jaxnet.training.trainer import TrainState
 
 SUMS = "checksums.json"  # of the files of a checkpoint, beside them
 PARTS = ("run", "train_state")
-FORMAT = 1  # another number if another version could not read what this one writes
+FORMAT = 2  # another number if another version could not read what this one writes
 
 
-def seal(place: Path) -> None:
+def seal(folder: Path) -> None:
     """Write the checksums of a checkpoint that is about to be committed, and flush its files.
 
     Args:
-      place: Folder of the checkpoint, which gets its final name afterwards.
+      folder: Folder of the checkpoint, which gets its final name afterwards.
     """
-    sums = dict(_sums(place, flush=True))
-    with open(place / SUMS, "w") as file:
+    sums = dict(_sums(folder, flush=True))
+    with open(folder / SUMS, "w") as file:
         file.write(json.dumps(sums))
         file.flush()
         os.fsync(file.fileno())
 
 
-def damage(place: Path) -> str | None:
+def damage(folder: Path) -> str | None:
     """Say what is wrong with the files of a checkpoint; None if it is whole.
 
     Args:
-      place: Folder of the checkpoint.
+      folder: Folder of the checkpoint.
     """
     try:
         for part in PARTS:
-            if not ((place / part).is_dir() and any((place / part).iterdir())):
+            if not ((folder / part).is_dir() and any((folder / part).iterdir())):
                 return f"{part} is missing"
-        if not (place / SUMS).exists():
+        if not (folder / SUMS).exists():
             return None  # orbax alone vouches for it
-        stored = json.loads((place / SUMS).read_bytes())
-        found = dict(_sums(place))
+        stored = json.loads((folder / SUMS).read_bytes())
+        found = dict(_sums(folder))
     except ValueError:
         return f"{SUMS} is broken"
     except OSError as error:
@@ -65,83 +66,74 @@ def damage(place: Path) -> str | None:
     return None
 
 
-def _sums(place: Path, flush: bool = False) -> Iterator[tuple[str, str]]:
+def _sums(folder: Path, flush: bool = False) -> Iterator[tuple[str, str]]:
     """The checksums of the parts; what orbax writes beside them changes when it commits them."""
-    for file in (file for part in PARTS for file in sorted((place / part).rglob("*"))):
+    for file in (file for part in PARTS for file in sorted((folder / part).rglob("*"))):
         if file.is_file():
             with open(file, "r+b", buffering=0) if flush else open(file, "rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
                 if flush:  # else a power cut could leave the new one empty and the old one removed
                     os.fsync(opened.fileno())
-            yield file.relative_to(place).as_posix(), digest
+            yield file.relative_to(folder).as_posix(), digest
 
 
-def run_to_json(train_state: TrainState, place: Place, scalars: dict[str, float]) -> dict[str, Any]:
-    """Describe a train_state, its place and its numbers as JSON; all processes must call it.
+def run_to_json(
+    train_state: TrainState, position: Position, scalars: dict[str, float]
+) -> dict[str, Any]:
+    """Describe a train_state, its position and its numbers as JSON; all processes must call it.
 
     Args:
       train_state: The train_state that is saved.
-      place: Its place in the run.
+      position: Its position in the run.
       scalars: The numbers of the epoch that are finite.
     """
     import jaxnet
 
-    key = None if place.key is None else np.asarray(place.key).tolist()
-    loader = of_all_processes(_state_to_text(place.loader))
+    key = None if position.key is None else np.asarray(position.key).tolist()
+    loader = of_all_processes(_state_to_text(position.loader))
     return {
         "format": FORMAT,
         "jaxnet": jaxnet.__version__,
         "processes": jax.process_count(),
-        "place": place._asdict() | {"key": key, "loader": loader},
+        "position": position._asdict() | {"key": key, "loader": loader},
         "leaves": _leaves(train_state),
         "optimizer": _kinds(train_state.opt_state),
         "scalars": scalars,
     }
 
 
-def read_run(place: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
     """Read what `run_to_json` made.
 
     Args:
-      place: Folder of the checkpoint.
+      folder: Folder of the checkpoint.
 
     Raises:
       ValueError: If it was written by another version of jaxnet, naming the version.
     """
-    try:
-        stored = json.loads(
-            (place / "run" / "metadata").read_bytes()
-        )  # the file of orbax's JsonSave
-    except ValueError:
-        raise _other_version(place, None) from None
-    parts = {"format", "processes", "place", "leaves", "optimizer", "scalars"}
-    written = stored.get("jaxnet") if isinstance(stored, dict) else None
-    if not isinstance(stored, dict) or not parts <= stored.keys():
-        raise _other_version(place, written)
-    fields = set(Place._fields)
-    if stored["format"] != FORMAT or not isinstance(stored["place"], dict):
-        raise _other_version(place, written)
-    if stored["place"].keys() != fields:
-        raise _other_version(place, written)
-    return stored
-
-
-def _other_version(place: Path, written: Any) -> ValueError:
     import jaxnet
 
+    written = None
+    with suppress(ValueError, AttributeError, TypeError):
+        stored = json.loads((folder / "run" / "metadata").read_bytes())  # orbax's JsonSave
+        written = stored.get("jaxnet")
+        parts = {"format", "processes", "position", "leaves", "optimizer", "scalars"}
+        known = parts <= stored.keys() and stored["format"] == FORMAT
+        if known and stored["position"].keys() == set(Position._fields):
+            return stored
     version = f" ({written})" if isinstance(written, str) else ""
-    return ValueError(
-        f"Checkpoints: {place} was written by another version of jaxnet{version}, and this is "
+    raise ValueError(
+        f"Checkpoints: {folder} was written by another version of jaxnet{version}, and this is "
         f"{jaxnet.__version__}. Continue the run with the version that wrote it, or name another "
         "folder"
     )
 
 
-def check_like(where: Path, stored: dict[str, Any], like: TrainState) -> None:
+def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
     """Raise if a checkpoint is of another model or another optimizer than a train_state.
 
     Args:
-      where: Folder of the checkpoint, for the message.
+      folder: Folder of the checkpoint, for the message.
       stored: From `read_run`.
       like: A train_state or its specs.
 
@@ -153,18 +145,15 @@ def check_like(where: Path, stored: dict[str, Any], like: TrainState) -> None:
         old, new = have.get(path, "nothing"), need.get(path, "nothing")
         if old != new:
             found.append(f"{path}: needs {new}, has {old}")
-    kinds = _kinds(like.opt_state)
-    if not found and stored["optimizer"] == kinds:
+    kinds, had = _kinds(like.opt_state), stored["optimizer"]
+    if not found and had == kinds:
         return
-    what = "model"
+    what = "model:"
     if all(line.startswith("opt_state") for line in found):
-        what = f"optimizer: this train_state needs {kinds}, and it has {stored['optimizer']}"
+        what = f"optimizer: this train_state needs {kinds}, and it has {had}"
     more = [f"and {len(found) - 8} more"] if len(found) > 8 else []
-    lines = "".join(f"\n  {line}" for line in found[:8] + more)
-    raise ValueError(
-        f"Checkpoints: {where} is of another {what}{':' if what == 'model' else ''}{lines}\n"
-        "Name another folder for this one"
-    )
+    lines = [f"Checkpoints: {folder} is of another {what}", *found[:8], *more]
+    raise ValueError("\n  ".join(lines) + "\nName another folder for this one")
 
 
 def _leaves(train_state: TrainState) -> dict[str, str]:
@@ -185,25 +174,25 @@ def _kinds(state: Any) -> str:
     return words
 
 
-def place_from_json(stored: dict[str, Any]) -> Place:
-    """Make the place of this process from what `read_run` returned.
+def position_from_json(stored: dict[str, Any]) -> Position:
+    """Make the position of this process from what `read_run` returned.
 
     Args:
       stored: From `read_run`.
 
     Raises:
-      ValueError: If each process had its own place in the data, and there are more or fewer now.
+      ValueError: If each process had its own position in the data, and there are more or fewer now.
     """
-    key, loaders = stored["place"]["key"], stored["place"]["loader"]
+    key, loaders = stored["position"]["key"], stored["position"]["loader"]
     before, now = stored["processes"], jax.process_count()
     if before != now and any(loader is not None for loader in loaders):
         raise ValueError(
-            f"Checkpoints: the run read its data in {before} processes, each at its own place, "
-            f"and there are {now}; resume with {before}, or pass place=None to start its pass "
+            f"Checkpoints: the run read its data in {before} processes, each at its own position, "
+            f"and there are {now}; resume with {before}, or pass position=None to start its pass "
             "again"
         )
     loader = loaders[jax.process_index()] if before == now else None
-    return Place(**stored["place"])._replace(
+    return Position(**stored["position"])._replace(
         key=None if key is None else np.array(key, np.uint32),
         loader=None if loader is None else _state_from_text(loader),
     )
@@ -215,18 +204,12 @@ def _state_to_text(state: Any) -> str | None:
         return None
     if isinstance(state, bytes):
         return "bytes:" + base64.b64encode(state).decode()
-    try:
-        return "json:" + json.dumps(state, default=_number)
-    except TypeError as error:
+    try:  # NumPy's arrays and numbers become lists and numbers
+        return "json:" + json.dumps(state, default=lambda value: value.tolist())
+    except (AttributeError, TypeError):
         raise TypeError(
-            f"Checkpoints.save: the state of the loader must be bytes or JSON: {error}"
+            f"Checkpoints.save: the state of the loader must be bytes or JSON, got {state!r:.60}"
         ) from None
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"got {type(value).__name__}")
 
 
 def _state_from_text(text: str) -> Any:
@@ -251,13 +234,12 @@ def by_first(find: Callable[[], Any]) -> Any:
             found = find()
         except (OSError, ValueError) as raised:
             error = raised
-    kind = error and ("ValueError" if isinstance(error, ValueError) else "OSError")
-    text = json.dumps([found, kind, str(error)]) if jax.process_index() == 0 else None
-    found, kind, words = json.loads(of_all_processes(text)[0] or "")
+    text = json.dumps([found, error and isinstance(error, ValueError), str(error)])
+    found, invalid, words = json.loads(of_all_processes(text)[0] or "")
     if error is not None:
         raise error
-    if kind is not None:
-        raise {"ValueError": ValueError, "OSError": OSError}[kind](words)
+    if invalid is not None:
+        raise ValueError(words) if invalid else OSError(words)
     return found
 
 

@@ -14,16 +14,18 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnet.checks import a_function, at_least, check_arrays, check_options
-from jaxnet.core import Layer, Memo, Params, PyTree, function_name
-from jaxnet.keywords import explain_keywords
-from jaxnet.markup import html_table
-from jaxnet.progress import progress_bar
-from jaxnet.training.evaluate import measure, on_device
-from jaxnet.training.placement import check_batch, in_batches, places
+from jaxnet.core import Layer, Params
+from jaxnet.services.checks import a_function, at_least, check_arrays, check_options
+from jaxnet.services.functions import function_name
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.progress import progress_bar
+from jaxnet.services.table import Number, Table
+from jaxnet.services.trees import PyTree
+from jaxnet.training.evaluate import loss_first, measure, on_device
+from jaxnet.training.placement import Shardings, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
 from jaxnet.training.targets import check_targets
-from jaxnet.training.trainer import TrainState, strong
+from jaxnet.training.trainer import TrainState, without_weak_types
 from jaxnet.training.trainer import trainer as make_trainer
 
 
@@ -102,18 +104,9 @@ class Sweep(NamedTuple):
             low, high = mean - half, mean + half
             if share:
                 low, high = np.clip([low, high], 0, 1).tolist()
-            found.append(
-                {
-                    **setting,
-                    "mean": mean,
-                    "low": low,
-                    "high": high,
-                    "std": spread,
-                    "min": float(last.min()),
-                    "max": float(last.max()),
-                    "seeds": n,
-                }
-            )
+            row = {"mean": mean, "low": low, "high": high, "std": spread}
+            extremes = {"min": float(last.min()), "max": float(last.max())}
+            found.append(setting | row | extremes | {"seeds": n})
         return found
 
     def best(self, metric: str = "loss", part: str | None = None) -> int:
@@ -125,33 +118,26 @@ class Sweep(NamedTuple):
         mean = mean if metric == "loss" else -mean
         return int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
 
-    def _table(self) -> tuple[list[str], list[list[str]], str]:
-        """Head, rows and last line of the printed table."""
+    def table(self) -> Table:
+        """A row per setting: the last value of each metric, with the interval of its mean."""
         part = "train" if self.test is None else "test"
         metrics = self.train if self.test is None else self.test
-        head = [*self.settings[0], *(f"{part} {metric} (95%)" for metric in metrics)]
-        lines = []
-        tables = [self.rows(metric) for metric in metrics]
-        for i, setting in enumerate(self.settings):
-            cells = [f"{value:g}" for value in setting.values()]
-            for table in tables:
-                row = table[i]
-                cells.append(f"{row['mean']:.4f} ({row['low']:.4f} to {row['high']:.4f})")
-            lines.append(cells)
-        return head, lines, f"{len(self.seeds)} seeds each, {self.seconds:.3g} s in all"
+        head = *self.settings[0], *(f"{part} {metric} (95%)" for metric in metrics)
+        rows = [[Number(f"{value:g}") for value in setting.values()] for setting in self.settings]
+        for metric in metrics:
+            for cells, row in zip(rows, self.rows(metric), strict=True):
+                interval = f"({row['low']:.4f} to {row['high']:.4f})"
+                cells.append(Number(f"{row['mean']:.4f} {interval}"))
+        note = f"{len(self.seeds)} seeds each, {self.seconds:.3g} s in all"
+        return Table("", head, [tuple(cells) for cells in rows], notes=[note])
 
     def __str__(self) -> str:
-        head, rows, note = self._table()
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        text = ["  ".join(map(str.rjust, line, widths)).rstrip() for line in [head, *rows]]
-        text.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
-        return "\n".join([*text, note])
+        return str(self.table())
 
     __repr__ = __str__  # the arrays inside would fill pages
 
     def _repr_html_(self) -> str:
-        head, rows, note = self._table()
-        return html_table(head, rows, right=[True] * len(head), notes=[note])
+        return self.table()._repr_html_()
 
 
 @explain_keywords
@@ -176,7 +162,7 @@ def sweep(
     `jax.random.key(seed)` and `fit` would make, with the same weights, order and randomness, up to
     rounding. A run that diverges harms no other, and shows as NaN.
 
-    Data that lie on a mesh split each batch over its devices; members are not split: every device
+    Data that are on a mesh split each batch over its devices; members are not split: every device
     holds all of them.
 
     Args:
@@ -190,8 +176,8 @@ def sweep(
       batch_size: examples per step, the same for all runs, since it is a shape.
       evaluate: data like `data`, measured after each epoch.
       shuffle: whether the order is drawn again for each epoch.
-      params: to start from in place of fresh ones, each leaf with a leading axis of seeds, for
-        example pretrained.
+      params: to start from, such as pretrained ones, all or a part of them, as for `trainer.init`;
+        each leaf has a leading axis of seeds.
       own_data: whether `data` has a leading axis of seeds too, so that each seed has its own.
       progress: whether to show a progress bar.
 
@@ -237,63 +223,52 @@ def sweep(
     count = jax.tree.leaves(example)[0].shape[0]
     size = min(batch_size, count)
     steps = -(-count // size)
-    split = _split(data, own_data, size)
-    programs = resident_programs(trainer, size, shuffle, split=split)
+    batches = _batches(data, own_data, size)
+    programs = resident_programs(trainer, size, shuffle, batches=batches)
 
     def epoch(train_state, data):
         train_state, (_, order, totals) = programs.begin(train_state, data)
         span = jnp.int32(0), jnp.int32(steps)
-        train_state, totals = programs.advance(train_state, totals, data, order, *span)
-        train = {name: total / weight for name, (total, weight) in totals.sums.items()}
-        if test is None:
-            return train_state, train, None
-        many = jax.tree.leaves(test)[0].shape[0]
-        cut = in_batches(check_batch("sweep", test, min(size, many)))
-        run = measure(objective, Memo(), min(size, many), cut)
-        found = run(train_state.params, train_state.state, test, jax.random.key(0))
-        return train_state, train, {name: total / n for name, (total, n) in found.items()}
+        train_state, totals = programs.advance(train_state, data, totals, order, *span)
+        sums = [totals.sums]
+        if test is not None:
+            many = jax.tree.leaves(test)[0].shape[0]
+            cut = check_batch("sweep", test, min(size, many))
+            run = measure(objective, trainer.programs, min(size, many), cut)
+            sums.append(run(train_state.params, train_state.state, test, jax.random.key(0)))
+        return train_state, [{n: total / weight for n, (total, weight) in s.items()} for s in sums]
 
     # Runs of one seed share their randomness, so their order of examples is drawn once for all.
     seen = 0 if own_data else None  # the axis of seeds in data
     by_seed, by_setting = _axes(key=0), _axes(key=None)
-    epoch = jax.vmap(epoch, (by_seed, seen), (by_seed, 0, 0))
-    epoch = jax.jit(jax.vmap(epoch, (by_setting, None), (by_setting, 0, 0)), donate_argnums=0)
+    epoch = jax.vmap(epoch, (by_seed, seen), (by_seed, 0))
+    epoch = jax.jit(jax.vmap(epoch, (by_setting, None), (by_setting, 0)), donate_argnums=0)
     train_state = _start(objective, make, example, settings, seeds, params)
-    if split is not None:  # members are on all devices, each of which has its part of a batch
-        train_state = jax.device_put(train_state, NamedSharding(split[0].mesh, P()))
-    trains, tests = [], []
+    if batches is not None:  # members are on all devices, each of which has its part of a batch
+        train_state = jax.device_put(train_state, NamedSharding(batches.mesh, P()))
+    found = []
     with progress_bar(epochs, f"{len(settings)} settings x {len(seeds)} seeds", progress) as bar:
         for _ in range(epochs):
-            train_state, train, found = epoch(train_state, data)
-            trains.append(jax.device_get(train))
-            tests.append(jax.device_get(found))
+            train_state, means = epoch(train_state, data)
+            found.append(jax.device_get(means))
             bar.update(1)
-
-    def curves(found):
-        names = sorted(found[0], key=lambda name: (name != "loss", name))
-        return {name: np.stack([one[name] for one in found], -1) for name in names}
-
-    return Sweep(
-        settings,
-        seeds,
-        train_state,
-        curves(trains),
-        None if test is None else curves(tests),
-        time.perf_counter() - began,
-    )
+    curves = jax.tree.map(lambda *each: np.stack(each, -1), *found)
+    trained, *tested = map(loss_first, curves)
+    seconds = time.perf_counter() - began
+    return Sweep(settings, seeds, train_state, trained, tested[0] if tested else None, seconds)
 
 
-def _split(data: PyTree, own_data: bool, size: int) -> tuple | None:
-    """How batches are split; raises where the data lie as a sweep cannot have them."""
-    split = places(data) if own_data else check_batch("sweep", data, size)
+def _batches(data: PyTree, own_data: bool, size: int) -> Shardings | None:
+    """The shardings of batches; raises if the data are divided as a sweep cannot have them."""
+    batches = shardings_of(data) if own_data else check_batch("sweep", data, size)
     if jax.process_count() > 1:
         raise ValueError("sweep: runs in one process; in several, use fit, one run after another")
-    if split is not None and (own_data or AxisType.Explicit in split[0].mesh.axis_types):
+    if batches is not None and (own_data or AxisType.Explicit in batches.mesh.axis_types):
         raise ValueError(
             "sweep: on a mesh it splits batches, along axes of type Auto, not seeds; pass data "
             "that all seeds share, or arrays on one device"
         )
-    return split
+    return batches
 
 
 def _axes(key: int | None) -> Any:
@@ -316,25 +291,21 @@ def _start(objective, make, data, settings, seeds, params) -> TrainState:
     """All members before their first step, drawn one seed after another: that compiles nothing."""
 
     def start(values, params):
-        return strong(make(**values).init(params))
+        return without_weak_types(make(**values).init(params))
 
     init = make_trainer(objective, optax.identity()).init
-    fresh = [init(jax.random.key(seed), data) for seed in seeds]
+    fresh = []
+    for i, seed in enumerate(seeds):
+        given = None if params is None else jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        fresh.append(init(jax.random.key(seed), data, params=given))
     first: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
-    params = first.params if params is None else params
     values = {name: jnp.array([s[name] for s in settings], jnp.float32) for name in settings[0]}
-    by_seed = jax.vmap(start, (None, 0))
-    many = jax.jit(jax.vmap(by_seed, (0, None), axis_size=len(settings)))
+    many = jax.vmap(jax.vmap(start, (None, 0)), (0, None), axis_size=len(settings))
+    opt_state = jax.jit(many)(values, first.params)
     params, state = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape)), (params, first.state)
+        lambda leaf: jnp.broadcast_to(leaf, (len(settings), *leaf.shape)), first[1:3]
     )
-    return TrainState(
-        fresh[0].step,
-        params,
-        state,
-        many(values, jax.tree.map(lambda leaf: leaf[0], params)),
-        first.key,
-    )
+    return TrainState(fresh[0].step, params, state, opt_state, first.key)
 
 
 def _seeds(seeds: Any) -> list[int]:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import WrongValues
-from jaxnet.core import Layer, Params, PyTree, State, key_spec
-from jaxnet.core.contract import shapes_of
+from jaxnet.core import Layer, Params, State
+from jaxnet.services.checks import WrongValues
+from jaxnet.services.trees import PyTree, key_spec, shapes_of
 
 
 def check_targets(
@@ -45,7 +45,7 @@ def check_targets(
       >>> check_targets(objective, *objective.init(jax.random.key(0), data), data, "fit")
       Traceback (most recent call last):
       ...
-      jaxnet.checks.WrongValues: softmax_cross_entropy_with_integer_labels: targets must be ...
+      jaxnet.services.checks.WrongValues: softmax_cross_entropy_with_integer_labels: targets ...
     """
     if objective is None:
         return

@@ -1,5 +1,6 @@
 """A trainer: `init(key, batch) -> train_state` and `step(train_state, batch)`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,14 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import as_array, at_least, check_arrays, is_traced
-from jaxnet.core import Layer, Memo, Params, PyTree, State, abstract, child_key, function_name
-from jaxnet.core.messages import all_native, check_key
-from jaxnet.keywords import explain_keywords
-from jaxnet.markup import html_line
-from jaxnet.memory import keep_by_default
+from jaxnet.core import Layer, Params, State, child_key
+from jaxnet.services.checks import (
+    abstract,
+    all_native,
+    as_array,
+    at_least,
+    check_arrays,
+    check_key,
+    is_traced,
+)
+from jaxnet.services.functions import function_name
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.markup import html_line
+from jaxnet.services.memory import keep_by_default
+from jaxnet.services.trees import Memo, PyTree, describe
 from jaxnet.training.objective import Average, averages
-from jaxnet.training.placement import automatic, check_processes, everywhere, is_named, places, stay
+from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
 from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import Watcher, explain_reuse
 
@@ -51,31 +61,60 @@ class TrainState(NamedTuple):
         return html_line(repr(self))
 
 
-class Trainer(NamedTuple):
+class _Fields(NamedTuple):
+    init: Callable[..., TrainState]
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+    update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]]
+    objective: Any
+    optimizer: optax.GradientTransformation | None
+    watcher: Watcher
+    programs: Memo
+
+
+class Trainer(_Fields):
     """A pair of functions that train an objective; made by `jn.trainer`.
+
+    `jn.Trainer(init, step)` is a trainer of your own, which `fit` drives by its `step`.
 
     Fields:
       init: `(key, batch) -> train_state`.
       step: `(train_state, batch) -> (train_state, metrics)`.
       update: the step with all that `fit` needs: `(train_state, batch, mask) -> (train_state,
-        averages, finite)`, pure. None for a trainer of your own: `fit` then uses `step`.
-      objective: the layer that is trained.
-      optimizer: of optax.
+        averages, finite)`, pure. By default it is made from `step`.
+      objective: the layer that is trained; None in a trainer of your own.
+      optimizer: of optax; None in a trainer of your own.
       watcher: warns about the trainer's programs.
-      programs: the compiled programs of `fit`, which live as long as the trainer.
+      programs: the compiled programs, which live as long as the trainer.
     """
 
-    init: Callable[[jax.Array, PyTree], TrainState]
-    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
-    # The rest is None in a trainer of your own.
-    update: Callable[..., tuple[TrainState, dict[str, Average], jax.Array]] = None  # type: ignore
-    objective: Layer = None  # type: ignore
-    optimizer: optax.GradientTransformation = None  # type: ignore
-    watcher: Watcher = None  # type: ignore
-    programs: Memo = None  # type: ignore
+    __slots__ = ()
+
+    def __new__(
+        cls, init, step, update=None, objective=None, optimizer=None, watcher=None, programs=None
+    ) -> "Trainer":
+        watcher = Watcher() if watcher is None else watcher
+        programs = Memo() if programs is None else programs
+        update = _update_by(step) if update is None else update
+        return super().__new__(cls, init, step, update, objective, optimizer, watcher, programs)
 
     def __repr__(self) -> str:
         return f"Trainer({self.objective!r})"
+
+
+def _update_by(step: Callable) -> Callable:
+    """An update by the step of a trainer of the user's own."""
+
+    def update(train_state, batch, mask=None):
+        if mask is not None:
+            raise ValueError(
+                "fit: the last batch is padded, and this trainer's step takes no mask; choose a "
+                "batch_size that divides the number of examples"
+            )
+        train_state, metrics = step(train_state, batch)
+        found = {name: Average(value, jnp.float32(1)) for name, value in metrics.items()}
+        return train_state, found, jnp.ones(0, bool)
+
+    return update
 
 
 @explain_keywords
@@ -85,7 +124,10 @@ def trainer(
     """The trainer of an objective.
 
     `init(key, batch)` draws params, state and the optimizer's state. Only the shapes and dtypes of
-    the batch are used, so it may be the whole data set, or `jn.spec`s.
+    the batch are used, so it may be the whole data set, or `jn.spec`s. To start from trained
+    params, pass `init(key, batch, params=trained)`. `trained` may be a part of the params, such as
+    `{"encoder": encoder_params}`; what it lacks is drawn, and what the net lacks raises. The values
+    are copied, in the dtypes of the net.
 
     `step(train_state, batch)` computes the gradient and the update, and returns the new
     train_state with the loss and metrics of the batch. Called plainly, it is jitted and donates the
@@ -117,22 +159,34 @@ def trainer(
       ...     train_state, metrics = trainer.step(train_state, batch)
       >>> 0 < float(metrics["loss"]) < 0.2
       True
+
+      Transfer learning: start from the trained layer below a new one.
+
+      >>> net = jn.serial(jn.dense(2), jax.nn.relu, jn.dense(5, name="head"))
+      >>> tuned = jn.trainer(jn.supervised(net, loss), optax.adam(0.1))
+      >>> params = {"dense": train_state.params}
+      >>> start = tuned.init(jax.random.key(1), batch, params=params)
+      >>> bool((start.params["dense"]["kernel"] == train_state.params["kernel"]).all())
+      True
     """
     _check(objective, optimizer)
     at_least("trainer", "shapes", shapes)
     keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
-    watcher = Watcher(shapes)
-    start = jax.jit(lambda params: strong(optimizer.init(params)))  # eager zeros compile per shape
+    watcher, programs = Watcher(shapes), Memo()
+    # Eager zeros would compile for each shape.
+    start = jax.jit(lambda params: without_weak_types(optimizer.init(params)))
 
-    def init(key: jax.Array, batch: PyTree) -> TrainState:
+    def init(key: jax.Array, batch: PyTree, params: Params | None = None) -> TrainState:
         check_key(key, "trainer.init")
-        params, state = strong(objective.init(child_key(key, "init"), _specs(batch)))
+        drawn = objective.init(child_key(key, "init"), _specs(batch))
+        drawn, state = without_weak_types(drawn)
+        filled = drawn if params is None else _filled("params", drawn, params)
         train_key = child_key(key, "train")
         if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
             train_key = jax.random.key_data(train_key)  # the data would lose another kind
         step = jnp.asarray(np.zeros((), np.int32))
-        return TrainState(step, params, state, start(params), train_key)
+        return TrainState(step, filled, state, start(filled), train_key)
 
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
         needed = jax.tree.structure(jax.eval_shape(optimizer.init, train_state.params))
@@ -152,15 +206,11 @@ def trainer(
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, (state, found)), grads = gradient(train_state.params)
-        updates, opt_state = jax.named_scope("optimizer")(optimizer.update)(
-            grads,
-            train_state.opt_state,
-            train_state.params,
-            value=value,
-            grad=grads,
-            value_fn=lambda params: loss(params)[0],
-        )
-        params: Any = jax.named_scope("optimizer")(optax.apply_updates)(train_state.params, updates)
+        old, opt_state = train_state.params, train_state.opt_state
+        extra = {"value": value, "grad": grads, "value_fn": lambda params: loss(params)[0]}
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, opt_state, old, **extra)
+            params: Any = optax.apply_updates(old, updates)
         # NaN and infinity times 0 are NaN. On CPU this takes half the time of isfinite(leaf).all().
         finite = [jnp.isfinite((0 * leaf).sum()) for leaf in jax.tree.leaves(grads)]
         after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
@@ -169,17 +219,6 @@ def trainer(
     def pure_step(train_state, batch):
         after, found, _ = update(train_state, batch)  # results that are not used are not computed
         return after, {name: average.mean for name, average in found.items()}
-
-    def watched_step(train_state, batch, where):
-        watcher.traced("step", train_state=train_state, batch=batch)
-
-        def run(train_state, batch):
-            after, metrics = pure_step(train_state, batch)
-            return stay(after, where), everywhere(metrics, where)
-
-        return automatic(run, where, keeps=True)(train_state, batch)
-
-    jitted = jax.jit(watched_step, donate_argnums=0, static_argnums=2)
 
     def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         # Not the whole train_state: flattening costs microseconds, and where its state or opt_state
@@ -191,14 +230,74 @@ def trainer(
             if "step" not in watcher.traces:  # the first batch shows what all of them are like
                 check_targets(objective, *train_state[1:3], batch, "step", train=True)
             # One look, since a flattening costs microseconds: a state is on a mesh as a whole.
-            where = places(train_state) if is_named(train_state.step) else None
+            shardings = shardings_of(train_state) if is_named(train_state.step) else None
             if jax.process_count() > 1:
                 check_processes("step", train_state, batch)
-            after, metrics = jitted(train_state, batch, where)
+            run = driver(programs, watcher, ("step", "batch"), pure_step, shardings)
+            after, metrics = run(train_state, batch)
         watcher.stepped(after, metrics["loss"])
         return after, metrics
 
-    return Trainer(init, step, update, objective, optimizer, watcher, Memo())
+    return Trainer(init, step, update, objective, optimizer, watcher, programs)
+
+
+def driver(
+    programs: Memo,
+    watcher: Watcher,
+    key: tuple,
+    run: Callable,
+    shardings: Shardings | None,
+    donate: tuple[int, ...] = (0,),
+) -> Callable:
+    """The program of one update or more, compiled once; the train_state keeps its shardings.
+
+    Args:
+      programs: Programs of the trainer, which keep this one.
+      watcher: Watcher of the trainer, which sees each trace.
+      key: Name of the program, name of its second argument, and all that the program depends on.
+      run: `(train_state, data, ...) -> (train_state, results)`.
+      shardings: Shardings of the train_state.
+      donate: Positions of the arguments whose memory is reused.
+    """
+
+    def make():
+        name, what = key[:2]
+
+        @functools.wraps(run)
+        def watched(train_state, data, *rest):
+            watcher.traced(name, train_state=train_state, **{what: data})
+            return run(train_state, data, *rest)
+
+        return placed(watched, shardings, donate_argnums=donate)
+
+    return programs.of((*key, shardings), make)
+
+
+def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
+    """A copy of the given values where there are some, of those drawn elsewhere."""
+    if isinstance(drawn, dict):
+        if not isinstance(given, dict):
+            raise TypeError(
+                f"trainer.init: {path} must be a dict with entries among {', '.join(drawn)}, got "
+                f"{describe(given)}"
+            )
+        if unknown := [str(name) for name in given if name not in drawn]:
+            raise ValueError(
+                f"trainer.init: {path} has no entry {', '.join(unknown)}; expected some of "
+                f"{', '.join(drawn)}"
+            )
+        return drawn | {n: _filled(f"{path}/{n}", drawn[n], leaf) for n, leaf in given.items()}
+    if not isinstance(given, jax.Array | np.ndarray):
+        raise TypeError(
+            f"trainer.init: {path} must be an array {describe(drawn)}, got {describe(given)}"
+        )
+    floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (drawn, given))
+    if given.shape != drawn.shape or not (floats or given.dtype == drawn.dtype):
+        raise ValueError(
+            f"trainer.init: {path} must be {describe(drawn)}, got {describe(given)}. Leave out "
+            "the entries that are to be drawn"
+        )
+    return jnp.array(all_native(given, "trainer.init"), drawn.dtype)  # a step donates the copy
 
 
 def _check(objective: Any, optimizer: Any) -> None:
@@ -239,8 +338,8 @@ def check_train_state(who: str, train_state: Any) -> None:
     as_array(who, "train_state.step", train_state.step, "()", "integers")
     for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.params):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            place = f"train_state.params{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{who}: {place} must hold floats, got {leaf.dtype}")
+            name = f"train_state.params{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{who}: {name} must hold floats, got {leaf.dtype}")
     kind: Any = getattr(train_state.key, "dtype", object)
     if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
         raise TypeError(
@@ -263,7 +362,7 @@ def _specs(batch: PyTree) -> PyTree:
     return abstract(batch, "trainer.init")
 
 
-def strong(tree: PyTree) -> PyTree:
+def without_weak_types(tree: PyTree) -> PyTree:
     """The tree without weak types, which the first step would make strong and so compile twice."""
 
     def leaf(a):

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import is_traced
-from jaxnet.core import Params, PyTree, State, path_name
-from jaxnet.warn import warn
+from jaxnet.core import Params, State
+from jaxnet.services.checks import is_traced
+from jaxnet.services.trees import PyTree, path_name
+from jaxnet.services.warn import warn
 
 
 class Watcher:
@@ -43,7 +44,10 @@ class Watcher:
         hint = "; for batches of n shapes, write jn.trainer(..., shapes=n)" if of_batch else ""
         warn(
             f"{program} is compiled again (number {len(before)}), because of "
-            + ("; ".join(changes[:8]) or "another batch_size, or a list in place of a tuple")
+            + (
+                "; ".join(changes[:8])
+                or "another batch_size or sharding, or a list instead of a tuple"
+            )
             + hint
         )
 

@@ -16,22 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.checks import (
-    a_function,
-    a_layer,
-    as_array,
-    at_least,
-    check_options,
-    needs_key,
-    within,
-)
 from jaxnet.composition import serial
-from jaxnet.core import Layer, Params, child_key, compose
-from jaxnet.core.messages import check_key
+from jaxnet.core import Layer, Params, as_layer, child_key, compose, transform
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.layers.dense import dense
 from jaxnet.look import observe
 from jaxnet.losses import half_squared_error, kl_sparsity
+from jaxnet.losses.form import check_form
+from jaxnet.services.checks import (
+    a_function,
+    as_array,
+    at_least,
+    check_key,
+    check_options,
+    needs_key,
+    within,
+)
 from jaxnet.training import fit, trainer
 from jaxnet.unsupervised.check import check_examples, whole_batches
 
@@ -56,7 +56,7 @@ def with_code(net: Layer) -> Layer:
       >>> y.shape, z.shape
       ((5, 7), (5, 3))
     """
-    net = a_layer("with_code", "net", net)
+    net = as_layer(net, "with_code", "net")
 
     def forward(m, x):
         codes = []
@@ -85,7 +85,8 @@ def reconstruction(
     Args:
       net: an autoencoder, see `with_code`.
       loss: `(reconstruction, x) -> values`, one per example or per entry: the default for any x,
-        `jn.losses.binary_cross_entropy` for x in [0, 1] and a net that ends in a sigmoid.
+        `jn.losses.binary_cross_entropy_of_probabilities` for x in [0, 1] and a net that ends in a
+        sigmoid.
       penalty: of the parameters, added to the loss; see `jaxnet.penalties`.
 
     Raises:
@@ -219,10 +220,9 @@ def sparse_reconstruction(
     """
     within("sparse_reconstruction", "rho", rho, "(0, 1)")
     within("sparse_reconstruction", "beta", beta, "[0, inf)")
-    kl = kl_sparsity(rho)
 
     def sparsity(encode, x, z, key):
-        value = kl(z)
+        value = kl_sparsity(z, rho=rho)
         return beta * value, {"kl": value, "activation": z.mean(tuple(range(1, z.ndim)))}
 
     return _objective(net, "sparse_reconstruction", loss, penalty, extra=sparsity, scalar=True)
@@ -315,7 +315,7 @@ def fit_sparse_autoencoder(
     within(who, "rho", rho, "(0, 1)")
     within(who, "beta", beta, "[0, inf)")
     within(who, "learning_rate", learning_rate, "(0, inf)")
-    activation = a_layer(who, "activation", activation)
+    activation = as_layer(activation, who, "activation")
     check_options(who, progress=progress)
     x, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
     if optimizer is None:
@@ -329,7 +329,7 @@ def fit_sparse_autoencoder(
     def code(z):
         return z
 
-    last = () if output is None else (a_layer(who, "output", output),)
+    last = () if output is None else (as_layer(output, who, "output"),)
     net = serial(encoder, activation, code, decoder, *last, name="sparse_autoencoder")
     learner = trainer(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
     train_state = learner.init(key, x)
@@ -351,8 +351,8 @@ def _objective(
     scalar: bool = False,
 ) -> Layer:
     """Reconstruction plus `extra(encode, x, code, key) -> (value, metrics)`."""
-    net = a_layer(kind, "net", net)
-    a_function(kind, "loss", loss, "(reconstruction, x)")
+    net = as_layer(net, kind, "net")
+    check_form(kind, "loss", loss)
     if penalty is not None:
         a_function(kind, "penalty", penalty, "(params)")
     both = with_code(net)
@@ -389,7 +389,7 @@ def _objective(
     def rewrap(net):
         return _objective(net, kind, loss, penalty, corrupt=corrupt, extra=extra, scalar=scalar)
 
-    return Layer(init, apply, kind, kind=kind, inside=(net, rewrap))
+    return transform(net, apply, rewrap, kind=kind, init=init, name=kind)
 
 
 def _array(x: Any, who: str) -> Any:

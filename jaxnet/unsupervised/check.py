@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import as_array, at_least, check_finite
 from jaxnet.core import Params
+from jaxnet.services.checks import as_array, at_least, check_finite
 
 MEASURED = 10_000  # examples on which the scale of outputs is measured
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_options, on_host, within
 from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, variance_scaling
 from jaxnet.layers.dense import dense
+from jaxnet.services.checks import as_array, at_least, check_options, on_host, within
 from jaxnet.unsupervised.sparse_coding import exact_dot, soft_threshold
 
 

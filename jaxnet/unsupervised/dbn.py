@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import at_least, to_device
 from jaxnet.core import Params, child_key
-from jaxnet.core.messages import check_key
+from jaxnet.services.checks import at_least, check_key, to_device
 from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
 from jaxnet.unsupervised.rbm.machine import read_params
 
@@ -133,8 +132,8 @@ def mlp_params(params: Params) -> Params:
       >>> net = jn.models.mlp([4, 3, 10], jax.nn.sigmoid)
       >>> objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
       >>> trainer = jn.trainer(objective, optax.adam(1e-3))
-      >>> train_state = trainer.init(jax.random.key(1), (x, jnp.zeros(50, int)))
-      >>> train_state = train_state._replace(params=train_state.params | mlp_params(dbn))
+      >>> batch = x, jnp.zeros(50, int)
+      >>> train_state = trainer.init(jax.random.key(1), batch, params=mlp_params(dbn))
       >>> sorted(train_state.params)  # jn.fit continues from here
       ['dense', 'dense_1', 'output']
     """

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import a_function, as_array, at_least, check_rank, within
-from jaxnet.core import Layer, Params, compose, describe
-from jaxnet.core.messages import check_key
-from jaxnet.extras import extra
+from jaxnet.core import Layer, Params, compose
 from jaxnet.initializers import normal
+from jaxnet.services.checks import a_function, as_array, at_least, check_key, check_rank, within
+from jaxnet.services.extras import extra
+from jaxnet.services.trees import describe
 from jaxnet.unsupervised.check import check_examples, scaled
 
 Vectors = Callable[[jax.Array, Any, int], jax.Array]  # (key, x, features) -> (features, inputs)

@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.checks import a_function, a_layer, as_array, at_least, check_options
-from jaxnet.core import Layer, Params, State, child_key
-from jaxnet.core.messages import check_key
+from jaxnet.core import Layer, Params, State, as_layer, child_key
 from jaxnet.look import observe
-from jaxnet.progress import progress_bar
+from jaxnet.services.checks import a_function, as_array, at_least, check_key, check_options
+from jaxnet.services.progress import progress_bar
 from jaxnet.training import predict
 
 Fit = Callable[[jax.Array, jax.Array, int], Params]  # (key, x, features) -> params of dense
@@ -68,8 +67,7 @@ def pretrain_greedy(
 
       >>> objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
       >>> trainer = jn.trainer(objective, optax.adam(1e-3))
-      >>> train_state = trainer.init(jax.random.key(0), (x, jnp.zeros(50, int)))
-      >>> train_state = train_state._replace(params=params, state=state)
+      >>> train_state = trainer.init(jax.random.key(0), (x, jnp.zeros(50, int)), params=params)
 
     Reference: Hinton, Osindero and Teh 2006, "A Fast Learning Algorithm for Deep Belief Nets";
     Bengio et al. 2007, "Greedy Layer-Wise Training of Deep Networks"; for k-means and random
@@ -77,7 +75,7 @@ def pretrain_greedy(
     Vector Quantization".
     """
     who = "pretrain_greedy"
-    net = a_layer(who, "net", net)
+    net = as_layer(net, who, "net")
     key = jax.random.key(0) if key is None else key
     check_key(key, who)
     x = as_array(who, "data", data, "(examples, ...)")
@@ -152,7 +150,7 @@ def _input_of(net: Layer, path: str) -> Layer:
         _, state = observe(net, see).apply(params, state, x, key=key, train=train)
         return seen[0], state
 
-    return Layer(net.init, apply, net.name)
+    return as_layer(Layer(net.init, apply, net.name))
 
 
 def _entry(params: Params, path: str) -> Params:

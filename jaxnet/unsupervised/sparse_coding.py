@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, compose
-from jaxnet.core.messages import check_key
 from jaxnet.initializers import normal
 from jaxnet.ops.linalg import largest_eigenvalue
 from jaxnet.ops.varying import varying
-from jaxnet.progress import progress_bar
+from jaxnet.services.checks import as_array, at_least, check_key, check_options, check_rank, within
+from jaxnet.services.progress import progress_bar
 from jaxnet.unsupervised.check import check_examples, scaled
 
 # Rounded products, the default on GPUs, would stop the convergence of the codes early.

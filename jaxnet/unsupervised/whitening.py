@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import check_options, within
 from jaxnet.core import Params
+from jaxnet.services.checks import check_options, within
 from jaxnet.unsupervised.check import check_examples
 
 NO_VARIANCE = 1e-12  # of the largest variance: below, a direction holds rounding errors alone

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.checks import on_host
+from jaxnet.services.checks import on_host
 from jaxnet.viz.figure import new_figure, style, texts
 
 if TYPE_CHECKING:

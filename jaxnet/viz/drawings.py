@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.checks import at_least, on_host
+from jaxnet.services.checks import at_least, on_host
 from jaxnet.viz.figure import COLORS, frame, new_figure, style, texts
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxnet.checks import at_least, within
-from jaxnet.files import file_path, replacing
+from jaxnet.services.checks import at_least, within
+from jaxnet.services.files import file_path, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.checks import at_least, on_host
+from jaxnet.services.checks import at_least, on_host
 from jaxnet.viz.figure import frame, grid, new_figure, style
 
 if TYPE_CHECKING:

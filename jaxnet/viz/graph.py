@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.checks import at_least
 from jaxnet.inspect.graph import Graph, short
+from jaxnet.services.checks import at_least
 from jaxnet.viz.figure import COLORS, new_figure, style
 
 if TYPE_CHECKING:

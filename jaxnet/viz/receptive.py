@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxnet.checks import on_host, within
 from jaxnet.inspect.receptive import ReceptiveFields
+from jaxnet.services.checks import on_host, within
 from jaxnet.viz.feature_maps import show_image
 from jaxnet.viz.figure import COLORS, a_dict, frame, new_figure, style, texts
 

@@ -22,7 +22,7 @@ from colab.render import sources_hash
 
 ROOT = Path(__file__).parent.parent.parent
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
-FAST = "01", "05"  # run by the fast suite too
+SHORT = "01", "05"  # lessons of seconds: the others are long
 README = (ROOT / "colab" / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
@@ -43,7 +43,11 @@ notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path i
 most_are_long = pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.stem, marks=[] if path.name[:2] in FAST else pytest.mark.long)
+        pytest.param(
+            path,
+            id=path.stem,
+            marks=pytest.mark.slow if path.name[:2] in SHORT else pytest.mark.long,
+        )
         for path in NOTEBOOKS
     ],
 )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.core import Memo
 from jaxnet.initializers import zeros
+from jaxnet.services.trees import Memo
 
 KEY = jax.random.key(0)
 
@@ -170,15 +170,17 @@ def test_structure_is_data():
     assert layer is inner and rewrap(jn.dense(3)).kind == "repeat"
 
 
-def test_a_layer_with_another_init_is_a_leaf():
+def test_another_init_of_a_layer_is_called():
     """Else its parents would go on with the forward and never call the new init."""
     net = jn.serial(jn.dense(3), name="net")
     ones = jax.tree.map(jnp.ones_like, net.init(KEY, jn.spec((2, 3))))
     loaded = net._replace(init=lambda key, x: ones)
-    assert loaded.inside is None and loaded.kind == "serial"
+    assert loaded.kind == "serial"
     params, state = jn.serial(loaded).init(KEY, jn.spec((2, 3)))
     assert (params["net"]["dense"]["kernel"] == 1).all()
-    assert net._replace(name="other").inside is net.inside
+    doubled = net._replace(apply=lambda *args, **kw: (2 * net.apply(*args, **kw)[0], {}))
+    y, _ = jn.serial(doubled).apply({"net": ones[0]}, {}, jnp.ones((2, 3)))
+    assert (y == 2 * net.apply(*ones, jnp.ones((2, 3)))[0]).all()
 
 
 @pytest.mark.slow
@@ -660,7 +662,10 @@ def test_an_update_in_a_loop_raises(jit):
         m(inner, x[0])
         return jax.lax.scan(lambda c, x: (c, m(inner, x)), 0, x)[1] if m.train else x
 
-    for forward, words in ((own, "own: m.update"), (of_a_child, r"of_a_child: m\(running, x\)")):
+    for forward, words in (
+        (own, "own: m.update"),
+        (of_a_child, r"of_a_child/running: m\(running, x\)"),
+    ):
         net, x = jn.compose(forward), jnp.ones((5, 2, 3))
         params, state = net.init(KEY, x)
         run = jax.jit(net.apply, static_argnames="train") if jit else net.apply

@@ -116,7 +116,7 @@ print("never")
 
 LOCKED = """
 import pathlib
-from jaxnet.lock import Held
+from jaxnet.services.lock import Held
 
 def refused(kept, epoch, words):
     try:
@@ -144,9 +144,9 @@ with jn.Checkpoints(folder, best="train/loss") as kept:
     multihost_utils.sync_global_devices("damaged")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found, place = kept.newest(start)
+        found, position = kept.newest(start)
     assert "8 is damaged" in str(caught[-1].message) and int(found.step) == 4
-    (two,) = jn.fit(trainer, found, data, epochs=2, batch_size=16, place=place)
+    (two,) = jn.fit(trainer, found, data, epochs=2, batch_size=16, position=position)
     assert kept.save(two)
 print(int(kept.newest(start)[0].step))
 """
@@ -169,6 +169,7 @@ def test_the_numbers_are_those_of_one_process(on_processes, counts, rules):
             np.testing.assert_allclose(process[name], wanted, rtol=1e-12, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.slow
 def test_arrays_of_one_process_alone_are_refused(on_processes):
     assert on_processes(START + ERRORS, 2) == ["told"] * 2
 

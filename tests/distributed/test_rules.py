@@ -96,21 +96,21 @@ for name, (mesh, rule) in rules.items():
 # Work per device: the programs of one device and of eight.
 from jaxnet.training.source import resident_programs
 from jaxnet.training.evaluate import measure, predict_program
-from jaxnet.training.placement import check_batch, in_batches, places
+from jaxnet.training.placement import check_batch, shardings_of
 from jaxnet.core import Memo
 
 def work(train_state, data):
     trainer, _ = fresh()
     split = check_batch("test", data, 512)
-    where = places(train_state)
+    where = shardings_of(train_state)
     programs = resident_programs(trainer, 512, True, where, split)
     after, (key, order, totals) = programs.begin(train_state, data)
     span = np.int32(0), np.int32(2)
-    advance = programs.advance.lower(after, totals, data, order, *span).compile()
-    cut = in_batches(split)
-    test = measure(trainer.objective, Memo(), 512, cut, where)
+    advance = programs.advance.lower(after, data, totals, order, *span).compile()
     args = train_state.params, train_state.state
-    outputs = predict_program(net, 512, cut and cut[:1], where).lower(*args, data[0]).compile()
+    test = measure(trainer.objective, Memo(), 512, split, where)
+    inputs = shardings_of(data[0])
+    outputs = predict_program(net, 512, inputs, where).lower(*args, data[0]).compile()
     test = test.lower(*args, data, jax.random.key(0)).compile()
     return flops(advance), flops(test), flops(outputs)
 
@@ -151,7 +151,7 @@ raises(ValueError, "dimension 1 of top/kernel (64, 12) cannot be divided among t
 raises(ValueError, "a batch of 12 cannot be divided among the 8 devices along data",
        lambda: list(jn.fit(trainer, put(train_state, mesh), put((x, y), mesh, P("data")),
                            epochs=1, batch_size=12)))
-raises(ValueError, "the data lie on a mesh, the train_state on one device",
+raises(ValueError, "the data are on a mesh, the train_state on one device",
        lambda: list(jn.fit(trainer, train_state, put((x, y), mesh, P("data")), epochs=1,
                            batch_size=16)))
 own = "KIND" == "Auto"

@@ -518,8 +518,7 @@ def test_from_nnx_is_the_module():
     module.train()
     optimizer = optax.sgd(0.1)
     trainer = jn.trainer(jn.supervised(layer, loss_of), optimizer)
-    ours = trainer.init(KEY, (X, Y))
-    ours = ours._replace(params=jax.tree.map(jnp.copy, params))
+    ours = trainer.init(KEY, (X, Y), params=params)
     theirs = nnx.Optimizer(module, optimizer, wrt=nnx.Param)
 
     @nnx.jit

@@ -654,6 +654,7 @@ def test_a_bias_that_diverged_reaches_the_output(make):
         assert np.isnan(by_bias[..., 0, columns]).all() and np.isfinite(by_bias[..., 1:, :]).all()
 
 
+@pytest.mark.slow
 def test_a_causal_mask_of_as_many_sequences_as_steps(x64):
     """Two axes are refused; with mask[None] the mask is that of causal=True."""
     x, mask = jnp.asarray(draw(5, 5, 6)), jnp.tril(jnp.ones((5, 5), bool))

@@ -272,6 +272,7 @@ def test_messages(make, shape, message):
         make().apply({}, {}, jnp.ones(shape))
 
 
+@pytest.mark.fast_cases("1d", "SAME")
 @pytest.mark.parametrize("space, size, padding", [
     ((7,), 3, "VALID"), ((6, 5), 2, "VALID"), ((6, 7), (3, 2), "SAME"),
     ((4, 5, 3), (2, 1, 3), "VALID"),

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,28 +21,34 @@ BITS = RNG.integers(0, 2, size=(5, 4)).astype(float)
 def test_binary_cross_entropy_by_hand():
     """-log 0.8 and -log 0.2: the two terms are not swapped, the sign is that of a loss."""
     for p, y, value in [(0.8, 1, -math.log(0.8)), (0.8, 0, -math.log(0.2)), (0.3, 0.5, 0.780324)]:
-        close(losses.binary_cross_entropy(jnp.array([p]), jnp.array([y])), [value], 1e-6)
+        close(
+            losses.binary_cross_entropy_of_probabilities(jnp.array([p]), jnp.array([y])),
+            [value],
+            1e-6,
+        )
 
 
 @pytest.mark.slow
 def test_binary_cross_entropy_at_zero_and_one():
     """Correct: 0. Wrong: the tangent at epsilon, with a gradient that reduces the error."""
     both = jnp.array([0.0, 1.0])
-    assert (losses.binary_cross_entropy(both, both) == 0).all()
-    wrong = losses.binary_cross_entropy(both, 1 - both)
+    assert (losses.binary_cross_entropy_of_probabilities(both, both) == 0).all()
+    wrong = losses.binary_cross_entropy_of_probabilities(both, 1 - both)
     eps = float(jnp.finfo(jnp.float32).eps)
     close(wrong, [1 - math.log(eps)] * 2, 1e-6)
-    slope = jax.jit(jax.grad(lambda p: losses.binary_cross_entropy(p, 1 - both).sum()))(both)
+    slope = jax.jit(
+        jax.grad(lambda p: losses.binary_cross_entropy_of_probabilities(p, 1 - both).sum())
+    )(both)
     close(slope, [-1 / eps, 1 / eps], 1e-6)
     # it continues where rounding puts a probability outside [0, 1]
-    outside = losses.binary_cross_entropy(jnp.array([-1e-6, 1 + 1e-6]), 1 - both)
+    outside = losses.binary_cross_entropy_of_probabilities(jnp.array([-1e-6, 1 + 1e-6]), 1 - both)
     assert (outside > wrong).all() and jnp.isfinite(outside).all()
 
 
-def test_categorical_cross_entropy_by_hand():
+def test_cross_entropy_of_probabilities_by_hand():
     p = jnp.array([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     eps = float(jnp.finfo(jnp.float32).eps)
-    values = losses.categorical_cross_entropy(p, jnp.array([1, 1, 0]))
+    values = losses.cross_entropy_of_probabilities(p, jnp.array([1, 1, 0]))
     close(values, [-math.log(0.2), 0, 1 - math.log(eps)], 1e-6)
 
 
@@ -54,15 +61,18 @@ def test_cross_entropies_agree():
         plain = optax.softmax_cross_entropy_with_integer_labels(z, labels)
         one_hot = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.3)
         return {
-            "categorical": (losses.categorical_cross_entropy(jax.nn.softmax(z), labels), plain),
-            "of logits": (losses.cross_entropy()(z, labels), plain),
-            "focal": (losses.focal_loss(0.0)(z, labels), plain),
+            "categorical": (
+                losses.cross_entropy_of_probabilities(jax.nn.softmax(z), labels),
+                plain,
+            ),
+            "of logits": (losses.cross_entropy(z, labels), plain),
+            "focal": (losses.focal(z, labels, gamma=0.0), plain),
             "smooth": (
-                losses.cross_entropy(label_smoothing=0.3)(z, labels),
+                losses.cross_entropy(z, labels, label_smoothing=0.3),
                 optax.softmax_cross_entropy(z, one_hot),
             ),
             "binary": (
-                losses.binary_cross_entropy(jax.nn.sigmoid(z), bits),
+                losses.binary_cross_entropy_of_probabilities(jax.nn.sigmoid(z), bits),
                 optax.sigmoid_binary_cross_entropy(z, bits),
             ),
         }
@@ -73,23 +83,39 @@ def test_cross_entropies_agree():
 
 
 @pytest.mark.slow
-def test_focal_loss_by_hand():
+def test_focal_by_hand():
     z = np.log(np.float32([[0.75, 0.25]]))
-    close(jax.jit(losses.focal_loss(2.0))(z, np.array([0])), [0.0625 * -math.log(0.75)], 1e-6)
-    close(jax.jit(losses.focal_loss(1.0))(z, np.array([1])), [0.75 * -math.log(0.25)], 1e-6)
+    close(
+        jax.jit(partial(losses.focal, gamma=2.0))(z, np.array([0])),
+        [0.0625 * -math.log(0.75)],
+        1e-6,
+    )
+    close(
+        jax.jit(partial(losses.focal, gamma=1.0))(z, np.array([1])), [0.75 * -math.log(0.25)], 1e-6
+    )
     # two classes with logits (z, 0) are one logit z
     z = np.float32([-3, 0.5, 2])
-    two = jax.jit(losses.focal_loss(1.5))(np.stack([z, 0 * z], -1), np.array([0, 1, 0]))
-    close(jax.jit(losses.sigmoid_focal_loss(1.5))(z, np.array([1, 0, 1])), two, 1e-6)
-    weighted = jax.jit(losses.sigmoid_focal_loss(1.5, alpha=0.25))(z, np.array([1, 0, 1]))
+    two = jax.jit(partial(losses.focal, gamma=1.5))(np.stack([z, 0 * z], -1), np.array([0, 1, 0]))
+    close(jax.jit(partial(losses.sigmoid_focal, gamma=1.5))(z, np.array([1, 0, 1])), two, 1e-6)
+    loss = partial(losses.sigmoid_focal, gamma=1.5, alpha=0.25)
+    weighted = jax.jit(loss)(z, np.array([1, 0, 1]))
     close(weighted, two * np.float32([0.25, 0.75, 0.25]), 1e-6)
 
 
-def test_focal_loss_is_finite_where_one_minus_p_rounds_to_zero():
+def test_focal_is_finite_where_one_minus_p_rounds_to_zero():
     """(1 - p)^0.5 has an infinite slope at p = 1."""
     z = jnp.array([[60.0, 0.0]])
-    value, grad = slopes(losses.focal_loss(0.5), z, jnp.array([0]))
+    value, grad = slopes(partial(losses.focal, gamma=0.5), z, jnp.array([0]))
     assert 0 <= value < 1e-20 and jnp.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.focal])
+def test_a_class_that_is_ruled_out_does_not_matter(loss):
+    """Its logit is minus infinity; 0 times its logarithm was NaN."""
+    z, y = jnp.array([[1.0, 2.0]]), jnp.array([1])
+    values, grads = slopes(loss, jnp.array([[1.0, 2.0, -jnp.inf]]), y)
+    close(values, loss(z, y), 1e-6)
+    assert jnp.isfinite(grads).all()
 
 
 def torch_pairs(torch):
@@ -109,29 +135,27 @@ def torch_pairs(torch):
     def smoothed(z, y):
         return f.cross_entropy(z, y, reduction="none", label_smoothing=0.2)
 
-    ours = losses.cross_entropy(label_smoothing=0.2)
+    ours = partial(losses.cross_entropy, label_smoothing=0.2)
     return {
-        "binary_cross_entropy": (losses.binary_cross_entropy, bce, PROBABILITIES, BITS),
-        "categorical_cross_entropy": (losses.categorical_cross_entropy, nll, PROBABILITIES, LABELS),
+        "binary": (losses.binary_cross_entropy_of_probabilities, bce, PROBABILITIES, BITS),
+        "probabilities": (losses.cross_entropy_of_probabilities, nll, PROBABILITIES, LABELS),
         "cross_entropy": (ours, smoothed, LOGITS, LABELS),
-        "focal_loss": (losses.focal_loss(1.7), focal, LOGITS, LABELS),
+        "focal": (partial(losses.focal, gamma=1.7), focal, LOGITS, LABELS),
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["binary_cross_entropy", "categorical_cross_entropy", "cross_entropy", "focal_loss"]
-)
+@pytest.mark.parametrize("name", ["binary", "probabilities", "cross_entropy", "focal"])
 def test_values_and_gradients_match_pytorch(name):
     torch = pytest.importorskip("torch", reason="PyTorch is the reference")
     check_torch(*torch_pairs(torch)[name])
 
 
 @pytest.mark.slow
-def test_categorical_cross_entropy_matches_scikit_learn():
+def test_cross_entropy_of_probabilities_matches_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
     with jax.enable_x64(True):
         p = jax.nn.softmax(jnp.array(LOGITS))
-        ours = losses.categorical_cross_entropy(p, jnp.array(LABELS)).mean()
+        ours = losses.cross_entropy_of_probabilities(p, jnp.array(LABELS)).mean()
         close(ours, sklearn.log_loss(LABELS, np.asarray(p)))
 
 
@@ -139,22 +163,25 @@ def test_categorical_cross_entropy_matches_scikit_learn():
 @pytest.mark.parametrize("options", [
     {"class_weights": [0.5, 2.0, 1.0, 0.0]},
     {"class_weights": [0.5, 2.0, 1.0, 3.0], "label_smoothing": 0.2},
-    {"ignore_index": -100},
-    {"class_weights": [0.5, 2.0, 1.0, 3.0], "label_smoothing": 0.2, "ignore_index": 1},
+    {"ignore_label": -100},
+    {"ignore_label": -100, "label_smoothing": 0.2},
+    {"class_weights": [0.5, 2.0, 1.0, 3.0], "label_smoothing": 0.2, "ignore_label": 1},
 ], ids=lambda options: " ".join(options))  # fmt: skip
 def test_weighted_cross_entropy_is_that_of_pytorch(shape, options):
     """The ratio of the sums is PyTorch's mean, values and gradients."""
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     rng = np.random.default_rng(1)
     z, labels = rng.normal(size=(*shape, 4)) * 2, rng.integers(0, 3, size=shape)
-    labels.flat[0] = options.get("ignore_index", 0)
+    labels.flat[0] = options.get("ignore_label", 0)
     given = torch.tensor(z, requires_grad=True)
-    theirs = {name: value for name, value in options.items() if name != "class_weights"}
+    options = dict(options)
+    smoothing = {"label_smoothing": options.pop("label_smoothing", 0.0)}
+    theirs = smoothing | {"ignore_index": options.get("ignore_label", -100)}
     if "class_weights" in options:
         theirs["weight"] = torch.tensor(options["class_weights"], dtype=torch.float64)
     value = torch.nn.functional.cross_entropy(given.movedim(-1, 1), torch.tensor(labels), **theirs)
     value.backward()
-    loss = losses.cross_entropy(**options)
+    loss = losses.weighted(partial(losses.cross_entropy, **smoothing), **options)
 
     def mean(z, labels):
         totals, weights = loss(z, labels)
@@ -168,29 +195,27 @@ def test_weighted_cross_entropy_is_that_of_pytorch(shape, options):
 
 
 def test_any_loss_can_be_weighted():
-    """The pair is that of the cross-entropy, and for others the values times the weights."""
+    """The pair is the values times the weights, and the weights."""
     rng = np.random.default_rng(1)
     z, labels = rng.normal(size=(3, 4, 5)), rng.integers(0, 5, size=(3, 4))
-    options = {"class_weights": jnp.array([0.5, 2.0, 1.0, 0.0, 3.0]), "ignore_index": 1}
-    pairs = losses.weighted(**options)(z, labels), losses.cross_entropy(**options)(z, labels)
-    jax.tree.map(lambda a, b: close(a, b, 1e-6), *pairs)
-    focal = losses.weighted(losses.focal_loss(), **options)
-    totals, weights = focal(z, labels)
+    options = {"class_weights": jnp.array([0.5, 2.0, 1.0, 0.0, 3.0]), "ignore_label": 1}
     by_entry = np.where(labels == 1, 0, np.array(options["class_weights"])[labels])
-    close(weights, by_entry.sum(1), 1e-6)
-    close(totals, (by_entry * np.asarray(losses.focal_loss()(z, labels))).sum(1), 1e-6)
-    with pytest.raises(ValueError, match="expected class_weights or ignore_index, got neither"):
+    for loss in (losses.focal, losses.cross_entropy, lambda z, y: losses.focal(z, y)):
+        totals, weights = losses.weighted(loss, **options)(z, labels)
+        close(weights, by_entry.sum(1), 1e-6)
+        close(totals, (by_entry * np.asarray(loss(z, labels))).sum(1), 1e-6)
+    with pytest.raises(ValueError, match="expected class_weights or ignore_label, got neither"):
         losses.weighted()
     for wrong in ([1.0, -1.0], jnp.array([1.0, -1.0]), jnp.array([1.0, jnp.nan])):
         with pytest.raises(ValueError, match="class_weights must be finite and at least 0, got"):
-            losses.cross_entropy(class_weights=wrong)
+            losses.weighted(class_weights=wrong)
     with pytest.raises(ValueError, match=r"one value per label \(3, 4\), got \(3,\)"):
-        losses.weighted(lambda z, y: jnp.ones(3), ignore_index=0)(z, labels)
+        losses.weighted(lambda z, y: jnp.ones(3), ignore_label=0)(z, labels)
 
 
 def test_weighted_cross_entropy_in_a_trainer():
     """Batches whose weights differ are averaged by weight, in training and in evaluation."""
-    objective = jn.supervised(lambda x: x, losses.cross_entropy(class_weights=[1.0, 3.0]))
+    objective = jn.supervised(lambda x: x, losses.weighted(class_weights=[1.0, 3.0]))
     x, y = jnp.array([[2.0, 0], [0, 1], [1, 1]]), jnp.array([0, 1, 1])
     found = jn.evaluate(objective, {}, {}, (x, y), batch_size=2)
     nll = np.log(1 + np.exp([-2.0, -1, 0]))
@@ -201,7 +226,7 @@ def test_sigmoid_cross_entropy_is_that_of_pytorch():
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     functional = torch.nn.functional
     weights = np.array([0.5, 1.0, 3.0, 7.0])
-    loss = losses.sigmoid_cross_entropy(pos_weight=weights)
+    loss = partial(losses.sigmoid_cross_entropy, pos_weight=weights)
     check_torch(
         loss,
         lambda z, y: functional.binary_cross_entropy_with_logits(
@@ -210,26 +235,28 @@ def test_sigmoid_cross_entropy_is_that_of_pytorch():
         LOGITS,
         BITS,
     )
-    plain = losses.sigmoid_cross_entropy()(LOGITS, BITS)
+    plain = losses.sigmoid_cross_entropy(LOGITS, BITS)
     close(plain, optax.sigmoid_binary_cross_entropy(jnp.array(LOGITS), BITS), 1e-5)
-    far, slope = slopes(losses.sigmoid_cross_entropy(), jnp.array([-300.0]), jnp.array([1.0]))
+    far, slope = slopes(losses.sigmoid_cross_entropy, jnp.array([-300.0]), jnp.array([1.0]))
     assert (far, slope) == (300, -1)
 
 
 @pytest.mark.parametrize(("make", "words"), [
-    (lambda: losses.cross_entropy(class_weights=[1.0, -1.0]), "class_weights must be finite and"),
-    (lambda: losses.cross_entropy(class_weights=[[1.0]]), r"must have shape \(classes,\), got"),
-    (lambda: losses.cross_entropy(ignore_index=0.5), "ignore_index must be"),
-    (lambda: losses.sigmoid_cross_entropy(pos_weight=float("nan")), "pos_weight must be finite"),
+    (lambda: losses.weighted(class_weights=[[1.0]]), r"must have shape \(classes,\), got"),
+    (lambda: losses.weighted(ignore_label=0.5), "weighted: ignore_label must be"),
     (
-        lambda: losses.cross_entropy(class_weights=[1.0, 2.0])(LOGITS, LABELS),
+        lambda: losses.sigmoid_cross_entropy(LOGITS, BITS, pos_weight=float("nan")),
+        "pos_weight must be finite",
+    ),
+    (
+        lambda: losses.weighted(class_weights=[1.0, 2.0])(LOGITS, LABELS),
         "class_weights must hold one per class, 4, got 2",
     ),
     (
-        lambda: losses.sigmoid_cross_entropy(pos_weight=[1.0, 2.0])(LOGITS, BITS),
+        lambda: losses.sigmoid_cross_entropy(LOGITS, BITS, pos_weight=[1.0, 2.0]),
         r"pos_weight must be a number or one per label, got \(2,\)",
     ),
-    (lambda: losses.cross_entropy(ignore_index=9)(LOGITS, LABELS + 3), r"targets .*\[0, 4\)"),
+    (lambda: losses.weighted(ignore_label=9)(LOGITS, LABELS + 3), r"targets .*\[0, 4\)"),
 ])  # fmt: skip
 def test_weights_that_do_not_fit(make, words):
     with pytest.raises((TypeError, ValueError), match=words):

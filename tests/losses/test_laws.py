@@ -1,6 +1,7 @@
 """Laws of all losses: one value per example, strict shapes, dtypes, finite gradients, jit."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +16,17 @@ from tests.losses.common import close, slopes
 # losses that compare entry with entry, and losses of scores and labels
 SAME = {
     "half_squared_error": losses.half_squared_error,
-    "binary_cross_entropy": losses.binary_cross_entropy,
-    "sigmoid_cross_entropy": losses.sigmoid_cross_entropy(pos_weight=2.0),
-    "sigmoid_focal_loss": losses.sigmoid_focal_loss(),
+    "binary_cross_entropy_of_probabilities": losses.binary_cross_entropy_of_probabilities,
+    "sigmoid_cross_entropy": partial(losses.sigmoid_cross_entropy, pos_weight=2.0),
+    "sigmoid_focal": losses.sigmoid_focal,
     "perceptron": losses.perceptron,
 }
 LABELLED = {
-    "categorical_cross_entropy": losses.categorical_cross_entropy,
-    "cross_entropy": losses.cross_entropy(label_smoothing=0.1),
-    "focal_loss": losses.focal_loss(),
+    "cross_entropy_of_probabilities": losses.cross_entropy_of_probabilities,
+    "cross_entropy": partial(losses.cross_entropy, label_smoothing=0.1),
+    "focal": losses.focal,
     "multiclass_perceptron": losses.multiclass_perceptron,
-    "dice": losses.dice(),
+    "dice": losses.dice,
 }
 OTHER = {"ignore_label", "weighted", "kl_sparsity", "masked", "masked_mean", "ctc"}
 NAN = float("nan")
@@ -69,7 +70,7 @@ def test_values_of_labels_have_the_batch_first(loss):
 
 @pytest.mark.fast_cases(
     "3-cross_entropy",
-    "3-categorical_cross_entropy",
+    "3-cross_entropy_of_probabilities",
     "255-cross_entropy",
     "255-multiclass_perceptron",
     "-1-multiclass_perceptron",
@@ -107,7 +108,7 @@ def test_arguments_that_are_no_arrays_are_named(name, given):
         loss(np.ones((1, 3))[:, 0] if name in SAME else np.ones((1, 3)), given)
 
 
-@pytest.mark.parametrize("name", ["binary_cross_entropy", "sigmoid_focal_loss"])
+@pytest.mark.parametrize("name", ["binary_cross_entropy_of_probabilities", "sigmoid_focal"])
 @pytest.mark.parametrize("target", [-1, 2, np.nan])
 def test_targets_that_are_no_probabilities(name, target):
     """For logits and targets of -1 and +1 there is optax.hinge_loss."""
@@ -142,7 +143,7 @@ def test_labelled_losses_are_wide_and_jit_is_eager(loss):
 
 @pytest.mark.parametrize("name", SAME)
 def test_value_and_gradient_are_finite_at_extremes(name):
-    ends = [0.0, 1.0] if name == "binary_cross_entropy" else [0.0, 1.0, -300.0, 300.0]
+    ends = [0.0, 1.0] if name.endswith("probabilities") else [0.0, 1.0, -300.0, 300.0]
     x, y = (a.reshape(-1, 1) for a in jnp.meshgrid(jnp.array(ends), jnp.array([0.0, 1.0])))
     values, grads = slopes(SAME[name], x, y)
     assert jnp.isfinite(values).all() and (values >= 0).all()
@@ -152,7 +153,7 @@ def test_value_and_gradient_are_finite_at_extremes(name):
 @pytest.mark.parametrize("name", LABELLED)
 def test_labelled_value_and_gradient_are_finite_at_extremes(name):
     scores = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-900.0, 900.0, 0.0]]
-    scores = jnp.array(scores[:2] if name == "categorical_cross_entropy" else scores)
+    scores = jnp.array(scores[:2] if name.endswith("probabilities") else scores)
     for label in range(3):
         values, grads = slopes(LABELLED[name], scores, jnp.full(len(scores), label))
         assert jnp.isfinite(values).all() and (values >= 0).all()
@@ -160,27 +161,48 @@ def test_labelled_value_and_gradient_are_finite_at_extremes(name):
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    "name, options, message",
     [
-        (lambda: losses.cross_entropy(label_smoothing=1), r"label_smoothing must be in \[0, 1\)"),
-        (lambda: losses.cross_entropy(label_smoothing=NAN), "cross_entropy: label_smoothing must"),
-        (lambda: losses.focal_loss(-1), r"focal_loss: gamma must be in \[0, inf\), got -1"),
-        (lambda: losses.focal_loss(NAN), "focal_loss: gamma must be in .* got nan"),
-        (lambda: losses.focal_loss("2"), "focal_loss: gamma must be a number in .* got '2'"),
-        (lambda: losses.sigmoid_focal_loss(-1), r"sigmoid_focal_loss: gamma must be in \[0, inf\)"),
-        (lambda: losses.sigmoid_focal_loss(alpha=2), r"alpha must be in \(0, 1\), got 2"),
-        (lambda: losses.sigmoid_focal_loss(alpha=NAN), r"alpha must be in \(0, 1\), got nan"),
-        (lambda: losses.dice(0), r"dice: smooth must be in \(0, inf\), got 0"),
-        (lambda: losses.dice(NAN), r"dice: smooth must be in \(0, inf\), got nan"),
-        (lambda: losses.kl_sparsity(0), r"rho must be in \(0, 1\), got 0"),
-        (lambda: losses.kl_sparsity(1), r"rho must be in \(0, 1\), got 1"),
-        (lambda: losses.kl_sparsity(None), r"kl_sparsity: rho must be a number in \(0, 1\)"),
-        (lambda: losses.focal_loss()(jnp.ones((2, 1)), jnp.zeros(2, int)), "two classes or more"),
+        ("cross_entropy", {"label_smoothing": 1}, r"label_smoothing must be in \[0, 1\), got 1"),
+        ("cross_entropy", {"label_smoothing": NAN}, "cross_entropy: label_smoothing must"),
+        ("focal", {"gamma": -1}, r"focal: gamma must be in \[0, inf\), got -1"),
+        ("focal", {"gamma": NAN}, "focal: gamma must be in .* got nan"),
+        ("focal", {"gamma": "2"}, "focal: gamma must be a number in .* got '2'"),
+        ("focal", {"gamma": None}, "focal: gamma must be a number in .* got None"),
+        ("sigmoid_focal", {"gamma": -1}, r"sigmoid_focal: gamma must be in \[0, inf\)"),
+        ("sigmoid_focal", {"alpha": 2}, r"alpha must be in \(0, 1\), got 2"),
+        ("sigmoid_focal", {"alpha": NAN}, r"alpha must be in \(0, 1\), got nan"),
+        ("sigmoid_cross_entropy", {"pos_weight": -1}, "pos_weight must be finite and at least 0"),
+        ("dice", {"smooth": 0}, r"dice: smooth must be in \(0, inf\), got 0"),
+        ("dice", {"smooth": NAN}, r"dice: smooth must be in \(0, inf\), got nan"),
+        ("ctc", {"blank": -1}, "ctc: blank must be at least 0, got -1"),
     ],
 )
-def test_messages(make, message):
+def test_options_are_checked_when_used_and_when_passed(name, options, message):
+    loss = partial(getattr(losses, name), **options)
     with pytest.raises((ValueError, TypeError), match=message):
-        make()
+        loss(jnp.ones((2, 3)), jnp.ones((2, 3)))
+    for take in (
+        lambda: jn.supervised(jn.dense(3), loss),
+        lambda: jn.supervised(jn.dense(3), optax.squared_error, metrics={"m": loss}),
+        lambda: losses.masked(loss),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            take()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: losses.kl_sparsity(jnp.ones((2, 2)), rho=0), r"rho must be in \(0, 1\), got 0"),
+        (lambda: losses.kl_sparsity(jnp.ones((2, 2)), rho=1), r"rho must be in \(0, 1\), got 1"),
+        (lambda: losses.kl_sparsity(jnp.ones((2, 2)), rho=None), "rho must be a number in"),
+        (lambda: losses.focal(jnp.ones((2, 1)), jnp.zeros(2, int)), "two classes or more"),
+    ],
+)
+def test_messages(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
 
 
 @pytest.mark.slow
@@ -189,7 +211,7 @@ def test_losses_take_part_in_training():
     x = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     y = jnp.array([[0], [0], [0], [1]])
     net = jn.dense(1, kernel_init=jn.initializers.zeros)
-    metrics = {"accuracy": jn.metrics.binary_accuracy()}
+    metrics = {"accuracy": jn.metrics.binary_accuracy}
     objective = jn.supervised(net, jn.losses.perceptron, metrics=metrics)
     trainer = jn.trainer(objective, optax.sgd(1.0))
     train_state = trainer.init(jax.random.key(0), (x, y))

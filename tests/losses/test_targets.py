@@ -42,7 +42,7 @@ def test_a_loss_over_another_axis_is_not_checked():
 
 def test_weighted_gives_nan_for_an_unknown_label():
     """Where labels are traced; -1 was the last class."""
-    loss = losses.weighted(optaxs, ignore_index=7)
+    loss = losses.weighted(optaxs, ignore_label=7)
     totals, _ = jax.jit(loss)(jnp.zeros((3, 3)), jnp.array([-1, 7, 2]))
     assert np.isnan(totals).tolist() == [True, False, False]
 

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +29,15 @@ def test_accuracy_is_one_value_per_example(labels, correct):
     assert values.tolist() == correct
 
 
-@pytest.mark.parametrize("make", [lambda: metrics.accuracy, lambda: metrics.top_k_accuracy(2)])
-def test_labels_that_a_loss_leaves_out_bring_a_warning(make):
+@pytest.mark.parametrize("metric", [metrics.accuracy, partial(metrics.top_k_accuracy, k=2)])
+def test_labels_that_a_loss_leaves_out_bring_a_warning(metric):
     """As `fit` looks at them: the labels are known, the outputs are not."""
     labels = jnp.array([1, -100, 0, -100])
     with pytest.warns(
-        UserWarning, match=r"labels outside \[0, 3\) .* got -100.*ignore_index=-100\)"
+        UserWarning, match=r"labels outside \[0, 3\) .* got -100.*ignore_label=-100\)"
     ):
-        jax.eval_shape(lambda z: make()(z, labels), SCORES)
-    left_out = jn.losses.weighted(make(), ignore_index=-100)  # the line to write
+        jax.eval_shape(lambda z: metric(z, labels), SCORES)
+    left_out = jn.losses.weighted(metric, ignore_label=-100)  # the line to write
     jax.eval_shape(lambda z: left_out(z, labels), SCORES)
     totals, weights = left_out(SCORES, labels)
     assert totals.tolist() == weights.tolist() == [1, 0, 1, 0]
@@ -51,12 +52,12 @@ def test_accuracy_of_sequences_and_narrow_labels():
 @pytest.mark.slow
 def test_top_k_accuracy():
     labels = jnp.array([2, 1, 0, 0])
-    assert metrics.top_k_accuracy(1)(SCORES, labels).tolist() == [0, 0, 1, 0]
-    assert metrics.top_k_accuracy(2)(SCORES, labels).tolist() == [1, 0, 1, 0]
-    assert metrics.top_k_accuracy(3)(SCORES, labels).tolist() == [1, 1, 1, 0]
+    assert metrics.top_k_accuracy(SCORES, labels, k=1).tolist() == [0, 0, 1, 0]
+    assert metrics.top_k_accuracy(SCORES, labels, k=2).tolist() == [1, 0, 1, 0]
+    assert metrics.top_k_accuracy(SCORES, labels, k=3).tolist() == [1, 1, 1, 0]
     # Ties are not all correct: zeros are correct on the first k classes only.
     zeros = jnp.zeros((5, 5))
-    assert metrics.top_k_accuracy(2)(zeros, jnp.arange(5)).tolist() == [1, 1, 0, 0, 0]
+    assert metrics.top_k_accuracy(zeros, jnp.arange(5), k=2).tolist() == [1, 1, 0, 0, 0]
 
 
 @pytest.mark.slow
@@ -64,16 +65,21 @@ def test_top_k_accuracy_matches_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
     scores = RNG.normal(size=(200, 4))
     for k in (1, 2, 3):
-        ours = metrics.top_k_accuracy(k)(jnp.array(scores), jnp.array(LABELS)).mean()
+        ours = metrics.top_k_accuracy(jnp.array(scores), jnp.array(LABELS), k=k).mean()
         np.testing.assert_allclose(ours, sklearn.top_k_accuracy_score(LABELS, scores, k=k), 1e-6)
 
 
 @pytest.mark.parametrize("targets", [[0, 1, 1, 1], [-1, 1, 1, 1], [False, True, True, True]])
 def test_binary_accuracy(targets):
     logits = jnp.array([-2.0, 0.5, -3.0, jnp.nan])
-    assert metrics.binary_accuracy()(logits, jnp.array(targets)).tolist() == [1, 1, 0, 0]
-    assert metrics.binary_accuracy(0.75)(logits, jnp.array(targets)).tolist() == [1, 0, 0, 0]
-    assert metrics.binary_accuracy()(logits, jnp.full(4, jnp.nan)).tolist() == [0, 0, 0, 0]
+    assert metrics.binary_accuracy(logits, jnp.array(targets)).tolist() == [1, 1, 0, 0]
+    assert metrics.binary_accuracy(logits, jnp.array(targets), threshold=0.75).tolist() == [
+        1,
+        0,
+        0,
+        0,
+    ]
+    assert metrics.binary_accuracy(logits, jnp.full(4, jnp.nan)).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -82,17 +88,26 @@ def test_binary_accuracy(targets):
         (lambda: metrics.accuracy(SCORES, jnp.zeros((4, 1), int)), r"\(4, 3\) and \(4, 1\)"),
         (lambda: metrics.accuracy(SCORES[:, 0], jnp.zeros(4, int)), r"\(batch, ..., classes\)"),
         (
-            lambda: metrics.top_k_accuracy(4)(SCORES, jnp.zeros(4, int)),
+            lambda: metrics.top_k_accuracy(SCORES, jnp.zeros(4, int), k=4),
             "at most the number of classes, 3, got 4",
         ),
-        (lambda: metrics.top_k_accuracy(0), "k must be at least 1, got 0"),
-        (lambda: metrics.binary_accuracy()(SCORES, jnp.zeros(4)), r"outputs\[..., 0\]"),
-        (lambda: metrics.binary_accuracy(math.nan), "binary_accuracy: threshold must .* got nan"),
-        (lambda: metrics.binary_accuracy("a"), "binary_accuracy: threshold must be a number"),
-        (lambda: metrics.binary_accuracy()(None, SCORES), "binary_accuracy: outputs must be a JAX"),
+        (lambda: metrics.top_k_accuracy(SCORES, LABELS, k=0), "k must be at least 1, got 0"),
+        (lambda: metrics.binary_accuracy(SCORES, jnp.zeros(4)), r"outputs\[..., 0\]"),
+        (
+            lambda: metrics.binary_accuracy(SCORES, SCORES, threshold=math.nan),
+            "binary_accuracy: threshold must .* got nan",
+        ),
+        (
+            lambda: metrics.binary_accuracy(SCORES, SCORES, threshold="a"),
+            "binary_accuracy: threshold must be a number",
+        ),
+        (lambda: metrics.binary_accuracy(None, SCORES), "binary_accuracy: outputs must be a JAX"),
         (lambda: metrics.accuracy(SCORES, [0, 1, 2, 0]), r"accuracy: targets .* jnp.asarray\(x\)"),
         (lambda: metrics.accuracy("a", LABELS), "accuracy: outputs must be a JAX or NumPy array"),
-        (lambda: metrics.top_k_accuracy(1)(None, LABELS), "top_k_accuracy: outputs must be a JAX"),
+        (
+            lambda: metrics.top_k_accuracy(None, LABELS, k=1),
+            "top_k_accuracy: outputs must be a JAX",
+        ),
     ],
 )
 def test_messages(call, message):

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +38,9 @@ def test_predictions_that_are_no_classes_never_help(guess):
     with pytest.raises(ValueError, match=words):
         metrics.confusion(np.asarray(guesses), np.asarray(labels), 2)
     matrix = jax.jit(lambda a, b: metrics.confusion(a, b, 2, void=9))(guesses, labels)
-    assert matrix.sum() == 4 and metrics.pixel_accuracy(matrix) == 2 / 4
-    assert metrics.recall(matrix).tolist() == [0.5, 0.5]
-    np.testing.assert_allclose(metrics.intersection_over_union(matrix), [1 / 3, 1 / 3])
+    assert matrix.sum() == 4 and metrics.scores(matrix).accuracy == 2 / 4
+    assert metrics.scores(matrix).recall.tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(metrics.scores(matrix).iou, [1 / 3, 1 / 3])
 
 
 @pytest.mark.slow
@@ -64,12 +65,12 @@ def test_confusion_and_scores_match_scikit_learn():
     matrix = metrics.confusion(GUESSES, LABELS, 4)
     assert matrix.tolist() == sklearn.confusion_matrix(LABELS, GUESSES).tolist()
     precision, recall, f1, _ = sklearn.precision_recall_fscore_support(LABELS, GUESSES)
-    np.testing.assert_allclose(metrics.precision(matrix), precision, 1e-6)
-    np.testing.assert_allclose(metrics.recall(matrix), recall, 1e-6)
-    np.testing.assert_allclose(metrics.f1(matrix), f1, 1e-6)
+    np.testing.assert_allclose(metrics.scores(matrix).precision, precision, 1e-6)
+    np.testing.assert_allclose(metrics.scores(matrix).recall, recall, 1e-6)
+    np.testing.assert_allclose(metrics.scores(matrix).f1, f1, 1e-6)
     jaccard = sklearn.jaccard_score(LABELS, GUESSES, average=None)
-    np.testing.assert_allclose(metrics.intersection_over_union(matrix), jaccard, 1e-6)
-    np.testing.assert_allclose(metrics.mean_iou(matrix), jaccard.mean(), 1e-6)
+    np.testing.assert_allclose(metrics.scores(matrix).iou, jaccard, 1e-6)
+    np.testing.assert_allclose(metrics.scores(matrix).mean_iou, jaccard.mean(), 1e-6)
 
 
 @pytest.mark.slow
@@ -82,13 +83,13 @@ def test_segmentation_scores_are_of_the_whole_set():
     parts = [metrics.confusion(found[i : i + 3], truth[i : i + 3], 4, void=11) for i in (0, 3)]
     seen = truth != 11
     jaccard = sklearn.jaccard_score(truth[seen], found[seen], average=None)
-    np.testing.assert_allclose(metrics.intersection_over_union(sum(parts)), jaccard, 1e-6)
-    np.testing.assert_allclose(metrics.mean_iou(sum(parts)), jaccard.mean(), 1e-6)
+    np.testing.assert_allclose(metrics.scores(sum(parts)).iou, jaccard, 1e-6)
+    np.testing.assert_allclose(metrics.scores(sum(parts)).mean_iou, jaccard.mean(), 1e-6)
     accuracy = sklearn.accuracy_score(truth[seen], found[seen])
-    np.testing.assert_allclose(metrics.pixel_accuracy(sum(parts)), accuracy, 1e-6)
-    means = np.mean([metrics.mean_iou(part) for part in parts])
+    np.testing.assert_allclose(metrics.scores(sum(parts)).accuracy, accuracy, 1e-6)
+    means = np.mean([metrics.scores(part).mean_iou for part in parts])
     assert abs(means - jaccard.mean()) > 0.05
-    assert math.isnan(metrics.pixel_accuracy(jnp.zeros((3, 3), int)))
+    assert math.isnan(metrics.scores(jnp.zeros((3, 3), int)).accuracy)
 
 
 @pytest.mark.slow
@@ -97,28 +98,18 @@ def test_classes_that_do_not_occur():
     matrix = jnp.array(
         [[3, 1, 0, 0, 0], [0, 4, 0, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0] * 5]
     )
-    iou = metrics.intersection_over_union(matrix)
+    iou = metrics.scores(matrix).iou
     np.testing.assert_allclose(iou, [3 / 5, 4 / 5, 0, 0, math.nan], 1e-6)
-    np.testing.assert_allclose(metrics.mean_iou(matrix), (3 / 5 + 4 / 5) / 4, 1e-6)
-    np.testing.assert_allclose(metrics.precision(matrix), [3 / 4, 4 / 5, 0, 0, 0], 1e-6)
-    np.testing.assert_allclose(metrics.recall(matrix), [3 / 4, 1, 0, 0, 0], 1e-6)
-    np.testing.assert_allclose(metrics.f1(matrix), [3 / 4, 8 / 9, 0, 0, 0], 1e-6)
-    assert math.isnan(metrics.mean_iou(jnp.zeros((3, 3), int)))
+    np.testing.assert_allclose(metrics.scores(matrix).mean_iou, (3 / 5 + 4 / 5) / 4, 1e-6)
+    np.testing.assert_allclose(metrics.scores(matrix).precision, [3 / 4, 4 / 5, 0, 0, 0], 1e-6)
+    np.testing.assert_allclose(metrics.scores(matrix).recall, [3 / 4, 1, 0, 0, 0], 1e-6)
+    np.testing.assert_allclose(metrics.scores(matrix).f1, [3 / 4, 8 / 9, 0, 0, 0], 1e-6)
+    assert math.isnan(metrics.scores(jnp.zeros((3, 3), int)).mean_iou)
 
 
-SCORES = {
-    "intersection_over_union": metrics.intersection_over_union,
-    "mean_iou": metrics.mean_iou,
-    "pixel_accuracy": metrics.pixel_accuracy,
-    "precision": metrics.precision,
-    "recall": metrics.recall,
-    "f1": metrics.f1,
-}
-scores = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 COUNTS = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
 
 
-@scores
 @pytest.mark.parametrize(
     "matrix",
     [
@@ -130,28 +121,36 @@ COUNTS = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
         pytest.param(COUNTS / 10, id="shares"),
     ],
 )
-def test_scores_do_not_depend_on_the_size_of_counts(score, matrix):
-    np.testing.assert_allclose(score(matrix), score(jnp.array(COUNTS)), rtol=1e-6)
+def test_scores_do_not_depend_on_the_size_of_counts(matrix):
+    found, wanted = metrics.scores(matrix), metrics.scores(jnp.array(COUNTS))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
 
 
-def test_pixel_accuracy_of_many():
-    assert metrics.pixel_accuracy(jnp.full((2, 2), 2**30)) == 0.5
+def test_accuracy_of_many():
+    assert metrics.scores(jnp.full((2, 2), 2**30)).accuracy == 0.5
 
 
-@scores
-def test_counts_after_an_overflow_are_nan_or_refused(score):
+def test_counts_after_an_overflow_are_nan_or_refused():
     wrapped = jnp.array([[2**31 - 1, 1], [1, 1]]) + 1  # -2**31
-    assert jnp.isnan(score(wrapped)).all() and jnp.isnan(jax.jit(score)(wrapped)).all()
+    for score in (metrics.scores, jax.jit(metrics.scores)):
+        assert all(jnp.isnan(values).all() for values in score(wrapped))
     for wrong in (-1, math.nan, math.inf):
         with pytest.raises(ValueError, match=r"matrix must hold finite counts of at least 0"):
-            score(np.array([[1, wrong], [1, 1]]))
+            metrics.scores(np.array([[1, wrong], [1, 1]]))
 
 
-@scores
 @pytest.mark.parametrize("matrix", [None, "a", [[1, 0], [0, 1]], np.array([["a"]]), np.ones(3)])
-def test_scores_name_the_matrix(score, matrix):
-    with pytest.raises((TypeError, ValueError), match=f"{score.__name__}: matrix must"):
-        score(matrix)
+def test_scores_name_the_matrix(matrix):
+    with pytest.raises((TypeError, ValueError), match="scores: matrix must"):
+        metrics.scores(matrix)
+
+
+def test_scores_print_as_a_table():
+    lines = str(metrics.scores(np.diag(np.arange(12)))).splitlines()
+    assert [line.split()[0] for line in lines] == ["class", *map(str, range(12)), "accuracy"]
+    assert len({len(line) for line in lines[:-1]}) == 1
+    assert lines[1].split() == ["0", "0.0000", "0.0000", "0.0000", "nan"]
+    assert lines[-1] == "accuracy 1.0000, mean IoU 1.0000"
 
 
 @pytest.mark.slow
@@ -171,8 +170,7 @@ def test_confusion_does_not_wrap_wide_labels(x64):
         (lambda: metrics.confusion(LABELS, LABELS, 4, void="a"), "confusion: void must be an int"),
         (lambda: metrics.confusion(LABELS, LABELS, 4, void=2**40), r"void must be below 2\*\*31"),
         (lambda: metrics.confusion(LABELS, LABELS[None], 4), r"\(200,\) and \(1, 200\)"),
-        (lambda: metrics.mean_iou(jnp.zeros((2, 3))), r"mean_iou.* got \(2, 3\)"),
-        (lambda: metrics.pixel_accuracy(jnp.zeros((2, 3))), r"pixel_accuracy.* got \(2, 3\)"),
+        (lambda: metrics.scores(jnp.zeros((2, 3))), r"scores: matrix must .* \(2, 3\)$"),
     ],
 )
 def test_messages(call, message):

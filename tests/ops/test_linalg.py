@@ -9,7 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops import linalg
-from tests.stress import PROGRAMS
+from tools.stress import PROGRAMS
 
 KEY = jax.random.key(0)
 

@@ -438,7 +438,7 @@ def test_broken_notes(tmp_path, notes):
     arrays, metadata = {"a": np.ones(2, np.uint8)}, {"config": "null", "jaxnet": notes}
     metadata["sha256"] = _digest(arrays, metadata)
     save_file(arrays, tmp_path / "a", metadata)
-    with pytest.raises(ValueError, match=f"load: the notes in {tmp_path}/a are broken"):
+    with pytest.raises(ValueError, match=f"load: the metadata of {tmp_path}/a is broken"):
         jn.load(tmp_path / "a")
 
 
@@ -474,7 +474,7 @@ def test_files_of_others(tmp_path):
 
 def test_a_config_that_is_not_json(tmp_path):
     save_file({"a": np.ones(2)}, tmp_path / "a", {"config": "{broken"})
-    with pytest.raises(ValueError, match=f"load: the config in {tmp_path / 'a'} is not JSON"):
+    with pytest.raises(ValueError, match=f"load: the metadata of {tmp_path / 'a'} is broken: JSON"):
         jn.load(tmp_path / "a")
 
 

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet import lock
+from jaxnet.services import lock
 from jaxnet.training import checkpoints
 from jaxnet.training.checkpoints import SUMS
 
@@ -71,9 +71,9 @@ def test_the_newest_comes_back_with_its_place(tmp_path):
     train_state, epochs = run(tmp_path, keep=2)
     assert folders(tmp_path) == ["12", "9"]
     with jn.Checkpoints(tmp_path) as kept:
-        found, place = kept.newest(train_state)
+        found, position = kept.newest(train_state)
         same(found, epochs[-1].train_state)
-        assert place == epochs[-1].place and not kept.save(epochs[-1])
+        assert position == epochs[-1].position and not kept.save(epochs[-1])
         specs = jax.eval_shape(lambda: train_state)
         same(kept.newest(specs)[0], epochs[-1].train_state)
 
@@ -81,8 +81,8 @@ def test_the_newest_comes_back_with_its_place(tmp_path):
 def test_an_empty_folder_gives_what_came(tmp_path):
     train_state = build()[1]
     with jn.Checkpoints(tmp_path / "new") as kept:
-        found, place = kept.newest(train_state)
-        assert found is train_state and place is None
+        found, position = kept.newest(train_state)
+        assert found is train_state and position is None
         with pytest.raises(ValueError, match="name a metric"):
             kept.best(train_state)
 
@@ -104,9 +104,9 @@ def test_a_key_in_the_state_and_an_order_in_mid_pass(tmp_path):
     whole = list(jn.fit(trainer, train_state, data, **options))
     with jn.Checkpoints(tmp_path) as kept:
         kept.save(whole[1])
-        found, place = kept.newest(train_state)
-        assert place.done == 1 and place.key.dtype == np.uint32
-        rest = list(jn.fit(trainer, found, data, place=place, **options))
+        found, position = kept.newest(train_state)
+        assert position.done == 1 and position.key.dtype == np.uint32
+        rest = list(jn.fit(trainer, found, data, position=position, **options))
     mine, other = (
         epochs[-1].train_state._replace(key=jax.random.key_data(epochs[-1].train_state.key))
         for epochs in (rest, whole)
@@ -130,9 +130,11 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path, how):
     before = files(tmp_path)
     with jn.Checkpoints(tmp_path) as kept:
         with pytest.warns(UserWarning, match="12 is damaged and passed over.*renames it to 12.dam"):
-            found, place = kept.newest(train_state)
+            found, position = kept.newest(train_state)
         same(found, epochs[-2].train_state)
-        assert place == epochs[-2].place and files(tmp_path) == before  # a reader changes nothing
+        assert (
+            position == epochs[-2].position and files(tmp_path) == before
+        )  # a reader changes nothing
         assert kept.save(epochs[-1])  # the number is free again
         same(kept.newest(train_state)[0], epochs[-1].train_state)
     assert folders(tmp_path) == ["12", "12.damaged", "6", "9"]
@@ -229,7 +231,9 @@ def test_a_reader_leaves_a_run_that_saves_alone(tmp_path):
     train_state, epochs = run(tmp_path / "old", epochs=2)
     with jn.Checkpoints(tmp_path / "new") as kept:
         kept.save(epochs[0])
-    with writing(tmp_path / "new", epochs[1]._replace(place=epochs[1].place._replace(start=3))):
+    with writing(
+        tmp_path / "new", epochs[1]._replace(position=epochs[1].position._replace(start=3))
+    ):
         assert (tmp_path / "new" / "6.orbax-checkpoint-tmp").exists()
         with jn.Checkpoints(tmp_path / "new", best="train/loss") as other:
             same(other.newest(train_state)[0], epochs[0].train_state)
@@ -293,10 +297,10 @@ def test_a_step_without_its_parts_is_passed_over(tmp_path, how):
     GHOSTS[how](tmp_path / "6")
     with jn.Checkpoints(tmp_path, best="train/loss") as kept:
         with pytest.warns(UserWarning, match="6 is damaged and passed over"):
-            found, place = kept.newest(train_state)
+            found, position = kept.newest(train_state)
         same(found, epochs[0].train_state)
         trainer, _, data = build()
-        (last,) = jn.fit(trainer, found, data, epochs=2, batch_size=8, place=place)
+        (last,) = jn.fit(trainer, found, data, epochs=2, batch_size=8, position=position)
         kept.save(last)
         same(kept.newest(train_state)[0], epochs[1].train_state)
 
@@ -323,7 +327,7 @@ def fails(error):
 ])  # fmt: skip
 def test_a_full_disk_is_one_sentence_and_costs_one_checkpoint(tmp_path, monkeypatch, error, caplog):
     train_state, epochs = run(tmp_path / "old", epochs=2)
-    folder, words = tmp_path / "new", "step 6 was not saved. The checkpoint of step 3 is whole"
+    folder, words = tmp_path / "new", "step 6 was not saved. Whole checkpoints: 3"
     with jn.Checkpoints(folder) as kept:
         kept.save(epochs[0])
         kept.newest(train_state)
@@ -432,10 +436,10 @@ def test_a_read_only_folder_can_be_read(tmp_path, monkeypatch):
 
 
 CHANGES = {
-    "surplus": lambda run: run["place"].update(more=1),
-    "field": lambda run: run["place"].pop("size"),
+    "surplus": lambda run: run["position"].update(more=1),
+    "field": lambda run: run["position"].pop("size"),
     "leaves": lambda run: run.pop("leaves"),
-    "place": lambda run: run.update(place=[1]),
+    "position": lambda run: run.update(position=[1]),
     "number": lambda run: run.update(format=0),
 }
 
@@ -474,15 +478,17 @@ def test_one_of_another_optimizer_is_named(tmp_path, other):
 def test_another_run_is_told_when_it_is_resumed(tmp_path):
     """What `newest` cannot see, since it gets a train_state only, `fit` compares."""
     train_state, _ = run(tmp_path, epochs=1)
-    found, place = jn.Checkpoints(tmp_path).newest(train_state)
+    found, position = jn.Checkpoints(tmp_path).newest(train_state)
     trainer, _, data = build()
     options = {"epochs": 4, "batch_size": 8}
     with pytest.raises(ValueError, match="started with shuffle=True and is resumed with shuffle=F"):
-        jn.fit(trainer, found, data, place=place, shuffle=False, **options)
+        jn.fit(trainer, found, data, position=position, shuffle=False, **options)
     with pytest.raises(ValueError, match="data whose first examples differ"):
-        jn.fit(trainer, found, (data[0] + 1, data[1]), place=place, **options)
+        jn.fit(trainer, found, (data[0] + 1, data[1]), position=position, **options)
     with pytest.warns(UserWarning, match="another optimizer, whose state has the same form"):
-        run_on = jn.fit(build(optimizer=optax.radam(0.05))[0], found, data, place=place, **options)
+        run_on = jn.fit(
+            build(optimizer=optax.radam(0.05))[0], found, data, position=position, **options
+        )
         next(run_on)
     trainer = build(optimizer=optax.adam(0.01))[0]  # another rate passes
-    assert len(list(jn.fit(trainer, found, data, place=place, **options))) == 3
+    assert len(list(jn.fit(trainer, found, data, position=position, **options))) == 3

@@ -39,7 +39,7 @@ def test_the_same_run_passes():
     ({"data": (DATA[0], DATA[1].astype(float))}, r"1 \(20,\) int32 .* 1 \(20,\) float32"),
 ])  # fmt: skip
 def test_another_run_raises(other, words):
-    with pytest.raises(ValueError, match=words + ".*leave out place=.*_replace"):
+    with pytest.raises(ValueError, match=words + ".*leave out position=.*_replace"):
         check_run(described(), described(**other))
 
 

@@ -294,6 +294,7 @@ def test_a_trainer_of_ones_own_is_driven_by_its_step():
     mine = jn.Trainer(init, step)
     *_, epoch = jn.fit(mine, init(KEY, None), jnp.ones(8), epochs=3, batch_size=4)
     assert float(epoch.train_state.params["n"]) == 24
+    assert None not in (mine.update, mine.watcher, mine.programs) and mine.objective is None
 
 
 @pytest.mark.long

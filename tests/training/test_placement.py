@@ -8,7 +8,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
-from jaxnet.training.placement import check_batch, check_places, in_batches, is_named, places, stay
+from jaxnet.training.placement import (
+    check_batch,
+    constrain,
+    is_named,
+    onto_mesh,
+    shardings_of,
+)
 
 
 def test_a_single_device_needs_nothing():
@@ -16,10 +22,9 @@ def test_a_single_device_needs_nothing():
     mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
     on_one = jax.device_put(tree, NamedSharding(mesh, P("data")))
     for each in (tree, on_one):
-        assert places(each) is None and check_batch("fit", each, 3) is None
-        assert check_places(each, None, "fit") is None and stay(each, None) is each
+        assert shardings_of(each) is None and check_batch("fit", each, 3) is None
+        assert onto_mesh("fit", each, None) == (each, None) and constrain(each, None) is each
     assert is_named(on_one["kernel"]) and not is_named(tree["kernel"]) and not is_named(None)
-    assert in_batches(None) is None
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -47,8 +47,8 @@ def test_the_run_saves_and_ends(tmp_path, stream):
     assert seen == [5, 10, 11]  # one more step, and its epoch
     assert not preemption.asked() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with jn.Checkpoints(tmp_path) as kept:
-        resumed, place = kept.newest(train_state)
-    assert int(resumed.step) == 11 and place is not None and place.done == 11
+        resumed, position = kept.newest(train_state)
+    assert int(resumed.step) == 11 and position is not None and position.done == 11
 
 
 def test_without_a_signal_nothing_happens():

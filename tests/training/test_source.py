@@ -1,4 +1,4 @@
-"""Stretches of a run: what `every` and `steps` cut, and how a run goes on from a place."""
+"""Stretches of a run: what `every` and `steps` cut, and how a run goes on from a position."""
 
 import itertools
 import warnings
@@ -63,13 +63,15 @@ def test_every_cuts_a_run_without_changing_it(stream):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_run_goes_on_from_a_place(stream, at):
+def test_a_run_goes_on_from_a_position(stream, at):
     trainer, train_state = build()
     source = Batches(data()) if stream else data()
     options = {"steps": 11, "every": 3, "batch_size": 16}
     whole = list(jn.fit(trainer, train_state, source, **options))
-    assert [(e.place.epoch, e.place.done) for e in whole] == [(0, 3), (1, 2), (2, 1), (2, 3)]
-    rest = list(jn.fit(trainer, whole[at].train_state, source, place=whole[at].place, **options))
+    assert [(e.position.epoch, e.position.done) for e in whole] == [(0, 3), (1, 2), (2, 1), (2, 3)]
+    rest = list(
+        jn.fit(trainer, whole[at].train_state, source, position=whole[at].position, **options)
+    )
     assert [e.step for e in rest] == [e.step for e in whole[at + 1 :]]
     for mine, other in zip(rest, whole[at + 1 :], strict=True):
         same(mine.losses, other.losses)
@@ -91,7 +93,7 @@ class Shuffled(Batches):
 def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one(at):
     trainer, train_state = build()
     whole = list(jn.fit(trainer, train_state, Shuffled(data()), steps=9, every=2))
-    assert [(e.place.epoch, e.place.done) for e in whole] == [
+    assert [(e.position.epoch, e.position.done) for e in whole] == [
         (0, 2),
         (1, 1),
         (1, 3),
@@ -100,19 +102,19 @@ def test_a_loader_that_counts_its_passes_goes_on_with_the_right_one(at):
     ]
     rest = list(
         jn.fit(trainer, whole[at].train_state, Shuffled(data()), steps=9, every=2,
-               place=whole[at].place)
+               position=whole[at].position)
     )  # fmt: skip
     same(rest[-1].train_state, whole[-1].train_state)
 
 
-def test_a_place_after_the_last_step_ends_the_run():
+def test_a_position_after_the_last_step_ends_the_run():
     trainer, train_state = build()
     last = list(jn.fit(trainer, train_state, data(), epochs=2, batch_size=16))[-1]
     with pytest.warns(UserWarning, match="the run was finished before, so there is no epoch"):
-        again = list(jn.fit(trainer, last.train_state, data(), epochs=2, place=last.place,
+        again = list(jn.fit(trainer, last.train_state, data(), epochs=2, position=last.position,
                             batch_size=16))  # fmt: skip
     assert again == []
-    more = list(jn.fit(trainer, last.train_state, data(), epochs=3, place=last.place,
+    more = list(jn.fit(trainer, last.train_state, data(), epochs=3, position=last.position,
                        batch_size=16))  # fmt: skip
     assert [epoch.number for epoch in more] == [3]
 
@@ -137,30 +139,30 @@ def test_a_generator_for_several_epochs_raises():
 
 
 def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
-    """The end of a pass is a place of its own, also where nobody knows that it has come."""
+    """The end of a pass is a position of its own, also where nobody knows that it has come."""
     trainer, train_state = build()
     source = Batches(data())
     whole = list(jn.fit(trainer, train_state, source, steps=8, every=4))
-    assert whole[0].place.done == 4  # the length is not known
+    assert whole[0].position.done == 4  # the length is not known
     rest = list(jn.fit(trainer, whole[0].train_state, source, steps=8, every=4,
-                       place=whole[0].place))  # fmt: skip
+                       position=whole[0].position))  # fmt: skip
     same(rest[-1].train_state, whole[-1].train_state)
     assert list(jn.fit(trainer, whole[0].train_state, source, epochs=1, every=4,
-                       place=whole[0].place)) == []  # fmt: skip
+                       position=whole[0].position)) == []  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"epochs": 2, "steps": 3}, "either epochs= or steps=, got epochs=2 and steps=3"),
     ({"epochs": None, "steps": None}, "either epochs= or steps=, got none"),
     ({"every": 0}, "every must be at least 1"),
-    ({"batch_size": 25}, "place is of a run with batches of 16 examples, 3 steps into a pass"),
-    ({"data": Batches(data())}, "the place is of a run on arrays, and these data are a stream"),
+    ({"batch_size": 25}, "position is of a run with batches of 16 examples, 3 steps into a pass"),
+    ({"data": Batches(data())}, "the position is of a run on arrays, and these data are a stream"),
 ])  # fmt: skip
-def test_a_place_of_another_run(change, words):
+def test_a_position_of_another_run(change, words):
     trainer, train_state = build()
     first = next(iter(jn.fit(trainer, train_state, data(), steps=11, every=3, batch_size=16)))
     rows = {k: v for k, v in change.items() if k == "data"}.get("data", data())
-    options = {"steps": 11, "place": first.place, "batch_size": 16} | change
+    options = {"steps": 11, "position": first.position, "batch_size": 16} | change
     options.pop("data", None)
     with pytest.raises(ValueError, match=words):
         jn.fit(trainer, first.train_state, rows, **options)
@@ -169,8 +171,8 @@ def test_a_place_of_another_run(change, words):
 def test_a_train_state_of_another_moment():
     trainer, train_state = build()
     first = next(iter(jn.fit(trainer, train_state, data(), steps=11, every=3, batch_size=16)))
-    with pytest.raises(ValueError, match="the place is 3 steps into a run, the train_state 0"):
-        jn.fit(trainer, train_state, data(), steps=11, place=first.place, batch_size=16)
+    with pytest.raises(ValueError, match="the position is 3 steps into a run, the train_state 0"):
+        jn.fit(trainer, train_state, data(), steps=11, position=first.position, batch_size=16)
 
 
 def test_a_stream_that_became_shorter():
@@ -178,7 +180,7 @@ def test_a_stream_that_became_shorter():
     first = next(iter(jn.fit(trainer, train_state, Batches(data()), steps=11, every=3)))
     short = itertools.islice(iter(Batches(data())), 2)
     with pytest.raises(ValueError, match="3 batches into a pass, and these data yielded 2"):
-        jn.fit(trainer, first.train_state, short, steps=11, place=first.place)
+        jn.fit(trainer, first.train_state, short, steps=11, position=first.position)
 
 
 def test_data_in_a_dict():

@@ -7,28 +7,30 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.training import stored
-from jaxnet.training.stored import by_first, place_from_json, run_to_json
+from jaxnet.training.stored import by_first, position_from_json, run_to_json
 
 STATE = jn.TrainState(jnp.int32(3), {}, {}, optax.adam(0.1).init({}), jnp.zeros(2, jnp.uint32))
 
 
 @pytest.mark.parametrize("loader", [None, b"\x00\xff", {"index": np.int64(3), "rest": [1, "a"]}])
 def test_a_place_comes_back(loader):
-    place = jn.Place(1, 2, 0, 8, np.array([1, 2], np.uint32), loader, {"shuffle": True})
-    found = place_from_json(run_to_json(STATE, place, {}))
-    np.testing.assert_array_equal(found.key, place.key)
-    assert found._replace(key=None) == place._replace(key=None)
+    position = jn.Position(1, 2, 0, 8, np.array([1, 2], np.uint32), loader, {"shuffle": True})
+    found = position_from_json(run_to_json(STATE, position, {}))
+    np.testing.assert_array_equal(found.key, position.key)
+    assert found._replace(key=None) == position._replace(key=None)
 
 
 def test_a_state_that_json_cannot_hold_is_told():
-    with pytest.raises(TypeError, match="state of the loader must be bytes or JSON: got object"):
-        run_to_json(STATE, jn.Place(1, 2, 0, 8, loader=object()), {})
+    with pytest.raises(TypeError, match="must be bytes or JSON, got <object object"):
+        run_to_json(STATE, jn.Position(1, 2, 0, 8, loader=object()), {})
 
 
-def test_a_place_of_several_processes_needs_as_many():
-    run = run_to_json(STATE, jn.Place(1, 2, 0, 8, loader=b"1"), {}) | {"processes": 2}
-    with pytest.raises(ValueError, match="in 2 processes, each at its own place, and there are 1"):
-        place_from_json(run)
+def test_a_position_of_several_processes_needs_as_many():
+    run = run_to_json(STATE, jn.Position(1, 2, 0, 8, loader=b"1"), {}) | {"processes": 2}
+    with pytest.raises(
+        ValueError, match="in 2 processes, each at its own position, and there are 1"
+    ):
+        position_from_json(run)
 
 
 @pytest.mark.parametrize(("optimizer", "kinds"), [

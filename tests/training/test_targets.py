@@ -73,8 +73,8 @@ def test_a_label_that_is_not_a_class(run, label):
 @pytest.mark.parametrize(
     "loss, targets, message",
     [
-        (losses.sigmoid_cross_entropy(), 255, r"in \[0, 1\], got 255.* x / 255"),
-        (losses.sigmoid_cross_entropy(), -1, r"in \[0, 1\], got -1"),
+        (losses.sigmoid_cross_entropy, 255, r"in \[0, 1\], got 255.* x / 255"),
+        (losses.sigmoid_cross_entropy, -1, r"in \[0, 1\], got -1"),
         (optax.sigmoid_binary_cross_entropy, 3, r"in \[0, 1\], got 3"),
         (optax.softmax_cross_entropy, 1, "sum to 1, got 3.*sigmoid_binary_cross_entropy"),
         (functools.partial(optax.softmax_cross_entropy), 0.2, "sum to 1, got 0.6"),
@@ -91,7 +91,7 @@ def test_targets_of_the_wrong_range(run, loss, targets, message):
 @pytest.mark.parametrize(
     "loss, y",
     [
-        (losses.sigmoid_cross_entropy(), np.full((6, 3), 0.25, np.float32)),
+        (losses.sigmoid_cross_entropy, np.full((6, 3), 0.25, np.float32)),
         (optax.softmax_cross_entropy, np.full((6, 3), 1 / 3, np.float16)),
         (optax.hinge_loss, np.ones((6, 3), np.float32)),
         (optax.squared_error, np.full((6, 3), 255, np.float32)),
@@ -130,7 +130,7 @@ def test_in_pairs_dicts_and_objectives_of_the_user():
         trained(jn.supervised(net, loss), (sequence, (labels, labels >= 0)))  # at masked positions
 
     def forward(m, batch):
-        return losses.cross_entropy()(m(jn.dense(3), batch["x"]), batch["label"]), {}
+        return losses.cross_entropy(m(jn.dense(3), batch["x"]), batch["label"]), {}
 
     own = jn.compose(forward, name="own")
     with pytest.raises(ValueError, match="got -1"):
@@ -138,16 +138,17 @@ def test_in_pairs_dicts_and_objectives_of_the_user():
     trained(own, {"x": X, "label": GOOD})
 
 
+@pytest.mark.fast_cases("fit")
 @runs
 def test_a_label_that_the_loss_leaves_out(run):
     maps = np.ones((6, 2, 2, 1), np.float32)
     y = np.tile(bad(3)[:, None, None], (1, 2, 2))
-    run(y, losses.ignore_label(optaxs, 3), jn.conv(3, 1), maps)
-    run(bad(-100), losses.cross_entropy(ignore_index=-100))
+    run(y, losses.ignore_label(optaxs, label=3), jn.conv(3, 1), maps)
+    run(bad(-100), losses.weighted(ignore_label=-100))
 
 
 def test_a_label_that_a_function_of_the_user_may_misread():
-    with pytest.warns(UserWarning, match="targets hold -1, .* of 3 outputs.*ignore_label"):
+    with pytest.warns(UserWarning, match="targets hold -1, .* of 3 outputs.*weighted"):
         fit(bad(-1), lambda o, y: optaxs(o, jnp.maximum(y, 0)))
     with pytest.raises(UserWarning, match="targets hold -1"):  # where warnings are errors
         fit(bad(-1), lambda o, y: optaxs(o, jnp.maximum(y, 0)))

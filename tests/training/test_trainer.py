@@ -252,6 +252,51 @@ def test_a_loss_that_is_nan_while_its_gradient_is_not():
         trainer.step(train_state, (x, labels))
 
 
+def keeps_its_params():
+    """An optimizer whose state is the params with which it began."""
+    return optax.GradientTransformation(lambda params: params, lambda g, s, p=None: (g, s))
+
+
+def test_init_starts_from_given_params_and_draws_the_rest():
+    net = jn.serial(jn.serial(jn.dense(4), jn.dense(3), name="body"), jn.dense(2, name="head"))
+    trainer, drawn = build(net, keeps_its_params())
+    given = {"body": {"dense": {"kernel": np.full((3, 4), 7, np.float16)}, "dense_1": {}}}
+    start = trainer.init(KEY, data(), params=given)
+    expected = jax.tree.map(np.array, drawn.params)
+    expected["body"]["dense"]["kernel"] = np.full((3, 4), 7, np.float32)
+    for params in (start.params, start.opt_state):
+        jax.tree.map(np.testing.assert_array_equal, params, expected)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
+def test_given_params_survive_a_step():
+    trainer, train_state = build(jn.dense(2))
+    given = jax.tree.map(jnp.copy, train_state.params)
+    for key in (0, 1):
+        trainer.step(trainer.init(jax.random.key(key), data(), params=given), data())
+    jax.tree.map(np.testing.assert_array_equal, given, train_state.params)
+
+
+@pytest.mark.parametrize(("given", "error", "words"), [
+    ({"body": {"kernel": jnp.ones((3, 4)), "stpe": jnp.ones(2)}}, ValueError,
+     "params/body has no entry stpe; expected some of bias, kernel"),
+    ({"tail": {}}, ValueError, "params has no entry tail; expected some of body, head"),
+    ({"body": {"kernel": jnp.ones((4, 3))}}, ValueError,
+     r"params/body/kernel must be \(3, 4\) float32, got \(4, 3\) float32\. Leave out"),
+    ({"body": {"kernel": jnp.ones((3, 4), int)}}, ValueError,
+     r"params/body/kernel must be \(3, 4\) float32, got \(3, 4\) int32"),
+    ({"body": jnp.ones(4)}, TypeError, r"params/body must be a dict .* bias, kernel, got \(4,\) "),
+    ({"body": {"bias": {"a": 1}}}, TypeError,
+     r"params/body/bias must be an array \(4,\) float32, got {'a': int}"),
+    ({"body": {"bias": 0.0}}, TypeError, "params/body/bias must be an array .*, got float"),
+    ([], TypeError, r"params must be a dict with entries among body, head, got \[\]"),
+])  # fmt: skip
+def test_given_params_that_do_not_fit(given, error, words):
+    trainer, _ = build(jn.serial(jn.dense(4, name="body"), jn.dense(2, name="head")))
+    with pytest.raises(error, match=f"trainer.init: {words}"):
+        trainer.init(KEY, data(), params=given)
+
+
 def test_a_torch_tensor_is_named():
     torch = pytest.importorskip("torch", reason="the message is about its tensors")
     trainer, _ = build(jn.dense(2))

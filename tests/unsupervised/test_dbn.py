@@ -113,7 +113,7 @@ def test_a_perceptron_goes_on_from_it(digits):
     objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
     trainer = jn.trainer(objective, optax.adam(0.01))
     drawn = trainer.init(jax.random.key(1), train)
-    tuned = drawn._replace(params=drawn.params | mlp_params(dbn))
+    tuned = trainer.init(jax.random.key(1), train, params=mlp_params(dbn))
     assert jax.tree.map(jnp.shape, tuned.params) == jax.tree.map(jnp.shape, drawn.params)
 
     hidden, _ = jit_apply(jn.serial(rbm(48), rbm(24)), dbn, {}, x[:3])

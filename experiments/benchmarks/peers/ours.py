@@ -107,9 +107,8 @@ def operations(workload: Workload) -> float:
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
     trainer, batch = make_trainer(workload)
-    train_state = trainer.init(jax.random.key(0), batch)
-    if weights is not None:
-        train_state = train_state._replace(params=on_device(in_layout(workload, weights)))
+    params = None if weights is None else in_layout(workload, weights)
+    train_state = trainer.init(jax.random.key(0), batch, params=params)
 
     if workload.steps > 1:
 

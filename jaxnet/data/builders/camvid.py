@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from jaxnet.data.builders.remote import Origin, Remote, contents
-from jaxnet.extras import extra
+from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
     what="701 road scenes seen from a car, with a class per pixel",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.data.builders.remote import Origin, Remote, contents
-from jaxnet.extras import extra
+from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
     what="3,000 recordings of spoken digits by six speakers, 8 kHz",

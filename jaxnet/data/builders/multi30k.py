@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxnet.data.builders.remote import Origin, Remote, contents
-from jaxnet.extras import extra
+from jaxnet.services.extras import extra
 
 ORIGIN = Origin(
     what="31,014 captions of photographs, in German and English",

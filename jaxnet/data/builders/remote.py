@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from jaxnet.progress import progress_bar
+from jaxnet.services.progress import progress_bar
 
 BLOCK = 2**18  # bytes per read
 TIMEOUT = 30  # seconds without a byte

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import at_least, check_range, on_host
 from jaxnet.core import Params, child_key, param_dtype
-from jaxnet.extras import extra
 from jaxnet.initializers import normal, zeros
+from jaxnet.services.checks import at_least, check_range, on_host
+from jaxnet.services.extras import extra
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
 from jaxnet.unsupervised.kmeans import kmeans
 

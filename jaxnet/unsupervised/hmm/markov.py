@@ -25,11 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least
 from jaxnet.core import Params
-from jaxnet.core.messages import check_dtype, check_shape
 from jaxnet.initializers import Initializer
 from jaxnet.layers.sequence import read
+from jaxnet.services.checks import as_array, at_least, check_dtype, check_shape
 
 NEVER = -1e30  # the logit of probability 0
 _LOWEST = -1e20  # any logit below is probability 0 too, as weight decay may have changed it

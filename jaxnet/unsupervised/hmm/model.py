@@ -20,12 +20,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.checks import as_array, at_least, check_finite, check_options, to_device, within
 from jaxnet.core import Layer, Params, child_key, compose, spec, stateless
-from jaxnet.core.messages import a_function, all_native, check_key
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.sequence import Sequence, read
-from jaxnet.progress import progress_bar
+from jaxnet.services.checks import (
+    a_function,
+    all_native,
+    as_array,
+    at_least,
+    check_finite,
+    check_key,
+    check_options,
+    to_device,
+    within,
+)
+from jaxnet.services.progress import progress_bar
 from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
 from jaxnet.unsupervised.hmm.markov import expected_counts, forward
 

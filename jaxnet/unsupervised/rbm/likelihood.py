@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnet.checks import as_array, at_least, on_host
 from jaxnet.core import Params, child_key
-from jaxnet.core.messages import check_key
+from jaxnet.services.checks import as_array, at_least, check_key, on_host
 from jaxnet.unsupervised.rbm.machine import free_energy, read_params
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw
 

@@ -22,10 +22,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnet.checks import as_array, at_least, check_options, check_rank, within
 from jaxnet.core import Layer, Params, child_key, compose
-from jaxnet.core.messages import check_key
 from jaxnet.initializers import Initializer, normal, zeros
+from jaxnet.services.checks import as_array, at_least, check_key, check_options, check_rank, within
 from jaxnet.training import fit, learning_rule, trainer
 from jaxnet.unsupervised.check import check_examples, whole_batches
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, check_visible, draw, gaussian
@@ -335,9 +334,8 @@ def fit_rbm(
         optax.add_decayed_weights(weight_decay, mask=decayed), optax.sgd(schedule, momentum)
     )
     learner = trainer(contrastive_divergence(net, k=k, visible=visible), optimizer)
-    train_state = learner.init(key, examples)
-    start = train_state.params | {"visible_bias": visible.bias(x.mean(0))}
-    train_state = train_state._replace(params=start)
+    start = {"visible_bias": visible.bias(x.mean(0))}
+    train_state = learner.init(key, examples, params=start)
     for epoch in fit(
         learner, train_state, examples, epochs=epochs, batch_size=batch_size, progress=progress
     ):

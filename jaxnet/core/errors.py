@@ -1,0 +1,173 @@
+"""Calls of layers: their path in every error, their name in compiled programs.
+
+A `call` knows its whole path when it begins, since calls nest as layers do. So an error is written
+once, by the innermost call.
+"""
+
+import math
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.services.checks import check_dict
+from jaxnet.services.trees import Path, PyTree, describe, flat
+
+_path: ContextVar[Path] = ContextVar("path", default=())
+
+
+def calls() -> Path:
+    """The names of the layers whose calls are running, outermost first."""
+    return _path.get()
+
+
+def here() -> str:
+    """The path of the layer that is called now, such as "net/block/conv"."""
+    return "/".join(_path.get())
+
+
+class call:  # noqa: N801
+    """A call of a layer as a context: names its operations, and notes its path in what is raised.
+
+    Only the outermost call and those of children add a name: a parent may have given its child
+    another one, such as "dense_1", and the layer inside a transform has the name of the transform.
+
+    Args:
+      name: Name of the layer.
+      x: Input of the layer, for the note.
+      child: Whether a parent calls it, by `m(layer, x)`.
+
+    Example:
+      >>> def double(x):
+      ...     with call("net", x), call("dense_1", x, child=True), call("dense", x):
+      ...         return 2 * x
+      >>> "net/dense_1/mul" in jax.jit(double).lower(1.0).compile().as_text()
+      True
+    """
+
+    __slots__ = ("_name", "_x", "_child", "_scope", "_token")
+
+    def __init__(self, name: str, x: PyTree, child: bool = False):
+        self._name, self._x, self._child, self._scope = name, x, child, None
+
+    def __enter__(self) -> None:
+        above = _path.get()
+        if self._child or not above:
+            self._token = _path.set((*above, self._name))
+            self._scope: Any = jax.named_scope(self._name)
+            self._scope.__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, Exception) and not hasattr(error, "_jaxnet_noted"):
+            error._jaxnet_noted = True  # type: ignore[attr-defined]
+            error.add_note(f"in {here()}, input {describe(self._x)}")
+        if self._scope is not None:
+            self._scope.__exit__(kind, error, trace)
+            _path.reset(self._token)
+
+
+class Misfit(ValueError):
+    """Params or state that do not fit the layer that is called.
+
+    Fields:
+      path: Names of the layers from the outermost one to this one.
+
+    Example:
+      >>> net = jn.serial(jn.dense(4))
+      >>> params, state = net.init(jax.random.key(0), jn.spec((2, 3)))
+      >>> try:
+      ...     net.apply(params, state, jnp.ones((2, 5)))
+      ... except jn.Misfit as error:
+      ...     print(error.path)
+      ('serial', 'dense')
+    """
+
+    __module__ = "jaxnet"  # as `jn.Misfit`, also in a traceback
+
+    def __init__(self, head: str, wrong: dict[str, str]):
+        self.path = _path.get()
+        super().__init__(
+            "\n".join([head, *(f"  {here()}/{n}: {what}" for n, what in wrong.items())])
+        )
+
+
+def compare(needed: tuple, given: tuple, x: PyTree) -> None:
+    """Raises unless params and state have the paths and shapes of those needed.
+
+    Dtypes may differ (see `cast`).
+
+    Args:
+      needed, given: (params, state).
+      x: Input of the layer, for the message.
+
+    Raises:
+      Misfit: Lists all that is wrong.
+    """
+    for kind, needs, tree in zip(("params", "state"), needed, given, strict=True):
+        leaves, structure = jax.tree.flatten(needs)
+        others, other = jax.tree.flatten(tree)
+        shapes = [leaf.shape for leaf in leaves]
+        if structure == other and shapes == [np.shape(leaf) for leaf in others]:
+            continue
+        check_dict(here(), kind, tree)
+        want, have = ({n: np.shape(a) for n, a in flat(t)} for t in (needs, tree))
+        misfits = {name: shape for name, shape in want.items() if have.get(name) != shape}
+        lines = {n: f"expected {s}, got {have.get(n, 'nothing')}" for n, s in misfits.items()}
+        lines |= {name: "unknown entry" for name in have if name not in want}
+        error = Misfit(f"{kind} do not fit {here()} for an input of {describe(x)}:", lines)
+        # A missing batch axis leaves `conv` a rank short, and has `flatten` keep the first axis.
+        sizes = getattr(x, "shape", ())
+        known = all(isinstance(size, int) for size in sizes)  # an exported batch size is open
+        flattened = (math.prod(sizes),) if known else None
+        got = {name: have.get(name, ()) for name in misfits}
+        if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in misfits.items()):
+            error.add_note("Is the batch axis missing? For a single example, pass x[None].")
+        raise error
+
+
+def check_kept(before: PyTree, after: PyTree) -> None:
+    """Raises unless the state that comes back has the structure, shapes and dtypes of the other.
+
+    Args:
+      before, after: Shapes and dtypes of the states.
+
+    Example:
+      >>> with call("running_max", None):
+      ...     check_kept({"max": jn.spec(())}, {"max": jn.spec((8,))})
+      Traceback (most recent call last):
+      ...
+      ValueError: running_max: apply must keep shapes and dtypes of the state; max: expected ...
+    """
+    if before == after:
+        return
+    if jax.tree.structure(after) != jax.tree.structure(before):
+        got = f"{jax.tree.structure(before)}, got {jax.tree.structure(after)}"
+        raise ValueError(f"{here()}: apply must keep the structure of the state, {got}")
+    pairs = zip(flat(before), jax.tree.leaves(after), strict=True)
+    name, old, new = next((name, old, new) for (name, old), new in pairs if old != new)
+    raise ValueError(
+        f"{here()}: apply must keep shapes and dtypes of the state; {name}: expected "
+        f"{describe(old)}, got {describe(new)}"
+    )
+
+
+def check_drawn(drawn: Any) -> None:
+    """Raises unless this is the (params, state) of an `init`: two dicts of arrays."""
+    check_pair(drawn, "init must return (params, state)")
+    for kind, tree in zip(("params", "state"), drawn, strict=True):
+        if not isinstance(tree, dict):
+            got = type(tree).__name__
+            raise TypeError(f"{here()}: init must return {kind} as a dict, got {got}")
+        for path, leaf in flat(tree, is_leaf=lambda leaf: leaf is None):
+            if not hasattr(leaf, "dtype"):
+                raise TypeError(
+                    f"{here()}: {kind}/{path} must be an array, got {type(leaf).__name__}; "
+                    "is that what its initializer returns?"
+                )
+
+
+def check_pair(result: Any, rule: str) -> None:
+    """Raises unless a function returned two things."""
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"{here()}: {rule}, got {type(result).__name__}")

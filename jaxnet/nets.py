@@ -1,0 +1,28 @@
+"""What functions of a whole net check: the net, its params and state, its input."""
+
+from typing import Any
+
+from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.services.checks import all_native, check_dict, check_input
+
+
+def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Layer, Params, State]:
+    """The net as a layer, params and state in native bytes; raises for arguments of other kinds.
+
+    Whether params and state fit the net is checked where it runs.
+
+    Raises:
+      TypeError: If the net is not a layer or function, params or state are not dicts, or x has no
+        arrays.
+
+    Example:
+      >>> check_net("saliency", jn.dense(3), [], {}, jnp.ones((2, 3)))
+      Traceback (most recent call last):
+      ...
+      TypeError: saliency: params must be the dict that init returns, got list; write params, ...
+    """
+    net = as_layer(net, who, "net")
+    check_dict(who, "params", params)
+    check_dict(who, "state", state)
+    check_input(who, x)
+    return net, *all_native((params, state), who)

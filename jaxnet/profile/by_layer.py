@@ -1,0 +1,287 @@
+"""Where the work of a compiled program belongs: cost and time by layer, forward and backward."""
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple
+
+from jaxnet.profile.program import bytes_of, flops_of, layer_of, parse
+from jaxnet.services.files import file_path
+from jaxnet.services.table import Number, Table, Tabular, size_of
+from jaxnet.services.trees import Path
+
+NO_LAYER = "(no layer)"
+
+
+class LayerCost(NamedTuple):
+    """The work of a layer in a compiled program, with that of the layers inside it.
+
+    Fields:
+      path: its names, "net/block/dense"; "" for what belongs to no layer.
+      forward, backward: floating point operations of matrix products and convolutions. What
+        `remat` computes again counts as backward.
+      forward_bytes, backward_bytes: read and written by all instructions.
+    """
+
+    path: str
+    forward: int
+    backward: int
+    forward_bytes: int
+    backward_bytes: int
+
+
+@dataclass(repr=False)
+class LayerCosts(Tabular):
+    """The cost of a compiled program by layer; prints as a table.
+
+    Fields:
+      rows: one `LayerCost` per layer, each before those inside it.
+      flops: operations of all matrix products and convolutions.
+      bytes: read and written by all instructions.
+      once: `flops` with one iteration of each loop, as the compiler counts.
+      compiler: `cost_analysis()["flops"]`, NaN where the backend gives none. It includes
+        elementwise operations, and of each loop one iteration.
+    """
+
+    rows: list[LayerCost]
+    flops: int
+    bytes: int
+    once: int
+    compiler: float
+
+    def table(self) -> Table:
+        head = ("layer", "FLOPs", "backward", "bytes", "backward")
+        units = "", "", "B", "B"
+        rows = [(_indented(row.path), *map(_size, row[1:], units)) for row in self.rows]
+        sums = [sum(row[i] for row in _outermost(self.rows)) for i in range(1, 5)]
+        notes = []
+        if not math.isnan(self.compiler):
+            notes = [
+                f"the compiler counts {size_of(self.compiler, '')} FLOPs: elementwise operations "
+                f"too, and one iteration of each loop; products alone, so counted: "
+                f"{size_of(self.once, '')}"
+            ]
+        return Table("Cost by layer", head, rows, [("total", *map(_size, sums, units))], notes)
+
+
+def cost_by_layer(compiled: Any) -> LayerCosts:
+    """Floating point operations and bytes of a compiled program by layer, forward and backward.
+
+    Read from the program after all optimizations, by the paths that layers give to their
+    operations. Convolutions that a GPU's library computes count as no operations. A fusion's bytes
+    belong to the layer of its last operation. On a mesh these are the figures of one device. The
+    loss belongs to "loss", the update to "optimizer", and operations without a layer, such as a
+    copy, are in a row of their own. The names of a program from JAX's cache on disk are those it
+    was compiled with, unless `jax_compilation_cache_include_metadata_in_key` is set.
+
+    Args:
+      compiled: of `jax.jit(f).lower(...).compile()`.
+
+    Returns:
+      `LayerCosts`, which print; its `rows` hold the figures.
+
+    Raises:
+      TypeError: for anything but a compiled program.
+
+    Example:
+      >>> net = jn.dense(5, name="net")
+      >>> params, state = net.init(jax.random.key(0), jn.spec((7, 3)))
+      >>> run = jax.jit(lambda params, x: net.apply(params, state, x)[0])
+      >>> costs = cost_by_layer(run.lower(params, jn.spec((7, 3))).compile())
+      >>> [(row.path, row.forward) for row in costs.rows if row.path], 2 * 7 * 3 * 5
+      ([('net', 210)], 210)
+    """
+    program = parse(program_text("cost_by_layer", compiled))
+    found: dict[Path, list[int]] = {}
+    once = 0
+    for run in program.runs():
+        path, backward = layer_of(program.origin(run.instruction))
+        work = flops_of(run), bytes_of(run, program)
+        once += work[0]
+        if any(work):
+            entry = found.setdefault(path, [0, 0, 0, 0])
+            entry[backward] += work[0] * run.times
+            entry[2 + backward] += work[1] * run.times
+    rows = [LayerCost("/".join(path), *sums) for path, sums in _inclusive(found)]
+    analysis = compiled.cost_analysis() or {}
+    counted = float(analysis.get("flops", math.nan))
+    flops, bytes_ = (sum(e[i] + e[i + 1] for e in found.values()) for i in (0, 2))
+    return LayerCosts(rows, flops, bytes_, once, counted)
+
+
+class LayerTime(NamedTuple):
+    """The time of a layer in a trace, with that of the layers inside it.
+
+    Fields:
+      path: its names, "net/block/dense"; "" for what belongs to no layer.
+      forward, backward: milliseconds per run of the program.
+    """
+
+    path: str
+    forward: float
+    backward: float
+
+
+@dataclass(repr=False)
+class LayerTimes(Tabular):
+    """The measured time of a compiled program by layer; prints as a table.
+
+    Fields:
+      rows: one `LayerTime` per layer, each before those inside it.
+      runs: number of runs of the program in the trace, those on several devices apart.
+    """
+
+    rows: list[LayerTime]
+    runs: int
+
+    def table(self) -> Table:
+        rows = [(_indented(row.path), *map(_ms, row[1:]), _ms(sum(row[1:]))) for row in self.rows]
+        sums = [sum(row[i] for row in _outermost(self.rows)) for i in (1, 2)]
+        title = f"Milliseconds by layer, mean of {self.runs} runs"
+        total = ("total", *map(_ms, sums), _ms(sum(sums)))
+        return Table(title, ("layer", "forward", "backward", "both"), rows, [total])
+
+
+def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
+    """Measured milliseconds of a compiled program by layer, from a trace of JAX's profiler.
+
+    The sum of its instructions: those that run at the same time on several threads add up to more
+    than the time on the clock.
+
+    Args:
+      compiled: of `jax.jit(f).lower(...).compile()`; run this one inside the trace.
+      trace: the folder given to `jax.profiler.trace`; its newest trace is read.
+
+    Returns:
+      `LayerTimes`, which print; its `rows` hold the figures.
+
+    Raises:
+      TypeError: for anything but a compiled program.
+      ValueError: for a folder without a trace, a trace without a run of the program, and one with a
+        run of another program of the same name.
+
+    Example:
+      >>> import tempfile
+      >>> net = jn.dense(50, name="net")
+      >>> params, state = net.init(jax.random.key(0), jn.spec((70, 30)))
+      >>> x = jnp.ones((70, 30))
+      >>> run = jax.jit(lambda params, x: net.apply(params, state, x)[0]).lower(params, x).compile()
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with jax.profiler.trace(folder):
+      ...         y = jax.block_until_ready(run(params, x))
+      ...     times = time_by_layer(run, folder)
+      >>> times.runs, times.rows[0].path, 0 < times.rows[0].forward < 1000
+      (1, 'net', True)
+    """
+    from jax.profiler import ProfileData
+
+    trace = file_path("time_by_layer", trace, "trace")
+    text = program_text("time_by_layer", compiled)
+    program = parse(text)
+    module = text.removeprefix("HloModule ").partition(",")[0]
+    known = {run.instruction.name: run.instruction for run in program.runs() if not run.fused}
+    files = sorted(trace.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise ValueError(
+            f"time_by_layer: no trace in {trace}; write with jax.profiler.trace(folder): around a "
+            "few runs that end in jax.block_until_ready"
+        )
+    found: dict[Path, list[float]] = {}
+    runs = set()
+    names = {name for part in program.computations.values() for name in part}
+    for stats, duration in _events(ProfileData.from_file(str(files[-1]))):
+        if stats.get("hlo_module") != module:
+            continue
+        if (name := str(stats["hlo_op"])) not in names:
+            raise ValueError(
+                f"time_by_layer: {files[-1].name} holds a run of another program, which also has "
+                f"the name {module}, and an operation {name}; trace this one alone, in a new folder"
+            )
+        if (one := known.get(name)) is None:
+            continue
+        runs.add((stats.get("run_id"), stats.get("device_ordinal")))
+        if one.opcode not in ("while", "call", "conditional"):  # the parts have events of their own
+            path, backward = layer_of(program.origin(one))
+            found.setdefault(path, [0.0, 0.0])[backward] += duration / 1e6
+    if not runs:
+        raise ValueError(
+            f"time_by_layer: {files[-1].name} holds no run of {module}; run this compiled program "
+            "inside the trace, as in compiled(train_state, batch)"
+        )
+    order = {layer_of(program.origin(run.instruction))[0]: None for run in program.runs()}
+    sorted_ = {path: found[path] for path in order if path in found}
+    rows = [
+        LayerTime("/".join(path), *(ms / len(runs) for ms in sums))
+        for path, sums in _inclusive(sorted_)
+    ]
+    return LayerTimes(rows, len(runs))
+
+
+def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
+    for plane in profile.planes:
+        for line in plane.lines:
+            for event in line.events:
+                # The first access warns on JAX 0.12, and ends the process if warnings are errors.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    stats = dict(event.stats)
+                if "hlo_op" in stats:
+                    yield stats, event.duration_ns
+
+
+def program_text(who: str, compiled: Any) -> str:
+    """The text of a compiled program; raises for anything else.
+
+    Example:
+      >>> program_text("cost_by_layer", jax.jit(jnp.sin).lower(1.0).compile())[:9]
+      'HloModule'
+    """
+    if not (hasattr(compiled, "as_text") and hasattr(compiled, "cost_analysis")):
+        raise TypeError(
+            f"{who}: expected a compiled program, such as jax.jit(f).lower(x).compile(), got "
+            f"{type(compiled).__name__}"
+        )
+    text = compiled.as_text()
+    if text is None or not text.startswith("HloModule"):
+        raise TypeError(f"{who}: expected a compiled program; got one that is only lowered?")
+    return text
+
+
+def _inclusive(found: dict[Path, list]) -> Iterator[tuple[Path, list]]:
+    """Sums over each path and those below it, each before those below it; () comes last."""
+    sums: dict[Path, list] = {}
+    for path, entry in found.items():
+        for depth in range(1, len(path) + 1):
+            above = sums.setdefault(path[:depth], [0] * len(entry))
+            for i, value in enumerate(entry):
+                above[i] += value
+
+    def below(path: Path) -> Iterator[tuple[Path, list]]:
+        for other in sums:
+            if other[:-1] == path:
+                yield other, sums[other]
+                yield from below(other)
+
+    yield from below(())
+    if () in found:
+        yield (), found[()]
+
+
+def _outermost(rows: Iterable[Any]) -> list[Any]:
+    return [row for row in rows if "/" not in row.path]
+
+
+def _indented(path: str) -> str:
+    names = path.split("/")
+    return "  " * (len(names) - 1) + names[-1] if path else NO_LAYER
+
+
+def _size(count: int, unit: str) -> Number | None:
+    return size_of(count, unit) if count else None
+
+
+def _ms(value: float) -> Number | None:
+    # Up to 999.999: columns of one width, so that the tables of two runs compare line by line.
+    return Number(f"{value:7.3f}") if value else None

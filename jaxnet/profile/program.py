@@ -1,0 +1,349 @@
+"""A compiled program as data: its instructions, their sizes, and the layers that they belong to.
+
+`compiled.as_text()` is read, which JAX documents as text for people; so whatever is not understood
+counts as no work and belongs to no layer.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jaxnet.services.trees import Path
+
+BITS = {"pred": 8, "token": 0, "c64": 64, "c128": 128}
+HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+START = re.compile(r"^  (?:ROOT )?%?([\w.\-]+) = (.*)$")
+ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+OPERAND = re.compile(r"%([\w.\-]+)")
+INSIDE = re.compile(r"\b(?:calls|to_apply|body|branch_computations)=\{?([^=]*?)\}?(?:, \w+=|$)")
+TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# Whose arrays are those of other instructions, or which are made of instructions.
+FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
+    "conditional", "after-all", "partition-id", "replica-id", "opt-barrier",
+}  # fmt: skip
+CALLS = {"while", "call", "conditional", "fusion", "async-start"}
+
+
+class Shape(NamedTuple):
+    """An array of a program.
+
+    Fields:
+      dtype: as XLA writes it, such as "f32".
+      sizes: of its dimensions.
+    """
+
+    dtype: str
+    sizes: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes."""
+        bits = BITS.get(self.dtype) or int((re.findall(r"\d+", self.dtype) or ["0"])[0])
+        return math.prod(self.sizes) * bits // 8
+
+
+class Instruction(NamedTuple):
+    """A line of a program.
+
+    Fields:
+      name: unique in the program.
+      opcode: such as "dot" or "fusion".
+      shapes: of its results.
+      operands: names of the instructions whose results it takes.
+      attributes: the rest of the line.
+      root: whether its result is that of its computation.
+    """
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+
+    @property
+    def op_name(self) -> str:
+        """Where it comes from, as JAX notes it: "jit(step)/jvp(net)/dense/dot_general"."""
+        found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
+        return found[1] if found else ""
+
+    @property
+    def inside(self) -> list[str]:
+        """Names of the computations that it runs."""
+        if self.opcode not in CALLS:
+            return []
+        return [name for part in INSIDE.findall(self.attributes) for name in OPERAND.findall(part)]
+
+    @property
+    def trips(self) -> int | None:
+        """How often a loop runs; None where the compiler does not know."""
+        found = TRIPS.search(self.attributes)
+        return int(found[1]) if found else None
+
+
+class Run(NamedTuple):
+    """An instruction as it is run.
+
+    Fields:
+      instruction: of a computation.
+      operands: shapes of its operands.
+      times: how often it runs; a loop of unknown length counts once.
+      fused: whether it is part of a fusion, so that its arrays stay in registers.
+    """
+
+    instruction: Instruction
+    operands: tuple[Shape, ...]
+    times: int
+    fused: bool
+
+
+class Program(NamedTuple):
+    """The computations of a program.
+
+    Fields:
+      computations: by name, each a dict of instructions in the order in which they run.
+      entry: the name of the first.
+    """
+
+    computations: dict[str, dict[str, Instruction]]
+    entry: str
+
+    def origin(self, one: Instruction) -> str:
+        """The `op_name` of an instruction; of a fusion without one, that of its result."""
+        if one.op_name or one.opcode != "fusion":
+            return one.op_name
+        inside = [i for name in one.inside for i in self.computations.get(name, {}).values()]
+        return next((i.op_name for i in reversed(inside) if i.op_name), "")
+
+    def runs(self) -> Iterator[Run]:
+        """All instructions that run, those inside loops and fusions too, in order."""
+        yield from self._runs(self.entry, 1, False)
+
+    def _runs(self, name: str, times: int, fused: bool) -> Iterator[Run]:
+        here = self.computations.get(name, {})
+        for one in here.values():
+            given = [here[other] for other in one.operands if other in here]
+            operands = [shape for other in given for shape in other.shapes]
+            yield Run(one, tuple(operands), times, fused)
+            count = times * (one.trips or 1) if one.opcode == "while" else times
+            for other in one.inside:
+                yield from self._runs(other, count, fused or one.opcode == "fusion")
+
+
+def parse(text: str) -> Program:
+    """The program in the text of `compiled.as_text()`.
+
+    Example:
+      >>> compiled = jax.jit(lambda a, b: a @ b).lower(jnp.ones((3, 5)), jnp.ones((5, 7))).compile()
+      >>> work = [flops_of(run) for run in parse(compiled.as_text()).runs()]
+      >>> sum(work) == 2 * 3 * 5 * 7
+      True
+    """
+    computations, entry, here = {}, "", {}
+    for line in text.splitlines():
+        if found := HEADER.match(line):
+            here = computations[found[2]] = {}
+            entry = found[2] if found[1] else entry
+        elif found := START.match(line):
+            kind, rest = _cut(found[2])
+            opcode, _, rest = rest.partition("(")
+            given, rest = _cut(f"({rest}")
+            shapes = [
+                Shape(dtype, tuple(map(int, filter(None, sizes.split(",")))))
+                for dtype, sizes in ARRAY.findall(kind)
+            ]
+            here[found[1]] = Instruction(
+                found[1], opcode.strip(), tuple(shapes), tuple(OPERAND.findall(given)), rest,
+                line.startswith("  ROOT"),
+            )  # fmt: skip
+    return Program(computations, entry)
+
+
+def _cut(text: str) -> tuple[str, str]:
+    """The first word, or what is in its parentheses, and the rest."""
+    if not text.startswith("("):
+        first, _, rest = text.partition(" ")
+        return first, rest
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[: i + 1], text[i + 1 :].lstrip()
+    return text, ""
+
+
+def flops_of(run: Run) -> int:
+    """Floating point operations of one run of a matrix product or convolution, else 0.
+
+    Two per multiply-add; multiply-adds of a convolution with its padding, or with the zeros of a
+    dilation, do not count.
+    """
+    one, operands = run.instruction, run.operands
+    library = one.opcode == "custom-call" and "__cublas$" in one.attributes  # on NVIDIA's GPUs
+    if len(operands) < 2 or not (library or one.opcode in ("dot", "convolution")):
+        return 0
+    out, (left, right) = one.shapes[0], operands[:2]
+    if library or one.opcode == "dot":
+        contracted = _contracted(one.attributes)
+        return 2 * math.prod(out.sizes) * math.prod(left.sizes[i] for i in contracted)
+    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    if not found:
+        return 0
+    labels = [
+        dict(zip(names, shape.sizes, strict=False))
+        for names, shape in zip(found.groups(), (left, right, out), strict=True)
+    ]
+    image, kernel, result = labels
+    groups = (re.findall(r"batch_group_count=(\d+)", one.attributes) or ["1"])[0]
+    total = 2 * result["b"] * result["f"] * kernel["i"] // int(groups)
+    for axis in sorted(set(image) - {"b", "f"}):
+        total *= _products(
+            image[axis], kernel[axis], result[axis],
+            stride=_of_window(one, "stride", axis, 1), low=_of_window(one, "pad", axis, 0),
+            between=_of_window(one, "lhs_dilate", axis, 1),
+            dilation=_of_window(one, "rhs_dilate", axis, 1),
+        )  # fmt: skip
+    return total
+
+
+def _of_window(one: Instruction, key: str, axis: str, usual: int) -> int:
+    """A number of the window along an axis; of "pad=1_2x0_3" the first of each pair."""
+    found = re.search(rf"window=\{{[^}}]*\b{key}=([\dx_\-]+)", one.attributes)
+    return int(found[1].split("x")[int(axis)].split("_")[0]) if found else usual
+
+
+def _products(
+    size: int, kernel: int, out: int, *, stride: int, low: int, between: int, dilation: int
+) -> int:
+    """Pairs of an output and a place of the kernel, along an axis, that meet a number of x."""
+    found = 0
+    for tap in range(kernel):
+        for place in range(out):
+            at = place * stride + tap * dilation - low
+            found += 0 <= at <= (size - 1) * between and at % between == 0
+    return found
+
+
+def _contracted(attributes: str) -> list[int]:
+    """Dimensions of the left array that a product sums over, of `dot` or of cuBLAS."""
+    found = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', attributes)
+    return [int(i) for i in re.findall(r"\d+", found[1])] if found else []
+
+
+def bytes_of(run: Run, program: Program) -> int:
+    """Bytes that one run of an instruction reads and writes; those of a slice, not of the whole.
+
+    Instructions inside a fusion count with the fusion.
+    """
+    one = run.instruction
+    if run.fused or one.opcode in FREE:
+        return 0
+    out = sum(shape.bytes for shape in one.shapes)
+    if one.opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * out
+    if one.opcode == "dynamic-update-slice":
+        return 2 * run.operands[1].bytes
+    if one.opcode != "fusion":
+        return out + sum(shape.bytes for shape in run.operands)
+    return sum(_fused_bytes(program.computations.get(name, {}), out) for name in one.inside)
+
+
+def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
+    """Bytes of the parameters and the result of a fusion."""
+    users: dict[str, list[Instruction]] = {name: [] for name in body}
+    for one in body.values():
+        for other in one.operands:
+            users.get(other, []).append(one)
+    total = out
+    for one in body.values():
+        by = users[one.name]
+        whole = sum(shape.bytes for shape in one.shapes)
+        if one.opcode == "dynamic-update-slice" and one.root:  # in place: only the slice is written
+            update = body.get(one.operands[1])
+            total += sum(shape.bytes for shape in update.shapes) - whole if update else 0
+        if one.opcode != "parameter":
+            continue
+        sliced = all(
+            user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == one.name
+            for user in by
+        )
+        updated = all(
+            user.opcode == "dynamic-update-slice" and user.operands[0] == one.name for user in by
+        )
+        if by and sliced:
+            whole = sum(shape.bytes for user in by for shape in user.shapes)
+        elif by and updated:
+            whole = 0
+        total += whole
+    return total
+
+
+# What JAX writes around and between the names of layers.
+WORDS = {
+    "while", "body", "cond", "closed_call", "eval_jaxpr", "rematted_computation", "core_call",
+    "shard_map",
+}  # fmt: skip
+WORD = re.compile(r"branch_\d+_fun|custom_[jv][vj]p_call(_jaxpr)?|checkpoint|remat2?")
+AROUND = re.compile(r"^(jvp|transpose|vmap|remat|checkpoint|custom_jvp|custom_vjp)\((.*)\)$")
+LOOP = {"body", "closed_call", "eval_jaxpr"}
+
+
+def layer_of(op_name: str) -> tuple[Path, bool]:
+    """The path of the layer that an instruction belongs to, and whether it is its backward pass.
+
+    What JAX puts between the names is left out: transforms, loops, jitted functions, the primitive
+    at the end. An operation outside all layers has the path ().
+
+    Args:
+      op_name: Name in the metadata of the instruction.
+
+    Example:
+      >>> layer_of("jit(step)/transpose(jvp(net))/block/while/body/closed_call/dense/dot_general")
+      (('net', 'block', 'dense'), True)
+      >>> layer_of("jit(step)/jvp(net)/gelu/jit(tanh)/mul")
+      (('net', 'gelu'), False)
+    """
+    # The first of operations that XLA joined: "jit(f)/a/add;jit(f)/b/mul", "jit(f)/(a/add:b/mul)".
+    op_name = op_name.partition(";")[0]
+    if "/(" in op_name:
+        start, _, joined = op_name.partition("/(")
+        op_name = f"{start}/{joined.partition(':')[0]}"
+    backward, path, since, before = False, [], 0, ""
+    for part in op_name.split("/")[:-1]:
+        if part.startswith(("jit(", "pjit(")):
+            if path or part.startswith("jit(_"):
+                if "/body/" in op_name:
+                    path[since:] = _once(path[since:])  # JAX 0.12 repeats it for each loop around
+                break  # a function that a layer calls
+            continue
+        derived = part.startswith(("jvp(", "transpose("))
+        while found := AROUND.match(part):
+            backward = backward or found[1] == "transpose"
+            part = found[2]
+        if derived and path[:1] == [part]:
+            path, since = [], 0  # JAX writes the whole path once more
+        # JAX 0.12 writes "eval_jaxpr" for "closed_call": in loops, and around what derivatives take
+        # out of loops. Elsewhere, and the second in a row, it is the name of a layer.
+        if part == "eval_jaxpr" and (before == part or before != "body" and "jvp(" not in op_name):
+            path.append(part)
+            before = ""
+            continue
+        before = part
+        if part in LOOP:
+            since = len(path)
+        if part == "checkpoint" and backward:
+            half = (len(path) - since) // 2
+            if path[since : since + half] == path[since + half :]:  # JAX writes it twice
+                path = path[: since + half]
+        if part and part not in WORDS and not WORD.fullmatch(part) and "->" not in part:
+            path.append(part)
+    known = op_name.startswith(("jit(", "pjit("))  # else of a parameter, or a region of a reduction
+    return (tuple(path) if known else ()), backward
+
+
+def _once(path: list[str]) -> list[str]:
+    """One period of a path that repeats itself."""
+    n = len(path)
+    return next((path[:k] for k in range(1, n) if n % k == 0 and path[:k] * (n // k) == path), path)

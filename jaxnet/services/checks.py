@@ -1,0 +1,674 @@
+"""Checks of what a caller passes: who, what was expected, what came, what to write instead.
+
+The one place for them. They stand at public doors only: what lies behind trusts its arguments.
+Shapes and dtypes are known while tracing too; values are checked where there are any.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.services.trees import PyTree, describe, path_name
+
+
+def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
+    """Raises unless a count is an integer of at least `minimum`.
+
+    Example:
+      >>> at_least("dense", "features", 0)
+      Traceback (most recent call last):
+      ...
+      ValueError: dense: features must be at least 1, got 0
+    """
+    if is_traced(value):
+        raise TypeError(f"{who}: {what} sets a shape, so it must be known before tracing")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{who}: {what} must be an integer, got {value!r:.60}")
+    if number < minimum:
+        raise ValueError(f"{who}: {what} must be at least {minimum}, got {value}")
+    if number >= 2**31:  # no size that JAX has; drawing it would never end
+        raise ValueError(f"{who}: {what} must be below 2**31, got {value}")
+
+
+def within(who: str, what: str, value: Any, interval: str, meaning: str = "") -> None:
+    """Raises unless a number is in an interval; NaN is in none.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: a number or a scalar array; one that is traced passes.
+      interval: as mathematics writes it, such as "[0, 1)" or "(0, inf)".
+      meaning: what the number is, for the message.
+
+    Example:
+      >>> within("dropout", "rate", 1.0, "[0, 1)", "the share to drop")
+      Traceback (most recent call last):
+      ...
+      ValueError: dropout: rate is the share to drop, in [0, 1), got 1.0
+    """
+    real = isinstance(value, int | float)
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        real = any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not real or isinstance(value, bool) or np.ndim(value):
+        raise TypeError(f"{who}: {what} must be a number in {interval}, got {value!r:.60}")
+    if is_traced(value):
+        return
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    number: Any = value
+    above = number >= low if interval[0] == "[" else number > low
+    below = number <= high if interval[-1] == "]" else number < high
+    if not (above and below):
+        rule = f"is {meaning}, in" if meaning else "must be in"
+        raise ValueError(f"{who}: {what} {rule} {interval}, got {value}")
+    if isinstance(value, int) and abs(value) >= 2**31:  # which int32 cannot hold
+        raise ValueError(f"{who}: {what} must be below 2**31 or a float, got {value}")
+
+
+def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:
+    """Raises unless a value is one of a few.
+
+    Example:
+      >>> one_of("max_pool", "padding", "EVEN", ["SAME", "VALID"])
+      Traceback (most recent call last):
+      ...
+      ValueError: max_pool: padding must be 'SAME' or 'VALID', got 'EVEN'
+    """
+    options = list(options)
+    if not any(type(value) is type(option) and value == option for option in options):
+        *most, last = map(repr, options)
+        words = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{who}: {what} must be {words}, got {value!r:.60}")
+
+
+def check_options(who: str, **options: Any) -> None:
+    """Raises unless switches are booleans, and initializers, by their names in `_init`, functions.
+
+    Example:
+      >>> check_options("dense", use_bias=True, kernel_init=0.1)
+      Traceback (most recent call last):
+      ...
+      TypeError: dense: kernel_init must be a function of (key, shape, dtype), got float
+    """
+    for what, value in options.items():
+        if what.endswith("_init"):
+            a_function(who, what, value, "(key, shape, dtype)")
+        elif not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{who}: {what} must be True or False, got {value!r:.60}")
+
+
+# What `as_array` takes, by dtype, and what it says where another came.
+_DTYPES = {
+    "floats": (jnp.floating, "floats; write x.astype(jnp.float32)"),
+    "integers": (jnp.integer, "integers; for one-hot rows or scores, write x.argmax(-1)"),
+    "numbers": (jnp.number, "numbers; write x.astype(jnp.float32)"),
+    "reals": (jnp.number, "real numbers"),
+    "booleans or numbers": (jnp.number, "booleans or numbers"),
+}
+_AXES = re.compile(r"[^,\s()]+")
+
+
+def as_array(
+    who: str,
+    what: str,
+    value: Any,
+    form: str = "(...)",
+    dtype: str = "numbers",
+    sizes: dict[str, Any] | None = None,
+) -> jax.Array:
+    """Checks an array's shape and dtype, and returns it as a JAX array.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: a JAX or NumPy array.
+      form: its axes, such as "(..., n, 4)"; "..." stands for any number of axes.
+      dtype: "floats", "integers", "numbers" (both as they are), "reals" (integers and booleans
+        become float32) or "booleans or numbers" (as they are).
+      sizes: of the named axes of the arrays checked before with the same dict, which this one must
+        share.
+
+    Raises:
+      TypeError: for what is no array, and for another dtype.
+      ValueError: for another shape, and for integers that the device's dtype cannot hold.
+
+    Example:
+      >>> sizes = {}
+      >>> boxes = as_array("nms", "boxes", np.ones((5, 4), np.uint8), "(n, 4)", "reals", sizes)
+      >>> boxes.dtype
+      dtype('float32')
+      >>> as_array("nms", "scores", np.ones(3), "(n,)", "floats", sizes)
+      Traceback (most recent call last):
+      ...
+      ValueError: nms: scores must have shape (n,) with n = 5, got (3,)
+    """
+    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+        hint = "; write jnp.asarray(x)" if isinstance(value, list | tuple | int | float) else ""
+        hint = "; write x.numpy()" if type(value).__module__.startswith("torch") else hint
+        raise TypeError(
+            f"{who}: {what} must be a JAX or NumPy array, got {type(value).__name__}{hint}"
+        )
+    _check_dtype(who, what, value.dtype, dtype)
+    _check_form(who, what, tuple(value.shape), form, {} if sizes is None else sizes)
+    array = to_device(who, what, value)
+    if dtype == "reals" and not jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array
+
+
+def on_host(
+    who: str,
+    what: str,
+    value: Any,
+    form: str = "(...)",
+    dtype: str = "reals",
+    sizes: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """Checks an array's shape and dtype, and returns it as a NumPy array; lists of numbers will do.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: an array, or nested lists of numbers.
+      form, sizes: as for `as_array`.
+      dtype: as for `as_array`; "reals" become float64.
+
+    Raises:
+      TypeError: for what is no array, and for another dtype.
+      ValueError: for another shape.
+
+    Example:
+      >>> on_host("confusion", "matrix", [[5, 1], [0, 7]], "(n, n)", "integers").shape
+      (2, 2)
+      >>> on_host("confusion", "matrix", [[5, 1], [0]], "(n, n)", "integers")
+      Traceback (most recent call last):
+      ...
+      TypeError: confusion: matrix must be an array of shape (n, n), got list
+    """
+    array = None
+    with suppress(Exception):  # of lists of different lengths, tracers, objects of other libraries
+        array = np.asarray(value)
+    if array is None or not (hasattr(value, "dtype") or array.dtype.kind in "biufc"):
+        raise TypeError(
+            f"{who}: {what} must be an array of shape {form}, got {type(value).__name__}"
+        )
+    if isinstance(value, list | tuple) and not array.size:
+        array = array.astype(int)  # [] has no dtype
+    _check_dtype(who, what, array.dtype, dtype)
+    _check_form(who, what, array.shape, form, {} if sizes is None else sizes)
+    return array.astype(np.float64) if dtype == "reals" else array
+
+
+def check_input(who: str, x: PyTree) -> PyTree:
+    """The shapes and dtypes of an input; raises for anything but arrays, specs and trees of them.
+
+    Raises:
+      TypeError: for another leaf, and for no arrays.
+
+    Example:
+      >>> check_input("summary", np.ones((2, 3)))
+      ShapeDtypeStruct(shape=(2, 3), dtype=float32)
+    """
+    if not jax.tree.leaves(x):
+        raise TypeError(
+            f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, got {x!r:.60}"
+        )
+    return abstract(x, who)
+
+
+def to_device(who: str, what: str, value: Any) -> jax.Array:
+    """A host array as a JAX array: in native byte order, and without integers that wrap.
+
+    Raises:
+      TypeError: for words, objects, dates and masked arrays.
+      ValueError: for integers that the device's dtype cannot hold.
+
+    Example:
+      >>> to_device("fit", "labels", np.array([2**32 + 1]))
+      Traceback (most recent call last):
+      ...
+      ValueError: fit: labels hold 4294967297, which int32 cannot hold; JAX has 32 bits unless ...
+    """
+    if isinstance(value, jax.Array):
+        return value
+    return jnp.asarray(native(who, what, np.asanyarray(value)))
+
+
+def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:
+    kind, words = _DTYPES[dtype]
+    if given == np.bool_ and dtype in ("reals", "booleans or numbers"):
+        return
+    if not jnp.issubdtype(given, kind) or jnp.issubdtype(given, jnp.complexfloating):
+        raise TypeError(f"{who}: {what} must hold {words}, got {given}")
+
+
+def _check_form(who: str, what: str, shape: tuple, form: str, sizes: dict[str, Any]) -> None:
+    """Raises unless a shape fits its form; notes the sizes of named axes."""
+    axes = _AXES.findall(form)
+    free = len(shape) - (len(axes) - 1) if "..." in axes else 0
+    places: list[Any] = list(shape)
+    if "..." in axes and free >= 0:
+        at = axes.index("...")
+        places[at : at + free] = [tuple(shape[at : at + free])]
+    fits = len(places) == len(axes) and free >= 0
+    known = {}
+    for axis, size in zip(axes, places, strict=False):
+        if axis.isdigit():
+            fits &= size == int(axis)
+        elif fits and sizes.setdefault(axis, size) != size:
+            known[axis] = sizes[axis]
+    if fits and not known:
+        return
+    having = ", ".join(f"{axis} = {size}" for axis, size in known.items())
+    hint = ""
+    if not fits and "..." not in axes and len(shape) + 1 == len(axes):
+        hint = ". Is the batch axis missing? For a single example, pass x[None]"
+    raise ValueError(
+        f"{who}: {what} must have shape {form}{f' with {having}' if having else ''}, "
+        f"got {shape}{hint}"
+    )
+
+
+def check_rank(who: str, x: Any, rank: int, form: str = "(batch, ..., features)") -> None:
+    """Raises unless x has at least `rank` axes.
+
+    Args:
+      who: name of the layer.
+      x: array or spec.
+      rank: least number of axes.
+      form: the expected shape in words.
+
+    Example:
+      >>> check_rank("dense", jn.spec((5,)), 2)
+      Traceback (most recent call last):
+      ...
+      ValueError: dense: expected an input of shape (batch, ..., features), got (5,). Is the ...
+    """
+    if not hasattr(x, "shape") or jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        raise TypeError(f"{who}: expected an input of shape {form}, got {describe(x)}")
+    if len(x.shape) < rank:
+        raise ValueError(
+            f"{who}: expected an input of shape {form}, got {tuple(x.shape)}. "
+            "Is the batch axis missing? For a single example, pass x[None]"
+        )
+
+
+def check_floats(who: str, x: Any) -> None:
+    """Raises for integers where a layer computes with fractions: uint8 200 would become 255.
+
+    Args:
+      who: name of the layer.
+      x: array or spec.
+
+    Example:
+      >>> check_floats("dropout", jn.spec((5, 3), jnp.uint8))
+      Traceback (most recent call last):
+      ...
+      TypeError: dropout: expected an input of floats, got uint8; write x.astype(jnp.float32)
+    """
+    check_rank(who, x, 0, "(...)")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{who}: expected an input of floats, got {x.dtype}; write x.astype(jnp.float32)"
+        )
+
+
+def check_range(ids: Any, size: int, what: str) -> None:
+    """Raises for known ids outside [0, size); inside `jit` ids are not known.
+
+    Args:
+      ids: integers of any shape.
+      size: number of valid ids.
+      what: the subject of the message.
+
+    Example:
+      >>> check_range(jnp.array([1, 7]), 5, "embedding: ids")
+      Traceback (most recent call last):
+      ...
+      jaxnet.services.checks.WrongValues: embedding: ids must be in [0, 5), got 7
+    """
+    if (values := known(ids)) is None:
+        return
+    wrong = values[(values < 0) | (values >= size)]
+    if wrong.size:
+        raise WrongValues(f"{what} must be in [0, {size}), got {wrong.flat[0]}")
+
+
+class WrongValues(ValueError):
+    """An array of the right shape and dtype holds values that a function would misread."""
+
+
+def known(array: Any) -> np.ndarray | None:
+    """The values of an array on the host, or None if they are traced or on other hosts.
+
+    Example:
+      >>> known(jnp.arange(3))
+      array([0, 1, 2], dtype=int32)
+      >>> jax.eval_shape(lambda x: print(known(x)), jn.spec((3,)))
+      None
+    """
+    if is_traced(array) or not getattr(array, "is_fully_addressable", True):
+        return None
+    return np.asarray(array)
+
+
+def needs_key(key: jax.Array | None, who: str) -> jax.Array:
+    """The key itself; raises for None.
+
+    Args:
+      key: as passed to `apply`.
+      who: name of the layer.
+
+    Example:
+      >>> needs_key(None, "dropout")
+      Traceback (most recent call last):
+      ...
+      ValueError: dropout: needs a key in training. Pass one, as in net.apply(params, state, x, ...
+    """
+    if key is None:
+        raise ValueError(
+            f"{who}: needs a key in training. Pass one, as in "
+            "net.apply(params, state, x, key=jax.random.key(0), train=True)"
+        )
+    return key
+
+
+def check_data(data: PyTree, who: str) -> int:
+    """Validates arrays that hold one example per row and returns the number of examples.
+
+    Values are checked where they come from the host; arrays on the device have been computed, or
+    checked before.
+
+    Raises:
+      TypeError: for a leaf that is not an array.
+      ValueError: for no arrays, no examples, different lengths, or NaN or Inf in the data.
+
+    Example:
+      >>> check_data((np.ones((7, 2)), np.arange(7)), "fit")
+      7
+      >>> check_data((np.ones((3, 2)), np.ones(4)), "fit")
+      Traceback (most recent call last):
+      ...
+      ValueError: fit: all arrays must have the same leading dimension, got 0: 3, 1: 4
+    """
+    found, _ = jax.tree_util.tree_flatten_with_path(data)
+    named = [(path_name(path) or "the array", leaf) for path, leaf in found]
+    if not named:
+        raise ValueError(
+            f"{who}: expected an array or a tuple of arrays such as (x, y), got {data!r:.60}"
+        )
+    for name, leaf in named:
+        if not getattr(leaf, "shape", ()):
+            raise TypeError(
+                f"{who}: expected arrays with one example per row, got {leaf!r:.60} ({name}); "
+                "for a list, pass np.asarray(list)"
+            )
+    lengths = {name: leaf.shape[0] for name, leaf in named}
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+        raise ValueError(f"{who}: all arrays must have the same leading dimension, got {got}")
+    n = next(iter(lengths.values()))
+    if n == 0:
+        shapes = ", ".join(str(tuple(leaf.shape)) for _, leaf in named)
+        raise ValueError(f"{who}: expected at least one example, got arrays of shape {shapes}")
+    for name, leaf in named:
+        if not isinstance(leaf, jax.Array):
+            check_finite(who if name == "the array" else f"{who}/{name}", np.asarray(leaf))
+    return n
+
+
+def check_arrays(what: str, tree: PyTree) -> None:
+    """Raises unless all leaves are arrays.
+
+    Example:
+      >>> check_arrays("fit: params", {"dense": {"bias": 0.0}})
+      Traceback (most recent call last):
+      ...
+      TypeError: fit: params['dense']['bias'] must be a JAX or NumPy array, got float
+    """
+    arrays = np.ndarray | np.generic | jax.Array
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        place = f"{what}{jax.tree_util.keystr(path)}"
+        if not isinstance(leaf, arrays) or isinstance(leaf, np.ma.MaskedArray):
+            raise TypeError(f"{place} must be a JAX or NumPy array, got {type(leaf).__name__}")
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm":
+            raise TypeError(f"{place} must hold numbers, got {leaf.dtype}")
+
+
+def check_finite(who: str, x: Any, items: str = "examples") -> None:
+    """Raises for rows with NaN or Inf.
+
+    Args:
+      who: the function.
+      x: (n, ...), an array with values.
+      items: plural noun for the rows.
+
+    Example:
+      >>> check_finite("fit_pca", jnp.array([[1.0], [jnp.nan]]))
+      Traceback (most recent call last):
+      ...
+      ValueError: fit_pca: 1 of 2 examples contain NaN or Inf, the first at index 1
+    """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return
+    where = jnp if isinstance(x, jax.Array) else np
+    finite = np.asarray(where.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+    if not finite.all():
+        raise ValueError(
+            f"{who}: {(~finite).sum()} of {len(x)} {items} contain NaN or Inf, "
+            f"the first at index {int(np.argmin(finite))}"
+        )
+
+
+_CONCRETE: set[type] = set()  # types that have a value
+
+
+def is_traced(tree: PyTree) -> bool:
+    """Whether a leaf is being traced by `jit`, `grad`, `vmap` or `scan` and has no value.
+
+    Example:
+      >>> is_traced({"x": jnp.ones(3)})
+      False
+    """
+    leaves = jax.tree.leaves(tree)
+    if _CONCRETE.issuperset(map(type, leaves)):
+        return False
+    for leaf in leaves:
+        try:
+            getattr(leaf, "devices", list)()
+        except jax.errors.ConcretizationTypeError:
+            return True
+        _CONCRETE.add(type(leaf))
+    return False
+
+
+def a_function(who: str, what: str, value: Any, form: str) -> None:
+    """Raises unless a value can be called.
+
+    Args:
+      who: the function.
+      what: the argument.
+      value: what was passed.
+      form: how it will be called, such as "(outputs, targets)".
+
+    Example:
+      >>> a_function("masked", "loss", 3, "(outputs, targets)")
+      Traceback (most recent call last):
+      ...
+      TypeError: masked: loss must be a function of (outputs, targets), got int
+    """
+    if not callable(value):
+        raise TypeError(f"{who}: {what} must be a function of {form}, got {type(value).__name__}")
+
+
+def check_key(key: Any, who: str) -> None:
+    """Raises unless this is a single random key."""
+    array = isinstance(key, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+    typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = array and key.dtype == jnp.uint32 and len(key.shape) == 1
+    if typed and key.shape == ():
+        return
+    if raw and key.shape == jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape:
+        return
+    got = type(key).__name__
+    if array:
+        got = f"an array {key.shape} {key.dtype}"
+    if typed:
+        got = f"keys of shape {key.shape}; use jax.vmap over them"
+    raise TypeError(f"{who}: expected a single key, such as jax.random.key(0), got {got}")
+
+
+def check_name(who: str, name: Any) -> str:
+    """The name; raises unless it can be that of an entry of params."""
+    if not isinstance(name, str):
+        raise TypeError(f"{who}: name must be a word without '/', got {name!r:.60}")
+    if not name or "/" in name:
+        raise ValueError(f"{who}: name must be a word without '/', got {name!r:.60}")
+    return name
+
+
+def check_shape(what: str, shape: Any) -> None:
+    """Raises unless this is a shape: sizes of at least 0."""
+    whole = isinstance(shape, tuple | list) and all(map(_is_size, shape))
+    if not whole:
+        raise TypeError(f"{what} must be a tuple of integers, got {shape!r:.60}")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{what} must be a tuple of integers of at least 0, got {shape!r:.60}")
+
+
+def _is_size(size: Any) -> bool:
+    if isinstance(size, bool | np.ndarray):
+        return False
+    return hasattr(size, "__index__") or hasattr(size, "__jax_array__")  # the latter is symbolic
+
+
+def check_dtype(who: str, dtype: Any) -> None:
+    """Raises unless JAX has this dtype."""
+    try:
+        known = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+    except TypeError:
+        known = np.dtype(object)
+    if dtype is None or not _has_numbers(known):
+        raise TypeError(f"{who}: dtype must be one of JAX, such as jnp.float32, got {dtype!r:.60}")
+
+
+def _has_numbers(dtype: Any) -> bool:
+    """Whether arrays of this dtype can hold the input of a layer: numbers, booleans or keys."""
+    if any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, jax.dtypes.extended)):
+        return True
+    widest = 16 if jnp.issubdtype(dtype, np.complexfloating) else 8  # JAX has no long doubles
+    return jnp.issubdtype(dtype, np.number) and dtype.itemsize <= widest
+
+
+def check_train(who: str, train: Any) -> None:
+    """Raises unless the mode is a boolean."""
+    if not isinstance(train, bool | np.bool_):
+        raise TypeError(f"{who}: train must be True or False, got {train!r:.60}")
+
+
+def check_dict(who: str, kind: str, tree: PyTree) -> None:
+    """Raises unless params or state are a dict."""
+    if not isinstance(tree, dict):
+        raise TypeError(
+            f"{who}: {kind} must be the dict that init returns, got {type(tree).__name__}; write "
+            "params, state = net.init(key, x), then net.apply(params, state, x)"
+        )
+
+
+def abstract(x: PyTree, who: str) -> PyTree:
+    """Shapes and dtypes in place of data."""
+
+    def leaf(value):
+        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            shape = isinstance(x, tuple | list) and all(isinstance(n, int) for n in x)
+            raise TypeError(
+                f"{who}: the input must be an array, jn.spec(shape) or a pytree of them, "
+                f"got {type(value).__name__} in it; for a shape write "
+                f"jn.spec({tuple(x) if shape else (32, 784)})"
+            )
+        if type(value).__module__ == "torch":
+            raise TypeError(
+                f"{who}: the input must be a JAX or NumPy array, got a torch.Tensor; pass x.numpy()"
+            )
+        check_numbers(who, "the input", value)
+        if jnp.issubdtype(value.dtype, jax.dtypes.extended):
+            return jax.ShapeDtypeStruct(value.shape, value.dtype)
+        dtype = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
+        return jax.ShapeDtypeStruct(value.shape, dtype)
+
+    return jax.tree.map(leaf, x)
+
+
+def check_numbers(who: str, what: str, value: Any) -> None:
+    """Raises unless an array or spec holds numbers, booleans or keys, all of which count."""
+    if not _has_numbers(value.dtype):
+        raise TypeError(
+            f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; for labels "
+            "that are words, write names, labels = np.unique(words, return_inverse=True)"
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{who}: {what} must be a plain array, got a masked one, whose mask would be lost; "
+            "pass x.data, and x.mask beside it"
+        )
+
+
+def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
+    """A host array in the dtype that JAX gives it, in native byte order; no integer wraps.
+
+    Raises:
+      TypeError: for no numbers, and masked arrays.
+      ValueError: for integers that the device's dtype cannot hold.
+    """
+    check_numbers(who, what, value)
+    kept = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
+    if value.dtype.kind in "iu" and kept.itemsize < value.dtype.itemsize and value.size:
+        bounds = np.iinfo(kept)
+        for extreme in (value.max(), value.min()):
+            if not bounds.min <= extreme <= bounds.max:
+                raise ValueError(
+                    f"{who}: {what} hold {extreme}, which {kept} cannot hold; JAX has 32 bits "
+                    "unless jax.enable_x64 is set"
+                )
+    return value.astype(kept, copy=False)
+
+
+def all_native(x: PyTree, who: str) -> PyTree:
+    """The same tree with its host arrays as `native` gives them."""
+    if not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(x)):
+        return x
+    each = lambda a: native(who, "the input", a) if isinstance(a, np.ndarray) else a  # noqa: E731
+    return jax.tree.map(each, x)
+
+
+def drawn(who: str, name: str, initializer: Callable, key: jax.Array, needed: Any) -> jax.Array:
+    """The array of an initializer; raises if it has another shape.
+
+    Example:
+      >>> needed = jax.ShapeDtypeStruct((3,), jnp.float32)
+      >>> drawn("dense", "bias", lambda key, shape, dtype: 0.0, None, needed)
+      Traceback (most recent call last):
+      ...
+      ValueError: dense: the initializer of 'bias' must return an array of shape (3,), got float
+    """
+    try:
+        value = initializer(key, needed.shape, needed.dtype)
+    except Exception as error:
+        error.add_note(f"in the initializer of {name!r} of {who}, which gets (key, shape, dtype)")
+        raise
+    if getattr(value, "shape", None) != needed.shape:
+        got = describe(value) if jax.tree.leaves(value) else type(value).__name__
+        raise ValueError(
+            f"{who}: the initializer of {name!r} must return an array of shape {needed.shape}, "
+            f"got {got}"
+        )
+    return value

@@ -1,0 +1,179 @@
+"""Files that a user names: read with clear errors, written whole or not at all."""
+
+import glob
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+def file_path(who: str, path: Any, what: str = "path") -> Path:
+    """A path with its `~` expanded; `what` is the argument.
+
+    Raises:
+      TypeError: for anything but a str or a path.
+      ValueError: for an empty path, or one that no file has.
+
+    Example:
+      >>> file_path("save", 3)
+      Traceback (most recent call last):
+      ...
+      TypeError: save: path must be a str or a Path, got int
+    """
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise TypeError(f"{who}: {what} must be a str or a Path, got {type(path).__name__}")
+    words = os.fspath(path)
+    if not words or "\0" in words:
+        raise ValueError(f"{who}: {what} must be the name of a file, got {words!r:.60}")
+    try:
+        return Path(words).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{who}: {what} {words}: {error}") from None
+
+
+def readable(who: str, path: Any, what: str = "path") -> Path:
+    """The path of a file that can be read.
+
+    Raises:
+      TypeError, ValueError: as `file_path`.
+      FileNotFoundError, IsADirectoryError: where there is no such file.
+      OSError: where it cannot be read, such as a PermissionError, and for devices and pipes.
+
+    Example:
+      >>> readable("load", "/nowhere/net")
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: load: there is no file /nowhere/net
+    """
+    path = file_path(who, path, what)
+    try:
+        if (mode := path.stat().st_mode) and stat.S_ISREG(mode):
+            open(path, "rb").close()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{who}: there is no file {path}") from None
+    except OSError as error:
+        raise told(error, f"{who}: {path} cannot be read") from error
+    _check_kind(who, path, mode)
+    return path
+
+
+@contextmanager
+def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
+    """A binary file to write, which takes the place of `path` at the end of the block.
+
+    The old file stays as it was until then, even if the program is killed. The new one keeps its
+    mode and owner. Folders above it are made, a link stays a link. A program that is killed leaves
+    a file that ends in ".part", which the next write to the same path removes.
+
+    Raises:
+      TypeError, ValueError: as `file_path`.
+      IsADirectoryError: where path is a folder.
+      OSError: where it cannot be written, and for devices and pipes.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "new" / "words"
+      >>> with replacing("save", path) as file:
+      ...     _ = file.write(b"abc")
+      >>> path.read_bytes()
+      b'abc'
+    """
+    path = Path(os.path.realpath(file_path(who, path)))  # a link stays a link
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    old = None
+    try:
+        with suppress(FileNotFoundError):
+            old = path.stat()
+    except OSError as error:
+        raise told(error, f"{who}: {path} cannot be written") from error
+    if old is not None:
+        _check_kind(who, path, old.st_mode)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{who}: {path} cannot be written: it is read-only")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clean(path)
+        with _locked(part) as file:
+            if old is not None:
+                _as_before(file, part, old)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before it takes the old one's place
+            if os.name == "nt":
+                file.close()  # Windows moves no open file; elsewhere it keeps its lock
+            os.replace(part, path)
+    except OSError as error:
+        raise told(error, f"{who}: {path} cannot be written") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def told(error: OSError, what: str) -> OSError:
+    """The same error, which says what cannot be done.
+
+    Example:
+      >>> told(OSError(28, "No space left on device", "x.part"), "save: net cannot be written")
+      OSError('save: net cannot be written: No space left on device')
+    """
+    named = type(error)(f"{what}: {error.strerror or error}")
+    named.errno = error.errno
+    return named
+
+
+def claim(number: int) -> None:
+    """Locks an open file until it is closed, at the latest when the process ends.
+
+    Raises:
+      OSError: If it is locked already, or is on a file system without locks.
+    """
+    if fcntl is not None:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        import msvcrt
+
+        os.lseek(number, 2**30, os.SEEK_SET)  # behind the words in it, which others read
+        msvcrt.locking(number, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        os.lseek(number, 0, os.SEEK_SET)
+
+
+def _check_kind(who: str, path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{who}: {path} is a folder; name a file in it")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{who}: {path} is a device, pipe or socket; name a file")
+
+
+def _locked(part: Path) -> IO[bytes]:
+    """A new file, which is locked while it is written."""
+    while True:
+        file = open(part, "x+b")
+        with suppress(OSError):
+            claim(file.fileno())
+        if part.exists():  # nobody took it for a stale one before it was locked
+            return file
+        file.close()
+
+
+def _as_before(file: IO[bytes], part: Path, old: os.stat_result) -> None:
+    """The mode of the old file, and its owner where that is allowed."""
+    if hasattr(os, "fchown"):
+        with suppress(OSError):
+            os.fchown(file.fileno(), old.st_uid, old.st_gid)
+    part.chmod(stat.S_IMODE(old.st_mode))
+
+
+def _clean(path: Path) -> None:
+    """Removes what killed programs left beside a file; Windows removes no open file."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
+        with suppress(OSError), open(part, "rb") as file:
+            claim(file.fileno())  # raises if it is being written
+            part.unlink()

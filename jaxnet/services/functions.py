@@ -1,0 +1,33 @@
+"""What is known of a function before it is called."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def takes(function: Callable, count: int) -> bool:
+    """Return whether a function can be called with a number of arguments.
+
+    Args:
+      function: A function; a builtin without a signature counts as one that can.
+      count: Number of arguments by position.
+
+    Example:
+      >>> takes(lambda m, x: x, 2), takes(lambda: 0, 1), takes(jnp.tanh, 1)
+      (True, False, True)
+    """
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def function_name(function: Any) -> str:
+    """The name of a function, also inside `functools.partial`; "lambda" for a lambda."""
+    while hasattr(function, "func"):
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    return "lambda" if name == "<lambda>" else name

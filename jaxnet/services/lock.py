@@ -1,0 +1,99 @@
+"""A lock that keeps a second process from writing to a folder."""
+
+import errno
+import os
+import socket
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+from jaxnet.services.files import claim, told
+from jaxnet.services.warn import warn
+
+
+class Held:
+    """A lock on a folder, for the one process that writes there; `close` lets go of it.
+
+    The system lets go of it when the process ends, however it ends: `kill -9` leaves no lock
+    behind. It is `fcntl.flock` on the file ".lock" in the folder, which stays there and names the
+    process that holds it or held it last; on Windows it is `msvcrt.locking`. Over NFS it keeps out
+    the processes of other hosts as well if the mount has locks, as NFS 4 always does. On a file
+    system that has none, a warning says so, and nothing keeps a second process out.
+
+    Args:
+      who: Name of the caller, for messages.
+      folder: Folder to lock; it must exist.
+
+    Raises:
+      BlockingIOError: If another process, or another `Held` of this one, holds the lock.
+      OSError: If the lock cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> folder = Path(tempfile.mkdtemp())
+      >>> held = Held("save", folder)
+      >>> Held("save", folder)
+      Traceback (most recent call last):
+      ...
+      BlockingIOError: save: ...
+      >>> held.close()
+      >>> Held("save", folder).close()
+    """
+
+    def __init__(self, who: str, folder: Path):
+        path = folder / ".lock"
+        try:
+            number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise told(error, f"{who}: {folder} cannot be written") from None
+        self._closing = weakref.finalize(self, os.close, number)
+        try:
+            claim(number)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                note = _note(number)
+                self.close()
+                raise BlockingIOError(
+                    f"{who}: {folder} is being written by {note or 'another process'}. A folder "
+                    "takes one run at a time: wait until that run ends, or name another folder"
+                ) from None
+            warn(
+                f"{who}: {folder} is on a file system without locks ({error.strerror}): nothing "
+                "keeps a second run from writing there, so let each run name another folder"
+            )
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        note = f"process {os.getpid()} on {socket.gethostname()}, since {since}\n"
+        with suppress(OSError):  # a full disk: the lock counts, not its note
+            os.ftruncate(number, 0)
+            os.write(number, note.encode())
+        _HELD.add(self)
+
+    def close(self) -> None:
+        """Let go of the lock; a second call does nothing."""
+        self._closing()
+
+
+# What systems say of a lock that somebody holds.
+_TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
+_HELD: weakref.WeakSet[Held] = weakref.WeakSet()
+
+
+def _note(number: int) -> str:
+    """Who holds a lock; it takes the holder a moment to say so."""
+    for _ in range(20):
+        time.sleep(0.1)
+        os.lseek(number, 0, os.SEEK_SET)
+        if note := os.read(number, 1000).decode(errors="replace").strip():
+            return note
+    return ""
+
+
+def _forked() -> None:
+    """Closes the copies of locks in a forked child, which would outlive a parent that is killed."""
+    for held in list(_HELD):
+        held.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

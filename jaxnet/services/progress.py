@@ -1,0 +1,46 @@
+"""Progress bars, silent in files and tests."""
+
+import sys
+import warnings
+from typing import Any
+
+from jaxnet.services.checks import check_options
+
+
+def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str = "step") -> Any:
+    """A tqdm bar for a terminal or a notebook, silent elsewhere (a file, a test).
+
+    Args:
+      total: number of steps, None where unknown.
+      title: shown before the bar.
+      wanted: False makes it silent.
+      unit: of the count.
+
+    Example:
+      >>> with progress_bar(3, "counting") as bar:
+      ...     for _ in range(3):
+      ...         _ = bar.update(1)
+    """
+    check_options(title, progress=wanted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm warns where a notebook has no widgets
+        from tqdm.auto import tqdm
+    seen = wanted and (in_notebook() or _terminal())
+    return tqdm(total=total, desc=title, disable=not seen, leave=False, unit=unit)
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a notebook's kernel, not only with Jupyter imported.
+
+    Example:
+      >>> in_notebook()
+      False
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+def _terminal() -> bool:
+    """Whether the standard error is a terminal; a service or a window may have none."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()

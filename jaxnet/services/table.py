@@ -1,0 +1,191 @@
+"""Tables for terminals and notebooks."""
+
+import shutil
+import sys
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxnet.services.checks import at_least
+from jaxnet.services.markup import html_table
+
+GAP = "  "  # between columns
+NARROW = 8  # no column is cut below this width
+
+# For terminals that lack these; each is as wide as before.
+PLAIN = str.maketrans("─…×–−≥≤≠÷√‖·", "-~x--><!/v|.")
+
+
+@dataclass
+class Table:
+    """A table with a title, a header, rows, totals and notes.
+
+    Columns of numbers are right-aligned, with a separator for thousands; all others are
+    left-aligned. Where the table is wider than the terminal, the widest columns are cut. Where the
+    terminal's encoding lacks its letters, such as ASCII or Latin-1, similar ones are printed.
+
+    Args:
+      title: the line above.
+      head: the names of the columns.
+      rows: tuples of cells; None is an empty cell.
+      totals: rows below a rule.
+      notes: lines below.
+      width: in characters; by default that of the terminal, or 80.
+
+    Example:
+      >>> print(Table("Sizes", ("layer", "parameters"), [("dense", 1234567), ("tanh", None)]))
+      Sizes
+      layer  parameters
+      ─────────────────
+      dense   1,234,567
+      tanh
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    totals: list[tuple[Any, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        head = isinstance(self.head, tuple | list) and self.head
+        if not head or not all(isinstance(name, str) for name in head):
+            raise TypeError(f"Table: head must be a tuple of names, got {self.head!r:.60}")
+        for what, rows in (("rows", self.rows), ("totals", self.totals)):
+            if not isinstance(rows, list | tuple):
+                raise TypeError(f"Table: {what} must be a list of tuples, got {rows!r:.60}")
+            for row in rows:
+                if not isinstance(row, list | tuple) or len(row) != len(self.head):
+                    raise ValueError(
+                        f"Table: {what} must be tuples of {len(self.head)} cells, one per name in "
+                        f"head, got {row!r:.60}"
+                    )
+        if self.width is not None:
+            at_least("Table", "width", self.width)
+        if not isinstance(self.notes, list | tuple):
+            raise TypeError(f"Table: notes must be a list of str, got {self.notes!r:.60}")
+        for what, words in (("title", self.title), *(("notes", note) for note in self.notes)):
+            if not isinstance(words, str):
+                raise TypeError(f"Table: {what} must be str, got {words!r:.60}")
+
+    def __str__(self) -> str:
+        width = self.width or shutil.get_terminal_size().columns
+        body = [[_cell(value) for value in row] for row in [*self.rows, *self.totals]]
+        right = self._numeric()
+        widths = [max(map(_wide, column)) for column in zip(self.head, *body, strict=True)]
+        room = width - len(GAP) * (len(widths) - 1)
+        while sum(widths) > room and max(widths) > NARROW:
+            widths[widths.index(max(widths))] -= 1
+
+        def line(cells):
+            cells = [_fit(c, w, r) for c, w, r in zip(cells, widths, right, strict=True)]
+            return GAP.join(cells).rstrip()
+
+        rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+        title = _wrap(self.title, width) if self.title else []
+        lines = [*title, line(self.head), rule]
+        lines += map(line, body[: len(self.rows)])
+        if self.totals:
+            lines += [rule, *map(line, body[len(self.rows) :])]
+        for note in self.notes:
+            lines += _wrap(note, width)
+        return _printable("\n".join(lines))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows, totals = (
+            [[*map(_cell, cells)] for cells in part] for part in (self.rows, self.totals)
+        )
+        return html_table(
+            self.head,
+            rows,
+            right=self._numeric(),
+            caption=self.title,
+            totals=totals,
+            notes=self.notes,
+        )
+
+    def _numeric(self) -> list[bool]:
+        columns = zip(*self.rows, *self.totals, strict=True)
+        numeric = [any(isinstance(v, int | float | Number) for v in column) for column in columns]
+        return numeric or [False] * len(self.head)
+
+
+class Tabular:
+    """A result that prints as the table that its method `table` returns."""
+
+    def table(self) -> Table:
+        """The printed table."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+class Number(str):
+    """A number in words, such as "1.2 M"; right-aligned in tables."""
+
+
+def size_of(count: float, unit: str = "B") -> Number:
+    """Bytes or operations in words, in powers of 1000.
+
+    Example:
+      >>> size_of(61706 * 4), size_of(15e9), size_of(12), size_of(5.4e9, "")
+      ('246.8 kB', '15.0 GB', '12 B', '5.4 G')
+    """
+    for prefix in ("", "k", "M", "G"):
+        if count < 999.95:
+            digits = 1 if prefix else 0
+            return Number(f"{count:.{digits}f} {prefix}{unit}".rstrip())
+        count /= 1000
+    return Number(f"{count:.1f} T{unit}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _printable(text: str) -> str:
+    """In letters that the standard output has."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(PLAIN).encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def _wide(text: str) -> int:
+    """The width of a text in terminal columns: two for Chinese characters, none for accents."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _fit(text: str, width: int, right: bool) -> str:
+    if _wide(text) > width:
+        while _wide(text) > width - 1:
+            text = text[:-1]
+        text += "…"
+    space = " " * (width - _wide(text))
+    return space + text if right else text + space
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width) if _wide(text) > width else [text]

@@ -1,0 +1,31 @@
+"""Warnings that point to the line of the user, however many functions lie between."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+
+# JAX calls back into jaxnet while it traces.
+_OURS = tuple(f"{path.parent}{os.sep}" for path in (Path(__file__).parent, Path(jax.__file__)))
+
+
+def warn(message: str) -> None:
+    """Warns at the innermost line of the stack that is neither of jaxnet nor of JAX.
+
+    Args:
+      message: who, what is wrong, and what to write instead.
+
+    Example:
+      >>> import warnings
+      >>> with warnings.catch_warnings(record=True) as caught:
+      ...     warnings.simplefilter("always")
+      ...     warn("step: is compiled again")
+      >>> caught[0].category.__name__, str(caught[0].message)
+      ('UserWarning', 'step: is compiled again')
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -1,0 +1,156 @@
+"""The text of compiled programs, and the layers that their operations belong to."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxnet as jn
+from jaxnet.profile.program import Instruction, Run, Shape, bytes_of, flops_of, layer_of, parse
+
+START = "jit(step)/transpose(jvp(net))"
+
+
+@pytest.mark.parametrize(
+    ("op_name", "path", "backward"),
+    [
+        ("jit(f)/net/dense_1/dot_general", "net/dense_1", False),
+        ("jit(f)/jvp(net)/dense/add", "net/dense", False),
+        ("jit(f)/transpose(jvp(net))/dense/add", "net/dense", True),
+        ("jit(f)/while/body/closed_call/jit(step)/jvp(net)/dense/add", "net/dense", False),
+        ("jit(f)/net/vmap(member)/head/btf,fhd->bthd/dot_general", "net/member/head", False),
+        ("jit(f)/net/e/vmap()/dot_general", "net/e", False),
+        ("jit(f)/net/dropout/jit(_bernoulli)/jit(_uniform)/add", "net/dropout", False),
+        ("jit(f)/jit(_threefry_fold_in)/next_key/while", "", False),
+        ("jit(f)/net/block/cond/branch_1_fun/dense/mul", "net/block/dense", False),
+        # The forward pass once more, and the doubled names of JAX.
+        (f"{START}/r/jvp(net)/r/checkpoint/dense/dot_general", "net/r/dense", True),
+        (f"{START}/while/body/closed_call/r/d/r/d/checkpoint/rematted_computation/dot_general",
+         "net/r/d", True),
+        (f"{START}/while/body/closed_call/checkpoint/rematted_computation/d/add", "net/d", True),
+        # JAX 0.12: another word for closed_call; the path once per loop around a jitted function.
+        ("jit(f)/jvp(net)/block/while/body/eval_jaxpr/dense/add", "net/block/dense", False),
+        (f"{START}/while/body/eval_jaxpr/r/d/r/d/checkpoint/rematted_computation/add",
+         "net/r/d", True),
+        ("jit(f)/jvp(net)/block/eval_jaxpr/while/body/eval_jaxpr/dense/add",
+         "net/block/dense", False),
+        ("jit(f)/jvp(net)/block/eval_jaxpr/dense/add", "net/block/dense", False),
+        ("jit(f)/net/while/body/eval_jaxpr/r/relu/r/relu/jit(relu)/max", "net/r/relu", False),
+        ("jit(f)/net/while/body/eval_jaxpr/while/body/eval_jaxpr/r/a/r/a/r/a/jit(relu)/max",
+         "net/r/a", False),
+        # A layer may have that name.
+        ("jit(f)/net/eval_jaxpr/add", "net/eval_jaxpr", False),
+        ("jit(f)/jvp(net)/while/body/eval_jaxpr/eval_jaxpr/add", "net/eval_jaxpr", False),
+        ("jit(f)/net/while/body/closed_call/eval_jaxpr/add", "net/eval_jaxpr", False),
+        ("jit(f)/autoencoder/transpose(jvp(encoder))/add", "autoencoder/encoder", True),
+        ("jit(f)/(transpose(jvp(net))/head/dot_general:jvp(net)/loss/add)", "net/head", True),
+        ("jit(f)/jvp(net)/dense/broadcast_in_dim;jit(f)/jvp(net)/tanh/mul", "net/dense", False),
+        ("jit(f)/add", "", False),
+        ("train_state.params['a/b']", "", False),
+        ("checkpoint/attention/reduce_sum", "", False),
+        ("", "", False),
+    ],
+)  # fmt: skip
+def test_layer_of(op_name, path, backward):
+    assert layer_of(op_name) == (tuple(path.split("/")) if path else (), backward)
+
+
+def total(function, *args):
+    program = parse(jax.jit(function).lower(*args).compile().as_text())
+    runs = list(program.runs())
+    return sum(run.times * flops_of(run) for run in runs), program
+
+
+def convolve(**options):
+    names = ("NHWC", "HWIO", "NHWC")
+    return lambda x, w: jax.lax.conv_general_dilated(x, w, dimension_numbers=names, **options)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "products"),
+    [
+        pytest.param(jnp.matmul, [(7, 3), (3, 5)], 7 * 3 * 5, id="dense"),
+        pytest.param(jnp.matmul, [(2, 7, 3), (2, 3, 5)], 2 * 7 * 3 * 5, id="batched"),
+        pytest.param(
+            convolve(window_strides=(1, 1), padding="VALID"), [(2, 6, 7, 3), (3, 2, 3, 5)],
+            2 * (4 * 3) * (6 * 2) * 3 * 5, id="valid",
+        ),
+        # 16 of 3 * 6 pairs along the axis of 6 hit a number, 2 * 7 - 1 along that of 7.
+        pytest.param(
+            convolve(window_strides=(1, 1), padding="SAME"), [(2, 6, 7, 3), (3, 2, 3, 5)],
+            2 * 16 * 13 * 3 * 5, id="same",
+        ),
+        pytest.param(
+            convolve(window_strides=(2, 3), padding="VALID", feature_group_count=3),
+            [(2, 6, 7, 3), (2, 1, 1, 6)], 2 * (3 * 2) * 3 * 6, id="strides and groups",
+        ),
+        # Each of 4 outputs meets a number at one of the two places of the kernel.
+        pytest.param(
+            convolve(window_strides=(1, 1), padding=((0, 0), (0, 0)), lhs_dilation=(2, 1)),
+            [(2, 3, 1, 3), (2, 1, 3, 5)], 2 * 4 * 3 * 5, id="zeros between",
+        ),
+    ],
+)  # fmt: skip
+def test_flops_by_hand(function, shapes, products):
+    args = [jn.spec(shape) for shape in shapes]
+    assert total(function, *args)[0] == 2 * products
+    # The compiler counts the same.
+    if function is not jnp.matmul:
+        counted = jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+        assert counted == 2 * products
+
+
+def test_a_product_of_cublas():
+    text = """HloModule jit_f
+
+ENTRY %main (a: f32[2,7,3], b: f32[2,3,5]) -> f32[2,7,5] {
+  %a = f32[2,7,3]{2,1,0} parameter(0)
+  %b = f32[2,3,5]{2,1,0} parameter(1)
+  %x = (f32[2,7,5]{2,1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"]}}}
+  ROOT %y = f32[2,7,5]{2,1,0} get-tuple-element(%x), index=0
+}
+"""  # noqa: E501
+    assert sum(flops_of(run) for run in parse(text).runs()) == 2 * 2 * 7 * 3 * 5
+
+
+def test_a_loop_counts_every_iteration_and_a_fusion_its_products():
+    def run(x, w):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
+
+    found, program = total(run, jn.spec((7, 3)), jn.spec((4, 3, 3)))
+    assert found == 4 * 2 * 7 * 3 * 3
+    assert {one.trips for body in program.computations.values() for one in body.values()} > {4}
+
+
+def test_bytes_by_hand():
+    program = total(lambda x: jnp.tanh(x) + 1, jn.spec((7, 3)))[1]
+    assert sum(bytes_of(run, program) for run in program.runs()) == 2 * 4 * 7 * 3
+    # A slice, not the whole, however it is fused.
+    sliced = total(lambda x, i: jax.lax.dynamic_slice_in_dim(x, i, 2) * 2, jn.spec((90, 3)),
+                   jn.spec((), jnp.int32))[1]  # fmt: skip
+    assert sum(bytes_of(run, sliced) for run in sliced.runs()) <= 2 * 4 * 2 * 3 + 8
+
+
+def test_an_update_in_place_counts_what_it_writes():
+    def run(x):
+        def change(x, i):
+            return jax.lax.dynamic_update_index_in_dim(x, x[0] + 1, i, 0), None
+
+        return jax.lax.scan(change, x, jnp.arange(4))[0]
+
+    program = total(run, jn.spec((5, 1000)))[1]
+    found = sum(run.times * bytes_of(run, program) for run in program.runs())
+    assert 4 * 2 * 4 * 1000 <= found < 4 * 4 * 4 * 1000 + 3 * 4 * 5000  # and copies at the ends
+
+
+@pytest.mark.parametrize(("dtype", "size"), [
+    ("f32", 60), ("bf16", 30), ("pred", 15), ("s4", 7), ("c128", 240), ("f8e4m3fn", 15),
+])  # fmt: skip
+def test_bytes_of_a_shape(dtype, size):
+    assert Shape(dtype, (3, 5)).bytes == size
+
+
+def test_what_is_not_understood_is_no_work():
+    one = Instruction("x", "convolution", (Shape("f32", (3,)),), ("a", "b"), "", False)
+    assert flops_of(Run(one, (Shape("f32", (3,)),) * 2, 1, False)) == 0
+    program = parse("HloModule nothing\n")
+    assert list(program.runs()) == []

@@ -1,0 +1,23 @@
+"""Optional packages, and the command that installs them."""
+
+import sys
+
+import pytest
+
+from jaxnet.services.extras import extra
+
+
+def test_a_module_that_is_installed():
+    assert extra("numpy.linalg", "numpy", "who") is sys.modules["numpy.linalg"]
+
+
+@pytest.mark.parametrize("missing", ["numpy", "numpy.linalg"])
+def test_a_missing_module(monkeypatch, missing):
+    """Also where a part of the package is imported already."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError) as error:
+        extra("numpy.linalg", "NumPy", "who", "data,viz")
+    assert str(error.value) == (
+        f"who: needs NumPy (import of {missing} halted; None in sys.modules); install the extra "
+        'jaxnet-toolkit[data,viz]: in a checkout, pip install -e ".[data,viz]"'
+    )

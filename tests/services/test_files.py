@@ -1,0 +1,202 @@
+"""Files are whole: a failure, a kill or another writer leaves the old or the new one."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxnet.services import files
+from jaxnet.services.files import file_path, readable, replacing
+
+unix = pytest.mark.skipif(os.name == "nt", reason="modes, pipes and devices")
+
+
+def write(path, data=b"new"):
+    with replacing("save", path) as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a", ["a"], 2.5], ids=repr)
+def test_paths_are_words(path):
+    for function in (file_path, readable, write):
+        with pytest.raises(TypeError, match=r"path must be a str or a Path, got "):
+            function(*(path,) if function is write else ("save", path))
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "~nobody-of-this-name/a"])
+def test_paths_that_no_file_has(path):
+    with pytest.raises(ValueError, match="save: path "):
+        file_path("save", path)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("~/a")
+    assert (tmp_path / "a").read_bytes() == b"new" and readable("load", "~/a") == tmp_path / "a"
+
+
+def test_folders_are_made_and_nothing_else_is_left(tmp_path):
+    write(tmp_path / "x" / "y" / "a")
+    assert os.listdir(tmp_path / "x" / "y") == ["a"]
+
+
+@unix
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755], ids=oct)
+def test_the_mode_is_kept(tmp_path, mode):
+    (tmp_path / "a").touch()
+    (tmp_path / "a").chmod(mode)
+    write(tmp_path / "a")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+@unix
+def test_new_files_have_the_usual_mode(tmp_path):
+    (tmp_path / "plain").touch()
+    write(tmp_path / "a")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@unix
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="only root gives files away")
+def test_the_owner_is_kept(tmp_path):
+    (tmp_path / "a").touch()
+    os.chown(tmp_path / "a", 1234, 4321)
+    write(tmp_path / "a")
+    found = (tmp_path / "a").stat()
+    assert (found.st_uid, found.st_gid) == (1234, 4321)
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "a").read_bytes() == b"new"
+
+
+@unix
+@pytest.mark.parametrize("function", [write, lambda path: readable("save", path)])
+def test_pipes_and_devices_are_refused(tmp_path, function):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", "/dev/null"):
+        with pytest.raises(OSError, match="is a device, pipe or socket; name a file"):
+            function(path)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("function", [write, lambda path: readable("save", path)])
+def test_a_folder_is_no_file(tmp_path, function):
+    with pytest.raises(IsADirectoryError, match=f"save: {tmp_path} is a folder; name a file in it"):
+        function(tmp_path)
+
+
+def test_a_missing_file_and_one_that_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=f"load: there is no file {tmp_path}/a"):
+        readable("load", tmp_path / "a")
+    write(tmp_path / "a")
+    with pytest.raises(NotADirectoryError, match=f"load: {tmp_path}/a/b cannot be read: Not a dir"):
+        readable("load", tmp_path / "a" / "b")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "a")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError, match=f"load: {tmp_path}/a cannot be read: Permission"):
+        readable("load", tmp_path / "a")
+
+
+def test_errors_name_the_file_of_the_user(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"save: {tmp_path}/file/a cannot be written: ") as error:
+        write(tmp_path / "file" / "a")
+    assert ".part" not in str(error.value) and error.value.errno
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "x.part")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError) as error:
+        write(tmp_path / "a")
+    assert str(error.value) == f"save: {tmp_path}/a cannot be written: Permission denied"
+
+
+def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
+    with pytest.raises(PermissionError, match="a cannot be written: it is read-only"):
+        write(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt(), ValueError()])
+def test_an_interrupted_write_keeps_the_old_file(tmp_path, error):
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(type(error)):
+        with replacing("save", tmp_path / "a") as file:
+            file.write(b"new")
+            raise error
+    assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_failure_at_the_end_keeps_the_old_file(tmp_path, monkeypatch, name):
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, name, fail)
+    with pytest.raises(OSError, match="save: .*a cannot be written: no space left"):
+        write(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="without locks nothing is removed")
+def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    stale, others = tmp_path / ".a.0123abcd.part", tmp_path / ".ab.0123abcd.part"
+    stale.touch()
+    others.touch()
+    with replacing("save", tmp_path / "a") as file:
+        file.write(b"first")
+        write(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert sorted(os.listdir(tmp_path)) == [others.name, "a"]
+
+
+WRITER = """
+import sys
+import importlib.util
+spec = importlib.util.spec_from_file_location("files", "jaxnet/services/files.py")
+files = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(files)  # alone, since JAX takes its time
+i = 0
+while True:
+    with files.replacing("save", sys.argv[1]) as file:
+        for _ in range(50):
+            file.write(bytes([i % 251]) * 4096)
+    i += 1
+    print(i, flush=True)
+"""
+
+
+@unix
+def test_a_killed_writer_leaves_a_whole_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "a")]
+    for delay in (0.0, 0.0013, 0.0037):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        ) as run:
+            assert run.stdout is not None and run.stdout.readline()
+            time.sleep(delay)
+            run.send_signal(signal.SIGKILL)
+        found = (tmp_path / "a").read_bytes()
+        assert len(found) == 50 * 4096 and len(set(found)) == 1
+    write(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]

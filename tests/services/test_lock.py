@@ -1,0 +1,78 @@
+"""Locks: who holds one is told, and a process that died holds none."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jaxnet.services import files, lock
+from jaxnet.services.lock import Held
+
+
+def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
+    held = Held("save", tmp_path)
+    words = f"^save: {tmp_path} is being written by process {os.getpid()} on .*, since 2.*one run"
+    with pytest.raises(BlockingIOError, match=words):
+        Held("save", tmp_path)
+    held.close()
+    held.close()
+    Held("save", tmp_path).close()
+    assert (tmp_path / ".lock").read_text().startswith("process")
+
+
+HOLD = """
+import os, sys, time, pathlib
+from jaxnet.services.lock import Held
+held = Held("save", pathlib.Path(sys.argv[1]))
+if os.fork() == 0:
+    time.sleep(60)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows")
+@pytest.mark.slow
+def test_a_lock_goes_with_a_killed_process_though_its_fork_lives(tmp_path):
+    """As the workers of a loader may, for a while."""
+    command = [sys.executable, "-W", "ignore", "-c", HOLD, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdout": subprocess.PIPE, "start_new_session": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError, match=f"process {process.pid} on"):
+            Held("save", tmp_path)
+        process.kill()
+        process.wait()
+        Held("save", tmp_path).close()
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def refused(number):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(lock, "claim", refused)
+    with pytest.warns(UserWarning, match="without locks .Function not implemented.*each run"):
+        Held("save", tmp_path).close()
+
+
+def test_windows_locks_behind_the_note(tmp_path, monkeypatch):
+    """By msvcrt, whose locks nobody reads through."""
+    calls = []
+
+    class Msvcrt:
+        LK_NBLCK = 2
+
+        @staticmethod
+        def locking(number, mode, size):
+            calls.append((os.lseek(number, 0, os.SEEK_CUR), mode, size))
+
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt)
+    Held("save", tmp_path).close()
+    assert calls == [(2**30, 2, 1)]
+    assert (tmp_path / ".lock").read_text().startswith("process")

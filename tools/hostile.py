@@ -1,0 +1,621 @@
+"""Calls every public function with one bad argument, and counts whose error answers.
+
+    python -m tools.hostile --count 20000
+
+A good call of each function is the first one of its docstring's example, with its arguments. If it
+returns a function or a layer, that is called too: a function as the example does it, a layer on the
+input of its row in `tests/catalogue.py`. `init` and `apply` of each row are called as well. Each
+case replaces one argument, or one array inside of one, by something else.
+
+The outcome is an error of ours, a foreign error (raised in another library, or by Python, with a
+message that does not say who) or a value. A value is judged:
+
+    same      it is the value of the good call
+    right     it is that of `tests/oracles.py` for the bad argument
+    alike     examples in reverse order give it in reverse order, and one by one they give its parts
+    wrong     an oracle says another value, or the order of the examples matters
+    unjudged  nothing is known about it
+"""
+
+import argparse
+import contextlib
+import doctest
+import inspect
+import io
+import itertools
+import operator
+import os
+import random
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import jaxnet as jn
+from jaxnet.services.checks import is_traced
+from tests.catalogue import ROWS, Row, fill
+from tests.oracles import REFERENCES
+from tests.test_api import PARTS, members
+
+OURS = Path(jn.__file__).parent
+# Counts stay small: a large one is no error, but a long wait.
+WRONG: dict[str, Any] = {
+    "None": None, "a word": "abc", "an object": object(), "nan": float("nan"), "-1": -1, "0": 0,
+    "2.5": 2.5, "True": True, "an empty list": [], "an empty tuple": (), "an empty dict": {},
+    "a list": [1.0, 2.0], "a dict": {"a": np.ones(3, np.float32)}, "a function": lambda: 0,
+    "floats": np.ones((2, 3), np.float32), "NaN": np.full((2, 3), np.nan, np.float32),
+    "a vector": np.ones(3, np.float32), "four axes": np.ones((2, 3, 4, 5), np.float32),
+    "no rows": np.ones((0, 3), np.float32), "integers": np.full((2, 3), 2**40),
+    "labels": np.array([0, -1, 99]), "words": np.array([["a", "b"]]), "complex": np.ones(3) * 1j,
+    "swapped bytes": np.ones((2, 3), ">f4"), "masked": np.ma.masked_equal([1.0, 2.0], 1),
+    "a spec": jn.spec((2, 3)), "a key": jax.random.key(0), "bytes": b"abc", "a path": "nowhere/a",
+}  # fmt: skip
+# The first two are called with data of their own, see `runs`; the last waits for the profiler.
+LEFT_OUT = {"fit", "sweep", "time_by_layer"}
+# Draw with the keys of a method that is given.
+RANDOM = {"unsupervised.pretrain.pretrain_greedy"}
+LARGE = {"rnnsearch", "translation_transformer", "cifar_resnet", "lenet5"}  # slow to call
+PHOTO, WORDS = jn.spec((2, 224, 224, 3)), jn.spec((2, 5), jnp.int32)
+LARGE_INPUTS = {
+    "models.alexnet": PHOTO, "models.alexnet_one_column": PHOTO, "models.vgg": PHOTO,
+    "models.resnet": PHOTO, "models.googlenet": PHOTO, "models.fcn": PHOTO,
+    "models.cifar_resnet": jn.spec((2, 32, 32, 3)), "models.lenet5": jn.spec((2, 28, 28, 1)),
+    "models.lenet5_1998": jn.spec((2, 32, 32, 1)),
+    "models.convolutional_head": jn.spec((2, 7, 7, 4)),
+    "models.rnnsearch": (WORDS, jn.spec((2,), jnp.int32), WORDS),
+    "models.translation_transformer": (WORDS, jn.spec((2,), jnp.int32), WORDS),
+}  # fmt: skip
+KEY = jax.random.key(3)
+# The parameters whose first axis is the batch, as it is of the result.
+BATCHED = {
+    "rotary": ("x",),
+    "losses.binary_cross_entropy_of_probabilities": ("outputs", "targets"),
+    "losses.cross_entropy_of_probabilities": ("outputs", "targets"),
+    "losses.half_squared_error": ("outputs", "targets"),
+    "losses.multiclass_perceptron": ("outputs", "targets"),
+    "losses.perceptron": ("outputs", "targets"),
+    "metrics.accuracy": ("outputs", "targets"),
+    "detection.area": ("boxes",),
+    "models.yolo_decode": ("outputs",),
+    "models.yolo_loss": ("outputs", "targets"),
+    "data.warp": ("x", "matrix"),
+    "predict": ("x",),
+    "decoding.ctc_beam_search": ("logits",),
+    "unsupervised.rbm.free_energy": ("x",),
+    "unsupervised.rbm.log_likelihood": ("x",),
+    "unsupervised.sparse_coding.ista": ("x",),
+    "unsupervised.hmm.forward": ("scores", "lengths"),
+    "unsupervised.hmm.posteriors": ("scores",),
+    "unsupervised.hmm.viterbi": ("scores", "lengths"),
+    "unsupervised.hmm.scaled_likelihoods": ("logits",),
+    "inspect.saliency": ("x", "target"),
+    "inspect.occlusion": ("x",),
+    "inspect.integrated_gradients": ("x",),
+    "inspect.class_activation_map": ("x",),
+}
+
+
+class Call(NamedTuple):
+    """A good call of a public function.
+
+    then: what is done with its result to get numbers.
+    reference: computes the value in another way.
+    batched: the parameters whose arrays have the batch as their first axis, as the result does.
+    """
+
+    name: str
+    function: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    then: Callable[[Any], Any] | None = None
+    reference: Callable | None = None
+    batched: tuple[str, ...] = ()
+
+
+class Use(NamedTuple):
+    """A call of a function that another one made."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+    def __call__(self, made: Callable) -> Any:
+        return made(*self.args, **self.kwargs)
+
+
+class Case(NamedTuple):
+    """A call, the parameter and the path in it that are replaced, and by which of `WRONG`."""
+
+    call: Call
+    what: str
+    wrong: str
+    path: tuple = ()
+
+
+class Found(NamedTuple):
+    """What became of a case: a judgement of its value, or "ours" or "foreign" and the error."""
+
+    what: str
+    error: BaseException | None = None
+
+
+class Recorded(BaseException):
+    """Ends an example: its call is known."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing printed, no warnings, and all files in a folder that goes away."""
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.chdir(folder)
+        try:
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                yield
+        finally:
+            os.chdir(before)
+
+
+def good_calls(every: int = 1) -> list[Call]:
+    """The first call of each public function in its example; with `every`, of one in that many."""
+    found = [
+        (f"{part}.{name}".lstrip("."), name, function)
+        for part in PARTS
+        for name, function in sorted(members(part).items())
+        if inspect.isfunction(function) and name not in LEFT_OUT
+    ]
+    by_name = {row.id.split("-")[0].split(" ")[0]: row for row in reversed(ROWS)}
+    calls = []
+    for full, name, function in found[::every]:
+        home = full.partition(".")[0] if "." in full else ""
+        if home in ("", "models", "unsupervised") and name in by_name and name not in LARGE:
+            calls += of_row(full, by_name[name])
+        elif full in LARGE_INPUTS:
+            calls += [call._replace(then=traced(LARGE_INPUTS[full])) for call in
+                      recorded(full, name, function)]  # fmt: skip
+        else:
+            calls += recorded(full, name, function)
+    return calls
+
+
+def of_row(full: str, row: Row) -> list[Call]:
+    """The call that makes the layer of a row of the catalogue, then init and apply of the layer."""
+    function, x, keys = operator.attrgetter(full)(jn), fill(row), {"key": KEY}
+    keys["train"] = row.train != "random"
+    args, kwargs = options_of(full, row)
+
+    def run(layer):
+        params, state = made_up(jax.eval_shape(layer.init, KEY, row.x))
+        return layer.apply(params, state, x, **keys)[0]
+
+    layer = row.make()
+    params, state = made_up(jax.eval_shape(layer.init, KEY, row.x))
+    return [
+        Call(full, function, args, kwargs, run),
+        Call(f"{full}.init", layer.init, (KEY, row.x), {}, reference=partial(init_of_specs, layer)),
+        Call(
+            f"{full}.apply",
+            layer.apply,
+            (params, state, x),
+            keys,
+            lambda result: result[0],
+            None,
+            ("x",) if row.rows and row.train == "same" else (),
+        ),
+    ]
+
+
+def init_of_specs(layer: jn.Layer, key: Any, x: Any) -> Any:
+    """Params and state depend on the shapes of x alone."""
+    return layer.init(key, jax.tree.map(lambda a: jn.spec(a.shape, a.dtype), x))
+
+
+def made_up(specs: Any) -> Any:
+    """Positive params and state, in NumPy, which compiles nothing."""
+    rng = np.random.default_rng(0)
+
+    def one(spec):
+        if jnp.issubdtype(spec.dtype, jnp.floating):
+            return jnp.asarray(rng.uniform(0.2, 1, spec.shape), spec.dtype)
+        return jnp.zeros(spec.shape, spec.dtype)
+
+    return jax.tree.map(one, specs)
+
+
+def traced(x: Any) -> Callable[[Any], Any]:
+    """The shapes of params, state and output as a text, for a net that takes seconds to compute."""
+
+    def run(layer):
+        made = jax.eval_shape(layer.init, KEY, x)
+        given = {"key": KEY, "train": True}
+        return str((made, jax.eval_shape(lambda p, s, x: layer.apply(p, s, x, **given), *made, x)))
+
+    return run
+
+
+def options_of(full: str, row: Row) -> tuple[tuple, dict[str, Any]]:
+    """The arguments with which a row calls its public function."""
+    home, _, name = full.rpartition(".")
+    module = operator.attrgetter(home)(jn) if home else jn
+    function, found = getattr(module, name), []
+
+    def record(*args, **kwargs):
+        found.append((args, kwargs))
+        return function(*args, **kwargs)
+
+    setattr(module, name, record)
+    try:
+        row.make()
+    finally:
+        setattr(module, name, function)
+    return found[-1] if found else ((), {})  # a row may have the function itself as `make`
+
+
+def recorded(full: str, name: str, function: Callable) -> list[Call]:
+    """The arguments of its first call that is not traced, if its example has one."""
+    home = sys.modules[function.__module__]
+    found: list[Call] = []
+
+    def record(*args, **kwargs):
+        if found or any(is_traced(leaf) for leaf in jax.tree.leaves((args, kwargs))):
+            return function(*args, **kwargs)
+        known = REFERENCES.get(full)
+        second = None if known is None else known.compute
+        call = Call(full, function, args, kwargs, None, second, BATCHED.get(full, ()))
+        found.append(call)
+        made = function(*args, **kwargs)
+        if not callable(made):
+            raise Recorded
+
+        def use(*args, **kwargs):  # what is done with the function that was made
+            found[0] = call._replace(then=Use(args, kwargs))
+            raise Recorded
+
+        return use
+
+    names = dict(vars(home)) | {"jax": jax, "jnp": jnp, "np": np, "optax": optax, "jn": jn}
+    names[name] = record
+    public = vars(jn).get(name) is function
+    if public:
+        setattr(jn, name, record)
+    try:
+        with quiet(), contextlib.suppress(Recorded):
+            for example in doctest.DocTestParser().get_examples(function.__doc__ or ""):
+                if doctest.SKIP not in example.options:
+                    with contextlib.suppress(Exception):
+                        exec(compile(example.source, full, "single"), names)  # our own text
+    finally:
+        if public:
+            setattr(jn, name, function)
+    return found
+
+
+def runs() -> list[Call]:
+    """Calls of what trains or keeps a training: `fit`, `sweep` and `Checkpoints`."""
+    net = jn.dense(1)
+    objective = jn.supervised(net, jn.losses.half_squared_error)
+    data = np.arange(12, dtype=np.float32).reshape(6, 2), np.ones((6, 1), np.float32)
+    trainer = jn.trainer(objective, optax.sgd(0.01))
+    train_state = trainer.init(KEY, data)
+    options = {"epochs": 1, "batch_size": 3, "progress": False}
+    (epoch,) = jn.fit(trainer, train_state, data, **options)
+
+    def kept(checkpoints):
+        checkpoints.save(epoch)
+        with checkpoints:
+            pass
+        return len(list(Path().rglob("*.safetensors"))), len(list(Path().rglob("run")))
+
+    return [
+        Call(
+            "fit",
+            jn.fit,
+            (trainer, train_state, data),
+            options,
+            lambda epochs: [e.train_state.params for e in itertools.islice(epochs, 3)],
+        ),
+        Call(
+            "sweep",
+            jn.sweep,
+            (objective, optax.sgd, data),
+            options | {"seeds": 2, "grid": {"learning_rate": [0.1, 0.01]}},
+            lambda found: found.train,
+        ),
+        Call("Checkpoints", jn.Checkpoints, ("kept",), {}, kept),
+    ]
+
+
+def cases(calls: list[Call]) -> list[Case]:
+    """Every parameter of every call, and every array inside of one, with every wrong value."""
+    return [
+        Case(call, what, wrong, path)
+        for call in calls
+        for what, p in inspect.signature(call.function).parameters.items()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        for path in [(), *paths(bound(call).get(what))]
+        for wrong in WRONG
+    ]
+
+
+def bound(call: Call) -> dict[str, Any]:
+    return inspect.signature(call.function).bind(*call.args, **call.kwargs).arguments
+
+
+def paths(value: Any) -> list[tuple]:
+    """Of the arrays inside of a tuple, a list or a dict."""
+    if isinstance(value, jn.Layer) or not isinstance(value, tuple | list | dict):
+        return []
+    leaves = jax.tree_util.tree_leaves_with_path(value)
+    return [path for path, leaf in leaves if isinstance(leaf, np.ndarray | jax.Array)]
+
+
+def changed(case: Case) -> Call:
+    """The call with its bad argument."""
+    call, wrong = case.call, WRONG[case.wrong]
+    known = inspect.signature(call.function).bind(*call.args, **call.kwargs)
+    if case.path:
+        old = known.arguments[case.what]
+        leaves, tree = jax.tree_util.tree_flatten_with_path(old)
+        wrong = tree.unflatten([wrong if path == case.path else leaf for path, leaf in leaves])
+    known.arguments[case.what] = wrong
+    return call._replace(args=known.args, kwargs=known.kwargs)
+
+
+def outcome(case: Case) -> Found:
+    """What a call with one bad argument gives: an error, or a value with a judgement."""
+    call = changed(case)
+    found, result = run(call)
+    return Found(judged(case.call, call, result)) if found.what == "value" else found
+
+
+def run(call: Call) -> tuple[Found, Any]:
+    """What became of a call, and its result."""
+    try:
+        with quiet():
+            result = call.function(*call.args, **call.kwargs)
+            if call.then is not None:
+                result = call.then(result)
+            if inspect.isgenerator(result):
+                result = list(itertools.islice(result, 9))
+            jax.block_until_ready([a for a in jax.tree.leaves(result) if isinstance(a, jax.Array)])
+    except Exception as error:  # every kind counts
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raised = Path(last.filename).is_relative_to(OURS) and (last.line or "").startswith("raise")
+        return Found("ours" if raised or says_who(error) else "foreign", error), None
+    return Found("value"), result
+
+
+def says_who(error: BaseException) -> bool:
+    """Whether a foreign error begins with a name of ours and a colon, as our messages do.
+
+    A note alone does not count: below it stands what Python said.
+    """
+    who = str(error).partition(":")[0]
+    return bool(who) and who.split("/")[-1].split("[")[0] in names_of_ours()
+
+
+@cache
+def names_of_ours() -> set[str]:
+    """Names of public functions, and of the rows' layers."""
+    public = {name for part in PARTS for name in members(part)}
+    return public | {row.make().name for row in ROWS if row.id not in LARGE}
+
+
+def judged(good: Call, call: Call, result: Any) -> str:
+    """What is known about the value of a call with a bad argument; see the top of this file."""
+    found = numbers(result)
+    if good.name not in GOOD:
+        GOOD[good.name] = numbers(run(good)[1])
+    if alike(found, GOOD[good.name]) and (found or good.name.endswith(".init")):
+        return "same"
+    if call.reference is not None:
+        other, wanted = run(call._replace(function=call.reference))
+        if other.what == "value":  # what NumPy refuses has no right value
+            return "right" if alike(found, numbers(wanted)) else "wrong"
+    if not call.batched:
+        return "unjudged"
+    return "alike" if consistent(call, result) else "wrong"
+
+
+GOOD: dict[str, list[np.ndarray]] = {}  # the value of a good call
+
+
+def consistent(call: Call, result: Any) -> bool:
+    """Whether the order of the examples does not matter, nor which others are in the batch."""
+
+    def same(rows: slice) -> bool:
+        part = run(of_rows(call, rows))[1]
+        return alike(numbers(part), numbers(jax.tree.map(lambda a: a[rows], result)))
+
+    return same(slice(None, None, -1)) and same(slice(1))
+
+
+def of_rows(call: Call, rows: slice) -> Call:
+    """The call for some examples of its batch."""
+    known = inspect.signature(call.function).bind(*call.args, **call.kwargs)
+    for what in call.batched:
+        value = known.arguments[what]
+        known.arguments[what] = (
+            value[rows] if isinstance(value, list) else jax.tree.map(lambda a: a[rows], value)
+        )
+    return call._replace(args=known.args, kwargs=known.kwargs)
+
+
+def in_float64(call: Call) -> str:
+    """What the call gives in float64 instead of the same value; empty if it is the same.
+
+    Draws differ with the dtype, so a call with a key is not compared.
+    """
+    used = tuple(call.then) if isinstance(call.then, Use) else ()
+    leaves, tree = jax.tree.flatten((call.args, call.kwargs, used))
+    found, result = run(call)
+    if found.what != "value" or call.name in RANDOM or any(map(_is_key, leaves)):
+        return ""
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(a), float) if _is_float32(a) else a for a in leaves]
+        args, kwargs, used = tree.unflatten(wide)
+        then = Use(*used) if used else call.then
+        other, again = run(call._replace(args=args, kwargs=kwargs, then=then))
+        if other.what != "value":
+            return f"{type(other.error).__name__}: {other.error}"
+        return "" if alike(numbers(again), numbers(result), 1e-3) else "another result"
+
+
+def _is_float32(a: Any) -> bool:
+    return isinstance(a, np.ndarray | jax.Array) and a.dtype == np.float32
+
+
+def forms(array: Any) -> dict[str, Any]:
+    """The same numbers as another kind of array, in another dtype, order or place in memory."""
+    host = np.asarray(array)
+    found = {"NumPy": host} if isinstance(array, jax.Array) else {"JAX": jnp.asarray(host)}
+    found["swapped bytes"] = host.astype(host.dtype.newbyteorder())
+    found["strided by columns"] = np.repeat(host.T[..., None], 2, -1)[..., 0].T
+    if host.dtype == np.float32:
+        found["float64"] = host.astype(np.float64)
+        if host.size and (host == host.round()).all() and abs(host).max() < 2**20:
+            found |= {"int32": host.astype(np.int32), "int64": host.astype(np.int64)}
+    if host.dtype.kind == "i":
+        other = np.int32 if host.dtype == np.int64 else np.int64
+        found[np.dtype(other).name] = host.astype(other)
+        if host.size and host.min() >= 0 and host.max() < 256:
+            found["uint8"] = host.astype(np.uint8)
+    return found
+
+
+def other_forms(call: Call) -> Iterator[tuple[Call, dict[str, Call]]]:
+    """A good call with all of its arrays, also within trees, in other forms, and with each alone.
+
+    Each array takes another form than its neighbour, and each of its forms once or more.
+    """
+    leaves, tree = jax.tree.flatten((call.args, call.kwargs))
+    found = {i: list(forms(leaf).items()) for i, leaf in enumerate(leaves) if _has_forms(leaf)}
+
+    def changed(new: dict[int, Any]) -> Call:
+        args, kwargs = jax.tree.unflatten(tree, [new.get(i, a) for i, a in enumerate(leaves)])
+        return call._replace(args=args, kwargs=kwargs)
+
+    for turn in range(max(map(len, found.values()), default=0)):
+        new = {i: some[(turn + i) % len(some)] for i, some in found.items()}
+        alone = {f"array {i} as {what}": changed({i: a}) for i, (what, a) in new.items()}
+        yield changed({i: a for i, (_, a) in new.items()}), alone
+
+
+def _has_forms(leaf: Any) -> bool:
+    return (
+        isinstance(leaf, np.ndarray | jax.Array)
+        and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        and leaf.dtype.kind in "fi"
+    )
+
+
+def numbers(result: Any) -> list[np.ndarray]:
+    """The arrays, numbers and words of a result."""
+    if isinstance(result, jn.Layer):
+        return []
+    kinds = np.ndarray | np.generic | jax.Array | int | float | str
+    found = [a for a in jax.tree.leaves(result) if isinstance(a, kinds)]
+    return [np.asarray(jax.random.key_data(a)) if _is_key(a) else np.asarray(a) for a in found]
+
+
+def _is_key(a: Any) -> bool:
+    return isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+
+
+def differences(call: Call) -> Iterator[str]:
+    """Where a good call's result changes with the form of its arrays, and foreign errors."""
+    found, result = run(call)
+    if found.what != "value":  # its file is gone, or its example shows the error
+        return
+    right, known = numbers(result), set()
+    for together, alone in other_forms(call):
+        if not (what := difference(together, right)):
+            continue
+        found = {name: difference(other, right) for name, other in alone.items()}
+        wrong = {name: w for name, w in found.items() if w not in ("", REFUSED)}
+        if not wrong and what != REFUSED:
+            wrong = {f"together {', '.join(alone)}": what}
+        yield from (f"{call.name}, {n}: {w}" for n, w in wrong.items() if n not in known)
+        known |= wrong.keys()
+
+
+REFUSED = "an error of ours"
+
+
+def difference(call: Call, right: list[np.ndarray]) -> str:
+    """What a call gives instead of the right numbers; empty where it gives these."""
+    found, result = run(call)
+    if found.what == "value":
+        return "" if alike(numbers(result), right) else "another result"
+    return REFUSED if found.what == "ours" else f"{type(found.error).__name__}: {found.error}"
+
+
+def alike(a: list[np.ndarray], b: list[np.ndarray], tolerance: float = 1e-4) -> bool:
+    return len(a) == len(b) and all(
+        x.shape == y.shape
+        and (
+            np.allclose(x, y, rtol=tolerance, atol=tolerance / 10, equal_nan=True)
+            if x.dtype.kind in "biufc" and y.dtype.kind in "biufc"
+            else (x == y).all()
+        )
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def told(case: Case, found: Found) -> str:
+    """One line about a foreign error, or about a value."""
+    place, error = case.what + jax.tree_util.keystr(case.path), found.error
+    if error is None:
+        return f"{case.call.name}({place}={case.wrong}): {found.what}"
+    last = [
+        f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(str(OURS))
+    ]
+    at = f"{Path(last[-1].filename).relative_to(OURS)}:{last[-1].lineno}" if last else "?"
+    line = f"{case.call.name}({place}={case.wrong}) at {at}: {type(error).__name__}: {error}"
+    return line.replace("\n", " ")[:160]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--forms", action="store_true", help="the same numbers in every form too")
+    parser.add_argument("--unjudged", action="store_true", help="list the values not judged")
+    options = parser.parse_args()
+    everything = cases(good_calls())
+    drawn = random.Random(options.seed).sample(everything, min(options.count, len(everything)))
+    tally: Counter[str] = Counter()
+    places: Counter[str] = Counter()
+    for case in tqdm(drawn, disable=None):
+        found = outcome(case)
+        tally[found.what] += 1
+        if found.what in ("foreign", "wrong", *["unjudged"] * options.unjudged):
+            tqdm.write(told(case, found))
+        if found.what == "foreign":
+            places[told(case, found).split(" at ")[1].split(": ")[0]] += 1
+    print(f"{len({case.call.name for case in everything})} functions, {len(drawn)} cases: {tally}")
+    print("foreign:", places.most_common(40))
+    if options.forms:
+        for call in good_calls():
+            for line in differences(call):
+                print(line)
+
+
+if __name__ == "__main__":
+    main()
