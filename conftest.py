@@ -56,8 +56,9 @@ gc.set_threshold(200_000, 50, 1000)
 
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
-# Their examples train and compile whole nets: the fast suite leaves them out.
-SLOW_EXAMPLES = ("jaxnet/models/", "jaxnet/training/", "jaxnet/unsupervised/")
+# The fast suite leaves these examples out, which compile whole nets. Its tests have their values.
+ROOMS = ("layers", "losses", "models", "profile", "training", "unsupervised")
+SLOW_EXAMPLES = tuple(f"jaxnet/{room}/" for room in ROOMS)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer, compose, transform
-from jaxnet.core.compose import SOWN, Watch, collected, look_inside, recompose
+from jaxnet.core.compose import SOWN, Watch, recompose, watched
 from jaxnet.services.checks import a_function, check_options
 from jaxnet.services.trees import Memo, Path, PyTree, flat
 
@@ -45,12 +45,12 @@ def observe(
     check_options("observe", transforms=transforms)
     watch = Watch(see, transforms=transforms)
     if callable(layer.inside):
-        watched = lambda m, x: see((), layer, x, layer.inside(m.watched(watch), x))  # noqa: E731
-        return recompose(layer, watched)
-    whole = look_inside(layer, watch)
+        whole = lambda m, x: see((), layer, x, layer.inside(m.watched(watch), x))  # noqa: E731
+        return recompose(layer, whole)
+    inner = watched(layer, watch)
 
     def apply(params, state, x, *, key=None, train=False):
-        y, state = whole.apply(params, state, x, key=key, train=train)
+        y, state = inner.apply(params, state, x, key=key, train=train)
         return see((), layer, x, y), state
 
     return layer._replace(apply=apply)
@@ -86,7 +86,7 @@ def collect(layer: Layer) -> Layer:
       >>> trainer = jn.trainer(jn.compose(objective), optax.adam(0.1))
     """
     layer = as_layer(layer, "collect", "layer")
-    inner = collected(layer)
+    inner = watched(layer, Watch(transforms=True, sown=True))
 
     def apply(params, state, x, *, key=None, train=False):
         y, after = inner.apply(params, state, x, key=key, train=train)

@@ -52,10 +52,10 @@ def test_the_contract_runs(capsys):
 def test_the_error_shown_is_raised():
     net = jn.serial(jn.dense(10))
     params = {"dense": {"kernel": jnp.ones((100, 10)), "bias": jnp.ones(10)}}
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(jn.Misfit) as error:
         net.apply(params, {}, jnp.ones((32, 784)))
-    raised = "\n".join(["ValueError: " + str(error.value), *error.value.__notes__])
-    [shown] = re.findall(r"```\n(ValueError.*?)\n```", README, re.S)
+    raised = "\n".join(["jaxnet.Misfit: " + str(error.value), *error.value.__notes__])
+    [shown] = re.findall(r"```\n(jaxnet.Misfit.*?)\n```", README, re.S)
     assert raised.split() == shown.split()
 
 

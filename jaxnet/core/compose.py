@@ -17,32 +17,23 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core.contract import Layer, Params, State, child_key, param_dtype
-from jaxnet.core.errors import (
-    Misfit,
-    call,
-    calls,
-    check_drawn,
-    check_kept,
-    check_pair,
-    compare,
-    here,
-)
+from jaxnet.core.errors import Misfit, call, calls, check_kept, check_pair, compare, drawn, here
 from jaxnet.services.checks import (
     a_function,
     abstract,
-    all_native,
+    check_call,
     check_dict,
     check_key,
     check_name,
     check_shape,
-    check_train,
-    drawn,
+    initialized,
 )
 from jaxnet.services.functions import function_name, takes
 from jaxnet.services.trees import Memo, Path, PyTree, key_spec, shapes_of, signature
 
 SOWN = "sown/"  # begins the names of sown values in the state that comes back
 
+Shape = tuple[int, ...]
 # What init notes of a layer, by name: the plan of a child; of an entry, whether it is state,
 # what draws it, and its shape; under "", for a pair of functions, its init and the shapes.
 Plan = dict[str, Any]
@@ -53,15 +44,17 @@ class Watch(NamedTuple):
 
     Fields:
       see: `(path, layer, x, y) -> y`, with the path below the watched layer.
-      done: whether the remaining calls are skipped; their outputs are then zeros.
-      transforms: whether to look inside transforms.
-      depth: number of calls around the watched layer, and its own.
-      skipped: shapes of skipped outputs, by path and input.
+      done: Whether the remaining calls are skipped; their outputs are then zeros.
+      transforms: Whether to look inside transforms.
+      sown: Whether to keep the values that are sown.
+      depth: Number of calls around the watched layer, and its own.
+      skipped: Shapes of skipped outputs, by path and input.
     """
 
-    see: Callable[[Path, Layer, PyTree, PyTree], PyTree]
+    see: Callable[[Path, Layer, PyTree, PyTree], PyTree] = lambda path, layer, x, y: y
     done: Callable[[], bool] = lambda: False
     transforms: bool = False
+    sown: bool = False
     depth: int = 0
     skipped: Any = None
 
@@ -75,10 +68,11 @@ class Scope:
         self.train, self._x, self._key = train, x, key
         self._params, self._state, self._plan, self._watches = params, dict(state), plan, watches
         self._names: dict[int, str] = {}
-        self._collects, self._sown = False, {}  # whether m.sow keeps values, and these by path
+        self._sown: dict[str, PyTree] = {}  # by path
         self._held: list[Any] = []  # a freed layer's id would come back and share by accident
         self._counts: dict[str, int] = {}  # calls by name
         self._own: dict[str, Any] = {}  # what m.param and m.state declared, by name
+        self._dtype: Any = None  # of params, once one is asked for
 
     def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """The output of a child."""
@@ -94,13 +88,11 @@ class Scope:
                 y = watch.see(calls()[watch.depth :], layer, x, y)
             return y
 
-    def param(self, name: str, initializer: Callable, shape: tuple[int, ...]) -> jax.Array:
+    def param(self, name: str, initializer: Callable, shape: Shape) -> jax.Array:
         """A parameter of this layer."""
         return self._entry("param", self._params, name, initializer, shape, None)
 
-    def state(
-        self, name: str, initializer: Callable, shape: tuple[int, ...], dtype: Any = None
-    ) -> jax.Array:
+    def state(self, name: str, initializer: Callable, shape: Shape, dtype=None) -> jax.Array:
         """An entry of this layer's state, which `update` changes."""
         return self._entry("state", self._state, name, initializer, shape, dtype)
 
@@ -119,7 +111,7 @@ class Scope:
     def sow(self, name: str, value: PyTree) -> None:
         """Reports a value from inside the net, for whoever asks by `jn.collect`."""
         _check_entry_name(name, "m.sow(name, value)")
-        if self._collects and self._plan is None:
+        if self._plan is None and any(watch.sown for watch in self._watches):
             _check_outside_loops(f"m.sow({name!r})")
             self._note(name, value)
 
@@ -131,27 +123,26 @@ class Scope:
             name = f"{path}_{n}"
         self._sown[name] = value
 
-    def _entry(
-        self, what: str, given: dict, name: str, initializer: Callable, shape: Any, dtype: Any
-    ) -> jax.Array:
+    def _entry(self, what: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
         """A param or an entry of the state: noted by a plan, looked up and compared without one."""
         _check_entry_name(name, f"m.{what}(name, initializer, shape)", callable(initializer))
         check_shape(f"{here()}: m.{what}({name!r})", shape)
-        needed = jax.ShapeDtypeStruct(tuple(shape), dtype or param_dtype(self._x))
+        if dtype is None:
+            dtype = self._dtype = self._dtype or param_dtype(self._x)
+        needed = jax.ShapeDtypeStruct(tuple(shape), dtype)
         if name in self._names.values():
             raise ValueError(f"{here()}: the {what} {name!r} has the name of a child")
         self._own[name], self._counts[name] = needed, 0
         if any(watch.done() for watch in self._watches):
             return _zeros(needed)
-        pair = (lambda tree: (tree, {})) if what == "param" else (lambda tree: ({}, tree))
+        kind = "params" if what == "param" else what
         if self._plan is None:
-            found = {name: given[name]} if name in given else {}
-            compare(pair({name: needed}), pair(found), self._x)
+            compare(kind, {name: needed}, {n: given[n] for n in [name] if n in given}, self._x)
             return given[name]
         who = here()
-        draw = lambda key: drawn(who, name, initializer, key, needed)  # noqa: E731
+        draw = lambda key: initialized(who, name, initializer, key, needed)  # noqa: E731
         _, _, first = self._plan.setdefault(name, (what == "state", draw, needed))
-        compare(pair({name: first}), pair({name: needed}), self._x)
+        compare(kind, {name: first}, {name: needed}, self._x)
         return given.setdefault(name, _zeros(needed)) if what == "state" else _zeros(needed)
 
     def key(self, name: str | None = None) -> jax.Array:
@@ -182,9 +173,10 @@ class Scope:
         if self._plan is not None:
             return _outline_pair(layer, x, self._key, self._plan)
         shape = abstract(x, here())
-        outline = lambda: jax.eval_shape(lambda key: _fresh(layer, key, shape), key_spec())  # noqa: E731
-        needed = expected.of(signature(shape), outline)
-        compare(needed, (self._params, self._state), shape)
+        outline = lambda: jax.eval_shape(lambda key: drawn(layer, key, shape), key_spec())  # noqa: E731
+        params, state = expected.of(signature(shape), outline)
+        compare("params", params, self._params, shape)
+        compare("state", state, self._state, shape)
         self._counts |= dict.fromkeys([*self._params, *self._state], 0)
         given = dict(self._state)
         y, state = _apply_pair(layer, self._params, given, x, self._key, self.train)
@@ -199,12 +191,6 @@ class Scope:
         """A function of all parameters of this layer; 0 in init."""
         return 0.0 if self._plan is not None else penalty(self._params)
 
-    def collecting(self) -> "Scope":
-        """The same scope, in which `sow` keeps values."""
-        scope = copy.copy(self)
-        scope._collects = True
-        return scope
-
     def watched(self, watch: Watch) -> "Scope":
         """The same scope with one more watch."""
         scope = copy.copy(self)
@@ -216,8 +202,6 @@ class Scope:
         if self._plan is not None:
             plan = self._plan if name is None else self._plan.setdefault(name, {})
             return _outline(layer, x, key, plan, self._watches)
-        if self._collects:
-            layer = collected(layer)
         params = self._params if name is None else self._params.get(name, {})
         state = given = self._state if name is None else self._state.get(name, {})
         try:
@@ -266,9 +250,8 @@ class Scope:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"m has no attribute {name!r}; it has m(layer, x), m.param(name, initializer, shape), "
-            "m.state(name, initializer, shape), m.update(name, value), m.sow(name, value), "
-            "m.key(name) and m.train"
+            f"m has no attribute {name!r}; it has m(layer, x), m.param, m.state, m.update, m.sow, "
+            "m.key and m.train"
         )
 
 
@@ -301,18 +284,11 @@ def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, watches: tuple = ())
 
 def _outline_pair(layer: Layer, x: PyTree, key: Any, plan: Plan) -> PyTree:
     shape = abstract(x, here())
-    fresh = _fresh(layer, key, shape)
-    specs = shapes_of(fresh)
-    _, first = plan.setdefault("", (lambda key: layer.init(key, shape), specs))
-    compare(first, specs, shape)
+    fresh = drawn(layer, key, shape)
+    _, first = plan.setdefault("", (lambda key: layer.init(key, shape), shapes_of(fresh)))
+    for kind, needed, tree in zip(("params", "state"), first, fresh, strict=True):
+        compare(kind, needed, tree, shape)
     return _apply_pair(layer, *fresh, x, key, False)[0]
-
-
-def _fresh(layer: Layer, key: Any, shape: PyTree) -> tuple[Params, State]:
-    """What the init of a pair of functions draws."""
-    fresh = layer.init(key, shape)
-    check_drawn(fresh)
-    return fresh
 
 
 def _apply_pair(layer: Layer, params: Params, state: State, x: PyTree, key, train) -> Any:
@@ -333,8 +309,7 @@ def _output(layer: Layer, x: PyTree, memo: Memo) -> PyTree:
 
 def _is_same(before: PyTree, after: PyTree) -> bool:
     """Whether a state came back as it was, array by array."""
-    old, new = jax.tree.leaves(before), jax.tree.leaves(after)
-    return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
+    return [*map(id, jax.tree.leaves(before))] == [*map(id, jax.tree.leaves(after))]
 
 
 def _zeros(tree: PyTree) -> PyTree:
@@ -354,12 +329,10 @@ def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
         if name == "":
             own, kept = each[0](key)
         elif isinstance(each, dict):
-            below = _draw(each, child_key(key, name))
-            own, kept = ({name: tree} if tree else {} for tree in below)
+            own, kept = ({name: it} if it else {} for it in _draw(each, child_key(key, name)))
         else:
-            is_state, draw, _ = each
-            entry = {name: draw(child_key(key, name))}
-            own, kept = ({}, entry) if is_state else (entry, {})
+            entry = {name: each[1](child_key(key, name))}
+            own, kept = ({}, entry) if each[0] else (entry, {})
         params.update(own)
         state.update(kept)
     return params, state
@@ -376,35 +349,24 @@ def walk(
         except Misfit as error:
             if not hasattr(error, "_jaxnet_noted"):  # raised by m.param of this layer itself
                 needed = jax.eval_shape(layer.init, key_spec(), abstract(x, here()))
-                compare(needed, (params, state), x)  # which names all that is wrong
+                compare("params", needed[0], params, x)  # which name all that is wrong
+                compare("state", needed[1], state, x)
             raise
-    for watch in watches:
-        layer = look_inside(layer, watch, calls()[watch.depth :])
+    for watch in watches if isinstance(layer.inside, tuple) else ():
+        layer = watched(layer, watch, calls()[watch.depth :])
     return layer.apply(params, state, x, key=key, train=train)
 
 
-def collected(layer: Layer) -> Layer:
-    """The same layer, whose state holds what was sown inside it as well, under `SOWN`."""
+def watched(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
+    """The same layer with a watch on the calls inside it; the watch sees the layer at `path`."""
+    see = lambda below, layer, x, y: watch.see((*path, *below), layer, x, y)  # noqa: E731
+    here = watch._replace(see=see) if path else watch
     if callable(layer.inside):
-        return recompose(layer, lambda m, x: layer.inside(m.collecting(), x))
-    if isinstance(layer.inside, tuple):
+        return recompose(layer, lambda m, x: layer.inside(m.watched(here), x))
+    if watch.transforms and isinstance(layer.inside, tuple):
         inner, rewrap = layer.inside
-        return rewrap(collected(inner))
+        return rewrap(watched(inner, here))
     return layer
-
-
-def look_inside(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
-    """A transform with the watch on its inner layer, which is at `path` for the watch."""
-    if not (watch.transforms and isinstance(layer.inside, tuple)):
-        return layer
-
-    def see(below, layer, x, y):
-        return watch.see((*path, *below), layer, x, y)
-
-    (inner, rewrap), inside = layer.inside, watch._replace(see=see)
-    if callable(inner.inside):
-        return rewrap(recompose(inner, lambda m, x: inner.inside(m.watched(inside), x)))
-    return rewrap(look_inside(inner, inside))
 
 
 def recompose(layer: Layer, forward: Callable) -> Layer:
@@ -463,18 +425,12 @@ def compose(
       >>> state["mean"].round(1).tolist()
       [0.1..., 0.1..., 0.1...]
     """
-    if isinstance(forward, Layer) or not callable(forward):
-        raise TypeError(f"compose: expected a function forward(m, x), got {forward!r:.60}")
-    if name is None:
-        name = function_name(forward)
-    if not isinstance(kind, str | None):
-        raise TypeError(f"compose: kind must be a word, got {kind!r:.60}")
-    name = check_name(kind or "compose", name)
-    if not takes(forward, 2):
+    if isinstance(forward, Layer) or not callable(forward) or not takes(forward, 2):
         raise TypeError(
-            f"compose: expected a function forward(m, x), got {function_name(forward)}, with other "
-            "arguments. For a function of x alone, write jn.serial(function)"
+            f"compose: expected a function forward(m, x), got {function_name(forward)}; for a "
+            "function of x alone, write jn.serial(function)"
         )
+    name = check_name(kind or "compose", function_name(forward) if name is None else name)
     return _composed(forward, name, kind or name)
 
 
@@ -527,30 +483,12 @@ def transform(
     return Layer(init or layer.init, _called(name, apply), name, kind, (layer, rewrap))
 
 
-class _Forgotten:
-    """In place of an input that was not given."""
-
-    def __repr__(self) -> str:
-        return "<required>"
-
-
-_FORGOTTEN: Any = _Forgotten()
-
-
 def _called(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
     """The apply of a layer: checks what every layer gets, and names the call."""
 
-    def apply(params, state, x=_FORGOTTEN, *, key=None, train=False):
-        if x is _FORGOTTEN:
-            raise TypeError(
-                f"{name}: apply needs params, state and x; write "
-                "y, state = net.apply(params, state, x)"
-            )
-        if key is not None:
-            check_key(key, name)
-        check_train(name, train)
+    def apply(params, state, x=..., *, key=None, train=False):  # x is required; see check_call
+        params, state, x = check_call(name, params, state, x, key, train)
         with call(name, x):
-            params, state, x = all_native((params, state, x), name)
             return run(params, state, x, key=key, train=train)
 
     return apply
@@ -633,8 +571,6 @@ _PAIRS = Memo()  # a pair that is used again is the same layer, and so shares it
 
 def _checked(pair: Layer) -> Layer:
     """A pair of functions as a composed layer of one call."""
-    if not isinstance(pair.kind, str):
-        raise TypeError(f"Layer: kind must be a word, got {pair.kind!r:.60}")
     who = pair.kind or "Layer"
     check_name(who, pair.name)
     a_function(who, "init", pair.init, "(key, x)")
@@ -646,7 +582,7 @@ def _checked(pair: Layer) -> Layer:
         x = abstract(x, pair.name)
         check_key(key, pair.name)
         with call(pair.name, x):
-            return _fresh(pair, key, x)
+            return drawn(pair, key, x)
 
     make = lambda: (pair, _composed(forward, pair.name, pair.kind or pair.name, init))  # noqa: E731
     return _PAIRS.of(tuple(map(id, pair)), make)[1]

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.services.checks import check_dict
+from jaxnet.core.contract import Layer
 from jaxnet.services.trees import Path, PyTree, describe, flat
 
 _path: ContextVar[Path] = ContextVar("path", default=())
@@ -92,41 +92,41 @@ class Misfit(ValueError):
         )
 
 
-def compare(needed: tuple, given: tuple, x: PyTree) -> None:
-    """Raises unless params and state have the paths and shapes of those needed.
+def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree) -> None:
+    """Raises unless params or state have the paths and shapes of those needed.
 
     Dtypes may differ (see `cast`).
 
     Args:
-      needed, given: (params, state).
+      kind: "params" or "state".
+      needed, given: The trees.
       x: Input of the layer, for the message.
 
     Raises:
       Misfit: Lists all that is wrong.
     """
-    for kind, needs, tree in zip(("params", "state"), needed, given, strict=True):
-        leaves, structure = jax.tree.flatten(needs)
-        others, other = jax.tree.flatten(tree)
-        shapes = [leaf.shape for leaf in leaves]
-        if structure == other and shapes == [np.shape(leaf) for leaf in others]:
-            continue
-        check_dict(here(), kind, tree)
-        want, have = ({n: np.shape(a) for n, a in flat(t)} for t in (needs, tree))
-        misfits = {name: shape for name, shape in want.items() if have.get(name) != shape}
-        lines = {n: f"expected {s}, got {have.get(n, 'nothing')}" for n, s in misfits.items()}
-        lines |= {name: "unknown entry" for name in have if name not in want}
-        error = Misfit(f"{kind} do not fit {here()} for an input of {describe(x)}:", lines)
-        # A missing batch axis leaves `conv` a rank short, and has `flatten` keep the first axis.
-        sizes = getattr(x, "shape", ())
-        known = all(isinstance(size, int) for size in sizes)  # an exported batch size is open
-        flattened = (math.prod(sizes),) if known else None
-        got = {name: have.get(name, ()) for name in misfits}
-        if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in misfits.items()):
-            error.add_note("Is the batch axis missing? For a single example, pass x[None].")
-        raise error
+    leaves, structure = jax.tree.flatten(needed)
+    others, other = jax.tree.flatten(given)
+    if structure == other and all(
+        leaf.shape == np.shape(it) for leaf, it in zip(leaves, others, strict=True)
+    ):
+        return
+    want, have = ({n: np.shape(a) for n, a in flat(tree)} for tree in (needed, given))
+    misfits = {name: shape for name, shape in want.items() if have.get(name) != shape}
+    lines = {n: f"expected {s}, got {have.get(n, 'nothing')}" for n, s in misfits.items()}
+    lines |= {name: "unknown entry" for name in have if name not in want}
+    error = Misfit(f"{kind} do not fit {here()} for an input of {describe(x)}:", lines)
+    # A missing batch axis leaves `conv` a rank short, and has `flatten` keep the first axis.
+    sizes = getattr(x, "shape", ())
+    known = all(isinstance(size, int) for size in sizes)  # an exported batch size is open
+    flattened = (math.prod(sizes),) if known else None
+    got = {name: have.get(name, ()) for name in misfits}
+    if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in misfits.items()):
+        error.add_note("Is the batch axis missing? For a single example, pass x[None].")
+    raise error
 
 
-def check_kept(before: PyTree, after: PyTree) -> None:
+def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Raises unless the state that comes back has the structure, shapes and dtypes of the other.
 
     Args:
@@ -137,25 +137,23 @@ def check_kept(before: PyTree, after: PyTree) -> None:
       ...     check_kept({"max": jn.spec(())}, {"max": jn.spec((8,))})
       Traceback (most recent call last):
       ...
-      ValueError: running_max: apply must keep shapes and dtypes of the state; max: expected ...
+      ValueError: running_max: apply must keep the entries, shapes and dtypes of the state; max: ...
     """
     if before == after:
         return
-    if jax.tree.structure(after) != jax.tree.structure(before):
-        got = f"{jax.tree.structure(before)}, got {jax.tree.structure(after)}"
-        raise ValueError(f"{here()}: apply must keep the structure of the state, {got}")
-    pairs = zip(flat(before), jax.tree.leaves(after), strict=True)
-    name, old, new = next((name, old, new) for (name, old), new in pairs if old != new)
+    old, new = ({n: describe(a) for n, a in flat(tree)} for tree in (before, after))
+    name = next((n for n in old | new if old.get(n) != new.get(n)), "")
     raise ValueError(
-        f"{here()}: apply must keep shapes and dtypes of the state; {name}: expected "
-        f"{describe(old)}, got {describe(new)}"
+        f"{here()}: apply must keep the entries, shapes and dtypes of the state; {name}: expected "
+        f"{old.get(name, 'nothing')}, got {new.get(name, 'nothing')}"
     )
 
 
-def check_drawn(drawn: Any) -> None:
-    """Raises unless this is the (params, state) of an `init`: two dicts of arrays."""
-    check_pair(drawn, "init must return (params, state)")
-    for kind, tree in zip(("params", "state"), drawn, strict=True):
+def drawn(layer: Layer, key: Any, x: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The (params, state) of a pair of functions; raises unless they are two dicts of arrays."""
+    pair = layer.init(key, x)
+    check_pair(pair, "init must return (params, state)")
+    for kind, tree in zip(("params", "state"), pair, strict=True):
         if not isinstance(tree, dict):
             got = type(tree).__name__
             raise TypeError(f"{here()}: init must return {kind} as a dict, got {got}")
@@ -165,6 +163,7 @@ def check_drawn(drawn: Any) -> None:
                     f"{here()}: {kind}/{path} must be an array, got {type(leaf).__name__}; "
                     "is that what its initializer returns?"
                 )
+    return pair
 
 
 def check_pair(result: Any, rule: str) -> None:

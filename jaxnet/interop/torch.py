@@ -121,8 +121,7 @@ def to_torch(
     net, weights, x, names = _checked("to_torch", net, weights, x, names)
     out = {name: np.asarray(array) for name, array in weights.items()}
     *needed, pairs = _match(net, weights, x, names)
-    with call(net.name, x):
-        compare(tuple(needed), (params, state), x)
+    _check_entries(net, needed, params, state, x)
     for part, group in pairs:
         ours = {
             entry: np.asarray(_at(tree, f"{part.path}/{entry}"))
@@ -205,8 +204,7 @@ def first_difference(
     weights = module.state_dict()
     net, weights, specs, names = _checked("first_difference", net, weights, x, names)
     *needed, pairs = _match(net, weights, specs, names)
-    with call(net.name, specs):
-        compare(tuple(needed), (params, state), specs)
+    _check_entries(net, needed, params, state, specs)
     channels_last = x.ndim > 2 and pairs[0][0].given == LAST
     modules = [group.module for _, group in pairs]
     pairs = [pair for pair in pairs if modules.count(pair[1].module) == 1]
@@ -286,6 +284,12 @@ class _Group(NamedTuple):
     module: str
     entries: Entries
     names: dict[str, list[str]]
+
+
+def _check_entries(net: Layer, needed: list, params: Params, state: State, x: Any) -> None:
+    with call(net.name, x):
+        compare("params", needed[0], params, x)
+        compare("state", needed[1], state, x)
 
 
 def _checked(

@@ -569,10 +569,20 @@ def _has_numbers(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, np.number) and dtype.itemsize <= widest
 
 
-def check_train(who: str, train: Any) -> None:
-    """Raises unless the mode is a boolean."""
+def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, train: Any) -> PyTree:
+    """The params, state and input of a call of `apply`, with host arrays as `native` gives them.
+
+    Raises:
+      TypeError: If x is left out (`...` stands for it), or one of them is of another kind.
+    """
+    if x is ...:
+        write = "write y, state = net.apply(params, state, x)"
+        raise TypeError(f"{who}: apply needs params, state and x; {write}")
+    if key is not None:
+        check_key(key, who)
     if not isinstance(train, bool | np.bool_):
         raise TypeError(f"{who}: train must be True or False, got {train!r:.60}")
+    return all_native((params, state, x), who)
 
 
 def check_dict(who: str, kind: str, tree: PyTree) -> None:
@@ -650,12 +660,14 @@ def all_native(x: PyTree, who: str) -> PyTree:
     return jax.tree.map(each, x)
 
 
-def drawn(who: str, name: str, initializer: Callable, key: jax.Array, needed: Any) -> jax.Array:
+def initialized(
+    who: str, name: str, initializer: Callable, key: jax.Array, needed: Any
+) -> jax.Array:
     """The array of an initializer; raises if it has another shape.
 
     Example:
       >>> needed = jax.ShapeDtypeStruct((3,), jnp.float32)
-      >>> drawn("dense", "bias", lambda key, shape, dtype: 0.0, None, needed)
+      >>> initialized("dense", "bias", lambda key, shape, dtype: 0.0, None, needed)
       Traceback (most recent call last):
       ...
       ValueError: dense: the initializer of 'bias' must return an array of shape (3,), got float

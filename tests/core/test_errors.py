@@ -17,7 +17,7 @@ def test_compare_lists_all_that_differs():
     needed = {"a": jn.spec((2,)), "b": {"c": jn.spec((3,))}, "d": jn.spec(())}
     given = {"a": jnp.ones(2), "b": {"c": jnp.ones(4)}, "e": jnp.ones(1)}
     with pytest.raises(Misfit) as error, call("net", None), call("x", None, child=True):
-        compare((needed, {}), (given, {}), jn.spec((5, 2)))
+        compare("params", needed, given, jn.spec((5, 2)))
     assert str(error.value) == (
         "params do not fit net/x for an input of (5, 2) float32:\n"
         "  net/x/b/c: expected (3,), got (4,)\n"
@@ -37,7 +37,7 @@ def test_a_shape_in_place_of_an_input(x, write):
 
 def test_compare_lets_other_dtypes_pass():
     needed, given = {"a": jn.spec((2,))}, {"a": jnp.ones(2, jnp.bfloat16)}
-    compare((needed, {}), (given, {}), None)
+    compare("params", needed, given, None)
 
 
 def test_abstract_keeps_keys_and_narrows_what_jax_narrows():
