@@ -43,7 +43,8 @@ OPERATORS = {
 
 # What only raises, draws, prints or describes. The rest of the library computes values.
 NO_ARITHMETIC = (
-    "viz/", "services/checks.py", "services/keywords.py", "services/warn.py", "services/progress.py",
+    "viz/", "services/checks.py", "services/keywords.py", "services/warn.py",
+    "services/progress.py",
     "services/markup.py", "services/extras.py", "services/table.py", "look.py", "core/errors.py",
     "data/builders/", "data/tfds.py",
 )  # fmt: skip
