@@ -17,6 +17,11 @@ CLASSES = 10
 Convs = tuple[tuple[int, int, int, int], ...]  # size, inputs, features and strides of each
 MOMENTUM = 0.9
 WIDTHS = (16, 32, 64)  # of the ResNet's stages
+# MobileNet V2's stages: how much wider inside, features, blocks and strides of the first one.
+MOBILE = (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)  # fmt: skip
 Weights = dict[str, Any]
 
 
@@ -60,27 +65,81 @@ class ResNet:
 
 @dataclass(frozen=True)
 class LargeResNet:
-    """He et al.'s ResNet-50 for large images, with strides in the 3x3 convolutions."""
+    """He et al.'s ResNet for large images, with strides in the 3x3 convolutions."""
+
+    depth: int = 50
+
+    @property
+    def width(self) -> int:
+        """Features of the last block."""
+        return 2048 if self.depth == 50 else 512
 
     def blocks(self) -> list[tuple[str, int, int, int]]:
-        """Name, inputs, features inside, and strides of each block; outputs are 4 * features."""
+        """Name, inputs, features inside, and strides of each block."""
         inputs, found = 64, []
-        for stage, count in enumerate((3, 4, 6, 3)):
+        for stage, count in enumerate({18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}[self.depth]):
             for place in range(count):
                 strides = 2 if stage and not place else 1
                 found.append((f"stage_{stage + 1}_block_{place + 1}", inputs, 64 << stage, strides))
-                inputs = 4 * (64 << stage)
+                inputs = (self.width // 512) * (64 << stage)
         return found
 
-    @staticmethod
-    def convs(inputs: int, features: int, strides: int) -> Convs:
+    def convs(self, inputs: int, features: int, strides: int) -> Convs:
         """The convolutions of a block."""
+        if self.depth == 18:
+            return (3, inputs, features, strides), (3, features, features, 1)
         outputs = 4 * features
         return (
             (1, inputs, features, 1),
             (3, features, features, strides),
             (1, features, outputs, 1),
         )
+
+
+@dataclass(frozen=True)
+class MobileNet:
+    """Sandler et al.'s MobileNet V2: 1x1, depthwise 3x3 and 1x1 convolutions with batch norm.
+
+    Its units are a convolution and a batch norm each; relu6 follows where there is one.
+    """
+
+    width: int = 1280
+
+    def units(self) -> list[tuple[str, int, int, int, int, bool]]:
+        """Name, size, inputs, features, strides and relu6 of each; depthwise if size is 3."""
+        found, inputs = [("unit_0", 3, 3, 32, 2, True)], 32
+        for times, features, count, strides in MOBILE:
+            for place in range(count):
+                name, wide = f"block_{(len(found) + 2) // 3}", times * inputs
+                found += [
+                    (f"{name}_wide", 1, inputs, wide, 1, True),
+                    (f"{name}_depthwise", 3, wide, wide, 1 if place else strides, True),
+                    (f"{name}_narrow", 1, wide, features, 1, False),
+                ]
+                inputs = features
+        return [*found, ("unit_1", 1, inputs, self.width, 1, True)]
+
+
+@dataclass(frozen=True)
+class UNet:
+    """Ronneberger et al.'s U-Net with batch norm and padding; the mean over its map goes on.
+
+    Each level has two 3x3 convolutions; on the way up the map of the level below is enlarged by
+    repetition and joined with the one of this level.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+
+    def units(self, inputs: int) -> list[tuple[str, int, int]]:
+        """Name, inputs and features of each 3x3 convolution, those of one level in a row."""
+        found = []
+        for i, width in enumerate(self.widths):
+            found += [(f"down_{i}_1", inputs, width), (f"down_{i}_2", width, width)]
+            inputs = width
+        for i, width in reversed([*enumerate(self.widths[:-1])]):
+            found += [(f"up_{i}_1", inputs + width, width), (f"up_{i}_2", width, width)]
+            inputs = width
+        return found
 
 
 @dataclass(frozen=True)
@@ -118,7 +177,7 @@ class Gpt:
     vocabulary: int
 
 
-Net = Mlp | LeNet | ResNet | LargeResNet | Lstm | Gru | Transformer | Gpt
+Net = Mlp | LeNet | ResNet | LargeResNet | MobileNet | UNet | Lstm | Gru | Transformer | Gpt
 
 
 @dataclass(frozen=True)
@@ -152,6 +211,7 @@ class Workload:
         return self.rate * self.members
 
 
+LARGE = ("ours", "linen", "torch")  # the large nets are written for these
 WORKLOADS = (
     Workload("dense 20x64 forward", Mlp((64,) * 19), (32, 64), train=False, peers=("ours", "hand")),
     Workload("MLP 3x64", Mlp((64, 64)), (32, 64)),
@@ -162,13 +222,15 @@ WORKLOADS = (
     Workload("LeNet, 12 steps", LeNet(), (128, 28, 28, 1), steps=12),
     Workload("ResNet-20", ResNet(20), (64, 32, 32, 3)),
     Workload("ResNet-20, 2 steps", ResNet(20), (64, 32, 32, 3), steps=2),
+    Workload("ResNet-18, 224x224", LargeResNet(18), (8, 224, 224, 3), peers=LARGE),
+    Workload("MobileNet V2, 224x224", MobileNet(), (8, 224, 224, 3), peers=("ours", "torch")),
+    Workload("U-Net, 128x128", UNet(), (8, 128, 128, 3), peers=("ours", "torch")),
     Workload("LSTM", Lstm(256), (32, 100, 64)),
     Workload("GRU", Gru(256), (32, 100, 64)),
     Workload("transformer block", Transformer(8, 1024), (8, 128, 256)),
     Workload("64 LeNets", LeNet(), (32, 28, 28, 1), members=64),
 )
 # For one GPU. Sizes as in published training runs; the small rows show what a launch costs.
-LARGE = ("ours", "linen", "torch")  # the two large nets are written for these
 GPU_WORKLOADS = (
     Workload("MLP 3x64", Mlp((64, 64)), (32, 64)),
     Workload("MLP", Mlp((4096, 4096)), (4096, 784)),
@@ -327,11 +389,24 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
             }
         case ResNet() | LargeResNet():
             small = isinstance(net, ResNet)
-            size, first, last = (3, WIDTHS[0], WIDTHS[-1]) if small else (7, 64, 2048)
+            size, first, last = (3, WIDTHS[0], WIDTHS[-1]) if small else (7, 64, net.width)
             tree = {"conv_0": conv(size, width, first), "norm_0": norm(first)}
             for name, *sizes in net.blocks():
                 tree[name] = residual(net.convs(*sizes))
             return tree | {"output": dense(last, CLASSES)}
+        case MobileNet():
+            tree = {}
+            for name, size, inputs, features, _, _ in net.units():
+                depthwise = size == 3 and inputs == features
+                convolution = conv(size, 1 if depthwise else inputs, features)
+                tree[name] = {"conv": convolution, "norm": norm(features)}
+            return tree | {"output": dense(net.width, CLASSES)}
+        case UNet(widths):
+            tree = {
+                name: {"conv": conv(3, inputs, features), "norm": norm(features)}
+                for name, inputs, features in net.units(width)
+            }
+            return tree | {"output": dense(widths[0], CLASSES)}
         case Lstm(features):
             return {"lstm": recurrent(width, features, 4), "output": dense(features, CLASSES)}
         case Gru(features):

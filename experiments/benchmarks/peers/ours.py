@@ -1,5 +1,6 @@
 """jaxnet: `trainer.step`, and the same step in a scan, as `fit` runs it."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,10 +17,12 @@ from experiments.benchmarks.workloads import (
     LeNet,
     Lstm,
     Mlp,
+    MobileNet,
     Net,
     Program,
     ResNet,
     Transformer,
+    UNet,
     Weights,
     Workload,
     batch_specs,
@@ -41,8 +44,12 @@ def make(net: Net, length: int = 0) -> jn.Layer:
             return jn.models.lenet5(CLASSES)
         case ResNet(depth):
             return jn.models.cifar_resnet(depth, CLASSES)
-        case LargeResNet():
-            return jn.models.resnet(50, CLASSES)
+        case LargeResNet(depth):
+            return jn.models.resnet(depth, CLASSES)
+        case MobileNet():
+            return jn.compose(partial(mobile, net))
+        case UNet():
+            return jn.compose(partial(unet, net))
         case Lstm(features):
             return jn.serial(jn.lstm(features), jn.last_step(), jn.dense(CLASSES, name="output"))
         case Gru(features):
@@ -57,6 +64,38 @@ def make(net: Net, length: int = 0) -> jn.Layer:
                 jn.transformer_block(heads, causal=True, name=f"block_{i}") for i in range(depth)
             ]
             return jn.serial(words, positions, *blocks, jn.layer_norm(name="norm"), words)
+
+
+def unit(name: str, features: int, size: int = 3, strides: int = 1, groups: int = 1) -> jn.Layer:
+    """A convolution and a batch norm."""
+    options = {"strides": strides, "padding": size // 2, "groups": groups, "use_bias": False}
+    convolution = jn.conv(features, size, **options, name="conv")
+    return jn.serial(convolution, jn.batch_norm(name="norm"), name=name)
+
+
+def mobile(net: MobileNet, m, x):
+    before = x
+    for name, size, inputs, features, strides, bends in net.units():
+        before = x if name.endswith("wide") else before
+        groups = inputs if size == 3 and inputs == features else 1
+        x = m(unit(name, features, size, strides, groups), x)
+        x = jax.nn.relu6(x) if bends else x
+        x = x + before if name.endswith("narrow") and x.shape == before.shape else x
+    return m(jn.dense(CLASSES, name="output"), x.mean((1, 2)))
+
+
+def unet(net: UNet, m, x):
+    levels = len(net.widths)
+    maps = []
+    for i, (name, _, features) in enumerate(net.units(x.shape[-1])):
+        if i and not i % 2:  # another level begins
+            if i < 2 * levels:
+                maps.append(x)
+                x = m(jn.max_pool(2), x)
+            else:
+                x = jnp.concatenate([m(jn.upsample_nearest(2), x), maps.pop()], -1)
+        x = jax.nn.relu(m(unit(name, features), x))
+    return m(jn.dense(CLASSES, name="output"), x.mean((1, 2)))
 
 
 def mean_over_members(logits: jax.Array, labels: jax.Array) -> jax.Array:

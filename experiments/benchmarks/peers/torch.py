@@ -23,10 +23,12 @@ from experiments.benchmarks.workloads import (
     LeNet,
     Lstm,
     Mlp,
+    MobileNet,
     Net,
     Program,
     ResNet,
     Transformer,
+    UNet,
     Weights,
     Workload,
     batches,
@@ -45,8 +47,16 @@ def variants(workload: Workload) -> tuple[str, ...]:
     return ("PyTorch", COMPILED)
 
 
-def conv(inputs: int, features: int, size: int, strides: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, features, size, strides, size // 2, bias=False)
+def conv(inputs: int, features: int, size: int, strides: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, features, size, strides, size // 2, groups=groups, bias=False)
+
+
+def unit(inputs: int, features: int, size: int = 3, strides: int = 1, groups: int = 1) -> nn.Module:
+    """A convolution and a batch norm."""
+    layers = nn.Sequential()
+    layers.add_module("conv", conv(inputs, features, size, strides, groups))
+    layers.add_module("norm", nn.BatchNorm2d(features))
+    return layers
 
 
 class Block(nn.Module):
@@ -137,7 +147,16 @@ class Module(nn.Module):
                 self.conv_0, self.norm_0 = conv(width, 64, 7, 2), nn.BatchNorm2d(64)
                 for name, *sizes in net.blocks():
                     self.add_module(name, Block(net.convs(*sizes)))
-                width = 2048
+                width = net.width
+            case MobileNet():
+                for name, size, inputs, features, strides, _ in net.units():
+                    groups = inputs if size == 3 and inputs == features else 1
+                    self.add_module(name, unit(inputs, features, size, strides, groups))
+                width = net.width
+            case UNet(widths):
+                for name, inputs, features in net.units(width):
+                    self.add_module(name, unit(inputs, features))
+                width = widths[0]
             case Gpt(depth, heads, width, vocabulary):
                 self.words = nn.Embedding(vocabulary, width)
                 self.positions = nn.Embedding(shape[1], width)
@@ -172,6 +191,26 @@ class Module(nn.Module):
                 x = F.max_pool2d(F.relu(self.norm_0(self.conv_0(x))), 3, 2, 1)
                 for name, *_ in self.net.blocks():
                     x = getattr(self, name)(x)
+                x = x.mean((2, 3))
+            case MobileNet():
+                before = x
+                for name, *_, bends in self.net.units():
+                    before = x if name.endswith("wide") else before
+                    x = getattr(self, name)(x)
+                    x = F.relu6(x) if bends else x
+                    same = name.endswith("narrow") and x.shape == before.shape
+                    x = x + before if same else x
+                x = x.mean((2, 3))
+            case UNet(widths):
+                maps = []
+                for i, (name, *_) in enumerate(self.net.units(x.shape[1])):
+                    if i and not i % 2:  # another level begins
+                        if i < 2 * len(widths):
+                            maps.append(x)
+                            x = F.max_pool2d(x, 2)
+                        else:
+                            x = torch.cat([F.interpolate(x, scale_factor=2), maps.pop()], 1)
+                    x = F.relu(getattr(self, name)(x))
                 x = x.mean((2, 3))
             case Gpt(depth):
                 x = self.words(x) + self.positions.weight
