@@ -78,6 +78,8 @@ from jaxnet.look import observe as observe
 from jaxnet.look import pick as pick
 from jaxnet.look import tap as tap
 from jaxnet.services.memory import reuse_memory as reuse_memory
+from jaxnet.stream import start_stream as start_stream
+from jaxnet.stream import stream as stream
 from jaxnet.training import Checkpoints as Checkpoints
 from jaxnet.training import Epoch as Epoch
 from jaxnet.training import Position as Position

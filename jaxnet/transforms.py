@@ -209,7 +209,7 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
 
     def apply(params, state, x, *, key, train):
         y, after = layer.apply(jax.lax.stop_gradient(params), state, x, key=key)
-        return y, after | jax.lax.stop_gradient(state)
+        return y, after | jax.lax.stop_gradient({name: after[name] for name in state})
 
     return transform(layer, apply, freeze, kind="freeze")
 

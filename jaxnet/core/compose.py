@@ -59,6 +59,22 @@ class Watch(NamedTuple):
     skipped: Any = None
 
 
+class Stream(NamedTuple):
+    """How a sequence arrives, for the layers inside `jn.stream`.
+
+    Fields:
+      length: Largest number of steps in all chunks together; None if nothing needs it.
+      dtype: Dtype of kept keys and values; None is that of the computation.
+      steps: Number of steps of this chunk that count, (batch,); None is all.
+      chunk: The (batch, time) of this chunk.
+    """
+
+    length: int | None
+    dtype: Any
+    steps: Any
+    chunk: tuple[int, ...]
+
+
 class Scope:
     """The `m` of one run of a forward function; with a plan it notes, without one it computes."""
 
@@ -73,6 +89,7 @@ class Scope:
         self._counts: dict[str, int] = {}  # calls by name
         self._own: dict[str, Any] = {}  # what m.param and m.state declared, by name
         self._dtype: Any = None  # of params, once one is asked for
+        self.stream: Stream | None = None  # a mode as `train`: see `jn.stream`
 
     def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """The output of a child."""
@@ -84,6 +101,8 @@ class Scope:
                     return _zeros(_output(layer, x, watch.skipped))
             self._counts[name] = count = self._counts.get(name, -1) + 1
             y = self._run(layer, name, x, self._fold(name, count))
+            if self.stream is not None and layer is not given:
+                _check_steps(self.stream.chunk, x, y)
             for watch in self._watches:
                 y = watch.see(calls()[watch.depth :], layer, x, y)
             return y
@@ -187,6 +206,17 @@ class Scope:
                 self._state[entry] = value
         return y
 
+    def whole(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
+        """The output of a child outside the stream: one that gets its whole input at each call."""
+        scope = copy.copy(self)
+        scope.stream = None
+        return scope(layer, x)
+
+    def not_in_stream(self, why: str) -> None:
+        """Raises inside a stream, for a layer whose outputs need other parts of the sequence."""
+        if self.stream is not None:
+            raise ValueError(f"{here()}: {why}, so it does not work in a stream")
+
     def penalize(self, penalty: Callable[[Params], Any]) -> Any:
         """A function of all parameters of this layer; 0 in init."""
         return 0.0 if self._plan is not None else penalty(self._params)
@@ -199,11 +229,14 @@ class Scope:
 
     def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
         """The output of a child, or without a name of a layer with this one's entries."""
+        layer = layer if self.stream is None else streamed(layer, self.stream)
         if self._plan is not None:
             plan = self._plan if name is None else self._plan.setdefault(name, {})
             return _outline(layer, x, key, plan, self._watches)
-        params = self._params if name is None else self._params.get(name, {})
-        state = given = self._state if name is None else self._state.get(name, {})
+        params, given = (
+            {n: tree[n] for n in tree if n not in self._own} if name is None else tree.get(name, {})
+            for tree in (self._params, self._state)
+        )
         try:
             y, state = walk(layer, params, given, x, key, self.train, self._watches)
         except Misfit as error:
@@ -211,6 +244,11 @@ class Scope:
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
         if state and not _is_same(given, state):
+            if self.stream is not None and self._counts.get(name, 0):
+                raise ValueError(
+                    f"{here()}: is called twice in a stream, where each call keeps a state of its "
+                    "own; make a second layer, with a name of its own"
+                )
             _check_outside_loops(f"m({layer.name}, x), a layer that changes its state,")
         for entry in [entry for entry in state if entry.startswith(SOWN)]:
             below = entry.removeprefix(SOWN)
@@ -299,6 +337,14 @@ def _apply_pair(layer: Layer, params: Params, state: State, x: PyTree, key, trai
     return result
 
 
+def _check_steps(chunk: tuple[int, ...], x: PyTree, y: PyTree) -> None:
+    """Raises if a function that knows no streams changes (batch, time)."""
+    if getattr(x, "shape", ())[:2] == chunk != getattr(y, "shape", chunk)[:2]:
+        raise ValueError(
+            f"{here()}: must keep (batch, time) = {chunk} in a stream, got {jnp.shape(y)}"
+        )
+
+
 def _output(layer: Layer, x: PyTree, memo: Memo) -> PyTree:
     """Shapes of the output of a layer that is not run."""
     shape = abstract(x, here())
@@ -355,6 +401,21 @@ def walk(
     for watch in watches if isinstance(layer.inside, tuple) else ():
         layer = watched(layer, watch, calls()[watch.depth :])
     return layer.apply(params, state, x, key=key, train=train)
+
+
+def streamed(layer: Layer, stream: Stream) -> Layer:
+    """The same layer inside a stream; a pair of functions is taken step by step as it is."""
+    if callable(layer.inside):
+
+        def forward(m, x):
+            m.stream = stream
+            return layer.inside(m, x)
+
+        return _composed(forward, layer.name, layer.kind)
+    if isinstance(layer.inside, tuple):
+        inner, rewrap = layer.inside
+        return rewrap(streamed(inner, stream))
+    return layer
 
 
 def watched(layer: Layer, watch: Watch, path: Path = ()) -> Layer:

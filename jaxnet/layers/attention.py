@@ -11,6 +11,7 @@ from jaxnet.core import Layer, Params, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
+from jaxnet.layers.kept_keys import keep
 from jaxnet.ops.attention import (
     dot_product_attention,
     expand_mask,
@@ -208,6 +209,18 @@ def multi_head_attention(
             fits = (cache["index"] <= cache["key"].shape[1])[:, None]
             y = jnp.where(fits, m(out, mixed)[:, 0], jnp.nan)
             return cache, (y, weights[:, :, 0]) if return_weights else y
+        if m.stream is not None and memory is None:
+            if not causal and (span is None or span[1]):
+                m.not_in_stream("attends to later places; with causal=True it would not")
+            if mask is not None:
+                m.not_in_stream("has a mask; with ragged=True the steps that count are the input's")
+            before = None if span is None else span[0]
+            kept = keep(m, q, k, v, before=before, rotate=rotate, name=name)
+            mixed, weights = dot_product_attention(
+                kept.q, kept.k, kept.v, kept.seen, key=key, **scoring
+            )
+            y = jnp.where(kept.fits[..., None], m(out, mixed), jnp.nan)
+            return (y, weights) if return_weights else y
         mixed, weights, seen = whole(q, k, v, mask, key)
         y = m(out, mixed)
         if mask is not None and seen is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
@@ -71,7 +72,7 @@ def conv(
     def forward(m, x):
         size, steps, apart = _sizes(name, x, kernel_size, strides, dilation)
         kernel = m.param("kernel", kernel_init, (*size, _members(name, x, groups), features))
-        pairs = pad_pairs(name, padding, x.shape[1:-1], size, steps, apart)
+        x, pairs = _padded(m, x, name, padding, size, steps, apart)
         options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
         y = _primitive()(x, kernel, **options, who=name)
         return y + m.param("bias", bias_init, (features,)) if use_bias else y
@@ -189,12 +190,32 @@ def conv_transpose(
     def forward(m, x):
         size, steps, apart = _sizes(name, x, kernel_size, strides, dilation)
         kernel = m.param("kernel", kernel_init, (*size, _members(name, x, groups), features))
+        m.not_in_stream("spreads each input over later outputs")
         pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
         options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}
         y = _primitive()(x, kernel, strides=(1,) * len(size), **options, who=name)
         return y + m.param("bias", bias_init, (features,)) if use_bias else y
 
     return compose(forward, name=name, kind="conv_transpose")
+
+
+def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
+    """x and the zeros around it; in a stream x follows the last inputs of the chunks before."""
+    span = (size[0] - 1) * apart[0] + 1
+    if m.stream is None:
+        return x, pad_pairs(name, padding, x.shape[1:-1], size, steps, apart)
+    pairs = pad_pairs(name, padding, (max(x.shape[1], span), *x.shape[2:-1]), size, steps, apart)
+    if pairs[0] != (span - 1, 0) or steps[0] != 1:
+        m.not_in_stream('needs padding="CAUSAL" and strides of 1 along time')
+    shape = (x.shape[0], span - 1, *x.shape[2:])
+    last = m.state("last", zeros, shape, x.dtype)
+    x = jnp.concatenate([last, x], 1)
+    if m.stream.steps is None:
+        m.update("last", x[:, x.shape[1] - (span - 1) :])
+    else:  # of each example those before its first step that does not count
+        cut = lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, span - 1)  # noqa: E731
+        m.update("last", jax.vmap(cut)(x, m.stream.steps))
+    return x, ((0, 0), *pairs[1:])
 
 
 def _check_groups(name: str, features: int, groups: int) -> None:

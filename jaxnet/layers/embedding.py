@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, compose
-from jaxnet.initializers import Initializer, normal, variance_scaling
+from jaxnet.initializers import Initializer, normal, variance_scaling, zeros
 from jaxnet.ops.attention import rotate_pairs
 from jaxnet.services.checks import (
     as_array,
@@ -159,10 +159,10 @@ def learned_positions(
     check_options(name, embedding_init=embedding_init)
 
     def forward(m, given):
-        x, positions = _positions(given, name)
-        if not isinstance(given, tuple) and positions.shape[0] > max_length:
+        x, positions = _positions(m, given, name)
+        if m.stream is None and not isinstance(given, tuple) and given.shape[1] > max_length:
             raise ValueError(
-                f"{name}: has {max_length} positions, got a sequence of length {positions.shape[0]}"
+                f"{name}: has {max_length} positions, got a sequence of length {given.shape[1]}"
             )
         check_range(positions, max_length, f"{name}: positions")
         table = m.param("embedding", embedding_init, (max_length, x.shape[-1]))
@@ -201,7 +201,7 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
     within(name, "base", base, "(0, inf)")
 
     def forward(m, given):
-        x, positions = _positions(given, name)
+        x, positions = _positions(m, given, name)
         check_floats(name, x)
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
@@ -286,7 +286,15 @@ def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     return table.at[ids].get(mode="fill", fill_value=jnp.nan)
 
 
-def _positions(given, name: str):
+def stream_positions(m: Any, batch: int, time: int) -> jax.Array:
+    """The positions of the steps of this chunk of a stream, (batch, time)."""
+    index = m.state("index", zeros, (batch,), jnp.int32)
+    steps = time if m.stream.steps is None else m.stream.steps.astype(index.dtype)
+    m.update("index", index + steps)
+    return index[:, None] + np.arange(time)
+
+
+def _positions(m: Any, given, name: str):
     """The input and the positions of its vectors, 0, 1, ... by default."""
     if isinstance(given, tuple | list):
         if len(given) != 2 or not all(hasattr(part, "shape") for part in given):
@@ -303,6 +311,8 @@ def _positions(given, name: str):
             f"{name}: expected an input of shape (batch, time, features), got {given.shape}. "
             "For other shapes, pass (x, positions)"
         )
+    if m.stream is not None:
+        return given, stream_positions(m, *given.shape[:2])
     return given, counted(given.shape[1])
 
 

@@ -64,6 +64,7 @@ def locally_connected(
     check_window(name, padding, kernel_size=kernel_size, strides=strides)
 
     def forward(m, x):
+        m.not_in_stream("has a kernel per place")
         axes = spatial_axes(name, x)
         window = per_axis(name, "kernel_size", kernel_size, axes)
         steps = per_axis(name, "strides", strides, axes)

@@ -235,6 +235,8 @@ def group_norm(
         if x.shape[-1] % groups:
             raise ValueError(f"{name}: {groups} groups must divide the {x.shape[-1]} features")
         shape = (*x.shape[:-1], groups, x.shape[-1] // groups)
+        if x.ndim > 2:
+            m.not_in_stream("takes statistics over time")
         grouped = wide(x).reshape(shape)  # (batch, ..., groups, members)
         axes = (*range(1, x.ndim - 1), -1)
         return _scaled(standardized(grouped, axes, epsilon).reshape(x.shape), affine(m, x), x)
@@ -283,6 +285,7 @@ def instance_norm(
 
     def forward(m, x):
         check_rank(name, x, 3, "(batch, positions, ..., features)")
+        m.not_in_stream("takes statistics over time")
         axes = tuple(range(1, x.ndim - 1))
         return _scaled(standardized(wide(x), axes, epsilon), affine(m, x), x)
 

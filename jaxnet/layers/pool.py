@@ -233,7 +233,7 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
         groups = wide(x).reshape(shape)  # (..., f) -> (..., f / size, size)
         return _root((groups**2).sum(-1)).astype(output_dtype(x))
 
-    return _pooling(pool, name, "l2_pool_channels")
+    return _pooling(pool, name, "l2_pool_channels", places=False)
 
 
 def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_pool") -> Layer:
@@ -355,8 +355,13 @@ def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
     return _pooling(pool, name, "global_avg_pool")
 
 
-def _pooling(pool: Callable, name: str, kind: str) -> Layer:
-    return compose(lambda m, x: pool(x), name=name, kind=kind)
+def _pooling(pool: Callable, name: str, kind: str, places: bool = True) -> Layer:
+    def forward(m, x):
+        if places:
+            m.not_in_stream("pools over time")
+        return pool(x)
+
+    return compose(forward, name=name, kind=kind)
 
 
 def _outputs(name: str, size: Any, x: Any) -> tuple[int, ...]:

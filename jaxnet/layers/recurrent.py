@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer, compose, transform
-from jaxnet.initializers import Initializer, normal
-from jaxnet.layers.sequence import read
+from jaxnet.initializers import Initializer, normal, zeros
+from jaxnet.layers.sequence import read, read_chunk
 from jaxnet.ops import linalg
 from jaxnet.ops.recurrence import (
     GRU,
@@ -75,14 +75,15 @@ class Recurrence(NamedTuple):
         self.check()
 
         def forward(m, given):
-            sequence = read(given, self.name)
+            sequence = read_chunk(m, given, self.name)
             x, mask = sequence.x, sequence.mask()
             params = self._params(m, x)
             if mask is not None:  # the padding reaches nothing, not even if it is NaN
                 x, mask = jnp.where(mask[..., None], x, 0), mask.T[..., None]
             # The bias is added in the loop, where it needs no array of all steps.
             pre = project(x.swapaxes(0, 1), params["kernel"], None)  # (time, batch, gates * f)
-            carry = self._carry(sequence.initial, x, params)
+            kept = None if m.stream is None else self._kept(m, x)
+            carry = self._carry(sequence.initial if kept is None else kept, x, params)
             h, final = unroll(
                 self.cell,
                 pre.astype(hidden(carry).dtype),
@@ -91,6 +92,8 @@ class Recurrence(NamedTuple):
                 carry,
                 mask,
             )
+            for entry, value in _entries(final).items() if m.stream is not None else ():
+                m.update(entry, value.astype(_entries(kept)[entry].dtype))
             return sequence.write(h.swapaxes(0, 1), final)  # (batch, time, features)
 
         return compose(forward, name=self.name, kind=kind)
@@ -130,6 +133,12 @@ class Recurrence(NamedTuple):
                 )
         return params
 
+    def _kept(self, m: Any, x: jax.Array) -> PyTree:
+        """The carry after the chunk before, in a stream."""
+        names = ("c", "h") if self.cell.memory else ("h",)
+        kept = {name: m.state(name, zeros, (x.shape[0], self.features)) for name in names}
+        return kept if self.cell.memory else kept["h"]
+
     def _recurrent_bias(self, params: Params) -> jax.Array | None:
         bias = params.get("recurrent_bias")  # of the candidate; the gates need no second bias
         return None if bias is None else jnp.concatenate([jnp.zeros_like(bias)] * 2 + [bias])
@@ -152,6 +161,10 @@ class Recurrence(NamedTuple):
                 f"got {got}. Omit it to start from zeros"
             )
         return varying(jax.tree.map(lambda leaf: leaf.astype(dtype), given), x, params)
+
+
+def _entries(carry: PyTree) -> dict[str, jax.Array]:
+    return carry if isinstance(carry, dict) else {"h": carry}
 
 
 def _read_step(given: PyTree, who: str) -> tuple[PyTree, Any]:
@@ -247,7 +260,24 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
     def rewrap(layer):
         return recurrent(layer, name=name)
 
-    return transform(cell, apply, rewrap, kind="recurrent", init=init, name=name)
+    loop = transform(cell, apply, rewrap, kind="recurrent", init=init, name=name)
+
+    def forward(m, given):
+        if m.stream is None:
+            return m.inline(loop, given)
+        sequence = read_chunk(m, given, name, rank=2)
+        stream, m.stream = m.stream, None  # the cell runs step by step
+        leaves, structure = jax.tree.flatten(initial_carry(cell, one_step(sequence.x)))
+        kept = [m.state(f"carry_{i}", zeros, a.shape, a.dtype) for i, a in enumerate(leaves)]
+        parts = {"x": sequence.x, "initial": jax.tree.unflatten(structure, kept)}
+        parts |= {} if sequence.lengths is None else {"lengths": sequence.lengths}
+        y = m.inline(loop, parts)
+        for i, a in enumerate(jax.tree.leaves(y["final"])):
+            m.update(f"carry_{i}", a.astype(kept[i].dtype))
+        m.stream = stream
+        return sequence.write(y["x"], y["final"])
+
+    return compose(forward, name=name, kind="recurrent")
 
 
 def initial_carry(cell: Layer, x: Any) -> PyTree:

@@ -82,6 +82,7 @@ def resize(
         return [(int(n * s + 1e-9), s) for n, s in zip(space, factors, strict=True)]
 
     def forward(m, x):
+        m.not_in_stream("resizes the axis of time")
         return resized(name, x, sizes(x), method, align_corners, antialias)
 
     return compose(forward, name=name, kind="resize")
@@ -107,6 +108,7 @@ def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_neare
     """
 
     def forward(m, x):
+        m.not_in_stream("resizes the axis of time")
         for axis, times in enumerate(_factors(name, factor, x), start=1):
             x = jnp.repeat(x, times, axis, total_repeat_length=x.shape[axis] * times)
         return x
@@ -141,6 +143,7 @@ def upsample_bilinear(
     check_options(name, align_corners=align_corners)
 
     def forward(m, x):
+        m.not_in_stream("resizes the axis of time")
         factors = _factors(name, factor, x)
         sizes = [(n * s, float(s)) for n, s in zip(x.shape[1:-1], factors, strict=True)]
         return resized(name, x, sizes, "bilinear", align_corners, False)

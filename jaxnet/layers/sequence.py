@@ -51,7 +51,7 @@ class Sequence(NamedTuple):
         if mask is not None:
             y = jnp.where(_beside(mask, y.ndim), y, 0)
         if isinstance(self.given, tuple | list):
-            return y, self.lengths
+            return y, self.given[1]
         if isinstance(self.given, dict):
             rest = {} if self.lengths is None else {"lengths": self.lengths}
             return {"x": y, **rest} | ({} if final is None else {"final": final})
@@ -105,6 +105,21 @@ def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Se
     if lengths is not None:
         lengths = _check_lengths(lengths, x.shape, who)
     return Sequence(x, lengths, initial, given)
+
+
+def read_chunk(m: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
+    """`read`, and in a stream the steps of this chunk that count as its lengths.
+
+    Raises:
+      ValueError: As `read`, and in a stream for a given carry, which the state has.
+    """
+    sequence = read(given, who, rank=rank)
+    if m.stream is None:
+        return sequence
+    if sequence.initial is not None:
+        raise ValueError(f"{who}: in a stream the carry is in the state; leave out 'initial'")
+    steps = m.stream.steps
+    return sequence if steps is None else sequence._replace(lengths=steps)
 
 
 def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> Any:
@@ -195,6 +210,7 @@ def last_step(*, name: str = "last_step") -> Layer:
 
     def forward(m, given):
         x, lengths, _, _ = read(given, name, rank=2, passing=True)
+        m.not_in_stream("takes the last step")
         if lengths is None:
             return x[:, -1]
         last = jnp.arange(1, 1 + x.shape[1]) == lengths[:, None]  # (batch, time)
@@ -296,6 +312,7 @@ def bidirectional(
     back = as_layer(behind, name, "backward")._replace(name="backward")
 
     def both(m, given):
+        m.not_in_stream("reads each sequence from its end")
         sequence = read(given, name, rank=2)
         x, lengths, initial, _ = sequence
         if initial is None:

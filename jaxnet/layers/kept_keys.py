@@ -1,0 +1,89 @@
+"""Keys and values that a stream keeps between its chunks."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.initializers import zeros
+from jaxnet.layers.embedding import stream_positions
+from jaxnet.services.checks import check_range
+
+
+class Kept(NamedTuple):
+    """What the queries of a chunk attend to.
+
+    Fields:
+      q: Queries (batch, time, heads, size), rotated by their positions.
+      k, v: Keys and values of all places kept, (batch, places, groups, size).
+      seen: Where each query may attend, (batch, 1, time, places).
+      fits: Whether each step is within the length of the stream, (batch, time).
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    seen: jax.Array
+    fits: jax.Array
+
+
+def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept:
+    """Writes the keys and values of a chunk behind those of the chunks before.
+
+    Position p is kept in slot p % slots. There are slots for the whole length, or for the window
+    if that is shorter; then older places are overwritten.
+
+    Args:
+      m: Scope of the layer, in a stream.
+      q, k, v: Queries, keys and values of the chunk, (batch, time, heads or groups, size).
+      before: Number of places before its own that a query attends to; None is all.
+      rotate: Function of (x, positions), or None.
+      name: Name of the layer, for messages.
+
+    Raises:
+      ValueError: If the stream has no length and there is no window, or if it is full. Inside
+        `jit`, where that is not known, `fits` is False.
+    """
+    batch, time = q.shape[:2]
+    length, dtype, steps, _ = m.stream
+    if length is None and before is None:
+        raise ValueError(
+            f"{name}: attends to all places before, so the stream needs the largest number of "
+            "steps; write jn.stream(net, length)"
+        )
+    limit = np.iinfo(np.int32).max if length is None else length
+    slots = limit if before is None else min(limit, max(before, 1))
+    shape = batch, slots, *k.shape[2:]
+    old = {
+        name: m.state(name, zeros, (*shape[:3], new.shape[-1]), dtype or new.dtype)
+        for name, new in (("keys", k), ("values", v))
+    }
+    at = stream_positions(m, batch, time)
+    if slots == length:
+        check_range(at[:, :1], length, f"{name}: the stream has {length} steps; position")
+    if rotate is not None:
+        q, k = rotate(q, at), rotate(k, at)
+    end = at[:, :1] + (time if steps is None else steps[:, None])
+    stays = (at < end) & (at >= end - slots) if slots < limit else (at < end) & (at < limit)
+    slot = jnp.where(stays, at % slots, slots)  # beyond the slots: dropped
+    rows = np.arange(batch)[:, None]
+    now = {
+        name: old[name].at[rows, slot].set(new.astype(old[name].dtype), mode="drop")
+        for name, new in (("keys", k), ("values", v))
+    }
+    for name, value in now.items():
+        m.update(name, value)
+    if slots == length:  # nothing was overwritten
+        k, v = now["keys"].astype(q.dtype), now["values"].astype(q.dtype)
+        places = jnp.broadcast_to(np.arange(slots), (batch, slots))
+    else:  # a query may need a place that a later step of this chunk overwrites
+        k = jnp.concatenate([old["keys"].astype(q.dtype), k], 1)
+        v = jnp.concatenate([old["values"].astype(q.dtype), v], 1)
+        last = at[:, :1] - 1
+        places = jnp.concatenate([last - (last - np.arange(slots)) % slots, at], 1)
+    places, query = places[:, None, None], at[:, None, :, None]
+    seen = (places >= 0) & (places <= query)
+    if before is not None:
+        seen &= places >= query - before
+    return Kept(q, k, v, seen, at < limit)

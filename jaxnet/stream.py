@@ -1,0 +1,119 @@
+"""A causal net over a sequence that arrives in chunks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, State, as_layer, compose
+from jaxnet.core.compose import Stream
+from jaxnet.services.checks import abstract, at_least, check_dict, check_dtype, check_options
+from jaxnet.services.trees import PyTree, describe, flat
+
+
+def stream(
+    net: Layer | Callable[..., Any],
+    length: int | None = None,
+    *,
+    ragged: bool = False,
+    dtype: Any = None,
+) -> Layer:
+    """Return a causal net that takes its sequence in chunks of any length.
+
+    The params are those of the net. The state also holds what later chunks need: keys and values
+    of attention, carries of recurrent layers, the last inputs of causal convolutions, and
+    positions. For any division into chunks, the outputs put together equal those of the whole
+    sequence in evaluation. Begin with `start_stream`.
+
+    A layer whose outputs depend on later inputs raises. A function of your own is applied to each
+    chunk as it is, so it must treat each step by itself; `jn.inspect.check_stream` finds those that
+    do not. Write `m.whole(layer, x)` for a part that gets its whole input at each call, such as an
+    encoder. A layer that is called twice in one forward function and keeps something raises.
+
+    Args:
+      net: Any layer of (batch, time, ...).
+      length: Largest number of steps of all chunks together; for attention without a window.
+      ragged: Whether the input is (x, steps), with integers (batch,): the steps of this chunk that
+        count. Those after them change no state, and their outputs are of no use.
+      dtype: Dtype of kept keys and values, such as jnp.bfloat16.
+
+    Raises:
+      ValueError: If a layer is not causal, or if the stream is full. Inside `jit` the outputs
+        beyond `length` are NaN.
+
+    Example:
+      >>> net = jn.serial(jn.multi_head_attention(2, causal=True, rotary=True), jn.gru(4))
+      >>> x = jax.random.normal(jax.random.key(1), (3, 7, 8))
+      >>> params, state = net.init(jax.random.key(0), x)
+      >>> whole, _ = net.apply(params, state, x)
+      >>> stream = jn.stream(net, length=7)
+      >>> state = jn.start_stream(stream, x, state)
+      >>> first, state = stream.apply(params, state, x[:, :5])
+      >>> rest, state = stream.apply(params, state, x[:, 5:])
+      >>> bool(jnp.allclose(jnp.concatenate([first, rest], 1), whole, atol=1e-5))
+      True
+    """
+    net = as_layer(net, "stream", "net")
+    if length is not None:
+        at_least("stream", "length", length)
+    check_options("stream", ragged=ragged)
+    if dtype is not None:
+        check_dtype("stream", dtype)
+
+    def forward(m, given):
+        x, steps = _ragged(given) if ragged else (given, None)
+        chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
+        m.stream = Stream(length, dtype, steps, chunk)
+        return m.inline(net, x)
+
+    return compose(forward, name=net.name, kind="stream")
+
+
+def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
+    """Return the state of a stream before its first chunk.
+
+    Args:
+      stream: Layer made by `jn.stream`.
+      x: Chunk or its spec, of any number of steps.
+      state: State of the trained net, such as the statistics of batch norm; without it that of a
+        fresh net.
+
+    Returns:
+      The entries of `state`, and zeros for what the stream keeps.
+
+    Raises:
+      ValueError: If `state` has an entry that the stream does not have, or of another shape.
+
+    Example:
+      >>> stream = jn.stream(jn.lstm(4))
+      >>> jax.tree.map(jnp.shape, jn.start_stream(stream, jn.spec((2, 1, 3))))
+      {'c': (2, 4), 'h': (2, 4)}
+    """
+    given = {} if state is None else state
+    check_dict("start_stream", "state", given)
+    x = abstract(x, "start_stream")
+    # The compiled program holds no params: nothing depends on them.
+    fresh = jax.jit(lambda key: stream.init(key, x)[1])(jax.random.key(0))
+    found, needed = dict(flat(given)), dict(flat(fresh))
+    wrong = [
+        f"  {path}: expected {describe(needed[path]) if path in needed else 'no entry'}, "
+        f"got {describe(value)}"
+        for path, value in found.items()
+        if path not in needed or needed[path].shape != np.shape(value)
+    ]
+    if wrong:
+        raise ValueError("\n".join(["start_stream: the state does not fit the stream:", *wrong]))
+    leaves = [found.get(path, leaf) for path, leaf in flat(fresh)]
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _ragged(given: PyTree) -> tuple[PyTree, jax.Array]:
+    fits = isinstance(given, tuple | list) and len(given) == 2 and hasattr(given[1], "dtype")
+    if not fits or not jnp.issubdtype(given[1].dtype, jnp.integer) or len(given[1].shape) != 1:
+        raise ValueError(
+            "stream: with ragged=True the input is (x, steps), with integers (batch,), got "
+            f"{describe(given)}"
+        )
+    return given[0], given[1]

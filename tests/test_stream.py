@@ -1,0 +1,274 @@
+"""Chunks of a sequence give what the whole sequence gives, or the layer says why not."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from tests.catalogue import ROWS, Row, fill
+
+KEY = jax.random.key(0)
+
+
+def first(given):
+    """The leaf whose axis of time is divided."""
+    return given[0] if isinstance(given, tuple) else given
+
+
+def cut(given, start, stop):
+    """A chunk; a mask of all queries is cut with them, a memory and its lengths are not."""
+    if not isinstance(given, tuple):
+        return given[:, start:stop]
+    x, *rest = given
+    rest = [a[:, start:stop] if a.dtype == bool and a.ndim == 3 else a for a in rest]
+    return (x[:, start:stop], *rest)
+
+
+def in_chunks(net, params, state, x, sizes, **options):
+    """The outputs of all chunks, joined, and the state after them."""
+    stream = jn.stream(net, **options)
+    state = jn.start_stream(stream, cut(x, 0, 1), state)
+    apply = jax.jit(stream.apply)
+    outputs, start = [], 0
+    for size in sizes:
+        y, state = apply(params, state, cut(x, start, start + size))
+        outputs.append(first(y))
+        start += size
+    assert start == first(x).shape[1]
+    return jnp.concatenate(outputs, 1), state
+
+
+def has_time(row: Row) -> bool:
+    x = first(row.x)
+    if isinstance(row.x, dict) or not hasattr(x, "shape"):
+        return False
+    return len(x.shape) > 2 or (len(x.shape) == 2 and x.dtype == jnp.int32)
+
+
+# Lengths belong to a whole sequence: the law divides x alone.
+WITH_LENGTHS = (
+    "lstm", "gru", "recurrent", "bidirectional", "time_distributed", "last_step", "hmm",
+    "transformer_block",
+)  # fmt: skip
+KEEPS = {
+    "dense-no-bias", "conv-signal", "batch_norm", "layer_norm", "rms_norm", "local_response_norm",
+    "l2_pool_channels", "spatial_dropout", "embedding", "embedding-tied", "learned_positions",
+    "sinusoidal_positions", "additive_attention", "multi_head_attention",
+    "multi_head_attention-cross", "transformer_block-decoder", "rnn", "lstm", "lstm-lengths", "gru",
+    "gru-reset", "recurrent", "time_distributed", "random_fourier",
+}  # fmt: skip
+SLOW = {"rnnsearch", "translation_transformer", "cifar_resnet", "yolo", "lenet5"}
+TIMED = [
+    pytest.param(row, id=row.id, marks=pytest.mark.slow if row.id in SLOW else ())
+    for row in ROWS
+    if has_time(row)
+]
+
+
+@pytest.mark.parametrize("row", TIMED)
+def test_a_row_keeps_the_law_or_says_why_not(x64, row: Row):
+    x = fill(row, jnp.float64)
+    if row.id.startswith(WITH_LENGTHS) and isinstance(x, tuple) and len(x) == 2:
+        x = x[0]
+    net = row.make()
+    params, state = net.init(KEY, x)
+    whole, _ = net.apply(params, state, x)
+    time = first(x).shape[1]
+    sizes = [1, time - 2, 1] if time > 2 else [1] * time
+    if row.id not in KEEPS:
+        words = "images of shape" if row.id == "lenet5" else "in a stream"
+        with pytest.raises(ValueError, match=words):
+            in_chunks(net, params, state, x, sizes, length=time)
+        return
+    chunks, _ = in_chunks(net, params, state, x, sizes, length=time)
+    np.testing.assert_allclose(chunks, first(whole), rtol=1e-12, atol=1e-12)
+
+
+def test_the_list_has_only_rows_of_the_catalogue():
+    assert {row.id for row in ROWS} >= KEEPS
+
+
+blocks = partial(jn.transformer_block, 2, 12, causal=True)
+attention = partial(jn.multi_head_attention, 4, causal=True)
+NETS = {
+    "windows": lambda: attention(window=(2, 0), kv_heads=2, rotary=True),
+    "a window of nothing": lambda: attention(window=0),
+    "a window without causal": lambda: jn.multi_head_attention(2, window=(3, 0), softcap=2.0),
+    "heads": lambda: attention(kv_heads=1, head_size=6, scale=0.3, softcap=3.0),
+    "rotation": lambda: attention(rotary=partial(jn.rotary, base=50.0, size=2)),
+    "block": lambda: blocks(rotary=True, gated=True, norm=jn.rms_norm),
+    "post": lambda: blocks(norm_first=False, window=(1, 0)),
+    "repeat": lambda: jn.repeat(jn.serial(blocks(), jn.lstm(8)), 2),
+    "remat, freeze": lambda: jn.freeze(jn.remat(blocks())),
+    "freeze by path": lambda: jn.freeze(blocks(), "*/bias"),
+    "ensemble": lambda: jn.serial(jn.ensemble(jn.gru(8), 2), lambda x: x[0] + x[1]),
+    "weight norm": lambda: jn.weight_norm(jn.residual(jn.conv(8, 3, padding="CAUSAL"))),
+    "dilated": lambda: jn.conv(6, 3, padding="CAUSAL", dilation=3, groups=2),
+    "long window": lambda: jn.depthwise_conv(9, padding="CAUSAL"),
+    "pairs": lambda: jn.conv(3, 4, padding=[(3, 0)], use_bias=False),
+    "a cell": lambda: jn.recurrent(jn.lstm_cell(5)),
+    "stack": lambda: jn.stack_rnn(jn.gru(5, reset_after=False), jn.rnn(3), jn.lstm(4)),
+    "norm": lambda: jn.serial(jn.dense(6), jn.batch_norm(), jax.nn.relu, jn.gru(3)),
+    "positions": lambda: jn.serial(jn.sinusoidal_positions(), jn.learned_positions(20), blocks()),
+    "param": lambda: jn.compose(
+        lambda m, x: m(jn.gru(8), x) * m.param("scale", jn.initializers.ones, (8,)), name="scaled"
+    ),
+    "collect": lambda: jn.serial(jn.collect(jn.gru(8)), lambda given: given[0]),
+}  # fmt: skip
+
+
+def draw(make, x):
+    net = make()
+    params, state = net.init(KEY, x)
+    return net, params, state
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_chunks_of_any_length_give_the_whole(x64, make):
+    x = jax.random.normal(jax.random.key(1), (2, 11, 8), jnp.float64)
+    net, params, state = draw(make, x)
+    whole, _ = jax.jit(net.apply)(params, state, x)
+    for sizes in ([11], [1, 6, 1, 3]):
+        chunks, _ = in_chunks(net, params, state, x, sizes, length=11)
+        np.testing.assert_allclose(chunks, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_single_steps_in_a_scan_and_the_gradient_through_chunks(x64):
+    x = jax.random.normal(jax.random.key(1), (2, 9, 8), jnp.float64)
+    net, params, state = draw(lambda: jn.serial(blocks(rotary=True), jn.lstm(4)), x)
+    stream = jn.stream(net, 9)
+    empty = jn.start_stream(stream, x, state)
+
+    def steps(params):
+        def step(state, x):
+            y, state = stream.apply(params, state, x[:, None])
+            return state, y[:, 0]
+
+        return jax.lax.scan(step, empty, x.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+    loss = lambda y: jnp.sin(y).sum()  # noqa: E731
+    whole = lambda params: net.apply(params, state, x)[0]  # noqa: E731
+    np.testing.assert_allclose(jax.jit(steps)(params), whole(params), rtol=1e-12, atol=1e-12)
+    ours = jax.jit(jax.grad(lambda params: loss(steps(params))))(params)
+    theirs = jax.jit(jax.grad(lambda params: loss(whole(params))))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: jn.serial(jn.learned_positions(20), blocks(rotary=True), jn.gru(4)),
+        lambda: jn.serial(blocks(window=(2, 0)), jn.conv(5, 3, padding="CAUSAL", dilation=2)),
+        lambda: jn.recurrent(jn.lstm_cell(5)),
+    ],
+    ids=["attention", "windows", "cell"],
+)
+def test_every_example_has_its_own_number_of_steps(x64, make):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 13, 8)))
+    net, params, state = draw(make, x)
+    whole, _ = net.apply(params, state, x)
+    stream = jn.stream(net, 13, ragged=True)
+    state = jn.start_stream(stream, (x, jnp.zeros(3, int)), state)
+    apply, done = jax.jit(stream.apply), np.zeros(3, int)
+    for steps in ([4, 0, 2], [1, 3, 4], [0, 0, 0], [4, 4, 1], [4, 4, 4]):
+        chunk = np.full((3, 4, 8), 77.0)  # what does not count reaches nothing
+        for i, n in enumerate(steps):
+            chunk[i, :n] = x[i, done[i] : done[i] + n]
+        y, state = apply(params, state, (jnp.asarray(chunk), jnp.asarray(steps)))
+        for i, n in enumerate(steps):
+            np.testing.assert_allclose(y[i, :n], whole[i, done[i] : done[i] + n], 1e-10, 1e-11)
+            done[i] += n
+
+
+def test_a_full_stream_raises_and_gives_nan_inside_jit():
+    x = jnp.ones((2, 6, 8))
+    net, params, state = draw(attention, x)
+    stream = jn.stream(net, 4)
+    state = jn.start_stream(stream, x, state)
+    y, _ = jax.jit(stream.apply)(params, state, x)
+    assert np.isfinite(y[:, :4]).all() and np.isnan(y[:, 4:]).all()
+    _, state = stream.apply(params, state, x[:, :4])
+    with pytest.raises(ValueError, match="multi_head_attention: the stream has 4 steps"):
+        stream.apply(params, state, x[:, :1])
+    windowed = jn.stream(attention(window=(1, 0)))  # needs no length
+    state = jn.start_stream(windowed, x)
+    for _ in range(3):
+        y, state = windowed.apply(params, state, x)
+    assert np.isfinite(y).all() and state["keys"].shape == (2, 1, 4, 2)
+
+
+def test_kept_keys_may_be_narrow():
+    x = jax.random.normal(jax.random.key(1), (2, 6, 8))
+    net, params, state = draw(attention, x)
+    whole, _ = net.apply(params, state, x)
+    chunks, after = in_chunks(net, params, state, x, [2, 4], length=6, dtype=jnp.bfloat16)
+    assert after["keys"].dtype == jnp.bfloat16 and chunks.dtype == jnp.float32
+    np.testing.assert_allclose(chunks, whole, rtol=0.05, atol=0.05)
+
+
+def test_the_state_is_the_nets_and_what_is_kept():
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.gru(3))
+    x = jnp.ones((2, 5, 4))
+    params, state = net.init(KEY, x)
+    trained = jax.tree.map(lambda a: a + 2, state)
+    stream = jn.stream(net)
+    start = jn.start_stream(stream, x, trained)
+    assert jax.tree.map(jnp.shape, start["gru"]) == {"h": (2, 3)}
+    np.testing.assert_array_equal(start["batch_norm"]["var"], trained["batch_norm"]["var"])
+    np.testing.assert_array_equal(jn.start_stream(stream, x)["batch_norm"]["var"], np.ones(4))
+    same, _ = stream.init(KEY, x)
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    with pytest.raises(ValueError, match="lstm: expected no entry, got .2,. float32"):
+        jn.start_stream(stream, x, {"lstm": jnp.zeros(2)})
+    with pytest.raises(ValueError, match=r"gru/h: expected \(3, 3\), got \(2, 3\)"):
+        stream.apply(params, start, jnp.ones((3, 5, 4)))
+
+
+shared = jn.gru(8, name="shared")
+
+
+@pytest.mark.parametrize(("net", "words"), [
+    (jn.serial(jn.dense(4), lambda x: x.mean(1)), r"serial/lambda: must keep \(batch, time\)"),
+    (jn.serial(shared, shared), "serial/shared: is called twice in a stream"),
+    (jn.multi_head_attention(2), "attends to later places"),
+    (attention(), r"multi_head_attention: .* write jn.stream\(net, length\)"),
+    (jn.conv(3, 3), 'conv: needs padding="CAUSAL"'),
+    (jn.serial(jn.dense(4), jn.bidirectional(jn.gru(2))), "serial/bidirectional: reads each"),
+])  # fmt: skip
+def test_what_does_not_work_in_a_stream_is_said_with_its_path(net, words):
+    x = jnp.ones((2, 5, 8))
+    params, state = net.init(KEY, x)
+    with pytest.raises(ValueError, match=words):
+        in_chunks(net, params, state, x, [3, 2])
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="stream: length must be at least 1"):
+        jn.stream(jn.gru(3), 0)
+    with pytest.raises(ValueError, match=r"with ragged=True the input is \(x, steps\)"):
+        jn.start_stream(jn.stream(jn.gru(3), ragged=True), jnp.ones((2, 3, 4)))
+    stream = jn.stream(jn.gru(3))
+    params, state = stream.init(KEY, jnp.ones((2, 3, 4)))
+    with pytest.raises(ValueError, match="gru: in a stream the carry is in the state"):
+        stream.apply(params, state, {"x": jnp.ones((2, 3, 4)), "initial": jnp.ones((2, 3))})
+
+
+def test_a_part_outside_the_stream_gets_its_whole_input_at_each_call(x64):
+    def forward(m, given):
+        source, target = given
+        memory = m.whole(jn.bidirectional(jn.gru(4)), source)
+        return m(jn.multi_head_attention(2), (m(jn.gru(8), target), memory))
+
+    net = jn.compose(forward, name="translator")
+    source, target = jax.random.normal(jax.random.key(1), (2, 3, 5, 8), jnp.float64)
+    params, state = net.init(KEY, (source, target))
+    whole, _ = net.apply(params, state, (source, target))
+    stream = jn.stream(net)
+    state = jn.start_stream(stream, (source, target))
+    a, state = stream.apply(params, state, (source, target[:, :2]))
+    b, state = stream.apply(params, state, (source, target[:, 2:]))
+    np.testing.assert_allclose(jnp.concatenate([a, b], 1), whole, rtol=1e-12, atol=1e-12)
