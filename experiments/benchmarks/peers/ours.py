@@ -75,11 +75,11 @@ def unit(name: str, features: int, size: int = 3, strides: int = 1, groups: int 
 
 def mobile(net: MobileNet, m, x):
     before = x
-    for name, size, inputs, features, strides, bends in net.units():
+    for name, size, inputs, features, strides, limited in net.units():
         before = x if name.endswith("wide") else before
         groups = inputs if size == 3 and inputs == features else 1
         x = m(unit(name, features, size, strides, groups), x)
-        x = jax.nn.relu6(x) if bends else x
+        x = jax.nn.relu6(x) if limited else x
         x = x + before if name.endswith("narrow") and x.shape == before.shape else x
     return m(jn.dense(CLASSES, name="output"), x.mean((1, 2)))
 

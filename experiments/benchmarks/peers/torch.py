@@ -194,10 +194,10 @@ class Module(nn.Module):
                 x = x.mean((2, 3))
             case MobileNet():
                 before = x
-                for name, *_, bends in self.net.units():
+                for name, *_, limited in self.net.units():
                     before = x if name.endswith("wide") else before
                     x = getattr(self, name)(x)
-                    x = F.relu6(x) if bends else x
+                    x = F.relu6(x) if limited else x
                     same = name.endswith("narrow") and x.shape == before.shape
                     x = x + before if same else x
                 x = x.mean((2, 3))
