@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, State, as_layer, compose
-from jaxnet.core.compose import Stream
+from jaxnet.core.compose import Stream, Watch
+from jaxnet.core.errors import here
 from jaxnet.services.checks import abstract, at_least, check_dict, check_dtype, check_options
 from jaxnet.services.trees import PyTree, describe, flat
 
@@ -64,8 +65,8 @@ def stream(
 
     def forward(m, given):
         x, steps = _ragged(given) if ragged else (given, None)
-        chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
-        m.stream = Stream(length, dtype, steps, chunk)
+        m = m.watched(Watch(_checked(x), transforms=True))
+        m.stream = Stream(length, dtype, steps)
         return m.inline(net, x)
 
     return compose(forward, name=net.name, kind="stream")
@@ -107,6 +108,19 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
         raise ValueError("\n".join(["start_stream: the state does not fit the stream:", *wrong]))
     leaves = [found.get(path, leaf) for path, leaf in flat(fresh)]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _checked(x: PyTree) -> Callable[..., PyTree]:
+    """Raises for plain functions that change (batch, time): they know nothing of the stream."""
+    chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
+
+    def see(path, layer, x, y):
+        kept = getattr(y, "shape", chunk)[:2] == chunk
+        if layer.kind == "function" and getattr(x, "shape", ())[:2] == chunk and not kept:
+            raise ValueError(f"{here()}: must keep (batch, time) = {chunk} in a stream")
+        return y
+
+    return see
 
 
 def _ragged(given: PyTree) -> tuple[PyTree, jax.Array]:

@@ -184,32 +184,6 @@ def test_every_example_has_its_own_number_of_steps(x64, make):
             done[i] += n
 
 
-def test_a_full_stream_raises_and_gives_nan_inside_jit():
-    x = jnp.ones((2, 6, 8))
-    net, params, state = draw(attention, x)
-    stream = jn.stream(net, 4)
-    state = jn.start_stream(stream, x, state)
-    y, _ = jax.jit(stream.apply)(params, state, x)
-    assert np.isfinite(y[:, :4]).all() and np.isnan(y[:, 4:]).all()
-    _, state = stream.apply(params, state, x[:, :4])
-    with pytest.raises(ValueError, match="multi_head_attention: the stream has 4 steps"):
-        stream.apply(params, state, x[:, :1])
-    windowed = jn.stream(attention(window=(1, 0)))  # needs no length
-    state = jn.start_stream(windowed, x)
-    for _ in range(3):
-        y, state = windowed.apply(params, state, x)
-    assert np.isfinite(y).all() and state["keys"].shape == (2, 1, 4, 2)
-
-
-def test_kept_keys_may_be_narrow():
-    x = jax.random.normal(jax.random.key(1), (2, 6, 8))
-    net, params, state = draw(attention, x)
-    whole, _ = net.apply(params, state, x)
-    chunks, after = in_chunks(net, params, state, x, [2, 4], length=6, dtype=jnp.bfloat16)
-    assert after["keys"].dtype == jnp.bfloat16 and chunks.dtype == jnp.float32
-    np.testing.assert_allclose(chunks, whole, rtol=0.05, atol=0.05)
-
-
 def test_the_state_is_the_nets_and_what_is_kept():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.gru(3))
     x = jnp.ones((2, 5, 4))

@@ -66,13 +66,11 @@ class Stream(NamedTuple):
       length: Largest number of steps in all chunks together; None if nothing needs it.
       dtype: Dtype of kept keys and values; None is that of the computation.
       steps: Number of steps of this chunk that count, (batch,); None is all.
-      chunk: The (batch, time) of this chunk.
     """
 
     length: int | None
     dtype: Any
     steps: Any
-    chunk: tuple[int, ...]
 
 
 class Scope:
@@ -101,8 +99,6 @@ class Scope:
                     return _zeros(_output(layer, x, watch.skipped))
             self._counts[name] = count = self._counts.get(name, -1) + 1
             y = self._run(layer, name, x, self._fold(name, count))
-            if self.stream is not None and layer is not given:
-                _check_steps(self.stream.chunk, x, y)
             for watch in self._watches:
                 y = watch.see(calls()[watch.depth :], layer, x, y)
             return y
@@ -246,8 +242,8 @@ class Scope:
         if state and not _is_same(given, state):
             if self.stream is not None and self._counts.get(name, 0):
                 raise ValueError(
-                    f"{here()}: is called twice in a stream, where each call keeps a state of its "
-                    "own; make a second layer, with a name of its own"
+                    f"{here()}: is called twice in a stream, where each call keeps another state; "
+                    "make a second layer"
                 )
             _check_outside_loops(f"m({layer.name}, x), a layer that changes its state,")
         for entry in [entry for entry in state if entry.startswith(SOWN)]:
@@ -335,14 +331,6 @@ def _apply_pair(layer: Layer, params: Params, state: State, x: PyTree, key, trai
     kept = {name: value for name, value in result[1].items() if not name.startswith(SOWN)}
     check_kept(shapes_of(state), shapes_of(kept))
     return result
-
-
-def _check_steps(chunk: tuple[int, ...], x: PyTree, y: PyTree) -> None:
-    """Raises if a function that knows no streams changes (batch, time)."""
-    if getattr(x, "shape", ())[:2] == chunk != getattr(y, "shape", chunk)[:2]:
-        raise ValueError(
-            f"{here()}: must keep (batch, time) = {chunk} in a stream, got {jnp.shape(y)}"
-        )
 
 
 def _output(layer: Layer, x: PyTree, memo: Memo) -> PyTree:

@@ -46,7 +46,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         `jit`, where that is not known, `fits` is False.
     """
     batch, time = q.shape[:2]
-    length, dtype, steps, _ = m.stream
+    length, dtype, steps = m.stream
     if length is None and before is None:
         raise ValueError(
             f"{name}: attends to all places before, so the stream needs the largest number of "
