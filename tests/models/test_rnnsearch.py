@@ -11,6 +11,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search, greedy
 from jaxnet.models import rnnsearch, rnnsearch_steps
+from tests import layer_values
 
 SIZES = {"embedding_features": 4, "features": 5, "attention_features": 6, "readout_features": 3}
 KINDS = {
@@ -127,6 +128,30 @@ def test_is_the_same_in_pytorch(x64, kind):  # torch 2.13.0
     jax.tree.map(
         lambda g, p: np.testing.assert_allclose(g, p.grad, rtol=1e-9, atol=1e-11), grads, theirs
     )
+
+
+@pytest.mark.fast_cases("attention")
+@kinds
+def test_model_and_steps_have_the_values_of_numpy(kind):
+    """As one program, in which the step is compiled once."""
+    weighed = kind.get("attention", True)
+    net, params = drawn(**kind, return_weights=weighed)
+    start, step = rnnsearch_steps(10, 9, **SIZES, **kind, return_weights=weighed)
+
+    @jax.jit
+    def run(params):
+        def one(carry, tokens):
+            return step(params, carry, tokens)
+
+        _, steps = jax.lax.scan(one, start(params, *GIVEN[:2]), GIVEN[2].T)
+        return net.apply(params, {}, GIVEN)[0], jax.tree.map(lambda a: a.swapaxes(0, 1), steps)
+
+    wide = jax.tree.map(partial(np.asarray, dtype=float), params)
+    given = SOURCE, LENGTHS, TARGET
+    wanted = layer_values.rnnsearch(wide, *given, attends=weighed, maxout=weighed)
+    for found in run(params):
+        found = found if weighed else (found, None)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, wanted)
 
 
 @pytest.mark.slow
