@@ -1,5 +1,6 @@
 """RNNsearch against the same in PyTorch, sentence by sentence, and step by step."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search, greedy
 from jaxnet.models import rnnsearch, rnnsearch_steps
+from jaxnet.models.rnnsearch import _parts
 from tests import layer_values
 
 SIZES = {"embedding_features": 4, "features": 5, "attention_features": 6, "readout_features": 3}
@@ -31,6 +33,19 @@ def drawn(**options):
     params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
     random = np.random.default_rng(0)
     return net, jax.tree.map(lambda p: jnp.asarray(0.7 * random.normal(size=p.shape)), params)
+
+
+def test_model_and_steps_have_the_same_defaults():
+    public, shared = (
+        {name: p.default for name, p in inspect.signature(f).parameters.items()}
+        for f in (rnnsearch, _parts)
+    )
+    names = "embedding_features", "features", "attention_features", "readout_features", "maxout"
+    wanted = dict(zip(names, (620, 1000, None, 500, True), strict=True))
+    assert {name: public[name] for name in names} == wanted
+    assert {name: shared[name] for name in names} == wanted
+    assert public["attention"] is shared["attention"] is True
+    assert public["dropout_rate"] == shared["dropout_rate"] == 0
 
 
 @pytest.mark.slow

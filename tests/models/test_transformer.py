@@ -1,5 +1,6 @@
 """The translating transformer: against PyTorch's layers, step by step, and with padding."""
 
+import inspect
 import math
 from functools import partial
 
@@ -10,6 +11,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models import translation_transformer, translation_transformer_steps
+from jaxnet.models.transformer import _parts
 from tests import layer_values
 
 SIZES = {"layers": 2, "features": 8, "heads": 2, "mlp_features": 12, "dropout_rate": 0.0}
@@ -37,6 +39,17 @@ def test_the_papers_size():
     decoder = 6 * (2 * attention + mlp + 3 * norm) + norm
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert state == {} and count == 2 * 37_000 * d + encoder + decoder
+
+
+def test_model_and_steps_have_the_same_defaults():
+    public, shared = (
+        {name: p.default for name, p in inspect.signature(f).parameters.items()}
+        for f in (translation_transformer, _parts)
+    )
+    names = "layers", "features", "heads", "mlp_features", "dropout_rate"
+    wanted = dict(zip(names, (6, 512, 8, 2048, 0.1), strict=True))
+    assert {name: public[name] for name in names} == wanted
+    assert {name: shared[name] for name in names} == wanted
 
 
 @pytest.mark.long
