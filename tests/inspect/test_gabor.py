@@ -52,6 +52,7 @@ def test_the_search_starts_at_the_peak_of_the_spectrum():
     i, j = np.mgrid[:16, :12]
     bell = np.exp(-(((i - 9) / 3) ** 2) / 2 - ((j - 4) / 2.5) ** 2 / 2)
     images = [np.cos(2 * np.pi * (a * i + b * j) / 64) * bell for a, b in cycles] + [0 * bell]
+    images[0] += 0.3  # a mean is no wave
     starts = _starts(np.array(images))
     assert starts.shape == (5, 6, 8) and (starts[:, :, 6:] == 0).all()
     row, column, angle, frequency, along, across = np.moveaxis(starts[:, :, :6], -1, 0)
@@ -75,7 +76,7 @@ def test_the_search_starts_at_the_peak_of_the_spectrum():
 def test_free_parameters_are_described():
     """The wave a cos + b sin, drawn by hand, is the wave of the amplitude and phase."""
     free = RANDOM.normal(size=(4, 8)).astype(np.float32)
-    free[:, 2] = [0.3, 2.5, 3.5, -1.0]  # of which the last two are turned by half a turn
+    free[:, 2] = [0.3, 7.0, 3.5, -1.0]  # of which the last two are turned by half a turn
     found = _describe(free, (7, 6))
     assert (found.orientation >= 0).all() and (found.orientation < np.pi).all()
     assert (found.amplitude > 0).all()
