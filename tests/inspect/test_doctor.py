@@ -248,23 +248,40 @@ def test_moves_by_hand():
         "usual": (1, 1.0, 40.0, 1e-3), "tenth": (1, 1.0, 1.0, 0.1), "large": (1, 1.0, 1.0, 0.11),
         "millionth": (1, 1.0, 1.0, 1e-6), "small": (1, 1.0, 1.0, 9e-7),
         "zero": (1, 1.0, 0.0, 0.0), "rounding": (1, 1.0, 3e-5, 0.5), "real": (1, 1.0, 5e-5, 0.5),
-        "bias": (1, 1.0, 1.0, 0.5), "nothing": (1, 0.0, 1.0, None), "nan": (1, 1.0, np.nan, 0.01),
+        "bias": (1, 1.0, 1.0, 0.5), "nothing": (1, 0.0, 1.0, None), "nan": (1, 1.0, np.nan, 0.5),
     }  # fmt: skip
     assert _moves(entries) == [
         "the gradient is not finite: nan",
         "the gradient is 0, or rounding, on all batches: rounding, zero",
-        "an update moves the weights by more than 10%: large, real",
+        "an update moves the weights by more than 10%: large, real, nan",
         "an update moves the weights by less than 1e-06 of their size: small",
     ]
 
 
+@pytest.mark.parametrize(("evaluated", "told"), [(2.0005, False), (2.0015, True)])
+def test_evaluation_may_cost_twice_as_much_as_training(evaluated, told):
+    def init(key, batch):
+        return {"kernel": jnp.ones(())}, {"n": jnp.zeros(())}
+
+    def apply(params, state, batch, *, key=None, train=False):
+        values = params["kernel"] * (1.0 if train else evaluated) * jnp.ones(len(batch))
+        return (values, {}), {"n": state["n"] + train}
+
+    trainer = jn.trainer(jn.Layer(init, apply, "objective", "mine"), optax.sgd(1e-3))
+    x = jnp.ones((4, 2))
+    found = doctor(trainer, trainer.init(jax.random.key(0), x), x).findings
+    assert ["do not describe the data" in finding for finding in found] == [True] * told
+
+
 def test_state_by_hand():
-    before = {"n": np.zeros(2), "mean": np.zeros(1), "var": np.ones(2), "x": {"var": np.zeros(2)}}
+    before = {"n": np.zeros(2), "mean": np.zeros(1), "var": np.ones(2), "x": {"var": np.ones(2)}}
+    before |= {"lost": np.full(1, np.nan)}
     moved = jax.tree.map(lambda a: a + 1, before)
     still, fresh = _stale(before, (before | {"x": moved["x"]}, before | {"n": moved["n"]}), 3)
-    assert "the state mean, var: is" in still
-    assert fresh.startswith("after 3 steps these") and fresh.endswith("uses them: mean, var")
-    assert _stale(before, (moved, before), 0) == []
+    assert "the state lost, mean, var: is" in still
+    assert fresh.startswith("after 3 steps these") and fresh.endswith("uses them: mean, var, x/var")
+    other = moved | {"lost": np.zeros(1)}
+    assert _stale(before, (other, before), 0) == []
 
 
 def test_compilations_by_hand():
