@@ -94,12 +94,15 @@ def test_the_stride_is_between_whole_ends(here, beside, stride):
 
 def test_parameters_that_let_everything_through():
     spec = {"kernel": (3, 2, 5), "bias": (5,), "scale": (5,), "empty": (0, 0)}
+    spec |= {"dense": (4, 5), "one": (6, 1), "single": (1, 5)}
     found = jax.tree_util.tree_map_with_path(
         _positive, {name: jn.spec(shape) for name, shape in spec.items()}
     )
     assert {name: a.shape for name, a in found.items()} == spec
     assert (found["kernel"] == np.float32(1 / 6)).all() and found["kernel"].dtype == np.float32
     assert (found["bias"] == 0).all() and (found["scale"] == 1).all()
+    for name, wanted in (("dense", 1 / 4), ("one", 1 / 6), ("single", 1)):
+        assert (found[name] == np.float32(wanted)).all()
 
 
 @pytest.mark.slow
