@@ -251,5 +251,6 @@ def test_an_entry_by_hand():
     bound = 10 * tolerance * 3 + 2 * 7 * noise  # a thousandth of the slope, and the rounding
     assert (kinks(3, 3 - 0.97 * bound), kinks(3, 3 - 1.03 * bound)) == (0, 1)
     assert (kinks(-3 + 0.97 * bound, -3), kinks(-3 + 1.03 * bound, -3)) == (0, 1)
+    assert (kinks(0.97 * 14 * noise, 0), kinks(1.03 * 14 * noise, 0)) == (0, 1)  # of a flat place
     assert _entry("a", np.zeros(0), np.zeros(0, int), [np.zeros(0), 7.0, np.zeros(0)],
                   np.zeros(0), tolerance) == ("a", 0, 0, 0, 0.0, (), 0.0, 0.0)  # fmt: skip
