@@ -764,8 +764,11 @@ def wave_is_found_again(gabor_fit: Function) -> None:
     v = -columns * np.sin(0.7) + rows * np.cos(0.7)
     image = 1.5 * np.exp(-((u / 2) ** 2 + (v / 3) ** 2) / 2) * np.cos(2 * np.pi * 0.15 * u + 1)
     close(np.abs(true.draw(12, 11)), np.abs(image), 1e-3)
-    fitted, r2 = gabor_fit(image[:, :, None])
-    assert r2[0] > 0.999
+    fitted, r2 = gabor_fit(np.stack([image, 0 * image, 100 * image + 40], -1))
+    assert r2[0] > 0.999 and r2[1] == 0
+    close(fitted.amplitude[0], 1.5, 1e-2)
+    left = 100 * image + 40 - np.asarray(fitted.draw(12, 11))[..., 2]
+    close(r2[2], 1 - np.square(left).sum() / image.size / (1e4 * image.var()), 1e-3)
     close([fitted.row[0], fitted.column[0], fitted.orientation[0]], [5, 6, 0.7], 1e-2)
     close([fitted.sigma_along[0], fitted.sigma_across[0]], [2, 3], 1e-2)
 

@@ -295,15 +295,16 @@ def block(p, x, attend, norm_first=True):
     return add(lambda x: dense(p["mlp_out"], gelu(dense(p["mlp_in"], x))), p["mlp_norm"], x)
 
 
-def decoder_block(p, x, memory, lengths):
-    """In evaluation: causal, then to the memory, then a gated MLP."""
+def decoder_block(p, x, memory, lengths, norm=rms_norm, gated=True):
+    """In evaluation: causal, then to the memory, then an MLP."""
     causal = near(x.shape[1], x.shape[1], 0)
-    y = rms_norm(p["attention_norm"], x)
+    y = norm(p["attention_norm"], x)
     x = x + attention(p["attention"], y, y, causal)[0]
-    y = rms_norm(p["cross_norm"], x)
+    y = norm(p["cross_norm"], x)
     x = x + attention(p["cross_attention"], y, memory, until(lengths, memory.shape[1]))[0]
-    y = rms_norm(p["mlp_norm"], x)
-    return x + dense(p["mlp_out"], gelu(dense(p["mlp_in"], y)) * dense(p["mlp_gate"], y))
+    y = norm(p["mlp_norm"], x)
+    gate = dense(p["mlp_gate"], y) if gated else 1
+    return x + dense(p["mlp_out"], gelu(dense(p["mlp_in"], y)) * gate)
 
 
 # Recurrence: steps of (params, carry, x) -> carry.
@@ -452,6 +453,64 @@ def chain(p, scores, lengths):
             alpha = alpha @ move * one[t]
         found.append(math.log(alpha.sum()) if n else 0.0)
     return np.array(found)
+
+
+# Models of the layers above, in evaluation.
+
+
+def lenet5(p, x):
+    x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))  # 28x28 pixels
+    for layer in ("c1", "c3"):
+        x = pool(np.max, np.maximum(conv(p[layer], x, (1, 1), ((0, 0),) * 2), 0), (2, 2), (2, 2))
+    x = x.reshape(len(x), -1)
+    for layer in ("c5", "f6"):
+        x = np.maximum(dense(p[layer], x), 0)
+    return dense(p["output"], x)
+
+
+def yolo(p, s, x, train):
+    x = conv(p["conv"], x, (2, 2), sames(x, (3, 3), (2, 2)))
+    x = conv(p["head_1"], x, (1, 1), sames(x, (3, 3), (1, 1)))
+    x = batch_norm(p["norm_1"], s["norm_1"], x, train)
+    return sigmoid(conv(p["output"], np.where(x > 0, x, 0.1 * x), (1, 1), ((0, 0),) * 2))
+
+
+def rnnsearch(p, source, lengths, target, attends=True, maxout=True):
+    """(logits, weights of the attention or None)."""
+    e, source, target = p["encoder"], np.asarray(source), np.asarray(target)
+    read, x = e["bidirectional"], e["embedding"]["embedding"][source]
+    there, end = over_time(gru_step, read["forward"], x, lengths)
+    back, begin = over_time(gru_step, read["backward"], backwards(x, lengths), lengths)
+    memory = np.concatenate([there, backwards(back, lengths)], -1)
+    s, logits, all_weights = np.tanh(dense(e["start"], begin)), [], []
+    for y in np.moveaxis(p["target"]["embedding"]["embedding"][target], 1, 0):
+        context = np.concatenate([end, begin], -1)
+        if attends:
+            both = p["decoder"]["attention"] | {"key": e["keys"]}
+            context, weights = additive(both, s, memory, lengths)
+            all_weights.append(weights)
+        s = gru_step(p["decoder"]["gru"], s, np.concatenate([y, context], -1))
+        t = dense(p["readout"]["hidden"], np.concatenate([s, y, context], -1))
+        t = np.maximum(t[:, ::2], t[:, 1::2]) if maxout else np.tanh(t)
+        logits.append(dense(p["readout"]["output"], t))
+    return np.stack(logits, 1), np.stack(all_weights, 1) if attends else None
+
+
+def translation_transformer(p, source, lengths, target):
+    def placed(p, words):
+        x = p["embedding"]["embedding"][np.asarray(words)]
+        return sinusoidal(x * math.sqrt(x.shape[-1]))
+
+    e, d = p["encoder"], p["decoder"]
+    layers = [name for name in e if name.startswith("block_")]
+    x, seen = placed(e, source), until(lengths, np.shape(source)[1])
+    for i in range(len(layers)):
+        one = e[f"block_{i + 1}"]
+        x = block(one, x, lambda y, one=one: attention(one["attention"], y, y, seen)[0])
+    memory, x = layer_norm(e["norm"], x), placed(d, target)
+    for i in range(len(layers)):
+        x = decoder_block(d[f"block_{i + 1}"], x, memory, lengths, layer_norm, gated=False)
+    return layer_norm(d["norm"], x) @ d["embedding"]["embedding"].T
 
 
 def stateless(compute: Value) -> Value:
@@ -610,6 +669,10 @@ VALUES: dict[str, Value] = {
     ),
     "perceptron": stateless(lambda p, x: (dense(p, x) > 0) * 1.0),
     "adaline": stateless(dense),
+    "lenet5": stateless(lenet5),
+    "yolo": yolo,
+    "rnnsearch": stateless(lambda p, x: rnnsearch(p, *x)[0]),
+    "translation_transformer": stateless(lambda p, x: translation_transformer(p, *x)),
     "hmm": stateless(lambda p, x: hmm_of_gaussians(p, *x)),
     "hmm of symbols": stateless(hmm_of_symbols),
     "rbm": stateless(lambda p, x: sigmoid(dense(p, x))),

@@ -52,6 +52,30 @@ def test_the_whole_size_is_as_stored(few):
     np.testing.assert_allclose(x[:2], raw["image"][:2] / 255, rtol=1e-6)
 
 
+def test_areas_are_averaged_and_boxes_padded_alike(monkeypatch):
+    """Two images of 4x6 pixels to 2x3, in each part; one of the right size stays."""
+    x = np.random.default_rng(0).integers(0, 64, (2, 2, 3, 3)).astype(np.uint8)
+    signs = np.tile([[4, -4], [-2, 2]], (2, 3))[..., None]  # of the four pixels of an area
+    large = (np.repeat(np.repeat(x + 8, 2, 1), 2, 2) + signs).astype(np.uint8)
+    counts = {"train": 2, "validation": 3, "test": 1}
+
+    def load(name, split, **options):
+        n = counts[split]
+        box, label = np.float32([[0, 0.25, 0.5, 1]]), [np.arange(n), np.array([2])]
+        box = [np.repeat(box, n, 0), box]
+        image = x if split == "test" else large
+        return {"image": image, "objects": {"bbox": box, "label": label}}
+
+    monkeypatch.setattr(tfds, "load", load)
+    parts = dict(zip(counts, bccd(size=(2, 3)), strict=True))
+    for split, (images, targets) in parts.items():
+        wanted = (x if split == "test" else x + 8) / np.float32(255)
+        np.testing.assert_allclose(images, wanted, rtol=1e-6)
+        assert images.dtype == np.float32 and targets["boxes"].shape == (2, 3, 4)
+        assert (targets["boxes"][1] == [[0, 0.25, 0.5, 1], [0] * 4, [0] * 4]).all()
+    assert parts["train"][1]["classes"].tolist() == [[0, 1, -1], [2, -1, -1]]
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="pass data_dir="):
         bccd(data_dir=tmp_path / "nowhere")

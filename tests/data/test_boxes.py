@@ -41,6 +41,10 @@ def test_there_is_a_row_where_no_image_has_a_box():
 def test_a_rounding_error_may_reach_out_of_the_image():
     targets = pad_boxes([[[-1e-7, 0, 1 + 1e-7, 1]]], [[0]])
     assert targets["classes"].tolist() == [[0]]
+    assert pad_boxes([[[-9e-4, 0, 1.0009, 1]]], [[0]])["classes"].tolist() == [[0]]
+    for box in ([-0.0011, 0, 1, 1], [0, 0, 1, 1.0011]):
+        with pytest.raises(ValueError, match="must be fractions"):
+            pad_boxes([[box]], [[0]])
 
 
 BOX = [0.1, 0.2, 0.3, 0.5]

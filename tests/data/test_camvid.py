@@ -11,12 +11,34 @@ from jaxnet.data.camvid import CLASSES, COLORS, VOID
 pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
 
 
+# As SegNet draws them.
+PUBLISHED = {
+    "sky": [128, 128, 128], "building": [128, 0, 0], "pole": [192, 192, 128],
+    "road": [128, 64, 128], "pavement": [60, 40, 222], "tree": [128, 128, 0],
+    "sign": [192, 128, 128], "fence": [64, 64, 128], "car": [64, 0, 128],
+    "pedestrian": [64, 64, 0], "bicyclist": [0, 128, 192], "void": [0, 0, 0],
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def parts():
     folder = os.environ.get("TFDS_DATA_DIR", "")
     if not os.path.isdir(folder) or "camvid" not in tfds.prepared(folder):
         pytest.skip("CamVid is not in TFDS_DATA_DIR")
     return camvid(data_dir=folder)
+
+
+def test_bytes_become_shares_and_labels_integers(monkeypatch):
+    def load(name, split, **options):
+        image = np.full((1, 2, 3, 3), {"train": 0, "validation": 51, "test": 255}[split], np.uint8)
+        return {"image": image, "segmentation_mask": np.full((1, 2, 3, 1), 11, np.uint8)}
+
+    monkeypatch.setattr(tfds, "load", load)
+    for (x, y), share in zip(camvid(), (0, 0.2, 1), strict=True):
+        np.testing.assert_allclose(x, np.full((1, 2, 3, 3), share), rtol=1e-6)
+        assert (y == VOID).all() and y.shape == (1, 2, 3) and y.dtype == np.int32
+    colours = dict(zip(CLASSES, COLORS.tolist(), strict=True))
+    assert colours == PUBLISHED
 
 
 @pytest.mark.slow

@@ -29,6 +29,21 @@ def test_images_are_scaled_and_labels_narrowed(helper, size, tfds_data_dir, monk
 
 
 @pytest.mark.parametrize("helper", [mnist, cifar10])
+def test_bytes_become_shares(helper, monkeypatch):
+    def load(name, split, **options):
+        assert name == helper.__name__
+        first = {"train": 0, "test": 51}[split]
+        image = np.array([first, 102, 255], np.uint8).reshape(1, 3, 1, 1)
+        return {"image": image, "label": np.array([first])}
+
+    monkeypatch.setattr(tfds, "load", load)
+    (x, y), (x_test, y_test) = helper()
+    np.testing.assert_allclose(x.ravel(), [0, 0.4, 1], rtol=1e-6)
+    np.testing.assert_allclose(x_test.ravel(), [0.2, 0.4, 1], rtol=1e-6)
+    assert x.dtype == np.float32 and y.dtype == np.int32 and (y[0], y_test[0]) == (0, 51)
+
+
+@pytest.mark.parametrize("helper", [mnist, cifar10])
 def test_a_folder_that_is_not_there(helper, tmp_path):
     with pytest.raises(FileNotFoundError, match="pass data_dir="):
         helper(data_dir=tmp_path / "nowhere")

@@ -14,6 +14,7 @@ from jaxnet.data import (
     random_shear,
     warp,
 )
+from jaxnet.data.warp import _real
 
 RANDOM = {
     "rotation": random_rotation(40),
@@ -237,3 +238,8 @@ def test_matrices_and_centres_of_another_shape():
         warp(x, jnp.eye(2))
     with pytest.raises(ValueError, match=r"centre must have shape \(batch, 2\) with batch = 2"):
         warp(x, jnp.stack([jnp.eye(2)] * 2), jnp.zeros((3, 2)))
+
+
+def test_boxes_without_an_area_are_none():
+    boxes = np.array([[0.5, 0.5, 0.5, 0.7], [0.2, 0.4, 0.3, 0.4], [0, 0, 0.2, 0.1], [0] * 4])
+    assert _real(boxes).tolist() == [[False], [False], [True], [False]]

@@ -118,15 +118,26 @@ def test_bfloat16_logits_are_summed_in_float32():
     np.testing.assert_allclose(scores, [[-np.log(1000)]], rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_nan_gives_no_labels_that_seem_right():
-    """Labels of -1 from there on, as many as there are; scores of NaN."""
+def with_nan():
+    """Logits and lengths: whole, with NaN, with nothing possible, with NaN after the end."""
     z = np.repeat(np.eye(3, dtype=np.float32)[[[1, 0, 2, 2]]], 4, 0)
     z[1, 1], z[2], z[3, 3] = np.nan, -np.inf, np.nan
-    lengths = np.array([4, 4, 4, 3])
+    return z, np.array([4, 4, 4, 3])
+
+
+def test_nan_and_lengths_that_do_not_fit_give_no_labels():
+    """Labels of -1, as many as there are; inside of `jit` for lengths beyond the steps too."""
+    z, lengths = with_nan()
+    z, lengths = np.concatenate([z, z[[0, 0, 0]]]), np.concatenate([lengths, [5, -1, 0]])
     labels, n = jax.jit(ctc_greedy)(z, lengths)
-    assert labels.tolist() == [[1, 2, 0, 0], [-1] * 4, [-1] * 4, [1, 2, 0, 0]]
-    assert n.tolist() == [2, 4, 4, 2]
+    right, none = [1, 2, 0, 0], [-1] * 4
+    assert labels.tolist() == [right, none, none, right, none, none, [0] * 4]
+    assert n.tolist() == [2, 4, 4, 2, 4, 4, 0]
+
+
+@pytest.mark.slow
+def test_nan_gives_scores_of_nan():
+    z, lengths = with_nan()
     _, _, scores = jax.device_get(prefix_search(z, lengths, beams=2))
     assert np.isnan(scores).any(1).tolist() == [False, True, True, False]
     assert np.isnan(scores[1:3]).all()
@@ -164,9 +175,7 @@ def test_messages(run, message):
 
 
 @pytest.mark.slow
-def test_lengths_that_do_not_fit_give_no_labels_inside_jit():
+def test_lengths_that_do_not_fit_give_scores_of_nan_inside_jit():
     z = jax.nn.one_hot(jnp.array([[1, 2]] * 3), 3)
-    labels, n = jax.jit(ctc_greedy)(z, jnp.array([2, 3, -1]))
-    assert labels.tolist() == [[1, 2], [-1, -1], [-1, -1]] and n.tolist() == [2, 2, 2]
     scores = jax.jit(lambda z, n: ctc_beam_search(z, n, beams=2))(z, jnp.array([2, 3, -1]))[2]
     assert jnp.isnan(scores).all(1).tolist() == [False, True, True]

@@ -181,7 +181,7 @@ def test_examples_do_not_influence_each_other(x64, beams):
             np.testing.assert_allclose(a[i], b[0], rtol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.fast_cases("greedy")
 @pytest.mark.parametrize("beams", [0, 3], ids=["greedy", "beams"])
 def test_the_loop_ends_with_the_last_sequence(beams):
     calls = []
@@ -289,24 +289,32 @@ def dies(carry, tokens):
 CLOCKS = jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])  # step and row
 
 
+LOST = [[2, 2, 2], [2, -1, -1], [-1, -1, -1]]
+
+
+def test_a_token_without_a_distribution_is_minus_one():
+    first = jnp.zeros(3, int)
+    tokens, lengths = jax.jit(partial(greedy, dies, length=3, end=3))(CLOCKS, first)
+    assert tokens.tolist() == LOST and lengths.tolist() == [3, 3, 3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [None, 3])
-def test_a_token_without_a_distribution_is_minus_one(end):
-    wanted = [[2, 2, 2], [2, -1, -1], [-1, -1, -1]]
+def test_a_draw_without_a_distribution_is_minus_one(end):
     first = jnp.zeros(3, int)
     tokens, lengths = jax.jit(partial(greedy, dies, length=3, end=end))(CLOCKS, first)
-    assert tokens.tolist() == wanted and lengths.tolist() == [3, 3, 3]
+    assert tokens.tolist() == LOST and lengths.tolist() == [3, 3, 3]
     key = jax.random.key(0)
     for options in ({}, {"top_p": 0.5}, {"top_k": 2}):
         draw = partial(sample, dies, length=3, temperature=1e-3, end=end, **options)
-        assert jax.jit(draw)(CLOCKS, first, key).tolist() == wanted
+        assert jax.jit(draw)(CLOCKS, first, key).tolist() == LOST
     embed = jn.embedding(4, 2)  # a step of such a token is NaN again
     params, _ = embed.init(key, first)
     seen, _ = jax.jit(embed.apply)(params, {}, tokens[1])
     assert jnp.isnan(seen[1]).all() and not jnp.isnan(seen[0]).any()
 
 
-@pytest.mark.slow
+@pytest.mark.fast_cases("2")
 @pytest.mark.parametrize("beams", [1, 2, 6])
 def test_beams_without_a_distribution_have_scores_of_nan(beams):
     run = jax.jit(partial(beam_search, dies, beams=beams, length=3, end=3))

@@ -93,6 +93,13 @@ def test_integrated_gradients_as_captum(trained, baseline):
     np.testing.assert_allclose(found, ours(needed), atol=1e-10)
 
 
+def test_integrated_gradients_of_a_power_are_exact():
+    """Two points of Gauss integrate 4 x³; from b to x, x⁴ changes by x⁴ - b⁴."""
+    x, b = np.array([[2.0, -1.0], [3.0, 0.5]], np.float32), np.array([1.0, -2.0], np.float32)
+    found = integrated_gradients(lambda x: x**4, {}, {}, x, np.array([0, 1]), baseline=b, steps=2)
+    np.testing.assert_allclose(found, [[16 - 1, 0], [0, 0.5**4 - 16]], rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(

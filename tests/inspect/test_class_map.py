@@ -35,6 +35,17 @@ def test_grad_cam_is_cam_where_a_mean_and_a_dense_layer_follow(x64):
         np.testing.assert_allclose(found.sum((1, 2)), left, atol=1e-12)
 
 
+def test_slopes_are_averaged_over_both_axes():
+    """Of a linear layer on the maps, whose slopes differ from place to place."""
+    net, x = jn.serial(jax.nn.relu, jn.flatten(), jn.dense(3)), IMAGES.astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(x[0].size, 3)).astype(np.float32)
+    params = {"dense": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(3)}}
+    found = class_activation_map(net, params, {}, x, "relu", np.array([2, 0, 1]))
+    weights = kernel.reshape(*x.shape[1:], 3).mean((0, 1))[:, [2, 0, 1]]  # (maps, batch)
+    wanted = np.einsum("nhwc,cn->nhw", np.maximum(x, 0), weights)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_maps_along_one_axis(x64):
     """CAM of a signal, (batch, time, channels): by hand."""

@@ -11,6 +11,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import doctor
+from jaxnet.inspect.doctor import _compilations, _entries, _moves, _stale
 from tests.compiled import jit_apply
 
 RNG = np.random.default_rng(0)
@@ -223,3 +224,74 @@ def test_params_in_another_byte_order():
     swapped = jax.tree.map(lambda a: np.asarray(a).astype(">f4"), train_state.params)
     expected = jn.inspect.doctor(trainer, train_state, batch)
     assert jn.inspect.doctor(trainer, train_state._replace(params=swapped), batch) == expected
+
+
+def test_entries_by_hand():
+    """Of two batches the largest gradient and update; NaN counts as the largest."""
+    before = {"a": np.float32([3, 4]), "b": np.zeros(2), "c": np.ones(1)}
+    gradients = (
+        {"a": np.array([6.0, 8]), "b": np.ones(2), "c": np.array([np.nan])},
+        {"a": np.array([1.0, 0]), "b": 2 * np.ones(2), "c": np.array([5.0])},
+    )
+    after = (
+        {"a": np.array([3.0, 5]), "b": np.ones(2), "c": np.array([0.5])},
+        {"a": np.array([6.0, 8]), "b": np.ones(2), "c": np.array([np.inf])},
+    )
+    found = _entries(before, gradients, after)
+    assert found["a"] == (2, 5, 10, 1) and found["b"] == (2, 0, pytest.approx(8**0.5), None)
+    assert found["c"][:2] == (1, 1) and np.isnan(found["c"][2]) and found["c"][3] == np.inf
+
+
+def test_moves_by_hand():
+    """An update of more than a tenth, or of less than a millionth, of a weight of some gradient."""
+    entries = {
+        "usual": (1, 1.0, 40.0, 1e-3), "tenth": (1, 1.0, 1.0, 0.1), "large": (1, 1.0, 1.0, 0.11),
+        "millionth": (1, 1.0, 1.0, 1e-6), "small": (1, 1.0, 1.0, 9e-7),
+        "zero": (1, 1.0, 0.0, 0.0), "rounding": (1, 1.0, 3e-5, 0.5), "real": (1, 1.0, 5e-5, 0.5),
+        "bias": (1, 1.0, 1.0, 0.5), "nothing": (1, 0.0, 1.0, None), "nan": (1, 1.0, np.nan, 0.5),
+    }  # fmt: skip
+    assert _moves(entries) == [
+        "the gradient is not finite: nan",
+        "the gradient is 0, or rounding, on all batches: rounding, zero",
+        "an update moves the weights by more than 10%: large, real, nan",
+        "an update moves the weights by less than 1e-06 of their size: small",
+    ]
+
+
+@pytest.mark.parametrize(("evaluated", "told"), [(2.0005, False), (2.0015, True)])
+def test_evaluation_may_cost_twice_as_much_as_training(evaluated, told):
+    def init(key, batch):
+        return {"kernel": jnp.ones(())}, {"n": jnp.zeros(())}
+
+    def apply(params, state, batch, *, key=None, train=False):
+        values = params["kernel"] * (1.0 if train else evaluated) * jnp.ones(len(batch))
+        return (values, {}), {"n": state["n"] + train}
+
+    trainer = jn.trainer(jn.Layer(init, apply, "objective", "mine"), optax.sgd(1e-3))
+    x = jnp.ones((4, 2))
+    found = doctor(trainer, trainer.init(jax.random.key(0), x), x).findings
+    assert ["do not describe the data" in finding for finding in found] == [True] * told
+
+
+def test_state_by_hand():
+    before = {"n": np.zeros(2), "mean": np.zeros(1), "var": np.ones(2), "x": {"var": np.ones(2)}}
+    before |= {"lost": np.full(1, np.nan)}
+    moved = jax.tree.map(lambda a: a + 1, before)
+    still, fresh = _stale(before, (before | {"x": moved["x"]}, before | {"n": moved["n"]}), 3)
+    assert "the state lost, mean, var: is" in still
+    assert fresh.startswith("after 3 steps these") and fresh.endswith("uses them: mean, var, x/var")
+    other = moved | {"lost": np.zeros(1)}
+    assert _stale(before, (other, before), 0) == []
+
+
+def test_compilations_by_hand():
+    traces = {"step": [{"x": "a", "y": "b"}, {"x": "c", "y": "b"}, {"y": "b"}], "once": [{}]}
+    two, three, four = (np.ones(n, np.float32) for n in (2, 3, 4))
+    batches = (two, two, three), (two, two, four)
+    found = _compilations(traces, batches)
+    assert found[0] == "step was compiled 3 times: x a -> c; x c -> nothing"
+    assert found[1:] == ["batch 1 makes the step compile again: 2 float32[3] -> float32[4]"]
+    assert _compilations({"step": [{}, {}]}, (two, three)) == [
+        "step was compiled 2 times: for no change of shapes or dtypes",
+        "batch 1 makes the step compile again: batch float32[2] -> float32[3]",
+    ]

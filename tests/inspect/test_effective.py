@@ -62,6 +62,12 @@ def test_nothing_moves_a_dead_unit():
     assert not found.any() and found.shape == (3, 4)
 
 
+def test_the_largest_is_1():
+    small = jn.serial(lambda x: 0.25 * x, name="small")
+    found = effective_field(small, {}, {}, jnp.ones((1, 3, 4, 2)), "lambda", unit=1)
+    assert found[1, 2] == 1 and found.sum() == 1
+
+
 def test_message():
     net = jn.serial(jn.global_avg_pool())
     with pytest.raises(ValueError, match=r"serial/global_avg_pool of shape \(1, 2\)"):

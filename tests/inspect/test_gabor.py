@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jaxnet.inspect import Gabor, gabor_fit
+from jaxnet.inspect.gabor import _describe, _starts
 
 RANDOM = np.random.default_rng(0)
 N = 24
@@ -30,11 +31,62 @@ def by_hand(gabor, height, width):
     return image
 
 
-@pytest.mark.slow
-def test_drawn_as_the_formula_says(x64):
+def test_drawn_as_the_formula_says():
     one = Gabor(*(field[0] for field in TRUE))
-    np.testing.assert_allclose(one.draw(12, 11), by_hand(one, 12, 11), atol=1e-12)
+    np.testing.assert_allclose(one.draw(12, 11), by_hand(one, 12, 11), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_several_are_drawn_as_one(x64):
+    one = Gabor(*(field[0] for field in TRUE))
     np.testing.assert_allclose(TRUE.draw(12, 11)[:, :, 0], one.draw(12, 11), atol=1e-12)
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def test_the_search_starts_at_the_peak_of_the_spectrum():
+    """Waves of whole cycles in 64 pixels, down and along a row; and where nothing is."""
+    cycles = (6, 8), (0, 20), (20, 24), (4, -16)
+    i, j = np.mgrid[:16, :12]
+    bell = np.exp(-(((i - 9) / 3) ** 2) / 2 - ((j - 4) / 2.5) ** 2 / 2)
+    images = [np.cos(2 * np.pi * (a * i + b * j) / 64) * bell for a, b in cycles] + [0 * bell]
+    images[0] += 0.3  # a mean is no wave
+    starts = _starts(np.array(images))
+    assert starts.shape == (5, 6, 8) and (starts[:, :, 6:] == 0).all()
+    row, column, angle, frequency, along, across = np.moveaxis(starts[:, :, :6], -1, 0)
+    share = np.square(images[:4]) / np.square(images[:4]).sum((1, 2), keepdims=True)
+    for found, place, side in ((row, i, 15), (column, j, 11)):
+        found = side * sigmoid(found)
+        np.testing.assert_allclose(found[:4, 0], (share * place).sum((1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(found[4], 0.02 * side, rtol=1e-6)
+        np.testing.assert_allclose(found, found[:, :1] * np.ones(6))
+    for found in (along, across):  # widths of half a pixel to 16
+        found = 0.5 + 15.5 * sigmoid(found)
+        np.testing.assert_allclose(found, [[1.92, 4, 1.92, 4, 3.2, 3.2]] * 5, rtol=1e-6)
+    # Frequencies are 0.03 to 0.45.
+    down, right = np.array([*cycles, (0, 0)]).T / 64
+    wave = np.clip(np.hypot(down, right), 0.03, 0.45)[:, None] * [1, 1, 0.5, 0.5, 1, 0.5]
+    np.testing.assert_allclose(0.5 * sigmoid(frequency), wave, atol=1e-6)
+    turned = np.arctan2(down, right)[:, None] + np.pi / 2 * np.array([0, 0, 0, 0, 1, 1])
+    np.testing.assert_allclose(angle, turned, atol=1e-6)
+
+
+def test_free_parameters_are_described():
+    """The wave a cos + b sin, drawn by hand, is the wave of the amplitude and phase."""
+    free = RANDOM.normal(size=(4, 8)).astype(np.float32)
+    free[:, 2] = [0.3, 7.0, 3.5, -1.0]  # of which the last two are turned by half a turn
+    found = _describe(free, (7, 6))
+    assert (found.orientation >= 0).all() and (found.orientation < np.pi).all()
+    assert (found.amplitude > 0).all()
+    for n, (a, b, angle, f, s, t, even, odd) in enumerate(free.astype(float)):
+        given = 6 * sigmoid(a), 5 * sigmoid(b), angle, 0.5 * sigmoid(f)
+        widths = 0.5 + 6.5 * sigmoid(s), 0.5 + 6.5 * sigmoid(t)
+        wanted = even * by_hand(Gabor(*given, 0, *widths, 1), 7, 6)
+        wanted += odd * by_hand(Gabor(*given, -np.pi / 2, *widths, 1), 7, 6)
+        one = Gabor(*(field[n] for field in found))
+        np.testing.assert_allclose(by_hand(one, 7, 6), wanted, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import numerical_gradient
+from jaxnet.inspect.gradients import STEP, _entry
 
 X = np.array([0.5, -0.2])  # the input of the lecture's neuron
 W = np.array([-0.8, 0.3])
@@ -219,3 +220,37 @@ def test_arguments_of_numerical_gradient_of_another_type(change, error, words):
 def test_arguments_of_check_gradients_of_another_type(change, error, words):
     with pytest.raises(error, match=f"check_gradients: {words}"):
         jn.check_gradients(**{"layer": jn.dense(2), "x": jn.spec((2, 3))} | change)
+
+
+def test_an_entry_by_hand():
+    """Heights of a line of slope 3, of one of slope 1e-8, of a kink, and of a slope that is off."""
+    here, value, tolerance = 7.0, np.zeros((3, 4)), 1e-4
+    right, left = np.array([3, 1e-8, 2, 4.0]), np.array([3, 1e-8, 0, 4.0])
+    heights = here - STEP * left, here, here + STEP * right
+    automatic = np.array([3, 0, 1, 5.0])
+    found = _entry("a", value, np.array([0, 2, 5, 7]), heights, automatic, tolerance)
+    assert (found.path, found.size, found.checked, found.kinks) == ("a", 12, 3, 1)
+    assert found.place == (1, 3) and found.automatic == 5
+    assert found.numeric == pytest.approx(4, rel=1e-6) and found.error == pytest.approx(0.2)
+
+    def error(slope, automatic, here=7.0):
+        slope = np.array([slope])
+        heights = here - STEP * slope, here, here + STEP * slope
+        return _entry("a", value, np.array([0]), heights, np.array([automatic]), tolerance).error
+
+    # Slopes below the rounding of 100 epsilon of the height, over the step, count for little.
+    noise = 100 * 2.0**-52 / STEP
+    assert error(0.0, noise, 0.5) == pytest.approx(tolerance)
+    assert error(0.0, noise, 8.0) == pytest.approx(tolerance / 8)
+    assert error(0.0, noise / tolerance * 3, 0.5) == pytest.approx(1)
+
+    def kinks(right, left):
+        heights = (here - STEP * np.array([left]), here, here + STEP * np.array([right]))
+        return _entry("a", value, np.array([0]), heights, np.array([0.0]), tolerance).kinks
+
+    bound = 10 * tolerance * 3 + 2 * 7 * noise  # a thousandth of the slope, and the rounding
+    assert (kinks(3, 3 - 0.97 * bound), kinks(3, 3 - 1.03 * bound)) == (0, 1)
+    assert (kinks(-3 + 0.97 * bound, -3), kinks(-3 + 1.03 * bound, -3)) == (0, 1)
+    assert (kinks(0.97 * 14 * noise, 0), kinks(1.03 * 14 * noise, 0)) == (0, 1)  # of a flat place
+    assert _entry("a", np.zeros(0), np.zeros(0, int), [np.zeros(0), 7.0, np.zeros(0)],
+                  np.zeros(0), tolerance) == ("a", 0, 0, 0, 0.0, (), 0.0, 0.0)  # fmt: skip

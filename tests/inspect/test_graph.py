@@ -181,13 +181,24 @@ def test_control_flow_and_remat():
     assert "sin" in [node.label for node in g.nodes]
 
 
-@pytest.mark.slow
 def test_names_of_arguments_and_of_their_leaves():
     def f(params, *xs):
-        return jnp.sum(params["w"] * xs[0]) + xs[1]
+        return params["w"] * xs[0] + xs[1]
 
-    g = graph(f, {"w": jnp.ones(3)}, jnp.ones(3), 2)
+    g = graph(f, {"w": 3.0}, 4.0, 2)
     assert [node.label for node in g.nodes if node.kind == "input"] == ["params/w", "xs0", "xs1"]
+
+
+def test_numbers_of_a_program_are_no_nodes_and_its_arrays_are():
+    def f(x):
+        three = jax.jit(lambda: jnp.exp(0.0) + 2)()  # operations on numbers alone
+        return x.astype(x.dtype) * three + jax.lax.full((2,), three).sum()
+
+    g = graph(f, 5.0)
+    found = [(node.label, np.asarray(node.value).tolist()) for node in g.nodes]
+    assert found[0] == ("x", 5) and ("×3", 15) in found and ("constant", [3, 3]) in found
+    assert float(g.nodes[-1].value) == 21 and float(g.nodes[0].gradient) == 3
+    assert len(found) == 6  # the sum of the array, the sum of both, and f
 
 
 def test_constants_and_unused_arguments():

@@ -68,7 +68,6 @@ def test_decay_is_weighed_against_the_mean_over_places():
     np.testing.assert_allclose(found, np.broadcast_to(wanted, SHAPE), atol=2e-3)
 
 
-@pytest.mark.slow
 def test_moves_reach_as_far_as_said_in_each_direction():
     net = jn.serial(jn.conv(1, 1, use_bias=False, kernel_init=jn.initializers.ones))
     params, state = net.init(jax.random.key(0), jn.spec((1, *SHAPE)))
@@ -115,19 +114,25 @@ def test_blur_is_a_mean_over_neighbours():
     assert float(soft.min()) >= 0 and float(soft.max()) <= 1
 
 
-@pytest.mark.slow
-def test_the_background_and_the_key():
+def test_the_background_the_key_and_the_first_step():
+    """Adam's first step is the rate, along the sign of w x - decay (x - background)²."""
     net, params, state = linear()
 
-    def start(key, background):
-        options = PLAIN | {"steps": 1, "learning_rate": 0.0}
-        return maximize_activation(
-            net, params, state, None, [0], jax.random.key(key), SHAPE,
-            background=background, **options,
+    def run(key, background, **options):
+        found = maximize_activation(
+            net, params, state, None, [0], jax.random.key(key), SHAPE, background=background,
+            **PLAIN | {"steps": 1, "learning_rate": 0.0} | options,
         )  # fmt: skip
+        return np.asarray(found[0])
 
-    assert abs(float(start(1, 0.8).mean()) - 0.8) < 0.04
-    assert bool((start(1, 0.5) != start(2, 0.5)).all())
+    bright, grey = run(1, 0.7), run(1, 0.5)
+    assert abs(bright.mean() - 0.7) < 0.04 and 0.07 < grey.std() < 0.13
+    np.testing.assert_allclose(bright - grey, 0.2, atol=0.1)
+    assert (grey != run(2, 0.5)).all()
+    kernel = np.asarray(params["dense"]["kernel"])[:, 0].reshape(SHAPE)
+    slope = kernel - 2 * 1.5 * (bright - 0.7)
+    moved = np.clip(bright + 0.25 * np.sign(slope), 0, 1)
+    np.testing.assert_allclose(run(1, 0.7, learning_rate=0.25, decay=1.5), moved, atol=1e-4)
 
 
 def test_messages():

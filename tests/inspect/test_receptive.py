@@ -4,10 +4,12 @@ import xml.etree.ElementTree as ElementTree
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnet as jn
 from jaxnet.inspect import receptive_fields
+from jaxnet.inspect.receptive import _positive, _stride
 
 IMAGE = jn.spec((1, 33, 47, 2))
 
@@ -75,6 +77,32 @@ def test_a_field_cut_by_the_border():
 def test_the_stride_where_the_neighbour_is_cut():
     """Of 6 places the middle unit sees 1 to 5 and the next one 2 to 5."""
     assert last(jn.serial(conv(5)), jn.spec((1, 6, 6, 2))) == ((5, 5), (1, 1), True)
+
+
+@pytest.mark.parametrize(("here", "beside", "stride"), [
+    ({3, 4, 5}, {5, 6, 7}, 2),
+    ({3, 4, 5}, {4, 5, 6, 7, 8}, 3),  # at the end that the border leaves whole
+    ({3, 4, 5}, {5, 6, 9}, 2),  # 9 is the border
+    ({1, 5, 9}, {4, 9}, 3),
+    ({0, 5}, {3, 9}, None),
+    ({0, 5}, {3, 8}, 3),
+    ({3, 4}, {3, 4}, None), (set(), {3}, None), ({3}, set(), None),
+])  # fmt: skip
+def test_the_stride_is_between_whole_ends(here, beside, stride):
+    assert _stride(here, beside, 10) == stride
+
+
+def test_parameters_that_let_everything_through():
+    spec = {"kernel": (3, 2, 5), "bias": (5,), "scale": (5,), "empty": (0, 0)}
+    spec |= {"dense": (4, 5), "one": (6, 1), "single": (1, 5)}
+    found = jax.tree_util.tree_map_with_path(
+        _positive, {name: jn.spec(shape) for name, shape in spec.items()}
+    )
+    assert {name: a.shape for name, a in found.items()} == spec
+    assert (found["kernel"] == np.float32(1 / 6)).all() and found["kernel"].dtype == np.float32
+    assert (found["bias"] == 0).all() and (found["scale"] == 1).all()
+    for name, wanted in (("dense", 1 / 4), ("one", 1 / 6), ("single", 1)):
+        assert (found[name] == np.float32(wanted)).all()
 
 
 @pytest.mark.slow

@@ -30,14 +30,15 @@ def test_accuracy_is_one_value_per_example(labels, correct):
 
 
 @pytest.mark.parametrize("metric", [metrics.accuracy, partial(metrics.top_k_accuracy, k=2)])
-def test_labels_that_a_loss_leaves_out_bring_a_warning(metric):
+@pytest.mark.parametrize("label", [-100, 3])
+def test_labels_that_a_loss_leaves_out_bring_a_warning(metric, label):
     """As `fit` looks at them: the labels are known, the outputs are not."""
-    labels = jnp.array([1, -100, 0, -100])
+    labels = jnp.array([1, label, 0, label])
     with pytest.warns(
-        UserWarning, match=r"labels outside \[0, 3\) .* got -100.*ignore_label=-100\)"
+        UserWarning, match=rf"labels outside \[0, 3\) .* got {label}.*ignore_label={label}\)"
     ):
         jax.eval_shape(lambda z: metric(z, labels), SCORES)
-    left_out = jn.losses.weighted(metric, ignore_label=-100)  # the line to write
+    left_out = jn.losses.weighted(metric, ignore_label=label)  # the line to write
     jax.eval_shape(lambda z: left_out(z, labels), SCORES)
     totals, weights = left_out(SCORES, labels)
     assert totals.tolist() == weights.tolist() == [1, 0, 1, 0]

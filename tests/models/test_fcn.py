@@ -8,6 +8,8 @@ import pytest
 import jaxnet as jn
 from jaxnet.models import as_convolution, convolutional_head, fcn
 from jaxnet.models.fcn import VGG_TAPS
+from tests import layer_values
+from tests.compiled import jit_apply
 from tests.models.sizes import count
 
 RNG = np.random.default_rng(3)
@@ -95,6 +97,43 @@ def drawn(net, x, scale=0.3):
     leaves, tree = jax.tree.flatten(params)
     noise = [leaf + scale * RNG.normal(size=leaf.shape) for leaf in leaves]
     return jax.tree.unflatten(tree, noise), state
+
+
+def test_scores_of_three_strides_and_the_head_are_those_of_numpy():
+    """Maps of 7x11, 3x5 and 1x2 for an image of 15x22, so that each is cut or made longer."""
+    trunk = jn.serial(*[jn.max_pool(2, name=f"pool_{i}") for i in (1, 2, 3)], name="trunk")
+    head = convolutional_head(5, (1, 2))
+    net = fcn(trunk, 4, taps=SMALL_TAPS, stride=2, head=head)
+    image = RNG.normal(size=(2, 15, 22, 3)).astype(np.float32)
+    spec, _ = jax.eval_shape(net.init, jax.random.key(0), image)
+    params = jax.tree.map(lambda a: RNG.normal(size=a.shape).astype(np.float32), spec)
+    found, _ = jit_apply(net, params, {}, image)
+
+    def fit(x, shape):
+        longer = [(0, max(n - m, 0)) for n, m in zip(shape[1:3], x.shape[1:3], strict=True)]
+        return np.pad(x, ((0, 0), *longer, (0, 0)), "edge")[:, : shape[1], : shape[2]]
+
+    def twice(x):
+        return layer_values.resize(x, (2 * x.shape[1], 2 * x.shape[2]), layer_values.linear)
+
+    def score(stride, x):
+        p = params[f"score_{stride}"]
+        return x @ p["kernel"][0, 0] + p["bias"]
+
+    def pooled(x):
+        return layer_values.pool(np.max, x, (2, 2), (2, 2))
+
+    first = pooled(image.astype(float))
+    second = pooled(first)
+    third, p = pooled(second), params["head"]
+    pads = [(0, 0), (0, 1)]  # of a window of 1x2
+    deep = np.maximum(layer_values.conv(p["dense_6"], third, (1, 1), pads), 0)
+    deep = np.maximum(layer_values.dense(p["dense_7"], deep), 0)
+    wanted = fit(twice(score(8, deep)), second.shape) + score(4, second)
+    wanted = fit(twice(wanted), first.shape) + score(2, first)
+    np.testing.assert_allclose(found, fit(twice(wanted), image.shape), rtol=1e-4, atol=1e-4)
+    named = jn.inspect.summary(head, jn.spec(third.shape)).rows
+    assert sum("dropout" in row.path for row in named) == 2
 
 
 # The strides divide the size; leave a rest, so that maps have too little; stand alone.

@@ -18,7 +18,6 @@ def test_parameters():
     assert count(jn.models.googlenet(auxiliary=True), (2, 224, 224, 3)) == 6_998_552 + heads
 
 
-@pytest.mark.slow
 def test_stages():
     found = shapes(jn.models.googlenet(classes=7), (2, 224, 224, 3))
     wanted = {
@@ -49,3 +48,9 @@ def test_auxiliary_heads_see_the_middle():
     assert changed("inception_4b") == changed("inception_4d") == [True, False, True]
     assert changed("inception_4e") == changed("output") == [True, False, False]
     assert changed("auxiliary_4a") == [False, True, False]
+
+
+@pytest.mark.parametrize("option", ["auxiliary", "normalized"])
+def test_options_are_true_or_false(option):
+    with pytest.raises(TypeError, match=f"googlenet: {option} must be "):
+        jn.models.googlenet(**{option: "a"})

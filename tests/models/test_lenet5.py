@@ -5,6 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models import lenet5, lenet5_1998
+from tests.compiled import jit_apply
 
 
 @pytest.mark.slow
@@ -118,13 +119,12 @@ def test_maps_of_c3_see_3_4_or_6_maps_and_no_two_the_same():
     assert all(sum(place in seen for seen in SEEN) == 10 for place in range(6))  # table I
 
 
-@pytest.mark.slow
 def test_equals_the_paper_written_out_in_numpy(x64):
     from jaxnet.models.lenet5 import SEEN
 
     rng = np.random.default_rng(0)
     net, x = lenet5_1998(), rng.normal(size=(2, 28, 28, 1))
-    params, state = net.init(jax.random.key(0), jnp.asarray(x))
+    params, state = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(x))
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 3), params)
     p = jax.tree.map(np.asarray, params)
 
@@ -155,7 +155,7 @@ def test_equals_the_paper_written_out_in_numpy(x64):
     c5 = squash(s4.reshape(2, -1) @ p["c5"]["kernel"] + p["c5"]["bias"])
     f6 = squash(c5 @ p["f6"]["kernel"] + p["f6"]["bias"])
     codes = rng.choice([-1.0, 1.0], (7, 84))
-    y, _ = lenet5_1998(codes).apply(params, state, jnp.asarray(x))
+    y, _ = jit_apply(lenet5_1998(codes), params, state, jnp.asarray(x))
     wanted = -np.square(f6[:, None] - codes).sum(-1)
     np.testing.assert_allclose(y, wanted, rtol=1e-10)
 

@@ -1,5 +1,6 @@
 """RNNsearch against the same in PyTorch, sentence by sentence, and step by step."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -11,6 +12,8 @@ import pytest
 import jaxnet as jn
 from jaxnet.decoding import beam_search, greedy
 from jaxnet.models import rnnsearch, rnnsearch_steps
+from jaxnet.models.rnnsearch import _parts
+from tests import layer_values
 
 SIZES = {"embedding_features": 4, "features": 5, "attention_features": 6, "readout_features": 3}
 KINDS = {
@@ -30,6 +33,19 @@ def drawn(**options):
     params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
     random = np.random.default_rng(0)
     return net, jax.tree.map(lambda p: jnp.asarray(0.7 * random.normal(size=p.shape)), params)
+
+
+def test_model_and_steps_have_the_same_defaults():
+    public, shared = (
+        {name: p.default for name, p in inspect.signature(f).parameters.items()}
+        for f in (rnnsearch, _parts)
+    )
+    names = "embedding_features", "features", "attention_features", "readout_features", "maxout"
+    wanted = dict(zip(names, (620, 1000, None, 500, True), strict=True))
+    assert {name: public[name] for name in names} == wanted
+    assert {name: shared[name] for name in names} == wanted
+    assert public["attention"] is shared["attention"] is True
+    assert public["dropout_rate"] == shared["dropout_rate"] == 0
 
 
 @pytest.mark.slow
@@ -127,6 +143,30 @@ def test_is_the_same_in_pytorch(x64, kind):  # torch 2.13.0
     jax.tree.map(
         lambda g, p: np.testing.assert_allclose(g, p.grad, rtol=1e-9, atol=1e-11), grads, theirs
     )
+
+
+@pytest.mark.fast_cases("attention")
+@kinds
+def test_model_and_steps_have_the_values_of_numpy(kind):
+    """As one program, in which the step is compiled once."""
+    weighed = kind.get("attention", True)
+    net, params = drawn(**kind, return_weights=weighed)
+    start, step = rnnsearch_steps(10, 9, **SIZES, **kind, return_weights=weighed)
+
+    @jax.jit
+    def run(params):
+        def one(carry, tokens):
+            return step(params, carry, tokens)
+
+        _, steps = jax.lax.scan(one, start(params, *GIVEN[:2]), GIVEN[2].T)
+        return net.apply(params, {}, GIVEN)[0], jax.tree.map(lambda a: a.swapaxes(0, 1), steps)
+
+    wide = jax.tree.map(partial(np.asarray, dtype=float), params)
+    given = SOURCE, LENGTHS, TARGET
+    wanted = layer_values.rnnsearch(wide, *given, attends=weighed, maxout=weighed)
+    for found in run(params):
+        found = found if weighed else (found, None)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, wanted)
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """The translating transformer: against PyTorch's layers, step by step, and with padding."""
 
+import inspect
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.models import translation_transformer, translation_transformer_steps
+from jaxnet.models.transformer import _parts
+from tests import layer_values
 
 SIZES = {"layers": 2, "features": 8, "heads": 2, "mlp_features": 12, "dropout_rate": 0.0}
 SOURCE = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 0, 0], [7, 0, 0, 0, 0, 0]])
@@ -17,9 +21,9 @@ TARGET = np.array([[1, 4, 2, 8, 5], [1, 7, 3, 2, 0], [1, 6, 6, 6, 6]])
 GIVEN = jax.tree.map(jnp.asarray, (SOURCE, LENGTHS, TARGET))
 
 
-def drawn():
-    """The model with params of its own in float64, not near 0."""
-    net = translation_transformer(10, 9, **SIZES)
+def drawn(**options):
+    """The model with params of its own, in float64 under `x64`, not near 0."""
+    net = translation_transformer(10, 9, **SIZES | options)
     params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
     random = np.random.default_rng(0)
     return net, jax.tree.map(lambda p: jnp.asarray(0.4 * random.normal(size=p.shape)), params)
@@ -35,6 +39,17 @@ def test_the_papers_size():
     decoder = 6 * (2 * attention + mlp + 3 * norm) + norm
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert state == {} and count == 2 * 37_000 * d + encoder + decoder
+
+
+def test_model_and_steps_have_the_same_defaults():
+    public, shared = (
+        {name: p.default for name, p in inspect.signature(f).parameters.items()}
+        for f in (translation_transformer, _parts)
+    )
+    names = "layers", "features", "heads", "mlp_features", "dropout_rate"
+    wanted = dict(zip(names, (6, 512, 8, 2048, 0.1), strict=True))
+    assert {name: public[name] for name in names} == wanted
+    assert {name: shared[name] for name in names} == wanted
 
 
 @pytest.mark.long
@@ -112,6 +127,25 @@ def test_is_the_same_in_pytorch(x64):  # torch 2.13.0
     jax.tree.map(
         lambda g, p: np.testing.assert_allclose(g, p.grad, rtol=1e-6, atol=1e-7), grads, theirs
     )
+
+
+def test_model_and_steps_have_the_values_of_numpy():
+    """As one program, in which the step is compiled once."""
+    net, params = drawn(layers=1)
+    start, step = translation_transformer_steps(10, 9, length=5, **SIZES | {"layers": 1})
+
+    @jax.jit
+    def run(params):
+        def one(carry, tokens):
+            return step(params, carry, tokens)
+
+        _, steps = jax.lax.scan(one, start(params, *GIVEN[:2]), GIVEN[2].T)
+        return net.apply(params, {}, GIVEN)[0], steps.swapaxes(0, 1)
+
+    wide = jax.tree.map(partial(np.asarray, dtype=float), params)
+    wanted = layer_values.translation_transformer(wide, SOURCE, LENGTHS, TARGET)
+    for found in run(params):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

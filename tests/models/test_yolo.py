@@ -1,5 +1,6 @@
 """The loss against the formula of the paper in loops, decoding by hand, sizes as published."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -301,6 +302,22 @@ def test_messages():
         yolo(backbone, 3, boxes=0)
     with pytest.raises(ValueError, match=r"3 boxes \* 5 \+ classes\), got \(2, 4, 4, 13\)"):
         yolo_decode(jnp.zeros((2, 4, 4, 13)), boxes=3)
+
+
+def test_defaults_are_those_of_the_paper():
+    detect = jax.eval_shape(yolo_detect, jn.spec((2, 7, 7, 30)))
+    assert detect.boxes.shape == (2, 100, 4)
+    given = {name: p.default for name, p in inspect.signature(yolo_detect).parameters.items()}
+    assert (given["boxes"], given["score"], given["iou"]) == (2, 0.2, 0.5)
+
+
+def test_boxes_may_reach_out_by_the_size_of_the_image():
+    """From -1 to 2: a box in pixels has corners beyond."""
+    targets = {"boxes": jnp.array([[[-1.0, -1, 2, 2]]]), "classes": jnp.array([[0]])}
+    assert yolo_assign(targets, 2, 4).label.tolist() == [[[-1] * 4, [-1, -1, 0, -1]]]
+    for corner in ([-1.01, 0, 1, 1], [0, 0, 1, 2.01]):
+        with pytest.raises(ValueError, match="boxes must be fractions"):
+            yolo_assign(targets | {"boxes": jnp.array([[corner]])}, 2, 4)
 
 
 def test_known_targets_are_checked_while_outputs_are_traced():

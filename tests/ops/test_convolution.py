@@ -33,8 +33,8 @@ CASES = [
     case("depthwise", (2, 5, 6, 3), (3, 2, 1, 6), (1, 2), ((1, 1), (0, 1)), groups=3),
     case("large strides", (2, 9, 8, 4), (2, 2, 4, 18), (3, 4), ((1, 0), (0, 1))),
     case("one by one", (2, 6, 5, 4), (1, 1, 4, 7), (2, 1), ((0, 0), (0, 1))),
-    case("rows of y", (2, 7, 8, 6), (3, 2, 6, 5), (1, 1), ((2, 0), (-1, 3)), dilation=(2, 3)),
-    case("wide window", (2, 5, 9, 17), (2, 4, 17, 9), (1, 1), ((1, 0), (2, 1)), dilation=(2, 1)),
+    case("rows of y", (2, 7, 8, 17), (3, 2, 17, 5), (1, 1), ((2, 0), (-1, 3)), dilation=(2, 3)),
+    case("wide window", (2, 5, 9, 17), (2, 4, 17, 8), (1, 1), ((1, 0), (2, 1)), dilation=(2, 1)),
     case("spread out", (2, 4, 5, 6), (3, 3, 6, 4), (2, 1), ((1, 1), (2, 0)), input_dilation=(2, 3)),
     case("volume", (2, 4, 5, 6, 2), (3, 2, 2, 2, 3), (1, 2, 1), ((1, 1), (0, 1), (0, 0))),
 ]
@@ -93,6 +93,31 @@ def test_values_and_gradients(x_shape, w_shape, options):
 
 
 BATCHES = [(0, None), (None, 0), (0, 0)]
+
+
+def test_vmap_is_a_loop():
+    """Values and gradients, over the inputs, the kernels and both; in groups."""
+    x, w, dy = (jnp.asarray(a, jnp.float32) for a in random((3, 2, 5, 4), (3, 3, 2, 6), (2, 3, 6)))
+
+    def everything(x, w):
+        f = partial(convolve, strides=(2,), padding=((1, 1),), groups=2)
+        y, back = jax.vjp(f, x, w)
+        return y, back(dy)
+
+    @jax.jit
+    def many(x, w):
+        return [jax.vmap(everything, axes)(*given) for axes, given in each(x, w)]
+
+    def each(x, w):
+        return zip(BATCHES, ((x, w[0]), (x[0], w), (x, w)), strict=True)
+
+    one = jax.jit(everything)
+    for axes, found in zip(BATCHES, many(x, w), strict=True):
+        for i in range(3):
+            wanted = one(
+                *(a[0 if axis is None else i] for a, axis in zip((x, w), axes, strict=True))
+            )
+            close(jax.tree.map(lambda a, i=i: a[i], found), wanted, 1e-4)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.ops.window import pad_pairs, per_axis, taps
+from jaxnet.ops.window import pad_pairs, per_axis, taps, zero_padded
 
 
 @pytest.mark.parametrize("space", [5, 6, 7])
@@ -27,7 +27,17 @@ def test_padding_in_words_numbers_and_pairs(padding, pairs):
     assert pad_pairs("a", padding, (7, 6), (3, 2), (1, 1)) == pairs
 
 
-@pytest.mark.parametrize("padding", ["same", 1.5, True, (1,), (1, 1.5), ((1, 2, 3), 1), None])
+def test_causal_padding_is_before_and_zeros_go_between_positions_alone():
+    assert pad_pairs("a", "CAUSAL", (7,), (3,), (2,), (2,)) == ((4, 0),)
+    x = np.arange(1.0, 13).reshape(2, 3, 2)
+    found = np.zeros((2, 7, 2))
+    found[:, 1:6:2] = x
+    np.testing.assert_array_equal(zero_padded(jnp.asarray(x), ((1, 1),), (2,)), found)
+
+
+@pytest.mark.parametrize(
+    "padding", ["same", "CAUSAL", 1.5, True, (1,), (1, 1.5), ((1, 2, 3), 1), None]
+)
 def test_padding_that_is_none_of_these(padding):
     with pytest.raises(
         ValueError, match='a: padding must be "SAME", "VALID".* each of the 2 spatial'

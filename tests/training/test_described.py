@@ -1,12 +1,22 @@
 """Descriptions of runs: what they tell apart, and what they do not."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training.described import check_run, describe_run
+from jaxnet.training.described import (
+    CLOSE,
+    MOST,
+    ROWS,
+    _arrays,
+    _number,
+    _other_data,
+    check_run,
+    describe_run,
+)
 
 RNG = np.random.default_rng(0)
 DATA = jnp.asarray(RNG.normal(size=(20, 5, 3)), jnp.float32), jnp.asarray(RNG.integers(0, 9, 20))
@@ -67,6 +77,54 @@ def test_objectives_of_the_user_are_not_run():
 
     trainer = jn.trainer(jn.compose(forward, kind="mine"), optax.adam(0.1))
     assert describe_run(trainer, None, None)["objective"] == "mine"
+
+
+@pytest.mark.parametrize(("objective", "words"), [
+    (jn.remat(jn.supervised(jn.dense(2), optax.l2_loss)), "remat of supervised with l2_loss"),
+    (
+        noisy(jn.freeze(jn.supervised(jn.dense(2), optax.l2_loss), "no layer")),
+        "augmented of freeze of supervised with l2_loss",
+    ),
+    (jn.truncated_bptt(jn.gru(2), optax.l2_loss), "truncated_bptt"),
+    (
+        jn.supervised(jn.dense(2), optax.l2_loss, penalty=jn.penalties.l2(0.1)),
+        "supervised with l2_loss",
+    ),
+])  # fmt: skip
+def test_objectives_in_words(objective, words):
+    run = describe_run(jn.trainer(objective, optax.sgd(0.1)), None, None)
+    assert run["objective"] == words and run["data"] is None
+
+
+def test_numbers_of_examples_by_hand():
+    """The sum of i cos(i), of every second entry where there are more than can be read."""
+    weights = np.cos(np.arange(MOST))
+    assert _number([[2, 3], [4, 5]]) == pytest.approx([2, 3, 4, 5] @ weights[:4])
+    long = RNG.normal(size=MOST - 1)
+    assert _number(long) == pytest.approx(long @ weights[:-1])
+    long = RNG.normal(size=MOST + 1)
+    half = long[::2]
+    assert _number(long) == pytest.approx(half @ weights[: len(half)])
+    assert _number(np.array([1 + 5j, 2])) == pytest.approx(1 + 2 * np.cos(1))
+
+    found = _arrays({"x": jnp.arange(3.0 * ROWS).reshape(-1, 1), "key": jax.random.key(0)[None]})
+    assert found["x"] == [f"({3 * ROWS}, 1) float32", list(range(ROWS))]
+    assert found["key"][1] == []
+
+
+def test_data_are_near_by_their_largest_number():
+    def other(words, old, new):
+        found = _other_data({"x": [words, old]}, {"x": [words, new]})
+        return found is not None
+
+    far = 8 * CLOSE
+    for words, by, told in (("float", 0.9 * far, False), ("float", 1.1 * far, True),
+                            ("int", 0, False), ("int", 0.5 * far, True)):  # fmt: skip
+        assert other(words, [1.0, 8.0], [1.0 + by, 8.0]) is told
+        assert other(words, [-8.0, 1.0], [-8.0, 1.0 - by]) is told
+    assert not other("float", [np.nan, np.inf, 1], [np.nan, np.inf, 1])
+    assert other("float", [np.inf, 1], [1, 1]) and other("float", [np.nan], [1])
+    assert not other("float", [1.0, 2], [1.0])  # rows without a number on one side
 
 
 def test_data_on_several_devices_are_compared_by_shape(on_devices):

@@ -118,6 +118,33 @@ def test_a_rule_trains_by_any_optimizer():
     np.testing.assert_allclose(train_state.params["kernel"], 0.75 * before, rtol=1e-6)
 
 
+def test_truncated_bptt_by_hand():
+    """Of a running sum, times a weight: two rows continue, the last one starts from zero."""
+
+    def running(m, given):
+        x, w = given["x"], m.param("w", jn.initializers.ones, ())
+        sums = given.get("initial", jnp.zeros(x.shape[:1]))[:, None] + jnp.cumsum(x, 1)
+        return {"x": w * sums, "final": sums[:, -1]}
+
+    objective = jn.truncated_bptt(jn.compose(running, name="running"), optax.squared_error)
+    x, start = jnp.array([[1.0, 2], [0, 4], [5, 1]]), jnp.array([False, False, True])
+    batch = (x, start), jnp.ones((3, 2))
+    params, state = objective.init(KEY, batch)
+    assert state["net"] == {} and state["carry"].tolist() == [0, 0, 0]
+    state = state | {"carry": jnp.array([2.0, -1, 7])}
+
+    @jax.jit
+    def value(params):
+        (values, metrics), after = objective.apply(params, state, batch, train=True)
+        return values.sum(), (values, metrics, after)
+
+    grads, (values, metrics, after) = jax.grad(value, has_aux=True)({"w": jnp.array(2.0)})
+    # sums 3, 5; -1, 3; 5, 6: errors of twice these against 1
+    assert values.tolist() == [(25 + 81) / 2, (9 + 25) / 2, (81 + 121) / 2] and metrics == {}
+    assert float(grads["w"]) == 5 * 3 + 9 * 5 + 3 * 1 + 5 * 3 + 9 * 5 + 11 * 6
+    assert after["carry"].tolist() == [5, 3, 6]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", [jn.gru(4), jn.lstm(4)], ids=["array", "dict"])
 def test_truncated_bptt_goes_on_where_the_last_batch_stopped_and_learns_no_further_back(layer):

@@ -1,5 +1,6 @@
 """Objectives by hand, the contraction against jax.jacobian, and the mean activation learned."""
 
+import math
 from functools import partial
 
 import jax
@@ -261,6 +262,53 @@ def test_mean_activations_land_on_rho(digits, rho):
     assert np.abs(z.mean(0) - rho).max() < 0.02  # each unit, not their mean alone
     assert z.mean(0).std() > 1e-5  # a net that ignores x would sit on rho exactly
     assert z.std(0).min() > 0.02
+
+
+def test_one_step_of_a_fit_is_that_of_numpy():
+    """The gradient of half the squared error, of the divergence and of the penalty."""
+    x, rho, beta, seen = RANDOM.normal(size=(6, 3)).astype(np.float32), 0.2, 1.5, []
+
+    def see(grads, state, params):
+        jax.debug.callback(lambda *trees: seen.append(trees), grads, params)
+        return jax.tree.map(lambda g: -0.1 * g, grads), state
+
+    found = fit_sparse_autoencoder(
+        KEY, x, 2, rho=rho, beta=beta, penalty=jn.penalties.l2(0.01), output=jnp.tanh, epochs=1,
+        optimizer=optax.GradientTransformation(lambda params: (), see), progress=False,
+    )  # fmt: skip
+    jax.effects_barrier()
+    ((grads, params),) = jax.tree.map(partial(np.asarray, dtype=float), seen)
+    e, d = params["encoder"], params["decoder"]
+    np.testing.assert_allclose(e["bias"], math.log(0.2 / 0.8), rtol=1e-6)
+    for kernel in (e["kernel"], d["kernel"]):  # uniform, with the variance of Glorot
+        assert 0.1 < abs(kernel).max() < math.sqrt(6 / (2 + 3))
+    z = 1 / (1 + np.exp(-(x @ e["kernel"] + e["bias"])))
+    y = np.tanh(z @ d["kernel"] + d["bias"])
+    out = (y - x) * (1 - y**2) / 6
+    mean = z.mean(0)
+    code = out @ d["kernel"].T + beta * ((1 - rho) / (1 - mean) - rho / mean) / 6
+    code *= z * (1 - z)
+    wanted = {
+        "encoder": {"kernel": x.T @ code + 0.02 * e["kernel"], "bias": code.sum(0)},
+        "decoder": {"kernel": z.T @ out + 0.02 * d["kernel"], "bias": out.sum(0)},
+    }
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, grads, wanted)
+    jax.tree.map(lambda new, p, g: close(new, p - 0.1 * g), found, e, grads["encoder"])
+
+
+def test_the_learning_rate_falls_as_a_cosine():
+    """Adam's steps along a constant slope: two passes over three batches of two."""
+
+    def steep(params):
+        return 1e6 * params["encoder"]["bias"].sum()
+
+    found = fit_sparse_autoencoder(
+        KEY, X[:5].astype(np.float32), 1, rho=0.5, penalty=steep, epochs=2, batch_size=2,
+        learning_rate=0.01, progress=False,
+    )  # fmt: skip
+    rates = [0.01 * (1 + math.cos(math.pi * i / 6)) / 2 for i in range(6)]
+    np.testing.assert_allclose(found["bias"], -sum(rates), rtol=1e-4)
 
 
 @pytest.mark.slow

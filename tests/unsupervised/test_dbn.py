@@ -36,7 +36,6 @@ def digits():
     return (x.reshape(len(x), -1), y), (test[0].reshape(-1, 64), test[1])
 
 
-@pytest.mark.slow
 def test_each_machine_learns_from_the_one_below(monkeypatch):
     seen = []
 
@@ -59,8 +58,31 @@ def test_each_machine_learns_from_the_one_below(monkeypatch):
     for name, (_, given, _) in zip(("rbm", "rbm_1", "rbm_2"), seen, strict=True):
         np.testing.assert_allclose(given, below, rtol=1e-5)
         below = sigmoid(below @ np.asarray(params[name]["kernel"]) + params[name]["bias"])
-    y, _ = jit_apply(jn.serial(rbm(4), rbm(3), rbm(2)), params, {}, x)
+
+
+@pytest.mark.slow
+def test_machines_on_top_of_each_other_are_layers():
+    params = {"rbm": draw(5, 4, 1), "rbm_1": draw(4, 3, 2)}
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    below = x
+    for one in params.values():
+        below = sigmoid(below @ np.asarray(one["kernel"]) + one["bias"])
+    y, _ = jit_apply(jn.serial(rbm(4), rbm(3)), params, {}, x)
     np.testing.assert_allclose(y, below, rtol=1e-5)
+
+
+def test_samples_come_down_from_the_top():
+    """The two machines above are certain: they give (1, 0), then (0, 1, 1)."""
+    top = {"kernel": np.zeros((2, 1)), "bias": np.zeros(1), "visible_bias": np.array([90.0, -90])}
+    kernel = np.array([[-90.0, 90], [90, 90], [90, -90]])
+    middle = {"kernel": kernel, "bias": np.zeros(2), "visible_bias": np.array([0.0, 0, 0])}
+    low = {"kernel": np.array([[5.0, 0.25, 0.5], [7, 1, -2]]), "bias": np.zeros(3)}
+    params = {"rbm": low | {"visible_bias": np.array([-0.5, 1])}, "rbm_1": middle, "rbm_2": top}
+    x, mean = generate(jax.random.key(0), params, 4000, 2)
+    wanted = sigmoid(np.array([0.25 + 0.5 - 0.5, 1 - 2 + 1]))
+    np.testing.assert_allclose(mean, np.tile(wanted, (4000, 1)), rtol=1e-5)
+    assert np.isin(x, (0, 1)).all()
+    np.testing.assert_allclose(np.mean(x, 0), wanted, atol=0.04)  # five standard errors
 
 
 @pytest.mark.slow

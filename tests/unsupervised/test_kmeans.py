@@ -110,7 +110,6 @@ def test_random_vectors_are_examples_and_none_twice():
     assert (rows != random_vectors(jax.random.key(1), GROUPS, 40)).any()
 
 
-@pytest.mark.slow
 def test_random_vectors_as_kernels():
     params = fit_random_vectors(KEY, GROUPS, 13, scale=0.7)
     centred = np.asarray(random_vectors(KEY, GROUPS, 13)) - GROUPS.mean(0)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,9 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.unsupervised.sparse_coding import (
+    _epoch,
+    _first_atoms,
+    _usual_penalty,
     fista,
     fit_dictionary,
     fit_sparse_coding,
@@ -12,6 +17,7 @@ from jaxnet.unsupervised.sparse_coding import (
     soft_threshold,
     sparse_code,
 )
+from tests import layer_values
 from tests.compiled import jit_apply
 
 DRAW = np.random.default_rng(0)
@@ -198,6 +204,45 @@ def planted():
     for row in codes:
         row[draw.choice(20, 3, replace=False)] = draw.choice([-1, 1], 3) * draw.uniform(1, 2, 3)
     return atoms, (codes @ atoms + 0.02 * draw.normal(size=(2000, 16))).astype(np.float32)
+
+
+def test_an_epoch_is_that_of_numpy():
+    """Five equal examples in batches of two: their order makes no difference."""
+    draw = np.random.default_rng(0)
+    row = np.array([2.0, -1, 0.5, 0])
+    atoms = draw.normal(size=(3, 4))
+    atoms[1] = [0, 0, 0, 1]  # of no use
+    sums = 0.3 * np.eye(3), draw.normal(size=(3, 4))
+    sums[0][1], sums[1][1] = 0, 0
+    given = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (atoms, sums))
+    new, after, active = _epoch(
+        jax.random.key(0), *given, jnp.tile(jnp.float32(row), (5, 1)), 0.4, 2, 3, False
+    )
+    used = []
+    for _ in range(2):
+        z = layer_values.fista({"dictionary": atoms}, row[None], 0.4, 3)[0]
+        used.append((z != 0).mean())
+        sums = 0.6 * sums[0] + 2 * np.outer(z, z), 0.6 * sums[1] + 2 * np.outer(z, row)
+        for j, (count, examples) in enumerate(zip(*sums, strict=True)):
+            moved = count[j] * atoms[j] + examples - count @ atoms if count[j] else row
+            atoms[j] = moved / np.linalg.norm(moved)
+    assert np.mean(used) == active and 0 < active < 1
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), (new, after), (atoms, sums)
+    )
+
+
+def test_atoms_begin_as_examples_with_some_noise():
+    x = np.random.default_rng(0).normal(size=(30, 60)).astype(np.float32)
+    atoms = np.asarray(_first_atoms(jax.random.key(0), x, 30))
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, rtol=1e-5)
+    cosines = atoms @ (x / np.linalg.norm(x, axis=1, keepdims=True)).T
+    assert sorted(cosines.argmax(1)) == list(range(30))
+    np.testing.assert_allclose(cosines.max(1), 1 / np.sqrt(1.01), atol=8e-3)
+    near = x[cosines.argmax(1)]
+    noise = atoms * np.linalg.norm(near, axis=1, keepdims=True) - near
+    assert abs(noise.mean()) < 0.01 and 0.09 < noise.std() / x.std() < 0.11
+    assert _usual_penalty(jnp.array([[3.0, 4]])) == pytest.approx(1.2 * 12.5**0.5)
 
 
 @pytest.mark.slow

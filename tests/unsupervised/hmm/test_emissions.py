@@ -61,6 +61,77 @@ def test_fit_is_the_weighted_mean_and_variance():
     np.testing.assert_allclose(np.exp(fitted["log_variance"][:, 0]), variance, rtol=1e-3)
 
 
+def test_fit_of_mixtures_is_that_of_numpy():
+    """With padding, a state without visits, a floor that holds, and a feature that is constant."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(2, 6, 3)) * [1, 3, 0] + [0, 9, 4]
+    posterior = draw.dirichlet(np.ones(2), (2, 6))
+    posterior = np.concatenate([posterior, np.zeros((2, 6, 1))], -1)
+    posterior[1, 4:] = 0
+    old = {
+        "weight": draw.normal(size=(3, 2)),
+        "mean": draw.normal(size=(3, 2, 3)) + [0, 9, 4],
+        "log_variance": draw.normal(size=(3, 2, 3)),
+    }
+    given = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (old, x, posterior))
+    found = jax.jit(gaussian_mixture(2, floor=0.4).fit)(*given)
+    flat, p = x.reshape(-1, 3), posterior.reshape(-1, 3)
+    away = np.square(flat[:, None, None] - old["mean"]) / np.exp(old["log_variance"])
+    log_p = -0.5 * (away + old["log_variance"]).sum(-1) + old["weight"]
+    member = p[..., None] * np.exp(log_p - np.logaddexp.reduce(log_p, -1)[..., None])
+    count = member.sum(0)  # (states, mixtures)
+    visited = slice(2)
+    mean = np.einsum("nsm,nf->smf", member, flat)[visited] / count[visited, :, None]
+    np.testing.assert_allclose(found["mean"][visited], mean, rtol=1e-4)
+    squares = np.square(flat[:, None, None] - mean)
+    variance = (member[:, visited, :, None] * squares).sum(0) / count[visited, :, None]
+    least = 0.4 * np.where(flat[0] == flat[1], 1, flat[p.any(1)].var(0))
+    assert 0 < (variance < least)[..., :2].sum() < 8 and (variance < least)[..., 2].all()
+    wanted = np.log(np.maximum(variance, least))
+    np.testing.assert_allclose(found["log_variance"][visited], wanted, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.nn.softmax(found["weight"])[visited],
+        count[visited] / count[visited].sum(1, keepdims=True),
+        rtol=1e-4,
+    )
+    for name, leaf in found.items():
+        np.testing.assert_allclose(leaf[2], old[name][2], rtol=1e-6)
+
+
+def test_first_params_by_hand(monkeypatch):
+    """Two steps of a state at least; a variance of a thousandth of that of all at least."""
+    x = np.float32([[0, 5, 1], [4, 5, 1], [10, 9, 1], [10, 9, 1], [10, 9, 1], [6, 0, 1]])
+    labels = np.array([0, 0, 1, 1, 1, 2])
+    spec = {"weight": jnp.ones((3, 1)), "mean": jnp.zeros((3, 1, 3))}
+    first = gaussian_mixture(floor=1e-5).begin(None, spec, x, labels)
+    np.testing.assert_allclose(first["mean"][:, 0], [[2, 5, 1], [10, 9, 1], x.mean(0)], rtol=1e-6)
+    every = x.var(0)
+    variance = [[4, every[1] / 1000, 1], [*every[:2] / 1000, 1], [*every[:2], 1]]
+    np.testing.assert_allclose(np.exp(first["log_variance"][:, 0]), variance, rtol=1e-5)
+    assert (first["weight"] == 1).all()
+    least = gaussian_mixture(floor=0.5).begin(None, spec, x, labels)["log_variance"]
+    np.testing.assert_allclose(np.exp(least[1, 0]), [*every[:2] / 2, 1], rtol=1e-5)
+
+    seen = []
+
+    def centres(key, some, mixtures):
+        seen.append((len(some), mixtures))
+        return some[:mixtures]
+
+    monkeypatch.setattr("jaxnet.unsupervised.hmm.emissions.kmeans", centres)
+    monkeypatch.setattr("jaxnet.unsupervised.hmm.emissions.SOME", 2)
+    spec = {"mean": jnp.zeros((3, 2, 3))}
+    pairs = gaussian_mixture(2).begin(jax.random.key(0), spec, x, labels)["mean"]
+    assert seen == [(2, 2), (2, 2), (2, 2)]
+    np.testing.assert_array_equal(pairs, x[[[0, 1], [2, 4], [0, 3]]])
+
+    counted = categorical(3).begin(
+        None, {"logits": jnp.zeros((2, 3))}, np.array([0, 0, 2]), np.array([0, 0, 1])
+    )
+    shares = [[0.6, 0.2, 0.2], [0.25, 0.25, 0.5]]
+    np.testing.assert_allclose(np.exp(counted["logits"]), shares, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_floor_of_the_variance():
     """A share of the data's own variance, and of 1 for a feature that never varies."""

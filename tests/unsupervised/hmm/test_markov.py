@@ -273,7 +273,6 @@ def test_log_probabilities():
     np.testing.assert_array_equal(to_logits(jnp.array([0.0, 1.0])), np.float32([NEVER, 0]))
 
 
-@pytest.mark.slow
 def test_topologies():
     key = jax.random.key(0)
     skipping = jnp.exp(log_probabilities(left_to_right(skips=1)(key, (4, 4))))

@@ -160,6 +160,40 @@ def test_baum_welch_of_mixtures_is_hmmlearns_with_the_new_means(x64):
         params, before = learned.params, learned.log_likelihoods[0]
 
 
+@pytest.mark.parametrize(("totals", "rounds"), [
+    ([-100, -60, -58, -50, -48.1, -40], 5),  # a gain of exactly 0.2 per step is enough
+    ([-100, -98.1, -40], 2),
+    (range(-400, 0, 3), 100),
+])  # fmt: skip
+def test_rounds_end_with_a_small_gain(monkeypatch, totals, rounds):
+    left = iter(totals)
+
+    def one(params, x, mask, emission):
+        return params + 1, np.array([0.25, 0.75]) * next(left)
+
+    monkeypatch.setattr("jaxnet.unsupervised.hmm.model._round", one)
+    lengths = np.array([6, 4])  # 10 steps
+    given = jnp.zeros(()), np.zeros((2, 6), int), categorical(2), lengths
+    found = baum_welch(*given, tolerance=0.2, progress=False)
+    assert found.params == rounds
+    assert found.log_likelihoods.tolist() == list(totals)[:rounds]
+
+
+def test_the_best_of_several_starts_is_kept(monkeypatch):
+    seen = []
+
+    def one(params, x, mask, emission):
+        seen.append(params)
+        return params, np.array([-9.0, -3.0, -5.0])[[len(seen) - 1]]
+
+    monkeypatch.setattr("jaxnet.unsupervised.hmm.model._round", one)
+    x = np.array([[0, 1, 1, 0]])
+    found = fit_hmm(
+        jax.random.key(0), x, 2, emission=categorical(2), restarts=3, iterations=1, progress=False
+    )
+    assert len(seen) == 3 and found is seen[1]
+
+
 @pytest.mark.slow
 def test_one_state_is_a_mixture_of_gaussians(x64):
     sklearn = pytest.importorskip("sklearn.mixture", reason="the extra data")

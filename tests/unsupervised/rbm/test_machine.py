@@ -82,24 +82,34 @@ def test_update_is_that_of_numpy(x64, k, kind):
     expected, _ = by_numpy(jax.random.key(2), params, x, x, k, kind)
     assert not state
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), tree, expected)
-    field = sigmoid(x @ np.asarray(params["kernel"]) + np.asarray(params["bias"])) @ np.asarray(
-        params["kernel"]
-    ).T + np.asarray(params["visible_bias"])
+    assert_watched(value, metrics, params, x, kind)
+
+
+def assert_watched(value, metrics, params, x, kind):
+    """The value is the error of the reconstruction, the metric the free energy."""
+    kernel, bias, visible_bias = (np.asarray(params[n]) for n in ("kernel", "bias", "visible_bias"))
+    field = sigmoid(x @ kernel + bias) @ kernel.T + visible_bias
     error = (np.asarray(kind.mean(jnp.asarray(field))) - x) ** 2
     np.testing.assert_allclose(value, error.mean(), rtol=1e-12)
     mean = free_energy(params, x, visible=kind).mean()
     np.testing.assert_allclose(metrics["free_energy"], mean, rtol=1e-12)
 
 
-@pytest.mark.slow
 def test_persistent_update_is_that_of_numpy_and_moves_the_chain(x64):
     params, x = draw(5, 3, 0.5, dtype=np.float64), states(5)[[3, 7, 7, 20]]
     chain = states(5)[::5]  # seven chains, four examples
     objective = contrastive_divergence(rbm(3, chains=7), k=2)
-    tree, state, _, _ = update(objective, params, {"chain": chain}, x)
+    tree, state, value, metrics = update(objective, params, {"chain": chain}, x)
     expected, samples = by_numpy(jax.random.key(2), params, x, chain, 2, bernoulli)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), tree, expected)
     np.testing.assert_array_equal(state["chain"], samples)
+    assert_watched(value, metrics, params, x, bernoulli)
+
+
+@pytest.mark.slow
+def test_evaluation_leaves_the_chain():
+    params, x, chain = draw(5, 3, 0.5), states(5)[:4], jnp.asarray(states(5)[::5])
+    objective = contrastive_divergence(rbm(3, chains=7), k=2)
     _, still = jit_apply(objective, params, {"chain": chain}, x)
     np.testing.assert_array_equal(still["chain"], chain)
 
@@ -153,6 +163,32 @@ def test_fit_begins_at_the_mean_of_the_data(monkeypatch):
     params = fit_rbm(jax.random.key(0), x, 8, full=True)
     np.testing.assert_allclose(jax.nn.sigmoid(params["visible_bias"]), x.mean(0), rtol=1e-4)
     assert 0.007 < params["kernel"].std() < 0.013
+
+
+def test_rates_fall_in_a_line_with_momentum_and_decay_of_the_kernel(monkeypatch):
+    """Two passes over 25 examples in batches of ten are six steps."""
+    seen = []
+
+    def spy(objective, optimizer):
+        seen.append(optimizer)
+        return trainer(objective, optimizer)
+
+    trainer = machine.trainer
+    monkeypatch.setattr(machine, "trainer", spy)
+    monkeypatch.setattr(machine, "fit", lambda *args, **options: [])
+    options = {"learning_rate": 0.3, "momentum": 0.9, "weight_decay": 0.25, "batch_size": 10}
+    fit_rbm(jax.random.key(0), np.zeros((25, 2)), 3, epochs=2, progress=False, **options)
+    params = dict.fromkeys(("kernel", "bias", "visible_bias"), np.float32(8))
+    state, update = seen[0].init(params), jax.jit(seen[0].update)
+    speed = dict.fromkeys(params, 0.0)
+    for step in range(7):
+        moves, state = update(dict.fromkeys(params, np.float32(1)), state, params)
+        rate = 0.3 * max(1 - step / 6, 0)
+        for name, move in moves.items():
+            decay = 0.25 * params[name] if name == "kernel" else 0
+            speed[name] = 1 + decay + 0.9 * speed[name]
+            np.testing.assert_allclose(move, -rate * speed[name], rtol=1e-5, atol=1e-7)
+        params = {name: params[name] + np.float32(move) for name, move in moves.items()}
 
 
 @pytest.mark.slow

@@ -24,6 +24,21 @@ def test_gaussian_units_by_hand(x64):
     assert abs(draws.mean() - 3) < 0.04 and abs(draws.std() - 1) < 0.03
 
 
+def test_energies_and_sums_by_hand():
+    x, field, bias = np.float32([2, -1]), np.float32([0.5, 0.8]), np.float32([0.3, -1.2])
+    np.testing.assert_allclose(bernoulli.energy(x, bias), -(2 * 0.3 + 1.2), rtol=1e-6)
+    np.testing.assert_allclose(gaussian.energy(x, bias), (1.7**2 + 0.2**2) / 2, rtol=1e-6)
+    binary = np.log1p(np.exp(0.8)) + np.log1p(np.exp(-0.4))
+    np.testing.assert_allclose(bernoulli.log_partition(field, bias), binary, rtol=1e-6)
+    # The integral of exp(a x - (x - b)² / 2) is √(2π) exp(a b + a² / 2).
+    real = np.log(2 * np.pi) + 0.5 * 0.3 + 0.125 - 0.8 * 1.2 + 0.32
+    np.testing.assert_allclose(gaussian.log_partition(field, bias), real, rtol=1e-6)
+    mean = np.float32([0.2, 0, 1])
+    logits = np.log([0.2 / 0.8, 0.001 / 0.999, 999])
+    np.testing.assert_allclose(bernoulli.bias(mean), logits, rtol=1e-4)
+    assert gaussian.bias(mean) is mean
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [bernoulli, gaussian], ids=["0/1", "real"])
 def test_mean_sample_and_bias_agree(x64, kind):
