@@ -21,4 +21,5 @@ from jaxnet.inspect.graph import graph as graph
 from jaxnet.inspect.machine import machine as machine
 from jaxnet.inspect.maximize import maximize_activation as maximize_activation
 from jaxnet.inspect.receptive import receptive_fields as receptive_fields
+from jaxnet.inspect.streams import check_stream as check_stream
 from jaxnet.inspect.summary import summary as summary

@@ -1,0 +1,92 @@
+"""Whether a net gives the same outputs in chunks as from the whole sequence."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, Params, State
+from jaxnet.look import observe
+from jaxnet.services.checks import within
+from jaxnet.services.trees import PyTree
+from jaxnet.stream import start_stream, stream
+
+
+def check_stream(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: PyTree,
+    *,
+    length: int | None = None,
+    tolerance: float = 1e-4,
+) -> None:
+    """Raise if chunks of a sequence do not give what the whole sequence gives, with the path.
+
+    `jn.stream` applies functions of your own to each chunk as they are. This finds those that need
+    more than one step, such as a sum over time.
+
+    Args:
+      net: Layer for `jn.stream`.
+      params, state: Its own.
+      x: Batch of sequences of at least two steps, (batch, time, ...); of several inputs the first.
+      length: As in `jn.stream`; the number of steps of x by default.
+      tolerance: Largest difference, relative to the largest output of each layer.
+
+    Raises:
+      ValueError: If the outputs of a layer differ; the first one in the order in which calls end.
+
+    Example:
+      >>> net = jn.serial(jn.dense(3), lambda x: jnp.cumsum(x, 1))
+      >>> x = jnp.ones((2, 5, 4))
+      >>> params, state = net.init(jax.random.key(0), x)
+      >>> jn.inspect.check_stream(net, params, state, x)
+      Traceback (most recent call last):
+      ...
+      ValueError: check_stream: the outputs of serial/lambda differ in a stream by ...
+    """
+    within("check_stream", "tolerance", tolerance, "(0, inf)")
+    leaves, structure = jax.tree.flatten(x)
+    if not leaves or jnp.ndim(leaves[0]) < 2 or leaves[0].shape[1] < 2:
+        raise ValueError("check_stream: x must be sequences of two steps or more, (batch, time)")
+    time = leaves[0].shape[1]
+
+    def part(start: int, stop: int) -> PyTree:
+        return jax.tree.unflatten(structure, [leaves[0][:, start:stop], *leaves[1:]])
+
+    calls: list[tuple[str, Any]] = []
+
+    def see(path, layer, x, y):
+        calls.append(("/".join((net.name, *path)), y))
+        return y
+
+    watched = observe(net, see)
+    watched.apply(params, state, x)
+    whole, calls = calls, []
+    streamed = stream(watched, time if length is None else length)
+    kept = start_stream(streamed, part(0, 1), state)
+    chunks = []
+    for start, stop in ((0, time // 2), (time // 2, time)):
+        calls = []
+        _, kept = streamed.apply(params, kept, part(start, stop))
+        chunks.append(calls)
+    for (path, y), *parts in zip(whole, *chunks, strict=True):
+        outputs = zip(jax.tree.leaves(y), *(jax.tree.leaves(one) for _, one in parts), strict=True)
+        for all_steps, *some in outputs:
+            far = _distance(np.asarray(all_steps) + 0.0, [np.asarray(a) + 0.0 for a in some])
+            if not far <= tolerance * max(1e-30, np.abs(all_steps).max(initial=0)):
+                raise ValueError(
+                    f"check_stream: the outputs of {path} differ in a stream by {far:.2g}, so it "
+                    "needs more than one step at a time"
+                )
+
+
+def _distance(whole: np.ndarray, parts: list[np.ndarray]) -> float:
+    """Largest difference; infinite if the parts do not make up the whole."""
+    if all(part.shape == whole.shape for part in parts):  # outside the stream
+        return max(np.abs(part - whole).max(initial=0) for part in parts)
+    if whole.ndim < 2 or any(part.ndim != whole.ndim for part in parts):
+        return np.inf
+    joined = np.concatenate(parts, 1)
+    return np.abs(joined - whole).max(initial=0) if joined.shape == whole.shape else np.inf
