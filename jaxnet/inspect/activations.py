@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.look import observe
 from jaxnet.nets import check_net
 from jaxnet.services.checks import a_function, all_native
 from jaxnet.services.trees import PyTree, describe, path_name
 from jaxnet.services.warn import warn
+from jaxnet.transforms import observe
 
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
 

@@ -20,7 +20,6 @@ from jaxnet.composition import serial
 from jaxnet.core import Layer, Params, as_layer, child_key, compose, transform
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.layers.dense import dense
-from jaxnet.look import observe
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.losses.form import check_form
 from jaxnet.services.checks import (
@@ -33,6 +32,7 @@ from jaxnet.services.checks import (
     within,
 )
 from jaxnet.training import fit, trainer
+from jaxnet.transforms import observe
 from jaxnet.unsupervised.check import check_examples, whole_batches
 
 Corruption = Callable[[jax.Array, jax.Array], jax.Array]
