@@ -138,9 +138,9 @@ def ignore_label(loss, *, label, class_weights=None):
     return labelled_loss
 
 
-def kl_sparsity(activations, mask=None, *, rho):
+def kl_sparsity(activations, *, rho):
     a = f64(activations).reshape(-1, np.shape(activations)[-1])
-    mean = a.mean(0) if mask is None else a[np.asarray(mask).astype(bool).ravel()].mean(0)
+    mean = a.mean(0)
     here, gone = (np.log(rho) - log(mean, 0.0)), np.log(1 - rho) - log(1 - mean, 0.0)
     return (rho * here + (1 - rho) * gone).sum()
 
@@ -403,7 +403,7 @@ def pad(sequences, *, length=None, value=0):
     return np.array(rows), np.array([len(sequence) for sequence in sequences])
 
 
-def log_mel(waves, *, rate, window=0.025, hop=0.01, bands=40, range_db=60.0, normalize=True):
+def log_mel(waves, *, rate, window=0.025, hop=0.01, bands=40, normalize=True):
     """Frame by frame, with a Fourier sum of at least twice the window."""
     import librosa
 
@@ -415,7 +415,7 @@ def log_mel(waves, *, rate, window=0.025, hop=0.01, bands=40, range_db=60.0, nor
     for wave in waves:
         frames = [f64(wave)[i : i + size] for i in range(0, len(wave) - size + 1, step)]
         power = np.abs(np.fft.rfft(np.array(frames) * weights, points)) ** 2 @ triangles.T
-        out = np.log(np.maximum(power, power.max() * 10 ** (-range_db / 10)))
+        out = np.log(np.maximum(power, power.max() * 10**-6))
         found.append((out - out.mean(0)) / out.std(0) if normalize else out)
     return found
 
@@ -530,8 +530,8 @@ REFERENCES = {
     ),
     "data.log_mel": Reference(
         log_mel,
-        ([RANDOM.normal(size=900), RANDOM.normal(size=700) * np.linspace(0.01, 1, 700)],),
-        {"rate": 4000, "hop": 0.012, "bands": 9, "range_db": 20.0},
+        ([RANDOM.normal(size=900), RANDOM.normal(size=700) * np.linspace(1e-5, 1, 700) ** 3],),
+        {"rate": 4000, "hop": 0.012, "bands": 9},
     ),
     "data.mfcc": Reference(
         mfcc,
@@ -558,7 +558,7 @@ REFERENCES = {
         {"label": 2, "class_weights": np.array([1.0, 3.0, 2.0])},
         (LOGITS, LABELS),
     ),
-    "losses.kl_sparsity": Reference(kl_sparsity, (UNIT, MASK[0]), {"rho": 0.2}),
+    "losses.kl_sparsity": Reference(kl_sparsity, (UNIT,), {"rho": 0.2}),
     "losses.masked": Reference(masked, (jn.losses.cross_entropy,), {}, (LOGITS, (LABELS, MASK))),
     "losses.masked_mean": Reference(masked_mean, (normal(2, 4), MASK, 1)),
     "losses.multiclass_perceptron": Reference(multiclass_perceptron, (LOGITS, LABELS)),
