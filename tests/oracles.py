@@ -93,14 +93,6 @@ def sigmoid_cross_entropy(outputs, targets, *, pos_weight=None):
     return -(positive + (1 - y) * log_sigmoid(-f64(outputs)))
 
 
-def sigmoid_focal(outputs, targets, *, gamma=2.0, alpha=None):
-    z, y = f64(outputs), f64(targets)
-    p = np.exp(log_sigmoid(z))
-    rest = 1 - (p * y + (1 - p) * (1 - y))
-    share = 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
-    return share * rest**gamma * sigmoid_cross_entropy(z, y)
-
-
 def dice(outputs, targets, *, smooth=1.0):
     p = np.exp(log_softmax(outputs))
     true = np.asarray(targets)[..., None] == np.arange(p.shape[-1])
@@ -164,10 +156,6 @@ def perceptron(outputs, targets):
     z, sign = f64(outputs), np.where(f64(targets) > 0, 1, -1)
     values = np.where(np.where(z > 0, 1, -1) == sign, 0, np.abs(z))
     return np.where(np.isnan(z) | np.isnan(f64(targets)), np.nan, values)
-
-
-def multiclass_perceptron(outputs, targets):
-    return f64(outputs).max(-1) - at_label(f64(outputs), targets)
 
 
 def half_squared_error(outputs, targets):
@@ -561,13 +549,9 @@ REFERENCES = {
     "losses.kl_sparsity": Reference(kl_sparsity, (UNIT,), {"rho": 0.2}),
     "losses.masked": Reference(masked, (jn.losses.cross_entropy,), {}, (LOGITS, (LABELS, MASK))),
     "losses.masked_mean": Reference(masked_mean, (normal(2, 4), MASK, 1)),
-    "losses.multiclass_perceptron": Reference(multiclass_perceptron, (LOGITS, LABELS)),
     "losses.perceptron": Reference(perceptron, (normal(9), labels(9))),
     "losses.sigmoid_cross_entropy": Reference(
         sigmoid_cross_entropy, (normal(4, 3), UNIT), {"pos_weight": np.array([2.0, 1.0, 0.5])}
-    ),
-    "losses.sigmoid_focal": Reference(
-        sigmoid_focal, (normal(4, 3), labels(4, 3, classes=2)), {"gamma": 1.5, "alpha": 0.3}
     ),
     "losses.weighted": Reference(
         weighted,
