@@ -498,8 +498,6 @@ def stateless(
     init: Callable[[jax.Array, Any], Params],
     apply: Callable[[Params, Any], PyTree],
     name: str = "stateless",
-    *,
-    kind: str = "",
 ) -> Layer:
     """A layer from `init(key, x) -> params` and `apply(params, x) -> y`.
 
@@ -507,7 +505,6 @@ def stateless(
       init: draws the parameters; `x` holds shapes and dtypes, no data.
       apply: the layer's function.
       name: its entry inside a parent.
-      kind: what made it; the name by default.
 
     Raises:
       ValueError: at `apply`, for params that are missing, unknown or of the wrong shape.
@@ -526,7 +523,6 @@ def stateless(
         lambda key, x: (init(key, x), {}),
         lambda params, state, x, *, key=None, train=False: (apply(params, x), state),
         name,
-        kind,
     )
     return as_layer(pair)
 
