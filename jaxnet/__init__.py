@@ -62,21 +62,15 @@ from jaxnet.layers import rnn as rnn
 from jaxnet.layers import rnn_cell as rnn_cell
 from jaxnet.layers import sinusoidal_positions as sinusoidal_positions
 from jaxnet.layers import spatial_dropout as spatial_dropout
-from jaxnet.layers import spectral_norm as spectral_norm
 from jaxnet.layers import stack_rnn as stack_rnn
 from jaxnet.layers import time_distributed as time_distributed
 from jaxnet.layers import transformer_block as transformer_block
 from jaxnet.layers import upsample_bilinear as upsample_bilinear
 from jaxnet.layers import upsample_nearest as upsample_nearest
-from jaxnet.layers import weight_norm as weight_norm
 from jaxnet.layers.attention import attention_cache as attention_cache
 from jaxnet.layers.attention import precompute_kv as precompute_kv
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
-from jaxnet.look import collect as collect
-from jaxnet.look import observe as observe
-from jaxnet.look import pick as pick
-from jaxnet.look import tap as tap
 from jaxnet.services.memory import reuse_memory as reuse_memory
 from jaxnet.stream import start_stream as start_stream
 from jaxnet.stream import stream as stream
@@ -101,10 +95,16 @@ from jaxnet.training import sweep as sweep
 from jaxnet.training import trainer as trainer
 from jaxnet.training import truncated_bptt as truncated_bptt
 from jaxnet.transforms import cast as cast
+from jaxnet.transforms import collect as collect
 from jaxnet.transforms import ensemble as ensemble
 from jaxnet.transforms import freeze as freeze
+from jaxnet.transforms import observe as observe
+from jaxnet.transforms import pick as pick
 from jaxnet.transforms import remat as remat
 from jaxnet.transforms import repeat as repeat
+from jaxnet.transforms import spectral_norm as spectral_norm
+from jaxnet.transforms import tap as tap
+from jaxnet.transforms import weight_norm as weight_norm
 
 if _typing.TYPE_CHECKING:
     from jaxnet import data as data

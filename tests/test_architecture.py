@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "jaxnet").rglob("*.py"))
 
 # The parts of the library: each imports only those before it.
 ORDER = [
-    "services", "core", "nets", "distributed", "look", "initializers", "ops", "composition",
+    "services", "core", "nets", "distributed", "initializers", "ops", "composition",
     "transforms", "layers", "detection", "losses", "penalties", "metrics", "decoding", "models",
     "data", "training", "profile", "inspect", "interop", "viz", "unsupervised", "__init__",
 ]  # fmt: skip

@@ -31,7 +31,7 @@ def test_distribution_is_that_of_jax(mine, theirs, shape):
 
 @pairs
 def test_samples_do_not_repeat_across_blocks(mine, theirs):
-    draws = np.asarray(mine()(KEY, (3 * ours.BLOCK, 1))).ravel()
+    draws = np.asarray(mine()(KEY, (3 * ours._BLOCK, 1))).ravel()
     assert len(np.unique(draws)) > 0.99 * draws.size
 
 

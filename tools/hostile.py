@@ -85,7 +85,6 @@ BATCHED = {
     "losses.binary_cross_entropy_of_probabilities": ("outputs", "targets"),
     "losses.cross_entropy_of_probabilities": ("outputs", "targets"),
     "losses.half_squared_error": ("outputs", "targets"),
-    "losses.multiclass_perceptron": ("outputs", "targets"),
     "losses.perceptron": ("outputs", "targets"),
     "metrics.accuracy": ("outputs", "targets"),
     "detection.area": ("boxes",),

@@ -45,7 +45,8 @@ OPERATORS = {
 NO_ARITHMETIC = (
     "viz/", "services/checks.py", "services/keywords.py", "services/warn.py",
     "services/progress.py",
-    "services/markup.py", "services/extras.py", "services/table.py", "look.py", "core/errors.py",
+    "services/markup.py", "services/extras.py", "services/table.py", "core/errors.py",
+    "transforms/observing.py", "transforms/trunk.py",
     "data/builders/", "data/tfds.py",
 )  # fmt: skip
 NO_ARITHMETIC_IN = ("__repr__", "__str__", "_repr_html_", "check", "_check")

@@ -547,8 +547,6 @@ def stateless(
     init: Callable[[jax.Array, Any], Params],
     apply: Callable[[Params, Any], PyTree],
     name: str = "stateless",
-    *,
-    kind: str = "",
 ) -> Layer:
     """A layer from `init(key, x) -> params` and `apply(params, x) -> y`.
 
@@ -556,7 +554,6 @@ def stateless(
       init: draws the parameters; `x` holds shapes and dtypes, no data.
       apply: the layer's function.
       name: its entry inside a parent.
-      kind: what made it; the name by default.
 
     Raises:
       ValueError: at `apply`, for params that are missing, unknown or of the wrong shape.
@@ -575,7 +572,6 @@ def stateless(
         lambda key, x: (init(key, x), {}),
         lambda params, state, x, *, key=None, train=False: (apply(params, x), state),
         name,
-        kind,
     )
     return as_layer(pair)
 

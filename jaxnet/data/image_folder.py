@@ -75,7 +75,8 @@ def image_folder(
     files, labels = [], []
     for label, name in enumerate(classes):
         here = root / name
-        found = sorted(f for f in here.rglob("*") if _is_image(f) and _shown(f, root))
+        pictures = (f for f in here.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+        found = sorted(f for f in pictures if _shown(f, root))
         if not found:
             raise ValueError(
                 f"image_folder: class {name!r} has no images ({', '.join(sorted(SUFFIXES))}); "
@@ -184,10 +185,6 @@ def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
 
 def _shown(path: Path, root: Path) -> bool:
     return not any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _listed(folder: Path) -> str:

@@ -19,6 +19,7 @@ from jaxnet.services.extras import extra
 DIGITS_RATE = 8000  # samples per second of `spoken_digits`
 QUIET = 0.02  # seconds per block in the estimate of a recording's noise
 DELTA_FRAMES = 9  # per slope
+RANGE = 60  # decibels from the largest to the smallest power of a wave
 
 
 class Recordings(NamedTuple):
@@ -228,15 +229,15 @@ def log_mel(
     hop: float = 0.01,
     bands: int = 40,
     deltas: int = 0,
-    range_db: float = 60.0,
     normalize: bool = True,
 ) -> list[np.ndarray]:
     """Log-mel features: the logarithm of the power in mel bands, per frame.
 
-    Frames are Hamming windows inside the wave: 1 + (samples - window) // hop of them. Normalized
-    features do not depend on the volume of the wave. A silent wave has constant features, which are
-    0 after normalization. The first call after an installation takes 10 to 20 seconds, in which
-    librosa compiles its functions, once.
+    Frames are Hamming windows inside the wave: 1 + (samples - window) // hop of them. Power that is
+    more than 60 dB below the maximum of the wave is raised to that level. Normalized features do
+    not depend on the volume of the wave. A silent wave has constant features, which are 0 after
+    normalization. The first call after an installation takes 10 to 20 seconds, in which librosa
+    compiles its functions, once.
 
     Args:
       waves: arrays (samples,) of signed integers or floats; for a single one pass [wave].
@@ -246,7 +247,6 @@ def log_mel(
       bands: number of triangular filters on Slaney's mel scale, from 0 to half the rate.
       deltas: 1 appends first derivatives over time, 2 second derivatives too, each from a
         polynomial fit over 9 frames.
-      range_db: dynamic range: lower power is raised to this many decibels below the wave's maximum.
       normalize: whether each feature has mean 0 and variance 1 over the frames of each wave.
 
     Returns:
@@ -267,9 +267,7 @@ def log_mel(
     Reference: Davis and Mermelstein 1980, "Comparison of parametric representations for
     monosyllabic word recognition".
     """
-    return _features(
-        "log_mel", waves, rate, window, hop, bands, deltas, range_db, normalize, lambda mel: mel
-    )
+    return _features("log_mel", waves, rate, window, hop, bands, deltas, normalize, lambda mel: mel)
 
 
 def mfcc(
@@ -281,7 +279,6 @@ def mfcc(
     bands: int = 40,
     coefficients: int = 13,
     deltas: int = 2,
-    range_db: float = 60.0,
     normalize: bool = True,
 ) -> list[np.ndarray]:
     """Mel-frequency cepstral coefficients: the first coefficients of a DCT of `log_mel`.
@@ -289,7 +286,7 @@ def mfcc(
     They are nearly uncorrelated, as Gaussians with diagonal covariances assume.
 
     Args:
-      waves, rate, window, hop, bands, range_db, normalize: as for `log_mel`.
+      waves, rate, window, hop, bands, normalize: as for `log_mel`.
       coefficients: number kept of the orthonormal DCT-II, at most `bands`.
       deltas: as for `log_mel`; the default 2 and 13 coefficients give the usual 39 features.
 
@@ -315,16 +312,15 @@ def mfcc(
     def cepstrum(mel):  # (bands, frames) -> (coefficients, frames)
         return _librosa("mfcc").feature.mfcc(S=mel, n_mfcc=coefficients)
 
-    return _features("mfcc", waves, rate, window, hop, bands, deltas, range_db, normalize, cepstrum)
+    return _features("mfcc", waves, rate, window, hop, bands, deltas, normalize, cepstrum)
 
 
 def _features(
-    who: str, waves, rate, window, hop, bands, deltas, range_db, normalize, change: Callable
+    who: str, waves, rate, window, hop, bands, deltas, normalize, change: Callable
 ) -> list[np.ndarray]:
     size, step = _check_frames(who, rate, window, hop)
     at_least(who, "bands", bands)
     one_of(who, "deltas", deltas, [0, 1, 2])
-    within(who, "range_db", range_db, "(0, inf)")
     check_options(who, normalize=normalize)
     if not isinstance(waves, list | tuple):
         raise TypeError(
@@ -350,7 +346,7 @@ def _features(
             wave, n_fft=points, hop_length=step, win_length=size, window="hamming", center=False
         )  # (frequencies, frames)
         power = triangles @ (spectrum.real**2 + spectrum.imag**2)  # (bands, frames)
-        least = max(float(power.max()) * 10 ** (-range_db / 10), np.finfo(np.float32).tiny)
+        least = max(float(power.max()) * 10 ** (-RANGE / 10), np.finfo(np.float32).tiny)
         out = change(np.log(np.maximum(power, least)))
         slopes = [
             librosa.feature.delta(out, width=DELTA_FRAMES, order=i + 1, mode="nearest")

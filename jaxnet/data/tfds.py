@@ -108,7 +108,8 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
     try:
         found: Any = builder.as_data_source(split)
     except ValueError as error:
-        parts = ", ".join(f"{part} ({info.num_examples:,})" for part, info in _splits(builder))
+        splits = {part: info for part, info in builder.info.splits.items() if part != "all"}
+        parts = ", ".join(f"{part} ({info.num_examples:,})" for part, info in splits.items())
         raise ValueError(
             f"{who}: {name} has no split {split!r}; splits: {parts}, and parts, such as "
             f"'train[:80%]' ({str(error).splitlines()[0]})"
@@ -164,10 +165,6 @@ def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -
         f"{who}: {name!r} is not in {place}{said}, {holds}; pass data_dir=... or set "
         f"TFDS_DATA_DIR to its folder, {get}"
     )
-
-
-def _splits(builder: Any) -> list[tuple[str, Any]]:
-    return [(part, info) for part, info in builder.info.splits.items() if part != "all"]
 
 
 def _columns(info: Any, values: list) -> Any:

@@ -320,7 +320,8 @@ def _warp(
     out = dict(x)
     out["image"] = jax.vmap(_bilinear)(x["image"], source)
     if "mask" in x:
-        out["mask"] = jax.vmap(_nearest)(x["mask"], source)
+        nearest = jnp.round(source).astype(jnp.int32)
+        out["mask"] = jax.vmap(_pick)(x["mask"], nearest)
     if "boxes" in x:
         out["boxes"] = _warp_boxes(x["boxes"], matrix, centre, size)
     return out
@@ -348,10 +349,6 @@ def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
     if jnp.issubdtype(image.dtype, jnp.integer):
         total = jnp.round(total)
     return jnp.asarray(total).astype(image.dtype)
-
-
-def _nearest(mask: jax.Array, place: jax.Array) -> jax.Array:
-    return _pick(mask, jnp.round(place).astype(jnp.int32))
 
 
 def _warp_boxes(boxes, matrix, centre, size):

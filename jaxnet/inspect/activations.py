@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.look import observe
 from jaxnet.nets import check_net
 from jaxnet.services.checks import a_function, all_native
 from jaxnet.services.trees import PyTree, describe, path_name
 from jaxnet.services.warn import warn
+from jaxnet.transforms import observe
 
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
 
@@ -152,7 +152,8 @@ def first_nonfinite(
             for leaf in jax.tree.leaves(x):
                 if id(leaf) in made:
                     consumers[made[id(leaf)][0]].append(name)
-            y = _shift(y, shifts[name])
+            # The gradients of the shifts are those of the outputs.
+            y = _merge(y, [a + b for a, b in zip(floats(y), shifts[name], strict=True)])
             made.update({id(leaf): (name, leaf) for leaf in jax.tree.leaves(y)})  # held: ids stay
             seen[name] = (count(x), count(y))
             return y
@@ -262,18 +263,10 @@ def count(tree: PyTree) -> Any:
     return sum(sums, jnp.zeros(2, jnp.int32))
 
 
-def _shift(tree: PyTree, by: list[jax.Array]) -> PyTree:
-    """Adds to the leaves that hold floats; the gradients of the shift are those of the leaves."""
-    values = iter([a + b for a, b in zip(floats(tree), by, strict=True)])
-    return _fill(tree, values)
-
-
 def _merge(tree: PyTree, values: list[jax.Array]) -> PyTree:
-    return _fill(tree, iter(values))
-
-
-def _fill(tree: PyTree, values: Any) -> PyTree:
-    return jax.tree.map(lambda a: next(values) if jnp.issubdtype(a.dtype, jnp.inexact) else a, tree)
+    """The tree with these values in the leaves that hold floats."""
+    rest = iter(values)
+    return jax.tree.map(lambda a: next(rest) if jnp.issubdtype(a.dtype, jnp.inexact) else a, tree)
 
 
 def _mean(y: PyTree) -> jax.Array:

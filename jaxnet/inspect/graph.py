@@ -229,7 +229,10 @@ class _Tape:
 
     def backward(self) -> Graph:
         """The graph, with gradients computed from the last node to the first."""
-        gradients = [[_zero(v) for v in step.values] for step in self.steps]
+        gradients = [
+            [jnp.zeros_like(v) if _floating(v) else None for v in step.values]
+            for step in self.steps
+        ]
         gradients[-1] = [jnp.ones_like(self.steps[-1].values[0])]
         edges = []
         for i in reversed(range(len(self.steps))):
@@ -305,10 +308,6 @@ def _names(f: Callable, args: tuple) -> list[str]:
 
 def _floating(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-def _zero(value: Any) -> Any:
-    return jnp.zeros_like(value) if _floating(value) else None
 
 
 def _one(values: tuple) -> Any:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, as_layer
 from jaxnet.inspect.cost import flops
-from jaxnet.look import observe
 from jaxnet.services.checks import check_input
 from jaxnet.services.table import Table, Tabular, size_of
 from jaxnet.services.trees import Path, PyTree, describe, key_spec
+from jaxnet.transforms import observe
 
 
 class Row(NamedTuple):

@@ -254,7 +254,8 @@ class _Row(NamedTuple):
                 given = [change(*given)]
             except Exception as error:
                 sizes = " and ".join(str(np.shape(a)) for a in given)
-                raise ValueError(f"{_name(change)} fails for {words} {sizes}: {error}") from error
+                called = getattr(change, "__name__", "a function")
+                raise ValueError(f"{called} fails for {words} {sizes}: {error}") from error
         if np.shape(given[0]) != shape:
             raise ValueError(
                 f"got {np.shape(given[0])} from {words}{_advice(np.shape(given[0]), shape)}"
@@ -333,7 +334,3 @@ def _advice(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
 def _near(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(names), 1)
     return f'; there is "{near[0]}"' if near else ""
-
-
-def _name(change: Change) -> str:
-    return getattr(change, "__name__", "a function")

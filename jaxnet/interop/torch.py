@@ -20,10 +20,10 @@ from jaxnet.core.errors import call, compare
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
 from jaxnet.interop.torch_weights import ENTRIES, FEATURES_LAST, KINDS, NORMS, Entries
 from jaxnet.interop.weights import Weights, read_weights
-from jaxnet.look import observe
 from jaxnet.services.checks import as_array, check_input, on_host, within
 from jaxnet.services.extras import extra
 from jaxnet.services.trees import PyTree, flat, key_spec
+from jaxnet.transforms import observe
 
 # Transforms that leave the entries of their layer as they are.
 TRANSPARENT = ("cast", "freeze", "remat", "time_distributed", "recurrent")

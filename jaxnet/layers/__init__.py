@@ -37,8 +37,6 @@ from jaxnet.layers.pool import l2_pool_channels as l2_pool_channels
 from jaxnet.layers.pool import lp_pool as lp_pool
 from jaxnet.layers.pool import max_pool as max_pool
 from jaxnet.layers.recurrent import recurrent as recurrent
-from jaxnet.layers.reparametrize import spectral_norm as spectral_norm
-from jaxnet.layers.reparametrize import weight_norm as weight_norm
 from jaxnet.layers.resize import resize as resize
 from jaxnet.layers.resize import upsample_bilinear as upsample_bilinear
 from jaxnet.layers.resize import upsample_nearest as upsample_nearest

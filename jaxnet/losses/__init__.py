@@ -17,8 +17,8 @@ of such a label is NaN.
 
 Use optax for the rest: `optax.softmax_cross_entropy` (soft targets), `optax.squared_error` (its
 mean is the mean squared error), `optax.huber_loss`, `optax.hinge_loss` (targets -1 and +1),
-`optax.losses.multiclass_hinge_loss`, `optax.cosine_distance`, `optax.kl_divergence`,
-`optax.ntxent`, `optax.triplet_margin_loss`.
+`optax.losses.multiclass_hinge_loss`, `optax.sigmoid_focal_loss`, `optax.cosine_distance`,
+`optax.kl_divergence`, `optax.ntxent`, `optax.triplet_margin_loss`.
 """
 
 from jaxnet.losses.classification import (
@@ -30,8 +30,6 @@ from jaxnet.losses.classification import (
 )
 from jaxnet.losses.classification import focal as focal
 from jaxnet.losses.classification import sigmoid_cross_entropy as sigmoid_cross_entropy
-from jaxnet.losses.classification import sigmoid_focal as sigmoid_focal
-from jaxnet.losses.margin import multiclass_perceptron as multiclass_perceptron
 from jaxnet.losses.margin import perceptron as perceptron
 from jaxnet.losses.masks import ignore_label as ignore_label
 from jaxnet.losses.masks import masked as masked

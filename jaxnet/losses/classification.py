@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxnet.losses.arrays import at_label, log, read_classes, read_unit, read_weights, wide
 from jaxnet.losses.form import comparison
@@ -149,7 +148,7 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
     if outputs.shape[-1] < 2:
         raise ValueError(
             f"focal: expected two classes or more, got outputs {outputs.shape}. For one logit per "
-            "example, write sigmoid_focal"
+            "example, take optax.sigmoid_focal_loss"
         )
     z = wide(outputs)
     total = jax.nn.logsumexp(z, axis=-1)
@@ -158,28 +157,3 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
     # an infinite slope.
     log_rest = jax.nn.logsumexp(others, axis=-1) - total
     return jnp.exp(gamma * log_rest) * (total - at_label(z, targets))
-
-
-@comparison(read_unit, gamma="[0, inf)", alpha="(0, 1)")
-def sigmoid_focal(
-    outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0, alpha: float | None = None
-) -> jax.Array:
-    """Sigmoid cross-entropy times (1 - p_t)^gamma, p_t the probability given to the true class.
-
-    Args:
-      outputs: (batch, ...), logits.
-      targets: Same shape as outputs, in [0, 1].
-      gamma: At least 0; 0 gives the cross-entropy.
-      alpha: Weight of positive targets, in (0, 1); negative ones get 1 - alpha. None leaves both
-        unweighted.
-
-    Returns:
-      The shape of outputs.
-
-    Example:
-      >>> sigmoid_focal(jnp.array([0.0, 2.0]), jnp.array([1, 1])).tolist()
-      [0.173..., 0.0018...]
-
-    Reference: Lin et al. 2017, "Focal Loss for Dense Object Detection".
-    """
-    return optax.sigmoid_focal_loss(wide(outputs), targets, alpha=alpha, gamma=gamma)

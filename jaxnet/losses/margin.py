@@ -1,9 +1,9 @@
-"""Perceptron criteria: the loss is the amount by which the true class loses."""
+"""The perceptron criterion: the loss is the amount by which the true class loses."""
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import at_label, read_classes, read_same, wide
+from jaxnet.losses.arrays import read_same, wide
 from jaxnet.losses.form import comparison
 
 
@@ -32,27 +32,3 @@ def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     z, positive = wide(outputs), targets > 0
     values = jnp.where((z > 0) != positive, jnp.where(positive, -z, z), 0)
     return jnp.where(jnp.isnan(z) | jnp.isnan(targets), jnp.nan, values)
-
-
-@comparison(read_classes)
-def multiclass_perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Largest score minus the label's: gradient descent on it is the multiclass perceptron rule.
-
-    Among equal scores the first counts, so the gradient is nonzero for two classes or for none;
-    `optax.multiclass_perceptron_loss` spreads it over all equal scores.
-
-    Args:
-      outputs: (batch, ..., classes), scores.
-      targets: (batch, ...), integer labels in [0, classes).
-
-    Returns:
-      (batch, ...).
-
-    Example:
-      >>> multiclass_perceptron(jnp.array([[2.0, 1.5, 0.0]]), jnp.array([1])).tolist()
-      [0.5]
-
-    Reference: Collins 2002, "Discriminative Training Methods for Hidden Markov Models".
-    """
-    z = wide(outputs)
-    return at_label(z, z.argmax(-1)) - at_label(z, targets)

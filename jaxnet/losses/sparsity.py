@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import check_unit, log, read_mask, wide
-from jaxnet.losses.masks import masked_mean
+from jaxnet.losses.arrays import check_unit, log, wide
 from jaxnet.services.checks import as_array, within
 
 
-def kl_sparsity(activations: jax.Array, mask: jax.Array | None = None, *, rho: float) -> jax.Array:
+def kl_sparsity(activations: jax.Array, *, rho: float) -> jax.Array:
     """Σ_j KL(ρ ‖ ρ̂_j), ρ̂_j the mean activation of unit j over the batch; 0 at ρ̂ = ρ.
 
     A penalty on the activations of a layer, not a loss per example: add it to the loss with a
@@ -17,7 +16,6 @@ def kl_sparsity(activations: jax.Array, mask: jax.Array | None = None, *, rho: f
 
     Args:
       activations: (batch, ..., units) in [0, 1], such as those of a sigmoid.
-      mask: (batch, ...), true at the positions to include; None includes all.
       rho: Target mean activation, in (0, 1).
 
     Returns:
@@ -35,14 +33,7 @@ def kl_sparsity(activations: jax.Array, mask: jax.Array | None = None, *, rho: f
     a = as_array("kl_sparsity", "activations", activations, "(batch, ..., units)", "reals")
     check_unit("kl_sparsity", "activations", activations)
     a = wide(a)
-    mask = jnp.ones(a.shape[:-1], bool) if mask is None else read_mask("kl_sparsity", mask)
-    if mask.shape != a.shape[:-1]:
-        raise ValueError(
-            "kl_sparsity: expected activations (batch, ..., units) and a mask (batch, ...), got "
-            f"{a.shape} and {mask.shape}"
-        )
-    over = tuple(range(a.ndim - 1))
-    mean = masked_mean(a, jnp.broadcast_to(mask[..., None], a.shape), over)  # (units,)
+    mean = a.mean(tuple(range(a.ndim - 1)))  # (units,)
     r = jnp.asarray(rho, a.dtype)
     kl = r * (jnp.log(r) - log(mean)) + (1 - r) * (jnp.log(1 - r) - log(1 - mean))
     return kl.sum()

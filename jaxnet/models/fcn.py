@@ -14,9 +14,9 @@ from jaxnet.layers.conv import conv, conv_transpose
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.resize import upsample_bilinear
-from jaxnet.look import tap
 from jaxnet.ops.window import Padding, per_axis
 from jaxnet.services.checks import at_least, one_of
+from jaxnet.transforms import tap
 
 VGG_TAPS = {"pool_3": 8, "pool_4": 16, "pool_5": 32}
 

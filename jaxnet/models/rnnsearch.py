@@ -26,7 +26,6 @@ def rnnsearch(
     *,
     embedding_features: int = 620,
     features: int = 1000,
-    attention_features: int | None = None,
     readout_features: int = 500,
     attention: bool = True,
     maxout: bool = True,
@@ -49,7 +48,6 @@ def rnnsearch(
       source_vocabulary, target_vocabulary: numbers of ids.
       embedding_features: width of the embeddings, source and target.
       features: width of each direction of the encoder, and of the decoder; 1000 in the paper.
-      attention_features: width of the hidden layer of the scores; None is `features`.
       readout_features: width of the readout, before the logits.
       attention: False gives every step the same context, the final states of both directions: the
         encoder-decoder of Cho et al. 2014, but bidirectional, so that the two models differ by the
@@ -69,11 +67,10 @@ def rnnsearch(
 
     Params:
       encoder: embedding; bidirectional: forward, backward; start; and with attention keys, kernel
-        (2 * features, attention_features);
+        (2 * features, features);
       target: embedding;
       decoder: gru, kernel (embedding_features + 2 * features, 3 * features); and with attention
-        attention: query, kernel (features, attention_features), and score, kernel
-        (attention_features, 1);
+        attention: query, kernel (features, features), and score, kernel (features, 1);
       readout: hidden, output.
 
     Raises:
@@ -97,7 +94,6 @@ def rnnsearch(
         target_vocabulary,
         embedding_features=embedding_features,
         features=features,
-        attention_features=attention_features,
         readout_features=readout_features,
         attention=attention,
         maxout=maxout,
@@ -230,21 +226,19 @@ def _parts(
     *,
     embedding_features: int = 620,
     features: int = 1000,
-    attention_features: int | None = None,
     readout_features: int = 500,
     attention: bool = True,
     maxout: bool = True,
     dropout_rate: float = 0.0,
 ) -> _Parts:
-    scored = features if attention_features is None else attention_features
     sizes = {"source_vocabulary": source_vocabulary, "target_vocabulary": target_vocabulary}
     sizes |= {"embedding_features": embedding_features, "features": features}
-    sizes |= {"readout_features": readout_features, "attention_features": scored}
+    sizes |= {"readout_features": readout_features}
     for what, size in sizes.items():
         at_least("rnnsearch", what, size)
     check_options("rnnsearch", attention=attention, maxout=maxout)
     within("rnnsearch", "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
-    attend = additive_attention(scored, return_weights=True, name="attention")
+    attend = additive_attention(features, return_weights=True, name="attention")
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x
 
     def encoder(m, given):
@@ -257,7 +251,7 @@ def _parts(
             both = jnp.concatenate([final["forward"], final["backward"]], -1)
             return {"state": state, "memory": m(drop, both)}
         memory = m(drop, read["x"])  # (batch, source time, 2 * features)
-        keys = m(dense(scored, use_bias=False, name="keys"), memory)  # once, not in each step
+        keys = m(dense(features, use_bias=False, name="keys"), memory)  # once, not in each step
         return {"state": state, "memory": memory, "keys": keys, "lengths": lengths}
 
     def words(m, tokens):

@@ -94,7 +94,8 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> None:
             per_axis(who, word, value, len(value) if many else 1)
     entries = padding if isinstance(padding, Sequence) else [padding]
     words = isinstance(padding, str)
-    if padding not in ("SAME", "VALID", "CAUSAL") if words else not all(map(_is_pad, entries)):
+    names = ("SAME", "VALID", "CAUSAL")
+    if padding not in names if words else not all(_is_int(p) or _is_pair(p) for p in entries):
         raise ValueError(
             f'{who}: padding must be "SAME", "VALID", "CAUSAL" (for one spatial axis), a number, '
             f"or per spatial axis a number or a pair (before, after), got {padding!r:.60}"
@@ -217,10 +218,6 @@ def _is_int(value: Any) -> bool:
     except TypeError:
         return False
     return not isinstance(value, bool | np.bool_)
-
-
-def _is_pad(value: Any) -> bool:
-    return _is_int(value) or _is_pair(value)
 
 
 def _is_pair(value: Any) -> bool:

@@ -25,7 +25,9 @@ def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str =
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm warns where a notebook has no widgets
         from tqdm.auto import tqdm
-    seen = wanted and (in_notebook() or _terminal())
+    error = sys.stderr  # a service or a window may have none
+    terminal = error is not None and not error.closed and error.isatty()
+    seen = wanted and (in_notebook() or terminal)
     return tqdm(total=total, desc=title, disable=not seen, leave=False, unit=unit)
 
 
@@ -39,8 +41,3 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None
-
-
-def _terminal() -> bool:
-    """Whether the standard error is a terminal; a service or a window may have none."""
-    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()

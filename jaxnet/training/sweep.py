@@ -4,7 +4,7 @@ import inspect
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,9 +92,9 @@ class Sweep(NamedTuple):
             there = {name: sorted(found) for name, found in parts.items() if found is not None}
             raise KeyError(f"Sweep: no {metric!r} of {part!r}; there are {there}")
         # A metric that never leaves [0, 1] is a share, such as an accuracy, and so is its mean.
-        share = metric != "loss" and _in_unit(
-            found[metric] for found in parts.values() if found and metric in found
-        )
+        curves = [found[metric] for found in parts.values() if found and metric in found]
+        inside = ((c >= 0) & (c <= 1) | np.isnan(c) for c in curves)
+        share = metric != "loss" and all(each.all() for each in inside)
         found = []
         for setting, last in zip(self.settings, values[metric][..., -1], strict=True):
             n, mean = len(last), float(last.mean())
@@ -335,11 +335,6 @@ def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
             raise TypeError(f"sweep: grid[{name!r}] must be a sequence of numbers, got {values!r}")
     combinations = itertools.product(*grid.values())
     return [dict(zip(grid, map(float, values), strict=True)) for values in combinations]
-
-
-def _in_unit(curves: Iterable[np.ndarray]) -> bool:
-    """Whether all values that are known lie in [0, 1]."""
-    return all(bool(((values >= 0) & (values <= 1) | np.isnan(values)).all()) for values in curves)
 
 
 def _quantile(freedom: int) -> float:

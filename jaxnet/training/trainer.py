@@ -51,7 +51,8 @@ class TrainState(NamedTuple):
     key: jax.Array
 
     def __repr__(self) -> str:
-        parts = [f"step={_step(self.step)}"]
+        known = isinstance(self.step, jax.Array | np.ndarray | int) and not is_traced(self.step)
+        parts = [f"step={self.step if known else type(self.step).__name__}"]
         for name in ("params", "state", "opt_state"):
             leaves = jax.tree.leaves(getattr(self, name))
             parts.append(f"{name}: {sum(map(np.size, leaves)):,} in {len(leaves)} arrays")
@@ -345,11 +346,6 @@ def check_train_state(who: str, train_state: Any) -> None:
         raise TypeError(
             f"{who}: train_state.key must be that of trainer.init, got {train_state.key!r:.60}"
         )
-
-
-def _step(step: Any) -> str:
-    known = isinstance(step, jax.Array | np.ndarray | int) and not is_traced(step)
-    return str(step) if known else type(step).__name__
 
 
 def _specs(batch: PyTree) -> PyTree:

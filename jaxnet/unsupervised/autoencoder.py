@@ -20,7 +20,6 @@ from jaxnet.composition import serial
 from jaxnet.core import Layer, Params, as_layer, child_key, compose, transform
 from jaxnet.initializers import constant, glorot_uniform
 from jaxnet.layers.dense import dense
-from jaxnet.look import observe
 from jaxnet.losses import half_squared_error, kl_sparsity
 from jaxnet.losses.form import check_form
 from jaxnet.services.checks import (
@@ -33,6 +32,7 @@ from jaxnet.services.checks import (
     within,
 )
 from jaxnet.training import fit, trainer
+from jaxnet.transforms import observe
 from jaxnet.unsupervised.check import check_examples, whole_batches
 
 Corruption = Callable[[jax.Array, jax.Array], jax.Array]
@@ -105,18 +105,14 @@ def reconstruction(
 
 
 def denoising_reconstruction(
-    net: Layer,
-    corrupt: Corruption,
-    loss: Callable = half_squared_error,
-    *,
-    penalty: Penalty | None = None,
+    net: Layer, corrupt: Corruption, loss: Callable = half_squared_error
 ) -> Layer:
     """Reconstructs x from a corrupted x, and so predicts each entry from the others.
 
     The corruption is drawn at each training step. In evaluation nothing is corrupted.
 
     Args:
-      net, loss, penalty: as in `reconstruction`.
+      net, loss: as in `reconstruction`.
       corrupt: `(key, x) -> x`, such as `masking_noise(0.3)`, or
         `lambda key, x: x + 0.3 * jax.random.normal(key, x.shape)`.
 
@@ -133,7 +129,7 @@ def denoising_reconstruction(
     Reference: Vincent et al. 2010, "Stacked Denoising Autoencoders".
     """
     a_function("denoising_reconstruction", "corrupt", corrupt, "(key, x)")
-    return _objective(net, "denoising_reconstruction", loss, penalty, corrupt=corrupt)
+    return _objective(net, "denoising_reconstruction", loss, corrupt=corrupt)
 
 
 def contractive_reconstruction(
@@ -142,12 +138,11 @@ def contractive_reconstruction(
     loss: Callable = half_squared_error,
     *,
     probes: int | None = None,
-    penalty: Penalty | None = None,
 ) -> Layer:
     """Adds strength · ‖∂code/∂x‖² (Frobenius), so that the code is insensitive to changes of x.
 
     Args:
-      net, loss, penalty: as in `reconstruction`.
+      net, loss: as in `reconstruction`.
       strength: of the contraction, at least 0.
       probes: None computes the Jacobian, one backward pass per entry of the code. A number, at
         least 1, estimates the norm without bias from that many random directions, one forward pass
@@ -182,7 +177,7 @@ def contractive_reconstruction(
             norm = _estimated_squared_jacobian(encode, x, child_key(key, "probes"), probes)
         return strength * norm, {"contraction": norm}
 
-    return _objective(net, "contractive_reconstruction", loss, penalty, extra=contraction)
+    return _objective(net, "contractive_reconstruction", loss, extra=contraction)
 
 
 def sparse_reconstruction(
@@ -260,18 +255,16 @@ def fit_sparse_autoencoder(
     rho: float = 0.05,
     beta: float = 3.0,
     penalty: Penalty | None = None,
-    activation: Layer | Callable = jax.nn.sigmoid,
     output: Layer | Callable | None = None,
     epochs: int = 30,
     batch_size: int = 256,
     learning_rate: float = 1e-2,
-    optimizer: optax.GradientTransformation | None = None,
     progress: bool = True,
 ) -> Params:
     """Fits the encoder of a sparse autoencoder: params of `jn.dense(features)`.
 
-    The net is dense, activation, dense, output, and its objective `sparse_reconstruction`. The
-    biases of the units start where the mean activation of a sigmoid is about rho.
+    The net is dense, sigmoid, dense, output, and its objective `sparse_reconstruction`. The biases
+    of the units start where their mean activation is about rho.
 
     Any number of examples is accepted: where batch_size does not divide it, random examples are
     repeated to fill the last batch.
@@ -283,12 +276,10 @@ def fit_sparse_autoencoder(
       rho: target mean activation, in (0, 1).
       beta: weight of the sparsity, at least 0.
       penalty: of the parameters, such as `jn.penalties.l2(1e-3)`.
-      activation: of the code, with values in [0, 1].
       output: activation of the reconstruction: None, or `jax.nn.sigmoid` for x in [0, 1].
       epochs: passes over x.
       batch_size: examples per step, over which the mean activation is taken.
       learning_rate: of Adam, with cosine decay to 0.
-      optimizer: used in place of that Adam.
       progress: whether to show a progress bar.
 
     Returns:
@@ -315,12 +306,10 @@ def fit_sparse_autoencoder(
     within(who, "rho", rho, "(0, 1)")
     within(who, "beta", beta, "[0, inf)")
     within(who, "learning_rate", learning_rate, "(0, inf)")
-    activation = as_layer(activation, who, "activation")
     check_options(who, progress=progress)
     x, batch_size = whole_batches(child_key(key, "batches"), x, batch_size)
-    if optimizer is None:
-        steps = epochs * (len(x) // batch_size)
-        optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    steps = epochs * (len(x) // batch_size)
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     glorot = glorot_uniform()
     start = constant(float(np.log(rho / (1 - rho))))
     encoder = dense(features, kernel_init=glorot, bias_init=start, name="encoder")
@@ -330,7 +319,7 @@ def fit_sparse_autoencoder(
         return z
 
     last = () if output is None else (as_layer(output, who, "output"),)
-    net = serial(encoder, activation, code, decoder, *last, name="sparse_autoencoder")
+    net = serial(encoder, jax.nn.sigmoid, code, decoder, *last, name="sparse_autoencoder")
     learner = trainer(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
     train_state = learner.init(key, x)
     for epoch in fit(
@@ -344,7 +333,7 @@ def _objective(
     net: Layer,
     kind: str,
     loss: Callable,
-    penalty: Penalty | None,
+    penalty: Penalty | None = None,
     *,
     corrupt: Corruption | None = None,
     extra: Callable | None = None,

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer, child_key
-from jaxnet.look import observe
 from jaxnet.services.checks import a_function, as_array, at_least, check_key, check_options
 from jaxnet.services.progress import progress_bar
 from jaxnet.training import predict
+from jaxnet.transforms import observe
 
 Fit = Callable[[jax.Array, jax.Array, int], Params]  # (key, x, features) -> params of dense
 

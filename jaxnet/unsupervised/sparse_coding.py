@@ -405,21 +405,19 @@ def fit_sparse_coding(
     *,
     penalty: float | None = None,
     scale: float | None = None,
-    positive: bool = True,
     **options: Any,
 ) -> Params:
     """Atoms learned by `fit_dictionary`, as params of `jn.dense(features)` before relu.
 
     The kernel's columns are the atoms, and every bias is -penalty. So `relu(dense(x))` is the first
     step of `ista` from 0 toward codes that are not negative, of step size 1: the soft threshold
-    encoder of Coates and Ng. Codes of both signs (positive=False) would need a second dense layer,
-    of the negative kernel.
+    encoder of Coates and Ng.
 
     If x has a large mean, such as ink on paper, nearly every product with an atom is above the
     penalty, and the layer is almost linear. Whiten or centre x, or set `scale`.
 
     Args:
-      key, x, features, penalty, positive: see `fit_dictionary`.
+      key, x, features, penalty: see `fit_dictionary`.
       scale: positive: one factor and one shift for all outputs give them mean 0 and this standard
         deviation over x, as in `kmeans.fit_kmeans`. None leaves atoms and penalty unchanged.
       options: the others of `fit_dictionary`: epochs, batch_size, steps, progress.
@@ -446,10 +444,9 @@ def fit_sparse_coding(
         within("fit_sparse_coding", "scale", scale, "(0, inf)")
     if penalty is not None:
         within("fit_sparse_coding", "penalty", penalty, "(0, inf)")
-    check_options("fit_sparse_coding", positive=positive)
     x = check_examples(x, features, "fit_sparse_coding", limit=0)
     penalty = _usual_penalty(x) if penalty is None else penalty
-    learned = fit_dictionary(key, x, features, penalty=penalty, positive=positive, **options)
+    learned = fit_dictionary(key, x, features, penalty=penalty, positive=True, **options)
     kernel = learned["dictionary"].T
     bias = jnp.full(features, -penalty, kernel.dtype)
     return {"kernel": kernel, "bias": bias} if scale is None else scaled(kernel, bias, x, scale)

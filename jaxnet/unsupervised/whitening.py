@@ -15,7 +15,7 @@ from jaxnet.core import Params
 from jaxnet.services.checks import check_options, within
 from jaxnet.unsupervised.check import check_examples
 
-NO_VARIANCE = 1e-12  # of the largest variance: below, a direction holds rounding errors alone
+_NO_VARIANCE = 1e-12  # of the largest variance: below, a direction holds rounding errors alone
 
 
 def fit_pca(key: jax.Array | None, x: Any, features: int | None = None) -> Params:
@@ -95,7 +95,7 @@ def fit_whitening(
         raise ValueError(
             f"fit_whitening: zca returns one feature per input, {x.shape[1]}, got {features}"
         )
-    known = variances > NO_VARIANCE * max(variances[0], np.finfo(np.float64).tiny)
+    known = variances > _NO_VARIANCE * max(variances[0], np.finfo(np.float64).tiny)
     deviations = np.sqrt(np.where(known, variances + epsilon * variances.mean(), 1))
     kernel = directions * np.where(known, 1 / deviations, 0)
     return _dense(mean, kernel @ directions.T if zca else kernel[:, :features], x.dtype)

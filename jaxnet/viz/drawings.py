@@ -14,16 +14,13 @@ FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]
 
 
 @style()
-def sliding_window(
-    image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0), digits: int = 2
-) -> "Figure":
+def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> "Figure":
     """A convolution by hand: the image, the filter, and the map, with one position marked.
 
     Args:
       image: (height, width), numbers that are written into its cells; legible up to about 10x10.
       kernel: (rows, columns), no larger than the image.
       at: row and column of the marked position in the map.
-      digits: decimals of numbers that are not whole.
 
     Raises:
       TypeError, ValueError: for arrays of other shapes, and a position outside the map.
@@ -35,7 +32,6 @@ def sliding_window(
     """
     image = on_host("sliding_window", "image", image, "(height, width)")
     kernel = on_host("sliding_window", "kernel", kernel, "(rows, columns)")
-    at_least("sliding_window", "digits", digits, 0)
     rows, columns = (n - k + 1 for n, k in zip(image.shape, kernel.shape, strict=True))
     if min(rows, columns, *kernel.shape) < 1:
         raise ValueError(
@@ -57,15 +53,15 @@ def sliding_window(
     several = figure.subplots(1, 3, width_ratios=widths)
     marks = [(at, kernel.shape), ((0, 0), kernel.shape), (at, (1, 1))]
     for axes, (title, numbers), mark in zip(several, parts, marks, strict=True):
-        _cells(axes, numbers, digits)
+        _cells(axes, numbers)
         (row, column), (high, wide) = mark
         _rectangle(axes, column, row, wide, high, fill="none", line=MARK, thick=2.5)
         axes.set_title(title)
     window = image[at[0] : at[0] + kernel.shape[0], at[1] : at[1] + kernel.shape[1]]
     products = zip(window.ravel(), kernel.ravel(), strict=True)
-    terms = [f"{_short(a, digits)}·{_short(b, digits)}" for a, b in products if b]
+    terms = [f"{_short(a)}·{_short(b)}" for a, b in products if b]
     more = " + …" if len(terms) > 6 else ""
-    total = _short(result[at], digits)
+    total = _short(result[at])
     figure.supxlabel(f"{' + '.join(terms[:6])}{more} = {total}", fontsize=9)
     return figure
 
@@ -206,7 +202,7 @@ def attention_steps(query: str, words: Any, weights: Any) -> "Figure":
     return axes.figure
 
 
-def _cells(axes: Any, numbers: np.ndarray, digits: int) -> None:
+def _cells(axes: Any, numbers: np.ndarray) -> None:
     """A table of numbers, darker where they are larger."""
     rows, columns = numbers.shape
     span = float(np.ptp(numbers)) or 1.0
@@ -214,9 +210,7 @@ def _cells(axes: Any, numbers: np.ndarray, digits: int) -> None:
         for c in range(columns):
             share = (numbers[r, c] - numbers.min()) / span
             _rectangle(axes, c, r, 1, 1, fill=str(1 - 0.25 * share), line="0.75")
-            axes.text(
-                c + 0.5, r + 0.5, _short(numbers[r, c], digits), ha="center", va="center", size=8
-            )
+            axes.text(c + 0.5, r + 0.5, _short(numbers[r, c]), ha="center", va="center", size=8)
     axes.set_xlim(-0.06, columns + 0.06)
     axes.set_ylim(rows + 0.06, -0.06)
     axes.set_aspect("equal")
@@ -224,8 +218,8 @@ def _cells(axes: Any, numbers: np.ndarray, digits: int) -> None:
     frame(axes)
 
 
-def _short(number: float, digits: int) -> str:
-    return f"{number:.{digits}f}" if number != round(number) else str(int(number))
+def _short(number: float) -> str:
+    return f"{number:.2f}" if number != round(number) else str(int(number))
 
 
 def _canvas(width: float, height: float) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxnet.inspect.receptive import ReceptiveFields
-from jaxnet.services.checks import on_host, within
+from jaxnet.services.checks import on_host
 from jaxnet.viz.feature_maps import show_image
 from jaxnet.viz.figure import COLORS, a_dict, frame, new_figure, style, texts
 
@@ -19,7 +19,6 @@ def receptive(
     paths: Sequence[str] | None = None,
     *,
     effective: Mapping[str, Any] | None = None,
-    side: float = 2.4,
 ) -> "Figure":
     """The receptive field of the middle unit of each layer, as boxes on an image.
 
@@ -31,7 +30,6 @@ def receptive(
       fields: of `jn.inspect.receptive_fields(net, image[None])`.
       paths: of the layers to draw; by default all whose field differs from the one before.
       effective: path -> (height, width), of `jn.inspect.effective_field`.
-      side: of the image in inches.
 
     Raises:
       TypeError: for anything but numbers, fields of `jn.inspect` and names.
@@ -58,7 +56,6 @@ def receptive(
         )
     maps = {} if effective is None else a_dict("receptive", "effective", effective, "path -> field")
     maps = {path: on_host("receptive", f"effective[{path!r}]", m) for path, m in maps.items()}
-    within("receptive", "side", side, "(0, 100]")
     paths = (
         (list(maps) or _distinct(fields)) if paths is None else texts("receptive", "paths", paths)
     )
@@ -74,6 +71,7 @@ def receptive(
                 f"receptive: the field of {path} must have the size of the image, "
                 f"{image.shape[:2]}, got {m.shape}"
             )
+    side = 2.4  # inches
     high = side * image.shape[0] / image.shape[1]
     count = 1 + len(maps)
     figure = new_figure(side * count + 0.1, high + 0.3 + 0.18 * len(paths))

@@ -17,8 +17,8 @@ KEY = jax.random.key(0)
 def test_kind_is_the_name_by_default():
     layer = jn.Layer(lambda key, x: ({}, {}), lambda p, s, x, *, key=None, train=False: (x, s), "a")
     assert as_layer(layer).kind == "a" and layer.inside is None
-    named = jn.stateless(lambda key, x: {}, lambda p, x: x, name="b", kind="c")
-    assert (named.name, named.kind) == ("b", "c")
+    named = jn.stateless(lambda key, x: {}, lambda p, x: x, name="b")
+    assert (named.name, named.kind) == ("b", "b")
 
 
 def test_in_a_notebook_a_layer_is_a_line():
@@ -58,8 +58,8 @@ def test_the_params_of_a_pair_are_checked():
 
 @pytest.mark.parametrize("name", ["", "a/b", 3, None])
 def test_names_are_words(name):
-    with pytest.raises((TypeError, ValueError), match="^mine: name must be a word without '/'"):
-        jn.stateless(lambda key, x: {}, lambda p, x: x, name, kind="mine")
+    with pytest.raises((TypeError, ValueError), match="^Layer: name must be a word without '/'"):
+        jn.stateless(lambda key, x: {}, lambda p, x: x, name)
     with pytest.raises((TypeError, ValueError), match="^dense: name must be a word without '/'"):
         jn.dense(3, name=name)
 

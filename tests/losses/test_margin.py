@@ -25,14 +25,6 @@ def test_perceptron_gradient_is_the_learning_rule():
     assert (values == abs(z) * (y != o)).all()
 
 
-def test_multiclass_perceptron_gradient_is_nonzero_for_two_classes_or_none():
-    z = jnp.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    values, grads = slopes(losses.multiclass_perceptron, z, jnp.array([0, 1, 2, 0]))
-    assert values.tolist() == [2, 0, 0, 0]
-    # among equal scores the first wins: a mistake for label 2, none for label 0
-    assert grads.tolist() == [[-1, 1, 0], [0, 0, 0], [1, 0, -1], [0, 0, 0]]
-
-
 @pytest.mark.slow
 def test_nan_is_not_hidden_by_a_target_that_seems_right():
     nan, inf = jnp.nan, jnp.inf
@@ -40,4 +32,3 @@ def test_nan_is_not_hidden_by_a_target_that_seems_right():
     values, grads = slopes(losses.perceptron, z, y)
     assert np.isnan(values).tolist() == [True, True, True, False, False]
     assert grads[3:].tolist() == [0, 0]
-    assert jnp.isnan(losses.multiclass_perceptron(jnp.array([[nan, 1.0]]), jnp.array([1]))).all()

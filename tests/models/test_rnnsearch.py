@@ -15,7 +15,7 @@ from jaxnet.models import rnnsearch, rnnsearch_steps
 from jaxnet.models.rnnsearch import _parts
 from tests import layer_values
 
-SIZES = {"embedding_features": 4, "features": 5, "attention_features": 6, "readout_features": 3}
+SIZES = {"embedding_features": 4, "features": 5, "readout_features": 3}
 KINDS = {
     "attention": {},
     "no attention, no maxout": {"attention": False, "maxout": False},
@@ -264,14 +264,6 @@ def test_dropout_is_of_words_annotations_and_readout():
         np.testing.assert_allclose(y[kept], 2 * x[kept], rtol=1e-6)
     found = run(params, None, train=False)
     assert len(found) == 4 and all((x == y).all() for x, y in found)
-
-
-def test_the_attention_has_a_width_of_its_own():
-    net = rnnsearch(10, 9, **SIZES)
-    params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
-    assert params["encoder"]["keys"]["kernel"].shape == (10, 6)
-    assert params["decoder"]["attention"]["query"]["kernel"].shape == (5, 6)
-    assert params["decoder"]["attention"]["score"]["kernel"].shape == (6, 1)
 
 
 def test_messages():

@@ -3,7 +3,6 @@
 from jaxnet.unsupervised.hmm.emissions import Emission as Emission
 from jaxnet.unsupervised.hmm.emissions import categorical as categorical
 from jaxnet.unsupervised.hmm.emissions import gaussian_mixture as gaussian_mixture
-from jaxnet.unsupervised.hmm.emissions import kmeans_init as kmeans_init
 from jaxnet.unsupervised.hmm.emissions import uniform_segments as uniform_segments
 from jaxnet.unsupervised.hmm.markov import NEVER as NEVER
 from jaxnet.unsupervised.hmm.markov import first_state as first_state

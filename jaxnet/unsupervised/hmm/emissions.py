@@ -60,38 +60,6 @@ class Emission(NamedTuple):
         return self.name
 
 
-def kmeans_init(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
-    """Labels each step by its cluster under k-means: for states without an order.
-
-    Args:
-      key: of k-means.
-      x: (batch, time, features).
-      mask: (batch, time), True at the steps that count.
-      states: number of clusters.
-
-    Returns:
-      (batch, time) integers, 0 in padding.
-
-    Raises:
-      ImportError: without scikit-learn, the extra jaxnet-toolkit[data].
-
-    Example:
-      >>> x = np.array([[[0.0], [0.1], [9.0]], [[9.1], [0.0], [7e7]]])
-      >>> labels = kmeans_init(jax.random.key(0), x, np.array([[1, 1, 1], [1, 1, 0]], bool), 2)
-      >>> bool(labels[0, 0] == labels[0, 1] == labels[1, 1] != labels[0, 2] == labels[1, 0])
-      True
-    """
-    at_least("kmeans_init", "states", states)
-    sizes: dict[str, int] = {}
-    x = on_host("kmeans_init", "x", x, "(batch, time, features)", "numbers", sizes)
-    mask = _check_mask("kmeans_init", mask, sizes)
-    labels = np.zeros(mask.shape, int)
-    centroids = np.asarray(kmeans(key, x[mask], states))
-    metrics = extra("sklearn.metrics", "scikit-learn", "kmeans_init")
-    labels[mask] = metrics.pairwise_distances_argmin(x[mask], centroids)
-    return labels
-
-
 def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
     """Labels the first part of each sequence 0, the next 1, ...: for `left_to_right` transitions.
 
@@ -108,17 +76,22 @@ def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: in
       >>> uniform_segments(jax.random.key(0), np.zeros((1, 7)), np.arange(7)[None] < 6, 3)
       array([[0, 0, 1, 1, 2, 2, 2]])
     """
-    mask = _check_mask("uniform_segments", mask, {})
-    at_least("uniform_segments", "states", states)
+    who = "uniform_segments"
+    mask = on_host(who, "mask", mask, "(batch, time)", "booleans or numbers")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"{who}: mask must hold booleans, got {mask.dtype}; write mask > 0")
+    at_least(who, "states", states)
     lengths = np.maximum(mask.sum(1, keepdims=True), 1)
     return np.minimum(np.arange(mask.shape[1]) * states // lengths, states - 1)
 
 
-def _check_mask(who: str, mask: Any, sizes: dict[str, int]) -> np.ndarray:
-    mask = on_host(who, "mask", mask, "(batch, time)", "booleans or numbers", sizes)
-    if mask.dtype != np.bool_:
-        raise TypeError(f"{who}: mask must hold booleans, got {mask.dtype}; write mask > 0")
-    return mask
+def _clusters(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
+    """Labels each step by its cluster under k-means, (batch, time): for states without an order."""
+    labels = np.zeros(mask.shape, int)
+    centroids = np.asarray(kmeans(key, x[mask], states))
+    metrics = extra("sklearn.metrics", "scikit-learn", "fit_hmm")
+    labels[mask] = metrics.pairwise_distances_argmin(x[mask], centroids)
+    return labels
 
 
 @cache  # the same value each time, so that nothing compiles twice
@@ -276,7 +249,7 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
         dtype = params["mean"].dtype
         return params | jax.tree.map(lambda a: jnp.asarray(a, dtype), first)
 
-    return Emission(init, check, score, fit, begin, kmeans_init, name)
+    return Emission(init, check, score, fit, begin, _clusters, name)
 
 
 # Jitted, since without fusion these operations would store arrays with all five axes.

@@ -212,9 +212,9 @@ def fit_hmm(
       emission: `categorical(symbols)`, `gaussian_mixture(mixtures)` or one of your own.
       lengths: (batch,) integers in [0, time], or None.
       start_init, transition_init: as for `hmm`.
-      align: labels each step with a state, from which the first emissions are fitted:
-        `kmeans_init` or `uniform_segments`. None is the emission's default: `kmeans_init` for
-        Gaussians, and random params for symbols.
+      align: labels each step with a state, from which the first emissions are fitted, such as
+        `uniform_segments`. None is the emission's default: clusters of k-means for Gaussians, and
+        random params for symbols.
       restarts: number of runs, each with its own key; the likeliest is returned.
       iterations, tolerance, progress: see `baum_welch`.
 
@@ -223,7 +223,7 @@ def fit_hmm(
 
     Raises:
       ValueError: as `baum_welch` and `hmm`, for restarts below 1, or fewer steps than states.
-      ImportError: without scikit-learn, for `kmeans_init`.
+      ImportError: without scikit-learn, for k-means.
 
     Example:
       >>> from jaxnet.unsupervised.hmm import gaussian_mixture

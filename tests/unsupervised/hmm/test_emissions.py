@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised.hmm import categorical, gaussian_mixture, kmeans_init, uniform_segments
+from jaxnet.unsupervised.hmm import categorical, gaussian_mixture, uniform_segments
 from jaxnet.unsupervised.hmm.emissions import shares
 from jaxnet.unsupervised.hmm.markov import to_logits
 
@@ -179,7 +179,7 @@ def test_alignments():
     np.testing.assert_array_equal(labels[0], [0, 0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(labels[1, :2], [0, 1])
     x = np.where(mask[..., None], np.arange(7)[:, None] // 4 * 9.0, np.nan)
-    clusters = kmeans_init(jax.random.key(0), x, mask, 2)
+    clusters = gaussian_mixture().align(jax.random.key(0), x, mask, 2)
     assert len(set(clusters[0, :4])) == len(set(clusters[0, 4:])) == 1
     assert clusters[0, 0] != clusters[0, 4] and clusters[1, 0] == clusters[0, 0]
 

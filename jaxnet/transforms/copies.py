@@ -1,0 +1,132 @@
+"""Copies of a layer with parameters of their own: in a row, or side by side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, as_layer, transform
+from jaxnet.services.checks import at_least, check_dict
+from jaxnet.services.trees import PyTree, describe, flat, key_spec
+
+
+def repeat(layer: Layer, n: int) -> Layer:
+    """n copies of a layer in a row, each with its own parameters.
+
+    Params and state have the layer's paths with a leading axis of n. The copies run in one
+    `jax.lax.scan`, so compile time does not grow with n.
+
+    Args:
+      layer: its output has the shape and dtype of its input.
+      n: number of copies, at least 1.
+
+    Raises:
+      TypeError: for no layer, or an n that is no integer.
+      ValueError: for n below 1, a layer that changes the shape, or params of another n.
+
+    Example:
+      >>> net = jn.repeat(jn.residual(jn.dense(3)), 5)
+      >>> params, state = net.init(jax.random.key(0), jn.spec((2, 3)))
+      >>> params["dense"]["kernel"].shape
+      (5, 3, 3)
+      >>> y, state = net.apply(params, state, jnp.ones((2, 3)))
+      >>> y.shape
+      (2, 3)
+    """
+    layer = as_layer(layer, "repeat", "layer")
+    at_least("repeat", "n", n)
+
+    def init(key, x):
+        drawn = stacked_init(layer, key, x, n)
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), drawn)
+        run = lambda p, s, x, k: layer.apply(p, s, x, key=k)  # noqa: E731
+        y, _ = jax.eval_shape(run, *one, x, key_spec())
+        if describe(y) != describe(x) or jax.tree.structure(y) != jax.tree.structure(x):
+            raise ValueError(
+                f"repeat: {layer.name} must keep the shape of its input, {describe(x)}, "
+                f"got {describe(y)}"
+            )
+        return drawn
+
+    def apply(params, state, x, *, key, train):
+        _check_copies("repeat", n, params, state)
+
+        def body(x, each):
+            i, params, state = each
+            here = None if key is None else jax.random.fold_in(key, i)
+            return layer.apply(params, state, x, key=here, train=train)
+
+        return jax.lax.scan(body, x, (jnp.arange(n), params, state))
+
+    return transform(layer, apply, lambda inner: repeat(inner, n), kind="repeat", init=init)
+
+
+def ensemble(layer: Layer, n: int) -> Layer:
+    """n members of a layer side by side, each with its own parameters and randomness.
+
+    All get the same input; the output has a leading axis of n, before the batch axis. Params and
+    state have the layer's paths with a leading axis of n. To train each member on its own loss,
+    sum the losses: no gradient passes between members.
+
+    Args:
+      layer: any layer.
+      n: number of members, at least 1.
+
+    Raises:
+      TypeError: for no layer, or an n that is no integer.
+      ValueError: for n below 1, or params of another n.
+
+    Example:
+      >>> net = jn.ensemble(jn.dense(4), 5)
+      >>> params, state = net.init(jax.random.key(0), jn.spec((2, 3)))
+      >>> y, state = net.apply(params, state, jnp.ones((2, 3)))
+      >>> params["kernel"].shape, y.shape
+      ((5, 3, 4), (5, 2, 4))
+    """
+    layer = as_layer(layer, "ensemble", "layer")
+    at_least("ensemble", "n", n)
+
+    def init(key, x):
+        return stacked_init(layer, key, x, n)
+
+    def apply(params, state, x, *, key, train):
+        _check_copies("ensemble", n, params, state)
+
+        def member(i, params, state):
+            here = None if key is None else jax.random.fold_in(key, i)
+            return layer.apply(params, state, x, key=here, train=train)
+
+        return jax.vmap(member)(jnp.arange(n), params, state)
+
+    return transform(layer, apply, lambda inner: ensemble(inner, n), kind="ensemble", init=init)
+
+
+def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
+    """Raises unless every entry has a leading axis of n."""
+    for kind, tree in (("params", params), ("state", state)):
+        check_dict(who, kind, tree)
+        for path, leaf in flat(tree):
+            if jnp.shape(leaf)[:1] != (n,):
+                raise ValueError(
+                    f"{who}: {kind}/{path} must have a leading axis of n = {n}, got "
+                    f"{jnp.shape(leaf)}; do they belong to another n?"
+                )
+
+
+def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTree, PyTree]:
+    """n draws of the layer's params and state, stacked; draw i has the key fold_in(key, i).
+
+    Example:
+      >>> params, state = stacked_init(jn.dense(4), jax.random.key(0), jn.spec((2, 3)), 5)
+      >>> params["kernel"].shape
+      (5, 3, 4)
+    """
+    draws = []
+    try:
+        # One by one, since a draw costs less than compiling it for n.
+        for i in range(n):
+            draw = layer.init(jax.random.fold_in(key, i), x)
+            draws.append(jax.tree.map(np.asarray, draw))
+    except jax.errors.TracerArrayConversionError:  # inside jit or vmap
+        each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+        return jax.vmap(lambda key: layer.init(key, x))(each)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *draws)

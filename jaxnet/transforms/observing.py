@@ -1,0 +1,92 @@
+"""Watch the calls of a network, or collect the values that its layers report."""
+
+from collections.abc import Callable
+
+from jaxnet.core import Layer, as_layer, transform
+from jaxnet.core.compose import SOWN, Watch, recompose, watched
+from jaxnet.services.checks import a_function, check_options
+from jaxnet.services.trees import Path, PyTree
+
+
+def observe(
+    layer: Layer, see: Callable[[Path, Layer, PyTree, PyTree], PyTree], *, transforms: bool = False
+) -> Layer:
+    """A layer in which `see(path, layer, x, y) -> y` watches every call.
+
+    Parameters, state and keys are those of the layer itself. The value that `see` returns replaces
+    the output, so it may read (`return y`), record or change. Calls come in the order in which they
+    end: those inside a composed layer before its own. A shared layer is seen at each call. Inside
+    `jax.lax.scan` and the like `see` gets tracers, which must not outlive the call.
+
+    Args:
+      layer: any layer; one that is not composed is a single call.
+      see: gets the names below `layer` (none for `layer` itself), the layer that was called (a
+        plain function as a layer of kind "function"), its input and its output.
+      transforms: whether to look inside `repeat`, `cast` and the like too. Their entries have the
+        paths of the layer inside, which may run in a loop or under `vmap`: `see` gets tracers.
+
+    Example:
+      >>> net = jn.serial(jnp.sin, jn.serial(jnp.cos, name="inner"))
+      >>> def see(path, layer, x, y):
+      ...     print("/".join(path), layer.kind, x.shape)
+      ...     return y
+      >>> y, _ = jn.observe(net, see).apply({}, {}, jnp.zeros((2, 3)))
+      sin function (2, 3)
+      inner/cos function (2, 3)
+      inner serial (2, 3)
+       serial (2, 3)
+    """
+    layer = as_layer(layer, "observe", "layer")
+    a_function("observe", "see", see, "(path, layer, x, y)")
+    check_options("observe", transforms=transforms)
+    watch = Watch(see, transforms=transforms)
+    if callable(layer.inside):
+        whole = lambda m, x: see((), layer, x, layer.inside(m.watched(watch), x))  # noqa: E731
+        return recompose(layer, whole)
+    inner = watched(layer, watch)
+
+    def apply(params, state, x, *, key=None, train=False):
+        y, state = inner.apply(params, state, x, key=key, train=train)
+        return see((), layer, x, y), state
+
+    return layer._replace(apply=apply)
+
+
+def collect(layer: Layer) -> Layer:
+    """Return a layer whose output is `(y, sown)`: what `m.sow` reports inside it, by path.
+
+    Params and state are those of the layer. Below `repeat` and `ensemble` the values are stacked. A
+    layer that is called again has its values under the next name, such as "block_1/balance".
+
+    Args:
+      layer: Any layer, such as a model or an objective.
+
+    Example:
+      >>> def gated(m, x):
+      ...     share = jax.nn.sigmoid(m(jn.dense(1), x))
+      ...     m.sow("share", share[:, 0])
+      ...     return x * share
+      >>> net = jn.serial(jn.compose(gated), jn.dense(2))
+      >>> params, state = net.init(jax.random.key(0), jn.spec((4, 3)))
+      >>> (y, sown), state = jn.collect(net).apply(params, state, jnp.ones((4, 3)))
+      >>> y.shape, jax.tree.map(jnp.shape, sown)
+      ((4, 2), {'gated/share': (4,)})
+
+      In an objective, here to keep the gates open:
+
+      >>> def objective(m, batch):
+      ...     x, y = batch
+      ...     outputs, sown = m(jn.collect(net), x)
+      ...     loss = optax.softmax_cross_entropy_with_integer_labels(outputs, y)
+      ...     return loss - 0.01 * jnp.log(sown["gated/share"]), {"share": sown["gated/share"]}
+      >>> trainer = jn.trainer(jn.compose(objective), optax.adam(0.1))
+    """
+    layer = as_layer(layer, "collect", "layer")
+    inner = watched(layer, Watch(transforms=True, sown=True))
+
+    def apply(params, state, x, *, key=None, train=False):
+        y, after = inner.apply(params, state, x, key=key, train=train)
+        sown = {n.removeprefix(SOWN): after[n] for n in after if n.startswith(SOWN)}
+        return (y, sown), {n: value for n, value in after.items() if not n.startswith(SOWN)}
+
+    return transform(layer, apply, collect, kind="collect")

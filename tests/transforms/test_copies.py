@@ -1,0 +1,107 @@
+"""`repeat` and `ensemble` against the loop that they stand for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from tests.compiled import jit_apply
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(9), (4, 3))
+
+
+def block():
+    body = jn.serial(jn.dense(3), jn.batch_norm(), jnp.tanh, jn.dropout(0.3))
+    return jn.residual(body, name="block")
+
+
+def close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+
+
+def at(tree, i):
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True])
+def test_repeat_is_a_loop(train):
+    layer, net = block(), jn.repeat(block(), 4)
+    params, state = net.init(KEY, X)
+    y, after = jit_apply(net, params, state, X, key=KEY, train=train)
+    x = X
+    for i in range(4):
+        here = jax.random.fold_in(KEY, i)
+        close(at((params, state), i), layer.init(here, X), 0)
+        x, s = jit_apply(layer, at(params, i), at(state, i), x, key=here, train=train)
+        close(at(after, i), s)
+    close(y, x)
+
+
+def test_repeat_keeps_names_and_paths():
+    params, _ = jn.serial(jn.repeat(jn.dense(3, name="c"), 4), jn.dense(2)).init(KEY, X)
+    assert jax.tree.map(jnp.shape, params["c"]) == {"kernel": (4, 3, 3), "bias": (4, 3)}
+
+
+@pytest.mark.slow
+def test_repeat_needs_a_layer_that_keeps_the_shape():
+    with pytest.raises(ValueError, match=r"must keep the shape of its input, \(4, 3\) float32"):
+        jn.repeat(jn.dense(2), 4).init(KEY, X)
+
+
+@pytest.mark.slow
+def test_repeat_compiles_one_body_for_any_depth():
+    def size(n):
+        net = jn.repeat(block(), n)
+        params, state = net.init(KEY, X)
+        return len(jax.jit(net.apply).lower(params, state, X).as_text())
+
+    assert size(40) < 1.05 * size(4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True])
+def test_ensemble_is_its_members(train):
+    layer, net = block(), jn.ensemble(block(), 3)
+    params, state = net.init(KEY, X)
+    y, after = jit_apply(net, params, state, X, key=KEY, train=train)
+    assert y.shape == (3, 4, 3)
+    for i in range(3):
+        here = jax.random.fold_in(KEY, i)
+        close(at((params, state), i), layer.init(here, X), 0)
+        found = jit_apply(layer, at(params, i), at(state, i), X, key=here, train=train)
+        close((y[i], at(after, i)), found)
+
+
+def test_members_differ():
+    params, _ = jn.ensemble(jn.dense(3), 2).init(KEY, X)
+    assert not jnp.array_equal(params["kernel"][0], params["kernel"][1])
+
+
+@pytest.mark.parametrize("make", [jn.repeat, jn.ensemble])
+def test_none_is_no_number_of_layers(make):
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        make(jn.dense(3), 0)
+
+
+@pytest.mark.parametrize("transform", [jn.repeat, jn.ensemble], ids=lambda f: f.__name__)
+def test_params_of_another_n_are_named(transform):
+    x = jnp.ones((2, 3))
+    for layer in (jn.dense(3), jn.serial(jn.dense(3))):
+        params, state = transform(layer, 5).init(jax.random.key(0), x)
+        name = "kernel" if layer.name == "dense" else "dense/kernel"
+        words = rf"{transform.__name__}: params/{name} must .* n = 4, got \(5, 3, 3\)"
+        with pytest.raises(ValueError, match=words):
+            transform(layer, 4).apply({name: params[name]} if name in params else {
+                "dense": {"kernel": params["dense"]["kernel"]}}, state, x)  # fmt: skip
+        with pytest.raises(TypeError, match=f"{transform.__name__}: params must be the dict"):
+            transform(layer, 4).apply(None, state, x)
+
+
+@pytest.mark.parametrize("n", [2.5, None, "3", True], ids=repr)
+@pytest.mark.parametrize("transform", [jn.repeat, jn.ensemble], ids=lambda f: f.__name__)
+def test_n_is_an_integer(transform, n):
+    with pytest.raises(TypeError, match=f"{transform.__name__}: n must be an integer, got"):
+        transform(jn.dense(3), n)

@@ -1,0 +1,107 @@
+"""`remat`, `cast` and `freeze` against the plain layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from tests.compiled import jit_apply
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(9), (4, 3))
+
+
+def block():
+    body = jn.serial(jn.dense(3), jn.batch_norm(), jnp.tanh, jn.dropout(0.3))
+    return jn.residual(body, name="block")
+
+
+def close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+
+
+@pytest.mark.slow
+def test_remat_changes_nothing_but_recomputes():
+    layer, net = block(), jn.remat(block())
+    params, state = net.init(KEY, X)
+    close((params, state), layer.init(KEY, X), 0)
+
+    def loss(layer):
+        return lambda p: (jit_apply(layer, p, state, X, key=KEY, train=True)[0] ** 2).sum()
+
+    close(
+        jax.jit(jax.value_and_grad(loss(net)))(params),
+        jax.jit(jax.value_and_grad(loss(layer)))(params),
+    )
+    count = {n: str(jax.make_jaxpr(jax.grad(loss(n)))(params)).count("tanh") for n in (net, layer)}
+    assert count[net] > count[layer]
+
+
+@pytest.mark.slow
+def test_cast_computes_in_the_dtype_and_keeps_params():
+    seen = []
+
+    def spy(x):
+        seen.append(x.dtype)
+        return x
+
+    net = jn.cast(jn.serial(jn.dense(5), spy, jn.batch_norm()), jnp.bfloat16)
+    params, state = net.init(KEY, X)
+    seen.clear()
+    y, after = jit_apply(net, params, state, X, train=True)
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+    leaves = jax.tree.leaves((params, after, y))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float32)}
+    grads = jax.jit(jax.grad(lambda p: net.apply(p, state, X)[0].sum()))(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}
+    plain, _ = jit_apply(jn.serial(jn.dense(5), spy, jn.batch_norm()), params, state, X, train=True)
+    close(y, plain, 0.05)
+    assert not jnp.array_equal(y, plain)
+
+
+def test_cast_leaves_integers_alone():
+    net = jn.cast(jn.compose(lambda m, x: x["a"] * x["i"]), jnp.bfloat16)
+    y, _ = jit_apply(net, {}, {}, {"a": jnp.ones((2, 3)), "i": jnp.full((2, 3), 300)})
+    assert y.dtype == jnp.float32 and (y == 300).all()
+    with pytest.raises(ValueError, match="must be a float"):
+        jn.cast(jn.dense(2), jnp.int32)
+
+
+@pytest.mark.slow
+def test_freeze_stops_params_and_state_but_not_the_input():
+    net = jn.serial(jn.dense(3, name="below"), jn.freeze(block()), jn.dense(2, name="head"))
+    trainer = jn.trainer(jn.supervised(net, lambda h, y: (h - y) ** 2), optax.adam(0.1))
+    before = trainer.init(KEY, (X, X[:, :2]))
+    train_state = jax.device_put(before, may_alias=False)
+    for _ in range(3):
+        train_state, _ = trainer.step(train_state, (X, X[:, :2]))
+    close(train_state.params["block"], before.params["block"], 0)
+    close(train_state.state["block"], before.state["block"], 0)
+    for name in ("below", "head"):
+        moved = jnp.abs(train_state.params[name]["kernel"] - before.params[name]["kernel"])
+        assert moved.max() > 0.01
+
+
+def test_params_frozen_by_path():
+    """Only these get no gradient; the layer stays in the mode of its parent."""
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.dense(2, name="head"))
+    some = jn.freeze(net, "*/kernel")
+    x = jnp.arange(6.0).reshape(3, 2)
+    params, state = some.init(KEY, x)
+    jax.tree.map(np.testing.assert_array_equal, params, net.init(KEY, x)[0])
+
+    def total(layer, params):
+        y, after = layer.apply(params, state, x, train=True)
+        return (y**2).sum(), after
+
+    grads, after = jax.grad(lambda p: total(some, p), has_aux=True)(params)
+    whole, same = jax.grad(lambda p: total(net, p), has_aux=True)(params)
+    jax.tree.map(np.testing.assert_array_equal, after, same)
+    for name in params:
+        for part, grad in grads[name].items():
+            expected = 0 * grad if part == "kernel" else whole[name][part]
+            np.testing.assert_allclose(grad, expected, 1e-6)
+    with pytest.raises(ValueError, match="freeze: no array needs the pattern 'tail/.'"):
+        jn.freeze(net, "tail/*").apply(params, state, x)

@@ -1,0 +1,148 @@
+"""`observe` sees each call; `collect` returns what is sown."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.fast_cases("remat", "freeze", "cast")
+@pytest.mark.parametrize("make", [
+    lambda layer: jn.repeat(layer, 2), lambda layer: jn.ensemble(layer, 2), jn.remat, jn.freeze,
+    lambda layer: jn.cast(layer, jnp.bfloat16),
+], ids=["repeat", "ensemble", "remat", "freeze", "cast"])  # fmt: skip
+def test_observe_looks_inside_transforms_where_asked(make):
+    net = jn.serial(make(jn.serial(jn.dense(3), jnp.tanh, name="stage")), name="net")
+    seen: list[str] = []
+
+    def see(path, layer, x, y):
+        seen.append("/".join(path))
+        return y
+
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    plain, _ = net.apply(params, state, jnp.ones((2, 3)))
+    for transforms, inside in ((False, []), (True, ["stage/dense", "stage/tanh"])):
+        seen.clear()
+        y, _ = jn.observe(net, see, transforms=transforms).apply(params, state, jnp.ones((2, 3)))
+        np.testing.assert_allclose(y, plain, rtol=1e-6)
+        assert seen == [*inside, "stage", ""]
+
+
+def test_observers_nest():
+    """The outer one sees what the inner one left, each below its own layer."""
+    inner = jn.observe(jn.serial(jnp.sin, name="inner"), lambda path, layer, x, y: y + 1)
+    seen = {}
+
+    def note(path, layer, x, y):
+        seen["/".join(path)] = float(y[0, 0])
+        return y
+
+    jn.observe(jn.serial(inner), note).apply({}, {}, jnp.zeros((1, 1)))
+    assert seen == {"inner/sin": 1.0, "inner": 2.0, "": 2.0}
+
+
+def gate(m, x):
+    share = jax.nn.sigmoid(m(jn.dense(1), x))
+    m.sow("share", share[:, 0])
+    return x * share
+
+
+def collected(net, x, **options):
+    params, state = net.init(KEY, x)
+    (y, sown), after = jn.collect(net).apply(params, state, x, key=KEY, **options)
+    plain, same = net.apply(params, state, x, key=KEY, **options)
+    jax.tree.map(np.testing.assert_array_equal, (y, after), (plain, same))
+    return sown
+
+
+def test_sown_values_come_out_by_path():
+    x = jnp.arange(8.0).reshape(4, 2)
+    shared = jn.compose(gate, name="shared")
+    net = jn.serial(jn.compose(gate), jn.serial(jn.compose(gate), name="inner"), shared, shared)
+    sown = collected(net, x)
+    assert list(sown) == ["gate/share", "inner/gate/share", "shared/share", "shared/share_1"]
+    assert not np.array_equal(sown["shared/share"], sown["shared/share_1"])
+    params, state = net.init(KEY, x)
+    y, _ = jn.dense(1).apply(params["gate"]["dense"], {}, x)
+    np.testing.assert_allclose(sown["gate/share"], jax.nn.sigmoid(y)[:, 0], 1e-6)
+
+
+@pytest.mark.parametrize(("wrap", "shape"), [
+    (lambda f: jn.repeat(f, 3), (3, 4)),
+    (lambda f: jn.ensemble(f, 3), (3, 4)),
+    (jn.remat, (4,)),
+    (lambda f: jn.cast(f, jnp.bfloat16), (4,)),
+    (jn.freeze, (4,)),
+    (jn.weight_norm, (4,)),
+    (jn.spectral_norm, (4,)),
+    (lambda f: jn.repeat(jn.remat(jn.serial(f, jn.batch_norm())), 3), (3, 4)),
+])  # fmt: skip
+def test_sown_values_pass_transforms(wrap, shape):
+    net = jn.serial(wrap(jn.compose(gate)), name="net")
+    sown = collected(net, jnp.arange(8.0).reshape(4, 2), train=True)
+    [value] = sown.values()
+    assert value.shape == shape and np.isfinite(np.asarray(value, np.float32)).all()
+    below = jn.collect(wrap(jn.compose(gate)))  # and if the transform is the whole
+    params, state = below.init(KEY, jn.spec((4, 2)))
+    (_, sown), _ = below.apply(params, state, jnp.ones((4, 2)))
+    assert [value.shape for value in sown.values()] == [shape]
+
+
+def test_sowing_costs_nothing_unless_somebody_asks():
+    net = jn.serial(jn.compose(gate), jn.dense(2))
+    bare = jn.serial(jn.compose(lambda m, x: x * jax.nn.sigmoid(m(jn.dense(1), x)), name="gate"),
+                     jn.dense(2))  # fmt: skip
+    x = jnp.ones((4, 2))
+    params, state = net.init(KEY, x)
+    texts = [jax.jit(layer.apply).lower(params, state, x).as_text() for layer in (net, bare)]
+    assert texts[0] == texts[1]
+
+
+def objective(m, batch):
+    x, y = batch
+    outputs, sown = m(jn.collect(jn.serial(jn.compose(gate), jn.dense(1))), x)
+    share = sown["gate/share"]
+    return (outputs - y)[:, 0] ** 2 + share, {"share": share, "spread": share.var()}
+
+
+def test_sown_values_in_an_objective_leave_padding_out():
+    """Values per example are averaged without padding; of a padded batch no statistic is known."""
+    x = np.arange(14, dtype=np.float32).reshape(7, 2) / 7
+    data = x, x[:, :1]
+
+    def per_example(m, batch):
+        values, metrics = objective(m, batch)
+        return values, {"share": metrics["share"]}
+
+    layer = jn.compose(per_example, name="net")
+    params, state = layer.init(KEY, data)
+    whole = layer.apply(params, state, data)[0]
+    found = jn.evaluate(layer, params, state, data, batch_size=4)
+    np.testing.assert_allclose(found["loss"], whole[0].mean(), 1e-5)
+    np.testing.assert_allclose(found["share"], whole[1]["share"].mean(), 1e-5)
+    grads = jax.grad(lambda p: layer.apply(p, state, data)[0][1]["share"].sum())(params)
+    assert float(jnp.abs(grads["serial"]["gate"]["dense"]["kernel"]).sum()) > 0
+    trainer = jn.trainer(jn.compose(objective, name="net"), optax.sgd(0.1))
+    train_state = trainer.init(KEY, data)
+    with pytest.raises(ValueError, match="spread is one value per batch, from which the padding"):
+        list(jn.fit(trainer, train_state, data, epochs=1, batch_size=4, progress=False))
+
+
+def test_what_cannot_be_sown():
+    x = jnp.ones((5, 4, 2))
+
+    def looped(m, x):
+        jax.lax.scan(lambda c, x: (c, m.sow("mean", x.mean())), 0, x)
+        return x
+
+    with pytest.raises(
+        ValueError, match=r"m.sow\('mean'\) is called inside a function that JAX runs"
+    ):
+        jn.collect(jn.compose(looped)).apply({}, {}, x)
+    with pytest.raises(TypeError, match="m.sow"):
+        jn.compose(lambda m, x: m.sow(3, x)).init(KEY, x)

@@ -1,0 +1,157 @@
+"""`tap` computes what the whole network computes there; `pick` takes its params."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.services.trees import path_name
+
+KEY = jax.random.key(0)
+
+
+def shapes(tree):
+    return jax.tree.map(jnp.shape, tree)
+
+
+def block(name):
+    return jn.serial(jn.dense(3), jn.batch_norm(), jnp.tanh, name=name)
+
+
+def trunk_and_net():
+    shared = block("shared")
+    net = jn.serial(block("a"), shared, jn.serial(block("b"), block("c"), name="deep"), shared)
+    return net, jax.random.normal(jax.random.key(1), (5, 3))
+
+
+@pytest.mark.fast_cases("paths2-layers2")
+@pytest.mark.parametrize(
+    "paths, layers",
+    [
+        (("a",), {"a"}),
+        (("deep/b/dense", "shared"), {"a", "shared", "deep/b/dense"}),
+        (("shared", "a", "shared"), {"a", "shared"}),
+        (("deep",), {"a", "shared", "deep"}),
+    ],
+)
+def test_tap_gives_what_the_net_computes_and_no_more(paths, layers):
+    net, x = trunk_and_net()
+    params, state = net.init(KEY, x)
+    trunk = jn.tap(net, *paths)
+    trunk_params, trunk_state = trunk.init(KEY, x)
+
+    def leaves(tree):
+        found = jax.tree_util.tree_leaves_with_path(tree)
+        return {path_name(path): leaf for path, leaf in found}
+
+    kept = {
+        path: leaf
+        for path, leaf in leaves(params).items()
+        if any(path.startswith(layer + "/") for layer in layers)
+    }
+    assert kept and leaves(trunk_params).keys() == kept.keys()
+    jax.tree.map(np.testing.assert_array_equal, leaves(trunk_params), kept)
+    outputs, new = trunk.apply(trunk_params, trunk_state, x, train=True)
+    found = jn.inspect.activations(net, params, state, x, train=True)
+    outputs = outputs if len(paths) > 1 else (outputs,)
+    assert len(outputs) == len(paths)
+    for path, y in zip(paths, outputs, strict=True):
+        np.testing.assert_array_equal(y, found[path])
+    # running statistics inside a layer that was left half-way are kept
+    assert jax.tree.structure(new) == jax.tree.structure(trunk_state)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), trunk_state, new)
+    assert all(jax.tree.leaves(changed))
+
+
+def test_tap_keeps_the_state_of_a_layer_that_is_left_half_way():
+    inner = jn.serial(jn.batch_norm(), jn.dense(4), jn.dense(2), name="inner")
+    trunk = jn.tap(jn.serial(inner, jn.dense(7)), "inner/dense")
+    x = jnp.arange(6.0).reshape(2, 3)
+    params, state = trunk.init(KEY, x)
+    assert list(params["inner"]) == ["batch_norm", "dense"]
+    _, new = trunk.apply(params, state, x, train=True)
+    assert (new["inner"]["batch_norm"]["mean"] != state["inner"]["batch_norm"]["mean"]).any()
+
+
+@pytest.mark.slow
+def test_tap_trains_behind_frozen_layers_and_under_jit():
+    net, x = trunk_and_net()
+    model = jn.serial(jn.freeze(jn.tap(net, "deep/b")), jn.dense(2))
+    params, state = model.init(KEY, x)
+    loss = jax.jit(lambda p: model.apply(p, state, x)[0].sum())
+    trunk, head = [jax.grad(loss)(params)[name] for name in ("serial", "dense")]
+    assert not any(leaf.any() for leaf in jax.tree.leaves(trunk))
+    assert all(leaf.any() for leaf in jax.tree.leaves(head))
+
+
+def test_tap_of_a_path_that_is_not_there_lists_those_that_are():
+    net, x = trunk_and_net()
+    with pytest.raises(ValueError, match="no layer 'deep/x'; it has a/dense, a/batch_norm, a/tanh"):
+        jn.tap(net, "a", "deep/x").init(KEY, x)
+    with pytest.raises(ValueError, match="at least one path"):
+        jn.tap(net)
+    with pytest.raises(TypeError, match="tap the network first"):
+        jn.tap(jn.freeze(net), "a")
+
+
+def test_tap_wants_the_params_of_its_own_layers_only():
+    net, x = trunk_and_net()
+    params, state = net.init(KEY, x)
+    with pytest.raises(ValueError, match="unused entries: params/shared, params/deep"):
+        jn.tap(net, "a").apply(params, state, x)
+
+
+def test_pick_hands_a_trunk_the_params_of_its_net():
+    net, x = trunk_and_net()
+    params, state = net.init(KEY, x)
+    trunk = jn.tap(net, "deep/b", "shared")
+    like = trunk.init(jax.random.key(7), x)
+    picked = jn.pick(params, like[0]), jn.pick(state, jax.eval_shape(trunk.init, KEY, x)[1])
+    assert shapes(picked) == shapes(like)
+    outputs, _ = trunk.apply(*picked, x)
+    found = jn.inspect.activations(net, params, state, x)
+    np.testing.assert_array_equal(outputs[0], found["deep/b"])
+
+
+def test_pick_lists_all_that_does_not_fit():
+    tree = {"a": {"kernel": jnp.ones((3, 4))}, "b": jnp.ones(2)}
+    like = {"a": {"kernel": jn.spec((4, 3)), "bias": jn.spec((4,))}, "b": {"c": jn.spec((2,))}}
+    with pytest.raises(ValueError) as error:
+        jn.pick(tree, like)
+    for words in (
+        "a/kernel: expected (4, 3), got (3, 4)",
+        "a/bias: expected (4,), got nothing",
+        "b/c: expected (2,), got nothing",
+    ):
+        assert words in str(error.value)
+
+
+def test_what_is_skipped_is_neither_drawn_nor_run():
+    """The forward goes on with zeros behind the last path, and its layers do not run."""
+    ran = []
+
+    def spy(params, state, x, *, key=None, train=False):
+        ran.append(x.shape)
+        return x, state
+
+    late = jn.Layer(lambda key, x: ({"w": jnp.ones(3)}, {}), spy, "late")
+    net = jn.serial(jn.dense(3), jn.serial(jnp.tanh, late, name="inner"), late)
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    trunk = jn.tap(net, "inner/tanh")
+    kept, _ = trunk.init(KEY, jn.spec((2, 3)))
+    assert list(kept) == ["dense"]
+    trunk.apply(kept, {}, jnp.ones((2, 3)))  # outlines what follows once
+    ran.clear()
+    y, _ = trunk.apply(kept, {}, jnp.ones((2, 3)))
+    assert y.shape == (2, 3) and not ran
+
+
+def test_tap_of_an_objective_gives_what_is_inside():
+    net = jn.serial(jn.dense(4, name="hidden"), jnp.tanh, jn.dense(1))
+    objective = jn.supervised(net, lambda outputs, targets: (outputs - targets) ** 2)
+    batch = jnp.ones((5, 3)), jnp.ones((5, 1))
+    params, state = objective.init(KEY, batch)
+    trunk = jn.tap(objective, "hidden")
+    y, _ = trunk.apply(jn.pick(params, trunk.init(KEY, batch)[0]), state, batch)
+    assert y.shape == (5, 4)
