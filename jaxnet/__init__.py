@@ -72,8 +72,6 @@ from jaxnet.layers.attention import precompute_kv as precompute_kv
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.services.memory import reuse_memory as reuse_memory
-from jaxnet.stream import start_stream as start_stream
-from jaxnet.stream import stream as stream
 from jaxnet.training import Checkpoints as Checkpoints
 from jaxnet.training import Epoch as Epoch
 from jaxnet.training import Position as Position
@@ -105,6 +103,8 @@ from jaxnet.transforms import repeat as repeat
 from jaxnet.transforms import spectral_norm as spectral_norm
 from jaxnet.transforms import tap as tap
 from jaxnet.transforms import weight_norm as weight_norm
+from jaxnet.transforms.stream import start_stream as start_stream
+from jaxnet.transforms.stream import stream as stream
 
 if _typing.TYPE_CHECKING:
     from jaxnet import data as data

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State
-from jaxnet.look import observe
 from jaxnet.services.checks import within
 from jaxnet.services.trees import PyTree
-from jaxnet.stream import start_stream, stream
+from jaxnet.transforms.observing import observe
+from jaxnet.transforms.stream import start_stream, stream
 
 
 def check_stream(

@@ -126,6 +126,7 @@ def draw(make, x):
     return net, params, state
 
 
+@pytest.mark.fast_cases("windows", "block", "dilated", "stack", "weight norm", "ensemble")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_chunks_of_any_length_give_the_whole(x64, make):
     x = jax.random.normal(jax.random.key(1), (2, 11, 8), jnp.float64)
