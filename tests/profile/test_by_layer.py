@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 import jaxnet as jn
 from jaxnet.profile import cost_by_layer, time_by_layer
 from jaxnet.profile.by_layer import LayerTime, LayerTimes
+from jaxnet.profile.program import layer_of, parse
 
 spec = jn.spec
 pytestmark = pytest.mark.usefixtures("names_are_those_of_this_program")
@@ -142,3 +145,41 @@ def test_what_is_no_program_and_no_trace(tmp_path):
         time_by_layer(lowered.compile(), tmp_path)
     with pytest.raises(TypeError, match="time_by_layer: trace must be a str or a Path, got object"):
         time_by_layer(lowered.compile(), object())
+
+
+class Event(NamedTuple):
+    stats: dict
+    duration_ns: float
+
+
+def test_durations_are_added_by_layer_and_divided_by_runs(tmp_path, monkeypatch):
+    """Of two runs, each instruction of the program with its own duration."""
+    net = jn.serial(jn.dense(5, name="hidden"), jnp.tanh, jn.dense(2), name="net")
+    params, state = net.init(jax.random.key(0), spec((7, 3)))
+    run = jax.jit(lambda params, x: net.apply(params, state, x)[0])
+    compiled = run.lower(params, spec((7, 3))).compile()
+    program = parse(compiled.as_text())
+    known = [one.instruction for one in program.runs() if not one.fused]
+    module = compiled.as_text().removeprefix("HloModule ").partition(",")[0]
+    durations = {one.name: 1e6 * (i + 1) for i, one in enumerate(known)}  # 1 ms, 2 ms, ...
+    events = [
+        Event({"hlo_op": name, "hlo_module": module, "run_id": i, "device_ordinal": 0}, ns)
+        for i in range(2)
+        for name, ns in durations.items()
+    ]
+    line = SimpleNamespace(events=[*events, Event({}, 1e9)])  # the last is of no program
+    profile = SimpleNamespace(planes=[SimpleNamespace(lines=[line])])
+    monkeypatch.setattr(jax.profiler.ProfileData, "from_file", lambda path: profile)
+    (tmp_path / "a.xplane.pb").write_bytes(b"")
+    times = time_by_layer(compiled, tmp_path)
+    layers = {
+        name: layer_of(program.origin(one))[0] for name, one in zip(durations, known, strict=True)
+    }
+    expected = {
+        path: sum(ns for name, ns in durations.items() if layers[name][: len(path)] == path) / 1e6
+        for path in {layers[name] for name in durations if layers[name]}
+    }
+    assert times.runs == 2 and expected
+    found = {tuple(row.path.split("/")): row for row in times.rows}
+    for path, ms in expected.items():
+        assert found[path].forward == pytest.approx(ms) and found[path].backward == 0

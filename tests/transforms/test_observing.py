@@ -146,3 +146,14 @@ def test_what_cannot_be_sown():
         jn.collect(jn.compose(looped)).apply({}, {}, x)
     with pytest.raises(TypeError, match="m.sow"):
         jn.compose(lambda m, x: m.sow(3, x)).init(KEY, x)
+
+
+def test_a_watch_that_does_not_collect_keeps_no_sown_values():
+    def gated(m, x):
+        m.sow("gate", x[:, 0])
+        return m(jn.batch_norm(), x)
+
+    net, x = jn.serial(jn.compose(gated)), jnp.ones((4, 2))
+    params, state = net.init(jax.random.key(0), x)
+    _, after = jn.observe(net, lambda path, layer, x, y: y).apply(params, state, x)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
