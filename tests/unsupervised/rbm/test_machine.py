@@ -106,7 +106,6 @@ def test_persistent_update_is_that_of_numpy_and_moves_the_chain(x64):
     assert_watched(value, metrics, params, x, bernoulli)
 
 
-@pytest.mark.slow
 def test_evaluation_leaves_the_chain():
     params, x, chain = draw(5, 3, 0.5), states(5)[:4], jnp.asarray(states(5)[::5])
     objective = contrastive_divergence(rbm(3, chains=7), k=2)
