@@ -7,6 +7,7 @@ leaves out AVX-512.
 """
 
 import ctypes
+import math
 import os
 import warnings
 from functools import cache
@@ -23,7 +24,7 @@ TARGET = "jaxnet_conv"
 LEVELS = {0: None, 1: "NEON", 2: "AVX2", 3: "AVX-512"}
 CHOICES = {"": 3, "1": 3, "avx512": 3, "avx2": 2, "0": 0}
 
-KINDS = "yxw"
+KINDS = "yxw"  # in the order of the library's numbers
 
 
 @cache
@@ -82,7 +83,7 @@ def supports(a, b, *, wanted: str, form) -> bool:
         return False
     if wanted == "w" and max(form.input_dilation) > 1:
         return False
-    if form.groups > 1:
+    if form.groups > 1 or math.prod(form.window) == 1:  # XLA has matrix products for the latter
         return False
     return instructions() is not None
 
