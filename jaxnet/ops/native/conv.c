@@ -297,7 +297,10 @@ static int kernel_gradient(Job *j, long net, long group, long first, long last, 
   const float *read = j->b + net * j->batch * h->out * line + group * j->D;
   const float **x = zeros(6 * at_once, sizeof(float *)), **y = x + 5 * at_once;
   long *kept = zeros(at_once, sizeof(long));
-  float *tail = zeros(line + padded, sizeof(float)); /* whole vectors reach over the end of y */
+  /* Whole vectors reach beyond a row of y, so the last ones are copied. */
+  const float *end_y = j->b + j->nets * j->batch * h->out * line;
+  long reach = line - j->D + padded;
+  float *tail = zeros(MIN(at_once, padded / line + 2) * reach, sizeof(float));
   long needed = at_once * h->step + h->window * h->dilation;
   int ok = open_rows(&rows, j, from, needed) && x && kept && tail;
   Add a = {
@@ -311,12 +314,16 @@ static int kernel_gradient(Job *j, long net, long group, long first, long last, 
       int by = h->window - k >= 5 && run < 10 && tiles->add_rows[1][run];
       together = by ? 5 : h->window - k >= 3 && run < 10 && tiles->add_rows[0][run] ? 3 : 1;
       a.rows = 0;
+      float *copy = tail;
       for (long p = top; p < end; p++) {
         const float *here = read + (image * h->out + p) * line;
-        if (net == j->nets - 1 && image == j->batch - 1 && p == h->out - 1)
-          here = memcpy(tail, here, (line - group * j->D) * sizeof(float));
+        long own = line - group * j->D; /* to the end of the row */
         long at = p * h->step + k * h->dilation + h->offset, outside = at < 0 || at >= h->in;
-        if (together == 1 && outside && all_finite(here, line - group * j->D)) continue;
+        if (together == 1 && outside && all_finite(here, own)) continue; /* zeros */
+        if (end_y - here < reach) {
+          here = memcpy(copy, here, own * sizeof(float));
+          copy += reach;
+        }
         y[a.rows] = here;
         kept[a.rows++] = p;
       }
