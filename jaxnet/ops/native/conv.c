@@ -152,7 +152,8 @@ typedef struct {
   int merged;           /* the taps of a row are neighbors in memory */
   long tap, tap_x;      /* distance of the taps of a class in the kernel and in what is read */
   long D_padded;        /* whole vectors */
-  long parts, chunks;   /* of each net and group, and of all */
+  long block, blocks;   /* features of a kernel's gradient at once */
+  long parts, chunks;   /* of the rows, and for all nets, groups and blocks */
   int finite;           /* zeros around what is read stay zero times the weights */
   const float *a, *b;
   float *out, *scratch; /* packed weights, or a sum per chunk */
@@ -223,9 +224,10 @@ static const float *row_of(Rows *r, long image, long h) {
 /* How many output rows to compute before the next block of features, so that their inputs stay in
  * the first cache, or in the second where a block's weights fill the first. */
 static long rows_at_once(const Job *j, long weights, long row) {
-  long budget = weights > 16384 ? 131072 : 24576;
-  long rows = budget / (4 * row) * j->h.gaps / j->h.step - j->h.window * j->h.dilation;
-  return MAX(1, MIN(rows, j->h.out));
+  long budget = weights > 262144 ? 262144 : weights > 16384 ? 131072 : 24576;
+  long most = budget / (4 * row) * j->h.gaps / j->h.step - j->h.window * j->h.dilation;
+  long blocks = most < 1 ? j->h.out : (j->h.out + most - 1) / most;
+  return (j->h.out + blocks - 1) / blocks;
 }
 
 /* The value, or the gradient of the input: rows first to last of all images of a net and group. */
@@ -284,28 +286,30 @@ static int sums(Job *j, long net, long group, long first, long last) {
   return ok;
 }
 
-/* The gradient of the kernel from some rows, in scratch: (*window, C, D_padded). */
-static int kernel_gradient(Job *j, long net, long group, long first, long last, float *to) {
+/* The gradient of the kernel from some rows, for a block of features: (*window, C, block). */
+static int kernel_gradient(Job *j, long net, long group, long block_of_features, long first,
+                           long last, float *to) {
   const Axis *h = &j->h, *w = &j->w;
   const Kernels *tiles = j->kernels;
-  long lanes = tiles->lanes, C = j->C, padded = j->D_padded, stride = j->D * j->groups;
+  long d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
+  long lanes = tiles->lanes, C = j->C, stride = j->D * j->groups;
   long line = w->out * stride, size = w->window * C;
   long run = j->merged ? size : C, runs = j->merged ? 1 : w->window;
-  long at_once = rows_at_once(j, h->window * size * padded * 4, j->columns * C * h->step + line);
+  long at_once = rows_at_once(j, h->window * size * padded * 4, j->columns * C * h->step + w->out * padded);
   Rows rows;
   const float *from = j->a + net * j->batch * h->in * w->in * C * j->groups + group * C;
-  const float *read = j->b + net * j->batch * h->out * line + group * j->D;
+  const float *read = j->b + net * j->batch * h->out * line + group * j->D + d0;
   const float **x = zeros(6 * at_once, sizeof(float *)), **y = x + 5 * at_once;
   long *kept = zeros(at_once, sizeof(long));
   /* Whole vectors reach beyond a row of y, so the last ones are copied. */
   const float *end_y = j->b + j->nets * j->batch * h->out * line;
-  long reach = line - j->D + padded;
+  long reach = line - stride + padded;
   float *tail = zeros(MIN(at_once, padded / line + 2) * reach, sizeof(float));
   long needed = at_once * h->step + h->window * h->dilation;
   int ok = open_rows(&rows, j, from, needed) && x && kept && tail;
   Add a = {
     .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
-    .kernel = size * padded, .width = padded,
+    .kernel = size * j->block, .width = j->block,
   };
   for (long block = first; ok && block < last;) {
     long image = block / h->out, top = block % h->out;
@@ -317,11 +321,11 @@ static int kernel_gradient(Job *j, long net, long group, long first, long last, 
       float *copy = tail;
       for (long p = top; p < end; p++) {
         const float *here = read + (image * h->out + p) * line;
-        long own = line - group * j->D; /* to the end of the row */
+        long own = line - group * j->D - d0; /* to the end of the row */
         long at = p * h->step + k * h->dilation + h->offset, outside = at < 0 || at >= h->in;
         if (together == 1 && outside && all_finite(here, own)) continue; /* zeros */
         if (end_y - here < reach) {
-          here = memcpy(copy, here, own * sizeof(float));
+          here = memcpy(copy, here, MIN(own, reach) * sizeof(float));
           copy += reach;
         }
         y[a.rows] = here;
@@ -340,7 +344,7 @@ static int kernel_gradient(Job *j, long net, long group, long first, long last, 
             AddTile *tile = together > 1 ? tiles->add_rows[together == 5][count]
                                          : tiles->add[vectors - 1][count];
             tile(&a, (i * w->dilation + w->offset - j->low) * C + c, d,
-                 to + (k * size + i * C + c) * padded + d);
+                 to + (k * size + i * C + c) * j->block + d);
           }
         d += vectors * lanes;
       }
@@ -358,12 +362,13 @@ static void work(Job *j) {
   for (;;) {
     long chunk = atomic_fetch_add(&j->next, 1);
     if (chunk >= j->chunks) return;
-    long pair = chunk / j->parts, part = chunk % j->parts, rows = j->batch * j->h.out;
+    long pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
+    long part = chunk % j->parts, rows = j->batch * j->h.out;
     long net = pair / j->groups, group = pair % j->groups;
     long first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
-    long size = j->h.window * j->w.window * j->C * j->D_padded;
+    long size = j->h.window * j->w.window * j->C * j->block;
     int ok = j->kind == KERNEL
-               ? kernel_gradient(j, net, group, first, last, j->scratch + chunk * size)
+               ? kernel_gradient(j, net, group, block, first, last, j->scratch + chunk * size)
                : sums(j, net, group, first, last);
     if (!ok) atomic_store(&j->failed, 1);
     atomic_fetch_add(&j->done, 1);
@@ -404,14 +409,16 @@ static void pack(const Job *j, long net, long group, float *to) {
 
 /* The sum of the parts in order, so that it does not depend on the number of threads. */
 static void add_parts(const Job *j, long net, long group) {
-  long lines = j->h.window * j->w.window * j->C, size = lines * j->D_padded;
-  const float *from = j->scratch + (net * j->groups + group) * j->parts * size;
-  for (long k = 0; k < lines; k++, from += j->D_padded) {
-    float *to = j->out + (net * lines + k) * j->D * j->groups + group * j->D;
-    memcpy(to, from, j->D * sizeof(float));
-    for (long part = 1; part < j->parts; part++)
-      for (long d = 0; d < j->D; d++) to[d] += from[part * size + d];
-  }
+  long lines = j->h.window * j->w.window * j->C, size = lines * j->block;
+  const float *from = j->scratch + (net * j->groups + group) * j->blocks * j->parts * size;
+  for (long block = 0; block < j->blocks; block++, from += (j->parts - 1) * size)
+    for (long k = 0; k < lines; k++, from += j->block) {
+      long first = block * j->block, some = MIN(j->block, j->D - first);
+      float *to = j->out + (net * lines + k) * j->D * j->groups + group * j->D + first;
+      memcpy(to, from, some * sizeof(float));
+      for (long part = 1; part < j->parts; part++)
+        for (long d = 0; d < some; d++) to[d] += from[part * size + d];
+    }
 }
 
 static long divisor(long a, long b) { return b ? divisor(b, a % b) : a; }
@@ -563,11 +570,16 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   int ok = plan(j);
   if (ok) {
     double work = 2.0 * j->batch * j->h.out * j->w.out * weights;
+    int large = kind == KERNEL && weights > 65536; /* part of it stays in the second cache */
+    j->block = large ? MIN(j->D_padded, 2 * lanes) : j->D_padded;
+    j->blocks = (j->D_padded + j->block - 1) / j->block;
+    pairs *= j->blocks;
     long wanted = kind == KERNEL ? 8 : threads == 1 ? 1 : 4 * threads;
     wanted = MIN((wanted + pairs - 1) / pairs, (long)MIN(work / 1e6, 1e6) + 1);
     j->parts = MIN(wanted, j->batch * j->h.out);
     j->chunks = pairs * j->parts;
-    j->scratch = zeros((kind == KERNEL ? j->chunks : pairs) * weights, sizeof(float));
+    long size = weights / j->D_padded * j->block; /* of a chunk's scratch */
+    j->scratch = zeros((kind == KERNEL ? j->chunks : pairs) * size, sizeof(float));
     ok = j->scratch != NULL;
   }
   if (ok && kind != KERNEL) {
@@ -576,7 +588,7 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   }
   if (ok) {
     run_job(j, f, threads);
-    for (long i = 0; kind == KERNEL && i < pairs; i++) add_parts(j, i / groups, i % groups);
+    for (long i = 0; kind == KERNEL && i < j->nets * groups; i++) add_parts(j, i / groups, i % groups);
     ok = !atomic_load(&j->failed);
   }
   release(j);
