@@ -133,9 +133,10 @@ int main(int count, char **words) {
     state = (uint64_t)(seed * 1000003 + one);
     draw(0, 1);
     int64_t form[NUMBERS], dims[3][5];
-    long groups = form[GROUPS] = PICK(1, 1, 1, 2, 3);
+    long groups = form[GROUPS] = PICK(1, 1, 1, 1, 2, 3, 5, 16, 21, 40);
 #define FEATURES PICK(1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 70)
-    long e = PICK(1, 1, 1, 2), n = draw(1, 4), in = FEATURES, out = groups * FEATURES;
+    long e = PICK(1, 1, 1, 2), n = draw(1, 4), in = groups > 3 ? 1 : FEATURES;
+    long out = groups * (groups > 3 ? 1 : FEATURES);
     form[KIND] = draw(0, 2);
     for (int i = 0; i < 2; i++) {
       long size, window, room;

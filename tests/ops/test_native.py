@@ -95,6 +95,7 @@ CASES = {
     "far apart": (form_of((8, 9), (2, 3), strides=3, low=3, high=2, dilation=2), 2, 2, 3, 5),
     "cropping": (form_of((8, 9), (2, 3), low=-2, high=-1), 1, 2, 4, 20),
     "groups": (form_of((6, 9), (3, 2), low=1, high=0, groups=3), 1, 2, 12, 18),
+    "depthwise": (form_of((6, 9), (3, 3), strides=2, low=1, high=0, groups=21), 1, 2, 21, 21),
     "line": (form_of((40,), (4,), strides=2, low=3, high=0), 3, 2, 5, 12),
     "one pixel": (form_of((1, 1), (3, 3), low=1, high=1), 1, 4, 40, 8),
     "zeros between": (form_of((4, 6), (3, 2), low=2, high=1, input_dilation=2), 1, 2, 9, 33),

@@ -83,7 +83,7 @@ def supports(a, b, *, wanted: str, form) -> bool:
         return False
     if wanted == "w" and max(form.input_dilation) > 1:
         return False
-    if form.groups > 1 or math.prod(form.window) == 1:  # XLA has matrix products for the latter
+    if form.groups == 1 and math.prod(form.window) == 1:  # XLA has matrix products for it
         return False
     return instructions() is not None
 

@@ -35,7 +35,7 @@ typedef struct {
  * kernel `rows` of x. `kernel` and `width` are distances in the result. */
 typedef struct {
   const float *const *x, *const *y;
-  long rows, columns, step_x, step_y, kernel, width;
+  long rows, columns, step_x, step_y, step_tap, kernel, width;
 } Add;
 
 typedef void SumTile(const Sum *, long start, float *result, long left);
@@ -45,7 +45,9 @@ typedef struct {
   int lanes, most;
   SumTile *sum[2][29]; /* by vectors - 1 and count */
   AddTile *add[2][29];
-  AddTile *add_rows[2][10]; /* three or five rows of the kernel at once, by count */
+  AddTile *add_rows[3][10]; /* three or five rows of the kernel at once: by half of it and count */
+  SumTile *sum_each[13];    /* by count */
+  AddTile *add_each[3][10]; /* as add_rows, and one row */
 } Kernels;
 
 #if defined(__x86_64__)
@@ -145,6 +147,8 @@ typedef struct {
   Axis h, w;
   long nets, groups, batch;
   long C, D;            /* features of what is read and of what is written, per group */
+  int each;             /* groups of one feature, all in one group here */
+  long depth;           /* features of what is read that a result depends on */
   long low, columns;    /* of rows that are read */
   int direct;           /* rows are read where they are */
   long period, classes; /* of columns */
@@ -234,7 +238,7 @@ static long rows_at_once(const Job *j, long weights, long row) {
 static int sums(Job *j, long net, long group, long first, long last) {
   const Axis *h = &j->h, *w = &j->w;
   long lanes = j->kernels->lanes, C = j->C, D = j->D, stride = D * j->groups;
-  long weights = h->window * w->window * C;
+  long weights = h->window * w->window * j->depth;
   const float *packed = j->scratch + (net * j->groups + group) * weights * j->D_padded;
   long at_once = rows_at_once(j, weights * MIN(2 * lanes, j->D_padded) * 4, j->columns * C);
   long needed = (at_once * h->step + h->window * h->dilation) / h->gaps + 2;
@@ -251,8 +255,8 @@ static int sums(Job *j, long net, long group, long first, long last) {
     long image = block / h->out, top = block % h->out;
     long end = MIN(MIN(top + at_once, h->out), top + last - block);
     for (long d = 0; d < j->D_padded;) {
-      int vectors = j->D_padded - d >= 2 * lanes ? 2 : 1;
-      long width = vectors * lanes;
+      int vectors = !j->each && j->D_padded - d >= 2 * lanes ? 2 : 1;
+      long width = vectors * lanes, feature = j->each ? d : 0;
       for (long p = top; p < end; p++) {
         long row = ((net * j->batch + image) * h->out + p) * w->out;
         float *result = j->out + row * stride + group * D + d;
@@ -261,19 +265,21 @@ static int sums(Job *j, long net, long group, long first, long last) {
           long at = p * h->step + k * h->dilation + h->offset;
           if (at % h->gaps || (j->finite && (at < 0 || at / h->gaps >= h->in))) continue;
           x[s.rows] = row_of(&rows, image, at / h->gaps);
-          rows_w[s.rows++] = packed + weights * d + k * w->window * C * width;
+          rows_w[s.rows++] = packed + weights * d + k * w->window * j->depth * width;
         }
         for (long i = 0; i < j->classes; i++) {
           const Class *c = j->class + i;
-          for (long r = 0; r < s.rows; r++) y[r] = rows_w[r] + c->tap * C * width;
+          for (long r = 0; r < s.rows; r++) y[r] = rows_w[r] + c->tap * j->depth * width;
           s.taps = j->merged && c->taps ? 1 : c->taps;
           s.run = j->merged ? c->taps * C : C;
-          s.tap_w = j->tap * C * width;
+          s.tap_w = j->tap * j->depth * width;
           int tile = c->tile[vectors - 1];
-          SumTile *run = j->kernels->sum[vectors - 1][tile];
+          SumTile *run =
+            j->each ? j->kernels->sum_each[tile] : j->kernels->sum[vectors - 1][tile];
           for (long t = 0; t < c->count; t += tile) {
             long at = MIN(t, c->count - tile); /* the last tile overlaps the one before it */
-            run(&s, (c->start + at * every) * C, result + (i + at * j->period) * stride, D - d);
+            run(&s, (c->start + at * every) * C + feature,
+                result + (i + at * j->period) * stride, D - d);
           }
         }
       }
@@ -293,9 +299,12 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
   const Kernels *tiles = j->kernels;
   long d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
   long lanes = tiles->lanes, C = j->C, stride = j->D * j->groups;
-  long line = w->out * stride, size = w->window * C;
-  long run = j->merged ? size : C, runs = j->merged ? 1 : w->window;
-  long at_once = rows_at_once(j, h->window * size * padded * 4, j->columns * C * h->step + w->out * padded);
+  long line = w->out * stride, size = w->window * j->depth;
+  int whole = j->merged || j->each;
+  long run = whole ? size : C, runs = whole ? 1 : w->window;
+  AddTile *const(*by_rows)[10] = j->each ? tiles->add_each : tiles->add_rows;
+  long row = j->columns * C * h->step + w->out * padded;
+  long at_once = rows_at_once(j, h->window * size * padded * 4, row);
   Rows rows;
   const float *from = j->a + net * j->batch * h->in * w->in * C * j->groups + group * C;
   const float *read = j->b + net * j->batch * h->out * line + group * j->D + d0;
@@ -309,14 +318,14 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
   int ok = open_rows(&rows, j, from, needed) && x && kept && tail;
   Add a = {
     .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
-    .kernel = size * j->block, .width = j->block,
+    .step_tap = w->dilation * C, .kernel = size * j->block, .width = j->block,
   };
   for (long block = first; ok && block < last;) {
     long image = block / h->out, top = block % h->out;
     long end = MIN(MIN(top + at_once, h->out), top + last - block);
     for (long k = 0, together; k < h->window; k += together) {
-      int by = h->window - k >= 5 && run < 10 && tiles->add_rows[1][run];
-      together = by ? 5 : h->window - k >= 3 && run < 10 && tiles->add_rows[0][run] ? 3 : 1;
+      long left = run < 10 ? h->window - k : 0;
+      together = left >= 5 && by_rows[2][run] ? 5 : left >= 3 && by_rows[1][run] ? 3 : 1;
       a.rows = 0;
       float *copy = tail;
       for (long p = top; p < end; p++) {
@@ -336,15 +345,18 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
           x[i * a.rows + r] =
             row_of(&rows, image, kept[r] * h->step + (k + i) * h->dilation + h->offset);
       for (long d = 0; d < padded;) {
-        int vectors = together == 1 && padded - d >= 2 * lanes ? 2 : 1;
-        long most = together > 1 ? run : tiles->most / vectors, pieces = (run + most - 1) / most;
+        int several = together > 1 || j->each;
+        int vectors = !several && padded - d >= 2 * lanes ? 2 : 1;
+        long most = together > 1 ? run : j->each ? 9 : tiles->most / vectors;
+        long pieces = (run + most - 1) / most, feature = j->each ? d0 + d : 0;
         for (long i = 0; i < runs; i++)
           for (long piece = 0; piece < pieces; piece++) {
             long c = run * piece / pieces, count = run * (piece + 1) / pieces - c;
-            AddTile *tile = together > 1 ? tiles->add_rows[together == 5][count]
-                                         : tiles->add[vectors - 1][count];
-            tile(&a, (i * w->dilation + w->offset - j->low) * C + c, d,
-                 to + (k * size + i * C + c) * j->block + d);
+            AddTile *tile =
+              several ? by_rows[together / 2][count] : tiles->add[vectors - 1][count];
+            long start = (i * w->dilation + w->offset - j->low) * C;
+            start += j->each ? c * w->dilation * C + feature : c;
+            tile(&a, start, d, to + (k * size + i * C + c) * j->block + d);
           }
         d += vectors * lanes;
       }
@@ -366,7 +378,7 @@ static void work(Job *j) {
     long part = chunk % j->parts, rows = j->batch * j->h.out;
     long net = pair / j->groups, group = pair % j->groups;
     long first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
-    long size = j->h.window * j->w.window * j->C * j->block;
+    long size = j->h.window * j->w.window * j->depth * j->block;
     int ok = j->kind == KERNEL
                ? kernel_gradient(j, net, group, block, first, last, j->scratch + chunk * size)
                : sums(j, net, group, first, last);
@@ -390,12 +402,15 @@ static void task(void *job) {
 /* The weights of a net and group as (blocks of features, *window, C, one or two vectors): what a
  * tile reads is in order. For the gradient of the input the window is reversed. */
 static void pack(const Job *j, long net, long group, float *to) {
-  long taps = j->h.window * j->w.window, C = j->C, D = j->D, lanes = j->kernels->lanes;
+  long taps = j->h.window * j->w.window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
   const float *from = j->b + net * taps * C * D * j->groups;
   for (long d = 0; d < D;) {
-    long width = j->D_padded - d >= 2 * lanes ? 2 * lanes : lanes, some = MIN(width, D - d);
+    long width = !j->each && j->D_padded - d >= 2 * lanes ? 2 * lanes : lanes;
+    long some = MIN(width, D - d);
     for (long k = 0; k < taps; k++, to += C * width)
-      if (j->kind == VALUE)
+      if (j->each)
+        memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
+      else if (j->kind == VALUE)
         for (long c = 0; c < C; c++)
           memcpy(to + c * width, from + (k * C + c) * D * j->groups + group * D + d, some * 4);
       else
@@ -409,7 +424,7 @@ static void pack(const Job *j, long net, long group, float *to) {
 
 /* The sum of the parts in order, so that it does not depend on the number of threads. */
 static void add_parts(const Job *j, long net, long group) {
-  long lines = j->h.window * j->w.window * j->C, size = lines * j->block;
+  long lines = j->h.window * j->w.window * j->depth, size = lines * j->block;
   const float *from = j->scratch + (net * j->groups + group) * j->blocks * j->parts * size;
   for (long block = 0; block < j->blocks; block++, from += (j->parts - 1) * size)
     for (long k = 0; k < lines; k++, from += j->block) {
@@ -434,12 +449,13 @@ static int plan(Job *j) {
   long reach = (w->out - 1) * w->step + (w->window - 1) * w->dilation + w->offset;
   long low = down(w->offset, w->gaps), high = down(reach, w->gaps);
   j->direct = j->groups == 1 && low >= 0 && high < w->in;
+  if (j->each && j->D != j->D_padded) j->direct = 0; /* whole vectors reach over the end */
   j->low = j->direct ? 0 : low;
   j->columns = j->direct ? w->in : high - low + 1;
   j->period = w->gaps / divisor(w->step, w->gaps);
   j->tap = w->gaps / divisor(w->dilation, w->gaps);
   j->tap_x = j->tap * w->dilation / w->gaps * j->C;
-  j->merged = j->tap == 1 && j->tap_x == j->C;
+  j->merged = !j->each && j->tap == 1 && j->tap_x == j->C;
   j->classes = MIN(j->period, w->out);
   j->class = zeros(j->classes, sizeof(Class));
   if (!j->class) return 0;
@@ -454,7 +470,7 @@ static int plan(Job *j) {
     } else
       c->tap = 0;
     for (int v = 1; v <= 2; v++) {
-      long most = j->kernels->most / v, tiles = (c->count + most - 1) / most;
+      long most = j->each ? 12 : j->kernels->most / v, tiles = (c->count + most - 1) / most;
       c->tile[v - 1] = (int)((c->count + tiles - 1) / tiles);
     }
   }
@@ -557,7 +573,6 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   }
   j->C = (kind == INPUT ? y : x)->dims[4] / groups;
   j->D = (kind == INPUT ? x : y)->dims[4] / groups;
-  j->D_padded = (j->D + lanes - 1) / lanes * lanes;
   j->a = (kind == INPUT ? y : x)->data;
   j->b = (kind == KERNEL ? y : w)->data;
   j->out = given[2]->data;
@@ -566,7 +581,14 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
     XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, f->ctx, &threads,
   };
   if (ignored(f->api, f->api->XLA_FFI_ThreadPool_NumThreads(&args)) || threads < 1) threads = 1;
-  long pairs = j->nets * groups, weights = j->h.window * j->w.window * j->C * j->D_padded;
+  j->depth = j->C;
+  if (j->C == 1 && j->D == 1 && groups > 1) {
+    j->each = 1;
+    j->C = j->D = groups;
+    j->groups = 1;
+  }
+  j->D_padded = (j->D + lanes - 1) / lanes * lanes;
+  long pairs = j->nets * j->groups, weights = j->h.window * j->w.window * j->depth * j->D_padded;
   int ok = plan(j);
   if (ok) {
     double work = 2.0 * j->batch * j->h.out * j->w.out * weights;
@@ -583,12 +605,13 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
     ok = j->scratch != NULL;
   }
   if (ok && kind != KERNEL) {
-    for (long i = 0; i < pairs; i++) pack(j, i / groups, i % groups, j->scratch + i * weights);
+    for (long i = 0; i < pairs; i++) pack(j, i / j->groups, i % j->groups, j->scratch + i * weights);
     j->finite = all_finite(j->scratch, pairs * weights);
   }
   if (ok) {
     run_job(j, f, threads);
-    for (long i = 0; kind == KERNEL && i < j->nets * groups; i++) add_parts(j, i / groups, i % groups);
+    for (long i = 0; kind == KERNEL && i < j->nets * j->groups; i++)
+      add_parts(j, i / j->groups, i % j->groups);
     ok = !atomic_load(&j->failed);
   }
   release(j);

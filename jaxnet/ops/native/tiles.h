@@ -78,9 +78,46 @@ INLINE void NAME(add)(const int kernels, const int count, const int vectors, con
         *(VEC *)(result + k * a->kernel + t * a->width + v * LANES) = total[k * count + t][v];
 }
 
+/* As `sum` and `add`, for features that are convolved each by itself: x is a vector too. */
+INLINE void NAME(sum_each)(const int count, const Sum *s, long start, float *result, long left) {
+  VEC total[12];
+  UNROLL for (int t = 0; t < count; t++) total[t] = (VEC){0};
+  for (long r = 0; r < s->rows; r++)
+    for (long k = 0; k < s->taps; k++) {
+      const float *x = s->x[r] + start + k * s->tap_x;
+      VEC w = *(const VEC *)(s->w[r] + k * s->tap_w);
+      UNROLL for (int t = 0; t < count; t++) total[t] += *(const VEC *)(x + t * s->pixel) * w;
+    }
+  UNROLL for (int t = 0; t < count; t++) NAME(put)(result + t * s->result, total[t], left);
+}
+
+INLINE void NAME(add_each)(const int kernels, const int count, const Add *a, long start,
+                           long feature, float *result) {
+  VEC total[28];
+  UNROLL for (int k = 0; k < kernels; k++)
+    UNROLL for (int t = 0; t < count; t++)
+      total[k * count + t] = *(VEC *)(result + k * a->kernel + t * a->width);
+  for (long r = 0; r < a->rows; r++) {
+    const float *x[5], *y = a->y[r] + feature;
+    UNROLL for (int k = 0; k < kernels; k++) x[k] = a->x[k * a->rows + r] + start;
+    for (long c = 0; c < a->columns; c++, y += a->step_y)
+      UNROLL for (int k = 0; k < kernels; k++) {
+        UNROLL for (int t = 0; t < count; t++)
+          total[k * count + t] += *(const VEC *)(x[k] + t * a->step_tap) * *(const VEC *)y;
+        x[k] += a->step_x;
+      }
+  }
+  UNROLL for (int k = 0; k < kernels; k++)
+    UNROLL for (int t = 0; t < count; t++)
+      *(VEC *)(result + k * a->kernel + t * a->width) = total[k * count + t];
+}
+
 /* The instances, and the tables to find them in. */
 
 #define FEW(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
+#define EACH(F) FEW(F, 1) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1)
+#define ONE_ROW(F)                                                                                 \
+  F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(1, 6) F(1, 7) F(1, 8) F(1, 9)
 #if MOST >= 28
 #define ALL(F)                                                                                     \
   FEW(F, 1) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1) F(13, 1) F(14, 1) F(15, 1) F(16, 1) \
@@ -107,22 +144,39 @@ INLINE void NAME(add)(const int kernels, const int count, const int vectors, con
   static void NAME(rows_##kernels##_##count)(const Add *a, long start, long feature, float *to) {  \
     NAME(add)(kernels, count, 1, a, start, feature, to);                                           \
   }
-ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS)
+#define SUM_EACH(count, vectors)                                                                   \
+  static void NAME(sum_each_##count)(const Sum *s, long start, float *result, long left) {         \
+    NAME(sum_each)(count, s, start, result, left);                                                 \
+  }
+#define ADD_EACH(kernels, count)                                                                   \
+  static void NAME(each_##kernels##_##count)(const Add *a, long start, long feature, float *to) {  \
+    NAME(add_each)(kernels, count, a, start, feature, to);                                         \
+  }
+ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD_EACH)
 
 #define SUM_ENTRY(count, vectors) [vectors - 1][count] = NAME(sum_##count##_##vectors),
 #define ADD_ENTRY(count, vectors) [vectors - 1][count] = NAME(add_##count##_##vectors),
-#define ROWS_ENTRY(kernels, count) [kernels == 5][count] = NAME(rows_##kernels##_##count),
+#define ROWS_ENTRY(kernels, count) [kernels / 2][count] = NAME(rows_##kernels##_##count),
+#define SUM_EACH_ENTRY(count, vectors) [count] = NAME(sum_each_##count),
+#define ADD_EACH_ENTRY(kernels, count) [kernels / 2][count] = NAME(each_##kernels##_##count),
 static const Kernels NAME(kernels) = {
   LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
+  {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
 };
 
 #undef VEC
 #undef FEW
+#undef EACH
+#undef ONE_ROW
 #undef ALL
 #undef BY_ROWS
 #undef SUM
 #undef ADD
 #undef ADD_ROWS
+#undef SUM_EACH
+#undef ADD_EACH
 #undef SUM_ENTRY
 #undef ADD_ENTRY
 #undef ROWS_ENTRY
+#undef SUM_EACH_ENTRY
+#undef ADD_EACH_ENTRY
