@@ -15,6 +15,9 @@ by x and by w its two gradients. One primitive with the parameter `wanted` is th
 transposition, which gives forward mode, reverse mode and their compositions. Every operand has a
 leading axis e of independent convolutions, usually of size 1, so the primitive is also closed under
 `vmap` over both operands.
+
+On CPU, float32 convolutions of one or two axes run in C, see `jaxnet.ops.native`. The forms for XLA
+serve all others, and platforms on which the library was not built.
 """
 
 from functools import partial

@@ -1,9 +1,9 @@
-"""Convolutions in C for CPU, several times faster than XLA's: in the library that conv.c becomes.
+"""Convolutions in C for CPU, several times faster than XLA's in training.
 
-The library is built when jaxnet is installed, where there is a C compiler, and loaded with the
-first convolution that is compiled. Without it, and for what it does not support, convolutions run in
-XLA's form. Set the environment variable JAXNET_NATIVE to choose: "0" turns the library off, "avx2"
-leaves out AVX-512.
+Installing jaxnet builds the library from conv.c if there is a C compiler. The first convolution
+that is compiled loads it. Convolutions that it does not support run in XLA's form, and so do all if
+it was not built. Set the environment variable JAXNET_NATIVE to choose: "0" turns the library off,
+"avx2" leaves out AVX-512.
 """
 
 import ctypes
