@@ -201,8 +201,9 @@ int main(int count, char **words) {
       XLA_FFI_Error *failed = jaxnet_conv(&frame);
       jaxnet_conv_use((int)best);
       if (failed) return printf("case %ld: %s\n", one, failed->message), 1;
-      if (!first) first = memcpy(malloc((size_t)size * 4 + 1), arrays[wanted].data, (size_t)size * 4);
-      if (!other && memcmp(first, arrays[wanted].data, (size_t)size * 4))
+      size_t bytes = (size_t)size * 4;
+      if (!first) first = memcpy(malloc(bytes + 1), arrays[wanted].data, bytes);
+      if (!other && memcmp(first, arrays[wanted].data, bytes))
         return printf("case %ld: %d threads have other bits\n", one, threads), 1;
       double scale = 1, error = 0;
       for (long k = 0; k < size; k++) {

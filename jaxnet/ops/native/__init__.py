@@ -24,6 +24,8 @@ TARGET = "jaxnet_conv"
 LEVELS = {0: None, 1: "NEON", 2: "AVX2", 3: "AVX-512"}
 CHOICES = {"": 3, "1": 3, "avx512": 3, "avx2": 2, "0": 0}
 
+FAR = 10_000  # zeros on a side of the input, which are written
+
 KINDS = "yxw"  # in the order of the library's numbers
 
 
@@ -82,6 +84,10 @@ def supports(a, b, *, wanted: str, form) -> bool:
     if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
         return False
     if wanted == "w" and max(form.input_dilation) > 1:
+        return False
+    far = [abs(n) for pair in form.padding for n in pair]
+    far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
+    if max(far) > FAR:
         return False
     if form.groups == 1 and math.prod(form.window) == 1:  # XLA has matrix products for it
         return False

@@ -146,21 +146,21 @@ typedef struct {
   Kind kind;
   Axis h, w;
   long nets, groups, batch;
-  long C, D;            /* features of what is read and of what is written, per group */
-  int each;             /* groups of one feature, all in one group here */
-  long depth;           /* features of what is read that a result depends on */
-  long low, columns;    /* of rows that are read */
-  int direct;           /* rows are read where they are */
+  long C, D;            /* features of `a` and of what `b` is or makes of them, per group */
+  long D_padded;        /* D in whole vectors */
+  int each;             /* each feature by itself: all of them are one group here */
+  long depth;           /* features of `a` that a result depends on */
+  long low, columns;    /* the first column that is read, and their number, with zeros around */
+  int direct;           /* there are no zeros: rows are read where they are */
   long period, classes; /* of columns */
   Class *class;
   int merged;           /* the taps of a row are neighbors in memory */
-  long tap, tap_x;      /* distance of the taps of a class in the kernel and in what is read */
-  long D_padded;        /* whole vectors */
+  long tap, tap_x;      /* distance of the taps of a class, in the kernel and in what is read */
   long block, blocks;   /* features of a kernel's gradient at once */
-  long parts, chunks;   /* of the rows, and for all nets, groups and blocks */
-  int finite;           /* zeros around what is read stay zero times the weights */
-  const float *a, *b;
-  float *out, *scratch; /* packed weights, or a sum per chunk */
+  long parts, chunks;   /* of the rows, and of all nets, groups and blocks together */
+  int finite;           /* the weights are: then zeros need not be multiplied */
+  const float *a, *b;   /* what is read, in rows, and the weights or the gradient of y */
+  float *out, *scratch; /* the result, and packed weights or a sum per chunk */
 } Job;
 
 static long down(long a, long b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -205,6 +205,7 @@ static void close_rows(Rows *r) {
   free(r->tags);
 }
 
+/* Row h of an image, copied unless it is still there; zeros for one outside. */
 static const float *row_of(Rows *r, long image, long h) {
   const Job *j = r->job;
   if (h < 0 || h >= j->h.in) return r->memory;
@@ -436,22 +437,19 @@ static void add_parts(const Job *j, long net, long group) {
     }
 }
 
+/* The greatest common divisor. */
 static long divisor(long a, long b) { return b ? divisor(b, a % b) : a; }
 
 /* Which columns read what; 0 if there is no memory. */
 static int plan(Job *j) {
-  Axis *h = &j->h, *w = &j->w;
-  if (h->window == 1 && w->window == 1 && w->out < 16 && h->in == h->out && w->in == w->out &&
-      h->step * w->step * h->gaps * w->gaps == 1 && !h->offset && !w->offset) {
-    w->in = w->out *= h->out; /* one by one: an image is a row */
-    h->in = h->out = 1;
-  }
+  const Axis *w = &j->w;
   long reach = (w->out - 1) * w->step + (w->window - 1) * w->dilation + w->offset;
   long low = down(w->offset, w->gaps), high = down(reach, w->gaps);
   j->direct = j->groups == 1 && low >= 0 && high < w->in;
   if (j->each && j->D != j->D_padded) j->direct = 0; /* whole vectors reach over the end */
   j->low = j->direct ? 0 : low;
   j->columns = j->direct ? w->in : high - low + 1;
+  if (j->columns > INT32_MAX / j->C) return 0;
   j->period = w->gaps / divisor(w->step, w->gaps);
   j->tap = w->gaps / divisor(w->dilation, w->gaps);
   j->tap_x = j->tap * w->dilation / w->gaps * j->C;
@@ -474,6 +472,34 @@ static int plan(Job *j) {
       c->tile[v - 1] = (int)((c->count + tiles - 1) / tiles);
     }
   }
+  return 1;
+}
+
+/* Divides the work, by numbers that for a sum over rows do not depend on the number of threads. */
+static int prepare(Job *j, long threads) {
+  long lanes = j->kernels->lanes, taps = j->h.window * j->w.window;
+  j->depth = j->C;
+  if (j->C == 1 && j->D == 1 && j->groups > 1) {
+    j->each = 1;
+    j->C = j->D = j->groups;
+    j->groups = 1;
+  }
+  j->D_padded = (j->D + lanes - 1) / lanes * lanes;
+  if (!plan(j)) return 0;
+  long weights = taps * j->depth * j->D_padded, pairs = j->nets * j->groups;
+  int sum = j->kind == KERNEL, large = sum && weights > 65536; /* more than the second cache has */
+  j->block = large ? MIN(j->D_padded, 2 * lanes) : j->D_padded;
+  j->blocks = (j->D_padded + j->block - 1) / j->block;
+  long each = pairs * j->blocks, most = sum ? 8 : threads == 1 ? 1 : 4 * threads;
+  double work = 2.0 * j->batch * j->h.out * j->w.out * weights;
+  j->parts = MIN((most + each - 1) / each, (long)MIN(work / 1e6, 1e6) + 1);
+  j->parts = MIN(j->parts, j->batch * j->h.out);
+  j->chunks = each * j->parts;
+  j->scratch = zeros((sum ? j->chunks : pairs) * taps * j->depth * j->block, sizeof(float));
+  if (!j->scratch) return 0;
+  for (long i = 0; !sum && i < pairs; i++)
+    pack(j, i / j->groups, i % j->groups, j->scratch + i * weights);
+  j->finite = !sum && all_finite(j->scratch, pairs * weights);
   return 1;
 }
 
@@ -523,8 +549,8 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
     return NULL;
   }
   if (f->stage != XLA_FFI_ExecutionStage_EXECUTE) return NULL;
-#define REQUIRE(condition)                                                                \
-  if (!(condition))                                                                       \
+#define REQUIRE(condition)                                                                         \
+  if (!(condition))                                                                                \
     return error(f->api, XLA_FFI_Error_Code_INVALID_ARGUMENT, "jaxnet_conv: not " #condition);
   REQUIRE(f->args.size == 2 && f->rets.size == 1 && f->attrs.size == 1);
   REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
@@ -549,7 +575,7 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   REQUIRE(y->dims[4] % groups == 0);
   const Kernels *kernels = kernels_of(level < 0 ? jaxnet_conv_level() : level);
   REQUIRE(kernels);
-  long sizes[3], lanes = kernels->lanes;
+  long sizes[3];
   for (int i = 0; i < 3; i++) {
     sizes[i] = 1;
     for (int axis = 0; axis < 5; axis++) sizes[i] *= given[i]->dims[axis];
@@ -581,33 +607,7 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
     XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, f->ctx, &threads,
   };
   if (ignored(f->api, f->api->XLA_FFI_ThreadPool_NumThreads(&args)) || threads < 1) threads = 1;
-  j->depth = j->C;
-  if (j->C == 1 && j->D == 1 && groups > 1) {
-    j->each = 1;
-    j->C = j->D = groups;
-    j->groups = 1;
-  }
-  j->D_padded = (j->D + lanes - 1) / lanes * lanes;
-  long pairs = j->nets * j->groups, weights = j->h.window * j->w.window * j->depth * j->D_padded;
-  int ok = plan(j);
-  if (ok) {
-    double work = 2.0 * j->batch * j->h.out * j->w.out * weights;
-    int large = kind == KERNEL && weights > 65536; /* part of it stays in the second cache */
-    j->block = large ? MIN(j->D_padded, 2 * lanes) : j->D_padded;
-    j->blocks = (j->D_padded + j->block - 1) / j->block;
-    pairs *= j->blocks;
-    long wanted = kind == KERNEL ? 8 : threads == 1 ? 1 : 4 * threads;
-    wanted = MIN((wanted + pairs - 1) / pairs, (long)MIN(work / 1e6, 1e6) + 1);
-    j->parts = MIN(wanted, j->batch * j->h.out);
-    j->chunks = pairs * j->parts;
-    long size = weights / j->D_padded * j->block; /* of a chunk's scratch */
-    j->scratch = zeros((kind == KERNEL ? j->chunks : pairs) * size, sizeof(float));
-    ok = j->scratch != NULL;
-  }
-  if (ok && kind != KERNEL) {
-    for (long i = 0; i < pairs; i++) pack(j, i / j->groups, i % j->groups, j->scratch + i * weights);
-    j->finite = all_finite(j->scratch, pairs * weights);
-  }
+  int ok = prepare(j, threads);
   if (ok) {
     run_job(j, f, threads);
     for (long i = 0; kind == KERNEL && i < j->nets * j->groups; i++)

@@ -19,9 +19,9 @@ INLINE void NAME(put)(float *to, VEC value, long left) {
 
 /* result[t] = sum over rows, taps and inputs of x[t] * w.
  *
- * The distance of the pixels x[t] is not known to the compiler. Four base pointers and the scales of
- * x86's addresses reach all of them without a register for each; HIDE keeps the compiler from
- * computing each address before the loop, for which there are not enough registers. */
+ * The compiler does not know the distance of the pixels x[t]. Four base pointers and the scales of
+ * x86's addresses reach all of them without a register for each. HIDE keeps the compiler from
+ * computing the addresses before the loop, for which there are too few registers. */
 INLINE void NAME(sum)(const int count, const int vectors, const Sum *s, long start, float *result,
                       long left) {
   VEC total[28][2];
