@@ -5,11 +5,14 @@ import platform
 
 import jax
 
+from jaxnet.ops import native
+
 
 def machine() -> str:
     """Versions and devices in one line, for the head of a record or a notebook.
 
-    On CPU the number of cores is given, elsewhere the number of devices and their kind.
+    On CPU it names the number of cores and how convolutions run: in C with an instruction set, or
+    in XLA's form. Elsewhere it names the number of devices and their kind.
 
     Example:
       >>> print(machine())
@@ -19,6 +22,8 @@ def machine() -> str:
 
     devices = jax.devices()
     backend, kind = jax.default_backend(), devices[0].device_kind
-    words = f"{os.cpu_count()} cores" if backend == "cpu" else f"{len(devices)} of {kind}"
+    words = f"{len(devices)} of {kind}"
+    if backend == "cpu":
+        words = f"{os.cpu_count()} cores, convolutions by {native.instructions() or 'XLA'}"
     versions = f"jaxnet {jaxnet.__version__}, jax {jax.__version__}"
     return f"{versions}, Python {platform.python_version()} on {backend} ({words})"

@@ -15,6 +15,9 @@ by x and by w its two gradients. One primitive with the parameter `wanted` is th
 transposition, which gives forward mode, reverse mode and their compositions. Every operand has a
 leading axis e of independent convolutions, usually of size 1, so the primitive is also closed under
 `vmap` over both operands.
+
+On CPU, float32 convolutions of one or two axes run in C, see `jaxnet.ops.native`. The forms for XLA
+serve all others, and platforms on which the library was not built.
 """
 
 from functools import partial
@@ -25,6 +28,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
+from jaxnet.ops import native
 from jaxnet.ops.convolution_lowering import Form, Pairs, accelerator, cpu
 from jaxnet.ops.varying import varying
 
@@ -203,4 +207,30 @@ def _unfold(a, axis, grouped, groups, size):
 
 batching.primitive_batchers[convolution_p] = _batch
 mlir.register_lowering(convolution_p, mlir.lower_fun(accelerator, multiple_results=False))
-mlir.register_lowering(convolution_p, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+
+
+def _lower_for_cpu(ctx, a, b, *, wanted, form):
+    """The kernels in C where they run, XLA's form elsewhere."""
+    in_c = _on_one_device(ctx.module_context) and native.supports(
+        *ctx.avals_in, wanted=wanted, form=form
+    )
+    lower: Any = mlir.lower_fun(native.convolution if in_c else cpu, multiple_results=False)
+    return lower(ctx, a, b, wanted=wanted, form=form)
+
+
+def _on_one_device(context) -> bool:
+    """Whether the operands are on one device of this process, or sliced by `shard_map`.
+
+    XLA cannot slice the operands of a call of C: it would gather a sharded batch on each device.
+    And an exported program must not need jaxnet to run.
+    """
+    if context.lowering_parameters.for_export:
+        return False
+    where = context.axis_context
+    mesh = getattr(where, "mesh", None)  # inside shard_map
+    if mesh is not None:
+        return mesh.size == 1 or set(where.manual_axes) == set(mesh.axis_names)
+    return getattr(where, "num_devices", None) == 1
+
+
+mlir.register_lowering(convolution_p, _lower_for_cpu, platform="cpu")

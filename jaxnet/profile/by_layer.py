@@ -42,7 +42,8 @@ class LayerCosts(Tabular):
       bytes: read and written by all instructions.
       once: `flops` with one iteration of each loop, as the compiler counts.
       compiler: `cost_analysis()["flops"]`, NaN where the backend gives none. It includes
-        elementwise operations, and of each loop one iteration.
+        elementwise operations, and of each loop one iteration, but no convolution that runs in
+        C on CPU.
     """
 
     rows: list[LayerCost]
@@ -60,8 +61,8 @@ class LayerCosts(Tabular):
         if not math.isnan(self.compiler):
             notes = [
                 f"the compiler counts {size_of(self.compiler, '')} FLOPs: elementwise operations "
-                f"too, and one iteration of each loop; products alone, so counted: "
-                f"{size_of(self.once, '')}"
+                f"too, {'no convolution in C, ' if self.once > self.compiler else ''}and one "
+                f"iteration of each loop; products alone, so counted: {size_of(self.once, '')}"
             ]
         return Table("Cost by layer", head, rows, [("total", *map(_size, sums, units))], notes)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from jaxnet.ops.native import KINDS, TARGET
 from jaxnet.services.trees import Path
 
 BITS = {"pred": 8, "token": 0, "c64": 64, "c128": 128}
@@ -181,6 +182,8 @@ def flops_of(run: Run) -> int:
     dilation, do not count.
     """
     one, operands = run.instruction, run.operands
+    if one.opcode == "custom-call" and f'custom_call_target="{TARGET}"' in one.attributes:
+        return _flops_in_c(one, operands)
     library = one.opcode == "custom-call" and "__cublas$" in one.attributes  # on NVIDIA's GPUs
     if len(operands) < 2 or not (library or one.opcode in ("dot", "convolution")):
         return 0
@@ -204,6 +207,25 @@ def flops_of(run: Run) -> int:
             stride=_of_window(one, "stride", axis, 1), low=_of_window(one, "pad", axis, 0),
             between=_of_window(one, "lhs_dilate", axis, 1),
             dilation=_of_window(one, "rhs_dilate", axis, 1),
+        )  # fmt: skip
+    return total
+
+
+def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
+    """Those of a convolution of `jaxnet.ops.native`: arrays (nets, batch, *space, features)."""
+    found = re.search(r"form = dense<\[([\d, \-]+)\]>", one.attributes)
+    if not found or len(operands) != 2:
+        return 0
+    kind, _, *numbers = map(int, found[1].split(","))
+    arrays = [shape.sizes for shape in operands]
+    arrays.insert("xwy".index(KINDS[kind]), one.shapes[0].sizes)
+    x, w, y = arrays
+    total = 2 * x[0] * x[1] * w[3] * w[4]
+    for axis in range(2):
+        stride, dilation, low, between = numbers[axis::2]
+        total *= _products(
+            x[2 + axis], w[1 + axis], y[2 + axis],
+            stride=stride, low=low, between=between, dilation=dilation,
         )  # fmt: skip
     return total
 

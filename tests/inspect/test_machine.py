@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 
 import jaxnet as jn
+from jaxnet.ops.native import instructions
 
 
 def test_versions_and_cores(monkeypatch):
@@ -13,7 +14,7 @@ def test_versions_and_cores(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert jn.inspect.machine() == (
         f"jaxnet {jn.__version__}, jax {jax.__version__}, Python {platform.python_version()} "
-        "on cpu (7 cores)"
+        f"on cpu (7 cores, convolutions by {instructions() or 'XLA'})"
     )
 
 

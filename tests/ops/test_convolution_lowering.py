@@ -108,14 +108,14 @@ def step_arguments():
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_compiled_convolutions_are_canonical(loop):
+def test_compiled_convolutions_are_canonical(convolutions_by_xla, loop):
     found = forms_in(partial(LOOPS[loop], training_step(convolve)), *step_arguments())
     # Three values, two gradients of inputs and one of a kernel; the others are no convolutions.
     assert len(found) >= 6
     assert all(map(canonical, found)), "\n".join(found)
 
 
-def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode():
+def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode(convolutions_by_xla):
     def run(params, x):
         def remade(x, w, **options):
             return jax.checkpoint(partial(convolve, **options))(x, w)
@@ -134,7 +134,7 @@ def test_the_check_sees_what_jax_does_by_itself():
     assert not all(map(canonical, found))
 
 
-def test_a_training_step_passes_over_memory_few_times():
+def test_a_training_step_passes_over_memory_few_times(convolutions_by_xla):
     """XLA computes cheap operations again for each use unless the forms here prevent it."""
     net = jn.serial(
         jn.conv(16, 3), jn.batch_norm(), jax.nn.relu,

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.ops.native import instructions
 from jaxnet.profile import cost_by_layer, time_by_layer
 from jaxnet.profile.by_layer import LayerTime, LayerTimes
 from jaxnet.profile.program import layer_of, parse
@@ -63,11 +64,22 @@ def test_times_of_any_size_have_one_layout():
     assert lines(0.001) == lines(9.559) == lines(99.9) == lines(200.0)
 
 
-def test_convolutions_agree_with_the_compiler():
+def test_convolutions_agree_with_the_compiler(convolutions_by_xla):
     net = jn.serial(jn.conv(6, 3, strides=2), jax.nn.relu, jn.global_avg_pool(), jn.dense(2))
     costs = cost_by_layer(compiled_step(net, spec((4, 9, 8, 3)), spec((4, 2))))
     assert 0.75 < costs.flops / costs.compiler < 1
     assert costs.rows[0].path == "serial" and rows(costs)["serial/conv"].backward > 0
+
+
+def test_convolutions_in_c_are_counted():
+    """As many FLOPs as in XLA's form; the compiler does not know them."""
+    net = jn.serial(jn.conv(6, 3, strides=2), jax.nn.relu, jn.global_avg_pool(), jn.dense(2))
+    if not instructions():
+        pytest.skip("no kernels in C")
+    costs = cost_by_layer(compiled_step(net, spec((4, 9, 8, 3)), spec((4, 2))))
+    inside = 13 * 11  # pairs of a tap and an output that meet a pixel, along 9 and along 8
+    assert rows(costs)["serial/conv"].forward == 2 * 4 * inside * 3 * 6
+    assert rows(costs)["serial/conv"].backward == 2 * 4 * inside * 3 * 6
 
 
 def test_bytes_agree_with_the_compiler():

@@ -1,0 +1,620 @@
+/* Convolutions of float32 arrays (nets, batch, rows, columns, features) and their two gradients, as
+ * handlers of XLA's foreign function interface. GCC or Clang; no library but libc.
+ *
+ * Results and both operands are those of `jaxnet.ops.convolution`. The value and the gradient of
+ * the input are the same sum, over the taps of the kernel and the features of an array that is
+ * read. The gradient of the kernel is a sum over the positions. Rows of the array that is read are
+ * copied with the zeros around them while they are needed, unless there are none. */
+
+#include <limits.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include "xla/ffi/api/c_api.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 28")
+#endif
+#define HIDE(x) __asm__("" : "+r"(x))
+
+/* What a tile of `sum` reads: a row of x and one of w per row of the kernel, in both at these
+ * distances per tap; `run` neighbors in memory per tap. */
+typedef struct {
+  const float *const *x, *const *w;
+  long rows, taps, run, tap_x, tap_w, pixel, result;
+} Sum;
+
+/* What a tile of `add` reads: rows of x and y at these distances per column, for each row of the
+ * kernel `rows` of x. `kernel` and `width` are distances in the result. */
+typedef struct {
+  const float *const *x, *const *y;
+  long rows, columns, step_x, step_y, step_tap, kernel, width;
+} Add;
+
+typedef void SumTile(const Sum *, long start, float *result, long left);
+typedef void AddTile(const Add *, long start, long feature, float *result);
+
+typedef struct {
+  int lanes, most;
+  SumTile *sum[2][29]; /* by vectors - 1 and count */
+  AddTile *add[2][29];
+  AddTile *add_rows[3][10]; /* three or five rows of the kernel at once: by half of it and count */
+  SumTile *sum_each[13];    /* by count */
+  AddTile *add_each[3][10]; /* as add_rows, and one row */
+} Kernels;
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#endif
+#define LANES 16
+#define MOST 28
+#define NAME(name) name##_avx512
+#define STORE_FIRST(to, value, left) \
+  _mm512_mask_storeu_ps(to, (__mmask16)((1u << (left)) - 1), (__m512)(value))
+#include "tiles.h"
+#undef LANES
+#undef MOST
+#undef NAME
+#undef STORE_FIRST
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define LANES 8
+#define MOST 12
+#define NAME(name) name##_avx2
+#define STORE_FIRST(to, value, left)                                                           \
+  _mm256_maskstore_ps(to,                                                                      \
+                      _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(left)),                       \
+                                         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),           \
+                      (__m256)(value))
+#include "tiles.h"
+#undef LANES
+#undef MOST
+#undef NAME
+#undef STORE_FIRST
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#define PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define LANES 4
+#define MOST 28
+#define NAME(name) name##_neon
+#include "tiles.h"
+#define PAUSE() __asm__ volatile("yield")
+#else
+#error "no vectors: jaxnet falls back to XLA's convolutions"
+#endif
+
+/* The instruction set: 0 for none, 2 for AVX2, 3 for AVX-512, 1 for NEON. */
+int jaxnet_conv_level(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f")) return 3;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 2 : 0;
+#else
+  return 1;
+#endif
+}
+
+static const Kernels *kernels_of(long level) {
+#if defined(__x86_64__)
+  long most = jaxnet_conv_level();
+  return level > most ? NULL : level == 3 ? &kernels_avx512 : level == 2 ? &kernels_avx2 : NULL;
+#else
+  return level == 1 ? &kernels_neon : NULL;
+#endif
+}
+
+/* One axis. Position p and tap k of the kernel meet entry (p * step + k * dilation + offset) / gaps
+ * of what is read, if it is a whole number and inside. */
+typedef struct {
+  long in, out, window, step, dilation, offset, gaps;
+} Axis;
+
+/* Columns that meet the same taps: every `period`-th, from the first on. */
+typedef struct {
+  long count, tap, taps, start;
+  int tile[2]; /* columns per tile, of one and of two vectors */
+} Class;
+
+typedef enum { VALUE, INPUT, KERNEL } Kind;
+
+typedef struct {
+  atomic_long next, done, holders;
+  atomic_int failed;
+  const Kernels *kernels;
+  Kind kind;
+  Axis h, w;
+  long nets, groups, batch;
+  long C, D;            /* features of `a` and of what `b` is or makes of them, per group */
+  long D_padded;        /* D in whole vectors */
+  int each;             /* each feature by itself: all of them are one group here */
+  long depth;           /* features of `a` that a result depends on */
+  long low, columns;    /* the first column that is read, and their number, with zeros around */
+  int direct;           /* there are no zeros: rows are read where they are */
+  long period, classes; /* of columns */
+  Class *class;
+  int merged;           /* the taps of a row are neighbors in memory */
+  long tap, tap_x;      /* distance of the taps of a class, in the kernel and in what is read */
+  long block, blocks;   /* features of a kernel's gradient at once */
+  long parts, chunks;   /* of the rows, and of all nets, groups and blocks together */
+  int finite;           /* the weights are: then zeros need not be multiplied */
+  const float *a, *b;   /* what is read, in rows, and the weights or the gradient of y */
+  float *out, *scratch; /* the result, and packed weights or a sum per chunk */
+} Job;
+
+static long down(long a, long b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+static void *zeros(long n, long size) {
+  size_t bytes;
+  if (__builtin_mul_overflow((size_t)n, (size_t)size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
+  return calloc(bytes + 64, 1);
+}
+
+static int all_finite(const float *x, long n) {
+  int32_t found = 0;
+  for (long i = 0; i < n; i++) {
+    int32_t bits;
+    memcpy(&bits, x + i, 4);
+    found |= (bits & 0x7f800000) == 0x7f800000;
+  }
+  return !found;
+}
+
+/* Rows of an array (images, height, width, stride), C features of each, from column `low` on. */
+typedef struct {
+  const Job *job;
+  const float *from;
+  long stride, slots, size, *tags;
+  float *memory;
+} Rows;
+
+static int open_rows(Rows *r, const Job *j, const float *from, long needed) {
+  r->job = j;
+  r->from = from;
+  r->stride = j->C * j->groups;
+  r->slots = j->direct ? 0 : MIN(needed, j->h.in);
+  r->size = j->columns * j->C;
+  r->memory = zeros((r->slots + 1) * r->size, sizeof(float)); /* the first row stays zero */
+  r->tags = zeros(r->slots, sizeof(long));
+  return r->memory && r->tags;
+}
+
+static void close_rows(Rows *r) {
+  free(r->memory);
+  free(r->tags);
+}
+
+/* Row h of an image, copied unless it is still there; zeros for one outside. */
+static const float *row_of(Rows *r, long image, long h) {
+  const Job *j = r->job;
+  if (h < 0 || h >= j->h.in) return r->memory;
+  long row = image * j->h.in + h;
+  const float *from = r->from + row * j->w.in * r->stride;
+  if (j->direct) return from;
+  long slot = h % r->slots;
+  float *to = r->memory + (slot + 1) * r->size;
+  if (r->tags[slot] == row + 1) return to;
+  r->tags[slot] = row + 1;
+  long first = MAX(j->low, 0), last = MIN(j->low + j->columns, j->w.in);
+  float *put = to + (first - j->low) * j->C;
+  if (j->groups == 1) {
+    if (last > first) memcpy(put, from + first * j->C, (last - first) * j->C * sizeof(float));
+  } else
+    for (long c = first; c < last; c++, put += j->C)
+      memcpy(put, from + c * r->stride, j->C * sizeof(float));
+  return to;
+}
+
+/* How many output rows to compute before the next block of features, so that their inputs stay in
+ * the first cache, or in the second where a block's weights fill the first. */
+static long rows_at_once(const Job *j, long weights, long row) {
+  long budget = weights > 262144 ? 262144 : weights > 16384 ? 131072 : 24576;
+  long most = budget / (4 * row) * j->h.gaps / j->h.step - j->h.window * j->h.dilation;
+  long blocks = most < 1 ? j->h.out : (j->h.out + most - 1) / most;
+  return (j->h.out + blocks - 1) / blocks;
+}
+
+/* The value, or the gradient of the input: rows first to last of all images of a net and group. */
+static int sums(Job *j, long net, long group, long first, long last) {
+  const Axis *h = &j->h, *w = &j->w;
+  long lanes = j->kernels->lanes, C = j->C, D = j->D, stride = D * j->groups;
+  long weights = h->window * w->window * j->depth;
+  const float *packed = j->scratch + (net * j->groups + group) * weights * j->D_padded;
+  long at_once = rows_at_once(j, weights * MIN(2 * lanes, j->D_padded) * 4, j->columns * C);
+  long needed = (at_once * h->step + h->window * h->dilation) / h->gaps + 2;
+  Rows rows;
+  const float *from = j->a + net * j->batch * h->in * w->in * C * j->groups + group * C;
+  const float **x = zeros(3 * h->window, sizeof(float *)), **y = x + h->window;
+  const float **rows_w = y + h->window;
+  long every = j->period * w->step / w->gaps;
+  Sum s = {
+    .x = x, .w = y, .tap_x = j->tap_x, .pixel = every * C, .result = j->period * stride,
+  };
+  int ok = open_rows(&rows, j, from, needed) && x;
+  for (long block = first; ok && block < last;) {
+    long image = block / h->out, top = block % h->out;
+    long end = MIN(MIN(top + at_once, h->out), top + last - block);
+    for (long d = 0; d < j->D_padded;) {
+      int vectors = !j->each && j->D_padded - d >= 2 * lanes ? 2 : 1;
+      long width = vectors * lanes, feature = j->each ? d : 0;
+      for (long p = top; p < end; p++) {
+        long row = ((net * j->batch + image) * h->out + p) * w->out;
+        float *result = j->out + row * stride + group * D + d;
+        s.rows = 0;
+        for (long k = 0; k < h->window; k++) {
+          long at = p * h->step + k * h->dilation + h->offset;
+          if (at % h->gaps || (j->finite && (at < 0 || at / h->gaps >= h->in))) continue;
+          x[s.rows] = row_of(&rows, image, at / h->gaps);
+          rows_w[s.rows++] = packed + weights * d + k * w->window * j->depth * width;
+        }
+        for (long i = 0; i < j->classes; i++) {
+          const Class *c = j->class + i;
+          for (long r = 0; r < s.rows; r++) y[r] = rows_w[r] + c->tap * j->depth * width;
+          s.taps = j->merged && c->taps ? 1 : c->taps;
+          s.run = j->merged ? c->taps * C : C;
+          s.tap_w = j->tap * j->depth * width;
+          int tile = c->tile[vectors - 1];
+          SumTile *run =
+            j->each ? j->kernels->sum_each[tile] : j->kernels->sum[vectors - 1][tile];
+          for (long t = 0; t < c->count; t += tile) {
+            long at = MIN(t, c->count - tile); /* the last tile overlaps the one before it */
+            run(&s, (c->start + at * every) * C + feature,
+                result + (i + at * j->period) * stride, D - d);
+          }
+        }
+      }
+      d += width;
+    }
+    block += end - top;
+  }
+  close_rows(&rows);
+  free(x);
+  return ok;
+}
+
+/* The gradient of the kernel from some rows, for a block of features: (*window, C, block). */
+static int kernel_gradient(Job *j, long net, long group, long block_of_features, long first,
+                           long last, float *to) {
+  const Axis *h = &j->h, *w = &j->w;
+  const Kernels *tiles = j->kernels;
+  long d0 = block_of_features * j->block, padded = MIN(j->block, j->D_padded - d0);
+  long lanes = tiles->lanes, C = j->C, stride = j->D * j->groups;
+  long line = w->out * stride, size = w->window * j->depth;
+  int whole = j->merged || j->each;
+  long run = whole ? size : C, runs = whole ? 1 : w->window;
+  AddTile *const(*by_rows)[10] = j->each ? tiles->add_each : tiles->add_rows;
+  long row = j->columns * C * h->step + w->out * padded;
+  long at_once = rows_at_once(j, h->window * size * padded * 4, row);
+  Rows rows;
+  const float *from = j->a + net * j->batch * h->in * w->in * C * j->groups + group * C;
+  const float *read = j->b + net * j->batch * h->out * line + group * j->D + d0;
+  const float **x = zeros(6 * at_once, sizeof(float *)), **y = x + 5 * at_once;
+  long *kept = zeros(at_once, sizeof(long));
+  /* Whole vectors reach beyond a row of y, so the last ones are copied. */
+  const float *end_y = j->b + j->nets * j->batch * h->out * line;
+  long reach = line - stride + padded;
+  float *tail = zeros(MIN(at_once, padded / line + 2) * reach, sizeof(float));
+  long needed = at_once * h->step + h->window * h->dilation;
+  int ok = open_rows(&rows, j, from, needed) && x && kept && tail;
+  Add a = {
+    .x = x, .y = y, .columns = w->out, .step_x = w->step * C, .step_y = stride,
+    .step_tap = w->dilation * C, .kernel = size * j->block, .width = j->block,
+  };
+  for (long block = first; ok && block < last;) {
+    long image = block / h->out, top = block % h->out;
+    long end = MIN(MIN(top + at_once, h->out), top + last - block);
+    for (long k = 0, together; k < h->window; k += together) {
+      long left = run < 10 ? h->window - k : 0;
+      together = left >= 5 && by_rows[2][run] ? 5 : left >= 3 && by_rows[1][run] ? 3 : 1;
+      a.rows = 0;
+      float *copy = tail;
+      for (long p = top; p < end; p++) {
+        const float *here = read + (image * h->out + p) * line;
+        long own = line - group * j->D - d0; /* to the end of the row */
+        long at = p * h->step + k * h->dilation + h->offset, outside = at < 0 || at >= h->in;
+        if (together == 1 && outside && all_finite(here, own)) continue; /* zeros */
+        if (end_y - here < reach) {
+          here = memcpy(copy, here, MIN(own, reach) * sizeof(float));
+          copy += reach;
+        }
+        y[a.rows] = here;
+        kept[a.rows++] = p;
+      }
+      for (long i = 0; i < together; i++)
+        for (long r = 0; r < a.rows; r++)
+          x[i * a.rows + r] =
+            row_of(&rows, image, kept[r] * h->step + (k + i) * h->dilation + h->offset);
+      for (long d = 0; d < padded;) {
+        int several = together > 1 || j->each;
+        int vectors = !several && padded - d >= 2 * lanes ? 2 : 1;
+        long most = together > 1 ? run : j->each ? 9 : tiles->most / vectors;
+        long pieces = (run + most - 1) / most, feature = j->each ? d0 + d : 0;
+        for (long i = 0; i < runs; i++)
+          for (long piece = 0; piece < pieces; piece++) {
+            long c = run * piece / pieces, count = run * (piece + 1) / pieces - c;
+            AddTile *tile =
+              several ? by_rows[together / 2][count] : tiles->add[vectors - 1][count];
+            long start = (i * w->dilation + w->offset - j->low) * C;
+            start += j->each ? c * w->dilation * C + feature : c;
+            tile(&a, start, d, to + (k * size + i * C + c) * j->block + d);
+          }
+        d += vectors * lanes;
+      }
+    }
+    block += end - top;
+  }
+  close_rows(&rows);
+  free(x);
+  free(kept);
+  free(tail);
+  return ok;
+}
+
+static void work(Job *j) {
+  for (;;) {
+    long chunk = atomic_fetch_add(&j->next, 1);
+    if (chunk >= j->chunks) return;
+    long pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
+    long part = chunk % j->parts, rows = j->batch * j->h.out;
+    long net = pair / j->groups, group = pair % j->groups;
+    long first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
+    long size = j->h.window * j->w.window * j->depth * j->block;
+    int ok = j->kind == KERNEL
+               ? kernel_gradient(j, net, group, block, first, last, j->scratch + chunk * size)
+               : sums(j, net, group, first, last);
+    if (!ok) atomic_store(&j->failed, 1);
+    atomic_fetch_add(&j->done, 1);
+  }
+}
+
+static void release(Job *j) {
+  if (atomic_fetch_sub(&j->holders, 1) > 1) return;
+  free(j->class);
+  free(j->scratch);
+  free(j);
+}
+
+static void task(void *job) {
+  work(job);
+  release(job);
+}
+
+/* The weights of a net and group as (blocks of features, *window, C, one or two vectors): what a
+ * tile reads is in order. For the gradient of the input the window is reversed. */
+static void pack(const Job *j, long net, long group, float *to) {
+  long taps = j->h.window * j->w.window, C = j->depth, D = j->D, lanes = j->kernels->lanes;
+  const float *from = j->b + net * taps * C * D * j->groups;
+  for (long d = 0; d < D;) {
+    long width = !j->each && j->D_padded - d >= 2 * lanes ? 2 * lanes : lanes;
+    long some = MIN(width, D - d);
+    for (long k = 0; k < taps; k++, to += C * width)
+      if (j->each)
+        memcpy(to, from + (j->kind == VALUE ? k : taps - 1 - k) * D + d, some * sizeof(float));
+      else if (j->kind == VALUE)
+        for (long c = 0; c < C; c++)
+          memcpy(to + c * width, from + (k * C + c) * D * j->groups + group * D + d, some * 4);
+      else
+        for (long i = 0; i < some; i++) {
+          const float *line = from + ((taps - 1 - k) * D + d + i) * C * j->groups + group * C;
+          for (long c = 0; c < C; c++) to[c * width + i] = line[c];
+        }
+    d += width;
+  }
+}
+
+/* The sum of the parts in order, so that it does not depend on the number of threads. */
+static void add_parts(const Job *j, long net, long group) {
+  long lines = j->h.window * j->w.window * j->depth, size = lines * j->block;
+  const float *from = j->scratch + (net * j->groups + group) * j->blocks * j->parts * size;
+  for (long block = 0; block < j->blocks; block++, from += (j->parts - 1) * size)
+    for (long k = 0; k < lines; k++, from += j->block) {
+      long first = block * j->block, some = MIN(j->block, j->D - first);
+      float *to = j->out + (net * lines + k) * j->D * j->groups + group * j->D + first;
+      memcpy(to, from, some * sizeof(float));
+      for (long part = 1; part < j->parts; part++)
+        for (long d = 0; d < some; d++) to[d] += from[part * size + d];
+    }
+}
+
+/* The greatest common divisor. */
+static long divisor(long a, long b) { return b ? divisor(b, a % b) : a; }
+
+/* Which columns read what; 0 if there is no memory. */
+static int plan(Job *j) {
+  const Axis *w = &j->w;
+  long reach = (w->out - 1) * w->step + (w->window - 1) * w->dilation + w->offset;
+  long low = down(w->offset, w->gaps), high = down(reach, w->gaps);
+  j->direct = j->groups == 1 && low >= 0 && high < w->in;
+  if (j->each && j->D != j->D_padded) j->direct = 0; /* whole vectors reach over the end */
+  j->low = j->direct ? 0 : low;
+  j->columns = j->direct ? w->in : high - low + 1;
+  if (j->columns > INT32_MAX / j->C) return 0;
+  j->period = w->gaps / divisor(w->step, w->gaps);
+  j->tap = w->gaps / divisor(w->dilation, w->gaps);
+  j->tap_x = j->tap * w->dilation / w->gaps * j->C;
+  j->merged = !j->each && j->tap == 1 && j->tap_x == j->C;
+  j->classes = MIN(j->period, w->out);
+  j->class = zeros(j->classes, sizeof(Class));
+  if (!j->class) return 0;
+  for (long i = 0; i < j->classes; i++) {
+    Class *c = j->class + i;
+    long first = i * w->step + w->offset;
+    c->count = (w->out - i + j->period - 1) / j->period;
+    while (c->tap < MIN(j->tap, w->window) && (first + c->tap * w->dilation) % w->gaps) c->tap++;
+    if (c->tap < MIN(j->tap, w->window)) {
+      c->taps = (w->window - 1 - c->tap) / j->tap + 1;
+      c->start = (first + c->tap * w->dilation) / w->gaps - j->low;
+    } else
+      c->tap = 0;
+    for (int v = 1; v <= 2; v++) {
+      long most = j->each ? 12 : j->kernels->most / v, tiles = (c->count + most - 1) / most;
+      c->tile[v - 1] = (int)((c->count + tiles - 1) / tiles);
+    }
+  }
+  return 1;
+}
+
+/* Divides the work, by numbers that for a sum over rows do not depend on the number of threads. */
+static int prepare(Job *j, long threads) {
+  long lanes = j->kernels->lanes, taps = j->h.window * j->w.window;
+  j->depth = j->C;
+  if (j->C == 1 && j->D == 1 && j->groups > 1) {
+    j->each = 1;
+    j->C = j->D = j->groups;
+    j->groups = 1;
+  }
+  j->D_padded = (j->D + lanes - 1) / lanes * lanes;
+  if (!plan(j)) return 0;
+  long weights = taps * j->depth * j->D_padded, pairs = j->nets * j->groups;
+  int sum = j->kind == KERNEL, large = sum && weights > 65536; /* more than the second cache has */
+  j->block = large ? MIN(j->D_padded, 2 * lanes) : j->D_padded;
+  j->blocks = (j->D_padded + j->block - 1) / j->block;
+  long each = pairs * j->blocks, most = sum ? 8 : threads == 1 ? 1 : 4 * threads;
+  double work = 2.0 * j->batch * j->h.out * j->w.out * weights;
+  j->parts = MIN((most + each - 1) / each, (long)MIN(work / 1e6, 1e6) + 1);
+  j->parts = MIN(j->parts, j->batch * j->h.out);
+  j->chunks = each * j->parts;
+  j->scratch = zeros((sum ? j->chunks : pairs) * taps * j->depth * j->block, sizeof(float));
+  if (!j->scratch) return 0;
+  for (long i = 0; !sum && i < pairs; i++)
+    pack(j, i / j->groups, i % j->groups, j->scratch + i * weights);
+  j->finite = !sum && all_finite(j->scratch, pairs * weights);
+  return 1;
+}
+
+static XLA_FFI_Error *error(const XLA_FFI_Api *api, XLA_FFI_Error_Code code, const char *message) {
+  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message, code};
+  return api->XLA_FFI_Error_Create(&args);
+}
+
+static int ignored(const XLA_FFI_Api *api, XLA_FFI_Error *found) {
+  XLA_FFI_Error_Destroy_Args args = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, NULL, found};
+  if (found) api->XLA_FFI_Error_Destroy(&args);
+  return found != NULL;
+}
+
+/* All threads that are free take chunks until none is left. The caller waits only for chunks that
+ * run, so it ends even if every other thread waits here for itself. */
+static void run_job(Job *j, XLA_FFI_CallFrame *f, long threads) {
+  long helpers = MIN(threads, j->chunks) - 1;
+  XLA_FFI_ThreadPool_Schedule_Args args = {
+    XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, f->ctx, task, j,
+  };
+  atomic_fetch_add(&j->holders, MAX(helpers, 0));
+  for (long i = 0; i < helpers; i++)
+    if (ignored(f->api, f->api->XLA_FFI_ThreadPool_Schedule(&args))) release(j);
+  work(j);
+  for (long spins = 0; atomic_load(&j->done) < j->chunks; spins++)
+    if (spins > 2000) sched_yield();
+    else PAUSE();
+}
+
+static int level = -1;
+
+/* Uses at most this instruction set from now on; returns the one used: 3 AVX-512, 2 AVX2, 1 NEON, 0
+ * none. */
+int jaxnet_conv_use(int most) { return level = MIN(most, jaxnet_conv_level()); }
+
+enum { KIND, GROUPS, STRIDE, DILATION = 4, LOW = 6, GAPS = 8, NUMBERS = 10 };
+
+XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
+  if (f->extension_start && f->extension_start->type == XLA_FFI_Extension_Metadata) {
+    XLA_FFI_Metadata *data = ((XLA_FFI_Metadata_Extension *)f->extension_start)->metadata;
+    data->api_version.struct_size = XLA_FFI_Api_Version_STRUCT_SIZE;
+    data->api_version.extension_start = NULL;
+    data->api_version.major_version = XLA_FFI_API_MAJOR;
+    data->api_version.minor_version = MIN(3, XLA_FFI_API_MINOR); /* of JAX 0.10 */
+    data->traits = 0;
+    return NULL;
+  }
+  if (f->stage != XLA_FFI_ExecutionStage_EXECUTE) return NULL;
+#define REQUIRE(condition)                                                                         \
+  if (!(condition))                                                                                \
+    return error(f->api, XLA_FFI_Error_Code_INVALID_ARGUMENT, "jaxnet_conv: not " #condition);
+  REQUIRE(f->args.size == 2 && f->rets.size == 1 && f->attrs.size == 1);
+  REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
+  const XLA_FFI_Array *array = f->attrs.attrs[0];
+  REQUIRE(array->dtype == XLA_FFI_DataType_S64 && array->size == NUMBERS);
+  const int64_t *form = array->data;
+  XLA_FFI_Buffer *given[3] = {f->args.args[0], f->args.args[1], f->rets.rets[0]};
+  for (int i = 0; i < 3; i++) {
+    REQUIRE(given[i]->dtype == XLA_FFI_DataType_F32 && given[i]->rank == 5);
+    for (int axis = 0; axis < 5; axis++) REQUIRE(given[i]->dims[axis] <= INT32_MAX);
+  }
+  REQUIRE(form[KIND] >= VALUE && form[KIND] <= KERNEL);
+  Kind kind = (Kind)form[KIND];
+  const XLA_FFI_Buffer *x = given[kind == INPUT ? 2 : 0], *y = given[kind == VALUE ? 2 : 1];
+  const XLA_FFI_Buffer *w = given[kind == VALUE ? 1 : kind == INPUT ? 0 : 2];
+  for (int i = GROUPS; i < NUMBERS; i++)
+    REQUIRE(form[i] <= INT32_MAX && form[i] >= (i / 2 == LOW / 2 ? -INT32_MAX : 1));
+  REQUIRE(kind != KERNEL || (form[GAPS] == 1 && form[GAPS + 1] == 1));
+  long groups = form[GROUPS];
+  REQUIRE(x->dims[0] == w->dims[0] && x->dims[0] == y->dims[0] && x->dims[1] == y->dims[1]);
+  REQUIRE(x->dims[4] == w->dims[3] * groups && w->dims[4] == y->dims[4]);
+  REQUIRE(y->dims[4] % groups == 0);
+  const Kernels *kernels = kernels_of(level < 0 ? jaxnet_conv_level() : level);
+  REQUIRE(kernels);
+  long sizes[3];
+  for (int i = 0; i < 3; i++) {
+    sizes[i] = 1;
+    for (int axis = 0; axis < 5; axis++) sizes[i] *= given[i]->dims[axis];
+  }
+  if (!sizes[0] || !sizes[1] || !sizes[2]) {
+    memset(given[2]->data, 0, sizes[2] * sizeof(float));
+    return NULL;
+  }
+  Job *j = zeros(1, sizeof(Job));
+  if (!j) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_conv: no memory");
+  *j = (Job){.holders = 1, .kernels = kernels, .kind = kind, .nets = x->dims[0], .groups = groups};
+  j->batch = x->dims[1];
+  for (int axis = 0; axis < 2; axis++) {
+    long in = x->dims[2 + axis], out = y->dims[2 + axis], window = w->dims[1 + axis];
+    long stride = form[STRIDE + axis], dilation = form[DILATION + axis];
+    long low = form[LOW + axis], gaps = form[GAPS + axis];
+    *(axis ? &j->w : &j->h) =
+      kind == INPUT
+        ? (Axis){out, in, window, gaps, dilation, low - (window - 1) * dilation, stride}
+        : (Axis){in, out, window, stride, dilation, -low, gaps};
+  }
+  j->C = (kind == INPUT ? y : x)->dims[4] / groups;
+  j->D = (kind == INPUT ? x : y)->dims[4] / groups;
+  j->a = (kind == INPUT ? y : x)->data;
+  j->b = (kind == KERNEL ? y : w)->data;
+  j->out = given[2]->data;
+  int64_t threads = 1;
+  XLA_FFI_ThreadPool_NumThreads_Args args = {
+    XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, f->ctx, &threads,
+  };
+  if (ignored(f->api, f->api->XLA_FFI_ThreadPool_NumThreads(&args)) || threads < 1) threads = 1;
+  int ok = prepare(j, threads);
+  if (ok) {
+    run_job(j, f, threads);
+    for (long i = 0; kind == KERNEL && i < j->nets * j->groups; i++)
+      add_parts(j, i / j->groups, i % j->groups);
+    ok = !atomic_load(&j->failed);
+  }
+  release(j);
+  return ok ? NULL
+            : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_conv: no memory");
+}

@@ -1,0 +1,182 @@
+/* The inner loops, for one width of vectors. conv.c includes this file once per instruction set,
+ * with LANES, the floats per vector, and MOST, the accumulators that fit into the registers.
+ *
+ * A tile is a rectangle of results that stay in registers: `count` of them by `vectors` vectors of
+ * neighboring features. Both are constants in each instance of a function, so that the compiler
+ * unrolls the loops over them. */
+
+typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define VEC NAME(vec)
+
+INLINE void NAME(put)(float *to, VEC value, long left) {
+  if (left >= LANES) *(VEC *)to = value;
+#ifdef STORE_FIRST
+  else if (left > 0) STORE_FIRST(to, value, left);
+#else
+  else for (long i = 0; i < left; i++) to[i] = value[i];
+#endif
+}
+
+/* result[t] = sum over rows, taps and inputs of x[t] * w.
+ *
+ * The compiler does not know the distance of the pixels x[t]. Four base pointers and the scales of
+ * x86's addresses reach all of them without a register for each. HIDE keeps the compiler from
+ * computing the addresses before the loop, for which there are too few registers. */
+INLINE void NAME(sum)(const int count, const int vectors, const Sum *s, long start, float *result,
+                      long left) {
+  VEC total[28][2];
+  UNROLL for (int t = 0; t < count; t++)
+    UNROLL for (int v = 0; v < vectors; v++) total[t][v] = (VEC){0};
+  long step = s->pixel * 4;
+  for (long r = 0; r < s->rows; r++)
+    for (long k = 0; k < s->taps; k++) {
+      const char *x[4];
+      const float *w = s->w[r] + k * s->tap_w;
+      x[0] = (const char *)(s->x[r] + start + k * s->tap_x);
+      UNROLL for (int i = 1; i < 4; i++) x[i] = x[i - 1] + 7 * step;
+      for (long c = 0; c < s->run; c++, w += vectors * LANES) {
+        HIDE(step);
+        VEC these[2];
+        UNROLL for (int v = 0; v < vectors; v++) these[v] = *(const VEC *)(w + v * LANES);
+        UNROLL for (int t = 0; t < count; t++) {
+          float one = *(const float *)(x[t / 7] + t % 7 * step);
+          UNROLL for (int v = 0; v < vectors; v++) total[t][v] += one * these[v];
+        }
+        UNROLL for (int i = 0; i < 4; i++) x[i] += 4;
+      }
+    }
+  UNROLL for (int t = 0; t < count; t++)
+    UNROLL for (int v = 0; v < vectors; v++)
+      NAME(put)(result + t * s->result + v * LANES, total[t][v], left - v * LANES);
+}
+
+/* result[k][t] += sum over rows and columns of x[k][t] * y, where t are neighbors in memory and k
+ * are rows of the kernel. */
+INLINE void NAME(add)(const int kernels, const int count, const int vectors, const Add *a,
+                      long start, long feature, float *result) {
+  VEC total[28][2];
+  UNROLL for (int k = 0; k < kernels; k++)
+    UNROLL for (int t = 0; t < count; t++)
+      UNROLL for (int v = 0; v < vectors; v++)
+        total[k * count + t][v] = *(VEC *)(result + k * a->kernel + t * a->width + v * LANES);
+  for (long r = 0; r < a->rows; r++) {
+    const float *x[5], *y = a->y[r] + feature;
+    UNROLL for (int k = 0; k < kernels; k++) x[k] = a->x[k * a->rows + r] + start;
+    for (long c = 0; c < a->columns; c++, y += a->step_y) {
+      VEC these[2];
+      UNROLL for (int v = 0; v < vectors; v++) these[v] = *(const VEC *)(y + v * LANES);
+      UNROLL for (int k = 0; k < kernels; k++) {
+        UNROLL for (int t = 0; t < count; t++)
+          UNROLL for (int v = 0; v < vectors; v++) total[k * count + t][v] += x[k][t] * these[v];
+        x[k] += a->step_x;
+      }
+    }
+  }
+  UNROLL for (int k = 0; k < kernels; k++)
+    UNROLL for (int t = 0; t < count; t++)
+      UNROLL for (int v = 0; v < vectors; v++)
+        *(VEC *)(result + k * a->kernel + t * a->width + v * LANES) = total[k * count + t][v];
+}
+
+/* As `sum` and `add`, for features that are convolved each by itself: x is a vector too. */
+INLINE void NAME(sum_each)(const int count, const Sum *s, long start, float *result, long left) {
+  VEC total[12];
+  UNROLL for (int t = 0; t < count; t++) total[t] = (VEC){0};
+  for (long r = 0; r < s->rows; r++)
+    for (long k = 0; k < s->taps; k++) {
+      const float *x = s->x[r] + start + k * s->tap_x;
+      VEC w = *(const VEC *)(s->w[r] + k * s->tap_w);
+      UNROLL for (int t = 0; t < count; t++) total[t] += *(const VEC *)(x + t * s->pixel) * w;
+    }
+  UNROLL for (int t = 0; t < count; t++) NAME(put)(result + t * s->result, total[t], left);
+}
+
+INLINE void NAME(add_each)(const int kernels, const int count, const Add *a, long start,
+                           long feature, float *result) {
+  VEC total[28];
+  UNROLL for (int k = 0; k < kernels; k++)
+    UNROLL for (int t = 0; t < count; t++)
+      total[k * count + t] = *(VEC *)(result + k * a->kernel + t * a->width);
+  for (long r = 0; r < a->rows; r++) {
+    const float *x[5], *y = a->y[r] + feature;
+    UNROLL for (int k = 0; k < kernels; k++) x[k] = a->x[k * a->rows + r] + start;
+    for (long c = 0; c < a->columns; c++, y += a->step_y)
+      UNROLL for (int k = 0; k < kernels; k++) {
+        UNROLL for (int t = 0; t < count; t++)
+          total[k * count + t] += *(const VEC *)(x[k] + t * a->step_tap) * *(const VEC *)y;
+        x[k] += a->step_x;
+      }
+  }
+  UNROLL for (int k = 0; k < kernels; k++)
+    UNROLL for (int t = 0; t < count; t++)
+      *(VEC *)(result + k * a->kernel + t * a->width) = total[k * count + t];
+}
+
+/* The instances, and the tables to find them in. */
+
+#define FEW(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
+#define EACH(F) FEW(F, 1) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1)
+#define ONE_ROW(F)                                                                                 \
+  F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(1, 6) F(1, 7) F(1, 8) F(1, 9)
+#if MOST >= 28
+#define ALL(F)                                                                                     \
+  FEW(F, 1) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1) F(13, 1) F(14, 1) F(15, 1) F(16, 1) \
+  F(17, 1) F(18, 1) F(19, 1) F(20, 1) F(21, 1) F(22, 1) F(23, 1) F(24, 1) F(25, 1) F(26, 1)        \
+  F(27, 1) F(28, 1)                                                                                \
+  FEW(F, 2) F(7, 2) F(8, 2) F(9, 2) F(10, 2) F(11, 2) F(12, 2) F(13, 2) F(14, 2)
+#define BY_ROWS(F)                                                                                 \
+  F(3, 1) F(3, 2) F(3, 3) F(3, 4) F(3, 5) F(3, 6) F(3, 7) F(3, 8) F(3, 9)                          \
+  F(5, 1) F(5, 2) F(5, 3) F(5, 4) F(5, 5)
+#else
+#define ALL(F) FEW(F, 1) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1) FEW(F, 2)
+#define BY_ROWS(F) F(3, 1) F(3, 2) F(3, 3) F(3, 4) F(5, 1) F(5, 2)
+#endif
+
+#define SUM(count, vectors)                                                                        \
+  static void NAME(sum_##count##_##vectors)(const Sum *s, long start, float *result, long left) {  \
+    NAME(sum)(count, vectors, s, start, result, left);                                             \
+  }
+#define ADD(count, vectors)                                                                        \
+  static void NAME(add_##count##_##vectors)(const Add *a, long start, long feature, float *to) {   \
+    NAME(add)(1, count, vectors, a, start, feature, to);                                           \
+  }
+#define ADD_ROWS(kernels, count)                                                                   \
+  static void NAME(rows_##kernels##_##count)(const Add *a, long start, long feature, float *to) {  \
+    NAME(add)(kernels, count, 1, a, start, feature, to);                                           \
+  }
+#define SUM_EACH(count, vectors)                                                                   \
+  static void NAME(sum_each_##count)(const Sum *s, long start, float *result, long left) {         \
+    NAME(sum_each)(count, s, start, result, left);                                                 \
+  }
+#define ADD_EACH(kernels, count)                                                                   \
+  static void NAME(each_##kernels##_##count)(const Add *a, long start, long feature, float *to) {  \
+    NAME(add_each)(kernels, count, a, start, feature, to);                                         \
+  }
+ALL(SUM) ALL(ADD) BY_ROWS(ADD_ROWS) EACH(SUM_EACH) ONE_ROW(ADD_EACH) BY_ROWS(ADD_EACH)
+
+#define SUM_ENTRY(count, vectors) [vectors - 1][count] = NAME(sum_##count##_##vectors),
+#define ADD_ENTRY(count, vectors) [vectors - 1][count] = NAME(add_##count##_##vectors),
+#define ROWS_ENTRY(kernels, count) [kernels / 2][count] = NAME(rows_##kernels##_##count),
+#define SUM_EACH_ENTRY(count, vectors) [count] = NAME(sum_each_##count),
+#define ADD_EACH_ENTRY(kernels, count) [kernels / 2][count] = NAME(each_##kernels##_##count),
+static const Kernels NAME(kernels) = {
+  LANES, MOST, {ALL(SUM_ENTRY)}, {ALL(ADD_ENTRY)}, {BY_ROWS(ROWS_ENTRY)},
+  {EACH(SUM_EACH_ENTRY)}, {ONE_ROW(ADD_EACH_ENTRY) BY_ROWS(ADD_EACH_ENTRY)},
+};
+
+#undef VEC
+#undef FEW
+#undef EACH
+#undef ONE_ROW
+#undef ALL
+#undef BY_ROWS
+#undef SUM
+#undef ADD
+#undef ADD_ROWS
+#undef SUM_EACH
+#undef ADD_EACH
+#undef SUM_ENTRY
+#undef ADD_ENTRY
+#undef ROWS_ENTRY
+#undef SUM_EACH_ENTRY
+#undef ADD_EACH_ENTRY

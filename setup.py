@@ -1,0 +1,52 @@
+"""Builds the convolutions in C where there is a compiler; pyproject.toml has all the rest.
+
+The library is loaded with ctypes and does not use Python's headers, so one file fits each Python of
+a platform: its name and the wheel's tag do not name one.
+"""
+
+from pathlib import Path
+
+import jax
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+FOLDER = "jaxnet/ops/native"
+
+
+class Build(build_ext):
+    def get_ext_filename(self, name):
+        return f"{name.replace('.', '/')}.so"
+
+    def get_export_symbols(self, ext):
+        return ext.export_symbols  # no PyInit function
+
+
+class Wheel(bdist_wheel):
+    def run(self):
+        """Makes a wheel for all platforms if the library cannot be built here."""
+        self.run_command("build_ext")
+        build = self.get_finalized_command("build_ext")
+        if not all(Path(file).exists() for file in build.get_outputs()):
+            self.distribution.ext_modules = []
+            self.root_is_pure = True
+        super().run()
+
+    def get_tag(self):
+        tag = super().get_tag()
+        return tag if self.root_is_pure else ("py3", "none", tag[2])
+
+
+setup(
+    cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
+    ext_modules=[
+        Extension(
+            "jaxnet.ops.native.conv",
+            [f"{FOLDER}/conv.c"],
+            depends=[f"{FOLDER}/tiles.h"],
+            include_dirs=[jax.ffi.include_dir()],
+            extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi"],
+            optional=True,
+        )
+    ],
+)

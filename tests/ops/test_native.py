@@ -1,0 +1,391 @@
+"""Convolutions in C against plain loops in float64, and everything around them."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxnet as jn
+from jaxnet.ops import native
+from jaxnet.ops.convolution import convolve
+from jaxnet.ops.convolution_lowering import Form, accelerator
+from jaxnet.ops.native import TARGET, convolution, instructions, supports
+
+pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
+
+OPERANDS = {"y": "xw", "x": "wy", "w": "xy"}
+run = jax.jit(convolution, static_argnames=("wanted", "form"))
+plain = jax.jit(accelerator, static_argnames=("wanted", "form"))
+
+
+def form_of(inputs, window, strides=1, low=0, high=0, dilation=1, input_dilation=1, groups=1):
+    axes = len(inputs)
+    numbers = [(n,) * axes for n in (strides, dilation, input_dilation)]
+    return Form(numbers[0], ((low, high),) * axes, *numbers[1:], groups, inputs, window)
+
+
+def arrays(form, nets, batch, inputs, features, seed=0):
+    """x, w and y that fit, as a dict."""
+    shapes = {
+        "x": (nets, batch, *form.inputs, inputs),
+        "w": (nets, *form.window, inputs // form.groups, features),
+        "y": (nets, batch, *form.outputs, features),
+    }
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def exact(wanted, form, x, w, y):
+    """The wanted array of the other two by a loop over the taps, in float64."""
+    x, w, y = (np.asarray(a, np.float64) for a in (x, w, y))
+    sizes = [(n - 1) * d + 1 for n, d in zip(form.inputs, form.input_dilation, strict=True)]
+    far = max(map(abs, np.ravel(form.padding))) + 1
+    zeros = np.zeros((*x.shape[:2], *(n + 2 * far for n in sizes), x.shape[-1]))
+    inside = tuple(slice(far, far + n, d) for n, d in zip(sizes, form.input_dilation, strict=True))
+    zeros[:, :, *inside] = x if wanted != "x" else 0
+    g, result = form.groups, {"x": zeros, "w": np.zeros_like(w), "y": np.zeros_like(y)}[wanted]
+    for tap in np.ndindex(form.window):
+        seen = tuple(
+            slice(at, at + (n - 1) * s + 1, s)
+            for at, n, s in zip(
+                [
+                    far - low + t * d
+                    for t, d, (low, _) in zip(tap, form.dilation, form.padding, strict=True)
+                ],
+                form.outputs, form.strides, strict=True,
+            )
+        )  # fmt: skip
+        for i in range(g):
+            ins, outs = (slice(i * n // g, (i + 1) * n // g) for n in (x.shape[-1], y.shape[-1]))
+            if wanted == "y":
+                result[..., outs] += np.einsum(
+                    "en...i,eio->en...o", zeros[:, :, *seen, ins], w[:, *tap, :, outs]
+                )
+            elif wanted == "x":
+                zeros[:, :, *seen, ins] += np.einsum(
+                    "en...o,eio->en...i", y[..., outs], w[:, *tap, :, outs]
+                )
+            else:
+                flat = [a.reshape(len(a), -1, a.shape[-1]) for a in (zeros[:, :, *seen, ins],
+                                                                    y[..., outs])]  # fmt: skip
+                result[:, *tap, :, outs] += np.einsum("eni,eno->eio", *flat)
+    return zeros[:, :, *inside] if wanted == "x" else result
+
+
+def check(wanted, form, given):
+    a, b = (given[name] for name in OPERANDS[wanted])
+    expected = exact(wanted, form, **given)
+    found = np.asarray(run(a, b, wanted=wanted, form=form))
+    assert found.shape == expected.shape and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, abs(expected).max()))
+
+
+CASES = {
+    "3x3": (form_of((9, 33), (3, 3), low=1, high=1), 1, 3, 16, 32),
+    "odd features": (form_of((5, 8), (3, 3), low=1, high=1), 1, 2, 17, 21),
+    "strides": (form_of((9, 16), (3, 3), strides=2, low=0, high=1), 1, 2, 16, 48),
+    "few features": (form_of((28, 28), (5, 5), low=2, high=2), 1, 2, 1, 6),
+    "far apart": (form_of((8, 9), (2, 3), strides=3, low=3, high=2, dilation=2), 2, 2, 3, 5),
+    "cropping": (form_of((8, 9), (2, 3), low=-2, high=-1), 1, 2, 4, 20),
+    "groups": (form_of((6, 9), (3, 2), low=1, high=0, groups=3), 1, 2, 12, 18),
+    "depthwise": (form_of((6, 9), (3, 3), strides=2, low=1, high=0, groups=21), 1, 2, 21, 21),
+    "line": (form_of((40,), (4,), strides=2, low=3, high=0), 3, 2, 5, 12),
+    "one pixel": (form_of((1, 1), (3, 3), low=1, high=1), 1, 4, 40, 8),
+    "zeros between": (form_of((4, 6), (3, 2), low=2, high=1, input_dilation=2), 1, 2, 9, 33),
+}
+
+
+@pytest.mark.parametrize("wanted", OPERANDS)
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients(case, wanted):
+    form, *sizes = CASES[case]
+    if wanted != "w" or max(form.input_dilation) == 1:
+        check(wanted, form, arrays(form, *sizes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_random_convolutions(seed):
+    rng = np.random.default_rng(seed)
+    axes = int(rng.integers(1, 3))
+
+    def numbers(low, high):
+        return tuple(int(n) for n in rng.integers(low, high + 1, axes))
+
+    groups = int(rng.choice([1, 1, 2, 3]))
+    while True:
+        form = Form(
+            numbers(1, 3), tuple(zip(numbers(-2, 4), numbers(-2, 4), strict=True)), numbers(1, 3),
+            numbers(1, 2), groups, numbers(1, 20), numbers(1, 5),
+        )  # fmt: skip
+        if min(form.room()) > 0:
+            break
+    nets, batch, inputs, features = (int(n) for n in rng.integers(1, [3, 5, 40, 70]))
+    given = arrays(form, nets, batch, inputs * groups, features * groups)
+    for wanted in "yxw" if max(form.input_dilation) == 1 else "yx":
+        check(wanted, form, given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", ["pages", "addresses", "threads"])
+def test_without_jax_beside_guard_pages(build):
+    tools = pytest.importorskip("tools.native")
+    assert "60 cases" in tools.run(build, 60)
+
+
+def test_derivatives_of_all_kinds_agree_with_xla(monkeypatch):
+    """To second order, under vmap over both operands, in a scan and with remat."""
+    x, w, v = (np.float32(np.random.default_rng(3).normal(size=s)) for s in
+               [(3, 2, 7, 8, 5), (3, 3, 2, 5, 6), (3, 3, 2, 5, 6)])  # fmt: skip
+
+    def everything(x, w, v):
+        one = partial(convolve, strides=(2, 1), padding=((1, 1), (0, 1)))
+
+        def loss(w, x):
+            again = jax.checkpoint(lambda w: jnp.sin(one(x, w)))
+            return lax.scan(lambda c, _: (c + again(w * c).sum(), None), 0.1, None, length=2)[0]
+
+        def twice(x, w, v):
+            return jax.jvp(lambda w: jax.grad(loss, (0, 1))(w, x), (w,), (v,))
+
+        return jax.vmap(twice)(x, w, v)
+
+    found = jax.jit(everything).lower(x, w, v).compile()
+    assert TARGET in found.as_text()
+    monkeypatch.setattr(native, "supports", lambda *args, **options: False)
+    expected = jax.jit(lambda *a: everything(*a)).lower(x, w, v).compile()
+    assert TARGET not in expected.as_text()
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * max(1, abs(b).max()))
+
+    jax.tree.map(close, found(x, w, v), expected(x, w, v))
+
+
+def test_what_is_not_a_number_goes_where_xla_puts_it():
+    """Zeros around the input are multiplied too: with NaN and infinity they are not zero."""
+    form = form_of((5, 7), (3, 3), low=1, high=1)
+    for wanted, names in OPERANDS.items():
+        for name in names:
+            for value in (np.nan, np.inf):
+                given = arrays(form, 1, 2, 3, 4)
+                given[name].flat[0] = value
+                operands = [given[n] for n in names]
+                found = np.isfinite(run(*operands, wanted=wanted, form=form))
+                expected = np.isfinite(plain(*operands, wanted=wanted, form=form))
+                np.testing.assert_array_equal(found, expected, f"{value} in {name} for {wanted}")
+
+
+def test_tiny_and_huge_numbers():
+    form = form_of((5, 7), (3, 3), low=1, high=1)
+    given = arrays(form, 1, 2, 3, 4)
+    for scale in (1e-42, 1e-30, 1e30):  # 1e-42 has no leading digit in float32
+        x, w = given["x"] * np.float32(scale), given["w"]
+        found, expected = (f(x, w, wanted="y", form=form) for f in (run, plain))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=scale * 1e-5 + 1e-44)
+
+
+def test_an_empty_batch():
+    form = form_of((5, 7), (3, 3))
+    given = arrays(form, 1, 0, 3, 4)
+    for wanted, names in OPERANDS.items():
+        found = run(*(given[n] for n in names), wanted=wanted, form=form)
+        assert not found.size or not found.any()
+    assert convolve(given["x"][0], given["w"][0], strides=(1, 1), padding=((0, 0),) * 2).size == 0
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(x=(1, 2, 6, 7, 4)), "dims"),
+        (dict(w=(1, 3, 3, 3)), "rank == 5"),
+        (dict(y=(1, 3, 4, 5, 4)), "dims"),
+        (dict(form=[0, 1, 0, 1, 1, 1, 0, 0, 1, 1]), "form"),
+        (dict(form=[3, 1, 1, 1, 1, 1, 0, 0, 1, 1]), "KIND"),
+        (dict(form=[0, 1, 1]), "NUMBERS"),
+        (dict(form=[0, 1, 1, 1, 2**31 - 1, 2**31 - 1, 0, 0, 1, 1]), "no memory"),
+        (dict(dtype=np.int32), "F32"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_errors(change, message):
+    usual = dict(
+        x=(1, 2, 6, 7, 3), w=(1, 3, 3, 3, 4), y=(1, 2, 4, 5, 4),
+        form=[0, 1, 1, 1, 1, 1, 0, 0, 1, 1], dtype=np.float32,
+    )  # fmt: skip
+    given = usual | change
+    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(given["y"], np.float32))
+    x, w = (np.ones(given[n], given["dtype"]) for n in "xw")
+    with pytest.raises(Exception, match=f"jaxnet_conv: .*{message}"):
+        jax.jit(call, static_argnames="form")(x, w, form=_Numbers(given["form"]))
+
+
+class _Numbers(np.ndarray):
+    """An array that can be a static argument."""
+
+    def __new__(cls, numbers):
+        return np.array(numbers, np.int64).view(cls)
+
+    def __hash__(self):
+        return hash(tuple(self))
+
+    def __eq__(self, other):
+        return tuple(self) == tuple(other)
+
+
+def test_what_the_kernels_leave_to_xla():
+    form = form_of((6, 7), (3, 3))
+    x, w = jnp.ones((1, 2, 6, 7, 3)), jnp.ones((1, 3, 3, 3, 4))
+    assert supports(x, w, wanted="y", form=form)
+    assert not supports(x.astype("bfloat16"), w.astype("bfloat16"), wanted="y", form=form)
+    spread = form_of((6, 7), (3, 3), input_dilation=2)
+    y = jnp.ones((1, 2, *spread.outputs, 4))
+    assert supports(x, w, wanted="y", form=spread)
+    assert not supports(x, y, wanted="w", form=spread)
+    y = jnp.ones((1, 2, 1, 1, 4))
+    distant = form_of((6, 7), (3, 3), low=20_000, high=20_000, dilation=20_000)
+    assert not supports(w, y, wanted="x", form=distant)
+    volume = form_of((6, 7, 5), (3, 3, 3))
+    x, w = jnp.ones((1, 2, 6, 7, 5, 3)), jnp.ones((1, 3, 3, 3, 3, 4))
+    assert not supports(x, w, wanted="y", form=volume)
+
+
+def test_threads_that_compute_at_once_have_the_same_bits():
+    x, w = jnp.ones((16, 12, 12, 8)) * 0.1, jnp.linspace(-1, 1, 9 * 8 * 8).reshape(3, 3, 8, 8)
+
+    @jax.jit
+    def program(x, w):
+        def loss(w):
+            return jnp.sin(convolve(x, w, strides=(1, 1), padding=((1, 1), (1, 1)))).sum()
+
+        return jax.grad(loss)(w)
+
+    expected = np.asarray(program(x, w)).tobytes()
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda _: np.asarray(program(x, w)).tobytes(), range(200))
+        assert set(found) == {expected}
+
+
+# In processes of their own.
+
+PROGRAM = """
+import hashlib, sys
+import jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from jaxnet.ops.convolution import convolve
+from jaxnet.ops.native import instructions
+
+@jax.jit
+def gradients(x, w):
+    y = partial(convolve, strides=(1, 1), padding=((1, 1), (1, 1)))
+    return jax.grad(lambda x, w: jnp.sum(jnp.square(y(x, w))), (0, 1))(x, w)
+
+rng = np.random.default_rng(0)
+x, w = (np.float32(rng.normal(size=s)) for s in [(16, 16, 16, 16), (3, 3, 16, 20)])
+digest = hashlib.sha256(b"".join(np.asarray(g).tobytes() for g in gradients(x, w))).hexdigest()
+text = gradients.lower(x, w).compile().as_text()
+print(instructions(), text.count("jaxnet_conv"), digest)
+"""
+
+
+@pytest.fixture
+def in_a_process(monkeypatch):
+    """Runs the program with these variables; returns the words that it prints."""
+
+    def run(**variables) -> list[str]:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PYTHONPATH", str(Path(jn.__file__).parent.parent))
+        command = [sys.executable, "-W", "error", "-c", PROGRAM]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    return run
+
+
+@pytest.mark.slow
+def test_any_number_of_threads_gives_the_same_bits(in_a_process):
+    found = {tuple(in_a_process(NPROC=threads)) for threads in ("1", "2", "8")}
+    assert len(found) == 1 and next(iter(found))[1] == "3"
+
+
+@pytest.mark.slow
+def test_the_variable_turns_instructions_off(in_a_process):
+    assert in_a_process(JAXNET_NATIVE="0")[:2] == ["None", "0"]
+    if instructions() == "AVX-512":
+        assert in_a_process(JAXNET_NATIVE="avx2")[:2] == ["AVX2", "3"]
+
+
+@pytest.mark.slow
+def test_a_second_process_reads_the_program_from_the_cache(in_a_process, tmp_path):
+    variables = dict(
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+    )  # fmt: skip
+    first = in_a_process(**variables)
+    written = {path.name for path in tmp_path.iterdir() if "atime" not in path.name}
+    assert written and in_a_process(**variables) == first
+    assert written == {path.name for path in tmp_path.iterdir() if "atime" not in path.name}
+
+
+def test_another_value_of_the_variable_is_an_error(monkeypatch):
+    monkeypatch.setenv("JAXNET_NATIVE", "sse")
+    with pytest.raises(ValueError, match="JAXNET_NATIVE must be one of 1, avx512, avx2, 0, got"):
+        instructions.__wrapped__()
+
+
+def test_a_library_that_cannot_be_used_is_one_warning(monkeypatch, tmp_path):
+    file = tmp_path / "conv.so"
+    monkeypatch.setattr(native, "LIBRARY", file)
+    assert instructions.__wrapped__() is None  # not built
+    file.write_text("no library")
+    with pytest.warns(UserWarning, match="convolutions run in XLA's form, which is slower"):
+        assert instructions.__wrapped__() is None
+
+
+@pytest.mark.slow
+def test_two_devices(on_devices):
+    """Slices of `shard_map` go to the kernels; what XLA shards does not, and is not gathered."""
+    on_devices(
+        """
+from functools import partial
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxnet.ops.convolution import convolve
+
+y = partial(convolve, strides=(1, 1), padding=((1, 1), (1, 1)))
+def gradients(x, w):
+    return jax.grad(lambda x, w: jnp.sum(y(x, w) ** 2), (0, 1))(x, w)
+
+x, w = jnp.ones((4, 6, 6, 8)), jnp.ones((3, 3, 8, 5))
+expected = gradients(x, w)
+mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+x = jax.device_put(x, NamedSharding(mesh, P("batch")))
+w = jax.device_put(w, NamedSharding(mesh, P()))
+inside = jax.shard_map(gradients, mesh=mesh, in_specs=(P("batch"), P()),
+                       out_specs=(P("batch"), P()))
+for function, calls in ((gradients, 0), (inside, 3)):
+    compiled = jax.jit(function).lower(x, w).compile()
+    text = compiled.as_text()
+    assert text.count('custom_call_target="jaxnet_conv"') == calls, text
+    assert "all-gather" not in text
+    for a, b in zip(compiled(x, w), expected):
+        assert jnp.allclose(a, b, rtol=1e-4)
+""",
+        2,
+    )
+
+
+def test_an_exported_program_does_not_need_the_kernels():
+    def y(x, w):
+        return convolve(x, w, strides=(1, 1), padding=((1, 1), (1, 1)))
+
+    x, w = jnp.ones((2, 6, 6, 8)), jnp.ones((3, 3, 8, 5))
+    assert TARGET in jax.jit(y).lower(x, w).as_text()
+    assert TARGET not in jax.export.export(jax.jit(y))(x, w).mlir_module()
+    assert TARGET not in jax.export.export(jax.jit(y), platforms=["cpu", "tpu"])(x, w).mlir_module()
