@@ -223,7 +223,9 @@ WORKLOADS = (
     Workload("ResNet-20", ResNet(20), (64, 32, 32, 3)),
     Workload("ResNet-20, 2 steps", ResNet(20), (64, 32, 32, 3), steps=2),
     Workload("ResNet-18, 224x224", LargeResNet(18), (8, 224, 224, 3), peers=LARGE),
-    Workload("MobileNet V2, 224x224", MobileNet(), (8, 224, 224, 3), peers=("ours", "torch")),
+    Workload(
+        "MobileNet V2, 224x224", MobileNet(), (8, 224, 224, 3), peers=("ours", "torch"), rate=1e-4
+    ),
     Workload("U-Net, 128x128", UNet(), (8, 128, 128, 3), peers=("ours", "torch")),
     Workload("LSTM", Lstm(256), (32, 100, 64)),
     Workload("GRU", Gru(256), (32, 100, 64)),
