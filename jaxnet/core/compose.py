@@ -240,7 +240,7 @@ class Scope:
                 error.add_note(f"entries given here: {', '.join(self._params)}")
             raise
         if state and not _is_same(given, state):
-            if self.stream is not None and self._counts.get(name, 0):
+            if self.stream is not None and name is not None and self._counts[name]:
                 raise ValueError(
                     f"{here()}: is called twice in a stream, where each call keeps another state; "
                     "make a second layer"

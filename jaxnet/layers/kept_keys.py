@@ -52,7 +52,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
             f"{name}: attends to all places before, so the stream needs the largest number of "
             "steps; write jn.stream(net, length)"
         )
-    limit = np.iinfo(np.int32).max if length is None else length
+    limit: int = np.iinfo(np.int32).max if length is None else length
     slots = limit if before is None else min(limit, max(before, 1))
     shape = batch, slots, *k.shape[2:]
     old = {
@@ -60,8 +60,8 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         for name, new in (("keys", k), ("values", v))
     }
     at = stream_positions(m, batch, time)
-    if slots == length:
-        check_range(at[:, :1], length, f"{name}: the stream has {length} steps; position")
+    if slots == limit:
+        check_range(at[:, :1], limit, f"{name}: the stream has {limit} steps; position")
     if rotate is not None:
         q, k = rotate(q, at), rotate(k, at)
     end = at[:, :1] + (time if steps is None else steps[:, None])
@@ -74,7 +74,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     }
     for name, value in now.items():
         m.update(name, value)
-    if slots == length:  # nothing was overwritten
+    if slots == limit:  # nothing was overwritten
         k, v = now["keys"].astype(q.dtype), now["values"].astype(q.dtype)
         places = jnp.broadcast_to(np.arange(slots), (batch, slots))
     else:  # a query may need a place that a later step of this chunk overwrites
