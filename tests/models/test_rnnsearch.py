@@ -40,8 +40,8 @@ def test_model_and_steps_have_the_same_defaults():
         {name: p.default for name, p in inspect.signature(f).parameters.items()}
         for f in (rnnsearch, _parts)
     )
-    names = "embedding_features", "features", "attention_features", "readout_features", "maxout"
-    wanted = dict(zip(names, (620, 1000, None, 500, True), strict=True))
+    names = "embedding_features", "features", "readout_features", "maxout"
+    wanted = dict(zip(names, (620, 1000, 500, True), strict=True))
     assert {name: public[name] for name in names} == wanted
     assert {name: shared[name] for name in names} == wanted
     assert public["attention"] is shared["attention"] is True

@@ -95,7 +95,7 @@ GOOD = {
               "colors": [[1, 0, 0]], "titles": ["t"], "share": 0.5},
     "posteriors": {"posterior": [[1.0, 0.0]], "path": [0], "names": ["a", "b"], "steps": "a"},
     "receptive": {"image": np.ones((3, 4, 1)), "fields": FIELDS, "paths": ["conv"],
-                  "effective": {"conv": np.ones((3, 4))}, "side": 1.0},
+                  "effective": {"conv": np.ones((3, 4))}},
     "spectrogram": {"features": np.ones((5, 2)), "segments": {"t": [("a", 0, 3)]},
                     "posterior": [[0.5, 0.5]], "names": ["a", "b"], "blank": 0, "stride": 1,
                     "hop": 0.01},
