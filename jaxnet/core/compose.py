@@ -402,7 +402,8 @@ def streamed(layer: Layer, stream: Stream) -> Layer:
         return _composed(forward, layer.name, layer.kind)
     if isinstance(layer.inside, tuple):
         inner, rewrap = layer.inside
-        return rewrap(streamed(inner, stream))
+        loop = getattr(rewrap, "in_stream", None)  # of a transform whose inner layer sees steps
+        return streamed(loop, stream) if loop else rewrap(streamed(inner, stream))
     return layer
 
 

@@ -262,9 +262,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
 
     loop = transform(cell, apply, rewrap, kind="recurrent", init=init, name=name)
 
-    def forward(m, given):
-        if m.stream is None:
-            return m.inline(loop, given)
+    def in_stream(m, given):
         sequence = read_chunk(m, given, name, rank=2)
         stream, m.stream = m.stream, None  # the cell runs step by step
         leaves, structure = jax.tree.flatten(initial_carry(cell, one_step(sequence.x)))
@@ -277,7 +275,8 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         m.stream = stream
         return sequence.write(y["x"], y["final"])
 
-    return compose(forward, name=name, kind="recurrent")
+    rewrap.in_stream = compose(in_stream, name=name, kind="recurrent")  # type: ignore[attr-defined]
+    return loop
 
 
 def initial_carry(cell: Layer, x: Any) -> PyTree:
