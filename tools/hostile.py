@@ -437,11 +437,6 @@ def judged(good: Call, call: Call, result: Any) -> str:
     return "alike" if consistent(call, result) else "wrong"
 
 
-def bound(call: Call) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    return inspect.signature(call.function).bind(*call.args, **call.kwargs).arguments
-
-
 GOOD: dict[str, list[np.ndarray]] = {}  # the value of a good call
 
 
