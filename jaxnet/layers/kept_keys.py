@@ -54,9 +54,9 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         )
     limit: int = np.iinfo(np.int32).max if length is None else length
     slots = limit if before is None else min(limit, max(before, 1))
-    shape = batch, slots, *k.shape[2:]
+    shape = batch, slots, k.shape[2]
     old = {
-        name: m.state(name, zeros, (*shape[:3], new.shape[-1]), dtype or new.dtype)
+        name: m.state(name, zeros, (*shape, new.shape[-1]), dtype or new.dtype)
         for name, new in (("keys", k), ("values", v))
     }
     at = stream_positions(m, batch, time)

@@ -147,13 +147,7 @@ _SHARED = {
 
 @convolution_p.def_abstract_eval
 def _result(a, b, *, wanted, form):
-    if wanted == "y":
-        shape = (*a.shape[:2], *form.outputs, b.shape[-1])
-    elif wanted == "x":
-        shape = (*b.shape[:2], *form.inputs, a.shape[-2] * form.groups)
-    else:
-        shape = (a.shape[0], *form.window, a.shape[-1] // form.groups, b.shape[-1])
-    return a.update(shape=shape, weak_type=False)
+    return a.update(shape=form.result(a.shape, b.shape, wanted), weak_type=False)
 
 
 def _transpose(operand, cotangent, a, b, *, wanted, form):

@@ -49,6 +49,14 @@ class Form(NamedTuple):
         """Spatial sizes of y."""
         return tuple(-(-room // s) for room, s in zip(self.room(), self.strides, strict=True))
 
+    def result(self, a: tuple[int, ...], b: tuple[int, ...], wanted: str) -> tuple[int, ...]:
+        """Shape of the wanted array from those of the other two, each with a leading axis e."""
+        if wanted == "y":
+            return (*a[:2], *self.outputs, b[-1])
+        if wanted == "x":
+            return (*b[:2], *self.inputs, a[-2] * self.groups)
+        return (a[0], *self.window, a[-1] // self.groups, b[-1])
+
 
 def _dilated(sizes, dilation) -> tuple[int, ...]:
     return tuple((n - 1) * d + 1 for n, d in zip(sizes, dilation, strict=True))

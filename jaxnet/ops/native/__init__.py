@@ -116,12 +116,7 @@ def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
         )
     ]  # fmt: skip
     numbers = [KINDS.index(wanted), form.groups, *(n for pair in axes for n in pair)]
-    if wanted == "y":
-        shape = (*a.shape[:2], *form.outputs, b.shape[-1])
-    elif wanted == "x":
-        shape = (*b.shape[:2], *form.inputs, a.shape[-2] * form.groups)
-    else:
-        shape = (a.shape[0], *form.window, a.shape[-1] // form.groups, b.shape[-1])
+    shape = form.result(a.shape, b.shape, wanted)
 
     def image(shape, is_kernel):
         at = 1 if is_kernel else 2
