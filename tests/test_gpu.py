@@ -83,8 +83,10 @@ def test_attention_in_bfloat16_is_that_of_cudnn(causal):
             lambda params: (layer.apply(params, state, x)[0] ** 2).mean()
         )(params)
     np.testing.assert_allclose(value, wanted, rtol=2e-2)
+    # Gradients of the keys' biases are 0 but for rounding, so errors are judged by the largest.
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(like))
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(like), strict=True):
-        assert np.abs(a - b).max() <= 5e-2 * np.abs(b).max() + 1e-6
+        assert np.abs(a - b).max() <= 5e-2 * np.abs(b).max() + 1e-2 * largest
 
 
 def test_lstm_is_that_of_cudnn():

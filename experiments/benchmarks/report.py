@@ -128,12 +128,12 @@ def judge(lines: list[Line], targets: tuple[Target, ...] = TARGETS) -> dict[int,
 HEAD = ("workload", "program", "median", "peer / ours", "95% interval", "verdict", "target", "load")
 
 
-def table(rows: list[Row], title: str) -> str:
+def table(rows: list[Row], title: str, wanted: tuple[Target, ...] = TARGETS) -> str:
     """All rows, aligned, with notes on programs without samples below."""
     cells: list[tuple[str, ...]] = [HEAD]
     notes: dict[tuple[str, str], list[str]] = {}  # notes shared by several programs, once
     for name, lines in groups(rows).items():
-        targets = judge(lines)
+        targets = judge(lines, wanted)
         for i, line in enumerate(lines):
             row = line.row
             before, after = row.load
@@ -259,7 +259,7 @@ def show(rows: list[Row], about: dict, out: Path) -> None:
         f"jaxnet and other libraries on {about['backend']} ({about['device']}, "
         f"{about['cores']} cores), jax {about['versions']['jax']}, {about['begun'][:10]}"
     )
-    text = table(rows, title)
+    text = table(rows, title, TARGETS if about["backend"] == "cpu" else ())
     print(f"\r\033[K{text}" if sys.stdout.isatty() else text)
     from jaxnet.viz import save as save_picture
 

@@ -97,17 +97,20 @@ def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.A
       Array([1., 6., 5.], dtype=float32)
     """
 
-    def one(a, b):
-        if wanted == "y":
-            return _plain(a, b, form)
-        if wanted == "x":
-            x = jax.ShapeDtypeStruct((b.shape[0], *form.inputs, a.shape[-2] * form.groups), a.dtype)
-            return jax.linear_transpose(lambda x: _plain(x, a, form), x)(b)[0]
-        w = (*form.window, a.shape[-1] // form.groups, b.shape[-1])
-        w = jax.ShapeDtypeStruct(w, a.dtype)
-        return jax.linear_transpose(lambda w: _plain(a, w, form), w)(b)[0]
+    # Transposes of the mapped convolution, as JAX has them: for several convolutions at once, XLA
+    # finds cuDNN's fast forms for these, and slower ones for the mapped transpose.
+    alone = len(a) == 1
 
-    return one(a[0], b[0])[None] if len(a) == 1 else jax.vmap(one)(a, b)
+    def forward(x, w):
+        return (
+            _plain(x[0], w[0], form)[None] if alone else jax.vmap(partial(_plain, form=form))(x, w)
+        )
+
+    if wanted == "y":
+        return forward(a, b)
+    unknown = jax.ShapeDtypeStruct(form.result(a.shape, b.shape, wanted), a.dtype)
+    known = (lambda x: forward(x, a)) if wanted == "x" else (lambda w: forward(a, w))
+    return jax.linear_transpose(known, unknown)(b)[0]
 
 
 # On CPU: all three as convolutions in XLA's one fast form, inside loops too, except for a few

@@ -91,6 +91,9 @@ LOOPS = {
 }
 
 
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="shows programs for CPU")
+
+
 def forms_in(run, *args) -> list[str]:
     """The convolutions of the compiled program, as XLA writes them."""
     text = jax.jit(run).lower(*args).compile().as_text()
@@ -107,6 +110,7 @@ def step_arguments():
     return params, jnp.ones((2, 8, 6, 20))
 
 
+@ON_CPU
 @pytest.mark.parametrize("loop", LOOPS)
 def test_compiled_convolutions_are_canonical(convolutions_by_xla, loop):
     found = forms_in(partial(LOOPS[loop], training_step(convolve)), *step_arguments())
@@ -115,6 +119,7 @@ def test_compiled_convolutions_are_canonical(convolutions_by_xla, loop):
     assert all(map(canonical, found)), "\n".join(found)
 
 
+@ON_CPU
 def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode(convolutions_by_xla):
     def run(params, x):
         def remade(x, w, **options):
@@ -129,11 +134,13 @@ def test_compiled_convolutions_are_canonical_in_remat_and_forward_mode(convoluti
     assert all(map(canonical, found)), "\n".join(found)
 
 
+@ON_CPU
 def test_the_check_sees_what_jax_does_by_itself():
     found = forms_in(partial(LOOPS["scan"], training_step(oracle)), *step_arguments())
     assert not all(map(canonical, found))
 
 
+@ON_CPU
 def test_a_training_step_passes_over_memory_few_times(convolutions_by_xla):
     """XLA computes cheap operations again for each use unless the forms here prevent it."""
     net = jn.serial(
