@@ -195,6 +195,13 @@ ROWS = [
         (spec((2, 3, 8)), spec((2, 5, 7)), spec((2, 3, 5), jnp.bool_)),
     ),
     Row(
+        "multi_head_attention-normed",
+        lambda: jn.multi_head_attention(
+            2, causal=True, rotary=True, qk_norm=jn.rms_norm, use_bias=("query", "value")
+        ),
+        spec((3, 5, 8)),
+    ),
+    Row(
         "multi_head_attention-step",
         lambda: jn.multi_head_attention(4, kv_heads=2, rotary=True, step=True),
         (
@@ -215,7 +222,12 @@ ROWS = [
     ),
     Row(
         "transformer_block-post",
-        lambda: jn.transformer_block(2, 6, norm_first=False),
+        lambda: jn.transformer_block(2, 6, norm_at="sum"),
+        spec((2, 5, 4)),
+    ),
+    Row(
+        "transformer_block-both",
+        lambda: jn.transformer_block(2, 6, norm_at="both", scale=0.3, use_bias=("mlp",)),
         spec((2, 5, 4)),
     ),
     Row(

@@ -230,23 +230,25 @@ def nowhere_is_0(scores):
     return np.where(some, softmax(np.where(some, scores, 0)), 0)
 
 
-def attention(p, queries, memory, seen=None, bias=0.0, turn=None, softcap=None):
+def attention(p, queries, memory, seen=None, bias=0.0, turn=None, softcap=None, scale=None):
     """Head by head; `seen` broadcasts against (batch, heads, time, places)."""
     q, k, v = (
-        np.einsum("btf,fhd->bthd", a, p[name]["kernel"]) + p[name]["bias"]
+        np.einsum("btf,fhd->bthd", a, p[name]["kernel"]) + p[name].get("bias", 0)
         for name, a in (("query", queries), ("key", memory), ("value", memory))
     )
+    if "query_norm" in p:
+        q, k = rms_norm(p["query_norm"], q), rms_norm(p["key_norm"], k)
     if turn is not None:
         q, k = turn(q), turn(k)
-    return attended(p, q, k, v, seen, bias, softcap)
+    return attended(p, q, k, v, seen, bias, softcap, scale)
 
 
-def attended(p, q, k, v, seen=None, bias=0.0, softcap=None):
+def attended(p, q, k, v, seen=None, bias=0.0, softcap=None, scale=None):
     heads, size = q.shape[2:]
     shared = heads // k.shape[2]  # queries per head of keys
     found, all_weights = np.zeros((*q.shape[:3], v.shape[3])), []
     for h in range(heads):
-        scores = q[:, :, h] @ k[:, :, h // shared].swapaxes(1, 2) / math.sqrt(size)
+        scores = q[:, :, h] @ k[:, :, h // shared].swapaxes(1, 2) * (scale or 1 / math.sqrt(size))
         scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
         scores = scores + (bias if np.ndim(bias) == 0 else bias[:, h])
         if seen is not None:
@@ -254,7 +256,7 @@ def attended(p, q, k, v, seen=None, bias=0.0, softcap=None):
             scores = np.where(here, scores, -np.inf)
         all_weights.append(nowhere_is_0(scores))
         found[:, :, h] = all_weights[-1] @ v[:, :, h // shared]
-    y = np.einsum("bthd,hdf->btf", found, p["out"]["kernel"]) + p["out"]["bias"]
+    y = np.einsum("bthd,hdf->btf", found, p["out"]["kernel"]) + p["out"].get("bias", 0)
     if seen is not None:
         y = np.where((np.stack(all_weights).sum(0) > 0).any(-1)[..., None], y, 0)
     return y, np.stack(all_weights, 1)
@@ -293,6 +295,13 @@ def block(p, x, attend, norm_first=True):
 
     x = add(attend, p["attention_norm"], x)
     return add(lambda x: dense(p["mlp_out"], gelu(dense(p["mlp_in"], x))), p["mlp_norm"], x)
+
+
+def block_with_norms_around(p, x, scale):
+    y = layer_norm(p["attention_norm"], x)
+    x = x + layer_norm(p["attention_out_norm"], attention(p["attention"], y, y, scale=scale)[0])
+    y = gelu(dense(p["mlp_in"], layer_norm(p["mlp_norm"], x)))
+    return x + layer_norm(p["mlp_out_norm"], dense(p["mlp_out"], y))
 
 
 def decoder_block(p, x, memory, lengths, norm=rms_norm, gated=True):
@@ -617,6 +626,9 @@ VALUES: dict[str, Value] = {
     "multi_head_attention-cross": stateless(
         lambda p, x: attention(p, x[0], x[1], np.asarray(x[2])[:, None])
     ),
+    "multi_head_attention-normed": stateless(
+        lambda p, x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]
+    ),
     "multi_head_attention-step": stateless(attention_step),
     "transformer_block": stateless(
         lambda p, x: (
@@ -629,6 +641,7 @@ VALUES: dict[str, Value] = {
     "transformer_block-post": stateless(
         lambda p, x: block(p, x, lambda y: attention(p["attention"], y, y)[0], norm_first=False)
     ),
+    "transformer_block-both": stateless(lambda p, x: block_with_norms_around(p, x, 0.3)),
     "transformer_block-decoder": stateless(lambda p, x: (decoder_block(p, *x), *x[1:])),
     "rnn": stateless(partial(sequence, rnn_step, False)),
     "rnn_cell": stateless(partial(one_step, rnn_step, False)),

@@ -1,7 +1,7 @@
 """Multi-head attention: each query takes a weighted mean of a memory, in several heads."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from jaxnet.ops.attention import (
     in_window,
 )
 from jaxnet.services.checks import (
+    a_function,
     all_native,
     as_array,
     at_least,
@@ -34,6 +35,7 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe
 
 Rotation = Callable[[jax.Array, Any], jax.Array]  # (x, positions) -> x, as `rotary`
+PROJECTIONS = ("query", "key", "value", "out")
 
 
 @explain_keywords
@@ -49,7 +51,8 @@ def multi_head_attention(
     rotary: bool | Rotation = False,
     scale: float | None = None,
     softcap: float | None = None,
-    use_bias: bool = True,
+    qk_norm: Callable[..., Layer] | None = None,
+    use_bias: bool | Collection[str] = True,
     dropout_rate: float = 0.0,
     return_weights: bool = False,
     step: bool = False,
@@ -97,7 +100,10 @@ def multi_head_attention(
         positions) that rotates them, such as `partial(jn.rotary, base=5e5)`; for self-attention.
       scale: of the scores; 1 / sqrt(head_size) by default.
       softcap: a bound c of the scores before the mask, as c * tanh(scores / c); None is no bound.
-      use_bias: whether the four projections have biases.
+      qk_norm: makes the norms of queries and keys (batch, time, heads, head_size) before they are
+        rotated, such as `jn.rms_norm`, which normalizes each head; None is without.
+      use_bias: whether the four projections have biases, or the names of those that have one, such
+        as ("query", "key", "value").
       dropout_rate: share of the weights to drop in training, in [0, 1).
       return_weights: True returns (y, weights), weights (batch, heads, time, places) before
         dropout, for plots.
@@ -110,7 +116,8 @@ def multi_head_attention(
 
     Params: as in Flax,
       query, key, value: kernel (width, heads, head_size), bias (heads, head_size);
-      out: kernel (heads, value_size, features), bias (features,).
+      out: kernel (heads, value_size, features), bias (features,);
+      query_norm, key_norm: those of `qk_norm`.
 
     Raises:
       ValueError: for sizes that do not divide, an input of another form, and in training with
@@ -147,8 +154,10 @@ def multi_head_attention(
         rotary=rotary,
         scale=scale,
         softcap=softcap,
+        qk_norm=qk_norm,
     )
-    flags = {"causal": causal, "use_bias": use_bias, "step": step}
+    biased = with_bias(name, use_bias, PROJECTIONS)
+    flags = {"causal": causal, "step": step}
     flags |= {"return_weights": return_weights, "fused": fused is not None and fused}
     check_options(name, **flags, kernel_init=kernel_init)
     if features is not None:
@@ -159,7 +168,8 @@ def multi_head_attention(
 
     def projected(m, part, x, groups, size):
         """(batch, time, width) -> (batch, time, groups, size)."""
-        return m(_projection(part, (groups, size), use_bias, kernel_init), x)
+        y = m(_projection(part, (groups, size), part in biased, kernel_init), x)
+        return y if qk_norm is None or part == "value" else m(qk_norm(name=f"{part}_norm"), y)
 
     def forward(m, given):
         cache = memory = mask = None
@@ -203,7 +213,7 @@ def multi_head_attention(
         v = projected(m, "value", like, groups, values)
         if done:
             k, v = source["key"], source["value"]
-        out = _projection("out", (features or width,), use_bias, kernel_init, inputs=2)
+        out = _projection("out", (features or width,), "out" in biased, kernel_init, inputs=2)
         if cache is not None:
             cache, mixed, weights = one(cache, q, k, v, key)
             fits = (cache["index"] <= cache["key"].shape[1])[:, None]
@@ -296,13 +306,14 @@ def check_attention(
     rotary: Any = False,
     scale: Any = None,
     softcap: Any = None,
+    qk_norm: Any = None,
     **sizes: Any,
 ) -> tuple[Rotation | None, tuple[int, int] | None]:
     """Checks the options of attention in several heads, for the layers that have them.
 
     Args:
       who: name of the layer, for messages.
-      heads, dropout_rate, kv_heads, window, rotary, scale, softcap: of `multi_head_attention`.
+      heads, dropout_rate, kv_heads, window, rotary, scale, softcap, qk_norm: of `multi_head_attention`.
       sizes: of heads; None is a default.
 
     Returns:
@@ -321,7 +332,35 @@ def check_attention(
     for what, number in (("scale", scale), ("softcap", softcap)):
         if number is not None:
             within(who, what, number, "(0, inf)")
+    if qk_norm is not None:
+        a_function(who, "qk_norm", qk_norm, "name=...")
     return _rotation(who, rotary), _span(who, window)
+
+
+def with_bias(who: str, use_bias: Any, names: Collection[str]) -> Collection[str]:
+    """The names of the parts that have a bias: all, none or those that are given.
+
+    Args:
+      who: name of the layer, for messages.
+      use_bias: True, False or some of the names.
+      names: of all parts that can have one.
+
+    Raises:
+      TypeError: If it is neither a boolean nor names.
+      ValueError: If one of the names is not among them.
+
+    Example:
+      >>> with_bias("attention", True, ("key", "value")), with_bias("attention", ["key"], ("key",))
+      (('key', 'value'), ('key',))
+    """
+    if isinstance(use_bias, bool):
+        return tuple(names) if use_bias else ()
+    one = f'True, False or some of {", ".join(names)}, such as ("{next(iter(names))}",)'
+    if not isinstance(use_bias, list | tuple | set | frozenset):
+        raise TypeError(f"{who}: use_bias must be {one}, got {use_bias!r:.60}")
+    if not all(isinstance(part, str) and part in names for part in use_bias):
+        raise ValueError(f"{who}: use_bias must be {one}, got {use_bias!r:.60}")
+    return tuple(name for name in names if name in use_bias)
 
 
 def _rotation(who: str, rotary: Any) -> Rotation | None:

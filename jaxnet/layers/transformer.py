@@ -1,16 +1,22 @@
 """The transformer block."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Literal
 
 import jax
 
-from jaxnet.core import Layer, compose
-from jaxnet.layers.attention import Rotation, check_attention, multi_head_attention
+from jaxnet.core import Layer, as_layer, compose
+from jaxnet.layers.attention import (
+    PROJECTIONS,
+    Rotation,
+    check_attention,
+    multi_head_attention,
+    with_bias,
+)
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
-from jaxnet.services.checks import a_function, at_least, check_options, check_rank
+from jaxnet.services.checks import a_function, at_least, check_options, check_rank, one_of
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import describe
 
@@ -25,22 +31,24 @@ def transformer_block(
     causal: bool = False,
     window: int | tuple[int, int] | None = None,
     rotary: bool | Rotation = False,
+    scale: float | None = None,
     softcap: float | None = None,
+    qk_norm: Callable[..., Layer] | None = None,
     cross: bool = False,
     gated: bool = False,
-    use_bias: bool = True,
+    mlp: Layer | None = None,
+    use_bias: bool | Collection[str] = True,
     dropout_rate: float = 0.0,
     activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu,
     norm: Callable[..., Layer] = layer_norm,
-    norm_first: bool = True,
+    norm_at: Literal["input", "sum", "output", "both"] = "input",
     step: bool = False,
     name: str = "transformer_block",
 ) -> Layer:
     """Self-attention and an MLP, each on a normalized input and added to it (pre-norm).
 
     The rest of the input passes through, so that blocks can be chained by `serial`. Normalize the
-    output of the last block. With `norm_first=False` the sum is normalized instead (post-norm), as
-    in the original transformer and BERT.
+    output of the last block, unless norm_at="sum".
 
     Input and output:
       x or (x, mask), as in `multi_head_attention`, gives y or (y, mask);
@@ -53,21 +61,26 @@ def transformer_block(
     Args:
       heads: number of heads, see `multi_head_attention`.
       mlp_features: width of the MLP's hidden layer; 4 times that of x by default.
-      head_size, kv_heads, causal, window, rotary, softcap: as in `multi_head_attention`.
+      head_size, kv_heads, causal, window, rotary, scale, softcap, qk_norm: as in `multi_head_attention`.
       cross: whether a second attention, to a memory, follows the first: a decoder block.
       gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
         activation=jax.nn.silu: mlp_out(activation(mlp_in(x)) * mlp_gate(x)). The activated half is
         mlp_in, which Llama calls gate_proj; mlp_gate is its up_proj, and mlp_out its down_proj.
-      use_bias: whether attention and MLP have biases.
+      mlp: a layer in place of the MLP, such as a mixture of experts.
+      use_bias: whether attention and MLP have biases, or the names of the parts that have them,
+        among query, key, value, out and mlp.
       dropout_rate: for the weights of the attention and for each branch before it is added to x.
       activation: of the MLP; GELU in its tanh form by default.
       norm: makes the norms, such as layer_norm or rms_norm.
-      norm_first: whether each branch starts with its norm; False puts it after the sum.
+      norm_at: where the norms are. "input" of attention and MLP (pre-norm); their "output" before
+        it is added, as in OLMo 2; "both", as in Gemma 2, those of the outputs under the names
+        attention_out_norm and mlp_out_norm; or the "sum" (post-norm), as in the original
+        transformer and BERT.
       step: whether to take one time step, with a cache from `attention_cache` and the same params.
       name: of the layer.
 
     Raises:
-      ValueError: as `multi_head_attention`.
+      ValueError: as `multi_head_attention`, and for an unknown norm_at.
 
     Example:
       >>> net = jn.serial(transformer_block(2, 32), transformer_block(2, 32))
@@ -84,27 +97,35 @@ def transformer_block(
     shared: dict[str, Any] = {
         "head_size": head_size,
         "kv_heads": kv_heads,
+        "scale": scale,
         "softcap": softcap,
+        "qk_norm": qk_norm,
         "dropout_rate": dropout_rate,
     }
     check_attention(name, heads, window=window, rotary=rotary, **shared)
-    flags = {"causal": causal, "cross": cross, "gated": gated, "norm_first": norm_first}
-    check_options(name, **flags, use_bias=use_bias, step=step)
+    check_options(name, causal=causal, cross=cross, gated=gated, step=step)
+    one_of(name, "norm_at", norm_at, ("input", "sum", "output", "both"))
+    biased = with_bias(name, use_bias, (*PROJECTIONS, "mlp"))
+    if mlp is not None:
+        mlp = as_layer(mlp, name, "mlp")
     if mlp_features is not None:
         at_least(name, "mlp_features", mlp_features)
     a_function(name, "activation", activation, "an array")
     a_function(name, "norm", norm, "name=...")
-    shared["use_bias"] = use_bias
+    shared["use_bias"] = [part for part in PROJECTIONS if part in biased]
     mode: dict[str, Any] = {"causal": causal and not step, "window": window, "step": step}
     own = multi_head_attention(heads, rotary=rotary, name="attention", **mode, **shared)
     other = multi_head_attention(heads, name="cross_attention", **shared)
 
-    def mlp(m, x):
+    def transform(m, x):
+        if mlp is not None:
+            return m(mlp, x)
         wide = 4 * x.shape[-1] if mlp_features is None else mlp_features
-        hidden = activation(m(dense(wide, use_bias=use_bias, name="mlp_in"), x))
+        bias = "mlp" in biased
+        hidden = activation(m(dense(wide, use_bias=bias, name="mlp_in"), x))
         if gated:
-            hidden = hidden * m(dense(wide, use_bias=use_bias, name="mlp_gate"), x)
-        return m(dense(x.shape[-1], use_bias=use_bias, name="mlp_out"), hidden)
+            hidden = hidden * m(dense(wide, use_bias=bias, name="mlp_gate"), x)
+        return m(dense(x.shape[-1], use_bias=bias, name="mlp_out"), hidden)
 
     def forward(m, given):
         if step and not (isinstance(given, tuple | list) and len(given) == 2):
@@ -116,10 +137,13 @@ def transformer_block(
             raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
 
         def add(branch, part, x):
-            """x and its branch, with the norm of this part before or after."""
-            y = branch(m(norm(name=f"{part}_norm"), x) if norm_first else x)
+            """x and its branch, with the norms of this part."""
+            first = norm(name=f"{part}_norm")
+            y = branch(m(first, x) if norm_at in ("input", "both") else x)
+            if norm_at in ("output", "both"):
+                y = m(first if norm_at == "output" else norm(name=f"{part}_out_norm"), y)
             y = x + (m(dropout(dropout_rate), y) if dropout_rate else y)
-            return y if norm_first else m(norm(name=f"{part}_norm"), y)
+            return m(first, y) if norm_at == "sum" else y
 
         def attend(x):
             nonlocal cache
@@ -134,7 +158,7 @@ def transformer_block(
 
         x = add(attend, "attention", x)
         x = add(look, "cross", x) if cross else x
-        x = add(lambda x: mlp(m, x), "mlp", x)
+        x = add(lambda x: transform(m, x), "mlp", x)
         y = (x, *beside) if beside else x
         return (cache, y) if step else y
 

@@ -1,5 +1,7 @@
 """The transformer block, against PyTorch's and step by step."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.layers.attention import attention_cache
+from jaxnet.services.trees import flat
 from tests.compiled import jit_apply
 from tests.layers.test_attention import draw, random_params, run
 
@@ -58,7 +61,8 @@ def test_a_gated_mlp_by_llamas_names(x64):
 def test_block_equals_torchs_encoder_layer(norm_first, x64):
     torch = pytest.importorskip("torch", reason="values are compared with PyTorch's")
     x, lengths = draw(2, 5, 6), np.array([5, 3])
-    block = jn.transformer_block(2, 9, activation=jax.nn.relu, norm_first=norm_first)
+    norm_at = "input" if norm_first else "sum"
+    block = jn.transformer_block(2, 9, activation=jax.nn.relu, norm_at=norm_at)
     given = (jnp.asarray(x), jnp.asarray(lengths))
     p = jax.tree.map(np.asarray, random_params(block, given))
     other = torch.nn.TransformerEncoderLayer(
@@ -88,9 +92,9 @@ def test_block_equals_torchs_encoder_layer(norm_first, x64):
 
 
 def test_post_norm_with_a_memory_by_its_parts(x64):
-    """With norm_first=False each sum is normalized, in a decoder too, and step by step."""
+    """With norm_at="sum" each sum is normalized, in a decoder too, and step by step."""
     x, memory = jnp.asarray(draw(2, 5, 6)), jnp.asarray(draw(2, 4, 3, seed=1))
-    options = {"cross": True, "norm_first": False}
+    options = {"cross": True, "norm_at": "sum"}
     block = jn.transformer_block(2, 9, causal=True, **options)
     p = random_params(block, (x, memory))
     y, _ = run(block, p, (x, memory))
@@ -110,6 +114,51 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
     for t in range(5):
         cache, (now, _) = run(step, p, (cache, (x[:, t], memory)))
         np.testing.assert_allclose(now, y[:, t], 1e-9)
+
+
+def test_norms_of_outputs_by_their_parts(x64):
+    x = jnp.asarray(draw(2, 5, 6))
+    for norm_at in ("output", "both"):
+        block = jn.transformer_block(2, 9, norm_at=norm_at, use_bias=("mlp",), norm=jn.rms_norm)
+        p = random_params(block, x)
+
+        def part(layer, name, given, p=p):
+            return run(layer, p[name], given)
+
+        norm, attention = jn.rms_norm(), jn.multi_head_attention(2, use_bias=False)
+        out = "" if norm_at == "output" else "_out"
+        before = (lambda name, x: x) if norm_at == "output" else partial(part, norm)
+        y = part(attention, "attention", before("attention_norm", x))
+        h = x + part(norm, f"attention{out}_norm", y)
+        hidden = jax.nn.gelu(part(jn.dense(9), "mlp_in", before("mlp_norm", h)))
+        wanted = h + part(norm, f"mlp{out}_norm", part(jn.dense(6), "mlp_out", hidden))
+        np.testing.assert_allclose(run(block, p, x), wanted, 1e-10)
+
+
+def test_a_layer_in_place_of_the_mlp(x64):
+    x = jnp.asarray(draw(2, 5, 6))
+    block = jn.transformer_block(2, mlp=jn.dense(6, name="expert"))
+    p = random_params(block, x)
+    assert set(p) == {"attention_norm", "attention", "mlp_norm", "expert"}
+    h = x + run(
+        jn.multi_head_attention(2), p["attention"], run(jn.layer_norm(), p["attention_norm"], x)
+    )
+    wanted = h + run(jn.dense(6), p["expert"], run(jn.layer_norm(), p["mlp_norm"], h))
+    np.testing.assert_allclose(run(block, p, x), wanted, 1e-10)
+
+
+def test_biases_by_name():
+    def biased(layer):
+        params, _ = layer.init(jax.random.key(0), jn.spec((2, 5, 8)))
+        return {path for path, _ in flat(params) if path.endswith("bias")}
+
+    assert biased(jn.multi_head_attention(2, use_bias=["query"])) == {"query/bias"}
+    some = jn.transformer_block(2, use_bias=("key", "mlp"), norm=jn.rms_norm)
+    assert biased(some) == {"attention/key/bias", "mlp_in/bias", "mlp_out/bias"}
+    with pytest.raises(ValueError, match="use_bias must be True, False or some of query, key"):
+        jn.multi_head_attention(2, use_bias=["mlp"])
+    with pytest.raises(TypeError, match="use_bias must be"):
+        jn.transformer_block(2, use_bias="query")
 
 
 @pytest.mark.slow

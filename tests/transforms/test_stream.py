@@ -57,8 +57,9 @@ KEEPS = {
     "dense-no-bias", "conv-signal", "batch_norm", "layer_norm", "rms_norm", "local_response_norm",
     "l2_pool_channels", "spatial_dropout", "embedding", "embedding-tied", "learned_positions",
     "sinusoidal_positions", "additive_attention", "multi_head_attention",
-    "multi_head_attention-cross", "transformer_block-decoder", "rnn", "lstm", "lstm-lengths", "gru",
-    "gru-reset", "recurrent", "time_distributed", "random_fourier",
+    "multi_head_attention-cross", "multi_head_attention-normed", "transformer_block-decoder",
+    "rnn", "lstm", "lstm-lengths", "gru", "gru-reset", "recurrent", "time_distributed",
+    "random_fourier",
 }  # fmt: skip
 SLOW = {"rnnsearch", "translation_transformer", "cifar_resnet", "yolo", "lenet5"}
 TIMED = [
@@ -100,7 +101,7 @@ NETS = {
     "heads": lambda: attention(kv_heads=1, head_size=6, scale=0.3, softcap=3.0),
     "rotation": lambda: attention(rotary=partial(jn.rotary, base=50.0, size=2)),
     "block": lambda: blocks(rotary=True, gated=True, norm=jn.rms_norm),
-    "post": lambda: blocks(norm_first=False, window=(1, 0)),
+    "post": lambda: blocks(norm_at="sum", window=(1, 0)),
     "repeat": lambda: jn.repeat(jn.serial(blocks(), jn.lstm(8)), 2),
     "remat, freeze": lambda: jn.freeze(jn.remat(blocks())),
     "freeze by path": lambda: jn.freeze(blocks(), "*/bias"),
