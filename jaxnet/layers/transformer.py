@@ -61,7 +61,8 @@ def transformer_block(
     Args:
       heads: number of heads, see `multi_head_attention`.
       mlp_features: width of the MLP's hidden layer; 4 times that of x by default.
-      head_size, kv_heads, causal, window, rotary, scale, softcap, qk_norm: as in `multi_head_attention`.
+      head_size, kv_heads, causal, window, rotary, scale, softcap, qk_norm: as in
+        `multi_head_attention`.
       cross: whether a second attention, to a memory, follows the first: a decoder block.
       gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
         activation=jax.nn.silu: mlp_out(activation(mlp_in(x)) * mlp_gate(x)). The activated half is
