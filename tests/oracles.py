@@ -378,6 +378,21 @@ def rotary(x, positions=None, *, base=10000.0, size=None, interleaved=False):
     return np.concatenate([turned, kept], -1)
 
 
+def llama3_scaling(angles, *, factor=8.0, low=1.0, high=4.0, length=8192):
+    """Case by case, as in the reference code."""
+
+    def one(angle):
+        wavelength = 2 * math.pi / angle
+        if wavelength < length / high:
+            return angle
+        if wavelength > length / low:
+            return angle / factor
+        smooth = (length / wavelength - low) / (high - low)
+        return (1 - smooth) * angle / factor + smooth * angle
+
+    return np.array([one(angle) for angle in f64(angles)])
+
+
 def mistake_bound(x, y, params):
     w = np.append(f64(params["kernel"])[:, 0], f64(params["bias"]))
     ones = np.concatenate([f64(x), np.ones((len(x), 1))], 1)
@@ -508,6 +523,9 @@ REFERENCES = {
         ),
     ),
     "rotary": Reference(rotary, (normal(2, 5, 3, 8),), {"size": 6, "base": 100.0}),
+    "llama3_scaling": Reference(
+        llama3_scaling, (np.array([1.0, 0.01, 0.003, 0.001, 7e-4, 1e-5]),), {"factor": 4.0}
+    ),
     "models.mistake_bound": Reference(
         mistake_bound,
         (

@@ -5,8 +5,12 @@ tools for JAX understand. The modules that need a library are imported by name:
 `jaxnet.interop.torch`, `jaxnet.interop.flax`, `jaxnet.interop.export`, `jaxnet.interop.onnx`.
 """
 
+from jaxnet.interop.decoder import decoder_table as decoder_table
+from jaxnet.interop.decoder import load_decoder as load_decoder
 from jaxnet.interop.lax import plain as plain
 from jaxnet.interop.names import by_names as by_names
+from jaxnet.interop.names import invertible as invertible
 from jaxnet.interop.names import part as part
 from jaxnet.interop.names import shaped as shaped
+from jaxnet.interop.names import to_names as to_names
 from jaxnet.interop.names import transposed as transposed

@@ -8,15 +8,14 @@
     params, state = by_names(net, "model.safetensors", x, table, leave=["*.attn.mask"])
 
 `from_torch` needs no table where the layers of both have the same order and kinds. For all other
-nets, a table says what belongs together.
+nets, a table says what belongs together. `to_names` goes back by the same table.
 """
 
 import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
-from jaxnet.interop.weights import Weights, read_weights
-from jaxnet.services.checks import at_least, check_input, check_key, on_host
+from jaxnet.core.errors import compare
+from jaxnet.interop.weights import Files, Weights, open_weights
+from jaxnet.services.checks import (
+    a_function,
+    at_least,
+    check_dtype,
+    check_input,
+    check_key,
+    on_host,
+)
 from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import PyTree, flat, key_spec
 
@@ -38,12 +45,14 @@ SHOWN = 20  # lines of an error
 
 def by_names(
     net: Layer,
-    weights: Weights | str | Path,
+    weights: Weights | Files,
     x: PyTree,
     table: Mapping[str, Source],
     *,
     leave: Sequence[str] = (),
     key: jax.Array | None = None,
+    dtype: Any = None,
+    put: Callable[[str, jax.Array], jax.Array] | None = None,
 ) -> tuple[Params, State]:
     """Params and state of a net from arrays by name, by a table of which belongs to which entry.
 
@@ -62,13 +71,17 @@ def by_names(
 
     Args:
       net: any layer.
-      weights: name -> array or tensor, or the path of a safetensors file; of Keras,
-        `{w.path: w.numpy() for w in model.weights}`.
+      weights: name -> array or tensor; the path of a safetensors file, several of them, or a folder
+        of them, which are read array by array; of Keras, `{w.path: w.numpy() for w in
+        model.weights}`.
       x: input of the net, or its `jn.spec`.
       table: as above.
       leave: patterns, such as "head/*", of our entries that keep their initial values, and of
         names that are not used.
       key: draws our entries that are left out; needed only with such.
+      dtype: of the floats, such as jnp.bfloat16; None is that of the net.
+      put: function of (path of our entry, array), called for each array as soon as it is read,
+        which returns it where it belongs, such as sharded on a mesh.
 
     Returns:
       (params, state), as `net.init` returns them.
@@ -100,7 +113,9 @@ def by_names(
     """
     net, x = as_layer(net, "by_names", "net"), check_input("by_names", x)
     rows, leave = _rows(table), _patterns(leave)
-    arrays = read_weights("by_names", weights)
+    arrays = open_weights("by_names", weights)
+    if dtype is not None:
+        check_dtype("by_names", dtype)
     specs = jax.eval_shape(net.init, key_spec(), x)
     entries = [entry for tree in specs for entry in flat(tree)]
     found: dict[int, jax.Array] = {}  # by place among the entries
@@ -120,16 +135,18 @@ def by_names(
             array = row.array(path, spec.shape, arrays, used)
             if not jnp.issubdtype(spec.dtype, jnp.inexact) and array.dtype.kind == "f":
                 raise ValueError(f"expected {spec.dtype}, got {array.dtype}")
-            found[place] = jnp.array(array, spec.dtype)
+            floats = jnp.issubdtype(spec.dtype, jnp.floating)
+            ours = jnp.array(array, dtype if floats and dtype is not None else spec.dtype)
+            found[place] = ours if put is None else put(path, ours)
         except (LookupError, ValueError) as error:
             wrong.append(f"{path} {spec.shape}: {error}")
     paths = [path for path, _ in entries]
     for row in rows:
         if not any(row.numbers(path) is not None for path in paths):
             wrong.append(f'no entry for the row "{row.path}"{_near(row.path, paths)}')
-    for name, array in arrays.items():
+    for name in arrays:
         if name not in used and not left(name):
-            wrong.append(f'not used: "{name}" {array.shape}')
+            wrong.append(f'not used: "{name}" {np.shape(arrays[name])}')
     for pattern in leave:
         if not any(fits(pattern, name) for name in (*paths, *arrays)):
             wrong.append(f'nothing to leave out fits "{pattern}"')
@@ -150,6 +167,123 @@ def by_names(
     return jax.tree.unflatten(structure, [found.get(i, leaf) for i, leaf in enumerate(leaves)])
 
 
+def to_names(
+    net: Layer,
+    params: Params,
+    state: State,
+    x: PyTree,
+    table: Mapping[str, Source],
+    *,
+    leave: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Returns params and state as arrays by name, by the table with which `by_names` reads them.
+
+    `safetensors.numpy.save_file` writes the result. Functions of the table are undone in reverse
+    order: those of this module can be, `shaped` if it has `given`, others with `invertible`.
+
+    Args:
+      net: Any layer.
+      params, state: Params and state of the net.
+      x: Input of the net, or its `jn.spec`.
+      table: Table of `by_names`.
+      leave: Patterns of our entries that have no name.
+
+    Raises:
+      TypeError: If the table has another form.
+      ValueError: If an entry has no row, a row has several names or a function that cannot be
+        undone, or a part is missing. The message lists them all.
+
+    Example:
+      >>> net, x = jn.dense(4), jn.spec((2, 3))
+      >>> table = {"kernel": ("fc.weight", transposed), "bias": "fc.bias"}
+      >>> weights = {"fc.weight": np.arange(12.0).reshape(4, 3), "fc.bias": np.zeros(4)}
+      >>> params, state = by_names(net, weights, x, table)
+      >>> bool((to_names(net, params, state, x, table)["fc.weight"] == weights["fc.weight"]).all())
+      True
+    """
+    net, x = as_layer(net, "to_names", "net"), check_input("to_names", x)
+    rows, leave = _rows(table), _patterns(leave)
+    specs = jax.eval_shape(net.init, key_spec(), x)
+    compare("to_names: params", specs[0], params, x)
+    compare("to_names: state", specs[1], state, x)
+    found: dict[str, np.ndarray] = {}
+    parts: dict[str, list[_Piece]] = {}
+    wrong: list[str] = []
+    for path, leaf in (entry for tree in (params, state) for entry in flat(tree)):
+        if any(fits(pattern, path) for pattern in leave):
+            continue
+        row = next((row for row in rows if row.numbers(path) is not None), None)
+        try:
+            if row is None:
+                raise ValueError("no row in the table")
+            for name, array in row.undone(path, np.asarray(leaf)):
+                if isinstance(array, _Piece):
+                    parts.setdefault(name, []).append(array)
+                elif name in found and not np.array_equal(found[name], array):
+                    raise ValueError(f'"{name}" would get two values')
+                else:
+                    found[name] = array
+        except ValueError as error:
+            wrong.append(f"{path} {np.shape(leaf)}: {error}")
+    for name, pieces in parts.items():
+        try:
+            found[name] = _joined(pieces)
+        except ValueError as error:
+            wrong.append(f'"{name}": {error}')
+    if wrong:
+        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        lines = [f"to_names: {net.name} does not fit the table:", *wrong[:SHOWN], *more]
+        raise ValueError("\n  ".join(lines))
+    return found
+
+
+def invertible(change: Change, inverse: Change) -> Change:
+    """A function for tables of names that `to_names` can undo.
+
+    Args:
+      change: Function from an array there to ours.
+      inverse: Function from our array to the one there.
+
+    Example:
+      >>> plus_one = invertible(lambda a: a + 1, lambda a: a - 1)
+      >>> plus_one(np.zeros(2)).tolist()
+      [1.0, 1.0]
+    """
+    for what, one in (("change", change), ("inverse", inverse)):
+        a_function("invertible", what, one, "an array")
+
+    def changed(*arrays):
+        return change(*arrays)
+
+    return _with_inverse(changed, inverse)
+
+
+def _with_inverse(change: Change, inverse: Change) -> Change:
+    setattr(change, "inverse", inverse)  # noqa: B010, which a type checker would not let pass
+    return change
+
+
+class _Piece(NamedTuple):
+    """Parts of the array of a name, which other entries complete."""
+
+    places: list[int]
+    number: int
+    axis: int
+    array: np.ndarray
+
+
+def _joined(pieces: list[_Piece]) -> np.ndarray:
+    count, axis = pieces[0].number, pieces[0].axis
+    found = {}
+    for piece in pieces:
+        each = np.split(piece.array, len(piece.places), axis)
+        found |= dict(zip(piece.places, each, strict=True))
+    if len(found) < count:
+        missing = ", ".join(str(i) for i in range(count) if i not in found)
+        raise ValueError(f"no entry gives its parts {missing} of {count}")
+    return np.concatenate([found[i] for i in range(count)], axis)
+
+
 def transposed(a: np.ndarray) -> np.ndarray:
     """A kernel of PyTorch, (outputs, inputs, *window), in our order, (*window, inputs, outputs).
 
@@ -162,6 +296,9 @@ def transposed(a: np.ndarray) -> np.ndarray:
     """
     a = on_host("transposed", "a", a, "(outputs, inputs, ...)", "booleans or numbers")
     return np.moveaxis(a, (0, 1), (-1, -2))
+
+
+_with_inverse(transposed, lambda a: np.moveaxis(a, (-1, -2), (0, 1)))
 
 
 def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
@@ -194,20 +331,22 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
         parts = np.split(a, n, axis)
         return np.concatenate([parts[place] for place in places], axis)
 
-    return take
+    return _with_inverse(take, partial(_Piece, places, n, axis))
 
 
-def shaped(*shape: int) -> Change:
+def shaped(*shape: int, given: tuple[int, ...] | None = None) -> Change:
     """A function that reshapes an array, such as the heads of an attention: shaped(8, 2, 4).
 
     Args:
       shape: one size may be -1, for the rest.
+      given: shape before, which `to_names` needs to go back; one size may be -1.
 
     Example:
       >>> shaped(8, 2, -1)(np.ones((8, 8))).shape
       (8, 2, 4)
     """
-    return lambda a: np.reshape(a, shape)
+    change = lambda a: np.reshape(a, shape)  # noqa: E731
+    return change if given is None else _with_inverse(change, lambda a: np.reshape(a, given))
 
 
 class _Row(NamedTuple):
@@ -222,7 +361,7 @@ class _Row(NamedTuple):
         found = re.fullmatch(_expression(self.path), path)
         return None if found is None else found.groupdict()
 
-    def array(self, path: str, shape: tuple[int, ...], arrays: dict, used: set[str]) -> np.ndarray:
+    def array(self, path: str, shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
         """The array of an entry; notes the names that it uses.
 
         Raises:
@@ -242,7 +381,37 @@ class _Row(NamedTuple):
         layers = [[_filled(name, {place: str(i)}) for name in names] for i in range(shape[0])]
         return np.stack([self._one(layer, shape[1:], arrays, used) for layer in layers])
 
-    def _one(self, names: list[str], shape: tuple, arrays: dict, used: set[str]) -> np.ndarray:
+    def undone(self, path: str, array: np.ndarray) -> list[tuple[str, Any]]:
+        """The names of an entry with their arrays or parts of arrays.
+
+        Raises:
+          ValueError: If the row has several names, or a function that cannot be undone.
+        """
+        name, *rest = self.names
+        if rest:
+            raise ValueError(f"its row joins {len(self.names)} names, which cannot be undone")
+        name = _filled(name, self.numbers(path) or {})
+        place = PLACE.search(name)
+        if place is None:
+            return [(name, self._undo(array))]
+        return [
+            (_filled(name, {place[1]: str(i)}), self._undo(layer)) for i, layer in enumerate(array)
+        ]
+
+    def _undo(self, array: np.ndarray) -> Any:
+        given: Any = array
+        for change in reversed(self.changes):
+            inverse = getattr(change, "inverse", None)
+            if inverse is None or isinstance(given, _Piece):
+                called = getattr(change, "__name__", "a function")
+                raise ValueError(
+                    f"{called} cannot be undone; write invertible(change, inverse), for shaped "
+                    "given=, and part before the others"
+                )
+            given = inverse(given)
+        return given if isinstance(given, _Piece) else np.ascontiguousarray(given)
+
+    def _one(self, names: list[str], shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
         for name in names:
             if name not in arrays:
                 raise LookupError(f'the weights have no "{name}"{_near(name, arrays)}')

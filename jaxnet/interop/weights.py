@@ -1,6 +1,6 @@
 """Weights of other libraries as arrays by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,63 @@ import jax
 import numpy as np
 
 from jaxnet.services.files import readable
-from jaxnet.training.checkpoint import read_tensors
+from jaxnet.training.checkpoint import opened, read_tensors, tensor
 
 Weights = Mapping[str, Any]  # names, as in a state_dict, -> arrays or tensors
+Files = str | Path | Sequence[str | Path]  # safetensors: a file, several, or a folder of them
+
+
+def open_weights(who: str, weights: Any) -> Mapping[str, Any]:
+    """The arrays by name of a mapping, or of safetensors files, each read when it is asked for.
+
+    Args:
+      who: Name of the function that got it, for messages.
+      weights: Arrays or tensors by name, or paths.
+
+    Raises:
+      OSError, ValueError: If a file is missing or cannot be read, or two have the same name.
+      TypeError: If it is anything else.
+
+    Example:
+      >>> list(open_weights("by_names", {"bias": np.zeros(3)}))
+      ['bias']
+    """
+    if isinstance(weights, str | Path):
+        path = Path(weights)
+        if path.is_dir():
+            weights = sorted(path.glob("*.safetensors"))
+            if not weights:
+                raise FileNotFoundError(f"{who}: {path} has no file *.safetensors")
+        else:
+            weights = [path]
+    paths = isinstance(weights, list | tuple) and all(isinstance(w, str | Path) for w in weights)
+    if not paths or not weights:
+        return read_weights(who, weights)
+    return _Stored(who, [readable(who, path) for path in weights])
+
+
+class _Stored(Mapping):
+    """The arrays of safetensors files, mapped into memory and read one by one."""
+
+    def __init__(self, who: str, paths: list[Path]):
+        self._who, self._place = who, {}
+        for path in paths:
+            with opened(who, path) as file:
+                for name in file.keys():
+                    if name in self._place:
+                        raise ValueError(f'{who}: "{name}" is in {self._place[name]} and in {path}')
+                    self._place[name] = path
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        path = self._place[name]
+        with opened(self._who, path) as file:
+            return tensor(self._who, path, file, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        return len(self._place)
 
 
 def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Embeddings of tokens, and encodings of positions in a sequence."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, normal, variance_scaling, zeros
 from jaxnet.ops.attention import rotate_pairs
 from jaxnet.services.checks import (
+    a_function,
     as_array,
     at_least,
     check_floats,
@@ -219,6 +221,7 @@ def rotary(
     base: float = 10000.0,
     size: int | None = None,
     interleaved: bool = False,
+    scaling: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> jax.Array:
     """Rotary position embedding: rotates pairs of features by angles proportional to the position.
 
@@ -234,10 +237,12 @@ def rotary(
         default.
       interleaved: whether feature 2i is paired with 2i + 1, as in the paper and GPT-J, and not i
         with i + size / 2, as in Llama and GPT-NeoX.
+      scaling: function of the angles per position (size / 2,) that gives those to use, such as
+        `llama3_scaling`, for sequences longer than those of the training.
 
     Raises:
       TypeError: for an x that is not float.
-      ValueError: for an odd size, or positions or a base that do not fit.
+      ValueError: for an odd size, or positions, a base or a scaling that do not fit.
 
     Example:
       >>> q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 6))
@@ -263,8 +268,45 @@ def rotary(
         positions = counted(x.shape[1])
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
     positions = as_array("rotary", "positions", positions, form, "numbers", sizes)
-    angles = _angles(positions, size, base, x.dtype)[..., None, :]  # (..., time, 1, size / 2)
+    angles = _angles(positions, size, base, x.dtype, scaling)[..., None, :]
+    # angles (..., time, 1, size / 2)
     return rotate_pairs(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
+
+
+def llama3_scaling(
+    angles: np.ndarray,
+    *,
+    factor: float = 8.0,
+    low: float = 1.0,
+    high: float = 4.0,
+    length: int = 8192,
+) -> np.ndarray:
+    """Slows down the slow rotations of `rotary`, as Llama 3.1 does for long sequences.
+
+    Args:
+      angles: Angles per position, in radians.
+      factor: Factor by which a rotation is slowed that turns fewer than `low` times in `length`.
+      low, high: Numbers of turns; between them the factor falls, from `high` on it is 1.
+      length: Longest sequence of the training before.
+
+    Raises:
+      ValueError: If factor is below 1, or high is not above low.
+
+    Example:
+      >>> slow, fast = 2 * np.pi / 10_000, 2 * np.pi / 100
+      >>> (llama3_scaling(np.array([slow, fast])) / [slow, fast]).tolist()
+      [0.125, 1.0]
+
+    Reference: Llama Team 2024, "The Llama 3 Herd of Models", and its reference code.
+    """
+    within("llama3_scaling", "factor", factor, "[1, inf)")
+    within("llama3_scaling", "low", low, "(0, inf)")
+    if not high > low:
+        raise ValueError(f"llama3_scaling: high must be above low={low}, got {high}")
+    at_least("llama3_scaling", "length", length)
+    turns = length * np.asarray(angles) / (2 * np.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return np.asarray(angles) * ((1 - kept) / factor + kept)
 
 
 def counted(length: Any) -> Any:
@@ -316,8 +358,16 @@ def _positions(m: Any, given, name: str):
     return given, counted(given.shape[1])
 
 
-def _angles(positions, size: int, base: float, dtype) -> jax.Array:
+def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array:
     """position / base^(2i / size), in at least float32: bfloat16 has no odd integers above 256."""
     dtype = jnp.promote_types(dtype, jnp.float32)
     frequencies = np.exp(-math.log(base) * np.arange(0, size, 2) / size)
+    if scaling is not None:
+        a_function("rotary", "scaling", scaling, "the angles per position (size / 2,)")
+        given = np.asarray(scaling(frequencies))
+        if given.shape != frequencies.shape:
+            raise ValueError(
+                f"rotary: scaling must give an array of {frequencies.shape}, got {given.shape}"
+            )
+        frequencies = given
     return jnp.asarray(positions, dtype)[..., None] * jnp.asarray(frequencies, dtype)

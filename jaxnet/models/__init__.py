@@ -5,6 +5,8 @@ from jaxnet.models.alexnet import alexnet_one_column as alexnet_one_column
 from jaxnet.models.autoencoder import autoencoder as autoencoder
 from jaxnet.models.autoencoder import code as code
 from jaxnet.models.autoencoder import tied_autoencoder as tied_autoencoder
+from jaxnet.models.decoder import decoder as decoder
+from jaxnet.models.decoder_config import decoder_config as decoder_config
 from jaxnet.models.fcn import as_convolution as as_convolution
 from jaxnet.models.fcn import convolutional_head as convolutional_head
 from jaxnet.models.fcn import fcn as fcn

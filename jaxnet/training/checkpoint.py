@@ -5,6 +5,8 @@ import json
 import os
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -139,18 +141,35 @@ def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str,
     Raises:
       ValueError: for a file that is broken or of another format, or has a dtype that NumPy lacks.
     """
-    stored = {}
+    with opened(who, path) as file:
+        return {name: tensor(who, path, file, name) for name in file.keys()}, file.metadata() or {}
+
+
+def tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
+    """One array of an open safetensors file.
+
+    Raises:
+      ValueError: If it has a dtype that NumPy lacks.
+    """
+    try:
+        return file.get_tensor(name)
+    except (AttributeError, TypeError, KeyError):
+        raise ValueError(
+            f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which "
+            "safetensors cannot read for NumPy; convert it where it was written"
+        ) from None
+
+
+@contextmanager
+def opened(who: str, path: Path) -> Iterator[Any]:
+    """A safetensors file, mapped into memory.
+
+    Raises:
+      ValueError: If it is broken or of another format.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():
-                try:
-                    stored[name] = file.get_tensor(name)
-                except (AttributeError, TypeError, KeyError):
-                    raise ValueError(
-                        f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which "
-                        "safetensors cannot read for NumPy; convert it where it was written"
-                    ) from None
-            return stored, file.metadata() or {}
+            yield file
     except (SafetensorError, OSError) as error:
         torch = zipfile.is_zipfile(path) and "; weights of PyTorch: pass torch.load(...) itself"
         raise ValueError(

@@ -1,0 +1,188 @@
+"""The weights of published language models: a table of their names, and a reader."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, Params, State, spec
+from jaxnet.interop.names import (
+    Change,
+    Source,
+    by_names,
+    invertible,
+    part,
+    shaped,
+    transposed,
+)
+from jaxnet.interop.weights import Files, open_weights
+from jaxnet.models import decoder, decoder_config
+from jaxnet.models.decoder_config import Config, read_config
+
+# Ends of names of buffers that older files have beside the weights.
+BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+
+# Gemma stores what is added to 1.
+_plus_one = invertible(lambda a: np.asarray(a, np.float32) + 1, lambda a: a - 1)
+
+
+def load_decoder(
+    folder: str | Path,
+    *,
+    weights: Files | None = None,
+    dtype: Any = None,
+    put: Callable[[str, jax.Array], jax.Array] | None = None,
+) -> tuple[Layer, Params, State]:
+    """Reads a published language model: the net, its params and its state.
+
+    The folder is as `huggingface_hub.snapshot_download` leaves it, with config.json and
+    safetensors files. Each array is read, cast and placed before the next one is read.
+
+    Args:
+      folder: Folder of the model.
+      weights: Files of the weights; None is all safetensors files of the folder.
+      dtype: Dtype of the params, such as jnp.bfloat16; None is float32.
+      put: Function of (path, array) that places an array, as in `by_names`.
+
+    Raises:
+      OSError: If a file is missing or cannot be read.
+      ValueError: If the model_type is not known, or the weights do not fit the config.
+
+    Example:
+      >>> from huggingface_hub import snapshot_download  # doctest: +SKIP
+      >>> folder = snapshot_download("HuggingFaceTB/SmolLM2-135M")  # doctest: +SKIP
+      >>> net, params, state = load_decoder(folder)  # doctest: +SKIP
+    """
+    config = read_config("load_decoder", folder)
+    net = decoder(**decoder_config(config))
+    stored = open_weights("load_decoder", folder if weights is None else weights)
+    bare = config["model_type"] == "gpt2" and "wte.weight" in stored  # as the first files have it
+    table = decoder_table(config, prefix="" if bare else None)
+    tied = "head/kernel" not in table
+    leave = [
+        name for name in stored if name.endswith(BUFFERS) or (name == "lm_head.weight" and tied)
+    ]
+    ids = spec((1, 1), jnp.int32)
+    params, state = by_names(net, stored, ids, table, leave=leave, dtype=dtype, put=put)
+    return net, params, state
+
+
+def decoder_table(config: str | Path | Config, *, prefix: str | None = None) -> dict[str, Source]:
+    """Returns the table of names of a published language model, for `by_names` and `to_names`.
+
+    Args:
+      config: As for `jaxnet.models.decoder_config`.
+      prefix: Beginning of all names but the head's; None is that of transformers, "model." or
+        "transformer.".
+
+    Raises:
+      OSError, TypeError, ValueError: As `jaxnet.models.decoder_config`.
+
+    Example:
+      >>> config = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2}
+      >>> decoder_table(config)["block_{i}/mlp_in/kernel"]
+      'transformer.h.{i}.mlp.c_fc.weight'
+    """
+    config = read_config("decoder_table", config)
+    options = decoder_config(config)
+    if config["model_type"] == "gpt2":
+        first = "transformer." if prefix is None else prefix
+        return _gpt2(options["width"], options["heads"], first)
+    first = "model." if prefix is None else prefix
+    return _llama(options, first, gemma=config["model_type"].startswith("gemma"))
+
+
+def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source]:
+    """The names that all but GPT-2 have, those of the options alone."""
+    heads, groups = options["heads"], options["kv_heads"] or options["heads"]
+    size = options["head_size"] or options["width"] // heads
+    biased, qk_norm, norm_at = options["use_bias"], options.get("qk_norm"), options.get("norm_at")
+    block, own = first + "layers.{i}", first + "layers.{i}.self_attn"
+    table: dict[str, Source] = {
+        "embedding/embedding": f"{first}embed_tokens.weight",
+        "norm/scale": _scale(f"{first}norm.weight", gemma),
+    }
+    if not options["tied"]:
+        table["head/kernel"] = ("lm_head.weight", transposed)
+    for ours, theirs, count in (
+        ("query", "q", heads),
+        ("key", "k", groups),
+        ("value", "v", groups),
+    ):
+        path = f"block_{{i}}/attention/{ours}"
+        table[f"{path}/kernel"] = (f"{own}.{theirs}_proj.weight", _heads_of(count))
+        if ours in biased:
+            flat = shaped(count, size, given=(-1,))
+            table[f"{path}/bias"] = (f"{own}.{theirs}_proj.bias", flat)
+        if qk_norm in ("head", "all") and ours != "value":
+            table[f"{path}_norm/scale"] = _scale(f"{own}.{theirs}_norm.weight", gemma)
+    joined = shaped(heads, size, options["width"], given=(-1, options["width"]))
+    table["block_{i}/attention/out/kernel"] = (f"{own}.o_proj.weight", transposed, joined)
+    if "out" in biased:
+        table["block_{i}/attention/out/bias"] = f"{own}.o_proj.bias"
+    for ours, theirs in (("mlp_in", "gate"), ("mlp_gate", "up"), ("mlp_out", "down")):
+        table[f"block_{{i}}/{ours}/kernel"] = (f"{block}.mlp.{theirs}_proj.weight", transposed)
+        if "mlp" in biased:
+            table[f"block_{{i}}/{ours}/bias"] = f"{block}.mlp.{theirs}_proj.bias"
+    for ours, theirs in NORMS[norm_at or "input"].items():
+        table[f"block_{{i}}/{ours}/scale"] = _scale(f"{block}.{theirs}.weight", gemma)
+    return table
+
+
+# Our norms -> theirs, by `norm_at`.
+NORMS = {
+    "input": {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
+    "output": {
+        "attention_norm": "post_attention_layernorm",
+        "mlp_norm": "post_feedforward_layernorm",
+    },
+    "both": {
+        "attention_norm": "input_layernorm",
+        "attention_out_norm": "post_attention_layernorm",
+        "mlp_norm": "pre_feedforward_layernorm",
+        "mlp_out_norm": "post_feedforward_layernorm",
+    },
+}
+
+
+def _scale(name: str, gemma: bool) -> Source:
+    return (name, _plus_one) if gemma else name
+
+
+def _heads_of(count: int) -> Change:
+    """From (heads * size, width) to (width, heads, size)."""
+    return invertible(
+        lambda a: np.reshape(np.transpose(a), (a.shape[1], count, -1)),
+        lambda a: np.reshape(a, (a.shape[0], -1)).T,
+    )
+
+
+def _gpt2(width: int, heads: int, first: str) -> dict[str, Source]:
+    """Kernels as ours, (inputs, outputs); queries, keys and values in one."""
+    size, block = width // heads, first + "h.{i}"
+    table: dict[str, Source] = {
+        "embedding/embedding": f"{first}wte.weight",
+        "positions/embedding": f"{first}wpe.weight",
+    }
+    for ours, theirs in (
+        ("norm", f"{first}ln_f"),
+        ("block_{i}/attention_norm", f"{block}.ln_1"),
+        ("block_{i}/mlp_norm", f"{block}.ln_2"),
+    ):
+        table |= {f"{ours}/scale": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+    for i, ours in enumerate(("query", "key", "value")):
+        path = f"block_{{i}}/attention/{ours}"
+        split = shaped(width, heads, size, given=(width, width))
+        flat = shaped(heads, size, given=(width,))
+        table[f"{path}/kernel"] = (f"{block}.attn.c_attn.weight", part(i, 3), split)
+        table[f"{path}/bias"] = (f"{block}.attn.c_attn.bias", part(i, 3), flat)
+    joined = shaped(heads, size, width, given=(width, width))
+    table["block_{i}/attention/out/kernel"] = (f"{block}.attn.c_proj.weight", joined)
+    table["block_{i}/attention/out/bias"] = f"{block}.attn.c_proj.bias"
+    for ours, theirs in (("mlp_in", "c_fc"), ("mlp_out", "c_proj")):
+        for what, name in (("kernel", "weight"), ("bias", "bias")):
+            table[f"block_{{i}}/{ours}/{what}"] = f"{block}.mlp.{theirs}.{name}"
+    return table

@@ -1,0 +1,178 @@
+"""The decoder of language models: Llama, Qwen, Gemma, Mistral, OLMo and GPT-2 by options."""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, compose
+from jaxnet.layers.attention import Rotation
+from jaxnet.layers.dense import dense
+from jaxnet.layers.dropout import dropout
+from jaxnet.layers.embedding import embedding, learned_positions
+from jaxnet.layers.norm import layer_norm, rms_norm
+from jaxnet.layers.transformer import transformer_block
+from jaxnet.services.checks import at_least, check_options, one_of, within
+
+NORMS = {"rms": rms_norm, "layer": layer_norm}
+
+
+def decoder(
+    vocabulary: int,
+    *,
+    depth: int,
+    width: int,
+    heads: int,
+    kv_heads: int | None = None,
+    head_size: int | None = None,
+    mlp_features: int | None = None,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.silu,
+    gated: bool = True,
+    norm: Literal["rms", "layer"] = "rms",
+    norm_at: Literal["input", "sum", "output", "both"] = "input",
+    epsilon: float = 1e-6,
+    qk_norm: Literal["none", "head", "all"] = "none",
+    use_bias: bool | Collection[str] = False,
+    rotary: bool | Rotation = True,
+    max_length: int | None = None,
+    window: int | tuple[int, int] | None = None,
+    windowed: Sequence[bool] = (True,),
+    local_rotary: Rotation | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    logit_softcap: float | None = None,
+    embedding_scale: float = 1.0,
+    tied: bool = False,
+    dropout_rate: float = 0.0,
+    name: str = "decoder",
+) -> Layer:
+    """A causal language model: an embedding, transformer blocks, a norm, and logits.
+
+    The defaults are those of Llama. `decoder_config` reads the options of a published model, and
+    `jaxnet.interop.load_decoder` its weights too. `jn.stream` keeps keys and values for chunks, and
+    `jn.decoding.generate` writes text.
+
+    Args:
+      vocabulary: Number of ids.
+      depth: Number of blocks, at least 1.
+      width: Width of the embeddings.
+      heads, kv_heads, head_size, scale, softcap: Options of `jaxnet.multi_head_attention`.
+      mlp_features, activation, gated, norm_at, use_bias, dropout_rate: Options of
+        `jaxnet.transformer_block`.
+      norm: Kind of all norms, "rms" or "layer".
+      epsilon: Number added in all norms.
+      qk_norm: Whether queries and keys are normalized: "none", each "head" for itself, as in Qwen 3
+        and Gemma 3, or "all" heads together, as in OLMo 2.
+      rotary: Whether queries and keys are rotated by their positions, or the function that does.
+      max_length: Largest number of positions, each with a learned vector, as in GPT-2; None is
+        without.
+      window: Number of places before its own that each query attends to; None is all.
+      windowed: Whether a block has the window, for the first blocks; repeated for the others.
+      local_rotary: Rotation in blocks that have the window; None is `rotary`.
+      logit_softcap: Bound c of the logits, as c * tanh(logits / c); None is no bound.
+      embedding_scale: Factor of the embeddings.
+      tied: Whether the logits are products with the table of the embeddings.
+      name: Name of the model.
+
+    Input:
+      ids (batch, time), integers.
+
+    Output:
+      logits (batch, time, vocabulary).
+
+    Params:
+      embedding; positions, with max_length; block_0, block_1, ...; norm; head, unless tied.
+
+    Raises:
+      ValueError: If a size is below 1, or as in `jaxnet.transformer_block`.
+
+    Example:
+      >>> net = decoder(11, depth=2, width=8, heads=4, kv_heads=2, mlp_features=16)
+      >>> ids = jnp.array([[1, 5, 0, 2]])
+      >>> params, state = net.init(jax.random.key(0), ids)
+      >>> logits, _ = net.apply(params, state, ids)
+      >>> logits.shape, sorted(params)
+      ((1, 4, 11), ['block_0', 'block_1', 'embedding', 'head', 'norm'])
+
+      SmolLM2 of 135 million parameters:
+
+      >>> sizes = {"depth": 30, "width": 576, "heads": 9, "kv_heads": 3, "mlp_features": 1536}
+      >>> net = decoder(49152, **sizes, tied=True)
+      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), ids)
+      >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
+      '134,515,008'
+
+    Reference: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2);
+    Llama Team 2024, "The Llama 3 Herd of Models"; Gemma Team 2024 and 2025, "Gemma 2" and "Gemma
+    3"; Qwen Team 2025, "Qwen3"; OLMo Team 2024, "2 OLMo 2 Furious".
+    """
+    for what, size in {"vocabulary": vocabulary, "depth": depth, "width": width}.items():
+        at_least(name, what, size)
+    one_of(name, "norm", norm, NORMS)
+    one_of(name, "qk_norm", qk_norm, ("none", "head", "all"))
+    check_options(name, tied=tied)
+    if not windowed or not all(isinstance(one, bool) for one in windowed):
+        raise ValueError(
+            f"{name}: windowed must be booleans for the first blocks, such as (True, False), got "
+            f"{windowed!r:.60}"
+        )
+    if logit_softcap is not None:
+        within(name, "logit_softcap", logit_softcap, "(0, inf)")
+    within(name, "embedding_scale", embedding_scale, "(0, inf)")
+    normal = partial(NORMS[norm], epsilon=epsilon)
+    of_heads = {"none": None, "head": normal, "all": partial(_across_heads, normal)}[qk_norm]
+
+    def block(i: int) -> Layer:
+        near = window is not None and windowed[i % len(windowed)]
+        return transformer_block(
+            heads,
+            mlp_features,
+            head_size=head_size,
+            kv_heads=kv_heads,
+            causal=True,
+            window=window if near else None,
+            rotary=local_rotary if near and local_rotary is not None else rotary,
+            scale=scale,
+            softcap=softcap,
+            qk_norm=of_heads,
+            gated=gated,
+            use_bias=use_bias,
+            dropout_rate=dropout_rate,
+            activation=activation,
+            norm=normal,
+            norm_at=norm_at,
+            name=f"block_{i}",
+        )
+
+    words = embedding(vocabulary, width, tied=tied, name="embedding")
+    blocks = [block(i) for i in range(depth)]
+
+    def forward(m, ids):
+        x = m(words, ids)
+        x = x if embedding_scale == 1 else x * jnp.asarray(embedding_scale, x.dtype)
+        if max_length is not None:
+            x = m(learned_positions(max_length, name="positions"), x)
+        x = m(dropout(dropout_rate), x) if dropout_rate else x
+        for layer in blocks:
+            x = m(layer, x)
+        x = m(normal(name="norm"), x)
+        last = words if tied else dense(vocabulary, use_bias=False, name="head")
+        logits = m(last, x)
+        if logit_softcap is None:
+            return logits
+        return logit_softcap * jnp.tanh(logits / logit_softcap)
+
+    return compose(forward, name=name, kind="decoder")
+
+
+def _across_heads(norm: Callable[..., Layer], *, name: str) -> Layer:
+    """A norm of all heads together, (batch, time, heads, size)."""
+
+    def forward(m, x):
+        flat = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+        return m.inline(norm(), flat).reshape(x.shape)
+
+    return compose(forward, name=name, kind="across_heads")

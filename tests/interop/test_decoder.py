@@ -1,0 +1,180 @@
+"""Language models of transformers: equal logits and text, and back to their layout."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxnet as jn
+from jaxnet.interop import by_names, decoder_table, load_decoder, to_names
+
+SIZES = {
+    "vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 64,
+    "head_dim": 8, "tie_word_embeddings": False,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+# Class of transformers, and options of its config that differ from SIZES.
+MODELS = {
+    "llama": ("Llama", {"rope_parameters": LLAMA3}),
+    "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "smollm": ("Llama", {"head_dim": 6, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}),
+    "mistral": ("Mistral", {"sliding_window": 5}),
+    "qwen2": ("Qwen2", {"head_dim": 6, "use_sliding_window": True, "sliding_window": 4,
+                        "max_window_layers": 1}),
+    "qwen3": ("Qwen3", {}),
+    "gemma2": ("Gemma2", {"tie_word_embeddings": True, "sliding_window": 4,
+                          "query_pre_attn_scalar": 12}),
+    "gemma3": ("Gemma3", {"tie_word_embeddings": True, "sliding_window": 4,
+                          "layer_types": ["sliding_attention"] * 2 + ["full_attention"]}),
+    "olmo2": ("Olmo2", {"head_dim": 6}),
+    "gpt2": ("GPT2", {"n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 32}),
+}  # fmt: skip
+
+
+def published(name, folder):
+    """A model of transformers with random weights, stored in a folder."""
+    torch = pytest.importorskip("torch", reason="compares with transformers")
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    kind, more = MODELS[name]
+    config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    sizes = {"vocab_size": 97} if kind == "GPT2" else SIZES
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM" if kind != "GPT2" else "GPT2LMHeadModel")
+    model = model(config(**sizes | tokens | more, attn_implementation="eager")).eval()
+    with torch.no_grad():
+        for p in model.parameters():  # scales and biases too, which start as 1 and 0
+            p += 0.2 * torch.randn_like(p)
+    model.save_pretrained(folder, max_shard_size="20KB")
+    return torch, model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_text_and_the_way_back(name, tmp_path):
+    torch, model = published(name, tmp_path)
+    net, params, state = load_decoder(tmp_path)
+    ids = np.random.default_rng(0).integers(3, 97, (2, 12))
+    with torch.no_grad():
+        wanted = model(torch.tensor(ids)).logits.numpy()
+    found, _ = net.apply(params, state, jnp.asarray(ids))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+    stream = jn.stream(net, 32)
+    kept = jn.start_stream(stream, ids[:, :1], state)
+    logits, kept = stream.apply(params, kept, jnp.asarray(ids))
+    ours = []
+    for _ in range(8):
+        ours.append(logits[:, -1].argmax(-1)[:, None])
+        logits, kept = stream.apply(params, kept, ours[-1])
+    theirs = torch.tensor(ids)
+    with torch.no_grad():
+        for _ in range(8):
+            theirs = torch.cat([theirs, model(theirs).logits[:, -1].argmax(-1, keepdim=True)], 1)
+    assert np.array_equal(np.concatenate(ours, 1), theirs[:, 12:])
+
+    names = to_names(net, params, state, jnp.asarray(ids), decoder_table(tmp_path))
+    files = {}
+    for file in tmp_path.glob("*.safetensors"):
+        files |= load_file(file)
+    assert set(names) == set(files) - {"lm_head.weight"} | ({"lm_head.weight"} & set(names))
+    assert all(np.allclose(names[n], files[n], atol=1e-6) for n in names)
+    for file in tmp_path.glob("model*"):
+        file.unlink()
+    save_file(names, tmp_path / "model.safetensors", {"format": "pt"})
+    again = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
+    with torch.no_grad():
+        same = again(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(same, wanted, rtol=1e-5, atol=1e-5)
+
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 16,
+}  # fmt: skip
+
+
+def stored(folder, config=LLAMA):
+    """A folder with random weights of the layout, in two files."""
+    (folder / "config.json").write_text(json.dumps(config))
+    net, ids = jn.models.decoder(**jn.models.decoder_config(config)), jnp.ones((1, 3), int)
+    params, state = net.init(jax.random.key(0), ids)
+    names = to_names(net, params, state, ids, decoder_table(config))
+    half = len(names) // 2
+    save_file(dict([*names.items()][:half]), folder / "model-00001-of-00002.safetensors")
+    save_file(dict([*names.items()][half:]), folder / "model-00002-of-00002.safetensors")
+    return params, names
+
+
+def test_several_files_are_read_cast_and_placed(tmp_path):
+    params, names = stored(tmp_path)
+    assert names["model.layers.1.self_attn.k_proj.weight"].shape == (4, 8)
+    assert names["model.layers.0.mlp.down_proj.weight"].shape == (8, 16)
+    net, found, state = load_decoder(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    seen = []
+
+    def put(path, array):
+        seen.append((path, array.dtype))
+        return array
+
+    _, half, _ = load_decoder(tmp_path, dtype=jnp.bfloat16, put=put)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half)} == {"bfloat16"}
+    assert len(seen) == len(names) and all(dtype == jnp.bfloat16 for _, dtype in seen)
+    assert [path for path, _ in seen][:2] == ["block_0/attention/key/kernel",
+                                             "block_0/attention/out/kernel"]  # fmt: skip
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    stored(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r'not used: "model.layers.1.input_layernorm.weight"'):
+        load_decoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "mamba"}))
+    with pytest.raises(ValueError, match="model_type must be one of llama, .*got 'mamba'"):
+        load_decoder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        load_decoder(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_decoder(tmp_path / "nowhere")
+
+
+def test_the_way_back_says_what_it_cannot_undo():
+    net, x = jn.serial(jn.dense(4), jn.dense(2)), jn.spec((2, 3))
+    params, state = net.init(jax.random.key(0), x)
+    table = {
+        "dense/kernel": ("a", np.transpose),
+        "dense/bias": ("b", "c", np.add),
+        "dense_1/kernel": ("d", jn.interop.part(0, 2)),
+    }
+    with pytest.raises(ValueError) as error:
+        to_names(net, params, state, x, table)
+    words = str(error.value)
+    assert "dense/kernel (3, 4): transpose cannot be undone; write invertible(" in words
+    assert "dense/bias (4,): its row joins 2 names" in words
+    assert "dense_1/bias (2,): no row in the table" in words
+    assert '"d": no entry gives its parts 1 of 2' in words
+
+
+def test_stacked_layers_and_parts_go_back():
+    net, x = jn.repeat(jn.serial(jn.dense(4, use_bias=False), jn.dense(4)), 3), jn.spec((2, 4))
+    params, state = net.init(jax.random.key(0), x)
+    table = {
+        "dense/kernel": ("l.{i}.both", jn.interop.part(1, 2)),
+        "dense_1/kernel": ("l.{i}.both", jn.interop.part(0, 2)),
+        "dense_1/bias": ("l.{i}.bias", jn.interop.shaped(4, given=(2, 2))),
+    }
+    names = to_names(net, params, state, x, table)
+    assert {name: a.shape for name, a in names.items()} == {
+        **{f"l.{i}.both": (4, 8) for i in range(3)}, **{f"l.{i}.bias": (2, 2) for i in range(3)}
+    }  # fmt: skip
+    again, _ = by_names(net, names, x, table)
+    jax.tree.map(np.testing.assert_array_equal, again, params)

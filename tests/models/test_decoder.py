@@ -1,0 +1,51 @@
+"""The decoder by its parts; tests/interop/test_decoder.py compares it with published models."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from tests.layers.test_attention import random_params, run
+
+IDS = jnp.array([[1, 5, 0, 2], [7, 7, 3, 10]])
+
+
+def test_the_decoder_by_its_parts(x64):
+    sizes = {"depth": 2, "width": 8, "heads": 4, "kv_heads": 2, "mlp_features": 12}
+    net = jn.models.decoder(
+        11, **sizes, tied=True, max_length=6, embedding_scale=3.0, logit_softcap=2.0,
+        window=(1, 0), windowed=(True, False), epsilon=1e-5,
+    )  # fmt: skip
+    p = random_params(net, IDS)
+    assert set(p) == {"embedding", "positions", "block_0", "block_1", "norm"}
+
+    def norm(name="norm"):
+        return jn.rms_norm(epsilon=1e-5, name=name)
+
+    x = 3 * p["embedding"]["embedding"][IDS] + p["positions"]["embedding"][:4]
+    for i, window in enumerate([(1, 0), None]):
+        block = jn.transformer_block(
+            4, 12, kv_heads=2, causal=True, window=window, rotary=True, gated=True,
+            activation=jax.nn.silu, norm=norm, use_bias=False,
+        )  # fmt: skip
+        x = run(block, p[f"block_{i}"], x)
+    logits = run(norm(), p["norm"], x) @ p["embedding"]["embedding"].T
+    np.testing.assert_allclose(run(net, p, IDS), 2 * jnp.tanh(logits / 2), 1e-10)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"depth": 0}, "depth must be at least 1"),
+        ({"norm": "batch"}, "norm must be 'rms' or 'layer', got 'batch'"),
+        ({"qk_norm": True}, "qk_norm must be 'none', 'head' or 'all', got True"),
+        ({"windowed": ()}, "windowed must be booleans for the first blocks"),
+        ({"logit_softcap": 0.0}, "logit_softcap must be"),
+        ({"heads": 3}, "heads must divide|3 heads"),
+    ],
+)
+def test_options_that_do_not_fit(options, words):
+    with pytest.raises(ValueError, match=words):
+        net = jn.models.decoder(**{"vocabulary": 11, "depth": 1, "width": 8, "heads": 2} | options)
+        jax.eval_shape(net.init, jax.random.key(0), IDS)
