@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxnet.ops.window import taps, zero_padded
@@ -113,12 +112,9 @@ def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.A
     return jax.linear_transpose(known, unknown)(b)[0]
 
 
-# On CPU: all three as convolutions in XLA's one fast form, inside loops too, except for a few
-# shapes. The figures are milliseconds of processor time per convolution in float32 (jax 0.10.2,
-# medians of interleaved rounds). Tried and not faster: im2col, shifted matrix products and
-# Winograd's 2x2 tiles for windows of 3x3; for the gradient of the kernel, one product of x shifted
-# along columns and y along rows. Independent convolutions run in a loop: 64 of 5x5, 1 to 6
-# features, took 12 ms in a loop, 68 as one grouped convolution and 148 by im2col.
+# On CPU, for what the kernels in C do not take: all three as convolutions in XLA's one fast form,
+# inside loops too. Independent convolutions run in a loop: 64 of 5x5, 1 to 6 features, took 12 ms
+# in a loop, 68 as one grouped convolution.
 
 
 def cpu(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
@@ -142,8 +138,7 @@ def cpu(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
 def _forward(x, w, form):
     if math.prod(form.window) == 1 and form.groups == 1:
         return _pointwise(x, w, form)
-    blocks = _blocks(w, form)
-    return _canonical(x, w, form) if blocks == 1 else _blocked(x, w, form, blocks)
+    return _canonical(x, w, form)
 
 
 def _canonical(x, w, form):
@@ -178,44 +173,6 @@ def _pointwise(x, w, form):
     return next(place(x)) @ w
 
 
-def _blocks(w, form) -> int:
-    """Number of neighbouring outputs to compute together, for wide enough matrix products."""
-    inputs, features = w.shape[-2:]
-    plain = max(*form.strides, *form.dilation, *form.input_dilation, form.groups) == 1
-    # 3x3, 32 to 16 features, 16x16, batch 64: 0.96 without blocks, 1.10 in blocks of 2.
-    if not plain or inputs > 16 or features > 16:
-        return 1
-    # 5x5, 1 to 6, 28x28, batch 128: 4.69 without, 2.93 in 2, 0.83 in 4, 0.83 in 7.
-    # 3x3, 3 to 16, 32x32, batch 64: 2.59 without, 2.76 in 2, 0.66 in 4, 1.41 in 8.
-    # 5x5, 16 to 6 (gradient), 14x14, batch 128: 3.48 without, 2.15 in 2, 2.13 in 4.
-    if features <= 8 or inputs <= 3:
-        return min(4, form.outputs[-1])
-    # 5x5, 6 to 16, 14x14, batch 128: 1.01 without, 0.50 in 2, 0.62 in 4.
-    # 3x3, 16 to 16, 32x32, batch 64: 3.38 without, 2.56 in 2, of processor time; but in wall clock
-    # a step of ResNet-20 took 184 without, 193 in 2.
-    return min(2, form.outputs[-1]) if inputs <= 8 else 1
-
-
-def _blocked(x, w, form, blocks):
-    """`blocks` neighbours along the last axis as features: a wider kernel with strides."""
-    rest, features = w.shape[:-3], w.shape[-1]
-    shifted = [
-        jnp.pad(w, (*((0, 0),) * len(rest), (i, blocks - 1 - i), (0, 0), (0, 0)))
-        for i in range(blocks)
-    ]
-    w = jnp.concatenate(shifted, -1)  # (*window + blocks - 1, inputs, blocks * features)
-    outputs = form.outputs[-1]
-    low, high = form.padding[-1]
-    wide = form._replace(
-        strides=(*form.strides[:-1], blocks),
-        padding=(*form.padding[:-1], (low, high + -outputs % blocks)),
-        window=w.shape[:-2],
-    )
-    y = _canonical(x, w, wide)  # (n, ..., outputs / blocks rounded up, blocks * features)
-    y = y.reshape(*y.shape[:-2], y.shape[-2] * blocks, features)
-    return lax.slice_in_dim(y, 0, outputs, axis=y.ndim - 2)
-
-
 def _input_gradient(w, y, form):
     """y, dilated by the strides, convolved with the reversed kernel."""
     axes, g = len(form.window), form.groups
@@ -244,66 +201,13 @@ def _input_gradient(w, y, form):
     return _forward(y, w, transposed)
 
 
-# Bytes of y in a piece: y is the kernel of the convolution, and should stay in a core's cache.
-PIECE, PIECES = 512 * 1024, 8
-
-
 def _kernel_gradient(x, y, form):
-    """Matrix products, or a convolution, in pieces of the batch where that is faster.
-
-    Figures are wall-clock ms per float32 gradient on two cores, with memory reused.
-    """
-    axes, inputs, features = len(form.window), x.shape[-1], y.shape[-1]
     if form.groups > 1:
         return _shifted_products(x, y, form)
     if math.prod(form.window) == 1:
         (seen,) = _seen(x, form)
-        return _product(seen, y).reshape(*form.window, inputs, features)
-    # Whole, by rows and in pieces; batch 64, 3x3: 16 to 16 features, 32x32: 14.8, 13.5 and 5.9;
-    # 32 to 32, 16x16: 9.6, 6.4 and 5.2; 64 to 64, 8x8: 5.3, 5.4 and 3.1; 16 to 32, strides 2,
-    # 32x32: 8.7, 7.2 and 3.9. 5x5, batch 128: 1 to 6, 28x28: 4.4, 5.1 and 1.8; 6 to 16, 14x14:
-    # 3.5, 3.1 and 1.4. 11x11, 3 to 96, strides 4, 227x227, batch 16: 144, 59 and 39.
-    # Not with many inputs for few features: 5x5, 32 to 16, 28x28, batch 32: 11.3 and 13.8 in
-    # pieces; 3x3, 32 to 8: 5.1 whole, 4.1 by rows and 13.5 in pieces.
-    few = inputs <= 16 or (features > 8 and math.prod(form.window) <= 9)
-    known = all(isinstance(size, int) for size in y.shape)  # an exported batch size is open
-    if axes == 2 and features <= 128 and few and known:
-        return _in_pieces(x, y, form)
-    if max(form.input_dilation) == 1 and axes > 1:
-        # 3x3x3, 16 to 32 features, 16x28x28, batch 4: 32 by rows of x, 123 whole.
-        if axes > 2 or max(form.strides) > 1:
-            return _products_by_rows(x, y, form)
-        # 3x3, 512 to 512, 14x14, batch 16: 120 by rows of y, 140 whole, 154 in pieces.
-        if features <= inputs and form.window[-1] <= 3:
-            w = _products_by_rows(y, x, _with_y_shifted(form))
-            return jnp.swapaxes(jnp.flip(w, range(axes)), -1, -2)
+        return _product(seen, y).reshape(*form.window, x.shape[-1], y.shape[-1])
     return _as_convolution(x, y, form)
-
-
-def _in_pieces(x, y, form):
-    """The sum over pieces of the batch, of at most `PIECE` bytes of y, in at most `PIECES`.
-
-    A piece has at least eight examples where there are few features: they are the inputs of the
-    convolution, read eight at a time (16 to 16, 32x32: 5.9 in eights, 11.6 in fours).
-    """
-    examples, features = len(y), y.shape[-1]
-    size = max(PIECE // (y[0].size * y.dtype.itemsize), 8 if features <= 16 else 1)
-    size = max(1 << size.bit_length() - 1, 1 << (-(-examples // PIECES) - 1).bit_length())
-    if examples % size or examples == size:
-        pieces = [slice(start, start + size) for start in range(0, examples, size)]
-        return sum(_as_convolution(x[piece], y[piece], form) for piece in pieces)
-
-    # Sliced inside the loop: XLA would compute what leads to x and y once more for other slices of
-    # them, and in the order of a transposed copy, which is slow. ResNet-20: 1,210 of 1,560 MB.
-    def add(total, start):
-        x_, y_ = (lax.dynamic_slice_in_dim(a, start, size) for a in (x, y))
-        return total + _as_convolution(x_, y_, form), None
-
-    # A loop compiles two pieces in place of eight. ResNet-20: the first step 3.7 s in place of 5.2,
-    # the others 1 to 3% slower; one piece per turn: 5 to 8%. But XLA unrolls a loop of one turn.
-    zero = jnp.zeros((*form.window, x.shape[-1], features), jnp.result_type(x, y))
-    starts = np.arange(0, examples, size)
-    return lax.scan(add, zero, starts, unroll=2 if len(starts) > 2 else 1)[0]
 
 
 def _as_convolution(x, y, form):
@@ -331,21 +235,6 @@ def _as_convolution(x, y, form):
     return jnp.moveaxis(_canonical(x, y, transposed), 0, -2)  # (i, *window, o) -> (*window, i, o)
 
 
-def _products_by_rows(x, y, form):
-    """One matrix product per row of the window, whose last axis is laid out as features."""
-    *rows, last = form.window
-    along = form._replace(
-        window=(*(1 for _ in rows), last), strides=(*(1 for _ in rows), form.strides[-1])
-    )
-    wide = jnp.concatenate(list(_seen(x, along)), -1)  # (n, *padded, outputs, last * i)
-    none = ((0, 0),) * len(form.window)
-    products = [
-        _product(row, y)
-        for row in taps(wide, (*rows, 1), (*form.strides[:-1], 1), none, (*form.dilation[:-1], 1))
-    ]
-    return jnp.stack(products).reshape(*form.window, x.shape[-1], y.shape[-1])
-
-
 def _product(x, y):
     """The sum over all axes but the last of the products of x and y, (i, o)."""
     x, y = (a.reshape(-1, a.shape[-1]) for a in (x, y))
@@ -354,14 +243,6 @@ def _product(x, y):
 
 def _seen(x, form):
     return taps(x, form.window, form.strides, form.padding, form.dilation, form.input_dilation)
-
-
-def _with_y_shifted(form):
-    """The same sum with y shifted, y[q - k + low], in place of x, x[p + k - low]; strides of 1."""
-    spans = _dilated(form.window, form.dilation)
-    sizes = zip(spans, form.padding, form.inputs, form.outputs, strict=True)
-    padding = tuple((span - 1 - low, x + low - y) for span, (low, _), x, y in sizes)
-    return form._replace(inputs=form.outputs, padding=padding)
 
 
 def _shifted_products(x, y, form):

@@ -9,7 +9,6 @@ import pytest
 from jax import lax
 
 import jaxnet as jn
-from jaxnet.ops import convolution_lowering
 from jaxnet.ops.convolution import convolve
 from jaxnet.ops.convolution_lowering import Form, accelerator, cpu
 from tests.ops.test_convolution import CASES, close, oracle, random
@@ -33,31 +32,6 @@ def test_each_platform_computes_the_same(x64, x_shape, w_shape, options, many):
         return {wanted: run(*two, wanted=wanted, form=form) for wanted, two in operands.items()}
 
     close(everything(cpu, x, w, y), everything(accelerator, x, w, y))
-
-
-@pytest.mark.parametrize(
-    "examples, features, pieces", [(9, 3, 2), (8, 3, 1), (5, 24, 5), (40, 24, 5)]
-)
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(strides=(1, 1), padding=((1, 1), (0, 2))),
-        dict(strides=(2, 1), padding=((0, 1), (2, 0)), dilation=(1, 2), input_dilation=(2, 1)),
-    ],
-)
-def test_the_gradient_in_pieces_is_that_of_the_whole(
-    x64, monkeypatch, examples, features, pieces, options
-):
-    """Pieces of one example, or of eight, or as many as allowed; the last one smaller."""
-    monkeypatch.setattr(convolution_lowering, "PIECE", 1)
-    defaults = dict(dilation=(1, 1), input_dilation=(1, 1), groups=1)
-    form = Form(**(defaults | options), inputs=(6, 7), window=(3, 2))
-    x, y = random((examples, 6, 7, 4), (examples, *form.outputs, features))
-    text = str(jax.make_jaxpr(partial(cpu, wanted="w", form=form))(x[None], y[None]))
-    loop = re.search(r" length=(\d+)", text)  # of more than two
-    assert (int(loop[1]) if loop else text.count("conv_general_dilated[")) == pieces
-    whole = accelerator(x[None], y[None], wanted="w", form=form)
-    close(cpu(x[None], y[None], wanted="w", form=form), whole)
 
 
 # Inside loops XLA on CPU does not convert slow forms, so all must be in the fast form there.
@@ -154,6 +128,5 @@ def test_a_training_step_passes_over_memory_few_times(convolutions_by_xla):
         return jnp.square(net.apply(params, state, x, train=True)[0]).sum()
 
     cost = jax.jit(jax.grad(loss)).lower(params, x).compile().cost_analysis()
-    # 44 sizes of x, and 52 on JAX 0.10.0; 61 with kernel gradients of reshaped operands, x less its
-    # mean as an array, and pooling axis by axis.
-    assert cost["bytes accessed"] < 55 * x.size * x.dtype.itemsize
+    # 55 sizes of x; more with x less its mean as an array, and with pooling axis by axis.
+    assert cost["bytes accessed"] < 64 * x.size * x.dtype.itemsize
