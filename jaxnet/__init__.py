@@ -103,6 +103,7 @@ from jaxnet.transforms import repeat as repeat
 from jaxnet.transforms import spectral_norm as spectral_norm
 from jaxnet.transforms import tap as tap
 from jaxnet.transforms import weight_norm as weight_norm
+from jaxnet.transforms.stream import batch_axes as batch_axes
 from jaxnet.transforms.stream import start_stream as start_stream
 from jaxnet.transforms.stream import stream as stream
 

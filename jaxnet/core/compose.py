@@ -119,7 +119,7 @@ class Scope:
                 f"{here()}: m.update({name!r}) needs an entry that m.state has declared, "
                 f"here: {known}"
             )
-        check_kept({name: self._own[name]}, shapes_of({name: value}))
+        check_kept(shapes_of({name: self._state[name]}), shapes_of({name: value}))
         _check_outside_loops(f"m.update({name!r})")
         self._state[name] = value
 
