@@ -135,7 +135,7 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
       >>> axes
       {'gru': {'h': 1}}
       >>> def reset(leaf, axis):
-      ...     return leaf if axis < 0 else jnp.moveaxis(jnp.moveaxis(leaf, axis, 0).at[1].set(0), 0, axis)
+      ...     return leaf if axis < 0 else leaf.swapaxes(0, axis).at[1].set(0).swapaxes(0, axis)
       >>> jax.tree.map(reset, state, axes)["gru"]["h"].any((0, 2)).tolist()
       [True, False]
     """

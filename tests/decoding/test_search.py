@@ -69,9 +69,7 @@ def search(weights, carry, first, *, beams, length, penalty=1.0):
     model = network(*weights), {}, carry
     if not beams:
         return greedy(*model, first, length=length, end=END)
-    return beam_search(
-        *model, first, beams=beams, length=length, end=END, length_penalty=penalty
-    )
+    return beam_search(*model, first, beams=beams, length=length, end=END, length_penalty=penalty)
 
 
 def start(batch, seed=0):
@@ -178,9 +176,8 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
 def test_beams_beyond_the_vocabulary():
     @jax.jit
     def run(first):
-        return beam_search(
-            *stateless(lambda tokens: jnp.log(jnp.array([[0.2, 0.5, 0.3]] * len(tokens)))), first, beams=5, length=1, end=END,
-        )  # fmt: skip
+        model = stateless(lambda tokens: jnp.log(jnp.array([[0.2, 0.5, 0.3]] * len(tokens))))
+        return beam_search(*model, first, beams=5, length=1, end=END)
 
     tokens, lengths, scores = jax.device_get(run(jnp.array([0])))
     assert tokens[0].tolist() == [[1], [2], [0], [2], [2]]
@@ -408,7 +405,7 @@ def beaming(**options):
         (lambda: greedy(None, {}, {}, FIRST, length=2), "greedy: stream must be a layer"),
         (
             lambda: greedy(jn.gru(3), {}, {}, FIRST, length=2),
-            r"greedy: expected a stream, got Layer\('gru'\). Write jn.stream\(net, length\)",
+            r"greedy: expected a stream, got Layer\('gru', kind='gru'\). Write jn.stream\(net, length\)",
         ),
         (lambda: greedy(FINE[0], {}, None, FIRST, length=2), "greedy: state must be the dict"),
         (lambda: greedy(FINE[0], {}, {"a": KEY}, FIRST, length=2), "unused entries: state/a"),
@@ -435,8 +432,8 @@ def beaming(**options):
         (drawing(top_p=np.nan), "sample: top_p must be in .* got nan"),
         (drawing(top_k=0), "sample: top_k must be at least 1"),
         (drawing(top_k=99), "sample: top_k must be at most the number of tokens, [0-9]+, got 99"),
-        (lambda: sample(fine, (), FIRST, None, length=2), "sample: expected a single key"),
-        (lambda: sample(fine, (), FIRST, 3, length=2), "sample: expected a single key"),
+        (lambda: sample(*FINE, FIRST, None, length=2), "sample: expected a single key"),
+        (lambda: sample(*FINE, FIRST, 3, length=2), "sample: expected a single key"),
     ],
 )
 def test_messages(run, message):
