@@ -166,9 +166,9 @@ def beam_search(
     """Keeps the `beams` most probable sequences at each step and returns them, best first.
 
     A sequence that takes `end` is complete and keeps its place, so the beam gets narrower, as in
-    the paper. With beams=1, this is `greedy`. The state of the stream is repeated `beams` times, and
-    its rows are reordered at each step. The beams of an example share its `inputs`, so that work on
-    them alone, such as that of an encoder, is done once and not `beams` times.
+    the paper. With beams=1, this is `greedy`. The state of the stream is repeated `beams` times,
+    and its rows are reordered at each step. The beams of an example share its `inputs`, so that
+    work on them alone, such as that of an encoder, is done once and not `beams` times.
 
     Args:
       stream, params, state, first: As in `greedy`, without an axis for beams.

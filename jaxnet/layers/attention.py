@@ -261,7 +261,8 @@ def check_attention(
 
     Args:
       who: name of the layer, for messages.
-      heads, dropout_rate, kv_heads, window, rotary, scale, softcap, qk_norm: of `multi_head_attention`.
+      heads, dropout_rate, kv_heads, window, rotary, scale, softcap, qk_norm: of
+        `multi_head_attention`.
       sizes: of heads; None is a default.
 
     Returns:

@@ -52,13 +52,14 @@ def transformer_block(
       x or (x, mask), as in `multi_head_attention`, gives y or (y, mask);
       with cross=True (x, memory) or (x, memory, mask), where the mask is for the memory. With
       causal=True x needs no mask, since no query attends to the padding at the end.
-    With causal=True a block works in `jn.stream`, which takes x in chunks, and a memory whole at each
-    call.
+    With causal=True a block works in `jn.stream`, which takes x in chunks, and a memory whole at
+    each call.
 
     Args:
       heads: number of heads, see `multi_head_attention`.
       mlp_features: width of the MLP's hidden layer; 4 times that of x by default.
-      head_size, kv_heads, causal, window, rotary, scale, softcap, qk_norm: as in `multi_head_attention`.
+      head_size, kv_heads, causal, window, rotary, scale, softcap, qk_norm: as in
+        `multi_head_attention`.
       cross: whether a second attention, to a memory, follows the first: a decoder block.
       gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
         activation=jax.nn.silu: mlp_out(activation(mlp_in(x)) * mlp_gate(x)). The activated half is

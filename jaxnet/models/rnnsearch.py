@@ -122,7 +122,7 @@ def rnnsearch(
     def decode(m, given):
         """The states, contexts and, with attention, weights of all steps, (batch, time, ...)."""
         (start, memory), y = given
-        counts = None
+        kept = counts = None
         if m.stream is not None:
             at = stream_positions(m, *y.shape[:2])
             kept = m.state("state", zeros, start.shape)
@@ -139,7 +139,7 @@ def rnnsearch(
 
         # The loop contains only what depends on the state; the readout takes all steps at once.
         final, seen = jax.lax.scan(step, start, (y.swapaxes(0, 1), counts))
-        if m.stream is not None:
+        if kept is not None:
             m.update("state", final.astype(kept.dtype))
         return [part.swapaxes(0, 1) for part in seen]
 

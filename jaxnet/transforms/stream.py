@@ -65,7 +65,7 @@ def stream(
 
     def forward(m, given):
         x, steps = _ragged(given) if ragged else (given, None)
-        m = m.watched(Watch(_checked(x), transforms=True))
+        m = m.watched(Watch(_checked(x), transforms=True, stream=True))
         m.stream = Stream(length, dtype, steps)
         return m.inline(net, x)
 

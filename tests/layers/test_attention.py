@@ -1,6 +1,4 @@
-"""Multi-head attention by hand, against PyTorch and Flax in float64, masked, and by steps."""
-
-from functools import partial
+"""Multi-head attention by hand, against PyTorch and Flax in float64, and masked."""
 
 import flax.linen as nn
 import jax
