@@ -333,7 +333,7 @@ def one_beam_is_greedy(beam_search: Function) -> None:
     table = normal(5, 5)
 
     def forward(m, tokens):
-        before = m.state("steps", jn.initializers.zeros, (3,))
+        before = m.state("steps", jn.initializers.zeros, tokens.shape[:1])
         m.update("steps", before + 1)
         return table[tokens] * (1 + before[:, None, None])
 
