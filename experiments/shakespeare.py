@@ -150,22 +150,14 @@ class Config(Data, Seed, Output):
 
 
 class Model(NamedTuple):
-    """A model of the next character, for whole windows and for one character at a time.
+    """A model of the next character.
 
     Fields:
-      net: the layer that is trained.
-      logits: (params, carry, tokens (batch, time)) -> (carry, logits (batch, time, vocabulary)).
-      carry: batch -> the carry of `logits` before the first character.
-      step: (params, memory, tokens (batch,)) -> (memory, logits (batch, vocabulary)).
-      memory: (batch, room) -> the memory of `step` before the first of at most `room` characters.
+      net: the layer that is trained, tokens (batch, time) -> logits (batch, time, vocabulary).
       context: largest number of characters that a prediction can use; None if unlimited.
     """
 
     net: jn.Layer
-    logits: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, jax.Array]]
-    carry: Callable[[int], PyTree]
-    step: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, jax.Array]]
-    memory: Callable[[int, int], PyTree]
     context: int | None
 
 
@@ -267,7 +259,7 @@ def build(config: Config, vocabulary: int) -> Model:
 
 
 def recurrent(config: Config, recipe: Recipe, vocabulary: int) -> Model:
-    """Embedding, recurrent layers, dense layer; the carry is a tuple, one entry per layer."""
+    """Embedding, recurrent layers, dense layer."""
     cell = CELLS[config.model]
     drop = jn.time_distributed(jn.dropout(recipe.dropout_rate))
     layers = [cell(recipe.features)] + [
@@ -279,60 +271,24 @@ def recurrent(config: Config, recipe: Recipe, vocabulary: int) -> Model:
         drop,
         jn.time_distributed(jn.dense(vocabulary)),
     )
-
-    def logits(params, carry, tokens):
-        out, _ = net.apply(params, {}, {"x": tokens, "initial": carry})
-        return out["final"], out["x"]
-
-    def carry(batch: int) -> PyTree:
-        zero = jnp.zeros((batch, recipe.features))
-        return ({"c": zero, "h": zero} if config.model == "lstm" else zero,) * recipe.layers
-
-    def step(params, memory, tokens):
-        memory, y = logits(params, memory, tokens[:, None])
-        return memory, y[:, 0]
-
-    return Model(net, logits, carry, step, lambda batch, room: carry(batch), None)
+    return Model(net, None)
 
 
 def transformer(config: Config, recipe: Recipe, vocabulary: int) -> Model:
     """Embedding, causal blocks, norm, dense layer; every window is independent."""
 
-    def decoder(step: bool) -> jn.Layer:
-        """Tokens (batch, time) -> logits; or (caches, tokens (batch,)) -> (caches, logits)."""
+    def forward(m, tokens):
+        x = m(jn.embedding(vocabulary, recipe.features), tokens)
+        x = m(jn.dropout(recipe.dropout_rate), x)
+        for _ in range(recipe.layers):
+            block = jn.transformer_block(
+                config.heads, 4 * recipe.features, causal=True, rotary=True,
+                dropout_rate=recipe.dropout_rate,
+            )  # fmt: skip
+            x = m(block, x)
+        return m(jn.dense(vocabulary), m(jn.layer_norm(), x))
 
-        def forward(m, given):
-            caches, tokens = given if step else ([None] * recipe.layers, given)
-            x = m(jn.embedding(vocabulary, recipe.features), tokens)
-            x = m(jn.dropout(recipe.dropout_rate), x)
-            after = []
-            for cache in caches:
-                block = jn.transformer_block(
-                    config.heads, 4 * recipe.features, causal=True, rotary=True,
-                    dropout_rate=recipe.dropout_rate, step=step,
-                )  # fmt: skip
-                cache, x = m(block, (cache, x)) if step else (None, m(block, x))
-                after.append(cache)
-            logits = m(jn.dense(vocabulary), m(jn.layer_norm(), x))
-            return (tuple(after), logits) if step else logits
-
-        return jn.compose(forward, name="decoder")
-
-    net, one = decoder(step=False), decoder(step=True)
-
-    def memory(batch: int, room: int) -> PyTree:
-        size = recipe.features // config.heads
-        cache = jn.attention_cache(batch, room, heads=config.heads, head_size=size)
-        return (cache,) * recipe.layers
-
-    return Model(
-        net,
-        logits=lambda params, carry, tokens: (carry, net.apply(params, {}, tokens)[0]),
-        carry=lambda batch: (),
-        step=lambda params, memory, tokens: one.apply(params, {}, (memory, tokens))[0],
-        memory=memory,
-        context=recipe.steps,
-    )
+    return Model(jn.compose(forward, name="decoder"), recipe.steps)
 
 
 def bits(model: Model, params: PyTree, tokens: np.ndarray, *, steps: int, streams: int) -> float:
@@ -352,31 +308,35 @@ def bits(model: Model, params: PyTree, tokens: np.ndarray, *, steps: int, stream
         cut = overlapping(tokens, model.context, model.context // 2)
     more = -len(cut.start) % streams
     parts = [np.pad(a, [(0, more), (0, 0)]).reshape(-1, streams, a.shape[1]) for a in cut[:3]]
-    nats = _nats(model, params, model.carry(streams), *parts)
+    nats = _nats(model, params, *parts)
     return float(np.asarray(nats, np.float64).sum() / np.log(2) / (len(tokens) - 1))
 
 
 @partial(jax.jit, static_argnums=0)
-def _nats(model: Model, params, carry, x, y, counts):
+def _nats(model: Model, params, x, y, counts):
     """Sums (windows,) of the cross-entropies; the arrays are (windows, streams, steps)."""
+    limited = model.context is not None  # then every window starts without context
+    net = model.net if limited else jn.stream(model.net)
 
-    def body(carry, now):
+    def body(state, now):
         x, y, counts = now
-        carry, logits = model.logits(params, carry, x)
+        logits, state = net.apply(params, state, x)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        return carry, jnp.where(counts, nats, 0).sum()
+        return state, jnp.where(counts, nats, 0).sum()
 
-    return jax.lax.scan(body, carry, (x, y, counts))[1]
+    state = {} if limited else jn.start_stream(net, x[0])
+    return jax.lax.scan(body, state, (x, y, counts))[1]
 
 
 @partial(jax.jit, static_argnames=("model", "length", "temperature", "top_p"))
 def sample(model: Model, params: PyTree, prompt: jax.Array, key: jax.Array, *, length: int,
            **options: Any) -> jax.Array:  # fmt: skip
     """`length` tokens (batch, length) after the prompt (batch, at least 1)."""
-    step = partial(model.step, params)
-    memory = model.memory(prompt.shape[0], prompt.shape[1] + length)
-    memory, _ = jax.lax.scan(lambda m, t: (step(m, t)[0], None), memory, prompt[:, :-1].T)
-    return jn.decoding.sample(step, memory, prompt[:, -1], key, length=length, **options)
+    stream = jn.stream(model.net, prompt.shape[1] + length)
+    state = jn.start_stream(stream, prompt)
+    if prompt.shape[1] > 1:
+        _, state = stream.apply(params, state, prompt[:, :-1])
+    return jn.decoding.sample(stream, params, state, prompt[:, -1], key, length=length, **options)
 
 
 def write(model: Model, params: PyTree, vocabulary: Vocabulary, prompt: str, key: jax.Array, *,

@@ -245,7 +245,7 @@ def read(split: str, config: Config, size: int | None = None) -> Texts:
 
 
 def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
-    """The model of the configuration, for whole sentences and for one step at a time."""
+    """The model of the configuration, with its decoding."""
     sizes, attention = (source.size, target.size), None
     options: dict[str, Any]
     if config.model == "transformer":
@@ -257,9 +257,6 @@ def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
             "dropout_rate": config.dropout,
         }
         net = jn.models.translation_transformer(*sizes, **options)
-        start, step = jn.models.translation_transformer_steps(
-            *sizes, length=config.longest, **options
-        )
     else:
         options = {
             "embedding_features": config.features,
@@ -270,21 +267,21 @@ def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
             "dropout_rate": config.dropout,
         }
         net = jn.models.rnnsearch(*sizes, **options)
-        start, step = jn.models.rnnsearch_steps(*sizes, **options)
         if config.model == "rnnsearch":
             attention = jn.models.rnnsearch(*sizes, **options, return_weights=True)
     first, end = ends(target)
+    stream = jn.stream(net, config.longest)
 
     @partial(jax.jit, static_argnames="beams")
     def decode(params, source, lengths, *, beams):
-        carry, begin = start(params, source, lengths), jnp.full(source.shape[0], first, jnp.int32)
-        one = partial(step, params)
+        begin, inputs = jnp.full(source.shape[0], first, jnp.int32), (source, lengths)
+        given = stream, params, jn.start_stream(stream, (*inputs, begin[:, None])), begin
+        options = {"length": config.longest, "end": end, "inputs": inputs}
         if beams == 1:
-            return jn.decoding.greedy(one, carry, begin, length=config.longest, end=end)
+            return jn.decoding.greedy(*given, **options)
         tokens, n, _ = jn.decoding.beam_search(
-            one, carry, begin, beams=beams, length=config.longest, end=end,
-            length_penalty=config.length_penalty,
-        )  # fmt: skip
+            *given, beams=beams, length_penalty=config.length_penalty, **options
+        )
         return tokens[:, 0], n[:, 0]
 
     return Translator(net, decode, attention, source, target)

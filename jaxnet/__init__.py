@@ -67,8 +67,6 @@ from jaxnet.layers import time_distributed as time_distributed
 from jaxnet.layers import transformer_block as transformer_block
 from jaxnet.layers import upsample_bilinear as upsample_bilinear
 from jaxnet.layers import upsample_nearest as upsample_nearest
-from jaxnet.layers.attention import attention_cache as attention_cache
-from jaxnet.layers.attention import precompute_kv as precompute_kv
 from jaxnet.layers.embedding import llama3_scaling as llama3_scaling
 from jaxnet.layers.embedding import rotary as rotary
 from jaxnet.layers.recurrent import initial_carry as initial_carry
@@ -104,6 +102,7 @@ from jaxnet.transforms import repeat as repeat
 from jaxnet.transforms import spectral_norm as spectral_norm
 from jaxnet.transforms import tap as tap
 from jaxnet.transforms import weight_norm as weight_norm
+from jaxnet.transforms.stream import batch_axes as batch_axes
 from jaxnet.transforms.stream import start_stream as start_stream
 from jaxnet.transforms.stream import stream as stream
 

@@ -202,19 +202,6 @@ ROWS = [
         spec((3, 5, 8)),
     ),
     Row(
-        "multi_head_attention-step",
-        lambda: jn.multi_head_attention(4, kv_heads=2, rotary=True, step=True),
-        (
-            {
-                "key": spec((3, 5, 2, 2)),
-                "value": spec((3, 5, 2, 2)),
-                "index": spec((3,), jnp.int32),
-            },
-            spec((3, 8)),
-        ),
-        high=5,
-    ),
-    Row(
         "transformer_block",
         lambda: jn.transformer_block(2, 6, rotary=True),
         (spec((2, 5, 8)), spec((2,), jnp.int32)),

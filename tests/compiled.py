@@ -1,6 +1,7 @@
 """Layers as one program: operations one by one are compiled for each shape of each."""
 
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,3 +41,33 @@ def jit_pull(function: Any, x: Any, cotangent: Any) -> tuple[Any, Any]:
         return y, pull(cotangent)[0]
 
     return jax.tree.map(on_host, both(x, cotangent))
+
+
+class Loop(NamedTuple):
+    """The body of a loop of a compiled program, with all it calls.
+
+    Fields:
+      products: Number of matrix products.
+      loops: Number of loops inside it.
+      text: The lines with the products.
+    """
+
+    products: int
+    loops: int
+    text: str
+
+
+def loops(program: str) -> list[Loop]:
+    """The loops in the text of a compiled program."""
+    parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", program, re.M | re.S))
+    names = r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)"
+
+    def lines(name):
+        own = parts.get(name, "").splitlines()
+        return own + [line for inner in re.findall(names, "\n".join(own)) for line in lines(inner)]
+
+    found = [lines(name) for name in re.findall(r"body=%?([\w.\-]+)", program)]
+    products = [[line for line in body if " dot(" in line] for body in found]
+    inner = [sum(" while(" in line for line in body) for body in found]
+    rows = zip(products, inner, strict=True)
+    return [Loop(len(dots), number, "\n".join(dots)) for dots, number in rows]

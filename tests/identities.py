@@ -332,12 +332,15 @@ def nearest_centroids_have_the_largest_output(fit_kmeans: Function) -> None:
 def one_beam_is_greedy(beam_search: Function) -> None:
     table = normal(5, 5)
 
-    def model(carry, tokens):
-        return carry + 1, table[tokens] * (1 + carry[:, None])
+    def forward(m, tokens):
+        before = m.state("steps", jn.initializers.zeros, tokens.shape[:1])
+        m.update("steps", before + 1)
+        return table[tokens] * (1 + before[:, None, None])
 
     @jax.jit
     def both():
-        given = model, jnp.zeros(3), jnp.array([0, 3, 2])
+        model = jn.stream(jn.compose(forward, name="model"))
+        given = model, {}, {"steps": jnp.zeros(3)}, jnp.array([0, 3, 2])
         found = beam_search(*given, beams=1, length=4, end=1, length_penalty=0.5)
         return found, jn.decoding.greedy(*given, length=4, end=1)
 
@@ -356,8 +359,8 @@ def all_beams_are_all_sequences(beam_search: Function) -> None:
     table = f64(normal(3, 3))
     search = jax.jit(
         lambda: beam_search(
-            lambda carry, tokens: (carry, jnp.asarray(table)[tokens]),
-            (), jnp.array([1]), beams=15, length=3, end=0,
+            jn.stream(lambda tokens: jnp.asarray(table)[tokens]), {}, {},
+            jnp.array([1]), beams=15, length=3, end=0,
         )
     )  # fmt: skip
     tokens, lengths, scores = (a[0] for a in jax.device_get(search()))
@@ -376,9 +379,7 @@ def draws_have_their_shares(sample: Function) -> None:
     """Temperature, then the most probable three, then the nucleus of those."""
     p, n = np.array([0.1, 0.4, 0.2, 0.3]), 6000
 
-    def model(carry, tokens):
-        return carry, jnp.log(jnp.tile(p, (len(tokens), 1)))
-
+    model = jn.stream(lambda tokens: jnp.log(jnp.tile(p, (len(tokens), 1, 1))))
     for options, wanted in (
         ({}, p),
         ({"temperature": 0.5}, p**2),
@@ -386,7 +387,7 @@ def draws_have_their_shares(sample: Function) -> None:
         ({"top_k": 3, "top_p": 0.7}, p * [0, 1, 0, 1]),
         ({"top_p": 0.75}, p * [0, 1, 1, 1]),
     ):
-        draw = partial(sample, model, (), jnp.zeros(n, int), length=1, **options)
+        draw = partial(sample, model, {}, {}, jnp.zeros(n, int), length=1, **options)
         tokens = jax.jit(lambda key, draw=draw: draw(key=key))(jax.random.key(0))
         share = np.bincount(np.ravel(tokens), minlength=4) / n
         assert np.abs(share - wanted / wanted.sum()).max() < 4 * 0.5 / n**0.5, options
@@ -562,20 +563,6 @@ def separable_data_are_separated(train_perceptron: Function) -> None:
     run = train_perceptron(x, y)
     z = x @ f64(run.params["kernel"])[:, 0] + f64(run.params["bias"])
     assert run.converged and ((z > 0) == y).all()
-
-
-def memories_in_advance_are_the_same(precompute_kv: Function) -> None:
-    layer = jn.multi_head_attention(2)
-    query, memory = normal(2, 3, 6), normal(2, 5, 4)
-
-    @jax.jit
-    def both(query, memory):
-        params, state = layer.init(jax.random.key(0), (query, memory))
-        y, _ = layer.apply(params, state, (query, memory))
-        z, _ = layer.apply(params, state, (query, precompute_kv(params, memory)))
-        return y, z
-
-    close(*both(query, memory), 1e-5)
 
 
 def same_layer(wrap: Function) -> None:
@@ -986,7 +973,6 @@ IDENTITIES: dict[str, Function] = {
     "unsupervised.rbm.gibbs": chains_have_the_distribution,
     "evaluate": sums_over_many_batches,
     "freeze": same_layer,
-    "precompute_kv": memories_in_advance_are_the_same,
     "predict": outputs_in_the_order_of_the_inputs,
     "remat": same_layer,
     "save": nothing_is_lost_by_saving,

@@ -271,22 +271,6 @@ def near(time, before, after):
     return (distance >= -before) & (distance <= after)
 
 
-def attention_step(p, given):
-    cache, x = given
-    q, k, v = (
-        np.einsum("bf,fhd->bhd", x, p[name]["kernel"]) + p[name]["bias"]
-        for name in ("query", "key", "value")
-    )
-    keys, values, index = cache["key"].copy(), cache["value"].copy(), np.asarray(cache["index"])
-    turned = [np.zeros(q.shape), np.zeros(k.shape)]
-    for b, at in enumerate(index):
-        for new, old in zip(turned, (q, k), strict=True):
-            new[b] = rotary(old[b][None, None], np.array([at]))[0, 0]
-        keys[b, at], values[b, at] = turned[1][b], v[b]
-    y, _ = attended(p, turned[0][:, None], keys, values, until(index + 1, keys.shape[1]))
-    return {"key": keys, "value": values, "index": index + 1}, y[:, 0]
-
-
 def block(p, x, attend, norm_first=True):
     def add(branch, norm, x):
         if norm_first:
@@ -629,7 +613,6 @@ VALUES: dict[str, Value] = {
     "multi_head_attention-normed": stateless(
         lambda p, x: attention(p, x, x, near(5, 5, 0), turn=rotary)[0]
     ),
-    "multi_head_attention-step": stateless(attention_step),
     "transformer_block": stateless(
         lambda p, x: (
             block(

@@ -49,6 +49,7 @@ class Watch(NamedTuple):
       sown: Whether to keep the values that are sown.
       depth: Number of calls around the watched layer, and its own.
       skipped: Shapes of skipped outputs, by path and input.
+      stream: Whether it is of a stream, and does not see what is outside of it.
     """
 
     see: Callable[[Path, Layer, PyTree, PyTree], PyTree] = lambda path, layer, x, y: y
@@ -57,6 +58,7 @@ class Watch(NamedTuple):
     sown: bool = False
     depth: int = 0
     skipped: Any = None
+    stream: bool = False
 
 
 class Stream(NamedTuple):
@@ -119,7 +121,7 @@ class Scope:
                 f"{here()}: m.update({name!r}) needs an entry that m.state has declared, "
                 f"here: {known}"
             )
-        check_kept({name: self._own[name]}, shapes_of({name: value}))
+        check_kept(shapes_of({name: self._state[name]}), shapes_of({name: value}))
         _check_outside_loops(f"m.update({name!r})")
         self._state[name] = value
 
@@ -206,6 +208,7 @@ class Scope:
         """The output of a child outside the stream: one that gets its whole input at each call."""
         scope = copy.copy(self)
         scope.stream = None
+        scope._watches = tuple(watch for watch in self._watches if not watch.stream)
         return scope(layer, x)
 
     def not_in_stream(self, why: str) -> None:

@@ -1,13 +1,13 @@
 """Decoding: token sequences from a model of the next token, labels from the outputs of CTC.
 
-A model is a function `step(carry, tokens) -> (carry, logits)`: tokens (batch,) are the previous
-tokens, logits (batch, vocabulary) those of the next, and the carry is any pytree of arrays with the
-batch axis first, such as a recurrent state, the caches of a transformer, or the outputs of an
-encoder.
+The model is a stream: `jn.stream(net, length)` of a net that maps tokens (batch, time) to logits
+(batch, time, vocabulary), with its params, and its state from `jn.start_stream` or after a prompt.
+A net with further inputs, such as a source to translate, takes the tokens last, and the search gets
+the other inputs as `inputs`.
 
 All shapes are fixed, so everything here runs under `jit`: call it inside a jitted function of the
-params and the first carry to compile it once. The loop stops when all sequences have ended.
-Sequences of a batch do not influence each other.
+params and the inputs to compile it once. The loop stops when all sequences have ended. Sequences of
+a batch do not influence each other.
 """
 
 from jaxnet.decoding.ctc import ctc_beam_search as ctc_beam_search

@@ -1,30 +1,43 @@
 """Search with a model of the next token: greedy, sampling, beam search."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core.errors import check_pair
+from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.losses.arrays import wide
-from jaxnet.services.checks import a_function, as_array, at_least, check_key, within
+from jaxnet.services.checks import as_array, at_least, check_dict, check_key, within
+from jaxnet.services.trees import PyTree, describe
+from jaxnet.transforms.stream import batch_axes
 
-PyTree = Any
-StepFn = Callable[[PyTree, jax.Array], tuple[PyTree, jax.Array]]  # the model, see jaxnet.decoding
+Step = Callable[[State, jax.Array], tuple[State, jax.Array]]  # (state, tokens) -> (state, logits)
 
 
 def greedy(
-    step: StepFn, carry: PyTree, first: jax.Array, *, length: int, end: int | None = None
+    stream: Layer,
+    params: Params,
+    state: State,
+    first: jax.Array,
+    *,
+    length: int,
+    end: int | None = None,
+    inputs: tuple = (),
 ) -> tuple[jax.Array, jax.Array]:
     """Takes the most probable token at each step; among equals the lowest id.
 
     Args:
-      step: the model, `step(carry, tokens) -> (carry, logits)`; see `jaxnet.decoding`.
-      carry: the carry before the first step.
-      first: (batch,) integers, usually the start token; not part of the result.
-      length: steps of the result, at least 1.
-      end: the token that ends a sequence; None if sequences have no end.
+      stream: Model of the next token, made by `jn.stream`; see `jaxnet.decoding`.
+      params: Its params.
+      state: Its state before the first step.
+      first: Tokens (batch,) before the first step, such as a start token or the last token of a
+        prompt; not part of the result.
+      length: Number of steps of the result, at least 1.
+      end: Token that ends a sequence; None if sequences have no end.
+      inputs: What comes before the tokens in the input of the net, with the batch axis first, such
+        as (source, lengths). It is the same at each step.
 
     Returns:
       tokens (batch, length), filled with `end` after the end; lengths (batch,), the number of
@@ -32,26 +45,38 @@ def greedy(
       probable (logits with NaN, or -inf throughout), the token is -1 from there on.
 
     Raises:
-      TypeError: for an argument of another type, or a step that does not return a pair.
-      ValueError: if the shapes of first, carry and logits do not match, or length or end is out of
-        range.
+      TypeError: If an argument has another type.
+      ValueError: If `stream` is not a stream, if its output is not logits (batch, 1, vocabulary),
+        or if an argument is out of range.
 
     Example:
       A model that counts, with 4 as the end:
 
-      >>> def count(carry, tokens):
-      ...     return carry, jax.nn.one_hot(tokens + 1, 5)
-      >>> tokens, lengths = greedy(count, (), jnp.array([0, 2]), length=6, end=4)
+      >>> count = jn.stream(lambda tokens: jax.nn.one_hot(tokens + 1, 5))
+      >>> tokens, lengths = greedy(count, {}, {}, jnp.array([0, 2]), length=6, end=4)
       >>> tokens.tolist(), lengths.tolist()
       ([[1, 2, 3, 4, 4, 4], [3, 4, 4, 4, 4, 4]], [3, 1])
+
+      After a prompt:
+
+      >>> net = jn.serial(jn.embedding(9, 8), jn.transformer_block(2, causal=True), jn.dense(9))
+      >>> prompt = jnp.array([[3, 1, 4, 1]])
+      >>> params, state = net.init(jax.random.key(0), prompt)
+      >>> stream = jn.stream(net, length=20)
+      >>> kept = jn.start_stream(stream, prompt, state)
+      >>> _, kept = stream.apply(params, kept, prompt[:, :-1])
+      >>> greedy(stream, params, kept, prompt[:, -1], length=10)[0].shape
+      (1, 10)
     """
-    tokens = _generate("greedy", step, carry, first, length, end, lambda t, z: z.argmax(-1))
+    step, first, _ = _model("greedy", stream, params, state, first, length, end, inputs)
+    tokens = _generate(step, state, first, length, end, lambda t, z: z.argmax(-1))
     return tokens, _lengths(tokens, end)
 
 
 def sample(
-    step: StepFn,
-    carry: PyTree,
+    stream: Layer,
+    params: Params,
+    state: State,
     first: jax.Array,
     key: jax.Array,
     *,
@@ -60,15 +85,14 @@ def sample(
     top_p: float | None = None,
     top_k: int | None = None,
     end: int | None = None,
+    inputs: tuple = (),
 ) -> jax.Array:
     """Draws each token from the model's distribution.
 
     Temperature, top_k and top_p are applied in this order.
 
     Args:
-      step: the model, `step(carry, tokens) -> (carry, logits)`; see `jaxnet.decoding`.
-      carry: the carry before the first step.
-      first: (batch,) integers, usually the start token; not part of the result.
+      stream, params, state, first: As in `greedy`.
       key: random key.
       length: steps of the result, at least 1.
       temperature: above 0; the logits are divided by it, so below 1 probable tokens become more
@@ -77,20 +101,18 @@ def sample(
         is at least top_p (the nucleus). None means no restriction.
       top_k: 1 to the number of tokens; draws from the k most probable tokens, among equal ones
         those of lower id. None means no restriction.
-      end: the token that ends a sequence; None if sequences have no end.
+      end, inputs: As in `greedy`.
 
     Returns:
       tokens (batch, length), filled with `end` after the end; -1 as from `greedy`.
 
     Raises:
-      TypeError: for an argument of another type, or a step that does not return a pair.
-      ValueError: if an argument is out of range, or the shapes of first, carry and logits do not
-        match.
+      TypeError, ValueError: As `greedy`.
 
     Example:
-      >>> def model(carry, tokens):  # p = 0.5, 0.3, 0.2
-      ...     return carry, jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
-      >>> draw = jax.jit(lambda key: sample(model, (), jnp.array([0]), key, length=1000, top_p=0.6))
+      >>> model = jn.stream(lambda tokens: jnp.log(jnp.array([[[0.5, 0.3, 0.2]]])))
+      >>> start = jnp.array([0])
+      >>> draw = jax.jit(lambda key: sample(model, {}, {}, start, key, length=1000, top_p=0.6))
       >>> np.bincount(draw(jax.random.key(0))[0], minlength=3) / 1000  # 5/8, 3/8, 0
       array([0.6..., 0.3..., 0.   ])
 
@@ -125,35 +147,38 @@ def sample(
         rank = jax.random.categorical(here, ranked)  # (batch,)
         return jnp.take_along_axis(order, rank[:, None], -1)[:, 0]
 
-    return _generate("sample", step, carry, first, length, end, draw)
+    step, first, _ = _model("sample", stream, params, state, first, length, end, inputs)
+    return _generate(step, state, first, length, end, draw)
 
 
 def beam_search(
-    step: StepFn,
-    carry: PyTree,
+    stream: Layer,
+    params: Params,
+    state: State,
     first: jax.Array,
     *,
     beams: int,
     length: int,
     end: int,
     length_penalty: float = 1.0,
+    inputs: tuple = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Keeps the `beams` most probable sequences at each step and returns them, best first.
 
     A sequence that takes `end` is complete and keeps its place, so the beam gets narrower, as in
-    the paper. With beams=1, this is `greedy`. The carry is repeated `beams` times and reordered by
-    indexing at each step.
+    the paper. With beams=1, this is `greedy`. The state of the stream is repeated `beams` times,
+    and its rows are reordered at each step. The beams of an example share its `inputs`, so that
+    work on them alone, such as that of an encoder, is done once and not `beams` times.
 
     Args:
-      step: the model, `step(carry, tokens) -> (carry, logits)`; see `jaxnet.decoding`.
-      carry: the carry before the first step, without an axis for beams.
-      first: (batch,) integers, usually the start token; not part of the result.
+      stream, params, state, first: As in `greedy`, without an axis for beams.
       beams: number of sequences kept per example, at least 1; may exceed the vocabulary.
       length: steps of the result, at least 1.
       end: the token that completes a sequence.
       length_penalty: at least 0; a sequence of n tokens, including `end`, has the score log p /
         n^length_penalty. 1 gives the mean log-probability per token, 0 the sum, which favours short
         sequences.
+      inputs: As in `greedy`.
 
     Returns:
       tokens (batch, beams, length), best sequence first, filled with `end` after the end; lengths
@@ -163,18 +188,14 @@ def beam_search(
       NaN where a kept beam has logits with NaN, or -inf throughout.
 
     Raises:
-      TypeError: for an argument of another type, or a step that does not return a pair.
-      ValueError: if an argument is out of range, or the shapes of first, carry and logits do not
-        match.
+      TypeError, ValueError: As `greedy`.
 
     Example:
       Greedy takes 1 (0.6), after which every token is improbable; 2 (0.4), then 1, is better.
 
-      >>> def model(carry, tokens):
-      ...     p = jnp.array([[0.0, 0.6, 0.4], [0.3, 0.3, 0.4], [0.1, 0.9, 0.0]])[tokens]
-      ...     return carry, jnp.log(p)
-      >>> start = jnp.array([0])
-      >>> tokens, lengths, scores = beam_search(model, (), start, beams=2, length=2, end=0)
+      >>> p = jnp.array([[0.0, 0.6, 0.4], [0.3, 0.3, 0.4], [0.1, 0.9, 0.0]])
+      >>> model, start = jn.stream(lambda tokens: jnp.log(p)[tokens]), jnp.array([0])
+      >>> tokens, lengths, scores = beam_search(model, {}, {}, start, beams=2, length=2, end=0)
       >>> tokens[0].tolist(), np.exp(2 * scores[0]).round(2)
       ([[2, 1], [1, 2]], array([0.36, 0.24], dtype=float32))
 
@@ -183,21 +204,22 @@ def beam_search(
     at_least("beam_search", "beams", beams)
     at_least("beam_search", "end", end, 0)
     within("beam_search", "length_penalty", length_penalty, "[0, inf)")
-    carry, first, logits = _check("beam_search", step, carry, first, length, end)
+    step, first, logits = _model("beam_search", stream, params, state, first, length, end, inputs)
+    axes = batch_axes(stream, _chunk(inputs, first))
     batch, vocabulary = logits.shape
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     kept = min(beams, vocabulary)  # continuations per beam that can be among the best
-    carry = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), carry)
+    state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], beams, 0), state)  # (beams, ...)
 
     def alive(loop):
         t, _, _, _, scores, ended, lost = loop
         return (t < length) & (~ended & (scores > -jnp.inf) & ~lost).any()
 
     def advance(loop):
-        t, carry, last, tokens, scores, ended, lost = loop
-        carry, logits = step(carry, last.reshape(-1))
+        t, state, last, tokens, scores, ended, lost = loop
+        state, logits = jax.vmap(step, out_axes=(0, 1))(state, last.T)  # inputs have no beams
         # Ranks the tokens of a beam by their logits, whose order rounding does not change.
-        logits = wide(logits).reshape(batch, beams, vocabulary)
+        logits = wide(logits)  # (batch, beams, vocabulary)
         dead = ~(logits.max(-1) > -jnp.inf)  # NaN is not above
         lost |= (dead & ~ended & (scores > -jnp.inf)).any(-1, keepdims=True)
         best, words = jax.lax.top_k(logits, kept)  # (batch, beams, kept)
@@ -219,13 +241,12 @@ def beam_search(
         ended = jnp.take_along_axis(ended, source, -1) | (last == end)
         ended &= scores > -jnp.inf  # an empty place is not complete
         tokens = jnp.take_along_axis(tokens, source[..., None], 1).at[..., t].set(last)
-        rows = (jnp.arange(batch)[:, None] * beams + source).reshape(-1)
-        carry = jax.tree.map(lambda leaf: leaf[rows], carry)
-        return t + 1, carry, last, tokens, scores, ended, lost
+        state = jax.tree.map(partial(_continued, source), state, axes)
+        return t + 1, state, last, tokens, scores, ended, lost
 
     start = (
         jnp.int32(0),
-        carry,
+        state,
         jnp.repeat(first[:, None], beams, axis=1),
         jnp.full((batch, beams, length), end, jnp.int32),
         jnp.full((batch, beams), -jnp.inf, dtype).at[:, 0].set(0),  # one empty sequence
@@ -246,10 +267,19 @@ def beam_search(
     )
 
 
-def _generate(who: str, step, carry, first, length, end, choose) -> jax.Array:
+def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
+    """The entry (beams, ...) of a state whose beams continue those of `source`, (batch, beams)."""
+    if axis < 0:
+        return leaf
+    take = lambda row, source: row[source]  # noqa: E731
+    return jax.vmap(take, in_axes=(axis + 1, 0), out_axes=axis + 1)(leaf, source)
+
+
+def _generate(
+    step: Step, state: State, first: jax.Array, length: int, end: int | None, choose: Callable
+) -> jax.Array:
     """Tokens (batch, length) chosen by `choose(t, logits)`, filled with `end` after the end."""
-    carry, first, logits = _check(who, step, carry, first, length, end)
-    batch = logits.shape[0]
+    batch = first.shape[0]
     fill = 0 if end is None else end
 
     def going(loop):
@@ -257,18 +287,18 @@ def _generate(who: str, step, carry, first, length, end, choose) -> jax.Array:
         return (t < length) & ~ended.all()
 
     def advance(loop):
-        t, carry, last, tokens, ended = loop
+        t, state, last, tokens, ended = loop
         lost = (last < 0) & (t > 0)
-        carry, logits = step(carry, last)
+        state, logits = step(state, last)
         lost |= ~(logits.max(-1) > -jnp.inf)  # NaN is not above
         last = jnp.where(lost, -1, choose(t, logits))
         last = jnp.where(ended, fill, last).astype(jnp.int32)
         if end is not None:
             ended |= last == end
-        return t + 1, carry, last, tokens.at[:, t].set(last), ended
+        return t + 1, state, last, tokens.at[:, t].set(last), ended
 
     tokens = jnp.full((batch, length), fill, jnp.int32)
-    start = (jnp.int32(0), carry, first, tokens, jnp.zeros(batch, bool))
+    start = (jnp.int32(0), state, first, tokens, jnp.zeros(batch, bool))
     return jax.lax.while_loop(going, advance, start)[3]
 
 
@@ -279,52 +309,44 @@ def _lengths(tokens: jax.Array, end: int | None) -> jax.Array:
     return (jnp.cumsum(tokens == end, -1) == 0).sum(-1, dtype=jnp.int32)
 
 
-def _check(who: str, step, carry, first, length, end) -> tuple[PyTree, jax.Array, Any]:
-    """The carry as arrays, the first tokens as int32, and the spec of the logits."""
+def _model(
+    who: str, stream, params, state, first, length, end, inputs
+) -> tuple[Step, jax.Array, Any]:
+    """One step of the model, the first tokens as int32, and the spec of the logits."""
     at_least(who, "length", length)
-    a_function(who, "step", step, "(carry, tokens)")
-    first = _strong(as_array(who, "first", first, "(batch,)", "integers").astype(jnp.int32))
-    batch = first.shape[0]
-
-    def strong(leaf):  # keys, which have no ordinary dtype, remain as they are
-        if not isinstance(leaf, jax.Array):
-            leaf = as_array(who, "carry", leaf, dtype="booleans or numbers")
-        return _strong(leaf)
-
-    carry = jax.tree.map(strong, carry)
-    wrong = [leaf.shape for leaf in jax.tree.leaves(carry) if leaf.shape[:1] != (batch,)]
-    if wrong:
-        raise ValueError(
-            f"{who}: expected the batch axis first in every array of the carry, {batch} as in "
-            f"first, got {wrong[0]}. Use arrays shared by all sequences inside `step` directly"
-        )
-    result = jax.eval_shape(step, carry, first)
-    check_pair(result, f"{who}: step must return the pair (carry, logits)")
-    after, logits = result
-    if getattr(logits, "ndim", None) != 2 or logits.shape[0] != batch or not logits.shape[1]:
-        raise ValueError(
-            f"{who}: step must return (carry, logits) with logits (batch, vocabulary), got logits "
-            f"{jax.tree.map(jnp.shape, logits)} for a batch of {batch}"
+    stream = as_layer(stream, who, "stream")
+    if stream.kind != "stream":
+        raise ValueError(f"{who}: expected a stream, got {stream}. Write jn.stream(net, length)")
+    check_dict(who, "state", state)
+    first = as_array(who, "first", first, "(batch,)", "integers").astype(jnp.int32)
+    if not isinstance(inputs, tuple):
+        raise TypeError(
+            f"{who}: inputs must be a tuple, such as (source, lengths), got {describe(inputs)}"
         )
 
-    def described(tree):
-        return jax.tree.map(lambda leaf: f"{leaf.dtype.name}{list(leaf.shape)}", tree)
+    def step(state, tokens):
+        logits, state = stream.apply(params, state, _chunk(inputs, tokens))
+        return state, logits
 
-    if described(after) != described(carry):
+    _, logits = jax.eval_shape(step, state, first)
+    batch, shape = first.shape[0], getattr(logits, "shape", ())
+    if len(shape) != 3 or shape[:2] != (batch, 1) or not shape[2]:
         raise ValueError(
-            f"{who}: step must return a carry of the shapes and dtypes it is given, "
-            f"{described(carry)}, got {described(after)}"
+            f"{who}: the net must give logits (batch, time, vocabulary), here ({batch}, 1, ...), "
+            f"got {describe(logits)}"
         )
     if end is not None:
         at_least(who, "end", end, 0)
-    if end is not None and end >= logits.shape[1]:
-        raise ValueError(
-            f"{who}: end must be in [0, vocabulary) = [0, {logits.shape[1]}), got {end}"
-        )
-    return carry, first, logits
+    if end is not None and end >= shape[2]:
+        raise ValueError(f"{who}: end must be in [0, vocabulary) = [0, {shape[2]}), got {end}")
+
+    def one(state, tokens):
+        state, logits = step(state, tokens)
+        return state, logits[:, 0]
+
+    return one, first, jax.ShapeDtypeStruct((batch, shape[2]), logits.dtype)
 
 
-def _strong(leaf: jax.Array) -> jax.Array:
-    """The leaf without a weak type, which a loop cannot carry."""
-    extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-    return leaf if extended else jax.lax.convert_element_type(leaf, leaf.dtype)
+def _chunk(inputs: tuple, tokens: jax.Array) -> PyTree:
+    """The input of a stream for one more token of each sequence."""
+    return (*inputs, tokens[:, None]) if inputs else tokens[:, None]

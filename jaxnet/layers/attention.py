@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, compose
+from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
 from jaxnet.layers.embedding import counted
 from jaxnet.layers.embedding import rotary as turn
@@ -22,13 +22,8 @@ from jaxnet.ops.attention import (
 )
 from jaxnet.services.checks import (
     a_function,
-    all_native,
-    as_array,
     at_least,
-    check_dict,
-    check_dtype,
     check_options,
-    check_range,
     within,
 )
 from jaxnet.services.keywords import explain_keywords
@@ -55,7 +50,6 @@ def multi_head_attention(
     use_bias: bool | Collection[str] = True,
     dropout_rate: float = 0.0,
     return_weights: bool = False,
-    step: bool = False,
     fused: bool | None = None,
     kernel_init: Initializer = lecun_normal(),
     name: str = "multi_head_attention",
@@ -78,13 +72,8 @@ def multi_head_attention(
         padding and mask[None] for one row per query;
       floats of four axes, (batch or 1, heads or 1, time or 1, places), which are added to the
         scores, such as ALiBi's slopes or learned relative positions; -inf masks, NaN gives NaN.
-    Masked entries must still be finite. Where queries arrive one after another, as in a decoder,
-    `precompute_kv` projects the memory once, and its result replaces the memory.
-
-    With `step=True` the layer takes one time step of x, (cache, x_t) -> (cache, y_t), with x_t
-    (batch, width) and the same params. The cache holds the keys and values of the steps before;
-    `attention_cache` makes an empty one. The outputs are those of the whole sequence with
-    `causal=True`. A step beyond the length of the cache raises, or gives NaN inside `jit`.
+    Masked entries must still be finite. `jn.stream` keeps the keys and values of chunks of x; it
+    takes a memory whole at each call.
 
     Args:
       heads: number of heads, at least 1.
@@ -107,7 +96,6 @@ def multi_head_attention(
       dropout_rate: share of the weights to drop in training, in [0, 1).
       return_weights: True returns (y, weights), weights (batch, heads, time, places) before
         dropout, for plots.
-      step: see above.
       fused: whether to use cuDNN's fused attention, which has no weights to return, no dropout, no
         masks other than lengths, and none of value_size, window, scale and softcap. None uses it
         where `fits_cudnn`; False uses XLA.
@@ -131,15 +119,6 @@ def multi_head_attention(
       >>> y.shape, weights.shape, weights[0, 0, 0].tolist()
       ((3, 5, 8), (3, 2, 5, 5), [1.0, 0.0, 0.0, 0.0, 0.0])
 
-      The same, step by step:
-
-      >>> step = multi_head_attention(2, step=True)
-      >>> cache = attention_cache(3, 5, heads=2, head_size=4)
-      >>> for t in range(5):
-      ...     (cache, y_t), _ = step.apply(params, state, (cache, x[:, t]))
-      >>> bool(jnp.allclose(y_t, y[:, 4], atol=1e-5))
-      True
-
     Reference: Vaswani et al. 2017, "Attention Is All You Need"; grouped queries: Ainslie et al.
     2023, "GQA"; windows: Beltagy et al. 2020, "Longformer"; softcap: Gemma Team 2024, "Gemma 2".
     """
@@ -157,9 +136,8 @@ def multi_head_attention(
         qk_norm=qk_norm,
     )
     biased = with_bias(name, use_bias, PROJECTIONS)
-    flags = {"causal": causal, "step": step}
-    flags |= {"return_weights": return_weights, "fused": fused is not None and fused}
-    check_options(name, **flags, kernel_init=kernel_init)
+    flags = {"causal": causal, "return_weights": return_weights}
+    check_options(name, **flags, fused=fused is not None and fused, kernel_init=kernel_init)
     if features is not None:
         at_least(name, "features", features)
     groups = heads if kv_heads is None else kv_heads
@@ -172,110 +150,80 @@ def multi_head_attention(
         return y if qk_norm is None or part == "value" else m(qk_norm(name=f"{part}_norm"), y)
 
     def forward(m, given):
-        cache = memory = mask = None
-        if step:
-            cache, queries = _check_step(given, name)
-            check_range(cache["index"], cache["key"].shape[1], f"{name}: cache is full, its index")
-            queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
-        else:
-            queries, memory, mask = split_inputs(name, given)
-            own = {"causal=True": causal, "rotary": rotate, "window": span}
-            _check_sequences(queries, memory, [what for what, on in own.items() if on], name)
+        queries, memory, mask = split_inputs(name, given)
+        own = {"causal=True": causal, "rotary": rotate, "window": span}
+        _check_sequences(queries, memory, [what for what, on in own.items() if on], name)
         width = queries.shape[-1]
         if head_size is None and width % heads:
             raise ValueError(
                 f"{name}: {heads} heads must divide the queries' width {width}, or give head_size"
             )
         size = head_size or width // heads
-        values = value_size or size
         if rotary is True and size % 2:
             raise ValueError(f"{name}: rotary=True needs an even size of heads, got {size}")
-        expected = (groups, size), (groups, values)
-        if cache is not None and _heads(cache) != expected:
-            more = "" if values == size else f", value_size={values}"
-            raise ValueError(
-                f"{name}: expected a cache of {groups} heads of size {size}, got "
-                f"{cache['key'].shape[2:]}. Pass attention_cache(batch, max_length, "
-                f"heads={groups}, head_size={size}{more})"
-            )
-        if isinstance(memory, dict) and _heads(memory) != expected:
-            raise ValueError(
-                f"{name}: expected a memory projected to {groups} heads of size {size}, got "
-                f"{memory['key'].shape[2:]}. Pass precompute_kv(params, memory) with the params of "
-                "this layer"
-            )
         key = m.key() if m.train and dropout_rate else None
         source = queries if memory is None else memory
-        done = isinstance(source, dict)  # of precompute_kv: the params are those of the empty like
-        like = source["like"] if done else source
         q = projected(m, "query", queries, heads, size)
-        k = projected(m, "key", like, groups, size)
-        v = projected(m, "value", like, groups, values)
-        if done:
-            k, v = source["key"], source["value"]
+        k = projected(m, "key", source, groups, size)
+        v = projected(m, "value", source, groups, value_size or size)
+        arriving = m.stream is not None and memory is None
+        mixed = chunk(m, q, k, v, mask, key) if arriving else whole(q, k, v, mask, key)
         out = _projection("out", (features or width,), "out" in biased, kernel_init, inputs=2)
-        if cache is not None:
-            cache, mixed, weights = one(cache, q, k, v, key)
-            fits = (cache["index"] <= cache["key"].shape[1])[:, None]
-            y = jnp.where(fits, m(out, mixed)[:, 0], jnp.nan)
-            return cache, (y, weights[:, :, 0]) if return_weights else y
-        if m.stream is not None and memory is None:
-            if not causal and (span is None or span[1]):
-                m.not_in_stream("attends to later places; with causal=True it would not")
-            if mask is not None:
-                m.not_in_stream("has a mask; with ragged=True the steps that count are the input's")
-            before = None if span is None else span[0]
-            kept = keep(m, q, k, v, before=before, rotate=rotate, name=name)
-            mixed, weights = dot_product_attention(
-                kept.q, kept.k, kept.v, kept.seen, key=key, **scoring
-            )
-            y = jnp.where(kept.fits[..., None], m(out, mixed), jnp.nan)
-            return (y, weights) if return_weights else y
-        mixed, weights, seen = whole(q, k, v, mask, key)
-        y = m(out, mixed)
-        if mask is not None and seen is not None:
-            # Heads without any place give zeros, but the bias of `out` would still be added.
-            somewhere = jnp.broadcast_to(seen.any((1, 3)), y.shape[:2])  # (batch, time)
-            y = jnp.where(somewhere[..., None], y, 0)
-        return (y, weights) if return_weights else y
+        y = m(out, mixed.y)
+        if mixed.rows is not None:  # elsewhere the bias of `out` would still be added
+            y = jnp.where(mixed.rows[..., None], y, mixed.otherwise)
+        return (y, mixed.weights) if return_weights else y
 
     def whole(q, k, v, mask, key):
+        """Attention to all places of a sequence or a memory."""
+        batch, time, places = q.shape[0], q.shape[1], k.shape[1]
         if rotate is not None:
-            places = counted(q.shape[1])
-            q, k = rotate(q, places), rotate(k, places)
-        seen, bias = expand_mask(name, mask, (q.shape[0], heads, q.shape[1], k.shape[1]))
+            q, k = rotate(q, counted(time)), rotate(k, counted(time))
+        seen, bias = expand_mask(name, mask, (batch, heads, time, places))
         if causal or span is not None:
-            before, after = span or (q.shape[1], q.shape[1])
-            near = in_window(q.shape[1], k.shape[1], (before, 0 if causal else after))
+            before, after = span or (time, time)
+            near = in_window(time, places, (before, 0 if causal else after))
             seen = near if seen is None else seen & near
+        rows = None
+        if mask is not None and seen is not None:
+            rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
         # The fused kernel supports lengths and causality; other masks would cost it a full bias.
         simple = plain and (mask is None or mask.ndim == 1)
         may_fuse = fused is not False and not return_weights and key is None and simple
         if may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1])):
-            mixed = fused_attention(q, k, v, mask, causal=causal, implementation="cudnn")
-            return mixed, None, seen
-        mixed, weights = dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring)
-        return mixed, weights, seen
+            y = fused_attention(q, k, v, mask, causal=causal, implementation="cudnn")
+            return _Mixed(y, None, rows, 0)
+        y, weights = dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring)
+        return _Mixed(y, weights, rows, 0)
 
-    def one(cache, q, k, v, key):
-        position, length = cache["index"], cache["key"].shape[1]
-        if rotate is not None:
-            q, k = rotate(q, position[:, None]), rotate(k, position[:, None])
-        rows = jnp.arange(q.shape[0])
-
-        def put(old, new):
-            return old.at[rows, position].set(new[:, 0].astype(old.dtype))
-
-        keys, values = put(cache["key"], k), put(cache["value"], v)
-        seen = jnp.arange(length) <= position[:, None]  # (batch, length)
-        if span is not None:
-            seen &= jnp.arange(length) >= position[:, None] - span[0]
-        mixed, weights = dot_product_attention(
-            q, keys, values, seen[:, None, None], key=key, **scoring
-        )
-        return {"key": keys, "value": values, "index": position + 1}, mixed, weights
+    def chunk(m, q, k, v, mask, key):
+        """Attention of a chunk of a stream to itself and to what is kept of the chunks before."""
+        if not causal and (span is None or span[1]):
+            m.not_in_stream("attends to later places; with causal=True it would not")
+        if mask is not None:
+            m.not_in_stream("has a mask; with ragged=True the steps that count are the input's")
+        before = None if span is None else span[0]
+        kept = keep(m, q, k, v, before=before, rotate=rotate, name=name)
+        y, weights = dot_product_attention(kept.q, kept.k, kept.v, kept.seen, key=key, **scoring)
+        return _Mixed(y, weights, kept.fits, jnp.nan)
 
     return compose(forward, name=name, kind="multi_head_attention")
+
+
+class _Mixed(NamedTuple):
+    """What the heads take from the places that they attend to.
+
+    Fields:
+      y: Mixed values, (batch, time, heads, size).
+      weights: (batch, heads, time, places), or None from the fused kernel.
+      rows: Queries whose output counts, (batch, time); None is all.
+      otherwise: Output of the other queries.
+    """
+
+    y: jax.Array
+    weights: jax.Array | None
+    rows: jax.Array | None
+    otherwise: float
 
 
 def _projection(
@@ -387,93 +335,6 @@ def _span(who: str, window: Any) -> tuple[int, int] | None:
     return pair
 
 
-def attention_cache(
-    batch: int,
-    max_length: int,
-    *,
-    heads: int,
-    head_size: int,
-    value_size: int | None = None,
-    dtype: Any = jnp.float32,
-) -> dict[str, jax.Array]:
-    """An empty cache for `multi_head_attention(..., step=True)`.
-
-    A tree of arrays of fixed shapes: it can be carried through `lax.scan` and `while_loop`, and
-    its first axis is the batch, so beams are reordered by indexing.
-
-    Args:
-      batch: number of sequences.
-      max_length: capacity in steps.
-      heads: number of heads of keys and values: kv_heads where that is given.
-      head_size: width of a head.
-      value_size: width of a head of the values; None is head_size.
-      dtype: of keys and values.
-
-    Returns:
-      key, value (batch, max_length, heads, head_size or value_size) of zeros; index (batch,), the
-      number of steps stored per sequence.
-
-    Example:
-      >>> jax.tree.map(jnp.shape, attention_cache(3, 50, heads=2, head_size=4))
-      {'index': (3,), 'key': (3, 50, 2, 4), 'value': (3, 50, 2, 4)}
-    """
-    values = head_size if value_size is None else value_size
-    sizes = {"batch": batch, "max_length": max_length, "heads": heads, "head_size": head_size}
-    for what, size in (sizes | {"value_size": values}).items():
-        at_least("attention_cache", what, size)
-    check_dtype("attention_cache", dtype)
-    return {
-        "key": jnp.zeros((batch, max_length, heads, head_size), dtype),
-        "value": jnp.zeros((batch, max_length, heads, values), dtype),
-        "index": jnp.zeros(batch, jnp.int32),
-    }
-
-
-def precompute_kv(params: Params, memory: jax.Array) -> dict[str, jax.Array]:
-    """The keys and values of a memory, computed once for queries that arrive one after another.
-
-    `multi_head_attention` takes the result in place of the memory, with the same output. As in
-    `attention_cache`, the first axis of all entries is the batch.
-
-    Args:
-      params: of the `multi_head_attention` that attends to the memory.
-      memory: (batch, places, width).
-
-    Returns:
-      key, value (batch, places, heads, head_size), and like (batch, 0, width), which is empty and
-      records the width of the memory.
-
-    Example:
-      >>> layer = multi_head_attention(2)
-      >>> queries, memory = jnp.ones((3, 4, 8)), jnp.ones((3, 5, 6))
-      >>> params, state = layer.init(jax.random.key(0), (queries, memory))
-      >>> projected = precompute_kv(params, memory)
-      >>> y, _ = layer.apply(params, state, (queries[:, :1], projected))
-      >>> whole, _ = layer.apply(params, state, (queries, memory))
-      >>> bool(jnp.allclose(y, whole[:, :1], atol=1e-6))
-      True
-    """
-    check_dict("precompute_kv", "params", params)
-    params = all_native(params, "precompute_kv")
-    memory = as_array("precompute_kv", "memory", memory, "(batch, places, width)")
-    if not {"key", "value"} <= set(params):
-        raise ValueError(
-            "precompute_kv: expected the params of a multi_head_attention, with key and value, "
-            f"got {sorted(params)}"
-        )
-    sizes = {"width": memory.shape[-1]}
-    for name in ("key", "value"):
-        check_dict("precompute_kv/params", name, params[name])
-        what = f"params['{name}']['kernel']"
-        kernel, form = params[name].get("kernel"), "(width, heads, head_size)"
-        as_array("precompute_kv", what, kernel, form, "reals", dict(sizes))
-    return {
-        "key": _project(params["key"], memory),
-        "value": _project(params["value"], memory),
-        "like": memory[:, :0],
-    }
-
-
 def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
     """Splits the input of an attention layer into queries, memory and mask.
 
@@ -513,24 +374,11 @@ def _is_mask(part: Any) -> bool:
     return not jnp.issubdtype(part.dtype, jnp.inexact) or len(part.shape) == 4
 
 
-def _heads(entries: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Number and size of the heads of keys, and of values."""
-    return entries["key"].shape[2:], entries["value"].shape[2:]
-
-
-def _project(params: Params, x: jax.Array) -> jax.Array:
-    y = jnp.einsum("btf,fhd->bthd", x, params["kernel"])
-    return y + params["bias"] if "bias" in params else y
-
-
 def _check_sequences(queries, memory, own: list[str], name: str) -> None:
     if isinstance(memory, dict):
-        if set(memory) != {"key", "value", "like"}:
-            raise ValueError(
-                f"{name}: expected a memory (batch, places, width) or the result of precompute_kv, "
-                f"got a dict of {sorted(memory)}"
-            )
-        memory = memory["like"]
+        raise ValueError(
+            f"{name}: expected a memory (batch, places, width), got a dict of {sorted(memory)}"
+        )
     for what, part in (("queries", queries), ("memory", memory)):
         if part is not None and len(part.shape) != 3:
             raise ValueError(f"{name}: {what} must be (batch, time, width), got {part.shape}")
@@ -546,21 +394,3 @@ def _check_sequences(queries, memory, own: list[str], name: str) -> None:
             f"{name}: {own[0]} is for self-attention, whose input is x or (x, mask); queries "
             "and memory have different time axes"
         )
-
-
-def _check_step(given: PyTree, name: str) -> tuple[Any, Any]:
-    fine = isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], dict)
-    fine = fine and set(given[0]) == {"key", "value", "index"} and hasattr(given[1], "shape")
-    shapes: list[Any] = (
-        [getattr(part, "shape", ()) for part in jax.tree.leaves(given)] if fine else []
-    )
-    if not fine or [len(shape) for shape in shapes] != [1, 4, 4, 2]:
-        raise ValueError(
-            f"{name}: with step=True expected (cache, x_t), with a cache from attention_cache and "
-            f"x_t (batch, width), got {describe(given)}"
-        )
-    if len({shape[0] for shape in shapes}) > 1:
-        raise ValueError(
-            f"{name}: cache and x_t must have the same batch size, got {describe(given)}"
-        )
-    return given[0], given[1]

@@ -18,7 +18,6 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
 from jaxnet.services.checks import a_function, at_least, check_options, check_rank, one_of
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import describe
 
 
 @explain_keywords
@@ -42,7 +41,6 @@ def transformer_block(
     activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu,
     norm: Callable[..., Layer] = layer_norm,
     norm_at: Literal["input", "sum", "output", "both"] = "input",
-    step: bool = False,
     name: str = "transformer_block",
 ) -> Layer:
     """Self-attention and an MLP, each on a normalized input and added to it (pre-norm).
@@ -52,11 +50,10 @@ def transformer_block(
 
     Input and output:
       x or (x, mask), as in `multi_head_attention`, gives y or (y, mask);
-      with cross=True (x, memory) or (x, memory, mask), where the mask is for the memory, which may
-      also be the result of `precompute_kv` with params["cross_attention"]. With causal=True x needs
-      no mask, since no query attends to the padding at the end;
-      with step=True (cache, one time step of the above), such as (cache, x_t) or
-      (cache, (x_t, memory)); the output starts with the cache too.
+      with cross=True (x, memory) or (x, memory, mask), where the mask is for the memory. With
+      causal=True x needs no mask, since no query attends to the padding at the end.
+    With causal=True a block works in `jn.stream`, which takes x in chunks, and a memory whole at
+    each call.
 
     Args:
       heads: number of heads, see `multi_head_attention`.
@@ -77,7 +74,6 @@ def transformer_block(
         it is added, as in OLMo 2; "both", as in Gemma 2, those of the outputs under the names
         attention_out_norm and mlp_out_norm; or the "sum" (post-norm), as in the original
         transformer and BERT.
-      step: whether to take one time step, with a cache from `attention_cache` and the same params.
       name: of the layer.
 
     Raises:
@@ -104,7 +100,7 @@ def transformer_block(
         "dropout_rate": dropout_rate,
     }
     check_attention(name, heads, window=window, rotary=rotary, **shared)
-    check_options(name, causal=causal, cross=cross, gated=gated, step=step)
+    check_options(name, causal=causal, cross=cross, gated=gated)
     one_of(name, "norm_at", norm_at, ("input", "sum", "output", "both"))
     biased = with_bias(name, use_bias, (*PROJECTIONS, "mlp"))
     if mlp is not None:
@@ -114,7 +110,7 @@ def transformer_block(
     a_function(name, "activation", activation, "an array")
     a_function(name, "norm", norm, "name=...")
     shared["use_bias"] = [part for part in PROJECTIONS if part in biased]
-    mode: dict[str, Any] = {"causal": causal and not step, "window": window, "step": step}
+    mode: dict[str, Any] = {"causal": causal, "window": window}
     own = multi_head_attention(heads, rotary=rotary, name="attention", **mode, **shared)
     other = multi_head_attention(heads, name="cross_attention", **shared)
 
@@ -129,11 +125,8 @@ def transformer_block(
         return m(dense(x.shape[-1], use_bias=bias, name="mlp_out"), hidden)
 
     def forward(m, given):
-        if step and not (isinstance(given, tuple | list) and len(given) == 2):
-            raise ValueError(f"{name}: with step=True expected (cache, x_t), got {describe(given)}")
-        cache, given = given if step else (None, given)
         x, *beside = given if isinstance(given, tuple | list) and given else (given,)
-        check_rank(name, x, 2, "(batch, width)" if step else "(batch, time, width)")
+        check_rank(name, x, 2, "(batch, time, width)")
         if cross and not beside:
             raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
 
@@ -146,21 +139,11 @@ def transformer_block(
             y = x + (m(dropout(dropout_rate), y) if dropout_rate else y)
             return m(first, y) if norm_at == "sum" else y
 
-        def attend(x):
-            nonlocal cache
-            if step:
-                cache, y = m(own, (cache, x))
-                return y
-            return m(own, x if cross or not beside else (x, *beside))
-
-        def look(x):
-            y = m(other, (x[:, None] if step else x, *beside))  # (batch, width) is one query
-            return y[:, 0] if step else y
-
-        x = add(attend, "attention", x)
-        x = add(look, "cross", x) if cross else x
+        alone = cross or not beside
+        x = add(lambda x: m(own, x if alone else (x, *beside)), "attention", x)
+        if cross:
+            x = add(lambda x: m(other, (x, *beside)), "cross", x)
         x = add(lambda x: transform(m, x), "mlp", x)
-        y = (x, *beside) if beside else x
-        return (cache, y) if step else y
+        return (x, *beside) if beside else x
 
     return compose(forward, name=name, kind="transformer_block")

@@ -24,11 +24,7 @@ from jaxnet.models.perceptron import train_perceptron as train_perceptron
 from jaxnet.models.resnet import cifar_resnet as cifar_resnet
 from jaxnet.models.resnet import resnet as resnet
 from jaxnet.models.rnnsearch import rnnsearch as rnnsearch
-from jaxnet.models.rnnsearch import rnnsearch_steps as rnnsearch_steps
 from jaxnet.models.transformer import translation_transformer as translation_transformer
-from jaxnet.models.transformer import (
-    translation_transformer_steps as translation_transformer_steps,
-)
 from jaxnet.models.vgg import vgg as vgg
 from jaxnet.models.yolo import yolo as yolo
 from jaxnet.models.yolo import yolo_assign as yolo_assign

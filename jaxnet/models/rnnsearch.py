@@ -1,23 +1,21 @@
 """RNNsearch: translation by recurrent networks with attention."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.core import Layer, Params, compose
+from jaxnet.core import Layer, compose
+from jaxnet.initializers import zeros
 from jaxnet.layers.additive_attention import additive_attention
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
-from jaxnet.layers.embedding import embedding
+from jaxnet.layers.embedding import embedding, stream_positions
 from jaxnet.layers.gru import gru, gru_cell
 from jaxnet.layers.sequence import bidirectional
 from jaxnet.services.checks import at_least, check_options, within
 from jaxnet.services.trees import PyTree
-
-Start = Callable[[Params, jax.Array, jax.Array], PyTree]  # (params, source, lengths) -> carry
-Step = Callable[[Params, PyTree, jax.Array], tuple[PyTree, Any]]  # (params, carry, tokens)
 
 
 def rnnsearch(
@@ -85,100 +83,89 @@ def rnnsearch(
       >>> logits.shape
       (2, 7, 13)
 
+      In a stream the source is whole at each call, and the target comes in chunks:
+
+      >>> stream = jn.stream(net)
+      >>> kept = jn.start_stream(stream, (source, lengths, target))
+      >>> first, kept = stream.apply(params, kept, (source, lengths, target[:, :1]))
+      >>> bool(jnp.allclose(first, logits[:, :1], atol=1e-6))
+      True
+
     Reference: Bahdanau, Cho and Bengio 2015, "Neural Machine Translation by Jointly Learning to
     Align and Translate".
     """
-    check_options("rnnsearch", return_weights=return_weights)
-    parts = _parts(
-        source_vocabulary,
-        target_vocabulary,
-        embedding_features=embedding_features,
-        features=features,
-        readout_features=readout_features,
-        attention=attention,
-        maxout=maxout,
-        dropout_rate=dropout_rate,
-    )
+    sizes = {"source_vocabulary": source_vocabulary, "target_vocabulary": target_vocabulary}
+    sizes |= {"embedding_features": embedding_features, "features": features}
+    for what, size in (sizes | {"readout_features": readout_features}).items():
+        at_least("rnnsearch", what, size)
+    check_options("rnnsearch", attention=attention, maxout=maxout, return_weights=return_weights)
+    within("rnnsearch", "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
+    attend = additive_attention(features, return_weights=True, name="attention")
+    cell = gru_cell(features)
+    drop = dropout(dropout_rate) if dropout_rate else lambda x: x
+
+    def encode(m, given):
+        source, lengths = given
+        x = m(embedding(source_vocabulary, embedding_features), source)
+        read = m(bidirectional(gru(features)), {"x": m(drop, x), "lengths": lengths})
+        final = read["final"]
+        start = jnp.tanh(m(dense(features, name="start"), final["backward"]))
+        if not attention:
+            return start, m(drop, jnp.concatenate([final["forward"], final["backward"]], -1))
+        memory = m(drop, read["x"])  # (batch, source time, 2 * features)
+        keys = m(dense(features, use_bias=False, name="keys"), memory)  # once, not in each step
+        return start, ({"key": keys, "value": memory}, lengths)
+
+    def words(m, tokens):
+        return m(drop, m(embedding(target_vocabulary, embedding_features), tokens))
+
+    def decode(m, given):
+        """The states, contexts and, with attention, weights of all steps, (batch, time, ...)."""
+        (start, memory), y = given
+        kept = counts = None
+        if m.stream is not None:
+            at = stream_positions(m, *y.shape[:2])
+            kept = m.state("state", zeros, start.shape)
+            start = jnp.where(at[:, :1] == 0, start, kept.astype(start.dtype))
+            if m.stream.steps is not None:
+                counts = (np.arange(y.shape[1])[:, None] < m.stream.steps)[..., None]
+
+        def step(s, now):
+            y, counts = now
+            seen = m(attend, (s, *memory)) if attention else (memory,)
+            after, _ = m(cell, (s, jnp.concatenate([y, seen[0]], -1)))
+            s = after if counts is None else jnp.where(counts, after, s)
+            return s, (after, *seen)
+
+        # The loop contains only what depends on the state; the readout takes all steps at once.
+        final, seen = jax.lax.scan(step, start, (y.swapaxes(0, 1), counts))
+        if kept is not None:
+            m.update("state", final.astype(kept.dtype))
+        return [part.swapaxes(0, 1) for part in seen]
+
+    def readout(m, given):
+        t = jnp.concatenate(given, -1)
+        if maxout:
+            t = m(dense(2 * readout_features, name="hidden"), t)
+            t = t.reshape(*t.shape[:-1], readout_features, 2).max(-1)
+        else:
+            t = jnp.tanh(m(dense(readout_features, name="hidden"), t))
+        return m(dense(target_vocabulary, name="output"), m(drop, t))
+
+    encoder, target_words = compose(encode, name="encoder"), compose(words, name="target")
+    decoder, output = compose(decode, name="decoder"), compose(readout, name="readout")
 
     def forward(m, given):
         source, lengths, target = sentences(given, name)
-        carry = m(parts.encoder, (source, lengths))
-        y = m(parts.words, target)  # (batch, time, embedding_features)
-
-        def step(s, y):
-            after, seen = m(parts.cell, ({**carry, "state": s}, y))
-            return after["state"], (after["state"], *seen)
-
-        # The loop contains only what depends on the state; the readout takes all steps at once.
-        _, seen = jax.lax.scan(step, carry["state"], y.swapaxes(0, 1))
-        s, context, *weights = (part.swapaxes(0, 1) for part in seen)  # (batch, time, ...)
-        logits = m(parts.readout, (s, y, context))
-        if not return_weights:
-            return logits
-        if not weights:
+        if return_weights and not attention:
             raise ValueError(f"{name}: return_weights=True needs attention=True")
-        return logits, weights[0]
+        encoded = m.whole(encoder, (source, lengths))
+        y = m(target_words, target)  # (batch, time, embedding_features)
+        s, context, *weights = m(decoder, (encoded, y))
+        logits = m(output, (s, y, context))
+        return (logits, *weights) if return_weights else logits
 
     return compose(forward, name=name, kind="rnnsearch")
-
-
-def rnnsearch_steps(
-    source_vocabulary: int,
-    target_vocabulary: int,
-    *,
-    return_weights: bool = False,
-    name: str = "rnnsearch",
-    **sizes: Any,
-) -> tuple[Start, Step]:
-    """`rnnsearch` step by step with the same params, for `jaxnet.decoding`.
-
-    Args:
-      source_vocabulary, target_vocabulary: numbers of ids.
-      return_weights: True makes the step return (logits, weights), weights (batch, source time).
-      name: of the model, for messages.
-      sizes: the other arguments of `rnnsearch`, with the values used there.
-
-    Returns:
-      start: (params, source, lengths) -> carry, which runs the encoder. Its entries have the batch
-        axis first: state, memory, and with attention keys and lengths.
-      step: (params, carry, tokens) -> (carry, logits), tokens (batch,), without dropout.
-
-    Example:
-      >>> from functools import partial
-      >>> sizes = dict(embedding_features=4, features=5, readout_features=3)
-      >>> source, lengths = jnp.ones((2, 6), int), jnp.array([6, 4])
-      >>> given = source, lengths, jnp.ones((2, 7), int)
-      >>> params, _ = rnnsearch(11, 13, **sizes).init(jax.random.key(0), given)
-      >>> start, step = rnnsearch_steps(11, 13, **sizes)
-      >>> @jax.jit
-      ... def translate(params, source, lengths):
-      ...     carry, first = start(params, source, lengths), jnp.ones(2, int)
-      ...     return jn.decoding.greedy(partial(step, params), carry, first, length=9, end=0)
-      >>> tokens, lengths = translate(params, source, lengths)
-      >>> tokens.shape, lengths.shape
-      ((2, 9), (2,))
-    """
-    check_options("rnnsearch_steps", return_weights=return_weights)
-    parts = _parts(source_vocabulary, target_vocabulary, **sizes)
-
-    def start(params, source, lengths):
-        carry, _ = parts.encoder.apply(params["encoder"], {}, (source, lengths))
-        return carry
-
-    def forward(m, given):
-        carry, tokens = given
-        y = m(parts.words, tokens)
-        carry, seen = m(parts.cell, (carry, y))
-        logits = m(parts.readout, (carry["state"], y, seen[0]))
-        return carry, (logits, seen[1]) if return_weights else logits
-
-    one = compose(forward, name=name)
-
-    def step(params, carry, tokens):
-        rest = {part: entry for part, entry in params.items() if part != "encoder"}
-        return one.apply(rest, {}, (carry, tokens))[0]
-
-    return start, step
 
 
 def sentences(given: PyTree, who: str) -> tuple[Any, Any, Any]:
@@ -202,82 +189,3 @@ def sentences(given: PyTree, who: str) -> tuple[Any, Any, Any]:
         )
     source, lengths, target = given
     return source, lengths, target
-
-
-class _Parts(NamedTuple):
-    """Layers shared by the model and its steps.
-
-    Fields:
-      encoder: (source, lengths) -> carry.
-      words: tokens -> y.
-      cell: (carry, y) -> (carry, (context, weights)); without attention (carry, (context,)).
-      readout: (state, y, context) -> logits.
-    """
-
-    encoder: Layer
-    words: Layer
-    cell: Layer
-    readout: Layer
-
-
-def _parts(
-    source_vocabulary: int,
-    target_vocabulary: int,
-    *,
-    embedding_features: int = 620,
-    features: int = 1000,
-    readout_features: int = 500,
-    attention: bool = True,
-    maxout: bool = True,
-    dropout_rate: float = 0.0,
-) -> _Parts:
-    sizes = {"source_vocabulary": source_vocabulary, "target_vocabulary": target_vocabulary}
-    sizes |= {"embedding_features": embedding_features, "features": features}
-    sizes |= {"readout_features": readout_features}
-    for what, size in sizes.items():
-        at_least("rnnsearch", what, size)
-    check_options("rnnsearch", attention=attention, maxout=maxout)
-    within("rnnsearch", "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
-    attend = additive_attention(features, return_weights=True, name="attention")
-    drop = dropout(dropout_rate) if dropout_rate else lambda x: x
-
-    def encoder(m, given):
-        source, lengths = given
-        x = m(embedding(source_vocabulary, embedding_features), source)
-        read = m(bidirectional(gru(features)), {"x": m(drop, x), "lengths": lengths})
-        final = read["final"]
-        state = jnp.tanh(m(dense(features, name="start"), final["backward"]))
-        if not attention:
-            both = jnp.concatenate([final["forward"], final["backward"]], -1)
-            return {"state": state, "memory": m(drop, both)}
-        memory = m(drop, read["x"])  # (batch, source time, 2 * features)
-        keys = m(dense(features, use_bias=False, name="keys"), memory)  # once, not in each step
-        return {"state": state, "memory": memory, "keys": keys, "lengths": lengths}
-
-    def words(m, tokens):
-        return m(drop, m(embedding(target_vocabulary, embedding_features), tokens))
-
-    def cell(m, given):
-        carry, y = given
-        s, seen = carry["state"], (carry["memory"],)
-        if attention:
-            memory = {"key": carry["keys"], "value": carry["memory"]}
-            seen = m(attend, (s, memory, carry["lengths"]))  # (batch, 2 * features), and weights
-        s, _ = m(gru_cell(features), (s, jnp.concatenate([y, seen[0]], -1)))
-        return {**carry, "state": s}, seen
-
-    def readout(m, given):
-        t = jnp.concatenate(given, -1)
-        if maxout:
-            t = m(dense(2 * readout_features, name="hidden"), t)
-            t = t.reshape(*t.shape[:-1], readout_features, 2).max(-1)
-        else:
-            t = jnp.tanh(m(dense(readout_features, name="hidden"), t))
-        return m(dense(target_vocabulary, name="output"), m(drop, t))
-
-    return _Parts(
-        compose(encoder, name="encoder"),
-        compose(words, name="target"),
-        compose(cell, name="decoder"),
-        compose(readout, name="readout"),
-    )

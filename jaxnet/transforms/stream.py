@@ -65,7 +65,7 @@ def stream(
 
     def forward(m, given):
         x, steps = _ragged(given) if ragged else (given, None)
-        m = m.watched(Watch(_checked(x), transforms=True))
+        m = m.watched(Watch(_checked(x), transforms=True, stream=True))
         m.stream = Stream(length, dtype, steps)
         return m.inline(net, x)
 
@@ -108,6 +108,52 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
         raise ValueError("\n".join(["start_stream: the state does not fit the stream:", *wrong]))
     leaves = [found.get(path, leaf) for path, leaf in flat(fresh)]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def batch_axes(stream: Layer, x: PyTree) -> PyTree:
+    """Return the batch axis of each entry of a stream's state.
+
+    It is 0 in most layers, and 1 inside `repeat`, whose entries begin with the axis of layers. Use
+    it to reorder, reset or replace the rows of a batch.
+
+    Args:
+      stream: Layer made by `jn.stream`.
+      x: Chunk or its spec, with the batch axis first in every array.
+
+    Returns:
+      Integers in the structure of the state; -1 for an entry without a batch axis, such as running
+      statistics.
+
+    Example:
+      Start the second sequence of the batch again:
+
+      >>> stream = jn.stream(jn.repeat(jn.gru(4), 3))
+      >>> x = jnp.ones((2, 5, 4))
+      >>> params, state = stream.init(jax.random.key(0), x)
+      >>> _, state = stream.apply(params, state, x)
+      >>> axes = jn.batch_axes(stream, x)
+      >>> axes
+      {'gru': {'h': 1}}
+      >>> def reset(leaf, axis):
+      ...     return leaf if axis < 0 else leaf.swapaxes(0, axis).at[1].set(0).swapaxes(0, axis)
+      >>> jax.tree.map(reset, state, axes)["gru"]["h"].any((0, 2)).tolist()
+      [True, False]
+    """
+    x = abstract(x, "batch_axes")
+    batch = next((leaf.shape[0] for leaf in jax.tree.leaves(x) if leaf.shape), 0)
+
+    def grown(leaf):
+        mine = leaf.shape[:1] == (batch,)
+        return jax.ShapeDtypeStruct((batch + 1, *leaf.shape[1:]), leaf.dtype) if mine else leaf
+
+    def state_of(x):
+        return jax.eval_shape(lambda key: stream.init(key, x)[1], jax.random.key(0))
+
+    def axis(one, other):
+        pairs = enumerate(zip(one.shape, other.shape, strict=True))
+        return next((i for i, (a, b) in pairs if a != b), -1)
+
+    return jax.tree.map(axis, state_of(x), state_of(jax.tree.map(grown, x)))
 
 
 def _checked(x: PyTree) -> Callable[..., PyTree]:

@@ -11,6 +11,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.decoding import beam_search, greedy, sample
+from jaxnet.initializers import zeros
 
 KEYS_MAY_REPEAT = True  # draws are compared
 END = 2
@@ -23,12 +24,33 @@ def weights(seed):
     return [2 * draw.normal(size=shape) for shape in shapes]
 
 
+def as_stream(step):
+    """The stream of a step `(carry, tokens) -> (carry, logits)`, whose carry is its state."""
+
+    def forward(m, tokens):
+        assert tokens.shape[1] == 1
+        entries = {"h": (WIDTH,), "n": ()} if step is not dies else {"clock": (2,)}
+        shapes = {n: (len(tokens), *shape) for n, shape in entries.items()}
+        carry = {n: m.state(n, zeros, shape, jnp.result_type(float)) for n, shape in shapes.items()}
+        carry, logits = step(carry, tokens[:, 0])
+        for entry, value in carry.items():
+            m.update(entry, value)
+        return logits[:, None]
+
+    return jn.stream(jn.compose(forward, name="model"))
+
+
 def network(table, inner, out):
     def step(carry, tokens):
         h = jnp.tanh(carry["h"] @ inner + jnp.asarray(table)[tokens])
         return {"h": h, "n": carry["n"] + 1}, h @ out
 
-    return step
+    return as_stream(step)
+
+
+def stateless(logits):
+    """A model of the token before alone: tokens (batch, 1) -> logits."""
+    return jn.stream(lambda tokens: logits(tokens[:, 0])[:, None]), {}, {}
 
 
 def plain_network(table, inner, out):
@@ -44,17 +66,15 @@ def plain_network(table, inner, out):
 @partial(jax.jit, static_argnames=("beams", "length", "penalty"))
 def search(weights, carry, first, *, beams, length, penalty=1.0):
     """Beam search by the network; greedy with no beams."""
-    step = network(*weights)
+    model = network(*weights), {}, carry
     if not beams:
-        return greedy(step, carry, first, length=length, end=END)
-    return beam_search(
-        step, carry, first, beams=beams, length=length, end=END, length_penalty=penalty
-    )
+        return greedy(*model, first, length=length, end=END)
+    return beam_search(*model, first, beams=beams, length=length, end=END, length_penalty=penalty)
 
 
 def start(batch, seed=0):
     h = np.random.default_rng(seed).normal(size=(batch, WIDTH))
-    return {"h": jnp.asarray(h), "n": jnp.zeros(batch, jnp.int32)}, jnp.arange(batch) % VOCABULARY
+    return {"h": jnp.asarray(h), "n": jnp.zeros(batch)}, jnp.arange(batch) % VOCABULARY
 
 
 def plain_beam_search(model, state, first, beams, length, end, penalty):
@@ -140,11 +160,9 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
     table = np.full((4, 4), -np.inf)
     table[np.arange(4)[:, None], follow] = 0
 
-    def step(carry, tokens):
-        return carry, jnp.asarray(table)[tokens]
-
+    model = stateless(lambda tokens: jnp.asarray(table)[tokens])
     for beams, length in [(3, 4), (9, 3)]:
-        run = partial(beam_search, step, (), beams=beams, length=length, end=END)
+        run = partial(beam_search, *model, beams=beams, length=length, end=END)
         result = jax.device_get(jax.jit(run)(jnp.array([0, 1])))
         for i in range(2):
             expected = plain_beam_search(
@@ -158,10 +176,8 @@ def test_beam_search_with_ties_and_impossible_tokens(x64):
 def test_beams_beyond_the_vocabulary():
     @jax.jit
     def run(first):
-        return beam_search(
-            lambda carry, tokens: (carry, jnp.log(jnp.array([[0.2, 0.5, 0.3]] * tokens.shape[0]))),
-            (), first, beams=5, length=1, end=END,
-        )  # fmt: skip
+        model = stateless(lambda tokens: jnp.log(jnp.array([[0.2, 0.5, 0.3]] * len(tokens))))
+        return beam_search(*model, first, beams=5, length=1, end=END)
 
     tokens, lengths, scores = jax.device_get(run(jnp.array([0])))
     assert tokens[0].tolist() == [[1], [2], [0], [2], [2]]
@@ -181,21 +197,62 @@ def test_examples_do_not_influence_each_other(x64, beams):
             np.testing.assert_allclose(a[i], b[0], rtol=1e-12)
 
 
+def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x64):
+    """The log-probability of each beam is that of the net without a stream."""
+
+    def forward(m, given):
+        extra, tokens = given
+        x = m(jn.embedding(VOCABULARY, 8), tokens) + m.whole(jn.dense(8), extra)[:, None]
+        return m(jn.dense(VOCABULARY), m(jn.repeat(jn.transformer_block(2, 9, causal=True), 2), x))
+
+    net, extra, first = jn.compose(forward), jnp.eye(3), jnp.array([1, 3, 0])
+    shapes, _ = jax.eval_shape(net.init, KEY, (extra, first[:, None]))
+    random = np.random.default_rng(5)
+    params = jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape)), shapes)
+    stream = jn.stream(net, 6)
+    chunk = extra, first[:, None]
+    assert set(jax.tree.leaves(jn.batch_axes(stream, chunk))) == {1}
+
+    @jax.jit
+    def run(params):
+        state, options = jn.start_stream(stream, chunk), {"length": 6, "inputs": (extra,)}
+        found = beam_search(
+            stream, params, state, first, beams=3, end=END, length_penalty=0.0, **options
+        )
+        return found, greedy(stream, params, state, first, end=END, **options)
+
+    @jax.jit
+    def log_p(params, tokens):
+        so_far = jnp.concatenate([first[:, None], tokens[:, :-1]], 1)
+        logits = jax.nn.log_softmax(net.apply(params, {}, (extra, so_far))[0])
+        return jnp.take_along_axis(logits, tokens[..., None], -1)[..., 0]
+
+    (tokens, lengths, scores), (plain, n) = run(params)
+    for k in range(3):
+        steps = log_p(params, tokens[:, k])
+        counted = jnp.arange(6) <= lengths[:, k, None]
+        np.testing.assert_allclose(scores[:, k], (steps * counted).sum(1), rtol=1e-4, atol=1e-5)
+    so_far = jnp.concatenate([first[:, None], plain[:, :-1]], 1)
+    best = net.apply(params, {}, (extra, so_far))[0].argmax(-1)
+    counted = np.arange(6) <= np.asarray(n)[:, None]
+    np.testing.assert_array_equal(plain[counted], best[counted])
+
+
 @pytest.mark.fast_cases("greedy")
 @pytest.mark.parametrize("beams", [0, 3], ids=["greedy", "beams"])
 def test_the_loop_ends_with_the_last_sequence(beams):
     calls = []
 
-    def count(carry, tokens):
+    def logits(tokens):
         jax.debug.callback(lambda: calls.append(1))
-        return carry, jnp.log(0.001 + jax.nn.one_hot(tokens + 1, 5))
+        return jnp.log(0.001 + jax.nn.one_hot(tokens + 1, 5))
 
-    first = jnp.array([1, 2])
+    count, first = stateless(logits), jnp.array([1, 2])
     if beams:
-        tokens, lengths, _ = beam_search(count, (), first, beams=beams, length=50, end=4)
+        tokens, lengths, _ = beam_search(*count, first, beams=beams, length=50, end=4)
         tokens, lengths = tokens[:, 0], lengths[:, 0]
     else:
-        tokens, lengths = greedy(count, (), first, length=50, end=4)
+        tokens, lengths = greedy(*count, first, length=50, end=4)
     jax.effects_barrier()
     assert tokens[:, :3].tolist() == [[2, 3, 4], [3, 4, 4]] and lengths.tolist() == [2, 1]
     assert (tokens[:, 3:] == 4).all()
@@ -203,9 +260,8 @@ def test_the_loop_ends_with_the_last_sequence(beams):
 
 
 def test_greedy_takes_the_first_of_equals_and_needs_no_end():
-    tokens, lengths = greedy(
-        lambda carry, tokens: (carry, jnp.array([[0.0, 7.0, 7.0]])), (), jnp.array([2]), length=3
-    )
+    model = stateless(lambda tokens: jnp.array([[0.0, 7.0, 7.0]]))
+    tokens, lengths = greedy(*model, jnp.array([2]), length=3)
     assert tokens.tolist() == [[1, 1, 1]] and lengths.tolist() == [3]
 
 
@@ -214,7 +270,7 @@ def test_logits_of_few_digits_are_summed_with_many():
     """log 1000 = 6.9078 in float32, 6.9062 in bfloat16."""
     logits = jnp.zeros((1, 1000), jnp.bfloat16)
     _, _, scores = beam_search(
-        lambda carry, tokens: (carry, logits), (), jnp.array([0]),
+        *stateless(lambda tokens: logits), jnp.array([0]),
         beams=1, length=3, end=END, length_penalty=0.0,
     )  # fmt: skip
     np.testing.assert_allclose(scores, [[-3 * np.log(1000)]], rtol=1e-6)
@@ -222,12 +278,10 @@ def test_logits_of_few_digits_are_summed_with_many():
 
 @pytest.mark.slow
 def test_no_sequences_at_all():
-    def step(carry, tokens):
-        return carry, jnp.zeros((tokens.shape[0], 3))
-
+    model = stateless(lambda tokens: jnp.zeros((len(tokens), 3)))
     nothing = jnp.zeros(0, jnp.int32)
-    assert greedy(step, (), nothing, length=4, end=1)[0].shape == (0, 4)
-    assert beam_search(step, (), nothing, beams=2, length=4, end=1)[0].shape == (0, 2, 4)
+    assert greedy(*model, nothing, length=4, end=1)[0].shape == (0, 4)
+    assert beam_search(*model, nothing, beams=2, length=4, end=1)[0].shape == (0, 2, 4)
 
 
 # Sampling.
@@ -236,11 +290,9 @@ P = np.array([0.1, 0.4, 0.2, 0.3])
 
 
 def frequencies(n=4000, **options):
-    def step(carry, tokens):
-        return carry, jnp.broadcast_to(jnp.log(jnp.asarray(P)), (tokens.shape[0], 4))
-
+    model = stateless(lambda tokens: jnp.broadcast_to(jnp.log(jnp.asarray(P)), (len(tokens), 4)))
     first = jnp.zeros(n // 10, jnp.int32)
-    draw = jax.jit(lambda key: sample(step, (), first, key, length=10, **options))
+    draw = jax.jit(lambda key: sample(*model, first, key, length=10, **options))
     tokens = draw(jax.random.key(0))
     return np.bincount(np.asarray(tokens).ravel(), minlength=4) / n
 
@@ -267,26 +319,25 @@ def test_sample_draws_with_the_right_probabilities(options, expected):
 
 @pytest.mark.slow
 def test_sample_keeps_k_of_equals_and_ends():
-    def step(carry, tokens):
-        return carry, jnp.zeros((tokens.shape[0], 5))
-
+    step = stateless(lambda tokens: jnp.zeros((len(tokens), 5)))
     first = jnp.zeros(200, jnp.int32)
-    tokens = sample(step, (), first, jax.random.key(1), length=6, top_k=3, end=END)
+    tokens = sample(*step, first, jax.random.key(1), length=6, top_k=3, end=END)
     assert set(np.unique(tokens)) == {0, 1, 2}
     ended = np.cumsum(tokens == END, 1) > 0
     assert (np.asarray(tokens)[ended] == END).all() and 0.8 < ended[:, -1].mean() < 1
-    again = sample(step, (), first, jax.random.key(2), length=6, top_k=3, end=END)
+    again = sample(*step, first, jax.random.key(2), length=6, top_k=3, end=END)
     assert (tokens != again).any()
 
 
 def dies(carry, tokens):
     """The second sequence has logits of NaN from its second step on, the third none possible."""
-    t, row = carry.T
+    t, row = carry["clock"].T
     bad = jnp.where((row == 1) & (t > 0), jnp.nan, jnp.where(row == 2, -jnp.inf, 0.0))
-    return carry.at[:, 0].add(1), jnp.array([0.0, 1.0, 5.0, 0.0]) + bad[:, None]
+    return {"clock": carry["clock"].at[:, 0].add(1)}, jnp.array([0.0, 1.0, 5.0, 0.0]) + bad[:, None]
 
 
-CLOCKS = jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])  # step and row
+CLOCKS = {"clock": jnp.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])}  # step and row
+DIES = as_stream(dies), {}
 
 
 LOST = [[2, 2, 2], [2, -1, -1], [-1, -1, -1]]
@@ -294,7 +345,7 @@ LOST = [[2, 2, 2], [2, -1, -1], [-1, -1, -1]]
 
 def test_a_token_without_a_distribution_is_minus_one():
     first = jnp.zeros(3, int)
-    tokens, lengths = jax.jit(partial(greedy, dies, length=3, end=3))(CLOCKS, first)
+    tokens, lengths = jax.jit(partial(greedy, *DIES, length=3, end=3))(CLOCKS, first)
     assert tokens.tolist() == LOST and lengths.tolist() == [3, 3, 3]
 
 
@@ -302,11 +353,11 @@ def test_a_token_without_a_distribution_is_minus_one():
 @pytest.mark.parametrize("end", [None, 3])
 def test_a_draw_without_a_distribution_is_minus_one(end):
     first = jnp.zeros(3, int)
-    tokens, lengths = jax.jit(partial(greedy, dies, length=3, end=end))(CLOCKS, first)
+    tokens, lengths = jax.jit(partial(greedy, *DIES, length=3, end=end))(CLOCKS, first)
     assert tokens.tolist() == LOST and lengths.tolist() == [3, 3, 3]
     key = jax.random.key(0)
     for options in ({}, {"top_p": 0.5}, {"top_k": 2}):
-        draw = partial(sample, dies, length=3, temperature=1e-3, end=end, **options)
+        draw = partial(sample, *DIES, length=3, temperature=1e-3, end=end, **options)
         assert jax.jit(draw)(CLOCKS, first, key).tolist() == LOST
     embed = jn.embedding(4, 2)  # a step of such a token is NaN again
     params, _ = embed.init(key, first)
@@ -317,53 +368,54 @@ def test_a_draw_without_a_distribution_is_minus_one(end):
 @pytest.mark.fast_cases("2")
 @pytest.mark.parametrize("beams", [1, 2, 6])
 def test_beams_without_a_distribution_have_scores_of_nan(beams):
-    run = jax.jit(partial(beam_search, dies, beams=beams, length=3, end=3))
+    run = jax.jit(partial(beam_search, *DIES, beams=beams, length=3, end=3))
     _, _, scores = jax.device_get(run(CLOCKS, np.zeros(3, int)))
     assert np.isnan(scores[1:]).all() and not np.isnan(scores[0]).any()
 
 
 # Messages.
 
-
-def fine(carry, tokens):
-    return carry, jnp.zeros((tokens.shape[0], 5))
-
-
+FINE = stateless(lambda tokens: jnp.zeros((len(tokens), 5)))
 FIRST, KEY = jnp.array([0, 1]), jax.random.key(0)
 
 
+def gives(output):
+    """Greedy by a net of this output."""
+    return lambda: greedy(jn.stream(lambda tokens: output), {}, {}, FIRST, length=2)
+
+
 def drawing(**options):
-    return lambda: sample(fine, (), FIRST, KEY, length=2, **options)
+    return lambda: sample(*FINE, FIRST, KEY, length=2, **options)
 
 
 def beaming(**options):
-    return lambda: beam_search(fine, (), FIRST, **({"beams": 2, "length": 2, "end": 1} | options))
+    return lambda: beam_search(*FINE, FIRST, **({"beams": 2, "length": 2, "end": 1} | options))
 
 
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: greedy(fine, (), FIRST, length=0), "greedy: length must be at least 1, got 0"),
-        (lambda: greedy(fine, (), 3, length=2), "greedy: first must be a JAX or NumPy array"),
-        (lambda: greedy(fine, (), None, length=2), "greedy: first must be a JAX or NumPy array"),
-        (lambda: greedy(fine, (), FIRST * 0.5, length=2), "greedy: first must hold integers"),
-        (lambda: greedy(fine, (), FIRST[None], length=2), r"first must have shape \(batch,\), got"),
-        (lambda: greedy(fine, (), FIRST, length=2, end=5), r"end must be in .*\[0, 5\), got 5"),
-        (lambda: greedy(fine, (), FIRST, length=2, end=1.5), "greedy: end must be an integer"),
-        (lambda: greedy(None, (), FIRST, length=2), r"greedy: step must be a function of \(carry"),
-        (lambda: greedy(fine, "a", FIRST, length=2), "greedy: carry must be a JAX or NumPy"),
-        (lambda: greedy(fine, jnp.zeros((3, 2)), FIRST, length=2), "2 as in first, got .3, 2."),
-        (lambda: greedy(lambda c, t: (c, t), (), FIRST, length=2), "logits .batch, vocabulary."),
-        (lambda: greedy(lambda c, t: t, (), FIRST, length=2), r"greedy: step .* \(carry, logits\)"),
-        (lambda: greedy(lambda c, t: None, (), FIRST, length=2), r"step .* logits\), got NoneType"),
+        (lambda: greedy(*FINE, FIRST, length=0), "greedy: length must be at least 1, got 0"),
+        (lambda: greedy(*FINE, 3, length=2), "greedy: first must be a JAX or NumPy array"),
+        (lambda: greedy(*FINE, None, length=2), "greedy: first must be a JAX or NumPy array"),
+        (lambda: greedy(*FINE, FIRST * 0.5, length=2), "greedy: first must hold integers"),
+        (lambda: greedy(*FINE, FIRST[None], length=2), r"first must have shape \(batch,\), got"),
+        (lambda: greedy(*FINE, FIRST, length=2, end=5), r"end must be in .*\[0, 5\), got 5"),
+        (lambda: greedy(*FINE, FIRST, length=2, end=1.5), "greedy: end must be an integer"),
+        (lambda: greedy(None, {}, {}, FIRST, length=2), "greedy: stream must be a layer"),
         (
-            lambda: greedy(lambda c, t: (c, jnp.zeros((2, 0))), (), FIRST, length=2),
-            r"logits \(batch, vocabulary\)",
+            lambda: greedy(jn.gru(3), {}, {}, FIRST, length=2),
+            r"greedy: expected a stream, got .*'gru'\). Write jn.stream\(net, length\)",
         ),
+        (lambda: greedy(FINE[0], {}, None, FIRST, length=2), "greedy: state must be the dict"),
+        (lambda: greedy(FINE[0], {}, {"a": KEY}, FIRST, length=2), "unused entries: state/a"),
         (
-            lambda: greedy(lambda c, t: (c[:, :1], c), jnp.zeros((2, 3)), FIRST, length=2),
-            r"dtypes it is given, float32\[2, 3\], got float32\[2, 1\]",
+            lambda: greedy(*FINE, FIRST, length=2, inputs=jnp.ones(2)),
+            r"greedy: inputs must be a tuple, such as \(source, lengths\), got \(2,\) float32",
         ),
+        (gives(jnp.ones((2, 1))), r"greedy: the net must give logits \(batch, time, vocabulary\)"),
+        (gives(jnp.ones((2, 1, 0))), r"here \(2, 1, ...\), got \(2, 1, 0\) float32"),
+        (gives((jnp.ones((2, 1, 3)), FIRST)), r"here \(2, 1, ...\), got"),
         (beaming(beams=0), "beam_search: beams must be at least 1, got 0"),
         (beaming(beams="a"), "beam_search: beams must be an integer, got 'a'"),
         (beaming(end=None), "beam_search: end must be an integer, got None"),
@@ -380,8 +432,8 @@ def beaming(**options):
         (drawing(top_p=np.nan), "sample: top_p must be in .* got nan"),
         (drawing(top_k=0), "sample: top_k must be at least 1"),
         (drawing(top_k=99), "sample: top_k must be at most the number of tokens, [0-9]+, got 99"),
-        (lambda: sample(fine, (), FIRST, None, length=2), "sample: expected a single key"),
-        (lambda: sample(fine, (), FIRST, 3, length=2), "sample: expected a single key"),
+        (lambda: sample(*FINE, FIRST, None, length=2), "sample: expected a single key"),
+        (lambda: sample(*FINE, FIRST, 3, length=2), "sample: expected a single key"),
     ],
 )
 def test_messages(run, message):

@@ -1,4 +1,4 @@
-"""The four language models: steps equal whole windows, and every character is predicted once."""
+"""The four language models: streams equal whole windows, and every character is predicted once."""
 
 from functools import cache, partial
 
@@ -23,7 +23,7 @@ def tiny(kind):
     config = Config(model=kind, features=8, layers=2, steps=6, embedding=5, heads=2)
     model = build(config, SIZE)
     x = jn.spec((3, 6), jnp.int32)
-    params, _ = model.net.init(KEY, x if kind == "transformer" else {"x": x})
+    params, _ = model.net.init(KEY, x)
     # Larger than drawn, so that the context makes a difference.
     return model, jax.tree.map(lambda a: 3 * a, params)
 
@@ -31,7 +31,7 @@ def tiny(kind):
 @partial(jax.jit, static_argnums=0)
 def whole(model, params, x):
     """Logits of whole texts x (batch, time)."""
-    return model.logits(params, model.carry(len(x)), x)[1]
+    return model.net.apply(params, {}, x)[0]
 
 
 def nats(logits, y):
@@ -44,11 +44,11 @@ def test_one_character_after_another_is_the_whole(kind):
     model, params = tiny(kind)
     x = TEXT[:18].reshape(3, 6)
     expected = whole(model, params, x)
-    memory = model.memory(3, 6)
-    step = jax.jit(model.step)
+    stream = jn.stream(model.net, 6)
+    state, apply = jn.start_stream(stream, x), jax.jit(stream.apply)
     for t in range(6):
-        memory, logits = step(params, memory, jnp.asarray(x[:, t]))
-        np.testing.assert_allclose(logits, expected[:, t], rtol=1e-4, atol=1e-5)
+        logits, state = apply(params, state, x[:, t : t + 1])
+        np.testing.assert_allclose(logits[:, 0], expected[:, t], rtol=1e-4, atol=1e-5)
     assert np.abs(expected[:, 1:] - expected[:, :-1]).max() > 0.1
 
 
@@ -105,7 +105,8 @@ def test_training_continues_where_the_last_window_stopped():
     objective = jn.truncated_bptt(model.net, jn.losses.masked())
     apply = jax.jit(partial(objective.apply, key=None, train=False))
     cut = jn.data.windows(TEXT, 3, 7)  # 13 targets per stream: windows of 7 and 6
-    state = {"net": {}, "carry": jax.tree.map(lambda c: c + 5.0, model.carry(3))}  # to be reset
+    carry = ({"c": jnp.full((3, 8), 5.0), "h": jnp.full((3, 8), 5.0)},) * 2  # to be reset
+    state = {"net": {}, "carry": carry}
     losses = []
     for i in (slice(0, 3), slice(3, 6)):
         batch = (jnp.asarray(cut.x[i]), jnp.asarray(cut.start[i])), (cut.y[i], cut.counts[i])

@@ -122,7 +122,7 @@ def test_every_layer_takes_an_open_batch_size(row):
         assert ours.shape == (batch, *theirs.shape[1:])
 
 
-SOME = {"conv-strided", "locally_connected", "max_pool-overlap", "multi_head_attention-step"}
+SOME = {"conv-strided", "locally_connected", "max_pool-overlap", "multi_head_attention"}
 
 
 @pytest.mark.slow

@@ -1,6 +1,4 @@
-"""Multi-head attention by hand, against PyTorch and Flax in float64, masked, and by steps."""
-
-from functools import partial
+"""Multi-head attention by hand, against PyTorch and Flax in float64, and masked."""
 
 import flax.linen as nn
 import jax
@@ -9,7 +7,6 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.layers.attention import attention_cache
 from jaxnet.ops.attention import dot_product_attention, fused_attention
 from tests.compiled import jit_apply, jit_init
 
@@ -367,116 +364,6 @@ def test_dropout_falls_on_the_weights():
 # Step by step
 
 
-@pytest.mark.fast_cases("window")
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"rotary": True, "kv_heads": 2, "use_bias": False},
-        {"head_size": 3, "features": 5, "value_size": 4},
-        {"window": (2, 3), "softcap": 2.0, "rotary": partial(jn.rotary, interleaved=True)},
-    ],
-    ids=["plain", "rotary grouped", "sizes", "window"],
-)
-def test_steps_equal_the_whole_sequence(options, x64):
-    x = jnp.asarray(draw(3, 7, 8))
-    whole = jn.multi_head_attention(4, causal=True, return_weights=True, **options)
-    step = jn.multi_head_attention(4, step=True, return_weights=True, **options)
-    size, groups = options.get("head_size", 2), options.get("kv_heads", 4)
-    values = options.get("value_size")
-    cache = attention_cache(3, 9, heads=groups, head_size=size, value_size=values, dtype=float)
-    params = random_params(whole, x)
-    drawn = [
-        layer.init(jax.random.key(0), given)[0]
-        for layer, given in ((whole, x), (step, (cache, x[:, 0])))
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *drawn)
-    y, weights = run(whole, params, x)
-
-    def one(cache, x_t):
-        return jit_apply(step, params, {}, (cache, x_t))[0]
-
-    cache, (steps, seen) = jax.jit(lambda c, x: jax.lax.scan(one, c, x))(
-        cache, jnp.swapaxes(x, 0, 1)
-    )
-    np.testing.assert_allclose(jnp.swapaxes(steps, 0, 1), y, rtol=1e-10, atol=1e-10)
-    for t in range(7):  # (time, batch, heads, places of the cache)
-        np.testing.assert_allclose(seen[t, ..., :7], weights[:, :, t], rtol=1e-10, atol=1e-12)
-    assert not seen[..., 7:].any() and cache["index"].tolist() == [7, 7, 7]
-
-
-@pytest.mark.slow
-def test_sequences_of_a_batch_may_stand_at_different_places(x64):
-    """The second sequence starts two steps later; both get what they get alone."""
-    x = jnp.asarray(draw(2, 4, 8))
-    step = jn.multi_head_attention(2, step=True, rotary=True)
-    params = random_params(step, (attention_cache(2, 6, heads=2, head_size=4), x[:, 0]))
-    at = {}
-    for b in range(2):
-        cache = attention_cache(1, 6, heads=2, head_size=4, dtype=float)
-        for t in range(4):
-            cache, y = run(step, params, (cache, x[b : b + 1, t]))
-            at[b, t] = y[0], cache
-    joined = jax.tree.map(lambda *a: jnp.concatenate(a), at[0, 2][1], at[1, 0][1])
-    cache, y = run(step, params, (joined, jnp.stack([x[0, 3], x[1, 1]])))
-    assert cache["index"].tolist() == [4, 2]
-    np.testing.assert_allclose(y, jnp.stack([at[0, 3][0], at[1, 1][0]]), rtol=1e-10)
-
-
-@pytest.mark.slow
-def test_a_full_cache():
-    step, x = jn.multi_head_attention(2, step=True), jnp.ones((2, 8))
-    cache = attention_cache(2, 1, heads=2, head_size=4)
-    params, _ = step.init(jax.random.key(0), (cache, x))
-    (cache, y), _ = jit_apply(step, params, {}, (cache, x))
-    assert jnp.isfinite(y).all()
-    with pytest.raises(ValueError, match=r"cache is full, its index must be in \[0, 1\), got 1"):
-        step.apply(params, {}, (cache, x))
-    (_, y), _ = jax.jit(lambda given: step.apply(params, {}, given))((cache, x))
-    assert jnp.isnan(y).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"kv_heads": 2}, {"head_size": 3, "use_bias": False}],
-    ids=["", "grouped", "sizes"],
-)
-def test_a_memory_projected_once_stands_for_the_memory(options, x64):
-    queries, memory, lengths = draw(3, 5, 8), draw(3, 7, 6), jnp.array([7, 2, 0])
-    layer = jn.multi_head_attention(4, return_weights=True, **options)
-    params = random_params(layer, (queries, memory, lengths))
-    whole = run(layer, params, (queries, memory, lengths))
-    projected = jn.precompute_kv(params, memory)
-    drawn = [
-        layer.init(jax.random.key(0), (queries, given, lengths))[0] for given in (memory, projected)
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *drawn)
-    for t in range(5):
-        y, weights = run(layer, params, (queries[:, t : t + 1], projected, lengths))
-        np.testing.assert_allclose(y[:, 0], whole[0][:, t], rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(weights[:, :, 0], whole[1][:, :, t], rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.slow
-def test_a_projected_memory_is_that_of_the_layer():
-    queries, memory = jnp.ones((3, 5, 8)), jnp.ones((3, 7, 6))
-    other = jn.multi_head_attention(2)
-    params, _ = other.init(jax.random.key(0), (queries, memory))
-    projected = jn.precompute_kv(params, memory)
-    four = jn.multi_head_attention(4)
-    with pytest.raises(ValueError, match=r"4 heads of size 2, got \(2, 4\)\. Pass precompute_kv"):
-        four.init(jax.random.key(0), (queries, projected))
-    with pytest.raises(ValueError, match="got a dict of"):
-        four.init(jax.random.key(0), (queries, attention_cache(3, 7, heads=4, head_size=2)))
-    with pytest.raises(ValueError, match="same batch size"):
-        other.init(jax.random.key(0), (queries[:2], projected))
-    with pytest.raises(ValueError, match=r"expected x, \(x, mask\)"):
-        other.init(jax.random.key(0), projected)
-    with pytest.raises(ValueError, match="expected .queries, memory."):
-        jn.additive_attention(4).init(jax.random.key(0), (queries, projected))
-
-
 def test_a_fresh_head_keeps_variance():
     """Kernels are drawn for their inputs as matrices: projections have variance near 1."""
     x = jnp.asarray(draw(4, 20, 256), jnp.float32)
@@ -567,13 +454,7 @@ def test_messages():
             mha(2, **wrong)
     says("rotary is for self-attention", mha(2, rotary=True), (x, x))
     says(r"expected x, \(x, mask\), \(queries, memory\)", mha(2), (x, x, x))
-    says(r"expected \(cache, x_t\)", mha(2, step=True), x)
-    cache = attention_cache(2, 4, heads=3, head_size=2)
-    says(
-        r"expected a cache of 2 heads of size 3, got \(3, 2\)",
-        mha(2, step=True),
-        (cache, jn.spec((2, 6))),
-    )
+    says("got a dict of", mha(2), (x, {"key": x, "value": x}))
     says("with cross=True expected", jn.transformer_block(2, 8, cross=True), x)
     layer, data = mha(2), jnp.ones((2, 5, 6))
     params, _ = layer.init(key, x)
@@ -583,8 +464,6 @@ def test_messages():
         layer.apply(params, {}, (data, jnp.ones((5, 4), bool)))
     with pytest.raises(ValueError, match=r"or floats .* to add to the scores, got \(2, 3, 5, 5\)"):
         layer.apply(params, {}, (data, jnp.ones((2, 3, 5, 5))))
-    cache = attention_cache(2, 4, heads=2, head_size=3)
-    says(r"value_size=5\)", mha(2, step=True, value_size=5), (cache, jn.spec((2, 6))))
 
 
 @pytest.mark.slow
@@ -601,32 +480,6 @@ def test_lengths_beyond_the_places_raise(layer, lengths):
     y, _ = jax.jit(layer.apply)(params, state, given)
     wanted, _ = jit_apply(layer, params, state, (*given[:2], np.clip(lengths, 0, 5)))
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: attention_cache(0, 5, heads=2, head_size=4), "batch must be at least 1, got 0"),
-    (lambda: attention_cache(3, 5, heads=2.5, head_size=4), "heads must be an integer, got 2.5"),
-    (lambda: attention_cache(3, 5, heads=2, head_size=4, dtype=None), "dtype must be one of JAX"),
-    (lambda: jn.precompute_kv(None, jnp.ones((2, 3, 4))), "params must be the dict that init"),
-    (lambda: jn.precompute_kv({}, jnp.ones((2, 3, 4))), "expected the params of a multi_head_att"),
-    (lambda: jn.precompute_kv({}, jnp.ones((2, 3))), r"\(batch, places, width\), got \(2, 3\)"),
-])  # fmt: skip
-def test_caches_and_memories_of_another_kind_are_named(make, words):
-    with pytest.raises(
-        (TypeError, ValueError), match=f"^(attention_cache|precompute_kv): .*{words}"
-    ):
-        make()
-
-
-def test_a_cache_of_another_batch_is_named():
-    layer, cache = (
-        jn.multi_head_attention(2, step=True),
-        attention_cache(3, 5, heads=2, head_size=4),
-    )
-    with pytest.raises(ValueError, match="cache and x_t must have the same batch size"):
-        layer.init(jax.random.key(0), (cache, jnp.ones((2, 8))))
-    with pytest.raises(ValueError, match=r"expected \(cache, x_t\), .* got \(.* NoneType|None\)"):
-        layer.init(jax.random.key(0), (cache, None))
 
 
 @pytest.mark.slow

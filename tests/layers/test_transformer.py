@@ -1,4 +1,4 @@
-"""The transformer block, against PyTorch's and step by step."""
+"""The transformer block, against PyTorch's and in a stream."""
 
 from functools import partial
 
@@ -8,35 +8,29 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.layers.attention import attention_cache
 from jaxnet.services.trees import flat
-from tests.compiled import jit_apply
 from tests.layers.test_attention import draw, random_params, run
 
 
+def in_steps(block, params, x, memory):
+    """The outputs of a decoder block for one place after another."""
+    stream, outputs = jn.stream(block, x.shape[1]), []
+    state = jn.start_stream(stream, (x, *memory))
+    apply = jax.jit(stream.apply)
+    for t in range(x.shape[1]):
+        (y, *_), state = apply(params, state, (x[:, t : t + 1], *memory))
+        outputs.append(y)
+    return jnp.concatenate(outputs, 1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("cross", [False, True, "projected"], ids=["self", "cross", "projected"])
-def test_blocks_step_by_step(cross, x64):
-    x, memory, lengths = jnp.asarray(draw(2, 5, 8)), jnp.asarray(draw(2, 4, 6)), jnp.array([4, 2])
-    options = {"rotary": True, "cross": bool(cross), "gated": True, "norm": jn.rms_norm}
-    whole = jn.transformer_block(2, 16, causal=True, **options)
-    step = jn.transformer_block(2, 16, step=True, **options)
-    given = (x, memory, lengths) if cross else x
-    params = random_params(whole, given)
-    y = run(whole, params, given)
-    y = y[0] if cross else y
-    if cross == "projected":
-        memory = jn.precompute_kv(params["cross_attention"], memory)
-
-    def one(cache, x_t):
-        (cache, y_t), _ = jit_apply(
-            step, params, {}, (cache, (x_t, memory, lengths) if cross else x_t)
-        )
-        return cache, y_t[0] if cross else y_t
-
-    cache = attention_cache(2, 5, heads=2, head_size=4, dtype=float)
-    _, steps = jax.jit(lambda c, x: jax.lax.scan(one, c, x))(cache, jnp.swapaxes(x, 0, 1))
-    np.testing.assert_allclose(jnp.swapaxes(steps, 0, 1), y, rtol=1e-9, atol=1e-9)
+def test_a_decoder_block_step_by_step(x64):
+    x, memory = jnp.asarray(draw(2, 5, 8)), (jnp.asarray(draw(2, 4, 6)), jnp.array([4, 2]))
+    options = {"rotary": True, "gated": True, "norm": jn.rms_norm}
+    block = jn.transformer_block(2, 16, causal=True, cross=True, **options)
+    params = random_params(block, (x, *memory))
+    y, *_ = run(block, params, (x, *memory))
+    np.testing.assert_allclose(in_steps(block, params, x, memory), y, rtol=1e-9, atol=1e-9)
 
 
 def test_a_gated_mlp_by_llamas_names(x64):
@@ -109,11 +103,7 @@ def test_post_norm_with_a_memory_by_its_parts(x64):
     hidden = jax.nn.gelu(part(jn.dense(9), "mlp_in", h))
     wanted = part(norm, "mlp_norm", h + part(jn.dense(6), "mlp_out", hidden))
     np.testing.assert_allclose(y, wanted, 1e-10)
-    step, cache = jn.transformer_block(2, 9, step=True, **options), None
-    cache = attention_cache(2, 5, heads=2, head_size=3, dtype=float)
-    for t in range(5):
-        cache, (now, _) = run(step, p, (cache, (x[:, t], memory)))
-        np.testing.assert_allclose(now, y[:, t], 1e-9)
+    np.testing.assert_allclose(in_steps(block, p, x, (memory,)), y, 1e-9)
 
 
 def test_norms_of_outputs_by_their_parts(x64):

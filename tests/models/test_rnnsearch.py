@@ -1,6 +1,5 @@
-"""RNNsearch against the same in PyTorch, sentence by sentence, and step by step."""
+"""RNNsearch against the same in PyTorch, sentence by sentence, and in a stream."""
 
-import inspect
 from functools import partial
 
 import jax
@@ -11,9 +10,8 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.decoding import beam_search, greedy
-from jaxnet.models import rnnsearch, rnnsearch_steps
-from jaxnet.models.rnnsearch import _parts
-from tests import layer_values
+from jaxnet.models import rnnsearch
+from tests import compiled, layer_values
 
 SIZES = {"embedding_features": 4, "features": 5, "readout_features": 3}
 KINDS = {
@@ -33,19 +31,6 @@ def drawn(**options):
     params, _ = jax.eval_shape(net.init, jax.random.key(0), GIVEN)
     random = np.random.default_rng(0)
     return net, jax.tree.map(lambda p: jnp.asarray(0.7 * random.normal(size=p.shape)), params)
-
-
-def test_model_and_steps_have_the_same_defaults():
-    public, shared = (
-        {name: p.default for name, p in inspect.signature(f).parameters.items()}
-        for f in (rnnsearch, _parts)
-    )
-    names = "embedding_features", "features", "readout_features", "maxout"
-    wanted = dict(zip(names, (620, 1000, 500, True), strict=True))
-    assert {name: public[name] for name in names} == wanted
-    assert {name: shared[name] for name in names} == wanted
-    assert public["attention"] is shared["attention"] is True
-    assert public["dropout_rate"] == shared["dropout_rate"] == 0
 
 
 @pytest.mark.slow
@@ -74,14 +59,6 @@ def test_the_papers_shapes():
             "output": {"kernel": (l, k), "bias": (k,)},  # W_o
         },
     }
-
-
-@pytest.mark.slow
-def test_steps_have_the_sizes_of_the_model_by_default():
-    params, _ = jax.eval_shape(rnnsearch(10, 9).init, jax.random.key(0), GIVEN)
-    start, step = rnnsearch_steps(10, 9)
-    carry = jax.eval_shape(start, params, *GIVEN[:2])
-    assert jax.eval_shape(step, params, carry, GIVEN[2][:, 0])[1].shape == (3, 9)
 
 
 @pytest.mark.slow
@@ -145,21 +122,26 @@ def test_is_the_same_in_pytorch(x64, kind):  # torch 2.13.0
     )
 
 
+def in_chunks(net, params, sizes):
+    """The outputs of chunks of the target, joined."""
+    stream, outputs, start = jn.stream(net, 5), [], 0
+    state = jn.start_stream(stream, GIVEN)
+    for size in sizes:
+        y, state = stream.apply(params, state, (*GIVEN[:2], GIVEN[2][:, start : start + size]))
+        outputs.append(y)
+        start += size
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *outputs)
+
+
 @pytest.mark.fast_cases("attention")
 @kinds
-def test_model_and_steps_have_the_values_of_numpy(kind):
-    """As one program, in which the step is compiled once."""
+def test_whole_and_chunks_have_the_values_of_numpy(kind):
     weighed = kind.get("attention", True)
     net, params = drawn(**kind, return_weights=weighed)
-    start, step = rnnsearch_steps(10, 9, **SIZES, **kind, return_weights=weighed)
 
     @jax.jit
     def run(params):
-        def one(carry, tokens):
-            return step(params, carry, tokens)
-
-        _, steps = jax.lax.scan(one, start(params, *GIVEN[:2]), GIVEN[2].T)
-        return net.apply(params, {}, GIVEN)[0], jax.tree.map(lambda a: a.swapaxes(0, 1), steps)
+        return net.apply(params, {}, GIVEN)[0], in_chunks(net, params, [3, 2])
 
     wide = jax.tree.map(partial(np.asarray, dtype=float), params)
     given = SOURCE, LENGTHS, TARGET
@@ -170,24 +152,69 @@ def test_model_and_steps_have_the_values_of_numpy(kind):
 
 
 @pytest.mark.slow
-@kinds
-def test_steps_are_the_whole(x64, kind):
-    weighed = kind.get("attention", True)
-    net, params = drawn(**kind, return_weights=weighed)
-    start, step = rnnsearch_steps(10, 9, **SIZES, **kind, return_weights=weighed)
+def test_weights_are_those_of_the_source():
+    net, params = drawn(return_weights=True)
+    weights = np.asarray(jax.jit(net.apply)(params, {}, GIVEN)[0][1])
+    seen = np.broadcast_to(np.arange(6) < LENGTHS[:, None, None], weights.shape)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    assert (weights[~seen] == 0).all() and weights[0].std() > 0.01
+
+
+@pytest.mark.slow
+def test_every_example_has_its_own_number_of_steps():
+    net, params = drawn()
     whole, _ = jax.jit(net.apply)(params, {}, GIVEN)
-    step = jax.jit(step)
-    carry = jax.jit(start)(params, *GIVEN[:2])
-    for t in range(5):
-        carry, now = step(params, carry, GIVEN[2][:, t])
-        now, expected = (now, whole) if weighed else ([now], [whole])
-        for a, b in zip(now, expected, strict=True):
-            np.testing.assert_allclose(a, b[:, t], rtol=1e-12)
-    if weighed:
-        seen = np.arange(6) < LENGTHS[:, None, None]
-        np.testing.assert_allclose(whole[1].sum(-1), 1)
-        assert (np.asarray(whole[1])[~np.broadcast_to(seen, whole[1].shape)] == 0).all()
-        assert whole[1][0].std() > 0.01
+    stream = jn.stream(net, ragged=True)
+    state = jn.start_stream(stream, (GIVEN, jnp.zeros(3, int)))
+    apply, done = jax.jit(stream.apply), np.zeros(3, int)
+    for steps in ([0, 2, 1], [2, 0, 2], [2, 2, 1]):
+        rows = np.minimum(done[:, None] + np.arange(2), 4)
+        chunk = jnp.take_along_axis(GIVEN[2], rows, 1)
+        y, state = apply(params, state, ((*GIVEN[:2], chunk), jnp.array(steps)))
+        for i, n in enumerate(steps):
+            np.testing.assert_allclose(y[i, :n], whole[i, done[i] : done[i] + n], 1e-5, 1e-5)
+            done[i] += n
+
+
+def searches(net, params, *, end):
+    """Greedy, and three beams, of length 6; also the compiled program of the beams."""
+    stream, first, inputs = jn.stream(net, 6), jnp.ones(3, jnp.int32), GIVEN[:2]
+
+    @partial(jax.jit, static_argnames="beams")
+    def run(params, inputs, beams):
+        state = jn.start_stream(stream, (*inputs, first[:, None]))
+        given, options = (stream, params, state, first), {"length": 6, "end": end, "inputs": inputs}
+        if beams is None:
+            return jn.decoding.greedy(*given, **options)
+        return jn.decoding.beam_search(*given, beams=beams, length_penalty=0.6, **options)
+
+    program = run.lower(params, inputs, beams=3).compile()
+    found = run(params, inputs, beams=None), program(params, inputs)
+    return *jax.device_get(found), program.as_text()
+
+
+def test_searches_have_the_values_of_single_steps_by_hand():
+    """Taken from loops that kept the state and the memory of each beam by hand."""
+    net, params = drawn()
+    (tokens, lengths), (beams, sizes, scores), program = searches(net, params, end=2)
+    assert tokens.tolist() == [[0, 0, 2, 2, 2, 2], [4, 2, 2, 2, 2, 2], [4, 4, 4, 4, 4, 4]]
+    assert lengths.tolist() == [2, 1, 6]
+    assert beams.tolist() == [
+        [[0, 0, 2, 2, 2, 2], [6, 0, 2, 2, 2, 2], [0, 0, 0, 2, 2, 2]],
+        [[4, 2, 2, 2, 2, 2], [4, 4, 2, 2, 2, 2], [4, 4, 4, 2, 2, 2]],
+        [[4, 4, 2, 2, 2, 2], [4, 7, 4, 4, 4, 4], [4, 4, 4, 4, 4, 4]],
+    ]
+    assert sizes.tolist() == [[2, 2, 3], [1, 2, 3], [2, 6, 6]]
+    wanted = [
+        [-1.6841616127, -1.8192615329, -1.8862383402],
+        [-1.6057665773, -2.1999265824, -2.5854913124],
+        [-1.3049359656, -1.8718691519, -1.9044229393],
+    ]
+    np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+    # The two directions of the encoder are loops before the search, whose own loop has neither.
+    *encoder, search = sorted(compiled.loops(program))
+    assert [loop.products for loop in encoder] == [1, 1]
+    assert search.products == 7 and not search.loops and "/encoder/" not in search.text
 
 
 @pytest.mark.slow
@@ -304,15 +331,14 @@ def test_learns_to_reverse():
     assert 1.5 < first.losses[0] < 3  # log 8 = 2.1
     assert 1e-5 < last.train["loss"] < 0.2
 
-    start, one = rnnsearch_steps(8, 8, **sizes)
+    stream, inputs, begin = jn.stream(net), (source, lengths), jnp.ones(50, jnp.int32)
 
     @jax.jit
     def translate(params):
-        carry, begin = start(params, source, lengths), jnp.ones(50, jnp.int32)
-        step = partial(one, params)
-        best, n, _ = beam_search(step, carry, begin, beams=3, length=6, end=2)
-        words, m = greedy(step, carry, begin, length=6, end=2)
-        return (best[:, 0], n[:, 0]), (words, m)
+        state = jn.start_stream(stream, (*inputs, begin[:, None]))
+        given, options = (stream, params, state, begin), {"length": 6, "end": 2, "inputs": inputs}
+        best, n, _ = beam_search(*given, beams=3, **options)
+        return (best[:, 0], n[:, 0]), greedy(*given, **options)
 
     for words, n in translate(last.train_state.params["rnnsearch"]):
         right = (words[:, :4] == jnp.where(target == 0, 2, target)[:, 1:5]).all(1)

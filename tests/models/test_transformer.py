@@ -1,6 +1,5 @@
-"""The translating transformer: against PyTorch's layers, step by step, and with padding."""
+"""The translating transformer: against PyTorch's layers, in a stream, and with padding."""
 
-import inspect
 import math
 from functools import partial
 
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.models import translation_transformer, translation_transformer_steps
-from jaxnet.models.transformer import _parts
-from tests import layer_values
+from jaxnet.models import translation_transformer
+from tests import compiled, layer_values
+from tests.models.test_rnnsearch import in_chunks, searches
 
 SIZES = {"layers": 2, "features": 8, "heads": 2, "mlp_features": 12, "dropout_rate": 0.0}
 SOURCE = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 0, 0], [7, 0, 0, 0, 0, 0]])
@@ -39,25 +38,6 @@ def test_the_papers_size():
     decoder = 6 * (2 * attention + mlp + 3 * norm) + norm
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert state == {} and count == 2 * 37_000 * d + encoder + decoder
-
-
-def test_model_and_steps_have_the_same_defaults():
-    public, shared = (
-        {name: p.default for name, p in inspect.signature(f).parameters.items()}
-        for f in (translation_transformer, _parts)
-    )
-    names = "layers", "features", "heads", "mlp_features", "dropout_rate"
-    wanted = dict(zip(names, (6, 512, 8, 2048, 0.1), strict=True))
-    assert {name: public[name] for name in names} == wanted
-    assert {name: shared[name] for name in names} == wanted
-
-
-@pytest.mark.long
-def test_steps_have_the_sizes_of_the_model_by_default():
-    params, _ = jax.eval_shape(translation_transformer(10, 9).init, jax.random.key(0), GIVEN)
-    start, step = translation_transformer_steps(10, 9, length=5)
-    carry = jax.eval_shape(start, params, *GIVEN[:2])
-    assert jax.eval_shape(step, params, carry, GIVEN[2][:, 0])[1].shape == (3, 9)
 
 
 @pytest.mark.long
@@ -129,18 +109,12 @@ def test_is_the_same_in_pytorch(x64):  # torch 2.13.0
     )
 
 
-def test_model_and_steps_have_the_values_of_numpy():
-    """As one program, in which the step is compiled once."""
+def test_whole_and_chunks_have_the_values_of_numpy():
     net, params = drawn(layers=1)
-    start, step = translation_transformer_steps(10, 9, length=5, **SIZES | {"layers": 1})
 
     @jax.jit
     def run(params):
-        def one(carry, tokens):
-            return step(params, carry, tokens)
-
-        _, steps = jax.lax.scan(one, start(params, *GIVEN[:2]), GIVEN[2].T)
-        return net.apply(params, {}, GIVEN)[0], steps.swapaxes(0, 1)
+        return net.apply(params, {}, GIVEN)[0], in_chunks(net, params, [3, 2])
 
     wide = jax.tree.map(partial(np.asarray, dtype=float), params)
     wanted = layer_values.translation_transformer(wide, SOURCE, LENGTHS, TARGET)
@@ -149,16 +123,21 @@ def test_model_and_steps_have_the_values_of_numpy():
 
 
 @pytest.mark.slow
-def test_steps_are_the_whole_and_end_with_the_room(x64):
-    net, params = drawn()
-    start, step = translation_transformer_steps(10, 9, length=5, **SIZES)
-    whole, _ = jax.jit(net.apply)(params, {}, GIVEN)
-    step = jax.jit(step)
-    carry = jax.jit(start)(params, *GIVEN[:2])
-    for t in range(5):
-        carry, logits = step(params, carry, GIVEN[2][:, t])
-        np.testing.assert_allclose(logits, whole[:, t], rtol=1e-10, atol=1e-12)
-    assert jnp.isnan(step(params, carry, GIVEN[2][:, 0])[1]).all()
+def test_beams_have_the_values_of_single_steps_by_hand():
+    """Taken from loops that kept the caches and the projected memory of each beam by hand."""
+    _, (beams, _, scores), program = searches(*drawn(), end=5)
+    two, four, later = [2] * 6, [2, 4, 2, 2, 2, 2], [2, 2, 4, 2, 2, 2]
+    assert beams.tolist() == [[four, two, later], [two, four, later], [two, four, later]]
+    wanted = [
+        [-2.9544491219, -2.9626940339, -2.9824861093],
+        [-2.9370112192, -2.9436595712, -2.9727307888],
+        [-2.8180694923, -2.8640140051, -2.8938314284],
+    ]
+    np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+    # Two blocks, and the logits. The keys and values of the memory are computed before the loop.
+    *others, search = sorted(compiled.loops(program))  # the others write the caches
+    assert not any(loop.products for loop in others)
+    assert search.products == 2 * 12 + 1 and "/encoder/" not in search.text
 
 
 @pytest.mark.long

@@ -248,3 +248,28 @@ def test_a_part_outside_the_stream_gets_its_whole_input_at_each_call(x64):
     a, state = stream.apply(params, state, (source, target[:, :2]))
     b, state = stream.apply(params, state, (source, target[:, 2:]))
     np.testing.assert_allclose(jnp.concatenate([a, b], 1), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_a_part_outside_the_stream_may_change_batch_and_time():
+    def forward(m, given):
+        source, target = given
+        mean = m.whole(jn.serial(lambda x: x.mean(1), jn.dense(8)), source)
+        return m(jn.gru(4), target + mean[:, None])
+
+    net, (source, target) = jn.compose(forward), jnp.ones((2, 3, 5, 8))
+    params, _ = net.init(KEY, (source, target))
+    whole, _ = net.apply(params, {}, (source, target))
+    stream = jn.stream(net)
+    state = jn.start_stream(stream, (source, target))
+    a, state = stream.apply(params, state, (source, target[:, :2]))
+    b, _ = stream.apply(params, state, (source, target[:, 2:]))
+    np.testing.assert_allclose(jnp.concatenate([a, b], 1), whole, rtol=1e-5)
+
+
+def test_batch_axes():
+    net = jn.serial(jn.dense(4), jn.batch_norm(), jn.repeat(jn.gru(4), 3), jn.gru(2))
+    x = jnp.ones((1, 5, 4))
+    axes = jn.batch_axes(jn.stream(net), x)
+    assert axes == {"batch_norm": {"mean": -1, "var": -1}, "gru": {"h": 1}, "gru_1": {"h": 0}}
+    ragged = jn.stream(net, ragged=True)
+    assert jn.batch_axes(ragged, (x, jnp.ones(1, int))) == axes
