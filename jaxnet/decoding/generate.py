@@ -282,7 +282,7 @@ class _Run(NamedTuple):
 def _begin(
     who: str, net: Any, params: Any, prompt: Any, key: Any, options: _Options
 ) -> tuple[_Run, Callable[[_Run, int], _Run]]:
-    """The run after the prompts, and what takes it on until all rows have so many tokens."""
+    """The run after the prompts, and a function that continues it to a number of tokens."""
     at_least(who, "length", options.length)
     at_least(who, "draft_length", options.draft_length)
     if options.dtype is not None:
@@ -567,7 +567,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
         return commit(run._replace(states=(state,)), token, _log_prob(logits, token), run.active)
 
     def several(run):
-        """Up to `proposals` tokens of the draft that the net accepts, and one of its own."""
+        """Up to `proposals` tokens of the draft that the net accepts, and one token by the net."""
         steps = run.active.astype(jnp.int32)
         n = setup.proposals
 

@@ -58,7 +58,9 @@ def test_filters_equal_a_plain_loop(x64, options):
 def test_filters_equal_those_of_transformers(x64, options):
     torch = pytest.importorskip("torch")
     process = pytest.importorskip("transformers.generation.logits_process")
-    ids = torch.tensor([[*np.flatnonzero(row), *[np.flatnonzero(row)[0]] * 12][:12] for row in SEEN])
+    ids = torch.tensor(
+        [[*np.flatnonzero(row), *[np.flatnonzero(row)[0]] * 12][:12] for row in SEEN]
+    )
     scores = torch.tensor(LOGITS)
     named = {
         "repetition_penalty": process.RepetitionPenaltyLogitsProcessor,

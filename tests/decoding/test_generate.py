@@ -55,6 +55,7 @@ def one_by_one(net, params, state, prompt, length, choose):
     return ids[len(prompt) :], log_probs
 
 
+@pytest.mark.fast_cases("block")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_greedy_is_the_whole_net_again_and_again(x64, make):
     net, params, state = draw(make)
@@ -68,6 +69,7 @@ def test_greedy_is_the_whole_net_again_and_again(x64, make):
     jax.tree.map(np.asarray, state)  # is still there
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_filtered_logits_by_row_and_position(x64):
     net, params, _ = draw()
     options = {"temperature": 0.8, "top_k": 6, "top_p": 0.9, "min_p": 0.01}
@@ -100,6 +102,7 @@ def test_a_row_does_not_depend_on_its_batch(plain):
     np.testing.assert_array_equal(one.tokens, raw.tokens)
 
 
+@pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("draft", [False, True])
 def test_stops_cut_a_row(plain, draft):
     drafted = {"draft": draw(seed=3)[:2]} if draft else {}
@@ -134,6 +137,7 @@ def test_a_loop_ends_when_all_rows_have_stopped(plain):
     assert stopped.lengths.tolist() == [0, 0, 0] and stopped.lists() == [[], [], []]
 
 
+@pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("draft", [False, True])
 def test_the_iterator_gives_the_same_tokens(plain, draft):
     options = {"draft": draw(seed=3)[:2]} if draft else {}
@@ -143,7 +147,7 @@ def test_the_iterator_gives_the_same_tokens(plain, draft):
 
 
 def test_one_program_for_many_lengths_of_prompts_and_results(plain):
-    module = sys.modules["jaxnet.decoding.generate"]
+    module = sys.modules[generate.__module__]
     generate(*plain, [[1, 2, 3]], KEY, length=3)
     before = module._read._cache_size(), module._advance._cache_size()
     for prompt, length, temperature in [([1] * 16, 40, 0.5), ([4], 1, 2.0), ([5] * 9, 30, 1.0)]:
@@ -152,6 +156,23 @@ def test_one_program_for_many_lengths_of_prompts_and_results(plain):
     assert (module._read._cache_size(), module._advance._cache_size()) == before
 
 
+def test_no_cache_is_copied_for_a_token(plain, monkeypatch):
+    module, programs = sys.modules[generate.__module__], []
+    advance = module._advance
+
+    def compiled(*given):
+        programs.append(advance.lower(*given).compile())
+        return advance(*given)
+
+    monkeypatch.setattr(module, "_advance", compiled)
+    generate(*plain, PROMPTS, length=900, temperature=0, stop=list(range(13)))
+    memory = programs[0].memory_analysis()
+    cache = 3 * 2 * 1024 * 4 * 4  # rows, heads, steps, size, bytes
+    assert memory.alias_size_in_bytes > 2 * cache  # keys and values of the caller's run
+    assert memory.temp_size_in_bytes < cache
+
+
+@pytest.mark.fast_cases("norm")
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_greedy_with_a_draft_gives_the_same_tokens(x64, make):
     net, params, state = draw(make)
@@ -168,6 +189,7 @@ def test_greedy_with_a_draft_gives_the_same_tokens(x64, make):
         np.testing.assert_array_equal(made.tokens, plain.tokens)
 
 
+@pytest.mark.slow
 def test_draws_with_a_draft_have_the_distribution_of_the_net():
     make = lambda: jn.serial(jn.embedding(3, 4), jn.gru(4), jn.dense(3))  # noqa: E731
     net, params, _ = draw(make)
@@ -214,6 +236,7 @@ def test_kept_keys_may_be_narrow(plain):
     assert made.tokens.shape == (3, 4)
 
 
+@pytest.mark.slow
 def test_nan_raises(plain):
     net, params = plain
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
