@@ -140,7 +140,7 @@ def generate(
         pace = length if bar.disable else 16
         for bound in range(pace, length + pace, pace):
             run = advance(run, min(bound, length))
-            counted = int(np.asarray(run.count).sum())
+            counted = int(np.asarray(run.written).sum())
             bar.update(counted - shown)
             shown = counted
             if not np.asarray(run.active).any():
@@ -204,7 +204,7 @@ def tokens(
     def each(run):
         for t in range(length):
             run = advance(run, t + 1)
-            if not (np.asarray(run.count) > t).any():
+            if not (np.asarray(run.written) > t).any():
                 return
             now = np.array(run.tokens)[:, t]
             _check_lost("tokens", now)
@@ -261,7 +261,7 @@ class _Run(NamedTuple):
       states: Of the streams, which have read everything but the last token.
       last: The last token of each row, (batch,).
       recent: The last tokens that were generated, as many as the longest stop has, (batch, n).
-      count: Number of tokens generated, (batch,).
+      written: Number of tokens generated, (batch,).
       tokens, log_probs: Those generated, (batch, capacity).
       active: Whether each row goes on, (batch,).
       ends: Number of tokens before what stopped a row, -1 if nothing has, (batch,).
@@ -271,7 +271,7 @@ class _Run(NamedTuple):
     states: tuple[State, ...]
     last: jax.Array
     recent: jax.Array
-    count: jax.Array
+    written: jax.Array
     tokens: jax.Array
     log_probs: jax.Array
     active: jax.Array
@@ -501,7 +501,7 @@ def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool
         states=tuple(kept),
         last=prompt[rows, lengths - 1],
         recent=jnp.full((batch, stops.shape[1]), -2, jnp.int32),
-        count=jnp.zeros(batch, jnp.int32),
+        written=jnp.zeros(batch, jnp.int32),
         tokens=jnp.zeros((batch, setup.capacity), jnp.int32),
         log_probs=jnp.zeros((batch, setup.capacity), jnp.float32),
         active=jnp.ones(batch, bool),
@@ -538,8 +538,8 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
 
     def commit(run, token, log_prob, on):
         """The run with one more token in the rows that are on."""
-        at = jnp.where(on, run.count, setup.capacity)
-        count = run.count + on
+        at = jnp.where(on, run.written, setup.capacity)
+        count = run.written + on
         recent = jnp.concatenate([run.recent[:, 1:], token[:, None]], 1)
         recent = jnp.where(on[:, None], recent, run.recent)
         hit = ((stops == recent[:, None]) | (stops < 0)).all(-1)  # (batch, stops)
@@ -549,7 +549,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
         return run._replace(
             last=jnp.where(on, token, run.last),
             recent=recent,
-            count=count,
+            written=count,
             tokens=run.tokens.at[rows, at].set(token, mode="drop"),
             log_probs=run.log_probs.at[rows, at].set(log_prob, mode="drop"),
             active=run.active & ~over,
@@ -562,7 +562,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
         steps = run.active.astype(jnp.int32)
         logits, state = streams[0].apply(params[0], run.states[0], (run.last[:, None], steps))
         logits = wide(logits[:, 0])
-        token = choose(distribution(logits, run.seen), run.count)
+        token = choose(distribution(logits, run.seen), run.written)
         token = jnp.where(_is_sound(logits), token, -1)
         return commit(run._replace(states=(state,)), token, _log_prob(logits, token), run.active)
 
@@ -575,7 +575,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
             state, token, seen = loop
             logits, state = streams[1].apply(params[1], state, (token[:, None], steps))
             filtered = distribution(wide(logits[:, 0]), seen)
-            token = choose(filtered, run.count + t)
+            token = choose(filtered, run.written + t)
             seen = mark(seen, token)
             return (state, token, seen), (token, jax.nn.softmax(filtered), seen)
 
@@ -599,7 +599,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
             p = jax.nn.softmax(filtered)
             q = jnp.where(jnp.isfinite(q), q, 0)  # what a broken draft proposes is rejected
             draw = jax.vmap(jax.random.uniform)
-            u = jnp.stack([draw(keys_at(run.count + t, 1)) for t in range(n)], 1)
+            u = jnp.stack([draw(keys_at(run.written + t, 1)) for t in range(n)], 1)
             of = lambda p: jnp.take_along_axis(p[:, :n], proposed[..., None], -1)[..., 0]  # noqa: E731
             agrees = (u * of(q) < of(p)) & sound[:, :n]
             accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
@@ -607,7 +607,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
             q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))[rows, accepted]
             rest = jnp.maximum(p - q, 0)  # what the accepted proposals leave of p
             rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)
-            own = choose(jnp.log(rest), run.count + accepted, 2)
+            own = choose(jnp.log(rest), run.written + accepted, 2)
         own = jnp.where(sound[rows, accepted], own, -1)
         after = []
         for net, values, state in zip(streams, params, run.states, strict=True):
@@ -620,7 +620,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
         return run
 
     def goes_on(run):
-        return (run.active & (run.count < bound)).any()
+        return (run.active & (run.written < bound)).any()
 
     return jax.lax.while_loop(goes_on, several if setup.proposals else one, run)
 
