@@ -11,7 +11,7 @@ from jaxnet.decoding import filter_logits
 
 RNG = np.random.default_rng(0)
 LOGITS = 3 * RNG.normal(size=(6, 12))
-SEEN = RNG.random((6, 12)) < 0.3
+SEEN = (RNG.random((6, 12)) < 0.3) | (np.arange(12) == 4)
 OPTIONS = [
     {"temperature": 0.7},
     {"top_k": 1},
