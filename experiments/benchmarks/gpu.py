@@ -1,4 +1,4 @@
-"""Benchmarks on one NVIDIA GPU: the tests that need one, then the table.
+"""Benchmarks on one NVIDIA GPU: the tests that need one, the table, then tokens per second.
 
     python -m experiments.benchmarks.gpu
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmarks import fresh, report
+from experiments.benchmarks import fresh, generation, report
 from experiments.benchmarks.measure import (
     TOLERANCE,
     PeerError,
@@ -52,6 +52,8 @@ class Config:
     """seconds after which no further workload begins"""
     tests: bool = True
     """whether to run the tests that need a GPU first"""
+    generation: bool = True
+    """whether to measure tokens per second last"""
     out: Path = Path("runs/benchmarks")
     """folder of the samples, the tables and the figure"""
 
@@ -91,6 +93,8 @@ def run(
     report.save(rows, about, config.out / f"{backend}.json")
     report.show(rows, about, config.out)
     print("\n".join(about["shares"]))
+    if config.generation:
+        generation.run(generation.Config(rounds=config.rounds, timeout=config.timeout))
     return rows
 
 

@@ -54,7 +54,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         )
     limit: int = np.iinfo(np.int32).max if length is None else length
     slots = limit if before is None else min(limit, max(before, 1))
-    shape = batch, slots, k.shape[2]
+    shape = batch, k.shape[2], slots  # heads before slots: products read them in this order
     old = {
         name: m.state(name, zeros, (*shape, new.shape[-1]), dtype or new.dtype)
         for name, new in (("keys", k), ("values", v))
@@ -69,17 +69,17 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     slot = jnp.where(stays, at % slots, slots)  # beyond the slots: dropped
     rows = np.arange(batch)[:, None]
     now = {
-        name: old[name].at[rows, slot].set(new.astype(old[name].dtype), mode="drop")
+        name: old[name].at[rows, :, slot].set(new.astype(old[name].dtype), mode="drop")
         for name, new in (("keys", k), ("values", v))
     }
     for name, value in now.items():
         m.update(name, value)
     if slots == limit:  # nothing was overwritten
-        k, v = now["keys"].astype(q.dtype), now["values"].astype(q.dtype)
+        k, v = (now[name].swapaxes(1, 2).astype(q.dtype) for name in ("keys", "values"))
         places = jnp.broadcast_to(np.arange(slots), (batch, slots))
     else:  # a query may need a place that a later step of this chunk overwrites
-        k = jnp.concatenate([old["keys"].astype(q.dtype), k], 1)
-        v = jnp.concatenate([old["values"].astype(q.dtype), v], 1)
+        k = jnp.concatenate([old["keys"].swapaxes(1, 2).astype(q.dtype), k], 1)
+        v = jnp.concatenate([old["values"].swapaxes(1, 2).astype(q.dtype), v], 1)
         last = at[:, :1] - 1
         places = jnp.concatenate([last - (last - np.arange(slots)) % slots, at], 1)
     places, query = places[:, None, None], at[:, None, :, None]

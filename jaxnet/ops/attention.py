@@ -176,7 +176,11 @@ def dot_product_attention(
     places, groups = k.shape[1:3]
     q = q.reshape(batch, time, groups, heads // groups, size)
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
+    if time == 1:  # as sums, which read the keys where they are; CPU products would copy them
+        products = q[:, 0, :, :, None].astype(wide) * k.swapaxes(1, 2)[:, :, None].astype(wide)
+        scores = products.sum(-1)  # (batch, groups, heads / groups, places)
+    else:
+        scores = jnp.einsum("btghd,bsgd->bghts", q, k, preferred_element_type=wide)
     scores = scores / math.sqrt(size) if scale is None else scores * scale
     scores = scores.reshape(batch, heads, time, places)
     if softcap is not None:
@@ -190,7 +194,13 @@ def dot_product_attention(
         kept = jnp.where(jax.random.bernoulli(key, keep, kept.shape), kept / keep, 0)
         kept = kept.astype(v.dtype)
     kept = kept.reshape(batch, groups, heads // groups, time, places)
-    y = jnp.einsum("bghts,bsgd->btghd", kept, v)
+    if time == 1:
+        products = kept[:, :, :, 0, :, None].astype(wide) * v.swapaxes(1, 2)[:, :, None].astype(
+            wide
+        )
+        y = products.sum(3).astype(v.dtype)  # (batch, groups, heads / groups, width)
+    else:
+        y = jnp.einsum("bghts,bsgd->btghd", kept, v)
     return y.reshape(batch, time, heads, v.shape[-1]), weights
 
 

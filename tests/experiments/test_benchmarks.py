@@ -10,7 +10,7 @@ import pytest
 
 import jaxnet as jn
 from experiments.benchmarks import __main__ as benchmark
-from experiments.benchmarks import fresh, gpu, measure, report
+from experiments.benchmarks import fresh, generation, gpu, measure, report
 from experiments.benchmarks.measure import Row, bootstrap, disagreement, outputs
 from experiments.benchmarks.peers import jax_program
 from experiments.benchmarks.workloads import (
@@ -352,7 +352,9 @@ def test_a_whole_run_for_accelerators(tmp_path, capsys, monkeypatch):
         dataclasses.replace(TINY["transformer"], half=True),
         dataclasses.replace(TINY["mlp"], name="late"),
     )
-    config = gpu.Config(peers=("hand",), rounds=3, seconds=0.01, tests=False, out=tmp_path)
+    config = gpu.Config(
+        peers=("hand",), rounds=3, seconds=0.01, tests=False, generation=False, out=tmp_path
+    )
     with pytest.raises(SystemExit, match="needs a gpu, and JAX sees cpu"):
         gpu.run(config, tiny)
     rows = gpu.run(config, tiny[:2], backend="cpu")
@@ -363,6 +365,15 @@ def test_a_whole_run_for_accelerators(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "cpu.json").exists() and (tmp_path / "cpu.md").exists()
     late = gpu.run(dataclasses.replace(config, limit=1e-9), tiny[2:], backend="cpu")
     assert late[0].note.startswith("not begun") and not late[0].samples
+
+
+@pytest.mark.long
+def test_jaxnet_and_transformers_write_equal_tokens(capsys):
+    pytest.importorskip("transformers")
+    sizes = {"blocks": 2, "width": 32, "heads": 2, "hidden": 48, "vocabulary": 50}
+    found = generation.run(generation.Config(**sizes, batches=(2,), prompt=9, length=6, rounds=2))
+    assert [len(samples) for samples in found[2].values()] == [2, 2]
+    assert "equal tokens: 12 of 12" in capsys.readouterr().out
 
 
 def test_a_program_without_memory_is_recognized():

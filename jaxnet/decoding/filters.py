@@ -1,0 +1,93 @@
+"""Filters of logits before a token is drawn."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.losses.arrays import wide
+from jaxnet.services.checks import as_array, at_least, within
+
+
+def filter_logits(
+    logits: jax.Array,
+    *,
+    temperature: float | jax.Array = 1.0,
+    top_k: int | None = None,
+    top_p: float | jax.Array | None = None,
+    min_p: float | jax.Array | None = None,
+    repetition_penalty: float | jax.Array | None = None,
+    seen: jax.Array | None = None,
+) -> jax.Array:
+    """Return logits in which tokens that must not be drawn are -inf.
+
+    The filters apply in this order: the repetition penalty, the temperature, top_k, top_p, min_p.
+    All numbers but top_k may be traced, so that changing them compiles nothing.
+
+    Args:
+      logits: Floats (..., vocabulary).
+      temperature: Number above 0 that divides the logits. Below 1, probable tokens become more
+        probable.
+      top_k: Number of most probable tokens to keep; among equal ones those of lower id.
+      top_p: Probability in (0, 1]. The smallest set of most probable tokens whose total
+        probability is at least top_p is kept (the nucleus).
+      min_p: Fraction in [0, 1] of the largest probability, below which tokens are dropped.
+      repetition_penalty: Number above 0 that divides positive logits of tokens that were seen, and
+        multiplies negative ones. Above 1, repetitions become less probable.
+      seen: Booleans (..., vocabulary), the tokens that were seen; for repetition_penalty.
+
+    Returns:
+      Logits (..., vocabulary), in float32 at least.
+
+    Raises:
+      ValueError: If a number is out of range, or if repetition_penalty has no `seen`.
+
+    Example:
+      >>> logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
+      >>> np.asarray(jax.nn.softmax(filter_logits(logits, top_k=2)))
+      array([0.625, 0.375, 0.   , 0.   ], dtype=float32)
+      >>> np.asarray(jax.nn.softmax(filter_logits(logits, min_p=0.4)))
+      array([0.625, 0.375, 0.   , 0.   ], dtype=float32)
+
+    Reference: top_p: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration"; min_p:
+    Nguyen et al. 2024, "Turning Up the Heat"; penalty: Keskar et al. 2019, "CTRL".
+    """
+    who = "filter_logits"
+    z = wide(as_array(who, "logits", logits, "(..., vocabulary)", "floats"))
+    vocabulary = z.shape[-1]
+    check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, vocabulary)
+    if repetition_penalty is not None:
+        if seen is None:
+            raise ValueError(
+                f"{who}: repetition_penalty needs seen, booleans (..., vocabulary) that are True "
+                "for the tokens so far"
+            )
+        less = jnp.where(z < 0, z * repetition_penalty, z / repetition_penalty)
+        z = jnp.where(seen, less, z)
+    z = z / temperature
+    if top_k is not None or top_p is not None:
+        best, order = jax.lax.top_k(z, top_k or vocabulary)
+        if top_p is not None:
+            p = jax.nn.softmax(best)
+            before = jnp.cumsum(p, -1) - p  # 0 for the first, which always stays
+            best = jnp.where(before < top_p, best, -jnp.inf)
+        none = jnp.full_like(z, -jnp.inf)
+        z = jnp.put_along_axis(none, order, best, axis=-1, inplace=False)
+    if min_p is not None:
+        z = jnp.where(z >= z.max(-1, keepdims=True) + jnp.log(min_p), z, -jnp.inf)
+    return z
+
+
+def check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, vocabulary) -> None:
+    """Raises unless the numbers of `filter_logits` are in their ranges."""
+    within(who, "temperature", temperature, "(0, inf)", "what divides the logits")
+    if top_p is not None:
+        within(who, "top_p", top_p, "(0, 1]")
+    if min_p is not None:
+        within(who, "min_p", min_p, "[0, 1]")
+    if repetition_penalty is not None:
+        within(who, "repetition_penalty", repetition_penalty, "(0, inf)")
+    if top_k is not None:
+        at_least(who, "top_k", top_k)
+        if top_k > vocabulary:
+            raise ValueError(
+                f"{who}: top_k must be at most the number of tokens, {vocabulary}, got {top_k}"
+            )

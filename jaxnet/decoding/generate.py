@@ -1,0 +1,636 @@
+"""Generation of tokens by a causal net, one after another or with the help of a smaller net."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.decoding.filters import check_filters, filter_logits
+from jaxnet.losses.arrays import wide
+from jaxnet.services.checks import (
+    at_least,
+    check_dict,
+    check_dtype,
+    check_key,
+    is_traced,
+    on_host,
+    within,
+)
+from jaxnet.services.progress import progress_bar
+from jaxnet.services.trees import Memo, describe, key_spec, signature
+from jaxnet.transforms.stream import start_stream, stream
+
+Prompt = Any  # an array (batch, time), or a list of lists of ids
+Stop = int | Sequence[int | Sequence[int]] | None
+Draft = tuple[Layer, Params] | tuple[Layer, Params, State]
+
+
+class Generated(NamedTuple):
+    """Tokens that a net wrote after its prompts.
+
+    Fields:
+      tokens: Integers (batch, length) without the prompt: the tokens up to and including what
+        stopped a row, then zeros.
+      lengths: Number of tokens of each row before what stopped it, (batch,); `length` for a row
+        that nothing stopped.
+      log_probs: Log-probability of each token by the net alone, before all filters,
+        (batch, length); zeros behind the tokens.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    log_probs: np.ndarray
+
+    def lists(self) -> list[list[int]]:
+        """Return the tokens of each row before what stopped it, for a tokenizer.
+
+        Example:
+          >>> jn.decoding.Generated(np.array([[5, 7, 2, 0]]), np.array([2]), np.zeros(4)).lists()
+          [[5, 7]]
+        """
+        rows = zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)
+        return [row[:length] for row, length in rows]
+
+
+def generate(
+    net: Layer,
+    params: Params,
+    prompt: Prompt,
+    key: jax.Array | None = None,
+    *,
+    length: int = 200,
+    state: State | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    stop: Stop = None,
+    draft: Draft | None = None,
+    draft_length: int = 4,
+    dtype: Any = None,
+    progress: bool = True,
+) -> Generated:
+    """Generate tokens after each prompt with a causal net.
+
+    The net reads the prompts at once and then one token after another by `jn.stream`, so the work
+    per token does not include the tokens before it. The first call compiles. Prompts and lengths
+    are rounded up to powers of two inside, so other lengths, numbers and stops seldom compile
+    again. Call it outside `jit`.
+
+    The draw of a token depends on the key, its row and its position, and not on the other rows. A
+    batch of keys gives each row its own, so that a row alone draws what it draws in a batch, up to
+    the rounding of the net.
+
+    With `draft`, a smaller net proposes `draft_length` tokens at a time, and the net judges all of
+    them at once. The tokens have the same distribution as those of the net alone; with
+    temperature=0 they are the same tokens. It helps where the draft often agrees with a net that is
+    many times larger: the net runs twice per round, to judge and to keep what it has accepted.
+
+    Args:
+      net: Any causal net from tokens (batch, time) to logits (batch, time, vocabulary).
+      params: Params of the net.
+      prompt: Integers (batch, time), or a list of lists of ids of any lengths. Each row has at
+        least one token, such as the one that begins a text.
+      key: Random key, or one key per row (batch,). Not needed with temperature=0.
+      length: Number of tokens to generate, at least 1.
+      state: State of the net, if it has any, such as the statistics of batch norm.
+      temperature: Number that divides the logits; 0 takes the most probable token.
+      top_k, top_p, min_p, repetition_penalty: Filters of the logits, see `filter_logits`. The
+        penalty counts the tokens of the prompt too.
+      stop: Id of the token that ends a text, or a list of such ids and of sequences of ids, such as
+        [2, [13, 13]].
+      draft: Smaller net over the same vocabulary, as (net, params) or (net, params, state).
+      draft_length: Number of tokens that the draft proposes at a time.
+      dtype: Dtype of kept keys and values, such as jnp.bfloat16.
+      progress: Whether to show tokens per second, in a terminal or a notebook.
+
+    Returns:
+      The tokens, their number and their log-probabilities; `.lists()` gives lists of ids.
+
+    Raises:
+      TypeError: If the prompt does not hold integers, or `key` is missing.
+      ValueError: If a prompt is empty or has ids beyond the vocabulary, if the net is not causal,
+        if it has fewer positions than prompt and length need, or if its logits are NaN.
+
+    Example:
+      >>> net = jn.serial(
+      ...     jn.embedding(11, 8), jn.transformer_block(2, causal=True, rotary=True), jn.dense(11)
+      ... )
+      >>> params, state = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))
+      >>> prompt, key = [[1, 5, 2], [7]], jax.random.key(1)
+      >>> made = jn.decoding.generate(net, params, prompt, key, length=5, temperature=0.8)
+      >>> made.tokens.shape, made.lengths.tolist()
+      ((2, 5), [5, 5])
+
+    Reference: drafts: Leviathan, Kalman and Matias 2023, "Fast Inference from Transformers via
+    Speculative Decoding".
+    """
+    options = _Options(
+        length, state, temperature, top_k, top_p, min_p, repetition_penalty, stop, draft,
+        draft_length, dtype,
+    )  # fmt: skip
+    run, advance = _begin("generate", net, params, prompt, key, options)
+    batch, shown = run.last.shape[0], 0
+    with progress_bar(batch * length, "generate", progress, unit="token") as bar:
+        pace = length if bar.disable else 16
+        for bound in range(pace, length + pace, pace):
+            run = advance(run, min(bound, length))
+            counted = int(np.asarray(run.written).sum())
+            bar.update(counted - shown)
+            shown = counted
+            if not np.asarray(run.active).any():
+                break
+    tokens = np.array(run.tokens)[:, :length]
+    _check_lost("generate", tokens)
+    ends = np.asarray(run.ends)
+    lengths = np.where(ends < 0, length, ends)
+    return Generated(tokens, lengths, np.array(run.log_probs)[:, :length])
+
+
+def tokens(
+    net: Layer,
+    params: Params,
+    prompt: Prompt,
+    key: jax.Array | None = None,
+    *,
+    length: int = 200,
+    state: State | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    stop: Stop = None,
+    draft: Draft | None = None,
+    draft_length: int = 4,
+    dtype: Any = None,
+) -> Iterator[np.ndarray]:
+    """Yield the tokens of `generate` as they are made, for a chat or a notebook.
+
+    They are the tokens that `generate` gives for the same arguments, whose programs it shares.
+
+    Args:
+      net, params, prompt, key, length, state, temperature, top_k, top_p, min_p, repetition_penalty,
+        stop, draft, draft_length, dtype: As in `generate`.
+
+    Returns:
+      An iterator of arrays (batch,), one per position, until every row has stopped. A row that has
+      stopped gives 0.
+
+    Raises:
+      TypeError: As `generate`.
+      ValueError: As `generate`.
+
+    Example:
+      >>> net = jn.serial(jn.embedding(5, 8), jn.gru(8), jn.dense(5))
+      >>> params, state = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))
+      >>> for token in jn.decoding.tokens(net, params, [[3]], length=3, temperature=0):
+      ...     print(token.shape)
+      (1,)
+      (1,)
+      (1,)
+    """
+    options = _Options(
+        length, state, temperature, top_k, top_p, min_p, repetition_penalty, stop, draft,
+        draft_length, dtype,
+    )  # fmt: skip
+    run, advance = _begin("tokens", net, params, prompt, key, options)
+
+    def each(run):
+        for t in range(length):
+            run = advance(run, t + 1)
+            if not (np.asarray(run.written) > t).any():
+                return
+            now = np.array(run.tokens)[:, t]
+            _check_lost("tokens", now)
+            yield now
+
+    return each(run)
+
+
+class _Options(NamedTuple):
+    """What `generate` and `tokens` were asked for, as it came."""
+
+    length: Any
+    state: Any
+    temperature: Any
+    top_k: Any
+    top_p: Any
+    min_p: Any
+    repetition_penalty: Any
+    stop: Any
+    draft: Any
+    draft_length: Any
+    dtype: Any
+
+
+class _Setup(NamedTuple):
+    """What a program is compiled for, beside the shapes of its arguments.
+
+    Fields:
+      nets: The net, and the draft if there is one.
+      capacity: Steps of the streams and columns of the results.
+      vocabulary: Number of tokens.
+      greedy: Whether the most probable token is taken.
+      top_k: Of `filter_logits`.
+      proposals: Number of tokens that the draft proposes.
+      dtype: Of kept keys and values.
+    """
+
+    nets: tuple[Layer, ...]
+    capacity: int
+    vocabulary: int
+    greedy: bool
+    top_k: int | None
+    proposals: int
+    dtype: Any
+
+    def streams(self) -> list[Layer]:
+        return [stream(net, self.capacity, ragged=True, dtype=self.dtype) for net in self.nets]
+
+
+class _Run(NamedTuple):
+    """Generation between two tokens.
+
+    Fields:
+      states: Of the streams, which have read everything but the last token.
+      last: The last token of each row, (batch,).
+      recent: The last tokens that were generated, as many as the longest stop has, (batch, n).
+      written: Number of tokens generated, (batch,).
+      tokens, log_probs: Those generated, (batch, capacity).
+      active: Whether each row goes on, (batch,).
+      ends: Number of tokens before what stopped a row, -1 if nothing has, (batch,).
+      seen: Tokens of the prompt and the result, (batch, vocabulary), for the repetition penalty.
+    """
+
+    states: tuple[State, ...]
+    last: jax.Array
+    recent: jax.Array
+    written: jax.Array
+    tokens: jax.Array
+    log_probs: jax.Array
+    active: jax.Array
+    ends: jax.Array
+    seen: jax.Array | None
+
+
+def _begin(
+    who: str, net: Any, params: Any, prompt: Any, key: Any, options: _Options
+) -> tuple[_Run, Callable[[_Run, int], _Run]]:
+    """The run after the prompts, and a function that continues it to a number of tokens."""
+    at_least(who, "length", options.length)
+    at_least(who, "draft_length", options.draft_length)
+    if options.dtype is not None:
+        check_dtype(who, options.dtype)
+    if is_traced((params, key, prompt, options.state)):
+        raise TypeError(f"{who}: is called inside jit; inside, write the loop with jn.stream")
+    nets = [_with_state(who, "net", net, params, options.state)]
+    if options.draft is not None:
+        if not isinstance(options.draft, tuple | list) or len(options.draft) not in (2, 3):
+            raise TypeError(
+                f"{who}: draft must be (net, params) or (net, params, state), got "
+                f"{type(options.draft).__name__}"
+            )
+        other, others, *rest = options.draft
+        nets.append(_with_state(who, "draft", other, others, rest[0] if rest else None))
+    proposals = options.draft_length if options.draft is not None else 0
+
+    rows, lengths = _prompts(who, prompt)
+    batch, time = rows.shape
+    needed = time + options.length - 1 + proposals
+    capacity = max(64, _power(needed + 1))
+    sizes = [_fit(who, *one, capacity, needed) for one in nets]
+    if len({vocabulary for _, vocabulary in sizes}) > 1:
+        raise ValueError(
+            f"{who}: net and draft must have the same vocabulary, got logits for {sizes[0][1]} and "
+            f"{sizes[1][1]} tokens"
+        )
+    capacity, vocabulary = min(sizes)
+    valid = np.arange(time) < lengths[:, None]
+    wrong = rows[valid & ((rows < 0) | (rows >= vocabulary))]
+    if wrong.size:
+        raise ValueError(f"{who}: ids of the prompt must be in [0, {vocabulary}), got {wrong[0]}")
+
+    greedy = not is_traced(options.temperature) and np.ndim(options.temperature) == 0
+    greedy = greedy and options.temperature == 0
+    if not greedy:
+        within(who, "temperature", options.temperature, "[0, inf)")
+    top_k, top_p, min_p, penalty = options[3:7]
+    given = 1.0 if greedy else options.temperature
+    check_filters(who, given, top_k, top_p, min_p, penalty, vocabulary)
+    numbers = {"temperature": given, "top_p": top_p, "min_p": min_p, "repetition_penalty": penalty}
+    if greedy:  # what only drops less probable tokens changes nothing
+        top_k, numbers = None, {"repetition_penalty": penalty}
+    numbers = {name: np.float32(n) for name, n in numbers.items() if n is not None}
+    keys = None if greedy else _row_keys(who, key, batch)
+    stops = _stops(who, options.stop, vocabulary)
+
+    kept = None if options.dtype is None else jnp.dtype(options.dtype)
+    used = tuple(one for one, *_ in nets)
+    setup = _Setup(used, capacity, vocabulary, greedy, top_k, proposals, kept)
+    values = [jax.tree.map(jnp.asarray, params) for _, params, _ in nets]
+    # Copied, because the loop reuses the memory of its state.
+    states = [jax.tree.map(jnp.copy, state) for *_, state in nets]
+    padded = np.zeros((batch, min(max(16, _power(time)), capacity)), np.int32)
+    padded[:, :time] = np.where(valid, rows, 0)
+    run = _read(setup, values, states, padded, lengths, stops, penalty is not None)
+    most = np.int32(options.length)
+
+    def advance(run: _Run, bound: int) -> _Run:
+        return _advance(setup, values, run, keys, numbers, stops, most, np.int32(bound))
+
+    return run, advance
+
+
+def _power(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
+
+
+def _with_state(who: str, what: str, net: Any, params: Any, state: Any) -> tuple[Layer, Any, Any]:
+    """The net as a layer, its params and its state; raises if it needs a state and has none."""
+    net = as_layer(net, who, what)
+    check_dict(who, f"the params of {what}" if what == "draft" else "params", params)
+    if state is None:
+        fresh = _known.of((net,), lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1])
+        if jax.tree.leaves(fresh):
+            raise ValueError(
+                f"{who}: the {what} has a state ({', '.join(fresh)}); pass "
+                f"{'state=state' if what == 'net' else 'draft=(net, params, state)'}"
+            )
+        state = {}
+    check_dict(who, "state", state)
+    return net, params, state
+
+
+_known = Memo()  # what is found out about a net by tracing it
+
+
+def _ids(time: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, time), jnp.int32)
+
+
+def _fit(who: str, net: Layer, params: Any, state: Any, capacity: int, needed: int) -> Any:
+    """How many tokens the net may be given, at most `capacity`, and its vocabulary."""
+
+    def vocabulary(time: int) -> int:
+        run = lambda params, state, x: net.apply(params, state, x)[0]  # noqa: E731
+        logits = jax.eval_shape(run, params, state, _ids(time))
+        shape = getattr(logits, "shape", ())
+        if len(shape) != 3 or shape[:2] != (1, time) or not _are_floats(logits):
+            raise TypeError(
+                f"{who}: the net must map tokens (batch, time) to logits (batch, time, "
+                f"vocabulary), got {describe(logits)} for {describe(_ids(time))}"
+            )
+        return shape[2]
+
+    def found(time: int) -> int:
+        shapes = signature(jax.eval_shape(lambda tree: tree, (params, state)))
+        return _known.of((net, shapes, time), lambda: vocabulary(time))
+
+    try:
+        return capacity, found(capacity)
+    except ValueError:  # it may have fewer positions
+        pass
+    try:
+        return needed, found(needed)
+    except ValueError as error:
+        error.add_note(f"in {who}, which needs {needed} positions for the prompt and the length")
+        raise
+
+
+def _are_floats(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _prompts(who: str, prompt: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts padded at the end, (batch, time), and their lengths."""
+    if isinstance(prompt, str) or (
+        isinstance(prompt, list | tuple) and any(isinstance(row, str) for row in prompt)
+    ):
+        raise TypeError(f"{who}: the prompt must hold ids of tokens, got text; encode it first")
+    several = isinstance(prompt, list | tuple) and all(np.ndim(row) == 1 for row in prompt)
+    rows = prompt if several else on_host(who, "prompt", prompt, "(batch, time)", "integers")
+    if not len(rows):
+        raise ValueError(f"{who}: needs at least one prompt, got none")
+    rows = [on_host(who, f"prompt {i}", row, "(time,)", "integers") for i, row in enumerate(rows)]
+    lengths = np.array([len(row) for row in rows], np.int32)
+    if not lengths.all():
+        raise ValueError(
+            f"{who}: prompt {int(np.argmin(lengths))} is empty. Begin it with a token, such as the "
+            "one that begins a text"
+        )
+    padded = np.zeros((len(rows), lengths.max()), np.int64)
+    for row, given in zip(padded, rows, strict=True):
+        row[: len(given)] = given
+    return padded, lengths
+
+
+def _row_keys(who: str, key: Any, batch: int) -> jax.Array:
+    """A key per row, (batch,)."""
+    if key is None:
+        raise TypeError(
+            f"{who}: needs a key to draw tokens. Pass one, such as jax.random.key(0), or write "
+            "temperature=0 for the most probable tokens"
+        )
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim:
+        if key.shape != (batch,):
+            raise ValueError(f"{who}: keys must have shape () or ({batch},), got {key.shape}")
+        return key
+    check_key(key, who)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return _fold_rows(key, np.arange(batch))
+
+
+@jax.jit
+def _fold_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
+    """Sequences that stop a row, (n, longest); -1 before a shorter one, which stands for any."""
+    given = [] if stop is None else stop if isinstance(stop, list | tuple) else [stop]
+    found = []
+    for one in given:
+        ids = on_host(who, "stop", one if np.ndim(one) else [one], "(n,)", "integers")
+        if not ids.size or ids.min() < 0 or ids.max() >= vocabulary:
+            raise ValueError(
+                f"{who}: stop must hold ids in [0, {vocabulary}) and sequences of them, got {one}"
+            )
+        found.append(ids)
+    longest = max(map(len, found), default=1)
+    padded = np.full((len(found), longest), -1, np.int32)
+    for row, ids in zip(padded, found, strict=True):
+        row[longest - len(ids) :] = ids
+    return padded
+
+
+def _check_lost(who: str, tokens: np.ndarray) -> None:
+    if (lost := np.argwhere(tokens < 0)).size:
+        row, *at = lost[0]
+        after = f" after {at[0]} tokens" if at else ""
+        raise ValueError(
+            f"{who}: the logits of row {row} are NaN, or -inf throughout,{after}. Look at the "
+            "params, and whether the net has enough positions"
+        )
+
+
+@partial(jax.jit, static_argnums=(0, 6))
+def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool) -> _Run:
+    """Reads the prompts but for their last tokens, whose logits are the first that are needed."""
+    batch = prompt.shape[0]
+    rows = np.arange(batch)
+    kept = []
+    for one, values, state in zip(setup.streams(), params, states, strict=True):
+        empty = start_stream(one, (prompt, lengths), state)
+        # The logits are not used, so the layers that only they need are not in the program.
+        kept.append(one.apply(values, empty, (prompt, lengths - 1))[1])
+    seen = None
+    if penalized:
+        inside = np.arange(prompt.shape[1]) < lengths[:, None]
+        ids = jnp.where(inside, prompt, setup.vocabulary)
+        seen = jnp.zeros((batch, setup.vocabulary), bool)
+        seen = seen.at[rows[:, None], ids].set(True, mode="drop")
+    return _Run(
+        states=tuple(kept),
+        last=prompt[rows, lengths - 1],
+        recent=jnp.full((batch, stops.shape[1]), -2, jnp.int32),
+        written=jnp.zeros(batch, jnp.int32),
+        tokens=jnp.zeros((batch, setup.capacity), jnp.int32),
+        log_probs=jnp.zeros((batch, setup.capacity), jnp.float32),
+        active=jnp.ones(batch, bool),
+        ends=jnp.full(batch, -1, jnp.int32),
+        seen=seen,
+    )
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bound) -> _Run:
+    """Generates until every active row has `bound` tokens."""
+    rows = np.arange(run.last.shape[0])
+    streams = setup.streams()
+
+    def distribution(logits, seen):
+        return filter_logits(logits, top_k=setup.top_k, seen=seen, **numbers)
+
+    def keys_at(positions, use=0):
+        """A key per row for the token at a position, another one for each use."""
+        fold = lambda key, at: jax.random.fold_in(jax.random.fold_in(key, at), use)  # noqa: E731
+        return jax.vmap(fold)(keys, positions)
+
+    def choose(filtered, positions, use=0):
+        """The tokens (batch,) of logits (batch, vocabulary)."""
+        if setup.greedy:
+            return filtered.argmax(-1).astype(jnp.int32)
+        drawn = jax.vmap(jax.random.categorical)(keys_at(positions, use), filtered)
+        return drawn.astype(jnp.int32)
+
+    def mark(seen, token, on=True):
+        if seen is None:
+            return None
+        return seen.at[rows, jnp.where(on, token, setup.vocabulary)].set(True, mode="drop")
+
+    def commit(run, token, log_prob, on):
+        """The run with one more token in the rows that are on."""
+        at = jnp.where(on, run.written, setup.capacity)
+        count = run.written + on
+        recent = jnp.concatenate([run.recent[:, 1:], token[:, None]], 1)
+        recent = jnp.where(on[:, None], recent, run.recent)
+        hit = ((stops == recent[:, None]) | (stops < 0)).all(-1)  # (batch, stops)
+        matched = jnp.where(hit, (stops >= 0).sum(-1), 0).max(-1, initial=0)
+        stopped = on & (matched > 0)
+        over = stopped | (on & ((count >= length) | (token < 0)))
+        return run._replace(
+            last=jnp.where(on, token, run.last),
+            recent=recent,
+            written=count,
+            tokens=run.tokens.at[rows, at].set(token, mode="drop"),
+            log_probs=run.log_probs.at[rows, at].set(log_prob, mode="drop"),
+            active=run.active & ~over,
+            ends=jnp.where(stopped, count - matched, run.ends).astype(jnp.int32),
+            seen=mark(run.seen, token, on),
+        )
+
+    def one(run):
+        """One token per row by the net alone."""
+        steps = run.active.astype(jnp.int32)
+        logits, state = streams[0].apply(params[0], run.states[0], (run.last[:, None], steps))
+        logits = wide(logits[:, 0])
+        token = choose(distribution(logits, run.seen), run.written)
+        token = jnp.where(_is_sound(logits), token, -1)
+        return commit(run._replace(states=(state,)), token, _log_prob(logits, token), run.active)
+
+    def several(run):
+        """Up to `proposals` tokens of the draft that the net accepts, and one token by the net."""
+        steps = run.active.astype(jnp.int32)
+        n = setup.proposals
+
+        def propose(loop, t):
+            state, token, seen = loop
+            logits, state = streams[1].apply(params[1], state, (token[:, None], steps))
+            filtered = distribution(wide(logits[:, 0]), seen)
+            token = choose(filtered, run.written + t)
+            seen = mark(seen, token)
+            return (state, token, seen), (token, jax.nn.softmax(filtered), seen)
+
+        first = run.states[1], run.last, run.seen
+        _, (proposed, q, seen) = jax.lax.scan(propose, first, jnp.arange(n, dtype=jnp.int32))
+        proposed, q = proposed.T, q.swapaxes(0, 1)  # (batch, n), (batch, n, vocabulary)
+        if seen is not None:
+            assert run.seen is not None
+            seen = jnp.concatenate([run.seen[:, None], seen.swapaxes(0, 1)], 1)
+        chunk = jnp.concatenate([run.last[:, None], proposed], 1)  # (batch, n + 1)
+        logits = streams[0].apply(params[0], run.states[0], (chunk, steps * (n + 1)))[0]
+        logits = wide(logits)
+        filtered = distribution(logits, seen)
+        sound = _is_sound(logits)  # (batch, n + 1)
+        if setup.greedy:
+            best = filtered.argmax(-1).astype(jnp.int32)
+            agrees = (best[:, :n] == proposed) & sound[:, :n]
+            accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
+            own = best[rows, accepted]
+        else:
+            p = jax.nn.softmax(filtered)
+            q = jnp.where(jnp.isfinite(q), q, 0)  # what a broken draft proposes is rejected
+            draw = jax.vmap(jax.random.uniform)
+            u = jnp.stack([draw(keys_at(run.written + t, 1)) for t in range(n)], 1)
+            of = lambda p: jnp.take_along_axis(p[:, :n], proposed[..., None], -1)[..., 0]  # noqa: E731
+            agrees = (u * of(q) < of(p)) & sound[:, :n]
+            accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
+            p = p[rows, accepted]
+            q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))[rows, accepted]
+            rest = jnp.maximum(p - q, 0)  # what the accepted proposals leave of p
+            rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)
+            own = choose(jnp.log(rest), run.written + accepted, 2)
+        own = jnp.where(sound[rows, accepted], own, -1)
+        after = []
+        for net, values, state in zip(streams, params, run.states, strict=True):
+            after.append(net.apply(values, state, (chunk, steps * (accepted + 1)))[1])
+        run = run._replace(states=tuple(after))
+        for t in range(n + 1):
+            token = own if t == n else jnp.where(t < accepted, proposed[:, t], own)
+            on = run.active & (t <= accepted)
+            run = commit(run, token, _log_prob(logits[:, t], token), on)
+        return run
+
+    def goes_on(run):
+        return (run.active & (run.written < bound)).any()
+
+    return jax.lax.while_loop(goes_on, several if setup.proposals else one, run)
+
+
+def _is_sound(logits: jax.Array) -> jax.Array:
+    """Whether some token is most probable: NaN is not above -inf."""
+    return logits.max(-1) > -jnp.inf
+
+
+def _log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:
+    """The log-probability of each token, (batch,)."""
+    chosen = jnp.take_along_axis(logits, token[:, None], -1)[:, 0]
+    return (chosen - jax.nn.logsumexp(logits, axis=-1)).astype(jnp.float32)

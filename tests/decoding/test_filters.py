@@ -1,0 +1,101 @@
+"""Filters against loops in NumPy, and against those of transformers."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.decoding import filter_logits
+
+RNG = np.random.default_rng(0)
+LOGITS = 3 * RNG.normal(size=(6, 12))
+SEEN = (RNG.random((6, 12)) < 0.3) | (np.arange(12) == 4)
+OPTIONS = [
+    {"temperature": 0.7},
+    {"top_k": 1},
+    {"top_k": 5},
+    {"top_p": 0.6},
+    {"top_p": 1e-6},
+    {"min_p": 0.2},
+    {"repetition_penalty": 1.7},
+    {"repetition_penalty": 1.3, "temperature": 1.4, "top_k": 7, "top_p": 0.9, "min_p": 0.1},
+]
+
+
+def plain(logits, seen, temperature=1.0, top_k=None, top_p=None, min_p=None, penalty=None):
+    """One row at a time, by probabilities."""
+    found = []
+    for z, old in zip(logits.copy(), seen, strict=True):
+        for i in np.flatnonzero(old) if penalty else ():
+            z[i] = z[i] * penalty if z[i] < 0 else z[i] / penalty
+        z /= temperature
+        order = sorted(range(len(z)), key=lambda i: (-z[i], i))  # noqa: B023
+        keep = order[:top_k]
+        p = {i: np.exp(z[i]) / sum(np.exp(z[j]) for j in keep) for i in keep}
+        if top_p is not None:
+            total, nucleus = 0.0, []
+            for i in keep:
+                if total < top_p:
+                    nucleus.append(i)
+                total += p[i]
+            keep = nucleus
+        keep = [i for i in keep if min_p is None or p[i] >= min_p * p[order[0]]]
+        found.append([z[i] if i in keep else -np.inf for i in range(len(z))])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_filters_equal_a_plain_loop(x64, options):
+    renamed = {"penalty" if n == "repetition_penalty" else n: v for n, v in options.items()}
+    expected = plain(LOGITS, SEEN, **renamed)
+    found = jax.jit(partial(filter_logits, seen=jnp.asarray(SEEN), **options))(jnp.asarray(LOGITS))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_filters_equal_those_of_transformers(x64, options):
+    torch = pytest.importorskip("torch")
+    process = pytest.importorskip("transformers.generation.logits_process")
+    ids = torch.tensor(
+        [[*np.flatnonzero(row), *[np.flatnonzero(row)[0]] * 12][:12] for row in SEEN]
+    )
+    scores = torch.tensor(LOGITS)
+    named = {
+        "repetition_penalty": process.RepetitionPenaltyLogitsProcessor,
+        "temperature": process.TemperatureLogitsWarper,
+        "top_k": process.TopKLogitsWarper,
+        "top_p": process.TopPLogitsWarper,
+        "min_p": process.MinPLogitsWarper,
+    }
+    for name, make in named.items():
+        if name in options:
+            scores = make(options[name])(ids, scores)
+    found = filter_logits(jnp.asarray(LOGITS), seen=jnp.asarray(SEEN), **options)
+    np.testing.assert_allclose(found, scores.numpy(), rtol=1e-12)
+
+
+def test_among_equal_tokens_those_of_lower_id_stay():
+    found = filter_logits(jnp.zeros((2, 4)), top_k=2)
+    np.testing.assert_array_equal(found, [[0, 0, -jnp.inf, -jnp.inf]] * 2)
+
+
+def test_numbers_may_be_traced_and_axes_free():
+    logits = jnp.asarray(LOGITS.reshape(2, 3, 12), jnp.bfloat16)
+    run = jax.jit(lambda t, p: filter_logits(logits, temperature=t, top_p=p, min_p=p / 9))
+    assert run(0.5, 0.3).shape == (2, 3, 12) and run(0.5, 0.3).dtype == jnp.float32
+    run(0.7, 0.9)
+    assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"temperature": 0}, r"temperature is what divides the logits, in \(0, inf\), got 0"),
+    ({"top_k": 5}, "top_k must be at most the number of tokens, 4, got 5"),
+    ({"top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
+    ({"min_p": -1}, r"min_p must be in \[0, 1\], got -1"),
+    ({"repetition_penalty": 2.0}, "repetition_penalty needs seen"),
+])  # fmt: skip
+def test_wrong_arguments(options, words):
+    with pytest.raises(ValueError, match=words):
+        filter_logits(jnp.zeros((1, 4)), **options)

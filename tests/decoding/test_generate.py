@@ -1,0 +1,311 @@
+"""Generation against the whole net applied to each sequence again and again."""
+
+import itertools
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.decoding import filter_logits, generate, tokens
+
+KEYS_MAY_REPEAT = True  # equal draws are compared
+KEY = jax.random.key(0)
+VOCABULARY = 13
+PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5]]
+
+block = partial(jn.transformer_block, 2, causal=True, rotary=True)
+NETS = {
+    "block": lambda: jn.serial(jn.embedding(13, 8), block(), jn.dense(13)),
+    "window and gru": lambda: jn.serial(
+        jn.embedding(13, 8), block(window=(3, 0)), jn.gru(8), jn.dense(13)
+    ),
+    "repeat": lambda: jn.serial(jn.embedding(13, 8), jn.repeat(block(), 2), jn.dense(13)),
+    "norm": lambda: jn.serial(jn.embedding(13, 8), jn.batch_norm(), jn.lstm(8), jn.dense(13)),
+}
+
+
+def draw(make=NETS["block"], seed=0):
+    """A net whose logits are far apart."""
+    net = make()
+    params, state = net.init(jax.random.key(seed), jn.spec((1, 4), jnp.int32))
+    return net, jax.tree.map(lambda leaf: 2 * leaf, params), state
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A net of float32 and its params."""
+    return draw()[:2]
+
+
+def one_by_one(net, params, state, prompt, length, choose):
+    """The tokens of one prompt by the whole net."""
+    ids, log_probs = list(prompt), []
+    apply = jax.jit(lambda x: net.apply(params, state, x)[0])
+    for t in range(length):
+        padded = np.zeros((1, len(prompt) + length), int)  # later places reach nothing
+        padded[0, : len(ids)] = ids
+        z = apply(padded)[0, len(ids) - 1]
+        token = int(choose(t, z, ids))
+        log_probs.append(float(jax.nn.log_softmax(z)[token]))
+        ids.append(token)
+    return ids[len(prompt) :], log_probs
+
+
+@pytest.mark.fast_cases("block")
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_greedy_is_the_whole_net_again_and_again(x64, make):
+    net, params, state = draw(make)
+    state = jax.tree.map(lambda leaf: leaf + 0.5, state)
+    made = generate(net, params, PROMPTS, length=7, temperature=0, state=state)
+    for prompt, row, log_probs in zip(PROMPTS, made.tokens, made.log_probs, strict=True):
+        found = one_by_one(net, params, state, prompt, 7, lambda t, z, ids: z.argmax())
+        assert row.tolist() == found[0]
+        np.testing.assert_allclose(log_probs, found[1], rtol=1e-5, atol=1e-5)
+    assert made.lengths.tolist() == [7] * 3
+    jax.tree.map(np.asarray, state)  # is still there
+
+
+@pytest.mark.slow
+def test_draws_are_those_of_the_filtered_logits_by_row_and_position(x64):
+    net, params, _ = draw()
+    options = {"temperature": 0.8, "top_k": 6, "top_p": 0.9, "min_p": 0.01}
+    made = generate(net, params, PROMPTS, KEY, length=6, repetition_penalty=1.3, **options)
+
+    def choose(row, t, z, ids):
+        seen = jnp.zeros(13, bool).at[jnp.array(ids)].set(True)
+        z = filter_logits(z, repetition_penalty=1.3, seen=seen, **options)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(KEY, row), t), 0)
+        return jax.random.categorical(key, z)
+
+    for i, prompt in enumerate(PROMPTS):
+        found, _ = one_by_one(net, params, {}, prompt, 6, partial(choose, i))
+        assert made.tokens[i].tolist() == found
+
+
+def test_a_row_does_not_depend_on_its_batch(plain):
+    keys = jax.random.split(KEY, 3)
+    together = generate(*plain, PROMPTS, keys, length=9)
+    alone = generate(*plain, PROMPTS[1:2], keys[1:2], length=9)
+    assert together.tokens[1].tolist() == alone.tokens[0].tolist()
+    one = generate(*plain, PROMPTS, KEY, length=9)
+    fewer = generate(*plain, PROMPTS[:2], KEY, length=9)
+    np.testing.assert_array_equal(one.tokens[:2], fewer.tokens)
+    again = generate(*plain, PROMPTS, KEY, length=9)
+    np.testing.assert_array_equal(one.tokens, again.tokens)
+    other = generate(*plain, PROMPTS, jax.random.key(1), length=9)
+    assert (one.tokens != other.tokens).any()
+    raw = generate(*plain, PROMPTS, jax.random.PRNGKey(0), length=9)
+    np.testing.assert_array_equal(one.tokens, raw.tokens)
+
+
+@pytest.mark.fast_cases("False")
+@pytest.mark.parametrize("draft", [False, True])
+def test_stops_cut_a_row(plain, draft):
+    drafted = {"draft": draw(seed=3)[:2]} if draft else {}
+    free = generate(*plain, PROMPTS, KEY, length=20)
+    if draft:
+        free = generate(*plain, PROMPTS, KEY, length=20, **drafted)
+    row = free.tokens[0].tolist()
+    end, pair = row[4], row[7:9]
+    stops = [end, [int(t) for t in free.tokens[1, 5:8]], pair]
+    made = generate(*plain, PROMPTS, KEY, length=20, stop=stops, **drafted)
+    for i in range(3):
+        whole = free.tokens[i].tolist()
+        ends = [
+            (n + len(ids), n)
+            for ids in ([s] if isinstance(s, int) else s for s in stops)
+            for n in range(20)
+            if whole[n : n + len(ids)] == ids
+        ]
+        done, before = min(ends, default=(20, 20))
+        assert made.lengths[i] == before
+        assert made.lists()[i] == whole[:before]
+        assert made.tokens[i].tolist() == whole[:done] + [0] * (20 - done)
+        assert not made.log_probs[i, done:].any()
+    assert made.lengths[0] <= 4
+
+
+def test_a_loop_ends_when_all_rows_have_stopped(plain):
+    made = generate(*plain, PROMPTS, length=20, temperature=0)
+    stops = [int(t) for t in made.tokens[:, 0]]
+    assert len(list(tokens(*plain, PROMPTS, length=20, temperature=0, stop=stops))) == 1
+    stopped = generate(*plain, PROMPTS, length=20, temperature=0, stop=stops)
+    assert stopped.lengths.tolist() == [0, 0, 0] and stopped.lists() == [[], [], []]
+
+
+@pytest.mark.fast_cases("False")
+@pytest.mark.parametrize("draft", [False, True])
+def test_the_iterator_gives_the_same_tokens(plain, draft):
+    options = {"draft": draw(seed=3)[:2]} if draft else {}
+    made = generate(*plain, PROMPTS, KEY, length=6, **options)
+    found = list(tokens(*plain, PROMPTS, KEY, length=6, **options))
+    np.testing.assert_array_equal(np.stack(found, 1), made.tokens)
+
+
+def test_one_program_for_many_lengths_of_prompts_and_results(plain):
+    module = sys.modules[generate.__module__]
+    generate(*plain, [[1, 2, 3]], KEY, length=3)
+    before = module._read._cache_size(), module._advance._cache_size()
+    for prompt, length, temperature in [([1] * 16, 40, 0.5), ([4], 1, 2.0), ([5] * 9, 30, 1.0)]:
+        generate(*plain, [prompt], KEY, length=length, temperature=temperature)
+        list(tokens(*plain, np.array([prompt]), KEY, length=min(length, 3)))
+    assert (module._read._cache_size(), module._advance._cache_size()) == before
+
+
+def test_no_cache_is_copied_for_a_token(plain, monkeypatch):
+    module, programs = sys.modules[generate.__module__], []
+    advance = module._advance
+
+    def compiled(*given):
+        programs.append(advance.lower(*given).compile())
+        return advance(*given)
+
+    monkeypatch.setattr(module, "_advance", compiled)
+    generate(*plain, PROMPTS, length=900, temperature=0, stop=list(range(13)))
+    memory = programs[0].memory_analysis()
+    cache = 3 * 2 * 1024 * 4 * 4  # rows, heads, steps, size, bytes
+    assert memory.alias_size_in_bytes > 2 * cache  # keys and values of the caller's run
+    assert memory.temp_size_in_bytes < cache
+
+
+@pytest.mark.fast_cases("norm")
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_greedy_with_a_draft_gives_the_same_tokens(x64, make):
+    net, params, state = draw(make)
+    for seed in (0, 5):  # the net itself, and another one
+        draft = (net, draw(make, seed)[1], state)
+        plain = generate(net, params, PROMPTS, length=11, temperature=0, state=state)
+        options = {"state": state, "draft": draft, "draft_length": 3}
+        made = generate(net, params, PROMPTS, length=11, temperature=0, **options)
+        np.testing.assert_array_equal(made.tokens, plain.tokens)
+        np.testing.assert_allclose(made.log_probs, plain.log_probs, rtol=1e-5, atol=1e-5)
+        penalty = {"repetition_penalty": 1.5, "temperature": 0, "length": 11}
+        plain = generate(net, params, PROMPTS, state=state, **penalty)
+        made = generate(net, params, PROMPTS, **options, **penalty)
+        np.testing.assert_array_equal(made.tokens, plain.tokens)
+
+
+@pytest.mark.slow
+def test_draws_with_a_draft_have_the_distribution_of_the_net():
+    make = lambda: jn.serial(jn.embedding(3, 4), jn.gru(4), jn.dense(3))  # noqa: E731
+    net, params, _ = draw(make)
+    draft = net, draw(make, 7)[1]
+    prompt, rows, length = [1, 2], 4000, 3
+    options = {"temperature": 0.9, "min_p": 0.02, "repetition_penalty": 1.2}
+    made = generate(
+        net, params, [prompt] * rows, KEY, length=length, draft=draft, draft_length=2, **options
+    )
+    every = np.array(list(itertools.product(range(3), repeat=length)))
+    whole = np.concatenate([np.tile(prompt, (len(every), 1)), every], 1)
+    logits, _ = net.apply(params, {}, whole)
+    p = np.ones(len(every))
+    for t in range(length):
+        seen = np.stack([np.isin(np.arange(3), row[: 2 + t]) for row in whole])
+        z = filter_logits(logits[:, 1 + t], seen=jnp.asarray(seen), **options)
+        p *= np.asarray(jax.nn.softmax(z))[np.arange(len(every)), every[:, t]]
+    np.testing.assert_allclose(p.sum(), 1, rtol=1e-5)
+    found = np.bincount(made.tokens @ 3 ** np.arange(length)[::-1], minlength=len(every))
+    assert not found[p == 0].any()
+    some = p > 0
+    chi = ((found - rows * p) ** 2)[some] / (rows * p)[some]
+    assert chi.sum() < 27 + 4 * np.sqrt(2 * 27)
+    other = np.asarray(jax.nn.softmax(net.apply(draft[1], {}, whole)[0][:, 1]))[0]
+    mine = np.asarray(jax.nn.softmax(logits[:, 1]))[0]
+    assert np.abs(other - mine).max() > 0.1  # the draft is another distribution
+
+
+def test_a_net_with_few_positions_is_used_to_its_end(x64):
+    make = lambda: jn.serial(  # noqa: E731
+        jn.embedding(13, 8), jn.learned_positions(12), block(window=(3, 0)), jn.dense(13)
+    )
+    net, params, _ = draw(make)
+    made = generate(net, params, PROMPTS, length=8, temperature=0)
+    for prompt, row in zip(PROMPTS, made.tokens, strict=True):
+        found = one_by_one(net, params, {}, prompt, 7, lambda t, z, ids: z.argmax())
+        assert row[:7].tolist() == found[0]
+    with pytest.raises(ValueError, match="has 12 positions, got a sequence of length 13"):
+        generate(net, params, PROMPTS, length=9, temperature=0)
+
+
+def test_kept_keys_may_be_narrow(plain):
+    made = generate(*plain, PROMPTS, length=4, temperature=0, dtype=jnp.bfloat16)
+    assert made.tokens.shape == (3, 4)
+
+
+@pytest.mark.slow
+def test_nan_raises(plain):
+    net, params = plain
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+    with pytest.raises(ValueError, match="generate: the logits of row 0 are NaN"):
+        generate(net, broken, [[1]], length=3, temperature=0)
+    with pytest.raises(ValueError, match="tokens: the logits of row 0 are NaN"):
+        list(tokens(net, broken, [[1]], length=3, temperature=0))
+    made = generate(net, params, [[1]], KEY, length=9, draft=(net, broken))
+    assert (made.tokens >= 0).all()  # a broken draft is not believed
+
+
+@pytest.mark.parametrize(("prompt", "options", "error", "words"), [
+    ([[1], []], {}, ValueError, "prompt 1 is empty"),
+    ([], {}, ValueError, "at least one prompt"),
+    ([[1, 13]], {}, ValueError, r"ids of the prompt must be in \[0, 13\), got 13"),
+    ([[1, -1]], {}, ValueError, "got -1"),
+    ([[0.5]], {}, TypeError, "prompt 0 must hold integers"),
+    (np.ones((1, 2)), {}, TypeError, "prompt must hold integers"),
+    ([1, 2], {}, ValueError, r"prompt must have shape \(batch, time\)"),
+    ("text", {}, TypeError, "encode it first"),
+    (["text"], {}, TypeError, "encode it first"),
+    ([[1]], {"temperature": 1.0}, TypeError, "needs a key"),
+    ([[1]], {"temperature": -1.0}, ValueError, "temperature must be in"),
+    ([[1]], {"length": 0}, ValueError, "length must be at least 1"),
+    ([[1]], {"stop": 13}, ValueError, r"stop must hold ids in \[0, 13\)"),
+    ([[1]], {"stop": [[]]}, ValueError, "stop must hold ids"),
+    ([[1]], {"top_k": 14}, ValueError, "top_k must be at most"),
+    ([[1]], {"draft": jn.dense(3)}, TypeError, "draft must be"),
+    ([[1]], {"draft": (jn.dense(3), 1)}, TypeError, "params of draft must be the dict"),
+])  # fmt: skip
+def test_wrong_arguments(plain, prompt, options, error, words):
+    with pytest.raises(error, match=words):
+        generate(*plain, prompt, **{"length": 3, "temperature": 0} | options)
+
+
+def test_wrong_keys(plain):
+    with pytest.raises(ValueError, match=r"keys must have shape \(\) or \(1,\), got \(2,\)"):
+        generate(*plain, [[1]], jax.random.split(KEY))
+    with pytest.raises(TypeError, match="expected a single key"):
+        generate(*plain, [[1]], 0)
+
+
+@pytest.mark.parametrize(("net", "words"), [
+    (jn.serial(jn.embedding(5, 8), jn.transformer_block(2), jn.dense(5)), "transformer_block/att"),
+    (jn.serial(jn.embedding(5, 8), jn.gru(5), lambda x: x[:, -1]), "must map tokens"),
+    (jn.serial(jn.embedding(5, 8), jn.batch_norm(), jn.dense(5)), "the net has a state"),
+])  # fmt: skip
+def test_nets_that_do_not_fit(net, words):
+    params, _ = net.init(KEY, jn.spec((1, 4), jnp.int32))
+    with pytest.raises((ValueError, TypeError), match=words):
+        generate(net, params, [[1]], length=2, temperature=0)
+
+
+def test_a_draft_of_another_vocabulary(plain):
+    net = jn.serial(jn.embedding(5, 8), jn.gru(8), jn.dense(5))
+    params, _ = net.init(KEY, jn.spec((1, 4), jnp.int32))
+    with pytest.raises(ValueError, match="the same vocabulary, got logits for 13 and 5"):
+        generate(*plain, [[1]], length=2, temperature=0, draft=(net, params))
+
+
+def test_it_is_called_outside_jit(plain):
+    net, params = plain
+    run = jax.jit(lambda params: generate(net, params, [[1]], length=2, temperature=0))
+    with pytest.raises(TypeError, match="is called inside jit"):
+        run(params)
+
+
+def test_the_bar_counts_tokens(plain, monkeypatch, capsys):
+    monkeypatch.setattr("jaxnet.services.progress.in_notebook", lambda: True)
+    monkeypatch.setattr("tqdm.auto.tqdm", __import__("tqdm").tqdm)
+    generate(*plain, PROMPTS, length=20, temperature=0)
+    assert "token/s" in capsys.readouterr().err
