@@ -51,6 +51,7 @@ from jaxnet.layers import lp_pool as lp_pool
 from jaxnet.layers import lstm as lstm
 from jaxnet.layers import lstm_cell as lstm_cell
 from jaxnet.layers import max_pool as max_pool
+from jaxnet.layers import moe as moe
 from jaxnet.layers import multi_head_attention as multi_head_attention
 from jaxnet.layers import polynomial as polynomial
 from jaxnet.layers import random_fourier as random_fourier

@@ -51,14 +51,14 @@ def has_time(row: Row) -> bool:
 # Lengths belong to a whole sequence: the law divides x alone.
 WITH_LENGTHS = (
     "lstm", "gru", "recurrent", "bidirectional", "time_distributed", "last_step", "hmm",
-    "transformer_block",
+    "transformer_block", "moe",
 )  # fmt: skip
 KEEPS = {
     "dense-no-bias", "conv-signal", "batch_norm", "layer_norm", "rms_norm", "local_response_norm",
     "l2_pool_channels", "spatial_dropout", "embedding", "embedding-tied", "learned_positions",
     "sinusoidal_positions", "additive_attention", "multi_head_attention",
     "multi_head_attention-cross", "transformer_block-decoder", "rnn", "lstm", "lstm-lengths", "gru",
-    "gru-reset", "recurrent", "time_distributed", "random_fourier",
+    "gru-reset", "recurrent", "time_distributed", "random_fourier", "moe", "moe-lengths",
 }  # fmt: skip
 SLOW = {"rnnsearch", "translation_transformer", "cifar_resnet", "yolo", "lenet5"}
 TIMED = [
