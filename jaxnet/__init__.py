@@ -96,6 +96,7 @@ from jaxnet.training import truncated_bptt as truncated_bptt
 from jaxnet.transforms import cast as cast
 from jaxnet.transforms import collect as collect
 from jaxnet.transforms import ensemble as ensemble
+from jaxnet.transforms import follow as follow
 from jaxnet.transforms import freeze as freeze
 from jaxnet.transforms import observe as observe
 from jaxnet.transforms import pick as pick
