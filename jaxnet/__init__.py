@@ -70,7 +70,9 @@ from jaxnet.layers import upsample_bilinear as upsample_bilinear
 from jaxnet.layers import upsample_nearest as upsample_nearest
 from jaxnet.layers.attention import attention_cache as attention_cache
 from jaxnet.layers.attention import precompute_kv as precompute_kv
+from jaxnet.layers.attention import segment_mask as segment_mask
 from jaxnet.layers.embedding import rotary as rotary
+from jaxnet.layers.embedding import sinusoidal as sinusoidal
 from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.services.memory import reuse_memory as reuse_memory
 from jaxnet.training import Checkpoints as Checkpoints
