@@ -23,6 +23,7 @@ from jaxnet.data.images import cifar10 as cifar10
 from jaxnet.data.images import mnist as mnist
 from jaxnet.data.patches import patches as patches
 from jaxnet.data.photos import photos as photos
+from jaxnet.data.rand_augment import rand_augment as rand_augment
 from jaxnet.data.scenes import digit_scenes as digit_scenes
 from jaxnet.data.sequences import bucketed as bucketed
 from jaxnet.data.sequences import overlapping as overlapping
