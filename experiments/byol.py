@@ -57,8 +57,8 @@ from jaxnet.viz.figure import new_figure
 
 RECORDS = (
     Record(
-        claim="features that BYOL learns from 10,000 digits without labels, with 10, 100 labels per "
-        "class: logistic regression on them, on those of a random encoder",
+        claim="features that BYOL learns from 10,000 digits without labels, with 10, 100 labels "
+        "per class: logistic regression on them, on those of a random encoder",
         result="56.56 ± 1.01, 73.81 ± 0.84%; 44.91 ± 0.92, 60.59 ± 3.26%",
         seeds="3",
         time="193 s of CPU, all methods",
