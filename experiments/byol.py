@@ -231,7 +231,7 @@ def regression(x: jax.Array, y: jax.Array, penalty: float) -> tuple[jax.Array, j
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
         return (optax.apply_updates(params, updates), opt_state), None
 
-    params = jnp.zeros((x.shape[1], 10)), jnp.zeros(10)
+    params: Any = (jnp.zeros((x.shape[1], 10)), jnp.zeros(10))
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=300)
     return params
 
