@@ -51,6 +51,7 @@ from jaxnet.layers import lp_pool as lp_pool
 from jaxnet.layers import lstm as lstm
 from jaxnet.layers import lstm_cell as lstm_cell
 from jaxnet.layers import max_pool as max_pool
+from jaxnet.layers import moe as moe
 from jaxnet.layers import multi_head_attention as multi_head_attention
 from jaxnet.layers import polynomial as polynomial
 from jaxnet.layers import random_fourier as random_fourier
@@ -67,8 +68,10 @@ from jaxnet.layers import time_distributed as time_distributed
 from jaxnet.layers import transformer_block as transformer_block
 from jaxnet.layers import upsample_bilinear as upsample_bilinear
 from jaxnet.layers import upsample_nearest as upsample_nearest
+from jaxnet.layers.attention import segment_mask as segment_mask
 from jaxnet.layers.embedding import llama3_scaling as llama3_scaling
 from jaxnet.layers.embedding import rotary as rotary
+from jaxnet.layers.embedding import sinusoidal as sinusoidal
 from jaxnet.layers.recurrent import initial_carry as initial_carry
 from jaxnet.services.memory import reuse_memory as reuse_memory
 from jaxnet.training import Checkpoints as Checkpoints
@@ -94,6 +97,7 @@ from jaxnet.training import truncated_bptt as truncated_bptt
 from jaxnet.transforms import cast as cast
 from jaxnet.transforms import collect as collect
 from jaxnet.transforms import ensemble as ensemble
+from jaxnet.transforms import follow as follow
 from jaxnet.transforms import freeze as freeze
 from jaxnet.transforms import observe as observe
 from jaxnet.transforms import pick as pick

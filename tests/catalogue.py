@@ -226,6 +226,8 @@ ROWS = [
         high=6,
         train="random",
     ),
+    Row("moe", lambda: jn.moe(jn.dense(4), 7, 2), spec((3, 6, 5))),
+    Row("moe-lengths", lambda: jn.moe(jn.dense(4), 3, 1), (spec((3, 6, 5)), LENGTHS[1]), high=7),
     Row("rnn", lambda: jn.rnn(4), spec((3, 6, 5))),
     Row("rnn_cell", lambda: jn.rnn_cell(4), (spec((3, 4)), spec((3, 5)))),
     Row("lstm", lambda: jn.lstm(4), spec((3, 6, 5))),

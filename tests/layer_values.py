@@ -300,6 +300,19 @@ def decoder_block(p, x, memory, lengths, norm=rms_norm, gated=True):
     return x + dense(p["mlp_out"], gelu(dense(p["mlp_in"], y)) * gate)
 
 
+def mixture(p, x, k, expert, lengths=None):
+    """Token by token; the chosen probabilities are divided by their sum if there are several."""
+    found = []
+    for b, t in np.ndindex(*x.shape[:2]):
+        probabilities = softmax(x[b, t] @ p["router"]["kernel"])
+        best = np.argsort(-probabilities, kind="stable")[:k]
+        weights = probabilities[best] / (probabilities[best].sum() if k > 1 else 1)
+        each = [expert({n: a[i] for n, a in p["experts"].items()}, x[b, t]) for i in best]
+        here = lengths is None or t < np.asarray(lengths)[b]
+        found.append(here * sum(w * y for w, y in zip(weights, each, strict=True)))
+    return np.stack(found).reshape(*x.shape[:2], -1)
+
+
 # Recurrence: steps of (params, carry, x) -> carry.
 
 
@@ -626,6 +639,8 @@ VALUES: dict[str, Value] = {
     ),
     "transformer_block-both": stateless(lambda p, x: block_with_norms_around(p, x, 0.3)),
     "transformer_block-decoder": stateless(lambda p, x: (decoder_block(p, *x), *x[1:])),
+    "moe": stateless(lambda p, x: mixture(p, x, 2, dense)),
+    "moe-lengths": stateless(lambda p, x: mixture(p, x[0], 1, dense, x[1])),
     "rnn": stateless(partial(sequence, rnn_step, False)),
     "rnn_cell": stateless(partial(one_step, rnn_step, False)),
     "lstm": stateless(partial(sequence, lstm_step, True)),

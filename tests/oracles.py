@@ -360,6 +360,18 @@ def distortion(x, projected):
         return np.where(before == 0, np.where(after == 0, 0, np.inf), after / before - 1)
 
 
+def sinusoidal(t, features, *, base=10000.0):
+    """Pairs of features as complex numbers on the unit circle."""
+    angle = f64(t)[..., None] * base ** (-np.arange(0, features, 2) / features)
+    z = np.exp(1j * angle)
+    return np.stack([z.imag, z.real], -1).reshape(*np.shape(t), features)
+
+
+def segment_mask(segments):
+    places = range(segments.shape[1])
+    return np.array([[[row[i] == row[j] > 0 for j in places] for i in places] for row in segments])
+
+
 def rotary(x, positions=None, *, base=10000.0, size=None, interleaved=False):
     """Pairs of features as complex numbers, turned by their angles."""
     x = f64(x)
@@ -522,6 +534,8 @@ REFERENCES = {
             jnp.array([[0, 0], [0.5, 0.5], [0.5, -0.5], [0.5, 0.0]]),
         ),
     ),
+    "sinusoidal": Reference(sinusoidal, (normal(2, 5), 6), {"base": 100.0}),
+    "segment_mask": Reference(segment_mask, (np.array([[1, 1, 2, 0], [1, 2, 2, 3]]),)),
     "rotary": Reference(rotary, (normal(2, 5, 3, 8),), {"size": 6, "base": 100.0}),
     "llama3_scaling": Reference(
         llama3_scaling, (np.array([1.0, 0.01, 0.003, 0.001, 7e-4, 1e-5]),), {"factor": 4.0}

@@ -5,6 +5,7 @@ from jaxnet.data.arrays import batches as batches
 from jaxnet.data.arrays import split as split
 from jaxnet.data.augment import chain as chain
 from jaxnet.data.augment import color_jitter as color_jitter
+from jaxnet.data.augment import cutmix as cutmix
 from jaxnet.data.augment import cutout as cutout
 from jaxnet.data.augment import mixup as mixup
 from jaxnet.data.augment import on_inputs as on_inputs
@@ -22,9 +23,11 @@ from jaxnet.data.images import cifar10 as cifar10
 from jaxnet.data.images import mnist as mnist
 from jaxnet.data.patches import patches as patches
 from jaxnet.data.photos import photos as photos
+from jaxnet.data.rand_augment import rand_augment as rand_augment
 from jaxnet.data.scenes import digit_scenes as digit_scenes
 from jaxnet.data.sequences import bucketed as bucketed
 from jaxnet.data.sequences import overlapping as overlapping
+from jaxnet.data.sequences import packed as packed
 from jaxnet.data.sequences import pad as pad
 from jaxnet.data.sequences import windows as windows
 from jaxnet.data.speech import join as join

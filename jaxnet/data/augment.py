@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.ops.precision import output_dtype
 from jaxnet.services.checks import (
     a_function,
     as_array,
@@ -299,17 +300,10 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     shape = float(alpha)
 
     def augment(key, batch):
-        if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise TypeError(f"mixup: expected a batch (inputs, labels), got {type(batch).__name__}")
-        x = as_array("mixup", "inputs", batch[0], "(batch, ...)", "floats")
-        labels = as_array("mixup", "labels", batch[1], "(batch,)", "integers", {"batch": len(x)})
-        check_range(labels, classes, "mixup: labels")
-        check_key(key, "mixup")
+        x, targets = _labelled("mixup", key, batch, "(batch, ...)", "floats", classes)
         share_key, order_key = jax.random.split(key)
-        share = jax.random.beta(share_key, shape, shape, (len(labels),)).astype(x.dtype)
-        order = jax.random.permutation(order_key, len(labels))
-        known = ((labels >= 0) & (labels < classes))[:, None]
-        targets = jnp.where(known, jax.nn.one_hot(labels, classes, dtype=x.dtype), jnp.nan)
+        share = jax.random.beta(share_key, shape, shape, (len(x),)).astype(x.dtype)
+        order = jax.random.permutation(order_key, len(x))
 
         def blend(a):
             part = share.reshape(-1, *[1] * (a.ndim - 1))
@@ -318,6 +312,74 @@ def mixup(alpha: float, classes: int) -> Augmentation:
         return blend(x), blend(targets)
 
     return augment
+
+
+def cutmix(alpha: float, classes: int) -> Augmentation:
+    """Return a function that replaces a rectangle of each image by that of another of the batch.
+
+    It maps batches (images, labels) to (images, targets), where targets (batch, classes) are class
+    probabilities: each label has the share of the pixels that come from its image.
+
+    Args:
+      alpha: Parameter of the distribution Beta(alpha, alpha) of the share of the pixels that stay,
+        above 0; 1 gives uniform shares. The rectangle has the proportions of the image and its
+        centre is anywhere, so near the border a part of it is outside.
+      classes: Number of classes, at least 1.
+
+    Raises:
+      TypeError: If the inputs are not images, or if the labels are not integers.
+      ValueError: If `alpha` or `classes` is out of range, or if a label is outside [0, classes);
+        inside `jit`, where labels are not known, their targets are NaN.
+
+    Example:
+      >>> x, y = jnp.arange(3.0).reshape(3, 1, 1, 1).repeat(8, 1).repeat(6, 2), jnp.arange(3)
+      >>> mixed, shares = cutmix(1.0, classes=3)(jax.random.key(0), (x, y))
+      >>> mixed.shape, shares.sum(-1).round(5).tolist()
+      ((3, 8, 6, 1), [1.0, 1.0, 1.0])
+
+    Reference: Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with
+    Localizable Features".
+    """
+    within("cutmix", "alpha", alpha, "(0, inf)")
+    at_least("cutmix", "classes", classes)
+    shape = float(alpha)
+
+    def augment(key, batch):
+        form = "(batch, height, width, channels)"
+        x, targets = _labelled("cutmix", key, batch, form, "booleans or numbers", classes)
+        share_key, order_key, place_key = jax.random.split(key, 3)
+        n, *size = x.shape[:3]
+        stays = jax.random.beta(share_key, shape, shape, (n, 1))
+        half = jnp.sqrt(1 - stays) * jnp.array(size) / 2  # of the sides
+        middle = jax.random.uniform(place_key, (n, 2)) * jnp.array(size)
+        low, high = jnp.round(middle - half), jnp.round(middle + half)
+
+        def inside(axis):
+            place = jnp.arange(size[axis])
+            return (place >= low[:, axis, None]) & (place < high[:, axis, None])
+
+        other = inside(0)[:, :, None] & inside(1)[:, None]  # (batch, height, width)
+        order = jax.random.permutation(order_key, n)
+        part = other.mean((1, 2), dtype=targets.dtype)[:, None]
+        mixed = jnp.where(other[..., None], x[order], x)
+        return mixed, (1 - part) * targets + part * targets[order]
+
+    return augment
+
+
+def _labelled(
+    who: str, key: Any, batch: Any, form: str, dtype: str, classes: int
+) -> tuple[jax.Array, jax.Array]:
+    """The inputs of a batch and one-hot targets, NaN for labels of no class."""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise TypeError(f"{who}: expected a batch (inputs, labels), got {type(batch).__name__}")
+    x = as_array(who, "inputs", batch[0], form, dtype)
+    labels = as_array(who, "labels", batch[1], "(batch,)", "integers", {"batch": len(x)})
+    check_range(labels, classes, f"{who}: labels")
+    check_key(key, who)
+    known = ((labels >= 0) & (labels < classes))[:, None]
+    one_hot = jax.nn.one_hot(labels, classes, dtype=output_dtype(x))
+    return x, jnp.where(known, one_hot, jnp.nan)
 
 
 def _images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> jax.Array:

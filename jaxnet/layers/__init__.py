@@ -20,6 +20,7 @@ from jaxnet.layers.gru import gru_cell as gru_cell
 from jaxnet.layers.local import locally_connected as locally_connected
 from jaxnet.layers.lstm import lstm as lstm
 from jaxnet.layers.lstm import lstm_cell as lstm_cell
+from jaxnet.layers.moe import moe as moe
 from jaxnet.layers.noise import gaussian_dropout as gaussian_dropout
 from jaxnet.layers.noise import gaussian_noise as gaussian_noise
 from jaxnet.layers.norm import batch_norm as batch_norm

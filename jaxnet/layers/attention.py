@@ -244,6 +244,27 @@ def _projection(
     return compose(forward, name=name, kind="projection")
 
 
+def segment_mask(segments: jax.Array) -> jax.Array:
+    """Return the mask of attention within the sequences of packed rows, see `jn.data.packed`.
+
+    Args:
+      segments: Number of the sequence of each place, (batch, time) integers; 0 is padding.
+
+    Returns:
+      Booleans (batch, time, time), True where both places belong to the same sequence.
+
+    Raises:
+      TypeError: If the segments are not integers.
+      ValueError: If they do not have two axes.
+
+    Example:
+      >>> segment_mask(jnp.array([[1, 1, 2, 0]]))[0].astype(int).tolist()
+      [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    """
+    segments = as_array("segment_mask", "segments", segments, "(batch, time)", "integers")
+    return (segments[:, :, None] == segments[:, None]) & (segments != 0)[:, None]
+
+
 def check_attention(
     who: str,
     heads: Any,

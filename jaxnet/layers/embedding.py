@@ -11,6 +11,7 @@ import numpy as np
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, normal, variance_scaling, zeros
 from jaxnet.ops.attention import rotate_pairs
+from jaxnet.ops.precision import output_dtype
 from jaxnet.services.checks import (
     a_function,
     as_array,
@@ -207,11 +208,49 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
         check_floats(name, x)
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
-        angles = _angles(positions, x.shape[-1], base, x.dtype)  # (..., features / 2)
-        waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        return x + waves.reshape(*positions.shape, x.shape[-1]).astype(x.dtype)
+        return x + _waves(positions, x.shape[-1], base, x.dtype).astype(x.dtype)
 
     return compose(forward, name=name, kind="sinusoidal_positions")
+
+
+def sinusoidal(t: jax.Array, features: int, *, base: float = 10000.0) -> jax.Array:
+    """Return sines and cosines of a number, such as a time in a diffusion model, as features.
+
+    Features 2i and 2i + 1 are the sine and cosine of t / base^(2i / features), the formula of
+    `sinusoidal_positions`. If t is in [0, 1], scale it, as in `sinusoidal(1000 * t, 64)`.
+
+    Args:
+      t: Numbers of any shape.
+      features: Number of features, even.
+      base: Sets the longest wavelength, about 2π * base.
+
+    Returns:
+      (..., features), in at least float32.
+
+    Raises:
+      TypeError: If `t` is not an array of real numbers.
+      ValueError: If `features` is odd.
+
+    Example:
+      >>> np.asarray(sinusoidal(jnp.array([0, 1]), 2)).round(2)
+      array([[0.  , 1.  ],
+             [0.84, 0.54]], dtype=float32)
+
+    Reference: Vaswani et al. 2017, "Attention Is All You Need", 3.5; as an embedding of time: Ho et
+    al. 2020, "Denoising Diffusion Probabilistic Models".
+    """
+    at_least("sinusoidal", "features", features)
+    within("sinusoidal", "base", base, "(0, inf)")
+    if features % 2:
+        raise ValueError(f"sinusoidal: features must be even, got {features}")
+    t = as_array("sinusoidal", "t", t, "(...)", "reals")
+    return _waves(t, features, base, output_dtype(t))
+
+
+def _waves(positions: jax.Array, features: int, base: float, dtype: Any) -> jax.Array:
+    angles = _angles(positions, features, base, dtype)  # (..., features / 2)
+    waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return waves.reshape(*positions.shape, features)
 
 
 def rotary(

@@ -10,6 +10,7 @@ from jaxnet.transforms.copies import repeat as repeat
 from jaxnet.transforms.execution import cast as cast
 from jaxnet.transforms.execution import freeze as freeze
 from jaxnet.transforms.execution import remat as remat
+from jaxnet.transforms.follow import follow as follow
 from jaxnet.transforms.observing import collect as collect
 from jaxnet.transforms.observing import observe as observe
 from jaxnet.transforms.reparametrize import spectral_norm as spectral_norm

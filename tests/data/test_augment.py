@@ -3,7 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.data import chain, color_jitter, cutout, mixup, on_inputs, on_masks, random_shift, warp
+from jaxnet.data import (
+    chain,
+    color_jitter,
+    cutmix,
+    cutout,
+    mixup,
+    on_inputs,
+    on_masks,
+    random_shift,
+    warp,
+)
 
 
 def test_each_image_is_one_of_the_moves_by_hand():
@@ -153,6 +163,29 @@ def test_mixup_blends_inputs_and_targets_alike():
     assert ((np.asarray(weak).max(1) > 0.99).mean()) > 0.6
     with pytest.raises(ValueError, match=r"mixup: alpha must be in \(0, inf\), got 0"):
         mixup(0, 5)
+
+
+def test_cutmix_pastes_a_rectangle_and_mixes_labels_by_its_area():
+    n = 60
+    x = jnp.arange(n, dtype=jnp.float32).reshape(n, 1, 1, 1).repeat(8, 1).repeat(12, 2)
+    y = jnp.arange(n) % 5
+    mixed, targets = jax.jit(cutmix(1.0, classes=5))(jax.random.key(0), (x, y))
+    labels, areas = np.eye(5)[np.asarray(y)], []
+    for i, (image, target) in enumerate(zip(np.asarray(mixed)[..., 0], targets, strict=True)):
+        other = image != i
+        areas.append(other.mean())
+        if other.any():
+            (partner,) = np.unique(image[other])
+            rows, columns = np.where(other)
+            area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+            assert other.sum() == area  # one rectangle
+            wanted = (1 - other.mean()) * labels[i] + other.mean() * labels[int(partner)]
+            np.testing.assert_allclose(target, wanted, atol=1e-6)
+    assert 0.15 < np.mean(areas) < 0.5 and np.std(areas) > 0.1
+    small, _ = cutmix(0.01, 5)(jax.random.key(0), (x.astype(jnp.uint8), y))
+    assert small.dtype == jnp.uint8
+    with pytest.raises(TypeError, match=r"cutmix: expected a batch \(inputs, labels\)"):
+        cutmix(1.0, 5)(jax.random.key(0), x)
 
 
 @pytest.mark.parametrize("make", [

@@ -9,6 +9,7 @@ import jaxnet as jn
 from jaxnet.data.sequences import (
     bucketed,
     overlapping,
+    packed,
     pad,
     windows,
 )
@@ -252,3 +253,47 @@ def test_windows_refuse():
         windows(np.ones((4, 2), int), 1, 2)
     with pytest.raises(ValueError, match=r"fresh must be in \[1, 5\]"):
         overlapping(np.arange(9), 5, 6)
+
+
+def test_packed_rows_hold_every_sequence_once():
+    sequences = ragged(57, 9)
+    rows = packed(sequences, 11, value=-1)
+    found = []
+    for x, segments, positions in zip(*rows, strict=True):
+        assert (x[segments == 0] == -1).all() and (positions[segments == 0] == 0).all()
+        for number in range(1, segments.max() + 1):
+            (here,) = np.where(segments == number)
+            assert np.ptp(here) + 1 == len(here)
+            assert positions[here].tolist() == list(range(len(here)))
+            found.append(x[here].tolist())
+    assert sorted(found) == sorted(one.tolist() for one in sequences)
+    padding = (rows.segments == 0).mean()
+    assert padding < 0.05 < 0.4 < (pad(sequences)[0] == 0).mean()
+    with pytest.raises(ValueError, match="packed: a sequence has 9 steps, more than length=8"):
+        packed(sequences, 8)
+
+
+def test_packed_sequences_do_not_see_each_other():
+    sequences = [np.asarray(one) % 50 for one in ragged(12, 6)]
+    rows = packed(sequences, 10)
+
+    def decoder(m, given):
+        tokens, mask, positions = given
+        x = m(jn.embedding(50, 8), tokens)
+        x = m(jn.learned_positions(10), (x, positions))
+        attention = jn.multi_head_attention(2, causal=True, rotary=True)
+        return x + m(attention, x if mask is None else (x, mask))
+
+    net = jn.compose(decoder)
+    mask = jn.segment_mask(rows.segments)
+    params, state = net.init(KEY, (rows.x, mask, rows.positions))
+    y, _ = jax.jit(net.apply)(params, state, (rows.x, mask, rows.positions))
+    tokens, lengths = pad(sequences)
+    places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    alone, _ = jax.jit(net.apply)(params, state, (tokens, None, places))
+    outputs = {tuple(s.tolist()): a for s, a in zip(sequences, np.asarray(alone), strict=True)}
+    for row, segments in enumerate(rows.segments):
+        for number in range(1, segments.max() + 1):
+            here = segments == number
+            wanted = outputs[tuple(rows.x[row][here].tolist())][: here.sum()]
+            np.testing.assert_allclose(np.asarray(y)[row][here], wanted, rtol=1e-4, atol=1e-5)

@@ -51,7 +51,7 @@ def has_time(row: Row) -> bool:
 # Lengths belong to a whole sequence: the law divides x alone.
 WITH_LENGTHS = (
     "lstm", "gru", "recurrent", "bidirectional", "time_distributed", "last_step", "hmm",
-    "transformer_block",
+    "transformer_block", "moe",
 )  # fmt: skip
 KEEPS = {
     "dense-no-bias", "conv-signal", "batch_norm", "layer_norm", "rms_norm", "local_response_norm",
@@ -59,7 +59,7 @@ KEEPS = {
     "sinusoidal_positions", "additive_attention", "multi_head_attention",
     "multi_head_attention-cross", "multi_head_attention-normed", "transformer_block-decoder",
     "rnn", "lstm", "lstm-lengths", "gru", "gru-reset", "recurrent", "time_distributed",
-    "random_fourier",
+    "random_fourier", "moe", "moe-lengths",
 }  # fmt: skip
 SLOW = {"rnnsearch", "translation_transformer", "cifar_resnet", "yolo", "lenet5"}
 TIMED = [

@@ -1,0 +1,160 @@
+"""RandAugment: a few random operations on each image, all of one strength."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.data.augment import Augmentation
+from jaxnet.data.warp import warp
+from jaxnet.services.checks import as_array, at_least, check_key, is_traced, within
+
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+CHANGES = (
+    "identity", "autocontrast", "equalize", "rotate", "solarize", "color", "posterize", "contrast",
+    "brightness", "sharpness", "shear_rows", "shear_columns", "shift_down", "shift_right",
+)  # fmt: skip
+
+
+def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
+    """Return a function that makes a few random changes to each image, in a random order.
+
+    Each change is one of 14, drawn with equal probability: identity, autocontrast, equalize,
+    rotate, solarize, color, posterize, contrast, brightness, sharpness, and shears and shifts along
+    both axes. Strength 1 rotates by 30 degrees, shears by 0.3 and shifts by 45% of the side, with a
+    random sign. It multiplies color, contrast, brightness and sharpness by 0.1 or 1.9, inverts all
+    pixels and keeps 4 bits of each value. The defaults are those of torchvision's RandAugment.
+    Pixels from outside the image are 0.
+
+    Args:
+      changes: Number of changes, at least 1.
+      strength: Strength of all changes, in [0, 1].
+
+    Returns:
+      A function `(key, images (batch, height, width, 1 or 3)) -> images`, for floats in [0, 1].
+
+    Raises:
+      TypeError: If the images are not floats.
+      ValueError: If an option is out of range, or if the images have another shape or values
+        outside [-1, 2]. Inside `jit`, where values are not known, the whole output is then NaN.
+
+    Example:
+      >>> augment = rand_augment(2, 0.3)
+      >>> augment(jax.random.key(0), jnp.full((3, 8, 6, 3), 0.5)).shape
+      (3, 8, 6, 3)
+
+    Reference: Cubuk et al. 2019, "RandAugment: Practical Automated Data Augmentation with a Reduced
+    Search Space".
+    """
+    at_least("rand_augment", "changes", changes)
+    within("rand_augment", "strength", strength, "[0, 1]")
+
+    def augment(key, x):
+        check_key(key, "rand_augment")
+        x = as_array("rand_augment", "inputs", x, "(batch, height, width, channels)", "floats")
+        if x.shape[-1] not in (1, 3):
+            raise ValueError(f"rand_augment: images must have 1 or 3 channels, got {x.shape}")
+        foreign = ((x < -1) | (x > 2)).any()
+        if not is_traced(foreign) and foreign:
+            raise ValueError(
+                f"rand_augment: images must be in [0, 1], got values from {x.min():.3g} to "
+                f"{x.max():.3g}. For images from 0 to 255, write x / 255"
+            )
+        y = jnp.clip(x, 0, 1)
+        for i in range(changes):
+            which_key, sign_key = jax.random.split(jax.random.fold_in(key, i))
+            which = jax.random.randint(which_key, (len(x),), 0, len(CHANGES))
+            signs = jax.random.rademacher(sign_key, (len(x),), y.dtype)
+            y = changed(y, which, strength * signs)
+        return jnp.where(foreign, jnp.nan, y).astype(x.dtype)
+
+    return augment
+
+
+def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
+    """Makes one change to each image.
+
+    Args:
+      x: Images in [0, 1].
+      which: Number of the change in CHANGES, (batch,).
+      strength: In [-1, 1], (batch,).
+    """
+    size = jnp.abs(strength)[:, None, None, None]
+    factor = 1 + 0.9 * strength[:, None, None, None]
+    moved = _moved(x, which, strength)
+    found = {
+        "identity": x,
+        "autocontrast": _autocontrast(x),
+        "equalize": _equalize(x),
+        "solarize": jnp.where(x >= 1 - size, 1 - x, x),
+        "color": _blend(_grey(x), x, factor),
+        "posterize": _posterize(x, size),
+        "contrast": _blend(_grey(x).mean((1, 2, 3), keepdims=True), x, factor),
+        "brightness": _blend(jnp.zeros_like(x), x, factor),
+        "sharpness": _blend(_smooth(x), x, factor),
+    }
+    every = jnp.stack([found.get(name, moved) for name in CHANGES])
+    return every[which, jnp.arange(len(x))]
+
+
+def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
+    """Rotated, sheared or shifted: one linear map and one interpolation for all."""
+    height, width = x.shape[1:3]
+
+    def by(name: str) -> jax.Array:
+        return jnp.where(which == CHANGES.index(name), strength, 0)
+
+    angle = math.radians(30) * by("rotate")
+    cos, sin, one = jnp.cos(angle), jnp.sin(angle), jnp.ones(len(x))
+    rotation = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)
+    down, right = 0.3 * by("shear_columns"), 0.3 * by("shear_rows")
+    shear = jnp.stack([jnp.stack([one, down], -1), jnp.stack([right, one], -1)], -2)
+    shift = [height * by("shift_down"), width * by("shift_right")]
+    return warp(x, rotation @ shear, -jnp.round(0.45 * jnp.stack(shift, -1)))
+
+
+def _grey(x: jax.Array) -> jax.Array:
+    return x if x.shape[-1] == 1 else (x * jnp.array(GREY, x.dtype)).sum(-1, keepdims=True)
+
+
+def _blend(still: jax.Array, x: jax.Array, factor: jax.Array) -> jax.Array:
+    return jnp.clip(still + factor * (x - still), 0, 1)
+
+
+def _autocontrast(x: jax.Array) -> jax.Array:
+    low, high = x.min((1, 2), keepdims=True), x.max((1, 2), keepdims=True)
+    span = high - low
+    return jnp.where(span > 0, (x - low) / jnp.where(span > 0, span, 1), x)
+
+
+def _posterize(x: jax.Array, size: jax.Array) -> jax.Array:
+    step = 2 ** jnp.round(4 * size)  # of 256 levels
+    return jnp.floor(jnp.round(255 * x) / step) * step / 255
+
+
+def _smooth(x: jax.Array) -> jax.Array:
+    """A weighted mean of each pixel and its neighbours; the frame stays."""
+    inner = x[:, 1:-1, 1:-1] * 4 / 13
+    height, width = x.shape[1:3]
+    if height < 3 or width < 3:
+        return x
+    for i in range(3):
+        for j in range(3):
+            inner += x[:, i : height - 2 + i, j : width - 2 + j] / 13
+    return x.at[:, 1:-1, 1:-1].set(inner)
+
+
+def _equalize(x: jax.Array) -> jax.Array:
+    """Each channel with a flat histogram, of 256 levels."""
+    levels = jnp.round(255 * x).astype(jnp.int32)
+
+    def channel(levels: jax.Array) -> jax.Array:  # (pixels,)
+        counts = jnp.zeros(256, jnp.int32).at[levels].add(1)
+        last = counts[levels.max()]
+        step = (levels.size - last) // 255
+        table = (jnp.cumsum(counts) - counts + step // 2) // jnp.maximum(step, 1)
+        return jnp.where(step == 0, levels, jnp.clip(table, 0, 255)[levels])
+
+    flat = levels.reshape(len(x), math.prod(x.shape[1:3]), x.shape[-1])
+    flat = jax.vmap(jax.vmap(channel, 1, 1))(flat)
+    return flat.reshape(x.shape).astype(x.dtype) / 255

@@ -1,0 +1,283 @@
+"""Mixture of experts: a router sends each token to a few of many layers."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, as_layer, compose, transform
+from jaxnet.initializers import Initializer, lecun_normal
+from jaxnet.layers.dense import dense
+from jaxnet.ops.precision import wide
+from jaxnet.services.checks import (
+    at_least,
+    check_floats,
+    check_options,
+    check_range,
+    check_rank,
+    within,
+)
+from jaxnet.services.keywords import explain_keywords
+from jaxnet.services.trees import describe
+from jaxnet.transforms.copies import stacked_init
+
+
+@explain_keywords
+def moe(
+    expert: Layer,
+    experts: int,
+    k: int,
+    *,
+    capacity: float | None = None,
+    renormalize: bool | None = None,
+    kernel_init: Initializer = lecun_normal(),
+    name: str = "moe",
+) -> Layer:
+    """Return a mixture of experts: each token is computed by k of many copies of a layer.
+
+    A router, a dense layer without bias, gives each token a probability per expert. The output is
+    the sum of its k most probable experts, weighted by these probabilities. A token is a vector
+    along the last axis; an expert gets (tokens, width) and must treat each token by itself.
+
+    Only the chosen experts are computed. Without `capacity` the tokens are sorted by expert and
+    divided into blocks of one expert each, of tokens * k / experts rows. At most twice the rows
+    that are needed are computed, and the result is exact. Each block takes a copy of its expert's
+    params, at most two per expert. With `capacity` each expert takes a fixed number of tokens in
+    training, and those beyond it are dropped: the expert adds nothing to them. First choices come
+    before second ones, and earlier tokens before later ones. Then no params are copied, so that
+    experts may be sharded over a mesh. In evaluation nothing is dropped.
+
+    Input:
+      x          (batch, ..., width)
+      (x, mask)  lengths, integers (batch,) for x (batch, time, width), or booleans of the shape of
+                 x without its last axis. Other tokens go to no expert, count in no share and give
+                 zeros.
+
+    `jn.collect` reports these values; add the first two to the loss, with factors such as 0.01
+    and 0.001:
+      balance  experts * sum(share of the choices * mean probability), 1 if experts are used
+               equally and up to `experts` if they are not
+      z        mean squared logsumexp of the router's logits, which keeps the logits small
+      shares   share of all choices that each expert got, (experts,), before any are dropped
+      dropped  share of the choices that were dropped
+
+    Args:
+      expert: Layer without state, such as an MLP; its output may have another width.
+      experts: Number of experts, at least 1.
+      k: Number of experts per token, at most `experts`.
+      capacity: Number of tokens that an expert takes in training, as a multiple of the equal
+        share tokens * k / experts, such as 1.25; None drops none.
+      renormalize: Whether the k probabilities are divided by their sum, as in Mixtral. None does
+        so if k is above 1; a single one would always be 1, and the router would not be trained.
+      kernel_init: Initializer of the router's kernel.
+      name: Name of the layer.
+
+    Params:
+      router: kernel (width, experts);
+      experts: params of `expert`, with a leading axis of `experts`.
+
+    Raises:
+      ValueError: If k is above `experts`, or if `expert` has state or does not keep the tokens.
+
+    Example:
+      >>> def mlp(m, x):  # as in Mixtral: w1, w3 and w2
+      ...     hidden = jax.nn.silu(m(jn.dense(16, use_bias=False, name="w1"), x))
+      ...     hidden *= m(jn.dense(16, use_bias=False, name="w3"), x)
+      ...     return m(jn.dense(x.shape[-1], use_bias=False, name="w2"), hidden)
+      >>> net = moe(jn.compose(mlp), 8, 2)
+      >>> x = jax.random.normal(jax.random.key(1), (3, 5, 4))
+      >>> params, state = net.init(jax.random.key(0), x)
+      >>> params["experts"]["w1"]["kernel"].shape, params["router"]["kernel"].shape
+      ((8, 4, 16), (4, 8))
+      >>> (y, values), _ = jn.collect(net).apply(params, state, x)
+      >>> y.shape, sorted(values)
+      ((3, 5, 4), ['balance', 'dropped', 'shares', 'z'])
+
+    Reference: Shazeer et al. 2017, "Outrageously Large Neural Networks"; balance: Fedus et al.
+    2021, "Switch Transformers"; z: Zoph et al. 2022, "ST-MoE"; blocks: Gale et al. 2022,
+    "MegaBlocks"; layout: Jiang et al. 2024, "Mixtral of Experts".
+    """
+    expert = as_layer(expert, name, "expert")
+    at_least(name, "experts", experts)
+    at_least(name, "k", k)
+    if k > experts:
+        raise ValueError(f"{name}: k must be at most experts = {experts}, got {k}")
+    if capacity is not None:
+        within(name, "capacity", capacity, "(0, inf)")
+    if renormalize is not None:
+        check_options(name, renormalize=renormalize)
+    check_options(name, kernel_init=kernel_init)
+    divide = k > 1 if renormalize is None else renormalize
+    router = dense(experts, use_bias=False, kernel_init=kernel_init, name="router")
+    copies = _experts(expert, experts, name)
+
+    def forward(m, given):
+        x, counts = _split(name, m, given)
+        tokens = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        real = None if counts is None else counts.reshape(tokens.shape[0])
+        logits = wide(m(router, tokens))  # (tokens, experts)
+        probabilities = jax.nn.softmax(logits)
+        weights, chosen = jax.lax.top_k(probabilities, k)  # (tokens, k)
+        if divide:
+            weights = weights / weights.sum(-1, keepdims=True)
+        chosen = chosen if real is None else jnp.where(real[:, None], chosen, experts)
+        # First choices of all tokens come before second ones.
+        sorted_ = _sort(chosen.T.reshape(k * tokens.shape[0]), experts)
+        if m.train and capacity is not None:
+            plan = _fixed(sorted_, experts, capacity)
+        else:
+            plan = _blocks(sorted_, experts)
+
+        here = jnp.ones(tokens.shape[0], bool) if real is None else real
+        total = jnp.maximum(here.sum(), 1)
+        shares = sorted_.sizes / (total * k)
+        mean = jnp.where(here[:, None], probabilities, 0).sum(0) / total
+        m.sow("balance", experts * (shares * mean).sum())
+        z = jnp.square(jax.nn.logsumexp(logits, -1))
+        m.sow("z", jnp.where(here, z, 0).sum() / total)
+        m.sow("shares", shares)
+        m.sow("dropped", 1 - (plan.slots < plan.blocks * plan.rows).sum() / (here.sum() * k))
+
+        place = jnp.arange(k * tokens.shape[0]) % max(tokens.shape[0], 1)
+        source = jnp.zeros(plan.blocks * plan.rows, place.dtype)
+        # Rows that no token fills compute the first token once more; their outputs are not used.
+        source = source.at[plan.slots].set(place, mode="drop", unique_indices=True)
+        filled = tokens[source].reshape(plan.blocks, plan.rows, tokens.shape[1])
+        y = m.whole(copies, (filled, plan.expert))  # (blocks, rows, features)
+        y = y.reshape(plan.blocks * plan.rows, y.shape[-1])
+        y = y.at[plan.slots].get(mode="fill", fill_value=0)
+        y = y.reshape(k, tokens.shape[0], y.shape[-1])
+        y = jnp.einsum("tk,ktf->tf", weights.astype(y.dtype), y)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    return compose(forward, name=name, kind="moe")
+
+
+class _Sorted(NamedTuple):
+    """The choices in the order of their experts.
+
+    Fields:
+      experts: Expert of each choice; one beyond the last for none.
+      ranks: Number of choices of the same expert before each.
+      sizes: Number of choices of each expert.
+    """
+
+    experts: jax.Array
+    ranks: jax.Array
+    sizes: jax.Array
+
+
+class _Plan(NamedTuple):
+    """Where the experts compute.
+
+    Fields:
+      slots: Row of each choice among all rows; beyond them if it is dropped.
+      blocks, rows: Number of blocks, and of rows in each.
+      expert: Expert of each block; None if block i is of expert i.
+    """
+
+    slots: jax.Array
+    blocks: int
+    rows: int
+    expert: jax.Array | None
+
+
+def _sort(chosen: jax.Array, experts: int) -> _Sorted:
+    sizes = jnp.zeros(experts + 1, jnp.int32).at[chosen].add(1)
+    order = jnp.argsort(chosen, stable=True)
+    starts = jnp.cumsum(sizes) - sizes
+    ranks = jnp.arange(chosen.shape[0], dtype=jnp.int32) - starts[chosen[order]]
+    ranks = jnp.zeros_like(ranks).at[order].set(ranks, unique_indices=True)
+    return _Sorted(chosen, ranks, sizes[:experts])
+
+
+def _fixed(choices: _Sorted, experts: int, capacity: float) -> _Plan:
+    """One block per expert, of a fixed number of rows."""
+    rows = max(math.ceil(capacity * choices.experts.shape[0] / experts), 1)
+    fits = (choices.ranks < rows) & (choices.experts < experts)
+    slots = _apart(choices.experts * rows + choices.ranks, fits, experts * rows)
+    return _Plan(slots, experts, rows, None)
+
+
+def _blocks(choices: _Sorted, experts: int) -> _Plan:
+    """As many blocks of one expert as its choices need; there is room for every division."""
+    total = choices.experts.shape[0]
+    rows = max(-(-total // experts), 1)
+    blocks = experts + (total - experts) // rows if total else 0
+    needed = -(-choices.sizes // rows)
+    ends = jnp.cumsum(needed)
+    here = jnp.minimum(choices.experts, experts - 1)
+    slots = (ends - needed)[here] * rows + choices.ranks
+    slots = _apart(slots, choices.experts < experts, blocks * rows)
+    expert = jnp.searchsorted(ends, jnp.arange(blocks), side="right")
+    return _Plan(slots, blocks, rows, jnp.minimum(expert, experts - 1))
+
+
+def _apart(slots: jax.Array, fits: jax.Array, beyond: int) -> jax.Array:
+    """The slots of what fits; each of the others gets a different one beyond the last."""
+    return jnp.where(fits, slots, beyond + jnp.arange(slots.shape[0]))
+
+
+def _experts(expert: Layer, n: int, who: str) -> Layer:
+    """Copies of a layer, each of which computes one block (rows, width)."""
+
+    def init(key, given):
+        rows, _ = given
+        one = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+        params, state = stacked_init(expert, key, one, n)
+        if state:
+            raise ValueError(
+                f"{who}: expert must have no state, got {expert.name} with {', '.join(state)}; "
+                "instead of batch norm use jn.layer_norm or jn.rms_norm"
+            )
+        return params, state
+
+    def apply(params, state, given, *, key, train):
+        rows, which = given
+        if which is not None:
+            params = jax.tree.map(lambda leaf: leaf[which], params)
+
+        def block(i, params, rows):
+            here = None if key is None else jax.random.fold_in(key, i)
+            y, after = expert.apply(params, state, rows, key=here, train=train)
+            if getattr(y, "ndim", 0) != 2 or y.shape[0] != rows.shape[0]:
+                raise ValueError(
+                    f"{who}: expert must map (tokens, width) to (tokens, features), got "
+                    f"{describe(rows)} to {describe(y)}"
+                )
+            return y, after
+
+        return jax.vmap(block)(jnp.arange(rows.shape[0]), params, rows)
+
+    def rewrap(inner):
+        return _experts(inner, n, who)
+
+    return transform(expert, apply, rewrap, kind="experts", init=init, name="experts")
+
+
+def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array | None]:
+    """The tokens, and which of them count; None is all."""
+    x, mask = given, None
+    if isinstance(given, tuple | list):
+        if len(given) != 2:
+            raise ValueError(f"{who}: expected x or (x, mask), got {len(given)} entries")
+        x, mask = given
+    check_rank(who, x, 2)
+    check_floats(who, x)
+    if m.stream is not None:
+        if mask is not None:
+            m.not_in_stream("has a mask; with ragged=True the steps that count are the input's")
+        mask = m.stream.steps
+    if mask is None:
+        return x, None
+    if getattr(mask, "dtype", None) == jnp.bool_ and mask.shape == x.shape[:-1]:
+        return x, mask
+    whole = hasattr(mask, "dtype") and jnp.issubdtype(mask.dtype, jnp.integer)
+    if x.ndim != 3 or not whole or mask.shape != x.shape[:1]:
+        raise ValueError(
+            f"{who}: a mask is lengths, integers ({x.shape[0]},) for x (batch, time, width), or "
+            f"booleans {x.shape[:-1]}, got {describe(mask)} for x {describe(x)}"
+        )
+    check_range(mask, x.shape[1] + 1, f"{who}: lengths")
+    return x, jnp.arange(x.shape[1]) < mask[:, None]

@@ -1,0 +1,114 @@
+"""A target network: a copy of a net whose params follow the trained ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, as_layer, transform
+from jaxnet.core.compose import SOWN
+from jaxnet.services.checks import within
+from jaxnet.services.trees import PyTree, describe
+
+OWN = "target"  # the entry of the state
+
+
+def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> Layer:
+    """Return a layer with a target: a copy of its params that follows them slowly.
+
+    The input is a pair (x, given), and the output is (y, target), the output of the layer for `x`
+    and that of the copy for `given`. No gradient reaches the copy. Its params are in the state, so
+    that runs save and resume them. Each training step begins with
+
+        target = decay * target + (1 - decay) * params
+
+    and the first one with the params themselves, so that a run may start from any params. The
+    target is thus the average over the params after each update. Call the layer once per step; a
+    second call would update the target twice. Concatenate the inputs instead.
+
+    The copy keeps its own state, such as statistics of batch norm, and runs in the same mode.
+
+    Args:
+      layer: Layer to train, such as an encoder or a net of Q-values.
+      decay: Weight of the old target in [0, 1], or a function of the number of training steps
+        before, as optax's schedules: `lambda step: jnp.where(step % 1000 == 0, 0.0, 1.0)` copies
+        the params every 1,000 steps.
+
+    Params: those of the layer.
+
+    State: that of the layer, and
+      target: params, state and step, the number of training steps.
+
+    Raises:
+      ValueError: If `decay` is outside [0, 1], or if the input is not a pair.
+
+    Example:
+      Q-learning, with the values of the next observation from the target:
+
+      >>> values = jn.follow(jn.models.mlp([16, 3], name="values"), 0.995)
+      >>> def objective(m, batch):
+      ...     q, later = m(values, (batch["seen"], batch["next"]))
+      ...     q = jnp.take_along_axis(q, batch["action"][:, None], -1)[:, 0]
+      ...     return optax.l2_loss(q, batch["reward"] + 0.9 * later.max(-1)), {}
+      >>> batch = {"seen": jnp.ones((5, 4)), "next": jnp.ones((5, 4)), "reward": jnp.ones(5),
+      ...          "action": jnp.zeros(5, int)}
+      >>> trainer = jn.trainer(jn.compose(objective), optax.adam(1e-3))
+      >>> train_state = trainer.init(jax.random.key(0), batch)
+      >>> train_state, metrics = trainer.step(train_state, batch)
+      >>> sorted(train_state.params["values"]), sorted(train_state.state["values"]["target"])
+      (['dense', 'output'], ['params', 'state', 'step'])
+
+    Reference: Mnih et al. 2015, "Human-level control through deep reinforcement learning";
+    averages: Lillicrap et al. 2015, "Continuous control with deep reinforcement learning", and
+    Grill et al. 2020, "Bootstrap Your Own Latent".
+    """
+    layer = as_layer(layer, "follow", "layer")
+    if not callable(decay):
+        within("follow", "decay", decay, "[0, 1]")
+
+    def init(key, pair):
+        params, state = layer.init(key, _pair(pair)[0])
+        if OWN in state:
+            raise ValueError(f"follow: {layer.name} has an entry {OWN!r} in its state already")
+        # Copies, since a step gives the memory of each array to its successor.
+        copy = {"params": jax.tree.map(jnp.copy, params), "state": jax.tree.map(jnp.copy, state)}
+        return params, state | {OWN: copy | {"step": jnp.zeros([], jnp.int32)}}
+
+    def apply(params, state, pair, *, key, train):
+        x, given = _pair(pair)
+        target, kept = state[OWN], {name: state[name] for name in state if name != OWN}
+        if train:
+            target = _moved(target, jax.lax.stop_gradient(params), decay)
+        keys = (None, None) if key is None else (key, jax.random.fold_in(key, 1))
+        y, after = layer.apply(params, kept, x, key=keys[0], train=train)
+        followed, ahead = layer.apply(
+            target["params"], target["state"], given, key=keys[1], train=train
+        )
+        ahead = {name: value for name, value in ahead.items() if not name.startswith(SOWN)}
+        target = jax.lax.stop_gradient(target | {"state": ahead})
+        return (y, jax.lax.stop_gradient(followed)), after | {OWN: target}
+
+    def rewrap(inner):
+        return follow(inner, decay)
+
+    return transform(layer, apply, rewrap, kind="follow", init=init)
+
+
+def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any]) -> Any:
+    step = target["step"]
+    rate = jnp.where(step == 0, 0.0, decay(step) if callable(decay) else decay)
+
+    def mix(old, new):
+        return (rate * old + (1 - rate) * new).astype(old.dtype)
+
+    return target | {"params": jax.tree.map(mix, target["params"], params), "step": step + 1}
+
+
+def _pair(pair: PyTree) -> tuple[PyTree, PyTree]:
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):
+        raise ValueError(
+            f"follow: expected (x, given), the inputs of the layer and of its target, got "
+            f"{describe(pair)}"
+        )
+    return pair[0], pair[1]

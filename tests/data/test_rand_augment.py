@@ -1,0 +1,85 @@
+"""The changes of `rand_augment` against Pillow, which computes them on 256 levels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.data.rand_augment import CHANGES, changed
+
+IMAGE = np.clip(np.random.default_rng(0).normal(120, 45, (27, 36, 3)), 0, 255).astype(np.uint8)
+SMALL = IMAGE[:9, :12]
+
+
+def pillow(image, name, strength):
+    images = pytest.importorskip("PIL.Image")
+    from PIL import ImageEnhance, ImageOps
+
+    image = images.fromarray(image)
+    enhance = {
+        "color": ImageEnhance.Color, "contrast": ImageEnhance.Contrast,
+        "brightness": ImageEnhance.Brightness, "sharpness": ImageEnhance.Sharpness,
+    }  # fmt: skip
+    if name in enhance:
+        return enhance[name](image).enhance(1 + 0.9 * strength)
+    if name == "solarize":
+        return ImageOps.solarize(image, round(255 * (1 - abs(strength))))
+    if name == "posterize":
+        return ImageOps.posterize(image, 8 - round(4 * abs(strength)))
+    return {"autocontrast": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strength", [0.6, -1.0])
+def test_colours_are_those_of_pillow(strength):
+    moves = ("identity", "rotate", "shear_rows", "shear_columns", "shift_down", "shift_right")
+    names = [name for name in CHANGES if name not in moves]
+    x = jnp.asarray(np.stack([IMAGE] * len(names)), jnp.float32) / 255
+    which = jnp.array([CHANGES.index(name) for name in names])
+    y = np.asarray(jax.jit(changed)(x, which, jnp.full(len(names), strength)))
+    for name, found in zip(names, y, strict=True):
+        wanted = np.asarray(pillow(IMAGE, name, strength), float)
+        difference = np.abs(255 * found - wanted)
+        assert difference.max() <= 2.01, (name, difference.max())  # Pillow rounds in between
+        assert np.abs(wanted - IMAGE).max() >= 3, name
+
+
+@pytest.mark.slow
+def test_moves_are_those_by_hand():
+    x = jnp.asarray(SMALL[None], jnp.float32) / 255
+    change = jax.jit(changed)
+
+    def made(name, strength):
+        return np.asarray(change(x, jnp.array([CHANGES.index(name)]), jnp.array([strength]))[0])
+
+    image = np.asarray(x[0])
+    down = made("shift_down", 0.5)  # 0.45 * 9 / 2 is 2 pixels
+    np.testing.assert_allclose(down[2:], image[:-2], atol=1e-6)
+    assert (down[:2] == 0).all()
+    right = made("shift_right", -0.5)  # 3 pixels to the left
+    np.testing.assert_allclose(right[:, :-3], image[:, 3:], atol=1e-6)
+    np.testing.assert_allclose(made("rotate", 0.0), image, atol=1e-6)
+    np.testing.assert_allclose(made("shear_rows", 1.0)[4], image[4], atol=1e-6)  # the middle row
+    assert np.abs(made("shear_rows", 1.0)[0] - image[0]).max() > 0.1
+    assert np.abs(made("rotate", 1.0) - made("rotate", -1.0)).max() > 0.1
+
+
+def test_every_image_has_its_own_changes():
+    x = jnp.asarray(np.stack([SMALL] * 64), jnp.float32) / 255
+    augment = jax.jit(jn.data.rand_augment(1, 0.5))
+    y = np.asarray(augment(jax.random.key(0), x))
+    assert y.shape == x.shape and y.dtype == np.float32
+    assert 14 <= len({image.tobytes() for image in y}) <= 25
+    assert y.min() >= 0 and y.max() <= 1
+    assert np.isnan(augment(jax.random.key(0), 255 * x)).all()
+
+
+def test_what_is_refused():
+    x = jnp.ones((2, 5, 6, 3))
+    with pytest.raises(ValueError, match=r"rand_augment: images must be in \[0, 1\], got values"):
+        jn.data.rand_augment()(jax.random.key(0), 255 * x)
+    with pytest.raises(ValueError, match="must have 1 or 3 channels"):
+        jn.data.rand_augment()(jax.random.key(0), x[..., :2])
+    with pytest.raises(ValueError, match=r"strength must be in \[0, 1\], got 9"):
+        jn.data.rand_augment(2, 9)
