@@ -10,6 +10,15 @@ from jaxnet.services.paths import check_patterns, fits
 from jaxnet.services.trees import PyTree, flat, key_spec, shapes_of
 from jaxnet.transforms.observing import observe
 
+SAME_INPUT = (
+    "repeat",
+    "ensemble",
+    "cast",
+    "remat",
+    "freeze",
+    "lora",
+)  # the layer inside has it too
+
 
 class Axes(NamedTuple):
     """The axes of a kernel.
@@ -95,6 +104,8 @@ def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]
         if above not in seen:  # inside a pair of functions of the user's own
             return Axes(0, rank - 1)
         owner, given, returned = seen[above]
+        while owner.kind in SAME_INPUT and isinstance(owner.inside, tuple):
+            owner = owner.inside[0]  # no watch sees a single layer inside a transform
         own, _ = jax.eval_shape(owner.init, key_spec(), given)
         own_rank = len(own[name].shape) if name in own else rank
         inputs = own_rank - 1
@@ -106,7 +117,7 @@ def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]
 
 
 def replaced(params: Params, new: dict[str, Any]) -> Params:
-    """Return the params with other entries at some paths; raises nothing for paths it lacks.
+    """Return the params with other entries at some paths.
 
     Example:
       >>> replaced({"a": {"b": 1, "c": 2}}, {"a/b": 3})

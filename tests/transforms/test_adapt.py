@@ -8,7 +8,6 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.services.trees import flat
-from jaxnet.transforms.kernels import Axes, axes_of
 
 KEYS_MAY_REPEAT = True  # the key draws nothing but params and inputs
 KEY = jax.random.key(0)
@@ -76,26 +75,7 @@ def test_a_convolution_has_the_window_among_its_inputs():
     np.testing.assert_allclose(layer.apply(params, {}, x)[0], right, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("make", "x", "path", "axes"), [
-    (lambda: jn.dense(4), jn.spec((2, 3)), "kernel", Axes(0, 1)),
-    (lambda: jn.conv(4, 3), jn.spec((2, 8, 6, 3)), "kernel", Axes(0, 3)),
-    # All sizes equal, so only the layer tells inputs from outputs.
-    (lambda: jn.multi_head_attention(4), jn.spec((4, 4, 16)), "query/kernel", Axes(0, 1)),
-    (lambda: jn.multi_head_attention(4, head_size=4), jn.spec((4, 4, 4)), "out/kernel", Axes(0, 2)),
-    (lambda: jn.embedding(4, 4), jn.spec((4, 4), jnp.int32), "embedding", Axes(0, 1, table=True)),
-    (lambda: jn.ensemble(jn.dense(4), 2), jn.spec((2, 3)), "kernel", Axes(1, 1)),
-    (lambda: jn.ensemble(jn.repeat(jn.multi_head_attention(2), 2), 2), jn.spec((2, 5, 8)),
-     "value/kernel", Axes(2, 1)),
-    (lambda: jn.serial(jn.repeat(jn.dense(3), 2), jn.repeat(jn.dense(3), 2)), jn.spec((2, 3)),
-     "dense_1/kernel", Axes(1, 1)),
-    (lambda: jn.gru(4), jn.spec((2, 5, 3)), "recurrent_kernel", Axes(0, 1)),
-])  # fmt: skip
-def test_axes_of_kernels(make, x, path, axes):
-    layer = make()
-    params, _ = jax.eval_shape(layer.init, KEY, x)
-    assert axes_of(layer, {path: dict(flat(params))[path]}, x) == {path: axes}
-
-
+@pytest.mark.slow
 def test_it_starts_as_the_net_and_keeps_its_params():
     net = decoder()
     x, trained = tokens(), drawn(net, TOKENS)
@@ -157,11 +137,11 @@ WRAPS = {
     "cast": lambda net: jn.cast(net, jnp.bfloat16),
     "remat": jn.remat,
     "ensemble": lambda net: jn.ensemble(net, 2),
-    "serial": lambda net: jn.serial(net, name="outer"),
 }
 
 
-@pytest.mark.parametrize("wrap", [name for name in WRAPS if name != "serial"])
+@pytest.mark.fast_cases("plain")
+@pytest.mark.parametrize("wrap", WRAPS)
 def test_merged_params_give_the_outputs_of_the_adapted_net(wrap):
     """The transform may be inside or outside the other one."""
     x = tokens()
@@ -181,6 +161,7 @@ def test_merged_params_give_the_outputs_of_the_adapted_net(wrap):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_stream_of_an_adapted_net():
     net = jn.lora(decoder(), 2)
     x = tokens()

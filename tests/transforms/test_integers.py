@@ -83,7 +83,7 @@ def test_tables_of_any_width_come_back(features, group):
     np.testing.assert_allclose(found, rounded(table.T, 7, size).T, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [pytest.param(8, marks=pytest.mark.slow), 4])
 def test_integers_give_the_outputs_of_aware_floats(bits):
     net, x = decoder(), tokens()
     params = drawn(net, TOKENS)
@@ -147,6 +147,7 @@ def qlora(bits=4):
     return small, jn.lora(small, 2, where="*/(query|value)/kernel", scale=0.5)
 
 
+@pytest.mark.slow
 def test_factors_train_on_top_of_integers():
     """By a trainer, and by fit; the integers and scales stay."""
     small, adapted = qlora()
@@ -170,6 +171,7 @@ def test_factors_train_on_top_of_integers():
     np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.fast_cases("cast")
 @pytest.mark.parametrize("wrap", ["cast", "remat", "ensemble"])
 def test_factors_find_integers_inside_other_transforms(wrap):
     make = {"cast": lambda net: jn.cast(net, jnp.bfloat16), "remat": jn.remat,
@@ -187,6 +189,7 @@ def test_factors_find_integers_inside_other_transforms(wrap):
     assert {row.calls for row in jn.summary(adapted, jn.spec((3, 5))).rows} == {1}
 
 
+@pytest.mark.slow
 def test_a_stream_of_integers():
     _, adapted = qlora()
     x = tokens()
