@@ -54,6 +54,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from experiments import finetune
 from experiments.common import (
     Output,
     Record,
@@ -73,11 +74,14 @@ from jaxnet.data.digits import Pair
 from jaxnet.services.table import Table
 from jaxnet.viz.figure import new_figure
 
+MACHINE = "2 CPU cores, jax 0.12.0"
+
 RECORDS = (
     Record(
         claim="LeNet-5 in 8 or 4 bits: test error in float32, int8, int4",
         result="1.19 ± 0.06, 1.20 ± 0.07, 1.28 ± 0.03%, with 246,824, 63,358, 32,623 bytes",
         seeds="3",
+        machine=MACHINE,
         time="220 s of CPU, all rows",
         seconds=220,
     ),
@@ -85,16 +89,19 @@ RECORDS = (
         claim="… int4 after an epoch that is aware of the rounding",
         result="1.23 ± 0.05%; the seeds do not tell it from int4 without",
         seeds="3",
+        machine=MACHINE,
     ),
     Record(
         claim="low-rank adaptation to the digits 5 to 9 with 10, 100 labels per class: head alone",
         result="81.68 ± 3.08, 91.87 ± 0.24% (425 parameters train)",
         seeds="3",
+        machine=MACHINE,
     ),
     Record(
         claim="… head and rank 4; all",
         result="86.66 ± 2.05, 96.24 ± 0.69% (4,109); 88.31 ± 2.54, 96.70 ± 0.14% (61,281)",
         seeds="3",
+        machine=MACHINE,
     ),
 )
 
@@ -177,10 +184,9 @@ def compare_bits(
             "int4": (column, jn.quantize(column, further, x)),
             "int4, groups of 32": (four, jn.quantize(four, further, x)),
         }
-        for name, layer, options in (("int4", column, {"group": 10**6}),
-                                     ("int4, groups of 32", four, {})):  # fmt: skip
-            aware = learn(jn.quantized(net, 4, aware=True, **options), seed, config.more_epochs,
-                          trained)  # fmt: skip
+        for name, layer, group in (("int4", column, 10**6), ("int4, groups of 32", four, None)):
+            rounded = jn.quantized(net, 4, group=group, aware=True)
+            aware = learn(rounded, seed, config.more_epochs, trained)
             forms[f"{name}, aware"] = layer, jn.quantize(layer, aware, x)
         found = {}
         for name, (layer, params) in forms.items():
@@ -204,7 +210,7 @@ def compare_methods(
     old = jn.models.lenet5(classes=5)
     trained, before = learn_old(
         old, of_classes(train, 0), of_classes(test, 0),
-        type("Pretraining", (), {"pretrain_epochs": config.epochs}),
+        finetune.Config(pretrain_epochs=config.epochs),
     )  # fmt: skip
     print(f"{before:.2%} of the old classes' test digits are classified correctly")
     x, y = of_classes(train, 5)
@@ -276,6 +282,7 @@ def draw(accuracies: dict[str, dict[int, np.ndarray]]) -> Any:
 SHORT = Short(
     {"labels": (10,), "epochs": 1, "seeds": 1},
     {"EPOCHS": {10: 1}, "VALIDATION": 50, "RATES": (1e-3,), "RANKS": (1,)},
+    long=True,
 )
 
 
