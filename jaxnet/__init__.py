@@ -99,8 +99,12 @@ from jaxnet.transforms import collect as collect
 from jaxnet.transforms import ensemble as ensemble
 from jaxnet.transforms import follow as follow
 from jaxnet.transforms import freeze as freeze
+from jaxnet.transforms import lora as lora
+from jaxnet.transforms import merge as merge
 from jaxnet.transforms import observe as observe
 from jaxnet.transforms import pick as pick
+from jaxnet.transforms import quantize as quantize
+from jaxnet.transforms import quantized as quantized
 from jaxnet.transforms import remat as remat
 from jaxnet.transforms import repeat as repeat
 from jaxnet.transforms import spectral_norm as spectral_norm

@@ -147,6 +147,22 @@ ROWS = [
         train="differs",
         smooth=False,
     ),
+    # With all params trained, gradients are those of the function; the constants have own tests.
+    Row("lora", lambda: jn.lora(jn.dense(4), 2, where="kernel", trainable="*"), spec((3, 5))),
+    Row(
+        "lora-attention",
+        lambda: jn.lora(jn.multi_head_attention(2), 3, scale=0.5, trainable="*"),
+        spec((3, 5, 8)),
+    ),
+    # Rounding has no slope.
+    Row("quantized", lambda: jn.quantized(jn.dense(4)), spec((3, 5)), smooth=False),
+    Row("quantized-4", lambda: jn.quantized(jn.dense(7), 4, group=2), spec((3, 5)), smooth=False),
+    Row(
+        "quantized-aware",
+        lambda: jn.quantized(jn.dense(4), aware=True),
+        spec((3, 5)),
+        smooth=False,
+    ),
     # Integers give float32 parameters, so the float64 gradients are in its own test.
     Row(
         "embedding",

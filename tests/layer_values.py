@@ -199,6 +199,28 @@ def spectral(p, s, x, train):
     return dense(p | {"kernel": w / (v @ w @ u)}, x)
 
 
+def adapted(p, scale=1.0):
+    """The params of a layer under `lora`: a kernel and the product of its factors."""
+    a, b = p["kernel_lora_a"], p["kernel_lora_b"]
+    return p | {"kernel": p["kernel"] + scale * np.tensordot(a, b, 1)}
+
+
+def from_nibbles(entry, features, group):
+    """The kernel of two 4-bit numbers per byte, with a scale for each `group` of inputs."""
+    kernel = np.zeros((len(entry["int4"]), features))
+    for i, j in np.ndindex(*kernel.shape):
+        number = int(entry["int4"][i, j // 2]) >> 4 * (j % 2) & 15
+        number -= 16 * (number > 7)
+        kernel[i, j] = number * entry["scale"][i // group, j]
+    return kernel
+
+
+def rounded(kernel, largest):
+    """The kernel with at most 2 * largest + 1 different values per column."""
+    scale = np.abs(kernel).max(0) / largest
+    return np.round(kernel / scale) * scale
+
+
 # Positions and attention.
 
 
@@ -605,6 +627,19 @@ VALUES: dict[str, Value] = {
         batch_norm(p["batch_norm"], s["batch_norm"], dense(unnormed(p["dense"]), x), train),
     ),
     "spectral_norm": spectral,
+    "lora": stateless(lambda p, x: dense(adapted(p), x)),
+    "lora-attention": stateless(
+        lambda p, x: attention(
+            p | {part: adapted(p[part], 0.5) for part in ("query", "value")}, x, x
+        )[0]
+    ),
+    "quantized": stateless(
+        lambda p, x: dense(p | {"kernel": p["kernel"]["int8"] * p["kernel"]["scale"]}, x)
+    ),
+    "quantized-4": stateless(
+        lambda p, x: dense(p | {"kernel": from_nibbles(p["kernel"], 7, 2)}, x)
+    ),
+    "quantized-aware": stateless(lambda p, x: dense(p | {"kernel": rounded(p["kernel"], 127)}, x)),
     "embedding": stateless(lambda p, x: p["embedding"][np.asarray(x)]),
     "embedding-tied": stateless(lambda p, x: x @ p["embedding"].T),
     "learned_positions": stateless(lambda p, x: x + p["embedding"][: x.shape[1]]),

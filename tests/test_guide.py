@@ -216,26 +216,31 @@ def per_example_gradients_are_right(names):
 def lora_learned(names):
     net, base, params = names["net"], names["base"], names["params"]
     x = names["rotated"][0][:8]
-    jax.tree.map(np.testing.assert_array_equal, params["net"], base)
+    jax.tree.map(np.testing.assert_array_equal, jn.pick(params, base), base)
     adapted = names["adapted"]
     fresh, state = adapted.init(jax.random.key(5), x)
-    assert not any(np.array_equal(params[name], fresh[name]) for name in params if name != "net")
     read, read_adapted = jax.jit(net.apply), jax.jit(adapted.apply)
+    start = {
+        "attention": {name: fresh["attention"][name] | base["attention"][name] for name in
+                      fresh["attention"]},
+        "head": fresh["head"] | base["head"],
+    }  # fmt: skip
     before, _ = read(base, {}, x)
-    np.testing.assert_array_equal(read_adapted(fresh | {"net": base}, state, x)[0], before)
+    np.testing.assert_array_equal(read_adapted(start, state, x)[0], before)
 
-    def merged(layer, part, shape):
-        path = ".".join(filter(None, (layer, part, "kernel")))
-        low_rank = params[f"{path}.down"] @ params[f"{path}.up"]
-        whole = base[layer][part] if part else base[layer]
-        return whole | {"kernel": whole["kernel"] + low_rank.reshape(shape)}
+    def merged(entry, inputs):
+        a, b = entry["kernel_lora_a"].reshape(inputs, 4), entry["kernel_lora_b"].reshape(4, -1)
+        whole = entry["kernel"] + (a @ b).reshape(entry["kernel"].shape)
+        return {"kernel": whole, "bias": entry["bias"]}
 
-    attention = {name: merged("attention", name, (8, 2, 4)) for name in ("query", "value")}
-    attention["out"] = merged("attention", "out", (2, 4, 8))
-    whole = {"attention": base["attention"] | attention, "head": merged("head", "", (64, 10))}
-    expected, _ = read(whole, {}, x)
+    attention = {
+        name: merged(entry, 8) if "kernel_lora_a" in entry else entry
+        for name, entry in params["attention"].items()
+    }
+    assert {name for name in attention if attention[name] is params["attention"][name]} == {"key"}
+    expected, _ = read({"attention": attention, "head": merged(params["head"], 64)}, {}, x)
     np.testing.assert_allclose(read_adapted(params, state, x)[0], expected, rtol=1e-4, atol=1e-4)
-    assert params["attention.out.kernel.down"].shape == (8, 4)
+    assert params["attention"]["out"]["kernel_lora_a"].shape == (2, 4, 4)
 
 
 # Checks of a section's results beyond its printed output.

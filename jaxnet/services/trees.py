@@ -48,6 +48,30 @@ class _Words(str):
     __repr__ = str.__str__
 
 
+def floats_of(tree: PyTree) -> PyTree:
+    """The tree with None instead of each array that holds no floats, and so has no gradient.
+
+    Example:
+      >>> floats_of({"int8": jnp.ones(2, jnp.int8), "scale": jnp.float32(0.5)})
+      {'int8': None, 'scale': Array(0.5, dtype=float32)}
+    """
+    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.inexact) else None, tree)
+
+
+def with_floats(tree: PyTree, floats: PyTree) -> PyTree:
+    """The tree with other floats, which come as `floats_of` gives them.
+
+    Example:
+      >>> with_floats({"int8": jnp.ones(2, jnp.int8), "scale": 0.5}, {"int8": None, "scale": 2.0})
+      {'int8': Array([1, 1], dtype=int8), 'scale': 2.0}
+    """
+    return jax.tree.map(lambda new, old: old if new is None else new, floats, tree, is_leaf=_none)
+
+
+def _none(entry: Any) -> bool:
+    return entry is None
+
+
 def shapes_of(tree: PyTree) -> PyTree:
     """Shapes and dtypes in place of arrays."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), tree)

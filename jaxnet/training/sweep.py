@@ -20,7 +20,7 @@ from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table
-from jaxnet.services.trees import PyTree
+from jaxnet.services.trees import PyTree, floats_of
 from jaxnet.training.evaluate import loss_first, measure, on_device
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
@@ -291,7 +291,7 @@ def _start(objective, make, data, settings, seeds, params) -> TrainState:
     """All members before their first step, drawn one seed after another: that compiles nothing."""
 
     def start(values, params):
-        return without_weak_types(make(**values).init(params))
+        return without_weak_types(make(**values).init(floats_of(params)))
 
     init = make_trainer(objective, optax.identity()).init
     fresh = []

@@ -23,7 +23,7 @@ from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.markup import html_line
 from jaxnet.services.memory import keep_by_default
-from jaxnet.services.trees import Memo, PyTree, describe
+from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
 from jaxnet.training.targets import check_targets
@@ -176,7 +176,7 @@ def trainer(
     optimizer = optax.with_extra_args_support(optimizer)
     watcher, programs = Watcher(shapes), Memo()
     # Eager zeros would compile for each shape.
-    start = jax.jit(lambda params: without_weak_types(optimizer.init(params)))
+    start = jax.jit(lambda params: without_weak_types(optimizer.init(floats_of(params))))
 
     def init(key: jax.Array, batch: PyTree, params: Params | None = None) -> TrainState:
         check_key(key, "trainer.init")
@@ -190,7 +190,8 @@ def trainer(
         return TrainState(step, filled, state, start(filled), train_key)
 
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
-        needed = jax.tree.structure(jax.eval_shape(optimizer.init, train_state.params))
+        start = floats_of(train_state.params)  # integers, such as those of `quantized`, stay
+        needed = jax.tree.structure(jax.eval_shape(optimizer.init, start))
         given = jax.tree.structure(train_state.opt_state)
         if given != needed:
             raise ValueError(
@@ -199,21 +200,23 @@ def trainer(
             )
         train_state, key = next_key(train_state)
 
-        def loss(params):
+        def loss(floats):
+            params = with_floats(train_state.params, floats)
             output, state = objective.apply(params, train_state.state, batch, key=key, train=True)
             found = jax.named_scope("loss")(averages)(output, batch, mask, objective.name)
             watcher.updated(train_state.state, state)
             return found["loss"].mean, (state, found)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, (state, found)), grads = gradient(train_state.params)
-        old, opt_state = train_state.params, train_state.opt_state
-        extra = {"value": value, "grad": grads, "value_fn": lambda params: loss(params)[0]}
+        (value, (state, found)), grads = gradient(start)
+        opt_state = train_state.opt_state
+        extra = {"value": value, "grad": grads, "value_fn": lambda floats: loss(floats)[0]}
         with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, opt_state, old, **extra)
-            params: Any = optax.apply_updates(old, updates)
+            updates, opt_state = optimizer.update(grads, opt_state, start, **extra)
+            params = with_floats(train_state.params, optax.apply_updates(start, updates))
         # NaN and infinity times 0 are NaN. On CPU this takes half the time of isfinite(leaf).all().
-        finite = [jnp.isfinite((0 * leaf).sum()) for leaf in jax.tree.leaves(grads)]
+        checked = jax.tree.leaves(with_floats(train_state.params, grads))
+        finite = [jnp.isfinite((0 * leaf).sum()) for leaf in checked]
         after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
         return after, found, jnp.stack(finite) if finite else jnp.ones(0, bool)
 
@@ -338,9 +341,12 @@ def check_train_state(who: str, train_state: Any) -> None:
     check_arrays(f"{who}: train_state", train_state)
     as_array(who, "train_state.step", train_state.step, "()", "integers")
     for path, leaf in jax.tree_util.tree_leaves_with_path(train_state.params):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if not (jnp.issubdtype(leaf.dtype, jnp.inexact) or leaf.dtype in (jnp.int8, jnp.uint8)):
             name = f"train_state.params{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{who}: {name} must hold floats, got {leaf.dtype}")
+            raise TypeError(
+                f"{who}: {name} must hold floats, or int8 and uint8 as those of "
+                f"jn.quantized, got {leaf.dtype}"
+            )
     kind: Any = getattr(train_state.key, "dtype", object)
     if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
         raise TypeError(

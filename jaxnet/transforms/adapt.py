@@ -1,0 +1,239 @@
+"""Low-rank adaptation of a trained net, and plain params from those of an adapted net."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, Params, as_layer, child_key
+from jaxnet.initializers import lecun_normal, normal
+from jaxnet.services.checks import abstract, at_least, check_dict, within
+from jaxnet.services.paths import check_patterns, fits
+from jaxnet.services.trees import Memo, describe, flat, signature
+from jaxnet.transforms.kernels import Axes, axes_of, matching, replaced
+
+A, B = "_lora_a", "_lora_b"
+
+
+def lora(
+    layer: Layer,
+    rank: int,
+    *,
+    where: str = "*/(query|value)/kernel",
+    scale: float = 1.0,
+    trainable: str | None = None,
+) -> Layer:
+    """Return a layer that learns a product of two thin matrices on top of each of its kernels.
+
+    The layer computes with kernel + scale * a @ b. Only a and b get gradients: the params of
+    `layer` are constants, except those that fit `trainable`. Since b starts at zeros, the new layer
+    starts as the same function, bit for bit. Dropout and running statistics follow the mode of the
+    parent.
+
+    The params of `layer` keep their paths, so `trainer.init(key, batch, params=trained)` starts
+    from a trained net and draws the rest. Awkward: weight decay changes constants too. Give the
+    optimizer only what trains: `jn.by_path({"*_lora_(a|b)": optimizer, "*": optax.set_to_zero()})`.
+    Then it keeps no moments of the constants either.
+
+    If `layer` is made by `jn.quantized`, the constants stay integers, and a and b are floats
+    (QLoRA).
+
+    Args:
+      layer: Any layer, such as a trained net.
+      rank: Number of columns of a and rows of b, at least 1.
+      where: Pattern of the paths of the kernels, such as "*/attention/*/kernel" or "*/kernel". The
+        default fits queries and values of attention. Tables of embeddings are kernels too.
+      scale: Factor of the product; in PEFT it is `lora_alpha / r`.
+      trainable: Pattern of the paths of other params that train, such as "head/*".
+
+    Params:
+      Those of the layer. Next to a kernel (*inputs, *outputs) with the name "kernel" there are
+      kernel_lora_a (*inputs, rank) and kernel_lora_b (rank, *outputs). The query of an attention
+      has inputs (features,) and outputs (heads, size), for example. Below `jn.repeat` and
+      `jn.ensemble` all of them have the leading axis of the copies.
+
+    Raises:
+      ValueError: In `init`, if no param fits `where` or `trainable`, or if a param that fits
+        `where` is not a kernel or is adapted already.
+
+    Example:
+      >>> net = jn.serial(jn.dense(8), jax.nn.relu, jn.dense(3, name="head"))
+      >>> adapted = jn.lora(net, 2, where="dense/kernel", trainable="head/*")
+      >>> params, state = adapted.init(jax.random.key(0), jn.spec((2, 5)))
+      >>> jax.tree.map(jnp.shape, params["dense"])
+      {'bias': (8,), 'kernel': (5, 8), 'kernel_lora_a': (5, 2), 'kernel_lora_b': (2, 8)}
+
+      Train it from trained params, and get plain params of `net` back:
+
+      >>> trained, _ = net.init(jax.random.key(1), jn.spec((2, 5)))
+      >>> batch = jnp.ones((2, 5)), jnp.zeros((2, 3))
+      >>> trainer = jn.trainer(jn.supervised(adapted, optax.squared_error), optax.sgd(0.1))
+      >>> train_state = trainer.init(jax.random.key(2), batch, params=trained)
+      >>> train_state, metrics = trainer.step(train_state, batch)
+      >>> merged = jn.merge(adapted, train_state.params)
+      >>> jax.tree.structure(merged) == jax.tree.structure(trained)
+      True
+
+    Reference: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"; Dettmers et al.
+    2023, "QLoRA".
+    """
+    layer = as_layer(layer, "lora", "layer")
+    at_least("lora", "rank", rank)
+    within("lora", "scale", scale, "(-inf, inf)")
+    check_patterns("lora", "where", [where])
+    if trainable is not None:
+        check_patterns("lora", "trainable", [trainable])
+    return _lora(layer, _Options(rank, where, scale, trainable), layer, Memo())
+
+
+def merge(layer: Layer, params: Params) -> Params:
+    """Return the params of the plain net from those of an adapted or quantized one.
+
+    The products of `jn.lora` are added to their kernels, and the integers of `jn.quantized` become
+    floats. The net below gives the same outputs with them, up to rounding.
+
+    Args:
+      layer: Layer made by `jn.lora` or `jn.quantized`, or another transform of such a layer, such
+        as `jn.repeat(jn.lora(block), 3)`.
+      params: Params of this layer.
+
+    Returns:
+      Params of the layer inside.
+
+    Raises:
+      TypeError: If `layer` is neither adapted nor quantized as a whole.
+      ValueError: If `params` have no a and b of `jn.lora`, or no integers of `jn.quantized`.
+
+    Example:
+      >>> net = jn.dense(3)
+      >>> adapted = jn.lora(net, 2, where="kernel")
+      >>> params, state = adapted.init(jax.random.key(0), jn.spec((2, 5)))
+      >>> params["kernel_lora_b"] += 1.0
+      >>> y, _ = adapted.apply(params, state, jnp.ones((2, 5)))
+      >>> plain = jn.merge(adapted, params)
+      >>> same, _ = net.apply(plain, state, jnp.ones((2, 5)))
+      >>> sorted(plain), bool((y == same).all())
+      (['bias', 'kernel'], True)
+    """
+    layer = as_layer(layer, "merge", "layer")
+    check_dict("merge", "params", params)
+    inner, merged = layer, params
+    while isinstance(inner.inside, tuple):
+        inner, rewrap = inner.inside
+        if join := getattr(rewrap, "merge", None):
+            merged = join(merged)
+    if merged is params:
+        raise TypeError(
+            f"merge: layer must be made by jn.lora or jn.quantized, got a {layer.kind}. Adapt the "
+            "whole net, and choose its parts by where="
+        )
+    return merged
+
+
+class _Options(NamedTuple):
+    rank: int
+    where: str
+    scale: float
+    trainable: str | None
+
+
+def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
+    """An adapted layer; `bare` is the layer without watches, which shows the axes of kernels."""
+    rank, where, scale, trainable = options
+    rewrap: Any = lambda inner: _lora(inner, options, bare, known)  # noqa: E731
+    if _is_quantized(layer):  # the same paths inside it, where the kernels are floats
+        inner, outer = layer.inside
+        return outer(_lora(inner, options, inner, Memo()))
+
+    def init(key, x):
+        params, state = layer.init(key, x)
+        kernels = matching("lora", where, params)
+        if again := [path for path in kernels if path + A in dict(flat(params))]:
+            raise ValueError(f"lora: {again[0]} is adapted already; merge it first, by jn.merge")
+        if trainable is not None:
+            matching("lora", trainable, params, what="trainable")
+        x = abstract(x, "lora")
+        axes = known.of(signature(x), lambda: axes_of(bare, kernels, x))
+
+        def draw(path, kernel):
+            return _draw(child_key(child_key(key, "lora"), path), kernel, axes[path], rank)
+
+        return _beside(params, {path: draw(path, leaf) for path, leaf in kernels.items()}), state
+
+    def apply(params, state, x, *, key=None, train=False):
+        return layer.apply(_joined(held(params), scale), state, x, key=key, train=train)
+
+    def held(params):
+        def each(path, leaf):
+            learns = path.endswith((A, B)) or (trainable is not None and fits(trainable, path))
+            return leaf if learns else jax.lax.stop_gradient(leaf)
+
+        return replaced(params, {path: each(path, leaf) for path, leaf in flat(params)})
+
+    def joined(params):
+        if not any(path.endswith(B) for path, _ in flat(params)):
+            raise ValueError(f"merge: params have no entries ending in {A} and {B}")
+        return _joined(params, scale)
+
+    rewrap.merge = joined
+    return as_layer(Layer(init, apply, layer.name, "lora"))._replace(inside=(layer, rewrap))
+
+
+def _is_quantized(layer: Layer) -> bool:
+    while isinstance(layer.inside, tuple):
+        if layer.kind == "quantized":
+            return True
+        layer = layer.inside[0]
+    return False
+
+
+def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]:
+    """The two factors of a kernel at the start: a drawn, b zeros."""
+    copies, rest = kernel.shape[: axes.copies], kernel.shape[axes.copies :]
+    inputs, outputs = rest[: axes.inputs], rest[axes.inputs :]
+    # A row of a table is picked, not summed over, so its variance does not depend on their number.
+    make = normal(1.0) if axes.table else lecun_normal()
+    keys = jax.random.split(key, math.prod(copies))
+    draw = jax.vmap(lambda key: make(key, (math.prod(inputs), rank), kernel.dtype))
+    a = draw(keys).reshape(*copies, *inputs, rank)
+    return a, jnp.zeros((*copies, rank, *outputs), kernel.dtype)
+
+
+def _beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") -> Params:
+    """The params with two factors beside each kernel."""
+    found = {}
+    for name, entry in params.items():
+        path = above + name
+        found[name] = _beside(entry, drawn, f"{path}/") if isinstance(entry, dict) else entry
+        if path in drawn:
+            found |= {name + A: drawn[path][0], name + B: drawn[path][1]}
+    return found
+
+
+def _joined(params: Params, scale: float) -> Params:
+    """The params with each product added to its kernel."""
+    joined = {}
+    for name, entry in params.items():
+        if isinstance(entry, dict):
+            joined[name] = _joined(entry, scale)
+        elif name + A in params and name + B in params:
+            joined[name] = entry + scale * _product(entry, params[name + A], params[name + B])
+        elif not _is_factor(name, params):
+            joined[name] = entry
+    return joined
+
+
+def _is_factor(name: str, params: Params) -> bool:
+    return any(name.endswith(end) and name.removesuffix(end) in params for end in (A, B))
+
+
+def _product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """a @ b in the shape of the kernel: (*copies, *inputs, rank) and (*copies, rank, *outputs)."""
+    copies = a.ndim + b.ndim - 2 - kernel.ndim
+    rank, shape = a.shape[-1], kernel.shape[:copies]
+    if b.ndim <= copies or b.shape[copies] != rank:
+        raise ValueError(
+            f"lora: factors {describe(a)} and {describe(b)} do not fit a kernel {describe(kernel)}"
+        )
+    return (a.reshape(*shape, -1, rank) @ b.reshape(*shape, rank, -1)).reshape(kernel.shape)

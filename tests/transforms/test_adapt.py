@@ -1,0 +1,244 @@
+"""Low-rank adaptation: values and gradients by hand, the axes of kernels, and what it composes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.services.trees import flat
+
+KEYS_MAY_REPEAT = True  # the key draws nothing but params and inputs
+KEY = jax.random.key(0)
+TOKENS = jn.spec((2, 5), jnp.int32)
+
+
+def decoder():
+    """Small, since compiling it takes longer than the tests."""
+    block = jn.residual(jn.multi_head_attention(2, causal=True, name="attention"))
+    return jn.serial(jn.embedding(11, 8), jn.repeat(block, 3), jn.dense(11, name="head"))
+
+
+def drawn(net, x):
+    """Params that NumPy draws, which compiles nothing; scales are small and positive."""
+    rng = np.random.default_rng(7)
+
+    def leaf(path, a):
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return jnp.asarray(rng.integers(-7, 8, a.shape).astype(a.dtype))
+        values = rng.normal(0, 0.4, a.shape)
+        return jnp.asarray(0.01 + 0.1 * abs(values) if path[-1].key == "scale" else values, a.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(net.init, KEY, x)[0])
+
+
+def tokens(shape=(2, 5)):
+    return jnp.asarray(np.random.default_rng(1).integers(0, 11, shape))
+
+
+def test_the_formula_of_peft_for_each_shape_of_kernel():
+    """As matrices (inputs, outputs): W + scale * A @ B, written as loops over the copies."""
+    net = decoder()
+    where = "*(embedding/embedding|query/kernel|out/kernel|head/kernel)"
+    adapted = jn.lora(net, 2, where=where, scale=0.5)
+    params = drawn(adapted, TOKENS)
+    merged = dict(flat(jn.merge(adapted, params)))
+    given = dict(flat(params))
+    shapes = {  # copies, inputs, outputs
+        "embedding/embedding": (1, 11, 8),
+        "residual/attention/query/kernel": (3, 8, 8),
+        "residual/attention/out/kernel": (3, 8, 8),
+        "head/kernel": (1, 8, 11),
+    }
+    assert {path for path in given if path + "_lora_a" in given} == set(shapes)
+    for path, (copies, inputs, outputs) in shapes.items():
+        a = np.asarray(given[f"{path}_lora_a"], float).reshape(copies, inputs, 2)
+        b = np.asarray(given[f"{path}_lora_b"], float).reshape(copies, 2, outputs)
+        w = np.asarray(given[path], float)
+        right = w + 0.5 * np.stack([a[i] @ b[i] for i in range(copies)]).reshape(w.shape)
+        np.testing.assert_allclose(merged[path], right, rtol=1e-5, atol=1e-6)
+    same = set(merged) - set(shapes)
+    assert all(np.array_equal(merged[path], given[path]) for path in same)
+
+
+def test_a_convolution_has_the_window_among_its_inputs():
+    layer = jn.lora(jn.conv(5, (3, 2), padding="VALID"), 2, where="kernel")
+    x = jax.random.normal(KEY, (2, 6, 5, 4))
+    params = drawn(layer, x)
+    assert params["kernel_lora_a"].shape == (3, 2, 4, 2)
+    assert params["kernel_lora_b"].shape == (2, 5)
+    w = np.einsum("hwir,ro->hwio", params["kernel_lora_a"], params["kernel_lora_b"])
+    right, _ = jn.conv(5, (3, 2), padding="VALID").apply(
+        {"kernel": params["kernel"] + w, "bias": params["bias"]}, {}, x
+    )
+    np.testing.assert_allclose(layer.apply(params, {}, x)[0], right, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_it_starts_as_the_net_and_keeps_its_params():
+    net = decoder()
+    x, trained = tokens(), drawn(net, TOKENS)
+    adapted = jn.lora(net, 2, where="*(kernel|embedding)")
+    objective = jn.supervised(adapted, optax.softmax_cross_entropy_with_integer_labels)
+    trainer = jn.trainer(objective, optax.adam(0.1))
+    params = trainer.init(KEY, (x, x), params=trained).params
+    here = dict(flat(params))
+    assert all(np.array_equal(here[path], leaf) for path, leaf in flat(trained))
+    np.testing.assert_array_equal(
+        jax.jit(adapted.apply)(params, {}, x)[0], jax.jit(net.apply)(trained, {}, x)[0]
+    )
+    assert all(np.ptp(leaf) > 0 for path, leaf in here.items() if path.endswith("_lora_a"))
+
+
+def test_gradients_are_those_of_the_product():
+    layer = jn.lora(jn.dense(4), 2, where="kernel", scale=0.5)
+    x = jax.random.normal(KEY, (7, 3))
+    params = drawn(layer, x)
+    dy = np.random.default_rng(3).normal(size=(7, 4))
+    grads = jax.grad(lambda p: (layer.apply(p, {}, x, train=True)[0] * dy).sum())(params)
+    dw = np.asarray(x).T @ dy  # that of a plain kernel
+    right = {"kernel_lora_a": 0.5 * dw @ params["kernel_lora_b"].T,
+             "kernel_lora_b": 0.5 * params["kernel_lora_a"].T @ dw}  # fmt: skip
+    for name, value in right.items():
+        np.testing.assert_allclose(grads[name], value, rtol=1e-4, atol=1e-5)
+    assert not grads["kernel"].any() and not grads["bias"].any()
+
+
+def test_chosen_params_train_too():
+    net = jn.serial(jn.dense(4), jn.dense(3, name="head"))
+    layer = jn.lora(net, 1, where="dense/kernel", trainable="head/*")
+    params = drawn(layer, jn.spec((2, 5)))
+    grads = jax.grad(lambda p: jnp.square(layer.apply(p, {}, jnp.ones((2, 5)))[0]).sum())(params)
+    moved = {path for path, leaf in flat(grads) if leaf.any()}
+    factors = {"dense/kernel_lora_a", "dense/kernel_lora_b"}
+    assert moved == factors | {"head/kernel", "head/bias"}
+
+
+def test_an_optimizer_by_path_leaves_the_base_and_keeps_no_moments():
+    layer = jn.lora(jn.dense(4), 2, where="kernel")
+    optimizer = jn.by_path({"*_lora_(a|b)": optax.adamw(0.1), "*": optax.set_to_zero()})
+    trainer = jn.trainer(jn.supervised(layer, optax.squared_error), optimizer)
+    batch = jax.random.normal(KEY, (8, 3)), jnp.ones((8, 4))
+    train_state = trainer.init(KEY, batch)
+    before = jax.device_get(train_state.params)
+    for _ in range(3):
+        train_state, _ = trainer.step(train_state, batch)
+    after = train_state.params
+    assert [np.array_equal(before[n], after[n]) for n in ("kernel", "bias")] == [True, True]
+    assert not any(np.array_equal(before[f"kernel_lora_{n}"], after[f"kernel_lora_{n}"])
+                   for n in "ab")  # fmt: skip
+    sizes = {leaf.size for leaf in jax.tree.leaves(train_state.opt_state)}
+    assert sizes == {1, 6, 8}  # counts, a and b
+
+
+WRAPS = {
+    "plain": lambda net: net,
+    "cast": lambda net: jn.cast(net, jnp.bfloat16),
+    "remat": jn.remat,
+    "ensemble": lambda net: jn.ensemble(net, 2),
+}
+
+
+@pytest.mark.fast_cases("plain")
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_merged_params_give_the_outputs_of_the_adapted_net(wrap):
+    """The transform may be inside or outside the other one."""
+    x = tokens()
+    for inside in (False, True):
+        make = lambda net: jn.lora(net, 2, scale=0.7)  # noqa: E731
+        net = decoder()
+        plain = WRAPS[wrap](net)
+        adapted = WRAPS[wrap](make(net)) if inside else make(plain)
+        params, state = drawn(adapted, TOKENS), {}
+        merged = jn.merge(adapted, params)
+        shapes = jax.eval_shape(plain.init, KEY, TOKENS)[0]
+        assert jax.tree.map(jnp.shape, merged) == jax.tree.map(jnp.shape, shapes)
+        tolerance = 0.15 if wrap == "cast" else 1e-5  # there the sum is rounded before or after
+        np.testing.assert_allclose(
+            jax.jit(adapted.apply)(params, state, x)[0],
+            jax.jit(plain.apply)(merged, state, x)[0], tolerance, tolerance,
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_stream_of_an_adapted_net():
+    net = jn.lora(decoder(), 2)
+    x = tokens()
+    params = drawn(net, TOKENS)
+    whole, _ = net.apply(params, {}, x)
+    stream = jn.stream(net, 5)
+    state = jn.start_stream(stream, x)
+    first, state = stream.apply(params, state, x[:, :3])
+    rest, state = stream.apply(params, state, x[:, 3:])
+    np.testing.assert_allclose(jnp.concatenate([first, rest], 1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_of_adapted_blocks_draws_others_for_each_copy():
+    net = jn.repeat(jn.lora(jn.residual(jn.dense(3)), 2, where="*/kernel"), 4)
+    params, state = net.init(KEY, jn.spec((2, 3)))
+    assert params["dense"]["kernel_lora_a"].shape == (4, 3, 2)
+    assert len(np.unique(params["dense"]["kernel_lora_a"], axis=0)) == 4
+    around = jn.lora(jn.repeat(jn.residual(jn.dense(3)), 4), 2, where="*/kernel")
+    a = around.init(KEY, jn.spec((2, 3)))[0]["dense"]["kernel_lora_a"]
+    assert a.shape == (4, 3, 2) and len(np.unique(a, axis=0)) == 4
+
+
+def test_a_summary_shows_each_layer_once():
+    rows = jn.summary(jn.lora(decoder(), 2), TOKENS).rows
+    assert {row.calls for row in rows} == {1}
+    assert {row.path: row.params for row in rows}["residual/attention/query"] == 3 * (
+        8 * 8 + 8 + 8 * 2 + 2 * 8
+    )
+
+
+def test_factors_of_a_kernel_start_with_the_variance_of_a_kernel():
+    layer = jn.lora(jn.dense(50), 40, where="kernel")
+    a = layer.init(KEY, jn.spec((2, 200)))[0]["kernel_lora_a"]
+    assert abs(float(a.std()) * 200**0.5 - 1) < 0.05
+    table = jn.lora(jn.embedding(200, 50), 40, where="embedding")
+    a = table.init(KEY, jn.spec((2,), jnp.int32))[0]["embedding_lora_a"]
+    assert abs(float(a.std()) - 1) < 0.05
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda net: jn.lora(net, 2, where="*/attn/kernel"),
+     r"lora: no parameter fits where='\*/attn/kernel'. The nearest paths: .*attention/out/kernel"),
+    (lambda net: jn.lora(net, 2, where="head/*"), r"kernels and tables only.* head/bias \(11,\)"),
+    (lambda net: jn.lora(net, 2, trainable="hat/*"), r"no parameter fits trainable='hat/\*'.*head"),
+    (lambda net: jn.lora(jn.lora(net, 2), 2), "query/kernel is adapted already; merge it"),
+    (lambda net: jn.lora(net, 0), "lora: rank must be"),
+    (lambda net: jn.lora(net, 2, where="*/(query"), "where must hold patterns"),
+    (lambda net: jn.lora(net, 2, scale=float("nan")), "scale must be in"),
+])  # fmt: skip
+def test_what_does_not_fit_is_named(make, words):
+    with pytest.raises(ValueError, match=words):
+        make(decoder()).init(KEY, TOKENS)
+
+
+def test_params_of_the_base_do_not_fit_the_adapted_net():
+    net = jn.dense(4)
+    params, _ = net.init(KEY, jn.spec((2, 3)))
+    with pytest.raises(jn.Misfit, match=r"kernel_lora_a: expected \(3, 2\), got nothing"):
+        jn.lora(net, 2, where="kernel").apply(params, {}, jnp.ones((2, 3)))
+
+
+def test_merge_needs_an_adapted_layer_and_its_params():
+    net = jn.dense(4)
+    params, _ = net.init(KEY, jn.spec((2, 3)))
+    with pytest.raises(TypeError, match=r"merge: layer must be made by jn.lora .* got a dense"):
+        jn.merge(net, params)
+    with pytest.raises(ValueError, match="merge: params have no entries ending in _lora_a"):
+        jn.merge(jn.lora(net, 2, where="kernel"), params)
+
+
+@pytest.mark.slow
+def test_an_adapted_net_is_exported():
+    net = jn.lora(decoder(), 2)
+    params = drawn(net, TOKENS)
+    batch, time = jax.export.symbolic_shape("batch, time")
+    run = jax.jit(lambda x: net.apply(params, {}, x)[0])
+    exported = jax.export.export(run)(jax.ShapeDtypeStruct((batch, time), jnp.int32))
+    x = tokens((3, 7))
+    found = jax.export.deserialize(exported.serialize()).call(x)
+    np.testing.assert_allclose(found, run(x), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,254 @@
+"""Kernels in 8 and 4 bits: values by hand, the forms of scales, training, and what it composes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.services.trees import flat
+from tests.transforms.test_adapt import KEY, TOKENS, decoder, drawn, tokens
+
+KEYS_MAY_REPEAT = True  # the key draws nothing but params and inputs
+
+cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+
+
+def rounded(w, largest, group):
+    """A matrix (inputs, outputs) on its grid: group by group, column by column."""
+    found = np.zeros(w.shape)
+    for start in range(0, len(w), group):
+        for j in range(w.shape[1]):
+            part = w[start : start + group, j]
+            scale = np.abs(part).max() / largest or 1.0
+            found[start : start + group, j] = np.round(part / scale) * scale
+    return found
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(8, 127), (4, 7)])
+@pytest.mark.parametrize("group", [1, 3, 4, 5, 12, 100])
+@pytest.mark.parametrize("features", [1, 6, 7])
+def test_a_kernel_is_rounded_group_by_group(bits, largest, group, features):
+    w = np.random.default_rng(5).normal(size=(12, features)).astype(np.float32)
+    w[:, 0] *= np.arange(12) > 4  # some groups are all zeros
+    layer = jn.quantized(jn.dense(features, use_bias=False), bits, group=group)
+    small = jn.quantize(layer, {"kernel": jnp.asarray(w)}, jn.spec((2, 12)))
+    even = {1: 1, 3: 3, 4: 4, 5: 4, 12: 12, 100: 12}[group]  # 12 in three groups of at most 5
+    found = jn.merge(layer, small)["kernel"]
+    np.testing.assert_allclose(found, rounded(w, largest, even), rtol=1e-5, atol=1e-6)
+    numbers = {8: "int8", 4: "int4"}[bits]
+    columns = -(-features // 2) if bits == 4 else features
+    assert small["kernel"][numbers].shape == (12, columns)
+    assert small["kernel"]["scale"].shape == (12 // even, features)
+
+
+def test_the_last_group_may_be_smaller():
+    w = np.random.default_rng(5).normal(size=(10, 3)).astype(np.float32)
+    layer = jn.quantized(jn.dense(3, use_bias=False), 4, group=4)
+    small = jn.quantize(layer, {"kernel": jnp.asarray(w)}, jn.spec((2, 10)))
+    assert small["kernel"]["scale"].shape == (3, 3)
+    found = jn.merge(layer, small)["kernel"]
+    np.testing.assert_allclose(found, rounded(w, 7, 4), rtol=1e-5, atol=1e-6)
+
+
+def test_scales_are_shared_by_inputs_and_by_rows_of_tables():
+    net = decoder()
+    shapes = {
+        path: leaf.shape
+        for path, leaf in flat(jax.eval_shape(jn.quantized(net).init, KEY, TOKENS)[0])
+    }
+    assert {path: shape for path, shape in shapes.items() if path.endswith("scale")
+            and "norm" not in path} == {
+        "embedding/embedding/scale": (11, 1),
+        "residual/attention/query/kernel/scale": (3, 1, 2, 4),
+        "residual/attention/key/kernel/scale": (3, 1, 2, 4),
+        "residual/attention/value/kernel/scale": (3, 1, 2, 4),
+        "residual/attention/out/kernel/scale": (3, 1, 1, 8),
+        "head/kernel/scale": (1, 11),
+    }  # fmt: skip
+    four, _ = jax.eval_shape(jn.quantized(net, 4, group=3).init, KEY, TOKENS)
+    assert four["embedding"]["embedding"]["scale"].shape == (11, 3)
+    assert four["residual"]["attention"]["out"]["kernel"]["scale"].shape == (3, 2, 2, 8)
+
+
+@pytest.mark.parametrize("features", [1, 2, 5, 6])
+@pytest.mark.parametrize("group", [1, 2, 32])
+def test_tables_of_any_width_come_back(features, group):
+    layer = jn.quantized(jn.embedding(7, features), 4, group=group)
+    table = np.random.default_rng(5).normal(size=(7, features)).astype(np.float32)
+    small = jn.quantize(layer, {"embedding": jnp.asarray(table)}, jn.spec((2,), jnp.int32))
+    found = jn.merge(layer, small)["embedding"]
+    size = -(-features // -(-features // group))
+    np.testing.assert_allclose(found, rounded(table.T, 7, size).T, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [pytest.param(8, marks=pytest.mark.slow), 4])
+def test_integers_give_the_outputs_of_aware_floats(bits):
+    net, x = decoder(), tokens()
+    params = drawn(net, TOKENS)
+    small, aware = jn.quantized(net, bits), jn.quantized(net, bits, aware=True)
+    packed = jn.quantize(small, params, x)
+    y, _ = jax.jit(small.apply)(packed, {}, x)
+    np.testing.assert_allclose(jax.jit(aware.apply)(params, {}, x)[0], y, rtol=1e-5, atol=1e-5)
+    plain, _ = jax.jit(net.apply)(jn.merge(small, packed), {}, x)
+    np.testing.assert_allclose(plain, y, rtol=1e-5, atol=1e-5)
+    float_y, _ = jax.jit(net.apply)(params, {}, x)
+    assert 1e-4 < float(jnp.abs(y - float_y).max()) < {8: 0.3, 4: 5}[bits]
+    assert shapes(jax.eval_shape(small.init, KEY, TOKENS)[0]) == shapes(packed)
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def test_bytes_are_those_of_the_integers():
+    net = jn.dense(64, use_bias=False)
+    nbytes = lambda params: sum(leaf.nbytes for leaf in jax.tree.leaves(params))  # noqa: E731
+    x = jn.spec((2, 128))
+    found = [nbytes(layer.init(KEY, x)[0]) for layer in (
+        net, jn.quantized(net), jn.quantized(net, 4), jn.quantized(net, 4, group=64))]  # fmt: skip
+    values = 128 * 64
+    assert found == [4 * values, values + 4 * 64, values // 2 + 4 * 256, values // 2 + 4 * 128]
+
+
+def test_a_gradient_passes_through_the_rounding():
+    """At the rounded kernel, as if the rounding were not there."""
+    layer = jn.quantized(jn.dense(4), 4, aware=True)
+    x = jax.random.normal(KEY, (7, 6))
+    params = drawn(layer, x)
+    on_grid = params | {"kernel": jnp.asarray(rounded(params["kernel"], 7, 6), jnp.float32)}
+
+    def loss(layer, params):
+        return jnp.square(layer.apply(params, {}, x, train=True)[0]).sum()
+
+    found = jax.grad(lambda p: loss(layer, p))(params)
+    right = jax.grad(lambda p: loss(jn.dense(4), p))(on_grid)
+    assert all(np.allclose(found[name], right[name], 1e-4, 1e-4) for name in right)
+
+
+@pytest.mark.slow
+def test_training_that_is_aware_lowers_the_loss_of_the_integers():
+    x = jax.random.normal(KEY, (64, 8))
+    y = jnp.argmax(x @ jax.random.normal(jax.random.key(1), (8, 3)), -1)
+    net = jn.serial(jn.dense(16), jax.nn.relu, jn.dense(3))
+    aware, small = jn.quantized(net, 4, aware=True), jn.quantized(net, 4)
+    trainer = jn.trainer(jn.supervised(aware, cross_entropy), optax.adam(0.02))
+    train_state = trainer.init(KEY, (x, y))
+    for _ in range(100):
+        train_state, metrics = trainer.step(train_state, (x, y))
+    packed = jn.quantize(small, train_state.params, x)
+    loss = jn.evaluate(jn.supervised(small, cross_entropy), packed, {}, (x, y))["loss"]
+    assert loss < 0.15 and abs(loss - float(metrics["loss"])) < 0.05
+
+
+def qlora(bits=4):
+    small = jn.quantized(decoder(), bits)
+    return small, jn.lora(small, 2, where="*/(query|value)/kernel", scale=0.5)
+
+
+@pytest.mark.slow
+def test_factors_train_on_top_of_integers():
+    """By a trainer, and by fit; the integers and scales stay."""
+    small, adapted = qlora()
+    x = tokens((4, 5))
+    trained = jn.quantize(small, drawn(decoder(), TOKENS), x)
+    objective = jn.supervised(adapted, lambda y, ids: cross_entropy(y, ids).mean(-1))
+    trainer = jn.trainer(objective, optax.adam(0.05))
+    train_state = trainer.init(KEY, (x, x), params=trained)
+    before, _ = jax.jit(small.apply)(trained, {}, x)
+    np.testing.assert_array_equal(jax.jit(adapted.apply)(train_state.params, {}, x)[0], before)
+    losses = []
+    for epoch in jn.fit(trainer, train_state, (x, x), epochs=8, batch_size=4):
+        losses.append(epoch.train["loss"])
+    assert losses[-1] < 0.9 * losses[0]
+    params = epoch.train_state.params
+    here = dict(flat(params))
+    assert all(np.array_equal(here[path], leaf) for path, leaf in flat(trained))
+    plain = jn.merge(adapted, params)
+    y, _ = jax.jit(decoder().apply)(plain, {}, x)
+    right, _ = jax.jit(adapted.apply)(params, {}, x)
+    np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.fast_cases("cast")
+@pytest.mark.parametrize("wrap", ["cast", "remat", "ensemble"])
+def test_factors_find_integers_inside_other_transforms(wrap):
+    make = {"cast": lambda net: jn.cast(net, jnp.bfloat16), "remat": jn.remat,
+            "ensemble": lambda net: jn.ensemble(net, 2)}[wrap]  # fmt: skip
+    net = jn.serial(jn.dense(4), jn.dense(2, name="head"))
+    adapted = jn.lora(make(jn.quantized(net)), 1, where="head/kernel")
+    params, state = adapted.init(KEY, jn.spec((3, 5)))
+    assert {"kernel", "kernel_lora_a", "kernel_lora_b", "bias"} == set(params["head"])
+    assert params["head"]["kernel"]["int8"].dtype == jnp.int8
+    params = params | {"head": params["head"] | {
+        "kernel_lora_b": params["head"]["kernel_lora_b"] + 1}}  # fmt: skip
+    y, _ = adapted.apply(params, state, jnp.ones((3, 5)))
+    right, _ = make(net).apply(jn.merge(adapted, params), state, jnp.ones((3, 5)))
+    np.testing.assert_allclose(y, right, rtol=0.05, atol=0.05)
+    assert {row.calls for row in jn.summary(adapted, jn.spec((3, 5))).rows} == {1}
+
+
+@pytest.mark.slow
+def test_a_stream_of_integers():
+    _, adapted = qlora()
+    x = tokens()
+    params = drawn(adapted, TOKENS)
+    whole, _ = adapted.apply(params, {}, x)
+    stream = jn.stream(adapted, 5)
+    state = jn.start_stream(stream, x)
+    first, state = stream.apply(params, state, x[:, :3])
+    rest, state = stream.apply(params, state, x[:, 3:])
+    np.testing.assert_allclose(jnp.concatenate([first, rest], 1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_integers_are_saved_and_loaded(tmp_path):
+    params, _ = jn.quantized(jn.dense(5), 4).init(KEY, jn.spec((2, 6)))
+    jn.save(tmp_path / "small", params)
+    again, _ = jn.load(tmp_path / "small")
+    assert shapes(again) == shapes(params)
+    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(params)))
+
+
+def test_a_gradient_that_is_not_finite_is_named_past_integers():
+    net = jn.lora(jn.quantized(jn.dense(2)), 1, where="kernel")
+    trainer = jn.trainer(jn.supervised(net, optax.squared_error), optax.sgd(0.1))
+    data = np.full((4, 3), 1e30, np.float32), np.zeros((4, 2), np.float32)
+    train_state = trainer.init(KEY, data)
+    with pytest.warns(UserWarning, match=r"not finite at step 1: .*kernel_lora_b"):
+        list(jn.fit(trainer, train_state, data, epochs=1))
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda net, p, x: jn.quantized(net, 5), ValueError, "quantized: bits must be"),
+    (lambda net, p, x: jn.quantized(net, group=0), ValueError, "quantized: group must be"),
+    (lambda net, p, x: jn.quantized(net, aware=1), TypeError, "quantized: aware must be True"),
+    (lambda net, p, x: jn.quantized(net, where="*/kernal").init(KEY, x), ValueError,
+     r"no parameter fits where='\*/kernal'. The nearest paths: .*kernel"),
+    (lambda net, p, x: jn.quantized(net, where="*").init(KEY, x), ValueError, r"bias \(4,\)"),
+    (lambda net, p, x: jn.quantize(net, p, x), TypeError, r"must be jn.quantized\(net\).* dense"),
+    (lambda net, p, x: jn.quantize(jn.quantized(net, aware=True), p, x), TypeError, "aware=True"),
+    (lambda net, p, x: jn.quantize(jn.quantized(net), jn.quantize(jn.quantized(net), p, x), x),
+     ValueError, "quantized already"),
+    (lambda net, p, x: jn.merge(jn.quantized(net), p), ValueError, "hold no integers"),
+    (lambda net, p, x: jn.quantized(net).apply(p, {}, jnp.ones((2, 3))), ValueError,
+     r"kernel/int8: expected \(3, 4\), got nothing"),
+])  # fmt: skip
+def test_what_does_not_fit_is_named(call, error, words):
+    net, x = jn.dense(4), jn.spec((2, 3))
+    params, _ = net.init(KEY, x)
+    with pytest.raises(error, match=words):
+        call(net, params, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [8, 4])
+def test_integers_are_exported(bits):
+    small, _ = qlora(bits)
+    params = drawn(small, TOKENS)
+    batch, time = jax.export.symbolic_shape("batch, time")
+    run = jax.jit(lambda x: small.apply(params, {}, x)[0])
+    exported = jax.export.export(run)(jax.ShapeDtypeStruct((batch, time), jnp.int32))
+    x = tokens((3, 7))
+    found = jax.export.deserialize(exported.serialize()).call(x)
+    np.testing.assert_allclose(found, run(x), rtol=1e-5, atol=1e-5)
