@@ -217,7 +217,7 @@ def test_half_precision_of_pytorch(torch):
 def test_a_layer_that_has_no_counterpart():
     net = jn.serial(jn.locally_connected(4, 2))
     with pytest.raises(
-        ValueError, match="serial/locally_connected.*expected a layer of kind dense, "
+        ValueError, match="serial/locally_connected/.*has no counterpart; .* layers of kind dense, "
     ):
         from_torch(net, GOOD, jn.spec((2, 5, 3)))
 
