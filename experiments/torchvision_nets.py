@@ -84,5 +84,3 @@ def mnasnet1_0():
         return m(jn.dense(1000), mean(unit(m, x, 1280)))
 
     return jn.compose(net)
-
-

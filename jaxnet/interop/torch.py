@@ -499,9 +499,9 @@ def _paired(
         _check(net, part, group)
         pairs.append((part, group))
     if rest:
+        unused = ", ".join(group.prefix or "the module" for group in rest[:8])
         raise ValueError(
-            f"torch weights: unused: {', '.join(group.prefix or 'the module' for group in rest[:8])}; "
-            f"{net.name} has {len(parts)} {what}. Remove them from the dict, or use the model that "
+            f"torch weights: unused: {unused}; {net.name} has {len(parts)} {what}. Remove them from the dict, or use the model that "
             "has them"
         )
     return pairs

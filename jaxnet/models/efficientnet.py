@@ -1,7 +1,8 @@
 """EfficientNet: networks scaled in width, depth and resolution at once."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
@@ -81,9 +82,13 @@ def efficientnet(
     more maps and more blocks, and want larger images. V2 has blocks without depthwise convolutions
     in its first three stages.
 
-    | variant | b0 | b1 | b2 | b3 | b4 | b5 | b6 | b7 | v2_s | v2_m | v2_l |
-    |---|---|---|---|---|---|---|---|---|---|---|---|
-    | million parameters | 5.3 | 7.8 | 9.1 | 12.2 | 19.3 | 30.4 | 43.0 | 66.3 | 21.5 | 54.1 | 118.5 |
+    | variant | b0 | b1 | b2 | b3 | b4 | b5 | b6 | b7 |
+    |---|---|---|---|---|---|---|---|---|
+    | million parameters | 5.3 | 7.8 | 9.1 | 12.2 | 19.3 | 30.4 | 43.0 | 66.3 |
+
+    | variant | v2_s | v2_m | v2_l |
+    |---|---|---|---|
+    | million parameters | 21.5 | 54.1 | 118.5 |
 
     Args:
       variant: "b0" to "b7", "v2_s", "v2_m" or "v2_l".
@@ -112,7 +117,7 @@ def efficientnet(
     at_least("efficientnet", "classes", classes)
     within("efficientnet", "drop_path_rate", drop_path_rate, "[0, 1)")
     stages, width, depth, rate, stem, last, epsilon, momentum = VARIANTS[variant]
-    options = {"activation": jax.nn.silu, "epsilon": epsilon, "momentum": momentum}
+    options: dict[str, Any] = {"epsilon": epsilon, "momentum": momentum, "activation": jax.nn.silu}
     counts = [math.ceil(n * depth) for *_, n, _ in stages]
 
     def forward(m, x):
@@ -133,11 +138,13 @@ def efficientnet(
     return compose(forward, name=name, kind="efficientnet")
 
 
-def _gate(inner: int):
+def _gate(inner: int) -> Callable:
     return lambda m, y: squeeze_excite(m, y, inner, jax.nn.silu, jax.nn.sigmoid)
 
 
-def _fused(features: int, wide: int, size: int, strides: int, *, name: str, drop: float, **options):
+def _fused(
+    features: int, wide: int, size: int, strides: int, *, name: str, drop: float, **options: Any
+) -> Layer:
     """A convolution to many maps and a 1x1 convolution back, or one convolution; a residual."""
 
     def forward(m, x):
@@ -145,7 +152,7 @@ def _fused(features: int, wide: int, size: int, strides: int, *, name: str, drop
             y = unit(m, x, features, size, strides, name="conv", **options)
         else:
             y = unit(m, x, wide, size, strides, name="expand", **options)
-            y = unit(m, y, features, name="project", **(options | {"activation": None}))
+            y = unit(m, y, features, name="project", **options | {"activation": None})
         return x + m(drop_path(drop), y) if strides == 1 and x.shape == y.shape else y
 
     return compose(forward, name=name, kind="fused_residual")

@@ -1,5 +1,7 @@
 """MobileNet V2 and V3: inverted residuals of depthwise convolutions."""
 
+from typing import Any
+
 import jax
 
 from jaxnet.core import Layer, compose
@@ -106,7 +108,7 @@ def mobilenet_v3(
     one_of("mobilenet_v3", "variant", variant, V3)
     at_least("mobilenet_v3", "classes", classes)
     blocks, hidden = V3[variant]
-    norm = {"epsilon": 1e-3, "momentum": 0.99}
+    norm: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.99}
 
     def excite(m, x):
         inner = divisible(x.shape[-1] // 4)

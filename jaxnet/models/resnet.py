@@ -164,9 +164,7 @@ def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:
     return compose(forward, name=name, kind="residual_block")
 
 
-def _conv(
-    features: int, size: int, strides: int = 1, name: str = "conv", groups: int = 1
-) -> Layer:
+def _conv(features: int, size: int, strides: int = 1, name: str = "conv", groups: int = 1) -> Layer:
     return conv(
         features,
         size,

@@ -1,6 +1,5 @@
 """ShuffleNet V2: half of the maps pass each block, then the halves are mixed."""
 
-import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
