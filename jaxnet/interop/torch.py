@@ -501,8 +501,8 @@ def _paired(
     if rest:
         unused = ", ".join(group.prefix or "the module" for group in rest[:8])
         raise ValueError(
-            f"torch weights: unused: {unused}; {net.name} has {len(parts)} {what}. Remove them from the dict, or use the model that "
-            "has them"
+            f"torch weights: unused: {unused}; {net.name} has {len(parts)} {what}. Remove them "
+            "from the dict, or use the model that has them"
         )
     return pairs
 

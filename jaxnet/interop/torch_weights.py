@@ -156,7 +156,8 @@ ENTRIES = {
     "multi_head_attention": {f"{p}/{e}" for p in (*PARTS, "out") for e in ("kernel", "bias")},
 }
 
-# The entries of PyTorch's layers; a module without any of them has parameters of its own.
+# The entries of PyTorch's layers; in a module without any of them each is a
+# parameter by itself.
 THEIRS = {
     *NAMES.values(), "weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh",
     "in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias",

@@ -146,13 +146,14 @@ def _fused(
     features: int, wide: int, size: int, strides: int, *, name: str, drop: float, **options: Any
 ) -> Layer:
     """A convolution to many maps and a 1x1 convolution back, or one convolution; a residual."""
+    linear: dict[str, Any] = {**options, "activation": None}
 
     def forward(m, x):
         if wide == x.shape[-1]:
             y = unit(m, x, features, size, strides, name="conv", **options)
         else:
             y = unit(m, x, wide, size, strides, name="expand", **options)
-            y = unit(m, y, features, name="project", **options | {"activation": None})
+            y = unit(m, y, features, name="project", **linear)
         return x + m(drop_path(drop), y) if strides == 1 and x.shape == y.shape else y
 
     return compose(forward, name=name, kind="fused_residual")

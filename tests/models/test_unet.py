@@ -104,3 +104,10 @@ def test_equals_torch():
 
     torch.manual_seed(0)
     compare(jn.models.unet(5, 4, 3), UNet(), (2, 8, 12, 3), torch)
+
+
+def test_wrong_sizes():
+    with pytest.raises(ValueError, match="unet: classes must be at least 1, got 0"):
+        jn.models.unet(0)
+    with pytest.raises(ValueError, match="multiples of 16, got .2, 24, 32, 3.. Pad or resize"):
+        count(jn.models.unet(2), (2, 24, 32, 3))
