@@ -294,6 +294,13 @@ ROWS = [
         smooth=False,
     ),
     Row(
+        "unet",
+        lambda: jn.models.unet(3, features=4, levels=2),
+        spec((2, 8, 6, 5)),
+        train="differs",
+        smooth=False,
+    ),
+    Row(
         "yolo",
         lambda: jn.models.yolo(jn.conv(5, 3, strides=2), classes=3, boxes=2, hidden=(4,)),
         IMAGE,
@@ -348,7 +355,9 @@ ROWS = [
 ]
 
 # Models of several layers that have rows of their own: seconds to compile.
-LARGE = {"rnnsearch", "translation_transformer", "cifar_resnet", "transformer_block-decoder"}
+LARGE = {
+    "rnnsearch", "translation_transformer", "cifar_resnet", "unet", "transformer_block-decoder",
+}  # fmt: skip
 
 
 def cases(rows: Iterable[Row] = ROWS) -> list:

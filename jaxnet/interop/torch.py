@@ -4,6 +4,9 @@ PyTorch keeps weights by name, in the order in which a module defines its parts:
 networks that is the order in which they are called, and so is that of a jaxnet model. The two lists
 are matched one by one, and kind and shape of each pair must agree. Where the orders differ, `names`
 gives the pairs.
+
+Parameters outside of such layers (layer scale, class tokens, tables of positions) are matched by
+their own order: that of `m.param` here, and that of the state_dict there.
 """
 
 import re
@@ -18,7 +21,16 @@ import numpy as np
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.errors import call, compare
 from jaxnet.interop.layout import FIRST, LAST, LOST, SAME, Layout, flat_order, follow, mark
-from jaxnet.interop.torch_weights import ENTRIES, FEATURES_LAST, KINDS, NORMS, Entries
+from jaxnet.interop.torch_weights import (
+    ENTRIES,
+    FEATURES_LAST,
+    KINDS,
+    NORMS,
+    PARAMETER,
+    THEIRS,
+    Entries,
+    kind_of,
+)
 from jaxnet.interop.weights import Weights, read_weights
 from jaxnet.services.checks import as_array, check_input, on_host, within
 from jaxnet.services.extras import extra
@@ -48,13 +60,18 @@ def from_torch(
     A recurrent module with several layers or directions has one jaxnet layer for each, such as
     `stack_rnn(bidirectional(lstm(8)), bidirectional(lstm(8)))`.
 
+    Parameters of composed layers, made by `m.param`, and those of your own pairs of functions are
+    matched with the parameters of PyTorch's modules that are not layers, in their order. Axes of
+    length 1 may differ: (C, 1, 1) fits (C,).
+
     Args:
       net: with dense, convolutional, embedding, recurrent, attention and normalization layers.
       weights: `module.state_dict()`, a mapping of arrays, or the path of a safetensors file; of a
         .pt file, `torch.load(path)`. To leave parts out, pass a dict without them.
       x: input of the net, or its `jn.spec`; images and signals with channels last.
       names: path of a layer -> its name in PyTorch, such as {"output": "fc"}, for those that are
-        not in their order; one layer of a recurrent module is "rnn.l0" or "rnn.l0_reverse".
+        not in their order; one layer of a recurrent module is "rnn.l0" or "rnn.l0_reverse". Path of
+        a parameter -> its name in the state_dict, such as {"block/scale": "block.weight"}.
 
     Returns:
       (params, state), as `net.init` returns them.
@@ -130,7 +147,7 @@ def to_torch(
         }
         for entry, array in _to_theirs(ours, part).items():
             for name in group.names[entry]:
-                out[name] = array.astype(out[name].dtype)
+                out[name] = array.reshape(out[name].shape).astype(out[name].dtype)
     return out
 
 
@@ -206,6 +223,7 @@ def first_difference(
     *needed, pairs = _match(net, weights, specs, names)
     _check_entries(net, needed, params, state, specs)
     channels_last = x.ndim > 2 and pairs[0][0].given == LAST
+    pairs = [pair for pair in pairs if pair[0].kind != PARAMETER]
     modules = [group.module for _, group in pairs]
     pairs = [pair for pair in pairs if modules.count(pair[1].module) == 1]
     theirs: dict[str, Any] = {}
@@ -251,10 +269,10 @@ def first_difference(
 
 
 class _Part(NamedTuple):
-    """A layer with weights.
+    """A layer with weights, or one parameter of a layer whose kind PyTorch does not have.
 
     Fields:
-      path, kind: of the layer.
+      path, kind: of the layer; the kind of a parameter is "parameter".
       params, state: specs of its entries.
       inputs: number of its input's features.
       given: layout of the net's input.
@@ -269,12 +287,19 @@ class _Part(NamedTuple):
     given: Layout = LAST
     order: np.ndarray | None = None
 
+    @property
+    def name(self) -> str:
+        """The path of the layer, or of the parameter."""
+        if self.kind != PARAMETER:
+            return self.path
+        return "/".join(filter(None, (self.path, *self.params, *self.state)))
+
 
 class _Group(NamedTuple):
     """The weights that belong to one layer: a module in PyTorch, or a part of a recurrent one.
 
     Fields:
-      prefix: its name, such as "conv" or "rnn.l0_reverse".
+      prefix: its name, such as "conv" or "rnn.l0_reverse"; of a parameter, its name.
       module: the name of the module, such as "conv" or "rnn".
       entries: such as "weight", without the prefix.
       names: the names of each entry in the state_dict, several where it is shared.
@@ -325,6 +350,7 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     """The layers with weights, in the order of their first calls."""
     found: dict[str, _Part] = {}
     calls: list[tuple[str, str, int]] = []  # path and kind of each, and the axes of its input
+    flattened: set[tuple[str, int]] = set()  # path of the layer around a flatten, and the features
 
     def see(path, layer, x, y):
         name = "/".join(path)
@@ -340,9 +366,18 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
             layer = layer.inside[0]
         own = _own(params, name, layer.kind), _own(state, name, layer.kind)
         shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
-        if any(own):
-            inputs = shapes[0][-1] if shapes and shapes[0] else 0
+        if layer.kind == "flatten":
+            flattened.add(("/".join(path[:-1]), y.shape[-1]))
+        inputs = shapes[0][-1] if shapes and shapes[0] else 0
+        if any(own) and layer.kind in KINDS:
             found.setdefault(name, _Part(name, layer.kind, *own, inputs=inputs))
+        else:
+            for i, entries in enumerate(own):
+                for entry, spec in entries.items():
+                    each = [{}, {}]
+                    each[i] = {entry: spec}
+                    part = _Part(name, PARAMETER, *each, inputs=inputs)
+                    found.setdefault(part.name, part)
         calls.append((name, layer.kind, max(map(len, shapes), default=0)))
         return mark(len(calls) - 1, x, y)
 
@@ -357,6 +392,9 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
     layouts: dict[str, set[Layout]] = {}
     for i, (path, *_) in enumerate(calls):
         layouts.setdefault(path, set()).add(inputs.get(i, LOST))
+    for part in found.values():
+        if part.kind == PARAMETER:
+            _check_features(net, part, layouts[part.path], flattened)
     return [
         part._replace(order=_order(net, part, layouts[part.path]), given=given[0])
         for part in found.values()
@@ -373,13 +411,27 @@ def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
     return SAME if is_sequence and first[0][1] == 3 else LAST
 
 
+def _check_features(net: Layer, part: _Part, layouts: set, flattened: set) -> None:
+    """Raises for a parameter with one entry per flattened feature, whose order differs."""
+    (spec,) = (part.params | part.state).values()
+    flat = any(layout == LOST or isinstance(layout, tuple) for layout in layouts)
+    if (flat and part.inputs in spec.shape) or any((part.path, n) in flattened for n in spec.shape):
+        raise ValueError(
+            f"torch weights: {net.name}/{part.name} has an entry for each flattened feature, whose "
+            "order differs in PyTorch. Use a layer, such as a norm, or give names, with "
+            "jn.interop.by_names"
+        )
+
+
 def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
     """The order of the input's features in PyTorch; raises where it is not known."""
+    if part.kind == PARAMETER:
+        return None
     flat = {layout if isinstance(layout, tuple) else None for layout in layouts}
     wrong = (
         LOST in layouts or len(flat) > 1 or (FIRST in layouts and part.kind not in FEATURES_LAST)
     )
-    if part.kind in KINDS and (wrong or (flat != {None} and part.kind == "group_norm")):
+    if wrong or (flat != {None} and part.kind == "group_norm"):
         raise ValueError(
             f"torch weights: {net.name}/{part.path}: the order of its input's features in PyTorch "
             "is not known, because of a reshape or similar inside a function. Flatten with "
@@ -395,42 +447,86 @@ def _match(
     net: Layer, weights: dict[str, Any], x: PyTree, names: Mapping[str, str]
 ) -> tuple[Params, State, list[tuple[_Part, _Group]]]:
     """Specs of params and state, and each layer with its weights in PyTorch."""
-    groups = _groups(weights)
-    params, state = jax.eval_shape(net.init, key_spec(), x)
+    declared: list[str] = []
+
+    def init(key):
+        drawn = net.init(key, x)
+        declared.extend(path for tree in drawn for path in _leaves(tree))
+        return drawn
+
+    params, state = jax.eval_shape(init, key_spec())
     parts = _parts(net, params, state, x)
-    unknown = [path for path in names if path not in {part.path for part in parts}]
-    unknown += [name for name in names.values() if name not in groups]
+    layers = [part for part in parts if part.kind != PARAMETER]
+    single = [part for part in parts if part.kind == PARAMETER]
+    single.sort(key=lambda part: declared.index(part.name))
+    groups, alone = _groups(weights, {names.get(part.name) for part in single})
+    unknown = [path for path in names if path not in {part.name for part in parts}]
+    unknown += [name for name in names.values() if name not in groups | alone]
     if unknown:
         raise ValueError(
             f"torch weights: names has unknown entries: {', '.join(map(str, unknown))}; layers: "
-            f"{', '.join(part.path for part in parts)}; in PyTorch: {', '.join(groups)}"
+            f"{', '.join(part.name for part in parts)}; in PyTorch: {', '.join(groups | alone)}"
         )
-    groups = _joined(groups, len(parts), set(names.values()))
+    groups = _joined(groups, len(layers), set(names.values()))
+    outside = f"parameters outside of layers of kind {', '.join(KINDS)}"
+    others = _paired(net, single, alone, names, outside)
+    return params, state, _paired(net, layers, groups, names, "layers with weights") + others
+
+
+def _leaves(tree: PyTree, path: str = "") -> list[str]:
+    """Paths of the leaves of nested dicts, in the order in which they were declared."""
+    if not isinstance(tree, dict):
+        return [path]
+    return [leaf for name, below in tree.items()
+            for leaf in _leaves(below, f"{path}/{name}".strip("/"))]  # fmt: skip
+
+
+def _paired(
+    net: Layer, parts: list[_Part], groups: dict[str, _Group], names: Mapping[str, str], what: str
+) -> list[tuple[_Part, _Group]]:
+    """Each part with its weights: those of its name, or the next ones."""
     rest = [group for name, group in groups.items() if name not in names.values()]
     pairs = []
     for part in parts:
-        if part.path not in names and not rest:
+        if part.name not in names and not rest:
             raise ValueError(
-                f"torch weights: {net.name}/{part.path} has no counterpart; the weights end after "
-                f"{len(pairs)} layers"
+                f"torch weights: {net.name}/{part.name} has no counterpart; the weights end after "
+                f"{len(pairs)} {what}"
             )
-        group = groups[names[part.path]] if part.path in names else rest.pop(0)
+        group = groups[names[part.name]] if part.name in names else rest.pop(0)
+        if part.kind == PARAMETER:
+            group = _renamed(group, part)
         _check(net, part, group)
         pairs.append((part, group))
     if rest:
+        unused = ", ".join(group.prefix or "the module" for group in rest[:8])
         raise ValueError(
-            f"torch weights: unused: {', '.join(group.prefix for group in rest[:8])}; {net.name} "
-            f"has {len(parts)} layers with weights. Remove them from the dict, or use the model "
-            "that has them"
+            f"torch weights: unused: {unused}; {net.name} has {len(parts)} {what}. Remove them "
+            "from the dict, or use the model that has them"
         )
-    return params, state, pairs
+    return pairs
 
 
-def _groups(weights: dict[str, Any]) -> dict[str, _Group]:
-    """The arrays by the layer to which they belong."""
+def _renamed(group: _Group, part: _Part) -> _Group:
+    """A parameter of PyTorch under the name that it has here."""
+    (entry,), (array,) = part.params | part.state, group.entries.values()
+    array = on_host("torch weights", group.prefix, array, dtype="floats")
+    return group._replace(entries={entry: array}, names={entry: [group.prefix]})
+
+
+def _groups(
+    weights: dict[str, Any], named: set[str | None]
+) -> tuple[dict[str, _Group], dict[str, _Group]]:
+    """The arrays by the layer to which they belong, and those that are parameters by themselves.
+
+    Args:
+      named: Names of arrays that are parameters by themselves.
+    """
     groups: dict[str, _Group] = {}
     for name, array in weights.items():
         module, _, entry = name.rpartition(".")
+        if name in named:
+            continue
         prefix, outer = module, module.rpartition(".")[0]
         if entry == "num_batches_tracked":
             continue
@@ -441,7 +537,12 @@ def _groups(weights: dict[str, Any]) -> dict[str, _Group]:
             prefix, module, entry = outer, outer, f"out_proj.{entry}"
         group = groups.setdefault(prefix, _Group(prefix, module, {}, {}))
         group.entries[entry], group.names[entry] = array, [name]
-    return groups
+    layers = {name: group for name, group in groups.items() if THEIRS & group.entries.keys()}
+    kept = {name for group in layers.values() for names in group.names.values() for name in names}
+    alone = {name: _Group(name, name.rpartition(".")[0], {name: array}, {name: [name]})
+             for name, array in weights.items()
+             if name not in kept and not name.endswith("num_batches_tracked")}  # fmt: skip
+    return layers, alone
 
 
 def _is_attention(module: str, weights: dict[str, Any]) -> bool:
@@ -468,8 +569,8 @@ def _joined(groups: dict[str, _Group], count: int, kept: set[str]) -> dict[str, 
 
 def _check(net: Layer, part: _Part, group: _Group) -> None:
     entries = part.params | part.state
-    where = f"torch weights: {net.name}/{part.path} and {group.prefix or 'the module'}"
-    if part.kind not in KINDS or not set(entries) <= ENTRIES[part.kind]:
+    where = f"torch weights: {net.name}/{part.name} and {group.prefix or 'the module'}"
+    if part.kind != PARAMETER and not set(entries) <= ENTRIES[part.kind]:
         raise ValueError(
             f"{where}: expected a layer of kind {', '.join(KINDS)}, got one of kind {part.kind} "
             f"with {', '.join(entries)}"
@@ -483,7 +584,8 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
         )
     for entry, array in theirs.items():
         given = np.shape(group.entries[entry])
-        if array.shape != given:
+        same = np.squeeze(array).shape == np.squeeze(group.entries[entry]).shape
+        if array.shape != given and not (same and part.kind == PARAMETER):
             raise ValueError(
                 f"{where}: {entry} must have shape {array.shape}, got {given}. Where the orders "
                 "differ, pass names={path: name in PyTorch}"
@@ -515,11 +617,11 @@ def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
 
 
 def _to_theirs(ours: Entries, part: _Part) -> Entries:
-    return KINDS[part.kind].to_theirs(_grouped(_ordered(ours, part, part.order), part))
+    return kind_of(part.kind).to_theirs(_grouped(_ordered(ours, part, part.order), part))
 
 
 def _to_ours(theirs: Entries, part: _Part) -> Entries:
-    ours = KINDS[part.kind].to_ours(theirs, _blank(part.params | part.state))
+    ours = kind_of(part.kind).to_ours(theirs, _blank(part.params | part.state))
     order = None if part.order is None else np.argsort(part.order)
     return _ordered(_grouped(ours, part, back=True), part, order)
 

@@ -125,6 +125,9 @@ def _attention_to_ours(theirs: Entries, like: Entries) -> Entries:
     return {name: a.reshape(like[name].shape) for name, a in ours.items()}
 
 
+# A parameter by itself, such as a class token; axes of length 1 may differ.
+PARAMETER = "parameter"
+
 KINDS = {
     "dense": _KERNEL,
     "embedding": _KERNEL,
@@ -135,6 +138,16 @@ KINDS = {
     **dict.fromkeys(RECURRENT, Kind(_recurrent_to_theirs, _recurrent_to_ours)),
     "multi_head_attention": Kind(_attention_to_theirs, _attention_to_ours),
 }
+_PARAMETER = Kind(
+    lambda ours: ours,
+    lambda theirs, like: {name: a.reshape(like[name].shape) for name, a in theirs.items()},
+)
+
+
+def kind_of(name: str) -> Kind:
+    """The conversions of a kind of layers, or of a parameter by itself."""
+    return _PARAMETER if name == PARAMETER else KINDS[name]
+
 
 # The entries of each kind; those of a layer with other entries have no counterpart.
 ENTRIES = {
@@ -142,3 +155,11 @@ ENTRIES = {
     **dict.fromkeys(RECURRENT, {"kernel", "recurrent_kernel", "bias", "recurrent_bias"}),
     "multi_head_attention": {f"{p}/{e}" for p in (*PARTS, "out") for e in ("kernel", "bias")},
 }
+
+# The entries of PyTorch's layers; in a module without any of them each is a
+# parameter by itself.
+THEIRS = {
+    *NAMES.values(), "weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh",
+    "in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias",
+    *(f"{part[0]}_proj_weight" for part in PARTS),
+}  # fmt: skip

@@ -69,7 +69,14 @@ STAGES = {
 }
 
 
-def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Layer:
+def resnet(
+    depth: int = 50,
+    classes: int = 1000,
+    *,
+    groups: int = 1,
+    group_width: int = 64,
+    name: str = "resnet",
+) -> Layer:
     """The residual network for large images; ResNet-18 to -152, 25,557,032 parameters at depth 50.
 
     A 7x7 convolution with strides of 2 and a max pooling, 224 -> 56 pixels; then four stages of
@@ -81,6 +88,10 @@ def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Lay
     Args:
       depth: number of layers with weights on the main path: 18, 34, 50, 101 or 152.
       classes: number of outputs.
+      groups: Number of groups of the 3x3 convolutions, from depth 50 on. groups=32, group_width=4
+        make ResNeXt-50 32x4d with 25,028,904 parameters.
+      group_width: Number of maps of a group in the first stage. 128 makes Wide ResNet-50-2, with
+        68,883,240 parameters.
       name: of the model. Its layers are conv_0, norm_0, stage_1_block_1, ..., output; those of a
         block conv_1, norm_1, ..., and shortcut, shortcut_norm where there is one.
 
@@ -88,7 +99,7 @@ def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Lay
       images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: for another depth.
+      ValueError: for another depth; if `groups` or `group_width` is given at depth 18 or 34.
 
     Example:
       >>> net = resnet(depth=50, classes=1000)
@@ -96,42 +107,56 @@ def resnet(depth: int = 50, classes: int = 1000, *, name: str = "resnet") -> Lay
       >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
       '25,557,032'
 
-    Reference: He, Zhang, Ren and Sun 2015, "Deep Residual Learning for Image Recognition".
+    Reference: He, Zhang, Ren and Sun 2015, "Deep Residual Learning for Image Recognition"; groups:
+    Xie et al. 2017, "Aggregated Residual Transformations for Deep Neural Networks"; width:
+    Zagoruyko and Komodakis 2016, "Wide Residual Networks".
     """
     one_of("resnet", "depth", depth, STAGES)
+    at_least("resnet", "groups", groups)
+    at_least("resnet", "group_width", group_width)
+    if depth < 50 and (groups, group_width) != (1, 64):
+        raise ValueError(
+            "resnet: groups and group_width are for the bottlenecks of depth 50, 101 and 152, got "
+            f"groups={groups}, group_width={group_width} at depth {depth}"
+        )
     layers = [_conv(64, 7, 2, "conv_0"), batch_norm(name="norm_0"), jax.nn.relu]
     layers.append(max_pool(3, strides=2, padding=1))
     for stage, blocks in enumerate(STAGES[depth], 1):
         features = 64 * 2 ** (stage - 1)
         for i in range(1, blocks + 1):
             strides = 2 if stage > 1 and i == 1 else 1
-            block = _block if depth < 50 else _bottleneck
-            layers.append(block(features, strides, f"stage_{stage}_block_{i}"))
+            block_name = f"stage_{stage}_block_{i}"
+            if depth < 50:
+                layers.append(_block(features, strides, block_name))
+            else:
+                inner = groups * group_width * 2 ** (stage - 1)
+                layers.append(_bottleneck(inner, 4 * features, groups, strides, block_name))
     net = serial(*layers, global_avg_pool(), dense(classes, name="output"), name=name)
     return net._replace(kind="resnet")
 
 
 def _block(features: int, strides: int, name: str) -> Layer:
     """Two 3x3 convolutions, added to the shortcut."""
-    return _residual(((features, 3, strides), (features, 3, 1)), name)
+    return _residual(((features, 3, strides, 1), (features, 3, 1, 1)), name)
 
 
-def _bottleneck(features: int, strides: int, name: str) -> Layer:
+def _bottleneck(inner: int, features: int, groups: int, strides: int, name: str) -> Layer:
     """A 3x3 convolution between 1x1 convolutions that reduce and restore the maps."""
-    return _residual(((features, 1, 1), (features, 3, strides), (4 * features, 1, 1)), name)
+    convs = (inner, 1, 1, 1), (inner, 3, strides, groups), (features, 1, 1, 1)
+    return _residual(convs, name)
 
 
-def _residual(convs: tuple[tuple[int, int, int], ...], name: str) -> Layer:
-    """Convolutions (maps, size, strides), each with batch norm, added to the shortcut."""
+def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:
+    """Convolutions (maps, size, strides, groups), each with batch norm, added to the shortcut."""
 
     def forward(m, x):
         y = x
-        for i, (features, size, strides) in enumerate(convs, 1):
-            y = m(_conv(features, size, strides, f"conv_{i}"), y)
+        for i, (features, size, strides, groups) in enumerate(convs, 1):
+            y = m(_conv(features, size, strides, f"conv_{i}", groups), y)
             y = m(batch_norm(name=f"norm_{i}"), y)
             y = jax.nn.relu(y) if i < len(convs) else y
         if x.shape != y.shape:
-            strides = math.prod(strides for _, _, strides in convs)
+            strides = math.prod(strides for _, _, strides, _ in convs)
             x = m(_conv(y.shape[-1], 1, strides, "shortcut"), x)
             x = m(batch_norm(name="shortcut_norm"), x)
         return jax.nn.relu(y + x)
@@ -139,11 +164,12 @@ def _residual(convs: tuple[tuple[int, int, int], ...], name: str) -> Layer:
     return compose(forward, name=name, kind="residual_block")
 
 
-def _conv(features: int, size: int, strides: int = 1, name: str = "conv") -> Layer:
+def _conv(features: int, size: int, strides: int = 1, name: str = "conv", groups: int = 1) -> Layer:
     return conv(
         features,
         size,
         strides=strides,
+        groups=groups,
         padding=size // 2,
         use_bias=False,  # batch norm removes the mean
         kernel_init=he_normal(),

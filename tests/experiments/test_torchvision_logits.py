@@ -25,8 +25,8 @@ def test_a_changed_weight_is_seen(monkeypatch, capsys):
 
     def wrong(net, weights, x):
         params, state = taken(net, weights, x)
-        kernel = params["conv"]["kernel"]
-        params["conv"]["kernel"] = kernel[::-1]  # a window upside down
+        kernel = params["conv_0"]["kernel"]
+        params["conv_0"]["kernel"] = kernel[::-1]  # a window upside down
         return params, state
 
     monkeypatch.setattr(torchvision_logits, "from_torch", wrong)

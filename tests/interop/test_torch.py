@@ -217,9 +217,108 @@ def test_half_precision_of_pytorch(torch):
 def test_a_layer_that_has_no_counterpart():
     net = jn.serial(jn.locally_connected(4, 2))
     with pytest.raises(
-        ValueError, match="serial/locally_connected.*expected a layer of kind dense, "
+        ValueError, match="serial/locally_connected/.*has no counterpart; .* layers of kind dense, "
     ):
         from_torch(net, GOOD, jn.spec((2, 5, 3)))
+
+
+# Parameters outside of layers.
+
+
+def scaled_net():
+    """A class token and a bias of the whole net, and blocks with a scale; a pair of functions."""
+
+    def block(m, x):
+        return x + m.param("layer_scale", jn.initializers.ones, x.shape[-1:]) * m(jn.dense(3), x)
+
+    def shift(key, x):
+        return {"shift": jnp.zeros(x.shape[-1])}, {}
+
+    def apply(params, state, x, *, key=None, train=False):
+        return x + params["shift"], state
+
+    def net(m, x):
+        token = m.param("token", jn.initializers.zeros, (1, 1, 3))  # declared before "places"
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, 3)), x], 1)
+        x = x + m.param("places", jn.initializers.zeros, (5, 3))
+        for name in ("b", "a"):
+            x = m(jn.compose(block, name=name), x)
+        return m(jn.dense(2), m(jn.Layer(shift, apply, "moved"), x)[:, 0])
+
+    return jn.compose(net, name="net")
+
+
+def scaled_weights(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "token": (1, 1, 3), "encoder.places": (1, 5, 3),
+        "blocks.0.gamma": (3, 1, 1), "blocks.0.fc.weight": (3, 3), "blocks.0.fc.bias": (3,),
+        "blocks.1.gamma": (3, 1, 1), "blocks.1.fc.weight": (3, 3), "blocks.1.fc.bias": (3,),
+        "moved.delta": (3,), "head.weight": (2, 3), "head.bias": (2,),
+    }  # fmt: skip
+    return {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+
+
+SEQUENCE = jn.spec((2, 4, 3))
+
+
+def test_parameters_outside_of_layers():
+    net, w = scaled_net(), scaled_weights()
+    params, state = from_torch(net, w, SEQUENCE)
+    np.testing.assert_array_equal(params["token"], w["token"])
+    np.testing.assert_array_equal(params["places"], w["encoder.places"][0])
+    for ours, theirs in (("b", "blocks.0"), ("a", "blocks.1")):
+        np.testing.assert_array_equal(params[ours]["layer_scale"], w[f"{theirs}.gamma"].ravel())
+        np.testing.assert_array_equal(params[ours]["dense"]["kernel"], w[f"{theirs}.fc.weight"].T)
+    np.testing.assert_array_equal(params["moved"]["shift"], w["moved.delta"])
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+        jnp.shape, jax.eval_shape(net.init, jax.random.key(0), SEQUENCE)[0]
+    )
+    back = to_torch(net, params, state, scaled_weights(1), SEQUENCE)
+    assert list(back) == list(w)
+    for name in w:
+        np.testing.assert_array_equal(back[name], w[name], err_msg=name)
+
+
+def test_a_parameter_by_name():
+    """Also one whose name is that of an entry of a layer."""
+    net, w = scaled_net(), scaled_weights()
+    w = {"blocks.1.gamma": w.pop("blocks.1.gamma"), **w}  # first, out of its order
+    w["norm.weight"] = w.pop("moved.delta")
+    names = {"a/layer_scale": "blocks.1.gamma", "moved/shift": "norm.weight"}
+    params, state = from_torch(net, w, SEQUENCE, names=names)
+    np.testing.assert_array_equal(params["a"]["layer_scale"], w["blocks.1.gamma"].ravel())
+    np.testing.assert_array_equal(params["b"]["layer_scale"], w["blocks.0.gamma"].ravel())
+    np.testing.assert_array_equal(params["moved"]["shift"], w["norm.weight"])
+    back = to_torch(net, params, state, w, SEQUENCE, names=names)
+    np.testing.assert_array_equal(back["norm.weight"], w["norm.weight"])
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"token": np.ones((1, 1, 4))}, r"net/token and token: token must have shape \(1, 1, 3\), got"),
+    ({"blocks.1.gamma": None, "moved.delta": None},
+     "net/a/layer_scale has no counterpart; the weights end after 3 parameters outside of layers"),
+    ({"mask": np.ones(3)}, "unused: mask; net has 5 parameters outside of layers"),
+    ({"token": np.ones((1, 1, 3), int)}, "token must hold floats"),
+], ids=str)  # fmt: skip
+def test_parameters_outside_of_layers_that_do_not_fit(change, words):
+    w = {n: a for n, a in (scaled_weights() | change).items() if a is not None}
+    with pytest.raises((ValueError, TypeError), match=words):
+        from_torch(scaled_net(), w, SEQUENCE)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_parameter_for_flattened_features(inside):
+    """Their order differs in PyTorch."""
+
+    def gain(m, x):
+        x = m(jn.flatten(), x) if inside else x
+        return x * m.param("gain", jn.initializers.ones, x.shape[-1:])
+
+    layers = [jn.compose(gain, name="gain")]
+    net = jn.serial(*([] if inside else [jn.flatten()]), *layers, name="net")
+    with pytest.raises(ValueError, match="net/gain/gain has an entry for each flattened feature"):
+        from_torch(net, {"gain": np.ones(12)}, jn.spec((2, 2, 3, 2)))
 
 
 # The order of features, by the logits of both.

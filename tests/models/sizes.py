@@ -23,3 +23,20 @@ def shapes(net, shape):
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)
     jax.eval_shape(jn.observe(net, note).apply, params, state, x)
     return found
+
+
+def trained(net, shape):
+    """Shapes of the output of a step of training; gradients and state have those of init."""
+    x, key = jn.spec(shape), jax.random.key(1)
+    params, state = jax.eval_shape(net.init, key, x)
+
+    def loss(params, state, x):
+        y, after = net.apply(params, state, x, key=key, train=True)
+        return y.sum(), (y, after)
+
+    found, (y, after) = jax.eval_shape(jax.grad(loss, has_aux=True), params, state, x)
+    for before, now in ((params, found), (state, after)):
+        assert jax.tree.map(lambda leaf: leaf.shape, before) == jax.tree.map(
+            lambda leaf: leaf.shape, now
+        )
+    return y.shape

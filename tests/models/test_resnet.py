@@ -123,3 +123,20 @@ def test_stages_of_the_large_ones():
 def test_a_wrong_depth_of_the_large_ones():
     with pytest.raises(ValueError, match="depth must be 18, 34, 50, 101 or 152, got 20"):
         resnet(20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("depth", "groups", "group_width", "parameters"),
+    [(50, 32, 4, 25_028_904), (101, 32, 8, 88_791_336), (101, 64, 4, 83_455_272),
+     (50, 1, 128, 68_883_240), (101, 1, 128, 126_886_696)],
+)  # fmt: skip
+def test_parameters_of_grouped_and_wide_ones(depth, groups, group_width, parameters):
+    net = resnet(depth, groups=groups, group_width=group_width)
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
+    assert count(params) == parameters
+
+
+def test_groups_are_for_bottlenecks():
+    with pytest.raises(ValueError, match="resnet: groups and group_width are for the bottlenecks"):
+        resnet(18, groups=2)

@@ -1,0 +1,101 @@
+"""ConvNeXt: a residual network of depthwise convolutions, layer norm and GELU."""
+
+from jaxnet.core import Layer, compose
+from jaxnet.initializers import constant, normal
+from jaxnet.layers.conv import conv, depthwise_conv
+from jaxnet.layers.dense import dense
+from jaxnet.layers.dropout import drop_path
+from jaxnet.layers.norm import layer_norm
+from jaxnet.layers.pool import global_avg_pool
+from jaxnet.models.parts import gelu
+from jaxnet.services.checks import at_least, one_of, within
+
+# Maps and blocks of each stage.
+VARIANTS = {
+    "tiny": ((96, 3), (192, 3), (384, 9), (768, 3)),
+    "small": ((96, 3), (192, 3), (384, 27), (768, 3)),
+    "base": ((128, 3), (256, 3), (512, 27), (1024, 3)),
+    "large": ((192, 3), (384, 3), (768, 27), (1536, 3)),
+}
+
+
+def convnext(
+    variant: str = "tiny",
+    classes: int = 1000,
+    *,
+    drop_path_rate: float = 0.0,
+    name: str = "convnext",
+) -> Layer:
+    """Make ConvNeXt tiny, small, base or large; 28,589,128 parameters for tiny.
+
+    Patches of 4x4 pixels become vectors, 224 -> 56 pixels; then four stages of blocks, with a
+    convolution of strides 2 between stages. A block is a depthwise 7x7 convolution, layer norm and
+    an MLP on each pixel, multiplied by the parameter layer_scale and added to its input.
+
+    | variant | tiny | small | base | large |
+    |---|---|---|---|---|
+    | parameters | 28,589,128 | 50,223,688 | 88,591,464 | 197,767,336 |
+    | drop_path_rate in the paper | 0.1 | 0.4 | 0.5 | 0.5 |
+
+    Args:
+      variant: "tiny", "small", "base" or "large".
+      classes: Number of outputs.
+      drop_path_rate: Rate of dropped paths of the last block in training; that of earlier blocks
+        is smaller in proportion to their place.
+      name: Name of the model. Its layers are stem, stem_norm, stage_1_block_1, ...,
+        reduce_2_norm, reduce_2, ..., norm and output; those of a block are conv, norm, wide and
+        narrow.
+
+    Input:
+      Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
+
+    Raises:
+      ValueError: If `variant` is another one, or `drop_path_rate` is outside [0, 1).
+
+    Example:
+      >>> net = convnext("tiny", classes=1000)
+      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
+      >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
+      '28,589,128'
+
+    Reference: Liu, Mao, Wu, Feichtenhofer, Darrell and Xie 2022, "A ConvNet for the 2020s".
+    """
+    one_of("convnext", "variant", variant, VARIANTS)
+    at_least("convnext", "classes", classes)
+    within("convnext", "drop_path_rate", drop_path_rate, "[0, 1)")
+    stages = VARIANTS[variant]
+    last = sum(blocks for _, blocks in stages) - 1
+
+    def patches(features: int, size: int, name: str) -> Layer:
+        return conv(features, size, strides=size, padding="VALID", kernel_init=INIT, name=name)
+
+    def forward(m, x):
+        x = m(layer_norm(name="stem_norm"), m(patches(stages[0][0], 4, "stem"), x))
+        done = 0
+        for stage, (features, blocks) in enumerate(stages, 1):
+            if stage > 1:
+                x = m(layer_norm(name=f"reduce_{stage}_norm"), x)
+                x = m(patches(features, 2, f"reduce_{stage}"), x)
+            for i in range(1, blocks + 1):
+                x = m(_block(drop_path_rate * done / last, f"stage_{stage}_block_{i}"), x)
+                done += 1
+        x = m(layer_norm(name="norm"), m(global_avg_pool(), x))
+        return m(dense(classes, kernel_init=INIT, name="output"), x)
+
+    return compose(forward, name=name, kind="convnext")
+
+
+INIT = normal(0.02)
+
+
+def _block(drop: float, name: str) -> Layer:
+    """A depthwise convolution and an MLP, scaled and added to the input."""
+
+    def forward(m, x):
+        features = x.shape[-1]
+        y = m(depthwise_conv(7, padding=3, kernel_init=INIT, name="conv"), x)
+        y = m(dense(4 * features, kernel_init=INIT, name="wide"), m(layer_norm(name="norm"), y))
+        y = m(dense(features, kernel_init=INIT, name="narrow"), gelu(y))
+        return x + m(drop_path(drop), m.param("layer_scale", constant(1e-6), (features,)) * y)
+
+    return compose(forward, name=name, kind="convnext_block")

@@ -1,0 +1,90 @@
+"""DenseNet: each layer gets the maps of all layers before it."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, compose
+from jaxnet.initializers import he_normal
+from jaxnet.layers.conv import conv
+from jaxnet.layers.dense import dense
+from jaxnet.layers.norm import batch_norm
+from jaxnet.layers.pool import avg_pool, global_avg_pool, max_pool
+from jaxnet.models.parts import unit
+from jaxnet.services.checks import at_least, one_of
+
+# Blocks per stage, maps that a block adds, maps of the first convolution.
+DEPTHS = {
+    121: ((6, 12, 24, 16), 32, 64),
+    161: ((6, 12, 36, 24), 48, 96),
+    169: ((6, 12, 32, 32), 32, 64),
+    201: ((6, 12, 48, 32), 32, 64),
+}
+
+
+def densenet(depth: int = 121, classes: int = 1000, *, name: str = "densenet") -> Layer:
+    """Make DenseNet-121, -161, -169 or -201; 7,978,856 parameters at depth 121.
+
+    A 7x7 convolution and a max pooling, 224 -> 56 pixels; then four stages of blocks. Each block
+    adds 32 maps (48 at depth 161) to those it gets. Between stages, a 1x1 convolution and a mean
+    over 2x2 pixels halve both the maps and the resolution.
+
+    | depth | 121 | 161 | 169 | 201 |
+    |---|---|---|---|---|
+    | parameters | 7,978,856 | 28,681,000 | 14,149,480 | 20,013,928 |
+
+    Args:
+      depth: Number of layers with weights: 121, 161, 169 or 201.
+      classes: Number of outputs.
+      name: Name of the model. Its layers are conv_0, conv_0_norm, stage_1_block_1, ...,
+        reduce_1_norm, reduce_1, ..., norm and output; those of a block norm_1, conv_1, norm_2 and
+        conv_2.
+
+    Input:
+      Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
+
+    Raises:
+      ValueError: If `depth` is another one.
+
+    Example:
+      >>> net = densenet(121, classes=1000)
+      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
+      >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
+      '7,978,856'
+
+    Reference: Huang, Liu, van der Maaten and Weinberger 2017, "Densely Connected Convolutional
+    Networks".
+    """
+    one_of("densenet", "depth", depth, DEPTHS)
+    at_least("densenet", "classes", classes)
+    stages, growth, stem = DEPTHS[depth]
+
+    def forward(m, x):
+        x = unit(m, x, stem, 7, 2, name="conv_0")
+        x = m(max_pool(3, strides=2, padding=1), x)
+        for stage, blocks in enumerate(stages, 1):
+            for i in range(1, blocks + 1):
+                x = m(_block(growth, f"stage_{stage}_block_{i}"), x)
+            if stage < len(stages):
+                x = _before(m, x, x.shape[-1] // 2, 1, f"reduce_{stage}_norm", f"reduce_{stage}")
+                x = m(avg_pool(2), x)
+        x = jax.nn.relu(m(batch_norm(name="norm"), x))
+        return m(dense(classes, name="output"), m(global_avg_pool(), x))
+
+    return compose(forward, name=name, kind="densenet")
+
+
+def _block(growth: int, name: str) -> Layer:
+    """The maps that it gets, and more maps that are computed from all of them."""
+
+    def forward(m, x):
+        y = _before(m, x, 4 * growth, 1, "norm_1", "conv_1")
+        return jnp.concatenate([x, _before(m, y, growth, 3, "norm_2", "conv_2")], -1)
+
+    return compose(forward, name=name, kind="dense_block")
+
+
+def _before(m, x, features: int, size: int, norm: str, name: str) -> jax.Array:
+    """A convolution, with batch norm and ReLU before it."""
+    options = {"use_bias": False, "kernel_init": he_normal(), "name": name}
+    x = jax.nn.relu(m(batch_norm(name=norm), x))
+    return m(conv(features, size, padding=size // 2, **options), x)

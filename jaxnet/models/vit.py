@@ -1,0 +1,86 @@
+"""Vision transformers: attention between patches of an image."""
+
+import jax.numpy as jnp
+
+from jaxnet.core import Layer, compose
+from jaxnet.initializers import lecun_normal, normal, zeros
+from jaxnet.layers.conv import conv
+from jaxnet.layers.dense import dense
+from jaxnet.layers.dropout import dropout
+from jaxnet.layers.norm import layer_norm
+from jaxnet.layers.transformer import transformer_block
+from jaxnet.models.parts import gelu
+from jaxnet.services.checks import at_least, check_rank, one_of, within
+
+# Blocks, width, heads.
+SIZES = {"b": (12, 768, 12), "l": (24, 1024, 16), "h": (32, 1280, 16)}
+VARIANTS = ("b_16", "b_32", "l_16", "l_32", "h_14")
+
+
+def vit(
+    variant: str = "b_16", classes: int = 1000, *, dropout_rate: float = 0.0, name: str = "vit"
+) -> Layer:
+    """Make the vision transformer ViT-B, -L or -H; 86,567,656 parameters for b_16.
+
+    Patches of 16x16 pixels (32x32 or 14x14 in others) become vectors. A learned vector, the class
+    token, comes before them, learned positions are added to all, and 12 to 32 transformer blocks
+    follow. The classes are computed from the first vector.
+
+    | variant | b_16 | b_32 | l_16 | l_32 | h_14 |
+    |---|---|---|---|---|---|
+    | parameters | 86,567,656 | 88,224,232 | 304,326,632 | 306,535,400 | 632,045,800 |
+
+    Args:
+      variant: "b_16", "b_32", "l_16", "l_32" or "h_14": the size, and the pixels of a patch's side.
+      classes: Number of outputs.
+      dropout_rate: Rate of dropout in the blocks and after the positions.
+      name: Name of the model. Its layers are patches, block_1, ..., norm and output; it has the
+        parameters class_token and positions.
+
+    Input:
+      Images (batch, height, width, 3); 224x224 in the paper. The number of positions depends on
+      height and width, which must be multiples of the patch.
+
+    Raises:
+      ValueError: If `variant` is another one, or `dropout_rate` is outside [0, 1), or the size of
+        the images is not a multiple of the patch.
+
+    Example:
+      >>> net = vit("b_16", classes=1000)
+      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
+      >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
+      '86,567,656'
+
+    Reference: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words: Transformers for Image
+    Recognition at Scale".
+    """
+    one_of("vit", "variant", variant, VARIANTS)
+    at_least("vit", "classes", classes)
+    within("vit", "dropout_rate", dropout_rate, "[0, 1)")
+    size, _, patch = variant.partition("_")
+    blocks, width, heads = SIZES[size]
+    return _vit(blocks, width, heads, int(patch), classes, dropout_rate, name)
+
+
+def _vit(
+    blocks: int, width: int, heads: int, patch: int, classes: int, rate: float, name: str
+) -> Layer:
+    def forward(m, x):
+        check_rank("vit", x, 4, "(batch, height, width, channels)")
+        batch, *size, _ = x.shape
+        if size[0] % patch or size[1] % patch:
+            raise ValueError(
+                f"{name}: height and width must be multiples of {patch}, got {size[0]}x{size[1]}. "
+                "Resize the images, for example with jn.resize"
+            )
+        options = {"strides": patch, "padding": "VALID", "kernel_init": lecun_normal()}
+        x = m(conv(width, patch, name="patches", **options), x).reshape(batch, -1, width)
+        first = m.param("class_token", zeros, (1, 1, width))
+        x = jnp.concatenate([jnp.broadcast_to(first, (batch, 1, width)), x], 1)
+        x = m(dropout(rate), x + m.param("positions", normal(0.02), (1, x.shape[1], width)))
+        for i in range(1, blocks + 1):
+            options = {"dropout_rate": rate, "activation": gelu, "name": f"block_{i}"}
+            x = m(transformer_block(heads, **options), x)
+        return m(dense(classes, name="output"), m(layer_norm(name="norm"), x)[:, 0])
+
+    return compose(forward, name=name, kind="vit")

@@ -1,0 +1,66 @@
+"""Sizes as published."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.models import convnext
+from tests.models.sizes import count, shapes, trained
+
+# torchvision 0.28's counts, which are those of the paper's architectures.
+PUBLISHED = {
+    "tiny": 28_589_128, "small": 50_223_688, "base": 88_591_464, "large": 197_767_336,
+}  # fmt: skip
+
+
+@pytest.mark.fast_cases("tiny")
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_parameters(variant):
+    assert count(convnext(variant), (2, 224, 224, 3)) == PUBLISHED[variant]
+
+
+module = importlib.import_module("jaxnet.models.convnext")
+
+
+@pytest.mark.slow
+def test_stages_and_a_step_of_training():
+    net = convnext("tiny", 7, drop_path_rate=0.1)
+    found = shapes(net, (2, 64, 96, 3))
+    assert found["stem"] == (2, 16, 24, 96) and found["reduce_2"] == (2, 8, 12, 192)
+    assert found["stage_3_block_9/wide"] == (2, 4, 6, 1536)
+    assert found["stage_4_block_3"] == (2, 2, 3, 768) and found["norm"] == (2, 768)
+    assert trained(net, (2, 32, 32, 3)) == (2, 7)
+
+
+def test_dropped_paths():
+    """In training the branch of an example is dropped, or divided by 1 - rate."""
+    block = module._block(0.25, "block")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 3, 3, 2)), jnp.float32)
+    params, state = block.init(jax.random.key(0), x)
+    assert params["layer_scale"].tolist() == pytest.approx([1e-6, 1e-6])
+    params["layer_scale"] = params["layer_scale"] + 1.0
+    branch = block.apply(params, state, x)[0] - x
+    y, _ = block.apply(params, state, x, key=jax.random.key(1), train=True)
+    kept = np.abs(y - x).max((1, 2, 3)) > 0
+    assert 0.5 < kept.mean() < 0.95
+    np.testing.assert_allclose((y - x)[kept], branch[kept] / 0.75, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_later_blocks_drop_more_paths(monkeypatch):
+    rates = []
+    noted = lambda rate: rates.append(rate) or jn.drop_path(rate)  # noqa: E731
+    monkeypatch.setattr(module, "drop_path", noted)
+    count(convnext(drop_path_rate=0.34), (2, 64, 64, 3))
+    assert rates == pytest.approx([0.02 * i for i in range(18)])
+
+
+def test_wrong_options():
+    with pytest.raises(ValueError, match="convnext: variant must be 'tiny', 'small', 'base' or"):
+        convnext("huge")
+    with pytest.raises(ValueError, match=r"convnext: drop_path_rate must be in \[0, 1\), got 1"):
+        convnext(drop_path_rate=1)

@@ -1,0 +1,40 @@
+"""Sizes as published."""
+
+import jax
+import pytest
+
+import jaxnet as jn
+from jaxnet.models import vit
+from tests.models.sizes import count, shapes, trained
+
+# torchvision 0.28's counts, which are those of the paper's architectures.
+PUBLISHED = {
+    "b_16": 86_567_656, "b_32": 88_224_232, "l_16": 304_326_632, "l_32": 306_535_400,
+    "h_14": 632_045_800,
+}  # fmt: skip
+
+
+@pytest.mark.fast_cases("b_32")
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_parameters(variant):
+    assert count(vit(variant), (2, 224, 224, 3)) == PUBLISHED[variant]
+
+
+@pytest.mark.slow
+def test_stages_and_a_step_of_training():
+    net = vit("b_32", 7, dropout_rate=0.1)
+    found = shapes(net, (2, 64, 96, 3))
+    assert found["patches"] == (2, 2, 3, 768) and found["block_12"] == (2, 7, 768)
+    assert trained(net, (2, 64, 64, 3)) == (2, 7)
+
+
+def test_positions_belong_to_a_size_of_images():
+    params, _ = jax.eval_shape(vit("b_16").init, jax.random.key(0), jn.spec((2, 32, 48, 3)))
+    assert params["positions"].shape == (1, 7, 768) and params["class_token"].shape == (1, 1, 768)
+    with pytest.raises(ValueError, match="vit: height and width must be multiples of 16, got 30x"):
+        count(vit("b_16"), (2, 30, 32, 3))
+
+
+def test_a_wrong_variant():
+    with pytest.raises(ValueError, match="vit: variant must be 'b_16', 'b_32', .* got 'b_8'"):
+        vit("b_8")
