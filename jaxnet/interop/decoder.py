@@ -123,7 +123,14 @@ def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source
     table["block_{i}/attention/out/kernel"] = (f"{own}.o_proj.weight", transposed, joined)
     if "out" in biased:
         table["block_{i}/attention/out/bias"] = f"{own}.o_proj.bias"
-    for ours, theirs in (("mlp_in", "gate"), ("mlp_gate", "up"), ("mlp_out", "down")):
+    if options.get("experts"):
+        own = f"{block}.block_sparse_moe"
+        table["block_{i}/moe/router/kernel"] = (f"{own}.gate.weight", transposed)
+        for ours, theirs in (("mlp_in", "w1"), ("mlp_gate", "w3"), ("mlp_out", "w2")):
+            name = own + ".experts.{j}." + theirs + ".weight"
+            table[f"block_{{i}}/moe/experts/{ours}/kernel"] = (name, transposed)
+    parts = (("mlp_in", "gate"), ("mlp_gate", "up"), ("mlp_out", "down"))
+    for ours, theirs in () if options.get("experts") else parts:
         table[f"block_{{i}}/{ours}/kernel"] = (f"{block}.mlp.{theirs}_proj.weight", transposed)
         if "mlp" in biased:
             table[f"block_{{i}}/{ours}/bias"] = f"{block}.mlp.{theirs}_proj.bias"

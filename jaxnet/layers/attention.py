@@ -22,6 +22,7 @@ from jaxnet.ops.attention import (
 )
 from jaxnet.services.checks import (
     a_function,
+    as_array,
     at_least,
     check_options,
     within,

@@ -1,4 +1,4 @@
-"""The decoder of language models: Llama, Qwen, Gemma, Mistral, OLMo and GPT-2 by options."""
+"""The decoder of language models: Llama, Qwen, Gemma, Mistral, OLMo, GPT-2 by options."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -13,6 +13,7 @@ from jaxnet.layers.attention import Rotation
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout
 from jaxnet.layers.embedding import embedding, learned_positions
+from jaxnet.layers.moe import moe
 from jaxnet.layers.norm import layer_norm, rms_norm
 from jaxnet.layers.transformer import transformer_block
 from jaxnet.services.checks import at_least, check_options, one_of, within
@@ -31,6 +32,8 @@ def decoder(
     mlp_features: int | None = None,
     activation: Callable[[jax.Array], jax.Array] = jax.nn.silu,
     gated: bool = True,
+    experts: int | None = None,
+    experts_per_token: int = 2,
     norm: Literal["rms", "layer"] = "rms",
     norm_at: Literal["input", "sum", "output", "both"] = "input",
     epsilon: float = 1e-6,
@@ -62,6 +65,8 @@ def decoder(
       heads, kv_heads, head_size, scale, softcap: Options of `jaxnet.multi_head_attention`.
       mlp_features, activation, gated, norm_at, use_bias, dropout_rate: Options of
         `jaxnet.transformer_block`.
+      experts: Number of MLPs in each block, of which a router chooses `experts_per_token` for each
+        token, as in Mixtral; see `jaxnet.moe`. None is one MLP.
       norm: Kind of all norms, "rms" or "layer".
       epsilon: Number added in all norms.
       qk_norm: Whether queries and keys are normalized: "none", each "head" for itself, as in Qwen 3
@@ -107,7 +112,7 @@ def decoder(
 
     Reference: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2);
     Llama Team 2024, "The Llama 3 Herd of Models"; Gemma Team 2024 and 2025, "Gemma 2" and "Gemma
-    3"; Qwen Team 2025, "Qwen3"; OLMo Team 2024, "2 OLMo 2 Furious".
+    3"; Qwen Team 2025, "Qwen3"; OLMo Team 2024, "2 OLMo 2 Furious"; Jiang et al. 2024, "Mixtral of Experts".
     """
     for what, size in {"vocabulary": vocabulary, "depth": depth, "width": width}.items():
         at_least(name, what, size)
@@ -125,6 +130,15 @@ def decoder(
     normal = partial(NORMS[norm], epsilon=epsilon)
     of_heads = {"none": None, "head": normal, "all": partial(_across_heads, normal)}[qk_norm]
 
+    def expert(m, x):
+        wide = 4 * width if mlp_features is None else mlp_features
+        hidden = activation(m(dense(wide, use_bias=False, name="mlp_in"), x))
+        if gated:
+            hidden = hidden * m(dense(wide, use_bias=False, name="mlp_gate"), x)
+        return m(dense(width, use_bias=False, name="mlp_out"), hidden)
+
+    mixed = None if experts is None else moe(compose(expert), experts, experts_per_token)
+
     def block(i: int) -> Layer:
         near = window is not None and windowed[i % len(windowed)]
         return transformer_block(
@@ -139,6 +153,7 @@ def decoder(
             softcap=softcap,
             qk_norm=of_heads,
             gated=gated,
+            mlp=mixed,
             use_bias=use_bias,
             dropout_rate=dropout_rate,
             activation=activation,

@@ -25,7 +25,8 @@ ACTIVATIONS = {
 def decoder_config(config: str | Path | Config) -> dict[str, Any]:
     """Options of `decoder` for a published model, from its config.json.
 
-    Known are Llama, SmolLM2, Mistral, Qwen 2 and 3, Gemma 2 and 3 (text), OLMo 2 and GPT-2.
+    Known are Llama, SmolLM2, Mistral, Mixtral, Qwen 2 and 3, Gemma 2 and 3 (text), OLMo 2 and
+    GPT-2.
 
     Args:
       config: Path of the file, or what it holds.
@@ -115,6 +116,13 @@ def _mistral(config: Config) -> dict[str, Any]:
     return _llama(config) | {"window": _window(config)}
 
 
+def _mixtral(config: Config) -> dict[str, Any]:
+    return _mistral(config) | {
+        "experts": config["num_local_experts"],
+        "experts_per_token": config["num_experts_per_tok"],
+    }
+
+
 def _qwen2(config: Config) -> dict[str, Any]:
     window = _window(config) if config.get("use_sliding_window") else None
     kinds = _kinds(config)
@@ -180,6 +188,7 @@ def _gpt2(config: Config) -> dict[str, Any]:
 FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
     "llama": _llama,
     "mistral": _mistral,
+    "mixtral": _mixtral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "gemma2": _gemma2,

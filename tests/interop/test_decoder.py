@@ -26,6 +26,7 @@ MODELS = {
     "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "smollm": ("Llama", {"head_dim": 6, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}),
     "mistral": ("Mistral", {"sliding_window": 5}),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen2": ("Qwen2", {"head_dim": 6, "use_sliding_window": True, "sliding_window": 4,
                         "max_window_layers": 1}),
     "qwen3": ("Qwen3", {}),

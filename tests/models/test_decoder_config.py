@@ -44,6 +44,11 @@ def test_published_sizes():
         124_439_808: {  # GPT-2
             "model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12,
         },
+        46_702_792_704: {  # Mixtral 8x7B
+            "model_type": "mixtral", "vocab_size": 32000, "hidden_size": 4096,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "intermediate_size": 14336, "num_local_experts": 8, "num_experts_per_tok": 2,
+        },
         7_241_732_096: {  # Mistral 7B
             "model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096,
             "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
