@@ -112,7 +112,8 @@ def decoder(
 
     Reference: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2);
     Llama Team 2024, "The Llama 3 Herd of Models"; Gemma Team 2024 and 2025, "Gemma 2" and "Gemma
-    3"; Qwen Team 2025, "Qwen3"; OLMo Team 2024, "2 OLMo 2 Furious"; Jiang et al. 2024, "Mixtral of Experts".
+    3"; Qwen Team 2025, "Qwen3"; OLMo Team 2024, "2 OLMo 2 Furious"; Jiang et al. 2024, "Mixtral of
+    Experts".
     """
     for what, size in {"vocabulary": vocabulary, "depth": depth, "width": width}.items():
         at_least(name, what, size)
