@@ -132,7 +132,7 @@ def learned_positions(
     """Adds a learned vector per position to a sequence.
 
     The positions are 0, 1, ... along the second axis; an input (x, positions) gives others, for
-    example that of a single token in step-by-step decoding.
+    example those of several texts in one row.
 
     Args:
       max_length: number of positions with a vector, at least 1.
