@@ -58,7 +58,17 @@ gc.set_threshold(200_000, 50, 1000)
 FULL = 2 * 2**30 // 4096  # pages of memory of a worker that is to be emptied
 
 # The fast suite leaves these examples out, which compile whole nets. Its tests have their values.
-ROOMS = ("layers", "losses", "models", "profile", "training", "transforms", "unsupervised")
+ROOMS = (
+    "data",
+    "decoding",
+    "layers",
+    "losses",
+    "models",
+    "profile",
+    "training",
+    "transforms",
+    "unsupervised",
+)
 SLOW_EXAMPLES = tuple(f"jaxnet/{room}/" for room in ROOMS)
 
 

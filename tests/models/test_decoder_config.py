@@ -12,6 +12,7 @@ LLAMA = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_published_sizes():
     """Parameter counts of the published models, from their config.json."""
     llama = {"model_type": "llama", "rope_theta": 500000.0}

@@ -61,7 +61,7 @@ KEEPS = {
     "rnn", "lstm", "lstm-lengths", "gru", "gru-reset", "recurrent", "time_distributed",
     "random_fourier", "moe", "moe-lengths",
 }  # fmt: skip
-SLOW = {"rnnsearch", "translation_transformer", "cifar_resnet", "yolo", "lenet5"}
+SLOW = {"rnnsearch", "translation_transformer", "cifar_resnet", "yolo", "lenet5", "moe"}
 TIMED = [
     pytest.param(row, id=row.id, marks=pytest.mark.slow if row.id in SLOW else ())
     for row in ROWS
@@ -80,7 +80,7 @@ def test_a_row_keeps_the_law_or_says_why_not(x64, row: Row):
     time = first(x).shape[1]
     sizes = [1, time - 2, 1] if time > 2 else [1] * time
     if row.id not in KEEPS:
-        words = "images of shape" if row.id == "lenet5" else "in a stream"
+        words = {"lenet5": "images of shape", "unet": "multiples of 2"}.get(row.id, "in a stream")
         with pytest.raises(ValueError, match=words):
             in_chunks(net, params, state, x, sizes, length=time)
         return
