@@ -1,4 +1,4 @@
-"""Composition of layers: in series, side by side, around a shortcut."""
+"""Composition of layers: in series, in parallel, around a shortcut."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +9,11 @@ from jaxnet.core import Layer, compose
 
 
 def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
-    """One layer after another: each gets the output of the one before.
+    """Apply layers one after another: each gets the output of the previous layer.
 
     Args:
-      layers: layers or plain functions, such as `jax.nn.relu`.
-      name: of the layer.
+      layers: Layers or plain functions, such as `jax.nn.relu`.
+      name: Name of the layer.
 
     Example:
       >>> net = jn.serial(jnp.tanh, lambda x: x[:, :2])
@@ -33,17 +33,17 @@ def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
 
 
 def parallel(*layers: Layer | Callable[..., Any], name: str = "parallel") -> Layer:
-    """Layers side by side; the output is the tuple of their outputs.
+    """Apply layers in parallel; the output is the tuple of their outputs.
 
     An input that is an array (or a dict) goes to every layer. An input that is a tuple or list has
     one entry per layer, as in stax. To give one tuple to all layers, write a `compose`.
 
     Args:
-      layers: layers or plain functions.
-      name: of the layer.
+      layers: Layers or plain functions.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for a tuple of another length.
+      ValueError: If a tuple has another length.
 
     Example:
       >>> net = jn.parallel(jnp.sin, jnp.cos)
@@ -73,15 +73,15 @@ def residual(
     *,
     name: str = "residual",
 ) -> Layer:
-    """layer(x) + shortcut(x); without a shortcut, layer(x) + x.
+    """Add a shortcut: layer(x) + shortcut(x), or layer(x) + x without `shortcut`.
 
     Args:
-      layer: keeps the shape of x, or changes it as `shortcut` does.
-      shortcut: for example a 1x1 convolution, where `layer` changes the shape.
-      name: of the layer.
+      layer: Layer that keeps the shape of x, or changes it as `shortcut` does.
+      shortcut: Layer, for example a 1x1 convolution if `layer` changes the shape.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for different shapes; they are never broadcast.
+      ValueError: If the shapes differ; they are never broadcast.
 
     Example:
       >>> net = jn.residual(jnp.tanh)

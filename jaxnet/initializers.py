@@ -2,9 +2,9 @@
 
 `jax.nn.initializers` compiles a program for every new shape, which takes seconds for the 22 kernels
 of a ResNet-20. Here, samples are drawn in blocks of one fixed size, each with its own key, and cut
-to shape in NumPy, so one small program serves every layer. The distributions are those of
-`jax.nn.initializers`. An initializer is a function `(key, shape, dtype) -> array`; those of JAX and
-your own work in every layer too.
+to shape in NumPy, so one small program serves every layer. The distributions are the same as
+in `jax.nn.initializers`. An initializer is a function `(key, shape, dtype) -> array`; JAX's
+initializers and your own work in every layer too.
 """
 
 import math
@@ -50,7 +50,7 @@ def _block(key: jax.Array, index, distribution: str, dtype: Any) -> jax.Array:
 
 
 def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str) -> Any:
-    """Samples of mean 0 and variance 1."""
+    """Draw samples of mean 0 and variance 1."""
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"initializers: dtype must be a float, got {dtype}")
     check_shape("initializers: the shape", shape)
@@ -69,22 +69,22 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str)
 def variance_scaling(
     scale: float, mode: str, distribution: str, *, in_axis: Any = -2, out_axis: Any = -1
 ) -> Initializer:
-    """Samples with mean 0 and variance scale / fan, as in `jax.nn.initializers.variance_scaling`.
+    """Draw samples of mean 0 and variance scale / fan, as `jax.nn.initializers.variance_scaling`.
 
     Axes that are neither `in_axis` nor `out_axis` are the receptive field, whose size multiplies
     both fans.
 
     Args:
-      scale: positive.
-      mode: "fan_in", "fan_out" or "fan_avg".
-      distribution: "truncated_normal", "normal" or "uniform".
-      in_axis: axis or axes of the inputs.
-      out_axis: axis or axes of the outputs.
+      scale: Scale of the variance, positive.
+      mode: Kind of fan, "fan_in", "fan_out" or "fan_avg".
+      distribution: Kind of samples, "truncated_normal", "normal" or "uniform".
+      in_axis: Axis or axes of the inputs.
+      out_axis: Axis or axes of the outputs.
 
     Raises:
-      TypeError: for axes that are no integers, and for a scale that is no number.
-      ValueError: if mode or distribution is unknown, or scale not positive; in the initializer, for
-        axes that a shape does not have.
+      TypeError: If axes are not integers, or `scale` is not a number.
+      ValueError: If `mode` or `distribution` is unknown, or `scale` is not positive.
+      ValueError: If a shape does not have the axes, in the initializer.
 
     Example:
       >>> kernel = variance_scaling(2.0, "fan_in", "normal")(jax.random.key(0), (500, 300))
@@ -121,10 +121,10 @@ def variance_scaling(
 
 
 def lecun_normal(**axes: Any) -> Initializer:
-    """Variance 1 / fan_in, which keeps the variance of linear units constant over layers.
+    """Draw with variance 1 / fan_in, which keeps the variance of linear units constant over layers.
 
     Args:
-      **axes: `in_axis` and `out_axis` of `variance_scaling`.
+      **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
 
     Example:
       >>> kernel = lecun_normal()(jax.random.key(0), (500, 300))
@@ -137,10 +137,11 @@ def lecun_normal(**axes: Any) -> Initializer:
 
 
 def he_normal(**axes: Any) -> Initializer:
-    """Variance 2 / fan_in, which keeps the variance of rectified units constant over layers.
+    """Draw with variance 2 / fan_in, which keeps the variance of rectified units constant over
+    layers.
 
     Args:
-      **axes: `in_axis` and `out_axis` of `variance_scaling`.
+      **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
 
     Example:
       >>> kernel = he_normal()(jax.random.key(0), (500, 300))
@@ -153,10 +154,10 @@ def he_normal(**axes: Any) -> Initializer:
 
 
 def glorot_normal(**axes: Any) -> Initializer:
-    """Variance 2 / (fan_in + fan_out), normally distributed.
+    """Draw normal samples of variance 2 / (fan_in + fan_out).
 
     Args:
-      **axes: `in_axis` and `out_axis` of `variance_scaling`.
+      **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
 
     Example:
       >>> kernel = glorot_normal()(jax.random.key(0), (500, 300))
@@ -170,10 +171,10 @@ def glorot_normal(**axes: Any) -> Initializer:
 
 
 def glorot_uniform(**axes: Any) -> Initializer:
-    """Variance 2 / (fan_in + fan_out), uniformly distributed.
+    """Draw uniform samples of variance 2 / (fan_in + fan_out).
 
     Args:
-      **axes: `in_axis` and `out_axis` of `variance_scaling`.
+      **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
 
     Example:
       >>> kernel = glorot_uniform()(jax.random.key(0), (500, 300))
@@ -187,10 +188,10 @@ def glorot_uniform(**axes: Any) -> Initializer:
 
 
 def normal(stddev: float = 0.01) -> Initializer:
-    """Normal samples with a standard deviation that does not depend on the shape.
+    """Draw normal samples with a standard deviation that does not depend on the shape.
 
     Args:
-      stddev: standard deviation, at least 0.
+      stddev: Standard deviation, at least 0.
 
     Example:
       >>> kernel = normal(0.02)(jax.random.key(0), (500, 300))
@@ -209,10 +210,10 @@ def normal(stddev: float = 0.01) -> Initializer:
 
 
 def constant(value: float) -> Initializer:
-    """The same value in every entry.
+    """Give every entry the same value.
 
     Args:
-      value: the value.
+      value: Value of every entry.
 
     Example:
       >>> constant(0.5)(jax.random.key(0), (3,)).tolist()
@@ -235,17 +236,17 @@ ones: Initializer = constant(1.0)
 
 
 def dirac(rest: Initializer = zeros) -> Initializer:
-    """Kernels of convolutions that pass their inputs on: feature i is input i.
+    """Return kernels of convolutions that pass their inputs on: feature i is input i.
 
-    The middle of the window is 1 for input i of feature i, the other weights of these features are
-    0. So a convolution with odd windows and padding "SAME" begins as the identity, which PyTorch's
-    `dirac_` does too. For groups = 1.
+    The middle of the window is 1 for input i of feature i, and the other weights of these
+    features are 0. So a convolution with odd windows and padding "SAME" begins as the identity,
+    which PyTorch's `dirac_` does too. For groups = 1.
 
     Args:
-      rest: draws the features beyond the number of inputs; by default they are 0.
+      rest: Initializer of the features beyond the number of inputs; by default they are 0.
 
     Raises:
-      ValueError: in the initializer, for a shape other than (*window, inputs, features).
+      ValueError: If a shape is not (*window, inputs, features), in the initializer.
 
     Example:
       >>> kernel = dirac()(jax.random.key(0), (3, 2, 4))

@@ -1,4 +1,4 @@
-"""What functions of a whole net check: the net, its params and state, its input."""
+"""Checks for functions of a whole net: the net, its params and state, its input."""
 
 from typing import Any
 
@@ -7,13 +7,14 @@ from jaxnet.services.checks import all_native, check_dict, check_input
 
 
 def check_net(who: str, net: Any, params: Any, state: Any, x: Any) -> tuple[Layer, Params, State]:
-    """The net as a layer, params and state in native bytes; raises for arguments of other kinds.
+    """Check the arguments; return the net as a layer, params and state in native bytes.
 
-    Whether params and state fit the net is checked where it runs.
+    Whether params and state fit the net is checked when the net runs.
 
     Raises:
-      TypeError: If the net is not a layer or function, params or state are not dicts, or x has no
-        arrays.
+      TypeError: If the net is not a layer or function.
+      TypeError: If params or state are not dicts.
+      TypeError: If x does not contain arrays.
 
     Example:
       >>> check_net("saliency", jn.dense(3), [], {}, jnp.ones((2, 3)))

@@ -26,10 +26,10 @@ Penalty = Callable[[Any], jax.Array]
 
 
 def is_kernel(path: tuple[str, ...]) -> bool:
-    """Whether a path ends in the name of a kernel: `kernel`, `recurrent_kernel` and the like.
+    """Return whether a path ends in a kernel's name: `kernel`, `recurrent_kernel` and the like.
 
     Args:
-      path: names from the root of the params to an entry.
+      path: Names from the root of the params to an entry.
 
     Example:
       >>> is_kernel(("dense", "kernel")), is_kernel(("dense", "bias"))
@@ -41,20 +41,22 @@ def is_kernel(path: tuple[str, ...]) -> bool:
 
 
 def l1(strength: float, *, where: Where = is_kernel) -> Penalty:
-    """strength * Σ|W|, with gradient 0 at 0.
+    """Return the penalty strength * Σ|W|, with gradient 0 at 0.
 
     Gradient steps make weights oscillate around 0. For weights that are exactly 0, use
     `proximal_l1`.
 
     Args:
-      strength: at least 0.
-      where: chooses the penalized entries by path, e.g. `lambda path: path[0] == "head"`.
+      strength: Factor of the penalty, at least 0.
+      where: Function of a path that chooses the penalized entries, e.g.
+        `lambda path: path[0] == "head"`.
 
     Returns:
       A function of params that returns a scalar.
 
     Raises:
-      ValueError: if strength is negative; in the function, if no entry of params is chosen.
+      ValueError: If `strength` is negative.
+      ValueError: If `where` chooses no entry of params, when the function is called.
 
     Example:
       >>> params = {"dense": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([5.0])}}
@@ -65,19 +67,21 @@ def l1(strength: float, *, where: Where = is_kernel) -> Penalty:
 
 
 def l2(strength: float, *, where: Where = is_kernel) -> Penalty:
-    """strength * ΣW², with gradient 2 * strength * W.
+    """Return the penalty strength * ΣW², with gradient 2 * strength * W.
 
     For a weight decay (λ/2) ΣW², pass strength λ/2.
 
     Args:
-      strength: at least 0.
-      where: chooses the penalized entries by path, e.g. `lambda path: path[0] == "head"`.
+      strength: Factor of the penalty, at least 0.
+      where: Function of a path that chooses the penalized entries, e.g.
+        `lambda path: path[0] == "head"`.
 
     Returns:
       A function of params that returns a scalar.
 
     Raises:
-      ValueError: if strength is negative; in the function, if no entry of params is chosen.
+      ValueError: If `strength` is negative.
+      ValueError: If `where` chooses no entry of params, when the function is called.
 
     Example:
       >>> params = {"dense": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([5.0])}}
@@ -96,21 +100,23 @@ class ProximalState(NamedTuple):
 def proximal_l1(
     strength: float, learning_rate: optax.ScalarOrSchedule, *, where: Where = is_kernel
 ) -> optax.GradientTransformation:
-    """L1 penalty that makes weights exactly 0, as the last entry of an `optax.chain`.
+    """Return an L1 penalty that makes weights exactly 0, the last entry of an `optax.chain`.
 
-    Moves each weight towards 0 by strength * learning_rate after each step, and stops at 0. After
-    `optax.sgd` with the same learning rate, this is proximal gradient descent on
+    It moves each weight towards 0 by strength * learning_rate after each step, and stops at 0.
+    After `optax.sgd` with the same learning rate, this is proximal gradient descent on
     loss + strength * Σ|W|. After other optimizers, which rescale the gradient, zeros are exact too,
     but `strength` is relative to the rescaled gradient. The reported loss excludes the penalty.
 
     Args:
-      strength: at least 0.
-      learning_rate: a number or a schedule, the same as the optimizer's.
-      where: chooses the thresholded entries by path, e.g. `lambda path: path[0] == "head"`.
+      strength: Factor of the penalty, at least 0.
+      learning_rate: Number or a schedule, the same as the optimizer's.
+      where: Function of a path that chooses the thresholded entries, e.g.
+        `lambda path: path[0] == "head"`.
 
     Raises:
-      ValueError: if strength is negative; in `init`, if no entry of params is chosen; in `update`,
-        if params are missing.
+      ValueError: If `strength` is negative.
+      ValueError: If `where` chooses no entry of params, in `init`.
+      ValueError: If params are missing, in `update`.
 
     Example:
       >>> optimizer = optax.chain(optax.sgd(0.1), proximal_l1(2.0, 0.1))

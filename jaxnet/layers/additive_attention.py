@@ -25,26 +25,27 @@ def additive_attention(
     zeros.
 
     Args:
-      features: width of the hidden layer of the scores, at least 1.
-      return_weights: True returns (y, weights), weights (batch, queries, memory), for plots.
-      kernel_init: draws the kernels.
-      name: of the layer.
+      features: Width of the hidden layer of the scores, at least 1.
+      return_weights: Whether to return (y, weights), weights (batch, queries, memory), for plots.
+      kernel_init: Initializer of the kernels.
+      name: Name of the layer.
 
     Input: (queries, memory) or (queries, memory, mask).
       queries: (batch, time, width), or (batch, width) for one query per example, as in a step of a
         decoder; y has the same axes and the width of the memory.
-      memory: (batch, places, width). Where queries arrive one after another, U memory can be
+      memory: (batch, places, width). If queries arrive one after another, U memory can be
         computed once, by `jn.dense(features, use_bias=False)`: then pass {"key": U memory, "value":
-        memory}, and the layer has no key kernel.
-      mask: as in `multi_head_attention`.
+        memory}, and the layer does not have a key kernel.
+      mask: Mask, as in `multi_head_attention`.
 
     Params:
       query/kernel (width of queries, features); key/kernel (width of memory, features);
       score/kernel (features, 1).
 
     Raises:
-      TypeError: for queries or a memory that are not float.
-      ValueError: for features below 1, or an input of another form.
+      TypeError: If queries or memory are not float.
+      ValueError: If `features` is below 1.
+      ValueError: If the input has another form.
 
     Example:
       >>> layer = additive_attention(10, return_weights=True)
@@ -108,7 +109,7 @@ def additive_attention(
 
 
 def _keys_and_values(memory: Any) -> tuple[Any, Any]:
-    """The keys, None where the layer projects them itself, and the memory."""
+    """The keys, None if the layer projects them itself, and the memory."""
     if isinstance(memory, dict) and set(memory) == {"key", "value"}:
         return memory["key"], memory["value"]
     return None, memory

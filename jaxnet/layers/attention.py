@@ -68,7 +68,7 @@ def multi_head_attention(
       lengths, integers (batch,): the places from there on are padding. Lengths below 0 or beyond
         the places raise; inside `jit`, where they are not known, they count as 0 or as all places;
       booleans (batch, places), (batch or 1, time or 1, places) or (batch or 1, heads or 1, time or
-        1, places), True where the query at `time` may attend to the place. If batch and time are
+        1, places), True if the query at `time` may attend to the place. If batch and time are
         equal, two axes could also be (time, places), so such a mask raises: write mask[:, None] for
         padding and mask[None] for one row per query;
       floats of four axes, (batch or 1, heads or 1, time or 1, places), which are added to the
@@ -77,40 +77,43 @@ def multi_head_attention(
     takes a memory whole at each call.
 
     Args:
-      heads: number of heads, at least 1.
-      features: width of the output; None is that of the queries.
-      head_size: width of a head; None is the queries' width / heads, which must be whole.
-      value_size: width of a head of the values; None is that of queries and keys.
-      kv_heads: number of heads of keys and values, each shared by heads / kv_heads heads of the
+      heads: Number of heads, at least 1.
+      features: Width of the output; None is the width of the queries.
+      head_size: Width of a head; None is the queries' width / heads, which must be whole.
+      value_size: Width of a head of the values; None is the width of queries and keys.
+      kv_heads: Number of heads of keys and values, each shared by heads / kv_heads heads of the
         queries (grouped queries); None is `heads`, 1 is multi-query attention.
-      causal: whether each place attends only to itself and those before it; for self-attention.
-      window: number of places before and after its own that each query attends to, one number or
+      causal: Whether each place attends only to itself and the places before it; for
+        self-attention.
+      window: Number of places before and after its own that each query attends to, one number or
         (before, after); for self-attention. None is all. Mistral's window of n is (n - 1, 0).
-      rotary: whether queries and keys are rotated by their positions, or a function of (x,
+      rotary: Whether queries and keys are rotated by their positions, or a function of (x,
         positions) that rotates them, such as `partial(jn.rotary, base=5e5)`; for self-attention.
-      scale: of the scores; 1 / sqrt(head_size) by default.
-      softcap: a bound c of the scores before the mask, as c * tanh(scores / c); None is no bound.
-      qk_norm: makes the norms of queries and keys (batch, time, heads, head_size) before they are
-        rotated, such as `jn.rms_norm`, which normalizes each head; None is without.
-      use_bias: whether the four projections have biases, or the names of those that have one, such
-        as ("query", "key", "value").
-      dropout_rate: share of the weights to drop in training, in [0, 1).
-      return_weights: True returns (y, weights), weights (batch, heads, time, places) before
+      scale: Factor of the scores; 1 / sqrt(head_size) by default.
+      softcap: Bound c of the scores before the mask, as c * tanh(scores / c); None is no bound.
+      qk_norm: Function that makes the norms of queries and keys (batch, time, heads, head_size)
+        before they are rotated, such as `jn.rms_norm`, which normalizes each head; None is
+        without.
+      use_bias: Whether the four projections have biases, or the names of the projections with a
+        bias, such as ("query", "key", "value").
+      dropout_rate: Fraction of the weights to drop in training, in [0, 1).
+      return_weights: Whether to return (y, weights), weights (batch, heads, time, places) before
         dropout, for plots.
-      fused: whether to use cuDNN's fused attention, which has no weights to return, no dropout, no
-        masks other than lengths, and none of value_size, window, scale and softcap. None uses it
-        where `fits_cudnn`; False uses XLA.
-      kernel_init: draws the kernels, as matrices (inputs, outputs).
-      name: of the layer.
+      fused: Whether to use cuDNN's fused attention, which supports only lengths as a mask, and
+        does not support dropout, return_weights, value_size, window, scale or softcap. None uses it
+        if `fits_cudnn` is true; False uses XLA.
+      kernel_init: Initializer of the kernels, as matrices (inputs, outputs).
+      name: Name of the layer.
 
     Params: as in Flax,
       query, key, value: kernel (width, heads, head_size), bias (heads, head_size);
       out: kernel (heads, value_size, features), bias (features,);
-      query_norm, key_norm: those of `qk_norm`.
+      query_norm, key_norm: params of the norms of `qk_norm`.
 
     Raises:
-      ValueError: for sizes that do not divide, an input of another form, and in training with
-        dropout without a key.
+      ValueError: If sizes do not divide.
+      ValueError: If the input has another form.
+      ValueError: If there is dropout in training without a key.
 
     Example:
       >>> layer = multi_head_attention(2, causal=True, return_weights=True)
@@ -216,7 +219,7 @@ class _Mixed(NamedTuple):
 
     Fields:
       y: Mixed values, (batch, time, heads, size).
-      weights: (batch, heads, time, places), or None from the fused kernel.
+      weights: Weights (batch, heads, time, places), or None from the fused kernel.
       rows: Queries whose output counts, (batch, time); None is all.
       otherwise: Output of the other queries.
     """
@@ -252,7 +255,7 @@ def segment_mask(segments: jax.Array) -> jax.Array:
       segments: Number of the sequence of each place, (batch, time) integers; 0 is padding.
 
     Returns:
-      Booleans (batch, time, time), True where both places belong to the same sequence.
+      Booleans (batch, time, time), True if both places belong to the same sequence.
 
     Raises:
       TypeError: If the segments are not integers.
@@ -279,17 +282,17 @@ def check_attention(
     qk_norm: Any = None,
     **sizes: Any,
 ) -> tuple[Rotation | None, tuple[int, int] | None]:
-    """Checks the options of attention in several heads, for the layers that have them.
+    """Check the options of attention in several heads, for the layers that have them.
 
     Args:
-      who: name of the layer, for messages.
-      heads, dropout_rate, kv_heads, window, rotary, scale, softcap, qk_norm: of
+      who: Name of the layer, for messages.
+      heads, dropout_rate, kv_heads, window, rotary, scale, softcap, qk_norm: Options of
         `multi_head_attention`.
-      sizes: of heads; None is a default.
+      sizes: Sizes of heads; None is a default.
 
     Returns:
-      The function that rotates queries and keys, and the places before and after a query that it
-      sees; None for none and for all.
+      The function that rotates queries and keys, None if they are not rotated, and the numbers of
+      places before and after a query that it sees, None for all.
     """
     at_least(who, "heads", heads)
     for what, size in {"kv_heads": kv_heads, **sizes}.items():
@@ -309,16 +312,16 @@ def check_attention(
 
 
 def with_bias(who: str, use_bias: Any, names: Collection[str]) -> Collection[str]:
-    """The names of the parts that have a bias: all, none or those that are given.
+    """Return the names of the parts that have a bias: all, none or the given ones.
 
     Args:
-      who: name of the layer, for messages.
+      who: Name of the layer, for messages.
       use_bias: True, False or some of the names.
-      names: of all parts that can have one.
+      names: Names of all parts that can have a bias.
 
     Raises:
-      TypeError: If it is neither a boolean nor names.
-      ValueError: If one of the names is not among them.
+      TypeError: If `use_bias` is neither a boolean nor names.
+      ValueError: If one of its names is not among `names`.
 
     Example:
       >>> with_bias("attention", True, ("key", "value")), with_bias("attention", ["key"], ("key",))
@@ -358,17 +361,17 @@ def _span(who: str, window: Any) -> tuple[int, int] | None:
 
 
 def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
-    """Splits the input of an attention layer into queries, memory and mask.
+    """Split the input of an attention layer into queries, memory and mask.
 
     Args:
-      who: name of the layer, for messages.
-      given: x, (x, mask), (queries, memory) or (queries, memory, mask).
+      who: Name of the layer, for messages.
+      given: Input x, (x, mask), (queries, memory) or (queries, memory, mask).
 
     Returns:
       Queries, memory (None for self-attention) and mask (None without one).
 
     Raises:
-      ValueError: for another form.
+      ValueError: If `given` has another form.
 
     Example:
       >>> given = jnp.ones((2, 5, 3)), jnp.array([5, 2])

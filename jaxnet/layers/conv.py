@@ -33,26 +33,28 @@ def conv(
     y[m, n] = sum over k, l of kernel[k, l] x[m + k, n + l].
 
     Args:
-      features: number of outputs (filters), at least 1.
-      kernel_size: size of the window, a number for all spatial axes or one per axis.
-      strides: strides of the window, a number or one per axis.
-      padding: "SAME" (inputs / strides outputs, rounded up), "VALID" (none), "CAUSAL" (one axis of
-        time: no output depends on later inputs), a number for both sides of every axis, or per
-        axis a number or a pair (before, after). PyTorch's padding=p is a number here.
-      dilation: distance between the taps of the window, a number or one per axis.
-      groups: number of groups into which inputs and features are split; each group of features
+      features: Number of outputs (filters), at least 1.
+      kernel_size: Size of the window, a number for all spatial axes or one per axis.
+      strides: Strides of the window, a number or one per axis.
+      padding: Zeros around the input: "SAME" (inputs / strides outputs, rounded up), "VALID"
+        (none), "CAUSAL" (one axis of time: no output depends on later inputs), a number for both
+        sides of every axis, or per axis a number or a pair (before, after). PyTorch's padding=p is
+        a number here.
+      dilation: Distance between the taps of the window, a number or one per axis.
+      groups: Number of groups into which inputs and features are split; each group of features
         depends on its own group of inputs.
-      use_bias: False omits the bias, e.g. just before batch norm.
-      kernel_init: draws the kernel; its fan-in is the window times the inputs of a group.
-      bias_init: draws the bias, zeros by default.
-      name: of the layer.
+      use_bias: Whether to add a bias; it is not needed just before batch norm.
+      kernel_init: Initializer of the kernel; its fan-in is the window times the inputs of a group.
+      bias_init: Initializer of the bias, zeros by default.
+      name: Name of the layer.
 
     Params:
       kernel (*window, inputs // groups, features); bias (features,).
 
     Raises:
-      ValueError: for an input without spatial axes, entries that do not match the axes, groups
-        that do not divide inputs and features, or a window larger than the padded input.
+      ValueError: If the input does not have spatial axes, or options do not match them.
+      ValueError: If `groups` does not divide inputs and features.
+      ValueError: If the window is larger than the padded input.
 
     Example:
       >>> layer = conv(6, 5, strides=2, padding="VALID")
@@ -96,18 +98,18 @@ def depthwise_conv(
     """Convolution of each input feature separately: one group per input.
 
     Args:
-      kernel_size: size of the window, a number for all spatial axes or one per axis.
-      multiplier: outputs per input, at least 1; those of one input are adjacent.
-      strides, padding, dilation, use_bias: as in `conv`.
-      kernel_init: draws the kernel; its fan-in is the window.
-      bias_init: draws the bias, zeros by default.
-      name: of the layer.
+      kernel_size: Size of the window, a number for all spatial axes or one per axis.
+      multiplier: Number of outputs per input, at least 1; the outputs of one input are adjacent.
+      strides, padding, dilation, use_bias: Options of `conv`.
+      kernel_init: Initializer of the kernel; its fan-in is the window.
+      bias_init: Initializer of the bias, zeros by default.
+      name: Name of the layer.
 
     Params:
       kernel (*window, 1, inputs * multiplier); bias (inputs * multiplier,).
 
     Raises:
-      ValueError: as `conv`.
+      ValueError: As `conv`.
 
     Example:
       >>> layer = depthwise_conv(3, multiplier=2)
@@ -157,22 +159,22 @@ def conv_transpose(
     and reversed along the window; with groups, group by group.
 
     Args:
-      features: number of outputs, at least 1.
-      kernel_size: size of the window, a number for all spatial axes or one per axis.
-      strides: outputs per input, a number or one per axis.
-      padding: "SAME", "VALID", a number, or per axis a number or a pair; see above.
-      dilation: distance between the taps of the window.
-      groups: as in `conv`.
-      use_bias: False omits the bias.
-      kernel_init: draws the kernel.
-      bias_init: draws the bias, zeros by default.
-      name: of the layer.
+      features: Number of outputs, at least 1.
+      kernel_size: Size of the window, a number for all spatial axes or one per axis.
+      strides: Number of outputs per input, a number or one per axis.
+      padding: Padding: "SAME", "VALID", a number, or per axis a number or a pair; see above.
+      dilation: Distance between the taps of the window.
+      groups: Number of groups, as in `conv`.
+      use_bias: Whether to add a bias.
+      kernel_init: Initializer of the kernel.
+      bias_init: Initializer of the bias, zeros by default.
+      name: Name of the layer.
 
     Params:
       kernel (*window, inputs // groups, features); bias (features,).
 
     Raises:
-      ValueError: as `conv`.
+      ValueError: As `conv`.
 
     Example:
       >>> layer = conv_transpose(6, 4, strides=2)

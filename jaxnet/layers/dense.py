@@ -18,18 +18,19 @@ def dense(
     """Affine map of the last axis: y = x @ kernel + bias.
 
     Args:
-      features: number of outputs, at least 1.
-      use_bias: False omits the bias, e.g. just before batch norm.
-      kernel_init: draws the kernel; the default keeps the variance of the activations near 1
-        [LeCun et al. 1998, "Efficient BackProp", 4.6].
-      bias_init: draws the bias, zeros by default.
-      name: of the layer.
+      features: Number of outputs, at least 1.
+      use_bias: Whether to add a bias; it is not needed just before batch norm.
+      kernel_init: Initializer of the kernel; the default keeps the variance of the activations near
+        1 [LeCun et al. 1998, "Efficient BackProp", 4.6].
+      bias_init: Initializer of the bias, zeros by default.
+      name: Name of the layer.
 
     Params:
       kernel (inputs, features); bias (features,).
 
     Raises:
-      ValueError: for features below 1, or an input without a feature axis.
+      ValueError: If `features` is below 1.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> layer = dense(10)

@@ -12,20 +12,21 @@ from jaxnet.services.keywords import explain_keywords
 def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dropout") -> Layer:
     """Sets entries to 0 with probability `rate` in training and divides the rest by 1 - rate.
 
-    `rate` is the share to drop (stax's is the share to keep). The division keeps the mean, so the
-    layer is the identity in evaluation.
+    `rate` is the fraction to drop (stax's is the fraction to keep). The division keeps the mean, so
+    the layer is the identity in evaluation.
 
     Args:
-      rate: the share to drop, in [0, 1).
-      axes: axes along which entries are dropped independently; along the others they are dropped
+      rate: Fraction to drop, in [0, 1).
+      axes: Axes along which entries are dropped independently; along the others they are dropped
         together. None is all axes. (0, -1) drops whole feature maps, see `spatial_dropout`.
-      name: of the layer.
+      name: Name of the layer.
 
     Raises:
-      TypeError: for a rate that is no number, axes that are no integers, or an input that is not
-        float.
-      ValueError: for a rate outside [0, 1), for axes that x does not have, or in training without a
-        key.
+      TypeError: If `rate` is not a number, or `axes` are not integers.
+      TypeError: If the input is not float.
+      ValueError: If `rate` is outside [0, 1).
+      ValueError: If x does not have `axes`.
+      ValueError: If a key is missing in training.
 
     Example:
       >>> layer = dropout(0.25)
@@ -42,18 +43,19 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
 
 @explain_keywords
 def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
-    """Dropout of whole feature maps: a feature is 0 at all positions of one example, or at none.
+    """Drops whole feature maps: a feature is 0 at all positions of one example, or at none.
 
     Neighbouring pixels of a feature map are nearly equal, so dropping single pixels removes little
     information. PyTorch calls it Dropout2d.
 
     Args:
-      rate: the share of feature maps to drop, in [0, 1).
-      name: of the layer.
+      rate: Fraction of feature maps to drop, in [0, 1).
+      name: Name of the layer.
 
     Raises:
-      TypeError: for a rate that is no number, or an input that is not float.
-      ValueError: for a rate outside [0, 1), or in training without a key.
+      TypeError: If `rate` is not a number, or the input is not float.
+      ValueError: If `rate` is outside [0, 1).
+      ValueError: If a key is missing in training.
 
     Example:
       >>> layer = spatial_dropout(0.5)
@@ -68,18 +70,19 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
 
 
 def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
-    """Dropout of whole examples at the end of a residual branch: stochastic depth.
+    """Drops whole examples at the end of a residual branch: stochastic depth.
 
     An example whose branch is dropped keeps its shortcut alone. The others are divided by 1 - rate,
     so the layer is the identity in evaluation (the paper multiplies in evaluation instead).
 
     Args:
-      rate: the share of examples whose branch is dropped, in [0, 1).
-      name: of the layer.
+      rate: Fraction of examples whose branch is dropped, in [0, 1).
+      name: Name of the layer.
 
     Raises:
-      TypeError: for a rate that is no number, or an input that is not float.
-      ValueError: for a rate outside [0, 1), or in training without a key.
+      TypeError: If `rate` is not a number, or the input is not float.
+      ValueError: If `rate` is outside [0, 1).
+      ValueError: If a key is missing in training.
 
     Example:
       >>> block = jn.residual(jn.serial(jn.dense(3), drop_path(0.5)))

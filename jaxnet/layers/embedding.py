@@ -39,30 +39,31 @@ def embedding(
     embedding_init: Initializer = _one_over_features,
     name: str = "embedding",
 ) -> Layer:
-    """A learned vector per id: integers of any shape get a last axis of `features`.
+    """Looks up a learned vector per id: integers of any shape get a last axis of `features`.
 
     With `tied`, the layer also maps floats (..., features) to logits (..., vocabulary), their
     products with every vector of the table. One layer object at both ends of a model then shares
     one table (see the example). Without `tied`, floats raise.
 
-    An id outside [0, vocabulary) raises where its value is known. Inside `jit` values are not
-    known: there such an id gets a vector of NaN and does not change the gradient of the table.
+    An id outside [0, vocabulary) raises if its value is known. Inside `jit` values are not
+    known; there such an id gets a vector of NaN and does not change the gradient of the table.
 
     Args:
-      vocabulary: number of ids, at least 1.
-      features: width of the vectors, at least 1.
-      tied: whether to accept floats, which give logits.
-      padding_idx: an id whose vector is drawn as zeros and gets no gradient, such as that of the
+      vocabulary: Number of ids, at least 1.
+      features: Width of the vectors, at least 1.
+      tied: Whether to accept floats, which give logits.
+      padding_idx: Id whose vector starts as zeros and gets no gradient, such as the id of the
         padding; as in PyTorch.
-      embedding_init: draws the table; variance 1 / features by default.
-      name: of the layer.
+      embedding_init: Initializer of the table; variance 1 / features by default.
+      name: Name of the layer.
 
     Params:
       embedding (vocabulary, features), float32 for integer input.
 
     Raises:
-      TypeError: for float ids, unless tied.
-      ValueError: for ids out of range, or tied vectors of the wrong width.
+      TypeError: If ids are float, unless `tied`.
+      ValueError: If ids are out of range.
+      ValueError: If tied vectors have the wrong width.
 
     Example:
       >>> layer = embedding(11, 4)
@@ -132,12 +133,13 @@ def learned_positions(
     """Adds a learned vector per position to a sequence.
 
     The positions are 0, 1, ... along the second axis; an input (x, positions) gives others, for
-    example those of several texts in one row.
+    example the positions of several texts in one row.
 
     Args:
-      max_length: number of positions with a vector, at least 1.
-      embedding_init: draws the vectors, normal with deviation 0.02 as in BERT and GPT-2.
-      name: of the layer.
+      max_length: Number of positions with a vector, at least 1.
+      embedding_init: Initializer of the vectors, normal with standard deviation 0.02 as in BERT and
+        GPT-2.
+      name: Name of the layer.
 
     Input: x (batch, time, features), or (x, positions) with integers of the shape of x without its
     last axis. Positions out of range raise, or inside `jit` give NaN.
@@ -146,7 +148,7 @@ def learned_positions(
       embedding (max_length, features).
 
     Raises:
-      ValueError: for sequences longer than max_length.
+      ValueError: If a sequence is longer than `max_length`.
 
     Example:
       >>> layer = learned_positions(100)
@@ -181,15 +183,15 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
     are 0, 1, ... along the second axis; an input (x, positions) gives others.
 
     Args:
-      base: sets the longest wavelength, about 2π * base.
-      name: of the layer.
+      base: Base of the wavelengths; the longest is about 2π * base.
+      name: Name of the layer.
 
     Input: x (batch, time, features), features even, or (x, positions) with numbers of the shape of
     x without its last axis.
 
     Raises:
-      TypeError: for an input that is not float.
-      ValueError: for an odd number of features, or a base that is not positive.
+      TypeError: If the input is not float.
+      ValueError: If the number of features is odd, or `base` is not positive.
 
     Example:
       >>> y, _ = sinusoidal_positions().apply({}, {}, jnp.zeros((1, 3, 2)))
@@ -222,7 +224,7 @@ def sinusoidal(t: jax.Array, features: int, *, base: float = 10000.0) -> jax.Arr
     Args:
       t: Numbers of any shape.
       features: Number of features, even.
-      base: Sets the longest wavelength, about 2π * base.
+      base: Base of the wavelengths; the longest is about 2π * base.
 
     Returns:
       (..., features), in at least float32.
@@ -262,26 +264,27 @@ def rotary(
     interleaved: bool = False,
     scaling: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> jax.Array:
-    """Rotary position embedding: rotates pairs of features by angles proportional to the position.
+    """Rotate pairs of features by angles proportional to the position (rotary embedding).
 
     The product of a rotated query and a rotated key depends on their positions only through the
     distance. It is a function, not a layer: `multi_head_attention(heads, rotary=True)` applies it
     to queries and keys, and `rotary=partial(jn.rotary, size=16)` with options.
 
     Args:
-      x: (batch, time, heads, head_size).
-      positions: (batch, time) or (time,); 0, 1, ... by default.
-      base: pair i is rotated by position / base^(2i / size) radians.
-      size: number of features that are rotated, even; those after them stay as they are. All by
-        default.
-      interleaved: whether feature 2i is paired with 2i + 1, as in the paper and GPT-J, and not i
-        with i + size / 2, as in Llama and GPT-NeoX.
-      scaling: function of the angles per position (size / 2,) that gives those to use, such as
-        `llama3_scaling`, for sequences longer than those of the training.
+      x: Queries or keys, (batch, time, heads, head_size).
+      positions: Positions (batch, time) or (time,); 0, 1, ... by default.
+      base: Base of the angles; pair i is rotated by position / base^(2i / size) radians.
+      size: Number of features that are rotated, even; the features after them stay as they are.
+        All by default.
+      interleaved: Whether feature 2i is paired with 2i + 1, as in the paper and GPT-J, instead of
+        i with i + size / 2, as in Llama and GPT-NeoX.
+      scaling: Function of the angles per position (size / 2,) that gives the angles to use, such
+        as `llama3_scaling`, for sequences longer than in training.
 
     Raises:
-      TypeError: for an x that is not float.
-      ValueError: for an odd size, or positions, a base or a scaling that do not fit.
+      TypeError: If x is not float.
+      ValueError: If `size` is odd.
+      ValueError: If `positions`, `base` or `scaling` do not fit.
 
     Example:
       >>> q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 6))
@@ -320,16 +323,16 @@ def llama3_scaling(
     high: float = 4.0,
     length: int = 8192,
 ) -> np.ndarray:
-    """Slows down the slow rotations of `rotary`, as Llama 3.1 does for long sequences.
+    """Slow down the slow rotations of `rotary`, as Llama 3.1 does for long sequences.
 
     Args:
       angles: Angles per position, in radians.
       factor: Factor by which a rotation is slowed that turns fewer than `low` times in `length`.
       low, high: Numbers of turns; between them the factor falls, from `high` on it is 1.
-      length: Longest sequence of the training before.
+      length: Longest sequence of the training before this scaling.
 
     Raises:
-      ValueError: If factor is below 1, or high is not above low.
+      ValueError: If `factor` is below 1, or `high` is not above `low`.
 
     Example:
       >>> slow, fast = 2 * np.pi / 10_000, 2 * np.pi / 100
@@ -349,7 +352,7 @@ def llama3_scaling(
 
 
 def counted(length: Any) -> Any:
-    """The positions 0, 1, ...: NumPy's, whose values are known inside `jit`, if the length is.
+    """Return positions 0, 1, ... as a NumPy array, known inside `jit`, if the length is known.
 
     Args:
       length: Number of positions, which is symbolic in an export with an open time axis.
@@ -362,7 +365,7 @@ def counted(length: Any) -> Any:
 
 
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """The rows of a table; NaN for ids out of range, also for negative ids."""
+    """The rows of a table; NaN for ids out of range, including negative ids."""
     ids = jnp.where(ids < 0, table.shape[0], ids)
     return table.at[ids].get(mode="fill", fill_value=jnp.nan)
 
@@ -398,7 +401,7 @@ def _positions(m: Any, given, name: str):
 
 
 def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array:
-    """position / base^(2i / size), in at least float32: bfloat16 has no odd integers above 256."""
+    """position / base^(2i / size), in at least float32: bfloat16 lacks odd integers above 256."""
     dtype = jnp.promote_types(dtype, jnp.float32)
     frequencies = np.exp(-math.log(base) * np.arange(0, size, 2) / size)
     if scaling is not None:

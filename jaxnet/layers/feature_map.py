@@ -14,15 +14,16 @@ def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
     """All products of up to `degree` inputs: x, then x_i x_j with i <= j, and so on.
 
     n inputs give C(n + degree, degree) - 1 outputs, which grows fast: 64 of degree 2 give 2,144.
-    There is no constant, since the next layer has a bias. The order is that of scikit-learn's
-    `PolynomialFeatures(degree, include_bias=False)`. Integers become float32.
+    A constant is left out, since the next layer has a bias. The order is the same as in
+    scikit-learn's `PolynomialFeatures(degree, include_bias=False)`. Integers become float32.
 
     Args:
-      degree: at least 1; 1 is the identity.
-      name: of the layer.
+      degree: Largest degree, at least 1; 1 is the identity.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for a degree below 1, or an input without a feature axis.
+      ValueError: If `degree` is below 1.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> y, _ = polynomial(2).apply({}, {}, jnp.array([[2.0, 3.0, 5.0]]))
@@ -60,17 +61,17 @@ def rbf(
     like any other parameter.
 
     Args:
-      features: number of centres, at least 1.
-      width: initial width of all units, positive, in the units of x.
-      centres_init: draws the centres.
-      name: of the layer.
+      features: Number of centres, at least 1.
+      width: Initial width of all units, positive, in the units of x.
+      centres_init: Initializer of the centres.
+      name: Name of the layer.
 
     Params:
       centres (features, inputs); width ().
 
     Raises:
-      ValueError: for features below 1, a width that is not positive, or an input without a feature
-        axis.
+      ValueError: If `features` is below 1, or `width` is not positive.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> params = {"centres": jnp.array([[0.0, 0.0], [3.0, 4.0]]), "width": jnp.float32(5.0)}
@@ -106,17 +107,17 @@ def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random
     them. The paper keeps them fixed: write `jn.freeze(random_fourier(500, 2.0))`.
 
     Args:
-      features: number of random features, at least 1.
-      bandwidth: of the Gaussian kernel, positive, in the units of x.
-      name: of the layer.
+      features: Number of random features, at least 1.
+      bandwidth: Width of the Gaussian kernel, positive, in the units of x.
+      name: Name of the layer.
 
     Params:
-      kernel (inputs, features), normal with deviation 1 / bandwidth; bias (features,), uniform from
-      -π to π.
+      kernel (inputs, features), normal with standard deviation 1 / bandwidth; bias (features,),
+      uniform from -π to π.
 
     Raises:
-      ValueError: for features below 1, a bandwidth that is not positive, or an input without a
-        feature axis.
+      ValueError: If `features` is below 1, or `bandwidth` is not positive.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> layer = random_fourier(5000, bandwidth=2.0)

@@ -33,28 +33,31 @@ def gru(
     The reset gate acts after the product, as in PyTorch, cuDNN and Flax. In the paper it acts
     before, n = tanh(a_n + (r * h_{t-1}) @ recurrent_kernel_n): a different function, which
     `reset_after=False` gives, with a second product per step and without recurrent_bias. It trains
-    more slowly, since it has no fast loop here.
+    more slowly, since it lacks a fast loop here.
 
     Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
     `jaxnet.layers.sequence`. The carry is h, (batch, features), zeros unless "initial" is given.
     The gates are in PyTorch's order; its two biases of r and u are summed in `bias`.
 
     Args:
-      features: number of outputs, at least 1.
-      use_bias: False omits both biases.
-      reset_after: whether the reset gate acts after the product; see above.
-      kernel_init: draws the kernel.
-      recurrent_init: draws the recurrent kernel; one orthogonal matrix per gate by default.
-      bias_init: draws the biases.
-      name: of the layer.
+      features: Number of outputs, at least 1.
+      use_bias: Whether to add both biases.
+      reset_after: Whether the reset gate acts after the product; see above.
+      kernel_init: Initializer of the kernel.
+      recurrent_init: Initializer of the recurrent kernel; one orthogonal matrix per gate by
+        default.
+      bias_init: Initializer of the biases.
+      name: Name of the layer.
 
     Params:
       kernel (inputs, 3 * features); recurrent_kernel (features, 3 * features);
       bias (3 * features,); recurrent_bias (features,), unless reset_after=False.
 
     Raises:
-      ValueError: for features below 1, an input that is not (batch, time, features) or has no
-        steps, lengths that do not fit, or an initial carry of the wrong shape.
+      ValueError: If `features` is below 1.
+      ValueError: If the input is not (batch, time, features), or does not have steps.
+      ValueError: If lengths do not fit.
+      ValueError: If the initial carry has the wrong shape.
 
     Example:
       >>> layer = gru(4)
@@ -88,11 +91,12 @@ def gru_cell(
     The carry of the input may be None, which is zeros.
 
     Args:
-      features, use_bias, reset_after, kernel_init, recurrent_init, bias_init: as in `gru`.
-      name: of the layer, by default that of `gru`, so that their params have one name in a model.
+      features, use_bias, reset_after, kernel_init, recurrent_init, bias_init: Options of `gru`.
+      name: Name of the layer; by default the name of `gru`, so that both have params of one name.
 
     Raises:
-      ValueError: for features below 1, x that is not (batch, inputs), or h that does not fit.
+      ValueError: If `features` is below 1.
+      ValueError: If x is not (batch, inputs), or h does not fit.
 
     Example:
       >>> params, state = gru(4).init(jax.random.key(0), jn.spec((2, 5, 3)))

@@ -17,7 +17,7 @@ class Kept(NamedTuple):
     Fields:
       q: Queries (batch, time, heads, size), rotated by their positions.
       k, v: Keys and values of all places kept, (batch, places, groups, size).
-      seen: Where each query may attend, (batch, 1, time, places).
+      seen: Places to which each query may attend, (batch, 1, time, places).
       fits: Whether each step is within the length of the stream, (batch, time).
     """
 
@@ -29,7 +29,7 @@ class Kept(NamedTuple):
 
 
 def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept:
-    """Writes the keys and values of a chunk behind those of the chunks before.
+    """Store the keys and values of a chunk after the keys and values of earlier chunks.
 
     Position p is kept in slot p % slots. There are slots for the whole length, or for the window
     if that is shorter; then older places are overwritten.
@@ -42,8 +42,8 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
       name: Name of the layer, for messages.
 
     Raises:
-      ValueError: If the stream has no length and there is no window, or if it is full. Inside
-        `jit`, where that is not known, `fits` is False.
+      ValueError: If neither the stream has a length nor the layer a window.
+      ValueError: If the stream is full. Inside `jit`, where that is not known, `fits` is False.
     """
     batch, time = q.shape[:2]
     length, dtype, steps = m.stream

@@ -26,27 +26,27 @@ def locally_connected(
 ) -> Layer:
     """Convolution with a separate kernel and bias at each output position.
 
-    Between a dense layer, where every output depends on all inputs, and a convolution, where all
-    positions share one kernel: for aligned images, such as faces. With equal kernels it is a
-    convolution.
+    In a dense layer every output depends on all inputs, and in a convolution all positions share
+    one kernel. This layer is between them, for aligned images, such as faces. With equal kernels it
+    is a convolution.
 
     Args:
-      features: number of outputs per position, at least 1.
-      kernel_size: size of the window, a number for all spatial axes or one per axis.
-      strides: strides of the window, a number or one per axis.
-      padding: as in `conv`, "VALID" by default.
-      use_bias: False omits the biases.
-      kernel_init: draws the kernel; its fan-in is window * inputs.
-      bias_init: draws the biases, zeros by default.
-      name: of the layer.
+      features: Number of outputs per position, at least 1.
+      kernel_size: Size of the window, a number for all spatial axes or one per axis.
+      strides: Strides of the window, a number or one per axis.
+      padding: Padding, as in `conv`, "VALID" by default.
+      use_bias: Whether to add biases.
+      kernel_init: Initializer of the kernel; its fan-in is window * inputs.
+      bias_init: Initializer of the biases, zeros by default.
+      name: Name of the layer.
 
     Params:
-      kernel (*positions, window * inputs, features), where the inputs of one tap of the window are
+      kernel (*positions, window * inputs, features), with the inputs of one tap of the window
       adjacent; bias (*positions, features). Flax's ConvLocal orders the middle axis as inputs *
       window.
 
     Raises:
-      ValueError: as `conv`.
+      ValueError: As `conv`.
 
     Example:
       >>> layer = locally_connected(6, 5)

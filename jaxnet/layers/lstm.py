@@ -12,13 +12,13 @@ from jaxnet.services.keywords import explain_keywords
 
 
 def forget_bias(value: float = 1.0) -> Initializer:
-    """An LSTM bias of `value` at the forget gate and 0 elsewhere.
+    """Return an initializer of an LSTM bias: `value` at the forget gate and 0 elsewhere.
 
     At 1 a fresh layer keeps its memory over many steps, and gradients reach back through them
     [Gers et al. 2000; Jozefowicz et al. 2015].
 
     Args:
-      value: bias of the forget gate.
+      value: Bias of the forget gate.
 
     Example:
       >>> forget_bias(1.0)(jax.random.key(0), (8,)).tolist()
@@ -50,24 +50,28 @@ def lstm(
 
     Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
     `jaxnet.layers.sequence`. The carry is {"c": c, "h": h}, each (batch, features), zeros unless
-    "initial" is given. The gates are in PyTorch's order; the bias is the sum of PyTorch's two.
+    "initial" is given. The gates are in PyTorch's order; the bias is the sum of PyTorch's two
+    biases.
 
     Args:
-      features: number of outputs, at least 1.
-      use_bias: False omits the bias.
-      kernel_init: draws the kernel.
-      recurrent_init: draws the recurrent kernel; one orthogonal matrix per gate by default.
-      bias_init: draws the bias; 1 at the forget gate and 0 elsewhere by default. Flax starts from
-        `jaxnet.initializers.zeros`.
-      name: of the layer.
+      features: Number of outputs, at least 1.
+      use_bias: Whether to add a bias.
+      kernel_init: Initializer of the kernel.
+      recurrent_init: Initializer of the recurrent kernel; one orthogonal matrix per gate by
+        default.
+      bias_init: Initializer of the bias; 1 at the forget gate and 0 elsewhere by default. Flax
+        starts from `jaxnet.initializers.zeros`.
+      name: Name of the layer.
 
     Params:
       kernel (inputs, 4 * features); recurrent_kernel (features, 4 * features);
       bias (4 * features,).
 
     Raises:
-      ValueError: for features below 1, an input that is not (batch, time, features) or has no
-        steps, lengths that do not fit, or an initial carry of the wrong form or shape.
+      ValueError: If `features` is below 1.
+      ValueError: If the input is not (batch, time, features), or does not have steps.
+      ValueError: If lengths do not fit.
+      ValueError: If the initial carry has the wrong form or shape.
 
     Example:
       >>> layer = lstm(4)
@@ -98,11 +102,12 @@ def lstm_cell(
     The carry of the input may be None, which is zeros.
 
     Args:
-      features, use_bias, kernel_init, recurrent_init, bias_init: as in `lstm`.
-      name: of the layer, by default that of `lstm`, so that their params have one name in a model.
+      features, use_bias, kernel_init, recurrent_init, bias_init: Options of `lstm`.
+      name: Name of the layer; by default the name of `lstm`, so that both have params of one name.
 
     Raises:
-      ValueError: for features below 1, x that is not (batch, inputs), or a carry that does not fit.
+      ValueError: If `features` is below 1.
+      ValueError: If x is not (batch, inputs), or the carry does not fit.
 
     Example:
       Trained on sequences, then run step by step:

@@ -51,16 +51,16 @@ def moe(
     Input:
       x          (batch, ..., width)
       (x, mask)  lengths, integers (batch,) for x (batch, time, width), or booleans of the shape of
-                 x without its last axis. Other tokens go to no expert, count in no share and give
-                 zeros.
+                 x without its last axis. Other tokens do not go to an expert, are not counted in
+                 the values below, and give zeros.
 
     `jn.collect` reports these values; add the first two to the loss, with factors such as 0.01
     and 0.001:
-      balance  experts * sum(share of the choices * mean probability), 1 if experts are used
+      balance  experts * sum(fraction of the choices * mean probability), 1 if experts are used
                equally and up to `experts` if they are not
       z        mean squared logsumexp of the router's logits, which keeps the logits small
-      shares   share of all choices that each expert got, (experts,), before any are dropped
-      dropped  share of the choices that were dropped
+      shares   fraction of all choices that each expert got, (experts,), before any are dropped
+      dropped  fraction of the choices that were dropped
 
     Args:
       expert: Layer without state, such as an MLP; its output may have another width.

@@ -12,12 +12,13 @@ def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
     """Adds independent noise of mean 0 to each entry in training; the identity in evaluation.
 
     Args:
-      stddev: standard deviation of the noise, at least 0, in the units of x.
-      name: of the layer.
+      stddev: Standard deviation of the noise, at least 0, in the units of x.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for a negative stddev, or in training without a key.
-      TypeError: for an input that is not float.
+      ValueError: If `stddev` is negative.
+      ValueError: If a key is missing in training.
+      TypeError: If the input is not float.
 
     Example:
       >>> layer = gaussian_noise(0.1)
@@ -34,15 +35,16 @@ def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
 def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
     """Multiplies each entry in training by noise of mean 1 and variance rate / (1 - rate).
 
-    Mean and variance are those of `dropout(rate)`, but no entry becomes 0.
+    Mean and variance are the same as with `dropout(rate)`, but entries do not become 0.
 
     Args:
-      rate: as in `dropout`, in [0, 1).
-      name: of the layer.
+      rate: Rate, as in `dropout`, in [0, 1).
+      name: Name of the layer.
 
     Raises:
-      ValueError: for a rate outside [0, 1), or in training without a key.
-      TypeError: for an input that is not float.
+      ValueError: If `rate` is outside [0, 1).
+      ValueError: If a key is missing in training.
+      TypeError: If the input is not float.
 
     Example:
       >>> layer = gaussian_dropout(0.2)

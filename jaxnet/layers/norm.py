@@ -29,22 +29,22 @@ def batch_norm(
 ) -> Layer:
     """Normalizes each feature over the batch and all positions.
 
-    In training the statistics are those of the batch, and the state keeps running averages of
-    them; in evaluation the running averages are used. They start at mean 0 and variance 1, so an
-    untrained layer returns its input, up to epsilon. Both variances are biased (divided by n), as
-    in Flax; PyTorch's running variance divides by n - 1.
+    In training the layer uses the statistics of the batch, and the state keeps running averages of
+    them. In evaluation the layer uses the running averages. They start at mean 0 and variance 1, so
+    an untrained layer returns its input, up to epsilon. Both variances are biased (divided by n),
+    as in Flax; PyTorch's running variance divides by n - 1.
 
     Args:
-      momentum: weight of the old average in each step, in [0, 1): 0.9 is PyTorch's 0.1.
-      epsilon: added to the variance.
-      use_bias: whether to add a learned bias.
-      use_scale: whether to multiply by a learned scale.
-      use_running_average: whether training also uses the running averages and leaves them as they
+      momentum: Weight of the old average in each step, in [0, 1): 0.9 is PyTorch's 0.1.
+      epsilon: Number added to the variance.
+      use_bias: Whether to add a learned bias.
+      use_scale: Whether to multiply by a learned scale.
+      use_running_average: Whether training too uses the running averages and leaves them as they
         are, for fine-tuning on small batches; scale and bias are still learned.
-      scale_init: draws the scale; zeros in the last norm of a residual block makes the block start
-        as the identity.
-      bias_init: draws the bias.
-      name: of the layer.
+      scale_init: Initializer of the scale; zeros in the last norm of a residual block makes the
+        block start as the identity.
+      bias_init: Initializer of the bias.
+      name: Name of the layer.
 
     Params:
       scale, bias: (features,).
@@ -53,8 +53,9 @@ def batch_norm(
       mean, var: (features,).
 
     Raises:
-      ValueError: If momentum is outside [0, 1), and in training if the input has fewer than two
-        values per feature, as a batch of one example without positions.
+      ValueError: If `momentum` is outside [0, 1).
+      ValueError: If in training the input has fewer than two values per feature, as a batch of one
+        example without positions.
 
     Example:
       >>> layer = batch_norm()
@@ -116,18 +117,18 @@ def layer_norm(
     PyTorch's is 1e-5.
 
     Args:
-      epsilon: added to the variance, which is biased (divided by n).
-      use_bias: whether to add a learned bias.
-      use_scale: whether to multiply by a learned scale.
-      scale_init: draws the scale.
-      bias_init: draws the bias.
-      name: of the layer.
+      epsilon: Number added to the variance, which is biased (divided by n).
+      use_bias: Whether to add a learned bias.
+      use_scale: Whether to multiply by a learned scale.
+      scale_init: Initializer of the scale.
+      bias_init: Initializer of the bias.
+      name: Name of the layer.
 
     Params:
       scale, bias: (features,).
 
     Raises:
-      ValueError: for an input without a feature axis.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> layer = layer_norm()
@@ -158,16 +159,16 @@ def rms_norm(
     """Divides each position by the root mean square of its features, without centring.
 
     Args:
-      epsilon: added to the mean square. PyTorch's is the machine epsilon, 1.2e-7 in float32.
-      use_scale: whether to multiply by a learned scale.
-      scale_init: draws the scale.
-      name: of the layer.
+      epsilon: Number added to the mean square. PyTorch's is the machine epsilon, 1.2e-7 in float32.
+      use_scale: Whether to multiply by a learned scale.
+      scale_init: Initializer of the scale.
+      name: Name of the layer.
 
     Params:
       scale: (features,).
 
     Raises:
-      ValueError: for an input without a feature axis.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> y, _ = rms_norm(use_scale=False).apply({}, {}, jnp.array([[3.0, 4.0, 0.0, 0.0]]))
@@ -203,19 +204,19 @@ def group_norm(
     features together.
 
     Args:
-      groups: number of groups, which divides the number of features.
-      epsilon: added to the variance. PyTorch's is 1e-5.
-      use_bias: whether to add a learned bias.
-      use_scale: whether to multiply by a learned scale.
-      scale_init: draws the scale.
-      bias_init: draws the bias.
-      name: of the layer.
+      groups: Number of groups, which must divide the number of features.
+      epsilon: Number added to the variance. PyTorch's is 1e-5.
+      use_bias: Whether to add a learned bias.
+      use_scale: Whether to multiply by a learned scale.
+      scale_init: Initializer of the scale.
+      bias_init: Initializer of the bias.
+      name: Name of the layer.
 
     Params:
       scale, bias: (features,).
 
     Raises:
-      ValueError: for groups below 1, or groups that do not divide the features.
+      ValueError: If `groups` is below 1, or does not divide the features.
 
     Example:
       >>> layer = group_norm(3)
@@ -259,18 +260,18 @@ def instance_norm(
     PyTorch's InstanceNorm has epsilon 1e-5 and, by default, neither scale nor bias.
 
     Args:
-      epsilon: added to the variance.
-      use_bias: whether to add a learned bias.
-      use_scale: whether to multiply by a learned scale.
-      scale_init: draws the scale.
-      bias_init: draws the bias.
-      name: of the layer.
+      epsilon: Number added to the variance.
+      use_bias: Whether to add a learned bias.
+      use_scale: Whether to multiply by a learned scale.
+      scale_init: Initializer of the scale.
+      bias_init: Initializer of the bias.
+      name: Name of the layer.
 
     Params:
       scale, bias: (features,).
 
     Raises:
-      ValueError: for an input without positions.
+      ValueError: If the input does not have positions.
 
     Example:
       >>> layer = instance_norm()

@@ -33,21 +33,22 @@ def max_pool(
     PyTorch and `jax.lax.reduce_window`; `jnp.max` would split it. Padding is never the maximum, and
     a NaN in a window makes the output NaN.
 
-    Windows side by side are written at once, by the number of their first largest entry. Of others
-    the maximum is taken along one axis after another, between shifted slices: on CPU the gradient
-    took 8.8 ms where that of `jax.lax.reduce_window`, a scatter, took 80 (batch 16, 55x55x64,
-    window 3, strides 2).
+    The gradient of adjacent windows is written at once, by the number of their first largest entry.
+    For overlapping windows the maximum is taken along one axis after another, between shifted
+    slices. On CPU this gradient took 8.8 ms; the gradient of `jax.lax.reduce_window`, a scatter,
+    took 80 ms (batch 16, 55x55x64, window 3, strides 2).
 
     Args:
-      window: size of the window, a number for all spatial axes or one per axis.
-      strides: strides of the window; its size by default, so that windows do not overlap.
-      padding: as in `conv`. "VALID" drops a remainder that fills no window.
-      dilation: distance between the entries of a window, a number or one per axis.
-      name: of the layer.
+      window: Size of the window, a number for all spatial axes or one per axis.
+      strides: Strides of the window; its size by default, so that windows do not overlap.
+      padding: Padding, as in `conv`. "VALID" drops a remainder that fills no window.
+      dilation: Distance between the entries of a window, a number or one per axis.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for an input without spatial axes, a window larger than the padded input, or
-        padding at least as wide as the window.
+      ValueError: If the input does not have spatial axes.
+      ValueError: If the window is larger than the padded input.
+      ValueError: If the padding is at least as wide as the window.
 
     Example:
       >>> y, _ = max_pool(2).apply({}, {}, jnp.arange(20.0).reshape(1, 4, 5, 1))
@@ -81,17 +82,17 @@ def avg_pool(
     """The mean of each window, per feature.
 
     Args:
-      window: size of the window, a number for all spatial axes or one per axis.
-      strides: strides of the window; its size by default.
-      padding: as in `conv`.
-      dilation: distance between the entries of a window, a number or one per axis.
-      count_include_pad: True divides by the size of the window, so that padding counts as zeros,
+      window: Size of the window, a number for all spatial axes or one per axis.
+      strides: Strides of the window; its size by default.
+      padding: Padding, as in `conv`.
+      dilation: Distance between the entries of a window, a number or one per axis.
+      count_include_pad: Whether padding counts as zeros. True divides by the size of the window,
         as PyTorch and Flax do by default; False by the number of entries of the input in the
         window, as TensorFlow does.
-      name: of the layer.
+      name: Name of the layer.
 
     Raises:
-      ValueError: as `max_pool`.
+      ValueError: As `max_pool`.
 
     Example:
       >>> y, _ = avg_pool(2).apply({}, {}, jnp.arange(20.0).reshape(1, 4, 5, 1))
@@ -134,23 +135,24 @@ def lp_pool(
 ) -> Layer:
     """The p-norm of each window, per feature: (sum of |x|^p)^(1/p).
 
-    It lies between a sum at p = 1 and the largest absolute value as p grows. If a whole window is
-    0, the gradient is 0; that of the plain formula would be NaN.
+    It is a sum of absolute values at p = 1, and approaches the largest absolute value as p grows.
+    If a whole window is 0, the gradient is 0; the plain formula would give NaN.
 
     PyTorch's LPPool sums x^p without the absolute value. So for odd p it sums signed powers, and is
     NaN if the sum is negative and p is above 1; for p that is not whole, negative inputs give NaN.
     Both agree for even p, and for inputs of at least 0.
 
     Args:
-      p: the power, at least 1.
-      window: size of the window, a number for all spatial axes or one per axis.
-      strides: strides of the window; its size by default.
-      padding: as in `conv`.
-      dilation: distance between the entries of a window, a number or one per axis.
-      name: of the layer.
+      p: Power, at least 1.
+      window: Size of the window, a number for all spatial axes or one per axis.
+      strides: Strides of the window; its size by default.
+      padding: Padding, as in `conv`.
+      dilation: Distance between the entries of a window, a number or one per axis.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for p below 1; as `max_pool`.
+      ValueError: If `p` is below 1.
+      ValueError: As `max_pool`.
 
     Example:
       >>> y, _ = lp_pool(3, 2).apply({}, {}, jnp.array([3.0, 4, 0, -5, 1]).reshape(1, 5, 1))
@@ -185,11 +187,11 @@ def l2_pool(
     """The square root of the sum of squares of each window, per feature: `lp_pool(2, window)`.
 
     Args:
-      window, strides, padding, dilation: as in `lp_pool`.
-      name: of the layer.
+      window, strides, padding, dilation: Options of `lp_pool`.
+      name: Name of the layer.
 
     Raises:
-      ValueError: as `max_pool`.
+      ValueError: As `max_pool`.
 
     Example:
       >>> y, _ = l2_pool(2).apply({}, {}, jnp.array([3.0, 4, 5, 12, 1]).reshape(1, 5, 1))
@@ -209,11 +211,11 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
     Filters that are pooled together learn variants of one another. The gradient is as in `l2_pool`.
 
     Args:
-      size: number of neighbouring features that become one.
-      name: of the layer.
+      size: Number of neighbouring features that become one.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for a size below 1 or one that does not divide the features.
+      ValueError: If `size` is below 1, or does not divide the features.
 
     Example:
       >>> y, _ = l2_pool_channels(2).apply({}, {}, jnp.array([[3.0, 4, 5, 12]]))
@@ -243,11 +245,11 @@ def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_po
     ceil((i + 1) * inputs / size), as in PyTorch; the input may be of any size.
 
     Args:
-      size: number of outputs, a number for all spatial axes or one per axis.
-      name: of the layer.
+      size: Number of outputs, a number for all spatial axes or one per axis.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for an input without positions, or a size that does not match its axes.
+      ValueError: If the input does not have positions, or `size` does not match its axes.
 
     Example:
       >>> y, _ = adaptive_max_pool(2).apply({}, {}, jnp.arange(15.0).reshape(1, 3, 5, 1))
@@ -276,14 +278,14 @@ def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_po
 def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_pool") -> Layer:
     """The mean of each of `size` windows that together cover the input, per feature.
 
-    The windows are those of `adaptive_max_pool`; `resize(size, method="area")` is the same.
+    The windows are the same as in `adaptive_max_pool`; `resize(size, method="area")` is the same.
 
     Args:
-      size: number of outputs, a number for all spatial axes or one per axis.
-      name: of the layer.
+      size: Number of outputs, a number for all spatial axes or one per axis.
+      name: Name of the layer.
 
     Raises:
-      ValueError: as `adaptive_max_pool`.
+      ValueError: As `adaptive_max_pool`.
 
     Example:
       >>> y, _ = adaptive_avg_pool((1, 2)).apply({}, {}, jnp.arange(15.0).reshape(1, 3, 5, 1))
@@ -307,10 +309,10 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
     """The largest entry of each feature map; gradients as in `max_pool`.
 
     Args:
-      name: of the layer.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for an input without spatial axes.
+      ValueError: If the input does not have spatial axes.
 
     Example:
       >>> y, _ = global_max_pool().apply({}, {}, jnp.arange(24.0).reshape(2, 2, 3, 2))
@@ -334,10 +336,10 @@ def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
     """The mean of each feature map: (batch, *space, features) to (batch, features).
 
     Args:
-      name: of the layer.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for an input without spatial axes.
+      ValueError: If the input does not have spatial axes.
 
     Example:
       >>> y, _ = global_avg_pool().apply({}, {}, jnp.arange(24.0).reshape(2, 2, 3, 2))

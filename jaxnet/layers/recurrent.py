@@ -31,7 +31,7 @@ from jaxnet.services.trees import PyTree, key_spec
 
 
 def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
-    """Draws square orthogonal matrices side by side, (n, k * n), one per gate.
+    """Draw square orthogonal matrices next to each other, (n, k * n), one per gate.
 
     Example:
       >>> q = orthogonal_blocks(jax.random.key(0), (3, 12))[:, 3:6]
@@ -54,7 +54,7 @@ def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.f
 
 
 class Recurrence(NamedTuple):
-    """A cell with its sizes and initializers: makes its sequence layer and its one-step layer."""
+    """A cell with its sizes and initializers, which makes its sequence layer and one-step layer."""
 
     cell: Cell
     features: int
@@ -190,14 +190,15 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
     the cell passes from step to step, and each step has its own random key.
 
     Args:
-      cell: a layer as above.
-      name: of the layer; the name of the cell by default.
+      cell: Cell as above.
+      name: Name of the layer; the name of the cell by default.
 
     Params:
-      Those of the cell.
+      The params of the cell.
 
     Raises:
-      ValueError: for an input that is not a sequence, or a carry that does not fit.
+      ValueError: If the input is not a sequence.
+      ValueError: If the carry does not fit.
 
     Example:
       A leaky sum:
@@ -280,11 +281,11 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
 
 
 def initial_carry(cell: Layer, x: Any) -> PyTree:
-    """The carry of zeros of a cell, for a hand-written loop.
+    """Return the carry of zeros of a cell, for a hand-written loop.
 
     Args:
-      cell: a layer `(carry, x_t) -> (carry, y_t)`.
-      x: input of one step, or its spec, without the time axis.
+      cell: Layer `(carry, x_t) -> (carry, y_t)`.
+      x: Input of one step, or its spec, without the time axis.
 
     Example:
       >>> initial_carry(jn.gru_cell(4), jn.spec((2, 3))).shape

@@ -31,24 +31,25 @@ def resize(
     centre of the outermost pixel its value is repeated.
 
     Args:
-      size: of the output, a number for all spatial axes or one per axis.
-      scale: in place of a size, outputs per input, a number or one per axis; sizes are rounded
-        down.
-      method: one of
+      size: Size of the output, a number for all spatial axes or one per axis.
+      scale: Number of outputs per input, instead of a size, a number or one per axis; sizes are
+        rounded down.
+      method: One of
         "nearest": the input at floor(output / scale), PyTorch's "nearest";
         "nearest-exact": the input whose area holds the centre of the output, as in Pillow,
           TensorFlow and `jax.image`;
-        "bilinear": linear interpolation along every axis, also of signals and volumes;
+        "bilinear": linear interpolation along every axis, for signals and volumes too;
         "bicubic": cubic convolution, with a = -0.75, or -0.5 with antialias;
         "area": the mean of the inputs that belong to an output, which is adaptive pooling.
-      align_corners: for bilinear and bicubic, whether the centres of the outermost pixels of input
-        and output coincide, with the others evenly spaced between them.
-      antialias: for bilinear and bicubic, whether to average over the distance between outputs
-        where there are fewer of them, as Pillow does.
-      name: of the layer.
+      align_corners: Whether the centres of the outermost pixels of input and output coincide, with
+        the others evenly spaced between them; for bilinear and bicubic.
+      antialias: Whether to average over the distance between outputs if there are fewer of them
+        than inputs, as Pillow does; for bilinear and bicubic.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for an input without spatial axes, or options that do not fit it or each other.
+      ValueError: If the input does not have spatial axes.
+      ValueError: If options do not fit the input or each other.
 
     Example:
       >>> x = jnp.array([0.0, 4.0, 8.0]).reshape(1, 3, 1)
@@ -94,11 +95,11 @@ def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_neare
     Equal to PyTorch's `interpolate(mode="nearest")`.
 
     Args:
-      factor: scale, a number for all spatial axes or one per axis.
-      name: of the layer.
+      factor: Number of outputs per input, a number for all spatial axes or one per axis.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for an input without spatial axes, or a factor that does not match them.
+      ValueError: If the input does not have spatial axes, or `factor` does not match them.
 
     Example:
       >>> y, _ = upsample_nearest((1, 2)).apply({}, {}, jnp.arange(6.0).reshape(1, 2, 3, 1))
@@ -119,17 +120,17 @@ def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_neare
 def upsample_bilinear(
     factor: int | Sequence[int], *, align_corners: bool = False, name: str = "upsample_bilinear"
 ) -> Layer:
-    """Linear interpolation by a whole factor: bilinear for images, trilinear for volumes.
+    """Interpolates linearly by a whole factor: bilinear for images, trilinear for volumes.
 
     Equal to `resize(scale=factor)`.
 
     Args:
-      factor: scale, a number for all spatial axes or one per axis.
-      align_corners: as in `resize`.
-      name: of the layer.
+      factor: Number of outputs per input, a number for all spatial axes or one per axis.
+      align_corners: Option of `resize`.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for an input without spatial axes, or a factor that does not match them.
+      ValueError: If the input does not have spatial axes, or `factor` does not match them.
 
     Example:
       >>> x = jnp.array([0.0, 4.0, 8.0]).reshape(1, 3, 1)
@@ -159,12 +160,12 @@ def resized(
     align_corners: bool,
     antialias: bool,
 ) -> jax.Array:
-    """x (batch, *space, features) with each spatial axis at another size.
+    """Return x (batch, *space, features) with each spatial axis at another size.
 
     Args:
-      who: name of the layer, for messages.
-      sizes: per spatial axis the size and the outputs per input.
-      method, align_corners, antialias: as in `resize`.
+      who: Name of the layer, for messages.
+      sizes: Size and number of outputs per input, for each spatial axis.
+      method, align_corners, antialias: Options of `resize`.
     """
     if 0 in x.shape[1:-1] or min(outputs for outputs, _ in sizes) < 1:
         space = tuple(outputs for outputs, _ in sizes)

@@ -19,19 +19,19 @@ def local_response_norm(
     k: float = 2.0,
     name: str = "local_response_norm",
 ) -> Layer:
-    """y = x / (k + alpha * sum of x² over `size` neighbouring features) ** beta.
+    """Divides x by (k + alpha * sum of x² over `size` neighbouring features) ** beta.
 
     Two formulas have this name. Here, as in the paper and TensorFlow, alpha multiplies the sum. In
     PyTorch and Caffe it multiplies the mean, so their alpha is `size` times ours: write
     `alpha=their_alpha / size`. PyTorch's k is 1 by default.
 
     Args:
-      size: number of features in a sum: size // 2 before and (size - 1) // 2 after each, fewer at
+      size: Number of features in a sum: size // 2 before and (size - 1) // 2 after each, fewer at
         the ends.
-      alpha: strength, at least 0.
-      beta: exponent.
-      k: added to the sum; positive.
-      name: of the layer.
+      alpha: Factor of the sum, at least 0.
+      beta: Exponent of the divisor.
+      k: Number added to the sum; positive.
+      name: Name of the layer.
 
     Raises:
       ValueError: If `size` is below 1, `k` is not positive or `alpha` is negative.

@@ -30,21 +30,23 @@ def rnn(
     `jaxnet.layers.sequence`. The carry is h, (batch, features), zeros unless "initial" is given.
 
     Args:
-      features: number of outputs, at least 1.
-      activation: a function of an array that keeps its shape.
-      use_bias: False omits the bias.
-      kernel_init: draws the kernel.
-      recurrent_init: draws the recurrent kernel; orthogonal by default, so that a fresh layer
-        neither shrinks nor grows the carry.
-      bias_init: draws the bias.
-      name: of the layer.
+      features: Number of outputs, at least 1.
+      activation: Function of an array that keeps its shape.
+      use_bias: Whether to add a bias.
+      kernel_init: Initializer of the kernel.
+      recurrent_init: Initializer of the recurrent kernel; orthogonal by default, so that a fresh
+        layer neither shrinks nor grows the carry.
+      bias_init: Initializer of the bias.
+      name: Name of the layer.
 
     Params:
       kernel (inputs, features); recurrent_kernel (features, features); bias (features,).
 
     Raises:
-      ValueError: for features below 1, an input that is not (batch, time, features) or has no
-        steps, lengths that do not fit, or an initial carry of the wrong shape.
+      ValueError: If `features` is below 1.
+      ValueError: If the input is not (batch, time, features), or does not have steps.
+      ValueError: If lengths do not fit.
+      ValueError: If the initial carry has the wrong shape.
 
     Example:
       >>> layer = rnn(4)
@@ -82,11 +84,12 @@ def rnn_cell(
     The carry of the input may be None, which is zeros.
 
     Args:
-      features, activation, use_bias, kernel_init, recurrent_init, bias_init: as in `rnn`.
-      name: of the layer, by default that of `rnn`, so that their params have one name in a model.
+      features, activation, use_bias, kernel_init, recurrent_init, bias_init: Options of `rnn`.
+      name: Name of the layer; by default the name of `rnn`, so that both have params of one name.
 
     Raises:
-      ValueError: for features below 1, x that is not (batch, inputs), or h that does not fit.
+      ValueError: If `features` is below 1.
+      ValueError: If x is not (batch, inputs), or h does not fit.
 
     Example:
       >>> params, state = rnn(4).init(jax.random.key(0), jn.spec((2, 5, 3)))

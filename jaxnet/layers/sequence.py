@@ -6,7 +6,7 @@ A sequence has one of these forms, and a sequence layer returns the form it got:
     x                    (batch, time, ...)           y
     (x, lengths)         lengths (batch,) integers    (y, lengths)
     {"x": x, ...}        with optional "lengths"      {"x": y, "final": carry, ...}
-                         and "initial": carry         with "lengths" where given
+                         and "initial": carry         with "lengths" if given
 
 So `serial(lstm(8), lstm(8))` accepts all three, and the dict passes carries in and out. Steps
 beyond a sequence's length influence nothing, and outputs there are zero.
@@ -28,10 +28,10 @@ class Sequence(NamedTuple):
     """The parts of a sequence of any form.
 
     Fields:
-      x: (batch, time, ...).
-      lengths: (batch,) integers in [0, time], or None where all steps count.
-      initial: the carry before the first step, or None for zeros.
-      given: the sequence in its original form.
+      x: Values (batch, time, ...).
+      lengths: Integers (batch,) in [0, time], or None if all steps count.
+      initial: Carry before the first step, or None for zeros.
+      given: Sequence in its original form.
     """
 
     x: Any
@@ -59,18 +59,19 @@ class Sequence(NamedTuple):
 
 
 def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Sequence:
-    """Splits a sequence into its parts and checks them; specs are accepted as well.
+    """Split a sequence into its parts and check them; specs are accepted as well.
 
     Args:
-      given: array, (x, lengths) or dict.
-      who: name of the layer, for messages.
-      rank: 3 for x (batch, time, features); 2 for any x (batch, time, ...).
-      passing: whether a dict may contain "final", from the layer before.
+      given: Array, (x, lengths) or dict.
+      who: Name of the layer, for messages.
+      rank: Rank, 3 for x (batch, time, features); 2 for any x (batch, time, ...).
+      passing: Whether a dict may contain "final", from the layer before.
 
     Raises:
-      TypeError: for another form, or lengths that are not integers.
-      ValueError: for a wrong shape, no steps, an unknown entry, or lengths out of range (checked
-        only where lengths are known numbers, not under jit).
+      TypeError: If the form is another one, or lengths are not integers.
+      ValueError: If a shape is wrong, steps are missing, or an entry is unknown.
+      ValueError: If lengths are out of range (checked only if they are known numbers, not under
+        jit).
 
     Example:
       >>> read((jnp.ones((2, 5, 3)), jnp.array([4, 1])), "lstm").mask().sum(1).tolist()
@@ -108,10 +109,11 @@ def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Se
 
 
 def read_chunk(m: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
-    """`read`, and in a stream the steps of this chunk that count as its lengths.
+    """Call `read`, in a stream with the steps of this chunk that count as its lengths.
 
     Raises:
-      ValueError: As `read`, and in a stream for a given carry, which the state has.
+      ValueError: As `read`.
+      ValueError: If a carry is given in a stream, since the state has it.
     """
     sequence = read(given, who, rank=rank)
     if m.stream is None:
@@ -151,14 +153,15 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
 
     The layer gets x with its padding, (batch, time, ...), so it should treat each step separately,
     as `dense`, `dropout`, `embedding` and `jax.nn.relu` do. Its outputs beyond the lengths are set
-    to zero. Params and state are those of the layer.
+    to zero. Params and state are the layer's.
 
     Args:
-      layer: a layer or plain function of arrays.
-      name: of the new layer; the name of `layer` by default.
+      layer: Layer or plain function of arrays.
+      name: Name of the new layer; the name of `layer` by default.
 
     Raises:
-      ValueError: for an input that is not a sequence, or an output without the axes batch and time.
+      ValueError: If the input is not a sequence.
+      ValueError: If the output does not have the axes batch and time.
 
     Example:
       >>> net = jn.serial(time_distributed(jnp.tanh), lambda s: s[0].sum(1))
@@ -190,16 +193,16 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
 
 
 def last_step(*, name: str = "last_step") -> Layer:
-    """The value at each sequence's last step: (batch, time, ...) to (batch, ...).
+    """Takes the value at each sequence's last step: (batch, time, ...) to (batch, ...).
 
     A sequence of length 0 gives zeros. After `bidirectional`, the backward half at the last step
     depends on that step alone; use the entry "final" of the dict form, which depends on all steps.
 
     Args:
-      name: of the layer.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for an input that is not a sequence.
+      ValueError: If the input is not a sequence.
 
     Example:
       >>> x = jnp.arange(10.0).reshape(2, 5, 1)
@@ -220,18 +223,19 @@ def last_step(*, name: str = "last_step") -> Layer:
 
 
 def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
-    """Sequence layers one after another, as `serial`, with the carries of all of them.
+    """Chains sequence layers, as `serial` does, with the carries of all of them.
 
     In the dict form, "initial" and "final" are tuples with one entry per layer. Dropout between two
     layers belongs to one of them:
     `stack_rnn(lstm(8), serial(time_distributed(dropout(0.5)), lstm(8)))`.
 
     Args:
-      layers: such as `lstm`, `bidirectional` or `recurrent`, at least one.
-      name: of the layer.
+      layers: Layers such as `lstm`, `bidirectional` or `recurrent`, at least one.
+      name: Name of the layer.
 
     Raises:
-      ValueError: for no layers, or "initial" without one entry per layer.
+      ValueError: If there are no layers.
+      ValueError: If "initial" does not have one entry per layer.
 
     Example:
       Two layers, and another step from where they stopped:
@@ -276,26 +280,27 @@ def bidirectional(
     merge: Callable[[jax.Array, jax.Array], jax.Array] = lambda a, b: jnp.concatenate([a, b], -1),
     name: str = "bidirectional",
 ) -> Layer:
-    """Two sequence layers, one forward and one backward in time, merged at each step.
+    """Runs two sequence layers, one forward and one backward in time, merged at each step.
 
     The backward direction starts at each sequence's own last step, never in the padding, and its
     outputs are reversed again, so that both halves of an output belong to the same step. In the
     dict form, "initial" and "final" are {"forward": carry, "backward": carry}; the final carry of
-    the backward direction is that at the first step.
+    the backward direction is its carry at the first step.
 
     Args:
-      forward: a sequence layer.
-      backward: the layer of the other direction; the same as `forward` by default, with separate
+      forward: Sequence layer.
+      backward: Layer of the other direction; the same as `forward` by default, with separate
         params.
-      merge: combines the outputs of the two directions, each (batch, time, ...). By default they
-        are concatenated along the features; `merge=jnp.add` keeps their number.
-      name: of the layer.
+      merge: Function that combines the outputs of the two directions, each (batch, time, ...). By
+        default they are concatenated along the features; `merge=jnp.add` keeps their number.
+      name: Name of the layer.
 
     Params:
-      forward, backward: those of the two layers.
+      forward, backward: params of the two layers.
 
     Raises:
-      ValueError: for an input that is not a sequence, or "initial" without the two directions.
+      ValueError: If the input is not a sequence.
+      ValueError: If "initial" does not have the two directions.
 
     Example:
       >>> net = bidirectional(jn.gru(4))

@@ -10,7 +10,7 @@ def flatten(*, name: str = "flatten") -> Layer:
     """Merges all axes but the first: (batch, ...) to (batch, features).
 
     Args:
-      name: of the layer.
+      name: Name of the layer.
 
     Example:
       >>> y, _ = flatten().apply({}, {}, jnp.ones((2, 3, 5, 7)))

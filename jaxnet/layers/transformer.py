@@ -51,33 +51,35 @@ def transformer_block(
     Input and output:
       x or (x, mask), as in `multi_head_attention`, gives y or (y, mask);
       with cross=True (x, memory) or (x, memory, mask), where the mask is for the memory. With
-      causal=True x needs no mask, since no query attends to the padding at the end.
+      causal=True x does not need a mask, since queries do not attend to the padding at the end.
     With causal=True a block works in `jn.stream`, which takes x in chunks, and a memory whole at
     each call.
 
     Args:
-      heads: number of heads, see `multi_head_attention`.
-      mlp_features: width of the MLP's hidden layer; 4 times that of x by default.
-      head_size, kv_heads, causal, window, rotary, scale, softcap, qk_norm: as in
+      heads: Number of heads, see `multi_head_attention`.
+      mlp_features: Width of the MLP's hidden layer; 4 times the width of x by default.
+      head_size, kv_heads, causal, window, rotary, scale, softcap, qk_norm: Options of
         `multi_head_attention`.
-      cross: whether a second attention, to a memory, follows the first: a decoder block.
-      gated: whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
+      cross: Whether a second attention, to a memory, follows the first: a decoder block.
+      gated: Whether the MLP's hidden layer is multiplied by a second projection, as in SwiGLU with
         activation=jax.nn.silu: mlp_out(activation(mlp_in(x)) * mlp_gate(x)). The activated half is
         mlp_in, which Llama calls gate_proj; mlp_gate is its up_proj, and mlp_out its down_proj.
-      mlp: a layer in place of the MLP, such as a mixture of experts.
-      use_bias: whether attention and MLP have biases, or the names of the parts that have them,
-        among query, key, value, out and mlp.
-      dropout_rate: for the weights of the attention and for each branch before it is added to x.
-      activation: of the MLP; GELU in its tanh form by default.
-      norm: makes the norms, such as layer_norm or rms_norm.
-      norm_at: where the norms are. "input" of attention and MLP (pre-norm); their "output" before
-        it is added, as in OLMo 2; "both", as in Gemma 2, those of the outputs under the names
+      mlp: Layer instead of the MLP, such as a mixture of experts.
+      use_bias: Whether attention and MLP have biases, or the names of the parts with biases, among
+        query, key, value, out and mlp.
+      dropout_rate: Fraction to drop of the weights of the attention, and of each branch before it
+        is added to x.
+      activation: Activation of the MLP; GELU in its tanh form by default.
+      norm: Function that makes the norms, such as layer_norm or rms_norm.
+      norm_at: Place of the norms: "input" of attention and MLP (pre-norm); their "output" before
+        it is added, as in OLMo 2; "both", as in Gemma 2, with the norms of the outputs named
         attention_out_norm and mlp_out_norm; or the "sum" (post-norm), as in the original
         transformer and BERT.
-      name: of the layer.
+      name: Name of the layer.
 
     Raises:
-      ValueError: as `multi_head_attention`, and for an unknown norm_at.
+      ValueError: As `multi_head_attention`.
+      ValueError: If `norm_at` is unknown.
 
     Example:
       >>> net = jn.serial(transformer_block(2, 32), transformer_block(2, 32))
