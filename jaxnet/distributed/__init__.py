@@ -1,4 +1,4 @@
-"""Several devices and processes: where arrays lie on a mesh, and batches that come to it.
+"""Several devices and processes: how arrays are placed on a mesh, and batches are moved to it.
 
 A mesh is JAX's, and so are processes: `jax.make_mesh`, `jax.distributed.initialize`.
 """

@@ -15,24 +15,24 @@ from jaxnet.services.trees import PyTree
 
 
 def feed(loader: Iterable[PyTree], mesh: Mesh, spec: P, *, ahead: int = 2) -> Iterable[PyTree]:
-    """The batches of a loader on a mesh, read and moved ahead of their use in a thread.
+    """Return the batches of a loader on a mesh, read and moved ahead of their use in a thread.
 
     Each process gives the batches of a loader that yields its slices of the whole batches. The
-    iterators have `get_state` and `set_state`, as those of grain have, whose state it is: that
-    after the batch that was handed out last, however far the thread has read. So a run goes on from
-    `Epoch.position` with the batch that is next. For a loader without a state it is the number of
-    batches, which are then read again and dropped.
+    iterators have `get_state` and `set_state`, as grain's iterators have. The state is the loader's
+    state after the batch that was handed out last, however far the thread has read. So a run
+    resumes from `Epoch.position` with the next batch. For a loader without a state it is the number
+    of batches, which are then read again and dropped.
 
     Args:
-      loader: an iterable of pytrees of arrays, such as a dataset of grain.
-      mesh: of `jax.make_mesh`.
-      spec: how the batches are split, such as `P("data")`.
-      ahead: number of batches to read ahead, at least 1.
+      loader: Iterable of pytrees of arrays, such as a dataset of grain.
+      mesh: Mesh created by `jax.make_mesh`.
+      spec: How the batches are split, such as `P("data")`.
+      ahead: Number of batches to read ahead, at least 1.
 
     Raises:
-      TypeError: for a loader that cannot be iterated, and an `ahead` that is no integer.
-      ValueError: as `put`, and for an `ahead` below 1. What the loader raises is raised where its
-        batch is taken.
+      TypeError: If the loader cannot be iterated, or if `ahead` is not an integer.
+      ValueError: If `ahead` is below 1, or if `put` raises it. What the loader raises is raised
+        when its batch is taken.
 
     Example:
       >>> mesh = jax.make_mesh((1,), ("data",))
@@ -86,11 +86,11 @@ class _Ahead:
         self._reader.stopped.set()
 
     def get_state(self) -> Any:
-        """That after the batch that was handed out last."""
+        """Return the state after the batch that was handed out last."""
         return self._state
 
     def set_state(self, state: Any) -> None:
-        """Goes to a state; before the first batch is taken."""
+        """Go to a state; call it before the first batch is taken."""
         if self._started:
             raise RuntimeError("feed: set the state before the first batch is taken")
         self._reader.go_to(state)
@@ -98,7 +98,7 @@ class _Ahead:
 
 
 class _Reader:
-    """What the thread does; it does not hold the iterator whose end it waits for."""
+    """The work of the thread; it does not hold the iterator whose end it waits for."""
 
     def __init__(self, iterator: Any, place: Callable[[PyTree], PyTree], ahead: int):
         self.iterator, self.place = iterator, place
@@ -119,7 +119,7 @@ class _Reader:
             self.count += 1
 
     def run(self) -> None:
-        """Fills the queue with (batch, state after it, None), at last with the error or the end."""
+        """Fill the queue with (batch, state after it, None), at last with the error or the end."""
         try:
             self._fill()
         finally:

@@ -1,4 +1,4 @@
-"""A transform that says where the params of a fully sharded net come together."""
+"""A transform that says where the params of a fully sharded net are gathered."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from jaxnet.distributed.rules import check_mesh
 
 
 def gathered(layer: Layer, mesh: Mesh) -> Layer:
-    """A layer whose params are gathered on every device before it runs.
+    """Return a layer whose params are gathered on every device before it runs.
 
-    For nets whose params lie split by `fully_sharded`: left to itself, the compiler computes with
+    For nets whose params are split by `fully_sharded`: left to itself, the compiler computes with
     parts of them and sends activations, which costs more [a GPT on 8 devices: half as many
     operations again, and three times the bytes]. With `jn.remat` around it, the gathered params are
-    not kept for the backward pass but gathered again. Params, state and outputs are those of the
-    layer.
+    not kept for the backward pass but gathered again. Params, state and outputs are the same as
+    without it.
 
     Args:
-      layer: a block, as large as fits on a device whole.
-      mesh: of `jax.make_mesh`, on which the params lie.
+      layer: Block, as large as fits on a device whole.
+      mesh: Mesh created by `jax.make_mesh`, on which the params are.
 
     Raises:
-      TypeError: for something else than a layer and a mesh.
+      TypeError: If the arguments are not a layer and a mesh.
 
     Example:
       >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))

@@ -1,9 +1,9 @@
-"""Where arrays lie on a mesh of devices: rules by path, and what follows from them.
+"""Put arrays on a mesh of devices: rules by path, and what follows from them.
 
 A mesh is JAX's, from `jax.make_mesh`. Whether its axes are Auto or Explicit, the compiler places
 what a program computes in between. A rule says how an array is split over the mesh, as a
-`jax.sharding.PartitionSpec`. What was put somewhere stays there: `trainer.step` and `fit` return
-the train_state where it lay, and data that are split give batches that are split.
+`jax.sharding.PartitionSpec`. Arrays stay where they were put: `trainer.step` and `fit` return the
+train_state on the same devices, and data that are split give batches that are split.
 
     mesh = jax.make_mesh((8,), ("data",))
     train_state = jn.distributed.put(trainer.init(key, batch), mesh)
@@ -26,21 +26,21 @@ Rules = P | Mapping[str, P] | Callable[[str, tuple[int, ...]], P]
 
 
 def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
-    """How each array of a tree is to lie on a mesh.
+    """Return how to place each array of a tree on a mesh.
 
     Args:
-      tree: arrays or `jn.spec`s: params, data, or a whole train_state. Of a train_state the rules
-        are for the params; what the optimizer keeps for a parameter lies as the parameter does, and
-        the rest is copied to every device.
-      mesh: of `jax.make_mesh`.
-      rules: one `PartitionSpec` for all; or a dict from patterns of paths, such as "*/mlp/kernel",
+      tree: Arrays or `jn.spec`s: params, data, or a whole train_state. If it is a train_state, the
+        rules apply to its params; what the optimizer keeps for a parameter is placed like the
+        parameter, and the rest is copied to every device.
+      mesh: Mesh created by `jax.make_mesh`.
+      rules: One `PartitionSpec` for all; or a dict from patterns of paths, such as "*/mlp/kernel",
         to `PartitionSpec`s, of which the first that fits counts, and arrays without one are copied;
         or a function of path and shape, such as `fully_sharded("data", mesh)`.
 
     Raises:
-      TypeError: for something else than these.
-      ValueError: for a rule that no array needs, an axis that the mesh lacks, and a dimension that
-        cannot be divided, by path.
+      TypeError: If an argument is of another type.
+      ValueError: If no array needs a rule, or if the mesh lacks an axis.
+      ValueError: If a dimension cannot be divided; names its path.
 
     Example:
       >>> mesh = jax.make_mesh((1,), ("model",))
@@ -66,15 +66,15 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
 
 
 def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) -> PyTree:
-    """The tree on a mesh, where `shardings` says.
+    """Put a tree on a mesh as `shardings` says.
 
     Args:
-      tree, mesh, rules: as for `shardings`. Of `jn.spec`s come specs that know where they lie.
-      local: with several processes, whether each gives its own slice of the first axis, such as its
+      tree, mesh, rules: As for `shardings`. A `jn.spec` becomes a spec with its sharding.
+      local: Whether each of several processes gives its own slice of the first axis, such as its
         own files; otherwise all give equal arrays.
 
     Raises:
-      TypeError, ValueError: as `shardings`.
+      TypeError, ValueError: If `shardings` raises them.
 
     Example:
       >>> mesh = jax.make_mesh((1,), ("data",))
@@ -94,15 +94,15 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
 
 
 def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
-    """The rule that splits each large array along its longest dimension that can be divided.
+    """Return the rule that splits each large array along its longest dimension that can be divided.
 
     Args:
-      axis: of the mesh.
-      mesh: of `jax.make_mesh`.
-      smallest: arrays of fewer numbers are copied to every device.
+      axis: Name of an axis of the mesh.
+      mesh: Mesh created by `jax.make_mesh`.
+      smallest: Smallest number of entries that is split; smaller arrays are copied to every device.
 
     Raises:
-      ValueError: for an axis that the mesh lacks.
+      ValueError: If the mesh lacks the axis.
 
     Example:
       >>> mesh = jax.make_mesh((1,), ("data",))
@@ -124,7 +124,7 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
 
 
 def check_mesh(who: str, mesh: Any) -> None:
-    """Raises unless this is a mesh.
+    """Raise unless this is a mesh.
 
     Example:
       >>> check_mesh("put", "data")
@@ -183,7 +183,7 @@ def _checked(path: str, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> NamedS
 
 
 def _named_sharding(mesh: Mesh, spec: P, rank: int) -> NamedSharding:
-    """With a word for each dimension where the axes are Explicit: JAX returns arrays like that."""
+    """Return a sharding, with an entry for each dimension if axes are Explicit, as JAX does."""
     if AxisType.Explicit in mesh.axis_types:
         spec = P(*spec, *[None] * (rank - len(spec)))
     return NamedSharding(mesh, spec)
@@ -195,7 +195,7 @@ def _check_axis(who: str, mesh: Mesh, axis: Any) -> None:
 
 
 def _following(tree: PyTree, of: dict[str, tuple], mesh: Mesh) -> PyTree:
-    """Shardings as those of the params whose path ends that of the leaf, else on every device."""
+    """Return shardings of the params whose path ends the leaf's path, else on every device."""
 
     def leaf(path, a):
         parts = path_name(path).split("/")

@@ -1,4 +1,4 @@
-"""Training: objectives, trainers, and epochs in the user's own loop."""
+"""Training: objectives, trainers, and epochs in a loop that you write."""
 
 from jaxnet.training.averages import ema as ema
 from jaxnet.training.by_path import by_path as by_path

@@ -1,4 +1,4 @@
-"""An average of params over the steps of training, as a transform of optax."""
+"""An average of params over training steps, as an optax transform."""
 
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ class EmaState(NamedTuple):
     """State of `ema`.
 
     Fields:
-      step: number of updates.
-      ema: the average of the params so far; zeros before the first update.
+      step: Number of updates.
+      ema: Average of the params so far; zeros before the first update.
     """
 
     step: jax.Array
@@ -22,7 +22,7 @@ class EmaState(NamedTuple):
 
 
 def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
-    """An exponential moving average of the params, as the last transform of an `optax.chain`.
+    """Return an exponential moving average of the params, the last transform of an `optax.chain`.
 
     The updates pass through it. After each, ema = d * ema + (1 - d) * params, where d is `decay`
     but at most (1 + step) / (10 + step), so that early params are soon forgotten. The average is
@@ -33,11 +33,12 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     training data through the net with `train=True` to refresh them, see the guide.
 
     Args:
-      decay: weight of the old average, in [0, 1).
+      decay: Weight of the old average, in [0, 1).
 
     Raises:
-      ValueError: for a decay outside [0, 1); in the update, without params, or in a trainer where
-        it comes before the optimizer.
+      ValueError: If `decay` is outside [0, 1).
+      ValueError: In the update, if params are missing.
+      ValueError: In a trainer, if it comes before the optimizer.
 
     Example:
       >>> optimizer = optax.chain(optax.sgd(1.0), jn.ema(0.9))

@@ -15,9 +15,9 @@ def by_path(
 ) -> optax.GradientTransformationExtraArgs:
     """Return an optimizer that treats parameters by their paths.
 
-    Each array is changed by the first optimizer whose pattern fits its path, and by no other: its
-    weight decay, its norms and its moments concern these arrays alone. So an array whose optimizer
-    is `optax.set_to_zero()` keeps its bits.
+    Each array is changed only by the first optimizer whose pattern fits its path. The weight decay,
+    norms and moments of this optimizer concern these arrays alone. So an array whose optimizer is
+    `optax.set_to_zero()` keeps its bits.
 
     Args:
       optimizers: Optax optimizers by pattern, such as "encoder/*", "*/bias" or

@@ -1,4 +1,4 @@
-"""Saving and loading: any pytree of arrays, in one file."""
+"""Save and load any pytree of arrays in one file."""
 
 import hashlib
 import json
@@ -29,27 +29,27 @@ _EMPTY = {"none": lambda: None, "empty": dict, "empty list": list, "empty tuple"
 
 
 def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
-    """Writes a pytree of arrays into one safetensors file, keyed by path: "params/conv/kernel".
+    """Write a pytree of arrays into one safetensors file, keyed by path: "params/conv/kernel".
 
-    The file appears whole or not at all: it is written beside `path` and moved into place, so a
+    The file is written whole or not at all: it is written next to `path` and moved into place, so a
     program that is stopped leaves the old file as it was. The new file keeps its mode, and a link
-    stays a link. Folders above it are made. The tree may hold every dtype, typed random keys,
-    Python numbers, and the tuples of optax, so a whole `TrainState` is saved and training goes on
-    from it. A checksum shows `load` a file that was changed. For many hosts, or arrays larger than
-    one machine holds, use orbax-checkpoint.
+    stays a link. Missing parent folders are made. The tree may hold every dtype, typed random keys,
+    Python numbers, and the tuples of optax, so you can save a whole `TrainState` and resume
+    training from it. A checksum shows `load` a file that was changed. For many hosts, or arrays
+    larger than one machine holds, use orbax-checkpoint.
 
     Args:
-      path: of the file, such as "lenet.safetensors"; "~" is the home folder.
-      tree: arrays and numbers in dicts, lists, tuples and named tuples; the names have no "/".
-      config: anything that JSON holds, to build the network again.
+      path: Path of the file, such as "lenet.safetensors"; "~" is the home folder.
+      tree: Arrays and numbers in dicts, lists, tuples and named tuples; the names have no "/".
+      config: Anything that JSON holds, to build the network again.
 
     Raises:
-      TypeError: for a leaf that is no array or of a dtype that JAX lacks, a masked array, a tree
-        that is a bare array, a config beyond JSON.
-      ValueError: for a name with "/", two leaves of one path, or an array that a donating step used
-        up.
-      IsADirectoryError: where path is a folder.
-      OSError: where it cannot be written, and for devices and pipes.
+      TypeError: If a leaf is not an array, is a masked array, or has a dtype that JAX lacks.
+      TypeError: If the tree is a bare array, or if JSON cannot hold the config.
+      ValueError: If a name has "/", or if two leaves have the same path.
+      ValueError: If a donating step used up an array.
+      IsADirectoryError: If `path` is a directory.
+      OSError: If the file cannot be written, or if it is a device or a pipe.
 
     Example:
       >>> import tempfile
@@ -78,25 +78,26 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
 
 
 def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
-    """Reads a file of `save`: the tree, and the config (None by default).
+    """Read a file of `save`: the tree, and the config (None by default).
 
     Without `like` the tree is nested dicts; lists and tuples become dicts too, keyed "0", "1" or by
     the names of their fields, except for empty ones. With `like` it has the structure of `like`,
-    and every path, shape and dtype is compared first. Arrays and numbers are JAX arrays; those of
-    64 bits, such as Python floats, stay NumPy arrays while `jax_enable_x64` is off, so that no
-    digit is lost.
+    and every path, shape and dtype is compared first. Arrays and numbers are JAX arrays. Arrays of
+    64 bits, such as Python floats, stay NumPy arrays while `jax_enable_x64` is off, so that they
+    keep all digits.
 
     Args:
-      path: of a safetensors file, whoever wrote it; the checksum of `save` is checked.
-      like: a pytree of arrays or shapes, for example `jax.eval_shape(net.init, key, x)`; arrays
+      path: Path of a safetensors file, whoever wrote it; the checksum of `save` is checked.
+      like: Pytree of arrays or shapes, for example `jax.eval_shape(net.init, key, x)`; arrays
         spread over devices are spread in the same way, and Python numbers are Python numbers.
 
     Raises:
-      FileNotFoundError, IsADirectoryError: where there is no such file.
-      OSError: where it cannot be read.
-      TypeError: for a leaf of `like` without a shape and dtype.
-      ValueError: for a file that is broken, was changed, or is of another format, or that differs
-        from `like`; names all entries that differ.
+      FileNotFoundError: If there is no such file.
+      IsADirectoryError: If `path` is a directory.
+      OSError: If the file cannot be read.
+      TypeError: If a leaf of `like` lacks a shape or a dtype.
+      ValueError: If the file is broken, was changed, or is of another format.
+      ValueError: If it differs from `like`; names all entries that differ.
 
     Example:
       >>> import tempfile
@@ -136,17 +137,17 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
 
 
 def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays and the metadata of a safetensors file.
+    """Return the arrays and the metadata of a safetensors file.
 
     Raises:
-      ValueError: for a file that is broken or of another format, or has a dtype that NumPy lacks.
+      ValueError: If the file is broken or of another format, or has a dtype that NumPy lacks.
     """
     with opened(who, path) as file:
         return {name: tensor(who, path, file, name) for name in file.keys()}, file.metadata() or {}
 
 
 def tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
-    """One array of an open safetensors file.
+    """Return one array of an open safetensors file.
 
     Raises:
       ValueError: If it has a dtype that NumPy lacks.
@@ -162,7 +163,7 @@ def tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
 
 @contextmanager
 def opened(who: str, path: Path) -> Iterator[Any]:
-    """A safetensors file, mapped into memory.
+    """Open a safetensors file, mapped into memory.
 
     Raises:
       ValueError: If it is broken or of another format.
@@ -179,9 +180,9 @@ def opened(who: str, path: Path) -> Iterator[Any]:
 
 
 def _write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """The format of safetensors, without a copy of all arrays in memory, as its own functions make.
+    """Write the format of safetensors without a copy of all arrays in memory.
 
-    The length of the header, the header as JSON, and the arrays, those with wide dtypes first.
+    The file has the length of the header, the header as JSON, and the arrays, wide dtypes first.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
@@ -203,7 +204,7 @@ def _bytes(array: np.ndarray) -> Any:
 
 
 def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
-    """A checksum of all that a file holds: names, dtypes, shapes, values, config and notes."""
+    """Return a checksum of a file's contents: names, dtypes, shapes, values, config and notes."""
     found = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         found.update(json.dumps([name, array.dtype.name, array.shape]).encode())
@@ -213,7 +214,7 @@ def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
 
 
 def _empty(leaf: Any) -> str:
-    """What stands in a tree without a leaf: None or an empty container; "" for all else."""
+    """Return what a tree has instead of a leaf, None or an empty container; "" for all else."""
     if leaf is None:
         return "none"
     kinds = {dict: "empty", list: "empty list", tuple: "empty tuple"}
@@ -222,7 +223,7 @@ def _empty(leaf: Any) -> str:
 
 
 def _named(tree: PyTree, who: str) -> dict[str, Any]:
-    """The leaves by path, and what is empty."""
+    """Return the leaves by path, and the empty containers."""
     named: dict[str, Any] = {}
     try:
         found, _ = jax.tree_util.tree_flatten_with_path(tree, lambda leaf: bool(_empty(leaf)))
@@ -255,7 +256,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _to_array(name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str] | None]:
-    """The array that safetensors stores for a leaf, and a note where it differs from the leaf."""
+    """Return the array that safetensors stores for a leaf, and a note if the two differ."""
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
         raise TypeError(f"save: {name} must be an array, got {type(leaf).__name__}")
     if isinstance(leaf, jax.Array):
@@ -290,7 +291,7 @@ def _to_array(name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str] | None]:
 
 
 def _integer(name: str, value: int) -> np.ndarray:
-    """In the integers of JAX, or 64 bits where it needs them."""
+    """Return the number in the integers of JAX, or in 64 bits if it needs them."""
     usual = jax.dtypes.canonicalize_dtype(np.int64)
     try:
         return np.asarray(value, usual if abs(value) <= np.iinfo(usual).max else np.int64)
@@ -309,7 +310,7 @@ def _from_array(array: np.ndarray, note: dict[str, str] | None) -> Any:
 
 
 def _put(value: Any, like: Any) -> Any:
-    """On the devices of `like`, where it is spread over several; as a number where it is one."""
+    """Put a value on the devices of `like` if those are several; make it a number if `like` is."""
     if _is_number(like):
         return np.asarray(value).item()
     sharding = getattr(like, "sharding", None)
@@ -319,7 +320,7 @@ def _put(value: Any, like: Any) -> Any:
 
 
 def _is_number(leaf: Any) -> bool:
-    """Whether this is one of Python's numbers, not NumPy's."""
+    """Return whether this is one of Python's numbers, not NumPy's."""
     return type(leaf) in (bool, int, float, complex)
 
 
@@ -338,7 +339,7 @@ def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None
 
 
 def _is_like(value: Any, number: Any) -> bool:
-    """Whether a stored value is one number of the kind of one of Python's."""
+    """Return whether a stored value is a number of the same kind as a Python number."""
     kinds = {bool: "b", int: "iu", float: "fV", complex: "c"}  # V: bfloat16
     return value.shape == () and not _is_key(value) and value.dtype.kind in kinds[type(number)]
 

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: written by orbax while training goes on, whole or not at all.
+"""Save checkpoints of a run atomically and in the background, with orbax.
 
-Orbax writes each process's part of the arrays, and renames the folder of a step at the end. What is
-here decides who may write, which steps are kept, and which one is damaged or of another run.
+Orbax writes each process's part of the arrays, and renames the folder of a step at the end. This
+file decides who may write, which steps are kept, and which one is damaged or of another run.
 """
 
 import errno
@@ -49,7 +49,7 @@ REMOVED = ".removed"  # how we name what we have not finished to remove
 class Checkpoints:
     """The checkpoints of a run, one folder each, in a folder; a context manager.
 
-    `save` copies the train_state and lets the loop go on while it is written. In several processes
+    `save` copies the train_state, and the loop continues while it is written. In several processes
     each writes its own part, so all must call it, and the folder must be one that all see.
 
     While the `with` block is open, a SIGTERM (of Slurm, Kubernetes, a preempted machine) does not
@@ -64,13 +64,13 @@ class Checkpoints:
     Args:
       folder: Folder such as "runs/a"; the first `save` makes it.
       keep: Number of newest checkpoints to keep.
-      best: A name among `epoch.scalars()`, such as "test/loss": the best by it is kept as well.
+      best: Name among `epoch.scalars()`, such as "test/loss": the best by it is kept as well.
       mode: "min" or "max", which values of `best` are better.
 
     Raises:
-      ImportError: Without orbax-checkpoint, of the extra "runs".
+      ImportError: If orbax-checkpoint, of the extra "runs", is not installed.
       NotADirectoryError: If `folder` is a file.
-      ValueError: For another mode, or less than one checkpoint to keep.
+      ValueError: If `mode` is another, or if `keep` is below 1.
 
     Example:
       >>> import tempfile
@@ -118,16 +118,16 @@ class Checkpoints:
         """Save the train_state and position of an epoch.
 
         Args:
-          epoch: An epoch of `fit`.
+          epoch: Epoch of `fit`.
 
         Returns:
           Whether it was saved; False if this very train_state is in the folder already.
 
         Raises:
-          TypeError: For anything but an Epoch.
-          ValueError: If the epoch has no metric of the name that `best` asks for. If the folder has
-            checkpoints of another run, or later ones, that the epoch does not continue: name a new
-            folder, or continue from `newest`.
+          TypeError: If `epoch` is not an Epoch.
+          ValueError: If the epoch has no metric of the name that `best` asks for.
+          ValueError: If the folder has checkpoints of another run, or later ones, that the epoch
+            does not continue: name a new folder, or continue from `newest`.
           BlockingIOError: If another run is writing to the folder; an OSError in several processes.
           OSError: If the folder cannot be written, or this or the last checkpoint could not, for
             example because the disk is full. The earlier ones stay whole.
@@ -166,17 +166,17 @@ class Checkpoints:
     def newest(self, like: TrainState) -> tuple[TrainState, Position | None]:
         """Return the newest train_state and its position; without a checkpoint `like` and None.
 
-        A damaged checkpoint is named in a warning and passed over; the next `save` renames it to
-        end in ".damaged".
+        A damaged checkpoint is named in a warning and skipped; the next `save` renames it to end in
+        ".damaged".
 
         Args:
-          like: A train_state, or its specs, of the same structure and shapes; arrays come to where
-            those of `like` lie.
+          like: Train_state, or its specs, of the same structure and shapes; arrays are put on the
+            devices of the arrays of `like`.
 
         Raises:
           TypeError: If `like` is not a TrainState.
-          ValueError: For checkpoints of another model, another optimizer or another version of
-            jaxnet, and if all of them are damaged.
+          ValueError: If the checkpoints are of another model, optimizer or version of jaxnet.
+          ValueError: If all of them are damaged.
         """
         _check_like(like)
         self._wait()
@@ -208,8 +208,8 @@ class Checkpoints:
 
         Raises:
           TypeError: If `like` is not a TrainState.
-          ValueError: As `newest`; if no metric was named, if there is no checkpoint, and if the
-            best one is damaged.
+          ValueError: If no metric was named, or if there is no checkpoint.
+          ValueError: If the best one is damaged, or does not fit, as for `newest`.
         """
         _check_like(like)
         if self._name is None:
@@ -227,7 +227,7 @@ class Checkpoints:
                 raise ValueError(f"Checkpoints.best: {path} is damaged: {found}")
 
     def close(self) -> None:
-        """Wait until all is written, and let go of the lock.
+        """Wait until all is written, and release the lock.
 
         Raises:
           OSError: If the last checkpoint could not be written.
@@ -256,11 +256,11 @@ class Checkpoints:
         return []
 
     def _steps(self) -> list[int]:
-        """The steps in the folder, the same in all processes."""
+        """Return the steps in the folder, the same in all processes."""
         return by_first(self._listed)
 
     def _score(self, step: int) -> float:
-        """The value of the named metric, larger is better; one that is not finite is the worst."""
+        """Return the value of the named metric, larger is better; if not finite, the worst."""
         if step not in self._scores:
             self._scores[step] = -math.inf
             with suppress(OSError, ValueError, KeyError):
@@ -272,7 +272,7 @@ class Checkpoints:
         return max(steps, key=self._score, default=None)
 
     def _prepared(self) -> list[int]:
-        """The steps in the folder, once nobody else writes there and what is broken is aside."""
+        """Return the steps in the folder, after taking the lock and moving broken ones aside."""
         if self._held is None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -292,7 +292,7 @@ class Checkpoints:
         return self._listed()
 
     def _clean(self) -> None:
-        """Removes what stopped processes left."""
+        """Remove what stopped processes left."""
         for path in sorted(self.folder.iterdir()):
             if HALF in path.name:
                 warn(
@@ -303,7 +303,7 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _is_new(self, epoch: Epoch, steps: list[int]) -> bool:
-        """Whether an epoch is to be saved; raises if another run's checkpoints would hide it."""
+        """Return whether to save an epoch; raise if another run's checkpoints would hide it."""
         if not steps:
             return True
         last = steps[-1]
@@ -320,7 +320,7 @@ class Checkpoints:
         )
 
     def _holds(self, epoch: Epoch) -> bool:
-        """Whether the folder has this very train_state."""
+        """Return whether the folder has this very train_state."""
         try:
             stored, _ = self._restore(epoch.step, epoch.train_state)
             other = _bits(stored) != _bits(epoch.train_state)
@@ -355,7 +355,7 @@ class Checkpoints:
             logging.getLogger(name).removeFilter(_is_heard)
 
     def _finish(self) -> None:
-        """Waits until a checkpoint is written and removes old ones, in a thread."""
+        """Wait until a checkpoint is written and remove old ones, in a thread."""
         try:
             self._writer.wait_until_finished()
             self._at = self._writing
@@ -377,12 +377,12 @@ class Checkpoints:
             shutil.rmtree(gone, ignore_errors=True)
 
     def _clear(self) -> None:
-        """Removes what a failed save left."""
+        """Remove what a failed save left."""
         if jax.process_index() == 0:
             shutil.rmtree(self._half(), ignore_errors=True)
 
     def _wait(self) -> None:
-        """Waits for the last save; raises if it failed."""
+        """Wait for the last save; raise if it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -396,7 +396,7 @@ class Checkpoints:
             raise error
 
     def _told(self, error: BaseException, step: int | None = None) -> BaseException:
-        """The error of a file in one sentence; another one as it is."""
+        """Return the error of a file in one sentence, and another one as it is."""
         number = _errno_of(error)
         if number is None:
             return error
@@ -408,7 +408,7 @@ class Checkpoints:
         return told(OSError(number, reason), f"Checkpoints: {self.folder} cannot be written")
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, Position] | str:
-        """A checkpoint, which the run of this object then continues, or what is wrong with it."""
+        """Return a checkpoint, which the run then continues, or what is wrong with it."""
         path = self.folder / str(step)
         if (problem := by_first(lambda: damage(path))) is not None:
             return problem
@@ -452,7 +452,7 @@ def _check_like(like: Any) -> None:
 
 
 def _is_heard(record: logging.LogRecord) -> bool:
-    """Not what the threads of orbax log of a disk that cannot be written: `_wait` raises it."""
+    """Return False for messages of orbax's threads about a disk that `_wait` raises anyway."""
     error = record.exc_info[1] if record.exc_info else None
     return error is None or _errno_of(error) is None
 
@@ -468,7 +468,7 @@ _WORDS = {
 
 
 def _errno_of(error: BaseException) -> int | None:
-    """The number of the system's error behind an error; None if it is another one."""
+    """Return the number of the system's error behind an error; None if it is another one."""
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, OSError) and chain.errno is not None:
@@ -481,7 +481,7 @@ def _errno_of(error: BaseException) -> int | None:
 
 
 def _bits(tree: PyTree) -> list[bytes]:
-    """The bytes of all arrays, of sharded ones the part of this process."""
+    """Return the bytes of all arrays; for sharded arrays, the part of this process."""
 
     def plain(leaf):
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,4 +1,4 @@
-"""Describes a run in a few words and numbers, so that resuming another one raises.
+"""Describe a run in a few words and numbers, so that resuming another one raises.
 
 The description is JSON, part of `Epoch.position`, and costs milliseconds once per run.
 """
@@ -29,9 +29,9 @@ def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[s
     """Describe what a run trains, how and on what.
 
     Args:
-      trainer: The trainer of the run.
+      trainer: Trainer of the run.
       data: Arrays on the device with one example per row; None for a stream.
-      shuffle: As given to `fit`; None for a stream.
+      shuffle: Value given to `fit`; None for a stream.
 
     Returns:
       A dict that JSON can hold.
@@ -59,8 +59,8 @@ def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
     `optax.adam`. Other numbers, such as another learning rate, pass.
 
     Args:
-      before: The description that the run was started with; None passes.
-      now: The description of the run that resumes it.
+      before: Description that the run was started with; None passes.
+      now: Description of the run that resumes it.
 
     Raises:
       ValueError: If the two are not the same run.
@@ -97,7 +97,7 @@ def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
 
 
 def _objective(layer: Layer | None) -> str | None:
-    """The kinds of an objective from outside to inside, and the name of its loss."""
+    """Return the kinds of an objective from outside to inside, and the name of its loss."""
     kinds: list[str] = []
     while layer is not None:
         kinds.append(layer.kind)
@@ -114,7 +114,7 @@ def _objective(layer: Layer | None) -> str | None:
 
 
 class _Calls:
-    """Stands for the `m` of an objective, and computes nothing."""
+    """Replaces the `m` of an objective, and computes nothing."""
 
     train = False
 
@@ -137,10 +137,10 @@ class _Calls:
 
 
 def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | None:
-    """The versions of JAX and optax, and a checksum of what an optimizer computes but for numbers.
+    """Return the versions of JAX and optax, and a checksum of what an optimizer computes.
 
-    The state of radam has the form of adam's, so nothing else tells them apart. None if the
-    optimizer takes no other params than those of its net.
+    Numbers do not count in the checksum. The state of radam has the form of adam's, so nothing else
+    tells them apart. None if the optimizer only takes the params of its net.
     """
     if optimizer is None:
         return None
@@ -162,7 +162,7 @@ def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | Non
 
 
 def _arrays(data: PyTree) -> dict[str, list[Any]]:
-    """Shape and dtype of each array by path, and a number of each of the first examples."""
+    """Return shape and dtype of each array by path, and a number of each of the first examples."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         words = f"{tuple(leaf.shape)} {leaf.dtype}"
@@ -171,7 +171,7 @@ def _arrays(data: PyTree) -> dict[str, list[Any]]:
 
 
 def _first_rows(leaf: Any) -> Any:
-    """The first examples on the host; none of an array that is spread over devices."""
+    """Return the first examples on the host; none of an array that is spread over devices."""
     if jax.process_count() > 1 or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return ()
     if len(leaf.sharding.device_set) > 1:
@@ -182,14 +182,14 @@ def _first_rows(leaf: Any) -> Any:
 
 
 def _number(row: Any) -> float:
-    """The sum of an example's values with fixed weights, which another example does not have."""
+    """Return the sum of an example's values with fixed weights, which tells examples apart."""
     values = np.ravel(row)
     values = np.real(values[:: 1 + len(values) // MOST]).astype(np.float64)
     return float(values @ np.cos(np.arange(len(values))))
 
 
 def _other_data(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str] | None:
-    """How two data differ, in words; rows of which one has no number are not compared."""
+    """Say in words how two data differ; rows are compared only if both have a number."""
     shapes = [{path: words for path, (words, _) in data.items()} for data in (before, now)]
     if shapes[0] != shapes[1]:
         old, new = (", ".join(f"{p or 'data'} {w}" for p, w in of.items()) for of in shapes)

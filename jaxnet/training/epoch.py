@@ -1,4 +1,4 @@
-"""What `fit` yields: the results of a stretch of training, and the position of the run."""
+"""The results that `fit` yields, and the position of the run."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ class Position(NamedTuple):
     """The position of a run in its data. With the train_state it is all you need to resume a run.
 
     Fields:
-      epoch: passes finished.
-      done: steps made in the pass that is under way; 0 between two passes.
-      start: step of the train_state with which the run began.
-      size: examples in a batch, 0 before the first.
-      key: (n,) uint32, from which the order of this pass is drawn; None for a stream and between
-        two passes.
-      loader: state of the iterator behind a stream, if it has one (grain's have); else None.
+      epoch: Number of finished passes.
+      done: Number of steps made in the current pass; 0 between two passes.
+      start: Step of the train_state with which the run began.
+      size: Number of examples in a batch, 0 before the first.
+      key: Key data (n,) uint32, from which the order of this pass is drawn; None for a stream and
+        between two passes.
+      loader: State of the iterator behind a stream, if it has one (grain's have); else None.
       run: Description of the objective, the optimizer and the data, which `fit` compares when the
         run is resumed; None without one.
     """
@@ -36,16 +36,16 @@ class Epoch(NamedTuple):
     """The result of one pass over the data, or of `every` steps; prints as one line.
 
     Fields:
-      number: of the pass, from 1; a resumed train_state continues the count.
-      epochs: number of the last pass, None where that is not known.
-      train_state: after this epoch; it stays valid, whatever `fit` does later.
-      train: mean of each metric over the epoch's examples, while the parameters changed.
-      test: the same on the `evaluate` data, with the parameters after the epoch; else None.
-      losses: (steps,), the loss of every step.
-      seconds: of training, evaluation included, compilation too in the first epoch.
-      step: number of updates that the train_state has had.
-      steps: that number at the end of the run, None where it is not known.
-      position: of the run in its data, for `fit(..., position=...)`.
+      number: Number of the pass, from 1; a resumed train_state continues the count.
+      epochs: Number of the last pass, None if it is not known.
+      train_state: Train_state after this epoch; it stays valid, whatever `fit` does later.
+      train: Mean of each metric over the epoch's examples, while the parameters changed.
+      test: The same on the `evaluate` data, with the parameters after the epoch; else None.
+      losses: Loss of every step, (steps,).
+      seconds: Seconds of training, evaluation included, compilation too in the first epoch.
+      step: Number of updates that the train_state has had.
+      steps: Number of updates at the end of the run, None if it is not known.
+      position: Position of the run in its data, for `fit(..., position=...)`.
     """
 
     number: int
@@ -60,7 +60,7 @@ class Epoch(NamedTuple):
     position: Position | None = None
 
     def scalars(self) -> dict[str, float]:
-        """The numbers of this epoch by name, for logs: "epoch", "step", "train/loss", "test/loss".
+        """Return the epoch's numbers by name, for logs: "epoch", "step", "train/loss", "test/loss".
 
         Metrics that are arrays are left out.
 
@@ -90,7 +90,7 @@ class Epoch(NamedTuple):
         return html_table(["", *names], rows, right=right, caption=title)
 
     def _where(self) -> str:
-        """The epoch or step that was reached, in words."""
+        """Return the epoch or step that was reached, in words."""
         at, last, word = self.number, self.epochs, "epoch"
         if last is None or (self.position is not None and self.position.done):
             at, last, word = self.step, self.steps, "step"

@@ -1,4 +1,4 @@
-"""Evaluation: the loss and metrics of an objective, and the outputs of a net, batch by batch."""
+"""Compute the loss and metrics of an objective, and the outputs of a net, batch by batch."""
 
 import functools
 from collections.abc import Callable
@@ -24,19 +24,20 @@ _PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside 
 def evaluate(
     objective: Layer, params: Params, state: State, data: PyTree, *, batch_size: int = 256
 ) -> dict[str, float]:
-    """The mean loss and metrics over all examples, in evaluation mode.
+    """Return the mean loss and metrics over all examples, in evaluation mode.
 
     Args:
-      objective: such as `jn.supervised(net, loss, metrics=...)`.
-      params, state: of the objective; nothing changes.
-      data: a pytree of arrays with one example per row, or an iterable of batches.
-      batch_size: examples at a time; changes speed and memory, not the result.
+      objective: Objective, such as `jn.supervised(net, loss, metrics=...)`.
+      params, state: Params and state of the objective; nothing changes.
+      data: Pytree of arrays with one example per row, or an iterable of batches.
+      batch_size: Number of examples at a time; changes speed and memory, not the result.
 
     Returns:
       A float per metric, "loss" first. The penalty is part of the loss.
 
     Raises:
-      ValueError: for no examples, unequal lengths, data with a NaN, or ids without an embedding.
+      ValueError: If there are no examples, or if lengths are unequal.
+      ValueError: If data have a NaN, or ids without an embedding.
 
     Example:
       >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
@@ -66,7 +67,7 @@ def measure_all(
     *,
     checked: bool = False,
 ) -> dict[str, float]:
-    """`evaluate`, with the memory of its compiled programs; `checked` if the targets were."""
+    """Do what `evaluate` does, with kept programs; `checked` if the targets were checked."""
     params, state = all_native((params, state), who)
     key = jax.random.key(0)  # evaluation that samples (an RBM's, say) is the same every time
     sums, shardings = None, placement.shardings_of((params, state))
@@ -97,13 +98,13 @@ def measure_all(
 
 
 def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> None:
-    """Raises where the NaN of a result come from values that layers refuse outside of `jit`.
+    """Raise if the NaN of a result come from values that layers reject outside of `jit`.
 
-    An id without an embedding is one: inside a program its value is not known. Where params have a
-    NaN themselves, or the data are on a mesh, nothing is looked for.
+    An id without an embedding is one: inside a program its value is not known. If params have a NaN
+    themselves, or if the data are on a mesh, it does nothing.
 
     Raises:
-      ValueError: of the layer, with its path.
+      ValueError: If a layer rejects a value; the error of the layer, with its path.
 
     Example:
       >>> layer = jn.embedding(5, 2)
@@ -140,14 +141,14 @@ def measure(
     batches: placement.Shardings | None = None,
     shardings: placement.Shardings | None = None,
 ) -> Callable:
-    """The program (params, state, data, key) -> sums of mean * weight, and of the weights.
+    """Return the program (params, state, data, key) -> sums of mean * weight, and of the weights.
 
     Args:
-      objective: a layer.
-      programs: where the program is kept.
-      size: examples in a batch.
-      batches: shardings of the data.
-      shardings: of params and state.
+      objective: Layer to measure.
+      programs: Memo that keeps the program.
+      size: Number of examples in a batch.
+      batches: Shardings of the data.
+      shardings: Shardings of params and state.
     """
 
     def run(params, state, data, key):
@@ -168,12 +169,12 @@ def measure(
 
 
 def mask_of(i: Any, size: int, count: int) -> jax.Array | None:
-    """The mask of batch `i` of `count` examples; None if `size` divides their number."""
+    """Return the mask of batch `i` of `count` examples; None if `size` divides their number."""
     return (i * size + jnp.arange(size) < count).astype(jnp.float32) if count % size else None
 
 
 def takes_mask(objective: Layer | None, programs: Memo, params, state, batch: PyTree) -> bool:
-    """Whether all values of the objective are per example, so that padding can be left out."""
+    """Return whether all values are per example, so that padding can be left out."""
 
     def look():
         if objective is None:
@@ -190,19 +191,20 @@ def takes_mask(objective: Layer | None, programs: Memo, params, state, batch: Py
 def predict(
     net: Layer, params: Params, state: State, x: PyTree, *, batch_size: int = 256
 ) -> PyTree:
-    """The net's outputs for all of x, in evaluation mode, computed batch by batch.
+    """Return the net's outputs for all of x, in evaluation mode, computed batch by batch.
 
     Args:
-      net: the layer.
-      params, state: of the net.
-      x: inputs, one example per row.
-      batch_size: examples at a time; changes speed and memory, not the result.
+      net: Layer to run.
+      params, state: Params and state of the net.
+      x: Inputs, one example per row.
+      batch_size: Number of examples at a time; changes speed and memory, not the result.
 
     Returns:
       NumPy arrays, one row per example.
 
     Raises:
-      ValueError: for no examples, unequal lengths, a NaN in x, or ids without an embedding.
+      ValueError: If there are no examples, or if lengths are unequal.
+      ValueError: If x has a NaN, or ids without an embedding.
 
     Example:
       >>> net = jn.dense(2)
@@ -231,7 +233,7 @@ def predict_program(
     batches: placement.Shardings | None,
     shardings: placement.Shardings | None,
 ) -> Callable:
-    """The program (params, state, x) -> outputs, one row per example; arguments as of `measure`."""
+    """Return the program (params, state, x) -> outputs, one row each; arguments as of `measure`."""
 
     def run(params, state, x):
         count = jax.tree.leaves(x)[0].shape[0]
@@ -255,7 +257,7 @@ def predict_program(
 
 
 def _batches(data: PyTree, size: int, shardings: placement.Shardings | None) -> PyTree:
-    """(steps, size, ...), padded with copies of the last example, which are finite."""
+    """Return (steps, size, ...), padded with copies of the last example, which are finite."""
 
     def leaf(a):
         steps = -(-len(a) // size)
@@ -266,7 +268,7 @@ def _batches(data: PyTree, size: int, shardings: placement.Shardings | None) -> 
 
 
 def is_stream(data: Any) -> bool:
-    """Whether data is an iterable of batches rather than arrays in memory."""
+    """Return whether data is an iterable of batches rather than arrays in memory."""
     arrays = isinstance(data, tuple | list | dict) or hasattr(data, "shape")
     if not arrays and not hasattr(data, "__iter__"):
         raise TypeError(
@@ -277,7 +279,7 @@ def is_stream(data: Any) -> bool:
 
 
 def on_device(data: PyTree, who: str) -> PyTree:
-    """Validates the arrays and moves them to the default device."""
+    """Check the arrays and move them to the default device."""
     check_data(data, who)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: to_device(who, path_name(path) or "the array", leaf), data
@@ -285,7 +287,7 @@ def on_device(data: PyTree, who: str) -> PyTree:
 
 
 def means(sums: dict[str, Average]) -> dict[str, Any]:
-    """The means of summed averages, "loss" first, as floats where they are scalars."""
+    """Return the means of summed averages, "loss" first, as floats if they are scalars."""
     found = {}
     for name, average in loss_first(sums).items():
         total, weight = map(np.asarray, average)
@@ -295,5 +297,5 @@ def means(sums: dict[str, Average]) -> dict[str, Any]:
 
 
 def loss_first(found: dict[str, Any]) -> dict[str, Any]:
-    """The same dict, sorted, with "loss" at the beginning."""
+    """Return the same dict, sorted, with "loss" at the beginning."""
     return {name: found[name] for name in sorted(found, key=lambda name: (name != "loss", name))}

@@ -1,4 +1,4 @@
-"""A log of numbers: one line of JSON for each epoch, which any tool reads."""
+"""Log numbers: one line of JSON for each epoch, which any tool reads."""
 
 import json
 import math
@@ -14,20 +14,20 @@ from jaxnet.training.epoch import Epoch
 
 
 def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
-    """Appends the numbers of an epoch to a file, as one line of JSON.
+    """Append the numbers of an epoch to a file, as one line of JSON.
 
-    After a run was resumed, the rows of steps that are made again are dropped first, and so is a
-    line that a killed program left half written. In several processes the first one writes.
+    After a run was resumed, the rows of steps that are made again are dropped first. A line that a
+    killed program left half written is dropped too. In several processes the first one writes.
 
     Args:
-      path: of the file, such as "runs/a/log.jsonl"; folders above it are made.
-      epoch: of `fit`, or a dict of numbers with "step". A number that is not finite becomes null,
-        since JSON has none.
+      path: Path of the file, such as "runs/a/log.jsonl"; missing parent folders are made.
+      epoch: Epoch of `fit`, or a dict of numbers with "step". A number that is not finite becomes
+        null, since JSON cannot hold it.
 
     Raises:
-      TypeError: for something else.
-      ValueError: for a dict without "step", and a file of something else.
-      OSError: where it cannot be written.
+      TypeError: If `epoch` is neither an Epoch nor a dict.
+      ValueError: If the dict lacks "step", or if the file holds something else.
+      OSError: If the file cannot be written.
 
     Example:
       >>> import pathlib, tempfile
@@ -67,7 +67,7 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
 
 
 def _end(path: Path, size: int = 2**14) -> bytes:
-    """The last bytes of a file, with at least one whole line of usual length."""
+    """Return the last bytes of a file, with at least one whole line of usual length."""
     if not path.exists():
         return b""
     with open(path, "rb") as file:

@@ -39,37 +39,41 @@ def fit(
     steps_per_dispatch: int | None = None,
     progress: bool = True,
 ) -> Iterator[Epoch]:
-    """Trains, and yields an `Epoch` after each pass over the data: the loop is yours.
+    """Train, and yield an `Epoch` after each pass over the data: the loop is yours.
 
-    Stopping early, saving and plotting are ordinary statements in it. The `train_state` that goes
-    in stays valid, and so does each epoch's. Nothing runs before the first iteration.
+    Stopping early, saving and plotting are ordinary statements in it. The `train_state` that you
+    pass stays valid, and so does each epoch's. Nothing runs before the first iteration.
 
     Args:
-      trainer: from `jn.trainer`.
-      train_state: where to start, from `trainer.init` or an earlier epoch, whose count goes on.
-      data: a pytree of arrays with one example per row, usually `(x, y)`, which is put on the
-        device whole; or an iterable of batches that can be iterated once per epoch, for data that
-        do not fit, such as a pipeline of grain or a DataLoader (a list counts as a pytree).
-      epochs: passes over the data, at least 1.
-      steps: number of updates, in place of epochs; for a stream that never ends.
-      every: number of steps after which an `Epoch` comes, in place of a pass.
-      position: of an interrupted run, `epoch.position` of the epoch whose train_state this is;
-        `epochs` and `steps` count from the start of that run, which goes on to the same numbers as
-        if it had not been interrupted. A stream needs iterators with get_state and set_state, as
-        grain's are, or yields the same batches again.
-      batch_size: examples per step. The last batch is padded with examples from the beginning of
-        the epoch, which are left out of the loss and of the metrics.
-      evaluate: data like `data`, measured after each epoch.
-      shuffle: whether the order is drawn again for each epoch.
-      steps_per_dispatch: by default measured while running, so that a dispatch takes about 0.2 s.
-      progress: whether to show a progress bar, in a terminal or a notebook.
+      trainer: Trainer from `jn.trainer`.
+      train_state: Train_state to start from, of `trainer.init` or of an earlier epoch, whose count
+        continues.
+      data: Pytree of arrays with one example per row, usually `(x, y)`, which is put on the device
+        whole; or an iterable of batches that can be iterated once per epoch, for data that do not
+        fit, such as a pipeline of grain or a DataLoader (a list counts as a pytree).
+      epochs: Number of passes over the data, at least 1.
+      steps: Number of updates, instead of epochs; for a stream that never ends.
+      every: Number of steps after which an `Epoch` is yielded, instead of after a pass.
+      position: Position of an interrupted run, `epoch.position` of the epoch whose train_state this
+        is; `epochs` and `steps` count from the start of that run, which continues to the same
+        numbers as if it had not been interrupted. A stream needs iterators with get_state and
+        set_state, as grain's are, or must yield the same batches again.
+      batch_size: Number of examples per step. The last batch is padded with examples from the
+        beginning of the epoch, which are left out of the loss and of the metrics.
+      evaluate: Data like `data`, measured after each epoch.
+      shuffle: Whether the order is drawn again for each epoch.
+      steps_per_dispatch: Number of steps per dispatch; by default measured while running, so that a
+        dispatch takes about 0.2 s.
+      progress: Whether to show a progress bar, in a terminal or a notebook.
 
     Raises:
-      TypeError: for something else than a trainer and a TrainState.
-      ValueError: for no epochs, both or neither of epochs and steps, no examples, unequal lengths,
-        several epochs of a generator, data with a NaN, padding with an objective that returns one
-        value per batch, a position of another run, and several processes with arrays that they do
-        not share.
+      TypeError: If the arguments are not a trainer and a TrainState.
+      ValueError: If `epochs` is below 1, or if both or neither of epochs and steps are given.
+      ValueError: If there are no examples, if lengths are unequal, or if data have a NaN.
+      ValueError: If a generator is to run for several epochs.
+      ValueError: If padding is needed and the objective returns one value per batch.
+      ValueError: If the position is of another run.
+      ValueError: If several processes have arrays that are not spread over all of them.
 
     Example:
       >>> data = jnp.eye(4), jnp.array([0, 1, 0, 1])
@@ -144,7 +148,7 @@ def fit(
 
 
 class _Epochs:
-    """The iterator of `fit`; warns where nobody iterates it."""
+    """The iterator of `fit`; warns if nobody iterates it."""
 
     def __init__(self, epochs: Iterator[Epoch]):
         self._epochs, self._begun = epochs, False
@@ -162,7 +166,7 @@ class _Epochs:
 
 
 class _End(NamedTuple):
-    """Where a run ends; None where that is not known."""
+    """The epoch and the step at which a run ends; None if it is not known."""
 
     epoch: int | None
     step: int | None
@@ -186,7 +190,7 @@ def _end(position: Position, per_pass: int | None, epochs: int | None, steps: in
 
 
 def _steps_to(position: Position, per_pass: int) -> int:
-    """Steps of a run up to a position."""
+    """Return the number of steps of a run up to a position."""
     return (position.epoch - position.start // per_pass) * per_pass + position.done
 
 

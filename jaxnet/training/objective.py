@@ -5,10 +5,10 @@ takes one of three forms, and so does each entry of the dict `metrics`:
 
     values              (batch,)            one per example; the loss is their mean
     (totals, weights)   (batch,) each       the loss is sum(totals) / sum(weights)
-    value               scalar              where no padding is needed
+    value               scalar              if padding is not needed
 
-Any layer of this form is an objective, such as a `compose` of eight lines; those below are the
-common ones.
+Any layer of this form is an objective, such as a `compose` of eight lines; this file has the common
+objectives.
 """
 
 import math
@@ -35,23 +35,24 @@ def supervised(
     metrics: Mapping[str, Compare] | None = None,
     penalty: Callable[[Params], jax.Array] | None = None,
 ) -> Layer:
-    """The objective of learning from pairs: `loss(net(x), y)` for a batch `(x, y)`.
+    """Return the objective of learning from pairs: `loss(net(x), y)` for a batch `(x, y)`.
 
     Params and state are those of `net`, with no extra level. `loss` and the metrics return one
-    value per example, (batch,) or (batch, ...), as those of optax do; further axes are averaged. A
+    value per example, (batch,) or (batch, ...), as optax losses do; further axes are averaged. A
     pair (totals, weights) or a scalar is passed through.
 
     Args:
-      net: the layer to train.
-      loss: `(outputs, targets) -> values`, such as `jn.losses.cross_entropy`. Set options of a loss
-        or metric by `functools.partial`.
-      metrics: further values to watch by name, e.g. `{"accuracy": jn.metrics.accuracy}`.
-      penalty: of the parameters, added to the loss; see `jaxnet.penalties`.
+      net: Layer to train.
+      loss: Function `(outputs, targets) -> values`, such as `jn.losses.cross_entropy`. Set options
+        of a loss or metric by `functools.partial`.
+      metrics: Further values to watch by name, e.g. `{"accuracy": jn.metrics.accuracy}`.
+      penalty: Function of the parameters, added to the loss; see `jaxnet.penalties`.
 
     Raises:
-      TypeError: for a batch that is not a pair.
-      ValueError: for a metric called "loss", and where outputs and targets broadcast against each
-        other, such as (32, 1) against (32,), which would compare every example with every other.
+      TypeError: If a batch is not a pair.
+      ValueError: If a metric is called "loss".
+      ValueError: If outputs and targets broadcast against each other, such as (32, 1) against
+        (32,), which would compare every example with every other.
 
     Example:
       >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
@@ -96,7 +97,7 @@ def supervised(
 
 
 def _comparison(name: str, function: Compare) -> Layer:
-    """A loss or metric as a layer of (outputs, targets), so that summaries and errors show it."""
+    """Make a loss or metric a layer of (outputs, targets), so that summaries and errors show it."""
     what = name if name == "loss" else f"metrics[{name!r}]"
     compare_checked = _checked(function, "supervised", what)
 
@@ -116,7 +117,7 @@ def _comparison(name: str, function: Compare) -> Layer:
 
 
 def _fitting(outputs: PyTree, targets: PyTree) -> str:
-    """What to write where the shapes are those of a usual mistake; otherwise nothing."""
+    """Say what to write if the shapes are those of a usual mistake; otherwise nothing."""
     given, wanted = getattr(outputs, "shape", ()), getattr(targets, "shape", ())
     if given == (*wanted, 1):
         write = "targets[..., None] or outputs[..., 0]"
@@ -133,14 +134,14 @@ def _fitting(outputs: PyTree, targets: PyTree) -> str:
 
 
 def _checked(loss: Compare, who: str, what: str = "loss") -> Compare:
-    """The same loss, which raises for targets that it would misread; losses load when used."""
+    """Return the loss with a check for targets that it would misread; losses load when used."""
     from jaxnet.losses.targets import checked
 
     return checked(loss, who, what)
 
 
 def check_loss(who: str, values: Any) -> None:
-    """Raises for a loss of booleans or integers, whose gradient would be 0.
+    """Raise if a loss is of booleans or integers, whose gradient would be 0.
 
     Example:
       >>> check_loss("supervised", jnp.array([[True, False]]))
@@ -157,12 +158,12 @@ def check_loss(who: str, values: Any) -> None:
 
 
 def per_example(values: Any, who: str, outputs: PyTree = None, targets: PyTree = None) -> Any:
-    """One value per example, the mean over all further axes; pairs and scalars as they are.
+    """Return one value per example, the mean over all further axes; pairs and scalars as they are.
 
     Args:
-      values: (batch, ...), (totals, weights) or a scalar.
-      who: named in errors.
-      outputs, targets: the arrays that were compared, to detect a broadcast.
+      values: Array (batch, ...), a pair (totals, weights) or a scalar.
+      who: Name for errors.
+      outputs, targets: Arrays that were compared, to detect a broadcast.
 
     Example:
       >>> per_example(jnp.array([[1.0, 3.0], [9.0, 9.0]]), "loss").tolist()
@@ -182,7 +183,7 @@ def per_example(values: Any, who: str, outputs: PyTree = None, targets: PyTree =
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The common shape of two different shapes; None where they are equal or have none."""
+    """Return the common shape of two different shapes; None if they are equal or have none."""
     if a == b or not (a and b):
         return None
     pairs = list(zip(a[::-1], b[::-1], strict=False))
@@ -197,12 +198,13 @@ def _add(values: Any, penalty: jax.Array) -> Any:
 
 
 def augmented(objective: Layer, f: Callable[[jax.Array, PyTree], PyTree]) -> Layer:
-    """An objective whose batches are changed at random in training.
+    """Return an objective whose batches are changed at random in training.
 
     Args:
-      objective: any objective.
-      f: `(key, batch) -> batch`, such as `jn.data.on_inputs(jn.data.random_shift(2))`. It keeps the
-        shapes of the batch and runs inside the compiled program; in evaluation it does not run.
+      objective: Any objective.
+      f: Function `(key, batch) -> batch`, such as `jn.data.on_inputs(jn.data.random_shift(2))`. It
+        keeps the shapes of the batch and runs inside the compiled program; in evaluation it does
+        not run.
 
     Example:
       >>> objective = jn.supervised(jn.dense(1), optax.squared_error)
@@ -236,18 +238,18 @@ def augmented(objective: Layer, f: Callable[[jax.Array, PyTree], PyTree]) -> Lay
 
 
 def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]]]) -> Layer:
-    """An objective from a rule that returns an update in place of a loss.
+    """Return an objective from a rule that returns an update instead of a loss.
 
-    The perceptron's rule and contrastive divergence are gradients of no loss. Such a rule returns
-    the tree that takes the place of the gradient, with its sign (an optimizer subtracts it); so
-    it works with `jn.trainer`, `fit` and every optax optimizer. The tree belongs to a whole batch,
-    so `batch_size` must divide the number of examples.
+    The perceptron's rule and contrastive divergence are not gradients of a loss. Such a rule
+    returns the tree that replaces the gradient, with its sign (an optimizer subtracts it); so it
+    works with `jn.trainer`, `fit` and every optax optimizer. The tree belongs to a whole batch, so
+    `batch_size` must divide the number of examples.
 
     Args:
-      net: its params and state are trained; it is initialized with the first entry of a batch that
-        is a tuple, else with the batch.
-      rule: `(params, state, batch, *, key, train) -> (tree like params, (state, metrics))`. A
-        metric called "loss" becomes the value of the objective, which is 0 otherwise.
+      net: Layer whose params and state are trained; it is initialized with the first entry of a
+        batch that is a tuple, else with the batch.
+      rule: Function `(params, state, batch, *, key, train) -> (tree like params, (state,
+        metrics))`. A metric called "loss" becomes the value of the objective, which is 0 otherwise.
 
     Example:
       >>> def toward_zero(params, state, batch, *, key, train):
@@ -285,21 +287,22 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
 
 
 def truncated_bptt(net: Layer, loss: Compare) -> Layer:
-    """The objective of truncated backpropagation through time: batches continue each other.
+    """Return the objective of truncated backpropagation through time: batches continue each other.
 
-    Row i of a batch continues row i of the batch before, from the carry that the net returned; no
-    gradient flows back there. So `fit` must keep the order, with `shuffle=False` and a batch_size
-    that divides the rows; `jn.data.windows` cuts a text accordingly. The state is {"net": the
-    net's own, "carry": of the last batch, zeros at first}, so initialize with one batch.
+    Row i of a batch continues row i of the batch before, from the carry that the net returned;
+    gradients do not flow back there. So `fit` must keep the order, with `shuffle=False` and a
+    batch_size that divides the rows; `jn.data.windows` cuts a text accordingly. The state is
+    {"net": state of the net, "carry": carry of the last batch, zeros at first}, so initialize with
+    one batch.
 
     Args:
-      net: {"x": x, "initial": carry} -> {"x": outputs, "final": carry}, as recurrent layers and
-        what `serial` makes of them.
-      loss: `(outputs, targets) -> values`, such as `jn.losses.masked()`. A batch is
-        ((x, start), targets), where `start` (batch,) marks the rows that begin a text, from zeros.
+      net: Layer {"x": x, "initial": carry} -> {"x": outputs, "final": carry}, as recurrent layers
+        and what `serial` makes of them.
+      loss: Function `(outputs, targets) -> values`, such as `jn.losses.masked()`. A batch is ((x,
+        start), targets), where `start` (batch,) marks the rows that begin a text, from zeros.
 
     Raises:
-      ValueError: for a batch of another number of rows than the carry.
+      ValueError: If a batch has another number of rows than the carry.
 
     Example:
       >>> text = jn.data.windows(np.arange(29) % 7, streams=2, steps=5)
@@ -367,8 +370,8 @@ class Average(NamedTuple):
     """A mean and its weight, so that means of several batches can be combined.
 
     Fields:
-      mean: over the examples that count.
-      weight: number of examples, or sum of their weights.
+      mean: Mean over the examples that count.
+      weight: Number of examples, or sum of their weights.
     """
 
     mean: jax.Array
@@ -376,17 +379,18 @@ class Average(NamedTuple):
 
 
 def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> dict[str, Average]:
-    """The averages of an objective's output over the examples that count, "loss" first.
+    """Return the averages of an objective's output over the examples that count, "loss" first.
 
     Args:
-      output: `(values, metrics)`, see the top of this file.
-      batch: its first array gives the number of examples.
-      mask: (batch,) of 0 and 1, 0 for padding; None where all examples count.
-      who: the objective's name, for errors.
+      output: Pair `(values, metrics)`, see the top of this file.
+      batch: Batch whose first array gives the number of examples.
+      mask: Array (batch,) of 0 and 1, 0 for padding; None if all examples count.
+      who: Name of the objective, for errors.
 
     Raises:
-      TypeError: for an output of another form, or a loss that is not of floats.
-      ValueError: for values of another shape, and for a scalar where padding has to be left out.
+      TypeError: If the output has another form, or if the loss is not of floats.
+      ValueError: If the values have another shape.
+      ValueError: If a scalar is returned and padding has to be left out.
 
     Example:
       >>> output = jnp.array([1.0, 3.0, 9.0]), {}

@@ -38,7 +38,7 @@ class Shardings(NamedTuple):
 
 
 def shardings_of(tree: PyTree) -> Shardings | None:
-    """The shardings of a tree whose arrays are on a mesh of several devices.
+    """Return the shardings of a tree whose arrays are on a mesh of several devices.
 
     Example:
       >>> shardings_of({"kernel": jnp.ones(3)}) is None
@@ -54,7 +54,7 @@ def shardings_of(tree: PyTree) -> Shardings | None:
 
 
 def is_named(array: Any) -> bool:
-    """Whether an array is on a mesh; a quick look.
+    """Return whether an array is on a mesh; a quick look.
 
     Example:
       >>> is_named(jnp.ones(3))
@@ -64,7 +64,7 @@ def is_named(array: Any) -> bool:
 
 
 def constrain(tree: PyTree, shardings: Shardings | None, axes: int = 0) -> PyTree:
-    """The tree with these shardings, inside a program.
+    """Return the tree with these shardings, inside a program.
 
     Args:
       tree: Tree with the structure of the shardings.
@@ -89,14 +89,15 @@ def constrain(tree: PyTree, shardings: Shardings | None, axes: int = 0) -> PyTre
 def placed(
     run: Callable, shardings: Shardings | None, *, keeps: bool = True, **options
 ) -> Callable:
-    """`jax.jit`, with results that stay on the mesh.
+    """Compile a function by `jax.jit`, with results that stay on the mesh.
 
     The compiler places what is computed in between, even if the axes of the mesh are Explicit.
 
     Args:
       run: Function that is compiled. With `keeps`, it returns a pair whose first part has the
         structure of the shardings.
-      shardings: Shardings of what `run` keeps. Without `keeps`, those of any arrays on the mesh.
+      shardings: Shardings of what `run` keeps. Without `keeps`, shardings of any arrays on the
+        mesh.
       keeps: Whether the first part of the result has these shardings. All else is whole on every
         device, so that each process can read it.
       options: Options of `jax.jit`.
@@ -120,7 +121,7 @@ def placed(
 
 
 def agreed(value: int, asked: bool) -> tuple[int, bool]:
-    """The first process's value, and whether any process asked to stop; the same in all of them.
+    """Return the first process's value, and whether any process asked to stop; the same in all.
 
     Example:
       >>> agreed(3, False)
@@ -133,7 +134,7 @@ def agreed(value: int, asked: bool) -> tuple[int, bool]:
 
 
 def check_batch(who: str, data: PyTree, size: int) -> Shardings | None:
-    """The shardings of data whose first axis is cut into batches; raises if one has a remainder.
+    """Return the shardings of data that are cut into batches; raise if one has a remainder.
 
     Example:
       >>> check_batch("fit", jnp.ones((8, 3)), 4) is None
@@ -155,10 +156,10 @@ def check_batch(who: str, data: PyTree, size: int) -> Shardings | None:
 def onto_mesh(
     who: str, train_state: PyTree, batches: Shardings | None
 ) -> tuple[PyTree, Shardings | None]:
-    """A train_state on the mesh of its data, and its shardings.
+    """Return a train_state on the mesh of its data, and its shardings.
 
-    One on a single device is moved if the mesh has only this device. Warns if the train_state is on
-    a mesh and the data are not divided over it.
+    A train_state on a single device is moved if the mesh has only this device. Warns if the
+    train_state is on a mesh and the data are not divided over it.
 
     Raises:
       ValueError: If the data are on a mesh of several devices and the train_state is not.
@@ -191,15 +192,15 @@ def onto_mesh(
 
 
 def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
-    """Raises where several processes would each train a model of their own.
+    """Raise if several processes would each train a model of their own.
 
     Args:
-      who: the function.
-      train_state: or params.
-      data: examples; NumPy arrays would be taken to be the same in all processes.
+      who: Name of the function.
+      train_state: Train_state or params.
+      data: Examples; NumPy arrays would be taken to be the same in all processes.
 
     Raises:
-      ValueError: for arrays that are not spread over the devices of all processes.
+      ValueError: If arrays are not spread over the devices of all processes.
 
     Example:
       >>> check_processes("fit", {"kernel": np.ones(3)}, np.ones((5, 3)))
@@ -228,7 +229,7 @@ def _is_explicit(sharding: NamedSharding) -> bool:
 
 
 def _on_mesh(sharding: Any) -> TypeGuard[NamedSharding]:
-    """Whether programs have to know of the mesh; not of one device with Auto axes."""
+    """Return whether programs have to know of the mesh; False for one device with Auto axes."""
     return isinstance(sharding, NamedSharding) and (
         sharding.mesh.size > 1 or _is_explicit(sharding)
     )

@@ -1,6 +1,6 @@
-"""A request to stop, as clusters send it before they take a machine away: the signal SIGTERM.
+"""Requests to stop, as clusters send them before they take a machine away: the signal SIGTERM.
 
-The one thing here that belongs to the process, since a signal does. Nothing listens unless a
+The request belongs to the whole process, since a signal does. Nothing listens unless a
 `jn.Checkpoints` is open.
 """
 
@@ -14,7 +14,7 @@ EXIT = 128 + signal.SIGTERM  # what a shell reports of a process that the signal
 
 
 def asked() -> bool:
-    """Whether the process was asked to stop while somebody listened.
+    """Return whether the process was asked to stop while somebody listened.
 
     Example:
       >>> asked()
@@ -24,18 +24,18 @@ def asked() -> bool:
 
 
 def pass_on() -> None:
-    """Notes that another process of this run was asked to stop."""
+    """Note that another process of this run was asked to stop."""
     _ASKED.set()
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Notes a SIGTERM instead of dying of it; at the end the process exits if there was one.
+    """Note a SIGTERM instead of dying of it; at the end the process exits if there was one.
 
     Python handles signals in its main thread, so elsewhere nothing changes.
 
     Raises:
-      SystemExit: with 143, where the process was asked to stop.
+      SystemExit: With 143, if the process was asked to stop.
 
     Example:
       >>> with listening():

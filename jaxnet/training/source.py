@@ -1,11 +1,11 @@
-"""Where the batches of `fit` come from: arrays on the device, or a stream; and how far they went.
+"""Read the batches of `fit` from arrays on the device or from a stream, and keep the position.
 
-Data in memory go to the device. Shuffling and batching happen inside the program, which runs many
-steps per dispatch and sums up the metrics. The number of steps per dispatch is an argument of the
-program, not part of it, so it is tuned while training runs, and nothing compiles twice.
+Data in memory are put on the device. Shuffling and batching happen inside the program, which runs
+many steps per dispatch and sums up the metrics. The number of steps per dispatch is an argument of
+the program, not part of it, so it is tuned while training runs, and nothing compiles twice.
 
-Both kinds of source run a stretch of steps from a `Position` to a `Position`, and a stretch that
-starts at one that was stored computes what the interrupted run would have computed.
+Both kinds of source run a stretch of steps from a `Position` to a `Position`. A stretch that starts
+at a stored position computes what the interrupted run would have computed.
 """
 
 import functools
@@ -36,9 +36,9 @@ class Totals(NamedTuple):
     """Sums of a stretch of steps, on the device.
 
     Fields:
-      sums: name -> Average of (sum of mean * weight, sum of weights).
-      losses: (steps,), of a whole pass where the data are on the device.
-      finite: (steps, leaves of the gradient).
+      sums: Average of (sum of mean * weight, sum of weights) by name.
+      losses: Loss of each step, (steps,); of a whole pass if the data are on the device.
+      finite: Whether each leaf of the gradient is finite, (steps, leaves of the gradient).
     """
 
     sums: dict[str, Average]
@@ -50,10 +50,10 @@ class Programs(NamedTuple):
     """The two compiled programs of data on the device.
 
     Fields:
-      begin: (train_state, data, key) -> (train_state, (key, order, totals)): the order of the
-        examples of a pass, padded to whole batches, and empty totals. Without a key the train_state
-        gives one.
-      advance: (train_state, data, totals, order, start, stop) -> (train_state, totals).
+      begin: Program (train_state, data, key) -> (train_state, (key, order, totals)): the order of
+        the examples of a pass, padded to whole batches, and empty totals. Without a key the
+        train_state gives one.
+      advance: Program (train_state, data, totals, order, start, stop) -> (train_state, totals).
     """
 
     begin: Callable
@@ -67,14 +67,14 @@ def resident_programs(
     shardings: placement.Shardings | None = None,
     batches: placement.Shardings | None = None,
 ) -> Programs:
-    """The programs of a trainer for one batch size, compiled once per trainer.
+    """Return the programs of a trainer for one batch size, compiled once per trainer.
 
     Args:
-      trainer: its update is made in each step.
-      size: examples in a batch.
-      shuffle: whether the order is drawn.
-      shardings: of the train_state, which stays so.
-      batches: shardings of the data, and of each batch.
+      trainer: Trainer whose update is made in each step.
+      size: Number of examples in a batch.
+      shuffle: Whether the order is drawn.
+      shardings: Shardings of the train_state, which keeps them.
+      batches: Shardings of the data, and of each batch.
     """
     update = trainer.update
 
@@ -138,7 +138,7 @@ class Resident:
         self.steps: int | None = -(-count // self.size)
 
     def joined(self, train_state: TrainState) -> TrainState:
-        """The train_state on the mesh of the data; raises if the two do not fit."""
+        """Return the train_state on the mesh of the data; raise if the two do not fit."""
         objective, now = self.trainer.objective, (train_state.params, train_state.state)
         check_targets(objective, *now, self.data, "fit", train=True)
         if self.shuffle and rows_are_in_order(objective, train_state.state, self.data, self.size):
@@ -153,11 +153,11 @@ class Resident:
         return train_state
 
     def described(self) -> dict[str, Any]:
-        """Describes the run."""
+        """Describe the run."""
         return describe_run(self.trainer, self.data, self.shuffle)
 
     def resume(self, position: Position) -> None:
-        """Raises if a position is of other data or batches."""
+        """Raise if a position is of other data or batches."""
         size, done = position.size, position.done
         if position.loader is not None or size != self.size or done >= (self.steps or 0):
             raise ValueError(
@@ -168,7 +168,7 @@ class Resident:
     def run(
         self, train_state: TrainState, position: Position, limit: int | None, bar: Any, pace: "Pace"
     ) -> tuple[TrainState, Totals | None, Position]:
-        """At most `limit` steps, and no further than the end of the pass."""
+        """Run at most `limit` steps, and no further than the end of the pass."""
         assert self.steps is not None
         key = None if position.key is None else np.asarray(position.key, np.uint32)
         train_state, (key, order, totals) = self.programs.begin(train_state, self.data, key)
@@ -209,15 +209,15 @@ class Stream:
         self.accepted: list[frozenset[int]] = []  # integers found in the targets so far
 
     def joined(self, train_state: TrainState) -> TrainState:
-        """The train_state itself, since its mesh is known with the first batch."""
+        """Return the train_state itself, since its mesh is known with the first batch."""
         return train_state
 
     def described(self) -> dict[str, Any]:
-        """Describes the run."""
+        """Describe the run."""
         return describe_run(self.trainer, None, None)
 
     def resume(self, position: Position) -> None:
-        """Goes to a position: by the state of the iterator, or past the batches that were used."""
+        """Go to a position: by the state of the iterator, or past the batches that were used."""
         if position.key is not None:
             raise ValueError("fit: the position is of a run on arrays, and these data are a stream")
         for _ in range(position.epoch - (position.start // self.steps if self.steps else 0)):
@@ -246,7 +246,7 @@ class Stream:
     def run(
         self, train_state: TrainState, position: Position, limit: int | None, bar: Any, pace: "Pace"
     ) -> tuple[TrainState, Totals | None, Position]:
-        """At most `limit` steps, and no further than the end of the pass."""
+        """Run at most `limit` steps, and no further than the end of the pass."""
         seen = []
         if self.iterator is None:
             self.iterator = iter(self.batches)
@@ -290,7 +290,7 @@ class Stream:
         return train_state, Totals(sums, losses, np.stack(finite)), position
 
     def _prepared(self, train_state: TrainState, batch: PyTree, size: int):
-        """The train_state on the batch's mesh, the batch at its full size, and its mask."""
+        """Return the train_state on the batch's mesh, the batch at its full size, and its mask."""
         batch, trainer = on_device(batch, "fit: a batch"), self.trainer
         placement.check_processes("fit", train_state, batch)
         now = train_state.params, train_state.state
@@ -333,7 +333,7 @@ class Stream:
             )
 
     def _compare_first(self, epoch: int, batch: PyTree) -> None:
-        """Warns where a loader that could shuffle begins two passes with the same batch."""
+        """Warn if a loader that could shuffle begins two passes with the same batch."""
         if not hasattr(self.iterator, "get_state") or len(self.first) > 1:
             return
         leaves = [leaf for leaf in jax.tree.leaves(batch) if leaf.is_fully_addressable]
@@ -356,7 +356,7 @@ def _paired(update: Callable) -> Callable:
 
 
 def _length(batches: Any) -> int | None:
-    """The number of batches where it is known; grain gives one that never ends the largest."""
+    """Return the number of batches if it is known; in grain sys.maxsize means an endless one."""
     length = len(batches) if hasattr(batches, "__len__") else None
     return None if length is None or length >= sys.maxsize else length
 
@@ -370,7 +370,7 @@ class Pace:
         self.stopped = False  # by a request, the same in all processes
 
     def took(self, steps: int, seconds: float) -> None:
-        """Notes the duration of a dispatch, and whether the run is to stop.
+        """Note the duration of a dispatch, and whether the run is to stop.
 
         Processes take the pace of the first, since each dispatch is a program of all of them.
         """

@@ -67,7 +67,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _sums(folder: Path, flush: bool = False) -> Iterator[tuple[str, str]]:
-    """The checksums of the parts; what orbax writes beside them changes when it commits them."""
+    """Yield the checksums of the parts; the other files of orbax change when it commits them."""
     for file in (file for part in PARTS for file in sorted((folder / part).rglob("*"))):
         if file.is_file():
             with open(file, "r+b", buffering=0) if flush else open(file, "rb") as opened:
@@ -83,9 +83,9 @@ def run_to_json(
     """Describe a train_state, its position and its numbers as JSON; all processes must call it.
 
     Args:
-      train_state: The train_state that is saved.
+      train_state: Train_state that is saved.
       position: Its position in the run.
-      scalars: The numbers of the epoch that are finite.
+      scalars: Numbers of the epoch that are finite.
     """
     import jaxnet
 
@@ -109,7 +109,7 @@ def read_run(folder: Path) -> dict[str, Any]:
       folder: Folder of the checkpoint.
 
     Raises:
-      ValueError: If it was written by another version of jaxnet, naming the version.
+      ValueError: If it was written by another version of jaxnet; names the version.
     """
     import jaxnet
 
@@ -134,11 +134,11 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
 
     Args:
       folder: Folder of the checkpoint, for the message.
-      stored: From `read_run`.
-      like: A train_state or its specs.
+      stored: Result of `read_run`.
+      like: Train_state or its specs.
 
     Raises:
-      ValueError: Naming the arrays or states that differ.
+      ValueError: If arrays or states differ; names them.
     """
     found, have, need = [], stored["leaves"], _leaves(like)
     for path in need | have:  # in the order of the train_state
@@ -157,13 +157,13 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
 
 
 def _leaves(train_state: TrainState) -> dict[str, str]:
-    """Shape and dtype of each array, by path."""
+    """Return shape and dtype of each array, by path."""
     named = jax.tree_util.tree_leaves_with_path(train_state)
     return {path_name(path): f"{tuple(leaf.shape)} {leaf.dtype}" for path, leaf in named}
 
 
 def _kinds(state: Any) -> str:
-    """The names of the states of an optimizer, also of those that hold no array."""
+    """Return the names of the states of an optimizer, including states without arrays."""
     inner = state.values() if isinstance(state, dict) else state
     inner = inner if isinstance(state, dict | list | tuple) else ()
     parts = [words for words in map(_kinds, inner) if words]
@@ -178,7 +178,7 @@ def position_from_json(stored: dict[str, Any]) -> Position:
     """Make the position of this process from what `read_run` returned.
 
     Args:
-      stored: From `read_run`.
+      stored: Result of `read_run`.
 
     Raises:
       ValueError: If each process had its own position in the data, and there are more or fewer now.
@@ -199,7 +199,7 @@ def position_from_json(stored: dict[str, Any]) -> Position:
 
 
 def _state_to_text(state: Any) -> str | None:
-    """The state of an iterator: bytes, or what JSON holds."""
+    """Return the state of an iterator as text: bytes, or what JSON holds."""
     if state is None:
         return None
     if isinstance(state, bytes):
@@ -224,7 +224,7 @@ def by_first(find: Callable[[], Any]) -> Any:
       find: Function that returns JSON, and raises an OSError or a ValueError.
 
     Raises:
-      OSError, ValueError: As `find`.
+      OSError, ValueError: If `find` raises them.
     """
     if jax.process_count() == 1:
         return find()
@@ -247,7 +247,7 @@ def of_all_processes(text: str | None) -> list[str | None]:
     """Return the texts of all processes, by their index; all must call it.
 
     Args:
-      text: The text of this process.
+      text: Text of this process.
     """
     if jax.process_count() == 1:
         return [text]

@@ -1,4 +1,4 @@
-"""Many runs side by side in one program: seeds, learning rates and other numbers."""
+"""Train many runs at once in one program: seeds, learning rates and other numbers."""
 
 import inspect
 import itertools
@@ -33,13 +33,13 @@ class Sweep(NamedTuple):
     """The result of `sweep`; prints as a table.
 
     Fields:
-      settings: of the grid, in the order of `itertools.product`: name -> value.
-      seeds: of the runs per setting.
-      train_state: all that was trained: params, state and opt_state have two leading axes
-        (settings, seeds), key has that of seeds, and step has none.
-      train: metric -> (settings, seeds, epochs), means over each epoch's examples.
-      test: the same on the `evaluate` data; None without.
-      seconds: of everything, compilation included.
+      settings: Settings of the grid, in the order of `itertools.product`: name -> value.
+      seeds: Seeds of the runs per setting.
+      train_state: All that was trained: params, state and opt_state have two leading axes
+        (settings, seeds), key has the axis of seeds, and step has neither.
+      train: Means over each epoch's examples: metric -> (settings, seeds, epochs).
+      test: The same on the `evaluate` data; None without.
+      seconds: Seconds of everything, compilation included.
     """
 
     settings: list[dict[str, float]]
@@ -50,14 +50,14 @@ class Sweep(NamedTuple):
     seconds: float
 
     def member(self, setting: int, seed: int) -> TrainState:
-        """One run by its indices, to use or to train further with `fit`.
+        """Return one run by its indices, to use or to train further with `fit`.
 
         Args:
-          setting: its index, 0 for the first row of the table.
-          seed: its index among the seeds, not the seed itself.
+          setting: Index of the setting, 0 for the first row of the table.
+          seed: Index among the seeds, not the seed itself.
 
         Raises:
-          IndexError: for a run that there is not.
+          IndexError: If there is no such run.
         """
         every = self.train_state
         counts = {"setting": len(self.settings), "seed": len(self.seeds)}
@@ -71,19 +71,19 @@ class Sweep(NamedTuple):
         return TrainState(every.step, params, state, opt_state, every.key[seed])
 
     def rows(self, metric: str = "loss", part: str | None = None) -> list[dict[str, float]]:
-        """One row per setting: its values, and the metric after the last epoch over the seeds.
+        """Return a row per setting: its values, and the metric after the last epoch over seeds.
 
         Args:
-          metric: "loss" or one of the objective's.
-          part: "train" or "test"; by default test where there is one.
+          metric: "loss" or a metric of the objective.
+          part: "train" or "test"; by default "test" if there is one.
 
         Returns:
           For each setting its values, then mean, low and high (the 95% interval of the mean by
-          Student's t; NaN for one seed; of a metric that stays in [0, 1], within it), std, min,
-          max and seeds.
+            Student's t; NaN for one seed; of a metric that stays in [0, 1], within it), std, min,
+            max and seeds.
 
         Raises:
-          KeyError: for a metric or a part that is not there.
+          KeyError: If there is no such metric or part.
         """
         part = part or ("train" if self.test is None else "test")
         parts = {"train": self.train, "test": self.test}
@@ -110,16 +110,17 @@ class Sweep(NamedTuple):
         return found
 
     def best(self, metric: str = "loss", part: str | None = None) -> int:
-        """Index of the setting with the lowest mean loss, or the highest mean of another metric.
+        """Return the index of the best setting by its mean metric.
 
-        Runs that diverged count as worst. Choose on other data than those you report.
+        Best is the lowest loss, or the highest value of another metric. Runs that diverged count as
+        worst. Choose on other data than the data you report.
         """
         mean = np.array([row["mean"] for row in self.rows(metric, part)])
         mean = mean if metric == "loss" else -mean
         return int(np.argmin(np.where(np.isfinite(mean), mean, np.inf)))
 
     def table(self) -> Table:
-        """A row per setting: the last value of each metric, with the interval of its mean."""
+        """Return a row per setting: the last value of each metric, and the interval of its mean."""
         part = "train" if self.test is None else "test"
         metrics = self.train if self.test is None else self.test
         head = *self.settings[0], *(f"{part} {metric} (95%)" for metric in metrics)
@@ -156,7 +157,7 @@ def sweep(
     own_data: bool = False,
     progress: bool = True,
 ) -> Sweep:
-    """Trains an objective with many seeds and settings at once, in one jitted program.
+    """Train an objective with many seeds and settings at once, in one jitted program.
 
     Each run is the one that `jn.trainer(objective, optimizer(**setting))`, its `init` with
     `jax.random.key(seed)` and `fit` would make, with the same weights, order and randomness, up to
@@ -166,25 +167,26 @@ def sweep(
     holds all of them.
 
     Args:
-      objective: such as `jn.supervised(net, loss)`.
-      optimizer: makes the optimizer from a setting, e.g. `optax.adam` for a grid of learning_rate.
-      data: arrays with one example per row, all of them in memory.
-      epochs: passes over the data, at least 1.
-      seeds: their number, counted from 0, or a list of them.
-      grid: name of an argument of `optimizer` -> numbers; every combination is a setting. Without
+      objective: Objective, such as `jn.supervised(net, loss)`.
+      optimizer: Function that makes the optimizer from a setting, e.g. `optax.adam` for a grid of
+        learning_rate.
+      data: Arrays with one example per row, all of them in memory.
+      epochs: Number of passes over the data, at least 1.
+      seeds: Number of seeds, counted from 0, or a list of seeds.
+      grid: Name of an argument of `optimizer` -> numbers; every combination is a setting. Without
         it the optimizer is made without arguments.
-      batch_size: examples per step, the same for all runs, since it is a shape.
-      evaluate: data like `data`, measured after each epoch.
-      shuffle: whether the order is drawn again for each epoch.
-      params: to start from, such as pretrained ones, all or a part of them, as for `trainer.init`;
-        each leaf has a leading axis of seeds.
-      own_data: whether `data` has a leading axis of seeds too, so that each seed has its own.
-      progress: whether to show a progress bar.
+      batch_size: Number of examples per step, the same for all runs, since it is a shape.
+      evaluate: Data like `data`, measured after each epoch.
+      shuffle: Whether the order is drawn again for each epoch.
+      params: Params to start from, such as pretrained ones, all or a part of them, as for
+        `trainer.init`; each leaf has a leading axis of seeds.
+      own_data: Whether `data` has a leading axis of seeds too, so that each seed has its own.
+      progress: Whether to show a progress bar.
 
     Raises:
-      ValueError: for no epochs, seeds or numbers in the grid, or data that do not fit.
-      TypeError: for an optimizer that does not take the grid's names, or a value that is not a
-        number.
+      ValueError: If `epochs` is below 1, or if there are no seeds or numbers in the grid.
+      ValueError: If the data do not fit.
+      TypeError: If the optimizer does not take the grid's names, or if a value is not a number.
 
     Example:
       >>> x, y = jnp.eye(4), jnp.array([0, 1, 0, 1])
@@ -259,7 +261,7 @@ def sweep(
 
 
 def _batches(data: PyTree, own_data: bool, size: int) -> Shardings | None:
-    """The shardings of batches; raises if the data are divided as a sweep cannot have them."""
+    """Return the shardings of batches; raise if a sweep cannot use data divided like this."""
     batches = shardings_of(data) if own_data else check_batch("sweep", data, size)
     if jax.process_count() > 1:
         raise ValueError("sweep: runs in one process; in several, use fit, one run after another")
@@ -272,7 +274,7 @@ def _batches(data: PyTree, own_data: bool, size: int) -> Shardings | None:
 
 
 def _axes(key: int | None) -> Any:
-    """Which parts of a TrainState have an axis of members."""
+    """Return which parts of a TrainState have an axis of members."""
     return TrainState(None, 0, 0, 0, key)  # type: ignore[arg-type]
 
 
@@ -288,7 +290,7 @@ def _check_optimizer(optimizer: Any, setting: Mapping[str, float]) -> None:
 
 
 def _start(objective, make, data, settings, seeds, params) -> TrainState:
-    """All members before their first step, drawn one seed after another: that compiles nothing."""
+    """Initialize all members, one seed after another, which compiles nothing."""
 
     def start(values, params):
         return without_weak_types(make(**values).init(floats_of(params)))
@@ -338,7 +340,7 @@ def _settings(grid: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
 
 
 def _quantile(freedom: int) -> float:
-    """Two-sided 95% quantile of Student's t distribution."""
+    """Return the two-sided 95% quantile of Student's t distribution."""
     from scipy.stats import t  # slow to import, and JAX depends on scipy
 
     return float(t.ppf(0.975, freedom))

@@ -1,4 +1,4 @@
-"""Finds targets that a loss would misread: a lookup would take -1 for the last class."""
+"""Find targets that a loss would misread: a lookup would take -1 for the last class."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def check_targets(
       data: Pair (x, targets), all examples or a batch. Other data count as targets as a whole.
       who: Name of the function, for the message.
       accepted: Integers found so far in each array of a stream's targets, empty at first. Of the
-        later batches only those with new integers are checked.
+        later batches only batches with new integers are checked.
       train: Whether the objective is traced in training, where it may change the batch. Targets
         that it makes itself are not checked.
 
@@ -87,7 +87,7 @@ def check_targets(
 
 
 def _values(leaf: Any, alone: bool) -> Any:
-    """The array itself where its values are at hand; of one on several hosts its extremes."""
+    """Return the array if its values are available, or the extremes of one on several hosts."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return jnp.asarray(leaf)
     if not (alone and jnp.issubdtype(leaf.dtype, jnp.integer)):
@@ -97,7 +97,7 @@ def _values(leaf: Any, alone: bool) -> Any:
 
 
 def _integers(leaf: Any) -> frozenset[int]:
-    """The integers in an array; none of one that holds other numbers."""
+    """Return the integers in an array; none if it holds other numbers."""
     if not jnp.issubdtype(leaf.dtype, jnp.integer) or not getattr(
         leaf, "is_fully_addressable", True
     ):
@@ -118,7 +118,7 @@ def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size:
       objective: Objective of the trainer.
       state: State of the objective.
       data: All examples.
-      size: Examples in a batch.
+      size: Number of examples in a batch.
 
     Example:
       >>> net = jn.serial(jn.gru(4), jn.time_distributed(jn.dense(7)))

@@ -36,12 +36,12 @@ class TrainState(NamedTuple):
     """Everything that training changes; a pytree, to be saved and resumed whole.
 
     Fields:
-      step: number of updates made, an int32 scalar.
-      params: nested dicts that the optimizer changes.
-      state: nested dicts that `apply` changes, e.g. running statistics.
-      opt_state: of the optax optimizer.
-      key: the randomness to come; every step advances it. As key data, uint32, since a typed key
-        takes a jitted call off its fast path.
+      step: Number of updates made, an int32 scalar.
+      params: Nested dicts that the optimizer changes.
+      state: Nested dicts that `apply` changes, e.g. running statistics.
+      opt_state: State of the optax optimizer.
+      key: Randomness to come; every step advances it. As key data, uint32, since a typed key takes
+        a jitted call off its fast path.
     """
 
     step: jax.Array
@@ -78,14 +78,14 @@ class Trainer(_Fields):
     `jn.Trainer(init, step)` is a trainer of your own, which `fit` drives by its `step`.
 
     Fields:
-      init: `(key, batch) -> train_state`.
-      step: `(train_state, batch) -> (train_state, metrics)`.
-      update: the step with all that `fit` needs: `(train_state, batch, mask) -> (train_state,
+      init: Function `(key, batch) -> train_state`.
+      step: Function `(train_state, batch) -> (train_state, metrics)`.
+      update: The step with all that `fit` needs: `(train_state, batch, mask) -> (train_state,
         averages, finite)`, pure. By default it is made from `step`.
-      objective: the layer that is trained; None in a trainer of your own.
-      optimizer: of optax; None in a trainer of your own.
-      watcher: warns about the trainer's programs.
-      programs: the compiled programs, which live as long as the trainer.
+      objective: Layer that is trained; None in a trainer of your own.
+      optimizer: Optax optimizer; None in a trainer of your own.
+      watcher: Object that warns about the trainer's programs.
+      programs: Compiled programs, which live as long as the trainer.
     """
 
     __slots__ = ()
@@ -103,7 +103,7 @@ class Trainer(_Fields):
 
 
 def _update_by(step: Callable) -> Callable:
-    """An update by the step of a trainer of the user's own."""
+    """Return an update made from the step of a user's own trainer."""
 
     def update(train_state, batch, mask=None):
         if mask is not None:
@@ -122,17 +122,17 @@ def _update_by(step: Callable) -> Callable:
 def trainer(
     objective: Layer, optimizer: optax.GradientTransformation, *, shapes: int = 1
 ) -> Trainer:
-    """The trainer of an objective.
+    """Return the trainer of an objective.
 
-    `init(key, batch)` draws params, state and the optimizer's state. Only the shapes and dtypes of
-    the batch are used, so it may be the whole data set, or `jn.spec`s. To start from trained
-    params, pass `init(key, batch, params=trained)`. `trained` may be a part of the params, such as
-    `{"encoder": encoder_params}`; what it lacks is drawn, and what the net lacks raises. The values
-    are copied, in the dtypes of the net.
+    `init(key, batch)` initializes params, state and the optimizer's state. Only the shapes and
+    dtypes of the batch are used, so it may be the whole data set, or `jn.spec`s. To start from
+    trained params, pass `init(key, batch, params=trained)`. `trained` may be a part of the params,
+    such as `{"encoder": encoder_params}`; what it lacks is initialized, and what the net lacks
+    raises. The values are copied, in the dtypes of the net.
 
-    `step(train_state, batch)` computes the gradient and the update, and returns the new
-    train_state with the loss and metrics of the batch. Called plainly, it is jitted and donates the
-    train_state (its memory is reused), so always continue with the one that came back. Inside the
+    `step(train_state, batch)` computes the gradient and the update, and returns the new train_state
+    with the loss and metrics of the batch. Called plainly, it is jitted and donates the train_state
+    (its memory is reused), so always continue with the train_state that `step` returned. Inside the
     user's own `jit`, `grad`, `scan` or `vmap` it is a pure function. Optimizers that search along a
     line get value, gradient and function, as `optax.lbfgs` expects.
 
@@ -143,13 +143,13 @@ def trainer(
     Under Linux it also has the process keep freed memory, see `jn.reuse_memory`.
 
     Args:
-      objective: a layer `batch -> (values, metrics)`, such as `jn.supervised(net, loss)`.
-      optimizer: of optax, such as `optax.adam(1e-3)`.
-      shapes: number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`: as many
+      objective: Layer `batch -> (values, metrics)`, such as `jn.supervised(net, loss)`.
+      optimizer: Optax optimizer, such as `optax.adam(1e-3)`.
+      shapes: Number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`: as many
         compilations bring no warning.
 
     Raises:
-      TypeError: for an objective that is not a layer, or an optimizer that is not of optax.
+      TypeError: If `objective` is not a layer, or if `optimizer` is not an optax optimizer.
 
     Example:
       >>> batch = jnp.eye(3), jnp.array([0, 1, 0])
@@ -253,13 +253,13 @@ def driver(
     shardings: Shardings | None,
     donate: tuple[int, ...] = (0,),
 ) -> Callable:
-    """The program of one update or more, compiled once; the train_state keeps its shardings.
+    """Return the program of one update or more, compiled once; the train_state keeps its shardings.
 
     Args:
       programs: Programs of the trainer, which keep this one.
       watcher: Watcher of the trainer, which sees each trace.
       key: Name of the program, name of its second argument, and all that the program depends on.
-      run: `(train_state, data, ...) -> (train_state, results)`.
+      run: Function `(train_state, data, ...) -> (train_state, results)`.
       shardings: Shardings of the train_state.
       donate: Positions of the arguments whose memory is reused.
     """
@@ -278,7 +278,7 @@ def driver(
 
 
 def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
-    """A copy of the given values where there are some, of those drawn elsewhere."""
+    """Return a copy of the given values, and of the initial values if none are given."""
     if isinstance(drawn, dict):
         if not isinstance(given, dict):
             raise TypeError(
@@ -325,7 +325,7 @@ def _check(objective: Any, optimizer: Any) -> None:
 
 
 def check_train_state(who: str, train_state: Any) -> None:
-    """Raises unless it is a TrainState of arrays, whose params are floats.
+    """Raise unless it is a TrainState of arrays, whose params are floats.
 
     Example:
       >>> check_train_state("fit", {})
@@ -365,7 +365,7 @@ def _specs(batch: PyTree) -> PyTree:
 
 
 def without_weak_types(tree: PyTree) -> PyTree:
-    """The tree without weak types, which the first step would make strong and so compile twice."""
+    """Return the tree without weak types, so that the first step does not compile twice."""
 
     def leaf(a):
         weak = getattr(a, "weak_type", False)
@@ -378,7 +378,7 @@ def without_weak_types(tree: PyTree) -> PyTree:
 
 
 def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
-    """The train_state with its key advanced, and a key to use.
+    """Return the train_state with its key advanced, and a key to use.
 
     Example:
       >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))
@@ -398,7 +398,7 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
 
 
 def key_of(data: Any, train_state: TrainState) -> jax.Array:
-    """A key from its data, of the kind that a train_state has.
+    """Return a key from its data, of the kind that a train_state has.
 
     Example:
       >>> trainer = jn.trainer(jn.supervised(jn.dense(2), optax.squared_error), optax.sgd(0.1))

@@ -1,4 +1,4 @@
-"""Watching a run: recompilation, state never updated, values that are not finite, reuse."""
+"""Watch a run: recompilation, state never updated, values that are not finite, reuse."""
 
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +17,7 @@ class Watcher:
     """Warns about a trainer's programs, by path.
 
     Args:
-      shapes: number of batch shapes to expect; as many compilations bring no warning.
+      shapes: Number of batch shapes to expect; as many compilations bring no warning.
     """
 
     def __init__(self, shapes: int = 1):
@@ -28,7 +28,7 @@ class Watcher:
         self._patience = 1
 
     def traced(self, program: str, **args: PyTree) -> None:
-        """Called while a program is traced: warns which argument made it compile again."""
+        """Warn, while a program is traced, which argument made it compile again."""
         leaves, _ = jax.tree_util.tree_flatten_with_path(args)
         now = {path_name(path): str(jax.typeof(leaf)) for path, leaf in leaves}
         before = self.traces.setdefault(program, [])
@@ -52,7 +52,7 @@ class Watcher:
         )
 
     def updated(self, before: State, after: State) -> None:
-        """Called while a step is traced: warns about leaves that come back as the same value."""
+        """Warn, while a step is traced, about leaves that are returned as the same value."""
         if jax.tree.structure(before) != jax.tree.structure(after):
             raise ValueError(
                 "step: the objective must return state of the structure it was given, "
@@ -72,7 +72,7 @@ class Watcher:
             )
 
     def stepped(self, train_state: Any, loss: jax.Array) -> None:
-        """Called after each step: reads losses now and then, since reading waits for the device.
+        """Read losses now and then after a step, since reading waits for the device.
 
         After call 1 it reads the parameters and the loss, later the losses, at least every 256
         calls.
@@ -94,7 +94,7 @@ class Watcher:
 
 
 def _finite(leaves: list[jax.Array]) -> np.ndarray:
-    """Whether each array is finite: on CPU by numpy, since programs would compile for a second."""
+    """Return whether each array is finite, on CPU by numpy: programs would compile for a second."""
     kinds = {device.platform for leaf in leaves for device in leaf.devices()}
     if kinds <= {"cpu"} and all(leaf.is_fully_addressable for leaf in leaves):
         return np.array([np.isfinite(leaf).all() for leaf in leaves], bool)
@@ -103,13 +103,13 @@ def _finite(leaves: list[jax.Array]) -> np.ndarray:
 
 
 def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first: int) -> bool:
-    """Warns about the first step whose gradient, or else whose loss, has a NaN or Inf.
+    """Warn about the first step whose gradient, or else whose loss, has a NaN or Inf.
 
     Args:
-      params: for the paths.
-      finite: (steps, leaves of the gradient).
-      losses: (steps,).
-      first: number of the first of these steps.
+      params: Params, for the paths.
+      finite: Whether gradients are finite, (steps, leaves of the gradient).
+      losses: Losses (steps,).
+      first: Number of the first of these steps.
 
     Returns:
       Whether it warned.
@@ -134,7 +134,7 @@ def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first
 
 @contextmanager
 def explain_reuse():
-    """Adds to JAX's error about a deleted array what to write instead."""
+    """Add to JAX's error about a deleted array what to write instead."""
     try:
         yield
     except Exception as error:
