@@ -17,22 +17,22 @@ from jaxnet.services.trees import PyTree, describe
 def split(
     data: PyTree, share: float = 0.2, *, seed: int = 0, labels: Any = None
 ) -> tuple[PyTree, PyTree]:
-    """The data in two parts, the second held out, drawn at random.
+    """Split the data into two parts at random, the second held out.
 
     Args:
-      data: an array or a pytree of arrays, one example per row.
-      share: of the examples to hold out, in (0, 1).
-      seed: the same seed and number of examples always give the same parts.
-      labels: (examples,) classes for a stratified split: the same share of each class, so that both
-        parts contain rare ones.
+      data: Array or pytree of arrays, one example per row.
+      share: Fraction of the examples to hold out, in (0, 1).
+      seed: Seed of the draw. The same seed and number of examples always give the same parts.
+      labels: Classes (examples,) for a stratified split, which holds out the same fraction of each
+        class, so that both parts contain rare classes.
 
     Returns:
       (rest, held out), each with the structure and the order of `data`.
 
     Raises:
-      TypeError: for a share or seed that is no number.
-      ValueError: for a share outside (0, 1), or one that leaves a part empty; for arrays of
-        different lengths, without examples, or with NaN or Inf.
+      TypeError: If `share` or `seed` is not a number.
+      ValueError: If `share` is outside (0, 1) or leaves a part empty.
+      ValueError: If the arrays have different lengths, have zero examples, or contain NaN or Inf.
 
     Example:
       >>> x, y = np.arange(12.0).reshape(6, 2), np.array([0, 0, 0, 1, 1, 1])
@@ -64,21 +64,21 @@ def split(
 def batches(
     data: PyTree, batch_size: int, *, seed: int | None = None, drop_last: bool = False
 ) -> Iterator[PyTree]:
-    """One pass over the data in batches.
+    """Return an iterator over one pass of the data in batches.
 
-    The last batch is smaller where the batch size does not divide the number of examples, and a
+    The last batch is smaller if the batch size does not divide the number of examples, and a
     jitted function is compiled again for it; `drop_last=True` omits it.
 
     Args:
-      data: an array or a pytree of arrays, one example per row.
-      batch_size: examples per batch, at least 1.
-      seed: shuffles the examples; pass another one for each epoch. None keeps the order.
-      drop_last: whether to omit a smaller last batch.
+      data: Array or pytree of arrays, one example per row.
+      batch_size: Number of examples per batch, at least 1.
+      seed: Seed that shuffles the examples; pass another seed for each epoch. None keeps the order.
+      drop_last: Whether to omit a smaller last batch.
 
     Raises:
-      TypeError: for a batch size or seed that is no integer.
-      ValueError: for a batch size below 1, or above the number of examples with `drop_last`; for
-        arrays of different lengths, without examples, or with NaN or Inf.
+      TypeError: If `batch_size` or `seed` is not an integer.
+      ValueError: If `batch_size` is below 1, or above the number of examples with `drop_last`.
+      ValueError: If the arrays have different lengths, have zero examples, or contain NaN or Inf.
 
     Example:
       >>> x, y = np.zeros((7, 2)), np.arange(7)

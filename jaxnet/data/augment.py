@@ -26,18 +26,20 @@ Augmentation = Callable[[jax.Array, Any], Any]
 
 
 def on_inputs(augmentation: Augmentation) -> Augmentation:
-    """Applies an augmentation to the inputs of a batch (inputs, targets).
+    """Return a function that augments the inputs of a batch (inputs, targets).
 
-    The targets do not change; for masks use `on_masks`, for boxes a dict, see `jaxnet.data.warp`.
+    The targets do not change. For masks use `on_masks`; for boxes use a dict, see
+    `jaxnet.data.warp`.
 
     Args:
-      augmentation: `(key, inputs) -> inputs`.
+      augmentation: Function `(key, inputs) -> inputs`.
 
     Returns:
       A function `(key, (inputs, targets)) -> (inputs, targets)`, for `jn.augmented`.
 
     Raises:
-      TypeError: for anything but a function, and for a batch that is not a pair.
+      TypeError: If `augmentation` is not a function.
+      TypeError: If a batch is not a pair.
 
     Example:
       >>> augment = on_inputs(random_shift(2))
@@ -61,20 +63,21 @@ def on_inputs(augmentation: Augmentation) -> Augmentation:
 
 
 def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
-    """Applies an augmentation to a batch (images, masks), to both alike.
+    """Return a function that augments the images and masks of a batch alike.
 
     Args:
-      augmentation: of a dict with "image" and "mask", such as those of `jaxnet.data.warp`.
-      void: the label of pixels from outside the image.
+      augmentation: Augmentation of a dict with "image" and "mask", such as any in
+        `jaxnet.data.warp`.
+      void: Label of pixels from outside the image.
 
     Returns:
       A function `(key, (images, masks)) -> (images, masks)`, for `jn.augmented`; masks are
       (batch, height, width) integers.
 
     Raises:
-      TypeError: for anything but a function, for a batch that is not a pair, and for masks that are
-        not integers.
-      ValueError: for a void that the dtype of the masks cannot hold.
+      TypeError: If `augmentation` is not a function.
+      TypeError: If a batch is not a pair, or if its masks are not integers.
+      ValueError: If the dtype of the masks cannot hold `void`.
 
     Example:
       >>> small = on_masks(lambda key, x: jn.data.warp(x, jnp.eye(2)[None] / 3), void=11)
@@ -106,17 +109,17 @@ def on_masks(augmentation: Augmentation, *, void: int = 0) -> Augmentation:
 
 
 def random_shift(pixels: int) -> Augmentation:
-    """Shifts each image by up to `pixels` along each axis, padding with zeros.
+    """Return a function that shifts each image at random, padding with zeros.
 
     Args:
-      pixels: the largest shift along each axis, at least 1 and at most the larger side of the
-        images; shifts are drawn uniformly.
+      pixels: Largest shift along each axis, at least 1 and at most the larger side of the images.
+        Shifts are drawn uniformly.
 
     Returns:
       A function `(key, images (batch, height, width, channels)) -> images`.
 
     Raises:
-      TypeError, ValueError: for `pixels` below 1, or an input of another rank.
+      TypeError, ValueError: If `pixels` is below 1, or if the input has another rank.
 
     Example:
       >>> image = jnp.zeros((1, 5, 7, 1)).at[0, 2, 3, 0].set(1.0)
@@ -145,13 +148,13 @@ def random_shift(pixels: int) -> Augmentation:
 
 
 def chain(*augmentations: Augmentation) -> Augmentation:
-    """A composition of augmentations, each with its own key.
+    """Return a function that applies augmentations in turn, each with its own key.
 
     Args:
-      augmentations: in the order of their application.
+      augmentations: Augmentations in the order of their application.
 
     Raises:
-      TypeError: for anything but functions.
+      TypeError: If an augmentation is not a function.
 
     Example:
       >>> augment = chain(random_shift(1), cutout(2))
@@ -173,21 +176,23 @@ def chain(*augmentations: Augmentation) -> Augmentation:
 def color_jitter(
     *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0
 ) -> Augmentation:
-    """Changes brightness, contrast and saturation of each image at random.
+    """Return a function that changes brightness, contrast and saturation at random.
 
-    Each strength s draws a factor from [1 - s, 1 + s]: of all values, of the differences from the
-    image's mean grey, and of the differences from each pixel's grey. The result is clipped to
+    Each strength s draws a factor from [1 - s, 1 + s] for each image. Brightness multiplies all
+    values, contrast the differences from the image's mean grey, and saturation the differences from
+    each pixel's grey. The result is clipped to
     [0, 1], the range of the images, so standardize images after this augmentation. A little more
     than this range, as after a cubic interpolation, is fine.
 
     Args:
-      brightness, contrast, saturation: strengths in [0, 1]; saturation needs three channels.
+      brightness, contrast, saturation: Strengths in [0, 1]; saturation needs three channels.
 
     Raises:
       TypeError: If the input holds integers.
-      ValueError: If a strength is out of range, if the input has another shape, or if it has values
-        outside [-1, 2], such as 0 to 255. Inside `jit`, where values are not known, the whole
-        output is then NaN.
+      ValueError: If a strength is outside [0, 1].
+      ValueError: If the input has another shape.
+      ValueError: If the input has values outside [-1, 2], such as 0 to 255. Inside `jit`, where
+        values are not known, the whole output is then NaN.
 
     Example:
       >>> x = jnp.full((2, 4, 5, 3), 0.5)
@@ -231,14 +236,14 @@ def color_jitter(
 
 
 def cutout(size: int) -> Augmentation:
-    """Sets a random square of each image to 0.
+    """Return a function that sets a random square of each image to 0.
 
     Args:
-      size: side of the square in pixels, at least 1 and at most the larger side of the images. Its
+      size: Side of the square in pixels, at least 1 and at most the larger side of the images. Its
         centre is anywhere in the image, so near the border a part of it is outside.
 
     Raises:
-      TypeError, ValueError: for a size below 1, or an input of another rank.
+      TypeError, ValueError: If `size` is below 1, or if the input has another rank.
 
     Example:
       >>> y = cutout(3)(jax.random.key(0), jnp.ones((2, 8, 7, 1)))
@@ -272,20 +277,21 @@ def cutout(size: int) -> Augmentation:
 
 
 def mixup(alpha: float, classes: int) -> Augmentation:
-    """Mixes each example with another of the batch, inputs and labels alike.
+    """Return a function that mixes each example with another of the batch, labels included.
 
     It maps batches (inputs, labels) to (inputs, targets), where targets (batch, classes) are class
     probabilities, for a loss such as `optax.softmax_cross_entropy`.
 
     Args:
-      alpha: parameter of the distribution Beta(alpha, alpha) of the weights, above 0; 0.2 mixes
+      alpha: Parameter of the distribution Beta(alpha, alpha) of the weights, above 0; 0.2 mixes
         most pairs a little, 1 gives uniform weights.
-      classes: number of classes, at least 1.
+      classes: Number of classes, at least 1.
 
     Raises:
-      TypeError: for inputs that are not floats, and labels that are not integers.
-      ValueError: for an alpha or classes out of range, and for labels outside [0, classes); inside
-        `jit`, where labels are not known, their targets are NaN.
+      TypeError: If the inputs are not floats, or if the labels are not integers.
+      ValueError: If `alpha` or `classes` is out of range.
+      ValueError: If a label is outside [0, classes). Inside `jit`, where labels are not known, its
+        target is NaN.
 
     Example:
       >>> x, y = jnp.eye(4), jnp.array([0, 1, 2, 2])
@@ -315,21 +321,23 @@ def mixup(alpha: float, classes: int) -> Augmentation:
 
 
 def cutmix(alpha: float, classes: int) -> Augmentation:
-    """Return a function that replaces a rectangle of each image by that of another of the batch.
+    """Return a function that replaces a rectangle of each image by one of another image.
 
-    It maps batches (images, labels) to (images, targets), where targets (batch, classes) are class
-    probabilities: each label has the share of the pixels that come from its image.
+    Both images are of the same batch. The function maps batches (images, labels) to (images,
+    targets), where targets (batch, classes) are class probabilities: each label has the fraction of
+    the pixels that come from its image.
 
     Args:
-      alpha: Parameter of the distribution Beta(alpha, alpha) of the share of the pixels that stay,
-        above 0; 1 gives uniform shares. The rectangle has the proportions of the image and its
-        centre is anywhere, so near the border a part of it is outside.
+      alpha: Parameter of the distribution Beta(alpha, alpha) of the fraction of the pixels that
+        stay, above 0; 1 gives uniform fractions. The rectangle has the proportions of the image and
+        its centre is anywhere, so near the border a part of it is outside.
       classes: Number of classes, at least 1.
 
     Raises:
       TypeError: If the inputs are not images, or if the labels are not integers.
-      ValueError: If `alpha` or `classes` is out of range, or if a label is outside [0, classes);
-        inside `jit`, where labels are not known, their targets are NaN.
+      ValueError: If `alpha` or `classes` is out of range.
+      ValueError: If a label is outside [0, classes). Inside `jit`, where labels are not known, its
+        target is NaN.
 
     Example:
       >>> x, y = jnp.arange(3.0).reshape(3, 1, 1, 1).repeat(8, 1).repeat(6, 2), jnp.arange(3)
@@ -370,7 +378,7 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
 def _labelled(
     who: str, key: Any, batch: Any, form: str, dtype: str, classes: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The inputs of a batch and one-hot targets, NaN for labels of no class."""
+    """Return the inputs of a batch and one-hot targets, NaN if a label is not a class."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise TypeError(f"{who}: expected a batch (inputs, labels), got {type(batch).__name__}")
     x = as_array(who, "inputs", batch[0], form, dtype)
@@ -383,6 +391,6 @@ def _labelled(
 
 
 def _images(who: str, key: Any, x: Any, dtype: str = "booleans or numbers") -> jax.Array:
-    """The images as an array; the key is checked too."""
+    """Check the key, and return the images as an array."""
     check_key(key, who)
     return as_array(who, "inputs", x, "(batch, height, width, channels)", dtype)

@@ -7,21 +7,22 @@ from jaxnet.services.checks import a_function
 
 
 def first_available(*loaders: Callable[[], Any]) -> Any:
-    """Falls back to the first available dataset; prints a line for each unavailable one.
+    """Load the first available dataset, and print a line for each unavailable one.
 
-    For code that has to run anywhere, such as notebooks: pass a large dataset first, and last one
-    that needs no network. An experiment should name its dataset instead, and fail without it.
+    Use it in code that has to run anywhere, such as notebooks: pass a large dataset first, and a
+    dataset that needs no network last. An experiment should name its dataset instead, and fail
+    without it.
 
     Args:
-      loaders: functions without arguments, at least one.
+      loaders: Functions without arguments, at least one.
 
     Returns:
       The result of the first loader that does not raise ImportError or OSError.
 
     Raises:
-      TypeError: for a loader that is no function.
-      ValueError: for no loader.
-      ImportError, OSError: of the last loader, where no dataset is available.
+      TypeError: If a loader is not a function.
+      ValueError: If `loaders` is empty.
+      ImportError, OSError: If none of the datasets is available; the error of the last loader.
 
     Example:
       >>> from functools import partial

@@ -20,16 +20,17 @@ def bccd(
     data_dir: str | Path | None = None,
     download: bool = False,
 ) -> tuple[Boxed, Boxed, Boxed]:
-    """364 blood images with red and white cells and platelets: 205 train, 87 validation, 72 test.
+    """Load 364 images of blood cells: 205 for training, 87 for validation, 72 for test.
 
-    Some cells have no box, some boxes no cell. Two boxes, one in each of the first two parts, have
+    The cells are red cells, white cells and platelets. Some cells have no box, and some boxes have
+    no cell. Two boxes, one in each of the first two parts, have
     no area and are dropped. Cells at the border are cropped. Red cells are eleven times as frequent
     as white cells or platelets, and overlap.
 
     Args:
-      size: height and width in pixels; the images of 480x640 are resized by averaging over areas.
-      data_dir: folder of the datasets, see `tfds.load`.
-      download: whether to download missing data, see `tfds.load`.
+      size: Height and width in pixels; the images of 480x640 are resized by averaging over areas.
+      data_dir: Folder of the datasets, see `tfds.load`.
+      download: Whether to download missing data, see `tfds.load`.
 
     Returns:
       (train, validation, test), each (images, targets): images (n, height, width, 3) float32 in
@@ -38,7 +39,7 @@ def bccd(
       2 platelet, -1 for padding. The largest number of boxes per image is 30.
 
     Raises:
-      ImportError, FileNotFoundError: see `tfds.load`.
+      ImportError, FileNotFoundError: As in `tfds.load`.
 
     Example:
       >>> train, validation, test = bccd(size=(120, 160))  # doctest: +SKIP
@@ -64,7 +65,7 @@ def bccd(
 
 
 def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 images as floats in [0, 1] of another size, one by one to limit memory."""
+    """Return uint8 images as floats in [0, 1] of another size, one by one to limit memory."""
     pillow = extra("PIL.Image", "Pillow", "bccd")
     height, width = size
     out = np.empty((len(images), height, width, 3), np.float32)

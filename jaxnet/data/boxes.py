@@ -1,4 +1,4 @@
-"""Bounding boxes of your own: a list per image becomes arrays of one shape."""
+"""Converts lists of bounding boxes, one per image, to arrays of one shape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +21,10 @@ def pad_boxes(
     width, convert them with `jn.detection.to_corners` first.
 
     Args:
-      boxes: One array or list (count, 4) per image: top, left, bottom, right as fractions of the
+      boxes: Array or list (count, 4) for each image: top, left, bottom, right as fractions of the
         image's height and width, in [0, 1]. The counts may differ; [] is an image without boxes.
-      classes: One array or list (count,) per image of whole numbers from 0.
-      most: Boxes per image in the result; by default the largest count, at least 1.
+      classes: Array or list (count,) of whole numbers from 0 for each image.
+      most: Number of boxes per image in the result; by default the largest count, at least 1.
 
     Returns:
       A dict of "boxes" (images, most, 4) float32, 0 for padding, and "classes" (images, most)
@@ -32,8 +32,10 @@ def pad_boxes(
 
     Raises:
       TypeError: If an entry is not an array of numbers.
-      ValueError: If boxes and classes do not match, a box is not in the image or has its corners
-        exchanged, a class is negative or not whole, or an image has more than `most` boxes.
+      ValueError: If boxes and classes do not match.
+      ValueError: If a box is not in the image or has its corners exchanged.
+      ValueError: If a class is negative or not whole.
+      ValueError: If an image has more than `most` boxes.
 
     Example:
       Two images of 48x64 pixels, the second without an object:
@@ -67,7 +69,7 @@ def pad_boxes(
 
 
 def _real(who: str, i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The checked boxes of image i that have an area, and their classes."""
+    """Return the checked boxes of image i that have an area, and their classes."""
     if hasattr(boxes, "__len__") and not len(boxes):
         boxes = np.zeros((0, 4))  # [] has one axis
     sizes: dict[str, int] = {}

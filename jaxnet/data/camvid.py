@@ -24,31 +24,31 @@ COLORS = np.array(
 def camvid(
     *, data_dir: str | Path | None = None, download: bool = False
 ) -> tuple[Pair, Pair, Pair]:
-    """701 road scenes from a car, 120x160 pixels, each pixel with one of 11 classes or void.
+    """Load 701 road scenes of 120x160 pixels, each pixel with one of 11 classes or void.
 
-    The usual split: 367 for training, 101 for validation, 233 for test. The parts are different
-    drives, so their class frequencies differ. The images are scaled down; compare results only at
+    The usual split has 367 scenes for training, 101 for validation and 233 for test. The parts are
+    different drives from a car, so their class frequencies differ.
+
+    The images come from the repository of SegNet (187 MB, CC BY-NC 4.0: personal and research use).
+    They are scaled down when they are prepared, see `jaxnet.data.prepare`; compare results only at
     this size.
 
-    They come from the repository of SegNet (187 MB, CC BY-NC 4.0: personal and research use) and
-    are scaled down when they are prepared, see `jaxnet.data.prepare`.
-
     Args:
-      data_dir: folder of the datasets, see `tfds.load`.
-      download: whether to download missing data, see `tfds.load`.
+      data_dir: Folder of the datasets, see `tfds.load`.
+      download: Whether to download missing data, see `tfds.load`.
 
     Returns:
       (train, validation, test), each (images, masks): images (n, 120, 160, 3) float32 in [0, 1];
       masks (n, 120, 160) int32, 0 to 10 as in `CLASSES`, 11 for unlabelled pixels (`VOID`).
 
     Raises:
-      ImportError, FileNotFoundError: see `tfds.load`.
+      ImportError, FileNotFoundError: As in `tfds.load`.
 
     Example:
       >>> train, validation, test = camvid()  # doctest: +SKIP
 
     Reference: Brostow, Fauqueur and Cipolla 2009, "Semantic object classes in video: a
-    high-definition ground truth database"; the 11 classes and the split are those of
+    high-definition ground truth database"; the 11 classes and the split:
     Badrinarayanan, Kendall and Cipolla 2015, "SegNet".
     """
 

@@ -9,22 +9,22 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def digits(*, share: float = 0.2, seed: int = 0) -> tuple[Pair, Pair]:
-    """1,797 handwritten digits of 8x8 pixels, as a training and a test part.
+    """Load 1,797 handwritten digits of 8x8 pixels, as a training and a test part.
 
     The split is stratified and fixed by its seed: by default 1,438 digits for training and 359 for
-    testing. Compare results only for the same share and seed. Choose hyperparameters on a part of
-    the training digits (`jn.data.split`), not on the test digits.
+    testing. Compare results only for the same `share` and `seed`. Choose hyperparameters on a part
+    of the training digits (`jn.data.split`), not on the test digits.
 
     Args:
-      share: of the test digits.
-      seed: of the split.
+      share: Fraction of digits in the test part.
+      seed: Seed of the split.
 
     Returns:
       ((x_train, y_train), (x_test, y_test)): images (n, 8, 8, 1) float32 in [0, 1], 0 for paper and
       1 for ink; labels (n,) int32 in 0..9.
 
     Raises:
-      ImportError: without scikit-learn.
+      ImportError: If scikit-learn is not installed.
 
     Example:
       >>> (x_train, y_train), (x_test, y_test) = digits()

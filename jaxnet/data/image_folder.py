@@ -21,10 +21,10 @@ class ImageFolder(NamedTuple):
     """The images of a folder.
 
     Fields:
-      images: (examples, height, width, channels) float32 in [0, 1].
-      labels: (examples,) int32, indices in `classes`.
-      classes: the names of the class folders, sorted.
-      files: of the examples, to find a misclassified one.
+      images: Images (examples, height, width, channels), float32 in [0, 1].
+      labels: Indices (examples,) in `classes`, int32.
+      classes: Names of the class folders, sorted.
+      files: Files of the examples, to find a misclassified one.
     """
 
     images: np.ndarray
@@ -36,7 +36,7 @@ class ImageFolder(NamedTuple):
 def image_folder(
     folder: str | Path, size: int | tuple[int, int], *, channels: int = 3
 ) -> ImageFolder:
-    """All images of folder/CLASS/..., resized to one size, with their labels.
+    """Load all images of folder/CLASS/..., resized to one size, with their labels.
 
     Classes are numbered in the order of their names. The images are sorted by class; use
     `jn.data.split(..., labels=labels)` for a stratified split. All images are in memory: 10,000 RGB
@@ -44,13 +44,14 @@ def image_folder(
     image, are ignored.
 
     Args:
-      folder: of the class folders.
-      size, channels: see `read_image`.
+      folder: Folder that contains the class folders.
+      size, channels: Options of `read_image`.
 
     Raises:
-      ImportError: without Pillow.
-      ValueError: for a missing folder, no class folders, or a class without images.
-      OSError, TypeError, ValueError: as `read_image`.
+      ImportError: If Pillow is not installed.
+      ValueError: If `folder` does not exist or has no class folders.
+      ValueError: If a class has no images.
+      OSError, TypeError, ValueError: As in `read_image`.
 
     Example:
       >>> import tempfile
@@ -95,16 +96,17 @@ def image_folder(
 def read_image(
     file: str | Path, size: int | tuple[int, int], *, channels: int = 3, crop: bool = True
 ) -> np.ndarray:
-    """One image file as an array; for a net, `image[None]` is a batch of one.
+    """Read one image file as an array.
 
-    The image is rotated according to its EXIF orientation, cropped at the centre to the aspect
-    ratio of `size`, and resized; transparent pixels become white.
+    For a net, `image[None]` is a batch of one. The image is rotated according to its EXIF
+    orientation, cropped at the centre to the aspect ratio of `size`, and resized; transparent
+    pixels become white.
 
     Args:
-      file: a BMP, GIF (its first image), JPEG, PNG, PGM, PPM, TIFF or WebP with 8 bits per channel;
-        "~" is the home folder.
-      size: (height, width) in pixels, or one number for both.
-      channels: 3 for red, green and blue; 1 for greyscale.
+      file: BMP, GIF (its first image), JPEG, PNG, PGM, PPM, TIFF or WebP file with 8 bits per
+        channel; "~" is the home folder.
+      size: Size (height, width) in pixels, or one number for both.
+      channels: Number of channels: 3 for red, green and blue; 1 for greyscale.
       crop: Whether to crop to the aspect ratio of `size`. Pass False for an image with boxes: it is
         stretched as a whole, so boxes in fractions of the image stay where they are.
 
@@ -112,11 +114,13 @@ def read_image(
       (height, width, channels) float32 in [0, 1].
 
     Raises:
-      ImportError: without Pillow.
-      FileNotFoundError, IsADirectoryError: where there is no such file.
-      OSError: where it cannot be read.
-      ValueError: for sizes below 1, other channels, and a file that is not an image, is truncated,
-        has more than 8 bits per channel, or far too many pixels; the message names the file.
+      ImportError: If Pillow is not installed.
+      FileNotFoundError: If the file does not exist.
+      IsADirectoryError: If `file` is a directory.
+      OSError: If the file cannot be read.
+      ValueError: If `size` is below 1, or if `channels` is neither 1 nor 3.
+      ValueError: If the file is not an image, is truncated, or has more than 8 bits per channel or
+        far too many pixels; the message names the file.
 
     Example:
       >>> import tempfile
@@ -154,7 +158,7 @@ def read_image(
 
 
 def _deep(opened: Any) -> str:
-    """Pillow's name for pixels of more than 8 bits per channel, which it would cut; else ""."""
+    """Return Pillow's name for pixels of more than 8 bits per channel, which it cuts, else ""."""
     if opened.mode.startswith(("I", "F")):
         return opened.mode
     for tile in opened.tile:
@@ -167,7 +171,7 @@ def _deep(opened: Any) -> str:
 
 
 def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
-    """(height, width, channels) of an image, checked."""
+    """Return the checked (height, width, channels) of an image."""
     both: Any = size if isinstance(size, tuple | list) else (size, size)
     try:
         height, width = map(operator.index, both)

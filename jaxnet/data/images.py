@@ -9,18 +9,18 @@ from jaxnet.data.digits import Pair
 
 
 def mnist(*, data_dir: str | Path | None = None, download: bool = False) -> tuple[Pair, Pair]:
-    """70,000 handwritten digits of 28x28 pixels: 60,000 for training, 10,000 for test.
+    """Load 70,000 handwritten digits of 28x28 pixels: 60,000 for training, 10,000 for test.
 
     Args:
-      data_dir: folder of the datasets, see `tfds.load`.
-      download: whether to download missing data, see `tfds.load`.
+      data_dir: Folder of the datasets, see `tfds.load`.
+      download: Whether to download missing data, see `tfds.load`.
 
     Returns:
       ((x_train, y_train), (x_test, y_test)): images (n, 28, 28, 1) float32 in [0, 1], 0 for paper
       and 1 for ink; labels (n,) int32 in 0..9.
 
     Raises:
-      ImportError, FileNotFoundError: see `tfds.load`.
+      ImportError, FileNotFoundError: As in `tfds.load`.
 
     Example:
       >>> (x_train, y_train), test = mnist()  # doctest: +SKIP
@@ -31,11 +31,11 @@ def mnist(*, data_dir: str | Path | None = None, download: bool = False) -> tupl
 
 
 def cifar10(*, data_dir: str | Path | None = None, download: bool = False) -> tuple[Pair, Pair]:
-    """60,000 photographs of ten classes, 32x32 pixels: 50,000 for training, 10,000 for test.
+    """Load 60,000 photographs of 32x32 pixels, ten classes: 50,000 for training, 10,000 for test.
 
     Args:
-      data_dir: folder of the datasets, see `tfds.load`.
-      download: whether to download missing data, see `tfds.load`.
+      data_dir: Folder of the datasets, see `tfds.load`.
+      download: Whether to download missing data, see `tfds.load`.
 
     Returns:
       ((x_train, y_train), (x_test, y_test)): images (n, 32, 32, 3) float32 in [0, 1], red, green
@@ -43,7 +43,7 @@ def cifar10(*, data_dir: str | Path | None = None, download: bool = False) -> tu
       truck.
 
     Raises:
-      ImportError, FileNotFoundError: see `tfds.load`.
+      ImportError, FileNotFoundError: As in `tfds.load`.
 
     Example:
       >>> (x_train, y_train), test = cifar10()  # doctest: +SKIP

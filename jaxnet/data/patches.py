@@ -8,21 +8,22 @@ from jaxnet.services.checks import at_least, on_host
 
 
 def patches(images: Sequence, size: int, count: int, *, seed: int = 0) -> np.ndarray:
-    """Square patches of images, drawn uniformly over all positions of all images.
+    """Draw square patches uniformly over all positions of all images.
 
     Args:
-      images: each (height, width) or (height, width, channels), whose sizes may differ; or one
+      images: Images (height, width) or (height, width, channels), whose sizes may differ; or one
         array of images.
-      size: side of a patch in pixels, at least 1 and at most the smallest side.
-      count: number of patches, at least 1.
-      seed: draws the positions; the same seed and images give the same patches.
+      size: Side of a patch in pixels, at least 1 and at most the smallest side.
+      count: Number of patches, at least 1.
+      seed: Seed of the positions; the same seed and images give the same patches.
 
     Returns:
       (count, size, size) or (count, size, size, channels), with the images' dtype.
 
     Raises:
-      TypeError: for anything but a list of images, and options that are no integers.
-      ValueError: for no images, images of different numbers of channels, or a size out of range.
+      TypeError: If `images` is not a list of images, or if an option is not an integer.
+      ValueError: If `images` is empty, or if the numbers of channels differ.
+      ValueError: If `size` is out of range.
 
     Example:
       >>> photos = [np.zeros((40, 50, 3)), np.ones((30, 70, 3))]

@@ -8,16 +8,16 @@ NAMES = ("china", "flower", "hopper")
 
 
 def photos() -> dict[str, np.ndarray]:
-    """Three photographs: a palace in China, a flower, and the computer pioneer Grace Hopper.
+    """Load three photographs: a palace in China, a flower, and computer pioneer Grace Hopper.
 
-    Enough for patches, filters and pictures, too few to train a classifier.
+    They are enough for patches, filters and pictures, but too few to train a classifier.
 
     Returns:
-      name -> (height, width, 3) float32 in [0, 1]: china and flower of 427x640 pixels, hopper of
-      600x512.
+      A dict from names to images (height, width, 3), float32 in [0, 1]: china and flower of 427x640
+      pixels, hopper of 600x512.
 
     Raises:
-      ImportError: without scikit-learn, matplotlib or Pillow.
+      ImportError: If scikit-learn, matplotlib or Pillow is not installed.
 
     Example:
       >>> {name: photo.shape for name, photo in photos().items()}

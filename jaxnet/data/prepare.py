@@ -22,19 +22,21 @@ from jaxnet.services.extras import extra
 
 
 def prepare(who: str, name: str, place: Path) -> None:
-    """Downloads a dataset and prepares it in a folder; prints what it downloads, size and terms.
+    """Download a dataset and prepare it in a folder.
 
-    A dataset that cannot be prepared leaves nothing in the folder.
+    What it downloads, the size and the terms are printed. A dataset that cannot be prepared leaves
+    nothing in the folder.
 
     Args:
-      who: named in errors.
-      name: of `KNOWN`, or in the catalogue of TensorFlow Datasets.
-      place: folder of the datasets, made where it does not exist.
+      who: Name in errors.
+      name: Name of a dataset in `KNOWN` or in the catalogue of TensorFlow Datasets.
+      place: Folder of the datasets, created if it does not exist.
 
     Raises:
-      ImportError: without tensorflow-datasets, or for a dataset of its catalogue, TensorFlow.
-      OSError: where it cannot be downloaded, has another checksum, or cannot be written.
-      ValueError: for an unknown name.
+      ImportError: If tensorflow-datasets is not installed, or TensorFlow for a dataset of its
+        catalogue.
+      OSError: If the dataset cannot be downloaded, has another checksum, or cannot be written.
+      ValueError: If `name` is unknown.
 
     Example:
       >>> prepare("load", "camvid", Path("datasets"))  # doctest: +SKIP
@@ -101,10 +103,10 @@ def _check_room(who: str, place: Path, size: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prepares the datasets of the command line; returns the exit code, 1 after an error.
+    """Prepare the datasets of the command line, and return the exit code, 1 after an error.
 
     Args:
-      arguments: of the command, by default those of this program.
+      arguments: Arguments of the command, by default the arguments of this program.
 
     Example:
       >>> main(["camvid", "minst"])  # stderr: prepare: unknown dataset minst; choose of ...

@@ -22,9 +22,9 @@ def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
     Each change is one of 14, drawn with equal probability: identity, autocontrast, equalize,
     rotate, solarize, color, posterize, contrast, brightness, sharpness, and shears and shifts along
     both axes. Strength 1 rotates by 30 degrees, shears by 0.3 and shifts by 45% of the side, with a
-    random sign. It multiplies color, contrast, brightness and sharpness by 0.1 or 1.9, inverts all
-    pixels and keeps 4 bits of each value. The defaults are those of torchvision's RandAugment.
-    Pixels from outside the image are 0.
+    random sign. It also multiplies color, contrast, brightness and sharpness by 0.1 or 1.9, inverts
+    all pixels and keeps 4 bits of each value. The defaults are the same as in torchvision's
+    RandAugment. Pixels from outside the image are 0.
 
     Args:
       changes: Number of changes, at least 1.
@@ -35,8 +35,10 @@ def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
 
     Raises:
       TypeError: If the images are not floats.
-      ValueError: If an option is out of range, or if the images have another shape or values
-        outside [-1, 2]. Inside `jit`, where values are not known, the whole output is then NaN.
+      ValueError: If an option is out of range.
+      ValueError: If the images have another shape.
+      ValueError: If the images have values outside [-1, 2]. Inside `jit`, where values are not
+        known, the whole output is then NaN.
 
     Example:
       >>> augment = rand_augment(2, 0.3)
@@ -72,12 +74,12 @@ def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
 
 
 def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
-    """Makes one change to each image.
+    """Make one change to each image.
 
     Args:
       x: Images in [0, 1].
       which: Number of the change in CHANGES, (batch,).
-      strength: In [-1, 1], (batch,).
+      strength: Strength of each change in [-1, 1], (batch,).
     """
     size = jnp.abs(strength)[:, None, None, None]
     factor = 1 + 0.9 * strength[:, None, None, None]
@@ -98,7 +100,7 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
 
 
 def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
-    """Rotated, sheared or shifted: one linear map and one interpolation for all."""
+    """Rotate, shear or shift the images by one linear map and one interpolation."""
     height, width = x.shape[1:3]
 
     def by(name: str) -> jax.Array:
@@ -133,7 +135,7 @@ def _posterize(x: jax.Array, size: jax.Array) -> jax.Array:
 
 
 def _smooth(x: jax.Array) -> jax.Array:
-    """A weighted mean of each pixel and its neighbours; the frame stays."""
+    """Return a weighted mean of each pixel and its neighbours; the frame stays."""
     inner = x[:, 1:-1, 1:-1] * 4 / 13
     height, width = x.shape[1:3]
     if height < 3 or width < 3:
@@ -145,7 +147,7 @@ def _smooth(x: jax.Array) -> jax.Array:
 
 
 def _equalize(x: jax.Array) -> jax.Array:
-    """Each channel with a flat histogram, of 256 levels."""
+    """Flatten the histogram of 256 levels of each channel."""
     levels = jnp.round(255 * x).astype(jnp.int32)
 
     def channel(levels: jax.Array) -> jax.Array:  # (pixels,)

@@ -16,11 +16,11 @@ class Scenes(NamedTuple):
     """A part of `digit_scenes`.
 
     Fields:
-      images: (n, height, width, 3) float32 in [0, 1], dark ink on bright paper.
-      masks: (n, height, width) int32: the class of each pixel, `classes` for paper, `classes` + 1
-        for void, the pale edge of the ink.
-      boxes: "boxes" (n, most, 4) float32, (top, left, bottom, right) relative to the image size,
-        0 for padding, and "classes" (n, most) int32, -1 for padding.
+      images: Images (n, height, width, 3), float32 in [0, 1], dark ink on bright paper.
+      masks: Class of each pixel (n, height, width), int32: `classes` for paper, `classes` + 1 for
+        void, the pale edge of the ink.
+      boxes: Dict of "boxes" (n, most, 4) float32, (top, left, bottom, right) relative to the image
+        size, 0 for padding, and "classes" (n, most) int32, -1 for padding.
     """
 
     images: np.ndarray
@@ -37,26 +37,26 @@ def digit_scenes(
     size: tuple[int, int] = (48, 64),
     seed: int = 0,
 ) -> tuple[Scenes, Scenes]:
-    """Scenes of one to `most` digits of different sizes, for segmentation and detection.
+    """Generate scenes of one to `most` digits of different sizes.
 
-    The digits are those of scikit-learn, enlarged to 14 to 24 pixels, in random colours, without
-    overlap. Training and test scenes have no digit in common. A box is the smallest around a
-    digit's ink, without void.
+    The scenes are for segmentation and detection. The digits are from scikit-learn, enlarged to 14
+    to 24 pixels, in random colours, without overlap. Training and test scenes have no digit in
+    common. A box is the smallest around a digit's ink, without void.
 
     Args:
-      train, test: numbers of scenes.
-      classes: number of classes, 1 to 10: the digits 0 to classes - 1.
-      most: the largest number of digits per scene, 1 to 100; fewer where there is no space.
-      size: height and width of a scene, at least 24 each.
-      seed: of the random draw.
+      train, test: Numbers of scenes.
+      classes: Number of classes, 1 to 10: the digits 0 to classes - 1.
+      most: Largest number of digits per scene, 1 to 100; a scene without space has fewer.
+      size: Height and width of a scene, at least 24 each.
+      seed: Seed of the random draw.
 
     Returns:
       (train, test), each `Scenes`.
 
     Raises:
-      TypeError: for options that are no integers.
-      ValueError: for options out of range.
-      ImportError: without scikit-learn.
+      TypeError: If an option is not an integer.
+      ValueError: If an option is out of range.
+      ImportError: If scikit-learn is not installed.
 
     Example:
       >>> train, test = digit_scenes(7, 5, most=3, size=(30, 40))
@@ -120,7 +120,7 @@ def _window(low: np.ndarray, side: int) -> tuple[slice, slice]:
 
 
 def _enlarge(image: np.ndarray, side: int) -> np.ndarray:
-    """Bilinear interpolation from (8, 8) to (side, side), scaled to a largest value of 1."""
+    """Interpolate bilinearly from (8, 8) to (side, side), scaled to a largest value of 1."""
     places = np.clip((np.arange(side) + 0.5) * len(image) / side - 0.5, 0, len(image) - 1)
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(len(image))))  # (side, 8)
     large = weights @ image @ weights.T

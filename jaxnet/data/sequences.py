@@ -1,4 +1,4 @@
-"""Sequences of different lengths as arrays of few shapes: padding, buckets and windows.
+"""Converts sequences of different lengths to arrays of few shapes: padding, buckets, windows.
 
 A sequence is an array with its steps along the first axis: ids of a text (length,), frames of a
 sound (length, features).
@@ -18,22 +18,24 @@ from jaxnet.services.trees import PyTree
 def pad(
     sequences: Sequence[Any], *, length: int | None = None, value: Any = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences padded at the end to one array, and their lengths.
+    """Pad sequences at the end to one array, and return their lengths as well.
 
-    This is the form (x, lengths) of the input of recurrent and other sequence layers.
+    The result has the form (x, lengths) of the input of recurrent and other sequence layers.
 
     Args:
-      sequences: arrays (length, ...) whose further axes are the same.
-      length: of the result; by default the largest length, at least 1.
-      value: of the padding.
+      sequences: Arrays (length, ...) whose further axes are the same.
+      length: Length of the result; by default the largest length, at least 1.
+      value: Value of the padding.
 
     Returns:
       x (n, length, ...) with a dtype that holds all sequences, and lengths (n,) int32.
 
     Raises:
-      TypeError: for anything but arrays or lists of numbers, and dtypes that no dtype holds.
-      ValueError: for no sequences, one longer than `length`, further axes that differ, or a value
-        that does not fit the dtype of the sequences.
+      TypeError: If a sequence is not an array or a list of numbers.
+      TypeError: If the dtypes of the sequences do not have a common dtype that holds all values.
+      ValueError: If `sequences` is empty, or if a sequence is longer than `length`.
+      ValueError: If the further axes differ.
+      ValueError: If `value` does not fit the dtype of the sequences.
 
     Example:
       >>> tokens, lengths = pad([[5, 6, 7], [8], [9, 4]])
@@ -57,9 +59,10 @@ class Packed(NamedTuple):
     """Rows of several sequences each.
 
     Fields:
-      x: (rows, length, ...), sequences one after another and then padding.
-      segments: (rows, length) int32, 1, 2, ... for the sequences of a row and 0 for padding.
-      positions: (rows, length) int32, position of each step in its sequence.
+      x: Sequences one after another and then padding, (rows, length, ...).
+      segments: Number of each step's sequence in its row, 1, 2, ..., and 0 for padding,
+        (rows, length) int32.
+      positions: Position of each step in its sequence, (rows, length) int32.
     """
 
     x: np.ndarray
@@ -68,7 +71,7 @@ class Packed(NamedTuple):
 
 
 def packed(sequences: Sequence[Any], length: int, *, value: Any = 0) -> Packed:
-    """Return sequences packed into rows of one length, with little padding.
+    """Pack sequences into rows of one length, with little padding.
 
     Each sequence goes as a whole into the row where it leaves the least room, from the longest
     sequence to the shortest. `jn.segment_mask(segments)` keeps attention within the sequences, and
@@ -78,11 +81,12 @@ def packed(sequences: Sequence[Any], length: int, *, value: Any = 0) -> Packed:
     Args:
       sequences: Arrays (steps, ...) whose further axes are the same.
       length: Number of steps per row, at least that of the longest sequence.
-      value: Padding.
+      value: Value of the padding.
 
     Raises:
       TypeError: If `sequences` is not a list of arrays or of lists of numbers.
-      ValueError: If a sequence is longer than `length`, or as in `pad`.
+      ValueError: If a sequence is longer than `length`.
+      TypeError, ValueError: As in `pad`.
 
     Example:
       >>> rows = packed([[5, 6, 7], [8], [9, 4]], 4)
@@ -136,7 +140,7 @@ def _padded(arrays: list[np.ndarray], length: int, value: Any) -> tuple[np.ndarr
 
 
 def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
-    """Sequences as arrays of one dtype, which holds the values of all."""
+    """Return the sequences as arrays of one dtype, which holds the values of all."""
     none = isinstance(sequences, str | Mapping) or getattr(sequences, "shape", None) == ()
     if none or not isinstance(sequences, Iterable):
         raise TypeError(
@@ -166,7 +170,7 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
 
 
 def _check_value(who: str, value: Any, dtype: np.dtype) -> None:
-    """Raises for padding that the sequences' dtype would change: 0.5 into 0, 300 into 44."""
+    """Raise if the sequences' dtype would change the padding, such as 0.5 to 0 or 300 to 44."""
     array = isinstance(value, np.generic | np.ndarray | jax.Array)
     kind = value.dtype if array else type(value)
     real = any(jnp.issubdtype(kind, real) for real in (np.bool_, jnp.integer, jnp.floating))
@@ -190,28 +194,30 @@ def bucketed(
     value: Any = 0,
     seed: int | None = 0,
 ) -> "Bucketed":
-    """Batches of sequences of similar lengths, in few shapes, shuffled for each pass.
+    """Return batches of sequences of similar lengths, in few shapes, shuffled for each pass.
 
-    For `jn.fit`, `jn.evaluate` or a loop. Each batch is padded to the bound of its bucket, so a
-    step compiles for `shapes` shapes only; pass their number to the trainer:
+    Pass them to `jn.fit`, `jn.evaluate` or a loop. Each batch is padded to the bound of its bucket,
+    so a step compiles for `shapes` shapes only; pass their number to the trainer:
     `jn.trainer(objective, optimizer, shapes=batches.shapes)`. Examples that do not fill a batch of
     their bucket move up to the next one, so only the last batch is smaller; `fit` pads it.
 
     Args:
-      data: a list of sequences, or a pytree (tuple, dict) whose parts are lists of sequences or
+      data: List of sequences, or a pytree (tuple, dict) whose parts are lists of sequences or
         arrays with one row per example, such as (sources, targets) or (sounds, labels). A list
-        becomes (x, lengths), see `pad`; of an array the rows are taken.
-      batch_size: examples per batch.
-      bounds: number of buckets, with quantiles of the lengths as bounds; or the increasing bounds:
+        becomes (x, lengths), see `pad`; a batch of an array has the rows of its examples.
+      batch_size: Number of examples per batch.
+      bounds: Number of buckets, with quantiles of the lengths as bounds; or the increasing bounds:
         a number for all lists of sequences, or a tuple with one per list. An example belongs to the
         first bucket that is long enough for all its sequences.
-      drop_longer: whether to drop, and count, examples longer than the last bound.
-      value: of the padding.
-      seed: of the order; None gives the same order at each pass, from short to long.
+      drop_longer: Whether to drop, and count, examples longer than the last bound.
+      value: Value of the padding.
+      seed: Seed of the order; None gives the same order at each pass, from short to long.
 
     Raises:
-      TypeError, ValueError: as `pad`; for no examples, parts of different lengths, bounds that do
-        not increase, and, without `drop_longer`, sequences longer than the last bound.
+      TypeError, ValueError: As in `pad`.
+      ValueError: If `data` has zero examples, or if its parts have different lengths.
+      ValueError: If `bounds` do not increase.
+      ValueError: If a sequence is longer than the last bound, without `drop_longer`.
 
     Example:
       >>> german = [[4, 5], [4, 5, 6, 7, 8], [9], [6, 6, 6, 6]]
@@ -235,12 +241,12 @@ class Bucketed:
     """An iterable of batches, one pass per epoch, see `bucketed`.
 
     Attributes:
-      bounds: of each bucket, one length per list of sequences.
-      shapes: number of shapes of batches.
-      counts: number of examples in each bucket.
-      dropped: number of examples dropped.
-      padding: share of the steps that is padding, for batches of one bucket each.
-      epoch: number of passes begun, which determines the next order together with the seed.
+      bounds: Bounds of each bucket, one length per list of sequences.
+      shapes: Number of shapes of batches.
+      counts: Number of examples in each bucket.
+      dropped: Number of examples dropped.
+      padding: Fraction of the steps that is padding, for batches of one bucket each.
+      epoch: Number of passes begun, which determines the next order together with the seed.
     """
 
     def __init__(
@@ -337,7 +343,7 @@ class Bucketed:
 
 
 def _bounds(given: Any, lengths: np.ndarray) -> list[tuple[int, ...]]:
-    """One length per bucket and list of sequences, from a number of buckets or as given."""
+    """Return one length per bucket and list, from a number of buckets or as given."""
     if not isinstance(given, list | tuple):
         at_least("bucketed", "bounds", given)
         shares = np.arange(1, given + 1) / given
@@ -364,11 +370,11 @@ class Windows(NamedTuple):
     """A long sequence cut into windows, to predict each token from the previous ones.
 
     Fields:
-      x: (windows, steps) tokens.
-      y: (windows, steps), the token after each of x.
-      counts: (windows, steps) booleans, True where y is to be predicted: every token but the first
+      x: Tokens (windows, steps).
+      y: Token after each token of x, (windows, steps).
+      counts: Booleans (windows, steps), True where y is to be predicted: every token but the first
         exactly once.
-      start: (windows,) booleans, True for a window without context.
+      start: Booleans (windows,), True for a window without context.
     """
 
     x: np.ndarray
@@ -378,22 +384,23 @@ class Windows(NamedTuple):
 
 
 def windows(tokens: Any, streams: int, steps: int) -> Windows:
-    """Consecutive windows, for truncated backpropagation through time (`jn.truncated_bptt`).
+    """Cut a long sequence into consecutive windows.
 
-    The sequence is cut into streams whose lengths differ by at most one token. Windows 0 to
-    streams - 1 are the first of each stream, the next `streams` the second, and so on. In this
-    order (`jn.fit(..., batch_size=streams, shuffle=False)`) each row of a batch continues the same
-    row of the batch before, and `start` marks the rows whose state must be reset. No token is
-    dropped; the last window of a stream may be padded (with token 0, `counts` False).
+    Use them for truncated backpropagation through time (`jn.truncated_bptt`). The sequence is
+    cut into streams whose lengths differ by at most one token. Windows 0 to streams - 1 are the
+    first of each stream, the next `streams` windows the second, and so on. In this order
+    (`jn.fit(..., batch_size=streams, shuffle=False)`) each row of a batch continues the same row of
+    the previous batch, and `start` marks the rows whose state must be reset. Every token is kept;
+    the last window of a stream may be padded (with token 0, `counts` False).
 
     Args:
-      tokens: (length,) integers.
-      streams: number of streams, at most length - 1.
-      steps: per window.
+      tokens: Integers (length,).
+      streams: Number of streams, at most length - 1.
+      steps: Number of steps per window.
 
     Raises:
-      TypeError: for anything but numbers.
-      ValueError: for a sequence that is too short or not one-dimensional.
+      TypeError: If `tokens` are not numbers.
+      ValueError: If `tokens` is too short or not one-dimensional.
 
     Example:
       >>> cut = windows(np.arange(10, 20), streams=2, steps=3)
@@ -426,20 +433,21 @@ def windows(tokens: Any, streams: int, steps: int) -> Windows:
 
 
 def overlapping(tokens: Any, steps: int, fresh: int) -> Windows:
-    """Overlapping windows, for a model whose context is one window.
+    """Cut a long sequence into overlapping windows, for a model whose context is one window.
 
-    The first window predicts all its tokens, every other only its last `fresh` ones, each from at
-    least steps - fresh previous tokens. The last window ends at the end of the sequence and
-    predicts the rest. So every token but the first is predicted once.
+    The first window predicts all its tokens. Every other window predicts only its last `fresh`
+    tokens, each from at least steps - fresh previous tokens. The last window ends at the end of the
+    sequence and predicts the rest. So every token but the first is predicted once.
 
     Args:
-      tokens: (length,) integers; fewer than steps + 1 are padded.
-      steps: per window.
-      fresh: distance between windows in tokens, in [1, steps].
+      tokens: Integers (length,); fewer than steps + 1 are padded.
+      steps: Number of steps per window.
+      fresh: Distance between windows in tokens, in [1, steps].
 
     Raises:
-      TypeError: for anything but numbers.
-      ValueError: for fewer than two tokens, or fresh out of range.
+      TypeError: If `tokens` are not numbers.
+      ValueError: If `tokens` has fewer than two entries.
+      ValueError: If `fresh` is outside [1, steps].
 
     Example:
       >>> cut = overlapping(np.arange(10, 20), steps=4, fresh=2)

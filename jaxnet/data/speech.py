@@ -1,8 +1,8 @@
-"""Speech: recordings of spoken digits, strings of them, and acoustic features.
+"""Recordings of spoken digits, strings of digits, and acoustic features.
 
 A wave is an array (samples,) of signed integers or floats; waves of different lengths are a list.
 The features of a wave are an array (frames, features); `pad` and `bucketed` make batches of a list
-of them.
+of such arrays.
 """
 
 import warnings
@@ -26,10 +26,10 @@ class Recordings(NamedTuple):
     """Recordings of single digits.
 
     Fields:
-      waves: n arrays (samples,) of different lengths.
-      digits: (n,) int32, the spoken digits.
-      speakers: (n,) names.
-      numbers: (n,), numbers of the recordings of a digit and speaker.
+      waves: List of n arrays (samples,) of different lengths.
+      digits: Spoken digits (n,), int32.
+      speakers: Names of the speakers (n,).
+      numbers: Numbers (n,) of the recordings of a digit and speaker.
     """
 
     waves: list[np.ndarray]
@@ -38,10 +38,10 @@ class Recordings(NamedTuple):
     numbers: np.ndarray
 
     def take(self, rows: Any) -> "Recordings":
-        """A subset of the recordings.
+        """Return a subset of the recordings.
 
         Args:
-          rows: integers, or n booleans.
+          rows: Integers, or n booleans.
 
         Example:
           >>> waves = [np.zeros(3), np.zeros(5)]
@@ -57,19 +57,19 @@ class Recordings(NamedTuple):
 def spoken_digits(
     split: str, *, data_dir: str | Path | None = None, download: bool = False
 ) -> Recordings:
-    """The Free Spoken Digit Dataset: ten digits, six speakers, 16-bit samples at 8 kHz.
+    """Load the Free Spoken Digit Dataset: ten digits, six speakers, 16-bit samples at 8 kHz.
 
-    The test part has the recordings 0 to 4 of each digit and speaker, the training part 5 to 49 of
-    the same six speakers. The loudness of recordings varies by a factor of ten; there is no silence
-    before or after the word.
+    The test part has recordings 0 to 4 of each digit and speaker, the training part recordings 5 to
+    49 of the same six speakers. The loudness of recordings varies by a factor of ten; there
+    is no silence before or after the word.
 
     Args:
-      split: "train" (2,700), "test" (300), or parts of them, see `tfds.load`.
-      data_dir: see `tfds.load`.
-      download: whether to download missing data (16 MB, CC BY-SA 4.0), see `tfds.load`.
+      split: Split "train" (2,700), "test" (300), or parts of them, see `tfds.load`.
+      data_dir: Folder of the datasets, see `tfds.load`.
+      download: Whether to download missing data (16 MB, CC BY-SA 4.0), see `tfds.load`.
 
     Raises:
-      ImportError, FileNotFoundError, ValueError: see `tfds.load`.
+      ImportError, FileNotFoundError, ValueError: As in `tfds.load`.
 
     Example:
       >>> train = spoken_digits("train")  # doctest: +SKIP
@@ -89,11 +89,12 @@ class Strings(NamedTuple):
     """Strings of digits, concatenated from recordings.
 
     Fields:
-      waves: n arrays (samples,).
-      digits: n arrays of int32, the spoken digits.
-      speakers: (n,) names.
-      rows: n arrays, indices of the recordings.
-      places: n arrays (digits, 2), the first sample of each recording, and the one after its last.
+      waves: List of n arrays (samples,).
+      digits: List of n arrays of the spoken digits, int32.
+      speakers: Names of the speakers (n,).
+      rows: List of n arrays of indices of the recordings.
+      places: List of n arrays (digits, 2): the first sample of each recording, and the sample after
+        its last.
     """
 
     waves: list[np.ndarray]
@@ -112,23 +113,24 @@ def join(
     gap: tuple[float, float] = (0.02, 0.1),
     rate: float = DIGITS_RATE,
 ) -> Strings:
-    """Strings of digits: recordings of one speaker, concatenated with short gaps around each.
+    """Concatenate recordings into strings of digits, with short gaps around each recording.
 
-    A gap contains noise at the level of the quietest part of the previous recording (of the first
-    one, at the beginning). All recordings of a speaker are used once before one is used again. For
-    test strings pass recordings of the test part.
+    A string has one speaker. A gap contains noise at the level of the quietest part of the previous
+    recording, or of the first recording at the beginning. All recordings of a speaker are used once
+    before one is used again. For test strings pass recordings of the test part.
 
     Args:
-      recordings: the source.
-      count: number of strings, at least 1.
-      seed: the same seed gives the same strings.
-      digits: the smallest and largest number of digits per string, drawn uniformly.
-      gap: the shortest and longest gap, in seconds.
-      rate: samples per second.
+      recordings: Recordings to concatenate.
+      count: Number of strings, at least 1.
+      seed: Seed of the draw; the same seed gives the same strings.
+      digits: Smallest and largest number of digits per string, drawn uniformly.
+      gap: Shortest and longest gap, in seconds.
+      rate: Number of samples per second.
 
     Raises:
-      TypeError: for anything but recordings, and options of another type.
-      ValueError: for no recordings, a count below 1, or an empty range.
+      TypeError: If `recordings` are not `Recordings`, or if an option has another type.
+      ValueError: If `recordings` are empty, or if `count` is below 1.
+      ValueError: If a range is empty.
 
     Example:
       >>> waves = [np.arange(3, dtype=np.int16), np.full(5, 7, np.int16)]
@@ -186,7 +188,7 @@ def join(
 
 
 def _noise(wave: np.ndarray, rate: float) -> float:
-    """The standard deviation of the quietest 20 ms."""
+    """Return the standard deviation of the quietest 20 ms."""
     size = min(len(wave), max(1, int(QUIET * rate)))
     blocks = wave[: len(wave) // size * size].astype(float).reshape(-1, size)
     return float(blocks.std(1).min())
@@ -195,15 +197,15 @@ def _noise(wave: np.ndarray, rate: float) -> float:
 def piece_of_frames(
     places: Any, frames: int, *, rate: float, window: float = 0.025, hop: float = 0.01
 ) -> np.ndarray:
-    """The recording at the centre of each frame's window; -1 in a gap.
+    """Return the recording at the centre of each frame's window; -1 in a gap.
 
     Args:
-      places: (recordings, 2) samples, as in `Strings`.
-      frames: number of frames of the string.
-      rate, window, hop: as for the features.
+      places: Samples (recordings, 2), as in `Strings`.
+      frames: Number of frames of the string.
+      rate, window, hop: Options of the features, see `log_mel`.
 
     Raises:
-      TypeError, ValueError: for options out of range, and places of another shape.
+      TypeError, ValueError: If an option is out of range, or if `places` has another shape.
 
     Example:
       >>> piece_of_frames([(400, 800), (960, 1360)], 6, rate=8000, hop=0.03).tolist()
@@ -231,32 +233,33 @@ def log_mel(
     deltas: int = 0,
     normalize: bool = True,
 ) -> list[np.ndarray]:
-    """Log-mel features: the logarithm of the power in mel bands, per frame.
+    """Return log-mel features: the logarithm of the power in mel bands, per frame.
 
-    Frames are Hamming windows inside the wave: 1 + (samples - window) // hop of them. Power that is
-    more than 60 dB below the maximum of the wave is raised to that level. Normalized features do
-    not depend on the volume of the wave. A silent wave has constant features, which are 0 after
-    normalization. The first call after an installation takes 10 to 20 seconds, in which librosa
-    compiles its functions, once.
+    There are 1 + (samples - window) // hop frames, each a Hamming window inside the wave. Power
+    that is more than 60 dB below the maximum of the wave is raised to that level. Normalized
+    features do not depend on the volume of the wave. A silent wave has constant features, which are
+    0 after normalization. The first call after an installation takes 10 to 20 seconds, because
+    librosa compiles its functions once.
 
     Args:
-      waves: arrays (samples,) of signed integers or floats; for a single one pass [wave].
-      rate: samples per second, which the waves do not contain; a wrong rate gives wrong bands.
-      window: length of a frame in seconds.
-      hop: distance between frames in seconds.
-      bands: number of triangular filters on Slaney's mel scale, from 0 to half the rate.
-      deltas: 1 appends first derivatives over time, 2 second derivatives too, each from a
-        polynomial fit over 9 frames.
-      normalize: whether each feature has mean 0 and variance 1 over the frames of each wave.
+      waves: Arrays (samples,) of signed integers or floats; for a single wave pass [wave].
+      rate: Number of samples per second, which the waves do not contain; a wrong rate gives wrong
+        bands.
+      window: Length of a frame in seconds.
+      hop: Distance between frames in seconds.
+      bands: Number of triangular filters on Slaney's mel scale, from 0 to half the rate.
+      deltas: Order of the derivatives, from 0 to 2: 1 appends first derivatives over time, 2 second
+        derivatives as well, each from a polynomial fit over 9 frames.
+      normalize: Whether each feature has mean 0 and variance 1 over the frames of each wave.
 
     Returns:
       For each wave a float32 array (frames, bands * (1 + deltas)).
 
     Raises:
-      ImportError: without librosa.
-      TypeError: for anything but a list of arrays of signed integers or floats.
-      ValueError: for a wave that has channels, is shorter than a window, or has NaN or Inf; for
-        options out of range.
+      ImportError: If librosa is not installed.
+      TypeError: If `waves` is not a list of arrays of signed integers or floats.
+      ValueError: If a wave has channels, is shorter than a window, or has NaN or Inf.
+      ValueError: If an option is out of range.
 
     Example:
       >>> wave = np.random.default_rng(0).normal(size=4000)  # half a second
@@ -281,20 +284,20 @@ def mfcc(
     deltas: int = 2,
     normalize: bool = True,
 ) -> list[np.ndarray]:
-    """Mel-frequency cepstral coefficients: the first coefficients of a DCT of `log_mel`.
+    """Return mel-frequency cepstral coefficients, the first of a DCT of `log_mel`.
 
     They are nearly uncorrelated, as Gaussians with diagonal covariances assume.
 
     Args:
-      waves, rate, window, hop, bands, normalize: as for `log_mel`.
-      coefficients: number kept of the orthonormal DCT-II, at most `bands`.
-      deltas: as for `log_mel`; the default 2 and 13 coefficients give the usual 39 features.
+      waves, rate, window, hop, bands, normalize: As in `log_mel`.
+      coefficients: Number of coefficients of the orthonormal DCT-II to keep, at most `bands`.
+      deltas: As in `log_mel`; the default 2 and 13 coefficients give the usual 39 features.
 
     Returns:
       For each wave a float32 array (frames, coefficients * (1 + deltas)).
 
     Raises:
-      ImportError, TypeError, ValueError: as `log_mel`.
+      ImportError, TypeError, ValueError: As in `log_mel`.
 
     Example:
       >>> wave = np.random.default_rng(0).normal(size=4000)
@@ -367,7 +370,7 @@ def _librosa(who: str) -> Any:
 
 
 def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, int]:
-    """The numbers of samples of a window and of a hop."""
+    """Return the numbers of samples of a window and of a hop."""
     within(who, "rate", rate, "(0, inf)", "in samples per second")
     within(who, "window", window, "(0, inf)")
     within(who, "hop", hop, "(0, inf)")
@@ -380,7 +383,7 @@ def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, 
 
 
 def _check_wave(who: str, i: int, wave: Any, size: int) -> np.ndarray:
-    """The wave as float32, with integers scaled to [-1, 1]."""
+    """Return the wave as float32, with integers scaled to [-1, 1]."""
     kind = getattr(wave, "dtype", None)
     if kind is None or not (np.issubdtype(kind, np.floating) or kind.kind == "i"):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Vocabularies of characters and subwords: text to integers and back.
+"""Vocabularies of characters and subwords, which convert text to integers and back.
 
 A vocabulary is built from one text and encodes any other; it can be saved to a JSON file. For
 batches of encoded texts of different lengths see `jaxnet.data.sequences`.
@@ -24,15 +24,15 @@ class Vocabulary(NamedTuple):
     """A mapping between text and ids, see `characters` and `subwords`.
 
     Fields:
-      size: number of ids, which are 0 to size - 1; the special entries come first.
-      encode: text -> ids, int32 (length,), without start and end.
-      decode: ids (length,) -> text, up to the first end, without pads and starts; an unknown
-        becomes U+FFFD.
-      special: name -> id of the special entries, of "pad", "start", "end", "unknown".
-      contents: the vocabulary as JSON types.
+      size: Number of ids, which are 0 to size - 1; the special entries come first.
+      encode: Function from text to ids, int32 (length,), without start and end.
+      decode: Function from ids (length,) to text, up to the first end, without pads and starts; an
+        unknown becomes U+FFFD.
+      special: Dict from names of the special entries, of "pad", "start", "end", "unknown", to ids.
+      contents: Vocabulary as JSON types.
 
     Attributes:
-      pad, start, end, unknown: ids of the special entries, None for those it lacks.
+      pad, start, end, unknown: Ids of the special entries; None if the vocabulary lacks an entry.
     """
 
     size: int
@@ -58,27 +58,28 @@ class Vocabulary(NamedTuple):
         return self.special.get("unknown")
 
     def save(self, path: str | Path) -> None:
-        """Writes a JSON file for `load_vocabulary`, whole or not at all; see `jn.save`.
+        """Write a JSON file for `load_vocabulary`, whole or not at all; see `jn.save`.
 
         Raises:
-          OSError: where it cannot be written.
+          OSError: If the file cannot be written.
         """
         with replacing("Vocabulary.save", path) as file:
             file.write(json.dumps(self.contents).encode())
 
 
 def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
-    """A vocabulary of the characters of a text, in the order of their code points.
+    """Return a vocabulary of the characters of a text, in the order of their code points.
 
     Args:
-      text: the source of the characters, such as the training part.
-      special: special entries, of "pad", "start", "end" and "unknown", in the order of their ids
+      text: Source of the characters, such as the training part.
+      special: Special entries, of "pad", "start", "end" and "unknown", in the order of their ids
         from 0. Other characters are encoded as "unknown"; without it they raise.
 
     Raises:
-      TypeError: for anything but a str.
-      ValueError: for an empty text, or another special entry; from `encode` for an unknown
-        character, from `decode` for an id out of range.
+      TypeError: If `text` is not a str.
+      ValueError: If `text` is empty, or if `special` has another entry.
+      ValueError: If `encode` gets an unknown character.
+      ValueError: If `decode` gets an id out of range.
 
     Example:
       >>> vocabulary = characters("to be, or not")
@@ -134,21 +135,22 @@ def _codes(text: str) -> np.ndarray:
 def subwords(
     sentences: Iterable[str], size: int, *, special: Sequence[str] = ("pad", "start", "end")
 ) -> Vocabulary:
-    """A vocabulary of subwords, by byte-level byte-pair encoding of the library `tokenizers`.
+    """Return a vocabulary of subwords, by byte-level byte-pair encoding of `tokenizers`.
 
     The smallest units are the 256 bytes, so every text is encoded and decoded without loss. A space
     belongs to the word after it.
 
     Args:
-      sentences: the training text.
-      size: number of ids, at least 256 + special entries and at most 2**24; few sentences may give
+      sentences: Sentences of the training text.
+      size: Number of ids, at least 256 + special entries and at most 2**24; few sentences may give
         fewer.
-      special: special entries, of "pad", "start" and "end", in the order of their ids from 0.
+      special: Special entries, of "pad", "start" and "end", in the order of their ids from 0.
 
     Raises:
-      ImportError: without `tokenizers`.
-      TypeError: for anything but a list of str.
-      ValueError: for another size, no sentences, or another special entry.
+      ImportError: If `tokenizers` is not installed.
+      TypeError: If `sentences` is not a list of str.
+      ValueError: If `size` is out of range.
+      ValueError: If `sentences` is empty, or if `special` has another entry.
 
     Example:
       >>> vocabulary = subwords(["ein Hund läuft", "zwei Hunde laufen"] * 3, 280)
@@ -212,16 +214,17 @@ def _subwords(tokenizer: Any, special: dict[str, int]) -> Vocabulary:
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:
-    """Reads a vocabulary from a file of `Vocabulary.save`.
+    """Read a vocabulary from a file of `Vocabulary.save`.
 
     Args:
-      path: of the file.
+      path: Path of the file.
 
     Raises:
-      FileNotFoundError, IsADirectoryError: where there is no such file.
-      OSError: where it cannot be read.
-      ValueError: for a file of another format.
-      ImportError: for subwords without `tokenizers`.
+      FileNotFoundError: If the file does not exist.
+      IsADirectoryError: If `path` is a directory.
+      OSError: If the file cannot be read.
+      ValueError: If the file has another format.
+      ImportError: If the vocabulary has subwords and `tokenizers` is not installed.
 
     Example:
       >>> import tempfile
@@ -269,7 +272,7 @@ def _checked_special(names: Sequence[str], known: Sequence[str], who: str) -> di
 
 
 def _text_ids(ids: Any, size: int, special: dict[str, int]) -> np.ndarray:
-    """The ids of text up to the first end, without pads and starts."""
+    """Return the ids of text up to the first end, without pads and starts."""
     ids = on_host("decode", "ids", ids, "(length,)", "integers")
     ids = ids.astype(np.int64)
     wrong = ids[(ids < 0) | (ids >= size)]

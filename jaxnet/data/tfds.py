@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as arrays in memory.
+"""Loads TensorFlow Datasets as arrays in memory.
 
 Reading needs no TensorFlow; preparing a dataset of the catalogue does, once. The folder of the
 datasets is `data_dir`, by default the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -25,7 +25,7 @@ BLOCK = 500  # examples per read: few enough to update the progress bar
 def load(
     name: str, split: str, *, data_dir: str | Path | None = None, download: bool = False
 ) -> dict[str, Any]:
-    """One split of a dataset as a dict of its features, each with one entry per example.
+    """Load one split of a dataset as a dict of its features, each with one entry per example.
 
     A feature of one shape is one array with its stored dtype (pixels are uint8). A feature whose
     shape varies, such as sounds or boxes, is a list of arrays; text is a list of strings; nested
@@ -33,19 +33,19 @@ def load(
     `split="train[:1000]"`. A progress bar runs while it loads.
 
     Args:
-      name: in the catalogue of TensorFlow Datasets, such as "mnist" or "movielens/25m-ratings", or
-        "camvid", "free_spoken_digits" or "multi30k".
-      split: such as "train", "test", "train[:80%]" or "train+test".
-      data_dir: folder of the datasets; see the module for the default.
-      download: whether to download and prepare a missing dataset (one of the catalogue needs
-        TensorFlow for that, and some take much time and disk space); prints its size and terms.
+      name: Name in the catalogue of TensorFlow Datasets, such as "mnist" or
+        "movielens/25m-ratings", or "camvid", "free_spoken_digits" or "multi30k".
+      split: Name of the split, such as "train", "test", "train[:80%]" or "train+test".
+      data_dir: Folder of the datasets; see the module for the default.
+      download: Whether to download and prepare a missing dataset, and print its size and terms. A
+        dataset of the catalogue needs TensorFlow for that; some take much time and disk space.
 
     Raises:
-      ImportError: without tensorflow-datasets, or what preparing needs.
-      FileNotFoundError: for a missing dataset; the message lists the available ones.
-      OSError: for one that cannot be downloaded.
-      TypeError: for a name, split or folder that is no str or path.
-      ValueError: for a missing split; the message lists the available ones.
+      ImportError: If tensorflow-datasets, or what preparing needs, is not installed.
+      FileNotFoundError: If the dataset is missing; the message lists the available datasets.
+      OSError: If the dataset cannot be downloaded.
+      TypeError: If `name` or `split` is not a str, or if `data_dir` is not a path.
+      ValueError: If the split is missing; the message lists the available splits.
 
     Example:
       >>> data = load("mnist", "train[:5]")  # doctest: +SKIP
@@ -66,20 +66,20 @@ def load(
 def source(
     name: str, split: str, *, data_dir: str | Path | None = None, download: bool = False
 ) -> Any:
-    """One split of a dataset as a source of single examples, for `grain`; nothing is loaded.
+    """Return one split of a dataset as a source of single examples, for `grain`.
 
-    It has a length, and `source[i]` is a dict of features as TFDS decodes them. What does not fit
-    into memory goes from here through grain to `jn.fit`:
+    Nothing is loaded. The source has a length, and `source[i]` is a dict of features as TFDS
+    decodes them. Use it with grain to pass a dataset that does not fit into memory to `jn.fit`:
 
         rows = grain.MapDataset.source(jn.data.tfds.source("mnist", "train"))
         rows = rows.seed(0).shuffle().repeat().map(prepare).batch(64).to_iter_dataset()
         for epoch in jn.fit(trainer, train_state, rows, steps=10_000, every=500): ...
 
     Args:
-      name, split, data_dir, download: as for `load`.
+      name, split, data_dir, download: As in `load`.
 
     Raises:
-      As `load`.
+      ImportError, OSError, TypeError, ValueError: As in `load`.
 
     Example:
       >>> images = source("mnist", "train")  # doctest: +SKIP
@@ -91,7 +91,7 @@ def source(
 
 
 def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tuple[Any, Any]:
-    """The source of a split's examples, and the builder of the dataset."""
+    """Return the source of a split's examples, and the builder of the dataset."""
     for what, value in (("name", name), ("split", split)):
         if not isinstance(value, str):
             raise TypeError(f"{who}: {what} must be a str, got {type(value).__name__}")
@@ -119,7 +119,7 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
 
 
 def folder(who: str, data_dir: Any) -> Path:
-    """The folder of the datasets, by default TFDS_DATA_DIR or ~/tensorflow_datasets.
+    """Return the folder of the datasets, by default TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Example:
       >>> folder("load", "datasets").name
@@ -131,7 +131,7 @@ def folder(who: str, data_dir: Any) -> Path:
 
 
 def base_name(name: str) -> str:
-    """The name of a dataset without its configuration and version.
+    """Return the name of a dataset without its configuration and version.
 
     Example:
       >>> base_name("movielens/25m-ratings:0.1.1")
@@ -141,7 +141,7 @@ def base_name(name: str) -> str:
 
 
 def prepared(data_dir: str | Path) -> list[str]:
-    """The names of the prepared datasets in a folder.
+    """Return the names of the prepared datasets in a folder.
 
     Example:
       >>> prepared("/nowhere")
@@ -168,7 +168,7 @@ def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -
 
 
 def _columns(info: Any, values: list) -> Any:
-    """One column per feature; `info` is TFDS's description of a feature, or a dict of them."""
+    """Return one column per feature; `info` describes a feature, or is a dict of descriptions."""
     if isinstance(info, dict):
         return {name: _columns(info[name], [v[name] for v in values]) for name in info}
     if np.dtype(info.np_dtype).kind in "OSU":  # text comes as bytes

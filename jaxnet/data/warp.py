@@ -3,10 +3,10 @@
 Each is a function `(key, x) -> x`, pure and jitted with the training step. x is a batch of images
 (batch, height, width, channels), or a dict with "image" and any of "mask", the label of each pixel,
 (batch, height, width), and "boxes", (batch, n, 4): (top, left, bottom, right) relative to the image
-size, as in TensorFlow Datasets. They are transformed with the images; other entries do not change.
-Pixels from outside the image are 0. Images are interpolated bilinearly, masks take the nearest
-pixel. A box becomes the smallest upright box around its transformed corners, clipped at the image.
-A box without area is padding and stays so.
+size, as in TensorFlow Datasets. Masks and boxes are transformed with the images; other entries do
+not change. Pixels from outside the image are 0. Images are interpolated bilinearly; masks take the
+nearest pixel. A box becomes the smallest upright box around its transformed corners, clipped at the
+image. A box without area is padding and stays so.
 """
 
 import math
@@ -24,10 +24,10 @@ Draw = Callable[[jax.Array, int], jax.Array]  # (key, n) -> (n, 2, 2)
 
 
 def random_flip(*, vertical: bool = False) -> Augmentation:
-    """Flips each image left to right with probability 1/2.
+    """Return a function that flips each image left to right with probability 1/2.
 
     Args:
-      vertical: whether to flip it upside down instead.
+      vertical: Whether to flip images upside down instead.
 
     Example:
       >>> x = jnp.arange(6.0).reshape(1, 2, 3, 1)
@@ -61,13 +61,13 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
 
 
 def random_rotation(degrees: float) -> Augmentation:
-    """Rotates each image about its centre by an angle in [-degrees, degrees].
+    """Return a function that rotates each image about its centre by a random angle.
 
     Args:
-      degrees: the largest angle, in (0, 180].
+      degrees: Largest angle, in (0, 180]; the angle is in [-degrees, degrees].
 
     Raises:
-      ValueError: for an angle out of range.
+      ValueError: If `degrees` is outside (0, 180].
 
     Example:
       >>> x = jnp.ones((3, 8, 6, 1))
@@ -79,13 +79,13 @@ def random_rotation(degrees: float) -> Augmentation:
 
 
 def random_shear(degrees: float) -> Augmentation:
-    """Shears each image horizontally by an angle in [-degrees, degrees].
+    """Return a function that shears each image horizontally by a random angle.
 
     Args:
-      degrees: the largest angle, in (0, 90).
+      degrees: Largest angle, in (0, 90); the angle is in [-degrees, degrees].
 
     Raises:
-      ValueError: for an angle out of range.
+      ValueError: If `degrees` is outside (0, 90).
 
     Example:
       >>> random_shear(20)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
@@ -96,13 +96,13 @@ def random_shear(degrees: float) -> Augmentation:
 
 
 def random_scale(low: float, high: float) -> Augmentation:
-    """Scales each image about its centre by a factor in [low, high].
+    """Return a function that scales each image about its centre by a factor in [low, high].
 
     Args:
-      low, high: 0 < low <= high; the factor is log-uniform.
+      low, high: Bounds 0 < low <= high of the factor, which is log-uniform.
 
     Raises:
-      ValueError: for factors out of range.
+      ValueError: If `low` or `high` is out of range.
 
     Example:
       >>> random_scale(0.8, 1.25)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
@@ -121,24 +121,26 @@ def elastic(
     displacement: float = 0.0,
     spacing: float = 6.0,
 ) -> Augmentation:
-    """Shears, rotates, scales, shifts and elastically deforms each image, with one interpolation.
+    """Return a function that deforms each image, with one interpolation.
 
-    A chain of `random_shear`, `random_rotation`, `random_scale` and a shift interpolates once per
-    step, and each interpolation blurs the image.
+    It shears, rotates, scales, shifts and elastically deforms the image. A chain of
+    `random_shear`, `random_rotation`, `random_scale` and a shift interpolates once per step, and
+    each interpolation blurs the image.
 
-    The elastic deformation draws a displacement for each point of a coarse grid; those of the
-    pixels follow by cubic interpolation.
+    The elastic deformation draws a displacement for each point of a coarse grid. The displacements
+    of the pixels follow by cubic interpolation.
 
     Args:
-      rotation: the largest angle in degrees, in [0, 180].
-      shear: the largest angle in degrees, in [0, 90).
-      scale: the smallest and the largest factor, as in `random_scale`.
-      shift: the largest shift along each axis in pixels, at least 0, also fractional.
-      displacement: standard deviation of the displacements in pixels, at least 0; not for boxes.
-      spacing: distance of the grid's points in pixels, at least 1.
+      rotation: Largest angle in degrees, in [0, 180].
+      shear: Largest angle in degrees, in [0, 90).
+      scale: Smallest and largest factor, as in `random_scale`.
+      shift: Largest shift along each axis in pixels, at least 0; it may be fractional.
+      displacement: Standard deviation of the displacements in pixels, at least 0; not for boxes.
+      spacing: Distance of the grid's points in pixels, at least 1.
 
     Raises:
-      ValueError: for numbers out of range, and for boxes with a displacement.
+      ValueError: If a number is out of range.
+      ValueError: If the input has boxes and `displacement` is above 0.
 
     Example:
       >>> augment = elastic(rotation=10, shear=5, scale=(0.9, 1.1), shift=2, displacement=1)
@@ -182,15 +184,15 @@ def elastic(
 
 
 def random_crop(share: float) -> Augmentation:
-    """Crops a random part of each image and resizes it to the size of the image.
+    """Return a function that crops a random part of each image and resizes it to full size.
 
     For a crop of the padded image, as on CIFAR-10, use `random_shift(pixels)`.
 
     Args:
-      share: the smallest size of the part relative to height and width, in (0, 1).
+      share: Smallest size of the part relative to height and width, in (0, 1).
 
     Raises:
-      ValueError: for a share out of range.
+      ValueError: If `share` is outside (0, 1).
 
     Example:
       >>> random_crop(0.7)(jax.random.key(0), jnp.ones((3, 8, 6, 1))).shape
@@ -216,17 +218,19 @@ def random_crop(share: float) -> Augmentation:
 
 
 def warp(x: Any, matrix: jax.Array, centre: jax.Array | None = None) -> Any:
-    """Transforms each image by a linear map about its centre, the basis of the random ones.
+    """Transform each image by a linear map about its centre.
+
+    The random augmentations are based on this function.
 
     Args:
-      x: images, or a dict; see the module.
-      matrix: (batch, 2, 2), maps a pixel's offset (down, right) from the centre to its new offset.
-      centre: (batch, 2), the offset in pixels that is mapped to the centre of the result; 0 by
-        default.
+      x: Images, or a dict; see the module.
+      matrix: Matrices (batch, 2, 2) that map a pixel's offset (down, right) from the centre to its
+        new offset.
+      centre: Offset in pixels (batch, 2) that is mapped to the centre of the result; 0 by default.
 
     Raises:
-      TypeError: for anything but arrays, and for boxes of integers.
-      ValueError: for another shape.
+      TypeError: If an argument is not an array, or if boxes are integers.
+      ValueError: If an argument has another shape.
 
     Example:
       >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
@@ -286,7 +290,7 @@ def _linear(draw: Draw, who: str) -> Augmentation:
 
 
 def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callable]:
-    """x as a dict, and a function that brings a dict back to the form of x; checks the key too."""
+    """Check the key, and return x as a dict and a function from a dict to the form of x."""
     if who != "warp":
         check_key(key, who)
     entries = dict(x) if isinstance(x, dict) else {"image": x}
@@ -328,7 +332,7 @@ def _warp(
 
 
 def _pick(image: jax.Array, place: jax.Array) -> jax.Array:
-    """The pixels at integer positions (height, width, 2), 0 outside."""
+    """Return the pixels at integer positions (height, width, 2), 0 outside."""
     height, width = image.shape[:2]
     inside = ((place >= 0) & (place < jnp.array([height, width]))).all(-1)
     row, column = jnp.clip(place[..., 0], 0, height - 1), jnp.clip(place[..., 1], 0, width - 1)
@@ -337,7 +341,7 @@ def _pick(image: jax.Array, place: jax.Array) -> jax.Array:
 
 
 def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
-    """Bilinear interpolation at (height, width, 2), in the dtype of the image."""
+    """Interpolate bilinearly at (height, width, 2), in the dtype of the image."""
     place = jnp.round(place * 1024) / 1024  # a rounding error must not put the last pixel outside
     low = jnp.floor(place).astype(jnp.int32)
     part = place - low
@@ -352,7 +356,7 @@ def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
 
 
 def _warp_boxes(boxes, matrix, centre, size):
-    """The smallest upright boxes around the transformed corners, clipped at the image."""
+    """Return the smallest upright boxes around the transformed corners, clipped at the image."""
     top, left, bottom, right = jnp.moveaxis(boxes, -1, 0)
     corners = [jnp.stack([y, x], -1) for y in (top, bottom) for x in (left, right)]
     corners = (jnp.stack(corners, -2) - 0.5) * size  # (batch, n, 4, 2) pixels from the centre
@@ -363,5 +367,5 @@ def _warp_boxes(boxes, matrix, centre, size):
 
 
 def _real(boxes: jax.Array) -> jax.Array:
-    """Whether a box has an area, (..., 1)."""
+    """Return whether each box has an area, (..., 1)."""
     return ((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1, keepdims=True)

@@ -9,9 +9,9 @@ per entry for outputs with more axes, and `jn.supervised` takes the mean. Set op
 
 Outputs are logits, unless the name of the loss ends in `of_probabilities`. Sums and logarithms are
 computed in float32 at least. Arrays of shapes that do not fit raise an error, such as outputs
-(batch, 1) with targets (batch,), where broadcasting would silently give (batch, batch). A known
-target that has no meaning raises too, such as a label outside [0, classes); inside `jit`, the loss
-of such a label is NaN.
+(batch, 1) with targets (batch,), for which broadcasting would silently give (batch, batch). A known
+target without a meaning raises as well, such as a label outside [0, classes); inside `jit`, the
+loss of such a label is NaN.
 
 `masked`, `weighted` and `ignore_label` map a loss or metric to another one.
 

@@ -14,20 +14,20 @@ Loss = Callable[[Any, Any], jax.Array]  # (outputs, targets) -> one value per ex
 
 
 def wide(x: Any) -> jax.Array:
-    """x in float32 at least: bfloat16 has too few digits for sums and logarithms."""
+    """Return x in float32 at least: bfloat16 has too few digits for sums and logarithms."""
     return jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def log(p: jax.Array) -> jax.Array:
-    """log p, continued below the dtype's epsilon by its tangent, so that it is finite at 0."""
+    """Return log p, continued by its tangent below the dtype's epsilon, so it is finite at 0."""
     least = jnp.finfo(p.dtype).eps
     return jnp.log(jnp.maximum(p, least)) + jnp.minimum(p - least, 0) / least
 
 
 def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
-    """The entry of each label: (batch, ..., classes), (batch, ...) -> (batch, ...).
+    """Return the entry of each label: (batch, ..., classes), (batch, ...) -> (batch, ...).
 
-    NaN for a label outside [0, classes).
+    The entry of a label outside [0, classes) is NaN.
     """
     classes = values.shape[-1]
     labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
@@ -39,7 +39,7 @@ def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
 def read_same(
     who: str, a: Any, b: Any, names: tuple[str, str] = ("outputs", "targets")
 ) -> tuple[jax.Array, jax.Array]:
-    """Two checked arrays of one shape, as floats."""
+    """Return two checked arrays of one shape, as floats."""
     a, b = as_array(who, names[0], a, dtype="reals"), as_array(who, names[1], b, dtype="reals")
     if a.shape != b.shape:
         raise ValueError(
@@ -50,14 +50,14 @@ def read_same(
 
 
 def read_unit(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
-    """Like `read_same`; known targets must be in [0, 1]."""
+    """Return the arrays of `read_same`, and raise if known targets are outside [0, 1]."""
     arrays = read_same(who, outputs, targets)
     check_unit(who, "targets", targets)
     return arrays
 
 
 def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
-    """Checked outputs (batch, ..., classes) and integer labels (batch, ...)."""
+    """Return checked outputs (batch, ..., classes) and integer labels (batch, ...)."""
     given, wanted = getattr(targets, "shape", ()), getattr(outputs, "shape", None)
     if given[:-1] == wanted and given and not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise TypeError(
@@ -75,14 +75,17 @@ def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Ar
 
 
 def read_classes(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
-    """Like `read_labels`; known labels must be classes. While tracing, `at_label` gives NaN."""
+    """Return the arrays of `read_labels`, and raise if known labels are not classes.
+
+    While tracing, `at_label` gives NaN for such labels.
+    """
     arrays = read_labels(who, outputs, targets)
     check_labels(who, targets, arrays[0].shape[-1])
     return arrays
 
 
 def read_mask(who: str, mask: Any) -> jax.Array:
-    """A checked mask, as booleans."""
+    """Return a checked mask, as booleans."""
     values = known(mask)
     mask = as_array(who, "mask", mask, dtype="booleans or numbers")
     if values is not None and (wrong := values[(values != 0) & (values != 1)]).size:
@@ -94,7 +97,7 @@ def read_mask(who: str, mask: Any) -> jax.Array:
 
 
 def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
-    """Checked weights of classes: finite and at least 0 unless they are traced."""
+    """Return checked weights of classes: finite and at least 0 unless they are traced."""
     if is_traced(weights):
         return as_array(who, what, weights, form, "reals")
     weights = on_host(who, what, weights, form)
@@ -104,7 +107,7 @@ def read_weights(who: str, what: str, weights: Any, form: str = "(...)") -> Any:
 
 
 def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
-    """The weights of the classes in the shape of outputs (batch, ..., classes), as wide floats."""
+    """Return the class weights in the shape of outputs (batch, ..., classes), as wide floats."""
     classes = outputs.shape[-1]
     if len(table) != classes:
         raise ValueError(
@@ -114,7 +117,7 @@ def by_class(who: str, table: Any, outputs: jax.Array) -> jax.Array:
 
 
 def check_values(who: str, per: str, values: Any, positions: jax.Array) -> None:
-    """Raises unless a loss returned one value per position."""
+    """Raise unless a loss returned one value per position."""
     got = getattr(values, "shape", type(values).__name__)
     if got != positions.shape:
         raise ValueError(
@@ -123,7 +126,7 @@ def check_values(who: str, per: str, values: Any, positions: jax.Array) -> None:
 
 
 def check_labels(who: str, labels: Any, classes: int) -> None:
-    """Raises for known labels that are not classes."""
+    """Raise if known labels are not classes."""
     values = known(labels)
     if values is not None and (wrong := values[(values < 0) | (values >= classes)]).size:
         raise WrongValues(
@@ -134,7 +137,7 @@ def check_labels(who: str, labels: Any, classes: int) -> None:
 
 
 def check_unit(who: str, what: str, values: Any) -> None:
-    """Raises for known values outside [0, 1]."""
+    """Raise if known values are outside [0, 1]."""
     values = known(values)
     if values is not None and (wrong := values[~((values >= 0) & (values <= 1))]).size:
         hint = ". For images of 8 bits, write x / 255" if wrong.max() > 1.5 else ""
@@ -142,7 +145,7 @@ def check_unit(who: str, what: str, values: Any) -> None:
 
 
 def split_pair(who: str, what: str, value: Any) -> Any:
-    """The two parts of an argument such as "targets must be (labels, mask)"."""
+    """Return the two parts of an argument, such as (labels, mask)."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         got = f"{len(value)} entries" if isinstance(value, tuple | list) else type(value).__name__
         raise TypeError(f"{who}: {what}, got {got}")

@@ -13,13 +13,13 @@ from jaxnet.losses.form import comparison
 def cross_entropy(
     outputs: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
-    """Softmax cross-entropy on logits and integer labels.
+    """Return the softmax cross-entropy of logits and integer labels.
 
     For class weights and labels that do not count, write `weighted(cross_entropy, ...)`.
 
     Args:
-      outputs: (batch, ..., classes), logits.
-      targets: (batch, ...), integer labels in [0, classes).
+      outputs: Logits (batch, ..., classes).
+      targets: Integer labels (batch, ...) in [0, classes).
       label_smoothing: Fraction of the target distribution that is spread evenly over all classes,
         including the label's, in [0, 1). Commonly 0.1.
 
@@ -39,7 +39,7 @@ def cross_entropy(
 
 
 def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of smoothed labels, from the logarithms of the probabilities."""
+    """Return the cross-entropy of smoothed labels, from the logarithms of the probabilities."""
     values = -at_label(log_p, labels)
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
         return values  # 0 times an infinity would be NaN
@@ -48,15 +48,15 @@ def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) 
 
 @comparison(read_classes)
 def cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """-log p_y on probabilities and integer labels.
+    """Return -log p_y from probabilities and integer labels.
 
     Prefer `cross_entropy` if the net can output logits: it is exact for logits of any size. Below a
     probability of 1e-7 (2e-16 in float64), the logarithm is replaced by its tangent, so value and
     gradient are finite at p_y = 0.
 
     Args:
-      outputs: (batch, ..., classes), probabilities, such as those of a softmax.
-      targets: (batch, ...), integer labels in [0, classes).
+      outputs: Probabilities (batch, ..., classes), such as the outputs of a softmax.
+      targets: Integer labels (batch, ...) in [0, classes).
 
     Returns:
       (batch, ...).
@@ -73,13 +73,13 @@ def cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array) -> ja
 def sigmoid_cross_entropy(
     outputs: jax.Array, targets: jax.Array, *, pos_weight: Any = 1.0
 ) -> jax.Array:
-    """Sigmoid cross-entropy on logits, per entry, with weighted positive targets.
+    """Return the sigmoid cross-entropy of each logit, with weighted positive targets.
 
     With the default weight it equals `optax.sigmoid_binary_cross_entropy`.
 
     Args:
-      outputs: (batch, ..., labels), logits.
-      targets: Same shape as outputs, in [0, 1].
+      outputs: Logits (batch, ..., labels).
+      targets: Values in [0, 1], in the shape of outputs.
       pos_weight: Factor of the part of the loss that belongs to positive targets: a number, or one
         per label, (labels,). For a rare label, use about negatives / positives.
 
@@ -104,14 +104,14 @@ def sigmoid_cross_entropy(
 
 @comparison(read_unit)
 def binary_cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """-[y log p + (1 - y) log(1 - p)] on probabilities, per entry.
+    """Return -[y log p + (1 - y) log(1 - p)] of each probability.
 
     Prefer `sigmoid_cross_entropy` if the net can output logits. Close to probabilities of 0 and 1,
     the logarithm is replaced by its tangent, as in `cross_entropy_of_probabilities`.
 
     Args:
-      outputs: (batch, ...), probabilities in [0, 1], such as those of a sigmoid.
-      targets: Same shape as outputs, in [0, 1].
+      outputs: Probabilities (batch, ...) in [0, 1], such as the outputs of a sigmoid.
+      targets: Values in [0, 1], in the shape of outputs.
 
     Returns:
       The shape of outputs.
@@ -128,12 +128,14 @@ def binary_cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array
 
 @comparison(read_classes, gamma="[0, inf)")
 def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.Array:
-    """Softmax cross-entropy times (1 - p_y)^gamma, which gives easy examples less weight.
+    """Return the softmax cross-entropy times (1 - p_y)^gamma.
+
+    The factor gives easy examples less weight.
 
     Args:
-      outputs: (batch, ..., classes), logits of at least two classes.
-      targets: (batch, ...), integer labels in [0, classes).
-      gamma: At least 0; 0 gives the cross-entropy.
+      outputs: Logits (batch, ..., classes) of at least two classes.
+      targets: Integer labels (batch, ...) in [0, classes).
+      gamma: Exponent, at least 0; 0 gives the cross-entropy.
 
     Returns:
       (batch, ...).

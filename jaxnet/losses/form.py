@@ -21,11 +21,11 @@ _signature = functools.cache(inspect.signature)  # of the losses here, which are
 
 
 def comparison(read: Read | None = None, **rules: Rule) -> Callable[[F], F]:
-    """Decorate a loss or metric, so that its arguments are checked before it runs.
+    """Return a decorator that checks the arguments of a loss or metric before it runs.
 
     Args:
       read: Function that checks outputs and targets. It gets the name of the loss first.
-      rules: What each option must be: an interval such as "[0, 1)", or a function of
+      rules: Rule for each option: an interval such as "[0, 1)", or a function of
         (who, what, value) that raises. Defaults are not checked.
 
     Example:
@@ -59,7 +59,7 @@ def check_form(who: str, what: str, function: Any) -> None:
     Args:
       who: Function that takes it.
       what: Name of the argument.
-      function: What was passed. Options set by `functools.partial` are checked as well.
+      function: Value that was passed. Options set by `functools.partial` are checked as well.
 
     Example:
       >>> check_form("supervised", "loss", optax.squared_error(jnp.ones(3)))
@@ -92,14 +92,14 @@ def check_form(who: str, what: str, function: Any) -> None:
 
 
 def unwrapped(function: Any) -> tuple[Any, tuple, dict[str, Any]]:
-    """The function inside `functools.partial`, its arguments and its options."""
+    """Return the function inside `functools.partial`, its arguments and its options."""
     if isinstance(function, functools.partial):
         return function.func, function.args, function.keywords
     return function, (), {}
 
 
 def _bound(function: Any, args: tuple, options: dict[str, Any]) -> inspect.BoundArguments:
-    """The arguments of a loss or metric of this library, after a check of its options."""
+    """Return the arguments of a loss or metric of this library, after checking its options."""
     name, signature = function.__name__, _signature(function)
     free = {o: p.default for o, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
     try:

@@ -9,19 +9,21 @@ from jaxnet.losses.form import comparison
 
 @comparison(read_same)
 def perceptron(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """-t z where the unit is wrong, else 0: gradient descent on it is the perceptron rule.
+    """Return -t z if the unit is wrong, else 0.
+
+    Gradient descent on this loss is the perceptron rule.
 
     The unit outputs +1 for z > 0 and -1 otherwise. At z = 0 it is therefore wrong on targets +1,
-    with slope -1, and correct on targets -1, with slope 0; `optax.perceptron_loss` has half the
+    with slope -1, and correct on targets -1, with slope 0. `optax.perceptron_loss` has half the
     slope for both, so a perceptron that starts from zero weights would follow another rule.
 
     Args:
-      outputs: (batch, ...), scores before the threshold.
-      targets: same shape as outputs; values above 0 are the class +1, all others (0, -1, False)
-        the class -1.
+      outputs: Scores (batch, ...) before the threshold.
+      targets: Numbers or booleans in the shape of outputs. Values above 0 are the class +1, all
+        others (0, -1, False) the class -1.
 
     Returns:
-      (batch, ...); NaN where an output or a target is NaN.
+      (batch, ...); NaN if an output or a target is NaN.
 
     Example:
       >>> perceptron(jnp.array([0.5, -3.0, 0.5]), jnp.array([1, 1, -1])).tolist()

@@ -30,12 +30,12 @@ from jaxnet.services.keywords import explain_keywords
 def masked_mean(
     values: jax.Array, mask: jax.Array, axis: int | tuple[int, ...] | None = None
 ) -> jax.Array:
-    """Mean of the values where the mask is true; 0, not NaN, if it is true nowhere.
+    """Return the mean of the values where the mask is true; 0, not NaN, if it is true nowhere.
 
     Args:
-      values: any shape.
-      mask: same shape as values, booleans or 0 and 1.
-      axis: axis or axes of the mean; None means all.
+      values: Numbers of any shape.
+      mask: Booleans, or 0 and 1, in the shape of values.
+      axis: Axis or axes of the mean; None means all.
 
     Returns:
       The values without `axis`.
@@ -56,7 +56,7 @@ def masked_mean(
 
 @explain_keywords
 def masked(loss: Loss = cross_entropy) -> Loss:
-    """Averages a loss over the valid positions of each sequence; 0 if none is valid.
+    """Average a loss over the valid positions of each sequence; 0 if none is valid.
 
     Every sequence has the same weight. For the same weight per token, give `jn.supervised` a loss
     that returns the pair (totals, weights), each (batch,). Outputs and targets at masked positions,
@@ -105,7 +105,7 @@ def masked(loss: Loss = cross_entropy) -> Loss:
 def weighted(
     loss: Loss = cross_entropy, *, class_weights: Any = None, ignore_label: int | None = None
 ) -> Loss:
-    """Weights a loss or metric by the label of each entry, and leaves out one label.
+    """Weight a loss or metric by the label of each entry, and leave out one label.
 
     The mean over a batch is then weighted too, as in PyTorch: it is the sum of the totals divided
     by the sum of the weights. A metric next to the loss needs the same transform, such as
@@ -115,9 +115,9 @@ def weighted(
       loss: Loss or metric that maps outputs (batch, ..., classes) and integer labels (batch, ...)
         to one value per label. With `label_smoothing` of `cross_entropy`, the smoothed fraction of
         each class has the weight of that class, as in PyTorch.
-      class_weights: (classes,), weight of an entry by its label, such as larger ones for rare
+      class_weights: Weight (classes,) of an entry by its label, such as larger weights for rare
         classes.
-      ignore_label: Label that does not count, such as -100 or that of padding.
+      ignore_label: Label that does not count, such as -100 or the label of padding.
 
     Returns:
       A loss with the arguments of `loss` that returns the pair (totals, weights), each (batch,),
@@ -136,15 +136,15 @@ def weighted(
 
 @explain_keywords
 def ignore_label(loss: Loss = cross_entropy, *, label: int, class_weights: Any = None) -> Loss:
-    """Averages a loss or metric over the positions of each example whose label is not `label`.
+    """Average a loss or metric over the positions of each example whose label is not `label`.
 
     For images with unlabelled pixels and for sentences padded with a token. Every example has the
-    same weight, however few of its positions are labelled; one without labelled positions has
-    loss 0. For the same weight per position, write `weighted(loss, ignore_label=label)`.
+    same weight, however few of its positions are labelled. An example without labelled positions
+    has loss 0. For the same weight per position, write `weighted(loss, ignore_label=label)`.
 
     Args:
       loss, class_weights: As in `weighted`. Class weights need several positions per example: the
-        weight of a single one would cancel.
+        weight of a single position would cancel.
       label: Label of positions to leave out.
 
     Returns:
@@ -173,7 +173,7 @@ def ignore_label(loss: Loss = cross_entropy, *, label: int, class_weights: Any =
 
 
 def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Callable[..., Any]:
-    """Totals and weights, each (batch,), of the labels that count."""
+    """Return a loss that returns totals and weights, each (batch,), of the labels that count."""
     loss = checked(loss, who)
     if label is not None:
         at_least(who, "label" if who == "ignore_label" else "ignore_label", label, -(2**31))
@@ -206,5 +206,5 @@ def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Cal
 
 
 def _zero_outside(x: Any, mask: Any, xp: Any = jnp) -> Any:
-    """x with zeros where the mask, which has fewer axes, is false."""
+    """Return x with zeros where the mask, which has fewer axes, is false."""
     return xp.where(xp.expand_dims(mask, tuple(range(mask.ndim, x.ndim))), x, 0)

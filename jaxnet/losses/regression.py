@@ -9,13 +9,13 @@ from jaxnet.losses.form import comparison
 
 @comparison(read_same)
 def half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """½‖h - y‖², summed over all axes except the batch; its gradient is h - y.
+    """Return ½‖h - y‖², summed over all axes except the batch; its gradient is h - y.
 
     `optax.l2_loss` returns the same per entry, without the sum.
 
     Args:
-      outputs: (batch, ...).
-      targets: Same shape as outputs.
+      outputs: Predictions h (batch, ...).
+      targets: Values y in the shape of outputs.
 
     Returns:
       (batch,).

@@ -9,7 +9,7 @@ from jaxnet.losses.form import comparison
 
 @comparison(read_labels, smooth="(0, inf)")
 def dice(outputs: jax.Array, targets: jax.Array, *, smooth: float = 1.0) -> jax.Array:
-    """Soft Dice loss 1 - 2|A∩B| / (|A| + |B|) per class and image, averaged over the classes.
+    """Return the soft Dice loss 1 - 2|A∩B| / (|A| + |B|) per image, averaged over the classes.
 
     Unlike `optax.losses.dice_loss`, it takes integer labels and leaves unlabelled pixels out. For
     a class without labelled pixels in an image, n predicted pixels contribute n / (n + smooth), and
@@ -17,8 +17,8 @@ def dice(outputs: jax.Array, targets: jax.Array, *, smooth: float = 1.0) -> jax.
     `optax.losses.binary_dice_loss`.
 
     Args:
-      outputs: (batch, ..., classes), logits.
-      targets: (batch, ...), integer labels. Pixels whose label is outside [0, classes) are left
+      outputs: Logits (batch, ..., classes).
+      targets: Integer labels (batch, ...). Pixels whose label is outside [0, classes) are left
         out.
       smooth: Number above 0 that is added to numerator and denominator.
 

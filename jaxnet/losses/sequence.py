@@ -15,20 +15,21 @@ from jaxnet.services.checks import WrongValues, as_array, at_least, check_range,
 
 @comparison(blank=partial(at_least, minimum=0))
 def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
-    """Connectionist temporal classification: -log p(labels), summed over all alignments.
+    """Return -log p(labels), summed over all alignments: connectionist temporal classification.
 
-    Takes lengths where `optax.ctc_loss` takes padding masks; entries beyond a length are ignored.
+    Takes lengths instead of the padding masks of `optax.ctc_loss`; entries beyond a length are
+    ignored.
     Labels without an alignment (fewer steps than labels plus a blank between equal neighbours) have
     infinite loss in theory and about 100,000 here: remove such examples from the data. An example
-    whose labels are the blank or no classes, or whose lengths exceed its arrays, has loss NaN while
-    tracing; known values raise an error.
+    has loss NaN while tracing if its labels are the blank or not classes, or if its lengths exceed
+    its arrays; known values raise an error.
 
     Args:
-      outputs: (logits, lengths), logits (batch, steps, classes) and lengths (batch,), or the logits
-        alone if all steps are valid.
-      targets: (labels, label_lengths), labels (batch, n) padded on the right and label_lengths
-        (batch,).
-      blank: The class that means "no label here".
+      outputs: Pair (logits, lengths) of logits (batch, steps, classes) and lengths (batch,), or the
+        logits alone if all steps are valid.
+      targets: Pair (labels, label_lengths) of labels (batch, n) padded on the right and
+        label_lengths (batch,).
+      blank: Class that means "no label here".
 
     Returns:
       (batch,).
@@ -74,7 +75,7 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
 def _check_known(
     lengths: Any, labels: Any, label_lengths: Any, shape: tuple[int, ...], blank: int
 ) -> None:
-    """Raises for known values that have no probability."""
+    """Raise if known values do not have a probability."""
     _, steps, classes = shape
     check_range(lengths, steps + 1, "ctc: lengths")
     check_range(label_lengths, labels.shape[1] + 1, "ctc: label_lengths")

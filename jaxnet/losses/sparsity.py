@@ -8,14 +8,14 @@ from jaxnet.services.checks import as_array, within
 
 
 def kl_sparsity(activations: jax.Array, *, rho: float) -> jax.Array:
-    """Σ_j KL(ρ ‖ ρ̂_j), ρ̂_j the mean activation of unit j over the batch; 0 at ρ̂ = ρ.
+    """Return Σ_j KL(ρ ‖ ρ̂_j), ρ̂_j the mean activation of unit j over the batch; 0 at ρ̂ = ρ.
 
-    A penalty on the activations of a layer, not a loss per example: add it to the loss with a
-    weight. At ρ̂ = 0 and 1, where KL is infinite, value and gradient are finite, and the gradient
-    moves ρ̂ back towards ρ.
+    This is a penalty on the activations of a layer, not a loss per example: add it to the loss with
+    a weight. At ρ̂ = 0 and 1, where KL is infinite, value and gradient are finite, and the
+    gradient moves ρ̂ back towards ρ.
 
     Args:
-      activations: (batch, ..., units) in [0, 1], such as those of a sigmoid.
+      activations: Activations (batch, ..., units) in [0, 1], such as the outputs of a sigmoid.
       rho: Target mean activation, in (0, 1).
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the losses of optax expect of their targets, which they do not check themselves."""
+"""Checks of the targets of optax losses, which optax does not check itself."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from jaxnet.services.warn import warn
 
 
 def checked(loss: Any, who: str = "supervised", what: str = "loss") -> Loss:
-    """Return the same loss or metric, which raises for targets that a loss would misread.
+    """Return the same loss or metric, which raises if it would misread its targets.
 
     Losses of this library check their own targets. For a function of the user, known labels that
     are not classes bring a warning, since the function may leave them out or be a regression.

@@ -10,9 +10,10 @@ from jaxnet.services.warn import warn
 
 
 def _read(who: str, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Like `read_labels`, with a warning about labels of no class, which a loss may leave out.
+    """Return the arrays of `read_labels`, and warn about labels outside [0, classes).
 
-    Only while tracing with known labels, as `fit` and `evaluate` do once for all of them.
+    A loss may leave such labels out. The warning appears only while tracing with known labels, as
+    `fit` and `evaluate` do once for all of them.
     """
     labels = known(targets)
     outputs, targets = read_labels(who, outputs, targets)
@@ -30,15 +31,15 @@ def _read(who: str, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
 
 @comparison(_read)
 def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """1 where the largest output is the target's, else 0.
+    """Return 1 if the largest output is the target's, else 0.
 
     Among equal outputs the first counts, so a net whose outputs are all 0 is correct on class 0
     only. Examples with NaN in their outputs count as wrong.
 
     Args:
-      outputs: (batch, ..., classes), logits or probabilities.
-      targets: (batch, ...), integer labels in [0, classes). Any other label counts as wrong, with a
-        warning in `fit` and `evaluate`. To leave one out, write
+      outputs: Logits or probabilities (batch, ..., classes).
+      targets: Integer labels (batch, ...) in [0, classes). Any other label counts as wrong, with a
+        warning in `fit` and `evaluate`. To leave a label out, write
         `jn.losses.weighted(jn.metrics.accuracy, ignore_label=-100)`.
 
     Returns:
@@ -53,13 +54,13 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 @comparison(_read, k=at_least)
 def top_k_accuracy(outputs: jax.Array, targets: jax.Array, *, k: int) -> jax.Array:
-    """1 where the target is among the k largest outputs, else 0.
+    """Return 1 if the target is among the k largest outputs, else 0.
 
     Among equal outputs, lower indices come first, as in `jax.lax.top_k`.
 
     Args:
       outputs, targets: As in `accuracy`.
-      k: From 1 to the number of classes.
+      k: Number of outputs to consider, from 1 to the number of classes.
 
     Returns:
       (batch, ...) float32, 0 or 1.
@@ -79,13 +80,14 @@ def top_k_accuracy(outputs: jax.Array, targets: jax.Array, *, k: int) -> jax.Arr
 
 @comparison(read_same, threshold="(-inf, inf)")
 def binary_accuracy(outputs: jax.Array, targets: jax.Array, *, threshold: float = 0.0) -> jax.Array:
-    """1 where `outputs > threshold` agrees with the target, else 0.
+    """Return 1 if `outputs > threshold` agrees with the target, else 0.
 
     Args:
-      outputs: (batch, ...).
-      targets: Same shape as outputs, positive for one class and 0 or negative for the other: 0/1,
-        -1/+1 or booleans. NaN, in either, counts as wrong.
-      threshold: 0 for logits and for units of -1 and +1; 0.5 for probabilities.
+      outputs: Scores (batch, ...).
+      targets: Numbers or booleans in the shape of outputs, positive for one class and 0 or negative
+        for the other, such as 0/1 or -1/+1. NaN in outputs or targets counts as wrong.
+      threshold: Bound between the classes: 0 for logits and for units of -1 and +1; 0.5 for
+        probabilities.
 
     Returns:
       The shape of outputs, float32, 0 or 1.
@@ -99,5 +101,8 @@ def binary_accuracy(outputs: jax.Array, targets: jax.Array, *, threshold: float 
 
 
 def _float(correct: jax.Array, outputs: jax.Array) -> jax.Array:
-    """Booleans as floats, 0 where an output is NaN, for which argmax and > return a value too."""
+    """Return booleans as floats, 0 if an output is NaN.
+
+    For NaN, argmax and > return a value as well.
+    """
     return (correct & ~jnp.isnan(outputs).any(-1)).astype(jnp.float32)

@@ -15,29 +15,31 @@ MOST_CLASSES = 46_340  # whose square is below 2**31
 def confusion(
     predictions: jax.Array, labels: jax.Array, classes: int, *, void: int | None = None
 ) -> jax.Array:
-    """Counts of (true class, predicted class): rows are true, columns predicted.
+    """Count the pairs (true class, predicted class): rows are true, columns predicted.
 
-    Sum the matrices of all batches before computing a score; a mean of scores over batches is
-    another number. Counts of 2^31 or more overflow int32: sum such on the host, as
+    Sum the matrices of all batches before computing a score; a mean of scores over batches is a
+    different number. Counts of 2^31 or more overflow int32: sum them on the host, as
     `total += np.asarray(matrix, np.int64)`.
 
     Labels outside [0, classes) are not counted, whatever is predicted there: mark padding with
     label -1. Predictions outside [0, classes) at other labels raise. Inside `jit`, where values are
-    not known, they count as wrong: as predictions of the next class, or of class 0 at the last one.
+    not known, they count as wrong: as predictions of the next class, or of class 0 at the last
+    class.
 
     Args:
-      predictions: integers of any shape, such as `outputs.argmax(-1)`.
-      labels: integers, same shape as predictions.
-      classes: number of classes, 1 to 46,340.
-      void: label of unlabelled positions, which are not counted.
+      predictions: Integers of any shape, such as `outputs.argmax(-1)`.
+      labels: Integers in the shape of predictions.
+      classes: Number of classes, 1 to 46,340.
+      void: Label of unlabelled positions, which are not counted.
 
     Returns:
       (classes, classes) int32.
 
     Raises:
-      TypeError: If predictions, labels, classes or void are not integers.
-      ValueError: If the shapes differ, for other numbers of classes, and if a prediction is not a
-        class at a label that counts.
+      TypeError: If `predictions`, `labels`, `classes` or `void` are not integers.
+      ValueError: If `predictions` and `labels` have different shapes.
+      ValueError: If `classes` is outside [1, 46,340].
+      ValueError: If a prediction is not a class at a label that counts.
 
     Example:
       >>> confusion(jnp.array([0, 1, 1, 2]), jnp.array([0, 1, 2, -1]), classes=3).tolist()
@@ -71,12 +73,12 @@ class Scores(NamedTuple):
     """Result of `scores`. Print it for a table.
 
     Fields:
-      precision: (classes,), true positives over all positive predictions; 0 for a class that is
+      precision: True positives over all positive predictions, (classes,); 0 for a class that is
         never predicted.
-      recall: (classes,), true positives over all examples of the class; 0 for a class without
+      recall: True positives over all examples of the class, (classes,); 0 for a class without
         examples.
-      f1: (classes,), harmonic mean of precision and recall; 0 for a class that does not occur.
-      iou: (classes,), intersection over union: true positives over (true positives + false
+      f1: Harmonic mean of precision and recall, (classes,); 0 for a class that does not occur.
+      iou: Intersection over union, (classes,): true positives over (true positives + false
         positives + false negatives); NaN for a class that does not occur.
       mean_iou: Mean of `iou` over the classes that occur.
       accuracy: Fraction of the counted examples or pixels that are predicted correctly.
@@ -97,15 +99,15 @@ class Scores(NamedTuple):
 
 
 def scores(matrix: jax.Array) -> Scores:
-    """Precision, recall, F1, intersection over union and accuracy of a confusion matrix.
+    """Return precision, recall, F1, IoU and accuracy of a confusion matrix.
 
     Args:
-      matrix: (classes, classes), from `confusion`, or a sum of such. Entries below 0, as after an
-        overflow of int32, raise in NumPy's arrays and give NaN in JAX's.
+      matrix: Matrix (classes, classes) of `confusion`, or a sum of such matrices. Entries below 0,
+        as after an overflow of int32, raise in NumPy arrays and give NaN in JAX arrays.
 
     Returns:
       The scores of each class, the mean intersection over union and the accuracy. For a matrix of
-      zeros these two are NaN.
+      zeros the last two are NaN.
 
     Example:
       >>> found = scores(jnp.array([[3, 1], [2, 4]]))

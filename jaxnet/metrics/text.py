@@ -11,13 +11,13 @@ from jaxnet.services.checks import as_array
 
 
 def bits_per_character(nats: Any) -> Any:
-    """Converts a mean cross-entropy from nats, the unit of optax, to bits: nats / ln 2.
+    """Convert a mean cross-entropy from nats, the unit of optax, to bits: nats / ln 2.
 
     Args:
-      nats: a number or an array.
+      nats: Number or array.
 
     Raises:
-      TypeError: for anything else.
+      TypeError: If `nats` is neither a number nor an array.
 
     Example:
       >>> round(bits_per_character(math.log(27)), 3)  # uniform over 26 letters and a space
@@ -29,16 +29,15 @@ def bits_per_character(nats: Any) -> Any:
 
 
 def edit_distance(predicted: Sequence[Any], true: Sequence[Any]) -> int:
-    """The least number of insertions, deletions and substitutions between two sequences.
+    """Return the least number of edits that turn one sequence into another.
 
-    Runs on the host, in NumPy.
+    An edit is an insertion, a deletion or a substitution. The function runs on the host, in NumPy.
 
     Args:
-      predicted: a string, a list of words, or an array of labels.
-      true: likewise.
+      predicted, true: Strings, lists of words, or arrays of labels.
 
     Raises:
-      TypeError: for what is not a sequence.
+      TypeError: If `predicted` or `true` is not a sequence.
 
     Example:
       >>> edit_distance("sitting", "kitten")
@@ -61,20 +60,22 @@ def edit_distance(predicted: Sequence[Any], true: Sequence[Any]) -> int:
 
 
 def edit_error_rate(predicted: Sequence[Sequence], true: Sequence[Sequence]) -> float:
-    """Total edit distance over total true length: word, phone or character error rate.
+    """Return the total edit distance over the total true length.
 
-    Exceeds 1 where predictions are much longer than the truth.
+    This is the word, phone or character error rate. It exceeds 1 if predictions are much longer
+    than the truth.
 
     Args:
-      predicted: sequences, such as strings, lists of words or arrays of labels.
-      true: sequences, one per prediction.
+      predicted: Sequences, such as strings, lists of words or arrays of labels.
+      true: Sequences, one per prediction.
 
     Returns:
       A number of at least 0.
 
     Raises:
-      TypeError: for a single string, and for what is not a sequence of sequences.
-      ValueError: if the numbers of sequences differ, or all true sequences are empty.
+      TypeError: If `predicted` or `true` is a single string or not a sequence of sequences.
+      ValueError: If the numbers of sequences differ.
+      ValueError: If all true sequences are empty.
 
     Example:
       >>> edit_error_rate(["sitting", "ab"], ["kitten", "abcd"])

@@ -1,4 +1,4 @@
-"""Datasets: where they come from, and builders of those outside TensorFlow Datasets' catalogue.
+"""Sources of datasets, and builders of datasets outside TensorFlow Datasets' catalogue.
 
 The builders need no TensorFlow. Each file has `ORIGIN`, and `builder()`, which returns a class of
 builders for TensorFlow Datasets; `jaxnet.data.prepare` runs them.

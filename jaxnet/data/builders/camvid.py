@@ -29,12 +29,12 @@ QUALITY = 92  # of the JPEG images
 
 
 def builder() -> type:
-    """The class of builders: features image, segmentation_mask and name.
+    """Return the class of builders, with features image, segmentation_mask and name.
 
-    The images are averaged over areas of 3x3 pixels, the masks take the pixel in the middle.
+    The images are averaged over areas of 3x3 pixels; the masks take the pixel in the middle.
 
     Raises:
-      ImportError: without tensorflow-datasets or Pillow.
+      ImportError: If tensorflow-datasets or Pillow is not installed.
 
     Example:
       >>> camvid = builder()  # doctest: +SKIP

@@ -27,10 +27,10 @@ HELD_OUT = 5  # recordings 0 to 4 of each digit and speaker are the test
 
 
 def builder() -> type:
-    """The class of builders: features audio, label, speaker and recording.
+    """Return the class of builders, with features audio, label, speaker and recording.
 
     Raises:
-      ImportError: without tensorflow-datasets.
+      ImportError: If tensorflow-datasets is not installed.
 
     Example:
       >>> digits = builder()  # doctest: +SKIP
@@ -84,10 +84,10 @@ def builder() -> type:
 
 
 def samples(path: str, data: bytes) -> np.ndarray:
-    """The samples (samples,) of a WAV file of one channel, 16 bits and 8 kHz, as int16.
+    """Return the samples (samples,) of a WAV file of one channel, 16 bits and 8 kHz, as int16.
 
     Raises:
-      ValueError: for another format; it names the path.
+      ValueError: If the file has another format; the message names the path.
 
     Example:
       >>> samples("0_anna_0.wav", b"RIFF")

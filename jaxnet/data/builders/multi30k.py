@@ -1,4 +1,4 @@
-"""Multi30k, task 1: captions of photographs in German and English; the test is that of 2016."""
+"""Multi30k, task 1: captions of photographs in German and English, with the test split of 2016."""
 
 import gzip
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ SHA256 = {
 
 
 def builder() -> type:
-    """The class of builders: features de and en, texts without spaces at their ends.
+    """Return the class of builders, with features de and en, texts without spaces at their ends.
 
     Raises:
-      ImportError: without tensorflow-datasets.
+      ImportError: If tensorflow-datasets is not installed.
 
     Example:
       >>> multi30k = builder()  # doctest: +SKIP

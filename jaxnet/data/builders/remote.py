@@ -21,10 +21,10 @@ class Origin(NamedTuple):
     """A dataset and the place it comes from.
 
     Fields:
-      what: one line about its contents.
-      home: the page of the dataset.
-      terms: of its use.
-      size: of the download, in bytes.
+      what: One line about its contents.
+      home: Page of the dataset.
+      terms: Terms of its use.
+      size: Size of the download, in bytes.
     """
 
     what: str
@@ -37,10 +37,11 @@ class Remote(NamedTuple):
     """A public file.
 
     Fields:
-      address: of a file, or of an archive .tar.gz with one folder at the top.
-      sha256: of the file. Of an archive, whose bytes depend on the program that packs it, that of
-        the output of `sha256sum` for its used files, in the order of their paths.
-      inside: pattern of the paths of an archive's used files, below the top folder; "" for a file.
+      address: Address of a file, or of an archive .tar.gz with one folder at the top.
+      sha256: Checksum of the file. The bytes of an archive depend on the program that packs it, so
+        this is the checksum of the output of `sha256sum` for its used files, in the order of their
+        paths.
+      inside: Pattern of the paths of an archive's used files, below the top folder; "" for a file.
     """
 
     address: str
@@ -49,21 +50,21 @@ class Remote(NamedTuple):
 
 
 def contents(who: str, remote: Remote, folder: str | Path, size: int | None) -> dict[str, bytes]:
-    """Downloads a file, or the used files of an archive, into memory.
+    """Download a file, or the used files of an archive, into memory.
 
-    Nothing stays on the disk, also where the program is killed.
+    Nothing stays on the disk, even if the program is killed.
 
     Args:
-      who: named in errors, and in the title of the progress bar.
-      remote: the file.
-      folder: for a temporary file of the download.
-      size: of the download in bytes, for the progress bar; None where unknown.
+      who: Name in errors and in the title of the progress bar.
+      remote: File to download.
+      folder: Folder for a temporary file of the download.
+      size: Size of the download in bytes, for the progress bar; None if unknown.
 
     Returns:
-      path below the top folder (of a file its name) -> bytes.
+      A dict from paths below the top folder to bytes. For a single file, the path is its name.
 
     Raises:
-      OSError: where it cannot be downloaded, is incomplete or has another checksum.
+      OSError: If the file cannot be downloaded, is incomplete or has another checksum.
 
     Example:
       >>> file = Remote("http://localhost:1/words.txt", sha256="0" * 64)
@@ -119,7 +120,7 @@ def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None
 
 
 def _unpacked(who: str, remote: Remote, file: IO[bytes]) -> dict[str, bytes]:
-    """The used files of an archive, in the order of their paths; none is written to the disk."""
+    """Return the used files of an archive, in the order of their paths, without writing to disk."""
     found = {}
     try:
         with tarfile.open(fileobj=file, mode="r:gz") as archive:
