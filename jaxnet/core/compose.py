@@ -1,4 +1,4 @@
-"""Composition: a model is an ordinary function of `m` and `x`, and this is the one walk over it.
+"""Composition: a model is an ordinary function of `m` and `x`, which this module runs.
 
 `init` runs the function on shapes and notes what it calls, then draws the parameters; `apply` runs
 it on data. Either way a call of `m` goes through `Scope`, which names the child, gives it its own
@@ -46,10 +46,10 @@ class Watch(NamedTuple):
       see: `(path, layer, x, y) -> y`, with the path below the watched layer.
       done: Whether the remaining calls are skipped; their outputs are then zeros.
       transforms: Whether to look inside transforms.
-      sown: Whether to keep the values that are sown.
-      depth: Number of calls around the watched layer, and its own.
+      sown: Whether to keep sown values.
+      depth: Number of calls around the watched layer, including its own.
       skipped: Shapes of skipped outputs, by path and input.
-      stream: Whether it is of a stream, and does not see what is outside of it.
+      stream: Whether it belongs to a stream and does not see calls outside of it.
     """
 
     see: Callable[[Path, Layer, PyTree, PyTree], PyTree] = lambda path, layer, x, y: y
@@ -66,7 +66,7 @@ class Stream(NamedTuple):
 
     Fields:
       length: Largest number of steps in all chunks together; None if nothing needs it.
-      dtype: Dtype of kept keys and values; None is that of the computation.
+      dtype: Dtype of kept keys and values; None is the dtype of the computation.
       steps: Number of steps of this chunk that count, (batch,); None is all.
     """
 
@@ -92,7 +92,7 @@ class Scope:
         self.stream: Stream | None = None  # a mode as `train`: see `jn.stream`
 
     def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
-        """The output of a child."""
+        """Return the output of a child."""
         given, layer = layer, as_layer(layer, here())
         name = self._name(given, layer.name)
         with call(name, x, child=True):
@@ -106,15 +106,15 @@ class Scope:
             return y
 
     def param(self, name: str, initializer: Callable, shape: Shape) -> jax.Array:
-        """A parameter of this layer."""
+        """Return a parameter of this layer."""
         return self._entry("param", self._params, name, initializer, shape, None)
 
     def state(self, name: str, initializer: Callable, shape: Shape, dtype=None) -> jax.Array:
-        """An entry of this layer's state, which `update` changes."""
+        """Return an entry of this layer's state, which `update` changes."""
         return self._entry("state", self._state, name, initializer, shape, dtype)
 
     def update(self, name: str, value: jax.Array) -> None:
-        """Gives an entry of the state its next value, of the same shape and dtype."""
+        """Give an entry of the state its next value, of the same shape and dtype."""
         if name not in self._own or name not in self._state:
             known = ", ".join(self._own.keys() & self._state.keys()) or "none"
             raise ValueError(
@@ -126,14 +126,14 @@ class Scope:
         self._state[name] = value
 
     def sow(self, name: str, value: PyTree) -> None:
-        """Reports a value from inside the net, for whoever asks by `jn.collect`."""
+        """Report a value from inside the net to `jn.collect`."""
         _check_entry_name(name, "m.sow(name, value)")
         if self._plan is None and any(watch.sown for watch in self._watches):
             _check_outside_loops(f"m.sow({name!r})")
             self._note(name, value)
 
     def _note(self, path: str, value: PyTree) -> None:
-        """Keeps a sown value, under the next free name if a layer is called again."""
+        """Keep a sown value, under the next free name if a layer is called again."""
         n, name = 0, path
         while name in self._sown:
             n += 1
@@ -141,7 +141,7 @@ class Scope:
         self._sown[name] = value
 
     def _entry(self, what: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
-        """A param or an entry of the state: noted by a plan, looked up and compared without one."""
+        """Return a param or a state entry, noted by a plan or else looked up and compared."""
         _check_entry_name(name, f"m.{what}(name, initializer, shape)", callable(initializer))
         check_shape(f"{here()}: m.{what}({name!r})", shape)
         if dtype is None:
@@ -163,7 +163,7 @@ class Scope:
         return given.setdefault(name, _zeros(needed)) if what == "state" else _zeros(needed)
 
     def key(self, name: str | None = None) -> jax.Array:
-        """A random key of this layer, another one at each call; without a name the layer's own."""
+        """Return a random key, new at each call; without a name, the layer's own key."""
         if name is not None:
             _check_entry_name(name, "m.key(name)")
         if self._key is None:
@@ -179,14 +179,14 @@ class Scope:
         return self._fold(name, count)
 
     def inline(self, layer: Layer, x: PyTree) -> PyTree:
-        """The output of a layer whose entries are those of this one; for layers around a layer."""
+        """Return the output of a layer that has this layer's entries; for layers around a layer."""
         if callable(layer.inside):
             return layer.inside(self, x)
         self._counts |= dict.fromkeys([*self._params, *self._state], 0)
         return self._run(layer, None, x, self._key)
 
     def _pair(self, layer: Layer, x: PyTree, expected: Memo) -> PyTree:
-        """The output of a pair of functions, whose entries are those of this layer."""
+        """Return the output of a pair of functions that has this layer's entries."""
         if self._plan is not None:
             return _outline_pair(layer, x, self._key, self._plan)
         shape = abstract(x, here())
@@ -205,29 +205,29 @@ class Scope:
         return y
 
     def whole(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
-        """The output of a child outside the stream: one that gets its whole input at each call."""
+        """Return the output of a child outside the stream, with its whole input at each call."""
         scope = copy.copy(self)
         scope.stream = None
         scope._watches = tuple(watch for watch in self._watches if not watch.stream)
         return scope(layer, x)
 
     def not_in_stream(self, why: str) -> None:
-        """Raises inside a stream, for a layer whose outputs need other parts of the sequence."""
+        """Raise inside a stream, for a layer whose outputs need other parts of the sequence."""
         if self.stream is not None:
             raise ValueError(f"{here()}: {why}, so it does not work in a stream")
 
     def penalize(self, penalty: Callable[[Params], Any]) -> Any:
-        """A function of all parameters of this layer; 0 in init."""
+        """Return a function of all parameters of this layer; 0 in init."""
         return 0.0 if self._plan is not None else penalty(self._params)
 
     def watched(self, watch: Watch) -> "Scope":
-        """The same scope with one more watch."""
+        """Return the same scope with one more watch."""
         scope = copy.copy(self)
         scope._watches = (watch._replace(depth=len(calls())), *self._watches)  # innermost first
         return scope
 
     def _run(self, layer: Layer, name: str | None, x: PyTree, key: Any) -> PyTree:
-        """The output of a child, or without a name of a layer with this one's entries."""
+        """Return the output of a child or, without a name, of a layer with this layer's entries."""
         layer = layer if self.stream is None else streamed(layer, self.stream)
         if self._plan is not None:
             plan = self._plan if name is None else self._plan.setdefault(name, {})
@@ -263,7 +263,7 @@ class Scope:
         return jax.random.fold_in(key, count) if count else key
 
     def _name(self, layer: Layer | Callable[..., Any], base: str) -> str:
-        """The child's name here: that of the layer, with a number if it is taken."""
+        """Return the child's name here: its layer's name, with a number if it is taken."""
         if id(layer) not in self._names:
             name = base
             if base in self._own:
@@ -277,7 +277,7 @@ class Scope:
         return self._names[id(layer)]
 
     def finish(self) -> State:
-        """The state after the run; raises for entries that belong to nothing here."""
+        """Return the state after the run; raise if an entry belongs to nothing here."""
         trees = {"params": self._params, "state": self._state}
         unused = [f"{what}/{n}" for what in trees for n in trees[what] if n not in self._counts]
         if unused:
@@ -298,7 +298,7 @@ def _check_entry_name(name: Any, form: str, fits: bool = True) -> None:
 
 
 def _check_outside_loops(what: str) -> None:
-    """Raises in a function that JAX runs, such as the body of a scan: its values end there."""
+    """Raise in a function that JAX runs, such as the body of a scan: its values end there."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code not in _RUNS:
         folder, file = os.path.split(frame.f_code.co_filename)
@@ -312,7 +312,7 @@ def _check_outside_loops(what: str) -> None:
 
 
 def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, watches: tuple = ()) -> PyTree:
-    """The output of a layer while tracing, with fresh entries; notes them in the plan."""
+    """Return the output of a layer while tracing, with fresh entries, noted in the plan."""
     if not callable(layer.inside):
         return _outline_pair(layer, x, key, plan)
     abstract(x, here())
@@ -337,7 +337,7 @@ def _apply_pair(layer: Layer, params: Params, state: State, x: PyTree, key, trai
 
 
 def _output(layer: Layer, x: PyTree, memo: Memo) -> PyTree:
-    """Shapes of the output of a layer that is not run."""
+    """Return the shapes of the output of a layer that is not run."""
     shape = abstract(x, here())
     run = lambda x, key: _outline(layer, x, key, {})  # noqa: E731
     key = calls(), signature(shape)
@@ -345,7 +345,7 @@ def _output(layer: Layer, x: PyTree, memo: Memo) -> PyTree:
 
 
 def _is_same(before: PyTree, after: PyTree) -> bool:
-    """Whether a state came back as it was, array by array."""
+    """Return whether a state is unchanged, array by array."""
     return [*map(id, jax.tree.leaves(before))] == [*map(id, jax.tree.leaves(after))]
 
 
@@ -354,13 +354,13 @@ def _zeros(tree: PyTree) -> PyTree:
 
 
 def _pruned(plan: Plan) -> Plan:
-    """The plan without layers that draw nothing, which need no key."""
+    """Return the plan without layers that draw nothing, which do not need a key."""
     kept: Plan = {n: _pruned(each) if isinstance(each, dict) else each for n, each in plan.items()}
     return {n: each for n, each in kept.items() if each and not (n == "" and each[1] == ({}, {}))}
 
 
 def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
-    """The parameters and state of everything in the plan."""
+    """Return the parameters and state of everything in the plan."""
     params, state = {}, {}
     for name, each in plan.items():
         if name == "":
@@ -378,7 +378,7 @@ def _draw(plan: Plan, key: jax.Array) -> tuple[Params, State]:
 def walk(
     layer: Layer, params: Params, state: State, x: PyTree, key, train, watches
 ) -> tuple[PyTree, State]:
-    """Applies a layer and shows the calls inside it to the watches."""
+    """Apply a layer and show the calls inside it to the watches."""
     if callable(layer.inside):
         m = Scope(x, params, state, key, train, watches)
         try:
@@ -395,7 +395,7 @@ def walk(
 
 
 def streamed(layer: Layer, stream: Stream) -> Layer:
-    """The same layer inside a stream; a pair of functions is taken step by step as it is."""
+    """Return the same layer inside a stream; a pair of functions is taken step by step as it is."""
     if callable(layer.inside):
 
         def forward(m, x):
@@ -411,7 +411,7 @@ def streamed(layer: Layer, stream: Stream) -> Layer:
 
 
 def watched(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
-    """The same layer with a watch on the calls inside it; the watch sees the layer at `path`."""
+    """Return the layer with a watch on the calls inside it, which sees the layer at `path`."""
     see = lambda below, layer, x, y: watch.see((*path, *below), layer, x, y)  # noqa: E731
     here = watch._replace(see=see) if path else watch
     if callable(layer.inside):
@@ -423,14 +423,14 @@ def watched(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
 
 
 def recompose(layer: Layer, forward: Callable) -> Layer:
-    """A composed layer with another forward, which has the same entries."""
+    """Return a composed layer with another forward, which has the same entries."""
     return _composed(forward, layer.name, layer.kind, layer.init)
 
 
 def compose(
     forward: Callable[..., PyTree], *, name: str | None = None, kind: str | None = None
 ) -> Layer:
-    """A layer from an ordinary function `forward(m, x) -> y` that applies others by `m(layer, x)`.
+    """Make a layer from a function `forward(m, x) -> y` that applies other layers by `m(layer, x)`.
 
     `m` is a value handed to the function:
 
@@ -443,18 +443,18 @@ def compose(
         m.train                             True in training
 
     `init` runs `forward` on shapes alone, in evaluation mode, and notes its calls; so `forward` may
-    not depend on values, and calls the same layers whenever it is run.
+    not depend on values, and must call the same layers at each run.
 
     Names: the entry of a child is the name of its layer. Two layers of one name become `dense` and
     `dense_1`, in the order of their calls; the same layer object used twice within one `forward`
     shares its parameters. Parameters and children share one namespace. Calls of `m` inside
-    `jax.lax.scan` and the like work for layers without state; for those with state use `repeat`.
+    `jax.lax.scan` and the like work for layers without state; for layers with state use `repeat`.
     `m.update` raises there, since its value ends with the loop.
 
     Args:
-      forward: the function. Layers may be made inside or outside it.
-      name: of the layer; the name of `forward` by default.
-      kind: what made the layer; the name by default.
+      forward: The function. It may make layers or use layers made outside it.
+      name: Name of the layer; the name of `forward` by default.
+      kind: Name of the function that made the layer; `name` by default.
 
     Example:
       >>> def scaled(m, x):
@@ -488,7 +488,7 @@ def compose(
 
 
 def _composed(forward: Callable[..., PyTree], name: str, kind: str, known: Any = None) -> Layer:
-    """The layer of a forward function; with `known`, an init that draws the same entries."""
+    """Return the layer of a forward function; with `known`, an init that draws the same entries."""
     plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
 
     def init(key, x):
@@ -522,22 +522,22 @@ def transform(
     init: Callable[..., Any] | None = None,
     name: str | None = None,
 ) -> Layer:
-    """A layer around another one, from its `apply` and, if it draws other entries, its `init`.
+    """Make a layer around another one from an `apply` and, if it draws other entries, an `init`.
 
     Args:
       layer: The inner layer.
       apply: `(params, state, x, *, key, train) -> (y, state)`, which applies the inner layer.
-      rewrap: The same transform of another layer.
-      kind: What made the layer.
-      init: `(key, x) -> (params, state)`; that of the inner layer by default.
-      name: Name of the layer; that of the inner layer by default.
+      rewrap: Function that applies the same transform to another layer.
+      kind: Name of the function that made the layer.
+      init: `(key, x) -> (params, state)`; by default, the inner layer's `init`.
+      name: Name of the layer; by default, the inner layer's name.
     """
     name = check_name(kind, layer.name if name is None else name)
     return Layer(init or layer.init, _called(name, apply), name, kind, (layer, rewrap))
 
 
 def _called(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-    """The apply of a layer: checks what every layer gets, and names the call."""
+    """Return the apply of a layer, which checks its arguments and names the call."""
 
     def apply(params, state, x=..., *, key=None, train=False):  # x is required; see check_call
         params, state, x = check_call(name, params, state, x, key, train)
@@ -552,15 +552,15 @@ def stateless(
     apply: Callable[[Params, Any], PyTree],
     name: str = "stateless",
 ) -> Layer:
-    """A layer from `init(key, x) -> params` and `apply(params, x) -> y`.
+    """Return a layer from `init(key, x) -> params` and `apply(params, x) -> y`.
 
     Args:
-      init: draws the parameters; `x` holds shapes and dtypes, no data.
-      apply: the layer's function.
-      name: its entry inside a parent.
+      init: Function that draws the parameters; `x` holds shapes and dtypes, not data.
+      apply: Function that computes the output.
+      name: Name of the layer's entry inside a parent.
 
     Raises:
-      ValueError: at `apply`, for params that are missing, unknown or of the wrong shape.
+      ValueError: In `apply`, if params are missing, unknown or of the wrong shape.
 
     Example:
       >>> def init(key, x):
@@ -581,15 +581,16 @@ def stateless(
 
 
 def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
-    """The layer of this library that a layer, a pair of functions or a plain function stands for.
+    """Convert a layer, a pair of functions or a plain function to a layer of this library.
 
     Args:
       value: A layer, or a function of x.
-      who: Function that got it, for the error.
-      what: Its argument.
+      who: Name of the calling function, for the error.
+      what: Name of its argument.
 
     Raises:
-      TypeError: If it is neither, and when applied, for a function that makes layers, such as
+      TypeError: If `value` is neither.
+      TypeError: When the layer is applied, if `value` is a function that makes layers, such as
         `flatten` without its parentheses.
 
     Example:
@@ -619,7 +620,7 @@ _PAIRS = Memo()  # a pair that is used again is the same layer, and so shares it
 
 
 def _checked(pair: Layer) -> Layer:
-    """A pair of functions as a composed layer of one call."""
+    """Return a pair of functions as a composed layer of one call."""
     who = pair.kind or "Layer"
     check_name(who, pair.name)
     a_function(who, "init", pair.init, "(key, x)")
@@ -638,7 +639,7 @@ def _checked(pair: Layer) -> Layer:
 
 
 def _applied(function: Callable[..., Any], x: PyTree) -> PyTree:
-    """The output of a plain function; raises for one that makes layers."""
+    """Return the output of a plain function; raise if it is a function that makes layers."""
     name = function_name(function)
     uncalled = f"got the function `{name}`, not a layer; did you forget to call it: {name}()?"
     try:

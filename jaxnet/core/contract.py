@@ -26,21 +26,21 @@ State = dict[str, Any]
 class Layer(NamedTuple):
     """A pair of pure functions, a name, and the structure of the layer as data.
 
-    Layers of this library and those of `jn.compose` check what they get, and name themselves in
+    Layers of this library and of `jn.compose` check their arguments and name themselves in
     errors. For a pair of functions of your own, `m(layer, x)`, `jn.serial` and the others that take
     layers do so: they compare params and state with what its `init` returns for this input, and the
-    state that comes back with the state that went in. Under `jit` all of this happens while tracing
+    returned state with the given state. Under `jit` all of this happens while tracing
     and costs nothing later.
 
     Fields:
       init: `(key, x) -> (params, state)`. `x` is an array, a `jax.ShapeDtypeStruct` (see `spec`)
         or a pytree of either, batch axis first; only shapes and dtypes count.
-      apply: `(params, state, x, *, key=None, train=False) -> (y, state)`. The state that comes
-        back has the structure, shapes and dtypes of the state that went in.
-      name: The layer's entry inside a parent, such as "c5".
-      kind: What made the layer, such as "dense".
-      inside: The `forward(m, x)` of a composed layer; `(inner, rewrap)` for a transform, where
-        `rewrap(layer)` is the same transform of another layer; None for a pair of your own.
+      apply: `(params, state, x, *, key=None, train=False) -> (y, state)`. The returned
+        state has the structure, shapes and dtypes of the given state.
+      name: Name of the layer's entry inside a parent, such as "c5".
+      kind: Name of the function that made the layer, such as "dense".
+      inside: The `forward(m, x)` of a composed layer; `(inner, rewrap)` for a transform, in
+        which `rewrap(layer)` transforms another layer in the same way; None for a pair of your own.
 
     Example:
       A layer that counts how often it was applied in training:
@@ -70,14 +70,14 @@ class Layer(NamedTuple):
 
 
 def spec(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-    """A shape and a dtype in place of data, for `init`.
+    """Return a shape and a dtype to pass to `init` instead of data.
 
     Args:
-      shape: the whole shape, batch axis first.
-      dtype: of the data, float32 by default.
+      shape: Whole shape, batch axis first.
+      dtype: Dtype of the data; float32 by default.
 
     Raises:
-      TypeError: for anything else.
+      TypeError: If `shape` is not a tuple of integers, or if `dtype` is not a dtype.
 
     Example:
       >>> spec((32, 28, 28, 1)).shape
@@ -89,10 +89,10 @@ def spec(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStru
 
 
 def child_key(key: jax.Array, name: str) -> jax.Array:
-    """The random key of the child called `name`: `fold_in(key, crc32(name))`.
+    """Return the random key of the child called `name`: `fold_in(key, crc32(name))`.
 
-    A key depends on the names above it and on nothing else, so inserting a layer changes no other
-    layer's values. A layer that draws several parameters uses it for them too.
+    A key depends on the names above it and on nothing else, so inserting a layer does not
+    change another layer's values. A layer that draws several parameters uses it for them too.
 
     Example:
       >>> a, b = child_key(jax.random.key(0), "a"), child_key(jax.random.key(0), "b")
@@ -106,7 +106,7 @@ def child_key(key: jax.Array, name: str) -> jax.Array:
 
 
 def param_dtype(x: PyTree) -> Any:
-    """The dtype of parameters for this input: float64 or complex as in x, else float32.
+    """Return the dtype of parameters for this input: float64 or complex as in x, else float32.
 
     Narrow floats (bfloat16) and integers (pixels, tokens) get float32 parameters.
 

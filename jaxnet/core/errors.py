@@ -18,19 +18,19 @@ _path: ContextVar[Path] = ContextVar("path", default=())
 
 
 def calls() -> Path:
-    """The names of the layers whose calls are running, outermost first."""
+    """Return the names of the layers whose calls are running, outermost first."""
     return _path.get()
 
 
 def here() -> str:
-    """The path of the layer that is called now, such as "net/block/conv"."""
+    """Return the path of the layer that is called now, such as "net/block/conv"."""
     return "/".join(_path.get())
 
 
 class call:  # noqa: N801
     """A call of a layer as a context: names its operations, and notes its path in what is raised.
 
-    Only the outermost call and those of children add a name: a parent may have given its child
+    Only the outermost call and calls of children add a name: a parent may have given its child
     another one, such as "dense_1", and the layer inside a transform has the name of the transform.
 
     Args:
@@ -68,7 +68,7 @@ class call:  # noqa: N801
 
 
 class Misfit(ValueError):
-    """Params or state that do not fit the layer that is called.
+    """Params or state that do not fit the called layer.
 
     Fields:
       path: Names of the layers from the outermost one to this one.
@@ -93,17 +93,17 @@ class Misfit(ValueError):
 
 
 def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree) -> None:
-    """Raises unless params or state have the paths and shapes of those needed.
+    """Raise unless params or state have the needed paths and shapes.
 
     Dtypes may differ (see `cast`).
 
     Args:
       kind: "params" or "state".
-      needed, given: The trees.
+      needed, given: Trees to compare.
       x: Input of the layer, for the message.
 
     Raises:
-      Misfit: Lists all that is wrong.
+      Misfit: If they differ; the message lists all differences.
     """
     leaves, structure = jax.tree.flatten(needed)
     others, other = jax.tree.flatten(given)
@@ -127,10 +127,10 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
 
 
 def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Raises unless the state that comes back has the structure, shapes and dtypes of the other.
+    """Raise unless the returned state has the structure, shapes and dtypes of the given state.
 
     Args:
-      before, after: Shapes and dtypes of the states.
+      before, after: Shapes and dtypes of the given and the returned state.
 
     Example:
       >>> with call("running_max", None):
@@ -150,7 +150,7 @@ def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def drawn(layer: Layer, key: Any, x: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The (params, state) of a pair of functions; raises unless they are two dicts of arrays."""
+    """Return (params, state) of a pair of functions; raise unless they are two dicts of arrays."""
     pair = layer.init(key, x)
     check_pair(pair, "init must return (params, state)")
     for kind, tree in zip(("params", "state"), pair, strict=True):
@@ -167,6 +167,6 @@ def drawn(layer: Layer, key: Any, x: PyTree) -> tuple[dict[str, Any], dict[str, 
 
 
 def check_pair(result: Any, rule: str) -> None:
-    """Raises unless a function returned two things."""
+    """Raise unless a function returned two things."""
     if not (isinstance(result, tuple) and len(result) == 2):
         raise TypeError(f"{here()}: {rule}, got {type(result).__name__}")

@@ -10,11 +10,11 @@ from jaxnet.services.checks import check_range
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Softmax over the last axis among the True entries of the mask; rows without any give zeros.
+    """Return the softmax over the mask's True entries of the last axis; zeros if there are none.
 
     Args:
-      scores: any floats.
-      mask: booleans that broadcast against the scores; None is all True.
+      scores: Floats of any shape.
+      mask: Booleans that broadcast against the scores; None is all True.
 
     Example:
       >>> masked_softmax(jnp.zeros((2, 3)), jnp.array([[True, True, False], [False] * 3])).tolist()
@@ -30,22 +30,23 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
 def expand_mask(
     who: str, mask: jax.Array | None, scores: tuple[int, int, int, int]
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """The mask as booleans and numbers that broadcast against scores (batch, heads, time, places).
+    """Return a mask's booleans and numbers, which broadcast against (batch, heads, time, places).
 
     Args:
-      who: name of the layer, for the message.
-      mask: lengths, integers (batch,); booleans (batch, places), (batch or 1, time or 1, places) or
+      who: Name of the layer, for the message.
+      mask: Lengths, integers (batch,); booleans (batch, places), (batch or 1, time or 1, places) or
         (batch or 1, heads or 1, time or 1, places); floats with these four axes; or None.
-      scores: shape of the scores.
+      scores: Shape of the scores.
 
     Returns:
       Booleans with four axes, True where a query may attend, and floats to add to the scores; None
       for what the mask does not have.
 
     Raises:
-      ValueError: If the mask has another shape or dtype, if booleans with two axes could be (batch,
-        places) as well as (time, places), or if lengths are beyond the places; inside `jit` such
-        lengths count as 0 or as all places.
+      ValueError: If the mask has another shape or dtype.
+      ValueError: If booleans with two axes could be (batch, places) as well as (time, places).
+      ValueError: If lengths are beyond the places; inside `jit` such lengths count as 0 or as all
+        places.
 
     Example:
       >>> seen, _ = expand_mask("attention", jnp.array([2, 1]), (2, 4, 5, 3))
@@ -82,17 +83,17 @@ def expand_mask(
 
 
 def _fits(mask: jax.Array, scores: tuple[int, int, int, int]) -> bool:
-    """Whether a mask with four axes broadcasts against the scores, with all their places."""
+    """Return whether a mask with four axes broadcasts against the scores, with all their places."""
     sizes = zip(mask.shape, scores, strict=False)
     return mask.ndim == 4 and mask.shape[3] == scores[3] and all(n in (1, m) for n, m in sizes)
 
 
 def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:
-    """Whether each place is within a number of places before and after that of the query.
+    """Return whether each place is within a number of places before and after the query's place.
 
     Args:
-      time, places: number of queries and of places, counted from the same start.
-      window: places before and after that of the query, itself not counted.
+      time, places: Numbers of queries and places, counted from the same start.
+      window: Numbers of places before and after the query's place, which is not counted.
 
     Returns:
       Booleans (time, places).
@@ -108,15 +109,15 @@ def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:
 def rotate_pairs(
     x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool = False
 ) -> jax.Array:
-    """Rotates pairs of the first features by angles; the others stay as they are.
+    """Rotate pairs of the first features by angles; the others stay as they are.
 
     Args:
-      x: (..., size).
-      cos, sin: of the angles, (..., pairs), which broadcast against x.
-      interleaved: whether pair i is features 2i and 2i + 1, and not i and i + pairs.
+      x: Array (..., size).
+      cos, sin: Cosines and sines of the angles, (..., pairs), which broadcast against x.
+      interleaved: Whether pair i is features 2i and 2i + 1 instead of i and i + pairs.
 
     Returns:
-      The shape and dtype of x.
+      An array with the shape and dtype of x.
 
     Example:
       >>> rotate_pairs(jnp.array([1.0, 2, 3, 4, 5]), jnp.zeros(2), jnp.ones(2)).tolist()
@@ -142,22 +143,22 @@ def dot_product_attention(
     dropout_rate: float = 0.0,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax of q k * scale + bias, times v, by heads; keys and values may have fewer heads.
+    """Return softmax(q k * scale + bias) v by heads; keys and values may have fewer heads.
 
     Unlike `jax.nn.dot_product_attention`, it returns the weights, gives zeros where everything is
     masked (not equal weights), and computes the softmax in float64 for float64.
 
     Args:
-      q: (batch, time, heads, size).
-      k: (batch, places, kv_heads, size); kv_heads divides heads.
-      v: (batch, places, kv_heads, width).
-      mask: booleans (batch, heads or 1, time or 1, places) or (time, places), True where a query
+      q: Queries (batch, time, heads, size).
+      k: Keys (batch, places, kv_heads, size); kv_heads divides heads.
+      v: Values (batch, places, kv_heads, width).
+      mask: Booleans (batch, heads or 1, time or 1, places) or (time, places), True where a query
         may attend.
-      bias: floats that are added to the scores and broadcast against them; None is zeros.
-      scale: of the scores; 1 / sqrt(size) by default.
-      softcap: a bound c of the scores before the bias, c * tanh(scores / c); None is no bound.
-      dropout_rate: share of the weights to drop, in [0, 1), where there is a key.
-      key: for dropout; None is no dropout.
+      bias: Floats that are added to the scores and broadcast against them; None is zeros.
+      scale: Factor of the scores; 1 / sqrt(size) by default.
+      softcap: Bound c of the scores before the bias, c * tanh(scores / c); None is unbounded.
+      dropout_rate: Fraction of the weights to drop, in [0, 1), if there is a key.
+      key: Random key for dropout; None turns dropout off.
 
     Returns:
       The values (batch, time, heads, width), and the weights before dropout (batch, heads, time,
@@ -205,13 +206,15 @@ def dot_product_attention(
 
 
 def fits_cudnn(backend: str, capability: float, dtype: Any, head_size: int) -> bool:
-    """Whether cuDNN's fused attention applies, which `jax.nn.dot_product_attention` never checks.
+    """Return whether cuDNN's fused attention applies.
+
+    `jax.nn.dot_product_attention` does not check this.
 
     Args:
-      backend: as returned by `jax.default_backend()`.
+      backend: Name of the backend, as returned by `jax.default_backend()`.
       capability: CUDA compute capability: 8.0 is Ampere (A100), 9.0 Hopper; 7.5 (T4) is too old.
-      dtype: of queries, keys and values.
-      head_size: width of a head.
+      dtype: Dtype of queries, keys and values.
+      head_size: Width of a head.
 
     Example:
       >>> fits_cudnn("gpu", 8.0, jnp.bfloat16, 64), fits_cudnn("gpu", 7.5, jnp.bfloat16, 64)
@@ -224,7 +227,7 @@ def fits_cudnn(backend: str, capability: float, dtype: Any, head_size: int) -> b
 
 
 def hardware() -> tuple[str, float]:
-    """The backend, and the CUDA compute capability of its first device (0 for other devices).
+    """Return the backend and the CUDA compute capability of its first device (0 for others).
 
     Example:
       >>> backend, capability = hardware()
@@ -247,13 +250,13 @@ def fused_attention(
     causal: bool,
     implementation: Any,
 ) -> jax.Array:
-    """`jax.nn.dot_product_attention` with lengths; a length of 0 counts as 1 (else possibly NaN).
+    """Call `jax.nn.dot_product_attention` with lengths; a length of 0 counts as 1 (else maybe NaN).
 
     Args:
-      q, k, v: (batch, time or places, heads or kv_heads, size).
-      lengths: (batch,) integers, the number of places that may be attended to; None is all.
-      causal: whether each query attends only to its own place and those before it.
-      implementation: "cudnn" or "xla".
+      q, k, v: Queries, keys and values (batch, time or places, heads or kv_heads, size).
+      lengths: Numbers of places that may be attended to, integers (batch,); None is all.
+      causal: Whether each query attends only to its own place and those before it.
+      implementation: Name of the implementation, "cudnn" or "xla".
 
     Example:
       >>> q = jnp.ones((2, 3, 4, 6))

@@ -10,11 +10,11 @@ An input x, a kernel w and an output y define one number that is linear in each 
 
     T(x, w, y) = sum over n, p, k, i, o of  x[n, p * stride + k, i] * w[k, i, o] * y[n, p, o]
 
-and its derivative by any one of them is a function of the other two: by y it is the convolution,
-by x and by w its two gradients. One primitive with the parameter `wanted` is therefore closed under
-transposition, which gives forward mode, reverse mode and their compositions. Every operand has a
-leading axis e of independent convolutions, usually of size 1, so the primitive is also closed under
-`vmap` over both operands.
+and its derivative by any one of them is a function of the other two. By y it is the convolution;
+by x and by w it is one of the two gradients. One primitive with the parameter `wanted` is therefore
+closed under transposition, which gives forward mode, reverse mode and their compositions. Every
+operand has a leading axis e of independent convolutions, usually of size 1, so the primitive is
+also closed under `vmap` over both operands.
 
 On CPU, float32 convolutions of one or two axes run in C, see `jaxnet.ops.native`. The forms for XLA
 serve all others, and platforms on which the library was not built.
@@ -44,29 +44,29 @@ def convolve(
     groups: int = 1,
     who: str = "convolve",
 ) -> jax.Array:
-    """y[n, p, o] = sum over k, i of x[n, p * strides + k * dilation, i] * kernel[k, i, o].
+    """Return the convolution of x with a kernel, over one or more spatial axes.
 
-    A correlation: the kernel is not reversed. One or more spatial axes. All transformations of JAX
-    apply to it, to any order.
+    y[n, p, o] = sum over k, i of x[n, p * strides + k * dilation, i] * kernel[k, i, o]. This is a
+    correlation: the kernel is not reversed. All transformations of JAX apply to it, to any order.
 
     Args:
-      x: (batch, *space, inputs).
-      kernel: (*window, inputs // groups, features).
-      strides: strides of the window, one per spatial axis.
-      padding: (before, after) zeros per spatial axis; negative numbers crop.
-      dilation: distance between the taps of the kernel, per axis; 1 by default.
-      input_dilation: distance between the entries of x, with zeros between them, per axis; 1 by
+      x: Input (batch, *space, inputs).
+      kernel: Kernel (*window, inputs // groups, features).
+      strides: Strides of the window, one per spatial axis.
+      padding: Zeros (before, after) per spatial axis; negative numbers crop.
+      dilation: Distance between the taps of the kernel, per axis; 1 by default.
+      input_dilation: Distance between the entries of x, with zeros between them, per axis; 1 by
         default.
-      groups: number of groups into which input and output features are split, in order; each
+      groups: Number of groups into which input and output features are split, in order; each
         group of outputs depends on its own group of inputs.
-      who: named in errors.
+      who: Name of the function, for errors.
 
     Returns:
       (batch, *space, features), in the promoted dtype of x and kernel.
 
     Raises:
-      ValueError: for shapes, axes or groups that do not fit, or a window larger than the padded
-        input.
+      ValueError: If shapes, axes or groups do not fit.
+      ValueError: If the window is larger than the padded input.
 
     Example:
       >>> x = jnp.arange(5.0).reshape(1, 5, 1)
@@ -151,7 +151,7 @@ def _result(a, b, *, wanted, form):
 
 
 def _transpose(operand, cotangent, a, b, *, wanted, form):
-    """The derivative of T by the unknown operand."""
+    """Return the derivative of T by the unknown operand."""
     known = {wanted: cotangent, _OPERANDS[wanted][1 - operand]: a if operand else b}
     target = _OPERANDS[wanted][operand]
     return convolution_p.bind(*(known[n] for n in _OPERANDS[target]), wanted=target, form=form)
@@ -161,7 +161,7 @@ ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
 
 
 def _batch(operands, dims, *, wanted, form):
-    """Both batched: stacked along e. One: folded into the axis it shares with the result."""
+    """Stack both along e if both are batched; fold one into the axis it shares with the result."""
     operands = [
         a if dim is None else jnp.moveaxis(a, dim, 0) for a, dim in zip(operands, dims, strict=True)
     ]
@@ -182,7 +182,7 @@ def _batch(operands, dims, *, wanted, form):
 
 
 def _fold(a, axis, grouped, groups):
-    """(b, ..., g * c, ...) -> (..., g * b * c, ...)."""
+    """Fold the batch into an axis: (b, ..., g * c, ...) -> (..., g * b * c, ...)."""
     g, axis = (groups if grouped else 1), axis % (a.ndim - 1)
     rest = a.shape[1:]
     size = a.shape[0]
@@ -191,7 +191,7 @@ def _fold(a, axis, grouped, groups):
 
 
 def _unfold(a, axis, grouped, groups, size):
-    """(..., g * b * c, ...) -> (b, ..., g * c, ...)."""
+    """Undo `_fold`: (..., g * b * c, ...) -> (b, ..., g * c, ...)."""
     g, axis, shape = (groups if grouped else 1), axis % a.ndim, a.shape
     a = a.reshape(*shape[:axis], g, size, shape[axis] // (g * size), *shape[axis + 1 :])
     return jnp.moveaxis(a, axis + 1, 0).reshape(
@@ -204,7 +204,7 @@ mlir.register_lowering(convolution_p, mlir.lower_fun(accelerator, multiple_resul
 
 
 def _lower_for_cpu(ctx, a, b, *, wanted, form):
-    """The kernels in C where they run, XLA's form elsewhere."""
+    """Return the kernels in C if they run, else XLA's form."""
     in_c = _on_one_device(ctx.module_context) and native.supports(
         *ctx.avals_in, wanted=wanted, form=form
     )
@@ -213,10 +213,10 @@ def _lower_for_cpu(ctx, a, b, *, wanted, form):
 
 
 def _on_one_device(context) -> bool:
-    """Whether the operands are on one device of this process, or sliced by `shard_map`.
+    """Return whether the operands are on one device of this process, or sliced by `shard_map`.
 
     XLA cannot slice the operands of a call of C: it would gather a sharded batch on each device.
-    And an exported program must not need jaxnet to run.
+    An exported program must not need jaxnet to run either.
     """
     if context.lowering_parameters.for_export:
         return False

@@ -18,7 +18,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 class Form(NamedTuple):
-    """Static description of a convolution, all but the sizes of batch and features.
+    """Static description of a convolution, except for the sizes of batch and features.
 
     Example:
       >>> Form((2,), ((1, 1),), (1,), (1,), 1, inputs=(7,), window=(3,)).outputs
@@ -34,7 +34,7 @@ class Form(NamedTuple):
     window: tuple[int, ...]  # spatial sizes of the kernel
 
     def room(self) -> tuple[int, ...]:
-        """Number of positions of the window at stride 1, per axis."""
+        """Return the number of positions of the window at stride 1, per axis."""
         spans = zip(
             _dilated(self.inputs, self.input_dilation),
             self.padding,
@@ -49,7 +49,7 @@ class Form(NamedTuple):
         return tuple(-(-room // s) for room, s in zip(self.room(), self.strides, strict=True))
 
     def result(self, a: tuple[int, ...], b: tuple[int, ...], wanted: str) -> tuple[int, ...]:
-        """Shape of the wanted array from those of the other two, each with a leading axis e."""
+        """Return the wanted array's shape from the other two shapes, each with a leading axis e."""
         if wanted == "y":
             return (*a[:2], *self.outputs, b[-1])
         if wanted == "x":
@@ -82,12 +82,12 @@ def _plain(x, w, form):
 
 
 def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
-    """The wanted array from the other two, by `lax.conv_general_dilated` and its transposes.
+    """Return the wanted array from the other two, by `lax.conv_general_dilated` and its transposes.
 
     Args:
-      a, b: the two operands among x, w, y, in this order, each with a leading axis e.
-      wanted: "x", "w" or "y".
-      form: the convolution.
+      a, b: Two operands among x, w, y, in this order, each with a leading axis e.
+      wanted: Name of the wanted array, "x", "w" or "y".
+      form: Description of the convolution.
 
     Example:
       >>> form = Form((1,), ((0, 0),), (1,), (1,), 1, inputs=(3,), window=(2,))
@@ -118,12 +118,12 @@ def accelerator(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.A
 
 
 def cpu(a: jax.Array, b: jax.Array, *, wanted: str, form: Form) -> jax.Array:
-    """The wanted array from the other two, in the forms that XLA runs fast on CPU.
+    """Return the wanted array from the other two, in the forms that XLA runs fast on CPU.
 
     Args:
-      a, b: the two operands among x, w, y, in this order, each with a leading axis e.
-      wanted: "x", "w" or "y".
-      form: the convolution.
+      a, b: Two operands among x, w, y, in this order, each with a leading axis e.
+      wanted: Name of the wanted array, "x", "w" or "y".
+      form: Description of the convolution.
 
     Example:
       >>> form = Form((1,), ((0, 0),), (1,), (1,), 1, inputs=(3,), window=(2,))
@@ -142,9 +142,9 @@ def _forward(x, w, form):
 
 
 def _canonical(x, w, form):
-    """A convolution that XLA leaves unchanged.
+    """Return a convolution that XLA leaves unchanged.
 
-    Where the window has more entries than the input, XLA swaps the two and reverses one, which is
+    If the window has more entries than the input, XLA swaps the two and reverses one, which is
     slow inside loops. Here the zeros become part of the input, and a barrier keeps them there.
     """
     if math.prod(form.window) > math.prod(form.inputs):
@@ -155,10 +155,10 @@ def _canonical(x, w, form):
 
 
 def _pointwise(x, w, form):
-    """A window of one entry as a matrix product.
+    """Convolve with a window of one entry by a matrix product.
 
-    Gradient of the kernel, as a convolution and as a product: 16 to 32 features, 32x32, strides 2,
-    batch 64: 1.62 and 0.37; 32 to 64, 16x16, strides 1: 3.29 and 0.91.
+    Gradient of the kernel at batch 64, as a convolution and as a product: 1.62 and 0.37 for 16 to
+    32 features, 32x32, strides 2; 3.29 and 0.91 for 32 to 64 features, 16x16, strides 1.
     """
     w = w.reshape(w.shape[-2:])
     place = partial(
@@ -174,7 +174,7 @@ def _pointwise(x, w, form):
 
 
 def _input_gradient(w, y, form):
-    """y, dilated by the strides, convolved with the reversed kernel."""
+    """Return y, dilated by the strides, convolved with the reversed kernel."""
     axes, g = len(form.window), form.groups
     w = jnp.flip(w, range(axes)).reshape(*form.window, -1, g, w.shape[-1] // g)
     w = jnp.swapaxes(w, -1, -3).reshape(*form.window, y.shape[-1] // g, -1)  # (*window, o / g, i)
@@ -211,7 +211,7 @@ def _kernel_gradient(x, y, form):
 
 
 def _as_convolution(x, y, form):
-    """x convolved with y as the kernel: sums over the batch, with the inputs as the batch."""
+    """Convolve x with y as the kernel, which sums over the batch; the inputs act as batch."""
     # Zeros after x, until the result has the size of the window; negative numbers crop.
     sizes = zip(
         _dilated(form.inputs, form.input_dilation),
@@ -236,7 +236,7 @@ def _as_convolution(x, y, form):
 
 
 def _product(x, y):
-    """The sum over all axes but the last of the products of x and y, (i, o)."""
+    """Return the sum over all axes but the last of the products of x and y, (i, o)."""
     x, y = (a.reshape(-1, a.shape[-1]) for a in (x, y))
     return lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
@@ -246,7 +246,7 @@ def _seen(x, form):
 
 
 def _shifted_products(x, y, form):
-    """One matrix product per tap of the kernel, in groups."""
+    """Return one matrix product per tap of the kernel, in groups."""
     g = form.groups
     inputs, features = x.shape[-1] // g, y.shape[-1]
     y = y.reshape(*y.shape[:-1], g, features // g)

@@ -2,13 +2,13 @@
 
 On CPU, XLA runs independent operations on a pool of threads, one per core. A LAPACK call over a
 batch of matrices shares its batch among the same pool and waits (`jax::ParallelBatchMap` →
-`absl::BlockingCounter::Wait`). Where as many such calls are ready at once as there are threads,
+`absl::BlockingCounter::Wait`). If as many such calls are ready at once as there are threads,
 each thread waits for another: on the two cores of a free notebook, two calls are enough, and the
 program never ends. Seen with jaxlib 0.10.2, in `lapack_strsm_ffi` and
 `lapack_sorgqr_ffi`.
 
 So `jit`ted code decomposes one matrix per call, whatever `vmap` is around it, or makes a second
-call depend on the first. `one_by_one` has no gradients in reverse mode.
+call depend on the first. `one_by_one` does not have gradients in reverse mode.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from jax.custom_batching import sequential_vmap
 
 
 def one_by_one(decompose: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
-    """A function of one matrix as one of many, in a loop over them.
+    """Make a function of one matrix apply to many, in a loop over them.
 
     Args:
-      decompose: takes a matrix (m, n).
+      decompose: Function of a matrix (m, n).
 
     Returns:
-      A function of (..., m, n), whose outputs have the same leading axes; also under `vmap`.
+      A function of (..., m, n), whose outputs have the same leading axes, even under `vmap`.
 
     Example:
       >>> qr = one_by_one(jnp.linalg.qr)
@@ -46,9 +46,9 @@ _eigh = one_by_one(jnp.linalg.eigh)
 
 
 def largest_eigenvalue(a: jax.Array) -> jax.Array:
-    """Of symmetric matrices (..., n, n): vᵀ a v for the unit vector v that makes it largest.
+    """Return the largest eigenvalue vᵀ a v of symmetric matrices (..., n, n), with v of length 1.
 
-    The gradient with respect to a is v vᵀ, exact where the eigenvalue is simple.
+    The gradient with respect to a is v vᵀ, exact if the eigenvalue is simple.
 
     Example:
       >>> largest_eigenvalue(jnp.array([[2.0, 1.0], [1.0, 2.0]])).round(4).tolist()
@@ -60,7 +60,7 @@ def largest_eigenvalue(a: jax.Array) -> jax.Array:
 
 
 def inverse_2x2(a: jax.Array) -> jax.Array:
-    """Inverses of matrices (..., 2, 2) by Cramer's rule, without LAPACK.
+    """Return the inverses of matrices (..., 2, 2) by Cramer's rule, without LAPACK.
 
     Example:
       >>> inverse_2x2(jnp.array([[2.0, 2.0], [1.0, 3.0]])).tolist()

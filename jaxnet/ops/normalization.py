@@ -12,12 +12,12 @@ from jax import lax
 def normalized(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, with each feature's mean and variance over all other axes made those of bias and scale.
+    """Normalize each feature of x over all other axes, then multiply by scale and add bias.
 
     Args:
-      x: floats (..., features).
-      scale, bias: (features,), in the dtype of x.
-      epsilon: added to the variance.
+      x: Floats (..., features).
+      scale, bias: Arrays (features,), in the dtype of x.
+      epsilon: Number added to the variance.
 
     Returns:
       y like x, and the mean and the biased variance of x, (features,).
@@ -38,7 +38,7 @@ def normalized(
 
 
 def _moments(x, axes):
-    """The mean, x less the mean, and the variance; axes are kept."""
+    """Return the mean, x less the mean, and the variance; axes are kept."""
     mean = x.mean(axes, keepdims=True)
     centred = x - mean
     return mean, centred, jnp.square(centred).mean(axes, keepdims=True)
@@ -46,7 +46,7 @@ def _moments(x, axes):
 
 @normalized.defjvp
 def _tangents(epsilon, primals, tangents):
-    """Arranged so that its transpose, the gradient, takes two sums of (batch) arrays and one pass.
+    """Return tangents whose transpose, the gradient, takes two sums of (batch) arrays and one pass.
 
     Differentiated step by step, the gradient of the formulas above takes four sums and three
     passes.
@@ -66,12 +66,12 @@ def _tangents(epsilon, primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """x less its mean over these axes, divided by its standard deviation.
+    """Return x minus its mean over these axes, divided by its standard deviation.
 
     Args:
-      x: floats.
-      axes: to average over.
-      epsilon: added to the variance, which is biased.
+      x: Floats of any shape.
+      axes: Axes to average over.
+      epsilon: Number added to the variance, which is biased.
 
     Example:
       >>> standardized(jnp.array([[1.0, 3.0], [5.0, 9.0]]), (-1,), 0.0).tolist()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def wide(x: jax.Array) -> jax.Array:
-    """x in at least float32: bfloat16 and float16 have too few digits for sums.
+    """Return x in at least float32: bfloat16 and float16 have too few digits for sums.
 
     Example:
       >>> wide(jnp.ones(3, jnp.bfloat16)).dtype, wide(jnp.ones(3, jnp.uint8)).dtype
@@ -17,7 +17,7 @@ def wide(x: jax.Array) -> jax.Array:
 
 
 def output_dtype(x: Any) -> Any:
-    """The dtype of the output of a layer without parameters: that of x, float32 for integers.
+    """Return the output dtype of a layer without parameters: x's dtype, or float32 for integers.
 
     Example:
       >>> output_dtype(jnp.ones(3, jnp.bfloat16)), output_dtype(jnp.ones(3, jnp.uint8))

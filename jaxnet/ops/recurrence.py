@@ -23,8 +23,8 @@ class Cell(NamedTuple):
     """One step of a recurrence, and its derivative.
 
     Fields:
-      gates: columns of the kernels, in multiples of the features.
-      memory: whether the carry has a memory c beside h.
+      gates: Number of columns of the kernels, in multiples of the features.
+      memory: Whether the carry has a memory c next to h.
       step: (pre, product, carry) -> (carry, slopes), with pre = x @ kernel + bias and product =
         h @ recurrent_kernel (+ recurrent_bias); the derivative needs the slopes.
       inject: (slopes, d_pre, d_product) -> d, the tangents that do not come from the carry, for
@@ -41,7 +41,7 @@ class Cell(NamedTuple):
 
 
 def hidden(carry: Carry) -> jax.Array:
-    """The output h of a carry.
+    """Return the output h of a carry.
 
     Example:
       >>> hidden({"c": 1, "h": 2}), hidden(3)
@@ -51,7 +51,7 @@ def hidden(carry: Carry) -> jax.Array:
 
 
 def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """x @ kernel + bias over the last axis; None is no bias.
+    """Return x @ kernel + bias over the last axis; without bias if it is None.
 
     Example:
       >>> project(jnp.ones((2, 5, 3)), jnp.ones((3, 4)), None).shape
@@ -72,15 +72,16 @@ def unroll(
     carry: Carry,
     mask: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
-    """All steps of a cell.
+    """Run all steps of a cell.
 
     Args:
       cell: `LSTM`, `GRU` or `simple_cell(activation)`.
-      pre: (time, batch, gates * features), the projected inputs without bias.
-      kernel: the recurrent kernel, (features, gates * features).
-      biases: (gates * features,) or None, of the inputs and of the product with the kernel.
-      carry: before the first step.
-      mask: (time, batch, 1) booleans; steps that are False keep the carry. None is all True.
+      pre: Projected inputs without bias, (time, batch, gates * features).
+      kernel: Recurrent kernel, (features, gates * features).
+      biases: Biases of the inputs and of the product with the kernel, each (gates * features,) or
+        None.
+      carry: Carry before the first step.
+      mask: Booleans (time, batch, 1); steps that are False keep the carry. None is all True.
 
     Returns:
       h of all steps, (time, batch, features), and the last carry.
@@ -143,7 +144,7 @@ def _gru_step(pre, product, h):
 
 
 def _gru_reset(r, d_product):
-    """Multiplies the candidate's part of the product by the reset gate."""
+    """Multiply the candidate's part of the product by the reset gate."""
     r_and_u, n = jnp.split(d_product, [2 * r.shape[-1]], -1)
     return jnp.concatenate([r_and_u, r * n], -1)
 
@@ -162,12 +163,12 @@ def _add(slopes, d_pre, d_product):
 
 
 def reset_before(pre: jax.Array, kernel: jax.Array, h: jax.Array) -> jax.Array:
-    """One step of the GRU of the paper, whose reset gate acts on h before the product.
+    """Compute one step of the paper's GRU, whose reset gate acts on h before the product.
 
     Args:
-      pre: (batch, 3 * features), x @ kernel + bias.
-      kernel: the recurrent kernel, (features, 3 * features).
-      h: (batch, features).
+      pre: x @ kernel + bias, (batch, 3 * features).
+      kernel: Recurrent kernel, (features, 3 * features).
+      h: Carry (batch, features).
 
     Example:
       >>> h = reset_before(jnp.zeros((1, 6)), jnp.zeros((2, 6)), jnp.ones((1, 2)))
@@ -190,10 +191,10 @@ RESET_BEFORE = Cell(3, False, reset_before, None, None)  # its second product ha
 
 @lru_cache(32)  # one cell per activation, so that equal layers share their compiled loops
 def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
-    """The cell h_t = activation(pre + product).
+    """Return the cell h_t = activation(pre + product).
 
     Args:
-      activation: a function of an array that keeps its shape.
+      activation: Function of an array that keeps its shape.
 
     Example:
       >>> h, _ = simple_cell(jnp.tanh).step(jnp.ones((1, 2)), -jnp.ones((1, 2)), None)
@@ -216,7 +217,7 @@ def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
 
 
 def _keep(mask, new, old):
-    """The new carry where the mask is True, else the old one."""
+    """Return the new carry if the mask is True, else the old one."""
     return new if mask is None else jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, old)
 
 
@@ -277,5 +278,5 @@ def _unrolled_tangents(cell, primals, tangents):
 
 @lru_cache(32)  # a jit with the cell as argument would keep every cell that was ever used
 def _compiled(cell: Cell) -> Callable:
-    """The loop compiled by itself, so that calls outside jit do not compile it each time."""
+    """Return the loop compiled by itself, so that calls outside jit do not compile it each time."""
     return jax.jit(partial(_unrolled, cell))

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
-    """Sums along one axis of x with weights (outputs, inputs), in the dtype of x.
+    """Sum along one axis of x with weights (outputs, inputs), in the dtype of x.
 
     Example:
       >>> weighted(jnp.ones((2, 3, 4)), 1, average(3, 5)).shape
@@ -23,10 +23,10 @@ def weighted(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
 
 
 def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:
-    """(first, end) of the entries of the input that belong to each output, together all of them.
+    """Return (first, end) of the input entries of each output; together they are all entries.
 
     Args:
-      inputs, outputs: sizes, at least 1.
+      inputs, outputs: Sizes of the axis, at least 1.
 
     Example:
       >>> windows(5, 3)
@@ -36,12 +36,12 @@ def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:
 
 
 def nearest(inputs: int, outputs: int, scale: float, *, centres: bool) -> np.ndarray:
-    """The index of the input of each output.
+    """Return the index of the input of each output.
 
     Args:
-      inputs, outputs: sizes, at least 1.
-      scale: outputs per input.
-      centres: whether the centres of entries are compared, not their left edges.
+      inputs, outputs: Sizes of the axis, at least 1.
+      scale: Number of outputs per input.
+      centres: Whether the centres of entries are compared instead of their left edges.
 
     Example:
       >>> nearest(5, 3, 0.6, centres=False).tolist(), nearest(5, 3, 0.6, centres=True).tolist()
@@ -53,7 +53,7 @@ def nearest(inputs: int, outputs: int, scale: float, *, centres: bool) -> np.nda
 
 
 def average(inputs: int, outputs: int) -> np.ndarray:
-    """Weights of the mean over each of the `windows`: (outputs, inputs).
+    """Return the weights of the mean over each of the `windows`: (outputs, inputs).
 
     Example:
       >>> average(3, 2)
@@ -75,18 +75,17 @@ def interpolation(
     align_corners: bool,
     antialias: bool,
 ) -> np.ndarray:
-    """Weights of the inputs for each output, by a kernel of the distance: (outputs, inputs).
+    """Return weights (outputs, inputs) of the inputs for each output, by a kernel of the distance.
 
     Beyond its ends the input is continued by its outermost entries; with `antialias` the weights
     there are left out.
 
     Args:
-      inputs, outputs: sizes, at least 1.
-      scale: outputs per input.
-      kernel: the weight at a distance, such as `triangle`.
-      align_corners: whether the centres of the outermost entries of both coincide.
-      antialias: whether the kernel is stretched to the distance of the outputs, where they are
-        fewer.
+      inputs, outputs: Sizes of the axis, at least 1.
+      scale: Number of outputs per input.
+      kernel: Function that gives the weight at a distance, such as `triangle`.
+      align_corners: Whether the centres of the outermost entries of both coincide.
+      antialias: Whether the kernel is stretched to the distance of the outputs if they are fewer.
 
     Example:
       >>> options = dict(align_corners=False, antialias=False)
@@ -109,7 +108,7 @@ def interpolation(
 
 
 def triangle(distance: np.ndarray) -> np.ndarray:
-    """The kernel of linear interpolation.
+    """Return the kernel of linear interpolation.
 
     Example:
       >>> triangle(np.array([0, -0.25, 1.5])).tolist()
@@ -119,10 +118,10 @@ def triangle(distance: np.ndarray) -> np.ndarray:
 
 
 def cubic(a: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The kernel of cubic convolution, which reaches two entries to each side.
+    """Return the kernel of cubic convolution, which reaches two entries to each side.
 
     Args:
-      a: its slope at distance 1; -0.5 is exact for parabolas, -0.75 is PyTorch's.
+      a: Slope of the kernel at distance 1; -0.5 is exact for parabolas, -0.75 is PyTorch's.
 
     Example:
       >>> cubic(-0.75)(np.array([0, 0.5, 1, 2])).tolist()

@@ -1,8 +1,8 @@
-"""Types inside `jax.shard_map`: what goes into a loop must vary over the axes that comes out of it.
+"""Types inside `jax.shard_map`: a loop's inputs must vary over the same axes as its outputs.
 
-`shard_map` knows of each array over which axes of the mesh it differs between devices. A loop that
-starts with zeros, which are the same everywhere, and ends with what it computed from a slice of the
-batch is refused, so the zeros are marked as if they differed.
+`shard_map` knows for each array over which axes of the mesh it differs between devices. It raises
+for a loop that starts with zeros, which are the same everywhere, and ends with results of a slice
+of the batch. So the zeros are marked as if they differed.
 """
 
 import jax
@@ -12,7 +12,7 @@ from jaxnet.services.trees import PyTree
 
 
 def varying(tree: PyTree, *like: PyTree) -> PyTree:
-    """The tree, its arrays marked as varying over all axes of `shard_map` that those of `like` do.
+    """Mark the arrays of a tree as varying over the axes of `shard_map` over which `like` varies.
 
     Example:
       >>> varying(jnp.zeros(3), jnp.ones(3))

@@ -16,15 +16,15 @@ Padding = Literal["SAME", "VALID", "CAUSAL"] | int | Sequence[int | tuple[int, i
 
 
 def spatial_axes(who: str, x: Any) -> int:
-    """Number of spatial axes of x (batch, *space, features).
+    """Return the number of spatial axes of x (batch, *space, features).
 
     Args:
-      who: name of the layer, for the message.
-      x: array or spec.
+      who: Name of the layer, for messages.
+      x: Array or spec of the input.
 
     Raises:
-      TypeError: where x is no array.
-      ValueError: where x has no spatial axis.
+      TypeError: If x is not an array.
+      ValueError: If x does not have a spatial axis.
 
     Example:
       >>> spatial_axes("conv", jn.spec((32, 28, 28, 1)))
@@ -41,16 +41,16 @@ def spatial_axes(who: str, x: Any) -> int:
 
 
 def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    """One entry per spatial axis; a single number is repeated for all axes.
+    """Return one entry per spatial axis; a single number is repeated for all axes.
 
     Args:
-      who: name of the layer, for messages.
-      word: name of the argument, for messages.
-      value: a whole number of at least 1, or one per axis.
-      axes: number of spatial axes.
+      who: Name of the layer, for messages.
+      word: Name of the argument, for messages.
+      value: Whole number of at least 1, or one per axis.
+      axes: Number of spatial axes.
 
     Raises:
-      ValueError: where the number of entries is not `axes`, or an entry is below 1.
+      ValueError: If the number of entries is not `axes`, or if an entry is below 1.
 
     Example:
       >>> per_axis("conv", "strides", 2, axes=3)
@@ -70,9 +70,9 @@ def per_axis(who: str, word: str, value: int | Sequence[int], axes: int) -> tupl
 
 
 def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> None:
-    """Raise for options of a window that fit no input, while the layer is made.
+    """Raise if a window's options cannot fit any input, while the layer is made.
 
-    How many entries there must be is known only with the input.
+    The required number of entries is known only with the input.
 
     Args:
       who: Name of the layer, for messages.
@@ -80,7 +80,7 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> None:
       numbers: Sizes, strides and dilation by name; None is a default.
 
     Raises:
-      ValueError: If one of them is of another form.
+      ValueError: If one of them has another form.
 
     Example:
       >>> check_window("conv", padding="SAME", strides=0)
@@ -110,24 +110,24 @@ def pad_pairs(
     strides: tuple[int, ...],
     dilation: tuple[int, ...] | None = None,
 ) -> tuple[tuple[int, int], ...]:
-    """Padding as (before, after) per spatial axis.
+    """Return padding as (before, after) per spatial axis.
 
     Args:
-      who: name of the layer, for messages.
-      padding: one of
+      who: Name of the layer, for messages.
+      padding: One of these forms:
         "SAME": pads to ceil(space / strides) positions; an odd zero goes after, as in TensorFlow
           and Flax (PyTorch's padding=1 for a window of 3 and strides of 2 puts it before);
-        "VALID": no padding;
+        "VALID": pads nothing;
         "CAUSAL": all padding before, for a single axis of time;
         a number: that many on both sides of every axis;
         a sequence: per axis a number or a pair (before, after).
-      space: spatial sizes of the input.
-      window: spatial sizes of the window.
-      strides: strides of the window, per axis.
-      dilation: distance between taps, per axis; 1 by default.
+      space: Spatial sizes of the input.
+      window: Spatial sizes of the window.
+      strides: Strides of the window, per axis.
+      dilation: Distance between taps, per axis; 1 by default.
 
     Raises:
-      ValueError: for any other padding.
+      ValueError: If `padding` has another form.
 
     Example:
       >>> pad_pairs("conv", "SAME", space=(28, 7), window=(5, 3), strides=(1, 2))
@@ -161,12 +161,12 @@ def pad_pairs(
 def zero_padded(
     x: jax.Array, padding: tuple[tuple[int, int], ...], input_dilation: tuple[int, ...]
 ) -> jax.Array:
-    """x (batch, *space, features) with zeros around it and between its entries.
+    """Return x with zeros around it and between its entries.
 
     Args:
-      x: (batch, *space, features).
-      padding: (before, after) per spatial axis; negative numbers crop.
-      input_dilation: distance between the entries of x in the result, per spatial axis.
+      x: Array (batch, *space, features).
+      padding: Zeros (before, after) per spatial axis; negative numbers crop.
+      input_dilation: Distance between the entries of x in the result, per spatial axis.
 
     Example:
       >>> zero_padded(jnp.arange(1, 4).reshape(1, 3, 1), ((1, -1),), (2,)).ravel()
@@ -184,15 +184,15 @@ def taps(
     dilation: tuple[int, ...] | None = None,
     input_dilation: tuple[int, ...] | None = None,
 ) -> Iterator[jax.Array]:
-    """The input of each tap of the window at all positions, in row-major order of the taps.
+    """Yield the input of each tap of the window at all positions, in row-major order of the taps.
 
     Args:
-      x: (batch, *space, features).
-      window: spatial sizes of the window.
-      strides: strides of the window, per axis.
-      padding: (before, after) zeros per axis; negative numbers crop.
-      dilation: distance between the taps of the window, per axis; 1 by default.
-      input_dilation: distance between the entries of x, per axis; 1 by default.
+      x: Array (batch, *space, features).
+      window: Spatial sizes of the window.
+      strides: Strides of the window, per axis.
+      padding: Zeros (before, after) per axis; negative numbers crop.
+      dilation: Distance between the taps of the window, per axis; 1 by default.
+      input_dilation: Distance between the entries of x, per axis; 1 by default.
 
     Yields:
       One array (batch, *positions, features) per tap.

@@ -1,1 +1,1 @@
-"""What every room may use, and what uses no room: checks, pytrees, files, messages to look at."""
+"""Services for all other folders, which import none of them: checks, pytrees, files, messages."""

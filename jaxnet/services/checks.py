@@ -1,7 +1,7 @@
-"""Checks of what a caller passes: who, what was expected, what came, what to write instead.
+"""Checks of arguments: errors say who, what was expected, what we got, what to write instead.
 
-The one place for them. They stand at public doors only: what lies behind trusts its arguments.
-Shapes and dtypes are known while tracing too; values are checked where there are any.
+All such checks are in this module. Only public functions call them; internal functions trust their
+arguments. Shapes and dtypes are known while tracing too; values are checked if they are known.
 """
 
 import operator
@@ -18,7 +18,7 @@ from jaxnet.services.trees import PyTree, describe, path_name
 
 
 def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
-    """Raises unless a count is an integer of at least `minimum`.
+    """Raise unless a count is an integer of at least `minimum`.
 
     Example:
       >>> at_least("dense", "features", 0)
@@ -41,14 +41,14 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
 
 
 def within(who: str, what: str, value: Any, interval: str, meaning: str = "") -> None:
-    """Raises unless a number is in an interval; NaN is in none.
+    """Raise unless a number is in an interval; NaN is not in any interval.
 
     Args:
-      who: the function.
-      what: the argument.
-      value: a number or a scalar array; one that is traced passes.
-      interval: as mathematics writes it, such as "[0, 1)" or "(0, inf)".
-      meaning: what the number is, for the message.
+      who: Name of the function.
+      what: Name of the argument.
+      value: Number or scalar array; a traced array passes.
+      interval: Interval in mathematical notation, such as "[0, 1)" or "(0, inf)".
+      meaning: Meaning of the number, for the message.
 
     Example:
       >>> within("dropout", "rate", 1.0, "[0, 1)", "the share to drop")
@@ -75,7 +75,7 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
 
 
 def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:
-    """Raises unless a value is one of a few.
+    """Raise unless a value is one of the options.
 
     Example:
       >>> one_of("max_pool", "padding", "EVEN", ["SAME", "VALID"])
@@ -91,7 +91,7 @@ def one_of(who: str, what: str, value: Any, options: Iterable[Any]) -> None:
 
 
 def check_options(who: str, **options: Any) -> None:
-    """Raises unless switches are booleans, and initializers, by their names in `_init`, functions.
+    """Raise unless switches are booleans and initializers (names ending in `_init`) functions.
 
     Example:
       >>> check_options("dense", use_bias=True, kernel_init=0.1)
@@ -125,21 +125,22 @@ def as_array(
     dtype: str = "numbers",
     sizes: dict[str, Any] | None = None,
 ) -> jax.Array:
-    """Checks an array's shape and dtype, and returns it as a JAX array.
+    """Check an array's shape and dtype, and return it as a JAX array.
 
     Args:
-      who: the function.
-      what: the argument.
-      value: a JAX or NumPy array.
-      form: its axes, such as "(..., n, 4)"; "..." stands for any number of axes.
-      dtype: "floats", "integers", "numbers" (both as they are), "reals" (integers and booleans
-        become float32) or "booleans or numbers" (as they are).
-      sizes: of the named axes of the arrays checked before with the same dict, which this one must
-        share.
+      who: Name of the function.
+      what: Name of the argument.
+      value: JAX or NumPy array.
+      form: Axes of the array, such as "(..., n, 4)"; "..." is any number of axes.
+      dtype: Kind of dtype: "floats", "integers", "numbers" (both as they are), "reals" (integers
+        and booleans become float32) or "booleans or numbers" (as they are).
+      sizes: Sizes of the named axes of the arrays checked before with the same dict, which this
+        array must have too.
 
     Raises:
-      TypeError: for what is no array, and for another dtype.
-      ValueError: for another shape, and for integers that the device's dtype cannot hold.
+      TypeError: If `value` is not an array, or does not fit `dtype`.
+      ValueError: If the shape does not fit `form`.
+      ValueError: If the device's dtype cannot hold the integers.
 
     Example:
       >>> sizes = {}
@@ -173,18 +174,18 @@ def on_host(
     dtype: str = "reals",
     sizes: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Checks an array's shape and dtype, and returns it as a NumPy array; lists of numbers will do.
+    """Check an array's shape and dtype, and return it as a NumPy array; lists of numbers will do.
 
     Args:
-      who: the function.
-      what: the argument.
-      value: an array, or nested lists of numbers.
-      form, sizes: as for `as_array`.
-      dtype: as for `as_array`; "reals" become float64.
+      who: Name of the function.
+      what: Name of the argument.
+      value: Array, or nested lists of numbers.
+      form, sizes: Options of `as_array`.
+      dtype: Option of `as_array`; "reals" become float64.
 
     Raises:
-      TypeError: for what is no array, and for another dtype.
-      ValueError: for another shape.
+      TypeError: If `value` is not an array, or does not fit `dtype`.
+      ValueError: If the shape does not fit `form`.
 
     Example:
       >>> on_host("confusion", "matrix", [[5, 1], [0, 7]], "(n, n)", "integers").shape
@@ -209,10 +210,10 @@ def on_host(
 
 
 def check_input(who: str, x: PyTree) -> PyTree:
-    """The shapes and dtypes of an input; raises for anything but arrays, specs and trees of them.
+    """Return an input's shapes and dtypes; raise unless it is an array, a spec or a tree of them.
 
     Raises:
-      TypeError: for another leaf, and for no arrays.
+      TypeError: If a leaf is anything else, or if there are no arrays.
 
     Example:
       >>> check_input("summary", np.ones((2, 3)))
@@ -226,11 +227,11 @@ def check_input(who: str, x: PyTree) -> PyTree:
 
 
 def to_device(who: str, what: str, value: Any) -> jax.Array:
-    """A host array as a JAX array: in native byte order, and without integers that wrap.
+    """Return a host array as a JAX array, in native byte order and without wrapping integers.
 
     Raises:
-      TypeError: for words, objects, dates and masked arrays.
-      ValueError: for integers that the device's dtype cannot hold.
+      TypeError: If `value` holds words, objects or dates, or is a masked array.
+      ValueError: If the device's dtype cannot hold the integers.
 
     Example:
       >>> to_device("fit", "labels", np.array([2**32 + 1]))
@@ -252,7 +253,7 @@ def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:
 
 
 def _check_form(who: str, what: str, shape: tuple, form: str, sizes: dict[str, Any]) -> None:
-    """Raises unless a shape fits its form; notes the sizes of named axes."""
+    """Raise unless a shape fits its form; note the sizes of named axes."""
     axes = _AXES.findall(form)
     free = len(shape) - (len(axes) - 1) if "..." in axes else 0
     places: list[Any] = list(shape)
@@ -279,13 +280,13 @@ def _check_form(who: str, what: str, shape: tuple, form: str, sizes: dict[str, A
 
 
 def check_rank(who: str, x: Any, rank: int, form: str = "(batch, ..., features)") -> None:
-    """Raises unless x has at least `rank` axes.
+    """Raise unless x has at least `rank` axes.
 
     Args:
-      who: name of the layer.
-      x: array or spec.
-      rank: least number of axes.
-      form: the expected shape in words.
+      who: Name of the layer.
+      x: Array or spec of the input.
+      rank: Smallest number of axes.
+      form: Expected shape in words.
 
     Example:
       >>> check_rank("dense", jn.spec((5,)), 2)
@@ -303,11 +304,11 @@ def check_rank(who: str, x: Any, rank: int, form: str = "(batch, ..., features)"
 
 
 def check_floats(who: str, x: Any) -> None:
-    """Raises for integers where a layer computes with fractions: uint8 200 would become 255.
+    """Raise if a layer that computes with fractions gets integers: uint8 200 would become 255.
 
     Args:
-      who: name of the layer.
-      x: array or spec.
+      who: Name of the layer.
+      x: Array or spec of the input.
 
     Example:
       >>> check_floats("dropout", jn.spec((5, 3), jnp.uint8))
@@ -323,12 +324,12 @@ def check_floats(who: str, x: Any) -> None:
 
 
 def check_range(ids: Any, size: int, what: str) -> None:
-    """Raises for known ids outside [0, size); inside `jit` ids are not known.
+    """Raise if known ids are outside [0, size); inside `jit` ids are not known.
 
     Args:
-      ids: integers of any shape.
-      size: number of valid ids.
-      what: the subject of the message.
+      ids: Integers of any shape.
+      size: Number of valid ids.
+      what: Subject of the message.
 
     Example:
       >>> check_range(jnp.array([1, 7]), 5, "embedding: ids")
@@ -348,7 +349,7 @@ class WrongValues(ValueError):
 
 
 def known(array: Any) -> np.ndarray | None:
-    """The values of an array on the host, or None if they are traced or on other hosts.
+    """Return the values of an array on the host, or None if they are traced or on other hosts.
 
     Example:
       >>> known(jnp.arange(3))
@@ -362,11 +363,11 @@ def known(array: Any) -> np.ndarray | None:
 
 
 def needs_key(key: jax.Array | None, who: str) -> jax.Array:
-    """The key itself; raises for None.
+    """Return the key; raise if it is None.
 
     Args:
-      key: as passed to `apply`.
-      who: name of the layer.
+      key: Key that was passed to `apply`.
+      who: Name of the layer.
 
     Example:
       >>> needs_key(None, "dropout")
@@ -383,14 +384,15 @@ def needs_key(key: jax.Array | None, who: str) -> jax.Array:
 
 
 def check_data(data: PyTree, who: str) -> int:
-    """Validates arrays that hold one example per row and returns the number of examples.
+    """Check arrays that hold one example per row, and return the number of examples.
 
-    Values are checked where they come from the host; arrays on the device have been computed, or
-    checked before.
+    Values are checked if they are on the host; arrays on the device have been computed, or checked
+    before.
 
     Raises:
-      TypeError: for a leaf that is not an array.
-      ValueError: for no arrays, no examples, different lengths, or NaN or Inf in the data.
+      TypeError: If a leaf is not an array.
+      ValueError: If there are no arrays or examples, or if lengths differ.
+      ValueError: If the data contain NaN or Inf.
 
     Example:
       >>> check_data((np.ones((7, 2)), np.arange(7)), "fit")
@@ -427,7 +429,7 @@ def check_data(data: PyTree, who: str) -> int:
 
 
 def check_arrays(what: str, tree: PyTree) -> None:
-    """Raises unless all leaves are arrays.
+    """Raise unless all leaves are arrays.
 
     Example:
       >>> check_arrays("fit: params", {"dense": {"bias": 0.0}})
@@ -445,12 +447,12 @@ def check_arrays(what: str, tree: PyTree) -> None:
 
 
 def check_finite(who: str, x: Any, items: str = "examples") -> None:
-    """Raises for rows with NaN or Inf.
+    """Raise if rows contain NaN or Inf.
 
     Args:
-      who: the function.
-      x: (n, ...), an array with values.
-      items: plural noun for the rows.
+      who: Name of the function.
+      x: Array (n, ...) with known values.
+      items: Plural noun for the rows, for the message.
 
     Example:
       >>> check_finite("fit_pca", jnp.array([[1.0], [jnp.nan]]))
@@ -473,7 +475,7 @@ _CONCRETE: set[type] = set()  # types that have a value
 
 
 def is_traced(tree: PyTree) -> bool:
-    """Whether a leaf is being traced by `jit`, `grad`, `vmap` or `scan` and has no value.
+    """Return whether `jit`, `grad`, `vmap` or `scan` traces a leaf, so that its value is not known.
 
     Example:
       >>> is_traced({"x": jnp.ones(3)})
@@ -492,13 +494,13 @@ def is_traced(tree: PyTree) -> bool:
 
 
 def a_function(who: str, what: str, value: Any, form: str) -> None:
-    """Raises unless a value can be called.
+    """Raise unless a value can be called.
 
     Args:
-      who: the function.
-      what: the argument.
-      value: what was passed.
-      form: how it will be called, such as "(outputs, targets)".
+      who: Name of the function.
+      what: Name of the argument.
+      value: Value that was passed.
+      form: Arguments of the call, such as "(outputs, targets)".
 
     Example:
       >>> a_function("masked", "loss", 3, "(outputs, targets)")
@@ -511,7 +513,7 @@ def a_function(who: str, what: str, value: Any, form: str) -> None:
 
 
 def check_key(key: Any, who: str) -> None:
-    """Raises unless this is a single random key."""
+    """Raise unless this is a single random key."""
     array = isinstance(key, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
     typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     raw = array and key.dtype == jnp.uint32 and len(key.shape) == 1
@@ -528,7 +530,7 @@ def check_key(key: Any, who: str) -> None:
 
 
 def check_name(who: str, name: Any) -> str:
-    """The name; raises unless it can be that of an entry of params."""
+    """Return the name; raise unless it can name an entry of params."""
     if not isinstance(name, str):
         raise TypeError(f"{who}: name must be a word without '/', got {name!r:.60}")
     if not name or "/" in name:
@@ -537,7 +539,7 @@ def check_name(who: str, name: Any) -> str:
 
 
 def check_shape(what: str, shape: Any) -> None:
-    """Raises unless this is a shape: sizes of at least 0."""
+    """Raise unless this is a shape: sizes of at least 0."""
     whole = isinstance(shape, tuple | list) and all(map(_is_size, shape))
     if not whole:
         raise TypeError(f"{what} must be a tuple of integers, got {shape!r:.60}")
@@ -552,7 +554,7 @@ def _is_size(size: Any) -> bool:
 
 
 def check_dtype(who: str, dtype: Any) -> None:
-    """Raises unless JAX has this dtype."""
+    """Raise unless JAX has this dtype."""
     try:
         known = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
     except TypeError:
@@ -562,7 +564,7 @@ def check_dtype(who: str, dtype: Any) -> None:
 
 
 def _has_numbers(dtype: Any) -> bool:
-    """Whether arrays of this dtype can hold the input of a layer: numbers, booleans or keys."""
+    """Return whether this dtype can hold the input of a layer: numbers, booleans or keys."""
     if any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, jax.dtypes.extended)):
         return True
     widest = 16 if jnp.issubdtype(dtype, np.complexfloating) else 8  # JAX has no long doubles
@@ -570,10 +572,10 @@ def _has_numbers(dtype: Any) -> bool:
 
 
 def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, train: Any) -> PyTree:
-    """The params, state and input of a call of `apply`, with host arrays as `native` gives them.
+    """Return params, state and input of a call of `apply`, with host arrays converted by `native`.
 
     Raises:
-      TypeError: If x is left out (`...` stands for it), or one of them is of another kind.
+      TypeError: If x is left out (`...` marks that), or if one of them is of another kind.
     """
     if x is ...:
         write = "write y, state = net.apply(params, state, x)"
@@ -586,7 +588,7 @@ def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, tra
 
 
 def check_dict(who: str, kind: str, tree: PyTree) -> None:
-    """Raises unless params or state are a dict."""
+    """Raise unless params or state are a dict."""
     if not isinstance(tree, dict):
         raise TypeError(
             f"{who}: {kind} must be the dict that init returns, got {type(tree).__name__}; write "
@@ -595,7 +597,7 @@ def check_dict(who: str, kind: str, tree: PyTree) -> None:
 
 
 def abstract(x: PyTree, who: str) -> PyTree:
-    """Shapes and dtypes in place of data."""
+    """Return shapes and dtypes instead of data."""
 
     def leaf(value):
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):
@@ -619,7 +621,7 @@ def abstract(x: PyTree, who: str) -> PyTree:
 
 
 def check_numbers(who: str, what: str, value: Any) -> None:
-    """Raises unless an array or spec holds numbers, booleans or keys, all of which count."""
+    """Raise unless an array or spec holds numbers, booleans or keys, all of which count."""
     if not _has_numbers(value.dtype):
         raise TypeError(
             f"{who}: {what} must hold numbers that JAX has, got dtype {value.dtype}; for labels "
@@ -633,11 +635,11 @@ def check_numbers(who: str, what: str, value: Any) -> None:
 
 
 def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
-    """A host array in the dtype that JAX gives it, in native byte order; no integer wraps.
+    """Return a host array in JAX's dtype for it, in native byte order, without wrapping integers.
 
     Raises:
-      TypeError: for no numbers, and masked arrays.
-      ValueError: for integers that the device's dtype cannot hold.
+      TypeError: If `value` does not hold numbers, or is a masked array.
+      ValueError: If the device's dtype cannot hold the integers.
     """
     check_numbers(who, what, value)
     kept = jax.dtypes.canonicalize_dtype(value.dtype).newbyteorder("=")
@@ -653,7 +655,7 @@ def native(who: str, what: str, value: np.ndarray) -> np.ndarray:
 
 
 def all_native(x: PyTree, who: str) -> PyTree:
-    """The same tree with its host arrays as `native` gives them."""
+    """Return the same tree with its host arrays converted by `native`."""
     if not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(x)):
         return x
     each = lambda a: native(who, "the input", a) if isinstance(a, np.ndarray) else a  # noqa: E731
@@ -663,7 +665,7 @@ def all_native(x: PyTree, who: str) -> PyTree:
 def initialized(
     who: str, name: str, initializer: Callable, key: jax.Array, needed: Any
 ) -> jax.Array:
-    """The array of an initializer; raises if it has another shape.
+    """Return the array of an initializer; raise if it has another shape.
 
     Example:
       >>> needed = jax.ShapeDtypeStruct((3,), jnp.float32)

@@ -1,20 +1,20 @@
-"""Optional packages, imported where they are used."""
+"""Optional packages, imported when they are used."""
 
 import importlib
 from typing import Any
 
 
 def extra(module: str, package: str, who: str, extras: str = "data") -> Any:
-    """A module of an optional package.
+    """Return a module of an optional package.
 
     Args:
-      module: such as "PIL.Image".
-      package: its name for pip.
-      who: named in the error.
-      extras: of jaxnet-toolkit that install it.
+      module: Name of the module, such as "PIL.Image".
+      package: Name of the package for pip.
+      who: Name of the function, for the error.
+      extras: Extras of jaxnet-toolkit that install the package.
 
     Raises:
-      ImportError: where the package is not installed; the message has the command to install it.
+      ImportError: If the package is not installed; the message has the command to install it.
 
     Example:
       >>> extra("nowhere", "nowhere-python", "photos")

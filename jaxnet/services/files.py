@@ -1,4 +1,4 @@
-"""Files that a user names: read with clear errors, written whole or not at all."""
+"""Files that a user names: reads with clear errors, writes whole or not at all."""
 
 import glob
 import os
@@ -16,11 +16,11 @@ except ImportError:  # Windows
 
 
 def file_path(who: str, path: Any, what: str = "path") -> Path:
-    """A path with its `~` expanded; `what` is the argument.
+    """Return a path with its `~` expanded; `what` is the name of the argument.
 
     Raises:
-      TypeError: for anything but a str or a path.
-      ValueError: for an empty path, or one that no file has.
+      TypeError: If `path` is not a str or a path.
+      ValueError: If `path` is empty, or cannot be the path of a file.
 
     Example:
       >>> file_path("save", 3)
@@ -40,12 +40,13 @@ def file_path(who: str, path: Any, what: str = "path") -> Path:
 
 
 def readable(who: str, path: Any, what: str = "path") -> Path:
-    """The path of a file that can be read.
+    """Return the path of a file that can be read.
 
     Raises:
-      TypeError, ValueError: as `file_path`.
-      FileNotFoundError, IsADirectoryError: where there is no such file.
-      OSError: where it cannot be read, such as a PermissionError, and for devices and pipes.
+      TypeError, ValueError: If `file_path` raises.
+      FileNotFoundError: If the file does not exist.
+      IsADirectoryError: If `path` is a directory.
+      OSError: If the file cannot be read (such as a PermissionError), or is a device or a pipe.
 
     Example:
       >>> readable("load", "/nowhere/net")
@@ -67,16 +68,16 @@ def readable(who: str, path: Any, what: str = "path") -> Path:
 
 @contextmanager
 def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
-    """A binary file to write, which takes the place of `path` at the end of the block.
+    """Open a binary file to write, which replaces `path` at the end of the block.
 
-    The old file stays as it was until then, even if the program is killed. The new one keeps its
-    mode and owner. Folders above it are made, a link stays a link. A program that is killed leaves
-    a file that ends in ".part", which the next write to the same path removes.
+    Until then the old file is unchanged, even if the program is killed. The new one keeps its
+    mode and owner. Missing parent folders are made, and a link stays a link. A program that is
+    killed leaves a file that ends in ".part", which the next write to the same path removes.
 
     Raises:
-      TypeError, ValueError: as `file_path`.
-      IsADirectoryError: where path is a folder.
-      OSError: where it cannot be written, and for devices and pipes.
+      TypeError, ValueError: If `file_path` raises.
+      IsADirectoryError: If `path` is a directory.
+      OSError: If the file cannot be written, or is a device or a pipe.
 
     Example:
       >>> import tempfile
@@ -118,7 +119,7 @@ def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
 
 
 def told(error: OSError, what: str) -> OSError:
-    """The same error, which says what cannot be done.
+    """Return the same error with a message that says what cannot be done.
 
     Example:
       >>> told(OSError(28, "No space left on device", "x.part"), "save: net cannot be written")
@@ -130,10 +131,10 @@ def told(error: OSError, what: str) -> OSError:
 
 
 def claim(number: int) -> None:
-    """Locks an open file until it is closed, at the latest when the process ends.
+    """Lock an open file until it is closed or the process ends.
 
     Raises:
-      OSError: If it is locked already, or is on a file system without locks.
+      OSError: If the file is locked already, or is on a file system without locks.
     """
     if fcntl is not None:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,7 +154,7 @@ def _check_kind(who: str, path: Path, mode: int) -> None:
 
 
 def _locked(part: Path) -> IO[bytes]:
-    """A new file, which is locked while it is written."""
+    """Return a new file, which is locked while it is written."""
     while True:
         file = open(part, "x+b")
         with suppress(OSError):
@@ -164,7 +165,7 @@ def _locked(part: Path) -> IO[bytes]:
 
 
 def _as_before(file: IO[bytes], part: Path, old: os.stat_result) -> None:
-    """The mode of the old file, and its owner where that is allowed."""
+    """Give the new file the old file's mode and, if that is allowed, its owner."""
     if hasattr(os, "fchown"):
         with suppress(OSError):
             os.fchown(file.fileno(), old.st_uid, old.st_gid)
@@ -172,7 +173,7 @@ def _as_before(file: IO[bytes], part: Path, old: os.stat_result) -> None:
 
 
 def _clean(path: Path) -> None:
-    """Removes what killed programs left beside a file; Windows removes no open file."""
+    """Remove what killed programs left next to a file; Windows does not remove open files."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
         with suppress(OSError), open(part, "rb") as file:
             claim(file.fileno())  # raises if it is being written

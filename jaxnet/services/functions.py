@@ -1,4 +1,4 @@
-"""What is known of a function before it is called."""
+"""Facts about a function before it is called."""
 
 import inspect
 from collections.abc import Callable
@@ -9,7 +9,7 @@ def takes(function: Callable, count: int) -> bool:
     """Return whether a function can be called with a number of arguments.
 
     Args:
-      function: A function; a builtin without a signature counts as one that can.
+      function: Function; a builtin without a signature counts as one that can.
       count: Number of arguments by position.
 
     Example:
@@ -26,7 +26,7 @@ def takes(function: Callable, count: int) -> bool:
 
 
 def function_name(function: Any) -> str:
-    """The name of a function, also inside `functools.partial`; "lambda" for a lambda."""
+    """Return the name of a function, even inside `functools.partial`; "lambda" for a lambda."""
     while hasattr(function, "func"):
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)

@@ -79,7 +79,7 @@ _ELSEWHERE = {
 
 
 def explain_keywords(function: F) -> F:
-    """Wraps a function so that the error for an unknown argument says what to write instead.
+    """Wrap a function so that its error for an unknown argument says what to write instead.
 
     Example:
       >>> jn.conv(8, 3, stride=2)

@@ -13,20 +13,20 @@ from jaxnet.services.warn import warn
 
 
 class Held:
-    """A lock on a folder, for the one process that writes there; `close` lets go of it.
+    """A lock on a folder, for the one process that writes there; `close` releases it.
 
-    The system lets go of it when the process ends, however it ends: `kill -9` leaves no lock
+    The system releases it when the process ends, however it ends: `kill -9` does not leave a lock
     behind. It is `fcntl.flock` on the file ".lock" in the folder, which stays there and names the
     process that holds it or held it last; on Windows it is `msvcrt.locking`. Over NFS it keeps out
     the processes of other hosts as well if the mount has locks, as NFS 4 always does. On a file
-    system that has none, a warning says so, and nothing keeps a second process out.
+    system without locks, a warning says so, and nothing keeps a second process out.
 
     Args:
       who: Name of the caller, for messages.
       folder: Folder to lock; it must exist.
 
     Raises:
-      BlockingIOError: If another process, or another `Held` of this one, holds the lock.
+      BlockingIOError: If another process, or another `Held` of this process, holds the lock.
       OSError: If the lock cannot be written.
 
     Example:
@@ -70,7 +70,7 @@ class Held:
         _HELD.add(self)
 
     def close(self) -> None:
-        """Let go of the lock; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         self._closing()
 
 
@@ -80,7 +80,7 @@ _HELD: weakref.WeakSet[Held] = weakref.WeakSet()
 
 
 def _note(number: int) -> str:
-    """Who holds a lock; it takes the holder a moment to say so."""
+    """Return who holds a lock; it takes the holder a moment to say so."""
     for _ in range(20):
         time.sleep(0.1)
         os.lseek(number, 0, os.SEEK_SET)
@@ -90,7 +90,7 @@ def _note(number: int) -> str:
 
 
 def _forked() -> None:
-    """Closes the copies of locks in a forked child, which would outlive a parent that is killed."""
+    """Close the copies of locks in a forked child, which would outlive a parent that is killed."""
     for held in list(_HELD):
         held.close()
 

@@ -13,15 +13,15 @@ def html_table(
     totals: Sequence[Sequence[str]] = (),
     notes: Sequence[str] = (),
 ) -> str:
-    """A table of words; everything is escaped.
+    """Return a table of words as HTML; everything is escaped.
 
     Args:
-      head: the names of the columns.
-      rows: the cells, one per column.
-      right: whether a column is right-aligned; none by default.
-      caption: the line above.
-      totals: rows at the end, in bold.
-      notes: lines below.
+      head: Names of the columns.
+      rows: Cells of each row, one per column.
+      right: Whether a column is right-aligned; none by default.
+      caption: Line above the table.
+      totals: Rows at the end, in bold.
+      notes: Lines below the table.
 
     Example:
       >>> html_table(["x"], [["a<b"]]).count("a&lt;b")
@@ -48,7 +48,7 @@ def html_table(
 
 
 def html_line(text: str) -> str:
-    """One line of fixed width.
+    """Return one line of fixed width as HTML.
 
     Example:
       >>> html_line("a<b")

@@ -1,4 +1,4 @@
-"""Memory of the process on CPU: kept for the next step, and not given back to the system."""
+"""Memory of the process on CPU: kept for the next step instead of returned to the system."""
 
 import ctypes
 import os
@@ -16,18 +16,19 @@ SWITCH = "JAXNET_REUSE_MEMORY"
 
 
 def reuse_memory() -> bool:
-    """Makes the process keep freed memory for the next step; for training on CPU under Linux.
+    """Keep freed memory in the process for the next step; for training on CPU under Linux.
 
     By default glibc gives every array of more than 32 MiB back to the system when it is freed, and
     gets it again page by page, at each training step. `jn.trainer` asks glibc to keep memory, which
     serves up to 64 MiB per array, unless the environment says `JAXNET_REUSE_MEMORY=0`. This
     function serves arrays of every size: it also makes JAX run programs on the calling thread,
-    whose heap can grow (`jax_cpu_enable_async_dispatch`). Steps of less than a millisecond become
-    slower by that, about 0.04 ms each. Call it once, before the first computation; it holds for the
-    whole process and cannot be undone. The process keeps its largest demand so far until it ends.
+    whose heap can grow (`jax_cpu_enable_async_dispatch`). This makes steps of less than a
+    millisecond slower, by about 0.04 ms each. Call it once, before the first computation; it holds
+    for the whole process and cannot be undone. The process keeps its largest demand so far until
+    it ends.
 
     Returns:
-      Whether the process takes the setting; False, and no change, without glibc.
+      Whether the process takes the setting; False, and nothing changes, without glibc.
 
     Example:
       >>> jn.reuse_memory()  # doctest: +SKIP
@@ -40,7 +41,7 @@ def reuse_memory() -> bool:
 
 
 def keep_freed() -> bool:
-    """Asks glibc to keep freed memory; returns whether it does."""
+    """Ask glibc to keep freed memory, and return whether it does."""
     if not sys.platform.startswith("linux") or not _glibc():
         return False
     mallopt = ctypes.CDLL(None).mallopt
@@ -49,7 +50,7 @@ def keep_freed() -> bool:
 
 
 def keep_by_default() -> None:
-    """`keep_freed`, unless the environment switches it off."""
+    """Call `keep_freed` unless the environment switches it off."""
     if os.environ.get(SWITCH, "1") != "0":
         keep_freed()
 

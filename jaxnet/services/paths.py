@@ -5,7 +5,7 @@
     "*/kernel"                             every kernel, at any depth
     "*/attention/(query|value)/kernel"     one of several names
 
-`*` stands for any characters, "/" included, and a leading "*/" for no parents too.
+`*` matches any characters, "/" included, and a leading "*/" for zero parents too.
 """
 
 import re
@@ -28,7 +28,7 @@ def fits(pattern: str, path: str) -> bool:
 
 @cache
 def _expression(pattern: str) -> re.Pattern:
-    """The pattern as a regular expression."""
+    """Return the pattern as a regular expression."""
     head, pattern = ("(?:.*/)?", pattern[2:]) if pattern.startswith("*/") else ("", pattern)
     words = re.split(r"([*()|])", pattern)
     return re.compile(head + "".join(_WORDS.get(word, re.escape(word)) for word in words))
@@ -61,7 +61,7 @@ def first_fits(who: str, patterns: Iterable[str], paths: Iterable[str]) -> list[
     """Return for each path the first pattern that fits, or None.
 
     Raises:
-      ValueError: If a pattern is the first one of no path.
+      ValueError: If a pattern is not the first one of any path.
 
     Example:
       >>> first_fits("by_path", ["*/bias", "head/*"], ["head/kernel", "head/bias", "conv/kernel"])

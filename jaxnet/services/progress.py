@@ -8,13 +8,13 @@ from jaxnet.services.checks import check_options
 
 
 def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str = "step") -> Any:
-    """A tqdm bar for a terminal or a notebook, silent elsewhere (a file, a test).
+    """Return a tqdm bar for a terminal or a notebook, silent elsewhere (a file, a test).
 
     Args:
-      total: number of steps, None where unknown.
-      title: shown before the bar.
-      wanted: False makes it silent.
-      unit: of the count.
+      total: Number of steps; None if it is not known.
+      title: Text before the bar.
+      wanted: Whether to show the bar in a terminal or a notebook.
+      unit: Unit of the count.
 
     Example:
       >>> with progress_bar(3, "counting") as bar:
@@ -32,7 +32,7 @@ def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str =
 
 
 def in_notebook() -> bool:
-    """Whether this runs in a notebook's kernel, not only with Jupyter imported.
+    """Return whether this runs in a notebook's kernel, not only with Jupyter imported.
 
     Example:
       >>> in_notebook()

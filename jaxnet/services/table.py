@@ -21,16 +21,16 @@ class Table:
     """A table with a title, a header, rows, totals and notes.
 
     Columns of numbers are right-aligned, with a separator for thousands; all others are
-    left-aligned. Where the table is wider than the terminal, the widest columns are cut. Where the
+    left-aligned. If the table is wider than the terminal, the widest columns are cut. If the
     terminal's encoding lacks its letters, such as ASCII or Latin-1, similar ones are printed.
 
     Args:
-      title: the line above.
-      head: the names of the columns.
-      rows: tuples of cells; None is an empty cell.
-      totals: rows below a rule.
-      notes: lines below.
-      width: in characters; by default that of the terminal, or 80.
+      title: Line above the table.
+      head: Names of the columns.
+      rows: Tuples of cells; None is an empty cell.
+      totals: Rows below a rule.
+      notes: Lines below the table.
+      width: Width in characters; by default the terminal's width, or 80.
 
     Example:
       >>> print(Table("Sizes", ("layer", "parameters"), [("dense", 1234567), ("tanh", None)]))
@@ -117,7 +117,7 @@ class Tabular:
     """A result that prints as the table that its method `table` returns."""
 
     def table(self) -> Table:
-        """The printed table."""
+        """Return the printed table."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -134,7 +134,7 @@ class Number(str):
 
 
 def size_of(count: float, unit: str = "B") -> Number:
-    """Bytes or operations in words, in powers of 1000.
+    """Return bytes or operations in words, in powers of 1000.
 
     Example:
       >>> size_of(61706 * 4), size_of(15e9), size_of(12), size_of(5.4e9, "")
@@ -159,7 +159,7 @@ def _cell(value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    """In letters that the standard output has."""
+    """Return a text in letters that the standard output has."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -169,7 +169,7 @@ def _printable(text: str) -> str:
 
 
 def _wide(text: str) -> int:
-    """The width of a text in terminal columns: two for Chinese characters, none for accents."""
+    """Return a text's width in terminal columns: 2 for Chinese characters, 0 for accents."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text

@@ -11,13 +11,13 @@ Path = tuple[str, ...]
 
 
 def flat(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
-    """The leaves of a tree with their paths as messages show them."""
+    """Return the leaves of a tree with their paths as messages show them."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     return [(path_name(path), leaf) for path, leaf in leaves]
 
 
 def path_name(path: Any) -> str:
-    """A path of `jax.tree_util` as messages show it: "block/conv/kernel".
+    """Return a path of `jax.tree_util` as messages show it: "block/conv/kernel".
 
     Example:
       >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"conv": {"kernel": 1}})
@@ -28,7 +28,7 @@ def path_name(path: Any) -> str:
 
 
 def describe(x: PyTree) -> str:
-    """Shapes and dtypes in words, for messages: "(2, 3) float32".
+    """Return shapes and dtypes in words, for messages: "(2, 3) float32".
 
     Example:
       >>> describe((jn.spec((2, 3)), jn.spec((2,), jnp.int32)))
@@ -49,7 +49,7 @@ class _Words(str):
 
 
 def floats_of(tree: PyTree) -> PyTree:
-    """The tree with None instead of each array that holds no floats, and so has no gradient.
+    """Return the tree with None for each array that is not of floats and so cannot have a gradient.
 
     Example:
       >>> floats_of({"int8": jnp.ones(2, jnp.int8), "scale": jnp.float32(0.5)})
@@ -59,7 +59,7 @@ def floats_of(tree: PyTree) -> PyTree:
 
 
 def with_floats(tree: PyTree, floats: PyTree) -> PyTree:
-    """The tree with other floats, which come as `floats_of` gives them.
+    """Return the tree with other floats, in the form that `floats_of` returns.
 
     Example:
       >>> with_floats({"int8": jnp.ones(2, jnp.int8), "scale": 0.5}, {"int8": None, "scale": 2.0})
@@ -73,18 +73,18 @@ def _none(entry: Any) -> bool:
 
 
 def shapes_of(tree: PyTree) -> PyTree:
-    """Shapes and dtypes in place of arrays."""
+    """Return shapes and dtypes instead of arrays."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), tree)
 
 
 def signature(x: PyTree) -> Hashable:
-    """Structure, shapes and dtypes, to key a cache."""
+    """Return structure, shapes and dtypes, to key a cache."""
     leaves, structure = jax.tree.flatten(x)
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def key_spec() -> jax.ShapeDtypeStruct:
-    """The shape and dtype of a random key."""
+    """Return the shape and dtype of a random key."""
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
@@ -99,7 +99,7 @@ class Memo(dict[Any, Any]):
         super().__setitem__(key, value)
 
     def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The value of a key, made if it is missing.
+        """Return the value of a key, made if it is missing.
 
         Example:
           >>> memo = Memo()

@@ -1,4 +1,4 @@
-"""Warnings that point to the line of the user, however many functions lie between."""
+"""Warnings that point to the line of the user, however many functions are between."""
 
 import os
 import sys
@@ -12,10 +12,10 @@ _OURS = tuple(f"{path.parent}{os.sep}" for path in (Path(__file__).parent, Path(
 
 
 def warn(message: str) -> None:
-    """Warns at the innermost line of the stack that is neither of jaxnet nor of JAX.
+    """Warn at the innermost line of the stack that is not in jaxnet or JAX.
 
     Args:
-      message: who, what is wrong, and what to write instead.
+      message: Text that says who, what is wrong, and what to write instead.
 
     Example:
       >>> import warnings

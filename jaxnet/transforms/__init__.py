@@ -2,7 +2,7 @@
 
 Each keeps the contract, the layer's name and the paths of its entries, so that transforms nest and
 weights pass between the transformed and the original layer. The exceptions are `weight_norm` and
-`quantized`, which split each kernel into two entries, `lora`, which adds two beside it, and `tap`,
+`quantized`, which split each kernel into two entries, `lora`, which adds two next to it, and `tap`,
 which keeps the entries of the layers that run.
 """
 

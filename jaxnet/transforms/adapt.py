@@ -1,4 +1,4 @@
-"""Low-rank adaptation of a trained net, and plain params from those of an adapted net."""
+"""Low-rank adaptation of a trained net, and plain params from the params of an adapted net."""
 
 import math
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ def lora(
     The params of `layer` keep their paths, so `trainer.init(key, batch, params=trained)` starts
     from a trained net and draws the rest. Awkward: weight decay changes constants too. Give the
     optimizer only what trains: `jn.by_path({"*_lora_(a|b)": optimizer, "*": optax.set_to_zero()})`.
-    Then it keeps no moments of the constants either.
+    Then it does not keep moments of the constants either.
 
     If `layer` is made by `jn.quantized`, the constants stay integers, and a and b are floats
     (QLoRA).
@@ -48,14 +48,14 @@ def lora(
       trainable: Pattern of the paths of other params that train, such as "head/*".
 
     Params:
-      Those of the layer. Next to a kernel (*inputs, *outputs) with the name "kernel" there are
+      The layer's params. Next to a kernel (*inputs, *outputs) with the name "kernel" there are
       kernel_lora_a (*inputs, rank) and kernel_lora_b (rank, *outputs). The query of an attention
       has inputs (features,) and outputs (heads, size), for example. Below `jn.repeat` and
       `jn.ensemble` all of them have the leading axis of the copies.
 
     Raises:
-      ValueError: In `init`, if no param fits `where` or `trainable`, or if a param that fits
-        `where` is not a kernel or is adapted already.
+      ValueError: In `init`, if no param fits `where` or `trainable`.
+      ValueError: In `init`, if a param that fits `where` is not a kernel or is adapted already.
 
     Example:
       >>> net = jn.serial(jn.dense(8), jax.nn.relu, jn.dense(3, name="head"))
@@ -88,7 +88,7 @@ def lora(
 
 
 def merge(layer: Layer, params: Params) -> Params:
-    """Return the params of the plain net from those of an adapted or quantized one.
+    """Return the params of the plain net, given the params of an adapted or quantized one.
 
     The products of `jn.lora` are added to their kernels, and the integers of `jn.quantized` become
     floats. The net below gives the same outputs with them, up to rounding.
@@ -103,7 +103,7 @@ def merge(layer: Layer, params: Params) -> Params:
 
     Raises:
       TypeError: If `layer` is neither adapted nor quantized as a whole.
-      ValueError: If `params` have no a and b of `jn.lora`, or no integers of `jn.quantized`.
+      ValueError: If `params` do not have a and b of `jn.lora`, or integers of `jn.quantized`.
 
     Example:
       >>> net = jn.dense(3)
@@ -139,7 +139,7 @@ class _Options(NamedTuple):
 
 
 def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
-    """An adapted layer; `bare` is the layer without watches, which shows the axes of kernels."""
+    """Return an adapted layer; `bare`, the layer without watches, shows the axes of kernels."""
     rank, where, scale, trainable = options
     rewrap: Any = lambda inner: _lora(inner, options, bare, known)  # noqa: E731
     if _is_quantized(layer):  # the same paths inside it, where the kernels are floats
@@ -189,7 +189,7 @@ def _is_quantized(layer: Layer) -> bool:
 
 
 def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]:
-    """The two factors of a kernel at the start: a drawn, b zeros."""
+    """Return the two factors of a kernel at the start: a drawn, b zeros."""
     copies, rest = kernel.shape[: axes.copies], kernel.shape[axes.copies :]
     inputs, outputs = rest[: axes.inputs], rest[axes.inputs :]
     # A row of a table is picked, not summed over, so its variance does not depend on their number.
@@ -201,7 +201,7 @@ def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]
 
 
 def _beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") -> Params:
-    """The params with two factors beside each kernel."""
+    """Return the params with two factors next to each kernel."""
     found = {}
     for name, entry in params.items():
         path = above + name
@@ -212,7 +212,7 @@ def _beside(params: Params, drawn: dict[str, tuple[Any, Any]], above: str = "") 
 
 
 def _joined(params: Params, scale: float) -> Params:
-    """The params with each product added to its kernel."""
+    """Return the params with each product added to its kernel."""
     joined = {}
     for name, entry in params.items():
         if isinstance(entry, dict):
@@ -229,7 +229,7 @@ def _is_factor(name: str, params: Params) -> bool:
 
 
 def _product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """a @ b in the shape of the kernel: (*copies, *inputs, rank) and (*copies, rank, *outputs)."""
+    """Return a (*copies, *inputs, rank) @ b (*copies, rank, *outputs) in the kernel's shape."""
     copies = a.ndim + b.ndim - 2 - kernel.ndim
     rank, shape = a.shape[-1], kernel.shape[:copies]
     if b.ndim <= copies or b.shape[copies] != rank:

@@ -10,18 +10,19 @@ from jaxnet.services.trees import PyTree, describe, flat, key_spec
 
 
 def repeat(layer: Layer, n: int) -> Layer:
-    """n copies of a layer in a row, each with its own parameters.
+    """Return n copies of a layer in a row, each with its own parameters.
 
     Params and state have the layer's paths with a leading axis of n. The copies run in one
     `jax.lax.scan`, so compile time does not grow with n.
 
     Args:
-      layer: its output has the shape and dtype of its input.
-      n: number of copies, at least 1.
+      layer: Layer whose output has the shape and dtype of its input.
+      n: Number of copies, at least 1.
 
     Raises:
-      TypeError: for no layer, or an n that is no integer.
-      ValueError: for n below 1, a layer that changes the shape, or params of another n.
+      TypeError: If `layer` is not a layer or `n` is not an integer.
+      ValueError: If `n` is below 1.
+      ValueError: If the layer changes the shape, or if params are of another n.
 
     Example:
       >>> net = jn.repeat(jn.residual(jn.dense(3)), 5)
@@ -61,19 +62,19 @@ def repeat(layer: Layer, n: int) -> Layer:
 
 
 def ensemble(layer: Layer, n: int) -> Layer:
-    """n members of a layer side by side, each with its own parameters and randomness.
+    """Return n members of a layer side by side, each with its own parameters and randomness.
 
     All get the same input; the output has a leading axis of n, before the batch axis. Params and
     state have the layer's paths with a leading axis of n. To train each member on its own loss,
-    sum the losses: no gradient passes between members.
+    sum the losses: gradients do not pass between members.
 
     Args:
-      layer: any layer.
-      n: number of members, at least 1.
+      layer: Any layer.
+      n: Number of members, at least 1.
 
     Raises:
-      TypeError: for no layer, or an n that is no integer.
-      ValueError: for n below 1, or params of another n.
+      TypeError: If `layer` is not a layer or `n` is not an integer.
+      ValueError: If `n` is below 1, or if params are of another n.
 
     Example:
       >>> net = jn.ensemble(jn.dense(4), 5)
@@ -101,7 +102,7 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
 
 def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
-    """Raises unless every entry has a leading axis of n."""
+    """Raise unless every entry has a leading axis of n."""
     for kind, tree in (("params", params), ("state", state)):
         check_dict(who, kind, tree)
         for path, leaf in flat(tree):
@@ -113,7 +114,7 @@ def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
 
 
 def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTree, PyTree]:
-    """n draws of the layer's params and state, stacked; draw i has the key fold_in(key, i).
+    """Return n stacked draws of a layer's params and state; draw i has the key fold_in(key, i).
 
     Example:
       >>> params, state = stacked_init(jn.dense(4), jax.random.key(0), jn.spec((2, 3)), 5)

@@ -13,13 +13,13 @@ from jaxnet.services.trees import PyTree, path_name
 
 
 def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
-    """A layer whose inner values are recomputed in the backward pass instead of kept.
+    """Return a layer whose inner values are recomputed in the backward pass instead of kept.
 
     Saves memory for about a third more time; values and gradients are the same.
 
     Args:
-      layer: any layer.
-      policy: which values to keep nevertheless, from `jax.checkpoint_policies`.
+      layer: Any layer.
+      policy: Rule for the values to keep nevertheless, from `jax.checkpoint_policies`.
 
     Example:
       >>> net = jn.serial(*[jn.remat(jn.dense(3)) for _ in range(4)])
@@ -43,18 +43,18 @@ def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
 
 
 def cast(layer: Layer, dtype: Any) -> Layer:
-    """A layer computed in another float dtype, such as `jnp.bfloat16`.
+    """Return a layer computed in another float dtype, such as `jnp.bfloat16`.
 
     Parameters and their gradients keep their dtype; the layer gets converted copies. The output has
     the dtype of the input (float32 for integers), and the state keeps its dtype.
 
     Args:
-      layer: any layer.
-      dtype: a float dtype.
+      layer: Any layer.
+      dtype: Float dtype of the computation.
 
     Raises:
-      TypeError: for no layer, or what is no dtype.
-      ValueError: for a dtype that is not a float.
+      TypeError: If `layer` is not a layer or `dtype` is not a dtype.
+      ValueError: If `dtype` is not a float dtype.
 
     Example:
       >>> net = jn.cast(jn.dense(4), jnp.bfloat16)
@@ -85,7 +85,7 @@ def cast(layer: Layer, dtype: Any) -> Layer:
 
 
 def freeze(layer: Layer, where: str | None = None) -> Layer:
-    """A layer that is not trained: no gradient reaches its params, and it runs in evaluation mode.
+    """Return a layer that is not trained: its params get no gradient, and it runs in evaluation.
 
     Its running statistics stay and its dropout is off; gradients still pass through it to its
     input. With `where` only some of its params are frozen, and the layer runs in the mode of its
@@ -94,7 +94,7 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
 
     Args:
       layer: Any layer.
-      where: Pattern of the paths of the params to freeze, such as "*/bias"; None for all.
+      where: Pattern of the paths of the params to freeze, such as "*/bias"; None is all.
 
     Raises:
       ValueError: If no param fits `where`.

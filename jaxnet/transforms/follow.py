@@ -17,8 +17,8 @@ OWN = "target"  # the entry of the state
 def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> Layer:
     """Return a layer with a target: a copy of its params that follows them slowly.
 
-    The input is a pair (x, given), and the output is (y, target), the output of the layer for `x`
-    and that of the copy for `given`. No gradient reaches the copy. Its params are in the state, so
+    The input is a pair (x, given), and the output is (y, target): the layer's output for `x`
+    and the copy's output for `given`. The copy gets no gradient. Its params are in the state, so
     that runs save and resume them. Each training step begins with
 
         target = decay * target + (1 - decay) * params
@@ -32,12 +32,12 @@ def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> La
     Args:
       layer: Layer to train, such as an encoder or a net of Q-values.
       decay: Weight of the old target in [0, 1], or a function of the number of training steps
-        before, as optax's schedules: `lambda step: jnp.where(step % 1000 == 0, 0.0, 1.0)` copies
+        before, like optax's schedules: `lambda step: jnp.where(step % 1000 == 0, 0.0, 1.0)` copies
         the params every 1,000 steps.
 
-    Params: those of the layer.
+    Params: The layer's params.
 
-    State: that of the layer, and
+    State: The layer's state, and
       target: params, state and step, the number of training steps.
 
     Raises:

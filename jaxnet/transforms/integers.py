@@ -31,10 +31,10 @@ def quantized(
     is shared by the inputs of one output channel, or by one row of a table of an embedding. With
     4 bits, at most `group` neighbours along the last axis of these share it.
 
-    The layer computes in floats: it saves memory and storage, and time only if reading weights is
-    what takes it. `jn.quantize` gives its params from those of a trained net.
+    The layer computes in floats: it saves memory and storage, and saves time only if reading
+    weights is the bottleneck. `jn.quantize` makes its params from the params of a trained net.
 
-    Training is aware of the rounding with `aware=True`: the params are floats, the same as those of
+    Training is aware of the rounding with `aware=True`: the params are the float params of
     `layer`, and each call rounds them, in evaluation too. Gradients pass through the rounding as if
     it were not there (straight-through estimator). The integers of `jn.quantize` then give the same
     outputs as the floats that were trained.
@@ -43,22 +43,22 @@ def quantized(
 
     Args:
       layer: Any layer.
-      bits: 8 or 4.
+      bits: Number of bits, 8 or 4.
       where: Pattern of the paths of the kernels; all kernels and tables by default.
       group: Largest number of values that share a scale, at least 1; None is 32 with 4 bits and all
-        with 8. The values are those of one output channel along the last input axis; if the axis is
+        with 8. The values belong to one output channel along the last input axis; if the axis is
         not longer than `group`, all inputs share the scale.
       aware: Whether params stay floats, to be trained.
 
     Params:
-      Those of the layer. Without `aware`, instead of each kernel (*inputs, *outputs) a dict with
+      The layer's params. Without `aware`, instead of each kernel (*inputs, *outputs) a dict with
       int8 (*inputs, *outputs), or int4, uint8 with two numbers per byte along the last axis; and
       scale, of the same number of axes, with sizes of 1 or the number of groups for the inputs. The
       table of an embedding (vocabulary, features) has a scale (vocabulary, groups). A table with 2
       or an odd number of features is never packed.
 
     Raises:
-      ValueError: In `init`, if no param fits `where`, or one that fits is not a kernel.
+      ValueError: In `init`, if no param fits `where`, or if one that fits is not a kernel.
 
     Example:
       >>> net = jn.serial(jn.dense(64), jax.nn.relu, jn.dense(10, name="head"))
@@ -92,9 +92,9 @@ def quantized(
 
 
 def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
-    """Return the params of a quantized layer from those of the layer inside, rounded.
+    """Return the params of a quantized layer: the params of the layer inside, rounded.
 
-    `jn.merge(layer, quantized_params)` is the way back, up to the rounding.
+    `jn.merge(layer, quantized_params)` is the inverse, up to the rounding.
 
     Args:
       layer: Layer made by `jn.quantized`.
@@ -102,7 +102,7 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
       x: Input or its spec, which tells inputs of a kernel from its outputs.
 
     Raises:
-      TypeError: If `layer` is not made by `jn.quantized`, or by it with `aware=True`.
+      TypeError: If `layer` is not made by `jn.quantized`, or is made with `aware=True`.
       ValueError: If `params` do not fit.
 
     Example:
@@ -133,11 +133,11 @@ class _Options(NamedTuple):
 
 
 def _quantized(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
-    """A quantized layer; `bare` is the layer without watches, which shows the axes of kernels."""
+    """Return a quantized layer; `bare`, the layer without watches, shows the axes of kernels."""
     bits, where, group, aware = options
 
     def changed(change, params, x):
-        """The params with `change(kernel, axes, bits, group)` instead of each kernel."""
+        """Return the params with `change(kernel, axes, bits, group)` instead of each kernel."""
         x = abstract(x, "quantized")
         kernels = matching("quantized", where, params)
         axes = known.of(signature(x), lambda: axes_of(bare, kernels, x))
@@ -170,7 +170,7 @@ def _quantized(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Lay
 
 
 def _reduced(shape: tuple[int, ...], axes: Axes, group: int | None) -> tuple[list[int], int, int]:
-    """The axes over which values share a scale, the axis that is cut, and the size of its groups.
+    """Return the axes that share a scale, the axis that is cut, and the size of its groups.
 
     Groups have about equal sizes, which follow from their number and the size of the axis.
     """
@@ -184,7 +184,7 @@ def _reduced(shape: tuple[int, ...], axes: Axes, group: int | None) -> tuple[lis
 
 
 def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Array, jax.Array]:
-    """The integers of a kernel, still floats, and their scales."""
+    """Return the integers of a kernel, still floats, and their scales."""
     w = wide(jnp.asarray(kernel))
     shared, last, size = _reduced(w.shape, axes, group)
     length = w.shape[last]
@@ -201,7 +201,7 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
 
 
 def _spread(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The scale of each value, or a shape that broadcasts to it."""
+    """Return the scale of each value, or a shape that broadcasts to it."""
     for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
         if groups not in (1, length):
             size = -(-length // groups)
@@ -211,14 +211,14 @@ def _spread(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax.Array:
-    """The rounded kernel, with the gradient of the identity."""
+    """Return the rounded kernel, with the gradient of the identity."""
     numbers, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
     nearest = numbers.astype(kernel.dtype) * _spread(scale, kernel.shape)
     return nearest + (kernel - jax.lax.stop_gradient(kernel))  # the bracket is exactly 0
 
 
 def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, jax.Array]:
-    """The integers of a kernel and their scales."""
+    """Return the integers of a kernel and their scales."""
     numbers, scale = _grid(kernel, axes, bits, group)
     length = kernel.shape[-1]
     unknown = scale.shape[-1] != length and (length % 2 or scale.shape[-1] == length - 1)
@@ -231,7 +231,7 @@ def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, 
 
 
 def _unpacked(entry: dict[str, jax.Array]) -> jax.Array:
-    """The kernel in floats."""
+    """Return the kernel in floats."""
     scale = entry["scale"]
     if "int8" in entry:
         numbers = entry["int8"]
@@ -250,7 +250,7 @@ def _is_packed(entry: Any) -> bool:
 
 
 def _floats(params: Params) -> Params:
-    """The params with floats instead of integers and scales."""
+    """Return the params with floats instead of integers and scales."""
     return jax.tree.map(
         lambda entry: _unpacked(entry) if _is_packed(entry) else entry, params, is_leaf=_is_packed
     )

@@ -38,13 +38,13 @@ def matching(who: str, where: str, params: Params, what: str = "where") -> dict[
     """Return the arrays whose paths fit a pattern, by path.
 
     Args:
-      who: Function that got the pattern.
-      where: Pattern.
+      who: Name of the function that got the pattern.
+      where: Pattern of the paths.
       params: Arrays, or their shapes.
-      what: Argument that holds the pattern; if it is "where", only kernels may fit.
+      what: Name of the argument that holds the pattern; if it is "where", only kernels may fit.
 
     Raises:
-      ValueError: If no path fits, or a kernel has fewer than two axes.
+      ValueError: If no path fits, or if a kernel has fewer than two axes.
 
     Example:
       >>> matching("lora", "*/kernal", {"dense": {"kernel": jnp.ones((2, 3))}})
@@ -73,8 +73,8 @@ def matching(who: str, where: str, params: Params, what: str = "where") -> dict[
 def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]:
     """Return the axes of each kernel, by path.
 
-    A watch over shapes alone finds the layer that owns the kernel. In comparison with that layer's
-    own kernel, the one of the net has an axis more for each `repeat` or `ensemble` around it.
+    A watch over shapes alone finds the layer that owns the kernel. Compared with that layer's own
+    kernel, the net's kernel has one more axis for each `repeat` or `ensemble` around it.
 
     Args:
       layer: Layer that has these kernels, without watches.

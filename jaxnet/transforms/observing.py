@@ -11,19 +11,19 @@ from jaxnet.services.trees import Path, PyTree
 def observe(
     layer: Layer, see: Callable[[Path, Layer, PyTree, PyTree], PyTree], *, transforms: bool = False
 ) -> Layer:
-    """A layer in which `see(path, layer, x, y) -> y` watches every call.
+    """Return a layer in which `see(path, layer, x, y) -> y` watches every call.
 
-    Parameters, state and keys are those of the layer itself. The value that `see` returns replaces
+    Parameters, state and keys are the layer's. The value that `see` returns replaces
     the output, so it may read (`return y`), record or change. Calls come in the order in which they
-    end: those inside a composed layer before its own. A shared layer is seen at each call. Inside
-    `jax.lax.scan` and the like `see` gets tracers, which must not outlive the call.
+    end: calls inside a composed layer come before its own. A shared layer is seen at each call.
+    Inside `jax.lax.scan` and the like `see` gets tracers, which must not outlive the call.
 
     Args:
-      layer: any layer; one that is not composed is a single call.
-      see: gets the names below `layer` (none for `layer` itself), the layer that was called (a
-        plain function as a layer of kind "function"), its input and its output.
-      transforms: whether to look inside `repeat`, `cast` and the like too. Their entries have the
-        paths of the layer inside, which may run in a loop or under `vmap`: `see` gets tracers.
+      layer: Any layer; one that is not composed is a single call.
+      see: Function of the names below `layer` (none for `layer` itself), the layer that was called
+        (a plain function as a layer of kind "function"), its input and its output.
+      transforms: Whether to look inside `repeat`, `cast` and the like as well. Their entries have
+        the paths of the layer inside, which may run in a loop or under `vmap`: `see` gets tracers.
 
     Example:
       >>> net = jn.serial(jnp.sin, jn.serial(jnp.cos, name="inner"))
@@ -55,8 +55,8 @@ def observe(
 def collect(layer: Layer) -> Layer:
     """Return a layer whose output is `(y, sown)`: what `m.sow` reports inside it, by path.
 
-    Params and state are those of the layer. Below `repeat` and `ensemble` the values are stacked. A
-    layer that is called again has its values under the next name, such as "block_1/balance".
+    Params and state are the layer's. Below `repeat` and `ensemble` the values are stacked. A layer
+    that is called again has its values under the next name, such as "block_1/balance".
 
     Args:
       layer: Any layer, such as a model or an objective.

@@ -16,23 +16,23 @@ from jaxnet.services.trees import path_name
 
 
 def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
-    """A layer with each kernel written as g * v / |v|, which separates length and direction.
+    """Return a layer with each kernel written as g * v / |v|, which separates length and direction.
 
     The norm is over all axes but the last, so every output feature has one length g, as in
     `torch.nn.utils.parametrizations.weight_norm`. With the same key the new layer starts as the
     same function as `layer`: v is the kernel drawn by its init, g the norm of v. A kernel of zeros
-    has no direction: it stays zero, and its gradient is zero.
+    does not have a direction: it stays zero, and its gradient is zero.
 
     Args:
-      layer: a layer with at least one kernel.
-      name: of the new layer; that of `layer` by default.
+      layer: Layer with at least one kernel.
+      name: Name of the new layer; the name of `layer` by default.
 
     Params:
-      Those of the layer, with a dict in place of each kernel (..., features): g (features,) and
+      The layer's params, with a dict instead of each kernel (..., features): g (features,) and
       v (..., features).
 
     Raises:
-      ValueError: in `init`, for a layer without a kernel.
+      ValueError: In `init`, if the layer does not have a kernel.
 
     Example:
       >>> layer = weight_norm(jn.dense(3))
@@ -66,7 +66,7 @@ def weight_norm(layer: Layer, *, name: str | None = None) -> Layer:
 def spectral_norm(
     layer: Layer, *, iterations: int = 1, epsilon: float = 1e-12, name: str | None = None
 ) -> Layer:
-    """A layer with each kernel divided by its largest singular value, found by power iteration.
+    """Return a layer with each kernel divided by its largest singular value, by power iteration.
 
     A kernel is treated as a matrix from all its other axes to the last one, as PyTorch does for its
     own layout; for a convolution this bounds the map of one patch. The state holds the singular
@@ -75,20 +75,21 @@ def spectral_norm(
     constants.
 
     Args:
-      layer: a layer with at least one kernel. One of zeros stays zero.
-      iterations: steps of the power method per call in training, at least 1.
-      epsilon: lower bound on the length by which a vector is divided, positive.
-      name: of the new layer; that of `layer` by default.
+      layer: Layer with at least one kernel. A kernel of zeros stays zero.
+      iterations: Number of steps of the power method per call in training, at least 1.
+      epsilon: Lower bound on the length by which a vector is divided, positive.
+      name: Name of the new layer; the name of `layer` by default.
 
     Params:
-      Those of the layer.
+      The layer's params.
 
     State:
-      That of the layer, and "spectral_norm" with u (features,) and v (inputs,) in place of each
+      The layer's state, and "spectral_norm" with u (features,) and v (inputs,) instead of each
       kernel.
 
     Raises:
-      ValueError: for iterations below 1; in `init`, for a layer without a kernel.
+      ValueError: If `iterations` is below 1.
+      ValueError: In `init`, if the layer does not have a kernel.
 
     Example:
       >>> layer = spectral_norm(jn.dense(3, use_bias=False))
@@ -147,7 +148,7 @@ def spectral_norm(
 
 
 def _transform(init, apply, name: str, kind: str, inside: Any) -> Layer:
-    """A transform that checks its entries as a leaf does, since they are not those of the layer."""
+    """Return a transform that checks its entries as a leaf does: they differ from the layer's."""
     return as_layer(Layer(init, apply, name, kind))._replace(inside=inside)
 
 
@@ -156,7 +157,7 @@ def _is_kernel(name: str) -> bool:
 
 
 def _find(params: Params) -> Params:
-    """The entries of params that are kernels."""
+    """Return the entries of params that are kernels."""
     inside = {
         name: _find(entry) if isinstance(entry, dict) else entry
         for name, entry in params.items()
@@ -176,7 +177,7 @@ def _kernels(params: Params, layer: Layer, who: str) -> Params:
 
 
 def _merge(params: Params, changed: Params) -> Params:
-    """The params with the changed kernels in place."""
+    """Return the params with the changed kernels."""
     return {
         name: _merge(entry, changed.get(name, {}))
         if isinstance(entry, dict)
@@ -186,7 +187,7 @@ def _merge(params: Params, changed: Params) -> Params:
 
 
 def _join(params: Params) -> Params:
-    """The params with each pair of g and v multiplied out."""
+    """Return the params with each pair of g and v multiplied out."""
 
     def whole(name: str, entry: Any) -> Any:
         if not isinstance(entry, dict):
@@ -203,7 +204,7 @@ def _join(params: Params) -> Params:
 
 
 def _norm(v: jax.Array) -> jax.Array:
-    """The length of each output feature, (..., features) -> (features,); gradient 0 at 0."""
+    """Return the length of each output feature, (..., features) -> (features,); gradient 0 at 0."""
     squares = jnp.square(v).sum(tuple(range(v.ndim - 1)))
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
@@ -214,7 +215,7 @@ def _matrix(kernel: jax.Array) -> jax.Array:
 
 
 def _power(matrix: jax.Array, vectors: Params, iterations: int, epsilon: float) -> Params:
-    """Singular vectors by the power method: u of the outputs, v of the inputs."""
+    """Return singular vectors by the power method: u of the outputs, v of the inputs."""
 
     def improve(_, vectors):
         u = _unit(vectors["v"] @ matrix, epsilon, vectors["u"])
@@ -224,6 +225,6 @@ def _power(matrix: jax.Array, vectors: Params, iterations: int, epsilon: float) 
 
 
 def _unit(vector: jax.Array, epsilon: float, before: jax.Array) -> jax.Array:
-    """The vector at length 1; the one before where it is 0, which would stay 0 for good."""
+    """Return the vector at length 1; the one before if it is 0, which would stay 0 forever."""
     norm = jnp.linalg.norm(vector)
     return jnp.where(norm > 0, vector / jnp.maximum(norm, epsilon), before)

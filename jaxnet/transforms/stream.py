@@ -23,26 +23,26 @@ def stream(
 ) -> Layer:
     """Return a causal net that takes its sequence in chunks of any length.
 
-    The params are those of the net. The state also holds what later chunks need: keys and values
+    The params are the net's params. The state also holds what later chunks need: keys and values
     of attention, carries of recurrent layers, the last inputs of causal convolutions, and
-    positions. For any division into chunks, the outputs put together equal those of the whole
-    sequence in evaluation. Begin with `start_stream`.
+    positions. For any division into chunks, the concatenated outputs equal the outputs of
+    the whole sequence in evaluation. Begin with `start_stream`.
 
     A layer whose outputs depend on later inputs raises. A function of your own is applied to each
-    chunk as it is, so it must treat each step by itself; `jn.inspect.check_stream` finds those that
-    do not. Write `m.whole(layer, x)` for a part that gets its whole input at each call, such as an
-    encoder. A layer that is called twice in one forward function and keeps something raises.
+    chunk as it is, so it must treat each step by itself; `jn.inspect.check_stream` finds functions
+    that do not. Write `m.whole(layer, x)` for a part that gets its whole input at each call, such
+    as an encoder. A layer that is called twice in one forward function and keeps something raises.
 
     Args:
-      net: Any layer of (batch, time, ...).
+      net: Any layer with inputs (batch, time, ...).
       length: Largest number of steps of all chunks together; for attention without a window.
-      ragged: Whether the input is (x, steps), with integers (batch,): the steps of this chunk that
-        count. Those after them change no state, and their outputs are of no use.
+      ragged: Whether the input is (x, steps), with integers (batch,): the number of steps of this
+        chunk that count. Later steps do not change the state, and their outputs are of no use.
       dtype: Dtype of kept keys and values, such as jnp.bfloat16.
 
     Raises:
-      ValueError: If a layer is not causal, or if the stream is full. Inside `jit` the outputs
-        beyond `length` are NaN.
+      ValueError: If a layer is not causal.
+      ValueError: If the stream is full. Inside `jit` the outputs beyond `length` are NaN.
 
     Example:
       >>> net = jn.serial(jn.multi_head_attention(2, causal=True, rotary=True), jn.gru(4))
@@ -78,14 +78,14 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
     Args:
       stream: Layer made by `jn.stream`.
       x: Chunk or its spec, of any number of steps.
-      state: State of the trained net, such as the statistics of batch norm; without it that of a
-        fresh net.
+      state: State of the trained net, such as the statistics of batch norm; without it, the state
+        of a fresh net.
 
     Returns:
       The entries of `state`, and zeros for what the stream keeps.
 
     Raises:
-      ValueError: If `state` has an entry that the stream does not have, or of another shape.
+      ValueError: If `state` has an entry that the stream does not have, or one of another shape.
 
     Example:
       >>> stream = jn.stream(jn.lstm(4))
@@ -157,7 +157,7 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
 
 
 def _checked(x: PyTree) -> Callable[..., PyTree]:
-    """Raises for plain functions that change (batch, time): they know nothing of the stream."""
+    """Raise if a plain function changes (batch, time): it does not know about the stream."""
     chunk = next((leaf.shape[:2] for leaf in jax.tree.leaves(x)), ())
 
     def see(path, layer, x, y):

@@ -11,23 +11,24 @@ from jaxnet.services.trees import Memo, PyTree, flat
 
 
 def tap(layer: Layer, *paths: str) -> Layer:
-    """The trunk of a network: the outputs of layers inside, in place of the last one's.
+    """Return the trunk of a network: the outputs of layers inside instead of the last layer's.
 
-    What would run after the last of them is skipped, in `init` too: params and state are those of
-    the layers that run, under the names that they have in the network. The trunk is a layer like
-    any other: put a head behind it, or `freeze` it.
+    Layers after the last of them are skipped, in `init` too: params and state belong to the layers
+    that run, under the names that they have in the network. The trunk is a layer like
+    any other: put a head after it, or `freeze` it.
 
     Args:
-      layer: a composed layer, such as a model or an objective.
-      paths: names below it, such as "block_3" or "block_3/conv_1", as `inspect.activations` lists
-        them; of a layer that is called several times, its first call.
+      layer: Composed layer, such as a model or an objective.
+      paths: Names below it, such as "block_3" or "block_3/conv_1", as `inspect.activations` lists
+        them. If a layer is called several times, its first call counts.
 
     Returns:
-      A layer whose output is that of the one path, or a tuple with one entry per path.
+      A layer whose output is the output at the one path, or a tuple with one entry per path.
 
     Raises:
-      TypeError: for a layer that is not composed.
-      ValueError: for no path, or, in `init` and `apply`, a path that does not exist.
+      TypeError: If `layer` is not composed.
+      ValueError: If `paths` is empty.
+      ValueError: In `init` and `apply`, if a path does not exist.
 
     Example:
       >>> double = jn.stateless(lambda key, x: {"w": jnp.ones(3)}, lambda p, x: 2 * x, "double")
@@ -75,14 +76,14 @@ def tap(layer: Layer, *paths: str) -> Layer:
 
 
 def pick(tree: Params | State, like: Params | State) -> dict[str, Any]:
-    """The entries of a tree that another tree has too, by path: what a trunk takes from a network.
+    """Return the entries of a tree that another has too, by path, such as a trunk of a network.
 
     Args:
-      tree: params or state that hold more.
-      like: those of the trunk, from its `init`, as arrays or shapes.
+      tree: Params or state with more entries.
+      like: Params or state of the trunk, from its `init`, as arrays or shapes.
 
     Raises:
-      ValueError: for entries that are missing or of another shape; the message lists them all.
+      ValueError: If entries are missing or of another shape; the message lists them all.
 
     Example:
       >>> params = {"conv": {"kernel": jnp.ones((3, 4))}, "output": {"bias": jnp.ones(2)}}

@@ -1,8 +1,8 @@
 """Convolutions in C for CPU, several times faster than XLA's in training.
 
 Installing jaxnet builds the library from conv.c if there is a C compiler. The first convolution
-that is compiled loads it. Convolutions that it does not support run in XLA's form, and so do all if
-it was not built. Set the environment variable JAXNET_NATIVE to choose: "0" turns the library off,
+that is compiled loads it. Convolutions that it does not support run in XLA's form, and all do if it
+was not built. Set the environment variable JAXNET_NATIVE to choose: "0" turns the library off,
 "avx2" leaves out AVX-512.
 """
 
@@ -31,12 +31,12 @@ KINDS = "yxw"  # in the order of the library's numbers
 
 @cache
 def instructions() -> str | None:
-    """The instruction set of the kernels in C, or None where convolutions run in XLA's form.
+    """Return the instruction set of the kernels in C, or None if convolutions run in XLA's form.
 
     Loads the library when called for the first time.
 
     Raises:
-      ValueError: If the environment variable JAXNET_NATIVE has another value than those above.
+      ValueError: If the environment variable JAXNET_NATIVE has another value than the above.
 
     Example:
       >>> instructions() in ("AVX-512", "AVX2", "NEON", None)
@@ -66,10 +66,10 @@ def instructions() -> str | None:
 
 
 def supports(a, b, *, wanted: str, form) -> bool:
-    """Whether the library computes this, and faster than XLA.
+    """Return whether the library computes this, and faster than XLA.
 
     Args:
-      a, b, wanted, form: As in `jaxnet.ops.convolution_lowering.cpu`.
+      a, b, wanted, form: Arguments of `jaxnet.ops.convolution_lowering.cpu`.
 
     Example:
       >>> from jaxnet.ops.convolution_lowering import Form
@@ -95,10 +95,10 @@ def supports(a, b, *, wanted: str, form) -> bool:
 
 
 def convolution(a: jax.Array, b: jax.Array, *, wanted: str, form) -> jax.Array:
-    """The wanted array from the other two, by the library.
+    """Return the wanted array from the other two, by the library.
 
     Args:
-      a, b, wanted, form: As in `jaxnet.ops.convolution_lowering.cpu`.
+      a, b, wanted, form: Arguments of `jaxnet.ops.convolution_lowering.cpu`.
 
     Example:
       >>> from jaxnet.ops.convolution_lowering import Form
