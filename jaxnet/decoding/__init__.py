@@ -1,13 +1,13 @@
-"""Decoding: token sequences from a model of the next token, labels from the outputs of CTC.
+"""Decodes token sequences from a model of the next token, and labels from the outputs of CTC.
 
 `generate` writes text after prompts with any causal net from tokens to logits, and `tokens` yields
 it as it is made. They compile inside and are called outside `jit`.
 
 The searches `greedy`, `sample` and `beam_search` run under `jit`. They take a stream:
 `jn.stream(net, length)` of a net that maps tokens (batch, time) to logits (batch, time,
-vocabulary), with its params, and its state from `jn.start_stream` or after a prompt. A net with
-further inputs, such as a source to translate, takes the tokens last, and the search gets the other
-inputs as `inputs`.
+vocabulary), with its params, and with its state from `jn.start_stream` or after a prompt. A net
+with further inputs, such as a source to translate, takes the tokens last, and the search gets the
+other inputs as `inputs`.
 
 Their shapes are fixed: call them inside a jitted function of the params and the inputs to compile
 it once. The loop stops when all sequences have ended. Sequences of a batch do not influence each

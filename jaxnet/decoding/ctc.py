@@ -13,20 +13,22 @@ from jaxnet.services.checks import as_array, at_least, check_range
 def ctc_greedy(
     logits: jax.Array, lengths: jax.Array | None = None, *, blank: int = 0
 ) -> tuple[jax.Array, jax.Array]:
-    """Labels of the most probable alignment: repeats are merged, then blanks removed.
+    """Return the labels of the most probable alignment: repeats are merged, then blanks removed.
 
     Args:
-      logits: (batch, steps, classes).
-      lengths: (batch,) integers, valid steps; None means all. Length 0 gives no labels.
-      blank: the class that means "no label here", as in `jn.losses.ctc`.
+      logits: Logits (batch, steps, classes).
+      lengths: Numbers of valid steps, integers (batch,); None means all. Length 0 gives no labels.
+      blank: Class that means "no label here", as in `jn.losses.ctc`.
 
     Returns:
-      labels (batch, steps), filled with `blank` after the last label; number of labels (batch,).
-      Where a valid step has no most probable class (NaN, or -inf throughout), and for a length out
+      labels (batch, steps), filled with `blank` after the last label; number of labels (batch,). If
+      a valid step does not have a most probable class (NaN, or -inf throughout), or a length is out
       of range inside `jit`, all labels are -1, `steps` in number.
 
     Raises:
-      TypeError, ValueError: if shapes or dtypes do not fit, or lengths or blank are out of range.
+      TypeError: If dtypes do not fit.
+      ValueError: If shapes do not fit.
+      ValueError: If `lengths` or `blank` is out of range.
 
     Example:
       >>> path = jnp.array([[1, 1, 0, 1, 2, 2], [0, 3, 3, 3, 2, 1]])
@@ -49,28 +51,29 @@ def ctc_greedy(
 def ctc_beam_search(
     logits: jax.Array, lengths: jax.Array | None = None, *, beams: int, blank: int = 0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Most probable label sequences, summed over their alignments (prefix beam search).
+    """Return the most probable label sequences, summed over their alignments (prefix beam search).
 
-    Keeps the `beams` most probable prefixes at each step. With a beam for every prefix the sums are
-    exact, and a score is minus the loss `jn.losses.ctc`; with fewer, alignments through dropped
+    It keeps the `beams` most probable prefixes at each step. With a beam for every prefix the sums
+    are exact, and a score is minus the loss `jn.losses.ctc`; with fewer, alignments through dropped
     prefixes are missing from the sums.
 
     Args:
-      logits: (batch, steps, classes).
-      lengths: (batch,) integers, valid steps; None means all. With length 0, the empty sequence has
-        probability 1.
-      beams: number of prefixes kept, at least 1.
-      blank: the class that means "no label here", as in `jn.losses.ctc`.
+      logits: Logits (batch, steps, classes).
+      lengths: Numbers of valid steps, integers (batch,); None means all. With length 0, the empty
+        sequence has probability 1.
+      beams: Number of prefixes kept, at least 1.
+      blank: Class that means "no label here", as in `jn.losses.ctc`.
 
     Returns:
       labels (batch, beams, steps), most probable first, filled with `blank` after the last label;
       number of labels (batch, beams); scores (batch, beams), log-probabilities. Beams beyond the
-      number of possible sequences have score -inf and no labels. The scores are NaN where
-      `ctc_greedy` has labels of -1.
+      number of possible sequences have score -inf and zero labels. The scores are NaN for examples
+      whose labels from `ctc_greedy` are -1.
 
     Raises:
-      TypeError, ValueError: if shapes or dtypes do not fit, or beams, lengths or blank are out of
-        range.
+      TypeError: If dtypes do not fit.
+      ValueError: If shapes do not fit.
+      ValueError: If `beams`, `lengths` or `blank` is out of range.
 
     Example:
       The most probable alignment is two blanks (0.36), but label 1 has three (0.64 together).

@@ -26,19 +26,21 @@ def filter_logits(
       logits: Floats (..., vocabulary).
       temperature: Number above 0 that divides the logits. Below 1, probable tokens become more
         probable.
-      top_k: Number of most probable tokens to keep; among equal ones those of lower id.
+      top_k: Number of most probable tokens to keep; among equal ones, the tokens of lower id are
+        kept.
       top_p: Probability in (0, 1]. The smallest set of most probable tokens whose total
         probability is at least top_p is kept (the nucleus).
       min_p: Fraction in [0, 1] of the largest probability, below which tokens are dropped.
       repetition_penalty: Number above 0 that divides positive logits of tokens that were seen, and
         multiplies negative ones. Above 1, repetitions become less probable.
-      seen: Booleans (..., vocabulary), the tokens that were seen; for repetition_penalty.
+      seen: Booleans (..., vocabulary), true for tokens that were seen; for repetition_penalty.
 
     Returns:
       Logits (..., vocabulary), in float32 at least.
 
     Raises:
-      ValueError: If a number is out of range, or if repetition_penalty has no `seen`.
+      ValueError: If a number is out of range.
+      ValueError: If `repetition_penalty` is given without `seen`.
 
     Example:
       >>> logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
@@ -77,7 +79,7 @@ def filter_logits(
 
 
 def check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, vocabulary) -> None:
-    """Raises unless the numbers of `filter_logits` are in their ranges."""
+    """Raise unless the numbers of `filter_logits` are in their ranges."""
     within(who, "temperature", temperature, "(0, inf)", "what divides the logits")
     if top_p is not None:
         within(who, "top_p", top_p, "(0, 1]")

@@ -87,16 +87,16 @@ def generate(
     the rounding of the net.
 
     With `draft`, a smaller net proposes `draft_length` tokens at a time, and the net judges all of
-    them at once. The tokens have the same distribution as those of the net alone; with
-    temperature=0 they are the same tokens. It helps where the draft often agrees with a net that is
+    them at once. The tokens have the same distribution as tokens of the net alone; with
+    temperature=0 they are the same tokens. It helps if the draft often agrees with a net that is
     many times larger: the net runs twice per round, to judge and to keep what it has accepted.
 
     Args:
       net: Any causal net from tokens (batch, time) to logits (batch, time, vocabulary).
       params: Params of the net.
       prompt: Integers (batch, time), or a list of lists of ids of any lengths. Each row has at
-        least one token, such as the one that begins a text.
-      key: Random key, or one key per row (batch,). Not needed with temperature=0.
+        least one token, such as the token that begins a text.
+      key: Random key, or one key per row (batch,); not needed with temperature=0.
       length: Number of tokens to generate, at least 1.
       state: State of the net, if it has any, such as the statistics of batch norm.
       temperature: Number that divides the logits; 0 takes the most probable token.
@@ -113,9 +113,12 @@ def generate(
       The tokens, their number and their log-probabilities; `.lists()` gives lists of ids.
 
     Raises:
-      TypeError: If the prompt does not hold integers, or `key` is missing.
-      ValueError: If a prompt is empty or has ids beyond the vocabulary, if the net is not causal,
-        if it has fewer positions than prompt and length need, or if its logits are NaN.
+      TypeError: If the prompt does not contain integers.
+      TypeError: If `key` is missing.
+      ValueError: If a prompt is empty or has ids beyond the vocabulary.
+      ValueError: If the net is not causal.
+      ValueError: If the net has fewer positions than prompt and length need.
+      ValueError: If the logits are NaN.
 
     Example:
       >>> net = jn.serial(
@@ -172,7 +175,8 @@ def tokens(
 ) -> Iterator[np.ndarray]:
     """Yield the tokens of `generate` as they are made, for a chat or a notebook.
 
-    They are the tokens that `generate` gives for the same arguments, whose programs it shares.
+    They are the tokens that `generate` gives for the same arguments. Both use the same compiled
+    programs.
 
     Args:
       net, params, prompt, key, length, state, temperature, top_k, top_p, min_p, repetition_penalty,
@@ -183,8 +187,8 @@ def tokens(
       stopped gives 0.
 
     Raises:
-      TypeError: As `generate`.
-      ValueError: As `generate`.
+      TypeError: As in `generate`.
+      ValueError: As in `generate`.
 
     Example:
       >>> net = jn.serial(jn.embedding(5, 8), jn.gru(8), jn.dense(5))
@@ -214,7 +218,7 @@ def tokens(
 
 
 class _Options(NamedTuple):
-    """What `generate` and `tokens` were asked for, as it came."""
+    """The options of `generate` and `tokens`, as the caller gave them."""
 
     length: Any
     state: Any
@@ -230,16 +234,16 @@ class _Options(NamedTuple):
 
 
 class _Setup(NamedTuple):
-    """What a program is compiled for, beside the shapes of its arguments.
+    """What a program is compiled for, in addition to the shapes of its arguments.
 
     Fields:
       nets: The net, and the draft if there is one.
       capacity: Steps of the streams and columns of the results.
       vocabulary: Number of tokens.
       greedy: Whether the most probable token is taken.
-      top_k: Of `filter_logits`.
+      top_k: Option of `filter_logits`.
       proposals: Number of tokens that the draft proposes.
-      dtype: Of kept keys and values.
+      dtype: Dtype of kept keys and values.
     """
 
     nets: tuple[Layer, ...]
@@ -255,15 +259,15 @@ class _Setup(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Generation between two tokens.
+    """The state of a generation between two tokens.
 
     Fields:
-      states: Of the streams, which have read everything but the last token.
+      states: States of the streams, which have read everything but the last token.
       last: The last token of each row, (batch,).
       recent: The last tokens that were generated, as many as the longest stop has, (batch, n).
       written: Number of tokens generated, (batch,).
-      tokens, log_probs: Those generated, (batch, capacity).
-      active: Whether each row goes on, (batch,).
+      tokens, log_probs: Generated tokens and their log-probabilities, (batch, capacity).
+      active: Whether each row is continued, (batch,).
       ends: Number of tokens before what stopped a row, -1 if nothing has, (batch,).
       seen: Tokens of the prompt and the result, (batch, vocabulary), for the repetition penalty.
     """
@@ -454,7 +458,7 @@ def _fold_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
-    """Sequences that stop a row, (n, longest); -1 before a shorter one, which stands for any."""
+    """Sequences that stop a row, (n, longest); -1 before a shorter one, which matches any token."""
     given = [] if stop is None else stop if isinstance(stop, list | tuple) else [stop]
     found = []
     for one in given:
@@ -483,7 +487,7 @@ def _check_lost(who: str, tokens: np.ndarray) -> None:
 
 @partial(jax.jit, static_argnums=(0, 6))
 def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool) -> _Run:
-    """Reads the prompts but for their last tokens, whose logits are the first that are needed."""
+    """Read the prompts but for their last tokens, whose logits are the first that are needed."""
     batch = prompt.shape[0]
     rows = np.arange(batch)
     kept = []
@@ -512,7 +516,7 @@ def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bound) -> _Run:
-    """Generates until every active row has `bound` tokens."""
+    """Generate until every active row has `bound` tokens."""
     rows = np.arange(run.last.shape[0])
     streams = setup.streams()
 

@@ -26,28 +26,29 @@ def greedy(
     end: int | None = None,
     inputs: tuple = (),
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes the most probable token at each step; among equals the lowest id.
+    """Take the most probable token at each step; among equals the lowest id.
 
     Args:
       stream: Model of the next token, made by `jn.stream`; see `jaxnet.decoding`.
-      params: Its params.
-      state: Its state before the first step.
+      params: Params of the stream.
+      state: State of the stream before the first step.
       first: Tokens (batch,) before the first step, such as a start token or the last token of a
         prompt; not part of the result.
       length: Number of steps of the result, at least 1.
-      end: Token that ends a sequence; None if sequences have no end.
-      inputs: What comes before the tokens in the input of the net, with the batch axis first, such
-        as (source, lengths). It is the same at each step.
+      end: Token that ends a sequence; None if sequences do not end.
+      inputs: Inputs of the net before the tokens, with the batch axis first, such as (source,
+        lengths). They are the same at each step.
 
     Returns:
       tokens (batch, length), filled with `end` after the end; lengths (batch,), the number of
-      tokens before `end`, or `length` for a sequence that is cut off. Where no token is most
-      probable (logits with NaN, or -inf throughout), the token is -1 from there on.
+      tokens before `end`, or `length` for a sequence that is cut off. If a step does not have a
+      most probable token (logits with NaN, or -inf throughout), the tokens are -1 from there on.
 
     Raises:
       TypeError: If an argument has another type.
-      ValueError: If `stream` is not a stream, if its output is not logits (batch, 1, vocabulary),
-        or if an argument is out of range.
+      ValueError: If `stream` is not a stream.
+      ValueError: If the output of `stream` is not logits (batch, 1, vocabulary).
+      ValueError: If an argument is out of range.
 
     Example:
       A model that counts, with 4 as the end:
@@ -87,27 +88,28 @@ def sample(
     end: int | None = None,
     inputs: tuple = (),
 ) -> jax.Array:
-    """Draws each token from the model's distribution.
+    """Draw each token from the model's distribution.
 
     Temperature, top_k and top_p are applied in this order.
 
     Args:
       stream, params, state, first: As in `greedy`.
-      key: random key.
-      length: steps of the result, at least 1.
-      temperature: above 0; the logits are divided by it, so below 1 probable tokens become more
+      key: Random key.
+      length: Number of steps of the result, at least 1.
+      temperature: Number above 0 that divides the logits. Below 1, probable tokens become more
         probable. For temperature 0, use `greedy`.
-      top_p: in (0, 1]; draws from the smallest set of most probable tokens whose total probability
-        is at least top_p (the nucleus). None means no restriction.
-      top_k: 1 to the number of tokens; draws from the k most probable tokens, among equal ones
-        those of lower id. None means no restriction.
+      top_p: Probability in (0, 1]. Tokens are drawn from the smallest set of most probable tokens
+        whose total probability is at least top_p (the nucleus). None means all tokens.
+      top_k: Number of most probable tokens to draw from, at most the number of tokens; among equal
+        ones, the tokens of lower id. None means all tokens.
       end, inputs: As in `greedy`.
 
     Returns:
-      tokens (batch, length), filled with `end` after the end; -1 as from `greedy`.
+      tokens (batch, length), filled with `end` after the end; -1 as in `greedy`.
 
     Raises:
-      TypeError, ValueError: As `greedy`.
+      TypeError: As in `greedy`.
+      ValueError: As in `greedy`.
 
     Example:
       >>> model = jn.stream(lambda tokens: jnp.log(jnp.array([[[0.5, 0.3, 0.2]]])))
@@ -163,21 +165,21 @@ def beam_search(
     length_penalty: float = 1.0,
     inputs: tuple = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Keeps the `beams` most probable sequences at each step and returns them, best first.
+    """Keep the `beams` most probable sequences at each step and return them, best first.
 
-    A sequence that takes `end` is complete and keeps its place, so the beam gets narrower, as in
+    A sequence that takes `end` is complete and stays in the beam, so the beam gets narrower, as in
     the paper. With beams=1, this is `greedy`. The state of the stream is repeated `beams` times,
     and its rows are reordered at each step. The beams of an example share its `inputs`, so that
-    work on them alone, such as that of an encoder, is done once and not `beams` times.
+    work on them alone, such as an encoder, is done once and not `beams` times.
 
     Args:
       stream, params, state, first: As in `greedy`, without an axis for beams.
-      beams: number of sequences kept per example, at least 1; may exceed the vocabulary.
-      length: steps of the result, at least 1.
-      end: the token that completes a sequence.
-      length_penalty: at least 0; a sequence of n tokens, including `end`, has the score log p /
-        n^length_penalty. 1 gives the mean log-probability per token, 0 the sum, which favours short
-        sequences.
+      beams: Number of sequences kept per example, at least 1; may exceed the vocabulary.
+      length: Number of steps of the result, at least 1.
+      end: Token that completes a sequence.
+      length_penalty: Number at least 0; a sequence of n tokens, including `end`, has the score log
+        p / n^length_penalty. 1 gives the mean log-probability per token, 0 the sum, which favours
+        short sequences.
       inputs: As in `greedy`.
 
     Returns:
@@ -185,10 +187,11 @@ def beam_search(
       (batch, beams), the number of tokens before `end`, or `length` for a sequence that is cut off;
       scores (batch, beams). If there are fewer sequences than beams (with a vocabulary of 3 and a
       length of 1, at most 3), the rest have score -inf and length 0. All scores of an example are
-      NaN where a kept beam has logits with NaN, or -inf throughout.
+      NaN if a kept beam has logits with NaN, or -inf throughout.
 
     Raises:
-      TypeError, ValueError: As `greedy`.
+      TypeError: As in `greedy`.
+      ValueError: As in `greedy`.
 
     Example:
       Greedy takes 1 (0.6), after which every token is improbable; 2 (0.4), then 1, is better.

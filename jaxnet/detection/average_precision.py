@@ -13,14 +13,15 @@ _overlaps = jax.jit(box_iou)
 
 
 class AveragePrecision(NamedTuple):
-    """Result of `average_precision`.
+    """The result of `average_precision`.
 
     Fields:
-      mean: mean over the classes that occur in the truth; NaN if there are none.
-      each: (classes,), average precision per class; NaN for a class that is not in the truth.
-      recall: one array per class, (detections of the class,): recall after each, best first.
-      precision: likewise, precision.
-      scores: likewise, scores, from high to low.
+      mean: Mean over the classes that occur in the truth; NaN if there are none.
+      each: Average precision per class, (classes,); NaN for a class that is not in the truth.
+      recall: Recall after each detection, best first; one array per class, (detections of the
+        class,).
+      precision: Precision after each detection, likewise.
+      scores: Score of each detection, likewise, from high to low.
     """
 
     mean: float
@@ -38,31 +39,33 @@ def average_precision(
     iou: float = 0.5,
     points: int | None = None,
 ) -> AveragePrecision:
-    """Average precision of each class, and their mean (mAP), over a whole test set.
+    """Return the average precision of each class, and their mean (mAP), over a whole test set.
 
     The detections of a class are ranked by score. A detection is a true positive if it overlaps an
-    unmatched true box of its class and image by at least `iou`; it is matched to the one it
-    overlaps most. All others, second detections of an object included, are false positives. Average
-    precision is the area under the curve of precision against recall, where the precision at a
-    recall is the highest at this recall or above. Among equal scores, earlier images and earlier
-    places come first. (This is COCO's matching. The VOC kit counts a detection as false when the
-    true box it overlaps most is matched, even if it overlaps another one that is not.)
+    unmatched true box of its class and image by at least `iou`; it is matched to the box it
+    overlaps most. All others, including second detections of an object, are false positives.
+    Average precision is the area under the curve of precision against recall, where the precision
+    at a recall is the highest at this recall or above. Among equal scores, earlier images and
+    earlier places come first. (This is COCO's matching. The VOC kit counts a detection as false if
+    the true box it overlaps most is matched, even if it overlaps another box that is not.)
 
     Args:
-      found: What `jn.models.yolo_detect` returns, or a dict of "boxes" (images, n, 4), "scores"
+      found: The result of `jn.models.yolo_detect`, or a dict of "boxes" (images, n, 4), "scores"
         (images, n) and "classes" (images, n), with class -1 for padding. Detections of low score
         never lower the result, so do not threshold the scores.
-      truth: "boxes" (images, m, 4) and "classes" (images, m), with class -1 for padding, such as
-        the result of `jn.data.pad_boxes`.
-      classes: number of classes.
-      iou: least overlap of a true positive, in (0, 1].
-      points: None computes the exact area (VOC since 2010); 11 averages the precision at recalls 0,
-        0.1, ..., 1 (VOC 2007), 101 at 0, 0.01, ..., 1 (COCO).
+      truth: Dict of "boxes" (images, m, 4) and "classes" (images, m), with class -1 for padding,
+        such as the result of `jn.data.pad_boxes`.
+      classes: Number of classes.
+      iou: Least overlap of a true positive, in (0, 1].
+      points: Number of recalls at which the precision is averaged. None computes the exact area
+        (VOC since 2010); 11 averages the precision at recalls 0, 0.1, ..., 1 (VOC 2007), 101 at 0,
+        0.01, ..., 1 (COCO).
 
     Raises:
-      TypeError: if found or truth is not such a dict.
-      ValueError: if shapes do not match, boxes or scores hold NaN, or classes, iou or points are
-        out of range.
+      TypeError: If `found` or `truth` is not such a dict.
+      ValueError: If shapes do not match.
+      ValueError: If boxes or scores contain NaN.
+      ValueError: If `classes`, `iou` or `points` is out of range.
 
     Example:
       Two objects, detected by the first and the third box:

@@ -1,7 +1,8 @@
 """Boxes: intersection over union, non-maximum suppression, conversions.
 
 A box is [top, left, bottom, right], in pixels or in fractions of the image's height and width. A
-box of zero height or width is padding. Boxes may be integers; all is computed in float32 at least.
+box of zero height or width is padding. Boxes may be integers; everything is computed in float32 at
+least.
 """
 
 from typing import Any, NamedTuple
@@ -14,11 +15,11 @@ from jaxnet.services.checks import as_array, at_least, known, within
 
 
 class NMSResult(NamedTuple):
-    """Result of `non_max_suppression`: the kept boxes, best first, padded to a fixed number.
+    """The kept boxes of `non_max_suppression`, best first, padded to a fixed number.
 
     Fields:
-      indices: (..., most) int32, indices of the kept boxes; 0 where not valid.
-      valid: (..., most) bool, true for kept boxes, which come first, and false for padding.
+      indices: Indices of the kept boxes, (..., most) int32; 0 where not valid.
+      valid: Booleans (..., most), true for kept boxes, which come first, and false for padding.
     """
 
     indices: jax.Array
@@ -26,20 +27,21 @@ class NMSResult(NamedTuple):
 
 
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Intersection over union of every box of `a` with every box of `b`.
+    """Return the intersection over union of every box of `a` with every box of `b`.
 
-    It is 0 for a pair with padding, where the gradient is finite too.
+    It is 0 for a pair with padding, and its gradient is finite there too.
 
     Args:
-      a: (..., n, 4), top, left, bottom, right.
-      b: (..., m, 4), with leading axes that broadcast with those of `a`.
+      a: Boxes (..., n, 4), top, left, bottom, right.
+      b: Boxes (..., m, 4), with leading axes that broadcast with the leading axes of `a`.
 
     Returns:
       (..., n, m) in [0, 1].
 
     Raises:
-      TypeError, ValueError: if a or b is not an array of boxes, or their leading axes do not
-        broadcast.
+      TypeError: If `a` or `b` is not an array of numbers.
+      ValueError: If `a` or `b` does not have the shape of boxes.
+      ValueError: If their leading axes do not broadcast.
 
     Example:
       >>> a = jnp.array([[0.0, 0.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0]])
@@ -75,26 +77,28 @@ def non_max_suppression(
     score: float = -jnp.inf,
     most: int = 100,
 ) -> NMSResult:
-    """Keeps the highest-scoring box of each group of overlapping boxes, with fixed shapes.
+    """Keep the highest-scoring box of each group of overlapping boxes, with fixed shapes.
 
-    Greedy: keeps the best box, drops all that overlap it by more than `iou`, and repeats with the
-    rest. Among equal scores, the first box is the best. The loop stops after the last kept box, so
-    its cost grows with their number.
+    The search is greedy: it keeps the best box, drops all that overlap it by more than `iou`, and
+    repeats with the rest. Among equal scores, the first box is the best. The loop stops after the
+    last kept box, so its cost grows with their number.
 
     Args:
-      boxes: (..., n, 4), top, left, bottom, right.
-      scores: (..., n); -inf or NaN leaves a box out, for instance padding.
-      iou: overlap above which the box of lower score is dropped, in [0, 1].
-      score: only boxes that score above this are kept.
-      most: largest number of kept boxes, at least 1.
+      boxes: Boxes (..., n, 4), top, left, bottom, right.
+      scores: Scores (..., n); -inf or NaN leaves a box out, for instance padding.
+      iou: Overlap above which the box of lower score is dropped, in [0, 1].
+      score: Score that kept boxes must exceed.
+      most: Largest number of kept boxes, at least 1.
 
     Returns:
       An NMSResult of `indices` and `valid`, (..., most) each: `boxes[indices[valid]]` are the kept
       boxes.
 
     Raises:
-      TypeError, ValueError: If the shapes of boxes and scores do not match, an option is out of
-        range, or a box that scores above `score` is NaN. Inside `jit` such a box is left out.
+      TypeError: If `boxes` or `scores` is not an array of numbers.
+      ValueError: If the shapes of boxes and scores do not match.
+      ValueError: If an option is out of range.
+      ValueError: If a box that scores above `score` is NaN. Inside `jit` such a box is left out.
 
     Example:
       >>> boxes = jnp.array([[0, 0, 2, 3], [0, 0, 2, 3.1], [5, 5, 8, 9]])
@@ -154,13 +158,14 @@ def non_max_suppression(
 
 
 def to_corners(boxes: jax.Array) -> jax.Array:
-    """Converts boxes [center y, center x, height, width] to [top, left, bottom, right].
+    """Convert boxes [center y, center x, height, width] to [top, left, bottom, right].
 
     Args:
-      boxes: (..., 4).
+      boxes: Boxes (..., 4).
 
     Raises:
-      TypeError, ValueError: for another shape or dtype.
+      TypeError: If `boxes` has another dtype.
+      ValueError: If `boxes` has another shape.
 
     Example:
       >>> to_corners(jnp.array([2.0, 5.0, 4.0, 6.0])).tolist()
@@ -171,13 +176,14 @@ def to_corners(boxes: jax.Array) -> jax.Array:
 
 
 def to_middle(boxes: jax.Array) -> jax.Array:
-    """Converts boxes [top, left, bottom, right] to [center y, center x, height, width].
+    """Convert boxes [top, left, bottom, right] to [center y, center x, height, width].
 
     Args:
-      boxes: (..., 4).
+      boxes: Boxes (..., 4).
 
     Raises:
-      TypeError, ValueError: for another shape or dtype.
+      TypeError: If `boxes` has another dtype.
+      ValueError: If `boxes` has another shape.
 
     Example:
       >>> to_middle(jnp.array([0.0, 2.0, 4.0, 8.0])).tolist()
@@ -188,16 +194,17 @@ def to_middle(boxes: jax.Array) -> jax.Array:
 
 
 def area(boxes: jax.Array) -> jax.Array:
-    """Height times width; 0 for a box whose height or width is not positive.
+    """Return height times width; 0 for a box whose height or width is not positive.
 
     Args:
-      boxes: (..., 4), top, left, bottom, right.
+      boxes: Boxes (..., 4), top, left, bottom, right.
 
     Returns:
       (...,).
 
     Raises:
-      TypeError, ValueError: for another shape or dtype.
+      TypeError: If `boxes` has another dtype.
+      ValueError: If `boxes` has another shape.
 
     Example:
       >>> area(jnp.array([[0.0, 2.0, 4.0, 8.0], [3.0, 3.0, 3.0, 4.0]])).tolist()

@@ -1,4 +1,4 @@
-"""Models: one published architecture per file, each model a Layer."""
+"""Published architectures, one per file; each model is a Layer."""
 
 from jaxnet.models.alexnet import alexnet as alexnet
 from jaxnet.models.alexnet import alexnet_one_column as alexnet_one_column

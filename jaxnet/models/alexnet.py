@@ -14,7 +14,7 @@ from jaxnet.layers.shape import flatten
 
 
 def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> Layer:
-    """AlexNet as published; 60,965,224 parameters, 62,378,344 without groups.
+    """Make AlexNet as published; 60,965,224 parameters, 62,378,344 without groups.
 
     Maps of 55x55x96 (conv_1), 27x27x96, 27x27x256 (conv_2), 13x13x256, 13x13x384 (conv_3, conv_4),
     13x13x256 (conv_5), 6x6x256 = 9216, then 4096, 4096 and the classes. Pooling windows of 3
@@ -22,12 +22,12 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
     conv_2, conv_4 and conv_5 have two groups, since the original ran on two devices.
 
     Args:
-      classes: number of outputs.
-      groups: 2 as published; 1 connects all maps.
-      name: of the model. Its layers are conv_1 to conv_5, dense_6, dense_7 and output.
+      classes: Number of outputs.
+      groups: Number of groups of conv_2, conv_4 and conv_5: 2 as published; 1 connects all maps.
+      name: Name of the model. Its layers are conv_1 to conv_5, dense_6, dense_7 and output.
 
     Input:
-      images (batch, 227, 227, 3). The paper says 224, which does not give its 55x55 maps.
+      Images (batch, 227, 227, 3). The paper says 224, which does not give its 55x55 maps.
 
     Example:
       >>> net = alexnet(classes=1000)
@@ -42,14 +42,16 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
 
 
 def alexnet_one_column(classes: int = 1000, *, name: str = "alexnet") -> Layer:
-    """AlexNet with fewer maps, no groups and no normalization, as in torchvision; 61,100,840.
+    """Make AlexNet as in torchvision; 61,100,840 parameters.
+
+    It has fewer maps than the published net, and neither groups nor normalization.
 
     Args:
-      classes: number of outputs.
-      name: of the model; layers as in `alexnet`.
+      classes: Number of outputs.
+      name: Name of the model; layers as in `alexnet`.
 
     Input:
-      images (batch, 224, 224, 3).
+      Images (batch, 224, 224, 3).
 
     Example:
       >>> net = alexnet_one_column(classes=1000)

@@ -13,7 +13,7 @@ from jaxnet.services.trees import PyTree
 
 
 def code(z: PyTree) -> PyTree:
-    """The identity; it names the code, so that `jn.tap` and `jn.observe` find it.
+    """Return z; this layer names the code, so that `jn.tap` and `jn.observe` find it.
 
     Example:
       >>> code(3)
@@ -25,20 +25,20 @@ def code(z: PyTree) -> PyTree:
 def autoencoder(
     encoder: Layer | Callable, decoder: Layer | Callable, *, name: str = "autoencoder"
 ) -> Layer:
-    """Reconstructs its input: decoder(encoder(x)), of the shape of x.
+    """Make an autoencoder, decoder(encoder(x)), whose output has the shape of x.
 
     The parts remain layers: `encoder.apply(params["encoder"], {}, x)` gives the code of a trained
     net, `decoder.apply(params["decoder"], {}, z)` decodes a code (with state, such as batch norm's,
     `state["encoder"]` instead of `{}`). The parts of a deep autoencoder are two `mlp`.
 
     Args:
-      encoder: maps x to the code, such as `jn.serial(jn.dense(30), jax.nn.sigmoid)` or
+      encoder: Layer that maps x to the code, such as `jn.serial(jn.dense(30), jax.nn.sigmoid)` or
         `jn.models.mlp([200, 30])`.
-      decoder: maps the code to x.
-      name: of the model. Its layers are named encoder and decoder.
+      decoder: Layer that maps the code to x.
+      name: Name of the model. Its layers are named encoder and decoder.
 
     Raises:
-      ValueError: for a reconstruction of another shape than x.
+      ValueError: If the reconstruction does not have the shape of x.
 
     Example:
       >>> net = autoencoder(jn.models.mlp([200, 30]), jn.models.mlp([200, 784]))
@@ -78,7 +78,7 @@ def tied_autoencoder(
     decoder_bias_init: Initializer = zeros,
     name: str = "tied_autoencoder",
 ) -> Layer:
-    """Autoencoder with one kernel for both directions: the decoder's is the encoder's transposed.
+    """Make an autoencoder whose decoder has the transposed kernel of the encoder.
 
     z = activation(x @ kernel + b), and the reconstruction is output(z @ kernel.T + c). It has half
     the weights of the plain form, and cannot balance small encoder weights by large decoder
@@ -87,18 +87,20 @@ def tied_autoencoder(
     `{"encoder": params["encoder"]}`.
 
     Args:
-      features: size of the code, at least 1.
-      activation: of the code.
-      output: activation of the reconstruction: None by default, `jax.nn.sigmoid` for x in [0, 1].
-      kernel_init: draws the kernel.
-      decoder_bias_init: draws the decoder's bias; the mean of x is a good start if far from 0.
-      name: of the model. Its layers are encoder and decoder.
+      features: Size of the code, at least 1.
+      activation: Activation of the code.
+      output: Activation of the reconstruction: None by default, `jax.nn.sigmoid` for x in [0, 1].
+      kernel_init: Initializer of the kernel.
+      decoder_bias_init: Initializer of the decoder's bias; the mean of x is a good start if far
+        from 0.
+      name: Name of the model. Its layers are encoder and decoder.
 
     Params:
       encoder/kernel (inputs, features), encoder/bias (features,), decoder/bias (inputs,).
 
     Raises:
-      ValueError: for features below 1, or an input that is not (batch, inputs).
+      ValueError: If `features` is below 1.
+      ValueError: If the input is not (batch, inputs).
 
     Example:
       >>> net = tied_autoencoder(30)

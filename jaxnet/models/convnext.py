@@ -38,19 +38,19 @@ def convnext(
     | drop_path_rate in the paper | 0.1 | 0.4 | 0.5 | 0.5 |
 
     Args:
-      variant: "tiny", "small", "base" or "large".
+      variant: Size: "tiny", "small", "base" or "large".
       classes: Number of outputs.
-      drop_path_rate: Rate of dropped paths of the last block in training; that of earlier blocks
-        is smaller in proportion to their place.
-      name: Name of the model. Its layers are stem, stem_norm, stage_1_block_1, ...,
-        reduce_2_norm, reduce_2, ..., norm and output; those of a block are conv, norm, wide and
-        narrow.
+      drop_path_rate: Rate of dropped paths of the last block in training; the rate of earlier
+        blocks is smaller in proportion to their place.
+      name: Name of the model. Its layers are stem, stem_norm, stage_1_block_1, ..., reduce_2_norm,
+        reduce_2, ..., norm and output; the layers of a block are conv, norm, wide and narrow.
 
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: If `variant` is another one, or `drop_path_rate` is outside [0, 1).
+      ValueError: If `variant` is not one of these.
+      ValueError: If `drop_path_rate` is outside [0, 1).
 
     Example:
       >>> net = convnext("tiny", classes=1000)

@@ -23,10 +23,9 @@ ACTIVATIONS = {
 
 
 def decoder_config(config: str | Path | Config) -> dict[str, Any]:
-    """Options of `decoder` for a published model, from its config.json.
+    """Return the options of `decoder` for a published model, from its config.json.
 
-    Known are Llama, SmolLM2, Mistral, Mixtral, Qwen 2 and 3, Gemma 2 and 3 (text), OLMo 2 and
-    GPT-2.
+    It knows Llama, SmolLM2, Mistral, Mixtral, Qwen 2 and 3, Gemma 2 and 3 (text), OLMo 2 and GPT-2.
 
     Args:
       config: Path of the file, or what it holds.
@@ -36,8 +35,9 @@ def decoder_config(config: str | Path | Config) -> dict[str, Any]:
 
     Raises:
       OSError: If the file is missing.
-      ValueError: If the file is no config, the model_type is not known, or an option has a value
-        that `decoder` cannot compute.
+      ValueError: If the file is not a config.
+      ValueError: If the model_type is not known.
+      ValueError: If an option has a value that `decoder` cannot compute.
 
     Example:
       >>> config = {
@@ -55,7 +55,7 @@ def decoder_config(config: str | Path | Config) -> dict[str, Any]:
 
 
 def read_config(who: str, config: str | Path | Config) -> Config:
-    """What a config.json holds.
+    """Return the contents of a config.json.
 
     Args:
       who: Name of the function that got it, for messages.

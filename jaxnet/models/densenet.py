@@ -24,9 +24,9 @@ DEPTHS = {
 def densenet(depth: int = 121, classes: int = 1000, *, name: str = "densenet") -> Layer:
     """Make DenseNet-121, -161, -169 or -201; 7,978,856 parameters at depth 121.
 
-    A 7x7 convolution and a max pooling, 224 -> 56 pixels; then four stages of blocks. Each block
-    adds 32 maps (48 at depth 161) to those it gets. Between stages, a 1x1 convolution and a mean
-    over 2x2 pixels halve both the maps and the resolution.
+    The net has a 7x7 convolution and a max pooling, 224 -> 56 pixels; then four stages of blocks.
+    Each block adds 32 maps (48 at depth 161) to the maps that it gets. Between stages, a 1x1
+    convolution and a mean over 2x2 pixels halve both the maps and the resolution.
 
     | depth | 121 | 161 | 169 | 201 |
     |---|---|---|---|---|
@@ -36,14 +36,14 @@ def densenet(depth: int = 121, classes: int = 1000, *, name: str = "densenet") -
       depth: Number of layers with weights: 121, 161, 169 or 201.
       classes: Number of outputs.
       name: Name of the model. Its layers are conv_0, conv_0_norm, stage_1_block_1, ...,
-        reduce_1_norm, reduce_1, ..., norm and output; those of a block norm_1, conv_1, norm_2 and
-        conv_2.
+        reduce_1_norm, reduce_1, ..., norm and output; the layers of a block are norm_1, conv_1,
+        norm_2 and conv_2.
 
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: If `depth` is another one.
+      ValueError: If `depth` is not one of these.
 
     Example:
       >>> net = densenet(121, classes=1000)

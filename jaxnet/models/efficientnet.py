@@ -39,7 +39,7 @@ class Variant(NamedTuple):
     Fields:
       stages: Table of the stages.
       width, depth: Factors of maps and of blocks.
-      rate: Dropout before the last layer.
+      rate: Rate of dropout before the last layer.
       stem, last: Maps of the first and of the last convolution, before `width`.
       epsilon, momentum: Options of the batch norms.
     """
@@ -78,9 +78,9 @@ def efficientnet(
 ) -> Layer:
     """Make EfficientNet B0 to B7, or V2 S, M and L; 5,288,548 parameters for B0.
 
-    Inverted residuals with gates (squeeze and excitation) and SiLU. The variants from B1 on have
-    more maps and more blocks, and want larger images. V2 has blocks without depthwise convolutions
-    in its first three stages.
+    The blocks are inverted residuals with gates (squeeze and excitation) and SiLU. The variants
+    from B1 on have more maps and more blocks, and want larger images. V2 has blocks without
+    depthwise convolutions in its first three stages.
 
     | variant | b0 | b1 | b2 | b3 | b4 | b5 | b6 | b7 |
     |---|---|---|---|---|---|---|---|---|
@@ -91,10 +91,10 @@ def efficientnet(
     | million parameters | 21.5 | 54.1 | 118.5 |
 
     Args:
-      variant: "b0" to "b7", "v2_s", "v2_m" or "v2_l".
+      variant: Size: "b0" to "b7", "v2_s", "v2_m" or "v2_l".
       classes: Number of outputs.
-      drop_path_rate: Rate of dropped paths of the last block in training; that of earlier blocks
-        is smaller in proportion to their place.
+      drop_path_rate: Rate of dropped paths of the last block in training; the rate of earlier
+        blocks is smaller in proportion to their place.
       name: Name of the model. Its layers are conv_0, conv_0_norm, stage_1_block_1, ..., conv_last,
         conv_last_norm and output.
 
@@ -102,7 +102,8 @@ def efficientnet(
       Images (batch, height, width, 3); 224x224 for B0 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: If `variant` is another one, or `drop_path_rate` is outside [0, 1).
+      ValueError: If `variant` is not one of these.
+      ValueError: If `drop_path_rate` is outside [0, 1).
 
     Example:
       >>> net = efficientnet("b0", classes=1000)

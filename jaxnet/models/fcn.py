@@ -31,7 +31,7 @@ def fcn(
     learned: bool = False,
     name: str = "fcn",
 ) -> Layer:
-    """FCN-32s, -16s or -8s: class scores for every pixel, from any classifier.
+    """Make FCN-32s, -16s or -8s: class scores for every pixel, from any classifier.
 
     It keeps the trunk of the classifier. A 1x1 convolution scores the classes on its coarsest map;
     the scores are upsampled to the next finer map and added to the scores there (a skip), and so on
@@ -39,35 +39,37 @@ def fcn(
     image.
 
     The strides need not divide the size of the image. All maps are assumed to start at the first
-    pixel of the image, as with "SAME" padding and where a remainder that fills no window is
-    dropped. A map that is too large is cropped at its end; one that is too small repeats its edge.
+    pixel of the image, as with "SAME" padding, or if a remainder smaller than a window is dropped.
+    A map that is too large is cropped at its end; one that is too small repeats its edge.
     Convolutions without padding, such as AlexNet's first, shift the map by a few pixels: pad the
     images for that net.
 
-    Scores start at zero, so all classes are equally likely. 134,346,581 parameters with VGG-16, the
-    head of `convolutional_head` and 21 classes at stride 32.
+    Scores start at zero, so all classes are equally likely. The net has 134,346,581 parameters with
+    VGG-16, the head of `convolutional_head` and 21 classes at stride 32.
 
     Args:
-      backbone: a composed layer, such as a classifier. Only the layers that the taps need have
+      backbone: A composed layer, such as a classifier. Only the layers that the taps need have
         params, under the backbone's name and with its structure, so trained params fit.
-      classes: number of classes per pixel, without void.
-      taps: path of a layer in the backbone -> stride of its map, in pixels of the image. The
-        default is for VGG; AlexNet has {"pool_1": 8, "pool_2": 16, "pool_5": 32}, ResNet-18
-        {"stage_2_block_2": 8, "stage_3_block_2": 16, "stage_4_block_2": 32}, and the ResNet-20
-        for small images {"block_3": 1, "block_6": 2, "block_9": 4}.
-      stride: of the finest map to score, one of those in `taps`; finer maps are not used.
-      head: a layer between the coarsest map and its scores, such as `convolutional_head()`.
-      learned: whether the upsampling between maps is a transposed convolution initialized as
+      classes: Number of classes per pixel, without void.
+      taps: Paths of layers in the backbone, each with the stride of its map in pixels of the image.
+        The default is for VGG; AlexNet has {"pool_1": 8, "pool_2": 16, "pool_5": 32}, ResNet-18
+        {"stage_2_block_2": 8, "stage_3_block_2": 16, "stage_4_block_2": 32}, and the ResNet-20 for
+        small images {"block_3": 1, "block_6": 2, "block_9": 4}.
+      stride: Stride of the finest map to score, one of the strides in `taps`; finer maps are not
+        used.
+      head: A layer between the coarsest map and its scores, such as `convolutional_head()`.
+      learned: Whether the upsampling between maps is a transposed convolution initialized as
         bilinear interpolation; the last one is fixed, as in the paper.
-      name: of the model. Its layers are the backbone, the head, score_32, score_16, score_8 and
-        upsample_32_to_16, upsample_16_to_8, upsample_8, by stride.
+      name: Name of the model. Its layers are the backbone, the head, score_32, score_16, score_8
+        and upsample_32_to_16, upsample_16_to_8, upsample_8, by stride.
 
     Input:
-      images (batch, height, width, channels); the output is (batch, height, width, classes).
+      Images (batch, height, width, channels); the output is (batch, height, width, classes).
 
     Raises:
-      ValueError: for a stride that is not in the taps, strides that are not multiples of one
-        another, or, in `init` and `apply`, a map whose size does not match its stride.
+      ValueError: If `stride` is not in the taps.
+      ValueError: If the strides are not multiples of one another.
+      ValueError: In `init` and `apply`, if the size of a map does not match its stride.
 
     Example:
       >>> net = fcn(jn.models.vgg(16), classes=21, stride=32, head=convolutional_head())
@@ -123,18 +125,18 @@ def convolutional_head(
     rate: float = 0.5,
     name: str = "head",
 ) -> Layer:
-    """The two hidden dense layers of VGG or AlexNet, applied to every window of a map.
+    """Make the two hidden dense layers of VGG or AlexNet, applied to every window of a map.
 
     The first becomes a convolution with the window of the classifier's map; the second acts on
     single positions, as a dense layer does. `as_convolution` converts the params of the first.
 
     Args:
-      features: of both layers.
-      window: size of the map before the classifier's first dense layer: 7 for VGG, 6 for AlexNet.
-      padding: "SAME" keeps the size of the map; "VALID" gives the classifier's values, one per
-        window of the map.
-      rate: of the dropout after each layer, in [0, 1).
-      name: of the layer. Its layers are dense_6 and dense_7.
+      features: Number of outputs of both layers.
+      window: Size of the map before the classifier's first dense layer: 7 for VGG, 6 for AlexNet.
+      padding: Padding of the first layer. "SAME" keeps the size of the map; "VALID" gives the
+        classifier's values, one per window of the map.
+      rate: Rate of the dropout after each layer, in [0, 1).
+      name: Name of the layer. Its layers are dense_6 and dense_7.
 
     Example:
       >>> params, _ = convolutional_head(8, 5).init(jax.random.key(0), jn.spec((2, 9, 7, 4)))
@@ -153,22 +155,23 @@ def convolutional_head(
 
 
 def as_convolution(params: Params, window: int | Sequence[int]) -> Params:
-    """The params of a dense layer after `flatten`, as those of a convolution.
+    """Convert the params of a dense layer after `flatten` to the params of a convolution.
 
     Only the shape of the kernel changes. With padding "VALID" the convolution has the values of the
     dense layer on a map of the size of the window, and on each window of a larger map.
 
     Args:
-      params: {"kernel": (height * width * inputs, features)} and other entries, such as "bias".
-      window: (height, width) of the map before `flatten`; a number for both. With 1, the params of
-        a dense layer at a single position, such as the last of a classifier, become those of a 1x1
-        convolution.
+      params: Params of the dense layer, {"kernel": (height * width * inputs, features)} and other
+        entries, such as "bias".
+      window: Size (height, width) of the map before `flatten`, or one number for both. With 1, the
+        params of a dense layer at a single position, such as the last of a classifier, become the
+        params of a 1x1 convolution.
 
     Returns:
       {"kernel": (height, width, inputs, features)}, with the other entries unchanged.
 
     Raises:
-      ValueError: for a window that does not divide the inputs of the kernel.
+      ValueError: If the window does not divide the inputs of the kernel.
 
     Example:
       A trained classifier made convolutional:

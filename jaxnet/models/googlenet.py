@@ -37,25 +37,25 @@ def googlenet(
     normalized: bool = False,
     name: str = "googlenet",
 ) -> Layer:
-    """GoogLeNet, 22 layers; 6,998,552 parameters, 13,378,280 with the auxiliary heads.
+    """Make GoogLeNet, 22 layers; 6,998,552 parameters, 13,378,280 with the auxiliary heads.
 
-    Nine inception modules at 28, 14 and 7 pixels: 1x1, 3x3 and 5x5 convolutions and a pooling in
-    parallel, the larger ones after a 1x1 convolution that reduces the maps. Then a mean over each
-    of the 1024 maps, dropout and the classes.
+    Each of nine inception modules, at 28, 14 and 7 pixels, computes 1x1, 3x3 and 5x5 convolutions
+    and a pooling in parallel, the larger ones after a 1x1 convolution that reduces the maps. Then
+    come a mean over each of the 1024 maps, dropout and the classes.
 
     Args:
-      classes: number of outputs.
-      auxiliary: whether to add two heads, after modules 4a and 4d. The output is then (logits,
+      classes: Number of outputs.
+      auxiliary: Whether to add two heads, after modules 4a and 4d. The output is then (logits,
         logits of 4a, logits of 4d); the paper adds the losses of the last two with weight 0.3 in
         training, and drops them afterwards.
-      normalized: whether batch norm follows each convolution, instead of its bias and of local
-        response normalization; published a year later. Then, as in torchvision, 3x3 windows replace
-        the 5x5 ones, and the last pooling has windows of 2. 6,624,904 parameters.
-      name: of the model. Its layers are conv_1, conv_2_reduce, conv_2, inception_3a, ...,
+      normalized: Whether batch norm, published a year later, follows each convolution, instead of
+        its bias and of local response normalization. Then, as in torchvision, 3x3 windows replace
+        the 5x5 ones, and the last pooling has windows of 2, which gives 6,624,904 parameters.
+      name: Name of the model. Its layers are conv_1, conv_2_reduce, conv_2, inception_3a, ...,
         inception_5b, auxiliary_4a, auxiliary_4d and output.
 
     Input:
-      images (batch, 224, 224, 3).
+      Images (batch, 224, 224, 3).
 
     Example:
       >>> net = googlenet(classes=1000)

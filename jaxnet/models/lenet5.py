@@ -15,22 +15,22 @@ from jaxnet.services.checks import on_host
 
 
 def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
-    """LeNet-5 in its modern form; 61,706 parameters for one channel and ten classes.
+    """Make LeNet-5 in its modern form; 61,706 parameters for one channel and ten classes.
 
     Maps of 6@28x28 (c1), 6@14x14 (s2), 16@10x10 (c3), 16@5x5 (s4), then 120 (c5), 84 (f6) and the
-    classes (output), as in the paper, which pads the 28x28 digits to 32x32. Modern are the ReLU
-    instead of a scaled tanh, max pooling instead of trainable averages, full connections from s2
-    to c3, and logits instead of radial basis functions.
+    classes (output), as in the paper, which pads the 28x28 digits to 32x32. Unlike the published
+    net, it has ReLU instead of a scaled tanh, max pooling instead of trainable averages, full
+    connections from s2 to c3, and logits instead of radial basis functions.
 
     Args:
-      classes: number of outputs.
-      name: of the model.
+      classes: Number of outputs.
+      name: Name of the model.
 
     Input:
-      images (batch, 32, 32, channels), or (batch, 28, 28, channels), which are padded with zeros.
+      Images (batch, 32, 32, channels), or (batch, 28, 28, channels), which are padded with zeros.
 
     Raises:
-      ValueError: for images of another size.
+      ValueError: If the images have another size.
 
     Example:
       >>> net = lenet5(classes=10)
@@ -72,20 +72,21 @@ SEEN = (
 
 
 def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "lenet5") -> Layer:
-    """LeNet-5 as published; 60,000 trainable parameters.
+    """Make LeNet-5 as published; 60,000 trainable parameters.
 
-    Activations are 1.7159 tanh(2/3 z), also after pooling; pooling (s2, s4) is a mean with a
+    Activations are 1.7159 tanh(2/3 z), after pooling as well; pooling (s2, s4) is a mean with a
     trainable scale and bias per map; each map of c3 is connected to 3, 4 or 6 maps of s2, which
     breaks their symmetry; and an output is the squared distance of the 84 units of f6 from the code
     of its class, a fixed pattern of -1 and +1.
 
     Args:
-      codes: (classes, 84) of -1 and +1. The paper draws the characters in 7x12 pixels; by default
-        ten random patterns from a fixed seed, which differ in about half of their entries.
-      name: of the model. Its layers are c1, s2, c3, s4, c5 and f6.
+      codes: Array (classes, 84) of -1 and +1. The paper draws the characters in 7x12 pixels; the
+        default is ten random patterns from a fixed seed, which differ in about half of their
+        entries.
+      name: Name of the model. Its layers are c1, s2, c3, s4, c5 and f6.
 
     Input:
-      images (batch, 32, 32, 1), or (batch, 28, 28, 1), which are padded with zeros. In the paper
+      Images (batch, 32, 32, 1), or (batch, 28, 28, 1), which are padded with zeros. In the paper
       the background is -0.1 and the ink 1.175, so that the mean is about 0 and the variance 1.
 
     Returns:
@@ -93,7 +94,8 @@ def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "len
       softmax cross-entropy on them is the paper's discriminative loss.
 
     Raises:
-      ValueError: for images of another size, or codes that are not (classes, 84).
+      ValueError: If the images have another size.
+      ValueError: If `codes` is not (classes, 84).
 
     Example:
       >>> net = lenet5_1998()

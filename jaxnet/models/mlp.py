@@ -18,21 +18,22 @@ def mlp(
     kernel_init: Initializer = he_normal(),
     name: str = "mlp",
 ) -> Layer:
-    """Dense layers with an activation between them, and none after the last.
+    """Make dense layers with an activation between them, but not after the last.
 
-    Each example is flattened first, so images need no reshaping. The outputs are logits, as the
+    Each example is flattened first, so images need not be reshaped. The outputs are logits, as the
     losses of optax expect them. A single size is a linear model: `mlp([10])` with a cross-entropy
     is softmax regression.
 
     Args:
-      features: outputs of each layer, in order; the last is the number of classes or targets.
-      activation: a function or layer, such as `jax.nn.relu` or `jnp.tanh`.
-      kernel_init: of all layers but the last. The default suits ReLU; for tanh or sigmoid pass
-        `jaxnet.initializers.glorot_uniform()`.
-      name: of the model. Its layers are dense, dense_1, ... and, the last, output.
+      features: Number of outputs of each layer, in order; the last is the number of classes or
+        targets.
+      activation: A function or layer, such as `jax.nn.relu` or `jnp.tanh`.
+      kernel_init: Initializer of the kernels of all layers but the last. The default suits ReLU;
+        for tanh or sigmoid pass `jaxnet.initializers.glorot_uniform()`.
+      name: Name of the model. Its layers are dense, dense_1, ..., and output, the last one.
 
     Raises:
-      ValueError: for empty features, or an entry below 1.
+      ValueError: If `features` is empty or has an entry below 1.
 
     Example:
       >>> net = mlp([100, 30, 10])

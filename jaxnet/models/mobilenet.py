@@ -35,8 +35,8 @@ V3 = {"small": (SMALL, 1024), "large": (LARGE, 1280)}
 def mobilenet_v2(classes: int = 1000, *, width: float = 1.0, name: str = "mobilenet_v2") -> Layer:
     """Make MobileNet V2, a small network for images; 3,504,872 parameters.
 
-    A 3x3 convolution, 17 inverted residuals down to 7 pixels, a 1x1 convolution, a mean over each
-    map, dropout and a dense layer.
+    The net is a 3x3 convolution, 17 inverted residuals down to 7 pixels, a 1x1 convolution, a mean
+    over each map, dropout and a dense layer.
 
     Args:
       classes: Number of outputs.
@@ -82,11 +82,11 @@ def mobilenet_v3(
 ) -> Layer:
     """Make MobileNet V3, small with 2,542,856 or large with 5,483,032 parameters.
 
-    As MobileNet V2, with gates in some blocks (squeeze and excitation), hard swish, and another
+    It is MobileNet V2 with gates in some blocks (squeeze and excitation), hard swish, and another
     dense layer before the last one.
 
     Args:
-      variant: "small" or "large".
+      variant: Size: "small" or "large".
       classes: Number of outputs.
       name: Name of the model. Its layers are conv_0, conv_0_norm, block_1, ..., a last convolution
         such as conv_16 with its norm, hidden and output.
@@ -95,7 +95,7 @@ def mobilenet_v3(
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: If `variant` is another one.
+      ValueError: If `variant` is not one of these.
 
     Example:
       >>> net = mobilenet_v3("small", classes=1000)

@@ -32,21 +32,22 @@ def perceptron(
     bias_init: Initializer = zeros,
     name: str = "perceptron",
 ) -> Layer:
-    """Threshold units: y = 1 where x @ kernel + bias > 0, else 0.
+    """Make threshold units: y = 1 if x @ kernel + bias > 0, else 0.
 
     Note: the gradient of a threshold is 0 everywhere. Train with `train_perceptron` or
     `perceptron_rule`. Several units are separate perceptrons on one input, one per class.
 
     Args:
-      features: number of units, at least 1.
-      kernel_init, bias_init: zeros by default, as the bound on the mistakes assumes.
-      name: of the layer.
+      features: Number of units, at least 1.
+      kernel_init, bias_init: Initializers; zeros by default, as the bound on the mistakes assumes.
+      name: Name of the layer.
 
     Params:
       kernel (inputs, features); bias (features,).
 
     Raises:
-      ValueError: for features below 1, or an input without a feature axis.
+      ValueError: If `features` is below 1.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> params = {"kernel": jnp.array([[1.0], [1.0]]), "bias": jnp.array([-1.5])}
@@ -73,21 +74,22 @@ def adaline(
     bias_init: Initializer = zeros,
     name: str = "adaline",
 ) -> Layer:
-    """Linear units for targets -1 and +1; the class is the sign of the output.
+    """Make linear units for targets -1 and +1; the class is the sign of the output.
 
     It is `dense` with zeros for initial params. Its rule, `delta_rule`, uses the output before the
     threshold and converges to the least squared error, whether or not the data are separable.
 
     Args:
-      features: number of units, at least 1.
-      kernel_init, bias_init: zeros by default.
-      name: of the layer.
+      features: Number of units, at least 1.
+      kernel_init, bias_init: Initializers; zeros by default.
+      name: Name of the layer.
 
     Params:
       kernel (inputs, features); bias (features,).
 
     Raises:
-      ValueError: for features below 1, or an input without a feature axis.
+      ValueError: If `features` is below 1.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> params, _ = adaline().init(jax.random.key(0), jn.spec((5, 3)))
@@ -103,20 +105,20 @@ def adaline(
 def perceptron_rule(
     params: Params, state: State, batch: Batch, *, key: jax.Array | None = None, train: bool = True
 ) -> Update:
-    """The perceptron's rule for `jn.learning_rule`: Δw = η (y - o) x, Δb = η (y - o).
+    """Return the perceptron's changes, for `jn.learning_rule`: Δw = η (y - o) x, Δb = η (y - o).
 
     With `optax.sgd(η)` it is exactly that; other optimizers use it like a gradient. A batch of one
-    example is the online rule; in a larger batch the changes add up. The "loss" is the share of
+    example is the online rule; in a larger batch the changes add up. The "loss" is the fraction of
     wrong outputs.
 
     Args:
-      params: of `perceptron` itself, not inside another layer. Apply a fixed feature map to the
-        data beforehand.
-      state, key, train: unused; every rule has them.
-      batch: x (batch, inputs) and targets y (batch, features), 0 or 1.
+      params: Params of `perceptron` itself, not inside another layer. Apply a fixed feature map to
+        the data beforehand.
+      state, key, train: Unused; every rule has them.
+      batch: Inputs x (batch, inputs) and targets y (batch, features), 0 or 1.
 
     Raises:
-      ValueError: for outputs and targets of different shapes.
+      ValueError: If outputs and targets have different shapes.
 
     Example:
       >>> trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optax.sgd(0.5))
@@ -136,7 +138,7 @@ def perceptron_rule(
 def delta_rule(
     params: Params, state: State, batch: Batch, *, key: jax.Array | None = None, train: bool = True
 ) -> Update:
-    """ADALINE's rule for `jn.learning_rule`: Δw = η Σ (t - o) x, Δb = η Σ (t - o).
+    """Return ADALINE's changes, for `jn.learning_rule`: Δw = η Σ (t - o) x, Δb = η Σ (t - o).
 
     It is the negative gradient of E = ½ Σ (t - o)², times η. E is a sum over the batch, not a mean,
     so large batches need a small η, below 2 / (largest eigenvalue of Σ x xᵀ). All examples in one
@@ -145,12 +147,12 @@ def delta_rule(
     there; decrease η. The "loss" is E of the batch.
 
     Args:
-      params: of `adaline` itself, not inside another layer.
-      state, key, train: unused; every rule has them.
-      batch: x (batch, inputs) and targets t (batch, features), usually -1 or +1.
+      params: Params of `adaline` itself, not inside another layer.
+      state, key, train: Unused; every rule has them.
+      batch: Inputs x (batch, inputs) and targets t (batch, features), usually -1 or +1.
 
     Raises:
-      ValueError: for outputs and targets of different shapes.
+      ValueError: If outputs and targets have different shapes.
 
     Example:
       >>> params = {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}
@@ -167,14 +169,14 @@ def delta_rule(
 
 
 class PerceptronRun(NamedTuple):
-    """Result of `train_perceptron`; prints as a report.
+    """The result of `train_perceptron`, which prints as a report.
 
     Fields:
-      params: after the last pass, of `perceptron(features)`.
-      mistakes: (passes,), wrong outputs per pass, over all units.
-      converged: whether the last pass made no mistake.
-      cycles: whether the weights returned to those after an earlier pass, without converging: then
-        they repeat endlessly.
+      params: Params of `perceptron(features)` after the last pass.
+      mistakes: Numbers of wrong outputs per pass, over all units, (passes,).
+      converged: Whether the last pass was without mistakes.
+      cycles: Whether the weights became equal to the weights after an earlier pass, without
+        converging: then they repeat endlessly.
     """
 
     params: Params
@@ -206,21 +208,22 @@ def train_perceptron(
     passes: int = 1000,
     params: Params | None = None,
 ) -> PerceptronRun:
-    """Trains `perceptron` by its rule, one example at a time, until a pass makes no mistake.
+    """Train `perceptron` by its rule, one example at a time, until a pass is without mistakes.
 
     The whole run is one compiled loop. Every pass takes the examples in the order given: shuffle
     data that are sorted by class. It converges on separable data, within `mistake_bound` mistakes;
     otherwise the result reports it, in `converged` and when printed.
 
     Args:
-      x: (n, inputs), finite.
-      y: (n,) or (n, features), targets 0 or 1, or booleans.
-      learning_rate: positive. Starting from zeros it only scales the weights.
-      passes: the largest number of passes over the data, at least 1.
-      params: initial params; zeros by default.
+      x: Inputs (n, inputs), finite.
+      y: Targets (n,) or (n, features), 0 or 1, or booleans.
+      learning_rate: Positive number. If the weights start from zeros it only scales them.
+      passes: Largest number of passes over the data, at least 1.
+      params: Initial params; zeros by default.
 
     Raises:
-      ValueError: for empty data, a wrong shape, NaN or Inf, or targets other than 0 and 1.
+      ValueError: If the data is empty, has a wrong shape, or contains NaN or Inf.
+      ValueError: If a target is neither 0 nor 1.
 
     Example:
       >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -246,19 +249,20 @@ def train_perceptron(
 
 
 def mistake_bound(x: Any, y: Any, params: Params) -> float:
-    """Novikoff's bound (R / γ)² on the mistakes of a perceptron that starts at 0.
+    """Return Novikoff's bound (R / γ)² on the mistakes of a perceptron that starts at 0.
 
     R is the largest norm of the examples, γ their smallest distance from a separating hyperplane;
     both treat the bias as a weight on a constant input of 1. Every separating hyperplane gives a
-    bound; the one of the largest margin gives the best. For several units the bounds add up.
+    bound; the hyperplane of the largest margin gives the best. For several units the bounds add up.
 
     Args:
-      x: (n, inputs), finite.
-      y: (n,) or (n, features), targets 0 or 1, or booleans.
-      params: of a `perceptron` without mistakes on them.
+      x: Inputs (n, inputs), finite.
+      y: Targets (n,) or (n, features), 0 or 1, or booleans.
+      params: Params of a `perceptron` without mistakes on these examples.
 
     Raises:
-      ValueError: for params that do not separate the classes, and for invalid data.
+      ValueError: If `params` does not separate the classes.
+      ValueError: If the data is invalid.
 
     Example:
       >>> params = {"kernel": np.array([[1.0]]), "bias": np.array([0.0])}
@@ -288,7 +292,7 @@ def mistake_bound(x: Any, y: Any, params: Params) -> float:
 
 @partial(jax.jit, static_argnums=4)
 def _train(params, x, y, rate, passes):
-    """Returns params, mistakes per pass, number of passes, and whether the weights cycle."""
+    """Return params, mistakes per pass, number of passes, and whether the weights cycle."""
 
     def one(params, example):
         x, y = example

@@ -34,8 +34,8 @@ VARIANTS = {
 def regnet(variant: str = "y_400mf", classes: int = 1000, *, name: str = "regnet") -> Layer:
     """Make RegNetX or RegNetY, from 400 million to 128 billion multiplications per image.
 
-    A 3x3 convolution, four stages of bottlenecks with grouped 3x3 convolutions, a mean over each
-    map, and a dense layer. The Y networks have gates (squeeze and excitation) as well.
+    The net is a 3x3 convolution, four stages of bottlenecks with grouped 3x3 convolutions, a mean
+    over each map, and a dense layer. The Y networks have gates (squeeze and excitation) as well.
 
     | variant | 400mf | 800mf | 1_6gf | 3_2gf | 8gf | 16gf | 32gf | 128gf |
     |---|---|---|---|---|---|---|---|---|
@@ -43,17 +43,17 @@ def regnet(variant: str = "y_400mf", classes: int = 1000, *, name: str = "regnet
     | million parameters, y | 4.3 | 6.4 | 11.2 | 19.4 | 39.4 | 83.6 | 145.0 | 644.8 |
 
     Args:
-      variant: "x_" or "y_" and the size, such as "y_400mf" or "x_3_2gf".
+      variant: Kind "x_" or "y_" and size, such as "y_400mf" or "x_3_2gf".
       classes: Number of outputs.
-      name: Name of the model. Its layers are conv_0, conv_0_norm, stage_1_block_1, ..., output;
-        those of a block conv_1, conv_2, squeeze and excite in RegNetY, conv_3, shortcut, and the
-        norms.
+      name: Name of the model. Its layers are conv_0, conv_0_norm, stage_1_block_1, ..., output; the
+        layers of a block are conv_1, conv_2, squeeze and excite in RegNetY, conv_3, shortcut, and
+        the norms.
 
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: If `variant` is another one.
+      ValueError: If `variant` is not one of these.
 
     Example:
       >>> net = regnet("y_400mf", classes=1000)

@@ -15,25 +15,26 @@ from jaxnet.services.checks import at_least, one_of
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resnet") -> Layer:
-    """The residual network for small images; 272,474 parameters at depth 20, colour, ten classes.
+    """Make the residual network for small images; 272,474 parameters at depth 20.
 
-    A convolution of 16 maps, then three stages of (depth - 2) / 6 blocks with 16, 32 and 64 maps,
-    the later two at half the resolution of the one before, a mean over each map, and a dense layer.
-    Padding is symmetric, as in PyTorch. Where a block changes the shape, its shortcut is a 1x1
-    convolution with batch norm (option B of the paper, whose runs on CIFAR-10 pad with zeros,
-    option A, and have 269,722 parameters).
+    The number is for colour images and ten classes. The net is a convolution of 16 maps, then three
+    stages of (depth - 2) / 6 blocks with 16, 32 and 64 maps, the later two at half the resolution
+    of the one before, a mean over each map, and a dense layer. Padding is symmetric, as in PyTorch.
+    If a block changes the shape, its shortcut is a 1x1 convolution with batch norm (option B of the
+    paper, whose runs on CIFAR-10 pad with zeros, option A, and have 269,722 parameters).
 
     Args:
-      depth: number of layers with weights on the main path, 6 n + 2: 20, 32, 44, 56, 110.
-      classes: number of outputs.
-      name: of the model. Its layers are conv_0, norm_0, block_1, block_2, ..., output; those of a
-        block conv_1, norm_1, conv_2, norm_2, and shortcut, shortcut_norm where there is one.
+      depth: Number of layers with weights on the main path, 6 n + 2: 20, 32, 44, 56, 110.
+      classes: Number of outputs.
+      name: Name of the model. Its layers are conv_0, norm_0, block_1, block_2, ..., output; the
+        layers of a block are conv_1, norm_1, conv_2, norm_2, and shortcut and shortcut_norm if it
+        has a shortcut convolution.
 
     Input:
-      images (batch, height, width, channels); 32x32 in the paper, other sizes work as well.
+      Images (batch, height, width, channels); 32x32 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: for a depth that is not 6 n + 2.
+      ValueError: If `depth` is not 6 n + 2.
 
     Example:
       >>> net = cifar_resnet(depth=20, classes=10)
@@ -77,29 +78,31 @@ def resnet(
     group_width: int = 64,
     name: str = "resnet",
 ) -> Layer:
-    """The residual network for large images; ResNet-18 to -152, 25,557,032 parameters at depth 50.
+    """Make ResNet-18 to -152, for large images; 25,557,032 parameters at depth 50.
 
-    A 7x7 convolution with strides of 2 and a max pooling, 224 -> 56 pixels; then four stages of
-    blocks at 56, 28, 14 and 7 pixels, a mean over each map, and a dense layer. At depths 18 and 34
-    a block has two 3x3 convolutions, with 64 to 512 maps. From 50 on it is a bottleneck of 1x1, 3x3
-    and 1x1, the last with four times the maps; the strides are in the 3x3 convolution, as is usual
-    now, not in the first one as in the paper.
+    The net has a 7x7 convolution with strides of 2 and a max pooling, 224 -> 56 pixels; then four
+    stages of blocks at 56, 28, 14 and 7 pixels, a mean over each map, and a dense layer. At depths
+    18 and 34 a block has two 3x3 convolutions, with 64 to 512 maps. From 50 on it is a bottleneck
+    of 1x1, 3x3 and 1x1, the last with four times the maps; the strides are in the 3x3 convolution,
+    as is usual now, and not in the first convolution as in the paper.
 
     Args:
-      depth: number of layers with weights on the main path: 18, 34, 50, 101 or 152.
-      classes: number of outputs.
+      depth: Number of layers with weights on the main path: 18, 34, 50, 101 or 152.
+      classes: Number of outputs.
       groups: Number of groups of the 3x3 convolutions, from depth 50 on. groups=32, group_width=4
         make ResNeXt-50 32x4d with 25,028,904 parameters.
       group_width: Number of maps of a group in the first stage. 128 makes Wide ResNet-50-2, with
         68,883,240 parameters.
-      name: of the model. Its layers are conv_0, norm_0, stage_1_block_1, ..., output; those of a
-        block conv_1, norm_1, ..., and shortcut, shortcut_norm where there is one.
+      name: Name of the model. Its layers are conv_0, norm_0, stage_1_block_1, ..., output; the
+        layers of a block are conv_1, norm_1, ..., and shortcut and shortcut_norm if it has a
+        shortcut convolution.
 
     Input:
-      images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
+      Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: for another depth; if `groups` or `group_width` is given at depth 18 or 34.
+      ValueError: If `depth` is not one of these.
+      ValueError: If `groups` or `group_width` is given at depth 18 or 34.
 
     Example:
       >>> net = resnet(depth=50, classes=1000)

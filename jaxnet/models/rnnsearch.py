@@ -31,7 +31,7 @@ def rnnsearch(
     return_weights: bool = False,
     name: str = "rnnsearch",
 ) -> Layer:
-    """Encoder, attention and decoder, trained with teacher forcing.
+    """Make an encoder, attention and a decoder, trained with teacher forcing.
 
     A bidirectional GRU computes an annotation h_j of each source token. From its state s_{i-1} the
     decoder scores them, v · tanh(W s_{i-1} + U h_j), takes their mean c_i under the softmax of the
@@ -40,21 +40,22 @@ def rnnsearch(
     token.
 
     As in equation (4) of the paper the readout depends on s_i (in its appendix on s_{i-1}). The
-    GRUs, s_0, the readout and the logits have biases. The reset gate is that of `jaxnet.gru`.
+    GRUs, s_0, the readout and the logits have biases. The reset gate is as in `jaxnet.gru`.
 
     Args:
-      source_vocabulary, target_vocabulary: numbers of ids.
-      embedding_features: width of the embeddings, source and target.
-      features: width of each direction of the encoder, and of the decoder; 1000 in the paper.
-      readout_features: width of the readout, before the logits.
-      attention: False gives every step the same context, the final states of both directions: the
-        encoder-decoder of Cho et al. 2014, but bidirectional, so that the two models differ by the
-        attention alone.
-      maxout: whether the readout is the maximum of pairs of 2 * readout_features linear units, as
+      source_vocabulary, target_vocabulary: Numbers of ids.
+      embedding_features: Width of the embeddings, source and target.
+      features: Width of each direction of the encoder, and of the decoder; 1000 in the paper.
+      readout_features: Width of the readout, before the logits.
+      attention: Whether the decoder has attention. False gives every step the same context, the
+        final states of both directions: the encoder-decoder of Cho et al. 2014, but bidirectional,
+        so that the two models differ by the attention alone.
+      maxout: Whether the readout is the maximum of pairs of 2 * readout_features linear units, as
         in the paper; False is readout_features tanh units.
-      dropout_rate: for the embeddings, the annotations and the readout, in [0, 1).
-      return_weights: True returns (logits, weights), weights (batch, time, source time), for plots.
-      name: of the model.
+      dropout_rate: Rate of dropout for the embeddings, the annotations and the readout, in [0, 1).
+      return_weights: Whether the output is (logits, weights), with weights (batch, time, source
+        time) for plots.
+      name: Name of the model.
 
     Input: (source, lengths, target).
       source: (batch, source time) ids, padded at the end with any id.
@@ -72,7 +73,8 @@ def rnnsearch(
       readout: hidden, output.
 
     Raises:
-      ValueError: for a rate out of range, and in training with dropout without a key.
+      ValueError: If `dropout_rate` is out of range.
+      ValueError: If the key is missing in training with dropout.
 
     Example:
       >>> net = rnnsearch(11, 13, embedding_features=4, features=5, readout_features=3)
@@ -169,14 +171,14 @@ def rnnsearch(
 
 
 def sentences(given: PyTree, who: str) -> tuple[Any, Any, Any]:
-    """Checks that the input of a translation model is (source, lengths, target).
+    """Check that the input of a translation model is (source, lengths, target).
 
     Args:
-      given: the input.
-      who: name of the model, for the message.
+      given: The input.
+      who: Name of the model, for the message.
 
     Raises:
-      ValueError: for anything but three entries.
+      ValueError: If the input does not have three entries.
 
     Example:
       >>> sentences((1, 2, 3), "rnnsearch")

@@ -23,16 +23,16 @@ def shufflenet_v2(
 ) -> Layer:
     """Make ShuffleNet V2, a small network for images; 2,278,604 parameters for x1_0.
 
-    A 3x3 convolution and a max pooling, 224 -> 56 pixels; then three stages of blocks, a 1x1
-    convolution, a mean over each map, and a dense layer. A block changes half of its maps, by a
-    depthwise convolution between 1x1 convolutions, and then interleaves the halves.
+    The net has a 3x3 convolution and a max pooling, 224 -> 56 pixels; then three stages of blocks,
+    a 1x1 convolution, a mean over each map, and a dense layer. A block changes half of its maps, by
+    a depthwise convolution between 1x1 convolutions, and then interleaves the halves.
 
     | variant | x0_5 | x1_0 | x1_5 | x2_0 |
     |---|---|---|---|---|
     | parameters | 1,366,792 | 2,278,604 | 3,503,624 | 7,393,996 |
 
     Args:
-      variant: "x0_5", "x1_0", "x1_5" or "x2_0", the factor of the numbers of maps.
+      variant: Factor of the numbers of maps: "x0_5", "x1_0", "x1_5" or "x2_0".
       classes: Number of outputs.
       name: Name of the model. Its layers are conv_0, conv_0_norm, stage_1_block_1, ..., conv_last,
         conv_last_norm and output.
@@ -41,7 +41,7 @@ def shufflenet_v2(
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: If `variant` is another one.
+      ValueError: If `variant` is not one of these.
 
     Example:
       >>> net = shufflenet_v2("x1_0", classes=1000)

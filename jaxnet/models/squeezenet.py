@@ -18,20 +18,21 @@ FEW = (16, 16, 32, 32, 48, 48, 64, 64)
 def squeezenet(variant: str = "1_1", classes: int = 1000, *, name: str = "squeezenet") -> Layer:
     """Make SqueezeNet 1.0 with 1,248,424 or 1.1 with 1,235,496 parameters.
 
-    A convolution, eight modules of 1x1 and 3x3 convolutions, and a 1x1 convolution to the classes,
-    whose maps are averaged. A module reduces its maps by a 1x1 convolution before the others.
+    The net is a convolution, eight modules of 1x1 and 3x3 convolutions, and a 1x1 convolution to
+    the classes, whose maps are averaged. A module reduces its maps by a 1x1 convolution before the
+    others.
 
     Args:
-      variant: "1_0" as in the paper, or "1_1" with fewer computations.
+      variant: Version: "1_0" as in the paper, or "1_1" with fewer computations.
       classes: Number of outputs.
-      name: Name of the model. Its layers are conv_0, fire_1, ..., fire_8 and output; those of a
-        module are squeeze, expand_1x1 and expand_3x3.
+      name: Name of the model. Its layers are conv_0, fire_1, ..., fire_8 and output; the layers of
+        a module are squeeze, expand_1x1 and expand_3x3.
 
     Input:
       Images (batch, height, width, 3); 224x224 in the paper, other sizes work as well.
 
     Raises:
-      ValueError: If `variant` is another one.
+      ValueError: If `variant` is not one of these.
 
     Example:
       >>> net = squeezenet("1_1", classes=1000)

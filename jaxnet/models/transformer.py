@@ -22,7 +22,7 @@ def translation_transformer(
     dropout_rate: float = 0.1,
     name: str = "translation_transformer",
 ) -> Layer:
-    """Encoder and decoder of transformer blocks, trained with teacher forcing.
+    """Make an encoder and a decoder of transformer blocks, trained with teacher forcing.
 
     The blocks are `jaxnet.transformer_block`: pre-norm (the paper's are post-norm) with a norm
     after the last one, and GELU instead of ReLU. Positions are sinusoidal, so sentences may have
@@ -30,14 +30,14 @@ def translation_transformer(
     in chunks, as in `rnnsearch`.
 
     Args:
-      source_vocabulary, target_vocabulary: numbers of ids.
-      layers: number of blocks in the encoder and in the decoder, at least 1.
-      features: width of the embeddings, even, and a multiple of heads.
-      heads: number of heads of each attention.
-      mlp_features: width of the hidden layers.
-      dropout_rate: for the embeddings, the weights of the attention, and each residual branch, in
-        [0, 1).
-      name: of the model.
+      source_vocabulary, target_vocabulary: Numbers of ids.
+      layers: Number of blocks in the encoder and in the decoder, at least 1.
+      features: Width of the embeddings, even, and a multiple of `heads`.
+      heads: Number of heads of each attention.
+      mlp_features: Width of the hidden layers.
+      dropout_rate: Rate of dropout for the embeddings, the weights of the attention, and each
+        residual branch, in [0, 1).
+      name: Name of the model.
 
     Input: (source, lengths, target), and output: logits, as in `rnnsearch`.
 
@@ -45,8 +45,9 @@ def translation_transformer(
       encoder: embedding, block_1, ..., norm; decoder: the same.
 
     Raises:
-      ValueError: for layers below 1, sizes that do not divide, and in training with dropout without
-        a key.
+      ValueError: If `layers` is below 1.
+      ValueError: If `features` is odd or not a multiple of `heads`.
+      ValueError: If the key is missing in training with dropout.
 
     Example:
       >>> net = translation_transformer(11, 13, layers=2, features=8, heads=2, mlp_features=16)

@@ -15,15 +15,15 @@ def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet
 
     On the way down, each level has two 3x3 convolutions and half the resolution of the level before
     it, with twice as many maps. On the way up, a transposed convolution doubles the resolution, and
-    the maps are joined with those of the same level. Unlike the paper's, the convolutions keep the
-    size of their input (padding), and batch norm follows them.
+    the maps are joined with the maps of the same level on the way down. Unlike in the paper, the
+    convolutions keep the size of their input (padding), and batch norm follows them.
 
     Args:
       classes: Number of outputs per pixel.
       features: Number of maps of the first level; 64 in the paper.
       levels: Number of resolutions; 5 in the paper.
       name: Name of the model. Its layers are down_1, ..., down_5, enlarge_4, up_4, ..., up_1 and
-        output; those of a level are conv_1, conv_1_norm, conv_2 and conv_2_norm.
+        output; the layers of a level are conv_1, conv_1_norm, conv_2 and conv_2_norm.
 
     Input:
       Images (batch, height, width, channels), or data with another number of axes, such as
@@ -33,8 +33,8 @@ def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet
       A layer whose outputs are (batch, height, width, classes), logits.
 
     Raises:
-      ValueError: If a number is below 1, or if the size of an input is not a multiple of
-        2 ** (levels - 1).
+      ValueError: If a number is below 1.
+      ValueError: If the size of an input is not a multiple of 2 ** (levels - 1).
 
     Example:
       >>> net = unet(classes=2, features=4, levels=3)

@@ -20,24 +20,24 @@ STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 def vgg(
     depth: int = 16, classes: int = 1000, *, normalized: bool = False, name: str = "vgg"
 ) -> Layer:
-    """VGG-11, -13, -16 or -19; 138,357,544 parameters at depth 16, 143,667,240 at 19.
+    """Make VGG-11, -13, -16 or -19; 138,357,544 parameters at depth 16, 143,667,240 at 19.
 
     Five stages of 3x3 convolutions with 64, 128, 256, 512 and 512 maps, each followed by max
     pooling: 224 -> 112 -> 56 -> 28 -> 14 -> 7 pixels; then 4096, 4096 and the classes.
 
     Args:
-      depth: number of layers with weights: 11, 13, 16 or 19.
-      classes: number of outputs.
-      normalized: whether batch norm follows each convolution; not in the paper, and much easier to
+      depth: Number of layers with weights: 11, 13, 16 or 19.
+      classes: Number of outputs.
+      normalized: Whether batch norm follows each convolution; not in the paper, and much easier to
         train.
-      name: of the model. Its layers are conv_1_1, conv_1_2, conv_2_1, ..., norm_1_1, ..., pool_1,
-        ..., dense_6, dense_7 and output.
+      name: Name of the model. Its layers are conv_1_1, conv_1_2, conv_2_1, ..., norm_1_1, ...,
+        pool_1, ..., dense_6, dense_7 and output.
 
     Input:
-      images (batch, 224, 224, 3).
+      Images (batch, 224, 224, 3).
 
     Raises:
-      ValueError: for another depth.
+      ValueError: If `depth` is not one of these.
 
     Example:
       >>> net = vgg(depth=16, classes=1000)

@@ -31,7 +31,7 @@ def vit(
     | parameters | 86,567,656 | 88,224,232 | 304,326,632 | 306,535,400 | 632,045,800 |
 
     Args:
-      variant: "b_16", "b_32", "l_16", "l_32" or "h_14": the size, and the pixels of a patch's side.
+      variant: Size and pixels of a patch's side: "b_16", "b_32", "l_16", "l_32" or "h_14".
       classes: Number of outputs.
       dropout_rate: Rate of dropout in the blocks and after the positions.
       name: Name of the model. Its layers are patches, block_1, ..., norm and output; it has the
@@ -42,8 +42,9 @@ def vit(
       height and width, which must be multiples of the patch.
 
     Raises:
-      ValueError: If `variant` is another one, or `dropout_rate` is outside [0, 1), or the size of
-        the images is not a multiple of the patch.
+      ValueError: If `variant` is not one of these.
+      ValueError: If `dropout_rate` is outside [0, 1).
+      ValueError: If the size of the images is not a multiple of the patch.
 
     Example:
       >>> net = vit("b_16", classes=1000)

@@ -4,7 +4,7 @@ The output of the net is (batch, rows, columns, boxes * 5 + classes): for each b
 the square roots of width and height, and the confidence; then the classes, which the boxes of a
 cell share. x and y are the centre relative to the cell, width and height are relative to the image,
 all in [0, 1]. Targets are a dict of "boxes" (batch, n, 4), top, left, bottom and right relative to
-the image, and "classes" (batch, n), -1 for padding, as `jn.data.pad_boxes` makes of lists.
+the image, and "classes" (batch, n), -1 for padding, as `jn.data.pad_boxes` makes from lists.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,9 +31,9 @@ class Cells(NamedTuple):
     """The targets of each cell of the grid.
 
     Fields:
-      box: (batch, rows, columns, 4), the true box with its centre in the cell: top, left, bottom,
-        right relative to the image; 0 without a box.
-      label: (batch, rows, columns) int32, its class; -1 without a box.
+      box: True box with its centre in the cell, (batch, rows, columns, 4): top, left, bottom, right
+        relative to the image; 0 without a box.
+      label: Class of the box, (batch, rows, columns) int32; -1 without a box.
     """
 
     box: jax.Array
@@ -44,9 +44,9 @@ class Detections(NamedTuple):
     """Detections per image, best first, padded to a fixed number.
 
     Fields:
-      boxes: (batch, most, 4), top, left, bottom, right relative to the image; 0 for padding.
-      scores: (batch, most), the probability of the class times the confidence; -inf for padding.
-      classes: (batch, most) int32; -1 for padding.
+      boxes: Boxes (batch, most, 4), top, left, bottom, right relative to the image; 0 for padding.
+      scores: Probability of the class times the confidence, (batch, most); -inf for padding.
+      classes: Classes (batch, most) int32; -1 for padding.
     """
 
     boxes: jax.Array
@@ -63,24 +63,25 @@ def yolo(
     output: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
     name: str = "yolo",
 ) -> Layer:
-    """A detector on any backbone, whose feature map is the grid.
+    """Make a detector on any backbone, whose feature map is the grid.
 
-    3x3 convolutions with batch norm and leaky ReLU, then a 1x1 convolution that predicts the boxes
-    and classes of each cell. All predictions are in [0, 1], so a sigmoid at the end trains better
-    than the paper's linear output, and keeps the centre of a box in its cell; loss and decoding are
-    the same for both.
+    The head has 3x3 convolutions with batch norm and leaky ReLU, then a 1x1 convolution that
+    predicts the boxes and classes of each cell. All predictions are in [0, 1], so a sigmoid at the
+    end trains better than the paper's linear output, and keeps the centre of a box in its cell;
+    loss and decoding are the same for both.
 
     Args:
-      backbone: a layer with output (batch, rows, columns, features), such as
+      backbone: A layer with output (batch, rows, columns, features), such as
         `jn.tap(jn.models.resnet(18), "stage_4_block_2")`.
-      classes: number of classes, at least 1.
-      boxes: number of boxes per cell, at least 1.
-      hidden: features of the 3x3 convolutions between backbone and output; () for none.
-      output: the last activation; `lambda x: x` is the paper's.
-      name: of the model. Its layers are the backbone's name, head_1, norm_1, ..., output.
+      classes: Number of classes, at least 1.
+      boxes: Number of boxes per cell, at least 1.
+      hidden: Features of the 3x3 convolutions between backbone and output; () leaves them out.
+      output: Last activation; `lambda x: x` is the paper's.
+      name: Name of the model. Its layers are the backbone's name, head_1, norm_1, ..., output.
 
     Raises:
-      ValueError: for classes or boxes below 1, or a backbone whose output is not a feature map.
+      ValueError: If `classes` or `boxes` is below 1.
+      ValueError: If the output of the backbone is not a feature map.
 
     Example:
       >>> backbone = jn.serial(jn.conv(8, 3, strides=4), jax.nn.relu, name="backbone")
@@ -119,18 +120,19 @@ def yolo(
 
 
 def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
-    """Assigns to each cell of the grid the true box with its centre in the cell.
+    """Assign to each cell of the grid the true box with its centre in the cell.
 
-    Of several boxes with their centre in one cell, it takes the smallest, which overlaps the
-    neighbouring cells least; of equal ones the first. The loss ignores the others, as in the paper.
-    Boxes with a negative class, or without height or width, are padding.
+    If several boxes have their centre in one cell, it takes the smallest, which overlaps the
+    neighbouring cells least; of equal boxes it takes the first. The loss ignores the others, as in
+    the paper. Boxes with a negative class, or without height or width, are padding.
 
     Args:
-      targets: "boxes" (batch, n, 4) and "classes" (batch, n).
-      rows, columns: of the grid.
+      targets: Dict of "boxes" (batch, n, 4) and "classes" (batch, n).
+      rows, columns: Numbers of rows and columns of the grid.
 
     Raises:
-      ValueError: If arrays have other shapes, or a box is in pixels.
+      ValueError: If arrays have other shapes.
+      ValueError: If a box is in pixels.
 
     Example:
       Two boxes in the upper left cell of a 2x3 grid, the second smaller, and padding:
@@ -146,7 +148,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
 
 
 def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Array, jax.Array]:
-    """The boxes and classes, whose values are checked where there are any; `count` classes."""
+    """The boxes and classes, whose values are checked if there are any; `count` classes."""
     if not isinstance(targets, dict) or not {"boxes", "classes"} <= set(targets):
         raise TypeError(
             f'{who}: targets must be a dict with "boxes" (batch, n, 4) and "classes" (batch, n), '
@@ -204,29 +206,30 @@ def yolo_loss(
     coordinates: float = 5.0,
     no_object: float = 0.5,
 ) -> jax.Array:
-    """The loss of the paper (equation 3): squared errors of boxes, confidences and classes.
+    """Return the paper's loss (equation 3): squared errors of boxes, confidences and classes.
 
-    In a cell with a true box one of its boxes is responsible: the one with the largest overlap
-    (IoU) at the time; without any overlap the nearest in centre and square roots of the sizes, as
-    in the authors' code. Its targets are the true box and, for the confidence, the overlap of the
-    two. The target of all other confidences is 0, with less weight. The targets of the classes are
-    1 and 0, in cells with a true box. No gradient passes through the overlap.
+    In a cell with a true box one of its boxes is responsible: the box with the largest overlap
+    (IoU) at the time, or without any overlap the nearest in centre and square roots of the sizes,
+    as in the authors' code. Its targets are the true box and, for the confidence, the overlap of
+    the two. The target of all other confidences is 0, with less weight. The targets of the classes
+    are 1 and 0, in cells with a true box. No gradient passes through the overlap.
 
     Args:
-      outputs: (batch, rows, columns, boxes * 5 + classes), see the module.
-      targets: "boxes" (batch, n, 4) and "classes" (batch, n); see `yolo_assign` for several in one
-        cell.
-      boxes: number of boxes per cell, as in `yolo`.
-      coordinates: weight of the boxes' errors.
-      no_object: weight of the confidence of boxes that are not responsible.
+      outputs: Outputs of the net, (batch, rows, columns, boxes * 5 + classes), see the module.
+      targets: Dict of "boxes" (batch, n, 4) and "classes" (batch, n); see `yolo_assign` for several
+        boxes in one cell.
+      boxes: Number of boxes per cell, as in `yolo`.
+      coordinates: Weight of the boxes' errors.
+      no_object: Weight of the confidence of boxes that are not responsible.
 
     Returns:
-      (batch,), the sum over the cells. Inside `jit`, where values raise no errors, it is NaN for an
-      image with a class that the outputs do not have, or with a box in pixels.
+      (batch,), the sum over the cells. Inside `jit`, where values cannot raise errors, it is NaN
+      for an image with a class that the outputs do not have, or with a box in pixels.
 
     Raises:
-      ValueError: If outputs do not match the number of boxes, a class is not in the outputs, or a
-        box is in pixels.
+      ValueError: If `outputs` does not match the number of boxes.
+      ValueError: If a class is not in the outputs.
+      ValueError: If a box is in pixels.
 
     Example:
       >>> outputs = jnp.zeros((2, 6, 8, 13))
@@ -269,11 +272,11 @@ def _loss(places, confidence, probabilities, cells, wrong, coordinates, no_objec
 
 
 def yolo_decode(outputs: jax.Array, *, boxes: int = 2) -> tuple[jax.Array, jax.Array]:
-    """All boxes of all cells with their scores per class.
+    """Return all boxes of all cells with their scores per class.
 
     Args:
-      outputs: (batch, rows, columns, boxes * 5 + classes).
-      boxes: number of boxes per cell.
+      outputs: Outputs of the net, (batch, rows, columns, boxes * 5 + classes).
+      boxes: Number of boxes per cell.
 
     Returns:
       The boxes (batch, rows * columns * boxes, 4): top, left, bottom, right relative to the image,
@@ -304,17 +307,18 @@ def yolo_detect(
     iou: float = 0.5,
     most: int = 100,
 ) -> Detections:
-    """Detects objects: decoding, then non-maximum suppression per class.
+    """Detect objects by decoding and non-maximum suppression per class.
 
     All shapes are fixed, so it can be compiled together with the net.
 
     Args:
-      outputs: (batch, rows, columns, boxes * 5 + classes).
-      boxes: number of boxes per cell.
-      score: boxes must score more. Use about 0.01 for average precision, which counts the weakest
-        boxes too.
-      iou: of two boxes of one class with a larger IoU only the better one is kept.
-      most: the largest number of detections, per class and in all.
+      outputs: Outputs of the net, (batch, rows, columns, boxes * 5 + classes).
+      boxes: Number of boxes per cell.
+      score: Score that boxes must exceed. Use about 0.01 for average precision, which counts the
+        weakest boxes too.
+      iou: Largest IoU of two boxes of one class; of two that overlap more, only the better one is
+        kept.
+      most: Largest number of detections, per class and in all.
 
     Example:
       >>> found = jax.jit(yolo_detect)(jnp.full((2, 6, 8, 13), 0.5))

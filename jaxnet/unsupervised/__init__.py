@@ -1,8 +1,8 @@
 """Learning without labels: one namespace per field, such as `jn.unsupervised.rbm`.
 
 A *fit* is a function `(key, x, features, **options) -> params`. Its x is (n, inputs), and the
-params are those of an ordinary layer, usually `jn.dense(features)`. So learned features are used in
-`serial` like any other layer and can be trained further.
+params fit an ordinary layer, usually `jn.dense(features)`. So learned features are used in `serial`
+like any other layer and can be trained further.
 """
 
 from jaxnet.unsupervised import autoencoder as autoencoder

@@ -1,7 +1,7 @@
 """Objectives of autoencoders: reconstruction alone, or with noise, contraction or sparsity.
 
 Each function maps an autoencoder to an objective for `jn.trainer`. The batch is x itself, without
-targets; params and state are those of the net. The net is `jn.models.autoencoder(...)`, a
+targets; params and state are the net's. The net is `jn.models.autoencoder(...)`, a
 `tied_autoencoder(...)` or any layer whose output has the shape of its input and that calls
 `m(jn.models.code, z)` on its code. The loss of an example is a sum over its entries, so weights
 such as β have the scale used in the papers. The metric "error" is the mean squared error per entry,
@@ -40,14 +40,14 @@ Penalty = Callable[[Params], jax.Array]
 
 
 def with_code(net: Layer) -> Layer:
-    """Changes the output of an autoencoder to the pair (reconstruction, code).
+    """Change the output of an autoencoder to the pair (reconstruction, code).
 
     Args:
-      net: an autoencoder, which calls `m(jn.models.code, z)` once, on its code.
+      net: An autoencoder, which calls `m(jn.models.code, z)` once, on its code.
 
     Raises:
-      TypeError: for a net that is no layer.
-      ValueError: at `init` and `apply`, if the net has no such call, or several.
+      TypeError: If `net` is not a layer.
+      ValueError: At `init` and `apply`, if the net does not have exactly one such call.
 
     Example:
       >>> net = jn.models.autoencoder(jn.dense(3), jn.dense(7))
@@ -80,18 +80,19 @@ def with_code(net: Layer) -> Layer:
 def reconstruction(
     net: Layer, loss: Callable = half_squared_error, *, penalty: Penalty | None = None
 ) -> Layer:
-    """The objective of the plain autoencoder: Σ_i loss(reconstruction, x)_i of each example.
+    """Return the objective of the plain autoencoder: Σ_i loss(reconstruction, x)_i of each example.
 
     Args:
-      net: an autoencoder, see `with_code`.
-      loss: `(reconstruction, x) -> values`, one per example or per entry: the default for any x,
-        `jn.losses.binary_cross_entropy_of_probabilities` for x in [0, 1] and a net that ends in a
-        sigmoid.
-      penalty: of the parameters, added to the loss; see `jaxnet.penalties`.
+      net: An autoencoder, see `with_code`.
+      loss: Function `(reconstruction, x) -> values`, one per example or per entry: the default for
+        any x, `jn.losses.binary_cross_entropy_of_probabilities` for x in [0, 1] and a net that ends
+        in a sigmoid.
+      penalty: Penalty of the parameters, added to the loss; see `jaxnet.penalties`.
 
     Raises:
-      TypeError: for a net, loss or penalty of another type, and a batch that is not an array.
-      ValueError: if the output or the loss does not have the shape of x.
+      TypeError: If `net`, `loss` or `penalty` has another type.
+      TypeError: If the batch is not an array.
+      ValueError: If the output or the loss does not have the shape of x.
 
     Example:
       >>> net = jn.models.autoencoder(jn.dense(3), jn.dense(7))
@@ -107,18 +108,19 @@ def reconstruction(
 def denoising_reconstruction(
     net: Layer, corrupt: Corruption, loss: Callable = half_squared_error
 ) -> Layer:
-    """Reconstructs x from a corrupted x, and so predicts each entry from the others.
+    """Reconstruct x from a corrupted x, and so predict each entry from the others.
 
     The corruption is drawn at each training step. In evaluation nothing is corrupted.
 
     Args:
-      net, loss: as in `reconstruction`.
-      corrupt: `(key, x) -> x`, such as `masking_noise(0.3)`, or
+      net, loss: As in `reconstruction`.
+      corrupt: Function `(key, x) -> x`, such as `masking_noise(0.3)`, or
         `lambda key, x: x + 0.3 * jax.random.normal(key, x.shape)`.
 
     Raises:
-      TypeError: as `reconstruction`, or if corrupt is not a function.
-      ValueError: in training without a key.
+      TypeError: As in `reconstruction`.
+      TypeError: If `corrupt` is not a function.
+      ValueError: If the key is missing in training.
 
     Example:
       >>> net, x = jn.models.tied_autoencoder(3), np.eye(7, dtype=np.float32)
@@ -139,18 +141,20 @@ def contractive_reconstruction(
     *,
     probes: int | None = None,
 ) -> Layer:
-    """Adds strength · ‖∂code/∂x‖² (Frobenius), so that the code is insensitive to changes of x.
+    """Add strength · ‖∂code/∂x‖² (Frobenius), so that the code is insensitive to changes of x.
 
     Args:
-      net, loss: as in `reconstruction`.
-      strength: of the contraction, at least 0.
-      probes: None computes the Jacobian, one backward pass per entry of the code. A number, at
-        least 1, estimates the norm without bias from that many random directions, one forward pass
-        each, and needs a key in evaluation too.
+      net, loss: As in `reconstruction`.
+      strength: Strength of the contraction, at least 0.
+      probes: Number of random directions, at least 1, from which the norm is estimated without
+        bias; it takes one forward pass each, and a key in evaluation too. None computes the
+        Jacobian, one backward pass per entry of the code.
 
     Raises:
-      TypeError: as `reconstruction`.
-      ValueError: for a negative strength, less than one probe, or probes without a key.
+      TypeError: As in `reconstruction`.
+      ValueError: If `strength` is negative.
+      ValueError: If `probes` is below 1.
+      ValueError: If the key is missing with `probes`.
 
     Example:
       >>> net = jn.models.autoencoder(jn.dense(3), jn.dense(7))
@@ -188,19 +192,21 @@ def sparse_reconstruction(
     *,
     penalty: Penalty | None = None,
 ) -> Layer:
-    """Adds β Σ_j KL(ρ‖ρ̂_j), where ρ̂_j is the mean of code unit j over the batch.
+    """Add β Σ_j KL(ρ‖ρ̂_j), where ρ̂_j is the mean of code unit j over the batch.
 
     The KL is a property of the batch, so the value is a scalar: choose a batch_size that divides
     the number of examples, of at least 100 for a stable mean.
 
     Args:
-      net, loss, penalty: as in `reconstruction`; the code must be in [0, 1], as that of a sigmoid.
-      rho: target mean activation, in (0, 1).
-      beta: weight of the sparsity, at least 0.
+      net, loss, penalty: As in `reconstruction`; the code must be in [0, 1], such as the output of
+        a sigmoid.
+      rho: Target mean activation, in (0, 1).
+      beta: Weight of the sparsity, at least 0.
 
     Raises:
-      TypeError: as `reconstruction`.
-      ValueError: for rho outside of (0, 1), or a negative beta.
+      TypeError: As in `reconstruction`.
+      ValueError: If `rho` is outside (0, 1).
+      ValueError: If `beta` is negative.
 
     Example:
       >>> net = jn.models.tied_autoencoder(3)
@@ -224,13 +230,14 @@ def sparse_reconstruction(
 
 
 def masking_noise(rate: float) -> Corruption:
-    """Sets each entry to 0 with probability `rate`; the other entries are unchanged.
+    """Set each entry to 0 with probability `rate`; the other entries are unchanged.
 
     Args:
-      rate: share of entries dropped, in [0, 1).
+      rate: Fraction of entries dropped, in [0, 1).
 
     Raises:
-      TypeError, ValueError: for a rate outside of [0, 1).
+      TypeError: If `rate` is not a number.
+      ValueError: If `rate` is outside [0, 1).
 
     Example:
       >>> x = masking_noise(0.25)(jax.random.key(0), jnp.full((3, 8), 2.0))
@@ -261,33 +268,34 @@ def fit_sparse_autoencoder(
     learning_rate: float = 1e-2,
     progress: bool = True,
 ) -> Params:
-    """Fits the encoder of a sparse autoencoder: params of `jn.dense(features)`.
+    """Fit the encoder of a sparse autoencoder: params of `jn.dense(features)`.
 
     The net is dense, sigmoid, dense, output, and its objective `sparse_reconstruction`. The biases
     of the units start where their mean activation is about rho.
 
-    Any number of examples is accepted: where batch_size does not divide it, random examples are
+    Any number of examples is accepted: if batch_size does not divide it, random examples are
     repeated to fill the last batch.
 
     Args:
-      key: draws the weights and the order of the examples.
-      x: (n, inputs), centred with a variance near 1, or in [0, 1].
-      features: units of the code, at least 1; usually more than inputs.
-      rho: target mean activation, in (0, 1).
-      beta: weight of the sparsity, at least 0.
-      penalty: of the parameters, such as `jn.penalties.l2(1e-3)`.
-      output: activation of the reconstruction: None, or `jax.nn.sigmoid` for x in [0, 1].
-      epochs: passes over x.
-      batch_size: examples per step, over which the mean activation is taken.
-      learning_rate: of Adam, with cosine decay to 0.
-      progress: whether to show a progress bar.
+      key: Random key of the weights and of the order of the examples.
+      x: Examples (n, inputs), centred with a variance near 1, or in [0, 1].
+      features: Number of units of the code, at least 1; usually more than inputs.
+      rho: Target mean activation, in (0, 1).
+      beta: Weight of the sparsity, at least 0.
+      penalty: Penalty of the parameters, such as `jn.penalties.l2(1e-3)`.
+      output: Activation of the reconstruction: None, or `jax.nn.sigmoid` for x in [0, 1].
+      epochs: Number of passes over x.
+      batch_size: Number of examples per step, over which the mean activation is taken.
+      learning_rate: Learning rate of Adam, with cosine decay to 0.
+      progress: Whether to show a progress bar.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      TypeError, ValueError: if x is not (n, inputs) of finite numbers, or an option is out of
-        range.
+      TypeError: If `x` is not an array of numbers.
+      ValueError: If `x` is not (n, inputs) of finite numbers.
+      ValueError: If an option is out of range.
 
     Example:
       >>> x = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)

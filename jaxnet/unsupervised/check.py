@@ -1,4 +1,4 @@
-"""Checked examples, whole batches and the scale of outputs: shared by the fits."""
+"""Checked examples, whole batches and the scale of outputs, for all fits."""
 
 from functools import partial
 from typing import Any
@@ -13,19 +13,20 @@ MEASURED = 10_000  # examples on which the scale of outputs is measured
 
 
 def check_examples(x: Any, features: int, who: str, *, limit: int | None = None) -> jax.Array:
-    """Validates the examples and returns them as an array (n, inputs) of floats.
+    """Validate the examples and return them as an array (n, inputs) of floats.
 
     Args:
-      x: (n, inputs); integers become float32.
-      features: number of features to fit, at least 1.
-      who: name of the caller, for messages.
-      limit: axis of x whose size bounds the features: 0 for examples, 1 for inputs, None for no
+      x: Examples (n, inputs); integers become float32.
+      features: Number of features to fit, at least 1.
+      who: Name of the caller, for messages.
+      limit: Axis of x whose size bounds the features: 0 for examples, 1 for inputs, None without a
         bound.
 
     Raises:
-      TypeError: if x is not an array of numbers, or features not an integer.
-      ValueError: if x is not (n, inputs), is empty or contains NaN or Inf, or if features is below
-        1 or above the bound.
+      TypeError: If `x` is not an array of numbers.
+      TypeError: If `features` is not an integer.
+      ValueError: If `x` is not (n, inputs), is empty, or contains NaN or Inf.
+      ValueError: If `features` is below 1 or above the bound.
 
     Example:
       >>> check_examples(np.ones((5, 3, 2)), 4, "kmeans")
@@ -51,15 +52,15 @@ def check_examples(x: Any, features: int, who: str, *, limit: int | None = None)
 
 
 def whole_batches(key: jax.Array, x: jax.Array, batch_size: int) -> tuple[jax.Array, int]:
-    """Repeats random examples until a batch size divides their number.
+    """Repeat random examples until a batch size divides their number.
 
-    For objectives that give one value per batch and so cannot leave padding out. Each example
+    It is for objectives that give one value per batch and so cannot leave padding out. Each example
     occurs once or twice.
 
     Args:
-      key: chooses the examples that are repeated, none of them twice.
-      x: (n, inputs).
-      batch_size: at least 1.
+      key: Random key that chooses the examples to repeat, each at most once.
+      x: Examples (n, inputs).
+      batch_size: Number of examples per batch, at least 1.
 
     Returns:
       (m, inputs), where the smaller of batch_size and n divides m, and that batch size.
@@ -82,16 +83,16 @@ def _lengthened(key: jax.Array, x: jax.Array, missing: int) -> jax.Array:
 
 @jax.jit
 def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Params:
-    """Params of `jn.dense` whose outputs have mean 0 and a given standard deviation over x.
+    """Return params of `jn.dense` whose outputs have mean 0 and a given standard deviation over x.
 
     All units share one factor and one shift, so the order of the outputs stays the same. Outputs
     of other scales would leave units behind relu always on or always off, and saturate sigmoids.
 
     Args:
-      kernel: (inputs, features).
-      bias: (features,).
-      x: (n, inputs), of which at most 10,000 rows are used.
-      scale: standard deviation, positive. Where all outputs are equal they become 0.
+      kernel: Kernel (inputs, features).
+      bias: Bias (features,).
+      x: Examples (n, inputs), of which at most 10,000 rows are used.
+      scale: Standard deviation, positive. If all outputs are equal they become 0.
 
     Example:
       >>> params = scaled(jnp.ones((1, 1)), jnp.zeros(1), jnp.array([[3.0], [5.0]]), 1.0)

@@ -26,22 +26,23 @@ def random_projection(
     kernel_init: Initializer = variance_scaling(1.0, "fan_out", "normal"),
     name: str = "random_projection",
 ) -> Layer:
-    """A fixed number of random combinations of the inputs: y = x @ kernel.
+    """Make a fixed number of random combinations of the inputs: y = x @ kernel.
 
     On average over kernels ‖y‖² = ‖x‖². The number of features that keeps the distances of n points
-    to a given share does not depend on the number of inputs, see `projection_features`. The kernel
-    is an ordinary parameter; `jn.freeze` keeps it fixed in training.
+    to a given fraction does not depend on the number of inputs, see `projection_features`. The
+    kernel is an ordinary parameter; `jn.freeze` keeps it fixed in training.
 
     Args:
-      features: outputs, at least 1.
-      kernel_init: any initializer of mean 0 and variance 1 / features; normal by default.
-      name: of the layer.
+      features: Number of outputs, at least 1.
+      kernel_init: Any initializer of mean 0 and variance 1 / features; normal by default.
+      name: Name of the layer.
 
     Params:
-      kernel (inputs, features), as of `jn.dense` without a bias.
+      kernel (inputs, features), as in `jn.dense` without a bias.
 
     Raises:
-      ValueError: if features is below 1, or the input has no feature axis.
+      ValueError: If `features` is below 1.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (40, 3000))
@@ -60,21 +61,22 @@ def random_projection(
 
 
 def distortion(x: Any, projected: Any) -> np.ndarray:
-    """Relative change of the squared distance between each two points under a projection.
+    """Return the relative change of the squared distance between each two points in a projection.
 
-    0 where the distance is kept, 0.1 where its square has grown by a tenth. Computed on the host in
-    float64.
+    It is 0 if the distance is kept, and 0.1 if its square has grown by a tenth. It is computed on
+    the host in float64.
 
     Args:
-      x: (points, inputs), at least two points.
-      projected: (points, features), the same points.
+      x: Points (points, inputs), at least two.
+      projected: The same points after the projection, (points, features).
 
     Returns:
       (points · (points − 1) / 2,), float64, in the order (0, 1), (0, 2), ...; for two equal points
       0 if their projections are equal too, else infinity.
 
     Raises:
-      TypeError, ValueError: for other shapes or dtypes.
+      TypeError: If the arrays have other dtypes.
+      ValueError: If the arrays have other shapes.
 
     Example:
       >>> x = np.array([[0.0, 0, 0], [3, 4, 0], [0, 0, 1]])
@@ -95,18 +97,19 @@ def distortion(x: Any, projected: Any) -> np.ndarray:
 
 
 def projection_features(points: int, distortion: float) -> int:
-    """Number of features that keeps all squared distances between n points to 1 ± distortion.
+    """Return how many features keep all squared distances between n points to 1 ± distortion.
 
-    4 ln n / (ε²/2 − ε³/3): a projection with at least that many exists, and a random one with
-    normal entries is one with probability at least 1/n. The number does not depend on the inputs,
-    and in practice fewer are enough.
+    The number is 4 ln n / (ε²/2 − ε³/3). Such a projection exists for at least that many features,
+    and a random one with normal entries is one with probability at least 1/n. The number does not
+    depend on the inputs, and in practice fewer are enough.
 
     Args:
-      points: n, at least 2.
-      distortion: ε, above 0 and below 1.
+      points: Number of points n, at least 2.
+      distortion: Largest relative change ε, above 0 and below 1.
 
     Raises:
-      ValueError: for fewer points, or another distortion.
+      ValueError: If `points` is below 2.
+      ValueError: If `distortion` is outside (0, 1).
 
     Example:
       >>> projection_features(1000, 0.1), projection_features(1000, 0.5)
@@ -123,25 +126,27 @@ def projection_features(points: int, distortion: float) -> int:
 def basis_pursuit(
     A: jax.Array, y: jax.Array, steps: int = 500, *, positive: bool = False
 ) -> jax.Array:
-    """The x of the smallest ℓ1 norm with A x = y: a sparse signal from few measurements.
+    """Return the x of the smallest ℓ1 norm with A x = y: a sparse signal from few measurements.
 
-    By the alternating direction method of multipliers: alternately the nearest point with A x = y
-    and a soft threshold, proportional to the size of the signal. Once the zero entries are found it
-    converges quickly, to the precision of the dtype; near the limit of recovery it needs more
-    steps. The result always satisfies A x = y, converged or not. Can be jitted and vmapped over
-    matrices; for noisy measurements see `sparse_coding.fista`.
+    It uses the alternating direction method of multipliers, which alternates between the nearest
+    point with A x = y and a soft threshold, proportional to the size of the signal. Once the zero
+    entries are found it converges quickly, to the precision of the dtype; near the limit of
+    recovery it needs more steps. The result always satisfies A x = y, converged or not. It can be
+    jitted and vmapped over matrices; for noisy measurements see `sparse_coding.fista`.
 
     Args:
-      A: (measurements, unknowns), measurements at most unknowns, rows linearly independent.
-      y: (..., measurements), one signal or several.
-      steps: at least 1.
-      positive: whether x is known not to be negative, which takes fewer measurements.
+      A: Matrix (measurements, unknowns), measurements at most unknowns, rows linearly independent.
+      y: Measurements (..., measurements) of one signal or several.
+      steps: Number of steps, at least 1.
+      positive: Whether x is known not to be negative, which takes fewer measurements.
 
     Returns:
       (..., unknowns).
 
     Raises:
-      TypeError, ValueError: for shapes or dtypes that do not fit, or steps below 1.
+      TypeError: If dtypes do not fit.
+      ValueError: If shapes do not fit.
+      ValueError: If `steps` is below 1.
 
     Example:
       Three nonzero entries in 50, from 20 numbers:

@@ -1,7 +1,7 @@
 """Deep belief net: a stack of restricted Boltzmann machines, each fitted to the one below.
 
-Its params are those of `jn.serial(rbm(500), rbm(250), ...)`: a dict of "rbm", "rbm_1", ... from the
-data upward.
+Its params have the structure of `jn.serial(rbm(500), rbm(250), ...)`: a dict of "rbm", "rbm_1", ...
+from the data upward.
 """
 
 from collections.abc import Sequence
@@ -24,23 +24,24 @@ def fit_dbn(
     visible: Visible = bernoulli,
     **options: Any,
 ) -> Params:
-    """Fits a stack of RBMs, one after another, from the data upward.
+    """Fit a stack of RBMs, one after another, from the data upward.
 
     The data of each machine are the hidden probabilities of the one below.
 
     Args:
-      key: of the initial params and of all draws.
-      x: (n, inputs), in the form that the visible units need, see `rbm.fit_rbm`.
-      sizes: hidden units of each machine, such as (500, 250).
-      visible: kind of the lowest visible units; all others are `bernoulli`.
-      options: those of `rbm.fit_rbm`, for each machine.
+      key: Random key of the initial params and of all draws.
+      x: Examples (n, inputs), in the form that the visible units need, see `rbm.fit_rbm`.
+      sizes: Numbers of hidden units of each machine, such as (500, 250).
+      visible: Kind of the lowest visible units; all others are `bernoulli`.
+      options: Options of `rbm.fit_rbm`, for each machine.
 
     Returns:
       {"rbm": {"kernel", "bias", "visible_bias"}, "rbm_1": ...}, the params of
       `jn.serial(rbm(500), rbm(250))`. See `generate` and `mlp_params`.
 
     Raises:
-      ValueError: if sizes is empty, and as `rbm.fit_rbm`.
+      ValueError: If `sizes` is empty.
+      ValueError: As in `rbm.fit_rbm`.
 
     Example:
       >>> x = np.random.default_rng(0).integers(0, 2, (50, 6))
@@ -69,22 +70,23 @@ def fit_dbn(
 def generate(
     key: jax.Array, params: Params, n: int, steps: int, *, visible: Visible = bernoulli
 ) -> tuple[jax.Array, jax.Array]:
-    """Samples by Gibbs sampling in the highest machine, then down through the others.
+    """Sample by Gibbs sampling in the highest machine, then down through the others.
 
     Args:
-      key: of all draws.
-      params: of `fit_dbn`, or {"rbm": params of one `rbm`}.
-      n: number of samples, each from its own chain that starts with coin flips; at least 1.
-      steps: of Gibbs sampling, at least 1; more where chains still depend on their start.
-      visible: kind of the lowest visible units.
+      key: Random key of all draws.
+      params: Params from `fit_dbn`, or {"rbm": params of one `rbm`}.
+      n: Number of samples, each from its own chain that starts with coin flips; at least 1.
+      steps: Number of steps of Gibbs sampling, at least 1; use more if chains still depend on their
+        start.
+      visible: Kind of the lowest visible units.
 
     Returns:
       The samples, and their means given the units above, which make the better picture; both
       (n, inputs).
 
     Raises:
-      TypeError: for params that are not such.
-      ValueError: for n or steps below 1.
+      TypeError: If `params` has another structure.
+      ValueError: If `n` or `steps` is below 1.
 
     Example:
       >>> from jaxnet.unsupervised.rbm import rbm
@@ -111,19 +113,19 @@ def generate(
 
 
 def mlp_params(params: Params) -> Params:
-    """Params of the hidden layers of a perceptron, from those of a deep belief net, to fine-tune.
+    """Convert params of a deep belief net to params of hidden layers, to fine-tune.
 
-    The names are those of `jn.models.mlp([*sizes, classes], jax.nn.sigmoid)`. Its output layer is
-    not among them.
+    They are for the hidden layers of a perceptron. The names are as in
+    `jn.models.mlp([*sizes, classes], jax.nn.sigmoid)`, without its output layer.
 
     Args:
-      params: of `fit_dbn`.
+      params: Params from `fit_dbn`.
 
     Returns:
       {"dense": {"kernel", "bias"}, "dense_1": ...}.
 
     Raises:
-      TypeError: for params that are not such.
+      TypeError: If `params` has another structure.
 
     Example:
       >>> from jaxnet.unsupervised.rbm import rbm

@@ -24,18 +24,19 @@ Vectors = Callable[[jax.Array, Any, int], jax.Array]  # (key, x, features) -> (f
 
 
 def random_vectors(key: jax.Array, x: Any, features: int) -> jax.Array:
-    """Examples drawn at random without replacement.
+    """Return examples drawn at random without replacement.
 
     Args:
-      key: the same key gives the same examples.
-      x: (n, inputs), without NaN.
-      features: number of examples, 1 to n.
+      key: Random key; the same key gives the same examples.
+      x: Examples (n, inputs), without NaN.
+      features: Number of examples, 1 to n.
 
     Returns:
       (features, inputs).
 
     Raises:
-      ValueError: for another shape, no data, a NaN, or more features than examples.
+      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `features` is above the number of examples.
 
     Example:
       >>> rows = random_vectors(jax.random.key(0), np.arange(10.0).reshape(5, 2), 5)
@@ -55,25 +56,26 @@ def _drawn(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
 def kmeans(
     key: jax.Array, x: Any, features: int, *, iterations: int = 100, tolerance: float = 1e-4
 ) -> jax.Array:
-    """Centroids by scikit-learn's `KMeans`: each the mean of the examples nearest to it.
+    """Return centroids by scikit-learn's `KMeans`: each the mean of the examples nearest to it.
 
     The result is a local minimum of the sum of squared distances; another key gives another.
 
     Args:
-      key: the same key and data give the same centroids.
-      x: (n, inputs), without NaN.
-      features: centroids, 1 to n.
-      iterations: greatest number of passes over the data, at least 1.
-      tolerance: at least 0; stops when the squared moves of all centroids sum to less than this
-        share of the mean variance of the inputs.
+      key: Random key; the same key and data give the same centroids.
+      x: Examples (n, inputs), without NaN.
+      features: Number of centroids, 1 to n.
+      iterations: Greatest number of passes over the data, at least 1.
+      tolerance: Fraction of the mean variance of the inputs, at least 0. The search stops if the
+        squared moves of all centroids sum to less.
 
     Returns:
       (features, inputs).
 
     Raises:
-      ValueError: for another shape, no data, a NaN, more features than examples, or iterations
-        below 1.
-      ImportError: without scikit-learn, the extra jaxnet-toolkit[data].
+      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `features` is above the number of examples.
+      ValueError: If `iterations` is below 1.
+      ImportError: If scikit-learn, the extra jaxnet-toolkit[data], is missing.
 
     Example:
       >>> x = np.array([[0.0, 0], [0, 2], [9, 9], [9, 7], [9, 8]])
@@ -102,28 +104,29 @@ def kmeans(
 def fit_kmeans(
     key: jax.Array, x: Any, features: int, *, scale: float | None = 1.0, iterations: int = 100
 ) -> Params:
-    """Centroids as params of `jn.dense(features)`: the largest output is the nearest centroid.
+    """Return centroids as params of `jn.dense(features)`.
 
-    ‖x − c‖² = ‖x‖² − 2 (x·c − ½‖c‖²), so with kernel c and bias −½‖c‖² the outputs are in the
-    reverse order of the distances. The order stays the same if the mean of x is first subtracted
-    from x and c, and if one factor and one shift are applied to all outputs. With `scale` the
-    outputs get mean 0 and this standard deviation over x, so that fine-tuning after a sigmoid or
-    relu starts without dead or saturated units.
+    The largest output is the nearest centroid. ‖x − c‖² = ‖x‖² − 2 (x·c − ½‖c‖²), so with kernel c
+    and bias −½‖c‖² the outputs are in the reverse order of the distances. The order stays the same
+    if the mean of x is first subtracted from x and c, and if one factor and one shift are applied
+    to all outputs. With `scale` the outputs get mean 0 and this standard deviation over x, so that
+    fine-tuning after a sigmoid or relu starts without dead or saturated units.
 
     Args:
-      key: the same key and data give the same params.
-      x: (n, inputs), without NaN.
-      features: centroids, 1 to n.
-      scale: standard deviation of the outputs over x, positive. None leaves the centroids as they
+      key: Random key; the same key and data give the same params.
+      x: Examples (n, inputs), without NaN.
+      features: Number of centroids, 1 to n.
+      scale: Standard deviation of the outputs over x, positive. None leaves the centroids as they
         are: the kernel's columns.
-      iterations: see `kmeans`.
+      iterations: Greatest number of passes over the data; see `kmeans`.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: as `kmeans`, or for a scale that is not positive.
-      ImportError: without scikit-learn.
+      ValueError: As in `kmeans`.
+      ValueError: If `scale` is not positive.
+      ImportError: If scikit-learn is missing.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (50, 3))
@@ -152,24 +155,25 @@ def fit_kmeans(
 def fit_random_vectors(
     key: jax.Array, x: Any, features: int, *, scale: float | None = 1.0
 ) -> Params:
-    """Examples drawn at random, as params of `jn.dense(features)`.
+    """Return examples drawn at random, as params of `jn.dense(features)`.
 
     The mean of x is subtracted from each, and each is scaled to one length, so an output is the
     projection of x onto the direction of an example. Nothing is learned: this is the baseline for
     other methods.
 
     Args:
-      key: the same key and data give the same examples.
-      x: (n, inputs), without NaN.
-      features: number of examples, 1 to n.
-      scale: standard deviation of the outputs over x, positive; their mean is 0. None leaves the
+      key: Random key; the same key and data give the same examples.
+      x: Examples (n, inputs), without NaN.
+      features: Number of examples, 1 to n.
+      scale: Standard deviation of the outputs over x, positive; their mean is 0. None leaves the
         examples as they are, neither centred nor of one length, with biases of 0.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: as `random_vectors`, or for a scale that is not positive.
+      ValueError: As in `random_vectors`.
+      ValueError: If `scale` is not positive.
 
     Example:
       >>> x = jax.random.uniform(jax.random.key(0), (50, 3))
@@ -195,26 +199,27 @@ def fit_random_vectors(
 def fit_rbf_centres(
     key: jax.Array, x: Any, features: int, *, method: Vectors = kmeans, overlap: float = 1.0
 ) -> Params:
-    """Centres and one width for all: params of `jn.rbf(features)`.
+    """Return centres and one width for all: params of `jn.rbf(features)`.
 
     The width is the mean distance of a centre to its nearest neighbour, so neighbouring units
     overlap, whatever the scale of the data.
 
     Args:
-      key: the same key and data give the same params.
-      x: (n, inputs), without NaN.
-      features: centres, 1 to n.
-      method: `kmeans`, `random_vectors`, or any function `(key, x, features) -> centres`; bind
-        options by `functools.partial`.
-      overlap: positive; factor of the width.
+      key: Random key; the same key and data give the same params.
+      x: Examples (n, inputs), without NaN.
+      features: Number of centres, 1 to n.
+      method: Function that chooses the centres: `kmeans`, `random_vectors`, or any function
+        `(key, x, features) -> centres`; bind options by `functools.partial`.
+      overlap: Factor of the width, positive.
 
     Returns:
       {"centres": (features, inputs), "width": ()}.
 
     Raises:
-      ValueError: as `kmeans`, for an overlap that is not positive, or if all centres are equal and
-        so define no width.
-      ImportError: without scikit-learn.
+      ValueError: As in `kmeans`.
+      ValueError: If `overlap` is not positive.
+      ValueError: If all centres are equal and so do not define a width.
+      ImportError: If scikit-learn is missing.
 
     Example:
       >>> x = np.array([[0.0, 0], [0, 0], [3, 4], [3, 4]])
@@ -249,20 +254,22 @@ def fit_rbf_centres(
 
 
 def triangle(features: int, *, name: str = "triangle") -> Layer:
-    """max(0, mean distance − distance) per centre: by how much it is nearer than the average.
+    """Make a layer of max(0, mean distance − distance) per centre.
 
-    The mean is over the centres, for each example, so about half of the outputs are 0. It is the
-    soft assignment of Coates, Lee and Ng; under a linear readout better than the nearest centre.
+    The output is by how much a centre is nearer than the average. The mean is over the centres, for
+    each example, so about half of the outputs are 0. It is the soft assignment of Coates, Lee and
+    Ng. With a linear readout it is better than the nearest centre.
 
     Args:
-      features: centres, at least 1.
-      name: of the layer.
+      features: Number of centres, at least 1.
+      name: Name of the layer.
 
     Params:
       centres (features, inputs), drawn from a standard normal distribution; `kmeans` learns them.
 
     Raises:
-      ValueError: if features is below 1, or the input has no feature axis.
+      ValueError: If `features` is below 1.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> x = jnp.array([[0.0, 0]])

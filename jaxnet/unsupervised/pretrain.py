@@ -27,33 +27,36 @@ def pretrain_greedy(
     batch_size: int = 1024,
     progress: bool = True,
 ) -> tuple[Params, State]:
-    """Initial params of a net whose dense layers are fitted one after another without labels.
+    """Return initial params of a net whose dense layers are fitted in turn without labels.
 
     The first layer is fitted to the data, the next to its input under the params fitted so far (in
     evaluation mode), and so on. Layers in between (activations, `flatten`, dropout) are used as
     they are. Afterwards the net is trained as usual, which is called fine-tuning.
 
     Args:
-      net: a composed layer; the layers to fit are of kind "dense".
-      data: input of the net, (examples, ...), without labels.
-      method: `(key, x, features) -> {"kernel", "bias"}`, such as `rbm.fit_rbm`,
+      net: A composed layer; the layers to fit are of kind "dense".
+      data: Input of the net, (examples, ...), without labels.
+      method: Function `(key, x, features) -> {"kernel", "bias"}`, such as `rbm.fit_rbm`,
         `kmeans.fit_kmeans`, `kmeans.fit_random_vectors`, `autoencoder.fit_sparse_autoencoder` or
         `sparse_coding.fit_sparse_coding`; bind options by `functools.partial`. None returns the
         params drawn by `net.init`.
-      key: draws the params that are not fitted, and is passed on to the method; None is
+      key: Random key of the params that are not fitted, also passed to the method; None is
         `jax.random.key(0)`.
-      layers: paths of the layers to fit, such as "dense" or "encoder/dense_1", in any order. By
+      layers: Paths of the layers to fit, such as "dense" or "encoder/dense_1", in any order; by
         default all dense layers but the last, which is taken for the output.
-      batch_size: examples per forward pass.
-      progress: whether to show a progress bar.
+      batch_size: Number of examples per forward pass.
+      progress: Whether to show a progress bar.
 
     Returns:
       (params, state), as from `net.init`.
 
     Raises:
-      TypeError: for an argument of another type, or a method that does not return a dict.
-      ValueError: for no examples, layers that are not in the net or not dense, a net with fewer
-        than two dense layers, or a method that returns params of other names or shapes.
+      TypeError: If an argument has another type.
+      TypeError: If `method` does not return a dict.
+      ValueError: If `data` is without examples.
+      ValueError: If an entry of `layers` is not in the net or not dense.
+      ValueError: If the net has fewer than two dense layers.
+      ValueError: If `method` returns params of other names or shapes.
 
     Example:
       >>> x = jax.random.uniform(jax.random.key(1), (50, 8))
@@ -165,7 +168,7 @@ def _replaced(params: Params, path: str, entry: Params) -> Params:
 
 
 def _converted(fitted: Params, old: Params, path: str) -> Params:
-    """The fitted params in the dtypes of the old ones, without a bias where these have none."""
+    """The fitted params in the dtypes of the old ones, without a bias if these are without."""
     needed = {name: leaf.shape for name, leaf in old.items()}
     if not isinstance(fitted, dict):
         raise TypeError(

@@ -1,8 +1,8 @@
 """Sparse coding: each example as a sum of few atoms of a dictionary.
 
-The codes z of x minimize ½‖x − z D‖² + penalty · ‖z‖₁, where the rows of D are the atoms. There is
-no closed form: `ista` and `fista` approach the minimum in steps, and `sparse_code` is a layer of
-such steps. `fit_dictionary` learns D.
+The codes z of x minimize ½‖x − z D‖² + penalty · ‖z‖₁, where the rows of D are the atoms. The
+minimum does not have a closed form: `ista` and `fista` approach it in steps, and `sparse_code` is a
+layer of such steps. `fit_dictionary` learns D.
 """
 
 from collections.abc import Callable
@@ -26,17 +26,18 @@ exact_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def soft_threshold(x: jax.Array, threshold: Any, *, positive: bool = False) -> jax.Array:
-    """Moves x toward 0 by the threshold, and to 0 within it: the proximal step of threshold · |x|.
+    """Move x toward 0 by the threshold, and to 0 within it: the proximal step of threshold · |x|.
 
     Its derivative is 0 inside and 1 outside; at the kinks JAX returns ½.
 
     Args:
-      x: any shape.
-      threshold: at least 0, broadcast against x.
-      positive: whether negative entries become 0 too.
+      x: Array of any shape.
+      threshold: Number or array at least 0, broadcast against x.
+      positive: Whether negative entries become 0 too.
 
     Raises:
-      TypeError, ValueError: for what is no array, and a known threshold that is negative.
+      TypeError: If `x` or `threshold` is not an array of numbers.
+      ValueError: If `threshold` is known and negative.
 
     Example:
       >>> soft_threshold(jnp.array([-3.0, -1.0, 0.5, 2.0]), 1).tolist()
@@ -69,25 +70,27 @@ def ista(
     positive: bool = False,
     codes: jax.Array | None = None,
 ) -> jax.Array:
-    """Codes by iterative shrinkage and thresholding: gradient steps, each with a soft threshold.
+    """Return codes by iterative shrinkage and thresholding: gradient steps with a soft threshold.
 
     The cost falls with every step, and its distance to the minimum as 1 / steps; `fista` converges
-    faster at the same cost. Can be jitted, vmapped and differentiated.
+    faster at the same cost. It can be jitted, vmapped and differentiated.
 
     Args:
-      dictionary: (features, inputs), one atom per row, of any length.
-      x: (..., inputs).
-      penalty: at least 0; a number, or one per feature (features,).
-      steps: at least 0.
-      positive: whether codes must not be negative.
-      codes: (..., features) to start from; 0 by default.
+      dictionary: Dictionary (features, inputs), one atom per row, of any length.
+      x: Examples (..., inputs).
+      penalty: Number at least 0, or one per feature (features,).
+      steps: Number of steps, at least 0.
+      positive: Whether codes must not be negative.
+      codes: Codes (..., features) to start from; 0 by default.
 
     Returns:
       Codes (..., features).
 
     Raises:
-      TypeError, ValueError: for shapes or dtypes that do not fit, negative steps, or a known
-        penalty that is negative.
+      TypeError: If dtypes do not fit.
+      ValueError: If shapes do not fit.
+      ValueError: If `steps` is negative.
+      ValueError: If `penalty` is known and negative.
 
     Example:
       >>> ista(jnp.eye(3), jnp.array([[2.0, -0.3, -4.0]]), 0.5, 10).tolist()
@@ -116,26 +119,28 @@ def fista(
     positive: bool = False,
     codes: jax.Array | None = None,
 ) -> jax.Array:
-    """Codes as by `ista`, with momentum: the distance to the minimum falls as 1 / steps².
+    """Return codes as `ista`, with momentum: the distance to the minimum falls as 1 / steps².
 
-    The momentum of an example restarts where it points uphill, so that the cost hardly ever rises.
-    A small penalty takes many steps: start with a larger one, and pass its codes on. Can be jitted,
-    vmapped and differentiated.
+    The momentum of an example restarts if it points uphill, so that the cost hardly ever rises. A
+    small penalty takes many steps: start with a larger one, and pass its codes on. It can be
+    jitted, vmapped and differentiated.
 
     Args:
-      dictionary: (features, inputs), one atom per row, of any length.
-      x: (..., inputs).
-      penalty: at least 0; a number, or one per feature (features,).
-      steps: at least 0.
-      positive: whether codes must not be negative.
-      codes: (..., features) to start from; 0 by default.
+      dictionary: Dictionary (features, inputs), one atom per row, of any length.
+      x: Examples (..., inputs).
+      penalty: Number at least 0, or one per feature (features,).
+      steps: Number of steps, at least 0.
+      positive: Whether codes must not be negative.
+      codes: Codes (..., features) to start from; 0 by default.
 
     Returns:
       Codes (..., features).
 
     Raises:
-      TypeError, ValueError: for shapes or dtypes that do not fit, negative steps, or a known
-        penalty that is negative.
+      TypeError: If dtypes do not fit.
+      ValueError: If shapes do not fit.
+      ValueError: If `steps` is negative.
+      ValueError: If `penalty` is known and negative.
 
     Example:
       A signal of 3 nonzero entries in 50, from 30 numbers:
@@ -226,23 +231,24 @@ def sparse_code(
     positive: bool = False,
     name: str = "sparse_code",
 ) -> Layer:
-    """Codes of x by steps of `fista`, as a layer: a better encoder than one product.
+    """Make a layer of codes of x by steps of `fista`: a better encoder than one product.
 
     Everything is differentiable, so the dictionary can be fine-tuned through the steps.
 
     Args:
-      features: atoms of the dictionary, at least 1.
-      penalty: at least 0, in the units of x; a larger penalty gives fewer nonzero entries.
-      steps: of `fista`, at least 1.
-      positive: whether codes must not be negative.
-      name: of the layer.
+      features: Number of atoms of the dictionary, at least 1.
+      penalty: Number at least 0, in the units of x; a larger penalty gives fewer nonzero entries.
+      steps: Number of steps of `fista`, at least 1.
+      positive: Whether codes must not be negative.
+      name: Name of the layer.
 
     Params:
       dictionary (features, inputs), one atom per row, random at init; `fit_dictionary` learns it.
 
     Raises:
-      ValueError: if features or steps is below 1, penalty is negative, or the input has no feature
-        axis.
+      ValueError: If `features` or `steps` is below 1.
+      ValueError: If `penalty` is negative.
+      ValueError: If the input does not have a feature axis.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (90, 7))
@@ -281,34 +287,36 @@ def fit_dictionary(
     steps: int = 50,
     progress: bool = True,
 ) -> Params:
-    """Learns atoms of which few make up an example: params of `sparse_code(features, penalty)`.
+    """Learn atoms of which few make up an example: params of `sparse_code(features, penalty)`.
 
     The codes of each batch are computed by `fista`. Then each atom in turn moves to the minimum of
     the cost with the codes held fixed [Mairal et al. 2009]. Atoms have length 1. They start as
-    examples with some noise, and an atom that no example uses is replaced by an example. The mean
-    is not subtracted: whiten or centre data of a large mean first.
+    examples with some noise, and an atom that is not used by any example is replaced by an example.
+    The mean is not subtracted: whiten or centre data of a large mean first.
 
-    Any number of examples is accepted: where batch_size does not divide it, each epoch leaves out
-    the remainder of a new permutation.
+    Any number of examples is accepted: if batch_size does not divide it, each epoch leaves out the
+    remainder of a new permutation.
 
     Args:
-      key: the same key and data give the same atoms.
-      x: (n, inputs), without NaN.
-      features: atoms, 1 to n; may be more than inputs.
-      penalty: positive, in the units of x; a larger penalty gives fewer atoms per example. None is
-        1.2 times the root mean square of the entries of x, the choice of Mairal et al.
-      positive: whether codes must not be negative.
-      epochs: passes over the data, at least 1.
-      batch_size: examples per step.
-      steps: of `fista` per batch.
-      progress: whether to show a progress bar.
+      key: Random key; the same key and data give the same atoms.
+      x: Examples (n, inputs), without NaN.
+      features: Number of atoms, 1 to n; may be more than inputs.
+      penalty: Positive number, in the units of x; a larger penalty gives fewer atoms per example.
+        None is 1.2 times the root mean square of the entries of x, the choice of Mairal et al.
+      positive: Whether codes must not be negative.
+      epochs: Number of passes over the data, at least 1.
+      batch_size: Number of examples per step.
+      steps: Number of steps of `fista` per batch.
+      progress: Whether to show a progress bar.
 
     Returns:
       {"dictionary": (features, inputs)}.
 
     Raises:
-      ValueError: for another shape, no data, a NaN, more features than examples, epochs below 1, a
-        penalty that is not positive, or one so large that every code is 0.
+      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `features` is above the number of examples.
+      ValueError: If `epochs` is below 1.
+      ValueError: If `penalty` is not positive, or so large that every code is 0.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (90, 7))
@@ -359,7 +367,7 @@ def _first_atoms(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(5, 6, 7))
 def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
-    """Atoms and sums after one pass over x, and the share of code entries that are not 0."""
+    """Atoms and sums after one pass over x, and the fraction of code entries that are not 0."""
     keep = 1 - batch_size / len(x)
     order = jax.random.permutation(child_key(key, "order"), len(x))
     order = order[: len(x) // batch_size * batch_size].reshape(-1, batch_size)
@@ -380,13 +388,13 @@ def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
 def _better_atoms(
     atoms: jax.Array, codes: jax.Array, examples: jax.Array, fresh: jax.Array
 ) -> jax.Array:
-    """One pass over the atoms; each moves to the minimum of the cost while the others stay.
+    """Make one pass over the atoms; each moves to the minimum of the cost while the others stay.
 
     Args:
-      atoms: (features, inputs).
-      codes: (features, features), Σ zᵀ z.
-      examples: (features, inputs), Σ zᵀ x.
-      fresh: (features, inputs), replacements for atoms that no code uses.
+      atoms: Atoms (features, inputs).
+      codes: Sum Σ zᵀ z, (features, features).
+      examples: Sum Σ zᵀ x, (features, inputs).
+      fresh: Replacements (features, inputs) for atoms that are not used by any code.
     """
     used = jnp.diag(codes)
     unused = used <= 1e-6 * used.mean()
@@ -407,7 +415,7 @@ def fit_sparse_coding(
     scale: float | None = None,
     **options: Any,
 ) -> Params:
-    """Atoms learned by `fit_dictionary`, as params of `jn.dense(features)` before relu.
+    """Return atoms learned by `fit_dictionary`, as params of `jn.dense(features)` before relu.
 
     The kernel's columns are the atoms, and every bias is -penalty. So `relu(dense(x))` is the first
     step of `ista` from 0 toward codes that are not negative, of step size 1: the soft threshold
@@ -417,16 +425,18 @@ def fit_sparse_coding(
     penalty, and the layer is almost linear. Whiten or centre x, or set `scale`.
 
     Args:
-      key, x, features, penalty: see `fit_dictionary`.
-      scale: positive: one factor and one shift for all outputs give them mean 0 and this standard
-        deviation over x, as in `kmeans.fit_kmeans`. None leaves atoms and penalty unchanged.
-      options: the others of `fit_dictionary`: epochs, batch_size, steps, progress.
+      key, x, features, penalty: As in `fit_dictionary`.
+      scale: Standard deviation of the outputs over x, positive; one factor and one shift for all
+        outputs give them this standard deviation and mean 0, as in `kmeans.fit_kmeans`. None leaves
+        atoms and penalty unchanged.
+      options: Other options of `fit_dictionary`: epochs, batch_size, steps, progress.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: as `fit_dictionary`, or for a scale that is not positive.
+      ValueError: As in `fit_dictionary`.
+      ValueError: If `scale` is not positive.
 
     Example:
       >>> x = jax.random.uniform(jax.random.key(0), (90, 7))

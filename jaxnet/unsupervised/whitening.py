@@ -19,22 +19,23 @@ _NO_VARIANCE = 1e-12  # of the largest variance: below, a direction holds roundi
 
 
 def fit_pca(key: jax.Array | None, x: Any, features: int | None = None) -> Params:
-    """The directions of largest variance: params of `jn.dense(features)`.
+    """Return the directions of largest variance: params of `jn.dense(features)`.
 
     The outputs have mean 0, are uncorrelated, and are sorted by falling variance. The columns of
     the kernel are orthonormal, each with its largest entry positive. So `y @ kernel.T + mean` is
     the best linear reconstruction of x from this number of features.
 
     Args:
-      key: not used, as nothing is random; every fit takes one.
-      x: (n, inputs), without NaN; n may be below inputs.
-      features: directions to keep, 1 to inputs; all by default.
+      key: Not used, as nothing is random; every fit takes a key.
+      x: Examples (n, inputs), without NaN; n may be below inputs.
+      features: Number of directions to keep, 1 to inputs; all by default.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: for another shape, no data, a NaN, or more features than inputs.
+      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `features` is above the number of inputs.
 
     Example:
       >>> x = np.random.default_rng(0).normal(size=(50, 3)) * [1, 5, 2]
@@ -57,26 +58,28 @@ def fit_whitening(
     zca: bool = False,
     epsilon: float = 1e-3,
 ) -> Params:
-    """Uncorrelated outputs of mean 0 and variance 1: params of `jn.dense(features)`.
+    """Return params of `jn.dense(features)` for uncorrelated outputs of mean 0 and variance 1.
 
     Directions without variance (constant inputs, or fewer examples than inputs) give outputs of 0.
 
     Args:
-      key: not used, as nothing is random; every fit takes one.
-      x: (n, inputs), without NaN; n may be below inputs.
-      features: directions to keep, those of largest variance, 1 to inputs; all by default.
-      zca: whether to rotate back after scaling, so that outputs resemble inputs (an image stays an
+      key: Not used, as nothing is random; every fit takes a key.
+      x: Examples (n, inputs), without NaN; n may be below inputs.
+      features: Number of directions of largest variance to keep, 1 to inputs; all by default.
+      zca: Whether to rotate back after scaling, so that outputs resemble inputs (an image stays an
         image). Then features must be inputs.
-      epsilon: at least 0, added to each variance as a share of their mean. It damps directions of
-        much less variance than that, which are usually noise; with 0 the covariance of the outputs
-        is the identity. For patches of photographs use 0.01 to 0.1.
+      epsilon: Fraction of the mean variance that is added to each variance, at least 0. It damps
+        directions of much less variance than that, which are usually noise; with 0 the covariance
+        of the outputs is the identity. For patches of photographs use 0.01 to 0.1.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: for another shape, no data, a NaN, a negative epsilon, more features than inputs,
-        or zca with fewer.
+      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `epsilon` is negative.
+      ValueError: If `features` is above the number of inputs.
+      ValueError: If `zca` is given with fewer features than inputs.
 
     Example:
       >>> x = np.random.default_rng(0).normal(size=(50, 3)) @ [[1, 0, 0], [2, 3, 0], [4, 5, 6]]
