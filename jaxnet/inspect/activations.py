@@ -26,22 +26,22 @@ def activations(
     key: jax.Array | None = None,
     train: bool = False,
 ) -> dict[str, PyTree]:
-    """The output of every layer inside a network, by path, in the order in which the calls end.
+    """Return the output of every layer inside a network, by path, in the order in which calls end.
 
     The later calls of a shared layer are "dense#2", "dense#3". A network that is a single layer
     has one entry, its own name. Layers inside `repeat`, `ensemble` and other transforms have no
     entry.
 
     A layer that runs inside `jax.lax.scan` or the like has no single output and is omitted, with a
-    warning. Under `jax.jit` it cannot be recognized: JAX raises an UnexpectedTracerError where such
-    an entry leaves the function.
+    warning. Under `jax.jit` it cannot be recognized: JAX raises an UnexpectedTracerError if such an
+    entry leaves the function.
 
     Args:
-      net: the network, or an objective with a batch as x.
-      params, state, x, key, train: as for `net.apply`.
+      net: Network, or an objective with a batch as x.
+      params, state, x, key, train: Arguments of `net.apply`.
 
     Raises:
-      TypeError, ValueError: as `net.apply`.
+      TypeError, ValueError: As in `net.apply`.
 
     Example:
       >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3))
@@ -75,10 +75,11 @@ class NonFinite(NamedTuple):
 
     Fields:
       direction: "before" (in the arguments), "forward" or "backward".
-      path: of the layer, under the network's name, or of an entry, such as "params/dense/kernel".
-      nans, infs, size: the counts of NaN, of Inf and of all numbers.
+      path: Path of the layer, under the network's name, or of an entry, such as
+        "params/dense/kernel".
+      nans, infs, size: Numbers of NaN, of Inf and of all values.
       what: "entry", "output", "loss" or "gradient".
-      arises: the state of the values before it, which narrows down the cause.
+      arises: State of the values before it, which narrows down the cause.
     """
 
     direction: str
@@ -106,20 +107,20 @@ def first_nonfinite(
     key: jax.Array | None = None,
     train: bool = False,
 ) -> NonFinite | None:
-    """The first NaN or Inf in a forward and backward pass, or None where all values are finite.
+    """Return the first NaN or Inf in a forward and backward pass, or None if all are finite.
 
     The order is: params, state and x; the output of each layer, in the order in which the calls
     end; the loss; then the gradients of the loss, from the last layer back to the first. The later
     calls of a shared layer are "dense#2", "dense#3"; layers inside `jax.lax.scan` are skipped.
 
     Args:
-      net: the network, or an objective with a batch as x.
-      params, state, x, key, train: as for `net.apply`.
-      loss: maps the output to a number; by default the mean of the output.
+      net: Network, or an objective with a batch as x.
+      params, state, x, key, train: Arguments of `net.apply`.
+      loss: Function that maps the output to a number; the mean of the output by default.
 
     Raises:
-      TypeError: for a loss that is no function or returns something else.
-      TypeError, ValueError: as `net.apply`.
+      TypeError: If `loss` is not a function or does not return a number.
+      TypeError, ValueError: As in `net.apply`.
 
     Example:
       >>> net = jn.serial(jax.nn.relu, jnp.log, lambda x: jnp.maximum(x, -9), name="net")
@@ -217,7 +218,7 @@ def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
 
 
 def run(net: Layer, params, state, x, key, train, note: Note) -> tuple[PyTree, State]:
-    """`net.apply` with `note(name, x, y) -> y` at each call, under a unique name."""
+    """Run `net.apply` with `note(name, x, y) -> y` at each call, under a unique name."""
     calls: dict[str, int] = {}
 
     def see(path, layer, x, y):
@@ -253,12 +254,12 @@ def _traced(tree: PyTree) -> bool:
 
 
 def floats(tree: PyTree) -> list[Any]:
-    """The leaves that hold floats."""
+    """Return the leaves that hold floats."""
     return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
 
 
 def count(tree: PyTree) -> Any:
-    """The counts of NaN and Inf in all leaves, (2,)."""
+    """Count NaN and Inf in all leaves, (2,)."""
     sums = [jnp.stack([jnp.isnan(a).sum(), jnp.isinf(a).sum()]) for a in floats(tree)]
     return sum(sums, jnp.zeros(2, jnp.int32))
 

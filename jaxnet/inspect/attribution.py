@@ -25,28 +25,28 @@ def saliency(
     *,
     path: str | None = None,
 ) -> jax.Array:
-    """The gradient of a score with respect to the input.
+    """Return the gradient of a score with respect to the input.
 
     It is signed, with one value per entry of x. The paper's saliency map is its largest absolute
     value over the channels, `jnp.abs(gradient).max(-1)`. The network runs in evaluation mode, as in
     all functions of this module.
 
     Args:
-      net: the network.
-      params, state: of the network.
-      x: float inputs, (batch, ...).
-      target: the score's unit. For an output (batch, classes) a class, or one per example,
+      net: Network.
+      params, state: Params and state of the network.
+      x: Inputs of floats, (batch, ...).
+      target: Unit of the score. For an output (batch, classes) a class, or one per example,
         (batch,); None takes the class with the largest output. For any output an index into the
         output of one example, such as (4, 5, 2), row 4 and column 5 of map 2; slices are summed.
-      path: of the layer with this output, as `activations` names it; None is the network.
+      path: Path of the layer with this output, as `activations` names it; None is the network.
 
     Returns:
       An array of the shape of x.
 
     Raises:
-      TypeError: for an x that is not of floats, and a target or path of another type.
-      TypeError, ValueError: as `net.apply`.
-      ValueError: for a path or target that does not exist.
+      TypeError: If `x` is not of floats, or `target` or `path` has another type.
+      TypeError, ValueError: As in `net.apply`.
+      ValueError: If `path` or `target` does not exist.
 
     Example:
       >>> net = jn.dense(3)
@@ -73,23 +73,24 @@ def integrated_gradients(
     steps: int = 32,
     path: str | None = None,
 ) -> jax.Array:
-    """The contribution of each input entry to the difference of a score from that of a baseline.
+    """Return the contribution of each input entry to a score, compared with a baseline.
 
-    The mean gradient along the straight line from the baseline to x, times x - baseline. The sum
-    over an example is its score minus the baseline's, up to the error of the quadrature
+    It is the mean gradient along the straight line from the baseline to x, times x - baseline. The
+    sum over an example is its score minus the baseline's score, up to the error of the quadrature
     (Gauss-Legendre, exact for scores that are polynomials of degree 2 * steps along the line).
     Entries equal to the baseline get 0: with a baseline of 0, black pixels contribute nothing.
 
     Args:
-      net, params, state, x, target, path: as for `saliency`.
-      baseline: an input without information: a number, or an array that broadcasts to x.
-      steps: number of gradients along the line, at least 1.
+      net, params, state, x, target, path: Arguments of `saliency`.
+      baseline: Input without information: a number, or an array that broadcasts to x.
+      steps: Number of gradients along the line, at least 1.
 
     Returns:
       An array of the shape of x, in the unit of the score.
 
     Raises:
-      TypeError, ValueError: as `saliency`; also for steps below 1 and a baseline of another shape.
+      TypeError, ValueError: As in `saliency`, or if `steps` is below 1 or `baseline` has another
+        shape.
 
     Example:
       >>> net = jn.serial(lambda x: x[:, :1] * x[:, 1:])
@@ -130,24 +131,24 @@ def occlusion(
     value: Any = 0.0,
     path: str | None = None,
 ) -> jax.Array:
-    """The drop of a score where a patch of the image is covered.
+    """Return the drop of a score when a patch of the image is covered.
 
     The patch moves over the image in strides and is cut at the right and lower border. Each pixel
     gets the mean drop over the patches that cover it. It takes one forward pass per position.
 
     Args:
-      net, params, state, target, path: as for `saliency`.
-      x: float images, (batch, height, width, channels).
-      size: of the patch in pixels, or (rows, columns).
-      strides: between positions, at most `size`, which is the default (no overlap).
-      value: of the patch: a number, or one per channel, (channels,).
+      net, params, state, target, path: Arguments of `saliency`.
+      x: Images of floats, (batch, height, width, channels).
+      size: Size of the patch in pixels, or (rows, columns).
+      strides: Strides between positions, at most `size`, which is the default (no overlap).
+      value: Value of the patch: a number, or one per channel, (channels,).
 
     Returns:
       (batch, height, width), in the unit of the score.
 
     Raises:
-      TypeError, ValueError: as `saliency`; also for another rank, or a size or strides that do not
-        cover every pixel.
+      TypeError, ValueError: As in `saliency`, or if `x` has another rank, or `size` and `strides`
+        do not cover every pixel.
 
     Example:
       >>> net = jn.serial(lambda x: x.sum((1, 2)))
@@ -177,7 +178,7 @@ def occlusion(
 
 
 def filling(who: str, value: Any, x: jax.Array) -> jax.Array:
-    """The value of removed pixels: a number, or one per channel.
+    """Return the value of removed pixels: a number, or one per channel.
 
     Example:
       >>> filling("occlusion", [0.2, 0.5, 0.3], jnp.ones((2, 4, 5, 3))).shape
@@ -193,7 +194,7 @@ def filling(who: str, value: Any, x: jax.Array) -> jax.Array:
 def choose(
     who: str, net: Layer, params: Params, state: State, x: Any, target: Any, path: str | None
 ) -> tuple[Layer, Params, State, jax.Array, jax.Array]:
-    """Net, params, state, x as an array of floats, and a mask of the output entries in the score.
+    """Return net, params, state, x as floats, and a mask of the output entries in the score.
 
     The mask has the shape of the output, or 1 for the batch.
 
@@ -256,10 +257,10 @@ def choose(
 
 
 def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str | None) -> Any:
-    """The output of a network, or of a layer inside, in evaluation mode.
+    """Return the output of a network, or of a layer inside, in evaluation mode.
 
     Raises:
-      ValueError: for a path that does not exist.
+      ValueError: If `path` does not exist.
 
     Example:
       >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3))
@@ -273,9 +274,9 @@ def output_at(net: Layer, params: Params, state: State, x: jax.Array, path: str 
 def shifted(
     net: Layer, params: Params, state: State, x: jax.Array, path: str | None, shift: Any
 ) -> tuple[Any, Any]:
-    """The output of a network after a shift of one layer's output, and that layer's output.
+    """Return a network's output after a shift of one layer's output, and that layer's output.
 
-    The gradient with respect to the shift is that with respect to the layer's output.
+    The gradient with respect to the shift is the gradient with respect to the layer's output.
     """
     names: list[str] = []
     found = []
@@ -295,12 +296,12 @@ def shifted(
 
 
 def score(net, params, state, x, chosen, path) -> jax.Array:
-    """The sum of the chosen outputs, (batch,)."""
+    """Sum the chosen outputs, (batch,)."""
     return total(output_at(net, params, state, x, path), chosen)
 
 
 def total(y: jax.Array, chosen: jax.Array) -> jax.Array:
-    """The sum of the chosen outputs per example; other outputs may be infinite."""
+    """Sum the chosen outputs per example; other outputs may be infinite."""
     return jnp.where(chosen, y, 0).reshape(y.shape[0], -1).sum(1)
 
 

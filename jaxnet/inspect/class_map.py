@@ -19,28 +19,28 @@ def class_activation_map(
     path: str,
     target: Any = None,
 ) -> jax.Array:
-    """Grad-CAM: the feature maps of a layer, summed with their weights for a class.
+    """Return the feature maps of a layer, summed with their weights for a class (Grad-CAM).
 
-    The weight of a map is the mean over its positions of the gradient of the class's logit, for the
-    maps of any layer. For a network that ends in global average pooling and a dense layer it is
-    that layer's weight divided by the number of positions (CAM); then the sum over the positions is
-    the logit without its bias. The result is signed; the paper of Grad-CAM shows the positive part,
-    `jnp.maximum(found, 0)`.
+    The weight of a map is the mean over its positions of the gradient of the class's logit. The
+    maps may be of any layer. For a network that ends in global average pooling and a dense layer,
+    the weight is the dense layer's weight divided by the number of positions (CAM). Then the sum
+    over the positions is the logit without its bias. The result is signed; the paper of Grad-CAM
+    shows the positive part, `jnp.maximum(found, 0)`.
 
     Args:
-      net: the network, with logits (batch, classes).
-      params, state: of the network.
-      x: float inputs, (batch, *space, channels).
-      path: of the layer with the maps, as `activations` names it; usually the last one before
+      net: Network with logits (batch, classes).
+      params, state: Params and state of the network.
+      x: Inputs of floats, (batch, *space, channels).
+      path: Path of the layer with the maps, as `activations` names it; usually the last one before
         global pooling.
-      target: a class, or one per example, (batch,); None takes the class of the largest logit.
+      target: Class, or one per example, (batch,); None takes the class of the largest logit.
 
     Returns:
-      (batch, *space of the maps), coarser than x where the network has pooled.
+      (batch, *space of the maps), coarser than x if the network has pooled.
 
     Raises:
-      TypeError, ValueError: as `net.apply` and `saliency`.
-      ValueError: for a path or class that does not exist, or a layer without maps.
+      TypeError, ValueError: As in `net.apply` and `saliency`.
+      ValueError: If the path or class does not exist, or the layer has no maps.
 
     Example:
       >>> head = jn.serial(jn.global_avg_pool(), jn.dense(3), name="head")

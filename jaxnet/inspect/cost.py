@@ -16,18 +16,19 @@ from jaxnet.services.trees import PyTree, describe, key_spec
 
 
 def flops(function: Callable[..., Any], *args: PyTree) -> int:
-    """Floating point operations of a function's matrix products and convolutions.
+    """Count the floating point operations of a function's matrix products and convolutions.
 
-    The literature's count: two per multiply-add, none for sums, activations and normalization,
-    independent of the algorithm that XLA chooses. It is read from the function's jaxpr. A scan
-    counts every iteration, a `while_loop` one, and a `cond` its most expensive branch.
+    It counts as the literature does: two per multiply-add, none for sums, activations and
+    normalization, independent of the algorithm that XLA chooses. It is read from the function's
+    jaxpr. A scan counts every iteration, a `while_loop` one, and a `cond` its most expensive
+    branch.
 
     Args:
-      function: of arrays.
-      args: arrays or shapes; nothing is computed.
+      function: Function of arrays.
+      args: Arrays or shapes; nothing is computed.
 
     Raises:
-      TypeError: for anything but a function, and for other arguments.
+      TypeError: If `function` is not a function, or `args` are not arrays or shapes.
 
     Example:
       >>> flops(lambda a, b: a @ b, jn.spec((3, 5)), jn.spec((5, 7))) == 2 * 3 * 5 * 7
@@ -75,14 +76,14 @@ def _inner(params: dict[str, Any]) -> list[Any]:
 
 
 class MemoryEstimate(NamedTuple):
-    """The memory of a training step; prints as a sentence, and is true where the step fits.
+    """The memory of a training step; prints as a sentence, and is true if the step fits.
 
     Fields:
-      memory: the available memory in bytes.
-      needed: the peak of one training step, `held` + `temporary`.
-      held: parameters, state, optimizer state and the batch.
-      temporary: activations kept for the backward pass, gradients and scratch space.
-      backend: for which the step was compiled.
+      memory: Available memory in bytes.
+      needed: Peak of one training step, in bytes, `held` + `temporary`.
+      held: Bytes of parameters, state, optimizer state and the batch.
+      temporary: Bytes of activations kept for the backward pass, gradients and scratch space.
+      backend: Backend for which the step was compiled.
     """
 
     memory: int
@@ -112,25 +113,25 @@ def memory(
     optimizer: Any = None,
     loss: Callable[[PyTree], jax.Array] | None = None,
 ) -> MemoryEstimate:
-    """The memory of a training step on batches like x, and whether it fits, without allocating it.
+    """Estimate the memory of a training step on batches like x, without allocating it.
 
-    One step (forward, backward, update, with the old parameters donated) is compiled for shapes
-    alone, and the compiler's memory analysis is read. It holds for the backend that compiles it: on
-    a CPU it only estimates the memory of a GPU, whose array layouts and scratch space differ, and
-    whose libraries take a few hundred megabytes more.
+    The result says whether the step fits. One step (forward, backward, update, with the old
+    parameters donated) is compiled for shapes alone, and the compiler's memory analysis is read. It
+    holds for the backend that compiles it: on a CPU it only estimates the memory of a GPU, whose
+    array layouts and scratch space differ, and whose libraries take a few hundred megabytes more.
 
     Args:
-      net: the network, or an objective with a batch as x.
-      x: an input, or its shape.
-      memory: available, in bytes; 15e9 for a T4.
-      optimizer: of optax, for the memory of its state; plain gradient descent by default.
-      loss: maps the output to a number; by default the mean square.
+      net: Network, or an objective with a batch as x.
+      x: Input, or its shape.
+      memory: Available memory in bytes; 15e9 for a T4.
+      optimizer: Optimizer of optax, for the memory of its state; plain gradient descent by default.
+      loss: Function that maps the output to a number; the mean square by default.
 
     Raises:
-      TypeError: for anything but a layer, an optimizer of optax and a function; for a loss that
-        returns something else than one float.
-      ValueError: for a memory out of range.
-      NotImplementedError: on a backend without memory analysis.
+      TypeError: If `net` is not a layer, `optimizer` not an optimizer of optax or `loss` not a
+        function, or if `loss` does not return one float.
+      ValueError: If `memory` is out of range.
+      NotImplementedError: If the backend has no memory analysis.
 
     Example:
       >>> answer = memory(jn.dense(1000), jn.spec((32, 1000)), 15e9)

@@ -27,28 +27,28 @@ def deletion(
     *,
     value: float | Sequence[float] = 0.0,
 ) -> np.ndarray:
-    """The accuracy on images without their most important pixels.
+    """Return the accuracy on images without their most important pixels.
 
     The faster it falls, the better the map describes what the network uses; compare it with the
     accuracy for pixels in random order. Of pixels of equal importance, upper left ones are removed
     first.
 
     Args:
-      net: returns logits (batch, classes).
-      params, state: of the network.
-      x: images, (batch, height, width, channels).
-      labels: (batch,) classes.
-      importance: (batch, height, width), such as `occlusion` returns.
-      shares: of the pixels to remove, each in [0, 1].
-      value: of removed pixels: a number, or one per channel.
+      net: Network with logits (batch, classes).
+      params, state: Params and state of the network.
+      x: Images, (batch, height, width, channels).
+      labels: Classes, (batch,).
+      importance: Importance of each pixel, (batch, height, width), such as `occlusion` returns.
+      shares: Fractions of the pixels to remove, each in [0, 1].
+      value: Value of removed pixels: a number, or one per channel.
 
     Returns:
       Accuracies, (shares,).
 
     Raises:
-      TypeError, ValueError: as `net.apply`.
-      ValueError: for an importance of another shape than the images, or with NaN, labels that are
-        no classes of the network, no shares, or a share outside [0, 1].
+      TypeError, ValueError: As in `net.apply`.
+      ValueError: If `importance` has NaN or another shape than the images, `labels` has values that
+        are not classes of the network, or `shares` is empty or outside [0, 1].
 
     Example:
       >>> net = jn.serial(lambda x: x[:, 0, :, 0])  # reads the brightest of three pixels

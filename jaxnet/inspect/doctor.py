@@ -24,10 +24,11 @@ class Report(Tabular):
     """The findings of `doctor`; prints in a terminal and in a notebook.
 
     Fields:
-      findings: one sentence per problem; empty where none was found.
-      entries: by path of a parameter: (size, weight norm, gradient norm, update / weight), the last
-        None where the weight is 0.
-      dead: by path of a layer, the number of units that are 0 on all examples, and of all units.
+      findings: One sentence per problem; empty if none was found.
+      entries: Dict by path of a parameter: (size, weight norm, gradient norm, update / weight), the
+        last None if the weight is 0.
+      dead: Dict by path of a layer: the number of units that are 0 on all examples, and of all
+        units.
     """
 
     findings: list[str]
@@ -49,7 +50,7 @@ class Report(Tabular):
 
 
 def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Report:
-    """Makes a trial step on each batch and reports problems.
+    """Make a trial step on each batch and report problems.
 
     It reports: programs compiled more than once, and batches that would cause it; gradients that
     are 0 or not finite; updates that are far too large or small for their weights; state that
@@ -60,14 +61,14 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     Nothing is donated or changed: `train_state` can be used afterwards.
 
     Args:
-      trainer: from `jn.trainer`.
-      train_state: as passed to `trainer.step`.
-      batches: at least one, as passed to `trainer.step`; each trial starts from `train_state`.
+      trainer: Trainer made by `jn.trainer`.
+      train_state: Training state, as passed to `trainer.step`.
+      batches: One batch or more, as passed to `trainer.step`; each trial starts from `train_state`.
 
     Raises:
-      ValueError: for no batch.
-      TypeError: for a trainer that is not from `jn.trainer`, and for anything but a train_state and
-        batches of arrays.
+      ValueError: If there are no batches.
+      TypeError: If `trainer` is not from `jn.trainer`, `train_state` is not a training state, or a
+        batch is not of arrays.
 
     Example:
       >>> net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(1))

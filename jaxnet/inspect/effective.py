@@ -19,25 +19,24 @@ def effective_field(
     *,
     unit: int | None = None,
 ) -> jax.Array:
-    """The effective receptive field of the middle unit of a layer: mean absolute gradients.
+    """Return the effective receptive field of a layer's middle unit: mean absolute gradients.
 
-    It is about Gaussian and much smaller than the theoretical one (`receptive_fields`). It depends
-    on the parameters and the inputs, so pass many inputs.
+    It is about Gaussian and much smaller than the theoretical field (`receptive_fields`). It
+    depends on the parameters and the inputs, so pass many inputs.
 
     Args:
-      net: the network.
-      params, state: of the network.
-      x: float images, (batch, height, width, channels).
-      path: of a layer with maps, as `activations` names it.
-      unit: number of the map; None sums over all maps.
+      net: Network.
+      params, state: Params and state of the network.
+      x: Images of floats, (batch, height, width, channels).
+      path: Path of a layer with maps, as `activations` names it.
+      unit: Number of the map; None sums over all maps.
 
     Returns:
-      (height, width), at least 0, scaled to a largest value of 1 (all 0 where no pixel has an
-      effect).
+      (height, width), at least 0, scaled to a largest value of 1 (all 0 if no pixel has an effect).
 
     Raises:
-      TypeError, ValueError: as `net.apply` and `saliency`.
-      ValueError: for a path or unit that does not exist, or a layer without maps.
+      TypeError, ValueError: As in `net.apply` and `saliency`.
+      ValueError: If `path` or `unit` does not exist, or the layer has no maps.
 
     Example:
       >>> net = jn.serial(jn.conv(2, 3), jn.conv(2, 3))

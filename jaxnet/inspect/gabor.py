@@ -20,14 +20,14 @@ class Gabor(NamedTuple):
     number for a single function.
 
     Fields:
-      row, column: of the centre, in pixels from the first.
-      orientation: direction of the wave, in [0, π); 0 is along a row (a vertical edge), π/2 along a
+      row, column: Position of the centre, in pixels from the first.
+      orientation: Direction of the wave, in [0, π); 0 is along a row (a vertical edge), π/2 along a
         column.
-      frequency: in cycles per pixel, in (0, 0.5).
-      phase: at the centre, in (-π, π]; 0 is even (a bar), ±π/2 odd (an edge).
-      sigma_along: standard deviation along the wave, in pixels.
-      sigma_across: standard deviation along the edge, in pixels.
-      amplitude: positive.
+      frequency: Cycles per pixel, in (0, 0.5).
+      phase: Phase at the centre, in (-π, π]; 0 is even (a bar), ±π/2 odd (an edge).
+      sigma_along: Standard deviation along the wave, in pixels.
+      sigma_across: Standard deviation along the edge, in pixels.
+      amplitude: Amplitude, positive.
     """
 
     row: Any
@@ -40,7 +40,7 @@ class Gabor(NamedTuple):
     amplitude: Any
 
     def draw(self, height: int, width: int) -> jax.Array:
-        """The functions as images (height, width, filters), or (height, width) for a single one.
+        """Draw the functions, (height, width, filters), or (height, width) for a single one.
 
         Example:
           >>> Gabor(3, 2, 0.0, 0.2, 0.0, 1.5, 2.0, 7.0).draw(8, 6)[3, 2].item()
@@ -65,9 +65,9 @@ class GaborFit(NamedTuple):
     """The result of `gabor_fit`.
 
     Fields:
-      gabor: the functions; each field (filters,).
-      r2: (filters,), the coefficient of determination over the pixels of each filter: 1 for a
-        perfect fit, 0 for one no better than a constant.
+      gabor: Fitted functions; each field is (filters,).
+      r2: Coefficient of determination over the pixels of each filter, (filters,): 1 for a perfect
+        fit, 0 for a fit that is not better than a constant.
     """
 
     gabor: Gabor
@@ -75,20 +75,20 @@ class GaborFit(NamedTuple):
 
 
 def gabor_fit(filters: Any) -> GaborFit:
-    """The least-squares fit of a Gabor function to each filter, with its R².
+    """Fit a Gabor function to each filter by least squares, with its R².
 
     Levenberg-Marquardt runs from the largest peak of the filter's spectrum and from the orthogonal
     wave, with Gaussians of several widths at the centre of the filter's energy, and the best result
-    is kept. A standard deviation is at least half a pixel, and the centre lies within the filter.
-    Eight parameters fit part of anything: R² of white noise of 12x12 pixels is about 0.13.
+    is kept. A standard deviation is at least half a pixel, and the centre is within the filter.
+    Eight parameters fit part of any filter: R² of white noise of 12x12 pixels is about 0.13.
 
     Args:
-      filters: (height, width, filters), at least 4x4 pixels; for a dense kernel
+      filters: Filters, (height, width, filters), at least 4x4 pixels; for a dense kernel
         `kernel.reshape(height, width, -1)`, for a greyscale convolution `kernel[:, :, 0]`.
 
     Raises:
-      TypeError: for anything but numbers.
-      ValueError: for another shape, or values that are not finite.
+      TypeError: If `filters` is not of numbers.
+      ValueError: If `filters` has another shape, or values that are not finite.
 
     Example:
       >>> true = Gabor(5.0, 6.0, 0.7, 0.15, 1.0, 2.0, 3.0, 1.0)

@@ -34,26 +34,27 @@ def numerical_gradient(
     *,
     dtype: Any = np.float64,
 ) -> np.ndarray:
-    """The gradient of f at x by finite differences, one coordinate at a time, in float64.
+    """Return the gradient of f at x by finite differences, one coordinate at a time, in float64.
 
-    The error of the forward difference (f(x + h) - f(x)) / h is about h f''(x) / 2, that of the
-    central one (f(x + h) - f(x - h)) / 2h about h^2 f'''(x) / 6. For small h rounding dominates,
-    with an error of about 1e-16 |f(x)| / h; in float32 it is 6e-8 |f(x)| / h, so h = 1e-6 leaves
-    hardly a digit.
+    The error of the forward difference (f(x + h) - f(x)) / h is about h f''(x) / 2, the error of
+    the central difference (f(x + h) - f(x - h)) / 2h about h^2 f'''(x) / 6. For small h rounding
+    dominates, with an error of about 1e-16 |f(x)| / h; in float32 it is 6e-8 |f(x)| / h, so h =
+    1e-6 leaves hardly a digit.
 
     Args:
-      f: maps an array to a number; it gets x in the given dtype.
-      x: an array of any shape.
-      h: the step, above 0.
-      method: "central" or "forward".
-      dtype: float64, or float32 to study its rounding.
+      f: Function that maps an array to a number; it gets x in the given dtype.
+      x: Array of any shape.
+      h: Step, above 0.
+      method: Kind of the difference, "central" or "forward".
+      dtype: Dtype of the computation: float64, or float32 to study its rounding.
 
     Returns:
       The gradient, in this dtype, with the shape of x.
 
     Raises:
-      TypeError: for anything but a function and an array, and an f that returns no number.
-      ValueError: for another method or dtype, h not above 0, or an f with more than one output.
+      TypeError: If `f` is not a function or does not return a number, or `x` is not an array.
+      ValueError: If `method` or `dtype` is unknown, `h` is not above 0, or `f` has more than one
+        output.
 
     Example:
       The gradient of a neuron, tanh(w.x), with respect to its weights:
@@ -103,14 +104,14 @@ class Entry(NamedTuple):
     """The check of one array of the parameters or of the input.
 
     Fields:
-      path: such as "params/dense/kernel" or "input".
-      size: of the array.
-      checked: number of coordinates compared.
-      kinks: number of coordinates skipped because the function has a kink there.
-      error: the largest |numeric - automatic| / max(|numeric|, |automatic|, floor); with this floor
+      path: Path of the array, such as "params/dense/kernel" or "input".
+      size: Size of the array.
+      checked: Number of coordinates compared.
+      kinks: Number of coordinates skipped because the function has a kink there.
+      error: Largest |numeric - automatic| / max(|numeric|, |automatic|, floor); with this floor
         the error of rounding equals the tolerance.
-      place: its index in the array.
-      numeric, automatic: the two derivatives there.
+      place: Index of this error in the array.
+      numeric, automatic: The two derivatives at this index.
     """
 
     path: str
@@ -128,9 +129,9 @@ class GradientCheck(Tabular):
     """A table of entries; prints in a terminal and in a notebook.
 
     Fields:
-      name: of the layer.
-      entries: one `Entry` per array.
-      tolerance: the largest relative error allowed.
+      name: Name of the layer.
+      entries: List of one `Entry` per array.
+      tolerance: Largest relative error allowed.
     """
 
     name: str
@@ -161,30 +162,30 @@ def check_gradients(
     samples: int = 20,
     tolerance: float = 1e-5,
 ) -> GradientCheck:
-    """Compares the gradients of a layer with central differences, in float64.
+    """Compare the gradients of a layer with central differences, in float64.
 
-    The layer is initialized and run in float64, also where the program runs in float32. Noise is
-    added to its initial parameters, since a scale of 0 or equal biases would hide errors. A
-    coordinate at which the two one-sided differences disagree has a kink (ReLU at 0, a tie in
-    max pooling) and no gradient; it is skipped and counted.
+    The layer is initialized and run in float64, even if the program runs in float32. Noise is added
+    to its initial parameters, since a scale of 0 or equal biases would hide errors. A coordinate at
+    which the two one-sided differences disagree has a kink (ReLU at 0, a tie in max pooling) and no
+    gradient; it is skipped and counted.
 
     Args:
-      layer: any layer or objective that computes in the dtype of its input. A layer that rounds or
-        samples by design has no gradient to compare; check `cast` layers without the cast. Of an
-        objective the loss is checked, not the metrics.
-      x: an input or batch; of a `jn.spec`, floats are drawn and integers are 0.
-      key: draws the parameters and is passed to the layer; `jax.random.key(0)` by default.
-      train: mode of the layer.
-      samples: the largest number of coordinates per array, drawn at random.
-      tolerance: the largest |numeric - automatic| / max(|numeric|, |automatic|), beside rounding.
+      layer: Layer or objective that computes in the dtype of its input. A layer that rounds or
+        samples by design has no gradient to compare; check `cast` layers without the cast. For an
+        objective, the loss is checked, not the metrics.
+      x: Input or batch; for a `jn.spec`, floats are drawn and integers are 0.
+      key: Key that draws the parameters and is passed to the layer; `jax.random.key(0)` by default.
+      train: Mode of the layer.
+      samples: Largest number of coordinates per array, drawn at random.
+      tolerance: Largest |numeric - automatic| / max(|numeric|, |automatic|), apart from rounding.
 
     Returns:
       A `GradientCheck`, which prints.
 
     Raises:
-      TypeError, ValueError: for arguments of another type or out of range.
-      AssertionError: for gradients that disagree; the message has the entries and both values.
-      TypeError: for a layer that does not keep float64.
+      TypeError, ValueError: If an argument has another type or is out of range.
+      AssertionError: If gradients disagree; the message has the entries and both values.
+      TypeError: If the layer does not keep float64.
 
     Example:
       >>> check_gradients(jn.dense(3), jn.spec((4, 2)))

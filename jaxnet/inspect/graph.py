@@ -27,11 +27,12 @@ class Node(NamedTuple):
     """A node of the graph.
 
     Fields:
-      label: the name of an input, or the usual sign of an operation: +, ×, max, σ, exp.
-      kind: its role. Constants are arrays; a number is part of the operation's label, as in ×2.
-      value: its result; a tuple for an operation with several results.
-      gradient: of the output with respect to `value`, the sum over all outgoing edges; None for a
-        value that is not a float.
+      label: Name of an input, or the usual sign of an operation: +, ×, max, σ, exp.
+      kind: Role of the node. Constants are arrays; a number is part of the operation's label, as in
+        ×2.
+      value: Result of the node; a tuple for an operation with several results.
+      gradient: Gradient of the output with respect to `value`, the sum over all outgoing edges;
+        None for a value that is not a float.
     """
 
     label: str
@@ -44,9 +45,9 @@ class Edge(NamedTuple):
     """One use of a value.
 
     Fields:
-      source, target: indices in `Graph.nodes`.
-      value: passed forwards.
-      gradient: passed backwards along this edge; None for a value that is not a float.
+      source, target: Indices in `Graph.nodes`.
+      value: Value passed forwards.
+      gradient: Gradient passed backwards along this edge; None for a value that is not a float.
     """
 
     source: int
@@ -63,7 +64,7 @@ class Graph(Tabular):
     edges: tuple[Edge, ...]
 
     def table(self) -> Table:
-        """The printed table: one row per node, with the nodes that it depends on."""
+        """Return the printed table: one row per node, with the nodes that it depends on."""
         rows = []
         for i, node in enumerate(self.nodes):
             sources = ", ".join(str(edge.source) for edge in self.edges if edge.target == i)
@@ -72,23 +73,23 @@ class Graph(Tabular):
 
 
 def graph(f: Callable[..., Any], *args: Any) -> Graph:
-    """The computational graph of f at these arguments: every operation, its value and gradient.
+    """Return the computational graph of f: every operation with its value and gradient.
 
     The function is traced to single operations, which run one by one: forwards for the values, then
     backwards by the chain rule. A value that is used twice has two edges, and its gradient is the
-    sum of theirs. Functions under `jit` are expanded; those with a custom derivative, such as
-    `jax.nn.relu`, are one node.
+    sum of their gradients. Functions under `jit` are expanded; those with a custom derivative, such
+    as `jax.nn.relu`, are one node.
 
     Args:
-      f: a function that returns one number. The names of its arguments label the inputs.
-      args: arrays, numbers or pytrees of them. Python integers count as floats.
+      f: Function that returns one number. The names of its arguments label the inputs.
+      args: Arrays, numbers or pytrees of them. Python integers count as floats.
 
     Returns:
       A `Graph`; draw it with `jn.viz.graph`.
 
     Raises:
-      TypeError: for anything but a function, and arguments that are no numbers or arrays.
-      ValueError: for an f that does not return exactly one float.
+      TypeError: If `f` is not a function, or `args` are not numbers or arrays.
+      ValueError: If `f` does not return exactly one float.
 
     Example:
       >>> print(graph(lambda x, y, z: (x + y) * z, -2, 5, -4))
@@ -131,7 +132,7 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
 
 
 def short(value: Any, digits: int = 3) -> str:
-    """A value in a few characters: a number, or the shape and Euclidean norm of an array.
+    """Write a value in a few characters: a number, or the shape and Euclidean norm of an array.
 
     Example:
       >>> short(-0.19661), short(np.ones((2, 8))), short(None)
@@ -175,16 +176,16 @@ class _Tape:
         self.steps: list[_Step] = []
 
     def add(self, label: str, kind: str, value: Any, sources: list[_Wire] | None = None) -> _Wire:
-        """A node with one value and the identity as its function."""
+        """Add a node with one value and the identity as its function."""
         self.steps.append(_Step(label, kind, sources or [], (value,), lambda gradients: gradients))
         return _Wire(len(self.steps) - 1, 0, value)
 
     def wire(self, x: Any) -> _Wire:
-        """x itself, or a node for a constant."""
+        """Return x itself, or a node for a constant."""
         return x if isinstance(x, _Wire) else self.add(short(x), "constant", jnp.asarray(x))
 
     def run(self, jaxpr: Any, consts: Any, args: list[Any]) -> list[Any]:
-        """Runs the equations; arguments and results are wires or plain numbers."""
+        """Run the equations; arguments and results are wires or plain numbers."""
         known = dict(zip(jaxpr.invars, args, strict=True))
         for variable, value in zip(jaxpr.constvars, consts, strict=True):
             scalar = np.ndim(value) == 0
@@ -228,7 +229,7 @@ class _Tape:
         return [_Wire(len(self.steps) - 1, slot, value) for slot, value in enumerate(values)]
 
     def backward(self) -> Graph:
-        """The graph, with gradients computed from the last node to the first."""
+        """Return the graph, with gradients computed from the last node to the first."""
         gradients = [
             [jnp.zeros_like(v) if _floating(v) else None for v in step.values]
             for step in self.steps

@@ -9,7 +9,7 @@ from jaxnet.ops import native
 
 
 def machine() -> str:
-    """Versions and devices in one line, for the head of a record or a notebook.
+    """Return versions and devices in one line, for the head of a record or a notebook.
 
     On CPU it names the number of cores and how convolutions run: in C with an instruction set, or
     in XLA's form. Elsewhere it names the number of devices and their kind.

@@ -30,34 +30,36 @@ def maximize_activation(
     jitter: int = 2,
     blur: float = 0.7,
 ) -> jax.Array:
-    """Images that maximize the activation of units, by gradient ascent from a noisy background.
+    """Return images that maximize the activation of units, by gradient ascent.
 
-    One image per unit, all at once, by Adam in one compiled loop. Unregularized ascent finds
-    high-frequency noise. Against it, the image is jittered at each step and blurred, its values are
-    clipped to [0, 1], and a penalty pulls them to the background.
+    There is one image per unit. All start from a noisy background and are optimized at once by
+    Adam, in one compiled loop. Unregularized ascent finds high-frequency noise. Against it, the
+    image is jittered at each step and blurred, its values are clipped to [0, 1], and a penalty
+    pulls them to the background.
 
     Args:
-      net: the network.
-      params, state: of the network.
-      path: of the layer, as `activations` names it; None is the output of the network, whose units
-        are classes. Choose units before their rectifier: a unit at 0 has no gradient.
-      units: of a convolution's output, the number of a map, whose mean over all positions is
-        maximized, or one position (row, column, map); of (batch, features) the number of a feature.
-      key: draws the noise and the jitter.
-      shape: of an image, (height, width, channels).
-      steps: of Adam, at least 1.
-      learning_rate: of Adam, about the change of a pixel per step.
-      background: initial value, in [0, 1]: 0.5 for photographs, 0 for ink on paper.
-      decay: weight of the penalty, the sum of squared distances from the background.
-      jitter: the largest shift in pixels along each axis; the image wraps around.
-      blur: standard deviation in pixels; 0 for none.
+      net: Network.
+      params, state: Params and state of the network.
+      path: Path of the layer, as `activations` names it; None is the output of the network, whose
+        units are classes. Choose units before their rectifier: a unit at 0 has no gradient.
+      units: Units to maximize. In a convolution's output, a unit is the number of a map, whose mean
+        over all positions is maximized, or one position (row, column, map). In (batch, features) it
+        is the number of a feature.
+      key: Key that draws the noise and the jitter.
+      shape: Shape of an image, (height, width, channels).
+      steps: Number of steps of Adam, at least 1.
+      learning_rate: Learning rate of Adam, about the change of a pixel per step.
+      background: Initial value, in [0, 1]: 0.5 for photographs, 0 for ink on paper.
+      decay: Weight of the penalty, the sum of squared distances from the background.
+      jitter: Largest shift in pixels along each axis; the image wraps around.
+      blur: Standard deviation in pixels; 0 for none.
 
     Returns:
       Images in [0, 1], (units, height, width, channels).
 
     Raises:
-      TypeError: for arguments of another type.
-      ValueError: for a path or units that do not exist, and options out of range.
+      TypeError: If an argument has another type.
+      ValueError: If `path` or `units` do not exist, or an option is out of range.
 
     Example:
       >>> net = jn.serial(jn.conv(4, 3), jn.global_avg_pool())

@@ -20,15 +20,15 @@ class ReceptiveFields(Tabular):
     """A table of layers; prints in a terminal and in a notebook.
 
     Fields:
-      name: of the network.
-      fields: by path, the size of the receptive field along each axis.
-      strides: by path, the distance in the input between the fields of neighbouring units; None for
-        an axis with one unit.
-      starts: by path, the first input index in the field of the middle unit, along each axis; the
-        middle of n units is n // 2.
-      cut: paths of layers whose middle unit has a field that reaches the border of the input, so
+      name: Name of the network.
+      fields: Dict by path: the size of the receptive field along each axis.
+      strides: Dict by path: the distance in the input between the fields of neighbouring units;
+        None for an axis with one unit.
+      starts: Dict by path: the first input index in the field of the middle unit, along each axis;
+        the middle of n units is n // 2.
+      cut: Paths of layers whose middle unit has a field that reaches the border of the input, so
         that the field may be larger.
-      units: by path, the number of units along each axis.
+      units: Dict by path: the number of units along each axis.
     """
 
     name: str
@@ -57,23 +57,23 @@ class ReceptiveFields(Tabular):
 
 
 def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
-    """The receptive field of the unit in the middle of each layer, measured.
+    """Measure the receptive field of the unit in the middle of each layer.
 
     Each row and column of the input is changed in turn to find the units that depend on it: one
     forward pass per index of each axis, in float64. The parameters are replaced by positive ones,
-    so that nothing cancels and no ReLU is 0. Valid for layers that map 0 to 0, such as
-    convolutions, pooling, ReLU, tanh and normalization.
+    so that nothing cancels and no ReLU is 0. The result is valid for layers that map 0 to 0, such
+    as convolutions, pooling, ReLU, tanh and normalization.
 
     Args:
-      net: the network.
-      x: an input or its shape, (batch, *space, channels), larger than the fields.
+      net: Network.
+      x: Input or its shape, (batch, *space, channels), larger than the fields.
 
     Returns:
       The `ReceptiveFields` of the layers whose output has the axes of x.
 
     Raises:
-      TypeError: for anything but a layer and an input.
-      ValueError: for an input without spatial axes.
+      TypeError: If `net` is not a layer or `x` is not an input.
+      ValueError: If `x` has no spatial axes.
 
     Example:
       >>> net = jn.serial(*[jn.conv(2, 3) for _ in range(3)])

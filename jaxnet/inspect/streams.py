@@ -1,4 +1,4 @@
-"""Whether a net gives the same outputs in chunks as from the whole sequence."""
+"""A check that a net gives the same outputs in chunks as from the whole sequence."""
 
 from typing import Any
 
@@ -22,20 +22,21 @@ def check_stream(
     length: int | None = None,
     tolerance: float = 1e-4,
 ) -> None:
-    """Raise if chunks of a sequence do not give what the whole sequence gives, with the path.
+    """Raise, with the path, if chunks of a sequence give other outputs than the whole sequence.
 
     `jn.stream` applies functions of your own to each chunk as they are. This finds those that need
     more than one step, such as a sum over time.
 
     Args:
       net: Layer for `jn.stream`.
-      params, state: Its own.
-      x: Batch of sequences of at least two steps, (batch, time, ...); of several inputs the first.
-      length: As in `jn.stream`; the number of steps of x by default.
+      params, state: Params and state of the net.
+      x: Batch of sequences of at least two steps, (batch, time, ...); the first of several inputs.
+      length: Length of `jn.stream`; the number of steps of x by default.
       tolerance: Largest difference, relative to the largest output of each layer.
 
     Raises:
-      ValueError: If the outputs of a layer differ; the first one in the order in which calls end.
+      ValueError: If the outputs of a layer differ; it names the first in the order in which calls
+        end.
 
     Example:
       >>> net = jn.serial(jn.dense(3), lambda x: jnp.cumsum(x, 1))

@@ -19,14 +19,15 @@ class Row(NamedTuple):
     """A layer of a network.
 
     Fields:
-      path: its names, which index its params, "block/conv"; "" for the network.
-      kind: what made it, "dense" for `dense(120, name="c5")`; "function" for a plain function.
-      calls: number of calls; more than one for a shared layer.
-      output: shapes and dtypes of its output at its first call.
-      params: number of parameters, including those of the layers inside.
-      state: number of entries of its state.
-      flops: operations of matrix products and convolutions in all its calls, see `flops`.
-      bytes: of its outputs in all its calls.
+      path: Names of the layer, which index its params, "block/conv"; "" for the network.
+      kind: Function that made it, "dense" for `dense(120, name="c5")`; "function" for a plain
+        function.
+      calls: Number of calls; more than one for a shared layer.
+      output: Shapes and dtypes of its output at its first call.
+      params: Number of parameters, including those of the layers inside.
+      state: Number of entries of its state.
+      flops: Operations of matrix products and convolutions in all its calls; see `flops`.
+      bytes: Bytes of its outputs in all its calls.
     """
 
     path: str
@@ -44,10 +45,10 @@ class Summary(Tabular):
     """A table of a network; prints in a terminal and in a notebook.
 
     Fields:
-      name: of the network.
-      input: shapes and dtypes of the input.
-      rows: one `Row` per layer, each before those inside it; the first is the network.
-      params, state: shapes and dtypes of what `init` returns.
+      name: Name of the network.
+      input: Shapes and dtypes of the input.
+      rows: List of one `Row` per layer, each before those inside it; the first is the network.
+      params, state: Shapes and dtypes of what `init` returns.
     """
 
     name: str
@@ -83,23 +84,23 @@ class Summary(Tabular):
 
 
 def summary(net: Layer, x: PyTree) -> Summary:
-    """The layers of a network with their outputs and sizes, as a table.
+    """Return a table of the layers of a network, with their outputs and sizes.
 
     Only shapes are used: nothing is drawn or computed, so the network may have any size. The row of
     a composed layer includes the layers inside it. Layers inside a `repeat` or `ensemble` show the
-    parameters of all n, and the output and FLOPs of one. FLOPs are those of matrix products and
+    parameters of all n, and the output and FLOPs of one. FLOPs count matrix products and
     convolutions in a forward pass of the whole batch, two per multiply-add. An objective is a layer
     too: its summary for a batch shows the network, the loss and the metrics.
 
     Args:
-      net: the network or objective.
-      x: an input or batch, or its shape, such as `jn.spec((32, 28, 28, 1))`.
+      net: Network or objective.
+      x: Input or batch, or its shape, such as `jn.spec((32, 28, 28, 1))`.
 
     Returns:
       A `Summary`, which prints; its `rows` hold the figures.
 
     Raises:
-      TypeError: for anything but a layer and an input.
+      TypeError: If `net` is not a layer or `x` is not an input.
 
     Example:
       >>> net = jn.serial(jn.dense(7, name="hidden"), jnp.tanh, jn.dense(3), name="mlp")

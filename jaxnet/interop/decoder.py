@@ -36,7 +36,7 @@ def load_decoder(
     dtype: Any = None,
     put: Callable[[str, jax.Array], jax.Array] | None = None,
 ) -> tuple[Layer, Params, State]:
-    """Reads a published language model: the net, its params and its state.
+    """Read a published language model: the net, its params and its state.
 
     The folder is as `huggingface_hub.snapshot_download` leaves it, with config.json and
     safetensors files. Each array is read, cast and placed before the next one is read.
@@ -49,7 +49,7 @@ def load_decoder(
 
     Raises:
       OSError: If a file is missing or cannot be read.
-      ValueError: If the model_type is not known, or the weights do not fit the config.
+      ValueError: If the model_type is unknown, or the weights do not fit the config.
 
     Example:
       >>> from huggingface_hub import snapshot_download  # doctest: +SKIP
@@ -71,15 +71,15 @@ def load_decoder(
 
 
 def decoder_table(config: str | Path | Config, *, prefix: str | None = None) -> dict[str, Source]:
-    """Returns the table of names of a published language model, for `by_names` and `to_names`.
+    """Return the table of names of a published language model, for `by_names` and `to_names`.
 
     Args:
-      config: As for `jaxnet.models.decoder_config`.
-      prefix: Beginning of all names but the head's; None is that of transformers, "model." or
+      config: Config, as in `jaxnet.models.decoder_config`.
+      prefix: Beginning of all names but the head's; None is the prefix of transformers, "model." or
         "transformer.".
 
     Raises:
-      OSError, TypeError, ValueError: As `jaxnet.models.decoder_config`.
+      OSError, TypeError, ValueError: As in `jaxnet.models.decoder_config`.
 
     Example:
       >>> config = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 2}
@@ -96,7 +96,7 @@ def decoder_table(config: str | Path | Config, *, prefix: str | None = None) -> 
 
 
 def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source]:
-    """The names that all but GPT-2 have, those of the options alone."""
+    """The names of all models but GPT-2, limited to the chosen options."""
     heads, groups = options["heads"], options["kv_heads"] or options["heads"]
     size = options["head_size"] or options["width"] // heads
     biased, qk_norm, norm_at = options["use_bias"], options.get("qk_norm"), options.get("norm_at")

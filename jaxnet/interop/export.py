@@ -11,9 +11,9 @@ with jax and flatbuffers alone:
         program = jax.export.deserialize(bytearray(file.read()))
     logits = program.call(images)
 
-It contains no pickle and no Python code, but it is a program: run only those from sources that you
-trust. JAX guarantees to read a file for six months. An older JAX may not read a newer one's file:
-0.12.0 reads those of 0.10.2, but not the reverse.
+It contains no pickle and no Python code, but it is a program: run only programs from sources that
+you trust. JAX guarantees to read a file for six months. An older JAX may not read a newer one's
+file: 0.12.0 reads files of 0.10.2, but not the reverse.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ DIGEST = hashlib.sha256().digest_size  # bytes of the checksum
 class Program(NamedTuple):
     """A net in evaluation mode as a program; prints its input and output.
 
-    It is called like a function, also inside `jax.jit`.
+    Call it like a function, inside `jax.jit` as well.
 
     Fields:
-      exported: the `jax.export.Exported`. `exported.mlir_module()` is the program as text, and
-        `exported.mlir_module_serialized` the portable bytes for other compilers.
+      exported: Object of `jax.export.Exported`. `exported.mlir_module()` is the program as text,
+        and `exported.mlir_module_serialized` the portable bytes for other compilers.
 
     Example:
       >>> net, x = jn.dense(3), jn.spec((2, 5))
@@ -60,12 +60,12 @@ class Program(NamedTuple):
     exported: jax.export.Exported
 
     def __call__(self, *inputs: PyTree) -> PyTree:
-        """The output for x, or for (weights, x) where the weights are outside.
+        """Return the output for x, or for (weights, x) if the weights are outside.
 
         Raises:
-          TypeError: for anything but arrays.
-          ValueError: for an input of another structure, shape or dtype, another platform, or a
-            program of a newer JAX.
+          TypeError: If an argument is not of arrays.
+          ValueError: If the input has another structure, shape or dtype, the platform differs, or
+            the program is of a newer JAX.
         """
         try:
             inputs = jax.tree.map(jnp.asarray, all_native(inputs, "program"))
@@ -87,20 +87,21 @@ class Program(NamedTuple):
             ) from error
 
     def save(self, path: str | os.PathLike, *, gradients: int = 0) -> Path:
-        """Writes the program to a file, whole or not at all; see `jn.save`.
+        """Write the program to a file, whole or not at all; see `jn.save`.
 
         Args:
-          path: such as "digits.stablehlo"; missing folders are created, "~" is the home folder.
-          gradients: the order of derivatives that the loaded program supports; each adds a program
+          path: Path of the file, such as "digits.stablehlo"; missing folders are created, "~" is
+            the home folder.
+          gradients: Order of derivatives that the loaded program supports; each adds a program
             about twice as large.
 
         Returns:
           The path, to print.
 
         Raises:
-          ImportError: without the package flatbuffers, the format of `jax.export`.
-          OSError: where it cannot be written.
-          TypeError, ValueError: for an output with named tuples or other containers that JAX cannot
+          ImportError: If the package flatbuffers, the format of `jax.export`, is not installed.
+          OSError: If the file cannot be written.
+          TypeError, ValueError: If the output has named tuples or other containers that JAX cannot
             serialize; JAX names them.
         """
         at_least("Program.save", "gradients", gradients, 0)
@@ -129,7 +130,7 @@ def export(
     platforms: Sequence[str] | None = None,
     weights_inside: bool = True,
 ) -> Program:
-    """The net in evaluation mode as a StableHLO program, by default for any batch size.
+    """Return the net in evaluation mode as a StableHLO program, for any batch size by default.
 
     With the weights inside, the program is one file. With the weights outside it is small, and its
     first argument is a dict of arrays by path, such as "params/conv/kernel". A safetensors file of
@@ -140,18 +141,20 @@ def export(
         load_exported("net.stablehlo")(safetensors.numpy.load_file("net.safetensors"), images)
 
     Args:
-      net: any layer.
-      params, state: of the net.
-      x: an input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable
-        sizes, pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
-      batch: fixes the batch size; None allows any size from 1.
-      platforms: of the program, such as ["cpu", "cuda", "tpu"]; by default that of this process.
-      weights_inside: whether params and state are constants of the program.
+      net: Any layer.
+      params, state: Params and state of the net.
+      x: Input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable sizes,
+        pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
+      batch: Batch size; None allows any size from 1.
+      platforms: Platforms of the program, such as ["cpu", "cuda", "tpu"]; the platform of this
+        process by default.
+      weights_inside: Whether params and state are constants of the program.
 
     Raises:
-      TypeError: for anything but a layer, arrays, and platforms as a list of str.
-      ValueError: for params or state that do not fit the net, and an unknown platform.
-      TypeError and others: for a net that needs a fixed batch size; a note explains it.
+      TypeError: If `net` is not a layer, `params`, `state` or `x` are not arrays, or `platforms` is
+        not a list of str.
+      ValueError: If `params` or `state` do not fit the net, or a platform is unknown.
+      TypeError and others: If the net needs a fixed batch size; a note explains it.
 
     Example:
       >>> net, x = jn.serial(jn.conv(4, 3), jn.flatten(), jn.dense(3)), jn.spec((2, 8, 6, 1))
@@ -201,16 +204,16 @@ def export(
 
 
 def load_exported(path: str | os.PathLike) -> Program:
-    """Reads a file of `Program.save`.
+    """Read a file of `Program.save`.
 
     Args:
-      path: of the file.
+      path: Path of the file.
 
     Raises:
-      FileNotFoundError, IsADirectoryError: where there is no such file.
-      OSError: where it cannot be read.
-      ValueError: for a file that is truncated, changed, or of another format.
-      ImportError: without the package flatbuffers.
+      FileNotFoundError, IsADirectoryError: If there is no such file.
+      OSError: If the file cannot be read.
+      ValueError: If the file is truncated, changed, or of another format.
+      ImportError: If the package flatbuffers is not installed.
 
     Example:
       >>> import tempfile
@@ -232,15 +235,16 @@ def load_exported(path: str | os.PathLike) -> Program:
 
 
 def open_spec(who: str, x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
-    """Shapes with this batch size, or a variable one for None, and whether any size is variable.
+    """Return shapes with this batch size, variable for None, and whether any size is variable.
 
     Args:
-      who: named in the error.
-      x: an input, batch axis first.
-      batch: a size of at least 1; None keeps variable sizes of x, or else makes the first one.
+      who: Name of the function, for errors.
+      x: Input, batch axis first.
+      batch: Batch size of at least 1; None keeps variable sizes of x, or else makes the first size
+        variable.
 
     Raises:
-      ValueError: for a number where x has variable sizes.
+      ValueError: If `batch` is a number although x has variable sizes.
 
     Example:
       >>> open_spec("export", jn.spec((2, 5)), None)

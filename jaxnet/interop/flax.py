@@ -35,7 +35,7 @@ FLAGS = {
 
 
 def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None = None) -> Layer:
-    """A layer from a Flax Linen module.
+    """Return a layer from a Flax Linen module.
 
     The params are the module's "params" collection. The state holds all other collections, each
     under its own name; the module may change them at every call. The training mode is passed under
@@ -43,18 +43,18 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
     use_running_average. For a module with further arguments, pass `call`.
 
     Args:
-      module: not bound to variables.
-      call: `(module, x, train) -> y`, for modules with several inputs or other arguments:
+      module: Module that is not bound to variables.
+      call: Function `(module, x, train) -> y`, for modules with several inputs or other arguments:
         `lambda module, x, train: module(*x, mask=None, deterministic=not train)`.
-      name: of the layer; by default the name of the module or of its class.
+      name: Name of the layer; the name of the module or of its class by default.
 
     Params and state:
       As the module's `init` returns them, with the same values for the same key.
 
     Raises:
-      TypeError: for anything but a Linen module, or a module that needs further arguments without
+      TypeError: If `module` is not a Linen module, or needs further arguments and there is no
         `call`.
-      ValueError: for a module that draws random numbers without a key.
+      ValueError: If the module draws random numbers without a key.
 
     Example:
       >>> import flax.linen as nn
@@ -103,7 +103,7 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
 
 
 class _Linen:
-    """The module and the call inside a layer of kind "linen", from where `to_linen` takes them."""
+    """The module and the call inside a layer of kind "linen", where `to_linen` finds them."""
 
     def __init__(self, module: nn.Module, call: Call):
         self.module, self.call = module, call
@@ -115,23 +115,25 @@ class _Linen:
 def to_linen(
     layer: Layer, *, collection: str = "batch_stats", rng: str = "dropout", name: str | None = None
 ) -> "LayerModule":
-    """A Flax Linen module from a layer, called as `module(x, train=False)`.
+    """Return a Flax Linen module from a layer, called as `module(x, train=False)`.
 
     The layer's params are the module's "params" and its state is one further collection, with the
-    same names inside. So `jn.dense` has the variables of `nn.Dense`, `jn.batch_norm` those of
-    `nn.BatchNorm`, and so on. In NNX: `nnx.bridge.ToNNX(to_linen(layer), rngs=nnx.Rngs(0))`.
+    same names inside. So `jn.dense` has the variables of `nn.Dense`, `jn.batch_norm` has the
+    variables of `nn.BatchNorm`, and so on. In NNX: `nnx.bridge.ToNNX(to_linen(layer),
+    rngs=nnx.Rngs(0))`.
 
     `to_linen` and `from_linen` are inverse: the module of a layer from `from_linen` has the
     variables of the original module, and the layer of a module from `to_linen` is the original.
 
     Args:
-      layer: any layer.
-      collection: of the state; in training it must be mutable, as for `nn.BatchNorm`.
-      rng: the name of Flax's random stream for the layer's key.
-      name: of the module inside a parent; by default chosen by Flax.
+      layer: Any layer.
+      collection: Name of the state's collection; in training it must be mutable, as for
+        `nn.BatchNorm`.
+      rng: Name of Flax's random stream for the layer's key.
+      name: Name of the module inside a parent; chosen by Flax by default.
 
     Raises:
-      TypeError: for anything but a layer, and names that are no str.
+      TypeError: If `layer` is not a layer, or a name is not a str.
 
     Example:
       >>> module = to_linen(jn.serial(jn.dense(4), jn.batch_norm()))
@@ -157,9 +159,9 @@ class LayerModule(nn.Module):
     """A layer as a Linen module, see `to_linen`.
 
     Attributes:
-      layer: the jaxnet layer.
-      collection: of the layer's state.
-      rng: the name of Flax's random stream for the layer's key.
+      layer: Layer of jaxnet.
+      collection: Name of the collection of the layer's state.
+      rng: Name of Flax's random stream for the layer's key.
     """
 
     layer: Layer
@@ -168,7 +170,7 @@ class LayerModule(nn.Module):
 
     @nn.compact
     def __call__(self, x: PyTree, train: bool = False) -> PyTree:
-        """The layer's output; its state is stored in the collection."""
+        """Return the layer's output; its state is stored in the collection."""
         if self.layer.kind == "linen":
             _, linen = self.layer.inside
             module = linen.module.clone(parent=self, name=None)
@@ -195,7 +197,7 @@ class LayerModule(nn.Module):
 def from_nnx(
     make: Callable[[nnx.Rngs], nnx.Module], *, call: Call | None = None, name: str | None = None
 ) -> Layer:
-    """A layer from a function that builds a Flax NNX module.
+    """Return a layer from a function that builds a Flax NNX module.
 
     An NNX module holds values from its construction, and a layer draws them by key; so `from_nnx`
     takes `make(rngs) -> module`. The params are the module's `nnx.Param`s; the state holds all
@@ -203,17 +205,17 @@ def from_nnx(
     `module.train()` or `module.eval()`, and is passed under the usual names of `from_linen`.
 
     Args:
-      make: builds the module, whenever values are drawn.
-      call: `(module, x, train) -> y`, for modules with several inputs or other arguments.
-      name: of the layer; by default the name of the module's class.
+      make: Function that builds the module, whenever values are drawn.
+      call: Function `(module, x, train) -> y`, for modules with several inputs or other arguments.
+      name: Name of the layer; the name of the module's class by default.
 
     Params and state:
       Nested dicts by attribute; entries of a list have the names "0", "1", ...
 
     Raises:
-      TypeError: for a `make` that is a module or does not return one, or a module that needs
-        further arguments without `call`.
-      ValueError: for a module that draws random numbers without a key.
+      TypeError: If `make` is a module or does not return one, or the module needs further arguments
+        and there is no `call`.
+      ValueError: If the module draws random numbers without a key.
 
     Example:
       >>> from flax import nnx

@@ -1,4 +1,4 @@
-"""A net in JAX's own operations, for tools that know no others: converters, `jax.experimental.jet`.
+"""A net in JAX's own operations alone, for converters, `jax.experimental.jet` and similar tools.
 
 The net is traced, and its jaxpr evaluated again, operation by operation; operations that such tools
 lack are replaced.
@@ -27,22 +27,22 @@ OURS: Mapping[str, Callable] = {"convolution": accelerator}
 
 
 def plain(net: Layer) -> Layer:
-    """A layer whose operations are JAX's own: its convolutions are `jax.lax.conv_general_dilated`.
+    """Return a layer of JAX's own operations, with `jax.lax.conv_general_dilated` for convolutions.
 
     Calls of compiled functions and functions with their own derivatives are replaced by the
-    operations in them, also inside loops. Values, params and state are those of the net, up to
-    rounding. So are gradients, except where an operation of JAX has a kink: that of `jax.nn.relu`
-    at 0 is 1/2 here, as for `jnp.maximum`.
+    operations in them, inside loops as well. Values, params and state equal the net's, up to
+    rounding. So do gradients, except where an operation of JAX has a kink: the gradient of
+    `jax.nn.relu` at 0 is 1/2 here, as for `jnp.maximum`.
 
     Awkward: `remat` has no effect here, and on CPU the gradients of convolutions are slow inside
     loops; train the net itself. `jax.experimental.jet` has no rule for loops (recurrent layers,
     `repeat`), argmax, cumsum and linear algebra.
 
     Args:
-      net: any layer.
+      net: Any layer.
 
     Raises:
-      TypeError: for no layer.
+      TypeError: If `net` is not a layer.
 
     Example:
       >>> net, x = jn.conv(4, 3), jnp.ones((2, 7, 5))
@@ -69,15 +69,15 @@ def plain(net: Layer) -> Layer:
 
 
 def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callable]) -> list[Any]:
-    """The results of a closed jaxpr, with functions in the place of some of its primitives.
+    """Return the results of a closed jaxpr, with functions instead of some of its primitives.
 
     Calls are replaced by the operations in them.
 
     Args:
-      closed: from `jax.make_jaxpr`; a jaxpr without constants will do.
-      arguments: one per input of it.
-      instead: for each primitive to replace, by its name, a function of its operands and of its
-        parameters as keywords, with one array as result.
+      closed: Jaxpr of `jax.make_jaxpr`; a jaxpr without constants will do.
+      arguments: One argument per input of the jaxpr.
+      instead: Dict with a function for each primitive to replace, by its name. The function takes
+        its operands, and its parameters as keywords, and returns one array.
 
     Example:
       >>> double = jax.make_jaxpr(lambda x: jax.nn.relu(2 * x))(1.0)

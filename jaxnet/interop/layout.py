@@ -39,11 +39,11 @@ GIVEN = {
 
 
 def mark(call: int, x: PyTree, y: PyTree) -> PyTree:
-    """The output y of a call, with marks for `follow` at its input and its output.
+    """Return the output y of a call, with marks for `follow` at its input and its output.
 
     Args:
-      call: its number.
-      x, y: input and output; of a pytree the first array is marked.
+      call: Number of the call.
+      x, y: Input and output; of a pytree, the first array is marked.
     """
     inputs, (outputs, structure) = jax.tree.leaves(x), jax.tree.flatten(y)
     if not inputs or not outputs:
@@ -55,12 +55,12 @@ def mark(call: int, x: PyTree, y: PyTree) -> PyTree:
 
 
 def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[int, Layout]:
-    """The layout at the input of each marked call.
+    """Return the layout at the input of each marked call.
 
     Args:
-      jaxpr: of a function whose layers are marked.
-      layouts: of its arguments.
-      kinds: by call, the kind of the layer.
+      jaxpr: Jaxpr of a function whose layers are marked.
+      layouts: Layouts of its arguments.
+      kinds: Kind of the layer, by call.
     """
     inputs: dict[int, tuple[tuple[int, ...], Layout]] = {}
 
@@ -93,7 +93,7 @@ def follow(jaxpr: Any, layouts: Sequence[Layout], kinds: Sequence[str]) -> dict[
 
 
 def flat_order(shape: tuple[int, ...]) -> np.ndarray:
-    """Our index of each of PyTorch's features, after flattening this shape.
+    """Return our index of each of PyTorch's features, after flattening this shape.
 
     Example:
       >>> flat_order((1, 3, 2)).tolist()  # three pixels of two channels

@@ -7,8 +7,8 @@
     }
     params, state = by_names(net, "model.safetensors", x, table, leave=["*.attn.mask"])
 
-`from_torch` needs no table where the layers of both have the same order and kinds. For all other
-nets, a table says what belongs together. `to_names` goes back by the same table.
+`from_torch` needs no table if the layers of both have the same order and kinds. For all other nets,
+a table says what belongs together. `to_names` uses the same table in reverse.
 """
 
 import difflib
@@ -54,43 +54,43 @@ def by_names(
     dtype: Any = None,
     put: Callable[[str, jax.Array], jax.Array] | None = None,
 ) -> tuple[Params, State]:
-    """Params and state of a net from arrays by name, by a table of which belongs to which entry.
+    """Return params and state of a net from arrays by name, by a table of which belongs to which.
 
     A row of the table is `path of our entry: name there`, or `path: (name, function, ...)`, where
     the functions are applied to the array one after another, such as `transposed`, `part(0, 3)`,
-    `shaped(8, 2, 4)` or any of the user's. Of several names, `(name, name, function)`, the first
-    function gets all the arrays: `("bias_ih", "bias_hh", jnp.add)`.
+    `shaped(8, 2, 4)` or any function of your own. For several names, `(name, name, function)`, the
+    first function gets all the arrays: `("bias_ih", "bias_hh", jnp.add)`.
 
-    `{i}` in a path is any number, and in the names of that row the same one. A path without `{i}`
-    takes precedence over one with it. An entry of `repeat` holds all layers in one array, so its
-    path has no `{i}`: the arrays of the names for i = 0, 1, ... are stacked.
+    `{i}` in a path is any number, and in the names of that row the same number. A path without
+    `{i}` takes precedence over one with it. An entry of `repeat` holds all layers in one array, so
+    its path has no `{i}`: the arrays of the names for i = 0, 1, ... are stacked.
 
     Both sides must match completely, except for `leave`, and so must the shapes. No shape shows
     whether a square matrix is transposed, nor which epsilon or activation belongs to the weights:
     compare outputs.
 
     Args:
-      net: any layer.
-      weights: name -> array or tensor; the path of a safetensors file, several of them, or a folder
-        of them, which are read array by array; of Keras, `{w.path: w.numpy() for w in
+      net: Any layer.
+      weights: Dict of name -> array or tensor; or the path of a safetensors file, several of them,
+        or a folder of them, which are read array by array. For Keras, `{w.path: w.numpy() for w in
         model.weights}`.
-      x: input of the net, or its `jn.spec`.
-      table: as above.
-      leave: patterns, such as "head/*", of our entries that keep their initial values, and of
-        names that are not used.
-      key: draws our entries that are left out; needed only with such.
-      dtype: of the floats, such as jnp.bfloat16; None is that of the net.
-      put: function of (path of our entry, array), called for each array as soon as it is read,
-        which returns it where it belongs, such as sharded on a mesh.
+      x: Input of the net, or its `jn.spec`.
+      table: Table as above.
+      leave: Patterns, such as "head/*", of our entries that keep their initial values, and of names
+        that are not used.
+      key: Key that draws our entries that are left out; needed only if there are any.
+      dtype: Dtype of the floats, such as jnp.bfloat16; None is the dtype of the net.
+      put: Function of (path of our entry, array), called for each array as soon as it is read. It
+        returns the array on its devices, such as sharded on a mesh.
 
     Returns:
       (params, state), as `net.init` returns them.
 
     Raises:
-      OSError: for a file that is missing or cannot be read.
-      TypeError: for weights that are not arrays of numbers, and a table of another form.
-      ValueError: for entries without a row, names that are missing or not used, and other shapes;
-        the message lists them all.
+      OSError: If a file is missing or cannot be read.
+      TypeError: If `weights` are not arrays of numbers, or `table` has another form.
+      ValueError: If an entry has no row, a name is missing or not used, or shapes differ; the
+        message lists them all.
 
     Example:
       >>> weights = {"fc.weight": np.ones((4, 3)), "fc.bias": np.arange(4.0), "step": np.array(7)}
@@ -176,10 +176,11 @@ def to_names(
     *,
     leave: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Returns params and state as arrays by name, by the table with which `by_names` reads them.
+    """Return params and state as arrays by name, by the table with which `by_names` reads them.
 
     `safetensors.numpy.save_file` writes the result. Functions of the table are undone in reverse
-    order: those of this module can be, `shaped` if it has `given`, others with `invertible`.
+    order: functions of this module can be undone, `shaped` if it has `given`, others with
+    `invertible`.
 
     Args:
       net: Any layer.
@@ -238,7 +239,7 @@ def to_names(
 
 
 def invertible(change: Change, inverse: Change) -> Change:
-    """A function for tables of names that `to_names` can undo.
+    """Return a function for tables of names that `to_names` can undo.
 
     Args:
       change: Function from an array there to ours.
@@ -285,7 +286,7 @@ def _joined(pieces: list[_Piece]) -> np.ndarray:
 
 
 def transposed(a: np.ndarray) -> np.ndarray:
-    """A kernel of PyTorch, (outputs, inputs, *window), in our order, (*window, inputs, outputs).
+    """Transpose a kernel of PyTorch, (outputs, inputs, *window), to (*window, inputs, outputs).
 
     Raises:
       ValueError: If `a` has fewer than two axes.
@@ -302,15 +303,16 @@ _with_inverse(transposed, lambda a: np.moveaxis(a, (-1, -2), (0, 1)))
 
 
 def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
-    """A function that takes the i-th of n equal parts of an array, or several parts in their order.
+    """Return a function that takes the i-th of n equal parts of an array, or several in order.
 
     Args:
-      i: from 0; the parts of a list are joined in its order, such as (1, 0, 2) for gates.
-      n: number of parts, at least 1.
-      axis: that is divided.
+      i: Number of the part, from 0; the parts of a list are joined in its order, such as (1, 0, 2)
+        for gates.
+      n: Number of parts, at least 1.
+      axis: Axis that is divided.
 
     Raises:
-      ValueError: for an i that is not in [0, n), and an axis that n does not divide.
+      ValueError: If `i` is not in [0, n), or `n` does not divide the axis.
 
     Example:
       >>> packed = np.arange(6)  # of query, key and value
@@ -335,11 +337,11 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
 
 
 def shaped(*shape: int, given: tuple[int, ...] | None = None) -> Change:
-    """A function that reshapes an array, such as the heads of an attention: shaped(8, 2, 4).
+    """Return a function that reshapes an array, such as the heads of attention: shaped(8, 2, 4).
 
     Args:
-      shape: one size may be -1, for the rest.
-      given: shape before, which `to_names` needs to go back; one size may be -1.
+      shape: Shape after; one size may be -1, for the rest.
+      given: Shape before, which `to_names` needs for the reverse; one size may be -1.
 
     Example:
       >>> shaped(8, 2, -1)(np.ones((8, 8))).shape
@@ -357,15 +359,15 @@ class _Row(NamedTuple):
     changes: tuple[Change, ...]
 
     def numbers(self, path: str) -> dict[str, str] | None:
-        """The numbers of a path in the places of the row's, or None where it does not fit."""
+        """Return the numbers of a path in the places of the row's, or None if it does not fit."""
         found = re.fullmatch(_expression(self.path), path)
         return None if found is None else found.groupdict()
 
     def array(self, path: str, shape: tuple, arrays: Mapping, used: set[str]) -> np.ndarray:
-        """The array of an entry; notes the names that it uses.
+        """Return the array of an entry, and note the names that it uses.
 
         Raises:
-          LookupError, ValueError: for a name that is missing, and another shape.
+          LookupError, ValueError: If a name is missing, or the shape differs.
         """
         numbers = self.numbers(path) or {}
         names = [_filled(name, numbers) for name in self.names]
@@ -382,7 +384,7 @@ class _Row(NamedTuple):
         return np.stack([self._one(layer, shape[1:], arrays, used) for layer in layers])
 
     def undone(self, path: str, array: np.ndarray) -> list[tuple[str, Any]]:
-        """The names of an entry with their arrays or parts of arrays.
+        """Return the names of an entry with their arrays or parts of arrays.
 
         Raises:
           ValueError: If the row has several names, or a function that cannot be undone.

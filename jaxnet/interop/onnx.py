@@ -2,8 +2,8 @@
 
     to_onnx(net, params, state, x, "digits.onnx")
 
-jax2onnx replaces JAX's functions by its own while it traces, and compiled functions would keep them
-after the conversion. So the net is traced before, in JAX's own operations (see
+jax2onnx replaces JAX's functions by its own while it traces, and compiled functions would keep
+these after the conversion. So the net is traced before, in JAX's own operations (see
 `jaxnet.interop.plain`), and jax2onnx converts the result.
 """
 
@@ -38,36 +38,37 @@ def to_onnx(
     *,
     batch: int | None = None,
 ) -> Any:
-    """The net in evaluation mode as an ONNX model in float32, by default for any batch size.
+    """Convert a net in evaluation mode to an ONNX model in float32, by default for any batch size.
 
-    The model is checked by `onnx.checker`. Where x is data, not a spec, onnxruntime also runs the
-    model on x, and its output is compared with the net's.
+    The model is checked by `onnx.checker`. If x is data, not a spec, onnxruntime runs the model on
+    x as well, and its output is compared with the net's.
 
     The inputs are named "x", or by their path in x: "x/0" and "x/1" for a pair, "x/lengths" for the
     entry of a dict. The outputs are named "y" in the same way. Variable sizes have their names.
 
-    Awkward: it needs the extra jaxnet-toolkit[onnx], which cannot be installed beside the extra
-    runs: jax2onnx 0.17 demands an older orbax-checkpoint. The first conversion of a process imports
-    all of jax2onnx, which takes seconds, and while it converts, other threads must not use JAX.
+    Awkward: it needs the extra jaxnet-toolkit[onnx], which cannot be installed together with the
+    extra runs: jax2onnx 0.17 demands an older orbax-checkpoint. The first conversion of a process
+    imports all of jax2onnx, which takes seconds, and while it converts, other threads must not use
+    JAX.
 
     Args:
-      net: any layer.
-      params, state: of the net, in float32.
-      x: an input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable
-        sizes, pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
-      path: of the file to write, such as "digits.onnx"; missing folders are created. None writes
-        none.
-      batch: fixes the batch size; None allows any size from 1.
+      net: Any layer.
+      params, state: Params and state of the net, in float32.
+      x: Input, or its `jn.spec`, or a pytree of them, batch axis first. For further variable sizes,
+        pass specs with sizes of `jax.export.symbolic_shape("batch, time, 8")`.
+      path: Path of the file to write, such as "digits.onnx"; missing folders are created. None
+        writes no file.
+      batch: Batch size; None allows any size from 1.
 
     Returns:
       The `onnx.ModelProto`.
 
     Raises:
-      ImportError: without jax2onnx and onnxruntime.
-      TypeError: for anything but a layer and arrays, and for floats other than float32.
-      ValueError: for params or state that do not fit the net, operations that jax2onnx cannot
-        convert, a model whose output is not that of the net, and with 64-bit numbers enabled.
-      OSError: where the file cannot be written.
+      ImportError: If jax2onnx or onnxruntime is not installed.
+      TypeError: If `net` is not a layer, or the rest is not of arrays, or floats are not float32.
+      ValueError: If `params` or `state` do not fit the net, jax2onnx cannot convert an operation,
+        the model and the net differ in their outputs, or 64-bit numbers are enabled.
+      OSError: If the file cannot be written.
 
     Example:
       >>> net, x = jn.dense(3), jn.spec((2, 5))
@@ -193,7 +194,7 @@ def _check_float32(tree: PyTree) -> None:
 
 
 def _compare(session: Any, names: list[str], given: list[np.ndarray], expected: list) -> None:
-    """Raises unless the model computes what the net does."""
+    """Raise unless the model computes what the net does."""
     found = session.run(None, dict(zip(names, given, strict=True)))
     for output, ours, theirs in zip(
         session.get_outputs(), found, map(np.asarray, expected), strict=True

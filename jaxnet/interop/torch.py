@@ -1,12 +1,12 @@
 """Weights from PyTorch and back, matched by the order in which layers are called.
 
 PyTorch keeps weights by name, in the order in which a module defines its parts: for published
-networks that is the order in which they are called, and so is that of a jaxnet model. The two lists
-are matched one by one, and kind and shape of each pair must agree. Where the orders differ, `names`
-gives the pairs.
+networks that is the order in which they are called, as in a jaxnet model. The two lists are matched
+one by one, and kind and shape of each pair must agree. If the orders differ, `names` gives the
+pairs.
 
 Parameters outside of such layers (layer scale, class tokens, tables of positions) are matched by
-their own order: that of `m.param` here, and that of the state_dict there.
+their own order: the order of `m.param` here, and of the state_dict there.
 """
 
 import re
@@ -50,7 +50,7 @@ RECURRENT_ENTRY = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))(?:_(l\d+(?:_revers
 def from_torch(
     net: Layer, weights: Weights | str | Path, x: PyTree, *, names: Mapping[str, str] | None = None
 ) -> tuple[Params, State]:
-    """Params and state of a net from the weights of the same network in PyTorch.
+    """Return params and state of a net from the weights of the same network in PyTorch.
 
     Kernels are transposed according to the kind of their layer. After a `flatten` the order of the
     features differs, since PyTorch has channels first; the norms and dense kernels there are
@@ -60,28 +60,29 @@ def from_torch(
     A recurrent module with several layers or directions has one jaxnet layer for each, such as
     `stack_rnn(bidirectional(lstm(8)), bidirectional(lstm(8)))`.
 
-    Parameters of composed layers, made by `m.param`, and those of your own pairs of functions are
-    matched with the parameters of PyTorch's modules that are not layers, in their order. Axes of
-    length 1 may differ: (C, 1, 1) fits (C,).
+    Parameters of composed layers, made by `m.param`, and parameters of your own pairs of functions
+    are matched with the parameters of PyTorch's modules that are not layers, in their order. Axes
+    of length 1 may differ: (C, 1, 1) fits (C,).
 
     Args:
-      net: with dense, convolutional, embedding, recurrent, attention and normalization layers.
-      weights: `module.state_dict()`, a mapping of arrays, or the path of a safetensors file; of a
-        .pt file, `torch.load(path)`. To leave parts out, pass a dict without them.
-      x: input of the net, or its `jn.spec`; images and signals with channels last.
-      names: path of a layer -> its name in PyTorch, such as {"output": "fc"}, for those that are
-        not in their order; one layer of a recurrent module is "rnn.l0" or "rnn.l0_reverse". Path of
-        a parameter -> its name in the state_dict, such as {"block/scale": "block.weight"}.
+      net: Net with dense, convolutional, embedding, recurrent, attention and normalization layers.
+      weights: Result of `module.state_dict()`, a mapping of arrays, or the path of a safetensors
+        file; for a .pt file, `torch.load(path)`. To leave parts out, pass a dict without them.
+      x: Input of the net, or its `jn.spec`; images and signals with channels last.
+      names: Dict of path of a layer -> its name in PyTorch, such as {"output": "fc"}, for layers
+        that are not in their order; one layer of a recurrent module is "rnn.l0" or
+        "rnn.l0_reverse". Path of a parameter -> its name in the state_dict, such as {"block/scale":
+        "block.weight"}.
 
     Returns:
       (params, state), as `net.init` returns them.
 
     Raises:
-      OSError: for a file that is missing or cannot be read.
-      TypeError: for weights that are not arrays of floats.
-      ValueError: for a layer without a counterpart, or with one of another kind or shape; for a
-        layer after a reshape inside a function, where the order of the features in PyTorch is
-        unknown. The message names the layer.
+      OSError: If a file is missing or cannot be read.
+      TypeError: If `weights` are not arrays of floats.
+      ValueError: If a layer has no counterpart, or one of another kind or shape, or comes after a
+        reshape inside a function, so that the order of the features in PyTorch is unknown. The
+        message names the layer.
 
     Example:
       >>> weights = {"0.weight": np.ones((4, 3, 5, 5)), "0.bias": np.arange(4.0),
@@ -112,22 +113,23 @@ def to_torch(
     *,
     names: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The reverse of `from_torch`: arrays under the names and in the layout of a state_dict.
+    """Return arrays under the names and in the layout of a state_dict: the reverse of `from_torch`.
 
     Of the two biases of a recurrent layer, `bias_ih` gets the sum and `bias_hh` zeros; the GRU's
     candidate keeps both.
 
     Args:
-      net, x, names: as for `from_torch`.
-      params, state: of the net.
-      weights: any weights of the same network in PyTorch; only names and shapes are used, and
+      net, x, names: Arguments of `from_torch`.
+      params, state: Params and state of the net.
+      weights: Any weights of the same network in PyTorch; only names and shapes are used, and
         entries without a counterpart (num_batches_tracked) are returned unchanged.
 
     Returns:
-      name -> array; `module.load_state_dict({name: torch.tensor(a) for name, a in ...})`.
+      A dict of name -> array; `module.load_state_dict({name: torch.tensor(a) for name, a in ...})`.
 
     Raises:
-      OSError, TypeError, ValueError: as `from_torch`; for params or state that do not fit the net.
+      OSError, TypeError, ValueError: As in `from_torch`, or if `params` or `state` do not fit the
+        net.
 
     Example:
       >>> weights = {"weight": np.ones((4, 3)), "bias": np.zeros(4)}
@@ -155,11 +157,11 @@ class Difference(NamedTuple):
     """The first layer in which two networks differ; prints as a sentence.
 
     Fields:
-      path: of the first layer whose output differs; None where all agree.
-      module: its name in PyTorch.
-      error: the largest difference there, or of all layers, divided by the largest of PyTorch's
+      path: Path of the first layer whose output differs; None if all agree.
+      module: Name of the layer in PyTorch.
+      error: Largest difference of this layer, or of all layers, divided by the largest of PyTorch's
         values.
-      layers: number of layers compared.
+      layers: Number of layers compared.
     """
 
     path: str | None
@@ -190,21 +192,22 @@ def first_difference(
     names: Mapping[str, str] | None = None,
     tolerance: float = 1e-4,
 ) -> Difference:
-    """Runs both networks on one input and compares the output of each layer that has weights.
+    """Run both networks on one input and compare the output of each layer that has weights.
 
     The layers inside a recurrent module with several layers or directions are not compared, since
-    PyTorch shows only its output; those after it are.
+    PyTorch shows only its output; the layers after it are.
 
     Args:
-      net, params, state: in jaxnet.
-      module: the `torch.nn.Module`, in the mode to compare, usually eval().
-      x: (batch, ..., channels); PyTorch gets it with channels first, unless the first layer is one
-        of sequences: (batch, time, features), for modules with batch_first=True.
-      names: as for `from_torch`.
-      tolerance: of the relative difference.
+      net, params, state: Network of jaxnet, its params and its state.
+      module: Module of PyTorch, `torch.nn.Module`, in the mode to compare, usually eval().
+      x: Input, (batch, ..., channels). PyTorch gets it with channels first, unless the first layer
+        takes sequences: (batch, time, features), for modules with batch_first=True.
+      names: Argument of `from_torch`.
+      tolerance: Largest relative difference that is allowed.
 
     Raises:
-      TypeError, ValueError: as `to_torch`; for another module, and a negative tolerance.
+      TypeError, ValueError: As in `to_torch`, or if `module` is not a module of PyTorch or
+        `tolerance` is negative.
 
     Example:
       >>> import torch  # doctest: +SKIP
@@ -272,11 +275,11 @@ class _Part(NamedTuple):
     """A layer with weights, or one parameter of a layer whose kind PyTorch does not have.
 
     Fields:
-      path, kind: of the layer; the kind of a parameter is "parameter".
-      params, state: specs of its entries.
-      inputs: number of its input's features.
-      given: layout of the net's input.
-      order: after a flatten, our index of each of PyTorch's input features.
+      path, kind: Path and kind of the layer; the kind of a parameter is "parameter".
+      params, state: Specs of its entries.
+      inputs: Number of its input's features.
+      given: Layout of the net's input.
+      order: Our index of each of PyTorch's input features, after a flatten.
     """
 
     path: str
@@ -299,10 +302,10 @@ class _Group(NamedTuple):
     """The weights that belong to one layer: a module in PyTorch, or a part of a recurrent one.
 
     Fields:
-      prefix: its name, such as "conv" or "rnn.l0_reverse"; of a parameter, its name.
-      module: the name of the module, such as "conv" or "rnn".
-      entries: such as "weight", without the prefix.
-      names: the names of each entry in the state_dict, several where it is shared.
+      prefix: Name of the group, such as "conv" or "rnn.l0_reverse", or the name of a parameter.
+      module: Name of the module, such as "conv" or "rnn".
+      entries: Names of the entries, such as "weight", without the prefix.
+      names: Names of each entry in the state_dict, several if it is shared.
     """
 
     prefix: str
@@ -402,7 +405,7 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
 
 
 def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
-    """The layout of an input: a sequence where the first layer is one of sequences, else maps."""
+    """The layout of an input: a sequence if the first layer takes sequences, else maps."""
     if len(leaf.shape) < 3:
         return SAME
     first = [(kind, axes) for _, kind, axes in calls if kind in (*KINDS, "flatten")]
@@ -412,7 +415,7 @@ def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
 
 
 def _check_features(net: Layer, part: _Part, layouts: set, flattened: set) -> None:
-    """Raises for a parameter with one entry per flattened feature, whose order differs."""
+    """Raise for a parameter with one entry per flattened feature, whose order differs."""
     (spec,) = (part.params | part.state).values()
     flat = any(layout == LOST or isinstance(layout, tuple) for layout in layouts)
     if (flat and part.inputs in spec.shape) or any((part.path, n) in flattened for n in spec.shape):
@@ -424,7 +427,7 @@ def _check_features(net: Layer, part: _Part, layouts: set, flattened: set) -> No
 
 
 def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
-    """The order of the input's features in PyTorch; raises where it is not known."""
+    """Return the order of the input's features in PyTorch; raise if it is unknown."""
     if part.kind == PARAMETER:
         return None
     flat = {layout if isinstance(layout, tuple) else None for layout in layouts}
@@ -484,7 +487,7 @@ def _leaves(tree: PyTree, path: str = "") -> list[str]:
 def _paired(
     net: Layer, parts: list[_Part], groups: dict[str, _Group], names: Mapping[str, str], what: str
 ) -> list[tuple[_Part, _Group]]:
-    """Each part with its weights: those of its name, or the next ones."""
+    """Each part with its weights: the weights of its name, or the next ones."""
     rest = [group for name, group in groups.items() if name not in names.values()]
     pairs = []
     for part in parts:
@@ -517,7 +520,7 @@ def _renamed(group: _Group, part: _Part) -> _Group:
 def _groups(
     weights: dict[str, Any], named: set[str | None]
 ) -> tuple[dict[str, _Group], dict[str, _Group]]:
-    """The arrays by the layer to which they belong, and those that are parameters by themselves.
+    """Return the arrays by their layers, and the arrays that are parameters by themselves.
 
     Args:
       named: Names of arrays that are parameters by themselves.

@@ -2,7 +2,7 @@
 
 A layer's entries are a flat dict, such as {"kernel": ..., "bias": ...} or, in attention,
 {"query/kernel": ..., ...}. `to_theirs` gives the entries of PyTorch's module, and `to_ours` is its
-reverse. Shapes and names that a module must have are those that `to_theirs` gives.
+reverse. A module must have the shapes and names that `to_theirs` gives.
 
 PyTorch's recurrent layers have two biases, of which only the sum matters. `to_theirs` writes it to
 `bias_ih`, and zeros to `bias_hh`; only the candidate of the GRU has both.
@@ -31,8 +31,8 @@ class Kind(NamedTuple):
     """The weights of one kind of layers.
 
     Fields:
-      to_theirs: our entries -> PyTorch's.
-      to_ours: PyTorch's entries, and ours for their shapes -> ours.
+      to_theirs: Function of our entries that returns PyTorch's.
+      to_ours: Function of PyTorch's entries, and of ours for their shapes, that returns ours.
     """
 
     to_theirs: Callable[[Entries], Entries]
@@ -145,7 +145,7 @@ _PARAMETER = Kind(
 
 
 def kind_of(name: str) -> Kind:
-    """The conversions of a kind of layers, or of a parameter by itself."""
+    """Return the conversions of a kind of layers, or of a parameter by itself."""
     return _PARAMETER if name == PARAMETER else KINDS[name]
 
 

@@ -15,7 +15,7 @@ Files = str | Path | Sequence[str | Path]  # safetensors: a file, several, or a 
 
 
 def open_weights(who: str, weights: Any) -> Mapping[str, Any]:
-    """The arrays by name of a mapping, or of safetensors files, each read when it is asked for.
+    """Return the arrays by name of a mapping, or of safetensors files, each read when needed.
 
     Args:
       who: Name of the function that got it, for messages.
@@ -23,7 +23,7 @@ def open_weights(who: str, weights: Any) -> Mapping[str, Any]:
 
     Raises:
       OSError, ValueError: If a file is missing or cannot be read, or two have the same name.
-      TypeError: If it is anything else.
+      TypeError: If `weights` is anything else.
 
     Example:
       >>> list(open_weights("by_names", {"bias": np.zeros(3)}))
@@ -68,17 +68,17 @@ class _Stored(Mapping):
 
 
 def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
-    """The arrays of a mapping or of a safetensors file, those that share their memory as one.
+    """Return the arrays of a mapping or a safetensors file; those that share memory are one array.
 
     Floats of 16 and 8 bits that NumPy lacks become float32.
 
     Args:
-      who: the function, for messages.
-      weights: name -> array or tensor of PyTorch, or the path of a safetensors file.
+      who: Name of the function, for messages.
+      weights: Dict of name -> array or tensor of PyTorch, or the path of a safetensors file.
 
     Raises:
-      OSError, ValueError: for a file that is missing or cannot be read.
-      TypeError: for anything but arrays by name.
+      OSError, ValueError: If a file is missing or cannot be read.
+      TypeError: If `weights` are not arrays by name.
 
     Example:
       >>> tied = np.ones((3, 4), np.float32)

@@ -1,4 +1,4 @@
-"""Where the work of a compiled program belongs: cost and time by layer, forward and backward."""
+"""The cost and the time of a compiled program by layer, forward and backward."""
 
 import math
 import warnings
@@ -16,13 +16,13 @@ NO_LAYER = "(no layer)"
 
 
 class LayerCost(NamedTuple):
-    """The work of a layer in a compiled program, with that of the layers inside it.
+    """The work of a layer in a compiled program, including the layers inside it.
 
     Fields:
-      path: its names, "net/block/dense"; "" for what belongs to no layer.
-      forward, backward: floating point operations of matrix products and convolutions. What
-        `remat` computes again counts as backward.
-      forward_bytes, backward_bytes: read and written by all instructions.
+      path: Names of the layer, "net/block/dense"; "" for work outside all layers.
+      forward, backward: Floating point operations of matrix products and convolutions. What `remat`
+        computes again counts as backward.
+      forward_bytes, backward_bytes: Bytes that all instructions read and write.
     """
 
     path: str
@@ -37,12 +37,12 @@ class LayerCosts(Tabular):
     """The cost of a compiled program by layer; prints as a table.
 
     Fields:
-      rows: one `LayerCost` per layer, each before those inside it.
-      flops: operations of all matrix products and convolutions.
-      bytes: read and written by all instructions.
-      once: `flops` with one iteration of each loop, as the compiler counts.
-      compiler: `cost_analysis()["flops"]`, NaN where the backend gives none. It includes
-        elementwise operations, and of each loop one iteration, but no convolution that runs in
+      rows: List of one `LayerCost` per layer, each before those inside it.
+      flops: Operations of all matrix products and convolutions.
+      bytes: Bytes that all instructions read and write.
+      once: Value of `flops` with one iteration of each loop, as the compiler counts.
+      compiler: Value of `cost_analysis()["flops"]`, NaN if the backend gives none. It includes
+        elementwise operations, and one iteration of each loop, but not the convolutions that run in
         C on CPU.
     """
 
@@ -68,23 +68,24 @@ class LayerCosts(Tabular):
 
 
 def cost_by_layer(compiled: Any) -> LayerCosts:
-    """Floating point operations and bytes of a compiled program by layer, forward and backward.
+    """Count operations and bytes of a compiled program by layer, forward and backward.
 
-    Read from the program after all optimizations, by the paths that layers give to their
-    operations. Convolutions that a GPU's library computes count as no operations. A fusion's bytes
-    belong to the layer of its last operation. On a mesh these are the figures of one device. The
-    loss belongs to "loss", the update to "optimizer", and operations without a layer, such as a
-    copy, are in a row of their own. The names of a program from JAX's cache on disk are those it
-    was compiled with, unless `jax_compilation_cache_include_metadata_in_key` is set.
+    Floating point operations are counted. They are read from the program after all optimizations,
+    by the paths that layers give to their operations. Convolutions that a GPU's library computes
+    count as 0 operations. A fusion's bytes belong to the layer of its last operation. On a mesh
+    these are the figures of one device. The loss belongs to "loss", the update to "optimizer", and
+    operations without a layer, such as a copy, are in a row of their own. The names of a program
+    from JAX's cache on disk date from its compilation, unless
+    `jax_compilation_cache_include_metadata_in_key` is set.
 
     Args:
-      compiled: of `jax.jit(f).lower(...).compile()`.
+      compiled: Program made by `jax.jit(f).lower(...).compile()`.
 
     Returns:
       `LayerCosts`, which print; its `rows` hold the figures.
 
     Raises:
-      TypeError: for anything but a compiled program.
+      TypeError: If `compiled` is not a compiled program.
 
     Example:
       >>> net = jn.dense(5, name="net")
@@ -113,11 +114,11 @@ def cost_by_layer(compiled: Any) -> LayerCosts:
 
 
 class LayerTime(NamedTuple):
-    """The time of a layer in a trace, with that of the layers inside it.
+    """The time of a layer in a trace, including the layers inside it.
 
     Fields:
-      path: its names, "net/block/dense"; "" for what belongs to no layer.
-      forward, backward: milliseconds per run of the program.
+      path: Names of the layer, "net/block/dense"; "" for work outside all layers.
+      forward, backward: Milliseconds per run of the program.
     """
 
     path: str
@@ -130,8 +131,8 @@ class LayerTimes(Tabular):
     """The measured time of a compiled program by layer; prints as a table.
 
     Fields:
-      rows: one `LayerTime` per layer, each before those inside it.
-      runs: number of runs of the program in the trace, those on several devices apart.
+      rows: List of one `LayerTime` per layer, each before those inside it.
+      runs: Number of runs of the program in the trace; each device counts by itself.
     """
 
     rows: list[LayerTime]
@@ -146,22 +147,22 @@ class LayerTimes(Tabular):
 
 
 def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
-    """Measured milliseconds of a compiled program by layer, from a trace of JAX's profiler.
+    """Return measured milliseconds of a compiled program by layer, from a trace of JAX's profiler.
 
-    The sum of its instructions: those that run at the same time on several threads add up to more
-    than the time on the clock.
+    The time of a layer is the sum of its instructions. Instructions that run at the same time on
+    several threads add up to more than the time on the clock.
 
     Args:
-      compiled: of `jax.jit(f).lower(...).compile()`; run this one inside the trace.
-      trace: the folder given to `jax.profiler.trace`; its newest trace is read.
+      compiled: Program made by `jax.jit(f).lower(...).compile()`; run this one inside the trace.
+      trace: Folder given to `jax.profiler.trace`; its newest trace is read.
 
     Returns:
       `LayerTimes`, which print; its `rows` hold the figures.
 
     Raises:
-      TypeError: for anything but a compiled program.
-      ValueError: for a folder without a trace, a trace without a run of the program, and one with a
-        run of another program of the same name.
+      TypeError: If `compiled` is not a compiled program.
+      ValueError: If the folder has no trace, or the trace has no run of the program or a run of
+        another program of the same name.
 
     Example:
       >>> import tempfile
@@ -233,7 +234,7 @@ def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
 
 
 def program_text(who: str, compiled: Any) -> str:
-    """The text of a compiled program; raises for anything else.
+    """Return the text of a compiled program; raise for anything else.
 
     Example:
       >>> program_text("cost_by_layer", jax.jit(jnp.sin).lower(1.0).compile())[:9]

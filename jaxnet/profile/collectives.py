@@ -1,4 +1,4 @@
-"""What the devices of a compiled program send to each other."""
+"""The data that the devices of a compiled program send to each other."""
 
 import math
 import re
@@ -16,12 +16,13 @@ class Collective(NamedTuple):
     """The collective operations of one kind among groups of one size.
 
     Fields:
-      kind: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or "collective-permute".
-      devices: that take part in each, n.
-      arrays: that are sent per run of the program, in all iterations of its loops.
-      bytes: of these arrays, as a whole before or after they are cut among the devices.
-      moved: bytes that each device sends where the devices form a ring: 2 (n - 1) / n of the bytes
-        in an all-reduce, (n - 1) / n in the other kinds, all in a permutation.
+      kind: Kind of operation: "all-reduce", "all-gather", "reduce-scatter", "all-to-all" or
+        "collective-permute".
+      devices: Number n of devices that take part in each.
+      arrays: Number of arrays that are sent per run of the program, in all iterations of its loops.
+      bytes: Bytes of these arrays, as a whole before or after they are cut among the devices.
+      moved: Bytes that each device sends if the devices form a ring: 2 (n - 1) / n of the bytes in
+        an all-reduce, (n - 1) / n in the other kinds, all in a permutation.
     """
 
     kind: str
@@ -36,7 +37,7 @@ class Collectives(Tabular):
     """The collective operations of a compiled program; prints as a table.
 
     Fields:
-      rows: one `Collective` per kind and number of devices.
+      rows: List of one `Collective` per kind and number of devices.
     """
 
     rows: list[Collective]
@@ -54,19 +55,19 @@ class Collectives(Tabular):
 
 
 def collectives(compiled: Any) -> Collectives:
-    """The sums and exchanges among devices in a compiled program: their number and their bytes.
+    """Count the sums and exchanges among devices in a compiled program, and their bytes.
 
-    Read from the program after all optimizations. On the CPU, XLA uses all-reduce where other
+    They are read from the program after all optimizations. On CPU, XLA uses all-reduce where other
     backends may use reduce-scatter.
 
     Args:
-      compiled: of `jax.jit(f).lower(...).compile()`, for arguments on a mesh.
+      compiled: Program made by `jax.jit(f).lower(...).compile()`, for arguments on a mesh.
 
     Returns:
       `Collectives`, which print; `moved` holds the bytes that each device sends.
 
     Raises:
-      TypeError: for anything but a compiled program.
+      TypeError: If `compiled` is not a compiled program.
 
     Example:
       >>> collectives(jax.jit(jnp.sum).lower(jnp.ones((3, 5))).compile()).rows
@@ -93,9 +94,9 @@ def collectives(compiled: Any) -> Collectives:
 
 
 def _group(attributes: str, everyone: int) -> int:
-    """The number of devices in a group; all where none is given.
+    """Return the number of devices in a group; all if none is given.
 
-    Two of `{{0,1},{2,3}}`, of `[2,2]<=[4]`, and of `mesh['a'=2,'b'=2] {'b'}`.
+    It is 2 for `{{0,1},{2,3}}`, for `[2,2]<=[4]`, and for `mesh['a'=2,'b'=2] {'b'}`.
     """
     if found := re.search(r"replica_groups=mesh\[([^]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))

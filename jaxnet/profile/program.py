@@ -1,7 +1,7 @@
 """A compiled program as data: its instructions, their sizes, and the layers that they belong to.
 
-`compiled.as_text()` is read, which JAX documents as text for people; so whatever is not understood
-counts as no work and belongs to no layer.
+`compiled.as_text()` is read, which JAX documents as text for people. So an instruction that is not
+understood counts as 0 work, outside all layers.
 """
 
 import math
@@ -31,8 +31,8 @@ class Shape(NamedTuple):
     """An array of a program.
 
     Fields:
-      dtype: as XLA writes it, such as "f32".
-      sizes: of its dimensions.
+      dtype: Dtype as XLA writes it, such as "f32".
+      sizes: Sizes of its dimensions.
     """
 
     dtype: str
@@ -49,12 +49,12 @@ class Instruction(NamedTuple):
     """A line of a program.
 
     Fields:
-      name: unique in the program.
-      opcode: such as "dot" or "fusion".
-      shapes: of its results.
-      operands: names of the instructions whose results it takes.
-      attributes: the rest of the line.
-      root: whether its result is that of its computation.
+      name: Name, unique in the program.
+      opcode: Operation, such as "dot" or "fusion".
+      shapes: Shapes of its results.
+      operands: Names of the instructions whose results it takes.
+      attributes: Rest of the line.
+      root: Whether its result is the result of its computation.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Instruction(NamedTuple):
 
     @property
     def op_name(self) -> str:
-        """Where it comes from, as JAX notes it: "jit(step)/jvp(net)/dense/dot_general"."""
+        """Origin of the instruction, as JAX notes it: "jit(step)/jvp(net)/dense/dot_general"."""
         found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
         return found[1] if found else ""
 
@@ -79,7 +79,7 @@ class Instruction(NamedTuple):
 
     @property
     def trips(self) -> int | None:
-        """How often a loop runs; None where the compiler does not know."""
+        """Number of times that a loop runs; None if the compiler does not know."""
         found = TRIPS.search(self.attributes)
         return int(found[1]) if found else None
 
@@ -88,10 +88,10 @@ class Run(NamedTuple):
     """An instruction as it is run.
 
     Fields:
-      instruction: of a computation.
-      operands: shapes of its operands.
-      times: how often it runs; a loop of unknown length counts once.
-      fused: whether it is part of a fusion, so that its arrays stay in registers.
+      instruction: Instruction of a computation.
+      operands: Shapes of its operands.
+      times: Number of times that it runs; a loop of unknown length counts once.
+      fused: Whether it is part of a fusion, so that its arrays stay in registers.
     """
 
     instruction: Instruction
@@ -104,22 +104,22 @@ class Program(NamedTuple):
     """The computations of a program.
 
     Fields:
-      computations: by name, each a dict of instructions in the order in which they run.
-      entry: the name of the first.
+      computations: Dict by name, each a dict of instructions in the order in which they run.
+      entry: Name of the first computation.
     """
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
 
     def origin(self, one: Instruction) -> str:
-        """The `op_name` of an instruction; of a fusion without one, that of its result."""
+        """Return the `op_name` of an instruction; for a fusion without one, its result's."""
         if one.op_name or one.opcode != "fusion":
             return one.op_name
         inside = [i for name in one.inside for i in self.computations.get(name, {}).values()]
         return next((i.op_name for i in reversed(inside) if i.op_name), "")
 
     def runs(self) -> Iterator[Run]:
-        """All instructions that run, those inside loops and fusions too, in order."""
+        """Yield all instructions that run, including those inside loops and fusions, in order."""
         yield from self._runs(self.entry, 1, False)
 
     def _runs(self, name: str, times: int, fused: bool) -> Iterator[Run]:
@@ -134,7 +134,7 @@ class Program(NamedTuple):
 
 
 def parse(text: str) -> Program:
-    """The program in the text of `compiled.as_text()`.
+    """Return the program in the text of `compiled.as_text()`.
 
     Example:
       >>> compiled = jax.jit(lambda a, b: a @ b).lower(jnp.ones((3, 5)), jnp.ones((5, 7))).compile()
@@ -176,10 +176,10 @@ def _cut(text: str) -> tuple[str, str]:
 
 
 def flops_of(run: Run) -> int:
-    """Floating point operations of one run of a matrix product or convolution, else 0.
+    """Count the floating point operations of one run of a matrix product or convolution, else 0.
 
-    Two per multiply-add; multiply-adds of a convolution with its padding, or with the zeros of a
-    dilation, do not count.
+    A multiply-add counts as two. Multiply-adds of a convolution with its padding, or with the zeros
+    of a dilation, do not count.
     """
     one, operands = run.instruction, run.operands
     if one.opcode == "custom-call" and f'custom_call_target="{TARGET}"' in one.attributes:
@@ -212,7 +212,7 @@ def flops_of(run: Run) -> int:
 
 
 def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
-    """Those of a convolution of `jaxnet.ops.native`: arrays (nets, batch, *space, features)."""
+    """Count for a convolution of `jaxnet.ops.native`: arrays (nets, batch, *space, features)."""
     found = re.search(r"form = dense<\[([\d, \-]+)\]>", one.attributes)
     if not found or len(operands) != 2:
         return 0
@@ -231,7 +231,7 @@ def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
 
 
 def _of_window(one: Instruction, key: str, axis: str, usual: int) -> int:
-    """A number of the window along an axis; of "pad=1_2x0_3" the first of each pair."""
+    """A number of the window along an axis; for "pad=1_2x0_3" the first of each pair."""
     found = re.search(rf"window=\{{[^}}]*\b{key}=([\dx_\-]+)", one.attributes)
     return int(found[1].split("x")[int(axis)].split("_")[0]) if found else usual
 
@@ -255,9 +255,10 @@ def _contracted(attributes: str) -> list[int]:
 
 
 def bytes_of(run: Run, program: Program) -> int:
-    """Bytes that one run of an instruction reads and writes; those of a slice, not of the whole.
+    """Count the bytes that one run of an instruction reads and writes.
 
-    Instructions inside a fusion count with the fusion.
+    For a slice, the bytes of the slice count, not of the whole. Instructions inside a fusion count
+    with the fusion.
     """
     one = run.instruction
     if run.fused or one.opcode in FREE:
@@ -313,10 +314,10 @@ LOOP = {"body", "closed_call", "eval_jaxpr"}
 
 
 def layer_of(op_name: str) -> tuple[Path, bool]:
-    """The path of the layer that an instruction belongs to, and whether it is its backward pass.
+    """Return the path of an instruction's layer, and whether it is part of the backward pass.
 
-    What JAX puts between the names is left out: transforms, loops, jitted functions, the primitive
-    at the end. An operation outside all layers has the path ().
+    Words that JAX puts between the names are left out: transforms, loops, jitted functions, the
+    primitive at the end. An operation outside all layers has the path ().
 
     Args:
       op_name: Name in the metadata of the instruction.

@@ -19,20 +19,20 @@ LETTER = 0.085  # inches per letter of a label
 def attention(
     weights: Any, source: Sequence[str], target: Sequence[str], *, title: str = ""
 ) -> "Figure":
-    """A matrix of attention weights, with a row per target word and a column per source word.
+    """Draw attention weights, with a row per target word and a column per source word.
 
-    White is 0, the darkest blue 1. Legible up to about 30 letters per word and 50 words per
-    sentence.
+    White is 0, the darkest blue is 1. The figure is legible up to about 30 letters per word and 50
+    words per sentence.
 
     Args:
-      weights: (target words, source words), in [0, 1].
-      source: the input words, or subwords.
-      target: the output words.
-      title: of the figure.
+      weights: Weights in [0, 1], (target words, source words).
+      source: Input words, or subwords.
+      target: Output words.
+      title: Title of the figure.
 
     Raises:
-      TypeError: for weights that are no numbers, and words that are no str.
-      ValueError: for numbers of words that do not match the weights, or weights out of range.
+      TypeError: If `weights` are not numbers, or the words are not str.
+      ValueError: If the numbers of words do not match the weights, or weights are out of range.
 
     Example:
       >>> figure = attention([[0.9, 0.1], [0.2, 0.8]], ["ein", "Hund"], ["a", "dog"])

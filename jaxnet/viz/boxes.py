@@ -21,24 +21,24 @@ def boxes(
     names: Sequence[str] | None = None,
     columns: int | None = None,
 ) -> "Figure":
-    """Images with bounding boxes, solid for predictions and dashed for ground truth.
+    """Draw images with bounding boxes, solid for predictions and dashed for ground truth.
 
-    Each class has a colour. The legend names all classes, or of more than 7 those on the images. A
-    predicted box shows its score.
+    Each class has a colour. The legend names all classes, or only the classes on the images if
+    there are more than 7. A predicted box shows its score.
 
     Args:
-      x: (images, height, width, 1 or 3), in [0, 1].
-      found: Predictions: what `jn.models.yolo_detect` returns, or a dict of "boxes" (images, n, 4),
-        (top, left, bottom, right) relative to the image size, "classes" (images, n), -1 for
+      x: Images in [0, 1], (images, height, width, 1 or 3).
+      found: Predictions: the result of `jn.models.yolo_detect`, or a dict of "boxes" (images, n,
+        4), (top, left, bottom, right) relative to the image size, "classes" (images, n), -1 for
         padding, and optionally "scores" (images, n).
       truth: Ground truth: "boxes" (images, m, 4) and "classes" (images, m), -1 for padding, such as
         the result of `jn.data.pad_boxes`.
-      names: of the classes; their numbers by default.
-      columns: images per row; about square by default.
+      names: Names of the classes; their numbers by default.
+      columns: Images per row; about square by default.
 
     Raises:
-      TypeError: for anything but numbers, dicts and names.
-      ValueError: for another shape, no image, or a class without a name.
+      TypeError: If an argument has another type.
+      ValueError: If a shape does not fit, there are no images, or a class has no name.
 
     Example:
       >>> found = {"boxes": np.array([[[0.1, 0.2, 0.5, 0.6]]]), "classes": np.array([[1]])}

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 @style()
 def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
-    """A confusion matrix of counts, with rows for true and columns for predicted classes.
+    """Draw a confusion matrix of counts, with rows for true and columns for predicted classes.
 
-    A cell shows its count, and in its shade the share of its row, on a nonlinear scale that makes
+    A cell shows its count. Its shade is its fraction of the row, on a nonlinear scale that makes
     rare errors visible. Cells of 0 are empty.
 
     Args:
-      matrix: (classes, classes) counts, as `jn.metrics.confusion` returns them.
-      names: of the classes; 0, 1, 2, ... by default.
+      matrix: Counts, (classes, classes), as `jn.metrics.confusion` returns them.
+      names: Names of the classes; 0, 1, 2, ... by default.
 
     Raises:
-      TypeError: for anything but numbers and names.
-      ValueError: for a matrix that is not square or has negative counts, or another number of
+      TypeError: If `matrix` is not of numbers, or `names` are not str.
+      ValueError: If `matrix` is not square or has negative counts, or there is another number of
         names.
 
     Example:

@@ -15,19 +15,19 @@ Panels = Mapping[str, Mapping[str, Any]]
 
 
 def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
-    """The metrics of the epochs of `fit` as arrays: metric -> part -> values.
+    """Return the metrics of the epochs of `fit` as arrays: metric -> split -> values.
 
     Args:
-      runs: one or more lists of the epochs of a run, of equal lengths. An epoch has dicts of
+      runs: One or more lists of the epochs of a run, of equal lengths. An epoch has dicts of
         numbers `train` and `test` (or None).
 
     Returns:
-      Such as {"loss": {"train": ..., "test": ...}, "accuracy": ...}; each array is (epochs,), or
-      (runs, epochs) for several runs.
+      A dict such as {"loss": {"train": ..., "test": ...}, "accuracy": ...}; each array is
+      (epochs,), or (runs, epochs) for several runs.
 
     Raises:
-      TypeError: for anything but lists of epochs.
-      ValueError: for no epochs, runs of different lengths, or epochs with different metrics.
+      TypeError: If a run is not a list of epochs.
+      ValueError: If there are no epochs, or runs differ in length, or epochs in their metrics.
 
     Example:
       >>> from types import SimpleNamespace as Epoch
@@ -64,18 +64,19 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
 
 @style()
 def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
-    """One panel per metric and one line per part, over the epochs 1, 2, ...
+    """Draw one panel per metric and one line per dataset split, over the epochs 1, 2, ...
 
     The legend shows the last value of each line. Several runs are thin lines, with their mean as a
     thick line.
 
     Args:
-      panels: metric -> name of a line -> values (epochs,) or (runs, epochs), as `history` returns.
-      xlabel: of the horizontal axis.
+      panels: Values (epochs,) or (runs, epochs), as metric -> name of a line -> values; see
+        `history`.
+      xlabel: Label of the horizontal axis.
 
     Raises:
-      TypeError: for anything but dicts of dicts of numbers.
-      ValueError: for no metric, or values of another shape.
+      TypeError: If `panels` is not a dict of dicts of numbers.
+      ValueError: If there are no metrics, or values have another shape.
 
     Example:
       >>> figure = curves({"loss": {"train": [2.0, 1.0, 0.5], "test": [2.1, 1.2, 0.9]}})

@@ -25,25 +25,26 @@ def decision(
     columns: int | None = None,
     resolution: int = 200,
 ) -> "Figure":
-    """Decision regions and boundaries of a classifier on two inputs, with the data.
+    """Draw the decision regions and boundaries of a classifier on two inputs, with the data.
 
     The region and the markers of a class have the same colour, and each class has its own marker.
     A misclassified example has a black edge. Several classifiers, or one at several stages of
     training, are panels side by side.
 
     Args:
-      predict: `(m, 2) -> (m,)` classes 0, 1, 2, ... as integers, floats or booleans; or a dict of
-        title -> such a function.
-      x: (n, 2), the examples.
-      y: (n,), their classes.
-      names: of the classes; 0, 1, 2, ... by default.
-      columns: panels per row; about square by default.
-      resolution: points along each side of the evaluated grid.
+      predict: Function `(m, 2) -> (m,)` that returns classes 0, 1, 2, ... as integers, floats or
+        booleans; or a dict of title -> such a function.
+      x: Examples, (n, 2).
+      y: Their classes, (n,).
+      names: Names of the classes; 0, 1, 2, ... by default.
+      columns: Panels per row; about square by default.
+      resolution: Number of points along each side of the evaluated grid.
 
     Raises:
-      TypeError: for a `predict` that is no function, and anything but numbers and names.
-      ValueError: for another shape, no example, more than 7 classes, too few names, or a `predict`
-        that does not return classes.
+      TypeError: If `predict` is not a function, `x` or `y` is not of numbers, or `names` are not
+        str.
+      ValueError: If a shape does not fit, there are no examples, more than 7 classes or too few
+        names, or `predict` does not return classes.
 
     Example:
       >>> x, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 1])

@@ -15,15 +15,15 @@ FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]
 
 @style()
 def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> "Figure":
-    """A convolution by hand: the image, the filter, and the map, with one position marked.
+    """Draw a convolution by hand: the image, the filter, and the map, with one position marked.
 
     Args:
-      image: (height, width), numbers that are written into its cells; legible up to about 10x10.
-      kernel: (rows, columns), no larger than the image.
-      at: row and column of the marked position in the map.
+      image: Numbers that are written into its cells, (height, width); legible up to about 10x10.
+      kernel: Filter, (rows, columns), at most as large as the image.
+      at: Row and column of the marked position in the map.
 
     Raises:
-      TypeError, ValueError: for arrays of other shapes, and a position outside the map.
+      TypeError, ValueError: If an array has another shape, or the position is outside the map.
 
     Example:
       >>> figure = sliding_window(np.eye(4), np.ones((2, 2)), at=(1, 1))
@@ -68,14 +68,14 @@ def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> 
 
 @style()
 def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> "Figure":
-    """A recurrent net, folded and unrolled in time: one cell with the same weights at each step.
+    """Draw a recurrent net, folded and unrolled: one cell with the same weights at each step.
 
     Args:
-      steps: number of steps, at least 2.
-      inputs, outputs: labels of each step, such as letters; x and y with indices by default.
+      steps: Number of steps, at least 2.
+      inputs, outputs: Labels of each step, such as letters; x and y with indices by default.
 
     Raises:
-      TypeError, ValueError: for fewer than 2 steps, and labels of another number.
+      TypeError, ValueError: If there are fewer than 2 steps, or another number of labels.
 
     Example:
       >>> figure = unrolled(3, inputs=list("hel"), outputs=list("ell"))
@@ -110,7 +110,7 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> "Fig
 
 @style()
 def lstm_cell() -> "Figure":
-    """The cell of a long short-term memory: what is forgotten, written and shown.
+    """Draw the cell of a long short-term memory: what is forgotten, written and shown.
 
     The memory c passes along the top, changed only by a product and a sum.
 
@@ -161,15 +161,15 @@ def lstm_cell() -> "Figure":
 
 @style()
 def attention_steps(query: str, words: Any, weights: Any) -> "Figure":
-    """Attention of one query: a weight per word, and the weighted mean of their values.
+    """Draw the attention of one query: a weight per word, and the weighted mean of their values.
 
     Args:
-      query: the word that asks.
-      words: of the memory.
-      weights: (words,), of the softmax, in [0, 1].
+      query: Word that asks.
+      words: Words of the memory.
+      weights: Weights of the softmax, (words,), in [0, 1].
 
     Raises:
-      TypeError, ValueError: for weights of another number, or outside [0, 1].
+      TypeError, ValueError: If there is another number of weights, or a weight is outside [0, 1].
 
     Example:
       >>> figure = attention_steps("it", ["the", "cat", "sat"], [0.1, 0.8, 0.1])

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 def embedding(
     panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None
 ) -> "Figure":
-    """Scatter plots of one or more embeddings of the same examples; the axes have no scale.
+    """Draw scatter plots of one or more embeddings of the same examples; the axes have no scale.
 
     The name of a class is at the median of its points, and in the legend.
 
     Args:
-      panels: title -> points (examples, 2).
-      labels: (examples,) classes 0, 1, 2, ...; up to 20 have different colours.
-      names: of the classes; their numbers by default.
+      panels: Dict of title -> points (examples, 2).
+      labels: Classes 0, 1, 2, ..., (examples,); up to 20 have different colours.
+      names: Names of the classes; their numbers by default.
 
     Raises:
-      TypeError: for anything but dicts of numbers, integers and names.
-      ValueError: for no panel, points of another shape, or another number of labels.
+      TypeError: If `panels` is not a dict of numbers, or `labels` are not integers, or `names` not
+        str.
+      ValueError: If there are no panels, points have another shape, or there is another number of
+        labels.
 
     Example:
       >>> points = np.random.default_rng(0).normal(size=(30, 2))

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 def feature_maps(
     maps: Any, image: Any = None, *, most_active: int | None = None, columns: int | None = None
 ) -> "Figure":
-    """The numbered feature maps of one layer, on a common scale.
+    """Draw the numbered feature maps of one layer, on a common scale.
 
-    White is 0 and black the largest value; with negative values, blue is below 0 and red above.
+    White is 0 and black is the largest value; with negative values, blue is below 0 and red above.
 
     Args:
-      maps: of one image, (height, width, maps), such as `found["conv_1"][0]` of
-        `found = jn.inspect.activations(...)`.
-      image: the input, (height, width, 1 or 3), shown first.
-      most_active: number of maps to show, those with the largest mean absolute values first.
-      columns: maps per row; about square by default.
+      maps: Maps of one image, (height, width, maps), such as `found["conv_1"][0]` of `found =
+        jn.inspect.activations(...)`.
+      image: Input, (height, width, 1 or 3), shown first.
+      most_active: Number of maps to show, from the largest mean absolute value down.
+      columns: Maps per row; about square by default.
 
     Raises:
-      TypeError: for anything but numbers.
-      ValueError: for other shapes, or fewer than one map.
+      TypeError: If an argument is not of numbers.
+      ValueError: If a shape does not fit, or there is fewer than one map.
 
     Example:
       >>> figure = feature_maps(np.random.rand(6, 5, 8), most_active=3)
@@ -72,7 +72,7 @@ def feature_maps(
 
 
 def show_image(who: str, axes: Any, image: Any, alpha: float = 1.0) -> None:
-    """Draws one image: in colour with three channels, as dark ink on white with one.
+    """Draw one image: in colour with three channels, as dark ink on white with one.
 
     Example:
       >>> from jaxnet.viz.figure import new_figure

@@ -21,10 +21,10 @@ STYLE = Path(__file__).parent / "jaxnet.mplstyle"
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style of jaxnet, as a context and as a decorator; the global style does not change.
+    """Use the style of jaxnet, as a context or a decorator; the global style does not change.
 
     Raises:
-      ImportError: without matplotlib.
+      ImportError: If matplotlib is not installed.
 
     Example:
       >>> @style()
@@ -46,7 +46,7 @@ def style() -> Iterator[None]:
 
 @style()
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of this size in inches, without a window or global state of pyplot.
+    """Return an empty figure of this size in inches, without a window or global state of pyplot.
 
     A notebook displays it as the last value of a cell, or by `display(figure)`.
     """
@@ -65,21 +65,21 @@ def _png(figure: "Figure") -> bytes:
 
 
 def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
-    """Writes a figure to a file, whole or not at all; missing folders are created.
+    """Write a figure to a file, whole or not at all; missing folders are created.
 
     Args:
-      figure: from any function of `jaxnet.viz`.
-      path: with the suffix of a format that matplotlib writes, such as .png, .pdf or .svg; "~" is
-        the home folder.
-      dpi: dots per inch, in (0, 10000].
+      figure: Figure of any function of `jaxnet.viz`.
+      path: Path with the suffix of a format that matplotlib writes, such as .png, .pdf or .svg; "~"
+        is the home folder.
+      dpi: Dots per inch, in (0, 10000].
 
     Returns:
       The path, to print.
 
     Raises:
-      TypeError: for anything but a figure.
-      ValueError: for another suffix or dpi.
-      OSError: where it cannot be written.
+      TypeError: If `figure` is not a figure.
+      ValueError: If the suffix is unknown or `dpi` is out of range.
+      OSError: If the file cannot be written.
 
     Example:
       >>> import tempfile
@@ -103,7 +103,7 @@ def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
 
 
 def texts(who: str, what: str, given: Any, count: int | None = None, per: str = "") -> list[str]:
-    """A list of str; raises for anything else, and for another number of them, one per something.
+    """Return a list of str; raise for anything else, and for another number than `count`.
 
     Example:
       >>> texts("confusion", "names", ["cat", 3], 2)
@@ -125,7 +125,7 @@ def texts(who: str, what: str, given: Any, count: int | None = None, per: str = 
 
 
 def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
-    """A mapping or a NamedTuple as a dict; raises for anything else.
+    """Return a mapping or a NamedTuple as a dict; raise for anything else.
 
     Example:
       >>> a_dict("heatmap", "maps", [1], "name -> maps")
@@ -140,10 +140,10 @@ def a_dict(who: str, what: str, given: Any, form: str) -> dict[Any, Any]:
 
 
 def grid(who: str, count: int, columns: int | None) -> tuple[int, int]:
-    """The numbers of rows and columns for `count` cells, about square by default.
+    """Return the numbers of rows and columns for `count` cells, about square by default.
 
     Raises:
-      TypeError, ValueError: for columns that are no integer of at least 1.
+      TypeError, ValueError: If `columns` is not an integer of at least 1.
     """
     if columns is not None:
         at_least(who, "columns", columns)
@@ -152,6 +152,6 @@ def grid(who: str, count: int, columns: int | None) -> tuple[int, int]:
 
 
 def frame(axes: Any) -> None:
-    """Removes the ticks, for images and other axes without a scale."""
+    """Remove the ticks, for images and other axes without a scale."""
     axes.set_xticks([])
     axes.set_yticks([])

@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 def filters(
     kernel: Any, *, shape: tuple[int, ...] | None = None, columns: int | None = None
 ) -> "Figure":
-    """The filters of a layer, each scaled by its largest absolute weight.
+    """Draw the filters of a layer, each scaled by its largest absolute weight.
 
     Positive weights are red, negative ones blue, 0 is white. With three input channels a filter is
     one colour image, in which grey is 0. With another number of input channels each filter is a
     row, with one image per channel.
 
     Args:
-      kernel: of a convolution, (height, width, inputs, filters), or of a dense layer,
+      kernel: Kernel of a convolution, (height, width, inputs, filters), or of a dense layer,
         (pixels, units), which needs `shape`.
-      shape: of the input images of a dense layer, (height, width) or (height, width, channels).
-      columns: filters per row; about square by default.
+      shape: Shape of the input images of a dense layer, (height, width) or (height, width,
+        channels).
+      columns: Filters per row; about square by default.
 
     Raises:
-      TypeError: for anything but numbers.
-      ValueError: for another shape, or a dense kernel that does not match `shape`.
+      TypeError: If `kernel` is not of numbers.
+      ValueError: If `kernel` has another shape, or a dense kernel does not match `shape`.
 
     Example:
       >>> figure = filters(np.random.randn(5, 3, 1, 6), columns=3)

@@ -19,18 +19,18 @@ ROW, GAP = 0.58, 0.32  # inches
 
 @style()
 def graph(computed: Graph, *, digits: int = 3) -> "Figure":
-    """A computational graph, from left to right.
+    """Draw a computational graph, from left to right.
 
     The value is above each edge and its gradient below. An array is shown by its shape and its
     Euclidean norm. A value with several uses has the sum of their gradients below its box.
 
     Args:
-      computed: of `jn.inspect.graph`; legible up to about 25 nodes.
-      digits: of the numbers.
+      computed: Graph of `jn.inspect.graph`; legible up to about 25 nodes.
+      digits: Number of digits of each value.
 
     Raises:
-      TypeError: for anything but a graph.
-      ValueError: for digits below 1.
+      TypeError: If `computed` is not a graph.
+      ValueError: If `digits` is below 1.
 
     Example:
       >>> computed = jn.inspect.graph(lambda x, y, z: (x + y) * z, -2, 5, -4)
@@ -132,9 +132,9 @@ def _line(axes: Any, points: list[tuple[float, float]]) -> None:
 
 
 def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(column, row) of each node, and of the points of each edge.
+    """Return (column, row) of each node, and of the points of each edge.
 
-    The layered layout of Sugiyama, Tagawa and Toda 1981. Even columns hold the nodes, by the
+    It is the layered layout of Sugiyama, Tagawa and Toda 1981. Even columns hold the nodes, by the
     longest path from an input, odd ones the labels of their outgoing edges. An edge has an
     invisible node in each column that it crosses, so that edges avoid boxes and labels do not
     overlap. The order in a column follows the mean of the neighbours.

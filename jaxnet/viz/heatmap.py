@@ -22,24 +22,25 @@ def heatmap(
     unsigned: Sequence[str] = (),
     side: float = 1.4,
 ) -> "Figure":
-    """One row per image: the image, and each of its maps over a pale grey copy of it.
+    """Draw one row per image: the image, and each of its maps over a pale grey copy of it.
 
-    Red is positive, blue negative, transparent 0; each map is scaled by its largest absolute value.
-    A map coarser than its image, such as a class activation map, is interpolated.
+    Red is positive, blue is negative and transparent is 0; each map is scaled by its largest
+    absolute value. A map coarser than its image, such as a class activation map, is interpolated.
 
     Args:
-      images: (images, height, width, 1 or 3 channels) in [0, 1].
-      maps: name -> (images, rows, columns), or (images, rows, columns, channels), which is summed
-        over the channels; as `jn.inspect.saliency`, `integrated_gradients`, `occlusion` and
+      images: Images in [0, 1], (images, height, width, 1 or 3 channels).
+      maps: Dict of name -> (images, rows, columns), or (images, rows, columns, channels), which is
+        summed over the channels; as `jn.inspect.saliency`, `integrated_gradients`, `occlusion` and
         `class_activation_map` return them.
-      titles: left of each row, such as "3, predicted 5".
-      unsigned: names of maps to show by their largest absolute value over the channels, from
+      titles: Titles at the left of each row, such as "3, predicted 5".
+      unsigned: Names of maps to show by their largest absolute value over the channels, from
         transparent at 0 to red.
-      side: of a cell, in inches.
+      side: Side of a cell, in inches.
 
     Raises:
-      TypeError: for anything but numbers, dicts and names.
-      ValueError: for other shapes, no map, or another number of titles than images.
+      TypeError: If an argument has another type.
+      ValueError: If a shape does not fit, there are no maps, or the numbers of titles and images
+        differ.
 
     Example:
       >>> x = np.random.rand(2, 8, 8, 1)

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @style()
 def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None = None) -> "Figure":
-    """A grid of images: in colour with three channels, as dark ink on white with one.
+    """Draw a grid of images: in colour with three channels, as dark ink on white with one.
 
     Args:
-      x: (images, height, width), (images, height, width, 1) or (images, height, width, 3); floats,
-        clipped to [0, 1], or uint8.
-      titles: one per image, such as "predicted 3, true 5".
-      columns: images per row; about square by default.
+      x: Images, (images, height, width), (images, height, width, 1) or (images, height, width, 3);
+        floats, clipped to [0, 1], or uint8.
+      titles: List of one title per image, such as "predicted 3, true 5".
+      columns: Images per row; about square by default.
 
     Raises:
-      TypeError: for anything but numbers and titles.
-      ValueError: for another shape, no image, or another number of titles than images.
+      TypeError: If `x` is not of numbers, or `titles` are not str.
+      ValueError: If `x` has another shape or no images, or the numbers of titles and images differ.
 
     Example:
       >>> figure = images(np.random.rand(5, 8, 7, 1), titles=list("abcde"), columns=3)

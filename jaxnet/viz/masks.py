@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray:
-    """Images blended with the colour of each pixel's class, as an array.
+    """Return images blended with the colour of each pixel's class, as an array.
 
     Args:
-      x: images (..., height, width, 3), floats in [0, 1] or uint8.
-      mask: (..., height, width) integers; pixels of other labels, such as void, show the image.
-      colors: (classes, 3), red, green and blue, floats in [0, 1] or uint8.
-      share: of the colour, in [0, 1]; the rest is the image.
+      x: Images, (..., height, width, 3), floats in [0, 1] or uint8.
+      mask: Integers, (..., height, width); pixels of other labels, such as void, show the image.
+      colors: Red, green and blue of each class, (classes, 3), floats in [0, 1] or uint8.
+      share: Fraction of the colour, in [0, 1]; the rest is the image.
 
     Returns:
       Floats in [0, 1], of the shape of x.
 
     Raises:
-      TypeError: for anything but numbers, and masks that are no integers.
-      ValueError: for shapes that do not match, or a share outside [0, 1].
+      TypeError: If an argument is not of numbers, or `mask` is not of integers.
+      ValueError: If shapes do not match, or `share` is outside [0, 1].
 
     Example:
       >>> red_or_green = [[1, 0, 0], [0, 1, 0]]
@@ -56,20 +56,20 @@ def masks(
     titles: Sequence[str] | None = None,
     share: float = 0.6,
 ) -> "Figure":
-    """One row per image: the image, and its blends with one or more masks, with a legend.
+    """Draw one row per image: the image, and its blends with one or more masks, with a legend.
 
     Args:
-      x: images (images, height, width, 3), floats in [0, 1] or uint8.
-      labels: title of a column -> masks (images, height, width), such as
-        {"truth": masks, "FCN-8s": predicted}; labels beyond the names are void and show the image.
-      names: of the classes, without void.
-      colors: (classes, 3), one per name, floats in [0, 1] or uint8.
-      titles: one per image, such as "mean IoU 0.62".
-      share: of the colour; the rest is the image.
+      x: Images, (images, height, width, 3), floats in [0, 1] or uint8.
+      labels: Dict of title of a column -> masks (images, height, width), such as {"truth": masks,
+        "FCN-8s": predicted}; labels beyond the names are void and show the image.
+      names: Names of the classes, without void.
+      colors: Colours, (classes, 3), one per name, floats in [0, 1] or uint8.
+      titles: List of one title per image, such as "mean IoU 0.62".
+      share: Fraction of the colour; the rest is the image.
 
     Raises:
-      TypeError: for anything but numbers, dicts and names.
-      ValueError: for numbers or shapes that do not match.
+      TypeError: If an argument has another type.
+      ValueError: If numbers or shapes do not match.
 
     Example:
       >>> truth = np.arange(24).reshape(2, 3, 4) % 3  # 2 is void

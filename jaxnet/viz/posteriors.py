@@ -20,20 +20,21 @@ def posteriors(
     names: Sequence[str] | None = None,
     steps: Sequence[str] | None = None,
 ) -> "Figure":
-    """State posteriors over time as a heat map, with a path of states.
+    """Draw state posteriors over time as a heat map, with a path of states.
 
     Dark is 1. Where the path crosses light cells, other paths are nearly as likely.
 
     Args:
-      posterior: (time, states) of one sequence, of `jn.unsupervised.hmm`, cut to its length.
-      path: (time,) states, such as the most likely ones; -1 for none.
-      names: of the states; their numbers by default.
-      steps: labels of the steps, such as the observed letters; the time by default.
+      posterior: Posterior of one sequence, (time, states), of `jn.unsupervised.hmm`, cut to its
+        length.
+      path: States, (time,), such as the most likely ones; -1 for none.
+      names: Names of the states; their numbers by default.
+      steps: Labels of the steps, such as the observed letters; the time by default.
 
     Raises:
-      TypeError: for anything but numbers and names.
-      ValueError: for another shape, a probability outside [0, 1], an unknown state, or another
-        number of names or steps.
+      TypeError: If an argument has another type.
+      ValueError: If a shape does not fit, a probability is outside [0, 1], a state is unknown, or
+        there is another number of names or steps.
 
     Example:
       >>> figure = posteriors([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], steps="abc")

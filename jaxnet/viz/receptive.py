@@ -20,20 +20,20 @@ def receptive(
     *,
     effective: Mapping[str, Any] | None = None,
 ) -> "Figure":
-    """The receptive field of the middle unit of each layer, as boxes on an image.
+    """Draw the receptive field of the middle unit of each layer, as boxes on an image.
 
     With `effective`, one panel per layer shows the effective receptive field; dark pixels have the
     largest effect.
 
     Args:
-      image: (height, width, 1 or 3 channels) in [0, 1].
-      fields: of `jn.inspect.receptive_fields(net, image[None])`.
-      paths: of the layers to draw; by default all whose field differs from the one before.
-      effective: path -> (height, width), of `jn.inspect.effective_field`.
+      image: Image in [0, 1], (height, width, 1 or 3 channels).
+      fields: Fields of `jn.inspect.receptive_fields(net, image[None])`.
+      paths: Paths of the layers to draw; all whose field differs from the one before by default.
+      effective: Dict of path -> (height, width), of `jn.inspect.effective_field`.
 
     Raises:
-      TypeError: for anything but numbers, fields of `jn.inspect` and names.
-      ValueError: for an unknown path, or an image of another size than the effective field.
+      TypeError: If an argument is not of numbers, fields of `jn.inspect` or names as above.
+      ValueError: If a path is unknown, or the image has another size than the effective field.
 
     Example:
       >>> net = jn.serial(jn.conv(2, 3), jax.nn.relu, jn.max_pool(2), jn.conv(2, 3, name="second"))
@@ -99,7 +99,7 @@ def receptive(
 
 
 def _distinct(fields: ReceptiveFields) -> list[str]:
-    """The layers whose field differs from that of the layer before."""
+    """The layers whose field differs from the field of the layer before."""
     found, last = [], None
     for path, field in fields.fields.items():
         if field != last and max(field) > 1:

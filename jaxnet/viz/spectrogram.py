@@ -26,23 +26,24 @@ def spectrogram(
     stride: int = 1,
     hop: float = 0.01,
 ) -> "Figure":
-    """Features over time, with rows of named segments and class posteriors below.
+    """Draw features over time, with rows of named segments and class posteriors below.
 
     Args:
-      features: (frames, bands) of one wave, as `jn.data.log_mel` returns them; dark is large.
-      segments: title of a row -> its segments (name, first frame, frame after the last), such as
-        the truth and the output of a recognizer.
-      posterior: (steps, classes) probabilities, such as the softmax of a net trained with
+      features: Features of one wave, (frames, bands), as `jn.data.log_mel` returns them; dark is
+        large.
+      segments: Dict of title of a row -> its segments (name, first frame, frame after the last),
+        such as the truth and the output of a recognizer.
+      posterior: Probabilities, (steps, classes), such as the softmax of a net trained with
         `jn.losses.ctc`: one line per class, named where it is the most probable; the blank is grey.
-      names: of the classes; their numbers by default.
-      blank: the class for "no label".
-      stride: frames per step of the posterior.
-      hop: distance between frames in seconds.
+      names: Names of the classes; their numbers by default.
+      blank: Class for "no label".
+      stride: Frames per step of the posterior.
+      hop: Distance between frames in seconds.
 
     Raises:
-      TypeError: for anything but numbers, dicts of segments and names.
-      ValueError: for another shape, a probability outside [0, 1], a segment outside the frames, an
-        unknown blank, or another number of names than classes.
+      TypeError: If an argument has another type.
+      ValueError: If a shape does not fit, a probability is outside [0, 1], a segment is outside the
+        frames, the blank is unknown, or the numbers of names and classes differ.
 
     Example:
       >>> heard = {"truth": [("seven", 2, 30), ("one", 33, 49)]}
