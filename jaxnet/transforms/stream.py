@@ -133,10 +133,10 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
       >>> _, state = stream.apply(params, state, x)
       >>> axes = jn.batch_axes(stream, x)
       >>> axes
-      {'gru': {'h': 1}}
+      {'h': 1}
       >>> def reset(leaf, axis):
       ...     return leaf if axis < 0 else leaf.swapaxes(0, axis).at[1].set(0).swapaxes(0, axis)
-      >>> jax.tree.map(reset, state, axes)["gru"]["h"].any((0, 2)).tolist()
+      >>> jax.tree.map(reset, state, axes)["h"].any((0, 2)).tolist()
       [True, False]
     """
     x = abstract(x, "batch_axes")

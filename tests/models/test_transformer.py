@@ -137,7 +137,7 @@ def test_beams_have_the_values_of_single_steps_by_hand():
     # Two blocks, and the logits. The keys and values of the memory are computed before the loop.
     *others, search = sorted(compiled.loops(program))  # the others write the caches
     assert not any(loop.products for loop in others)
-    assert search.products == 2 * 12 + 1 and "/encoder/" not in search.text
+    assert search.products == 2 * 8 + 1 and "/encoder/" not in search.text
 
 
 @pytest.mark.long
