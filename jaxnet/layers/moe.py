@@ -204,7 +204,10 @@ def _blocks(choices: _Sorted, experts: int) -> _Plan:
     """As many blocks of one expert as its choices need; there is room for every division."""
     total = choices.experts.shape[0]
     rows = max(-(-total // experts), 1)
-    blocks = experts + (total - experts) // rows if total else 0
+    if isinstance(total, int):
+        blocks = experts + (total - experts) // rows if total else 0
+    else:  # open in an export: at most one block of each expert is not full
+        blocks = 2 * experts
     needed = -(-choices.sizes // rows)
     ends = jnp.cumsum(needed)
     here = jnp.minimum(choices.experts, experts - 1)
