@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, State, as_layer
+from jaxnet.decoding.filters import check_filters, nucleus
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import as_array, at_least, check_dict, check_key, within
 from jaxnet.services.trees import PyTree, describe
@@ -133,19 +134,13 @@ def sample(
         logits = wide(logits) / temperature
         if top_p is None and top_k is None:
             return jax.random.categorical(here, logits)
-        if top_k is not None and top_k > logits.shape[-1]:
-            most = logits.shape[-1]
-            raise ValueError(
-                f"sample: top_k must be at most the number of tokens, {most}, got {top_k}"
-            )
+        check_filters("sample", temperature, top_k, top_p, None, None, logits.shape[-1])
         order = jnp.argsort(-logits, stable=True)  # (batch, vocabulary), best first
         ranked = jnp.take_along_axis(logits, order, -1)
         if top_k is not None:
             ranked = jnp.where(jnp.arange(ranked.shape[-1]) < top_k, ranked, -jnp.inf)
         if top_p is not None:
-            p = jax.nn.softmax(ranked)
-            before = jnp.cumsum(p, -1) - p  # 0 for the first, which always stays
-            ranked = jnp.where(before < top_p, ranked, -jnp.inf)
+            ranked = nucleus(ranked, top_p)
         rank = jax.random.categorical(here, ranked)  # (batch,)
         return jnp.take_along_axis(order, rank[:, None], -1)[:, 0]
 

@@ -116,15 +116,14 @@ def transformer_block(
     own = multi_head_attention(heads, rotary=rotary, name="attention", **mode, **shared)
     other = multi_head_attention(heads, name="cross_attention", **shared)
 
+    options: dict[str, Any] = {
+        "gated": gated,
+        "activation": activation,
+        "use_bias": "mlp" in biased,
+    }
+
     def transform(m, x):
-        if mlp is not None:
-            return m(mlp, x)
-        wide = 4 * x.shape[-1] if mlp_features is None else mlp_features
-        bias = "mlp" in biased
-        hidden = activation(m(dense(wide, use_bias=bias, name="mlp_in"), x))
-        if gated:
-            hidden = hidden * m(dense(wide, use_bias=bias, name="mlp_gate"), x)
-        return m(dense(x.shape[-1], use_bias=bias, name="mlp_out"), hidden)
+        return gated_mlp(m, x, mlp_features, **options) if mlp is None else m(mlp, x)
 
     def forward(m, given):
         x, *beside = given if isinstance(given, tuple | list) and given else (given,)
@@ -149,3 +148,28 @@ def transformer_block(
         return (x, *beside) if beside else x
 
     return compose(forward, name=name, kind="transformer_block")
+
+
+def gated_mlp(
+    m: Any,
+    x: jax.Array,
+    features: int | None,
+    *,
+    gated: bool,
+    activation: Callable[[jax.Array], jax.Array],
+    use_bias: bool,
+) -> jax.Array:
+    """Return the output of the MLP of a block, whose layers are children of the caller.
+
+    Args:
+      m: Scope of the layer that has the MLP.
+      x: Input (..., width).
+      features: Width of the hidden layer; None is 4 times that of x.
+      gated, activation: Options of `transformer_block`.
+      use_bias: Whether the dense layers have biases.
+    """
+    wide = 4 * x.shape[-1] if features is None else features
+    hidden = activation(m(dense(wide, use_bias=use_bias, name="mlp_in"), x))
+    if gated:
+        hidden = hidden * m(dense(wide, use_bias=use_bias, name="mlp_gate"), x)
+    return m(dense(x.shape[-1], use_bias=use_bias, name="mlp_out"), hidden)

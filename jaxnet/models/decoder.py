@@ -15,7 +15,7 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.embedding import embedding, learned_positions
 from jaxnet.layers.moe import moe
 from jaxnet.layers.norm import layer_norm, rms_norm
-from jaxnet.layers.transformer import transformer_block
+from jaxnet.layers.transformer import gated_mlp, transformer_block
 from jaxnet.services.checks import at_least, check_options, one_of, within
 
 NORMS = {"rms": rms_norm, "layer": layer_norm}
@@ -132,11 +132,7 @@ def decoder(
     of_heads = {"none": None, "head": normal, "all": partial(_across_heads, normal)}[qk_norm]
 
     def expert(m, x):
-        wide = 4 * width if mlp_features is None else mlp_features
-        hidden = activation(m(dense(wide, use_bias=False, name="mlp_in"), x))
-        if gated:
-            hidden = hidden * m(dense(wide, use_bias=False, name="mlp_gate"), x)
-        return m(dense(width, use_bias=False, name="mlp_out"), hidden)
+        return gated_mlp(m, x, mlp_features, gated=gated, activation=activation, use_bias=False)
 
     mixed = None if experts is None else moe(compose(expert), experts, experts_per_token)
 

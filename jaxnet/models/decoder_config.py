@@ -93,8 +93,6 @@ def read_config(who: str, config: str | Path | Config) -> Config:
 
 def _llama(config: Config) -> dict[str, Any]:
     """The options that most families have."""
-    rotary = _rotation(_rope(config))
-    # Until version 2 of SmolLM and in Mistral's and Qwen's files, biases are decided by the family.
     biased = ("query", "key", "value", "out") if config.get("attention_bias") else ()
     return {
         "vocabulary": config["vocab_size"],
@@ -107,7 +105,7 @@ def _llama(config: Config) -> dict[str, Any]:
         "activation": _activation(config, "hidden_act", "silu"),
         "epsilon": config.get("rms_norm_eps", 1e-6),
         "use_bias": (*biased, "mlp") if config.get("mlp_bias") else biased,
-        "rotary": rotary,
+        "rotary": _rotation(_rope(config)),
         "tied": config.get("tie_word_embeddings", False),
     }
 
