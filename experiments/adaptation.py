@@ -61,18 +61,17 @@ from experiments.common import (
     Seeds,
     Short,
     TrainSize,
+    labels_figure,
     main,
     mean_std,
     over_seeds,
     per_class,
-    plot_by_labels,
     run_epochs,
     save,
 )
 from experiments.finetune import accuracy, classifier, learn_old, of_classes, with_head
 from jaxnet.data.digits import Pair
 from jaxnet.services.table import Table
-from jaxnet.viz.figure import new_figure
 
 MACHINE = "2 CPU cores, jax 0.12.0"
 
@@ -150,7 +149,7 @@ def run(config: Config) -> Results:
     x, y = (part[: config.train_size] for part in train)
     bits, sizes = compare_bits((x, y), test, config)
     accuracies, trained = compare_methods((x, y), test, config)
-    pictures = save({"adaptation": draw(accuracies)}, config.output)
+    pictures = save({"adaptation": labels_figure(finetune.WHAT, accuracies)}, config.output)
     return Results(bits, sizes, accuracies, trained, pictures)
 
 
@@ -257,7 +256,7 @@ def compare_methods(
             )
     head = ("what trains", "parameters", *(f"{n} per class" for n in config.labels))
     lines = [(n, counts[n], *(mean_std(a) for a in accuracies[n].values())) for n in methods]
-    print(Table("accuracy on the test digits 5 to 9, by labels per class", head, lines))
+    print(Table(f"{finetune.WHAT}, by labels per class", head, lines))
     return accuracies, counts
 
 
@@ -268,15 +267,6 @@ def trainable(net: jn.Layer) -> int:
     moved = jax.tree.map(lambda leaf: leaf + 0.1, params)  # away from factors that are 0
     grads = jax.grad(lambda params: jnp.square(net.apply(params, state, x)[0]).sum())(moved)
     return sum(leaf.size for leaf in jax.tree.leaves(grads) if jnp.any(leaf != 0))
-
-
-def draw(accuracies: dict[str, dict[int, np.ndarray]]) -> Any:
-    figure = new_figure(7.6, 3.8)
-    axes = figure.subplots()
-    plot_by_labels(axes, accuracies, 0.03)
-    axes.set_ylabel("accuracy on the test digits 5 to 9, %")
-    figure.legend(frameon=False, loc="outside right center")
-    return figure
 
 
 SHORT = Short(

@@ -49,16 +49,14 @@ from experiments.common import (
     Seeds,
     Short,
     TrainSize,
+    labels_figure,
+    labels_table,
     main,
-    mean_std,
     per_class,
-    plot_by_labels,
     run_epochs,
     save,
 )
 from jaxnet.data.digits import Pair
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import new_figure
 
 RECORDS = (
     Record(
@@ -151,8 +149,13 @@ def run(config: Config) -> Results:
         name: {n: np.array(values) for n, values in by_labels.items()}
         for name, by_labels in found.items()
     }
-    print(table(accuracies))
-    return Results(accuracies, np.array(losses), save({"byol": draw(accuracies)}, config.output))
+    what = "accuracy on the test digits"
+    print(labels_table(what, accuracies))
+    return Results(
+        accuracies,
+        np.array(losses),
+        save({"byol": labels_figure(what, accuracies, 6.4, 3.6)}, config.output),
+    )
 
 
 def encoder() -> jn.Layer:
@@ -270,22 +273,6 @@ def supervised(
             best = of(test)["accuracy"]
     assert best is not None
     return float(best)
-
-
-def table(accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
-    labels = list(next(iter(accuracies.values())))
-    rows = [(name, *(mean_std(a[n]) for n in labels)) for name, a in accuracies.items()]
-    head = ("method", *(f"{n} per class" for n in labels))
-    return Table("accuracy on the test digits, by labels per class", head, rows)
-
-
-def draw(accuracies: dict[str, dict[int, np.ndarray]]) -> Any:
-    figure = new_figure(6.4, 3.6)
-    axes = figure.subplots()
-    plot_by_labels(axes, accuracies, 0.03)
-    axes.set_ylabel("accuracy on the test digits, %")
-    figure.legend(frameon=False, loc="outside right center")
-    return figure
 
 
 SHORT = Short(

@@ -22,8 +22,9 @@ import jax
 import numpy as np
 
 import jaxnet as jn
+from jaxnet.services.table import Table
 from jaxnet.services.trees import PyTree
-from jaxnet.viz.figure import COLORS
+from jaxnet.viz.figure import COLORS, new_figure
 
 T = TypeVar("T")
 CPU = "2 CPU cores, jax 0.10.2"
@@ -246,6 +247,26 @@ def grid(axes: Any) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def labels_table(what: str, accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
+    """Accuracies by method and labels per class, as `plot_by_labels` takes them."""
+    labels = list(next(iter(accuracies.values())))
+    rows = [(name, *(mean_std(a[n]) for n in labels)) for name, a in accuracies.items()]
+    head = ("method", *(f"{n} per class" for n in labels))
+    return Table(f"{what}, by labels per class", head, rows)
+
+
+def labels_figure(
+    what: str, accuracies: dict[str, dict[int, np.ndarray]], width: float = 7.6, height: float = 3.8
+) -> Any:
+    """A figure of `plot_by_labels` with its legend, sizes in inches."""
+    figure = new_figure(width, height)
+    axes = figure.subplots()
+    plot_by_labels(axes, accuracies, 0.03)
+    axes.set_ylabel(f"{what}, %")
+    figure.legend(frameon=False, loc="outside right center")
+    return figure
 
 
 def plot_by_labels(axes: Any, accuracies: dict[str, dict[int, np.ndarray]], step: float) -> None:

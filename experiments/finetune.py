@@ -49,17 +49,18 @@ from experiments.common import (
     Seeds,
     Short,
     TrainSize,
+    labels_figure,
+    labels_table,
     main,
     mean_std,
     over_seeds,
     per_class,
-    plot_by_labels,
     run_epochs,
     save,
 )
 from jaxnet.data.digits import Pair
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import new_figure
+
+WHAT = "accuracy on the test digits 5 to 9"  # of tables and figures
 
 RECORDS = (
     Record(
@@ -172,8 +173,8 @@ def run(config: Config) -> Results:
                 f"{moved[name]['f6']:.2g}",
                 flush=True,
             )
-    print(table(accuracies))
-    pictures = save({"finetune": draw(accuracies)}, config.output)
+    print(labels_table(WHAT, accuracies))
+    pictures = save({"finetune": labels_figure(WHAT, accuracies)}, config.output)
     return Results(before, accuracies, moved, pictures)
 
 
@@ -274,22 +275,6 @@ def change(before: Any, after: Any) -> float:
     """The largest change of a parameter."""
     changes = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), before, after)
     return float(max(jax.tree.leaves(changes)))
-
-
-def table(accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
-    labels = list(next(iter(accuracies.values())))
-    rows = [(name, *(mean_std(a[n]) for n in labels)) for name, a in accuracies.items()]
-    head = ("method", *(f"{n} per class" for n in labels))
-    return Table("accuracy on the test digits 5 to 9, by labels per class", head, rows)
-
-
-def draw(accuracies: dict[str, dict[int, np.ndarray]]) -> Any:
-    figure = new_figure(7.6, 3.8)
-    axes = figure.subplots()
-    plot_by_labels(axes, accuracies, 0.03)
-    axes.set_ylabel("accuracy on the test digits 5 to 9, %")
-    figure.legend(frameon=False, loc="outside right center")
-    return figure
 
 
 SHORT = Short(
