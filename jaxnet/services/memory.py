@@ -3,29 +3,41 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 # Options of glibc's `mallopt`, from its malloc.h, and their values here. Arrays come from the heap
-# and not from separate mappings, and neither a heap's end nor an empty heap (64 MiB) is given back.
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
-OPTIONS = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 2**20}
-# A single arena (M_ARENA_MAX) would serve arrays of every size, but XLA's threads then wait for one
-# lock: a step of LeNet took 26 ms of wall clock and not 17.
+# and not from separate mappings, and neither a heap's end nor an empty heap is given back.
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
+OPTIONS = {
+    MMAP_MAX: 0,
+    TRIM_THRESHOLD: 2**31 - 1,
+    TOP_PAD: 64 * 2**20,
+    # Heaps of threads, each of which keeps what its programs needed. With one heap XLA's threads
+    # would wait for each other: a small step by itself takes twice as long.
+    ARENA_MAX: 8,
+}
 SWITCH = "JAXNET_REUSE_MEMORY"
+
+# The heap of a thread has blocks of 64 MiB, and larger arrays get a mapping after all. XLA puts all
+# temporary arrays of a program into one, unless asked for several.
+PIECE = 56 * 2**20
+IN_PIECES = {"xla_multiheap_size_constraint_per_heap": PIECE}
 
 
 def reuse_memory() -> bool:
     """Keep freed memory in the process for the next step; for training on CPU under Linux.
 
     By default glibc gives every array of more than 32 MiB back to the system when it is freed, and
-    gets it again page by page, at each training step. `jn.trainer` asks glibc to keep memory, which
-    serves up to 64 MiB per array, unless the environment says `JAXNET_REUSE_MEMORY=0`. This
-    function serves arrays of every size: it also makes JAX run programs on the calling thread,
-    whose heap can grow (`jax_cpu_enable_async_dispatch`). This makes steps of less than a
-    millisecond slower, by about 0.04 ms each. Call it once, before the first computation; it holds
-    for the whole process and cannot be undone. The process keeps its largest demand so far until
-    it ends.
+    gets it again page by page, at each training step. `jn.trainer` asks glibc to keep memory, and
+    XLA to divide temporary memory, which serves programs whose single arrays have at most 56 MiB,
+    unless the environment says `JAXNET_REUSE_MEMORY=0`. This function serves arrays of every size:
+    it also makes JAX run programs on the calling thread, whose heap can grow
+    (`jax_cpu_enable_async_dispatch`). This makes steps of less than a millisecond slower, by about
+    0.04 ms each. Call it once, before the first computation; it holds for the whole process and
+    cannot be undone. The process keeps its largest demand so far until it ends.
 
     Returns:
       Whether the process takes the setting; False, and nothing changes, without glibc.
@@ -49,10 +61,64 @@ def keep_freed() -> bool:
     return all([mallopt(option, value) == 1 for option, value in OPTIONS.items()])
 
 
-def keep_by_default() -> None:
-    """Call `keep_freed` unless the environment switches it off."""
-    if os.environ.get(SWITCH, "1") != "0":
-        keep_freed()
+def keep_by_default() -> bool:
+    """Call `keep_freed` unless the environment switches it off; return whether memory is kept."""
+    return os.environ.get(SWITCH, "1") != "0" and keep_freed()
+
+
+def jit(run: Callable, **options) -> Callable:
+    """Compile a function by `jax.jit`, on CPU with temporary memory that threads can keep.
+
+    Args:
+      run: Function that is compiled.
+      options: Options of `jax.jit`.
+
+    Example:
+      >>> float(jit(jnp.cos)(0.0))
+      1.0
+    """
+    plain = jax.jit(run, **options)
+    if jax.default_backend() != "cpu" or not keep_by_default():
+        return plain
+    pieces = jax.jit(run, compiler_options=IN_PIECES, **options)
+    chosen = None
+
+    def call(*args):
+        nonlocal chosen
+        if chosen is None:  # XLA would warn about each array that is larger than a piece
+            fits = _largest(plain.trace(*args).jaxpr.jaxpr) <= PIECE  # both trace once
+            chosen = pieces if fits else plain
+        try:
+            return chosen(*args)
+        except ValueError as error:  # a program inside another takes no options
+            if "top-level" not in str(error):
+                raise
+        except jax.errors.JaxRuntimeError as error:  # XLA may drop this one some day
+            if "compile option" not in str(error):
+                raise
+            chosen = plain
+        return plain(*args)
+
+    return call
+
+
+def _largest(jaxpr: Any) -> int:
+    """Return the bytes of the largest array that a program computes."""
+    found = [0]
+    for equation in jaxpr.eqns:
+        found += [getattr(v.aval, "size", 0) * _bytes(v.aval) for v in equation.outvars]
+        for value in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+            if _is_jaxpr(value):
+                found.append(_largest(getattr(value, "jaxpr", value)))
+    return max(found)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _bytes(aval: Any) -> int:
+    return getattr(getattr(aval, "dtype", None), "itemsize", 0)
 
 
 def _glibc() -> bool:

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxnet.services import memory
 from jaxnet.services.trees import PyTree, path_name
 from jaxnet.services.warn import warn
 
@@ -107,17 +108,17 @@ def placed(
       0.0
     """
     if shardings is None:
-        return jax.jit(run, **options)
+        return memory.jit(run, **options)
     whole = NamedSharding(shardings.mesh, P())
     results = (shardings.tree, whole) if keeps else whole
     if _is_explicit(whole):
-        return jax.jit(jax.sharding.auto_axes(run, out_sharding=results), **options)
+        return memory.jit(jax.sharding.auto_axes(run, out_sharding=results), **options)
 
     @functools.wraps(run)
     def kept(*args):  # `out_shardings=` has XLA gather more often
         return jax.lax.with_sharding_constraint(run(*args), results)
 
-    return jax.jit(kept, **options)
+    return memory.jit(kept, **options)
 
 
 def agreed(value: int, asked: bool) -> tuple[int, bool]:

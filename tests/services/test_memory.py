@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import optax
 import pytest
 
@@ -70,3 +72,94 @@ def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(memory.os, "confstr", lambda name: None)
     monkeypatch.setattr(memory.ctypes, "CDLL", None)
     assert jn.reuse_memory() is False
+
+
+DEEP = """
+import resource
+import jax, jax.numpy as jnp, optax
+import jaxnet as jn
+net = jn.serial(*[layer for _ in range(8) for layer in (jn.dense(1024), jnp.tanh)])
+trainer = jn.trainer(jn.supervised(net, optax.l2_loss), optax.sgd(0.1))
+x = jnp.ones((2_000, 1024))
+train_state = trainer.init(jax.random.key(0), (x, x))
+for i in range(26):
+    train_state, metrics = trainer.step(train_state, (x, x))
+    jax.block_until_ready(metrics)
+    if i == 20:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not memory._glibc(), reason="glibc alone has this setting")
+def test_a_step_uses_its_pages_again():
+    def faults(setting):  # in all, the step's temporary arrays have 130 MB
+        environment = os.environ | {"JAXNET_REUSE_MEMORY": setting}
+        run = [sys.executable, "-c", DEEP]
+        done = subprocess.run(run, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert faults("0") > 50_000
+    assert faults("1") < 10_000
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The options with which programs are compiled."""
+    found, jit = [], jax.jit
+
+    def watched(run, **options):
+        inner = jit(run, **options)
+
+        def call(*args):
+            found.append(options.get("compiler_options"))
+            return inner(*args)
+
+        call.trace = inner.trace
+        return call
+
+    monkeypatch.setattr(memory.jax, "jit", watched)
+    monkeypatch.setattr(memory, "keep_by_default", lambda: True)
+    return found
+
+
+def test_temporary_memory_is_divided(compiled):
+    run = memory.jit(lambda x: jnp.sin(x) + 1)
+    assert run(0.0) == run(0.0) == 1
+    assert compiled == [memory.IN_PIECES] * 2
+
+
+def test_an_array_that_fits_no_piece_is_not_divided(compiled):
+    def body(i, x):
+        return jnp.tile(x, memory.PIECE // 4)[: x.shape[0]]
+
+    run = memory.jit(lambda x: jax.lax.fori_loop(0, 2, body, x))
+    assert run(jnp.ones(2)).tolist() == [1, 1]
+    assert compiled == [None]
+
+
+def test_a_program_inside_another_takes_no_options(compiled):
+    run = memory.jit(jnp.sin)
+    run(1.0)
+    compiled.clear()
+    assert jax.vmap(run)(jnp.zeros(2)).tolist() == [0, 0]
+    assert jax.make_jaxpr(run)(0.0).jaxpr.outvars
+    assert compiled[-1] is None
+
+
+def test_an_option_that_is_gone_is_left_out(compiled, monkeypatch):
+    gone = {"xla_option_that_is_gone": 1}
+    monkeypatch.setattr(memory, "IN_PIECES", gone)
+    run = memory.jit(lambda x: x + 1)
+    assert run(1.0) == run(1.0) == 2
+    assert compiled == [gone, None, None]
+
+
+def test_other_errors_are_raised(compiled):
+    def fails(x):
+        raise ValueError("of the net")
+
+    with pytest.raises(ValueError, match="of the net"):
+        memory.jit(fails)(1.0)
