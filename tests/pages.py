@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-# A block of Python, and the block after it, if any: its output. In a block of `text` "..." stands
-# for anything; in a block of `output` the decimals may differ.
+# A block of Python, and the block after it, if any: its output, where "..." stands for anything.
+# In a block of `output`, unlike in one of `text`, the decimals may differ too.
 BLOCK = re.compile(
     r"^```python\n(.*?)^```\n(?:\n?```(text|output)\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE
 )
-DECIMAL = re.compile(r"\d+\.\d+|\S+(?= s$)", re.MULTILINE)  # and seconds, such as 12
+DECIMAL = re.compile(r"\d+\.\d+|\d+(?= s\b)")  # or whole seconds
 # A note that JAX adds to every exception.
 FILTERED = re.compile(r"^-+\nFor simplicity, JAX has removed .*\n", re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
