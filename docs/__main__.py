@@ -73,7 +73,7 @@ def repository() -> str:
 def copy_texts(pages: Path) -> set[Path]:
     """Copies pages and pictures to the places that they have in the repository."""
     paths = [ROOT / name for name in TEXTS]
-    for folder in ("guide", "colab", "experiments"):
+    for folder in ("guide", "guide/migrating", "colab", "experiments"):
         paths += (ROOT / folder).glob("*.md")
     pictures = [*(ROOT / "experiments" / "pictures").glob("*.*")]
     for path in paths + pictures:
@@ -183,9 +183,13 @@ def navigation(pages: Path) -> str:
         lines = [f'  - "{name}":', f"    - {folder}/{first}"]
         return lines + [f'    - "{title(path)}": {path.relative_to(pages)}' for path in rest]
 
-    guide = re.findall(r"\(([a-z_]+\.md)", (ROOT / "guide" / "README.md").read_text())
+    def listed(index: str) -> list[str]:
+        return re.findall(r"\(([a-z_]+\.md)\)", (pages / index / "README.md").read_text())
+
     lines = ["nav:", "  - Home: README.md"]
-    lines += section("Guide", "guide", "README.md", list(dict.fromkeys(guide)))
+    lines += section("Guide", "guide", "README.md", listed("guide"))
+    migrating = section("Migrating", "guide/migrating", "README.md", listed("guide/migrating"))
+    lines += ["  " + line for line in migrating]
     lines += section("Lessons", "colab", "README.md")
     modules = re.findall(
         r"\]\((jaxnet[\w.]*\.md)\)", (pages / "reference" / "index.md").read_text()

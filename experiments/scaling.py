@@ -25,7 +25,7 @@ differ: XLA on the CPU has no reduce-scatter, so fully sharded gradients are sum
 cut (3.3 MB more); left to itself, the compiler computes with parts of the params and sums the
 activations instead of gathering the params; the tensor rule sums the gradients with respect to the
 input of queries, keys and values apart (3.1 MB more); the algebra has no scratch space. In bfloat16
-the CPU sends as much as in float32, where the algebra says half. guide/scale.md has the formulas,
+the CPU sends as much as in float32, where the algebra says half. guide/scaling.md has the formulas,
 and what they say about 1,000 devices.
 """
 

@@ -51,7 +51,7 @@ def test_a_link_to_nowhere_stops_the_build(tmp_path, monkeypatch):
 
     def broken(pages):
         copied = copy(pages)
-        page = pages / "guide" / "trouble.md"
+        page = pages / "guide" / "troubleshooting.md"
         page.write_text(page.read_text() + "\n[nowhere](training.md#nowhere)\n")
         return copied
 

@@ -11,7 +11,7 @@ import pytest
 import jaxnet as jn
 from tests.pages import ROOT
 
-PAGE = ROOT / "guide" / "coming_from.md"
+PAGE = ROOT / "guide" / "migrating" / "defaults.md"
 
 SAME, NONE, WINDOW, GIVEN = "same", "none", "window", "required"
 LECUN, CUT, THIRD, GLOROT = "1/√n", "0.88/√n", "1/√(3n)", "√(2/(n+m))"
@@ -23,7 +23,7 @@ DROPPED, KEPT = "dropped", "kept"
 
 def table():
     """Library -> the cells of its column; "" is the column of row names."""
-    text = PAGE.read_text().split("\n## Different defaults\n")[1].split("\n## ")[0]
+    text = PAGE.read_text().split("\n## Defaults of each library\n")[1].split("\n## ")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {column[0]: list(column[2:]) for column in zip(*cells, strict=True)}
