@@ -243,9 +243,28 @@ def lora_learned(names):
     assert params["attention"]["out"]["kernel_lora_a"].shape == (2, 4, 4)
 
 
+def simclr_learned(names):
+    epoch, y = names["epoch"], names["validation"][1]
+    assert epoch.train["loss"] < 0.8 * np.log(255)
+    views = jax.random.normal(jax.random.key(1), (8, 3))
+    wanted = optax.ntxent(views, np.tile(np.arange(4), 2), 0.5)
+    np.testing.assert_allclose(names["contrastive"](views).mean(), wanted, rtol=1e-5)
+    encoder, images = names["encoder"], names["validation"][0]
+    drawn, _ = encoder.init(jax.random.key(0), images)
+
+    def found(params):
+        """How many have a nearest neighbor of their class."""
+        x = np.asarray(jn.predict(encoder, params, {}, images))
+        x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+        return np.mean(y[(x @ x.T - 2 * np.eye(len(x))).argmax(-1)] == y)
+
+    assert found(names["params"]) > found(drawn)
+
+
 # Checks of a section's results beyond its printed output.
 CHECKS = {
     "A residual net on my own images": residual_net_learned,
+    "Features without labels (SimCLR)": simclr_learned,
     "A variational autoencoder": vae_learned,
     "A generative adversarial network": gan_learned,
     "A vision transformer": vit_learned,
