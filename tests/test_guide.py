@@ -243,6 +243,23 @@ def lora_learned(names):
     assert params["attention"]["out"]["kernel_lora_a"].shape == (2, 4, 4)
 
 
+def state_space_is_right(names):
+    params = names["params"]["residual"]["serial"]["serial"]["selective"]
+    x = np.random.default_rng(0).normal(size=(4, 32))
+    (y,), _ = names["selective"](8).apply(params, {}, x[None])
+    h = 0.0
+    for i, now in enumerate(x):
+        dt = np.log1p(np.exp(now @ params["dt"]["kernel"] + params["dt"]["bias"]))[:, None]
+        b, c = now @ params["b"]["kernel"], now @ params["c"]["kernel"]
+        h = np.exp(-dt * np.exp(params["log_rates"])) * h + dt * b * now[:, None]
+        np.testing.assert_allclose(y[i], (c * h).sum(-1) + now, rtol=1e-4, atol=1e-5)
+    for row, prompt in enumerate(names["prompts"]):
+        alone = jn.decoding.generate(
+            names["net"], names["params"], [prompt], length=20, temperature=0
+        )
+        np.testing.assert_array_equal(alone.tokens[0], names["written"].tokens[row])
+
+
 def simclr_learned(names):
     epoch, y = names["epoch"], names["validation"][1]
     assert epoch.train["loss"] < 0.8 * np.log(255)
@@ -264,6 +281,7 @@ def simclr_learned(names):
 # Checks of a section's results beyond its printed output.
 CHECKS = {
     "A residual net on my own images": residual_net_learned,
+    "A selective state-space layer": state_space_is_right,
     "Features without labels (SimCLR)": simclr_learned,
     "A variational autoencoder": vae_learned,
     "A generative adversarial network": gan_learned,
