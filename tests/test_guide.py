@@ -245,8 +245,45 @@ def lora_learned(names):
     assert params["attention"]["out"]["kernel_lora_a"].shape == (2, 4, 4)
 
 
+def state_space_is_right(names):
+    params = names["params"]["residual"]["serial"]["serial"]["selective"]
+    x = np.random.default_rng(0).normal(size=(4, 32))
+    (y,), _ = names["selective"](8).apply(params, {}, x[None])
+    h = 0.0
+    for i, now in enumerate(x):
+        dt = np.log1p(np.exp(now @ params["dt"]["kernel"] + params["dt"]["bias"]))[:, None]
+        b, c = now @ params["b"]["kernel"], now @ params["c"]["kernel"]
+        h = np.exp(-dt * np.exp(params["log_rates"])) * h + dt * b * now[:, None]
+        np.testing.assert_allclose(y[i], (c * h).sum(-1) + now, rtol=1e-4, atol=1e-5)
+    for row, prompt in enumerate(names["prompts"]):
+        alone = jn.decoding.generate(
+            names["net"], names["params"], [prompt], length=20, temperature=0
+        )
+        np.testing.assert_array_equal(alone.tokens[0], names["written"].tokens[row])
+
+
+def simclr_learned(names):
+    epoch, y = names["epoch"], names["validation"][1]
+    assert epoch.train["loss"] < 0.8 * np.log(255)
+    views = jax.random.normal(jax.random.key(1), (8, 3))
+    wanted = optax.ntxent(views, np.tile(np.arange(4), 2), 0.5)
+    np.testing.assert_allclose(names["contrastive"](views).mean(), wanted, rtol=1e-5)
+    encoder, images = names["encoder"], names["validation"][0]
+    drawn, _ = encoder.init(jax.random.key(0), images)
+
+    def found(params):
+        """How many have a nearest neighbor of their class."""
+        x = np.asarray(jn.predict(encoder, params, {}, images))
+        x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+        return np.mean(y[(x @ x.T - 2 * np.eye(len(x))).argmax(-1)] == y)
+
+    assert found(names["params"]) > found(drawn)
+
+
 # Checks of a section's results beyond its printed output.
 CHECKS = {
+    "Write a selective state-space layer": state_space_is_right,
+    "Learn features without labels (SimCLR)": simclr_learned,
     "getting_started": first_network_learned,
     "own_images": residual_net_learned,
     "A variational autoencoder": vae_learned,
