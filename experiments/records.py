@@ -171,21 +171,21 @@ class Record:
                     yield f"{title}: {text!r} contains |"
         if self.baseline and self.baseline not in [row[0] for row in self.rows]:
             yield f"baseline {self.baseline!r} is not a row"
-        if wrong := unknown(f"{self.sentence} {self.key}", [self._cells()]):
-            yield f"{', '.join(wrong)} in the sentence or key: not in the tables or the notes"
+        if wrong := unknown(f"{self.sentence} {self.key}", [self._cells(), self.note]):
+            yield f"{', '.join(wrong)} in the sentence or key: not in the tables or the note"
 
     def _cells(self) -> str:
-        """The text of all cells and notes, with which other texts are compared."""
+        """The text of all cells and their columns."""
         tables = (Figures("", self.columns, self.rows), *self.more)
         cells = [cell for table in tables for row in table.rows for cell in row]
         cells += [str(column) for table in tables for column in table.columns]
-        return "\n".join((*cells, self.note, self.history))
+        return "\n".join(cells)
 
     @property
     def text(self) -> str:
-        """All text that has figures."""
+        """All text that has figures of the finding, without the history of its options."""
         times = [f"{c.time} {c.seconds}" for c in self.commands]
-        return "\n".join((self._cells(), self.title, self.sentence, *times))
+        return "\n".join((self._cells(), self.note, self.title, self.sentence, *times))
 
 
 def unknown(text: str, sources: Iterable[str], *, whole: bool = False) -> list[str]:
@@ -204,15 +204,13 @@ def unknown(text: str, sources: Iterable[str], *, whole: bool = False) -> list[s
       ['91.2%']
     """
     pool = [_result(match) for source in sources for match in _found(source)]
+    pool += [(spread, None) for _, spread in pool if spread is not None]
     wrong = []
     for match in _found(text):
         mean, spread = _result(match)
-        if not (whole or spread is not None or "%" in match or "." in match or "e" in match):
+        if not (whole or re.search(r"[.%e±]", match)):
             continue
-        if not any(
-            _rounds_to(known, mean) and (spread is None or _rounds_to(deviation, spread))
-            for known, deviation in pool
-        ) and not (spread is None and any(_rounds_to(other, mean) for _, other in pool)):
+        if not any(_rounds_to(a, mean) and _rounds_to(b, spread) for a, b in pool):
             wrong.append(match)
     return wrong
 
@@ -231,8 +229,8 @@ def _decimal(text: str) -> Decimal:
     return abs(Decimal(text.replace("−", "-")))
 
 
-def _rounds_to(known: Decimal | None, given: Decimal) -> bool:
-    if known is None:
-        return False
-    half = Decimal(5).scaleb(int(given.as_tuple().exponent) - 1)
-    return abs(known - given) <= half if known != given else True
+def _rounds_to(known: Decimal | None, given: Decimal | None) -> bool:
+    """Whether a number has the given digits; one that is not given has all."""
+    if known is None or given is None:
+        return given is None
+    return abs(known - given) <= Decimal(5).scaleb(int(given.as_tuple().exponent) - 1)

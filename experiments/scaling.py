@@ -46,7 +46,8 @@ RECORDS = (
         columns=(
             "rule",
             "FLOPs (billions)",
-            *lower("sent (MB)", "held (MB)", "temporary (MB)", "read and written (MB)"),
+            "sent (MB)",
+            *lower("held (MB)", "temporary (MB)", "read and written (MB)"),
         ),
         rows=(
             ("one device", "6.8", "0", "11.2", "29.8", "1,000"),
@@ -86,7 +87,8 @@ RECORDS = (
                 (
                     "rule",
                     "FLOPs (billions)",
-                    *lower("sent (MB)", "held (MB)", "temporary (MB)", "read and written (MB)"),
+                    "sent (MB)",
+                    *lower("held (MB)", "temporary (MB)", "read and written (MB)"),
                 ),
                 (
                     ("one device", "5.6", "0", "11.2", "112.1", "1,300"),

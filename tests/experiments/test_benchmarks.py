@@ -244,6 +244,7 @@ def test_a_run_replaces_its_rows_and_those_of_other_versions(tmp_path):
     assert record.rows == (new,) and record.versions == "jax 0.13, PyTorch 2.14"
 
 
+@pytest.mark.slow  # matplotlib is imported
 def test_pictures_of_the_page_are_drawn(tmp_path):
     paths = figures.draw(tmp_path)
     assert [path.name for path in paths] == [

@@ -18,6 +18,11 @@ RIGHT = {
 }
 
 
+def test_the_history_of_the_options_is_no_source():
+    record = Record(**RIGHT, note="Chance is 90.5%.", history="Before it was 7.5%.")
+    assert unknown("90.5%, 2.0 ± 0.1% and 7.5%", [record.text]) == ["7.5%"]
+
+
 def row(*cells):
     return {"rows": (("ours", *cells), ("LeNet-5", "1.5", "2.0 ± 0.1"))}
 
