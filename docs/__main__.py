@@ -38,8 +38,6 @@ def build(out: Path = OUT) -> Path:
     copied = copy_texts(pages) | copy_lessons(pages)
     for path in copied:
         mend_links(path, pages)
-    records = pages / "experiments" / "README.md"  # a wide table
-    records.write_text(f"---\nhide: [navigation, toc]\n---\n{records.read_text()}")
     write_reference(pages)
     write_gallery(pages)
     config = (ROOT / "docs" / "mkdocs.yml").read_text()
@@ -73,7 +71,7 @@ def repository() -> str:
 def copy_texts(pages: Path) -> set[Path]:
     """Copies pages and pictures to the places that they have in the repository."""
     paths = [ROOT / name for name in TEXTS]
-    for folder in ("guide", "guide/migrating", "colab", "experiments"):
+    for folder in ("guide", "guide/migrating", "colab", "experiments", "experiments/results"):
         paths += (ROOT / folder).glob("*.md")
     pictures = [*(ROOT / "experiments" / "pictures").glob("*.*")]
     for path in paths + pictures:
@@ -195,7 +193,10 @@ def navigation(pages: Path) -> str:
         r"\]\((jaxnet[\w.]*\.md)\)", (pages / "reference" / "index.md").read_text()
     )
     lines += section("Reference", "reference", "index.md", modules)
-    lines += section("Experiments", "experiments", "README.md")
+    lines += section("Results", "experiments", "README.md")
+    topics = re.findall(r"\((results/\w+\.md)\)", (pages / "experiments" / "README.md").read_text())
+    for path in (pages / "experiments" / topic for topic in topics):
+        lines.append(f'    - "{title(path)}": {path.relative_to(pages)}')
     lines += ["  - Changes: CHANGELOG.md",
               "  - Contributing: CONTRIBUTING.md"]  # fmt: skip
     return "\n".join(lines) + "\n"

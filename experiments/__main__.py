@@ -1,11 +1,12 @@
 """Reruns the experiments that take under ten minutes: `python -m experiments`.
 
 The records in the experiments' files say which commands there are and how long each took. The
-output of every run goes to a log file. `--list` only names the commands; `--table` writes the
-records into README.md.
+output of every run goes to a log file. `--list` only names the commands; `--table` writes the pages
+of results and the index in README.md from the records.
 """
 
 import importlib
+import re
 import shlex
 import subprocess
 import sys
@@ -15,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.common import Record
+from experiments import pages
+from experiments.benchmarks import figures
+from experiments.records import Record
 
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- written by python -m experiments --table -->\n", "<!-- end of the table -->\n"
-HEAD = """\
-| claim | result | seeds | time | machine | command |
-|---|---|---|---|---|---|
-"""
-ORDER = (  # of the table; an experiment that is not named here comes last
+BEGIN = "<!-- Written by `python -m experiments --table` from the records. -->\n"
+END = "<!-- End of the written part. -->\n"
+ORDER = (  # on the pages; an experiment that is not named here comes last
     "digits", "mnist", "seconds_to_accuracy", "invariance", "cifar10", "cifar10_record", "camvid",
     "bccd", "finetune", "adaptation", "self_supervised", "inside", "time_series", "speech",
     "forecast", "moving_digits", "hmm", "shakespeare", "moe", "state_space", "translate",
@@ -34,13 +34,12 @@ ORDER = (  # of the table; an experiment that is not named here comes last
 
 
 def _found() -> tuple[str, ...]:
-    """The files and folders here that have records, in the order of the table."""
+    """The files and folders here that have records, in the order of the pages."""
     here = README.parent
-    files = {
-        path.stem: path for path in here.glob("*.py") if path.stem not in ("__main__", "common")
-    }
+    files = {path.stem: path for path in here.glob("*.py")}
     files |= {path.parent.name: path for path in here.glob("*/__init__.py")}
-    names = sorted(name for name, path in files.items() if "RECORDS" in path.read_text())
+    has_records = re.compile(r"^RECORDS\b", re.MULTILINE)
+    names = sorted(name for name, path in files.items() if has_records.search(path.read_text()))
     return tuple(sorted(names, key=lambda name: (*ORDER, name).index(name)))
 
 
@@ -49,7 +48,7 @@ EXPERIMENTS = _found()
 
 @dataclass(frozen=True)
 class Config:
-    """Reruns every command of the table that takes less than ten minutes."""
+    """Reruns every command of the records that takes less than ten minutes."""
 
     minutes: float = 10
     """leave out commands that took longer"""
@@ -58,13 +57,13 @@ class Config:
     list: bool = False
     """print the commands and run nothing"""
     table: bool = False
-    """write the records into README.md and run nothing"""
+    """write the pages of results from the records and run nothing"""
     output: Path = Path("runs/all")
     """folder of the log files"""
 
 
 class Command(NamedTuple):
-    """A command that gave rows of the table.
+    """A command that gave figures of a record.
 
     Fields:
       module: name of the experiment.
@@ -77,7 +76,7 @@ class Command(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        return f"python -m experiments.{self.module} {self.options}".rstrip()
+        return pages.command(self.module, self.options)
 
 
 def records(module: str) -> tuple[Record, ...]:
@@ -85,56 +84,44 @@ def records(module: str) -> tuple[Record, ...]:
     return importlib.import_module(f"experiments.{module}").RECORDS
 
 
-def options_of(record: Record) -> tuple[str, ...]:
-    """The options of each command that gave a record."""
-    return (record.options,) if isinstance(record.options, str) else record.options
+def findings() -> pages.Findings:
+    """The name of the experiment and the record of each finding, in order."""
+    return [(name, record) for name in EXPERIMENTS for record in records(name)]
 
 
 def commands() -> list[Command]:
     """The commands of all records, in order, each once."""
     found: dict[tuple[str, str], Command] = {}
-    for module in EXPERIMENTS:
-        for record in records(module):
-            for options in options_of(record):
-                found.setdefault((module, options), Command(module, options, record.seconds))
+    for module, record in findings():
+        for options, seconds, _ in record.commands:
+            found.setdefault((module, options), Command(module, options, seconds))
     return list(found.values())
 
 
-def table() -> str:
-    """All records as a table in Markdown.
-
-    A machine or command equal to that of the row above reads "as above"; `…` is the command
-    of the row above without its options.
-    """
-    lines, machine = [], None
-    for module in EXPERIMENTS:
-        start, options = str(Command(module, "", 0)), None
-        for record in records(module):
-            given = []
-            for text in options_of(record):
-                given.append(f"`{start} {text}`".replace(" `", "`"))
-                start = "…"
-            cells = (
-                record.claim, record.result, record.seeds, record.time,
-                "as above" if record.machine == machine else record.machine,
-                "as above" if record.options == options else ", ".join(given),
-            )  # fmt: skip
-            lines.append("|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|\n")
-            machine, options = record.machine, record.options
-    return HEAD + "".join(lines)
-
-
-def with_table(text: str) -> str:
-    """The text of README.md with the table between its markers replaced by the records."""
+def with_index(text: str) -> str:
+    """The text of README.md with the index between its markers replaced by that of the records."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return before + BEGIN + "\n" + table() + "\n" + END + after
+    return f"{before}{BEGIN}\n{pages.index(findings())}\n{END}{after}"
+
+
+def write() -> None:
+    """Writes the pages of results and the index, and deletes pages without findings."""
+    texts = pages.pages(findings())
+    for path in pages.FOLDER.glob("*.md"):
+        if path not in texts:
+            path.unlink()
+    for path, text in texts.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    README.write_text(with_index(README.read_text()))
+    figures.PAGE.write_text(figures.with_findings(figures.PAGE.read_text()))
 
 
 def run(config: Config) -> list[tuple[Command, int]]:
     """Runs the commands one after another; gives each with its exit status."""
     if config.table:
-        README.write_text(with_table(README.read_text()))
+        write()
         return []
     if unknown := set(config.only) - set(EXPERIMENTS):
         raise ValueError(f"unknown: {', '.join(unknown)}; experiments: {', '.join(EXPERIMENTS)}")

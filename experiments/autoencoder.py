@@ -1,30 +1,12 @@
 """Autoencoders of handwritten digits compared with principal components of the same width.
 
-The claim: plain, contractive, sparse and, by far, deep autoencoders reconstruct held-out digits
-with less error than principal components of the same width; a denoising one does where pixels are
-missing. A deep code of two numbers separates the classes better than two components.
+Claim: plain, contractive, sparse and, by far, deep autoencoders reconstruct held-out digits with
+less error than principal components of the same width. A denoising one does if pixels are missing.
+A deep code of two numbers separates the classes better than two components.
 
-Mean squared error per pixel on held-out images, whole and with a fifth of the input pixels set to
-0. Digits: codes of 16, 300 epochs, 5 seeds (mean and standard deviation). MNIST: codes of 32, 10
-epochs, 1 seed.
-
-                 digits                                 MNIST
-                 whole               masked             whole     masked
-    PCA          0.01116             0.03447            0.01683   0.02262
-    plain        0.00813 +- 0.00005  0.03697 +- 0.0007  0.01117   0.01985
-    tied         0.01367 +- 0.00016  0.03260 +- 0.0013  0.02434   0.02600
-    denoising    0.01502 +- 0.00016  0.02052 +- 0.0003  0.01556   0.01478
-    contractive  0.00804 +- 0.00008  0.03597 +- 0.0007  0.01112   0.01978
-    sparse       0.00858 +- 0.00011  0.03787 +- 0.0007  0.01117   0.01976
-    deep         0.00560 +- 0.00012  0.03379 +- 0.0012  0.00564   0.01344
-
-The tied one loses to PCA, and so does the denoising one on whole images of digits; on masked MNIST
-the deep one is better still than the denoising one, which has one layer. Learning rates, epochs and
-the weak penalties (contraction 0.01; rho 0.2, beta 0.1) were chosen in a few trials by the held-out
-errors themselves, not on a separate part. The sparse one was measured with a smaller last batch;
-since then it trains on whole batches only, and leaves out the last images of the training part.
-
-Neighbors are right for a held-out image if most of its five nearest training codes have its class.
+The error is the mean squared one per pixel on held-out images, whole and with a fifth of the input
+pixels set to 0. Neighbors are right for a held-out image if most of its five nearest training
+codes have its class.
 """
 
 from collections.abc import Callable
@@ -38,17 +20,8 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import (
-    Output,
-    Record,
-    Seeds,
-    Short,
-    TrainSize,
-    main,
-    mean_std,
-    over_seeds,
-    save,
-)
+from experiments.common import Output, Seeds, Short, TrainSize, main, mean_std, over_seeds, save
+from experiments.records import Command, Figures, Picture, Record, higher, lower
 from jaxnet.unsupervised import autoencoder
 
 Kind = Literal["plain", "tied", "denoising", "contractive", "sparse", "deep"]
@@ -56,37 +29,102 @@ MASKED = 0.2  # share of the pixels that the denoising autoencoder fills in
 
 RECORDS = (
     Record(
-        claim="autoencoders compared with PCA of width 16, held-out digits, squared error per "
-        "pixel",
-        result="PCA 0.01116; plain 0.00813 ± 0.00005, contractive 0.00804 ± 0.00008, sparse "
-        "0.00858 ± 0.00011, deep 0.00560 ± 0.00012; tied 0.01367 and denoising 0.01502 **lose**",
-        seeds="5",
-        time="49 s of CPU",
-        seconds=49,
-        options="--seeds 5",
+        topic="unsupervised",
+        title="Most autoencoders reconstruct digits better than principal components",
+        verdict="Mixed",
+        sentence=(
+            "All have codes of 16 numbers for digits of 8×8 pixels. The deep autoencoder "
+            "halves the error of PCA, from 0.01116 to 0.00560. The tied one loses to PCA. The "
+            "denoising one loses on whole images and wins if a fifth of the pixels is missing. "
+            "The results on MNIST are similar."
+        ),
+        columns=(
+            "method",
+            *lower("whole images (squared error per pixel)", "a fifth of the pixels masked"),
+        ),
+        rows=(
+            ("PCA", "0.01116", "0.03447"),
+            ("plain", "0.00813 ± 0.00005", "0.03697 ± 0.0007"),
+            ("tied", "0.01367 ± 0.00016", "0.03260 ± 0.0013"),
+            ("denoising", "0.01502 ± 0.00016", "0.02052 ± 0.00027"),
+            ("contractive", "0.00804 ± 0.00008", "0.03597 ± 0.0007"),
+            ("sparse", "0.00858 ± 0.00011", "0.03787 ± 0.0007"),
+            ("deep", "0.00560 ± 0.00012", "0.03379 ± 0.0012"),
+        ),
+        commands=(
+            Command("--seeds 5", 49, "49 s of CPU"),
+            Command("--data mnist", 83, "83 s of CPU"),
+        ),
+        seeds=5,
+        key="error 0.00560 ± 0.00012, PCA 0.01116",
+        baseline="PCA",
+        note=(
+            "300 epochs. The sparse one was measured with a smaller last batch; since then it "
+            "trains on whole batches only, and leaves out the last images of the training "
+            "split. On masked MNIST the deep one is better still than the denoising one, which "
+            "has one layer. Learning rates, epochs and the weak penalties (contraction 0.01; "
+            "rho 0.2, beta 0.1) were chosen in a few trials by the held-out errors themselves, "
+            "not on a separate split."
+        ),
+        more=(
+            Figures(
+                "MNIST, codes of 32 numbers, 10 epochs, one seed",
+                (
+                    "method",
+                    *lower(
+                        "whole images (squared error per pixel)", "a fifth of the pixels masked"
+                    ),
+                ),
+                (
+                    ("PCA", "0.01683", "0.02262"),
+                    ("plain", "0.01117", "0.01985"),
+                    ("tied", "0.02434", "0.02600"),
+                    ("denoising", "0.01556", "0.01478"),
+                    ("contractive", "0.01112", "0.01978"),
+                    ("sparse", "0.01117", "0.01976"),
+                    ("deep", "0.00564", "0.01344"),
+                ),
+            ),
+        ),
+        pictures=(
+            Picture("autoencoder_reconstructions.png", "Held-out digits and their reconstructions"),
+        ),
+        lesson=3,
     ),
     Record(
-        claim="… with a fifth of the pixels masked",
-        result="PCA 0.03447, denoising 0.02052 ± 0.00027",
-        seeds="5",
-        options="--seeds 5",
-    ),
-    Record(
-        claim="… MNIST, width 32",
-        result="PCA 0.01683; plain 0.01117, contractive 0.01112, sparse 0.01117, denoising "
-        "0.01556, deep 0.00564; tied 0.02434 **loses**",
-        seeds="1",
-        time="83 s of CPU",
-        seconds=83,
-        options="--data mnist",
-    ),
-    Record(
-        claim="… codes of two numbers: error, and share of images whose class is that of their 5 "
-        "neighbors",
-        result="digits: PCA 0.0531, 60.7%, deep 0.0314, 87.5%; MNIST: PCA 0.0557, 42.4%, deep "
-        "0.0364, 77.7%",
-        seeds="1",
-        options=("--seeds 5", "--data mnist"),
+        topic="unsupervised",
+        title="A deep code of two numbers separates the classes better than two components",
+        verdict="Supported",
+        sentence=(
+            "Neighbors are right if most of the five nearest training codes have the class of "
+            "the image. On MNIST the neighbors of a deep code are right for 77.7% of the "
+            "images, those of two principal components for 42.4%."
+        ),
+        columns=(
+            "code of two numbers",
+            *lower("digits (squared error per pixel)"),
+            *higher("digits, neighbors right (%)"),
+            *lower("MNIST (squared error per pixel)"),
+            *higher("MNIST, neighbors right (%)"),
+        ),
+        rows=(
+            ("PCA", "0.0531", "60.7", "0.0557", "42.4"),
+            ("deep autoencoder", "0.0314", "87.5", "0.0364", "77.7"),
+        ),
+        commands=(
+            Command("--seeds 5", 49, "49 s of CPU"),
+            Command("--data mnist", 83, "83 s of CPU"),
+        ),
+        seeds=1,
+        key="77.7% on MNIST, PCA 42.4%",
+        baseline="PCA",
+        note=(
+            "Learning rates, epochs and the weak penalties (contraction 0.01; rho 0.2, beta "
+            "0.1) were chosen in a few trials by the held-out errors themselves, not on a "
+            "separate split."
+        ),
+        pictures=(Picture("autoencoder_manifold.png", "A code of digits by two numbers"),),
+        lesson=3,
     ),
 )
 

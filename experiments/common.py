@@ -1,7 +1,7 @@
-"""The parts that all experiments share: records, options, seeds, training, figures, the command.
+"""The parts that all experiments share: options, seeds, training, figures, the command.
 
 An experiment is one file that reads from top to bottom: a docstring with the claim, `RECORDS` with
-the figures measured (the rows of README.md), a `Config` of options, `run(config)`, and
+the figures measured (see `experiments.records`), a `Config` of options, `run(config)`, and
 
     SHORT = Short({"epochs": 1})
 
@@ -27,32 +27,6 @@ from jaxnet.services.trees import PyTree
 from jaxnet.viz.figure import COLORS, new_figure
 
 T = TypeVar("T")
-CPU = "2 CPU cores, jax 0.10.2"
-"""The machine of the records."""
-
-
-class Record(NamedTuple):
-    """A measured result: one row of the table in README.md.
-
-    Fields:
-      claim: in a few words; "… " begins one that continues the row above.
-      result: figures as measured, mean ± standard deviation over the seeds.
-      seeds: their number, with a remark where they are not plain repetitions.
-      time: of the command, in words; empty where the row above includes it.
-      machine: with versions.
-      options: that follow `python -m experiments.NAME`; a tuple where several commands were run.
-        Rows with the same options come from one command.
-      seconds: of each command on that machine, for `python -m experiments --minutes`; only the
-        first row of a command needs them.
-    """
-
-    claim: str
-    result: str
-    seeds: str = ""
-    time: str = ""
-    machine: str = CPU
-    options: str | tuple[str, ...] = ""
-    seconds: float = 0.0
 
 
 class Short(NamedTuple):

@@ -1,24 +1,11 @@
-"""How far digits can be rotated, sheared and scaled until LeNet-5 misreads them.
+"""How far digits can be rotated, sheared and scaled until LeNet-5 misclassifies them.
 
-Claim: a net trained on rotated, sheared and scaled digits reads such digits, also beyond the range
-of its training, at a small cost in accuracy on upright ones; convolution and pooling alone are
-invariant to no more than a few degrees.
+Claim: a net trained on rotated, sheared and scaled digits classifies such digits, even beyond the
+range of its training, at a small cost in accuracy on upright ones. Convolution and pooling alone
+are invariant to no more than a few degrees.
 
-10,000 test digits, accuracy in %, mean of 2 seeds, 3 epochs; with augmentation each digit is
-rotated by up to 45 degrees, sheared by up to 25 and scaled by 1/1.6 to 1.6, all at once:
-
-    rotation         -90   -60   -45   -30   -15    0     15    30    45    60    90
-      without        14.2  32.0  58.6  85.7  97.4  99.0  96.9  79.7  49.2  25.3  14.8
-      with           41.9  87.2  96.0  97.9  98.2  98.2  98.1  97.9  95.7  83.3  36.1
-    shear                  -45  -37.5  -30   -15    0     15    30   37.5   45
-      without              74.3  88.5  95.0  98.7  99.0  98.4  94.0  85.2  66.6
-      with                 89.8  94.6  96.4  97.8  98.2  97.9  97.0  95.4  90.7
-    scale                  0.50  0.63  0.79  0.89  1.00  1.12  1.26  1.59  2.00
-      without              49.5  79.4  97.5  98.7  99.0  98.8  97.2  78.4  49.8
-      with                 87.3  96.5  97.8  98.1  98.2  98.3  98.1  96.1  84.3
-
-So augmentation costs 0.8% on upright digits and gains 37 to 47% at 45 degrees. The options are the
-first that were tried.
+With augmentation each digit is rotated by up to 45 degrees, sheared by up to 25 and scaled by
+1/1.6 to 1.6, all at once. The options are the first that were tried.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +21,6 @@ import optax
 import jaxnet as jn
 from experiments.common import (
     Output,
-    Record,
     Seeds,
     Short,
     TrainSize,
@@ -45,19 +31,99 @@ from experiments.common import (
     save,
     total_steps,
 )
+from experiments.records import Command, Figures, Picture, Record, higher
 from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
     Record(
-        claim="LeNet-5 on digits rotated by −45° and 45°, sheared by −45° and 45°, half and twice "
-        "as large",
-        result="trained on upright digits: 58.6, 49.2; 74.3, 66.6; 49.5, 49.8% (upright 99.0%). "
-        "Trained on rotated, sheared and scaled digits: 96.0, 95.7; 89.8, 90.7; 87.3, 84.3% "
-        "(upright 98.2%)",
-        seeds="2",
-        time="162 s of CPU",
-        seconds=162,
+        topic="images",
+        title="Augmentation makes LeNet-5 robust to rotation, shear and scale",
+        verdict="Supported",
+        sentence=(
+            "LeNet-5 was trained for 3 epochs, with and without augmentation. On digits "
+            "rotated by 45 degrees, augmentation raises the test accuracy from 49.2% to 95.7%. "
+            "On upright digits it lowers it from 99.0% to 98.2%."
+        ),
+        columns=(
+            "test digits",
+            *higher("trained on upright digits (%)", "trained with augmentation (%)"),
+        ),
+        rows=(
+            ("upright", "99.0", "98.2"),
+            ("rotated by −45°", "58.6", "96.0"),
+            ("rotated by 45°", "49.2", "95.7"),
+            ("sheared by −45°", "74.3", "89.8"),
+            ("sheared by 45°", "66.6", "90.7"),
+            ("half as large", "49.5", "87.3"),
+            ("twice as large", "49.8", "84.3"),
+        ),
+        commands=(Command("", 162, "162 s of CPU"),),
+        seeds=2,
+        key="95.7% at 45°, 49.2% without augmentation",
+        across=True,
+        note=(
+            "Means of two seeds, 10,000 test digits. With augmentation each digit is rotated "
+            "by up to 45 degrees, sheared by up to 25 and scaled by 1/1.6 to 1.6, all at once. "
+            "So augmentation costs 0.8 percentage points on upright digits and gains 37 to 47 "
+            "points at 45 degrees. The options are the first that were tried."
+        ),
+        more=(
+            Figures(
+                "All angles of rotation",
+                ("digits", "trained on upright digits (%)", "trained with augmentation (%)"),
+                (
+                    ("rotated by −90°", "14.2", "41.9"),
+                    ("rotated by −60°", "32.0", "87.2"),
+                    ("rotated by −45°", "58.6", "96.0"),
+                    ("rotated by −30°", "85.7", "97.9"),
+                    ("rotated by −15°", "97.4", "98.2"),
+                    ("rotated by 0°", "99.0", "98.2"),
+                    ("rotated by 15°", "96.9", "98.1"),
+                    ("rotated by 30°", "79.7", "97.9"),
+                    ("rotated by 45°", "49.2", "95.7"),
+                    ("rotated by 60°", "25.3", "83.3"),
+                    ("rotated by 90°", "14.8", "36.1"),
+                ),
+            ),
+            Figures(
+                "All angles of shear",
+                ("digits", "trained on upright digits (%)", "trained with augmentation (%)"),
+                (
+                    ("sheared by −45°", "74.3", "89.8"),
+                    ("sheared by −37.5°", "88.5", "94.6"),
+                    ("sheared by −30°", "95.0", "96.4"),
+                    ("sheared by −15°", "98.7", "97.8"),
+                    ("sheared by 0°", "99.0", "98.2"),
+                    ("sheared by 15°", "98.4", "97.9"),
+                    ("sheared by 30°", "94.0", "97.0"),
+                    ("sheared by 37.5°", "85.2", "95.4"),
+                    ("sheared by 45°", "66.6", "90.7"),
+                ),
+            ),
+            Figures(
+                "All scales",
+                ("digits", "trained on upright digits (%)", "trained with augmentation (%)"),
+                (
+                    ("scaled by 0.50", "49.5", "87.3"),
+                    ("scaled by 0.63", "79.4", "96.5"),
+                    ("scaled by 0.79", "97.5", "97.8"),
+                    ("scaled by 0.89", "98.7", "98.1"),
+                    ("scaled by 1.00", "99.0", "98.2"),
+                    ("scaled by 1.12", "98.8", "98.3"),
+                    ("scaled by 1.26", "97.2", "98.1"),
+                    ("scaled by 1.59", "78.4", "96.1"),
+                    ("scaled by 2.00", "49.8", "84.3"),
+                ),
+            ),
+        ),
+        pictures=(
+            Picture(
+                "invariance.png",
+                "Accuracy against angle, shear and scale, with and without augmentation",
+            ),
+        ),
+        lesson=5,
     ),
 )
 

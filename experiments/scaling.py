@@ -1,32 +1,17 @@
 """A language model on several devices: what is computed, sent and held, by algebra and as compiled.
 
-Claim: three rules of placement train one GPT to the same losses, and what each device computes,
-sends and holds follows from formulas with N parameters, T tokens and n devices.
+Claim: three sharding rules train one GPT to the same losses, and what each device computes, sends
+and holds follows from formulas with N parameters, T tokens and n devices.
 
 One step of Adam on 8 simulated devices, GPT of 4 blocks, 128 features, 8 heads, 512 tokens of
-vocabulary, 932,608 parameters, batches of 16 × 64 tokens. The rules:
+vocabulary, batches of 16 × 64 tokens. The rules:
 
     data            params on every device, the batch split: gradients are summed
     fully sharded   params, gradients and optimizer split too: each block's are gathered when needed
     compiler        the same placement, but the compiler chooses what to gather
     tensor          attention heads and hidden units split over 4 devices, the batch over 2
 
-Per step and device as compiled (by algebra), with remat of each block, in float32:
-
-                    FLOPs            sent               held               temporary
-    one device      6.8 G (6.8 G)    0                  11.2 MB (11.2 MB)  29.8 MB (33.1 MB)
-    data            855.6 M (855.6)  6.5 MB (6.5 MB)    11.2 MB (11.2 MB)   7.2 MB  (7.4 MB)
-    fully sharded   855.6 M (855.6)  12.5 MB (9.3 MB)    1.5 MB  (1.4 MB)   4.5 MB  (4.1 MB)
-    compiler        1.3 G (855.6 M)  40.9 MB (9.3 MB)    1.5 MB  (1.4 MB)  12.7 MB  (4.1 MB)
-    tensor          855.6 M (855.6)  12.6 MB (9.4 MB)    3.5 MB  (3.5 MB)   6.8 MB  (7.2 MB)
-
-The losses of 4 steps equal those of one device to 8e-8, in bfloat16 to 2e-4. Where the figures
-differ: XLA on the CPU has no reduce-scatter, so fully sharded gradients are summed for all and then
-cut (3.3 MB more); left to itself, the compiler computes with parts of the params and sums the
-activations instead of gathering the params; the tensor rule sums the gradients with respect to the
-input of queries, keys and values apart (3.1 MB more); the algebra has no scratch space. In bfloat16
-the CPU sends as much as in float32, where the algebra says half. guide/scaling.md has the formulas,
-and what they say about 1,000 devices.
+guide/scaling.md has the formulas, and what they say about 1,000 devices.
 """
 
 from collections.abc import Callable
@@ -41,7 +26,8 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxnet as jn
-from experiments.common import Record, Seed, Short, main
+from experiments.common import Seed, Short, main
+from experiments.records import Command, Figures, Record, lower
 from jaxnet.services.table import size_of
 
 Rule = Literal["data", "fully sharded", "compiler", "tensor"]
@@ -49,18 +35,81 @@ Variant = Literal["plain", "remat", "bfloat16"]
 
 RECORDS = (
     Record(
-        claim="one GPT on 8 simulated devices, with remat: MB sent per step and device, compiled "
-        "(by algebra): data, fully sharded, tensor",
-        result="6.5 (6.5), 12.5 (9.3), 12.6 (9.4); FLOPs equal the algebra's, losses one device's "
-        "to 8e-8",
-        seeds="1",
-        time="188 s of CPU",
-        seconds=188,
-    ),
-    Record(
-        claim="… fully sharded, where the compiler chooses what to gather",
-        result="40.9 (9.3) MB, 50% more FLOPs",
-        seeds="1",
+        topic="cost",
+        title="Formulas predict what sharded training computes, sends and holds",
+        verdict="Mixed",
+        sentence=(
+            "A GPT of 932,608 parameters trains on 8 simulated devices under four sharding "
+            "rules. The FLOPs of three rules equal those of the algebra. What is sent is more "
+            "than the formulas say if gradients are sharded: 12.5 MB instead of 9.3."
+        ),
+        columns=(
+            "rule",
+            "FLOPs (billions)",
+            "sent (MB)",
+            *lower("held (MB)", "temporary (MB)", "read and written (MB)"),
+        ),
+        rows=(
+            ("one device", "6.8", "0", "11.2", "29.8", "1,000"),
+            ("data", "0.8556", "6.5", "11.2", "7.2", "201.7"),
+            ("fully sharded", "0.8556", "12.5", "1.5", "4.5", "168.0"),
+            ("fully sharded by the compiler", "1.3", "40.9", "1.5", "12.7", "610.6"),
+            ("tensor", "0.8556", "12.6", "3.5", "6.8", "252.9"),
+        ),
+        commands=(Command("", 188, "188 s of CPU"),),
+        seeds=1,
+        key="12.5 MB sent, 9.3 by algebra",
+        baseline="one device",
+        note=(
+            "Per step and device as compiled, with remat of each block, in float32. The losses "
+            "of 4 steps equal those of one device to 8e-8, in bfloat16 to 2e-4. XLA on the CPU "
+            "has no reduce-scatter, so fully sharded gradients are summed for all and then cut "
+            "(3.3 MB more). Left to itself, the compiler computes with parts of the params and "
+            "sums the activations instead of gathering the params, with 50% more FLOPs. The "
+            "tensor rule sums the gradients with respect to the input of queries, keys and "
+            "values apart (3.1 MB more). The algebra has no scratch space. In bfloat16 the CPU "
+            "sends as much as in float32, where the algebra says half."
+        ),
+        more=(
+            Figures(
+                "By algebra",
+                ("rule", "FLOPs (billions)", "sent (MB)", "held (MB)", "temporary (MB)"),
+                (
+                    ("one device", "6.8", "0", "11.2", "33.1"),
+                    ("data", "0.8556", "6.5", "11.2", "7.4"),
+                    ("fully sharded", "0.8556", "9.3", "1.4", "4.1"),
+                    ("fully sharded by the compiler", "0.8556", "9.3", "1.4", "4.1"),
+                    ("tensor", "0.8556", "9.4", "3.5", "7.2"),
+                ),
+            ),
+            Figures(
+                "As compiled, without remat",
+                (
+                    "rule",
+                    "FLOPs (billions)",
+                    "sent (MB)",
+                    *lower("held (MB)", "temporary (MB)", "read and written (MB)"),
+                ),
+                (
+                    ("one device", "5.6", "0", "11.2", "112.1", "1,300"),
+                    ("data", "0.7046", "6.5", "11.2", "18.0", "227.9"),
+                    ("fully sharded", "0.7046", "9.8", "1.5", "18.4", "203.5"),
+                    ("fully sharded by the compiler", "1.1", "29.8", "1.5", "44.3", "648.4"),
+                    ("tensor", "0.7046", "11.0", "3.5", "22.7", "292.3"),
+                ),
+            ),
+            Figures(
+                "By algebra, without remat",
+                ("rule", "FLOPs (billions)", "sent (MB)", "held (MB)", "temporary (MB)"),
+                (
+                    ("one device", "5.6", "0", "11.2", "100.2"),
+                    ("data", "0.7046", "6.5", "11.2", "15.8"),
+                    ("fully sharded", "0.7046", "6.5", "1.4", "15.7"),
+                    ("fully sharded by the compiler", "0.7046", "6.5", "1.4", "15.7"),
+                    ("tensor", "0.7046", "7.9", "3.5", "19.5"),
+                ),
+            ),
+        ),
     ),
 )
 

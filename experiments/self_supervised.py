@@ -33,7 +33,6 @@ import optax
 import jaxnet as jn
 from experiments.common import (
     Output,
-    Record,
     Seeds,
     Short,
     TrainSize,
@@ -45,6 +44,7 @@ from experiments.common import (
     save,
     total_steps,
 )
+from experiments.records import Record
 from jaxnet.data.digits import Pair
 from jaxnet.viz.figure import new_figure
 

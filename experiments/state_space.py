@@ -31,7 +31,8 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Data, Output, Record, Seeds, Short, grid, main, mean_std, save
+from experiments.common import Data, Output, Seeds, Short, grid, main, mean_std, save
+from experiments.records import Record
 from jaxnet.data.digits import Pair
 from jaxnet.data.text import characters
 from jaxnet.services.table import Table

@@ -2,41 +2,11 @@
 
 Claim: `from_torch` takes the weights of torchvision's networks without mistakes.
 
-The weights are random, since nothing is downloaded; norms get random statistics, scales and biases,
-so that no layer is without effect. The networks are those of `jaxnet.models`; MNASNet and a dilated
-FCN are written in `experiments.torchvision_nets`. Inputs have 64×64 pixels, or 224×224 if a network
-needs them.
-The difference is the largest one of all logits, divided by the largest logit.
-
-    network                     parameters layers  difference
-    alexnet                     61,100,840      8  3.7e-06
-    vgg11                      132,863,336     11  3.6e-06
-    vgg11_bn                   132,868,840     19  2.9e-06
-    vgg16                      138,357,544     16  2.9e-06
-    googlenet                    6,624,904    115  7.8e-07
-    resnet18                    11,689,512     41  7.9e-07
-    resnet50                    25,557,032    107  2.3e-06
-    resnet101                   44,549,160    209  1.8e-06
-    wide_resnet50_2             68,883,240    107  2.2e-06
-    resnext50_32x4d             25,028,904    107  1.4e-06
-    mobilenet_v2                 3,504,872    105  8.7e-07
-    mobilenet_v3_small           2,542,856     88  1.1e-06
-    mobilenet_v3_large           5,483,032    110  1.2e-06
-    mnasnet1_0                   4,383,312    105  7.8e-07
-    efficientnet_b0              5,288,548    131  1.5e-06
-    efficientnet_b5             30,389,784    311  1.8e-06
-    efficientnet_v2_s           21,458,488    281  1.3e-06
-    densenet121                  7,978,856    242  1.0e-06
-    densenet161                 28,681,000    322  1.9e-06
-    squeezenet1_0                1,248,424     26  4.1e-07
-    squeezenet1_1                1,235,496     26  3.6e-07
-    shufflenet_v2_x1_0           2,278,604    113  8.5e-07
-    regnet_x_400mf               5,495,976    143  6.0e-07
-    regnet_y_400mf               4,344,144    139  7.5e-07
-    segmentation.fcn_resnet50   32,957,013    109  3.0e-06
-    convnext_tiny               28,589,128    100  1.1e-06
-    vit_b_16                    86,567,656    100  1.0e-06
-    vit_b_32                    88,189,672    100  7.8e-07
+The weights are random, since nothing is downloaded. Norms get random statistics, scales and
+biases, so that no layer is without effect. The networks are those of `jaxnet.models`; MNASNet and
+a dilated FCN are written in `experiments.torchvision_nets`. Inputs have 64×64 pixels, or 224×224
+if a network needs them. The difference is the largest one of all logits, divided by the largest
+logit.
 """
 
 import functools
@@ -49,17 +19,61 @@ import numpy as np
 
 import jaxnet as jn
 from experiments import torchvision_nets as nets
-from experiments.common import Record, Seed, main
+from experiments.common import Seed, main
+from experiments.records import Command, Record
 from jaxnet.interop.torch import from_torch
 from jaxnet.services.extras import extra
 
 RECORDS = (
     Record(
-        claim="28 networks of torchvision give its logits with its weights (random ones)",
-        result="largest difference of the logits 3.7e-06 of the largest logit",
-        time="136 s of CPU",
-        seconds=420,
-        machine="2 CPU cores, jax 0.10.2, PyTorch 2.13.0, torchvision 0.28.0",
+        topic="agreement",
+        title="All 28 networks of torchvision give its logits with its weights",
+        verdict="Supported",
+        sentence=(
+            "`from_torch` converts random weights of torchvision. The logits differ by at most "
+            "3.7e-6 of the largest logit."
+        ),
+        columns=("network", "parameters", "layers", "largest difference of the logits"),
+        rows=(
+            ("`alexnet`", "61,100,840", "8", "3.7e-6"),
+            ("`vgg11`", "132,863,336", "11", "3.6e-6"),
+            ("`vgg11_bn`", "132,868,840", "19", "2.9e-6"),
+            ("`vgg16`", "138,357,544", "16", "2.9e-6"),
+            ("`googlenet`", "6,624,904", "115", "7.8e-7"),
+            ("`resnet18`", "11,689,512", "41", "7.9e-7"),
+            ("`resnet50`", "25,557,032", "107", "2.3e-6"),
+            ("`resnet101`", "44,549,160", "209", "1.8e-6"),
+            ("`wide_resnet50_2`", "68,883,240", "107", "2.2e-6"),
+            ("`resnext50_32x4d`", "25,028,904", "107", "1.4e-6"),
+            ("`mobilenet_v2`", "3,504,872", "105", "8.7e-7"),
+            ("`mobilenet_v3_small`", "2,542,856", "88", "1.1e-6"),
+            ("`mobilenet_v3_large`", "5,483,032", "110", "1.2e-6"),
+            ("`mnasnet1_0`", "4,383,312", "105", "7.8e-7"),
+            ("`efficientnet_b0`", "5,288,548", "131", "1.5e-6"),
+            ("`efficientnet_b5`", "30,389,784", "311", "1.8e-6"),
+            ("`efficientnet_v2_s`", "21,458,488", "281", "1.3e-6"),
+            ("`densenet121`", "7,978,856", "242", "1.0e-6"),
+            ("`densenet161`", "28,681,000", "322", "1.9e-6"),
+            ("`squeezenet1_0`", "1,248,424", "26", "4.1e-7"),
+            ("`squeezenet1_1`", "1,235,496", "26", "3.6e-7"),
+            ("`shufflenet_v2_x1_0`", "2,278,604", "113", "8.5e-7"),
+            ("`regnet_x_400mf`", "5,495,976", "143", "6.0e-7"),
+            ("`regnet_y_400mf`", "4,344,144", "139", "7.5e-7"),
+            ("`segmentation.fcn_resnet50`", "32,957,013", "109", "3.0e-6"),
+            ("`convnext_tiny`", "28,589,128", "100", "1.1e-6"),
+            ("`vit_b_16`", "86,567,656", "100", "1.0e-6"),
+            ("`vit_b_32`", "88,189,672", "100", "7.8e-7"),
+        ),
+        commands=(Command("", 420, "136 s of CPU"),),
+        seeds=1,
+        key="differences up to 3.7e-6",
+        note=(
+            "The difference is divided by the largest logit. The weights are random, since "
+            "nothing is downloaded. Norms get random statistics, scales and biases, so that no "
+            "layer is without effect. Inputs have 64×64 pixels, or 224×224 if a network needs "
+            "them."
+        ),
+        versions="jax 0.10.2, PyTorch 2.13.0, torchvision 0.28.0",
     ),
 )
 

@@ -2,18 +2,8 @@
 
 Claim: the error on a continuous function falls each time the hidden units are doubled.
 
-Root mean squared error between the 400 points that were fitted, mean and standard deviation of 5
-seeds (0 to 4), and the mean of the largest error; the function itself has a range of 4.2:
-
-      4 units  0.461  ± 0.184     1.30
-      8        0.192  ± 0.058     0.52
-     16        0.067  ± 0.049     0.21
-     32        0.0236 ± 0.0100    0.077
-     64        0.0135 ± 0.0036    0.048
-    128        0.0061 ± 0.0008    0.024
-    256        0.0041 ± 0.0007    0.023
-
-The scale of the first layer's weights, 8, was chosen on this function, over 4.
+The error is measured between the 400 points that were fitted. The scale of the first layer's
+weights, 8, was chosen on this function, over 4.
 """
 
 import math
@@ -27,16 +17,40 @@ import numpy as np
 import optax
 
 import jaxnet as jn
-from experiments.common import Output, Record, Seeds, Short, grid, main, mean_std, save
+from experiments.common import Output, Seeds, Short, grid, main, mean_std, save
+from experiments.records import Command, Picture, Record, lower
 from jaxnet.viz.figure import COLORS, new_figure
 
 RECORDS = (
     Record(
-        claim="the rms error on a 1-D function falls as one hidden layer grows from 4 to 256 units",
-        result="0.461 ± 0.184 to 0.0041 ± 0.0007",
-        seeds="5",
-        time="40 s of CPU",
-        seconds=40,
+        topic="classic",
+        title="One hidden layer fits a function better with each doubling of its units",
+        verdict="Supported",
+        sentence=(
+            "A net with one hidden layer fits 400 points of a continuous function. From 4 to "
+            "256 units, the root mean squared error falls from 0.461 to 0.0041."
+        ),
+        columns=("hidden units", *lower("root mean squared error", "largest error")),
+        rows=(
+            ("4", "0.461 ± 0.184", "1.30"),
+            ("8", "0.192 ± 0.058", "0.52"),
+            ("16", "0.067 ± 0.049", "0.21"),
+            ("32", "0.0236 ± 0.0100", "0.077"),
+            ("64", "0.0135 ± 0.0036", "0.048"),
+            ("128", "0.0061 ± 0.0008", "0.024"),
+            ("256", "0.0041 ± 0.0007", "0.023"),
+        ),
+        commands=(Command("", 40, "40 s of CPU"),),
+        seeds=5,
+        key="from 0.461 ± 0.184 to 0.0041 ± 0.0007",
+        baseline="4",
+        note=(
+            "The error is measured between the points that were fitted; the function has a "
+            "range of 4.2. Seeds 0 to 4. The scale of the first layer's weights, 8, was chosen "
+            "on this function, over 4."
+        ),
+        pictures=(Picture("universal.png", "Fits and errors by hidden units"),),
+        lesson=2,
     ),
 )
 

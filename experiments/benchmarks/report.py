@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -175,30 +176,6 @@ def table(rows: list[Row], title: str, wanted: tuple[Target, ...] = TARGETS) -> 
     return "\n".join(lines)
 
 
-def markdown(rows: list[Row]) -> str:
-    """The table of README.md: ours, the fastest JAX peer and the fastest PyTorch program.
-
-    Ratios whose whole interval is below 1 are bold.
-    """
-    head = ("workload", "jaxnet", "best JAX peer", "ratio (95%)", "best PyTorch", "ratio (95%)")
-    text = [head, ("---",) * len(head)]
-    for name, (ours, *others) in groups(rows).items():
-        cells = [name, f"{ours.middle:.3g} {ours.row.unit}"]
-        for peers in (("hand", *LIBRARIES), ("torch",)):
-            known = [x for x in others if x.row.peer in peers and math.isfinite(x.ratio)]
-            if not known:
-                cells += ["", ""]
-                continue
-            best = min(known, key=lambda line: line.middle)
-            ratio = f"**{best.ratio:.2f}**" if best.verdict == "lost" else f"{best.ratio:.2f}"
-            cells += [
-                f"{best.row.program} {best.middle:.3g}",
-                f"{ratio} ({best.low:.2f} to {best.high:.2f})",
-            ]
-        text.append(tuple(cells))
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in text)
-
-
 def plot(rows: list[Row], title: str) -> Any:
     """Ratios of each workload on a logarithmic axis: the fastest program of each peer."""
     from jaxnet.viz.figure import COLORS, new_figure
@@ -265,7 +242,6 @@ def show(rows: list[Row], about: dict, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{about['backend']}.txt").write_text(text + "\n")
-    (out / f"{about['backend']}.md").write_text(markdown(rows))
     if len({row.peer for row in rows if row.samples}) > 1:
         file = out / f"{about['backend']}.png"
         print(f"\n{save_picture(plot(rows, title), file, dpi=120)}")
@@ -282,6 +258,7 @@ def describe(device: tuple[str, str, str], config: Any) -> dict[str, Any]:
         "versions": {"jax": device[2]} | versions(),
         "begun": datetime.now().isoformat(timespec="seconds"),
         "config": {name: str(value) for name, value in asdict(config).items()},
+        "arguments": shlex.join(sys.argv[1:]),
     }
 
 

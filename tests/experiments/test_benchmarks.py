@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 import jaxnet as jn
 from experiments.benchmarks import __main__ as benchmark
-from experiments.benchmarks import fresh, generation, gpu, measure, report
+from experiments.benchmarks import figures, fresh, generation, gpu, measure, report
 from experiments.benchmarks.measure import Row, bootstrap, disagreement, outputs
 from experiments.benchmarks.peers import jax_program
 from experiments.benchmarks.workloads import (
@@ -200,13 +202,61 @@ def test_table():
     assert lines[10] == "LeNet, keras: needs keras, which is not installed".split()
 
 
-def test_markdown_has_the_fastest_of_each_kind():
-    lines = report.markdown(ROWS).splitlines()
-    assert lines[0].startswith("| workload | jaxnet | best JAX peer |") and len(lines) == 3
-    assert lines[2] == (
-        "| LeNet | 10 ms | Haiku 12 | 1.20 (1.20 to 1.20) | PyTorch 8 | **0.80** (0.80 to 0.80) |"
+def test_a_row_of_the_page_has_the_fastest_of_each_kind():
+    (lines,) = report.groups(ROWS).values()
+    label, *times, jax_ratio, torch_ratio, programs = figures.row_of("LeNet, batch 128", lines)
+    assert (label, times) == ("LeNet, batch 128", ["10.0", "12.0", "8.00"])
+    assert jax_ratio == "1.20 (1.20 to 1.20)" and torch_ratio == "0.80 (0.80 to 0.80)"
+    assert programs == "Haiku; PyTorch"
+    assert figures.row_of("LeNet", lines[:1]) == ["LeNet", "10.0", "", "", "", "", ""]
+
+
+def test_labels_are_of_workloads_and_in_the_figures():
+    assert set(figures.LABELS["cpu"]) <= {workload.name for workload in WORKLOADS}
+    assert set(figures.LABELS["gpu"]) == {workload.name for workload in GPU_WORKLOADS}
+    cpu, gpu = (record for _, record in figures.findings()[:2])
+    assert {row[0] for row in cpu.rows} <= set(figures.LABELS["cpu"].values())
+    assert {row[0] for row in gpu.rows} == set(figures.LABELS["gpu"].values())
+
+
+def test_a_run_replaces_its_rows_and_those_of_other_versions(tmp_path):
+    path, run = tmp_path / "figures.json", tmp_path / "cpu.json"
+    shutil.copy(figures.FILE, path)
+    contents = json.loads(path.read_text())
+    contents["cpu"]["sentence"] = "jaxnet is faster than Haiku."
+    contents["cpu"]["key"] = "faster"
+    path.write_text(json.dumps(contents))
+    before = figures.findings(path)
+    about = {"backend": "cpu", "config": {"rounds": "4"}, "arguments": "--workloads LeNet"}
+    report.save(
+        ROWS, about | {"versions": {"jax": "0.12.0.1", "flax": "0.12", "torch": "2.13.0"}}, run
     )
-    assert report.markdown(ROWS[:1]).splitlines()[2] == "| LeNet | 10 ms |  |  |  |  |"
+    figures.take(run, path)
+    after = figures.findings(path)
+    assert len(after[0][1].rows) == len(before[0][1].rows) and after[1:] == before[1:]
+    new = ("LeNet, batch 128", "10.0", "12.0", "8.00", "1.20 (1.20 to 1.20)", "0.80 (0.80 to 0.80)",
+           "Haiku; PyTorch")  # fmt: skip
+    assert after[0][1].rows == (new, *before[0][1].rows[1:])
+    assert after[0][1].seeds == 4 and after[0][1].commands[0].options == "--workloads LeNet"
+    report.save(ROWS, about | {"versions": {"jax": "0.13", "torch": "2.14"}}, run)
+    figures.take(run, path)
+    ((_, record), *_) = figures.findings(path)
+    assert record.rows == (new,) and record.versions == "jax 0.13, PyTorch 2.14"
+
+
+@pytest.mark.slow  # matplotlib is imported
+def test_pictures_of_the_page_are_drawn(tmp_path):
+    paths = figures.draw(tmp_path)
+    assert [path.name for path in paths] == [
+        "benchmark_cpu.png", "benchmark_gpu.png", "benchmark_generation.png"
+    ]  # fmt: skip
+    (_, cpu), _, (_, generation_record), *_ = figures.findings()
+    (axes,) = figures.plot_ratios(cpu).axes
+    points = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+    assert points[:2] == [(3.45, -0.15), (2.07, 0.85)] and len(points) == 4 + 6
+    assert axes.get_yticklabels()[0].get_text() == "LeNet, batch 128"
+    (axes,) = figures.plot_rates(generation_record).axes
+    assert [patch.get_width() for patch in axes.patches] == [51.6, 221, 25.7, 114]
 
 
 def test_every_target_names_a_workload_and_a_program():
@@ -254,7 +304,6 @@ def test_a_whole_run(tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {
         "cpu.json",
         "cpu.txt",
-        "cpu.md",
         "cpu.png",
     }
     out = capsys.readouterr().out

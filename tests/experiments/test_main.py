@@ -1,4 +1,4 @@
-"""The table of results in README.md, and the command that reruns its rows."""
+"""The pages written from the records, and the command that reruns the experiments."""
 
 import importlib
 import re
@@ -11,30 +11,87 @@ pytest.importorskip("tyro", reason="needs the extra jaxnet-toolkit[experiments]"
 import tyro
 
 from experiments import __main__ as rows
-from experiments.common import CPU, Record
+from experiments import pages
+from experiments.benchmarks import figures
+from experiments.records import Command, Figures, Picture, Record, higher, lower
 
+
+def record(title, **other):
+    """A made-up record with two rows."""
+    given = {
+        "topic": "images",
+        "title": title,
+        "verdict": "Supported",
+        "sentence": "Ours is better: 99.0%.",
+        "columns": ("net", *higher("accuracy (%)"), *lower("time (s)")),
+        "rows": (("theirs", "98.0 ± 0.1", "1.5"), ("ours", "99.0 ± 0.2", "2")),
+        "commands": (Command("--seeds 5", 14.2),),
+        "seeds": 5,
+        "key": "99.0%",
+        "baseline": "theirs",
+    }
+    return Record(**given | other)
+
+
+MLP = Command("--model mlp --seeds 5", 900, "3 min per seed")
 A = types.SimpleNamespace(
     RECORDS=(
-        Record("claim", "99 ± 1%", "5", "14.2 s", options="--seeds 5", seconds=14.2),
-        Record("… b", "98%", "5", "3 min per seed", options="--model mlp --seeds 5", seconds=900),
-        Record("… c", "97%", "5", options="--model mlp --seeds 5"),
+        record("Ours fails", verdict="Not supported", commands=(Command("--seeds 5", 14.2), MLP)),
+        record("Ours wins", commands=(MLP,), note="Chosen on 1 seed.", history="After 3 trials."),
     )
 )
 B = types.SimpleNamespace(
     RECORDS=(
-        Record("d", "1", "2", "2 h per seed", "a laptop", ("--seed 0", "--seed 1"), 7200),
-        Record("e", "2", "1", "1 s", "a laptop", seconds=1),
+        record(
+            "Ours is measured",
+            topic="speech",
+            verdict="Measured",
+            commands=(Command("--seed 0", 7200), Command("--seed 1", 7200)),
+            more=(Figures("Each seed", ("seed", "accuracy (%)"), (("seed 0", "98.9"),)),),
+            pictures=(Picture("one.png", "Curves"), Picture("two.png", "Filters")),
+            machine="a laptop",
+            repeated="round",
+            lesson=2,
+        ),
+        record("Ours is fast", topic="speech", commands=(Command("", 1),)),
     )
 )
-TABLE = f"""\
-| claim | result | seeds | time | machine | command |
-|---|---|---|---|---|---|
-| claim | 99 ± 1% | 5 | 14.2 s | {CPU} | `python -m experiments.a --seeds 5` |
-| … b | 98% | 5 | 3 min per seed | as above | `… --model mlp --seeds 5` |
-| … c | 97% | 5 | | as above | as above |
-| d | 1 | 2 | 2 h per seed | a laptop | `python -m experiments.b --seed 0`, `… --seed 1` |
-| e | 2 | 1 | 1 s | as above | `…` |
-"""
+MEASURED = """\
+## Ours is measured
+
+Ours is better: 99.0%.
+
+| net | accuracy (%) | time (s) |
+| --- | ---: | ---: |
+| theirs (baseline) | 98.0 ± 0.1 | **1.5** |
+| ours | **99.0 ± 0.2** | 2 |
+
+![Curves](../pictures/one.png)
+
+*Curves.*
+
+<details markdown>
+<summary>More pictures</summary>
+
+![Filters](../pictures/two.png)
+
+*Filters.*
+
+</details>
+
+<details markdown>
+<summary>Each seed</summary>
+
+| seed | accuracy (%) |
+| --- | ---: |
+| seed 0 | 98.9 |
+
+</details>
+
+- 5 rounds, a laptop, jax 0.10.2
+- `python -m experiments.digits --seed 0`: 7200 s
+- `python -m experiments.digits --seed 1`: 7200 s
+- [source](../../experiments/digits.py), [lesson 2](../../colab/02_mlp_on_digits.ipynb)"""
 
 
 @pytest.fixture
@@ -44,8 +101,38 @@ def two(monkeypatch):
     monkeypatch.setattr(rows, "EXPERIMENTS", ("a", "b"))
 
 
-def test_records_become_a_table(two):
-    assert rows.table() == TABLE
+def test_a_record_becomes_a_section():
+    assert pages.finding("digits", B.RECORDS[0]) == MEASURED
+
+
+def test_records_become_pages_with_failed_claims_last(two):
+    found = pages.pages(rows.findings())
+    assert [path.name for path in found] == ["images.md", "speech.md"]
+    text = found[pages.FOLDER / "images.md"]
+    assert text.startswith(f"{pages.WRITTEN}\n\n# Digits and images\n")
+    assert text.index("- [Ours wins](#ours-wins) (supported)") < text.index(
+        "- [Ours fails](#ours-fails) (not supported)"
+    )
+    assert text.index("## Ours wins") < text.index("## Ours fails")
+    assert "**Supported.** Ours is better" in text and "Chosen on 1 seed." in text
+    assert "<summary>How the options were chosen</summary>\n\nAfter 3 trials.\n" in text
+
+
+def test_the_best_of_a_row_is_bold():
+    columns = ("model", *lower("ours (ms)", "theirs (ms)"), "ratio")
+    lines = pages.table(columns, (("A", "1,000", "900", "0.9"), ("B", "5", "", "")), across=True)
+    assert lines.splitlines()[2:] == ["| A | 1,000 | **900** | 0.9 |", "| B | 5 | | |"]
+
+
+def test_the_index_lists_findings_by_topic_and_failed_claims_again(two):
+    text = pages.index(rows.findings())
+    parts = dict(part.split("\n\n", 1) for part in text.split("### ")[1:])
+    assert list(parts) == [
+        "[Digits and images](results/images.md)", "[Speech](results/speech.md)",
+        "Claims that failed",
+    ]  # fmt: skip
+    line = "| [Ours fails](results/images.md#ours-fails) | 99.0% | not supported |"
+    assert text.count(line) == 2 and line in parts["Claims that failed"]
 
 
 def test_records_become_commands(two):
@@ -58,29 +145,45 @@ def test_records_become_commands(two):
     ]
 
 
-def test_readme_shows_the_records():
-    """Where this fails: python -m experiments --table."""
+def test_pages_are_up_to_date():
+    """If this fails: python -m experiments --table."""
+    for path, text in pages.pages(rows.findings()).items():
+        assert path.read_text() == text, path
+    assert set(pages.FOLDER.glob("*.md")) == set(pages.pages(rows.findings()))
     text = rows.README.read_text()
-    assert rows.BEGIN in text and rows.END in text
-    assert rows.with_table(text) == text
+    assert rows.BEGIN in text and rows.END in text and rows.with_index(text) == text
+    text = figures.PAGE.read_text()
+    assert figures.BEGIN in text and figures.END in text and figures.with_findings(text) == text
 
 
 def test_every_experiment_is_found():
     files = {path.stem for path in rows.README.parent.glob("*.py")}
-    no_experiment = {"__main__", "common", "classify", "torchvision_nets"}
+    no_experiment = {"__main__", "common", "classify", "pages", "records", "torchvision_nets"}
     assert set(rows.EXPERIMENTS) == (files - no_experiment) | {"speech"}
     assert set(rows.ORDER) <= set(rows.EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", rows.EXPERIMENTS)
-def test_records_are_complete(name):
+def test_records_have_commands_of_their_experiment(name):
     module = importlib.import_module(f"experiments.{name}")
     assert module.__doc__ and callable(module.run)
     for record in module.RECORDS:
-        assert isinstance(record, Record) and record.claim and record.result
-        assert "|" not in "".join(map(str, record))
-        for options in rows.options_of(record):
-            tyro.cli(module.Config, args=options.split())  # the experiment has these options
+        for command in record.commands:
+            tyro.cli(module.Config, args=command.options.split())
+        for picture in record.pictures:
+            assert (pages.HERE / "pictures" / picture.file).exists()
+
+
+def test_pages_are_short_and_titles_different():
+    topics = [record.topic for _, record in rows.findings()]
+    assert max(map(topics.count, topics)) <= 10
+    titles = [record.title for _, record in rows.findings() + figures.findings()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_each_picture_belongs_to_a_finding():
+    shown = {p.file for _, r in rows.findings() + figures.findings() for p in r.pictures}
+    assert shown == {path.name for path in (pages.HERE / "pictures").iterdir()}
 
 
 def test_every_command_says_its_time_and_most_are_short_enough_to_rerun():
@@ -101,10 +204,18 @@ def test_a_run_keeps_the_output_and_reports_failures(two, tmp_path, capsys):
         rows.run(rows.Config(only=("nothing",)))
 
 
-def test_the_table_is_written_between_its_markers(two, tmp_path, monkeypatch):
-    path = tmp_path / "README.md"
+def test_pages_are_written_between_their_markers(two, tmp_path, monkeypatch):
+    path, page = tmp_path / "README.md", tmp_path / "performance.md"
     path.write_text(f"above\n{rows.BEGIN}old\n{rows.END}below\n")
+    page.write_text(f"above\n{figures.BEGIN}old\n{figures.END}below\n")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "gone.md").write_text("of a topic without findings")
     monkeypatch.setattr(rows, "README", path)
+    monkeypatch.setattr(figures, "PAGE", page)
+    monkeypatch.setattr(pages, "FOLDER", tmp_path / "results")
     rows.run(rows.Config(table=True))
-    text = path.read_text()
-    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    for text in (path.read_text(), page.read_text()):
+        assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert sorted(file.name for file in (tmp_path / "results").iterdir()) == [
+        "images.md", "speech.md"
+    ]  # fmt: skip

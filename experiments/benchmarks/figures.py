@@ -1,0 +1,210 @@
+"""The figures of the page on performance, and the command that takes over a new run.
+
+    python -m experiments.benchmarks.figures --run runs/benchmarks/cpu.json
+
+replaces the rows of the run's workloads in `figures.json`, draws the pictures again and writes the
+page. Rows measured with other versions are removed. Without `--run` it draws and writes only. A
+sentence in `figures.json` that has a number which is no longer in its table raises an error; edit
+the sentence and run the command again.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import pages
+from experiments.benchmarks import report
+from experiments.benchmarks.report import Line
+from experiments.records import CELL, Column, Command, Picture, Record
+
+FILE = Path(__file__).with_name("figures.json")
+PAGE = pages.HERE / "performance.md"
+BEGIN = "<!-- Written by `python -m experiments --table` from benchmarks/figures.json. -->\n"
+END = "<!-- End of the written part. -->\n"
+LABELS = {
+    "cpu": {
+        "LeNet": "LeNet, batch 128",
+        "ResNet-20": "ResNet-20, batch 64",
+        "ResNet-18, 224x224": "ResNet-18, 224×224, batch 8",
+        "MobileNet V2, 224x224": "MobileNet V2, 224×224, batch 8",
+        "U-Net, 128x128": "U-Net, 128×128, batch 8",
+        "LSTM": "LSTM, 100 steps, hidden 256, batch 32",
+        "GRU": "GRU, 100 steps, hidden 256, batch 32",
+        "MLP": "MLP 784-512-512-10, batch 128",
+        "64 LeNets": "64 LeNets, batch 32 each",
+        "MLP 3x64": "MLP 3×64, batch 32",
+    },
+    "gpu": {
+        "LeNet": "LeNet, batch 1,024",
+        "LSTM": "LSTM, 100 steps, hidden 1,024, batch 128",
+        "transformer block, bfloat16": "transformer block, bfloat16, 16 × 512 × 1,024",
+        "64 LeNets": "64 LeNets, batch 32 each",
+        "ResNet-50, bfloat16": "ResNet-50, bfloat16, batch 128",
+        "GPT-2, 124M, bfloat16": "GPT-2, 124M, bfloat16, 8 × 1,024 tokens",
+        "MLP": "MLP 784-4,096-4,096-10, batch 4,096",
+        "MLP 3x64": "MLP 3×64, batch 32",
+    },
+}
+"""Backend -> name of a workload -> label of its row."""
+NAMES = {"jax": "jax", "flax": "Flax", "equinox": "Equinox", "torch": "PyTorch"}
+
+
+def findings(path: Path = FILE) -> pages.Findings:
+    """The benchmark and the record of each table of the page."""
+    found = []
+    for content in json.loads(path.read_text()).values():
+        module = content.pop("module")
+        content |= {
+            "columns": tuple(c if isinstance(c, str) else Column(*c) for c in content["columns"]),
+            "rows": tuple(tuple(row) for row in content["rows"]),
+            "commands": tuple(Command(*command) for command in content["commands"]),
+            "pictures": tuple(Picture(*picture) for picture in content.get("pictures", ())),
+        }
+        found.append((module, Record(**content)))
+    return found
+
+
+def with_findings(text: str) -> str:
+    """The text of the page with its written part replaced."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    parts = [pages.finding(name, record, "pictures", "..") for name, record in findings()]
+    return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n\n{END}{after}"
+
+
+def take(run: Path, path: Path = FILE) -> None:
+    """Puts the rows of a run into the file of figures.
+
+    Args:
+      run: JSON written by `experiments.benchmarks` or `experiments.benchmarks.gpu`.
+      path: The file of figures.
+    """
+    rows, about = report.read(run)
+    contents = json.loads(path.read_text())
+    content = contents[about["backend"]]
+    versions = ", ".join(
+        f"{name} {about['versions'][key]}"
+        for key, name in NAMES.items()
+        if key in about["versions"]
+    )
+    old = {row[0]: row for row in content["rows"]} if content["versions"] == versions else {}
+    for workload, lines in report.groups(rows).items():
+        label = LABELS[about["backend"]].get(workload)
+        if label and lines[0].row.samples:
+            old[label] = row_of(label, lines)
+    content |= {"rows": list(old.values()), "versions": versions}
+    if arguments := about.get("arguments"):
+        content["commands"] = [[arguments, 0, ""]]
+    content["seeds"] = int(about["config"]["rounds"])
+    path.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+
+
+def row_of(label: str, lines: list[Line]) -> list[str]:
+    """A row of the table: jaxnet's time, the best of both kinds of peers, and the ratios."""
+    times, ratios, programs = [digits(lines[0].middle)], [], []
+    for peers in (("hand", *report.LIBRARIES), ("torch",)):
+        known = [x for x in lines[1:] if x.row.peer in peers and x.row.samples]
+        best = min(known, key=lambda line: line.middle, default=None)
+        times.append(digits(best.middle) if best else "")
+        ratios.append(f"{best.ratio:.2f} ({best.low:.2f} to {best.high:.2f})" if best else "")
+        programs += [best.row.program] if best else []
+    return [label, *times, *ratios, "; ".join(programs)]
+
+
+def digits(value: float) -> str:
+    """Three significant digits, zeros at the end included.
+
+    Example:
+      >>> digits(14.02), digits(4.0), digits(1234.0)
+      ('14.0', '4.00', '1,230')
+    """
+    return f"{float(f'{value:.3g}'):,.{max(0, 2 - int(f'{value:e}'.partition('e')[2]))}f}"
+
+
+def draw(folder: Path = pages.HERE / "pictures") -> list[Path]:
+    """Draws the picture of each record that has one."""
+    from jaxnet.viz import save
+
+    paths = []
+    for _, record in findings():
+        plot = plot_ratios if len(record.columns) > 4 else plot_rates
+        for picture in record.pictures:
+            paths.append(save(plot(record), folder / picture.file, dpi=120))
+    return paths
+
+
+def plot_ratios(record: Record) -> Any:
+    """Time of the other libraries divided by jaxnet's, with intervals, on a logarithmic axis."""
+    from jaxnet.viz.figure import COLORS, new_figure
+
+    figure = new_figure(8, 1.3 + 0.45 * len(record.rows))
+    axes = figure.add_subplot()
+    axes.axvline(1, color="0.4", linewidth=1, zorder=0)
+    for shift, cell, name, color in ((-0.15, 4, "JAX library", COLORS[1]),
+                                     (0.15, 5, "PyTorch", "0.1")):  # fmt: skip
+        label: str | None = name
+        for place, row in enumerate(record.rows):
+            if CELL.fullmatch(row[cell]):
+                middle, low, high = map(float, re.findall(r"[\d.]+", row[cell]))
+                y = place + shift
+                axes.plot([low, high], [y, y], color=color, linewidth=2)
+                axes.plot(middle, y, "o", color=color, markersize=5, label=label)
+                label = None
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(record.rows)), [row[0] for row in record.rows])
+    axes.set_ylim(len(record.rows) - 0.5, -0.5)
+    low, high = axes.get_xlim()
+    axes.set_xticks([t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("time of the other library / jaxnet's: above 1, jaxnet is faster")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def plot_rates(record: Record) -> Any:
+    """A bar per library and row; higher is better."""
+    from jaxnet.viz.figure import COLORS, new_figure
+
+    figure = new_figure(6, 0.8 + 0.8 * len(record.rows))
+    axes = figure.add_subplot()
+    for i, column in enumerate(record.columns[1:3]):
+        values = [float(pages.number(row[1 + i])) for row in record.rows]
+        places = [place + 0.36 * (i - 0.5) for place in range(len(values))]
+        name = column.name.partition(" (")[0] if isinstance(column, Column) else column
+        bars = axes.barh(places, values, 0.34, color=COLORS[i], label=name)
+        axes.bar_label(bars, [row[1 + i] for row in record.rows], padding=3)
+    axes.set_yticks(range(len(record.rows)), [f"batch {row[0]}" for row in record.rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens per second")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.12)
+    figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Config:
+    """Takes over a run of the benchmarks, draws the pictures and writes the page."""
+
+    run: Path | None = None
+    """JSON that a run has written; none to draw and write only"""
+
+
+def run(config: Config) -> None:
+    if config.run is not None:
+        take(config.run)
+    print(*draw(), sep="\n")
+    PAGE.write_text(with_findings(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    run(tyro.cli(Config, description=__doc__))
