@@ -16,7 +16,7 @@ import tomllib
 from pathlib import Path
 
 from docs.gallery import write_gallery
-from docs.lessons import write_lessons
+from docs.lessons import write_index, write_lessons
 from docs.navigation import navigation
 from docs.reference import write_reference
 
@@ -26,6 +26,7 @@ OUT = ROOT / "runs" / "site"
 TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 ASSETS = ("site.css", "iframe-worker.js")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
+CELL = re.compile(r'<td( style="[^"]*")?>(.*?)</td>', re.S)
 CODE = re.compile(r"^( *)(`{3,})[^`\n]*\n.*?^\1\2`*$|(`+).+?\3", re.S | re.M)
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
@@ -41,6 +42,7 @@ def build(out: Path = OUT) -> Path:
     pages = out / "pages"
     shutil.rmtree(out, ignore_errors=True)
     copied = copy_texts(pages) | write_lessons(pages, repository())
+    write_index(pages)
     write_gallery(pages)
     for path in copied | {pages / "experiments" / "gallery.md"}:
         mend_links(path, pages)
@@ -64,7 +66,7 @@ def build(out: Path = OUT) -> Path:
     if done.returncode:
         raise RuntimeError(f"docs: the site has warnings:\n{done.stdout}{done.stderr}")
     for page in (out / "html").rglob("*.html"):
-        page.write_text(FORMULA.sub(mathml, page.read_text()))
+        page.write_text(CELL.sub(sized, FORMULA.sub(mathml, page.read_text())))
     return out / "html" / "index.html"
 
 
@@ -74,6 +76,13 @@ def mathml(match: re.Match) -> str:
 
     display = "inline" if match[2] == "(" else "block"
     return convert(html.unescape(match[3]), display=display)
+
+
+def sized(match: re.Match) -> str:
+    """A cell of a table with a class for its width: a number stays on one line."""
+    length = len(html.unescape(re.sub(r"<[^>]+>", "", match[2])))
+    kind = "short" if length < 16 else "long" if length > 40 else ""
+    return f'<td{match[1] or ""} class="{kind}">{match[2]}</td>' if kind else match[0]
 
 
 def repository() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from docs.lessons import LESSONS, number
+from docs.navigation import ordered
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -31,7 +32,7 @@ def write_gallery(pages: Path) -> None:
     folder = pages / "experiments"
     groups: dict[str, list[Card]] = {}
     shown = set()
-    for path in sorted(folder.rglob("*.md")):
+    for path in ordered([*folder.rglob("*.md")]):
         title = re.search(r"^# (.+)$", path.read_text(), re.M)
         cards = [card for card in found(path, folder) if card.picture not in shown]
         if cards and title:

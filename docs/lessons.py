@@ -19,6 +19,11 @@ GROUPS: dict[str, tuple[int, ...]] = {
 LESSONS = sorted((ROOT / "colab").glob("[0-9]*.ipynb"))
 # A cell before the subject begins: the size, the installation, or nothing but imports.
 SETUP = re.compile(r'^SIZE = "|^\s*%pip |\A(?:(?:#|import |from |    |\)).*\n?|\n)+\Z', re.M)
+# The table of lessons in colab/README.md, and its rows.
+ROW = re.compile(
+    r"^\|[^|]*\| *\[(?P<title>[^]]+)\]\((?P<file>\w+\.ipynb)\) *\|(?P<subject>[^|]*)", re.M
+)
+TABLE = re.compile(r"^\|.*\n\|[-:| ]+\|\n(?:\|.*\.ipynb.*\n)+", re.M)
 NUMBERS = re.compile(r"(?<=\blesson )\d+|(?<=\blessons )\d+(?:(?:, | and |, and | to )\d+)*")
 
 
@@ -46,6 +51,41 @@ def write_lessons(pages: Path, repository: str) -> set[Path]:
         target.write_text(page(path, folder, repository))
         written.add(target)
     return written
+
+
+def write_index(pages: Path) -> None:
+    """Shows the lessons of the page of all lessons by group, each with its first picture."""
+    index = pages / "colab" / "README.md"
+    text = index.read_text()
+    rows = {match["file"]: match for match in ROW.finditer(text)}
+    table = TABLE.search(text)
+    if table is None:
+        return
+    lines = []
+    for title, paths in groups().items():
+        lines += [f"## {title}", "", '<div class="gallery" markdown>', ""]
+        for path in (path for path in paths if path.name in rows):
+            lines += card(path, rows[path.name], pages / "colab")
+        lines += ["</div>", ""]
+    index.write_text(text[: table.start()] + "\n".join(lines) + text[table.end() :])
+
+
+def card(path: Path, row: re.Match, folder: Path) -> list[str]:
+    """A lesson of the index, in Markdown."""
+    first = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    needs = re.search(r"\*Prerequisites:\*(.+?)(?=\*(?!Time)\w+:\*|\n\n|\Z)", first, re.S)
+    note = linked_lessons(" ".join(needs[0].split())) if needs else ""
+    pictures = sorted(folder.glob(f"{path.stem}_[0-9]*.png"))
+    image = f"![{row['title']}]({pictures[0].name}){{ loading=lazy }}" if pictures else ""
+    title = f"[{number(path)}. {row['title']}]({path.name})"
+    return [
+        "<figure markdown>",
+        f"[{image}]({path.name})",
+        f"<figcaption markdown>**{title}** <span markdown>{row['subject'].strip()}</span>"
+        f"<span markdown>{note}</span></figcaption>",
+        "</figure>",
+        "",
+    ]
 
 
 def page(path: Path, folder: Path, repository: str) -> str:

@@ -44,17 +44,24 @@ def section(name: str, folder: Path, without: set[Path], pages: Path) -> Menu:
 
 def listed(name: str, paths: list[Path], pages: Path) -> Menu:
     """A section with its README first, and the others in the order in which it links them."""
-    paths = sorted(paths, key=lambda path: (path.name != "README.md", path))
+    paths = ordered(paths)
     if not paths:
         return []
-    linked = [paths[0].parent / link for link in LINK.findall(paths[0].read_text())]
-    order = [path.resolve() for path in (paths[0], *linked)]
-    paths.sort(key=lambda p: order.index(p.resolve()) if p.resolve() in order else len(order))
     if paths[0].name == "README.md":  # the page of the section itself
         return [{name: [relative(paths[0], pages), *(item(path, pages) for path in paths[1:])]}]
     if len(paths) == 1:
         return [{name: relative(paths[0], pages)}]
     return [{name: [item(path, pages) for path in paths]}]
+
+
+def ordered(paths: list[Path]) -> list[Path]:
+    """Pages in the order in which the first README among them links them."""
+    paths = sorted(paths, key=lambda path: (path.name != "README.md", path))
+    if not paths:
+        return []
+    linked = [paths[0].parent / link for link in LINK.findall(paths[0].read_text())]
+    order = [path.resolve() for path in (paths[0], *linked)]
+    return sorted(paths, key=lambda p: (*order, p.resolve()).index(p.resolve()))
 
 
 def reference_menu() -> Menu:

@@ -54,7 +54,7 @@ def test_the_index_has_every_public_name_once_with_its_first_line(site):
     index = (site / "reference" / "index.html").read_text()
     rows = [
         tuple(map(words, row))
-        for row in re.findall(r"<tr>\s*<td>(.*?)</td>\s*<td>(.*?)</td>", index, re.S)
+        for row in re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>", index, re.S)
     ]
     names = docstrings.public_places()
     shown = [name.replace("jn.", "jaxnet.", 1) for name, _ in rows]
@@ -112,6 +112,18 @@ def test_lesson_has_its_links_and_a_folded_installation(site, name):
     folded = words("".join(re.findall(r"<details.*?</details>", page, re.S)))
     assert words(page).count("%pip install") == folded.count("%pip install") == 1
     assert folded.count("SIZE") >= 2
+
+
+@pytest.mark.slow
+def test_every_lesson_is_on_the_page_of_lessons_with_its_picture(site):
+    page = (site / "colab" / "index.html").read_text()
+    figures = re.findall(r"<figure>.*?</figure>", page, re.S)
+    assert len(figures) == len(LESSONS)
+    for figure in figures:
+        assert re.search(
+            r'<a href="\w+\.html"><img alt="[^"]+" loading="lazy" src="\w+\.png"', figure
+        )
+        assert "Prerequisites:" in words(figure), figure
 
 
 @pytest.mark.slow
@@ -230,6 +242,18 @@ def test_a_picture_of_a_finding_has_its_links(tmp_path):
         "a.png", "The net's boxes", "Skips help, a lot", "results/images.md#skips-help-a-lot",
         "../experiments/camvid.py", "../colab/07_segmentation.ipynb")  # fmt: skip
     assert second[2:] == ("Other", "results/images.md#other", "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("99.11 ± 0.60", "short"), ("<b>1</b>", "short"), ("a word " * 6, "long")]
+)
+def test_numbers_in_tables_stay_on_one_line(text, kind):
+    assert docs.CELL.sub(docs.sized, f"<td>{text}</td>") == f'<td class="{kind}">{text}</td>'
+    style = ' style="text-align: right;"'
+    done = docs.CELL.sub(docs.sized, f"<td{style}>{text}</td>")
+    assert done == f'<td{style} class="{kind}">{text}</td>'
+    between = "<td>LeNet-5 with a batch of 128</td>"
+    assert docs.CELL.sub(docs.sized, between) == between
 
 
 def test_links_in_code_stay_and_those_to_files_lead_to_the_repository(tmp_path):
