@@ -80,8 +80,11 @@ def mathml(match: re.Match) -> str:
 
 def sized(match: re.Match) -> str:
     """A cell of a table with a class for its width: a number stays on one line."""
-    length = len(html.unescape(re.sub(r"<[^>]+>", "", match[2])))
-    kind = "short" if length < 16 else "long" if length > 40 else ""
+    text = html.unescape(re.sub(r"<[^>]+>", "", match[2])).strip()
+    if len(text) < 25 and re.match(r"[-−]?\d", text):
+        kind = "number"
+    else:
+        kind = "long" if len(text) > 40 else "medium" if len(text) > 14 else ""
     return f'<td{match[1] or ""} class="{kind}">{match[2]}</td>' if kind else match[0]
 
 

@@ -47,6 +47,9 @@ def test_every_public_name_has_an_entry_with_its_docstring(site):
     assert "<strong>Parameters created:</strong>" in conv
     assert "Params" not in conv and ">Parameters:<" not in conv
     assert 'href="#jaxnet.conv"' in page  # from the text of another entry
+    entry = pages["restricted_boltzmann_machines"].split('id="jaxnet.unsupervised.rbm.fit_rbm"')[1]
+    returned = entry.split("Returns:")[1].split("Raises:")[0]
+    assert returned.count("<li") == 1 and "visible_bias" in returned  # a description of two lines
 
 
 @pytest.mark.slow
@@ -245,15 +248,20 @@ def test_a_picture_of_a_finding_has_its_links(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"), [("99.11 ± 0.60", "short"), ("<b>1</b>", "short"), ("a word " * 6, "long")]
+    ("text", "kind"),
+    [
+        ("99.11 ± 0.60", "number"),
+        ("<b>3.45 (3.27 to 3.53)</b>", "number"),
+        ("LeNet-5, batch 128", "medium"),
+        ("a word " * 6, "long"),
+    ],
 )
 def test_numbers_in_tables_stay_on_one_line(text, kind):
     assert docs.CELL.sub(docs.sized, f"<td>{text}</td>") == f'<td class="{kind}">{text}</td>'
     style = ' style="text-align: right;"'
     done = docs.CELL.sub(docs.sized, f"<td{style}>{text}</td>")
     assert done == f'<td{style} class="{kind}">{text}</td>'
-    between = "<td>LeNet-5 with a batch of 128</td>"
-    assert docs.CELL.sub(docs.sized, between) == between
+    assert docs.CELL.sub(docs.sized, "<td>a word</td>") == "<td>a word</td>"
 
 
 def test_links_in_code_stay_and_those_to_files_lead_to_the_repository(tmp_path):
