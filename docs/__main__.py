@@ -27,6 +27,7 @@ TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 ASSETS = ("site.css", "iframe-worker.js")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 CELL = re.compile(r'<td( style="[^"]*")?>(.*?)</td>', re.S)
+NUMBER = re.compile(r"[-−]?\d[\d.,%±()e×− -]{,18}(to [\d.,]+%?\))?( ?[A-Za-zµ%]+)?")
 CODE = re.compile(r"^( *)(`{3,})[^`\n]*\n.*?^\1\2`*$|(`+).+?\3", re.S | re.M)
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
@@ -81,7 +82,7 @@ def mathml(match: re.Match) -> str:
 def sized(match: re.Match) -> str:
     """A cell of a table with a class for its width: a number stays on one line."""
     text = html.unescape(re.sub(r"<[^>]+>", "", match[2])).strip()
-    if len(text) < 25 and re.match(r"[-−]?\d", text):
+    if NUMBER.fullmatch(text):
         kind = "number"
     else:
         kind = "long" if len(text) > 40 else "medium" if len(text) > 14 else ""

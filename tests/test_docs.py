@@ -252,7 +252,8 @@ def test_a_picture_of_a_finding_has_its_links(tmp_path):
     [
         ("99.11 ± 0.60", "number"),
         ("<b>3.45 (3.27 to 3.53)</b>", "number"),
-        ("LeNet-5, batch 128", "medium"),
+        ("−3.1e-5 s", "number"),
+        ("81.01% after six epochs", "medium"),
         ("a word " * 6, "long"),
     ],
 )
