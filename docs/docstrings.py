@@ -3,6 +3,7 @@
 An extension of griffe, which reads the docstrings without importing jaxnet.
 """
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -10,9 +11,18 @@ from typing import Any
 
 import griffe
 
-SNAPSHOT = Path(__file__).parent.parent / "tests" / "public_api.txt"
-# griffe takes a section "Params" for the arguments of the function.
-SECTION = re.compile(r"^(Params|State|Input|Output|Input and output)([ ;][^\n]*)?:$", re.M)
+ROOT = Path(__file__).parent.parent
+SNAPSHOT = ROOT / "tests" / "public_api.txt"
+INTEROP = ("export", "flax", "onnx", "torch")  # modules that users import, as they need packages
+INTERNAL = ("open_spec",)  # of these modules
+# Section of a docstring -> its title in the reference. griffe knows the first ones.
+TITLES = {"Args": "Args: Arguments:", "Fields": "Attributes: Fields:", "Example": "Examples:"}
+CREATED = {"Params": "Parameters created", "Params and state": "Parameters and state created"}
+SECTION = re.compile(
+    r"^(Params and state|Params|State|Input and output|Input|Output)([ ;][^\n]*)?:$", re.M
+)
+# A star outside of backticks that does not begin the name of an argument, such as "*layers: ...".
+STAR = re.compile(r"(`[^`]*`|^\s*\*+(?=\w+:))|\*")
 WORD = re.compile(r"(?<![\[`\w])`(?:jn\.)?([A-Za-z_][\w.]*)`(?![\w\[`])")
 
 
@@ -23,9 +33,21 @@ def public_places() -> list[str]:
 
 
 @cache
+def interop_places() -> list[str]:
+    """The public names of the modules in `jaxnet.interop` that users import."""
+    places = []
+    for module in INTEROP:
+        tree = ast.parse((ROOT / "jaxnet" / "interop" / f"{module}.py").read_text())
+        names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        shown = [name for name in names if name[0] != "_" and name not in INTERNAL]
+        places += [f"jaxnet.interop.{module}.{name}" for name in shown]
+    return places
+
+
+@cache
 def public_names() -> dict[str, str]:
     """Each public name, without "jaxnet.", and its place in the reference; last parts as well."""
-    places = public_places()
+    places = public_places() + interop_places()
     short: dict[str, list[str]] = {}
     for place in places:
         short.setdefault(place.rpartition(".")[2], []).append(place)
@@ -34,16 +56,16 @@ def public_names() -> dict[str, str]:
 
 
 def linked(text: str, own: str = "") -> str:
-    """Markdown with public names in backticks as links, outside of code."""
+    """Markdown with public names in backticks as links, and other stars as they are."""
 
     def link(match: re.Match) -> str:
         place = public_names().get(match[1])
         return match[0] if place in (None, own) else f"[{match[0]}][{place}]"
 
-    lines = []
+    lines, code = [], False
     for line in text.splitlines():
-        code = line.lstrip().startswith((">>>", "..."))
-        lines.append(line if code else WORD.sub(link, line))
+        code = line.lstrip().startswith(">>>") or (code and bool(line.strip()))  # up to its output
+        lines.append(line if code else WORD.sub(link, STAR.sub(lambda m: m[1] or r"\*", line)))
     return "\n".join(lines)
 
 
@@ -53,8 +75,10 @@ class Sections(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **options: Any) -> None:
         if obj.docstring is None:
             return
-        text = SECTION.sub(lambda m: f"**{m[1]}**{m[2] or ''}:\n", obj.docstring.value)
-        text = re.sub(r"^Fields:", "Attributes:", text, flags=re.M)
-        text = re.sub(r"^Example:", "Examples:", text, flags=re.M)
+        text = obj.docstring.value
+        for section, title in TITLES.items():
+            text = re.sub(rf"^{section}:$", title, text, flags=re.M)
+        text = linked(text)
+        text = SECTION.sub(lambda m: f"**{CREATED.get(m[1], m[1])}{m[2] or ''}:**\n", text)
         text = re.sub(r"^Reference:", "**Reference**:", text, flags=re.M)
-        obj.docstring.value = linked(text)
+        obj.docstring.value = text

@@ -232,7 +232,9 @@ def constant(value: float) -> Initializer:
 
 
 zeros: Initializer = constant(0.0)
+"""Return zeros; the key is not used."""
 ones: Initializer = constant(1.0)
+"""Return ones; the key is not used."""
 
 
 def dirac(rest: Initializer = zeros) -> Initializer:

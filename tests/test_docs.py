@@ -1,12 +1,26 @@
-"""The site is built without a warning; all public names, pages and pictures are on it."""
+"""The site: no warning, nothing from elsewhere, and every name, page and picture."""
 
+import html
 import importlib
+import inspect
+import operator
 import re
+from pathlib import Path
 
 import pytest
 
+import jaxnet as jn
+
 pytest.importorskip("mkdocs", reason="the site needs the extra jaxnet-toolkit[site]")
 docs = importlib.import_module("docs.__main__")
+docstrings = importlib.import_module("docs.docstrings")
+gallery = importlib.import_module("docs.gallery")
+lessons = importlib.import_module("docs.lessons")
+menu = importlib.import_module("docs.navigation")
+reference = importlib.import_module("docs.reference")
+
+TAG = re.compile(r"<(script|link|img|iframe|source|video|audio|object|embed)\b[^>]*>")
+LESSONS = [path.stem for path in lessons.LESSONS]
 
 
 @pytest.fixture(scope="module")
@@ -14,17 +28,47 @@ def site(tmp_path_factory):
     return docs.build(tmp_path_factory.mktemp("site")).parent
 
 
+def words(text: str) -> str:
+    """Text without tags, entities, backticks and runs of spaces."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).replace("`", "").split())
+
+
 @pytest.mark.slow
 def test_every_public_name_has_an_entry_with_its_docstring(site):
-    pages = {path.stem: path.read_text() for path in (site / "reference").glob("*.html")}
-    names = docs.public_places()
-    assert len(names) > 200
+    pages = {p.stem: p.read_text() for p in (site / "reference").glob("*.html")}
+    names = docstrings.public_places() + docstrings.interop_places()
+    assert len(names) > 350
     for name in names:
-        assert f'id="{name}"' in pages[name.rpartition(".")[0]], name
-    conv = pages["jaxnet"].split('id="jaxnet.conv"')[1].split('id="jaxnet.conv_transpose"')[0]
-    for words in ("Convolution over all spatial axes", "dilation", "<strong>Params</strong>"):
-        assert words in conv
-    assert 'href="#jaxnet.conv"' in pages["jaxnet"]  # from the text of another entry
+        assert sum(f'id="{name}"' in text for text in pages.values()) == 1, name
+    page = pages["dense_and_convolution"]
+    conv = page.split('id="jaxnet.conv"')[1].split('id="jaxnet.conv_transpose"')[0]
+    for text in ("Convolution over all spatial axes", "dilation", "Arguments:", "Raises:"):
+        assert text in conv
+    assert "<strong>Parameters created:</strong>" in conv
+    assert "Params" not in conv and ">Parameters:<" not in conv
+    assert 'href="#jaxnet.conv"' in page  # from the text of another entry
+    entry = pages["restricted_boltzmann_machines"].split('id="jaxnet.unsupervised.rbm.fit_rbm"')[1]
+    returned = entry.split("Returns:")[1].split("Raises:")[0]
+    assert returned.count("<li") == 1 and "visible_bias" in returned  # a description of two lines
+
+
+@pytest.mark.slow
+def test_the_index_has_every_public_name_once_with_its_first_line(site):
+    index = (site / "reference" / "index.html").read_text()
+    rows = [
+        tuple(map(words, row))
+        for row in re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>", index, re.S)
+    ]
+    names = docstrings.public_places()
+    shown = [name.replace("jn.", "jaxnet.", 1) for name, _ in rows]
+    assert sorted(shown) == sorted(names + docstrings.interop_places())
+    for name, summary in rows:
+        assert summary, name
+    summaries = dict(zip(shown, [summary for _, summary in rows], strict=True))
+    for name in names:
+        value = operator.attrgetter(name.removeprefix("jaxnet."))(jn)
+        if inspect.isfunction(value) and "<" not in value.__qualname__:
+            assert summaries[name] == words(inspect.getdoc(value).split("\n\n")[0]), name
 
 
 @pytest.mark.slow
@@ -40,6 +84,63 @@ def test_links_and_pictures_of_all_pages_lead_somewhere(site):
 
 
 @pytest.mark.slow
+def test_nothing_is_fetched_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        for tag in TAG.finditer(text):
+            assert "//" not in tag[0] or 'rel="canonical"' in tag[0], (page, tag[0])
+        assert 'data-md-component="source"' not in text, page  # asks GitHub for the stars
+    for page in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import", page.read_text()), page
+
+
+@pytest.mark.slow
+def test_search_works_in_pages_read_from_the_disk(site):
+    index = (site / "search" / "search_index.js").read_text()
+    assert index.startswith("var __index = ") and "jaxnet.max_pool" in index
+    for page in site.rglob("*.html"):
+        if page.name != "404.html":
+            assert re.search(r'<script src="[./]*iframe-worker\.js"', page.read_text()), page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LESSONS)
+def test_lesson_has_its_links_and_a_folded_installation(site, name):
+    page = (site / "colab" / f"{name}.html").read_text()
+    assert 'class="md-footer__link md-footer__link--prev"' in page
+    assert 'class="md-footer__link md-footer__link--next"' in page
+    colab = f"https://colab.research.google.com/github/jaxnet/jaxnet/blob/main/colab/{name}.ipynb"
+    assert f'href="{colab}"' in page
+    assert "Prerequisites" in page
+    folded = words("".join(re.findall(r"<details.*?</details>", page, re.S)))
+    assert words(page).count("%pip install") == folded.count("%pip install") == 1
+    assert folded.count("SIZE") >= 2
+
+
+@pytest.mark.slow
+def test_every_lesson_is_on_the_page_of_lessons_with_its_picture(site):
+    page = (site / "colab" / "index.html").read_text()
+    figures = re.findall(r"<figure>.*?</figure>", page, re.S)
+    assert len(figures) == len(LESSONS)
+    for figure in figures:
+        assert re.search(
+            r'<a href="\w+\.html"><img alt="[^"]+" loading="lazy" src="\w+\.png"', figure
+        )
+        assert "Prerequisites:" in words(figure), figure
+
+
+@pytest.mark.slow
+def test_every_picture_is_in_the_gallery_with_a_claim(site):
+    page = (site / "experiments" / "gallery.html").read_text()
+    figures = re.findall(r"<figure>.*?</figure>", page, re.S)
+    shown = sorted(re.findall(r'<img alt="[^"]+" loading="lazy" src="pictures/([^"]+)"', page))
+    assert shown == sorted(path.name for path in (site / "experiments" / "pictures").iterdir())
+    assert len(figures) == len(shown)
+    for figure in figures:
+        assert len(words(figure.split("<figcaption>")[1].split("<span>")[0])) > 8, figure
+
+
+@pytest.mark.slow
 def test_formulas_need_no_program(site):
     lesson = (site / "colab" / "01_perceptron_to_backpropagation.html").read_text()
     assert "<math" in lesson and "arithmatex" not in lesson
@@ -51,10 +152,129 @@ def test_a_link_to_nowhere_stops_the_build(tmp_path, monkeypatch):
 
     def broken(pages):
         copied = copy(pages)
-        page = pages / "guide" / "troubleshooting.md"
-        page.write_text(page.read_text() + "\n[nowhere](training.md#nowhere)\n")
+        page = pages / "CHANGELOG.md"
+        page.write_text(page.read_text() + "\n[nowhere](CONTRIBUTING.md#nowhere)\n")
         return copied
 
     monkeypatch.setattr(docs, "copy_texts", broken)
     with pytest.raises(RuntimeError, match=r"(?s)docs: the site has warnings.*#nowhere"):
         docs.build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("module", "section", "page"),
+    [
+        ("layers.conv", "Layers", "Dense and convolution"),
+        ("layers.new_kind", "Layers", "New kind"),
+        ("unsupervised.hmm.markov", "Unsupervised", "Hidden Markov models"),
+        ("training.checkpoint", "Training", "Checkpoints and logs"),
+        ("training.new", "Training", "Objectives and trainers"),
+        ("core.compose", "Core", "Core"),
+        ("", "Core", "Core"),
+        ("brand_new", "Brand new", "Brand new"),
+    ],
+)
+def test_the_file_of_a_name_decides_its_page(module, section, page):
+    assert reference.page_of(module)[0] == (section, page)
+
+
+def write(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        path = folder / f"{name.replace('__', '/')}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_the_menu_follows_the_pages_that_there_are(tmp_path):
+    write(tmp_path, guide__README="[b](b.md) [a](a.md)", guide__a="# A", guide__b="# B `c`")
+    write(tmp_path, experiments__README="# Results", experiments__gallery="# Gallery")
+    for path in lessons.LESSONS:
+        write(tmp_path, **{f"colab__{path.stem}": f"# {path.stem}"})
+
+    def titles():
+        return {
+            title: under for entry in menu.navigation(tmp_path) for title, under in entry.items()
+        }
+
+    how_to = ["guide/README.md", {"B c": "guide/b.md"}, {"A": "guide/a.md"}]
+    assert list(titles()) == [
+        "Home", "Tutorials", "How-to guides", "Reference", "Results", "Gallery", "Contributing",
+        "Changelog"]  # fmt: skip
+    assert titles()["How-to guides"] == how_to
+    write(tmp_path, guide__getting_started="# Getting started", guide__key_ideas="# Key ideas")
+    write(tmp_path, guide__migrating__keras="# Keras", guide__migrating__haiku="# Haiku")
+    write(tmp_path, guide__glossary="# Glossary", experiments__performance="# Performance")
+    write(tmp_path, experiments__results__images="# Images")
+    assert list(titles()) == [
+        "Home", "Getting started", "Key ideas", "Tutorials", "How-to guides", "Migrating",
+        "Reference", "Results", "Performance", "Gallery", "Contributing", "Changelog"]  # fmt: skip
+    assert titles()["How-to guides"] == how_to
+    haiku, keras = ({n: f"guide/migrating/{n.lower()}.md"} for n in ("Haiku", "Keras"))
+    assert titles()["Migrating"] == [haiku, keras]
+    assert titles()["Reference"][-1] == {"Glossary": "guide/glossary.md"}
+    results = ["experiments/README.md", {"Images": "experiments/results/images.md"}]
+    assert titles()["Results"] == results
+    assert titles()["Performance"] == "experiments/performance.md"
+
+
+def test_every_lesson_is_in_one_group():
+    grouped = [path for paths in lessons.groups().values() for path in paths]
+    assert sorted(grouped) == lessons.LESSONS
+    assert len(LESSONS) >= 16
+
+
+def test_links_to_lessons_by_number():
+    text = lessons.linked_lessons(
+        "lessons 3, 5 and 12; transfer is in lesson 6, 28 images, lesson 99"
+    )
+    assert re.findall(r"\[(\d+)\]\(\d\d_\w+\.ipynb\)", text) == ["3", "5", "12", "6"]
+    assert text.endswith("28 images, lesson 99")
+
+
+def test_a_picture_of_a_finding_has_its_links(tmp_path):
+    folder = tmp_path / "experiments"
+    write(
+        folder,
+        results__images="# Images\n\n## Skips help, a lot\n\n"
+        "![The net's\nboxes](../pictures/a.png)\n\n"
+        "- [source](../../experiments/camvid.py), [lesson 7](../../colab/07_segmentation.ipynb)\n\n"
+        "## Other\n\n![](../pictures/b.png)\n",
+    )
+    first, second = gallery.found(folder / "results" / "images.md", folder)
+    assert first == gallery.Card(
+        "a.png", "The net's boxes", "Skips help, a lot", "results/images.md#skips-help-a-lot",
+        "../experiments/camvid.py", "../colab/07_segmentation.ipynb")  # fmt: skip
+    assert second[2:] == ("Other", "results/images.md#other", "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("99.11 ± 0.60", "number"),
+        ("<b>3.45 (3.27 to 3.53)</b>", "number"),
+        ("−3.1e-5 s", "number"),
+        ("81.01% after six epochs", "medium"),
+        ("a word " * 6, "long"),
+    ],
+)
+def test_numbers_in_tables_stay_on_one_line(text, kind):
+    assert docs.CELL.sub(docs.sized, f"<td>{text}</td>") == f'<td class="{kind}">{text}</td>'
+    style = ' style="text-align: right;"'
+    done = docs.CELL.sub(docs.sized, f"<td{style}>{text}</td>")
+    assert done == f'<td{style} class="{kind}">{text}</td>'
+    assert docs.CELL.sub(docs.sized, "<td>a word</td>") == "<td>a word</td>"
+
+
+def test_links_in_code_stay_and_those_to_files_lead_to_the_repository(tmp_path):
+    write(tmp_path, guide__a="# A")
+    here = docs.repository()
+    page = tmp_path / "b.md"
+    page.write_text(
+        f"[a](guide/a.md#x) [a]({here}/blob/main/guide/a.md) [c](jaxnet/c.py) `x[0](y)`\n\n"
+        "```python\ndraw[name](key)\n```\n\n[c](jaxnet/c.py)\n"
+    )
+    docs.mend_links(page, tmp_path)
+    assert page.read_text() == (
+        f"[a](guide/a.md#x) [a](guide/a.md) [c]({here}/blob/main/jaxnet/c.py) `x[0](y)`\n\n"
+        f"```python\ndraw[name](key)\n```\n\n[c]({here}/blob/main/jaxnet/c.py)\n"
+    )

@@ -9,7 +9,8 @@ from jaxnet.data.boxes import pad_boxes
 from jaxnet.services.checks import at_least
 from jaxnet.services.extras import extra
 
-CELLS = ("red cell", "white cell", "platelet")  # classes 0, 1 and 2
+CELLS = ("red cell", "white cell", "platelet")
+"""Names of the classes 0, 1 and 2 of `bccd`."""
 
 Boxed = tuple[np.ndarray, dict[str, np.ndarray]]
 

@@ -30,7 +30,8 @@ from jaxnet.initializers import Initializer
 from jaxnet.layers.sequence import read
 from jaxnet.services.checks import as_array, at_least, check_dtype, check_shape
 
-NEVER = -1e30  # the logit of probability 0
+NEVER = -1e30
+"""The logit of probability 0."""
 _LOWEST = -1e20  # any logit below is probability 0 too, as weight decay may have changed it
 
 

@@ -66,7 +66,6 @@ def _logit(mean: jax.Array) -> jax.Array:
     return jnp.log(p) - jnp.log1p(-p)
 
 
-# Units that are 0 or 1. Data may also be probabilities in [0, 1].
 bernoulli = Visible(
     energy=lambda x, bias: -x @ bias,
     log_partition=lambda input, bias: jax.nn.softplus(input + bias).sum(-1),
@@ -75,9 +74,8 @@ bernoulli = Visible(
     bias=_logit,
     name="bernoulli",
 )
+"""Units that are 0 or 1. Data may also be probabilities in [0, 1]."""
 
-# Real units of variance 1 around their mean: energy ½‖x - bias‖². Data must be standardized, each
-# column to mean 0 and variance 1. Learning rates are ten times smaller than with binary units.
 gaussian = Visible(
     energy=lambda x, bias: jnp.square(x - bias).sum(-1) / 2,
     log_partition=lambda input, bias: (input * (input / 2 + bias) + 0.5 * jnp.log(2 * jnp.pi)).sum(
@@ -88,3 +86,8 @@ gaussian = Visible(
     bias=lambda mean: mean,
     name="gaussian",
 )
+"""Real units of variance 1 around their mean, with the energy ½‖x - bias‖².
+
+Standardize the data: each column needs mean 0 and variance 1. Use a learning rate ten times smaller
+than with binary units.
+"""

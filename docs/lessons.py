@@ -1,0 +1,147 @@
+"""The lessons as pages: the notebooks, with the outputs that they have."""
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+GROUPS: dict[str, tuple[int, ...]] = {
+    "Foundations": (1, 2, 3),
+    "Unsupervised learning": (4,),
+    "Vision": (5, 6, 7, 8, 18),
+    "Sequences": (9, 10, 11, 14),
+    "The library": (12, 13, 19),
+    "Transformers and generative models": (15, 16, 17),
+}
+"""Title in the menu -> numbers of its lessons. Others follow under "More"."""
+LESSONS = sorted((ROOT / "colab").glob("[0-9]*.ipynb"))
+# A cell before the subject begins: the size, the installation, or nothing but imports.
+SETUP = re.compile(r'^SIZE = "|^\s*%pip |\A(?:(?:#|import |from |    |\)).*\n?|\n)+\Z', re.M)
+# The table of lessons in colab/README.md, and its rows.
+ROW = re.compile(
+    r"^\|[^|]*\| *\[(?P<title>[^]]+)\]\((?P<file>\w+\.ipynb)\) *\|(?P<subject>[^|]*)", re.M
+)
+TABLE = re.compile(r"^\|.*\n\|[-:| ]+\|\n(?:\|.*\.ipynb.*\n)+", re.M)
+NUMBERS = re.compile(r"(?<=\blesson )\d+|(?<=\blessons )\d+(?:(?:, | and |, and | to )\d+)*")
+
+
+def number(path: Path) -> int:
+    return int(path.stem[:2])
+
+
+def groups() -> dict[str, list[Path]]:
+    """Title of a group -> its lessons, in the order of the menu."""
+    by_number = {number(path): path for path in LESSONS}
+    found = {
+        title: [by_number.pop(n) for n in numbers if n in by_number]
+        for title, numbers in GROUPS.items()
+    }
+    return found | ({"More": list(by_number.values())} if by_number else {})
+
+
+def write_lessons(pages: Path, repository: str) -> set[Path]:
+    """Writes a page for each notebook, next to its pictures; returns the pages."""
+    folder = pages / "colab"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = set()
+    for path in LESSONS:
+        target = folder / f"{path.stem}.md"
+        target.write_text(page(path, folder, repository))
+        written.add(target)
+    return written
+
+
+def write_index(pages: Path) -> None:
+    """Shows the lessons of the page of all lessons by group, each with its first picture."""
+    index = pages / "colab" / "README.md"
+    text = index.read_text()
+    rows = {match["file"]: match for match in ROW.finditer(text)}
+    table = TABLE.search(text)
+    if table is None:
+        return
+    lines = []
+    for title, paths in groups().items():
+        lines += [f"## {title}", "", '<div class="gallery" markdown>', ""]
+        for path in (path for path in paths if path.name in rows):
+            lines += card(path, rows[path.name], pages / "colab")
+        lines += ["</div>", ""]
+    index.write_text(text[: table.start()] + "\n".join(lines) + text[table.end() :])
+
+
+def card(path: Path, row: re.Match, folder: Path) -> list[str]:
+    """A lesson of the index, in Markdown."""
+    first = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    needs = re.search(r"\*Prerequisites:\*(.+?)(?=\*(?!Time)\w+:\*|\n\n|\Z)", first, re.S)
+    note = linked_lessons(" ".join(needs[0].split())) if needs else ""
+    pictures = sorted(folder.glob(f"{path.stem}_[0-9]*.png"))
+    image = f"![{row['title']}]({pictures[0].name}){{ loading=lazy }}" if pictures else ""
+    title = f"[{number(path)}. {row['title']}]({path.name})"
+    return [
+        "<figure markdown>",
+        f"[{image}]({path.name})",
+        f"<figcaption markdown>**{title}** <span markdown>{row['subject'].strip()}</span>"
+        f"<span markdown>{note}</span></figcaption>",
+        "</figure>",
+        "",
+    ]
+
+
+def page(path: Path, folder: Path, repository: str) -> str:
+    """A notebook in Markdown; its pictures go to the folder."""
+    cells = json.loads(path.read_text())["cells"]
+    first, setup = "".join(cells.pop(0)["source"]), []
+    while cells and cells[0]["cell_type"] == "code" and SETUP.search("".join(cells[0]["source"])):
+        setup.append(code(cells.pop(0), f"{path.stem}_setup", folder))
+    title, _, rest = first.partition("\n")
+    colab = repository.replace("https://github.com", "https://colab.research.google.com/github")
+    buttons = [
+        f"[{label}]({address}/blob/main/colab/{path.name}){{ .md-button{style} }}"
+        for label, address, style in (
+            ("Open in Colab", colab, " .md-button--primary"), ("Notebook", repository, ""))
+    ]  # fmt: skip
+    # The site has its own links to Colab and to the lessons before and after.
+    rest = "\n\n".join(p for p in rest.strip().split("\n\n") if "colab.research" not in p)
+    parts = [title, " ".join(buttons), linked_lessons(rest)]
+    if setup:
+        text = "\n\n".join(setup).replace("\n", "\n    ")
+        parts += [f'??? note "Set up: size, installation, imports"\n\n    {text}']
+    for i, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            parts.append(code(cell, f"{path.stem}_{i:03}", folder))
+        else:
+            parts.append("".join(cell["source"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def linked_lessons(text: str) -> str:
+    """Links the numbers in "lessons 3, 5 and 12"."""
+    names = {str(number(path)): path.name for path in LESSONS}
+
+    def links(match: re.Match) -> str:
+        return re.sub(
+            r"\d+", lambda m: f"[{m[0]}]({names[m[0]]})" if m[0] in names else m[0], match[0]
+        )
+
+    return NUMBERS.sub(links, text)
+
+
+def code(cell: dict[str, Any], name: str, folder: Path) -> str:
+    """A cell with its outputs: text, and pictures in files that begin with the name."""
+    parts = [fenced("".join(cell["source"]), "python")]
+    for i, output in enumerate(cell["outputs"]):
+        data = output.get("data", {})
+        if "image/png" in data:
+            file = f"{name}_{i}.png"
+            (folder / file).write_bytes(base64.b64decode("".join(data["image/png"])))
+            parts.append(f"![Output of the cell above]({file}){{ .output loading=lazy }}")
+        else:
+            text = "".join(output.get("text", data.get("text/plain", "")))
+            parts.append(fenced(text.rstrip("\n"), "{ .text .output .no-copy }"))
+    return "\n\n".join(parts)
+
+
+def fenced(text: str, kind: str) -> str:
+    ticks = "````" if "```" in text else "```"
+    return f"{ticks}{kind}\n{text}\n{ticks}"

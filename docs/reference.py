@@ -1,0 +1,203 @@
+"""The reference: pages by subject, and an index with the first line of each docstring.
+
+The file that defines a name decides its page, so a new name needs no entry here. A new file of
+`layers/`, and of another folder that has no row for the whole folder, makes a page of its own.
+"""
+
+import operator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import griffe
+
+import jaxnet
+from docs.docstrings import interop_places, linked, public_places
+
+ROOT = Path(__file__).parent.parent
+# Section -> page -> the modules below jaxnet whose public names it has, in this order.
+SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Core": {"Core": ("core", "composition", "")},
+    "Layers": {
+        "Dense and convolution": ("layers.dense", "layers.conv", "layers.local"),
+        "Pooling": ("layers.pool",),
+        "Normalization": ("layers.norm", "layers.response_norm"),
+        "Recurrent": (
+            "layers.rnn", "layers.lstm", "layers.gru", "layers.recurrent", "layers.sequence"),
+        "Attention": (
+            "layers.attention", "layers.additive_attention", "layers.transformer", "layers.moe"),
+        "Embedding and positions": ("layers.embedding",),
+        "Dropout and noise": ("layers.dropout", "layers.noise"),
+        "Shape": ("layers.shape", "layers.resize"),
+        "Feature maps": ("layers.feature_map",),
+        "Initializers": ("initializers",),
+    },
+    "Transforms": {"Transforms": ("transforms",)},
+    "Training": {
+        "Objectives and trainers": ("training.objective", "training.trainer", "training"),
+        "Fit and evaluate": (
+            "training.loop", "training.epoch", "training.evaluate", "training.sweep", "services"),
+        "Checkpoints and logs": (
+            "training.checkpoint", "training.checkpoints", "training.log"),
+    },
+    "Data": {
+        "Datasets": ("data",),
+        "Batches and sequences": ("data.arrays", "data.sequences", "data.boxes"),
+        "Augmentation": ("data.augment", "data.rand_augment", "data.warp"),
+        "Text and speech": ("data.text", "data.speech"),
+    },
+    "Models": {
+        "Image classification": ("models",),
+        "Segmentation and object detection": ("models.fcn", "models.unet", "models.yolo"),
+        "Language and translation": (
+            "models.decoder", "models.decoder_config", "models.rnnsearch", "models.transformer"),
+        "Perceptrons and autoencoders": ("models.perceptron", "models.mlp", "models.autoencoder"),
+    },
+    "Decoding and boxes": {"Decoding": ("decoding",), "Boxes": ("detection",)},
+    "Losses, metrics, penalties": {
+        "Losses": ("losses",), "Metrics": ("metrics",), "Penalties": ("penalties",),
+    },
+    "Unsupervised": {
+        "Restricted Boltzmann machines": ("unsupervised.rbm",),
+        "Deep belief networks": ("unsupervised.dbn", "unsupervised.pretrain"),
+        "Autoencoder objectives": ("unsupervised.autoencoder",),
+        "Sparse coding": ("unsupervised.sparse_coding",),
+        "Clustering and whitening": ("unsupervised.kmeans", "unsupervised.whitening"),
+        "Hidden Markov models": ("unsupervised.hmm",),
+        "Compressed sensing": ("unsupervised.compressed_sensing",),
+    },
+    "Inspection": {
+        "Summaries and checks": ("inspect",),
+        "Attribution and features": (
+            "inspect.attribution", "inspect.class_map", "inspect.deletion", "inspect.maximize",
+            "inspect.receptive", "inspect.effective", "inspect.gabor"),
+        "Profiling": ("profile",),
+    },
+    "Plots": {"Plots": ("viz",)},
+    "Interop": {"Interop": ("interop",)},
+    "Distributed": {"Distributed": ("distributed",)},
+}  # fmt: skip
+
+
+class Name(NamedTuple):
+    """A public name.
+
+    Fields:
+      public: As users write it, such as "jaxnet.conv".
+      place: Where griffe finds its definition, such as "jaxnet.layers.conv.conv".
+      summary: First paragraph of its docstring.
+    """
+
+    public: str
+    place: str
+    summary: str
+
+
+class Page(NamedTuple):
+    """A page of the reference, with its names in order."""
+
+    section: str
+    title: str
+    names: list[Name]
+
+    @property
+    def path(self) -> str:
+        words = self.title.lower().replace(",", "").split()
+        return f"reference/{'_'.join(words)}.md"
+
+
+@cache
+def reference() -> list[Page]:
+    """The pages in the order of `SECTIONS`."""
+    package = griffe.load("jaxnet", search_paths=[ROOT])
+    found: dict[tuple[str, str], list[tuple[int, Name]]] = {}
+    for public in (*public_places(), *interop_places()):
+        place = definition(public)
+        value = package[place.removeprefix("jaxnet.")]
+        if value.is_alias:
+            value = value.final_target
+        text = value.docstring.value if value.docstring else ""
+        summary = " ".join(text.split("\n\n")[0].split())
+        where, order = page_of(value.parent.path.removeprefix("jaxnet").removeprefix("."))
+        found.setdefault(where, []).append((order, Name(public, place, summary)))
+    sections = list(SECTIONS)
+    known = [(section, page) for section, pages in SECTIONS.items() for page in pages]
+    new = [where for where in found if where not in known]
+    ordered = sorted(known + new, key=lambda where: (*sections, where[0]).index(where[0]))
+    return [
+        Page(*where, [name for _, name in sorted(found[where], key=operator.itemgetter(0))])
+        for where in ordered
+        if where in found
+    ]
+
+
+def page_of(module: str) -> tuple[tuple[str, str], int]:
+    """Section and page of a module below jaxnet, and its rank among the modules of the page."""
+    rows = [
+        (len(prefix), (section, page), rank)
+        for section, pages in SECTIONS.items()
+        for page, prefixes in pages.items()
+        for rank, prefix in enumerate(prefixes)
+        if module == prefix or (prefix and module.startswith(f"{prefix}."))
+    ]
+    if rows:
+        return max(rows)[1:]
+    folder, _, file = module.rpartition(".")
+    sections = [
+        section
+        for section, pages in SECTIONS.items()
+        if folder and any(p.startswith(f"{folder}.") for row in pages.values() for p in row)
+    ]
+    title = file.replace("_", " ").capitalize()
+    return (sections[0] if sections else title, title), 0
+
+
+def definition(public: str) -> str:
+    """The place of a public name for griffe.
+
+    It takes `jaxnet.conv` for the module `jaxnet.layers.conv`, so the place is where the function
+    is defined. Values that are not defined by `def` or `class` stay where they are public.
+    """
+    if public in interop_places():
+        return public
+    value = operator.attrgetter(public.removeprefix("jaxnet."))(jaxnet)
+    module = getattr(value, "__module__", None) if callable(value) else None
+    place = f"{module}.{value.__qualname__}" if module else public
+    return public if "<" in place else place
+
+
+def write_reference(pages: Path) -> None:
+    """Writes the pages, and the index with one row for each public name."""
+    (pages / "reference").mkdir(parents=True)
+    index, section = ["# Reference", "", "Every public name, by subject.", ""], ""
+    for page in reference():
+        index += [f"## {page.section}", ""] if page.section != section else []
+        section = page.section
+        if page.title != section:
+            index += [f"### {page.title}", ""]
+        index += table(page.names)
+        (pages / page.path).write_text("\n".join([f"# {page.title}", "", *entries(page.names)]))
+    (pages / "reference" / "index.md").write_text("\n".join(index))
+
+
+def table(names: list[Name]) -> list[str]:
+    """Rows of name and first line."""
+    rows = [f"| [`{n.public.replace('jaxnet', 'jn', 1)}`][{n.public}] | {cell(n)} |" for n in names]
+    head = ['<div class="names" markdown>', "", "| name | what it is or does |", "|---|---|"]
+    return [*head, *rows, "", "</div>", ""]
+
+
+def cell(name: Name) -> str:
+    return linked(name.summary, name.public).replace("|", "\\|")
+
+
+def entries(names: list[Name]) -> list[str]:
+    """The docstrings of a page; two public names of one value share an entry."""
+    lines = []
+    for place in dict.fromkeys(name.place for name in names):
+        first, *more = [name.public for name in names if name.place == place]
+        lines += [f"[](){{ #{public} }}" for public in more]
+        lines += [f"[](){{ #{first} }}", "", f"::: {place}", "    options:"]
+        lines += [f"      heading: {first}", f"      toc_label: {first.rpartition('.')[2]}", ""]
+        lines += [f"Also `{public}`." for public in more] + [""] * bool(more)
+    return lines
