@@ -248,6 +248,35 @@ def test_nan_raises(plain):
     assert (made.tokens >= 0).all()  # a broken draft is not believed
 
 
+ON_MESH = """
+import jax, numpy as np, jaxnet as jn
+from jax.sharding import PartitionSpec as P
+
+block = jn.transformer_block(4, 16, causal=True, rotary=True)
+net = jn.serial(jn.embedding(13, 8), jn.repeat(block, 2), jn.dense(13))
+params, _ = net.init(jax.random.key(0), jn.spec((1, 4), int))
+params = jax.tree.map(lambda leaf: 2 * leaf, params)
+for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+    mesh = jax.make_mesh((4,), ("model",), (kind,))
+    rules = {"*/attention/(query|key|value)/kernel": P(None, None, "model"),
+             "*/attention/out/kernel": P(None, "model")}
+    here = jn.distributed.put(params, mesh, rules)
+    alone, shared = (
+        jn.decoding.generate(net, given, [[1, 2, 3], [4]], jax.random.key(1), length=9,
+                             draft=(net, given), draft_length=2, repetition_penalty=1.2)
+        for given in (params, here)
+    )
+    np.testing.assert_array_equal(alone.tokens, shared.tokens)
+    np.testing.assert_allclose(alone.log_probs, shared.log_probs, rtol=1e-4, atol=1e-5)
+"""
+
+
+@pytest.mark.long
+def test_params_on_a_mesh(on_devices):
+    """Each device has one head; `jax.make_mesh` makes Explicit axes by default."""
+    on_devices(ON_MESH, 4)
+
+
 @pytest.mark.parametrize(("prompt", "options", "error", "words"), [
     ([[1], []], {}, ValueError, "prompt 1 is empty"),
     ([], {}, ValueError, "at least one prompt"),
