@@ -406,7 +406,9 @@ def streamed(layer: Layer, stream: Stream) -> Layer:
     if isinstance(layer.inside, tuple):
         inner, rewrap = layer.inside
         loop = getattr(rewrap, "in_stream", None)  # of a transform whose inner layer sees steps
-        return streamed(loop, stream) if loop else rewrap(streamed(inner, stream))
+        if loop:
+            return streamed(loop, stream)
+        return getattr(rewrap, "over_stream", rewrap)(streamed(inner, stream))
     return layer
 
 
