@@ -32,13 +32,48 @@ import optax
 
 import jaxnet as jn
 from experiments.common import Data, Output, Seeds, Short, grid, main, mean_std, save
-from experiments.records import Record
+from experiments.records import Command, Picture, Record, higher, lower
 from jaxnet.data.digits import Pair
 from jaxnet.data.text import characters
 from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
-RECORDS: tuple[Record, ...] = ()
+RECORDS = (
+    Record(
+        topic="sequences",
+        title="A selective state space copies what a time-invariant one cannot",
+        verdict="Supported",
+        sentence=(
+            "Four symbols are hidden in 32 steps of noise, and the net has to write them in "
+            "their order. The selective net predicts 99.98% of the symbols, the time-invariant "
+            "one 72.04%."
+        ),
+        columns=(
+            "net",
+            *higher("symbols predicted (%)"),
+            *lower("bits per symbol"),
+            "weights",
+        ),
+        rows=(
+            ("selective", "99.98 ± 0.03", "0.0022 ± 0.0009", "69,002"),
+            ("time-invariant", "72.04 ± 2.93", "0.8975 ± 0.0806", "64,906"),
+            ("LSTM", "99.62 ± 0.03", "0.0395 ± 0.0029", "67,722"),
+            ("transformer", "97.32 ± 2.92", "0.1101 ± 0.1067", "68,362"),
+        ),
+        commands=(Command("--length 32 --count 4 --steps 600", 774.2, "665 s of CPU, all nets"),),
+        seeds=3,
+        key="99.98 ± 0.03%, time-invariant 72.04 ± 2.93%",
+        baseline="time-invariant",
+        note=(
+            "An LSTM solves this short task too, so it separates the two state spaces and not "
+            "the selective one from an LSTM. In parallel and step by step, the logits of the "
+            "selective net differ by 2.9e-06 of the largest."
+        ),
+        history="With 10 steps of noise and 2 symbols, all four nets reach 98 to 100%.",
+        pictures=(Picture("state_space.png", "Accuracy of the four nets during training"),),
+        versions="jax 0.12.0.1",
+    ),
+)
 
 WIDTH, LAYERS, STATES = 64, 2, 16
 SYMBOLS = 8  # of selective copying; 0 is noise, and the symbol after the last asks for the answer

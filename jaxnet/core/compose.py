@@ -45,7 +45,7 @@ class Watch(NamedTuple):
     Fields:
       see: `(path, layer, x, y) -> y`, with the path below the watched layer.
       done: Whether the remaining calls are skipped; their outputs are then zeros.
-      transforms: Whether to look inside transforms.
+      transforms: Whether to look inside transforms that change more than params.
       sown: Whether to keep sown values.
       depth: Number of calls around the watched layer, including its own.
       skipped: Shapes of skipped outputs, by path and input.
@@ -406,7 +406,9 @@ def streamed(layer: Layer, stream: Stream) -> Layer:
     if isinstance(layer.inside, tuple):
         inner, rewrap = layer.inside
         loop = getattr(rewrap, "in_stream", None)  # of a transform whose inner layer sees steps
-        return streamed(loop, stream) if loop else rewrap(streamed(inner, stream))
+        if loop:
+            return streamed(loop, stream)
+        return getattr(rewrap, "over_stream", rewrap)(streamed(inner, stream))
     return layer
 
 
@@ -416,9 +418,10 @@ def watched(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
     here = watch._replace(see=see) if path else watch
     if callable(layer.inside):
         return recompose(layer, lambda m, x: layer.inside(m.watched(here), x))
-    if watch.transforms and isinstance(layer.inside, tuple):
+    if isinstance(layer.inside, tuple):
         inner, rewrap = layer.inside
-        return rewrap(watched(inner, here))
+        if watch.transforms or getattr(rewrap, "of_params", False):  # the calls are the net's
+            return rewrap(watched(inner, here))
     return layer
 
 

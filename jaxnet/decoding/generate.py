@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.decoding.filters import check_filters, filter_logits
+from jaxnet.distributed.rules import auto_axes
 from jaxnet.losses.arrays import wide
 from jaxnet.services.checks import (
     at_least,
@@ -302,6 +303,7 @@ def _begin(
             )
         other, others, *rest = options.draft
         nets.append(_with_state(who, "draft", other, others, rest[0] if rest else None))
+    nets = [(net, auto_axes(params), auto_axes(state)) for net, params, state in nets]
     proposals = options.draft_length if options.draft is not None else 0
 
     rows, lengths = _prompts(who, prompt)

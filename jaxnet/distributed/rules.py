@@ -123,6 +123,29 @@ def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
     return rule
 
 
+def auto_axes(tree: PyTree) -> PyTree:
+    """Return arrays where they are, on a mesh whose axes are Auto.
+
+    The compiler then places what a program computes from them.
+
+    Example:
+      >>> mesh = jax.make_mesh((1,), ("data",))
+      >>> x = auto_axes(put(jnp.ones((8, 3)), mesh, P("data")))
+      >>> x.sharding.mesh.axis_types == (AxisType.Auto,), x.sharding.spec[0]
+      (True, 'data')
+    """
+
+    def leaf(a):
+        where = getattr(a, "sharding", None)
+        if not isinstance(where, NamedSharding) or AxisType.Explicit not in where.mesh.axis_types:
+            return a
+        mesh = where.mesh
+        auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+        return jax.device_put(a, NamedSharding(auto, where.spec))
+
+    return jax.tree.map(leaf, tree)
+
+
 def check_mesh(who: str, mesh: Any) -> None:
     """Raise unless this is a mesh.
 

@@ -30,7 +30,7 @@ def activations(
 
     The later calls of a shared layer are "dense#2", "dense#3". A network that is a single layer
     has one entry, its own name. Layers inside `repeat`, `ensemble` and other transforms have no
-    entry.
+    entry, except inside `lora` and `quantized`.
 
     A layer that runs inside `jax.lax.scan` or the like has no single output and is omitted, with a
     warning. Under `jax.jit` it cannot be recognized: JAX raises an UnexpectedTracerError if such an

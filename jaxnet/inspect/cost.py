@@ -12,7 +12,7 @@ import optax
 from jaxnet.core import Layer, as_layer
 from jaxnet.services.checks import a_function, all_native, check_input, within
 from jaxnet.services.table import size_of
-from jaxnet.services.trees import PyTree, describe, key_spec
+from jaxnet.services.trees import PyTree, describe, floats_of, key_spec, with_floats
 
 
 def flops(function: Callable[..., Any], *args: PyTree) -> int:
@@ -152,23 +152,25 @@ def memory(
     a_function("memory", "loss", loss, "(output)")
     key = key_spec()
     params, state = jax.eval_shape(lambda key: net.init(key, x), key)
-    opt_state = jax.eval_shape(optimizer.init, params) if optimizer else ()
+    opt_state = jax.eval_shape(optimizer.init, floats_of(params)) if optimizer else ()
 
     def step(held, x, key):
         params, state, opt_state = held
 
-        def objective(params):
-            y, after = net.apply(params, state, x, key=key, train=True)
+        def objective(floats):
+            given = with_floats(params, floats)
+            y, after = net.apply(given, state, x, key=key, train=True)
             value = loss(y)
             if np.shape(value) or not jnp.issubdtype(getattr(value, "dtype", object), jnp.floating):
                 raise TypeError(f"memory: loss must return one float, got {describe(value):.60}")
             return value, after
 
-        (_, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        floats = floats_of(params)  # integers, such as those of `quantized`, stay
+        (_, state), grads = jax.value_and_grad(objective, has_aux=True)(floats)
         if optimizer:
-            grads, opt_state = optimizer.update(grads, opt_state, params)
-        params = jax.tree.map(lambda p, g: p + g.astype(p.dtype), params, grads)
-        return params, state, opt_state
+            grads, opt_state = optimizer.update(grads, opt_state, floats)
+        floats = jax.tree.map(lambda p, g: p + g.astype(p.dtype), floats, grads)
+        return with_floats(params, floats), state, opt_state
 
     lowered = jax.jit(step, donate_argnums=0).lower((params, state, opt_state), x, key)
     plan = lowered.compile().memory_analysis()

@@ -11,7 +11,7 @@ from jaxnet.core import Layer
 from jaxnet.inspect.activations import activations
 from jaxnet.services.checks import all_native, check_input
 from jaxnet.services.table import Table, Tabular
-from jaxnet.services.trees import PyTree, path_name
+from jaxnet.services.trees import PyTree, floats_of, path_name, with_floats
 from jaxnet.training.objective import averages
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 
@@ -25,8 +25,8 @@ class Report(Tabular):
 
     Fields:
       findings: One sentence per problem; empty if none was found.
-      entries: Dict by path of a parameter: (size, weight norm, gradient norm, update / weight), the
-        last None if the weight is 0.
+      entries: Dict by path of a parameter that is not of integers: (size, weight norm, gradient
+        norm, update / weight), the last None if the weight is 0.
       dead: Dict by path of a layer: the number of units that are 0 on all examples, and of all
         units.
     """
@@ -98,14 +98,16 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
 
     @jax.jit
     def trial(train_state, key, batch):
-        def loss(params, train):
+        def loss(floats, train):
+            params = with_floats(train_state.params, floats)
             output, _ = objective.apply(params, train_state.state, batch, key=key, train=train)
             return averages(output, batch, None, objective.name)["loss"].mean
 
-        gradients = jax.grad(loss)(train_state.params, True)
+        floats = floats_of(train_state.params)  # integers, such as those of `quantized`, stay
+        gradients = jax.grad(loss)(floats, True)
         after, found, _ = update(train_state, batch)
-        measured = loss(train_state.params, False)
-        return gradients, after.params, after.state, found["loss"].mean, measured
+        measured = loss(floats, False)
+        return gradients, floats_of(after.params), after.state, found["loss"].mean, measured
 
     tried = []
     for i, batch in enumerate(batches):
@@ -114,7 +116,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
             now = train_state._replace(key=jax.random.clone(train_state.key))
             tried.append(jax.device_get(trial(now, jax.random.key(i), batch)))
     gradients, params, states, losses, measured = zip(*tried, strict=True)
-    before = jax.device_get((train_state.params, train_state.state))
+    before = jax.device_get((floats_of(train_state.params), train_state.state))
 
     entries = _entries(before[0], gradients, params)
     findings += _moves(entries)

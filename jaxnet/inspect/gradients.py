@@ -212,7 +212,9 @@ def check_gradients(
         random = np.random.default_rng(0)
         x = jax.tree.map(lambda leaf: _wide(leaf, random), x)
         params, state = layer.init(key, x)
-        params = jax.tree.map(lambda leaf: leaf + 0.1 * _normal(random, leaf), params)
+        params = jax.tree.map(
+            lambda leaf: leaf + 0.1 * _normal(random, leaf) if _float(leaf) else leaf, params
+        )
         named, rebuild = _floats(params, x)
         run_key = child_key(key, "check_gradients")
 

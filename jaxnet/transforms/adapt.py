@@ -176,7 +176,7 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
             raise ValueError(f"merge: params have no entries ending in {A} and {B}")
         return _joined(params, scale)
 
-    rewrap.merge = joined
+    rewrap.merge, rewrap.of_params = joined, True
     return as_layer(Layer(init, apply, layer.name, "lora"))._replace(inside=(layer, rewrap))
 
 

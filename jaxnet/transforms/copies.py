@@ -1,5 +1,7 @@
 """Copies of a layer with parameters of their own: in a row, or side by side."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,14 @@ def repeat(layer: Layer, n: int) -> Layer:
     """
     layer = as_layer(layer, "repeat", "layer")
     at_least("repeat", "n", n)
+    return _repeat(layer, n, False)
+
+
+def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
+    """Return n copies; if they stream, each writes its state into the stack of all copies.
+
+    A scan that returned the states would make a new stack of caches for each token.
+    """
 
     def init(key, x):
         drawn = stacked_init(layer, key, x, n)
@@ -51,14 +61,30 @@ def repeat(layer: Layer, n: int) -> Layer:
     def apply(params, state, x, *, key, train):
         _check_copies("repeat", n, params, state)
 
-        def body(x, each):
-            i, params, state = each
+        def copy(i, params, state, x):
             here = None if key is None else jax.random.fold_in(key, i)
             return layer.apply(params, state, x, key=here, train=train)
 
-        return jax.lax.scan(body, x, (jnp.arange(n), params, state))
+        def body(x, each):
+            i, params, state = each
+            return copy(i, params, state, x)
 
-    return transform(layer, apply, lambda inner: repeat(inner, n), kind="repeat", init=init)
+        def in_place(carry, each):
+            (x, state), (i, params) = carry, each
+            given = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, 0, False), state)
+            y, after = copy(i, params, given, x)
+            put = lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, i, 0)  # noqa: E731
+            state = jax.tree.map(put, state, {name: after.pop(name) for name in state})
+            return (y, state), after  # what is left is sown
+
+        if not streams:
+            return jax.lax.scan(body, x, (jnp.arange(n), params, state))
+        (y, state), sown = jax.lax.scan(in_place, (x, state), (jnp.arange(n), params))
+        return y, state | sown
+
+    rewrap: Any = lambda inner: _repeat(inner, n, streams)  # noqa: E731
+    rewrap.over_stream = lambda inner: _repeat(inner, n, True)
+    return transform(layer, apply, rewrap, kind="repeat", init=init)
 
 
 def ensemble(layer: Layer, n: int) -> Layer:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer
 from jaxnet.ops.precision import wide
@@ -165,7 +166,7 @@ def _quantized(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Lay
             raise ValueError("merge: params hold no integers of jn.quantize")
         return _floats(params)
 
-    rewrap.merge, rewrap.packed = merge, None if aware else packed
+    rewrap.merge, rewrap.packed, rewrap.of_params = merge, None if aware else packed, True
     return as_layer(Layer(init, apply, layer.name, "quantized"))._replace(inside=(layer, rewrap))
 
 
@@ -237,12 +238,18 @@ def _unpacked(entry: dict[str, jax.Array]) -> jax.Array:
         numbers = entry["int8"]
     else:
         both = entry["int4"].astype(jnp.int32)
-        pair = jnp.stack([both & 15, both >> 4], -1)
+        pair = jnp.stack([both & 15, jax.lax.div(both, np.int32(16))], -1)  # as ONNX can
         numbers = pair.reshape(*both.shape[:-1], 2 * both.shape[-1])
         numbers = jnp.where(numbers > 7, numbers - 16, numbers)
         if scale.shape[-1] % 2 and scale.shape[-1] == numbers.shape[-1] - 1:
             numbers = numbers[..., :-1]  # the last one fills a byte
-    return numbers.astype(scale.dtype) * _spread(scale, numbers.shape)
+    numbers, shape = numbers.astype(scale.dtype), numbers.shape
+    for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
+        if groups not in (1, length) and length % groups == 0:
+            # Spread scales are constants, which exporters store instead of the scales.
+            cut = numbers.reshape(*shape[:axis], groups, length // groups, *shape[axis + 1 :])
+            return (cut * jnp.expand_dims(scale, axis + 1)).reshape(shape)
+    return numbers * _spread(scale, shape)
 
 
 def _is_packed(entry: Any) -> bool:

@@ -24,6 +24,7 @@ def observe(
         (a plain function as a layer of kind "function"), its input and its output.
       transforms: Whether to look inside `repeat`, `cast` and the like as well. Their entries have
         the paths of the layer inside, which may run in a loop or under `vmap`: `see` gets tracers.
+        Layers inside `lora` and `quantized`, which change params alone, are always seen.
 
     Example:
       >>> net = jn.serial(jnp.sin, jn.serial(jnp.cos, name="inner"))

@@ -156,9 +156,15 @@ def test_one_program_for_many_lengths_of_prompts_and_results(plain):
     assert (module._read._cache_size(), module._advance._cache_size()) == before
 
 
-def test_no_cache_is_copied_for_a_token(plain, monkeypatch):
+@pytest.mark.fast_cases("1")
+@pytest.mark.parametrize("copies", [1, 6])
+def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
+    """Repeated blocks copy the caches of one block at a time, and not the stack of all."""
     module, programs = sys.modules[generate.__module__], []
     advance = module._advance
+    if copies > 1:
+        stack = lambda: jn.serial(jn.embedding(13, 8), jn.repeat(block(), copies), jn.dense(13))  # noqa: E731
+        plain = draw(stack)[:2]
 
     def compiled(*given):
         programs.append(advance.lower(*given).compile())
@@ -168,8 +174,8 @@ def test_no_cache_is_copied_for_a_token(plain, monkeypatch):
     generate(*plain, PROMPTS, length=900, temperature=0, stop=list(range(13)))
     memory = programs[0].memory_analysis()
     cache = 3 * 2 * 1024 * 4 * 4  # rows, heads, steps, size, bytes
-    assert memory.alias_size_in_bytes > 2 * cache  # keys and values of the caller's run
-    assert memory.temp_size_in_bytes < 2 * cache
+    assert memory.alias_size_in_bytes > 2 * cache * copies  # keys and values of the caller's run
+    assert memory.temp_size_in_bytes < (2 if copies == 1 else 3) * cache
 
 
 @pytest.mark.fast_cases("norm")
@@ -246,6 +252,35 @@ def test_nan_raises(plain):
         list(tokens(net, broken, [[1]], length=3, temperature=0))
     made = generate(net, params, [[1]], KEY, length=9, draft=(net, broken))
     assert (made.tokens >= 0).all()  # a broken draft is not believed
+
+
+ON_MESH = """
+import jax, numpy as np, jaxnet as jn
+from jax.sharding import PartitionSpec as P
+
+block = jn.transformer_block(4, 16, causal=True, rotary=True)
+net = jn.serial(jn.embedding(13, 8), jn.repeat(block, 2), jn.dense(13))
+params, _ = net.init(jax.random.key(0), jn.spec((1, 4), int))
+params = jax.tree.map(lambda leaf: 2 * leaf, params)
+for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+    mesh = jax.make_mesh((4,), ("model",), (kind,))
+    rules = {"*/attention/(query|key|value)/kernel": P(None, None, "model"),
+             "*/attention/out/kernel": P(None, "model")}
+    here = jn.distributed.put(params, mesh, rules)
+    alone, shared = (
+        jn.decoding.generate(net, given, [[1, 2, 3], [4]], jax.random.key(1), length=9,
+                             draft=(net, given), draft_length=2, repetition_penalty=1.2)
+        for given in (params, here)
+    )
+    np.testing.assert_array_equal(alone.tokens, shared.tokens)
+    np.testing.assert_allclose(alone.log_probs, shared.log_probs, rtol=1e-4, atol=1e-5)
+"""
+
+
+@pytest.mark.long
+def test_params_on_a_mesh(on_devices):
+    """Each device has one head; `jax.make_mesh` makes Explicit axes by default."""
+    on_devices(ON_MESH, 4)
 
 
 @pytest.mark.parametrize(("prompt", "options", "error", "words"), [

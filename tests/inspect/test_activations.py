@@ -281,3 +281,22 @@ def test_arrays_of_another_byte_order():
     x = np.array([[1.0, np.inf]], ">f4")
     assert first_nonfinite(jn.serial(jnp.tanh), {}, {}, x).path == "x"
     assert first_nonfinite(jn.serial(jnp.tanh), {}, {}, np.ones((2, 3), ">f4")) is None
+
+
+@pytest.mark.parametrize("adapt", [
+    lambda net: jn.lora(net, 2, where="*/kernel"), jn.quantized,
+    lambda net: jn.lora(jn.quantized(net, 4), 2, where="*/kernel"),
+], ids=["lora", "quantized", "both"])  # fmt: skip
+def test_layers_inside_a_transform_of_params_are_seen(adapt):
+    """Its merged params give the plain net the same values."""
+    net = jn.serial(jn.dense(6, name="hidden"), jax.nn.relu, jn.dense(3))
+    adapted = adapt(net)
+    params, state = adapted.init(KEY, X)
+    params = jax.tree.map(lambda a: a + jnp.asarray(1, a.dtype), params)
+    found = activations(adapted, params, state, X)
+    plain = activations(net, jn.merge(adapted, params), state, X)
+    assert list(found) == list(plain) == ["hidden", "relu", "dense"]
+    for path, y in plain.items():
+        np.testing.assert_allclose(found[path], y, rtol=1e-5, atol=1e-5)
+    broken = params | {"hidden": params["hidden"] | {"bias": jnp.full(6, 3e38)}}
+    assert first_nonfinite(adapted, broken, state, X + 1e38).path.endswith("hidden")

@@ -171,3 +171,14 @@ def test_arguments_of_flops_of_another_type():
 
 def test_memory_as_an_integer_of_many_bits():
     assert memory(jn.dense(3), jn.spec((2, 5)), 16 * 2**30).memory == 16 * 2**30
+
+
+def test_memory_of_integers():
+    """They have no gradient, and the optimizer holds nothing for them."""
+    x, adam = jn.spec((2, 64)), optax.adam(1e-3)
+    small = jn.lora(jn.quantized(jn.dense(128), 4), 2, where="kernel")
+    params, _ = small.init(jax.random.key(0), x)
+    leaves = jax.tree.leaves(params)
+    floats = sum(leaf.nbytes for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+    held = sum(leaf.nbytes for leaf in leaves) + x.size * 4 + 2 * floats
+    assert held <= memory(small, x, 1e9, optimizer=adam).held < held + 100

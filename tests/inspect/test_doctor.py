@@ -295,3 +295,27 @@ def test_compilations_by_hand():
         "step was compiled 2 times: for no change of shapes or dtypes",
         "batch 1 makes the step compile again: batch float32[2] -> float32[3]",
     ]
+
+
+@pytest.mark.slow
+def test_integers_have_no_gradient():
+    adapted = jn.lora(jn.quantized(healthy(), 4), 2, where="*/kernel", trainable="*")
+    report = doctor(*patient(adapted, optax.adam(1e-3), steps=2), BATCH)
+    assert not any("gradient" in finding for finding in report.findings)
+    assert set(report.entries) == {
+        f"{layer}/{name}"
+        for layer in ("in", "out")
+        for name in ("bias", "kernel/scale", "kernel_lora_a", "kernel_lora_b")
+    }
+
+
+@pytest.mark.slow
+def test_dead_units_of_an_adapted_net():
+    net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(3, name="out"))
+    adapted = jn.lora(jn.quantized(net), 2, where="*/kernel")
+    trainer, train_state = patient(adapted)
+    params = train_state.params | {
+        "dense": train_state.params["dense"] | {"bias": jnp.array([-99.0, 9, 9, 9])}
+    }
+    report = doctor(trainer, train_state._replace(params=params), BATCH)
+    assert {path.split("/")[-1]: dead for path, dead in report.dead.items()} == {"relu": (1, 4)}

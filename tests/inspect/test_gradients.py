@@ -254,3 +254,12 @@ def test_an_entry_by_hand():
     assert (kinks(0.97 * 14 * noise, 0), kinks(1.03 * 14 * noise, 0)) == (0, 1)  # of a flat place
     assert _entry("a", np.zeros(0), np.zeros(0, int), [np.zeros(0), 7.0, np.zeros(0)],
                   np.zeros(0), tolerance) == ("a", 0, 0, 0, 0.0, (), 0.0, 0.0)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [8, 4])
+def test_integers_stay(bits):
+    net = jn.lora(jn.quantized(jn.dense(6), bits), 2, where="kernel", trainable="*")
+    paths = [entry.path for entry in jn.check_gradients(net, jn.spec((3, 4))).entries]
+    named = {f"params/{name}" for name in ("bias", "kernel_lora_a", "kernel_lora_b")}
+    assert set(paths) == named | {"params/kernel/scale", "input"}

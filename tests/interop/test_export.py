@@ -405,3 +405,34 @@ def test_inputs_of_another_type():
         with pytest.raises(TypeError, match=r"program: |the input must "):
             program(x)
     assert program(np.zeros((2, 3), ">f4")).tolist() == [[0, 0, 0]] * 2
+
+
+KERNELS = "*(kernel|embedding)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: jn.lora(net, 2, where=KERNELS),
+        jn.quantized,
+        lambda net: jn.quantized(net, 4),
+        lambda net: jn.lora(jn.quantized(net, 4), 2, where=KERNELS),
+    ],
+    ids=["lora", "8 bits", "4 bits", "lora of 4 bits"],
+)
+def test_adapted_and_quantized_nets(make, tmp_path):
+    """With the weights inside, and as a small program that takes the integers from a file."""
+    from safetensors.numpy import load_file
+
+    net, x = make(jn.serial(jn.dense(128), jnp.tanh, jn.dense(64))), jnp.ones((2, 256))
+    params, state = net.init(KEY, x)
+    whole = export(net, params, state, x).save(tmp_path / "whole")
+    program = export(net, params, state, x, weights_inside=False).save(tmp_path / "program")
+    jn.save(tmp_path / "weights", {"params": params, "state": state})
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert os.path.getsize(whole) < held + 10_000 and os.path.getsize(program) < 10_000
+    for batch in (inputs(x, 3), inputs(x, 5)):
+        expected, _ = net.apply(params, state, batch)
+        close(load_exported(whole)(batch), expected)
+        close(load_exported(program)(load_file(tmp_path / "weights"), batch), expected)

@@ -172,6 +172,43 @@ def test_names_a_file_and_a_fixed_batch(tmp_path):
     assert session.get_inputs()[0].name == "x" and session.get_outputs()[0].name == "y"
 
 
+KERNELS = "*(kernel|embedding)"
+BLOCK = jn.transformer_block(2, 32, causal=True, rotary=True)
+ADAPTED = {
+    "lora": lambda net: jn.lora(net, 2, where=KERNELS),
+    "8 bits": jn.quantized,
+    "4 bits": lambda net: jn.quantized(net, 4),
+    "4 bits in odd groups": lambda net: jn.quantized(net, 4, group=5),
+    "lora of 8 bits": lambda net: jn.lora(jn.quantized(net), 2, where=KERNELS),
+}
+
+
+@converter
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ADAPTED)
+def test_adapted_and_quantized_nets(name):
+    net = ADAPTED[name](jn.serial(jn.embedding(50, 16), jn.repeat(BLOCK, 2), jn.dense(9)))
+    check(net, tokens(2, 5)[0], (1, 3), 1e-4)
+    image = normal(2, 9, 9, 3)
+    check(ADAPTED[name](jn.serial(jn.conv(6, 3, strides=2), jnp.tanh, jn.dense(5))), image, (2, 3))
+
+
+@converter
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_model_stores_the_integers(bits):
+    net, x = jn.serial(jn.dense(256), jax.nn.relu, jn.dense(64)), normal(2, 256)
+    small = jn.quantized(net, bits)
+    model, _ = check(small, x, (3,))
+    params, _ = small.init(jax.random.key(0), x)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert held < model.ByteSize() < 1.1 * held
+    kind = {8: "INT8", 4: "UINT8"}[bits]
+    of_kind = lambda each: type(each).DataType.Name(each.data_type) == kind  # noqa: E731
+    stored = sum(len(each.raw_data) for each in model.graph.initializer if of_kind(each))
+    assert stored == (256 * 256 + 256 * 64) * bits // 8
+
+
 def _attention(**options):
     return jn.multi_head_attention(2, causal=True, **options)
 

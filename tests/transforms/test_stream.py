@@ -301,3 +301,172 @@ def test_batch_axes():
     assert axes == {"batch_norm": {"mean": -1, "var": -1}, "gru": {"h": 1}, "gru_1": {"h": 0}}
     ragged = jn.stream(net, ragged=True)
     assert jn.batch_axes(ragged, (x, jnp.ones(1, int))) == axes
+
+
+MESH = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
+KERNELS = "*(kernel|embedding)"
+TRANSFORMS = {
+    "repeat": lambda net: jn.repeat(net, 2),
+    "ensemble": lambda net: jn.serial(jn.ensemble(net, 2), lambda y: y[0] + y[1]),
+    "remat": jn.remat,
+    "cast": lambda net: jn.cast(net, jnp.float64),
+    "freeze": jn.freeze,
+    "freeze by path": lambda net: jn.freeze(net, "*/kernel"),
+    "lora": lambda net: jn.lora(net, 2, where=KERNELS),
+    "quantized": jn.quantized,
+    "quantized 4": lambda net: jn.quantized(net, 4),
+    "quantized aware": lambda net: jn.quantized(net, 4, aware=True),
+    "lora of quantized": lambda net: jn.lora(jn.quantized(net), 2, where=KERNELS),
+    "observe": lambda net: jn.observe(net, lambda path, layer, x, y: y, transforms=True),
+    "collect": lambda net: jn.serial(jn.collect(net), lambda given: given[0]),
+    "tap": lambda net: jn.tap(jn.serial(net, jn.dense(3)), net.name),
+    "weight_norm": jn.weight_norm,
+    "spectral_norm": jn.spectral_norm,
+    "gathered": lambda net: jn.distributed.gathered(net, MESH),
+    "plain": jn.interop.plain,
+    "follow": lambda net: jn.serial(
+        lambda x: (x, -x), jn.follow(net), lambda given: given[0] + 2 * given[1]
+    ),
+}
+
+
+def everything():
+    """A net that keeps each kind of entry, with outputs like its inputs (batch, time, 4)."""
+    return jn.serial(
+        jn.learned_positions(9),
+        jn.conv(4, 2, padding="CAUSAL"),
+        jn.batch_norm(),
+        jn.multi_head_attention(2, causal=True, rotary=True, name="attention"),
+        jn.lstm(4),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_transform_keeps_the_law_in_a_scan_and_in_its_gradient(x64, name):
+    """Chunks of two steps, run by `scan` in one program, the gradient through all of them."""
+    x = jax.random.normal(jax.random.key(1), (2, 6, 4), jnp.float64)
+    net, params, state = draw(lambda: TRANSFORMS[name](everything()), x)
+    check_values_and_gradients(net, params, state, x, 2)
+
+
+def check_values_and_gradients(net, params, state, x, size):
+    time = first(x).shape[1]
+    stream = jn.stream(net, time)
+    empty = jn.start_stream(stream, cut(x, 0, size), state)
+    leaves, tree = jax.tree.flatten(params)
+    floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+    def merged(some):
+        given = dict(zip(floats, some, strict=True))
+        return jax.tree.unflatten(tree, [given.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    def whole(some):
+        y = first(net.apply(merged(some), state, x)[0])
+        return jnp.sin(y).sum(), y
+
+    def chunks(some):
+        def one(state, start):
+            part = jax.lax.dynamic_slice_in_dim(first(x), start, size, 1)
+            part = (part, *x[1:]) if isinstance(x, tuple) else part
+            y, state = stream.apply(merged(some), state, part)
+            return state, first(y)
+
+        _, y = jax.lax.scan(one, empty, jnp.arange(0, time, size))
+        y = y.swapaxes(0, 1).reshape(y.shape[1], time, *y.shape[3:])
+        return jnp.sin(y).sum(), y
+
+    given = [leaves[i] for i in floats]
+    ours, theirs = (jax.jit(jax.grad(f, has_aux=True))(given) for f in (chunks, whole))
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-12, atol=1e-12)
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [case for case in TIMED if case.id in KEEPS])
+def test_a_row_keeps_the_law_in_a_scan_and_in_its_gradient(x64, row: Row):
+    x = fill(row, jnp.float64)
+    if isinstance(x, tuple) and (row.id.startswith(WITH_LENGTHS) and len(x) == 2):
+        x = x[0]
+    if isinstance(x, tuple) and x[-1].ndim == 3 and x[-1].dtype == bool:
+        x = x[:-1]  # a mask of all queries
+    net, params, state = draw(row.make, x)
+    check_values_and_gradients(net, params, state, x, 1)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_no_transform_hides_that_a_layer_is_not_causal(name):
+    net = TRANSFORMS[name](jn.serial(jn.dense(4), jn.multi_head_attention(2, name="attention")))
+    with pytest.raises(ValueError, match="serial/attention: attends to later places"):
+        jn.start_stream(jn.stream(net, 5), jn.spec((2, 5, 4)))
+
+
+ON_MESH = """
+import jax, jax.numpy as jnp, numpy as np, jaxnet as jn
+from jax.sharding import PartitionSpec as P
+from tests.catalogue import ROWS, fill
+from tests.transforms.test_stream import KEEPS, KEY, NETS, WITH_LENGTHS, attention, cut, first
+
+jax.config.update("jax_enable_x64", True)
+kind = jax.sharding.AxisType.Auto
+line = jax.make_mesh((4,), ("data",), (kind,))
+grid = jax.make_mesh((2, 2), ("data", "model"), (kind, kind))
+
+def check(name, net, x, mesh, rules=P(), heads=None):
+    params, state = net.init(KEY, x)
+    whole = first(jax.jit(net.apply)(params, state, x)[0])
+    time = first(x).shape[1]
+    stream = jn.stream(net, time)
+    kept = jn.start_stream(stream, cut(x, 0, 1), state)
+
+    def where(path, leaf, axis):
+        spec = [None] * leaf.ndim
+        if axis >= 0:
+            spec[axis] = "data"
+            if heads and path[-1].key in ("keys", "values"):
+                spec[axis + 1] = heads
+        return jn.distributed.shardings(leaf, mesh, P(*spec))
+
+    where = jax.tree_util.tree_map_with_path(where, kept, jn.batch_axes(stream, cut(x, 0, 1)))
+    kept = jax.device_put(kept, where)
+    params = jn.distributed.put(params, mesh, rules) if params else params
+    apply, chunks, start = jax.jit(stream.apply), [], 0
+    for size in [1, time - 2, 1] if time > 2 else [1] * time:
+        part = jn.distributed.put(cut(x, start, start + size), mesh, P("data"))
+        y, kept = apply(params, kept, part)
+        assert len(first(y).sharding.device_set) == 4, name
+        chunks.append(np.asarray(first(y)))
+        start += size
+    np.testing.assert_allclose(np.concatenate(chunks, 1), whole, 1e-12, 1e-12, err_msg=name)
+    for leaf, there in zip(jax.tree.leaves(kept), jax.tree.leaves(where), strict=True):
+        assert leaf.sharding.is_equivalent_to(there, leaf.ndim), (name, leaf.sharding, there)
+
+for row in ROWS:
+    if row.id in KEEPS:
+        of_four = [jn.spec((4, *leaf.shape[1:]), leaf.dtype) for leaf in jax.tree.leaves(row.x)]
+        x = fill(row._replace(x=jax.tree.unflatten(jax.tree.structure(row.x), of_four)), float)
+        if row.id.startswith(WITH_LENGTHS) and isinstance(x, tuple) and len(x) == 2:
+            x = x[0]
+        check(row.id, row.make(), x, line)
+x = np.random.default_rng(0).normal(size=(4, 7, 8))
+for name, make in NETS.items():
+    check(name, make(), x, line)
+
+rules = lambda path, shape: (
+    P(*[None] * (len(shape) - 2), "model") if path.split("/")[-2] in ("query", "key", "value")
+    else P(*[None] * (len(shape) - 3), "model") if path.endswith("out/kernel") else P()
+)
+for name, net in {
+    "heads": attention(rotary=True),
+    "grouped heads with a window": attention(kv_heads=2, window=(2, 0)),
+    "repeated blocks": jn.repeat(jn.transformer_block(4, 12, causal=True, rotary=True), 2),
+}.items():
+    check(name, net, x, grid, rules, "model")
+"""
+
+
+@pytest.mark.long
+def test_the_law_on_a_mesh_of_four_devices(on_devices):
+    """The batch is divided among the devices, and the heads of attention too."""
+    on_devices(ON_MESH, 4)
