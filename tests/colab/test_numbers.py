@@ -21,12 +21,13 @@ ELSEWHERE = {
     "13": "512 2,000",  # exercises
     "14": "0.75 0.56 2.28 2.37 810,049",  # two differences; experiments/shakespeare.py
     "15": "1,438",  # size of a dataset
+    "17": "135",  # millions
 }
 CITED = {"14": "09"}  # a lesson that compares its results with those of another one
 COUNTING = 12  # integers up to this are words of a sentence, such as "the first 5 layers"
 NOT_PROSE = re.compile(
     r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<[^>]*>"  # code, formulas, addresses
-    r"|^\s*\d+\. |^#.*?$|[Ll]essons? [\d, ]+(?:and \d+)?|[Ee]xercise \d+"  # numbers of items
+    r"|^\s*\d+\. |^#.*?$|[Ll]essons? [\d, ]+(?:and \d+)?|[Ee]xercise \d+|: \[\d+"  # of items
     r"|\*Time:\*[^*]*|\b(?:1[89]|20)\d\d(?!,\d)s?\b|\w*[A-Za-z]-?\d+\S*",  # years; ResNet-20
     re.DOTALL | re.MULTILINE,
 )
