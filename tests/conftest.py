@@ -46,14 +46,15 @@ def _with_devices(count: int) -> dict[str, str]:
 
 @pytest.fixture
 def on_devices():
-    """Runs a program on a number of simulated devices, which is fixed when JAX starts."""
+    """Runs a program on a number of simulated devices and returns what it printed."""
 
-    def run(program: str, devices: int):
+    def run(program: str, devices: int) -> str:
         environment = _with_devices(devices)
         done = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return run
 

@@ -26,16 +26,27 @@ SHORT = "01", "05"  # lessons of seconds: the others are long
 README = (ROOT / "colab" / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
-MAY_IMPORT = {"jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu"} | set(
-    sys.stdlib_module_names
-)
+MAY_IMPORT = {
+    "jax", "jaxnet", "matplotlib", "numpy", "optax", "sacrebleu", "safetensors",
+    *sys.stdlib_module_names,
+}  # fmt: skip
 # Of extras that not all lessons install.
 PACKAGES = {
     "data": ("array_record", "sklearn", "tensorflow_datasets"),
+    "runs": ("grain", "orbax"),
     "text": ("sacrebleu", "tokenizers"),
     "speech": ("librosa",),
     "experiments": ("statsmodels", "tyro"),
 }
+# The lesson on several devices asks for them, which is possible only before JAX starts.
+SEVERAL = "19"
+ASKS = """
+# Eight devices on this CPU. JAX reads both when it starts.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_force_host_platform_device_count=8"
+)
+"""
 CODE_LINES = 20  # per cell, at most; logic belongs to the library
 SHOWN_LINES = 60  # of the value that a cell displays, at most
 
@@ -76,12 +87,28 @@ def parse(source: str) -> ast.Module:
 
 
 class Run(NamedTuple):
-    names: dict[str, Any]
+    size: str
     pictures: int
     printed: list[str]  # by each cell
 
 
-def run(path: Path) -> Run:
+@pytest.fixture
+def run(on_devices):
+    """Runs a notebook, in a process of its own if it asks for several devices."""
+
+    def run(path: Path) -> Run:
+        if not path.name.startswith(SEVERAL):
+            return run_here(path)
+        program = (
+            "import json, pathlib; from tests.colab.test_notebooks import run_here; "
+            f"print(json.dumps(run_here(pathlib.Path({str(path)!r}))))"
+        )
+        return Run(*json.loads(on_devices(program, 8).splitlines()[-1]))
+
+    return run
+
+
+def run_here(path: Path) -> Run:
     """Runs all cells in one namespace, draws the pictures and counts them."""
     names: dict[str, Any] = {"__name__": "__main__"}
     pictures, printed = 0, []
@@ -99,7 +126,7 @@ def run(path: Path) -> Run:
                 pictures += 1
             else:
                 assert repr(shown).count("\n") < SHOWN_LINES, f"{where} displays too much"
-    return Run(names, pictures, printed)
+    return Run(names["SIZE"], pictures, printed)
 
 
 def words(texts: list[str]) -> list[str]:
@@ -117,7 +144,7 @@ def matmul_precision():
 
 @most_are_long
 @pytest.mark.usefixtures("matmul_precision")
-def test_runs_with_all_its_asserts(path: Path, monkeypatch):
+def test_runs_with_all_its_asserts(path: Path, run, monkeypatch):
     def no_network(*args, **options):
         raise AssertionError("size tiny must not use a network or prepared data")
 
@@ -128,7 +155,7 @@ def test_runs_with_all_its_asserts(path: Path, monkeypatch):
     monkeypatch.setenv("JAXNET_SIZE", "tiny")
     monkeypatch.setattr(jn.data.tfds, "load", no_network)
     done = run(path)
-    assert done.names["SIZE"] == "tiny"
+    assert done.size == "tiny"
     assert done.pictures >= 2
 
 
@@ -142,15 +169,17 @@ def other_seeds(monkeypatch):
 @notebooks
 @pytest.mark.long
 @pytest.mark.usefixtures("matmul_precision", "tfds_data_dir", "other_seeds")
-def test_runs_at_size_colab_with_other_seeds(path: Path, monkeypatch):
+def test_runs_at_size_colab_with_other_seeds(path: Path, run, monkeypatch):
+    if path.name.startswith(SEVERAL):
+        pytest.skip("runs in a process of its own, with its own keys")
     monkeypatch.setenv("JAXNET_SIZE", "colab")
-    assert run(path).names["SIZE"] == "colab"
+    assert run(path).size == "colab"
 
 
 @notebooks
 @pytest.mark.long
 @pytest.mark.usefixtures("matmul_precision", "tfds_data_dir")
-def test_prints_at_size_colab_what_is_kept(path: Path, monkeypatch):
+def test_prints_at_size_colab_what_is_kept(path: Path, run, monkeypatch):
     monkeypatch.setenv("JAXNET_SIZE", "colab")
     done = run(path)
     # The second cell names the machine.
@@ -229,15 +258,35 @@ def test_begins_like_all_others(path: Path):
     with_gpu, without = own_extras(path)
     assert with_gpu == f"{without},cuda12"
     first = own_extras(NOTEBOOKS[0])[1]
-    assert first_cells(path) == first_cells(NOTEBOOKS[0]).replace(f'"{first}', f'"{without}')
+    begins = first_cells(path)
+    if path.name.startswith(SEVERAL):
+        assert ASKS in begins
+        begins = begins.replace(ASKS, "")
+    assert begins == first_cells(NOTEBOOKS[0]).replace(f'"{first}', f'"{without}')
     size, setup = cells(path, "code")[:2]
     assert size.endswith('\nSIZE = "colab"')
     name = PROJECT["name"]
     assert f'    %pip install -q "{name}[{{extras}}] @ git+{ADDRESS}"\n' in setup
     assert set(with_gpu.split(",")) <= set(PROJECT["optional-dependencies"])
     (title,) = cells(path, "markdown")[:1]
-    assert title.startswith("# ") and "*Prerequisites:* " in title
+    assert title.startswith("# ") and "*Prerequisites:* " in title and "*Time:* " in title
     assert f"{ADDRESS}/blob/main/guide/" in title
+
+
+def colab_link(path: Path) -> str:
+    address = ADDRESS.removeprefix("https://github.com/")
+    return f"https://colab.research.google.com/github/{address}/blob/main/colab/{path.name}"
+
+
+def test_titles_link_to_colab_and_to_the_neighbours():
+    titles = [cells(path, "markdown")[0] for path in NOTEBOOKS]
+    headings = [title.partition("\n")[0].removeprefix("# ") for title in titles]
+    for i, path in enumerate(NOTEBOOKS):
+        links = [f"[Open in Colab]({colab_link(path)})"]
+        for word, j in (("previous", i - 1), ("next", i + 1)):
+            if 0 <= j < len(NOTEBOOKS):
+                links.append(f"{word}: [{headings[j]}]({NOTEBOOKS[j].name})")
+        assert titles[i].endswith("\n\n" + " ·\n".join(links)), path.name
 
 
 @notebooks
@@ -286,9 +335,7 @@ def test_asserts_are_bounded_on_both_sides(path: Path):
 
 @notebooks
 def test_the_readme_opens_it(path: Path):
-    address = ADDRESS.removeprefix("https://github.com/")
-    link = f"https://colab.research.google.com/github/{address}/blob/main/colab/{path.name}"
-    assert README.count(link) == 1
+    assert README.count(colab_link(path)) == 1
 
 
 def test_the_readme_opens_nothing_else():

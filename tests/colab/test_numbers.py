@@ -1,0 +1,87 @@
+"""Numbers in the prose of a lesson come from its outputs or its code, or are listed here."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.colab.test_notebooks import NOTEBOOKS, cells, cells_of, parse
+
+# Numbers that a lesson does not compute, by lesson, in the order of the prose.
+ELSEWHERE = {
+    "02": "1,797",  # size of a dataset
+    "04": "75.9% 80.3%",  # experiments/greedy.py
+    "05": "1.6 1,797",  # billions; size of a dataset
+    "06": "22 85.3% 90.4% 700",  # layers of GoogLeNet; experiments/finetune.py; digits at size tiny
+    "07": "200 200 701 0.41",  # 5 * 5 * 8; size of a dataset; experiments/camvid.py
+    "08": "364 0.75 0.77",  # size of a dataset; an exercise; experiments/bccd.py
+    "09": "2.28",  # experiments/shakespeare.py
+    "11": "26% 20.7% 18.4% 17.7% 3,000 20 39 2,500 39",  # published; datasets and their features
+    "13": "512 2,000",  # exercises
+    "14": "0.56 2.28 2.37 810,049",  # a difference; experiments/shakespeare.py
+    "15": "1,438",  # size of a dataset
+    "17": "135",  # millions
+}
+CITED = {"14": "09"}  # a lesson that compares its results with those of another one
+COUNTING = 12  # integers up to this are words of a sentence, such as "the first 5 layers"
+NOT_PROSE = re.compile(
+    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<[^>]*>"  # code, formulas, addresses
+    r"|^\s*\d+\. |^#.*?$|[Ll]essons? [\d, ]+(?:and \d+)?|[Ee]xercise \d+|: \[\d+"  # of items
+    r"|\*Time:\*[^*]*|\b(?:1[89]|20)\d\d(?!,\d)s?\b|\w*[A-Za-z]-?\d+\S*",  # years; ResNet-20
+    re.DOTALL | re.MULTILINE,
+)
+NUMBER = re.compile(r"(\d+(?:,\d{3})*(?:\.(\d+))?)%?")
+
+
+def numbers(text: str) -> list[tuple[str, float, int]]:
+    """The numbers of a text: as written, their values and their decimals."""
+    return [
+        (match.group(), float(match[1].replace(",", "")), len(match[2] or ""))
+        for match in NUMBER.finditer(text)
+    ]
+
+
+def sources(path: Path) -> set[float]:
+    """The numbers that a lesson prints, displays or has in its code."""
+    outputs = [output for cell in cells_of(path, "code") for output in cell["outputs"]]
+    shown = [output.get("text") or output["data"]["text/plain"] for output in outputs]
+    found = {value for text in shown for _, value, _ in numbers("".join(text))}
+    for source in cells(path, "code"):
+        for node in ast.walk(parse(source)):
+            if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+                found.add(float(node.value))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= {value for _, value, _ in numbers(node.value)}
+    return found
+
+
+def unknown(prose: str, known: set[float]) -> list[str]:
+    """The numbers of a text that are none of the known ones, rounded or as a percentage."""
+    missing = []
+    for word, value, decimals in numbers(NOT_PROSE.sub(" ", prose)):
+        percent = word.endswith("%")
+        small = not percent and decimals == 0 and value <= COUNTING
+        factors = (1, 100) if percent else (1,)
+        if not small and not any(round(k * f, decimals) == value for k in known for f in factors):
+            missing.append(word)
+    return missing
+
+
+def test_a_number_without_a_source_is_found():
+    known = {0.9503, 1.972, 10_000.0}
+    prose = "In lesson 14, 3 of 10,000 digits; 95% or 95.0%, and 1.97 bits (Li et al. 2017)."
+    assert unknown(prose, known) == []
+    assert unknown("94%, 1.98 bits, 3% and 20,000 digits", known) == ["94%", "1.98", "3%", "20,000"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_numbers_in_prose(path: Path):
+    """Solutions are left out: no cell of the lesson runs them."""
+    *prose, _ = cells(path, "markdown")
+    known = sources(path)
+    for other in NOTEBOOKS:
+        if other.name[:2] == CITED.get(path.name[:2]):
+            known |= sources(other)
+    missing = unknown("\n\n".join(prose), known)
+    assert missing == ELSEWHERE.get(path.name[:2], "").split()
