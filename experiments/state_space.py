@@ -16,7 +16,7 @@ x_t. Since the recurrence is linear, all steps of a sequence are computed in par
 In selective copying, 8 symbols are hidden at random positions among 128 steps of noise, and after
 them the net has to write the symbols in their order. With `--task plays` the nets predict the
 characters of `tiny_shakespeare` instead, in windows of 128. The nets are the block of Mamba with
-each of the two state spaces, an LSTM and a transformer. All have two layers and, within 7%, the
+each of the two state spaces, an LSTM and a transformer. All have two layers and about the
 same number of weights. The learning rate is the same for all.
 """
 
