@@ -139,8 +139,9 @@ def auto_axes(tree: PyTree) -> PyTree:
         where = getattr(a, "sharding", None)
         if not isinstance(where, NamedSharding) or AxisType.Explicit not in where.mesh.axis_types:
             return a
-        mesh = where.mesh
-        auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+        devices: Any = where.mesh.devices
+        types = (AxisType.Auto,) * devices.ndim
+        auto = Mesh(devices, where.mesh.axis_names, axis_types=types)
         return jax.device_put(a, NamedSharding(auto, where.spec))
 
     return jax.tree.map(leaf, tree)
