@@ -45,12 +45,12 @@ from experiments.common import (
     save,
     total_steps,
 )
-from experiments.records import Command, Picture, Record, higher
+from experiments.records import Record
 from jaxnet.data.digits import Pair
 from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
-@@REC@@
+RECORDS: tuple[Record, ...] = ()
 
 HIDDEN_LABEL = 10
 FEATURES, MIDDLE = 16, 384

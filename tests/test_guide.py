@@ -22,12 +22,13 @@ IN_ORDER = {"getting_started", "key_ideas", "fine_tuning", "own_images", "own_bo
 # Packages of optional extras; a section that imports a missing one is skipped.
 OPTIONAL = (
     "ai_edge_litert", "equinox", "flax", "flatbuffers", "haiku", "keras", "onnxruntime", "PIL",
-    "sklearn", "tensorflow", "torch"
+    "sklearn", "tensorflow", "torch", "torchvision", "transformers"
 )  # fmt: skip
 NEEDS = {  # not imported by the code itself
     "Save, load and export a model": ("flatbuffers",),
     "Serve a model with StableHLO": ("flatbuffers",),
     "Run a model in onnxruntime": ("jax2onnx",),
+    "Smaller weights, and ONNX": ("jax2onnx",),
 }
 # The other sections are slow: most compile a net and its training.
 FAST = {
@@ -51,6 +52,7 @@ FAST = {
     "The same network in Keras",
 }
 LONG = {
+    *(heading for heading in sections(GUIDE / "programs.md") if heading),
     "own_images",
     "Run a training step inside jit, scan, vmap or grad",
     "Test your own model",
@@ -321,7 +323,7 @@ def test_links_exist(page):
 
 
 def test_links_to_the_guide_exist():
-    folders = ("colab", "docs", "experiments", "jaxnet", "tests", "tools")
+    folders = ("colab", "docs", "experiments", "jaxnet", "tools")
     files = [file for folder in folders for file in (ROOT / folder).rglob("*")]
     files = [
         file for file in [*files, *ROOT.glob("*.md")] if file.suffix in (".ipynb", ".md", ".py")
