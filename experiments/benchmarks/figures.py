@@ -32,6 +32,7 @@ LABELS = {
         "U-Net, 128x128": "U-Net, 128×128, batch 8",
         "LSTM": "LSTM, 100 steps, hidden 256, batch 32",
         "GRU": "GRU, 100 steps, hidden 256, batch 32",
+        "transformer block": "transformer block, 8 × 128 × 256",
         "MLP": "MLP 784-512-512-10, batch 128",
         "64 LeNets": "64 LeNets, batch 32 each",
         "MLP 3x64": "MLP 3×64, batch 32",

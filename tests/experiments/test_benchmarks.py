@@ -225,6 +225,7 @@ def test_a_run_replaces_its_rows_and_those_of_other_versions(tmp_path):
     contents = json.loads(path.read_text())
     contents["cpu"]["sentence"] = "jaxnet is faster than Haiku."
     contents["cpu"]["key"] = "faster"
+    contents["cpu"]["versions"] = "jax 0.12.0.1, Flax 0.12, PyTorch 2.13.0"
     path.write_text(json.dumps(contents))
     before = figures.findings(path)
     about = {"backend": "cpu", "config": {"rounds": "4"}, "arguments": "--workloads LeNet"}
