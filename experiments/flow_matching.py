@@ -118,7 +118,8 @@ def run(config: Config) -> Results:
             made = sample(params, state, key, jnp.asarray(labels), factor, config.steps)
             images[f"guidance {factor:g}"] = np.asarray(made)
         for name, each in images.items():
-            values = measure(*classify(each), each, labels, reference)
+            classes, features = classify(each)
+            values = measure(classes, features, each, labels, reference)
             for what, value in values.items():
                 found.setdefault(name, {}).setdefault(what, []).append(value)
             words = ", ".join(f"{what} {value:{MEASURES[what]}}" for what, value in values.items())
@@ -289,7 +290,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     the eigenvalues of C C'.
     """
     (mean, cov), (other, its) = ((x.mean(0), np.cov(x.T)) for x in (a, b))
-    roots = np.sqrt(np.linalg.eigvals(cov @ its).real.clip(0))
+    roots = np.sqrt(np.real(np.linalg.eigvals(cov @ its)).clip(0))
     return float(np.square(mean - other).sum() + np.trace(cov + its) - 2 * roots.sum())
 
 
@@ -318,7 +319,7 @@ def draw(images: dict[str, np.ndarray]) -> Any:
     rows = np.repeat(np.arange(10), 2) * (len(first) // 10) + np.tile([0, 1], 10)
     figure = new_figure(7.0, 0.5 * len(images))
     for axes, (name, each) in zip(figure.subplots(len(images), 1), images.items(), strict=True):
-        axes.imshow(np.hstack(each[rows, ..., 0]), cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(np.hstack(list(each[rows, ..., 0])), cmap="gray_r", vmin=0, vmax=1)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")

@@ -329,7 +329,8 @@ def train(trainer: jn.Trainer, task: Task, config: Config, seed: int) -> Run:
         if 20 * step // config.steps > 20 * (step - 1) // config.steps:
             now = train_state.params, train_state.state
             curve.append(jn.evaluate(trainer.objective, *now, few, batch_size=200)["accuracy"])
-    found = jn.evaluate(trainer.objective, *now, task.test, batch_size=200)
+    params, state = train_state.params, train_state.state
+    found = jn.evaluate(trainer.objective, params, state, task.test, batch_size=200)
     return Run(train_state.params["net"], found, curve)
 
 
