@@ -1,7 +1,7 @@
 """Flow matching: a net that turns noise into the digit asked for, with classifier-free guidance.
 
-Claim: the digits that flow matching generates are read as their label, and guidance makes this
-more frequent at the cost of variety.
+Claim: a classifier reads the digits that flow matching generates as their label, and guidance makes
+this more frequent at the cost of variety.
 
 The net learns the velocity v of straight paths from noise to images, x_t = (1 - t) noise + t image,
 so v = image - noise. In training, the label of one image in ten is hidden. A sample starts as noise
@@ -13,13 +13,11 @@ from t = 0 to 1, in 20 steps of the midpoint rule. So guidance 0 ignores the lab
 distribution given the label, and more than 1 exaggerates what the label changes.
 
 A convolutional net, trained on 60,000 digits with other random numbers, classifies 500 samples per
-seed, 50 of each label.
-
-"Read" is the fraction of images whose class is the label, and "classes" is the entropy of the
-classes, at most log2(10) = 3.32 bits. "Spread" is the root mean squared difference of two images of
-one label, per pixel. "Distance" is the Fréchet distance to the training digits in 64 features of
-the classifier. The first baseline is real test digits, the second one a normal distribution
-with the mean and covariance of the training digits of each label.
+seed, 50 of each label. "Read" is the fraction of images whose class is the label, and "classes" is
+the entropy of the classes. "Spread" is the root mean squared difference of two images of one label,
+per pixel. "Distance" is the Fréchet distance to training digits in the features of the classifier.
+The first baseline is real test digits, the second one a normal distribution with the mean and
+covariance of the training digits of each label.
 """
 
 from dataclasses import dataclass
@@ -45,12 +43,54 @@ from experiments.common import (
     save,
     total_steps,
 )
-from experiments.records import Record
+from experiments.records import Command, Picture, Record, higher, lower
 from jaxnet.data.digits import Pair
 from jaxnet.services.table import Table
 from jaxnet.viz.figure import COLORS, new_figure
 
-RECORDS: tuple[Record, ...] = ()
+RECORDS = (
+    Record(
+        topic="unsupervised",
+        title="Guidance makes flow matching draw the digit asked for, with less variety",
+        verdict="Supported",
+        sentence=(
+            "A net generates digits of a given label. A classifier reads 11.1% of them as their "
+            "label without guidance, 88.1% with the label and 100.0% with guidance 3. The spread "
+            "within a label falls from 0.319 to 0.275."
+        ),
+        columns=(
+            "images",
+            *higher("read as their label (%)"),
+            "entropy of the classes (bits)",
+            *higher("spread within a label"),
+            *lower("Fréchet distance"),
+        ),
+        rows=(
+            ("guidance 0", "11.1 ± 2.1", "3.292 ± 0.004", "0.319 ± 0.002", "49.2 ± 11.9"),
+            ("guidance 1", "88.1 ± 0.7", "3.318 ± 0.001", "0.288 ± 0.002", "19.6 ± 2.7"),
+            ("guidance 3", "100.0 ± 0.0", "3.322 ± 0.000", "0.275 ± 0.005", "31.6 ± 11.3"),
+            ("normal distributions", "97.9 ± 0.8", "3.320 ± 0.002", "0.250 ± 0.000", "52.0 ± 9.8"),
+            ("real digits", "99.3 ± 0.6", "3.322 ± 0.000", "0.326 ± 0.001", "4.8 ± 0.8"),
+        ),
+        commands=(Command("", 485, "485 s of CPU, all rows"),),
+        seeds=3,
+        key="100.0 ± 0.0% read as their label with guidance 3, 11.1 ± 2.1% without",
+        baseline="guidance 0",
+        note=(
+            "The classifier also reads smeared draws of normal distributions as their label, so "
+            "being read does not show good digits, and the distance tells the two apart. It is "
+            "smallest with guidance 1; guidance 3 has a larger one in every seed. The training is "
+            "short, and the samples are far from real digits in distance. Ten classes have an "
+            "entropy of at most 3.32 bits."
+        ),
+        history=(
+            "The form of the net, its label embedding and the distribution of the times in "
+            "training were chosen on seed 0 with 20,000 digits, by the fraction read."
+        ),
+        pictures=(Picture("flow_matching.png", "Two images per label of each kind"),),
+        versions="jax 0.12.0.1",
+    ),
+)
 
 HIDDEN_LABEL = 10
 FEATURES, MIDDLE = 16, 384
@@ -319,7 +359,7 @@ def draw(images: dict[str, np.ndarray]) -> Any:
     rows = np.repeat(np.arange(10), 2) * (len(first) // 10) + np.tile([0, 1], 10)
     figure = new_figure(7.0, 0.5 * len(images))
     for axes, (name, each) in zip(figure.subplots(len(images), 1), images.items(), strict=True):
-        axes.imshow(np.hstack(list(each[rows, ..., 0])), cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(np.concatenate(list(each[rows, ..., 0]), axis=1), cmap="gray_r", vmin=0, vmax=1)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
