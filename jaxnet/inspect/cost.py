@@ -11,6 +11,7 @@ import optax
 
 from jaxnet.core import Layer, as_layer
 from jaxnet.services.checks import a_function, all_native, check_input, within
+from jaxnet.services.jaxprs import jaxprs_among
 from jaxnet.services.table import size_of
 from jaxnet.services.trees import PyTree, describe, floats_of, key_spec, with_floats
 
@@ -61,18 +62,8 @@ def _operations(jaxpr: Any) -> int:
             total += max(_operations(branch.jaxpr) for branch in params["branches"])
         else:
             iterations = params.get("length", 1) if name == "scan" else 1
-            total += iterations * sum(map(_operations, _inner(params)))
+            total += iterations * sum(map(_operations, jaxprs_among(params.values())))
     return total
-
-
-def _inner(params: dict[str, Any]) -> list[Any]:
-    """The jaxprs among the parameters of an equation: bodies of loops, of jit, of remat."""
-    found = []
-    for value in params.values():
-        value = getattr(value, "jaxpr", value)
-        if hasattr(value, "eqns"):
-            found.append(value)
-    return found
 
 
 class MemoryEstimate(NamedTuple):

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from jaxnet.services.jaxprs import jaxprs_among
+
 # Options of glibc's `mallopt`, from its malloc.h, and their values here. Arrays come from the heap
 # and not from separate mappings, and neither a heap's end nor an empty heap is given back.
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
@@ -25,6 +27,7 @@ SWITCH = "JAXNET_REUSE_MEMORY"
 # temporary arrays of a program into one, unless asked for several.
 PIECE = 56 * 2**20
 IN_PIECES = {"xla_multiheap_size_constraint_per_heap": PIECE}
+_kept = False  # of the process, as glibc's options are
 
 
 def reuse_memory() -> bool:
@@ -56,18 +59,21 @@ def keep_freed() -> bool:
     """Ask glibc to keep freed memory, and return whether it does."""
     if not sys.platform.startswith("linux") or not _glibc():
         return False
+    global _kept
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    return all([mallopt(option, value) == 1 for option, value in OPTIONS.items()])
+    _kept = all([mallopt(option, value) == 1 for option, value in OPTIONS.items()])
+    return _kept
 
 
-def keep_by_default() -> bool:
-    """Call `keep_freed` unless the environment switches it off; return whether memory is kept."""
-    return os.environ.get(SWITCH, "1") != "0" and keep_freed()
+def keep_by_default() -> None:
+    """Call `keep_freed` unless the environment switches it off."""
+    if os.environ.get(SWITCH, "1") != "0":
+        keep_freed()
 
 
 def jit(run: Callable, **options) -> Callable:
-    """Compile a function by `jax.jit`, on CPU with temporary memory that threads can keep.
+    """Compile a function by `jax.jit`; where memory is kept, with pieces that a thread can keep.
 
     Args:
       run: Function that is compiled.
@@ -78,7 +84,7 @@ def jit(run: Callable, **options) -> Callable:
       1.0
     """
     plain = jax.jit(run, **options)
-    if jax.default_backend() != "cpu" or not keep_by_default():
+    if not _kept or jax.default_backend() != "cpu":
         return plain
     pieces = jax.jit(run, compiler_options=IN_PIECES, **options)
     chosen = None
@@ -106,19 +112,11 @@ def _largest(jaxpr: Any) -> int:
     """Return the bytes of the largest array that a program computes."""
     found = [0]
     for equation in jaxpr.eqns:
-        found += [getattr(v.aval, "size", 0) * _bytes(v.aval) for v in equation.outvars]
-        for value in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
-            if _is_jaxpr(value):
-                found.append(_largest(getattr(value, "jaxpr", value)))
+        arrays = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
+        found += [array.size * array.dtype.itemsize for array in arrays]
+        # Branches are in a tuple.
+        found += map(_largest, jaxprs_among(jax.tree.leaves(list(equation.params.values()))))
     return max(found)
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
-
-
-def _bytes(aval: Any) -> int:
-    return getattr(getattr(aval, "dtype", None), "itemsize", 0)
 
 
 def _glibc() -> bool:

@@ -28,6 +28,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+def faults(program: str, setting: str = "1") -> int:
+    """What a program prints in a fresh process."""
+    environment = os.environ | {"JAXNET_REUSE_MEMORY": setting}
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
 @pytest.mark.long
 @pytest.mark.skipif(not memory._glibc(), reason="glibc alone has this setting")
 @pytest.mark.parametrize(
@@ -38,15 +47,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     ],
 )
 def test_pages_are_used_again(call, megabytes):
-    def faults(call):
-        program = PROGRAM.replace("CALL", call).replace("MEGABYTES", str(megabytes))
-        environment = os.environ | {"JAXNET_REUSE_MEMORY": "1"}
-        run = [sys.executable, "-c", program]
-        done = subprocess.run(run, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout)
-
-    assert 0 <= faults(call) < 0.1 * faults("")
+    program = PROGRAM.replace("MEGABYTES", str(megabytes))
+    kept, not_kept = (faults(program.replace("CALL", each)) for each in (call, ""))
+    assert 0 <= kept < 0.1 * not_kept
 
 
 @pytest.mark.parametrize("setting, calls", [(None, 1), ("1", 1), ("0", 0)])
@@ -94,15 +97,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.long
 @pytest.mark.skipif(not memory._glibc(), reason="glibc alone has this setting")
 def test_a_step_uses_its_pages_again():
-    def faults(setting):  # in all, the step's temporary arrays have 130 MB
-        environment = os.environ | {"JAXNET_REUSE_MEMORY": setting}
-        run = [sys.executable, "-c", DEEP]
-        done = subprocess.run(run, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout)
-
-    assert faults("0") > 50_000
-    assert faults("1") < 10_000
+    # In all, the step's temporary arrays have 130 MB.
+    assert faults(DEEP, "0") > 50_000
+    assert faults(DEEP, "1") < 10_000
 
 
 @pytest.fixture
@@ -121,7 +118,7 @@ def compiled(monkeypatch):
         return call
 
     monkeypatch.setattr(memory.jax, "jit", watched)
-    monkeypatch.setattr(memory, "keep_by_default", lambda: True)
+    monkeypatch.setattr(memory, "_kept", True)
     return found
 
 
@@ -163,3 +160,9 @@ def test_other_errors_are_raised(compiled):
 
     with pytest.raises(ValueError, match="of the net"):
         memory.jit(fails)(1.0)
+
+
+def test_programs_are_not_divided_where_no_memory_is_kept(compiled, monkeypatch):
+    monkeypatch.setattr(memory, "_kept", False)
+    assert memory.jit(jnp.sin)(0.0) == 0
+    assert compiled == [None]
