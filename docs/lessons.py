@@ -76,13 +76,19 @@ def card(path: Path, row: re.Match, folder: Path) -> list[str]:
     needs = re.search(r"\*Prerequisites:\*(.+?)(?=\*(?!Time)\w+:\*|\n\n|\Z)", first, re.S)
     note = linked_lessons(" ".join(needs[0].split())) if needs else ""
     pictures = sorted(folder.glob(f"{path.stem}_[0-9]*.png"))
-    image = f"![{row['title']}]({pictures[0].name}){{ loading=lazy }}" if pictures else ""
     title = f"[{number(path)}. {row['title']}]({path.name})"
+    caption = f"**{title}** <span markdown>{row['subject'].strip()}</span>"
+    caption += f"<span markdown>{note}</span>"
+    return figure(pictures[0].name if pictures else "", row["title"], path.name, caption)
+
+
+def figure(picture: str, alt: str, target: str, caption: str) -> list[str]:
+    """A picture that is a link, with a caption, in Markdown."""
+    image = f"![{alt}]({picture}){{ loading=lazy }}" if picture else ""
     return [
         "<figure markdown>",
-        f"[{image}]({path.name})",
-        f"<figcaption markdown>**{title}** <span markdown>{row['subject'].strip()}</span>"
-        f"<span markdown>{note}</span></figcaption>",
+        f"[{image}]({target})",
+        f"<figcaption markdown>{caption}</figcaption>",
         "</figure>",
         "",
     ]

@@ -100,9 +100,7 @@ def commands() -> list[Command]:
 
 def with_index(text: str) -> str:
     """The text of README.md with the index between its markers replaced by that of the records."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{pages.index(findings())}\n{END}{after}"
+    return pages.between(text, BEGIN, END, f"\n{pages.index(findings())}\n")
 
 
 def write() -> None:

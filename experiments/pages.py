@@ -29,6 +29,18 @@ def anchor(title: str) -> str:
     return re.sub(r"[ ]", "-", re.sub(r"[^\w -]", "", title.lower()))
 
 
+def between(text: str, begin: str, end: str, written: str) -> str:
+    """Return a text whose part between two markers is replaced.
+
+    Example:
+      >>> between("a <b> old <e> c", "<b>", "<e>", " new ")
+      'a <b> new <e> c'
+    """
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}{written}{end}{after}"
+
+
 def pages(findings: Findings) -> dict[Path, str]:
     """The text of each page of results: one per topic that has findings."""
     found = {}

@@ -174,9 +174,8 @@ def state_space(states: int, *, selective: bool = True, name: str = "state_space
             b = m.param("b", jn.initializers.ones, (size, states))
             c = m.param("c", jn.initializers.normal(states**-0.5), (size, states))
         dt = jax.nn.softplus(dt)[..., None]
-        if (
-            m.stream is not None and m.stream.steps is not None
-        ):  # a padded step has dt = 0: it keeps h
+        if m.stream is not None and m.stream.steps is not None:
+            # A padded step has dt = 0: it keeps h.
             counts = jnp.arange(x.shape[1]) < m.stream.steps[:, None]
             dt = jnp.where(counts[..., None, None], dt, 0)
         update = dt * b * x[..., None]  # (batch, time, features, states)

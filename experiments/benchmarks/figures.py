@@ -69,10 +69,8 @@ def findings(path: Path = FILE) -> pages.Findings:
 
 def with_findings(text: str) -> str:
     """The text of the page with its written part replaced."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
     parts = [pages.finding(name, record, "pictures", "..") for name, record in findings()]
-    return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n\n{END}{after}"
+    return pages.between(text, BEGIN, END, "\n" + "\n\n".join(parts) + "\n\n")
 
 
 def take(run: Path, path: Path = FILE) -> None:

@@ -211,10 +211,21 @@ def _spread(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return scale
 
 
+def _scaled(numbers: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return numbers times the scale of each."""
+    shape = numbers.shape
+    for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
+        if groups not in (1, length) and length % groups == 0:
+            # Spread scales are constants, which exporters store instead of the scales.
+            cut = numbers.reshape(*shape[:axis], groups, length // groups, *shape[axis + 1 :])
+            return (cut * jnp.expand_dims(scale, axis + 1)).reshape(shape)
+    return numbers * _spread(scale, shape)
+
+
 def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax.Array:
     """Return the rounded kernel, with the gradient of the identity."""
     numbers, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
-    nearest = numbers.astype(kernel.dtype) * _spread(scale, kernel.shape)
+    nearest = _scaled(numbers.astype(kernel.dtype), scale)
     return nearest + (kernel - jax.lax.stop_gradient(kernel))  # the bracket is exactly 0
 
 
@@ -243,13 +254,7 @@ def _unpacked(entry: dict[str, jax.Array]) -> jax.Array:
         numbers = jnp.where(numbers > 7, numbers - 16, numbers)
         if scale.shape[-1] % 2 and scale.shape[-1] == numbers.shape[-1] - 1:
             numbers = numbers[..., :-1]  # the last one fills a byte
-    numbers, shape = numbers.astype(scale.dtype), numbers.shape
-    for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
-        if groups not in (1, length) and length % groups == 0:
-            # Spread scales are constants, which exporters store instead of the scales.
-            cut = numbers.reshape(*shape[:axis], groups, length // groups, *shape[axis + 1 :])
-            return (cut * jnp.expand_dims(scale, axis + 1)).reshape(shape)
-    return numbers * _spread(scale, shape)
+    return _scaled(numbers.astype(scale.dtype), scale)
 
 
 def _is_packed(entry: Any) -> bool:
