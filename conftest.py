@@ -38,7 +38,7 @@ import optax  # noqa: E402
 import pytest  # noqa: E402
 
 import jaxnet as jn  # noqa: E402
-from jaxnet.ops import native  # noqa: E402
+from jaxnet.ops.native import conv  # noqa: E402
 from tests.by_file import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler  # noqa: E402
 
 # A second run finds the programs of the first. One folder per worker, since JAX does not lock it.
@@ -120,4 +120,4 @@ def names(doctest_namespace):
 @pytest.fixture
 def convolutions_by_xla(monkeypatch):
     """Convolutions are compiled in XLA's form, as where there are no kernels in C."""
-    monkeypatch.setattr(native, "supports", lambda *args, **options: False)
+    monkeypatch.setattr(conv, "supports", lambda *args, **options: False)

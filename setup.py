@@ -1,4 +1,4 @@
-"""Builds the convolutions in C where there is a compiler; pyproject.toml has all the rest.
+"""Builds the kernels in C where there is a compiler; pyproject.toml has all the rest.
 
 The library is loaded with ctypes and does not use Python's headers, so one file fits each Python of
 a platform: its name and the wheel's tag do not name one.
@@ -41,9 +41,9 @@ setup(
     cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
     ext_modules=[
         Extension(
-            "jaxnet.ops.native.conv",
-            [f"{FOLDER}/conv.c"],
-            depends=[f"{FOLDER}/tiles.h"],
+            "jaxnet.ops.native.kernels",
+            [f"{FOLDER}/kernels.c"],
+            depends=[f"{FOLDER}/{name}.h" for name in ("shared", "tiles", "conv", "lstm")],
             include_dirs=[jax.ffi.include_dir()],
             extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi"],
             optional=True,

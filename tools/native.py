@@ -1,4 +1,4 @@
-"""Tests the convolutions in C on random shapes, without JAX and beside pages they must not touch.
+"""Tests the kernels in C on random shapes, without JAX and beside pages they must not touch.
 
     python -m tools.native --cases 2000
 
@@ -32,7 +32,7 @@ def run(build: str, cases: int, seed: int = 0, under: str = "") -> str:
 
     Args:
       build: A name of `BUILDS`.
-      cases: Number of random convolutions.
+      cases: Number of random convolutions, and of LSTMs.
       seed: Seed of the cases.
       under: Command that runs the program, such as an emulator.
 

@@ -20,6 +20,7 @@ _CALLS = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vmap_call": "call",
     "remat2": "jaxpr",
+    "native_call": "jaxpr",
 }
 
 # The primitive of `jaxnet.ops.convolution`, as JAX's own convolution or a transpose of it.

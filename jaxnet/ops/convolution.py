@@ -28,8 +28,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
-from jaxnet.ops import native
 from jaxnet.ops.convolution_lowering import Form, Pairs, accelerator, cpu
+from jaxnet.ops.native import conv as native
+from jaxnet.ops.native.call import on_one_device
 from jaxnet.ops.varying import varying
 
 
@@ -205,26 +206,11 @@ mlir.register_lowering(convolution_p, mlir.lower_fun(accelerator, multiple_resul
 
 def _lower_for_cpu(ctx, a, b, *, wanted, form):
     """Return the kernels in C if they run, else XLA's form."""
-    in_c = _on_one_device(ctx.module_context) and native.supports(
+    in_c = on_one_device(ctx.module_context) and native.supports(
         *ctx.avals_in, wanted=wanted, form=form
     )
     lower: Any = mlir.lower_fun(native.convolution if in_c else cpu, multiple_results=False)
     return lower(ctx, a, b, wanted=wanted, form=form)
-
-
-def _on_one_device(context) -> bool:
-    """Return whether the operands are on one device of this process, or sliced by `shard_map`.
-
-    XLA cannot slice the operands of a call of C: it would gather a sharded batch on each device.
-    An exported program must not need jaxnet to run either.
-    """
-    if context.lowering_parameters.for_export:
-        return False
-    where = context.axis_context
-    mesh = getattr(where, "mesh", None)  # inside shard_map
-    if mesh is not None:
-        return mesh.size == 1 or set(where.manual_axes) == set(mesh.axis_names)
-    return getattr(where, "num_devices", None) == 1
 
 
 mlir.register_lowering(convolution_p, _lower_for_cpu, platform="cpu")

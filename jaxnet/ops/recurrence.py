@@ -16,6 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.ops.native import lstm
+from jaxnet.ops.native.call import native_call
+
 Carry = Any  # h, or {"c": c, "h": h}
 
 
@@ -95,6 +98,8 @@ def unroll(
       >>> h.ravel(), final
       (Array([1., 3., 6.], dtype=float32), Array([[6.]], dtype=float32))
     """
+    if cell == LSTM and biases[0] is None:
+        biases = jnp.zeros(pre.shape[-1:], pre.dtype), None
     return _compiled(cell)(pre, kernel, biases, carry, mask)
 
 
@@ -225,8 +230,8 @@ def _plus(a, bias):
     return a if bias is None else a + bias
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _unrolled(cell, pre, kernel, biases, carry, mask):
+def _loop(cell, pre, kernel, biases, carry, mask):
+    """Return h of all steps and the last carry."""
     bias, recurrent_bias = biases
 
     def body(carry, now):
@@ -240,10 +245,9 @@ def _unrolled(cell, pre, kernel, biases, carry, mask):
     return h, final
 
 
-@_unrolled.defjvp
-def _unrolled_tangents(cell, primals, tangents):
-    pre, kernel, (bias, recurrent_bias), carry, mask = primals
-    d_pre, d_kernel, (d_bias, d_recurrent_bias), d_carry, _ = tangents
+def _loop_with_slopes(cell, pre, kernel, biases, carry, mask):
+    """Return h of all steps, the last carry, and the slopes of all steps."""
+    bias, recurrent_bias = biases
 
     # The slopes of the gates overwrite pre step by step. Memory is time here, since the system
     # hands out fresh pages at each call. [LSTM, 100 steps, 256 features, batch 32, 2 cores: 62 to
@@ -259,21 +263,50 @@ def _unrolled_tangents(cell, primals, tangents):
         return (carry, kept), (hidden(carry), slopes)
 
     (final, by_gates), (h, slopes) = jax.lax.scan(step, (carry, pre), (jnp.arange(len(pre)), mask))
-    slopes = [by_gates, *slopes]
-    before = jnp.concatenate([hidden(carry)[None], h[:-1]])  # (time, batch, features)
-    d_product = project(before, d_kernel, d_recurrent_bias)
-    d = cell.inject(slopes, _plus(d_pre, d_bias), d_product)
+    return h, final, (by_gates, *slopes)
+
+
+def _push(cell, slopes, kernel, mask, d, d_carry):
+    """Return the tangents of h of all steps and of the last carry, linear in d and d_carry."""
     # The backward loop, not this one, then multiplies in the plain order.
     transposed = kernel.T
 
-    def push(d_carry, now):
+    def body(d_carry, now):
         slopes, d, mask = now
         d_product = jax.lax.dot_general(hidden(d_carry), transposed, (((1,), (1,)), ((), ())))
         d_carry = _keep(mask, cell.push(slopes, d, d_product, d_carry), d_carry)
         return d_carry, hidden(d_carry)
 
-    d_final, d_h = jax.lax.scan(push, d_carry, (slopes, d, mask))
-    return (h, final), (d_h, d_final)
+    d_final, d_h = jax.lax.scan(body, d_carry, (slopes, d, mask))
+    return d_h, d_final
+
+
+# An LSTM of float32 runs these loops in C on CPU.
+_IN_C = {_loop: lstm.LOOP, _loop_with_slopes: lstm.LOOP_WITH_SLOPES, _push: lstm.PUSH}
+
+
+def _run(loop, cell, *args):
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(args)} - {jnp.dtype(bool)}
+    explicit = jax.typeof(args[1]).sharding.mesh.explicit_axes
+    if cell == LSTM and dtypes == {jnp.dtype(jnp.float32)} and not explicit:
+        return native_call(partial(loop, cell), _IN_C[loop], *args)
+    return loop(cell, *args)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _unrolled(cell, pre, kernel, biases, carry, mask):
+    return _run(_loop, cell, pre, kernel, biases, carry, mask)
+
+
+@_unrolled.defjvp
+def _unrolled_tangents(cell, primals, tangents):
+    pre, kernel, biases, carry, mask = primals
+    d_pre, d_kernel, (d_bias, d_recurrent_bias), d_carry, _ = tangents
+    h, final, slopes = _run(_loop_with_slopes, cell, pre, kernel, biases, carry, mask)
+    before = jnp.concatenate([hidden(carry)[None], h[:-1]])  # (time, batch, features)
+    d_product = project(before, d_kernel, d_recurrent_bias)
+    d = cell.inject(slopes, _plus(d_pre, d_bias), d_product)
+    return (h, final), _run(_push, cell, slopes, kernel, mask, d, d_carry)
 
 
 @lru_cache(32)  # a jit with the cell as argument would keep every cell that was ever used

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jaxnet.ops.native import KINDS, TARGET
+from jaxnet.ops.native.conv import KINDS, TARGET
 from jaxnet.services.trees import Path
 
 BITS = {"pred": 8, "token": 0, "c64": 64, "c128": 128}
@@ -184,6 +184,9 @@ def flops_of(run: Run) -> int:
     one, operands = run.instruction, run.operands
     if one.opcode == "custom-call" and f'custom_call_target="{TARGET}"' in one.attributes:
         return _flops_in_c(one, operands)
+    if one.opcode == "custom-call" and 'custom_call_target="jaxnet_lstm' in one.attributes:
+        steps, batch, gates = operands[0].sizes  # times the recurrent kernel
+        return 2 * steps * batch * gates * (gates // 4)
     library = one.opcode == "custom-call" and "__cublas$" in one.attributes  # on NVIDIA's GPUs
     if len(operands) < 2 or not (library or one.opcode in ("dot", "convolution")):
         return 0

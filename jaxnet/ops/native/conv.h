@@ -1,129 +1,11 @@
 /* Convolutions of float32 arrays (nets, batch, rows, columns, features) and their two gradients, as
- * handlers of XLA's foreign function interface. GCC or Clang; no library but libc.
+ * a handler of XLA's foreign function interface.
  *
  * Results and both operands are those of `jaxnet.ops.convolution`. The value and the gradient of
  * the input are the same sum, over the taps of the kernel and the features of an array that is
  * read. The gradient of the kernel is a sum over the positions. Rows of the array that is read are
  * copied with the zeros around them while they are needed, unless there are none. */
 
-#include <limits.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include "xla/ffi/api/c_api.h"
-
-#define INLINE static inline __attribute__((always_inline))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 28")
-#endif
-#define HIDE(x) __asm__("" : "+r"(x))
-
-/* What a tile of `sum` reads: a row of x and one of w per row of the kernel, in both at these
- * distances per tap; `run` neighbors in memory per tap. */
-typedef struct {
-  const float *const *x, *const *w;
-  long rows, taps, run, tap_x, tap_w, pixel, result;
-} Sum;
-
-/* What a tile of `add` reads: rows of x and y at these distances per column, for each row of the
- * kernel `rows` of x. `kernel` and `width` are distances in the result. */
-typedef struct {
-  const float *const *x, *const *y;
-  long rows, columns, step_x, step_y, step_tap, kernel, width;
-} Add;
-
-typedef void SumTile(const Sum *, long start, float *result, long left);
-typedef void AddTile(const Add *, long start, long feature, float *result);
-
-typedef struct {
-  int lanes, most;
-  SumTile *sum[2][29]; /* by vectors - 1 and count */
-  AddTile *add[2][29];
-  AddTile *add_rows[3][10]; /* three or five rows of the kernel at once: by half of it and count */
-  SumTile *sum_each[13];    /* by count */
-  AddTile *add_each[3][10]; /* as add_rows, and one row */
-} Kernels;
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f")
-#endif
-#define LANES 16
-#define MOST 28
-#define NAME(name) name##_avx512
-#define STORE_FIRST(to, value, left) \
-  _mm512_mask_storeu_ps(to, (__mmask16)((1u << (left)) - 1), (__m512)(value))
-#include "tiles.h"
-#undef LANES
-#undef MOST
-#undef NAME
-#undef STORE_FIRST
-#ifdef __clang__
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-#define LANES 8
-#define MOST 12
-#define NAME(name) name##_avx2
-#define STORE_FIRST(to, value, left)                                                           \
-  _mm256_maskstore_ps(to,                                                                      \
-                      _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(left)),                       \
-                                         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),           \
-                      (__m256)(value))
-#include "tiles.h"
-#undef LANES
-#undef MOST
-#undef NAME
-#undef STORE_FIRST
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#define PAUSE() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define LANES 4
-#define MOST 28
-#define NAME(name) name##_neon
-#include "tiles.h"
-#define PAUSE() __asm__ volatile("yield")
-#else
-#error "no vectors: jaxnet falls back to XLA's convolutions"
-#endif
-
-/* The instruction set: 0 for none, 2 for AVX2, 3 for AVX-512, 1 for NEON. */
-int jaxnet_conv_level(void) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) return 3;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 2 : 0;
-#else
-  return 1;
-#endif
-}
-
-static const Kernels *kernels_of(long level) {
-#if defined(__x86_64__)
-  long most = jaxnet_conv_level();
-  return level > most ? NULL : level == 3 ? &kernels_avx512 : level == 2 ? &kernels_avx2 : NULL;
-#else
-  return level == 1 ? &kernels_neon : NULL;
-#endif
-}
 
 /* One axis. Position p and tap k of the kernel meet entry (p * step + k * dilation + offset) / gaps
  * of what is read, if it is a whole number and inside. */
@@ -140,8 +22,7 @@ typedef struct {
 typedef enum { VALUE, INPUT, KERNEL } Kind;
 
 typedef struct {
-  atomic_long next, done, holders;
-  atomic_int failed;
+  Work work;
   const Kernels *kernels;
   Kind kind;
   Axis h, w;
@@ -157,19 +38,13 @@ typedef struct {
   int merged;           /* the taps of a row are neighbors in memory */
   long tap, tap_x;      /* distance of the taps of a class, in the kernel and in what is read */
   long block, blocks;   /* features of a kernel's gradient at once */
-  long parts, chunks;   /* of the rows, and of all nets, groups and blocks together */
+  long parts;           /* of the rows */
   int finite;           /* the weights are: then zeros need not be multiplied */
   const float *a, *b;   /* what is read, in rows, and the weights or the gradient of y */
   float *out, *scratch; /* the result, and packed weights or a sum per chunk */
 } Job;
 
 static long down(long a, long b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-
-static void *zeros(long n, long size) {
-  size_t bytes;
-  if (__builtin_mul_overflow((size_t)n, (size_t)size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
-  return calloc(bytes + 64, 1);
-}
 
 static int all_finite(const float *x, long n) {
   int32_t found = 0;
@@ -371,33 +246,23 @@ static int kernel_gradient(Job *j, long net, long group, long block_of_features,
   return ok;
 }
 
-static void work(Job *j) {
-  for (;;) {
-    long chunk = atomic_fetch_add(&j->next, 1);
-    if (chunk >= j->chunks) return;
-    long pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
-    long part = chunk % j->parts, rows = j->batch * j->h.out;
-    long net = pair / j->groups, group = pair % j->groups;
-    long first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
-    long size = j->h.window * j->w.window * j->depth * j->block;
-    int ok = j->kind == KERNEL
-               ? kernel_gradient(j, net, group, block, first, last, j->scratch + chunk * size)
-               : sums(j, net, group, first, last);
-    if (!ok) atomic_store(&j->failed, 1);
-    atomic_fetch_add(&j->done, 1);
-  }
+static int convolve(Work *work, long chunk) {
+  Job *j = (Job *)work;
+  long pair = chunk / (j->blocks * j->parts), block = chunk / j->parts % j->blocks;
+  long part = chunk % j->parts, rows = j->batch * j->h.out;
+  long net = pair / j->groups, group = pair % j->groups;
+  long first = rows * part / j->parts, last = rows * (part + 1) / j->parts;
+  long size = j->h.window * j->w.window * j->depth * j->block;
+  return j->kind == KERNEL
+           ? kernel_gradient(j, net, group, block, first, last, j->scratch + chunk * size)
+           : sums(j, net, group, first, last);
 }
 
-static void release(Job *j) {
-  if (atomic_fetch_sub(&j->holders, 1) > 1) return;
+static void free_job(Work *work) {
+  Job *j = (Job *)work;
   free(j->class);
   free(j->scratch);
   free(j);
-}
-
-static void task(void *job) {
-  work(job);
-  release(job);
 }
 
 /* The weights of a net and group as (blocks of features, *window, C, one or two vectors): what a
@@ -494,8 +359,8 @@ static int prepare(Job *j, long threads) {
   double work = 2.0 * j->batch * j->h.out * j->w.out * weights;
   j->parts = MIN((most + each - 1) / each, (long)MIN(work / 1e6, 1e6) + 1);
   j->parts = MIN(j->parts, j->batch * j->h.out);
-  j->chunks = each * j->parts;
-  j->scratch = zeros((sum ? j->chunks : pairs) * taps * j->depth * j->block, sizeof(float));
+  j->work.chunks = each * j->parts;
+  j->scratch = zeros((sum ? j->work.chunks : pairs) * taps * j->depth * j->block, sizeof(float));
   if (!j->scratch) return 0;
   for (long i = 0; !sum && i < pairs; i++)
     pack(j, i / j->groups, i % j->groups, j->scratch + i * weights);
@@ -503,55 +368,10 @@ static int prepare(Job *j, long threads) {
   return 1;
 }
 
-static XLA_FFI_Error *error(const XLA_FFI_Api *api, XLA_FFI_Error_Code code, const char *message) {
-  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message, code};
-  return api->XLA_FFI_Error_Create(&args);
-}
-
-static int ignored(const XLA_FFI_Api *api, XLA_FFI_Error *found) {
-  XLA_FFI_Error_Destroy_Args args = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, NULL, found};
-  if (found) api->XLA_FFI_Error_Destroy(&args);
-  return found != NULL;
-}
-
-/* All threads that are free take chunks until none is left. The caller waits only for chunks that
- * run, so it ends even if every other thread waits here for itself. */
-static void run_job(Job *j, XLA_FFI_CallFrame *f, long threads) {
-  long helpers = MIN(threads, j->chunks) - 1;
-  XLA_FFI_ThreadPool_Schedule_Args args = {
-    XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, f->ctx, task, j,
-  };
-  atomic_fetch_add(&j->holders, MAX(helpers, 0));
-  for (long i = 0; i < helpers; i++)
-    if (ignored(f->api, f->api->XLA_FFI_ThreadPool_Schedule(&args))) release(j);
-  work(j);
-  for (long spins = 0; atomic_load(&j->done) < j->chunks; spins++)
-    if (spins > 2000) sched_yield();
-    else PAUSE();
-}
-
-static int level = -1;
-
-/* Uses at most this instruction set from now on; returns the one used: 3 AVX-512, 2 AVX2, 1 NEON, 0
- * none. */
-int jaxnet_conv_use(int most) { return level = MIN(most, jaxnet_conv_level()); }
-
 enum { KIND, GROUPS, STRIDE, DILATION = 4, LOW = 6, GAPS = 8, NUMBERS = 10 };
 
 XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
-  if (f->extension_start && f->extension_start->type == XLA_FFI_Extension_Metadata) {
-    XLA_FFI_Metadata *data = ((XLA_FFI_Metadata_Extension *)f->extension_start)->metadata;
-    data->api_version.struct_size = XLA_FFI_Api_Version_STRUCT_SIZE;
-    data->api_version.extension_start = NULL;
-    data->api_version.major_version = XLA_FFI_API_MAJOR;
-    data->api_version.minor_version = MIN(3, XLA_FFI_API_MINOR); /* of JAX 0.10 */
-    data->traits = 0;
-    return NULL;
-  }
-  if (f->stage != XLA_FFI_ExecutionStage_EXECUTE) return NULL;
-#define REQUIRE(condition)                                                                         \
-  if (!(condition))                                                                                \
-    return error(f->api, XLA_FFI_Error_Code_INVALID_ARGUMENT, "jaxnet_conv: not " #condition);
+  if (no_run(f)) return NULL;
   REQUIRE(f->args.size == 2 && f->rets.size == 1 && f->attrs.size == 1);
   REQUIRE(f->attrs.types[0] == XLA_FFI_AttrType_ARRAY);
   const XLA_FFI_Array *array = f->attrs.attrs[0];
@@ -573,7 +393,7 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   REQUIRE(x->dims[0] == w->dims[0] && x->dims[0] == y->dims[0] && x->dims[1] == y->dims[1]);
   REQUIRE(x->dims[4] == w->dims[3] * groups && w->dims[4] == y->dims[4]);
   REQUIRE(y->dims[4] % groups == 0);
-  const Kernels *kernels = kernels_of(level < 0 ? jaxnet_conv_level() : level);
+  const Kernels *kernels = kernels_in_use();
   REQUIRE(kernels);
   long sizes[3];
   for (int i = 0; i < 3; i++) {
@@ -586,7 +406,10 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   }
   Job *j = zeros(1, sizeof(Job));
   if (!j) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_conv: no memory");
-  *j = (Job){.holders = 1, .kernels = kernels, .kind = kind, .nets = x->dims[0], .groups = groups};
+  *j = (Job){
+    .work = {.holders = 1, .run = convolve, .close = free_job},
+    .kernels = kernels, .kind = kind, .nets = x->dims[0], .groups = groups,
+  };
   j->batch = x->dims[1];
   for (int axis = 0; axis < 2; axis++) {
     long in = x->dims[2 + axis], out = y->dims[2 + axis], window = w->dims[1 + axis];
@@ -602,19 +425,11 @@ XLA_FFI_Error *jaxnet_conv(XLA_FFI_CallFrame *f) {
   j->a = (kind == INPUT ? y : x)->data;
   j->b = (kind == KERNEL ? y : w)->data;
   j->out = given[2]->data;
-  int64_t threads = 1;
-  XLA_FFI_ThreadPool_NumThreads_Args args = {
-    XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, f->ctx, &threads,
-  };
-  if (ignored(f->api, f->api->XLA_FFI_ThreadPool_NumThreads(&args)) || threads < 1) threads = 1;
-  int ok = prepare(j, threads);
-  if (ok) {
-    run_job(j, f, threads);
-    for (long i = 0; kind == KERNEL && i < j->nets * j->groups; i++)
-      add_parts(j, i / j->groups, i % j->groups);
-    ok = !atomic_load(&j->failed);
-  }
-  release(j);
+  long threads = threads_of(f);
+  int ok = prepare(j, threads) && run_chunks(&j->work, f, threads);
+  for (long i = 0; ok && kind == KERNEL && i < j->nets * j->groups; i++)
+    add_parts(j, i / j->groups, i % j->groups);
+  release(&j->work);
   return ok ? NULL
             : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet_conv: no memory");
 }

@@ -16,7 +16,8 @@ import jaxnet as jn
 from jaxnet.ops import native
 from jaxnet.ops.convolution import convolve
 from jaxnet.ops.convolution_lowering import Form, accelerator
-from jaxnet.ops.native import TARGET, convolution, instructions, supports
+from jaxnet.ops.native import conv, instructions
+from jaxnet.ops.native.conv import TARGET, convolution, supports
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
@@ -137,7 +138,7 @@ def test_random_convolutions(seed):
 @pytest.mark.parametrize("build", ["pages", "addresses", "threads"])
 def test_without_jax_beside_guard_pages(build):
     tools = pytest.importorskip("tools.native")
-    assert "60 cases" in tools.run(build, 60)
+    assert "60 cases of each" in tools.run(build, 60)
 
 
 def test_derivatives_of_all_kinds_agree_with_xla(monkeypatch):
@@ -159,7 +160,7 @@ def test_derivatives_of_all_kinds_agree_with_xla(monkeypatch):
 
     found = jax.jit(everything).lower(x, w, v).compile()
     assert TARGET in found.as_text()
-    monkeypatch.setattr(native, "supports", lambda *args, **options: False)
+    monkeypatch.setattr(conv, "supports", lambda *args, **options: False)
     expected = jax.jit(lambda *a: everything(*a)).lower(x, w, v).compile()
     assert TARGET not in expected.as_text()
 
@@ -222,7 +223,7 @@ def test_arrays_that_do_not_fit_are_errors(change, message):
     given = usual | change
     call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(given["y"], np.float32))
     x, w = (np.ones(given[n], given["dtype"]) for n in "xw")
-    with pytest.raises(Exception, match=f"jaxnet_conv: .*{message}"):
+    with pytest.raises(Exception, match=f"jaxnet.*: .*{message}"):
         jax.jit(call, static_argnames="form")(x, w, form=_Numbers(given["form"]))
 
 
@@ -340,11 +341,11 @@ def test_another_value_of_the_variable_is_an_error(monkeypatch):
 
 
 def test_a_library_that_cannot_be_used_is_one_warning(monkeypatch, tmp_path):
-    file = tmp_path / "conv.so"
+    file = tmp_path / "kernels.so"
     monkeypatch.setattr(native, "LIBRARY", file)
     assert instructions.__wrapped__() is None  # not built
     file.write_text("no library")
-    with pytest.warns(UserWarning, match="convolutions run in XLA's form, which is slower"):
+    with pytest.warns(UserWarning, match="LSTMs run in XLA's form, which is slower"):
         assert instructions.__wrapped__() is None
 
 

@@ -1,0 +1,6 @@
+/* All kernels in one unit, so that the compiler makes each tile once. */
+
+#include "shared.h"
+
+#include "conv.h"
+#include "lstm.h"

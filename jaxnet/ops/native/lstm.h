@@ -1,0 +1,197 @@
+/* An LSTM of float32 arrays over all steps, and the loop back that its gradient needs, as handlers of
+ * XLA's foreign function interface. Gates are in the order i, f, g, o.
+ *
+ * The rows of a batch do not depend on each other, so each chunk runs some rows through all steps
+ * without waiting for the others. The kernel is packed once for all steps: what a tile of `sum` reads
+ * is in order. */
+
+enum { GATES = 4, ROWS = 32 };
+
+typedef struct {
+  Work work;
+  const Kernels *kernels;
+  int back;
+  long steps, batch, features, vectors; /* at once */
+  const uint8_t *mask;                  /* (steps, batch) or NULL */
+  const float *kernel, *bias;
+  const float *gates_in, *by_old_c_in, *by_c_in, *h_in; /* h before all steps, or h's gradients */
+  float *gates, *by_old_c, *by_c, *h, *c, *carry;       /* `carry` is the gradient by h */
+  float *packed;
+} Loop;
+
+static void free_loop(Work *work) {
+  free(((Loop *)work)->packed);
+  free(work);
+}
+
+/* Columns of the kernel that a tile reads: for the loop the four gates of one vector of features, a
+ * vector or two at once, with all features as inputs. For the loop back, the features of one or two
+ * vectors, with all gates as inputs. */
+static void pack_kernel(Loop *l) {
+  long n = l->features, lanes = l->kernels->lanes, width = l->vectors * lanes;
+  float *to = l->packed;
+  if (l->back)
+    for (long d = 0; d < n; d += width, to += GATES * n * width)
+      for (long i = 0; i < MIN(width, n - d); i++)
+        for (long k = 0; k < GATES * n; k++) to[k * width + i] = l->kernel[(d + i) * GATES * n + k];
+  else
+    for (long d = 0; d < n; d += lanes)
+      for (long gate = 0; gate < GATES; gate += l->vectors)
+        for (long k = 0; k < n; k++, to += width)
+          for (long v = 0; v < l->vectors; v++)
+            memcpy(to + v * lanes, l->kernel + (GATES * k + gate + v) * n + d,
+                   MIN(lanes, n - d) * sizeof(float));
+}
+
+/* result = x @ columns, for rows of x at this distance and of the result at that. */
+static void product(const Loop *l, long rows, const float *x, long inputs, const float *columns,
+                    float *result, long distance, long left) {
+  long most = l->kernels->most / l->vectors, tiles = (rows + most - 1) / most;
+  for (long i = 0; i < tiles; i++) {
+    long first = rows * i / tiles, count = rows * (i + 1) / tiles - first;
+    const float *from = x + first * inputs;
+    Sum s = {
+      .x = &from, .w = &columns, .rows = 1, .taps = 1, .run = inputs, .pixel = inputs,
+      .result = distance,
+    };
+    l->kernels->sum[l->vectors - 1][count](&s, 0, result + first * distance, left);
+  }
+}
+
+static int forward(Loop *l, long first, long rows) {
+  long n = l->features, lanes = l->kernels->lanes, width = l->vectors * lanes;
+  float *gates = zeros(rows * GATES * lanes, sizeof(float));
+  if (!gates) return 0;
+  for (long t = 0; t < l->steps; t++) {
+    long row = t * l->batch + first;
+    Cell s = {
+      .rows = rows, .features = n, .mask = l->mask ? l->mask + row : NULL, .bias = l->bias,
+      .product = gates, .gates = l->gates_in + row * GATES * n, .c = l->c + first * n,
+      .before = t ? l->h + (row - l->batch) * n : l->h_in + first * n, .h = l->h + row * n,
+    };
+    if (l->gates) {
+      s.slopes = l->gates + row * GATES * n;
+      s.by_old_c = l->by_old_c + row * n;
+      s.by_c = l->by_c + row * n;
+    }
+    const float *columns = l->packed;
+    for (long d = 0; d < n; d += lanes) {
+      for (long gate = 0; gate < GATES; gate += l->vectors, columns += n * width)
+        product(l, rows, s.before, n, columns, gates + gate * lanes, GATES * lanes, width);
+      l->kernels->cell(&s, d);
+    }
+  }
+  free(gates);
+  return 1;
+}
+
+static int backward(Loop *l, long first, long rows) {
+  long n = l->features, width = l->vectors * l->kernels->lanes;
+  float *kept = zeros(rows * n, sizeof(float));
+  if (!kept) return 0;
+  for (long t = l->steps - 1; t >= 0; t--) {
+    long row = t * l->batch + first;
+    CellBack s = {
+      .rows = rows, .features = n, .mask = l->mask ? l->mask + row : NULL,
+      .slopes = l->gates_in + row * GATES * n, .by_old_c = l->by_old_c_in + row * n,
+      .by_c = l->by_c_in + row * n, .given_h = l->h_in + row * n,
+      .gates = l->gates + row * GATES * n, .c = l->c + first * n, .h = l->carry + first * n,
+      .kept = kept,
+    };
+    l->kernels->cell_back(&s);
+    const float *columns = l->packed;
+    for (long d = 0; d < n; d += width, columns += GATES * n * width)
+      product(l, rows, s.gates, GATES * n, columns, s.h + d, n, n - d);
+    for (long r = 0; s.mask && r < rows; r++)
+      if (!s.mask[r]) memcpy(s.h + r * n, kept + r * n, n * sizeof(float));
+  }
+  free(kept);
+  return 1;
+}
+
+static int run_rows(Work *work, long chunk) {
+  Loop *l = (Loop *)work;
+  long first = l->batch * chunk / work->chunks;
+  long rows = l->batch * (chunk + 1) / work->chunks - first;
+  return l->back ? backward(l, first, rows) : forward(l, first, rows);
+}
+
+/* Whether a buffer has this type, number of axes and sizes. */
+static int is(const XLA_FFI_Buffer *b, XLA_FFI_DataType dtype, int rank, long n0, long n1, long n2) {
+  const long sizes[] = {n0, n1, n2};
+  if (b->dtype != dtype || b->rank != rank) return 0;
+  for (int i = 0; i < rank; i++)
+    if (b->dims[i] != sizes[i] || sizes[i] > INT32_MAX) return 0;
+  return 1;
+}
+
+/* Operands: what the inputs add to the gates (steps, batch, 4 * features), the kernel, the bias, c
+ * and h before all steps and, perhaps, the mask. Results: h of all steps, the last c and, perhaps,
+ * the slopes of the gates, of the new by the old c, and of h by c.
+ *
+ * Back: the three slopes, the kernel, the gradients by h of all steps, by the last c and the last h
+ * and, perhaps, the mask. Results: the gradients by the gates, and by c and h before all steps. */
+static XLA_FFI_Error *lstm(XLA_FFI_CallFrame *f, int back) {
+  if (no_run(f)) return NULL;
+  XLA_FFI_Buffer **in = (XLA_FFI_Buffer **)f->args.args, **out = (XLA_FFI_Buffer **)f->rets.rets;
+  long operands = back ? 7 : 5, masked = f->args.size == operands + 1;
+  REQUIRE(f->args.size == operands || masked);
+  REQUIRE(back ? f->rets.size == 3 : f->rets.size == 2 || f->rets.size == 5);
+  REQUIRE(in[0]->rank == 3 && in[0]->dims[2] % GATES == 0);
+  long steps = in[0]->dims[0], batch = in[0]->dims[1], wide = in[0]->dims[2], n = wide / GATES;
+  const XLA_FFI_DataType F32 = XLA_FFI_DataType_F32;
+  REQUIRE(is(in[0], F32, 3, steps, batch, wide));
+  REQUIRE(is(in[back ? 3 : 1], F32, 2, n, wide, 0));
+  REQUIRE(!masked || is(in[operands], XLA_FFI_DataType_PRED, 2, steps, batch, 0));
+  REQUIRE(is(in[back ? 5 : 3], F32, 2, batch, n, 0) && is(in[back ? 6 : 4], F32, 2, batch, n, 0));
+  REQUIRE(is(out[1], F32, 2, batch, n, 0));
+  if (back) {
+    REQUIRE(is(in[1], F32, 3, steps, batch, n) && is(in[2], F32, 3, steps, batch, n));
+    REQUIRE(is(in[4], F32, 3, steps, batch, n));
+    REQUIRE(is(out[0], F32, 3, steps, batch, wide) && is(out[2], F32, 2, batch, n, 0));
+  } else {
+    REQUIRE(is(in[2], F32, 1, wide, 0, 0) && is(out[0], F32, 3, steps, batch, n));
+    REQUIRE(f->rets.size == 2 || is(out[2], F32, 3, steps, batch, wide));
+    for (long i = 3; i < f->rets.size; i++) REQUIRE(is(out[i], F32, 3, steps, batch, n));
+  }
+  const Kernels *kernels = kernels_in_use();
+  REQUIRE(kernels);
+  memcpy(out[1]->data, in[back ? 5 : 3]->data, batch * n * sizeof(float));
+  if (back) memcpy(out[2]->data, in[6]->data, batch * n * sizeof(float));
+  if (!steps || !batch || !n) return NULL;
+  Loop *l = zeros(1, sizeof(Loop));
+  if (!l) return error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+  long threads = threads_of(f), chunks = (batch + ROWS - 1) / ROWS;
+  *l = (Loop){
+    .work = {.holders = 1, .run = run_rows, .close = free_loop},
+    .kernels = kernels, .back = back, .steps = steps, .batch = batch, .features = n, .vectors = 2,
+    .mask = masked ? in[operands]->data : NULL, .kernel = in[back ? 3 : 1]->data,
+    .gates_in = in[0]->data, .c = out[1]->data, .h_in = in[4]->data,
+  };
+  if (back) {
+    l->by_old_c_in = in[1]->data;
+    l->by_c_in = in[2]->data;
+    l->gates = out[0]->data;
+    l->carry = out[2]->data;
+  } else {
+    l->bias = in[2]->data;
+    l->h = out[0]->data;
+    if (f->rets.size == 5) {
+      l->gates = out[2]->data;
+      l->by_old_c = out[3]->data;
+      l->by_c = out[4]->data;
+    }
+  }
+  l->work.chunks = MIN((chunks + threads - 1) / threads * threads, batch);
+  l->packed = zeros((n + 2 * kernels->lanes) * wide, sizeof(float));
+  int ok = l->packed != NULL;
+  if (ok) {
+    pack_kernel(l);
+    ok = run_chunks(&l->work, f, threads);
+  }
+  release(&l->work);
+  return ok ? NULL : error(f->api, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "jaxnet: no memory");
+}
+
+XLA_FFI_Error *jaxnet_lstm(XLA_FFI_CallFrame *f) { return lstm(f, 0); }
+XLA_FFI_Error *jaxnet_lstm_back(XLA_FFI_CallFrame *f) { return lstm(f, 1); }

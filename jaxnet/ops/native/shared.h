@@ -1,0 +1,240 @@
+/* What the kernels share: vectors, tiles, instruction sets, threads and errors. GCC or Clang; no
+ * library but libc. */
+
+#include <limits.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include "xla/ffi/api/c_api.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 28")
+#endif
+#define HIDE(x) __asm__("" : "+r"(x))
+
+/* What a tile of `sum` reads: a row of x and one of w per row of the kernel, in both at these
+ * distances per tap; `run` neighbors in memory per tap. */
+typedef struct {
+  const float *const *x, *const *w;
+  long rows, taps, run, tap_x, tap_w, pixel, result;
+} Sum;
+
+/* What a tile of `add` reads: rows of x and y at these distances per column, for each row of the
+ * kernel `rows` of x. `kernel` and `width` are distances in the result. */
+typedef struct {
+  const float *const *x, *const *y;
+  long rows, columns, step_x, step_y, step_tap, kernel, width;
+} Add;
+
+/* What a step of an LSTM reads and writes, for some rows; see lstm.h. Rows are `features` apart, and
+ * four times as far in `gates` and `slopes`. */
+typedef struct {
+  long rows, features;
+  const uint8_t *mask;         /* one per row, or NULL */
+  const float *bias, *product; /* of a row: its four gates, a vector of each */
+  const float *gates, *before;
+  float *slopes, *by_old_c, *by_c, *c, *h; /* the first three may be NULL */
+} Cell;
+
+/* What a step back through an LSTM reads and writes. `slopes`, `by_old_c` and `by_c` are given. */
+typedef struct {
+  long rows, features;
+  const uint8_t *mask;
+  const float *slopes, *by_old_c, *by_c, *given_h;
+  float *gates, *c, *h, *kept; /* `kept` is the gradient by h, for the rows that the mask leaves */
+} CellBack;
+
+typedef void SumTile(const Sum *, long start, float *result, long left);
+typedef void AddTile(const Add *, long start, long feature, float *result);
+typedef void CellTile(const Cell *, long feature);
+typedef void CellBackTile(const CellBack *);
+
+typedef struct {
+  int lanes, most;
+  SumTile *sum[2][29]; /* by vectors - 1 and count */
+  AddTile *add[2][29];
+  AddTile *add_rows[3][10]; /* three or five rows of the kernel at once: by half of it and count */
+  SumTile *sum_each[13];    /* by count */
+  AddTile *add_each[3][10]; /* as add_rows, and one row */
+  CellTile *cell;
+  CellBackTile *cell_back;
+} Kernels;
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#endif
+#define LANES 16
+#define MOST 28
+#define NAME(name) name##_avx512
+#define STORE_FIRST(to, value, left) \
+  _mm512_mask_storeu_ps(to, (__mmask16)((1u << (left)) - 1), (__m512)(value))
+#include "tiles.h"
+#undef LANES
+#undef MOST
+#undef NAME
+#undef STORE_FIRST
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define LANES 8
+#define MOST 12
+#define NAME(name) name##_avx2
+#define STORE_FIRST(to, value, left)                                                           \
+  _mm256_maskstore_ps(to,                                                                      \
+                      _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(left)),                       \
+                                         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),           \
+                      (__m256)(value))
+#include "tiles.h"
+#undef LANES
+#undef MOST
+#undef NAME
+#undef STORE_FIRST
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#define PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define LANES 4
+#define MOST 28
+#define NAME(name) name##_neon
+#include "tiles.h"
+#define PAUSE() __asm__ volatile("yield")
+#else
+#error "no vectors: jaxnet falls back to XLA's convolutions"
+#endif
+
+/* The instruction set: 0 for none, 2 for AVX2, 3 for AVX-512, 1 for NEON. */
+int jaxnet_level(void) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f")) return 3;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 2 : 0;
+#else
+  return 1;
+#endif
+}
+
+static const Kernels *kernels_of(long level) {
+#if defined(__x86_64__)
+  long most = jaxnet_level();
+  return level > most ? NULL : level == 3 ? &kernels_avx512 : level == 2 ? &kernels_avx2 : NULL;
+#else
+  return level == 1 ? &kernels_neon : NULL;
+#endif
+}
+
+static int level = -1;
+
+/* Uses at most this instruction set from now on; returns the one used: 3 AVX-512, 2 AVX2, 1 NEON, 0
+ * none. */
+int jaxnet_use(int most) { return level = MIN(most, jaxnet_level()); }
+
+static const Kernels *kernels_in_use(void) { return kernels_of(level < 0 ? jaxnet_level() : level); }
+
+static void *zeros(long n, long size) {
+  size_t bytes;
+  if (__builtin_mul_overflow((size_t)n, (size_t)size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
+  return calloc(bytes + 64, 1);
+}
+
+/* Errors of XLA's interface. */
+
+static XLA_FFI_Error *error(const XLA_FFI_Api *api, XLA_FFI_Error_Code code, const char *message) {
+  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message, code};
+  return api->XLA_FFI_Error_Create(&args);
+}
+
+static int ignored(const XLA_FFI_Api *api, XLA_FFI_Error *found) {
+  XLA_FFI_Error_Destroy_Args args = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, NULL, found};
+  if (found) api->XLA_FFI_Error_Destroy(&args);
+  return found != NULL;
+}
+
+#define REQUIRE(condition)                                                                         \
+  if (!(condition))                                                                                \
+    return error(f->api, XLA_FFI_Error_Code_INVALID_ARGUMENT, "jaxnet: not " #condition);
+
+/* Whether the call only asks for the version of the interface, which this answers, or anything else
+ * than to run. */
+static int no_run(XLA_FFI_CallFrame *f) {
+  if (f->extension_start && f->extension_start->type == XLA_FFI_Extension_Metadata) {
+    XLA_FFI_Metadata *data = ((XLA_FFI_Metadata_Extension *)f->extension_start)->metadata;
+    data->api_version.struct_size = XLA_FFI_Api_Version_STRUCT_SIZE;
+    data->api_version.extension_start = NULL;
+    data->api_version.major_version = XLA_FFI_API_MAJOR;
+    data->api_version.minor_version = MIN(3, XLA_FFI_API_MINOR); /* of JAX 0.10 */
+    data->traits = 0;
+    return 1;
+  }
+  return f->stage != XLA_FFI_ExecutionStage_EXECUTE;
+}
+
+/* Work in chunks for all threads of XLA's pool. It is the first field of what it works on. */
+typedef struct Work {
+  atomic_long next, done, holders;
+  atomic_int failed;
+  long chunks;
+  int (*run)(struct Work *, long chunk); /* returns 0 without memory */
+  void (*close)(struct Work *);
+} Work;
+
+static long threads_of(XLA_FFI_CallFrame *f) {
+  int64_t threads = 1;
+  XLA_FFI_ThreadPool_NumThreads_Args args = {
+    XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, f->ctx, &threads,
+  };
+  return ignored(f->api, f->api->XLA_FFI_ThreadPool_NumThreads(&args)) || threads < 1 ? 1 : threads;
+}
+
+static void take_chunks(Work *work) {
+  for (long chunk; (chunk = atomic_fetch_add(&work->next, 1)) < work->chunks;) {
+    if (!work->run(work, chunk)) atomic_store(&work->failed, 1);
+    atomic_fetch_add(&work->done, 1);
+  }
+}
+
+static void release(Work *work) {
+  if (atomic_fetch_sub(&work->holders, 1) == 1) work->close(work);
+}
+
+static void task(void *work) {
+  take_chunks(work);
+  release(work);
+}
+
+/* Runs all chunks; returns 0 if one failed. All threads that are free take chunks until none is
+ * left. The caller waits only for chunks that run, so it ends even if every other thread waits here
+ * for itself. */
+static int run_chunks(Work *work, XLA_FFI_CallFrame *f, long threads) {
+  long helpers = MIN(threads, work->chunks) - 1;
+  XLA_FFI_ThreadPool_Schedule_Args args = {
+    XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, f->ctx, task, work,
+  };
+  atomic_fetch_add(&work->holders, MAX(helpers, 0));
+  for (long i = 0; i < helpers; i++)
+    if (ignored(f->api, f->api->XLA_FFI_ThreadPool_Schedule(&args))) release(work);
+  take_chunks(work);
+  for (long spins = 0; atomic_load(&work->done) < work->chunks; spins++)
+    if (spins > 2000) sched_yield();
+    else PAUSE();
+  return !atomic_load(&work->failed);
+}
