@@ -46,6 +46,7 @@ RECORDS = (
         ),
         commands=(Command("", 10, "10 s of CPU"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="gradients differ by 6.4e-9",
         note=(
             "The net classifies 95.54% of the held-out digits correctly. The recipe was not tuned."
@@ -77,6 +78,7 @@ RECORDS = (
         ),
         commands=(Command("", 10, "10 s of CPU"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="orders 0.998 and 2.000",
         note="The neuron has W = (-0.8, 0.3) at x = (0.5, -0.2).",
         pictures=(

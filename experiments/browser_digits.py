@@ -52,6 +52,7 @@ RECORDS = (
         rows=(("drawn on the page", "199", "200"),),
         commands=(Command("", 680, "242 s of CPU, and about 5 min of Chromium"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="199 of 200 drawings",
         note=(
             "The claim was at least 90%. One drawing of a 1 is misclassified. Of MNIST's test "

@@ -69,6 +69,7 @@ RECORDS = (
         ),
         commands=(Command("--width 0.25 --epochs 5", 461, "461 s of CPU"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="79.90% against 77.46%",
         baseline="net of `experiments.cifar10`",
         note=(

@@ -36,6 +36,7 @@ RECORDS = (
         rows=(("half of the signals recovered", "0.010"),),
         commands=(Command("", 44, "44 s of CPU"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="0.010 from theory",
         pictures=(
             Picture(
@@ -64,6 +65,7 @@ RECORDS = (
         ),
         commands=(Command("", 44, "44 s of CPU"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="9 of 10 digits",
         baseline="least squares",
         note=(
@@ -98,6 +100,7 @@ RECORDS = (
         rows=(("64", "84"), ("256", "45"), ("1,024", "20"), ("2,048", "12")),
         commands=(Command("", 44, "44 s of CPU"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="12% with 2,048 features",
         note="Entries are normal; entries of ±1 and of 0 and ±1 give the same.",
     ),

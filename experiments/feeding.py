@@ -41,6 +41,7 @@ RECORDS = (
         ),
         commands=(Command("--rounds 5 --steps 40", 236, "4 min"),),
         seeds=5,
+        versions="jax 0.10.2",
         key="33 ms with slices, 80 ms with PNGs",
         repeated="round",
         baseline="data on the device",

@@ -88,7 +88,6 @@ RECORDS = (
             "training were chosen on seed 0 with 20,000 digits, by the fraction read."
         ),
         pictures=(Picture("flow_matching.png", "Two images per label of each kind"),),
-        versions="jax 0.12.0.1",
     ),
 )
 

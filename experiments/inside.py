@@ -48,6 +48,7 @@ RECORDS = (
         ),
         commands=(Command("", 310, "310 s of CPU, both nets"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="26.7% left after 5% of the pixels, 85.8% at random",
         baseline="ink, at random",
         note=(
@@ -89,6 +90,7 @@ RECORDS = (
         ),
         commands=(Command("", 310, "310 s of CPU, both nets"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="36.0% left after 5% of the pixels, 48.5% at random",
         baseline="at random",
         note=(

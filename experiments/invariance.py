@@ -60,6 +60,7 @@ RECORDS = (
         ),
         commands=(Command("", 162, "162 s of CPU"),),
         seeds=2,
+        versions="jax 0.10.2",
         key="95.7% at 45°, 49.2% without augmentation",
         across=True,
         note=(

@@ -51,6 +51,7 @@ RECORDS = (
             ),
         ),
         seeds=5,
+        versions="jax 0.10.2",
         key="99.57 ± 0.03% of the test digits",
         baseline="3 epochs, original digits",
         note=(

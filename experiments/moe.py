@@ -54,7 +54,6 @@ RECORDS = (
             "gets 9 to 16% of the characters (first seed). All nets have the same learning "
             "rate, which was not tuned."
         ),
-        versions="jax 0.12.0.1",
     ),
 )
 

@@ -68,7 +68,6 @@ RECORDS = (
             "five other seeds, and so is the learning rate of REINFORCE on these."
         ),
         pictures=(Picture("ppo.png", "Mean return against steps played, with each seed"),),
-        versions="jax 0.12.0.1",
     ),
 )
 

@@ -137,7 +137,7 @@ class Record:
     history: str = ""
     more: tuple[Figures, ...] = ()
     machine: str = CPU
-    versions: str = "jax 0.10.2"
+    versions: str = "jax 0.12.0.1"
     pictures: tuple[Picture, ...] = ()
     lesson: int = 0
 

@@ -79,7 +79,6 @@ RECORDS = (
         pictures=(
             Picture("self_supervised.png", "Accuracy by labels per class, fixed and trained"),
         ),
-        versions="jax 0.12.0.1",
         lesson=18,
     ),
     Record(
@@ -106,7 +105,6 @@ RECORDS = (
             "The number of epochs was chosen on 2,000 other labeled digits, for each method in "
             "the same way. Fixed features of SimCLR have a smaller spread than any trained net."
         ),
-        versions="jax 0.12.0.1",
     ),
 )
 

@@ -71,7 +71,6 @@ RECORDS = (
         ),
         history="With 10 steps of noise and 2 symbols, all four nets reach 98 to 100%.",
         pictures=(Picture("state_space.png", "Accuracy of the four nets during training"),),
-        versions="jax 0.12.0.1",
     ),
 )
 

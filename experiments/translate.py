@@ -58,6 +58,7 @@ RECORDS = (
             Command("--model transformer --dropout 0.2 --epochs 9", 2880, "48 min of CPU"),
         ),
         seeds=1,
+        versions="jax 0.10.2",
         key="41.58 BLEU, without attention 30.45",
         baseline="without attention",
         note=(
@@ -103,6 +104,7 @@ RECORDS = (
         rows=(("English to German", "36.52", "35.24", "14", "18"),),
         commands=(Command("--source en", 3300, "55 min of CPU"),),
         seeds=1,
+        versions="jax 0.10.2",
         key="36.52 BLEU",
         note="BLEU of sacreBLEU 2.6.0 (13a, mixed case) on the 1,000 captions of test 2016.",
         more=(

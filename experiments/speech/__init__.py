@@ -57,6 +57,7 @@ RECORDS = (
             Command("--features 64 --updates 1000 --learning-rate 5e-3", 501, "501 s of CPU"),
         ),
         seeds=3,
+        versions="jax 0.10.2",
         key="error rate 0.11 ± 0.19%, with Gaussian mixtures 3.56 ± 1.02%",
         baseline="HMM with Gaussian mixtures",
         note=(
@@ -100,6 +101,7 @@ RECORDS = (
             Command("--features 64 --updates 1000 --learning-rate 5e-3", 501, "501 s of CPU"),
         ),
         seeds=3,
+        versions="jax 0.10.2",
         key="0.50 ± 0.29 edits per 100 digits, frame classifier 0.33 ± 0.00",
         baseline="HMM with Gaussian mixtures",
         note="The frame classifier makes 2 edits in 600 digits, the LSTM 1 to 4.",
@@ -130,6 +132,7 @@ RECORDS = (
             Command("--features 64 --updates 1000 --learning-rate 5e-3", 501, "501 s of CPU"),
         ),
         seeds=6,
+        versions="jax 0.10.2",
         key="error rate 16.60 ± 8.54%, with Gaussian mixtures 12.53 ± 8.17%",
         repeated="speaker",
         baseline="HMM with Gaussian mixtures",

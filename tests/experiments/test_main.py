@@ -88,7 +88,7 @@ Ours is better: 99.0%.
 
 </details>
 
-- 5 rounds, a laptop, jax 0.10.2
+- 5 rounds, a laptop, jax 0.12.0.1
 - `python -m experiments.digits --seed 0`: 7200 s
 - `python -m experiments.digits --seed 1`: 7200 s
 - [source](../../experiments/digits.py), [lesson 2](../../colab/02_mlp_on_digits.ipynb)"""
