@@ -1,6 +1,6 @@
 """The Python blocks of a Markdown page, and their output.
 
-`python -m tests.pages README.md` prints the first block, to run it elsewhere.
+`python -m tests.pages README.md` prints the blocks, to run them elsewhere.
 """
 
 import doctest
@@ -96,4 +96,4 @@ def run(block: Block, names: dict) -> None:
 
 
 if __name__ == "__main__":
-    print(blocks(Path(sys.argv[1]))[0].code, end="")
+    print("\n".join(block.code for page in sys.argv[1:] for block in blocks(Path(page))))

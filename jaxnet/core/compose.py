@@ -301,8 +301,8 @@ def _check_outside_loops(what: str) -> None:
     """Raise in a function that JAX runs, such as the body of a scan: its values end there."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code not in _RUNS:
-        folder, file = os.path.split(frame.f_code.co_filename)
-        if folder.startswith(_JAX) and "tree" not in file:
+        path = frame.f_code.co_filename
+        if path.startswith(_JAX) and "tree" not in os.path.basename(path):
             raise ValueError(
                 f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
                 "jax.lax.scan, so the value ends with that function. Return the value from it and "
@@ -666,4 +666,4 @@ def _makes_layers(function: Callable) -> bool:
 
 
 _RUNS = {walk.__code__, _outline.__code__}  # what runs a forward function
-_JAX = os.path.dirname(jax.__file__)
+_JAX = os.path.join(os.path.dirname(jax.__file__), "")  # without the end, jaxnet would begin so
