@@ -1,6 +1,7 @@
 """Optional packages, imported when they are used."""
 
 import importlib
+import importlib.metadata
 from typing import Any
 
 
@@ -20,14 +21,29 @@ def extra(module: str, package: str, who: str, extras: str = "data") -> Any:
       >>> extra("nowhere", "nowhere-python", "photos")
       Traceback (most recent call last):
       ...
-      ImportError: photos: needs nowhere-python (No module named 'nowhere'); install the extra
-      jaxnet-toolkit[data]: in a checkout, pip install -e ".[data]"
+      ImportError: photos: needs nowhere-python (No module named 'nowhere'). Install it with
+      pip install "jaxnet-toolkit[data] @ git+..."
     """
     try:
         importlib.import_module(module.partition(".")[0])
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"{who}: needs {package} ({error}); install the extra jaxnet-toolkit[{extras}]: "
-            f'in a checkout, pip install -e ".[{extras}]"'
-        ) from error
+        raise ImportError(f"{who}: needs {package} ({error}). {command(extras)}") from error
+
+
+def command(extras: str) -> str:
+    """Return the sentence that says how to install extras.
+
+    Args:
+      extras: Extras of jaxnet-toolkit, separated by commas.
+
+    Example:
+      >>> command("viz")
+      'Install it with pip install "jaxnet-toolkit[viz] @ git+https://github.com/jaxnet/jaxnet"'
+    """
+    address = ""
+    for line in importlib.metadata.metadata("jaxnet-toolkit").get_all("Project-URL") or ():
+        name, _, url = line.partition(", ")
+        if name == "Repository":
+            address = f" @ git+{url}"
+    return f'Install it with pip install "jaxnet-toolkit[{extras}]{address}"'

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxnet.services.checks import at_least, within
+from jaxnet.services.extras import command
 from jaxnet.services.files import file_path, replacing
 
 if TYPE_CHECKING:
@@ -36,10 +37,7 @@ def style() -> Iterator[None]:
     try:
         import matplotlib.figure
     except ImportError as error:
-        raise ImportError(
-            f"jaxnet.viz: needs matplotlib ({error}); install the extra jaxnet-toolkit[viz]: "
-            'in a checkout, pip install -e ".[viz]"'
-        ) from error
+        raise ImportError(f"jaxnet.viz: needs matplotlib ({error}). {command('viz')}") from error
     with matplotlib.rc_context(fname=STYLE):
         yield
 

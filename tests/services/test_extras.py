@@ -18,6 +18,6 @@ def test_a_missing_module(monkeypatch, missing):
     with pytest.raises(ImportError) as error:
         extra("numpy.linalg", "NumPy", "who", "data,viz")
     assert str(error.value) == (
-        f"who: needs NumPy (import of {missing} halted; None in sys.modules); install the extra "
-        'jaxnet-toolkit[data,viz]: in a checkout, pip install -e ".[data,viz]"'
+        f"who: needs NumPy (import of {missing} halted; None in sys.modules). Install it with "
+        'pip install "jaxnet-toolkit[data,viz] @ git+https://github.com/jaxnet/jaxnet"'
     )
