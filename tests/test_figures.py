@@ -107,7 +107,7 @@ CAMVID = "[FCN](experiments/results/segmentation.md) "
     [
         (f"{CAMVID}has 0.410 ± 0.011, or 0.41, and 76.0%.", []),
         (f"{CAMVID}has 0.410 ± 0.012 and 76.1%.", ["0.410 ± 0.012", "76.1%"]),
-        (f"{SPEED}below.\n\n| LeNet | **3.59** | 198 |", []),
+        (f"{SPEED}below.\n\n| LeNet | **2.89** | 172 |", []),
         (f"{SPEED}below.\n\n| LeNet | **4.06** | 189 |", ["4.06", "4.06", "189"]),
         ("`python -m experiments.forecast` gives 0.70 and 0.72 ppm.", ["0.72"]),
         (f"- {CAMVID}has 0.41.\n- A rate of 0.7.\n1. {CAMVID}has 0.492.", ["0.492"]),
