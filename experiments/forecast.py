@@ -52,6 +52,7 @@ RECORDS = (
         topic="sequences",
         title="Neural forecasts of carbon dioxide do not beat linear autoregression",
         verdict="Not supported",
+        claim="convolutions and an LSTM forecast better than linear autoregression",
         sentence=(
             "Each forecast sees three years of weekly means and predicts the next 52 weeks. "
             "The root mean squared error of 419 forecasts is 0.701 ppm for linear "

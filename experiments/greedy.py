@@ -60,6 +60,7 @@ RECORDS = (
         topic="transfer",
         title="Pretraining by contrastive divergence helps, four other methods hardly do",
         verdict="Mixed",
+        claim="pretraining helps with few labels, and hardly with many",
         sentence=(
             "Each hidden layer is pretrained on 20,000 digits without labels. With 10 labels "
             "per class, contrastive divergence raises the accuracy from 75.92% to 80.28%. The "

@@ -31,6 +31,10 @@ RECORDS = (
         topic="images",
         title="Integrated gradients and occlusion find the pixels that LeNet-5 uses",
         verdict="Mixed",
+        claim=(
+            "accuracy falls faster if the pixels that an attribution map ranks first are removed "
+            "than if random ones are"
+        ),
         sentence=(
             "We removed the pixels that each map marks as most important and measured the "
             "accuracy on 1,000 test digits. A low accuracy means that the map is right. All "
@@ -74,6 +78,7 @@ RECORDS = (
         topic="images",
         title="On photos only integrated gradients beat random pixels",
         verdict="Not supported",
+        claim="attribution maps find the pixels that a network uses, on photos too",
         sentence=(
             "The same test on 200 photos and a small color network. Integrated gradients lower "
             "the accuracy with 5% of the pixels to 36.0%, random pixels to 48.5%. Saliency and "

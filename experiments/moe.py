@@ -32,6 +32,7 @@ RECORDS = (
         topic="sequences",
         title="At equal FLOPs, eight experts predict plays hardly better than one MLP",
         verdict="Mixed",
+        claim="at equal FLOPs per character, eight experts predict better than one MLP",
         sentence=(
             "Three transformers differ in their MLPs only and train for 400 steps of 16 "
             "windows. The mixture needs 2.941 bits per character and the MLP of the same FLOPs "

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 
-from experiments.records import CELL, TOPICS, Column, Record
+from experiments.records import CELL, LEADS, TOPICS, Column, Record
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "results"
@@ -44,23 +44,24 @@ def between(text: str, begin: str, end: str, written: str) -> str:
 def pages(findings: Findings) -> dict[Path, str]:
     """The text of each page of results: one per topic that has findings."""
     found = {}
-    for topic, heading in TOPICS.items():
+    for topic in TOPICS:
         chosen = [(name, record) for name, record in findings if record.topic == topic]
         chosen.sort(key=lambda pair: pair[1].verdict == FAILED)
         if chosen:
-            found[FOLDER / f"{topic}.md"] = _topic(heading, chosen)
+            found[FOLDER / f"{topic}.md"] = _topic(topic, chosen)
     return found
 
 
-def _topic(heading: str, findings: Findings) -> str:
+def _topic(topic: str, findings: Findings) -> str:
     names = "\n".join(
         f"- [{record.title}](#{anchor(record.title)}) ({record.verdict.lower()})"
         for _, record in findings
     )
     parts = [
         WRITTEN,
-        f"# {heading}",
-        "[How to read this page](../README.md#how-to-read-the-results)",
+        f"# {TOPICS[topic]}",
+        f"This page shows {LEADS[topic]} ([how to read the figures]"
+        "(../README.md#how-to-read-the-results)).",
     ]
     parts += [names, *(finding(name, record) for name, record in findings)]
     return "\n\n".join(parts) + "\n"
@@ -76,25 +77,42 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
       root: Folder of the repository, seen from the page.
     """
     parts = [f"## {record.title}"]
-    lead = "" if record.verdict == "Measured" else f"**{record.verdict}.** "
-    parts += [lead + record.sentence]
+    lead = f"**{record.verdict}.**"
+    if record.claim:
+        lead = f"**Claim, {record.verdict.lower()}:** {record.claim}."
+    parts += [f"{lead} {record.sentence}"]
     parts += [table(record.columns, record.rows, record.across, record.baseline)]
     shown = [
         f"![{picture.caption}]({pictures}/{picture.file})\n\n*{picture.caption}.*"
         for picture in record.pictures
     ]
     parts += shown[:1]
-    parts += [record.note] if record.note else []
+    parts += [facts(record.note)] if record.note else []
     parts += [folded("More pictures", "\n\n".join(shown[1:]))] if shown[1:] else []
     for more in record.more:
         parts += [folded(more.title, table(more.columns, more.rows))]
-    parts += [folded("How the options were chosen", record.history)] if record.history else []
+    parts += (
+        [folded("How the options were chosen", facts(record.history))] if record.history else []
+    )
     lines = [f"- {runs(record)}, {record.machine}, {record.versions}"]
     for given in record.commands:
         time = given.time or (f"{given.seconds:g} s" if given.seconds else "")
         lines += [f"- `{command(name, given.options)}`" + (f": {time}" if time else "")]
     lines += [f"- {', '.join(_links(name, record, root))}"]
     return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def facts(text: str) -> str:
+    """The sentences of a text as a list, if they are more than two.
+
+    Example:
+      >>> print(facts("Two runs. The first took 3.5 s. Both used NumPy."))
+      - Two runs.
+      - The first took 3.5 s.
+      - Both used NumPy.
+    """
+    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z`*(])", text)
+    return "\n".join(f"- {one}" for one in sentences) if len(sentences) > 2 else text
 
 
 def folded(title: str, text: str) -> str:

@@ -24,6 +24,20 @@ TOPICS = {
     "cost": "Time, memory and communication",
 }
 """Topic -> heading of its page."""
+LEADS = {
+    "images": "how well small networks classify digits and photos, and what they look at",
+    "segmentation": "how well small networks segment streets and detect blood cells when they are "
+    "trained from scratch",
+    "transfer": "what helps if there are few labels: reused layers, low-rank updates, and features "
+    "learned without labels",
+    "speech": "how three generations of speech recognizers do on spoken digits",
+    "sequences": "how networks do on video, text, translation and time series",
+    "unsupervised": "what generative and unsupervised methods learn from images",
+    "classic": "classic results on perceptrons, optimizers, Boltzmann machines and policies",
+    "agreement": "that jaxnet agrees with JAX, with theory and with torchvision",
+    "cost": "how long training takes, and what sharding and loading data cost",
+}
+"""Topic -> what its page shows."""
 CPU = "2 CPU cores"
 LARGE_PAGES = "2 CPU cores with large pages"
 """Run with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment."""
@@ -99,6 +113,8 @@ class Record:
       topic: One of `TOPICS`.
       title: The finding, a sentence without a full stop.
       verdict: Whether the figures support the experiment's claim; "Measured" if none was made.
+      claim: The claim as a clause without a full stop, printed beside the verdict. A finding whose
+        claim was not or partly supported needs it, since its title says what was found instead.
       sentence: What was done and found, in two to four sentences.
       columns: Headings with units; the first is that of the labels.
       rows: A label, then one cell per column: a number, `mean ± deviation`, `number (low to
@@ -130,6 +146,7 @@ class Record:
     commands: tuple[Command, ...]
     seeds: int
     key: str
+    claim: str = ""
     repeated: str = "seed"
     baseline: str = ""
     across: bool = False
@@ -155,6 +172,8 @@ class Record:
         for name in ("sentence", "commands", "machine", "versions", "key", "rows"):
             if not getattr(self, name):
                 yield f"{name} must not be empty"
+        if self.verdict in ("Mixed", "Not supported") and not self.claim:
+            yield "claim must not be empty, since the title does not say what was claimed"
         if self.seeds < 1:
             yield f"seeds must be at least 1, got {self.seeds}"
         for title, columns, rows in (("rows", self.columns, self.rows), *self.more):

@@ -38,6 +38,10 @@ RECORDS = (
         topic="cost",
         title="Formulas predict what sharded training computes, sends and holds",
         verdict="Mixed",
+        claim=(
+            "formulas with the numbers of parameters, tokens and devices predict what each device "
+            "computes, sends and holds"
+        ),
         sentence=(
             "A GPT of 932,608 parameters trains on 8 simulated devices under four sharding "
             "rules. The FLOPs of three rules equal those of the algebra. What is sent is more "

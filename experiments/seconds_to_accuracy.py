@@ -77,9 +77,7 @@ RECORDS = (
             ("jaxnet", "228", "262", "81.62"),
             ("PyTorch", "407", "448", "81.64"),
         ),
-        commands=(
-            Command("--data cifar10 --libraries jaxnet PyTorch --rounds 1", 710, "12 min"),
-        ),
+        commands=(Command("--data cifar10 --libraries jaxnet PyTorch --rounds 1", 710, "12 min"),),
         seeds=1,
         key="228 s, PyTorch 407 s",
         baseline="PyTorch",

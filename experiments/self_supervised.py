@@ -85,6 +85,10 @@ RECORDS = (
         topic="transfer",
         title="A net that starts from features without labels is not reliably better",
         verdict="Not supported",
+        claim=(
+            "a network that starts from features learned without labels classifies better than "
+            "one that starts from random weights"
+        ),
         sentence=(
             "Here the whole net trains on the labels, from random weights or from one of the "
             "encoders. With 100 labels per class random weights reach 86.45%, and the best "

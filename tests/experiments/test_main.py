@@ -36,7 +36,12 @@ def record(title, **other):
 MLP = Command("--model mlp --seeds 5", 900, "3 min per seed")
 A = types.SimpleNamespace(
     RECORDS=(
-        record("Ours fails", verdict="Not supported", commands=(Command("--seeds 5", 14.2), MLP)),
+        record(
+            "Ours fails",
+            verdict="Not supported",
+            claim="ours is better",
+            commands=(Command("--seeds 5", 14.2), MLP),
+        ),
         record("Ours wins", commands=(MLP,), note="Chosen on 1 seed.", history="After 3 trials."),
     )
 )
@@ -47,6 +52,7 @@ B = types.SimpleNamespace(
             topic="speech",
             verdict="Measured",
             commands=(Command("--seed 0", 7200), Command("--seed 1", 7200)),
+            note="One. Two of `a`. Three.",
             more=(Figures("Each seed", ("seed", "accuracy (%)"), (("seed 0", "98.9"),)),),
             pictures=(Picture("one.png", "Curves"), Picture("two.png", "Filters")),
             machine="a laptop",
@@ -59,7 +65,7 @@ B = types.SimpleNamespace(
 MEASURED = """\
 ## Ours is measured
 
-Ours is better: 99.0%.
+**Measured.** Ours is better: 99.0%.
 
 | net | accuracy (%) | time (s) |
 | --- | ---: | ---: |
@@ -69,6 +75,10 @@ Ours is better: 99.0%.
 ![Curves](../pictures/one.png)
 
 *Curves.*
+
+- One.
+- Two of `a`.
+- Three.
 
 <details markdown>
 <summary>More pictures</summary>
@@ -114,6 +124,7 @@ def test_records_become_pages_with_failed_claims_last(two):
         "- [Ours fails](#ours-fails) (not supported)"
     )
     assert text.index("## Ours wins") < text.index("## Ours fails")
+    assert "**Claim, not supported:** ours is better. Ours is better: 99.0%." in text
     assert "**Supported.** Ours is better" in text and "Chosen on 1 seed." in text
     assert "<summary>How the options were chosen</summary>\n\nAfter 3 trials.\n" in text
 

@@ -31,6 +31,7 @@ def row(*cells):
     ("change", "words"),
     [
         ({"topic": "cats"}, "topic must be one of images, .*, got 'cats'"),
+        ({"verdict": "Mixed"}, "claim must not be empty"),
         ({"verdict": "Great"}, "verdict must be one of Supported, .*, got 'Great'"),
         ({"title": "Ours is better."}, "title must be words, without a full stop"),
         ({"sentence": ""}, "sentence must not be empty"),
