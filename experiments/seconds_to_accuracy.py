@@ -22,7 +22,7 @@ import numpy as np
 
 import jaxnet as jn
 from experiments.benchmarks.fresh import in_fresh_process
-from experiments.benchmarks.whole_run import LIBRARIES, WIDTHS, Task, whole_run
+from experiments.benchmarks.whole_run import WIDTHS, Task, whole_run
 from experiments.cifar10 import fast_net
 from experiments.common import Output, Short, TrainSize, grid, main, save
 from experiments.records import Command, Picture, Record, higher, lower
@@ -104,7 +104,9 @@ class Config(TrainSize, Output):
     """examples per step, by default 64 for mnist and 128 for cifar10"""
     target: float | None = None
     """accuracy on the test part that is to be reached, by default 0.99 and 0.8"""
-    libraries: tuple[Literal["jaxnet", "Flax Linen", "PyTorch"], ...] = tuple(LIBRARIES)
+    libraries: tuple[Literal["jaxnet", "Flax Linen", "PyTorch"], ...] = (
+        "jaxnet", "Flax Linen", "PyTorch",
+    )  # fmt: skip
     """what to compare"""
     timeout: float = 3600.0
     """seconds after which a run is given up"""
