@@ -77,9 +77,10 @@ RECORDS = (
         key="error 1.28 ± 0.03% in int4, 1.19 ± 0.06% in float32",
         baseline="float32",
         note=(
-            "Errors after 4 epochs. All differences from float32 are at most 0.13 percentage "
-            "points, 13 digits of 10,000. Three seeds do not tell whether the fourth epoch "
-            "should be aware of the rounding, and smaller groups do not help a net this small."
+            "Errors after 4 epochs. All differences from float32 are at most 0.13 "
+            "percentage points, 13 digits of 10,000. With three seeds we cannot say whether "
+            "training the fourth epoch with rounding (`aware=True`) helps. Smaller groups "
+            "do not help a net this small."
         ),
         versions="jax 0.12.0",
         lesson=15,

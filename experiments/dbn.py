@@ -58,9 +58,9 @@ RECORDS = (
         key="79.69 ± 0.93%, random start 74.14 ± 0.66%",
         baseline="random weights, sigmoid",
         note=(
-            "Seeds choose the labelled digits; one deep belief net is the start of all. "
-            "Accuracy on 10,000 test digits. The options are the first that were tried. The "
-            "samples are digits, with too many ones and sixes among them."
+            "The seed chooses the labelled digits. All runs start from the same deep belief "
+            "net. Accuracy is on the 10,000 test digits. We tried only one set of options. "
+            "The samples of the net look like digits, but ones and sixes are too frequent."
         ),
         pictures=(
             Picture("dbn_accuracy.png", "Accuracy against labels per class"),

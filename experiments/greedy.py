@@ -58,7 +58,10 @@ VALIDATION = 5000  # training digits that choose the learning rate
 RECORDS = (
     Record(
         topic="transfer",
-        title="Pretraining by contrastive divergence helps, four other methods hardly do",
+        title=(
+            "Pretraining by contrastive divergence helps, four other methods help little or not "
+            "at all"
+        ),
         verdict="Mixed",
         claim="pretraining helps with few labels, and hardly with many",
         sentence=(
@@ -92,9 +95,9 @@ RECORDS = (
         note=(
             "The methods that do not help are made for rectified units and a linear readout "
             "(see `experiments.features`), and here two layers of sigmoid units follow. The "
-            "learning rate, 0.001 or 0.003, was chosen on 5,000 other labelled digits. With 10 "
-            "labels per class that is more labels than the task itself has. The options of the "
-            "methods were not tuned."
+            "learning rate, 0.001 or 0.003, was chosen on 5,000 other labeled digits. With "
+            "10 labels per class, these are many more labels than the task itself has. The "
+            "options of the methods were not tuned."
         ),
         pictures=(Picture("greedy.png", "Accuracy with pretraining by five methods"),),
         lesson=4,

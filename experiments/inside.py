@@ -37,9 +37,9 @@ RECORDS = (
         ),
         sentence=(
             "We removed the pixels that each map marks as most important and measured the "
-            "accuracy on 1,000 test digits. A low accuracy means that the map is right. All "
-            "maps beat random pixels, but the class activation map loses to random pixels of "
-            "ink."
+            "accuracy on 1,000 test digits. The lower the accuracy, the better the map. All "
+            "maps beat random pixels, but the class activation map loses to random pixels "
+            "of ink."
         ),
         columns=("removed first", *lower("5% removed (accuracy, %)", "10% removed", "20% removed")),
         rows=(
@@ -56,13 +56,14 @@ RECORDS = (
         key="26.7% left after 5% of the pixels, 85.8% at random",
         baseline="ink, at random",
         note=(
-            "LeNet-5 was trained for 2 epochs and classifies 98.79% of the test digits (98.8%) "
-            "correctly. White pixels cannot be removed, so random ink is the fair comparison. "
-            "The class activation map has only 5×5 places. Saliency marks white pixels too and "
-            "beats random ink with 5% only. Integrated gradients miss the rise of the logit by "
-            "0.24% of it. All 10 images optimized for a class are classified as that class, 4 "
-            "with a logit above that of any test digit. The weights of the regularizers for "
-            "these images were chosen by their appearance."
+            "LeNet-5 was trained for 2 epochs and classifies 98.79% of the test digits "
+            "correctly. Removing white pixels changes nothing, so random pixels of ink are "
+            "the fair comparison. The class activation map has only 5×5 positions. Saliency "
+            "also marks white pixels, and beats random ink only at 5%. The contributions of "
+            "integrated gradients sum to the rise of the logit, up to 0.24% of it. All 10 "
+            "images optimized for a class are classified as that class, and 4 of them have "
+            "a higher logit than any test digit. We chose the regularization of these "
+            "images by their appearance."
         ),
         pictures=(
             Picture("inside_attributions.png", "Attribution maps of digits"),
@@ -76,13 +77,14 @@ RECORDS = (
     ),
     Record(
         topic="images",
-        title="On photos only integrated gradients beat random pixels",
+        title="On photos, only integrated gradients beat random pixels",
         verdict="Not supported",
         claim="attribution maps find the pixels that a network uses, on photos too",
         sentence=(
-            "The same test on 200 photos and a small color network. Integrated gradients lower "
-            "the accuracy with 5% of the pixels to 36.0%, random pixels to 48.5%. Saliency and "
-            "the class activation map do worse than random pixels."
+            "We repeated the test with 200 photos and a small network. Removing 5% of the "
+            "pixels by integrated gradients lowers the accuracy to 36.0%, and removing "
+            "random pixels to 48.5%. Saliency and the class activation map do worse than "
+            "random pixels."
         ),
         columns=("removed first", *lower("5% removed (accuracy, %)", "10% removed", "20% removed")),
         rows=(
@@ -99,11 +101,11 @@ RECORDS = (
         key="36.0% left after 5% of the pixels, 48.5% at random",
         baseline="at random",
         note=(
-            "The network was trained for 3 epochs and classifies 66.29% of the CIFAR-10 test "
-            "photos correctly, and 65.5% of these 200. Removed pixels are replaced by the mean "
-            "color. Random pixels are scattered dots, which disturb more than a region of the "
-            "same size does. The coarse maps, which mark regions, lose to dots and beat the "
-            "middle."
+            "The network was trained for 3 epochs and classifies 66.29% of the CIFAR-10 "
+            "test photos correctly, and 65.5% of these 200. Removed pixels are replaced by "
+            "the mean color. Random pixels are scattered dots, which disturb more than a "
+            "region of the same size does. The coarse maps, which mark regions, do worse "
+            "than dots and better than removing the middle first."
         ),
         pictures=(Picture("inside_photos.png", "Attribution maps of photos"),),
         lesson=6,

@@ -56,10 +56,10 @@ RECORDS = (
         key="loss 0.1165 ± 0.0014, SGD 0.1374 ± 0.0080",
         baseline="SGD, batches of 64",
         note=(
-            "The loss on the 1,438 training digits includes weight decay. Accuracy is on 359 "
-            "held-out digits. The learning rate is the one of five with the lowest training "
-            "loss. Each evaluation of the loss in a line search counts as a pass, so gradient "
-            "descent with a line search has 20 steps."
+            "The loss on the 1,438 training digits includes weight decay. Accuracy is on "
+            "359 held-out digits. For each optimizer we chose, of five learning rates, the "
+            "one with the lowest training loss. Each evaluation of the loss in a line "
+            "search counts as a pass, so gradient descent with a line search has 20 steps."
         ),
         pictures=(Picture("optimizers.png", "Training loss against passes over the data"),),
         lesson=2,

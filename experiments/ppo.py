@@ -58,14 +58,16 @@ RECORDS = (
         key="50,790 ± 7,441 steps, REINFORCE 108,134 ± 30,597",
         baseline="REINFORCE",
         note=(
-            "Each method makes 60 updates of 4,096 steps, and each return is that of 100 new "
-            "episodes with drawn actions. Some seeds fell below 475 again for a while. The random "
-            "policy is the one before the first update."
+            "Each method makes 60 updates from 4,096 steps each. A return is the mean over "
+            "100 new episodes in which actions are sampled. After they had reached 475, "
+            "some seeds fell below it again for a while. The random policy is the policy "
+            "before the first update."
         ),
         history=(
-            "A first setting of PPO, with 16 steps of the optimizer per update, was seen on these "
-            "seeds and ended at a return of 462.6 ± 76.5. The present one is the best of three on "
-            "five other seeds, and so is the learning rate of REINFORCE on these."
+            "Our first setting of PPO, with 16 optimizer steps per update, was evaluated on "
+            "the seeds reported here and ended at a return of 462.6 ± 76.5. The setting "
+            "reported here is the best of three on five other seeds. The learning rate of "
+            "REINFORCE was chosen on the same five seeds."
         ),
         pictures=(Picture("ppo.png", "Mean return against steps played, with each seed"),),
     ),

@@ -36,7 +36,7 @@ Variant = Literal["plain", "remat", "bfloat16"]
 RECORDS = (
     Record(
         topic="cost",
-        title="Formulas predict what sharded training computes, sends and holds",
+        title=("Formulas predict the FLOPs of sharded training, but not all that it sends"),
         verdict="Mixed",
         claim=(
             "formulas with the numbers of parameters, tokens and devices predict what each device "
@@ -44,8 +44,9 @@ RECORDS = (
         ),
         sentence=(
             "A GPT of 932,608 parameters trains on 8 simulated devices under four sharding "
-            "rules. The FLOPs of three rules equal those of the algebra. What is sent is more "
-            "than the formulas say if gradients are sharded: 12.5 MB instead of 9.3."
+            "rules. The compiled FLOPs of three rules equal the formulas. If gradients are "
+            "sharded, the devices send more than the formulas say: 12.5 MB instead of 9.3 "
+            "MB."
         ),
         columns=(
             "rule",
@@ -66,14 +67,15 @@ RECORDS = (
         key="12.5 MB sent, 9.3 by algebra",
         baseline="one device",
         note=(
-            "Per step and device as compiled, with remat of each block, in float32. The losses "
-            "of 4 steps equal those of one device to 8e-8, in bfloat16 to 2e-4. XLA on the CPU "
-            "has no reduce-scatter, so fully sharded gradients are summed for all and then cut "
-            "(3.3 MB more). Left to itself, the compiler computes with parts of the params and "
-            "sums the activations instead of gathering the params, with 50% more FLOPs. The "
-            "tensor rule sums the gradients with respect to the input of queries, keys and "
-            "values apart (3.1 MB more). The algebra has no scratch space. In bfloat16 the CPU "
-            "sends as much as in float32, where the algebra says half."
+            "All figures are per step and device, in float32, with `remat` of each block. "
+            "The losses of 4 steps agree with those of one device to 8e-8 (2e-4 in "
+            "bfloat16). XLA on CPU has no reduce-scatter: it sums fully sharded gradients "
+            "for all devices and then cuts them, which sends 3.3 MB more. If the compiler "
+            "chooses what to gather, it computes with parts of the params and sums "
+            "activations, which takes 50% more FLOPs. With the tensor rule, it sums the "
+            "input gradients of queries, keys and values separately, which sends 3.1 MB "
+            "more. The formulas leave out scratch space. In bfloat16 the formulas predict "
+            "half of the bytes, but on CPU the devices send as many as in float32."
         ),
         more=(
             Figures(

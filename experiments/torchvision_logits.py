@@ -27,11 +27,12 @@ from jaxnet.services.extras import extra
 RECORDS = (
     Record(
         topic="agreement",
-        title="All 28 networks of torchvision give its logits with its weights",
+        title="With torchvision's weights, 28 networks give torchvision's logits",
         verdict="Supported",
         sentence=(
-            "`from_torch` converts random weights of torchvision. The logits differ by at most "
-            "3.7e-6 of the largest logit."
+            "We gave torchvision's networks random weights and converted them by "
+            "`from_torch`. The logits of jaxnet and torchvision differ by at most 3.7e-6 of "
+            "the largest logit."
         ),
         columns=("network", "parameters", "layers", "largest difference of the logits"),
         rows=(
@@ -68,10 +69,10 @@ RECORDS = (
         seeds=1,
         key="differences up to 3.7e-6",
         note=(
-            "The difference is divided by the largest logit. The weights are random, since "
-            "nothing is downloaded. Norms get random statistics, scales and biases, so that no "
-            "layer is without effect. Inputs have 64×64 pixels, or 224×224 if a network needs "
-            "them."
+            "Each difference is divided by the largest logit. The weights are random, so "
+            "that nothing must be downloaded. Norms have random statistics, scales and "
+            "biases, so that every layer has an effect. Images have 64×64 pixels, or "
+            "224×224 if a network needs more."
         ),
         versions="jax 0.10.2, PyTorch 2.13.0, torchvision 0.28.0",
     ),

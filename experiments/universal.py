@@ -46,9 +46,9 @@ RECORDS = (
         key="from 0.461 ± 0.184 to 0.0041 ± 0.0007",
         baseline="4",
         note=(
-            "The error is measured between the points that were fitted; the function has a "
-            "range of 4.2. Seeds 0 to 4. The scale of the first layer's weights, 8, was chosen "
-            "on this function, over 4."
+            "The errors are measured between the fitted points. The function has a range of "
+            "4.2. We chose the scale of the first layer's weights on this function: 8 "
+            "instead of 4."
         ),
         pictures=(Picture("universal.png", "Fits and errors by hidden units"),),
         lesson=2,

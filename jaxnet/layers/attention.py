@@ -57,51 +57,53 @@ def multi_head_attention(
 ) -> Layer:
     """Scaled dot-product attention in several heads: softmax(q k / sqrt(size)) v, joined by `out`.
 
-    A query that may attend nowhere gets zeros, in values and in gradients.
+    If a query may not attend to any position, its output and its gradients are zero.
 
     Input; a mask is always the last entry:
-      x                        every place of x attends to every place of x (self-attention)
+      x                        every position of x attends to every position of x (self-attention)
       (x, mask)                the same within the mask
-      (queries, memory)        every query attends to every place of the memory (cross-attention)
+      (queries, memory)        every query attends to every position of the memory (cross-attention)
       (queries, memory, mask)  the same within the mask
-    x, queries (batch, time, width); memory (batch, places, width'). The mask is one of
-      lengths, integers (batch,): the places from there on are padding. Lengths below 0 or beyond
-        the places raise; inside `jit`, where they are not known, they count as 0 or as all places;
-      booleans (batch, places), (batch or 1, time or 1, places) or (batch or 1, heads or 1, time or
-        1, places), True if the query at `time` may attend to the place. If batch and time are
-        equal, two axes could also be (time, places), so such a mask raises: write mask[:, None] for
-        padding and mask[None] for one row per query;
-      floats of four axes, (batch or 1, heads or 1, time or 1, places), which are added to the
-        scores, such as ALiBi's slopes or learned relative positions; -inf masks, NaN gives NaN.
-    Masked entries must still be finite. `jn.stream` keeps the keys and values of chunks of x; it
-    takes a memory whole at each call.
+    The shapes are x and queries (batch, time, width), memory (batch, positions, width').
+    A mask is one of these:
+      lengths   Integers (batch,). Positions from the length on are padding. A length outside
+                [0, positions] raises an error; inside `jit` it is clipped.
+      booleans  (batch, positions), (batch or 1, time or 1, positions) or (batch or 1, heads or 1,
+                time or 1, positions). True if the query at `time` may attend to the position.
+      floats    (batch or 1, heads or 1, time or 1, positions). They are added to the scores, such
+                as ALiBi's slopes. -inf masks a position, and NaN gives NaN.
+    A boolean mask of two axes raises an error if batch and time are equal, because it could also be
+    (time, positions). Write mask[:, None] for padding and mask[None] for one row per query.
+    Masked entries must still be finite. In a stream, the layer keeps the keys and values of earlier
+    chunks of x, and receives the whole memory at each call.
 
     Args:
       heads: Number of heads, at least 1.
-      features: Width of the output; None is the width of the queries.
-      head_size: Width of a head; None is the queries' width / heads, which must be whole.
-      value_size: Width of a head of the values; None is the width of queries and keys.
+      features: Width of the output, by default the width of the queries.
+      head_size: Width of a head, by default the queries' width / heads, which must be an integer.
+      value_size: Width of a head of the values, by default that of queries and keys.
       kv_heads: Number of heads of keys and values, each shared by heads / kv_heads heads of the
-        queries (grouped queries); None is `heads`, 1 is multi-query attention.
-      causal: Whether each place attends only to itself and the places before it; for
-        self-attention.
-      window: Number of places before and after its own that each query attends to, one number or
-        (before, after); for self-attention. None is all. Mistral's window of n is (n - 1, 0).
-      rotary: Whether queries and keys are rotated by their positions, or a function of (x,
-        positions) that rotates them, such as `partial(jn.rotary, base=5e5)`; for self-attention.
+        queries (grouped queries), by default `heads`. 1 is multi-query attention.
+      causal: Whether each position attends only to itself and to earlier positions. For
+        self-attention only.
+      window: Number of positions before and after its own to which each query attends, one number
+        or (before, after); all by default. For self-attention only. Mistral's window of n is (n -
+        1, 0).
+      rotary: Whether to rotate queries and keys by their positions, or a function of (x, positions)
+        that rotates them, such as `partial(jn.rotary, base=5e5)`. For self-attention only.
       scale: Factor of the scores; 1 / sqrt(head_size) by default.
-      softcap: Bound c of the scores before the mask, as c * tanh(scores / c); None is no bound.
+      softcap: Bound c of the scores before masking, c * tanh(scores / c). Not bounded by default.
       qk_norm: Function that makes the norms of queries and keys (batch, time, heads, head_size)
-        before they are rotated, such as `jn.rms_norm`, which normalizes each head; None is
-        without.
+        before they are rotated, such as `jn.rms_norm`, which normalizes each head. Not normalized
+        by default.
       use_bias: Whether the four projections have biases, or the names of the projections with a
         bias, such as ("query", "key", "value").
       dropout_rate: Fraction of the weights to drop in training, in [0, 1).
-      return_weights: Whether to return (y, weights), weights (batch, heads, time, places) before
-        dropout, for plots.
-      fused: Whether to use cuDNN's fused attention, which supports only lengths as a mask, and
-        does not support dropout, return_weights, value_size, window, scale or softcap. None uses it
-        if `fits_cudnn` is true; False uses XLA.
+      return_weights: Whether to return (y, weights) instead of y. The weights (batch, heads, time,
+        positions) are those before dropout.
+      fused: Whether to use cuDNN's fused attention instead of XLA. By default it is used if
+        `fits_cudnn` is true. It supports lengths as a mask, but not dropout, return_weights,
+        value_size, window, scale or softcap.
       kernel_init: Initializer of the kernels, as matrices (inputs, outputs).
       name: Name of the layer.
 
@@ -111,9 +113,10 @@ def multi_head_attention(
       query_norm, key_norm: params of the norms of `qk_norm`.
 
     Raises:
-      ValueError: If sizes do not divide.
-      ValueError: If the input has another form.
-      ValueError: If there is dropout in training without a key.
+      ValueError: If `heads` is not a multiple of `kv_heads`.
+      ValueError: If the queries' width is not a multiple of `heads`, and `head_size` is not given.
+      ValueError: If the input does not have one of the forms above.
+      ValueError: If a key is missing in training with dropout.
 
     Example:
       >>> layer = multi_head_attention(2, causal=True, return_weights=True)

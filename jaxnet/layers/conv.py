@@ -52,7 +52,8 @@ def conv(
       kernel (*window, inputs // groups, features); bias (features,).
 
     Raises:
-      ValueError: If the input does not have spatial axes, or options do not match them.
+      ValueError: If the input does not have spatial axes.
+      ValueError: If an option has a different number of entries than there are spatial axes.
       ValueError: If `groups` does not divide inputs and features.
       ValueError: If the window is larger than the padded input.
 

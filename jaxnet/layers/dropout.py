@@ -10,22 +10,22 @@ from jaxnet.services.keywords import explain_keywords
 
 @explain_keywords
 def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dropout") -> Layer:
-    """Sets entries to 0 with probability `rate` in training and divides the rest by 1 - rate.
+    """Set entries to 0 with probability `rate` in training, and divide the others by 1 - rate.
 
-    `rate` is the fraction to drop (stax's is the fraction to keep). The division keeps the mean, so
-    the layer is the identity in evaluation.
+    The division keeps the mean, so the layer is the identity in evaluation. In stax, `rate` is the
+    fraction to keep instead.
 
     Args:
       rate: Fraction to drop, in [0, 1).
-      axes: Axes along which entries are dropped independently; along the others they are dropped
-        together. None is all axes. (0, -1) drops whole feature maps, see `spatial_dropout`.
+      axes: Axes along which entries are dropped independently, all by default. Along the other axes
+        they are dropped together: (0, -1) drops whole feature maps, as `spatial_dropout` does.
       name: Name of the layer.
 
     Raises:
       TypeError: If `rate` is not a number, or `axes` are not integers.
       TypeError: If the input is not float.
       ValueError: If `rate` is outside [0, 1).
-      ValueError: If x does not have `axes`.
+      ValueError: If the input does not have one of `axes`.
       ValueError: If a key is missing in training.
 
     Example:

@@ -34,24 +34,23 @@ def moe(
     kernel_init: Initializer = lecun_normal(),
     name: str = "moe",
 ) -> Layer:
-    """Return a mixture of experts: each token is computed by k of many copies of a layer.
+    """Return a mixture of experts: k of many copies of a layer process each token.
 
-    A router, a dense layer without bias, gives each token a probability per expert. The output is
-    the sum of its k most probable experts, weighted by these probabilities. A token is a vector
-    along the last axis; an expert gets (tokens, width) and must treat each token by itself.
+    A token is a vector along the last axis. The router, a dense layer without bias, computes for
+    each token the probability of each expert. The output is the sum of the outputs of the k most
+    probable experts, weighted by these probabilities. An expert receives an array (tokens, width)
+    and must process each token independently.
 
-    Only the chosen experts are computed. Without `capacity` the tokens are sorted by expert and
-    divided into blocks of one expert each, of tokens * k / experts rows. At most twice the rows
-    that are needed are computed, and the result is exact. Each block takes a copy of its expert's
-    params, at most two per expert. With `capacity` each expert takes a fixed number of tokens in
-    training, and those beyond it are dropped: the expert adds nothing to them. First choices come
-    before second ones, and earlier tokens before later ones. Then no params are copied, so that
-    experts may be sharded over a mesh. In evaluation nothing is dropped.
+    Only the chosen experts are computed. Without `capacity`, the result is exact; it takes at most
+    twice the necessary rows, and copies of the experts' params. With `capacity`, each expert takes
+    a fixed number of tokens in training, and adds nothing to the tokens beyond it. First choices
+    come before second choices, and earlier tokens before later ones. Params are not copied then, so
+    you can shard the experts over a mesh. In evaluation, no token is dropped.
 
     Input:
       x          (batch, ..., width)
       (x, mask)  lengths, integers (batch,) for x (batch, time, width), or booleans of the shape of
-                 x without its last axis. Other tokens do not go to an expert, are not counted in
+                 x without its last axis. Masked tokens are not sent to an expert, do not count in
                  the values below, and give zeros.
 
     `jn.collect` reports these values; add the first two to the loss, with factors such as 0.01
@@ -66,10 +65,11 @@ def moe(
       expert: Layer without state, such as an MLP; its output may have another width.
       experts: Number of experts, at least 1.
       k: Number of experts per token, at most `experts`.
-      capacity: Number of tokens that an expert takes in training, as a multiple of the equal
-        share tokens * k / experts, such as 1.25; None drops none.
-      renormalize: Whether the k probabilities are divided by their sum, as in Mixtral. None does
-        so if k is above 1; a single one would always be 1, and the router would not be trained.
+      capacity: Number of tokens that an expert takes in training, as a multiple of an equal share,
+        tokens * k / experts; for example 1.25. By default, no tokens are dropped.
+      renormalize: Whether to divide the k probabilities by their sum, as in Mixtral. By default
+        they are divided if k is above 1. With k = 1 the result would always be 1, and the router
+        would not be trained.
       kernel_init: Initializer of the router's kernel.
       name: Name of the layer.
 
@@ -78,7 +78,9 @@ def moe(
       experts: params of `expert`, with a leading axis of `experts`.
 
     Raises:
-      ValueError: If k is above `experts`, or if `expert` has state or does not keep the tokens.
+      ValueError: If `k` is above `experts`.
+      ValueError: If `expert` has state.
+      ValueError: If `expert` changes the number of tokens.
 
     Example:
       >>> def mlp(m, x):  # as in Mixtral: w1, w3 and w2

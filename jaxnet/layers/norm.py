@@ -27,7 +27,7 @@ def batch_norm(
     bias_init: Initializer = zeros,
     name: str = "batch_norm",
 ) -> Layer:
-    """Normalizes each feature over the batch and all positions.
+    """Normalize each feature over the batch and all positions.
 
     In training the layer uses the statistics of the batch, and the state keeps running averages of
     them. In evaluation the layer uses the running averages. They start at mean 0 and variance 1, so
@@ -39,8 +39,8 @@ def batch_norm(
       epsilon: Number added to the variance.
       use_bias: Whether to add a learned bias.
       use_scale: Whether to multiply by a learned scale.
-      use_running_average: Whether training too uses the running averages and leaves them as they
-        are, for fine-tuning on small batches; scale and bias are still learned.
+      use_running_average: Whether to use the running averages in training too, without changing
+        them, for fine-tuning on small batches. Scale and bias are still learned.
       scale_init: Initializer of the scale; zeros in the last norm of a residual block makes the
         block start as the identity.
       bias_init: Initializer of the bias.
@@ -54,8 +54,8 @@ def batch_norm(
 
     Raises:
       ValueError: If `momentum` is outside [0, 1).
-      ValueError: If in training the input has fewer than two values per feature, as a batch of one
-        example without positions.
+      ValueError: If a training batch has fewer than two values per feature, such as one example
+        without positions.
 
     Example:
       >>> layer = batch_norm()

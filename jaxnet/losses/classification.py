@@ -21,7 +21,7 @@ def cross_entropy(
       outputs: Logits (batch, ..., classes).
       targets: Integer labels (batch, ...) in [0, classes).
       label_smoothing: Fraction of the target distribution that is spread evenly over all classes,
-        including the label's, in [0, 1). Commonly 0.1.
+        in [0, 1). Zero by default, commonly 0.1.
 
     Returns:
       (batch, ...).

@@ -58,9 +58,9 @@ def masked_mean(
 def masked(loss: Loss = cross_entropy) -> Loss:
     """Average a loss over the valid positions of each sequence; 0 if none is valid.
 
-    Every sequence has the same weight. For the same weight per token, give `jn.supervised` a loss
-    that returns the pair (totals, weights), each (batch,). Outputs and targets at masked positions,
-    NaN included, affect neither value nor gradient.
+    Every sequence has the same weight. To give every token the same weight, pass `jn.supervised` a
+    loss that returns the pair (totals, weights), each (batch,). Outputs and targets at masked
+    positions, NaN included, affect neither value nor gradient.
 
     Args:
       loss: Loss or metric that maps outputs (batch, steps, ...) and labels to one value per
@@ -115,8 +115,8 @@ def weighted(
       loss: Loss or metric that maps outputs (batch, ..., classes) and integer labels (batch, ...)
         to one value per label. With `label_smoothing` of `cross_entropy`, the smoothed fraction of
         each class has the weight of that class, as in PyTorch.
-      class_weights: Weight (classes,) of an entry by its label, such as larger weights for rare
-        classes.
+      class_weights: Weights of the classes, (classes,), such as larger ones for rare classes. 1 by
+        default.
       ignore_label: Label that does not count, such as -100 or the label of padding.
 
     Returns:

@@ -15,21 +15,22 @@ from jaxnet.services.checks import WrongValues, as_array, at_least, check_range,
 
 @comparison(blank=partial(at_least, minimum=0))
 def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
-    """Return -log p(labels), summed over all alignments: connectionist temporal classification.
+    """Return the connectionist temporal classification loss, -log p(labels) over all alignments.
 
-    Takes lengths instead of the padding masks of `optax.ctc_loss`; entries beyond a length are
-    ignored.
-    Labels without an alignment (fewer steps than labels plus a blank between equal neighbours) have
-    infinite loss in theory and about 100,000 here: remove such examples from the data. An example
-    has loss NaN while tracing if its labels are the blank or not classes, or if its lengths exceed
-    its arrays; known values raise an error.
+    In contrast to `optax.ctc_loss`, it takes lengths instead of padding masks, and ignores entries
+    beyond a length.
+
+    If an example has too few steps for its labels and a blank between equal neighbors, it has no
+    alignment. Its loss is infinite in theory and about 100,000 here, so remove such examples from
+    the data. Labels that are the blank or not a class raise an error, and so do lengths beyond the
+    arrays. Inside `jit`, where they cannot raise, the loss is NaN.
 
     Args:
       outputs: Pair (logits, lengths) of logits (batch, steps, classes) and lengths (batch,), or the
         logits alone if all steps are valid.
       targets: Pair (labels, label_lengths) of labels (batch, n) padded on the right and
         label_lengths (batch,).
-      blank: Class that means "no label here".
+      blank: Class that means "no label at this step", 0 by default.
 
     Returns:
       (batch,).

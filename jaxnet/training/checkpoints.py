@@ -47,30 +47,34 @@ REMOVED = ".removed"  # how we name what we have not finished to remove
 
 
 class Checkpoints:
-    """The checkpoints of a run, one folder each, in a folder; a context manager.
+    """A context manager that saves the checkpoints of a run in a folder and restores them.
 
-    `save` copies the train_state, and the loop continues while it is written. In several processes
-    each writes its own part, so all must call it, and the folder must be one that all see.
+    `save` copies the train_state and writes it in the background while the loop continues. If a run
+    has several processes, each writes its own part. All of them must call `save`, and all must have
+    access to the folder.
 
-    While the `with` block is open, a SIGTERM (of Slurm, Kubernetes, a preempted machine) does not
-    end the process: `fit` yields once more at the next step, its loop ends, what was saved is
+    Inside the `with` block, SIGTERM (sent by Slurm, Kubernetes or a preempted machine) does not
+    kill the process. `fit` finishes the current step and yields once more. Pending checkpoints are
     written, and the process exits with code 143.
 
-    One run writes to a folder at a time. The first `save` takes a lock, which lasts until `close`
-    or the end of the process, however it ends; a second run that saves raises an error that names
-    the first. The lock keeps out other hosts too if the file system has locks for all of them, as
-    NFS 4 has. An object that only reads takes no lock, and changes nothing in the folder.
+    Only one run at a time can write to a folder. The first `save` takes a lock until `close` or
+    until the process ends, even if it is killed. If a second run saves, it raises an error that
+    names the first. The lock also works between hosts if the file system supports it, as NFS 4
+    does. Reading needs no lock and changes nothing in the folder.
 
     Args:
       folder: Folder such as "runs/a"; the first `save` makes it.
       keep: Number of newest checkpoints to keep.
-      best: Name among `epoch.scalars()`, such as "test/loss": the best by it is kept as well.
-      mode: "min" or "max", which values of `best` are better.
+      best: Name of an entry of `epoch.scalars()`, such as "test/loss". The checkpoint with the best
+        value is kept as well.
+      mode: Whether the lowest ("min", the default) or the highest ("max") value of `best` is the
+        best.
 
     Raises:
-      ImportError: If orbax-checkpoint, of the extra "runs", is not installed.
+      ImportError: If orbax-checkpoint (extra "runs") is not installed.
       NotADirectoryError: If `folder` is a file.
-      ValueError: If `mode` is another, or if `keep` is below 1.
+      ValueError: If `mode` is not "min" or "max".
+      ValueError: If `keep` is below 1.
 
     Example:
       >>> import tempfile
@@ -121,7 +125,7 @@ class Checkpoints:
           epoch: Epoch of `fit`.
 
         Returns:
-          Whether it was saved; False if this very train_state is in the folder already.
+          True if it was saved, False if the folder already has this train_state.
 
         Raises:
           TypeError: If `epoch` is not an Epoch.

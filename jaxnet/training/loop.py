@@ -39,27 +39,28 @@ def fit(
     steps_per_dispatch: int | None = None,
     progress: bool = True,
 ) -> Iterator[Epoch]:
-    """Train, and yield an `Epoch` after each pass over the data: the loop is yours.
+    """Train a model, and yield an `Epoch` after each pass over the data.
 
-    Stopping early, saving and plotting are ordinary statements in it. The `train_state` that you
-    pass stays valid, and so does each epoch's. Nothing runs before the first iteration.
+    `fit` is a generator, so you stop early, save and plot with ordinary statements in your loop.
+    Nothing runs before the first iteration. The `train_state` that you pass stays valid, and so
+    does the `train_state` of each epoch.
 
     Args:
       trainer: Trainer from `jn.trainer`.
-      train_state: Train_state to start from, of `trainer.init` or of an earlier epoch, whose count
-        continues.
-      data: Pytree of arrays with one example per row, usually `(x, y)`, which is put on the device
-        whole; or an iterable of batches that can be iterated once per epoch, for data that do not
-        fit, such as a pipeline of grain or a DataLoader (a list counts as a pytree).
+      train_state: Train state to start from, returned by `trainer.init` or taken from an earlier
+        epoch. The count of its steps continues.
+      data: Pytree of arrays with one example per row, usually `(x, y)`. It is moved to the device
+        as a whole. If it does not fit, pass an iterable of batches that starts again for each
+        epoch, such as a grain pipeline or a DataLoader. A list counts as a pytree.
       epochs: Number of passes over the data, at least 1.
-      steps: Number of updates, instead of epochs; for a stream that never ends.
+      steps: Number of updates, instead of `epochs`, for an endless stream.
       every: Number of steps after which an `Epoch` is yielded, instead of after a pass.
-      position: Position of an interrupted run, `epoch.position` of the epoch whose train_state this
-        is; `epochs` and `steps` count from the start of that run, which continues to the same
-        numbers as if it had not been interrupted. A stream needs iterators with get_state and
-        set_state, as grain's are, or must yield the same batches again.
+      position: Position of an interrupted run: the `epoch.position` that belongs to `train_state`.
+        The run continues with the same results as if it had not been interrupted, and `epochs` and
+        `steps` count from its start. The iterators of a stream need get_state and set_state, as in
+        grain; otherwise the stream must yield the same batches again.
       batch_size: Number of examples per step. The last batch is padded with examples from the
-        beginning of the epoch, which are left out of the loss and of the metrics.
+        beginning of the epoch. These do not count in the loss and the metrics.
       evaluate: Data like `data`, measured after each epoch.
       shuffle: Whether the order is drawn again for each epoch.
       steps_per_dispatch: Number of steps per dispatch; by default measured while running, so that a
@@ -69,11 +70,11 @@ def fit(
     Raises:
       TypeError: If the arguments are not a trainer and a TrainState.
       ValueError: If `epochs` is below 1, or if both or neither of epochs and steps are given.
-      ValueError: If there are no examples, if lengths are unequal, or if data have a NaN.
-      ValueError: If a generator is to run for several epochs.
+      ValueError: If `data` is empty, has arrays of unequal lengths, or contains NaN or Inf.
+      ValueError: If a generator is passed for several epochs.
       ValueError: If padding is needed and the objective returns one value per batch.
-      ValueError: If the position is of another run.
-      ValueError: If several processes have arrays that are not spread over all of them.
+      ValueError: If `position` belongs to another run.
+      ValueError: If arrays are not distributed over all processes of a run.
 
     Example:
       >>> data = jnp.eye(4), jnp.array([0, 1, 0, 1])

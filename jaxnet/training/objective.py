@@ -45,7 +45,7 @@ def supervised(
       net: Layer to train.
       loss: Function `(outputs, targets) -> values`, such as `jn.losses.cross_entropy`. Set options
         of a loss or metric by `functools.partial`.
-      metrics: Further values to watch by name, e.g. `{"accuracy": jn.metrics.accuracy}`.
+      metrics: Metrics to report by name, such as `{"accuracy": jn.metrics.accuracy}`.
       penalty: Function of the parameters, added to the loss; see `jaxnet.penalties`.
 
     Raises:

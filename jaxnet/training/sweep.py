@@ -159,12 +159,12 @@ def sweep(
 ) -> Sweep:
     """Train an objective with many seeds and settings at once, in one jitted program.
 
-    Each run is the one that `jn.trainer(objective, optimizer(**setting))`, its `init` with
-    `jax.random.key(seed)` and `fit` would make, with the same weights, order and randomness, up to
-    rounding. A run that diverges harms no other, and shows as NaN.
+    Each run gives, up to rounding, the same results as a single run: `jn.trainer(objective,
+    optimizer(**setting))`, `init` with `jax.random.key(seed)`, then `fit`. If a run diverges, its
+    results are NaN, and the other runs are not affected.
 
-    Data that are on a mesh split each batch over its devices; members are not split: every device
-    holds all of them.
+    If the data is on a mesh, each batch is split over the devices. The runs are not split: every
+    device holds all of them.
 
     Args:
       objective: Objective, such as `jn.supervised(net, loss)`.
@@ -173,19 +173,19 @@ def sweep(
       data: Arrays with one example per row, all of them in memory.
       epochs: Number of passes over the data, at least 1.
       seeds: Number of seeds, counted from 0, or a list of seeds.
-      grid: Name of an argument of `optimizer` -> numbers; every combination is a setting. Without
-        it the optimizer is made without arguments.
-      batch_size: Number of examples per step, the same for all runs, since it is a shape.
+      grid: Dict from names of arguments of `optimizer` to numbers. Every combination is a setting.
+        By default, the optimizer is called without arguments.
+      batch_size: Number of examples per step, the same for all runs.
       evaluate: Data like `data`, measured after each epoch.
       shuffle: Whether the order is drawn again for each epoch.
-      params: Params to start from, such as pretrained ones, all or a part of them, as for
-        `trainer.init`; each leaf has a leading axis of seeds.
-      own_data: Whether `data` has a leading axis of seeds too, so that each seed has its own.
+      params: Params to start from, all or some of them, as in `trainer.init`. Each array has a
+        leading axis of seeds.
+      own_data: Whether each seed has its own data. `data` then has a leading axis of seeds.
       progress: Whether to show a progress bar.
 
     Raises:
       ValueError: If `epochs` is below 1, or if there are no seeds or numbers in the grid.
-      ValueError: If the data do not fit.
+      ValueError: If the data does not have the shapes that the objective expects.
       TypeError: If the optimizer does not take the grid's names, or if a value is not a number.
 
     Example:
