@@ -308,8 +308,8 @@ def _not_an_initializer(what: str, initializer: Any, shape: Any) -> str:
             f"function. Write m.{what}(name, initializer, shape)"
         )
     return (
-        f"the initializer must be a function (key, shape, dtype) -> array, got {initializer!r:.40}. "
-        "For a constant, write jn.initializers.constant(value)"
+        "the initializer must be a function (key, shape, dtype) -> array, got "
+        f"{initializer!r:.40}. For a constant, write jn.initializers.constant(value)"
     )
 
 

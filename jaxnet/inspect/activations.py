@@ -113,7 +113,7 @@ def first_nonfinite(
     end; the loss; then the gradients of the loss, from the last layer back to the first. The later
     calls of a shared layer are "dense#2", "dense#3"; layers inside `jax.lax.scan` are skipped.
 
-    Pass the params and state from before the step that made them NaN. With `fit`, look at each step:
+    Pass the params and state from before the step that made them NaN. With `fit`, stop there:
 
         for epoch in jn.fit(trainer, train_state, data, epochs=9, every=1):
             if not np.isfinite(epoch.losses[-1] + optax.tree.norm(epoch.train_state.params)):
