@@ -119,7 +119,8 @@ def first_nonfinite(
             if not np.isfinite(epoch.losses[-1] + optax.tree.norm(epoch.train_state.params)):
                 break
             train_state = epoch.train_state
-        print(first_nonfinite(trainer.objective, train_state.params, train_state.state, data))
+        params, state = train_state.params, train_state.state
+        print(jn.inspect.first_nonfinite(trainer.objective, params, state, data))
 
     Args:
       net: Network, or an objective with a batch as x.
