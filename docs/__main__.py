@@ -15,6 +15,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+from docs.docstrings import public_names
 from docs.gallery import write_gallery
 from docs.lessons import write_index, write_lessons
 from docs.navigation import navigation
@@ -24,12 +25,19 @@ ROOT = Path(__file__).parent.parent
 HERE = ROOT / "docs"
 OUT = ROOT / "runs" / "site"
 TEXTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+LINKED = ("README.md", "guide", "colab")  # pages in which names lead to the reference
 ASSETS = ("site.css", "iframe-worker.js")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 CELL = re.compile(r'<td( style="[^"]*")?>(.*?)</td>', re.S)
 NUMBER = re.compile(r"[-−]?\d[\d.,%±()e×− -]{,18}(to [\d.,]+%?\))?( ?[A-Za-zµ%]+)?")
 CODE = re.compile(r"^( *)(`{3,})[^`\n]*\n.*?^\1\2`*$|(`+).+?\3", re.S | re.M)
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
+# What link_names looks at: blocks of code, headings, links, names of jaxnet and other code.
+NAMED = re.compile(
+    r"^( *)(`{3,})[^`\n]*\n.*?^\1\2`*$|^(?P<heading>#+) [^\n]*$|\[(?:`[^`]*`|[^][`])*\][(\[]"
+    r"|(?<!`)`jn\.(?P<name>[A-Za-z_][\w.]*)(?:\([^`]*)?`(?!`)|(`+).+?\5",
+    re.S | re.M,
+)
 
 
 def build(out: Path = OUT) -> Path:
@@ -47,6 +55,8 @@ def build(out: Path = OUT) -> Path:
     write_gallery(pages)
     for path in copied | {pages / "experiments" / "gallery.md"}:
         mend_links(path, pages)
+        if path.relative_to(pages).parts[0] in LINKED:
+            path.write_text(link_names(path.read_text()))
     write_reference(pages)
     menu = navigation(pages)
     for path in (path for entry in menu for path in entry.values() if isinstance(path, str)):
@@ -55,6 +65,7 @@ def build(out: Path = OUT) -> Path:
     config = yaml.safe_load((HERE / "mkdocs.yml").read_text())
     config |= {"docs_dir": str(pages), "site_dir": str(out / "html"), "nav": menu}
     config["repo_url"] = repository()
+    config["site_url"] = address()
     config["theme"]["custom_dir"] = str(HERE / "theme")
     (python,) = (p["mkdocstrings"] for p in config["plugins"] if "mkdocstrings" in p)
     python["handlers"]["python"]["paths"] = [str(ROOT)]
@@ -92,6 +103,12 @@ def sized(match: re.Match) -> str:
 def repository() -> str:
     with open(ROOT / "pyproject.toml", "rb") as file:
         return tomllib.load(file)["project"]["urls"]["Repository"]
+
+
+def address() -> str:
+    """Where GitHub publishes the site; links of its page 404 begin there."""
+    owner, name = repository().rstrip("/").split("/")[-2:]
+    return f"https://{owner.lower()}.github.io/{name}/"
 
 
 def copy_texts(pages: Path) -> set[Path]:
@@ -133,6 +150,22 @@ def mend_links(path: Path, pages: Path) -> None:
         parts += [LINK.sub(mended, text[end : block.start()]), block[0]]
         end = block.end()
     path.write_text("".join([*parts, LINK.sub(mended, text[end:])]))
+
+
+def link_names(text: str) -> str:
+    """Links the first mention of a name such as `jn.fit` below each heading to the reference."""
+    linked: set[str] = set()
+
+    def link(match: re.Match) -> str:
+        if match["heading"]:
+            linked.clear()
+        place = public_names().get(match["name"] or "")
+        if place is None or not place.endswith(f".{match['name']}") or place in linked:
+            return match[0]
+        linked.add(place)
+        return f"[{match[0]}][{place}]"
+
+    return NAMED.sub(link, text)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,8 @@ def page(path: Path, folder: Path, repository: str) -> str:
         if cell["cell_type"] == "code":
             parts.append(code(cell, f"{path.stem}_{i:03}", folder))
         else:
-            parts.append("".join(cell["source"]))
+            text = "".join(cell["source"])
+            parts.append(text.replace("<details>", "<details markdown>"))
     return "\n\n".join(parts) + "\n"
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import griffe
 
 import jaxnet
-from docs.docstrings import interop_places, linked, public_places
+from docs.docstrings import linked, methods, module_places, own_names, public_places
 
 ROOT = Path(__file__).parent.parent
 # Section -> page -> the modules below jaxnet whose public names it has, in this order.
@@ -85,12 +85,14 @@ class Name(NamedTuple):
     Fields:
       public: As users write it, such as "jaxnet.conv".
       place: Where griffe finds its definition, such as "jaxnet.layers.conv.conv".
-      summary: First paragraph of its docstring.
+      summary: First paragraph of its docstring, with links.
+      methods: Public methods of a class.
     """
 
     public: str
     place: str
     summary: str
+    methods: list[str]
 
 
 class Page(NamedTuple):
@@ -111,15 +113,16 @@ def reference() -> list[Page]:
     """The pages in the order of `SECTIONS`."""
     package = griffe.load("jaxnet", search_paths=[ROOT])
     found: dict[tuple[str, str], list[tuple[int, Name]]] = {}
-    for public in (*public_places(), *interop_places()):
+    for public in (*public_places(), *module_places()):
         place = definition(public)
         value = package[place.removeprefix("jaxnet.")]
         if value.is_alias:
             value = value.final_target
         text = value.docstring.value if value.docstring else ""
-        summary = " ".join(text.split("\n\n")[0].split())
+        summary = linked(" ".join(text.split("\n\n")[0].split()), public, own_names(value))
+        name = Name(public, place, summary, methods(value) if value.is_class else [])
         where, order = page_of(value.parent.path.removeprefix("jaxnet").removeprefix("."))
-        found.setdefault(where, []).append((order, Name(public, place, summary)))
+        found.setdefault(where, []).append((order, name))
     sections = list(SECTIONS)
     known = [(section, page) for section, pages in SECTIONS.items() for page in pages]
     new = [where for where in found if where not in known]
@@ -158,7 +161,7 @@ def definition(public: str) -> str:
     It takes `jaxnet.conv` for the module `jaxnet.layers.conv`, so the place is where the function
     is defined. Values that are not defined by `def` or `class` stay where they are public.
     """
-    if public in interop_places():
+    if public in module_places():
         return public
     value = operator.attrgetter(public.removeprefix("jaxnet."))(jaxnet)
     module = getattr(value, "__module__", None) if callable(value) else None
@@ -188,16 +191,29 @@ def table(names: list[Name]) -> list[str]:
 
 
 def cell(name: Name) -> str:
-    return linked(name.summary, name.public).replace("|", "\\|")
+    return name.summary.replace("|", "\\|")
 
 
 def entries(names: list[Name]) -> list[str]:
-    """The docstrings of a page; two public names of one value share an entry."""
+    """The docstrings of a page, those of methods below their class.
+
+    Two public names of one value share an entry.
+    """
     lines = []
     for place in dict.fromkeys(name.place for name in names):
-        first, *more = [name.public for name in names if name.place == place]
-        lines += [f"[](){{ #{public} }}" for public in more]
-        lines += [f"[](){{ #{first} }}", "", f"::: {place}", "    options:"]
-        lines += [f"      heading: {first}", f"      toc_label: {first.rpartition('.')[2]}", ""]
-        lines += [f"Also `{public}`." for public in more] + [""] * bool(more)
+        first, *more = [name for name in names if name.place == place]
+        lines += [f"[](){{ #{name.public} }}" for name in more]
+        lines += entry(first.public, place, 2)
+        lines += [f"Also `{name.public}`." for name in more] + [""] * bool(more)
+        for method in first.methods:
+            lines += entry(f"{first.public}.{method}", f"{place}.{method}", 3)
     return lines
+
+
+def entry(public: str, place: str, level: int) -> list[str]:
+    """The docstring of a name, under a heading of a level."""
+    options = {
+        "heading": public, "toc_label": public.rpartition(".")[2], "heading_level": level
+    }  # fmt: skip
+    lines = [f"      {name}: {value}" for name, value in options.items()]
+    return [f"[](){{ #{public} }}", "", f"::: {place}", "    options:", *lines, ""]

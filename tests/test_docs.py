@@ -36,7 +36,7 @@ def words(text: str) -> str:
 @pytest.mark.slow
 def test_every_public_name_has_an_entry_with_its_docstring(site):
     pages = {p.stem: p.read_text() for p in (site / "reference").glob("*.html")}
-    names = docstrings.public_places() + docstrings.interop_places()
+    names = docstrings.public_places() + docstrings.module_places()
     assert len(names) > 350
     for name in names:
         assert sum(f'id="{name}"' in text for text in pages.values()) == 1, name
@@ -61,7 +61,7 @@ def test_the_index_has_every_public_name_once_with_its_first_line(site):
     ]
     names = docstrings.public_places()
     shown = [name.replace("jn.", "jaxnet.", 1) for name, _ in rows]
-    assert sorted(shown) == sorted(names + docstrings.interop_places())
+    assert sorted(shown) == sorted(names + docstrings.module_places())
     for name, summary in rows:
         assert summary, name
     summaries = dict(zip(shown, [summary for _, summary in rows], strict=True))

@@ -20,6 +20,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME, ADDRESS = PROJECT["name"], PROJECT["urls"]["Repository"]
 EXTRAS = PROJECT["optional-dependencies"]
 README = (ROOT / "README.md").read_text()
+STARTED = (ROOT / "guide" / "getting_started.md").read_text()
+# Extras for work on jaxnet itself.
+OWN = {"all", "browser", "experiments", "lint", "notebooks", "parity", "peers", "site", "test"}
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CI = (ROOT / ".ci" / "run").read_text()
 
@@ -62,11 +65,21 @@ def test_one_address():
 
 
 def test_the_readme_installs_what_its_example_needs():
-    assert f'\npip install "{NAME}[data] @ git+{ADDRESS}"\n' in README
+    command = f'\npip install "{NAME}[data,viz] @ git+{ADDRESS}"\n'
+    assert command in README and command in STARTED
     first, second = re.findall(r"^pip install -e .*$", README, re.M)  # another program reads them
     assert first.endswith(" && python -m experiments.digits") and second.endswith(" && pytest")
     for extras in re.findall(r"\[([a-z,]+)\]", "\n".join([first, second])):
         assert set(extras.split(",")) <= set(EXTRAS)
+
+
+def test_the_guide_lists_the_extras_with_their_packages():
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", STARTED, re.M))
+    assert set(rows) == set(EXTRAS) - OWN
+    for extra, packages in rows.items():
+        named = {name.lower() for name in re.findall(r"[\w-]+", packages)}
+        needed = {re.split(r"[>\[=]", need)[0].lower() for need in EXTRAS[extra]}
+        assert named & needed == needed - {"array_record", "importlib_resources"}, extra
 
 
 def test_the_metadata_name_the_versions_that_are_tested():

@@ -142,8 +142,11 @@ class Scope:
 
     def _entry(self, what: str, given: dict, name, initializer, shape, dtype) -> jax.Array:
         """Return a param or a state entry, noted by a plan or else looked up and compared."""
-        _check_entry_name(name, f"m.{what}(name, initializer, shape)", callable(initializer))
-        check_shape(f"{here()}: m.{what}({name!r})", shape)
+        _check_entry_name(name, f"m.{what}(name, initializer, shape)")
+        at = f"{here()}: m.{what}({name!r})"
+        if not callable(initializer):
+            raise TypeError(f"{at}: {_not_an_initializer(what, initializer, shape)}")
+        check_shape(at, shape)
         if dtype is None:
             dtype = self._dtype = self._dtype or param_dtype(self._x)
         needed = jax.ShapeDtypeStruct(tuple(shape), dtype)
@@ -292,9 +295,22 @@ class Scope:
         )
 
 
-def _check_entry_name(name: Any, form: str, fits: bool = True) -> None:
-    if not (fits and isinstance(name, str) and name and "/" not in name):
+def _check_entry_name(name: Any, form: str) -> None:
+    if not (isinstance(name, str) and name and "/" not in name):
         raise TypeError(f"{here()}: expected {form}, a name without '/', got {name!r:.40}")
+
+
+def _not_an_initializer(what: str, initializer: Any, shape: Any) -> str:
+    """Return what is wrong with the last two arguments of `m.param` or `m.state`."""
+    if callable(shape):
+        return (
+            f"the initializer and the shape are swapped, got {initializer!r:.40} and then a "
+            f"function. Write m.{what}(name, initializer, shape)"
+        )
+    return (
+        "the initializer must be a function (key, shape, dtype) -> array, got "
+        f"{initializer!r:.40}. For a constant, write jn.initializers.constant(value)"
+    )
 
 
 def _check_outside_loops(what: str) -> None:

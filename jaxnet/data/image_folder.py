@@ -47,6 +47,11 @@ def image_folder(
       folder: Folder that contains the class folders.
       size, channels: Options of `read_image`.
 
+    Returns:
+      A named tuple of `images` (examples, height, width, channels) float32 in [0, 1]; `labels`
+      (examples,) int32, indices in `classes`; `classes`, the names of the class folders; and
+      `files`, one path per example.
+
     Raises:
       ImportError: If Pillow is not installed.
       ValueError: If `folder` does not exist or has no class folders.

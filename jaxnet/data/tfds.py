@@ -36,7 +36,8 @@ def load(
       name: Name in the catalogue of TensorFlow Datasets, such as "mnist" or
         "movielens/25m-ratings", or "camvid", "free_spoken_digits" or "multi30k".
       split: Name of the split, such as "train", "test", "train[:80%]" or "train+test".
-      data_dir: Folder of the datasets; see the module for the default.
+      data_dir: Folder of the datasets; by default the environment variable TFDS_DATA_DIR, or
+        ~/tensorflow_datasets if it is not set.
       download: Whether to download and prepare a missing dataset, and print its size and terms. A
         dataset of the catalogue needs TensorFlow for that; some take much time and disk space.
 

@@ -113,6 +113,15 @@ def first_nonfinite(
     end; the loss; then the gradients of the loss, from the last layer back to the first. The later
     calls of a shared layer are "dense#2", "dense#3"; layers inside `jax.lax.scan` are skipped.
 
+    Pass the params and state from before the step that made them NaN. With `fit`, stop there:
+
+        for epoch in jn.fit(trainer, train_state, data, epochs=9, every=1):
+            if not np.isfinite(epoch.losses[-1] + optax.tree.norm(epoch.train_state.params)):
+                break
+            train_state = epoch.train_state
+        params, state = train_state.params, train_state.state
+        print(jn.inspect.first_nonfinite(trainer.objective, params, state, data))
+
     Args:
       net: Network, or an objective with a batch as x.
       params, state, x, key, train: Arguments of `net.apply`.
@@ -138,7 +147,8 @@ def first_nonfinite(
         a_function("first_nonfinite", "loss", loss, "(output)")
     trees = {"params": params, "state": state, "x": x}
     if bad := _first(trees):
-        return NonFinite("before", *bad, "entry", "it was passed in")
+        hint = "; pass params and state from before the step" * (not bad[0].startswith("x"))
+        return NonFinite("before", *bad, "entry", f"it was passed in{hint}")
 
     names = _names(net, params, state, x, key, train)
     consumers: dict[str, list[str]] = {name: [] for name in names}

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnet.core import Layer
 from jaxnet.inspect.activations import activations
 from jaxnet.services.checks import all_native, check_input
+from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, floats_of, path_name, with_floats
 from jaxnet.training.objective import averages
@@ -27,8 +28,8 @@ class Report(Tabular):
       findings: One sentence per problem; empty if none was found.
       entries: Dict by path of a parameter that is not of integers: (size, weight norm, gradient
         norm, update / weight), the last None if the weight is 0.
-      dead: Dict by path of a layer: the number of units that are 0 on all examples, and of all
-        units.
+      dead: Dict by path of a layer that has parameters or comes after some: the number of units
+        that are 0 on all examples, and of all units.
     """
 
     findings: list[str]
@@ -56,7 +57,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     are 0 or not finite; updates that are far too large or small for their weights; state that
     training does not change; running statistics that still have their initial values although the
     network was trained; an evaluation loss far above the training loss on the same batch; and units
-    that are 0 on every example.
+    that are 0 on every example (if they depend on parameters: pixels may be blank).
 
     Nothing is donated or changed: `train_state` can be used afterwards.
 
@@ -243,10 +244,12 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
 
 
 def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str, tuple[int, int]]:
-    """By path, the number of units (along the last axis) that are 0 on all examples, and of all."""
+    """By path, the number of units (along the last axis) that are 0 on all examples, and of all.
 
-    @jax.jit
-    def alive(params, state, batch, key):
+    Outputs without parameters before them, such as flattened pixels, are those of the data.
+    """
+
+    def alive(params, state, key, batch):
         found = activations(objective, params, state, batch, key=key)
         return {
             path: (y != 0).any(tuple(range(y.ndim - 1)))
@@ -254,7 +257,11 @@ def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str
             if hasattr(y, "ndim") and y.ndim > 1 and jnp.issubdtype(y.dtype, jnp.floating)
         }
 
-    key = jax.random.key(0)
-    seen = [jax.device_get(alive(*train_state[1:3], batch, key)) for batch in batches]
-    units = {path: np.any([s[path] for s in seen], axis=0) for path in seen[0]}
+    given = *train_state[1:3], jax.random.key(0)
+    run = jax.jit(alive)
+    seen = [jax.device_get(run(*given, batch)) for batch in batches]
+    program, found = jax.make_jaxpr(alive, return_shape=True)(*given, batches[0])
+    learned = depends_on(program.jaxpr, len(jax.tree.leaves(train_state.params)))
+    paths = [path for path, own in zip(sorted(found), learned, strict=True) if own]
+    units = {path: np.any([s[path] for s in seen], axis=0) for path in paths}
     return {path: (int((~u).sum()), u.size) for path, u in units.items() if not u.all()}

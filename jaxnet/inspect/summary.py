@@ -22,7 +22,8 @@ class Row(NamedTuple):
       path: Names of the layer, which index its params, "block/conv"; "" for the network.
       kind: Function that made it, "dense" for `dense(120, name="c5")`; "function" for a plain
         function.
-      calls: Number of calls; more than one for a shared layer.
+      calls: Number of calls; more than one for a shared layer, and for a layer inside a `repeat` or
+        `ensemble` of several copies.
       output: Shapes and dtypes of its output at its first call.
       params: Number of parameters, including those of the layers inside.
       state: Number of entries of its state.
@@ -87,8 +88,9 @@ def summary(net: Layer, x: PyTree) -> Summary:
     """Return a table of the layers of a network, with their outputs and sizes.
 
     Only shapes are used: nothing is drawn or computed, so the network may have any size. The row of
-    a composed layer includes the layers inside it. Layers inside a `repeat` or `ensemble` show the
-    parameters of all n, and the output and FLOPs of one. FLOPs count matrix products and
+    a composed layer includes the layers inside it. A layer that runs n times, because it is shared
+    or inside a `repeat` or `ensemble` of n copies, is marked "×n": its output is that of one run,
+    and its parameters, state and FLOPs are those of all. FLOPs count matrix products and
     convolutions in a forward pass of the whole batch, two per multiply-add. An objective is a layer
     too: its summary for a batch shows the network, the loss and the metrics.
 
@@ -131,12 +133,13 @@ def summary(net: Layer, x: PyTree) -> Summary:
     def row(path):
         calls = found[path]
         p, s = (_at(tree, path) for tree in (params, state))
-        work = sum(_work(layer, x, key) for layer, x, _ in calls)
+        copies = math.prod(_copies(found[path[:i]][0][0]) for i in range(len(path)))
+        work = copies * sum(_work(layer, x, key) for layer, x, _ in calls)
         outputs = [y for _, _, y in calls]
         layer = calls[0][0]
         return Row(
-            "/".join(path), layer.kind, len(calls), outputs[0],
-            _count(p), _count(s), work, _bytes(outputs),
+            "/".join(path), layer.kind, copies * len(calls), outputs[0],
+            _count(p), _count(s), work, copies * _bytes(outputs),
         )  # fmt: skip
 
     def below(path):
@@ -152,6 +155,15 @@ def _work(layer: Layer, x: PyTree, key: Any) -> int:
     # Its own init, since inside a `repeat` the tree holds the entries of all n.
     params, state = jax.eval_shape(lambda key: layer.init(key, x), key)
     return flops(lambda p, s, x, key: layer.apply(p, s, x, key=key), params, state, x, key)
+
+
+def _copies(layer: Layer) -> int:
+    """Return how often the layers inside a layer run in one call of it."""
+    copies = 1
+    while isinstance(layer.inside, tuple):
+        layer, rewrap = layer.inside
+        copies *= getattr(rewrap, "copies", 1)
+    return copies
 
 
 def _at(tree: PyTree, path: Path) -> PyTree:

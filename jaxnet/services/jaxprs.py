@@ -14,3 +14,20 @@ def jaxprs_among(values: Iterable[Any]) -> list[Any]:
     """
     found = (getattr(value, "jaxpr", value) for value in values)
     return [value for value in found if hasattr(value, "eqns")]
+
+
+def depends_on(jaxpr: Any, count: int) -> list[bool]:
+    """Return for each output of a jaxpr whether it depends on one of the first `count` inputs.
+
+    Every output of an equation counts as depending on all inputs of the equation.
+
+    Example:
+      >>> jaxpr = jax.make_jaxpr(lambda a, b: (a + 1, a * b, -b))(1.0, 2.0).jaxpr
+      >>> depends_on(jaxpr, 1)
+      [True, True, False]
+    """
+    reached = {id(variable) for variable in jaxpr.invars[:count]}
+    for equation in jaxpr.eqns:
+        if any(id(variable) in reached for variable in equation.invars):
+            reached |= {id(variable) for variable in equation.outvars}
+    return [id(variable) in reached for variable in jaxpr.outvars]

@@ -168,7 +168,7 @@ class Checkpoints:
         return True
 
     def newest(self, like: TrainState) -> tuple[TrainState, Position | None]:
-        """Return the newest train_state and its position; without a checkpoint `like` and None.
+        """Return the newest train_state and its position, or `like` and None in an empty folder.
 
         A damaged checkpoint is named in a warning and skipped; the next `save` renames it to end in
         ".damaged".

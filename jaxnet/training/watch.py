@@ -125,9 +125,12 @@ def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first
             + "; try a smaller learning rate, check the data, or see jn.inspect.first_nonfinite"
         )
     elif high.size:  # optax's cross entropy is NaN for a label that is not a class
+        of_labels = "are the labels 0 to n - 1 for n outputs?"
+        of_rate = "try a smaller learning rate."
         warn(
-            f"the loss is not finite at step {first + high[0]}, but its gradient is; are the "
-            "labels 0 to n - 1 for n outputs? jn.inspect.first_nonfinite may help"
+            f"the loss is not finite at step {first + high[0]}, but its gradient is; "
+            + (of_labels if np.isnan(losses[high[0]]) else of_rate)
+            + " jn.inspect.first_nonfinite may help"
         )
     return bool(steep.size or high.size)
 

@@ -84,6 +84,7 @@ def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
 
     rewrap: Any = lambda inner: _repeat(inner, n, streams)  # noqa: E731
     rewrap.over_stream = lambda inner: _repeat(inner, n, True)
+    rewrap.copies = n  # for `summary`
     return transform(layer, apply, rewrap, kind="repeat", init=init)
 
 
@@ -124,7 +125,9 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
         return jax.vmap(member)(jnp.arange(n), params, state)
 
-    return transform(layer, apply, lambda inner: ensemble(inner, n), kind="ensemble", init=init)
+    rewrap: Any = lambda inner: ensemble(inner, n)  # noqa: E731
+    rewrap.copies = n  # for `summary`
+    return transform(layer, apply, rewrap, kind="ensemble", init=init)
 
 
 def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:

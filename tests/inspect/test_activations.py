@@ -168,6 +168,7 @@ def test_before():
     params["block"]["twice"]["kernel"] = params["block"]["twice"]["kernel"].at[0, 1].set(jnp.nan)
     assert str(first_nonfinite(layer, params, state, X)) == (
         "before: params/block/twice/kernel, entry: 1 NaN and 0 Inf in 49 numbers; it was passed in"
+        "; pass params and state from before the step"
     )
     params, _ = layer.init(KEY, X)
     found = first_nonfinite(layer, params, state, X.at[0].set(jnp.inf))

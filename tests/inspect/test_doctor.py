@@ -184,9 +184,22 @@ def test_dead_units():
     assert report.findings == ["dead units, 0 on all examples: relu 3 of 8"]
 
 
+def test_blank_pixels_are_not_dead_units():
+    def two(m, x):
+        y = m(jax.nn.relu, m(jn.dense(8, name="in"), x))
+        return m(jn.dense(3), jnp.concatenate([m(jn.flatten(), x), y], -1))
+
+    trainer, train_state = patient(jn.compose(two))
+    bias = train_state.params["in"] | {"bias": jnp.full(8, -100.0)}
+    train_state = train_state._replace(params=train_state.params | {"in": bias})
+    blank = BATCH[0].at[:, 1:4].set(0), BATCH[1]
+    assert doctor(trainer, train_state, blank).dead == {"relu": (8, 8)}
+
+
 @pytest.mark.slow
 def test_units_that_live_on_another_batch():
-    net = jn.serial(lambda x: x, jax.nn.relu, jn.dense(3), name="net")
+    scale = jn.compose(lambda m, x: x * m.param("scale", jn.initializers.ones, (5,)))
+    net = jn.serial(scale, jax.nn.relu, jn.dense(3), name="net")
     trainer, train_state = patient(net)
     x = jnp.abs(BATCH[0]) + 0.1
     batches = (x.at[:, 0].set(-1), BATCH[1]), (x.at[:, 1].set(-1), BATCH[1])

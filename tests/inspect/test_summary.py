@@ -189,6 +189,28 @@ def test_looks_inside_transforms():
     assert rows["block"].params == rows["block/body/dense"].params == 4 * 30
 
 
+def test_columns_add_up_inside_copies():
+    pair = jn.residual(jn.serial(jn.dense(5), jnp.tanh, name="body"), name="pair")
+    block = jn.serial(jn.dense(5), jn.repeat(pair, 4), name="block")
+    net = jn.serial(jn.ensemble(jn.cast(jn.repeat(block, 3), jnp.float32), 2), name="net")
+    summary = jn.summary(net, jn.spec((2, 5)))
+    calls = {row.path: row.calls for row in summary.rows}
+    assert calls == {
+        "": 1, "block": 1, "block/dense": 6, "block/pair": 6, "block/pair/body": 24,
+        "block/pair/body/dense": 24, "block/pair/body/tanh": 24,
+    }  # fmt: skip
+    assert {row.params for row in summary.rows if row.kind == "dense"} == {6 * 30, 24 * 30}
+    for row in summary.rows:
+        inner = [r for r in summary.rows if r.path and r.path.rpartition("/")[0] == row.path]
+        inner = [r for r in inner if r is not row]
+        if inner:
+            assert sum(r.flops for r in inner) == row.flops, row.path
+            assert sum(r.params for r in inner) == row.params, row.path
+    assert summary.rows[0].flops == 30 * 2 * 2 * 5 * 5
+    assert summary.activations == (6 + 24 + 24) * 4 * 2 * 5
+    assert "dense ×24" in str(summary) and "ensemble ×" not in str(summary)
+
+
 def test_an_objective_shows_its_loss_and_metrics():
     net = jn.serial(jn.dense(5, name="c5"), jnp.tanh, jn.dense(3), name="net")
     loss = optax.softmax_cross_entropy_with_integer_labels

@@ -40,8 +40,12 @@ def test_gradients_come_before_losses():
     finite = np.array([[True, True], [True, False]])
     with pytest.warns(UserWarning, match="the gradient is not finite at step 8: b;"):
         assert warn_nonfinite(PARAMS, finite, np.array([1, np.nan]), 7)
-    with pytest.warns(UserWarning, match="the loss is not finite at step 8, but its gradient is"):
+    with pytest.warns(
+        UserWarning, match="step 8, but its gradient is; try a smaller learning rate"
+    ):
         assert warn_nonfinite(PARAMS, finite[:1], np.array([1, np.inf]), 7)
+    with pytest.warns(UserWarning, match="step 8, but its gradient is; are the labels 0 to n - 1"):
+        assert warn_nonfinite(PARAMS, finite[:1], np.array([1, np.nan]), 7)
     assert not warn_nonfinite(PARAMS, finite[:1], np.ones(1), 7)
 
 

@@ -186,7 +186,8 @@ def test_a_layer_of_adapted_blocks_draws_others_for_each_copy():
 
 def test_a_summary_shows_each_layer_once():
     rows = jn.summary(jn.lora(decoder(), 2), TOKENS).rows
-    assert {row.calls for row in rows} == {1}
+    assert len({row.path for row in rows}) == len(rows)
+    assert {row.calls for row in rows} == {1, 3}  # of three blocks
     assert {row.path: row.params for row in rows}["residual/attention/query"] == 3 * (
         8 * 8 + 8 + 8 * 2 + 2 * 8
     )
