@@ -206,6 +206,6 @@ def test_files_that_are_not_there(tmp_path: Path):
 def test_says_what_to_install(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(
-        ImportError, match=r"read_image: needs Pillow .*pip install -e \"\.\[data\]"
+        ImportError, match=r'read_image: needs Pillow .*pip install "jaxnet-toolkit\[data\]'
     ):
         jn.data.read_image(tmp_path / "a.png", 4)
