@@ -118,8 +118,32 @@ def page(path: Path, folder: Path, repository: str) -> str:
             parts.append(code(cell, f"{path.stem}_{i:03}", folder))
         else:
             text = "".join(cell["source"])
-            parts.append(text.replace("<details>", "<details markdown>"))
+            parts.append(unfolded(text) if "<details>" in text else text)
     return "\n\n".join(parts) + "\n"
+
+
+def unfolded(text: str) -> str:
+    """A cell whose details Python-Markdown renders, as notebooks do.
+
+    It needs four spaces below the number of an item, and text before a block of code.
+    """
+    lines, inside, code = [], False, False
+    for line in text.replace("<details>", "<details markdown>").splitlines():
+        item = re.match(r"(\d+\.) +(.*)", line)
+        inside = bool(item) or (inside and line[:3].strip() == "")
+        fence = (item[2] if item else line.strip()).startswith("```")
+        if item and not code:
+            lines += ["", f"{item[1]} {'&nbsp;' if fence else item[2]}"]
+        if inside and fence and not code:
+            lines.append("")
+        if not inside:
+            lines.append(line)
+        elif fence or not item:
+            lines.append(f"    {item[2] if item else line[3:]}".rstrip())
+        code ^= fence
+        if inside and fence and not code:
+            lines.append("")
+    return "\n".join(lines)
 
 
 def linked_lessons(text: str) -> str:

@@ -3,6 +3,7 @@
 import html
 import importlib
 import inspect
+import json
 import operator
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ reference = importlib.import_module("docs.reference")
 
 TAG = re.compile(r"<(script|link|img|iframe|source|video|audio|object|embed)\b[^>]*>")
 LESSONS = [path.stem for path in lessons.LESSONS]
+PLACE = "/jaxnet/"  # of the site on its host
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +74,67 @@ def test_the_index_has_every_public_name_once_with_its_first_line(site):
 
 
 @pytest.mark.slow
+def test_public_methods_have_an_entry_below_their_class(site):
+    pages = {p.stem: p.read_text() for p in (site / "reference").glob("*.html")}
+    found = [
+        f"{page.public}.{method}"
+        for entries in reference.reference()
+        for page in entries.names
+        for method in page.methods
+    ]
+    assert {"jaxnet.Checkpoints.newest", "jaxnet.Checkpoints.best", "jaxnet.Epoch.scalars"} <= {
+        *found
+    }
+    assert not [name for name in found if "._" in name]
+    for name in found:
+        assert sum(f'id="{name}"' in text for text in pages.values()) == 1, name
+    page = pages["checkpoints_and_logs"]
+    assert 'href="#jaxnet.Checkpoints.save"' in page  # from the class, whose method it is
+    newest = words(page.split('id="jaxnet.Checkpoints.newest"')[1].split("<h3")[1])
+    assert "newest(like)" in newest.replace(" ", "")
+
+
+@pytest.mark.slow
+def test_no_page_shows_markdown(site):
+    """Such as backticks in a block of HTML, or a link in a block of code."""
+    for page in site.rglob("*.html"):
+        article = page.read_text().partition("<article")[2].partition("</article>")[0]
+        assert "][jaxnet." not in article, page
+        plain = re.sub(r"<(pre|code|math)\b.*?</\1>", "", article, flags=re.S)
+        assert "`" not in re.sub(r"<[^>]+>", "", plain), page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LESSONS)
+def test_solutions_of_a_lesson_are_a_list(site, name):
+    cells = json.loads((lessons.ROOT / "colab" / f"{name}.ipynb").read_text())["cells"]
+    [source] = [text for cell in cells if "<details>" in (text := "".join(cell["source"]))]
+    page = (site / "colab" / f"{name}.html").read_text()
+    folded = re.findall(r"<details>.*?</details>", page, re.S)[-1]
+    assert folded.count("<li>") == len(re.findall(r"^\d+\. ", source, re.M)) > 2
+    assert folded.count("<ol") == 1 and folded.count("<pre") == source.count("```") / 2
+
+
+@pytest.mark.slow
+def test_names_on_pages_of_the_guide_are_links(site):
+    page = (site / "guide" / "checkpoints.html").read_text()
+    link = r'<a class="[^"]*" href="\.\./reference/checkpoints_and_logs.html#jaxnet.Checkpoints"'
+    assert re.search(rf"{link}><code>jn.Checkpoints</code></a>", page)
+
+
+@pytest.mark.slow
 def test_links_and_pictures_of_all_pages_lead_somewhere(site):
     seen = 0
     for page in site.rglob("*.html"):
         for target in re.findall(r'(?:src|href)="([^"#?]+)[^"]*"', page.read_text()):
-            if re.match(r"[a-z]+:", target) or page.name == "404.html":
+            if re.match(r"[a-z]+:", target):
                 continue
             seen += 1
-            assert (page.parent / target).exists(), (page, target)
+            if page.name == "404.html":  # shown at any address, so its links begin with the site's
+                assert target.startswith(PLACE), target
+                assert (site / target.removeprefix(PLACE)).exists(), target
+            else:
+                assert (page.parent / target).exists(), (page, target)
     assert seen > 1000
 
 
@@ -263,6 +318,86 @@ def test_numbers_in_tables_stay_on_one_line(text, kind):
     done = docs.CELL.sub(docs.sized, f"<td{style}>{text}</td>")
     assert done == f'<td{style} class="{kind}">{text}</td>'
     assert docs.CELL.sub(docs.sized, "<td>a word</td>") == "<td>a word</td>"
+
+
+def test_names_are_linked_once_below_each_heading():
+    page = (
+        "# Use `jn.fit`\n\n`jn.fit` and `jn.fit(x)`, [`jn.save`](a.md), `jn.data.mnist()`,\n"
+        "`jn.nothing`, `x = jn.conv`, `jn.dense(\n3)` and `jn.Checkpoints(a).newest(b)`.\n\n"
+        "```python\ny = `jn.fit`\n```\n\n## More\n\n| `jn.fit` |\n"
+    )
+    assert docs.link_names(page) == (
+        "# Use `jn.fit`\n\n[`jn.fit`][jaxnet.fit] and `jn.fit(x)`, [`jn.save`](a.md), "
+        "[`jn.data.mnist()`][jaxnet.data.mnist],\n`jn.nothing`, `x = jn.conv`, "
+        "[`jn.dense(\n3)`][jaxnet.dense] and "
+        "[`jn.Checkpoints(a).newest(b)`][jaxnet.Checkpoints].\n\n"
+        "```python\ny = `jn.fit`\n```\n\n## More\n\n| [`jn.fit`][jaxnet.fit] |\n"
+    )
+
+
+def test_names_in_docstrings_are_linked_outside_of_code():
+    text = (
+        "Use `fit`, `digits` and 2 * 3.\n\n    code `fit` * 2\n\n    more * code\n\n"
+        "After `tfds.load`.\n\nArgs:\n  a: As\n    in `fit`.\n\nExample:\n  >>> `fit`\n"
+    )
+    assert docstrings.linked(text, others={"digits": None}).splitlines() == [
+        "Use [`fit`][jaxnet.fit], `digits` and 2 \\* 3.", "", "    code `fit` * 2", "",
+        "    more * code", "", "After [`tfds.load`][jaxnet.data.tfds.load].", "", "Args:",
+        "  a: As", "    in [`fit`][jaxnet.fit].", "", "Example:", "  >>> `fit`",
+    ]  # fmt: skip
+
+
+def test_examples_of_docstrings_name_the_library():
+    text = (
+        "Example:\n  >>> batches = [load(name) for name in ('load', \"save\")]\n"
+        "  >>> def f(save, load=2):\n  ...     return x.fit(load=load, batches=batches), digits()\n"
+        "  load\n  >>> mnist(digits=digits, äö=digits)"
+    )
+    known = {"batches", "load", "mnist", "digits"}
+    assert docstrings.qualified(text, "jaxnet.data.digits", known) == (
+        text.replace("digits()", "jn.data.digits()").replace("mnist(", "jn.data.mnist(")
+        .replace("=digits", "=jn.data.digits")
+    )  # fmt: skip
+    one = "  >>> tree = load(file)"
+    for path, name in (
+        ("training.checkpoint.save", "jn.load"),
+        ("data.tfds.x", "jn.data.tfds.load"),
+    ):
+        found = docstrings.qualified(one, f"jaxnet.{path}", known)
+        assert found == one.replace("load", name)
+    assert docstrings.qualified("  >>> export(1)", "jaxnet.interop.export.x", {"export"}) == (
+        "  >>> export(1)"  # which users import
+    )
+
+
+def test_a_colon_in_what_is_returned_is_no_type():
+    griffe = importlib.import_module("griffe")
+    docstring = griffe.Docstring("F.\n\nReturns:\n  ((x, y), (a, b)): images.\n")
+    function = griffe.Function("f", returns="Pair", docstring=docstring)
+    module = griffe.Module("jaxnet")
+    module.set_member("f", function)
+    docstring.value = docstrings.shown(docstring.value, function)
+    _, returned = docstring.parse(
+        "google", returns_multiple_items=False, returns_named_value=False, warnings=False
+    )
+    assert returned.value[0].description == "((x, y), (a, b)): images."
+    assert returned.value[0].annotation == "Pair"
+
+
+def test_folded_lists_with_code():
+    text = (
+        "<details>\n\n1. ```python\n   f()\n\n   g()\n   ```\n   text\n2. words\n   more\n\nend\n"
+    )
+    assert lessons.unfolded(text).split("\n") == [
+        "<details markdown>", "", "", "1. &nbsp;", "", "    ```python", "    f()", "", "    g()",
+        "    ```", "", "    text", "", "2. words", "    more", "", "end",
+    ]  # fmt: skip
+
+
+def test_the_address_of_the_site(monkeypatch):
+    assert docs.address().endswith(f".github.io{PLACE}")
+    monkeypatch.setattr(docs, "repository", lambda: "https://github.com/Some-One/net")
+    assert docs.address() == "https://some-one.github.io/net/"
 
 
 def test_links_in_code_stay_and_those_to_files_lead_to_the_repository(tmp_path):

@@ -126,6 +126,34 @@ def test_section_runs(page, name, found, tmp_path, monkeypatch):
         check(names)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.stem not in IN_ORDER and len(programs(page)) > 1],
+    ids=lambda page: page.stem,
+)
+def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    """In one session, in which later sections find the names of earlier ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    names = {"__name__": "guide"}
+    for name, found in sections(page).items():
+        if all(importlib.util.find_spec(package) for package in needed(name, found)):
+            for block in found:
+                run(block, names)
+
+
+def test_mnist_has_the_shapes_shown(few_examples, capsys):
+    pytest.importorskip("tensorflow_datasets", reason="needs the extra jaxnet-toolkit[data]")
+    if "mnist" not in jn.data.tfds.prepared(few_examples(7, 5)):
+        pytest.skip("mnist is not in TFDS_DATA_DIR")
+    text = (GUIDE / "data.md").read_text()
+    [(code, shown)] = re.findall(r"```py\n(.*?)```\n\n```text\n(.*?)```", text, re.S)
+    exec(code, {"jn": jn})
+    assert capsys.readouterr().out == shown.replace("60000", "7").replace("10000", "5")
+
+
 def first_network_learned(names):
     assert 0.85 < names["epoch"].test["accuracy"] < 1 and 0.85 < names["result"]["accuracy"] < 1
     assert 0.85 < (names["logits"].argmax(-1) == names["test"][1]).mean() < 1  # the loaded one

@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxnet as jn
@@ -21,12 +22,18 @@ def test_the_example_learns(capsys):
     assert epoch.number == 8 and 0.95 < epoch.test["accuracy"] < 1.0
     shown = re.findall(r"```\n(epoch.*?)\n```", README, re.S)[0].splitlines()
     printed = capsys.readouterr().out.strip().splitlines()
-    bare = [
-        [re.sub(r"\S+(?= s$)|\d+\.\d+", "x", line) for line in lines] for lines in (shown, printed)
-    ]
-    assert bare[0] == bare[1] and len(shown) == 8
-    [accuracy] = re.findall(r"test .*accuracy ([\d.]+)", shown[-1])
-    assert abs(epoch.test["accuracy"] - float(accuracy)) < 0.03
+    assert len(shown) == len(printed) == 8
+    for line, now in zip(shown, printed, strict=True):
+        (words, numbers), (words_now, numbers_now) = map(parts, (line, now))
+        assert words == words_now
+        # Rounding differs between versions of JAX: by 0.01 after eight epochs.
+        np.testing.assert_allclose(numbers_now, numbers, rtol=0, atol=0.03, err_msg=now)
+
+
+def parts(line: str) -> tuple[str, list[float]]:
+    """The words of a line, and its numbers without the seconds."""
+    line = re.sub(r"\S+(?= s$)", "x", line)
+    return re.sub(r"\d+\.\d+", "x", line), [float(n) for n in re.findall(r"\d+\.\d+", line)]
 
 
 @pytest.mark.long
