@@ -48,7 +48,6 @@ RECORDS = (
         rows=(("one state", "4.0729", ""), ("two states", "3.9451 ± 0.0001", "98.03 ± 0.03")),
         commands=(Command("", 16, "16 s of CPU"),),
         seeds=5,
-        versions="jax 0.10.2",
         key="98.03 ± 0.03% of the letters in the state of their kind",
         baseline="one state",
         note=(

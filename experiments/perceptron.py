@@ -45,7 +45,6 @@ RECORDS = (
         ),
         commands=(Command("", 20, "20 s of CPU, all parts"),),
         seeds=1,
-        versions="jax 0.10.2",
         key="13 mistakes, bound 390",
         note=(
             "Novikoff's bound for the 60 points is 390 mistakes. On the four corners of XOR "
@@ -71,7 +70,6 @@ RECORDS = (
         rows=(("45 pairs of classes", "98.98", "94.52", "100"),),
         commands=(Command("", 20, "20 s of CPU, all parts"),),
         seeds=1,
-        versions="jax 0.10.2",
         key="45 of 45 pairs",
         note="We train on 1,438 digits and hold out 359.",
         lesson=1,
@@ -97,7 +95,6 @@ RECORDS = (
         ),
         commands=(Command("", 20, "20 s of CPU, all parts"),),
         seeds=5,
-        versions="jax 0.10.2",
         key="97.88 ± 0.42%, pixels 92.37 ± 0.73%",
         baseline="pixels",
         note=(
