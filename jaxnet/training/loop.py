@@ -107,7 +107,10 @@ def fit(
     check_options("fit", shuffle=shuffle)
     if evaluate is not None:
         if trainer.objective is None:
-            raise ValueError("fit: evaluate= needs a trainer from jn.trainer, with an objective")
+            raise ValueError(
+                "fit: evaluate= needs an objective; write jn.Trainer(init, step, objective=...), "
+                "or make the trainer by jn.trainer"
+            )
         if not is_stream(evaluate):
             evaluate = on_device(evaluate, "fit: evaluate")
             with explain_reuse():  # once, and before an epoch is trained
