@@ -211,7 +211,7 @@ def methods(features: int) -> dict[str, Callable[[jax.Array, Any], dict[str, Lea
         centres = kmeans.kmeans(child_key(key, "triangle"), x, features, **options)
         return {
             "relu": rectified(kmeans.fit_kmeans(child_key(key, "relu"), x, features, **options)),
-            "triangle": Learned(kmeans.triangle(features), {"centers": centres}),
+            "triangle": Learned(kmeans.triangle(features), {"centres": centres}),
         }
 
     def codes(key, x):
@@ -327,7 +327,7 @@ def draw_accuracies(
 
 
 SHORT = Short(
-    {"features": 9, "train_size": 100, "test_size": 50, "epochs": 1, "seeds": 1, "centers": (5,)},
+    {"features": 9, "train_size": 100, "test_size": 50, "epochs": 1, "seeds": 1, "centres": (5,)},
     {"ITERATIONS": 2, "STEPS": 2},
 )
 

@@ -254,7 +254,7 @@ def test_pictures_of_the_page_are_drawn(tmp_path):
     (_, cpu), _, (_, generation_record), *_ = figures.findings()
     (axes,) = figures.plot_ratios(cpu).axes
     points = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
-    assert points[:2] == [(3.38, -0.15), (3.3, 0.85)] and len(points) == 6 + 8
+    assert points[:2] == [(3.61, -0.15), (3.05, 0.85)] and len(points) == 6 + 8
     assert axes.get_yticklabels()[0].get_text() == "LeNet, batch 128"
     (axes,) = figures.plot_rates(generation_record).axes
     assert [patch.get_width() for patch in axes.patches] == [51.6, 221, 25.7, 114]
