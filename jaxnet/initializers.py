@@ -137,8 +137,7 @@ def lecun_normal(**axes: Any) -> Initializer:
 
 
 def he_normal(**axes: Any) -> Initializer:
-    """Draw with variance 2 / fan_in, which keeps the variance of rectified units constant over
-    layers.
+    """Draw with variance 2 / fan_in, which keeps the variance of rectified units over layers.
 
     Args:
       **axes: Options `in_axis` and `out_axis` of `variance_scaling`.
@@ -223,7 +222,7 @@ def constant(value: float) -> Initializer:
     within("constant", "value", value, "[-inf, inf]")
 
     def init(key, shape, dtype=jnp.float32):
-        """The same value in every entry; the key is not used."""
+        """Fill every entry with one value; the key is not used."""
         check_shape("constant: the shape", shape)
         # In NumPy, since jnp.full compiles for every shape.
         return jnp.asarray(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))

@@ -50,10 +50,10 @@ def warp_moves_masks_and_boxes_too(warp: Function) -> None:
     mask = RANDOM.integers(1, 9, (4, 4, 4))
     turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
     matrix = np.stack([np.eye(2), turn, np.eye(2), np.eye(2)])
-    centre = np.array([[0, 0], [0, 0], [0.5, -0.5], [1, -1.0]])
+    center = np.array([[0, 0], [0, 0], [0.5, -0.5], [1, -1.0]])
     box = np.tile([0.25, 0.25, 0.5, 0.75], (4, 1, 1))
     x = {"image": jnp.asarray(mask[..., None], jnp.float32), "mask": mask, "boxes": box}
-    found = jax.jit(warp)(x, matrix, centre)
+    found = jax.jit(warp)(x, matrix, center)
     moved = np.pad(mask[3], ((0, 1), (1, 0)))[1:, :4]
     for i, wanted in ((0, mask[0]), (1, np.rot90(mask[1], -1)), (3, moved)):
         close(found["mask"][i], wanted)
@@ -66,7 +66,7 @@ def warp_moves_masks_and_boxes_too(warp: Function) -> None:
 def maps_of(augment: Function) -> tuple[np.ndarray, np.ndarray]:
     """The linear map and the shift of each of 200 images, told by where its pixels come from.
 
-    Each pixel of the image holds its own place from the centre, and a 1 that tells the inside.
+    Each pixel of the image holds its own place from the center, and a 1 that tells the inside.
     """
     sides = np.arange(13) - 6.0
     place = np.stack([*np.meshgrid(sides, sides, indexing="ij"), np.ones((13, 13))], -1)
@@ -109,12 +109,12 @@ def scales_are_log_uniform(random_scale: Function) -> None:
 
 
 def crops_are_inside(random_crop: Function) -> None:
-    """A part has the size 1 / factor of the image, and its centre as much room as that leaves."""
-    matrix, centre = maps_of(random_crop(0.5))
+    """A part has the size 1 / factor of the image, and its center as much room as that leaves."""
+    matrix, center = maps_of(random_crop(0.5))
     size = 1 / matrix[:, 0, 0]
     close(matrix, np.eye(2) / size[:, None, None], 2e-3)
     assert 0.5 - 1e-3 < size.min() < 0.52 and 0.98 < size.max() <= 1.001
-    share = centre / (6 * (1 - size))[:, None]
+    share = center / (6 * (1 - size))[:, None]
     certain = size < 0.9
     assert np.abs(share[certain]).max() < 1.02
     assert share[certain].min() < -0.95 and share[certain].max() > 0.95
@@ -216,11 +216,11 @@ def squares_are_cut_out_around_every_pixel(cutout: Function) -> None:
 
 
 def jitter_changes_one_factor(color_jitter: Function) -> None:
-    """Brightness scales all, contrast the differences from the mean grey, saturation from grey."""
+    """Brightness scales all, contrast the differences from the mean gray, saturation from gray."""
     x = RANDOM.uniform(0.4, 0.6, (60, 2, 3, 3)).astype(np.float32)
-    grey = x @ np.array([0.299, 0.587, 0.114])
-    mean = grey.mean((1, 2))[:, None, None, None]
-    origin = {"brightness": np.zeros(1), "contrast": mean, "saturation": grey[..., None]}
+    gray = x @ np.array([0.299, 0.587, 0.114])
+    mean = gray.mean((1, 2))[:, None, None, None]
+    origin = {"brightness": np.zeros(1), "contrast": mean, "saturation": gray[..., None]}
     for name, still in origin.items():
         y = np.asarray(jax.jit(color_jitter(**{name: 0.5}))(jax.random.key(0), x))
         factor = ((y - still) * (x - still)).sum((1, 2, 3)) / np.square(x - still).sum((1, 2, 3))
@@ -591,13 +591,13 @@ def contraction_of_a_sigmoid(contractive_reconstruction: Function) -> None:
     close(values, f64(errors) + 0.7 * wanted)
 
 
-def width_is_the_distance_of_neighbours(fit_rbf_centres: Function) -> None:
+def width_is_the_distance_of_neighbors(fit_rbf_centers: Function) -> None:
     x = f64(normal(20, 2))
-    params = fit_rbf_centres(jax.random.key(0), x, 4, overlap=1.5)
-    centres = f64(params["centres"])
-    distances = np.linalg.norm(centres[:, None] - centres, axis=-1) + 99 * np.eye(4)
+    params = fit_rbf_centers(jax.random.key(0), x, 4, overlap=1.5)
+    centers = f64(params["centers"])
+    distances = np.linalg.norm(centers[:, None] - centers, axis=-1) + 99 * np.eye(4)
     close(params["width"], 1.5 * distances.min(1).mean())
-    one = fit_rbf_centres(jax.random.key(0), x, 1)
+    one = fit_rbf_centers(jax.random.key(0), x, 1)
     close(one["width"], np.sqrt(np.square(x - x.mean(0)).sum(1).mean()))
 
 
@@ -967,7 +967,7 @@ IDENTITIES: dict[str, Function] = {
     "unsupervised.sparse_coding.fit_sparse_coding": codes_are_products_less_the_penalty,
     "unsupervised.hmm.baum_welch": one_pass_of_expectation_maximization,
     "unsupervised.autoencoder.contractive_reconstruction": contraction_of_a_sigmoid,
-    "unsupervised.kmeans.fit_rbf_centres": width_is_the_distance_of_neighbours,
+    "unsupervised.kmeans.fit_rbf_centers": width_is_the_distance_of_neighbors,
     "unsupervised.kmeans.fit_random_vectors": projections_have_the_scale,
     "unsupervised.rbm.ais": estimates_are_near_the_sum,
     "unsupervised.rbm.gibbs": chains_have_the_distribution,

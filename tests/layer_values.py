@@ -435,12 +435,12 @@ def polynomial(x, degree):
     return np.stack(terms, -1)
 
 
-def distances(x, centres):
-    return np.sqrt(np.square(x[:, None] - centres).sum(-1))
+def distances(x, centers):
+    return np.sqrt(np.square(x[:, None] - centers).sum(-1))
 
 
 def triangle(p, x):
-    d = distances(x, p["centres"])
+    d = distances(x, p["centers"])
     return np.maximum(d.mean(-1, keepdims=True) - d, 0)
 
 
@@ -697,7 +697,7 @@ VALUES: dict[str, Value] = {
     ),
     "flatten": of_input(lambda x: x.reshape(len(x), -1)),
     "polynomial": of_input(lambda x: polynomial(x, 3)),
-    "rbf": stateless(lambda p, x: np.exp(-(distances(x, p["centres"]) ** 2) / 2 / p["width"] ** 2)),
+    "rbf": stateless(lambda p, x: np.exp(-(distances(x, p["centers"]) ** 2) / 2 / p["width"] ** 2)),
     "random_fourier": stateless(lambda p, x: math.sqrt(2 / 5) * np.cos(dense(p, x))),
     "mlp": stateless(
         lambda p, x: dense(p["output"], np.tanh(dense(p["dense"], x.reshape(len(x), -1))))

@@ -123,11 +123,11 @@ def masked(loss):
 def ignore_label(loss, *, label, class_weights=None):
     pair = weighted(loss, class_weights=class_weights, ignore_label=label)
 
-    def labelled_loss(outputs, targets):
+    def labeled_loss(outputs, targets):
         totals, weights = pair(outputs, targets)
         return totals / np.where(weights > 0, weights, 1)
 
-    return labelled_loss
+    return labeled_loss
 
 
 def kl_sparsity(activations, *, rho):
@@ -443,14 +443,14 @@ def mfcc(waves, *, rate, bands=40, coefficients=13, deltas=0, normalize=True):
     return [(a - a.mean(0)) / a.std(0) if normalize else a for a in found]
 
 
-def warp(x, matrix, centre=None):
+def warp(x, matrix, center=None):
     from scipy import ndimage
 
     middle = (np.array(np.shape(x)[1:3]) - 1) / 2
     found = np.zeros(np.shape(x))
     for i, image in enumerate(f64(x)):
         back = np.linalg.inv(f64(matrix)[i])
-        offset = middle + (0 if centre is None else f64(centre)[i]) - back @ middle
+        offset = middle + (0 if center is None else f64(center)[i]) - back @ middle
         for c in range(image.shape[-1]):
             found[i, ..., c] = ndimage.affine_transform(
                 image[..., c], back, offset, order=1, mode="grid-constant"

@@ -22,6 +22,7 @@ BLOCK = re.compile(
 DECIMAL = re.compile(r"\d+\.\d+|\d+(?= s\b)")  # or whole seconds
 # A note that JAX adds to every exception.
 FILTERED = re.compile(r"^-+\nFor simplicity, JAX has removed .*\n", re.MULTILINE)
+SHARED = "The same network in jaxnet"  # of a page on another library: all its sections need it
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -51,9 +52,13 @@ def blocks(page: Path) -> list[Block]:
 
 
 def sections(page: Path) -> dict[str, list[Block]]:
-    """Heading of the second level -> its blocks; "" has the blocks before the first heading."""
+    """Heading of the second level -> its blocks; "" has the blocks before the first heading.
+
+    On the pages on other libraries, "" has the blocks of the jaxnet program.
+    """
     lines, found = page.read_text().splitlines(), {}
     starts = {i + 1: line[3:] for i, line in enumerate(lines) if line.startswith("## ")}
+    starts = {i: "" if heading == SHARED else heading for i, heading in starts.items()}
     for block in blocks(page):
         line = int(block.where.split(":")[1])
         heading = max((start for start in starts if start < line), default=0)

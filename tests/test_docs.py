@@ -44,7 +44,7 @@ def test_every_public_name_has_an_entry_with_its_docstring(site):
         assert sum(f'id="{name}"' in text for text in pages.values()) == 1, name
     page = pages["dense_and_convolution"]
     conv = page.split('id="jaxnet.conv"')[1].split('id="jaxnet.conv_transpose"')[0]
-    for text in ("Convolution over all spatial axes", "dilation", "Arguments:", "Raises:"):
+    for text in ("Convolve over all spatial axes", "dilation", "Arguments:", "Raises:"):
         assert text in conv
     assert "<strong>Parameters created:</strong>" in conv
     assert "Params" not in conv and ">Parameters:<" not in conv
@@ -166,6 +166,9 @@ def test_lesson_has_its_links_and_a_folded_installation(site, name):
     assert 'class="md-footer__link md-footer__link--next"' in page
     colab = f"https://colab.research.google.com/github/jaxnet/jaxnet/blob/main/colab/{name}.ipynb"
     assert f'href="{colab}"' in page
+    assert f'href="notebooks/{name}.ipynb"' in page
+    download = site / "colab" / "notebooks" / f"{name}.ipynb"
+    assert download.read_bytes() == (lessons.ROOT / "colab" / f"{name}.ipynb").read_bytes()
     assert "Prerequisites" in page
     folded = words("".join(re.findall(r"<details.*?</details>", page, re.S)))
     assert words(page).count("%pip install") == folded.count("%pip install") == 1
@@ -253,7 +256,7 @@ def test_the_menu_follows_the_pages_that_there_are(tmp_path):
 
     how_to = ["guide/README.md", {"B c": "guide/b.md"}, {"A": "guide/a.md"}]
     assert list(titles()) == [
-        "Home", "Tutorials", "How-to guides", "Reference", "Results", "Gallery", "Contributing",
+        "Home", "Course", "How-to guides", "Reference", "Results", "Gallery", "Contributing",
         "Changelog"]  # fmt: skip
     assert titles()["How-to guides"] == how_to
     write(tmp_path, guide__getting_started="# Getting started", guide__key_ideas="# Key ideas")
@@ -261,7 +264,7 @@ def test_the_menu_follows_the_pages_that_there_are(tmp_path):
     write(tmp_path, guide__glossary="# Glossary", experiments__performance="# Performance")
     write(tmp_path, experiments__results__images="# Images")
     assert list(titles()) == [
-        "Home", "Getting started", "Key ideas", "Tutorials", "How-to guides", "Migrating",
+        "Home", "Getting started", "Key ideas", "Course", "How-to guides", "Migrating",
         "Reference", "Results", "Performance", "Gallery", "Contributing", "Changelog"]  # fmt: skip
     assert titles()["How-to guides"] == how_to
     haiku, keras = ({n: f"guide/migrating/{n.lower()}.md"} for n in ("Haiku", "Keras"))
@@ -345,6 +348,12 @@ def test_names_in_docstrings_are_linked_outside_of_code():
         "    more * code", "", "After [`tfds.load`][jaxnet.data.tfds.load].", "", "Args:",
         "  a: As", "    in [`fit`][jaxnet.fit].", "", "Example:", "  >>> `fit`",
     ]  # fmt: skip
+
+
+def test_stars_outside_of_code_are_escaped():
+    """Code may go on in the next line."""
+    text = "Give `(x, *, key) ->\n  (y, *rest)` and 2 * 3."
+    assert docstrings.linked(text) == "Give `(x, *, key) ->\n  (y, *rest)` and 2 \\* 3."
 
 
 def test_examples_of_docstrings_name_the_library():

@@ -509,7 +509,7 @@ def forms(array: Any) -> dict[str, Any]:
 def other_forms(call: Call) -> Iterator[tuple[Call, dict[str, Call]]]:
     """A good call with all of its arrays, also within trees, in other forms, and with each alone.
 
-    Each array takes another form than its neighbour, and each of its forms once or more.
+    Each array takes another form than its neighbor, and each of its forms once or more.
     """
     leaves, tree = jax.tree.flatten((call.args, call.kwargs))
     found = {i: list(forms(leaf).items()) for i, leaf in enumerate(leaves) if _has_forms(leaf)}

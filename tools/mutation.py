@@ -224,7 +224,7 @@ def chosen(file: str) -> list[list[str]]:
     parts = Path(file).parts[1:]
     own = "/".join(["tests", *parts[:-1], f"test_{parts[-1]}"])
     room = str(Path(own).parent)
-    # A file on the first level is used everywhere: its neighbours are the rooms nearest to it.
+    # A file on the first level is used everywhere: its neighbors are the rooms nearest to it.
     rooms = [room] if room != "tests" else ["tests/core", "tests/training", "tests/losses"]
     rows = " or ".join(sorted(rows_by_file().get(file, ())))
     laws = ["tests/test_laws.py", "-k", rows] if rows else []

@@ -487,13 +487,13 @@ def compose(
 
       A layer with state:
 
-      >>> def centred(m, x):
+      >>> def centered(m, x):
       ...     mean = m.state("mean", jn.initializers.zeros, x.shape[1:])
       ...     if m.train:
       ...         m.update("mean", 0.9 * mean + 0.1 * x.mean(0))
       ...     return x - mean
-      >>> params, state = jn.compose(centred).init(jax.random.key(0), jn.spec((2, 3)))
-      >>> y, state = jn.compose(centred).apply(params, state, jnp.ones((2, 3)), train=True)
+      >>> params, state = jn.compose(centered).init(jax.random.key(0), jn.spec((2, 3)))
+      >>> y, state = jn.compose(centered).apply(params, state, jnp.ones((2, 3)), train=True)
       >>> state["mean"].round(1).tolist()
       [0.1..., 0.1..., 0.1...]
     """

@@ -27,10 +27,10 @@ class Layer(NamedTuple):
     """A pair of pure functions, a name, and the structure of the layer as data.
 
     Layers of this library and of `jn.compose` check their arguments and name themselves in
-    errors. For a pair of functions of your own, `m(layer, x)`, `jn.serial` and the others that take
-    layers do so: they compare params and state with what its `init` returns for this input, and the
-    returned state with the given state. Under `jit` all of this happens while tracing
-    and costs nothing later.
+    errors. For a pair of functions of your own, the caller does this (`m(layer, x)`, `jn.serial`
+    and so on). It compares params and state with what `init` returns for this input, and the
+    returned state with the given state. Under `jit` all of this happens while tracing and costs
+    nothing later.
 
     Fields:
       init: `(key, x) -> (params, state)`. `x` is an array, a `jax.ShapeDtypeStruct` (see `spec`)

@@ -123,7 +123,27 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
     got = {name: have.get(name, ()) for name in misfits}
     if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in misfits.items()):
         error.add_note("Is the batch axis missing? For a single example, pass x[None].")
+    elif note := _other_features(misfits, got, sizes):
+        error.add_note(note)
     raise error
+
+
+def _other_features(
+    want: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]], sizes: tuple[Any, ...]
+) -> str:
+    """Return a hint if the only misfit is a kernel for another number of input features."""
+    if len(want) != 1:
+        return ""
+    shape, old = want.get("kernel", ()), got.get("kernel", ())
+    differ = [i - len(shape) for i, (a, b) in enumerate(zip(shape, old, strict=False)) if a != b]
+    known = sizes and isinstance(sizes[-1], int)  # an exported size is open
+    if len(shape) != len(old) or differ != [-2] or not known or not shape[-2]:
+        return ""
+    trained = old[-2] * sizes[-1] // shape[-2]  # in groups, a kernel has fewer than the input
+    return (
+        f"The params expect {trained:,} input features, but this input has {sizes[-1]:,}. Did the "
+        "image size or the number of channels change since init?"
+    )
 
 
 def check_kept(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -179,8 +179,8 @@ def color_jitter(
     """Return a function that changes brightness, contrast and saturation at random.
 
     Each strength s draws a factor from [1 - s, 1 + s] for each image. Brightness multiplies all
-    values, contrast the differences from the image's mean grey, and saturation the differences from
-    each pixel's grey. The result is clipped to
+    values, contrast the differences from the image's mean gray, and saturation the differences from
+    each pixel's gray. The result is clipped to
     [0, 1], the range of the images, so standardize images after this augmentation. A little more
     than this range, as after a cubic interpolation, is fine.
 
@@ -224,11 +224,11 @@ def color_jitter(
         bright, contrast_, saturated = factors[..., None, None, None]
         y = x * bright
         if x.shape[-1] == 3:
-            grey = (y * jnp.array([0.299, 0.587, 0.114])).sum(-1, keepdims=True)  # ITU-R BT.601
-            y = grey + saturated * (y - grey)
+            gray = (y * jnp.array([0.299, 0.587, 0.114])).sum(-1, keepdims=True)  # ITU-R BT.601
+            y = gray + saturated * (y - gray)
         else:
-            grey = y.mean(-1, keepdims=True)
-        mean = grey.mean((1, 2), keepdims=True)
+            gray = y.mean(-1, keepdims=True)
+        mean = gray.mean((1, 2), keepdims=True)
         y = jnp.clip(mean + contrast_ * (y - mean), 0, 1)
         return jnp.where(foreign, jnp.nan, y).astype(x.dtype)
 
@@ -240,7 +240,7 @@ def cutout(size: int) -> Augmentation:
 
     Args:
       size: Side of the square in pixels, at least 1 and at most the larger side of the images. Its
-        centre is anywhere in the image, so near the border a part of it is outside.
+        center is anywhere in the image, so near the border a part of it is outside.
 
     Raises:
       TypeError, ValueError: If `size` is below 1, or if the input has another rank.
@@ -306,7 +306,7 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     shape = float(alpha)
 
     def augment(key, batch):
-        x, targets = _labelled("mixup", key, batch, "(batch, ...)", "floats", classes)
+        x, targets = _labeled("mixup", key, batch, "(batch, ...)", "floats", classes)
         share_key, order_key = jax.random.split(key)
         share = jax.random.beta(share_key, shape, shape, (len(x),)).astype(x.dtype)
         order = jax.random.permutation(order_key, len(x))
@@ -330,7 +330,7 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
     Args:
       alpha: Parameter of the distribution Beta(alpha, alpha) of the fraction of the pixels that
         stay, above 0; 1 gives uniform fractions. The rectangle has the proportions of the image and
-        its centre is anywhere, so near the border a part of it is outside.
+        its center is anywhere, so near the border a part of it is outside.
       classes: Number of classes, at least 1.
 
     Raises:
@@ -354,7 +354,7 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
 
     def augment(key, batch):
         form = "(batch, height, width, channels)"
-        x, targets = _labelled("cutmix", key, batch, form, "booleans or numbers", classes)
+        x, targets = _labeled("cutmix", key, batch, form, "booleans or numbers", classes)
         share_key, order_key, place_key = jax.random.split(key, 3)
         n, *size = x.shape[:3]
         stays = jax.random.beta(share_key, shape, shape, (n, 1))
@@ -375,7 +375,7 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
     return augment
 
 
-def _labelled(
+def _labeled(
     who: str, key: Any, batch: Any, form: str, dtype: str, classes: int
 ) -> tuple[jax.Array, jax.Array]:
     """Return the inputs of a batch and one-hot targets, NaN if a label is not a class."""

@@ -47,7 +47,7 @@ def bccd(
       >>> train[0].shape, train[1]["boxes"].shape  # doctest: +SKIP
       ((205, 120, 160, 3), (205, 30, 4))
 
-    Source: Shenggan 2017, "BCCD Dataset", github.com/Shenggan/BCCD_Dataset (MIT licence).
+    Source: Shenggan 2017, "BCCD Dataset", github.com/Shenggan/BCCD_Dataset (MIT license).
     """
     if not isinstance(size, tuple | list) or len(size) != 2:
         raise TypeError(f"bccd: size must be (height, width), got {size!r:.60}")

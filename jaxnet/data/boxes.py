@@ -17,7 +17,7 @@ def pad_boxes(
 
     The result is the targets of `jn.models.yolo_loss`, the truth of
     `jn.detection.average_precision` and of `jn.viz.boxes`, and one row per image for `jn.fit` and
-    `jn.data.split`. Boxes without height or width are dropped. For boxes of centre, height and
+    `jn.data.split`. Boxes without height or width are dropped. For boxes of center, height and
     width, convert them with `jn.detection.to_corners` first.
 
     Args:
@@ -87,7 +87,7 @@ def _real(who: str, i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.nd
         box = boxes[(size < 0).any(-1)][0].round(3).tolist()
         raise ValueError(
             f"{who}: boxes[{i}] must hold top, left, bottom, right, got {box}, which ends before "
-            "it begins. For a centre, height and width, write jn.detection.to_corners(boxes)"
+            "it begins. For a center, height and width, write jn.detection.to_corners(boxes)"
         )
     if (classes < 0).any() or np.mod(classes, 1).any():
         raise ValueError(

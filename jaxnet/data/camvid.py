@@ -10,7 +10,7 @@ from jaxnet.data.digits import Pair
 
 VOID = 11
 
-# The usual colours, red, green and blue, in the order of CLASSES.
+# The usual colors, red, green and blue, in the order of CLASSES.
 COLORS = np.array(
     [
         (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222),
@@ -39,7 +39,8 @@ def camvid(
 
     Returns:
       (train, validation, test), each (images, masks): images (n, 120, 160, 3) float32 in [0, 1];
-      masks (n, 120, 160) int32, 0 to 10 as in `CLASSES`, 11 for unlabelled pixels (`VOID`).
+      masks (n, 120, 160) int32, 0 to 10, and 11 for
+        unlabeled pixels; `from jaxnet.data.camvid import CLASSES` has the names.
 
     Raises:
       ImportError, FileNotFoundError: As in `tfds.load`.

@@ -104,14 +104,14 @@ def read_image(
     """Read one image file as an array.
 
     For a net, `image[None]` is a batch of one. The image is rotated according to its EXIF
-    orientation, cropped at the centre to the aspect ratio of `size`, and resized; transparent
+    orientation, cropped at the center to the aspect ratio of `size`, and resized; transparent
     pixels become white.
 
     Args:
       file: BMP, GIF (its first image), JPEG, PNG, PGM, PPM, TIFF or WebP file with 8 bits per
         channel; "~" is the home folder.
       size: Size (height, width) in pixels, or one number for both.
-      channels: Number of channels: 3 for red, green and blue; 1 for greyscale.
+      channels: Number of channels: 3 for red, green and blue; 1 for grayscale.
       crop: Whether to crop to the aspect ratio of `size`. Pass False for an image with boxes: it is
         stretched as a whole, so boxes in fractions of the image stay where they are.
 
@@ -188,7 +188,7 @@ def _shape(size: int | tuple[int, int], channels: int) -> tuple[int, int, int]:
             f"got {size!r}"
         )
     if type(channels) is not int or channels not in CHANNELS:
-        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (greyscale), got {channels!r}")
+        raise ValueError(f"read_image: channels must be 3 (RGB) or 1 (grayscale), got {channels!r}")
     return height, width, channels
 
 

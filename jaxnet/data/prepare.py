@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.data import tfds as reading
-from jaxnet.data.builders import CATALOGUE, KNOWN, OWN
+from jaxnet.data.builders import CATALOG, KNOWN, OWN
 from jaxnet.services.extras import extra
 
 
@@ -29,12 +29,12 @@ def prepare(who: str, name: str, place: Path) -> None:
 
     Args:
       who: Name in errors.
-      name: Name of a dataset in `KNOWN` or in the catalogue of TensorFlow Datasets.
+      name: Name of a dataset in `KNOWN` or in the catalog of TensorFlow Datasets.
       place: Folder of the datasets, created if it does not exist.
 
     Raises:
       ImportError: If tensorflow-datasets is not installed, or TensorFlow for a dataset of its
-        catalogue.
+        catalog.
       OSError: If the dataset cannot be downloaded, has another checksum, or cannot be written.
       ValueError: If `name` is unknown.
 
@@ -47,7 +47,7 @@ def prepare(who: str, name: str, place: Path) -> None:
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", who)
     base = reading.base_name(name)
     if base not in OWN:
-        _check_catalogue(who, base, tfds)
+        _check_catalog(who, base, tfds)
     if origin := KNOWN.get(base):
         print(f"{base}: {origin.what}")
         print(f"  from {origin.home} ({origin.size / 1e6:,.0f} MB), into {place}")
@@ -78,10 +78,10 @@ def prepare(who: str, name: str, place: Path) -> None:
                 place.rmdir()
 
 
-def _check_catalogue(who: str, name: str, tfds: Any) -> None:
+def _check_catalog(who: str, name: str, tfds: Any) -> None:
     if name not in tfds.list_builders(with_community_datasets=False):
         raise ValueError(
-            f"{who}: there is no dataset {name!r}; jaxnet has {', '.join(OWN)}, and {CATALOGUE} "
+            f"{who}: there is no dataset {name!r}; jaxnet has {', '.join(OWN)}, and {CATALOG} "
             "lists those of TensorFlow Datasets"
         )
     try:
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown := [name for name in options.names if name not in KNOWN]:
             raise ValueError(
                 f"prepare: unknown dataset {', '.join(unknown)}; choose of "
-                f"{', '.join(sorted(KNOWN))}; others of {CATALOGUE} by "
+                f"{', '.join(sorted(KNOWN))}; others of {CATALOG} by "
                 "jaxnet.data.tfds.load(..., download=True)"
             )
         for name in options.names:

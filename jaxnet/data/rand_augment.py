@@ -9,7 +9,7 @@ from jaxnet.data.augment import Augmentation
 from jaxnet.data.warp import warp
 from jaxnet.services.checks import as_array, at_least, check_key, is_traced, within
 
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHANGES = (
     "identity", "autocontrast", "equalize", "rotate", "solarize", "color", "posterize", "contrast",
     "brightness", "sharpness", "shear_rows", "shear_columns", "shift_down", "shift_right",
@@ -89,9 +89,9 @@ def changed(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
         "autocontrast": _autocontrast(x),
         "equalize": _equalize(x),
         "solarize": jnp.where(x >= 1 - size, 1 - x, x),
-        "color": _blend(_grey(x), x, factor),
+        "color": _blend(_gray(x), x, factor),
         "posterize": _posterize(x, size),
-        "contrast": _blend(_grey(x).mean((1, 2, 3), keepdims=True), x, factor),
+        "contrast": _blend(_gray(x).mean((1, 2, 3), keepdims=True), x, factor),
         "brightness": _blend(jnp.zeros_like(x), x, factor),
         "sharpness": _blend(_smooth(x), x, factor),
     }
@@ -115,8 +115,8 @@ def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
     return warp(x, rotation @ shear, -jnp.round(0.45 * jnp.stack(shift, -1)))
 
 
-def _grey(x: jax.Array) -> jax.Array:
-    return x if x.shape[-1] == 1 else (x * jnp.array(GREY, x.dtype)).sum(-1, keepdims=True)
+def _gray(x: jax.Array) -> jax.Array:
+    return x if x.shape[-1] == 1 else (x * jnp.array(GRAY, x.dtype)).sum(-1, keepdims=True)
 
 
 def _blend(still: jax.Array, x: jax.Array, factor: jax.Array) -> jax.Array:
@@ -135,7 +135,7 @@ def _posterize(x: jax.Array, size: jax.Array) -> jax.Array:
 
 
 def _smooth(x: jax.Array) -> jax.Array:
-    """Return a weighted mean of each pixel and its neighbours; the frame stays."""
+    """Return a weighted mean of each pixel and its neighbors; the frame stays."""
     inner = x[:, 1:-1, 1:-1] * 4 / 13
     height, width = x.shape[1:3]
     if height < 3 or width < 3:

@@ -40,7 +40,7 @@ def digit_scenes(
     """Generate scenes of one to `most` digits of different sizes.
 
     The scenes are for segmentation and detection. The digits are from scikit-learn, enlarged to 14
-    to 24 pixels, in random colours, without overlap. Training and test scenes have no digit in
+    to 24 pixels, in random colors, without overlap. Training and test scenes have no digit in
     common. A box is the smallest around a digit's ink, without void.
 
     Args:

@@ -197,7 +197,7 @@ def _noise(wave: np.ndarray, rate: float) -> float:
 def piece_of_frames(
     places: Any, frames: int, *, rate: float, window: float = 0.025, hop: float = 0.01
 ) -> np.ndarray:
-    """Return the recording at the centre of each frame's window; -1 in a gap.
+    """Return the recording at the center of each frame's window; -1 in a gap.
 
     Args:
       places: Samples (recordings, 2), as in `Strings`.
@@ -343,7 +343,7 @@ def _features(
         )
 
     def of_wave(wave: np.ndarray) -> np.ndarray:
-        before = (points - size) // 2  # librosa centres the window
+        before = (points - size) // 2  # librosa centers the window
         wave = np.pad(wave, (before, points - size - before))
         spectrum = librosa.stft(
             wave, n_fft=points, hop_length=step, win_length=size, window="hamming", center=False

@@ -1,8 +1,8 @@
 """Loads TensorFlow Datasets as arrays in memory.
 
-Reading needs no TensorFlow; preparing a dataset of the catalogue does, once. The folder of the
+Reading needs no TensorFlow; preparing a dataset of the catalog does, once. The folder of the
 datasets is `data_dir`, by default the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets.
-CamVid, Multi30k and the Free Spoken Digits are not in the catalogue; they are downloaded from
+CamVid, Multi30k and the Free Spoken Digits are not in the catalog; they are downloaded from
 public repositories and prepared without TensorFlow, see `jaxnet.data.prepare`.
 """
 
@@ -33,13 +33,13 @@ def load(
     `split="train[:1000]"`. A progress bar runs while it loads.
 
     Args:
-      name: Name in the catalogue of TensorFlow Datasets, such as "mnist" or
+      name: Name in the catalog of TensorFlow Datasets, such as "mnist" or
         "movielens/25m-ratings", or "camvid", "free_spoken_digits" or "multi30k".
       split: Name of the split, such as "train", "test", "train[:80%]" or "train+test".
       data_dir: Folder of the datasets; by default the environment variable TFDS_DATA_DIR, or
         ~/tensorflow_datasets if it is not set.
       download: Whether to download and prepare a missing dataset, and print its size and terms. A
-        dataset of the catalogue needs TensorFlow for that; some take much time and disk space.
+        dataset of the catalog needs TensorFlow for that; some take much time and disk space.
 
     Raises:
       ImportError: If tensorflow-datasets, or what preparing needs, is not installed.
@@ -161,7 +161,7 @@ def _missing(who: str, name: str, place: Path, here: list[str], data_dir: Any) -
     if base_name(name) in KNOWN:
         get = f"run python -m jaxnet.data.prepare {base_name(name)}, or pass download=True"
     else:
-        get = "or pass download=True for one of TensorFlow Datasets' catalogue (needs TensorFlow)"
+        get = "or pass download=True for one of TensorFlow Datasets' catalog (needs TensorFlow)"
     return (
         f"{who}: {name!r} is not in {place}{said}, {holds}; pass data_dir=... or set "
         f"TFDS_DATA_DIR to its folder, {get}"

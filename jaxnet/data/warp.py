@@ -61,7 +61,7 @@ def random_flip(*, vertical: bool = False) -> Augmentation:
 
 
 def random_rotation(degrees: float) -> Augmentation:
-    """Return a function that rotates each image about its centre by a random angle.
+    """Return a function that rotates each image about its center by a random angle.
 
     Args:
       degrees: Largest angle, in (0, 180]; the angle is in [-degrees, degrees].
@@ -96,7 +96,7 @@ def random_shear(degrees: float) -> Augmentation:
 
 
 def random_scale(low: float, high: float) -> Augmentation:
-    """Return a function that scales each image about its centre by a factor in [low, high].
+    """Return a function that scales each image about its center by a factor in [low, high].
 
     Args:
       low, high: Bounds 0 < low <= high of the factor, which is log-uniform.
@@ -172,13 +172,13 @@ def elastic(
         matrix = scales @ rotations @ shears  # (batch, 2, 2)
         shifts = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
         # The shift is that of the result: of the image it is the opposite, before the matrix.
-        centre = -(inverse_2x2(matrix) @ shifts[..., None])[..., 0]
+        center = -(inverse_2x2(matrix) @ shifts[..., None])[..., 0]
         displacements = 0.0
         if displacement:
             points = [max(2, math.ceil(size / spacing) + 1) for size in (height, width)]
             coarse = jax.random.normal(jax.random.fold_in(key, 4), (n, *points, 2))
             displacements = displacement * jax.image.resize(coarse, (n, height, width, 2), "cubic")
-        return whole(_warp(x, matrix, centre, displacements))
+        return whole(_warp(x, matrix, center, displacements))
 
     return augment
 
@@ -209,24 +209,24 @@ def random_crop(share: float) -> Augmentation:
         n, height, width = x["image"].shape[:3]
         size_key, place_key = jax.random.split(key)
         size = jax.random.uniform(size_key, (n, 1), minval=share, maxval=1)
-        room = jnp.array([height - 1, width - 1]) / 2 * (1 - size)  # for the centre of the part
-        centre = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
+        room = jnp.array([height - 1, width - 1]) / 2 * (1 - size)  # for the center of the part
+        center = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
         matrix = jnp.eye(2) / size[..., None]
-        return whole(_warp(x, matrix, centre))
+        return whole(_warp(x, matrix, center))
 
     return augment
 
 
-def warp(x: Any, matrix: jax.Array, centre: jax.Array | None = None) -> Any:
-    """Transform each image by a linear map about its centre.
+def warp(x: Any, matrix: jax.Array, center: jax.Array | None = None) -> Any:
+    """Transform each image by a linear map about its center.
 
     The random augmentations are based on this function.
 
     Args:
       x: Images, or a dict; see the module.
-      matrix: Matrices (batch, 2, 2) that map a pixel's offset (down, right) from the centre to its
+      matrix: Matrices (batch, 2, 2) that map a pixel's offset (down, right) from the center to its
         new offset.
-      centre: Offset in pixels (batch, 2) that is mapped to the centre of the result; 0 by default.
+      center: Offset in pixels (batch, 2) that is mapped to the center of the result; 0 by default.
 
     Raises:
       TypeError: If an argument is not an array, or if boxes are integers.
@@ -240,10 +240,10 @@ def warp(x: Any, matrix: jax.Array, centre: jax.Array | None = None) -> Any:
     """
     x, whole = _entries("warp", x)
     n = x["image"].shape[0]
-    centre = jnp.zeros((n, 2)) if centre is None else centre
+    center = jnp.zeros((n, 2)) if center is None else center
     matrix = as_array("warp", "matrix", matrix, "(batch, 2, 2)", "reals", {"batch": n})
-    centre = as_array("warp", "centre", centre, "(batch, 2)", "reals", {"batch": n})
-    return whole(_warp(x, matrix, centre))
+    center = as_array("warp", "center", center, "(batch, 2)", "reals", {"batch": n})
+    return whole(_warp(x, matrix, center))
 
 
 def _check_scales(who: str, least: str, most: str, low: Any, high: Any) -> None:
@@ -312,14 +312,14 @@ def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callabl
 
 
 def _warp(
-    x: dict[str, Any], matrix: jax.Array, centre: jax.Array, displacements: Any = 0.0
+    x: dict[str, Any], matrix: jax.Array, center: jax.Array, displacements: Any = 0.0
 ) -> dict[str, Any]:
     height, width = x["image"].shape[1:3]
     size = jnp.array([height, width])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
-    offset = grid - (size - 1) / 2  # (height, width, 2), from the centre
+    offset = grid - (size - 1) / 2  # (height, width, 2), from the center
     inverse = inverse_2x2(matrix)  # from the result to the image
-    source = jnp.einsum("nij,hwj->nhwi", inverse, offset) + centre[:, None, None] + (size - 1) / 2
+    source = jnp.einsum("nij,hwj->nhwi", inverse, offset) + center[:, None, None] + (size - 1) / 2
     source = source + displacements  # (batch, height, width, 2)
     out = dict(x)
     out["image"] = jax.vmap(_bilinear)(x["image"], source)
@@ -327,7 +327,7 @@ def _warp(
         nearest = jnp.round(source).astype(jnp.int32)
         out["mask"] = jax.vmap(_pick)(x["mask"], nearest)
     if "boxes" in x:
-        out["boxes"] = _warp_boxes(x["boxes"], matrix, centre, size)
+        out["boxes"] = _warp_boxes(x["boxes"], matrix, center, size)
     return out
 
 
@@ -355,12 +355,12 @@ def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
     return jnp.asarray(total).astype(image.dtype)
 
 
-def _warp_boxes(boxes, matrix, centre, size):
+def _warp_boxes(boxes, matrix, center, size):
     """Return the smallest upright boxes around the transformed corners, clipped at the image."""
     top, left, bottom, right = jnp.moveaxis(boxes, -1, 0)
     corners = [jnp.stack([y, x], -1) for y in (top, bottom) for x in (left, right)]
-    corners = (jnp.stack(corners, -2) - 0.5) * size  # (batch, n, 4, 2) pixels from the centre
-    moved = jnp.einsum("nij,nkcj->nkci", matrix, corners - centre[:, None, None])
+    corners = (jnp.stack(corners, -2) - 0.5) * size  # (batch, n, 4, 2) pixels from the center
+    moved = jnp.einsum("nij,nkcj->nkci", matrix, corners - center[:, None, None])
     moved = jnp.clip(moved / size + 0.5, 0, 1)
     new = jnp.concatenate([moved.min(-2), moved.max(-2)], -1)  # (batch, n, 4)
     return jnp.where(_real(boxes) & _real(new), new, 0).astype(boxes.dtype)

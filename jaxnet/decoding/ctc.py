@@ -23,7 +23,7 @@ def ctc_greedy(
     Returns:
       labels (batch, steps), filled with `blank` after the last label; number of labels (batch,). If
       a valid step does not have a most probable class (NaN, or -inf throughout), or a length is out
-      of range inside `jit`, all labels are -1, `steps` in number.
+      of range inside `jit`, all labels are -1 and their number is `steps`.
 
     Raises:
       TypeError: If dtypes do not fit.

@@ -39,7 +39,7 @@ class Generated(NamedTuple):
       lengths: Number of tokens of each row before what stopped it, (batch,); `length` for a row
         that nothing stopped.
       log_probs: Log-probability of each token by the net alone, before all filters,
-        (batch, length); zeros behind the tokens.
+        (batch, length); zeros after the tokens.
     """
 
     tokens: np.ndarray
@@ -80,7 +80,7 @@ def generate(
 
     The net reads the prompts at once and then one token after another by `jn.stream`, so the work
     per token does not include the tokens before it. The first call compiles. Prompts and lengths
-    are rounded up to powers of two inside, so other lengths, numbers and stops seldom compile
+    are rounded up to powers of two inside, so other lengths, numbers and stops rarely compile
     again. Call it outside `jit`.
 
     The draw of a token depends on the key, its row and its position, and not on the other rows. A

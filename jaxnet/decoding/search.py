@@ -173,7 +173,7 @@ def beam_search(
       length: Number of steps of the result, at least 1.
       end: Token that completes a sequence.
       length_penalty: Number at least 0; a sequence of n tokens, including `end`, has the score log
-        p / n^length_penalty. 1 gives the mean log-probability per token, 0 the sum, which favours
+        p / n^length_penalty. 1 gives the mean log-probability per token, 0 the sum, which favors
         short sequences.
       inputs: As in `greedy`.
 

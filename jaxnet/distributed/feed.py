@@ -1,5 +1,6 @@
 """Batches of a loader on a mesh, read and moved ahead of their use."""
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -74,7 +75,7 @@ class _Ahead:
     def __next__(self) -> PyTree:
         if not self._started:
             self._started = True
-            threading.Thread(target=self._reader.run, name="feed", daemon=True).start()
+            self._reader.start()
         batch, state, error = self._reader.ready.get()
         if error is not None:
             self._reader.ready.put((None, None, error))  # who asks again gets it again
@@ -106,6 +107,16 @@ class _Reader:
         self.stopped = threading.Event()
         self.count = 0
         self.keeps_state = hasattr(iterator, "get_state") and hasattr(iterator, "set_state")
+        self.thread = threading.Thread(target=self.run, name="feed", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, and end it before Python takes down what the iterator needs."""
+        atexit.register(self.end)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stopped.set()
+        self.thread.join(timeout=10)
 
     def state(self) -> Any:
         return self.iterator.get_state() if self.keeps_state else self.count
@@ -125,6 +136,7 @@ class _Reader:
         finally:
             if hasattr(self.iterator, "close"):  # grain's ends its own threads and processes
                 self.iterator.close()
+            atexit.unregister(self.end)
 
     def _fill(self) -> None:
         error = None

@@ -14,8 +14,8 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
     """Return a layer whose params are gathered on every device before it runs.
 
     For nets whose params are split by `fully_sharded`: left to itself, the compiler computes with
-    parts of them and sends activations, which costs more [a GPT on 8 devices: half as many
-    operations again, and three times the bytes]. With `jn.remat` around it, the gathered params are
+    parts of them and sends activations, which costs more [a GPT on 8 devices: 50% more
+    operations and three times the bytes]. With `jn.remat` around it, the gathered params are
     not kept for the backward pass but gathered again. Params, state and outputs are the same as
     without it.
 

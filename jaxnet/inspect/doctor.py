@@ -56,8 +56,9 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     It reports: programs compiled more than once, and batches that would cause it; gradients that
     are 0 or not finite; updates that are far too large or small for their weights; state that
     training does not change; running statistics that still have their initial values although the
-    network was trained; an evaluation loss far above the training loss on the same batch; and units
-    that are 0 on every example (if they depend on parameters: pixels may be blank).
+    network was trained; an evaluation loss far above the training loss on the same batch; units
+    that are 0 on every example (if they depend on parameters: pixels may be blank); and, for
+    `jn.supervised`, layers in which the examples of a batch influence each other in evaluation.
 
     Nothing is donated or changed: `train_state` can be used afterwards.
 
@@ -135,6 +136,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     if dead:
         words = ", ".join(f"{path} {n} of {units}" for path, (n, units) in dead.items())
         findings.append(f"dead units, 0 on all examples: {words}")
+    findings += _mixed(objective, train_state, batches[0])
     return Report(findings, entries, dead)
 
 
@@ -241,6 +243,32 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
             f"uses them: {', '.join(fresh)}"
         )
     return found
+
+
+def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str]:
+    """A finding if the outputs of an example change with the other examples of its batch."""
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    size = sizes.pop() if len(sizes) == 1 else ()
+    if objective.kind != "supervised" or not size or size[0] < 2:
+        return []  # other objectives may compare examples
+    half, paths = size[0] // 2, []
+
+    def outputs(params, state, batch):
+        found = activations(objective, params, state, batch, key=jax.random.key(0))
+        paths[:] = [path for path, y in found.items() if jnp.shape(y)[:1] == size]
+        return {path: found[path][:half] for path in paths}
+
+    # The same shapes, so that rounding is the same: only the second half differs.
+    others = jax.tree.map(lambda a: jnp.asarray(a).at[-half:].set(a[:half]), batch)
+    run = jax.jit(outputs)
+    one, two = (jax.device_get(run(*train_state[1:3], each)) for each in (batch, others))
+    for path in paths:
+        if not np.allclose(one[path], two[path], rtol=1e-4, atol=1e-6, equal_nan=True):
+            return [
+                "in evaluation, the outputs of an example depend on the other examples of its "
+                f"batch, first at {path}: does it mix values along the batch axis?"
+            ]
+    return []
 
 
 def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str, tuple[int, int]]:

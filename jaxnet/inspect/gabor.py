@@ -16,15 +16,15 @@ NARROWEST = 0.5  # pixels: a narrower Gaussian would fit any single pixel
 class Gabor(NamedTuple):
     """Gabor functions: amplitude · exp(-u²/2σ_u² - v²/2σ_v²) · cos(2π · frequency · u + phase).
 
-    u is the distance from the centre along the wave, v across it. Each field is (filters,), or a
+    u is the distance from the center along the wave, v across it. Each field is (filters,), or a
     number for a single function.
 
     Fields:
-      row, column: Position of the centre, in pixels from the first.
+      row, column: Position of the center, in pixels from the first.
       orientation: Direction of the wave, in [0, π); 0 is along a row (a vertical edge), π/2 along a
         column.
       frequency: Cycles per pixel, in (0, 0.5).
-      phase: Phase at the centre, in (-π, π]; 0 is even (a bar), ±π/2 odd (an edge).
+      phase: Phase at the center, in (-π, π]; 0 is even (a bar), ±π/2 odd (an edge).
       sigma_along: Standard deviation along the wave, in pixels.
       sigma_across: Standard deviation along the edge, in pixels.
       amplitude: Amplitude, positive.
@@ -78,13 +78,13 @@ def gabor_fit(filters: Any) -> GaborFit:
     """Fit a Gabor function to each filter by least squares, with its R².
 
     Levenberg-Marquardt runs from the largest peak of the filter's spectrum and from the orthogonal
-    wave, with Gaussians of several widths at the centre of the filter's energy, and the best result
-    is kept. A standard deviation is at least half a pixel, and the centre is within the filter.
+    wave, with Gaussians of several widths at the center of the filter's energy, and the best result
+    is kept. A standard deviation is at least half a pixel, and the center is within the filter.
     Eight parameters fit part of any filter: R² of white noise of 12x12 pixels is about 0.13.
 
     Args:
       filters: Filters, (height, width, filters), at least 4x4 pixels; for a dense kernel
-        `kernel.reshape(height, width, -1)`, for a greyscale convolution `kernel[:, :, 0]`.
+        `kernel.reshape(height, width, -1)`, for a grayscale convolution `kernel[:, :, 0]`.
 
     Raises:
       TypeError: If `filters` is not of numbers.
@@ -121,13 +121,13 @@ def gabor_fit(filters: Any) -> GaborFit:
     return GaborFit(Gabor(*map(jnp.asarray, gabor)), jnp.asarray(r2, images.dtype))
 
 
-# The search runs over eight free parameters: centre, orientation, frequency and widths, mapped to
+# The search runs over eight free parameters: center, orientation, frequency and widths, mapped to
 # their ranges by sigmoids, and the amplitudes of cosine and sine.
 
 
 @partial(jax.jit, static_argnums=1)
 def _unpack(free, shape):
-    """Centre (row, column), orientation, frequency, widths, amplitudes."""
+    """Center (row, column), orientation, frequency, widths, amplitudes."""
     height, width = shape
     widest = max(shape)
     squeeze = jax.nn.sigmoid
@@ -145,8 +145,8 @@ def _unpack(free, shape):
 
 def _waves(free, shape):
     """The even and the odd function, (2, height, width)."""
-    centre_row, centre_column, angle, frequency, along, across, _, _ = _unpack(free, shape)
-    pair = Gabor(centre_row, centre_column, angle, frequency, 0.0, along, across, 1.0)
+    center_row, center_column, angle, frequency, along, across, _, _ = _unpack(free, shape)
+    pair = Gabor(center_row, center_column, angle, frequency, 0.0, along, across, 1.0)
     return jnp.stack([pair.draw(*shape), pair._replace(phase=-jnp.pi / 2).draw(*shape)])
 
 

@@ -22,7 +22,7 @@ class ReceptiveFields(Tabular):
     Fields:
       name: Name of the network.
       fields: Dict by path: the size of the receptive field along each axis.
-      strides: Dict by path: the distance in the input between the fields of neighbouring units;
+      strides: Dict by path: the distance in the input between the fields of neighboring units;
         None for an axis with one unit.
       starts: Dict by path: the first input index in the field of the middle unit, along each axis;
         the middle of n units is n // 2.
@@ -101,18 +101,18 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
 
         @jax.jit
         def middle(params, state, x):
-            """By layer, the middle unit and its neighbour along each axis: (batch, features)."""
+            """By layer, the middle unit and its neighbor along each axis: (batch, features)."""
             found = {}
 
             def note(name, x, y):
                 shaped = hasattr(y, "ndim") and y.ndim == len(shape) and y.shape[0] == CHUNK
                 if shaped and name and "#" not in name:
-                    centre = [n // 2 for n in y.shape[1:-1]]
+                    center = [n // 2 for n in y.shape[1:-1]]
                     units[name] = y.shape[1:-1]
-                    found[name] = [y[(slice(None), *centre)]]
+                    found[name] = [y[(slice(None), *center)]]
                     for axis, n in enumerate(y.shape[1:-1]):
-                        beside = list(centre)
-                        beside[axis] = min(centre[axis] + 1, n - 1)
+                        beside = list(center)
+                        beside[axis] = min(center[axis] + 1, n - 1)
                         found[name].append(y[(slice(None), *beside)])
                 return y
 

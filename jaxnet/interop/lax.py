@@ -35,7 +35,7 @@ def plain(net: Layer) -> Layer:
     rounding. So do gradients, except where an operation of JAX has a kink: the gradient of
     `jax.nn.relu` at 0 is 1/2 here, as for `jnp.maximum`.
 
-    Awkward: `remat` has no effect here, and on CPU the gradients of convolutions are slow inside
+    Caution: `remat` has no effect here, and on CPU the gradients of convolutions are slow inside
     loops; train the net itself. `jax.experimental.jet` has no rule for loops (recurrent layers,
     `repeat`), argmax, cumsum and linear algebra.
 

@@ -173,8 +173,13 @@ def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) ->
         # (batch, 1, c), (batch, h, 1) and (batch * h, c) keep their order
         apart = shape[-1] == given[-1] or given[-1] == 1
         return SAME if apart else LOST
-    if layout == LAST and len(shape) < len(given) and shape[0] == given[0]:
-        return EITHER
+    if layout == LAST and len(shape) < len(given):
+        if given[-1] not in (1, shape[-1]):
+            return LOST  # channels and positions on one axis: PyTorch may have either first
+        if shape[0] == given[0]:
+            return EITHER
+    if layout == LAST and np.prod(shape[len(given) - 1 :]) == given[-1]:
+        return EITHER if len(shape) > len(given) else LAST  # channels apart, as in heads
     if layout == SAME and len(given) == 2 and len(shape) > 2 and shape[-1] != given[-1]:
         return FIRST
     if len(shape) < 3 and layout != LOST:

@@ -57,6 +57,10 @@ def from_torch(
     permuted. The two biases of a recurrent layer are summed. Both sides must match completely.
     Padding is not part of the weights: "SAME" at strides of 2 is not PyTorch's padding=1.
 
+    Two layers of one kind and shape that PyTorch declares in another order than the net calls them
+    would be exchanged. That raises if both libraries give them the same names, and cannot be seen
+    otherwise. So compare the outputs once, with `first_difference`.
+
     A recurrent module with several layers or directions has one jaxnet layer for each, such as
     `stack_rnn(bidirectional(lstm(8)), bidirectional(lstm(8)))`.
 
@@ -69,10 +73,10 @@ def from_torch(
       weights: Result of `module.state_dict()`, a mapping of arrays, or the path of a safetensors
         file; for a .pt file, `torch.load(path)`. To leave parts out, pass a dict without them.
       x: Input of the net, or its `jn.spec`; images and signals with channels last.
-      names: Dict of path of a layer -> its name in PyTorch, such as {"output": "fc"}, for layers
-        that are not in their order; one layer of a recurrent module is "rnn.l0" or
-        "rnn.l0_reverse". Path of a parameter -> its name in the state_dict, such as {"block/scale":
-        "block.weight"}.
+      names: Dict of path of a layer, as in the params, -> its name in PyTorch, such as {"output":
+        "fc"}, for layers that are not in their order; one layer of a recurrent module is "rnn.l0"
+        or "rnn.l0_reverse". Path of a parameter -> its name in the state_dict, such as
+        {"block/scale": "block.weight"}.
 
     Returns:
       (params, state), as `net.init` returns them.
@@ -501,6 +505,7 @@ def _paired(
             group = _renamed(group, part)
         _check(net, part, group)
         pairs.append((part, group))
+    _check_swapped(net, [pair for pair in pairs if pair[0].name not in names])
     if rest:
         unused = ", ".join(group.prefix or "the module" for group in rest[:8])
         raise ValueError(
@@ -508,6 +513,20 @@ def _paired(
             "from the dict, or use the model that has them"
         )
     return pairs
+
+
+def _check_swapped(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
+    """Raise if equal names on both sides are matched crosswise, though their shapes agree."""
+    ours = {part.name.replace("/", "."): part for part, _ in pairs}
+    theirs = {group.prefix for _, group in pairs}
+    for (name, part), (_, group) in zip(ours.items(), pairs, strict=True):
+        if group.prefix != name and group.prefix in ours and name in theirs:
+            raise ValueError(
+                f"torch weights: {net.name}/{part.name} would get the weights of {group.prefix}, "
+                f"although there are weights named {name}: layers are matched by their order. "
+                f'Pass names={{"{part.name}": "{name}", "{ours[group.prefix].name}": '
+                f'"{group.prefix}"}}, or, if the order is right, names with the pairs in order'
+            )
 
 
 def _renamed(group: _Group, part: _Part) -> _Group:

@@ -19,7 +19,7 @@ def additive_attention(
     kernel_init: Initializer = lecun_normal(),
     name: str = "additive_attention",
 ) -> Layer:
-    """Bahdanau's attention: softmax over the memory of v · tanh(W query + U memory).
+    """Attend to a memory as Bahdanau et al. do: by softmax of v · tanh(W query + U memory).
 
     The output is the mean of the memory under these weights. A query whose mask is all False gets
     zeros.

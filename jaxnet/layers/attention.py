@@ -55,7 +55,7 @@ def multi_head_attention(
     kernel_init: Initializer = lecun_normal(),
     name: str = "multi_head_attention",
 ) -> Layer:
-    """Scaled dot-product attention in several heads: softmax(q k / sqrt(size)) v, joined by `out`.
+    """Attend in several heads: softmax(q k / sqrt(size)) v for each, joined by `out`.
 
     If a query may not attend to any position, its output and its gradients are zero.
 
@@ -102,12 +102,12 @@ def multi_head_attention(
       return_weights: Whether to return (y, weights) instead of y. The weights (batch, heads, time,
         positions) are those before dropout.
       fused: Whether to use cuDNN's fused attention instead of XLA. By default it is used if
-        `fits_cudnn` is true. It supports lengths as a mask, but not dropout, return_weights,
-        value_size, window, scale or softcap.
+        the GPU, dtype and head size allow it. It supports lengths as a mask, but not dropout,
+        return_weights, value_size, window, scale or softcap.
       kernel_init: Initializer of the kernels, as matrices (inputs, outputs).
       name: Name of the layer.
 
-    Params: as in Flax,
+    Params:
       query, key, value: kernel (width, heads, head_size), bias (heads, head_size);
       out: kernel (heads, value_size, features), bias (features,);
       query_norm, key_norm: params of the norms of `qk_norm`.
@@ -255,7 +255,7 @@ def segment_mask(segments: jax.Array) -> jax.Array:
     """Return the mask of attention within the sequences of packed rows, see `jn.data.packed`.
 
     Args:
-      segments: Number of the sequence of each place, (batch, time) integers; 0 is padding.
+      segments: Index of the sequence at each position, (batch, time) integers; 0 is padding.
 
     Returns:
       Booleans (batch, time, time), True if both places belong to the same sequence.

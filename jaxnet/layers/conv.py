@@ -27,7 +27,7 @@ def conv(
     bias_init: Initializer = zeros,
     name: str = "conv",
 ) -> Layer:
-    """Convolution over all spatial axes of (batch, *space, inputs): signals, images, video.
+    """Convolve over all spatial axes of (batch, *space, inputs): signals, images, video.
 
     As usual in deep learning it is a correlation: the kernel is not reversed,
     y[m, n] = sum over k, l of kernel[k, l] x[m + k, n + l].
@@ -96,7 +96,7 @@ def depthwise_conv(
     bias_init: Initializer = zeros,
     name: str = "depthwise_conv",
 ) -> Layer:
-    """Convolution of each input feature separately: one group per input.
+    """Convolve each input feature separately: one group per input.
 
     Args:
       kernel_size: Size of the window, a number for all spatial axes or one per axis.
@@ -148,7 +148,7 @@ def conv_transpose(
     bias_init: Initializer = zeros,
     name: str = "conv_transpose",
 ) -> Layer:
-    """Transposed convolution: upsampling by `strides` with a learned kernel.
+    """Upsample by `strides` with a learned kernel: a transposed convolution.
 
     Libraries use two conventions, and both are available. As in Flax, the kernel is not reversed,
     and "SAME" gives inputs * strides outputs, "VALID" every output that depends on an input.

@@ -15,7 +15,7 @@ def dense(
     bias_init: Initializer = zeros,
     name: str = "dense",
 ) -> Layer:
-    """Affine map of the last axis: y = x @ kernel + bias.
+    """Map the last axis affinely: y = x @ kernel + bias.
 
     Args:
       features: Number of outputs, at least 1.

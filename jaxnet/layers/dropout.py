@@ -43,9 +43,9 @@ def dropout(rate: float, *, axes: tuple[int, ...] | None = None, name: str = "dr
 
 @explain_keywords
 def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
-    """Drops whole feature maps: a feature is 0 at all positions of one example, or at none.
+    """Drop whole feature maps: a feature is 0 at all positions of one example, or at none.
 
-    Neighbouring pixels of a feature map are nearly equal, so dropping single pixels removes little
+    Neighboring pixels of a feature map are nearly equal, so dropping single pixels removes little
     information. PyTorch calls it Dropout2d.
 
     Args:
@@ -70,7 +70,7 @@ def spatial_dropout(rate: float, *, name: str = "spatial_dropout") -> Layer:
 
 
 def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
-    """Drops whole examples at the end of a residual branch: stochastic depth.
+    """Drop whole examples at the end of a residual branch: stochastic depth.
 
     An example whose branch is dropped keeps its shortcut alone. The others are divided by 1 - rate,
     so the layer is the identity in evaluation (the paper multiplies in evaluation instead).

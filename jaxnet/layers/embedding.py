@@ -39,7 +39,7 @@ def embedding(
     embedding_init: Initializer = _one_over_features,
     name: str = "embedding",
 ) -> Layer:
-    """Looks up a learned vector per id: integers of any shape get a last axis of `features`.
+    """Look up a learned vector per id: integers of any shape get a last axis of `features`.
 
     With `tied`, the layer also maps floats (..., features) to logits (..., vocabulary), their
     products with every vector of the table. One layer object at both ends of a model then shares
@@ -130,7 +130,7 @@ def embedding(
 def learned_positions(
     max_length: int, *, embedding_init: Initializer = normal(0.02), name: str = "learned_positions"
 ) -> Layer:
-    """Adds a learned vector per position to a sequence.
+    """Add a learned vector per position to a sequence.
 
     The positions are 0, 1, ... along the second axis; an input (x, positions) gives others, for
     example the positions of several texts in one row.
@@ -177,7 +177,7 @@ def learned_positions(
 
 
 def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_positions") -> Layer:
-    """Adds sines and cosines of the position to a sequence, with geometric wavelengths.
+    """Add sines and cosines of the position to a sequence, with geometric wavelengths.
 
     Features 2i and 2i + 1 get the sine and cosine of position / base^(2i / features). The positions
     are 0, 1, ... along the second axis; an input (x, positions) gives others.

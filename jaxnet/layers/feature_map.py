@@ -11,7 +11,7 @@ from jaxnet.services.checks import at_least, check_options, check_rank, within
 
 
 def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
-    """All products of up to `degree` inputs: x, then x_i x_j with i <= j, and so on.
+    """Multiply up to `degree` inputs: x, then x_i x_j with i <= j, and so on.
 
     n inputs give C(n + degree, degree) - 1 outputs, which grows fast: 64 of degree 2 give 2,144.
     A constant is left out, since the next layer has a bias. The order is the same as in
@@ -51,30 +51,30 @@ def rbf(
     features: int,
     *,
     width: float = 1.0,
-    centres_init: Initializer = normal(1.0),
+    centers_init: Initializer = normal(1.0),
     name: str = "rbf",
 ) -> Layer:
-    """Radial basis functions: unit i gives exp(-‖x - centre_i‖² / (2 width²)).
+    """Compute radial basis functions: unit i gives exp(-‖x - center_i‖² / (2 width²)).
 
-    A unit is 1 at its centre and near 0 a few widths away. Random centres suit a few inputs of mean
-    0 and variance 1; `jaxnet.unsupervised.kmeans` fits centres and width to data. Both are trained
+    A unit is 1 at its center and near 0 a few widths away. Random centers suit a few inputs of mean
+    0 and variance 1; `jaxnet.unsupervised.kmeans` fits centers and width to data. Both are trained
     like any other parameter.
 
     Args:
-      features: Number of centres, at least 1.
+      features: Number of centers, at least 1.
       width: Initial width of all units, positive, in the units of x.
-      centres_init: Initializer of the centres.
+      centers_init: Initializer of the centers.
       name: Name of the layer.
 
     Params:
-      centres (features, inputs); width ().
+      centers (features, inputs); width ().
 
     Raises:
       ValueError: If `features` is below 1, or `width` is not positive.
       ValueError: If the input does not have a feature axis.
 
     Example:
-      >>> params = {"centres": jnp.array([[0.0, 0.0], [3.0, 4.0]]), "width": jnp.float32(5.0)}
+      >>> params = {"centers": jnp.array([[0.0, 0.0], [3.0, 4.0]]), "width": jnp.float32(5.0)}
       >>> y, _ = rbf(2).apply(params, {}, jnp.zeros((1, 2)))
       >>> y.tolist()  # distances 0 and 5: exp(0), exp(-1/2)
       [[1.0, 0.606...]]
@@ -84,21 +84,21 @@ def rbf(
     """
     at_least(name, "features", features)
     within(name, "width", width, "(0, inf)")
-    check_options(name, centres_init=centres_init)
+    check_options(name, centers_init=centers_init)
 
     def forward(m, x):
         check_rank(name, x, 2)
-        centres = m.param("centres", centres_init, (features, x.shape[-1]))
+        centers = m.param("centers", centers_init, (features, x.shape[-1]))
         spread = m.param("width", constant(width), ())
         # Differences, not |x|² - 2xc + |c|², whose digits cancel far from the origin.
-        difference = x[..., None, :] - centres  # (..., features, inputs)
+        difference = x[..., None, :] - centers  # (..., features, inputs)
         return jnp.exp(-jnp.square(difference).sum(-1) / (2 * jnp.square(spread)))
 
     return compose(forward, name=name, kind="rbf")
 
 
 def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random_fourier") -> Layer:
-    """Random Fourier features, sqrt(2 / features) cos(x @ kernel + bias), of a Gaussian kernel.
+    """Map to random features of a Gaussian kernel: sqrt(2 / features) cos(x @ kernel + bias).
 
     The expectation of z(x)·z(y) is exp(-‖x - y‖² / (2 bandwidth²)), with an error of about
     1 / sqrt(features): a linear model on z approximates a kernel machine.

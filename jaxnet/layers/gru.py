@@ -22,7 +22,7 @@ def gru(
     bias_init: Initializer = zeros,
     name: str = "gru",
 ) -> Layer:
-    """Gated recurrent unit with a reset gate r, an update gate u and a candidate n.
+    """Run a gated recurrent unit, with a reset gate r, an update gate u and a candidate n.
 
         a_r, a_u, a_n = x_t @ kernel + bias, split into three
         b_r, b_u, b_n = h_{t-1} @ recurrent_kernel, split into three
@@ -86,7 +86,7 @@ def gru_cell(
     bias_init: Initializer = zeros,
     name: str = "gru",
 ) -> Layer:
-    """One step of `gru` with the same params: (h, x_t) -> (h, y_t), where y_t = h.
+    """Make one step of `gru` with the same params: (h, x_t) -> (h, y_t), where y_t = h.
 
     The carry of the input may be None, which is zeros.
 

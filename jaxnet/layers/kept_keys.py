@@ -37,7 +37,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     Args:
       m: Scope of the layer, in a stream.
       q, k, v: Queries, keys and values of the chunk, (batch, time, heads or groups, size).
-      before: Number of places before its own that a query attends to; None is all.
+      before: Number of positions before its own that a query attends to; None is all.
       rotate: Function of (x, positions), or None.
       name: Name of the layer, for messages.
 

@@ -24,7 +24,7 @@ def locally_connected(
     bias_init: Initializer = zeros,
     name: str = "locally_connected",
 ) -> Layer:
-    """Convolution with a separate kernel and bias at each output position.
+    """Convolve with a separate kernel and bias at each output position.
 
     In a dense layer every output depends on all inputs, and in a convolution all positions share
     one kernel. This layer is between them, for aligned images, such as faces. With equal kernels it

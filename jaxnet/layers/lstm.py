@@ -42,7 +42,7 @@ def lstm(
     bias_init: Initializer = forget_bias(1.0),
     name: str = "lstm",
 ) -> Layer:
-    """Long short-term memory: gates control what enters, stays in and leaves the memory c.
+    """Run a long short-term memory: gates control what enters, stays in and leaves the memory c.
 
         i, f, g, o = x_t @ kernel + h_{t-1} @ recurrent_kernel + bias, split into four
         c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
@@ -97,7 +97,7 @@ def lstm_cell(
     bias_init: Initializer = forget_bias(1.0),
     name: str = "lstm",
 ) -> Layer:
-    """One step of `lstm` with the same params: ({"c", "h"}, x_t) -> ({"c", "h"}, y_t), y_t = h.
+    """Make one step of `lstm`, with its params: ({"c", "h"}, x_t) -> ({"c", "h"}, y_t), y_t = h.
 
     The carry of the input may be None, which is zeros.
 

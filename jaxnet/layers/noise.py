@@ -9,7 +9,7 @@ from jaxnet.services.checks import check_floats, within
 
 
 def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
-    """Adds independent noise of mean 0 to each entry in training; the identity in evaluation.
+    """Add independent noise of mean 0 to each entry in training; evaluation is the identity.
 
     Args:
       stddev: Standard deviation of the noise, at least 0, in the units of x.
@@ -33,7 +33,7 @@ def gaussian_noise(stddev: float, *, name: str = "gaussian_noise") -> Layer:
 
 
 def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
-    """Multiplies each entry in training by noise of mean 1 and variance rate / (1 - rate).
+    """Multiply each entry in training by noise of mean 1 and variance rate / (1 - rate).
 
     Mean and variance are the same as with `dropout(rate)`, but entries do not become 0.
 

@@ -111,7 +111,7 @@ def layer_norm(
     bias_init: Initializer = zeros,
     name: str = "layer_norm",
 ) -> Layer:
-    """Normalizes each position over its features (the last axis).
+    """Normalize each position over its features (the last axis).
 
     Examples are independent, so training and evaluation are the same. `epsilon` is Flax's;
     PyTorch's is 1e-5.
@@ -156,7 +156,7 @@ def rms_norm(
     scale_init: Initializer = ones,
     name: str = "rms_norm",
 ) -> Layer:
-    """Divides each position by the root mean square of its features, without centring.
+    """Divide each position by the root mean square of its features, without centering.
 
     Args:
       epsilon: Number added to the mean square. PyTorch's is the machine epsilon, 1.2e-7 in float32.
@@ -198,7 +198,7 @@ def group_norm(
     bias_init: Initializer = zeros,
     name: str = "group_norm",
 ) -> Layer:
-    """Normalizes over all positions and a group of neighbouring features.
+    """Normalize over all positions and a group of neighboring features.
 
     Each example has its own statistics, so the batch may be small. `group_norm(1)` takes all
     features together.
@@ -255,7 +255,7 @@ def instance_norm(
     bias_init: Initializer = zeros,
     name: str = "instance_norm",
 ) -> Layer:
-    """Normalizes each feature map of each example over its positions.
+    """Normalize each feature map of each example over its positions.
 
     PyTorch's InstanceNorm has epsilon 1e-5 and, by default, neither scale nor bias.
 

@@ -27,7 +27,7 @@ def max_pool(
     dilation: int | Sequence[int] = 1,
     name: str = "max_pool",
 ) -> Layer:
-    """The largest entry of each window, per feature.
+    """Take the largest entry of each window, per feature.
 
     Among equal largest entries, the first in row-major order gets the whole gradient, as in
     PyTorch and `jax.lax.reduce_window`; `jnp.max` would split it. Padding is never the maximum, and
@@ -79,7 +79,7 @@ def avg_pool(
     count_include_pad: bool = True,
     name: str = "avg_pool",
 ) -> Layer:
-    """The mean of each window, per feature.
+    """Average each window, per feature.
 
     Args:
       window: Size of the window, a number for all spatial axes or one per axis.
@@ -133,7 +133,7 @@ def lp_pool(
     dilation: int | Sequence[int] = 1,
     name: str = "lp_pool",
 ) -> Layer:
-    """The p-norm of each window, per feature: (sum of |x|^p)^(1/p).
+    """Take the p-norm of each window, per feature: (sum of |x|^p)^(1/p).
 
     It is a sum of absolute values at p = 1, and approaches the largest absolute value as p grows.
     If a whole window is 0, the gradient is 0; the plain formula would give NaN.
@@ -184,7 +184,7 @@ def l2_pool(
     dilation: int | Sequence[int] = 1,
     name: str = "l2_pool",
 ) -> Layer:
-    """The square root of the sum of squares of each window, per feature: `lp_pool(2, window)`.
+    """Take the root of the sum of squares of each window, per feature: `lp_pool(2, window)`.
 
     Args:
       window, strides, padding, dilation: Options of `lp_pool`.
@@ -206,12 +206,12 @@ def l2_pool(
 
 
 def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
-    """The square root of the sum of squares over neighbouring features, per position.
+    """Take the root of the sum of squares over neighboring features, per position.
 
     Filters that are pooled together learn variants of one another. The gradient is as in `l2_pool`.
 
     Args:
-      size: Number of neighbouring features that become one.
+      size: Number of neighboring features that become one.
       name: Name of the layer.
 
     Raises:
@@ -239,7 +239,7 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
 
 
 def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_pool") -> Layer:
-    """The largest entry of each of `size` windows that together cover the input, per feature.
+    """Take the largest entry of each of `size` windows that together cover the input, per feature.
 
     Window i of an axis starts at floor(i * inputs / size) and ends before
     ceil((i + 1) * inputs / size), as in PyTorch; the input may be of any size.
@@ -276,7 +276,7 @@ def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_po
 
 
 def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_pool") -> Layer:
-    """The mean of each of `size` windows that together cover the input, per feature.
+    """Average each of `size` windows that together cover the input, per feature.
 
     The windows are the same as in `adaptive_max_pool`; `resize(size, method="area")` is the same.
 
@@ -306,7 +306,7 @@ def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_po
 
 
 def global_max_pool(*, name: str = "global_max_pool") -> Layer:
-    """The largest entry of each feature map; gradients as in `max_pool`.
+    """Take the largest entry of each feature map; gradients are as in `max_pool`.
 
     Args:
       name: Name of the layer.
@@ -333,7 +333,7 @@ def global_max_pool(*, name: str = "global_max_pool") -> Layer:
 
 
 def global_avg_pool(*, name: str = "global_avg_pool") -> Layer:
-    """The mean of each feature map: (batch, *space, features) to (batch, features).
+    """Average each feature map: (batch, *space, features) to (batch, features).
 
     Args:
       name: Name of the layer.
@@ -408,7 +408,7 @@ def _slide(x, window, strides, apart, pairs, combine, fill):
         k, s, d = window[axis], strides[axis], apart[axis]
         last = (x.shape[axis + 1] - (k - 1) * d - 1) // s * s
         taps = [lax.slice_in_dim(x, i * d, i * d + last + 1, s, axis + 1) for i in range(k)]
-        while len(taps) > 1:  # neighbours first: keeps the order, and sums lose few digits
+        while len(taps) > 1:  # neighbors first: keeps the order, and sums lose few digits
             pairs = [taps[i : i + 2] for i in range(0, k, 2)]
             taps = [combine(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
             k = len(taps)

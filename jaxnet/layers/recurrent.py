@@ -181,7 +181,7 @@ def _read_step(given: PyTree, who: str) -> tuple[PyTree, Any]:
 
 
 def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
-    """A sequence layer that runs any cell over time, such as one made by `compose`.
+    """Run any cell over time, such as one made by `compose`, as a sequence layer.
 
     A cell is a layer `(carry, x_t) -> (carry, y_t)`, where x_t has no time axis and the carry is a
     pytree of arrays, batch axis first. It must accept None as the carry before the first step; the

@@ -25,10 +25,10 @@ def resize(
     antialias: bool = False,
     name: str = "resize",
 ) -> Layer:
-    """Resizes every spatial axis of (batch, *space, features), up or down.
+    """Resize every spatial axis of (batch, *space, features), up or down.
 
     Equal to PyTorch's `interpolate` with its size or scale_factor. Pixels are areas, and beyond the
-    centre of the outermost pixel its value is repeated.
+    center of the outermost pixel its value is repeated.
 
     Args:
       size: Size of the output, a number for all spatial axes or one per axis.
@@ -36,12 +36,12 @@ def resize(
         rounded down.
       method: One of
         "nearest": the input at floor(output / scale), PyTorch's "nearest";
-        "nearest-exact": the input whose area holds the centre of the output, as in Pillow,
+        "nearest-exact": the input whose area holds the center of the output, as in Pillow,
           TensorFlow and `jax.image`;
         "bilinear": linear interpolation along every axis, for signals and volumes too;
         "bicubic": cubic convolution, with a = -0.75, or -0.5 with antialias;
         "area": the mean of the inputs that belong to an output, which is adaptive pooling.
-      align_corners: Whether the centres of the outermost pixels of input and output coincide, with
+      align_corners: Whether the centers of the outermost pixels of input and output coincide, with
         the others evenly spaced between them; for bilinear and bicubic.
       antialias: Whether to average over the distance between outputs if there are fewer of them
         than inputs, as Pillow does; for bilinear and bicubic.
@@ -90,7 +90,7 @@ def resize(
 
 
 def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_nearest") -> Layer:
-    """Repeats each pixel along every spatial axis.
+    """Repeat each pixel along every spatial axis.
 
     Equal to PyTorch's `interpolate(mode="nearest")`.
 
@@ -120,7 +120,7 @@ def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_neare
 def upsample_bilinear(
     factor: int | Sequence[int], *, align_corners: bool = False, name: str = "upsample_bilinear"
 ) -> Layer:
-    """Interpolates linearly by a whole factor: bilinear for images, trilinear for volumes.
+    """Interpolate linearly by a whole factor: bilinear for images, trilinear for volumes.
 
     Equal to `resize(scale=factor)`.
 
@@ -180,7 +180,7 @@ def resized(
         if outputs == inputs and scale == 1:
             continue
         if picks:
-            index = nearest(inputs, outputs, scale, centres=method == "nearest-exact")
+            index = nearest(inputs, outputs, scale, centers=method == "nearest-exact")
             y = jnp.take(y, index, axis=axis)
         elif method == "area":
             y = weighted(y, axis, average(inputs, outputs))

@@ -1,4 +1,4 @@
-"""Local response normalization: neighbouring features inhibit one another."""
+"""Local response normalization: neighboring features inhibit one another."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ def local_response_norm(
     k: float = 2.0,
     name: str = "local_response_norm",
 ) -> Layer:
-    """Divides x by (k + alpha * sum of x² over `size` neighbouring features) ** beta.
+    """Divide x by (k + alpha * sum of x² over `size` neighboring features) ** beta.
 
     Two formulas have this name. Here, as in the paper and TensorFlow, alpha multiplies the sum. In
     PyTorch and Caffe it multiplies the mean, so their alpha is `size` times ours: write

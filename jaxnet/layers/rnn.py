@@ -24,7 +24,7 @@ def rnn(
     bias_init: Initializer = zeros,
     name: str = "rnn",
 ) -> Layer:
-    """Simple recurrent layer: h_t = activation(x_t @ kernel + h_{t-1} @ recurrent_kernel + bias).
+    """Run a simple recurrence: h_t = activation(x_t @ kernel + h_{t-1} @ recurrent_kernel + bias).
 
     Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
     `jaxnet.layers.sequence`. The carry is h, (batch, features), zeros unless "initial" is given.
@@ -79,7 +79,7 @@ def rnn_cell(
     bias_init: Initializer = zeros,
     name: str = "rnn",
 ) -> Layer:
-    """One step of `rnn` with the same params: (h, x_t) -> (h, y_t), where y_t = h.
+    """Make one step of `rnn` with the same params: (h, x_t) -> (h, y_t), where y_t = h.
 
     The carry of the input may be None, which is zeros.
 

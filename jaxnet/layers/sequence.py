@@ -149,7 +149,7 @@ def _check_lengths(lengths: Any, shape: tuple[int, ...], who: str) -> Any:
 
 
 def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Layer:
-    """Applies an array layer to the `x` of a sequence; lengths and carries pass through.
+    """Apply an array layer to the `x` of a sequence; lengths and carries pass through.
 
     The layer gets x with its padding, (batch, time, ...), so it should treat each step separately,
     as `dense`, `dropout`, `embedding` and `jax.nn.relu` do. Its outputs beyond the lengths are set
@@ -193,7 +193,7 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
 
 
 def last_step(*, name: str = "last_step") -> Layer:
-    """Takes the value at each sequence's last step: (batch, time, ...) to (batch, ...).
+    """Take the value at each sequence's last step: (batch, time, ...) to (batch, ...).
 
     A sequence of length 0 gives zeros. After `bidirectional`, the backward half at the last step
     depends on that step alone; use the entry "final" of the dict form, which depends on all steps.
@@ -223,7 +223,7 @@ def last_step(*, name: str = "last_step") -> Layer:
 
 
 def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
-    """Chains sequence layers, as `serial` does, with the carries of all of them.
+    """Chain sequence layers, as `serial` does, with the carries of all of them.
 
     In the dict form, "initial" and "final" are tuples with one entry per layer. Dropout between two
     layers belongs to one of them:
@@ -280,7 +280,7 @@ def bidirectional(
     merge: Callable[[jax.Array, jax.Array], jax.Array] = lambda a, b: jnp.concatenate([a, b], -1),
     name: str = "bidirectional",
 ) -> Layer:
-    """Runs two sequence layers, one forward and one backward in time, merged at each step.
+    """Run two sequence layers, one forward and one backward in time, merged at each step.
 
     The backward direction starts at each sequence's own last step, never in the padding, and its
     outputs are reversed again, so that both halves of an output belong to the same step. In the

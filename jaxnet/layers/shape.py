@@ -7,7 +7,7 @@ from jaxnet.services.checks import check_rank
 
 
 def flatten(*, name: str = "flatten") -> Layer:
-    """Merges all axes but the first: (batch, ...) to (batch, features).
+    """Merge all axes but the first: (batch, ...) to (batch, features).
 
     Args:
       name: Name of the layer.

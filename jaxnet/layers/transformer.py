@@ -43,7 +43,7 @@ def transformer_block(
     norm_at: Literal["input", "sum", "output", "both"] = "input",
     name: str = "transformer_block",
 ) -> Layer:
-    """Self-attention and an MLP, each on a normalized input and added to it (pre-norm).
+    """Apply self-attention and an MLP, each to a normalized input and added to it (pre-norm).
 
     The rest of the input passes through, so that blocks can be chained by `serial`. Normalize the
     output of the last block, unless norm_at="sum".

@@ -129,10 +129,12 @@ def check_labels(who: str, labels: Any, classes: int) -> None:
     """Raise if known labels are not classes."""
     values = known(labels)
     if values is not None and (wrong := values[(values < 0) | (values >= classes)]).size:
+        label, largest = wrong.flat[0], values.max()
+        more = f"For labels up to {largest}, the last layer needs {largest + 1} outputs. "
         raise WrongValues(
-            f"{who}: targets must be labels in [0, {classes}) for {classes} outputs, got "
-            f"{wrong.flat[0]}. To leave a label out of the loss, write "
-            f"jn.losses.weighted(loss, ignore_label={wrong.flat[0]})"
+            f"{who}: targets must be labels in [0, {classes}) for {classes} outputs, got {label}. "
+            f"{more if classes <= largest <= 2 * classes else ''}To leave a label out of the "
+            f"loss, write jn.losses.weighted(loss, ignore_label={label})"
         )
 
 
@@ -148,5 +150,7 @@ def split_pair(who: str, what: str, value: Any) -> Any:
     """Return the two parts of an argument, such as (labels, mask)."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         got = f"{len(value)} entries" if isinstance(value, tuple | list) else type(value).__name__
+        if isinstance(value, jax.Array | np.ndarray):
+            got = f"one array of shape {value.shape}"
         raise TypeError(f"{who}: {what}, got {got}")
     return value

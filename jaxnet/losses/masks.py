@@ -138,8 +138,8 @@ def weighted(
 def ignore_label(loss: Loss = cross_entropy, *, label: int, class_weights: Any = None) -> Loss:
     """Average a loss or metric over the positions of each example whose label is not `label`.
 
-    For images with unlabelled pixels and for sentences padded with a token. Every example has the
-    same weight, however few of its positions are labelled. An example without labelled positions
+    For images with unlabeled pixels and for sentences padded with a token. Every example has the
+    same weight, however few of its positions are labeled. An example without labeled positions
     has loss 0. For the same weight per position, write `weighted(loss, ignore_label=label)`.
 
     Args:
@@ -159,7 +159,7 @@ def ignore_label(loss: Loss = cross_entropy, *, label: int, class_weights: Any =
     """
     pair = _by_label("ignore_label", loss, class_weights, label)
 
-    def labelled_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def labeled_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         totals, weights = pair(outputs, targets)
         if class_weights is not None and targets.ndim == 1:
             raise ValueError(
@@ -169,7 +169,7 @@ def ignore_label(loss: Loss = cross_entropy, *, label: int, class_weights: Any =
             )
         return totals / jnp.where(weights > 0, weights, 1)
 
-    return labelled_loss
+    return labeled_loss
 
 
 def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Callable[..., Any]:

@@ -11,9 +11,9 @@ from jaxnet.losses.form import comparison
 def dice(outputs: jax.Array, targets: jax.Array, *, smooth: float = 1.0) -> jax.Array:
     """Return the soft Dice loss 1 - 2|A∩B| / (|A| + |B|) per image, averaged over the classes.
 
-    Unlike `optax.losses.dice_loss`, it takes integer labels and leaves unlabelled pixels out. For
-    a class without labelled pixels in an image, n predicted pixels contribute n / (n + smooth), and
-    none contribute 0. An image without labelled pixels has loss 0. For a single binary mask, use
+    Unlike `optax.losses.dice_loss`, it takes integer labels and leaves unlabeled pixels out. For
+    a class without labeled pixels in an image, n predicted pixels contribute n / (n + smooth), and
+    none contribute 0. An image without labeled pixels has loss 0. For a single binary mask, use
     `optax.losses.binary_dice_loss`.
 
     Args:

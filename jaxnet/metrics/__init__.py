@@ -3,7 +3,7 @@
 A metric has the form of a loss, `metric(outputs, targets, *, options)`, and training code averages
 its values: one per example, or one per position for sequences and images. So `accuracy` returns
 zeros and ones, not their mean. `functools.partial` sets options, and `jn.losses.weighted` leaves
-unlabelled positions out. Quantities that are not means over examples, such as precision, are
+unlabeled positions out. Quantities that are not means over examples, such as precision, are
 computed by `scores` from the `confusion` matrix, summed over all batches. `jn.detection` has the
 average precision of boxes.
 """

@@ -30,7 +30,7 @@ def confusion(
       predictions: Integers of any shape, such as `outputs.argmax(-1)`.
       labels: Integers in the shape of predictions.
       classes: Number of classes, 1 to 46,340.
-      void: Label of unlabelled positions, which are not counted.
+      void: Label of unlabeled positions, which are not counted.
 
     Returns:
       (classes, classes) int32.

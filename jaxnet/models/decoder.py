@@ -52,7 +52,7 @@ def decoder(
     dropout_rate: float = 0.0,
     name: str = "decoder",
 ) -> Layer:
-    """A causal language model: an embedding, transformer blocks, a norm, and logits.
+    """Make a causal language model: an embedding, transformer blocks, a norm, and logits.
 
     The defaults are those of Llama. `decoder_config` reads the options of a published model, and
     `jaxnet.interop.load_decoder` its weights too. `jn.stream` keeps keys and values for chunks, and
@@ -71,10 +71,11 @@ def decoder(
       epsilon: Number added in all norms.
       qk_norm: Whether queries and keys are normalized: "none", each "head" for itself, as in Qwen 3
         and Gemma 3, or "all" heads together, as in OLMo 2.
-      rotary: Whether queries and keys are rotated by their positions, or the function that does.
+      rotary: Whether queries and keys are rotated by their positions, or the function that does,
+        such as `functools.partial(jn.rotary, base=500_000.0)`.
       max_length: Largest number of positions, each with a learned vector, as in GPT-2; None is
         without.
-      window: Number of places before its own that each query attends to; None is all.
+      window: Number of positions before its own that each query attends to; None is all.
       windowed: Whether a block has the window, for the first blocks; repeated for the others.
       local_rotary: Rotation in blocks that have the window; None is `rotary`.
       logit_softcap: Bound c of the logits, as c * tanh(logits / c); None is no bound.

@@ -17,7 +17,7 @@ from jaxnet.services.checks import at_least, one_of
 def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resnet") -> Layer:
     """Make the residual network for small images; 272,474 parameters at depth 20.
 
-    The number is for colour images and ten classes. The net is a convolution of 16 maps, then three
+    The number is for color images and ten classes. The net is a convolution of 16 maps, then three
     stages of (depth - 2) / 6 blocks with 16, 32 and 64 maps, the later two at half the resolution
     of the one before, a mean over each map, and a dense layer. Padding is symmetric, as in PyTorch.
     If a block changes the shape, its shortcut is a 1x1 convolution with batch norm (option B of the

@@ -57,12 +57,15 @@ def rnnsearch(
         time) for plots.
       name: Name of the model.
 
-    Input: (source, lengths, target).
+    Input:
+      A tuple (source, lengths, target).
       source: (batch, source time) ids, padded at the end with any id.
       lengths: (batch,) integers; 0 is an empty sentence, whose context is zero.
       target: (batch, time) ids of the token before each output: start, y_1, y_2, ...
-    Output: logits (batch, time, target_vocabulary). They do not depend on the padding of the
-    source, nor on later entries of the target.
+
+    Output:
+      Logits (batch, time, target_vocabulary). They do not depend on the padding of the source, nor
+      on later entries of the target.
 
     Params:
       encoder: embedding; bidirectional: forward, backward; start; and with attention keys, kernel

@@ -2,7 +2,7 @@
 
 The output of the net is (batch, rows, columns, boxes * 5 + classes): for each box of a cell x, y,
 the square roots of width and height, and the confidence; then the classes, which the boxes of a
-cell share. x and y are the centre relative to the cell, width and height are relative to the image,
+cell share. x and y are the center relative to the cell, width and height are relative to the image,
 all in [0, 1]. Targets are a dict of "boxes" (batch, n, 4), top, left, bottom and right relative to
 the image, and "classes" (batch, n), -1 for padding, as `jn.data.pad_boxes` makes from lists.
 """
@@ -31,7 +31,7 @@ class Cells(NamedTuple):
     """The targets of each cell of the grid.
 
     Fields:
-      box: True box with its centre in the cell, (batch, rows, columns, 4): top, left, bottom, right
+      box: True box with its center in the cell, (batch, rows, columns, 4): top, left, bottom, right
         relative to the image; 0 without a box.
       label: Class of the box, (batch, rows, columns) int32; -1 without a box.
     """
@@ -67,7 +67,7 @@ def yolo(
 
     The head has 3x3 convolutions with batch norm and leaky ReLU, then a 1x1 convolution that
     predicts the boxes and classes of each cell. All predictions are in [0, 1], so a sigmoid at the
-    end trains better than the paper's linear output, and keeps the centre of a box in its cell;
+    end trains better than the paper's linear output, and keeps the center of a box in its cell;
     loss and decoding are the same for both.
 
     Args:
@@ -120,10 +120,10 @@ def yolo(
 
 
 def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
-    """Assign to each cell of the grid the true box with its centre in the cell.
+    """Assign to each cell of the grid the true box with its center in the cell.
 
-    If several boxes have their centre in one cell, it takes the smallest, which overlaps the
-    neighbouring cells least; of equal boxes it takes the first. The loss ignores the others, as in
+    If several boxes have their center in one cell, it takes the smallest, which overlaps the
+    neighboring cells least; of equal boxes it takes the first. The loss ignores the others, as in
     the paper. Boxes with a negative class, or without height or width, are padding.
 
     Args:
@@ -209,7 +209,7 @@ def yolo_loss(
     """Return the paper's loss (equation 3): squared errors of boxes, confidences and classes.
 
     In a cell with a true box one of its boxes is responsible: the box with the largest overlap
-    (IoU) at the time, or without any overlap the nearest in centre and square roots of the sizes,
+    (IoU) at the time, or without any overlap the nearest in center and square roots of the sizes,
     as in the authors' code. Its targets are the true box and, for the confidence, the overlap of
     the two. The target of all other confidences is 0, with less weight. The targets of the classes
     are 1 and 0, in cells with a true box. No gradient passes through the overlap.

@@ -40,8 +40,8 @@ def normalized(
 def _moments(x, axes):
     """Return the mean, x less the mean, and the variance; axes are kept."""
     mean = x.mean(axes, keepdims=True)
-    centred = x - mean
-    return mean, centred, jnp.square(centred).mean(axes, keepdims=True)
+    centered = x - mean
+    return mean, centered, jnp.square(centered).mean(axes, keepdims=True)
 
 
 @normalized.defjvp
@@ -77,15 +77,15 @@ def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Arr
       >>> standardized(jnp.array([[1.0, 3.0], [5.0, 9.0]]), (-1,), 0.0).tolist()
       [[-1.0, 1.0], [-1.0, 1.0]]
     """
-    _, centred, var = _moments(x, axes)
-    return centred * lax.rsqrt(var + epsilon)
+    _, centered, var = _moments(x, axes)
+    return centered * lax.rsqrt(var + epsilon)
 
 
 @standardized.defjvp
 def _standardized_tangents(axes, epsilon, primals, tangents):
     (x,), (dx,) = primals, tangents
-    _, centred, var = _moments(x, axes)
+    _, centered, var = _moments(x, axes)
     root = lax.rsqrt(var + epsilon)
-    along = (centred * dx).mean(axes, keepdims=True)
-    dy = root * (dx - dx.mean(axes, keepdims=True)) - centred * (root**3 * along)
-    return centred * root, dy
+    along = (centered * dx).mean(axes, keepdims=True)
+    dy = root * (dx - dx.mean(axes, keepdims=True)) - centered * (root**3 * along)
+    return centered * root, dy

@@ -1,6 +1,6 @@
 """Resampling along one axis: the entries of the input and their weights for every output.
 
-Nearest neighbours are entries picked by index; all other methods are a product with a matrix
+Nearest neighbors are entries picked by index; all other methods are a product with a matrix
 (outputs, inputs) that NumPy computes from the sizes.
 """
 
@@ -35,20 +35,20 @@ def windows(inputs: int, outputs: int) -> list[tuple[int, int]]:
     return [(i * inputs // outputs, -(-(i + 1) * inputs // outputs)) for i in range(outputs)]
 
 
-def nearest(inputs: int, outputs: int, scale: float, *, centres: bool) -> np.ndarray:
+def nearest(inputs: int, outputs: int, scale: float, *, centers: bool) -> np.ndarray:
     """Return the index of the input of each output.
 
     Args:
       inputs, outputs: Sizes of the axis, at least 1.
       scale: Number of outputs per input.
-      centres: Whether the centres of entries are compared instead of their left edges.
+      centers: Whether the centers of entries are compared instead of their left edges.
 
     Example:
-      >>> nearest(5, 3, 0.6, centres=False).tolist(), nearest(5, 3, 0.6, centres=True).tolist()
+      >>> nearest(5, 3, 0.6, centers=False).tolist(), nearest(5, 3, 0.6, centers=True).tolist()
       ([0, 1, 3], [0, 2, 4])
     """
     # A place such as 3 / 0.6 must not fall below the whole number it stands for.
-    places = (np.arange(outputs) + 0.5 * centres) / scale
+    places = (np.arange(outputs) + 0.5 * centers) / scale
     return np.clip(np.floor(places + 1e-9).astype(int), 0, inputs - 1)
 
 
@@ -84,7 +84,7 @@ def interpolation(
       inputs, outputs: Sizes of the axis, at least 1.
       scale: Number of outputs per input.
       kernel: Function that gives the weight at a distance, such as `triangle`.
-      align_corners: Whether the centres of the outermost entries of both coincide.
+      align_corners: Whether the centers of the outermost entries of both coincide.
       antialias: Whether the kernel is stretched to the distance of the outputs if they are fewer.
 
     Example:

@@ -677,6 +677,12 @@ def initialized(
     try:
         value = initializer(key, needed.shape, needed.dtype)
     except Exception as error:
+        if isinstance(error, jax.errors.UnexpectedTracerError) or "Tracer" in str(error):
+            raise ValueError(
+                f"{who}: the initializer of {name!r} uses an array from the function around it, "
+                "such as another parameter. It may only use key, shape and dtype. If one parameter "
+                "starts from another, write both in one init: jn.stateless(init, apply)"
+            ) from None
         error.add_note(f"in the initializer of {name!r} of {who}, which gets (key, shape, dtype)")
         raise
     if getattr(value, "shape", None) != needed.shape:

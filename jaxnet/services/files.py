@@ -52,14 +52,14 @@ def readable(who: str, path: Any, what: str = "path") -> Path:
       >>> readable("load", "/nowhere/net")
       Traceback (most recent call last):
       ...
-      FileNotFoundError: load: there is no file /nowhere/net
+      FileNotFoundError: load: there is no file '/nowhere/net'
     """
     path = file_path(who, path, what)
     try:
         if (mode := path.stat().st_mode) and stat.S_ISREG(mode):
             open(path, "rb").close()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{who}: there is no file {path}") from None
+        raise FileNotFoundError(f"{who}: there is no file {str(path)!r}") from None
     except OSError as error:
         raise told(error, f"{who}: {path} cannot be read") from error
     _check_kind(who, path, mode)

@@ -1,4 +1,4 @@
-"""HTML for notebooks: small, escaped, and without colours, so that it suits any theme."""
+"""HTML for notebooks: small, escaped, and without colors, so that it suits any theme."""
 
 import html
 from collections.abc import Sequence

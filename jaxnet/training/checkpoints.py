@@ -300,8 +300,8 @@ class Checkpoints:
         for path in sorted(self.folder.iterdir()):
             if HALF in path.name:
                 warn(
-                    f"Checkpoints: {path} is half written, since its writer was stopped; it is "
-                    "removed, and the one before it counts"
+                    f"Checkpoints: {path} is incomplete because its writer was stopped; it is "
+                    "removed, and the previous checkpoint is used"
                 )
             if HALF in path.name or path.name.endswith(REMOVED):
                 shutil.rmtree(path, ignore_errors=True)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, as_layer, compose, transform
-from jaxnet.services.checks import a_function
+from jaxnet.services.checks import WrongValues, a_function
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import PyTree, describe
@@ -105,6 +105,8 @@ def _comparison(name: str, function: Compare) -> Layer:
         outputs, targets = pair
         try:
             values = compare_checked(outputs, targets)
+        except WrongValues:  # their shapes fit
+            raise
         except (TypeError, ValueError) as error:  # those of optax do not say what to write
             if hint := _fitting(outputs, targets):
                 error.add_note(hint)
@@ -128,6 +130,16 @@ def _fitting(outputs: PyTree, targets: PyTree) -> str:
         write = f"a loss of labels, such as {labels}, or jax.nn.one_hot(targets, {given[-1]})"
     elif given[:-1] == wanted and len(given) > 1:
         write = "targets.astype(int) if they are labels"
+    elif given and wanted and given[0] != wanted[0]:
+        return (
+            f"There are {given[0]:,} outputs, but {wanted[0]:,} targets. Inputs and targets need "
+            "the same number of examples."
+        )
+    elif len(wanted) == 1 and len(given) > 2:
+        return (
+            f"The outputs {given} still have the axes of images or sequences. Did you forget "
+            "jn.flatten() or jn.global_avg_pool() before the last jn.dense?"
+        )
     else:
         return ""
     return f"Do the targets {describe(targets)} fit the outputs {given}? Write {write}."

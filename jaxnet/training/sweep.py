@@ -79,8 +79,8 @@ class Sweep(NamedTuple):
 
         Returns:
           For each setting its values, then mean, low and high (the 95% interval of the mean by
-            Student's t; NaN for one seed; of a metric that stays in [0, 1], within it), std, min,
-            max and seeds.
+            Student's t; NaN for one seed; of a metric that stays in [0, 1], within it), std (the
+            sample standard deviation over seeds), min, max and seeds.
 
         Raises:
           KeyError: If there is no such metric or part.

@@ -122,7 +122,7 @@ def warn_nonfinite(params: Params, finite: np.ndarray, losses: np.ndarray, first
         warn(
             f"the gradient is not finite at step {first + steep[0]}: {', '.join(which[:8])}"
             + (f" and {len(which) - 8} more" if len(which) > 8 else "")
-            + "; try a smaller learning rate, check the data, or see jn.inspect.first_nonfinite"
+            + "; find the layer with jn.inspect.first_nonfinite, or try a smaller learning rate"
         )
     elif high.size:  # optax's cross entropy is NaN for a label that is not a class
         of_labels = "are the labels 0 to n - 1 for n outputs?"
@@ -143,12 +143,12 @@ def explain_reuse():
     except Exception as error:
         if type(error).__name__ == "ShardingTypeError":  # has no public name
             error.add_note(
-                "on a mesh with Explicit axes everything must lie on it: train_state = "
+                "a mesh with Explicit axes needs all arrays on it: train_state = "
                 "jn.distributed.put(train_state, mesh), and the params likewise"
             )
         if "has been deleted" in str(error):
             error.add_note(
                 "a train_state goes into one step only, which reuses its memory; continue with "
-                "the one that came back: train_state, metrics = trainer.step(train_state, ...)"
+                "the one that it returned: train_state, metrics = trainer.step(train_state, ...)"
             )
         raise

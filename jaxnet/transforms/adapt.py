@@ -32,9 +32,10 @@ def lora(
     parent.
 
     The params of `layer` keep their paths, so `trainer.init(key, batch, params=trained)` starts
-    from a trained net and draws the rest. Awkward: weight decay changes constants too. Give the
-    optimizer only what trains: `jn.by_path({"*_lora_(a|b)": optimizer, "*": optax.set_to_zero()})`.
-    Then it does not keep moments of the constants either.
+    from a trained net and initializes the rest. Caution: weight decay changes constants too. Give
+    the optimizer only what trains:
+    `jn.by_path({"*_lora_(a|b)": optimizer, "*": optax.set_to_zero()})`. Then it does not keep
+    moments of the constants either.
 
     If `layer` is made by `jn.quantized`, the constants stay integers, and a and b are floats
     (QLoRA).

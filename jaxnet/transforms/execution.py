@@ -89,7 +89,7 @@ def freeze(layer: Layer, where: str | None = None) -> Layer:
 
     Its running statistics stay and its dropout is off; gradients still pass through it to its
     input. With `where` only some of its params are frozen, and the layer runs in the mode of its
-    parent. Awkward: weight decay and penalties use params directly and so change frozen ones too;
+    parent. Caution: weight decay and penalties use params directly and so change frozen ones too;
     exclude them by `jn.by_path({"old/*": optax.set_to_zero(), "*": optimizer})`.
 
     Args:

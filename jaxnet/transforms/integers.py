@@ -30,7 +30,7 @@ def quantized(
     A kernel is integers * scale, with integers from -127 to 127 or from -7 to 7. A scale is the
     largest absolute value among the numbers that share it, divided by 127 or 7, so 0 stays 0. It
     is shared by the inputs of one output channel, or by one row of a table of an embedding. With
-    4 bits, at most `group` neighbours along the last axis of these share it.
+    4 bits, at most `group` neighbors along the last axis of these share it.
 
     The layer computes in floats: it saves memory and storage, and saves time only if reading
     weights is the bottleneck. `jn.quantize` makes its params from the params of a trained net.

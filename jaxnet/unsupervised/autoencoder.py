@@ -278,7 +278,7 @@ def fit_sparse_autoencoder(
 
     Args:
       key: Random key of the weights and of the order of the examples.
-      x: Examples (n, inputs), centred with a variance near 1, or in [0, 1].
+      x: Examples (n, inputs), centered with a variance near 1, or in [0, 1].
       features: Number of units of the code, at least 1; usually more than inputs.
       rho: Target mean activation, in (0, 1).
       beta: Weight of the sparsity, at least 0.

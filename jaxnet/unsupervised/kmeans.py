@@ -1,7 +1,7 @@
 """Features from the data: centroids of k-means, or examples drawn at random.
 
 `kmeans` and `random_vectors` return vectors (features, inputs) that resemble examples. `fit_kmeans`
-and `fit_random_vectors` turn them into kernels of a dense layer, `fit_rbf_centres` into the centres
+and `fit_random_vectors` turn them into kernels of a dense layer, `fit_rbf_centers` into the centers
 of an `rbf` layer.
 """
 
@@ -166,7 +166,7 @@ def fit_random_vectors(
       x: Examples (n, inputs), without NaN.
       features: Number of examples, 1 to n.
       scale: Standard deviation of the outputs over x, positive; their mean is 0. None leaves the
-        examples as they are, neither centred nor of one length, with biases of 0.
+        examples as they are, neither centered nor of one length, with biases of 0.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}.
@@ -196,76 +196,76 @@ def fit_random_vectors(
     return scaled(kernel, -mean @ kernel, x, scale)
 
 
-def fit_rbf_centres(
+def fit_rbf_centers(
     key: jax.Array, x: Any, features: int, *, method: Vectors = kmeans, overlap: float = 1.0
 ) -> Params:
-    """Return centres and one width for all: params of `jn.rbf(features)`.
+    """Return centers and one width for all: params of `jn.rbf(features)`.
 
-    The width is the mean distance of a centre to its nearest neighbour, so neighbouring units
+    The width is the mean distance of a center to its nearest neighbor, so neighboring units
     overlap, whatever the scale of the data.
 
     Args:
       key: Random key; the same key and data give the same params.
       x: Examples (n, inputs), without NaN.
-      features: Number of centres, 1 to n.
-      method: Function that chooses the centres: `kmeans`, `random_vectors`, or any function
-        `(key, x, features) -> centres`; bind options by `functools.partial`.
+      features: Number of centers, 1 to n.
+      method: Function that chooses the centers: `kmeans`, `random_vectors`, or any function
+        `(key, x, features) -> centers`; bind options by `functools.partial`.
       overlap: Factor of the width, positive.
 
     Returns:
-      {"centres": (features, inputs), "width": ()}.
+      {"centers": (features, inputs), "width": ()}.
 
     Raises:
       ValueError: As in `kmeans`.
       ValueError: If `overlap` is not positive.
-      ValueError: If all centres are equal and so do not define a width.
+      ValueError: If all centers are equal and so do not define a width.
       ImportError: If scikit-learn is missing.
 
     Example:
       >>> x = np.array([[0.0, 0], [0, 0], [3, 4], [3, 4]])
-      >>> params = fit_rbf_centres(jax.random.key(0), x, 2)
+      >>> params = fit_rbf_centers(jax.random.key(0), x, 2)
       >>> float(params["width"])
       5.0
 
     Reference: Moody and Darken 1989, "Fast learning in networks of locally-tuned processing units".
     """
-    who = "fit_rbf_centres"
+    who = "fit_rbf_centers"
     check_key(key, who)
     a_function(who, "method", method, "(key, x, features)")
     within(who, "overlap", overlap, "(0, inf)")
     x = check_examples(x, features, who, limit=0)
     sizes = {"features": features, "inputs": x.shape[1]}
     try:
-        centres = method(key, x, features)
+        centers = method(key, x, features)
     except TypeError as error:
         error.add_note(f"{who}: in method(key, x, features), for x {describe(x)}")
         raise
-    centres = as_array(who, "method(...)", centres, "(features, inputs)", "floats", sizes)
+    centers = as_array(who, "method(...)", centers, "(features, inputs)", "floats", sizes)
     if features > 1:
-        neighbors = extra("sklearn.neighbors", "scikit-learn", "fit_rbf_centres")
-        model = neighbors.NearestNeighbors(n_neighbors=1).fit(np.asarray(centres))
-        distances, _ = model.kneighbors()  # without the centre itself
+        neighbors = extra("sklearn.neighbors", "scikit-learn", "fit_rbf_centers")
+        model = neighbors.NearestNeighbors(n_neighbors=1).fit(np.asarray(centers))
+        distances, _ = model.kneighbors()  # without the center itself
         width = distances.mean()
-    else:  # for a single centre, the usual distance of an example
-        width = jnp.sqrt(((x - centres) ** 2).sum(1).mean())
+    else:  # for a single center, the usual distance of an example
+        width = jnp.sqrt(((x - centers) ** 2).sum(1).mean())
     if not width > 0:
-        raise ValueError("fit_rbf_centres: all centres are equal; are the examples all equal?")
-    return {"centres": centres, "width": jnp.asarray(overlap * width, x.dtype)}
+        raise ValueError("fit_rbf_centers: all centers are equal; are the examples all equal?")
+    return {"centers": centers, "width": jnp.asarray(overlap * width, x.dtype)}
 
 
 def triangle(features: int, *, name: str = "triangle") -> Layer:
-    """Make a layer of max(0, mean distance − distance) per centre.
+    """Make a layer of max(0, mean distance − distance) per center.
 
-    The output is by how much a centre is nearer than the average. The mean is over the centres, for
+    The output is by how much a center is nearer than the average. The mean is over the centers, for
     each example, so about half of the outputs are 0. It is the soft assignment of Coates, Lee and
-    Ng. With a linear readout it is better than the nearest centre.
+    Ng. With a linear readout it is better than the nearest center.
 
     Args:
-      features: Number of centres, at least 1.
+      features: Number of centers, at least 1.
       name: Name of the layer.
 
     Params:
-      centres (features, inputs), drawn from a standard normal distribution; `kmeans` learns them.
+      centers (features, inputs), drawn from a standard normal distribution; `kmeans` learns them.
 
     Raises:
       ValueError: If `features` is below 1.
@@ -273,7 +273,7 @@ def triangle(features: int, *, name: str = "triangle") -> Layer:
 
     Example:
       >>> x = jnp.array([[0.0, 0]])
-      >>> y, _ = triangle(3).apply({"centres": jnp.array([[3.0, 4], [0, 1], [3, 0]])}, {}, x)
+      >>> y, _ = triangle(3).apply({"centers": jnp.array([[3.0, 4], [0, 1], [3, 0]])}, {}, x)
       >>> y.tolist()  # distances 5, 1 and 3
       [[0.0, 2.0, 0.0]]
 
@@ -284,8 +284,8 @@ def triangle(features: int, *, name: str = "triangle") -> Layer:
 
     def forward(m, x):
         check_rank(name, x, 2)
-        centres = m.param("centres", normal(1.0), (features, x.shape[-1]))
-        square = (x**2).sum(-1, keepdims=True) - 2 * x @ centres.T + (centres**2).sum(1)
+        centers = m.param("centers", normal(1.0), (features, x.shape[-1]))
+        square = (x**2).sum(-1, keepdims=True) - 2 * x @ centers.T + (centers**2).sum(1)
         # The root's slope at 0 is infinite, and 0 · inf would be NaN.
         distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         return jnp.maximum(distance.mean(-1, keepdims=True) - distance, 0)

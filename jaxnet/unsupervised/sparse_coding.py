@@ -292,7 +292,7 @@ def fit_dictionary(
     The codes of each batch are computed by `fista`. Then each atom in turn moves to the minimum of
     the cost with the codes held fixed [Mairal et al. 2009]. Atoms have length 1. They start as
     examples with some noise, and an atom that is not used by any example is replaced by an example.
-    The mean is not subtracted: whiten or centre data of a large mean first.
+    The mean is not subtracted: whiten or center data of a large mean first.
 
     Any number of examples is accepted: if batch_size does not divide it, each epoch leaves out the
     remainder of a new permutation.
@@ -422,7 +422,7 @@ def fit_sparse_coding(
     encoder of Coates and Ng.
 
     If x has a large mean, such as ink on paper, nearly every product with an atom is above the
-    penalty, and the layer is almost linear. Whiten or centre x, or set `scale`.
+    penalty, and the layer is almost linear. Whiten or center x, or set `scale`.
 
     Args:
       key, x, features, penalty: As in `fit_dictionary`.

@@ -107,11 +107,11 @@ def fit_whitening(
 def _directions(x: Any, features: int | None, who: str):
     """x, its mean (inputs,), falling variances, and directions as columns (inputs, inputs)."""
     x = check_examples(x, 1 if features is None else features, who, limit=1)
-    centred = np.asarray(x, np.float64)
-    mean = centred.mean(0)
-    centred = centred - mean
+    centered = np.asarray(x, np.float64)
+    mean = centered.mean(0)
+    centered = centered - mean
     # n - 1, as the mean is that of the data
-    variances, directions = np.linalg.eigh(centred.T @ centred / max(len(x) - 1, 1))
+    variances, directions = np.linalg.eigh(centered.T @ centered / max(len(x) - 1, 1))
     variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
     largest = directions[np.abs(directions).argmax(0), np.arange(len(mean))]
     return x, mean, variances, directions * np.where(largest < 0, -1, 1)

@@ -23,7 +23,7 @@ def boxes(
 ) -> "Figure":
     """Draw images with bounding boxes, solid for predictions and dashed for ground truth.
 
-    Each class has a colour. The legend names all classes, or only the classes on the images if
+    Each class has a color. The legend names all classes, or only the classes on the images if
     there are more than 7. A predicted box shows its score.
 
     Args:
@@ -111,7 +111,7 @@ def _draw(axes: Any, part: dict[str, np.ndarray], i: int, dashed: bool) -> None:
 
 
 def _color(c: int) -> str:
-    """A colour per class: those of the style first, then hues that are far apart."""
+    """A color per class: those of the style first, then hues that are far apart."""
     from matplotlib.colors import hsv_to_rgb, to_hex
 
     if c < len(COLORS):

@@ -27,7 +27,7 @@ def decision(
 ) -> "Figure":
     """Draw the decision regions and boundaries of a classifier on two inputs, with the data.
 
-    The region and the markers of a class have the same colour, and each class has its own marker.
+    The region and the markers of a class have the same color, and each class has its own marker.
     A misclassified example has a black edge. Several classifiers, or one at several stages of
     training, are panels side by side.
 

@@ -1,4 +1,4 @@
-"""Two-dimensional embeddings, coloured by class."""
+"""Two-dimensional embeddings, colored by class."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ def embedding(
 
     Args:
       panels: Dict of title -> points (examples, 2).
-      labels: Classes 0, 1, 2, ..., (examples,); up to 20 have different colours.
+      labels: Classes 0, 1, 2, ..., (examples,); up to 20 have different colors.
       names: Names of the classes; their numbers by default.
 
     Raises:

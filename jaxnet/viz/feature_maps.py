@@ -72,7 +72,7 @@ def feature_maps(
 
 
 def show_image(who: str, axes: Any, image: Any, alpha: float = 1.0) -> None:
-    """Draw one image: in colour with three channels, as dark ink on white with one.
+    """Draw one image: in color with three channels, as dark ink on white with one.
 
     Example:
       >>> from jaxnet.viz.figure import new_figure

@@ -15,7 +15,7 @@ from jaxnet.services.files import file_path, replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, "Color universal design": distinguishable with colour blindness.
+# Okabe and Ito 2008, "Color universal design": distinguishable with color blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLE = Path(__file__).parent / "jaxnet.mplstyle"
 

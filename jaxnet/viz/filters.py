@@ -18,7 +18,7 @@ def filters(
     """Draw the filters of a layer, each scaled by its largest absolute weight.
 
     Positive weights are red, negative ones blue, 0 is white. With three input channels a filter is
-    one colour image, in which grey is 0. With another number of input channels each filter is a
+    one color image, in which gray is 0. With another number of input channels each filter is a
     row, with one image per channel.
 
     Args:

@@ -137,7 +137,7 @@ def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[
     It is the layered layout of Sugiyama, Tagawa and Toda 1981. Even columns hold the nodes, by the
     longest path from an input, odd ones the labels of their outgoing edges. An edge has an
     invisible node in each column that it crosses, so that edges avoid boxes and labels do not
-    overlap. The order in a column follows the mean of the neighbours.
+    overlap. The order in a column follows the mean of the neighbors.
     """
     column = [0] * count
     for source, target in sorted(edges, key=lambda edge: edge[1]):  # nodes come in order

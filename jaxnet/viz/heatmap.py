@@ -22,7 +22,7 @@ def heatmap(
     unsigned: Sequence[str] = (),
     side: float = 1.4,
 ) -> "Figure":
-    """Draw one row per image: the image, and each of its maps over a pale grey copy of it.
+    """Draw one row per image: the image, and each of its maps over a pale gray copy of it.
 
     Red is positive, blue is negative and transparent is 0; each map is scaled by its largest
     absolute value. A map coarser than its image, such as a class activation map, is interpolated.
@@ -77,10 +77,10 @@ def heatmap(
             cells[i, 0].text(
                 -0.05, 0.5, titles[i], fontsize=9, ha="right", va="center", transform=place
             )
-        grey = image.mean(-1) if image.shape[-1] == 3 else 1 - image[..., 0]  # ink is dark
+        gray = image.mean(-1) if image.shape[-1] == 3 else 1 - image[..., 0]  # ink is dark
         for axes, (name, values) in zip(cells[i, 1:], flat.items(), strict=True):
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-            axes.imshow(0.6 + 0.4 * np.clip(grey, 0, 1), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(0.6 + 0.4 * np.clip(gray, 0, 1), cmap="gray", vmin=0, vmax=1)
             smooth = "bilinear" if values.shape[1:] != (height, width) else "nearest"
             drawn = axes.imshow(
                 values[i], cmap=red_and_blue, vmin=-1, vmax=1, extent=extent, interpolation=smooth

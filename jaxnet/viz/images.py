@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @style()
 def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None = None) -> "Figure":
-    """Draw a grid of images: in colour with three channels, as dark ink on white with one.
+    """Draw a grid of images: in color with three channels, as dark ink on white with one.
 
     Args:
       x: Images, (images, height, width), (images, height, width, 1) or (images, height, width, 3);

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray:
-    """Return images blended with the colour of each pixel's class, as an array.
+    """Return images blended with the color of each pixel's class, as an array.
 
     Args:
       x: Images, (..., height, width, 3), floats in [0, 1] or uint8.
       mask: Integers, (..., height, width); pixels of other labels, such as void, show the image.
       colors: Red, green and blue of each class, (classes, 3), floats in [0, 1] or uint8.
-      share: Fraction of the colour, in [0, 1]; the rest is the image.
+      share: Fraction of the color, in [0, 1]; the rest is the image.
 
     Returns:
       Floats in [0, 1], of the shape of x.
@@ -38,7 +38,7 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
     if x.shape != (*mask.shape, 3) or colors.ndim != 2 or colors.shape[1] != 3 or not len(colors):
         raise ValueError(
             "overlay: expected images (..., height, width, 3), masks (..., height, width) and "
-            f"colours (classes, 3), got {x.shape}, {mask.shape} and {colors.shape}"
+            f"colors (classes, 3), got {x.shape}, {mask.shape} and {colors.shape}"
         )
     within("overlay", "share", share, "[0, 1]")
     known = (mask >= 0) & (mask < len(colors))
@@ -63,9 +63,9 @@ def masks(
       labels: Dict of title of a column -> masks (images, height, width), such as {"truth": masks,
         "FCN-8s": predicted}; labels beyond the names are void and show the image.
       names: Names of the classes, without void.
-      colors: Colours, (classes, 3), one per name, floats in [0, 1] or uint8.
+      colors: Colors, (classes, 3), one per name, floats in [0, 1] or uint8.
       titles: List of one title per image, such as "mean IoU 0.62".
-      share: Fraction of the colour; the rest is the image.
+      share: Fraction of the color; the rest is the image.
 
     Raises:
       TypeError: If an argument has another type.
@@ -92,7 +92,7 @@ def masks(
         )
     if colors.shape != (len(names), 3):
         raise ValueError(
-            f"masks: expected {len(names)} colours, one per name, got {len(np.atleast_1d(colors))} "
+            f"masks: expected {len(names)} colors, one per name, got {len(np.atleast_1d(colors))} "
             f"of shape {colors.shape}"
         )
     titles = None if titles is None else texts("masks", "titles", titles, len(x), "image")

@@ -34,7 +34,7 @@ def spectrogram(
       segments: Dict of title of a row -> its segments (name, first frame, frame after the last),
         such as the truth and the output of a recognizer.
       posterior: Probabilities, (steps, classes), such as the softmax of a net trained with
-        `jn.losses.ctc`: one line per class, named where it is the most probable; the blank is grey.
+        `jn.losses.ctc`: one line per class, named where it is the most probable; the blank is gray.
       names: Names of the classes; their numbers by default.
       blank: Class for "no label".
       stride: Frames per step of the posterior.

@@ -278,7 +278,7 @@ def colab_link(path: Path) -> str:
     return f"https://colab.research.google.com/github/{address}/blob/main/colab/{path.name}"
 
 
-def test_titles_link_to_colab_and_to_the_neighbours():
+def test_titles_link_to_colab_and_to_the_neighbors():
     titles = [cells(path, "markdown")[0] for path in NOTEBOOKS]
     headings = [title.partition("\n")[0].removeprefix("# ") for title in titles]
     for i, path in enumerate(NOTEBOOKS):

@@ -1,5 +1,7 @@
 """Messages by their exact words; where they arise is tested in test_compose.py."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -24,6 +26,30 @@ def test_compare_lists_all_that_differs():
         "  net/x/d: expected (), got nothing\n"
         "  net/x/e: unknown entry"
     )
+
+
+@pytest.mark.parametrize(("made_for", "given", "layer", "features"), [
+    ((2, 4), (2, 5), jn.dense(3), "expect 4 input features, but this input has 5"),
+    ((2, 6, 6, 1), (2, 6, 6, 3), jn.conv(8, 3), "expect 1 input features, but this input has 3"),
+    ((2, 6, 6, 8), (2, 6, 6, 4), jn.conv(8, 3, groups=2), "expect 8 input .* this input has 4"),
+])  # fmt: skip
+def test_params_for_another_number_of_features(made_for, given, layer, features):
+    params, state = layer.init(jax.random.key(0), jn.spec(made_for))
+    with pytest.raises(Misfit) as error:
+        layer.apply(params, state, jnp.ones(given))
+    assert re.search(features, error.value.__notes__[0])
+
+
+@pytest.mark.parametrize(("needed", "kernel"), [
+    ((4, 3), (4, 5)), ((4, 3), (5, 2)), ((3, 3, 4, 8), (5, 5, 2, 8)), ((4,), (5,)),
+    ((0, 3), (4, 3)),
+])  # fmt: skip
+def test_no_other_kernel_has_a_hint_about_features(needed, kernel):
+    with pytest.raises(Misfit) as error, call("net", None):
+        compare(
+            "params", {"kernel": jn.spec(needed)}, {"kernel": jnp.ones(kernel)}, jn.spec((2, 4))
+        )
+    assert not any("input features" in note for note in error.value.__notes__)
 
 
 @pytest.mark.parametrize(("x", "write"), [
@@ -150,3 +176,12 @@ def test_a_step_names_the_loss_and_the_update():
     found = {path for path, _ in paths(trainer.step, train_state, batch)}
     assert {"dense", "dense/loss", "optimizer"} <= found
     assert found <= {"dense", "dense/loss", "loss", "optimizer"}
+
+
+def test_an_initializer_that_uses_another_param():
+    def forward(m, x):
+        v = m.param("v", jn.initializers.ones, x.shape[-1:])
+        return x * v * m.param("gain", lambda key, shape, dtype: jnp.linalg.norm(v)[None], (1,))
+
+    with pytest.raises(ValueError, match="forward: the initializer of 'gain' uses an array from"):
+        jn.compose(forward).init(jax.random.key(0), jnp.ones((2, 3)))

@@ -112,16 +112,16 @@ def test_messages():
 
 def test_color_by_hand():
     x = np.random.default_rng(0).uniform(0.3, 0.6, (50, 3, 4, 3)).astype(np.float32)
-    grey = x @ np.array([0.299, 0.587, 0.114], np.float32)
+    gray = x @ np.array([0.299, 0.587, 0.114], np.float32)
     bright = np.asarray(color_jitter(brightness=0.3)(jax.random.key(0), x)) / x
     factor = bright[:, 0, 0, 0]
     np.testing.assert_allclose(bright, np.broadcast_to(factor[:, None, None, None], x.shape), 1e-5)
     assert 0.7 <= factor.min() < 0.75 and 1.25 < factor.max() <= 1.3
     y = np.asarray(color_jitter(saturation=0.5)(jax.random.key(0), x))
-    np.testing.assert_allclose(y @ np.array([0.299, 0.587, 0.114]), grey, atol=1e-5)  # grey stays
+    np.testing.assert_allclose(y @ np.array([0.299, 0.587, 0.114]), gray, atol=1e-5)  # gray stays
     assert abs(y - x).max() > 0.01
     y = np.asarray(color_jitter(contrast=0.5)(jax.random.key(0), x))
-    mean = grey.mean((1, 2))[:, None, None, None]
+    mean = gray.mean((1, 2))[:, None, None, None]
     ratio = (y - mean) / (x - mean)
     spread = np.median(ratio, (1, 2, 3))
     assert 0.5 <= spread.min() < 0.6 and 1.4 < spread.max() <= 1.5

@@ -37,8 +37,8 @@ def test_bytes_become_shares_and_labels_integers(monkeypatch):
     for (x, y), share in zip(camvid(), (0, 0.2, 1), strict=True):
         np.testing.assert_allclose(x, np.full((1, 2, 3, 3), share), rtol=1e-6)
         assert (y == VOID).all() and y.shape == (1, 2, 3) and y.dtype == np.int32
-    colours = dict(zip(CLASSES, COLORS.tolist(), strict=True))
-    assert colours == PUBLISHED
+    colors = dict(zip(CLASSES, COLORS.tolist(), strict=True))
+    assert colors == PUBLISHED
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def flat(value: int, *shape: int) -> np.ndarray:
 def test_classes_by_name_and_files_in_order(tmp_path: Path):
     write(tmp_path / "dog" / "b.png", flat(200, 6, 9, 3))
     write(tmp_path / "dog" / "a.JPEG", flat(100, 5, 4, 3))
-    write(tmp_path / "cat" / "more" / "c.png", flat(50, 3, 3))  # grey, and deeper
+    write(tmp_path / "cat" / "more" / "c.png", flat(50, 3, 3))  # gray, and deeper
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     write(tmp_path / ".thumbnails" / "a.png", flat(1, 3, 3))
     write(tmp_path / "cat" / ".hidden.png", flat(1, 3, 3))
@@ -72,7 +72,7 @@ def test_turned_as_the_camera_was_held(tmp_path: Path):
     np.testing.assert_allclose(image, [[0, 0], [1, 1]], atol=0.1)  # which is above then
 
 
-def test_transparent_is_white_and_palettes_are_colours(tmp_path: Path):
+def test_transparent_is_white_and_palettes_are_colors(tmp_path: Path):
     pixels = np.zeros((2, 2, 4))
     pixels[0] = [255, 0, 0, 255]  # the second row is transparent
     file = write(tmp_path / "a.png", pixels)
@@ -138,7 +138,7 @@ def tiff(depth: int) -> bytes:
 
 
 DEEP = {
-    "grey.png": lambda depth: png(depth, 0, 1),
+    "gray.png": lambda depth: png(depth, 0, 1),
     "rgb.png": lambda depth: png(depth, 2, 3),
     "alpha.png": lambda depth: png(depth, 4, 2),
     "rgba.png": lambda depth: png(depth, 6, 4),

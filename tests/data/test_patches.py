@@ -24,7 +24,7 @@ def test_every_place_of_every_image_is_as_likely():
     assert abs(counts - 500).max() < 5 * 500**0.5
 
 
-def test_colour_dtype_and_one_array_of_images():
+def test_color_dtype_and_one_array_of_images():
     x = np.random.default_rng(0).integers(0, 256, (5, 8, 9, 3), dtype=np.uint8)
     cut = patches(x, 8, 6)
     assert cut.shape == (6, 8, 8, 3) and cut.dtype == np.uint8

@@ -8,7 +8,7 @@ import pytest
 import jaxnet as jn
 
 
-def test_three_photos_in_colour():
+def test_three_photos_in_color():
     found = jn.data.photos()
     assert list(found) == ["china", "flower", "hopper"]
     for photo in found.values():

@@ -32,7 +32,7 @@ def pillow(image, name, strength):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.6, -1.0])
-def test_colours_are_those_of_pillow(strength):
+def test_colors_are_those_of_pillow(strength):
     moves = ("identity", "rotate", "shear_rows", "shear_columns", "shift_down", "shift_right")
     names = [name for name in CHANGES if name not in moves]
     x = jnp.asarray(np.stack([IMAGE] * len(names)), jnp.float32) / 255

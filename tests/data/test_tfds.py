@@ -125,7 +125,7 @@ def test_download_prepares_array_records(monkeypatch, tmp_path, tfds_data_dir):
 @pytest.mark.parametrize(("name", "words"), [
     ("camvid", "run python -m jaxnet.data.prepare camvid, or pass download=True$"),
     ("mnist", "run python -m jaxnet.data.prepare mnist, or pass download=True$"),
-    ("my_set", "or pass download=True for one of TensorFlow Datasets' catalogue"),
+    ("my_set", "or pass download=True for one of TensorFlow Datasets' catalog"),
 ], ids=str)  # fmt: skip
 def test_a_missing_dataset_and_how_to_get_it(name, words, tmp_path):
     with pytest.raises(FileNotFoundError, match=words):

@@ -41,8 +41,8 @@ def test_images_and_masks_are_those_of_scipy(matrix):
     mask = rng.integers(0, 5, (1, 9, 12))
     middle = np.array([[1.4, -2.27]], np.float32)
     found = warp({"image": image, "mask": mask}, matrix[None], middle)
-    back, centre = np.linalg.inv(matrix), np.array([4, 5.5])
-    options = dict(matrix=back, offset=centre + middle[0] - back @ centre, mode="grid-constant")
+    back, center = np.linalg.inv(matrix), np.array([4, 5.5])
+    options = dict(matrix=back, offset=center + middle[0] - back @ center, mode="grid-constant")
     for channel in range(2):
         wanted = ndimage.affine_transform(image[0, ..., channel], order=1, **options)
         np.testing.assert_allclose(found["image"][0, ..., channel], wanted, atol=4e-3)
@@ -232,11 +232,11 @@ def test_images_masks_and_boxes_of_another_dtype(entries):
         random_flip()(jax.random.key(0), {"img": entries["image"]})
 
 
-def test_matrices_and_centres_of_another_shape():
+def test_matrices_and_centers_of_another_shape():
     x = jnp.ones((2, 4, 5, 1))
     with pytest.raises(ValueError, match=r"warp: matrix must have shape \(batch, 2, 2\)"):
         warp(x, jnp.eye(2))
-    with pytest.raises(ValueError, match=r"centre must have shape \(batch, 2\) with batch = 2"):
+    with pytest.raises(ValueError, match=r"center must have shape \(batch, 2\) with batch = 2"):
         warp(x, jnp.stack([jnp.eye(2)] * 2), jnp.zeros((3, 2)))
 
 

@@ -1,6 +1,8 @@
 """Batches read ahead: their order, their state, their errors, and an end to the thread."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 
@@ -84,3 +86,29 @@ def test_the_thread_ends_with_its_iterator():
 def test_bad_arguments(loader, ahead, error, words):
     with pytest.raises(error, match=words):
         jn.distributed.feed(loader, MESH, P("data"), ahead=ahead)
+
+
+def test_python_ends_while_batches_are_read_ahead():
+    """grain's iterators end processes, which fails in a Python that is taken down already."""
+    program = """
+import time
+import jax, numpy as np
+from jax.sharding import PartitionSpec as P
+import jaxnet as jn
+
+class Loader:
+    def __iter__(self):
+        return self
+    def __next__(self):
+        return np.zeros(2)
+    def close(self):
+        time.sleep(0.3)
+        print("closed", flush=True)
+
+batches = iter(jn.distributed.feed(Loader(), jax.make_mesh((1,), ("data",)), P("data")))
+next(batches)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "closed\n"), done.stderr

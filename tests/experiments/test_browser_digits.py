@@ -59,7 +59,7 @@ def test_the_page_reads_digits(modules, few_examples, tmp_path):
     assert results.read.shape == (10, 1)
     assert (results.read[:, 0] == np.arange(10)).sum() >= 8
 
-    # MNIST's digits fit 20x20 pixels, with the centre of mass in the middle: the page, given one
+    # MNIST's digits fit 20x20 pixels, with the center of mass in the middle: the page, given one
     # that is ten times as large and elsewhere, gives it back.
     _, (images, labels) = jn.data.mnist(data_dir=data_dir)
     images, labels = images[:20, ..., 0], labels[:20]

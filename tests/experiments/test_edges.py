@@ -56,10 +56,10 @@ def test_photographs_of_the_sample_are_those_of_scikit_learn():
 
 @pytest.mark.parametrize("images", ["cifar10", "camvid"])
 def test_photographs_of_tfds(images, monkeypatch):
-    colour = np.full((6, 40, 30, 3), 51, np.uint8)
-    cifar = (colour / 255, np.zeros(6)), None
+    color = np.full((6, 40, 30, 3), 51, np.uint8)
+    cifar = (color / 255, np.zeros(6)), None
     monkeypatch.setattr(edges.jn.data, "cifar10", lambda data_dir: cifar)
-    monkeypatch.setattr(edges.jn.data.tfds, "load", lambda *a, data_dir: {"image": colour})
+    monkeypatch.setattr(edges.jn.data.tfds, "load", lambda *a, data_dir: {"image": color})
     photos = edges.load(edges.Config(images=images))
     assert len(photos) == 6 and photos[0].shape == (40, 30)
     np.testing.assert_allclose(photos, 0.2, rtol=1e-6)

@@ -10,7 +10,7 @@ def test_a_tiny_run(few_examples, tmp_path, capsys):
     data_dir = few_examples(300, 300)
     results = features.run(
         features.Config(
-            features=36, train_size=250, test_size=200, epochs=100, seeds=1, centres=(10, 50),
+            features=36, train_size=250, test_size=200, epochs=100, seeds=1, centers=(10, 50),
             data_dir=data_dir, output=tmp_path,
         )
     )  # fmt: skip

@@ -16,7 +16,7 @@ def few(few_examples, monkeypatch):
 def test_methods_are_compared_on_few_and_all_labels(few, tmp_path, capsys):
     config = greedy.Config(
         labels=(10, greedy.ALL), methods=("none", "k-means", "random data vectors"),
-        features=(20,), unlabelled=400, seeds=2, data_dir=few, output=tmp_path,
+        features=(20,), unlabeled=400, seeds=2, data_dir=few, output=tmp_path,
     )  # fmt: skip
     results = greedy.run(config)
     for found in results.accuracies.values():

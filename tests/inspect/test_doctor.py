@@ -332,3 +332,22 @@ def test_dead_units_of_an_adapted_net():
     }
     report = doctor(trainer, train_state._replace(params=params), BATCH)
     assert {path.split("/")[-1]: dead for path, dead in report.dead.items()} == {"relu": (1, 4)}
+
+
+def test_examples_that_influence_each_other():
+    """The usual mistake in a squeeze-and-excitation gate: a mean over all axes."""
+
+    def gate(axes):
+        return lambda m, x: x * jax.nn.sigmoid(m(jn.dense(3), x.mean(axes, keepdims=True)))
+
+    x = jax.random.normal(jax.random.key(0), (6, 4, 4, 3))
+    found = []
+    for axes in ((1, 2), (0, 1, 2)):
+        net = jn.serial(jn.compose(gate(axes), name="gate"), jn.flatten(), jn.dense(2))
+        trainer = jn.trainer(jn.supervised(net, jn.losses.cross_entropy), optax.sgd(0.1))
+        batch = x, jnp.arange(6) % 2
+        train_state = trainer.init(jax.random.key(1), batch)
+        found.append(jn.inspect.doctor(trainer, train_state, batch).findings)
+    right, wrong = found
+    assert not any("other examples" in finding for finding in right)
+    assert "depend on the other examples of its batch, first at gate" in wrong[-1]

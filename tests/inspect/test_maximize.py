@@ -92,7 +92,7 @@ def test_moves_make_all_places_alike():
     assert float(found.min()) > 0.9
 
 
-def test_blur_is_a_mean_over_neighbours():
+def test_blur_is_a_mean_over_neighbors():
     rows = _blur(9, 1.3)
     np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(rows[4, 5] / rows[4, 4], np.exp(-1 / 2 / 1.3**2), rtol=1e-5)
@@ -125,10 +125,10 @@ def test_the_background_the_key_and_the_first_step():
         )  # fmt: skip
         return np.asarray(found[0])
 
-    bright, grey = run(1, 0.7), run(1, 0.5)
-    assert abs(bright.mean() - 0.7) < 0.04 and 0.07 < grey.std() < 0.13
-    np.testing.assert_allclose(bright - grey, 0.2, atol=0.1)
-    assert (grey != run(2, 0.5)).all()
+    bright, gray = run(1, 0.7), run(1, 0.5)
+    assert abs(bright.mean() - 0.7) < 0.04 and 0.07 < gray.std() < 0.13
+    np.testing.assert_allclose(bright - gray, 0.2, atol=0.1)
+    assert (gray != run(2, 0.5)).all()
     kernel = np.asarray(params["dense"]["kernel"])[:, 0].reshape(SHAPE)
     slope = kernel - 2 * 1.5 * (bright - 0.7)
     moved = np.clip(bright + 0.25 * np.sign(slope), 0, 1)

@@ -74,7 +74,7 @@ def test_a_field_cut_by_the_border():
     ElementTree.fromstring(found._repr_html_())
 
 
-def test_the_stride_where_the_neighbour_is_cut():
+def test_the_stride_where_the_neighbor_is_cut():
     """Of 6 places the middle unit sees 1 to 5 and the next one 2 to 5."""
     assert last(jn.serial(conv(5)), jn.spec((1, 6, 6, 2))) == ((5, 5), (1, 1), True)
 

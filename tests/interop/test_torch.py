@@ -575,3 +575,22 @@ def test_resnet_18_trains_as_torchvisions(torch, x64):
     for name, array in kept.items():
         if name.endswith("running_mean"):
             np.testing.assert_allclose(found[name], array.numpy(), rtol=1e-7, atol=1e-10)
+
+
+def test_layers_of_equal_names_are_not_exchanged():
+    """PyTorch declares `key` first, this net calls `query` first; their shapes agree."""
+
+    def forward(m, x):
+        return m(jn.dense(3, name="query"), x) * m(jn.dense(3, name="key"), x)
+
+    net, x = jn.compose(forward), jn.spec((2, 3))
+    weights = {f"{name}.{entry}": np.full(shape, i, np.float32)
+               for i, name in enumerate(["key", "query"])
+               for entry, shape in {"weight": (3, 3), "bias": (3,)}.items()}  # fmt: skip
+    with pytest.raises(ValueError, match="/query would get the weights of key, although") as error:
+        from_torch(net, weights, x)
+    assert 'names={"query": "query", "key": "key"}' in str(error.value)
+    params, _ = from_torch(net, weights, x, names={"query": "query", "key": "key"})
+    assert params["key"]["bias"][0] == 0 and params["query"]["bias"][0] == 1
+    params, _ = from_torch(net, weights, x, names={"query": "key", "key": "query"})  # on purpose
+    assert params["key"]["bias"][0] == 1

@@ -344,6 +344,32 @@ def test_pixels_in_a_row_are_not_flattened_unseen():
     agree(mean, theirs, (2, 4, 3, 3))
 
 
+def test_columns_of_an_image_as_features_of_a_sequence():
+    """CRNN: a convolution, then an LSTM over the columns, whose features mix rows and channels."""
+
+    def net(columns):
+        def forward(m, x):
+            x = columns(m(jn.conv(4, 1), x))  # from (batch, height, width, channels)
+            return m(jn.lstm(5), x.reshape(len(x), x.shape[1], -1))
+
+        return jn.compose(forward)
+
+    class Theirs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.rnn = nn.Conv2d(3, 4, 1), nn.LSTM(12, 5, batch_first=True)
+
+        def forward(self, x):
+            y = self.rnn(self.conv(x).permute(0, 3, 1, 2).flatten(2))[0]
+            return y.transpose(1, 2)  # channels first, as `agree` expects
+
+    with pytest.raises(ValueError, match="/lstm: the order of its input's features"):
+        ours = net(lambda x: x.transpose(0, 2, 1, 3))
+        from_torch(ours, Theirs().state_dict(), jn.spec((2, 3, 6, 3)))
+    channels_first = net(lambda x: x.transpose(0, 3, 1, 2).transpose(0, 3, 1, 2))
+    agree(channels_first, Theirs(), (2, 3, 6, 3))
+
+
 def test_layer_norm_leaves_the_order_unknown():
     """PyTorch's acts on the last axis, so that the channels were moved there, and perhaps back."""
     norms = jn.serial(jn.layer_norm(), jn.flatten(), jn.dense(3))

@@ -50,7 +50,7 @@ def test_axes_choose_what_goes_together():
 
 @pytest.mark.slow
 def test_units_are_independent():
-    """The share of neighbours that are both dropped is the square of the rate."""
+    """The share of neighbors that are both dropped is the square of the rate."""
     y = train(jn.dropout(0.3), jnp.ones((300, 200)))
     both = ((y[:, 1:] == 0) & (y[:, :-1] == 0)).mean()
     assert abs(both - 0.09) < 0.01

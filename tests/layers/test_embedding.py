@@ -203,7 +203,7 @@ def test_rotary_rotates_pairs_by_hand(x64):
     )
 
 
-def test_rotary_of_neighbours_and_of_a_part(x64):
+def test_rotary_of_neighbors_and_of_a_part(x64):
     """Interleaved pairs are rotated as complex numbers; features beyond `size` stay."""
     x, positions = draw(2, 5, 3, 10), np.array([[0, 1, 2, 3, 4], [7, 0, 2, 9, 4]])
     rotated = jn.rotary(jnp.asarray(x), positions, base=100.0, size=6, interleaved=True)

@@ -55,33 +55,33 @@ def test_polynomial_leaves_middle_axes_alone():
 
 def test_rbf_by_hand(x64):
     """Distances² 0, 25, 5; width² 4."""
-    params = {"centres": jnp.array([[1.0, 2.0], [4.0, -2.0], [0.0, 0.0]]), "width": jnp.array(2.0)}
+    params = {"centers": jnp.array([[1.0, 2.0], [4.0, -2.0], [0.0, 0.0]]), "width": jnp.array(2.0)}
     y, _ = jit_apply(rbf(3), params, {}, jnp.array([[1.0, 2.0]]))
     np.testing.assert_allclose(y, [[1, math.exp(-25 / 8), math.exp(-5 / 8)]], 1e-14)
 
 
 def test_rbf_is_scikit_learns_kernel(x64):
     pairwise = pytest.importorskip("sklearn.metrics.pairwise", reason="the reference")
-    centres = np.random.default_rng(1).normal(size=(5, 4))
+    centers = np.random.default_rng(1).normal(size=(5, 4))
     y, _ = jit_apply(
-        rbf(5), {"centres": jnp.array(centres), "width": jnp.array(1.7)}, {}, jnp.array(X)
+        rbf(5), {"centers": jnp.array(centers), "width": jnp.array(1.7)}, {}, jnp.array(X)
     )
-    np.testing.assert_allclose(y, pairwise.rbf_kernel(X, centres, 1 / (2 * 1.7**2)), 1e-10)
+    np.testing.assert_allclose(y, pairwise.rbf_kernel(X, centers, 1 / (2 * 1.7**2)), 1e-10)
 
 
 def test_rbf_far_from_the_origin():
     """Years, say: in float32 the squares of 2020 would leave no digit for a distance of 1."""
-    params = {"centres": jnp.array([[2020.0], [2021.0]]), "width": jnp.array(1.0)}
+    params = {"centers": jnp.array([[2020.0], [2021.0]]), "width": jnp.array(1.0)}
     y, _ = jit_apply(rbf(2), params, {}, jnp.array([[2020.0], [2020.5]]))
     want = [[1, math.exp(-1 / 2)], [math.exp(-1 / 8), math.exp(-1 / 8)]]
     np.testing.assert_allclose(y, want, 1e-6)
 
 
 @pytest.mark.slow
-def test_rbf_begins_with_its_width_and_normal_centres():
+def test_rbf_begins_with_its_width_and_normal_centers():
     params, _ = rbf(500, width=3.0).init(KEY, jn.spec((2, 40)))
-    assert params["width"] == 3 and params["centres"].shape == (500, 40)
-    assert 0.98 < params["centres"].std() < 1.02 and abs(params["centres"].mean()) < 0.03
+    assert params["width"] == 3 and params["centers"].shape == (500, 40)
+    assert 0.98 < params["centers"].std() < 1.02 and abs(params["centers"].mean()) < 0.03
 
 
 # random_fourier

@@ -29,7 +29,7 @@ LABELLED = {
 OTHER = {"ignore_label", "weighted", "kl_sparsity", "masked", "masked_mean", "ctc"}
 NAN = float("nan")
 same = pytest.mark.parametrize("loss", SAME.values(), ids=SAME)
-labelled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
+labeled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
 
 
 def test_every_loss_is_in_these_tables():
@@ -43,7 +43,7 @@ def test_shapes_are_never_broadcast(loss):
         loss(jnp.ones((4, 1)), jnp.ones(4))
 
 
-@labelled
+@labeled
 def test_labels_must_match_the_scores(loss):
     with pytest.raises(ValueError, match=r"got \(4, 3\) and \(4, 1\)"):
         loss(jnp.ones((4, 3)), jnp.ones((4, 1), int))
@@ -60,7 +60,7 @@ def test_values_have_the_batch_first(loss):
 
 
 @pytest.mark.fast_cases("cross_entropy_of_probabilities")
-@labelled
+@labeled
 def test_values_of_labels_have_the_batch_first(loss):
     values = jax.eval_shape(loss, jn.spec((5, 2, 3)), jn.spec((5, 2), int))
     assert values.shape == ((5,) if loss is LABELLED["dice"] else (5, 2))
@@ -84,7 +84,7 @@ def test_a_label_that_is_no_class_gives_nan(name, label):
 
 
 @pytest.mark.fast_cases("cross_entropy_of_probabilities")
-@labelled
+@labeled
 def test_labels_that_would_wrap_are_no_classes(loss, x64):
     z = jnp.full((1, 3), 1 / 3)
     for wide in (jnp.array([2**32]), jnp.array([2**32 - 1], jnp.uint32)):
@@ -114,7 +114,7 @@ def test_targets_that_are_no_probabilities(name, target):
 
 
 @pytest.mark.fast_cases("cross_entropy")
-@labelled
+@labeled
 def test_an_empty_batch_has_no_values(loss):
     assert loss(jnp.ones((0, 3)), jnp.ones(0, int)).shape == (0,)
 
@@ -129,8 +129,8 @@ def test_values_are_wide_and_jit_is_eager(loss, dtype):
     close(eager, loss(z.astype(jnp.float32), targets), 1e-6)
 
 
-@labelled
-def test_labelled_losses_are_wide_and_jit_is_eager(loss):
+@labeled
+def test_labeled_losses_are_wide_and_jit_is_eager(loss):
     z = jnp.array([[0.25, 0.5, 0.125], [0.5, 0.25, 0.25]], jnp.bfloat16)
     eager = loss(z, jnp.array([1, 2], jnp.uint8))
     assert eager.dtype == jnp.float32
@@ -148,7 +148,7 @@ def test_value_and_gradient_are_finite_at_extremes(name):
 
 
 @pytest.mark.parametrize("name", LABELLED)
-def test_labelled_value_and_gradient_are_finite_at_extremes(name):
+def test_labeled_value_and_gradient_are_finite_at_extremes(name):
     scores = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-900.0, 900.0, 0.0]]
     scores = jnp.array(scores[:2] if name.endswith("probabilities") else scores)
     for label in range(3):

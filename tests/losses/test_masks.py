@@ -70,7 +70,7 @@ def test_ignore_label_matches_pytorchs_ignore_index(weights):
 
 
 @pytest.mark.slow
-def test_an_image_without_labelled_pixels_has_loss_zero():
+def test_an_image_without_labeled_pixels_has_loss_zero():
     each = optax.softmax_cross_entropy_with_integer_labels
     void = jnp.full((2, 3, 4), -1).at[1, 0, 0].set(2)
     for weights in (None, jnp.ones(3)):

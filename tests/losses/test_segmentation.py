@@ -22,7 +22,7 @@ def test_dice_by_hand():
 
 
 @pytest.mark.slow
-def test_dice_without_labelled_pixels_is_zero():
+def test_dice_without_labeled_pixels_is_zero():
     value, grad = slopes(losses.dice, jnp.ones((1, 4, 3)), jnp.full((1, 4), -1))
     assert value == 0 and (grad == 0).all()
 
@@ -36,7 +36,7 @@ def test_dice_leaves_void_pixels_out():
 
 
 @pytest.mark.slow
-def test_dice_matches_optax_where_every_pixel_is_labelled():
+def test_dice_matches_optax_where_every_pixel_is_labeled():
     with jax.enable_x64(True):
         z = jnp.array(RNG.normal(size=(2, 5, 4, 3)))
         labels = jnp.array(RNG.integers(0, 3, size=(2, 5, 4)))

@@ -260,7 +260,7 @@ def test_a_cycle_of_any_length_is_found():
     "layer, params",
     [
         (jn.polynomial(2), {}),
-        (jn.rbf(2), {"centres": np.array([[0, 0], [1, 1]]), "width": np.array(1.0)}),
+        (jn.rbf(2), {"centers": np.array([[0, 0], [1, 1]]), "width": np.array(1.0)}),
         (jn.random_fourier(20), None),
     ],
     ids=["polynomial", "rbf", "random_fourier"],

@@ -52,8 +52,8 @@ def test_all_derivatives_are_those_of_the_formulas(x64):
 @pytest.mark.parametrize("axes", [(-1,), (1, 2), (0,)])
 def test_derivatives_of_the_standardized(x64, axes):
     def formulas(x):
-        centred = x - x.mean(axes, keepdims=True)
-        return centred * lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + 1e-3)
+        centered = x - x.mean(axes, keepdims=True)
+        return centered * lax.rsqrt(jnp.square(centered).mean(axes, keepdims=True) + 1e-3)
 
     def loss(function):
         return lambda x: (jnp.sin(function(x)) * jnp.arange(x.size).reshape(x.shape)).sum()

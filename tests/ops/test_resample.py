@@ -66,5 +66,5 @@ def test_lines_stay_lines_inside():
 
 def test_places_that_are_whole_numbers_up_to_rounding():
     # 3 / 0.6 is 5.000000000000001 or 4.999999999999999 depending on how it is written
-    assert nearest(10, 6, 0.6, centres=False).tolist() == [0, 1, 3, 5, 6, 8]
-    assert nearest(10, 11, 1.1, centres=False)[-1] == 9
+    assert nearest(10, 6, 0.6, centers=False).tolist() == [0, 1, 3, 5, 6, 8]
+    assert nearest(10, 11, 1.1, centers=False)[-1] == 9

@@ -96,7 +96,7 @@ def test_a_folder_is_no_file(tmp_path, function):
 
 
 def test_a_missing_file_and_one_that_cannot_be_read(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=f"load: there is no file {tmp_path}/a"):
+    with pytest.raises(FileNotFoundError, match=f"load: there is no file '{tmp_path}/a'"):
         readable("load", tmp_path / "a")
     write(tmp_path / "a")
     with pytest.raises(NotADirectoryError, match=f"load: {tmp_path}/a/b cannot be read: Not a dir"):

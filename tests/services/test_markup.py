@@ -1,4 +1,4 @@
-"""HTML for notebooks: well-formed, escaped, without colours."""
+"""HTML for notebooks: well-formed, escaped, without colors."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -16,7 +16,7 @@ def test_a_table_is_well_formed_and_escaped():
     assert root.find("p").text == "n < 2" and root.find("table/caption") is None  # type: ignore
 
 
-def test_no_colour_of_its_own():
+def test_no_color_of_its_own():
     text = html_table(["a"], [["1"]], caption="t", totals=[["2"]], notes=["n"]) + html_line("x")
     assert "color" not in text and "background" not in text
 

@@ -352,7 +352,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"load: there is no file {tmp_path}/none"):
+    with pytest.raises(FileNotFoundError, match=f"load: there is no file '{tmp_path}/none'"):
         jn.load(tmp_path / "none")
 
 

@@ -169,7 +169,7 @@ def test_the_next_save_removes_what_is_half_written(tmp_path):
     with jn.Checkpoints(tmp_path) as kept:
         same(kept.newest(train_state)[0], epochs[-1].train_state)
         assert files(tmp_path) == before  # they may be those of a run that goes on
-        with pytest.warns(UserWarning, match="9.orbax-checkpoint-tmp is half written"):
+        with pytest.warns(UserWarning, match="9.orbax-checkpoint-tmp is incomplete"):
             kept.save(epochs[-1])
     assert folders(tmp_path) == ["3", "6"]
 

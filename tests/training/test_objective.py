@@ -216,6 +216,27 @@ def test_errors_of_optax_are_explained(loss, outputs, targets, write):
     assert len(hints) == bool(write) and write in "".join(hints)
 
 
+@pytest.mark.parametrize("outputs, targets, words", [
+    ((4, 8, 8, 3), (4,), "The outputs (4, 8, 8, 3) still have the axes of images"),
+    ((4, 3), (2,), "There are 4 outputs, but 2 targets."),
+])  # fmt: skip
+def test_images_that_are_not_flattened_and_other_lengths(outputs, targets, words):
+    batch = jnp.ones(outputs), jnp.ones(targets, int)
+    with pytest.raises(ValueError) as raised:
+        jn.supervised(lambda x: x, LABELS).apply({}, {}, batch)
+    assert any(note.startswith(words) for note in raised.value.__notes__)
+
+
+@pytest.mark.parametrize("label, words", [
+    (3, "For labels up to 3, the last layer needs 4 outputs. To leave"),
+    (255, "got 255. To leave"),
+])  # fmt: skip
+def test_a_label_beyond_the_outputs(label, words):
+    with pytest.raises(ValueError, match=words) as raised:
+        jn.supervised(lambda x: x, LABELS).apply({}, {}, (jnp.ones((2, 3)), jnp.array([0, label])))
+    assert not any("one_hot" in note for note in raised.value.__notes__)
+
+
 @pytest.mark.slow
 def test_outputs_in_a_dict_do_not_broadcast():
     def loss(outputs, targets):

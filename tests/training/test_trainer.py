@@ -187,7 +187,7 @@ def test_a_used_train_state_is_answered():
         trainer.step(train_state, data())
         with pytest.raises((RuntimeError, ValueError), match="deleted") as error:
             trainer.step(train_state, data())
-    assert "continue with the one that came back" in "\n".join(error.value.__notes__)
+    assert "continue with the one that it returned" in "\n".join(error.value.__notes__)
 
 
 @pytest.mark.parametrize(("objective", "optimizer", "words"), [

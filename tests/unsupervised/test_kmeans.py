@@ -10,7 +10,7 @@ import jaxnet as jn
 from jaxnet.unsupervised.kmeans import (
     fit_kmeans,
     fit_random_vectors,
-    fit_rbf_centres,
+    fit_rbf_centers,
     kmeans,
     random_vectors,
     triangle,
@@ -112,11 +112,11 @@ def test_random_vectors_are_examples_and_none_twice():
 
 def test_random_vectors_as_kernels():
     params = fit_random_vectors(KEY, GROUPS, 13, scale=0.7)
-    centred = np.asarray(random_vectors(KEY, GROUPS, 13)) - GROUPS.mean(0)
+    centered = np.asarray(random_vectors(KEY, GROUPS, 13)) - GROUPS.mean(0)
     kernel = np.asarray(params["kernel"])
     lengths = np.linalg.norm(kernel, axis=0)
     np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)
-    cosines = (kernel.T * centred).sum(1) / lengths / np.linalg.norm(centred, axis=1)
+    cosines = (kernel.T * centered).sum(1) / lengths / np.linalg.norm(centered, axis=1)
     np.testing.assert_allclose(cosines, 1, atol=1e-5)
     y = outputs(params, GROUPS)
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-3)
@@ -138,29 +138,29 @@ def test_equal_examples_give_finite_kernels():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("features", [5, 70])  # all pairs at once, or one by one
-def test_rbf_centres_and_width(features):
-    params = fit_rbf_centres(KEY, GROUPS, features, method=random_vectors, overlap=1.5)
-    centres = np.asarray(random_vectors(KEY, GROUPS, features), np.float64)
-    np.testing.assert_array_equal(params["centres"], centres)
-    away = np.linalg.norm(centres[:, None] - centres, axis=-1) + np.diag(np.full(features, np.inf))
+def test_rbf_centers_and_width(features):
+    params = fit_rbf_centers(KEY, GROUPS, features, method=random_vectors, overlap=1.5)
+    centers = np.asarray(random_vectors(KEY, GROUPS, features), np.float64)
+    np.testing.assert_array_equal(params["centers"], centers)
+    away = np.linalg.norm(centers[:, None] - centers, axis=-1) + np.diag(np.full(features, np.inf))
     np.testing.assert_allclose(params["width"], 1.5 * away.min(1).mean(), rtol=1e-5)
     y, _ = jit_apply(jn.rbf(features), params, {}, jnp.asarray(GROUPS))
-    index, squared = nearest(params["centres"], GROUPS)
+    index, squared = nearest(params["centers"], GROUPS)
     at = np.asarray(y)[np.arange(len(GROUPS)), np.asarray(index)]
     np.testing.assert_allclose(at, np.exp(-squared / 2 / params["width"] ** 2), atol=1e-4)
 
 
-def test_one_rbf_centre_has_the_width_of_the_data():
-    params = fit_rbf_centres(
+def test_one_rbf_center_has_the_width_of_the_data():
+    params = fit_rbf_centers(
         KEY, np.array([[0.0, 0], [6, 8]]), 1, method=partial(kmeans, iterations=2)
     )
-    np.testing.assert_allclose(params["centres"], [[3, 4]], atol=1e-6)
+    np.testing.assert_allclose(params["centers"], [[3, 4]], atol=1e-6)
     np.testing.assert_allclose(params["width"], 5, rtol=1e-6)
 
 
 def test_triangle_by_hand(x64):
     x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
-    params = {"centres": jnp.array([[3.0, 4.0], [0.0, 1.0], [3.0, 0.0]])}
+    params = {"centers": jnp.array([[3.0, 4.0], [0.0, 1.0], [3.0, 0.0]])}
     y, _ = jit_apply(triangle(3), params, {}, x)  # distances 5, 1, 3 and 0, √18, 4
     mean = (18**0.5 + 4) / 3
     np.testing.assert_allclose(y, [[0, 2, 0], [mean, 0, 0]], atol=1e-12)
@@ -181,14 +181,14 @@ def test_triangle_by_hand(x64):
         (lambda: fit_random_vectors(KEY, GROUPS, 101), "fit_random_vectors: .* at most 100"),
         (lambda: fit_random_vectors(KEY, GROUPS, 2, scale=-1), "fit_random_vectors: scale must be"),
         (lambda: random_vectors(KEY, GROUPS, 101), "random_vectors: .* at most 100 features"),
-        (lambda: fit_rbf_centres(KEY, GROUPS, 101), "fit_rbf_centres: .* at most 100 features"),
+        (lambda: fit_rbf_centers(KEY, GROUPS, 101), "fit_rbf_centers: .* at most 100 features"),
         (
-            lambda: fit_rbf_centres(KEY, GROUPS, 2, overlap=0),
+            lambda: fit_rbf_centers(KEY, GROUPS, 2, overlap=0),
             "overlap must be in .*, got 0",
         ),
         (
-            lambda: fit_rbf_centres(KEY, np.ones((4, 2)), 2, method=random_vectors),
-            "all centres are equal",
+            lambda: fit_rbf_centers(KEY, np.ones((4, 2)), 2, method=random_vectors),
+            "all centers are equal",
         ),
         (lambda: triangle(0), "triangle: features must be at least 1, got 0"),
     ],

@@ -34,7 +34,7 @@ FITS = {
     "fit_kmeans": partial(u.kmeans.fit_kmeans, features=2),
     "random_vectors": partial(u.kmeans.random_vectors, features=2),
     "fit_random_vectors": partial(u.kmeans.fit_random_vectors, features=2),
-    "fit_rbf_centres": partial(u.kmeans.fit_rbf_centres, features=2),
+    "fit_rbf_centers": partial(u.kmeans.fit_rbf_centers, features=2),
     "pretrain_greedy": pretrained,
     "fit_pca": partial(u.whitening.fit_pca, features=2),
     "fit_whitening": u.whitening.fit_whitening,
@@ -59,7 +59,7 @@ def test_no_fit_is_left_out():
     assert public <= set(FITS)
 
 
-FAST = ("kmeans", "fit_rbf_centres", "fit_hmm, mixtures")  # where float64 was lost once
+FAST = ("kmeans", "fit_rbf_centers", "fit_hmm, mixtures")  # where float64 was lost once
 
 
 @pytest.mark.parametrize(

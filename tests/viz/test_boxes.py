@@ -19,7 +19,7 @@ TRUTH = {
 
 
 def drawn(axes):
-    """(left, top, width, height), colour and whether dashed, of each box."""
+    """(left, top, width, height), color and whether dashed, of each box."""
     return [
         (p.get_xy() + (p.get_width(), p.get_height()), matplotlib.colors.to_hex(p.get_edgecolor()),
          p.get_linestyle() == "--")
@@ -59,7 +59,7 @@ def test_detections_as_they_are_found():
     ]
 
 
-def test_any_number_of_classes_has_colours():
+def test_any_number_of_classes_has_colors():
     """As many classes as MS COCO has."""
     count = 80
     boxes = np.tile([0.1, 0.2, 0.5, 0.6], (1, count, 1))

@@ -59,7 +59,7 @@ def test_lines_are_the_values_over_epochs_from_1():
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2, 3]] * 2
     assert [line.get_ydata().tolist() for line in lines] == [[3, 2, 1], [4, 3, 2.5]]
     assert lines[0].get_color() != lines[1].get_color()
-    assert lines[0].get_linestyle() != lines[1].get_linestyle()  # also told apart without colour
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()  # also told apart without color
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == ["train, 1 at the end", "test, 2.5 at the end"]
     assert figure.axes[0].get_xlabel() == "epoch" and figure.axes[0].get_ylabel() == "loss"
@@ -74,7 +74,7 @@ def test_several_runs_are_thin_and_their_mean_is_thick():
     assert legend == "train, mean of 2 runs: 1.5 at the end"
 
 
-def test_a_line_has_one_colour_in_all_panels():
+def test_a_line_has_one_color_in_all_panels():
     figure = viz.curves({"loss": {"train": [1.0], "test": [1.0]}, "accuracy": {"test": [1.0]}})
     loss, accuracy = figure.axes
     assert loss.get_lines()[1].get_color() == accuracy.get_lines()[0].get_color()

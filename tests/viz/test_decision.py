@@ -40,7 +40,7 @@ def test_the_border_is_a_line_where_classes_meet():
     assert np.ptp(line[:, 1]) == pytest.approx(1.3)  # from below to above
 
 
-def test_every_example_is_drawn_in_its_colour_and_wrong_ones_have_a_rim():
+def test_every_example_is_drawn_in_its_color_and_wrong_ones_have_a_rim():
     axes = viz.decision(right_of(0.4), X, Y).axes[0]  # (0, 1) and (1, 1) are wrong
     seen = {}
     for dots in axes.collections:

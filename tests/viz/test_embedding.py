@@ -7,7 +7,7 @@ POINTS = np.random.default_rng(0).normal(size=(30, 2))
 LABELS = np.arange(30) % 3
 
 
-def test_points_lie_where_they_are_and_have_their_class_colour():
+def test_points_lie_where_they_are_and_have_their_class_color():
     figure = viz.embedding({"one": POINTS, "two": -POINTS}, LABELS)
     assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
     for axes, points in zip(figure.axes, (POINTS, -POINTS), strict=True):
@@ -19,7 +19,7 @@ def test_points_lie_where_they_are_and_have_their_class_colour():
             assert (colors[LABELS == label] == colors[label]).all()
 
 
-def test_names_stand_at_the_medians_in_their_colour():
+def test_names_stand_at_the_medians_in_their_color():
     (axes,) = viz.embedding({"one": POINTS}, LABELS, names=["cat", "dog", "eel"]).axes
     assert [text.get_text() for text in axes.texts] == ["cat", "dog", "eel"]
     for label, text in enumerate(axes.texts):

@@ -31,7 +31,7 @@ def test_the_most_active_ones_first():
 
 
 @pytest.mark.slow
-def test_values_below_0_have_a_colour_of_their_own():
+def test_values_below_0_have_a_color_of_their_own():
     found = maps(low=-1.0)
     image = viz.feature_maps(found).axes[0].images[0]
     assert image.get_clim() == (-np.abs(found).max(), np.abs(found).max())
@@ -40,7 +40,7 @@ def test_values_below_0_have_a_colour_of_their_own():
     assert red > blue
 
 
-def test_an_image_in_colour_and_of_bytes():
+def test_an_image_in_color_and_of_bytes():
     image = np.random.default_rng(0).integers(0, 256, (8, 7, 3), dtype=np.uint8)
     figure = viz.feature_maps(np.zeros((2, 2, 2)), image)  # maps of zeros too
     np.testing.assert_allclose(shown(figure, 1)[0], image / 255)

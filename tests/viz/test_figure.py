@@ -28,7 +28,7 @@ def test_saves_what_can_be_read_back(make, tmp_path):
     with Image.open(path) as image:
         wide, high = figure.get_size_inches() * 100
         assert abs(image.width - wide) <= 1 and abs(image.height - high) <= 1
-        assert len(set(image.convert("L").tobytes())) > 1  # not one colour
+        assert len(set(image.convert("L").tobytes())) > 1  # not one color
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ def test_each_filter_is_scaled_by_its_own_largest_weight():
     np.testing.assert_allclose(cells, (kernel[:, :, 0] / largest).transpose(2, 0, 1))
 
 
-def test_zero_is_the_middle_of_the_colours_and_a_scale_says_so():
+def test_zero_is_the_middle_of_the_colors_and_a_scale_says_so():
     figure = viz.filters(np.random.default_rng(0).normal(size=(3, 3, 1, 2)) + 5)
     image = figure.axes[0].images[0]
     assert image.get_clim() == (-1, 1)
@@ -34,7 +34,7 @@ def test_dense_kernels_become_images():
     np.testing.assert_allclose(cells[1], (kernel[:, 1] / kernel[:, 1].max()).reshape(5, 3))
 
 
-def test_three_channels_are_one_colour_image():
+def test_three_channels_are_one_color_image():
     kernel = np.zeros((2, 2, 3, 4))
     kernel[0, 0, 0, 1] = 8.0  # wants red
     cells = shown(viz.filters(kernel), 4)

@@ -56,7 +56,7 @@ def test_unsigned_is_the_largest_size_over_the_channels():
     np.testing.assert_allclose(values(figure.axes[1]), size / size.max())
 
 
-def test_a_map_of_zeros_and_images_in_colour():
+def test_a_map_of_zeros_and_images_in_color():
     figure = viz.heatmap(np.zeros((1, 6, 8, 3)), {"nothing": np.zeros((1, 6, 8))})
     assert not values(figure.axes[1]).any()
 

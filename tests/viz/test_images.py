@@ -26,7 +26,7 @@ def test_ink_is_dark_and_all_images_share_one_scale():
     assert sum(faint.cmap(0.9)[:3]) < sum(faint.cmap(0.2)[:3])
 
 
-def test_colour_and_uint8():
+def test_color_and_uint8():
     x = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
     np.testing.assert_allclose(np.stack(shown(viz.images(x))), x / 255)
 

@@ -11,7 +11,7 @@ MASK = np.array([[[0, 1, 2, 5], [2, 2, 1, 0], [-1, 255, 0, 1]]] * 2)
 COLORS = np.array([[255, 0, 0], [0, 51, 0], [0, 0, 255]], np.uint8)
 
 
-def test_each_pixel_is_mixed_with_the_colour_of_its_class():
+def test_each_pixel_is_mixed_with_the_color_of_its_class():
     y = overlay(X, MASK, COLORS, share=0.25)
     for place, label in np.ndenumerate(MASK):
         color = [[1, 0, 0], [0, 0.2, 0], [0, 0, 1]][label] if 0 <= label < 3 else X[place]
@@ -62,7 +62,7 @@ def test_the_legend_lies_inside(columns):
         (lambda: overlay(X, MASK[0], COLORS), r"got \(2, 3, 4, 3\), \(3, 4\) and \(3, 3\)"),
         (lambda: overlay(X, MASK, COLORS, share=2), r"share must be in \[0, 1\], got 2"),
         (lambda: viz.masks(X[0], {}, ["a"], COLORS[:1]), r"for one image pass x\[None\]"),
-        (lambda: viz.masks(X, {}, ["a"], COLORS), "expected 1 colours, one per name, got 3"),
+        (lambda: viz.masks(X, {}, ["a"], COLORS), "expected 1 colors, one per name, got 3"),
         (lambda: viz.masks(X, {}, list("abc"), COLORS, titles=["a"]), "expected 2 titles"),
     ],
 )

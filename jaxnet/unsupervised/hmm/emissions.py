@@ -40,8 +40,8 @@ class Emission(NamedTuple):
         Entries that the data do not determine are taken from the old params.
       begin: `(key, params, x, labels) -> params`, first params from steps x (n, ...) whose states
         are labels (n,).
-      align: how `fit_hmm` guesses the first labels; None if params start as drawn.
-      name: shown by print.
+      align: How `fit_hmm` guesses the first labels; None if params start as drawn.
+      name: Name shown by print.
 
     Example:
       >>> categorical(3)
@@ -61,13 +61,13 @@ class Emission(NamedTuple):
 
 
 def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
-    """Labels the first part of each sequence 0, the next 1, ...: for `left_to_right` transitions.
+    """Label the first part of each sequence 0, the next 1, ...: for `left_to_right` transitions.
 
     Args:
-      key: not used.
+      key: Key, not used.
       x: (batch, time, ...), not used.
       mask: (batch, time), True at the steps that count.
-      states: number of parts, as equal in length as possible.
+      states: Number of parts, as equal in length as possible.
 
     Returns:
       (batch, time) integers.
@@ -96,7 +96,7 @@ def _clusters(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> n
 
 @cache  # the same value each time, so that nothing compiles twice
 def categorical(symbols: int) -> Emission:
-    """One of n symbols per step: x (batch, time) of integers in [0, n).
+    """Emit one of n symbols per step: x (batch, time) of integers in [0, n).
 
     A symbol out of range raises an error if x holds known values; inside `jit` its score is NaN.
 
@@ -107,7 +107,7 @@ def categorical(symbols: int) -> Emission:
       logits (states, symbols), drawn from a standard normal distribution.
 
     Raises:
-      ValueError: for fewer symbols.
+      ValueError: If there are fewer symbols.
 
     Example:
       >>> params = {"logits": jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]]))}
@@ -152,11 +152,11 @@ def categorical(symbols: int) -> Emission:
 
 @cache
 def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
-    """Vectors from mixtures of Gaussians with diagonal covariances: x (batch, time, features).
+    """Emit vectors from mixtures of diagonal Gaussians: x (batch, time, features).
 
     Args:
       mixtures: Gaussians per state, at least 1.
-      floor: smallest variance that Baum-Welch sets, as a share of the feature's variance in all of
+      floor: Smallest variance that Baum-Welch sets, as a share of the feature's variance in all of
         the data (a constant feature counts as one of variance 1). At 0 the likelihood has no
         maximum: a Gaussian may shrink to one step. Training by gradients has no floor.
 
@@ -165,7 +165,7 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
       start at 0, standard normal draws, and 0.
 
     Raises:
-      ValueError: for mixtures below 1 or a negative floor.
+      ValueError: If `mixtures` is below 1 or `floor` is negative.
 
     Example:
       >>> emission = gaussian_mixture(2)

@@ -36,7 +36,7 @@ _LOWEST = -1e20  # any logit below is probability 0 too, as weight decay may hav
 
 
 def log_probabilities(logits: jax.Array) -> jax.Array:
-    """log softmax over the last axis, with exact zeros: -inf where a logit is below -1e20.
+    """Return log softmax over the last axis, with exact zeros: -inf for logits below -1e20.
 
     A row of such logits alone is -inf throughout: no transition leaves that state. A row with a NaN
     is NaN.
@@ -45,7 +45,7 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
       logits: (..., states).
 
     Raises:
-      TypeError, ValueError: for another dtype, or no axis.
+      TypeError, ValueError: If the dtype is another one, or there is no axis.
 
     Example:
       >>> p = jnp.exp(log_probabilities(jnp.array([0.0, jnp.log(3.0), NEVER])))
@@ -70,7 +70,7 @@ def to_logits(p: jax.Array) -> jax.Array:
 
 
 def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """An initializer for `start`: every sequence begins in state 0.
+    """Initialize `start`: every sequence begins in state 0.
 
     Example:
       >>> jnp.exp(log_probabilities(first_state(jax.random.key(0), (3,)))).tolist()
@@ -85,16 +85,16 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
 
 
 def left_to_right(skips: int = 0) -> Initializer:
-    """An initializer for `transition`: to the same state, the next, or past up to `skips` states.
+    """Initialize `transition`: to the same state, the next, or past up to `skips` states.
 
     The allowed transitions start equally likely; all others stay impossible in training. This is
     the usual topology of speech, together with `first_state`.
 
     Args:
-      skips: largest number of states passed over in one step, at least 0.
+      skips: Largest number of states passed over in one step, at least 0.
 
     Raises:
-      ValueError: for skips below 0.
+      ValueError: If `skips` is below 0.
 
     Example:
       >>> jnp.exp(log_probabilities(left_to_right()(jax.random.key(0), (3, 3)))).tolist()
@@ -128,10 +128,11 @@ def logsumexp(a: jax.Array, axis: int) -> jax.Array:
 
 
 def forward(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array]:
-    """log p(observations up to step t, state at t), and log p(whole sequence).
+    """Return log p(observations up to step t, state at t), and log p(whole sequence).
 
     Args:
-      params: with "start" (states,) and "transition" (states, states); other entries are ignored.
+      params: Params with "start" (states,) and "transition" (states, states); other entries are
+        ignored.
       scores: (batch, time, states), log p(x at t | state); -inf where that is impossible.
       lengths: (batch,) integers in [0, time], or None if every sequence has all steps.
 
@@ -140,8 +141,8 @@ def forward(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
       is 0 for a sequence of no steps, -inf for an impossible one, NaN where a score or a param is.
 
     Raises:
-      ValueError: for shapes that do not fit, or lengths out of range.
-      TypeError: for what is no array, and lengths that are not integers.
+      ValueError: If shapes do not fit, or lengths are out of range.
+      TypeError: If an argument is not an array, or lengths are not integers.
 
     Example:
       >>> params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
@@ -176,10 +177,10 @@ def expected_counts(params: Params, scores: Any, lengths: Any = None) -> Counts:
     sequence counts for nothing.
 
     Args:
-      params, scores, lengths: as in `forward`.
+      params, scores, lengths: As in `forward`.
 
     Raises:
-      ValueError, TypeError: as `forward`.
+      ValueError, TypeError: As in `forward`.
 
     Example:
       >>> params = {"start": jnp.zeros(2), "transition": jnp.zeros((2, 2))}
@@ -191,17 +192,17 @@ def expected_counts(params: Params, scores: Any, lengths: Any = None) -> Counts:
 
 
 def posteriors(params: Params, scores: Any, lengths: Any = None) -> jax.Array:
-    """p(state at t | whole sequence).
+    """Return p(state at t | whole sequence).
 
     Args:
-      params, scores, lengths: as in `forward`.
+      params, scores, lengths: As in `forward`.
 
     Returns:
       (batch, time, states), which sum to 1 over states; all zero beyond the lengths and for an
       impossible sequence.
 
     Raises:
-      ValueError, TypeError: as `forward`.
+      ValueError, TypeError: As in `forward`.
 
     Example:
       In a chain that never changes its state the last step determines the posterior of the first:
@@ -215,10 +216,10 @@ def posteriors(params: Params, scores: Any, lengths: Any = None) -> jax.Array:
 
 
 def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array]:
-    """The most likely path of states, and log p(path and observations).
+    """Return the most likely path of states, and log p(path and observations).
 
     Args:
-      params, scores, lengths: as in `forward`.
+      params, scores, lengths: As in `forward`.
 
     Returns:
       Paths (batch, time) int32, -1 beyond the lengths; among equally likely paths the one whose
@@ -227,7 +228,7 @@ def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
       log-probability -inf, or NaN.
 
     Raises:
-      ValueError, TypeError: as `forward`.
+      ValueError, TypeError: As in `forward`.
 
     Example:
       >>> params = {"start": jnp.zeros(2), "transition": jnp.array([[2.0, 0], [0, 2]])}
@@ -242,7 +243,7 @@ def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
 
 
 def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
-    """Scores from a network that classifies states: log p(state | x) - log p(state).
+    """Score states by a network that classifies them: log p(state | x) - log p(state).
 
     By Bayes' rule these are log p(x | state) minus log p(x), which is the same for all states. So
     Viterbi paths and posteriors are correct, and likelihoods up to a constant of x.
@@ -253,7 +254,7 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
         never occurred (-inf) gets scores of -inf.
 
     Raises:
-      TypeError, ValueError: for shapes or dtypes that do not fit.
+      TypeError, ValueError: If shapes or dtypes do not fit.
 
     Example:
       >>> scaled_likelihoods(jnp.zeros((1, 1, 2)), jnp.log(jnp.array([0.5, 0.25])))[0, 0].tolist()

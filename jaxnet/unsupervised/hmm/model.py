@@ -47,25 +47,25 @@ def hmm(
     transition_init: Initializer = zeros,
     name: str = "hmm",
 ) -> Layer:
-    """log p(sequence) of each sequence of a batch, in nats: x or (x, lengths) to (batch,).
+    """Score sequences by log p(sequence), in nats: x or (x, lengths) to (batch,).
 
     A sequence of no steps has log p = 0, an impossible one -inf, and one with a NaN within its
     length NaN. Equal states stay equal under training, so the emissions are drawn at random.
 
     Args:
-      states: at least 1.
-      emission: of the states, such as `categorical(symbols)`, whose x is (batch, time) of integers,
-        or `gaussian_mixture()`, whose x is (batch, time, features).
-      start_init: draws the logits of the first state; see `first_state`.
-      transition_init: draws the logits of the next state; see `left_to_right`.
-      name: of the layer.
+      states: Number of states, at least 1.
+      emission: Emission of the states, such as `categorical(symbols)`, whose x is (batch, time) of
+        integers, or `gaussian_mixture()`, whose x is (batch, time, features).
+      start_init: Initializer of the logits of the first state; see `first_state`.
+      transition_init: Initializer of the logits of the next state; see `left_to_right`.
+      name: Name of the layer.
 
     Params:
       start (states,) and transition (states, states), logits, one row per current state;
       emission, those of the emission.
 
     Raises:
-      ValueError: for states below 1, or x of a form that the emission does not accept.
+      ValueError: If `states` is below 1, or the emission does not accept the form of x.
 
     Example:
       >>> from jaxnet.unsupervised.hmm import categorical
@@ -107,7 +107,7 @@ class EMResult(NamedTuple):
     """Result of `baum_welch`.
 
     Fields:
-      params: after the last round.
+      params: Params after the last round.
       log_likelihoods: (rounds,), of all sequences together, in nats, before each round.
     """
 
@@ -125,24 +125,24 @@ def baum_welch(
     tolerance: float = 1e-4,
     progress: bool = True,
 ) -> EMResult:
-    """Expectation maximization: each round increases the likelihood of all sequences together.
+    """Fit by expectation maximization: each round increases the likelihood of all sequences.
 
     A round computes the expected counts of each state, transition and emission, and their shares
     are the new params. A probability of 0 stays 0; a state that is never visited keeps its params.
     All sequences are one batch.
 
     Args:
-      params: of `hmm` with this emission, the start. Equal states stay equal.
+      params: Params of `hmm` with this emission, from which it starts. Equal states stay equal.
       x: (batch, time) or (batch, time, features), by the emission; values in padding are ignored.
-      emission: as that of the layer.
+      emission: Emission of the layer.
       lengths: (batch,) integers in [0, time], or None.
-      iterations: greatest number of rounds, at least 1.
-      tolerance: stops after a round that gained less than this, in nats per step.
-      progress: whether to show a progress bar.
+      iterations: Greatest number of rounds, at least 1.
+      tolerance: Gain of a round below which it stops, in nats per step.
+      progress: Whether to show a progress bar.
 
     Raises:
-      ValueError: for iterations below 1, no steps at all, a NaN or Inf, a symbol out of range, or a
-        sequence that has probability 0.
+      ValueError: If `iterations` is below 1, there are no steps, x has a NaN, an Inf or a symbol
+        out of range, or a sequence has probability 0.
 
     Example:
       Two coins, one of which usually shows 0 and the other 1, each thrown for a while:
@@ -201,29 +201,30 @@ def fit_hmm(
     tolerance: float = 1e-4,
     progress: bool = True,
 ) -> Params:
-    """A hidden Markov model from sequences alone: first params from the data, then Baum-Welch.
+    """Fit a hidden Markov model to sequences alone: first params from the data, then Baum-Welch.
 
     EM ends in a local maximum, which depends on the key.
 
     Args:
-      key: the same key and data give the same params.
+      key: The same key and data give the same params.
       x: (batch, time) or (batch, time, features), by the emission; values in padding are ignored.
-      states: at least 1.
+      states: Number of states, at least 1.
       emission: `categorical(symbols)`, `gaussian_mixture(mixtures)` or one of your own.
       lengths: (batch,) integers in [0, time], or None.
-      start_init, transition_init: as for `hmm`.
-      align: labels each step with a state, from which the first emissions are fitted, such as
-        `uniform_segments`. None is the emission's default: clusters of k-means for Gaussians, and
-        random params for symbols.
-      restarts: number of runs, each with its own key; the likeliest is returned.
-      iterations, tolerance, progress: see `baum_welch`.
+      start_init, transition_init: As for `hmm`.
+      align: Function that labels each step with a state, from which the first emissions are fitted,
+        such as `uniform_segments`. None is the emission's default: clusters of k-means for
+        Gaussians, and random params for symbols.
+      restarts: Number of runs, each with its own key; the likeliest is returned.
+      iterations, tolerance, progress: See `baum_welch`.
 
     Returns:
       Params of `hmm(states, emission)`.
 
     Raises:
-      ValueError: as `baum_welch` and `hmm`, for restarts below 1, or fewer steps than states.
-      ImportError: without scikit-learn, for k-means.
+      ValueError: As in `baum_welch` and `hmm`, or if `restarts` is below 1, or there are fewer
+        steps than states.
+      ImportError: If scikit-learn, for k-means, is not installed.
 
     Example:
       >>> from jaxnet.unsupervised.hmm import gaussian_mixture

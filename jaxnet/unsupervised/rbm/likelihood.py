@@ -18,18 +18,18 @@ BLOCK = 2**12  # states in memory at once
 
 
 def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
-    """log Z, exactly, as a sum over all states of one layer of at most 20 units.
+    """Return log Z, exactly, as a sum over all states of one layer of at most 20 units.
 
     The sum runs over the smaller layer if the visible units are Bernoulli, else over the hidden
     layer.
 
     Args:
-      params: of an `rbm`.
-      visible: kind of the visible units.
+      params: Params of an `rbm`.
+      visible: Kind of the visible units.
 
     Raises:
-      TypeError: for params that are not those of an `rbm`.
-      ValueError: if that layer has more than 20 units; `ais` gives an estimate.
+      TypeError: If the params are not those of an `rbm`.
+      ValueError: If that layer has more than 20 units; `ais` gives an estimate.
 
     Example:
       >>> params = {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3), "visible_bias": jnp.zeros(5)}
@@ -69,18 +69,18 @@ def _enumerate(params, visible):
 
 
 def log_likelihood(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:
-    """log p(x) of each example, exactly, in nats; see `log_partition` for the limit on units.
+    """Return log p(x) of each example, exactly, in nats; `log_partition` limits the units.
 
     Args:
-      params: of an `rbm`.
+      params: Params of an `rbm`.
       x: (..., inputs).
-      visible: kind of the visible units; with gaussian units p is a density.
+      visible: Kind of the visible units; with gaussian units p is a density.
 
     Returns:
       (...).
 
     Raises:
-      TypeError, ValueError: as `log_partition`, or for an x of another shape.
+      TypeError, ValueError: As in `log_partition`, or if x has another shape.
 
     Example:
       >>> params = {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3), "visible_bias": jnp.zeros(5)}
@@ -96,9 +96,9 @@ class AISResult(NamedTuple):
     """Result of `ais`.
 
     Fields:
-      log_partition: the estimate of log Z.
-      standard_error: of the estimate, from the spread of the runs; too small if one run outweighs
-        all others.
+      log_partition: The estimate of log Z.
+      standard_error: Standard error of the estimate, from the spread of the runs; too small if one
+        run outweighs all others.
       log_weights: (runs,); log Z is the log-mean-exp of these.
     """
 
@@ -116,7 +116,7 @@ def ais(
     data: Any = None,
     visible: Visible = bernoulli,
 ) -> AISResult:
-    """Estimates log Z by annealed importance sampling.
+    """Estimate log Z by annealed importance sampling.
 
     Each run starts at a machine without weights, whose Z is known, and moves to the given machine
     as an inverse temperature β rises from 0 to 1: the kernel is β·kernel, the bias β·bias, and the
@@ -125,19 +125,19 @@ def ais(
     test whether the estimate changes.
 
     Args:
-      key: of all draws.
-      params: of an `rbm`.
-      runs: independent chains, at least 2.
+      key: Key of all draws.
+      params: Params of an `rbm`.
+      runs: Independent chains, at least 2.
       betas: (steps + 1,), rising from 0 to 1; by default 1,001 equally spaced values. Large
         machines need ten times that number, most of it above 0.9 [Salakhutdinov and Murray 2008].
       data: (n, inputs), whose mean sets the visible bias at the start; a start near the data needs
         fewer steps. By default that bias is 0.
-      visible: kind of the visible units.
+      visible: Kind of the visible units.
 
     Raises:
-      TypeError: for an argument of another type.
-      ValueError: for params or data that do not fit, fewer than 2 runs, or betas that do not rise
-        from 0 to 1.
+      TypeError: If an argument has another type.
+      ValueError: If params or data do not fit, there are fewer than 2 runs, or the betas do not
+        rise from 0 to 1.
 
     Example:
       >>> params = {"kernel": jnp.eye(5, 3), "bias": jnp.ones(3), "visible_bias": jnp.zeros(5)}

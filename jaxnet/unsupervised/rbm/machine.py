@@ -38,17 +38,18 @@ def rbm(
     kernel_init: Initializer = normal(0.01),
     name: str = "rbm",
 ) -> Layer:
-    """Probabilities of the hidden units, sigmoid(x @ kernel + bias), with the state for training.
+    """Compute the probabilities of hidden units, sigmoid(x @ kernel + bias).
 
     In `serial` it computes what `dense` and a sigmoid do. Train it by `contrastive_divergence`,
     which moves the chains; `apply` returns them unchanged.
 
     Args:
-      features: number of hidden units, at least 1.
-      visible: kind of the visible units, from which the chains are first sampled.
-      chains: number of persistent chains; 0 for contrastive divergence that starts at the data.
-      kernel_init: draws the kernel; small values that differ, as equal hidden units stay equal.
-      name: of the layer.
+      features: Number of hidden units, at least 1.
+      visible: Kind of the visible units, from which the chains are first sampled.
+      chains: Number of persistent chains; 0 for contrastive divergence that starts at the data.
+      kernel_init: Initializer of the kernel; small values that differ, as equal hidden units stay
+        equal.
+      name: Name of the layer.
 
     Params:
       kernel (inputs, features); bias (features,), of the hidden units; visible_bias (inputs,).
@@ -57,8 +58,8 @@ def rbm(
       chain (chains, inputs), unless chains is 0.
 
     Raises:
-      TypeError: for an argument of another type.
-      ValueError: for features below 1, chains below 0, or an input without a batch axis.
+      TypeError: If an argument has another type.
+      ValueError: If `features` is below 1, `chains` is below 0, or the input has no batch axis.
 
     Example:
       >>> layer = rbm(4, chains=7)
@@ -116,21 +117,21 @@ def _visible_field(params: Params, h: jax.Array) -> jax.Array:
 
 
 def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:
-    """-log Σ_h exp(-E(x, h)): minus log p(x), up to the constant log Z.
+    """Return -log Σ_h exp(-E(x, h)): minus log p(x), up to the constant log Z.
 
     Only differences have a meaning. Compare the free energy of training examples with that of
     held-out ones during training: a growing gap indicates overfitting.
 
     Args:
-      params: of an `rbm`.
+      params: Params of an `rbm`.
       x: (..., inputs).
-      visible: kind of the visible units.
+      visible: Kind of the visible units.
 
     Returns:
       (...).
 
     Raises:
-      TypeError, ValueError: for params or x that do not fit.
+      TypeError, ValueError: If params or x do not fit.
 
     Example:
       >>> params = {"kernel": jnp.eye(3, 2), "bias": jnp.zeros(2), "visible_bias": jnp.ones(3)}
@@ -146,21 +147,21 @@ def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -
 def gibbs(
     key: jax.Array, params: Params, x: ArrayLike, steps: int, *, visible: Visible = bernoulli
 ) -> tuple[jax.Array, jax.Array]:
-    """Block Gibbs sampling: alternately all hidden units and all visible ones.
+    """Sample all hidden and all visible units in turn: block Gibbs sampling.
 
     Args:
-      key: of all draws.
-      params: of an `rbm`.
+      key: Key of all draws.
+      params: Params of an `rbm`.
       x: (..., inputs), the start of the chains.
-      steps: at least 1; each draws both layers once.
-      visible: kind of the visible units.
+      steps: Number of steps, at least 1; each draws both layers once.
+      visible: Kind of the visible units.
 
     Returns:
       The last visible sample, and its mean given the hidden units, which makes the better picture;
       both (..., inputs).
 
     Raises:
-      TypeError, ValueError: for params or x that do not fit, or steps below 1.
+      TypeError, ValueError: If params or x do not fit, or `steps` is below 1.
 
     Example:
       >>> params = {"kernel": jnp.eye(3, 2), "bias": jnp.zeros(2), "visible_bias": jnp.zeros(3)}
@@ -187,7 +188,7 @@ def _gibbs(key, params, x, steps, visible):
 
 
 def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoulli) -> Layer:
-    """The objective CD-k of an `rbm`, or persistent CD-k if the `rbm` has chains.
+    """Return the objective CD-k of an `rbm`, or persistent CD-k if the `rbm` has chains.
 
     An update is the gradient of the mean free energy of the batch minus that of the samples, both
     held fixed. For the kernel it is (x'ᵀh' - xᵀh) / n with the hidden probabilities h and h' of
@@ -199,13 +200,13 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
     the number of examples.
 
     Args:
-      net: an `rbm`; params and state of the objective are those of the net.
+      net: Layer `rbm`; params and state of the objective are those of the net.
       k: Gibbs steps from the data or from the chains, at least 1.
-      visible: kind of the visible units, as in the net.
+      visible: Kind of the visible units, as in the net.
 
     Raises:
-      ValueError: for k below 1.
-      TypeError: for a net that is not an `rbm`, or a batch that is not an array.
+      ValueError: If k is below 1.
+      TypeError: If the net is not an `rbm`, or the batch is not an array.
 
     Example:
       >>> x = jnp.tile(jnp.array([[1.0, 1, 0, 0], [0, 0, 1, 1]]), (20, 1))
@@ -269,7 +270,7 @@ def fit_rbm(
     visible: Visible = bernoulli,
     progress: bool = True,
 ) -> Params:
-    """Features by contrastive divergence: params of `jn.dense(features)` before a sigmoid.
+    """Learn features by contrastive divergence: params of `jn.dense(features)` before a sigmoid.
 
     The visible bias starts where it gives the data's mean, and the learning rate falls linearly to
     0, which persistent chains need. For other schedules or metrics, write the loop yourself, as in
@@ -279,28 +280,28 @@ def fit_rbm(
     repeated to fill the last batch.
 
     Args:
-      key: of the initial params and of all draws.
+      key: Key of the initial params and of all draws.
       x: (n, inputs), in [0, 1] for `bernoulli`, standardized for `gaussian`.
-      features: number of hidden units, at least 1.
-      full: whether to return the params of `rbm(features)`, that is visible_bias too.
+      features: Number of hidden units, at least 1.
+      full: Whether to return the params of `rbm(features)`, that is visible_bias too.
       k: Gibbs steps per update.
-      persistent: whether `batch_size` chains continue over all of training.
-      epochs: passes over the data.
-      learning_rate: of the first step; for `gaussian` 0.005 or less.
-      momentum: in [0, 1).
-      weight_decay: of the kernel; biases are not decayed.
-      batch_size: examples per step.
-      visible: kind of the visible units.
-      progress: whether to show a progress bar.
+      persistent: Whether `batch_size` chains continue over all of training.
+      epochs: Passes over the data.
+      learning_rate: Rate of the first step; for `gaussian` 0.005 or less.
+      momentum: Momentum, in [0, 1).
+      weight_decay: Decay of the kernel; biases are not decayed.
+      batch_size: Examples per step.
+      visible: Kind of the visible units.
+      progress: Whether to show a progress bar.
 
     Returns:
       {"kernel": (inputs, features), "bias": (features,)}, with full also
       "visible_bias": (inputs,).
 
     Raises:
-      TypeError: for an argument of another type.
-      ValueError: for an option out of range; for data of another shape, without examples, with
-        NaN, or outside [0, 1] unless the units are gaussian; for features below 1.
+      TypeError: If an argument has another type.
+      ValueError: If an option is out of range, `features` is below 1, or the data has another
+        shape, no examples, NaN, or values outside [0, 1] although the units are not gaussian.
 
     Example:
       >>> x = np.random.default_rng(0).integers(0, 2, (50, 6))

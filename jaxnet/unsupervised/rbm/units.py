@@ -18,7 +18,7 @@ class Visible(NamedTuple):
       mean: `(field) -> (..., inputs)`, the mean of the units, where the field is input + bias.
       sample: `(key, field) -> (..., inputs)`.
       bias: `(mean) -> (..., inputs)`, the bias at which units without input have this mean.
-      name: shown by print.
+      name: Name shown by print.
 
     Example:
       >>> bernoulli.mean(jnp.zeros(3)).tolist(), gaussian.mean(jnp.zeros(3)).tolist()

@@ -114,11 +114,11 @@ def test_first_params_by_hand(monkeypatch):
 
     seen = []
 
-    def centres(key, some, mixtures):
+    def centers(key, some, mixtures):
         seen.append((len(some), mixtures))
         return some[:mixtures]
 
-    monkeypatch.setattr("jaxnet.unsupervised.hmm.emissions.kmeans", centres)
+    monkeypatch.setattr("jaxnet.unsupervised.hmm.emissions.kmeans", centers)
     monkeypatch.setattr("jaxnet.unsupervised.hmm.emissions.SOME", 2)
     spec = {"mean": jnp.zeros((3, 2, 3))}
     pairs = gaussian_mixture(2).begin(jax.random.key(0), spec, x, labels)["mean"]
@@ -148,7 +148,7 @@ def test_floor_of_the_variance():
 
 
 @pytest.mark.slow
-def test_first_params_are_those_of_the_labelled_steps():
+def test_first_params_are_those_of_the_labeled_steps():
     draw = np.random.default_rng(0)
     labels = np.arange(60) % 2
     x = (draw.normal(size=(60, 3)) + 10 * labels[:, None]).astype(np.float32)

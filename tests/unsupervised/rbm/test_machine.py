@@ -212,8 +212,8 @@ def test_gaussian_units_learn_two_clusters():
     one_normal = float(log_likelihood(start, x, visible=gaussian).mean())
     likelihood = float(log_likelihood(params, x, visible=gaussian).mean())
     # the density that drew x: the mean of two normals
-    centres = np.array([[1.5, -1.5, 0], [-1.5, 1.5, 0]])
-    squares = ((x[:, None] - centres) ** 2).sum(-1)
+    centers = np.array([[1.5, -1.5, 0], [-1.5, 1.5, 0]])
+    squares = ((x[:, None] - centers) ** 2).sum(-1)
     truth = (logsumexp(-squares / 2, 1) - np.log(2) - 1.5 * np.log(2 * np.pi)).mean()
     assert one_normal + 1 < likelihood < truth + 0.05
 
