@@ -4,7 +4,7 @@ Claim: LeNet-5, trained on MNIST's digits and exported to ONNX, classifies at le
 digits drawn with the mouse on a page correctly, by onnxruntime-web.
 
 The page (`browser_digits.html`) treats a drawing as MNIST's digits were: cropped, scaled to 20×20
-pixels, centred by mass in 28×28. The net is trained on distorted digits, since drawings with the
+pixels, centered by mass in 28×28. The net is trained on distorted digits, since drawings with the
 mouse differ more than MNIST's. To see it:
 
     pip install -e ".[browser,experiments]"
@@ -277,7 +277,7 @@ def draw(tab: Any, strokes: Strokes) -> int:
 
 
 def screenshot(tab: Any) -> np.ndarray:
-    """The page in colours, (height, width, 3) in [0, 1]."""
+    """The page in colors, (height, width, 3) in [0, 1]."""
     image = extra("matplotlib.image", "matplotlib", "screenshot", "viz")
     return image.imread(io.BytesIO(tab.screenshot()))[..., :3]
 

@@ -244,7 +244,7 @@ def labels_figure(
 
 
 def plot_by_labels(axes: Any, accuracies: dict[str, dict[int, np.ndarray]], step: float) -> None:
-    """Accuracy against labelled examples per class: one line per method, with deviations.
+    """Accuracy against labeled examples per class: one line per method, with deviations.
 
     Args:
       axes: of matplotlib.

@@ -1,6 +1,6 @@
 """A deep belief net on MNIST: samples from it, and fine-tuning of its layers with few labels.
 
-Claim: an MLP initialized from a deep belief net of unlabelled digits classifies more test digits
+Claim: an MLP initialized from a deep belief net of unlabeled digits classifies more test digits
 correctly than the same MLP initialized at random, the more so with few labels.
 
 The net has 784, 500 and 250 units and is trained by persistent contrastive divergence, 8 epochs
@@ -57,7 +57,7 @@ RECORDS = (
         key="80.06 ± 0.80%, random start 74.33 ± 0.51%",
         baseline="random weights, sigmoid",
         note=(
-            "The seed chooses the labelled digits. All runs start from the same deep belief "
+            "The seed chooses the labeled digits. All runs start from the same deep belief "
             "net. Accuracy is on the 10,000 test digits. We tried only one set of options. "
             "The samples of the net look like digits, but ones and sixes are too frequent."
         ),
@@ -81,7 +81,7 @@ class Config(TrainSize, Seeds, Output):
     epochs: int = 8
     """epochs per machine"""
     labels: tuple[int, ...] = (10, 30, 100)
-    """labelled digits per class"""
+    """labeled digits per class"""
     tune_steps: int = 1500
     """steps of fine-tuning, 50 examples each"""
     sample_steps: int = 1000

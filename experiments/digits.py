@@ -46,7 +46,7 @@ RECORDS = (
         seeds=5,
         key="99.05 ± 0.25% of the held-out digits",
         baseline="softmax regression",
-        note=("One of the 359 digits is 0.28%. The claim was an accuracy of at least 98.5%. "),
+        note=("One of the 359 digits is 0.28%. The claim was an accuracy of at least 98.5%."),
         history=(
             "Label smoothing and twice Adam's usual learning rate were chosen on parts of the "
             "training digits (`--validation`). An earlier choice without smoothing reached "

@@ -16,7 +16,7 @@ A trunk with a new head, of which only the head is trained:
     optax.multi_transform({"trunk": optax.adam(rate / 10), "head": optax.adam(rate)}, parts)
 
 Frozen parameters are bit-equal afterwards. The learning rate, 0.001 or 0.003, is the one with the
-higher accuracy on 2,000 other labelled digits, chosen for each method in the same way.
+higher accuracy on 2,000 other labeled digits, chosen for each method in the same way.
 """
 
 from collections.abc import Callable
@@ -74,10 +74,10 @@ RECORDS = (
         key="90.69 ± 1.56%, from scratch 85.06 ± 3.27%",
         baseline="from scratch",
         note=(
-            "Test digits of the new classes. Seeds draw labels, weights and order; there is "
-            "one trunk, which classifies 99.81% of the old classes' test digits correctly. The "
-            "learning rate, 0.001 or 0.003, was chosen on 2,000 other labelled digits, for "
-            "each method in the same way."
+            "Accuracy is on the test digits of the new classes. Seeds draw labels, weights and "
+            "order; there is one trunk, which classifies 99.81% of the old classes' test digits "
+            "correctly. The learning rate, 0.001 or 0.003, was chosen on 2,000 other labeled "
+            "digits, for each method in the same way."
         ),
         pictures=(
             Picture(
@@ -88,7 +88,7 @@ RECORDS = (
     ),
 )
 
-# Passes over the labelled digits: the fewer they are, the more passes.
+# Passes over the labeled digits: the fewer they are, the more passes.
 EPOCHS = {10: 60, 30: 40, 100: 30}
 RATES = (1e-3, 3e-3)
 VALIDATION = 2000  # training digits of the new classes that choose the learning rate
@@ -103,7 +103,7 @@ class Config(TrainSize, Seeds, Output):
     output: Path = Path("runs/finetune")
     seeds: int = 5
     labels: tuple[Literal[10, 30, 100], ...] = (10, 30, 100)
-    """labelled digits per new class"""
+    """labeled digits per new class"""
     pretrain_epochs: int = 3
     """passes over the digits 0 to 4"""
 

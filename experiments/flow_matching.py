@@ -54,10 +54,10 @@ RECORDS = (
         title="Guidance makes flow matching draw the digit asked for, with less variety",
         verdict="Supported",
         sentence=(
-            "A net generates digits of a given label. If the label is ignored (guidance 0), "
-            "a classifier assigns 11.1% of them to this label. With the label (guidance 1) "
-            "it is 88.1%, and with guidance 3 100.0%. The spread within a label falls from "
-            "0.319 to 0.275."
+            "A net generates digits of a given label. If the label is ignored (guidance 0), a "
+            "classifier assigns 11.1% of them to this label. With guidance 1, it assigns 88.1% to "
+            "their label, and with guidance 3 100.0%. The spread within a label falls from 0.319 "
+            "to 0.275."
         ),
         columns=(
             "images",

@@ -35,9 +35,9 @@ RECORDS = (
         verdict="Supported",
         sentence=(
             "A hidden Markov model with two states learns from 50,000 letters and spaces of "
-            "plays. In each of five runs, one state becomes that of vowels and the other "
-            "that of consonants: each of the 25 letters other than y occurs more often in "
-            "the state of its kind. Two states need 3.9451 bits per test symbol, one state "
+            "plays. In each of five runs, one state comes to stand for vowels and the other "
+            "for consonants. Each of the 25 letters other than y occurs more often in "
+            "the matching state. Two states need 3.9451 bits per test symbol, one state "
             "needs 4.0729."
         ),
         columns=(

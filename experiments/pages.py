@@ -99,7 +99,7 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
         time = given.time or (f"{given.seconds:g} s" if given.seconds else "")
         lines += [f"- `{command(name, given.options)}`" + (f": {time}" if time else "")]
     lines += [f"- {', '.join(_links(name, record, root))}"]
-    return "\n\n".join([*parts, "\n".join(lines)])
+    return "\n\n".join([*parts, "How it was measured:", "\n".join(lines)])
 
 
 def facts(text: str) -> str:

@@ -55,25 +55,24 @@ RECORDS = (
             *lower("held (MB)", "temporary (MB)", "read and written (MB)"),
         ),
         rows=(
-            ("one device", "6.8", "0", "11.2", "29.8", "1,000"),
-            ("data", "0.8556", "6.5", "11.2", "7.2", "201.7"),
-            ("fully sharded", "0.8556", "12.5", "1.5", "4.5", "168.0"),
-            ("fully sharded by the compiler", "1.3", "40.9", "1.5", "12.7", "610.6"),
-            ("tensor", "0.8556", "12.6", "3.5", "6.8", "252.9"),
+            ("one device", "6.8", "0", "11.2", "28.2", "996.9"),
+            ("data", "0.8556", "6.5", "11.2", "7.0", "200.9"),
+            ("fully sharded", "0.8556", "12.5", "1.5", "4.3", "166.7"),
+            ("fully sharded by the compiler", "1.3", "40.9", "1.5", "12.7", "609.0"),
+            ("tensor", "0.8556", "12.6", "3.5", "6.8", "247.8"),
         ),
-        commands=(Command("", 188, "188 s of CPU"),),
+        commands=(Command("", 95, "104 s of CPU"),),
         seeds=1,
-        versions="jax 0.10.2",
         key="12.5 MB sent, 9.3 by algebra",
         baseline="one device",
         note=(
             "All figures are per step and device, in float32, with `remat` of each block. "
-            "The losses of 4 steps agree with those of one device to 8e-8 (2e-4 in "
+            "The losses of 4 steps agree with those of one device to 9e-8 (2e-4 in "
             "bfloat16). XLA on CPU has no reduce-scatter: it sums fully sharded gradients "
-            "for all devices and then cuts them, which sends 3.3 MB more. If the compiler "
+            "for all devices and then cuts them, which sends about 3 MB more. If the compiler "
             "chooses what to gather, it computes with parts of the params and sums "
             "activations, which takes 50% more FLOPs. With the tensor rule, it sums the "
-            "input gradients of queries, keys and values separately, which sends 3.1 MB "
+            "input gradients of queries, keys and values separately, which sends about 3 MB "
             "more. The formulas leave out scratch space. In bfloat16 the formulas predict "
             "half of the bytes, but on CPU the devices send as many as in float32."
         ),
@@ -98,11 +97,11 @@ RECORDS = (
                     *lower("held (MB)", "temporary (MB)", "read and written (MB)"),
                 ),
                 (
-                    ("one device", "5.6", "0", "11.2", "112.1", "1,300"),
-                    ("data", "0.7046", "6.5", "11.2", "18.0", "227.9"),
-                    ("fully sharded", "0.7046", "9.8", "1.5", "18.4", "203.5"),
-                    ("fully sharded by the compiler", "1.1", "29.8", "1.5", "44.3", "648.4"),
-                    ("tensor", "0.7046", "11.0", "3.5", "22.7", "292.3"),
+                    ("one device", "5.6", "0", "11.2", "99.6", "1,200"),
+                    ("data", "0.7046", "6.5", "11.2", "16.4", "219.2"),
+                    ("fully sharded", "0.7046", "9.8", "1.5", "16.8", "194.8"),
+                    ("fully sharded by the compiler", "1.1", "29.8", "1.5", "42.7", "639.5"),
+                    ("tensor", "0.7046", "11.0", "3.5", "19.6", "273.4"),
                 ),
             ),
             Figures(

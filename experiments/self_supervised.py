@@ -83,7 +83,7 @@ RECORDS = (
     ),
     Record(
         topic="transfer",
-        title="A net that starts from features without labels is not reliably better",
+        title="Starting from features learned without labels is not reliably better",
         verdict="Not supported",
         claim=(
             "a network that starts from features learned without labels classifies better than "
@@ -106,8 +106,8 @@ RECORDS = (
         key="90.02 ± 2.50%, random weights 86.45 ± 6.28%",
         baseline="random, trained",
         note=(
-            "The number of epochs was chosen on 2,000 other labeled digits, for each method in "
-            "the same way. Fixed features of SimCLR have a smaller spread than any trained net."
+            "The number of epochs was chosen on 2,000 other labeled digits, for each method in the "
+            "same way. Fixed features of SimCLR vary less between seeds than any trained net does."
         ),
     ),
 )

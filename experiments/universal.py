@@ -117,7 +117,7 @@ def function(x):
 
 
 def net(width: int) -> jn.Layer:
-    """A hidden layer of steep tanh units, half of them centred in [-1, 1]."""
+    """A hidden layer of steep tanh units, half of them centered in [-1, 1]."""
     steep = jn.initializers.normal(8.0)
     return jn.serial(
         jn.dense(width, kernel_init=steep, bias_init=steep),
