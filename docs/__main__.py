@@ -136,7 +136,7 @@ def mend_links(path: Path, pages: Path) -> None:
             target = os.path.relpath(pages / target.removeprefix(here), path.parent)
         elif "://" in target or target.startswith("mailto:"):
             return match[0]
-        if target.endswith(".ipynb"):
+        if target.endswith(".ipynb") and not (path.parent / target).exists():
             target = f"{target.removesuffix('.ipynb')}.md"
         file = (path.parent / target).resolve()
         if file.is_dir() and (file / "README.md").exists():

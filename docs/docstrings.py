@@ -32,7 +32,7 @@ SECTION = re.compile(
     r"^(Params and state|Params|State|Input and output|Input|Output)([ ;][^\n]*)?:$", re.M
 )
 # A star outside of backticks that does not begin the name of an argument, such as "*layers: ...".
-STAR = re.compile(r"(`[^`]*`|^\s*\*+(?=\w+:))|\*")
+STAR = re.compile(r"(`[^`]*(?:`|$)|^\s*\*+(?=\w+:))|\*")
 WORD = re.compile(r"(?<![\[`\w])`(?:jn\.)?([A-Za-z_][\w.]*)`(?![\w\[`])")
 HEAD = re.compile(r"^[A-Z][\w ;]*:$")  # of a section of a docstring
 # griffe takes what is before a colon for the type, and removes its parentheses.
@@ -92,6 +92,7 @@ def linked(text: str, own: str = "", others: dict[str, str | None] | None = None
         return match[0] if place in (None, own) else f"[{match[0]}][{place}]"
 
     lines, example, block, section, before = [], False, False, False, ""
+    opened = ""  # the backtick of a piece of code that goes on in the next line
     for line in text.splitlines():
         if line[:1].strip():
             section = bool(HEAD.match(line))
@@ -100,7 +101,10 @@ def linked(text: str, own: str = "", others: dict[str, str | None] | None = None
         deep = line.startswith("    ") and not section
         block = deep and (block or not before.strip()) or (block and not line.strip())
         code = example or block
-        lines.append(line if code else WORD.sub(link, STAR.sub(lambda m: m[1] or r"\*", line)))
+        if not code:
+            shown = WORD.sub(link, STAR.sub(lambda m: m[1] or r"\*", opened + line))
+            opened, line = "`" * ((opened + line).count("`") % 2), shown.removeprefix(opened)
+        lines.append(line)
         before = line
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ ROOT = Path(__file__).parent.parent
 GROUPS: dict[str, tuple[int, ...]] = {
     "Foundations": (1, 2, 3),
     "Unsupervised learning": (4,),
-    "Vision": (5, 6, 7, 8, 18),
-    "Sequences": (9, 10, 11, 14),
-    "The library": (12, 13, 19),
-    "Transformers and generative models": (15, 16, 17),
+    "Vision": (5, 6, 7, 8),
+    "Sequences": (9, 10, 11),
+    "The library": (12, 13),
+    "Transformers and generative models": (14, 15, 16, 17),
+    "Further topics": (18, 19),
 }
 """Title in the menu -> numbers of its lessons. Others follow under "More"."""
+DOWNLOADS = "notebooks"  # a folder of the notebooks themselves
 LESSONS = sorted((ROOT / "colab").glob("[0-9]*.ipynb"))
 # A cell before the subject begins: the size, the installation, or nothing but imports.
 SETUP = re.compile(r'^SIZE = "|^\s*%pip |\A(?:(?:#|import |from |    |\)).*\n?|\n)+\Z', re.M)
@@ -44,11 +47,12 @@ def groups() -> dict[str, list[Path]]:
 def write_lessons(pages: Path, repository: str) -> set[Path]:
     """Writes a page for each notebook, next to its pictures; returns the pages."""
     folder = pages / "colab"
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DOWNLOADS).mkdir(parents=True, exist_ok=True)
     written = set()
     for path in LESSONS:
         target = folder / f"{path.stem}.md"
         target.write_text(page(path, folder, repository))
+        shutil.copy(path, folder / DOWNLOADS)
         written.add(target)
     return written
 
@@ -73,8 +77,8 @@ def write_index(pages: Path) -> None:
 def card(path: Path, row: re.Match, folder: Path) -> list[str]:
     """A lesson of the index, in Markdown."""
     first = "".join(json.loads(path.read_text())["cells"][0]["source"])
-    needs = re.search(r"\*Prerequisites:\*(.+?)(?=\*(?!Time)\w+:\*|\n\n|\Z)", first, re.S)
-    note = linked_lessons(" ".join(needs[0].split())) if needs else ""
+    fields = re.findall(r"\*(?:Prerequisites|Time):\*.+?(?=\*[\w ]+:\*|\n\n|\Z)", first, re.S)
+    note = linked_lessons(" ".join(" ".join(fields).split()))
     pictures = sorted(folder.glob(f"{path.stem}_[0-9]*.png"))
     title = f"[{number(path)}. {row['title']}]({path.name})"
     caption = f"**{title}** <span markdown>{row['subject'].strip()}</span>"
@@ -103,10 +107,9 @@ def page(path: Path, folder: Path, repository: str) -> str:
     title, _, rest = first.partition("\n")
     colab = repository.replace("https://github.com", "https://colab.research.google.com/github")
     buttons = [
-        f"[{label}]({address}/blob/main/colab/{path.name}){{ .md-button{style} }}"
-        for label, address, style in (
-            ("Open in Colab", colab, " .md-button--primary"), ("Notebook", repository, ""))
-    ]  # fmt: skip
+        f"[Open in Colab]({colab}/blob/main/colab/{path.name}){{ .md-button .md-button--primary }}",
+        f"[Download notebook]({DOWNLOADS}/{path.name}){{ .md-button download }}",
+    ]
     # The site has its own links to Colab and to the lessons before and after.
     rest = "\n\n".join(p for p in rest.strip().split("\n\n") if "colab.research" not in p)
     parts = [title, " ".join(buttons), linked_lessons(rest)]

@@ -26,7 +26,7 @@ def navigation(pages: Path) -> Menu:
     return [
         {"Home": "README.md"},
         *(item(path, pages) for path in first if path.exists()),
-        {"Tutorials": ["colab/README.md", *lessons]},
+        {"Course": ["colab/README.md", *lessons]},
         *section("How-to guides", guide, {*first, glossary, *migrating}, pages),
         *listed("Migrating", migrating, pages),
         {"Reference": reference_menu() + [item(p, pages) for p in [glossary] if p.exists()]},

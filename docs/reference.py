@@ -169,24 +169,33 @@ def definition(public: str) -> str:
     return public if "<" in place else place
 
 
+LEAD = (
+    "Every public name, by subject, after `import jaxnet as jn`. Follow a name to its arguments, "
+    "errors and an example. If you look for a task instead of a name, start with the "
+    "[guide](../guide/README.md)."
+)
+
+
 def write_reference(pages: Path) -> None:
     """Writes the pages, and the index with one row for each public name."""
     (pages / "reference").mkdir(parents=True)
-    index, section = ["# Reference", "", "Every public name, by subject.", ""], ""
+    index, section = ["# Reference", "", LEAD, ""], ""
     for page in reference():
         index += [f"## {page.section}", ""] if page.section != section else []
         section = page.section
         if page.title != section:
             index += [f"### {page.title}", ""]
         index += table(page.names)
-        (pages / page.path).write_text("\n".join([f"# {page.title}", "", *entries(page.names)]))
+        (pages / page.path).write_text(
+            "\n".join([f"# {page.title}", "", *table(page.names), *entries(page.names)])
+        )
     (pages / "reference" / "index.md").write_text("\n".join(index))
 
 
 def table(names: list[Name]) -> list[str]:
     """Rows of name and first line."""
     rows = [f"| [`{n.public.replace('jaxnet', 'jn', 1)}`][{n.public}] | {cell(n)} |" for n in names]
-    head = ['<div class="names" markdown>', "", "| name | what it is or does |", "|---|---|"]
+    head = ['<div class="names" markdown>', "", "| name | description |", "|---|---|"]
     return [*head, *rows, "", "</div>", ""]
 
 
