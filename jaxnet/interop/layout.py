@@ -159,6 +159,8 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
         return SAME
     if name == "broadcast_in_dim" and len(given) < 3:
         return None  # the same vector at each position
+    if LAST in layouts and shape != given == shape[: len(given)]:
+        return EITHER  # an axis after the channels, as in a shuffle
     if layouts >= {LAST, SAME}:
         return EITHER
     return next(layout for layout in (EITHER, FIRST, LAST, SAME) if layout in layouts)

@@ -71,6 +71,10 @@ def scanned(x):
             lambda x: x.reshape(2, 12, 5).reshape(2, 60), IMAGE, LAST, LOST, id="their flattening"
         ),
         pytest.param(lambda x: x.reshape(8, 3, 5), IMAGE, LAST, LAST, id="rows as examples"),
+        pytest.param(
+            lambda x: jnp.stack([x, -x], -1).reshape(2, 4, 3, 10), IMAGE, LAST, EITHER,
+            id="channels shuffled",
+        ),
         pytest.param(lambda x: x + x @ jnp.ones((5, 5)), SEQUENCE, LAST, EITHER, id="sum of two"),
         pytest.param(
             lambda x: (x + x @ jnp.ones((5, 5))).mean(1), SEQUENCE, LAST, SAME, id="its mean"
