@@ -105,12 +105,12 @@ CAMVID = "[FCN](experiments/results/segmentation.md) "
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
-        (f"{CAMVID}has 0.410 ± 0.011, or 0.41, and 76.0%.", []),
-        (f"{CAMVID}has 0.410 ± 0.012 and 76.1%.", ["0.410 ± 0.012", "76.1%"]),
+        (f"{CAMVID}has 0.417 ± 0.002, or 0.42, and 76.6%.", []),
+        (f"{CAMVID}has 0.417 ± 0.012 and 76.1%.", ["0.417 ± 0.012", "76.1%"]),
         (f"{SPEED}below.\n\n| LeNet | **2.89** | 172 |", []),
         (f"{SPEED}below.\n\n| LeNet | **4.06** | 189 |", ["4.06", "4.06", "189"]),
         ("`python -m experiments.forecast` gives 0.70 and 0.74 ppm.", ["0.74"]),
-        (f"- {CAMVID}has 0.41.\n- A rate of 0.7.\n1. {CAMVID}has 0.492.", ["0.492"]),
+        (f"- {CAMVID}has 0.42.\n- A rate of 0.7.\n1. {CAMVID}has 0.492.", ["0.492"]),
         ("It has 0.1 ± 0.2.", ["no link to records: It has 0.1 ± 0.2."]),
         ("```\nloss 0.1 ± 0.2\n```\nA rate of 0.1.", []),
     ],
