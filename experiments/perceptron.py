@@ -38,6 +38,7 @@ RECORDS = (
         columns=("data", "mistakes"),
         rows=(
             ("60 points on both sides of a line", "13"),
+            ("Novikoff's bound for these 60 points", "390"),
             ("clouds of XOR, in pass 1,000", "51"),
             ("XOR with products of two inputs, in total", "4"),
             ("XOR with 8 radial basis functions, in total", "10"),
@@ -47,7 +48,7 @@ RECORDS = (
         seeds=1,
         key="13 mistakes, bound 390",
         note=(
-            "Novikoff's bound for the 60 points is 390 mistakes. On the four corners of XOR "
+            "On the four corners of XOR "
             "the weights repeat after 3 passes, which proves that no line separates the "
             "corners. The separable points need no correction from pass 2 on."
         ),
