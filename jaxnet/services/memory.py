@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxnet.services.jaxprs import jaxprs_among
 
@@ -87,22 +88,25 @@ def jit(run: Callable, **options) -> Callable:
     if not _kept or jax.default_backend() != "cpu":
         return plain
     pieces = jax.jit(run, compiler_options=IN_PIECES, **options)
-    chosen = None
+    chosen = {}
 
     def call(*args):
-        nonlocal chosen
-        if chosen is None:  # XLA would warn about each array that is larger than a piece
+        # The first argument, params or a train_state, keeps its shapes; to flatten it would cost
+        # microseconds.
+        shapes = tuple([np.shape(leaf) for leaf in jax.tree.leaves(args[1:])])
+        program = chosen.get(shapes)
+        if program is None:  # XLA would warn about each array that is larger than a piece
             fits = _largest(plain.trace(*args).jaxpr.jaxpr) <= PIECE  # both trace once
-            chosen = pieces if fits else plain
+            program = chosen[shapes] = pieces if fits else plain
         try:
-            return chosen(*args)
+            return program(*args)
         except ValueError as error:  # a program inside another takes no options
             if "top-level" not in str(error):
                 raise
         except jax.errors.JaxRuntimeError as error:  # XLA may drop this one some day
             if "compile option" not in str(error):
                 raise
-            chosen = plain
+            chosen[shapes] = plain
         return plain(*args)
 
     return call

@@ -137,6 +137,13 @@ def test_an_array_that_fits_no_piece_is_not_divided(compiled):
     assert compiled == [None]
 
 
+def test_each_shape_of_a_batch_is_looked_at(compiled):
+    run = memory.jit(lambda params, x: jnp.tile(x + params, memory.PIECE // 16))
+    for size in (1, 8, 1, 8):
+        assert run(0.0, jnp.ones(size))[-1] == 1
+    assert compiled == [memory.IN_PIECES, None] * 2
+
+
 def test_a_program_inside_another_takes_no_options(compiled):
     run = memory.jit(jnp.sin)
     run(1.0)
