@@ -226,8 +226,7 @@ def draw(
     }
     wrong = np.flatnonzero(predicted != y)[:30]
     if len(wrong):
-        said = "" if recipe.names else "read "
-        titles = [f"{said}{names[predicted[i]]}, is {names[y[i]]}" for i in wrong]
+        titles = [f"{names[y[i]]}, predicted {names[predicted[i]]}" for i in wrong]
         figures["mistakes"] = jn.viz.images(x[wrong], titles, columns=6)
     else:
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier run

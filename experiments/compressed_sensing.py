@@ -295,7 +295,7 @@ def draw_phase(recovered, sparse, counts, n):
     axes.set_xlabel(f"measurements / unknowns, of {n}")
     axes.set_ylabel("nonzero entries / unknowns")
     axes.legend(loc="upper left", framealpha=0.9)
-    figure.colorbar(shown, ax=axes, label="share of signals recovered")
+    figure.colorbar(shown, ax=axes, label="fraction of signals recovered")
     return figure
 
 

@@ -284,7 +284,7 @@ def histogram(r2: dict[str, np.ndarray]):
         )  # fmt: skip
     axes.axvline(ENOUGH, color="0.6", linestyle="--", linewidth=1)
     axes.set_xlabel("R² of the nearest Gabor function")
-    axes.set_ylabel("share of the filters")
+    axes.set_ylabel("fraction of the filters")
     axes.set_xlim(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.3))

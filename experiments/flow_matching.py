@@ -378,7 +378,7 @@ def draw_guidance(measures: dict[str, dict[str, np.ndarray]]) -> Any:
             each["spread"], 100 * each["read"], "o", label=name, color=COLORS[i % len(COLORS)]
         )
     axes.set_xlabel("difference of two images of one label")
-    axes.set_ylabel("read as their label, %")
+    axes.set_ylabel("classified as their label, %")
     figure.legend(frameon=False, loc="outside right center")
     return figure
 

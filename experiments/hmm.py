@@ -205,7 +205,7 @@ def draw(vowel: np.ndarray) -> Any:
     axes.bar(range(len(order)), vowel.mean(0)[order], color=[kinds[c] for c in symbols])
     axes.set_xticks(range(len(order)), [c.replace(" ", "␣") for c in symbols])
     axes.axhline(0.5, color="0.6", linewidth=0.8, linestyle="--")
-    axes.set_ylabel("share in the vowel state")
+    axes.set_ylabel("fraction in the vowel state")
     axes.set_title("vowels (orange) and consonants (blue) in two hidden states", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", length=0)

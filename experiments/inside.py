@@ -307,7 +307,7 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
 
     chosen = [*right[:4], *wrong]
     names = [
-        s.classes[y[i]] + (f",\nread as {s.classes[read[i]]}" if read[i] != y[i] else "")
+        s.classes[y[i]] + (f",\npredicted {s.classes[read[i]]}" if read[i] != y[i] else "")
         for i in chosen
     ]
     figures["attributions"] = jn.viz.heatmap(
@@ -386,11 +386,11 @@ def table(name: str, curves: dict[str, np.ndarray]) -> Table:
     places = [0, *(SHARES.index(share) for share in SHOWN)]
     head = ("removed first", *(f"{SHARES[i]:.0%}" for i in places))
     rows = [(kind, *(f"{a[i]:.1%}" for i in places)) for kind, a in curves.items()]
-    return Table(f"{name}: accuracy by share of pixels removed", head, rows)
+    return Table(f"{name}: accuracy by fraction of pixels removed", head, rows)
 
 
 def draw(curves: dict[str, np.ndarray]) -> Any:
-    figure = new_figure(5.6, 3.8)
+    figure = new_figure(7.6, 3.8)
     axes = figure.subplots()
     for i, (name, values) in enumerate(curves.items()):
         style = "--" if i >= len(curves) - 2 else "-"  # controls
@@ -402,7 +402,7 @@ def draw(curves: dict[str, np.ndarray]) -> Any:
     axes.set_ylabel("accuracy on the test images, %")
     axes.set_ylim(0, 100)
     grid(axes)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 

@@ -214,9 +214,9 @@ def draw(shares: list[np.ndarray]) -> Any:
             axes.plot(np.sort(each[i])[::-1], color=COLORS[seed], marker="o", markersize=3)
         axes.axhline(1 / EXPERTS, color="0.6", linewidth=1)
         axes.set_title(f"block {i}")
-        axes.set_xlabel("expert, by share")
+        axes.set_xlabel("expert, most used first")
         axes.set_ylim(0)
-    figure.axes[0].set_ylabel("share of the characters")
+    figure.axes[0].set_ylabel("fraction of the characters")
     return figure
 
 

@@ -237,7 +237,7 @@ def draw(curves: list[Curve], target: float) -> Any:
     axes.set_ylim(bottom=low)
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds since the process was started")
-    axes.set_ylabel("accuracy on the test part, %")
+    axes.set_ylabel("test accuracy, %")
     grid(axes)
     axes.legend(frameon=False, loc="lower right")
     return figure

@@ -79,6 +79,16 @@ def test_lessons_state_the_figures_of_the_records(path):
             assert wrong("".join(cell["source"]), page=False) == []
 
 
+def test_pictures_were_made_by_the_versions_of_their_records():
+    image = pytest.importorskip("PIL.Image", reason="needs the extra jaxnet-toolkit[data]")
+    for _, record in findings():
+        for picture in record.pictures:
+            with image.open(ROOT / "experiments" / "pictures" / picture.file) as png:
+                made = png.info.get("Software", "")
+            if picture.file.endswith(".png"):  # a GIF has no such text
+                assert record.versions in made, picture.file
+
+
 def test_docstrings_state_the_figures_of_the_records():
     for path in SOURCES:
         text = path.read_text()

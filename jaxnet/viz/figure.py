@@ -62,7 +62,9 @@ def _png(figure: "Figure") -> bytes:
     return file.getvalue()
 
 
-def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
+def save(
+    figure: "Figure", path: str | Path, *, dpi: int = 100, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write a figure to a file, whole or not at all; missing folders are created.
 
     Args:
@@ -70,6 +72,8 @@ def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
       path: Path with the suffix of a format that matplotlib writes, such as .png, .pdf or .svg; "~"
         is the home folder.
       dpi: Dots per inch, in (0, 10000].
+      metadata: Texts to store in the file by their key, such as {"Title": "Digits"}. Formats have
+        different keys, which matplotlib's `savefig` describes.
 
     Returns:
       The path, to print.
@@ -96,7 +100,7 @@ def save(figure: "Figure", path: str | Path, *, dpi: int = 100) -> Path:
             f"got {path.suffix!r}"
         )
     with replacing("viz.save", path) as file:
-        figure.savefig(file, dpi=dpi, format=kind)
+        figure.savefig(file, dpi=dpi, format=kind, metadata=metadata)
     return path
 
 

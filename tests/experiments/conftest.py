@@ -15,9 +15,9 @@ def quick_pictures(request, monkeypatch):
     """
     draw, draws = jn.viz.save, getattr(request.module, "DRAWS", False)
 
-    def save(figure, path, dpi=100):
+    def save(figure, path, **options):
         if draws:
-            return draw(figure, path, dpi=30)
+            return draw(figure, path, **options | {"dpi": 30})
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
         return path

@@ -31,6 +31,14 @@ def test_saves_what_can_be_read_back(make, tmp_path):
         assert len(set(image.convert("L").tobytes())) > 1  # not one color
 
 
+def test_texts_are_stored_in_the_file(tmp_path):
+    from PIL import Image
+
+    path = viz.save(FIGURES["confusion"](), tmp_path / "a.png", metadata={"Title": "A"})
+    with Image.open(path) as image:
+        assert image.info["Title"] == "A"
+
+
 @pytest.mark.slow
 def test_a_figure_replaces_a_file_whole(tmp_path, monkeypatch):
     figure = FIGURES["confusion"]()
