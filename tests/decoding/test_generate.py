@@ -86,6 +86,7 @@ def test_draws_are_those_of_the_filtered_logits_by_row_and_position(x64):
         assert made.tokens[i].tolist() == found
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(plain):
     keys = jax.random.split(KEY, 3)
     together = generate(*plain, PROMPTS, keys, length=9)
@@ -129,6 +130,7 @@ def test_stops_cut_a_row(plain, draft):
     assert made.lengths[0] <= 4
 
 
+@pytest.mark.slow
 def test_a_loop_ends_when_all_rows_have_stopped(plain):
     made = generate(*plain, PROMPTS, length=20, temperature=0)
     stops = [int(t) for t in made.tokens[:, 0]]
@@ -224,6 +226,7 @@ def test_draws_with_a_draft_have_the_distribution_of_the_net():
     assert np.abs(other - mine).max() > 0.1  # the draft is another distribution
 
 
+@pytest.mark.slow
 def test_a_net_with_few_positions_is_used_to_its_end(x64):
     make = lambda: jn.serial(  # noqa: E731
         jn.embedding(13, 8), jn.learned_positions(12), block(window=(3, 0)), jn.dense(13)

@@ -197,6 +197,7 @@ def test_examples_do_not_influence_each_other(x64, beams):
             np.testing.assert_allclose(a[i], b[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x64):
     """The log-probability of each beam is that of the net without a stream."""
 

@@ -88,6 +88,7 @@ def test_bad_arguments(loader, ahead, error, words):
         jn.distributed.feed(loader, MESH, P("data"), ahead=ahead)
 
 
+@pytest.mark.slow
 def test_python_ends_while_batches_are_read_ahead():
     """grain's iterators end processes, which fails in a Python that is taken down already."""
     program = """

@@ -35,6 +35,7 @@ def test_methods_are_compared(few_examples, monkeypatch, tmp_path):
     assert [path.name for path in results.pictures] == ["self_supervised.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 def test_the_contrastive_loss_is_that_of_optax(temperature):
     y = jax.random.normal(jax.random.key(0), (10, 4))

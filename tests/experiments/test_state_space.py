@@ -33,6 +33,7 @@ def loop(params, x):
     return np.stack(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selective", [True, False])
 def test_all_steps_at_once_equal_a_loop_over_them(selective):
     with jax.enable_x64(True):

@@ -284,6 +284,7 @@ def test_arrays_of_another_byte_order():
     assert first_nonfinite(jn.serial(jnp.tanh), {}, {}, np.ones((2, 3), ">f4")) is None
 
 
+@pytest.mark.fast_cases("quantized")
 @pytest.mark.parametrize("adapt", [
     lambda net: jn.lora(net, 2, where="*/kernel"), jn.quantized,
     lambda net: jn.lora(jn.quantized(net, 4), 2, where="*/kernel"),

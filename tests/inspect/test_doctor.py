@@ -334,6 +334,7 @@ def test_dead_units_of_an_adapted_net():
     assert {path.split("/")[-1]: dead for path, dead in report.dead.items()} == {"relu": (1, 4)}
 
 
+@pytest.mark.slow
 def test_examples_that_influence_each_other():
     """The usual mistake in a squeeze-and-excitation gate: a mean over all axes."""
 

@@ -16,6 +16,7 @@ def check(net, **options):
     jn.inspect.check_stream(net, params, state, X, **options)
 
 
+@pytest.mark.slow
 def test_a_net_that_streams_passes():
     check(jn.serial(jn.dense(4), jn.multi_head_attention(2, causal=True), jn.gru(3), jnp.tanh))
 

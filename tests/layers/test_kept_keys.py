@@ -13,6 +13,7 @@ KEY = jax.random.key(0)
 attention = partial(jn.multi_head_attention, 4, causal=True)
 
 
+@pytest.mark.slow
 def test_a_full_stream_raises_and_gives_nan_inside_jit():
     x = jnp.ones((2, 6, 8))
     net = attention()
@@ -31,6 +32,7 @@ def test_a_full_stream_raises_and_gives_nan_inside_jit():
     assert np.isfinite(y).all() and state["keys"].shape == (2, 4, 1, 2)
 
 
+@pytest.mark.slow
 def test_kept_keys_may_be_narrow():
     x = jax.random.normal(jax.random.key(1), (2, 6, 8))
     net = attention()

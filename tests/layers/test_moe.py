@@ -82,6 +82,7 @@ def test_probabilities_that_are_not_renormalized():
     np.testing.assert_allclose(y, dense_mixture(params, x, 2, divide=False), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capacity", [0.4, 1.0, 1.25])
 def test_tokens_beyond_the_capacity_are_dropped_in_training(capacity):
     n, k = 4, 2
@@ -110,6 +111,7 @@ def test_tokens_beyond_the_capacity_are_dropped_in_training(capacity):
     np.testing.assert_allclose(exact, dense_mixture(params, x, k), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_reported_values_and_padding():
     net = jn.moe(GATED, 5, 2)
     params, state, x = drawn(net)
@@ -160,6 +162,7 @@ def test_only_the_chosen_experts_are_computed():
     assert jax.jit(in_training).lower(*shapes).cost_analysis()["flops"] < 1.5 * one
 
 
+@pytest.mark.slow
 def test_below_cast_and_repeat():
     net = jn.repeat(jn.cast(jn.residual(jn.moe(GATED, 4, 2)), jnp.bfloat16), 3)
     params, state, x = drawn(net)
@@ -179,6 +182,7 @@ def test_experts_draw_their_own_numbers():
     assert not np.allclose(y, other)
 
 
+@pytest.mark.slow
 def test_an_objective_balances_the_experts():
     net = jn.moe(jn.dense(3), 4, 1)
 

@@ -85,6 +85,7 @@ def test_block_equals_torchs_encoder_layer(norm_first, x64):
     np.testing.assert_allclose(y, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_post_norm_with_a_memory_by_its_parts(x64):
     """With norm_at="sum" each sum is normalized, in a decoder too, and step by step."""
     x, memory = jnp.asarray(draw(2, 5, 6)), jnp.asarray(draw(2, 4, 3, seed=1))

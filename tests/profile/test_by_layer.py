@@ -139,6 +139,7 @@ assert jn.profile.time_by_layer(run, folder).runs == 1
 """
 
 
+@pytest.mark.slow
 def test_a_trace_is_read_if_warnings_are_errors(tmp_path):
     """JAX 0.12 ends the process at the first warning, so this needs a process of its own."""
     program = f"folder = {str(tmp_path)!r}\n{READ}"

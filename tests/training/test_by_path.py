@@ -43,6 +43,7 @@ def test_each_array_gets_its_own_optimizer():
         np.testing.assert_allclose(moved, grads[name]["kernel"], 1e-4, 1e-6)
 
 
+@pytest.mark.slow
 def test_in_fit_and_sweep():
     make = lambda rate: jn.by_path({"old/*": optax.set_to_zero(), "*": optax.sgd(rate)})  # noqa: E731
     found = jn.sweep(OBJECTIVE, make, (X, Y), epochs=2, seeds=2, grid={"rate": [0.1, 0.2]},

@@ -97,6 +97,7 @@ def test_the_best_is_kept_beside_the_newest(tmp_path, mode, best):
     same(found, epochs[best // 3 - 1].train_state)
 
 
+@pytest.mark.slow
 def test_a_key_in_the_state_and_an_order_in_mid_pass(tmp_path):
     trainer, train_state, data = build.__wrapped__()
     train_state = train_state._replace(key=jax.random.key(3, impl="rbg"))
@@ -321,6 +322,7 @@ def fails(error):
     return commit
 
 
+@pytest.mark.fast_cases("error0")
 @pytest.mark.parametrize("error", [
     OSError(errno.ENOSPC, "No space left on device"),
     ValueError('RESOURCE_EXHAUSTED: Error writing "params": No space left on device'),
@@ -345,6 +347,7 @@ def test_a_full_disk_is_one_sentence_and_costs_one_checkpoint(tmp_path, monkeypa
         same(kept.newest(train_state)[0], epochs[1].train_state)
 
 
+@pytest.mark.slow
 def test_another_error_of_a_save_stays_what_it_is(tmp_path, monkeypatch):
     _, epochs = run(tmp_path / "old", epochs=1)
     monkeypatch.setattr(checkpoints, "seal", fails(ZeroDivisionError("mine")))
@@ -475,6 +478,7 @@ def test_one_of_another_optimizer_is_named(tmp_path, other):
     assert "partial_restore" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_another_run_is_told_when_it_is_resumed(tmp_path):
     """What `newest` cannot see, since it gets a train_state only, `fit` compares."""
     train_state, _ = run(tmp_path, epochs=1)

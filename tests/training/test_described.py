@@ -127,6 +127,7 @@ def test_data_are_near_by_their_largest_number():
     assert not other("float", [1.0, 2], [1.0])  # rows without a number on one side
 
 
+@pytest.mark.slow
 def test_data_on_several_devices_are_compared_by_shape(on_devices):
     on_devices(
         """

@@ -43,6 +43,7 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_cuts_a_run_without_changing_it(stream):
     trainer, train_state = build()

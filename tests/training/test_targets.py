@@ -119,6 +119,7 @@ def test_a_later_batch_of_a_stream():
         jn.evaluate(objective, *objective.init(KEY, (X, GOOD)), later)
 
 
+@pytest.mark.slow
 def test_in_pairs_dicts_and_objectives_of_the_user():
     """The loss raises wherever it is, since its targets are known."""
     sequence = np.ones((6, 2, 4), np.float32)

@@ -166,6 +166,7 @@ def test_chunks_of_any_length_give_the_whole(x64, make):
         np.testing.assert_allclose(chunks, whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_single_steps_in_a_scan_and_the_gradient_through_chunks(x64):
     x = jax.random.normal(jax.random.key(1), (2, 9, 8), jnp.float64)
     net, params, state = draw(lambda: jn.serial(blocks(rotary=True), jn.lstm(4)), x)
@@ -187,6 +188,7 @@ def test_single_steps_in_a_scan_and_the_gradient_through_chunks(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), ours, theirs)
 
 
+@pytest.mark.fast_cases("windows")
 @pytest.mark.parametrize(
     "make",
     [
@@ -261,6 +263,7 @@ def test_wrong_arguments():
         stream.apply(params, state, {"x": jnp.ones((2, 3, 4)), "initial": jnp.ones((2, 3))})
 
 
+@pytest.mark.slow
 def test_a_part_outside_the_stream_gets_its_whole_input_at_each_call(x64):
     def forward(m, given):
         source, target = given

@@ -57,6 +57,7 @@ def close(found, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * max(1, abs(b).max()))
 
 
+@pytest.mark.fast_cases("True")
 @pytest.mark.parametrize("masked", [False, True])
 def test_derivatives_of_an_lstm_agree_with_xla(monkeypatch, masked):
     """To second order, under vmap and remat and in a scan."""
@@ -104,6 +105,7 @@ def test_nan_and_infinity_pass_through_an_lstm(monkeypatch, where, value):
         np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
 
 
+@pytest.mark.slow
 def test_what_an_lstm_leaves_to_xla():
     given, mask = lstm_arguments()
     gradient = jax.grad(lstm_loss)
