@@ -117,9 +117,11 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
     lines |= {name: "unknown entry" for name in have if name not in want}
     error = Misfit(f"{kind} do not fit {here()} for an input of {describe(x)}:", lines)
     # A missing batch axis leaves `conv` a rank short, and has `flatten` keep the first axis.
-    sizes = getattr(x, "shape", ())
+    # A sequence with lengths is (x, lengths) or {"x": x, ...}.
+    whole = x[0] if isinstance(x, tuple | list) and x else x.get("x") if isinstance(x, dict) else x
+    sizes = getattr(whole, "shape", ())
     known = all(isinstance(size, int) for size in sizes)  # an exported batch size is open
-    flattened = (math.prod(sizes),) if known else None
+    flattened = (math.prod(sizes),) if known and sizes else None
     got = {name: have.get(name, ()) for name in misfits}
     if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in misfits.items()):
         error.add_note("Is the batch axis missing? For a single example, pass x[None].")

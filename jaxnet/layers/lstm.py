@@ -48,10 +48,10 @@ def lstm(
         c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
         h_t = sigmoid(o) * tanh(c_t)
 
-    Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
-    `jaxnet.layers.sequence`. The carry is {"c": c, "h": h}, each (batch, features), zeros unless
-    "initial" is given. The gates are in PyTorch's order; the bias is the sum of PyTorch's two
-    biases.
+    The input is a sequence: x, (x, lengths), or a dict of x, lengths and initial. The output has the
+    form of the input, and a dict also has "final", the carry after each sequence's last step. The
+    carry is {"c": c, "h": h}, each (batch, features), and starts from "initial" or zeros. The gates
+    are in PyTorch's order; the bias is the sum of PyTorch's two biases.
 
     Args:
       features: Number of outputs, at least 1.
@@ -70,7 +70,7 @@ def lstm(
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If the input is not (batch, time, features), or does not have steps.
-      ValueError: If lengths do not fit.
+      ValueError: If lengths do not fit. Under jit, a sequence of such a length is NaN.
       ValueError: If the initial carry has the wrong form or shape.
 
     Example:

@@ -26,8 +26,9 @@ def rnn(
 ) -> Layer:
     """Run a simple recurrence: h_t = activation(x_t @ kernel + h_{t-1} @ recurrent_kernel + bias).
 
-    Input and output are sequences: x, (x, lengths) or a dict of x, lengths and initial; see
-    `jaxnet.layers.sequence`. The carry is h, (batch, features), zeros unless "initial" is given.
+    The input is a sequence: x, (x, lengths), or a dict of x, lengths and initial. The output has the
+    form of the input, and a dict also has "final", the carry after each sequence's last step. The
+    carry is h, (batch, features), and starts from "initial" or zeros.
 
     Args:
       features: Number of outputs, at least 1.
@@ -45,7 +46,7 @@ def rnn(
     Raises:
       ValueError: If `features` is below 1.
       ValueError: If the input is not (batch, time, features), or does not have steps.
-      ValueError: If lengths do not fit.
+      ValueError: If lengths do not fit. Under jit, a sequence of such a length is NaN.
       ValueError: If the initial carry has the wrong shape.
 
     Example:

@@ -45,11 +45,24 @@ class Sequence(NamedTuple):
             return None
         return jnp.arange(self.x.shape[1]) < self.lengths[:, None]
 
+    def fill(self, dtype: Any) -> Any:
+        """What stands for a missing step: 0, and NaN if the length is out of range under jit."""
+        if not is_traced(self.lengths) or not jnp.issubdtype(dtype, jnp.floating):
+            return 0  # known lengths were checked
+        lengths = self.lengths.astype(jnp.int32)  # of 8 bits, they wrap beyond 255 steps
+        fits = (lengths >= 0) & (lengths <= self.x.shape[1])
+        return jnp.where(fits, 0, jnp.nan).astype(dtype)
+
     def write(self, y: PyTree, final: PyTree = None) -> PyTree:
-        """The output y (batch, time, ...) in the form of the input, zero beyond the lengths."""
-        mask = self.mask()
+        """The output y (batch, time, ...) in the form of the input, zero beyond the lengths.
+
+        All of a sequence is NaN if its length is out of range, which only jit lets through.
+        """
+        mask, fill = self.mask(), self.fill(y.dtype)
         if mask is not None:
-            y = jnp.where(_beside(mask, y.ndim), y, 0)
+            if not isinstance(fill, int):
+                mask, fill = mask & (fill == 0)[:, None], _beside(fill[:, None], y.ndim)
+            y = jnp.where(_beside(mask, y.ndim), y, fill)
         if isinstance(self.given, tuple | list):
             return y, self.given[1]
         if isinstance(self.given, dict):
@@ -70,8 +83,8 @@ def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Se
     Raises:
       TypeError: If the form is another one, or lengths are not integers.
       ValueError: If a shape is wrong, steps are missing, or an entry is unknown.
-      ValueError: If lengths are out of range (checked only if they are known numbers, not under
-        jit).
+      ValueError: If lengths are out of range. Under jit they are unknown, and `Sequence.write`
+        fills such sequences with NaN.
 
     Example:
       >>> read((jnp.ones((2, 5, 3)), jnp.array([4, 1])), "lstm").mask().sum(1).tolist()
@@ -212,12 +225,15 @@ def last_step(*, name: str = "last_step") -> Layer:
     """
 
     def forward(m, given):
-        x, lengths, _, _ = read(given, name, rank=2, passing=True)
+        sequence = read(given, name, rank=2, passing=True)
+        x, lengths = sequence.x, sequence.lengths
         m.not_in_stream("takes the last step")
         if lengths is None:
             return x[:, -1]
         last = jnp.arange(1, 1 + x.shape[1]) == lengths[:, None]  # (batch, time)
-        return jnp.where(_beside(last, x.ndim), x, 0).sum(1, dtype=x.dtype)
+        y = jnp.where(_beside(last, x.ndim), x, 0).sum(1, dtype=x.dtype)
+        fill = sequence.fill(x.dtype)
+        return y if isinstance(fill, int) else y + fill.reshape(-1, *(1,) * (y.ndim - 1))
 
     return compose(forward, name=name, kind="last_step")
 

@@ -40,6 +40,17 @@ def test_params_for_another_number_of_features(made_for, given, layer, features)
     assert re.search(features, error.value.__notes__[0])
 
 
+@pytest.mark.parametrize("form", [
+    lambda x: x, lambda x: (x, jnp.array([3, 5])), lambda x: {"x": x, "lengths": jnp.array([3, 5])},
+])  # fmt: skip
+def test_a_sequence_of_another_number_of_features_in_each_form(form):
+    layer = jn.bidirectional(jn.lstm(4))
+    params, state = layer.init(jax.random.key(0), form(jnp.ones((2, 5, 1))))
+    with pytest.raises(Misfit) as error:
+        layer.apply(params, state, form(jnp.ones((2, 5, 2))))
+    assert "expect 1 input features, but this input has 2" in error.value.__notes__[0]
+
+
 @pytest.mark.parametrize(("needed", "kernel"), [
     ((4, 3), (4, 5)), ((4, 3), (5, 2)), ((3, 3, 4, 8), (5, 5, 2, 8)), ((4,), (5,)),
     ((0, 3), (4, 3)),

@@ -277,3 +277,17 @@ def test_lengths_and_params_of_swapped_bytes(layer):
                   (swapped, x, lengths)):  # fmt: skip
         y, _ = layer.apply(given[0], state, given[1:])
         np.testing.assert_allclose(y[0], right[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [-1, 6])
+@pytest.mark.parametrize("layer", [jn.lstm(2), jn.bidirectional(jn.gru(2)), jn.last_step()])
+def test_a_length_out_of_range_is_told_or_nan(layer, length):
+    x, lengths = jnp.ones((3, 5, 2)), jnp.array([5, length, 0])
+    params, state = layer.init(jax.random.key(0), (x, LENGTHS))
+    with pytest.raises(ValueError, match=r"lengths must be in \[0, 5\], the number of steps"):
+        layer.apply(params, state, (x, lengths))
+    y, _ = jit_apply(layer, params, state, (x, lengths))
+    y = jax.tree.leaves(y)[0]
+    assert jnp.isnan(y[1]).all() and jnp.isfinite(y[jnp.array([0, 2])]).all()
+    with pytest.raises(ValueError, match="lengths must be in"):
+        jn.predict(layer, params, state, (x, lengths))
