@@ -147,7 +147,24 @@ if not _typing.TYPE_CHECKING:  # a type checker would take every name for one of
             return getattr(_importlib.import_module("jaxnet.inspect"), name)
         if name == "__version__":
             return _version()
-        raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
+        raise AttributeError(f"module 'jaxnet' has no attribute {name!r}{_instead(name)}")
+
+
+def _instead(name: str) -> str:
+    """What to write instead of a name, such as one of another library; "" if nothing is alike."""
+    import difflib
+
+    import jax
+
+    if name.startswith("_"):
+        return ""
+    if callable(getattr(jax.nn, name.lower(), None)):
+        return f"; write jax.nn.{name.lower()}"
+    others = {"linear": "dense", "sequential": "serial", "module": "compose", "embed": "embedding"}
+    plain = {n.replace("_", ""): n for n in __dir__() if not n.startswith("_")}
+    short = name.lower().replace("_", "").removesuffix("1d").removesuffix("2d").removesuffix("3d")
+    near = [others[short]] if short in others else difflib.get_close_matches(short, plain, 1, 0.8)
+    return f"; did you mean jn.{plain.get(near[0], near[0])}?" if near else ""
 
 
 def _version() -> str:

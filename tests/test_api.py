@@ -93,3 +93,17 @@ def test_each_name_has_one_public_spelling():
 
 if __name__ == "__main__":
     print(public_api(), end="")
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("Dense", "jn.dense"),
+        ("Conv2d", "jn.conv"),
+        ("Sequential", "jn.serial"),
+        ("GELU", "jax.nn.gelu"),
+    ],
+)
+def test_names_of_other_libraries_are_answered(name, instead):
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'; .*{instead}"):
+        getattr(jn, name)

@@ -321,8 +321,9 @@ def _check_outside_loops(what: str) -> None:
         if path.startswith(_JAX) and "tree" not in os.path.basename(path):
             raise ValueError(
                 f"{here()}: {what} is called inside a function that JAX runs, such as the body of "
-                "jax.lax.scan, so the value ends with that function. Return the value from it and "
-                "call m.update after it, or use jn.repeat"
+                "jax.lax.scan or of jax.grad, so the value ends with that function. Return the "
+                "value from it and call m.update after it. For layers with state, use jn.repeat, or call "
+                "layer.apply(params, state, x) in an objective jn.Layer(init, apply)"
             )
         frame = frame.f_back
 

@@ -111,7 +111,8 @@ def first_nonfinite(
 
     The order is: params, state and x; the output of each layer, in the order in which the calls
     end; the loss; then the gradients of the loss, from the last layer back to the first. The later
-    calls of a shared layer are "dense#2", "dense#3"; layers inside `jax.lax.scan` are skipped.
+    calls of a shared layer are "dense#2", "dense#3". Layers inside `repeat`, `ensemble`, `remat`
+    and `jax.lax.scan` are skipped; to look inside `remat`, pass the net without it.
 
     Pass the params and state from before the step that made them NaN. With `fit`, stop there:
 
@@ -169,7 +170,8 @@ def first_nonfinite(
             seen[name] = (count(x), count(y))
             return y
 
-        y, _ = run(net, params, state, _merge(x, x_floats), key, train, note)
+        whole = _merge(x, x_floats)
+        y, _ = run(net, params, state, whole, key, train, note, transforms=True)
         value = loss(y)
         if np.shape(value) or not jnp.issubdtype(getattr(value, "dtype", object), jnp.floating):
             raise TypeError(
@@ -227,7 +229,9 @@ def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
     return None
 
 
-def run(net: Layer, params, state, x, key, train, note: Note) -> tuple[PyTree, State]:
+def run(
+    net: Layer, params, state, x, key, train, note: Note, *, transforms: bool = False
+) -> tuple[PyTree, State]:
     """Run `net.apply` with `note(name, x, y) -> y` at each call, under a unique name."""
     calls: dict[str, int] = {}
 
@@ -236,7 +240,7 @@ def run(net: Layer, params, state, x, key, train, note: Note) -> tuple[PyTree, S
         calls[name] = calls.get(name, 0) + 1
         return note(name if calls[name] == 1 else f"{name}#{calls[name]}", x, y)
 
-    return observe(net, see).apply(params, state, x, key=key, train=train)
+    return observe(net, see, transforms=transforms).apply(params, state, x, key=key, train=train)
 
 
 def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
@@ -248,7 +252,7 @@ def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
             names[name] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), y)
         return y
 
-    run(net, params, state, x, key, train, note)
+    run(net, params, state, x, key, train, note, transforms=True)
     return names
 
 

@@ -35,9 +35,10 @@ def gru(
     `reset_after=False` gives, with a second product per step and without recurrent_bias. It trains
     more slowly, since it lacks a fast loop here.
 
-    The input is a sequence: x, (x, lengths), or a dict of x, lengths and initial. The output has the
-    form of the input, and a dict also has "final", the carry after each sequence's last step. The
-    carry is h, (batch, features), and starts from "initial" or zeros. The gates are in PyTorch's order; its two biases of r and u are summed in `bias`.
+    The input is a sequence: x, (x, lengths), or a dict of x, lengths and initial. The output has
+    the form of the input, and a dict also has "final", the carry after each sequence's last step.
+    The carry is h, (batch, features), and starts from "initial" or zeros. The gates are in
+    PyTorch's order; its two biases of r and u are summed in `bias`.
 
     Args:
       features: Number of outputs, at least 1.

@@ -48,10 +48,10 @@ def lstm(
         c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
         h_t = sigmoid(o) * tanh(c_t)
 
-    The input is a sequence: x, (x, lengths), or a dict of x, lengths and initial. The output has the
-    form of the input, and a dict also has "final", the carry after each sequence's last step. The
-    carry is {"c": c, "h": h}, each (batch, features), and starts from "initial" or zeros. The gates
-    are in PyTorch's order; the bias is the sum of PyTorch's two biases.
+    The input is a sequence: x, (x, lengths), or a dict of x, lengths and initial. The output has
+    the form of the input, and a dict also has "final", the carry after each sequence's last step.
+    The carry is {"c": c, "h": h}, each (batch, features), and starts from "initial" or zeros. The
+    gates are in PyTorch's order; the bias is the sum of PyTorch's two biases.
 
     Args:
       features: Number of outputs, at least 1.

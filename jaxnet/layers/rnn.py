@@ -26,9 +26,9 @@ def rnn(
 ) -> Layer:
     """Run a simple recurrence: h_t = activation(x_t @ kernel + h_{t-1} @ recurrent_kernel + bias).
 
-    The input is a sequence: x, (x, lengths), or a dict of x, lengths and initial. The output has the
-    form of the input, and a dict also has "final", the carry after each sequence's last step. The
-    carry is h, (batch, features), and starts from "initial" or zeros.
+    The input is a sequence: x, (x, lengths), or a dict of x, lengths and initial. The output has
+    the form of the input, and a dict also has "final", the carry after each sequence's last step.
+    The carry is h, (batch, features), and starts from "initial" or zeros.
 
     Args:
       features: Number of outputs, at least 1.

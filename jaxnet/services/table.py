@@ -21,8 +21,9 @@ class Table:
     """A table with a title, a header, rows, totals and notes.
 
     Columns of numbers are right-aligned, with a separator for thousands; all others are
-    left-aligned. If the table is wider than the terminal, the widest columns are cut. If the
-    terminal's encoding lacks its letters, such as ASCII or Latin-1, similar ones are printed.
+    left-aligned. If the table is wider than the terminal, the widest columns of text are cut, and
+    numbers never are. If the terminal's encoding lacks its letters, such as ASCII or Latin-1,
+    similar ones are printed.
 
     Args:
       title: Line above the table.
@@ -75,8 +76,9 @@ class Table:
         right = self._numeric()
         widths = [max(map(_wide, column)) for column in zip(self.head, *body, strict=True)]
         room = width - len(GAP) * (len(widths) - 1)
-        while sum(widths) > room and max(widths) > NARROW:
-            widths[widths.index(max(widths))] -= 1
+        texts = [i for i, numeric in enumerate(right) if not numeric]
+        while sum(widths) > room and max([widths[i] for i in texts], default=0) > NARROW:
+            widths[max(texts, key=widths.__getitem__)] -= 1
 
         def line(cells):
             cells = [_fit(c, w, r) for c, w, r in zip(cells, widths, right, strict=True)]

@@ -75,7 +75,8 @@ class _Fields(NamedTuple):
 class Trainer(_Fields):
     """A pair of functions that train an objective; made by `jn.trainer`.
 
-    `jn.Trainer(init, step)` is a trainer of your own, which `fit` drives by its `step`.
+    `jn.Trainer(init, step)` is a trainer of your own. `fit` compiles its `step` and drives it. In a
+    loop of your own, call `jax.jit(step, donate_argnums=0)`. Metrics need one number as "loss".
 
     Fields:
       init: Function `(key, batch) -> train_state`.
@@ -112,6 +113,13 @@ def _update_by(step: Callable) -> Callable:
                 "batch_size that divides the number of examples"
             )
         train_state, metrics = step(train_state, batch)
+        loss = metrics.get("loss") if isinstance(metrics, dict) else None
+        if loss is None or np.shape(loss):
+            got = describe(metrics) if loss is None else f"a loss {describe(loss)}"
+            raise ValueError(
+                "fit: the step of the trainer must return (train_state, metrics), and metrics must "
+                f"be a dict with one number as its 'loss', got {got:.100}"
+            )
         found = {name: Average(value, jnp.float32(1)) for name, value in metrics.items()}
         return train_state, found, jnp.ones(0, bool)
 

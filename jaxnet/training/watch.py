@@ -68,8 +68,8 @@ class Watcher:
             self._still |= new
             warn(
                 f"state does not change in training: {', '.join(sorted(new))}; is the net applied "
-                "with train=train, and is its new state returned? Keep a constant as an array in the "
-                "function of the layer, not in the state"
+                "with train=train, and is its new state returned? Keep a constant as an array in "
+                "the function of the layer, not in the state"
             )
 
     def stepped(self, train_state: Any, loss: jax.Array) -> None:

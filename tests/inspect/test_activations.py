@@ -302,3 +302,12 @@ def test_layers_inside_a_transform_of_params_are_seen(adapt):
         np.testing.assert_allclose(found[path], y, rtol=1e-5, atol=1e-5)
     broken = params | {"hidden": params["hidden"] | {"bias": jnp.full(6, 3e38)}}
     assert first_nonfinite(adapted, broken, state, X + 1e38).path.endswith("hidden")
+
+
+@pytest.mark.parametrize("wrap", [jn.collect, jn.freeze, lambda net: jn.cast(net, jnp.bfloat16)])
+def test_the_layer_is_found_inside_a_transform(wrap):
+    net = wrap(jn.serial(jn.dense(8), jnp.log, name="net"))
+    objective = jn.compose(lambda m, x: (jax.tree.leaves(m(net, x))[0].sum(-1), {}))
+    params, state = objective.init(jax.random.key(0), X)
+    found = first_nonfinite(objective, params, state, X)
+    assert found.path.endswith("net/log") and found.arises == "its input is finite"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnet as jn
-from jaxnet.services.table import Table, size_of
+from jaxnet.services.table import Number, Table, size_of
 
 TABLE = Table(
     "Sizes <of> layers",
@@ -47,6 +47,19 @@ def test_wide_rows_are_cut_to_the_width(width):
     table = Table("t" * 100, ("path", "shape"), [("p" * 50, "s" * 60)], [], ["n " * 60], width)
     assert max(map(len, str(table).splitlines())) == width
     assert str(table).count("…") == 2
+
+
+def test_numbers_are_not_cut():
+    interval = Number("2.1720 (2.0020 to 2.3421)")
+    text = str(
+        Table(
+            "t",
+            ("rate", "loss", "test loss", "note"),
+            [(1, interval, interval, "w" * 40)],
+            width=60,
+        )
+    )
+    assert text.count(interval) == 2 and "wwwwwww…" in text and "w" * 9 not in text
 
 
 def test_short_columns_are_not_cut():

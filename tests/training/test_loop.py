@@ -279,6 +279,18 @@ def test_totals_and_weights_are_summed_before_they_are_divided():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("metrics", "words"), [
+    ({"critic": 1.0}, "its 'loss', got {'critic': () float32}"),
+    ({"loss": jnp.ones(3)}, r"its 'loss', got a loss \(3,\) float32"), (1.0, "got"),
+])  # fmt: skip
+def test_the_metrics_of_a_step_of_ones_own_have_a_loss(metrics, words):
+    trainer, train_state = build()
+    metrics = jax.tree.map(jnp.asarray, metrics)
+    mine = jn.Trainer(trainer.init, lambda train_state, batch: (train_state, metrics))
+    with pytest.raises(ValueError, match="fit: the step of the trainer must return .*" + words):
+        next(jn.fit(mine, train_state, data(8), epochs=1, batch_size=8))
+
+
 def test_a_trainer_of_ones_own_is_driven_by_its_step():
     """Here without an optimizer: the weight counts the examples."""
 
