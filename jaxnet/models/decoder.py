@@ -90,7 +90,8 @@ def decoder(
       logits (batch, time, vocabulary).
 
     Params:
-      embedding; positions, with max_length; block_0, block_1, ...; norm; head, unless tied.
+      embedding; positions, with max_length; block_0, block_1, ...; norm; head (a kernel alone),
+      unless tied.
 
     Raises:
       ValueError: If a size is below 1, or as in `jaxnet.transformer_block`.
