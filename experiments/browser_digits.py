@@ -54,8 +54,10 @@ RECORDS = (
         seeds=1,
         key="199 of 200 drawings",
         note=(
-            "The claim was at least 90%. One drawing of a 1 is misclassified. All drawings "
-            "are variants of one template per digit, so people's drawings may be harder. "
+            "The claim was at least 90%.\n"
+            "One drawing of a 1 is misclassified.\n"
+            "All drawings are variants of one template per digit, so people's drawings may be "
+            "harder.\n"
             "The net classifies 99.31% of MNIST's test digits correctly, both in JAX and in "
             "onnxruntime."
         ),

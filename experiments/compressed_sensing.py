@@ -51,9 +51,9 @@ RECORDS = (
         title="Nine of ten digits are recovered from half as many numbers as pixels",
         verdict="Supported",
         sentence=(
-            "Ten MNIST digits, one per class, are recovered from random measurements. With "
-            "half as many measurements as pixels, 9 digits are recovered if the method "
-            "knows that no pixel is negative, and 2 by the smallest ℓ1 norm alone."
+            "We try to recover ten MNIST digits, one per class, from random measurements. With "
+            "half as many measurements as pixels, 9 digits are recovered if the method knows that "
+            "no pixel is negative. By the smallest ℓ1 norm alone, 2 are recovered."
         ),
         columns=(
             "method",
@@ -94,10 +94,9 @@ RECORDS = (
         title="Random projections keep distances within the bound",
         verdict="Supported",
         sentence=(
-            "We projected 200 images to random features. The largest distortion of a "
-            "squared distance falls from 95% with 64 features to 13% with 2,048. It is "
-            "below the Johnson-Lindenstrauss bound for every number of features for which "
-            "the bound applies."
+            "We projected 200 images to random features. The largest distortion of a squared "
+            "distance falls from 95% with 64 features to 13% with 2,048. It is below the "
+            "Johnson-Lindenstrauss bound for every number of features for which the bound applies."
         ),
         columns=("features", *lower("largest distortion (%)"), "Johnson-Lindenstrauss bound (%)"),
         rows=(

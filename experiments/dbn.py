@@ -42,9 +42,10 @@ RECORDS = (
         title="A deep belief net is a better start than random weights when labels are few",
         verdict="Supported",
         sentence=(
-            "An MLP with 500 and 250 hidden units is fine-tuned with few labels. With 10 "
-            "labels per class, starting from a deep belief net raises the accuracy from 74.33% "
-            "to 80.06%."
+            "An MLP with 500 and 250 hidden units is fine-tuned with few labels. It starts from "
+            "random weights, or from a deep belief net that has learned the digits without labels. "
+            "With 10 labels per class, the deep belief net raises the accuracy from 74.33% to "
+            "80.06%, and with 100 from 89.55% to 92.91%."
         ),
         columns=("start", *higher("10 labels per class (accuracy, %)", "30 labels", "100 labels")),
         rows=(
@@ -57,8 +58,10 @@ RECORDS = (
         key="80.06 ± 0.80%, random start 74.33 ± 0.51%",
         baseline="random weights, sigmoid",
         note=(
-            "The seed chooses the labeled digits. All runs start from the same deep belief "
-            "net. Accuracy is on the 10,000 test digits. We tried only one set of options. "
+            "The seed chooses the labeled digits.\n"
+            "All runs start from the same deep belief net.\n"
+            "Accuracy is on the 10,000 test digits.\n"
+            "We tried only one set of options.\n"
             "The samples of the net look like digits, but ones and sixes are too frequent."
         ),
         pictures=(

@@ -43,11 +43,11 @@ RECORDS = (
             "the 784 pixels or of random weights"
         ),
         sentence=(
-            "A softmax classifier is trained on 400 features of MNIST digits. Sparse codes "
-            "computed by FISTA reach 96.56%, and pixels 90.88%. PCA whitening, at "
-            "87.82%, is worse than pixels. Randomly chosen digits are no worse than learned "
-            "centroids. One step of sparse coding is better "
-            "than pixels only if its biases are balanced."
+            "We trained a softmax classifier on 400 features of MNIST digits. Sparse codes, "
+            "computed by the iterative method FISTA, reach 96.56%, and pixels 90.88%. PCA "
+            "whitening, at 87.82%, is worse than pixels. Learned centroids are no better than "
+            "randomly chosen digits. One step of sparse coding is better than pixels only if its "
+            "biases are balanced."
         ),
         columns=("features", *higher("test accuracy (%)")),
         rows=(
@@ -66,12 +66,13 @@ RECORDS = (
         key="96.56 ± 0.12%, pixels 90.88 ± 0.06%",
         baseline="pixels",
         note=(
-            "The features and the classifier are trained on the same 10,000 digits. The "
-            "atoms of sparse coding have no negative entries, so 97.7% of their products "
-            "with digits exceed the penalty (seed 0, 2,000 digits), and the relu sets "
-            'hardly any to 0. Biases that make the mean of each product 0 ("balanced") '
-            "correct this. We tried only one set of options, and chose nothing on the "
-            "test digits."
+            "The features and the classifier are trained on the same 10,000 digits.\n"
+            'The "triangle" of a centroid is by how much it is nearer than the average centroid, '
+            "or 0 if it is not.\n"
+            "The atoms of sparse coding have no negative entries, so 97.7% of their products with "
+            "digits exceed the penalty (seed 0, 2,000 digits), and the relu sets hardly any to 0. "
+            'Biases that make the mean of each product 0 ("balanced") correct this.\n'
+            "We tried only one set of options, and chose nothing on the test digits."
         ),
         pictures=(
             Picture("features_accuracies.png", "Accuracy by features"),
@@ -83,9 +84,10 @@ RECORDS = (
         title="Learned centers improve an RBF network while there are few of them",
         verdict="Supported",
         sentence=(
-            "A network of radial basis functions (RBF) classifies digits of 8×8 pixels. "
-            "With 10 centers, choosing them by k-means raises the accuracy from 74.37% to "
-            "82.17%. With 1,000 centers, randomly chosen digits are as good."
+            "A network of radial basis functions (RBF) classifies digits of 8×8 pixels. With 10 "
+            "centers, choosing them by k-means instead of at random raises the accuracy from "
+            "74.37% to 82.17%. With 1,000 centers, randomly chosen digits reach 97.96%, and "
+            "k-means 97.40%."
         ),
         columns=("centers", *higher("10 centers (accuracy, %)", "30", "100", "300", "1,000")),
         rows=(

@@ -55,10 +55,10 @@ RECORDS = (
         title="Reused convolutions help when labels are scarce",
         verdict="Supported",
         sentence=(
-            "LeNet-5 was trained on the digits 0 to 4 and then on 5 to 9. Keeping its "
-            "convolutions fixed raises the accuracy with 10 labels per class from 85.06% to "
-            "90.69%. Freezing the whole trunk lowers it to 76.56%, so its last features are "
-            "specific to the old classes."
+            "LeNet-5 was trained on the digits 0 to 4, and then got a new head for the digits 5 to "
+            "9. Keeping its convolutions fixed raises the accuracy with 10 labels per class from "
+            "85.06% to 90.69%. Freezing the whole trunk, which is every layer below the head, "
+            "lowers it to 76.56%, so its last features are specific to the old classes."
         ),
         columns=("method", *higher("10 labels per class (accuracy, %)", "30 labels", "100 labels")),
         rows=(
@@ -74,10 +74,11 @@ RECORDS = (
         key="90.69 ± 1.56%, from scratch 85.06 ± 3.27%",
         baseline="from scratch",
         note=(
-            "Accuracy is on the test digits of the new classes. Seeds draw labels, weights and "
-            "order; there is one trunk, which classifies 99.81% of the old classes' test digits "
-            "correctly. The learning rate, 0.001 or 0.003, was chosen on 2,000 other labeled "
-            "digits, for each method in the same way."
+            "Accuracy is on the test digits of the new classes.\n"
+            "Seeds draw labels, weights and order. All runs that reuse layers start from the same "
+            "trunk, which classifies 99.81% of the old classes' test digits correctly.\n"
+            "For each method we chose the learning rate, 0.001 or 0.003, in the same way on 2,000 "
+            "other labeled digits."
         ),
         pictures=(
             Picture(

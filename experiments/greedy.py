@@ -67,8 +67,8 @@ RECORDS = (
         sentence=(
             "Each hidden layer is pretrained on 20,000 digits without labels. With 10 labels per "
             "class, contrastive divergence raises the accuracy from 75.84% to 79.92%. The sparse "
-            "autoencoder gains one to two points with 30 and 100 labels, and none with 10 that "
-            "exceeds the spread. The other three do not help."
+            "autoencoder gains one to two points with 30 and 100 labels. With 10 labels, its gain "
+            "is smaller than the spread of the seeds. The other three methods do not help."
         ),
         columns=(
             "pretraining",
@@ -93,11 +93,11 @@ RECORDS = (
         key="79.92 ± 1.03%, not pretrained 75.84 ± 1.71%",
         baseline="none",
         note=(
-            "The methods that do not help are made for rectified units and a linear readout "
-            "(see `experiments.features`), and here two layers of sigmoid units follow. The "
-            "learning rate, 0.001 or 0.003, was chosen on 5,000 other labeled digits. With "
-            "10 labels per class, these are many more labels than the task itself has. The "
-            "options of the methods were not tuned."
+            "The methods that do not help are made for rectified units and a linear readout (see "
+            "`experiments.features`), and here two layers of sigmoid units follow.\n"
+            "The learning rate, 0.001 or 0.003, was chosen on 5,000 other labeled digits. With 10 "
+            "labels per class, these are many more labels than the task itself has.\n"
+            "The options of the methods were not tuned."
         ),
         pictures=(Picture("greedy.png", "Accuracy with pretraining by five methods"),),
         lesson=4,

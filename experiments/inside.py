@@ -36,10 +36,11 @@ RECORDS = (
             "than if random ones are"
         ),
         sentence=(
-            "We removed the pixels that each map marks as most important and measured the "
-            "accuracy on 1,000 test digits. The lower the accuracy, the better the map. All "
-            "maps beat random pixels, but the class activation map loses to random pixels "
-            "of ink."
+            "An attribution map ranks the pixels of an image by their importance for the network. "
+            "We removed the pixels that each map ranks first and measured the accuracy on 1,000 "
+            "test digits. The lower the accuracy, the better the map. All maps beat random pixels. "
+            "Random pixels of ink are the fairer comparison: integrated gradients and occlusion "
+            "always beat them, saliency only sometimes, and the class activation map never."
         ),
         columns=("removed first", *lower("5% removed (accuracy, %)", "10% removed", "20% removed")),
         rows=(
@@ -55,13 +56,16 @@ RECORDS = (
         key="accuracy 30.7% without the top 5% of pixels, 86.2% without random ink",
         baseline="ink, at random",
         note=(
-            "LeNet-5 was trained for 2 epochs and classifies 98.56% of the test digits correctly. "
-            "Removing white pixels changes nothing, so random pixels of ink are the fair "
-            "comparison. The class activation map has only 5×5 positions. Saliency also marks "
-            "white pixels, and beats random ink only at 5% and 10%. The contributions of "
-            "integrated gradients add up to the rise of the logit, to within 0.21%. All 10 images "
-            "optimized for a class are classified as that class, and 5 of them have a higher logit "
-            "than any test digit. We chose the regularization of these images by their appearance."
+            "LeNet-5 was trained for 2 epochs and classifies 98.56% of the test digits correctly.\n"
+            "Removing pixels without ink changes nothing, so random pixels of ink are the fair "
+            "comparison.\n"
+            "Saliency also marks pixels without ink, and beats random ink only at 5% and 10%. The "
+            "class activation map has only 5×5 positions.\n"
+            "The contributions of integrated gradients add up to the rise of the logit, to within "
+            "0.21%.\n"
+            "All 10 images optimized for a class are classified as that class, and 5 of them have "
+            "a higher logit than any test digit. We chose the regularization of these images by "
+            "their appearance."
         ),
         pictures=(
             Picture("inside_attributions.png", "Attribution maps of digits"),
@@ -79,10 +83,11 @@ RECORDS = (
         verdict="Not supported",
         claim="attribution maps find the pixels that a network uses, on photos too",
         sentence=(
-            "We repeated the test with 200 photos and a small network. Removing 5% of the "
-            "pixels by integrated gradients lowers the accuracy to 36.5%, and removing "
-            "random pixels to 50.0%. Saliency, occlusion and the class activation map do no "
-            "better than random pixels."
+            "From 200 photos, we removed the pixels that each attribution map ranks first, and "
+            "measured the accuracy of a small network. Removing 5% of the pixels by integrated "
+            "gradients lowers the accuracy from 64.0% to 36.5%. Removing as many random pixels "
+            "lowers it to 50.0%. Saliency, occlusion and the class activation map do no better "
+            "than random pixels."
         ),
         columns=("removed first", *lower("5% removed (accuracy, %)", "10% removed", "20% removed")),
         rows=(
@@ -98,11 +103,11 @@ RECORDS = (
         key="accuracy 36.5% without the top 5% of pixels, 50.0% without random ones",
         baseline="at random",
         note=(
-            "The network was trained for 3 epochs and classifies 65.91% of the CIFAR-10 "
-            "test photos correctly, and 64.0% of these 200. Removed pixels are replaced by "
-            "the mean color. Random pixels are scattered dots, which disturb more than a "
-            "region of the same size does. The coarse maps, which mark regions, do worse "
-            "than dots."
+            "The network was trained for 3 epochs and classifies 65.91% of the CIFAR-10 test "
+            "photos correctly, and 64.0% of these 200.\n"
+            "Removed pixels are replaced by the mean color.\n"
+            "Random pixels are scattered dots, which disturb more than a region of the same size "
+            "does. The coarse maps, which mark regions, do worse than dots."
         ),
         pictures=(Picture("inside_photos.png", "Attribution maps of photos"),),
         lesson=6,

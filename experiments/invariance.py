@@ -64,10 +64,11 @@ RECORDS = (
         key="95.6 ± 0.3% at 45°, 46.8 ± 1.6% without augmentation",
         across=True,
         note=(
-            "There are 10,000 test digits. Augmentation rotates each digit by up "
-            "to 45 degrees, shears it by up to 25 degrees and scales it by a factor from "
-            "1/1.6 to 1.6. It costs 1.0 percentage point on upright digits and gains 38 to "
-            "49 points at rotations of 45 degrees. We tried only these options."
+            "There are 10,000 test digits.\n"
+            "Augmentation rotates each digit by up to 45 degrees, shears it by up to 25 degrees "
+            "and scales it by a factor from 1/1.6 to 1.6. We tried only these options.\n"
+            "Augmentation costs 1.0 percentage point on upright digits and gains 38 to 49 points "
+            "at rotations of 45 degrees."
         ),
         more=(
             Figures(

@@ -30,9 +30,9 @@ RECORDS = (
         verdict="Supported",
         sentence=(
             "Nine optimizers train an MLP for 60 passes over the digits. On batches of 64, "
-            "Nesterov's momentum, Adam and momentum reach losses of 0.1153 to 0.1179, a difference "
-            "smaller than that between seeds. SGD reaches 0.1303. With all digits per step, L-BFGS "
-            "reaches 0.1753 and gradient descent 0.2403."
+            "Nesterov's momentum, Adam and momentum reach losses of 0.1153 to 0.1179, and SGD "
+            "reaches 0.1303. These differences are not larger than the spread of the seeds. With "
+            "all digits per step, L-BFGS reaches 0.1753 and gradient descent 0.2403."
         ),
         columns=(
             "optimizer",
@@ -56,10 +56,12 @@ RECORDS = (
         key="loss 0.1153 ± 0.0029, L-BFGS on all digits 0.1753 ± 0.0084",
         baseline="SGD, batches of 64",
         note=(
-            "The loss on the 1,438 training digits includes weight decay. Accuracy is on "
-            "359 held-out digits. For each optimizer we chose, of five learning rates, the "
-            "one with the lowest training loss. Each evaluation of the loss in a line "
-            "search counts as a pass, so gradient descent with a line search has 20 steps."
+            "The loss on the 1,438 training digits includes weight decay. Accuracy is on 359 "
+            "held-out digits.\n"
+            "For each optimizer we chose, of five learning rates, the one with the lowest training "
+            "loss.\n"
+            "Each evaluation of the loss in a line search counts as a pass, so gradient descent "
+            "with a line search has 20 steps."
         ),
         pictures=(Picture("optimizers.png", "Training loss against passes over the data"),),
         lesson=2,

@@ -10,6 +10,10 @@ from experiments.records import CELL, LEADS, TOPICS, Column, Record
 HERE = Path(__file__).parent
 FOLDER = HERE / "results"
 WRITTEN = "<!-- Written by `python -m experiments --table` from the records. -->"
+NEXT = """---
+
+Next: [all findings](../README.md#findings), or [run an experiment](../README.md#run-an-experiment)
+yourself."""
 FAILED = "Not supported"
 Findings = list[tuple[str, Record]]
 """Name of the experiment, and one of its records."""
@@ -63,7 +67,7 @@ def _topic(topic: str, findings: Findings) -> str:
         f"This page shows {LEADS[topic]} ([how to read the figures]"
         "(../README.md#how-to-read-the-results)).",
     ]
-    parts += [names, *(finding(name, record) for name, record in findings)]
+    parts += [names, *(finding(name, record) for name, record in findings), NEXT]
     return "\n\n".join(parts) + "\n"
 
 
@@ -90,7 +94,7 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
     parts += [facts(record.note)] if record.note else []
     parts += [folded("More pictures", "\n\n".join(shown[1:]))] if shown[1:] else []
     for more in record.more:
-        parts += [folded(more.title, table(more.columns, more.rows))]
+        parts += [folded(more.title, table(more.columns, more.rows, more.across))]
     parts += (
         [folded("How the options were chosen", facts(record.history))] if record.history else []
     )
@@ -103,14 +107,19 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
 
 
 def facts(text: str) -> str:
-    """The sentences of a text as a list, if they are more than two.
+    """The lines of a text as a list, or its sentences if it is one line of more than two.
 
     Example:
       >>> print(facts("Two runs. The first took 3.5 s. Both used NumPy."))
       - Two runs.
       - The first took 3.5 s.
       - Both used NumPy.
+      >>> print(facts("We made two runs. The first took 3.5 s.\\nBoth used NumPy."))
+      - We made two runs. The first took 3.5 s.
+      - Both used NumPy.
     """
+    if "\n" in text:
+        return "\n".join(f"- {line}" for line in text.splitlines())
     sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z`*(])", text)
     return "\n".join(f"- {one}" for one in sentences) if len(sentences) > 2 else text
 
@@ -140,14 +149,17 @@ def table(
     across: bool = False,
     baseline: str = "",
 ) -> str:
-    """A table in Markdown, with the best number of each column, or of each row, in bold."""
+    """A table in Markdown, with the best number of each column, or of each row, in bold.
+
+    If all numbers are equal, none is bold.
+    """
     heads = [c if isinstance(c, Column) else Column(c) for c in columns]
     cells = [list(row) for row in rows]
     places = [(i, j) for i in range(len(cells)) for j in range(len(heads)) if heads[j].better]
     for line in range(len(cells) if across else len(heads)):
         group = [place for place in places if place[0 if across else 1] == line]
         values = {(i, j): number(rows[i][j]) for i, j in group if CELL.fullmatch(rows[i][j])}
-        if len(values) > 1:
+        if len(set(values.values())) > 1:
             best = max if heads[group[0][1]].better == "higher" else min
             for i, j in values:
                 if values[i, j] == best(values.values()):

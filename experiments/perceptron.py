@@ -31,9 +31,10 @@ RECORDS = (
         title="A perceptron makes fewer mistakes than Novikoff's bound and never learns XOR",
         verdict="Supported",
         sentence=(
-            "On 60 separable points the perceptron makes 13 mistakes, and the bound is 390. "
-            "On four clouds around the corners of XOR it still makes 51 mistakes in pass "
-            "1,000. With each of three feature maps it makes no mistake from pass 2 on."
+            "Novikoff's bound limits how many mistakes a perceptron makes on separable points. On "
+            "60 such points it makes 13, and the bound is 390. XOR is not separable: on four "
+            "clouds around its corners the perceptron still makes 51 mistakes in pass 1,000. With "
+            "each of three feature maps it makes no mistake from pass 2 on."
         ),
         columns=("data", "mistakes"),
         rows=(
@@ -99,8 +100,8 @@ RECORDS = (
         key="97.88 ± 0.42%, pixels 92.37 ± 0.73%",
         baseline="pixels",
         note=(
-            "The seed sets the order of the digits and draws the features. We tried one "
-            "bandwidth only, and chose nothing on the held-out digits."
+            "The seed sets the order of the digits and draws the features. We tried only one "
+            "bandwidth, and chose nothing on the held-out digits."
         ),
         lesson=1,
     ),

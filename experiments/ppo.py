@@ -45,7 +45,8 @@ RECORDS = (
         verdict="Supported",
         sentence=(
             "Both methods reach the published threshold of CartPole, a mean return of 475, with "
-            "every seed. PPO needs 50,790 steps of the environment, REINFORCE 108,134."
+            "every seed. On average, PPO needs 50,790 steps of the environment, and REINFORCE "
+            "108,134."
         ),
         columns=("policy", *higher("mean return at the end"), *lower("steps to a return of 475")),
         rows=(
@@ -58,16 +59,16 @@ RECORDS = (
         key="50,790 ± 7,441 steps, REINFORCE 108,134 ± 30,597",
         baseline="REINFORCE",
         note=(
-            "Each method makes 60 updates from 4,096 steps each. A return is the mean over "
-            "100 new episodes in which actions are sampled. After they had reached 475, "
-            "some seeds fell below it again for a while. The random policy is the policy "
-            "before the first update."
+            "Each method makes 60 updates from 4,096 steps each.\n"
+            "A return is the mean over 100 new episodes in which actions are sampled.\n"
+            "Some seeds fell below 475 again for a while after they had reached it.\n"
+            "The random policy is the policy before the first update."
         ),
         history=(
-            "Our first setting of PPO, with 16 optimizer steps per update, was evaluated on "
-            "the seeds reported here and ended at a return of 462.6 ± 76.5. The setting "
-            "reported here is the best of three on five other seeds. The learning rate of "
-            "REINFORCE was chosen on the same five seeds."
+            "Our first setting of PPO, with 16 optimizer steps per update, was evaluated on the "
+            "seeds reported here and ended at a return of 462.6 ± 76.5.\n"
+            "The setting reported here is the best of three on five other seeds. We chose the "
+            "learning rate of REINFORCE on the same five seeds."
         ),
         pictures=(Picture("ppo.png", "Mean return against steps played, with each seed"),),
     ),

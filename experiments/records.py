@@ -25,17 +25,23 @@ TOPICS = {
 }
 """Topic -> heading of its page."""
 LEADS = {
-    "images": "how well small networks classify digits and photos, and what they look at",
-    "segmentation": "how well small networks segment streets and detect blood cells when they are "
-    "trained from scratch",
-    "transfer": "what helps if there are few labels: reused layers, low-rank updates, and features "
-    "learned without labels",
-    "speech": "how three generations of speech recognizers do on spoken digits",
-    "sequences": "how networks do on video, text, translation and time series",
-    "unsupervised": "what generative and unsupervised methods learn from images",
-    "classic": "classic results on perceptrons, optimizers, Boltzmann machines and policies",
-    "agreement": "that jaxnet agrees with JAX, with theory and with torchvision",
-    "cost": "how long training takes, and what sharding and loading data cost",
+    "images": "how well small networks classify digits and photos, and which pixels they use",
+    "segmentation": "that small networks trained from scratch can segment streets and detect blood "
+    "cells",
+    "transfer": "what helps if there are few labels, and how little accuracy a small network loses "
+    "with 8- or 4-bit weights",
+    "speech": "how three generations of speech recognizers compare on spoken digits, by known and "
+    "by new speakers",
+    "sequences": "which networks do best on video, text and translation, and where they do not "
+    "beat a simpler method",
+    "unsupervised": "what generative and unsupervised methods learn from images, and when they "
+    "beat simpler methods",
+    "classic": "that classic results on perceptrons, optimizers, Boltzmann machines and policies "
+    "can be reproduced",
+    "agreement": "that jaxnet's gradients and logits agree with JAX, with theory and with "
+    "torchvision",
+    "cost": "how long training takes compared with other libraries, and what sweeps, sharding and "
+    "loading data cost",
 }
 """Topic -> what its page shows."""
 CPU = "2 CPU cores"
@@ -91,11 +97,13 @@ class Figures(NamedTuple):
       title: What the table shows.
       columns: As for a record.
       rows: As for a record.
+      across: As for a record.
     """
 
     title: str
     columns: tuple[str | Column, ...]
     rows: tuple[tuple[str, ...], ...]
+    across: bool = False
 
 
 class Picture(NamedTuple):
@@ -125,8 +133,10 @@ class Record:
       key: The figure that stands for the finding in the index, with its unit.
       baseline: Label of the row to compare with.
       across: Whether the best number is that of a row, not that of a column.
-      note: What could make the figures wrong or hard to compare.
-      history: How the options were chosen, with the figures that led to them, shown folded.
+      note: What could make the figures wrong or hard to compare. Each line becomes an item of a
+        list; a text of one line becomes a list of its sentences if it has more than two.
+      history: How the options were chosen, with the figures that led to them, shown folded; in the
+        form of the note.
       more: Further tables, shown folded.
       machine: Where it was measured.
       versions: Versions of the libraries.
@@ -176,7 +186,8 @@ class Record:
             yield "claim must not be empty, since the title does not say what was claimed"
         if self.seeds < 1:
             yield f"seeds must be at least 1, got {self.seeds}"
-        for title, columns, rows in (("rows", self.columns, self.rows), *self.more):
+        tables = (Figures("rows", self.columns, self.rows), *self.more)
+        for title, columns, rows, _ in tables:
             for row in rows:
                 if len(row) != len(columns):
                     yield f"{title}: {row[0]!r} has {len(row)} cells for {len(columns)} columns"

@@ -43,10 +43,9 @@ RECORDS = (
             "computes, sends and holds"
         ),
         sentence=(
-            "A GPT of 932,608 parameters trains on 8 simulated devices under four sharding "
-            "rules. The compiled FLOPs of three rules equal the formulas. If gradients are "
-            "sharded, the devices send more than the formulas say: 12.5 MB instead of 9.3 "
-            "MB."
+            "A GPT of 932,608 parameters trains on 8 simulated devices under four sharding rules. "
+            "The compiled FLOPs of three rules equal the formulas. If gradients are sharded, the "
+            "devices send more than the formulas say: 12.5 MB instead of 9.3 MB."
         ),
         columns=(
             "rule",
@@ -63,22 +62,28 @@ RECORDS = (
         ),
         commands=(Command("", 95, "104 s of CPU"),),
         seeds=1,
-        key="12.5 MB sent, 9.3 by algebra",
+        key="12.5 MB sent, 9.3 by the formulas",
         baseline="one device",
         note=(
-            "All figures are per step and device, in float32, with `remat` of each block. "
-            "The losses of 4 steps agree with those of one device to 9e-8 (2e-4 in "
-            "bfloat16). XLA on CPU has no reduce-scatter: it sums fully sharded gradients "
-            "for all devices and then cuts them, which sends about 3 MB more. If the compiler "
-            "chooses what to gather, it computes with parts of the params and sums "
-            "activations, which takes 50% more FLOPs. With the tensor rule, it sums the "
-            "input gradients of queries, keys and values separately, which sends about 3 MB "
-            "more. The formulas leave out scratch space. In bfloat16 the formulas predict "
-            "half of the bytes, but on CPU the devices send as many as in float32."
+            "[The guide](../../guide/scaling.md#estimate-the-cost-of-a-step) explains the rules "
+            "and the formulas.\n"
+            "All figures are per step and device, in float32. Each block is recomputed in the "
+            "backward pass (`remat`).\n"
+            '"Held" are params, optimizer state and batch. "Temporary" are gradients, activations '
+            "and scratch space, which the formulas leave out.\n"
+            "The losses of 4 steps agree with those of one device to 9e-8 (2e-4 in bfloat16).\n"
+            "XLA on CPU has no reduce-scatter: it sums fully sharded gradients for all devices and "
+            "then cuts them, which sends about 3 MB more.\n"
+            "If the compiler chooses what to gather, it computes with parts of the params and sums "
+            "activations, which takes 50% more FLOPs.\n"
+            "With the tensor rule, the compiler sums the input gradients of queries, keys and "
+            "values separately, which sends about 3 MB more.\n"
+            "In bfloat16 the formulas predict half of the bytes, but on CPU the devices send as "
+            "many as in float32."
         ),
         more=(
             Figures(
-                "By algebra",
+                "By the formulas",
                 ("rule", "FLOPs (billions)", "sent (MB)", "held (MB)", "temporary (MB)"),
                 (
                     ("one device", "6.8", "0", "11.2", "33.1"),
@@ -89,7 +94,7 @@ RECORDS = (
                 ),
             ),
             Figures(
-                "As compiled, without remat",
+                "As compiled, without recomputation",
                 (
                     "rule",
                     "FLOPs (billions)",
@@ -105,7 +110,7 @@ RECORDS = (
                 ),
             ),
             Figures(
-                "By algebra, without remat",
+                "By the formulas, without recomputation",
                 ("rule", "FLOPs (billions)", "sent (MB)", "held (MB)", "temporary (MB)"),
                 (
                     ("one device", "5.6", "0", "11.2", "100.2"),

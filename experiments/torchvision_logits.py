@@ -27,14 +27,19 @@ from jaxnet.services.extras import extra
 RECORDS = (
     Record(
         topic="agreement",
-        title="With torchvision's weights, 28 networks give torchvision's logits",
+        title="With equal weights, 28 networks give torchvision's logits",
         verdict="Supported",
         sentence=(
-            "We gave torchvision's networks random weights and converted them by "
-            "`from_torch`. The logits of jaxnet and torchvision differ by at most 4.3e-6 of "
-            "the largest logit."
+            "We gave torchvision's networks random weights and converted the weights by "
+            "`from_torch`. The logits of jaxnet and torchvision differ by at most 4.3e-6 of the "
+            "largest logit."
         ),
-        columns=("network", "parameters", "layers", "largest difference of the logits"),
+        columns=(
+            "network",
+            "parameters",
+            "layers",
+            "largest difference of the logits (fraction of the largest logit)",
+        ),
         rows=(
             ("`alexnet`", "61,100,840", "8", "1.3e-6"),
             ("`vgg11`", "132,863,336", "11", "4.3e-6"),
@@ -69,10 +74,9 @@ RECORDS = (
         seeds=1,
         key="differences up to 4.3e-6",
         note=(
-            "Each difference is divided by the largest logit. The weights are random, so "
-            "that nothing must be downloaded. Norms have random statistics, scales and "
-            "biases, so that every layer has an effect. Images have 64×64 pixels, or "
-            "224×224 if a network needs more."
+            "The weights are random, so that nothing must be downloaded.\n"
+            "Norms have random statistics, scales and biases, so that every layer has an effect.\n"
+            "Images have 64×64 pixels, or 224×224 if a network needs more."
         ),
         versions="jax 0.12.0.1, PyTorch 2.13.0, torchvision 0.28.0",
     ),

@@ -28,7 +28,7 @@ NEEDS = {  # not imported by the code itself
     "Save, load and export a model": ("flatbuffers",),
     "Serve a model with StableHLO": ("flatbuffers",),
     "Run a model in onnxruntime": ("jax2onnx",),
-    "Smaller weights, and ONNX": ("jax2onnx",),
+    "Quantize and export to ONNX": ("jax2onnx",),
 }
 # The other sections are slow: most compile a net and its training.
 FAST = {

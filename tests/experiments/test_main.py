@@ -135,6 +135,21 @@ def test_the_best_of_a_row_is_bold():
     columns = ("model", *lower("ours (ms)", "theirs (ms)"), "ratio")
     lines = pages.table(columns, (("A", "1,000", "900", "0.9"), ("B", "5", "", "")), across=True)
     assert lines.splitlines()[2:] == ["| A | 1,000 | **900** | 0.9 |", "| B | 5 | | |"]
+    folded = Figures("Times", columns, (("A", "1,000", "900", "0.9"),), across=True)
+    assert "| A | 1,000 | **900** | 0.9 |" in pages.finding(
+        "digits", record("Ours", more=(folded,))
+    )
+
+
+def test_equal_numbers_are_not_bold():
+    lines = pages.table(("net", *higher("found")), (("A", "0"), ("B", "0"))).splitlines()
+    assert lines[2:] == ["| A | 0 |", "| B | 0 |"]
+
+
+def test_each_line_of_a_note_is_an_item():
+    assert pages.facts("One. Two.\nThree.") == "- One. Two.\n- Three."
+    assert pages.facts("One. Two. Three.") == "- One.\n- Two.\n- Three."
+    assert pages.facts("One. Two.") == "One. Two."
 
 
 def test_the_index_lists_findings_by_topic_and_failed_claims_again(two):
