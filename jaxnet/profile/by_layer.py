@@ -157,8 +157,8 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
       trace: Folder given to `jax.profiler.trace`; its newest trace is read.
 
     Returns:
-      `LayerTimes`, which print. `rows` has one named tuple `(path, forward, backward)` per layer, in
-      milliseconds. The row of a layer includes the layers inside it and comes before theirs.
+      `LayerTimes`, which print. `rows` has one named tuple `(path, forward, backward)` per layer,
+      in milliseconds. The row of a layer includes the layers inside it and comes before theirs.
 
     Raises:
       TypeError: If `compiled` is not a compiled program.
