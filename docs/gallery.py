@@ -87,7 +87,7 @@ def shape(card: Card) -> list[str]:
         f"pictures/{card.picture}",
         card.alt.replace("`", ""),
         f"pictures/{card.picture}",
-        f"{card.claim} <span markdown>{' · '.join(links)}</span>",
+        f"**{card.alt}**<br>{card.claim} <span markdown>{' · '.join(links)}</span>",
     )
 
 

@@ -189,17 +189,16 @@ def index(findings: Findings) -> str:
             chosen.sort(key=lambda record: record.verdict == FAILED)
             parts += [f"### [{heading}](results/{topic}.md)", _summary(chosen)]
     failed = [record for _, record in findings if record.verdict == FAILED]
-    parts += ["### Claims that failed", _summary(failed)] if failed else []
+    if failed:
+        rows = tuple((_link(record), record.claim, record.key) for record in failed)
+        parts += ["### Claims that failed", table(("finding", "claim", "key figure"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
 def _summary(records: list[Record]) -> str:
-    rows = tuple(
-        (
-            f"[{record.title}](results/{record.topic}.md#{anchor(record.title)})",
-            record.key,
-            record.verdict.lower(),
-        )
-        for record in records
-    )
+    rows = tuple((_link(record), record.key, record.verdict.lower()) for record in records)
     return table(("finding", "key figure", "verdict"), rows)
+
+
+def _link(record: Record) -> str:
+    return f"[{record.title}](results/{record.topic}.md#{anchor(record.title)})"

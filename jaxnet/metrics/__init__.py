@@ -11,8 +11,8 @@ average precision of boxes.
 from jaxnet.metrics.classification import accuracy as accuracy
 from jaxnet.metrics.classification import binary_accuracy as binary_accuracy
 from jaxnet.metrics.classification import top_k_accuracy as top_k_accuracy
-from jaxnet.metrics.confusion_matrix import confusion as confusion
-from jaxnet.metrics.confusion_matrix import scores as scores
+from jaxnet.metrics.confusions import confusion as confusion
+from jaxnet.metrics.confusions import scores as scores
 from jaxnet.metrics.text import bits_per_character as bits_per_character
 from jaxnet.metrics.text import edit_distance as edit_distance
 from jaxnet.metrics.text import edit_error_rate as edit_error_rate

@@ -280,7 +280,14 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
 
     def apply(params, state, batch, *, key=None, train=False):
         held = jax.lax.stop_gradient(params)
-        tree, (state, metrics) = rule(held, state, batch, key=key, train=train)
+        try:
+            tree, (state, metrics) = rule(held, state, batch, key=key, train=train)
+        except (TypeError, ValueError) as error:  # also of a rule without key and train
+            error.add_note(
+                "learning_rule: the rule is called as rule(params, state, batch, key=key, "
+                "train=train), and returns (update, (state, metrics)), with a dict of metrics"
+            )
+            raise
         tree, metrics = jax.lax.stop_gradient(tree), dict(metrics)
         if jax.tree.structure(tree) != jax.tree.structure(params):
             raise ValueError(

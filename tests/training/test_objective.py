@@ -403,3 +403,14 @@ def test_a_metric_may_be_boolean():
     batch = jnp.ones((4, 3)), jnp.full((4, 2), -9.0)
     params, state = objective.init(jax.random.key(0), batch)
     assert jn.evaluate(objective, params, state, batch)["near"] == 1
+
+
+@pytest.mark.parametrize("rule", [
+    lambda params, state, batch, *, key, train: params, lambda params, batch: (params, ({}, {})),
+])  # fmt: skip
+def test_a_rule_of_another_form_is_told_which(rule):
+    objective = jn.learning_rule(jn.dense(1), rule)
+    params, state = objective.init(jax.random.key(0), jnp.ones((4, 3)))
+    with pytest.raises((TypeError, ValueError)) as error:
+        objective.apply(params, state, jnp.ones((4, 3)))
+    assert "returns (update, (state, metrics))" in "".join(error.value.__notes__)
