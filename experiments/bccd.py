@@ -91,7 +91,7 @@ RECORDS = (
         ),
         pictures=(
             Picture("bccd_boxes.png", "Blood cells: predicted boxes, and true ones (dashed)"),
-            Picture("bccd_precision.png", "Precision against recall"),
+            Picture("bccd_precision.png", "Precision against recall on the test images, seed 0"),
         ),
         lesson=8,
     ),

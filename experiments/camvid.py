@@ -117,7 +117,10 @@ RECORDS = (
             ),
         ),
         pictures=(
-            Picture("camvid_overlays.png", "Streets, segmented with skips of three strides"),
+            Picture(
+                "camvid_overlays.png",
+                "Streets that FCN-8s segments best, at the quartile, in the middle and worst, with their mean IoU",
+            ),
             Picture("camvid_classes.png", "IoU of each class"),
         ),
         lesson=7,

@@ -73,7 +73,10 @@ RECORDS = (
             Picture("inside_classes.png", "Images optimized for a class"),
             Picture("inside_maps.png", "Feature maps of a digit"),
             Picture("inside_hidden.png", "Images optimized for hidden units"),
-            Picture("inside_receptive.png", "The receptive field of three layers"),
+            Picture(
+                "inside_receptive.png",
+                "The receptive fields of four layers of LeNet-5: what a unit in the middle sees",
+            ),
         ),
         lesson=6,
     ),
