@@ -95,8 +95,8 @@ RECORDS = (
         note=(
             "The methods that do not help are made for rectified units and a linear readout ("
             "[where they do help](unsupervised.md)), and here two layers of sigmoid units follow.\n"
-            "The learning rate, 0.001 or 0.003, was chosen on 5,000 other labeled digits. These are "
-            "far more labels than the 100 of the smallest task.\n"
+            "The learning rate, 0.001 or 0.003, was chosen on 5,000 other labeled digits. These "
+            "are far more labels than the 100 of the smallest task.\n"
             "The options of the methods were not tuned."
         ),
         pictures=(Picture("greedy.png", "Accuracy with pretraining by five methods"),),
