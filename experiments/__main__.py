@@ -34,7 +34,7 @@ ORDER = (  # on the pages; an experiment that is not named here comes last
 
 
 def _found() -> tuple[str, ...]:
-    """The files and folders here that have records, in the order of the pages."""
+    """Return the files and folders here that have records, in the order of the pages."""
     here = README.parent
     files = {path.stem: path for path in here.glob("*.py")}
     files |= {path.parent.name: path for path in here.glob("*/__init__.py")}
@@ -53,7 +53,7 @@ class Config:
     minutes: float = 10
     """leave out commands that took longer"""
     only: tuple[str, ...] = ()
-    """names of experiments; none for all"""
+    """names of experiments; by default all"""
     list: bool = False
     """print the commands and run nothing"""
     table: bool = False
@@ -66,9 +66,9 @@ class Command(NamedTuple):
     """A command that gave figures of a record.
 
     Fields:
-      module: name of the experiment.
-      options: that follow it.
-      seconds: it took.
+      module: Name of the experiment.
+      options: Options of the command.
+      seconds: Duration in seconds.
     """
 
     module: str
@@ -80,17 +80,17 @@ class Command(NamedTuple):
 
 
 def records(module: str) -> tuple[Record, ...]:
-    """The records of an experiment."""
+    """Return the records of an experiment."""
     return importlib.import_module(f"experiments.{module}").RECORDS
 
 
 def findings() -> pages.Findings:
-    """The name of the experiment and the record of each finding, in order."""
+    """Return the name of the experiment and the record of each finding, in order."""
     return [(name, record) for name in EXPERIMENTS for record in records(name)]
 
 
 def commands() -> list[Command]:
-    """The commands of all records, in order, each once."""
+    """Return the commands of all records, in order, each once."""
     found: dict[tuple[str, str], Command] = {}
     for module, record in findings():
         for options, seconds, _ in record.commands:
@@ -99,12 +99,12 @@ def commands() -> list[Command]:
 
 
 def with_index(text: str) -> str:
-    """The text of README.md with the index between its markers replaced by that of the records."""
+    """Return the text of README.md with a new index of the records between its markers."""
     return pages.between(text, BEGIN, END, f"\n{pages.index(findings())}\n")
 
 
 def write() -> None:
-    """Writes the pages of results and the index, and deletes pages without findings."""
+    """Write the pages of results and the index, and delete pages without findings."""
     texts = pages.pages(findings())
     for path in pages.FOLDER.glob("*.md"):
         if path not in texts:
@@ -117,7 +117,7 @@ def write() -> None:
 
 
 def run(config: Config) -> list[tuple[Command, int]]:
-    """Runs the commands one after another; gives each with its exit status."""
+    """Run the commands one after another, and yield each with its exit status."""
     if config.table:
         write()
         return []
@@ -137,7 +137,7 @@ def run(config: Config) -> list[tuple[Command, int]]:
 
 
 def rerun(command: Command, folder: Path) -> int:
-    """Runs a command with its output in a log file; returns the exit status."""
+    """Run a command with its output in a log file, and return the exit status."""
     log = folder / ("_".join([command.module, *command.options.split()]) + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", f"experiments.{command.module}", *shlex.split(command.options)]

@@ -8,20 +8,21 @@ The net is trained in floats, and its kernels become integers afterwards:
     small = jn.quantized(net, 4)
     params = jn.quantize(small, trained, x)
 
-or training goes on with rounded weights, before they become integers for good:
+or training continues with rounded weights, before they become integers:
 
     aware = jn.quantized(net, 4, aware=True)
     params = jn.quantize(small, trained_on, x)
 
-Weights that are aware of the rounding were in floats for 3 epochs and rounded in the fourth.
+The rounding-aware weights train in floats for 3 epochs, and rounded in the fourth.
 
-For the new classes, the trunk of a net of the digits 0 to 4 gets a new head. What trains is the
-head alone, or also a product of two thin matrices next to each kernel of the trunk, or all:
+For the new classes, the trunk of a net trained on the digits 0 to 4 gets a new head. Either the
+head trains alone, or with a product of two thin matrices next to each kernel of the trunk, or all
+params train:
 
     adapted = jn.lora(net, rank, where="lenet5/*/kernel", trainable="head/*")
 
-The learning rate, 0.001, 0.003 or 0.01, is the one with the higher accuracy on 2,000 other
-labeled digits.
+Of the learning rates 0.001, 0.003 and 0.01, we take the rate with the highest accuracy on 2,000
+other labeled digits.
 """
 
 from dataclasses import dataclass
@@ -149,11 +150,12 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      bits: form of the weights -> error on the test digits, (seeds,).
-      sizes: form of the weights -> bytes of the params.
-      accuracies: method -> labels per class -> (seeds,), on the test digits of the new classes.
-      trained: method -> number of parameters that train.
-      pictures: the files that were written.
+      bits: Error on the test digits, form of the weights -> (seeds,).
+      sizes: Bytes of the params, by form of the weights.
+      accuracies: Accuracies on the test digits of the new classes, method -> labels per class ->
+        (seeds,).
+      trained: Number of parameters that train, by method.
+      pictures: Files written.
     """
 
     bits: dict[str, np.ndarray]
@@ -164,7 +166,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains and quantizes, then adapts a net of the old classes to the new ones."""
+    """Train and quantize, then adapt a net of the old classes to the new ones."""
     train, test = jn.data.mnist(data_dir=config.data_dir)
     x, y = (part[: config.train_size] for part in train)
     bits, sizes = compare_bits((x, y), test, config)
@@ -176,7 +178,7 @@ def run(config: Config) -> Results:
 def compare_bits(
     train: Pair, test: Pair, config: Config
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """The error on the test digits and the bytes of the params, by form of the weights."""
+    """Return the error on the test digits and the bytes of the params, by form of the weights."""
     net, x = jn.models.lenet5(), jn.spec((1, 28, 28, 1))
     eight, column = jn.quantized(net), jn.quantized(net, 4, group=10**6)
     four, sizes = jn.quantized(net, 4), {}
@@ -225,7 +227,7 @@ def compare_bits(
 def compare_methods(
     train: Pair, test: Pair, config: Config
 ) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, int]]:
-    """The accuracy on the new classes and the number of params that train, by method."""
+    """Return the accuracy on the new classes and the number of params that train, by method."""
     old = jn.models.lenet5(classes=5)
     trained, before = learn_old(
         old, of_classes(train, 0), of_classes(test, 0),
@@ -281,7 +283,7 @@ def compare_methods(
 
 
 def trainable(net: jn.Layer) -> int:
-    """The number of parameters that have a gradient."""
+    """Return the number of parameters that have a gradient."""
     params, state = net.init(jax.random.key(0), jn.spec((4, 28, 28, 1)))
     x = jax.random.normal(jax.random.key(1), (4, 28, 28, 1))
     moved = jax.tree.map(lambda leaf: leaf + 0.1, params)  # away from factors that are 0

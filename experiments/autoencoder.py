@@ -1,12 +1,12 @@
 """Autoencoders of handwritten digits compared with principal components of the same width.
 
 Claim: plain, contractive, sparse and, by far, deep autoencoders reconstruct held-out digits with
-less error than principal components of the same width. A denoising one does if pixels are missing.
-A deep code of two numbers separates the classes better than two components.
+less error than principal components of the same width. A denoising autoencoder does so if pixels
+are missing. A deep code of two numbers separates the classes better than two components.
 
-The error is the mean squared one per pixel on held-out images, whole and with a fifth of the input
-pixels set to 0. Neighbors are right for a held-out image if most of its five nearest training
-codes have its class.
+The error is the mean squared error per pixel on held-out images, whole and with a fifth of the
+input pixels set to 0. The neighbors of a held-out image are correct if most of its five nearest
+training codes have its class.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from experiments.records import Command, Figures, Picture, Record, higher, lower
 from jaxnet.unsupervised import autoencoder
 
 Kind = Literal["plain", "tied", "denoising", "contractive", "sparse", "deep"]
-MASKED = 0.2  # share of the pixels that the denoising autoencoder fills in
+MASKED = 0.2  # fraction of the pixels that the denoising autoencoder fills in
 
 RECORDS = (
     Record(
@@ -159,7 +159,7 @@ class Config(TrainSize, Seeds, Output):
 
     output: Path = Path("runs/autoencoder")
     data: Literal["digits", "mnist"] = "digits"
-    """scikit-learn's digits of 8x8 pixels, or MNIST"""
+    """dataset: scikit-learn's digits of 8x8 pixels, or MNIST"""
     kinds: tuple[Kind, ...] = get_args(Kind)
     """kinds of autoencoders"""
     width: int | None = None
@@ -178,10 +178,10 @@ class Results(NamedTuple):
     """Mean squared errors per pixel on the held-out images.
 
     Fields:
-      errors: kind -> (seeds,), PCA included, whose errors are equal.
-      masked: the same with a fifth of the input pixels set to 0.
-      manifold: kind -> (error, share of correct neighbors) for codes of two numbers.
-      pictures: the files written.
+      errors: Mean squared errors, kind -> (seeds,); all seeds of PCA have the same error.
+      masked: The same with a fifth of the input pixels set to 0.
+      manifold: Results for codes of two numbers, kind -> (error, fraction of correct neighbors).
+      pictures: Files written.
     """
 
     errors: dict[str, np.ndarray]
@@ -191,7 +191,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains every kind with every seed, prints the errors beside PCA's, and draws."""
+    """Train every kind with every seed, print the errors next to PCA's, and draw."""
     from sklearn.decomposition import PCA
 
     (x, y), (x_test, y_test) = load(config)
@@ -240,24 +240,24 @@ def run(config: Config) -> Results:
         "manifold": jn.viz.embedding(panels, y_test),
     }
     for kind, weights in filters.items():
-        # pixels that hardly vary have arbitrary weights, without effect
+        # pixels that hardly vary have arbitrary weights, which have no effect
         visible = weights * x.std(0)[:, None]
         figures[f"filters_{kind}"] = jn.viz.filters(visible, shape=shape, columns=8)
     return Results(errors, masked, found, save(figures, config.output / config.data))
 
 
 def load(config: Config):
-    """((x, y) to train on, (x, y) held out), images in [0, 1]."""
+    """Return ((x, y) to train on, (x, y) held out), with images in [0, 1]."""
     mnist = config.data == "mnist"
     (x, y), test = jn.data.mnist(data_dir=config.data_dir) if mnist else jn.data.digits()
     return (x[: config.train_size], y[: config.train_size]), test
 
 
 def make(kind: Kind, mean: np.ndarray, sizes: Sizes) -> tuple[jn.Layer, jn.Layer]:
-    """The net and the objective of a kind, for images in [0, 1] of this mean (pixels,).
+    """Return the net and the objective of a kind, for images in [0, 1] of this mean (pixels,).
 
-    The output's bias starts at the mean image: a net that has to learn it first saturates the
-    sigmoids of its code, and stays there.
+    The output's bias starts at the mean image. A net that first has to learn it saturates the
+    sigmoids of its code, and stays saturated.
     """
     pixels, glorot = len(mean), jn.initializers.glorot_uniform()
     clipped = np.clip(mean, 0.01, 0.99)
@@ -291,7 +291,7 @@ def make(kind: Kind, mean: np.ndarray, sizes: Sizes) -> tuple[jn.Layer, jn.Layer
 def prepare(
     kind: Kind, x: np.ndarray, sizes: Sizes
 ) -> tuple[jn.Layer, Callable[[int], jn.TrainState]]:
-    """The net of a kind, and a function that trains it from a seed; all seeds share one program."""
+    """Return the net of a kind, and a function that trains it from a seed by a shared program."""
     net, objective = make(kind, x.mean(0), sizes)
     if kind == "sparse":  # its penalty needs whole batches
         size = min(sizes.batch_size, len(x))
@@ -310,18 +310,18 @@ def prepare(
 
 
 def error(rebuilt: np.ndarray, x: np.ndarray) -> float:
-    """Mean squared error per pixel."""
+    """Return the mean squared error per pixel."""
     return float(np.square(rebuilt - x).mean(dtype=np.float64))
 
 
 def encoder_kernel(params: dict) -> np.ndarray:
-    """The encoder's kernel (pixels, width) of a net with one layer."""
+    """Return the encoder's kernel (pixels, width) of a net with one layer."""
     encoder = params["encoder"]
     return np.asarray(encoder.get("dense", encoder)["kernel"])
 
 
 def manifold(x: np.ndarray, x_test: np.ndarray, sizes: Sizes, seed: int):
-    """Codes of two numbers: name -> (of the training part, of the held-out part, error)."""
+    """Return codes of two numbers: name -> (training codes, held-out codes, error)."""
     from sklearn.decomposition import PCA
 
     pca = PCA(2, random_state=0).fit(x)
@@ -338,14 +338,14 @@ def manifold(x: np.ndarray, x_test: np.ndarray, sizes: Sizes, seed: int):
 
 
 def neighbors(z: np.ndarray, y: np.ndarray, z_test: np.ndarray, y_test: np.ndarray) -> float:
-    """Accuracy of a classifier by the five nearest training codes."""
+    """Return the accuracy of a classifier by the five nearest training codes."""
     from sklearn.neighbors import KNeighborsClassifier
 
     return float(KNeighborsClassifier(5).fit(z, y).score(z_test, y_test))
 
 
 def rows(images: dict[str, np.ndarray], chosen: list, shape: tuple[int, ...]):
-    """One row of images per name."""
+    """Return one row of images per name."""
     cells = np.concatenate([x[chosen] for x in images.values()]).reshape(-1, *shape)
     titles = [name if i == 0 else "" for name in images for i in range(len(chosen))]
     return jn.viz.images(cells, titles, columns=len(chosen))

@@ -4,9 +4,9 @@ Claim: the four steps of backpropagation, written out for a perceptron of any de
 gradient of jax.grad and the same training, loss for loss. Numerical gradients have an error of
 O(h) with forward and O(h²) with central differences, until rounding dominates.
 
-The gradients are those of a 64-40-20-10 net at its first batch, the losses those of 40 epochs on
-the digits with the same batches. The numerical gradient is that of one neuron at one point. The
-recipe was not tuned.
+We compare the gradients of a 64-40-20-10 net at its first batch, and its losses over 40 epochs on
+the digits with the same batches. The numerical gradient is the gradient of one neuron at one point.
+The recipe was not tuned.
 """
 
 from collections.abc import Callable
@@ -99,11 +99,11 @@ class Config(Seed, Output):
     hidden: tuple[int, ...] = (40, 20)
     """units of each hidden layer"""
     learning_rate: float = 2.0
-    """of plain gradient descent"""
+    """learning rate of plain gradient descent"""
     decay: float = 1e-5
     """weight decay, lambda"""
     epochs: int = 40
-    """passes over the training part"""
+    """passes over the training split"""
     batch_size: int = 16
     """examples per step"""
 
@@ -112,12 +112,12 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      gradients: precision -> largest difference between the two gradients, relative to the
-        largest entry.
-      losses: (2, steps), by hand and by the trainer.
-      accuracy: of the net trained by hand, on the held-out digits.
-      orders: (method, precision) -> slope of the truncation error in h, both logarithmic.
-      pictures: the files that were written.
+      gradients: Largest difference between the two gradients, relative to the largest entry, by
+        precision.
+      losses: Losses by hand and by the trainer, (2, steps).
+      accuracy: Accuracy on the held-out digits of the net trained by hand.
+      orders: Slope of the truncation error in h, both logarithmic, by (method, precision).
+      pictures: Files written.
     """
 
     gradients: dict[str, float]
@@ -128,7 +128,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Compares, trains, measures and draws."""
+    """Compare, train, measure and draw."""
     train, test = ((x, np.eye(10, dtype=np.float32)[labels]) for x, labels in jn.data.digits())
     gradients = {np.dtype(t).name: disagreement(config, train, t) for t in (np.float32, np.float64)}
     for name, value in gradients.items():
@@ -158,29 +158,29 @@ def sigmoid_slope(z: jax.Array) -> jax.Array:
 
 
 def make_net(hidden: tuple[int, ...], outputs: int, f: Function = jax.nn.sigmoid) -> jn.Layer:
-    """The library's perceptron, with f after every layer."""
+    """Return the library's perceptron, with f after every layer."""
     init = jn.initializers.glorot_uniform()
     return jn.serial(jn.models.mlp([*hidden, outputs], f, kernel_init=init, name="mlp"), f)
 
 
 def in_order(params: Params) -> list[str]:
-    """The layers' names from the first to the last: dense, dense_1, ..., output."""
+    """Return the layers' names from the first to the last: dense, dense_1, ..., output."""
     return ["dense", *(f"dense_{i}" for i in range(1, len(params) - 1)), "output"][-len(params) :]
 
 
 def backpropagate(
     params: Params, x: jax.Array, y: jax.Array, f: Function, slope: Function, decay: float
 ) -> tuple[jax.Array, Params]:
-    """Cost ½‖a - y‖² + λ/2 ΣW², mean over the batch, and its gradient, in four steps.
+    """Return the cost ½‖a - y‖² + λ/2 ΣW², mean over the batch, and its gradient, in four steps.
 
-    Examples are rows here, so that W of the books is the kernel transposed: z = a W' + b.
+    Here examples are rows, so the W of textbooks is the transposed kernel: z = a W' + b.
 
     Args:
-      params: of `jn.models.mlp`.
-      x: (batch, ...).
-      y: (batch, outputs).
-      f, slope: the activation and its derivative.
-      decay: λ.
+      params: Params of `jn.models.mlp`.
+      x: Inputs (batch, ...).
+      y: Targets (batch, outputs).
+      f, slope: Activation and its derivative.
+      decay: Weight decay λ.
     """
     names = in_order(params)
     # 1. Forwards: z(l) = W a(l-1) + b and a(l) = f(z(l)).
@@ -203,18 +203,18 @@ def backpropagate(
 
 
 def descend(params: Params, gradients: Params, rate: float) -> Params:
-    """The update: W ← W - η ∇W."""
+    """Make the update W ← W - η ∇W."""
     return jax.tree.map(lambda w, g: w - rate * g, params, gradients)
 
 
 def make_objective(net: jn.Layer, decay: float):
-    """The same cost as an objective."""
+    """Return the same cost as an objective."""
     penalty = jn.penalties.l2(decay / 2)
     return jn.supervised(net, jn.losses.half_squared_error, penalty=penalty)
 
 
 def disagreement(config: Config, data: Pair, dtype) -> float:
-    """Between the written-out gradient and jax.grad's, at the first batch."""
+    """Return the difference of the written-out gradient from jax.grad at the first batch."""
     with jax.enable_x64(dtype == np.float64):
         x, y = (jnp.asarray(part[: config.batch_size], dtype) for part in data)
         net = make_net(config.hidden, y.shape[1])
@@ -240,11 +240,12 @@ def disagreement(config: Config, data: Pair, dtype) -> float:
 
 
 def train_both(config: Config, train: Pair, test: Pair) -> tuple[np.ndarray, float]:
-    """Training by hand and by the trainer on the same batches: losses (2, steps), and accuracy."""
+    """Train by hand and by the trainer on the same batches; return losses and accuracy."""
     net = make_net(config.hidden, train[1].shape[1])
     trainer = jn.trainer(make_objective(net, config.decay), optax.sgd(config.learning_rate))
     train_state = trainer.init(jax.random.key(config.seed), train)
-    params = jax.tree.map(jnp.copy, train_state.params["mlp"])  # the trainer donates its own
+    # Copied, since the trainer donates its params.
+    params = jax.tree.map(jnp.copy, train_state.params["mlp"])
 
     @jax.jit
     def by_hand(params, x, y):
@@ -262,7 +263,7 @@ def train_both(config: Config, train: Pair, test: Pair) -> tuple[np.ndarray, flo
 
 
 def truncation(methods=("forward", "central"), dtypes=(np.float64, np.float32)):
-    """(method, precision) -> steps h and errors of the neuron's numerical gradient."""
+    """Return (method, precision) -> steps h and errors of the neuron's numerical gradient."""
     s = 1 / (1 + np.exp(-(W @ X)))
 
     @jax.jit
@@ -282,7 +283,7 @@ def truncation(methods=("forward", "central"), dtypes=(np.float64, np.float32)):
 
 
 def order(found: tuple[np.ndarray, np.ndarray], low: float, high: float = 0.1) -> float:
-    """Slope of the error between two steps, both logarithmic."""
+    """Return the slope of the error between two steps, both logarithmic."""
     steps, errors = found
     here = (low <= steps) & (steps <= high)
     return float(np.polyfit(np.log(steps[here]), np.log(errors[here]), 1)[0])
@@ -298,7 +299,7 @@ CLEAN = {
 
 
 def draw_truncation(found):
-    """Error against h, one panel per precision, beside the theory."""
+    """Draw the error against h, one panel per precision, with the theory."""
     figure = new_figure(9.6, 4.2)
     s = 1 / (1 + np.exp(-(W @ X)))
     second, third = s * (1 - s) * (1 - 2 * s), s * (1 - s) * (1 - 6 * s + 6 * s * s)
@@ -329,7 +330,7 @@ def draw_truncation(found):
 
 
 def draw_losses(losses: np.ndarray, epochs: int):
-    """The two losses in one plot, and their relative difference."""
+    """Draw the two losses in one plot, and their relative difference."""
     figure = new_figure(9.6, 3.6)
     left, right = figure.subplots(1, 2)
     hand, library = losses.reshape(2, epochs, -1).mean(2)
@@ -354,23 +355,23 @@ def draw_losses(losses: np.ndarray, epochs: int):
 
 
 def neuron(w0, x0, w1, x1, w2):
-    """A sigmoid neuron of elementary operations."""
+    """Return a sigmoid neuron of elementary operations."""
     return 1 / (1 + jnp.exp(-(w0 * x0 + w1 * x1 + w2)))
 
 
 def product(x, y, z):
-    """A product of a sum."""
+    """Return a product of a sum."""
     return (x + y) * z
 
 
 def perceptron(x, W1, b1, W2, b2, y):
-    """The cost of a perceptron with one hidden layer at one example."""
+    """Return the cost of a perceptron with one hidden layer at one example."""
     a = jax.nn.sigmoid(W1 @ x + b1)
     return jnp.sum((jax.nn.sigmoid(W2 @ a + b2) - y) ** 2) / 2
 
 
 def draw_graphs() -> dict:
-    """Graphs of a product, a neuron, and a small perceptron with arrays on its edges."""
+    """Draw graphs of a product, a neuron, and a small perceptron with arrays on its edges."""
     r = np.random.default_rng(0)
     arrays = [r.normal(size=shape) for shape in [(3,), (4, 3), (4,), (2, 4), (2,)]]
     see = jn.inspect.graph

@@ -121,7 +121,7 @@ Boxed = tuple[np.ndarray, dict[str, np.ndarray]]
 CONVOLUTIONS = ((16, 2), (32, 2), (64, 2), (64, 1), (128, 2), (128, 1))
 HEAD = (128, 128)
 ACTIVATIONS: dict[str, Callable] = {"sigmoid": jax.nn.sigmoid, "linear": lambda x: x}
-VISIBLE = 0.3  # boxes of which a smaller share is left after augmentation are dropped
+VISIBLE = 0.3  # boxes are dropped if augmentation leaves a smaller fraction of them
 SHOWN = 0.3  # lowest score of the boxes that are drawn
 
 
@@ -131,23 +131,23 @@ class Config(TrainSize, Seeds, Output):
 
     output: Path = Path("runs/bccd")
     height: int = 192
-    """of the images in pixels, a multiple of 48; the width is 4/3 of it"""
+    """height of the images in pixels, a multiple of 48; the width is 4/3 of the height"""
     epochs: int = 60
-    """passes over the training part"""
+    """passes over the training split"""
     batch_size: int = 4
     """images per step"""
     learning_rate: float = 2e-3
-    """of Adam at its highest: rises for a tenth of the steps, then decays to 0 as a cosine"""
+    """highest learning rate of Adam, reached after a tenth of the steps, with cosine decay to 0"""
     activation: Literal["sigmoid", "linear"] = "sigmoid"
-    """of the output; linear is the paper's"""
+    """activation of the output; the paper uses linear"""
     boxes: int = 2
     """proposals per cell of the grid"""
     coordinates: float = 5.0
     """weight of the coordinates in the loss; 5 in the paper"""
     overlap: float = 0.5
-    """boxes of one class that overlap by more are merged"""
+    """overlap above which boxes of one class are merged"""
     frames: int = 200
-    """images to measure the speed with, one by one"""
+    """number of images for the measurement of speed, one by one"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -159,9 +159,10 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      precisions: (seeds, 3), average precision of each class at an overlap of 0.5, test part.
-      frames: images per second, one by one: net, decoding and suppression.
-      pictures: the files that were written.
+      precisions: Average precision of each class on the test split at an overlap of 0.5, (seeds,
+        3).
+      frames: Images per second, one by one, with net, decoding and suppression.
+      pictures: Files written.
     """
 
     precisions: np.ndarray
@@ -170,16 +171,17 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains with each seed, measures average precision and speed, and draws."""
+    """Train with each seed, measure average precision and speed, and draw."""
     size = config.height, config.height * 4 // 3
     train, validation, test = jn.data.bccd(size=size, data_dir=config.data_dir)
     train = jax.tree.map(lambda a: a[: config.train_size], train)
-    parts = {"validation": validation, "test": test}  # options were chosen on the first alone
+    parts = {"validation": validation, "test": test}  # options were chosen on the first seed alone
     net = network(config)
     print(jn.summary(net, train[0][:1]))
     print(f"{len(train[0])} images to train on, {len(validation[0])} and {len(test[0])} to measure")
     trainer = make_trainer(net, len(train[0]), config)
-    program = detector(net, config, score=0.01)  # average precision needs weak boxes too
+    # Average precision also needs boxes with low scores.
+    program = detector(net, config, score=0.01)
 
     def learn(seed):
         epochs = run_epochs(
@@ -216,7 +218,7 @@ def run(config: Config) -> Results:
 
 
 def network(config: Config) -> jn.Layer:
-    """A small backbone with batch norm, and YOLO's head."""
+    """Return a small backbone with batch norm, and YOLO's head."""
     layers = []
     for i, (features, strides) in enumerate(CONVOLUTIONS, 1):
         init = jn.initializers.he_normal()
@@ -239,9 +241,9 @@ def make_trainer(net: jn.Layer, examples: int, config: Config) -> jn.Trainer:
 
 
 def augment(key: jax.Array, batch: Any) -> Any:
-    """Flips, scales and shifts images with their boxes, in one affine map; then jitters colors.
+    """Flip, scale and shift images with their boxes, in one affine map; then jitter colors.
 
-    A box of which little is left in the image is dropped: nobody would have drawn it.
+    A box is dropped if little of it is left in the image: an annotator would not have drawn it.
     """
     x, targets = batch
     n, height, width = x.shape[:3]
@@ -263,7 +265,7 @@ def augment(key: jax.Array, batch: Any) -> Any:
 
 
 def detector(net: jn.Layer, config: Config, score: float) -> Callable:
-    """`(params, state, images) -> Detections` as one program."""
+    """Return `(params, state, images) -> Detections` as one program."""
 
     @jax.jit
     def program(params, state, x):
@@ -278,7 +280,7 @@ def detector(net: jn.Layer, config: Config, score: float) -> Callable:
 def detect(
     program: Callable, trained: jn.TrainState, x: np.ndarray, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Detections in all images, a batch at a time."""
+    """Return detections in all images, a batch at a time."""
     size = min(batch_size, len(x))
     places = [np.resize(np.arange(i, min(i + size, len(x))), size) for i in range(0, len(x), size)]
     parts = [program(trained.params, trained.state, x[place]) for place in places]
@@ -287,10 +289,10 @@ def detect(
 
 
 def speed(net: jn.Layer, trained: jn.TrainState, x: np.ndarray, config: Config) -> float:
-    """Images per second, one by one, from pixels on the host to boxes on the host."""
+    """Return images per second, one by one, from pixels on the host to boxes on the host."""
     program = detector(net, config, score=0.2)
     params, state = trained.params, trained.state
-    jax.device_get(program(params, state, x[:1]))  # compiles
+    jax.device_get(program(params, state, x[:1]))  # the first call compiles
     seconds = []
     for i in range(config.frames):
         start = time.perf_counter()
@@ -300,7 +302,7 @@ def speed(net: jn.Layer, trained: jn.TrainState, x: np.ndarray, config: Config) 
 
 
 def table(precisions: dict[str, np.ndarray]) -> Table:
-    """Part -> (seeds, classes), as means and deviations."""
+    """Return split -> (seeds, classes) as a table of means and standard deviations."""
     rows = []
     for part, each in precisions.items():
         columns = np.column_stack([each.mean(1), each])  # (seeds, 1 + classes)
@@ -309,7 +311,7 @@ def table(precisions: dict[str, np.ndarray]) -> Table:
 
 
 def draw_images(found: dict[str, np.ndarray], data: Boxed, count: int = 6) -> Any:
-    """Evenly spaced images of the part, with the boxes found and the true ones."""
+    """Draw evenly spaced images of the split, with the predicted and the true boxes."""
     x, truth = data
     some = np.linspace(0, len(x) - 1, count).astype(int)
     found = {name: value[some] for name, value in found.items()}
@@ -319,7 +321,7 @@ def draw_images(found: dict[str, np.ndarray], data: Boxed, count: int = 6) -> An
 
 
 def draw_precision(result: Any) -> Any:
-    """Precision against recall, one line per class."""
+    """Draw precision against recall, one line per class."""
     figure = new_figure(4.8, 3.8)
     axes = figure.subplots()
     for name, recall, precision, ap, color in zip(

@@ -3,9 +3,9 @@
 Claim: LeNet-5, trained on MNIST's digits and exported to ONNX, classifies at least 90% of the
 digits drawn with the mouse on a page correctly, by onnxruntime-web.
 
-The page (`browser_digits.html`) treats a drawing as MNIST's digits were: cropped, scaled to 20×20
-pixels, centered by mass in 28×28. The net is trained on distorted digits, since drawings with the
-mouse differ more than MNIST's. To see it:
+The page (`browser_digits.html`) treats a drawing like the digits of MNIST: it is cropped, scaled to
+20×20 pixels, centered by mass in 28×28. The net is trained on distorted digits, since drawings with
+the mouse differ more than MNIST's. To see it:
 
     pip install -e ".[browser,experiments]"
     npm install onnxruntime-web
@@ -14,7 +14,7 @@ mouse differ more than MNIST's. To see it:
 
 Without `--no-draw`, the digits are drawn as strokes of the mouse in headless Chromium (or Chrome)
 from the PATH: each digit once as in `STROKES`, then rotated, sheared, scaled, shifted and made
-unsteady at random. Strokes and training are the first that were tried.
+unsteady at random. We did not try other strokes or other training.
 """
 
 import io
@@ -82,13 +82,13 @@ Strokes = list[list[Point]]
 
 
 def arc(middle: Point, radii: Point, start: float, end: float) -> list[Point]:
-    """Points of a part of an ellipse; angles in degrees, clockwise from the right."""
+    """Return points of a part of an ellipse; angles in degrees, clockwise from the right."""
     angles = [math.radians(start + (end - start) * i / 16) for i in range(17)]
     (x, y), (a, b) = middle, radii
     return [(x + a * math.cos(angle), y + b * math.sin(angle)) for angle in angles]
 
 
-# The strokes of each digit: points (from the left, from the top), as shares of the board.
+# The strokes of each digit: points (from the left, from the top), as fractions of the board.
 STROKES: dict[int, Strokes] = {
     0: [arc((0.5, 0.5), (0.2, 0.3), -80, 285)],
     1: [[(0.42, 0.3), (0.53, 0.2), (0.5, 0.8)]],
@@ -114,7 +114,7 @@ STROKES: dict[int, Strokes] = {
 
 @dataclass(frozen=True)
 class Config(TrainSize, Seed, Output):
-    """Writes a page that reads drawn digits, and draws ten digits on it."""
+    """Writes a page that classifies drawn digits, and draws ten digits on it."""
 
     output: Path = Path("runs/browser_digits")
     """folder of the page and the pictures"""
@@ -127,17 +127,17 @@ class Config(TrainSize, Seed, Output):
     draw: bool = True
     """draw digits in headless Chromium"""
     drawings: int = 20
-    """drawings of each digit"""
+    """number of drawings of each digit"""
 
 
 class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      accuracy: of the net on the test digits, in JAX.
-      accuracy_onnx: of the ONNX model on the same, in onnxruntime.
-      read: (10, drawings), the digits that the page reads; (10, 0) without `draw`.
-      pictures: the files that were written.
+      accuracy: Accuracy of the net on the test digits, in JAX.
+      accuracy_onnx: Accuracy of the ONNX model on the same digits, in onnxruntime.
+      read: Digits that the page predicts, (10, drawings); (10, 0) without `draw`.
+      pictures: Files written.
     """
 
     accuracy: float
@@ -147,7 +147,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains, exports, writes the page, and draws on it."""
+    """Train, export, write the page, and draw on it."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
     train = x[: config.train_size], y[: config.train_size]
     net = jn.models.lenet5(classes=10)
@@ -178,7 +178,7 @@ def run(config: Config) -> Results:
 
 
 def learn(net: jn.Layer, train: Any, test: Any, config: Config) -> tuple[Any, Any, float]:
-    """Params and state after training on distorted digits, and the accuracy on the test digits."""
+    """Return params and state after training on distorted digits, and the test accuracy."""
     loss = optax.softmax_cross_entropy_with_integer_labels
     objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
     distort = jn.data.elastic(rotation=10, shear=10, scale=(0.9, 1.1), shift=2, displacement=0.7)
@@ -194,7 +194,7 @@ def learn(net: jn.Layer, train: Any, test: Any, config: Config) -> tuple[Any, An
 
 
 def write_page(folder: Path, modules: Path) -> None:
-    """Copies the page and the files of onnxruntime-web that it loads into a folder."""
+    """Copy the page and the files of onnxruntime-web that it loads into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PAGE, folder / "index.html")
     for name in RUNTIME:
@@ -207,7 +207,7 @@ def write_page(folder: Path, modules: Path) -> None:
 
 
 def measure(model: Path, test: Any) -> float:
-    """The share of the digits that the ONNX model reads correctly."""
+    """Return the fraction of the digits that the ONNX model classifies correctly."""
     session = extra("onnxruntime", "onnxruntime", "measure", "onnx").InferenceSession(str(model))
     (logits,) = session.run(None, {"x": np.asarray(test[0])})
     return float((logits.argmax(-1) == np.asarray(test[1])).mean())
@@ -221,11 +221,11 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def opened(page: Path) -> Iterator[Any]:
-    """A page of playwright, on this folder, with the net loaded.
+    """Return a page of playwright, on this folder, with the net loaded.
 
     Raises:
-      FileNotFoundError: without Chromium or Chrome on the PATH.
-      ImportError: without playwright.
+      FileNotFoundError: If neither Chromium nor Chrome is on the PATH.
+      ImportError: If playwright is not installed.
     """
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -249,7 +249,7 @@ def opened(page: Path) -> Iterator[Any]:
 
 
 def varied(strokes: Strokes, rng: np.random.Generator) -> Strokes:
-    """The strokes rotated, sheared, scaled, shifted and made unsteady at random."""
+    """Return the strokes rotated, sheared, scaled, shifted and made unsteady at random."""
     angle, shear = np.radians(rng.uniform(-12, 12)), rng.uniform(-0.2, 0.2)
     rotation = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     change = rotation @ np.array([[1, shear], [0, 1]]) @ np.diag(rng.uniform(0.6, 1.1, 2))
@@ -263,7 +263,7 @@ def varied(strokes: Strokes, rng: np.random.Generator) -> Strokes:
 
 
 def draw(tab: Any, strokes: Strokes) -> int:
-    """Draws strokes by the mouse; gives the digit that the page reads."""
+    """Draw strokes with the mouse, and return the digit that the page predicts."""
     tab.click("#clear")
     box = tab.locator("#board").bounding_box()
     for points in strokes:
@@ -278,7 +278,7 @@ def draw(tab: Any, strokes: Strokes) -> int:
 
 
 def screenshot(tab: Any) -> np.ndarray:
-    """The page in colors, (height, width, 3) in [0, 1]."""
+    """Return the page in colors, (height, width, 3) in [0, 1]."""
     image = extra("matplotlib.image", "matplotlib", "screenshot", "viz")
     return image.imread(io.BytesIO(tab.screenshot()))[..., :3]
 

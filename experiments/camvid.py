@@ -140,35 +140,35 @@ class Config(TrainSize, Seeds, Output):
         "16s",
         "8s",
     )
-    """stride of the finest map that is scored; "learned" upsampling in place of bilinear"""
+    """stride of the finest map that is scored; "learned" upsampling instead of bilinear"""
     epochs: int = 50
     """passes over the training images"""
     batch_size: int = 8
     """images per step"""
     learning_rate: float = 2e-3
-    """of AdamW at its highest; decays to 0 as a cosine"""
+    """highest learning rate of AdamW, which decays to 0 as a cosine"""
     decay: float = 0.02
     """weight decay"""
     balance: float = 0.5
-    """weight of a pixel: the share of its class to minus this power; 0 weighs all pixels equally"""
+    """exponent p of a pixel's weight, (frequency of its class)^-p; 0 weighs all pixels equally"""
     undo: float = 0.5
-    """part of the balance that is undone in prediction; see `correction`"""
+    """fraction of this weighting that is undone in prediction; see `correction`"""
     features: tuple[int, int, int, int] = (32, 64, 128, 192)
-    """maps of the backbone at strides 4, 8, 16 and 32"""
+    """numbers of maps of the backbone at strides 4, 8, 16 and 32"""
     blocks: int = 2
-    """residual blocks at each stride"""
+    """number of residual blocks at each stride"""
     validation: bool = False
-    """measure on the validation images in place of the test images: for choosing options"""
+    """measure on the validation images instead of the test images, to choose options"""
 
 
 class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      confusion: net -> (seeds, classes, classes), counts of pixels.
-      predicted: net -> (images, height, width), the classes that the last seed predicts.
-      history: net -> metric -> part -> values, as `jn.viz.history` gives.
-      pictures: the files that were written.
+      confusion: Counts of pixels, net -> (seeds, classes, classes).
+      predicted: Classes that the last seed predicts, net -> (images, height, width).
+      history: Metrics, net -> metric -> split -> values, as `jn.viz.history` returns them.
+      pictures: Files written.
     """
 
     confusion: dict[str, np.ndarray]
@@ -178,7 +178,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains every net with every seed, prints the intersections over unions, and draws."""
+    """Train every net with every seed, print the intersections over unions, and draw."""
     train, validation, test = jn.data.camvid(data_dir=config.data_dir)
     train = train[0][: config.train_size], train[1][: config.train_size]
     x, y = held = validation if config.validation else test
@@ -213,7 +213,7 @@ def run(config: Config) -> Results:
 
 
 def backbone(features: tuple[int, ...], blocks: int) -> jn.Layer:
-    """A small residual network: stages at strides of 4, 8, 16 and 32."""
+    """Return a small residual network: stages at strides of 4, 8, 16 and 32."""
     layers: list[Any] = [conv(features[0], 5, 2, "conv"), jn.batch_norm(name="norm"), jax.nn.relu]
     layers.append(jn.max_pool(3, strides=2, padding=1))
     for stage, width in enumerate(features, 1):
@@ -242,14 +242,14 @@ def conv(features: int, size: int, strides: int, name: str) -> jn.Layer:
 
 
 def segmenter(trunk: jn.Layer, name: str) -> jn.Layer:
-    """FCN by its name, such as "16s" or "8s learned"."""
+    """Return an FCN by its name, such as "16s" or "8s learned"."""
     stride, learned = int(name.split("s")[0]), name.endswith("learned")
     net = jn.models.fcn(trunk, VOID, taps=TAPS, stride=stride, learned=learned)
     return jn.serial(standardized, net)
 
 
 def standardized(x: jax.Array) -> jax.Array:
-    """Each channel of each image with mean 0 and variance 1: light differs between the drives."""
+    """Return images whose channels have mean 0 and variance 1: light differs between drives."""
     x = x - x.mean((1, 2), keepdims=True)
     return x / (x.std((1, 2), keepdims=True) + 0.01)
 
@@ -274,12 +274,12 @@ def make_trainer(net: jn.Layer, train: Pair, config: Config) -> jn.Trainer:
 
 
 def middle(key: jax.Array, batch: Any) -> Any:
-    """The middle 96×128 pixels, so that a step costs two thirds; shifts made the crop random."""
+    """Return the middle 96×128 pixels, at two thirds of the cost; shifts made the crop random."""
     return tuple(a[:, 12:-12, 16:-16] for a in batch)
 
 
 def correction(masks: np.ndarray, config: Config) -> np.ndarray:
-    """Correction of the logits, (classes,).
+    """Return the correction of the logits, (classes,).
 
     Weights w in the loss teach the net probabilities p w, up to a factor: adding -log w would undo
     them completely.
@@ -288,13 +288,13 @@ def correction(masks: np.ndarray, config: Config) -> np.ndarray:
 
 
 def shares(masks: np.ndarray) -> np.ndarray:
-    """Share of each class in all pixels, at least 1e-4."""
+    """Return the fraction of each class in all pixels, at least 1e-4."""
     share = np.bincount(masks.ravel(), minlength=VOID + 1)[:VOID] / masks.size
     return np.maximum(share, 1e-4)
 
 
 def predict(net: jn.Layer, trained: jn.TrainState, x: np.ndarray, added: np.ndarray) -> np.ndarray:
-    """The most probable class of each pixel."""
+    """Return the most probable class of each pixel."""
     parts = [
         (jn.predict(net, trained.params, trained.state, part, batch_size=16) + added).argmax(-1)
         for part in jn.data.batches(x, 64)
@@ -303,12 +303,12 @@ def predict(net: jn.Layer, trained: jn.TrainState, x: np.ndarray, added: np.ndar
 
 
 def iou(matrices: np.ndarray) -> np.ndarray:
-    """(seeds, classes)."""
+    """Return the intersection over union, (seeds, classes)."""
     return np.stack([jn.metrics.scores(jnp.asarray(m)).iou for m in matrices])
 
 
 def table(confusion: dict[str, np.ndarray]) -> Table:
-    """Intersection over union of each class, mean over the seeds."""
+    """Return the intersection over union of each class, mean over the seeds."""
     found = {name: iou(matrices) for name, matrices in confusion.items()}
     right = [np.trace(m, axis1=1, axis2=2).sum() / m.sum() for m in confusion.values()]
     rows = [(c, *(f"{a[:, i].mean():.3f}" for a in found.values())) for i, c in enumerate(NAMES)]
@@ -317,11 +317,11 @@ def table(confusion: dict[str, np.ndarray]) -> Table:
         ("pixels", *(f"{share:.2%}" for share in right)),
     ]
     head = ("class", *(f"FCN-{name}" for name in found))
-    return Table("intersection over union, and share of the pixels", head, rows, totals)
+    return Table("intersection over union, and fraction of the pixels", head, rows, totals)
 
 
 def draw(results: Results, held: Pair) -> dict[str, Any]:
-    """Predictions on the best, a middle and the worst image; IoU by class; training curves."""
+    """Draw predictions on the best, a middle and the worst image, IoU by class, and curves."""
     x, y = held
     best = list(results.predicted)[-1] if "8s" not in results.predicted else "8s"
     each = np.array([
@@ -349,7 +349,7 @@ def draw(results: Results, held: Pair) -> dict[str, Any]:
 
 
 def bars(found: dict[str, np.ndarray]) -> Any:
-    """Intersection over union by class, one bar per net, one dot per seed."""
+    """Draw the intersection over union by class, one bar per net, one dot per seed."""
     figure = new_figure(9, 3.6)
     axes = figure.subplots()
     wide = 0.8 / len(found)

@@ -4,8 +4,8 @@ Claim: a small net classifies at least 80% of the test photos correctly after 16
 minutes on two processor cores.
 
 The data is CIFAR-10 as TensorFlow Datasets stores it, but re-encoded as JPEG, which is lossy.
-Figures are close to those of the original set, but not the same. Runs can be stopped at any time:
-curves_0.csv is written after each epoch.
+So figures are close to figures on the original set, but not the same. Runs can be stopped at any
+time: curves_0.csv is written after each epoch.
 """
 
 from collections.abc import Sequence
@@ -101,15 +101,15 @@ class Config(TrainSize, Training):
     epochs: int = 16
     batch_size: int = 128
     model: Literal["fast", "resnet20"] = "fast"
-    """a small net that halves its maps early, or the ResNet-20 of the paper"""
+    """model: a small net that halves its maps early, or the ResNet-20 of the paper"""
     shift: int | None = 3
-    """shift training photos by up to `shift` pixels; 0 for none"""
+    """largest shift of the training photos in pixels; 0 for no shift"""
     cutout: int = 0
-    """side of the square that is covered in each training photo; 0 for none"""
+    """side of the square that is covered in each training photo; 0 for no square"""
 
 
 def run(config: Config) -> Results:
-    """Trains the model, prints the accuracy on the test part, and draws."""
+    """Train the model, print the accuracy on the test split, and draw."""
     (x, y), test = jn.data.cifar10(data_dir=config.data_dir)
     train = x[: config.train_size], y[: config.train_size]
     changes = [jn.data.random_flip()]
@@ -128,7 +128,7 @@ def run(config: Config) -> Results:
 
 
 def fast_net(widths: Sequence[int] = (32, 64, 128, 256)) -> jn.Layer:
-    """Four convolutions with batch norm; the first has strides of 2, so that all maps are small."""
+    """Return four convolutions with batch norm; the first has strides of 2 to keep maps small."""
     layers = []
     for i, features in enumerate(widths, 1):
         he = jn.initializers.he_normal()

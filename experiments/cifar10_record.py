@@ -8,12 +8,12 @@ norm without scales, biases that learn 64 times as fast, label smoothing, flips 
 epoch to epoch, shifts with reflected borders, a triangular learning rate, look-ahead, and six
 views of each test photo. Whitening, all steps and the test are one program, with the photos on the
 device as uint8, so a run is one dispatch. `--optimizer muon` is the later variant: Muon for the
-kernels, plain SGD for the rest, eight epochs, no look-ahead. All hyperparameters are the
-original's, none was tuned.
+kernels, plain SGD for the rest, eight epochs, no look-ahead. All hyperparameters are taken from the
+original; we did not tune any.
 
-With equal weights and batches, the losses of 20 steps equal those of a PyTorch reference
+With equal weights and batches, the losses of 20 steps equal the losses of a PyTorch reference
 (tests/experiments/test_cifar10_record.py). Two things differ from the original. Weights stay
-float32 where it has float16 (`--bfloat16` computes in bfloat16). optax's Muon corrects the bias of
+float32 instead of float16 (`--bfloat16` computes in bfloat16). optax's Muon corrects the bias of
 its momentum, so its first steps weigh the newest gradient more, and iterates in float32.
 
 The data is CIFAR-10 as TensorFlow Datasets stores it, but re-encoded as JPEG, which is lossy, so
@@ -124,11 +124,13 @@ class Recipe(NamedTuple):
     """Choices in which the two variants of the original differ.
 
     Fields:
-      epochs: passes over the training photos, not always whole.
-      batch_size: photos per step.
-      head_scale: number of inputs of the last layer -> variance of its weights times that number.
-      output_scale: number of inputs of the last layer -> factor of the logits.
-      looks_ahead: whether weights are averaged by look-ahead.
+      epochs: Number of passes over the training photos, which may be fractional.
+      batch_size: Number of photos per step.
+      head_scale: Function of the last layer's number of inputs that returns the variance of its
+        weights times that number.
+      output_scale: Function of the last layer's number of inputs that returns the factor of the
+        logits.
+      looks_ahead: Whether weights are averaged by look-ahead.
     """
 
     epochs: float
@@ -150,15 +152,15 @@ class Config(TrainSize, Seed, Output):
 
     output: Path = Path("runs/cifar10_record")
     optimizer: Literal["nesterov", "muon"] = "nesterov"
-    """Nesterov's momentum as in the paper, or the later variant with Muon"""
+    """optimizer: Nesterov's momentum as in the paper, or the later variant with Muon"""
     runs: int = 1
     """number of runs, with consecutive seeds"""
     width: float = 1.0
     """factor of the 64, 256 and 256 features"""
     epochs: float | None = None
-    """passes over the training photos; by default the variant's, 9.9 or 8"""
+    """passes over the training photos; by default 9.9 or 8, as in the variant"""
     batch_size: int | None = None
-    """photos per step; by default the variant's, 1024 or 2000"""
+    """photos per step; by default 1024 or 2000, as in the variant"""
     tta: Literal[0, 1, 2] = 2
     """views of a test photo: 0 the photo, 1 with its mirror image, 2 also shifted by one pixel"""
     bfloat16: bool = False
@@ -173,7 +175,7 @@ class Config(TrainSize, Seed, Output):
 
     @property
     def recipe(self) -> Recipe:
-        """The variant's, with the options given."""
+        """Recipe of the variant, with the given options."""
         recipe = RECIPES[self.optimizer]
         given = {"epochs": self.epochs, "batch_size": self.batch_size}
         return recipe._replace(**{name: value for name, value in given.items() if value})
@@ -187,11 +189,11 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      accuracies: (runs,), on the test photos, from the mean of the views.
-      alone: (runs,), from each photo alone.
-      seconds: (runs,), of whitening, training and test with all views, without compilation.
-      history: metric -> part -> (runs, steps), of the training batches.
-      pictures: the files that were written.
+      accuracies: Accuracies on the test photos, from the mean of the views, (runs,).
+      alone: Accuracies from each photo alone, (runs,).
+      seconds: Seconds of whitening, training and test with all views, without compilation, (runs,).
+      history: Metrics of the training batches, metric -> split -> (runs, steps).
+      pictures: Files written.
     """
 
     accuracies: np.ndarray
@@ -202,7 +204,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains with every seed, prints accuracies and seconds, and draws."""
+    """Train with every seed, print accuracies and seconds, and draw."""
     (x, y), test = jn.data.cifar10(data_dir=config.data_dir)
     train = as_bytes((x[: config.train_size], y[: config.train_size]))
     train, test = jax.device_put((train, as_bytes(test)))
@@ -269,21 +271,21 @@ def run(config: Config) -> Results:
 
 
 def as_bytes(data: Pair) -> Pair:
-    """Photos in [0, 1] as uint8, a quarter of the memory."""
+    """Return photos in [0, 1] as uint8, a quarter of the memory."""
     return (255 * data[0]).round().astype(np.uint8), data[1]
 
 
 def normalized(photos: jax.Array) -> jax.Array:
-    """Photos of bytes with mean 0 and variance 1 of each channel over the training part."""
+    """Return photos of bytes, each channel with mean 0 and variance 1 over the training split."""
     return (photos / 255 - jnp.array(MEAN)) / jnp.array(STD)
 
 
 def record_net(widths: Sequence[int], recipe: Recipe) -> jn.Layer:
-    """Three groups of two convolutions behind the whitening layer, for normalized photos.
+    """Return three groups of two convolutions behind the whitening layer, for normalized photos.
 
     Args:
-      widths: features of the groups; the original's are 64, 256 and 256.
-      recipe: of the last layer.
+      widths: Features of the groups; the original has 64, 256 and 256.
+      recipe: Recipe of the last layer.
     """
     uniform = jn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's
     last = recipe.head_scale(widths[-1])
@@ -319,12 +321,13 @@ gelu = partial(jax.nn.gelu, approximate=False)
 
 
 def whitening(photos: jax.Array, epsilon: float = 5e-4) -> jax.Array:
-    """Kernel whose outputs on patches of 2×2 pixels are uncorrelated, with their negatives.
+    """Return a kernel whose outputs on patches of 2×2 pixels are uncorrelated, and their negatives.
 
     Args:
-      photos: (n, height, width, channels), normalized; means are not subtracted, as they are
+      photos: Normalized photos (n, height, width, channels); means are not subtracted, as they are
         about 0.
-      epsilon: added to the variances, so that noise in directions without any is not amplified.
+      epsilon: Number added to the variances, so that noise in directions without variance is not
+        amplified.
 
     Returns:
       (2, 2, channels, 8 * channels): directions of falling variance, divided by their standard
@@ -343,14 +346,14 @@ def whitening(photos: jax.Array, epsilon: float = 5e-4) -> jax.Array:
 def batches(
     key: jax.Array, train: tuple[jax.Array, jax.Array], size: int, in_epoch: int, steps: int
 ) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """The batch of each step, augmented: `step -> (normalized photos, labels)`.
+    """Return the batch of each step, augmented: `step -> (normalized photos, labels)`.
 
     Args:
-      key: of the order, the flips and the shifts.
-      train: photos of bytes, labels.
-      size: photos per batch.
-      in_epoch: batches per epoch.
-      steps: in all.
+      key: Random key of the order, the flips and the shifts.
+      train: Pair of photos in bytes and labels.
+      size: Number of photos per batch.
+      in_epoch: Number of batches per epoch.
+      steps: Total number of steps.
     """
     images, labels = train
     order_key, flip_key, shift_key = jax.random.split(key, 3)
@@ -369,43 +372,43 @@ def batches(
 
 
 def alternating(first: jax.Array, epoch: jax.Array) -> jax.Array:
-    """Whether each photo is flipped in an epoch: by chance in the first, then every other time."""
+    """Return whether each photo is flipped: at random in the first epoch, then every other time."""
     return first ^ (epoch % 2 == 1)
 
 
 def mirrored(photos: jax.Array, which: jax.Array) -> jax.Array:
-    """The photos, with the marked ones flipped left to right."""
+    """Return the photos, with the marked ones flipped left to right."""
     return jnp.where(which[:, None, None, None], photos[:, :, ::-1], photos)
 
 
 def translated(key: jax.Array, photos: jax.Array) -> jax.Array:
-    """Each photo shifted by up to two pixels along each axis; the border is its reflection."""
+    """Return photos shifted by up to two pixels along each axis; the border is reflected."""
     room = reflected(photos, SHIFT)
     return jn.data.random_shift(SHIFT)(key, room)[:, SHIFT:-SHIFT, SHIFT:-SHIFT]
 
 
 def reflected(photos: jax.Array, pixels: int) -> jax.Array:
-    """Photos with a border of reflected pixels."""
+    """Return photos with a border of reflected pixels."""
     around = (pixels, pixels)
     return jnp.pad(photos, ((0, 0), around, around, (0, 0)), mode="reflect")
 
 
 def triangle(steps: int) -> optax.Schedule:
-    """From 0.2 to 1 in 23% of the steps, then to 0.07."""
+    """Return a rate from 0.2 to 1 in 23% of the steps, then to 0.07."""
     top = max(1, int(0.23 * steps))
     return lambda step: jnp.interp(step, jnp.array([0, top, steps]), jnp.array([0.2, 1, 0.07]))
 
 
 def nesterov(size: int, steps: int, whiten_steps: int) -> optax.GradientTransformation:
-    """Nesterov's momentum in the paper's decoupled numbers.
+    """Return Nesterov's momentum in the paper's decoupled numbers.
 
     The rate is per 1024 photos and for the step that a constant gradient leads to, and the decay is
-    a share per step, so that each can be chosen whatever the others are.
+    a fraction per step, so that each can be chosen independently of the others.
 
     Args:
-      size: photos per batch.
-      steps: of the training.
-      whiten_steps: in which the bias of the whitening layer is trained.
+      size: Number of photos per batch.
+      steps: Number of training steps.
+      whiten_steps: Number of steps in which the bias of the whitening layer is trained.
     """
     kilosteps = size / 1024 / (1 + 1 / (1 - MOMENTUM))
     rate, decay = 11.5 * kilosteps, 0.0153 * kilosteps
@@ -421,12 +424,12 @@ def nesterov(size: int, steps: int, whiten_steps: int) -> optax.GradientTransfor
 
 
 def muon(size: int, steps: int, whiten_steps: int) -> optax.GradientTransformation:
-    """Muon for the convolutions, Nesterov's momentum for the rest, with falling rates.
+    """Return Muon for the convolutions and Nesterov's momentum for the rest, with falling rates.
 
     Args:
-      size: photos per batch.
-      steps: of the training.
-      whiten_steps: in which the bias of the whitening layer is trained.
+      size: Number of photos per batch.
+      steps: Number of training steps.
+      whiten_steps: Number of steps in which the bias of the whitening layer is trained.
     """
     decay = 2e-6 * size
     fall = optax.linear_schedule(1, 0, steps)
@@ -447,7 +450,7 @@ OPTIMIZERS = {"nesterov": nesterov, "muon": muon}
 
 
 def sgd(rate: float, decay: float, shape: optax.Schedule) -> optax.GradientTransformation:
-    """Nesterov's momentum with a decay that does not depend on the rate."""
+    """Return Nesterov's momentum with a decay that does not depend on the rate."""
     return optax.chain(
         optax.add_decayed_weights(decay / rate),
         optax.trace(MOMENTUM, nesterov=True),
@@ -456,7 +459,7 @@ def sgd(rate: float, decay: float, shape: optax.Schedule) -> optax.GradientTrans
 
 
 def onto_sphere(updates: Any, params: Any) -> Any:
-    """Updates that first scale each kernel to a norm of the square root of its features."""
+    """Return updates that first scale each kernel to a norm of the square root of its features."""
 
     def kernel(update, kernel):
         return update + kernel * (math.sqrt(kernel.shape[-1]) / jnp.linalg.norm(kernel) - 1)
@@ -465,7 +468,7 @@ def onto_sphere(updates: Any, params: Any) -> Any:
 
 
 def grouped(**optimizers: Any) -> optax.GradientTransformation:
-    """One optimizer for each group of params; the kernel of the whitening layer stays."""
+    """Return one optimizer for each group of params; the kernel of the whitening layer stays."""
 
     def group(path, _):
         name = path[0].key
@@ -480,7 +483,7 @@ def grouped(**optimizers: Any) -> optax.GradientTransformation:
 
 
 def make_trainer(net: jn.Layer, optimizer: optax.GradientTransformation) -> jn.Trainer:
-    """The trainer of the smoothed cross-entropy; measures the accuracy as well."""
+    """Return the trainer of the smoothed cross-entropy; measures the accuracy as well."""
     loss = partial(jn.losses.cross_entropy, label_smoothing=SMOOTHING)
     objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
     return jn.trainer(objective, optimizer)
@@ -493,14 +496,14 @@ def train_steps(
     steps: int,
     looks_ahead: bool,
 ) -> tuple[jn.TrainState, dict[str, jax.Array]]:
-    """All steps in one scan; gives the state at the end, and loss and accuracy of each step.
+    """Make all steps in one scan; return the final state, and loss and accuracy of each step.
 
     Args:
-      trainer: of a step.
-      train_state: at the start.
-      batch: of a step, by its number.
-      steps: their number.
-      looks_ahead: whether to average by look-ahead.
+      trainer: Trainer that makes the steps.
+      train_state: Train_state at the start.
+      batch: Function from the number of a step to its batch.
+      steps: Number of steps.
+      looks_ahead: Whether to average by look-ahead.
     """
 
     def body(carry, step):
@@ -518,16 +521,16 @@ def train_steps(
 def look_ahead(
     train_state: jn.TrainState, slow: Any, done: jax.Array, steps: int
 ) -> tuple[jn.TrainState, Any]:
-    """Averages weights and running statistics every five steps, and continues from the average.
+    """Average weights and running statistics every five steps, and continue from the average.
 
     At first the average is the latest weights, at the end three quarters of it are old. After the
     last step the average is what remains.
 
     Args:
-      train_state: after a step.
-      slow: the average so far, (params, state).
-      done: number of steps made.
-      steps: of the training.
+      train_state: Train_state after a step.
+      slow: Average so far, (params, state).
+      done: Number of steps made.
+      steps: Number of training steps.
 
     Reference: Zhang et al. 2019, "Lookahead Optimizer: k steps forward, 1 step back".
     """
@@ -541,13 +544,13 @@ def look_ahead(
 
 
 def views(logits: Callable[[jax.Array], jax.Array], photos: jax.Array, tta: int) -> jax.Array:
-    """Mean logits of several views of each photo.
+    """Return the mean logits of several views of each photo.
 
     Args:
-      logits: of a batch of photos.
-      photos: normalized.
-      tta: 0 for the photo alone; 1 with its mirror image; 2 for both also shifted by one pixel up
-        and left, and down and right, which together count as much as the others.
+      logits: Function that returns the logits of a batch of photos.
+      photos: Normalized photos.
+      tta: Views: 0 for the photo alone; 1 with its mirror image; 2 for both also shifted by one
+        pixel up and left, and down and right, which together count as much as the others.
     """
     seen = [photos]
     if tta == 2:
@@ -564,7 +567,7 @@ def views(logits: Callable[[jax.Array], jax.Array], photos: jax.Array, tta: int)
 def accuracy(
     net: jn.Layer, train_state: jn.TrainState, test: tuple[jax.Array, jax.Array], tta: int
 ) -> jax.Array:
-    """Share of the test photos (bytes) that are classified correctly, 2000 at a time at most."""
+    """Return the accuracy on the test photos (bytes), at most 2000 at a time."""
     count = len(test[1])
     size = max(n for n in range(1, min(count, 2000) + 1) if count % n == 0)
 

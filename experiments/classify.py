@@ -30,21 +30,21 @@ class Training(Seeds, Output):
     optimizer: Optimizer = "adam"
     """update rule"""
     learning_rate: float | None = None
-    """highest learning rate; decays to 0 as a cosine. By default the optimizer's usual one"""
+    """highest learning rate, with cosine decay to 0; by default the optimizer's usual rate"""
     warmup: float = 0.0
-    """share of the steps in which the learning rate rises, from a tenth"""
+    """fraction of the steps in which the learning rate rises from a tenth of its highest value"""
     weight_decay: float = 0.0
-    """of the kernels, added to their gradients"""
+    """weight decay of the kernels, added to their gradients"""
     epochs: int = 40
-    """passes over the training part"""
+    """passes over the training split"""
     batch_size: int = 64
     """examples per step"""
     clean_epochs: int = 0
-    """the last `clean_epochs` epochs train without augmentation"""
+    """number of epochs at the end that train without augmentation"""
     smoothing: float | None = None
-    """label smoothing; by default the model's"""
+    """label smoothing; by default the usual value for the model"""
     validation: bool = False
-    """measure on a fifth of the training part in place of the test part: for choosing options"""
+    """measure on a fifth of the training split instead of the test split, to choose options"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -65,12 +65,12 @@ class Recipe(NamedTuple):
     """A net and its training.
 
     Fields:
-      net: gives logits (batch, classes).
-      first: name of the layer whose kernel is drawn.
-      augment: `(key, images) -> images`, for the training images.
-      smoothing: of the labels, unless the options say otherwise.
-      rate: factor of the optimizer's usual learning rate.
-      names: of the classes, for the pictures; by default their numbers.
+      net: Layer that returns logits (batch, classes).
+      first: Name of the layer whose kernel is drawn.
+      augment: Function `(key, images) -> images`, for the training images.
+      smoothing: Label smoothing, unless the options say otherwise.
+      rate: Factor of the optimizer's usual learning rate.
+      names: Names of the classes, for the pictures; by default their numbers.
     """
 
     net: jn.Layer
@@ -85,9 +85,9 @@ class Results(NamedTuple):
     """Results of an experiment.
 
     Fields:
-      accuracies: (seeds,), on the test part after the last epoch.
-      history: metric -> part -> values (epochs,) or (seeds, epochs).
-      pictures: the files that were written.
+      accuracies: Accuracies on the test split after the last epoch, (seeds,).
+      history: Metrics, metric -> split -> values (epochs,) or (seeds, epochs).
+      pictures: Files written.
     """
 
     accuracies: np.ndarray
@@ -96,12 +96,12 @@ class Results(NamedTuple):
 
 
 def classify(recipe: Recipe, train: Pair, test: Pair, options: Training) -> Results:
-    """Trains a net with every seed, measures its accuracy, and draws curves and mistakes.
+    """Train a net with every seed, measure its accuracy, and draw curves and mistakes.
 
     Args:
-      recipe: the net and its training.
-      train, test: (images, labels); `options.validation` replaces the test part.
-      options: of the run.
+      recipe: Net and its training.
+      train, test: Pairs (images, labels); `options.validation` replaces the test split.
+      options: Options of the run.
     """
     if options.validation:
         train, test = jn.data.split(train, 0.2, labels=train[1])
@@ -117,7 +117,7 @@ def classify(recipe: Recipe, train: Pair, test: Pair, options: Training) -> Resu
 
 
 def trainers(recipe: Recipe, examples: int, options: Training) -> list[tuple[jn.Trainer, int]]:
-    """The trainers with and without augmentation, each with its epochs."""
+    """Return the trainers with and without augmentation, each with its epochs."""
     smoothing = recipe.smoothing if options.smoothing is None else options.smoothing
     loss = partial(jn.losses.cross_entropy, label_smoothing=smoothing)
     objective = jn.supervised(recipe.net, loss, metrics={"accuracy": jn.metrics.accuracy})
@@ -133,7 +133,7 @@ def trainers(recipe: Recipe, examples: int, options: Training) -> list[tuple[jn.
 def make_optimizer(
     options: Training, steps: int, scale: float = 1.0
 ) -> optax.GradientTransformation:
-    """The optimizer of the options, for a training of `steps` steps."""
+    """Return the optimizer of the options, for a training of `steps` steps."""
     top = options.learning_rate or scale * RATES[options.optimizer]
     rate = optax.cosine_decay_schedule(top, steps)
     if options.warmup:
@@ -159,7 +159,7 @@ def make_optimizer(
 
 
 def kernels(params: Any) -> Any:
-    """A tree of booleans: True for kernels, which decay, False for biases and scales."""
+    """Return a tree of booleans: True for kernels, which decay, False for biases and scales."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jn.penalties.is_kernel(tuple(entry.key for entry in path)), params
     )
@@ -168,7 +168,7 @@ def kernels(params: Any) -> Any:
 def learn(
     phases: Sequence[tuple[jn.Trainer, int]], train: Pair, test: Pair, options: Training, seed: int
 ) -> list[jn.Epoch]:
-    """All epochs of one seed; rewrites curves_SEED.csv after each, so that runs can be stopped."""
+    """Return all epochs of one seed; rewrite curves_SEED.csv after each, in case you stop."""
     train_state = phases[0][0].init(jax.random.key(seed), train)
     done: list[jn.Epoch] = []
     for trainer, epochs in phases:
@@ -186,13 +186,13 @@ def learn(
 
 
 def accuracy(run: Sequence[jn.Epoch]) -> float:
-    """On the test part, after the last epoch."""
+    """Return the accuracy on the test split after the last epoch."""
     assert run[-1].test is not None
     return run[-1].test["accuracy"]
 
 
 def write(epochs: Sequence[jn.Epoch], path: Path) -> None:
-    """One line per epoch: loss and accuracy of both parts, and seconds since the start."""
+    """Write one line per epoch: loss and accuracy of both splits, and seconds since the start."""
     path.parent.mkdir(parents=True, exist_ok=True)
     seconds = np.cumsum([epoch.seconds for epoch in epochs])
     with path.open("w", newline="") as file:
@@ -211,7 +211,7 @@ def draw(
     history: dict[str, dict[str, np.ndarray]],
     folder: Path,
 ) -> list[Path]:
-    """Pictures of all runs' curves, and of the last run's mistakes and first kernels."""
+    """Draw all runs' curves, and the last run's mistakes and first kernels."""
     x, y = test
     logits = jn.predict(recipe.net, trained.params, trained.state, x)
     predicted = logits.argmax(-1)

@@ -56,7 +56,8 @@ class Options:
     empty one.
 
     Raises:
-      ValueError: naming the option, the values expected and the value given.
+      ValueError: If an option has a wrong value; the message names the option, the values expected
+        and the value given.
     """
 
     def __post_init__(self):
@@ -87,7 +88,7 @@ class Output(Options):
 @dataclass(frozen=True)
 class Seed(Options):
     seed: int = 0
-    """draws weights, order and augmentation; the first seed where there are several"""
+    """seed of weights, order and augmentation; the first seed if there are several"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -118,11 +119,11 @@ class TrainSize(Data):
 
 
 def main(config: type, run: Callable[[Any], Any]) -> None:
-    """Command line of an experiment: reads the options, runs, prints the time taken.
+    """Run the command line of an experiment: read the options, run, print the time taken.
 
     Args:
-      config: the dataclass of the options; its docstring and theirs are the help.
-      run: called with an instance of it.
+      config: Dataclass of the options; its docstring and the docstrings of its fields are the help.
+      run: Function that is called with an instance of `config`.
     """
     import tyro
 
@@ -134,12 +135,12 @@ def main(config: type, run: Callable[[Any], Any]) -> None:
 
 
 def over_seeds(run: Callable[[int], T], config: Seeds) -> list[T]:
-    """Results of `run(seed)` for every seed of a config."""
+    """Return results of `run(seed)` for every seed of a config."""
     return [run(seed) for seed in config.all_seeds]
 
 
 def total_steps(examples: int, config: Any) -> int:
-    """Training steps of `config.epochs` epochs in batches of `config.batch_size`."""
+    """Return training steps of `config.epochs` epochs in batches of `config.batch_size`."""
     return config.epochs * -(-examples // config.batch_size)
 
 
@@ -152,12 +153,12 @@ def run_epochs(
     batch_size: int,
     evaluate: PyTree | None = None,
 ) -> list[jn.Epoch]:
-    """Every epoch of a training from scratch; prints about ten of them.
+    """Return every epoch of a training from scratch; print about ten of them.
 
     Args:
-      trainer: from `jn.trainer`.
-      data, epochs, batch_size, evaluate: as for `jn.fit`.
-      seed: of `trainer.init`.
+      trainer: Trainer from `jn.trainer`.
+      data, epochs, batch_size, evaluate: Options of `jn.fit`.
+      seed: Seed of `trainer.init`.
     """
     done = []
     train_state = trainer.init(jax.random.key(seed), data)
@@ -171,17 +172,17 @@ def run_epochs(
 
 
 def deviation(values: Sequence[float] | np.ndarray) -> float:
-    """Sample standard deviation; NaN for a single value."""
+    """Return the sample standard deviation; NaN for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def mean_std(values: Sequence[float] | np.ndarray, spec: str = ".2%", *, ends: bool = False) -> str:
-    """Mean ± standard deviation as text; the mean alone for a single value.
+    """Return mean ± standard deviation as text; the mean alone for a single value.
 
     Args:
-      values: (seeds,).
-      spec: format of each number.
-      ends: also give the lowest and the highest value.
+      values: Values (seeds,).
+      spec: Format of each number.
+      ends: Whether to add the lowest and the highest value.
 
     Example:
       >>> mean_std([0.98, 0.99, 1.0], ends=True)
@@ -195,12 +196,12 @@ def mean_std(values: Sequence[float] | np.ndarray, spec: str = ".2%", *, ends: b
 
 
 def per_class(y: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of `count` random examples of each class, without repetition.
+    """Return indices of `count` random examples of each class, without repetition.
 
     Args:
-      y: (examples,), labels.
-      count: examples per class.
-      seed: of the draw.
+      y: Labels (examples,).
+      count: Number of examples per class.
+      seed: Seed of the draw.
     """
     draw = np.random.default_rng(seed)
     rows = [draw.choice(np.flatnonzero(y == c), count, replace=False) for c in np.unique(y)]
@@ -208,7 +209,7 @@ def per_class(y: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def save(figures: Mapping[str, Any], folder: Path, *, dpi: int = 100) -> list[Path]:
-    """Saves each figure as folder/name.png, prints the paths and returns them."""
+    """Save each figure as folder/name.png, print the paths and return them."""
     made = {"Software": jn.inspect.machine()}  # the tests compare it with the record
     paths = [
         jn.viz.save(figure, folder / f"{name}.png", dpi=dpi, metadata=made)
@@ -219,14 +220,14 @@ def save(figures: Mapping[str, Any], folder: Path, *, dpi: int = 100) -> list[Pa
 
 
 def grid(axes: Any) -> None:
-    """A light grid behind the data, and no frame above and on the right."""
+    """Draw a light grid behind the data, and no frame above and on the right."""
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def labels_table(what: str, accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
-    """Accuracies by method and labels per class, as `plot_by_labels` takes them."""
+    """Return accuracies by method and labels per class, as `plot_by_labels` takes them."""
     labels = list(next(iter(accuracies.values())))
     rows = [(name, *(mean_std(a[n]) for n in labels)) for name, a in accuracies.items()]
     head = ("method", *(f"{n} per class" for n in labels))
@@ -236,7 +237,7 @@ def labels_table(what: str, accuracies: dict[str, dict[int, np.ndarray]]) -> Tab
 def labels_figure(
     what: str, accuracies: dict[str, dict[int, np.ndarray]], width: float = 7.6, height: float = 3.8
 ) -> Any:
-    """A figure of `plot_by_labels` with its legend, sizes in inches."""
+    """Return a figure of `plot_by_labels` with its legend, sizes in inches."""
     figure = new_figure(width, height)
     axes = figure.subplots()
     plot_by_labels(axes, accuracies, 0.03)
@@ -246,12 +247,12 @@ def labels_figure(
 
 
 def plot_by_labels(axes: Any, accuracies: dict[str, dict[int, np.ndarray]], step: float) -> None:
-    """Accuracy against labeled examples per class: one line per method, with deviations.
+    """Plot accuracy against labels per class: one line per method, with standard deviations.
 
     Args:
-      axes: of matplotlib.
-      accuracies: method -> labels per class (0 for all) -> (seeds,).
-      step: horizontal distance between the lines, so that they do not overlap.
+      axes: Axes of matplotlib.
+      accuracies: Accuracies, method -> labels per class (0 for all) -> (seeds,).
+      step: Horizontal distance between the lines, so that they do not overlap.
     """
     for i, (name, found) in enumerate(accuracies.items()):
         places = np.arange(len(found)) + step * (i - len(accuracies) / 2)

@@ -124,29 +124,29 @@ class Config(Data, Seed, Output):
     unknowns: int = 100
     """length of the signals of the phase plot"""
     cells: int = 20
-    """rows and columns of the phase plot"""
+    """number of rows and columns of the phase plot"""
     trials: int = 20
     """signals per cell, each with its own matrix"""
     steps: int = 300
-    """of basis pursuit"""
+    """number of steps of basis pursuit"""
     points: int = 200
     """images whose distances are measured"""
     features: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-    """of the projections"""
+    """numbers of features of the projections"""
     fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
-    """random numbers per pixel of a digit"""
+    """number of random measurements per pixel of a digit"""
 
 
 class Results(NamedTuple):
     """Recovery and distortion.
 
     Fields:
-      recovered: (sparsities, measurements), share of the signals recovered to 1e-3.
-      off: mean distance of the half-way line from theory's, in measurements over unknowns.
-      distortions: entries -> largest distortion at each number of features.
-      digits: (fractions, 3): relative error of least squares, of basis pursuit, and of that with
-        nonnegative pixels, mean over the digits.
-      pictures: the files written.
+      recovered: Fraction of the signals recovered to 1e-3, (sparsities, measurements).
+      off: Mean distance of the half-way line from theory, in measurements over unknowns.
+      distortions: Largest distortion at each number of features, by entries of the kernel.
+      digits: Relative errors (fractions, 3) of least squares, of basis pursuit, and of basis
+        pursuit with nonnegative pixels; means over the digits.
+      pictures: Files written.
     """
 
     recovered: np.ndarray
@@ -157,7 +157,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Measures and draws."""
+    """Measure and draw."""
     (x, labels), _ = jn.data.mnist(data_dir=config.data_dir)
     x, labels = np.asarray(x[:2000]).reshape(-1, 784).astype(np.float32), labels[:2000]
 
@@ -175,7 +175,7 @@ def run(config: Config) -> Results:
     images = x[[int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]]
     found = reconstruct(config, images)
     errors = np.linalg.norm(found - images, axis=-1) / np.linalg.norm(images, axis=-1)
-    print(f"share of nonzero pixels: {np.round((images > 0).mean(1), 2).tolist()}")
+    print(f"fraction of nonzero pixels: {np.round((images > 0).mean(1), 2).tolist()}")
     for fraction, row in zip(config.fractions, errors, strict=True):
         least, pursuit, positive = row.mean(1)
         print(
@@ -192,7 +192,7 @@ def run(config: Config) -> Results:
 
 
 def theory(sparsity: np.ndarray) -> np.ndarray:
-    """Measurements over unknowns at which half of the signals of a sparsity are recovered.
+    """Return measurements over unknowns at which half of the signals of a sparsity are recovered.
 
     The infimum over t of s (1 + t²) + (1 − s) E(|g| − t)₊², g normal [Donoho and Tanner 2009;
     Amelunxen et al. 2014, "Living on the edge", 4.3].
@@ -205,7 +205,7 @@ def theory(sparsity: np.ndarray) -> np.ndarray:
 
 
 def phase(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of signals recovered: (sparsities, measurements), and the two axes, in entries."""
+    """Return the fraction of signals recovered, (sparsities, measurements), and the two axes."""
     n, r = config.unknowns, np.random.default_rng(config.seed)
     counts = np.unique(np.linspace(0, n, config.cells + 1).round().astype(int))[1:]
     sparse = np.unique(np.linspace(0, 0.8 * n, config.cells + 1).round().astype(int))[1:]
@@ -224,7 +224,7 @@ def phase(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def half_way(recovered: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Measurements at which half of the signals are recovered, per sparsity; NaN where none are."""
+    """Return measurements at which half of the signals are recovered, per sparsity, or NaN."""
     found = np.full(len(recovered), np.nan)
     for i, shares in enumerate(recovered):
         above = np.flatnonzero(shares >= 0.5)
@@ -236,7 +236,7 @@ def half_way(recovered: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def signs(sparsity: float) -> Initializer:
-    """Entries of ±√(sparsity / features), 0 with probability 1 − 1 / sparsity [Achlioptas 2003]."""
+    """Draw ±√(sparsity / features), or 0 with probability 1 − 1 / sparsity [Achlioptas 2003]."""
 
     def init(key, shape, dtype=jnp.float32):
         p = jnp.array([0.5 / sparsity, 1 - 1 / sparsity, 0.5 / sparsity])
@@ -250,7 +250,7 @@ KINDS = {"normal": {}, "±1": {"kernel_init": signs(1)}, "0 and ±1": {"kernel_i
 
 
 def distances(config: Config, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Largest distortion of all distances between images, for each number of features."""
+    """Return the largest distortion of distances between images, for each number of features."""
     found = {}
     for kind, options in KINDS.items():
         largest = []
@@ -264,7 +264,7 @@ def distances(config: Config, x: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def reconstruct(config: Config, images: np.ndarray) -> np.ndarray:
-    """(fractions, 3, images, pixels): least squares, basis pursuit, and that without negatives."""
+    """Return (fractions, 3, images, pixels): least squares, basis pursuit, nonnegative pursuit."""
     pixels, r = images.shape[1], np.random.default_rng(config.seed + 1)
     pursue = jax.jit(partial(cs.basis_pursuit, steps=4 * config.steps), static_argnames="positive")
     found = []
@@ -328,7 +328,7 @@ def draw_distances(features, distortions, points):
 
 
 def draw_digits(images, found, fractions, which):
-    """One digit by least squares, by basis pursuit, and by that with nonnegative pixels."""
+    """Draw one digit by least squares, by basis pursuit, and by nonnegative basis pursuit."""
     figure = new_figure(1.25 * (len(fractions) + 1), 4.3)
     cells = figure.subplots(3, len(fractions) + 1)
     size = round(math.sqrt(images.shape[1]))

@@ -86,7 +86,7 @@ class Config(TrainSize, Seeds, Output):
     labels: tuple[int, ...] = (10, 30, 100)
     """labeled digits per class"""
     tune_steps: int = 1500
-    """steps of fine-tuning, 50 examples each"""
+    """number of steps of fine-tuning, with 50 examples each"""
     sample_steps: int = 1000
     """steps of Gibbs sampling in the top machine"""
 
@@ -95,8 +95,8 @@ class Results(NamedTuple):
     """Accuracies.
 
     Fields:
-      accuracies: name of the initialization -> (labels, seeds), on the test digits.
-      pictures: the files written.
+      accuracies: Accuracies on the test digits, name of the initialization -> (labels, seeds).
+      pictures: Files written.
     """
 
     accuracies: dict[str, np.ndarray]
@@ -104,7 +104,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Fits the net, draws samples, fine-tunes with few labels, prints and draws."""
+    """Fit the net, draw samples, fine-tune with few labels, print and draw."""
     (x, y), (x_test, y_test) = jn.data.mnist(data_dir=config.data_dir)
     x, y = x[: config.train_size].reshape(-1, 784), y[: config.train_size]
     test = x_test.reshape(-1, 784), y_test
@@ -145,7 +145,7 @@ def run(config: Config) -> Results:
 def fine_tune(
     seed: int, net: jn.Layer, given: Params, train: Pair, test: Pair, steps: int
 ) -> float:
-    """Test accuracy after training from the given params; the others are drawn."""
+    """Return the test accuracy after training from the given params; the others are drawn."""
     batch_size = min(50, len(train[1]))
     epochs = -(-steps // -(-len(train[1]) // batch_size))
     objective = jn.supervised(
@@ -163,7 +163,7 @@ def fine_tune(
 
 
 def draw_accuracies(labels: tuple[int, ...], accuracies: dict[str, np.ndarray]) -> Any:
-    """Mean accuracy against labels per class, and a point for each seed."""
+    """Draw mean accuracy against labels per class, and a point for each seed."""
     figure = new_figure(5.2, 3.8)
     axes = figure.subplots()
     for i, (name, values) in enumerate(accuracies.items()):

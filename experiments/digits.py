@@ -70,13 +70,13 @@ class Config(Training):
 
     output: Path = Path("runs/digits")
     model: Literal["softmax", "mlp", "conv"] = "conv"
-    """softmax regression, a perceptron with one hidden layer, or three convolutions"""
+    """model: softmax regression, a perceptron with one hidden layer, or three convolutions"""
     shift: int | None = None
-    """shift training images by up to `shift` pixels; by default 1 for conv and 0 for the others"""
+    """largest shift of the training images in pixels; by default 1 for conv and 0 for the others"""
 
 
 def run(config: Config) -> Results:
-    """Trains the model, prints the accuracy on the held-out fifth, and draws."""
+    """Train the model, print the accuracy on the held-out fifth, and draw."""
     train, test = jn.data.digits()
     match config.model:
         case "softmax":
@@ -93,7 +93,7 @@ def run(config: Config) -> Results:
 
 
 def conv_net() -> jn.Layer:
-    """Three convolutions with few channels, for small images, and dropout."""
+    """Return three convolutions with few channels, for small images, and dropout."""
     he = jn.initializers.he_normal()
     return jn.serial(
         jn.conv(32, 3, kernel_init=he),  # (batch, 8, 8, 1) -> (batch, 8, 8, 32)

@@ -4,9 +4,9 @@ Claim: at least half of the filters that a sparse autoencoder learns on whitened
 photographs fit a Gabor function with R² > 0.6. Random weights do not, and principal components
 less often.
 
-A filter is oriented if its function is an edge or a bar rather than a round spot. The patches are
-of scikit-learn's two photographs, drawn again for each seed, of CIFAR-10, or of CamVid's road
-scenes.
+A filter is oriented if its function is an edge or a bar rather than a round spot. The patches come
+from scikit-learn's two photographs (drawn again for each seed), from CIFAR-10, or from CamVid's
+road scenes.
 """
 
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ class Config(Data, Seeds, Output):
     size: int = 12
     """side of a patch in pixels"""
     components: int = 64
-    """principal components of a patch to keep; the others are its finest detail"""
+    """number of principal components of a patch to keep; the others are its finest detail"""
     patches: int = 40_000
     """number of patches"""
     features: int = 100
@@ -127,10 +127,10 @@ class Learned(NamedTuple):
     """The result of one seed.
 
     Fields:
-      raw: (patches, size, size), as cut from the images.
-      filters: "learned", "random" or "principal components" -> (size, size, filters).
-      fits: the same names -> the Gabor functions fitted.
-      activation: lowest and highest mean activation of a unit.
+      raw: Patches as cut from the images, (patches, size, size).
+      filters: Filters (size, size, filters), for "learned", "random" and "principal components".
+      fits: Fitted Gabor functions, under the same names.
+      activation: Lowest and highest mean activation of a unit.
     """
 
     raw: np.ndarray
@@ -140,13 +140,13 @@ class Learned(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Shares of the filters.
+    """Fractions of the filters.
 
     Fields:
-      shares: name -> (seeds,), share of the filters that fit a Gabor function with R² > 0.6.
-      oriented: (seeds,), share of the learned filters that do, and whose function is oriented.
-      activation: (seeds, 2), lowest and highest mean activation of a unit.
-      pictures: the files written, of the first seed.
+      shares: Fraction of the filters that fit a Gabor function with R² > 0.6, name -> (seeds,).
+      oriented: Fraction of the learned filters that fit such a function and are oriented, (seeds,).
+      activation: Lowest and highest mean activation of a unit, (seeds, 2).
+      pictures: Files written for the first seed.
     """
 
     shares: dict[str, np.ndarray]
@@ -156,7 +156,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Learns with every seed, prints the shares, and draws the first seed's filters."""
+    """Learn with every seed, print the fractions, and draw the first seed's filters."""
     images = load(config)
     runs = over_seeds(lambda seed: learn(images, config, seed), config)
     shares = {name: np.array([share(one.fits[name].r2) for one in runs]) for name in runs[0].fits}
@@ -172,7 +172,7 @@ def run(config: Config) -> Results:
 
 
 def load(config: Config) -> list[np.ndarray]:
-    """Gray photographs in [0, 1], each (height, width)."""
+    """Return gray photographs in [0, 1], each (height, width)."""
     match config.images:
         case "sample":
             photos = jn.data.photos()
@@ -186,7 +186,7 @@ def load(config: Config) -> list[np.ndarray]:
 
 
 def learn(images: list[np.ndarray], config: Config, seed: int) -> Learned:
-    """Filters of one seed and the Gabor functions that fit them."""
+    """Return filters of one seed and the Gabor functions that fit them."""
     raw = jn.data.patches(images, config.size, config.patches, seed=seed)
     x, directions = prepare(raw.reshape(len(raw), -1), config.components)
     usual = 0.03 if config.images == "sample" else 0.02
@@ -209,7 +209,7 @@ def learn(images: list[np.ndarray], config: Config, seed: int) -> Learned:
 
 
 def prepare(x: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whitened patches (n, components), and the directions (pixels, components) of each component.
+    """Return whitened patches (n, components), and the components (pixels, components).
 
     Brightness and contrast of each patch are normalized first, as in the retina; patches with
     almost no contrast, such as sky, are not amplified.
@@ -223,12 +223,12 @@ def prepare(x: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def share(r2) -> float:
-    """Share of the filters that count as Gabor functions."""
+    """Return the fraction of the filters that count as Gabor functions."""
     return float(np.mean(np.asarray(r2) > ENOUGH))
 
 
 def oriented(fit: jn.inspect.GaborFit) -> np.ndarray:
-    """Whether a function has a direction: both signs along the wave, or twice as long as wide."""
+    """Return whether a function is oriented: it has both signs, or is twice as long as wide."""
     gabor = fit.gabor
     # at least half a wave from -2σ to 2σ of the Gaussian, else it is one round spot
     waves = 4 * np.asarray(gabor.sigma_along) * np.asarray(gabor.frequency)
@@ -237,7 +237,7 @@ def oriented(fit: jn.inspect.GaborFit) -> np.ndarray:
 
 
 def draw(learned: Learned) -> dict[str, Any]:
-    """Patches, all filters from the best fit to the worst, filters beside fits, and R²."""
+    """Draw patches, all filters from the best fit to the worst, filters next to fits, and R²."""
     filters = learned.filters["learned"]
     size = len(filters)
     r2 = {name: np.asarray(fit.r2) for name, fit in learned.fits.items()}
@@ -253,7 +253,7 @@ def draw(learned: Learned) -> dict[str, Any]:
 
 
 def draw_pairs(filters, fitted, r2, order, columns: int = 12, rows: int = 3):
-    """Filters with the fitted Gabor functions below them, evenly over the order."""
+    """Draw filters with the fitted Gabor functions below them, evenly over the order."""
     chosen = order[np.linspace(0, len(order) - 1, min(columns * rows, len(order))).astype(int)]
     rows = -(-len(chosen) // columns)
     figure = new_figure(0.8 * columns + 0.8, 1.85 * rows)
@@ -274,7 +274,7 @@ def draw_pairs(filters, fitted, r2, order, columns: int = 12, rows: int = 3):
 
 
 def histogram(r2: dict[str, np.ndarray]):
-    """Distribution of R² for each set of filters."""
+    """Draw the distribution of R² for each set of filters."""
     figure = new_figure(5.6, 3.6)
     axes = figure.subplots()
     for (name, values), color in zip(r2.items(), COLORS, strict=False):

@@ -1,13 +1,13 @@
 """Features learned without labels, evaluated by a linear readout on MNIST.
 
 Claim: a softmax readout of 400 features learned without labels (k-means, sparse coding) classifies
-MNIST better than one of the 784 pixels, or of random weights. One of a linear map (whitening) does
-not. An RBF network improves with the number of centers, up to some hundred, and few centers are
-better learned than drawn.
+  MNIST better than a readout of the 784 pixels or of random features. A readout of a linear map
+  (whitening) does not. An RBF network improves with the number of centers, up to some hundred. If
+  there are few centers, learned centers are better than randomly drawn ones.
 
-10,000 training digits, for features and readout, 10,000 test digits. RBF networks get the digits
-of 8×8 pixels (1,438 for training, 359 for testing). The options are the first that were tried, and
-nothing was chosen by the test digits.
+Features and readout use 10,000 training digits, and there are 10,000 test digits. RBF networks get
+the digits of 8×8 pixels (1,438 for training, 359 for testing). We did not tune the options, and
+chose nothing by the test digits.
 """
 
 from collections.abc import Callable
@@ -110,7 +110,7 @@ class Config(Data, Seeds, Output):
     seeds: int = 3
     output: Path = Path("runs/features")
     features: int = 400
-    """features per method"""
+    """number of features per method"""
     train_size: int = 10_000
     """training digits, for features and readout"""
     test_size: int = 10_000
@@ -118,16 +118,16 @@ class Config(Data, Seeds, Output):
     epochs: int = 20
     """training epochs of the readout"""
     centers: tuple[int, ...] = (10, 30, 100, 300, 1000)
-    """of the RBF networks, on the small digits of 8x8 pixels"""
+    """numbers of centers of the RBF networks, on the small digits of 8x8 pixels"""
 
 
 class Learned(NamedTuple):
     """Features before the readout.
 
     Fields:
-      layer: from pixels to features.
-      params: of the layer, learned without labels.
-      atoms: (pixels, features) to draw; None if there are none.
+      layer: Layer from pixels to features.
+      params: Params of the layer, learned without labels.
+      atoms: Atoms (pixels, features) to draw; None if there are none.
     """
 
     layer: jn.Layer
@@ -139,9 +139,9 @@ class Results(NamedTuple):
     """Accuracies.
 
     Fields:
-      accuracies: "method, encoding" -> (seeds,), on the test digits of MNIST.
-      rbf: method -> (centers, seeds), on the held-out digits of 8x8 pixels.
-      pictures: the files written.
+      accuracies: Accuracies on the test digits of MNIST, "method, encoding" -> (seeds,).
+      rbf: Accuracies on the held-out digits of 8x8 pixels, method -> (centers, seeds).
+      pictures: Files written.
     """
 
     accuracies: dict[str, np.ndarray]
@@ -150,7 +150,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Learns features, trains readouts, prints accuracies and draws dictionaries."""
+    """Learn features, train readouts, print accuracies and draw dictionaries."""
     (x, y), (x_test, y_test) = jn.data.mnist(data_dir=config.data_dir)
     train = x[: config.train_size].reshape(-1, 784), y[: config.train_size]
     test = x_test[: config.test_size].reshape(-1, 784), y_test[: config.test_size]
@@ -182,14 +182,14 @@ def run(config: Config) -> Results:
 
 
 def methods(features: int) -> dict[str, Callable[[jax.Array, Any], dict[str, Learned]]]:
-    """Method -> `(key, x) -> {encoding: Learned}`: one fit may have several encodings."""
+    """Return method -> `(key, x) -> {encoding: Learned}`: one fit may have several encodings."""
 
     def rectified(params: Any, atoms: bool = True) -> Learned:
         net = jn.serial(jn.dense(features), jax.nn.relu)
         return Learned(net, {"dense": params}, params["kernel"] if atoms else None)
 
     def balanced(kernel: jax.Array, x: Any) -> dict[str, jax.Array]:
-        """Biases that make the mean of each product 0."""
+        """Return biases that make the mean of each product 0."""
         return {"kernel": kernel, "bias": -jnp.asarray(x).mean(0) @ kernel}
 
     def pixels(key, x):
@@ -236,7 +236,7 @@ def methods(features: int) -> dict[str, Callable[[jax.Array, Any], dict[str, Lea
 
 @cache  # all readouts of one size share a program
 def readout(inputs: int, steps: int) -> jn.Trainer:
-    """Softmax regression."""
+    """Return the net of a softmax regression."""
     objective = jn.supervised(
         jn.models.mlp([10], name=f"readout_of_{inputs}"),
         optax.softmax_cross_entropy_with_integer_labels,
@@ -246,7 +246,7 @@ def readout(inputs: int, steps: int) -> jn.Trainer:
 
 
 def read(learned: Learned, key: jax.Array, train: Pair, test: Pair, epochs: int) -> float:
-    """Test accuracy of a readout of these features."""
+    """Return the test accuracy of a readout of these features."""
     x, x_test = (
         jn.predict(learned.layer, learned.params, {}, part[0], batch_size=500)
         for part in (train, test)
@@ -262,7 +262,7 @@ def read(learned: Learned, key: jax.Array, train: Pair, test: Pair, epochs: int)
 
 
 def rbf_networks(config: Config) -> dict[str, np.ndarray]:
-    """Accuracies (centers, seeds) of RBF networks on the digits of 8x8 pixels."""
+    """Return accuracies (centers, seeds) of RBF networks on the digits of 8x8 pixels."""
     train, test = ((x.reshape(len(x), -1), y) for x, y in jn.data.digits())
     found = {}
     for name, method in {"k-means": kmeans.kmeans, "random digits": kmeans.random_vectors}.items():
@@ -282,7 +282,7 @@ def rbf_networks(config: Config) -> dict[str, np.ndarray]:
 
 
 def draw_dictionaries(dictionaries: dict[str, np.ndarray], side: int = 6) -> Any:
-    """The first atoms of each method, positive weights red and negative ones blue."""
+    """Draw the first atoms of each method, positive weights red and negative ones blue."""
     names = list(dictionaries)
     figure = new_figure(2.7 * len(names), 3.0)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -301,7 +301,7 @@ def draw_dictionaries(dictionaries: dict[str, np.ndarray], side: int = 6) -> Any
 def draw_accuracies(
     accuracies: dict[str, np.ndarray], rbf: dict[str, np.ndarray], centers: tuple[int, ...]
 ) -> Any:
-    """The readouts of MNIST as points, one per seed; RBF networks as lines over their centers."""
+    """Draw readouts of MNIST as points, one per seed, and RBF networks as lines over centers."""
     figure = new_figure(10.5, 3.8)
     left, right = figure.subplots(1, 2)
     for row, values in enumerate(accuracies.values()):

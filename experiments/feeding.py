@@ -1,7 +1,7 @@
-"""What it costs to bring the data to the device.
+"""The cost of moving data to the device.
 
-Claim: slices of arrays cost a step of LeNet-5 nothing that can be measured, read ahead or not.
-What costs is decoding, where the loader shares two cores with the step.
+Claim: slicing arrays adds no measurable time to a step of LeNet-5, with or without reading ahead.
+  Decoding does, if the loader shares two cores with the step.
 
 LeNet-5 on MNIST, batches of 128. Each way is one `fit` that yields after every `steps` updates;
 the ways take turns, and the median of the rounds is reported.
@@ -73,9 +73,9 @@ class Config(Data, Seed):
 
     ways: tuple[Way, ...] = ("device", "slices", "feed", "threads", "records", "workers")
     steps: int = 100
-    """updates in a round"""
+    """number of updates in a round"""
     rounds: int = 7
-    """whose median is reported"""
+    """number of rounds, whose median is reported"""
     batch_size: int = 128
     """examples per update"""
 
@@ -105,12 +105,12 @@ class Examples:
 
 
 def scaled(example: dict[str, Any]) -> tuple[Any, ...]:
-    """An example of TFDS as `jn.data.mnist` has it."""
+    """Return an example of TFDS as `jn.data.mnist` has it."""
     return example["image"].astype(np.float32) / 255, np.int32(example["label"])
 
 
 def source(way: str, rows: Any, config: Config) -> Any:
-    """The data of a way."""
+    """Return the data of a way."""
     mesh = jax.make_mesh((1,), ("data",))
     spec = jax.P("data")
     if way == "device":
@@ -141,7 +141,7 @@ def source(way: str, rows: Any, config: Config) -> Any:
 
 
 def run(config: Config) -> dict[str, float]:
-    """Milliseconds per step of each way, by the median of the rounds."""
+    """Return milliseconds per step of each way, by the median of the rounds."""
     rows, _ = jn.data.mnist(data_dir=config.data_dir)
     objective = jn.supervised(
         jn.models.lenet5(classes=10), optax.softmax_cross_entropy_with_integer_labels

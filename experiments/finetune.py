@@ -15,8 +15,8 @@ A trunk with a new head, of which only the head is trained:
     optax.masked(optax.adamw(rate), head)
     optax.multi_transform({"trunk": optax.adam(rate / 10), "head": optax.adam(rate)}, parts)
 
-Frozen parameters are bit-equal afterwards. The learning rate, 0.001 or 0.003, is the one with the
-higher accuracy on 2,000 other labeled digits, chosen for each method in the same way.
+Frozen parameters do not change by a single bit. For each method, we take the learning rate, 0.001
+or 0.003, with the higher accuracy on 2,000 other labeled digits.
 """
 
 from collections.abc import Callable
@@ -93,7 +93,7 @@ RECORDS = (
 EPOCHS = {10: 60, 30: 40, 100: 30}
 RATES = (1e-3, 3e-3)
 VALIDATION = 2000  # training digits of the new classes that choose the learning rate
-SLOWER = 0.1  # factor of the trunk's learning rate, where it has its own
+SLOWER = 0.1  # factor of the trunk's learning rate, if it has its own
 TRUNK = "f6"  # the last layer that is reused
 
 
@@ -113,10 +113,11 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      before: accuracy on the old classes.
-      accuracies: method -> labels per class -> (seeds,), on the test digits of the new classes.
-      moved: method -> layer -> the largest change of a parameter in it, with most labels.
-      pictures: the files that were written.
+      before: Accuracy on the old classes.
+      accuracies: Accuracies on the test digits of the new classes, method -> labels per class ->
+        (seeds,).
+      moved: Largest change of a parameter with most labels, method -> layer -> change.
+      pictures: Files written.
     """
 
     before: float
@@ -126,7 +127,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains on the old classes, then by each method on few labels of the new ones."""
+    """Train on the old classes, then by each method on few labels of the new classes."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
     train = x[: config.train_size], y[: config.train_size]
     old = jn.models.lenet5(classes=5)
@@ -183,7 +184,7 @@ def run(config: Config) -> Results:
 
 
 def parts(params: Any) -> Any:
-    """The part of the net of each entry: a tree of names in place of arrays."""
+    """Return the part of the net of each entry: a tree of names instead of arrays."""
 
     def part(path, _):
         names = [step.key for step in path]
@@ -195,14 +196,14 @@ def parts(params: Any) -> Any:
 
 
 def slower_trunk(learning_rate: Any) -> optax.GradientTransformation:
-    """Adam, with a tenth of the rate for the pretrained trunk."""
+    """Return Adam with a tenth of the rate for the pretrained trunk."""
     slow = optax.adam(SLOWER * learning_rate)
     rates: Any = {"convolutions": slow, "dense": slow, "head": optax.adam(learning_rate)}
     return optax.multi_transform(rates, parts)
 
 
 def frozen_convolutions(learning_rate: Any) -> optax.GradientTransformation:
-    """Adam for all but the convolutions: freezing by the optimizer alone."""
+    """Return Adam for all but the convolutions, to freeze by the optimizer alone."""
     adam = optax.adam(learning_rate)
     rates: Any = {"convolutions": optax.set_to_zero(), "dense": adam, "head": adam}
     return optax.multi_transform(rates, parts)
@@ -212,9 +213,9 @@ class Method(NamedTuple):
     """A way to train on the new classes.
 
     Fields:
-      frozen: whether the trunk is frozen.
-      pretrained: whether the trunk's params come from the old classes.
-      optimizer: from a learning rate.
+      frozen: Whether the trunk is frozen.
+      pretrained: Whether the trunk's params come from the old classes.
+      optimizer: Function that makes the optimizer from a learning rate.
     """
 
     frozen: bool
@@ -233,7 +234,7 @@ METHODS = {
 
 
 def of_classes(data: Pair, first: int) -> Pair:
-    """The digits of five classes, numbered from 0."""
+    """Return the digits of five classes, numbered from 0."""
     x, y = data
     rows = (y >= first) & (y < first + 5)
     return x[rows], y[rows] - first
@@ -252,7 +253,7 @@ def accuracy(objective: jn.Layer, trained: jn.TrainState, data: Pair) -> float:
 def learn_old(
     net: jn.Layer, train: Pair, test: Pair, config: Config
 ) -> tuple[jn.TrainState, float]:
-    """A training state of the net on the old classes, and its accuracy."""
+    """Return a training state of the net on the old classes, and its accuracy."""
     objective = classifier(net)
     trainer = jn.trainer(objective, optax.adam(1e-3))
     epochs = run_epochs(trainer, train, seed=0, epochs=config.pretrain_epochs, batch_size=128)
@@ -261,14 +262,14 @@ def learn_old(
 
 
 def with_head(net: jn.Layer, frozen: bool) -> jn.Layer:
-    """The trunk of a net, and a new layer for five classes."""
+    """Return the trunk of a net, and a new layer for five classes."""
     trunk = jn.tap(net, TRUNK)
     trunk = jn.freeze(trunk) if frozen else trunk
     return jn.serial(trunk, jax.nn.relu, jn.dense(5, name="head"))
 
 
 def begin(net: jn.Layer, trained: jn.TrainState | None, seed: int) -> Any:
-    """Params drawn by the seed; those of the trunk from a trained net, if given."""
+    """Return params drawn by the seed, with the trunk from a trained net, if given."""
     params, _ = net.init(jax.random.key(seed), jn.spec((1, 28, 28, 1)))
     if trained is None:
         return params
@@ -276,7 +277,7 @@ def begin(net: jn.Layer, trained: jn.TrainState | None, seed: int) -> Any:
 
 
 def change(before: Any, after: Any) -> float:
-    """The largest change of a parameter."""
+    """Return the largest change of a parameter."""
     changes = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), before, after)
     return float(max(jax.tree.leaves(changes)))
 

@@ -1,4 +1,4 @@
-"""Flow matching: a net that turns noise into the digit asked for, with classifier-free guidance.
+"""Flow matching: a net that turns noise into a given digit, with classifier-free guidance.
 
 Claim: a classifier reads the digits that flow matching generates as their label, and guidance makes
 this more frequent at the cost of variety.
@@ -16,7 +16,7 @@ A convolutional net, trained on 60,000 digits with other random numbers, classif
 seed, 50 of each label. "Read" is the fraction of images whose class is the label, and "classes" is
 the entropy of the classes. "Spread" is the root mean squared difference of two images of one label,
 per pixel. "Distance" is the Fréchet distance to training digits in the features of the classifier.
-The first baseline is real test digits, the second one a normal distribution with the mean and
+The first baseline is real test digits, the second a normal distribution with the mean and
 covariance of the training digits of each label.
 """
 
@@ -111,27 +111,27 @@ class Config(TrainSize, Seeds, Output):
     output: Path = Path("runs/flow_matching")
     seeds: int = 3
     train_size: int | None = 30000
-    """number of digits of the generator"""
+    """number of training digits of the generator"""
     epochs: int = 6
-    """passes over them"""
+    """passes over the training digits"""
     batch_size: int = 128
     learning_rate: float = 4e-3
-    """the largest, after the warmup, with cosine decay to 0"""
+    """largest learning rate, after the warmup, with cosine decay to 0"""
     hidden: float = 0.1
     """probability that a label is hidden in training"""
     guidance: tuple[float, ...] = (0.0, 1.0, 3.0)
-    """factors of the difference that the label makes"""
+    """factors of the difference that the label makes (classifier-free guidance)"""
     steps: int = 20
-    """steps of a sample, of two evaluations each"""
+    """number of steps of a sample, with two evaluations each"""
     samples: int = 50
-    """images per label"""
+    """number of images per label"""
 
 
 class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      measures: Images -> measure -> values (seeds,); the measures are those of the docstring.
+      measures: Measures of the docstring, images -> measure -> values (seeds,).
       classifier: Accuracy of the classifier on the test digits, (seeds,).
       losses: Squared error of the velocity per pixel after each epoch, (seeds, epochs).
       pictures: Files written.
@@ -144,7 +144,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains a classifier and a generator with each seed, and compares the images."""
+    """Train a classifier and a generator with each seed, and compare the images."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
     few = x[: config.train_size], y[: config.train_size]
     labels = np.repeat(np.arange(10), config.samples)
@@ -186,7 +186,7 @@ def run(config: Config) -> Results:
 
 
 def learn_classes(data: Pair, test: Pair, config: Config, seed: int) -> tuple[Any, float]:
-    """A function from images to classes and features, and the accuracy on the test digits."""
+    """Return a function from images to classes and features, and the test accuracy."""
     convs = [
         jn.serial(jn.conv(features, 3, strides=2), jax.nn.relu, name=f"block_{features}")
         for features in (16, 32)
@@ -218,21 +218,21 @@ CLASSIFIER_EPOCHS = 3
 
 
 def cut(x: jax.Array) -> jax.Array:
-    """Blocks of 2x2 pixels become channels."""
+    """Turn blocks of 2x2 pixels into channels."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // 2, 2, w // 2, 2, c).swapaxes(2, 3)
     return x.reshape(b, h // 2, w // 2, 4 * c)
 
 
 def join(x: jax.Array) -> jax.Array:
-    """Channels become blocks of 2x2 pixels."""
+    """Turn channels into blocks of 2x2 pixels."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, 2, 2, c // 4).swapaxes(2, 3)
     return x.reshape(b, 2 * h, 2 * w, c // 4)
 
 
 def velocity() -> jn.Layer:
-    """A small U-Net of (x, t, label): convolutions, and dense layers at a quarter of the size."""
+    """Return a small U-Net of (x, t, label), with dense layers at a quarter of the size."""
     silu = jax.nn.silu
 
     def norm() -> jn.Layer:
@@ -259,13 +259,13 @@ def velocity() -> jn.Layer:
 
 
 def flow(hidden: float) -> jn.Layer:
-    """The objective: the squared error of the velocity at a random time of each path."""
+    """Return the objective: the squared error of the velocity at a random time of each path."""
     net = velocity()
 
     def objective(m, batch):
         images, labels = batch
         images = 2 * images - 1
-        # More times in the first half, where the noise becomes a digit.
+        # More times are in the first half, in which the noise becomes a digit.
         t = jax.nn.sigmoid(jax.random.normal(m.key("t"), labels.shape) - 0.5)
         noise = jax.random.normal(m.key("noise"), images.shape)
         hide = jax.random.bernoulli(m.key("hide"), hidden, labels.shape)
@@ -278,7 +278,7 @@ def flow(hidden: float) -> jn.Layer:
 
 
 def learn_flow(data: Pair, config: Config, seed: int) -> tuple[Any, Any, list[float]]:
-    """Params and state of the velocity, and the losses."""
+    """Return params and state of the velocity, and the losses."""
     steps = total_steps(len(data[0]), config)
     rate = config.learning_rate
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps)
@@ -298,7 +298,7 @@ def learn_flow(data: Pair, config: Config, seed: int) -> tuple[Any, Any, list[fl
 def sample(
     params: Any, state: Any, key: jax.Array, labels: jax.Array, guidance: float, steps: int
 ) -> jax.Array:
-    """Images (labels, 28, 28, 1) in [0, 1] of the labels, by the midpoint rule."""
+    """Return images (labels, 28, 28, 1) in [0, 1] of the labels, by the midpoint rule."""
     net = velocity()
     both = jnp.concatenate([labels, jnp.full_like(labels, HIDDEN_LABEL)])
 
@@ -317,7 +317,7 @@ def sample(
 
 
 def gaussian(data: Pair, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Images drawn from a normal distribution of each label, fitted to the digits."""
+    """Return images drawn from a normal distribution of each label, fitted to the digits."""
     rng = np.random.default_rng(seed)
     images = np.zeros((len(labels), *data[0].shape[1:]), np.float32)
     for label in np.unique(labels):
@@ -330,10 +330,10 @@ def gaussian(data: Pair, labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """The Fréchet distance of two normal distributions with the moments of a and b (n, features).
+    """Return the Fréchet distance of normal distributions with the moments of a and b.
 
-    |mean - mean'|² + tr(C + C' - 2 (C C')^(1/2)), whose last trace is that of the square roots of
-    the eigenvalues of C C'.
+    |mean - mean'|² + tr(C + C' - 2 (C C')^(1/2)), in which the last trace is the sum of the square
+    roots of the eigenvalues of C C'.
     """
     (mean, cov), (other, its) = ((x.mean(0), np.cov(x.T)) for x in (a, b))
     roots = np.sqrt(np.real(np.linalg.eigvals(cov @ its)).clip(0))
@@ -347,7 +347,7 @@ def measure(
     labels: np.ndarray,
     reference: np.ndarray,
 ) -> dict[str, float]:
-    """The measures of images, given their classes and features and the features of real digits."""
+    """Return the measures of images, given their classes, their features and real features."""
     share = np.bincount(classes, minlength=10) / len(classes)
     share = share[share > 0]
     variances = [images[labels == label].var(0, ddof=1).mean() for label in np.unique(labels)]
@@ -360,7 +360,7 @@ def measure(
 
 
 def draw(images: dict[str, np.ndarray]) -> Any:
-    """One row of two images per label for each kind of images."""
+    """Draw one row of two images per label for each kind of images."""
     first = next(iter(images.values()))
     rows = np.repeat(np.arange(10), 2) * (len(first) // 10) + np.tile([0, 1], 10)
     figure = new_figure(7.0, 0.5 * len(images))
@@ -374,7 +374,7 @@ def draw(images: dict[str, np.ndarray]) -> Any:
 
 
 def draw_guidance(measures: dict[str, dict[str, np.ndarray]]) -> Any:
-    """Spread against the images read as their label: one point per seed."""
+    """Draw spread against images classified as their label: one point per seed."""
     figure = new_figure(5.4, 3.2)
     axes = figure.subplots()
     for i, (name, each) in enumerate(measures.items()):

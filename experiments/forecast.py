@@ -1,8 +1,7 @@
 """Carbon dioxide in the air: causal convolutions and an LSTM against linear autoregression.
 
-Weekly means on Mauna Loa, 1958 to 2001. A forecast sees three years and predicts the next 52
-weeks. The test is 419 forecasts, all for weeks of 1993 to 2001. Options were chosen on 1985 to
-1992.
+Weekly means on Mauna Loa, 1958 to 2001. A forecast uses three years and predicts the next 52 weeks.
+The test is 419 forecasts, all for weeks of 1993 to 2001. Options were chosen on 1985 to 1992.
 
 The 2,284 weeks come with statsmodels. 59 are missing, none of them after 1992, and repeat the last
 known value. The 1,189 training forecasts, all for weeks before 1985, also give the scale of the
@@ -138,25 +137,25 @@ class Config(Seeds, Output):
     seeds: int = 5
     output: Path = Path("runs/forecast")
     past: int = 157
-    """weeks that a forecast sees: three years and one week"""
+    """number of weeks before a forecast that it uses: three years and one week"""
     future: int = 52
-    """weeks that it predicts"""
+    """number of weeks that it predicts"""
     validation_from: int = 1985
-    """first year of the validation part"""
+    """first year of the validation split"""
     test_from: int = 1993
-    """first year of the test part"""
+    """first year of the test split"""
     features: tuple[int, int] = (16, 24)
     """width of the convolutions and of the LSTM"""
     dilations: tuple[int, ...] = (1, 3, 9, 27, 81)
-    """of each convolution of three weeks"""
+    """dilation of each convolution of three weeks"""
     learning_rates: tuple[float, float] = (1e-2, 1e-2)
-    """initial rates of Adam for the two nets, with cosine decay to 0"""
+    """initial learning rates of Adam for the two nets, with cosine decay to 0"""
     epochs: tuple[int, int] = (25, 60)
-    """epochs of the two nets"""
+    """numbers of epochs of the two nets"""
     batch_size: int = 64
     """forecasts per step"""
     validation: bool = False
-    """measure on the validation part, to choose options"""
+    """measure on the validation split, to choose options"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -171,9 +170,9 @@ class Windows(NamedTuple):
     """Inputs and targets, as differences from the last week of the past.
 
     Fields:
-      x: (windows, past, 1), the last of which is 0.
-      y: (windows, future).
-      last: (windows,), index of the last week of the past.
+      x: Inputs (windows, past, 1); the last value of each window is 0.
+      y: Targets (windows, future).
+      last: Index of the last week of the past, (windows,).
     """
 
     x: np.ndarray
@@ -185,9 +184,9 @@ class Results(NamedTuple):
     """Errors of all methods.
 
     Fields:
-      errors: name -> (seeds, future), root mean squared error in ppm at each horizon.
-      weights: name -> number of weights.
-      pictures: the files written.
+      errors: Root mean squared error in ppm at each horizon, name -> (seeds, future).
+      weights: Number of weights, by name.
+      pictures: Files written.
     """
 
     errors: dict[str, np.ndarray]
@@ -196,7 +195,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Fits all methods, prints the errors by horizon and draws."""
+    """Fit all methods, print the errors by horizon and draw."""
     dates, ppm = co2()
     series, years = filled(ppm), dates.astype("M8[Y]").astype(int) + 1970
     bounds = [*np.searchsorted(years, (0, config.validation_from, config.test_from)), len(series)]
@@ -207,7 +206,7 @@ def run(config: Config) -> Results:
     missing = np.isnan(ppm)
     print(
         f"{len(series):,} weeks, {missing.sum()} missing, {missing[bounds[2] :].sum()} of them in "
-        f"the test part; {len(train.y):,} training windows, {len(validation.y)} for validation, "
+        f"the test split; {len(train.y):,} training windows, {len(validation.y)} for validation, "
         f"{len(test.y)} for testing"
     )
     measured = validation if config.validation else test
@@ -241,10 +240,10 @@ def run(config: Config) -> Results:
 
 
 def co2() -> tuple[np.ndarray, np.ndarray]:
-    """Dates (2284,) and weekly means of carbon dioxide on Mauna Loa in ppm; missing ones are NaN.
+    """Return dates (2284,) and weekly means of carbon dioxide on Mauna Loa in ppm, NaN if missing.
 
     Raises:
-      ImportError: if statsmodels, which contains the file, is not installed.
+      ImportError: If statsmodels, which contains the file, is not installed.
     """
     try:
         file = resources.files("statsmodels") / "datasets/co2/co2.csv"
@@ -258,13 +257,13 @@ def co2() -> tuple[np.ndarray, np.ndarray]:
 
 
 def filled(series: np.ndarray) -> np.ndarray:
-    """Missing values replaced by the last known one, so that nothing comes from the future."""
+    """Replace missing values by the last known value, so that nothing comes from the future."""
     known = np.where(np.isnan(series), 0, np.arange(len(series)))
     return series[np.maximum.accumulate(known)]
 
 
 def windows(series: np.ndarray, begin: int, end: int, past: int, future: int) -> Windows:
-    """All windows whose future is in [begin, end); their past may begin before."""
+    """Return all windows whose future is in [begin, end); their past may begin before."""
     last = np.arange(max(begin, past) - 1, end - future)
     x = series[last[:, None] + np.arange(1 - past, 1)] - series[last][:, None]
     y = series[last[:, None] + np.arange(1, future + 1)] - series[last][:, None]
@@ -272,18 +271,18 @@ def windows(series: np.ndarray, begin: int, end: int, past: int, future: int) ->
 
 
 def persistence(w: Windows) -> np.ndarray:
-    """Repeats the last value."""
+    """Repeat the last value."""
     return np.zeros_like(w.y)
 
 
 def seasonal(w: Windows) -> np.ndarray:
-    """Repeats the changes of the year before."""
+    """Repeat the changes of the previous year."""
     future = w.y.shape[1]
     return w.x[:, -YEAR : w.x.shape[1] - YEAR + future, 0] - w.x[:, -YEAR - 1]
 
 
 def ridge(train: Windows, strength: float) -> Callable[[Windows], np.ndarray]:
-    """Linear autoregression by regularized least squares, separately for each horizon."""
+    """Return linear autoregression by regularized least squares, separately for each horizon."""
 
     def design(w):  # the last week is 0 in all windows; a 1 replaces it, for the intercept
         return np.concatenate([w.x[:, :-1, 0], np.ones_like(w.x[:, -1])], 1, dtype=np.float64)
@@ -294,7 +293,7 @@ def ridge(train: Windows, strength: float) -> Callable[[Windows], np.ndarray]:
 
 
 def conv_net(features: int, dilations: tuple[int, ...], future: int) -> jn.Layer:
-    """Causal convolutions of three weeks with growing dilation, and a readout of the last week."""
+    """Return causal convolutions of three weeks with growing dilation, and a readout."""
     layers = []
     for i, dilation in enumerate(dilations, 1):
         conv = jn.conv(features, 3, padding="CAUSAL", dilation=dilation, name=f"conv_{i}")
@@ -314,8 +313,8 @@ def rmse(forecast: np.ndarray, w: Windows, axis: int | None = 0) -> np.ndarray:
 def learn(
     net: jn.Layer, train: Windows, measured: Windows, rate: float, epochs: int, config: Config
 ) -> tuple[list[np.ndarray], int]:
-    """Forecasts of a net from each seed, and its number of weights."""
-    mean, scale, unit = train.x.mean(), train.x.std(), train.y.std()  # of the training part only
+    """Return forecasts of a net from each seed, and its number of weights."""
+    mean, scale, unit = train.x.mean(), train.x.std(), train.y.std()  # of the training split only
     data = (train.x - mean) / scale, train.y / unit
     steps = epochs * -(-len(train.y) // config.batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
@@ -339,7 +338,7 @@ def learn(
 def better_years(
     forecasts: dict[str, list[np.ndarray]], measured: Windows
 ) -> dict[str, tuple[int, int]]:
-    """name -> number of years with less error than the linear forecast, and number of years.
+    """Return name -> number of years with less error than the linear forecast, and number of years.
 
     The error of a net is the mean of the squares over its seeds.
     """
@@ -355,7 +354,7 @@ def better_years(
 def table(
     errors: dict[str, np.ndarray], weights: dict[str, int], wins: dict[str, tuple[int, int]]
 ) -> Table:
-    """Errors at some horizons and at all, and the years in which linear autoregression loses."""
+    """Return errors at some horizons and at all, and the years lost by linear autoregression."""
     shown = [n for n in SHOWN if n <= errors["linear"].shape[1]]
     rows = []
     for name, e in errors.items():
@@ -367,7 +366,7 @@ def table(
 
 
 def draw_errors(errors: dict[str, np.ndarray]) -> Any:
-    """Error by horizon: the mean over the seeds, and a band of one standard deviation."""
+    """Draw the error by horizon: the mean over the seeds, and a band of one standard deviation."""
     figure = new_figure(8, 4.5)
     axes = figure.subplots()
     for name, e in errors.items():
@@ -392,7 +391,7 @@ def draw_forecasts(
     series: np.ndarray,
     count: int = 4,
 ) -> Any:
-    """Measurements and forecasts from some weeks, by the first seed of each net."""
+    """Draw measurements and forecasts from some weeks, by the first seed of each net."""
     from matplotlib.dates import MonthLocator
 
     figure = new_figure(11, 5.5)

@@ -133,8 +133,8 @@ class Results(NamedTuple):
     """Accuracies.
 
     Fields:
-      accuracies: method -> labels per class -> (seeds,), on the test digits.
-      pictures: the files written.
+      accuracies: Accuracies on the test digits, method -> labels per class -> (seeds,).
+      pictures: Files written.
     """
 
     accuracies: dict[str, dict[int, np.ndarray]]
@@ -142,7 +142,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Pretrains by each method, fine-tunes on few and on all labels, prints a table and draws."""
+    """Pretrain by each method, fine-tune on few and on all labels, print a table and draw."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
     train, validation = (x[VALIDATION:], y[VALIDATION:]), (x[:VALIDATION], y[:VALIDATION])
     net = jn.models.mlp(
@@ -179,7 +179,7 @@ def run(config: Config) -> Results:
 
 
 def fine_tune(objective: jn.Layer, params: Any, train: Any, labels: int, config: Config) -> Any:
-    """A sweep over learning rates and seeds, each seed with its params and its labeled digits."""
+    """Return a sweep over learning rates and seeds, which have their own params and digits."""
     x, y = train
     own = labels != ALL
     if own:
@@ -194,7 +194,7 @@ def fine_tune(objective: jn.Layer, params: Any, train: Any, labels: int, config:
 
 
 def accuracy(objective: jn.Layer, found: Any, data: Any) -> np.ndarray:
-    """(rates, seeds) of a sweep."""
+    """Return accuracies (rates, seeds) of a sweep."""
 
     def one(i, j):
         member = found.member(i, j)
@@ -211,7 +211,7 @@ def table(accuracies: dict[str, dict[int, np.ndarray]]) -> Table:
 
 
 def draw(accuracies: dict[str, dict[int, np.ndarray]], kernels: dict[str, np.ndarray]) -> Any:
-    """Accuracy by labels, and the filters of the first layers before any label was used."""
+    """Draw accuracy by labels, and the filters of the first layers before any label was used."""
     figure = new_figure(11, 4.6)
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.1, 1))
     left, right = halves
@@ -229,7 +229,7 @@ def draw(accuracies: dict[str, dict[int, np.ndarray]], kernels: dict[str, np.nda
 
 
 def tiles(kernel: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Filters (784, n) as one image, each scaled to [0, 1]."""
+    """Return filters (784, n) as one image, each scaled to [0, 1]."""
     filters = kernel.T.reshape(-1, 28, 28)
     low, high = filters.min((1, 2), keepdims=True), filters.max((1, 2), keepdims=True)
     filters = np.pad((filters - low) / np.maximum(high - low, 1e-9), ((0, 0), (1, 1), (1, 1)))

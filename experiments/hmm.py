@@ -78,7 +78,7 @@ class Config(Data, Seeds, Output):
     symbols: int = 50000
     """number of training symbols, letters and spaces"""
     restarts: int = 5
-    """starts per run, of which the most likely result is kept"""
+    """number of starts per run, of which the most likely result is kept"""
     iterations: int = 200
     """largest number of iterations of Baum-Welch"""
 
@@ -89,15 +89,15 @@ class Config(Data, Seeds, Output):
 
 
 class Results(NamedTuple):
-    """Posteriors of the states and likelihoods of the test part.
+    """Posteriors of the states and likelihoods of the test split.
 
     Fields:
-      vowel: (seeds, 27), share of each symbol's places that are in the vowel state.
-      letters: (seeds,), share of the 25 letters (y left out) in the state of their kind.
-      places: (seeds,), the same share, each letter counted as often as it occurs.
-      bits: (seeds,), bits per symbol of the test part.
-      one_state: bits per symbol of the test part with one state, i.e. independent symbols.
-      pictures: the files written.
+      vowel: Fraction of each symbol's occurrences that are in the vowel state, (seeds, 27).
+      letters: Fraction of the 25 letters (y left out) in the state of their kind, (seeds,).
+      places: The same fraction, with each letter counted as often as it occurs, (seeds,).
+      bits: Bits per symbol of the test split, (seeds,).
+      one_state: Bits per symbol of the test split with one state, i.e. independent symbols.
+      pictures: Files written.
     """
 
     vowel: np.ndarray
@@ -109,7 +109,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Fits the model from each seed, prints the table of letters and draws."""
+    """Fit the model from each seed, print the table of letters and draw."""
     train = lines(text("train", config.data_dir), config.symbols)
     test = lines(text("test", config.data_dir), config.symbols)
     count = np.bincount(train.ravel(), minlength=len(SYMBOLS))
@@ -134,7 +134,7 @@ def run(config: Config) -> Results:
     print(table(vowel))
     print(f"letters in the state of their kind: {mean_std(letters)}")
     print(f"places of letters in the state of their kind: {mean_std(places)}")
-    print(f"bits per symbol of the test part: {mean_std(bits, '.4f')}, one state {one_state:.4f}")
+    print(f"bits per symbol of the test split: {mean_std(bits, '.4f')}, one state {one_state:.4f}")
     transition = np.exp(hmm.log_probabilities(params["transition"])).astype(float)
     print(f"transitions, the vowel state first: {transition.round(3).tolist()}")
     figures = {"letters": draw(vowel), "path": draw_path(params, test[0, :45])}
@@ -142,20 +142,20 @@ def run(config: Config) -> Results:
 
 
 def text(split: str, data_dir: Path | None) -> str:
-    """The plays in lower case; everything between letters becomes one space."""
+    """Return the plays in lower case; everything between letters becomes one space."""
     (whole,) = jn.data.tfds.load("tiny_shakespeare", split, data_dir=data_dir)["text"]
     return re.sub("[^a-z]+", " ", whole.lower())
 
 
 def lines(letters: str, most: int) -> np.ndarray:
-    """The first symbols, at most `most`, as integers: (sequences, 250)."""
+    """Return the first symbols, at most `most`, as integers: (sequences, 250)."""
     count = min(most, len(letters)) // LINE
     numbers = np.array([SYMBOLS.index(c) for c in letters[: count * LINE]], np.int32)
     return numbers.reshape(count, LINE)
 
 
 def by_symbol(params: Any, x: np.ndarray) -> np.ndarray:
-    """Posterior probability of each state, averaged over the places of each symbol: (27, 2)."""
+    """Return the posterior of each state, averaged over the occurrences of each symbol: (27, 2)."""
     scores = EMISSION.score(params["emission"], jnp.asarray(x))
     posterior = np.asarray(hmm.posteriors(params, scores)).reshape(-1, 2)
     total = np.zeros((len(SYMBOLS), 2))
@@ -164,7 +164,7 @@ def by_symbol(params: Any, x: np.ndarray) -> np.ndarray:
 
 
 def vowels_first(params: Any, x: np.ndarray) -> Any:
-    """The same model with the state of the vowels as state 0."""
+    """Return the same model with the state of the vowels as state 0."""
     first = by_symbol(params, x)[[SYMBOLS.index(v) for v in VOWELS]].sum(0).argmax()
     order = np.array([first, 1 - first])
     return {
@@ -175,9 +175,9 @@ def vowels_first(params: Any, x: np.ndarray) -> Any:
 
 
 def right(vowel: np.ndarray, count: np.ndarray | None = None) -> float:
-    """Share of the letters (y left out) that are more often in the state of their kind.
+    """Return the fraction of letters (without y) that are more often in the state of their kind.
 
-    With counts (27,), the share of their places that are.
+    With counts (27,), it is the fraction of their occurrences.
     """
     letters = [i for i, c in enumerate(SYMBOLS) if c not in AMBIGUOUS + " "]
     own = np.array([vowel[i] if SYMBOLS[i] in VOWELS else 1 - vowel[i] for i in letters])
@@ -196,7 +196,7 @@ def table(vowel: np.ndarray) -> Table:
 
 
 def draw(vowel: np.ndarray) -> Any:
-    """One bar per letter: the share of its places that are in the vowel state."""
+    """Draw one bar per letter: the fraction of its occurrences in the vowel state."""
     figure = new_figure(8, 3)
     axes = figure.subplots()
     order = np.argsort(-vowel.mean(0))
@@ -213,7 +213,7 @@ def draw(vowel: np.ndarray) -> Any:
 
 
 def draw_path(params: Any, symbols: np.ndarray) -> Any:
-    """Posteriors and the most probable states of one line, vowels above."""
+    """Draw posteriors and the most probable states of one line, vowels above."""
     scores = EMISSION.score(params["emission"], jnp.asarray(symbols)[None])
     posterior = np.asarray(hmm.posteriors(params, scores))[0]
     path = np.asarray(hmm.viterbi(params, scores)[0])[0]

@@ -131,11 +131,11 @@ class Config(TrainSize, Output):
     photo_epochs: int = 3
     """passes over CIFAR-10"""
     digits_tested: int = 1000
-    """test digits from which pixels are removed"""
+    """number of test digits from which pixels are removed"""
     photos_tested: int = 200
-    """test photos from which pixels are removed"""
+    """number of test photos from which pixels are removed"""
     steps: int = 256
-    """steps of activation maximization; integrated gradients take an eighth of them"""
+    """number of steps of activation maximization; integrated gradients take an eighth of them"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -147,9 +147,10 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      accuracies: network -> accuracy on the test part.
-      deletions: network -> kind of map -> accuracies without the SHARES of pixels.
-      pictures: the files that were written.
+      accuracies: Accuracy on the test split, by network.
+      deletions: Accuracies without the fractions SHARES of the pixels, network -> kind of map ->
+        accuracies.
+      pictures: Files written.
     """
 
     accuracies: dict[str, float]
@@ -158,7 +159,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains both networks, draws their insides, and removes pixels."""
+    """Train both networks, draw their insides, and remove pixels."""
     accuracies, deletions, pictures = {}, {}, []
     for train in (train_digits, train_photos):
         subject = train(config)
@@ -172,22 +173,22 @@ def run(config: Config) -> Results:
 
 
 class Subject(NamedTuple):
-    """A trained network, and the parts of it that are drawn.
+    """A trained network, and the layers of it that are drawn.
 
     Fields:
-      name: of the pictures.
-      net, params, state: the network.
-      test: (images, labels).
-      classes: their names.
-      first: path of the first layer's kernel in params.
-      maps: path of the layer whose feature maps are drawn.
-      last: path of the last layer with maps.
-      fields: paths of the layers whose receptive fields are drawn.
-      hidden: path of the layer whose units are maximized, before the activation function.
-      gray: value of a removed pixel, (channels,).
-      decay: of activation maximization, of classes and of hidden units.
-      patch: side of the occluding square in pixels; it moves by half of it.
-      control: name and importance of a simple ranking of pixels.
+      name: Name of the pictures.
+      net, params, state: Network with its params and state.
+      test: Pair (images, labels).
+      classes: Names of the classes.
+      first: Path of the first layer's kernel in params.
+      maps: Path of the layer whose feature maps are drawn.
+      last: Path of the last layer with maps.
+      fields: Paths of the layers whose receptive fields are drawn.
+      hidden: Path of the layer whose units are maximized, before the activation function.
+      gray: Value of a removed pixel, (channels,).
+      decay: Decay of activation maximization, for classes and for hidden units.
+      patch: Side of the occluding square in pixels; it moves by half of it.
+      control: Name and importance of a simple ranking of pixels.
     """
 
     name: str
@@ -240,7 +241,7 @@ def train_photos(config: Config) -> Subject:
 
 
 def color_net(classes: int = 10) -> jn.Layer:
-    """Three convolutions, a mean over each map, and a dense layer."""
+    """Return three convolutions, a mean over each map, and a dense layer."""
 
     def block(features, size, i):
         return jn.serial(
@@ -264,7 +265,7 @@ def color_net(classes: int = 10) -> jn.Layer:
 
 
 def fit(net: jn.Layer, train: Pair, epochs: int, augment: Any, rate: float) -> jn.TrainState:
-    """Trains by Adam with a rate that decays to 0 as a cosine."""
+    """Train by Adam with a rate that decays to 0 as a cosine."""
     loss = optax.softmax_cross_entropy_with_integer_labels
     objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
     augmented = jn.augmented(objective, jn.data.on_inputs(augment))
@@ -275,7 +276,7 @@ def fit(net: jn.Layer, train: Pair, epochs: int, augment: Any, rate: float) -> j
 
 
 def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], dict]:
-    """The pictures of a network by name, and its accuracies with pixels removed."""
+    """Return the pictures of a network by name, and its accuracies with pixels removed."""
     inspect, at = jn.inspect, (s.net, s.params, s.state)
     x, y = s.test
     kernel = s.params
@@ -348,7 +349,7 @@ def look(s: Subject, read: np.ndarray, config: Config) -> tuple[dict[str, Any], 
 
 
 def attributions(s: Subject, x: np.ndarray, config: Config) -> dict[str, Any]:
-    """All kinds of maps, for the predicted classes."""
+    """Return all kinds of maps, for the predicted classes."""
     at = (s.net, s.params, s.state, x)
     return {
         "saliency": jn.inspect.saliency(*at),
@@ -367,7 +368,7 @@ def integrated(s: Subject, x: np.ndarray, config: Config) -> Any:
 
 
 def difference(s: Subject, x: np.ndarray) -> np.ndarray:
-    """Difference of the largest logit between images and an empty one."""
+    """Return the difference of the largest logit between images and an empty image."""
     logits = jn.predict(s.net, s.params, s.state, x)
     empty = np.broadcast_to(s.gray, x[:1].shape).astype(np.float32)
     start = jn.predict(s.net, s.params, s.state, empty)[0]
@@ -376,14 +377,14 @@ def difference(s: Subject, x: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0, 2))
 def importance(name: str, values: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """One number per pixel: the magnitude of a gradient; the sum of maps in units of the logit."""
+    """Return one number per pixel: a gradient's magnitude, or a sum of maps in logits."""
     if values.ndim == 4:
         values = jnp.abs(values).max(-1) if name == "saliency" else values.sum(-1)
     return jax.image.resize(values, (len(values), *size), "bilinear")
 
 
 def inner(field: np.ndarray, fields: Any, path: str) -> tuple[float, float]:
-    """Shares of the gradient and of the pixels in about the middle half of rows and columns."""
+    """Return the fractions of gradient and pixels in about the middle half of rows and columns."""
     (top, left), (rows, columns) = fields.starts[path], fields.fields[path]
     i, j = rows // 4, columns // 4
     inside = field[top + i : top + rows - i, left + j : left + columns - j]

@@ -151,15 +151,15 @@ class Config(TrainSize, Seeds, Output):
     shear: float = 25
     """largest shear of the augmentation, in degrees"""
     scale: float = 1.6
-    """largest factor of the augmentation, and one over the smallest"""
+    """largest scale factor of the augmentation; the smallest is its reciprocal"""
     steps: int = 13
     """number of angles and factors that are measured, odd"""
     epochs: int = 3
-    """passes over the training part"""
+    """passes over the training split"""
     batch_size: int = 64
     """examples per step"""
     learning_rate: float = 2e-3
-    """of Adam at the start; decays to 0 as a cosine"""
+    """initial learning rate of Adam, with cosine decay to 0"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -173,8 +173,9 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      accuracies: panel -> training ("without" or "with" augmentation) -> (seeds, steps).
-      pictures: the files that were written.
+      accuracies: Accuracies, panel -> training ("without" or "with" augmentation) -> (seeds,
+        steps).
+      pictures: Files written.
     """
 
     accuracies: dict[str, dict[str, np.ndarray]]
@@ -182,7 +183,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains nets with and without augmentation, measures them, prints a table and draws."""
+    """Train nets with and without augmentation, measure them, print a table and draw."""
     train, (x, y) = jn.data.mnist(data_dir=config.data_dir)
     train = train[0][: config.train_size], train[1][: config.train_size]
     affine = jn.data.elastic(
@@ -222,10 +223,10 @@ class Panel(NamedTuple):
     """A kind of change.
 
     Fields:
-      matrix: from a value on the axis to the linear map (2, 2) of (down, right).
-      largest: value on the axis; the smallest is minus it.
-      seen: largest value in training with augmentation.
-      words: of a value on the axis.
+      matrix: Function from a value on the axis to the linear map (2, 2) of (down, right).
+      largest: Largest value on the axis; the smallest is its negative.
+      seen: Largest value in training with augmentation.
+      words: Function from a value on the axis to its label.
     """
 
     matrix: Callable[[float], np.ndarray]
@@ -235,18 +236,18 @@ class Panel(NamedTuple):
 
 
 def rotation(degrees: float) -> np.ndarray:
-    """Clockwise, as the rows of an image run downwards."""
+    """Return the matrix of a clockwise rotation, as the rows of an image run downwards."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[cos, sin], [-sin, cos]])
 
 
 def shear(degrees: float) -> np.ndarray:
-    """Tilts upright lines by an angle, to the left at the top."""
+    """Tilt upright lines by an angle, to the left at the top."""
     return np.array([[1, 0], [np.tan(np.radians(degrees)), 1]])
 
 
 def scale(octaves: float) -> np.ndarray:
-    """Twice as large per octave."""
+    """Return the matrix of a scaling, by a factor of 2 per octave."""
     return 2**octaves * np.eye(2)
 
 
@@ -260,7 +261,7 @@ def panels(config: Config) -> dict[str, Panel]:
 
 @jax.jit
 def change(x: jax.Array, matrix: Any) -> jax.Array:
-    """Warps all images by one linear map; 500 at a time, to save memory."""
+    """Warp all images by one linear map; 500 at a time, to save memory."""
     matrices = jnp.asarray(matrix, jnp.float32)[None]
     return jax.lax.map(lambda image: jn.data.warp(image[None], matrices)[0], x, batch_size=500)
 
@@ -277,7 +278,7 @@ def table(name: str, panel: Panel, accuracies: Mapping[str, np.ndarray]) -> Tabl
 def draw(
     panels: Mapping[str, Panel], found: Mapping[str, Mapping[str, np.ndarray]], digit: np.ndarray
 ) -> Any:
-    """Accuracy against each change, mean and range of the seeds; below, a digit so changed."""
+    """Draw accuracy against each change, mean and range of the seeds; below, a digit so changed."""
     figure = new_figure(13, 4.4)
     axes = figure.subplots(2, len(panels), height_ratios=(5, 1), sharex="col", squeeze=False)
     for (name, panel), upper, lower in zip(panels.items(), *axes, strict=True):

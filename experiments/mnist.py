@@ -87,9 +87,9 @@ class Config(TrainSize, Training):
     epochs: int = 3
     batch_size: int = 32
     model: Literal["softmax", "mlp", "lenet5"] = "lenet5"
-    """softmax regression, a perceptron with one hidden layer, or LeNet-5"""
+    """model: softmax regression, a perceptron with one hidden layer, or LeNet-5"""
     shift: int = 0
-    """shift training images by up to `shift` pixels"""
+    """largest shift of the training images in pixels"""
     augment: bool = False
     """rotate, shear, scale, shift and deform training images at random"""
     displacement: float = 0.7
@@ -102,7 +102,7 @@ class Config(TrainSize, Training):
 
 
 def run(config: Config) -> Results:
-    """Trains the model, prints the accuracy on the test part, and draws."""
+    """Train the model, print the accuracy on the test split, and draw."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
     train = x[: config.train_size], y[: config.train_size]
     match config.model:

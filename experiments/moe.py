@@ -71,9 +71,9 @@ class Config(Data, Seeds, Output):
     output: Path = Path("runs/moe")
     seeds: int = 3
     steps: int = 400
-    """training steps of each net"""
+    """number of training steps of each net"""
     learning_rate: float = 6e-3
-    """the largest, after the warmup, with cosine decay to 0"""
+    """largest learning rate, after the warmup, with cosine decay to 0"""
     batch_size: int = 16
     """windows per step"""
     balance: float = 0.01
@@ -84,9 +84,10 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      bits: Net -> bits per character of the validation part, (seeds,).
-      weights: Net -> number of weights.
-      shares: Share of the characters that each expert of each block got, (seeds, blocks, experts).
+      bits: Bits per character of the validation split, net -> (seeds,).
+      weights: Number of weights, by net.
+      shares: Fraction of the characters that each expert of each block got, (seeds, blocks,
+        experts).
       pictures: Files written.
     """
 
@@ -97,7 +98,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains each net with each seed."""
+    """Train each net with each seed."""
     train, validation, size = load(config)
     bits: dict[str, np.ndarray] = {}
     weights: dict[str, int] = {}
@@ -113,9 +114,9 @@ def run(config: Config) -> Results:
             f"{name}: {mean_std(bits[name], '.4f')} bits per character, {weights[name]:,} weights",
             flush=True,
         )
-    print("shares of the experts, seed 0:", shares[0].round(3).tolist())
+    print("fractions of the experts, seed 0:", shares[0].round(3).tolist())
     rows = [(name, mean_std(bits[name], ".4f"), f"{weights[name]:,}") for name in bits]
-    print(Table("validation part of the plays", ("MLPs", "bits per character", "weights"), rows))
+    print(Table("validation split of the plays", ("MLPs", "bits per character", "weights"), rows))
     return Results(bits, weights, np.array(shares), save({"moe": draw(shares)}, config.output))
 
 
@@ -131,7 +132,7 @@ MLPS: dict[str, Callable[[], jn.Layer]] = {
 
 
 def decoder(vocabulary: int, make: Callable[[], jn.Layer]) -> jn.Layer:
-    """Tokens (batch, time) to logits; every block has a new MLP."""
+    """Return a net from tokens (batch, time) to logits; every block has a new MLP."""
 
     def block(number: int) -> jn.Layer:
         attention = jn.multi_head_attention(HEADS, causal=True, rotary=True)
@@ -150,9 +151,9 @@ class Run(NamedTuple):
     """One trained net.
 
     Fields:
-      bits: Bits per character of the validation part.
+      bits: Bits per character of the validation split.
       weights: Number of weights.
-      shares: Shares of the experts, (blocks, experts); None without experts.
+      shares: Fractions of the experts, (blocks, experts); None without experts.
     """
 
     bits: float
@@ -163,7 +164,7 @@ class Run(NamedTuple):
 def one_run(
     net: jn.Layer, train: np.ndarray, validation: np.ndarray, config: Config, seed: int
 ) -> Run:
-    """Trains a net on windows (examples, CONTEXT + 1) of the text."""
+    """Train a net on windows (examples, CONTEXT + 1) of the text."""
     loss = optax.softmax_cross_entropy_with_integer_labels
 
     def objective(m, tokens):
@@ -192,7 +193,7 @@ def one_run(
 
 
 def load(config: Config) -> tuple[np.ndarray, np.ndarray, int]:
-    """Windows of both parts, and the number of characters; training windows overlap by half."""
+    """Return windows of both splits (training windows overlap), and the number of characters."""
     texts = [
         jn.data.tfds.load("tiny_shakespeare", part, data_dir=config.data_dir)["text"][0]
         for part in ("train", "validation")
@@ -208,7 +209,7 @@ def load(config: Config) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def draw(shares: list[np.ndarray]) -> Any:
-    """The shares of the experts in each block: one line per seed."""
+    """Draw the fraction of characters of each expert in each block: one line per seed."""
     figure = new_figure(6.4, 2.6)
     for i, axes in enumerate(figure.subplots(1, BLOCKS, sharey=True)):
         for seed, each in enumerate(shares):

@@ -94,18 +94,18 @@ class Config(Data, Seeds, Output):
     seeds: int = 3
     output: Path = Path("runs/moving_digits")
     nets: tuple[Net, ...] = get_args(Net)
-    """frame: 2-D convolutions of the middle frame; stack: of all frames as channels; video: 3-D
-    convolutions of all frames"""
+    """nets: frame, 2-D convolutions of the middle frame; stack, 2-D convolutions of all frames as
+    channels; video, 3-D convolutions of all frames"""
     train_size: int = 4000
     """number of training digits"""
     test_size: int = 2000
     """number of test digits"""
     epochs: int = 6
-    """training epochs; directions and places are drawn again in each"""
+    """training epochs; directions and positions are drawn again in each"""
     batch_size: int = 32
     """videos per step"""
     learning_rate: float = 3e-3
-    """initial rate of Adam, with cosine decay to 0"""
+    """initial learning rate of Adam, with cosine decay to 0"""
     noise: float = 0.1
     """standard deviation of the noise added to each pixel of each frame"""
     validation: bool = False
@@ -116,8 +116,8 @@ class Results(NamedTuple):
     """Accuracies.
 
     Fields:
-      accuracies: net -> "direction", "digit" or "both" -> (seeds,), on the test digits.
-      pictures: the files written.
+      accuracies: Accuracies on the test digits, net -> "direction", "digit" or "both" -> (seeds,).
+      pictures: Files written.
     """
 
     accuracies: dict[str, dict[str, np.ndarray]]
@@ -125,7 +125,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains each net with each seed, prints accuracies, and draws videos and filters."""
+    """Train each net with each seed, print accuracies, and draw videos and filters."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
     if config.validation:
         test = x[-config.test_size :], y[-config.test_size :]
@@ -164,7 +164,7 @@ def run(config: Config) -> Results:
 
 
 def moving(key: jax.Array, images: jax.Array, noise: float) -> tuple[jax.Array, jax.Array]:
-    """Videos (batch, 9, 32, 32, 1) of moving images (batch, 14, 14, 1), and directions (batch,).
+    """Return videos (batch, 9, 32, 32, 1) of moving images, and directions (batch,).
 
     Each image moves 1 to 1.75 pixels per frame in one of eight directions. Its place in the middle
     frame does not depend on the direction, so that this frame contains no information about it.
@@ -189,12 +189,12 @@ def moving(key: jax.Array, images: jax.Array, noise: float) -> tuple[jax.Array, 
 
 
 def half_size(x: np.ndarray) -> np.ndarray:
-    """Images (n, 28, 28, 1) downsampled to (n, 14, 14, 1) by the mean of 2x2 pixels."""
+    """Return images (n, 28, 28, 1) downsampled to (n, 14, 14, 1) by the mean of 2x2 pixels."""
     return x.reshape(len(x), DIGIT, 2, DIGIT, 2, 1).mean((2, 4))
 
 
 def convolutions(features: int, in_time: tuple[int, ...] = ()) -> jn.Layer:
-    """Three convolutions of images; of videos where `in_time` has the strides along time."""
+    """Return three convolutions of images, or of videos if `in_time` has the strides along time."""
 
     def strides(i, size):
         return (in_time[i], size, size) if in_time else size
@@ -215,7 +215,7 @@ def convolutions(features: int, in_time: tuple[int, ...] = ()) -> jn.Layer:
 
 
 def two_heads(view, trunk: jn.Layer) -> jn.Layer:
-    """Logits of 8 directions and of 10 digits, from a view of the videos."""
+    """Return logits of 8 directions and of 10 digits, from a view of the videos."""
     heads = jn.parallel(jn.dense(8, name="direction"), jn.dense(10, name="digit"))
     return jn.serial(view, trunk, jn.dense(128), jax.nn.relu, heads)
 
@@ -241,13 +241,13 @@ NETS = {
 
 
 def loss(outputs, targets):
-    """Sum of the cross-entropies of direction and digit, (batch,)."""
+    """Return the sum of the cross-entropies of direction and digit, (batch,)."""
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     return cross_entropy(outputs[0], targets[0]) + cross_entropy(outputs[1], targets[1])
 
 
 def accuracy_of(head):
-    """The accuracy (batch,) of one head."""
+    """Return the accuracy (batch,) of one head."""
     return lambda outputs, targets: jn.metrics.accuracy(outputs[head], targets[head])
 
 
@@ -259,7 +259,7 @@ METRICS = {"direction": accuracy_of(0), "digit": accuracy_of(1), "both": both_co
 
 
 def draw(last: dict[str, jn.TrainState], test) -> dict[str, Any]:
-    """Videos with the predictions of each net, and the first layer's filters over time."""
+    """Draw videos with the predictions of each net, and the first layer's filters over time."""
     videos, (directions, digits) = test[0][:6], (np.asarray(test[1][0]), test[1][1])
     predicted = {
         name: [a.argmax(-1) for a in jn.predict(NETS[name](), s.params, s.state, videos)]
@@ -273,7 +273,7 @@ def draw(last: dict[str, jn.TrainState], test) -> dict[str, Any]:
 
 
 def draw_videos(videos, directions, digits, predicted):
-    """One row of frames per video, with the predictions beside it, wrong ones in color."""
+    """Draw one row of frames per video, with the predictions next to it, wrong ones in color."""
     figure = new_figure(1.0 * FRAMES + 2.2, 1.05 * len(videos))
     cells = figure.add_gridspec(len(videos), FRAMES + 1, width_ratios=[1] * FRAMES + [2.2])
     for i, video in enumerate(videos):
@@ -296,7 +296,7 @@ def draw_videos(videos, directions, digits, predicted):
 
 
 def draw_filters(kernel):
-    """Filters (time, height, width, filters): one column each, one row per moment."""
+    """Draw filters (time, height, width, filters): one column each, one row per moment."""
     largest = np.abs(kernel).max((0, 1, 2))
     figure = new_figure(0.9 * kernel.shape[-1], 3.0)
     cells = figure.subplots(len(kernel), kernel.shape[-1], squeeze=False)

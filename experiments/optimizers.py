@@ -1,10 +1,10 @@
 """Every optimizer on one problem: an MLP with one hidden layer, fitted to handwritten digits.
 
 Claim: for the same number of passes over the data, steps on few examples reach a lower loss than
-steps on all. Momentum and Adam reach a lower one than plain SGD. Of those on all examples L-BFGS
-reaches the lowest.
+  steps on all. Momentum and Adam reach a lower loss than plain SGD. Among the optimizers on all
+  examples, L-BFGS reaches the lowest loss.
 
-The learning rate is the one of five, a factor of 3 apart, with the lowest training loss. Each
+Of five learning rates, a factor of 3 apart, we take the rate with the lowest training loss. Each
 evaluation of the loss in a line search counts as a pass: 60 passes are 20 steps of descent with
 Armijo's rule and 28 to 30 of L-BFGS, against 60 of gradient descent and 1,380 on batches.
 """
@@ -76,13 +76,13 @@ class Config(Seeds, Output):
     output: Path = Path("runs/optimizers")
     seeds: int = 5
     passes: int = 60
-    """over the training digits, each a gradient or a value of the loss on all of them"""
+    """passes over the training digits, each a gradient or a value of the loss on all of them"""
     batch_size: int = 64
-    """examples per step, except where each step takes all"""
+    """examples per step, except for optimizers whose steps take all examples"""
     hidden: int = 32
     """units of the hidden layer"""
     decay: float = 1e-3
-    """weight decay, without which the minimum is at infinity"""
+    """weight decay; without it, the minimum is at infinity"""
     rates: int = 5
     """learning rates to choose from, a factor of 3 apart"""
 
@@ -91,10 +91,10 @@ class Results(NamedTuple):
     """Results of the experiment, by the optimizer's name.
 
     Fields:
-      losses: (seeds, passes), of all training digits after each pass, penalty included.
-      accuracies: (seeds,), on the held-out digits at the end.
-      rates: the learning rate that was chosen; None for a line search.
-      pictures: the files that were written.
+      losses: Losses on all training digits after each pass, including the penalty, (seeds, passes).
+      accuracies: Accuracies on the held-out digits at the end, (seeds,).
+      rates: Chosen learning rate; None for a line search.
+      pictures: Files written.
     """
 
     losses: dict[str, np.ndarray]
@@ -104,7 +104,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains by each optimizer, prints a table, and draws the losses."""
+    """Train by each optimizer, print a table, and draw the losses."""
     train, test = jn.data.digits()
     net = jn.models.mlp([config.hidden, 10])
     objective = jn.supervised(
@@ -160,7 +160,7 @@ def nesterov(learning_rate):
 
 
 def backtracking():
-    """Steepest descent: starts at twice the last step and halves it until Armijo's rule holds."""
+    """Return steepest descent: from twice the last step, halved until Armijo's rule holds."""
     search = optax.scale_by_backtracking_linesearch(
         20, decrease_factor=0.5, increase_factor=2.0, max_learning_rate=100.0
     )
@@ -180,7 +180,7 @@ SEARCHES = {"gradient descent, line search": backtracking, "L-BFGS, line search"
 
 
 def search(trainer: jn.Trainer, train, passes: int, seed: int) -> tuple[np.ndarray, jn.TrainState]:
-    """Loss after each pass; each evaluation of the loss in the line search counts as a pass."""
+    """Return the loss after each pass; an evaluation in the line search counts as a pass."""
     train_state = trainer.init(jax.random.key(seed), train)
     curve = np.full(passes, np.nan)
     used = 0
@@ -200,7 +200,7 @@ def report(name: str, rate: str, losses: np.ndarray, accuracies: np.ndarray) -> 
 
 
 def draw(losses: dict[str, np.ndarray]):
-    """The mean loss of each optimizer over passes, and the range of its seeds."""
+    """Draw the mean loss of each optimizer over passes, and the range of its seeds."""
     figure = new_figure(7.6, 3.8)
     axes = figure.subplots()
     for i, (name, values) in enumerate(losses.items()):

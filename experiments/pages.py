@@ -46,7 +46,7 @@ def between(text: str, begin: str, end: str, written: str) -> str:
 
 
 def pages(findings: Findings) -> dict[Path, str]:
-    """The text of each page of results: one per topic that has findings."""
+    """Return the text of each page of results: one per topic that has findings."""
     found = {}
     for topic in TOPICS:
         chosen = [(name, record) for name, record in findings if record.topic == topic]
@@ -72,11 +72,11 @@ def _topic(topic: str, findings: Findings) -> str:
 
 
 def finding(name: str, record: Record, pictures: str = "../pictures", root: str = "../..") -> str:
-    """A finding in Markdown: verdict, table, pictures, and how it was measured.
+    """Return a finding in Markdown: verdict, table, pictures, and how it was measured.
 
     Args:
       name: Name of the experiment.
-      record: The finding.
+      record: Record of the finding.
       pictures: Folder of the pictures, seen from the page.
       root: Folder of the repository, seen from the page.
     """
@@ -107,7 +107,7 @@ def finding(name: str, record: Record, pictures: str = "../pictures", root: str 
 
 
 def facts(text: str) -> str:
-    """The lines of a text as a list, or its sentences if it is one line of more than two.
+    """Return the lines of a text as a list, or its sentences if it is one line of more than two.
 
     Example:
       >>> print(facts("Two runs. The first took 3.5 s. Both used NumPy."))
@@ -149,7 +149,7 @@ def table(
     across: bool = False,
     baseline: str = "",
 ) -> str:
-    """A table in Markdown, with the best number of each column, or of each row, in bold.
+    """Return a table in Markdown, with the best number of each column, or of each row, in bold.
 
     If all numbers are equal, none is bold.
     """
@@ -176,12 +176,12 @@ def table(
 
 
 def number(cell: str) -> Decimal:
-    """The number of a cell, without its spread."""
+    """Return the number of a cell, without its spread."""
     return Decimal(re.split(" [±(]", cell)[0].replace(",", "").replace("−", "-"))
 
 
 def index(findings: Findings) -> str:
-    """The tables of findings by topic, and of the claims that failed, in Markdown."""
+    """Return the tables of findings by topic, and of the claims that failed, in Markdown."""
     parts = []
     for topic, heading in TOPICS.items():
         chosen = [record for _, record in findings if record.topic == topic]

@@ -4,9 +4,8 @@ Claim: on separable data a perceptron makes fewer mistakes than Novikoff's bound
 it never converges, and behind a feature map it does.
 
 XOR is four corners, then four clouds of 15 points. The feature maps are the products of two
-inputs, 8 radial basis functions and 200 random waves. Of the handwritten digits 1,438 are for
-training and 359 held out. The bandwidth is the first that was tried, and nothing was chosen by the
-held-out digits.
+inputs, 8 radial basis functions and 200 random waves. 1,438 handwritten digits are for training,
+and 359 are held out. We did not tune the bandwidth, and chose nothing by the held-out digits.
 """
 
 import itertools
@@ -121,24 +120,24 @@ class Config(Seeds, Output):
     output: Path = Path("runs/perceptron")
     seeds: int = 5
     points: int = 60
-    """in the plane, on both sides of a line; XOR has as many"""
+    """number of points in the plane, on both sides of a line; XOR has the same number"""
     passes: int = 1000
-    """over the data at most"""
+    """largest number of passes over the data"""
     pairs: int = 45
-    """pairs of digits, at most 45"""
+    """number of pairs of digits, at most 45"""
 
 
 class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      mistakes: on separable points, until the first pass without one.
-      bound: Novikoff's, on their number.
-      xor: map -> whether training on XOR converged.
-      pairs: (pairs,), whether the training digits of two classes were separated.
-      pair_accuracies: (pairs,), on the held-out digits of the two classes.
-      digits: map -> (seeds,), accuracy of ten perceptrons on all held-out digits.
-      pictures: the files that were written.
+      mistakes: Number of mistakes on separable points, until the first pass without a mistake.
+      bound: Novikoff's bound on that number.
+      xor: Whether training on XOR converged, by feature map.
+      pairs: Whether the training digits of two classes were separated, (pairs,).
+      pair_accuracies: Accuracies on the held-out digits of the two classes, (pairs,).
+      digits: Accuracy of ten perceptrons on all held-out digits, feature map -> (seeds,).
+      pictures: Files written.
     """
 
     mistakes: int
@@ -151,7 +150,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """All parts, one after another."""
+    """Run all parts, one after another."""
     mistakes, bound, line, animation = separable(config)
     converged, clouds = xor(config)
     pairs, pair_accuracies = digit_pairs(config)
@@ -161,7 +160,7 @@ def run(config: Config) -> Results:
 
 
 def line_data(n: int, margin: float = 0.08, seed: int = 4):
-    """Points of the square on both sides of a line, none near it, and the line as parameters."""
+    """Return points on both sides of a line, none near it, and the line as parameters."""
     rng = np.random.default_rng(seed)
     w, b = np.array([0.8, -0.6]), 0.2
     x = rng.uniform(-1, 1, (10 * n, 2))
@@ -170,7 +169,7 @@ def line_data(n: int, margin: float = 0.08, seed: int = 4):
 
 
 def xor_data(n: int, seed: int = 0):
-    """Four clouds on the corners of a square; opposite corners are one class."""
+    """Return four clouds on the corners of a square; opposite corners are one class."""
     rng = np.random.default_rng(seed)
     corner = np.arange(n) % 4
     x = np.stack([corner % 2, corner // 2], 1) * 2.0 - 1 + 0.25 * rng.normal(size=(n, 2))
@@ -178,7 +177,7 @@ def xor_data(n: int, seed: int = 0):
 
 
 def watch(x: np.ndarray, y: np.ndarray, passes: int) -> list[dict[str, np.ndarray]]:
-    """Parameters at the start and after each mistake, trained by steps on one example."""
+    """Return parameters at the start and after each mistake, trained by steps on one example."""
     trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optax.sgd(1.0))
     train_state = trainer.init(jax.random.key(0), (x, y[:, None]))
     moments = [jax.device_get(train_state.params)]
@@ -194,7 +193,7 @@ def watch(x: np.ndarray, y: np.ndarray, passes: int) -> list[dict[str, np.ndarra
 
 
 def decision(params: Any, layer: jn.Layer | None = None, map_params: Any = None):
-    """The function from points of the plane to the decision of a perceptron."""
+    """Return the function from points of the plane to the decision of a perceptron."""
 
     @jax.jit
     def predict(x):
@@ -205,7 +204,7 @@ def decision(params: Any, layer: jn.Layer | None = None, map_params: Any = None)
 
 
 def animate(figures, path: Path, seconds: float = 0.35) -> Path:
-    """Saves the figures as an animation in a loop that pauses at the last."""
+    """Save the figures as an animation in a loop that pauses at the last figure."""
     from PIL import Image
 
     frames = []
@@ -220,7 +219,7 @@ def animate(figures, path: Path, seconds: float = 0.35) -> Path:
 
 
 def separable(config: Config):
-    """Mistakes against Novikoff's bound, and the line after each of them."""
+    """Return mistakes against Novikoff's bound, and the line after each of them."""
     x, y, line = line_data(config.points)
     run = train_perceptron(x, y, passes=config.passes)
     bound = mistake_bound(x, y, line)
@@ -241,7 +240,7 @@ def separable(config: Config):
 
 
 def xor(config: Config):
-    """XOR without a feature map, where training cannot converge, and with three."""
+    """Train on XOR without a feature map, which cannot converge, and with three."""
     corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
     print(f"the four corners of XOR: {train_perceptron(corners, [0, 1, 1, 0])}")
     x, y = xor_data(config.points)
@@ -260,7 +259,7 @@ def xor(config: Config):
 
 
 def digit_pairs(config: Config):
-    """For each pair of digits: whether a hyperplane separates them, and its held-out accuracy."""
+    """Return for each pair of digits whether a hyperplane separates them, and held-out accuracy."""
     (x, y), (x_test, y_test) = jn.data.digits()
     separated, accuracies = [], []
     for a, b in list(itertools.combinations(range(10), 2))[: config.pairs]:
@@ -278,7 +277,7 @@ def digit_pairs(config: Config):
 
 
 def ten_digits(config: Config):
-    """Ten perceptrons, one per class; the digit is read as the class with the highest score."""
+    """Train ten perceptrons, one per class; the prediction is the class with the highest score."""
     (x, y), (x_test, y_test) = jn.data.digits()
     x, x_test = x.reshape(-1, 64), x_test.reshape(-1, 64)
 

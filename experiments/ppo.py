@@ -12,10 +12,10 @@ and trains by
 
     train_state, metrics = jax.lax.scan(trainer.step, train_state, minibatches)
 
-The equations are those of Barto, Sutton and Anderson (1983) without friction, with the constants,
-the limits and the 500 steps of Gym's CartPole-v1, whose reward is 1 per step and whose task counts
-as solved at a mean return of 475 over 100 episodes. After each update, 100 new episodes are played
-with the policy, whose actions are drawn. The steps to the threshold are those played before the
+The equations are from Barto, Sutton and Anderson (1983) without friction, with the constants, the
+limits and the 500 steps of Gym's CartPole-v1, whose reward is 1 per step and whose task counts as
+solved at a mean return of 475 over 100 episodes. After each update, 100 new episodes are played
+with random actions from the policy. The steps to the threshold are the steps played before the
 first evaluation at or above it.
 
 REINFORCE plays as many steps per update, of which only the first episode of each player counts. It
@@ -87,16 +87,16 @@ class Config(Seeds, Output):
     seeds: int = 5
     methods: tuple[Literal["PPO", "REINFORCE"], ...] = ("PPO", "REINFORCE")
     updates: int = 60
-    """rounds of playing and training"""
+    """number of rounds of playing and training"""
     episodes: int = 100
-    """episodes of each evaluation"""
+    """number of episodes of each evaluation"""
 
 
 class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      returns: Method -> mean return before the first and after each update, (seeds, updates + 1).
+      returns: Mean return before the first and after each update, method -> (seeds, updates + 1).
       pictures: Files written.
     """
 
@@ -105,7 +105,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains with each method, all seeds at once."""
+    """Train with each method, all seeds at once."""
     returns = {}
     for name in config.methods:
         keys = jax.vmap(jax.random.key)(jnp.array(config.all_seeds))
@@ -128,7 +128,7 @@ class Played(NamedTuple):
     Fields:
       seen: Positions, velocities, angles and angular velocities, (..., 4).
       next: The same after the action, before a new episode begins, (..., 4).
-      action: 0 is left, 1 is right.
+      action: Action, 0 for left or 1 for right.
       log_prob: Log-probability of the action.
       fallen: Whether the action ended the episode by a failure.
       ended: Whether the episode ended, by a failure or by its limit.
@@ -148,9 +148,10 @@ class Method(NamedTuple):
     Fields:
       loss: Function (logits, value, batch) -> losses (examples,).
       estimate: Function (values, next_values, played) -> (advantage, target, weight).
-      players, steps: Episodes played at a time, and steps of each in an update.
-      epochs, minibatches: Passes over the steps of an update, and parts of each pass.
-      learning_rate: Of Adam, with linear decay to 0.
+      players, steps: Number of episodes played at a time, and of steps of each in an update.
+      epochs, minibatches: Number of passes over the steps of an update, and of batches in each
+        pass.
+      learning_rate: Learning rate of Adam, with linear decay to 0.
     """
 
     loss: Callable[..., jax.Array]
@@ -163,7 +164,7 @@ class Method(NamedTuple):
 
 
 def accelerations(state: jax.Array, force: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Accelerations of the cart and of the angle, for state (..., 4)."""
+    """Return accelerations of the cart and of the angle, for state (..., 4)."""
     _, _, angle, turn = jnp.moveaxis(state, -1, 0)
     gravity, cart, pole, half = 9.8, 1.0, 0.1, 0.5  # m/s², kg, kg, m
     push = (force + pole * half * turn**2 * jnp.sin(angle)) / (cart + pole)
@@ -173,7 +174,7 @@ def accelerations(state: jax.Array, force: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def advance(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The state after 0.02 s with a force of -10 or 10 N, and whether the pole has fallen."""
+    """Return the state after 0.02 s with a force of -10 or 10 N, and whether the pole fell."""
     cart, angle = accelerations(state, 20.0 * action - 10.0)
     slope = jnp.stack([state[..., 1], cart, state[..., 3], angle], -1)
     state = state + 0.02 * slope
@@ -182,13 +183,13 @@ def advance(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def start(key: jax.Array, players: int) -> tuple[jax.Array, jax.Array]:
-    """States and steps done at the start of episodes."""
+    """Return states and steps done at the start of episodes."""
     state = jax.random.uniform(key, (players, 4), minval=-0.05, maxval=0.05)
     return state, jnp.zeros(players, int)
 
 
 def actor_critic() -> jn.Layer:
-    """States (..., 4) to the logits of both actions and to the value."""
+    """Return a net from states (..., 4) to the logits of both actions and to the value."""
 
     def forward(m, seen):
         logits = m(jn.models.mlp([64, 64, 2], jnp.tanh, name="policy"), seen)
@@ -198,7 +199,7 @@ def actor_critic() -> jn.Layer:
 
 
 def play(params: Any, key: jax.Array, games: Any, steps: int) -> tuple[Any, Played]:
-    """The games after some steps of the policy, and what happened."""
+    """Return the games after some steps of the policy, and what happened."""
     net = actor_critic()
 
     def step(games, t):
@@ -216,25 +217,25 @@ def play(params: Any, key: jax.Array, games: Any, steps: int) -> tuple[Any, Play
 
 
 def chosen(logits: jax.Array, action: jax.Array) -> jax.Array:
-    """Log-probabilities of actions."""
+    """Return log-probabilities of actions."""
     return jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], -1)[..., 0]
 
 
 def mean_return(params: Any, key: jax.Array, episodes: int) -> jax.Array:
-    """Mean return of new episodes."""
+    """Return the mean return of new episodes."""
     begin, go = jax.random.split(key)
     _, played = play(params, go, start(begin, episodes), LIMIT)
     return before_end(played.ended).sum(0).mean()
 
 
 def before_end(ended: jax.Array) -> jax.Array:
-    """1 for the steps of the first episode of each player, 0 for later ones."""
+    """Return 1 for the steps of the first episode of each player, 0 for later ones."""
     before = jnp.cumsum(ended, 0) - ended
     return (before == 0).astype(jnp.float32)
 
 
 def summed(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """y[t] = x[t] + factor[t] * y[t + 1]."""
+    """Return y with y[t] = x[t] + factor[t] * y[t + 1]."""
 
     def step(later, now):
         y = now[0] + now[1] * later
@@ -244,14 +245,14 @@ def summed(x: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def generalized_advantages(values, next_values, played):
-    """Advantages by GAE with lambda = 0.95, which bootstrap from the value at the limit."""
+    """Return advantages by GAE with lambda = 0.95, which bootstrap from the value at the limit."""
     errors = 1.0 + GAMMA * next_values * ~played.fallen - values
     advantage = summed(errors, 0.95 * GAMMA * ~played.ended)
     return advantage, advantage + values, jnp.ones_like(values)
 
 
 def whole_returns(values, next_values, played):
-    """Normalized returns of the first episode of each player."""
+    """Return normalized returns of the first episode of each player."""
     weight = before_end(played.ended)
     total = summed(jnp.ones_like(values), GAMMA * ~played.ended)
     mean = jnp.average(total, weights=weight)
@@ -260,7 +261,7 @@ def whole_returns(values, next_values, played):
 
 
 def ppo(logits, value, batch):
-    """The clipped gain, the error of the value and a bonus for entropy."""
+    """Return the clipped gain, the error of the value and a bonus for entropy."""
     advantage = batch["advantage"]
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
     ratio = jnp.exp(chosen(logits, batch["action"]) - batch["log_prob"])
@@ -271,7 +272,7 @@ def ppo(logits, value, batch):
 
 
 def reinforce(logits, value, batch):
-    """Minus the log-probability times the return; the value is not used."""
+    """Return minus the log-probability times the return; the value is not used."""
     return -batch["weight"] * batch["advantage"] * chosen(logits, batch["action"])
 
 
@@ -282,7 +283,7 @@ METHODS = {
 
 
 def learner(method: Method, updates: int, episodes: int) -> Callable[[jax.Array], jax.Array]:
-    """A function from a key to the mean returns (updates + 1,), without side effects."""
+    """Return a function from a key to the mean returns (updates + 1,), without side effects."""
     net = actor_critic()
 
     def objective(m, batch):
@@ -332,7 +333,7 @@ def learner(method: Method, updates: int, episodes: int) -> Callable[[jax.Array]
 
 
 def draw(returns: dict[str, np.ndarray]) -> Any:
-    """Mean return against the steps played: a thin line per seed, a thick one for their mean."""
+    """Draw mean return against steps played: a thin line per seed, a thick line for the mean."""
     figure = new_figure(6.4, 3.2)
     axes = figure.subplots()
     for (name, found), color in zip(returns.items(), COLORS, strict=False):

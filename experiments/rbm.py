@@ -116,7 +116,7 @@ class Config(TrainSize, Seed, Output):
     batch_size: int = 100
     """examples per step, and chains of PCD"""
     betas: int = 14_500
-    """steps of the last AIS estimate; a tenth of it after each epoch"""
+    """number of steps of the last AIS estimate; the estimate after each epoch has a tenth of it"""
     small_epochs: int = 60
     """epochs of the small example"""
 
@@ -125,11 +125,11 @@ class Results(NamedTuple):
     """Log-likelihoods in nats.
 
     Fields:
-      small: method -> (epochs + 1,), exact mean log-likelihood of the small example.
-      small_ais: method -> (estimates, 3): epoch, estimated log-likelihood, standard error.
-      likelihood: method -> estimated mean log-likelihood of MNIST's test digits.
-      error: method -> its standard error.
-      pictures: the files written.
+      small: Exact mean log-likelihood of the small example, method -> (epochs + 1,).
+      small_ais: Epoch, estimated log-likelihood and standard error, method -> (estimates, 3).
+      likelihood: Estimated mean log-likelihood of MNIST's test digits, by method.
+      error: Standard error of this estimate, by method.
+      pictures: Files written.
     """
 
     small: dict[str, np.ndarray]
@@ -140,7 +140,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains on the small example and on MNIST by both methods, prints and draws."""
+    """Train on the small example and on MNIST by both methods, print and draw."""
     key = jax.random.key(config.seed)
     small, small_ais = {}, {}
     for method in METHODS:
@@ -191,12 +191,12 @@ def run(config: Config) -> Results:
 
 
 def machine(features: int, chains: int, method: str) -> jn.Layer:
-    """The layer of a method: PCD keeps its chains in the layer's state."""
+    """Return the layer of a method: PCD keeps its chains in the layer's state."""
     return rbm.rbm(features, chains=chains if method == "PCD" else 0)
 
 
 def exact_example(key: jax.Array, epochs: int, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """12 x 8 units on the 4 x 3 central pixels of digits: the likelihood after each epoch.
+    """Return the likelihood after each epoch of 12 x 8 units on the 4 x 3 central pixels of digits.
 
     Returns:
       (epochs + 1,) exact mean log-likelihoods, and rows of epoch, AIS estimate, standard error.
@@ -223,7 +223,7 @@ def exact_example(key: jax.Array, epochs: int, method: str) -> tuple[np.ndarray,
 def estimate(
     key: jax.Array, params: Params, x: np.ndarray, data: np.ndarray, betas: np.ndarray
 ) -> tuple[float, float]:
-    """Mean log-likelihood of x by AIS, and the standard error of its log Z."""
+    """Return the mean log-likelihood of x by AIS, and the standard error of its log Z."""
     annealed = rbm.ais(key, params, betas=betas, data=data)
     likelihood = -rbm.free_energy(params, x).mean() - annealed.log_partition
     return float(likelihood), float(annealed.standard_error)
@@ -240,7 +240,7 @@ class Row(NamedTuple):
 def train(
     key: jax.Array, x: np.ndarray, test: np.ndarray, config: Config, method: str
 ) -> Iterator[tuple[Params, Row]]:
-    """The params after each epoch, and their measures."""
+    """Return the params after each epoch, and their measures."""
     rate = optax.linear_schedule(config.learning_rate, 0, total_steps(len(x), config))
     net = machine(config.features, config.batch_size, method)
     objective = jn.augmented(rbm.contrastive_divergence(net), binarize)
@@ -257,12 +257,12 @@ def train(
 
 
 def binarize(key: jax.Array, x: ArrayLike) -> jax.Array:
-    """Black or white pixels, sampled with the gray value as the probability of black."""
+    """Return black or white pixels, sampled with the gray value as the probability of black."""
     return jax.random.bernoulli(key, jnp.asarray(x)).astype(jnp.float32)
 
 
 def temperatures(steps: int) -> np.ndarray:
-    """Inverse temperatures: few below 0.5 and most above 0.9, as in Salakhutdinov and Murray.
+    """Return inverse temperatures, most above 0.9, as in Salakhutdinov and Murray.
 
     At equal distances most runs miss the modes that appear late, and log Z is nats too low.
     """
@@ -273,13 +273,13 @@ def temperatures(steps: int) -> np.ndarray:
 
 
 def strongest(params: Params, count: int) -> np.ndarray:
-    """The kernels of the units with the largest weights, (pixels, count)."""
+    """Return the kernels of the units with the largest weights, (pixels, count)."""
     kernel = np.asarray(params["kernel"])
     return kernel[:, np.argsort(-np.square(kernel).sum(0))[:count]]
 
 
 def draw_exact(small: dict[str, np.ndarray], small_ais: dict[str, np.ndarray]) -> Any:
-    """Exact likelihoods, and the errors of the AIS estimates."""
+    """Draw exact likelihoods, and the errors of the AIS estimates."""
     figure = new_figure(9.6, 3.6)
     left, right = figure.subplots(1, 2)
     for i, (method, exact) in enumerate(small.items()):
@@ -301,7 +301,7 @@ def draw_exact(small: dict[str, np.ndarray], small_ais: dict[str, np.ndarray]) -
 
 
 def draw_samples(key: jax.Array, params: Params, test: np.ndarray) -> Any:
-    """Chains that start at test digits: one row per number of Gibbs steps."""
+    """Draw chains that start at test digits: one row per number of Gibbs steps."""
     columns = 10
     x = jnp.asarray(test[:columns])
     rows, titles, done = [x], ["test digits"], 0

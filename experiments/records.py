@@ -1,7 +1,7 @@
 """The form of a measured result: what was found, its table, and how to measure it again.
 
 The pages in `experiments/results` are written from the records, and the tests compare the numbers
-in other texts with them. So a figure stands in one place, the `RECORDS` of its experiment.
+in other texts with them. So each figure has one source, the `RECORDS` of its experiment.
 """
 
 import re
@@ -65,7 +65,7 @@ class Command(NamedTuple):
     Fields:
       options: Options after `python -m experiments.NAME`.
       seconds: Duration, by which `python -m experiments` chooses what to rerun.
-      time: Duration as measured, in words; "" for the seconds by the clock.
+      time: Measured duration, in words; "" for the seconds by the clock.
     """
 
     options: str = ""
@@ -81,12 +81,12 @@ class Column(NamedTuple):
 
 
 def higher(*names: str) -> tuple[Column, ...]:
-    """Columns whose highest number is the best."""
+    """Return columns whose highest number is the best."""
     return tuple(Column(name, "higher") for name in names)
 
 
 def lower(*names: str) -> tuple[Column, ...]:
-    """Columns whose lowest number is the best."""
+    """Return columns whose lowest number is the best."""
     return tuple(Column(name, "lower") for name in names)
 
 
@@ -94,10 +94,10 @@ class Figures(NamedTuple):
     """Figures with a title, which a page shows folded.
 
     Fields:
-      title: What the table shows.
-      columns: As for a record.
-      rows: As for a record.
-      across: As for a record.
+      title: Title of the table.
+      columns: Columns, as in a record.
+      rows: Rows, as in a record.
+      across: As in a record.
     """
 
     title: str
@@ -121,24 +121,25 @@ class Record:
       topic: One of `TOPICS`.
       title: The finding, a sentence without a full stop.
       verdict: Whether the figures support the experiment's claim; "Measured" if none was made.
-      claim: The claim as a clause without a full stop, printed beside the verdict. A finding whose
-        claim was not or partly supported needs it, since its title says what was found instead.
+      claim: The claim as a clause without a full stop, printed next to the verdict. A finding whose
+        claim was not or only partly supported needs it, since its title says what was found
+        instead.
       sentence: What was done and found, in two to four sentences.
-      columns: Headings with units; the first is that of the labels.
-      rows: A label, then one cell per column: a number, `mean ± deviation`, `number (low to
-        high)`, or a word without digits; "" if it was not measured.
+      columns: Headings with units; the first is the heading of the labels.
+      rows: A label, then one cell per column: a number, `mean ± deviation`, `number (low to high)`,
+        or a word without digits; "" if it was not measured.
       commands: The commands that gave the figures.
-      seeds: Number of repetitions, of which the cells give mean and standard deviation.
+      seeds: Number of repetitions, for which the cells give mean and standard deviation.
       repeated: What was repeated, if not seeds.
-      key: The figure that stands for the finding in the index, with its unit.
+      key: The figure that represents the finding in the index, with its unit.
       baseline: Label of the row to compare with.
-      across: Whether the best number is that of a row, not that of a column.
+      across: Whether the best number is the best of its row instead of its column.
       note: What could make the figures wrong or hard to compare. Each line becomes an item of a
         list; a text of one line becomes a list of its sentences if it has more than two.
-      history: How the options were chosen, with the figures that led to them, shown folded; in the
-        form of the note.
-      more: Further tables, shown folded.
-      machine: Where it was measured.
+      history: How the options were chosen, with the figures that led to them; folded on the page,
+        in the form of the note.
+      more: Further tables, folded on the page.
+      machine: Machine of the measurement.
       versions: Versions of the libraries.
       pictures: Pictures of the finding.
       lesson: Number of the lesson in `colab` that teaches it; 0 for none.
@@ -205,7 +206,7 @@ class Record:
             yield f"{', '.join(wrong)} in the sentence or key: not in the tables or the note"
 
     def _cells(self) -> str:
-        """The text of all cells and their columns."""
+        """Return the text of all cells and their columns."""
         tables = (Figures("", self.columns, self.rows), *self.more)
         cells = [cell for table in tables for row in table.rows for cell in row]
         cells += [str(column) for table in tables for column in table.columns]
@@ -222,7 +223,7 @@ def unknown(text: str, sources: Iterable[str], *, whole: bool = False) -> list[s
     """Return the results in a text that no source has.
 
     Results are numbers with a decimal point or a percent sign, and `mean ± deviation`, which must
-    occur as such. Fewer digits than the source has are allowed; versions do not count.
+    occur in the same form. Fewer digits than the source has are allowed; versions do not count.
 
     Args:
       text: Prose, or the cells of a table.
@@ -250,7 +251,7 @@ def _found(text: str) -> list[str]:
 
 
 def _result(text: str) -> tuple[Decimal, Decimal | None]:
-    """The number without its sign, and its spread."""
+    """Return the number without its sign, and its spread."""
     mean, _, spread = text.rstrip("%").replace(",", "").partition(" ± ")
     return _decimal(mean), _decimal(spread) if spread else None
 
@@ -260,7 +261,7 @@ def _decimal(text: str) -> Decimal:
 
 
 def _rounds_to(known: Decimal | None, given: Decimal | None) -> bool:
-    """Whether a number has the given digits; one that is not given has all."""
+    """Return whether a number has the given digits; one that is not given has all."""
     if known is None or given is None:
         return given is None
     return abs(known - given) <= Decimal(5).scaleb(int(given.as_tuple().exponent) - 1)

@@ -7,9 +7,9 @@ One step of Adam on 8 simulated devices, GPT of 4 blocks, 128 features, 8 heads,
 vocabulary, batches of 16 × 64 tokens. The rules:
 
     data            params on every device, the batch split: gradients are summed
-    fully sharded   params, gradients and optimizer split too: each block's are gathered when needed
-    compiler        the same placement, but the compiler chooses what to gather
-    tensor          attention heads and hidden units split over 4 devices, the batch over 2
+    fully sharded params, gradients and optimizer split too: each block's are gathered when needed
+    compiler        the same placement, but the compiler chooses what to gather tensor
+    attention heads and hidden units split over 4 devices, the batch over 2
 
 guide/scaling.md has the formulas, and what they say about 1,000 devices.
 """
@@ -130,19 +130,19 @@ class Config(Seed):
     """Compiles one GPT under each rule, trains a few steps, and compares with the algebra."""
 
     rules: tuple[Rule, ...] = ("data", "fully sharded", "compiler", "tensor")
-    """how the model is placed"""
+    """rules that place the model"""
     variants: tuple[Variant, ...] = ("plain", "remat", "bfloat16")
-    """of the net: as it is, with remat of each block, with remat and in bfloat16"""
+    """variants of the net: unchanged, with remat of each block, with remat and in bfloat16"""
     devices: int = 8
-    """simulated devices"""
+    """number of simulated devices"""
     model: int = 4
-    """of them along the axis of the tensor rule; the batch is split over the rest"""
+    """number of devices along the axis of the tensor rule; the batch is split over the rest"""
     layers: int = 4
-    """transformer blocks"""
+    """number of transformer blocks"""
     features: int = 128
     """width"""
     heads: int = 8
-    """of the attention"""
+    """number of attention heads"""
     vocabulary: int = 512
     """number of tokens"""
     length: int = 64
@@ -150,22 +150,22 @@ class Config(Seed):
     batch_size: int = 16
     """sequences per step"""
     steps: int = 4
-    """of Adam, whose losses are compared"""
+    """number of steps of Adam whose losses are compared"""
 
 
 class Row(NamedTuple):
     """A rule and a variant: figures per step and device, as compiled and by algebra.
 
     Fields:
-      rule, variant: of the run; the rule "one device" is without a mesh.
-      flops: of matrix products.
-      moved: bytes that a device sends.
-      held: bytes of params, optimizer state and batch.
-      temporary: bytes of gradients, activations and scratch space.
-      bytes: read and written.
-      collectives: kind -> number of arrays.
-      losses: (steps,).
-      expected: flops, moved, held, temporary by algebra.
+      rule, variant: Names of the rule and the variant; the rule "one device" is without a mesh.
+      flops: Floating point operations of matrix products.
+      moved: Bytes that a device sends.
+      held: Bytes of params, optimizer state and batch.
+      temporary: Bytes of gradients, activations and scratch space.
+      bytes: Bytes read and written.
+      collectives: Number of arrays, by kind.
+      losses: Losses (steps,).
+      expected: Values of flops, moved, held and temporary, by algebra.
     """
 
     rule: str
@@ -181,7 +181,7 @@ class Row(NamedTuple):
 
 
 class Algebra(NamedTuple):
-    """Figures per step and device from formulas; the fields are those of `Row`."""
+    """Figures per step and device from formulas; the fields are the same as in `Row`."""
 
     flops: float
     moved: float
@@ -190,7 +190,7 @@ class Algebra(NamedTuple):
 
 
 def run(config: Config) -> list[Row]:
-    """Compiles and trains each rule and variant; prints the figures beside the algebra."""
+    """Compile and train each rule and variant; print the figures next to the algebra."""
     start_devices(config.devices)
     rows = []
     for variant in config.variants:
@@ -206,7 +206,7 @@ def run(config: Config) -> list[Row]:
 
 
 def start_devices(count: int) -> None:
-    """Simulates devices on the CPU, which is possible until JAX first computes something."""
+    """Simulate devices on the CPU, which is possible until JAX first computes something."""
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
@@ -218,7 +218,7 @@ def start_devices(count: int) -> None:
 
 
 def line(row: Row) -> str:
-    """A row in words: as compiled (by algebra)."""
+    """Return a row in words: as compiled (by algebra)."""
     flops, moved, held, temporary = row.expected
     sent = ", ".join(f"{count} {kind}" for kind, count in row.collectives.items())
     return (
@@ -230,7 +230,7 @@ def line(row: Row) -> str:
 
 
 def measure(config: Config, rule: str, variant: str) -> Row:
-    """Compiles and trains one rule and variant."""
+    """Compile and train one rule and variant."""
     mesh, split, params_rule = placement(config, rule)
     net = gpt(config, variant, mesh if rule == "fully sharded" else None)
     loss = optax.softmax_cross_entropy_with_integer_labels
@@ -270,7 +270,7 @@ def measure(config: Config, rule: str, variant: str) -> Row:
 
 
 def gpt(config: Config, variant: str, mesh: Mesh | None = None) -> jn.Layer:
-    """A causal language model of equal blocks; with a mesh each part gathers its own params."""
+    """Return a causal language model of equal blocks, which gather their params on a mesh."""
 
     def whole(layer):
         return layer if mesh is None else jn.distributed.gathered(layer, mesh)
@@ -300,7 +300,7 @@ TENSOR = {
 
 
 def placement(config: Config, rule: str) -> tuple[Mesh | None, P, Any]:
-    """The mesh of a rule, and how the batch and the params are split."""
+    """Return the mesh of a rule, and how the batch and the params are split."""
     if rule == "one device":
         return None, P(), P()
     if rule == "tensor":
@@ -314,7 +314,7 @@ def placement(config: Config, rule: str) -> tuple[Mesh | None, P, Any]:
 
 
 def params_of(config: Config) -> dict[str, int]:
-    """Numbers of parameters: of matrices of the blocks, of the head, and of all."""
+    """Return numbers of parameters: of matrices of the blocks, of the head, and of all."""
     d, blocks = config.features, config.layers
     matrices, small = 12 * blocks * d**2, 13 * blocks * d + 2 * d  # biases, norms
     head = d * config.vocabulary
@@ -323,15 +323,15 @@ def params_of(config: Config) -> dict[str, int]:
 
 
 def ring(n: int) -> float:
-    """The share of an array that each of n devices sends to gather it; to sum it, twice that."""
+    """Return the fraction of an array that a device sends to gather it; a sum sends twice that."""
     return (n - 1) / n
 
 
 def algebra(config: Config, rule: str, variant: str) -> Algebra:
-    """What a device computes, sends and holds per step, from formulas."""
+    """Return what a device computes, sends and holds per step, from formulas."""
     n = 1 if rule == "one device" else config.devices
     m = config.model if rule == "tensor" else 1
-    groups = n // m  # of which each has a share of the batch
+    groups = n // m  # each device has a fraction of the batch
     count, number = params_of(config), 2 if variant == "bfloat16" else 4  # bytes
     d, sequences = config.features, config.batch_size // groups
     tokens = sequences * config.length  # per group
@@ -344,7 +344,7 @@ def algebra(config: Config, rule: str, variant: str) -> Algebra:
 
     split = count["blocks"] + count["head"]
     sharded = rule in ("fully sharded", "compiler")
-    if sharded:  # params gathered, with remat those of the blocks twice; gradients summed and cut
+    if sharded:  # params are gathered (blocks twice with remat); gradients are summed and cut
         twice = 0 if variant == "plain" else count["blocks"]
         moved = ring(n) * number * (2 * count["all"] + twice)
     else:

@@ -98,23 +98,23 @@ class Config(TrainSize, Output):
 
     output: Path = Path("runs/seconds_to_accuracy")
     data: Literal["mnist", "cifar10"] = "mnist"
-    """LeNet-5 on digits, or the small net of experiments.cifar10 on photos"""
+    """task: LeNet-5 on digits, or the small net of experiments.cifar10 on photos"""
     rounds: int = 3
-    """runs of each library, in turn, each with other weights and another order"""
+    """number of runs of each library, in turn, each with different weights and a different order"""
     epochs: int | None = None
-    """passes over the training part, by default 4 for mnist and 10 for cifar10"""
+    """passes over the training split, by default 4 for mnist and 10 for cifar10"""
     pieces: int | None = None
     """measurements per epoch, by default 4 for mnist and 1 for cifar10"""
     batch_size: int | None = None
     """examples per step, by default 64 for mnist and 128 for cifar10"""
     target: float | None = None
-    """accuracy on the test part that is to be reached, by default 0.99 and 0.8"""
+    """target accuracy on the test split, by default 0.99 for mnist and 0.8 for cifar10"""
     libraries: tuple[Literal["jaxnet", "Flax Linen", "PyTorch"], ...] = (
         "jaxnet", "Flax Linen", "PyTorch",
     )  # fmt: skip
     """what to compare"""
     timeout: float = 3600.0
-    """seconds after which a run is given up"""
+    """seconds after which a run is stopped"""
 
     def task(self, folder: Path, seed: int) -> Task:
         photos = self.data == "cifar10"
@@ -133,10 +133,10 @@ class Curve(NamedTuple):
     """A run, piece by piece.
 
     Fields:
-      library: name.
-      ready: seconds from the start of the process to the first step.
-      seconds: since the start of the process, after each piece.
-      accuracies: on the test part, after each piece.
+      library: Name of the library.
+      ready: Seconds from the start of the process to the first step.
+      seconds: Seconds since the start of the process, after each piece.
+      accuracies: Accuracies on the test split, after each piece.
     """
 
     library: str
@@ -145,13 +145,13 @@ class Curve(NamedTuple):
     accuracies: list[float]
 
     def until(self, target: float) -> float:
-        """Seconds until the accuracy is first reached; NaN where it never is."""
+        """Return the seconds until the accuracy is first reached; NaN if it never is."""
         there = np.array(self.accuracies) >= target
         return self.seconds[there.argmax()] if there.any() else float("nan")
 
 
 def run(config: Config) -> list[Curve]:
-    """Trains the same net in each library in turn, prints a table and draws the curves."""
+    """Train the same net in each library in turn, print a table and draw the curves."""
     load = jn.data.cifar10 if config.data == "cifar10" else jn.data.mnist
     net = fast_net(WIDTHS) if config.data == "cifar10" else jn.models.lenet5(classes=10)
     (x, y), (test_x, test_y) = load(data_dir=config.data_dir)
@@ -183,13 +183,13 @@ def run(config: Config) -> list[Curve]:
 
 
 def rotated(names: list[str], by: int) -> list[str]:
-    """The names in another order per round, so that each is first in turn."""
+    """Return the names in a different order per round, so that each is first in turn."""
     by %= len(names)
     return names[by:] + names[:by]
 
 
 def table(curves: list[Curve], target: float) -> Table:
-    """Medians and ranges of the rounds, and the ratios of medians to jaxnet's."""
+    """Return medians and ranges of the rounds, and the ratios of medians to jaxnet's."""
     rows, ours = [], None
     for library in dict.fromkeys(["jaxnet", *(curve.library for curve in curves)]):
         mine = [curve for curve in curves if curve.library == library]
@@ -205,14 +205,14 @@ def table(curves: list[Curve], target: float) -> Table:
         )  # fmt: skip
     title = (
         f"seconds since the process was started, until the first step, until an accuracy of "
-        f"{target:.1%} on the test part, and until the end: median (lowest to highest)"
+        f"{target:.1%} on the test split, and until the end: median (lowest to highest)"
     )
     head = ("library", "first step", f"{target:.1%}", "end", "end / jaxnet", "at the end")
     return Table(title, head, rows)
 
 
 def said(values: list[float]) -> str:
-    """The median of the finite values, with the range where there are several."""
+    """Return the median of the finite values, with the range if there are several."""
     there = [v for v in values if np.isfinite(v)]
     if not there:
         return "never"
@@ -224,7 +224,7 @@ def said(values: list[float]) -> str:
 
 
 def draw(curves: list[Curve], target: float) -> Any:
-    """Accuracy against the seconds since the process was started."""
+    """Draw accuracy against the seconds since the process was started."""
     figure = new_figure(6, 4)
     axes = figure.subplots()
     low = 100 * max(0.0, min(max(curve.accuracies) for curve in curves) - 0.1)

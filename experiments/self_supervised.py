@@ -1,9 +1,9 @@
 """Features without labels: an encoder learned from digits by BYOL, SimCLR or DINO.
 
-Claim: features learned without labels classify better than those of a random encoder.
+Claim: features learned without labels classify better than features of a random encoder.
 
 All three methods see two distorted views of each digit. SimCLR finds the other view of a digit
-among all views of the batch. In BYOL a predictor computes, from one view, what a target makes of
+among all views of the batch. In BYOL a predictor computes, from one view, the target's output for
 the other view. In DINO the net sorts both views into 256 prototypes and must agree with a target,
 whose assignments are centered and sharpened. The target is a moving average of the net:
 
@@ -13,10 +13,9 @@ The encoder, the projector, the distortions, the optimizer and the number of ste
 all. Then a linear layer on the encoder learns from 10 or 100 labels per class. Either the encoder
 is fixed and the layer is a logistic regression, or both are trained with the same distortions.
 
-The batch norm of the random encoder has seen the digits without labels. The penalty of the
-regression and the number of epochs of the training are those with the highest accuracy on 2,000
-other labeled digits, chosen for each method in the same way. The temperatures are those of the
-papers.
+The batch norm of the random encoder has seen the digits without labels. For each method, we choose
+the penalty of the regression and the number of epochs by the accuracy on 2,000 other labeled
+digits. The temperatures are taken from the papers.
 """
 
 from collections.abc import Callable
@@ -137,19 +136,19 @@ class Config(TrainSize, Seeds, Output):
     batch_size: int = 256
     """digits without labels per step"""
     learning_rate: float = 3e-3
-    """the largest, after the warmup, with cosine decay to 0"""
+    """largest learning rate, after the warmup, with cosine decay to 0"""
     decay: float = 0.99
     """weight of the old target in each step of BYOL and DINO"""
     temperature: float = 0.5
-    """of SimCLR"""
+    """temperature of SimCLR"""
 
 
 class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      accuracies: Method -> labels per class -> test accuracies (seeds,).
-      losses: Method -> loss after each epoch without labels, (seeds, epochs).
+      accuracies: Test accuracies, method -> labels per class -> (seeds,).
+      losses: Loss after each epoch without labels, method -> (seeds, epochs).
       pictures: Files written.
     """
 
@@ -159,7 +158,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains the encoders and classifies with their features, for each seed."""
+    """Train the encoders and classify with their features, for each seed."""
     (x, y), test = jn.data.mnist(data_dir=config.data_dir)
     size = config.train_size or len(x) - VALIDATION
     validation = x[size : size + VALIDATION], y[size : size + VALIDATION]
@@ -192,7 +191,7 @@ def run(config: Config) -> Results:
 
 
 def encoder() -> jn.Layer:
-    """Three convolutions of stride 2, and the mean over all places: 64 features."""
+    """Return three convolutions of stride 2, and the mean over all places: 64 features."""
 
     def block(features: int, number: int) -> jn.Layer:
         conv = jn.conv(features, 3, strides=2, use_bias=False)
@@ -207,23 +206,23 @@ def projector(name: str) -> jn.Layer:
 
 
 def two_views(m: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two distorted views of each image (2 * batch, ...), and the other view of each of these."""
+    """Return two distorted views of each image (2 * batch, ...), and the other view of each."""
     a, b = DISTORT(m.key("a"), x), DISTORT(m.key("b"), x)
     return jnp.concatenate([a, b]), jnp.concatenate([b, a])
 
 
 def per_image(losses: jax.Array) -> jax.Array:
-    """The mean loss of the two views of each image."""
+    """Return the mean loss of the two views of each image."""
     return losses.reshape(2, -1).mean(0)
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Vectors of length 1 along the last axis."""
+    """Return vectors of length 1 along the last axis."""
     return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
 def byol(config: Config) -> jn.Layer:
-    """The objective of BYOL, over batches of images without labels.
+    """Return the objective of BYOL, over batches of images without labels.
 
     Reference: Grill et al. 2020, "Bootstrap Your Own Latent".
     """
@@ -239,7 +238,7 @@ def byol(config: Config) -> jn.Layer:
 
 
 def simclr(config: Config) -> jn.Layer:
-    """The objective of SimCLR, over batches of images without labels.
+    """Return the objective of SimCLR, over batches of images without labels.
 
     Reference: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual
     Representations".
@@ -254,10 +253,11 @@ def simclr(config: Config) -> jn.Layer:
 
 
 def contrastive(y: jax.Array, temperature: float) -> jax.Array:
-    """The cross-entropy of finding the other view of each image (NT-Xent).
+    """Return the cross-entropy of finding the other view of each image (NT-Xent).
 
     Args:
-      y: Features (2 * batch, features): those of one view of each image, then of the other.
+      y: Features (2 * batch, features): first the features of one view of each image, then of the
+        other view.
       temperature: Divisor of the cosines.
     """
     y = unit(y)
@@ -267,7 +267,7 @@ def contrastive(y: jax.Array, temperature: float) -> jax.Array:
 
 
 def dino(config: Config) -> jn.Layer:
-    """The objective of DINO, over batches of images without labels.
+    """Return the objective of DINO, over batches of images without labels.
 
     Reference: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers".
     """
@@ -308,7 +308,7 @@ def optimizer(config: Config, examples: int) -> optax.GradientTransformation:
 def learn(
     trainer: jn.Trainer, x: np.ndarray, config: Config, seed: int
 ) -> tuple[Encoded, list[float]]:
-    """The encoder after training without labels, and the loss of each epoch."""
+    """Return the encoder after training without labels, and the loss of each epoch."""
     options = {"epochs": config.epochs, "batch_size": config.batch_size}
     epochs = run_epochs(trainer, x, seed=seed, **options)
     last = epochs[-1].train_state
@@ -317,7 +317,7 @@ def learn(
 
 
 def random_encoder(net: jn.Layer, x: np.ndarray, seed: int) -> Encoded:
-    """An untrained encoder with statistics of the digits."""
+    """Return an untrained encoder with statistics of the digits."""
     params, state = net.init(jax.random.key(seed), x[:1])
     run = jax.jit(partial(net.apply, train=True))
     for i in range(40):
@@ -328,7 +328,7 @@ def random_encoder(net: jn.Layer, x: np.ndarray, seed: int) -> Encoded:
 def probe(
     net: jn.Layer, encoded: Encoded, few: Pair, validation: Pair, test: Pair, seed: int
 ) -> float:
-    """Test accuracy of a logistic regression on the features; it starts from zeros."""
+    """Return the test accuracy of a logistic regression on the features; it starts from zeros."""
 
     def features(x):
         return jn.predict(net, *encoded, x, batch_size=500)
@@ -344,7 +344,7 @@ def probe(
 
 @jax.jit
 def regression(x: jax.Array, y: jax.Array, penalty: float) -> tuple[jax.Array, jax.Array]:
-    """Kernel and bias of a logistic regression, by 300 steps of Adam on all examples."""
+    """Return the kernel and bias of a logistic regression, by 300 steps of Adam on all examples."""
 
     def loss(params):
         values = optax.softmax_cross_entropy_with_integer_labels(x @ params[0] + params[1], y)
@@ -363,7 +363,7 @@ def regression(x: jax.Array, y: jax.Array, penalty: float) -> tuple[jax.Array, j
 
 
 def classifier(net: jn.Layer) -> jn.Trainer:
-    """The trainer of the encoder with a linear layer, on distorted digits with labels."""
+    """Return the trainer of the encoder with a linear layer, on distorted digits with labels."""
     loss = optax.softmax_cross_entropy_with_integer_labels
     whole = jn.serial(net, jn.dense(10))
     objective = jn.supervised(whole, loss, metrics={"accuracy": jn.metrics.accuracy})
@@ -373,7 +373,7 @@ def classifier(net: jn.Layer) -> jn.Trainer:
 def fine_tune(
     trainer: jn.Trainer, encoded: Encoded, few: Pair, validation: Pair, test: Pair, seed: int
 ) -> float:
-    """Test accuracy after training from an encoder, with the best number of epochs."""
+    """Return the test accuracy after training from an encoder, with the best number of epochs."""
     params, state = ({"encoder": part} for part in encoded)
     train_state = trainer.init(jax.random.key(seed), few, params=params)._replace(state=state)
     best, scores = 0.0, []
@@ -390,7 +390,7 @@ def fine_tune(
 
 
 def draw(accuracies: dict[str, dict[int, np.ndarray]]) -> Any:
-    """Accuracies by labels per class: fixed encoders on the left, trained ones on the right."""
+    """Draw accuracies by labels per class: fixed encoders left, trained encoders right."""
     figure = new_figure(8, 3.4)
     both = figure.subplots(1, 2, sharey=True)
     for axes, how in zip(both, ("fixed", "trained"), strict=True):

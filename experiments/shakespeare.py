@@ -76,12 +76,12 @@ class Recipe(NamedTuple):
     """Sizes and training options of a model.
 
     Fields:
-      features: width of each layer.
-      layers: number of layers.
-      steps: characters per window, the reach of backpropagation.
-      epochs: passes over the training part.
-      learning_rate: the largest, after the warmup.
-      dropout_rate: before each layer but the first.
+      features: Width of each layer.
+      layers: Number of layers.
+      steps: Number of characters per window, the reach of backpropagation.
+      epochs: Number of passes over the training split.
+      learning_rate: Largest learning rate, after the warmup.
+      dropout_rate: Dropout rate before each layer but the first.
     """
 
     features: int
@@ -109,27 +109,27 @@ class Config(Data, Seed, Output):
     model: Literal["rnn", "lstm", "gru", "transformer"] = "lstm"
     """kind of model"""
     features: int | None = None
-    """width of each layer; by default, as the next five, that of the model's recipe"""
+    """width of each layer; this and the next five options default to the model's recipe"""
     layers: int | None = None
     """number of layers"""
     steps: int | None = None
     """characters per window, the reach of backpropagation"""
     epochs: int | None = None
-    """passes over the training part"""
+    """passes over the training split"""
     learning_rate: float | None = None
-    """the largest, after the warmup, with cosine decay to 0"""
+    """largest learning rate, after the warmup, with cosine decay to 0"""
     dropout_rate: float | None = None
-    """before each layer but the first"""
+    """dropout rate before each layer but the first"""
     embedding: int = 64
     """width of the embedding of recurrent models"""
     heads: int = 4
     """attention heads of the transformer"""
     batch_size: int = 32
-    """windows per step: parallel streams of text"""
+    """windows per step, which are parallel streams of text"""
     warmup: int = 200
     """steps of linear warmup of the learning rate"""
     weight_decay: float = 0.0
-    """of AdamW"""
+    """weight decay of AdamW"""
     clip: float = 1.0
     """largest global norm of a gradient"""
     characters: int | None = None
@@ -154,8 +154,8 @@ class Model(NamedTuple):
     """A model of the next character.
 
     Fields:
-      net: the layer that is trained, tokens (batch, time) -> logits (batch, time, vocabulary).
-      context: largest number of characters that a prediction can use; None if unlimited.
+      net: Layer that is trained, from tokens (batch, time) to logits (batch, time, vocabulary).
+      context: Largest number of characters that a prediction can use; None if unlimited.
     """
 
     net: jn.Layer
@@ -166,10 +166,10 @@ class Results(NamedTuple):
     """Bits per character and samples.
 
     Fields:
-      test: bits per character of the test part, with the params that were best in validation.
-      history: "train" (with dropout) and "validation" -> bits per character after each epoch.
-      samples: one text for each entry of SAMPLING.
-      pictures: the files written.
+      test: Bits per character of the test split, with the params that were best in validation.
+      history: Bits per character after each epoch, for "train" (with dropout) and "validation".
+      samples: One text for each entry of SAMPLING.
+      pictures: Files written.
     """
 
     test: float
@@ -179,13 +179,13 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains the model, prints bits per character and samples, and draws the curve."""
+    """Train the model, print bits per character and samples, and draw the curve."""
     recipe = config.recipe()
     texts = {
         part: jn.data.tfds.load("tiny_shakespeare", part, data_dir=config.data_dir)["text"][0]
         for part in ("train", "validation", "test")
     }
-    vocabulary = characters(texts["train"])  # contains those of the other two
+    vocabulary = characters(texts["train"])  # contains the characters of the other two splits
     tokens = {part: vocabulary.encode(text) for part, text in texts.items()}
     tokens["train"] = tokens["train"][: config.characters]
 
@@ -223,8 +223,8 @@ def run(config: Config) -> Results:
             print(f"epoch {epoch.number}: {words}", flush=True)
     test = bits(model, best, tokens["test"], steps=recipe.steps, streams=1)
     print(
-        f"{test:.4f} bits per character of the test part, {min(history['validation']):.4f} of the "
-        f"validation part (epoch {int(np.argmin(history['validation'])) + 1})"
+        f"{test:.4f} bits per character of the test split, {min(history['validation']):.4f} of the "
+        f"validation split (epoch {int(np.argmin(history['validation'])) + 1})"
     )
     samples = []
     for i, (temperature, top_p) in enumerate(SAMPLING):
@@ -246,7 +246,7 @@ def run(config: Config) -> Results:
 
 
 def make_optimizer(config: Config, recipe: Recipe, steps: int) -> optax.GradientTransformation:
-    """AdamW on clipped gradients, with warmup and cosine decay over `steps`."""
+    """Return AdamW on clipped gradients, with warmup and cosine decay over `steps`."""
     warmup = min(config.warmup, steps // 10)
     rate = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, steps)
     adamw = optax.adamw(rate, weight_decay=config.weight_decay)
@@ -254,13 +254,13 @@ def make_optimizer(config: Config, recipe: Recipe, steps: int) -> optax.Gradient
 
 
 def build(config: Config, vocabulary: int) -> Model:
-    """The model of the configuration, for a number of characters."""
+    """Return the model of the configuration, for a number of characters."""
     kind = transformer if config.model == "transformer" else recurrent
     return kind(config, config.recipe(), vocabulary)
 
 
 def recurrent(config: Config, recipe: Recipe, vocabulary: int) -> Model:
-    """Embedding, recurrent layers, dense layer."""
+    """Return an embedding, recurrent layers and a dense layer."""
     cell = CELLS[config.model]
     drop = jn.time_distributed(jn.dropout(recipe.dropout_rate))
     layers = [cell(recipe.features)] + [
@@ -276,7 +276,7 @@ def recurrent(config: Config, recipe: Recipe, vocabulary: int) -> Model:
 
 
 def transformer(config: Config, recipe: Recipe, vocabulary: int) -> Model:
-    """Embedding, causal blocks, norm, dense layer; every window is independent."""
+    """Return an embedding, causal blocks, norm and dense layer; every window is independent."""
 
     def forward(m, tokens):
         x = m(jn.embedding(vocabulary, recipe.features), tokens)
@@ -293,15 +293,15 @@ def transformer(config: Config, recipe: Recipe, vocabulary: int) -> Model:
 
 
 def bits(model: Model, params: PyTree, tokens: np.ndarray, *, steps: int, streams: int) -> float:
-    """Bits per character of a text; each character but the first is predicted once.
+    """Return bits per character of a text; each character but the first is predicted once.
 
     Args:
-      model, params: the trained model.
-      tokens: (length,) of the text.
-      steps: per window. A model of unlimited context carries its state from window to window; the
-        windows of one with limited context overlap by half.
-      streams: windows at a time. For unlimited context the text is cut into `streams` parts, each
-        of which starts without context: 1 is exact.
+      model, params: Trained model and its params.
+      tokens: Tokens (length,) of the text.
+      steps: Number of steps per window. A model with unlimited context carries its state from
+        window to window; for limited context, the windows overlap by half.
+      streams: Number of windows at a time. For unlimited context the text is cut into `streams`
+        parts, each of which starts without context: 1 is exact.
     """
     if model.context is None:
         cut = windows(tokens, streams, steps)
@@ -315,7 +315,7 @@ def bits(model: Model, params: PyTree, tokens: np.ndarray, *, steps: int, stream
 
 @partial(jax.jit, static_argnums=0)
 def _nats(model: Model, params, x, y, counts):
-    """Sums (windows,) of the cross-entropies; the arrays are (windows, streams, steps)."""
+    """Return sums (windows,) of the cross-entropies; the arrays are (windows, streams, steps)."""
     limited = model.context is not None  # then every window starts without context
     net = model.net if limited else jn.stream(model.net)
 
@@ -332,7 +332,7 @@ def _nats(model: Model, params, x, y, counts):
 @partial(jax.jit, static_argnames=("model", "length", "temperature", "top_p"))
 def sample(model: Model, params: PyTree, prompt: jax.Array, key: jax.Array, *, length: int,
            **options: Any) -> jax.Array:  # fmt: skip
-    """`length` tokens (batch, length) after the prompt (batch, at least 1)."""
+    """Return `length` tokens (batch, length) after the prompt (batch, at least 1)."""
     stream = jn.stream(model.net, prompt.shape[1] + length)
     state = jn.start_stream(stream, prompt)
     if prompt.shape[1] > 1:
@@ -342,7 +342,7 @@ def sample(model: Model, params: PyTree, prompt: jax.Array, key: jax.Array, *, l
 
 def write(model: Model, params: PyTree, vocabulary: Vocabulary, prompt: str, key: jax.Array, *,
           length: int, **options: Any) -> str:  # fmt: skip
-    """The prompt and `length` characters after it.
+    """Return the prompt and `length` characters after it.
 
     A model with a limited context restarts whenever it is full, with its last half as the prompt.
     """

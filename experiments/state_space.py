@@ -90,25 +90,25 @@ class Config(Data, Seeds, Output):
     task: Literal["copying", "plays"] = "copying"
     seeds: int = 3
     steps: int = 4000
-    """training steps of each net"""
+    """number of training steps of each net"""
     learning_rate: float = 3e-3
-    """the largest, after the warmup, with cosine decay to 0"""
+    """largest learning rate, after the warmup, with cosine decay to 0"""
     batch_size: int = 64
     """sequences per step"""
     length: int = 128
-    """steps of noise with symbols among them"""
+    """number of steps of noise, with the symbols among them"""
     count: int = 8
-    """symbols to copy"""
+    """number of symbols to copy"""
 
 
 class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      accuracy: Net -> fraction of the test symbols that are predicted, (seeds,).
-      bits: Net -> bits per test symbol, (seeds,).
-      weights: Net -> number of weights.
-      curves: Net -> accuracy during training, (seeds, 20).
+      accuracy: Fraction of the test symbols that are predicted, net -> (seeds,).
+      bits: Bits per test symbol, net -> (seeds,).
+      weights: Number of weights, by net.
+      curves: Accuracy during training, net -> (seeds, 20).
       difference: Largest difference between the logits of the selective net, in parallel and step
         by step, as a fraction of the largest logit.
       pictures: Files written.
@@ -123,7 +123,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains each net with each seed."""
+    """Train each net with each seed."""
     task = TASKS[config.task](config)
     accuracy, bits, weights, curves = {}, {}, {}, {}
     difference = 0.0
@@ -149,7 +149,7 @@ def run(config: Config) -> Results:
 
 
 def state_space(states: int, *, selective: bool = True, name: str = "state_space") -> jn.Layer:
-    """A linear recurrence for each feature, in parallel over time: S6, or S4 in its real form.
+    """Return a linear recurrence for each feature, parallel over time: S6, or the real S4.
 
         h_t = exp(dt_t a) h_{t-1} + dt_t b_t x_t,  y_t = c_t h_t + d x_t
 
@@ -193,23 +193,23 @@ def state_space(states: int, *, selective: bool = True, name: str = "state_space
 
 
 def join(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Two maps h -> decay * h + update, one after the other, as one map."""
+    """Join two maps h -> decay * h + update, one after the other, to one map."""
     return first[0] * second[0], second[0] * first[1] + second[1]
 
 
 def log_range(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """An initializer: the logarithms of 1, 2, ..., states for each feature."""
+    """Return an initializer: the logarithms of 1, 2, ..., states for each feature."""
     return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1, dtype=dtype)), shape)
 
 
 def step_sizes(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """An initializer: values whose softplus is between 0.001 and 0.1, uniform in the logarithm."""
+    """Return an initializer: softplus of its values is log-uniform between 0.001 and 0.1."""
     size = jnp.exp(jax.random.uniform(key, shape, dtype, np.log(1e-3), np.log(0.1)))
     return jnp.log(jnp.expm1(size))
 
 
 def mamba(*, selective: bool) -> jn.Layer:
-    """The block of Mamba: a causal convolution and a state space, with a gate."""
+    """Return the block of Mamba: a causal convolution and a state space, with a gate."""
 
     def forward(m, x):
         inside = m(jn.dense(4 * x.shape[-1], use_bias=False, name="in"), x)
@@ -234,7 +234,7 @@ MIXERS: dict[str, Callable[[], jn.Layer]] = {
 
 
 def language_model(symbols: int, mixer: Callable[[], jn.Layer]) -> jn.Layer:
-    """Tokens (batch, time) to logits (batch, time, symbols)."""
+    """Return a net from tokens (batch, time) to logits (batch, time, symbols)."""
     layers = [mixer()._replace(name=f"layer_{i}") for i in range(LAYERS)]
     ends = jn.layer_norm(), jn.dense(symbols, name="logits")
     return jn.serial(jn.embedding(symbols, WIDTH), *layers, *ends, name="net")
@@ -245,9 +245,9 @@ class Task(NamedTuple):
 
     Fields:
       symbols: Number of symbols.
-      draw: (rng, count) -> (x, y), integers (count, time) and (count, last).
+      draw: Function (rng, count) -> (x, y), integers (count, time) and (count, last).
       last: Number of steps at the end of a sequence that count.
-      test: A pair (x, y).
+      test: Pair (x, y).
     """
 
     symbols: int
@@ -257,7 +257,7 @@ class Task(NamedTuple):
 
 
 def copying(config: Config) -> Task:
-    """Symbols among noise, to be repeated in their order."""
+    """Return the task of repeating symbols among noise in their order."""
 
     def draw(rng: np.random.Generator, count: int) -> Pair:
         places = rng.permuted(np.tile(np.arange(config.length), (count, 1)), axis=1)
@@ -271,7 +271,7 @@ def copying(config: Config) -> Task:
 
 
 def plays(config: Config) -> Task:
-    """The next character of plays, in random windows of the training part."""
+    """Return the next character of plays, in random windows of the training split."""
     texts = [
         jn.data.tfds.load("tiny_shakespeare", part, data_dir=config.data_dir)["text"][0]
         for part in ("train", "validation")
@@ -297,9 +297,9 @@ class Run(NamedTuple):
     """One trained net.
 
     Fields:
-      params: Of the net.
+      params: Params of the net.
       found: Loss and accuracy on the test sequences.
-      curve: Accuracy on the first 200 of them after each twentieth of the training.
+      curve: Accuracy on the first 200 test sequences after each twentieth of the training.
     """
 
     params: Any
@@ -320,7 +320,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def train(trainer: jn.Trainer, task: Task, config: Config, seed: int) -> Run:
-    """Trains a net on new sequences at each step."""
+    """Train a net on new sequences at each step."""
     rng = np.random.default_rng(seed)
     train_state = trainer.init(jax.random.key(seed), task.draw(rng, config.batch_size))
     few, curve = tuple(part[:200] for part in task.test), []
@@ -335,7 +335,7 @@ def train(trainer: jn.Trainer, task: Task, config: Config, seed: int) -> Run:
 
 
 def against_stream(net: jn.Layer, params: Any, tokens: np.ndarray) -> float:
-    """The difference between all steps at once and one at a time."""
+    """Return the difference between all steps at once and one at a time."""
     whole, _ = jax.jit(net.apply)(params, {}, tokens)
     stream = jn.stream(net)
 
@@ -348,7 +348,7 @@ def against_stream(net: jn.Layer, params: Any, tokens: np.ndarray) -> float:
 
 
 def draw(curves: dict[str, np.ndarray], config: Config) -> Any:
-    """Accuracy during training, one line per seed."""
+    """Draw accuracy during training, one line per seed."""
     figure = new_figure(5.6, 3.2)
     axes = figure.subplots()
     for color, (name, values) in zip(COLORS, curves.items(), strict=False):

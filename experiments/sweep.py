@@ -73,9 +73,9 @@ class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      seconds: way -> seconds for all runs, compilation included.
-      apart: (rates,), the largest relative difference between the test losses of the ways.
-      table: accuracy by learning rate.
+      seconds: Seconds for all runs, compilation included, by way.
+      apart: Largest relative difference between the test losses of the ways, (rates,).
+      table: Accuracy by learning rate.
     """
 
     seconds: dict[str, float]
@@ -84,7 +84,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains all in three ways, prints the seconds and the ratios, and compares the losses."""
+    """Train all in three ways, print the seconds and the ratios, and compare the losses."""
     train, test = jn.data.digits()
     objective = jn.supervised(
         jn.models.mlp([config.features, 10]), optax.softmax_cross_entropy_with_integer_labels,

@@ -79,19 +79,19 @@ class Config(Data, Seeds, Output):
     seeds: int = 3
     output: Path = Path("runs/time_series")
     features: int = 32
-    """filters of the first layer; the later ones have two, four and eight times as many"""
+    """filters of the first layer; later layers have two, four and eight times as many"""
     epochs: int = 30
     """training epochs"""
     batch_size: int = 32
     """recordings per step"""
     learning_rate: float = 3e-3
-    """initial rate of Adam, with cosine decay to 0"""
+    """initial learning rate of Adam, with cosine decay to 0"""
     shift: int = 800
     """largest random delay of a training recording, in samples"""
     dropout: float = 0.2
     """dropout rate before the last layer"""
     validation: bool = False
-    """test on five recordings of each digit and speaker of the training part, to choose options"""
+    """test on five recordings of each digit and speaker of the training split, to choose options"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -103,8 +103,8 @@ class Results(NamedTuple):
     """Accuracy.
 
     Fields:
-      accuracies: (seeds,), share of the test recordings classified correctly.
-      pictures: the files written.
+      accuracies: Fraction of the test recordings classified correctly, (seeds,).
+      pictures: Files written.
     """
 
     accuracies: np.ndarray
@@ -112,10 +112,10 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains the net with each seed, prints the accuracies, and draws waveforms and filters."""
+    """Train the net with each seed, print the accuracies, and draw waveforms and filters."""
     train, recording = waveforms("train", config.data_dir)
     if config.validation:
-        held = recording < 10  # the test part has recordings 0 to 4 of each digit and speaker
+        held = recording < 10  # the test split has recordings 0 to 4 of each digit and speaker
         (x, y), test = train, (train[0][held], train[1][held])
         train = x[~held], y[~held]
     else:
@@ -152,7 +152,7 @@ def run(config: Config) -> Results:
 
 
 def waveforms(split: str, data_dir: Path | None = None) -> tuple[Pair, np.ndarray]:
-    """((x, y), recording): waveforms (n, 6000, 1), digits (n,), and the number of each recording.
+    """Return ((x, y), recording): waveforms (n, 6000, 1), digits (n,), and numbers of recordings.
 
     Each waveform has mean 0 and variance 1 before zero padding: loudness differs tenfold between
     recordings.
@@ -166,7 +166,7 @@ def waveforms(split: str, data_dir: Path | None = None) -> tuple[Pair, np.ndarra
 
 
 def wave_net(features: int, dropout: float) -> jn.Layer:
-    """Four convolutions along time, each followed by pooling, as in the paper's M5."""
+    """Return four convolutions along time, each followed by pooling, as in the paper's M5."""
 
     def block(features, kernel_size, strides=1):
         return (
@@ -189,7 +189,7 @@ def wave_net(features: int, dropout: float) -> jn.Layer:
 
 
 def random_delay(samples: int) -> Augmentation:
-    """Delays each signal (time, channels) of a batch by up to `samples`, padding with zeros."""
+    """Delay each signal (time, channels) of a batch by up to `samples`, padding with zeros."""
 
     def augment(key, x):
         late = jnp.pad(x, ((0, 0), (samples, 0), (0, 0)))
@@ -200,7 +200,7 @@ def random_delay(samples: int) -> Augmentation:
 
 
 def draw_waves(test: Pair, logits: np.ndarray):
-    """One recording of each digit, then the first five that were misclassified."""
+    """Draw one recording of each digit, then the first five that were misclassified."""
     x, y = test
     predicted = logits.argmax(-1)
     probability = np.asarray(jax.nn.softmax(logits)).max(-1)
@@ -223,7 +223,7 @@ def draw_waves(test: Pair, logits: np.ndarray):
 
 
 def draw_filters(kernel: np.ndarray):
-    """Filters (time, filters), sorted by pitch: impulse responses and frequency responses."""
+    """Draw filters (time, filters), sorted by pitch: impulse responses and frequency responses."""
     response = np.abs(np.fft.rfft(kernel, 512, axis=0))  # (frequencies, filters)
     order = response.argmax(0).argsort()
     kernel, response = kernel[:, order], response[:, order] / response.max(0)[order]

@@ -3,10 +3,9 @@
 Claim: `from_torch` takes the weights of torchvision's networks without mistakes.
 
 The weights are random, since nothing is downloaded. Norms get random statistics, scales and
-biases, so that no layer is without effect. The networks are those of `jaxnet.models`; MNASNet and
-a dilated FCN are written in `experiments.torchvision_nets`. Inputs have 64×64 pixels, or 224×224
-if a network needs them. The difference is the largest one of all logits, divided by the largest
-logit.
+biases, so that no layer is without effect. The networks are from `jaxnet.models`; MNASNet and a
+dilated FCN are written in `experiments.torchvision_nets`. Inputs have 64×64 pixels, or 224×224 if a
+network needs them. The difference is the largest one of all logits, divided by the largest logit.
 """
 
 import functools
@@ -87,9 +86,9 @@ class Network(NamedTuple):
     """A network in both libraries.
 
     Fields:
-      net: makes ours.
-      size: pixels of the input.
-      options: of torchvision's function.
+      net: Function that makes our net.
+      size: Height and width of the input in pixels.
+      options: Options of torchvision's function.
     """
 
     net: Callable[[], jn.Layer]
@@ -137,7 +136,7 @@ class Config(Seed):
     """Compares the logits of networks in jaxnet and torchvision, with equal weights."""
 
     only: tuple[str, ...] = ()
-    """names of networks; none for all"""
+    """names of networks; by default all"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -149,10 +148,10 @@ class Row(NamedTuple):
     """The comparison of one network.
 
     Fields:
-      name: of torchvision's function.
-      parameters: their number.
-      layers: number of layers with weights.
-      difference: the largest one of all logits, divided by the largest logit.
+      name: Name of torchvision's function.
+      parameters: Number of parameters.
+      layers: Number of layers with weights.
+      difference: Largest difference of all logits, divided by the largest logit.
     """
 
     name: str
@@ -172,7 +171,7 @@ def run(config: Config) -> list[Row]:
 
 
 def compare(name: str, seed: int = 0) -> Row:
-    """Logits of both libraries for the same weights and the same image."""
+    """Compare the logits of both libraries for the same weights and the same image."""
     network, library = NETWORKS[name], torchvision().models
     torch = extra("torch", "torch", "torchvision_logits", "parity")
     torch.manual_seed(seed)
@@ -200,7 +199,7 @@ def compare(name: str, seed: int = 0) -> Row:
 
 
 def lively(module: Any, torch: Any) -> Any:
-    """The module with statistics, scales and biases that leave no layer without effect."""
+    """Return the module with statistics, scales and biases that leave no layer without effect."""
     for layer in module.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.running_mean.normal_(0, 0.2)
@@ -219,7 +218,7 @@ def lively(module: Any, torch: Any) -> Any:
 
 @functools.cache
 def torchvision() -> Any:
-    """torchvision; where it cannot load its own operators, they are declared without a body."""
+    """Import torchvision; if it cannot load its own operators, declare them without a body."""
     torch = extra("torch", "torch", "torchvision_logits", "parity")
     try:
         return extra("torchvision", "torchvision", "torchvision_logits", "parity")

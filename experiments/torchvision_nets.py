@@ -14,13 +14,13 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 def conv(m, x, features, size=1, strides=1, groups=1, dilation=1, use_bias=False):
-    """A convolution with PyTorch's symmetric padding."""
+    """Return a convolution with PyTorch's symmetric padding."""
     options = {"strides": strides, "groups": groups, "dilation": dilation, "use_bias": use_bias}
     return m(jn.conv(features, size, padding=size // 2 * dilation, **options), x)
 
 
 def unit(m, x, features, size=1, strides=1, activation=jax.nn.relu, **options):
-    """A convolution with batch norm and an activation."""
+    """Return a convolution with batch norm and an activation."""
     x = conv(m, x, features, size, strides, **options)
     return activation(m(jn.batch_norm(), x))
 
@@ -30,12 +30,12 @@ def same(x: jax.Array) -> jax.Array:
 
 
 def mean(x: jax.Array) -> jax.Array:
-    """Of all pixels: (batch, height, width, channels) -> (batch, channels)."""
+    """Return the mean of all pixels: (batch, height, width, channels) -> (batch, channels)."""
     return x.mean((1, 2))
 
 
 def dilated_resnet50():
-    """The trunk of ResNet-50, whose last two stages have dilation in place of strides."""
+    """Return the trunk of ResNet-50, whose last two stages have dilation instead of strides."""
 
     def block(m, x, inner, strides, dilation):
         y = unit(m, x, inner)
@@ -58,7 +58,7 @@ def dilated_resnet50():
 
 
 def fcn_resnet50():
-    """Segmentation: a score for each class and pixel."""
+    """Make a segmentation net: a score for each class and pixel."""
     trunk = dilated_resnet50()
 
     def net(m, x):

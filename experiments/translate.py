@@ -1,10 +1,11 @@
 """Captions translated by RNNsearch, by an encoder-decoder without attention, and by a transformer.
 
 Claim: RNNsearch translates the 1,000 test captions of Multi30k (Flickr 2016) from German to
-English with at least 30 BLEU, and without attention it loses more the longer the sentence is.
+English with at least 30 BLEU, and the BLEU lost without attention grows with the length of the
+sentence.
 
-Vocabularies have 6,000 subwords. The epoch is the one with the best BLEU on the validation split.
-Each run adds its model to the figure of BLEU by length. The signature of sacreBLEU:
+Vocabularies have 6,000 subwords. We test the epoch with the best BLEU on the validation split. Each
+run adds its model to the figure of BLEU by length. The signature of sacreBLEU:
 nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0.
 """
 
@@ -126,9 +127,9 @@ class Config(TrainSize, Seed, Output):
 
     output: Path = Path("runs/translate")
     model: Literal["rnnsearch", "encdec", "transformer"] = "rnnsearch"
-    """RNNsearch, the same without attention, or a transformer"""
+    """model: RNNsearch, RNNsearch without attention, or a transformer"""
     source: Literal["de", "en"] = "de"
-    """source language; the other one is the target"""
+    """source language; the other language is the target"""
     vocabulary: int = 6000
     """subwords per language"""
     lowercase: bool = False
@@ -144,13 +145,13 @@ class Config(TrainSize, Seed, Output):
     smoothing: float = 0.1
     """label smoothing"""
     epochs: int = 18
-    """training epochs; the best one on the validation part is tested"""
+    """training epochs; the best epoch on the validation split is tested"""
     batch_size: int = 64
     """sentences per step"""
     buckets: int = 5
     """number of padded batch shapes"""
     learning_rate: float = 1e-3
-    """largest rate of Adam, after 400 steps of warmup, with cosine decay to 0"""
+    """largest learning rate of Adam, after 400 steps of warmup, with cosine decay to 0"""
     beams: int = 5
     """width of the beam search"""
     length_penalty: float = 1.0
@@ -178,11 +179,12 @@ class Translator(NamedTuple):
     """A model with its decoding.
 
     Fields:
-      net: (source, lengths, target) -> logits, for training.
-      decode: (params, source, lengths, beams=...) -> tokens (batch, longest), lengths (batch,);
-        jitted, greedy for one beam.
-      attention: the same as net, with the attention weights as a second output; else None.
-      source, target: the vocabularies.
+      net: Layer (source, lengths, target) -> logits, for training.
+      decode: Function (params, source, lengths, beams=...) -> tokens (batch, longest), lengths
+        (batch,); jitted, greedy for one beam.
+      attention: The same as net, with the attention weights as a second output; None if there is no
+        attention.
+      source, target: Vocabularies.
     """
 
     net: jn.Layer
@@ -196,11 +198,11 @@ class Results(NamedTuple):
     """BLEU.
 
     Fields:
-      bleu: of the test part by beam search.
-      greedy_bleu: of the test part by greedy decoding.
+      bleu: BLEU of the test split by beam search.
+      greedy_bleu: BLEU of the test split by greedy decoding.
       by_length: BLEU of each group of GROUPS.
-      validation: BLEU of the validation part after each epoch, by greedy decoding.
-      pictures: the files written.
+      validation: BLEU of the validation split after each epoch, by greedy decoding.
+      pictures: Files written.
     """
 
     bleu: float
@@ -211,7 +213,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains the model, measures it on the test part, and draws its attention."""
+    """Train the model, measure it on the test split, and draw its attention."""
     train = read("train", config, config.train_size)
     validation, test = (read(part, config, config.test_size) for part in ("validation", "test"))
     vocabularies = [jn.data.subwords(part, config.vocabulary) for part in train]
@@ -248,7 +250,7 @@ def run(config: Config) -> Results:
     translations = translate(model, best, test.source, config.beams)
     score, signature = bleu(translations, test.target)
     groups = by_length(translations, test)
-    print(f"epoch {int(np.argmax(scores)) + 1} is the best on the validation part")
+    print(f"epoch {int(np.argmax(scores)) + 1} is the best on the validation split")
     print(
         f"test: {score:.2f} BLEU by {config.beams} beams, {greedy_bleu:.2f} greedily; {signature}"
     )
@@ -276,7 +278,7 @@ def run(config: Config) -> Results:
 
 
 def read(split: str, config: Config, size: int | None = None) -> Texts:
-    """A part of Multi30k."""
+    """Return a split of Multi30k."""
     data = jn.data.tfds.load("multi30k", split, data_dir=config.data_dir)
     both = [data[language][:size] for language in (config.source, config.target)]
     if config.lowercase:
@@ -285,7 +287,7 @@ def read(split: str, config: Config, size: int | None = None) -> Texts:
 
 
 def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
-    """The model of the configuration, with its decoding."""
+    """Return the model of the configuration, with its decoding."""
     sizes, attention = (source.size, target.size), None
     options: dict[str, Any]
     if config.model == "transformer":
@@ -328,14 +330,14 @@ def build(config: Config, source: Vocabulary, target: Vocabulary) -> Translator:
 
 
 def ends(vocabulary: Vocabulary) -> tuple[int, int]:
-    """The ids of the start and the end of a sentence."""
+    """Return the ids of the start and the end of a sentence."""
     start, end = vocabulary.start, vocabulary.end
     assert start is not None and end is not None
     return start, end
 
 
 def encode(texts: Texts, model: Translator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Ids of both languages; target sentences have start and end tokens."""
+    """Return ids of both languages; target sentences have start and end tokens."""
     first, last = ends(model.target)
     source = [model.source.encode(sentence) for sentence in texts.source]
     target = [
@@ -346,7 +348,7 @@ def encode(texts: Texts, model: Translator) -> tuple[list[np.ndarray], list[np.n
 
 
 def objective_of(net: jn.Layer, smoothing: float) -> jn.Layer:
-    """Cross-entropy with teacher forcing, averaged over the subwords of a batch."""
+    """Return the cross-entropy with teacher forcing, averaged over the subwords of a batch."""
     smoothed = partial(jn.losses.cross_entropy, label_smoothing=smoothing)
     plain = optax.softmax_cross_entropy_with_integer_labels
 
@@ -367,7 +369,7 @@ def objective_of(net: jn.Layer, smoothing: float) -> jn.Layer:
 
 
 def translate(model: Translator, params: Params, sentences: list[str], beams: int) -> list[str]:
-    """Translations, in chunks of sentences of similar length."""
+    """Return translations, in chunks of sentences of similar length."""
     ids = [model.source.encode(sentence) for sentence in sentences]
     order = np.argsort([len(i) for i in ids], kind="stable")
     found: dict[int, str] = {}
@@ -383,7 +385,7 @@ def translate(model: Translator, params: Params, sentences: list[str], beams: in
 
 
 def bleu(hypotheses: list[str], references: list[str]) -> tuple[float, str]:
-    """BLEU in percent, and sacreBLEU's signature."""
+    """Return BLEU in percent, and sacreBLEU's signature."""
     try:
         from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
@@ -393,7 +395,7 @@ def bleu(hypotheses: list[str], references: list[str]) -> tuple[float, str]:
 
 
 def by_length(hypotheses: list[str], texts: Texts) -> list[float]:
-    """BLEU of the sentences of each group; NaN for an empty group."""
+    """Return BLEU of the sentences of each group; NaN for an empty group."""
     words = np.array([len(sentence.split()) for sentence in texts.source])
     scores = []
     for low, high in zip((0, *GROUPS), GROUPS, strict=False):
@@ -404,7 +406,7 @@ def by_length(hypotheses: list[str], texts: Texts) -> list[float]:
 
 
 def words_of(vocabulary: Vocabulary, ids: np.ndarray) -> list[list[int]]:
-    """Indices of the pieces of each word: a space or a punctuation mark begins a new one."""
+    """Return indices of the pieces of each word; a space or punctuation begins a new word."""
     words: list[list[int]] = []
     for i, piece in enumerate(ids):
         text = vocabulary.decode([int(piece)])
@@ -418,9 +420,10 @@ def words_of(vocabulary: Vocabulary, ids: np.ndarray) -> list[list[int]]:
 def attention_of(
     model: Translator, params: Params, sentence: str, translation: str
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Attention weights (target words, source words), the source words and the target words.
+    """Return attention weights (target words, source words), the source words and the target words.
 
-    Weights are summed over the pieces of a source word and averaged over those of a target word.
+    Weights are summed over the pieces of a source word and averaged over the pieces of a target
+    word.
     """
     assert model.attention is not None
     source, target = model.source.encode(sentence), model.target.encode(translation)
@@ -437,7 +440,7 @@ def attention_of(
 
 
 def draw_lengths(folder: Path, direction: str) -> Any:
-    """BLEU against the length of the sentence, for every model trained so far."""
+    """Draw BLEU against the length of the sentence, for every model trained so far."""
     figure = new_figure(6.4, 4)
     axes = figure.subplots()
     for color, (model, name) in zip(COLORS, MODELS.items(), strict=False):

@@ -66,20 +66,20 @@ class Config(Seeds, Output):
     widths: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
     """hidden units of each net"""
     steps: int = 4000
-    """of Adam, on all points at once"""
+    """number of steps of Adam, on all points at once"""
     points: int = 400
-    """points to fit, evenly over [-1, 1]; the error is measured between them"""
+    """number of points to fit, evenly spaced over [-1, 1]; the error is measured between them"""
     learning_rate: float = 0.01
-    """at the start; decays to 0 as a cosine"""
+    """initial learning rate, with cosine decay to 0"""
 
 
 class Results(NamedTuple):
     """Results of the experiment.
 
     Fields:
-      errors: (widths, seeds), root mean squared error on points that were not fitted.
-      largest: (widths, seeds), the largest error there.
-      pictures: the files that were written.
+      errors: Root mean squared error on points that were not fitted, (widths, seeds).
+      largest: Largest error on these points, (widths, seeds).
+      pictures: Files written.
     """
 
     errors: np.ndarray
@@ -88,7 +88,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Fits every width with every seed, measures the errors between the points, and draws them."""
+    """Fit every width with every seed, measure the errors between the points, and draw them."""
     x = np.linspace(-1, 1, config.points, dtype=np.float32)[:, None]
     between = (x[1:] + x[:-1]) / 2
     errors, largest, fits = [], [], {}
@@ -113,13 +113,13 @@ def run(config: Config) -> Results:
 
 
 def function(x):
-    """A continuous function: waves of two lengths, and two kinks that no smooth unit has."""
+    """Return a continuous function: waves of two lengths, and two kinks that no smooth unit has."""
     waves = np.sin(2 * np.pi * x) + 0.5 * np.cos(5 * np.pi * x)
     return waves + np.abs(x - 0.3) - np.abs(x + 0.5)
 
 
 def net(width: int) -> jn.Layer:
-    """A hidden layer of steep tanh units, half of them centered in [-1, 1]."""
+    """Return a hidden layer of steep tanh units, half of them centered in [-1, 1]."""
     steep = jn.initializers.normal(8.0)
     return jn.serial(
         jn.dense(width, kernel_init=steep, bias_init=steep),
@@ -129,7 +129,7 @@ def net(width: int) -> jn.Layer:
 
 
 def draw(config: Config, x, fits: dict[int, np.ndarray], errors, largest):
-    """The fits of a few widths, and the errors of all against the number of units."""
+    """Draw the fits of a few widths, and the errors of all against the number of units."""
     figure = new_figure(9.6, 3.8)
     left, right = figure.subplots(1, 2)
     left.plot(x, function(x), color="0.75", linewidth=5, label="the function")

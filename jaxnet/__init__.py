@@ -138,7 +138,7 @@ _MODULES = ("data", "decoding", "detection", "distributed", "inspect", "interop"
             "metrics", "models", "penalties", "profile", "unsupervised", "viz")  # fmt: skip
 _INSPECT = ("check_gradients", "summary")
 
-if not _typing.TYPE_CHECKING:  # a type checker would take every name for one of jaxnet
+if not _typing.TYPE_CHECKING:  # otherwise a type checker would accept every name
 
     def __getattr__(name: str) -> _typing.Any:
         if name in _MODULES:

@@ -43,7 +43,7 @@ def parallel(*layers: Layer | Callable[..., Any], name: str = "parallel") -> Lay
       name: Name of the layer.
 
     Raises:
-      ValueError: If a tuple has another length.
+      ValueError: If the length of a tuple is not the number of layers.
 
     Example:
       >>> net = jn.parallel(jnp.sin, jnp.cos)

@@ -69,7 +69,7 @@ def _unit(key: jax.Array, shape: tuple[int, ...], dtype: Any, distribution: str)
 def variance_scaling(
     scale: float, mode: str, distribution: str, *, in_axis: Any = -2, out_axis: Any = -1
 ) -> Initializer:
-    """Draw samples of mean 0 and variance scale / fan, as `jax.nn.initializers.variance_scaling`.
+    """Draw samples of mean 0 and variance scale / fan, like `jax.nn.initializers.variance_scaling`.
 
     Axes that are neither `in_axis` nor `out_axis` are the receptive field, whose size multiplies
     both fans.

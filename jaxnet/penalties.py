@@ -148,7 +148,7 @@ def proximal_l1(
                 return update
             after = w + update
             size = jnp.abs(after)
-            # w + (-w) is exactly 0 in apply_updates
+            # apply_updates computes w + (-w), which is exactly 0
             near = size <= strength * rate
             return jnp.where(near, -w, update - strength * rate * jnp.sign(after)).astype(w.dtype)
 

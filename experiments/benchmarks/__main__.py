@@ -35,16 +35,16 @@ class Config:
     peers: tuple[str, ...] = PEERS[1:]
     """libraries to compare with; those not installed are reported and left out"""
     skip: tuple[str, ...] = ()
-    """words; programs with one of them in their name are left out, e.g. compiled"""
+    """words; programs with one of them in their name are skipped, e.g. compiled"""
     memory: bool = False
     """run each program in both settings of memory, `jn.reuse_memory` and the system's default, and
     report page faults and peak memory"""
     rounds: int = 15
-    """samples per program"""
+    """number of samples per program"""
     seconds: float = 0.2
-    """duration of a sample"""
+    """duration of a sample in seconds"""
     patience: float = 60.0
-    """seconds in all after which a program takes no more samples, once it has three"""
+    """total seconds after which a program takes no more samples, once it has three"""
     timeout: float = 900.0
     """largest number of seconds for building a program"""
     fresh_rounds: int = 5
@@ -73,7 +73,7 @@ class Config:
 
 
 def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row]:
-    """Measures, prints the table, writes samples, tables and figure; returns the rows."""
+    """Measure, print the table, write samples, tables and figure, and return the rows."""
     if config.again is not None:
         rows, about = report.read(config.again)
         report.show(rows, about, config.out)
@@ -87,7 +87,7 @@ def run(config: Config, workloads: tuple[Workload, ...] = WORKLOADS) -> list[Row
         backend = about["backend"]
 
         def note(new: list[Row]) -> None:
-            """Saves after each workload, so that an interrupted run keeps its results."""
+            """Save after each workload, so that an interrupted run keeps its results."""
             rows.extend(new)
             report.save(rows, about, config.out / f"{backend}.json")
 

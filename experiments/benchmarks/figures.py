@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.figures --run runs/benchmarks/cpu.json
 
 replaces the rows of the run's workloads in `figures.json`, draws the pictures again and writes the
-page. Rows measured with other versions are removed. Without `--run` it draws and writes only. A
-sentence in `figures.json` that has a number which is no longer in its table raises an error; edit
-the sentence and run the command again.
+page. Rows measured with other versions are removed. Without `--run` it draws and writes only. If a
+sentence in `figures.json` has a number that is no longer in its table, the command raises an error;
+edit the sentence and run it again.
 """
 
 import json
@@ -53,7 +53,7 @@ NAMES = {"jax": "jax", "flax": "Flax", "equinox": "Equinox", "torch": "PyTorch"}
 
 
 def findings(path: Path = FILE) -> pages.Findings:
-    """The benchmark and the record of each table of the page."""
+    """Return the benchmark and the record of each table of the page."""
     found = []
     for content in json.loads(path.read_text()).values():
         module = content.pop("module")
@@ -68,17 +68,17 @@ def findings(path: Path = FILE) -> pages.Findings:
 
 
 def with_findings(text: str) -> str:
-    """The text of the page with its written part replaced."""
+    """Return the text of the page with its written part replaced."""
     parts = [pages.finding(name, record, "pictures", "..") for name, record in findings()]
     return pages.between(text, BEGIN, END, "\n" + "\n\n".join(parts) + "\n\n")
 
 
 def take(run: Path, path: Path = FILE) -> None:
-    """Puts the rows of a run into the file of figures.
+    """Put the rows of a run into the file of figures.
 
     Args:
       run: JSON written by `experiments.benchmarks` or `experiments.benchmarks.gpu`.
-      path: The file of figures.
+      path: File of figures.
     """
     rows, about = report.read(run)
     contents = json.loads(path.read_text())
@@ -101,7 +101,7 @@ def take(run: Path, path: Path = FILE) -> None:
 
 
 def row_of(label: str, lines: list[Line]) -> list[str]:
-    """A row of the table: jaxnet's time, the best of both kinds of peers, and the ratios."""
+    """Return a row of the table: jaxnet's time, the best of both kinds of peers, and the ratios."""
     times, ratios, programs = [digits(lines[0].middle)], [], []
     for peers in (("hand", *report.LIBRARIES), ("torch",)):
         known = [x for x in lines[1:] if x.row.peer in peers and x.row.samples]
@@ -113,7 +113,7 @@ def row_of(label: str, lines: list[Line]) -> list[str]:
 
 
 def digits(value: float) -> str:
-    """Three significant digits, zeros at the end included.
+    """Return three significant digits, zeros at the end included.
 
     Example:
       >>> digits(14.02), digits(4.0), digits(1234.0)
@@ -123,7 +123,7 @@ def digits(value: float) -> str:
 
 
 def draw(folder: Path = pages.HERE / "pictures") -> list[Path]:
-    """Draws the picture of each record that has one."""
+    """Draw the picture of each record that has a picture."""
     from jaxnet.viz import save
 
     paths = []
@@ -135,7 +135,7 @@ def draw(folder: Path = pages.HERE / "pictures") -> list[Path]:
 
 
 def plot_ratios(record: Record) -> Any:
-    """Time of the other libraries divided by jaxnet's, with intervals, on a logarithmic axis."""
+    """Plot the time of the other libraries divided by jaxnet's, with intervals, on a log axis."""
     from jaxnet.viz.figure import COLORS, new_figure
 
     figure = new_figure(8, 1.3 + 0.45 * len(record.rows))
@@ -168,7 +168,7 @@ def plot_ratios(record: Record) -> Any:
 
 
 def plot_rates(record: Record) -> Any:
-    """A bar per library and row; higher is better."""
+    """Plot a bar per library and row; higher is better."""
     from jaxnet.viz.figure import COLORS, new_figure
 
     figure = new_figure(6, 0.8 + 0.8 * len(record.rows))
@@ -193,7 +193,7 @@ class Config:
     """Takes over a run of the benchmarks, draws the pictures and writes the page."""
 
     run: Path | None = None
-    """JSON that a run has written; none to draw and write only"""
+    """JSON file written by a run; without it, only draw and write"""
 
 
 def run(config: Config) -> None:

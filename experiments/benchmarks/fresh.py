@@ -1,7 +1,7 @@
 """Measurements in fresh processes: time to the first step, import, compile time, peak memory.
 
 Cold: no compiled program is cached. Warm: JAX's and PyTorch's persistent caches hold the programs
-of an earlier run. In both the files that Python reads are in the system's cache.
+of an earlier run. In both cases, the files that Python reads are in the system's cache.
 """
 
 import importlib
@@ -54,7 +54,7 @@ IMPORTS = ("jaxnet", "flax.linen", "flax.nnx", "equinox", "haiku")
 
 
 def in_fresh_process(function: Callable, *words: Any, timeout: float) -> Any:
-    """The result of function(*words) in a new Python process."""
+    """Return the result of function(*words) in a new Python process."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(there, function, *words), daemon=True)
@@ -82,7 +82,7 @@ def _answer(pipe: Any, function: Callable, *words: Any) -> None:
 
 
 def first_step(peer: str, variant: str, workload: Workload, cache: str | None) -> First:
-    """Times import, init, trace, compile and one step; then two more for the peak memory."""
+    """Time import, init, trace, compile and one step; then run two more for the peak memory."""
     if cache is not None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{cache}/jax"
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -104,7 +104,7 @@ def first_step(peer: str, variant: str, workload: Workload, cache: str | None) -
 
 
 def import_time(module: str) -> float:
-    """Seconds of `import module` after `import jax, optax`."""
+    """Return seconds of `import module` after `import jax, optax`."""
     import jax  # noqa: F401
     import optax  # noqa: F401
 
@@ -114,7 +114,7 @@ def import_time(module: str) -> float:
 
 
 def compile_time(depth: int, repeated: bool, net: Transformer, shape: tuple[int, ...]) -> float:
-    """Seconds to trace and compile a training step of `depth` transformer blocks."""
+    """Return seconds to trace and compile a training step of `depth` transformer blocks."""
     import jax
     import optax
 
@@ -138,7 +138,7 @@ def compile_time(depth: int, repeated: bool, net: Transformer, shape: tuple[int,
 def run_first_steps(
     workload: Workload, *, rounds: int, timeout: float, programs=PROGRAMS, say: Any = print
 ) -> list[Row]:
-    """Cold and warm time to the first step, its parts, and memory, in interleaved rounds."""
+    """Measure cold and warm time to the first step, its parts, and memory, in rounds."""
     before = load()
     found: dict[tuple[str, str, str], list[First]] = {}
     notes: dict[tuple[str, str], str] = {}
@@ -180,7 +180,7 @@ def run_first_steps(
 
 
 def run_imports(*, rounds: int, timeout: float, say: Any = print) -> list[Row]:
-    """Seconds on top of `import jax, optax`."""
+    """Measure the seconds of imports in addition to `import jax, optax`."""
     return _rounds(
         "import, after jax and optax",
         {name: partial(import_time, name) for name in IMPORTS},
@@ -192,7 +192,7 @@ def run_compile_times(
     net: Transformer, shape: tuple[int, ...], depths: tuple[int, ...], *,
     rounds: int, timeout: float, say: Any = print,
 ) -> list[Row]:  # fmt: skip
-    """Compile time against depth: with `repeat`, and with separate blocks."""
+    """Measure compile time against depth, with `repeat` and with separate blocks."""
     rows = []
     for depth in depths:
         forms = {

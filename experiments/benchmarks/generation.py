@@ -1,11 +1,11 @@
-"""Tokens per second of a decoder of 100 M parameters, beside transformers.
+"""Tokens per second of a decoder of 100 M parameters, compared with transformers.
 
     python -m experiments.benchmarks.generation
 
 Both have the sizes of a Llama and the same weights, and write greedy tokens after the same prompts,
 prefill included: `jn.decoding.generate`, which compiles at its first call, and LlamaForCausalLM in
 eager PyTorch with a cache of keys and values. Each runs in a separate process, and they take
-turns. Tokens that differ are reported: rounding decides between logits that are nearly equal.
+turns. Tokens that differ are reported: if logits are nearly equal, rounding decides.
 """
 
 import multiprocessing
@@ -54,7 +54,7 @@ class Config:
 
 
 def draw(config: Config) -> dict[str, np.ndarray]:
-    """Weights under the names of transformers, matrices (outputs, inputs)."""
+    """Return random weights under the names of transformers, as matrices (outputs, inputs)."""
     rng = np.random.default_rng(0)
 
     def matrix(*shape: int) -> np.ndarray:
@@ -77,13 +77,13 @@ def draw(config: Config) -> dict[str, np.ndarray]:
 
 
 def prompts(config: Config, batch: int) -> np.ndarray:
-    """Random tokens (batch, prompt)."""
+    """Return random tokens (batch, prompt)."""
     rng = np.random.default_rng(batch)
     return rng.integers(0, config.vocabulary, (batch, config.prompt))
 
 
 def jaxnet(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """A function from prompts to tokens, and the device it runs on."""
+    """Return a function from prompts to tokens, and the device it runs on."""
     import jax
 
     import jaxnet as jn
@@ -136,7 +136,7 @@ def jaxnet(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
 
 
 def transformers(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """A function from prompts to tokens, and the device it runs on."""
+    """Return a function from prompts to tokens, and the device it runs on."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -176,7 +176,7 @@ def transformers(config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], st
 
 
 def _serve(pipe: Any, name: str, config: Config) -> None:
-    """Answers batch sizes with (seconds, tokens), in a separate process."""
+    """Answer batch sizes with (seconds, tokens), in a separate process."""
     try:
         run, device = {"jaxnet": jaxnet, "transformers": transformers}[name](config)
         pipe.send((True, device))
@@ -202,7 +202,7 @@ class Writer:
         self.device = self._answer()
 
     def ask(self, batch: int) -> tuple[float, np.ndarray] | None:
-        """Seconds and tokens, or None if it cannot run."""
+        """Return seconds and tokens, or None if it cannot run."""
         if self.note:
             return None
         self.pipe.send(batch)
@@ -226,7 +226,7 @@ class Writer:
 
 
 def run(config: Config) -> dict[int, dict[str, list[float]]]:
-    """Measures, prints a table, and returns tokens per second by batch size and program."""
+    """Measure, print a table, and return tokens per second by batch size and program."""
     # By default JAX would reserve three quarters of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     writers = [Writer(name, config) for name in PROGRAMS]

@@ -4,8 +4,8 @@
 
 No row begins after seven minutes.
 A program that is not installed, fails or runs out of memory keeps a row with the reason, and the
-samples are saved after each workload. Below the table: operations per second as a share of what a
-large product of bfloat16 matrices reaches on the same GPU.
+samples are saved after each workload. Below the table are operations per second, as a fraction of
+the rate of a large product of bfloat16 matrices on the same GPU.
 """
 
 import os
@@ -41,15 +41,15 @@ class Config:
     peers: tuple[str, ...] = ("hand", "linen", "equinox", "torch")
     """libraries to compare with; those not installed are reported and left out"""
     rounds: int = 7
-    """samples per program"""
+    """number of samples per program"""
     seconds: float = 0.2
-    """duration of a sample"""
+    """duration of a sample in seconds"""
     patience: float = 5.0
-    """seconds in all after which a program takes no more samples, once it has three"""
+    """total seconds after which a program takes no more samples, once it has three"""
     timeout: float = 90.0
     """largest number of seconds for building a program"""
     limit: float = 420.0
-    """seconds after which no further workload begins"""
+    """seconds after which no further workload starts"""
     tests: bool = True
     """whether to run the tests that need a GPU first"""
     generation: bool = True
@@ -66,7 +66,7 @@ class Config:
 def run(
     config: Config, workloads: tuple[Workload, ...] = GPU_WORKLOADS, backend: str = "gpu"
 ) -> list[Row]:
-    """Tests, measures, prints the table, writes samples and tables; returns the rows."""
+    """Test, measure, print the table, write samples and tables, and return the rows."""
     start, rows = time.monotonic(), []
     # By default each process would reserve three quarters of the memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -118,14 +118,14 @@ def _row(
 
     rows = measure()
     if any(out_of_memory(row.note) for row in rows):
-        processes.stop()  # which hold memory of earlier workloads
+        processes.stop()  # the processes hold memory of earlier workloads
         rows = measure()
         processes.stop()
     return rows
 
 
 def out_of_memory(note: str) -> bool:
-    """Whether a program failed for lack of memory, in the words of JAX or PyTorch.
+    """Return whether a program failed for lack of memory, in the words of JAX or PyTorch.
 
     Example:
       >>> out_of_memory("XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory"), out_of_memory("")
@@ -135,7 +135,7 @@ def out_of_memory(note: str) -> bool:
 
 
 def run_tests() -> str:
-    """The last line of the tests that need a GPU."""
+    """Return the last line of the tests that need a GPU."""
     words = [sys.executable, "-m", "pytest", "-q", "-n4", "-m", "", *TESTS]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=240)
@@ -145,7 +145,8 @@ def run_tests() -> str:
 
 
 def shares(rows: list[Row], workloads: tuple[Workload, ...], processes: Processes) -> list[str]:
-    """A line per program on the nets in bfloat16: operations per second, and their share."""
+    """Return a line per program on the nets in bfloat16: operations per second, and their fraction
+    of the peak."""
     measured = {row.workload for row in rows if row.samples}
     chosen = [one for one in workloads if one.half and one.name in measured]
     lines = []
@@ -166,7 +167,7 @@ def shares(rows: list[Row], workloads: tuple[Workload, ...], processes: Processe
 
 
 def _operations(workload: Workload) -> float:
-    """Counted on the CPU, whose compiler counts convolutions too."""
+    """Count on the CPU, whose compiler counts convolutions too."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     from experiments.benchmarks.peers import ours
 

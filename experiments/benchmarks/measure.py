@@ -1,7 +1,7 @@
 """Interleaved rounds: every program runs in a separate process, and they take turns.
 
-So they share no thread pools, caches or backends, and a program that hangs or dies is reported as
-such. While others are measured a process waits on a pipe and uses no processor.
+So they do not share thread pools, caches or backends, and a program that hangs or dies is reported.
+While others are measured a process waits on a pipe and uses no processor.
 """
 
 import gc
@@ -34,11 +34,11 @@ class Row(NamedTuple):
     """One line of the table: a program on a workload.
 
     Fields:
-      workload, peer, program: names; the peer is a file in peers/.
-      unit: of the samples: "ms" per update, "s" or "MB".
-      samples: one per round, in order.
-      note: the reason for missing samples, or a difference from the other programs.
-      load: one-minute load average of the machine, before and after the workload.
+      workload, peer, program: Names; the peer is a file in peers/.
+      unit: Unit of the samples: "ms" per update, "s" or "MB".
+      samples: Samples, one per round, in order.
+      note: Reason for missing samples, or a difference from the other programs.
+      load: One-minute load average of the machine, before and after the workload.
     """
 
     workload: str
@@ -53,7 +53,7 @@ class Row(NamedTuple):
 def bootstrap(
     peer: list[float], ours: list[float], *, draws: int = 4000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The ratio of two medians, peer / ours, with a 95% interval.
+    """Return the ratio of two medians, peer / ours, with a 95% interval.
 
     Rounds are drawn with replacement, both samples of a round together, since disturbances of the
     machine affect both. If one has fewer rounds, only as many first rounds of the other are used.
@@ -72,7 +72,7 @@ def bootstrap(
 
 
 def timed(program: Program, steps: int) -> float:
-    """Seconds per call of step, including the wait for the last value."""
+    """Return seconds per call of step, including the wait for the last value."""
     if steps > 1:  # warms up threads and caches after another program ran
         program.wait(program.step())
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def timed(program: Program, steps: int) -> float:
 
 
 def outputs(program: Program, calls: int = CHECKS) -> np.ndarray:
-    """(calls, ...): the losses of the first updates; without training, equal outputs."""
+    """Return the losses of the first updates, (calls, ...); without training, equal outputs."""
     found = []
     for _ in range(calls):
         value = program.step()
@@ -99,7 +99,7 @@ def to_numpy(value: Any) -> Any:
 def disagreement(
     theirs: np.ndarray, ours: np.ndarray, tolerance: tuple[float, float], differs: str = ""
 ) -> str:
-    """A message if losses differ by more than the tolerance, else an empty string."""
+    """Return a message if losses differ by more than the tolerance, else an empty string."""
     first, later = tolerance
     if theirs.shape != ours.shape:
         return f"gives values of shape {theirs.shape}, ours {ours.shape}"
@@ -108,7 +108,7 @@ def disagreement(
     error = np.abs(theirs - ours) / np.abs(ours).max(axis=1, keepdims=True)
     allowed = np.full(error.shape, later)
     allowed[0, 0] = first
-    if (error <= allowed).all():  # a NaN is not
+    if (error <= allowed).all():  # a NaN never is
         return ""
     call, place = np.argwhere(~(error <= allowed))[0]
     return (
@@ -121,9 +121,9 @@ class Processes:
     """The processes of all peers, one per program, started on first use.
 
     Args:
-      names: of the peers.
-      seconds: timeout of an answer, e.g. while a program compiles.
-      settings: of memory, DEFAULT or REUSED; each program runs once in each.
+      names: Names of the peers.
+      seconds: Timeout of an answer, e.g. while a program compiles.
+      settings: Settings of memory, DEFAULT or REUSED; each program runs once in each.
     """
 
     def __init__(self, names: Sequence[str], seconds: float, settings: Sequence[str] = (DEFAULT,)):
@@ -131,7 +131,7 @@ class Processes:
         self.started: dict[str, list[Process]] = {name: [] for name in names}
 
     def get(self, name: str, number: int) -> "Process":
-        """Process `number` of a peer; the settings of memory take turns."""
+        """Return process `number` of a peer; the settings of memory take turns."""
         while len(self.started[name]) <= number:
             setting = self.settings[len(self.started[name]) % len(self.settings)]
             self.started[name].append(Process(name, self.seconds, setting))
@@ -141,7 +141,7 @@ class Processes:
         return [one for several in self.started.values() for one in several]
 
     def stop(self) -> None:
-        """Ends all processes; the next use starts new ones."""
+        """End all processes; the next use starts new ones."""
         for several in self.started.values():
             while several:
                 several.pop().stop()
@@ -164,7 +164,7 @@ class Process:
         there.close()
 
     def ask(self, *words: Any) -> Any:
-        """The answer to an action; errors of the peer are raised as a `PeerError`."""
+        """Return the answer to an action; errors of the peer are raised as a `PeerError`."""
         try:
             self.pipe.send(words)
             if not self.pipe.poll(self.seconds):
@@ -199,7 +199,7 @@ class PeerError(Exception):
 
 
 def _serve(pipe: Any, name: str, setting: str = DEFAULT) -> None:
-    """The loop of a peer's process, which holds one program at a time."""
+    """Run the loop of a peer's process, which holds one program at a time."""
     share_gpu()
     if setting == REUSED:
         from jaxnet.services.memory import reuse_memory
@@ -228,7 +228,7 @@ def _serve(pipe: Any, name: str, setting: str = DEFAULT) -> None:
         return timed(program, steps)
 
     def faults(steps):
-        """Page faults per call of step, and the largest resident memory in MB."""
+        """Return page faults per call of step, and the largest resident memory in MB."""
         assert program is not None, "the process was restarted and has no program"
         before = page_faults()
         timed(program, steps)
@@ -261,7 +261,7 @@ def _serve(pipe: Any, name: str, setting: str = DEFAULT) -> None:
 
 
 def in_a_line(error: Exception) -> str:
-    """The error as one line, for a note below the table."""
+    """Return the error as one line, for a note below the table."""
     if isinstance(error, ModuleNotFoundError):
         return f"needs {error.name}, which is not installed"
     first = (str(error).splitlines() or [""])[0]
@@ -269,12 +269,12 @@ def in_a_line(error: Exception) -> str:
 
 
 def share_gpu() -> None:
-    """Limits the GPU memory of each process; by default JAX takes three quarters."""
+    """Limit the GPU memory of each process; by default JAX takes three quarters."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.05")
 
 
 def page_faults() -> int:
-    """Of this process so far; 0 where the system does not count them."""
+    """Return the page faults of this process so far; 0 if the system does not count them."""
     with suppress(ImportError):
         import resource
 
@@ -283,7 +283,7 @@ def page_faults() -> int:
 
 
 def peak_memory() -> float:
-    """Peak resident memory of this process in MB."""
+    """Return the peak resident memory of this process in MB."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -296,7 +296,7 @@ def peak_memory() -> float:
 
 
 def say(line: str) -> None:
-    """Prints progress, on one line of a terminal."""
+    """Print progress, on one line of a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
     else:
@@ -318,20 +318,20 @@ def run_workload(
     skip: Sequence[str] = (),
     say: Callable[[str], Any] = print,
 ) -> list[Row]:
-    """Rounds over all programs of a workload, ours first; every round starts with another program.
+    """Run rounds over all programs of a workload, each starting with another program.
 
     A program that fails keeps its row, with the reason. Losses are compared with ours, or with the
     first program's that runs.
 
     Args:
-      workload: to measure.
-      processes: of the peers, "ours" first.
-      rounds: samples per program.
-      seconds: approximate duration of a sample, which has at least one call of step.
-      patience: seconds in all after which a program takes no more samples, once it has three.
-      tolerance: of the first loss and of later ones.
-      skip: words; programs with one of them in their name are left out.
-      say: called with a line of progress.
+      workload: Workload to measure.
+      processes: Processes of the peers, "ours" first.
+      rounds: Number of samples per program.
+      seconds: Approximate duration of a sample, which has at least one call of step.
+      patience: Total seconds after which a program takes no more samples, once it has three.
+      tolerance: Tolerances of the first loss and of later losses.
+      skip: Words; programs with one of them in their name are left out.
+      say: Function that is called with a line of progress.
     """
     before = load()
     rows: list[Row] = []
@@ -377,7 +377,7 @@ def run_workload(
             one.spent += time.perf_counter() - start
     if len(processes.settings) > 1:
         rows += memory_rows(workload, rows, running)
-        processes.stop()  # kept memory would count for the next workload
+        processes.stop()  # kept memory would count in the next workload
     for process in processes.all():
         with suppress(PeerError):
             process.ask("drop")
@@ -386,7 +386,7 @@ def run_workload(
 
 
 def memory_rows(workload: Workload, rows: list[Row], running: list["_Running"]) -> list[Row]:
-    """Page faults per update and the process's largest memory, of the programs that ran."""
+    """Return page faults per update and the process's largest memory, of the programs that ran."""
     faults, memory = [], []
     for one in running:
         if one.lost:
@@ -415,7 +415,7 @@ class _Running:
 
 
 def _steps(process: Process, seconds: float) -> int:
-    """Number of calls that take about `seconds`."""
+    """Return the number of calls that take about `seconds`."""
     once = process.ask("sample", 1)
     if once >= seconds:
         return 1

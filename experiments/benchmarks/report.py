@@ -25,9 +25,9 @@ class Target:
     """The smallest acceptable ratio peer / ours.
 
     Fields:
-      workload: as in the table.
-      against: label of the fastest of `peers`, or of the programs of one name.
-      ratio: of medians.
+      workload: Name of the workload in the table.
+      against: Label of the fastest of `peers`, or of the programs of one name.
+      ratio: Ratio of medians.
     """
 
     workload: str
@@ -76,7 +76,7 @@ class Line:
 
 
 def compare(rows: list[Row]) -> list[Line]:
-    """The rows of one workload, ours first, with their ratios.
+    """Return the rows of one workload, ours first, with their ratios.
 
     won: the whole interval is above 1. lost: it is below 1. even: it contains 1.
     """
@@ -96,7 +96,7 @@ def compare(rows: list[Row]) -> list[Line]:
 
 
 def groups(rows: list[Row]) -> dict[str, list[Line]]:
-    """Workload -> its lines, in order."""
+    """Return workload -> its lines, in order."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row.workload, []).append(row)
@@ -104,7 +104,7 @@ def groups(rows: list[Row]) -> dict[str, list[Line]]:
 
 
 def judge(lines: list[Line], targets: tuple[Target, ...] = TARGETS) -> dict[int, str]:
-    """Index of a line -> verdict of the target whose fastest program it is."""
+    """Return the index of a line -> verdict of the target whose fastest program it is."""
     found: dict[int, str] = {}
     for target in targets:
         matching = [
@@ -130,7 +130,7 @@ HEAD = ("workload", "program", "median", "peer / ours", "95% interval", "verdict
 
 
 def table(rows: list[Row], title: str, wanted: tuple[Target, ...] = TARGETS) -> str:
-    """All rows, aligned, with notes on programs without samples below."""
+    """Return all rows, aligned, with notes on programs without samples below."""
     cells: list[tuple[str, ...]] = [HEAD]
     notes: dict[tuple[str, str], list[str]] = {}  # notes shared by several programs, once
     for name, lines in groups(rows).items():
@@ -177,7 +177,7 @@ def table(rows: list[Row], title: str, wanted: tuple[Target, ...] = TARGETS) -> 
 
 
 def plot(rows: list[Row], title: str) -> Any:
-    """Ratios of each workload on a logarithmic axis: the fastest program of each peer."""
+    """Plot ratios of each workload on a logarithmic axis: the fastest program of each peer."""
     from jaxnet.viz.figure import COLORS, new_figure
 
     shown = {
@@ -248,7 +248,7 @@ def show(rows: list[Row], about: dict, out: Path) -> None:
 
 
 def describe(device: tuple[str, str, str], config: Any) -> dict[str, Any]:
-    """The machine, the versions and the options of a run; device: backend, kind, version of JAX."""
+    """Return machine, versions and options of a run; device: backend, kind, version of JAX."""
     return {
         "backend": device[0],
         "device": device[1],
@@ -273,14 +273,14 @@ def versions() -> dict[str, str]:
 
 
 def save(rows: list[Row], about: dict[str, Any], path: Path) -> None:
-    """Writes all samples as JSON."""
+    """Write all samples as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"about": about, "rows": [row._asdict() for row in rows]}
     path.write_text(json.dumps(content, indent=1))
 
 
 def read(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """Rows and description written by `save`."""
+    """Return rows and description written by `save`."""
     content = json.loads(path.read_text())
     rows = [Row(**row | {"load": tuple(row["load"])}) for row in content["rows"]]
     return rows, content["about"]

@@ -21,14 +21,15 @@ class Task(NamedTuple):
     """What is trained.
 
     Fields:
-      folder: of x.npy, y.npy, test_x.npy, test_y.npy and weights.npz, by paths of layers.
-      photos: whether the net is that for photos, trained by Nesterov momentum on photos that are
-        flipped and shifted, and not LeNet-5, trained by Adam.
-      epochs: passes over the data.
-      pieces: measurements per epoch.
-      batch_size: examples per step.
-      rate: the highest learning rate; see `rates`.
-      seed: of the order, the flips and the shifts.
+      folder: Folder of x.npy, y.npy, test_x.npy, test_y.npy and weights.npz, whose names are paths
+        of layers.
+      photos: Whether to train the net for photos by Nesterov momentum on flipped and shifted
+        photos, instead of LeNet-5 by Adam.
+      epochs: Number of passes over the data.
+      pieces: Number of measurements per epoch.
+      batch_size: Number of examples per step.
+      rate: Highest learning rate; see `rates`.
+      seed: Seed of the order, the flips and the shifts.
     """
 
     folder: str
@@ -40,12 +41,12 @@ class Task(NamedTuple):
     seed: int
 
     def sizes(self, count: int) -> tuple[int, int]:
-        """Examples per piece, in whole batches, and steps in all."""
+        """Return the number of examples per piece, in whole batches, and of all steps."""
         size = count // self.pieces // self.batch_size * self.batch_size
         return size, self.epochs * self.pieces * size // self.batch_size
 
     def rates(self, steps: int) -> np.ndarray:
-        """Per step: a cosine to 0 for LeNet-5, a triangle for photos."""
+        """Return the rate per step: a cosine to 0 for LeNet-5, a triangle for photos."""
         at = np.arange(steps) / steps
         shape = (
             np.minimum(at / 0.2, (1 - at) / 0.8) if self.photos else (1 + np.cos(np.pi * at)) / 2
@@ -57,8 +58,9 @@ class Run(NamedTuple):
     """A training in a library.
 
     Fields:
-      train: on images and labels in their order; returns when it is finished.
-      accuracy: on the test part.
+      train: Function that trains on images and labels in their order, and returns when it is
+        finished.
+      accuracy: Function that returns the accuracy on the test split.
     """
 
     train: Callable[[np.ndarray, np.ndarray], None]
@@ -69,8 +71,8 @@ class Times(NamedTuple):
     """Seconds since the process was started.
 
     Fields:
-      ready: before the first step: imports, data, the net.
-      seconds, accuracies: after each piece.
+      ready: Time of the first step, after imports, data and the net.
+      seconds, accuracies: Times and accuracies after each piece.
     """
 
     ready: float
@@ -79,7 +81,7 @@ class Times(NamedTuple):
 
 
 def whole_run(library: str, task: Task, start: float) -> Times:
-    """Trains in one library; start is the time at which the process was started."""
+    """Train in one library; start is the time at which the process was started."""
     folder = Path(task.folder)
     x, y, *test = (np.load(folder / f"{n}.npy") for n in ("x", "y", "test_x", "test_y"))
     size, steps = task.sizes(len(y))
@@ -99,7 +101,7 @@ def whole_run(library: str, task: Task, start: float) -> Times:
 
 
 def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Names "layer/array" as a tree."""
+    """Return names "layer/array" as a tree."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         layer, _, array = name.partition("/")
@@ -108,7 +110,7 @@ def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def changed(x: np.ndarray, rng: np.random.Generator, shift: int = 3) -> np.ndarray:
-    """Photos (batch, height, width, 3), flipped at random and shifted by up to `shift` pixels."""
+    """Return photos (batch, height, width, 3), randomly flipped and shifted by up to `shift`."""
     (batch, height, width), (down, right) = x.shape[:3], rng.integers(0, 2 * shift + 1, (2, len(x)))
     padded = np.pad(x, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
     rows = down[:, None] + np.arange(height)

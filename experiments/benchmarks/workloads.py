@@ -32,7 +32,7 @@ class Mlp:
     hidden: tuple[int, ...]
 
     def names(self) -> list[str]:
-        """Names of the hidden layers; the last layer is "output"."""
+        """Return names of the hidden layers; the last layer is "output"."""
         return ["dense" if not i else f"dense_{i}" for i in range(len(self.hidden))]
 
 
@@ -48,7 +48,7 @@ class ResNet:
     depth: int = 20
 
     def blocks(self) -> list[tuple[str, int, int, int]]:
-        """Name, inputs, features and strides of each block."""
+        """Return name, inputs, features and strides of each block."""
         each, inputs, found = (self.depth - 2) // 6, WIDTHS[0], []
         for stage, features in enumerate(WIDTHS):
             for place in range(each):
@@ -59,7 +59,7 @@ class ResNet:
 
     @staticmethod
     def convs(inputs: int, features: int, strides: int) -> Convs:
-        """The convolutions of a block."""
+        """Return the convolutions of a block."""
         return (3, inputs, features, strides), (3, features, features, 1)
 
 
@@ -75,7 +75,7 @@ class LargeResNet:
         return 2048 if self.depth == 50 else 512
 
     def blocks(self) -> list[tuple[str, int, int, int]]:
-        """Name, inputs, features inside, and strides of each block."""
+        """Return name, inputs, features inside, and strides of each block."""
         inputs, found = 64, []
         for stage, count in enumerate({18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}[self.depth]):
             for place in range(count):
@@ -85,7 +85,7 @@ class LargeResNet:
         return found
 
     def convs(self, inputs: int, features: int, strides: int) -> Convs:
-        """The convolutions of a block."""
+        """Return the convolutions of a block."""
         if self.depth == 18:
             return (3, inputs, features, strides), (3, features, features, 1)
         outputs = 4 * features
@@ -100,7 +100,7 @@ class LargeResNet:
 class MobileNet:
     """Sandler et al.'s MobileNet V2: 1x1, depthwise 3x3 and 1x1 convolutions with batch norm.
 
-    Its units are a convolution and a batch norm each; relu6 follows where there is one.
+    Each unit is a convolution and a batch norm, followed in some units by relu6.
     """
 
     width: int = 1280
@@ -122,16 +122,16 @@ class MobileNet:
 
 @dataclass(frozen=True)
 class UNet:
-    """Ronneberger et al.'s U-Net with batch norm and padding; the mean over its map goes on.
+    """Ronneberger et al.'s U-Net with batch norm and padding, followed by the mean over its map.
 
     Each level has two 3x3 convolutions; on the way up the map of the level below is enlarged by
-    repetition and joined with the one of this level.
+    repetition and joined with the map of this level.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
 
     def units(self, inputs: int) -> list[tuple[str, int, int]]:
-        """Name, inputs and features of each 3x3 convolution, those of one level in a row."""
+        """Return name, inputs and features of each 3x3 convolution, level by level."""
         found = []
         for i, width in enumerate(self.widths):
             found += [(f"down_{i}_1", inputs, width), (f"down_{i}_2", width, width)]
@@ -185,15 +185,15 @@ class Workload:
     """One row of the table.
 
     Fields:
-      name: in the table.
-      net: the model.
-      shape: of a batch of inputs, batch axis first.
-      steps: updates per program; above 1 they run in one `lax.scan` if the peer has one.
-      members: nets trained in parallel on the same batch, in one program.
-      train: False measures the forward pass alone.
-      peers: that are measured; empty means all.
-      half: whether to compute in bfloat16, with parameters and their updates in float32.
-      rate: learning rate of SGD with momentum; the loss is the mean over batch and members.
+      name: Name in the table.
+      net: Model.
+      shape: Shape of a batch of inputs, batch axis first.
+      steps: Number of updates per program; above 1 they run in one `lax.scan` if the peer has one.
+      members: Number of nets trained in parallel on the same batch, in one program.
+      train: Whether to train; False measures the forward pass alone.
+      peers: Peers that are measured; empty means all.
+      half: Whether to compute in bfloat16, with parameters and their updates in float32.
+      rate: Learning rate of SGD with momentum; the loss is the mean over batch and members.
     """
 
     name: str
@@ -249,10 +249,11 @@ class Program(NamedTuple):
     """A program built by a peer.
 
     Fields:
-      step: runs the workload's updates and returns their losses, of any shape, possibly not yet
-        computed; without training, the outputs.
-      wait: blocks until a value returned by step, and everything before it, is computed.
-      differs: the reason, if only first losses can be equal because other parameters are trained.
+      step: Function that runs the workload's updates and returns their losses, of any shape, which
+        may not be computed yet; without training, the outputs.
+      wait: Function that blocks until a value returned by step, and everything before it, is
+        computed.
+      differs: Reason, if only first losses can be equal because other parameters are trained.
     """
 
     step: Callable[[], Any]
@@ -261,7 +262,7 @@ class Program(NamedTuple):
 
 
 class NotOffered(Exception):
-    """A peer has no documented way to run a workload; the message names the gap."""
+    """A peer has no documented way to run a workload; the message says what is missing."""
 
 
 class Array(NamedTuple):
@@ -272,14 +273,14 @@ class Array(NamedTuple):
 
 
 def batch_specs(workload: Workload) -> tuple[Array, Array]:
-    """Those of the inputs and the labels of one step."""
+    """Return the specs of the inputs and the labels of one step."""
     if isinstance(workload.net, Gpt):
         return Array(workload.shape, np.int32), Array(workload.shape, np.int32)
     return Array(workload.shape, np.float32), Array(workload.shape[:1], np.int32)
 
 
 def batches(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (steps, batch, ...) and labels (steps, batch); without a steps axis for one step."""
+    """Return inputs (steps, batch, ...) and labels (steps, batch), without axis for one step."""
     rng = np.random.default_rng(1)
     steps, shape = workload.steps, workload.shape
     if isinstance(workload.net, Gpt):
@@ -292,14 +293,14 @@ def batches(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_weights(workload: Workload) -> Weights:
-    """Initial weights of all programs, with a leading axis if there are several members."""
+    """Draw initial weights of all programs, with a leading axis if there are several members."""
     rng = np.random.default_rng(0)
     drawn = [_draw(workload.net, workload.shape, rng) for _ in range(workload.members)]
     return drawn[0] if workload.members == 1 else stack(drawn)
 
 
 def stack(trees: list[Weights]) -> Weights:
-    """One tree with the leaves of all trees stacked."""
+    """Return one tree with the leaves of all trees stacked."""
     first = trees[0]
     if isinstance(first, dict):
         return {name: stack([tree[name] for tree in trees]) for name in first}
@@ -307,7 +308,7 @@ def stack(trees: list[Weights]) -> Weights:
 
 
 def with_block(net: Net, weights: Weights, name: str) -> Weights:
-    """The weights of a transformer, with those of its block under a name; other nets' unchanged."""
+    """Return a transformer's weights with its block under a name; other weights unchanged."""
     if not isinstance(net, Transformer):
         return weights
     output = {"output": weights["output"]}
@@ -315,7 +316,7 @@ def with_block(net: Net, weights: Weights, name: str) -> Weights:
 
 
 def flatten(tree: Weights, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Weights]:
-    """Path of each layer -> its arrays by name."""
+    """Return path of each layer -> its arrays by name."""
     if not any(isinstance(entry, dict) for entry in tree.values()):
         return {path: tree}
     found: dict[tuple[str, ...], Weights] = {}
@@ -328,7 +329,7 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
     def normal(deviation: float, *size: int) -> np.ndarray:
         return (deviation * rng.normal(size=size)).astype(np.float32)
 
-    def bias(*size: int) -> np.ndarray:  # not 0, so that a bias that is not copied shows
+    def bias(*size: int) -> np.ndarray:  # not 0, so that a missing bias is noticed
         return normal(0.1, *size)
 
     def dense(inputs: int, features: int) -> Weights:
@@ -413,7 +414,8 @@ def _draw(net: Net, shape: tuple[int, ...], rng: np.random.Generator) -> Weights
             return {"lstm": recurrent(width, features, 4), "output": dense(features, CLASSES)}
         case Gru(features):
             layer = recurrent(width, features, 3)
-            layer["recurrent_bias"] = np.zeros(features, np.float32)  # the one of NNX has none
+            # The recurrent product of NNX has no bias.
+            layer["recurrent_bias"] = np.zeros(features, np.float32)
             return {"gru": layer, "output": dense(features, CLASSES)}
         case Transformer(heads, mlp):
             return block(width, heads, mlp) | {"output": dense(width, CLASSES)}

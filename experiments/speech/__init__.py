@@ -1,14 +1,14 @@
 """Spoken digits by three generations of recognizers: mixtures, pretrained nets, recurrent nets.
 
 Claim: the error rate falls in historical order. First come hidden Markov models with Gaussian
-mixtures, then those with a frame classifier pretrained by restricted Boltzmann machines, then a
-bidirectional LSTM with CTC.
+  mixtures, then hidden Markov models with a frame classifier pretrained by restricted Boltzmann
+  machines, then a bidirectional LSTM with CTC.
 
 The test is 300 single digits and 120 strings of 3 to 7 digits (600 digits) joined from them, the
-same for all seeds. With a speaker held out of training it is 500 digits and 100 strings (500) per
-speaker. For single digits each system is given that one digit is spoken. The hidden Markov models
-also get the positions of the digits in the training strings. Sizes: 81 states with 4 Gaussians
-each; 429-256-256-81 sigmoid units on 11 frames; 2 × 128 units on steps of two frames.
+same for all seeds. With a speaker held out of training, the test is 500 digits and 100 strings (500
+digits) per speaker. For single digits, each system knows that one digit is spoken. The hidden
+Markov models also get the positions of the digits in the training strings. Sizes: 81 states with 4
+Gaussians each; 429-256-256-81 sigmoid units on 11 frames; 2 × 128 units on steps of two frames.
 
 Options were chosen on recordings 5 to 9 of the training data (--validation), one seed at a time.
 Nothing was chosen for held-out speakers.
@@ -31,7 +31,7 @@ from experiments.speech.recognizers import Recognizer, error_rates, make_systems
 from experiments.speech.utterances import Utterances, concatenate, connected, isolated
 from jaxnet.data.speech import Recordings
 
-VALIDATION = 10  # recordings 5 to 9 of the training part choose options
+VALIDATION = 10  # recordings 5 to 9 of the training split choose options
 HELD_OUT_STRINGS = 100  # per speaker
 
 RECORDS = (
@@ -157,10 +157,10 @@ class Results(NamedTuple):
     """Error rates.
 
     Fields:
-      errors: system -> (seeds, 2), share of single digits misrecognized and edits per digit of
-        strings, on the test part, by speakers of the training part.
-      held_out: system -> (speakers, 2), the same for each speaker held out of training.
-      pictures: the files written.
+      errors: Fraction of single digits misrecognized and edits per digit of strings, system ->
+        (seeds, 2), on the test split, by speakers of the training split.
+      held_out: The same for each speaker held out of training, system -> (speakers, 2).
+      pictures: Files written.
     """
 
     errors: dict[str, np.ndarray]
@@ -169,7 +169,7 @@ class Results(NamedTuple):
 
 
 def run(config: Config) -> Results:
-    """Trains and measures all systems on both splits, prints tables and draws."""
+    """Train and measure all systems on both splits, print tables and draw."""
     train = jn.data.spoken_digits("train", data_dir=config.data_dir)
     if config.validation:
         validation = train.numbers < VALIDATION
@@ -227,7 +227,7 @@ def measure(
     single: Utterances,
     strings: Utterances,
 ) -> None:
-    """Adds the error rates of a system to those found, and prints them."""
+    """Add the error rates of a system to those found, and print them."""
     rates = error_rates(recognizer, single, strings)
     found.setdefault(name, []).append(rates)
     print(f"{split}, {name}: digits {rates[0]:.2%}, strings {rates[1]:.2%}", flush=True)

@@ -20,9 +20,9 @@ class Chains(NamedTuple):
     """Ten digits and a silence; states are numbered digit by digit, the silence is the last.
 
     Fields:
-      chains: per digit "start" and "transition", from left to right.
+      chains: Logits "start" and "transition" of each digit, from left to right.
       emission: Gaussian mixtures of all states.
-      stay: (11,), the probability of staying in the last state of each digit, and in the silence.
+      stay: Probability of staying in the last state of each digit, and in the silence, (11,).
     """
 
     chains: list[dict[str, jax.Array]]
@@ -31,7 +31,7 @@ class Chains(NamedTuple):
 
     @property
     def states(self) -> int:
-        """Per digit."""
+        """Number of states per digit."""
         return len(self.chains[0]["start"])
 
     @property
@@ -43,11 +43,11 @@ class Chains(NamedTuple):
 
 
 def fit_chains(key: jax.Array, data: Utterances, config: Config) -> tuple[Chains, list[np.ndarray]]:
-    """Fits ten digits and a silence by Baum-Welch, and aligns frames with their states.
+    """Fit ten digits and a silence by Baum-Welch, and align frames with their states.
 
     Returns:
-      the chains, and n arrays (frames,) with the most probable state of each frame; -1 where a
-      frame was not used.
+      the chains, and n arrays (frames,) with the most probable state of each frame; -1 if a frame
+      was not used.
     """
     emission = hmm.gaussian_mixture(config.mixtures)
     fit = partial(
@@ -88,7 +88,7 @@ def fit_chains(key: jax.Array, data: Utterances, config: Config) -> tuple[Chains
 
 
 def segments_of(data: Utterances, digit: int, most: int) -> list[tuple[int, np.ndarray]]:
-    """Utterance and frames of at most `most` occurrences of a digit, evenly over all of them."""
+    """Return utterance and frames of at most `most` occurrences of a digit, evenly chosen."""
     found = [
         (i, np.flatnonzero(places == j))
         for i, (places, digits) in enumerate(zip(data.places, data.digits, strict=True))
@@ -100,12 +100,12 @@ def segments_of(data: Utterances, digit: int, most: int) -> list[tuple[int, np.n
 
 
 def _stay(frames: float) -> float:
-    """Probability of staying in a state whose visits last that many frames on average."""
+    """Return the probability of staying in a state whose visits last so many frames on average."""
     return 1 - 1 / max(frames, 1.01)
 
 
 def loop(chains: Chains, penalty: float) -> dict[str, jax.Array]:
-    """One chain of all digits: any digit follows any, with or without a silence between them."""
+    """Return one chain of all digits, which may follow one another with or without silence."""
     states, silence = chains.states, chains.silence
     start = np.full(silence + 1, hmm.NEVER)
     transition = np.full((silence + 1, silence + 1), hmm.NEVER)
@@ -126,7 +126,7 @@ def loop(chains: Chains, penalty: float) -> dict[str, jax.Array]:
 
 
 def complete(chains: Chains, scores: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Scores that only let an utterance end with a digit's last state or the silence."""
+    """Return scores that only let an utterance end with a digit's last state or the silence."""
     ends = np.zeros(chains.silence + 1, bool)
     ends[[*(np.arange(10) * chains.states + chains.states - 1), chains.silence]] = True
     last = np.arange(scores.shape[1]) == np.asarray(lengths)[:, None] - 1
@@ -134,7 +134,7 @@ def complete(chains: Chains, scores: jax.Array, lengths: jax.Array) -> jax.Array
 
 
 def most_probable_digit(chains: Chains, scores: jax.Array, lengths: jax.Array) -> np.ndarray:
-    """The digit whose chain gives each utterance the largest likelihood: (n,)."""
+    """Return the digit whose chain gives each utterance the largest likelihood: (n,)."""
     scores = complete(chains, scores, lengths)
     each = [
         hmm.forward(chain, scores[..., chains.block(digit)], lengths)[1]
@@ -144,13 +144,13 @@ def most_probable_digit(chains: Chains, scores: jax.Array, lengths: jax.Array) -
 
 
 def best_paths(chains: Chains, scores: jax.Array, lengths: jax.Array, penalty: float) -> np.ndarray:
-    """The most probable states of strings, (n, time); -1 after their ends."""
+    """Return the most probable states of strings, (n, time); -1 after their ends."""
     scores = complete(chains, scores, lengths)
     return np.asarray(hmm.viterbi(loop(chains, penalty), scores, lengths)[0])
 
 
 def segments(chains: Chains, path: np.ndarray) -> list[tuple[str, float, float]]:
-    """The digits of a path with their first frame and the one after their last."""
+    """Return the digits of a path with their first frame and the frame after their last."""
     found = []
     for t, state in enumerate(path):
         if not 0 <= state < chains.silence:
@@ -163,5 +163,5 @@ def segments(chains: Chains, path: np.ndarray) -> list[tuple[str, float, float]]
 
 
 def digits_of(chains: Chains, paths: np.ndarray) -> list[list[int]]:
-    """The digits of each path of states."""
+    """Return the digits of each path of states."""
     return [[int(name) for name, _, _ in segments(chains, states)] for states in paths]

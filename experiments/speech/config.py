@@ -13,13 +13,13 @@ class Config(Data, Seeds, Output):
     seeds: int = 3
     output: Path = Path("runs/speech")
     states: int = 8
-    """states of each digit's hidden Markov model"""
+    """number of states of each digit's hidden Markov model"""
     mixtures: int = 4
-    """Gaussians per state"""
+    """number of Gaussians per state"""
     pieces: int = 448
     """largest number of utterances per digit that train the hidden Markov models"""
     iterations: int = 8
-    """iterations of Baum-Welch"""
+    """number of iterations of Baum-Welch"""
     penalty: float = 0.0
     """word insertion penalty with Gaussian mixtures, in nats"""
     net_penalty: float = 0.0
@@ -29,7 +29,7 @@ class Config(Data, Seeds, Output):
     pretraining: int = 3
     """epochs per restricted Boltzmann machine"""
     frames: int = 60000
-    """training frames, drawn separately for each frame classifier"""
+    """number of training frames, drawn separately for each frame classifier"""
     epochs: int = 10
     """epochs of the frame classifier"""
     net_rate: float = 2e-3
@@ -37,9 +37,9 @@ class Config(Data, Seeds, Output):
     features: int = 128
     """units of the LSTM per direction"""
     layers: int = 1
-    """LSTM layers"""
+    """number of LSTM layers"""
     updates: int = 1300
-    """training steps of the LSTM, 32 utterances each"""
+    """number of training steps of the LSTM, with 32 utterances each"""
     learning_rate: float = 3e-3
     """initial learning rate of the LSTM, with cosine decay to 0"""
     dropout: float = 0.4
@@ -49,13 +49,13 @@ class Config(Data, Seeds, Output):
     mask: int = 8
     """largest number of consecutive steps masked in training"""
     strings: int = 1080
-    """training strings of 3 to 7 digits, joined from the training recordings"""
+    """number of training strings of 3 to 7 digits, joined from the training recordings"""
     test_strings: int = 120
-    """strings joined from the test recordings; 100 per held-out speaker"""
+    """number of strings joined from the test recordings; 100 per held-out speaker"""
     speakers: int = 6
     """number of speakers held out, one after another; at most 6"""
     validation: bool = False
-    """evaluate on recordings 5 to 9 of the training part instead, to choose options"""
+    """evaluate on recordings 5 to 9 of the training split instead, to choose options"""
 
     def __post_init__(self):
         super().__post_init__()

@@ -14,7 +14,7 @@ from jaxnet.viz.figure import COLORS, new_figure
 
 
 def table(errors: dict[str, np.ndarray], held_out: dict[str, np.ndarray]) -> Table:
-    """Error rates over seeds, and over held-out speakers."""
+    """Return error rates over seeds, and over held-out speakers."""
     rows = [
         (name, *map(mean_std, e.T), *(map(mean_std, held_out[name].T) if name in held_out else ""))
         for name, e in errors.items()
@@ -26,7 +26,7 @@ def table(errors: dict[str, np.ndarray], held_out: dict[str, np.ndarray]) -> Tab
 
 
 def by_speaker(held_out: dict[str, np.ndarray], speakers: list[str]) -> Table:
-    """Error rates of digits and strings per held-out speaker."""
+    """Return error rates of digits and strings per held-out speaker."""
     rows = [
         (name, *(f"{100 * a:.1f}, {100 * b:.1f}" for a, b in e)) for name, e in held_out.items()
     ]
@@ -35,7 +35,7 @@ def by_speaker(held_out: dict[str, np.ndarray], speakers: list[str]) -> Table:
 
 
 def hard(shown: dict[str, Recognizer], strings: Utterances) -> int:
-    """The first string that the LSTM recognizes and the mixtures do not; else the first string."""
+    """Return the first string that only the LSTM recognizes; else the first string."""
     truth = [d.tolist() for d in strings.digits]
 
     def correct(name):
@@ -46,7 +46,7 @@ def hard(shown: dict[str, Recognizer], strings: Utterances) -> int:
 
 
 def draw_errors(errors: dict[str, np.ndarray], held_out: dict[str, np.ndarray]) -> Any:
-    """One bar per system and test, with the standard deviation over seeds or speakers."""
+    """Draw one bar per system and test, with the standard deviation over seeds or speakers."""
     figure = new_figure(9, 3.6)
     axes = figure.subplots()
     systems = [name for name in (GMM, PLAIN, PRETRAINED, CTC) if name in errors]
@@ -76,7 +76,7 @@ def draw_errors(errors: dict[str, np.ndarray], held_out: dict[str, np.ndarray]) 
 
 
 def draw_alignment(shown: dict[str, Recognizer], string: Utterances, wave: np.ndarray) -> Any:
-    """One string: spectrogram, reference, alignments by the chains, and CTC posteriors."""
+    """Draw one string: spectrogram, reference, alignments by the chains, and CTC posteriors."""
     (features,), (digits,), (places,) = string.features, string.digits, string.places
     where = [np.flatnonzero(places == i) for i in range(len(digits))]
     rows = {"reference": [(str(d), f[0], f[-1] + 1) for d, f in zip(digits, where, strict=True)]}

@@ -15,7 +15,7 @@ from experiments.speech.utterances import Utterances, padded
 from jaxnet.data.augment import Augmentation
 from jaxnet.unsupervised import hmm, pretrain, rbm
 
-CONTEXT = 5  # frames on each side of the one that is classified
+CONTEXT = 5  # frames on each side of the classified frame
 STRIDE = 2  # frames per step of the LSTM
 FRAME_BATCH = 128
 BLANK = 0  # of CTC; digit d is class d + 1
@@ -27,13 +27,13 @@ Scores = Callable[[list[np.ndarray]], tuple[jax.Array, jax.Array]]
 
 
 def windows(frames: np.ndarray) -> np.ndarray:
-    """Each frame with its context: (frames, features) to (frames, 11 * features)."""
+    """Join each frame with its context: (frames, features) to (frames, 11 * features)."""
     wide = np.pad(frames, ((CONTEXT, CONTEXT), (0, 0)), mode="edge")
     return np.concatenate([wide[i : i + len(frames)] for i in range(2 * CONTEXT + 1)], 1)
 
 
 def frame_net(config: Config) -> jn.Layer:
-    """Sigmoid units between the windows of frames and the states of the hidden Markov models."""
+    """Return sigmoid units from windows of frames to the states of hidden Markov models."""
     layers = []
     for n in config.hidden:
         layers += [jn.dense(n, kernel_init=jn.initializers.glorot_uniform()), jax.nn.sigmoid]
@@ -41,7 +41,7 @@ def frame_net(config: Config) -> jn.Layer:
 
 
 def boltzmann(key: jax.Array, x: Any, features: int, *, inputs: int, epochs: int) -> Any:
-    """A restricted Boltzmann machine: Gaussian visible units in the first layer, then binary."""
+    """Return a restricted Boltzmann machine, with Gaussian visible units in the first layer."""
     if x.shape[1] == inputs:
         options: dict[str, Any] = {"visible": rbm.gaussian, "learning_rate": 0.002}
     else:
@@ -50,7 +50,7 @@ def boltzmann(key: jax.Array, x: Any, features: int, *, inputs: int, epochs: int
 
 
 def frame_trainer(config: Config) -> Callable[..., Scores]:
-    """(seed, data, alignment, pretrain) -> scores of the states; all runs share one program."""
+    """Return (seed, data, alignment, pretrain) -> scores of the states; runs share one program."""
     net, outputs = frame_net(config), 10 * config.states + 1
     steps = config.epochs * -(-config.frames // FRAME_BATCH)
     objective = jn.supervised(net, optax.softmax_cross_entropy_with_integer_labels)
@@ -86,7 +86,7 @@ def frame_trainer(config: Config) -> Callable[..., Scores]:
 
 
 def ctc_net(config: Config) -> jn.Layer:
-    """Bidirectional LSTM layers with dropout, and logits of ten digits and the blank."""
+    """Return bidirectional LSTM layers with dropout, and logits of ten digits and the blank."""
     layers: list[jn.Layer] = []
     for _ in range(config.layers):
         layers.append(jn.bidirectional(jn.lstm(config.features)))
@@ -95,12 +95,12 @@ def ctc_net(config: Config) -> jn.Layer:
 
 
 def steps_of(features: list[np.ndarray]) -> list[np.ndarray]:
-    """Two frames per step: (frames, 39) to (frames // 2, 78)."""
+    """Join two frames per step: (frames, 39) to (frames // 2, 78)."""
     return [f[: len(f) // STRIDE * STRIDE].reshape(-1, STRIDE * f.shape[1]) for f in features]
 
 
 def noise_and_mask(noise: float, mask: int) -> Augmentation:
-    """Adds Gaussian noise to the inputs, and sets some consecutive steps of each to zero."""
+    """Add Gaussian noise to the inputs, and set some consecutive steps of each to zero."""
 
     def augment(key, batch):
         (x, lengths), targets = batch
@@ -116,7 +116,7 @@ def noise_and_mask(noise: float, mask: int) -> Augmentation:
 
 
 def ctc_trainer(config: Config) -> Callable[[int, Utterances], Scores]:
-    """(seed, data) -> logits of the classes; all runs share one program per shape."""
+    """Return (seed, data) -> logits of the classes; all runs share one program per shape."""
     net = ctc_net(config)
     objective = jn.augmented(
         jn.supervised(net, partial(jn.losses.ctc, blank=BLANK)),
@@ -149,7 +149,7 @@ def ctc_trainer(config: Config) -> Callable[[int, Utterances], Scores]:
 
 @jax.jit
 def one_label(logits: jax.Array, lengths: jax.Array) -> jax.Array:
-    """The most probable digit, given that exactly one is spoken: (n,)."""
+    """Return the most probable digit, given that exactly one is spoken: (n,)."""
     n = len(lengths)
 
     def cost(digit):
@@ -160,7 +160,7 @@ def one_label(logits: jax.Array, lengths: jax.Array) -> jax.Array:
 
 
 def many_labels(logits: jax.Array, lengths: jax.Array) -> list[list[int]]:
-    """The digits of each utterance by beam search."""
+    """Return the digits of each utterance by beam search."""
     labels, n = map(np.asarray, _beam_search(logits, lengths))
     return [(row[:k] - 1).tolist() for row, k in zip(labels, n, strict=True)]
 

@@ -21,10 +21,12 @@ class Recognizer(NamedTuple):
     """A trained system.
 
     Fields:
-      digit: features of n utterances -> (n,), the digit, given that exactly one is spoken.
-      string: features of n utterances -> n lists of digits.
-      align: features of one utterance -> segments; empty for the LSTM.
-      posterior: features of one utterance -> (steps, 11); None for the others.
+      digit: Function from features of n utterances to digits (n,), given that each has exactly one
+        digit.
+      string: Function from features of n utterances to n lists of digits.
+      align: Function from features of one utterance to segments; empty for the LSTM.
+      posterior: Function from features of one utterance to probabilities (steps, 11); None for the
+        other recognizers.
     """
 
     digit: Callable[[list[np.ndarray]], np.ndarray]
@@ -34,7 +36,7 @@ class Recognizer(NamedTuple):
 
 
 def from_chains(digits: chains.Chains, scores: nets.Scores, penalty: float) -> Recognizer:
-    """Viterbi search over the chains, with the scores of mixtures or of a net."""
+    """Return Viterbi search over the chains, with the scores of mixtures or of a net."""
 
     def paths(features):
         return chains.best_paths(digits, *scores(features), penalty)
@@ -47,7 +49,7 @@ def from_chains(digits: chains.Chains, scores: nets.Scores, penalty: float) -> R
 
 
 def from_labels(logits: nets.Scores) -> Recognizer:
-    """Connectionist temporal classification."""
+    """Return the recognizer by connectionist temporal classification."""
 
     def posterior(one):
         return np.asarray(jax.nn.softmax(logits([one])[0][0]))[: len(one) // nets.STRIDE]
@@ -63,7 +65,7 @@ Train = Callable[..., Iterator[tuple[str, Recognizer]]]
 
 
 def make_systems(config: Config) -> Train:
-    """The function (seed, data, plain=...) -> the trained systems, one by one, with their names.
+    """Return (seed, data, plain=...) -> the trained systems, one by one, with their names.
 
     `plain` includes the frame classifier without pretraining. The networks of all calls share
     compiled programs.
@@ -95,7 +97,7 @@ def make_systems(config: Config) -> Train:
 def error_rates(
     recognizer: Recognizer, single: Utterances, strings: Utterances
 ) -> tuple[float, float]:
-    """Share of single digits misrecognized, and edits per digit of strings."""
+    """Return the fraction of single digits misrecognized, and edits per digit of strings."""
     wrong = recognizer.digit(single.features) != np.concatenate(single.digits)
     truth = [d.tolist() for d in strings.digits]
     return float(wrong.mean()), jn.metrics.edit_error_rate(

@@ -18,10 +18,10 @@ class Utterances(NamedTuple):
     """Features of n utterances with their transcripts.
 
     Fields:
-      features: n arrays (frames, 39).
-      digits: n integer arrays, the digits spoken.
-      places: n arrays (frames,), index of the digit each frame belongs to; -1 in a gap.
-      speakers: (n,) names.
+      features: List of n arrays (frames, 39).
+      digits: List of n integer arrays, the spoken digits.
+      places: List of n arrays (frames,), the index of the digit of each frame; -1 in a gap.
+      speakers: Names (n,).
     """
 
     features: list[np.ndarray]
@@ -41,19 +41,19 @@ def concatenate(a: Utterances, b: Utterances) -> Utterances:
 
 
 def features(waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """MFCCs with first and second differences: 39 numbers every 10 ms."""
+    """Return MFCCs with first and second differences: 39 numbers every 10 ms."""
     return jn.data.mfcc(waves, rate=RATE, hop=HOP)
 
 
 def isolated(recordings: Recordings) -> Utterances:
-    """One digit per utterance, in all of its frames."""
+    """Return one digit per utterance, in all of its frames."""
     found = features(recordings.waves)
     places = [np.zeros(len(f), int) for f in found]
     return Utterances(found, list(recordings.digits[:, None]), places, recordings.speakers)
 
 
 def connected(strings: Strings) -> Utterances:
-    """Several digits per utterance, with the place of each."""
+    """Return utterances of several digits, with the place of each."""
     found = features(strings.waves)
     places = [
         jn.data.piece_of_frames(p, len(f), rate=RATE, hop=HOP)
@@ -63,7 +63,7 @@ def connected(strings: Strings) -> Utterances:
 
 
 def padded(arrays: list[np.ndarray], multiple: int = 64) -> tuple[jax.Array, jax.Array]:
-    """One array (n, time, ...) and lengths (n,); time is a multiple, so that few shapes compile."""
+    """Return one array (n, time, ...) and lengths (n,); time is a multiple, to have few shapes."""
     longest = max(map(len, arrays))
     x, lengths = jn.data.pad(arrays, length=-(-longest // multiple) * multiple)
     return jnp.asarray(x), jnp.asarray(lengths)

@@ -11,10 +11,10 @@ __all__ = [
     "param_dtype", "spec", "stateless", "transform",
 ]  # fmt: skip
 
-if not TYPE_CHECKING:  # a type checker would take every name for one of jaxnet
+if not TYPE_CHECKING:  # otherwise a type checker would accept every name
 
     def __getattr__(name: str):
-        if name == "parametrized":  # what the `__init__.py` of the other project imports first
+        if name == "parametrized":  # the first import in the other project's `__init__.py`
             raise ImportError(
                 "jaxnet: the files of two projects are mixed. The package `jaxnet` on PyPI is an "
                 "unrelated project with the same import name. Run `pip uninstall -y jaxnet "

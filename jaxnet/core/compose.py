@@ -3,7 +3,7 @@
 `init` runs the function on shapes and notes what it calls, then draws the parameters; `apply` runs
 it on data. Either way a call of `m` goes through `Scope`, which names the child, gives it its own
 entries and key, and shows the call to the watches (see `observe`). Plain functions and pairs of
-functions become composed layers of one call, so all that is checked is checked here.
+functions become composed layers of one call, so this module makes every check.
 """
 
 import copy
@@ -31,11 +31,12 @@ from jaxnet.services.checks import (
 from jaxnet.services.functions import function_name, takes
 from jaxnet.services.trees import Memo, Path, PyTree, key_spec, shapes_of, signature
 
-SOWN = "sown/"  # begins the names of sown values in the state that comes back
+SOWN = "sown/"  # prefix of the names of sown values in the returned state
 
 Shape = tuple[int, ...]
-# What init notes of a layer, by name: the plan of a child; of an entry, whether it is state,
-# what draws it, and its shape; under "", for a pair of functions, its init and the shapes.
+# What init notes about a layer, by name. For a child it is the child's plan. For an entry it is
+# whether the entry is state, its initializer, and its shape. For a pair of functions, "" holds its
+# init and the shapes.
 Plan = dict[str, Any]
 
 
@@ -85,11 +86,12 @@ class Scope:
         self._params, self._state, self._plan, self._watches = params, dict(state), plan, watches
         self._names: dict[int, str] = {}
         self._sown: dict[str, PyTree] = {}  # by path
-        self._held: list[Any] = []  # a freed layer's id would come back and share by accident
-        self._counts: dict[str, int] = {}  # calls by name
+        # Keeps layers alive, since Python may reuse the id of a freed layer.
+        self._held: list[Any] = []
+        self._counts: dict[str, int] = {}  # number of calls, by name
         self._own: dict[str, Any] = {}  # what m.param and m.state declared, by name
-        self._dtype: Any = None  # of params, once one is asked for
-        self.stream: Stream | None = None  # a mode as `train`: see `jn.stream`
+        self._dtype: Any = None  # dtype of params, once one is requested
+        self.stream: Stream | None = None  # a mode, like `train`: see `jn.stream`
 
     def __call__(self, layer: Layer | Callable[..., Any], x: PyTree) -> PyTree:
         """Return the output of a child."""
@@ -118,7 +120,7 @@ class Scope:
         if name not in self._own or name not in self._state:
             known = ", ".join(self._own.keys() & self._state.keys()) or "none"
             raise ValueError(
-                f"{here()}: m.update({name!r}) needs an entry that m.state has declared, "
+                f"{here()}: m.update({name!r}) needs an entry that m.state has declared. Declared "
                 f"here: {known}"
             )
         check_kept(shapes_of({name: self._state[name]}), shapes_of({name: value}))
@@ -177,7 +179,7 @@ class Scope:
             )
         if name is None:
             return self._key
-        name = f"key/{name}"  # no child has a '/'
+        name = f"key/{name}"  # the name of a child never contains '/'
         self._counts[name] = count = self._counts.get(name, -1) + 1
         return self._fold(name, count)
 
@@ -248,7 +250,7 @@ class Scope:
         if state and not _is_same(given, state):
             if self.stream is not None and name is not None and self._counts[name]:
                 raise ValueError(
-                    f"{here()}: is called twice in a stream, where each call keeps another state; "
+                    f"{here()}: is called twice in a stream, where each call keeps its own state; "
                     "make a second layer"
                 )
             _check_outside_loops(f"m({layer.name}, x), a layer that changes its state,")
@@ -401,9 +403,9 @@ def walk(
         try:
             return layer.inside(m, x), m.finish()
         except Misfit as error:
-            if not hasattr(error, "_jaxnet_noted"):  # raised by m.param of this layer itself
+            if not hasattr(error, "_jaxnet_noted"):  # raised by this layer's own m.param
                 needed = jax.eval_shape(layer.init, key_spec(), abstract(x, here()))
-                compare("params", needed[0], params, x)  # which name all that is wrong
+                compare("params", needed[0], params, x)  # these errors name all misfits
                 compare("state", needed[1], state, x)
             raise
     for watch in watches if isinstance(layer.inside, tuple) else ():
@@ -422,7 +424,7 @@ def streamed(layer: Layer, stream: Stream) -> Layer:
         return _composed(forward, layer.name, layer.kind)
     if isinstance(layer.inside, tuple):
         inner, rewrap = layer.inside
-        loop = getattr(rewrap, "in_stream", None)  # of a transform whose inner layer sees steps
+        loop = getattr(rewrap, "in_stream", None)  # the transform's inner layer sees single steps
         if loop:
             return streamed(loop, stream)
         return getattr(rewrap, "over_stream", rewrap)(streamed(inner, stream))
@@ -437,7 +439,8 @@ def watched(layer: Layer, watch: Watch, path: Path = ()) -> Layer:
         return recompose(layer, lambda m, x: layer.inside(m.watched(here), x))
     if isinstance(layer.inside, tuple):
         inner, rewrap = layer.inside
-        if watch.transforms or getattr(rewrap, "of_params", False):  # the calls are the net's
+        # The calls inside are the same as the net's.
+        if watch.transforms or getattr(rewrap, "of_params", False):
             return rewrap(watched(inner, here))
     return layer
 
@@ -509,7 +512,8 @@ def compose(
 
 def _composed(forward: Callable[..., PyTree], name: str, kind: str, known: Any = None) -> Layer:
     """Return the layer of a forward function; with `known`, an init that draws the same entries."""
-    plans = Memo()  # a transform may call init inside init; without this a nest would cost 2^depth
+    # A transform may call init inside init. Without this, nesting would cost 2^depth.
+    plans = Memo()
 
     def init(key, x):
         if known is not None:
@@ -622,7 +626,8 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
       TypeError: saliency: net must be a layer, such as jn.dense(3), got NoneType
     """
     if isinstance(value, Layer):
-        if callable(value.inside):  # with another init or apply, the forward is not what counts
+        # If init or apply was replaced, the forward no longer describes the layer.
+        if callable(value.inside):
             made = (getattr(function, "forward", None) for function in value[:2])
             value = value if all(f is value.inside for f in made) else value._replace(inside=None)
         return _checked(value) if value.inside is None else value
@@ -636,7 +641,7 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
     raise TypeError(f"{who}: {rule}, got {type(value).__name__}{hint}")
 
 
-_PAIRS = Memo()  # a pair that is used again is the same layer, and so shares its params
+_PAIRS = Memo()  # a pair that is used twice is the same layer, so it shares its params
 
 
 def _checked(pair: Layer) -> Layer:
@@ -682,5 +687,6 @@ def _makes_layers(function: Callable) -> bool:
         return False
 
 
-_RUNS = {walk.__code__, _outline.__code__}  # what runs a forward function
-_JAX = os.path.join(os.path.dirname(jax.__file__), "")  # without the end, jaxnet would begin so
+_RUNS = {walk.__code__, _outline.__code__}  # code that runs a forward function
+# With the separator at its end, so that the path of jaxnet does not match.
+_JAX = os.path.join(os.path.dirname(jax.__file__), "")

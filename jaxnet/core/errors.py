@@ -83,7 +83,7 @@ class Misfit(ValueError):
       ('serial', 'dense')
     """
 
-    __module__ = "jaxnet"  # as `jn.Misfit`, also in a traceback
+    __module__ = "jaxnet"  # shown as `jn.Misfit`, even in a traceback
 
     def __init__(self, head: str, wrong: dict[str, str]):
         self.path = _path.get()
@@ -116,11 +116,11 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
     lines = {n: f"expected {s}, got {have.get(n, 'nothing')}" for n, s in misfits.items()}
     lines |= {name: "unknown entry" for name in have if name not in want}
     error = Misfit(f"{kind} do not fit {here()} for an input of {describe(x)}:", lines)
-    # A missing batch axis leaves `conv` a rank short, and has `flatten` keep the first axis.
+    # Without a batch axis, the input of `conv` lacks an axis, and `flatten` keeps the wrong axis.
     # A sequence with lengths is (x, lengths) or {"x": x, ...}.
     whole = x[0] if isinstance(x, tuple | list) and x else x.get("x") if isinstance(x, dict) else x
     sizes = getattr(whole, "shape", ())
-    known = all(isinstance(size, int) for size in sizes)  # an exported batch size is open
+    known = all(isinstance(size, int) for size in sizes)  # the batch size is symbolic in an export
     flattened = (math.prod(sizes),) if known and sizes else None
     got = {name: have.get(name, ()) for name in misfits}
     if any(len(got[n]) == len(s) + 1 or got[n][:1] == flattened for n, s in misfits.items()):
@@ -138,10 +138,11 @@ def _other_features(
         return ""
     shape, old = want.get("kernel", ()), got.get("kernel", ())
     differ = [i - len(shape) for i, (a, b) in enumerate(zip(shape, old, strict=False)) if a != b]
-    known = sizes and isinstance(sizes[-1], int)  # an exported size is open
+    known = sizes and isinstance(sizes[-1], int)  # the size is symbolic in an export
     if len(shape) != len(old) or differ != [-2] or not known or not shape[-2]:
         return ""
-    trained = old[-2] * sizes[-1] // shape[-2]  # in groups, a kernel has fewer than the input
+    # With groups, a kernel has fewer input features than the input.
+    trained = old[-2] * sizes[-1] // shape[-2]
     return (
         f"The params expect {trained:,} input features, but this input has {sizes[-1]:,}. Did the "
         "image size or the number of channels change since init?"

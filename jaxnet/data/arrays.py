@@ -1,4 +1,4 @@
-"""Arrays in memory: a held-out part, and batches for a loop of your own.
+"""Arrays in memory: a held-out split, and batches for a loop of your own.
 
 Data is an array or a pytree of arrays, such as the tuple (x, y), with one example per row. `jn.fit`
 takes it directly; `batches` is for a training loop of your own.

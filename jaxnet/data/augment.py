@@ -119,7 +119,7 @@ def random_shift(pixels: int) -> Augmentation:
       A function `(key, images (batch, height, width, channels)) -> images`.
 
     Raises:
-      TypeError, ValueError: If `pixels` is below 1, or if the input has another rank.
+      TypeError, ValueError: If `pixels` is below 1, or if the input has the wrong rank.
 
     Example:
       >>> image = jnp.zeros((1, 5, 7, 1)).at[0, 2, 3, 0].set(1.0)
@@ -190,7 +190,7 @@ def color_jitter(
     Raises:
       TypeError: If the input holds integers.
       ValueError: If a strength is outside [0, 1].
-      ValueError: If the input has another shape.
+      ValueError: If the input has the wrong shape.
       ValueError: If the input has values outside [-1, 2], such as 0 to 255. Inside `jit`, where
         values are not known, the whole output is then NaN.
 
@@ -243,7 +243,7 @@ def cutout(size: int) -> Augmentation:
         center is anywhere in the image, so near the border a part of it is outside.
 
     Raises:
-      TypeError, ValueError: If `size` is below 1, or if the input has another rank.
+      TypeError, ValueError: If `size` is below 1, or if the input has the wrong rank.
 
     Example:
       >>> y = cutout(3)(jax.random.key(0), jnp.ones((2, 8, 7, 1)))

@@ -24,9 +24,9 @@ def bccd(
     """Load 364 images of blood cells: 205 for training, 87 for validation, 72 for test.
 
     The cells are red cells, white cells and platelets. Some cells have no box, and some boxes have
-    no cell. Two boxes, one in each of the first two parts, have
-    no area and are dropped. Cells at the border are cropped. Red cells are eleven times as frequent
-    as white cells or platelets, and overlap.
+    no cell. Two boxes, one in each of the first two splits, have no area and are dropped. Cells at
+    the border are cropped. Red cells are eleven times as frequent as white cells or platelets, and
+    overlap.
 
     Args:
       size: Height and width in pixels; the images of 480x640 are resized by averaging over areas.

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnet.services.checks import at_least, on_host
 
-ROUNDING = 1e-3  # that a box may reach beyond the image
+ROUNDING = 1e-3  # distance by which a box may extend beyond the image
 
 
 def pad_boxes(
@@ -75,12 +75,12 @@ def _real(who: str, i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.nd
     sizes: dict[str, int] = {}
     boxes = on_host(who, f"boxes[{i}]", boxes, "(n, 4)", "reals", sizes)
     classes = on_host(who, f"classes[{i}]", classes, "(n,)", "reals", sizes)
-    outside = ~((boxes >= -ROUNDING) & (boxes <= 1 + ROUNDING))  # of NaN too
+    outside = ~((boxes >= -ROUNDING) & (boxes <= 1 + ROUNDING))  # also true for NaN
     if outside.any():
         raise ValueError(
             f"{who}: boxes[{i}] must be fractions of the image's height and width, in [0, 1], got "
-            f"{boxes[outside][0]:g}. Divide pixels by [height, width, height, width]; cut a box "
-            "that reaches out of the image with np.clip(boxes, 0, 1)"
+            f"{boxes[outside][0]:g}. Divide pixels by [height, width, height, width]; clip a box "
+            "that extends beyond the image with np.clip(boxes, 0, 1)"
         )
     size = boxes[:, 2:] - boxes[:, :2]
     if (size < 0).any():
@@ -92,7 +92,7 @@ def _real(who: str, i: int, boxes: Any, classes: Any) -> tuple[np.ndarray, np.nd
     if (classes < 0).any() or np.mod(classes, 1).any():
         raise ValueError(
             f"{who}: classes[{i}] must be whole numbers from 0, got {classes.tolist()!r:.60}; "
-            "leave out what has no class"
+            "leave out objects without a class"
         )
     real = (size > 0).all(-1)
     return boxes[real], classes[real].astype(np.int32)

@@ -26,8 +26,8 @@ def camvid(
 ) -> tuple[Pair, Pair, Pair]:
     """Load 701 road scenes of 120x160 pixels, each pixel with one of 11 classes or void.
 
-    The usual split has 367 scenes for training, 101 for validation and 233 for test. The parts are
-    different drives from a car, so their class frequencies differ.
+    The usual split has 367 scenes for training, 101 for validation and 233 for test. The splits
+    come from different drives in a car, so their class frequencies differ.
 
     The images come from the repository of SegNet (187 MB, CC BY-NC 4.0: personal and research use).
     They are scaled down when they are prepared, see `jaxnet.data.prepare`; compare results only at

@@ -9,14 +9,14 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def digits(*, share: float = 0.2, seed: int = 0) -> tuple[Pair, Pair]:
-    """Load 1,797 handwritten digits of 8x8 pixels, as a training and a test part.
+    """Load 1,797 handwritten digits of 8x8 pixels, split into training and test digits.
 
     The split is stratified and fixed by its seed: by default 1,438 digits for training and 359 for
-    testing. Compare results only for the same `share` and `seed`. Choose hyperparameters on a part
+    testing. Compare results only for the same `share` and `seed`. Choose hyperparameters on a split
     of the training digits (`jn.data.split`), not on the test digits.
 
     Args:
-      share: Fraction of digits in the test part.
+      share: Fraction of digits in the test split.
       seed: Seed of the split.
 
     Returns:
@@ -32,7 +32,7 @@ def digits(*, share: float = 0.2, seed: int = 0) -> tuple[Pair, Pair]:
       ((1438, 8, 8, 1), (359,), dtype('float32'), dtype('int32'))
 
     Reference: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI;
-    scikit-learn has the test part of that set.
+    scikit-learn has the test split of that dataset.
     """
     sklearn = extra("sklearn.datasets", "scikit-learn", "digits")
     images, labels = sklearn.load_digits(return_X_y=True)

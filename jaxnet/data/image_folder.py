@@ -13,7 +13,7 @@ from jaxnet.services.files import file_path, readable
 from jaxnet.services.progress import progress_bar
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]  # Pillow's; PGM is read as PPM
+FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]  # Pillow's names; PGM is read as PPM
 CHANNELS = {1: "L", 3: "RGB"}  # number of channels -> Pillow's name
 
 
@@ -163,7 +163,7 @@ def read_image(
 
 
 def _deep(opened: Any) -> str:
-    """Return Pillow's name for pixels of more than 8 bits per channel, which it cuts, else ""."""
+    """Return the mode if it has more than 8 bits per channel, which Pillow truncates; else ""."""
     if opened.mode.startswith(("I", "F")):
         return opened.mode
     for tile in opened.tile:

@@ -3,7 +3,7 @@
     python -m jaxnet.data.prepare camvid multi30k --data_dir datasets
 
 CamVid, Multi30k and the Free Spoken Digits come from public repositories and need no TensorFlow;
-the other datasets are prepared by TensorFlow Datasets, which needs it for that.
+TensorFlow Datasets prepares the other datasets, and needs TensorFlow for it.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def prepare(who: str, name: str, place: Path) -> None:
     Raises:
       ImportError: If tensorflow-datasets is not installed, or TensorFlow for a dataset of its
         catalog.
-      OSError: If the dataset cannot be downloaded, has another checksum, or cannot be written.
+      OSError: If the dataset cannot be downloaded, has a different checksum, or cannot be written.
       ValueError: If `name` is unknown.
 
     Example:
@@ -62,9 +62,10 @@ def prepare(who: str, name: str, place: Path) -> None:
             else:
                 builder = tfds.builder(name, data_dir=place, file_format="array_record")
             config = tfds.download.DownloadConfig(try_download_gcs=False)
-            with redirect_stdout(io.StringIO()):  # of TensorFlow Datasets, which knows no sizes
+            # TensorFlow Datasets prints a line without the size.
+            with redirect_stdout(io.StringIO()):
                 builder.download_and_prepare(download_dir=downloads, download_config=config)
-    except Exception as error:  # TensorFlow Datasets has many
+    except Exception as error:  # TensorFlow Datasets raises errors of many types
         if str(error).startswith((f"{who}:", *(f"{name}:" for name in OWN))):
             raise
         kinds = [k for k in (ImportError, ValueError) if isinstance(error, k)]
@@ -72,7 +73,7 @@ def prepare(who: str, name: str, place: Path) -> None:
             f"{who}: {base} cannot be prepared in {place}: {type(error).__name__}: {error}"
         ) from error
     finally:
-        with suppress(OSError):  # of a folder that holds something
+        with suppress(OSError):  # if the folder is not empty
             (place / base).rmdir()
             if new:
                 place.rmdir()
@@ -82,14 +83,15 @@ def _check_catalog(who: str, name: str, tfds: Any) -> None:
     if name not in tfds.list_builders(with_community_datasets=False):
         raise ValueError(
             f"{who}: there is no dataset {name!r}; jaxnet has {', '.join(OWN)}, and {CATALOG} "
-            "lists those of TensorFlow Datasets"
+            "lists the datasets of TensorFlow Datasets"
         )
     try:
         importlib.import_module("tensorflow")
     except ImportError as error:
         raise ImportError(
             f"{who}: {name} is prepared by TensorFlow Datasets, which needs TensorFlow for it "
-            f"({error}); pip install tensorflow (only to prepare it, once: reading needs none)"
+            f"({error}). Run pip install tensorflow once, to prepare the dataset; reading it does "
+            "not need TensorFlow"
         ) from error
 
 
@@ -109,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
       arguments: Arguments of the command, by default the arguments of this program.
 
     Example:
-      >>> main(["camvid", "minst"])  # stderr: prepare: unknown dataset minst; choose of ...
+      >>> main(["camvid", "minst"])  # stderr: prepare: unknown dataset minst; choose from ...
       1
     """
     lines = "\n".join(f"  {n}: {o.what} ({o.size / 1e6:,.0f} MB)" for n, o in sorted(KNOWN.items()))
@@ -125,13 +127,13 @@ def main(arguments: list[str] | None = None) -> int:
         place = reading.folder("prepare", options.data_dir)
         if unknown := [name for name in options.names if name not in KNOWN]:
             raise ValueError(
-                f"prepare: unknown dataset {', '.join(unknown)}; choose of "
-                f"{', '.join(sorted(KNOWN))}; others of {CATALOG} by "
+                f"prepare: unknown dataset {', '.join(unknown)}; choose from "
+                f"{', '.join(sorted(KNOWN))}; for the others in {CATALOG} use "
                 "jaxnet.data.tfds.load(..., download=True)"
             )
         for name in options.names:
             if name in reading.prepared(place):
-                print(f"{name} is in {place} already")
+                print(f"{name} is already in {place}")
             else:
                 prepare("prepare", name, place)
                 print(f"{name} is prepared", flush=True)

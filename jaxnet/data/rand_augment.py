@@ -36,7 +36,7 @@ def rand_augment(changes: int = 2, strength: float = 0.3) -> Augmentation:
     Raises:
       TypeError: If the images are not floats.
       ValueError: If an option is out of range.
-      ValueError: If the images have another shape.
+      ValueError: If the images have the wrong shape.
       ValueError: If the images have values outside [-1, 2]. Inside `jit`, where values are not
         known, the whole output is then NaN.
 
@@ -130,7 +130,7 @@ def _autocontrast(x: jax.Array) -> jax.Array:
 
 
 def _posterize(x: jax.Array, size: jax.Array) -> jax.Array:
-    step = 2 ** jnp.round(4 * size)  # of 256 levels
+    step = 2 ** jnp.round(4 * size)  # how many of the 256 levels become one
     return jnp.floor(jnp.round(255 * x) / step) * step / 255
 
 

@@ -9,11 +9,11 @@ from jaxnet.data.digits import Pair, digits
 from jaxnet.services.checks import at_least
 
 LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin
-PALE, CLEAR = 0.25, 0.5  # ink below the first is paper, above the second a digit, between void
+PALE, CLEAR = 0.25, 0.5  # ink below PALE is paper, above CLEAR it is a digit, and between them void
 
 
 class Scenes(NamedTuple):
-    """A part of `digit_scenes`.
+    """The training or the test scenes of `digit_scenes`.
 
     Fields:
       images: Images (n, height, width, 3), float32 in [0, 1], dark ink on bright paper.

@@ -80,7 +80,7 @@ def packed(sequences: Sequence[Any], length: int, *, value: Any = 0) -> Packed:
 
     Args:
       sequences: Arrays (steps, ...) whose further axes are the same.
-      length: Number of steps per row, at least that of the longest sequence.
+      length: Number of steps per row, at least the length of the longest sequence.
       value: Value of the padding.
 
     Raises:
@@ -155,7 +155,7 @@ def _sequences(who: str, sequences: Any) -> list[np.ndarray]:
             f"{who}: sequences must have their steps along the first axis and the same further "
             f"axes, got shapes such as {' and '.join(map(str, [a.shape for a in arrays][:3]))}"
         )
-    # An empty list is no reason for another dtype.
+    # An empty list does not change the common dtype.
     given = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
     common = np.result_type(*given)
     for array in arrays:
@@ -327,7 +327,8 @@ class Bucketed:
             rest = rows[whole:]
         if draw is not None:
             chosen = [chosen[i] for i in draw.permutation(len(chosen))]
-        if len(rest):  # at the end, since fit takes the batch size from the first batch
+        # The smaller batch is last, since fit takes the batch size from the first batch.
+        if len(rest):
             chosen.append((len(self.bounds) - 1, rest))
         return (self._batch(i, rows) for i, rows in chosen)
 
@@ -348,7 +349,7 @@ def _bounds(given: Any, lengths: np.ndarray) -> list[tuple[int, ...]]:
         at_least("bucketed", "bounds", given)
         shares = np.arange(1, given + 1) / given
         found = np.quantile(lengths, shares, axis=0, method="inverted_cdf")
-        # Equal rows are one bucket.
+        # Buckets with equal bounds are merged.
         return sorted({tuple(max(1, int(n)) for n in row) for row in found})
     kinds = lengths.shape[1]
     bounds = [tuple(b) if isinstance(b, list | tuple) else (b,) * kinds for b in given]

@@ -18,7 +18,7 @@ from jaxnet.services.extras import extra
 
 DIGITS_RATE = 8000  # samples per second of `spoken_digits`
 QUIET = 0.02  # seconds per block in the estimate of a recording's noise
-DELTA_FRAMES = 9  # per slope
+DELTA_FRAMES = 9  # frames per slope
 RANGE = 60  # decibels from the largest to the smallest power of a wave
 
 
@@ -59,12 +59,12 @@ def spoken_digits(
 ) -> Recordings:
     """Load the Free Spoken Digit Dataset: ten digits, six speakers, 16-bit samples at 8 kHz.
 
-    The test part has recordings 0 to 4 of each digit and speaker, the training part recordings 5 to
-    49 of the same six speakers. The loudness of recordings varies by a factor of ten; there
-    is no silence before or after the word.
+    The test split has recordings 0 to 4 of each digit and speaker, the training split recordings 5
+    to 49 of the same six speakers. The loudness of recordings varies by a factor of ten; there is
+    no silence before or after the word.
 
     Args:
-      split: Split "train" (2,700), "test" (300), or parts of them, see `tfds.load`.
+      split: Name of the split, "train" (2,700) or "test" (300), or a part of one, see `tfds.load`.
       data_dir: Folder of the datasets, see `tfds.load`.
       download: Whether to download missing data (16 MB, CC BY-SA 4.0), see `tfds.load`.
 
@@ -117,7 +117,7 @@ def join(
 
     A string has one speaker. A gap contains noise at the level of the quietest part of the previous
     recording, or of the first recording at the beginning. All recordings of a speaker are used once
-    before one is used again. For test strings pass recordings of the test part.
+    before one is used again. For test strings pass recordings of the test split.
 
     Args:
       recordings: Recordings to concatenate.
@@ -128,7 +128,7 @@ def join(
       rate: Number of samples per second.
 
     Raises:
-      TypeError: If `recordings` are not `Recordings`, or if an option has another type.
+      TypeError: If `recordings` are not `Recordings`, or if an option has the wrong type.
       ValueError: If `recordings` are empty, or if `count` is below 1.
       ValueError: If a range is empty.
 
@@ -205,7 +205,7 @@ def piece_of_frames(
       rate, window, hop: Options of the features, see `log_mel`.
 
     Raises:
-      TypeError, ValueError: If an option is out of range, or if `places` has another shape.
+      TypeError, ValueError: If an option is out of range, or if `places` has the wrong shape.
 
     Example:
       >>> piece_of_frames([(400, 800), (960, 1360)], 6, rate=8000, hop=0.03).tolist()
@@ -332,7 +332,7 @@ def _features(
         )
     waves = [_check_wave(who, i, wave, size) for i, wave in enumerate(waves)]
     librosa = _librosa(who)
-    points = 2 ** (2 * size - 1).bit_length()  # resolves the lowest bands
+    points = 2 ** (2 * size - 1).bit_length()  # fine enough to resolve the lowest bands
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # empty bands raise below
         triangles = librosa.filters.mel(sr=rate, n_fft=points, n_mels=bands)
@@ -376,8 +376,8 @@ def _check_frames(who: str, rate: Any, window: float, hop: float) -> tuple[int, 
     within(who, "hop", hop, "(0, inf)")
     if not (window * rate >= 2 and hop * rate >= 1 and max(window, hop) < np.inf):
         raise ValueError(
-            f"{who}: window and hop are in seconds and must cover at least 2 samples and 1, got "
-            f"{window} and {hop} at {rate} samples per second"
+            f"{who}: window and hop are in seconds. The window must cover at least 2 samples and "
+            f"the hop at least 1, got {window} and {hop} at {rate} samples per second"
         )
     return round(window * rate), round(hop * rate)
 

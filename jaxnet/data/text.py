@@ -16,7 +16,7 @@ from jaxnet.services.extras import extra
 from jaxnet.services.files import readable, replacing
 
 SPECIAL = ("pad", "start", "end", "unknown")
-LARGEST = 2**24  # ids of subwords; `tokenizers` ends the program where it finds no memory
+LARGEST = 2**24  # ids of subwords; `tokenizers` aborts the program if it runs out of memory
 LOST = "\N{REPLACEMENT CHARACTER}"  # for an unknown character in decoded text
 
 
@@ -71,7 +71,7 @@ def characters(text: str, *, special: Sequence[str] = ()) -> Vocabulary:
     """Return a vocabulary of the characters of a text, in the order of their code points.
 
     Args:
-      text: Source of the characters, such as the training part.
+      text: Source of the characters, such as the training text.
       special: Special entries, of "pad", "start", "end" and "unknown", in the order of their ids
         from 0. Other characters are encoded as "unknown"; without it they raise.
 
@@ -223,7 +223,7 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
       FileNotFoundError: If the file does not exist.
       IsADirectoryError: If `path` is a directory.
       OSError: If the file cannot be read.
-      ValueError: If the file has another format.
+      ValueError: If the file has a different format.
       ImportError: If the vocabulary has subwords and `tokenizers` is not installed.
 
     Example:
@@ -249,7 +249,7 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
         return _subwords(_import_tokenizers().Tokenizer.from_str(words), special)
     except ImportError:
         raise
-    except Exception as error:  # of a broken tokenizer, `tokenizers` raises a plain Exception
+    except Exception as error:  # `tokenizers` raises a plain Exception for a broken file
         raise ValueError(
             f"load_vocabulary: {path} is not a file of Vocabulary.save: {error!r}"
         ) from error

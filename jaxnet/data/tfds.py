@@ -115,7 +115,8 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
             f"{who}: {name} has no split {split!r}; splits: {parts}, and parts, such as "
             f"'train[:80%]' ({str(error).splitlines()[0]})"
         ) from error
-    logging.getLogger("absl").setLevel(logging.ERROR)  # silences a recommendation of OpenCV
+    # This silences a recommendation to install OpenCV.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     return found, builder
 
 

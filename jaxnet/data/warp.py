@@ -171,7 +171,8 @@ def elastic(
         scales, rotations, shears = (draw(key, n) for draw, key in zip(draws, keys, strict=True))
         matrix = scales @ rotations @ shears  # (batch, 2, 2)
         shifts = shift * jax.random.uniform(shift_key, (n, 2), minval=-1, maxval=1)
-        # The shift is that of the result: of the image it is the opposite, before the matrix.
+        # The shift moves the result. For the image it has the opposite sign, and comes before the
+        # matrix.
         center = -(inverse_2x2(matrix) @ shifts[..., None])[..., 0]
         displacements = 0.0
         if displacement:
@@ -209,7 +210,8 @@ def random_crop(share: float) -> Augmentation:
         n, height, width = x["image"].shape[:3]
         size_key, place_key = jax.random.split(key)
         size = jax.random.uniform(size_key, (n, 1), minval=share, maxval=1)
-        room = jnp.array([height - 1, width - 1]) / 2 * (1 - size)  # for the center of the part
+        # The range of the center of the part.
+        room = jnp.array([height - 1, width - 1]) / 2 * (1 - size)
         center = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
         matrix = jnp.eye(2) / size[..., None]
         return whole(_warp(x, matrix, center))
@@ -230,7 +232,7 @@ def warp(x: Any, matrix: jax.Array, center: jax.Array | None = None) -> Any:
 
     Raises:
       TypeError: If an argument is not an array, or if boxes are integers.
-      ValueError: If an argument has another shape.
+      ValueError: If an argument has the wrong shape.
 
     Example:
       >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
@@ -303,7 +305,8 @@ def _entries(who: str, x: Any, key: Any = None) -> tuple[dict[str, Any], Callabl
     forms = {
         "image": ("(batch, height, width, channels)", "numbers"),
         "mask": ("(batch, height, width)", "booleans or numbers"),
-        "boxes": ("(batch, n, 4)", "floats"),  # relative; integers would lose all but 0 and 1
+        # Boxes are relative to the image size, so integers would only be 0 or 1.
+        "boxes": ("(batch, n, 4)", "floats"),
     }
     for name, (form, dtype) in forms.items():
         if name in entries:
@@ -342,7 +345,7 @@ def _pick(image: jax.Array, place: jax.Array) -> jax.Array:
 
 def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
     """Interpolate bilinearly at (height, width, 2), in the dtype of the image."""
-    place = jnp.round(place * 1024) / 1024  # a rounding error must not put the last pixel outside
+    place = jnp.round(place * 1024) / 1024  # a rounding error must not move the last pixel outside
     low = jnp.floor(place).astype(jnp.int32)
     part = place - low
     total = 0.0

@@ -96,7 +96,7 @@ def ctc_beam_search(
 
 
 def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
-    """`ctc_beam_search` for one example: log_p (steps, classes)."""
+    """Run `ctc_beam_search` for one example: log_p (steps, classes)."""
     steps, classes = log_p.shape
     places = jnp.arange(steps)
 
@@ -111,7 +111,7 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
         # The prefix grows by a label. A repeated label needs a blank in between.
         again = jnp.arange(classes) == last[:, None]
         more = jnp.where(again, ends_blank[:, None], total[:, None]) + y  # (beams, classes)
-        # A grown prefix may exist already: `follows` where prefix j is prefix i plus a label.
+        # A grown prefix may exist already: `follows` is True if prefix j is prefix i plus a label.
         without = jnp.where(places == n[:, None] - 1, blank, labels)
         follows = (without[:, None] == labels).all(-1) & (n[:, None] == n + 1)  # (j, i)
         coming = jnp.where(follows, more[:, last].T, -jnp.inf)  # (j, i)
@@ -123,7 +123,7 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
         best, place = jax.lax.top_k(scores.reshape(-1), beams)
         source, label = place // classes, place % classes
         stays = label == blank
-        fine = best > -jnp.inf  # other places hold no prefix
+        fine = best > -jnp.inf  # the other beams are empty
         n_new = jnp.where(fine, n[source] + ~stays, 0)
         added = (places == n_new[:, None] - 1) & ~stays[:, None]
         grown = jnp.where(added, label[:, None], labels[source])
@@ -152,7 +152,8 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
 def _read(
     who: str, logits: Any, lengths: Any, blank: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Checked logits and lengths, and whether an example has a most probable path (batch,)."""
+    """Return checked logits and lengths, and whether each example has a most probable path
+    (batch,)."""
     sizes: dict[str, Any] = {}
     logits = as_array(who, "logits", logits, "(batch, steps, classes)", "reals", sizes)
     batch, steps, classes = logits.shape

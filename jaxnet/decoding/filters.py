@@ -77,9 +77,9 @@ def filter_logits(
 
 
 def nucleus(ranked: jax.Array, top_p: float | jax.Array) -> jax.Array:
-    """Return logits, best first, with -inf behind the first whose probabilities reach top_p."""
+    """Return logits, best first, with -inf after the smallest set whose probability is top_p."""
     p = jax.nn.softmax(ranked)
-    before = jnp.cumsum(p, -1) - p  # 0 for the first, which always stays
+    before = jnp.cumsum(p, -1) - p  # 0 for the first token, which always stays
     return jnp.where(before < top_p, ranked, -jnp.inf)
 
 

@@ -87,10 +87,11 @@ def generate(
     batch of keys gives each row its own, so that a row alone draws what it draws in a batch, up to
     the rounding of the net.
 
-    With `draft`, a smaller net proposes `draft_length` tokens at a time, and the net judges all of
+    With `draft`, a smaller net proposes `draft_length` tokens at a time, and the net checks all of
     them at once. The tokens have the same distribution as tokens of the net alone; with
     temperature=0 they are the same tokens. It helps if the draft often agrees with a net that is
-    many times larger: the net runs twice per round, to judge and to keep what it has accepted.
+    many times larger: the net runs twice per round, once to check the proposals and once to add the
+    accepted tokens to its state.
 
     Args:
       net: Any causal net from tokens (batch, time) to logits (batch, time, vocabulary).
@@ -287,7 +288,7 @@ class _Run(NamedTuple):
 def _begin(
     who: str, net: Any, params: Any, prompt: Any, key: Any, options: _Options
 ) -> tuple[_Run, Callable[[_Run, int], _Run]]:
-    """The run after the prompts, and a function that continues it to a number of tokens."""
+    """Return the run after the prompts, and a function that continues it to a number of tokens."""
     at_least(who, "length", options.length)
     at_least(who, "draft_length", options.draft_length)
     if options.dtype is not None:
@@ -330,7 +331,7 @@ def _begin(
     given = 1.0 if greedy else options.temperature
     check_filters(who, given, top_k, top_p, min_p, penalty, vocabulary)
     numbers = {"temperature": given, "top_p": top_p, "min_p": min_p, "repetition_penalty": penalty}
-    if greedy:  # what only drops less probable tokens changes nothing
+    if greedy:  # filters that only drop less probable tokens change nothing
         top_k, numbers = None, {"repetition_penalty": penalty}
     numbers = {name: np.float32(n) for name, n in numbers.items() if n is not None}
     keys = None if greedy else _row_keys(who, key, batch)
@@ -340,7 +341,7 @@ def _begin(
     used = tuple(one for one, *_ in nets)
     setup = _Setup(used, capacity, vocabulary, greedy, top_k, proposals, kept)
     values = [jax.tree.map(jnp.asarray, params) for _, params, _ in nets]
-    # Copied, because the loop reuses the memory of its state.
+    # Copies, because the loop reuses the memory of its state.
     states = [jax.tree.map(jnp.copy, state) for *_, state in nets]
     padded = np.zeros((batch, min(max(16, _power(time)), capacity)), np.int32)
     padded[:, :time] = np.where(valid, rows, 0)
@@ -354,12 +355,12 @@ def _begin(
 
 
 def _power(n: int) -> int:
-    """The next power of two."""
+    """Return the next power of two."""
     return 1 << (n - 1).bit_length()
 
 
 def _with_state(who: str, what: str, net: Any, params: Any, state: Any) -> tuple[Layer, Any, Any]:
-    """The net as a layer, its params and its state; raises if it needs a state and has none."""
+    """Return the net as a layer, its params and its state; raise if a needed state is missing."""
     net = as_layer(net, who, what)
     check_dict(who, f"the params of {what}" if what == "draft" else "params", params)
     if state is None:
@@ -374,7 +375,7 @@ def _with_state(who: str, what: str, net: Any, params: Any, state: Any) -> tuple
     return net, params, state
 
 
-_known = Memo()  # what is found out about a net by tracing it
+_known = Memo()  # what tracing has shown about each net
 
 
 def _ids(time: int) -> jax.ShapeDtypeStruct:
@@ -382,7 +383,7 @@ def _ids(time: int) -> jax.ShapeDtypeStruct:
 
 
 def _fit(who: str, net: Layer, params: Any, state: Any, capacity: int, needed: int) -> Any:
-    """How many tokens the net may be given, at most `capacity`, and its vocabulary."""
+    """Return how many tokens the net accepts, at most `capacity`, and its vocabulary."""
 
     def vocabulary(time: int) -> int:
         run = lambda params, state, x: net.apply(params, state, x)[0]  # noqa: E731
@@ -401,7 +402,7 @@ def _fit(who: str, net: Layer, params: Any, state: Any, capacity: int, needed: i
 
     try:
         return capacity, found(capacity)
-    except ValueError:  # it may have fewer positions
+    except ValueError:  # the net may have fewer positions
         pass
     try:
         return needed, found(needed)
@@ -415,7 +416,7 @@ def _are_floats(x: Any) -> bool:
 
 
 def _prompts(who: str, prompt: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts padded at the end, (batch, time), and their lengths."""
+    """Return the prompts padded at the end, (batch, time), and their lengths."""
     if isinstance(prompt, str) or (
         isinstance(prompt, list | tuple) and any(isinstance(row, str) for row in prompt)
     ):
@@ -438,7 +439,7 @@ def _prompts(who: str, prompt: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _row_keys(who: str, key: Any, batch: int) -> jax.Array:
-    """A key per row, (batch,)."""
+    """Return a key per row, (batch,)."""
     if key is None:
         raise TypeError(
             f"{who}: needs a key to draw tokens. Pass one, such as jax.random.key(0), or write "
@@ -460,7 +461,7 @@ def _fold_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
-    """Sequences that stop a row, (n, longest); -1 before a shorter one, which matches any token."""
+    """Return the sequences that stop a row, (n, longest), padded in front with -1 for any token."""
     given = [] if stop is None else stop if isinstance(stop, list | tuple) else [stop]
     found = []
     for one in given:
@@ -489,13 +490,13 @@ def _check_lost(who: str, tokens: np.ndarray) -> None:
 
 @partial(jax.jit, static_argnums=(0, 6))
 def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool) -> _Run:
-    """Read the prompts but for their last tokens, whose logits are the first that are needed."""
+    """Read the prompts except their last tokens, whose logits are the first ones needed."""
     batch = prompt.shape[0]
     rows = np.arange(batch)
     kept = []
     for one, values, state in zip(setup.streams(), params, states, strict=True):
         empty = start_stream(one, (prompt, lengths), state)
-        # The logits are not used, so the layers that only they need are not in the program.
+        # The logits are not used, so the program does not contain the layers that only they need.
         kept.append(one.apply(values, empty, (prompt, lengths - 1))[1])
     seen = None
     if penalized:
@@ -526,12 +527,12 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
         return filter_logits(logits, top_k=setup.top_k, seen=seen, **numbers)
 
     def keys_at(positions, use=0):
-        """A key per row for the token at a position, another one for each use."""
+        """Return a key per row for the token at a position, different for each use."""
         fold = lambda key, at: jax.random.fold_in(jax.random.fold_in(key, at), use)  # noqa: E731
         return jax.vmap(fold)(keys, positions)
 
     def choose(filtered, positions, use=0):
-        """The tokens (batch,) of logits (batch, vocabulary)."""
+        """Return the tokens (batch,) of logits (batch, vocabulary)."""
         if setup.greedy:
             return filtered.argmax(-1).astype(jnp.int32)
         drawn = jax.vmap(jax.random.categorical)(keys_at(positions, use), filtered)
@@ -543,7 +544,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
         return seen.at[rows, jnp.where(on, token, setup.vocabulary)].set(True, mode="drop")
 
     def commit(run, token, log_prob, on):
-        """The run with one more token in the rows that are on."""
+        """Return the run with one more token in the rows that are on."""
         at = jnp.where(on, run.written, setup.capacity)
         count = run.written + on
         recent = jnp.concatenate([run.recent[:, 1:], token[:, None]], 1)
@@ -564,7 +565,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
         )
 
     def one(run):
-        """One token per row by the net alone."""
+        """Add one token per row by the net alone."""
         steps = run.active.astype(jnp.int32)
         logits, state = streams[0].apply(params[0], run.states[0], (run.last[:, None], steps))
         logits = wide(logits[:, 0])
@@ -573,7 +574,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
         return commit(run._replace(states=(state,)), token, _log_prob(logits, token), run.active)
 
     def several(run):
-        """Up to `proposals` tokens of the draft that the net accepts, and one token by the net."""
+        """Add the draft's tokens that the net accepts, and one token by the net."""
         steps = run.active.astype(jnp.int32)
         n = setup.proposals
 
@@ -603,7 +604,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
             own = best[rows, accepted]
         else:
             p = jax.nn.softmax(filtered)
-            q = jnp.where(jnp.isfinite(q), q, 0)  # what a broken draft proposes is rejected
+            q = jnp.where(jnp.isfinite(q), q, 0)  # the proposals of a broken draft are rejected
             draw = jax.vmap(jax.random.uniform)
             u = jnp.stack([draw(keys_at(run.written + t, 1)) for t in range(n)], 1)
             of = lambda p: jnp.take_along_axis(p[:, :n], proposed[..., None], -1)[..., 0]  # noqa: E731
@@ -611,7 +612,7 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
             accepted = jnp.cumprod(agrees.astype(jnp.int32), 1).sum(1)
             p = p[rows, accepted]
             q = jnp.pad(q, ((0, 0), (0, 1), (0, 0)))[rows, accepted]
-            rest = jnp.maximum(p - q, 0)  # what the accepted proposals leave of p
+            rest = jnp.maximum(p - q, 0)  # the part of p that the proposals did not cover
             rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)
             own = choose(jnp.log(rest), run.written + accepted, 2)
         own = jnp.where(sound[rows, accepted], own, -1)
@@ -632,11 +633,11 @@ def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bou
 
 
 def _is_sound(logits: jax.Array) -> jax.Array:
-    """Whether some token is most probable: NaN is not above -inf."""
+    """Return whether there is a most probable token: NaN is not above -inf."""
     return logits.max(-1) > -jnp.inf
 
 
 def _log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:
-    """The log-probability of each token, (batch,)."""
+    """Return the log-probability of each token, (batch,)."""
     chosen = jnp.take_along_axis(logits, token[:, None], -1)[:, 0]
     return (chosen - jax.nn.logsumexp(logits, axis=-1)).astype(jnp.float32)

@@ -46,7 +46,7 @@ def greedy(
       most probable token (logits with NaN, or -inf throughout), the tokens are -1 from there on.
 
     Raises:
-      TypeError: If an argument has another type.
+      TypeError: If an argument has the wrong type.
       ValueError: If `stream` is not a stream.
       ValueError: If the output of `stream` is not logits (batch, 1, vocabulary).
       ValueError: If an argument is out of range.
@@ -206,7 +206,7 @@ def beam_search(
     axes = batch_axes(stream, _chunk(inputs, first))
     batch, vocabulary = logits.shape
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    kept = min(beams, vocabulary)  # continuations per beam that can be among the best
+    kept = min(beams, vocabulary)  # number of continuations per beam that can be among the best
     state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], beams, 0), state)  # (beams, ...)
 
     def alive(loop):
@@ -215,7 +215,8 @@ def beam_search(
 
     def advance(loop):
         t, state, last, tokens, scores, ended, lost = loop
-        state, logits = jax.vmap(step, out_axes=(0, 1))(state, last.T)  # inputs have no beams
+        # The inputs do not have an axis of beams.
+        state, logits = jax.vmap(step, out_axes=(0, 1))(state, last.T)
         # Ranks the tokens of a beam by their logits, whose order rounding does not change.
         logits = wide(logits)  # (batch, beams, vocabulary)
         dead = ~(logits.max(-1) > -jnp.inf)  # NaN is not above
@@ -232,12 +233,12 @@ def beam_search(
         def flat(a):
             return a.reshape(batch, beams * kept)
 
-        _, place = jax.lax.top_k(flat(rank), beams)  # (batch, beams), among equals the first
+        _, place = jax.lax.top_k(flat(rank), beams)  # (batch, beams), the first among equals
         scores = jnp.take_along_axis(flat(total), place, -1)
         last = jnp.take_along_axis(flat(words), place, -1)
         source = place // kept  # the continued beam
         ended = jnp.take_along_axis(ended, source, -1) | (last == end)
-        ended &= scores > -jnp.inf  # an empty place is not complete
+        ended &= scores > -jnp.inf  # an empty beam is not complete
         tokens = jnp.take_along_axis(tokens, source[..., None], 1).at[..., t].set(last)
         state = jax.tree.map(partial(_continued, source), state, axes)
         return t + 1, state, last, tokens, scores, ended, lost
@@ -247,7 +248,8 @@ def beam_search(
         state,
         jnp.repeat(first[:, None], beams, axis=1),
         jnp.full((batch, beams, length), end, jnp.int32),
-        jnp.full((batch, beams), -jnp.inf, dtype).at[:, 0].set(0),  # one empty sequence
+        # At first there is one empty sequence.
+        jnp.full((batch, beams), -jnp.inf, dtype).at[:, 0].set(0),
         jnp.zeros((batch, beams), bool),
         jnp.zeros((batch, 1), bool),
     )
@@ -266,7 +268,7 @@ def beam_search(
 
 
 def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
-    """The entry (beams, ...) of a state whose beams continue those of `source`, (batch, beams)."""
+    """Return an entry (beams, ...) of the state, reordered to continue the beams `source`."""
     if axis < 0:
         return leaf
     take = lambda row, source: row[source]  # noqa: E731
@@ -276,7 +278,7 @@ def _continued(source: jax.Array, leaf: jax.Array, axis: int) -> jax.Array:
 def _generate(
     step: Step, state: State, first: jax.Array, length: int, end: int | None, choose: Callable
 ) -> jax.Array:
-    """Tokens (batch, length) chosen by `choose(t, logits)`, filled with `end` after the end."""
+    """Return tokens (batch, length) chosen by `choose(t, logits)`, with `end` after the end."""
     batch = first.shape[0]
     fill = 0 if end is None else end
 
@@ -301,7 +303,7 @@ def _generate(
 
 
 def _lengths(tokens: jax.Array, end: int | None) -> jax.Array:
-    """Number of tokens before the first `end`, along the last axis."""
+    """Return the number of tokens before the first `end`, along the last axis."""
     if end is None:
         return jnp.full(tokens.shape[:-1], tokens.shape[-1], jnp.int32)
     return (jnp.cumsum(tokens == end, -1) == 0).sum(-1, dtype=jnp.int32)
@@ -310,7 +312,7 @@ def _lengths(tokens: jax.Array, end: int | None) -> jax.Array:
 def _model(
     who: str, stream, params, state, first, length, end, inputs
 ) -> tuple[Step, jax.Array, Any]:
-    """One step of the model, the first tokens as int32, and the spec of the logits."""
+    """Return one step of the model, the first tokens as int32, and the spec of the logits."""
     at_least(who, "length", length)
     stream = as_layer(stream, who, "stream")
     if stream.kind != "stream":
@@ -346,5 +348,5 @@ def _model(
 
 
 def _chunk(inputs: tuple, tokens: jax.Array) -> PyTree:
-    """The input of a stream for one more token of each sequence."""
+    """Return the input of a stream for one more token of each sequence."""
     return (*inputs, tokens[:, None]) if inputs else tokens[:, None]

@@ -1,4 +1,4 @@
-"""Average precision of detected boxes, on the host, in NumPy."""
+"""The average precision of detected boxes, computed by NumPy on the host."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ class AveragePrecision(NamedTuple):
       each: Average precision per class, (classes,); NaN for a class that is not in the truth.
       recall: Recall after each detection, best first; one array per class, (detections of the
         class,).
-      precision: Precision after each detection, likewise.
-      scores: Score of each detection, likewise, from high to low.
+      precision: Precision after each detection, in the same form.
+      scores: Score of each detection, in the same form, from high to low.
     """
 
     mean: float
@@ -84,7 +84,7 @@ def average_precision(
     within("average_precision", "iou", iou, "(0, 1]")
     if points is not None:
         at_least("average_precision", "points", points, 2)
-    sizes: dict[str, int] = {}  # of the images, shared by found and truth
+    sizes: dict[str, int] = {}  # sizes of axes, which found and truth share
     found = _read("found", found, "n", classes, sizes, scored=True)
     truth = _read("truth", truth, "m", classes, sizes)
     overlap = np.asarray(_overlaps(found["boxes"], truth["boxes"]))  # (images, n, m)
@@ -102,7 +102,7 @@ def average_precision(
 
 
 def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
-    """Recall, precision and score after each detection of class c, best first."""
+    """Return recall, precision and score after each detection of class c, best first."""
     free = truth["classes"] == c  # (images, m)
     total = free.sum()
     image, place = np.nonzero(found["classes"] == c)
@@ -119,7 +119,7 @@ def _curve(found, truth, overlap, c: int, iou: float) -> tuple[np.ndarray, ...]:
 
 
 def _area(recall: np.ndarray, precision: np.ndarray, points: int | None) -> float:
-    """Area under the highest precision at each recall or above."""
+    """Return the area under the highest precision at each recall or above."""
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     if points is None:
         return float((np.diff(recall, prepend=0) * highest).sum())
@@ -130,10 +130,10 @@ def _area(recall: np.ndarray, precision: np.ndarray, points: int | None) -> floa
 def _read(
     what: str, given: Any, axis: str, classes: int, sizes: dict, scored: bool = False
 ) -> dict[str, np.ndarray]:
-    """The checked arrays of `found` or `truth`."""
+    """Return the checked arrays of `found` or `truth`."""
     who = "average_precision"
     names = ("boxes", "scores", "classes") if scored else ("boxes", "classes")
-    given = getattr(given, "_asdict", lambda: given)()  # a NamedTuple
+    given = getattr(given, "_asdict", lambda: given)()  # for a NamedTuple
     if not isinstance(given, Mapping) or not set(names) <= set(given):
         got = sorted(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
         raise TypeError(f"{who}: {what} must be a dict of {', '.join(names)}, got {got}")
@@ -142,11 +142,12 @@ def _read(
         form = f"(images, {axis}, 4)" if name == "boxes" else f"(images, {axis})"
         dtype = "integers" if name == "classes" else "reals"
         parts[name] = on_host(who, f"{what}['{name}']", given[name], form, dtype, sizes)
-    parts["classes"] = parts["classes"].astype(np.int64)  # -1 is compared with
+    # Signed integers, since classes are compared with -1.
+    parts["classes"] = parts["classes"].astype(np.int64)
     largest = parts["classes"].max(initial=-1)
     if largest >= classes:
         raise ValueError(f"{who}: {what}['classes'] must be below {classes}, got {largest}")
-    real = parts["classes"] >= 0  # padding may hold anything
+    real = parts["classes"] >= 0  # padding may contain anything
     if not np.isfinite(parts["boxes"][real]).all():
         raise ValueError(f"{who}: {what}['boxes'] must be finite, got NaN or Inf")
     if scored and np.isnan(parts["scores"][real]).any():

@@ -18,7 +18,7 @@ class NMSResult(NamedTuple):
     """The kept boxes of `non_max_suppression`, best first, padded to a fixed number.
 
     Fields:
-      indices: Indices of the kept boxes, (..., most) int32; 0 where not valid.
+      indices: Indices of the kept boxes, (..., most) int32; 0 for padding.
       valid: Booleans (..., most), true for kept boxes, which come first, and false for padding.
     """
 
@@ -59,7 +59,7 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     return _iou(a, b)
 
 
-@jax.jit  # one program: outside of jit each of its operations would be compiled
+@jax.jit  # one program: outside of jit, each operation would be compiled separately
 def _iou(a: jax.Array, b: jax.Array) -> jax.Array:
     a, b = a[..., :, None, :], b[..., None, :, :]  # (..., n, 1, 4), (..., 1, m, 4)
     low = jnp.maximum(a[..., :2], b[..., :2])
@@ -164,8 +164,8 @@ def to_corners(boxes: jax.Array) -> jax.Array:
       boxes: Boxes (..., 4).
 
     Raises:
-      TypeError: If `boxes` has another dtype.
-      ValueError: If `boxes` has another shape.
+      TypeError: If `boxes` has the wrong dtype.
+      ValueError: If `boxes` has the wrong shape.
 
     Example:
       >>> to_corners(jnp.array([2.0, 5.0, 4.0, 6.0])).tolist()
@@ -182,8 +182,8 @@ def to_middle(boxes: jax.Array) -> jax.Array:
       boxes: Boxes (..., 4).
 
     Raises:
-      TypeError: If `boxes` has another dtype.
-      ValueError: If `boxes` has another shape.
+      TypeError: If `boxes` has the wrong dtype.
+      ValueError: If `boxes` has the wrong shape.
 
     Example:
       >>> to_middle(jnp.array([0.0, 2.0, 4.0, 8.0])).tolist()
@@ -203,8 +203,8 @@ def area(boxes: jax.Array) -> jax.Array:
       (...,).
 
     Raises:
-      TypeError: If `boxes` has another dtype.
-      ValueError: If `boxes` has another shape.
+      TypeError: If `boxes` has the wrong dtype.
+      ValueError: If `boxes` has the wrong shape.
 
     Example:
       >>> area(jnp.array([[0.0, 2.0, 4.0, 8.0], [3.0, 3.0, 3.0, 4.0]])).tolist()
@@ -215,7 +215,7 @@ def area(boxes: jax.Array) -> jax.Array:
 
 
 def _overlap(box: jax.Array, boxes: jax.Array) -> jax.Array:
-    """`iou` of one box (4,) with boxes (n, 4), for callers with an argument of that name."""
+    """Return `iou` of one box (4,) and boxes (n, 4), for callers with an argument of that name."""
     return iou(box[None], boxes)[0]
 
 
@@ -224,6 +224,6 @@ def _area(low: jax.Array, high: jax.Array) -> jax.Array:
 
 
 def _boxes(who: str, what: str, boxes: Any, form: str = "(..., 4)") -> jax.Array:
-    """Boxes in float32 at least: differences of unsigned integers would wrap."""
+    """Return boxes in float32 at least: differences of unsigned integers would wrap."""
     boxes = as_array(who, what, boxes, form, "reals")
     return boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))

@@ -78,7 +78,7 @@ class _Ahead:
             self._reader.start()
         batch, state, error = self._reader.ready.get()
         if error is not None:
-            self._reader.ready.put((None, None, error))  # who asks again gets it again
+            self._reader.ready.put((None, None, error))  # the next call raises the error again
             raise error
         self._state = state
         return batch
@@ -134,7 +134,8 @@ class _Reader:
         try:
             self._fill()
         finally:
-            if hasattr(self.iterator, "close"):  # grain's ends its own threads and processes
+            # An iterator of grain ends its own threads and processes.
+            if hasattr(self.iterator, "close"):
                 self.iterator.close()
             atexit.unregister(self.end)
 
@@ -146,12 +147,12 @@ class _Reader:
                 batch = next(self.iterator)
                 self.count += 1
                 item = self.place(batch), self.state(), None
-            except BaseException as caught:  # StopIteration too
+            except BaseException as caught:  # includes StopIteration
                 error = caught
                 item = None, None, error
             while not self.stopped.is_set():
                 try:
                     self.ready.put(item, timeout=0.2)
                     break
-                except queue.Full:  # looks whether somebody still waits
+                except queue.Full:  # check whether the iterator still exists
                     continue

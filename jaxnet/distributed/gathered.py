@@ -13,14 +13,13 @@ from jaxnet.distributed.rules import check_mesh
 def gathered(layer: Layer, mesh: Mesh) -> Layer:
     """Return a layer whose params are gathered on every device before it runs.
 
-    For nets whose params are split by `fully_sharded`: left to itself, the compiler computes with
-    parts of them and sends activations, which costs more [a GPT on 8 devices: 50% more
-    operations and three times the bytes]. With `jn.remat` around it, the gathered params are
-    not kept for the backward pass but gathered again. Params, state and outputs are the same as
-    without it.
+    Use it for nets whose params are split by `fully_sharded`. By itself, the compiler computes with
+    parts of the params and sends activations, which costs more operations and more bytes. With
+    `jn.remat` around it, the gathered params are not kept for the backward pass but gathered again.
+    Params, state and outputs are the same as without it.
 
     Args:
-      layer: Block, as large as fits on a device whole.
+      layer: Block, at most as large as fits on one device.
       mesh: Mesh created by `jax.make_mesh`, on which the params are.
 
     Raises:
@@ -42,8 +41,8 @@ def gathered(layer: Layer, mesh: Mesh) -> Layer:
     explicit = AxisType.Explicit in mesh.axis_types
 
     def apply(params, state, x, *, key=None, train=False):
-        # Where the axes are Explicit, an update runs inside auto_axes, with the mesh as context;
-        # shapes are looked at outside of it.
+        # If the axes are Explicit, an update runs inside auto_axes, with the mesh as context. Only
+        # the evaluation of shapes runs outside it.
         if not explicit:
             params = jax.lax.with_sharding_constraint(params, where)
         elif jax.sharding.get_abstract_mesh().axis_names:

@@ -1,7 +1,7 @@
 """Put arrays on a mesh of devices: rules by path, and what follows from them.
 
-A mesh is JAX's, from `jax.make_mesh`. Whether its axes are Auto or Explicit, the compiler places
-what a program computes in between. A rule says how an array is split over the mesh, as a
+Create a mesh with `jax.make_mesh`. Whether its axes are Auto or Explicit, the compiler places what
+a program computes in between. A rule says how an array is split over the mesh, as a
 `jax.sharding.PartitionSpec`. Arrays stay where they were put: `trainer.step` and `fit` return the
 train_state on the same devices, and data that are split give batches that are split.
 
@@ -33,12 +33,13 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
         rules apply to its params; what the optimizer keeps for a parameter is placed like the
         parameter, and the rest is copied to every device.
       mesh: Mesh created by `jax.make_mesh`.
-      rules: One `PartitionSpec` for all; or a dict from patterns of paths, such as "*/mlp/kernel",
-        to `PartitionSpec`s, of which the first that fits counts, and arrays without one are copied;
-        or a function of path and shape, such as `fully_sharded("data", mesh)`.
+      rules: One `PartitionSpec` for all arrays; or a dict from patterns of paths, such as
+        "*/mlp/kernel", to `PartitionSpec`s; or a function of path and shape, such as
+        `fully_sharded("data", mesh)`. In a dict, the first pattern that fits counts, and arrays
+        without one are copied to every device.
 
     Raises:
-      TypeError: If an argument is of another type.
+      TypeError: If an argument has the wrong type.
       ValueError: If no array needs a rule, or if the mesh lacks an axis.
       ValueError: If a dimension cannot be divided; names its path.
 
@@ -69,7 +70,7 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
     """Put a tree on a mesh as `shardings` says.
 
     Args:
-      tree, mesh, rules: As for `shardings`. A `jn.spec` becomes a spec with its sharding.
+      tree, mesh, rules: Arguments of `shardings`. A `jn.spec` becomes a spec with its sharding.
       local: Whether each of several processes gives its own slice of the first axis, such as its
         own files; otherwise all give equal arrays.
 
@@ -94,7 +95,7 @@ def put(tree: PyTree, mesh: Mesh, rules: Rules = P(), *, local: bool = False) ->
 
 
 def fully_sharded(axis: str, mesh: Mesh, smallest: int = 2**14) -> Rules:
-    """Return the rule that splits each large array along its longest dimension that can be divided.
+    """Return a rule that splits each large array along its longest divisible dimension.
 
     Args:
       axis: Name of an axis of the mesh.

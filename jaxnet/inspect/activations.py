@@ -164,9 +164,10 @@ def first_nonfinite(
             for leaf in jax.tree.leaves(x):
                 if id(leaf) in made:
                     consumers[made[id(leaf)][0]].append(name)
-            # The gradients of the shifts are those of the outputs.
+            # The gradients of the shifts are the gradients of the outputs.
             y = _merge(y, [a + b for a, b in zip(floats(y), shifts[name], strict=True)])
-            made.update({id(leaf): (name, leaf) for leaf in jax.tree.leaves(y)})  # held: ids stay
+            # References to the leaves keep their ids unique.
+            made.update({id(leaf): (name, leaf) for leaf in jax.tree.leaves(y)})
             seen[name] = (count(x), count(y))
             return y
 
@@ -202,7 +203,7 @@ def first_nonfinite(
     for name in reversed(names):
         nans, infs = map(int, count(of_outputs[name]))
         if nans or infs:
-            # Of a composed layer and one inside it, name the inner one.
+            # If a composed layer and a layer inside it have the same output, name the inner one.
             inner = [
                 t
                 for t in consumers[name]
@@ -221,7 +222,7 @@ def first_nonfinite(
 
 
 def _first(tree: PyTree) -> tuple[str, int, int, int] | None:
-    """Path and counts of NaN, Inf and all numbers of the first leaf that is not finite."""
+    """Return path and counts of NaN, Inf and all numbers of the first leaf that is not finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         nans, infs = map(int, count(leaf))
         if nans or infs:
@@ -244,7 +245,7 @@ def run(
 
 
 def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
-    """The calls of a network outside loops, in order, with the shapes of their outputs."""
+    """Return the calls of a network outside loops, in order, with the shapes of their outputs."""
     names: dict[str, PyTree] = {}
 
     def note(name, x, y):
@@ -257,7 +258,7 @@ def _names(net: Layer, params, state, x, key, train) -> dict[str, PyTree]:
 
 
 def _traced(tree: PyTree) -> bool:
-    """Whether a leaf is a tracer, without a value."""
+    """Return whether a leaf is a tracer, without a value."""
     try:
         for leaf in jax.tree.leaves(tree):
             if isinstance(leaf, jax.Array):
@@ -279,7 +280,7 @@ def count(tree: PyTree) -> Any:
 
 
 def _merge(tree: PyTree, values: list[jax.Array]) -> PyTree:
-    """The tree with these values in the leaves that hold floats."""
+    """Return the tree with these values in the leaves that hold floats."""
     rest = iter(values)
     return jax.tree.map(lambda a: next(rest) if jnp.issubdtype(a.dtype, jnp.inexact) else a, tree)
 

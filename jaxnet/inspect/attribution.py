@@ -44,7 +44,7 @@ def saliency(
       An array of the shape of x.
 
     Raises:
-      TypeError: If `x` is not of floats, or `target` or `path` has another type.
+      TypeError: If `x` is not of floats, or `target` or `path` has the wrong type.
       TypeError, ValueError: As in `net.apply`.
       ValueError: If `path` or `target` does not exist.
 
@@ -147,7 +147,7 @@ def occlusion(
       (batch, height, width), in the unit of the score.
 
     Raises:
-      TypeError, ValueError: As in `saliency`, or if `x` has another rank, or `size` and `strides`
+      TypeError, ValueError: As in `saliency`, or if `x` has the wrong rank, or `size` and `strides`
         do not cover every pixel.
 
     Example:
@@ -172,7 +172,8 @@ def occlusion(
                 f"covered, got strides {step}, size {patch} and {x.shape[1]}×{x.shape[2]} pixels"
             )
     covers = [_covers(*of_axis) for of_axis in zip(x.shape[1:3], patch, step, strict=True)]
-    rows, columns = covers  # each (positions, pixels), whether a patch there covers it
+    # Each is (positions, pixels): whether the patch at a position covers a pixel.
+    rows, columns = covers
     value = filling("occlusion", value, x)
     return _drops(net, params, state, x, chosen, path, rows, columns, value)
 
@@ -307,7 +308,7 @@ def total(y: jax.Array, chosen: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(0, 4))
 def _best(net, params, state, x, path):
-    """A mask of the largest output of each example, (batch, classes)."""
+    """Return a mask of the largest output of each example, (batch, classes)."""
     y = output_at(net, params, state, x, path)
     return y.argmax(1, keepdims=True) == jnp.arange(y.shape[1])
 
@@ -330,7 +331,7 @@ def _integrated(net, params, state, x, chosen, path, baseline, points):
 
 @partial(jax.jit, static_argnums=(0, 5))
 def _drops(net, params, state, x, chosen, path, rows, columns, value):
-    """The mean drop of each pixel over the positions of the patch that cover it."""
+    """Return the mean drop of each pixel over the positions of the patch that cover it."""
     places = len(rows) * len(columns)
     count = len(x) * places
     chosen = jnp.broadcast_to(chosen, (len(x), *chosen.shape[1:]))
@@ -353,7 +354,7 @@ def _drops(net, params, state, x, chosen, path, rows, columns, value):
 
 
 def _covers(pixels: int, size: int, step: int) -> jax.Array:
-    """Whether the patch at each position covers each pixel, (positions, pixels)."""
+    """Return whether the patch at each position covers each pixel, (positions, pixels)."""
     first = step * np.arange(1 - (size - pixels) // step)[:, None]
     return jnp.asarray((np.arange(pixels) >= first) & (np.arange(pixels) < first + size))
 

@@ -20,9 +20,9 @@ def flops(function: Callable[..., Any], *args: PyTree) -> int:
     """Count the floating point operations of a function's matrix products and convolutions.
 
     It counts as the literature does: two per multiply-add, none for sums, activations and
-    normalization, independent of the algorithm that XLA chooses. It is read from the function's
-    jaxpr. A scan counts every iteration, a `while_loop` one, and a `cond` its most expensive
-    branch.
+    normalization, independent of the algorithm that XLA chooses. The operations are read from the
+    function's jaxpr. A scan counts every iteration, a `while_loop` one, and a `cond` its most
+    expensive branch.
 
     Args:
       function: Function of arrays.
@@ -133,10 +133,11 @@ def memory(
     """
     net, x = as_layer(net, "memory", "net"), check_input("memory", x)
     bytes_ = float(memory) if isinstance(memory, int) and not isinstance(memory, bool) else memory
-    within("memory", "memory", bytes_, "[0, inf)")  # 16 * 2**30 is beyond int32
+    # A float, since 16 * 2**30 does not fit int32.
+    within("memory", "memory", bytes_, "[0, inf)")
     if not isinstance(optimizer, optax.GradientTransformation | None):
         raise TypeError(
-            "memory: optimizer must be one of optax, such as optax.adam(1e-3), got "
+            "memory: optimizer must be an optax optimizer, such as optax.adam(1e-3), got "
             f"{type(optimizer).__name__}"
         )
     loss = _mean_square if loss is None else loss
@@ -156,7 +157,7 @@ def memory(
                 raise TypeError(f"memory: loss must return one float, got {describe(value):.60}")
             return value, after
 
-        floats = floats_of(params)  # integers, such as those of `quantized`, stay
+        floats = floats_of(params)  # integers, such as the params of `quantized`, do not change
         (_, state), grads = jax.value_and_grad(objective, has_aux=True)(floats)
         if optimizer:
             grads, opt_state = optimizer.update(grads, opt_state, floats)

@@ -96,9 +96,9 @@ def deletion(
 
 @partial(jax.jit, static_argnums=0)
 def _correct(net, params, state, x, labels, importance, counts, value):
-    """The number of images classified correctly, (counts,)."""
+    """Return the number of images classified correctly, (counts,)."""
     order = jnp.argsort(-importance.reshape(len(x), -1), axis=1)
-    rank = jnp.argsort(order, axis=1).reshape(importance.shape)  # 0 for the most important
+    rank = jnp.argsort(order, axis=1).reshape(importance.shape)  # 0 for the most important pixel
 
     def correct(count):
         rest = jnp.where((rank < count)[..., None], value, x)

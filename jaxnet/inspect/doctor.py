@@ -17,7 +17,7 @@ from jaxnet.training.objective import averages
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 
 FAST, SLOW = 0.1, 1e-6  # update / weight; usually near 1e-3
-ROUNDING = 1e-6  # of the largest gradient: the size of a 0 in float32
+ROUNDING = 1e-6  # relative to the largest gradient: the size of rounding errors of 0 in float32
 
 
 @dataclass(repr=False)
@@ -26,10 +26,10 @@ class Report(Tabular):
 
     Fields:
       findings: One sentence per problem; empty if none was found.
-      entries: Dict by path of a parameter that is not of integers: (size, weight norm, gradient
-        norm, update / weight), the last None if the weight is 0.
-      dead: Dict by path of a layer that has parameters or comes after some: the number of units
-        that are 0 on all examples, and of all units.
+      entries: Dict from the path of each float parameter to (size, weight norm, gradient norm,
+        update / weight). The last is None if the weight is 0.
+      dead: Dict from the path of each layer that has or follows parameters to the number of units
+        that are 0 on all examples, and the number of all units.
     """
 
     findings: list[str]
@@ -105,7 +105,8 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
             output, _ = objective.apply(params, train_state.state, batch, key=key, train=train)
             return averages(output, batch, None, objective.name)["loss"].mean
 
-        floats = floats_of(train_state.params)  # integers, such as those of `quantized`, stay
+        # Integers, such as the params of `quantized`, do not change.
+        floats = floats_of(train_state.params)
         gradients = jax.grad(loss)(floats, True)
         after, found, _ = update(train_state, batch)
         measured = loss(floats, False)
@@ -114,7 +115,7 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     tried = []
     for i, batch in enumerate(batches):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the warnings of a step are findings below
+            warnings.simplefilter("ignore")  # the findings below replace the warnings of a step
             now = train_state._replace(key=jax.random.clone(train_state.key))
             tried.append(jax.device_get(trial(now, jax.random.key(i), batch)))
     gradients, params, states, losses, measured = zip(*tried, strict=True)
@@ -173,7 +174,7 @@ def _types(batch: PyTree) -> dict[str, str]:
 
 
 def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]:
-    """Size and norms by path; of several batches the largest gradient and update."""
+    """Return size and norms by path, with the largest gradient and update over the batches."""
     entries = {}
     trees = zip(
         jax.tree_util.tree_leaves_with_path(before),
@@ -194,7 +195,7 @@ def _entries(before: PyTree, gradients: tuple, after: tuple) -> dict[str, tuple]
 
 
 def _moves(entries: dict[str, tuple]) -> list[str]:
-    """Findings about the gradients and the sizes of the updates."""
+    """Return findings about the gradients and the sizes of the updates."""
     largest = max((e[2] for e in entries.values() if np.isfinite(e[2])), default=0)
     nothing = {path for path, e in entries.items() if e[2] <= ROUNDING * largest}
     ratios = {path: e[3] for path, e in entries.items() if e[3] is not None and e[1] > 0}
@@ -217,7 +218,7 @@ def _bad(value: float) -> float:
 
 
 def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
-    """State that a step does not change, and statistics with their initial values."""
+    """Return findings about state that a step does not change and statistics never updated."""
     found = []
     leaves = jax.tree_util.tree_leaves_with_path(before)
     after = list(zip(*map(jax.tree.leaves, states), strict=True))
@@ -246,7 +247,7 @@ def _stale(before: PyTree, states: tuple, steps: int) -> list[str]:
 
 
 def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str]:
-    """A finding if the outputs of an example change with the other examples of its batch."""
+    """Return a finding if the outputs of an example change with the other examples of its batch."""
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     size = sizes.pop() if len(sizes) == 1 else ()
     if objective.kind != "supervised" or not size or size[0] < 2:
@@ -272,9 +273,10 @@ def _mixed(objective: Layer, train_state: TrainState, batch: PyTree) -> list[str
 
 
 def _dead(objective: Layer, train_state: TrainState, batches: tuple) -> dict[str, tuple[int, int]]:
-    """By path, the number of units (along the last axis) that are 0 on all examples, and of all.
+    """Return by path the number of units (along the last axis) that are 0 on all examples, and of
+    all.
 
-    Outputs without parameters before them, such as flattened pixels, are those of the data.
+    Layers before the first parameters, such as flattened pixels, are left out.
     """
 
     def alive(params, state, key, batch):

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.services.checks import on_host
 
-STEPS = 80  # of Levenberg-Marquardt
+STEPS = 80  # steps of Levenberg-Marquardt
 NARROWEST = 0.5  # pixels: a narrower Gaussian would fit any single pixel
 
 
@@ -88,7 +88,7 @@ def gabor_fit(filters: Any) -> GaborFit:
 
     Raises:
       TypeError: If `filters` is not of numbers.
-      ValueError: If `filters` has another shape, or values that are not finite.
+      ValueError: If `filters` has the wrong shape, or values that are not finite.
 
     Example:
       >>> true = Gabor(5.0, 6.0, 0.7, 0.15, 1.0, 2.0, 3.0, 1.0)
@@ -127,7 +127,7 @@ def gabor_fit(filters: Any) -> GaborFit:
 
 @partial(jax.jit, static_argnums=1)
 def _unpack(free, shape):
-    """Center (row, column), orientation, frequency, widths, amplitudes."""
+    """Return center (row, column), orientation, frequency, widths and amplitudes."""
     height, width = shape
     widest = max(shape)
     squeeze = jax.nn.sigmoid
@@ -144,7 +144,7 @@ def _unpack(free, shape):
 
 
 def _waves(free, shape):
-    """The even and the odd function, (2, height, width)."""
+    """Return the even and the odd function, (2, height, width)."""
     center_row, center_column, angle, frequency, along, across, _, _ = _unpack(free, shape)
     pair = Gabor(center_row, center_column, angle, frequency, 0.0, along, across, 1.0)
     return jnp.stack([pair.draw(*shape), pair._replace(phase=-jnp.pi / 2).draw(*shape)])
@@ -160,7 +160,7 @@ def _search(images, starts):
     """The best free parameters (filters, starts, 8) and their squared errors (filters, starts)."""
 
     def one(image, start):
-        # the amplitudes are linear: solve for the best ones of this start
+        # the model is linear in the amplitudes: solve for the best ones of this start
         waves = _waves(start, image.shape).reshape(2, -1)
         gram = waves @ waves.T + 1e-6 * jnp.eye(2)
         free = start.at[6:].set(jnp.linalg.solve(gram, waves @ image.ravel()))
@@ -172,7 +172,8 @@ def _search(images, starts):
             gram = jacobian.T @ jacobian
             ridge = damping * jnp.diag(jnp.diag(gram) + 1e-6)
             trial = free - jnp.linalg.solve(gram + ridge, jacobian.T @ residual)
-            trial = trial.at[:6].set(jnp.clip(trial[:6], -8, 8))  # sigmoids are flat beyond
+            # The sigmoids are flat outside this range.
+            trial = trial.at[:6].set(jnp.clip(trial[:6], -8, 8))
             after = jnp.square(_residual(trial, image)).sum()
             better = after < error
             return (
@@ -191,7 +192,7 @@ def _search(images, starts):
 
 
 def _starts(images: np.ndarray) -> np.ndarray:
-    """(filters, starts, 8), with amplitudes of 0."""
+    """Return the starts (filters, starts, 8), with amplitudes of 0."""
     count, height, width = images.shape
     energy = np.square(images)
     energy = energy / np.maximum(energy.sum((1, 2), keepdims=True), 1e-12)
@@ -234,7 +235,7 @@ def _starts(images: np.ndarray) -> np.ndarray:
 
 
 def _describe(free: np.ndarray, shape: tuple[int, ...]) -> Gabor:
-    """The functions of free parameters (filters, 8), with the angles in their ranges."""
+    """Return the functions of free parameters (filters, 8), with the angles in their ranges."""
     row, column, angle, frequency, along, across, even, odd = (
         np.asarray(a) for a in _unpack(free.T, shape)
     )

@@ -44,7 +44,7 @@ def numerical_gradient(
     Args:
       f: Function that maps an array to a number; it gets x in the given dtype.
       x: Array of any shape.
-      h: Step, above 0.
+      h: Step size, above 0.
       method: Kind of the difference, "central" or "forward".
       dtype: Dtype of the computation: float64, or float32 to study its rounding.
 
@@ -183,7 +183,7 @@ def check_gradients(
       A `GradientCheck`, which prints.
 
     Raises:
-      TypeError, ValueError: If an argument has another type or is out of range.
+      TypeError, ValueError: If an argument has the wrong type or is out of range.
       AssertionError: If gradients disagree; the message has the entries and both values.
       TypeError: If the layer does not keep float64.
 
@@ -222,7 +222,7 @@ def check_gradients(
             params, x = rebuild(values)
             y, _ = layer.apply(params, state, x, key=run_key, train=train)
             if isinstance(y, tuple) and len(y) == 2 and isinstance(y[1], dict):
-                y, _ = y  # the loss and the metrics of an objective
+                y, _ = y  # an objective returns the loss and the metrics
             return [a for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.inexact)]
 
         values = list(named.values())
@@ -242,7 +242,7 @@ def check_gradients(
         @jax.jit
         def moved(values, which, place, by):  # one program for all coordinates of all arrays
             def move(i, v):
-                here = jnp.where(which == i, place, v.size)  # beyond the end: nowhere
+                here = jnp.where(which == i, place, v.size)  # an index past the end changes nothing
                 return v.reshape(-1).at[here].add(by, mode="drop").reshape(v.shape)
 
             return f([move(i, v) for i, v in enumerate(values)])
@@ -261,7 +261,7 @@ def check_gradients(
         f"  {e.path}[{', '.join(map(str, e.place))}]: numeric {e.numeric:.6g}, "
         f"automatic {e.automatic:.6g}, relative error {e.error:.1e}"
         for e in entries
-        if not e.error <= tolerance  # NaN is wrong
+        if not e.error <= tolerance  # also true for NaN
     ]
     wrong += [
         f"  {e.path}: all {e.kinks} sampled coordinates are kinks"
@@ -277,7 +277,7 @@ def check_gradients(
 
 
 def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
-    """One row, from the values of the function below, at and above each place."""
+    """Return one row, from the values of the function below, at and above each index."""
     down, here, up = heights
     right, left, numeric = (up - here) / STEP, (here - down) / STEP, (up - down) / (2 * STEP)
     noise = 100 * np.finfo(np.float64).eps * max(1.0, abs(here)) / STEP
@@ -299,7 +299,7 @@ def _entry(path, value, places, heights, automatic, tolerance) -> Entry:
 
 
 def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list], tuple]]:
-    """The arrays that have gradients, by path, and a function that rebuilds the trees."""
+    """Return the arrays that have gradients, by path, and a function that rebuilds the trees."""
     tree = (params, x)
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     named, places = {}, []
@@ -319,14 +319,14 @@ def _floats(params: PyTree, x: PyTree) -> tuple[dict[str, Any], Callable[[list],
 
 
 def _wide(leaf: Any, random: np.random.Generator) -> Any:
-    """A float64 input, drawn for a spec."""
+    """Return the input in float64, drawn at random for a spec."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return _normal(random, leaf) if _float(leaf) else np.zeros(leaf.shape, leaf.dtype)
     return np.asarray(leaf, np.float64) if _float(leaf) else leaf
 
 
 def _normal(random: np.random.Generator, leaf: Any) -> np.ndarray:
-    """Standard normal numbers in float64; zeros for a leaf of integers."""
+    """Return standard normal numbers in float64; zeros for a leaf of integers."""
     if _float(leaf):
         return random.normal(size=leaf.shape)
     return np.zeros(leaf.shape, leaf.dtype)

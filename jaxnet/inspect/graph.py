@@ -77,8 +77,8 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
 
     The function is traced to single operations, which run one by one: forwards for the values, then
     backwards by the chain rule. A value that is used twice has two edges, and its gradient is the
-    sum of their gradients. Functions under `jit` are expanded; those with a custom derivative, such
-    as `jax.nn.relu`, are one node.
+    sum of their gradients. Functions under `jit` are expanded; functions with a custom derivative,
+    such as `jax.nn.relu`, are one node.
 
     Args:
       f: Function that returns one number. The names of its arguments label the inputs.
@@ -258,7 +258,7 @@ def _bind(eqn: Any, args: list[Any]) -> tuple[Any, ...]:
 
 
 def _is_identity(eqn: Any) -> bool:
-    """Casts that change no dtype, with which JAX marks weak types."""
+    """Return whether this is a cast that keeps the dtype, which JAX uses to mark weak types."""
     return (
         eqn.primitive.name in ("convert_element_type", "copy", "copy_p")
         and eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
@@ -266,7 +266,7 @@ def _is_identity(eqn: Any) -> bool:
 
 
 def _label(eqn: Any, args: list[Any]) -> str:
-    """The sign of an operation, with a number among its arguments as part of it."""
+    """Return the sign of an operation, with a number among its arguments as part of it."""
     name: str = eqn.primitive.name
     if name.startswith("custom_"):
         inside = eqn.params.get("call_jaxpr")
@@ -294,7 +294,7 @@ def _label(eqn: Any, args: list[Any]) -> str:
 
 
 def _names(f: Callable, args: tuple) -> list[str]:
-    """One per leaf: the argument's name and the path in it."""
+    """Return one name per leaf: the argument's name and the path in it."""
     words: list[str] = []
     try:
         for p in inspect.signature(f).parameters.values():

@@ -18,7 +18,7 @@ def machine() -> str:
       >>> print(machine())
       jaxnet ..., jax ..., Python 3... on ...
     """
-    import jaxnet  # which imports this module
+    import jaxnet  # imported here, since jaxnet imports this module
 
     devices = jax.devices()
     backend, kind = jax.default_backend(), devices[0].device_kind

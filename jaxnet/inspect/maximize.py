@@ -33,8 +33,8 @@ def maximize_activation(
     """Return images that maximize the activation of units, by gradient ascent.
 
     There is one image per unit. All start from a noisy background and are optimized at once by
-    Adam, in one compiled loop. Unregularized ascent finds high-frequency noise. Against it, the
-    image is jittered at each step and blurred, its values are clipped to [0, 1], and a penalty
+    Adam, in one compiled loop. Unregularized ascent finds high-frequency noise. To prevent this,
+    the image is jittered at each step and blurred, its values are clipped to [0, 1], and a penalty
     pulls them to the background.
 
     Args:
@@ -58,7 +58,7 @@ def maximize_activation(
       Images in [0, 1], (units, height, width, channels).
 
     Raises:
-      TypeError: If an argument has another type.
+      TypeError: If an argument has the wrong type.
       ValueError: If `path` or `units` do not exist, or an option is out of range.
 
     Example:
@@ -94,7 +94,7 @@ def maximize_activation(
     )
     many = jax.ShapeDtypeStruct((len(units), *shape), jnp.float32)
     y = jax.eval_shape(lambda x: output_at(net, params, state, x, path), many)
-    weights = np.zeros(y.shape, np.float32)  # of each output in the maximized sum
+    weights = np.zeros(y.shape, np.float32)  # weight of each output in the maximized sum
     for place, unit in enumerate(units):
         weight = weights[place]
         index = unit if isinstance(unit, tuple) else (unit,)
@@ -144,7 +144,7 @@ def _ascend(net, params, state, path, weights, key, shape, blurs, options, steps
 
 
 def _blur(pixels: int, deviation: float) -> np.ndarray:
-    """The matrix of a Gaussian blur, (pixels, pixels), normalized at the border."""
+    """Return the matrix of a Gaussian blur, (pixels, pixels), normalized at the border."""
     if not deviation:
         return np.eye(pixels, dtype=np.float32)
     apart = np.arange(pixels)[:, None] - np.arange(pixels)

@@ -101,7 +101,7 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
 
         @jax.jit
         def middle(params, state, x):
-            """By layer, the middle unit and its neighbor along each axis: (batch, features)."""
+            """Return each layer's middle unit and neighbors along each axis, (batch, features)."""
             found = {}
 
             def note(name, x, y):
@@ -150,7 +150,7 @@ def receptive_fields(net: Layer, x: PyTree) -> ReceptiveFields:
 
 
 def _stride(here: set[int], beside: set[int], length: int) -> int | None:
-    """The distance between two fields, at the end that the border does not cut."""
+    """Return the distance between two fields, measured at the end that the border does not cut."""
     if not here or not beside or here == beside:
         return None
     if max(beside) < length - 1:
@@ -159,7 +159,7 @@ def _stride(here: set[int], beside: set[int], length: int) -> int | None:
 
 
 def _positive(path, leaf) -> np.ndarray:
-    """Averages for kernels, 0 for biases, 1 for everything else."""
+    """Return averages for kernels, 0 for biases, and 1 for everything else."""
     if "bias" in jax.tree_util.keystr(path[-1:], simple=True):
         return np.zeros(leaf.shape, leaf.dtype)
     if len(leaf.shape) < 2:

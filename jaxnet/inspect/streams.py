@@ -22,10 +22,10 @@ def check_stream(
     length: int | None = None,
     tolerance: float = 1e-4,
 ) -> None:
-    """Raise, with the path, if chunks of a sequence give other outputs than the whole sequence.
+    """Raise an error if chunks of a sequence give different outputs from the whole sequence.
 
-    `jn.stream` applies functions of your own to each chunk as they are. This finds those that need
-    more than one step, such as a sum over time.
+    `jn.stream` applies functions of your own to each chunk as they are. This check finds functions
+    that need more than one step, such as a sum over time.
 
     Args:
       net: Layer for `jn.stream`.
@@ -35,8 +35,8 @@ def check_stream(
       tolerance: Largest difference, relative to the largest output of each layer.
 
     Raises:
-      ValueError: If the outputs of a layer differ; it names the first in the order in which calls
-        end.
+      ValueError: If the outputs of a layer differ; the message names the first layer, in the order
+        in which calls end.
 
     Example:
       >>> net = jn.serial(jn.dense(3), lambda x: jnp.cumsum(x, 1))
@@ -85,7 +85,7 @@ def check_stream(
 
 def _distance(whole: np.ndarray, parts: list[np.ndarray]) -> float:
     """Largest difference; infinite if the parts do not make up the whole."""
-    if all(part.shape == whole.shape for part in parts):  # outside the stream
+    if all(part.shape == whole.shape for part in parts):  # the layer is outside the stream
         return max(np.abs(part - whole).max(initial=0) for part in parts)
     if whole.ndim < 2 or any(part.ndim != whole.ndim for part in parts):
         return np.inf

@@ -25,7 +25,7 @@ class Row(NamedTuple):
       calls: Number of calls; more than one for a shared layer, and for a layer inside a `repeat` or
         `ensemble` of several copies.
       output: Shapes and dtypes of its output at its first call.
-      params: Number of parameters, including those of the layers inside.
+      params: Number of parameters, including the parameters of the layers inside.
       state: Number of entries of its state.
       flops: Operations of matrix products and convolutions in all its calls; see `flops`.
       bytes: Bytes of its outputs in all its calls.
@@ -48,7 +48,8 @@ class Summary(Tabular):
     Fields:
       name: Name of the network.
       input: Shapes and dtypes of the input.
-      rows: List of one `Row` per layer, each before those inside it; the first is the network.
+      rows: List of one `Row` per layer, before the rows of the layers inside it; the first is the
+      network.
       params, state: Shapes and dtypes of what `init` returns.
     """
 
@@ -89,8 +90,8 @@ def summary(net: Layer, x: PyTree) -> Summary:
 
     Only shapes are used: nothing is drawn or computed, so the network may have any size. The row of
     a composed layer includes the layers inside it. A layer that runs n times, because it is shared
-    or inside a `repeat` or `ensemble` of n copies, is marked "×n": its output is that of one run,
-    and its parameters, state and FLOPs are those of all. FLOPs count matrix products and
+    or inside a `repeat` or `ensemble` of n copies, is marked "×n": its row shows the output of one
+    run, and the parameters, state and FLOPs of all runs. FLOPs count matrix products and
     convolutions in a forward pass of the whole batch, two per multiply-add. An objective is a layer
     too: its summary for a batch shows the network, the loss and the metrics.
 
@@ -152,7 +153,7 @@ def summary(net: Layer, x: PyTree) -> Summary:
 
 
 def _work(layer: Layer, x: PyTree, key: Any) -> int:
-    # Its own init, since inside a `repeat` the tree holds the entries of all n.
+    # Uses the layer's own init, since inside a `repeat` the tree has the entries of all n copies.
     params, state = jax.eval_shape(lambda key: layer.init(key, x), key)
     return flops(lambda p, s, x, key: layer.apply(p, s, x, key=key), params, state, x, key)
 
@@ -185,7 +186,7 @@ def _shapes(tree: PyTree) -> PyTree:
 
 
 def _words(output: PyTree) -> str:
-    """Shapes in words, with the dtype where it is not float32."""
+    """Return shapes in words, with the dtype if it is not float32."""
 
     def word(leaf):
         plain = leaf.dtype == jnp.float32

@@ -22,7 +22,7 @@ from jaxnet.interop.weights import Files, open_weights
 from jaxnet.models import decoder, decoder_config
 from jaxnet.models.decoder_config import Config, read_config
 
-# Ends of names of buffers that older files have beside the weights.
+# Ends of the names of buffers that older files have in addition to the weights.
 BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 # Gemma stores what is added to 1.
@@ -38,12 +38,12 @@ def load_decoder(
 ) -> tuple[Layer, Params, State]:
     """Read a published language model: the net, its params and its state.
 
-    The folder is as `huggingface_hub.snapshot_download` leaves it, with config.json and
-    safetensors files. Each array is read, cast and placed before the next one is read.
+    The folder has config.json and safetensors files, as `huggingface_hub.snapshot_download` writes
+    it. Each array is read, cast and placed before the next one is read.
 
     Args:
       folder: Folder of the model.
-      weights: Files of the weights; None is all safetensors files of the folder.
+      weights: Files of the weights; None reads all safetensors files of the folder.
       dtype: Dtype of the params, such as jnp.bfloat16; None is float32.
       put: Function of (path, array) that places an array, as in `by_names`.
 
@@ -59,7 +59,8 @@ def load_decoder(
     config = read_config("load_decoder", folder)
     net = decoder(**decoder_config(config))
     stored = open_weights("load_decoder", folder if weights is None else weights)
-    bare = config["model_type"] == "gpt2" and "wte.weight" in stored  # as the first files have it
+    # The first published files have no prefix.
+    bare = config["model_type"] == "gpt2" and "wte.weight" in stored
     table = decoder_table(config, prefix="" if bare else None)
     tied = "head/kernel" not in table
     leave = [
@@ -75,8 +76,8 @@ def decoder_table(config: str | Path | Config, *, prefix: str | None = None) -> 
 
     Args:
       config: Config, as in `jaxnet.models.decoder_config`.
-      prefix: Beginning of all names but the head's; None is the prefix of transformers, "model." or
-        "transformer.".
+      prefix: Beginning of all names but the head's; None uses the prefix of the package
+        transformers, "model." or "transformer.".
 
     Raises:
       OSError, TypeError, ValueError: As in `jaxnet.models.decoder_config`.
@@ -96,7 +97,7 @@ def decoder_table(config: str | Path | Config, *, prefix: str | None = None) -> 
 
 
 def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source]:
-    """The names of all models but GPT-2, limited to the chosen options."""
+    """Return the names of all models except GPT-2, limited to the chosen options."""
     heads, groups = options["heads"], options["kv_heads"] or options["heads"]
     size = options["head_size"] or options["width"] // heads
     biased, qk_norm, norm_at = options["use_bias"], options.get("qk_norm"), options.get("norm_at")
@@ -160,7 +161,7 @@ def _scale(name: str, gemma: bool) -> Source:
 
 
 def _heads_of(count: int) -> Change:
-    """From (heads * size, width) to (width, heads, size)."""
+    """Convert from (heads * size, width) to (width, heads, size)."""
     return invertible(
         lambda a: np.reshape(np.transpose(a), (a.shape[1], count, -1)),
         lambda a: np.reshape(a, (a.shape[0], -1)).T,
@@ -168,7 +169,8 @@ def _heads_of(count: int) -> Change:
 
 
 def _gpt2(width: int, heads: int, first: str) -> dict[str, Source]:
-    """Kernels as ours, (inputs, outputs); queries, keys and values in one."""
+    """Return the names of GPT-2: kernels are (inputs, outputs), with queries, keys and values
+    joined."""
     size, block = width // heads, first + "h.{i}"
     table: dict[str, Source] = {
         "embedding/embedding": f"{first}wte.weight",

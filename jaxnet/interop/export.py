@@ -31,7 +31,7 @@ from jaxnet.services.checks import all_native, at_least, check_input, check_opti
 from jaxnet.services.files import file_path, readable, replacing
 from jaxnet.services.trees import PyTree, describe, path_name
 
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # of jax.export
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # platforms of jax.export
 DIGEST = hashlib.sha256().digest_size  # bytes of the checksum
 
 
@@ -63,9 +63,9 @@ class Program(NamedTuple):
         """Return the output for x, or for (weights, x) if the weights are outside.
 
         Raises:
-          TypeError: If an argument is not of arrays.
-          ValueError: If the input has another structure, shape or dtype, the platform differs, or
-            the program is of a newer JAX.
+          TypeError: If an argument does not consist of arrays.
+          ValueError: If the input has the wrong structure, shape or dtype, if the platform differs,
+            or if a newer JAX wrote the program.
         """
         try:
             inputs = jax.tree.map(jnp.asarray, all_native(inputs, "program"))
@@ -83,7 +83,7 @@ class Program(NamedTuple):
             if "deserialize" not in str(error):
                 raise
             raise ValueError(
-                f"program: jax {jax.__version__} cannot read a program of a newer JAX"
+                f"program: jax {jax.__version__} cannot read a program written by a newer JAX"
             ) from error
 
     def save(self, path: str | os.PathLike, *, gradients: int = 0) -> Path:
@@ -210,9 +210,9 @@ def load_exported(path: str | os.PathLike) -> Program:
       path: Path of the file.
 
     Raises:
-      FileNotFoundError, IsADirectoryError: If there is no such file.
+      FileNotFoundError, IsADirectoryError: If the file does not exist or is a directory.
       OSError: If the file cannot be read.
-      ValueError: If the file is truncated, changed, or of another format.
+      ValueError: If the file is truncated, changed, or in a different format.
       ImportError: If the package flatbuffers is not installed.
 
     Example:
@@ -264,7 +264,7 @@ def open_spec(who: str, x: PyTree, batch: int | None) -> tuple[PyTree, bool]:
 
 
 def _words(inputs: tuple) -> str:
-    """The arguments of a program in words."""
+    """Return the arguments of a program in words."""
     if len(inputs) == 1:
         return describe(inputs[0])
     weights, *rest = inputs

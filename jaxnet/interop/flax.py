@@ -78,7 +78,7 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
     module, call = module.clone(parent=None), call or _usual_call("from_linen", module)
 
     def init(key, x):
-        # Lazy: the module gets shapes only, and no forward pass is run.
+        # lazy_init passes only shapes to the module and does not run a forward pass.
         variables = module.lazy_init(key, x, method=lambda m, x: call(m, x, False))
         variables = unfreeze(nn.meta.unbox(variables))
         params = variables.pop("params", {})
@@ -96,7 +96,7 @@ def from_linen(module: nn.Module, *, call: Call | None = None, name: str | None 
             )
         except errors.InvalidRngError as error:
             raise ValueError(_needs_key(name)) from error
-        after = unfreeze(state)  # in which statistics may have taken the dtype of x
+        after = unfreeze(state)  # statistics may have changed to the dtype of x
         return y, jax.tree.map(lambda new, old: new.astype(old.dtype), after, given)
 
     return _Linen(module, call)(as_layer(Layer(init, apply, name)))
@@ -174,9 +174,10 @@ class LayerModule(nn.Module):
         if self.layer.kind == "linen":
             _, linen = self.layer.inside
             module = linen.module.clone(parent=self, name=None)
-            nn.share_scope(self, module)  # the variables have the paths of the original
+            # The variables keep the paths of the original module.
+            nn.share_scope(self, module)
             return linen.call(module, x, train)
-        has_key = self.has_rng(self.rng) or self.has_rng("params")  # Flax's own fallback
+        has_key = self.has_rng(self.rng) or self.has_rng("params")  # Flax falls back to "params"
         key = self.make_rng(self.rng) if has_key else None
         if self.is_initializing():
             params, state = self.layer.init(self.make_rng("params"), x)
@@ -251,7 +252,7 @@ def from_nnx(
         return _nested(params), _nested(state)
 
     def apply(params, state, x, *, key=None, train=False):
-        # Without a key no stream may be used; the streams' counters show whether one was.
+        # Without a key no random stream may be used; the streams' counters show whether one was.
         seeds = _seeds(streams_here, jax.random.key(0) if key is None else key)
         before = {path: _value(seed) for path, seed in seeds.items()}
         module = nnx.merge(
@@ -274,7 +275,7 @@ Variables = dict[tuple, Any]  # path -> nnx.Variable
 
 
 def _split(module: nnx.Module) -> tuple[Any, Variables, Variables, Variables]:
-    """Structure, params, random streams, and all other variables."""
+    """Return structure, params, random streams, and all other variables."""
     structure, *kinds = nnx.split(module, nnx.Param, nnx.RngState, ...)
     params, streams, state = (dict(nnx.to_flat_state(kind)) for kind in kinds)
     return structure, params, streams, state
@@ -285,7 +286,7 @@ def _value(variable: Any) -> Any:
 
 
 def _nested(variables: Variables) -> dict:
-    """Nested dicts of arrays with string keys, since mixed keys cannot be sorted."""
+    """Return nested dicts of arrays with string keys, since mixed keys cannot be sorted."""
     tree: dict = {}
     for path, variable in variables.items():
         here = tree
@@ -306,7 +307,7 @@ def _filled(variables: Variables, tree: dict) -> Variables:
 
 
 def _seeds(streams: Variables, key: jax.Array) -> Variables:
-    """Each stream's key from its path, each counter at 0."""
+    """Return the key of each stream, derived from its path, with each counter at 0."""
     seeds = {}
     for path, variable in streams.items():
         shape = _value(variable).shape
@@ -326,10 +327,10 @@ def _check(who: str, call: Any, name: Any) -> None:
 
 
 def _usual_call(who: str, module: Any) -> Call:
-    """module(x), with the training mode under the names that the module takes."""
+    """Return a call module(x) that passes the training mode by the names that the module takes."""
     parameters = list(inspect.signature(type(module).__call__).parameters.values())[1:]
     names = {p.name for p in parameters[1:]}
-    # An argument set at construction must not be passed again.
+    # An argument that was set at construction must not be passed again.
     flags = {f: v for f, v in FLAGS.items() if f in names and getattr(module, f, None) is None}
     needed = [
         p.name
@@ -340,8 +341,8 @@ def _usual_call(who: str, module: Any) -> Call:
     ]
     if needed:
         raise TypeError(
-            f"{who}: {type(module).__name__} needs {', '.join(needed)} besides its input; write "
-            f"{who}(..., call=lambda module, x, train: module(x, {needed[0]}=...))"
+            f"{who}: {type(module).__name__} needs {', '.join(needed)} in addition to its input; "
+            f"write {who}(..., call=lambda module, x, train: module(x, {needed[0]}=...))"
         )
 
     def call(module: Any, x: PyTree, train: bool) -> PyTree:

@@ -1,4 +1,4 @@
-"""A net in JAX's own operations alone, for converters, `jax.experimental.jet` and similar tools.
+"""A net that uses only JAX's own operations, for converters, `jax.experimental.jet` and the like.
 
 The net is traced, and its jaxpr evaluated again, operation by operation; operations that such tools
 lack are replaced.
@@ -12,7 +12,8 @@ import jax
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.ops.convolution_lowering import accelerator
 
-# Calls of a jaxpr, by the name of the parameter that holds it; the rules around it are left out.
+# Primitives that call a jaxpr, with the name of the parameter that holds it. Their custom rules are
+# dropped.
 _CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -23,7 +24,7 @@ _CALLS = {
     "native_call": "jaxpr",
 }
 
-# The primitive of `jaxnet.ops.convolution`, as JAX's own convolution or a transpose of it.
+# Replaces the primitive of `jaxnet.ops.convolution` by JAX's convolution or a transpose of it.
 OURS: Mapping[str, Callable] = {"convolution": accelerator}
 
 
@@ -75,7 +76,7 @@ def evaluate(closed: Any, arguments: Sequence[Any], instead: Mapping[str, Callab
     Calls are replaced by the operations in them.
 
     Args:
-      closed: Jaxpr of `jax.make_jaxpr`; a jaxpr without constants will do.
+      closed: Jaxpr of `jax.make_jaxpr`; a jaxpr without constants is also accepted.
       arguments: One argument per input of the jaxpr.
       instead: Dict with a function for each primitive to replace, by its name. The function takes
         its operands, and its parameters as keywords, and returns one array.

@@ -7,10 +7,10 @@ gives the features in another order, and the rows of the next dense kernel must 
 The layout of an array is one of
 
     None         no order to compare: parameters and constants
-    SAME         the axes are those of PyTorch: (batch, features), and (batch, time, features)
+    SAME         the axes are as in PyTorch: (batch, features), and (batch, time, features)
                  after an embedding or a dense layer
     LAST         channels are last here and at axis 1 in PyTorch: images, outputs of convolutions
-    FIRST        the axes are those of PyTorch although the array holds maps, after a reshape
+    FIRST        the axes are as in PyTorch although the array holds maps, after a reshape
     EITHER       SAME or LAST, as for positions of an image in a row, the sum of a SAME and a LAST
                  array, and layer norm, before which PyTorch's channels are moved to the end: no
                  matter until it is flattened
@@ -103,7 +103,7 @@ def flat_order(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _body(equation: Any) -> Any:
-    """The program inside an equation (jit, remat, scan, a custom derivative), or None."""
+    """Return the program inside an equation (jit, remat, scan, a custom derivative), or None."""
     for value in equation.params.values():
         value = getattr(value, "jaxpr", value)
         if hasattr(value, "eqns") and len(value.invars) == len(equation.invars):
@@ -112,7 +112,7 @@ def _body(equation: Any) -> Any:
 
 
 def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -> Layout:
-    """The layout of a layer's output, by its kind and its input."""
+    """Return the layout of a layer's output, by its kind and its input."""
     if kind == "flatten" and given == LAST:
         mixes = shape[-1] > 1 and np.prod(shape[1:-1]) > 1
         return tuple(shape[1:]) if mixes else SAME
@@ -128,7 +128,7 @@ def _output(kind: str, shape: tuple[int, ...], given: Layout, operand: Shaped) -
 
 
 def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> Layout:
-    """The layout of an operation's output."""
+    """Return the layout of an operation's output."""
     known = [(size, layout) for size, layout in operands if layout is not None]
     if not known or not shape:
         return None
@@ -146,7 +146,7 @@ def _result(equation: Any, operands: list[Shaped], shape: tuple[int, ...]) -> La
     layouts = {layout for _, layout in known}
     flat = {layout for layout in layouts if isinstance(layout, tuple)}
     if (flat or LOST in layouts) and (len(shape) < 2 or shape[1:] == (1,)):
-        return SAME  # one number per example
+        return SAME  # there is one number per example
     if LOST in layouts or layouts >= {FIRST, LAST}:
         return LOST
     if flat:
@@ -177,11 +177,13 @@ def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) ->
         return SAME if apart else LOST
     if layout == LAST and len(shape) < len(given):
         if given[-1] not in (1, shape[-1]):
-            return LOST  # channels and positions on one axis: PyTorch may have either first
+            # Channels and positions share an axis, and PyTorch may have either of them first.
+            return LOST
         if shape[0] == given[0]:
             return EITHER
     if layout == LAST and np.prod(shape[len(given) - 1 :]) == given[-1]:
-        return EITHER if len(shape) > len(given) else LAST  # channels apart, as in heads
+        # The channels are split, for example into heads.
+        return EITHER if len(shape) > len(given) else LAST
     if layout == SAME and len(given) == 2 and len(shape) > 2 and shape[-1] != given[-1]:
         return FIRST
     if len(shape) < 3 and layout != LOST:

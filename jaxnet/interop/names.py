@@ -40,7 +40,7 @@ Change = Callable[..., Any]  # array -> array
 Source = str | tuple[str | Change, ...]  # a name, or names followed by functions
 
 PLACE = re.compile(r"\{([a-z]\w*)\}")
-SHOWN = 20  # lines of an error
+SHOWN = 20  # largest number of lines in an error message
 
 
 def by_names(
@@ -54,7 +54,7 @@ def by_names(
     dtype: Any = None,
     put: Callable[[str, jax.Array], jax.Array] | None = None,
 ) -> tuple[Params, State]:
-    """Return params and state of a net from arrays by name, by a table of which belongs to which.
+    """Return params and state of a net from named arrays, matched by a table of names.
 
     A row of the table is `path of our entry: name there`, or `path: (name, function, ...)`, where
     the functions are applied to the array one after another, such as `transposed`, `part(0, 3)`,
@@ -78,7 +78,7 @@ def by_names(
       table: Table as above.
       leave: Patterns, such as "head/*", of our entries that keep their initial values, and of names
         that are not used.
-      key: Key that draws our entries that are left out; needed only if there are any.
+      key: Key that initializes our entries that are left out; needed only if there are any.
       dtype: Dtype of the floats, such as jnp.bfloat16; None is the dtype of the net.
       put: Function of (path of our entry, array), called for each array as soon as it is read. It
         returns the array on its devices, such as sharded on a mesh.
@@ -88,7 +88,7 @@ def by_names(
 
     Raises:
       OSError: If a file is missing or cannot be read.
-      TypeError: If `weights` are not arrays of numbers, or `table` has another form.
+      TypeError: If `weights` are not arrays of numbers, or `table` has the wrong form.
       ValueError: If an entry has no row, a name is missing or not used, or shapes differ; the
         message lists them all.
 
@@ -118,7 +118,7 @@ def by_names(
         check_dtype("by_names", dtype)
     specs = jax.eval_shape(net.init, key_spec(), x)
     entries = [entry for tree in specs for entry in flat(tree)]
-    found: dict[int, jax.Array] = {}  # by place among the entries
+    found: dict[int, jax.Array] = {}  # by index among the entries
     wrong: list[str] = []
     used: set[str] = set()
 
@@ -190,7 +190,7 @@ def to_names(
       leave: Patterns of our entries that have no name.
 
     Raises:
-      TypeError: If the table has another form.
+      TypeError: If the table has the wrong form.
       ValueError: If an entry has no row, a row has several names or a function that cannot be
         undone, or a part is missing. The message lists them all.
 
@@ -242,8 +242,8 @@ def invertible(change: Change, inverse: Change) -> Change:
     """Return a function for tables of names that `to_names` can undo.
 
     Args:
-      change: Function from an array there to ours.
-      inverse: Function from our array to the one there.
+      change: Function from the other library's array to ours.
+      inverse: Function from our array to the array there.
 
     Example:
       >>> plus_one = invertible(lambda a: a + 1, lambda a: a - 1)
@@ -306,8 +306,8 @@ def part(i: int | Sequence[int], n: int, *, axis: int = -1) -> Change:
     """Return a function that takes the i-th of n equal parts of an array, or several in order.
 
     Args:
-      i: Number of the part, from 0; the parts of a list are joined in its order, such as (1, 0, 2)
-        for gates.
+      i: Index of the part, from 0, or several indices, such as (1, 0, 2) for gates; these parts are
+        joined in that order.
       n: Number of parts, at least 1.
       axis: Axis that is divided.
 
@@ -359,7 +359,7 @@ class _Row(NamedTuple):
     changes: tuple[Change, ...]
 
     def numbers(self, path: str) -> dict[str, str] | None:
-        """Return the numbers of a path in the places of the row's, or None if it does not fit."""
+        """Return the numbers of a path at the row's placeholders, or None if it does not fit."""
         found = re.fullmatch(_expression(self.path), path)
         return None if found is None else found.groupdict()
 
@@ -440,7 +440,7 @@ def _filled(name: str, numbers: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _expression(path: str) -> str:
-    """A regular expression for the paths that fit a row."""
+    """Return a regular expression for the paths that fit a row."""
     seen: set[str] = set()
     words = PLACE.split(path)
     for k, word in enumerate(words):
@@ -453,7 +453,7 @@ def _expression(path: str) -> str:
 
 
 def _rows(table: Any) -> list[_Row]:
-    """The rows, those without places first."""
+    """Return the rows; rows without placeholders come first."""
     if not isinstance(table, Mapping):
         raise TypeError(
             f"by_names: table must map paths of entries to names, got {type(table).__name__}"
@@ -489,7 +489,7 @@ def _patterns(leave: Any) -> list[str]:
 
 
 def _advice(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """A function that would give the wanted shape."""
+    """Return a function that would give the wanted shape."""
     if len(given) > 1 and (*given[2:], given[1], given[0]) == wanted:
         return "; write (name, transposed)"
     if given[::-1] == wanted:

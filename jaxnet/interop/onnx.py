@@ -3,7 +3,7 @@
     to_onnx(net, params, state, x, "digits.onnx")
 
 jax2onnx replaces JAX's functions by its own while it traces, and compiled functions would keep
-these after the conversion. So the net is traced before, in JAX's own operations (see
+these after the conversion. So we first trace the net in JAX's own operations (see
 `jaxnet.interop.plain`), and jax2onnx converts the result.
 """
 
@@ -26,7 +26,7 @@ from jaxnet.services.extras import extra
 from jaxnet.services.files import file_path, replacing
 from jaxnet.services.trees import PyTree, path_name
 
-TOLERANCE = 1e-4  # of the comparison, relative to the largest output
+TOLERANCE = 1e-4  # largest difference in the comparison, relative to the largest output
 
 
 def to_onnx(
@@ -65,9 +65,11 @@ def to_onnx(
 
     Raises:
       ImportError: If jax2onnx or onnxruntime is not installed.
-      TypeError: If `net` is not a layer, or the rest is not of arrays, or floats are not float32.
-      ValueError: If `params` or `state` do not fit the net, jax2onnx cannot convert an operation,
-        the model and the net differ in their outputs, or 64-bit numbers are enabled.
+      TypeError: If `net` is not a layer, if another argument does not consist of arrays, or if
+        floats are not float32.
+      ValueError: If `params` or `state` do not fit the net, or if 64-bit numbers are enabled.
+      ValueError: If jax2onnx cannot convert an operation.
+      ValueError: If the outputs of the model and the net differ.
       OSError: If the file cannot be written.
 
     Example:
@@ -144,7 +146,7 @@ def to_onnx(
 
 
 def _pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> jax.Array:
-    """`lax.pad` by concatenation: jax2onnx 0.17 cannot pad an array of a variable size."""
+    """Replace `lax.pad` by concatenation: jax2onnx 0.17 cannot pad an array of a variable size."""
     inner = [(0, 0, between) for _, _, between in padding_config]
     x = lax.pad(x, value, inner) if any(between for *_, between in inner) else x
     for axis, (before, after, _) in enumerate(padding_config):
@@ -160,7 +162,7 @@ def _pad(x: jax.Array, value: jax.Array, *, padding_config: Any) -> jax.Array:
 
 
 def _select(which: jax.Array, *cases: jax.Array) -> jax.Array:
-    """`lax.select_n`; onnxruntime has none of booleans."""
+    """Replace `lax.select_n`, since onnxruntime cannot select booleans."""
     if cases[0].dtype != jnp.bool_ or which.dtype != jnp.bool_:
         return lax.select_n(which, *cases)
     return (~which & cases[0]) | (which & cases[1])
@@ -170,7 +172,7 @@ CONVERTED = {**OURS, "pad": _pad, "select_n": _select}
 
 
 def _distinct(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
-    """The outputs, copied where an array is an input or an output before: its name is taken."""
+    """Return the outputs, copied if an array is also an input or an earlier output."""
     taken = {id(a) for a in inputs}
     found = []
     for output in outputs:
@@ -203,6 +205,6 @@ def _compare(session: Any, names: list[str], given: list[np.ndarray], expected: 
         error = float(np.abs(ours - theirs).max(initial=0)) / scale
         if ours.shape != theirs.shape or not error <= TOLERANCE:
             raise ValueError(
-                f"to_onnx: the converted model computes another {output.name} than the net: "
-                f"{ours.shape} with a difference of {error:.1g} of the largest output"
+                f"to_onnx: the converted model and the net differ in {output.name}: {ours.shape} "
+                f"with a difference of {error:.1g} of the largest output"
             )

@@ -37,7 +37,7 @@ from jaxnet.services.extras import extra
 from jaxnet.services.trees import PyTree, flat, key_spec
 from jaxnet.transforms import observe
 
-# Transforms that leave the entries of their layer as they are.
+# Transforms that do not change the entries of their layer.
 TRANSPARENT = ("cast", "freeze", "remat", "time_distributed", "recurrent")
 
 # Names of arrays that must hold floats.
@@ -55,7 +55,7 @@ def from_torch(
     Kernels are transposed according to the kind of their layer. After a `flatten` the order of the
     features differs, since PyTorch has channels first; the norms and dense kernels there are
     permuted. The two biases of a recurrent layer are summed. Both sides must match completely.
-    Padding is not part of the weights: "SAME" at strides of 2 is not PyTorch's padding=1.
+    Weights do not determine the padding: "SAME" with strides of 2 differs from PyTorch's padding=1.
 
     Two layers of one kind and shape that PyTorch declares in another order than the net calls them
     would be exchanged. That raises if both libraries give them the same names, and cannot be seen
@@ -84,9 +84,9 @@ def from_torch(
     Raises:
       OSError: If a file is missing or cannot be read.
       TypeError: If `weights` are not arrays of floats.
-      ValueError: If a layer has no counterpart, or one of another kind or shape, or comes after a
-        reshape inside a function, so that the order of the features in PyTorch is unknown. The
-        message names the layer.
+      ValueError: If a layer does not have a counterpart of the same kind and shape.
+      ValueError: If a layer comes after a reshape inside a function, so that the order of its input
+        features in PyTorch is unknown.
 
     Example:
       >>> weights = {"0.weight": np.ones((4, 3, 5, 5)), "0.bias": np.arange(4.0),
@@ -119,8 +119,8 @@ def to_torch(
 ) -> dict[str, np.ndarray]:
     """Return arrays under the names and in the layout of a state_dict: the reverse of `from_torch`.
 
-    Of the two biases of a recurrent layer, `bias_ih` gets the sum and `bias_hh` zeros; the GRU's
-    candidate keeps both.
+    A recurrent layer has two biases in PyTorch: `bias_ih` gets the sum and `bias_hh` zeros. The
+    GRU's candidate keeps both.
 
     Args:
       net, x, names: Arguments of `from_torch`.
@@ -238,7 +238,8 @@ def first_difference(
     for _, group in pairs:
 
         def keep(_module, _inputs, output, name=group.module):
-            output = output[0] if isinstance(output, tuple) else output  # recurrent, attention
+            # Recurrent layers and attention return tuples.
+            output = output[0] if isinstance(output, tuple) else output
             # a copy, since later modules may work in place
             theirs.setdefault(name, output.detach().clone().numpy())
 
@@ -276,7 +277,7 @@ def first_difference(
 
 
 class _Part(NamedTuple):
-    """A layer with weights, or one parameter of a layer whose kind PyTorch does not have.
+    """A layer with weights, or one parameter of a layer whose kind PyTorch lacks.
 
     Fields:
       path, kind: Path and kind of the layer; the kind of a parameter is "parameter".
@@ -346,7 +347,7 @@ def _at(tree: PyTree, path: str) -> Any:
 
 
 def _own(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
-    """The entries of a layer at a path."""
+    """Return the entries of a layer at a path."""
     entries = _at(tree, path)
     if kind == "multi_head_attention":
         return dict(flat(entries))
@@ -354,21 +355,23 @@ def _own(tree: PyTree, path: str, kind: str) -> dict[str, Any]:
 
 
 def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
-    """The layers with weights, in the order of their first calls."""
+    """Return the layers with weights, in the order of their first calls."""
     found: dict[str, _Part] = {}
-    calls: list[tuple[str, str, int]] = []  # path and kind of each, and the axes of its input
-    flattened: set[tuple[str, int]] = set()  # path of the layer around a flatten, and the features
+    # The path and kind of each call, and the number of axes of its input.
+    calls: list[tuple[str, str, int]] = []
+    # The path of the layer around a flatten, and the number of features.
+    flattened: set[tuple[str, int]] = set()
 
     def see(path, layer, x, y):
         name = "/".join(path)
-        if layer.kind == "projection":  # its weights belong to the attention around it
+        if layer.kind == "projection":  # its weights belong to the enclosing attention layer
             return y
         while isinstance(layer.inside, tuple):
             if layer.kind not in TRANSPARENT and (_at(params, name) or _at(state, name)):
                 raise ValueError(
                     f"torch weights: {net.name}/{name}: expected a layer of kind "
-                    f"{', '.join(KINDS)}, got {layer.kind}, whose entries differ from those of "
-                    "the layer inside; import into the net without it"
+                    f"{', '.join(KINDS)}, got {layer.kind}, whose entries differ from the entries "
+                    "of the layer inside; import into the net without it"
                 )
             layer = layer.inside[0]
         own = _own(params, name, layer.kind), _own(state, name, layer.kind)
@@ -409,7 +412,7 @@ def _parts(net: Layer, params: Params, state: State, x: PyTree) -> list[_Part]:
 
 
 def _given(leaf: Any, calls: list[tuple[str, str, int]]) -> Layout:
-    """The layout of an input: a sequence if the first layer takes sequences, else maps."""
+    """Return the layout of an input: a sequence if the first layer takes sequences, else maps."""
     if len(leaf.shape) < 3:
         return SAME
     first = [(kind, axes) for _, kind, axes in calls if kind in (*KINDS, "flatten")]
@@ -453,7 +456,7 @@ def _order(net: Layer, part: _Part, layouts: set[Layout]) -> np.ndarray | None:
 def _match(
     net: Layer, weights: dict[str, Any], x: PyTree, names: Mapping[str, str]
 ) -> tuple[Params, State, list[tuple[_Part, _Group]]]:
-    """Specs of params and state, and each layer with its weights in PyTorch."""
+    """Return specs of params and state, and each layer with its weights in PyTorch."""
     declared: list[str] = []
 
     def init(key):
@@ -481,7 +484,7 @@ def _match(
 
 
 def _leaves(tree: PyTree, path: str = "") -> list[str]:
-    """Paths of the leaves of nested dicts, in the order in which they were declared."""
+    """Return the paths of the leaves of nested dicts, in the order in which they were declared."""
     if not isinstance(tree, dict):
         return [path]
     return [leaf for name, below in tree.items()
@@ -491,7 +494,7 @@ def _leaves(tree: PyTree, path: str = "") -> list[str]:
 def _paired(
     net: Layer, parts: list[_Part], groups: dict[str, _Group], names: Mapping[str, str], what: str
 ) -> list[tuple[_Part, _Group]]:
-    """Each part with its weights: the weights of its name, or the next ones."""
+    """Return each part with its weights: the weights of its name, or the next ones."""
     rest = [group for name, group in groups.items() if name not in names.values()]
     pairs = []
     for part in parts:
@@ -530,7 +533,7 @@ def _check_swapped(net: Layer, pairs: list[tuple[_Part, _Group]]) -> None:
 
 
 def _renamed(group: _Group, part: _Part) -> _Group:
-    """A parameter of PyTorch under the name that it has here."""
+    """Return a parameter of PyTorch under the name that it has here."""
     (entry,), (array,) = part.params | part.state, group.entries.values()
     array = on_host("torch weights", group.prefix, array, dtype="floats")
     return group._replace(entries={entry: array}, names={entry: [group.prefix]})
@@ -573,7 +576,7 @@ def _is_attention(module: str, weights: dict[str, Any]) -> bool:
 
 
 def _joined(groups: dict[str, _Group], count: int, kept: set[str]) -> dict[str, _Group]:
-    """Groups whose arrays are all those of another one joined to it, where there are too many."""
+    """Return the groups, joining groups that share all their arrays if there are too many."""
     if len(groups) <= count:
         return groups
     joined: dict[str, _Group] = {}
@@ -601,7 +604,7 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
     expected, got = sorted(theirs), sorted(group.entries)
     if expected != got:
         raise ValueError(
-            f"{where}: expected {', '.join(expected)}, got {', '.join(got)}. Where the orders "
+            f"{where}: expected {', '.join(expected)}, got {', '.join(got)}. If the orders "
             "differ, pass names={path: name in PyTorch}"
         )
     for entry, array in theirs.items():
@@ -609,18 +612,18 @@ def _check(net: Layer, part: _Part, group: _Group) -> None:
         same = np.squeeze(array).shape == np.squeeze(group.entries[entry]).shape
         if array.shape != given and not (same and part.kind == PARAMETER):
             raise ValueError(
-                f"{where}: {entry} must have shape {array.shape}, got {given}. Where the orders "
+                f"{where}: {entry} must have shape {array.shape}, got {given}. If the orders "
                 "differ, pass names={path: name in PyTorch}"
             )
 
 
 def _blank(entries: dict[str, Any]) -> Entries:
-    """Zeros in the shapes of specs."""
+    """Return zeros in the shapes of specs."""
     return {name: np.zeros(spec.shape, np.float32) for name, spec in entries.items()}
 
 
 def _ordered(entries: Entries, part: _Part, order: np.ndarray | None) -> Entries:
-    """The entries with the first axis in another order, where a flatten has changed it."""
+    """Return the entries with the first axis reordered if a flatten has changed the order."""
     if order is None:
         return entries
     permuted = set(entries) if part.kind in NORMS else {"kernel"}
@@ -628,7 +631,7 @@ def _ordered(entries: Entries, part: _Part, order: np.ndarray | None) -> Entries
 
 
 def _grouped(entries: Entries, part: _Part, *, back: bool = False) -> Entries:
-    """A transposed convolution's kernel, whose groups are along the inputs in PyTorch."""
+    """Return a transposed convolution's kernel; in PyTorch its groups are along the inputs."""
     groups = part.inputs // part.params["kernel"].shape[-2] if part.kind == "conv_transpose" else 1
     if groups == 1:
         return entries
@@ -649,7 +652,7 @@ def _to_ours(theirs: Entries, part: _Part) -> Entries:
 
 
 def _distance(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference, divided by the largest value of theirs; inf for other shapes.
+    """Return the largest difference, relative to their largest value; inf if the shapes differ.
 
     Their axes may be channels first or time first.
     """

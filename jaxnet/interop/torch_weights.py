@@ -17,10 +17,10 @@ Entries = dict[str, np.ndarray]
 
 NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm")
 RECURRENT = ("rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell")
-# Features are the last axis in both, so that the axes of the input are PyTorch's.
+# Features are the last axis in both libraries, so the input has the same axes as in PyTorch.
 FEATURES_LAST = ("dense", "embedding", "multi_head_attention", *RECURRENT)
 
-# The entry of a layer -> its name in PyTorch, where each is one array.
+# The entry of a layer -> its name in PyTorch, for layers in which each entry is one array.
 NAMES = {
     "kernel": "weight", "scale": "weight", "embedding": "weight",
     "bias": "bias", "mean": "running_mean", "var": "running_var",
@@ -82,7 +82,7 @@ def _recurrent_to_ours(theirs: Entries, like: Entries) -> Entries:
     if "bias" not in like:
         return ours
     first, second = theirs["bias_ih"], theirs["bias_hh"].copy()
-    if "recurrent_bias" in like:  # the candidate's, inside the product with the reset gate
+    if "recurrent_bias" in like:  # the bias of the candidate, which the reset gate multiplies
         at = -len(like["recurrent_bias"])
         ours["recurrent_bias"] = second[at:].copy()
         second[at:] = 0
@@ -93,7 +93,7 @@ PARTS = ("query", "key", "value")
 
 
 def _rows(kernel: np.ndarray) -> np.ndarray:
-    """(width, heads, size) -> (heads * size, width)"""
+    """Convert (width, heads, size) to (heads * size, width)."""
     return kernel.reshape(len(kernel), -1).T
 
 
@@ -101,7 +101,7 @@ def _attention_to_theirs(ours: Entries) -> Entries:
     kernels = [_rows(ours[f"{part}/kernel"]) for part in PARTS]
     if kernels[0].shape[1] == kernels[1].shape[1]:
         theirs = {"in_proj_weight": np.concatenate(kernels)}
-    else:  # a memory of another width
+    else:  # the memory has a different width
         theirs = {f"{part[0]}_proj_weight": a for part, a in zip(PARTS, kernels, strict=True)}
     out = ours["out/kernel"]
     theirs["out_proj.weight"] = out.reshape(-1, out.shape[-1]).T
@@ -125,7 +125,7 @@ def _attention_to_ours(theirs: Entries, like: Entries) -> Entries:
     return {name: a.reshape(like[name].shape) for name, a in ours.items()}
 
 
-# A parameter by itself, such as a class token; axes of length 1 may differ.
+# A parameter outside of a layer, such as a class token; axes of length 1 may differ.
 PARAMETER = "parameter"
 
 KINDS = {
@@ -149,15 +149,15 @@ def kind_of(name: str) -> Kind:
     return _PARAMETER if name == PARAMETER else KINDS[name]
 
 
-# The entries of each kind; those of a layer with other entries have no counterpart.
+# The entries of each kind. A layer with other entries does not have a counterpart.
 ENTRIES = {
     **dict.fromkeys(KINDS, set(NAMES)),
     **dict.fromkeys(RECURRENT, {"kernel", "recurrent_kernel", "bias", "recurrent_bias"}),
     "multi_head_attention": {f"{p}/{e}" for p in (*PARTS, "out") for e in ("kernel", "bias")},
 }
 
-# The entries of PyTorch's layers; in a module without any of them each is a
-# parameter by itself.
+# The entries of PyTorch's layers. In a module without any of them, each array is a parameter
+# outside of a layer.
 THEIRS = {
     *NAMES.values(), "weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh",
     "in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias",

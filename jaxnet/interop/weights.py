@@ -68,9 +68,9 @@ class _Stored(Mapping):
 
 
 def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
-    """Return the arrays of a mapping or a safetensors file; those that share memory are one array.
+    """Return the arrays of a mapping or a safetensors file; arrays that share memory become one.
 
-    Floats of 16 and 8 bits that NumPy lacks become float32.
+    16-bit and 8-bit floats that NumPy lacks become float32.
 
     Args:
       who: Name of the function, for messages.
@@ -101,7 +101,7 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
 
 
 def _memory(given: Any) -> tuple:
-    """The same for tensors or arrays that share all their memory, as tied weights do."""
+    """Return a key that is equal for arrays that share all their memory, such as tied weights."""
     if hasattr(given, "data_ptr"):
         start, strides = given.data_ptr(), given.stride()
     elif isinstance(given, np.ndarray):

@@ -19,7 +19,7 @@ def additive_attention(
     kernel_init: Initializer = lecun_normal(),
     name: str = "additive_attention",
 ) -> Layer:
-    """Attend to a memory as Bahdanau et al. do: by softmax of v · tanh(W query + U memory).
+    """Attend to a memory as in Bahdanau et al., by the softmax of v · tanh(W query + U memory).
 
     The output is the mean of the memory under these weights. A query whose mask is all False gets
     zeros.
@@ -45,7 +45,7 @@ def additive_attention(
     Raises:
       TypeError: If queries or memory are not float.
       ValueError: If `features` is below 1.
-      ValueError: If the input has another form.
+      ValueError: If the input has the wrong form.
 
     Example:
       >>> layer = additive_attention(10, return_weights=True)
@@ -109,7 +109,7 @@ def additive_attention(
 
 
 def _keys_and_values(memory: Any) -> tuple[Any, Any]:
-    """The keys, None if the layer projects them itself, and the memory."""
+    """Return the keys, None if the layer projects them itself, and the memory."""
     if isinstance(memory, dict) and set(memory) == {"key", "value"}:
         return memory["key"], memory["value"]
     return None, memory

@@ -81,7 +81,7 @@ def multi_head_attention(
       heads: Number of heads, at least 1.
       features: Width of the output, by default the width of the queries.
       head_size: Width of a head, by default the queries' width / heads, which must be an integer.
-      value_size: Width of a head of the values, by default that of queries and keys.
+      value_size: Width of a head of the values, by default the width for queries and keys.
       kv_heads: Number of heads of keys and values, each shared by heads / kv_heads heads of the
         queries (grouped queries), by default `heads`. 1 is multi-query attention.
       causal: Whether each position attends only to itself and to earlier positions. For
@@ -100,7 +100,7 @@ def multi_head_attention(
         bias, such as ("query", "key", "value").
       dropout_rate: Fraction of the weights to drop in training, in [0, 1).
       return_weights: Whether to return (y, weights) instead of y. The weights (batch, heads, time,
-        positions) are those before dropout.
+        positions) are the weights before dropout.
       fused: Whether to use cuDNN's fused attention instead of XLA. By default it is used if
         the GPU, dtype and head size allow it. It supports lengths as a mask, but not dropout,
         return_weights, value_size, window, scale or softcap.
@@ -152,7 +152,7 @@ def multi_head_attention(
     scoring: dict[str, Any] = {"scale": scale, "softcap": softcap, "dropout_rate": dropout_rate}
 
     def projected(m, part, x, groups, size):
-        """(batch, time, width) -> (batch, time, groups, size)."""
+        """Project (batch, time, width) to (batch, time, groups, size)."""
         y = m(_projection(part, (groups, size), part in biased, kernel_init), x)
         return y if qk_norm is None or part == "value" else m(qk_norm(name=f"{part}_norm"), y)
 
@@ -177,12 +177,12 @@ def multi_head_attention(
         mixed = chunk(m, q, k, v, mask, key) if arriving else whole(q, k, v, mask, key)
         out = _projection("out", (features or width,), "out" in biased, kernel_init, inputs=2)
         y = m(out, mixed.y)
-        if mixed.rows is not None:  # elsewhere the bias of `out` would still be added
+        if mixed.rows is not None:  # otherwise the other rows would get the bias of `out`
             y = jnp.where(mixed.rows[..., None], y, mixed.otherwise)
         return (y, mixed.weights) if return_weights else y
 
     def whole(q, k, v, mask, key):
-        """Attention to all places of a sequence or a memory."""
+        """Attend to all positions of a sequence or a memory."""
         batch, time, places = q.shape[0], q.shape[1], k.shape[1]
         if rotate is not None:
             q, k = rotate(q, counted(time)), rotate(k, counted(time))
@@ -204,11 +204,11 @@ def multi_head_attention(
         return _Mixed(y, weights, rows, 0)
 
     def chunk(m, q, k, v, mask, key):
-        """Attention of a chunk of a stream to itself and to what is kept of the chunks before."""
+        """Attend from a chunk of a stream to itself and to the kept keys of earlier chunks."""
         if not causal and (span is None or span[1]):
             m.not_in_stream("attends to later places; with causal=True it would not")
         if mask is not None:
-            m.not_in_stream("has a mask; with ragged=True the steps that count are the input's")
+            m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
         before = None if span is None else span[0]
         kept = keep(m, q, k, v, before=before, rotate=rotate, name=name)
         y, weights = dot_product_attention(kept.q, kept.k, kept.v, kept.seen, key=key, **scoring)
@@ -218,7 +218,7 @@ def multi_head_attention(
 
 
 class _Mixed(NamedTuple):
-    """What the heads take from the places that they attend to.
+    """The values that the heads collect from the positions they attend to.
 
     Fields:
       y: Mixed values, (batch, time, heads, size).
@@ -238,7 +238,7 @@ def _projection(
 ) -> Layer:
     """A dense layer from the last `inputs` axes of (batch, time, ...) to the axes of `outputs`."""
 
-    def matrix_init(key, shape, dtype):  # so that the initializer gets the fan-in
+    def matrix_init(key, shape, dtype):  # a matrix, so that the initializer knows the fan-in
         matrix = math.prod(shape[:inputs]), math.prod(outputs)
         return kernel_init(key, matrix, dtype).reshape(shape)
 
@@ -305,7 +305,7 @@ def check_attention(
         raise ValueError(
             f"{who}: heads must be a multiple of kv_heads, got heads={heads}, kv_heads={kv_heads}"
         )
-    within(who, "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
+    within(who, "dropout_rate", dropout_rate, "[0, 1)", "the fraction to drop")
     for what, number in (("scale", scale), ("softcap", softcap)):
         if number is not None:
             within(who, what, number, "(0, inf)")
@@ -374,7 +374,7 @@ def split_inputs(who: str, given: PyTree) -> tuple[Any, Any, Any]:
       Queries, memory (None for self-attention) and mask (None without one).
 
     Raises:
-      ValueError: If `given` has another form.
+      ValueError: If `given` has the wrong form.
 
     Example:
       >>> given = jnp.ones((2, 5, 3)), jnp.array([5, 2])

@@ -110,7 +110,7 @@ def depthwise_conv(
       kernel (*window, 1, inputs * multiplier); bias (inputs * multiplier,).
 
     Raises:
-      ValueError: As `conv`.
+      ValueError: As in `conv`.
 
     Example:
       >>> layer = depthwise_conv(3, multiplier=2)
@@ -175,7 +175,7 @@ def conv_transpose(
       kernel (*window, inputs // groups, features); bias (features,).
 
     Raises:
-      ValueError: As `conv`.
+      ValueError: As in `conv`.
 
     Example:
       >>> layer = conv_transpose(6, 4, strides=2)
@@ -203,7 +203,7 @@ def conv_transpose(
 
 
 def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
-    """x and the zeros around it; in a stream x follows the last inputs of the chunks before."""
+    """Return x and its padding; in a stream, x follows the last inputs of earlier chunks."""
     span = (size[0] - 1) * apart[0] + 1
     if m.stream is None:
         return x, pad_pairs(name, padding, x.shape[1:-1], size, steps, apart)
@@ -215,7 +215,7 @@ def _padded(m, x, name, padding, size, steps, apart) -> tuple[jax.Array, Any]:
     x = jnp.concatenate([last, x], 1)
     if m.stream.steps is None:
         m.update("last", x[:, x.shape[1] - (span - 1) :])
-    else:  # of each example those before its first step that does not count
+    else:  # the last inputs of each example before its first step that does not count
         cut = lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, span - 1)  # noqa: E731
         m.update("last", jax.vmap(cut)(x, m.stream.steps))
     return x, ((0, 0), *pairs[1:])
@@ -229,7 +229,7 @@ def _check_groups(name: str, features: int, groups: int) -> None:
 
 
 def _members(name: str, x: Any, groups: int) -> int:
-    """The inputs of each group."""
+    """Return the number of inputs of each group."""
     if x.shape[-1] % groups:
         raise ValueError(
             f"{name}: {groups} groups must divide the {x.shape[-1]} inputs of {x.shape}"
@@ -243,7 +243,7 @@ def _sizes(name: str, x: Any, *given: Any) -> list[tuple[int, ...]]:
 
 
 def _transposed_padding(name, padding, space, window, strides, dilation):
-    """Zeros around the inputs, which are `strides` apart."""
+    """Return the numbers of zeros around the inputs, which are `strides` apart."""
     spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
         pairs = []
@@ -263,7 +263,7 @@ def _transposed_padding(name, padding, space, window, strides, dilation):
 
 
 def _primitive() -> Callable[..., jax.Array]:
-    """The convolution of `jaxnet.ops`; JAX takes long to import what primitives are made of."""
+    """Return the convolution of `jaxnet.ops`, imported late because that import is slow."""
     from jaxnet.ops.convolution import convolve
 
     return convolve

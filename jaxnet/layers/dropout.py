@@ -98,7 +98,7 @@ def drop_path(rate: float, *, name: str = "drop_path") -> Layer:
 
 
 def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) -> Layer:
-    within(name, "rate", rate, "[0, 1)", "the share to drop")
+    within(name, "rate", rate, "[0, 1)", "the fraction to drop")
 
     def forward(m, x):
         check_floats(name, x)
@@ -114,7 +114,7 @@ def _dropout(kind: str, rate: float, axes: tuple[int, ...] | None, name: str) ->
 def _noise_shape(
     shape: tuple[int, ...], axes: tuple[int, ...] | None, name: str
 ) -> tuple[int, ...]:
-    """The shape of x with 1 at each axis along which entries are dropped together."""
+    """Return the shape of x with 1 at each axis along which entries are dropped together."""
     if axes is None:
         return shape
     rank = len(shape)

@@ -25,7 +25,7 @@ from jaxnet.services.checks import (
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import describe
 
-# Variance 1 / features, so that tied logits start with the variance of their inputs.
+# The variance is 1 / features, so that tied logits start with the variance of their inputs.
 _one_over_features = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
 
 
@@ -304,7 +304,8 @@ def rotary(
     size = x.shape[-1] if size is None else size
     if size % 2 or size > x.shape[-1]:
         raise ValueError(
-            f"rotary: expected an even size of at most that of the heads, got {size} for {x.shape}"
+            f"rotary: expected an even size of at most the size of the heads, got {size} for "
+            f"{x.shape}"
         )
     if positions is None:
         positions = counted(x.shape[1])
@@ -327,8 +328,9 @@ def llama3_scaling(
 
     Args:
       angles: Angles per position, in radians.
-      factor: Factor by which a rotation is slowed that turns fewer than `low` times in `length`.
-      low, high: Numbers of turns; between them the factor falls, from `high` on it is 1.
+      factor: Factor by which rotations are slowed if they turn fewer than `low` times in `length`.
+      low, high: Numbers of turns. Between them the factor decreases to 1, which it is from `high`
+        on.
       length: Longest sequence of the training before this scaling.
 
     Raises:
@@ -365,13 +367,13 @@ def counted(length: Any) -> Any:
 
 
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """The rows of a table; NaN for ids out of range, including negative ids."""
+    """Return the rows of a table; NaN for ids out of range, including negative ids."""
     ids = jnp.where(ids < 0, table.shape[0], ids)
     return table.at[ids].get(mode="fill", fill_value=jnp.nan)
 
 
 def stream_positions(m: Any, batch: int, time: int) -> jax.Array:
-    """The positions of the steps of this chunk of a stream, (batch, time)."""
+    """Return the positions of the steps of this chunk of a stream, (batch, time)."""
     index = m.state("index", zeros, (batch,), jnp.int32)
     steps = time if m.stream.steps is None else m.stream.steps.astype(index.dtype)
     m.update("index", index + steps)
@@ -379,7 +381,7 @@ def stream_positions(m: Any, batch: int, time: int) -> jax.Array:
 
 
 def _positions(m: Any, given, name: str):
-    """The input and the positions of its vectors, 0, 1, ... by default."""
+    """Return the input and the positions of its vectors, 0, 1, ... by default."""
     if isinstance(given, tuple | list):
         if len(given) != 2 or not all(hasattr(part, "shape") for part in given):
             raise ValueError(f"{name}: expected x or (x, positions), got {describe(given)}")
@@ -401,7 +403,8 @@ def _positions(m: Any, given, name: str):
 
 
 def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array:
-    """position / base^(2i / size), in at least float32: bfloat16 lacks odd integers above 256."""
+    """Return position / base^(2i / size), in float32 at least: bfloat16 lacks odd integers above
+    256."""
     dtype = jnp.promote_types(dtype, jnp.float32)
     frequencies = np.exp(-math.log(base) * np.arange(0, size, 2) / size)
     if scaling is not None:

@@ -35,11 +35,12 @@ def polynomial(degree: int, *, name: str = "polynomial") -> Layer:
     def forward(m, x):
         check_rank(name, x, 2)
         at_least(name, "the number of inputs", x.shape[-1])
-        inputs, x = x.shape[-1], x.astype(output_dtype(x))  # the products of integers would wrap
+        # Floats, since products of integers could overflow.
+        inputs, x = x.shape[-1], x.astype(output_dtype(x))
         terms = [[x[..., i : i + 1] for i in range(inputs)]]
         for _ in range(degree - 1):
-            # terms[-1][i]: the products that begin with x_i. Those of the next degree are x_i times
-            # the products that begin with x_i or a later input.
+            # terms[-1][i] holds the products that begin with x_i. The products of the next degree
+            # are x_i times the products that begin with x_i or a later input.
             rests = [jnp.concatenate(terms[-1][i:], axis=-1) for i in range(inputs)]
             terms.append([x[..., i : i + 1] * rests[i] for i in range(inputs)])
         return jnp.concatenate([term for power in terms for term in power], axis=-1)
@@ -90,7 +91,7 @@ def rbf(
         check_rank(name, x, 2)
         centers = m.param("centers", centers_init, (features, x.shape[-1]))
         spread = m.param("width", constant(width), ())
-        # Differences, not |x|² - 2xc + |c|², whose digits cancel far from the origin.
+        # Computes differences, since |x|² - 2xc + |c|² loses digits far from the origin.
         difference = x[..., None, :] - centers  # (..., features, inputs)
         return jnp.exp(-jnp.square(difference).sum(-1) / (2 * jnp.square(spread)))
 

@@ -7,7 +7,8 @@ from jaxnet.ops.recurrence import GRU, RESET_BEFORE
 from jaxnet.services.checks import check_options
 from jaxnet.services.keywords import explain_keywords
 
-# A kind that weight import does not take for PyTorch's GRU, whose params have the same shapes.
+# A different kind, so that weight import does not mistake it for PyTorch's GRU, whose params have
+# the same shapes.
 OTHER_KIND = "gru_cell_of_the_paper"
 
 

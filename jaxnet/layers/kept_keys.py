@@ -12,12 +12,12 @@ from jaxnet.services.checks import check_range
 
 
 class Kept(NamedTuple):
-    """What the queries of a chunk attend to.
+    """The keys and values that the queries of a chunk attend to.
 
     Fields:
       q: Queries (batch, time, heads, size), rotated by their positions.
-      k, v: Keys and values of all places kept, (batch, places, groups, size).
-      seen: Places to which each query may attend, (batch, 1, time, places).
+      k, v: Keys and values of all kept positions, (batch, places, groups, size).
+      seen: Booleans (batch, 1, time, places), True if a query may attend to a position.
       fits: Whether each step is within the length of the stream, (batch, time).
     """
 
@@ -49,12 +49,13 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     length, dtype, steps = m.stream
     if length is None and before is None:
         raise ValueError(
-            f"{name}: attends to all places before, so the stream needs the largest number of "
+            f"{name}: attends to all earlier positions, so the stream needs the largest number of "
             "steps; write jn.stream(net, length)"
         )
     limit: int = np.iinfo(np.int32).max if length is None else length
     slots = limit if before is None else min(limit, max(before, 1))
-    shape = batch, k.shape[2], slots  # heads before slots: products read them in this order
+    # Heads come before slots, since products read them in this order.
+    shape = batch, k.shape[2], slots
     old = {
         name: m.state(name, zeros, (*shape, new.shape[-1]), dtype or new.dtype)
         for name, new in (("keys", k), ("values", v))
@@ -66,7 +67,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
         q, k = rotate(q, at), rotate(k, at)
     end = at[:, :1] + (time if steps is None else steps[:, None])
     stays = (at < end) & (at >= end - slots) if slots < limit else (at < end) & (at < limit)
-    slot = jnp.where(stays, at % slots, slots)  # beyond the slots: dropped
+    slot = jnp.where(stays, at % slots, slots)  # indices beyond the slots are dropped
     rows = np.arange(batch)[:, None]
     now = {
         name: old[name].at[rows, :, slot].set(new.astype(old[name].dtype), mode="drop")
@@ -77,7 +78,7 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     if slots == limit:  # nothing was overwritten
         k, v = (now[name].swapaxes(1, 2).astype(q.dtype) for name in ("keys", "values"))
         places = jnp.broadcast_to(np.arange(slots), (batch, slots))
-    else:  # a query may need a place that a later step of this chunk overwrites
+    else:  # a query may need a slot that a later step of this chunk overwrites
         k = jnp.concatenate([old["keys"].swapaxes(1, 2).astype(q.dtype), k], 1)
         v = jnp.concatenate([old["values"].swapaxes(1, 2).astype(q.dtype), v], 1)
         last = at[:, :1] - 1

@@ -46,7 +46,7 @@ def locally_connected(
       window.
 
     Raises:
-      ValueError: As `conv`.
+      ValueError: As in `conv`.
 
     Example:
       >>> layer = locally_connected(6, 5)
@@ -64,7 +64,7 @@ def locally_connected(
     check_window(name, padding, kernel_size=kernel_size, strides=strides)
 
     def forward(m, x):
-        m.not_in_stream("has a kernel per place")
+        m.not_in_stream("has a kernel per position")
         axes = spatial_axes(name, x)
         window = per_axis(name, "kernel_size", kernel_size, axes)
         steps = per_axis(name, "strides", strides, axes)
@@ -84,7 +84,7 @@ def locally_connected(
         return y + m.param("bias", bias_init, (*positions, features)) if use_bias else y
 
     def whole_init(key, shape, dtype):
-        # Drawn with all positions as outputs, so that the initializer counts the fan-in of a unit.
+        # All positions count as outputs, so that the initializer uses the fan-in of one unit.
         *positions, inputs, features = shape
         kernel = kernel_init(key, (inputs, math.prod(positions) * features), dtype)
         return jnp.moveaxis(kernel.reshape(inputs, *positions, features), 0, -2)

@@ -14,8 +14,8 @@ from jaxnet.services.keywords import explain_keywords
 def forget_bias(value: float = 1.0) -> Initializer:
     """Return an initializer of an LSTM bias: `value` at the forget gate and 0 elsewhere.
 
-    At 1 a fresh layer keeps its memory over many steps, and gradients reach back through them
-    [Gers et al. 2000; Jozefowicz et al. 2015].
+    With 1, a new layer keeps its memory over many steps, and gradients flow back through them [Gers
+    et al. 2000; Jozefowicz et al. 2015].
 
     Args:
       value: Bias of the forget gate.

@@ -143,7 +143,7 @@ def moe(
 
         place = jnp.arange(k * tokens.shape[0]) % max(tokens.shape[0], 1)
         source = jnp.zeros(plan.blocks * plan.rows, place.dtype)
-        # Rows that no token fills compute the first token once more; their outputs are not used.
+        # Rows without a token compute the first token again; their outputs are not used.
         source = source.at[plan.slots].set(place, mode="drop", unique_indices=True)
         filled = tokens[source].reshape(plan.blocks, plan.rows, tokens.shape[1])
         y = m.whole(copies, (filled, plan.expert))  # (blocks, rows, features)
@@ -157,11 +157,11 @@ def moe(
 
 
 class _Sorted(NamedTuple):
-    """The choices in the order of their experts.
+    """The choices, sorted by expert.
 
     Fields:
-      experts: Expert of each choice; one beyond the last for none.
-      ranks: Number of choices of the same expert before each.
+      experts: Expert of each choice; the number of experts if there is none.
+      ranks: Number of earlier choices of the same expert, for each choice.
       sizes: Number of choices of each expert.
     """
 
@@ -171,7 +171,7 @@ class _Sorted(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Where the experts compute.
+    """The blocks in which the experts compute.
 
     Fields:
       slots: Row of each choice among all rows; beyond them if it is dropped.
@@ -195,7 +195,7 @@ def _sort(chosen: jax.Array, experts: int) -> _Sorted:
 
 
 def _fixed(choices: _Sorted, experts: int, capacity: float) -> _Plan:
-    """One block per expert, of a fixed number of rows."""
+    """Plan one block per expert, with a fixed number of rows."""
     rows = max(math.ceil(capacity * choices.experts.shape[0] / experts), 1)
     fits = (choices.ranks < rows) & (choices.experts < experts)
     slots = _apart(choices.experts * rows + choices.ranks, fits, experts * rows)
@@ -203,12 +203,12 @@ def _fixed(choices: _Sorted, experts: int, capacity: float) -> _Plan:
 
 
 def _blocks(choices: _Sorted, experts: int) -> _Plan:
-    """As many blocks of one expert as its choices need; there is room for every division."""
+    """Plan as many blocks per expert as its choices need; the total suffices for any division."""
     total = choices.experts.shape[0]
     rows = max(-(-total // experts), 1)
     if isinstance(total, int):
         blocks = experts + (total - experts) // rows if total else 0
-    else:  # open in an export: at most one block of each expert is not full
+    else:  # symbolic in an export: at most one block of each expert is not full
         blocks = 2 * experts
     needed = -(-choices.sizes // rows)
     ends = jnp.cumsum(needed)
@@ -220,12 +220,12 @@ def _blocks(choices: _Sorted, experts: int) -> _Plan:
 
 
 def _apart(slots: jax.Array, fits: jax.Array, beyond: int) -> jax.Array:
-    """The slots of what fits; each of the others gets a different one beyond the last."""
+    """Return the slots of choices that fit; each other choice gets its own slot beyond the last."""
     return jnp.where(fits, slots, beyond + jnp.arange(slots.shape[0]))
 
 
 def _experts(expert: Layer, n: int, who: str) -> Layer:
-    """Copies of a layer, each of which computes one block (rows, width)."""
+    """Return copies of a layer, each of which computes one block (rows, width)."""
 
     def init(key, given):
         rows, _ = given
@@ -262,7 +262,7 @@ def _experts(expert: Layer, n: int, who: str) -> Layer:
 
 
 def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array | None]:
-    """The tokens, and which of them count; None is all."""
+    """Return the tokens, and which of them count; None is all."""
     x, mask = given, None
     if isinstance(given, tuple | list):
         if len(given) != 2:
@@ -272,7 +272,7 @@ def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array | None]:
     check_floats(who, x)
     if m.stream is not None:
         if mask is not None:
-            m.not_in_stream("has a mask; with ragged=True the steps that count are the input's")
+            m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
         mask = m.stream.steps
     if mask is None:
         return x, None

@@ -54,7 +54,7 @@ def gaussian_dropout(rate: float, *, name: str = "gaussian_dropout") -> Layer:
 
     Reference: Srivastava et al. 2014, "Dropout", section 10.
     """
-    within(name, "rate", rate, "[0, 1)", "the share to drop")
+    within(name, "rate", rate, "[0, 1)", "the fraction to drop")
     stddev = math.sqrt(rate / (1 - rate))
     return _noisy(name, "gaussian_dropout", stddev, lambda x, noise: x * (1 + noise))
 

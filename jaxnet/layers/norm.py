@@ -77,15 +77,16 @@ def batch_norm(
         var = m.state("var", ones, x.shape[-1:])
         scale, bias = affine(m, x)
         if not m.train or use_running_average:
-            if m.train:  # held on purpose, as `freeze` does
+            if m.train:  # the averages stay constant on purpose, as in `freeze`
                 m.update("mean", jax.lax.stop_gradient(mean))
                 m.update("var", jax.lax.stop_gradient(var))
             factor = jax.lax.rsqrt(var + epsilon)
-            factor = factor if scale is None else factor * scale  # on (features,), which is small
+            # Computed on (features,), which is small.
+            factor = factor if scale is None else factor * scale
             return _scaled((x - mean) * factor, (None, bias), x)
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
-        if math.prod(x.shape[:-1]) == 1:  # the variance would be 0, and the output the bias
+        if math.prod(x.shape[:-1]) == 1:  # the variance would be 0, so the output would be the bias
             raise ValueError(
                 f"{name}: training needs more than one value per feature, got an input of shape "
                 f"{x.shape}. Take a larger batch (drop_last=True if one example is left over), or "
@@ -309,7 +310,7 @@ def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> Callab
 
 
 def _scaled(y: jax.Array, affine: tuple[Any, Any], x: jax.Array) -> jax.Array:
-    """y * scale + bias, in the dtype of x if that is float."""
+    """Return y * scale + bias, in the dtype of x if x is float."""
     scale, bias = affine
     y = y if scale is None else y * scale
     y = y if bias is None else y + bias

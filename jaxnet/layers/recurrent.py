@@ -49,7 +49,8 @@ def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.f
     except jax.errors.TracerArrayConversionError:
         q, r = linalg.qr(a)
         xp = jnp
-    q = q * xp.sign(xp.diagonal(r, axis1=1, axis2=2))[:, None]  # else not uniformly distributed
+    # Otherwise q is not uniformly distributed.
+    q = q * xp.sign(xp.diagonal(r, axis1=1, axis2=2))[:, None]
     return jnp.asarray(xp.concatenate(list(q), 1), dtype)  # (n, k * n)
 
 
@@ -65,22 +66,22 @@ class Recurrence(NamedTuple):
     name: str
 
     def check(self) -> None:
-        """Raises unless the options are of their kinds."""
+        """Raise unless the options have the right types."""
         at_least(self.name, "features", self.features)
         inits = {"kernel_init": self.kernel_init, "recurrent_init": self.recurrent_init}
         check_options(self.name, use_bias=self.use_bias, **inits, bias_init=self.bias_init)
 
     def layer(self, kind: str) -> Layer:
-        """The layer over sequences."""
+        """Return the layer over sequences."""
         self.check()
 
         def forward(m, given):
             sequence = read_chunk(m, given, self.name)
             x, mask = sequence.x, sequence.mask()
             params = self._params(m, x)
-            if mask is not None:  # the padding reaches nothing, not even if it is NaN
+            if mask is not None:  # the padding must not affect anything, even if it is NaN
                 x, mask = jnp.where(mask[..., None], x, 0), mask.T[..., None]
-            # The bias is added in the loop, where it needs no array of all steps.
+            # The bias is added in the loop, which avoids an array of all steps.
             pre = project(x.swapaxes(0, 1), params["kernel"], None)  # (time, batch, gates * f)
             kept = None if m.stream is None else self._kept(m, x)
             carry = self._carry(sequence.initial if kept is None else kept, x, params)
@@ -99,7 +100,7 @@ class Recurrence(NamedTuple):
         return compose(forward, name=self.name, kind=kind)
 
     def step(self, kind: str) -> Layer:
-        """The layer of one step."""
+        """Return the layer of one step."""
         self.check()
 
         def forward(m, given):
@@ -134,17 +135,18 @@ class Recurrence(NamedTuple):
         return params
 
     def _kept(self, m: Any, x: jax.Array) -> PyTree:
-        """The carry after the chunk before, in a stream."""
+        """Return the carry after the previous chunk of a stream."""
         names = ("c", "h") if self.cell.memory else ("h",)
         kept = {name: m.state(name, zeros, (x.shape[0], self.features)) for name in names}
         return kept if self.cell.memory else kept["h"]
 
     def _recurrent_bias(self, params: Params) -> jax.Array | None:
-        bias = params.get("recurrent_bias")  # of the candidate; the gates need no second bias
+        # The bias of the candidate; the gates do not need a second bias.
+        bias = params.get("recurrent_bias")
         return None if bias is None else jnp.concatenate([jnp.zeros_like(bias)] * 2 + [bias])
 
     def _carry(self, given: PyTree, x: jax.Array, params: Params) -> PyTree:
-        """The given carry, or zeros, in the dtype of the computation."""
+        """Return the given carry, or zeros, in the dtype of the computation."""
         shape = (x.shape[0], self.features)
         dtype = jnp.result_type(x.dtype, *(leaf.dtype for leaf in params.values()))
         if given is None:
@@ -216,7 +218,7 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
     name = cell.name if name is None else name
 
     def one_step(x):
-        """The spec of x_t."""
+        """Return the spec of x_t."""
         return jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype)
 
     def init(key, given):

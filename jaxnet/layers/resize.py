@@ -73,13 +73,13 @@ def resize(
         raise ValueError(f"{name}: {which} is for bilinear and bicubic, got method={method!r}")
 
     def sizes(x) -> list[tuple[int, float]]:
-        """The size of each axis and its outputs per input."""
+        """Return the size of each axis and its outputs per input."""
         space = x.shape[1:-1]
         if size is not None:
             wanted = per_axis(name, "size", size, spatial_axes(name, x))
             return [(n, n / have) for n, have in zip(wanted, space, strict=True)]
         factors = _scales(name, scale, spatial_axes(name, x))
-        # 1.1 * 10 is a little more than 11, and 0.7 * 10 a little less than 7.
+        # Rounding errors: 1.1 * 10 is a little more than 11, and 0.7 * 10 a little less than 7.
         return [(int(n * s + 1e-9), s) for n, s in zip(space, factors, strict=True)]
 
     def forward(m, x):

@@ -47,7 +47,8 @@ def local_response_norm(
     """
     at_least(name, "size", size)
     within(name, "k", k, "(0, inf)")
-    within(name, "alpha", alpha, "[0, inf)")  # below 0 the base of the power may be, too
+    # With a negative alpha, the base of the power could be negative.
+    within(name, "alpha", alpha, "[0, inf)")
     within(name, "beta", beta, "(-inf, inf)")
 
     def forward(m, x):

@@ -40,7 +40,7 @@ class Sequence(NamedTuple):
     given: PyTree
 
     def mask(self) -> jax.Array | None:
-        """(batch, time), True for steps within the lengths; None without lengths."""
+        """Return booleans (batch, time), True within the lengths; None without lengths."""
         if self.lengths is None:
             return None
         return jnp.arange(self.x.shape[1]) < self.lengths[:, None]
@@ -78,10 +78,10 @@ def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Se
       given: Array, (x, lengths) or dict.
       who: Name of the layer, for messages.
       rank: Rank, 3 for x (batch, time, features); 2 for any x (batch, time, ...).
-      passing: Whether a dict may contain "final", from the layer before.
+      passing: Whether a dict may contain "final", from the previous layer.
 
     Raises:
-      TypeError: If the form is another one, or lengths are not integers.
+      TypeError: If the input has the wrong form, or lengths are not integers.
       ValueError: If a shape is wrong, steps are missing, or an entry is unknown.
       ValueError: If lengths are out of range. Under jit they are unknown, and `Sequence.write`
         fills such sequences with NaN.
@@ -125,7 +125,7 @@ def read_chunk(m: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
     """Call `read`, in a stream with the steps of this chunk that count as its lengths.
 
     Raises:
-      ValueError: As `read`.
+      ValueError: As in `read`.
       ValueError: If a carry is given in a stream, since the state has it.
     """
     sequence = read(given, who, rank=rank)
@@ -166,7 +166,7 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
 
     The layer gets x with its padding, (batch, time, ...), so it should treat each step separately,
     as `dense`, `dropout`, `embedding` and `jax.nn.relu` do. Its outputs beyond the lengths are set
-    to zero. Params and state are the layer's.
+    to zero. The params and state are the params and state of `layer`.
 
     Args:
       layer: Layer or plain function of arrays.
@@ -300,8 +300,8 @@ def bidirectional(
 
     The backward direction starts at each sequence's own last step, never in the padding, and its
     outputs are reversed again, so that both halves of an output belong to the same step. In the
-    dict form, "initial" and "final" are {"forward": carry, "backward": carry}; the final carry of
-    the backward direction is its carry at the first step.
+    dict form, "initial" and "final" are {"forward": carry, "backward": carry}; the backward
+    direction ends at the first step, so its final carry belongs to that step.
 
     Args:
       forward: Sequence layer.
@@ -359,7 +359,7 @@ def bidirectional(
 
 
 def _reversed(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-    """Each sequence from its last step to its first; the padding stays in place."""
+    """Return each sequence from its last step to its first; the padding stays in place."""
     if lengths is None:
         return jnp.flip(x, 1)
     t, n = jnp.arange(x.shape[1]), jnp.clip(lengths, 0, x.shape[1])[:, None]
@@ -370,11 +370,11 @@ def _reversed(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
 
 
 def _beside(mask: jax.Array, ndim: int) -> jax.Array:
-    """A mask (batch, time) with trailing axes of size 1, for an array with `ndim` axes."""
+    """Return a mask (batch, time) with trailing axes of size 1, for an array with `ndim` axes."""
     return mask.reshape(mask.shape + (1,) * (ndim - 2))
 
 
 def _with_initial(given: dict, initial: PyTree) -> dict:
-    """The dict with another initial carry; None removes it."""
+    """Return the dict with a different initial carry; None removes it."""
     rest = {key: value for key, value in given.items() if key != "initial"}
     return rest if initial is None else {**rest, "initial": initial}

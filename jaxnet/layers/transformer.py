@@ -78,7 +78,7 @@ def transformer_block(
       name: Name of the layer.
 
     Raises:
-      ValueError: As `multi_head_attention`.
+      ValueError: As in `multi_head_attention`.
       ValueError: If `norm_at` is unknown.
 
     Example:
@@ -132,7 +132,7 @@ def transformer_block(
             raise ValueError(f"{name}: with cross=True expected (x, memory) or (x, memory, mask)")
 
         def add(branch, part, x):
-            """x and its branch, with the norms of this part."""
+            """Return x plus its branch, with the norms of this part."""
             first = norm(name=f"{part}_norm")
             y = branch(m(first, x) if norm_at in ("input", "both") else x)
             if norm_at in ("output", "both"):
@@ -164,7 +164,7 @@ def gated_mlp(
     Args:
       m: Scope of the layer that has the MLP.
       x: Input (..., width).
-      features: Width of the hidden layer; None is 4 times that of x.
+      features: Width of the hidden layer; None is 4 times the width of x.
       gated, activation: Options of `transformer_block`.
       use_bias: Whether the dense layers have biases.
     """

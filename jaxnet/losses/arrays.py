@@ -31,7 +31,7 @@ def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
     """
     classes = values.shape[-1]
     labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
-    # Negative indices would count from the end, those of 64 bits wrap.
+    # Negative indices would count from the end, and 64-bit indices could overflow.
     labels = jnp.where((labels < 0) | (labels >= classes), classes, labels)
     return jnp.take_along_axis(values, labels[..., None], axis=-1, mode="fill")[..., 0]
 

@@ -42,7 +42,7 @@ def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) 
     """Return the cross-entropy of smoothed labels, from the logarithms of the probabilities."""
     values = -at_label(log_p, labels)
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
-        return values  # 0 times an infinity would be NaN
+        return values  # avoids 0 times infinity, which would be NaN
     return (1 - label_smoothing) * values - label_smoothing * log_p.mean(-1)
 
 

@@ -17,7 +17,7 @@ Read = Callable[[str, Any, Any], tuple[Any, Any]]  # (who, outputs, targets) -> 
 Rule = str | Callable[[str, str, Any], Any]  # an interval, or a function of (who, what, value)
 
 _RULES: dict[Callable, dict[str, Rule]] = {}
-_signature = functools.cache(inspect.signature)  # of the losses here, which are asked at each call
+_signature = functools.cache(inspect.signature)  # cached, since each call of a loss needs it
 
 
 def comparison(read: Read | None = None, **rules: Rule) -> Callable[[F], F]:

@@ -92,7 +92,7 @@ def masked(loss: Loss = cross_entropy) -> Loss:
         # Mask the inputs too: 0 times a NaN slope would still be NaN.
         if values is None or counted is None:
             labels = _zero_outside(labels, mask)
-        else:  # known labels stay known, so that the loss can check them
+        else:  # in NumPy, so that the loss can check known labels
             labels = _zero_outside(values, counted.astype(bool), np)
         values = loss(_zero_outside(outputs, mask), labels)
         check_values("masked", "entry of the mask", values, mask)
@@ -187,7 +187,7 @@ def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Cal
         outputs, targets = read_labels(who, outputs, targets)
         counted: Any = True if label is None else targets != label
         targets = jnp.where(counted, targets, 0)
-        # Known labels stay known, so that they can be checked.
+        # In NumPy, so that known labels can be checked.
         given = targets if given is None else np.where(given == label, 0, given)
         check_labels(who, given, outputs.shape[-1])
         by_entry = None if table is None else by_class(who, table, outputs)
@@ -197,7 +197,7 @@ def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Cal
         else:
             values = loss(outputs, given)
             check_values(who, "label", values, targets)
-            inside = (targets >= 0) & (targets < outputs.shape[-1])  # they may be traced
+            inside = (targets >= 0) & (targets < outputs.shape[-1])  # the weights may be traced
             values = jnp.where(inside, wide(values), jnp.nan) * weight
         axes, parts = tuple(range(1, values.ndim)), (values, jnp.full_like(values, weight))
         return tuple(jnp.where(counted, part, 0).sum(axes) for part in parts)

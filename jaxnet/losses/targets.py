@@ -20,7 +20,7 @@ def checked(loss: Any, who: str = "supervised", what: str = "loss") -> Loss:
     """Return the same loss or metric, which raises if it would misread its targets.
 
     Losses of this library check their own targets. For a function of the user, known labels that
-    are not classes bring a warning, since the function may leave them out or be a regression.
+    are not classes cause a warning, since the function may leave them out or be a regression.
 
     Args:
       loss: Function of (outputs, targets).
@@ -99,7 +99,7 @@ def _distribution(who: str, outputs: Any, targets: Any) -> None:
         return
     check_unit(who, "targets", targets)
     sums = values.astype(np.float32).sum(-1)
-    if (wrong := sums[~(abs(sums - 1) < 0.02)]).size:  # bfloat16 rounds that far
+    if (wrong := sums[~(abs(sums - 1) < 0.02)]).size:  # the rounding error of bfloat16
         raise WrongValues(
             f"{who}: each row of targets must sum to 1, got {wrong.flat[0]:.3g}. For several "
             "labels per example, take optax.sigmoid_binary_cross_entropy; to leave rows out, "

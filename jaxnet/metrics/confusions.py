@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnet.services.checks import as_array, at_least, known
 
-MOST_CLASSES = 46_340  # whose square is below 2**31
+MOST_CLASSES = 46_340  # its square is below 2**31
 
 
 def confusion(
@@ -63,7 +63,7 @@ def confusion(
         wrong = found[counted & ((found < 0) | (found >= classes))]
         if wrong.size:
             raise ValueError(
-                f"confusion: predictions must be in [0, {classes}) where the label is a class, got "
+                f"confusion: predictions must be in [0, {classes}) if the label is a class, got "
                 f"{wrong.flat[0]}. To leave positions out, give them label -1"
             )
     return _count(predictions, labels, int(classes), None if void is None else int(void))
@@ -125,7 +125,7 @@ def scores(matrix: jax.Array) -> Scores:
     if isinstance(matrix, np.ndarray) and matrix.dtype.kind in "iuf":
         if not (np.isfinite(matrix) & (matrix >= 0)).all():
             raise ValueError("scores: matrix must hold finite counts of at least 0")
-        matrix = matrix.astype(np.float64)  # int64 would be narrowed to int32
+        matrix = matrix.astype(np.float64)  # JAX would convert int64 to int32
     matrix = as_array("scores", "matrix", matrix, "(classes, classes)", "reals")
     return Scores(*_scores(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))))
 

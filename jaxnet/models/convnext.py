@@ -40,8 +40,8 @@ def convnext(
     Args:
       variant: Size: "tiny", "small", "base" or "large".
       classes: Number of outputs.
-      drop_path_rate: Rate of dropped paths of the last block in training; the rate of earlier
-        blocks is smaller in proportion to their place.
+      drop_path_rate: Rate of dropped paths of the last block in training; earlier blocks have
+        smaller rates, in proportion to their index.
       name: Name of the model. Its layers are stem, stem_norm, stage_1_block_1, ..., reduce_2_norm,
         reduce_2, ..., norm and output; the layers of a block are conv, norm, wide and narrow.
 
@@ -89,7 +89,7 @@ INIT = normal(0.02)
 
 
 def _block(drop: float, name: str) -> Layer:
-    """A depthwise convolution and an MLP, scaled and added to the input."""
+    """Return a depthwise convolution and an MLP, scaled and added to the input."""
 
     def forward(m, x):
         features = x.shape[-1]

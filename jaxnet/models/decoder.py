@@ -54,7 +54,7 @@ def decoder(
 ) -> Layer:
     """Make a causal language model: an embedding, transformer blocks, a norm, and logits.
 
-    The defaults are those of Llama. `decoder_config` reads the options of a published model, and
+    The defaults match Llama. `decoder_config` reads the options of a published model, and
     `jaxnet.interop.load_decoder` its weights too. `jn.stream` keeps keys and values for chunks, and
     `jn.decoding.generate` writes text.
 
@@ -73,12 +73,13 @@ def decoder(
         and Gemma 3, or "all" heads together, as in OLMo 2.
       rotary: Whether queries and keys are rotated by their positions, or the function that does,
         such as `functools.partial(jn.rotary, base=500_000.0)`.
-      max_length: Largest number of positions, each with a learned vector, as in GPT-2; None is
-        without.
+      max_length: Largest number of positions, each with a learned vector, as in GPT-2; None means
+        no learned positions.
       window: Number of positions before its own that each query attends to; None is all.
-      windowed: Whether a block has the window, for the first blocks; repeated for the others.
+      windowed: Booleans for the first blocks, True if a block has the window; repeated for the
+        others.
       local_rotary: Rotation in blocks that have the window; None is `rotary`.
-      logit_softcap: Bound c of the logits, as c * tanh(logits / c); None is no bound.
+      logit_softcap: Bound c of the logits, as c * tanh(logits / c); None means no bound.
       embedding_scale: Factor of the embeddings.
       tied: Whether the logits are products with the table of the embeddings.
       name: Name of the model.
@@ -183,7 +184,7 @@ def decoder(
 
 
 def _across_heads(norm: Callable[..., Layer], *, name: str) -> Layer:
-    """A norm of all heads together, (batch, time, heads, size)."""
+    """Return a norm of all heads together, (batch, time, heads, size)."""
 
     def forward(m, x):
         flat = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))

@@ -28,7 +28,7 @@ def decoder_config(config: str | Path | Config) -> dict[str, Any]:
     It knows Llama, SmolLM2, Mistral, Mixtral, Qwen 2 and 3, Gemma 2 and 3 (text), OLMo 2 and GPT-2.
 
     Args:
-      config: Path of the file, or what it holds.
+      config: Path of the file, or its contents as a dict.
 
     Returns:
       Keyword arguments of `decoder`.
@@ -59,7 +59,7 @@ def read_config(who: str, config: str | Path | Config) -> Config:
 
     Args:
       who: Name of the function that got it, for messages.
-      config: Path of the file or of its folder, or what it holds.
+      config: Path of the file or of its folder, or its contents as a dict.
 
     Raises:
       OSError: If the file is missing.
@@ -79,7 +79,7 @@ def read_config(who: str, config: str | Path | Config) -> Config:
             raise ValueError(f"{who}: {path} is not JSON: {error}") from None
     if not isinstance(config, Mapping):
         raise TypeError(
-            f"{who}: config must be the path of a config.json or what it holds, got "
+            f"{who}: config must be the path of a config.json or its contents, got "
             f"{type(config).__name__}"
         )
     if config.get("model_type") not in FAMILIES:
@@ -92,7 +92,7 @@ def read_config(who: str, config: str | Path | Config) -> Config:
 
 
 def _llama(config: Config) -> dict[str, Any]:
-    """The options that most families have."""
+    """Return the options that most families have."""
     biased = ("query", "key", "value", "out") if config.get("attention_bias") else ()
     return {
         "vocabulary": config["vocab_size"],
@@ -206,7 +206,7 @@ def _activation(config: Config, entry: str, default: str) -> Callable:
 
 
 def _window(config: Config) -> tuple[int, int] | None:
-    """The published window counts the query's own place."""
+    """Return the window without the query's own position, which the published number counts."""
     size = config.get("sliding_window")
     return None if size is None else (size - 1, 0)
 
@@ -217,11 +217,12 @@ def _kinds(config: Config) -> list[bool] | None:
 
 
 def _rope(config: Config, kind: str = "full_attention", base: float | None = None) -> Config:
-    """The options of the rotation, which newer files have in one entry, some by kind of layer."""
+    """Return the options of the rotation; newer files store them in one entry, or one per layer
+    kind."""
     found = config.get("rope_parameters")
     if found is not None:
         return found.get(kind, found)
-    if base is not None:  # of local layers, which nothing scales
+    if base is not None:  # local layers are not scaled
         return {"rope_theta": base}
     return {"rope_theta": config.get("rope_theta", 1e4)} | (config.get("rope_scaling") or {})
 

@@ -74,7 +74,7 @@ def densenet(depth: int = 121, classes: int = 1000, *, name: str = "densenet") -
 
 
 def _block(growth: int, name: str) -> Layer:
-    """The maps that it gets, and more maps that are computed from all of them."""
+    """Return the input maps, joined with new maps that are computed from all of them."""
 
     def forward(m, x):
         y = _before(m, x, 4 * growth, 1, "norm_1", "conv_1")
@@ -84,7 +84,7 @@ def _block(growth: int, name: str) -> Layer:
 
 
 def _before(m, x, features: int, size: int, norm: str, name: str) -> jax.Array:
-    """A convolution, with batch norm and ReLU before it."""
+    """Return a convolution, with batch norm and ReLU before it."""
     options = {"use_bias": False, "kernel_init": he_normal(), "name": name}
     x = jax.nn.relu(m(batch_norm(name=norm), x))
     return m(conv(features, size, padding=size // 2, **options), x)

@@ -34,7 +34,7 @@ V2_L = (
 
 
 class Variant(NamedTuple):
-    """Factors of the numbers of maps and of blocks, and what else differs.
+    """The options in which the variants differ.
 
     Fields:
       stages: Table of the stages.
@@ -79,8 +79,8 @@ def efficientnet(
     """Make EfficientNet B0 to B7, or V2 S, M and L; 5,288,548 parameters for B0.
 
     The blocks are inverted residuals with gates (squeeze and excitation) and SiLU. The variants
-    from B1 on have more maps and more blocks, and want larger images. V2 has blocks without
-    depthwise convolutions in its first three stages.
+    from B1 on have more maps and more blocks, and are meant for larger images. V2 has blocks
+    without depthwise convolutions in its first three stages.
 
     | variant | b0 | b1 | b2 | b3 | b4 | b5 | b6 | b7 |
     |---|---|---|---|---|---|---|---|---|
@@ -93,8 +93,8 @@ def efficientnet(
     Args:
       variant: Size: "b0" to "b7", "v2_s", "v2_m" or "v2_l".
       classes: Number of outputs.
-      drop_path_rate: Rate of dropped paths of the last block in training; the rate of earlier
-        blocks is smaller in proportion to their place.
+      drop_path_rate: Rate of dropped paths of the last block in training; earlier blocks have
+        smaller rates, in proportion to their index.
       name: Name of the model. Its layers are conv_0, conv_0_norm, stage_1_block_1, ..., conv_last,
         conv_last_norm and output.
 

@@ -229,7 +229,7 @@ def _bilinear(key, shape, dtype=jnp.float32):
 
 
 def _fit(x: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """x cropped at the end, or its edge repeated, to the height and width of `shape`."""
+    """Crop x at the end, or repeat its edge, to the height and width of `shape`."""
     height, width = shape[1:3]
     x = x[:, :height, :width]
     missing = ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0))

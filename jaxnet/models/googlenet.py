@@ -113,7 +113,7 @@ def _inception(run: Callable, maps: tuple[int, int, int, int, int, int], name: s
 
 
 def _auxiliary(run: Callable, classes: int, name: str) -> Layer:
-    """A small classifier on the maps (batch, 14, 14, maps) of a module."""
+    """Return a small classifier on the maps (batch, 14, 14, maps) of a module."""
 
     def forward(m, x):
         x = run(m, m(avg_pool(5, strides=3), x), 128, 1, "conv")  # (batch, 4, 4, 128)
@@ -124,7 +124,7 @@ def _auxiliary(run: Callable, classes: int, name: str) -> Layer:
 
 
 def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
-    """A convolution and a ReLU."""
+    """Return a convolution and a ReLU."""
     layer = conv(
         features, size, strides=strides, padding=size // 2, kernel_init=he_normal(), name=name
     )
@@ -132,7 +132,7 @@ def _conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Ar
 
 
 def _normalized_conv(m, x, features: int, size: int, name: str, strides: int = 1) -> jax.Array:
-    """A convolution, batch norm and a ReLU."""
+    """Return a convolution, batch norm and a ReLU."""
     layer = conv(
         features, size, strides=strides, padding=size // 2, use_bias=False,
         kernel_init=he_normal(), name=name,

@@ -30,7 +30,7 @@ def lenet5(classes: int = 10, *, name: str = "lenet5") -> Layer:
       Images (batch, 32, 32, channels), or (batch, 28, 28, channels), which are padded with zeros.
 
     Raises:
-      ValueError: If the images have another size.
+      ValueError: If the images have the wrong size.
 
     Example:
       >>> net = lenet5(classes=10)
@@ -94,7 +94,7 @@ def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "len
       softmax cross-entropy on them is the paper's discriminative loss.
 
     Raises:
-      ValueError: If the images have another size.
+      ValueError: If the images have the wrong size.
       ValueError: If `codes` is not (classes, 84).
 
     Example:
@@ -140,7 +140,7 @@ def _squash(x: jax.Array) -> jax.Array:
 
 
 def _subsampling(name: str) -> Layer:
-    """The mean of 2x2 pixels, times a scale, plus a bias, both per map."""
+    """Return the mean of 2x2 pixels, times a scale, plus a bias, both per map."""
     pool = avg_pool(2)
 
     def forward(m, x):
@@ -151,7 +151,7 @@ def _subsampling(name: str) -> Layer:
 
 
 def _partial_conv(name: str) -> Layer:
-    """5x5 kernels for the pairs of maps in SEEN only: (5, 5, 60), 3, 4 or 6 per map."""
+    """Convolve with 5x5 kernels for the pairs of maps in SEEN: (5, 5, 60), 3, 4 or 6 per map."""
     sources = np.concatenate(SEEN)
     targets = np.repeat(np.arange(len(SEEN)), [len(seen) for seen in SEEN])
 
@@ -165,7 +165,7 @@ def _partial_conv(name: str) -> Layer:
         bias = m.param("bias", zeros, (len(SEEN),))
         kernel = jnp.zeros((5, 5, x.shape[-1], len(SEEN)), given.dtype)
         kernel = kernel.at[..., sources, targets].set(given)
-        from jaxnet.ops.convolution import convolve  # slow to import
+        from jaxnet.ops.convolution import convolve  # imported late, because it is slow
 
         return convolve(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), who=name) + bias
 

@@ -20,9 +20,9 @@ def mlp(
 ) -> Layer:
     """Make dense layers with an activation between them, but not after the last.
 
-    Each example is flattened first, so images need not be reshaped. The outputs are logits, as the
-    losses of optax expect them. A single size is a linear model: `mlp([10])` with a cross-entropy
-    is softmax regression.
+    Each example is flattened first, so images need not be reshaped. The outputs are logits, which
+    the losses of optax expect. A single size is a linear model: `mlp([10])` with a cross-entropy is
+    softmax regression.
 
     Args:
       features: Number of outputs of each layer, in order; the last is the number of classes or

@@ -19,7 +19,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def divisible(number: float, by: int = 8) -> int:
-    """The nearest multiple, at most 10% below the number."""
+    """Return the nearest multiple, at most 10% below the number."""
     near = max(by, int(number + by / 2) // by * by)
     return near + by if near < 0.9 * number else near
 
@@ -46,7 +46,7 @@ def unit(
 def squeeze_excite(
     m, x: jax.Array, features: int, inner: Activation, gate: Activation
 ) -> jax.Array:
-    """The maps, each multiplied by a gate that is computed from the means of all maps."""
+    """Return the maps, each multiplied by a gate that is computed from the means of all maps."""
     y = x.mean((1, 2), keepdims=True)
     y = inner(m(conv(features, 1, kernel_init=he_normal(), name="squeeze"), y))
     return x * gate(m(conv(x.shape[-1], 1, name="excite"), y))
@@ -64,7 +64,7 @@ def inverted_residual(
     drop: float = 0.0,
     **norm,
 ) -> Layer:
-    """A 1x1 convolution to many maps, a depthwise one, and a 1x1 convolution back to few.
+    """Return a 1x1 convolution to many maps, a depthwise one, and a 1x1 convolution back to few.
 
     Added to the input if the shapes agree. `excite(m, y)` comes after the depthwise convolution,
     and `drop` is the rate of dropped paths.

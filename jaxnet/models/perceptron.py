@@ -174,9 +174,9 @@ class PerceptronRun(NamedTuple):
     Fields:
       params: Params of `perceptron(features)` after the last pass.
       mistakes: Numbers of wrong outputs per pass, over all units, (passes,).
-      converged: Whether the last pass was without mistakes.
-      cycles: Whether the weights became equal to the weights after an earlier pass, without
-        converging: then they repeat endlessly.
+      converged: Whether the last pass made no mistakes.
+      cycles: Whether the weights did not converge and became equal to the weights after an earlier
+        pass. They would then repeat endlessly.
     """
 
     params: Params
@@ -208,7 +208,7 @@ def train_perceptron(
     passes: int = 1000,
     params: Params | None = None,
 ) -> PerceptronRun:
-    """Train `perceptron` by its rule, one example at a time, until a pass is without mistakes.
+    """Train `perceptron` by its rule, one example at a time, until a pass makes no mistakes.
 
     The whole run is one compiled loop. Every pass takes the examples in the order given: shuffle
     data that are sorted by class. It converges on separable data, within `mistake_bound` mistakes;
@@ -242,7 +242,7 @@ def train_perceptron(
     first = layer.init(jax.random.key(0), x)[0] if params is None else params
     kernel, bias = _check_params("train_perceptron", first)
     first = {"kernel": kernel.astype(x.dtype), "bias": bias.astype(x.dtype)}
-    layer.apply(first, {}, x[:1])  # raises for params that do not fit
+    layer.apply(first, {}, x[:1])  # raises if the params do not fit
     trained, mistakes, made, cycles = _train(first, x, y, learning_rate, passes)
     counts = np.asarray(mistakes)[: int(made)]
     return PerceptronRun(trained, counts, bool(counts[-1] == 0), bool(cycles))
@@ -334,12 +334,13 @@ def _fired(z: jax.Array) -> jax.Array:
 
 
 def _outer(x: jax.Array, error: jax.Array) -> Params:
-    """Σ over the batch: (batch, inputs), (batch, features) -> (inputs, features), (features,)."""
+    """Return Σ over the batch: (batch, inputs), (batch, features) -> (inputs, features),
+    (features,)."""
     return {"kernel": x.T.astype(error.dtype) @ error, "bias": error.sum(0)}
 
 
 def _check_batch(who: str, params: Any, batch: Any) -> tuple[Params, jax.Array, jax.Array]:
-    """The params as JAX arrays, and inputs and targets of a batch that fits them."""
+    """Return the params as JAX arrays, and inputs and targets of a batch that fits them."""
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise TypeError(f"{who}: the batch must be (x, targets), got {describe(batch)}")
     kernel, bias = _check_params(who, params)

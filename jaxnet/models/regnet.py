@@ -80,7 +80,8 @@ def regnet(variant: str = "y_400mf", classes: int = 1000, *, name: str = "regnet
 
 
 def _stages(depth: int, first: int, slope: float, ratio: float, group: int):
-    """Maps and blocks of each stage: linear widths, rounded to powers of the ratio, then to 8."""
+    """Return maps and blocks of each stage: linear widths, rounded to powers of the ratio, then to
+    8."""
     powers = [round(math.log((first + slope * i) / first, ratio)) for i in range(depth)]
     widths = [8 * round(first * ratio**power / 8) for power in powers]
     found = [(width, len(list(same))) for width, same in itertools.groupby(widths)]
@@ -88,7 +89,7 @@ def _stages(depth: int, first: int, slope: float, ratio: float, group: int):
 
 
 def _block(features: int, strides: int, group: int, gated: bool, name: str) -> Layer:
-    """A grouped 3x3 convolution between 1x1 convolutions, added to the shortcut."""
+    """Return a grouped 3x3 convolution between 1x1 convolutions, added to the shortcut."""
 
     def forward(m, x):
         shortcut = x

@@ -18,10 +18,11 @@ def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resne
     """Make the residual network for small images; 272,474 parameters at depth 20.
 
     The number is for color images and ten classes. The net is a convolution of 16 maps, then three
-    stages of (depth - 2) / 6 blocks with 16, 32 and 64 maps, the later two at half the resolution
-    of the one before, a mean over each map, and a dense layer. Padding is symmetric, as in PyTorch.
-    If a block changes the shape, its shortcut is a 1x1 convolution with batch norm (option B of the
-    paper, whose runs on CIFAR-10 pad with zeros, option A, and have 269,722 parameters).
+    stages of (depth - 2) / 6 blocks with 16, 32 and 64 maps, the later two each at half the
+    resolution of the stage before, a mean over each map, and a dense layer. Padding is symmetric,
+    as in PyTorch. If a block changes the shape, its shortcut is a 1x1 convolution with batch norm
+    (option B of the paper, whose runs on CIFAR-10 pad with zeros, option A, and have 269,722
+    parameters).
 
     Args:
       depth: Number of layers with weights on the main path, 6 n + 2: 20, 32, 44, 56, 110.
@@ -139,18 +140,18 @@ def resnet(
 
 
 def _block(features: int, strides: int, name: str) -> Layer:
-    """Two 3x3 convolutions, added to the shortcut."""
+    """Return two 3x3 convolutions, added to the shortcut."""
     return _residual(((features, 3, strides, 1), (features, 3, 1, 1)), name)
 
 
 def _bottleneck(inner: int, features: int, groups: int, strides: int, name: str) -> Layer:
-    """A 3x3 convolution between 1x1 convolutions that reduce and restore the maps."""
+    """Return a 3x3 convolution between 1x1 convolutions that reduce and restore the maps."""
     convs = (inner, 1, 1, 1), (inner, 3, strides, groups), (features, 1, 1, 1)
     return _residual(convs, name)
 
 
 def _residual(convs: tuple[tuple[int, int, int, int], ...], name: str) -> Layer:
-    """Convolutions (maps, size, strides, groups), each with batch norm, added to the shortcut."""
+    """Return convolutions (maps, size, strides, groups) with batch norm, added to the shortcut."""
 
     def forward(m, x):
         y = x

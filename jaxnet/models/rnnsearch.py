@@ -104,7 +104,7 @@ def rnnsearch(
     for what, size in (sizes | {"readout_features": readout_features}).items():
         at_least("rnnsearch", what, size)
     check_options("rnnsearch", attention=attention, maxout=maxout, return_weights=return_weights)
-    within("rnnsearch", "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
+    within("rnnsearch", "dropout_rate", dropout_rate, "[0, 1)", "the fraction to drop")
     attend = additive_attention(features, return_weights=True, name="attention")
     cell = gru_cell(features)
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x
@@ -118,14 +118,16 @@ def rnnsearch(
         if not attention:
             return start, m(drop, jnp.concatenate([final["forward"], final["backward"]], -1))
         memory = m(drop, read["x"])  # (batch, source time, 2 * features)
-        keys = m(dense(features, use_bias=False, name="keys"), memory)  # once, not in each step
+        # Computed once, not in each step.
+        keys = m(dense(features, use_bias=False, name="keys"), memory)
         return start, ({"key": keys, "value": memory}, lengths)
 
     def words(m, tokens):
         return m(drop, m(embedding(target_vocabulary, embedding_features), tokens))
 
     def decode(m, given):
-        """The states, contexts and, with attention, weights of all steps, (batch, time, ...)."""
+        """Return the states, contexts and, with attention, weights of all steps, (batch, time,
+        ...)."""
         (start, memory), y = given
         kept = counts = None
         if m.stream is not None:

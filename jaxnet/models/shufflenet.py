@@ -81,6 +81,7 @@ def _block(features: int, strides: int, name: str) -> Layer:
             a = unit(m, depthwise(m, a, "short_depthwise"), features, name="short_conv")
         b = unit(m, b, features, name="conv_1")
         b = unit(m, depthwise(m, b, "depthwise"), features, name="conv_2")
-        return jnp.stack([a, b], -1).reshape(*a.shape[:-1], -1)  # one of a, one of b, ...
+        # Alternates between maps of a and b.
+        return jnp.stack([a, b], -1).reshape(*a.shape[:-1], -1)
 
     return compose(forward, name=name, kind="shuffle_block")

@@ -61,7 +61,9 @@ def translation_transformer(
     Reference: Vaswani et al. 2017, "Attention Is All You Need".
     """
     at_least("translation_transformer", "layers", layers, 1)
-    within("translation_transformer", "dropout_rate", dropout_rate, "[0, 1)", "the share to drop")
+    within(
+        "translation_transformer", "dropout_rate", dropout_rate, "[0, 1)", "the fraction to drop"
+    )
     drop = dropout(dropout_rate) if dropout_rate else lambda x: x
     options = {"mlp_features": mlp_features, "dropout_rate": dropout_rate}
     names = [f"block_{i + 1}" for i in range(layers)]

@@ -73,7 +73,7 @@ def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet
 
 
 def _level(features: int, name: str) -> Layer:
-    """Two 3x3 convolutions, each with batch norm and ReLU."""
+    """Return two 3x3 convolutions, each with batch norm and ReLU."""
 
     def forward(m, x):
         return unit(m, unit(m, x, features, 3, name="conv_1"), features, 3, name="conv_2")

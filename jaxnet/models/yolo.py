@@ -100,7 +100,7 @@ def yolo(
         raise TypeError(f"{name}: hidden must be a tuple of features, got {hidden!r:.60}")
     head = []
     for i, features in enumerate(hidden, 1):
-        no_bias = partial(conv, use_bias=False, kernel_init=he_normal())  # batch norm has one
+        no_bias = partial(conv, use_bias=False, kernel_init=he_normal())  # batch norm has a bias
         head += [no_bias(features, 3, name=f"head_{i}"), batch_norm(name=f"norm_{i}"), leaky_relu]
     last = conv(boxes * 5 + classes, 1, name="output")
 
@@ -131,7 +131,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
       rows, columns: Numbers of rows and columns of the grid.
 
     Raises:
-      ValueError: If arrays have other shapes.
+      ValueError: If arrays have the wrong shapes.
       ValueError: If a box is in pixels.
 
     Example:
@@ -148,7 +148,7 @@ def yolo_assign(targets: Targets, rows: int, columns: int) -> Cells:
 
 
 def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Array, jax.Array]:
-    """The boxes and classes, whose values are checked if there are any; `count` classes."""
+    """Return the boxes and classes, whose values are checked if there are any; `count` classes."""
     if not isinstance(targets, dict) or not {"boxes", "classes"} <= set(targets):
         raise TypeError(
             f'{who}: targets must be a dict with "boxes" (batch, n, 4) and "classes" (batch, n), '
@@ -175,7 +175,8 @@ def _targets(who: str, targets: Any, count: int | None = None) -> tuple[jax.Arra
 
 def _wrong(boxes: Any, classes: Any, count: int | None) -> Any:
     """Whether an image has a box in pixels, or a class that is not one of `count`; (batch,)."""
-    near = (abs(boxes - 0.5) <= 1.5).all(-1)  # a box may reach out of the image, as far again
+    # A box may extend beyond each edge by the size of the image.
+    near = (abs(boxes - 0.5) <= 1.5).all(-1)
     fits = True if count is None else classes < count
     return ((classes >= 0) & ~(near & fits)).any(-1)
 
@@ -248,7 +249,7 @@ def yolo_loss(
     return _loss(places, confidence, probabilities, cells, wrong, coordinates, no_object)
 
 
-@jax.jit  # one program: outside of jit each of its operations would be compiled
+@jax.jit  # one program: outside of jit, each operation would be compiled separately
 def _loss(places, confidence, probabilities, cells, wrong, coordinates, no_object):
     occupied = cells.label >= 0  # (batch, rows, columns)
 
@@ -314,9 +315,9 @@ def yolo_detect(
     Args:
       outputs: Outputs of the net, (batch, rows, columns, boxes * 5 + classes).
       boxes: Number of boxes per cell.
-      score: Score that boxes must exceed. Use about 0.01 for average precision, which counts the
-        weakest boxes too.
-      iou: Largest IoU of two boxes of one class; of two that overlap more, only the better one is
+      score: Score that boxes must exceed. Use about 0.01 for average precision, which also counts
+        weak boxes.
+      iou: Largest IoU of two boxes of one class; if two boxes overlap more, only the better box is
         kept.
       most: Largest number of detections, per class and in all.
 
@@ -340,7 +341,7 @@ def yolo_detect(
 
 
 def _parts(who: str, outputs: Any, boxes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, y and roots (batch, rows, columns, boxes, 4), confidence (..., boxes), classes."""
+    """Return x, y and roots (batch, rows, columns, boxes, 4), confidence (..., boxes), classes."""
     at_least(who, "boxes", boxes)
     outputs = as_array(who, "outputs", outputs, "(batch, rows, columns, values)", "floats")
     if outputs.shape[-1] <= boxes * 5:
@@ -353,7 +354,7 @@ def _parts(who: str, outputs: Any, boxes: int) -> tuple[jax.Array, jax.Array, ja
 
 
 def _to_boxes(places: jax.Array) -> jax.Array:
-    """From x, y in the cell and roots of width, height (batch, rows, columns, n, 4) to corners."""
+    """Convert x, y and roots of width, height (batch, rows, columns, n, 4) to corners."""
     rows, columns = places.shape[1:3]
     x, y, width, height = jnp.moveaxis(places, -1, 0)
     down = (jnp.arange(rows)[:, None, None] + y) / rows
@@ -362,7 +363,7 @@ def _to_boxes(places: jax.Array) -> jax.Array:
 
 
 def _to_places(boxes: jax.Array) -> jax.Array:
-    """From the corners of the box in each cell (batch, rows, columns, 4) to x, y and roots."""
+    """Convert the corners of the box in each cell (batch, rows, columns, 4) to x, y and roots."""
     rows, columns = boxes.shape[1:3]
     down, right, height, width = jnp.moveaxis(to_middle(boxes), -1, 0)
     y = down * rows - jnp.arange(rows)[:, None]

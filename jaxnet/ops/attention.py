@@ -22,7 +22,8 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
     """
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
-    # Finite: a row of -inf alone would give NaN in between, at which jax_debug_nans stops.
+    # A finite number, since a row of only -inf would give an intermediate NaN, at which
+    # jax_debug_nans stops.
     weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
     return jnp.where(mask, weights, 0)
 
@@ -30,7 +31,8 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None) -> jax.Array:
 def expand_mask(
     who: str, mask: jax.Array | None, scores: tuple[int, int, int, int]
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """Return a mask's booleans and numbers, which broadcast against (batch, heads, time, places).
+    """Return the booleans and numbers of a mask, which broadcast against (batch, heads, time,
+    places).
 
     Args:
       who: Name of the layer, for the message.
@@ -40,10 +42,10 @@ def expand_mask(
 
     Returns:
       Booleans with four axes, True where a query may attend, and floats to add to the scores; None
-      for what the mask does not have.
+      if the mask has no booleans or no numbers.
 
     Raises:
-      ValueError: If the mask has another shape or dtype.
+      ValueError: If the mask has the wrong shape or dtype.
       ValueError: If booleans with two axes could be (batch, places) as well as (time, places).
       ValueError: If lengths are beyond the places; inside `jit` such lengths count as 0 or as all
         places.
@@ -177,7 +179,7 @@ def dot_product_attention(
     places, groups = k.shape[1:3]
     q = q.reshape(batch, time, groups, heads // groups, size)
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    if time == 1:  # as sums, which read the keys where they are; CPU products would copy them
+    if time == 1:  # sums read the keys in place, and matrix products would copy them on CPU
         products = q[:, 0, :, :, None].astype(wide) * k.swapaxes(1, 2)[:, :, None].astype(wide)
         scores = products.sum(-1)  # (batch, groups, heads / groups, places)
     else:
@@ -255,7 +257,7 @@ def fused_attention(
     Args:
       q, k, v: Queries, keys and values (batch, time or places, heads or kv_heads, size).
       lengths: Numbers of places that may be attended to, integers (batch,); None is all.
-      causal: Whether each query attends only to its own place and those before it.
+      causal: Whether each query attends only to its own position and earlier positions.
       implementation: Name of the implementation, "cudnn" or "xla".
 
     Example:

@@ -2,9 +2,9 @@
 
 On CPU, XLA converts a convolution to its fast layout (batch, space, features, unreversed window)
 outside loops only. The transposes that JAX derives are not in that layout, so a training step
-inside `lax.scan` runs about forty times slower [ResNet-20 in Flax, batch 64, 2 cores: 170 ms per
-step by itself, 6,534 in a scan of two; `python -m experiments.benchmarks --workloads ResNet-20`].
-Here the transposes are written in the fast layout from the start.
+inside `lax.scan` runs about forty times slower (to measure it, run `python -m
+experiments.benchmarks --workloads ResNet-20`). Here the transposes are written in the fast layout
+from the start.
 
 An input x, a kernel w and an output y define one number that is linear in each of the three,
 
@@ -16,8 +16,8 @@ closed under transposition, which gives forward mode, reverse mode and their com
 operand has a leading axis e of independent convolutions, usually of size 1, so the primitive is
 also closed under `vmap` over both operands.
 
-On CPU, float32 convolutions of one or two axes run in C, see `jaxnet.ops.native`. The forms for XLA
-serve all others, and platforms on which the library was not built.
+On CPU, float32 convolutions of one or two axes run in C, see `jaxnet.ops.native`. All others, and
+platforms on which the library was not built, use the forms for XLA.
 """
 
 from functools import partial
@@ -121,7 +121,7 @@ def convolve(
     x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
     sharding = jax.typeof(x).sharding
     if sharding.mesh.explicit_axes:
-        # On a mesh of explicit axes the compiler shards the work; the batch stays sharded.
+        # On a mesh with Explicit axes, the compiler shards the work, and the batch stays sharded.
         batch = jax.sharding.PartitionSpec(*sharding.spec[:1])
         with jax.sharding.use_abstract_mesh(sharding.mesh):
             run_auto: Any = jax.sharding.auto_axes(run, out_sharding=batch)
@@ -137,8 +137,8 @@ convolution_p.def_impl(partial(xla.apply_primitive, convolution_p))
 # The two operands per wanted result.
 _OPERANDS = {"y": ("x", "w"), "x": ("w", "y"), "w": ("x", "y")}
 
-# The axis shared by two of them, in (e, n, *space, features) for x and y and in
-# (e, *window, inputs // groups, features) for w; True where it is split into groups.
+# The axis that two operands share, and whether it is split into groups. The axes are (e, n, *space,
+# features) in x and y, and (e, *window, inputs // groups, features) in w.
 _SHARED = {
     frozenset("xy"): {"x": (1, False), "y": (1, False)},  # batch
     frozenset("xw"): {"x": (-1, True), "w": (-2, False)},  # inputs

@@ -1,11 +1,10 @@
 """Decompositions that cannot hang: one matrix per call of LAPACK, on any number of cores.
 
 On CPU, XLA runs independent operations on a pool of threads, one per core. A LAPACK call over a
-batch of matrices shares its batch among the same pool and waits (`jax::ParallelBatchMap` →
-`absl::BlockingCounter::Wait`). If as many such calls are ready at once as there are threads,
-each thread waits for another: on the two cores of a free notebook, two calls are enough, and the
-program never ends. Seen with jaxlib 0.10.2, in `lapack_strsm_ffi` and
-`lapack_sorgqr_ffi`.
+batch of matrices divides the batch among the same pool and waits (`jax::ParallelBatchMap` →
+`absl::BlockingCounter::Wait`). If as many such calls are ready at once as there are threads, each
+thread waits for another: on the two cores of a free notebook, two calls are enough, and the program
+never ends. Seen with jaxlib 0.10.2, in `lapack_strsm_ffi` and `lapack_sorgqr_ffi`.
 
 So `jit`ted code decomposes one matrix per call, whatever `vmap` is around it, or makes a second
 call depend on the first. `one_by_one` does not have gradients in reverse mode.
@@ -33,7 +32,8 @@ def one_by_one(decompose: Callable[[jax.Array], Any]) -> Callable[[jax.Array], A
       >>> [part.shape for part in qr(jnp.ones((5, 4, 3)))]
       [(5, 4, 3), (5, 3, 3)]
     """
-    single = sequential_vmap(lambda a: decompose(a))  # its options are no arrays
+    # A lambda, since sequential_vmap would take the options of `decompose` for arrays.
+    single = sequential_vmap(lambda a: decompose(a))
 
     def whole(a: jax.Array) -> Any:
         return single(a) if a.ndim == 2 else jax.vmap(whole)(a)

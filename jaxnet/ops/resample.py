@@ -47,7 +47,7 @@ def nearest(inputs: int, outputs: int, scale: float, *, centers: bool) -> np.nda
       >>> nearest(5, 3, 0.6, centers=False).tolist(), nearest(5, 3, 0.6, centers=True).tolist()
       ([0, 1, 3], [0, 2, 4])
     """
-    # A place such as 3 / 0.6 must not fall below the whole number it stands for.
+    # A rounded position, such as 3 / 0.6, must not fall below the whole number 5.
     places = (np.arange(outputs) + 0.5 * centers) / scale
     return np.clip(np.floor(places + 1e-9).astype(int), 0, inputs - 1)
 

@@ -80,7 +80,7 @@ def check_window(who: str, padding: Any = "VALID", **numbers: Any) -> None:
       numbers: Sizes, strides and dilation by name; None is a default.
 
     Raises:
-      ValueError: If one of them has another form.
+      ValueError: If one of them has the wrong form.
 
     Example:
       >>> check_window("conv", padding="SAME", strides=0)
@@ -127,7 +127,7 @@ def pad_pairs(
       dilation: Distance between taps, per axis; 1 by default.
 
     Raises:
-      ValueError: If `padding` has another form.
+      ValueError: If `padding` has the wrong form.
 
     Example:
       >>> pad_pairs("conv", "SAME", space=(28, 7), window=(5, 3), strides=(1, 2))

@@ -37,7 +37,7 @@ class LayerCosts(Tabular):
     """The cost of a compiled program by layer; prints as a table.
 
     Fields:
-      rows: List of one `LayerCost` per layer, each before those inside it.
+      rows: List of one `LayerCost` per layer, before the rows of the layers inside it.
       flops: Operations of all matrix products and convolutions.
       bytes: Bytes that all instructions read and write.
       once: Value of `flops` with one iteration of each loop, as the compiler counts.
@@ -71,9 +71,9 @@ def cost_by_layer(compiled: Any) -> LayerCosts:
     """Count operations and bytes of a compiled program by layer, forward and backward.
 
     Floating point operations are counted. They are read from the program after all optimizations,
-    by the paths that layers give to their operations. Convolutions that a GPU's library computes
-    count as 0 operations. A fusion's bytes belong to the layer of its last operation. On a mesh
-    these are the figures of one device. The loss belongs to "loss", the update to "optimizer", and
+    by the paths that layers give to their operations. Convolutions that a library on the GPU
+    computes count as 0 operations. A fusion's bytes belong to the layer of its last operation. On a
+    mesh, the numbers are for one device. The loss belongs to "loss", the update to "optimizer", and
     operations without a layer, such as a copy, are in a row of their own. The names of a program
     from JAX's cache on disk date from its compilation, unless
     `jax_compilation_cache_include_metadata_in_key` is set.
@@ -132,7 +132,7 @@ class LayerTimes(Tabular):
 
     Fields:
       rows: List of one `LayerTime` per layer, each before those inside it.
-      runs: Number of runs of the program in the trace; each device counts by itself.
+      runs: Number of runs of the program in the trace; each device is counted separately.
     """
 
     rows: list[LayerTime]
@@ -205,7 +205,8 @@ def time_by_layer(compiled: Any, trace: str | FilePath) -> LayerTimes:
         if (one := known.get(name)) is None:
             continue
         runs.add((stats.get("run_id"), stats.get("device_ordinal")))
-        if one.opcode not in ("while", "call", "conditional"):  # the parts have events of their own
+        # The operations inside have their own events.
+        if one.opcode not in ("while", "call", "conditional"):
             path, backward = layer_of(program.origin(one))
             found.setdefault(path, [0.0, 0.0])[backward] += duration / 1e6
     if not runs:
@@ -226,7 +227,8 @@ def _events(profile: Any) -> Iterator[tuple[dict[str, Any], float]]:
     for plane in profile.planes:
         for line in plane.lines:
             for event in line.events:
-                # The first access warns on JAX 0.12, and ends the process if warnings are errors.
+                # The first access causes a warning on JAX 0.12, which ends the process if warnings
+                # are errors.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)
                     stats = dict(event.stats)
@@ -253,7 +255,8 @@ def program_text(who: str, compiled: Any) -> str:
 
 
 def _inclusive(found: dict[Path, list]) -> Iterator[tuple[Path, list]]:
-    """Sums over each path and those below it, each before those below it; () comes last."""
+    """Return sums over each path and the paths below it. A path precedes the paths below it; () is
+    last."""
     sums: dict[Path, list] = {}
     for path, entry in found.items():
         for depth in range(1, len(path) + 1):
@@ -286,5 +289,6 @@ def _size(count: int, unit: str) -> Number | None:
 
 
 def _ms(value: float) -> Number | None:
-    # Up to 999.999: columns of one width, so that the tables of two runs compare line by line.
+    # A fixed width for values up to 999.999, so that the tables of two runs can be compared line by
+    # line.
     return Number(f"{value:7.3f}") if value else None

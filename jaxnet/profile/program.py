@@ -1,7 +1,7 @@
 """A compiled program as data: its instructions, their sizes, and the layers that they belong to.
 
-`compiled.as_text()` is read, which JAX documents as text for people. So an instruction that is not
-understood counts as 0 work, outside all layers.
+`compiled.as_text()` is read, which JAX documents as text for people. So an instruction that the
+parser does not know counts as 0 work, outside all layers.
 """
 
 import math
@@ -19,7 +19,8 @@ ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 OPERAND = re.compile(r"%([\w.\-]+)")
 INSIDE = re.compile(r"\b(?:calls|to_apply|body|branch_computations)=\{?([^=]*?)\}?(?:, \w+=|$)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-# Whose arrays are those of other instructions, or which are made of instructions.
+# Instructions that move no bytes: their arrays belong to other instructions, or they contain
+# instructions.
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
     "conditional", "after-all", "partition-id", "replica-id", "opt-barrier",
@@ -163,7 +164,7 @@ def parse(text: str) -> Program:
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """The first word, or what is in its parentheses, and the rest."""
+    """Return the first word, or the contents of its parentheses, and the rest."""
     if not text.startswith("("):
         first, _, rest = text.partition(" ")
         return first, rest
@@ -187,7 +188,8 @@ def flops_of(run: Run) -> int:
     if one.opcode == "custom-call" and 'custom_call_target="jaxnet_lstm' in one.attributes:
         steps, batch, gates = operands[0].sizes  # times the recurrent kernel
         return 2 * steps * batch * gates * (gates // 4)
-    library = one.opcode == "custom-call" and "__cublas$" in one.attributes  # on NVIDIA's GPUs
+    # Matrix products on NVIDIA's GPUs.
+    library = one.opcode == "custom-call" and "__cublas$" in one.attributes
     if len(operands) < 2 or not (library or one.opcode in ("dot", "convolution")):
         return 0
     out, (left, right) = one.shapes[0], operands[:2]
@@ -234,7 +236,7 @@ def _flops_in_c(one: Instruction, operands: tuple[Shape, ...]) -> int:
 
 
 def _of_window(one: Instruction, key: str, axis: str, usual: int) -> int:
-    """A number of the window along an axis; for "pad=1_2x0_3" the first of each pair."""
+    """Return a number of the window along an axis; for "pad=1_2x0_3" the first of each pair."""
     found = re.search(rf"window=\{{[^}}]*\b{key}=([\dx_\-]+)", one.attributes)
     return int(found[1].split("x")[int(axis)].split("_")[0]) if found else usual
 
@@ -242,7 +244,7 @@ def _of_window(one: Instruction, key: str, axis: str, usual: int) -> int:
 def _products(
     size: int, kernel: int, out: int, *, stride: int, low: int, between: int, dilation: int
 ) -> int:
-    """Pairs of an output and a place of the kernel, along an axis, that meet a number of x."""
+    """Count the pairs of output and tap, along an axis, that use an entry of x."""
     found = 0
     for tap in range(kernel):
         for place in range(out):
@@ -252,7 +254,7 @@ def _products(
 
 
 def _contracted(attributes: str) -> list[int]:
-    """Dimensions of the left array that a product sums over, of `dot` or of cuBLAS."""
+    """Return the dimensions of the left array that a product of `dot` or cuBLAS sums over."""
     found = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', attributes)
     return [int(i) for i in re.findall(r"\d+", found[1])] if found else []
 
@@ -277,7 +279,7 @@ def bytes_of(run: Run, program: Program) -> int:
 
 
 def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
-    """Bytes of the parameters and the result of a fusion."""
+    """Return the bytes of the parameters and the result of a fusion."""
     users: dict[str, list[Instruction]] = {name: [] for name in body}
     for one in body.values():
         for other in one.operands:
@@ -306,7 +308,7 @@ def _fused_bytes(body: dict[str, Instruction], out: int) -> int:
     return total
 
 
-# What JAX writes around and between the names of layers.
+# Words that JAX writes around and between the names of layers.
 WORDS = {
     "while", "body", "cond", "closed_call", "eval_jaxpr", "rematted_computation", "core_call",
     "shard_map",
@@ -331,7 +333,8 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
       >>> layer_of("jit(step)/jvp(net)/gelu/jit(tanh)/mul")
       (('net', 'gelu'), False)
     """
-    # The first of operations that XLA joined: "jit(f)/a/add;jit(f)/b/mul", "jit(f)/(a/add:b/mul)".
+    # XLA may join names, as in "jit(f)/a/add;jit(f)/b/mul" or "jit(f)/(a/add:b/mul)": take the
+    # first.
     op_name = op_name.partition(";")[0]
     if "/(" in op_name:
         start, _, joined = op_name.partition("/(")
@@ -341,7 +344,8 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
         if part.startswith(("jit(", "pjit(")):
             if path or part.startswith("jit(_"):
                 if "/body/" in op_name:
-                    path[since:] = _once(path[since:])  # JAX 0.12 repeats it for each loop around
+                    # JAX 0.12 repeats the path for each enclosing loop.
+                    path[since:] = _once(path[since:])
                 break  # a function that a layer calls
             continue
         derived = part.startswith(("jvp(", "transpose("))
@@ -349,9 +353,9 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
             backward = backward or found[1] == "transpose"
             part = found[2]
         if derived and path[:1] == [part]:
-            path, since = [], 0  # JAX writes the whole path once more
-        # JAX 0.12 writes "eval_jaxpr" for "closed_call": in loops, and around what derivatives take
-        # out of loops. Elsewhere, and the second in a row, it is the name of a layer.
+            path, since = [], 0  # JAX repeats the whole path
+        # JAX 0.12 writes "eval_jaxpr" instead of "closed_call" in loops, and around operations that
+        # derivatives move out of loops. Anywhere else, or if repeated, it is the name of a layer.
         if part == "eval_jaxpr" and (before == part or before != "body" and "jvp(" not in op_name):
             path.append(part)
             before = ""
@@ -361,15 +365,16 @@ def layer_of(op_name: str) -> tuple[Path, bool]:
             since = len(path)
         if part == "checkpoint" and backward:
             half = (len(path) - since) // 2
-            if path[since : since + half] == path[since + half :]:  # JAX writes it twice
+            if path[since : since + half] == path[since + half :]:  # JAX writes the name twice
                 path = path[: since + half]
         if part and part not in WORDS and not WORD.fullmatch(part) and "->" not in part:
             path.append(part)
-    known = op_name.startswith(("jit(", "pjit("))  # else of a parameter, or a region of a reduction
+    # Other names belong to parameters, or to regions of a reduction.
+    known = op_name.startswith(("jit(", "pjit("))
     return (tuple(path) if known else ()), backward
 
 
 def _once(path: list[str]) -> list[str]:
-    """One period of a path that repeats itself."""
+    """Return one period of a path that repeats itself."""
     n = len(path)
     return next((path[:k] for k in range(1, n) if n % k == 0 and path[:k] * (n // k) == path), path)

@@ -36,7 +36,7 @@ def at_least(who: str, what: str, value: Any, minimum: int = 1) -> None:
         raise TypeError(f"{who}: {what} must be an integer, got {value!r:.60}")
     if number < minimum:
         raise ValueError(f"{who}: {what} must be at least {minimum}, got {value}")
-    if number >= 2**31:  # no size that JAX has; drawing it would never end
+    if number >= 2**31:  # JAX does not have such sizes, and drawing one would never end
         raise ValueError(f"{who}: {what} must be below 2**31, got {value}")
 
 
@@ -51,10 +51,10 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
       meaning: Meaning of the number, for the message.
 
     Example:
-      >>> within("dropout", "rate", 1.0, "[0, 1)", "the share to drop")
+      >>> within("dropout", "rate", 1.0, "[0, 1)", "the fraction to drop")
       Traceback (most recent call last):
       ...
-      ValueError: dropout: rate is the share to drop, in [0, 1), got 1.0
+      ValueError: dropout: rate is the fraction to drop, in [0, 1), got 1.0
     """
     real = isinstance(value, int | float)
     if isinstance(value, np.generic | np.ndarray | jax.Array):
@@ -70,7 +70,7 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
     if not (above and below):
         rule = f"is {meaning}, in" if meaning else "must be in"
         raise ValueError(f"{who}: {what} {rule} {interval}, got {value}")
-    if isinstance(value, int) and abs(value) >= 2**31:  # which int32 cannot hold
+    if isinstance(value, int) and abs(value) >= 2**31:  # int32 cannot hold it
         raise ValueError(f"{who}: {what} must be below 2**31 or a float, got {value}")
 
 
@@ -106,7 +106,7 @@ def check_options(who: str, **options: Any) -> None:
             raise TypeError(f"{who}: {what} must be True or False, got {value!r:.60}")
 
 
-# What `as_array` takes, by dtype, and what it says where another came.
+# What `as_array` accepts, by dtype, and the message for any other dtype.
 _DTYPES = {
     "floats": (jnp.floating, "floats; write x.astype(jnp.float32)"),
     "integers": (jnp.integer, "integers; for one-hot rows or scores, write x.argmax(-1)"),
@@ -196,7 +196,8 @@ def on_host(
       TypeError: confusion: matrix must be an array of shape (n, n), got list
     """
     array = None
-    with suppress(Exception):  # of lists of different lengths, tracers, objects of other libraries
+    # Lists of different lengths, tracers, and objects of other libraries fail.
+    with suppress(Exception):
         array = np.asarray(value)
     if array is None or not (hasattr(value, "dtype") or array.dtype.kind in "biufc"):
         raise TypeError(
@@ -345,7 +346,7 @@ def check_range(ids: Any, size: int, what: str) -> None:
 
 
 class WrongValues(ValueError):
-    """An array of the right shape and dtype holds values that a function would misread."""
+    """An array of the right shape and dtype has values that a function would misread."""
 
 
 def known(array: Any) -> np.ndarray | None:
@@ -550,7 +551,7 @@ def check_shape(what: str, shape: Any) -> None:
 def _is_size(size: Any) -> bool:
     if isinstance(size, bool | np.ndarray):
         return False
-    return hasattr(size, "__index__") or hasattr(size, "__jax_array__")  # the latter is symbolic
+    return hasattr(size, "__index__") or hasattr(size, "__jax_array__")  # the last type is symbolic
 
 
 def check_dtype(who: str, dtype: Any) -> None:
@@ -575,7 +576,7 @@ def check_call(who: str, params: PyTree, state: PyTree, x: PyTree, key: Any, tra
     """Return params, state and input of a call of `apply`, with host arrays converted by `native`.
 
     Raises:
-      TypeError: If x is left out (`...` marks that), or if one of them is of another kind.
+      TypeError: If x is left out (`...` marks that), or if one of them has the wrong type.
     """
     if x is ...:
         write = "write y, state = net.apply(params, state, x)"
@@ -630,7 +631,7 @@ def check_numbers(who: str, what: str, value: Any) -> None:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{who}: {what} must be a plain array, got a masked one, whose mask would be lost; "
-            "pass x.data, and x.mask beside it"
+            "pass x.data and x.mask separately"
         )
 
 
@@ -665,7 +666,7 @@ def all_native(x: PyTree, who: str) -> PyTree:
 def initialized(
     who: str, name: str, initializer: Callable, key: jax.Array, needed: Any
 ) -> jax.Array:
-    """Return the array of an initializer; raise if it has another shape.
+    """Return the array of an initializer; raise if it has the wrong shape.
 
     Example:
       >>> needed = jax.ShapeDtypeStruct((3,), jnp.float32)

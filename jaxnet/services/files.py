@@ -71,8 +71,9 @@ def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
     """Open a binary file to write, which replaces `path` at the end of the block.
 
     Until then the old file is unchanged, even if the program is killed. The new one keeps its
-    mode and owner. Missing parent folders are made, and a link stays a link. A program that is
-    killed leaves a file that ends in ".part", which the next write to the same path removes.
+    mode and owner. Missing parent folders are created, and a symbolic link remains one. A program
+    that is killed leaves a file that ends in ".part", which the next write to the same path
+    removes.
 
     Raises:
       TypeError, ValueError: If `file_path` raises.
@@ -87,7 +88,7 @@ def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
       >>> path.read_bytes()
       b'abc'
     """
-    path = Path(os.path.realpath(file_path(who, path)))  # a link stays a link
+    path = Path(os.path.realpath(file_path(who, path)))  # symbolic links are followed
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     old = None
     try:
@@ -107,9 +108,9 @@ def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
                 _as_before(file, part, old)
             yield file
             file.flush()
-            os.fsync(file.fileno())  # on the disk before it takes the old one's place
+            os.fsync(file.fileno())  # written to disk before it replaces the old file
             if os.name == "nt":
-                file.close()  # Windows moves no open file; elsewhere it keeps its lock
+                file.close()  # Windows cannot move an open file; elsewhere the file keeps its lock
             os.replace(part, path)
     except OSError as error:
         raise told(error, f"{who}: {path} cannot be written") from error
@@ -141,7 +142,7 @@ def claim(number: int) -> None:
     else:
         import msvcrt
 
-        os.lseek(number, 2**30, os.SEEK_SET)  # behind the words in it, which others read
+        os.lseek(number, 2**30, os.SEEK_SET)  # past the end of the text, which other processes read
         msvcrt.locking(number, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         os.lseek(number, 0, os.SEEK_SET)
 
@@ -159,7 +160,7 @@ def _locked(part: Path) -> IO[bytes]:
         file = open(part, "x+b")
         with suppress(OSError):
             claim(file.fileno())
-        if part.exists():  # nobody took it for a stale one before it was locked
+        if part.exists():  # no other process removed it as stale before it was locked
             return file
         file.close()
 
@@ -176,5 +177,5 @@ def _clean(path: Path) -> None:
     """Remove what killed programs left next to a file; Windows does not remove open files."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
         with suppress(OSError), open(part, "rb") as file:
-            claim(file.fileno())  # raises if it is being written
+            claim(file.fileno())  # raises if another process is writing the file
             part.unlink()

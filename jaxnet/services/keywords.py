@@ -31,7 +31,7 @@ _ELSEWHERE = {
     "criterion": "pass the loss to jn.supervised",
     "data_format": _LAYOUT,
     "dilation_rate": "write dilation=",
-    "dropout": "add jn.dropout(0.1) as a layer, or write dropout_rate= where there is one",
+    "dropout": "add jn.dropout(0.1) as a layer, or write dropout_rate= if the layer has it",
     "dtype": "write jn.cast(layer, jnp.bfloat16)",
     "elementwise_affine": _AFFINE,
     "embed_dim": _INPUTS,

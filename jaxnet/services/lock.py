@@ -64,7 +64,7 @@ class Held:
             )
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         note = f"process {os.getpid()} on {socket.gethostname()}, since {since}\n"
-        with suppress(OSError):  # a full disk: the lock counts, not its note
+        with suppress(OSError):  # the disk is full, but the lock holds without its note
             os.ftruncate(number, 0)
             os.write(number, note.encode())
         _HELD.add(self)
@@ -74,13 +74,13 @@ class Held:
         self._closing()
 
 
-# What systems say of a lock that somebody holds.
+# Errors of operating systems for a lock that another process holds.
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 _HELD: weakref.WeakSet[Held] = weakref.WeakSet()
 
 
 def _note(number: int) -> str:
-    """Return who holds a lock; it takes the holder a moment to say so."""
+    """Return who holds a lock; the holder writes its note a moment after taking it."""
     for _ in range(20):
         time.sleep(0.1)
         os.lseek(number, 0, os.SEEK_SET)

@@ -18,8 +18,8 @@ OPTIONS = {
     MMAP_MAX: 0,
     TRIM_THRESHOLD: 2**31 - 1,
     TOP_PAD: 64 * 2**20,
-    # Heaps of threads, each of which keeps what its programs needed. With one heap XLA's threads
-    # would wait for each other: a small step by itself takes twice as long.
+    # Threads have separate heaps, each of which keeps what its programs needed. With one heap,
+    # XLA's threads would wait for each other, and small steps would be much slower.
     ARENA_MAX: 8,
 }
 SWITCH = "JAXNET_REUSE_MEMORY"
@@ -28,7 +28,7 @@ SWITCH = "JAXNET_REUSE_MEMORY"
 # temporary arrays of a program into one, unless asked for several.
 PIECE = 56 * 2**20
 IN_PIECES = {"xla_multiheap_size_constraint_per_heap": PIECE}
-_kept = False  # of the process, as glibc's options are
+_kept = False  # whether they are set; glibc's options belong to the process
 
 
 def reuse_memory() -> bool:
@@ -74,7 +74,7 @@ def keep_by_default() -> None:
 
 
 def jit(run: Callable, **options) -> Callable:
-    """Compile a function by `jax.jit`; where memory is kept, with pieces that a thread can keep.
+    """Compile a function by `jax.jit`; if memory is kept, in pieces that a thread can keep.
 
     Args:
       run: Function that is compiled.
@@ -96,14 +96,14 @@ def jit(run: Callable, **options) -> Callable:
         shapes = tuple([np.shape(leaf) for leaf in jax.tree.leaves(args[1:])])
         program = chosen.get(shapes)
         if program is None:  # XLA would warn about each array that is larger than a piece
-            fits = _largest(plain.trace(*args).jaxpr.jaxpr) <= PIECE  # both trace once
+            fits = _largest(plain.trace(*args).jaxpr.jaxpr) <= PIECE  # both calls trace only once
             program = chosen[shapes] = pieces if fits else plain
         try:
             return program(*args)
-        except ValueError as error:  # a program inside another takes no options
+        except ValueError as error:  # a program inside another one does not take options
             if "top-level" not in str(error):
                 raise
-        except jax.errors.JaxRuntimeError as error:  # XLA may drop this one some day
+        except jax.errors.JaxRuntimeError as error:  # a future XLA may not have this option
             if "compile option" not in str(error):
                 raise
             chosen[shapes] = plain
@@ -126,5 +126,5 @@ def _largest(jaxpr: Any) -> int:
 def _glibc() -> bool:
     try:
         return str(os.confstr("CS_GNU_LIBC_VERSION")).startswith("glibc")
-    except (AttributeError, ValueError, OSError):  # musl and others have no such name
+    except (AttributeError, ValueError, OSError):  # the function does not exist in musl and others
         return False

@@ -1,4 +1,4 @@
-"""Patterns of paths, the one way to address parameters.
+"""Patterns of paths, the only way to address parameters.
 
     "encoder/block_1/mlp_in/kernel"        one entry
     "encoder/*"                            everything below the encoder
@@ -61,7 +61,7 @@ def first_fits(who: str, patterns: Iterable[str], paths: Iterable[str]) -> list[
     """Return for each path the first pattern that fits, or None.
 
     Raises:
-      ValueError: If a pattern is not the first one of any path.
+      ValueError: If a pattern is not the first match of any path.
 
     Example:
       >>> first_fits("by_path", ["*/bias", "head/*"], ["head/kernel", "head/bias", "conv/kernel"])

@@ -23,16 +23,16 @@ def progress_bar(total: int | None, title: str, wanted: bool = True, unit: str =
     """
     check_options(title, progress=wanted)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm warns where a notebook has no widgets
+        warnings.simplefilter("ignore")  # tqdm warns if a notebook lacks widgets
         from tqdm.auto import tqdm
-    error = sys.stderr  # a service or a window may have none
+    error = sys.stderr  # None in a service or a program without a console
     terminal = error is not None and not error.closed and error.isatty()
     seen = wanted and (in_notebook() or terminal)
     return tqdm(total=total, desc=title, disable=not seen, leave=False, unit=unit)
 
 
 def in_notebook() -> bool:
-    """Return whether this runs in a notebook's kernel, not only with Jupyter imported.
+    """Return whether this runs in a notebook's kernel, rather than with Jupyter merely imported.
 
     Example:
       >>> in_notebook()

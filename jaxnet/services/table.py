@@ -10,9 +10,9 @@ from jaxnet.services.checks import at_least
 from jaxnet.services.markup import html_table
 
 GAP = "  "  # between columns
-NARROW = 8  # no column is cut below this width
+NARROW = 8  # smallest width of a column that is cut
 
-# For terminals that lack these; each is as wide as before.
+# Replacements of the same width, for terminals that lack these characters.
 PLAIN = str.maketrans("─…×–−≥≤≠÷√‖·", "-~x--><!/v|.")
 
 

@@ -25,12 +25,13 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     """Return an exponential moving average of the params, the last transform of an `optax.chain`.
 
     The updates pass through it. After each, ema = d * ema + (1 - d) * params, where d is `decay`
-    but at most (1 + step) / (10 + step), so that early params are soon forgotten. The average is
-    part of the optimizer's state, so it is saved, resumed and placed with it:
+    but at most (1 + step) / (10 + step), so that early params soon lose their weight. The average
+    is part of the optimizer's state, so it is saved, resumed and placed with it:
     `optax.tree.get(train_state.opt_state, "ema")`.
 
-    Running statistics, such as those of batch norm, belong to other params: run some batches of
-    training data through the net with `train=True` to refresh them, see the guide.
+    Running statistics, such as the averages of batch norm, do not fit the averaged params. To
+    refresh them, run some batches of training data through the net with `train=True`, see the
+    guide.
 
     Args:
       decay: Weight of the old average, in [0, 1).
@@ -61,7 +62,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     def update(updates, state, params=None, *, grad=None, **_):
         if params is None:
             raise ValueError("ema: needs the params; write optimizer.update(grads, state, params)")
-        if grad is not None and updates is grad:  # the trainer gives the gradients too
+        if grad is not None and updates is grad:  # a trainer also passes the gradients
             raise ValueError(
                 "ema: expected the updates of an optimizer, got the gradients; write "
                 "optax.chain(optimizer, jn.ema()), with jn.ema last"
@@ -69,7 +70,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
         new = optax.apply_updates(params, updates)
         step = state.step
         rate = jnp.minimum(decay, (1 + step) / (10 + step))
-        rate = jnp.where(step == 0, 0, rate)  # the first params are the first average
+        rate = jnp.where(step == 0, 0, rate)  # the average starts as the first params
 
         def mix(old, now):
             return (rate * old + (1 - rate) * now).astype(old.dtype)

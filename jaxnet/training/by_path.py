@@ -16,8 +16,8 @@ def by_path(
     """Return an optimizer that treats parameters by their paths.
 
     Each array is changed only by the first optimizer whose pattern fits its path. The weight decay,
-    norms and moments of this optimizer concern these arrays alone. So an array whose optimizer is
-    `optax.set_to_zero()` keeps its bits.
+    norms and moments of this optimizer apply to these arrays alone. So an array whose optimizer is
+    `optax.set_to_zero()` does not change at all.
 
     Args:
       optimizers: Optax optimizers by pattern, such as "encoder/*", "*/bias" or
@@ -45,7 +45,7 @@ def by_path(
     for pattern, optimizer in optimizers.items():
         if not isinstance(optimizer, optax.GradientTransformation):
             raise TypeError(
-                f"by_path: the optimizer of {pattern!r} must be one of optax, such as "
+                f"by_path: the optimizer of {pattern!r} must be an optax optimizer, such as "
                 f"optax.adamw(1e-3), got {type(optimizer).__name__}"
             )
 

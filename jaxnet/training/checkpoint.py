@@ -19,7 +19,7 @@ from jaxnet.services.files import readable, replacing
 
 PyTree = Any
 
-# The dtypes that safetensors 0.8 has for NumPy; others are stored as their bytes.
+# The dtypes that safetensors 0.8 supports for NumPy; other dtypes are stored as bytes.
 _KNOWN = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
     "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
@@ -32,16 +32,16 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
     """Write a pytree of arrays into one safetensors file, keyed by path: "params/conv/kernel".
 
     The file is written whole or not at all: it is written next to `path` and moved into place, so a
-    program that is stopped leaves the old file as it was. The new file keeps its mode, and a link
-    stays a link. Missing parent folders are made. The tree may hold every dtype, typed random keys,
-    Python numbers, and the tuples of optax, so you can save a whole `TrainState` and resume
-    training from it. A checksum shows `load` a file that was changed. For many hosts, or arrays
-    larger than one machine holds, use orbax-checkpoint.
+    program that is stopped does not change the old file. The new file keeps its mode, and a
+    symbolic link remains one. Missing parent folders are created. The tree may hold every dtype,
+    typed random keys, Python numbers, and the tuples of optax, so you can save a whole `TrainState`
+    and resume training from it. A checksum lets `load` detect a file that was changed. For many
+    hosts, or arrays larger than one machine holds, use orbax-checkpoint.
 
     Args:
       path: Path of the file, such as "lenet.safetensors"; "~" is the home folder.
       tree: Arrays and numbers in dicts, lists, tuples and named tuples; the names have no "/".
-      config: Anything that JSON holds, to build the network again.
+      config: Data for JSON, from which you can build the network again.
 
     Raises:
       TypeError: If a leaf is not an array, is a masked array, or has a dtype that JAX lacks.
@@ -63,9 +63,9 @@ def save(path: str | os.PathLike, tree: PyTree, *, config: Any = None) -> None:
     """
     _check_json(config, "config")
     arrays: dict[str, np.ndarray] = {}
-    notes: dict[str, dict[str, str]] = {}  # what safetensors does not know, by path
+    notes: dict[str, dict[str, str]] = {}  # properties that safetensors cannot store, by path
     for name, leaf in _named(tree, "save").items():
-        if empty := _empty(leaf):  # such as the state of a network without any
+        if empty := _empty(leaf):  # such as the empty state of a network without state
             notes[name] = {"is": empty}
             continue
         arrays[name], note = _to_array(name, leaf)
@@ -92,12 +92,12 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
         spread over devices are spread in the same way, and Python numbers are Python numbers.
 
     Raises:
-      FileNotFoundError: If there is no such file.
+      FileNotFoundError: If the file does not exist.
       IsADirectoryError: If `path` is a directory.
       OSError: If the file cannot be read.
       TypeError: If a leaf of `like` lacks a shape or a dtype.
-      ValueError: If the file is broken, was changed, or is of another format.
-      ValueError: If it differs from `like`; names all entries that differ.
+      ValueError: If the file is broken, was changed, or is in a different format.
+      ValueError: If it differs from `like`; the message names all entries that differ.
 
     Example:
       >>> import tempfile
@@ -117,8 +117,8 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
         metadata.get("sha256") != _digest(stored, metadata)
     ):
         raise ValueError(
-            f"load: {path} was changed after it was saved, or is of a version before checksums; "
-            "safetensors.numpy.load_file reads its arrays all the same"
+            f"load: {path} was changed after it was saved, or was written by a version without "
+            "checksums; safetensors.numpy.load_file can still read its arrays"
         )
     try:
         config = json.loads(metadata.get("config", "null"))
@@ -140,7 +140,7 @@ def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str,
     """Return the arrays and the metadata of a safetensors file.
 
     Raises:
-      ValueError: If the file is broken or of another format, or has a dtype that NumPy lacks.
+      ValueError: If the file is broken or in a different format, or has a dtype that NumPy lacks.
     """
     with opened(who, path) as file:
         return {name: tensor(who, path, file, name) for name in file.keys()}, file.metadata() or {}
@@ -156,8 +156,8 @@ def tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
         return file.get_tensor(name)
     except (AttributeError, TypeError, KeyError):
         raise ValueError(
-            f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which "
-            "safetensors cannot read for NumPy; convert it where it was written"
+            f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which safetensors "
+            "cannot read for NumPy; convert it with the library that wrote it"
         ) from None
 
 
@@ -166,7 +166,7 @@ def opened(who: str, path: Path) -> Iterator[Any]:
     """Open a safetensors file, mapped into memory.
 
     Raises:
-      ValueError: If it is broken or of another format.
+      ValueError: If it is broken or in a different format.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -214,7 +214,7 @@ def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
 
 
 def _empty(leaf: Any) -> str:
-    """Return what a tree has instead of a leaf, None or an empty container; "" for all else."""
+    """Return the name of an empty entry of a tree, None or an empty container; "" for any leaf."""
     if leaf is None:
         return "none"
     kinds = {dict: "empty", list: "empty list", tuple: "empty tuple"}
@@ -244,7 +244,7 @@ def _named(tree: PyTree, who: str) -> dict[str, Any]:
         if name == "__metadata__":
             raise ValueError(f"{who}: the name __metadata__ belongs to the file; choose another")
         if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise ValueError(f"{who}: a name in the tree is no text: {name!r}")
+            raise ValueError(f"{who}: names in the tree must be valid Unicode, got {name!r}")
         if name in named:
             raise ValueError(f"{who}: two leaves have the path {name}")
         named[name] = leaf
@@ -340,7 +340,7 @@ def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None
 
 def _is_like(value: Any, number: Any) -> bool:
     """Return whether a stored value is a number of the same kind as a Python number."""
-    kinds = {bool: "b", int: "iu", float: "fV", complex: "c"}  # V: bfloat16
+    kinds = {bool: "b", int: "iu", float: "fV", complex: "c"}  # V is the kind of bfloat16
     return value.shape == () and not _is_key(value) and value.dtype.kind in kinds[type(number)]
 
 
@@ -365,7 +365,7 @@ def _nested(leaves: dict[str, Any]) -> PyTree:
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"load: {name} lies below an array; no tree has both")
+                raise ValueError(f"load: {name} is below an array; no tree can have both")
         inner[last] = leaf
     return tree
 
@@ -374,10 +374,14 @@ def _check_json(value: Any, where: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"save: {where} has the key {key!r}; JSON has only strings as keys")
+                raise TypeError(
+                    f"save: {where} has the key {key!r}, but keys in JSON must be strings"
+                )
             _check_json(inner, f"{where}[{key!r}]")
     elif isinstance(value, list | tuple):
         for i, inner in enumerate(value):
             _check_json(inner, f"{where}[{i}]")
     elif value is not None and not isinstance(value, bool | int | float | str):
-        raise TypeError(f"save: {where} must be something JSON holds, got {type(value).__name__}")
+        raise TypeError(
+            f"save: {where} must be data that JSON can store, got {type(value).__name__}"
+        )

@@ -1,7 +1,8 @@
 """Save checkpoints of a run atomically and in the background, with orbax.
 
 Orbax writes each process's part of the arrays, and renames the folder of a step at the end. This
-file decides who may write, which steps are kept, and which one is damaged or of another run.
+module decides who may write and which steps are kept, and finds steps that are damaged or belong to
+another run.
 """
 
 import errno
@@ -41,9 +42,9 @@ from jaxnet.training.stored import (
 )
 from jaxnet.training.trainer import TrainState
 
-HALF = ".orbax-checkpoint-tmp"  # how orbax names what it has not finished
-LOGGERS = "absl", "asyncio"  # of orbax's threads
-REMOVED = ".removed"  # how we name what we have not finished to remove
+HALF = ".orbax-checkpoint-tmp"  # how orbax marks unfinished folders
+LOGGERS = "absl", "asyncio"  # loggers of orbax's threads
+REMOVED = ".removed"  # how we mark folders that are being removed
 
 
 class Checkpoints:
@@ -63,7 +64,7 @@ class Checkpoints:
     does. Reading needs no lock and changes nothing in the folder.
 
     Args:
-      folder: Folder such as "runs/a"; the first `save` makes it.
+      folder: Folder such as "runs/a"; the first `save` creates it.
       keep: Number of newest checkpoints to keep.
       best: Name of an entry of `epoch.scalars()`, such as "test/loss". The checkpoint with the best
         value is kept as well.
@@ -109,13 +110,13 @@ class Checkpoints:
                 raise NotADirectoryError(f"Checkpoints: {path} is a file; name a folder")
         self._keep, self._name, self._mode = keep, best, mode
         self._at: int | None = None  # the step that the run of this object has reached
-        self._damaged: set[int] = set()  # what `newest` passed over
+        self._damaged: set[int] = set()  # steps that `newest` skipped
         self._scores: dict[int, float] = {}
-        self._held: Held | None = None  # by the first process
-        self._writer: Any = None  # orbax's, once something was saved
-        self._writing = 0  # the step
-        self._thread: threading.Thread | None = None  # which waits until it is written
-        self._error: BaseException | None = None  # of that thread
+        self._held: Held | None = None  # held by the first process
+        self._writer: Any = None  # orbax's manager, created by the first save
+        self._writing = 0  # the step that is being saved
+        self._thread: threading.Thread | None = None  # waits until the step is written
+        self._error: BaseException | None = None  # raised in that thread
         self._stack = ExitStack()
 
     def save(self, epoch: Epoch) -> bool:
@@ -129,7 +130,7 @@ class Checkpoints:
 
         Raises:
           TypeError: If `epoch` is not an Epoch.
-          ValueError: If the epoch has no metric of the name that `best` asks for.
+          ValueError: If the epoch does not have the metric `best`.
           ValueError: If the folder has checkpoints of another run, or later ones, that the epoch
             does not continue: name a new folder, or continue from `newest`.
           BlockingIOError: If another run is writing to the folder; an OSError in several processes.
@@ -156,7 +157,7 @@ class Checkpoints:
             train_state=args.StandardSave(epoch.train_state), run=args.JsonSave(run)
         )
         self._writing = epoch.step
-        self._clear()  # left by a save that Ctrl-C ended
+        self._clear()  # in case Ctrl-C interrupted an earlier save
         try:
             self._open().save(self.folder / str(epoch.step), args=args)
         except Exception as error:
@@ -179,14 +180,16 @@ class Checkpoints:
 
         Raises:
           TypeError: If `like` is not a TrainState.
-          ValueError: If the checkpoints are of another model, optimizer or version of jaxnet.
+          ValueError: If the checkpoints belong to a different model, optimizer or version of
+            jaxnet.
           ValueError: If all of them are damaged.
         """
         _check_like(like)
         self._wait()
         passed: set[int] = set()
         while steps := [step for step in self._steps() if step not in passed]:
-            step = max(steps)  # listed again each time: a run that writes may have removed some
+            # Listed again each time, since a run that is writing may have removed some.
+            step = max(steps)
             passed.add(step)
             found = self._read(step, like)
             if not isinstance(found, str):
@@ -194,7 +197,7 @@ class Checkpoints:
             if step in self._steps():
                 self._damaged.add(step)
                 warn(
-                    f"Checkpoints: {self.folder / str(step)} is damaged and passed over ({found}); "
+                    f"Checkpoints: {self.folder / str(step)} is damaged and skipped ({found}); "
                     f"the next save renames it to {step}.damaged"
                 )
         if passed:
@@ -213,7 +216,7 @@ class Checkpoints:
         Raises:
           TypeError: If `like` is not a TrainState.
           ValueError: If no metric was named, or if there is no checkpoint.
-          ValueError: If the best one is damaged, or does not fit, as for `newest`.
+          ValueError: If the best checkpoint is damaged, or does not fit, as in `newest`.
         """
         _check_like(like)
         if self._name is None:
@@ -226,7 +229,7 @@ class Checkpoints:
             found = self._read(step, like)
             if not isinstance(found, str):
                 return found
-            if step in self._steps():  # a run that writes did not remove it meanwhile
+            if step in self._steps():  # not removed meanwhile by a run that is writing
                 path = self.folder / str(step)
                 raise ValueError(f"Checkpoints.best: {path} is damaged: {found}")
 
@@ -250,7 +253,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with self._stack:  # which exits the process where it was asked to stop
+        with self._stack:  # exits the process if it was asked to stop
             self.close()
 
     def _listed(self) -> list[int]:
@@ -287,7 +290,7 @@ class Checkpoints:
         for step in self._damaged:
             path = self.folder / str(step)
             aside = path.with_name(f"{step}.damaged")
-            # Another run may have written it again since it was found damaged.
+            # Another run may have rewritten the step since it was found damaged.
             if damage(path) is not None or not (path / SUMS).exists():
                 shutil.rmtree(aside, ignore_errors=True)  # the same step was damaged before
                 with suppress(FileNotFoundError):
@@ -335,10 +338,10 @@ class Checkpoints:
     def _open(self) -> Any:
         if self._writer is None:
             options = self._orbax.AsyncOptions(
-                # In the first process, before orbax renames the folder: the checksums are there if
-                # and only if the checkpoint is.
+                # Runs in the first process before orbax renames the folder, so a checkpoint exists
+                # only with its checksums.
                 post_finalization_callback=lambda: seal(self._half()),
-                create_directories_asynchronously=False,  # so that a full disk raises at once
+                create_directories_asynchronously=False,  # so that a full disk raises immediately
             )
             handler = self._orbax.CompositeCheckpointHandler()
             self._writer = self._orbax.AsyncCheckpointer(handler, async_options=options)
@@ -351,7 +354,7 @@ class Checkpoints:
         return next(self.folder.glob(f"{name}*"), self.folder / name)
 
     def _drop(self) -> None:
-        with suppress(Exception):  # what it has to say was said by `save`
+        with suppress(Exception):  # `save` has already raised its errors
             if self._writer is not None:
                 self._writer.close()
         self._writer = None
@@ -375,8 +378,9 @@ class Checkpoints:
         if self._name is not None:
             kept.add(self._best_of(steps))  # type: ignore[arg-type]
         for step in set(steps) - kept:
-            gone = self.folder / f"{step}{REMOVED}"  # so that no reader sees the half of it
-            with suppress(OSError):  # the new one is written all the same
+            # Renamed first, so that a reader never sees half a checkpoint.
+            gone = self.folder / f"{step}{REMOVED}"
+            with suppress(OSError):  # if it fails, the new checkpoint is still valid
                 (self.folder / str(step)).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
@@ -391,16 +395,17 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
         if self._error is not None:
-            error = self._told(self._error, self._writing)  # orbax's has hundreds of lines
+            # The error of orbax has hundreds of lines.
+            error = self._told(self._error, self._writing)
             self._error = None
             with warnings.catch_warnings(action="ignore"):
-                gc.collect()  # asyncio reports what nobody asked for when it is collected
+                gc.collect()  # asyncio reports unread errors when they are collected
             self._drop()
-            self._clear()  # again: threads of orbax may have written on
+            self._clear()  # again, since threads of orbax may have continued to write
             raise error
 
     def _told(self, error: BaseException, step: int | None = None) -> BaseException:
-        """Return the error of a file in one sentence, and another one as it is."""
+        """Return an error about a file as one sentence, and any other error unchanged."""
         number = _errno_of(error)
         if number is None:
             return error
@@ -436,7 +441,7 @@ class Checkpoints:
         try:
             train_state = reader.restore(path, args=wanted)["train_state"]
         except Exception as error:
-            if (path / SUMS).exists():  # its files are as they were written
+            if (path / SUMS).exists():  # the files are unchanged, so the error is not damage
                 raise
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise _Unreadable(f"it cannot be read: {words[0]:.200}") from None
@@ -444,7 +449,8 @@ class Checkpoints:
 
 
 class _Unreadable(Exception):
-    """A checkpoint without checksums that orbax cannot read, or that was removed meanwhile."""
+    """The error for a checkpoint without checksums that orbax cannot read, or that was removed
+    meanwhile."""
 
 
 def _check_like(like: Any) -> None:
@@ -461,7 +467,7 @@ def _is_heard(record: logging.LogRecord) -> bool:
     return error is None or _errno_of(error) is None
 
 
-# What the errors of orbax and tensorstore say that are not an OSError.
+# Messages of errors of orbax and tensorstore that are not an OSError.
 _WORDS = {
     errno.ENOSPC: ("RESOURCE_EXHAUSTED", "No space left"),
     errno.EDQUOT: ("quota exceeded",),
@@ -472,7 +478,7 @@ _WORDS = {
 
 
 def _errno_of(error: BaseException) -> int | None:
-    """Return the number of the system's error behind an error; None if it is another one."""
+    """Return the errno behind an error; None if there is none."""
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, OSError) and chain.errno is not None:

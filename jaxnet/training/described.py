@@ -18,9 +18,9 @@ from jaxnet.services.trees import PyTree, path_name
 from jaxnet.services.warn import warn
 from jaxnet.training.trainer import Trainer
 
-ROWS = 8  # examples of which the description keeps a number
-MOST = 4096  # values of an example that count for it
-# On another machine the same data may have been computed with other rounding errors.
+ROWS = 8  # number of examples that the description includes
+MOST = 4096  # number of values per example that it uses
+# Another machine may have computed the same data with different rounding errors.
 CLOSE = 1e-3
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?")
 
@@ -55,12 +55,12 @@ def describe_run(trainer: Trainer, data: PyTree, shuffle: bool | None) -> dict[s
 def check_run(before: dict[str, Any] | None, now: dict[str, Any]) -> None:
     """Raise if a run is resumed with another objective, other data or another order.
 
-    It warns if the optimizer computes something else, for example `optax.radam` instead of
-    `optax.adam`. Other numbers, such as another learning rate, pass.
+    It warns if the optimizer is a different one, for example `optax.radam` instead of `optax.adam`.
+    Different numbers, such as a new learning rate, are allowed.
 
     Args:
       before: Description that the run was started with; None passes.
-      now: Description of the run that resumes it.
+      now: Description of the resumed run.
 
     Raises:
       ValueError: If the two are not the same run.
@@ -106,7 +106,7 @@ def _objective(layer: Layer | None) -> str | None:
             continue
         calls = _Calls()
         if layer.kind in ("supervised", "augmented") and callable(layer.inside):
-            layer.inside(calls, calls.batch)  # that of the user is not run
+            layer.inside(calls, calls.batch)  # objectives written by the user are not run
         if calls.loss is not None:
             kinds[-1] += f" with {calls.loss}"
         layer = calls.inner
@@ -129,7 +129,7 @@ class _Calls:
         return 0
 
     def inline(self, layer: Layer, x: Any) -> Any:
-        if x is self.batch:  # an objective, not a net
+        if x is self.batch:  # the layer is an objective, not a net
             self.inner = layer
 
     def penalize(self, penalty: Any) -> int:
@@ -156,7 +156,7 @@ def _computed(optimizer: optax.GradientTransformation | None) -> list[Any] | Non
             warnings.simplefilter("ignore")
             state = jax.eval_shape(optimizer.init, params)
             words = str(jax.make_jaxpr(update)(params, state, params))
-    except Exception:  # whatever an optimizer of the user says of other params
+    except Exception:  # a user's optimizer may raise anything for other params
         return None
     return [jax.__version__, optax.__version__, zlib.crc32(NUMBER.sub("#", words).encode())]
 
@@ -176,7 +176,7 @@ def _first_rows(leaf: Any) -> Any:
         return ()
     if len(leaf.sharding.device_set) > 1:
         return ()
-    # Without a copy on CPU; elsewhere a slice, so that not all of the data are sent.
+    # On CPU this makes no copy. Elsewhere it takes a slice, so that not all data are transferred.
     on_cpu = next(iter(leaf.sharding.device_set)).platform == "cpu"
     return np.asarray(leaf)[:ROWS] if on_cpu else np.asarray(leaf[:ROWS])
 

@@ -79,7 +79,7 @@ class Epoch(NamedTuple):
             parts.append("test " + _words(self.test))
         return "  |  ".join([*parts, f"{self.seconds:.3g} s"])
 
-    __repr__ = __str__  # the arrays inside would fill pages
+    __repr__ = __str__  # the arrays would fill pages
 
     def _repr_html_(self) -> str:
         lines = [("train", self.train), *([("test", self.test)] if self.test else [])]

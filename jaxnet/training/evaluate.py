@@ -69,7 +69,8 @@ def measure_all(
 ) -> dict[str, float]:
     """Do what `evaluate` does, with kept programs; `checked` if the targets were checked."""
     params, state = all_native((params, state), who)
-    key = jax.random.key(0)  # evaluation that samples (an RBM's, say) is the same every time
+    # A fixed key, so that evaluation with sampling, as in an RBM, is reproducible.
+    key = jax.random.key(0)
     sums, shardings = None, placement.shardings_of((params, state))
     accepted = [] if is_stream(data) else None
     for batch in data if is_stream(data) else [data]:
@@ -98,10 +99,10 @@ def measure_all(
 
 
 def explain_nan(layer: Layer, params, state, data: PyTree, batch_size: int) -> None:
-    """Raise if the NaN of a result come from values that layers reject outside of `jit`.
+    """Raise if a NaN in a result comes from values that layers reject outside of `jit`.
 
-    An id without an embedding is one: inside a program its value is not known. If params have a NaN
-    themselves, or if the data are on a mesh, it does nothing.
+    For example, inside a compiled program an id without an embedding cannot raise. If the params
+    contain NaN, or if the data are on a mesh, the function does nothing.
 
     Raises:
       ValueError: If a layer rejects a value; the error of the layer, with its path.

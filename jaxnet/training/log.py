@@ -16,17 +16,17 @@ from jaxnet.training.epoch import Epoch
 def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
     """Append the numbers of an epoch to a file, as one line of JSON.
 
-    After a run was resumed, the rows of steps that are made again are dropped first. A line that a
-    killed program left half written is dropped too. In several processes the first one writes.
+    After a run was resumed, the lines of repeated steps are dropped first. An incomplete line, left
+    by a killed program, is dropped too. With several processes, only the first one writes.
 
     Args:
-      path: Path of the file, such as "runs/a/log.jsonl"; missing parent folders are made.
+      path: Path of the file, such as "runs/a/log.jsonl"; missing parent folders are created.
       epoch: Epoch of `fit`, or a dict of numbers with "step". A number that is not finite becomes
         null, since JSON cannot hold it.
 
     Raises:
       TypeError: If `epoch` is neither an Epoch nor a dict.
-      ValueError: If the dict lacks "step", or if the file holds something else.
+      ValueError: If the dict lacks "step", or if the file is not a log.
       OSError: If the file cannot be written.
 
     Example:

@@ -113,10 +113,12 @@ def fit(
             )
         if not is_stream(evaluate):
             evaluate = on_device(evaluate, "fit: evaluate")
-            with explain_reuse():  # once, and before an epoch is trained
+            with explain_reuse():  # once, before any epoch is trained
                 check_targets(trainer.objective, *train_state[1:3], evaluate, "fit: evaluate")
     if position is not None and not isinstance(position, Position):
-        raise TypeError(f"fit: position must be that of an Epoch, got {type(position).__name__}")
+        raise TypeError(
+            f"fit: position must be the position of an Epoch, got {type(position).__name__}"
+        )
     if isinstance(data, Generator | map | zip) and (epochs or 1) > 1:
         raise ValueError(
             f"fit: a {type(data).__name__} can be used once only, and epochs={epochs} starts it "
@@ -137,7 +139,7 @@ def fit(
         if source.steps and not own and made != _steps_to(position, source.steps):
             raise ValueError(
                 f"fit: the position is {_steps_to(position, source.steps)} steps into a run, the "
-                f"train_state {made}; pass both of the same epoch"
+                f"train_state {made}; pass both from the same epoch"
             )
     end = _end(position, source.steps, epochs, steps)
     if end.reached(position, step):
@@ -209,7 +211,7 @@ def _epochs(
     test: PyTree | None,
     progress: bool,
 ) -> Iterator[Epoch]:
-    warned = False  # values that are not finite usually stay so
+    warned = False  # warn once, since values that are not finite usually stay so
     with explain_reuse():
         step = int(train_state.step)
     while not end.reached(position, step) and not pace.stopped:
@@ -217,7 +219,7 @@ def _epochs(
         # A copy is donated, so that the caller's train_state stays whole.
         if shardings_of(train_state) is None:
             train_state = jax.device_put(train_state, may_alias=False)
-        else:  # which device_put refuses
+        else:  # device_put cannot copy sharded arrays
             train_state = jax.tree.map(jnp.copy, train_state)
         stop = min((n for n in (every and before + every, end.step) if n), default=None)
         parts: list[Totals] = []
@@ -233,7 +235,7 @@ def _epochs(
                     step += len(totals.losses)
                 if step == stop or end.reached(position, step) or (parts and every is None):
                     break
-        if not parts:  # a stream had just ended
+        if not parts:  # the stream had ended
             return
         losses = np.concatenate([part.losses for part in parts])
         finite = np.concatenate([part.finite for part in parts])

@@ -37,9 +37,9 @@ def supervised(
 ) -> Layer:
     """Return the objective of learning from pairs: `loss(net(x), y)` for a batch `(x, y)`.
 
-    Params and state are those of `net`, with no extra level. `loss` and the metrics return one
-    value per example, (batch,) or (batch, ...), as optax losses do; further axes are averaged. A
-    pair (totals, weights) or a scalar is passed through.
+    Params and state are the params and state of `net`, without an extra level. `loss` and the
+    metrics return one value per example, (batch,) or (batch, ...), as optax losses do; further axes
+    are averaged. A pair (totals, weights) or a scalar is passed through.
 
     Args:
       net: Layer to train.
@@ -105,9 +105,9 @@ def _comparison(name: str, function: Compare) -> Layer:
         outputs, targets = pair
         try:
             values = compare_checked(outputs, targets)
-        except WrongValues:  # their shapes fit
+        except WrongValues:  # the shapes fit, so no hint is needed
             raise
-        except (TypeError, ValueError) as error:  # those of optax do not say what to write
+        except (TypeError, ValueError) as error:  # errors of optax do not say what to write
             if hint := _fitting(outputs, targets):
                 error.add_note(hint)
             raise
@@ -119,7 +119,7 @@ def _comparison(name: str, function: Compare) -> Layer:
 
 
 def _fitting(outputs: PyTree, targets: PyTree) -> str:
-    """Say what to write if the shapes are those of a usual mistake; otherwise nothing."""
+    """Return what to write if the shapes come from a common mistake; otherwise ""."""
     given, wanted = getattr(outputs, "shape", ()), getattr(targets, "shape", ())
     if given == (*wanted, 1):
         write = "targets[..., None] or outputs[..., 0]"
@@ -153,7 +153,7 @@ def _checked(loss: Compare, who: str, what: str = "loss") -> Compare:
 
 
 def check_loss(who: str, values: Any) -> None:
-    """Raise if a loss is of booleans or integers, whose gradient would be 0.
+    """Raise if a loss consists of booleans or integers, whose gradient would be 0.
 
     Example:
       >>> check_loss("supervised", jnp.array([[True, False]]))
@@ -164,8 +164,8 @@ def check_loss(who: str, values: Any) -> None:
     totals = jax.tree.leaves(values)[:1]
     if not totals or not jnp.issubdtype(jnp.result_type(*totals), jnp.floating):
         raise TypeError(
-            f"{who}: the loss must be of floats, got {describe(values)}; a share of correct "
-            "outputs has no gradient, so it is a metric: metrics={...}"
+            f"{who}: the loss must be of floats, got {describe(values)}; a fraction of "
+            "correct outputs has no gradient, so it is a metric: metrics={...}"
         )
 
 
@@ -321,7 +321,7 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
         start), targets), where `start` (batch,) marks the rows that begin a text, from zeros.
 
     Raises:
-      ValueError: If a batch has another number of rows than the carry.
+      ValueError: If the numbers of rows of batch and carry differ.
 
     Example:
       >>> text = jn.data.windows(np.arange(29) % 7, streams=2, steps=5)
@@ -407,8 +407,8 @@ def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> di
       who: Name of the objective, for errors.
 
     Raises:
-      TypeError: If the output has another form, or if the loss is not of floats.
-      ValueError: If the values have another shape.
+      TypeError: If the output has the wrong form, or if the loss is not of floats.
+      ValueError: If the values have the wrong shape.
       ValueError: If a scalar is returned and padding has to be left out.
 
     Example:
@@ -440,7 +440,7 @@ def _average(name: str, values: Any, count: tuple, mask: Any, who: str) -> Avera
                 f"{who}: {name} must be a pair (totals, weights), (batch,) each, got {shapes}"
             )
         totals, weights = (jnp.asarray(v, jnp.result_type(values[0], jnp.float32)) for v in values)
-        if mask is not None:  # where, not a product: the padding may hold NaN
+        if mask is not None:  # jnp.where instead of a product, since the padding may be NaN
             totals, weights = (jnp.where(mask > 0, v, 0) for v in (totals, weights))
         weight = weights.sum()
         return Average(totals.sum() / jnp.where(weight == 0, 1, weight), weight)

@@ -55,7 +55,7 @@ def shardings_of(tree: PyTree) -> Shardings | None:
 
 
 def is_named(array: Any) -> bool:
-    """Return whether an array is on a mesh; a quick look.
+    """Return quickly whether an array is on a mesh.
 
     Example:
       >>> is_named(jnp.ones(3))
@@ -80,7 +80,8 @@ def constrain(tree: PyTree, shardings: Shardings | None, axes: int = 0) -> PyTre
         return tree
 
     def leaf(a, sharding):
-        spec = P(*[None] * axes, *sharding.spec)  # inside `auto_axes` the mesh is the context's
+        # Inside `auto_axes` the mesh comes from the context.
+        spec = P(*[None] * axes, *sharding.spec)
         where = spec if _is_explicit(sharding) else NamedSharding(sharding.mesh, spec)
         return jax.lax.with_sharding_constraint(a, where)
 
@@ -99,8 +100,8 @@ def placed(
         structure of the shardings.
       shardings: Shardings of what `run` keeps. Without `keeps`, shardings of any arrays on the
         mesh.
-      keeps: Whether the first part of the result has these shardings. All else is whole on every
-        device, so that each process can read it.
+      keeps: Whether the first part of the result has these shardings. All other results are
+        complete on every device, so that each process can read them.
       options: Options of `jax.jit`.
 
     Example:
@@ -115,7 +116,7 @@ def placed(
         return memory.jit(jax.sharding.auto_axes(run, out_sharding=results), **options)
 
     @functools.wraps(run)
-    def kept(*args):  # `out_shardings=` has XLA gather more often
+    def kept(*args):  # with `out_shardings=` XLA gathers more often
         return jax.lax.with_sharding_constraint(run(*args), results)
 
     return memory.jit(kept, **options)
@@ -176,7 +177,7 @@ def onto_mesh(
                 f"{who}: the data are on a mesh, the train_state on one device; write "
                 "train_state = jn.distributed.put(train_state, mesh)"
             )
-        # The axes are Explicit, and with a word for each dimension nothing moves.
+        # The axes are Explicit. A spec with an entry for each dimension avoids a transfer.
         mesh = batches.mesh
         train_state = jax.tree.map(
             lambda a: jax.device_put(a, NamedSharding(mesh, P(*[None] * a.ndim))), train_state
@@ -193,12 +194,12 @@ def onto_mesh(
 
 
 def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
-    """Raise if several processes would each train a model of their own.
+    """Raise if several processes would each train a separate model.
 
     Args:
       who: Name of the function.
       train_state: Train_state or params.
-      data: Examples; NumPy arrays would be taken to be the same in all processes.
+      data: Examples; JAX would assume that NumPy arrays are the same in all processes.
 
     Raises:
       ValueError: If arrays are not spread over the devices of all processes.
@@ -213,7 +214,7 @@ def check_processes(who: str, train_state: PyTree, data: PyTree) -> None:
     for what, (tree, options) in given.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not isinstance(leaf, jax.Array):
-                got = f"a {type(leaf).__name__}, of which each process may have another"
+                got = f"a {type(leaf).__name__}, which may differ between processes"
             elif leaf.is_fully_addressable:
                 got = "an array on the devices of this process alone"
             else:
@@ -230,7 +231,7 @@ def _is_explicit(sharding: NamedSharding) -> bool:
 
 
 def _on_mesh(sharding: Any) -> TypeGuard[NamedSharding]:
-    """Return whether programs have to know of the mesh; False for one device with Auto axes."""
+    """Return whether programs depend on the mesh; False for one device with Auto axes."""
     return isinstance(sharding, NamedSharding) and (
         sharding.mesh.size > 1 or _is_explicit(sharding)
     )

@@ -1,6 +1,6 @@
-"""Requests to stop, as clusters send them before they take a machine away: the signal SIGTERM.
+"""Requests to stop: the signal SIGTERM, which clusters send before they reclaim a machine.
 
-The request belongs to the whole process, since a signal does. Nothing listens unless a
+Like the signal, a request belongs to the whole process. It has no effect on the run unless a
 `jn.Checkpoints` is open.
 """
 
@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _ASKED = threading.Event()
-EXIT = 128 + signal.SIGTERM  # what a shell reports of a process that the signal ended
+# The exit status that a shell reports for a process ended by the signal.
+EXIT = 128 + signal.SIGTERM
 
 
 def asked() -> bool:
-    """Return whether the process was asked to stop while somebody listened.
+    """Return whether the process was asked to stop inside `listening`.
 
     Example:
       >>> asked()
@@ -30,7 +31,7 @@ def pass_on() -> None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note a SIGTERM instead of dying of it; at the end the process exits if there was one.
+    """Record a SIGTERM instead of ending the process; at the end, exit if there was one.
 
     Python handles signals in its main thread, so elsewhere nothing changes.
 

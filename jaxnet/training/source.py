@@ -4,8 +4,8 @@ Data in memory are put on the device. Shuffling and batching happen inside the p
 many steps per dispatch and sums up the metrics. The number of steps per dispatch is an argument of
 the program, not part of it, so it is tuned while training runs, and nothing compiles twice.
 
-Both kinds of source run a stretch of steps from a `Position` to a `Position`. A stretch that starts
-at a stored position computes what the interrupted run would have computed.
+Both kinds of source run consecutive steps from one `Position` to another. From a stored position
+they compute the same results as the interrupted run would have computed.
 """
 
 import functools
@@ -29,11 +29,11 @@ from jaxnet.training.objective import Average
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
 
-REFRESH = 0.2  # seconds of work per dispatch, so that the progress bar moves
+REFRESH = 0.2  # seconds of work per dispatch, short enough to update the progress bar
 
 
 class Totals(NamedTuple):
-    """Sums of a stretch of steps, on the device.
+    """Sums over consecutive steps, on the device.
 
     Fields:
       sums: Average of (sum of mean * weight, sum of weights) by name.
@@ -78,7 +78,7 @@ def resident_programs(
     """
     update = trainer.update
 
-    # Jitted by itself, so that begin's look at the shapes and advance's loop trace it once.
+    # Jitted separately, so that it is traced only once, for begin's shapes and advance's loop.
     @jax.jit
     def one_step(train_state, i, data, order):
         batch = placement.constrain(jax.tree.map(lambda leaf: leaf[order[i]], data), batches)
@@ -94,7 +94,7 @@ def resident_programs(
         else:
             order_key = key_of(key, train_state)
         order = jax.random.permutation(order_key, count) if shuffle else jnp.arange(count)
-        order = jnp.resize(order, (steps, size))  # starts over where the examples end
+        order = jnp.resize(order, (steps, size))  # wraps around at the end of the examples
         _, found, finite = jax.eval_shape(one_step, train_state, jnp.int32(0), data, order)
         zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32))  # noqa: E731
         totals = Totals(
@@ -144,7 +144,8 @@ class Resident:
         if self.shuffle and rows_are_in_order(objective, train_state.state, self.data, self.size):
             raise ValueError(
                 "fit: the state has an entry for each row of a batch, such as the carry of "
-                "truncated_bptt, so each batch must continue the one before. Pass shuffle=False"
+                "truncated_bptt, so each batch must continue the previous batch. Pass "
+                "shuffle=False"
             )
         placement.check_processes("fit", train_state, self.data)
         batches = placement.check_batch("fit", self.data, self.size)
@@ -157,12 +158,12 @@ class Resident:
         return describe_run(self.trainer, self.data, self.shuffle)
 
     def resume(self, position: Position) -> None:
-        """Raise if a position is of other data or batches."""
+        """Raise if a position belongs to other data or batches."""
         size, done = position.size, position.done
         if position.loader is not None or size != self.size or done >= (self.steps or 0):
             raise ValueError(
-                f"fit: the position is of a run with batches of {size} examples, {done} steps into "
-                f"a pass; these data have {self.steps} batches of {self.size}"
+                f"fit: the position belongs to a run with batches of {size} examples, {done} "
+                f"steps into a pass; these data have {self.steps} batches of {self.size}"
             )
 
     def run(
@@ -172,7 +173,7 @@ class Resident:
         assert self.steps is not None
         key = None if position.key is None else np.asarray(position.key, np.uint32)
         train_state, (key, order, totals) = self.programs.begin(train_state, self.data, key)
-        key = np.asarray(key)  # before advance, whose outputs come much later
+        key = np.asarray(key)  # read before advance, whose outputs are available much later
         first = done = position.done
         last = self.steps if limit is None else min(self.steps, first + limit)
         while done < last and not pace.stopped:
@@ -202,10 +203,10 @@ class Stream:
     def __init__(self, trainer: Trainer, batches: Iterable[PyTree], size: int, shuffle: bool):
         self.trainer, self.batches, self.size = trainer, batches, size
         self.steps = _length(batches)
-        self.iterator: Any = None  # of the pass that is under way
+        self.iterator: Any = None  # iterator of the current pass
         self.first: dict[int, int] = {}  # checksum of the first batch, by pass
-        self.step: Any = None  # the program, once the first batch was seen
-        self.explained = False  # whether a last batch of one example was looked at
+        self.step: Any = None  # the program, made for the first batch
+        self.explained = False  # whether a last batch of one example was checked
         self.accepted: list[frozenset[int]] = []  # integers found in the targets so far
 
     def joined(self, train_state: TrainState) -> TrainState:
@@ -219,20 +220,22 @@ class Stream:
     def resume(self, position: Position) -> None:
         """Go to a position: by the state of the iterator, or past the batches that were used."""
         if position.key is not None:
-            raise ValueError("fit: the position is of a run on arrays, and these data are a stream")
+            raise ValueError(
+                "fit: the position belongs to a run on arrays, and these data are a stream"
+            )
         for _ in range(position.epoch - (position.start // self.steps if self.steps else 0)):
             past = iter(self.batches)
-            if past is self.batches:  # can be used once, and is not at its beginning
+            if past is self.batches:  # an iterator, which cannot start again
                 break
-            next(past, None)  # a loader may count the passes, to shuffle each in another way
+            next(past, None)  # a loader may count the passes, to shuffle each differently
         if not position.done:
             return
         self.iterator = iter(self.batches)
         if position.loader is not None:
             if not hasattr(self.iterator, "set_state"):
                 raise ValueError(
-                    "fit: the position has the state of another kind of iterator than that of a "
-                    f"{type(self.batches).__name__}, which has no set_state"
+                    "fit: the position has the state of a different kind of iterator from that "
+                    f"of a {type(self.batches).__name__}, which has no set_state"
                 )
             self.iterator.set_state(position.loader)
             return
@@ -250,7 +253,8 @@ class Stream:
         seen = []
         if self.iterator is None:
             self.iterator = iter(self.batches)
-        several, look = jax.process_count() > 1, pace.steps  # they agree now and then
+        # The processes synchronize from time to time.
+        several, look = jax.process_count() > 1, pace.steps
         ended = False
         while not pace.stopped and (limit is None or len(seen) < limit):
             batch = next(self.iterator, _END)
@@ -305,7 +309,7 @@ class Stream:
         if count > size:
             raise ValueError(
                 f"fit: the first batch had {size} examples, a later one {count}; only the last "
-                "batch may be smaller, and none larger"
+                "batch may be smaller, and no batch may be larger"
             )
         if count == 1 < size:
             self._explain_one_example(train_state, batch)
@@ -356,7 +360,7 @@ def _paired(update: Callable) -> Callable:
 
 
 def _length(batches: Any) -> int | None:
-    """Return the number of batches if it is known; in grain sys.maxsize means an endless one."""
+    """Return the number of batches if it is known; in grain sys.maxsize means an endless stream."""
     length = len(batches) if hasattr(batches, "__len__") else None
     return None if length is None or length >= sys.maxsize else length
 
@@ -367,7 +371,7 @@ class Pace:
     def __init__(self, fixed: int | None):
         self.fixed, self.steps = fixed, fixed or 1
         self.seen = 0
-        self.stopped = False  # by a request, the same in all processes
+        self.stopped = False  # by a request to stop, the same in all processes
 
     def took(self, steps: int, seconds: float) -> None:
         """Note the duration of a dispatch, and whether the run is to stop.
@@ -375,8 +379,8 @@ class Pace:
         Processes take the pace of the first, since each dispatch is a program of all of them.
         """
         self.seen += 1
-        if self.fixed is None and self.seen > 1:  # the first one compiles
-            # At most 8 times more at once: a short dispatch is a poor clock.
+        if self.fixed is None and self.seen > 1:  # the first dispatch compiles
+            # At most 8 times as many, since the duration of a short dispatch is inaccurate.
             rate = steps / max(seconds, 1e-6)
             self.steps = int(np.clip(rate * REFRESH, 1, 8 * self.steps))
         self.steps, self.stopped = placement.agreed(self.steps, preemption.asked())

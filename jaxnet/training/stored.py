@@ -1,4 +1,4 @@
-"""What a checkpoint holds next to the arrays of its train_state: checksums, and a run as JSON.
+"""The contents of a checkpoint in addition to arrays: checksums, and the run as JSON.
 
 The files of a step are `train_state` and `run`, both written by orbax, and `checksums.json`.
 """
@@ -20,9 +20,9 @@ from jaxnet.services.trees import path_name
 from jaxnet.training.epoch import Position
 from jaxnet.training.trainer import TrainState
 
-SUMS = "checksums.json"  # of the files of a checkpoint, beside them
+SUMS = "checksums.json"  # checksums of the files of a checkpoint, stored next to them
 PARTS = ("run", "train_state")
-FORMAT = 2  # another number if another version could not read what this one writes
+FORMAT = 2  # increase it if older versions cannot read the files of this version
 
 
 def seal(folder: Path) -> None:
@@ -49,7 +49,7 @@ def damage(folder: Path) -> str | None:
             if not ((folder / part).is_dir() and any((folder / part).iterdir())):
                 return f"{part} is missing"
         if not (folder / SUMS).exists():
-            return None  # orbax alone vouches for it
+            return None  # an old checkpoint without checksums
         stored = json.loads((folder / SUMS).read_bytes())
         found = dict(_sums(folder))
     except ValueError:
@@ -67,12 +67,13 @@ def damage(folder: Path) -> str | None:
 
 
 def _sums(folder: Path, flush: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield the checksums of the parts; the other files of orbax change when it commits them."""
+    """Yield the checksums of the parts; the other files change when orbax commits them."""
     for file in (file for part in PARTS for file in sorted((folder / part).rglob("*"))):
         if file.is_file():
             with open(file, "r+b", buffering=0) if flush else open(file, "rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
-                if flush:  # else a power cut could leave the new one empty and the old one removed
+                # Otherwise a power failure could leave an empty new file without the old one.
+                if flush:
                     os.fsync(opened.fileno())
             yield file.relative_to(folder).as_posix(), digest
 
@@ -103,19 +104,20 @@ def run_to_json(
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Read what `run_to_json` made.
+    """Read the result of `run_to_json`.
 
     Args:
       folder: Folder of the checkpoint.
 
     Raises:
-      ValueError: If it was written by another version of jaxnet; names the version.
+      ValueError: If it was written by another version of jaxnet; the message names the version.
     """
     import jaxnet
 
     written = None
     with suppress(ValueError, AttributeError, TypeError):
-        stored = json.loads((folder / "run" / "metadata").read_bytes())  # orbax's JsonSave
+        # Written by orbax's JsonSave.
+        stored = json.loads((folder / "run" / "metadata").read_bytes())
         written = stored.get("jaxnet")
         parts = {"format", "processes", "position", "leaves", "optimizer", "scalars"}
         known = parts <= stored.keys() and stored["format"] == FORMAT
@@ -130,7 +132,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
-    """Raise if a checkpoint is of another model or another optimizer than a train_state.
+    """Raise if a checkpoint does not fit the model or the optimizer of a train_state.
 
     Args:
       folder: Folder of the checkpoint, for the message.
@@ -138,7 +140,7 @@ def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:
       like: Train_state or its specs.
 
     Raises:
-      ValueError: If arrays or states differ; names them.
+      ValueError: If arrays or states differ; the message names them.
     """
     found, have, need = [], stored["leaves"], _leaves(like)
     for path in need | have:  # in the order of the train_state
@@ -175,7 +177,7 @@ def _kinds(state: Any) -> str:
 
 
 def position_from_json(stored: dict[str, Any]) -> Position:
-    """Make the position of this process from what `read_run` returned.
+    """Make the position of this process from the result of `read_run`.
 
     Args:
       stored: Result of `read_run`.

@@ -35,10 +35,10 @@ class Sweep(NamedTuple):
     Fields:
       settings: Settings of the grid, in the order of `itertools.product`: name -> value.
       seeds: Seeds of the runs per setting.
-      train_state: All that was trained: params, state and opt_state have two leading axes
+      train_state: Train states of all runs. params, state and opt_state have two leading axes
         (settings, seeds), key has the axis of seeds, and step has neither.
       train: Means over each epoch's examples: metric -> (settings, seeds, epochs).
-      test: The same on the `evaluate` data; None without.
+      test: The same on the `evaluate` data; None without it.
       seconds: Seconds of everything, compilation included.
     """
 
@@ -62,7 +62,7 @@ class Sweep(NamedTuple):
         every = self.train_state
         counts = {"setting": len(self.settings), "seed": len(self.seeds)}
         for (what, count), i in zip(counts.items(), (setting, seed), strict=True):
-            if not -count <= i < count:  # JAX would take the last one
+            if not -count <= i < count:  # JAX would use the last run
                 raise IndexError(
                     f"Sweep: member takes indices, {what} from 0 to {count - 1}, got {i}"
                 )
@@ -79,8 +79,8 @@ class Sweep(NamedTuple):
 
         Returns:
           For each setting its values, then mean, low and high (the 95% interval of the mean by
-            Student's t; NaN for one seed; of a metric that stays in [0, 1], within it), std (the
-            sample standard deviation over seeds), min, max and seeds.
+            Student's t; NaN for one seed; clipped to [0, 1] if the metric stays in [0, 1]), std
+            (the sample standard deviation over seeds), min, max and seeds.
 
         Raises:
           KeyError: If there is no such metric or part.
@@ -91,14 +91,14 @@ class Sweep(NamedTuple):
         if values is None or metric not in values:
             there = {name: sorted(found) for name, found in parts.items() if found is not None}
             raise KeyError(f"Sweep: no {metric!r} of {part!r}; there are {there}")
-        # A metric that never leaves [0, 1] is a share, such as an accuracy, and so is its mean.
+        # A metric that stays within [0, 1] is a fraction, such as an accuracy, and so is its mean.
         curves = [found[metric] for found in parts.values() if found and metric in found]
         inside = ((c >= 0) & (c <= 1) | np.isnan(c) for c in curves)
         share = metric != "loss" and all(each.all() for each in inside)
         found = []
         for setting, last in zip(self.settings, values[metric][..., -1], strict=True):
             n, mean = len(last), float(last.mean())
-            with np.errstate(invalid="ignore"):  # of a run that diverged
+            with np.errstate(invalid="ignore"):  # for a run that diverged
                 spread = float(last.std(ddof=1)) if n > 1 else math.nan
             half = _quantile(n - 1) * spread / math.sqrt(n) if n > 1 else math.nan
             low, high = mean - half, mean + half
@@ -113,7 +113,7 @@ class Sweep(NamedTuple):
         """Return the index of the best setting by its mean metric.
 
         Best is the lowest loss, or the highest value of another metric. Runs that diverged count as
-        worst. Choose on other data than the data you report.
+        worst. Choose on different data from the data you report.
         """
         mean = np.array([row["mean"] for row in self.rows(metric, part)])
         mean = mean if metric == "loss" else -mean
@@ -240,13 +240,14 @@ def sweep(
             sums.append(run(train_state.params, train_state.state, test, jax.random.key(0)))
         return train_state, [{n: total / weight for n, (total, weight) in s.items()} for s in sums]
 
-    # Runs of one seed share their randomness, so their order of examples is drawn once for all.
-    seen = 0 if own_data else None  # the axis of seeds in data
+    # Runs with the same seed share their randomness, so the order of examples is drawn once per
+    # seed.
+    seen = 0 if own_data else None  # the axis of seeds in the data
     by_seed, by_setting = _axes(key=0), _axes(key=None)
     epoch = jax.vmap(epoch, (by_seed, seen), (by_seed, 0))
     epoch = jax.jit(jax.vmap(epoch, (by_setting, None), (by_setting, 0)), donate_argnums=0)
     train_state = _start(objective, make, example, settings, seeds, params)
-    if batches is not None:  # members are on all devices, each of which has its part of a batch
+    if batches is not None:  # every device has all members and a part of each batch
         train_state = jax.device_put(train_state, NamedSharding(batches.mesh, P()))
     found = []
     with progress_bar(epochs, f"{len(settings)} settings x {len(seeds)} seeds", progress) as bar:

@@ -31,13 +31,13 @@ def check_targets(
       params, state: Params and state of the objective.
       data: Pair (x, targets), all examples or a batch. Other data count as targets as a whole.
       who: Name of the function, for the message.
-      accepted: Integers found so far in each array of a stream's targets, empty at first. Of the
-        later batches only batches with new integers are checked.
+      accepted: Integers found so far in each array of a stream's targets, empty at first. Later
+        batches are only checked if they have new integers.
       train: Whether the objective is traced in training, where it may change the batch. Targets
         that it makes itself are not checked.
 
     Raises:
-      ValueError: If a loss would misread a target; the error of that loss.
+      ValueError: If a loss would misread a target; this is the error that the loss raises.
 
     Example:
       >>> objective = jn.supervised(jn.dense(3), optax.softmax_cross_entropy_with_integer_labels)
@@ -73,9 +73,9 @@ def check_targets(
     try:
         try:
             trace(state)
-        except (WrongValues, Warning):  # a warning may be an error
+        except (WrongValues, Warning):  # warnings may be turned into errors
             raise
-        except Exception:  # the state may have one entry per row, and these are other rows
+        except Exception:  # the state may have one entry per row, for different rows
             trace(jax.eval_shape(objective.init, key_spec(), shapes_of(data))[1])
     except WrongValues as error:
         error.add_note(f"{who} looked at the targets first: nothing was computed with them")
@@ -83,7 +83,7 @@ def check_targets(
     except Warning:
         raise
     except Exception:
-        pass  # what augmentation makes of the data may be of another form; else the step raises
+        pass  # augmentation may change the form of the data; other errors are raised by the step
 
 
 def _values(leaf: Any, alone: bool) -> Any:
@@ -92,7 +92,7 @@ def _values(leaf: Any, alone: bool) -> Any:
         return jnp.asarray(leaf)
     if not (alone and jnp.issubdtype(leaf.dtype, jnp.integer)):
         return None
-    extremes = np.array([leaf.min(), leaf.max()])  # the same in all processes
+    extremes = np.array([leaf.min(), leaf.max()])  # these are the same in all processes
     return jnp.asarray(np.resize(extremes, leaf.shape))
 
 
@@ -104,7 +104,7 @@ def _integers(leaf: Any) -> frozenset[int]:
         return frozenset()
     values = np.asarray(leaf, np.int64).ravel()
     low = values.min()
-    if values.max() - low < 2**16:  # a count is quicker than a sort
+    if values.max() - low < 2**16:  # counting is faster than sorting
         return frozenset((np.flatnonzero(np.bincount(values - low)) + low).tolist())
     return frozenset(np.unique(values).tolist())
 
@@ -112,7 +112,7 @@ def _integers(leaf: Any) -> frozenset[int]:
 def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size: int) -> bool:
     """Return whether the state has entries per row of a batch, such as carries.
 
-    Each batch then continues the one before, row by row.
+    Each batch then continues the previous batch, row by row.
 
     Args:
       objective: Objective of the trainer.
@@ -137,5 +137,5 @@ def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size:
 
     try:
         return of_rows(size) != of_rows(size + 1)
-    except Exception:  # another number of rows is not to be had
+    except Exception:  # the objective does not accept a different number of rows
         return False

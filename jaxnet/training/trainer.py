@@ -33,15 +33,15 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes; a pytree, to be saved and resumed whole.
+    """Everything that training changes: a pytree to save and resume as a whole.
 
     Fields:
       step: Number of updates made, an int32 scalar.
       params: Nested dicts that the optimizer changes.
       state: Nested dicts that `apply` changes, e.g. running statistics.
       opt_state: State of the optax optimizer.
-      key: Randomness to come; every step advances it. As key data, uint32, since a typed key takes
-        a jitted call off its fast path.
+      key: Random key for the next steps, which every step advances. It is stored as key data
+        (uint32), since typed keys make jitted calls slower.
     """
 
     step: jax.Array
@@ -56,7 +56,7 @@ class TrainState(NamedTuple):
         for name in ("params", "state", "opt_state"):
             leaves = jax.tree.leaves(getattr(self, name))
             parts.append(f"{name}: {sum(map(np.size, leaves)):,} in {len(leaves)} arrays")
-        return f"TrainState({', '.join(parts)})"  # the arrays inside would fill pages
+        return f"TrainState({', '.join(parts)})"  # the arrays would fill pages
 
     def _repr_html_(self) -> str:
         return html_line(repr(self))
@@ -139,22 +139,22 @@ def trainer(
     raises. The values are copied, in the dtypes of the net.
 
     `step(train_state, batch)` computes the gradient and the update, and returns the new train_state
-    with the loss and metrics of the batch. Called plainly, it is jitted and donates the train_state
-    (its memory is reused), so always continue with the train_state that `step` returned. Inside the
-    user's own `jit`, `grad`, `scan` or `vmap` it is a pure function. Optimizers that search along a
-    line get value, gradient and function, as `optax.lbfgs` expects.
+    with the loss and metrics of the batch. Called directly, it is jitted and donates the
+    train_state (its memory is reused), so always continue with the train_state that `step`
+    returned. Inside the user's own `jit`, `grad`, `scan` or `vmap` it is a pure function.
+    Optimizers that search along a line get value, gradient and function, as `optax.lbfgs` expects.
 
     It warns, with paths, about recompilations, about state that does not change in training, and
-    about gradients or losses that are not finite. For the last it reads values now and then, at
-    least every 256 steps; `fit` checks every step.
+    about gradients or losses that are not finite. To detect the last, it reads values from time to
+    time, at least every 256 steps; `fit` checks every step.
 
-    Under Linux it also has the process keep freed memory, see `jn.reuse_memory`.
+    Under Linux it also makes the process keep freed memory, see `jn.reuse_memory`.
 
     Args:
       objective: Layer `batch -> (values, metrics)`, such as `jn.supervised(net, loss)`.
       optimizer: Optax optimizer, such as `optax.adam(1e-3)`.
-      shapes: Number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`: as many
-        compilations bring no warning.
+      shapes: Number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`. Up to this
+        number of compilations, there is no warning.
 
     Raises:
       TypeError: If `objective` is not a layer, or if `optimizer` is not an optax optimizer.
@@ -193,12 +193,14 @@ def trainer(
         filled = drawn if params is None else _filled("params", drawn, params)
         train_key = child_key(key, "train")
         if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
-            train_key = jax.random.key_data(train_key)  # the data would lose another kind
+            # Key data would not keep a different kind of key.
+            train_key = jax.random.key_data(train_key)
         step = jnp.asarray(np.zeros((), np.int32))
         return TrainState(step, filled, state, start(filled), train_key)
 
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
-        start = floats_of(train_state.params)  # integers, such as those of `quantized`, stay
+        # Integers, such as the params of `quantized`, do not change.
+        start = floats_of(train_state.params)
         needed = jax.tree.structure(jax.eval_shape(optimizer.init, start))
         given = jax.tree.structure(train_state.opt_state)
         if given != needed:
@@ -222,26 +224,27 @@ def trainer(
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, opt_state, start, **extra)
             params = with_floats(train_state.params, optax.apply_updates(start, updates))
-        # NaN and infinity times 0 are NaN. On CPU this takes half the time of isfinite(leaf).all().
+        # NaN and infinity times 0 are NaN. On CPU this is faster than isfinite(leaf).all().
         checked = jax.tree.leaves(with_floats(train_state.params, grads))
         finite = [jnp.isfinite((0 * leaf).sum()) for leaf in checked]
         after = TrainState(train_state.step + 1, params, state, opt_state, train_state.key)
         return after, found, jnp.stack(finite) if finite else jnp.ones(0, bool)
 
     def pure_step(train_state, batch):
-        after, found, _ = update(train_state, batch)  # results that are not used are not computed
+        after, found, _ = update(train_state, batch)  # unused results are not computed
         return after, {name: average.mean for name, average in found.items()}
 
     def step(train_state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        # Not the whole train_state: flattening costs microseconds, and where its state or opt_state
-        # alone is traced, the results are the same, but the buffers of the others are reused.
+        # Not the whole train_state, since flattening it costs microseconds. If only state or
+        # opt_state is traced, the results are the same, but the buffers of the others are reused.
         if is_traced((train_state.step, train_state.params, train_state.key, batch)):
             return pure_step(train_state, batch)
         batch = all_native(batch, "step")
         with explain_reuse():
-            if "step" not in watcher.traces:  # the first batch shows what all of them are like
+            if "step" not in watcher.traces:  # later batches are assumed to be like the first one
                 check_targets(objective, *train_state[1:3], batch, "step", train=True)
-            # One look, since a flattening costs microseconds: a state is on a mesh as a whole.
+            # One check suffices, since a train_state is on a mesh as a whole; flattening costs
+            # microseconds.
             shardings = shardings_of(train_state) if is_named(train_state.step) else None
             if jax.process_count() > 1:
                 check_processes("step", train_state, batch)
@@ -307,9 +310,10 @@ def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
     if given.shape != drawn.shape or not (floats or given.dtype == drawn.dtype):
         raise ValueError(
             f"trainer.init: {path} must be {describe(drawn)}, got {describe(given)}. Leave out "
-            "the entries that are to be drawn"
+            "the entries that should be initialized"
         )
-    return jnp.array(all_native(given, "trainer.init"), drawn.dtype)  # a step donates the copy
+    # Copied, since a step donates its arrays.
+    return jnp.array(all_native(given, "trainer.init"), drawn.dtype)
 
 
 def _check(objective: Any, optimizer: Any) -> None:
@@ -328,7 +332,8 @@ def _check(objective: Any, optimizer: Any) -> None:
         got = f"the function {function_name(optimizer)}"
         hint = f"; did you forget to call it: {function_name(optimizer)}(1e-3)?"
     raise TypeError(
-        f"trainer: the optimizer must be one of optax, such as optax.adam(1e-3), got {got}{hint}"
+        "trainer: the optimizer must be an optax optimizer, such as optax.adam(1e-3), got "
+        f"{got}{hint}"
     )
 
 
@@ -339,11 +344,11 @@ def check_train_state(who: str, train_state: Any) -> None:
       >>> check_train_state("fit", {})
       Traceback (most recent call last):
       ...
-      TypeError: fit: train_state must be that of trainer.init(key, batch), got dict
+      TypeError: fit: train_state must be the result of trainer.init(key, batch), got dict
     """
     if not isinstance(train_state, TrainState):
         raise TypeError(
-            f"{who}: train_state must be that of trainer.init(key, batch), got "
+            f"{who}: train_state must be the result of trainer.init(key, batch), got "
             f"{type(train_state).__name__}"
         )
     check_arrays(f"{who}: train_state", train_state)
@@ -352,13 +357,13 @@ def check_train_state(who: str, train_state: Any) -> None:
         if not (jnp.issubdtype(leaf.dtype, jnp.inexact) or leaf.dtype in (jnp.int8, jnp.uint8)):
             name = f"train_state.params{jax.tree_util.keystr(path)}"
             raise TypeError(
-                f"{who}: {name} must hold floats, or int8 and uint8 as those of "
-                f"jn.quantized, got {leaf.dtype}"
+                f"{who}: {name} must hold floats, or int8 and uint8 as in jn.quantized, got "
+                f"{leaf.dtype}"
             )
     kind: Any = getattr(train_state.key, "dtype", object)
     if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
         raise TypeError(
-            f"{who}: train_state.key must be that of trainer.init, got {train_state.key!r:.60}"
+            f"{who}: train_state.key must be the key from trainer.init, got {train_state.key!r:.60}"
         )
 
 
@@ -366,8 +371,9 @@ def _specs(batch: PyTree) -> PyTree:
     for leaf in jax.tree.leaves(batch):
         if not getattr(leaf, "shape", ()):
             raise TypeError(
-                "trainer.init: the batch must be arrays or specs with one example per row, such as "
-                f"(inputs, targets), got {type(leaf).__name__} in it; of a loader, pass one batch"
+                "trainer.init: the batch must be arrays or specs with one example per row, such "
+                f"as (inputs, targets), got {type(leaf).__name__} in it; for a loader, pass one "
+                "batch"
             )
     return abstract(batch, "trainer.init")
 
@@ -396,11 +402,11 @@ def next_key(train_state: TrainState) -> tuple[TrainState, jax.Array]:
       ((), (2,))
     """
     data = train_state.key
-    if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):  # not of JAX's default kind
+    if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):  # not JAX's default kind of key
         key, here = jax.random.split(data)
         return train_state._replace(key=key), here
-    # The stored key is a counter; each key handed out is a hash of it. XLA drops the hash where
-    # nobody draws, which it could not do with a split.
+    # The stored key is a counter; each returned key is a hash of it. XLA drops the hash if nothing
+    # is drawn, which it could not do with a split.
     here = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
     return train_state._replace(key=data.at[-1].add(1)), here
 

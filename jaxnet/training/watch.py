@@ -17,7 +17,8 @@ class Watcher:
     """Warns about a trainer's programs, by path.
 
     Args:
-      shapes: Number of batch shapes to expect; as many compilations bring no warning.
+      shapes: Number of batch shapes to expect. Up to this number of compilations, there is no
+        warning.
     """
 
     def __init__(self, shapes: int = 1):
@@ -46,7 +47,7 @@ class Watcher:
             f"{program} is compiled again (number {len(before)}), because of "
             + (
                 "; ".join(changes[:8])
-                or "another batch_size or sharding, or a list instead of a tuple"
+                or "a different batch_size or sharding, or a list instead of a tuple"
             )
             + hint
         )
@@ -73,7 +74,7 @@ class Watcher:
             )
 
     def stepped(self, train_state: Any, loss: jax.Array) -> None:
-        """Read losses now and then after a step, since reading waits for the device.
+        """Read losses only after some steps, since reading waits for the device.
 
         After call 1 it reads the parameters and the loss, later the losses, at least every 256
         calls.
@@ -83,9 +84,10 @@ class Watcher:
             return
         unread, self._losses = self._losses, []
         first, self._patience = self._patience == 1, min(2 * self._patience, 256)
-        if is_traced((unread[-1], train_state.params)):  # by a rate inside the optimizer, say
+        # For example by a rate inside the optimizer.
+        if is_traced((unread[-1], train_state.params)):
             return
-        if not first and np.isfinite(unread[-1]):  # a NaN gets into the parameters and stays
+        if not first and np.isfinite(unread[-1]):  # a NaN reaches the parameters and stays there
             return
         losses = np.asarray(unread)
         finite = _finite(jax.tree.leaves(train_state.params))
@@ -142,7 +144,7 @@ def explain_reuse():
     try:
         yield
     except Exception as error:
-        if type(error).__name__ == "ShardingTypeError":  # has no public name
+        if type(error).__name__ == "ShardingTypeError":  # the class has no public name
             error.add_note(
                 "a mesh with Explicit axes needs all arrays on it: train_state = "
                 "jn.distributed.put(train_state, mesh), and the params likewise"
@@ -150,6 +152,7 @@ def explain_reuse():
         if "has been deleted" in str(error):
             error.add_note(
                 "a train_state goes into one step only, which reuses its memory; continue with "
-                "the one that it returned: train_state, metrics = trainer.step(train_state, ...)"
+                "the train_state that it returned: train_state, metrics = "
+                "trainer.step(train_state, ...)"
             )
         raise

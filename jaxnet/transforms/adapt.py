@@ -33,9 +33,8 @@ def lora(
 
     The params of `layer` keep their paths, so `trainer.init(key, batch, params=trained)` starts
     from a trained net and initializes the rest. Caution: weight decay changes constants too. Give
-    the optimizer only what trains:
-    `jn.by_path({"*_lora_(a|b)": optimizer, "*": optax.set_to_zero()})`. Then it does not keep
-    moments of the constants either.
+    the optimizer only the params that train: `jn.by_path({"*_lora_(a|b)": optimizer, "*":
+    optax.set_to_zero()})`. Then the optimizer does not keep moments of the constants either.
 
     If `layer` is made by `jn.quantized`, the constants stay integers, and a and b are floats
     (QLoRA).
@@ -56,7 +55,7 @@ def lora(
 
     Raises:
       ValueError: In `init`, if no param fits `where` or `trainable`.
-      ValueError: In `init`, if a param that fits `where` is not a kernel or is adapted already.
+      ValueError: In `init`, if a param that fits `where` is not a kernel or is already adapted.
 
     Example:
       >>> net = jn.serial(jn.dense(8), jax.nn.relu, jn.dense(3, name="head"))
@@ -89,10 +88,10 @@ def lora(
 
 
 def merge(layer: Layer, params: Params) -> Params:
-    """Return the params of the plain net, given the params of an adapted or quantized one.
+    """Return the params of the plain net, given the params of an adapted or quantized net.
 
     The products of `jn.lora` are added to their kernels, and the integers of `jn.quantized` become
-    floats. The net below gives the same outputs with them, up to rounding.
+    floats. The layer inside gives the same outputs with them, up to rounding.
 
     Args:
       layer: Layer made by `jn.lora` or `jn.quantized`, or another transform of such a layer, such
@@ -143,7 +142,7 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
     """Return an adapted layer; `bare`, the layer without watches, shows the axes of kernels."""
     rank, where, scale, trainable = options
     rewrap: Any = lambda inner: _lora(inner, options, bare, known)  # noqa: E731
-    if _is_quantized(layer):  # the same paths inside it, where the kernels are floats
+    if _is_quantized(layer):  # adapt the layer inside, whose kernels are floats with the same paths
         inner, outer = layer.inside
         return outer(_lora(inner, options, inner, Memo()))
 
@@ -151,7 +150,7 @@ def _lora(layer: Layer, options: _Options, bare: Layer, known: Memo) -> Layer:
         params, state = layer.init(key, x)
         kernels = matching("lora", where, params)
         if again := [path for path in kernels if path + A in dict(flat(params))]:
-            raise ValueError(f"lora: {again[0]} is adapted already; merge it first, by jn.merge")
+            raise ValueError(f"lora: {again[0]} is already adapted; merge it first, by jn.merge")
         if trainable is not None:
             matching("lora", trainable, params, what="trainable")
         x = abstract(x, "lora")
@@ -193,7 +192,7 @@ def _draw(key: jax.Array, kernel: Any, axes: Axes, rank: int) -> tuple[Any, Any]
     """Return the two factors of a kernel at the start: a drawn, b zeros."""
     copies, rest = kernel.shape[: axes.copies], kernel.shape[axes.copies :]
     inputs, outputs = rest[: axes.inputs], rest[axes.inputs :]
-    # A row of a table is picked, not summed over, so its variance does not depend on their number.
+    # A table's rows are picked, not summed, so the variance does not depend on the number of rows.
     make = normal(1.0) if axes.table else lecun_normal()
     keys = jax.random.split(key, math.prod(copies))
     draw = jax.vmap(lambda key: make(key, (math.prod(inputs), rank), kernel.dtype))

@@ -1,4 +1,4 @@
-"""Copies of a layer with parameters of their own: in a row, or side by side."""
+"""Copies of a layer, each with its own parameters, in sequence or in parallel."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxnet.services.trees import PyTree, describe, flat, key_spec
 
 
 def repeat(layer: Layer, n: int) -> Layer:
-    """Return n copies of a layer in a row, each with its own parameters.
+    """Return n copies of a layer in sequence, each with its own parameters.
 
     Params and state have the layer's paths with a leading axis of n. The copies run in one
     `jax.lax.scan`, so compile time does not grow with n.
@@ -24,7 +24,7 @@ def repeat(layer: Layer, n: int) -> Layer:
     Raises:
       TypeError: If `layer` is not a layer or `n` is not an integer.
       ValueError: If `n` is below 1.
-      ValueError: If the layer changes the shape, or if params are of another n.
+      ValueError: If the layer changes the shape, or if params have a different n.
 
     Example:
       >>> net = jn.repeat(jn.residual(jn.dense(3)), 5)
@@ -75,7 +75,7 @@ def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
             y, after = copy(i, params, given, x)
             put = lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, i, 0)  # noqa: E731
             state = jax.tree.map(put, state, {name: after.pop(name) for name in state})
-            return (y, state), after  # what is left is sown
+            return (y, state), after  # only sown values remain
 
         if not streams:
             return jax.lax.scan(body, x, (jnp.arange(n), params, state))
@@ -89,7 +89,7 @@ def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
 
 
 def ensemble(layer: Layer, n: int) -> Layer:
-    """Return n members of a layer side by side, each with its own parameters and randomness.
+    """Return n members of a layer in parallel, each with its own parameters and randomness.
 
     All get the same input; the output has a leading axis of n, before the batch axis. Params and
     state have the layer's paths with a leading axis of n. To train each member on its own loss,
@@ -101,7 +101,7 @@ def ensemble(layer: Layer, n: int) -> Layer:
 
     Raises:
       TypeError: If `layer` is not a layer or `n` is not an integer.
-      ValueError: If `n` is below 1, or if params are of another n.
+      ValueError: If `n` is below 1, or if params have a different n.
 
     Example:
       >>> net = jn.ensemble(jn.dense(4), 5)
@@ -138,7 +138,7 @@ def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:
             if jnp.shape(leaf)[:1] != (n,):
                 raise ValueError(
                     f"{who}: {kind}/{path} must have a leading axis of n = {n}, got "
-                    f"{jnp.shape(leaf)}; do they belong to another n?"
+                    f"{jnp.shape(leaf)}; do they belong to a different n?"
                 )
 
 
@@ -152,7 +152,7 @@ def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTre
     """
     draws = []
     try:
-        # One by one, since a draw costs less than compiling it for n.
+        # One by one, since drawing is faster than compiling a program for n.
         for i in range(n):
             draw = layer.init(jax.random.fold_in(key, i), x)
             draws.append(jax.tree.map(np.asarray, draw))

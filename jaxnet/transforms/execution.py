@@ -15,7 +15,7 @@ from jaxnet.services.trees import PyTree, path_name
 def remat(layer: Layer, *, policy: Callable[..., bool] | None = None) -> Layer:
     """Return a layer whose inner values are recomputed in the backward pass instead of kept.
 
-    Saves memory for about a third more time; values and gradients are the same.
+    This saves memory and takes about a third more time; values and gradients are the same.
 
     Args:
       layer: Any layer.

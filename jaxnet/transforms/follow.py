@@ -11,7 +11,7 @@ from jaxnet.core.compose import SOWN
 from jaxnet.services.checks import within
 from jaxnet.services.trees import PyTree, describe
 
-OWN = "target"  # the entry of the state
+OWN = "target"  # name of the entry in the state
 
 
 def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> Layer:
@@ -70,8 +70,8 @@ def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> La
     def init(key, pair):
         params, state = layer.init(key, _pair(pair)[0])
         if OWN in state:
-            raise ValueError(f"follow: {layer.name} has an entry {OWN!r} in its state already")
-        # Copies, since a step gives the memory of each array to its successor.
+            raise ValueError(f"follow: {layer.name} already has an entry {OWN!r} in its state")
+        # Copies, since a step donates the memory of each array.
         copy = {"params": jax.tree.map(jnp.copy, params), "state": jax.tree.map(jnp.copy, state)}
         return params, state | {OWN: copy | {"step": jnp.zeros([], jnp.int32)}}
 

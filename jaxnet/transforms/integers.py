@@ -1,4 +1,4 @@
-"""Kernels in 8 or 4 bits: a net that holds integers, and training that is aware of the rounding."""
+"""Kernels in 8 or 4 bits: nets with integer params, and training that is aware of the rounding."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from jaxnet.services.trees import Memo, PyTree, signature
 from jaxnet.transforms.kernels import Axes, axes_of, matching, replaced
 
 WHERE = "*(kernel|embedding)"
-LARGEST = {8: 127, 4: 7}  # symmetric, so -128 and -8 are not used
+LARGEST = {8: 127, 4: 7}  # symmetric ranges, so -128 and -8 are not used
 
 
 def quantized(
@@ -45,7 +45,7 @@ def quantized(
     Args:
       layer: Any layer.
       bits: Number of bits, 8 or 4.
-      where: Pattern of the paths of the kernels; all kernels and tables by default.
+      where: Pattern of the paths of the kernels; by default, all kernels and tables.
       group: Largest number of values that share a scale, at least 1; None is 32 with 4 bits and all
         with 8. The values belong to one output channel along the last input axis; if the axis is
         not longer than `group`, all inputs share the scale.
@@ -197,7 +197,7 @@ def _grid(kernel: Any, axes: Axes, bits: int, group: int | None) -> tuple[jax.Ar
         cut = jnp.pad(jnp.abs(w), widths)
         largest = cut.reshape(*w.shape[:last], groups, size, *w.shape[last + 1 :]).max(last + 1)
     scale = largest / LARGEST[bits]
-    scale = jnp.where(scale == 0, 1, scale).astype(kernel.dtype)  # of values that are all 0
+    scale = jnp.where(scale == 0, 1, scale).astype(kernel.dtype)  # for values that are all 0
     return jnp.round(w / wide(_spread(scale, w.shape))), scale
 
 
@@ -212,7 +212,7 @@ def _spread(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _scaled(numbers: jax.Array, scale: jax.Array) -> jax.Array:
-    """Return numbers times the scale of each."""
+    """Return each number times its scale."""
     shape = numbers.shape
     for axis, (groups, length) in enumerate(zip(scale.shape, shape, strict=True)):
         if groups not in (1, length) and length % groups == 0:
@@ -226,7 +226,8 @@ def _through(kernel: jax.Array, axes: Axes, bits: int, group: int | None) -> jax
     """Return the rounded kernel, with the gradient of the identity."""
     numbers, scale = _grid(jax.lax.stop_gradient(kernel), axes, bits, group)
     nearest = _scaled(numbers.astype(kernel.dtype), scale)
-    return nearest + (kernel - jax.lax.stop_gradient(kernel))  # the bracket is exactly 0
+    # The value of the difference is exactly 0.
+    return nearest + (kernel - jax.lax.stop_gradient(kernel))
 
 
 def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, jax.Array]:
@@ -234,7 +235,7 @@ def _packed(kernel: Any, axes: Axes, bits: int, group: int | None) -> dict[str, 
     numbers, scale = _grid(kernel, axes, bits, group)
     length = kernel.shape[-1]
     unknown = scale.shape[-1] != length and (length % 2 or scale.shape[-1] == length - 1)
-    if bits == 8 or unknown:  # whether the last number fills a byte follows from the scale
+    if bits == 8 or unknown:  # the scale must show whether the last number only fills a byte
         return {"int8": numbers.astype(jnp.int8), "scale": scale}
     if length % 2:
         numbers = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, 1)])
@@ -249,11 +250,12 @@ def _unpacked(entry: dict[str, jax.Array]) -> jax.Array:
         numbers = entry["int8"]
     else:
         both = entry["int4"].astype(jnp.int32)
-        pair = jnp.stack([both & 15, jax.lax.div(both, np.int32(16))], -1)  # as ONNX can
+        # ONNX supports these operations.
+        pair = jnp.stack([both & 15, jax.lax.div(both, np.int32(16))], -1)
         numbers = pair.reshape(*both.shape[:-1], 2 * both.shape[-1])
         numbers = jnp.where(numbers > 7, numbers - 16, numbers)
         if scale.shape[-1] % 2 and scale.shape[-1] == numbers.shape[-1] - 1:
-            numbers = numbers[..., :-1]  # the last one fills a byte
+            numbers = numbers[..., :-1]  # the last number only fills a byte
     return _scaled(numbers.astype(scale.dtype), scale)
 
 

@@ -17,7 +17,7 @@ SAME_INPUT = (
     "remat",
     "freeze",
     "lora",
-)  # the layer inside has it too
+)  # the layer inside also has the entry
 
 
 class Axes(NamedTuple):
@@ -38,7 +38,7 @@ def matching(who: str, where: str, params: Params, what: str = "where") -> dict[
     """Return the arrays whose paths fit a pattern, by path.
 
     Args:
-      who: Name of the function that got the pattern.
+      who: Name of the function that received the pattern.
       where: Pattern of the paths.
       params: Arrays, or their shapes.
       what: Name of the argument that holds the pattern; if it is "where", only kernels may fit.
@@ -101,15 +101,15 @@ def axes_of(layer: Layer, kernels: dict[str, Any], x: PyTree) -> dict[str, Axes]
     def axes(path: str, kernel: Any) -> Axes:
         rank = len(kernel.shape)
         above, _, name = path.rpartition("/")
-        if above not in seen:  # inside a pair of functions of the user's own
+        if above not in seen:  # inside a user's pair of functions
             return Axes(0, rank - 1)
         owner, given, returned = seen[above]
         while owner.kind in SAME_INPUT and isinstance(owner.inside, tuple):
-            owner = owner.inside[0]  # no watch sees a single layer inside a transform
+            owner = owner.inside[0]  # watches do not see a single layer inside a transform
         own, _ = jax.eval_shape(owner.init, key_spec(), given)
         own_rank = len(own[name].shape) if name in own else rank
         inputs = own_rank - 1
-        if owner.kind == "projection":  # as many axes of the batch in front of both
+        if owner.kind == "projection":  # input and output have the same number of batch axes
             inputs = (own_rank + len(given.shape) - len(returned.shape)) // 2
         return Axes(rank - own_rank, inputs, owner.kind in ("embedding", "learned_positions"))
 

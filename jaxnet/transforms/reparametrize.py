@@ -129,7 +129,8 @@ def spectral_norm(
 
         def divide(kernel, vectors):
             sigma = vectors["v"] @ _matrix(kernel) @ vectors["u"]
-            # A kernel of zeros has no singular value to divide by: it stays zero.
+            # The largest singular value of a zero kernel is 0, so it cannot be divided and stays
+            # zero.
             return (kernel / jnp.where(sigma == 0, 1, sigma)).astype(kernel.dtype)
 
         vectors = jax.lax.stop_gradient(state[own])
@@ -196,7 +197,7 @@ def _join(params: Params) -> Params:
             return _join(entry)
         g, v = entry["g"], wide(entry["v"])
         norm = _norm(v)
-        # Where v is 0 the quotient is undefined: it and its gradient are set to 0.
+        # If v is 0, the quotient is undefined: the quotient and its gradient are set to 0.
         factor = jnp.where(norm > 0, g / jnp.where(norm > 0, norm, 1), 0)
         return (v * factor).astype(entry["v"].dtype)
 
@@ -225,6 +226,6 @@ def _power(matrix: jax.Array, vectors: Params, iterations: int, epsilon: float) 
 
 
 def _unit(vector: jax.Array, epsilon: float, before: jax.Array) -> jax.Array:
-    """Return the vector at length 1; the one before if it is 0, which would stay 0 forever."""
+    """Return the vector with length 1, or the previous vector if it is 0, which would remain 0."""
     norm = jnp.linalg.norm(vector)
     return jnp.where(norm > 0, vector / jnp.maximum(norm, epsilon), before)

@@ -37,7 +37,7 @@ def stream(
       net: Any layer with inputs (batch, time, ...).
       length: Largest number of steps of all chunks together; for attention without a window.
       ragged: Whether the input is (x, steps), with integers (batch,): the number of steps of this
-        chunk that count. Later steps do not change the state, and their outputs are of no use.
+        chunk that count. Later steps do not change the state, and their outputs are meaningless.
       dtype: Dtype of kept keys and values, such as jnp.bfloat16.
 
     Raises:
@@ -85,7 +85,7 @@ def start_stream(stream: Layer, x: PyTree, state: State | None = None) -> State:
       The entries of `state`, and zeros for what the stream keeps.
 
     Raises:
-      ValueError: If `state` has an entry that the stream does not have, or one of another shape.
+      ValueError: If `state` has an entry that the stream does not have, or whose shape differs.
 
     Example:
       >>> stream = jn.stream(jn.lstm(4))
@@ -125,7 +125,7 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
       statistics.
 
     Example:
-      Start the second sequence of the batch again:
+      Restart the second sequence of the batch:
 
       >>> stream = jn.stream(jn.repeat(jn.gru(4), 3))
       >>> x = jnp.ones((2, 5, 4))

@@ -76,14 +76,14 @@ def tap(layer: Layer, *paths: str) -> Layer:
 
 
 def pick(tree: Params | State, like: Params | State) -> dict[str, Any]:
-    """Return the entries of a tree that another has too, by path, such as a trunk of a network.
+    """Return the entries of a tree that another tree also has, by path, such as a network's trunk.
 
     Args:
       tree: Params or state with more entries.
       like: Params or state of the trunk, from its `init`, as arrays or shapes.
 
     Raises:
-      ValueError: If entries are missing or of another shape; the message lists them all.
+      ValueError: If entries are missing or have different shapes; the message lists them all.
 
     Example:
       >>> params = {"conv": {"kernel": jnp.ones((3, 4))}, "output": {"bias": jnp.ones(2)}}

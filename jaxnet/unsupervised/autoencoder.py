@@ -4,8 +4,8 @@ Each function maps an autoencoder to an objective for `jn.trainer`. The batch is
 targets; params and state are the net's. The net is `jn.models.autoencoder(...)`, a
 `tied_autoencoder(...)` or any layer whose output has the shape of its input and that calls
 `m(jn.models.code, z)` on its code. The loss of an example is a sum over its entries, so weights
-such as β have the scale used in the papers. The metric "error" is the mean squared error per entry,
-which is comparable across methods.
+such as β have the same scale as in the papers. The metric "error" is the mean squared error per
+entry, which is comparable across methods.
 """
 
 from collections.abc import Callable
@@ -90,7 +90,7 @@ def reconstruction(
       penalty: Penalty of the parameters, added to the loss; see `jaxnet.penalties`.
 
     Raises:
-      TypeError: If `net`, `loss` or `penalty` has another type.
+      TypeError: If `net`, `loss` or `penalty` has the wrong type.
       TypeError: If the batch is not an array.
       ValueError: If the output or the loss does not have the shape of x.
 
@@ -244,7 +244,7 @@ def masking_noise(rate: float) -> Corruption:
       >>> sorted(set(x.ravel().tolist()))
       [0.0, 2.0]
     """
-    within("masking_noise", "rate", rate, "[0, 1)", "the share to drop")
+    within("masking_noise", "rate", rate, "[0, 1)", "the fraction to drop")
 
     def corrupt(key, x):
         check_key(key, "masking_noise")
@@ -347,7 +347,7 @@ def _objective(
     extra: Callable | None = None,
     scalar: bool = False,
 ) -> Layer:
-    """Reconstruction plus `extra(encode, x, code, key) -> (value, metrics)`."""
+    """Return the reconstruction loss plus `extra(encode, x, code, key) -> (value, metrics)`."""
     net = as_layer(net, kind, "net")
     check_form(kind, "loss", loss)
     if penalty is not None:
@@ -399,7 +399,7 @@ def _array(x: Any, who: str) -> Any:
 
 
 def _squared_jacobian(encode: Callable, x: jax.Array) -> jax.Array:
-    """(batch,): ‖∂code/∂x‖² of each example, by one backward pass per entry of the code."""
+    """Return ‖∂code/∂x‖² of each example, (batch,), by one backward pass per entry of the code."""
     z, back = jax.vjp(encode, x)
     directions = jnp.eye(z[0].size, dtype=z.dtype).reshape(-1, *z.shape[1:])
 
@@ -413,7 +413,7 @@ def _squared_jacobian(encode: Callable, x: jax.Array) -> jax.Array:
 def _estimated_squared_jacobian(
     encode: Callable, x: jax.Array, key: jax.Array, probes: int
 ) -> jax.Array:
-    """(batch,): the mean of ‖J v‖² over random signs v, whose expectation is ‖J‖²."""
+    """Return the mean of ‖J v‖² over random signs v, (batch,), whose expectation is ‖J‖²."""
 
     def probe(key):
         _, moved = jax.jvp(encode, (x,), (jax.random.rademacher(key, x.shape, x.dtype),))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxnet.core import Params
 from jaxnet.services.checks import as_array, at_least, check_finite
 
-MEASURED = 10_000  # examples on which the scale of outputs is measured
+MEASURED = 10_000  # number of examples used to measure the scale of outputs
 
 
 def check_examples(x: Any, features: int, who: str, *, limit: int | None = None) -> jax.Array:
@@ -85,8 +85,8 @@ def _lengthened(key: jax.Array, x: jax.Array, missing: int) -> jax.Array:
 def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Params:
     """Return params of `jn.dense` whose outputs have mean 0 and a given standard deviation over x.
 
-    All units share one factor and one shift, so the order of the outputs stays the same. Outputs
-    of other scales would leave units behind relu always on or always off, and saturate sigmoids.
+    All units share one factor and one shift, so the order of the outputs stays the same. On other
+    scales, units with a ReLU would be always on or always off, and sigmoids would saturate.
 
     Args:
       kernel: Kernel (inputs, features).

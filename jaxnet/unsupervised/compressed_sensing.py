@@ -61,7 +61,7 @@ def random_projection(
 
 
 def distortion(x: Any, projected: Any) -> np.ndarray:
-    """Return the relative change of the squared distance between each two points in a projection.
+    """Return the relative change of each squared distance between two points in a projection.
 
     It is 0 if the distance is kept, and 0.1 if its square has grown by a tenth. It is computed on
     the host in float64.
@@ -71,12 +71,12 @@ def distortion(x: Any, projected: Any) -> np.ndarray:
       projected: The same points after the projection, (points, features).
 
     Returns:
-      (points · (points − 1) / 2,), float64, in the order (0, 1), (0, 2), ...; for two equal points
-      0 if their projections are equal too, else infinity.
+      A float64 array (points · (points − 1) / 2,), in the order (0, 1), (0, 2), ...; for two equal
+      points, 0 if their projections are equal too, else infinity.
 
     Raises:
-      TypeError: If the arrays have other dtypes.
-      ValueError: If the arrays have other shapes.
+      TypeError: If the arrays have the wrong dtypes.
+      ValueError: If the arrays have the wrong shapes.
 
     Example:
       >>> x = np.array([[0.0, 0, 0], [3, 4, 0], [0, 0, 1]])
@@ -178,15 +178,16 @@ def basis_pursuit(
 @partial(jax.jit, static_argnums=(2, 3))  # a scan outside of jit compiles at every call
 def _basis_pursuit(A, y, steps, positive):
     q, _ = jnp.linalg.qr(A.T)  # A = rᵀ qᵀ, q (unknowns, measurements)
-    r = exact_dot(q.T, A.T)  # from q: two calls of LAPACK at once may hang, see ops/linalg.py
+    # Computed from q, since two simultaneous calls of LAPACK may hang, see ops/linalg.py.
+    r = exact_dot(q.T, A.T)
     rows = y.reshape(-1, y.shape[-1]).T  # (measurements, signals)
     needed = jax.scipy.linalg.solve_triangular(r, rows, trans=1).T.reshape(y.shape)  # qᵀ x
 
     def nearest(v):
-        """The nearest point with A x = y."""
+        """Return the nearest point with A x = y."""
         return v + exact_dot(needed - exact_dot(v, q), q.T)
 
-    start = exact_dot(needed, q.T)  # of least Euclidean norm
+    start = exact_dot(needed, q.T)  # the solution with the smallest Euclidean norm
     threshold = 0.1 * jnp.abs(start).max(-1, keepdims=True)
 
     def step(carry, _):

@@ -1,4 +1,4 @@
-"""Deep belief net: a stack of restricted Boltzmann machines, each fitted to the one below.
+"""Deep belief nets: stacks of restricted Boltzmann machines, each fitted to the machine below.
 
 Its params have the structure of `jn.serial(rbm(500), rbm(250), ...)`: a dict of "rbm", "rbm_1", ...
 from the data upward.
@@ -26,7 +26,7 @@ def fit_dbn(
 ) -> Params:
     """Fit a stack of RBMs, one after another, from the data upward.
 
-    The data of each machine are the hidden probabilities of the one below.
+    The data of each machine are the hidden probabilities of the machine below.
 
     Args:
       key: Random key of the initial params and of all draws.
@@ -81,11 +81,11 @@ def generate(
       visible: Kind of the lowest visible units.
 
     Returns:
-      The samples, and their means given the units above, which make the better picture; both
-      (n, inputs).
+      The samples, and their means given the units above, which look better as images; both (n,
+      inputs).
 
     Raises:
-      TypeError: If `params` has another structure.
+      TypeError: If `params` has the wrong structure.
       ValueError: If `n` or `steps` is below 1.
 
     Example:
@@ -125,7 +125,7 @@ def mlp_params(params: Params) -> Params:
       {"dense": {"kernel", "bias"}, "dense_1": ...}.
 
     Raises:
-      TypeError: If `params` has another structure.
+      TypeError: If `params` has the wrong structure.
 
     Example:
       >>> from jaxnet.unsupervised.rbm import rbm
@@ -147,11 +147,11 @@ def mlp_params(params: Params) -> Params:
 
 
 def _machines(who: str, params: Any) -> list[Params]:
-    """The params of each machine, from the data upward."""
+    """Return the params of each machine, from the data upward."""
     names = [_name("rbm", i) for i in range(len(params))] if isinstance(params, dict) else []
     if not names or set(names) != set(params):
         got = sorted(map(str, params)) if isinstance(params, dict) else type(params).__name__
-        raise TypeError(f'{who}: params must be those of fit_dbn, {{"rbm": ...}}, got {got}')
+        raise TypeError(f'{who}: params must be the result of fit_dbn, {{"rbm": ...}}, got {got}')
     return [params[name] for name in names]
 
 

@@ -35,7 +35,7 @@ def random_vectors(key: jax.Array, x: Any, features: int) -> jax.Array:
       (features, inputs).
 
     Raises:
-      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
       ValueError: If `features` is above the number of examples.
 
     Example:
@@ -56,7 +56,7 @@ def _drawn(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
 def kmeans(
     key: jax.Array, x: Any, features: int, *, iterations: int = 100, tolerance: float = 1e-4
 ) -> jax.Array:
-    """Return centroids by scikit-learn's `KMeans`: each the mean of the examples nearest to it.
+    """Return centroids from scikit-learn's `KMeans`, each the mean of its nearest examples.
 
     The result is a local minimum of the sum of squared distances; another key gives another.
 
@@ -72,7 +72,7 @@ def kmeans(
       (features, inputs).
 
     Raises:
-      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
       ValueError: If `features` is above the number of examples.
       ValueError: If `iterations` is below 1.
       ImportError: If scikit-learn, the extra jaxnet-toolkit[data], is missing.
@@ -89,13 +89,14 @@ def kmeans(
     at_least("kmeans", "iterations", iterations)
     within("kmeans", "tolerance", tolerance, "[0, inf)")
     x = check_examples(x, features, "kmeans", limit=0)
-    seed = int(jax.random.bits(key, dtype=jnp.uint32))  # 64 bits by default in x64
+    # Explicit, since x64 makes the default 64 bits.
+    seed = int(jax.random.bits(key, dtype=jnp.uint32))
     cluster = extra("sklearn.cluster", "scikit-learn", "kmeans")
     model = cluster.KMeans(
         features, n_init=1, max_iter=iterations, tol=tolerance, random_state=seed
     )
-    # Several threads sum in any order, so that results vary, and wait for each other: on a loaded
-    # machine of 2 cores they took ten times as long as one.
+    # Several threads would add numbers in varying order, so that results would vary. On a loaded
+    # machine they are also much slower, since they wait for each other.
     with extra("threadpoolctl", "threadpoolctl", "kmeans").threadpool_limits(1):
         centroids = model.fit(np.asarray(x)).cluster_centers_
     return jnp.asarray(centroids, x.dtype)
@@ -199,7 +200,7 @@ def fit_random_vectors(
 def fit_rbf_centers(
     key: jax.Array, x: Any, features: int, *, method: Vectors = kmeans, overlap: float = 1.0
 ) -> Params:
-    """Return centers and one width for all: params of `jn.rbf(features)`.
+    """Return centers and a common width: params of `jn.rbf(features)`.
 
     The width is the mean distance of a center to its nearest neighbor, so neighboring units
     overlap, whatever the scale of the data.
@@ -244,9 +245,9 @@ def fit_rbf_centers(
     if features > 1:
         neighbors = extra("sklearn.neighbors", "scikit-learn", "fit_rbf_centers")
         model = neighbors.NearestNeighbors(n_neighbors=1).fit(np.asarray(centers))
-        distances, _ = model.kneighbors()  # without the center itself
+        distances, _ = model.kneighbors()  # leaves out the center itself
         width = distances.mean()
-    else:  # for a single center, the usual distance of an example
+    else:  # for a single center, the root mean square distance of the examples
         width = jnp.sqrt(((x - centers) ** 2).sum(1).mean())
     if not width > 0:
         raise ValueError("fit_rbf_centers: all centers are equal; are the examples all equal?")
@@ -286,7 +287,7 @@ def triangle(features: int, *, name: str = "triangle") -> Layer:
         check_rank(name, x, 2)
         centers = m.param("centers", normal(1.0), (features, x.shape[-1]))
         square = (x**2).sum(-1, keepdims=True) - 2 * x @ centers.T + (centers**2).sum(1)
-        # The root's slope at 0 is infinite, and 0 · inf would be NaN.
+        # The slope of the root at 0 is infinite, and 0 · inf would be NaN.
         distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         return jnp.maximum(distance.mean(-1, keepdims=True) - distance, 0)
 

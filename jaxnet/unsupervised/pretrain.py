@@ -51,12 +51,12 @@ def pretrain_greedy(
       (params, state), as from `net.init`.
 
     Raises:
-      TypeError: If an argument has another type.
+      TypeError: If an argument has the wrong type.
       TypeError: If `method` does not return a dict.
-      ValueError: If `data` is without examples.
+      ValueError: If `data` is empty.
       ValueError: If an entry of `layers` is not in the net or not dense.
       ValueError: If the net has fewer than two dense layers.
-      ValueError: If `method` returns params of other names or shapes.
+      ValueError: If `method` returns params with wrong names or shapes.
 
     Example:
       >>> x = jax.random.uniform(jax.random.key(1), (50, 8))
@@ -86,7 +86,7 @@ def pretrain_greedy(
         raise ValueError(f"{who}: data must hold at least one example, got {x.shape}")
     if method is not None:
         a_function(who, "method", method, "(key, x, features)")
-        with suppress(ValueError):  # of a built-in function, whose arguments are not known
+        with suppress(ValueError):  # a built-in function may not have a signature
             try:
                 inspect.signature(method).bind(key, x, 1)
             except TypeError as error:
@@ -127,7 +127,7 @@ def pretrain_greedy(
 
 
 def _dense_paths(net: Layer, params: Params, state: State, x: jax.Array) -> list[str]:
-    """Paths of the dense layers inside, in the order of their first calls."""
+    """Return the paths of the dense layers inside, in the order of their first calls."""
     paths: dict[str, None] = {}
 
     def see(path, layer, x, y):
@@ -140,7 +140,7 @@ def _dense_paths(net: Layer, params: Params, state: State, x: jax.Array) -> list
 
 
 def _input_of(net: Layer, path: str) -> Layer:
-    """A layer whose output is the input of the layer at `path`, at its first call."""
+    """Return a layer whose output is the input of the layer at `path`, at its first call."""
 
     def apply(params, state, x, *, key=None, train=False):
         seen = []
@@ -168,7 +168,7 @@ def _replaced(params: Params, path: str, entry: Params) -> Params:
 
 
 def _converted(fitted: Params, old: Params, path: str) -> Params:
-    """The fitted params in the dtypes of the old ones, without a bias if these are without."""
+    """Return the fitted params in the dtypes of the old ones, with a bias only if they have one."""
     needed = {name: leaf.shape for name, leaf in old.items()}
     if not isinstance(fitted, dict):
         raise TypeError(

@@ -21,7 +21,7 @@ from jaxnet.services.checks import as_array, at_least, check_key, check_options,
 from jaxnet.services.progress import progress_bar
 from jaxnet.unsupervised.check import check_examples, scaled
 
-# Rounded products, the default on GPUs, would stop the convergence of the codes early.
+# Products in reduced precision, the default on GPUs, would keep the codes from converging.
 exact_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -119,7 +119,7 @@ def fista(
     positive: bool = False,
     codes: jax.Array | None = None,
 ) -> jax.Array:
-    """Return codes as `ista`, with momentum: the distance to the minimum falls as 1 / steps².
+    """Return codes by `ista` with momentum: the distance to the minimum falls as 1 / steps².
 
     The momentum of an example restarts if it points uphill, so that the cost hardly ever rises. A
     small penalty takes many steps: start with a larger one, and pass its codes on. It can be
@@ -179,7 +179,7 @@ def _fista(dictionary, x, penalty, start, steps, positive):
 def _checked(
     who: str, dictionary: Any, x: Any, penalty: Any, steps: int, positive: bool, codes: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Dictionary, x and penalty in one dtype, and the codes to start from."""
+    """Return dictionary, x and penalty in one dtype, and the codes to start from."""
     sizes: dict[str, Any] = {}
     dictionary = as_array(who, "dictionary", dictionary, "(features, inputs)", "reals", sizes)
     x = as_array(who, "x", x, "(..., inputs)", "reals", sizes)
@@ -202,10 +202,11 @@ def _checked(
 def _proximal_step(
     dictionary: jax.Array, x: jax.Array, penalty: jax.Array, positive: bool
 ) -> Callable[[jax.Array], jax.Array]:
-    """The step from codes to better codes."""
+    """Return the step from codes to better codes."""
     (features, inputs), dtype = dictionary.shape, x.dtype
     gram = exact_dot(dictionary, dictionary.T)  # (features, features)
-    # The gradient's Lipschitz constant: the largest eigenvalue, of the smaller of the two products.
+    # The gradient's Lipschitz constant is the largest eigenvalue, computed from the smaller
+    # product.
     smaller = gram if features <= inputs else exact_dot(dictionary.T, dictionary)
     largest = largest_eigenvalue(smaller.astype(jnp.promote_types(dtype, jnp.float32)))
     curvature = jnp.maximum(largest, jnp.finfo(dtype).tiny).astype(dtype)
@@ -287,7 +288,7 @@ def fit_dictionary(
     steps: int = 50,
     progress: bool = True,
 ) -> Params:
-    """Learn atoms of which few make up an example: params of `sparse_code(features, penalty)`.
+    """Learn atoms such that few of them make up an example: params of `sparse_code`.
 
     The codes of each batch are computed by `fista`. Then each atom in turn moves to the minimum of
     the cost with the codes held fixed [Mairal et al. 2009]. Atoms have length 1. They start as
@@ -313,7 +314,7 @@ def fit_dictionary(
       {"dictionary": (features, inputs)}.
 
     Raises:
-      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
       ValueError: If `features` is above the number of examples.
       ValueError: If `epochs` is below 1.
       ValueError: If `penalty` is not positive, or so large that every code is 0.
@@ -359,7 +360,7 @@ def fit_dictionary(
 
 @partial(jax.jit, static_argnums=2)
 def _first_atoms(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
-    """Examples with some noise."""
+    """Return examples with some noise."""
     rows = jax.random.choice(child_key(key, "rows"), len(x), (features,), replace=False)
     noise = jax.random.normal(child_key(key, "noise"), (features, x.shape[1]), x.dtype)
     return _unit(x[rows] + 0.1 * _root_mean_square(x) * noise)
@@ -367,7 +368,7 @@ def _first_atoms(key: jax.Array, x: jax.Array, features: int) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(5, 6, 7))
 def _epoch(key, atoms, sums, x, penalty, batch_size, steps, positive):
-    """Atoms and sums after one pass over x, and the fraction of code entries that are not 0."""
+    """Return atoms and sums after one pass over x, and the fraction of nonzero code entries."""
     keep = 1 - batch_size / len(x)
     order = jax.random.permutation(child_key(key, "order"), len(x))
     order = order[: len(x) // batch_size * batch_size].reshape(-1, batch_size)
@@ -463,7 +464,7 @@ def fit_sparse_coding(
 
 
 def _not_negative(who: str, what: str, value: Any) -> Any:
-    """A number or an array; raises for values that are known and negative or NaN."""
+    """Return a number or an array; raise for values that are known and negative or NaN."""
     if isinstance(value, int | float):
         within(who, what, value, "[0, inf]")
         return value

@@ -15,13 +15,14 @@ from jaxnet.core import Params
 from jaxnet.services.checks import check_options, within
 from jaxnet.unsupervised.check import check_examples
 
-_NO_VARIANCE = 1e-12  # of the largest variance: below, a direction holds rounding errors alone
+# Fraction of the largest variance, below which a direction consists of rounding errors.
+_NO_VARIANCE = 1e-12
 
 
 def fit_pca(key: jax.Array | None, x: Any, features: int | None = None) -> Params:
     """Return the directions of largest variance: params of `jn.dense(features)`.
 
-    The outputs have mean 0, are uncorrelated, and are sorted by falling variance. The columns of
+    The outputs have mean 0, are uncorrelated, and are sorted by decreasing variance. The columns of
     the kernel are orthonormal, each with its largest entry positive. So `y @ kernel.T + mean` is
     the best linear reconstruction of x from this number of features.
 
@@ -34,7 +35,7 @@ def fit_pca(key: jax.Array | None, x: Any, features: int | None = None) -> Param
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
       ValueError: If `features` is above the number of inputs.
 
     Example:
@@ -76,7 +77,7 @@ def fit_whitening(
       {"kernel": (inputs, features), "bias": (features,)}.
 
     Raises:
-      ValueError: If `x` has another shape, is empty, or contains NaN.
+      ValueError: If `x` has the wrong shape, is empty, or contains NaN.
       ValueError: If `epsilon` is negative.
       ValueError: If `features` is above the number of inputs.
       ValueError: If `zca` is given with fewer features than inputs.
@@ -105,12 +106,13 @@ def fit_whitening(
 
 
 def _directions(x: Any, features: int | None, who: str):
-    """x, its mean (inputs,), falling variances, and directions as columns (inputs, inputs)."""
+    """Return x, its mean (inputs,), decreasing variances, and directions as columns (inputs,
+    inputs)."""
     x = check_examples(x, 1 if features is None else features, who, limit=1)
     centered = np.asarray(x, np.float64)
     mean = centered.mean(0)
     centered = centered - mean
-    # n - 1, as the mean is that of the data
+    # n - 1, since the mean is estimated from the data
     variances, directions = np.linalg.eigh(centered.T @ centered / max(len(x) - 1, 1))
     variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
     largest = directions[np.abs(directions).argmax(0), np.arange(len(mean))]

@@ -37,7 +37,7 @@ def boxes(
       columns: Images per row; about square by default.
 
     Raises:
-      TypeError: If an argument has another type.
+      TypeError: If an argument has the wrong type.
       ValueError: If a shape does not fit, there are no images, or a class has no name.
 
     Example:
@@ -74,14 +74,15 @@ def boxes(
     for spare in cells[len(x) :]:
         spare.remove()
     named = range(len(names))
-    if len(names) > len(COLORS):  # too many to list those that are not on the images
+    if len(names) > len(COLORS):  # with many classes, list only the classes on the images
         named = sorted(
             {int(c) for part in given.values() for c in np.unique(part["classes"])} - {-1}
         )
     lines = [Line2D([], [], color=_color(c), linewidth=3) for c in named]
     lines += [Line2D([], [], color="0.3", linestyle="--" if w == "true" else "-") for w in given]
     words = [*(names[c] for c in named), *given]
-    wide = [0.67 + 0.085 * len(word) for word in words]  # in inches, with the line before it
+    # In inches, including the line before the name.
+    wide = [0.67 + 0.085 * len(word) for word in words]
     room = figure.get_figwidth() - 0.1
     across = len(lines) if sum(wide) < room else max(1, int(room / max(wide)))
     figure.set_figheight(figure.get_figheight() + 0.2 * ((len(lines) - 1) // across))
@@ -111,13 +112,13 @@ def _draw(axes: Any, part: dict[str, np.ndarray], i: int, dashed: bool) -> None:
 
 
 def _color(c: int) -> str:
-    """A color per class: those of the style first, then hues that are far apart."""
+    """Return a color per class: first the colors of the style, then hues that are far apart."""
     from matplotlib.colors import hsv_to_rgb, to_hex
 
     if c < len(COLORS):
         return COLORS[c]
     n = c - len(COLORS)
-    # Steps of the golden ratio spread over the circle of hues, however many there are.
+    # Steps of the golden ratio spread any number of hues over the color circle.
     hue = (0.61803 * n + 0.05) % 1
     red, green, blue = hsv_to_rgb((hue, 1 - 0.35 * (n % 2), 0.9 - 0.3 * (n % 3 == 2)))
     return to_hex((red, green, blue))
@@ -135,7 +136,8 @@ def _checked(what: str, part: Mapping[str, Any], images: int) -> dict[str, np.nd
         name: on_host("boxes", f"{what} {name}", value, dtype=dtypes.get(name, "reals"))
         for name, value in given.items()
     }
-    arrays["classes"] = arrays["classes"].astype(np.int64)  # -1 is compared with
+    # Signed, since classes are compared with -1.
+    arrays["classes"] = arrays["classes"].astype(np.int64)
     if not np.isfinite(arrays["boxes"]).all():
         raise ValueError(f"boxes: {what} boxes must be finite, got NaN or Inf")
     shape = arrays["boxes"].shape

@@ -25,8 +25,8 @@ def confusion(matrix: Any, names: Sequence[str] | None = None) -> "Figure":
 
     Raises:
       TypeError: If `matrix` is not of numbers, or `names` are not str.
-      ValueError: If `matrix` is not square or has negative counts, or there is another number of
-        names.
+      ValueError: If `matrix` is not square or has negative counts, or if there is not one name per
+        class.
 
     Example:
       >>> figure = confusion([[5, 1], [0, 7]], names=["cat", "dog"])

@@ -76,7 +76,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
 
     Raises:
       TypeError: If `panels` is not a dict of dicts of numbers.
-      ValueError: If there are no metrics, or values have another shape.
+      ValueError: If there are no metrics, or values have the wrong shape.
 
     Example:
       >>> figure = curves({"loss": {"train": [2.0, 1.0, 0.5], "test": [2.1, 1.2, 0.9]}})
@@ -118,7 +118,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
 
 
 def _line(axes: Any, values: np.ndarray, name: str, number: int) -> None:
-    """The runs of one line, (runs, epochs)."""
+    """Return the runs of one line, (runs, epochs)."""
     runs, epochs = values.shape
     color, style = COLORS[number % len(COLORS)], ("-", "--", ":", "-.")[number % 4]
     x, mean = np.arange(1, epochs + 1), values.mean(0)
@@ -127,5 +127,5 @@ def _line(axes: Any, values: np.ndarray, name: str, number: int) -> None:
     if runs > 1:
         axes.plot(x, values.T, color=color, linewidth=0.7, alpha=0.4)
         label = f"{name}, mean of {runs} runs: {last}"
-    mark = "o" if epochs < 12 else None  # a single epoch is no line
+    mark = "o" if epochs < 12 else None  # a line through a single epoch would be invisible
     axes.plot(x, mean, style, color=color, linewidth=1.8, marker=mark, markersize=4, label=label)

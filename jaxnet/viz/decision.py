@@ -35,7 +35,7 @@ def decision(
       predict: Function `(m, 2) -> (m,)` that returns classes 0, 1, 2, ... as integers, floats or
         booleans; or a dict of title -> such a function.
       x: Examples, (n, 2).
-      y: Their classes, (n,).
+      y: Classes of the examples, (n,).
       names: Names of the classes; 0, 1, 2, ... by default.
       columns: Panels per row; about square by default.
       resolution: Number of points along each side of the evaluated grid.
@@ -74,7 +74,8 @@ def decision(
     low, high = low - room, high + room
     ticks = [np.linspace(a, b, resolution) for a, b in zip(low, high, strict=True)]
     plane = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 2).astype(np.float32)
-    both = np.concatenate([plane, x.astype(np.float32)])  # one call: one shape to compile for
+    # A single call, so that one shape is compiled.
+    both = np.concatenate([plane, x.astype(np.float32)])
     found = {title: _classes(f, both) for title, f in panels.items()}
     regions = {title: classes[: len(plane)] for title, classes in found.items()}
     predicted = {title: classes[len(plane) :] for title, classes in found.items()}

@@ -18,12 +18,12 @@ def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> 
     """Draw a convolution by hand: the image, the filter, and the map, with one position marked.
 
     Args:
-      image: Numbers that are written into its cells, (height, width); legible up to about 10x10.
+      image: Numbers (height, width), which are written into the cells; legible up to about 10x10.
       kernel: Filter, (rows, columns), at most as large as the image.
       at: Row and column of the marked position in the map.
 
     Raises:
-      TypeError, ValueError: If an array has another shape, or the position is outside the map.
+      TypeError, ValueError: If an array has the wrong shape, or the position is outside the map.
 
     Example:
       >>> figure = sliding_window(np.eye(4), np.ones((2, 2)), at=(1, 1))
@@ -75,7 +75,7 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> "Fig
       inputs, outputs: Labels of each step, such as letters; x and y with indices by default.
 
     Raises:
-      TypeError, ValueError: If there are fewer than 2 steps, or another number of labels.
+      TypeError, ValueError: If there are fewer than 2 steps, or if there is not one label per step.
 
     Example:
       >>> figure = unrolled(3, inputs=list("hel"), outputs=list("ell"))
@@ -164,12 +164,12 @@ def attention_steps(query: str, words: Any, weights: Any) -> "Figure":
     """Draw the attention of one query: a weight per word, and the weighted mean of their values.
 
     Args:
-      query: Word that asks.
+      query: Word of the query.
       words: Words of the memory.
       weights: Weights of the softmax, (words,), in [0, 1].
 
     Raises:
-      TypeError, ValueError: If there is another number of weights, or a weight is outside [0, 1].
+      TypeError, ValueError: If there is not one weight per word, or if a weight is outside [0, 1].
 
     Example:
       >>> figure = attention_steps("it", ["the", "cat", "sat"], [0.1, 0.8, 0.1])
@@ -203,7 +203,7 @@ def attention_steps(query: str, words: Any, weights: Any) -> "Figure":
 
 
 def _cells(axes: Any, numbers: np.ndarray) -> None:
-    """A table of numbers, darker where they are larger."""
+    """Draw a table of numbers; larger numbers are darker."""
     rows, columns = numbers.shape
     span = float(np.ptp(numbers)) or 1.0
     for r in range(rows):
@@ -223,7 +223,7 @@ def _short(number: float) -> str:
 
 
 def _canvas(width: float, height: float) -> Any:
-    """Axes without a scale, whose unit is an inch."""
+    """Return axes without a scale, whose unit is an inch."""
     figure = new_figure(width, height)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))

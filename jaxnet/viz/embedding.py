@@ -28,8 +28,8 @@ def embedding(
     Raises:
       TypeError: If `panels` is not a dict of numbers, or `labels` are not integers, or `names` not
         str.
-      ValueError: If there are no panels, points have another shape, or there is another number of
-        labels.
+      ValueError: If there are no panels, if points have the wrong shape, or if there is not one
+        label per point.
 
     Example:
       >>> points = np.random.default_rng(0).normal(size=(30, 2))
@@ -68,7 +68,7 @@ def embedding(
     for axes, (title, points) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        # a single scatter, so that no class covers the others
+        # a single scatter plot, so that no class covers the others
         axes.scatter(*points.T, s=size, color=colors(labels % 20), linewidths=0, alpha=0.7)
         for label in classes:
             axes.text(

@@ -39,7 +39,7 @@ def feature_maps(
     if maps.ndim != 3 or not maps.size:
         raise ValueError(
             "feature_maps: expected the maps of one image, (height, width, maps), got "
-            f"{maps.shape}; of a batch pass one, as in maps[0]"
+            f"{maps.shape}; for a batch, pass the maps of one image, as in maps[0]"
         )
     if most_active is not None:
         at_least("feature_maps", "most_active", most_active)

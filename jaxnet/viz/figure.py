@@ -105,7 +105,7 @@ def save(
 
 
 def texts(who: str, what: str, given: Any, count: int | None = None, per: str = "") -> list[str]:
-    """Return a list of str; raise for anything else, and for another number than `count`.
+    """Return a list of str; raise for anything else, or if their number is not `count`.
 
     Example:
       >>> texts("confusion", "names", ["cat", 3], 2)

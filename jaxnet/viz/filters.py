@@ -18,8 +18,8 @@ def filters(
     """Draw the filters of a layer, each scaled by its largest absolute weight.
 
     Positive weights are red, negative ones blue, 0 is white. With three input channels a filter is
-    one color image, in which gray is 0. With another number of input channels each filter is a
-    row, with one image per channel.
+    one color image, in which gray is 0. With any other number of input channels, each filter is a
+    row with one image per channel.
 
     Args:
       kernel: Kernel of a convolution, (height, width, inputs, filters), or of a dense layer,
@@ -30,7 +30,7 @@ def filters(
 
     Raises:
       TypeError: If `kernel` is not of numbers.
-      ValueError: If `kernel` has another shape, or a dense kernel does not match `shape`.
+      ValueError: If `kernel` has the wrong shape, or a dense kernel does not match `shape`.
 
     Example:
       >>> figure = filters(np.random.randn(5, 3, 1, 6), columns=3)
@@ -72,7 +72,7 @@ def filters(
 
 
 def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """The kernel as (height, width, inputs, filters)."""
+    """Return the kernel as (height, width, inputs, filters)."""
     if kernel.ndim == 4 and kernel.size and shape is None:
         return kernel
     if shape is not None and not isinstance(shape, tuple | list):
@@ -91,7 +91,7 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
         )
     if np.prod(shape) != len(kernel):
         raise ValueError(
-            f"filters: the kernel has {len(kernel)} pixels, not those of shape {shape}"
+            f"filters: the kernel has {len(kernel)} pixels, which does not match shape {shape}"
         )
     channels = shape[2] if len(shape) == 3 else 1
     return kernel.reshape(shape[0], shape[1], channels, -1)  # (pixels, units) -> 4 axes

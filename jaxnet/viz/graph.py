@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 FORWARD, BACKWARD = COLORS[2], COLORS[1]  # green and vermilion
 FILLS = {"input": "#E8F1FA", "constant": "0.93", "operation": "white", "output": "#FFF4DC"}
-SWEEPS = 40  # over the columns: the first half finds the order, the second straightens
+# Passes over the columns: the first half finds the order, the second half straightens lines.
+SWEEPS = 40
 ROW, GAP = 0.58, 0.32  # inches
 
 
@@ -55,7 +56,7 @@ def graph(computed: Graph, *, digits: int = 3) -> "Figure":
         for node, count in zip(nodes, uses, strict=True)
     ]
 
-    wide = np.zeros(int(places[:, 0].max()) + 1)  # of each column, in inches
+    wide = np.zeros(int(places[:, 0].max()) + 1)  # width of each column, in inches
     for (column, _), width, total in zip(places, widths, sums, strict=True):
         wide[int(column)] = max(wide[int(column)], width, 0.075 * len(total))
     for route, (forward, backward) in zip(routes, words, strict=True):
@@ -67,7 +68,7 @@ def graph(computed: Graph, *, digits: int = 3) -> "Figure":
 
     figure = new_figure(width + 0.3, height + 0.8)
     figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1))  # a unit is an inch
+    axes = figure.add_axes((0, 0, 1, 1))  # the unit of the axes is an inch
     axes.set_xlim(-0.15, width + 0.15)
     axes.set_ylim(-height - 0.4, 0.4)
     axes.axis("off")
@@ -107,14 +108,15 @@ def _box(axes: Any, x: float, y: float, width: float, fill: str, label: str) -> 
 def _words(axes: Any, x: float, y: float, words: str, color: str, where: str) -> None:
     from matplotlib.patheffects import withStroke
 
-    halo = [withStroke(linewidth=2.5, foreground="white")]  # legible across other edges
+    # Keeps the text legible over other edges.
+    halo = [withStroke(linewidth=2.5, foreground="white")]
     axes.text(
         x, y, words, color=color, fontsize=8.5, ha="center", va=where, path_effects=halo, zorder=5
     )
 
 
 def _line(axes: Any, points: list[tuple[float, float]]) -> None:
-    """A smooth line through the points, horizontal at each of them, with an arrow."""
+    """Draw a smooth line through the points, horizontal at each of them, with an arrow."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
@@ -135,12 +137,13 @@ def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[
     """Return (column, row) of each node, and of the points of each edge.
 
     It is the layered layout of Sugiyama, Tagawa and Toda 1981. Even columns hold the nodes, by the
-    longest path from an input, odd ones the labels of their outgoing edges. An edge has an
+    longest path from an input, and odd columns the labels of their outgoing edges. An edge has an
     invisible node in each column that it crosses, so that edges avoid boxes and labels do not
     overlap. The order in a column follows the mean of the neighbors.
     """
     column = [0] * count
-    for source, target in sorted(edges, key=lambda edge: edge[1]):  # nodes come in order
+    # Nodes are in the order of computation.
+    for source, target in sorted(edges, key=lambda edge: edge[1]):
         column[target] = max(column[target], column[source] + 2)
     size, chains = [1.0] * count, []
     for source, target in edges:
@@ -174,14 +177,15 @@ def _layout(count: int, edges: list[tuple[int, int]]) -> tuple[np.ndarray, list[
 
 
 def _levelled(i: int, before: list[list[int]], after: list[list[int]]) -> list[int]:
-    """The nodes whose mean row a node should take: for the label of a lone edge, the source."""
+    """Return the nodes whose mean row a node should take: for the label of a single edge, the
+    source."""
     if len(before[i]) == 1 and len(after[i]) == 1 and len(after[before[i][0]]) == 1:
         return before[i]
     return before[i] + after[i]
 
 
 def _spaced(wanted: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The rows nearest to the wanted ones that keep their distances, by isotonic regression."""
+    """Return rows near the wanted rows that keep their distances, by isotonic regression."""
     from scipy.optimize import isotonic_regression
 
     offsets = np.cumsum(sizes) - sizes / 2

@@ -38,7 +38,7 @@ def heatmap(
       side: Side of a cell, in inches.
 
     Raises:
-      TypeError: If an argument has another type.
+      TypeError: If an argument has the wrong type.
       ValueError: If a shape does not fit, there are no maps, or the numbers of titles and images
         differ.
 
@@ -58,14 +58,14 @@ def heatmap(
     titles = None if titles is None else texts("heatmap", "titles", titles, len(images), "image")
     if missing := set(unsigned) - set(maps):
         raise ValueError(
-            f"heatmap: unsigned names no map of {', '.join(maps)}: {', '.join(missing)}"
+            f"heatmap: unsigned must name maps among {', '.join(maps)}, got {', '.join(missing)}"
         )
     height, width = images.shape[1:3]
     lines = [line for title in titles or [] for line in title.split("\n")]
     left = 0.09 * max(map(len, lines), default=0)
     wide = side * (1 + len(flat)) + left + 0.6
     figure = new_figure(wide, side * height / width * len(images) + 0.35)
-    room = 0.1 / wide  # for the titles, whose width the layout underestimates
+    room = 0.1 / wide  # space for the titles, whose width the layout underestimates
     figure.set_layout_engine("constrained", rect=(room, 0, 1 - room, 1))
     cells = figure.subplots(len(images), 1 + len(flat), squeeze=False)
     red_and_blue = _colors()
@@ -77,7 +77,8 @@ def heatmap(
             cells[i, 0].text(
                 -0.05, 0.5, titles[i], fontsize=9, ha="right", va="center", transform=place
             )
-        gray = image.mean(-1) if image.shape[-1] == 3 else 1 - image[..., 0]  # ink is dark
+        # Images of one channel show dark ink.
+        gray = image.mean(-1) if image.shape[-1] == 3 else 1 - image[..., 0]
         for axes, (name, values) in zip(cells[i, 1:], flat.items(), strict=True):
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             axes.imshow(0.6 + 0.4 * np.clip(gray, 0, 1), cmap="gray", vmin=0, vmax=1)
@@ -95,7 +96,7 @@ def heatmap(
 
 
 def _flat(name: str, values: Any, images: np.ndarray, unsigned: bool) -> np.ndarray:
-    """One value per position, scaled by the largest of each image, (images, rows, columns)."""
+    """Return one value per position, (images, rows, columns), scaled by each image's largest."""
     values = on_host("heatmap", f"maps[{name!r}]", values)
     shapes = images.ndim == 4 and values.ndim in (3, 4) and images.size and values.size
     if not shapes or len(values) != len(images):

@@ -24,7 +24,7 @@ def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None =
 
     Raises:
       TypeError: If `x` is not of numbers, or `titles` are not str.
-      ValueError: If `x` has another shape or no images, or the numbers of titles and images differ.
+      ValueError: If `x` has the wrong shape or no images, or if there is not one title per image.
 
     Example:
       >>> figure = images(np.random.rand(5, 8, 7, 1), titles=list("abcde"), columns=3)

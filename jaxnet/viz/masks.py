@@ -68,7 +68,7 @@ def masks(
       share: Fraction of the color; the rest is the image.
 
     Raises:
-      TypeError: If an argument has another type.
+      TypeError: If an argument has the wrong type.
       ValueError: If numbers or shapes do not match.
 
     Example:
@@ -118,6 +118,6 @@ def masks(
 
 
 def _unit(who: str, what: str, values: Any) -> np.ndarray:
-    """Floats in [0, 1]."""
+    """Return floats in [0, 1]."""
     values = on_host(who, what, values, dtype="booleans or numbers")
     return np.clip(values / 255 if values.dtype == np.uint8 else values.astype(float), 0, 1)

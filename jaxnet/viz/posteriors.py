@@ -32,9 +32,9 @@ def posteriors(
       steps: Labels of the steps, such as the observed letters; the time by default.
 
     Raises:
-      TypeError: If an argument has another type.
-      ValueError: If a shape does not fit, a probability is outside [0, 1], a state is unknown, or
-        there is another number of names or steps.
+      TypeError: If an argument has the wrong type.
+      ValueError: If a shape does not fit, if a probability is outside [0, 1], if a state is
+        unknown, or if the number of names or steps is wrong.
 
     Example:
       >>> figure = posteriors([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], steps="abc")

@@ -27,13 +27,14 @@ def receptive(
 
     Args:
       image: Image in [0, 1], (height, width, 1 or 3 channels).
-      fields: Fields of `jn.inspect.receptive_fields(net, image[None])`.
-      paths: Paths of the layers to draw; all whose field differs from the one before by default.
+      fields: Result of `jn.inspect.receptive_fields(net, image[None])`.
+      paths: Paths of the layers to draw; by default, all layers whose field differs from the
+        previous layer's field.
       effective: Dict of path -> (height, width), of `jn.inspect.effective_field`.
 
     Raises:
-      TypeError: If an argument is not of numbers, fields of `jn.inspect` or names as above.
-      ValueError: If a path is unknown, or the image has another size than the effective field.
+      TypeError: If an argument has the wrong type.
+      ValueError: If a path is unknown, or if the sizes of image and effective field differ.
 
     Example:
       >>> net = jn.serial(jn.conv(2, 3), jax.nn.relu, jn.max_pool(2), jn.conv(2, 3, name="second"))
@@ -51,7 +52,7 @@ def receptive(
         )
     if not isinstance(fields, ReceptiveFields):
         raise TypeError(
-            "receptive: fields must be those of jn.inspect.receptive_fields, got "
+            "receptive: fields must be the result of jn.inspect.receptive_fields, got "
             f"{type(fields).__name__}"
         )
     maps = {} if effective is None else a_dict("receptive", "effective", effective, "path -> field")
@@ -84,7 +85,7 @@ def receptive(
         return Rectangle(place, columns, rows, fill=False, ec=color, clip_on=False, **style)
 
     show_image("receptive", cells[0], image, alpha=0.75)
-    for i, path in enumerate(paths):  # later ones are wider and below, to stay visible
+    for i, path in enumerate(paths):  # later boxes are wider and drawn below, to stay visible
         cells[0].add_patch(
             box(path, colors[path], lw=1.5 + i, zorder=3 - i / len(paths),
                 label=f"{path}, {_size(fields, path)}")
@@ -99,7 +100,7 @@ def receptive(
 
 
 def _distinct(fields: ReceptiveFields) -> list[str]:
-    """The layers whose field differs from the field of the layer before."""
+    """Return the layers whose field differs from the field of the previous layer."""
     found, last = [], None
     for path, field in fields.fields.items():
         if field != last and max(field) > 1:

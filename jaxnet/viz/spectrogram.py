@@ -11,8 +11,8 @@ from jaxnet.viz.figure import COLORS, a_dict, new_figure, style, texts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Segment = tuple[str, float, float]  # name, first frame, the frame after the last
-SHOWN = 0.1  # a class that is always less probable has no line
+Segment = tuple[str, float, float]  # (name, first frame, frame after the last)
+SHOWN = 0.1  # smallest probability at which a class gets a line
 
 
 @style()
@@ -34,14 +34,15 @@ def spectrogram(
       segments: Dict of title of a row -> its segments (name, first frame, frame after the last),
         such as the truth and the output of a recognizer.
       posterior: Probabilities, (steps, classes), such as the softmax of a net trained with
-        `jn.losses.ctc`: one line per class, named where it is the most probable; the blank is gray.
+        `jn.losses.ctc`: one line per class, with its name at steps at which it is the most probable
+        class; the blank is gray.
       names: Names of the classes; their numbers by default.
       blank: Class for "no label".
       stride: Frames per step of the posterior.
       hop: Distance between frames in seconds.
 
     Raises:
-      TypeError: If an argument has another type.
+      TypeError: If an argument has the wrong type.
       ValueError: If a shape does not fit, a probability is outside [0, 1], a segment is outside the
         frames, the blank is unknown, or the numbers of names and classes differ.
 

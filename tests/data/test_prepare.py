@@ -29,7 +29,7 @@ def test_the_command_prepares_once(site, tmp_path, monkeypatch, capsys):
     assert os.listdir(place) == ["multi30k"] and tfds.prepared(place) == ["multi30k"]
     shutil.rmtree(site.folder)  # it is not asked again
     assert prepare.main(["multi30k", "--data_dir", str(place)]) == 0
-    assert capsys.readouterr().out == f"multi30k is in {place} already\n"
+    assert capsys.readouterr().out == f"multi30k is already in {place}\n"
 
 
 def test_a_loader_prepares(site, tmp_path, monkeypatch):
@@ -53,7 +53,7 @@ def test_a_wrong_checksum_leaves_nothing(site, tmp_path, monkeypatch, capsys):
     site.put("val.en.gz", b"changed")
     place = tmp_path / "new"
     line = fails(capsys, "multi30k", "--data_dir", str(place))
-    assert "val.en.gz is not the file that was expected" in line
+    assert "val.en.gz has the sha256" in line
     assert not place.exists()
 
 
@@ -73,7 +73,7 @@ def test_no_network_leaves_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_unknown_names(tmp_path, capsys):
-    words = "prepare: unknown dataset minst, camvit; choose of bccd, camvid, cifar10"
+    words = "prepare: unknown dataset minst, camvit; choose from bccd, camvid, cifar10"
     assert fails(capsys, "minst", "camvid", "camvit", "--data_dir", str(tmp_path)).startswith(words)
     assert not os.listdir(tmp_path)
     with pytest.raises(ValueError, match="tfds.load: there is no dataset 'minst'; jaxnet has camv"):

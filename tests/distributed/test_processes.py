@@ -86,7 +86,7 @@ alone = "is an array on the devices of this process alone; write jn.distributed.
 raises("2 processes work together, but train_state/step " + alone, lambda: fit(local, data))
 raises("data/0 " + alone + "data, mesh, P('data'), local=True)", lambda: fit(whole, (x, y)))
 raises("train_state/step " + alone, lambda: trainer.step(local, (x, y)))
-raises("data/0 is a ndarray, of which each process may have", lambda: trainer.step(whole, (x, y)))
+raises("data/0 is a ndarray, which may differ between", lambda: trainer.step(whole, (x, y)))
 raises(alone, lambda: jn.evaluate(objective, whole.params, whole.state, (x, y)))
 raises(alone, lambda: jn.predict(net, whole.params, whole.state, x))
 raises("labels in [0, 8)", lambda: fit(whole, (data[0], data[1] + 1)))

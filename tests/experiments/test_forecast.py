@@ -81,7 +81,7 @@ def test_a_tiny_run(monkeypatch, tmp_path, capsys):
     assert 0.2 < means["linear"] < means["last year's changes"] < means["persistence"]
     assert 0.2 < means["LSTM"] < means["persistence"] > means["convolutions"] > 0.2
     assert {path.name for path in results.pictures} == {"errors.png", "lines.png"}
-    assert "3 missing, 0 of them in the test part" in capsys.readouterr().out
+    assert "3 missing, 0 of them in the test split" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def test_a_loss_of_your_own_and_state():
     ({"x": 3}, TypeError, "the input must be an array"),
     ({"memory": "15 GB"}, TypeError, "memory must be a number"),
     ({"memory": -1}, ValueError, r"memory must be in \[0, inf\), got -1"),
-    ({"optimizer": optax.adam}, TypeError, "optimizer must be one of optax"),
+    ({"optimizer": optax.adam}, TypeError, "optimizer must be an optax optimizer"),
     ({"loss": 3}, TypeError, "loss must be a function"),
     ({"loss": lambda y: y}, TypeError, "loss must return one float"),
     ({"loss": lambda y: None}, TypeError, "loss must return one float, got None"),

@@ -326,7 +326,9 @@ def test_a_program_that_this_jax_cannot_read():
     net, x = jn.dense(3), jn.spec((2, 5))
     program = export(net, *net.init(KEY, x), x)
     unknown = dataclasses.replace(program.exported, mlir_module_serialized=b"of tomorrow")
-    with pytest.raises(ValueError, match=f"jax {jax.__version__} cannot read a program of a newer"):
+    with pytest.raises(
+        ValueError, match=f"jax {jax.__version__} cannot read a program written by a newer"
+    ):
         program._replace(exported=unknown)(jnp.ones((2, 5)))
 
 

@@ -104,7 +104,7 @@ def test_names_say_what_belongs_together():
     w = weights()
     swapped = {n: w[n] for n in sorted(w, key=lambda n: (n[0] != "9", n))}  # the last one first
     with pytest.raises(
-        ValueError, match="serial/conv and 9: expected weight, got bias, weight. Where the orders"
+        ValueError, match="serial/conv and 9: expected weight, got bias, weight. If the orders"
     ):
         from_torch(small_net(), swapped, X)  # fmt: skip
     params, _ = from_torch(small_net(), swapped, X, names={"dense_1": "9"})

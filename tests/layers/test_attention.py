@@ -434,7 +434,7 @@ def test_messages():
     with pytest.raises(ValueError, match="multiple of kv_heads, got heads=3, kv_heads=2"):
         mha(3, kv_heads=2)
     with pytest.raises(
-        ValueError, match=r"dropout_rate is the share to drop, in \[0, 1\), got 1.0"
+        ValueError, match=r"dropout_rate is the fraction to drop, in \[0, 1\), got 1.0"
     ):
         mha(2, dropout_rate=1.0)
     says("4 heads must divide the queries' width 6", mha(4), x)

@@ -86,7 +86,7 @@ def test_drop_path_in_a_residual_block_skips_whole_examples():
 
 def test_messages():
     for make in (jn.dropout, jn.spatial_dropout, jn.drop_path):
-        with pytest.raises(ValueError, match="share to drop"):
+        with pytest.raises(ValueError, match="fraction to drop"):
             make(1.0)
     with pytest.raises(ValueError, match=r"axes of the input \(2, 3\), got \(2,\)"):
         jn.dropout(0.5, axes=(2,)).init(jax.random.key(0), jn.spec((2, 3)))

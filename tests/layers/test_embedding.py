@@ -216,7 +216,7 @@ def test_rotary_of_neighbors_and_of_a_part(x64):
     part = jn.rotary(jnp.asarray(x), base=100.0, size=6)
     np.testing.assert_allclose(part[..., :6], jn.rotary(jnp.asarray(x[..., :6]), base=100.0), 1e-12)
     for size in (5, 12):
-        with pytest.raises(ValueError, match=f"at most that of the heads, got {size}"):
+        with pytest.raises(ValueError, match=f"at most the size of the heads, got {size}"):
             jn.rotary(jnp.asarray(x), size=size)
 
 
@@ -237,7 +237,7 @@ def test_rotary_in_bfloat16_and_its_message():
     x = jnp.asarray(draw(1, 300, 1, 4), jnp.bfloat16)
     wide = jn.rotary(x.astype(jnp.float32))
     np.testing.assert_allclose(jn.rotary(x).astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
-    with pytest.raises(ValueError, match="even size of at most that of the heads, got 5"):
+    with pytest.raises(ValueError, match="even size of at most the size of the heads, got 5"):
         jn.rotary(jnp.ones((1, 2, 3, 5)))
 
 

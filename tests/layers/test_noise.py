@@ -48,7 +48,7 @@ def test_identity_in_evaluation():
 def test_messages():
     with pytest.raises(ValueError, match=r"stddev must be in \[0, inf\), got -1"):
         jn.gaussian_noise(-1.0)
-    with pytest.raises(ValueError, match="rate is the share to drop"):
+    with pytest.raises(ValueError, match="rate is the fraction to drop"):
         jn.gaussian_dropout(1.0)
     for layer in (jn.gaussian_noise(1.0), jn.gaussian_dropout(0.5)):
         with pytest.raises(ValueError, match="needs a key in training"):

@@ -32,7 +32,7 @@ def test_confusion_ignores_labels_that_are_no_classes():
 def test_predictions_that_are_no_classes_never_help(guess):
     """They were dropped, so that the score was 1; now they raise, and inside jit are wrong."""
     guesses, labels = jnp.array([guess, 1, 0, guess, guess]), jnp.array([0, 1, 0, 1, 9])
-    words = rf"predictions must be in \[0, 2\) where the label is a class, got {guess}"
+    words = rf"predictions must be in \[0, 2\) if the label is a class, got {guess}"
     with pytest.raises(ValueError, match=words):
         metrics.confusion(guesses, labels, 2, void=9)
     with pytest.raises(ValueError, match=words):

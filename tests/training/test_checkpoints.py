@@ -130,7 +130,7 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path, how):
         (tmp_path / "12" / SUMS).write_text("{")
     before = files(tmp_path)
     with jn.Checkpoints(tmp_path) as kept:
-        with pytest.warns(UserWarning, match="12 is damaged and passed over.*renames it to 12.dam"):
+        with pytest.warns(UserWarning, match="12 is damaged and skipped.*renames it to 12.dam"):
             found, position = kept.newest(train_state)
         same(found, epochs[-2].train_state)
         assert (
@@ -297,7 +297,7 @@ def test_a_step_without_its_parts_is_passed_over(tmp_path, how):
     train_state, epochs = run(tmp_path, epochs=2)
     GHOSTS[how](tmp_path / "6")
     with jn.Checkpoints(tmp_path, best="train/loss") as kept:
-        with pytest.warns(UserWarning, match="6 is damaged and passed over"):
+        with pytest.warns(UserWarning, match="6 is damaged and skipped"):
             found, position = kept.newest(train_state)
         same(found, epochs[0].train_state)
         trainer, _, data = build()

@@ -223,7 +223,7 @@ def test_non_finite_gradients_are_told_with_the_step():
     ({"evaluate": (np.full((3, 3), np.inf), np.ones(3))}, "fit: evaluate/0: 3 of 3 examples"),
     ({"data": 7}, "data must be arrays"),
     ({"trainer": print}, "expected a trainer from jn.trainer"),
-    ({"train_state": {}}, "train_state must be that of trainer.init"),
+    ({"train_state": {}}, "train_state must be the result of trainer.init"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")  # fmt: skip
 def test_bad_input_is_answered_before_anything_runs(change, words):
     trainer, train_state = build()

@@ -156,8 +156,8 @@ def test_a_stream_whose_last_batch_was_seen_goes_on_with_the_next_pass():
     ({"epochs": 2, "steps": 3}, "either epochs= or steps=, got epochs=2 and steps=3"),
     ({"epochs": None, "steps": None}, "either epochs= or steps=, got none"),
     ({"every": 0}, "every must be at least 1"),
-    ({"batch_size": 25}, "position is of a run with batches of 16 examples, 3 steps into a pass"),
-    ({"data": Batches(data())}, "the position is of a run on arrays, and these data are a stream"),
+    ({"batch_size": 25}, "belongs to a run with batches of 16 examples, 3 steps into a pass"),
+    ({"data": Batches(data())}, "position belongs to a run on arrays, and these data are a stream"),
 ])  # fmt: skip
 def test_a_position_of_another_run(change, words):
     trainer, train_state = build()

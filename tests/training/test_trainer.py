@@ -187,12 +187,12 @@ def test_a_used_train_state_is_answered():
         trainer.step(train_state, data())
         with pytest.raises((RuntimeError, ValueError), match="deleted") as error:
             trainer.step(train_state, data())
-    assert "continue with the one that it returned" in "\n".join(error.value.__notes__)
+    assert "continue with the train_state that it returned" in "\n".join(error.value.__notes__)
 
 
 @pytest.mark.parametrize(("objective", "optimizer", "words"), [
     (LOSS, optax.sgd(0.1), "the objective must be a layer"),
-    (jn.supervised(jn.dense(2), LOSS), 0.1, "must be one of optax"),
+    (jn.supervised(jn.dense(2), LOSS), 0.1, "must be an optax optimizer"),
     (jn.supervised(jn.dense(2), LOSS), optax.sgd, r"did you forget to call it: sgd\(1e-3\)\?"),
     (
         jn.supervised(jn.dense(2), LOSS),

@@ -207,7 +207,7 @@ def test_factors_of_a_kernel_start_with_the_variance_of_a_kernel():
      r"lora: no parameter fits where='\*/attn/kernel'. The nearest paths: .*attention/out/kernel"),
     (lambda net: jn.lora(net, 2, where="head/*"), r"kernels and tables only.* head/bias \(11,\)"),
     (lambda net: jn.lora(net, 2, trainable="hat/*"), r"no parameter fits trainable='hat/\*'.*head"),
-    (lambda net: jn.lora(jn.lora(net, 2), 2), "query/kernel is adapted already; merge it"),
+    (lambda net: jn.lora(jn.lora(net, 2), 2), "query/kernel is already adapted; merge it"),
     (lambda net: jn.lora(net, 0), "lora: rank must be"),
     (lambda net: jn.lora(net, 2, where="*/(query"), "where must hold patterns"),
     (lambda net: jn.lora(net, 2, scale=float("nan")), "scale must be in"),

@@ -120,5 +120,5 @@ def test_what_does_not_fit():
         jn.follow(jn.dense(3), 1.5)
     with pytest.raises(ValueError, match=r"follow: expected \(x, given\)"):
         jn.follow(jn.dense(3)).init(KEY, X)
-    with pytest.raises(ValueError, match="has an entry 'target' in its state already"):
+    with pytest.raises(ValueError, match="already has an entry 'target' in its state"):
         jn.follow(jn.follow(jn.dense(3))).init(KEY, ((X, X), X))

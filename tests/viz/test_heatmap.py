@@ -72,7 +72,7 @@ def test_a_map_of_zeros_and_images_in_color():
             {"titles": ["one"]},
             "expected 2 titles, one per",
         ),
-        ({"a": np.zeros((2, 6, 8))}, {"unsigned": ["b"]}, "unsigned names no map of a: b"),
+        ({"a": np.zeros((2, 6, 8))}, {"unsigned": ["b"]}, "unsigned must name maps among a, got b"),
     ],
 )
 def test_messages(maps, options, message):

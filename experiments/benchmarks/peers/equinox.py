@@ -162,7 +162,7 @@ def make_layers(net: Net, shape: tuple[int, ...], key: jax.Array) -> dict:
 
 
 def in_layout(layers: dict, weights: Weights) -> dict:
-    """The layers with these weights."""
+    """Return the layers with these weights."""
     for path, p in flatten(weights).items():
         *parents, name = path
         here = layers

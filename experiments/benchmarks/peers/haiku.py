@@ -101,7 +101,7 @@ def forward(net: Net, x: jax.Array) -> jax.Array:
 
 
 def in_layout(net: Net, weights: Weights, like: Weights) -> Weights:
-    """Entries by path, with w and b for kernel and bias, and offset in a norm."""
+    """Return entries by path, with w and b for kernel and bias, and offset in a norm."""
     found = {}
     for path, p in flatten(weights).items():
         name = "/".join(path)

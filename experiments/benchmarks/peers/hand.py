@@ -57,7 +57,7 @@ def pool(x):
 
 
 def batch_norm(p, x):
-    """Normalizes by the batch's statistics, and returns them for the running averages."""
+    """Normalize by the batch's statistics, and return them for the running averages."""
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     y = (x - mean) * (lax.rsqrt(var + 1e-5) * p["scale"]) + p["bias"]
     return y, {"mean": mean, "var": var}
@@ -111,7 +111,7 @@ def resnet(net: ResNet):
 
 
 def statistics(net: Net, params: Weights) -> Weights:
-    """Initial running statistics of a ResNet; empty for other nets."""
+    """Return the initial running statistics of a ResNet; empty for other nets."""
     if not isinstance(net, ResNet):
         return {}
     return {
@@ -140,7 +140,7 @@ def lstm(features: int):
 
 
 def packed(p: Weights) -> jax.Array:
-    """The LSTM's weights in cuDNN's order: kernels (outputs, inputs), then two biases."""
+    """Return the LSTM's weights in cuDNN's order: kernels (outputs, inputs), then two biases."""
     parts = p["kernel"].T, p["recurrent_kernel"].T, p["bias"], jnp.zeros_like(p["bias"])
     return jnp.concatenate([part.ravel() for part in parts])
 
@@ -190,7 +190,7 @@ def transformer(params, state, x):
 
 
 def make(net: Net):
-    """forward(params, state, x) -> (logits, state)."""
+    """Return forward(params, state, x) -> (logits, state)."""
     match net:
         case Mlp():
             return mlp(net.names())

@@ -16,18 +16,18 @@ def optimizer(workload: Workload) -> optax.GradientTransformation:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The mean over batch and members."""
+    """Return the mean over batch and members."""
     labels = jnp.broadcast_to(labels, logits.shape[:-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def on_device(tree: Any) -> Any:
-    """Copies on the device, since donated arrays must not share memory with NumPy."""
+    """Return copies on the device, since donated arrays must not share memory with NumPy."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
 def make_update(workload: Workload, loss: Callable) -> Callable:
-    """((params, state, opt_state), batch) -> (the same, loss); `loss` returns (value, state)."""
+    """Return ((params, state, opt_state), batch) -> (the same, loss), if loss -> (value, state)."""
     sgd = optimizer(workload)
 
     def update(carry, batch):
@@ -41,12 +41,12 @@ def make_update(workload: Workload, loss: Callable) -> Callable:
 
 
 def with_optimizer(workload: Workload, params: Any, state: Any) -> tuple[Any, Any, Any]:
-    """The carry of `make_update`."""
+    """Return the carry of `make_update`."""
     return params, state, jax.jit(optimizer(workload).init)(params)
 
 
 def program(workload: Workload, update: Callable, carry: Any, data: Any = None) -> Program:
-    """update(carry, batch) -> (carry, loss), jitted and donating, in a scan for several steps."""
+    """Return update(carry, batch) -> (carry, loss), jitted, donating, with a scan over steps."""
     if workload.steps > 1:
         step = jax.jit(lambda carry, data: jax.lax.scan(update, carry, data), donate_argnums=0)
     else:
@@ -63,7 +63,7 @@ def program(workload: Workload, update: Callable, carry: Any, data: Any = None) 
 
 
 def product_rate(size: int = 8192, rounds: int = 5) -> float:
-    """Operations per second of a product of bfloat16 matrices, the best of the rounds."""
+    """Return operations per second of a product of bfloat16 matrices, the best of the rounds."""
     a = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)  # zeros run faster
     product = jax.jit(jnp.dot)
     times = []

@@ -74,7 +74,7 @@ def norm(name: str) -> layers.Layer:
 
 
 def conv(x, features: int, size: int, strides: int, name: str):
-    """A convolution with symmetric padding; "same" pads a strided one on one side."""
+    """Return a convolution with symmetric padding; "same" pads a strided one on one side."""
     padding = "same" if strides == 1 else "valid"
     if size > 1 and strides > 1:
         x = layers.ZeroPadding2D(size // 2)(x)

@@ -190,7 +190,7 @@ def make(net: Net, dtype: Any = None) -> nn.Module:
 
 
 def in_layout(net: Net, weights: Weights) -> Weights:
-    """The common layout, with one layer per gate in recurrent cells."""
+    """Return the common layout, with one layer per gate in recurrent cells."""
     match net:
         case Lstm():
             p = {k: np.split(v, 4, -1) for k, v in weights["lstm"].items()}
@@ -211,7 +211,7 @@ def in_layout(net: Net, weights: Weights) -> Weights:
 
 
 def build(workload: Workload, weights: Weights | None, variant: str) -> Program:
-    """The program of a variant; "Linen, jitted init" draws the parameters under `jax.jit`."""
+    """Return the program of a variant; "Linen, jitted init" initializes under `jax.jit`."""
     module = make(workload.net, jnp.bfloat16 if workload.half else None)
     example = batch_specs(workload)[0]
 

@@ -1,6 +1,6 @@
 """Flax NNX: `nnx.jit`, its two faster forms, and split/merge with plain `jax.jit`.
 
-The forms are those of https://flax.readthedocs.io/en/latest/guides/performance.html.
+For the forms, see https://flax.readthedocs.io/en/latest/guides/performance.html.
 """
 
 from typing import Any

@@ -36,7 +36,7 @@ def variants(workload: Workload) -> tuple[str, ...]:
 
 
 def make(net: Net, length: int = 0) -> jn.Layer:
-    """The net; a GPT for texts of this length."""
+    """Return the net; a GPT for texts of this length."""
     match net:
         case Mlp(hidden):
             return jn.models.mlp((*hidden, CLASSES))
@@ -67,7 +67,7 @@ def make(net: Net, length: int = 0) -> jn.Layer:
 
 
 def unit(name: str, features: int, size: int = 3, strides: int = 1, groups: int = 1) -> jn.Layer:
-    """A convolution and a batch norm."""
+    """Return a convolution and a batch norm."""
     options = {"strides": strides, "padding": size // 2, "groups": groups, "use_bias": False}
     convolution = jn.conv(features, size, **options, name="conv")
     return jn.serial(convolution, jn.batch_norm(name="norm"), name=name)
@@ -99,7 +99,7 @@ def unet(net: UNet, m, x):
 
 
 def mean_over_members(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy (batch,) of logits (members, batch, classes), averaged over the members."""
+    """Return the cross-entropy (batch,) of logits (members, batch, classes), over the members."""
     labels = jnp.broadcast_to(labels, logits.shape[:-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(0)
 
@@ -114,7 +114,7 @@ def model(workload: Workload) -> jn.Layer:
 
 
 def make_trainer(workload: Workload) -> tuple[jn.Trainer, tuple]:
-    """The trainer of a workload, and specs of its batch."""
+    """Return the trainer of a workload, and specs of its batch."""
     net = model(workload)
     if workload.members > 1:
         net = jn.ensemble(net, workload.members)
@@ -126,20 +126,20 @@ def make_trainer(workload: Workload) -> tuple[jn.Trainer, tuple]:
 
 
 def step_and_specs(workload: Workload) -> tuple[Any, tuple]:
-    """The jitted training step and specs of its arguments."""
+    """Return the jitted training step and specs of its arguments."""
     trainer, batch = make_trainer(workload)
     train_state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
     return jax.jit(trainer.step), (train_state, batch)
 
 
 def lower(workload: Workload, platforms: tuple[str, ...]) -> jax.export.Exported:
-    """The training step, lowered for other platforms, which need not be at hand."""
+    """Return the training step, lowered for other platforms, which need not be available."""
     step, specs = step_and_specs(workload)
     return jax.export.export(step, platforms=platforms)(*specs)
 
 
 def operations(workload: Workload) -> float:
-    """Floating-point operations of a training step, before any is optimized away."""
+    """Return floating-point operations of a training step, before any is optimized away."""
     step, specs = step_and_specs(workload)
     return step.lower(*specs).cost_analysis()["flops"]
 

@@ -52,7 +52,7 @@ def conv(inputs: int, features: int, size: int, strides: int = 1, groups: int = 
 
 
 def unit(inputs: int, features: int, size: int = 3, strides: int = 1, groups: int = 1) -> nn.Module:
-    """A convolution and a batch norm."""
+    """Return a convolution and a batch norm."""
     layers = nn.Sequential()
     layers.add_module("conv", conv(inputs, features, size, strides, groups))
     layers.add_module("norm", nn.BatchNorm2d(features))
@@ -221,7 +221,7 @@ class Module(nn.Module):
 
 
 def in_layout(net: Net, weights: Weights) -> dict[str, np.ndarray]:
-    """The weights by the names of a state_dict."""
+    """Return the weights by the names of a state_dict."""
     found = {}
     layers = flatten(with_block(net, weights, "block"))
     for path, p in layers.items():
@@ -336,7 +336,7 @@ def program(workload, forward, parameters, data, compiled, differs="") -> Progra
 
 
 def ensemble(workload, model, weights, tensor, compiled) -> Program:
-    """An ensemble by `torch.func`: stacked parameters, and the model mapped over them."""
+    """Return an ensemble by `torch.func`: stacked parameters, and the model mapped over them."""
     if weights is not None:
         each = [in_layout(workload.net, one) for one in unstack(weights, workload.members)]
         params = {name: tensor(np.stack([one[name] for one in each])) for name in each[0]}

@@ -87,7 +87,7 @@ def samples(path: str, data: bytes) -> np.ndarray:
     """Return the samples (samples,) of a WAV file of one channel, 16 bits and 8 kHz, as int16.
 
     Raises:
-      ValueError: If the file has another format; the message names the path.
+      ValueError: If the file has a different format; the message names the path.
 
     Example:
       >>> samples("0_anna_0.wav", b"RIFF")

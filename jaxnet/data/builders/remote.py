@@ -64,7 +64,7 @@ def contents(who: str, remote: Remote, folder: str | Path, size: int | None) -> 
       A dict from paths below the top folder to bytes. For a single file, the path is its name.
 
     Raises:
-      OSError: If the file cannot be downloaded, is incomplete or has another checksum.
+      OSError: If the file cannot be downloaded, is incomplete or has a different checksum.
 
     Example:
       >>> file = Remote("http://localhost:1/words.txt", sha256="0" * 64)
@@ -85,8 +85,8 @@ def contents(who: str, remote: Remote, folder: str | Path, size: int | None) -> 
             sha256 = hashlib.sha256("".join(lines).encode()).hexdigest()
     if sha256 != remote.sha256:
         raise OSError(
-            f"{who}: {remote.address} is not the file that was expected: its sha256 is {sha256}, "
-            f"expected {remote.sha256}; try again, and if it stays so, the file has changed there"
+            f"{who}: {remote.address} has the sha256 {sha256}, expected {remote.sha256}. Try "
+            "again; if the error persists, the file has changed on the server"
         )
     return found
 
@@ -98,7 +98,7 @@ def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None
             progress_bar(size, f"downloading {who}", unit="B") as bar,
         ):
             bar.unit_scale = True
-            done, expected = 0, answer.length  # None where the server does not say it
+            done, expected = 0, answer.length  # None if the server does not state the length
             while block := answer.read(BLOCK):
                 file.write(block)
                 done += len(block)
@@ -110,12 +110,12 @@ def _download(who: str, address: str, file: IO[bytes], size: int | None) -> None
         raise OSError(f"{who}: cannot reach {address}: {error.reason}") from error
     except (HTTPException, ConnectionError, TimeoutError) as error:
         raise OSError(
-            f"{who}: the download of {address} broke off: {error!r}; try again"
+            f"{who}: the download of {address} was interrupted: {error!r}; try again"
         ) from error
     if expected not in (None, done):
         raise OSError(
-            f"{who}: the download of {address} broke off after {done:,} of {expected:,} bytes; "
-            "try again"
+            f"{who}: the download of {address} stopped after {done:,} of {expected:,} bytes; try "
+            "again"
         )
 
 

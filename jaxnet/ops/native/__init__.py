@@ -1,9 +1,9 @@
 """Convolutions and LSTMs in C for CPU, several times faster than XLA's in training.
 
 Installing jaxnet builds the library from kernels.c if there is a C compiler. The first of these
-operations that is compiled loads it. What it does not support runs in XLA's form, and everything
-does if it was not built. Set the environment variable JAXNET_NATIVE to choose: "0" turns the
-library off, "avx2" leaves out AVX-512.
+operations that is compiled loads it. Operations that it does not support run in XLA's form, and so
+do all operations if it was not built. Set the environment variable JAXNET_NATIVE to choose: "0"
+turns the library off, "avx2" leaves out AVX-512.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import jax
 LIBRARY = Path(__file__).parent / "kernels.so"
 TARGETS = ("jaxnet_conv", "jaxnet_lstm", "jaxnet_lstm_back")
 
-# What the library calls the instruction sets.
+# The library's names of the instruction sets.
 LEVELS = {0: None, 1: "NEON", 2: "AVX2", 3: "AVX-512"}
 CHOICES = {"": 3, "1": 3, "avx512": 3, "avx2": 2, "0": 0}
 
@@ -29,7 +29,7 @@ def instructions() -> str | None:
     Loads the library when called for the first time.
 
     Raises:
-      ValueError: If the environment variable JAXNET_NATIVE has another value than the above.
+      ValueError: If the environment variable JAXNET_NATIVE has any other value.
 
     Example:
       >>> instructions() in ("AVX-512", "AVX2", "NEON", None)

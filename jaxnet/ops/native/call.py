@@ -17,7 +17,7 @@ from jaxnet.services.trees import PyTree
 
 
 class Kernel(NamedTuple):
-    """What replaces a function in JAX, on the leaves of its arguments and of its result.
+    """A replacement of a function in JAX, on the leaves of its arguments and of its result.
 
     Fields:
       run: Leaves of the arguments -> leaves of the result, in C; None if C does not help.
@@ -34,11 +34,11 @@ class Kernel(NamedTuple):
 
 
 def native_call(function: Callable, kernel: Kernel, *args: PyTree) -> PyTree:
-    """Return function(*args), computed by a kernel in C where that is possible.
+    """Return function(*args), computed by a kernel in C if possible.
 
     Args:
       function: Function of pytrees of arrays, in JAX.
-      kernel: What computes the same in C.
+      kernel: Kernel that computes the same in C.
       *args: Arguments of the function.
 
     Example:
@@ -92,7 +92,7 @@ def _transpose(cotangents, *leaves, jaxpr, kernel):
     cotangents = varying([ad.instantiate_zeros(ct) for ct in cotangents], known)
     fixed = len(leaves) - kernel.linear
     if kernel.transpose is not None and not any(unknown[:fixed]):
-        # A known leaf among the last is zero: the function is linear in all of them together.
+        # The function is linear in all the last leaves together, so a known one must be zero.
         last = [True] * kernel.linear
         pull = partial(_pull, jaxpr, [False] * fixed + last, jaxpr.in_avals)
         found = native_call(pull, kernel.transpose, known[:fixed], cotangents)
@@ -104,7 +104,7 @@ def _transpose(cotangents, *leaves, jaxpr, kernel):
 
 
 def _pull(jaxpr, unknown, avals, known, cotangents):
-    """The cotangents of the unknown leaves."""
+    """Return the cotangents of the unknown leaves."""
 
     def run(*some):
         known_now, some = iter(known), iter(some)
@@ -133,7 +133,7 @@ def on_one_device(context: Any) -> bool:
     """Return whether the operands are on one device of this process, or sliced by `shard_map`.
 
     XLA cannot slice the operands of a call of C: it would gather a sharded batch on each device.
-    An exported program must not need jaxnet to run either.
+    An exported program must run without jaxnet, too.
 
     Args:
       context: Context of the module, given to a rule for lowering.

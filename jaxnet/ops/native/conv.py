@@ -10,9 +10,9 @@ from jaxnet.ops.native import instructions
 
 TARGET = "jaxnet_conv"
 
-FAR = 10_000  # zeros on a side of the input, which are written
+FAR = 10_000  # largest number of zeros on one side of the input, since they are written to memory
 
-KINDS = "yxw"  # in the order of the library's numbers
+KINDS = "yxw"  # in the order in which the library numbers them
 
 
 def supports(a, b, *, wanted: str, form) -> bool:
@@ -39,7 +39,7 @@ def supports(a, b, *, wanted: str, form) -> bool:
     far += [k * d for k, d in zip(form.window, form.dilation, strict=True)]
     if max(far) > FAR:
         return False
-    if form.groups == 1 and math.prod(form.window) == 1:  # XLA has matrix products for it
+    if form.groups == 1 and math.prod(form.window) == 1:  # XLA computes it as a matrix product
         return False
     return instructions() is not None
 

@@ -15,7 +15,7 @@ def supports(pre, kernel, *rest) -> bool:
     """Return whether the library runs all steps, and faster than XLA.
 
     Args:
-      pre: What the inputs add to the gates, (time, batch, 4 * features).
+      pre: Contribution of the inputs to the gates, (time, batch, 4 * features).
       kernel: Recurrent kernel (features, 4 * features).
       *rest: The other operands.
 
@@ -25,12 +25,13 @@ def supports(pre, kernel, *rest) -> bool:
     """
     if not all(isinstance(size, int) and 0 < size <= MOST for size in (*pre.shape, *kernel.shape)):
         return False
-    # The kernel is packed once, and rows are what threads share.
+    # Packing the kernel pays off after several steps, and the rows of a batch are divided among
+    # threads.
     return pre.shape[0] >= 8 and pre.shape[1] >= 4 and instructions() is not None
 
 
 def run(pre, kernel, bias, c, h, mask=None, *, slopes):
-    """Return what `jaxnet.ops.recurrence` asks of all steps: h, the last c and h, and the slopes.
+    """Return h of all steps, the last c and h, and the slopes, for `jaxnet.ops.recurrence`.
 
     Args:
       pre, kernel, bias, c, h, mask: Operands of `jaxnet.ops.recurrence.unroll`.
@@ -68,7 +69,7 @@ def run_back(by_gates, by_old_c, by_c, kernel, *rest):
 
 
 def _flat(mask=None):
-    """Masks (time, batch, 1) as (time, batch)."""
+    """Return masks (time, batch, 1) as (time, batch)."""
     return [] if mask is None else [mask[..., 0]]
 
 

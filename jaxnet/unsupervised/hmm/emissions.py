@@ -1,7 +1,8 @@
 """Emissions of hidden Markov models: symbols, or vectors from mixtures of Gaussians.
 
 An `Emission` is a set of functions: random params, params from data, the log-likelihood of a step
-in each state, the M-step of expectation maximization. A user's own emission is used like these.
+in each state, the M-step of expectation maximization. You can use your own emission in the same
+way.
 """
 
 import math
@@ -20,7 +21,7 @@ from jaxnet.services.extras import extra
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
 from jaxnet.unsupervised.kmeans import kmeans
 
-SOME = 1024  # steps of a state from which its Gaussians start
+SOME = 1024  # number of steps of a state that initialize its Gaussians
 
 # (key, x, mask, states) -> labels (batch, time), a first guess at the state of each step
 Align = Callable[[jax.Array, np.ndarray, np.ndarray, int], np.ndarray]
@@ -32,15 +33,15 @@ class Emission(NamedTuple):
     Fields:
       init: `(key, x, states) -> params`, drawn at random; only the shape and dtype of
         x (batch, time, ...) are used.
-      check: `(x) -> None`, raises if x (batch, time, ...) has a wrong shape or dtype, or wrong
-        values, as far as these are known.
+      check: `(x) -> None`, which raises if x (batch, time, ...) has a wrong shape or dtype, or
+        known values that are wrong.
       score: `(params, x) -> (batch, time, states)`, log p(x | state) of each step.
-      fit: `(params, x, posterior) -> params`, those that maximize the likelihood of x if step
-        (i, t) belongs to the states in the shares posterior (batch, time, states), zero in padding.
-        Entries that the data do not determine are taken from the old params.
-      begin: `(key, params, x, labels) -> params`, first params from steps x (n, ...) whose states
-        are labels (n,).
-      align: How `fit_hmm` guesses the first labels; None if params start as drawn.
+      fit: `(params, x, posterior) -> params`, the params that maximize the likelihood of x. The
+        posterior (batch, time, states) is the probability of each state at step (i, t), zero in
+        padding. Entries that the data do not determine are taken from the old params.
+      begin: `(key, params, x, labels) -> params`, the first params, from steps x (n, ...) whose
+        states are labels (n,).
+      align: Function with which `fit_hmm` guesses the first labels; None keeps the drawn params.
       name: Name shown by print.
 
     Example:
@@ -65,12 +66,12 @@ def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: in
 
     Args:
       key: Key, not used.
-      x: (batch, time, ...), not used.
-      mask: (batch, time), True at the steps that count.
+      x: Observations (batch, time, ...), not used.
+      mask: Booleans (batch, time), True at the steps that count.
       states: Number of parts, as equal in length as possible.
 
     Returns:
-      (batch, time) integers.
+      Integers (batch, time).
 
     Example:
       >>> uniform_segments(jax.random.key(0), np.zeros((1, 7)), np.arange(7)[None] < 6, 3)
@@ -86,7 +87,7 @@ def uniform_segments(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: in
 
 
 def _clusters(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> np.ndarray:
-    """Labels each step by its cluster under k-means, (batch, time): for states without an order."""
+    """Label each step by its cluster under k-means, (batch, time), for states without an order."""
     labels = np.zeros(mask.shape, int)
     centroids = np.asarray(kmeans(key, x[mask], states))
     metrics = extra("sklearn.metrics", "scikit-learn", "fit_hmm")
@@ -94,20 +95,20 @@ def _clusters(key: jax.Array, x: np.ndarray, mask: np.ndarray, states: int) -> n
     return labels
 
 
-@cache  # the same value each time, so that nothing compiles twice
+@cache  # returns the same object each time, so that nothing compiles twice
 def categorical(symbols: int) -> Emission:
     """Emit one of n symbols per step: x (batch, time) of integers in [0, n).
 
     A symbol out of range raises an error if x holds known values; inside `jit` its score is NaN.
 
     Args:
-      symbols: n, at least 2.
+      symbols: Number n of symbols, at least 2.
 
     Params:
       logits (states, symbols), drawn from a standard normal distribution.
 
     Raises:
-      ValueError: If there are fewer symbols.
+      ValueError: If `symbols` is below 2.
 
     Example:
       >>> params = {"logits": jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]]))}
@@ -143,7 +144,7 @@ def categorical(symbols: int) -> Emission:
 
     def begin(key, params, x, labels):
         old = params["logits"]
-        count = np.ones(old.shape)  # one more of each, so that none is impossible
+        count = np.ones(old.shape)  # counts start at 1, so that no symbol is impossible
         np.add.at(count, (labels, x), 1)
         return {"logits": jnp.asarray(np.log(count / count.sum(1, keepdims=True)), old.dtype)}
 
@@ -155,9 +156,9 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
     """Emit vectors from mixtures of diagonal Gaussians: x (batch, time, features).
 
     Args:
-      mixtures: Gaussians per state, at least 1.
-      floor: Smallest variance that Baum-Welch sets, as a share of the feature's variance in all of
-        the data (a constant feature counts as one of variance 1). At 0 the likelihood has no
+      mixtures: Number of Gaussians per state, at least 1.
+      floor: Smallest variance that Baum-Welch sets, as a fraction of the feature's variance over
+        all data (a constant feature counts as having variance 1). At 0 the likelihood has no
         maximum: a Gaussian may shrink to one step. Training by gradients has no floor.
 
     Params:
@@ -207,10 +208,10 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
     def fit(params, x, posterior):
         x = x.reshape(-1, x.shape[-1])  # (batch, time, features) -> (n, features)
         posterior = posterior.reshape(len(x), -1)
-        every = posterior.sum(1, keepdims=True)  # 1, and 0 in padding
+        every = posterior.sum(1, keepdims=True)  # 1 at valid steps, 0 in padding
         steps = jnp.maximum(every.sum(), 1)
         middle = (every * x).sum(0) / steps
-        x = jnp.where(every > 0, x - middle, 0)  # small numbers keep more of their digits
+        x = jnp.where(every > 0, x - middle, 0)  # subtracting the mean keeps more digits
         spread = (every * x**2).sum(0) / steps
         mean = params["mean"] - middle
         member = jax.nn.softmax(_components(params | {"mean": mean}, x))
@@ -220,7 +221,8 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
         total = jnp.einsum("nsm,nf->smf", member, x, precision=jax.lax.Precision.HIGHEST)
         mean = jnp.where(seen, total / count, mean)
 
-        def squares(one):  # a Gaussian at a time: (n, states, mixtures, features) would be large
+        # One Gaussian at a time, since (n, states, mixtures, features) would be large.
+        def squares(one):
             member, mean = one
             return (member[:, None] * (x - mean) ** 2).sum(0)
 
@@ -256,7 +258,7 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
 @jax.jit
 def _symbol_scores(logits, x):
     table = log_probabilities(logits).T  # (symbols, states)
-    x = jnp.where(x < 0, len(table), x)  # JAX would count from the end
+    x = jnp.where(x < 0, len(table), x)  # JAX would count negative indices from the end
     return table.at[x].get(mode="fill", fill_value=jnp.nan)
 
 
@@ -273,7 +275,7 @@ def _components(params, x):  # (..., features) -> (..., states, mixtures)
 
 
 def shares(count: jax.Array, old: jax.Array) -> jax.Array:
-    """Logits of each row's shares of its counts; rows without counts keep the old logits.
+    """Return the logits of each row's relative counts; rows without counts keep the old logits.
 
     Example:
       >>> shares(jnp.array([[1.0, 1], [0, 0]]), jnp.array([[5.0, 6], [7, 8]])).tolist()

@@ -7,10 +7,10 @@ A chain moves from state to state, and each state emits an observation. The func
     params["start"] (states,)                logits of the first state
     params["transition"] (states, states)    logits of the next state; one row per current state
 
-Logits are unconstrained numbers, as those of a softmax, so `jax.grad` and optax apply to them as to
-any params. A logit below -1e20, also -inf, is a probability of exactly 0 with a gradient of exactly
-0. It is stored as `NEVER`, -1e30: a finite number, because -inf breaks penalties, weight decay and
-tests for NaN.
+Logits are unconstrained numbers, as in a softmax, so you can use `jax.grad` and optax as for any
+params. A logit below -1e20, including -inf, is a probability of exactly 0 with a gradient of
+exactly 0. It is stored as `NEVER`, -1e30: a finite number, because -inf breaks penalties, weight
+decay and tests for NaN.
 
 With lengths, values beyond a sequence's own length have no influence on any result, NaN included.
 
@@ -32,20 +32,20 @@ from jaxnet.services.checks import as_array, at_least, check_dtype, check_shape
 
 NEVER = -1e30
 """The logit of probability 0."""
-_LOWEST = -1e20  # any logit below is probability 0 too, as weight decay may have changed it
+_LOWEST = -1e20  # lower logits are probability 0, since weight decay may have changed NEVER
 
 
 def log_probabilities(logits: jax.Array) -> jax.Array:
     """Return log softmax over the last axis, with exact zeros: -inf for logits below -1e20.
 
-    A row of such logits alone is -inf throughout: no transition leaves that state. A row with a NaN
-    is NaN.
+    A row with only such logits is -inf throughout: no transition leaves that state. A row with a
+    NaN is NaN.
 
     Args:
-      logits: (..., states).
+      logits: Logits (..., states).
 
     Raises:
-      TypeError, ValueError: If the dtype is another one, or there is no axis.
+      TypeError, ValueError: If `logits` are not floats, or do not have an axis.
 
     Example:
       >>> p = jnp.exp(log_probabilities(jnp.array([0.0, jnp.log(3.0), NEVER])))
@@ -54,13 +54,13 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
     """
     logits = as_array("log_probabilities", "logits", logits, "(..., states)", "reals")
     possible = ~(logits <= _LOWEST)  # NaN is not hidden
-    # Without -inf, whose gradient would be NaN.
+    # Avoids -inf, whose gradient would be NaN.
     return jnp.where(possible, jax.nn.log_softmax(jnp.maximum(logits, NEVER)), -jnp.inf)
 
 
 @jax.jit
 def to_logits(p: jax.Array) -> jax.Array:
-    """Logits of probabilities: their logarithms, and `NEVER` for 0.
+    """Return the logits of probabilities: their logarithms, and `NEVER` for 0.
 
     Example:
       >>> to_logits(jnp.array([1.0, 0.0])).tolist()
@@ -85,7 +85,7 @@ def first_state(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
 
 
 def left_to_right(skips: int = 0) -> Initializer:
-    """Initialize `transition`: to the same state, the next, or past up to `skips` states.
+    """Initialize `transition` to the same state, the next, or past up to `skips` states.
 
     The allowed transitions start equally likely; all others stay impossible in training. This is
     the usual topology of speech, together with `first_state`.
@@ -114,7 +114,7 @@ def left_to_right(skips: int = 0) -> Initializer:
 
 
 def logsumexp(a: jax.Array, axis: int) -> jax.Array:
-    """As `jax.nn.logsumexp`, but with gradient 0 instead of NaN where all entries are -inf.
+    """Return `jax.nn.logsumexp`, with gradient 0 instead of NaN if all entries are -inf.
 
     Example:
       >>> jax.grad(lambda a: logsumexp(a, 0))(jnp.array([-jnp.inf, -jnp.inf])).tolist()
@@ -133,12 +133,13 @@ def forward(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
     Args:
       params: Params with "start" (states,) and "transition" (states, states); other entries are
         ignored.
-      scores: (batch, time, states), log p(x at t | state); -inf where that is impossible.
-      lengths: (batch,) integers in [0, time], or None if every sequence has all steps.
+      scores: Scores (batch, time, states), log p(x at t | state); -inf if that is impossible.
+      lengths: Integers (batch,) in [0, time], or None if every sequence has all steps.
 
     Returns:
-      (batch, time, states), zero beyond the lengths, and (batch,): the log-likelihoods in nats. It
-      is 0 for a sequence of no steps, -inf for an impossible one, NaN where a score or a param is.
+      The log-probabilities (batch, time, states), zero beyond the lengths, and the log-likelihoods
+      (batch,), in nats. A log-likelihood is 0 for a sequence without steps, -inf for an impossible
+      sequence, and NaN if a score or a param is NaN.
 
     Raises:
       ValueError: If shapes do not fit, or lengths are out of range.
@@ -157,10 +158,10 @@ class Counts(NamedTuple):
     """Result of `expected_counts`.
 
     Fields:
-      log_likelihood: (batch,).
-      start: (states,), number of sequences that begin in each state.
-      transition: (states, states), number of steps from one state to another.
-      posterior: (batch, time, states), p(state at t | whole sequence).
+      log_likelihood: Log-likelihoods (batch,).
+      start: Number of sequences that begin in each state, (states,).
+      transition: Number of steps from one state to another, (states, states).
+      posterior: Probabilities p(state at t | whole sequence), (batch, time, states).
     """
 
     log_likelihood: jax.Array
@@ -170,11 +171,11 @@ class Counts(NamedTuple):
 
 
 def expected_counts(params: Params, scores: Any, lengths: Any = None) -> Counts:
-    """Expected numbers of starts and transitions given the sequences: the E-step of Baum-Welch.
+    """Return expected numbers of starts and transitions: the E-step of Baum-Welch.
 
     They are the gradient of the log-likelihood with respect to the log-probabilities (Fisher's
     identity), so one reverse pass through the forward scan gives all of them. An impossible
-    sequence counts for nothing.
+    sequence does not count.
 
     Args:
       params, scores, lengths: As in `forward`.
@@ -198,8 +199,8 @@ def posteriors(params: Params, scores: Any, lengths: Any = None) -> jax.Array:
       params, scores, lengths: As in `forward`.
 
     Returns:
-      (batch, time, states), which sum to 1 over states; all zero beyond the lengths and for an
-      impossible sequence.
+      Probabilities (batch, time, states), which sum to 1 over states; all zero beyond the lengths
+      and for an impossible sequence.
 
     Raises:
       ValueError, TypeError: As in `forward`.
@@ -222,10 +223,10 @@ def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
       params, scores, lengths: As in `forward`.
 
     Returns:
-      Paths (batch, time) int32, -1 beyond the lengths; among equally likely paths the one whose
-      later states have the lower numbers. Log-probabilities (batch,), which are differentiable: 0
-      for no steps. If no path is possible, or a number is NaN, the path is -1 throughout and its
-      log-probability -inf, or NaN.
+      Paths (batch, time) int32, -1 beyond the lengths; among equally likely paths, the path whose
+      later states have lower numbers. Log-probabilities (batch,), which are differentiable, and 0
+      for a sequence without steps. If no path is possible, or a number is NaN, the path is -1
+      throughout and its log-probability -inf, or NaN.
 
     Raises:
       ValueError, TypeError: As in `forward`.
@@ -245,13 +246,14 @@ def viterbi(params: Params, scores: Any, lengths: Any = None) -> tuple[jax.Array
 def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
     """Score states by a network that classifies them: log p(state | x) - log p(state).
 
-    By Bayes' rule these are log p(x | state) minus log p(x), which is the same for all states. So
-    Viterbi paths and posteriors are correct, and likelihoods up to a constant of x.
+    By Bayes' rule, these scores are log p(x | state) minus log p(x), which is the same for all
+    states. So Viterbi paths and posteriors are correct. Likelihoods are correct up to a factor that
+    depends only on x.
 
     Args:
-      logits: (batch, time, states), of a softmax over the states.
-      log_prior: (states,), the log frequency of each state in the training steps; a state that
-        never occurred (-inf) gets scores of -inf.
+      logits: Logits (batch, time, states) of a softmax over the states.
+      log_prior: Log frequency of each state in the training steps, (states,). A state that never
+        occurred (-inf) gets scores of -inf.
 
     Raises:
       TypeError, ValueError: If shapes or dtypes do not fit.
@@ -276,7 +278,7 @@ def _scaled(logits: jax.Array, log_prior: jax.Array) -> jax.Array:
 
 
 def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
-    """start, transition, scores, and the mask (batch, time) of the steps that count."""
+    """Return start, transition, scores, and the mask (batch, time) of the steps that count."""
     if not isinstance(params, dict) or not {"start", "transition"} <= set(params):
         raise ValueError(
             f"{who}: params must be a dict with 'start' (states,) and 'transition' (states, "
@@ -287,7 +289,7 @@ def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
     transition = as_array(
         who, "params['transition']", params["transition"], "(states, states)", "reals", sizes
     )
-    # Of an emission: scores = emission.score(params["emission"], x)
+    # For an emission, scores = emission.score(params["emission"], x).
     scores = as_array(who, "scores", scores, "(batch, time, states)", "reals", sizes)
     if lengths is None:
         lengths = jnp.full(scores.shape[0], scores.shape[1])
@@ -300,16 +302,16 @@ def _by_time(a: jax.Array) -> jax.Array:
 
 
 def _later(scores, mask):
-    """Scores and mask of all steps but the first, by time: (time, batch, states), (time, batch, 1).
+    """Return scores (time, batch, states) and mask (time, batch, 1) of all steps but the first.
 
-    Scores in padding are 0, whatever their value was, NaN included.
+    Scores in padding are 0, even if they were NaN.
     """
     scores = jnp.where(mask[..., None], scores, 0)
     return _by_time(scores)[1:], _by_time(mask)[1:, :, None]
 
 
 def _shifted(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log_p minus its largest entry, and that entry, a constant to gradients: (batch, 1).
+    """Return log_p minus its largest entry, and that entry (batch, 1), without a gradient.
 
     Logarithms that grow with time would lose digits: float32 near -100,000 has steps of 0.008.
     """
@@ -319,7 +321,7 @@ def _shifted(log_p: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _alphas(log_start, log_transition, scores, mask):
-    """Shifted forward logarithms and their shifts, both by time, and the log-likelihoods."""
+    """Return shifted forward logarithms and their shifts, both by time, and the log-likelihoods."""
 
     # The (batch, states, states) of each step are recomputed in the backward pass, not kept.
     @partial(jax.checkpoint, prevent_cse=False)

@@ -49,8 +49,9 @@ def hmm(
 ) -> Layer:
     """Score sequences by log p(sequence), in nats: x or (x, lengths) to (batch,).
 
-    A sequence of no steps has log p = 0, an impossible one -inf, and one with a NaN within its
-    length NaN. Equal states stay equal under training, so the emissions are drawn at random.
+    A sequence without steps has log p = 0, an impossible sequence -inf, and a sequence with a NaN
+    within its length NaN. Equal states stay equal in training, so the emissions are drawn at
+    random.
 
     Args:
       states: Number of states, at least 1.
@@ -62,7 +63,7 @@ def hmm(
 
     Params:
       start (states,) and transition (states, states), logits, one row per current state;
-      emission, those of the emission.
+      emission, the params of the emission.
 
     Raises:
       ValueError: If `states` is below 1, or the emission does not accept the form of x.
@@ -108,7 +109,8 @@ class EMResult(NamedTuple):
 
     Fields:
       params: Params after the last round.
-      log_likelihoods: (rounds,), of all sequences together, in nats, before each round.
+      log_likelihoods: Log-likelihoods (rounds,) of all sequences together before each round, in
+        nats.
     """
 
     params: Params
@@ -127,25 +129,26 @@ def baum_welch(
 ) -> EMResult:
     """Fit by expectation maximization: each round increases the likelihood of all sequences.
 
-    A round computes the expected counts of each state, transition and emission, and their shares
-    are the new params. A probability of 0 stays 0; a state that is never visited keeps its params.
-    All sequences are one batch.
+    A round computes the expected counts of each state, transition and emission, and their relative
+    frequencies are the new params. A probability of 0 stays 0; a state that is never visited keeps
+    its params. All sequences are one batch.
 
     Args:
-      params: Params of `hmm` with this emission, from which it starts. Equal states stay equal.
-      x: (batch, time) or (batch, time, features), by the emission; values in padding are ignored.
+      params: Initial params, of `hmm` with this emission. Equal states stay equal.
+      x: Sequences (batch, time) or (batch, time, features), as the emission needs; values in
+        padding are ignored.
       emission: Emission of the layer.
-      lengths: (batch,) integers in [0, time], or None.
-      iterations: Greatest number of rounds, at least 1.
-      tolerance: Gain of a round below which it stops, in nats per step.
+      lengths: Integers (batch,) in [0, time], or None.
+      iterations: Largest number of rounds, at least 1.
+      tolerance: Gain of log-likelihood, in nats per step, below which the rounds stop.
       progress: Whether to show a progress bar.
 
     Raises:
-      ValueError: If `iterations` is below 1, there are no steps, x has a NaN, an Inf or a symbol
-        out of range, or a sequence has probability 0.
+      ValueError: If `iterations` is below 1, or if there are no steps.
+      ValueError: If x has NaN, Inf or a symbol out of range, or if a sequence has probability 0.
 
     Example:
-      Two coins, one of which usually shows 0 and the other 1, each thrown for a while:
+      Two coins, each thrown for a while; one usually shows 0, the other 1:
 
       >>> from jaxnet.unsupervised.hmm import categorical
       >>> x = np.repeat([[0, 1, 0, 1, 1, 0]], 9, 1)
@@ -201,28 +204,29 @@ def fit_hmm(
     tolerance: float = 1e-4,
     progress: bool = True,
 ) -> Params:
-    """Fit a hidden Markov model to sequences alone: first params from the data, then Baum-Welch.
+    """Fit a hidden Markov model to sequences, with initial params from the data and Baum-Welch.
 
     EM ends in a local maximum, which depends on the key.
 
     Args:
-      key: The same key and data give the same params.
-      x: (batch, time) or (batch, time, features), by the emission; values in padding are ignored.
+      key: Random key; the same key and data give the same params.
+      x: Sequences (batch, time) or (batch, time, features), as the emission needs; values in
+        padding are ignored.
       states: Number of states, at least 1.
       emission: `categorical(symbols)`, `gaussian_mixture(mixtures)` or one of your own.
-      lengths: (batch,) integers in [0, time], or None.
-      start_init, transition_init: As for `hmm`.
-      align: Function that labels each step with a state, from which the first emissions are fitted,
-        such as `uniform_segments`. None is the emission's default: clusters of k-means for
-        Gaussians, and random params for symbols.
-      restarts: Number of runs, each with its own key; the likeliest is returned.
+      lengths: Integers (batch,) in [0, time], or None.
+      start_init, transition_init: Options of `hmm`.
+      align: Function that labels each step with a state, such as `uniform_segments`. The first
+        emissions are fitted to these labels. None uses the emission's default: clusters of k-means
+        for Gaussians, and random params for symbols.
+      restarts: Number of runs, each with its own key; the most likely result is returned.
       iterations, tolerance, progress: See `baum_welch`.
 
     Returns:
       Params of `hmm(states, emission)`.
 
     Raises:
-      ValueError: As in `baum_welch` and `hmm`, or if `restarts` is below 1, or there are fewer
+      ValueError: As in `baum_welch` and `hmm`, or if `restarts` is below 1, or if there are fewer
         steps than states.
       ImportError: If scikit-learn, for k-means, is not installed.
 
@@ -268,7 +272,7 @@ def fit_hmm(
 
 @partial(jax.jit, static_argnums=3)
 def _round(params, x, mask, emission):
-    """Better params, and the log-likelihood of each sequence before."""
+    """Return better params, and the log-likelihood of each sequence before the round."""
     scores = emission.score(params["emission"], x)
     counts = expected_counts(params, scores, mask.sum(1))
     better = {
@@ -280,7 +284,7 @@ def _round(params, x, mask, emission):
 
 
 def _without_padding(sequence: Sequence) -> jax.Array:
-    """x with zeros in padding, where a NaN or an invalid symbol would reach the gradients."""
+    """Return x with zeros in padding, whose NaN or invalid symbols would reach the gradients."""
     mask = sequence.mask()
     if mask is None:
         return sequence.x
@@ -295,7 +299,7 @@ def _check_emission(who: str, emission: Any) -> None:
 
 
 def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
-    """The checked sequences with zeros in padding, and their mask."""
+    """Return the checked sequences with zeros in padding, and their mask."""
     x = to_device(who, "x", x)
     if lengths is not None:
         lengths = as_array(who, "lengths", lengths, "(batch,)", "integers")

@@ -13,8 +13,8 @@ from jaxnet.services.checks import as_array, at_least, check_key, on_host
 from jaxnet.unsupervised.rbm.machine import free_energy, read_params
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw
 
-MOST_UNITS = 20  # of a layer that is enumerated: a million states
-BLOCK = 2**12  # states in memory at once
+MOST_UNITS = 20  # largest layer that is enumerated: a million states
+BLOCK = 2**12  # number of states in memory at once
 
 
 def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
@@ -28,7 +28,7 @@ def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
       visible: Kind of the visible units.
 
     Raises:
-      TypeError: If the params are not those of an `rbm`.
+      TypeError: If `params` are not params of an `rbm`.
       ValueError: If that layer has more than 20 units; `ais` gives an estimate.
 
     Example:
@@ -38,7 +38,7 @@ def log_partition(params: Params, *, visible: Visible = bernoulli) -> jax.Array:
     """
     params, _ = read_params("log_partition", params, visible)
     inputs, features = params["kernel"].shape
-    if visible is bernoulli and inputs < features:  # the same machine, upside down
+    if visible is bernoulli and inputs < features:  # the same machine with its layers exchanged
         params = {
             "kernel": params["kernel"].T,
             "bias": params["visible_bias"],
@@ -73,14 +73,14 @@ def log_likelihood(params: Params, x: ArrayLike, *, visible: Visible = bernoulli
 
     Args:
       params: Params of an `rbm`.
-      x: (..., inputs).
+      x: Examples (..., inputs).
       visible: Kind of the visible units; with gaussian units p is a density.
 
     Returns:
       (...).
 
     Raises:
-      TypeError, ValueError: As in `log_partition`, or if x has another shape.
+      TypeError, ValueError: As in `log_partition`, or if x has the wrong shape.
 
     Example:
       >>> params = {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3), "visible_bias": jnp.zeros(5)}
@@ -96,10 +96,10 @@ class AISResult(NamedTuple):
     """Result of `ais`.
 
     Fields:
-      log_partition: The estimate of log Z.
+      log_partition: Estimate of log Z.
       standard_error: Standard error of the estimate, from the spread of the runs; too small if one
         run outweighs all others.
-      log_weights: (runs,); log Z is the log-mean-exp of these.
+      log_weights: Log-weights (runs,), whose log-mean-exp is the estimate of log Z.
     """
 
     log_partition: jax.Array
@@ -120,24 +120,25 @@ def ais(
 
     Each run starts at a machine without weights, whose Z is known, and moves to the given machine
     as an inverse temperature β rises from 0 to 1: the kernel is β·kernel, the bias β·bias, and the
-    visible bias is interpolated. The estimate of Z is unbiased, so that of log Z is low on average
-    (and likelihoods are high), by a large amount if there are too few steps. Double the steps to
-    test whether the estimate changes.
+    visible bias is interpolated. The estimate of Z is unbiased, so the estimate of log Z is too low
+    on average (and likelihoods are too high), by a large amount if there are too few steps. Double
+    the steps to test whether the estimate changes.
 
     Args:
-      key: Key of all draws.
+      key: Random key of all draws.
       params: Params of an `rbm`.
-      runs: Independent chains, at least 2.
-      betas: (steps + 1,), rising from 0 to 1; by default 1,001 equally spaced values. Large
-        machines need ten times that number, most of it above 0.9 [Salakhutdinov and Murray 2008].
-      data: (n, inputs), whose mean sets the visible bias at the start; a start near the data needs
-        fewer steps. By default that bias is 0.
+      runs: Number of independent chains, at least 2.
+      betas: Inverse temperatures (steps + 1,), rising from 0 to 1; by default 1,001 equally spaced
+        values. Large machines need ten times that number, most of it above 0.9 [Salakhutdinov and
+        Murray 2008].
+      data: Examples (n, inputs), whose mean sets the initial visible bias; a start near the data
+        needs fewer steps. By default the initial bias is 0.
       visible: Kind of the visible units.
 
     Raises:
-      TypeError: If an argument has another type.
-      ValueError: If params or data do not fit, there are fewer than 2 runs, or the betas do not
-        rise from 0 to 1.
+      TypeError: If an argument has the wrong type.
+      ValueError: If params or data do not fit, if there are fewer than 2 runs, or if the betas do
+        not rise from 0 to 1.
 
     Example:
       >>> params = {"kernel": jnp.eye(5, 3), "bias": jnp.ones(3), "visible_bias": jnp.zeros(5)}
@@ -172,7 +173,7 @@ def _ais(key, params, start, betas, runs, visible):
     def visible_bias(beta):
         return (1 - beta) * start + beta * params["visible_bias"]
 
-    def free(beta, x, field):  # the free energy at β; field is that of β = 1
+    def free(beta, x, field):  # the free energy at β; field is the field at β = 1
         hidden = jax.nn.softplus(beta * field).sum(-1)
         return visible.energy(x, visible_bias(beta)) - hidden
 

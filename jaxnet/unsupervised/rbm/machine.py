@@ -1,4 +1,4 @@
-"""Restricted Boltzmann machine: binary hidden units that explain visible ones.
+"""Restricted Boltzmann machines: binary hidden units that explain visible units.
 
 Visible units x and binary hidden units h have an energy; states of low energy are likely:
 
@@ -6,8 +6,9 @@ Visible units x and binary hidden units h have an energy; states of low energy a
 
 The units of a layer are independent given the other layer, so block Gibbs sampling draws a whole
 layer at once. The gradient of log p(x) is the gradient of the free energy at the model's samples
-minus that at the data. Contrastive divergence takes the samples from a short chain that starts at
-the data, persistent contrastive divergence from chains that continue over all of training.
+minus the gradient at the data. Contrastive divergence takes the samples from a short chain that
+starts at the data, persistent contrastive divergence from chains that continue over all of
+training.
 
 References: Hinton 2002, "Training Products of Experts by Minimizing Contrastive Divergence";
 Tieleman 2008, "Training Restricted Boltzmann Machines using Approximations to the Likelihood
@@ -45,10 +46,10 @@ def rbm(
 
     Args:
       features: Number of hidden units, at least 1.
-      visible: Kind of the visible units, from which the chains are first sampled.
+      visible: Kind of the visible units, which determines how the chains are first sampled.
       chains: Number of persistent chains; 0 for contrastive divergence that starts at the data.
-      kernel_init: Initializer of the kernel; small values that differ, as equal hidden units stay
-        equal.
+      kernel_init: Initializer of the kernel. Its values should be small and different, since equal
+        hidden units stay equal.
       name: Name of the layer.
 
     Params:
@@ -58,7 +59,7 @@ def rbm(
       chain (chains, inputs), unless chains is 0.
 
     Raises:
-      TypeError: If an argument has another type.
+      TypeError: If an argument has the wrong type.
       ValueError: If `features` is below 1, `chains` is below 0, or the input has no batch axis.
 
     Example:
@@ -81,7 +82,7 @@ def rbm(
             "kernel": m.param("kernel", kernel_init, (x.shape[-1], features)),
             "bias": m.param("bias", zeros, (features,)),
         }
-        m.param("visible_bias", zeros, x.shape[-1:])  # of the other direction
+        m.param("visible_bias", zeros, x.shape[-1:])  # used only to reconstruct the visible units
         if chains:
             m.state("chain", chain_init, (chains, x.shape[-1]))
         return jax.nn.sigmoid(_hidden_field(params, x))
@@ -95,7 +96,7 @@ def rbm(
 def read_params(
     who: str, params: Any, visible: Visible = bernoulli
 ) -> tuple[Params, dict[str, int]]:
-    """Checked params of an `rbm`, and the sizes of their axes."""
+    """Return the checked params of an `rbm`, and the sizes of their axes."""
     check_visible(who, visible)
     forms = {"kernel": "(inputs, features)", "bias": "(features,)", "visible_bias": "(inputs,)"}
     if not isinstance(params, dict) or not forms.keys() <= params.keys():
@@ -119,8 +120,8 @@ def _visible_field(params: Params, h: jax.Array) -> jax.Array:
 def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:
     """Return -log Σ_h exp(-E(x, h)): minus log p(x), up to the constant log Z.
 
-    Only differences have a meaning. Compare the free energy of training examples with that of
-    held-out ones during training: a growing gap indicates overfitting.
+    Only differences have a meaning. During training, compare the free energy of training examples
+    and held-out examples: a growing gap indicates overfitting.
 
     Args:
       params: Params of an `rbm`.
@@ -152,12 +153,12 @@ def gibbs(
     Args:
       key: Key of all draws.
       params: Params of an `rbm`.
-      x: (..., inputs), the start of the chains.
+      x: Start of the chains, (..., inputs).
       steps: Number of steps, at least 1; each draws both layers once.
       visible: Kind of the visible units.
 
     Returns:
-      The last visible sample, and its mean given the hidden units, which makes the better picture;
+      The last visible sample, and its mean given the hidden units, which looks better as an image;
       both (..., inputs).
 
     Raises:
@@ -190,22 +191,22 @@ def _gibbs(key, params, x, steps, visible):
 def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoulli) -> Layer:
     """Return the objective CD-k of an `rbm`, or persistent CD-k if the `rbm` has chains.
 
-    An update is the gradient of the mean free energy of the batch minus that of the samples, both
-    held fixed. For the kernel it is (x'ᵀh' - xᵀh) / n with the hidden probabilities h and h' of
-    data x and samples x'. It is not the gradient of any function, see `jn.learning_rule`.
+    An update is the gradient of the mean free energy of the batch minus the mean free energy of the
+    samples, both held fixed. For the kernel it is (x'ᵀh' - xᵀh) / n with the hidden probabilities h
+    and h' of data x and samples x'. It is not the gradient of any function, see `jn.learning_rule`.
 
     The value is the mean squared error of the reconstruction (up and down by the means), which is
-    easy to watch and proves little. The metric "free_energy" is the mean of the batch. A batch is
-    x alone, (n, inputs). Padding cannot be left out of an update: choose a batch_size that divides
-    the number of examples.
+    easy to monitor but not a measure of the fit. The metric "free_energy" is the mean of the batch.
+    A batch is x alone, (n, inputs). Padding cannot be left out of an update: choose a batch_size
+    that divides the number of examples.
 
     Args:
-      net: Layer `rbm`; params and state of the objective are those of the net.
-      k: Gibbs steps from the data or from the chains, at least 1.
+      net: Layer `rbm`; the objective has the params and state of the net.
+      k: Number of Gibbs steps from the data or from the chains, at least 1.
       visible: Kind of the visible units, as in the net.
 
     Raises:
-      ValueError: If k is below 1.
+      ValueError: If `k` is below 1.
       TypeError: If the net is not an `rbm`, or the batch is not an array.
 
     Example:
@@ -225,8 +226,8 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
     if not isinstance(net, Layer) or net.kind != "rbm":
         raise TypeError(
             "contrastive_divergence: expected a net made by rbm(features), got "
-            f"{net.name if isinstance(net, Layer) else type(net).__name__}; machines on top of "
-            "each other are trained one after another, see dbn.fit_dbn"
+            f"{net.name if isinstance(net, Layer) else type(net).__name__}; train stacked "
+            "machines one after another, see dbn.fit_dbn"
         )
 
     def rule(params, state, batch, *, key, train):
@@ -248,7 +249,7 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
             data = free_energy(params, x, visible=visible).mean()
             return data - free_energy(params, samples, visible=visible).mean()
 
-        state = {name: samples for name in state}  # the chain, if there is one
+        state = {name: samples for name in state}  # the chain, if the net has chains
         return jax.grad(contrast)(params), (state, metrics)
 
     return learning_rule(net, rule)
@@ -272,36 +273,36 @@ def fit_rbm(
 ) -> Params:
     """Learn features by contrastive divergence: params of `jn.dense(features)` before a sigmoid.
 
-    The visible bias starts where it gives the data's mean, and the learning rate falls linearly to
-    0, which persistent chains need. For other schedules or metrics, write the loop yourself, as in
-    `contrastive_divergence`.
+    The initial visible bias reproduces the mean of the data, and the learning rate falls linearly
+    to 0, which persistent chains need. For other schedules or metrics, write the loop yourself, as
+    in `contrastive_divergence`.
 
-    Any number of examples is accepted: where batch_size does not divide it, random examples are
+    Any number of examples is accepted: if batch_size does not divide it, random examples are
     repeated to fill the last batch.
 
     Args:
-      key: Key of the initial params and of all draws.
-      x: (n, inputs), in [0, 1] for `bernoulli`, standardized for `gaussian`.
+      key: Random key of the initial params and of all draws.
+      x: Examples (n, inputs), in [0, 1] for `bernoulli`, standardized for `gaussian`.
       features: Number of hidden units, at least 1.
-      full: Whether to return the params of `rbm(features)`, that is visible_bias too.
-      k: Gibbs steps per update.
+      full: Whether to return all params of `rbm(features)`, including visible_bias.
+      k: Number of Gibbs steps per update.
       persistent: Whether `batch_size` chains continue over all of training.
-      epochs: Passes over the data.
-      learning_rate: Rate of the first step; for `gaussian` 0.005 or less.
+      epochs: Number of passes over the data.
+      learning_rate: Learning rate of the first step; use at most 0.005 for `gaussian`.
       momentum: Momentum, in [0, 1).
       weight_decay: Decay of the kernel; biases are not decayed.
-      batch_size: Examples per step.
+      batch_size: Number of examples per step.
       visible: Kind of the visible units.
       progress: Whether to show a progress bar.
 
     Returns:
-      {"kernel": (inputs, features), "bias": (features,)}, with full also
-      "visible_bias": (inputs,).
+      {"kernel": (inputs, features), "bias": (features,)}, and with `full` "visible_bias": (inputs,)
+      as well.
 
     Raises:
-      TypeError: If an argument has another type.
-      ValueError: If an option is out of range, `features` is below 1, or the data has another
-        shape, no examples, NaN, or values outside [0, 1] although the units are not gaussian.
+      TypeError: If an argument has the wrong type.
+      ValueError: If an option is out of range, or if the data is empty, has the wrong shape, or
+        contains NaN or, for binary units, values outside [0, 1].
 
     Example:
       >>> x = np.random.default_rng(0).integers(0, 2, (50, 6))

@@ -11,13 +11,14 @@ class Visible(NamedTuple):
     """A kind of visible units: `bernoulli`, `gaussian`, or one of your own.
 
     Fields:
-      energy: `(x, bias) -> (...)`, the part of the energy of x (..., inputs) that does not depend
-        on hidden units.
-      log_partition: `(input, bias) -> (...)`, the logarithm of the sum (or integral) over all x of
-        exp(x·input - energy(x, bias)).
-      mean: `(field) -> (..., inputs)`, the mean of the units, where the field is input + bias.
-      sample: `(key, field) -> (..., inputs)`.
-      bias: `(mean) -> (..., inputs)`, the bias at which units without input have this mean.
+      energy: Function `(x, bias) -> (...)`, the part of the energy of x (..., inputs) that does not
+        depend on hidden units.
+      log_partition: Function `(input, bias) -> (...)`, the logarithm of the sum (or integral) over
+        all x of exp(x·input - energy(x, bias)).
+      mean: Function `(field) -> (..., inputs)`, the mean of the units; the field is input + bias.
+      sample: Function `(key, field) -> (..., inputs)`, a random sample of the units.
+      bias: Function `(mean) -> (..., inputs)`, the bias at which units without input have this
+        mean.
       name: Name shown by print.
 
     Example:
@@ -37,7 +38,7 @@ class Visible(NamedTuple):
 
 
 def check_visible(who: str, visible: Any) -> None:
-    """Raises for what is no kind of visible units.
+    """Raise unless a value is a kind of visible units.
 
     Example:
       >>> check_visible("rbm", "bernoulli")
@@ -52,7 +53,7 @@ def check_visible(who: str, visible: Any) -> None:
 
 
 def draw(key: jax.Array, p: jax.Array) -> jax.Array:
-    """Samples 0 or 1, with probabilities p of 1.
+    """Return samples 0 or 1, which are 1 with probabilities p.
 
     Example:
       >>> draw(jax.random.key(0), jnp.array([0.0, 1.0])).tolist()
