@@ -83,7 +83,7 @@ RECORDS = (
     Record(
         topic="images",
         title="On photos, only integrated gradients beat random pixels",
-        verdict="Not supported",
+        verdict="Mixed",
         claim="attribution maps find the pixels that a network uses, on photos too",
         sentence=(
             "From 200 photos, we removed the pixels that each attribution map ranks first, and "
