@@ -40,8 +40,9 @@ RECORDS = (
             "All methods have codes of 16 numbers for digits of 8×8 pixels. The deep autoencoder "
             "halves the error of principal components (PCA), from 0.01116 to 0.00562. The tied "
             "autoencoder, whose decoder uses the encoder's weights, has a larger error than PCA. "
-            "The denoising autoencoder has a larger error too on whole images, but the smallest of "
-            "all if a fifth of the pixels is masked. On MNIST, only the tied autoencoder has a "
+            "The denoising autoencoder also has a larger error on whole images, but it has the "
+            "smallest error of all if a fifth of the pixels is masked. "
+            "On MNIST, only the tied autoencoder has a "
             "larger error than PCA."
         ),
         columns=(

@@ -119,7 +119,7 @@ RECORDS = (
         pictures=(
             Picture(
                 "camvid_overlays.png",
-                "Streets that FCN-8s segments best, well, as the median and worst, with mean IoU",
+                "Streets at four ranks of FCN-8s, from the best to the worst, with mean IoU",
             ),
             Picture("camvid_classes.png", "IoU of each class"),
         ),

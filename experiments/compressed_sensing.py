@@ -29,6 +29,8 @@ RECORDS = (
         title="Basis pursuit recovers sparse signals where theory predicts it",
         verdict="Supported",
         sentence=(
+            "Of all signals that fit the measurements, basis pursuit chooses the one with the "
+            "smallest ℓ1 norm. "
             "We varied the number of measurements and the number of nonzero entries on a "
             "grid of 20 × 20 cells, and solved 20 signals with 100 unknowns in each cell. "
             "On average, the line at which half of the signals are recovered is 0.010 from "

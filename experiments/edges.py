@@ -32,8 +32,8 @@ RECORDS = (
         sentence=(
             "Gabor functions are localized waves that describe edges and bars. We fitted them to "
             "the 100 filters that a sparse autoencoder learns on patches of two photographs. They "
-            "fit 94.0% of the filters: 88.8% are oriented edges or bars. They fit no random "
-            "filter. On CIFAR-10 and CamVid they fit all learned filters."
+            "fit 94.0% of the filters, and 88.8% of the filters are oriented edges or bars. They "
+            "fit no random filter. On CIFAR-10 and CamVid they fit all learned filters."
         ),
         columns=(
             "photographs",

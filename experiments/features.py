@@ -39,7 +39,8 @@ RECORDS = (
         title="Sparse codes are the best of the features learned without labels",
         verdict="Mixed",
         claim=(
-            "a readout of 400 features learned without labels classifies MNIST better than one of "
+            "a linear readout of 400 features learned without labels classifies MNIST better than "
+            "one of "
             "the 784 pixels or of random weights"
         ),
         sentence=(

@@ -54,7 +54,7 @@ RECORDS = (
         title="Guidance makes flow matching draw the digit asked for, with less variety",
         verdict="Supported",
         sentence=(
-            "A net generates digits of a given label. Guidance says how strongly the label acts. "
+            "A net generates digits of a given label. Guidance sets how strongly the label counts. "
             "With guidance 0, which ignores the label, a classifier assigns 11.1% of the digits to "
             "it. With guidance 1 it assigns 88.1% to their label, and with guidance 3 100.0%. The "
             "spread within a label falls from 0.319 to 0.275."

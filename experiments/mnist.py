@@ -22,9 +22,9 @@ RECORDS = (
         title="LeNet-5 exceeds 99 percent on MNIST, and more with distorted digits",
         verdict="Supported",
         sentence=(
-            "LeNet-5 classifies the 10,000 test digits after 3 epochs on the original digits. "
-            "Training for 80 epochs on distorted digits, the last 8 on the original ones, "
-            "raises the accuracy from 99.08% to 99.57%."
+            "After 3 epochs on the original digits, LeNet-5 classifies 99.08% of the 10,000 test "
+            "digits correctly. With 80 epochs, the last 8 on original digits and the others on "
+            "distorted ones, it classifies 99.57% correctly."
         ),
         columns=(
             "training",

@@ -41,9 +41,9 @@ RECORDS = (
         title="The exact likelihood of a small RBM rises, and AIS estimates it",
         verdict="Supported",
         sentence=(
-            "A restricted Boltzmann machine (RBM) of 12 × 8 units is small enough to sum over all "
-            "states. We train it by contrastive divergence (CD-1) and by persistent contrastive "
-            "divergence (PCD). Its exact mean log-likelihood rises to −6.842 and −6.825 nats. "
+            "A restricted Boltzmann machine (RBM) of 12 visible and 8 hidden units is small enough "
+            "to sum over all states. Its exact mean log-likelihood rises to −6.842 nats with "
+            "contrastive divergence (CD-1), and to −6.825 with persistent chains (PCD). "
             "Annealed importance sampling (AIS) estimates it well: all 24 estimates are within 1.7 "
             "standard errors of the exact value."
         ),

@@ -73,7 +73,7 @@ RECORDS = (
         seeds=1,
         key="differences up to 4.3e-6",
         note=(
-            "The weights are random, so that nothing must be downloaded.\n"
+            "The weights are random, so that nothing has to be downloaded.\n"
             "Norms have random statistics, scales and biases, so that every layer has an effect.\n"
             "Images have 64×64 pixels, or 224×224 if a network needs more."
         ),

@@ -16,7 +16,7 @@ def serial(*layers: Layer | Callable[..., Any], name: str = "serial") -> Layer:
       name: Name of the layer.
 
     Example:
-      >>> net = jn.serial(jnp.tanh, lambda x: x[:, :2])
+      >>> net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(2))
       >>> params, state = net.init(jax.random.key(0), jn.spec((5, 3)))
       >>> y, state = net.apply(params, state, jnp.ones((5, 3)))
       >>> y.shape

@@ -56,7 +56,8 @@ def by_names(
 ) -> tuple[Params, State]:
     """Return params and state of a net from named arrays, matched by a table of names.
 
-    A row of the table is `path of our entry: name there`, or `path: (name, function, ...)`, where
+    A row of the table is `path: name`, from the path of our entry to the name of the array in
+    `weights`. A row may also be `path: (name, function, ...)`, where
     the functions are applied to the array one after another, such as `transposed`, `part(0, 3)`,
     `shaped(8, 2, 4)` or any function of your own. For several names, `(name, name, function)`, the
     first function gets all the arrays: `("bias_ih", "bias_hh", jnp.add)`.

@@ -55,7 +55,7 @@ def multi_head_attention(
     kernel_init: Initializer = lecun_normal(),
     name: str = "multi_head_attention",
 ) -> Layer:
-    """Attend in several heads: softmax(q k / sqrt(size)) v for each, joined by `out`.
+    """Apply attention in several heads: softmax(q k / sqrt(size)) v in each, projected by `out`.
 
     If a query may not attend to any position, its output and its gradients are zero.
 

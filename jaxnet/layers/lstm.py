@@ -42,7 +42,7 @@ def lstm(
     bias_init: Initializer = forget_bias(1.0),
     name: str = "lstm",
 ) -> Layer:
-    """Run a long short-term memory: gates control what enters, stays in and leaves the memory c.
+    """Run a long short-term memory (LSTM), whose gates control what its memory c keeps.
 
         i, f, g, o = x_t @ kernel + h_{t-1} @ recurrent_kernel + bias, split into four
         c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)

@@ -135,14 +135,14 @@ def trainer(
     `init(key, batch)` initializes params, state and the optimizer's state. Only the shapes and
     dtypes of the batch are used, so it may be the whole data set, or `jn.spec`s. To start from
     trained params, pass `init(key, batch, params=trained)`. `trained` may be a part of the params,
-    such as `{"encoder": encoder_params}`; what it lacks is initialized, and what the net lacks
-    raises. The values are copied, in the dtypes of the net.
+    such as `{"encoder": encoder_params}`; missing entries are initialized, and entries that the
+    net does not have raise an error. The values are copied, in the dtypes of the net.
 
     `step(train_state, batch)` computes the gradient and the update, and returns the new train_state
     with the loss and metrics of the batch. Called directly, it is jitted and donates the
     train_state (its memory is reused), so always continue with the train_state that `step`
     returned. Inside the user's own `jit`, `grad`, `scan` or `vmap` it is a pure function.
-    Optimizers that search along a line get value, gradient and function, as `optax.lbfgs` expects.
+    Optimizers with a line search, such as `optax.lbfgs`, also get value, gradient and function.
 
     It warns, with paths, about recompilations, about state that does not change in training, and
     about gradients or losses that are not finite. To detect the last, it reads values from time to

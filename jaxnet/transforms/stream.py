@@ -28,14 +28,16 @@ def stream(
     positions. For any division into chunks, the concatenated outputs equal the outputs of
     the whole sequence in evaluation. Begin with `start_stream`.
 
-    A layer whose outputs depend on later inputs raises. A function of your own is applied to each
+    A layer whose outputs depend on later inputs raises an error.
+    A function of your own is applied to each
     chunk as it is, so it must treat each step by itself; `jn.inspect.check_stream` finds functions
     that do not. Write `m.whole(layer, x)` for a part that gets its whole input at each call, such
-    as an encoder. A layer that is called twice in one forward function and keeps something raises.
+    as an encoder. A layer that keeps something for later chunks must be called only once in a
+    forward function.
 
     Args:
       net: Any layer with inputs (batch, time, ...).
-      length: Largest number of steps of all chunks together; for attention without a window.
+      length: Largest total number of steps. Needed only for attention without a window.
       ragged: Whether the input is (x, steps), with integers (batch,): the number of steps of this
         chunk that count. Later steps do not change the state, and their outputs are meaningless.
       dtype: Dtype of kept keys and values, such as jnp.bfloat16.

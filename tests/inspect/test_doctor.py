@@ -217,7 +217,7 @@ def test_80_columns(monkeypatch):
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"trainer": None}, "expected a trainer from jn.trainer"),
-    ({"train_state": {}}, r"train_state must be the result of trainer.init\(key, batch\), got dict"),
+    ({"train_state": {}}, r"train_state must be the result of trainer.init\(key, batch\), got"),
     ({"batch": None}, "the input must be an array"),
     ({"batch": ([1.0], [2.0])}, "the input must be an array, .* got float in it"),
 ], ids=str)  # fmt: skip
