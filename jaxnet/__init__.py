@@ -147,7 +147,10 @@ if not _typing.TYPE_CHECKING:  # otherwise a type checker would accept every nam
             return getattr(_importlib.import_module("jaxnet.inspect"), name)
         if name == "__version__":
             return _version()
-        raise AttributeError(f"module 'jaxnet' has no attribute {name!r}{_instead(name)}")
+        words = f"module 'jaxnet' has no attribute {name!r}"
+        if instead := _instead(name):  # without a name, Python adds no guess of its own
+            raise AttributeError(words + instead, name="", obj=None)
+        raise AttributeError(words)
 
 
 def _instead(name: str) -> str:

@@ -87,9 +87,8 @@ class Misfit(ValueError):
 
     def __init__(self, head: str, wrong: dict[str, str]):
         self.path = _path.get()
-        super().__init__(
-            "\n".join([head, *(f"  {here()}/{n}: {what}" for n, what in wrong.items())])
-        )
+        lines = ["  " + "/".join((*self.path, f"{n}: {what}")) for n, what in wrong.items()]
+        super().__init__("\n".join([head, *lines]))
 
 
 def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree) -> None:
@@ -115,7 +114,8 @@ def compare(kind: str, needed: dict[str, Any], given: dict[str, Any], x: PyTree)
     misfits = {name: shape for name, shape in want.items() if have.get(name) != shape}
     lines = {n: f"expected {s}, got {have.get(n, 'nothing')}" for n, s in misfits.items()}
     lines |= {name: "unknown entry" for name in have if name not in want}
-    error = Misfit(f"{kind} do not fit {here()} for an input of {describe(x)}:", lines)
+    where = here() or "the net"  # outside a call
+    error = Misfit(f"{kind} do not fit {where} for an input of {describe(x)}:", lines)
     # Without a batch axis, the input of `conv` lacks an axis, and `flatten` keeps the wrong axis.
     # A sequence with lengths is (x, lengths) or {"x": x, ...}.
     whole = x[0] if isinstance(x, tuple | list) and x else x.get("x") if isinstance(x, dict) else x

@@ -464,6 +464,11 @@ def _stops(who: str, stop: Any, vocabulary: int) -> np.ndarray:
     """Return the sequences that stop a row, (n, longest), padded in front with -1 for any token."""
     given = [] if stop is None else stop if isinstance(stop, list | tuple) else [stop]
     found = []
+    if any(isinstance(leaf, str) for leaf in jax.tree.leaves(given)):
+        raise TypeError(
+            f"{who}: stop must hold ids of tokens, got text; encode it first, as in "
+            "stop=[vocabulary.encode(text)] for a sequence"
+        )
     for one in given:
         ids = on_host(who, "stop", one if np.ndim(one) else [one], "(n,)", "integers")
         if not ids.size or ids.min() < 0 or ids.max() >= vocabulary:

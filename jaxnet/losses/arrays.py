@@ -131,6 +131,8 @@ def check_labels(who: str, labels: Any, classes: int) -> None:
     if values is not None and (wrong := values[(values < 0) | (values >= classes)]).size:
         label, largest = wrong.flat[0], values.max()
         more = f"For labels up to {largest}, the last layer needs {largest + 1} outputs. "
+        if largest == classes and values.min() > 0:
+            more = f"Labels start at 0; if yours are 1 to {classes}, write labels - 1. "
         raise WrongValues(
             f"{who}: targets must be labels in [0, {classes}) for {classes} outputs, got {label}. "
             f"{more if classes <= largest <= 2 * classes else ''}To leave a label out of the "

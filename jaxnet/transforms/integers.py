@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer
+from jaxnet.core.errors import compare
 from jaxnet.ops.precision import wide
 from jaxnet.services.checks import abstract, at_least, check_dict, check_options, one_of
 from jaxnet.services.paths import check_patterns
@@ -123,6 +124,8 @@ def quantize(layer: Layer, params: Params, x: PyTree) -> Params:
         )
     if _has_integers(params):
         raise ValueError("quantize: params are quantized already")
+    needed, _ = jax.eval_shape(layer.inside[0].init, jax.random.key(0), abstract(x, "quantize"))
+    compare("quantize: params", needed, params, x)
     return packed(params, x)
 
 

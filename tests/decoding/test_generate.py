@@ -347,3 +347,11 @@ def test_the_bar_counts_tokens(plain, monkeypatch, capsys):
     monkeypatch.setattr("tqdm.auto.tqdm", __import__("tqdm").tqdm)
     generate(*plain, PROMPTS, length=20, temperature=0)
     assert "token/s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop", ["a", ["a"], [["a"]]])
+def test_a_stop_in_text_is_encoded_first(stop):
+    net = jn.serial(jn.embedding(5, 4), jn.dense(5))
+    params, _ = net.init(jax.random.key(0), jn.spec((1, 2), int))
+    with pytest.raises(TypeError, match="generate: stop must hold ids of tokens, got text"):
+        jn.decoding.generate(net, params, [[1]], length=2, temperature=0, stop=stop)

@@ -259,3 +259,12 @@ def test_sigmoid_cross_entropy_is_that_of_pytorch():
 def test_weights_that_do_not_fit(make, words):
     with pytest.raises((TypeError, ValueError), match=words):
         make()
+
+
+def test_labels_that_start_at_1_are_told_so():
+    with pytest.raises(
+        ValueError, match="Labels start at 0; if yours are 1 to 3, write labels - 1"
+    ):
+        jn.losses.cross_entropy(jnp.ones((3, 3)), np.array([1, 2, 3]))
+    with pytest.raises(ValueError, match="For labels up to 3, the last layer needs 4 outputs"):
+        jn.losses.cross_entropy(jnp.ones((3, 3)), np.array([0, 2, 3]))

@@ -253,3 +253,14 @@ def test_integers_are_exported(bits):
     x = tokens((3, 7))
     found = jax.export.deserialize(exported.serialize()).call(x)
     np.testing.assert_allclose(found, run(x), rtol=1e-5, atol=1e-5)
+
+
+def test_params_of_another_net_are_not_quantized():
+    net, x = jn.dense(3, name="net"), jn.spec((1, 4))
+    params, _ = jn.lora(net, 2, where="kernel").init(jax.random.key(0), x)
+    with pytest.raises(
+        jn.Misfit, match="quantize: params do not fit the net .*\n  kernel_lora_a: unk"
+    ):
+        jn.quantize(jn.quantized(net), params, x)
+    with pytest.raises(ValueError, match="params of jn.lora: use the adapted net, or jn.merge"):
+        net.apply(params, {}, jnp.ones((1, 4)))
