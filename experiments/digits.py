@@ -54,7 +54,10 @@ RECORDS = (
             "With a smoothing of 0.1, the loss of no net falls below 0.50."
         ),
         pictures=(
-            Picture("digits_curves.png", "Training curves of the convolutional net"),
+            Picture(
+                "digits_curves.png",
+                "Training curves of the convolutional net; the loss includes label smoothing",
+            ),
             Picture("digits_confusion.png", "Confusion matrix of the held-out digits"),
             Picture("digits_mistakes.png", "Held-out digits that the net misclassifies"),
             Picture("digits_filters.png", "Filters of the first convolution"),
