@@ -24,7 +24,7 @@ RECORDS = (
         sentence=(
             "After 3 epochs on the original digits, LeNet-5 classifies 99.08% of the 10,000 test "
             "digits correctly. With 80 epochs, the last 8 on original digits and the others on "
-            "distorted ones, it classifies 99.57% correctly."
+            "distorted ones, it classifies 99.51% correctly."
         ),
         columns=(
             "training",
@@ -34,12 +34,11 @@ RECORDS = (
         ),
         rows=(
             ("3 epochs, original digits", "99.08 ± 0.07", "99.01", "99.19"),
-            ("40 epochs, distorted digits only", "99.47 ± 0.07", "99.38", "99.55"),
             (
                 "80 epochs, distorted digits, the last 8 on original digits",
-                "99.57 ± 0.03",
-                "99.53",
-                "99.62",
+                "99.51 ± 0.03",
+                "99.47",
+                "99.55",
             ),
         ),
         commands=(
@@ -47,20 +46,19 @@ RECORDS = (
             Command(
                 "--seeds 5 --augment --epochs 80 --clean-epochs 8",
                 2400,
-                "8 min of CPU per seed, with large pages",
+                "39 min of CPU, with large pages",
             ),
         ),
         seeds=5,
-        versions="jax 0.12.0.1 (3 epochs) and 0.10.2 (40 and 80 epochs)",
-        key="99.57 ± 0.03% of the test digits",
+        key="99.51 ± 0.03% of the test digits",
         baseline="3 epochs, original digits",
         note=(
             "The claims were at least 99.0% after 3 epochs and at least 99.5% after longer "
-            "training. Digits are elastically deformed, sheared, rotated, scaled and shifted a "
-            "little. At the end LeNet-5 classifies 99.0% of the distorted training digits "
-            "correctly. We think that the last epochs free the capacity that this small net spends "
-            "on distortions. We did not train for 80 epochs on original digits, so the table does "
-            "not tell the effect of the distortions from that of longer training."
+            "training, on average. One of the five seeds stays below 99.5%.\n"
+            "Digits are elastically deformed, sheared, rotated, scaled and shifted a little. At the "
+            "end LeNet-5 classifies 99.0% of the distorted training digits correctly.\n"
+            "We did not train for 80 epochs on original digits, so the table does not separate the "
+            "effect of the distortions from that of longer training."
         ),
         history=(
             "Options were chosen on a fifth of the training digits (`--validation`), where "
@@ -72,7 +70,10 @@ RECORDS = (
             "with Adam, with two seeds: 32 gave 99.10%, 64 gave 98.99% and 128 gave 98.65%."
         ),
         pictures=(
-            Picture("mnist_mistakes.png", "Test digits that LeNet-5 misclassifies, of 10,000"),
+            Picture(
+                "mnist_mistakes.png",
+                "Thirty of the test digits that LeNet-5 misclassifies after 3 epochs",
+            ),
         ),
         lesson=5,
     ),
