@@ -55,8 +55,8 @@ RECORDS = (
         note=(
             "The claims were at least 99.0% after 3 epochs and at least 99.5% after longer "
             "training, on average. One of the five seeds stays below 99.5%.\n"
-            "Digits are elastically deformed, sheared, rotated, scaled and shifted a little. At the "
-            "end LeNet-5 classifies 99.0% of the distorted training digits correctly.\n"
+            "Digits are elastically deformed, sheared, rotated, scaled and shifted a little. At "
+            "the end LeNet-5 classifies 99.0% of the distorted training digits correctly.\n"
             "We did not train for 80 epochs on original digits, so the table does not separate the "
             "effect of the distortions from that of longer training."
         ),
