@@ -408,14 +408,6 @@ def test_messages():
         jn.recurrent(jn.gru_cell(4)).apply(params, {}, given)
 
 
-@pytest.mark.slow
-def test_unknown_lengths_act_as_if_clipped():
-    params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((3, 6, 5)))
-    given = jnp.ones((3, 6, 5)), jnp.array([7, -1, 6])
-    (y, _), _ = jax.jit(lambda given: jn.gru(4).apply(params, {}, given))(given)
-    assert (y[0] == y[2]).all() and (y[1] == 0).all()
-
-
 def test_observe_looks_inside():
     """A transform around the cell: with transforms=True its calls are seen, as tracers."""
     seen = []
