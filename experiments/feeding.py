@@ -26,7 +26,7 @@ RECORDS = (
         title="Reading slices of arrays costs no time, decoding images does",
         verdict="Supported",
         sentence=(
-            "LeNet-5 trains on MNIST in batches of 128, with data from six sources. With slices of "
+            "`jn.models.lenet5` trains on MNIST in batches of 128, with data from six sources. With slices of "
             "arrays, a step takes 12.5 ms, whether the slices are read ahead or not. So in this "
             "run they cost no time that we could measure. Decoding PNGs raises the time to 45.0 "
             "ms, because decoding and the step share two cores."
