@@ -26,10 +26,10 @@ RECORDS = (
         title="Reading slices of arrays costs no time, decoding images does",
         verdict="Supported",
         sentence=(
-            "`jn.models.lenet5` trains on MNIST in batches of 128, with data from six sources. With slices of "
-            "arrays, a step takes 12.5 ms, whether the slices are read ahead or not. So in this "
-            "run they cost no time that we could measure. Decoding PNGs raises the time to 45.0 "
-            "ms, because decoding and the step share two cores."
+            "`jn.models.lenet5` trains on MNIST in batches of 128, with data from six sources. "
+            "With slices of arrays, a step takes 12.5 ms, whether the slices are read ahead or "
+            "not. So in this run they cost no time that we could measure. Decoding PNGs raises "
+            "the time to 45.0 ms, because decoding and the step share two cores."
         ),
         columns=("source of the data", *lower("time per step (ms)"), "in a second run (ms)"),
         rows=(
