@@ -56,15 +56,16 @@ def by_names(
 ) -> tuple[Params, State]:
     """Return params and state of a net from named arrays, matched by a table of names.
 
-    A row of the table is `path: name`, from the path of our entry to the name of the array in
-    `weights`. A row may also be `path: (name, function, ...)`, where
-    the functions are applied to the array one after another, such as `transposed`, `part(0, 3)`,
-    `shaped(8, 2, 4)` or any function of your own. For several names, `(name, name, function)`, the
-    first function gets all the arrays: `("bias_ih", "bias_hh", jnp.add)`.
+    An entry is one array in the params or state of `net`. Each row of the table is `path: name`:
+    the path of an entry, and the name of the array in `weights` that it gets. A row may also be
+    `path: (name, function, ...)`, where the functions are applied to the array one after another,
+    such as `transposed`, `part(0, 3)`, `shaped(8, 2, 4)` or any function of your own. For several
+    names, `(name, name, function)`, the first function gets all the arrays: `("bias_ih", "bias_hh",
+    jnp.add)`.
 
-    `{i}` in a path is any number, and in the names of that row the same number. A path without
-    `{i}` takes precedence over one with it. An entry of `repeat` holds all layers in one array, so
-    its path has no `{i}`: the arrays of the names for i = 0, 1, ... are stacked.
+    `{i}` in a path matches any number. In the names of that row, `{i}` stands for the same number.
+    A path without `{i}` takes precedence over one with it. An entry of `repeat` holds all layers in
+    one array, so its path has no `{i}`: the arrays of the names for i = 0, 1, ... are stacked.
 
     Both sides must match completely, except for `leave`, and so must the shapes. No shape shows
     whether a square matrix is transposed, nor which epsilon or activation belongs to the weights:

@@ -59,7 +59,7 @@ def multi_head_attention(
 
     If a query may not attend to any position, its output and its gradients are zero.
 
-    Input; a mask is always the last entry:
+    The input has one of these forms. If there is a mask, it comes last:
       x                        every position of x attends to every position of x (self-attention)
       (x, mask)                the same within the mask
       (queries, memory)        every query attends to every position of the memory (cross-attention)
@@ -119,12 +119,19 @@ def multi_head_attention(
       ValueError: If a key is missing in training with dropout.
 
     Example:
-      >>> layer = multi_head_attention(2, causal=True, return_weights=True)
+      >>> layer = multi_head_attention(2, causal=True)
       >>> x = jax.random.normal(jax.random.key(1), (3, 5, 8))
       >>> params, state = layer.init(jax.random.key(0), x)
+      >>> y, state = layer.apply(params, state, x)
+      >>> y.shape
+      (3, 5, 8)
+
+      With `return_weights=True`, it returns the attention weights as well:
+
+      >>> layer = multi_head_attention(2, causal=True, return_weights=True)
       >>> (y, weights), _ = layer.apply(params, state, x)
-      >>> y.shape, weights.shape, weights[0, 0, 0].tolist()
-      ((3, 5, 8), (3, 2, 5, 5), [1.0, 0.0, 0.0, 0.0, 0.0])
+      >>> weights.shape, weights[0, 0, 0].tolist()
+      ((3, 2, 5, 5), [1.0, 0.0, 0.0, 0.0, 0.0])
 
     Reference: Vaswani et al. 2017, "Attention Is All You Need"; grouped queries: Ainslie et al.
     2023, "GQA"; windows: Beltagy et al. 2020, "Longformer"; softcap: Gemma Team 2024, "Gemma 2".

@@ -38,8 +38,9 @@ def stream(
     Args:
       net: Any layer with inputs (batch, time, ...).
       length: Largest total number of steps. Needed only for attention without a window.
-      ragged: Whether the input is (x, steps), with integers (batch,): the number of steps of this
-        chunk that count. Later steps do not change the state, and their outputs are meaningless.
+      ragged: Whether the input is (x, steps). The integers `steps`, of shape (batch,), give the
+        number of valid steps of each example in this chunk. Later steps do not change the state,
+        and their outputs are meaningless.
       dtype: Dtype of kept keys and values, such as jnp.bfloat16.
 
     Raises:
