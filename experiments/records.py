@@ -30,8 +30,8 @@ LEADS = {
     "cells",
     "transfer": "what helps if there are few labels, and how little accuracy a small network loses "
     "with 8- or 4-bit weights",
-    "speech": "how three generations of speech recognizers compare on spoken digits, by known and "
-    "by new speakers",
+    "speech": "that three generations of speech recognizers improve in historical order on spoken "
+    "digits by known speakers, but not by new ones",
     "sequences": "which networks do best on video, text and translation, and where they do not "
     "beat a simpler method",
     "unsupervised": "what generative and unsupervised methods learn from images, and when they "

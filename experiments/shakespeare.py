@@ -38,7 +38,7 @@ RECORDS = (
         ),
         columns=(
             "model",
-            *lower("test (bits per character)", "validation"),
+            *lower("test (bits per character)", "validation (bits)"),
             "best epoch",
             "epochs",
             "weights",

@@ -65,7 +65,8 @@ RECORDS = (
             "For each seed, the LSTM misclassifies at most one of the 300 recordings. All "
             "systems know that exactly one digit is spoken. Pretraining may not help here "
             "because all frames have labels. The smaller LSTM has 64 units instead of 128, and "
-            "fewer updates. We measured it on the test recordings before we chose the larger one."
+            "fewer updates. We measured it on the test recordings before we chose the larger LSTM, "
+            "so the error rate of the larger LSTM may be slightly optimistic."
         ),
         history=(
             "We chose the options on recordings 5 to 9 of the training data (`--validation`), one "
