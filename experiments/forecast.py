@@ -53,10 +53,10 @@ RECORDS = (
         verdict="Not supported",
         claim="convolutions and an LSTM forecast better than linear autoregression",
         sentence=(
-            "Each forecast sees three years of weekly means and predicts the next 52 weeks. We "
-            "made 419 forecasts. The root mean squared error is 0.701 ppm for linear "
-            "autoregression, 0.703 ppm for convolutions and 0.716 ppm for an LSTM. Each net beats "
-            "the linear forecast in 4 of 8 years."
+            "Each forecast sees three years of weekly means of carbon dioxide on Mauna Loa and "
+            "predicts the next 52 weeks. Over 419 forecasts, the root mean squared error is 0.701 "
+            "parts per million (ppm) for linear autoregression and 0.703 ppm for convolutions. An "
+            "LSTM has 0.716 ppm. Each net beats the linear forecast in 4 of 8 years."
         ),
         columns=(
             "forecast",
@@ -86,14 +86,14 @@ RECORDS = (
             "We chose this dataset because it can be predicted."
         ),
         history=(
-            "We chose the options on the years 1985 to 1992, with one seed each. The best errors "
-            "there were 0.594 ppm for the linear forecast, 0.661 for convolutions and 0.670 for "
-            "the LSTM.\n"
-            "For the linear forecast we compared five penalties, and one, one and a half, two and "
-            "three years of past. Three years were best.\n"
+            "We chose the options on the years 1985 to 1992, with one seed each. The best "
+            "errors there were 0.594 ppm for the linear forecast, 0.661 for convolutions and "
+            "0.670 for the LSTM.\n"
+            "For the linear forecast we compared five penalties, and inputs of one, one and a "
+            "half, two and three years. Three years were best.\n"
             "Without dilation, the receptive field of the convolutions is only 11 weeks.\n"
-            "We also looked at matplotlib's EEG (800 samples), which a linear forecast explains "
-            "hardly beyond three samples, and did not try its stock prices."
+            "We also looked at matplotlib's EEG (800 samples), which a linear forecast can hardly "
+            "predict more than three samples ahead. We did not try matplotlib's stock prices."
         ),
         more=(
             Figures(

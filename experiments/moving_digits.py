@@ -60,17 +60,16 @@ RECORDS = (
         key="75.30 ± 2.25% with both correct, stacked frames 64.12 ± 1.71%",
         baseline="stack of frames, 2-D convolutions",
         note=(
-            "The nets train on 4,000 digits for 6 epochs. Guessing the direction is correct in "
-            "12.5% of the videos."
-        ),
-        history=(
-            "The table with more noise comes from `--validation --seeds 1 --epochs 3 --train-size "
-            "6000 --batch-size 64 --noise 0.3`, which takes 91 s of CPU. There, a single frame "
-            "shows the digit worst."
+            "The nets train on 4,000 digits for 6 epochs.\n"
+            "Guessing the direction is correct in 12.5% of the videos.\n"
+            "The result for one frame depends on the noise: with a standard deviation of 0.3 "
+            "instead of 0.1, one frame shows the digit worst. Those figures come from "
+            "`--validation --seeds 1 --epochs 3 --train-size 6000 --batch-size 64 --noise 0.3`, "
+            "which takes 91 s of CPU."
         ),
         more=(
             Figures(
-                "With more noise, on other training digits, one seed",
+                "With three times the noise, on other training digits (validation), one seed",
                 ("input", *higher("direction (%)", "digit (%)", "both (%)")),
                 (
                     ("one frame", "12.65", "19.95", "2.40"),

@@ -30,10 +30,10 @@ LEADS = {
     "cells",
     "transfer": "what helps if there are few labels, and how little accuracy a small network loses "
     "with 8- or 4-bit weights",
-    "speech": "that three generations of speech recognizers improve in historical order on spoken "
-    "digits by known speakers, but not by new ones",
-    "sequences": "which networks do best on video, text and translation, and where they do not "
-    "beat a simpler method",
+    "speech": "how well hidden Markov models, an LSTM and convolutions recognize spoken digits, by "
+    "known speakers and by new ones",
+    "sequences": "which networks do best on videos, text, translation and time series, and where "
+    "they do not beat a simpler method",
     "unsupervised": "what generative and unsupervised methods learn from images, and when they "
     "beat simpler methods",
     "classic": "that classic results on perceptrons, optimizers, Boltzmann machines and policies "

@@ -56,33 +56,34 @@ def by_names(
 ) -> tuple[Params, State]:
     """Return params and state of a net from named arrays, matched by a table of names.
 
-    An entry is one array in the params or state of `net`. Each row of the table is `path: name`:
-    the path of an entry, and the name of the array in `weights` that it gets. A row may also be
-    `path: (name, function, ...)`, where the functions are applied to the array one after another,
-    such as `transposed`, `part(0, 3)`, `shaped(8, 2, 4)` or any function of your own. For several
-    names, `(name, name, function)`, the first function gets all the arrays: `("bias_ih", "bias_hh",
-    jnp.add)`.
+    An entry is one array in the params or state of `net`. The table maps the path of each entry to
+    the name of its array in `weights`, in one of three forms:
+      "bias": "fc.bias"                            the array as it is
+      "kernel": ("fc.weight", transposed)          the array after one or more functions
+      "gru/bias": ("bias_ih", "bias_hh", jnp.add)  several arrays, joined by the first function
+    `jn.interop` has the functions `transposed`, `part(0, 3)` and `shaped(8, 2, 4)`. You can also
+    write your own.
 
     `{i}` in a path matches any number. In the names of that row, `{i}` stands for the same number.
     A path without `{i}` takes precedence over one with it. An entry of `repeat` holds all layers in
     one array, so its path has no `{i}`: the arrays of the names for i = 0, 1, ... are stacked.
 
-    Both sides must match completely, except for `leave`, and so must the shapes. No shape shows
-    whether a square matrix is transposed, nor which epsilon or activation belongs to the weights:
-    compare outputs.
+    Every entry needs an array of its shape, and every array must be used, except for what `leave`
+    names. Shapes cannot show whether a square matrix is transposed, or which epsilon or activation
+    the weights were trained with. So compare the outputs of both nets once.
 
     Args:
       net: Any layer.
-      weights: Dict of name -> array or tensor; or the path of a safetensors file, several of them,
-        or a folder of them, which are read array by array. For Keras, `{w.path: w.numpy() for w in
+      weights: Dict of name -> array or tensor. Or one or several paths of safetensors files, or a
+        folder of such files, which are read array by array. For Keras, `{w.path: w.numpy() for w in
         model.weights}`.
       x: Input of the net, or its `jn.spec`.
       table: Table as above.
-      leave: Patterns, such as "head/*", of our entries that keep their initial values, and of names
-        that are not used.
-      key: Key that initializes our entries that are left out; needed only if there are any.
+      leave: Patterns, such as "head/*", of entries that keep their initial values, and of names in
+        `weights` to ignore.
+      key: Key that initializes the entries in `leave`. Needed only if there are any.
       dtype: Dtype of the floats, such as jnp.bfloat16; None is the dtype of the net.
-      put: Function of (path of our entry, array), called for each array as soon as it is read. It
+      put: Function of (path of the entry, array), called for each array as soon as it is read. It
         returns the array on its devices, such as sharded on a mesh.
 
     Returns:
@@ -91,10 +92,12 @@ def by_names(
     Raises:
       OSError: If a file is missing or cannot be read.
       TypeError: If `weights` are not arrays of numbers, or `table` has the wrong form.
-      ValueError: If an entry has no row, a name is missing or not used, or shapes differ; the
+      ValueError: If an entry has no row, a name is missing or not used, or shapes differ. The
         message lists them all.
+      ValueError: If entries are left out and `key` is missing.
 
     Example:
+      >>> from jaxnet.interop import by_names, transposed
       >>> weights = {"fc.weight": np.ones((4, 3)), "fc.bias": np.arange(4.0), "step": np.array(7)}
       >>> table = {"kernel": ("fc.weight", transposed), "bias": "fc.bias"}
       >>> params, state = by_names(jn.dense(4), weights, jn.spec((2, 3)), table, leave=["step"])

@@ -55,9 +55,10 @@ def multi_head_attention(
     kernel_init: Initializer = lecun_normal(),
     name: str = "multi_head_attention",
 ) -> Layer:
-    """Apply attention in several heads: softmax(q k / sqrt(size)) v in each, projected by `out`.
+    """Apply multi-head attention to a sequence, or from a sequence to a memory.
 
-    If a query may not attend to any position, its output and its gradients are zero.
+    Each head computes softmax(q k / sqrt(head_size)) v, and the projection `out` combines the
+    heads. If a query may not attend to any position, its output and its gradients are zero.
 
     The input has one of these forms. If there is a mask, it comes last:
       x                        every position of x attends to every position of x (self-attention)
@@ -74,8 +75,9 @@ def multi_head_attention(
                 as ALiBi's slopes. -inf masks a position, and NaN gives NaN.
     A boolean mask of two axes raises an error if batch and time are equal, because it could also be
     (time, positions). Write mask[:, None] for padding and mask[None] for one row per query.
-    Masked entries must still be finite. In a stream, the layer keeps the keys and values of earlier
-    chunks of x, and receives the whole memory at each call.
+    The inputs at masked positions must still be finite, because 0 times NaN is NaN. In a stream,
+    the layer keeps the keys and values of earlier chunks of x. It gets the whole memory at each
+    call.
 
     Args:
       heads: Number of heads, at least 1.
@@ -86,9 +88,9 @@ def multi_head_attention(
         queries (grouped queries), by default `heads`. 1 is multi-query attention.
       causal: Whether each position attends only to itself and to earlier positions. For
         self-attention only.
-      window: Number of positions before and after its own to which each query attends, one number
-        or (before, after); all by default. For self-attention only. Mistral's window of n is (n -
-        1, 0).
+      window: How many positions before and after its own each query attends to: one number for
+        both, or (before, after). All by default. For self-attention only. Write (n - 1, 0) for
+        Mistral's window of n.
       rotary: Whether to rotate queries and keys by their positions, or a function of (x, positions)
         that rotates them, such as `partial(jn.rotary, base=5e5)`. For self-attention only.
       scale: Factor of the scores; 1 / sqrt(head_size) by default.
@@ -111,6 +113,9 @@ def multi_head_attention(
       query, key, value: kernel (width, heads, head_size), bias (heads, head_size);
       out: kernel (heads, value_size, features), bias (features,);
       query_norm, key_norm: params of the norms of `qk_norm`.
+
+    Returns:
+      A layer with outputs (batch, time, features), or (y, weights) with `return_weights`.
 
     Raises:
       ValueError: If `heads` is not a multiple of `kv_heads`.

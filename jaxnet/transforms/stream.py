@@ -23,17 +23,16 @@ def stream(
 ) -> Layer:
     """Return a causal net that takes its sequence in chunks of any length.
 
-    The params are the net's params. The state also holds what later chunks need: keys and values
+    The params are the params of `net`. The state also holds what later chunks need: keys and values
     of attention, carries of recurrent layers, the last inputs of causal convolutions, and
-    positions. For any division into chunks, the concatenated outputs equal the outputs of
-    the whole sequence in evaluation. Begin with `start_stream`.
+    positions. Make the first state with `start_stream`. However you divide a sequence into chunks,
+    the concatenated outputs equal the outputs for the whole sequence in evaluation.
 
-    A layer whose outputs depend on later inputs raises an error.
-    A function of your own is applied to each
-    chunk as it is, so it must treat each step by itself; `jn.inspect.check_stream` finds functions
-    that do not. Write `m.whole(layer, x)` for a part that gets its whole input at each call, such
-    as an encoder. A layer that keeps something for later chunks must be called only once in a
-    forward function.
+    A layer whose outputs depend on later inputs raises an error. A function of your own is applied
+    to each chunk as it is, so it must treat each step by itself. `jn.inspect.check_stream` finds
+    functions that do not. Write `m.whole(layer, x)` for a part that gets its whole input at each
+    call, such as an encoder. In a forward function, call a layer that keeps something for later
+    chunks only once.
 
     Args:
       net: Any layer with inputs (batch, time, ...).
@@ -43,9 +42,14 @@ def stream(
         and their outputs are meaningless.
       dtype: Dtype of kept keys and values, such as jnp.bfloat16.
 
+    Returns:
+      A layer with inputs (batch, steps, ...), for any number of steps.
+
     Raises:
       ValueError: If a layer is not causal.
-      ValueError: If the stream is full. Inside `jit` the outputs beyond `length` are NaN.
+      ValueError: If `length` is missing and attention has no window.
+      ValueError: If the sequence is longer than `length`. Inside `jit` the outputs beyond it are
+        NaN.
 
     Example:
       >>> net = jn.serial(jn.multi_head_attention(2, causal=True, rotary=True), jn.gru(4))
