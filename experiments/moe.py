@@ -51,7 +51,7 @@ RECORDS = (
         note=(
             "The difference is 0.026 bits.\n"
             "The wide MLPs need eight times the FLOPs.\n"
-            "Training was short: an LSTM reaches 2.06 bits in validation after [40 "
+            "Training was short: an LSTM reaches 2.07 bits in validation after [40 "
             "epochs](#an-lstm-and-a-gru-predict-characters-better-than-a-plain-rnn).\n"
             "With the balance loss, each expert of both blocks processes 9 to 16% of the "
             "characters (first seed).\n"
