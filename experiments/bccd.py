@@ -145,7 +145,7 @@ class Config(TrainSize, Seeds, Output):
     coordinates: float = 5.0
     """weight of the coordinates in the loss; 5 in the paper"""
     overlap: float = 0.5
-    """overlap above which boxes of one class are merged"""
+    """overlap above which the lower-scoring of two boxes of one class is dropped"""
     frames: int = 200
     """number of images for the measurement of speed, one by one"""
 

@@ -152,7 +152,7 @@ class Config(TrainSize, Seeds, Output):
     balance: float = 0.5
     """exponent p of a pixel's weight, (frequency of its class)^-p; 0 weighs all pixels equally"""
     undo: float = 0.5
-    """fraction of this weighting that is undone in prediction; see `correction`"""
+    """fraction of --balance that is undone in prediction, from 0 to 1"""
     features: tuple[int, int, int, int] = (32, 64, 128, 192)
     """numbers of maps of the backbone at strides 4, 8, 16 and 32"""
     blocks: int = 2

@@ -28,7 +28,7 @@ class Training(Seeds, Output):
     """Options of every experiment on image classification."""
 
     optimizer: Optimizer = "adam"
-    """update rule"""
+    """optimizer"""
     learning_rate: float | None = None
     """highest learning rate, with cosine decay to 0; by default the optimizer's usual rate"""
     warmup: float = 0.0

@@ -107,7 +107,7 @@ class Config(Data, Seeds, Output):
     rho: float = 0.03
     """target mean activation of a unit"""
     beta: float = 10.0
-    """weight of the sparsity"""
+    """weight of the sparsity penalty"""
     decay: float | None = None
     """weight decay, which removes noise from the filters; by default 0.03 for the sample, else
     0.02"""

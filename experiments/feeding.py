@@ -72,6 +72,7 @@ class Config(Data, Seed):
     """Times training steps with data that come in several ways."""
 
     ways: tuple[Way, ...] = ("device", "slices", "feed", "threads", "records", "workers")
+    """ways to move data to the device"""
     steps: int = 100
     """number of updates in a round"""
     rounds: int = 7

@@ -116,7 +116,7 @@ class Config(TrainSize, Seeds, Output):
     """passes over the training digits"""
     batch_size: int = 128
     learning_rate: float = 4e-3
-    """largest learning rate, after the warmup, with cosine decay to 0"""
+    """peak learning rate, reached after the warmup, with cosine decay to 0"""
     hidden: float = 0.1
     """probability that a label is hidden in training"""
     guidance: tuple[float, ...] = (0.0, 1.0, 3.0)

@@ -73,11 +73,11 @@ class Config(Data, Seeds, Output):
     steps: int = 400
     """number of training steps of each net"""
     learning_rate: float = 6e-3
-    """largest learning rate, after the warmup, with cosine decay to 0"""
+    """peak learning rate, reached after the warmup, with cosine decay to 0"""
     batch_size: int = 16
     """windows per step"""
     balance: float = 0.01
-    """factor of the balance loss"""
+    """weight of the load-balancing loss"""
 
 
 class Results(NamedTuple):

@@ -86,6 +86,7 @@ class Config(Seeds, Output):
     output: Path = Path("runs/ppo")
     seeds: int = 5
     methods: tuple[Literal["PPO", "REINFORCE"], ...] = ("PPO", "REINFORCE")
+    """methods to compare"""
     updates: int = 60
     """number of rounds of playing and training"""
     episodes: int = 100

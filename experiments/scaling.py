@@ -7,9 +7,9 @@ One step of Adam on 8 simulated devices, GPT of 4 blocks, 128 features, 8 heads,
 vocabulary, batches of 16 × 64 tokens. The rules:
 
     data            params on every device, the batch split: gradients are summed
-    fully sharded params, gradients and optimizer split too: each block's are gathered when needed
-    compiler        the same placement, but the compiler chooses what to gather tensor
-    attention heads and hidden units split over 4 devices, the batch over 2
+    fully sharded   params, gradients and optimizer split too: each block's are gathered when needed
+    compiler        the same placement, but the compiler chooses what to gather
+    tensor          attention heads and hidden units split over 4 devices, the batch over 2
 
 guide/scaling.md has the formulas, and what they say about 1,000 devices.
 """
@@ -144,7 +144,7 @@ class Config(Seed):
     heads: int = 8
     """number of attention heads"""
     vocabulary: int = 512
-    """number of tokens"""
+    """size of the vocabulary"""
     length: int = 64
     """tokens per sequence"""
     batch_size: int = 16

@@ -112,7 +112,7 @@ class Config(TrainSize, Output):
     libraries: tuple[Literal["jaxnet", "Flax Linen", "PyTorch"], ...] = (
         "jaxnet", "Flax Linen", "PyTorch",
     )  # fmt: skip
-    """what to compare"""
+    """libraries to compare"""
     timeout: float = 3600.0
     """seconds after which a run is stopped"""
 

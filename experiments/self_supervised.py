@@ -136,7 +136,7 @@ class Config(TrainSize, Seeds, Output):
     batch_size: int = 256
     """digits without labels per step"""
     learning_rate: float = 3e-3
-    """largest learning rate, after the warmup, with cosine decay to 0"""
+    """peak learning rate, reached after the warmup, with cosine decay to 0"""
     decay: float = 0.99
     """weight of the old target in each step of BYOL and DINO"""
     temperature: float = 0.5

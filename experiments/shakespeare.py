@@ -116,7 +116,7 @@ class Config(Data, Seed, Output):
     epochs: int | None = None
     """passes over the training split"""
     learning_rate: float | None = None
-    """largest learning rate, after the warmup, with cosine decay to 0"""
+    """peak learning rate, reached after the warmup, with cosine decay to 0"""
     dropout_rate: float | None = None
     """dropout rate before each layer but the first"""
     embedding: int = 64

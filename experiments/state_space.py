@@ -91,11 +91,12 @@ class Config(Data, Seeds, Output):
 
     output: Path = Path("runs/state_space")
     task: Literal["copying", "plays"] = "copying"
+    """task: selective copying, or prediction of characters of plays"""
     seeds: int = 3
     steps: int = 4000
     """number of training steps of each net"""
     learning_rate: float = 3e-3
-    """largest learning rate, after the warmup, with cosine decay to 0"""
+    """peak learning rate, reached after the warmup, with cosine decay to 0"""
     batch_size: int = 64
     """sequences per step"""
     length: int = 128

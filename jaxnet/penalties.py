@@ -100,7 +100,7 @@ class ProximalState(NamedTuple):
 def proximal_l1(
     strength: float, learning_rate: optax.ScalarOrSchedule, *, where: Where = is_kernel
 ) -> optax.GradientTransformation:
-    """Return an L1 penalty that makes weights exactly 0, the last entry of an `optax.chain`.
+    """Return the last transform of an `optax.chain`: an L1 penalty that makes weights exactly 0.
 
     It moves each weight towards 0 by strength * learning_rate after each step, and stops at 0.
     After `optax.sgd` with the same learning rate, this is proximal gradient descent on

@@ -36,7 +36,7 @@ class Config:
     hidden: int = 2048
     """hidden features of each gated MLP"""
     vocabulary: int = 32_000
-    """number of tokens"""
+    """size of the vocabulary"""
     batches: tuple[int, ...] = (1, 8)
     """batch sizes"""
     prompt: int = 128

@@ -55,8 +55,8 @@ def split(
         held[rows[: round(share * len(rows))]] = True
     if held.all() or not held.any():
         raise ValueError(
-            f"split: a share of {share} of {n} examples leaves a part empty; "
-            f"hold out at least {1 / n:.2g}"
+            f"split: a share of {share} of {n} examples leaves a part empty; hold out at "
+            + (f"most {1 - 1 / n:.2g}" if held.all() else f"least {1 / n:.2g}")
         )
     return _take(data, np.flatnonzero(~held)), _take(data, np.flatnonzero(held))
 

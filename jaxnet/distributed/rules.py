@@ -40,8 +40,8 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = P()) -> PyTree:
 
     Raises:
       TypeError: If an argument has the wrong type.
-      ValueError: If no array needs a rule, or if the mesh lacks an axis.
-      ValueError: If a dimension cannot be divided; names its path.
+      ValueError: If a rule is the first match of no array, or if the mesh lacks an axis.
+      ValueError: If a dimension cannot be divided. The message names its path.
 
     Example:
       >>> mesh = jax.make_mesh((1,), ("model",))

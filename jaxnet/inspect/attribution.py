@@ -89,8 +89,8 @@ def integrated_gradients(
       An array of the shape of x, in the unit of the score.
 
     Raises:
-      TypeError, ValueError: As in `saliency`, or if `steps` is below 1 or `baseline` has another
-        shape.
+      TypeError, ValueError: As in `saliency`, or if `steps` is below 1 or `baseline` does not
+        broadcast to x.
 
     Example:
       >>> net = jn.serial(lambda x: x[:, :1] * x[:, 1:])

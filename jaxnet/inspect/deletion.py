@@ -47,8 +47,8 @@ def deletion(
 
     Raises:
       TypeError, ValueError: As in `net.apply`.
-      ValueError: If `importance` has NaN or another shape than the images, `labels` has values that
-        are not classes of the network, or `shares` is empty or outside [0, 1].
+      ValueError: If `importance` has NaN or does not have the images' shape, `labels` has values
+        that are not classes of the network, or `shares` is empty or outside [0, 1].
 
     Example:
       >>> net = jn.serial(lambda x: x[:, 0, :, 0])  # reads the brightest of three pixels

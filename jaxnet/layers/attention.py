@@ -179,7 +179,7 @@ def multi_head_attention(
             )
         size = head_size or width // heads
         if rotary is True and size % 2:
-            raise ValueError(f"{name}: rotary=True needs an even size of heads, got {size}")
+            raise ValueError(f"{name}: rotary=True needs an even head_size, got {size}")
         key = m.key() if m.train and dropout_rate else None
         source = queries if memory is None else memory
         q = projected(m, "query", queries, heads, size)

@@ -35,7 +35,8 @@ def batch_norm(
     as in Flax; PyTorch's running variance divides by n - 1.
 
     Args:
-      momentum: Weight of the old average in each step, in [0, 1): 0.9 is PyTorch's 0.1.
+      momentum: Weight of the old average in each step, in [0, 1): 0.9 corresponds to
+        momentum=0.1 in PyTorch.
       epsilon: Number added to the variance.
       use_bias: Whether to add a learned bias.
       use_scale: Whether to multiply by a learned scale.

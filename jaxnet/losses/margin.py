@@ -1,4 +1,4 @@
-"""The perceptron criterion: the loss is the amount by which the true class loses."""
+"""The perceptron criterion: a unit on the wrong side costs its size, others cost 0."""
 
 import jax
 import jax.numpy as jnp

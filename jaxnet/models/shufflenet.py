@@ -1,4 +1,4 @@
-"""ShuffleNet V2: half of the maps pass each block, then the halves are mixed."""
+"""ShuffleNet V2: half of the maps skip each block, then the halves are mixed."""
 
 import jax.numpy as jnp
 
@@ -69,7 +69,7 @@ def shufflenet_v2(
 
 
 def _block(features: int, strides: int, name: str) -> Layer:
-    """Two halves: one that passes (or, with strides, is reduced) and one that is computed."""
+    """Two halves: one that is unchanged (with strides, reduced) and one that is computed."""
 
     def depthwise(m, x, name):
         groups = x.shape[-1]

@@ -11,7 +11,7 @@ from jaxnet.services.checks import at_least
 
 
 def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet") -> Layer:
-    """Make a U-Net, which gives each pixel of an image its classes.
+    """Make a U-Net, which returns class logits for every pixel of an image.
 
     On the way down, each level has two 3x3 convolutions and half the resolution of the level before
     it, with twice as many maps. On the way up, a transposed convolution doubles the resolution, and

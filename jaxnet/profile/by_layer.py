@@ -250,7 +250,9 @@ def program_text(who: str, compiled: Any) -> str:
         )
     text = compiled.as_text()
     if text is None or not text.startswith("HloModule"):
-        raise TypeError(f"{who}: expected a compiled program; got one that is only lowered?")
+        raise TypeError(
+            f"{who}: expected a compiled program. If yours is only lowered, pass lowered.compile()"
+        )
     return text
 
 

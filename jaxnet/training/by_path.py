@@ -25,7 +25,8 @@ def by_path(
 
     Raises:
       TypeError: If `optimizers` is not a dict of optax optimizers.
-      ValueError: In `init`, if no pattern fits an array, or if no array needs a pattern.
+      ValueError: In `init`, if an array matches no pattern, or if a pattern is the first match
+        of no array.
 
     Example:
       >>> optimizer = by_path({"old/*": optax.set_to_zero(), "*": optax.adamw(0.1)})

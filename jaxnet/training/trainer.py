@@ -298,7 +298,7 @@ def _filled(path: str, drawn: PyTree, given: PyTree) -> PyTree:
             )
         if unknown := [str(name) for name in given if name not in drawn]:
             raise ValueError(
-                f"trainer.init: {path} has no entry {', '.join(unknown)}; expected some of "
+                f"trainer.init: {path} has unknown entries: {', '.join(unknown)}. The net has "
                 f"{', '.join(drawn)}"
             )
         return drawn | {n: _filled(f"{path}/{n}", drawn[n], leaf) for n, leaf in given.items()}

@@ -97,6 +97,8 @@ def test_split_needs_a_share(share):
 def test_split_says_where_a_part_would_be_empty_or_labels_do_not_fit():
     with pytest.raises(ValueError, match=r"0.01 of 7 examples leaves a part empty.*at least 0.14"):
         split(pair(7), 0.01)
+    with pytest.raises(ValueError, match=r"0.99 of 7 examples leaves a part empty.*at most 0.86"):
+        split(pair(7), 0.99)
     with pytest.raises(ValueError, match=r"one class per example, \(7,\), got \(6,\)"):
         split(pair(7), labels=np.zeros(6))
 

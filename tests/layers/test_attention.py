@@ -484,7 +484,7 @@ def test_lengths_beyond_the_places_raise(layer, lengths):
 
 @pytest.mark.slow
 def test_rotary_needs_an_even_size_of_heads():
-    with pytest.raises(ValueError, match="rotary=True needs an even size of heads, got 3"):
+    with pytest.raises(ValueError, match="rotary=True needs an even head_size, got 3"):
         jn.multi_head_attention(2, rotary=True).init(jax.random.key(0), jn.spec((2, 5, 6)))
 
 

@@ -50,9 +50,9 @@ def instructions() -> str | None:
             jax.ffi.register_ffi_target(target, handler, "cpu")
     except Exception as error:
         warnings.warn(
-            f"jaxnet: convolutions and LSTMs run in XLA's form, which is slower, since {LIBRARY} "
-            f"cannot be used with jax {jax.__version__}: {error}. Install jaxnet again, or set "
-            "JAXNET_NATIVE=0 to hide this warning",
+            f"jaxnet: the C kernels in {LIBRARY} cannot be used with jax {jax.__version__}, so "
+            f"convolutions and LSTMs run as slower XLA operations: {error}. Reinstall "
+            "jaxnet-toolkit, or set JAXNET_NATIVE=0 to hide this warning",
             stacklevel=2,
         )
         return None
