@@ -47,7 +47,7 @@ def check(lines: dict[str, list[str]]) -> None:
     for what, share in (("foreign", 0.025), ("unjudged", 0.05)):
         found = lines.get(what, [])
         assert len(found) <= share * total, found
-    assert len(lines["ours"]) > len(lines["same"]) > 0
+    assert len(lines["ours"]) > len(lines.get("same", []))  # few cases may have no value at all
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -60,7 +60,9 @@ def test_bad_arguments_get_an_error_of_ours_or_a_right_value(every, count):
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_bad_arguments_get_an_error_of_ours_or_a_right_value_2_000_times(calls):
-    check(outcomes(hostile.cases(calls), 2_000))
+    lines = outcomes(hostile.cases(calls), 2_000)
+    check(lines)
+    assert lines["same"]
 
 
 @pytest.mark.filterwarnings("ignore")
