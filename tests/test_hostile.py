@@ -47,11 +47,11 @@ def check(lines: dict[str, list[str]]) -> None:
     for what, share in (("foreign", 0.025), ("unjudged", 0.05)):
         found = lines.get(what, [])
         assert len(found) <= share * total, found
-    assert len(lines["ours"]) > len(lines.get("same", []))  # few cases may have no value at all
+    assert len(lines["ours"]) > len(lines["same"]) > 0
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("every, count", [(15, 200), pytest.param(6, 300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every, count", [(14, 200), pytest.param(6, 300, marks=pytest.mark.slow)])
 def test_bad_arguments_get_an_error_of_ours_or_a_right_value(every, count):
     """Of one function in `every`: most of the time is compilation of what their examples call."""
     check(outcomes(hostile.cases(hostile.good_calls(every=every)), count))
@@ -60,9 +60,7 @@ def test_bad_arguments_get_an_error_of_ours_or_a_right_value(every, count):
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_bad_arguments_get_an_error_of_ours_or_a_right_value_2_000_times(calls):
-    lines = outcomes(hostile.cases(calls), 2_000)
-    check(lines)
-    assert lines["same"]
+    check(outcomes(hostile.cases(calls), 2_000))
 
 
 @pytest.mark.filterwarnings("ignore")

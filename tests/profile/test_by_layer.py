@@ -150,7 +150,10 @@ def test_a_trace_is_read_if_warnings_are_errors(tmp_path):
 
 def test_what_is_no_program_and_no_trace(tmp_path):
     lowered = jax.jit(jnp.sin).lower(1.0)
-    with pytest.raises(TypeError, match=r"pass lowered\.compile"):
+    with pytest.raises(
+        TypeError,
+        match=r"expected a compiled program\. If yours is only lowered, pass lowered\.compile",
+    ):
         cost_by_layer(lowered)
     with pytest.raises(TypeError, match="expected a compiled program, such as .*, got function"):
         cost_by_layer(jnp.sum)
