@@ -14,6 +14,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet import Layer, spec
+from jaxnet.ops.product import spread
 
 
 class Row(NamedTuple):
@@ -68,7 +69,9 @@ ROWS = [
     Row(
         "stateless",
         lambda: jn.stateless(
-            lambda key, x: {"w": jax.random.normal(key, x.shape[1:])}, lambda p, x: p["w"] * x, "w"
+            lambda key, x: {"w": jax.random.normal(key, x.shape[1:])},
+            lambda p, x: spread(p["w"], x.shape) * x,
+            "w",
         ),
         spec((3, 4)),
         rows=True,

@@ -9,6 +9,8 @@ from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.attention import split_inputs
 from jaxnet.layers.dense import dense
 from jaxnet.ops.attention import expand_mask, masked_softmax
+from jaxnet.ops.precision import wide
+from jaxnet.ops.product import plus
 from jaxnet.services.checks import at_least, check_floats, check_options
 
 
@@ -95,8 +97,9 @@ def additive_attention(
         if single:
             queries = queries[:, None]  # (batch, width) -> (batch, 1, width)
         q = projected(m, "query", queries, features)  # (batch, time, features)
-        hidden = jnp.tanh(q[:, :, None] + keys[:, None])  # (batch, time, places, features)
-        scores = projected(m, "score", hidden, 1)[..., 0]  # (batch, time, places)
+        # (batch, time, 1, features) + (batch, 1, places, features)
+        hidden = jnp.tanh(plus(q[:, :, None], keys[:, None]))
+        scores = wide(projected(m, "score", hidden, 1)[..., 0])  # (batch, time, places)
         seen, bias = expand_mask(name, mask, (q.shape[0], 1, q.shape[1], keys.shape[1]))
         scores = scores if bias is None else scores + bias[:, 0]
         weights = masked_softmax(scores, None if seen is None else seen[:, 0]).astype(values.dtype)

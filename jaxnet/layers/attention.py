@@ -20,6 +20,7 @@ from jaxnet.ops.attention import (
     hardware,
     in_window,
 )
+from jaxnet.ops.product import plus, product
 from jaxnet.services.checks import (
     a_function,
     as_array,
@@ -201,7 +202,7 @@ def multi_head_attention(
         seen, bias = expand_mask(name, mask, (batch, heads, time, places))
         if causal or span is not None:
             before, after = span or (time, time)
-            near = in_window(time, places, (before, 0 if causal else after))
+            near = in_window(time, places, (before, 0 if causal else after))[None, None]
             seen = near if seen is None else seen & near
         rows = None
         if mask is not None and seen is not None:
@@ -256,9 +257,8 @@ def _projection(
 
     def forward(m, x):
         kernel = m.param("kernel", matrix_init, (*x.shape[-inputs:], *outputs))
-        formula = "btf,fhd->bthd" if inputs == 1 else "bthd,hdf->btf"
-        y = jnp.einsum(formula, x, kernel)
-        return y + m.param("bias", zeros, outputs) if use_bias else y
+        y = product(x, kernel, inputs)
+        return plus(y, m.param("bias", zeros, outputs) if use_bias else None)
 
     return compose(forward, name=name, kind="projection")
 

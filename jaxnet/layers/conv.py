@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.ops.product import plus
 from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
 from jaxnet.services.checks import at_least, check_options
 from jaxnet.services.keywords import explain_keywords
@@ -78,7 +79,7 @@ def conv(
         x, pairs = _padded(m, x, name, padding, size, steps, apart)
         options = {"strides": steps, "padding": pairs, "dilation": apart, "groups": groups}
         y = _primitive()(x, kernel, **options, who=name)
-        return y + m.param("bias", bias_init, (features,)) if use_bias else y
+        return plus(y, m.param("bias", bias_init, (features,)) if use_bias else None)
 
     return compose(forward, name=name, kind="conv")
 
@@ -197,7 +198,7 @@ def conv_transpose(
         pairs = _transposed_padding(name, padding, x.shape[1:-1], size, steps, apart)
         options = {"padding": pairs, "dilation": apart, "input_dilation": steps, "groups": groups}
         y = _primitive()(x, kernel, strides=(1,) * len(size), **options, who=name)
-        return y + m.param("bias", bias_init, (features,)) if use_bias else y
+        return plus(y, m.param("bias", bias_init, (features,)) if use_bias else None)
 
     return compose(forward, name=name, kind="conv_transpose")
 

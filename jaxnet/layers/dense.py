@@ -2,6 +2,7 @@
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.ops.product import plus, product
 from jaxnet.services.checks import at_least, check_name, check_options, check_rank
 from jaxnet.services.keywords import explain_keywords
 
@@ -45,7 +46,7 @@ def dense(
 
     def forward(m, x):
         check_rank(name, x, 2)
-        y = x @ m.param("kernel", kernel_init, (x.shape[-1], features))
-        return y + m.param("bias", bias_init, (features,)) if use_bias else y
+        y = product(x, m.param("kernel", kernel_init, (x.shape[-1], features)))
+        return plus(y, m.param("bias", bias_init, (features,)) if use_bias else None)
 
     return compose(forward, name=name, kind="dense")

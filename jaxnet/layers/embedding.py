@@ -12,6 +12,7 @@ from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, normal, variance_scaling, zeros
 from jaxnet.ops.attention import rotate_pairs
 from jaxnet.ops.precision import output_dtype
+from jaxnet.ops.product import plus, product, rows
 from jaxnet.services.checks import (
     a_function,
     as_array,
@@ -105,9 +106,9 @@ def embedding(
             check_vectors(x)
         table = m.param("embedding", table_init, (vocabulary, features))
         if not ids:
-            return x @ table.T  # (..., features) -> (..., vocabulary)
+            return product(x, table.T)  # (..., features) -> (..., vocabulary)
         check_range(x, vocabulary, f"{name}: ids")
-        y = _rows(table, x)  # (...) -> (..., features)
+        y = rows(table, x)  # (...) -> (..., features)
         if padding_idx is not None:
             y = jnp.where((x == padding_idx)[..., None], jax.lax.stop_gradient(y), y)
         return y
@@ -171,7 +172,7 @@ def learned_positions(
             )
         check_range(positions, max_length, f"{name}: positions")
         table = m.param("embedding", embedding_init, (max_length, x.shape[-1]))
-        return x + _rows(table, positions)
+        return plus(x, rows(table, positions))
 
     return compose(forward, name=name, kind="learned_positions")
 
@@ -210,7 +211,7 @@ def sinusoidal_positions(*, base: float = 10000.0, name: str = "sinusoidal_posit
         check_floats(name, x)
         if x.shape[-1] % 2:
             raise ValueError(f"{name}: expected an even number of features, got {x.shape}")
-        return x + _waves(positions, x.shape[-1], base, x.dtype).astype(x.dtype)
+        return plus(x, _waves(positions, x.shape[-1], base, x.dtype).astype(x.dtype))
 
     return compose(forward, name=name, kind="sinusoidal_positions")
 
@@ -312,7 +313,8 @@ def rotary(
     form = "(time,)" if np.ndim(positions) == 1 else "(batch, time)"
     positions = as_array("rotary", "positions", positions, form, "numbers", sizes)
     angles = _angles(positions, size, base, x.dtype, scaling)[..., None, :]
-    # angles (..., time, 1, size / 2)
+    if angles.ndim == 3:
+        angles = angles[None]  # (batch or 1, time, 1, size / 2)
     return rotate_pairs(x, jnp.cos(angles), jnp.sin(angles), interleaved=interleaved)
 
 
@@ -366,18 +368,12 @@ def counted(length: Any) -> Any:
     return np.arange(length) if isinstance(length, int) else jnp.arange(length)
 
 
-def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Return the rows of a table; NaN for ids out of range, including negative ids."""
-    ids = jnp.where(ids < 0, table.shape[0], ids)
-    return table.at[ids].get(mode="fill", fill_value=jnp.nan)
-
-
 def stream_positions(m: Any, batch: int, time: int) -> jax.Array:
     """Return the positions of the steps of this chunk of a stream, (batch, time)."""
     index = m.state("index", zeros, (batch,), jnp.int32)
     steps = time if m.stream.steps is None else m.stream.steps.astype(index.dtype)
     m.update("index", index + steps)
-    return index[:, None] + np.arange(time)
+    return index[:, None] + np.arange(time)[None]
 
 
 def _positions(m: Any, given, name: str):
@@ -415,4 +411,4 @@ def _angles(positions, size: int, base: float, dtype, scaling=None) -> jax.Array
                 f"rotary: scaling must give an array of {frequencies.shape}, got {given.shape}"
             )
         frequencies = given
-    return jnp.asarray(positions, dtype)[..., None] * jnp.asarray(frequencies, dtype)
+    return jnp.multiply.outer(jnp.asarray(positions, dtype), jnp.asarray(frequencies, dtype))

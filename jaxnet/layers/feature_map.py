@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, constant, normal, variance_scaling
 from jaxnet.ops.precision import output_dtype
+from jaxnet.ops.product import plus, product, spread
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 
 
@@ -90,10 +91,11 @@ def rbf(
     def forward(m, x):
         check_rank(name, x, 2)
         centers = m.param("centers", centers_init, (features, x.shape[-1]))
-        spread = m.param("width", constant(width), ())
+        scale = m.param("width", constant(width), ())
         # Computes differences, since |x|² - 2xc + |c|² loses digits far from the origin.
-        difference = x[..., None, :] - centers  # (..., features, inputs)
-        return jnp.exp(-jnp.square(difference).sum(-1) / (2 * jnp.square(spread)))
+        difference = plus(x[..., None, :], -centers)  # (..., features, inputs)
+        distance = jnp.square(difference).sum(-1)  # (..., features)
+        return jnp.exp(-distance / (2 * jnp.square(spread(scale, distance.shape))))
 
     return compose(forward, name=name, kind="rbf")
 
@@ -140,9 +142,8 @@ def random_fourier(features: int, bandwidth: float = 1.0, *, name: str = "random
     def forward(m, x):
         check_rank(name, x, 2)
         kernel = m.param("kernel", waves, (x.shape[-1], features))
-        z = x @ kernel + m.param(
-            "bias", phases_init, (features,)
-        )  # (..., inputs) -> (..., features)
+        bias = m.param("bias", phases_init, (features,))
+        z = plus(product(x, kernel), bias)  # (..., inputs) -> (..., features)
         return math.sqrt(2 / features) * jnp.cos(z)
 
     return compose(forward, name=name, kind="random_fourier")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, lecun_normal, zeros
+from jaxnet.ops.product import plus
 from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes, taps
 from jaxnet.services.checks import at_least, check_options
 from jaxnet.services.keywords import explain_keywords
@@ -79,9 +80,10 @@ def locally_connected(
         inputs = math.prod(window) * x.shape[-1]
         kernel = m.param("kernel", whole_init, (*positions, inputs, features))
         seen = jnp.stack(list(taps(x, window, steps, pairs)), axis=-2)
-        seen = seen.reshape(*x.shape[:1], *positions, inputs)
-        y = jnp.einsum("n...i,...io->n...o", seen, kernel)
-        return y + m.param("bias", bias_init, (*positions, features)) if use_bias else y
+        seen = jnp.moveaxis(seen.reshape(*x.shape[:1], *positions, inputs), 0, -2)
+        y = jnp.moveaxis(seen @ kernel, -2, 0)  # a product of matrices per position
+        bias = m.param("bias", bias_init, (*positions, features)) if use_bias else None
+        return plus(y, bias)
 
     def whole_init(key, shape, dtype):
         # All positions count as outputs, so that the initializer uses the fan-in of one unit.

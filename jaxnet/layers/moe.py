@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, as_layer, compose, transform
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.dense import dense
+from jaxnet.ops import product
 from jaxnet.ops.precision import wide
 from jaxnet.services.checks import (
     at_least,
@@ -241,7 +242,7 @@ def _experts(expert: Layer, n: int, who: str) -> Layer:
     def apply(params, state, given, *, key, train):
         rows, which = given
         if which is not None:
-            params = jax.tree.map(lambda leaf: leaf[which], params)
+            params = jax.tree.map(lambda leaf: product.rows(leaf, which), params)
 
         def block(i, params, rows):
             here = None if key is None else jax.random.fold_in(key, i)
@@ -285,4 +286,4 @@ def _split(who: str, m: Any, given: Any) -> tuple[jax.Array, jax.Array | None]:
             f"booleans {x.shape[:-1]}, got {describe(mask)} for x {describe(x)}"
         )
     check_range(mask, x.shape[1] + 1, f"{who}: lengths")
-    return x, jnp.arange(x.shape[1]) < mask[:, None]
+    return x, jnp.arange(x.shape[1])[None] < mask[:, None]

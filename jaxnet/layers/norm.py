@@ -11,6 +11,7 @@ from jaxnet.core import Layer, compose
 from jaxnet.initializers import Initializer, ones, zeros
 from jaxnet.ops.normalization import normalized, standardized
 from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.product import plus, spread
 from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.keywords import explain_keywords
 
@@ -84,7 +85,7 @@ def batch_norm(
             factor = jax.lax.rsqrt(var + epsilon)
             # Computed on (features,), which is small.
             factor = factor if scale is None else factor * scale
-            return _scaled((x - mean) * factor, (None, bias), x)
+            return _scaled(plus(x, -mean), (factor, bias), x)
         if x.size == 0:
             raise ValueError(f"{name}: needs at least one entry per feature, got {x.shape}")
         if math.prod(x.shape[:-1]) == 1:  # the variance would be 0, so the output would be the bias
@@ -95,9 +96,11 @@ def batch_norm(
             )
         scale = jnp.ones_like(mean) if scale is None else scale
         bias = jnp.zeros_like(mean) if bias is None else bias
-        y, now, spread = normalized(x.astype(mean.dtype), scale, bias, epsilon)
-        m.update("mean", momentum * mean + (1 - momentum) * jax.lax.stop_gradient(now))
-        m.update("var", momentum * var + (1 - momentum) * jax.lax.stop_gradient(spread))
+        y, now, spread_now = normalized(x.astype(mean.dtype), scale, bias, epsilon)
+        for entry, old, new in (("mean", mean, now), ("var", var, spread_now)):
+            new = momentum * old + (1 - momentum) * jax.lax.stop_gradient(new)
+            # One batch beyond the range of floats would leave an infinite average for good.
+            m.update(entry, jnp.where(jnp.isinf(new), old, new))
         return y.astype(output_dtype(x))
 
     return compose(forward, name=name, kind="batch_norm")
@@ -313,6 +316,5 @@ def _affine(name, epsilon, use_scale, use_bias, scale_init, bias_init) -> Callab
 def _scaled(y: jax.Array, affine: tuple[Any, Any], x: jax.Array) -> jax.Array:
     """Return y * scale + bias, in the dtype of x if x is float."""
     scale, bias = affine
-    y = y if scale is None else y * scale
-    y = y if bias is None else y + bias
-    return y.astype(output_dtype(x))
+    y = y if scale is None else y * spread(scale, y.shape)
+    return plus(y, bias).astype(output_dtype(x))

@@ -438,7 +438,7 @@ def _largest_tangent(size, primals, tangents):
     within = range(2, 2 * len(size) + 1, 2)  # the axes of a window
     first = jnp.expand_dims(jnp.sqrt(first), within)
     numbers = jnp.arange(math.prod(size), dtype=jnp.float32)
-    numbers = numbers.reshape(*(n for k in size for n in (1, k)), 1)
+    numbers = numbers.reshape(1, *(n for k in size for n in (1, k)), 1)
     chosen = jnp.where(first == numbers, _by_window(dx, size), 0)
     return _largest(x, size), chosen.sum(within)
 

@@ -16,15 +16,8 @@ from jaxnet.core import Layer, Params, as_layer, compose, transform
 from jaxnet.initializers import Initializer, normal, zeros
 from jaxnet.layers.sequence import read, read_chunk
 from jaxnet.ops import linalg
-from jaxnet.ops.recurrence import (
-    GRU,
-    RESET_BEFORE,
-    Cell,
-    hidden,
-    project,
-    reset_before,
-    unroll,
-)
+from jaxnet.ops.product import plus, product
+from jaxnet.ops.recurrence import GRU, RESET_BEFORE, Cell, hidden, reset_before, unroll
 from jaxnet.ops.varying import varying
 from jaxnet.services.checks import at_least, check_input, check_options, check_rank
 from jaxnet.services.trees import PyTree, key_spec
@@ -82,7 +75,7 @@ class Recurrence(NamedTuple):
             if mask is not None:  # the padding must not affect anything, even if it is NaN
                 x, mask = jnp.where(mask[..., None], x, 0), mask.T[..., None]
             # The bias is added in the loop, which avoids an array of all steps.
-            pre = project(x.swapaxes(0, 1), params["kernel"], None)  # (time, batch, gates * f)
+            pre = product(x.swapaxes(0, 1), params["kernel"])  # (time, batch, gates * f)
             kept = None if m.stream is None else self._kept(m, x)
             carry = self._carry(sequence.initial if kept is None else kept, x, params)
             h, final = unroll(
@@ -108,12 +101,12 @@ class Recurrence(NamedTuple):
             params = self._params(m, x)
             carry = self._carry(carry, x, params)
             bias = self._recurrent_bias(params)
-            pre = project(x, params["kernel"], params.get("bias"))
+            pre = plus(product(x, params["kernel"]), params.get("bias"))
             if self.cell is RESET_BEFORE:
                 carry = reset_before(pre, params["recurrent_kernel"], carry)
                 return carry, carry
-            product = project(hidden(carry), params["recurrent_kernel"], bias)
-            carry, _ = self.cell.step(pre, product, carry)
+            again = plus(product(hidden(carry), params["recurrent_kernel"]), bias)
+            carry, _ = self.cell.step(pre, again, carry)
             return carry, hidden(carry)
 
         return compose(forward, name=self.name, kind=kind)

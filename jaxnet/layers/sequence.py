@@ -43,7 +43,7 @@ class Sequence(NamedTuple):
         """Return booleans (batch, time), True within the lengths; None without lengths."""
         if self.lengths is None:
             return None
-        return jnp.arange(self.x.shape[1]) < self.lengths[:, None]
+        return jnp.arange(self.x.shape[1])[None] < self.lengths[:, None]
 
     def fill(self, dtype: Any) -> Any:
         """What stands for a missing step: 0, and NaN if the length is out of range under jit."""
@@ -230,7 +230,7 @@ def last_step(*, name: str = "last_step") -> Layer:
         m.not_in_stream("takes the last step")
         if lengths is None:
             return x[:, -1]
-        last = jnp.arange(1, 1 + x.shape[1]) == lengths[:, None]  # (batch, time)
+        last = jnp.arange(1, 1 + x.shape[1])[None] == lengths[:, None]  # (batch, time)
         y = jnp.where(_beside(last, x.ndim), x, 0).sum(1, dtype=x.dtype)
         fill = sequence.fill(x.dtype)
         return y if isinstance(fill, int) else y + fill.reshape(-1, *(1,) * (y.ndim - 1))
@@ -362,7 +362,7 @@ def _reversed(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
     """Return each sequence from its last step to its first; the padding stays in place."""
     if lengths is None:
         return jnp.flip(x, 1)
-    t, n = jnp.arange(x.shape[1]), jnp.clip(lengths, 0, x.shape[1])[:, None]
+    t, n = jnp.arange(x.shape[1])[None], jnp.clip(lengths, 0, x.shape[1])[:, None]
     places = jnp.where(t < n, n - 1 - t, t)  # (batch, time), each step once
     return jax.vmap(
         lambda row, place: row.at[place].get(mode="promise_in_bounds", unique_indices=True)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, as_layer, compose
 from jaxnet.initializers import Initializer, glorot_uniform, zeros
 from jaxnet.layers.dense import dense
+from jaxnet.ops.product import plus
 from jaxnet.services.checks import check_options
 from jaxnet.services.trees import PyTree
 
@@ -113,7 +114,7 @@ def tied_autoencoder(
     check_options(name, decoder_bias_init=decoder_bias_init)
     encoder = dense(features, kernel_init=kernel_init, name="encoder")
     decoder = compose(
-        lambda m, y: y + m.param("bias", decoder_bias_init, y.shape[1:]), name="decoder"
+        lambda m, y: plus(y, m.param("bias", decoder_bias_init, y.shape[1:])), name="decoder"
     )
 
     def forward(m, x):

@@ -8,6 +8,7 @@ from jaxnet.layers.dropout import drop_path
 from jaxnet.layers.norm import layer_norm
 from jaxnet.layers.pool import global_avg_pool
 from jaxnet.models.parts import gelu
+from jaxnet.ops.product import spread
 from jaxnet.services.checks import at_least, one_of, within
 
 # Maps and blocks of each stage.
@@ -96,6 +97,7 @@ def _block(drop: float, name: str) -> Layer:
         y = m(depthwise_conv(7, padding=3, kernel_init=INIT, name="conv"), x)
         y = m(dense(4 * features, kernel_init=INIT, name="wide"), m(layer_norm(name="norm"), y))
         y = m(dense(features, kernel_init=INIT, name="narrow"), gelu(y))
-        return x + m(drop_path(drop), m.param("layer_scale", constant(1e-6), (features,)) * y)
+        scale = m.param("layer_scale", constant(1e-6), (features,))
+        return x + m(drop_path(drop), spread(scale, y.shape) * y)
 
     return compose(forward, name=name, kind="convnext_block")

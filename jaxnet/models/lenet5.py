@@ -11,6 +11,7 @@ from jaxnet.layers.conv import conv
 from jaxnet.layers.dense import dense
 from jaxnet.layers.pool import avg_pool, max_pool
 from jaxnet.layers.shape import flatten
+from jaxnet.ops.product import plus, spread
 from jaxnet.services.checks import on_host
 
 
@@ -145,7 +146,8 @@ def _subsampling(name: str) -> Layer:
 
     def forward(m, x):
         scale, bias = m.param("scale", ones, x.shape[-1:]), m.param("bias", zeros, x.shape[-1:])
-        return m.inline(pool, x) * scale + bias
+        y = m.inline(pool, x)
+        return plus(y * spread(scale, y.shape), bias)
 
     return compose(forward, name=name, kind="subsampling")
 
@@ -167,7 +169,8 @@ def _partial_conv(name: str) -> Layer:
         kernel = kernel.at[..., sources, targets].set(given)
         from jaxnet.ops.convolution import convolve  # imported late, because it is slow
 
-        return convolve(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), who=name) + bias
+        y = convolve(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), who=name)
+        return plus(y, bias)
 
     return compose(forward, name=name, kind="partial_conv")
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, State, compose, param_dtype
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.dense import dense
+from jaxnet.ops.product import plus, product
 from jaxnet.services.checks import (
     as_array,
     at_least,
@@ -322,7 +323,7 @@ def _train(params, x, y, rate, passes):
 
 
 def _score(params: Params, x: jax.Array) -> jax.Array:
-    return x @ params["kernel"] + params["bias"]  # (..., inputs) -> (..., features)
+    return plus(product(x, params["kernel"]), params["bias"])  # (..., inputs) -> (..., features)
 
 
 def _fires(params: Params, x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from jaxnet.layers.dropout import dropout
 from jaxnet.layers.norm import layer_norm
 from jaxnet.layers.transformer import transformer_block
 from jaxnet.models.parts import gelu
+from jaxnet.ops.product import plus, spread
 from jaxnet.services.checks import at_least, check_rank, one_of, within
 
 # Blocks, width, heads.
@@ -77,8 +78,9 @@ def _vit(
         options = {"strides": patch, "padding": "VALID", "kernel_init": lecun_normal()}
         x = m(conv(width, patch, name="patches", **options), x).reshape(batch, -1, width)
         first = m.param("class_token", zeros, (1, 1, width))
-        x = jnp.concatenate([jnp.broadcast_to(first, (batch, 1, width)), x], 1)
-        x = m(dropout(rate), x + m.param("positions", normal(0.02), (1, x.shape[1], width)))
+        x = jnp.concatenate([spread(first, (batch, 1, width)), x], 1)
+        positions = m.param("positions", normal(0.02), (1, x.shape[1], width))
+        x = m(dropout(rate), plus(x, positions))
         for i in range(1, blocks + 1):
             options = {"dropout_rate": rate, "activation": gelu, "name": f"block_{i}"}
             x = m(transformer_block(heads, **options), x)

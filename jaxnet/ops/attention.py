@@ -60,7 +60,7 @@ def expand_mask(
     batch, heads, time, places = scores
     if jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == (batch,):
         check_range(mask, places + 1, f"{who}: lengths")
-        return (jnp.arange(places) < mask[:, None])[:, None, None], None
+        return (jnp.arange(places)[None] < mask[:, None])[:, None, None], None
     if mask.dtype == jnp.bool_:
         if mask.shape == (batch, places):
             if batch == time and batch != 1:
@@ -104,7 +104,7 @@ def in_window(time: int, places: int, window: tuple[int, int]) -> jax.Array:
       >>> in_window(3, 3, (1, 0)).astype(int).tolist()
       [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
     """
-    distance = jnp.arange(places) - jnp.arange(time)[:, None]
+    distance = jnp.arange(places)[None] - jnp.arange(time)[:, None]
     return (distance >= -window[0]) & (distance <= window[1])
 
 

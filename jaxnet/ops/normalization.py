@@ -28,19 +28,33 @@ def normalized(
       >>> y.round(2).tolist(), mean.tolist(), var.tolist()
       ([[-2.0, 7.0], [2.0, 7.0]], [2.0, 5.0], [1.0, 0.0])
     """
-    axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    # The mean of squares minus the squared mean would lose digits for data far from zero.
-    var = jnp.square(x - mean).mean(axes)
+    mean, _, var = _moments(x, tuple(range(x.ndim - 1)))
     # x minus its mean is written in three ways, here and in the tangents. If the expressions were
     # equal, XLA would compute the array once, write it to memory and read it again.
-    return (x + -mean) * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+    y = (x + -mean) * (lax.rsqrt(var + epsilon) * _beside(scale, x)) + _beside(bias, x)
+    return y, mean.ravel(), var.ravel()
+
+
+def _beside(a, x):
+    """Return a (features,) with the number of axes of x."""
+    return a.reshape((1,) * (x.ndim - 1) + a.shape)
+
+
+def _first(x, axes):
+    """Return the first entry along these axes, which are kept."""
+    at = [slice(None)] * x.ndim
+    for axis in axes:
+        at[axis] = slice(1)
+    return x[tuple(at)]
 
 
 def _moments(x, axes):
     """Return the mean, x minus the mean, and the variance; axes are kept."""
-    mean = x.mean(axes, keepdims=True)
+    # From the first entry on: the mean of equal numbers is then exact, however large they are.
+    first = _first(x, axes)
+    mean = first + (x - first).mean(axes, keepdims=True)
     centered = x - mean
+    # The mean of squares minus the squared mean would lose digits for data far from zero.
     return mean, centered, jnp.square(centered).mean(axes, keepdims=True)
 
 
@@ -55,13 +69,16 @@ def _tangents(epsilon, primals, tangents):
     dx, dscale, dbias = tangents
     y, mean, var = normalized(*primals, epsilon)
     axes = tuple(range(x.ndim - 1))
-    root = lax.rsqrt(var + epsilon)
-    minus = x.sum(axes) / -math.prod(x.shape[:-1])  # x minus its mean, written in a third way
-    dmean, dvar = dx.mean(axes), 2 * ((x + -mean) * dx).mean(axes)
+    at_mean, scale, dscale, dbias = (_beside(a, x) for a in (mean, scale, dscale, dbias))
+    root = lax.rsqrt(_beside(var, x) + epsilon)
+    first = _first(x, axes)  # x minus its mean is written in a third way
+    minus = (x - first).sum(axes, keepdims=True) / -math.prod(x.shape[:-1]) - first
+    dmean = dx.mean(axes, keepdims=True)
+    dvar = 2 * ((x + -at_mean) * dx).mean(axes, keepdims=True)
     factor = root * scale
     dy = factor * dx + (dbias - factor * dmean)
     dy += (x + minus) * (root * dscale - factor * root**2 * dvar / 2)
-    return (y, mean, var), (dy, dmean, dvar)
+    return (y, mean, var), (dy, dmean.ravel(), dvar.ravel())
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))

@@ -7,7 +7,6 @@ which JAX derives, is a backward loop without a sum over the kernel, and one pro
 rule for tangents it also gives forward mode and higher derivatives.
 """
 
-import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 
 from jaxnet.ops.native import lstm
 from jaxnet.ops.native.call import native_call
+from jaxnet.ops.product import plus, product
 
 Carry = Any  # h, or {"c": c, "h": h}
 
@@ -51,19 +51,6 @@ def hidden(carry: Carry) -> jax.Array:
       (2, 3)
     """
     return carry["h"] if isinstance(carry, dict) else carry
-
-
-def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """Return x @ kernel + bias over the last axis; without bias if it is None.
-
-    Example:
-      >>> project(jnp.ones((2, 5, 3)), jnp.ones((3, 4)), None).shape
-      (2, 5, 4)
-    """
-    # With two axes XLA transposes the product without copies. This and `transposed` below save a
-    # noticeable part of the time of a training step.
-    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ kernel
-    return _plus(flat.reshape(*x.shape[:-1], kernel.shape[-1]), bias)
 
 
 def unroll(
@@ -111,9 +98,9 @@ def _sigmoid_of_tanh(t):
 
 def _lstm_step(pre, product, carry):
     # One tanh over all gates, at half the argument except for the candidate g.
-    half = np.array([0.5, 0.5, 1, 0.5]).reshape(4, 1)
+    half = np.array([0.5, 0.5, 1, 0.5], pre.dtype).reshape((1,) * (pre.ndim - 1) + (4, 1))
     z = (pre + product).reshape(*pre.shape[:-1], 4, pre.shape[-1] // 4)
-    t = jnp.tanh(z * half.astype(pre.dtype))  # (batch, 4, features)
+    t = jnp.tanh(z * half)  # (batch, 4, features)
     i, f, o = (_sigmoid_of_tanh(t[..., gate, :]) for gate in (0, 1, 3))
     g = t[..., 2, :]
     c = f * carry["c"] + i * g
@@ -225,18 +212,14 @@ def _keep(mask, new, old):
     return new if mask is None else jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, old)
 
 
-def _plus(a, bias):
-    return a if bias is None else a + bias
-
-
 def _loop(cell, pre, kernel, biases, carry, mask):
     """Return h of all steps and the last carry."""
     bias, recurrent_bias = biases
 
     def body(carry, now):
         pre, mask = now
-        product = project(hidden(carry), kernel, recurrent_bias)
-        new, _ = cell.step(_plus(pre, bias), product, carry)
+        again = plus(product(hidden(carry), kernel), recurrent_bias)
+        new, _ = cell.step(plus(pre, bias), again, carry)
         carry = _keep(mask, new, carry)
         return carry, hidden(carry)
 
@@ -253,9 +236,9 @@ def _loop_with_slopes(cell, pre, kernel, biases, carry, mask):
     def step(loop, now):
         carry, kept = loop
         t, mask = now
-        pre = _plus(jax.lax.dynamic_index_in_dim(kept, t, keepdims=False), bias)
-        product = project(hidden(carry), kernel, recurrent_bias)
-        new, (by_gates, *slopes) = cell.step(pre, product, carry)
+        pre = plus(jax.lax.dynamic_index_in_dim(kept, t, keepdims=False), bias)
+        again = plus(product(hidden(carry), kernel), recurrent_bias)
+        new, (by_gates, *slopes) = cell.step(pre, again, carry)
         kept = jax.lax.dynamic_update_index_in_dim(kept, by_gates, t, 0)
         carry = _keep(mask, new, carry)
         return (carry, kept), (hidden(carry), slopes)
@@ -302,8 +285,8 @@ def _unrolled_tangents(cell, primals, tangents):
     d_pre, d_kernel, (d_bias, d_recurrent_bias), d_carry, _ = tangents
     h, final, slopes = _run(_loop_with_slopes, cell, pre, kernel, biases, carry, mask)
     before = jnp.concatenate([hidden(carry)[None], h[:-1]])  # (time, batch, features)
-    d_product = project(before, d_kernel, d_recurrent_bias)
-    d = cell.inject(slopes, _plus(d_pre, d_bias), d_product)
+    d_product = plus(product(before, d_kernel), d_recurrent_bias)
+    d = cell.inject(slopes, plus(d_pre, d_bias), d_product)
     return (h, final), _run(_push, cell, slopes, kernel, mask, d, d_carry)
 
 

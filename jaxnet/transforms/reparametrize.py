@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxnet.core import Layer, Params, as_layer, child_key
 from jaxnet.ops.precision import wide
+from jaxnet.ops.product import spread
 from jaxnet.services.checks import at_least, within
 from jaxnet.services.trees import path_name
 
@@ -199,7 +200,7 @@ def _join(params: Params) -> Params:
         norm = _norm(v)
         # If v is 0, the quotient is undefined: the quotient and its gradient are set to 0.
         factor = jnp.where(norm > 0, g / jnp.where(norm > 0, norm, 1), 0)
-        return (v * factor).astype(entry["v"].dtype)
+        return (v * spread(factor, v.shape)).astype(entry["v"].dtype)
 
     return {name: whole(name, entry) for name, entry in params.items()}
 

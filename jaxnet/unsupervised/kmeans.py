@@ -15,6 +15,8 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, compose
 from jaxnet.initializers import normal
+from jaxnet.ops.precision import output_dtype, wide
+from jaxnet.ops.product import plus, product
 from jaxnet.services.checks import a_function, as_array, at_least, check_key, check_rank, within
 from jaxnet.services.extras import extra
 from jaxnet.services.trees import describe
@@ -286,9 +288,11 @@ def triangle(features: int, *, name: str = "triangle") -> Layer:
     def forward(m, x):
         check_rank(name, x, 2)
         centers = m.param("centers", normal(1.0), (features, x.shape[-1]))
-        square = (x**2).sum(-1, keepdims=True) - 2 * x @ centers.T + (centers**2).sum(1)
+        centers, dtype, x = wide(centers), output_dtype(x), wide(x)
+        square = (x**2).sum(-1, keepdims=True) - 2 * product(x, centers.T)
+        square = plus(square, (centers**2).sum(1))
         # The slope of the root at 0 is infinite, and 0 · inf would be NaN.
         distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-        return jnp.maximum(distance.mean(-1, keepdims=True) - distance, 0)
+        return jnp.maximum(distance.mean(-1, keepdims=True) - distance, 0).astype(dtype)
 
     return compose(forward, name=name, kind="triangle")

@@ -16,6 +16,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, child_key, compose
 from jaxnet.initializers import normal
 from jaxnet.ops.linalg import largest_eigenvalue
+from jaxnet.ops.precision import wide
 from jaxnet.ops.varying import varying
 from jaxnet.services.checks import as_array, at_least, check_key, check_options, check_rank, within
 from jaxnet.services.progress import progress_bar
@@ -268,7 +269,8 @@ def sparse_code(
     def forward(m, x):
         check_rank(name, x, 2)
         dictionary = m.param("dictionary", unit_init, (features, x.shape[-1]))
-        return fista(dictionary, x, penalty, steps, positive=positive)
+        codes = fista(wide(dictionary), wide(x), penalty, steps, positive=positive)
+        return codes.astype(x.dtype)
 
     def unit_init(key, shape, dtype):
         return _unit(normal(1.0)(key, shape, dtype))

@@ -366,3 +366,25 @@ def test_batch_statistics_of_narrow_floats_are_wide():
     exact = np.asarray(x, np.float64)
     np.testing.assert_allclose(state["mean"], exact.mean(0), rtol=1e-5)
     np.testing.assert_allclose(state["var"], exact.var(0), rtol=1e-4)
+
+
+FOUR = [jn.layer_norm(), jn.group_norm(1), jn.instance_norm(), jn.batch_norm()]
+
+
+@pytest.mark.parametrize("layer", FOUR, ids=lambda layer: layer.name)
+@pytest.mark.parametrize("value", [33_000.0, 1.1e6, 1e7])
+def test_equal_numbers_become_zero(layer, value):
+    """Far from 0, the mean of equal numbers was rounded, and the rest divided by itself."""
+    x = np.full((4, 5, 7, 16), value, np.float32)
+    params, state = layer.init(jax.random.key(0), x)
+    y, _ = jax.jit(lambda x: layer.apply(params, state, x, train=True))(x)
+    np.testing.assert_array_equal(y, np.zeros_like(x))
+
+
+def test_numbers_beyond_the_range_of_squares_leave_the_running_variance():
+    layer = jn.batch_norm()
+    params, state = layer.init(jax.random.key(0), jn.spec((3, 2)))
+    x = np.float32([[1, 1e30], [2, -1e30], [6, 1e30]])
+    _, after = layer.apply(params, state, x, train=True)
+    np.testing.assert_allclose(after["var"], [0.9 + 0.1 * 14 / 3, 1.0], rtol=1e-6)
+    assert np.isfinite(after["mean"]).all()

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.ops.recurrence import GRU, LSTM, hidden, project, simple_cell, unroll
+from jaxnet.ops.product import plus
+from jaxnet.ops.recurrence import GRU, LSTM, hidden, simple_cell, unroll
 
 CELLS = {"rnn": simple_cell(jnp.tanh), "lstm": LSTM, "gru": GRU}
 each = pytest.mark.parametrize("kind", list(CELLS))
@@ -42,7 +43,7 @@ def plain(cell, pre, kernel, biases, carry, mask):
 
     def body(carry, now):
         pre, mask = now
-        new, _ = cell.step(pre + biases[0], project(hidden(carry), kernel, biases[1]), carry)
+        new, _ = cell.step(pre + biases[0], plus(hidden(carry) @ kernel, biases[1]), carry)
         if mask is not None:
             new = jax.tree.map(lambda n, o: jnp.where(mask, n, o), new, carry)
         return new, hidden(new)

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxnet.core import Params, child_key, param_dtype
 from jaxnet.initializers import normal, zeros
+from jaxnet.ops.product import plus, spread
 from jaxnet.services.checks import at_least, check_range, on_host
 from jaxnet.services.extras import extra
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
@@ -268,10 +269,11 @@ def _mixture_scores(params, x):
 
 
 def _components(params, x):  # (..., features) -> (..., states, mixtures)
-    away = x[..., None, None, :] - params["mean"]
-    squares = away**2 * jnp.exp(-params["log_variance"]) + params["log_variance"]
+    away = plus(x[..., None, None, :], -params["mean"])
+    log_variance = spread(params["log_variance"], away.shape)
+    squares = away**2 * jnp.exp(-log_variance) + log_variance
     log_density = -0.5 * (squares + math.log(2 * math.pi)).sum(-1)
-    return log_density + log_probabilities(params["weight"])
+    return plus(log_density, log_probabilities(params["weight"]))
 
 
 def shares(count: jax.Array, old: jax.Array) -> jax.Array:

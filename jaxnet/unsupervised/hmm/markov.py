@@ -328,12 +328,12 @@ def _alphas(log_start, log_transition, scores, mask):
     def step(carry, now):
         alpha, shift = carry
         score, counts = now  # (batch, states), (batch, 1)
-        moved = logsumexp(alpha[:, :, None] + log_transition, 1) + score
+        moved = logsumexp(alpha[:, :, None] + log_transition[None], 1) + score
         moved, top = _shifted(moved)
         carry = jnp.where(counts, moved, alpha), jnp.where(counts, shift + top, shift)
         return carry, carry
 
-    first = _shifted(log_start + jnp.where(mask[:, :1], scores[:, 0], 0))
+    first = _shifted(log_start[None] + jnp.where(mask[:, :1], scores[:, 0], 0))
     (alpha, shift), later = jax.lax.scan(step, first, _later(scores, mask))
     log_likelihood = jnp.where(mask[:, 0], logsumexp(alpha, 1) + shift[:, 0], 0)
     alphas, shifts = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
@@ -367,12 +367,14 @@ def _viterbi(start, transition, scores, mask):
 
     def step(delta, now):
         score, counts = now  # (batch, states), (batch, 1)
-        ways = delta[:, :, None] + log_transition  # (batch, from, to)
-        came_from = jnp.where(counts, ways.argmax(1).astype(jnp.int32), here)
+        ways = delta[:, :, None] + log_transition[None]  # (batch, from, to)
+        came_from = jnp.where(counts, ways.argmax(1).astype(jnp.int32), here[None])
         moved, top = _shifted(ways.max(1) + score)
         return jnp.where(counts, moved, delta), (came_from, jnp.where(counts, top, 0))
 
-    first, shift = _shifted(log_probabilities(start) + jnp.where(mask[:, :1], scores[:, 0], 0))
+    first, shift = _shifted(
+        log_probabilities(start)[None] + jnp.where(mask[:, :1], scores[:, 0], 0)
+    )
     delta, (came_from, tops) = jax.lax.scan(step, first, _later(scores, mask))
     last = delta.argmax(1).astype(jnp.int32)  # (batch,)
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxnet.core import Layer, Params, child_key, compose, spec, stateless
 from jaxnet.initializers import Initializer, zeros
 from jaxnet.layers.sequence import Sequence, read
+from jaxnet.ops.precision import wide
 from jaxnet.services.checks import (
     a_function,
     all_native,
@@ -98,8 +99,10 @@ def hmm(
             "start": m.param("start", start_init, (states,)),
             "transition": m.param("transition", transition_init, (states, states)),
         }
+        # Scores are sums over features and time.
+        dtype, params = params["start"].dtype, jax.tree.map(wide, params)
         scores = emission.score(params["emission"], _without_padding(sequence))
-        return forward(params, scores, sequence.lengths)[1]
+        return forward(params, scores, sequence.lengths)[1].astype(dtype)
 
     return compose(score, name=name, kind="hmm")
 

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 
 from jaxnet.core import Layer, Params, child_key, compose
 from jaxnet.initializers import Initializer, normal, zeros
+from jaxnet.ops.product import plus, product
 from jaxnet.services.checks import as_array, at_least, check_key, check_options, check_rank, within
 from jaxnet.training import fit, learning_rule, trainer
 from jaxnet.unsupervised.check import check_examples, whole_batches
@@ -110,11 +111,12 @@ def read_params(
 
 
 def _hidden_field(params: Params, x: jax.Array) -> jax.Array:
-    return x @ params["kernel"] + params["bias"]  # (..., inputs) -> (..., features)
+    return plus(product(x, params["kernel"]), params["bias"])  # (..., inputs) -> (..., features)
 
 
 def _visible_field(params: Params, h: jax.Array) -> jax.Array:
-    return h @ params["kernel"].T + params["visible_bias"]  # (..., features) -> (..., inputs)
+    # (..., features) -> (..., inputs)
+    return plus(product(h, params["kernel"].T), params["visible_bias"])
 
 
 def free_energy(params: Params, x: ArrayLike, *, visible: Visible = bernoulli) -> jax.Array:

@@ -1,5 +1,6 @@
 """Convolutions in C against plain loops in float64, and everything around them."""
 
+import itertools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -172,8 +173,8 @@ def test_derivatives_of_all_kinds_agree_with_xla(monkeypatch):
 
 def test_what_is_not_a_number_goes_where_xla_puts_it():
     """Zeros around the input are multiplied too: with NaN and infinity they are not zero."""
-    form = form_of((5, 7), (3, 3), low=1, high=1)
-    for wanted, names in OPERANDS.items():
+    forms = form_of((5, 7), (3, 3), low=1, high=1), form_of((8, 8), (3, 2), strides=3)
+    for form, (wanted, names) in itertools.product(forms, OPERANDS.items()):
         for name in names:
             for value in (np.nan, np.inf):
                 given = arrays(form, 1, 2, 3, 4)

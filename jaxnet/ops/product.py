@@ -1,0 +1,74 @@
+"""What layers do with their params: multiply by a kernel, add a bias, look up rows of a table.
+
+Each sums in its gradient over all examples and positions: in at least float32, also where the layer
+computes in 16 bits, whose few digits a sum of thousands of terms would lose.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.ops.precision import wide
+
+
+def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
+    """Return the product of the last axes of x and the first axes of a kernel.
+
+    Args:
+      x: Array (..., *inputs).
+      kernel: Array (*inputs, *outputs).
+      inputs: Number of axes that are summed.
+
+    Returns:
+      (..., *outputs).
+
+    Example:
+      >>> product(jnp.ones((2, 5, 3)), jnp.ones((3, 4, 6))).shape
+      (2, 5, 4, 6)
+    """
+    before, outputs = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+    if jax.typeof(x).sharding.mesh.explicit_axes:  # a sharded axis cannot be merged with others
+        return jnp.tensordot(x, kernel, inputs)
+    # With two axes XLA transposes the product without copies. With more it also loses digits: on
+    # CPU, the gradient of a kernel in bfloat16 is then summed in bfloat16 (JAX 0.12).
+    matrix = kernel.reshape(math.prod(kernel.shape[:inputs]), math.prod(outputs))
+    y = x.reshape(math.prod(before), matrix.shape[0]) @ matrix
+    return y.reshape(*before, *outputs)
+
+
+def spread(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcast an array, with a gradient that is summed in at least float32.
+
+    Example:
+      >>> total = lambda a: spread(a, (1000, 1)).sum()
+      >>> jax.grad(total)(jnp.ones(1, jnp.bfloat16))  # bfloat16 has no 257
+      Array([1000], dtype=bfloat16)
+    """
+    return a if a.shape == shape else jnp.broadcast_to(wide(a), shape).astype(a.dtype)
+
+
+def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Return y + bias, broadcast against each other; y if the bias is None.
+
+    Example:
+      >>> plus(jnp.ones((2, 3)), jnp.arange(3.0))[1].tolist()
+      [1.0, 2.0, 3.0]
+    """
+    if bias is None:
+        return y
+    shape = jnp.broadcast_shapes(y.shape, bias.shape)
+    return spread(y, shape) + spread(bias, shape)
+
+
+def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Return the rows of a table (n, ...); NaN for ids out of range, including negative ids.
+
+    Example:
+      >>> rows(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 2])).tolist()
+      [[3.0, 4.0], [nan, nan]]
+    """
+    if not jnp.issubdtype(table.dtype, jnp.inexact):  # integers have neither gradient nor NaN
+        return table[ids]
+    ids = jnp.where(ids < 0, table.shape[0], ids)
+    return wide(table).at[ids].get(mode="fill", fill_value=jnp.nan).astype(table.dtype)

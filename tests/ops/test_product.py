@@ -1,0 +1,83 @@
+"""Products with kernels, biases and tables: plain formulas, and sums of gradients in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.ops.product import plus, product, rows, spread
+
+RNG = np.random.default_rng(0)
+NARROW = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+
+
+SHAPES = [((5, 3), (3, 4), 1), ((2, 5, 3), (3, 4, 6), 1), ((2, 5, 3, 4), (3, 4, 6), 2)]
+
+
+@pytest.mark.parametrize(("shape", "kernel", "inputs"), [*SHAPES, ((3,), (3, 2), 1)])
+def test_products_are_those_of_tensordot(shape, kernel, inputs):
+    x, w = RNG.normal(size=shape), RNG.normal(size=kernel)
+    np.testing.assert_allclose(
+        jax.jit(product, static_argnums=2)(x, w, inputs), np.tensordot(x, w, inputs), 1e-5, 1e-5
+    )
+
+
+def test_both_summands_may_broadcast():
+    a, b = np.arange(6.0).reshape(2, 1, 3), np.arange(4.0)[:, None]
+    np.testing.assert_array_equal(jax.jit(plus)(a, b), a + b)
+    assert plus(a, None) is a
+
+
+def test_rows_out_of_range_are_nan_and_those_of_integers_are_integers():
+    table = np.arange(6.0).reshape(3, 2)
+    found = np.asarray(rows(jnp.array(table), jnp.array([[2, -1], [3, 0]])))
+    np.testing.assert_array_equal(found, [[[4, 5], [np.nan] * 2], [[np.nan] * 2, [0, 1]]])
+    assert rows(jnp.arange(3), jnp.array([2, 0])).tolist() == [2, 0]
+
+
+@NARROW
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda a: plus(jnp.zeros((30, 400, 3), a.dtype), a), (3,)),
+        (lambda a: spread(a, (12_000, 3)), (3,)),
+        (lambda a: rows(a, jnp.zeros(12_000, jnp.int32)), (2, 3)),
+        (lambda a: product(jnp.ones((30, 400, 2), a.dtype), a), (2, 3)),
+    ],
+    ids=["plus", "spread", "rows", "product"],
+)
+def test_gradients_are_summed_in_float32(function, shape, dtype):
+    found = jax.jit(jax.grad(lambda a: function(a).sum()))(jnp.ones(shape, dtype))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(np.float32(found)[0], 12_000, rtol=0.004)
+
+
+def test_a_table_learns_log_odds_in_bfloat16():
+    """The most frequent of 5 ids must end at the logarithm of its odds, log(4)."""
+    ids = np.repeat([0, 1], [4096 * 4, 4096])  # 4 to 1
+    targets = (ids == 0).astype(np.float32)[:, None]
+    net = jn.cast(jn.compose(lambda m, x: m(jn.embedding(1, 1), jnp.zeros_like(x))), jnp.bfloat16)
+    trainer = jn.trainer(jn.supervised(net, optax.sigmoid_binary_cross_entropy), optax.sgd(4.0))
+    train_state = trainer.init(jax.random.key(0), (ids, targets))
+    for _ in range(30):
+        train_state, _ = trainer.step(train_state, (ids, targets))
+    found = float(train_state.params["embedding"]["embedding"][0, 0])
+    assert abs(found - np.log(4)) < 0.02
+
+
+def test_no_copy_in_float32_of_an_activation_is_kept():
+    """What a step of a net in bfloat16 holds between its passes has 16 bits."""
+    net = jn.cast(
+        jn.serial(jn.dense(64), jax.nn.gelu, jn.dense(64), jax.nn.gelu, jn.dense(1)), jnp.bfloat16
+    )
+    x = jn.spec((8192, 64), jnp.bfloat16)
+    params, state = jax.eval_shape(net.init, jax.random.key(0), x)
+
+    def total(params, x):
+        return net.apply(params, state, x)[0].astype(jnp.float32).sum()
+
+    _, pull = jax.eval_shape(lambda p, x: jax.vjp(lambda p: total(p, x), p), params, x)
+    wide = [a for a in jax.tree.leaves(pull) if a.dtype == jnp.float32 and a.size >= 8192 * 64]
+    assert not wide
