@@ -1,6 +1,6 @@
 """The weights of published language models: a table of their names, and a reader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,16 @@ from jaxnet.interop.names import (
     transposed,
 )
 from jaxnet.interop.weights import Files, open_weights
-from jaxnet.models import decoder, decoder_config
-from jaxnet.models.decoder_config import Config, read_config
+from jaxnet.models import decoder
+from jaxnet.models.decoder_config import read_config
 
 # Ends of the names of buffers that older files have in addition to the weights.
 BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+
+# Beginnings and names of weights, of most families and of GPT-2.
+PREFIXES = "model.", "transformer."
+EMBEDDING = "embed_tokens.weight", "wte.weight"
+HEAD = "lm_head.weight"
 
 # Gemma stores what is added to 1.
 _plus_one = invertible(lambda a: np.asarray(a, np.float32) + 1, lambda a: a - 1)
@@ -57,21 +62,35 @@ def load_decoder(
       >>> net, params, state = load_decoder(folder)  # doctest: +SKIP
     """
     config = read_config("load_decoder", folder)
-    net = decoder(**decoder_config(config))
+    options = config.options()
     stored = open_weights("load_decoder", folder if weights is None else weights)
     # The first published files have no prefix.
-    bare = config["model_type"] == "gpt2" and "wte.weight" in stored
-    table = decoder_table(config, prefix="" if bare else None)
-    tied = "head/kernel" not in table
-    leave = [
-        name for name in stored if name.endswith(BUFFERS) or (name == "lm_head.weight" and tied)
-    ]
+    bare = config.family == "gpt2" and "wte.weight" in stored
+    first = "" if bare else PREFIXES[config.family == "gpt2"]
+    layers = first + ("h" if config.family == "gpt2" else "layers")
+    if not any(name.startswith(f"{layers}.{options['depth'] - 1}.") for name in stored):
+        raise config.error(
+            f"says that there are {options['depth']:,} layers, but the weights have no entry "
+            f"{layers}.{options['depth'] - 1}.…"
+        )
+    leave = [name for name in stored if name.endswith(BUFFERS)]
+    if HEAD in stored and options["tied"]:
+        # Whoever changed one of them, as by adding tokens, did not untie them in the config.
+        table = np.asarray(stored[first + EMBEDDING[config.family == "gpt2"]])
+        if np.array_equal(np.asarray(stored[HEAD]), table):
+            leave.append(HEAD)
+        else:
+            options["tied"] = False
+    net = decoder(**options)
+    table = _table(config.family, options, first)
     ids = spec((1, 1), jnp.int32)
     params, state = by_names(net, stored, ids, table, leave=leave, dtype=dtype, put=put)
     return net, params, state
 
 
-def decoder_table(config: str | Path | Config, *, prefix: str | None = None) -> dict[str, Source]:
+def decoder_table(
+    config: str | Path | Mapping[str, Any], *, prefix: str | None = None
+) -> dict[str, Source]:
     """Return the table of names of a published language model, for `by_names` and `to_names`.
 
     Args:
@@ -87,13 +106,16 @@ def decoder_table(config: str | Path | Config, *, prefix: str | None = None) -> 
       >>> decoder_table(config)["block_{i}/mlp_in/kernel"]
       'transformer.h.{i}.mlp.c_fc.weight'
     """
-    config = read_config("decoder_table", config)
-    options = decoder_config(config)
-    if config["model_type"] == "gpt2":
-        first = "transformer." if prefix is None else prefix
-        return _gpt2(options["width"], options["heads"], first)
-    first = "model." if prefix is None else prefix
-    return _llama(options, first, gemma=config["model_type"].startswith("gemma"))
+    read = read_config("decoder_table", config)
+    first = PREFIXES[read.family == "gpt2"] if prefix is None else prefix
+    return _table(read.family, read.options(), first)
+
+
+def _table(family: str, options: dict[str, Any], first: str) -> dict[str, Source]:
+    head: dict[str, Source] = {} if options["tied"] else {"head/kernel": (HEAD, transposed)}
+    if family == "gpt2":
+        return _gpt2(options["width"], options["heads"], first) | head
+    return _llama(options, first, gemma=family.startswith("gemma")) | head
 
 
 def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source]:
@@ -106,8 +128,6 @@ def _llama(options: dict[str, Any], first: str, gemma: bool) -> dict[str, Source
         "embedding/embedding": f"{first}embed_tokens.weight",
         "norm/scale": _scale(f"{first}norm.weight", gemma),
     }
-    if not options["tied"]:
-        table["head/kernel"] = ("lm_head.weight", transposed)
     for ours, theirs, count in (
         ("query", "q", heads),
         ("key", "k", groups),

@@ -137,7 +137,9 @@ def decoder(
     def expert(m, x):
         return gated_mlp(m, x, mlp_features, gated=gated, activation=activation, use_bias=False)
 
-    mixed = None if experts is None else moe(compose(expert), experts, experts_per_token)
+    mixed = None
+    if experts is not None:  # the weights of one expert alone are 1, too
+        mixed = moe(compose(expert), experts, experts_per_token, renormalize=True)
 
     def block(i: int) -> Layer:
         near = window is not None and windowed[i % len(windowed)]

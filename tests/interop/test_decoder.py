@@ -96,6 +96,19 @@ def test_logits_text_and_the_way_back(name, tmp_path):
     np.testing.assert_allclose(same, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2",
+                                  "gemma3", "olmo2", "gpt2"])  # fmt: skip
+def test_every_entry_of_a_configuration_counts_or_raises(name):
+    pytest.importorskip("torch", reason="compares with transformers")
+    pytest.importorskip("transformers", reason="compares with transformers")
+    from tests.interop.decoder_fields import compare
+
+    counts, wrong = compare(name)
+    assert not wrong
+    assert counts["equal"] > 30 and counts["raised"] > 30
+
+
 LLAMA = {
     "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 16,
@@ -179,3 +192,32 @@ def test_stacked_layers_and_parts_go_back():
     }  # fmt: skip
     again, _ = by_names(net, names, x, table)
     jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_head_that_differs_from_the_table_is_kept(tmp_path, family):
+    """As after merging an adapter, although the config says that they are tied."""
+    gpt2 = {"model_type": "gpt2", "vocab_size": 11, "n_embd": 8, "n_layer": 2, "n_head": 4}
+    config = LLAMA | {"tie_word_embeddings": True} if family == "llama" else gpt2
+    stored(tmp_path, config)
+    table = "model.embed_tokens.weight" if family == "llama" else "transformer.wte.weight"
+    weights = {}
+    for file in sorted(tmp_path.glob("*.safetensors")):
+        weights |= load_file(file)
+        file.unlink()
+    for change in (0.0, 1.0):
+        head = weights[table] + np.float32(change)
+        save_file(weights | {"lm_head.weight": head}, tmp_path / "model.safetensors")
+        net, params, state = load_decoder(tmp_path)
+        assert ("head" in params) == bool(change)
+        ids = jnp.array([[1, 5, 2]])
+        logits, _ = net.apply(params, state, ids)
+        assert logits.shape == (1, 3, 11)
+    np.testing.assert_array_equal(params["head"]["kernel"], head.T)
+
+
+def test_layers_without_weights_are_refused_before_the_net_is_made(tmp_path):
+    stored(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"num_hidden_layers": 9_999}))
+    with pytest.raises(ValueError, match=r"9,999 layers, but the weights have no .*layers.9998"):
+        load_decoder(tmp_path)

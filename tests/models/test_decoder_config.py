@@ -1,10 +1,15 @@
 """Options of published models; tests/interop/test_decoder.py compares their logits."""
 
+import copy
+import json
+import random
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 import jaxnet as jn
+from jaxnet.models.decoder_config import FAMILIES
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2,
@@ -65,10 +70,10 @@ def test_published_sizes():
 def test_what_cannot_be_computed_is_named():
     with pytest.raises(ValueError, match="rope_type must be default, linear or llama3, got 'yarn'"):
         jn.models.decoder_config(LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})
-    with pytest.raises(ValueError, match="hidden_act must be one of silu"):
+    with pytest.raises(ValueError, match="hidden_act must be one of silu, .*got 'xielu'"):
         jn.models.decoder_config(LLAMA | {"hidden_act": "xielu"})
     share = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
-    with pytest.raises(ValueError, match="partial_rotary_factor is not read"):
+    with pytest.raises(ValueError, match="partial_rotary_factor must be 1, got 0.5"):
         jn.models.decoder_config(LLAMA | {"rope_parameters": share})
 
 
@@ -81,3 +86,189 @@ def test_windows_by_layer():
     qwen = LLAMA | {"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": True}
     assert jn.models.decoder_config(qwen | {"max_window_layers": 1})["windowed"] == [False, True]
     assert jn.models.decoder_config(qwen | {"use_sliding_window": False})["window"] is None
+
+
+# What the makers published, whole: nothing in it may be unknown.
+PUBLISHED = {
+    "SmolLM2-135M": {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "silu", "hidden_size": 576,
+        "initializer_range": 0.041666666666666664, "intermediate_size": 1536,
+        "is_llama_config": True, "max_position_embeddings": 8192, "model_type": "llama",
+        "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
+        "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False,
+        "rope_scaling": None, "rope_theta": 100000, "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16", "transformers_version": "4.40.1", "use_cache": True,
+        "vocab_size": 49152,
+    },
+    "Qwen2.5-0.5B": {
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643,
+        "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 896,
+        "initializer_range": 0.02, "intermediate_size": 4864, "max_position_embeddings": 32768,
+        "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
+        "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16", "transformers_version": "4.40.1", "use_cache": True,
+        "use_mrope": False, "use_sliding_window": False, "vocab_size": 151936,
+    },
+    "gemma-2-2b": {
+        "architectures": ["Gemma2ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": 50.0, "bos_token_id": 2, "cache_implementation": "hybrid",
+        "eos_token_id": 1, "final_logit_softcapping": 30.0, "head_dim": 256,
+        "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 2304, "initializer_range": 0.02, "intermediate_size": 9216,
+        "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 8,
+        "num_hidden_layers": 26, "num_key_value_heads": 4, "pad_token_id": 0,
+        "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
+        "sliding_window": 4096, "torch_dtype": "float32", "transformers_version": "4.42.4",
+        "use_cache": True, "vocab_size": 256000,
+    },
+    "gemma-3-1b": {
+        "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": None, "bos_token_id": 2, "cache_implementation": "hybrid",
+        "eos_token_id": [1, 106], "final_logit_softcapping": None, "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152, "initializer_range": 0.02,
+        "intermediate_size": 6912, "max_position_embeddings": 32768, "model_type": "gemma3_text",
+        "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1,
+        "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+        "rope_local_base_freq": 10000, "rope_scaling": None, "rope_theta": 1000000,
+        "sliding_window": 512, "sliding_window_pattern": 6, "torch_dtype": "bfloat16",
+        "transformers_version": "4.50.0.dev0", "use_cache": True, "vocab_size": 262144,
+    },
+    "gpt2": {
+        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+        "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256,
+        "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2",
+        "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024,
+        "resid_pdrop": 0.1, "summary_activation": None, "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+        "vocab_size": 50257,
+    },
+    "Llama-3.2-1B": {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "bos_token_id": 128000, "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu",
+        "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192,
+        "max_position_embeddings": 131072, "mlp_bias": False, "model_type": "llama",
+        "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
+        "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+        "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                         "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+        "rope_theta": 500000.0, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "transformers_version": "4.45.0.dev0", "use_cache": True, "vocab_size": 128256,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations_hold_nothing_unknown(name):
+    options = jn.models.decoder_config(PUBLISHED[name])
+    assert options["depth"] in (12, 16, 24, 26, 30)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_defaults_for_all_entries(family):
+    """As in transformers; tests/interop/decoder_fields.py compares the logits."""
+    options = jn.models.decoder_config({"model_type": family})
+    assert options["vocabulary"] > 30_000 and options["width"] % options["heads"] == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "entry", "option", "value"),
+    [
+        ("qwen2", {"use_sliding_window": True}, "windowed", [False] * 28 + [True] * 4),
+        ("mistral", {}, "window", (4095, 0)),
+        ("gemma2", {}, "softcap", 50.0),
+        ("gemma2", {}, "logit_softcap", 30.0),
+        ("mixtral", {}, "epsilon", 1e-5),
+        ("mixtral", {}, "experts", 8),
+        ("olmo2", {}, "epsilon", 1e-5),
+        ("gpt2", {"hidden_size": 24}, "width", 24),
+        ("mistral", {}, "kv_heads", 8),
+        ("mistral", {"num_key_value_heads": None}, "kv_heads", None),
+        ("gpt2", {"tie_word_embeddings": False}, "tied", False),
+    ],
+)
+def test_what_is_left_out_has_the_default_of_its_family(family, entry, option, value):
+    options = jn.models.decoder_config({"model_type": family} | entry)
+    assert options[option] == value
+
+
+@pytest.mark.parametrize(
+    ("config", "base"),
+    [
+        ({"model_type": "mixtral"}, 1e6),
+        ({"model_type": "gemma3_text"}, 1e6),
+        ({"model_type": "llama"}, 1e4),
+        ({"model_type": "llama", "rope_theta": 7, "rope_parameters": {}}, 7),
+        ({"model_type": "llama", "rope_theta": 7, "rope_parameters": {"rope_theta": 5}}, 5),
+        ({"model_type": "gemma3_text", "rope_theta": 7}, 7),
+    ],
+)
+def test_the_base_of_the_rotation(config, base):
+    assert jn.models.decoder_config(config)["rotary"].keywords["base"] == base
+
+
+def test_near_layers_keep_their_own_rotation():
+    config = {"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_theta": 9}}}
+    options = jn.models.decoder_config(config)
+    assert options["rotary"].keywords["base"] == 9
+    assert options["local_rotary"].keywords["base"] == 1e4
+
+
+@pytest.mark.parametrize(
+    ("family", "entry", "words"),
+    [
+        ("llama", {"invented": 1}, "the entry 'invented' is unknown for llama. If the logits do"),
+        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights must be True, got False"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention must"),
+        ("llama", {"quantization_config": {}}, "quantization_config must be None, got {}"),
+        ("llama", {"num_hidden_layers": True}, "num_hidden_layers must be a whole number"),
+        ("llama", {"num_hidden_layers": 2**40}, "num_hidden_layers must be a whole number from 1"),
+        ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps must be a positive number"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads must divide"),
+        ("llama", {"hidden_size": 33}, "num_attention_heads must divide hidden_size = 33, got 32"),
+        ("gpt2", {"n_head": 5}, "n_head must divide n_embd = 768, got 5"),
+        ("gpt2", {"n_embd": 24, "hidden_size": 24}, "n_embd is given twice"),
+        ("gemma2", {"sliding_window": None}, "sliding_window must be a number"),
+        ("gemma2", {"layer_types": ["full_attention"]}, "layer_types must have 26 entries"),
+        ("gemma3_text", {"rope_parameters": {"rope_theta": 5}}, "rope_parameters may hold full"),
+        ("llama", {"rope_parameters": {"mrope_section": [1]}}, "the entry 'mrope_section' of rope"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "factor in rope_scaling must be a pos"),
+        ("mixtral", {"num_experts_per_tok": 9}, "num_experts_per_tok must be at most 8, got 9"),
+    ],
+)
+def test_a_wrong_entry_is_named(family, entry, words):
+    with pytest.raises(ValueError) as error:
+        jn.models.decoder_config({"model_type": family} | entry)
+    assert str(error.value).startswith(f"decoder_config: {words}")
+
+
+DAMAGE = [None, -1, 0, 1.5, 2**70, float("nan"), float("inf"), "", "x", [], [1], {}, {"a": 1}, True]
+
+
+def test_damaged_files_are_errors_that_name_them(tmp_path):
+    """400 configurations with entries of another type, and files that are not JSON objects."""
+    rng, file = random.Random(5), tmp_path / "config.json"
+    texts = ["", "{", "[]", "null", "[" * 100_000, '"x"', "\ud800", "1" * 5000, "{}", "nan"]
+    for _ in range(400):
+        config = copy.deepcopy(rng.choice(list(PUBLISHED.values())))
+        for name in rng.sample(list(config), rng.randint(1, 3)):
+            if isinstance(config[name], dict) and rng.random() < 0.7:
+                config[name][rng.choice(list(config[name]))] = rng.choice(DAMAGE)
+            else:
+                config[name] = rng.choice(DAMAGE)
+        texts.append(json.dumps(config))
+    right = 0
+    for text in texts:
+        file.write_text(text, errors="surrogatepass") if text != "\ud800" else file.write_bytes(
+            b"\xff\xfe"
+        )
+        try:
+            options = jn.models.decoder_config(file)
+        except ValueError as error:
+            assert str(file) in str(error), error
+        else:
+            right += 1
+            assert options["depth"] < 100
+    assert 40 < right < 300  # entries without effect may hold anything

@@ -1,0 +1,99 @@
+"""Flips and leaves out every field of a decoder's configuration, and asks transformers for logits.
+
+    python -m tests.interop.decoder_fields
+
+It prints for each family how many changes gave equal logits, an error that names the entry, and
+other logits (there must be none). Needs the extra parity.
+"""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.interop import load_decoder
+from tests.interop.test_decoder import MODELS, published
+
+FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "gpt2"]
+IDS = np.random.default_rng(0).integers(3, 97, (2, 12))
+ROPE = {"rope_type": "default", "rope_theta": 777.0}
+OTHER: dict[str, list[Any]] = {  # values to try, where a type has no opposite
+    "hidden_act": ["relu", "gelu", "tanh"], "hidden_activation": ["relu", "silu"],
+    "activation_function": ["relu", "silu"], "layer_types": [["full_attention"] * 3],
+    "rope_parameters": [None, ROPE, ROPE | {"rope_type": "linear", "factor": 2.0},
+                        ROPE | {"rope_type": "dynamic", "factor": 2.0},
+                        ROPE | {"partial_rotary_factor": 0.5}],
+    "architectures": [None, ["Other"]], "model_type": [],
+}  # fmt: skip
+# Entries of older files, and entries that no class knows.
+MORE: dict[str, list[Any]] = {
+    "rope_theta": [777.0], "rope_scaling": [None, {"type": "linear", "factor": 2.0}],
+    "rope_local_base_freq": [777.0], "sliding_window_pattern": [2], "max_window_layers": [0, 2],
+    "attention_bias": [False], "mlp_bias": [False], "use_sliding_window": [True], "head_dim": [8],
+    "quantization_config": [{"quant_method": "gptq"}], "scale_attn_weights": [False],
+    "use_bidirectional_attention": [True], "invented": [1], "torch_dtype": ["float16"],
+}  # fmt: skip
+
+
+def changed(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Configurations with one entry left out, set to null, or changed."""
+    for name, value in config.items():
+        if name == "model_type":
+            continue
+        yield f"{name} left out", {n: v for n, v in config.items() if n != name}
+        if isinstance(value, bool):
+            values = [not value]
+        elif isinstance(value, int):
+            values = [2 * value, value + 1] if value else [1]
+        elif isinstance(value, float):
+            values = [value * 4 if value else 0.5]
+        else:
+            values = [5] if value is None and "layer" not in name else []
+        for other in [*OTHER.get(name, values), None]:
+            yield f"{name} = {other!r:.50}", config | {name: other}
+    for name, values in MORE.items():
+        for value in values:
+            yield f"{name} = {value!r:.50}", config | {name: value}
+
+
+def compare(name: str) -> tuple[Counter, list[str]]:
+    """Count what came of each change, and say which gave other logits."""
+    counts, wrong = Counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        torch, model = published(name, folder)
+        transformers = __import__("transformers")
+        transformers.logging.set_verbosity_error()
+        file = Path(folder) / "config.json"
+        for what, config in changed(json.loads(file.read_text())):
+            file.write_text(json.dumps(config))
+            try:
+                net, params, state = load_decoder(folder)
+            except ValueError as error:
+                counts["raised"] += 1
+                assert "load_decoder" in str(error) or "by_names" in str(error), error
+                continue
+            found = np.asarray(net.apply(params, state, jnp.asarray(IDS))[0])
+            try:
+                again = type(model).from_pretrained(folder, attn_implementation="eager").eval()
+                with torch.no_grad():
+                    wanted = again(torch.tensor(IDS)).logits.float().numpy()
+            except Exception:
+                counts["raised by transformers alone"] += 1
+                continue
+            off = np.abs(found - wanted).max() / np.abs(wanted).max()
+            counts["equal" if off < 2e-3 else "wrong"] += 1
+            if off >= 2e-3:
+                wrong.append(f"{name}: {what}: off by {off:.3g}")
+    return counts, wrong
+
+
+if __name__ == "__main__":
+    for family in FAMILIES:
+        counts, wrong = compare(family)
+        print(family, dict(counts), *wrong, sep="\n  ", flush=True)
+    assert set(FAMILIES) <= set(MODELS)
