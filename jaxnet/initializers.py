@@ -20,6 +20,7 @@ from jaxnet.services.checks import (
     check_key,
     check_shape,
     is_traced,
+    on_device,
     on_host,
     one_of,
     within,
@@ -115,7 +116,7 @@ def variance_scaling(
         fans = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}
         std = math.sqrt(scale / max(1.0, fans[mode] * field))
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-        return jnp.asarray(_unit(key, shape, dtype, distribution) * np.asarray(std, dtype))
+        return on_device(_unit(key, shape, dtype, distribution) * np.asarray(std, dtype))
 
     return init
 
@@ -203,7 +204,7 @@ def normal(stddev: float = 0.01) -> Initializer:
     def init(key, shape, dtype=jnp.float32):
         check_key(key, "normal")
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-        return jnp.asarray(_unit(key, shape, dtype, "normal") * np.asarray(stddev, dtype))
+        return on_device(_unit(key, shape, dtype, "normal") * np.asarray(stddev, dtype))
 
     return init
 
@@ -225,7 +226,7 @@ def constant(value: float) -> Initializer:
         """Fill every entry with one value; the key is not used."""
         check_shape("constant: the shape", shape)
         # In NumPy, since jnp.full compiles for every shape.
-        return jnp.asarray(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
+        return on_device(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
 
     return init
 
@@ -272,6 +273,6 @@ def dirac(rest: Initializer = zeros) -> Initializer:
         passed = np.arange(features) < inputs
         if is_traced(kernel):
             return jnp.where(passed, identity, kernel)
-        return jnp.asarray(np.where(passed, identity, kernel))  # jnp.where compiles for every shape
+        return on_device(np.where(passed, identity, kernel))  # jnp.where compiles for every shape
 
     return init

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.core.errors import compare
-from jaxnet.interop.weights import Files, Weights, open_weights
+from jaxnet.interop.weights import Files, Weights, numbers, open_weights
 from jaxnet.services.checks import (
     a_function,
     at_least,
@@ -141,7 +141,7 @@ def by_names(
             if not jnp.issubdtype(spec.dtype, jnp.inexact) and array.dtype.kind == "f":
                 raise ValueError(f"expected {spec.dtype}, got {array.dtype}")
             floats = jnp.issubdtype(spec.dtype, jnp.floating)
-            ours = jnp.array(array, dtype if floats and dtype is not None else spec.dtype)
+            ours = numbers(array, dtype if floats and dtype is not None else spec.dtype)
             found[place] = ours if put is None else put(path, ours)
         except (LookupError, ValueError) as error:
             wrong.append(f"{path} {spec.shape}: {error}")

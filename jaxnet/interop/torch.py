@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, Params, State, as_layer
@@ -31,7 +30,7 @@ from jaxnet.interop.torch_weights import (
     Entries,
     kind_of,
 )
-from jaxnet.interop.weights import Weights, read_weights
+from jaxnet.interop.weights import Weights, numbers, read_array, read_weights
 from jaxnet.services.checks import as_array, check_input, on_host, within
 from jaxnet.services.extras import extra
 from jaxnet.services.trees import PyTree, flat, key_spec
@@ -39,6 +38,8 @@ from jaxnet.transforms import observe
 
 # Transforms that do not change the entries of their layer.
 TRANSPARENT = ("cast", "freeze", "remat", "time_distributed", "recurrent")
+
+SAME_OUTPUTS = 1e-3  # largest difference by rounding, relative to the largest value
 
 # Names of arrays that must hold floats.
 NUMBERS = re.compile(r"(^|\.|_)(weight|bias|running_mean|running_var)(_|$)")
@@ -48,7 +49,12 @@ RECURRENT_ENTRY = re.compile(r"((?:weight|bias)_(?:ih|hh|hr))(?:_(l\d+(?:_revers
 
 
 def from_torch(
-    net: Layer, weights: Weights | str | Path, x: PyTree, *, names: Mapping[str, str] | None = None
+    net: Layer,
+    weights: Weights | str | Path,
+    x: PyTree,
+    *,
+    outputs: PyTree = None,
+    names: Mapping[str, str] | None = None,
 ) -> tuple[Params, State]:
     """Return params and state of a net from the weights of the same network in PyTorch.
 
@@ -58,8 +64,8 @@ def from_torch(
     Weights do not determine the padding: "SAME" with strides of 2 differs from PyTorch's padding=1.
 
     Two layers of one kind and shape that PyTorch declares in another order than the net calls them
-    would be exchanged. That raises if both libraries give them the same names, and cannot be seen
-    otherwise. So compare the outputs once, with `first_difference`.
+    would be exchanged, which nothing in the weights can show. So pass the outputs of PyTorch for an
+    x of numbers, in evaluation mode: they are compared with the outputs of the net.
 
     A recurrent module with several layers or directions has one jaxnet layer for each, such as
     `stack_rnn(bidirectional(lstm(8)), bidirectional(lstm(8)))`.
@@ -73,6 +79,8 @@ def from_torch(
       weights: Result of `module.state_dict()`, a mapping of arrays, or the path of a safetensors
         file; for a .pt file, `torch.load(path)`. To leave parts out, pass a dict without them.
       x: Input of the net, or its `jn.spec`; images and signals with channels last.
+      outputs: Outputs of PyTorch's module for x, tensors or arrays, in its layout; None compares
+        nothing.
       names: Dict of path of a layer, as in the params, -> its name in PyTorch, such as {"output":
         "fc"}, for layers that are not in their order; one layer of a recurrent module is "rnn.l0"
         or "rnn.l0_reverse". Path of a parameter -> its name in the state_dict, such as
@@ -85,10 +93,19 @@ def from_torch(
       OSError: If a file is missing or cannot be read.
       TypeError: If `weights` are not arrays of floats.
       ValueError: If a layer does not have a counterpart of the same kind and shape.
+      ValueError: If the outputs differ. The message names layers that may be exchanged.
       ValueError: If a layer comes after a reshape inside a function, so that the order of its input
         features in PyTorch is unknown.
 
     Example:
+      >>> weights = {"0.weight": np.ones((4, 3)), "0.bias": np.arange(4.0)}
+      >>> x, outputs = np.ones((2, 3), np.float32), np.array([[3.0, 4, 5, 6]] * 2)  # of PyTorch
+      >>> params, state = from_torch(jn.dense(4), weights, x, outputs=outputs)
+      >>> params["bias"]
+      Array([0., 1., 2., 3.], dtype=float32)
+
+      With a convolution, whose kernel is transposed, and without the comparison:
+
       >>> weights = {"0.weight": np.ones((4, 3, 5, 5)), "0.bias": np.arange(4.0),
       ...            "3.weight": np.ones((7, 64)), "3.bias": np.zeros(7)}
       >>> net = jn.serial(jn.conv(4, 5, padding="VALID"), jnp.tanh, jn.flatten(), jn.dense(7))
@@ -96,6 +113,7 @@ def from_torch(
       >>> jax.tree.map(jnp.shape, params["conv"])
       {'bias': (4,), 'kernel': (5, 5, 3, 4)}
     """
+    given = x
     net, weights, x, names = _checked("from_torch", net, weights, x, names)
     params, state, pairs = _match(net, weights, x, names)
     for part, group in pairs:
@@ -104,8 +122,49 @@ def from_torch(
             for entry, spec in entries.items():
                 where, _, name = f"{part.path}/{entry}".rpartition("/")
                 # a copy: PyTorch changes its tensors in place
-                _at(tree, where)[name] = jnp.array(ours[entry], spec.dtype, copy=True)
+                try:
+                    _at(tree, where)[name] = numbers(ours[entry], spec.dtype)
+                except ValueError as error:
+                    raise ValueError(
+                        f"torch weights: {group.prefix or 'the module'}, for {net.name}/"
+                        f"{part.name}: {entry} {error}"
+                    ) from None
+    if outputs is not None:
+        _compare(net, params, state, given, outputs, pairs)
     return params, state
+
+
+def _compare(net: Layer, params: Params, state: State, x: Any, outputs: Any, pairs: list) -> None:
+    """Raise if the outputs of the net are not those of PyTorch."""
+    x = jax.tree.map(lambda leaf: read_array("from_torch", "x", leaf), x)
+    found = jax.tree.leaves(net.apply(params, state, x)[0])
+    wanted = [read_array("from_torch", "outputs", leaf) for leaf in jax.tree.leaves(outputs)]
+    if len(found) != len(wanted):
+        raise ValueError(
+            f"from_torch: outputs must be the {len(found)} arrays that {net.name} returns, got "
+            f"{len(wanted)}"
+        )
+    pairs_of_outputs = zip(found, wanted, strict=True)
+    error = max((_distance(np.asarray(a), b) for a, b in pairs_of_outputs), default=0.0)
+    if error <= SAME_OUTPUTS:
+        return
+    alike: dict[Any, list[str]] = {}
+    for part, _ in pairs:
+        shapes = {entry: spec.shape for entry, spec in (part.params | part.state).items()}
+        alike.setdefault((part.kind, tuple(sorted(shapes.items()))), []).append(part.name)
+    several = "; ".join(", ".join(names) for names in alike.values() if len(names) > 1)
+    hint = (
+        f"These layers have equal kinds and shapes, so some may be exchanged: {several}. If so, "
+        "pass names={path: name in PyTorch}. "
+        if several
+        else ""
+    )
+    shapes = " ".join(f"{np.shape(a)} and {b.shape}" for a, b in zip(found, wanted, strict=True))
+    raise ValueError(
+        f"from_torch: with these weights {net.name} differs from PyTorch's outputs by {error:.1e} "
+        f"of their largest value (shapes {shapes}). {hint}jn.interop.first_difference finds the "
+        "first layer that differs"
+    )
 
 
 def to_torch(

@@ -1,12 +1,16 @@
 """Weights of other libraries as arrays by name."""
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.services.checks import on_device
 from jaxnet.services.files import readable
 from jaxnet.training.checkpoint import opened, read_tensors, tensor
 
@@ -31,16 +35,38 @@ def open_weights(who: str, weights: Any) -> Mapping[str, Any]:
     """
     if isinstance(weights, str | Path):
         path = Path(weights)
-        if path.is_dir():
-            weights = sorted(path.glob("*.safetensors"))
-            if not weights:
-                raise FileNotFoundError(f"{who}: {path} has no file *.safetensors")
-        else:
-            weights = [path]
+        weights = _files(who, path) if path.is_dir() else [path]
     paths = isinstance(weights, list | tuple) and all(isinstance(w, str | Path) for w in weights)
     if not paths or not weights:
         return read_weights(who, weights)
     return _Stored(who, [readable(who, path) for path in weights])
+
+
+def _files(who: str, folder: Path) -> list[Path]:
+    """Return the files of a folder that hold the weights of one model.
+
+    Next to these files, a folder may have the same weights in another format, and adapters. An
+    index says which files belong together; without one, model.safetensors is the whole model.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            shards = json.loads(index.read_text())["weight_map"]
+            names = sorted(set(shards.values()))
+            known = all(isinstance(name, str) for name in (*shards, *names))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{who}: {index} is not an index of weights: {error!r:.200}") from None
+        if odd := [name for name in names if not (known and name and Path(name).name == name)]:
+            raise ValueError(
+                f"{who}: {index}: weight_map must map names to files of its folder, got "
+                f"{odd[0]!r:.60}"
+            )
+        return [folder / name for name in names]
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise FileNotFoundError(f"{who}: {folder} has no file *.safetensors")
+    whole = folder / "model.safetensors"
+    return [whole] if whole in found else found
 
 
 class _Stored(Mapping):
@@ -93,25 +119,78 @@ def read_weights(who: str, weights: Any) -> dict[str, np.ndarray]:
             f"{who}: weights must be a state_dict or the path of a safetensors file, got "
             f"{type(weights).__name__}"
         )
+    # All are held while addresses are compared: a mapping may make its arrays when it is asked,
+    # and the address of one that is freed may become that of the next.
+    held = dict(weights.items())
+    for name, given in held.items():
+        if isinstance(given, Mapping):  # as in a checkpoint of PyTorch Lightning
+            raise TypeError(
+                f"{who}: weights must hold arrays or tensors, got {type(given).__name__} for "
+                f"{name}; write weights[{name!r:.60}]"
+            )
     known: dict[tuple, np.ndarray] = {}
     return {
-        name: known.setdefault(_memory(given), _array(who, name, given))
-        for name, given in weights.items()
+        name: known.setdefault(_memory(given), read_array(who, name, given))
+        for name, given in held.items()
     }
 
 
 def _memory(given: Any) -> tuple:
     """Return a key that is equal for arrays that share all their memory, such as tied weights."""
-    if hasattr(given, "data_ptr"):
+    start, strides = id(given), ()
+    if not math.prod(np.shape(given)):
+        pass  # has no memory
+    elif hasattr(given, "data_ptr"):
         start, strides = given.data_ptr(), given.stride()
     elif isinstance(given, np.ndarray):
         start, strides = given.__array_interface__["data"][0], given.strides
-    else:
-        start, strides = id(given), ()
     return start, tuple(strides), tuple(np.shape(given)), str(getattr(given, "dtype", ""))
 
 
-def _array(who: str, name: Any, given: Any) -> np.ndarray:
+def numbers(array: Any, dtype: Any) -> jax.Array:
+    """Return a copy of weights in a dtype of the net, which must not lose their values.
+
+    Raises:
+      ValueError: If floats are wanted and the weights are integers, or beyond the range.
+
+    Example:
+      >>> numbers(np.ones(3), np.float32)
+      Array([1., 1., 1.], dtype=float32)
+      >>> numbers(np.full(3, 127, np.int8), np.float32)
+      Traceback (most recent call last):
+      ...
+      ValueError: holds int8 where floats are needed: quantized weights are multiplied by their ...
+    """
+    array, dtype = np.asarray(array), jax.dtypes.canonicalize_dtype(dtype)
+    kinds = [jnp.issubdtype(each, jnp.inexact) for each in (array.dtype, dtype)]
+    if kinds == [False, True]:
+        raise ValueError(
+            f"holds {array.dtype} where floats are needed: quantized weights are multiplied by "
+            "their scales first, by a function in the table or before"
+        )
+    both = [jnp.issubdtype(each, jnp.complexfloating) for each in (array.dtype, dtype)]
+    if both == [True, False]:
+        raise ValueError(f"holds {array.dtype} where {dtype} is needed")
+    if all(kinds):
+        most = float(jnp.finfo(dtype).max)
+        if float(jnp.finfo(array.dtype).max) > most:
+            large = np.abs(np.asarray(array))
+            if (large[np.isfinite(large)] > most).any():
+                raise ValueError(f"holds values beyond {most:.3g}, the largest {dtype}")
+    elif array.size and not np.can_cast(array.dtype, dtype):
+        limits = np.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else None
+        if limits and not limits.min <= array.min() <= array.max() <= limits.max:
+            raise ValueError(f"holds integers that {dtype} cannot hold")
+    return on_device(np.array(array, dtype))
+
+
+def read_array(who: str, name: Any, given: Any) -> np.ndarray:
+    """Return one array or tensor as a NumPy array; narrow floats of PyTorch become float32.
+
+    Example:
+      >>> read_array("from_torch", "bias", np.zeros(3)).shape
+      (3,)
+    """
     if not isinstance(name, str):
         raise TypeError(f"{who}: weights must have names, got {name!r:.60}")
     if hasattr(given, "detach"):

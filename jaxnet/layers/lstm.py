@@ -8,6 +8,7 @@ from jaxnet.core import Layer
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.recurrent import Recurrence, orthogonal_blocks
 from jaxnet.ops.recurrence import LSTM
+from jaxnet.services.checks import on_device
 from jaxnet.services.keywords import explain_keywords
 
 
@@ -27,7 +28,7 @@ def forget_bias(value: float = 1.0) -> Initializer:
 
     def init(key, shape, dtype=jnp.float32):
         gate = np.repeat([0, value, 0, 0], shape[0] // 4)
-        return jnp.asarray(gate, jax.dtypes.canonicalize_dtype(dtype))
+        return on_device(gate.astype(jax.dtypes.canonicalize_dtype(dtype)))
 
     return init
 

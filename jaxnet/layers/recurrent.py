@@ -19,7 +19,7 @@ from jaxnet.ops import linalg
 from jaxnet.ops.product import plus, product
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE, Cell, hidden, reset_before, unroll
 from jaxnet.ops.varying import varying
-from jaxnet.services.checks import at_least, check_input, check_options, check_rank
+from jaxnet.services.checks import at_least, check_input, check_options, check_rank, on_device
 from jaxnet.services.trees import PyTree, key_spec
 
 
@@ -44,7 +44,7 @@ def orthogonal_blocks(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.f
         xp = jnp
     # Otherwise q is not uniformly distributed.
     q = q * xp.sign(xp.diagonal(r, axis1=1, axis2=2))[:, None]
-    return jnp.asarray(xp.concatenate(list(q), 1), dtype)  # (n, k * n)
+    return on_device(xp.concatenate(list(q), 1).astype(dtype))  # (n, k * n)
 
 
 class Recurrence(NamedTuple):

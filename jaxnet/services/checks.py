@@ -242,7 +242,19 @@ def to_device(who: str, what: str, value: Any) -> jax.Array:
     """
     if isinstance(value, jax.Array):
         return value
-    return jnp.asarray(native(who, what, np.asanyarray(value)))
+    return on_device(np.array(native(who, what, np.asanyarray(value))))
+
+
+def on_device(array: Any) -> jax.Array:
+    """Return a NumPy array that nobody changes later as a JAX array, which may share its memory.
+
+    `jnp.asarray` would compile a program for each new shape.
+
+    Example:
+      >>> on_device(np.zeros(3, np.float32))
+      Array([0., 0., 0.], dtype=float32)
+    """
+    return array if isinstance(array, jax.Array) else jax.device_put(array)
 
 
 def _check_dtype(who: str, what: str, given: Any, dtype: str) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxnet.services.checks import on_device
 from jaxnet.services.files import readable, replacing
 
 PyTree = Any
@@ -301,12 +302,12 @@ def _integer(name: str, value: int) -> np.ndarray:
 
 def _from_array(array: np.ndarray, note: dict[str, str] | None) -> Any:
     if note and note["is"] == "key":
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=note["impl"])
+        return jax.random.wrap_key_data(on_device(array), impl=note["impl"])
     if note and note["is"] == "raw":
         dtype = np.dtype(note["dtype"])
         array = np.frombuffer(array.tobytes(), dtype).reshape(array.shape[:-1])
     narrow = jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype
-    return array if narrow else jnp.asarray(array)
+    return array if narrow else on_device(array)
 
 
 def _put(value: Any, like: Any) -> Any:

@@ -18,6 +18,7 @@ from jaxnet.services.checks import (
     check_arrays,
     check_key,
     is_traced,
+    on_device,
 )
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
@@ -195,7 +196,7 @@ def trainer(
         if jax.random.key_impl(train_key) == jax.random.key_impl(jax.random.key(0)):
             # Key data would not keep a different kind of key.
             train_key = jax.random.key_data(train_key)
-        step = jnp.asarray(np.zeros((), np.int32))
+        step = on_device(np.zeros((), np.int32))
         return TrainState(step, filled, state, start(filled), train_key)
 
     def update(train_state: TrainState, batch: PyTree, mask: jax.Array | None = None):
@@ -384,7 +385,7 @@ def without_weak_types(tree: PyTree) -> PyTree:
     def leaf(a):
         weak = getattr(a, "weak_type", False)
         if weak and not is_traced(a):
-            return jnp.asarray(np.asarray(a))
+            return on_device(np.asarray(a))
         extended = jnp.issubdtype(a.dtype, jax.dtypes.extended)
         return jax.lax.convert_element_type(a, a.dtype) if weak and not extended else a
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.core import Layer, as_layer, transform
-from jaxnet.services.checks import at_least, check_dict
+from jaxnet.services.checks import at_least, check_dict, on_device
 from jaxnet.services.trees import PyTree, describe, flat, key_spec
 
 
@@ -159,4 +159,4 @@ def stacked_init(layer: Layer, key: jax.Array, x: PyTree, n: int) -> tuple[PyTre
     except jax.errors.TracerArrayConversionError:  # inside jit or vmap
         each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
         return jax.vmap(lambda key: layer.init(key, x))(each)
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *draws)
+    return jax.tree.map(lambda *leaves: on_device(np.stack(leaves)), *draws)

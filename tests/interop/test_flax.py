@@ -108,6 +108,7 @@ LAWS = {
     if name.startswith("test_")
     and "case" in inspect.signature(law).parameters
     and name != "test_kind_is_the_function_that_made_it"
+    and "16_bits" not in name  # Flax sums in the dtype of the computation
 }
 CHOICES = {"train": [False, True], "dtype": [jnp.float32, jnp.bfloat16]}
 

@@ -1,10 +1,16 @@
 """Arrays by name from mappings and files."""
 
+import json
+import re
+from collections.abc import Mapping
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import jaxnet as jn
 from jaxnet.interop.weights import read_weights
 
 
@@ -43,3 +49,157 @@ def test_tensors():
 def test_other_types(weights, words):
     with pytest.raises(TypeError, match=words):
         read_weights("here", weights)
+
+
+class Made(Mapping):
+    """A mapping that makes each array when it is asked for, and keeps none."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __getitem__(self, name):
+        return self.make[name]()
+
+    def __iter__(self):
+        return iter(self.make)
+
+    def __len__(self):
+        return len(self.make)
+
+
+SIZE = 64  # large arrays, whose memory is reused at once
+MADE = {f"{i}.weight": partial(np.full, (SIZE, SIZE), float(i), np.float32) for i in range(12)}
+
+
+def test_arrays_that_are_made_when_asked_for_are_told_apart():
+    """The memory of one that is freed is given to the next; it is not a shared weight."""
+    arrays = read_weights("from_torch", Made(MADE))
+    assert [a[0, 0] for a in arrays.values()] == list(range(12))
+    net = jn.serial(*[jn.dense(SIZE, use_bias=False) for _ in range(12)])
+    params, _ = jn.interop.torch.from_torch(net, Made(MADE), jn.spec((1, SIZE)))
+    kernels = [params["dense"], *(params[f"dense_{i}"] for i in range(1, 12))]
+    assert [float(one["kernel"][0, 0]) for one in kernels] == list(range(12))
+    table = {"dense_{i}/kernel": "{i}.weight", "dense/kernel": "0.weight"}
+    params, _ = jn.interop.by_names(net, Made(MADE), jn.spec((1, SIZE)), table)
+    assert float(params["dense_7"]["kernel"][0, 0]) == 7
+
+
+def test_views_of_one_array_are_shared_only_if_they_are_equal():
+    whole = np.arange(24.0).reshape(4, 6)
+    views = {"a": whole[:2], "b": whole[:2], "c": whole[2:], "d": whole[:2].T}
+    found = read_weights("from_torch", views | {"e": np.zeros((0, 2)), "f": np.zeros((0, 2))})
+    same = {(m, n) for m in found for n in found if m < n and found[m] is found[n]}
+    assert same == {("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.full((3, 4), 127, np.int8), "holds int8 where floats are needed: quantized weights"),
+        (np.ones((3, 4), bool), "holds bool where floats are needed"),
+        (np.full((3, 4), 1e39), "holds values beyond 3.4e+38, the largest float32"),
+    ],
+    ids=["int8", "bool", "beyond"],
+)
+def test_weights_that_would_lose_their_values_are_errors(array, words):
+    table, x, net = {"kernel": "w"}, jn.spec((2, 3)), jn.dense(4, use_bias=False)
+    with pytest.raises((ValueError, TypeError), match=re.escape(words) + "|must hold numbers"):
+        jn.interop.by_names(net, {"w": array}, x, table)
+    with pytest.raises((ValueError, TypeError), match=re.escape(words) + "|must hold floats"):
+        jn.interop.torch.from_torch(net, {"weight": array.T}, x)
+
+
+def test_infinities_and_the_range_of_the_wanted_dtype():
+    table, x, net = {"kernel": "w"}, jn.spec((2, 3)), jn.dense(4, use_bias=False)
+    params, _ = jn.interop.by_names(net, {"w": np.full((3, 4), np.inf)}, x, table)
+    assert np.isinf(params["kernel"]).all()
+    weights = {"w": np.full((3, 4), 1e5, np.float32)}
+    with pytest.raises(ValueError, match=r"beyond 6.55e\+04, the largest float16"):
+        jn.interop.by_names(net, weights, x, table, dtype=jnp.float16)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+def test_16_bit_weights_become_float32(tmp_path, dtype):
+    w = np.arange(12).reshape(3, 4).astype(dtype)
+    save_file({"w": w}, tmp_path / "model.safetensors")
+    net = jn.dense(4, use_bias=False)
+    for weights in ({"w": w}, tmp_path):
+        params, _ = jn.interop.by_names(net, weights, jn.spec((2, 3)), {"kernel": "w"})
+        assert params["kernel"].dtype == jnp.float32
+        np.testing.assert_array_equal(params["kernel"], np.arange(12).reshape(3, 4))
+
+
+def sharded(folder, **more):
+    """A model in two files with an index, next to the same weights in another format."""
+    w, b = np.ones((3, 4), np.float32), np.arange(4, dtype=np.float32)
+    save_file({"w": w}, folder / "model-00001-of-00002.safetensors")
+    save_file({"b": b}, folder / "model-00002-of-00002.safetensors")
+    save_file({"other.w": w, "w": 2 * w}, folder / "consolidated.safetensors")
+    save_file({"lora_A.weight": w}, folder / "adapter_model.safetensors")
+    index = {"w": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index | more}))
+
+
+def test_the_index_says_which_files_of_a_folder_belong(tmp_path):
+    sharded(tmp_path)
+    table, x = {"kernel": "w", "bias": "b"}, jn.spec((2, 3))
+    params, _ = jn.interop.by_names(jn.dense(4), tmp_path, x, table)
+    assert params["kernel"].sum() == 12 and params["bias"].tolist() == [0, 1, 2, 3]
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match='"w" is in .*consolidated.safetensors and in'):
+        jn.interop.by_names(jn.dense(4), tmp_path, x, table)
+    weights = {"w": np.full((3, 4), 5, np.float32), "b": np.zeros(4, np.float32)}
+    save_file(weights, tmp_path / "model.safetensors")
+    params, _ = jn.interop.by_names(jn.dense(4), tmp_path, x, table)
+    assert params["kernel"].sum() == 60
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", "a/b", 5, None, ""])
+def test_an_index_may_name_files_of_its_folder_only(tmp_path, name):
+    sharded(tmp_path, more=name)
+    with pytest.raises(ValueError, match="must map names to files of its folder|not an index"):
+        jn.interop.by_names(jn.dense(4), tmp_path, jn.spec((2, 3)), {})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "[" * 100_000])
+def test_a_damaged_index_is_named(tmp_path, text):
+    sharded(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match="index.json is not an index of weights"):
+        jn.interop.by_names(jn.dense(4), tmp_path, jn.spec((2, 3)), {})
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    sharded(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model-00002-of-00002"):
+        jn.interop.by_names(jn.dense(4), tmp_path, jn.spec((2, 3)), {})
+
+
+def test_a_checkpoint_of_lightning_says_where_the_weights_are():
+    checkpoint = {"epoch": 3, "state_dict": {"model.weight": np.ones((4, 3))}}
+    net, x = jn.dense(4, use_bias=False), jn.spec((2, 3))
+    with pytest.raises(TypeError, match=re.escape("write weights['state_dict']")):
+        jn.interop.torch.from_torch(net, checkpoint, x)
+    params, _ = jn.interop.torch.from_torch(net, checkpoint["state_dict"], x)
+    assert params["kernel"].shape == (3, 4)
+
+
+def test_outputs_prove_that_layers_are_not_exchanged():
+    """Two layers of equal shape, which PyTorch declares in the other order."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 4, 4)).astype(np.float32)
+    x = rng.normal(size=(3, 4)).astype(np.float32)
+    net = jn.serial(jn.dense(4, use_bias=False), jnp.tanh, jn.dense(4, use_bias=False))
+    y = np.tanh(x @ a.T) @ b.T  # a is called first
+    right, crossed = {"0.weight": a, "1.weight": b}, {"0.weight": b, "1.weight": a}
+    params, _ = jn.interop.torch.from_torch(net, right, x, outputs=y)
+    np.testing.assert_array_equal(params["dense"]["kernel"], a.T)
+    with pytest.raises(ValueError, match="may be exchanged: dense, dense_1. If so, pass names"):
+        jn.interop.torch.from_torch(net, crossed, x, outputs=y)
+    names = {"dense": "1", "dense_1": "0"}
+    jn.interop.torch.from_torch(net, crossed, x, outputs=y, names=names)
+    with pytest.raises(TypeError, match="for x"):
+        jn.interop.torch.from_torch(net, right, jn.spec((3, 4)), outputs=y)
+    with pytest.raises(ValueError, match="outputs must be the 1 arrays"):
+        jn.interop.torch.from_torch(net, right, x, outputs=(y, y))
