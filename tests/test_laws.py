@@ -141,6 +141,13 @@ def test_init_runs_compiled_and_for_many_keys(case: Case):
         close(jax.tree.map(lambda leaf, i=i: leaf[i], many), init(keys[i], case.row.x), 1e-6)
 
 
+def test_nothing_moves_to_the_device_by_itself(case: Case):
+    case.run(True)  # what is compiled may hold constants
+    x = jax.device_put(case.x)
+    with jax.transfer_guard("disallow"):
+        case._run(case.params, case.state, x, key=KEY, train=True)
+
+
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_state_keeps_its_structure(case: Case, train: bool):
     _, after = case.outputs[train]

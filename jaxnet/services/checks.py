@@ -396,7 +396,7 @@ def needs_key(key: jax.Array | None, who: str) -> jax.Array:
     return key
 
 
-def check_data(data: PyTree, who: str) -> int:
+def check_data(data: PyTree, who: str, items: str = "examples") -> int:
     """Check arrays that hold one example per row, and return the number of examples.
 
     Values are checked if they are on the host; arrays on the device have been computed, or checked
@@ -437,7 +437,7 @@ def check_data(data: PyTree, who: str) -> int:
         raise ValueError(f"{who}: expected at least one example, got arrays of shape {shapes}")
     for name, leaf in named:
         if not isinstance(leaf, jax.Array):
-            check_finite(who if name == "the array" else f"{who}/{name}", np.asarray(leaf))
+            check_finite(who if name == "the array" else f"{who}/{name}", np.asarray(leaf), items)
     return n
 
 
@@ -471,7 +471,7 @@ def check_finite(who: str, x: Any, items: str = "examples") -> None:
       >>> check_finite("fit_pca", jnp.array([[1.0], [jnp.nan]]))
       Traceback (most recent call last):
       ...
-      ValueError: fit_pca: 1 of 2 examples contain NaN or Inf, the first at index 1
+      ValueError: fit_pca: 1 of 2 examples contain NaN or Inf, the first at index 1. Replace ...
     """
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return
@@ -480,7 +480,8 @@ def check_finite(who: str, x: Any, items: str = "examples") -> None:
     if not finite.all():
         raise ValueError(
             f"{who}: {(~finite).sum()} of {len(x)} {items} contain NaN or Inf, "
-            f"the first at index {int(np.argmin(finite))}"
+            f"the first at index {int(np.argmin(finite))}. Replace what is missing by a number, "
+            "np.nan_to_num(x), and add the mask np.isnan(x) as an input"
         )
 
 

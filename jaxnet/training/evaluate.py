@@ -17,6 +17,8 @@ from jaxnet.training.objective import Average, averages
 from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import explain_reuse
 
+_first_key = jax.jit(lambda: jax.random.key(0))  # nothing is moved to the device
+
 _PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside of `fit`
 
 
@@ -70,7 +72,7 @@ def measure_all(
     """Do what `evaluate` does, with kept programs; `checked` if the targets were checked."""
     params, state = all_native((params, state), who)
     # A fixed key, so that evaluation with sampling, as in an RBM, is reproducible.
-    key = jax.random.key(0)
+    key = _first_key()
     sums, shardings = None, placement.shardings_of((params, state))
     accepted = [] if is_stream(data) else None
     for batch in data if is_stream(data) else [data]:
@@ -279,9 +281,9 @@ def is_stream(data: Any) -> bool:
     return not arrays
 
 
-def on_device(data: PyTree, who: str) -> PyTree:
+def on_device(data: PyTree, who: str, items: str = "examples") -> PyTree:
     """Check the arrays and move them to the default device."""
-    check_data(data, who)
+    check_data(data, who, items)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: to_device(who, path_name(path) or "the array", leaf), data
     )

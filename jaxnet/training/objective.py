@@ -11,6 +11,7 @@ Any layer of this form is an objective, such as a `compose` of eight lines; this
 objectives.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from jaxnet.core import Layer, Params, as_layer, compose, transform
 from jaxnet.services.checks import WrongValues, a_function
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import PyTree, describe
+from jaxnet.services.trees import PyTree, describe, path_name
 
 Compare = Callable[[PyTree, PyTree], Any]  # (outputs, targets) -> values
 
@@ -113,7 +114,7 @@ def _comparison(name: str, function: Compare) -> Layer:
             raise
         if name == "loss":
             check_loss("supervised", values)
-        return per_example(values, name, outputs, targets)
+        return per_example(values, name, outputs, targets, compare_checked)
 
     return compose(lambda m, both: compare(both), name=name, kind=function_name(function))
 
@@ -169,29 +170,118 @@ def check_loss(who: str, values: Any) -> None:
         )
 
 
-def per_example(values: Any, who: str, outputs: PyTree = None, targets: PyTree = None) -> Any:
+def per_example(
+    values: Any,
+    who: str,
+    outputs: PyTree = None,
+    targets: PyTree = None,
+    function: Compare | None = None,
+) -> Any:
     """Return one value per example, the mean over all further axes; pairs and scalars as they are.
 
     Args:
       values: Array (batch, ...), a pair (totals, weights) or a scalar.
       who: Name for errors.
       outputs, targets: Arrays that were compared, to detect a broadcast.
+      function: Function that compared them. If it reduces, the broadcast is inside.
 
     Example:
       >>> per_example(jnp.array([[1.0, 3.0], [9.0, 9.0]]), "loss").tolist()
       [2.0, 9.0]
     """
-    if isinstance(values, tuple) or jnp.ndim(values) == 0:
-        return values
+    reduced = isinstance(values, tuple) or jnp.ndim(values) == 0
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, targets))]
-    grown = shapes and values.size > max(map(math.prod, shapes))
-    if grown or (len(shapes) == 2 and values.shape == _broadcast(*shapes)):
+    if reduced:
+        found = None if function is None else crossed(function, outputs, targets)
+    else:
+        grown = shapes and values.size > max(map(math.prod, shapes))
+        apart = grown or (len(shapes) == 2 and values.shape == _broadcast(*shapes))
+        found = values.shape if apart else None
+    if found is not None:
         outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))
         raise ValueError(
             f"{who}: outputs {outputs} and targets {targets} broadcast to values of "
-            f"{values.shape}; give them the same shape, e.g. targets[:, None] or outputs[:, 0]"
+            f"{found}; give them the same shape, e.g. targets[:, None] or outputs[:, 0]"
         )
-    return values.reshape(values.shape[0], -1).mean(1) if values.ndim > 1 else values
+    if reduced or values.ndim == 1:
+        return values
+    return values.reshape(values.shape[0], -1).mean(1, dtype=_at_least_32(values))
+
+
+def _at_least_32(values: jax.Array) -> Any:
+    """Return the dtype of a mean: averages of averages in 16 bits would lose digits."""
+    return jnp.promote_types(values.dtype, jnp.float32)
+
+
+def crossed(function: Compare, outputs: PyTree, targets: PyTree) -> tuple[int, ...] | None:
+    """Return the shape to which a function broadcasts outputs and targets against each other.
+
+    A loss that reduces, such as `jnp.mean((outputs - targets) ** 2)` for outputs (n, 1) and targets
+    (n,), shows in its values nothing of the (n, n) pairs inside. So its operations are looked at,
+    but only if the shapes are such that one grows along an axis of the other.
+
+    Args:
+      function: Function of (outputs, targets).
+      outputs, targets: Its arguments.
+
+    Returns:
+      None if no operation does so.
+
+    Example:
+      >>> loss = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)
+      >>> crossed(loss, jnp.ones((5, 1)), jnp.ones(5)), crossed(loss, jnp.ones(5), jnp.ones(5))
+      ((5, 5), None)
+    """
+    sides = [jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), tree)
+             for tree in (outputs, targets)]  # fmt: skip
+    pairs = itertools.product(*(jax.tree.leaves(side) for side in sides))
+    if not any(_grows(a.shape, b.shape) for a, b in pairs):
+        return None
+    jaxpr = jax.make_jaxpr(function)(*sides).jaxpr
+    marks = ["o"] * len(jax.tree.leaves(sides[0])) + ["t"] * len(jax.tree.leaves(sides[1]))
+    given = [(mark, var.aval.shape) for mark, var in zip(marks, jaxpr.invars, strict=True)]
+    return _crossing(jaxpr, given)[1]
+
+
+def _grows(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    both = _broadcast(a, b)
+    return both is not None and math.prod(both) > max(math.prod(a), math.prod(b))
+
+
+def _crossing(jaxpr: Any, given: list) -> tuple[list, tuple[int, ...] | None]:
+    """Follow what depends on outputs and on targets; return that of the results, and a crossing.
+
+    Of each variable it knows the sides it depends on, and the shape that it had before it was
+    broadcast.
+    """
+    nothing = "", ()
+    known = dict(zip(jaxpr.invars, given, strict=True))
+    first = None
+    for eqn in jaxpr.eqns:
+        of = [known.get(v, nothing) if not hasattr(v, "val") else nothing for v in eqn.invars]
+        out = eqn.outvars[0].aval.shape if eqn.outvars else ()
+        inner = [getattr(p, "jaxpr", p) for p in eqn.params.values()]
+        inner = [p for p in inner if hasattr(p, "eqns") and len(p.invars) == len(of)]
+        if inner:
+            results, found = _crossing(inner[0], of)
+            first = first or found
+            known |= zip(eqn.outvars, results, strict=True)
+            continue
+        sides = "".join(sorted(set("".join(side for side, _ in of))))
+        origin = of[0][1] if eqn.primitive.name == "broadcast_in_dim" else out
+        known |= {var: (sides, origin) for var in eqn.outvars}
+        apart = [(side, shape) for side, shape in of if side]
+        if sides == "ot" and len({side for side, _ in apart}) > 1:
+            same = all(var.aval.shape in ((), out) or _broadcasts(var.aval.shape, out)
+                       for var in eqn.invars)  # fmt: skip
+            if same and math.prod(out) > max(math.prod(shape) for _, shape in apart):
+                first = first or out
+    results = [known.get(v, nothing) if not hasattr(v, "val") else nothing for v in jaxpr.outvars]
+    return results, first
+
+
+def _broadcasts(a: tuple[int, ...], out: tuple[int, ...]) -> bool:
+    return len(a) == len(out) and all(m in (1, n) for m, n in zip(a, out, strict=True))
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -378,11 +468,36 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
         out, inner = net.apply(params, state["net"], given, key=key, train=train)
         values = loss(out["x"], targets)
         check_loss("truncated_bptt", values)
-        values = per_example(values, "loss")
+        values = per_example(values, "loss", out["x"], targets, loss)
         return (values, {}), {"net": inner, "carry": out["final"]}
 
     rewrap = lambda inner: truncated_bptt(inner, loss)  # noqa: E731
     return transform(net, apply, rewrap, kind="truncated_bptt", init=init)
+
+
+def examples(batch: PyTree, who: str) -> int:
+    """Return the number of examples of a batch, in which all its arrays agree.
+
+    Raises:
+      ValueError: If they do not, with their names.
+
+    Example:
+      >>> examples({"x": jnp.ones((5, 2)), "y": jnp.ones(5)}, "net")
+      5
+      >>> examples({"params": jnp.ones(3), "x": jnp.ones((5, 2))}, "net")
+      Traceback (most recent call last):
+      ...
+      ValueError: net: all arrays of a batch must have one row per example, but params has 3 and ...
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    rows = {path_name(path) or "the batch": jnp.shape(leaf)[:1] for path, leaf in leaves}
+    if len(set(rows.values())) == 1 and (found := next(iter(rows.values()))):
+        return found[0]
+    got = " and ".join(f"{name} has {n[0] if n else 'no axis'}" for name, n in rows.items())
+    raise ValueError(
+        f"{who}: all arrays of a batch must have one row per example, but {got or 'it is empty'}. "
+        "Give what belongs to no example to the objective when it is made, or repeat it per example"
+    )
 
 
 class Average(NamedTuple):
@@ -397,18 +512,32 @@ class Average(NamedTuple):
     weight: jax.Array
 
 
+def added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Average]:
+    """Add averages to sums of mean * weight and of weight, by name.
+
+    Example:
+      >>> sums = added({"loss": Average(1.0, 2.0)}, {"loss": Average(3.0, 4.0)})
+      >>> sums["loss"]
+      Average(mean=13.0, weight=6.0)
+    """
+    return {
+        name: Average(s.mean + found[name].mean * found[name].weight, s.weight + found[name].weight)
+        for name, s in sums.items()
+    }
+
+
 def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> dict[str, Average]:
     """Return the averages of an objective's output over the examples that count, "loss" first.
 
     Args:
       output: Pair `(values, metrics)`, see the top of this file.
-      batch: Batch whose first array gives the number of examples.
+      batch: Batch. Its arrays agree in their first axis, the number of examples.
       mask: Array (batch,) of 0 and 1, 0 for padding; None if all examples count.
       who: Name of the objective, for errors.
 
     Raises:
       TypeError: If the output has the wrong form, or if the loss is not of floats.
-      ValueError: If the values have the wrong shape.
+      ValueError: If the values have the wrong shape, or the arrays of the batch do not agree.
       ValueError: If a scalar is returned and padding has to be left out.
 
     Example:
@@ -427,7 +556,7 @@ def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> di
     if isinstance(values, float):
         raise TypeError(f"{who}: the loss is the number {values}, which has no gradient")
     check_loss(who, values)
-    count = jnp.shape(jax.tree.leaves(batch)[0])[:1]
+    count = (examples(batch, who),)
     named = {"loss": values} | metrics
     return {name: _average(name, v, count, mask, who) for name, v in named.items()}
 
@@ -453,14 +582,14 @@ def _average(name: str, values: Any, count: tuple, mask: Any, who: str) -> Avera
                 "the padding cannot be left out; return one value per example, (batch,), or choose "
                 "a batch_size that divides the number of examples"
             )
-        return Average(values, jnp.float32(count[0] if count else 1))
+        return Average(values, jnp.float32(count[0]))
     if values.shape != count:
         raise ValueError(
             f"{who}: {name} must be (batch,), one value per example, {count}, got {values.shape}; "
             "take the mean over the other axes"
         )
     if mask is None:
-        return Average(values.mean(), jnp.float32(len(values)))
+        return Average(values.mean(dtype=_at_least_32(values)), jnp.float32(len(values)))
     weight = mask.sum()
-    total = jnp.where(mask > 0, values, 0).sum(dtype=jnp.result_type(values, jnp.float32))
-    return Average((total / jnp.maximum(weight, 1)).astype(values.dtype), weight)
+    total = jnp.where(mask > 0, values, 0).sum(dtype=_at_least_32(values))
+    return Average(total / jnp.maximum(weight, 1), weight)

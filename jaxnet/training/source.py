@@ -25,7 +25,7 @@ from jaxnet.training import placement, preemption
 from jaxnet.training.described import describe_run
 from jaxnet.training.epoch import Position
 from jaxnet.training.evaluate import mask_of, on_device, takes_mask
-from jaxnet.training.objective import Average
+from jaxnet.training.objective import Average, added
 from jaxnet.training.targets import check_targets, rows_are_in_order
 from jaxnet.training.trainer import Trainer, TrainState, driver, key_of, next_key
 
@@ -120,13 +120,6 @@ def resident_programs(
     )
 
 
-def added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Average]:
-    return {
-        name: Average(s.mean + found[name].mean * found[name].weight, s.weight + found[name].weight)
-        for name, s in sums.items()
-    }
-
-
 class Resident:
     """Data on the device: a pass is one program with the first and last step as arguments."""
 
@@ -171,14 +164,14 @@ class Resident:
     ) -> tuple[TrainState, Totals | None, Position]:
         """Run at most `limit` steps, and no further than the end of the pass."""
         assert self.steps is not None
-        key = None if position.key is None else np.asarray(position.key, np.uint32)
+        key = None if position.key is None else _given(np.asarray(position.key, np.uint32))
         train_state, (key, order, totals) = self.programs.begin(train_state, self.data, key)
         key = np.asarray(key)  # read before advance, whose outputs are available much later
         first = done = position.done
         last = self.steps if limit is None else min(self.steps, first + limit)
         while done < last and not pace.stopped:
             stop, start = min(done + pace.steps, last), time.perf_counter()
-            span = np.int32(done), np.int32(stop)
+            span = _given((np.int32(done), np.int32(stop)))
             train_state, totals = self.programs.advance(
                 train_state, self.data, totals, order, *span
             )
@@ -192,6 +185,14 @@ class Resident:
         if done == self.steps:
             position = position._replace(epoch=position.epoch + 1, done=0, key=None)
         return train_state, totals, position
+
+
+def _given(numbers: Any) -> Any:
+    """Put numbers on the device, which users may forbid to happen by itself.
+
+    In several processes they stay as they are, which is the same in all of them.
+    """
+    return numbers if jax.process_count() > 1 else jax.device_put(numbers)
 
 
 _END = object()
@@ -318,7 +319,7 @@ class Stream:
         mask = None
         # One program for all batches.
         if count < size or takes_mask(trainer.objective, trainer.programs, *now, batch):
-            mask = jnp.asarray(np.arange(size) < count, jnp.float32)
+            mask = _given((np.arange(size) < count).astype(np.float32))
         return train_state, batch, mask
 
     def _explain_one_example(self, train_state: TrainState, batch: PyTree) -> None:

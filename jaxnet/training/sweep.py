@@ -20,7 +20,7 @@ from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.progress import progress_bar
 from jaxnet.services.table import Number, Table
-from jaxnet.services.trees import PyTree, floats_of
+from jaxnet.services.trees import PyTree, describe, floats_of
 from jaxnet.training.evaluate import loss_first, measure, on_device
 from jaxnet.training.placement import Shardings, check_batch, shardings_of
 from jaxnet.training.source import resident_programs
@@ -180,7 +180,9 @@ def sweep(
       shuffle: Whether the order is drawn again for each epoch.
       params: Params to start from, all or some of them, as in `trainer.init`. Each array has a
         leading axis of seeds.
-      own_data: Whether each seed has its own data. `data` then has a leading axis of seeds.
+      own_data: Whether each seed has its own data, such as its own fold. `data` and `evaluate` then
+        have a leading axis of seeds. To measure all seeds on the same examples, repeat them:
+        `jax.tree.map(lambda a: jnp.broadcast_to(a, (seeds, *a.shape)), evaluate)`.
       progress: Whether to show a progress bar.
 
     Raises:
@@ -206,29 +208,39 @@ def sweep(
     _check_optimizer(optimizer, settings[0])
     make = optax.inject_hyperparams(optimizer) if grid else optimizer
     trainer = make_trainer(objective, make(**settings[0]))
-    data = on_device(data, "sweep: data")
-    test = None if evaluate is None else on_device(evaluate, "sweep: evaluate")
+    items = "seeds" if own_data else "examples"
+    data = on_device(data, "sweep: data", items)
+    test = None if evaluate is None else on_device(evaluate, "sweep: evaluate", items)
     if params is not None:
         check_arrays("sweep: params", params)
-    for what, tree in (("data", data if own_data else None), ("params", params)):
+    own = {"data": data, "evaluate": test} if own_data else {}
+    for what, tree in (own | {"params": params}).items():
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(tree)}
         if sizes - {(len(seeds),)}:
             raise ValueError(
                 f"sweep: {what} must have a leading axis of {len(seeds)} seeds, got {sorted(sizes)}"
             )
-    every = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), data) if own_data else data
+    if own_data and test is not None:
+        axes = [[leaf.ndim for leaf in jax.tree.leaves(tree)] for tree in (data, test)]
+        if axes[0] != axes[1]:
+            raise ValueError(
+                f"sweep: evaluate must have the axes of data, seeds and examples first, got "
+                f"{describe(test)} for data {describe(data)}"
+            )
+    flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+    every, tested = (jax.tree.map(flat, tree) if own_data else tree for tree in (data, test))
     example = jax.tree.map(lambda leaf: leaf[0], data) if own_data else data
     drawn = jax.eval_shape(trainer.init, jax.random.key(0), example)
     check_targets(objective, drawn.params, drawn.state, every, "sweep", train=True)
     if test is not None:
-        check_targets(objective, drawn.params, drawn.state, test, "sweep: evaluate")
+        check_targets(objective, drawn.params, drawn.state, tested, "sweep: evaluate")
     count = jax.tree.leaves(example)[0].shape[0]
     size = min(batch_size, count)
     steps = -(-count // size)
     batches = _batches(data, own_data, size)
     programs = resident_programs(trainer, size, shuffle, batches=batches)
 
-    def epoch(train_state, data):
+    def epoch(train_state, data, test):
         train_state, (_, order, totals) = programs.begin(train_state, data)
         span = jnp.int32(0), jnp.int32(steps)
         train_state, totals = programs.advance(train_state, data, totals, order, *span)
@@ -244,15 +256,15 @@ def sweep(
     # seed.
     seen = 0 if own_data else None  # the axis of seeds in the data
     by_seed, by_setting = _axes(key=0), _axes(key=None)
-    epoch = jax.vmap(epoch, (by_seed, seen), (by_seed, 0))
-    epoch = jax.jit(jax.vmap(epoch, (by_setting, None), (by_setting, 0)), donate_argnums=0)
+    epoch = jax.vmap(epoch, (by_seed, seen, seen), (by_seed, 0))
+    epoch = jax.jit(jax.vmap(epoch, (by_setting, None, None), (by_setting, 0)), donate_argnums=0)
     train_state = _start(objective, make, example, settings, seeds, params)
     if batches is not None:  # every device has all members and a part of each batch
         train_state = jax.device_put(train_state, NamedSharding(batches.mesh, P()))
     found = []
     with progress_bar(epochs, f"{len(settings)} settings x {len(seeds)} seeds", progress) as bar:
         for _ in range(epochs):
-            train_state, means = epoch(train_state, data)
+            train_state, means = epoch(train_state, data, test)
             found.append(jax.device_get(means))
             bar.update(1)
     curves = jax.tree.map(lambda *each: np.stack(each, -1), *found)

@@ -25,6 +25,7 @@ from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.markup import html_line
 from jaxnet.services.memory import keep_by_default
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
+from jaxnet.training.accumulate import accumulated
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
 from jaxnet.training.targets import check_targets
@@ -129,7 +130,11 @@ def _update_by(step: Callable) -> Callable:
 
 @explain_keywords
 def trainer(
-    objective: Layer, optimizer: optax.GradientTransformation, *, shapes: int = 1
+    objective: Layer,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    shapes: int = 1,
 ) -> Trainer:
     """Return the trainer of an objective.
 
@@ -154,11 +159,18 @@ def trainer(
     Args:
       objective: Layer `batch -> (values, metrics)`, such as `jn.supervised(net, loss)`.
       optimizer: Optax optimizer, such as `optax.adam(1e-3)`.
+      accumulate: Number of parts into which each batch is cut by rows. One step then needs the
+        memory of a part, and makes one update with the gradient of the whole batch, whatever the
+        loss, its masks and the padding are. Batch norm sees one part after another: it normalizes
+        by the statistics of a part, and its running averages move once per part.
       shapes: Number of batch shapes to expect, such as `jn.data.bucketed(...).shapes`. Up to this
         number of compilations, there is no warning.
 
     Raises:
       TypeError: If `objective` is not a layer, or if `optimizer` is not an optax optimizer.
+      ValueError: If `accumulate` or `shapes` is below 1.
+      ValueError: In the step, if a batch is accumulated whose loss is one value per batch and whose
+        rows `accumulate` does not divide, or whose weights depend on the params.
 
     Example:
       >>> batch = jnp.eye(3), jnp.array([0, 1, 0])
@@ -180,6 +192,7 @@ def trainer(
       True
     """
     _check(objective, optimizer)
+    at_least("trainer", "accumulate", accumulate)
     at_least("trainer", "shapes", shapes)
     keep_by_default()
     optimizer = optax.with_extra_args_support(optimizer)
@@ -211,17 +224,23 @@ def trainer(
             )
         train_state, key = next_key(train_state)
 
-        def loss(floats):
+        def loss(floats, state=train_state.state, batch=batch, mask=mask, key=key):
             params = with_floats(train_state.params, floats)
-            output, state = objective.apply(params, train_state.state, batch, key=key, train=True)
+            output, after = objective.apply(params, state, batch, key=key, train=True)
             found = jax.named_scope("loss")(averages)(output, batch, mask, objective.name)
-            watcher.updated(train_state.state, state)
-            return found["loss"].mean, (state, found)
+            watcher.updated(state, after)
+            return found["loss"].mean, (after, found)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, (state, found)), grads = gradient(start)
+        if accumulate == 1:
+            value_of = lambda floats: loss(floats)[0]  # noqa: E731
+            (value, (state, found)), grads = gradient(start)
+        else:
+            summed = accumulated(loss, train_state.state, batch, mask, key, accumulate)
+            value_of = lambda floats: summed(floats)[0][0]  # noqa: E731
+            (value, (state, found)), grads = summed(start)
         opt_state = train_state.opt_state
-        extra = {"value": value, "grad": grads, "value_fn": lambda floats: loss(floats)[0]}
+        extra = {"value": value, "grad": grads, "value_fn": value_of}
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, opt_state, start, **extra)
             params = with_floats(train_state.params, optax.apply_updates(start, updates))
@@ -281,7 +300,7 @@ def driver(
 
         @functools.wraps(run)
         def watched(train_state, data, *rest):
-            watcher.traced(name, train_state=train_state, **{what: data})
+            watcher.traced(name, (key, shardings), train_state=train_state, **{what: data})
             return run(train_state, data, *rest)
 
         return placed(watched, shardings, donate_argnums=donate)

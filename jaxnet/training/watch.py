@@ -24,15 +24,25 @@ class Watcher:
     def __init__(self, shapes: int = 1):
         self.shapes = shapes
         self.traces: dict[str, list[dict[str, str]]] = {}
+        self._by_place: dict[Any, list[dict[str, str]]] = {}
         self._still: set[str] = set()
         self._losses: list[jax.Array] = []  # not read yet
         self._patience = 1
 
-    def traced(self, program: str, **args: PyTree) -> None:
-        """Warn, while a program is traced, which argument made it compile again."""
+    def traced(self, program: str, place: Any = None, **args: PyTree) -> None:
+        """Warn, while a program is traced, which argument made it compile again.
+
+        Args:
+          program: Name of the program.
+          place: Shardings of the train_state; each mesh has a program of its own.
+          args: Arguments of the program.
+        """
+        if jax.config.jax_disable_jit:  # nothing is compiled
+            return
         leaves, _ = jax.tree_util.tree_flatten_with_path(args)
         now = {path_name(path): str(jax.typeof(leaf)) for path, leaf in leaves}
-        before = self.traces.setdefault(program, [])
+        self.traces.setdefault(program, []).append(now)
+        before = self._by_place.setdefault((program, place), [])
         before.append(now)
         if len(before) < 2:
             return

@@ -120,3 +120,66 @@ def test_fit_reports_ids_of_the_test_data():
     epochs = jn.fit(trainer, train_state, (IDS % 7, y), epochs=1, evaluate=(IDS, y), progress=False)
     with pytest.raises(ValueError, match=r"words: ids must be in \[0, 7\), got 9"):
         next(epochs)
+
+
+class Batches:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_nothing_moves_to_the_device_by_itself():
+    """With all data there, as `jax.transfer_guard("disallow")` wants it."""
+    x, y = jax.device_put((np.ones((10, 3), np.float32), np.arange(10) % 2))
+    net = jn.serial(jn.dense(4), jn.dropout(0.5), jn.dense(2))
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    objective = jn.supervised(net, loss, metrics={"accuracy": jn.metrics.accuracy})
+    trainer = jn.trainer(objective, optax.adam(0.1))
+    now, other = (trainer.init(jax.random.key(i), (x, y)) for i in range(2))
+    stream = [(x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])]
+    with jax.transfer_guard("disallow"):
+        for _ in range(2):  # compiled, and again
+            other, _ = trainer.step(other, (x, y))
+            jn.evaluate(objective, now.params, now.state, (x, y), batch_size=4)
+            jn.predict(net, now.params, now.state, x, batch_size=4)
+            options = {"batch_size": 4, "evaluate": (x, y), "epochs": 2, "progress": False}
+            for data in ((x, y), Batches(stream)):
+                *_, epoch = jn.fit(trainer, now, data, **options)
+    assert epoch.number == 2
+
+
+def test_without_compilation_there_is_no_warning_about_it():
+    objective = jn.supervised(jn.dense(1), optax.squared_error)
+    batch = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    start = trainer.init(jax.random.key(0), batch)
+    with jax.disable_jit():  # warnings are errors here
+        for _ in range(3):
+            *_, epoch = jn.fit(trainer, start, batch, epochs=1, progress=False)
+    assert int(epoch.train_state.step) == 1
+
+
+ON_MESHES = """
+import warnings; warnings.simplefilter("error")
+import jax, numpy as np, optax, jaxnet as jn
+objective = jn.supervised(jn.dense(1), optax.squared_error)
+batch = np.ones((8, 2), np.float32), np.ones((8, 1), np.float32)
+trainers = [jn.trainer(objective, optax.sgd(0.1), accumulate=n) for n in (1, 2)]
+start = trainers[0].init(jax.random.key(0), batch)
+found = []
+for axis in "ab":  # a second mesh is no reason for a warning
+    mesh = jax.make_mesh((4,), (axis,), (jax.sharding.AxisType.Auto,))
+    data = jn.distributed.put(batch, mesh, jax.sharding.PartitionSpec(axis))
+    for trainer in trainers:
+        *_, epoch = jn.fit(trainer, start, data, epochs=2, progress=False)
+        found.append(np.asarray(epoch.train_state.params["kernel"]))
+for other in found[1:]:
+    np.testing.assert_allclose(found[0], other, rtol=1e-6)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_mesh_is_no_warning(on_devices):
+    on_devices(ON_MESHES, 4)

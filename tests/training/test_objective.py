@@ -414,3 +414,59 @@ def test_a_rule_of_another_form_is_told_which(rule):
     with pytest.raises((TypeError, ValueError)) as error:
         objective.apply(params, state, jnp.ones((4, 3)))
     assert "returns (update, (state, metrics))" in "".join(error.value.__notes__)
+
+
+GROWN = {
+    "mean": lambda o, t: jnp.mean((o - t) ** 2),
+    "sum": lambda o, t: jnp.abs(o - t).sum(),
+    "pair": lambda o, t: (jnp.square(o - t).mean(1), jnp.ones(6)),
+    "compiled": jax.jit(lambda o, t: jnp.mean((o - t) ** 2)),
+    "where": lambda o, t: jnp.where(t == 1, jnp.log(o), jnp.log(1 - o)).mean(),
+    "optax": lambda o, t: optax.sigmoid_binary_cross_entropy(o, t).mean(),
+    "hinge": lambda o, t: jnp.maximum(0, 1 - o * t).mean(),
+}
+SOUND = {
+    "indexed": lambda o, t: jnp.mean((o[:, 0] - t) ** 2),
+    "with an axis": lambda o, t: jnp.mean((o - t[:, None]) ** 2),
+    "risk sets": lambda o, t: ((t[:, None] >= t) * jnp.exp(o[:, 0])).sum(1).mean(),
+    "moments": lambda o, t: (o.mean() - t.mean()) ** 2,
+    "labels": lambda o, t: optax.softmax_cross_entropy_with_integer_labels(
+        o, t.astype(int) * 0
+    ).mean(),
+    "pairs of outputs": lambda o, t: jnp.mean((o - o.T) * (t[:, None] - t)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_a_loss_that_reduces_does_not_train_on_all_pairs(name):
+    x, t = np.full((6, 3), 0.5, np.float32), np.float32([0, 1, 0, 1, 1, 0])
+    wide = jn.supervised(jn.dense(1), GROWN[name])
+    params, state = jn.dense(1).init(jax.random.key(0), x)
+    with pytest.raises(
+        ValueError, match=r"outputs \(6, 1\) and targets \(6,\) broadcast to .*6, 6"
+    ):
+        wide.apply(params, state, (x, t))
+    metric = jn.supervised(jn.dense(1), SOUND["indexed"], metrics={"mine": GROWN[name]})
+    with pytest.raises(ValueError, match="broadcast"):
+        metric.apply(params, state, (x, t))
+    if name != "pair":
+        (value, _), _ = wide.apply(params, state, (x, t[:, None]))
+        assert value.shape == ()
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_loss_that_fits_its_arrays_together_itself_is_left_alone(name):
+    x, t = np.ones((6, 3), np.float32), np.arange(6, dtype=np.float32)
+    objective = jn.supervised(jn.dense(1), SOUND[name])
+    params, state = jn.dense(1).init(jax.random.key(0), x)
+    (value, _), _ = objective.apply(params, state, (x, t))
+    assert np.shape(value) == ()
+
+
+def test_what_is_no_example_is_named():
+    forward = lambda m, b: (jnp.square(m(jn.dense(1), b["x"]))[:, 0], {})  # noqa: E731
+    objective = jn.compose(forward, name="own")
+    batch = {"params": np.ones(3, np.float32), "x": np.ones((5, 2), np.float32)}
+    trainer = jn.trainer(objective, optax.sgd(0.1))
+    with pytest.raises(ValueError, match="own: all arrays .* params has 3 and x has 5"):
+        trainer.step(trainer.init(jax.random.key(0), batch), batch)

@@ -173,3 +173,33 @@ def test_errors(options, error, words):
     given = {"optimizer": optax.sgd, "epochs": 1, "grid": {"learning_rate": [0.1]}} | options
     with pytest.raises(error, match=words):
         jn.sweep(objective(jn.dense(3)), given.pop("optimizer"), data(), **given)
+
+
+def test_each_seed_is_measured_on_its_own_fold():
+    """Labels are noise: on the fold of another seed, a net that learned by heart looks right."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 8)).astype(np.float32), rng.integers(0, 2, 20)
+    folds = np.arange(20).reshape(4, 5)
+    rest = np.stack([np.setdiff1d(np.arange(20), fold) for fold in folds])
+    accuracy = {"accuracy": jn.metrics.accuracy}
+    objective = jn.supervised(jn.dense(2), LOSS, metrics=accuracy)
+    options = {"seeds": 4, "epochs": 3, "batch_size": 15, "progress": False}
+    make = lambda: optax.sgd(0.5)  # noqa: E731
+    data, held = (x[rest], y[rest]), (x[folds], y[folds])
+    found = jn.sweep(objective, make, data, evaluate=held, own_data=True, **options)
+    for i in range(4):
+        alone = {name: leaf[0, i] for name, leaf in found.train_state.params.items()}
+        wanted = jn.evaluate(objective, alone, {}, jax.tree.map(lambda a, i=i: a[i], held))
+        np.testing.assert_allclose(found.test["accuracy"][0, i, -1], wanted["accuracy"], rtol=1e-6)
+    with pytest.raises(ValueError, match="evaluate must have a leading axis of 4 seeds"):
+        jn.sweep(objective, make, data, evaluate=(x, y), own_data=True, **options)
+    with pytest.raises(ValueError, match="evaluate must have the axes of data"):
+        jn.sweep(objective, make, data, evaluate=(x[:4], y[:4]), own_data=True, **options)
+
+
+def test_missing_numbers_are_counted_by_seeds():
+    x = np.ones((3, 4, 2), np.float32)
+    x[1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 3 seeds contain NaN .*np.nan_to_num\(x\)"):
+        jn.sweep(jn.supervised(jn.dense(1), optax.squared_error), lambda: optax.sgd(0.1),
+                 (x, np.ones((3, 4, 1), np.float32)), epochs=1, seeds=3, own_data=True)  # fmt: skip

@@ -1,0 +1,110 @@
+"""The gradient of a batch that is computed in parts, in the memory of one part."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.core import State
+from jaxnet.ops.precision import wide
+from jaxnet.services.trees import PyTree
+from jaxnet.training.objective import Average, added, examples
+
+
+def accumulated(
+    loss: Callable, state: State, batch: PyTree, mask: jax.Array | None, key: jax.Array, n: int
+) -> Callable:
+    """Return the function floats -> ((value, (state, averages)), gradient) of n parts of a batch.
+
+    Each part counts with its weight, so that mean and gradient are those of the whole batch.
+
+    Args:
+      loss: Function (floats, state, batch, mask, key) -> (mean, (state, averages)).
+      state: State before the batch; each part gets the state after the part before it.
+      batch: Whole batch.
+      mask: Array (batch,) of 0 and 1, 0 for padding; None if all examples count.
+      key: Random key, of which each part gets one of its own.
+      n: Number of parts.
+
+    Raises:
+      ValueError: If the weights of the loss depend on the floats, such as params.
+    """
+    batches, masks = in_parts(batch, mask, n)
+
+    def one(carry, numbered, floats):
+        state, sums, grads = carry
+        i, *part = numbered
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (_, (state, found)), grad = gradient(floats, state, *part, jax.random.fold_in(key, i))
+        weight = found["loss"].weight
+        grads = jax.tree.map(lambda total, g: total + wide(g) * weight, grads, grad)
+        return (state, added(sums, found), grads), None
+
+    def run(floats):
+        parts = jnp.arange(n), batches, masks
+        first = jax.tree.map(lambda leaf: leaf[0], parts[1:])
+        jaxpr, found = jax.make_jaxpr(
+            lambda floats: loss(floats, state, *first, key)[1][1], return_shape=True
+        )(floats)
+        names = [path for path, _ in jax.tree_util.tree_leaves_with_path(found)]
+        weight = names.index((jax.tree_util.DictKey("loss"), jax.tree_util.GetAttrKey("weight")))
+        if depends(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.invars))[weight]:
+            raise ValueError(
+                "step: accumulate= needs a loss (totals, weights) whose weights do not depend on "
+                "the params. Write jax.lax.stop_gradient(weights), or accumulate=1"
+            )
+        zeros = lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32))  # noqa: E731
+        start = state, jax.tree.map(zeros, found), jax.tree.map(zeros, floats)
+        end, _ = jax.lax.scan(lambda carry, part: one(carry, part, floats), start, parts)
+        after, sums, grads = end
+        means = {name: Average(s.mean / _safe(s.weight), s.weight) for name, s in sums.items()}
+        scale = 1 / _safe(means["loss"].weight)
+        grads = jax.tree.map(lambda g, a: (g * scale).astype(a.dtype), grads, floats)
+        return (means["loss"].mean, (after, means)), grads
+
+    return run
+
+
+def _safe(weight: jax.Array) -> jax.Array:
+    return jnp.where(weight == 0, 1, weight)
+
+
+def in_parts(batch: PyTree, mask: jax.Array | None, n: int) -> tuple[PyTree, jax.Array | None]:
+    """Cut a batch into n parts by rows, as arrays (n, rows, ...); padding has a mask of 0.
+
+    Part i has the rows i, i + n, ..., so that on a mesh each device has some rows of each part.
+
+    Example:
+      >>> (x,), mask = in_parts((jnp.arange(5.0),), None, 2)
+      >>> x.tolist(), mask.tolist()
+      ([[0.0, 2.0, 4.0], [1.0, 3.0, 0.0]], [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    """
+    count = examples(batch, "step")
+    rows = -(-count // n)
+    if rows * n > count:
+        mask = jnp.ones(count) if mask is None else mask
+        mask = jnp.pad(mask, (0, rows * n - count))
+        batch = jax.tree.map(lambda a: jnp.resize(a, (rows * n, *a.shape[1:])), batch)
+    cut = lambda a: jnp.moveaxis(a.reshape(rows, n, *a.shape[1:]), 1, 0)  # noqa: E731
+    return jax.tree.map(cut, batch), None if mask is None else cut(mask)
+
+
+def depends(jaxpr: Any, given: list[bool]) -> list[bool]:
+    """Return which results of a jaxpr depend on the given variables, as far as can be seen.
+
+    Example:
+      >>> jaxpr = jax.make_jaxpr(lambda a, b: (a + 1, b))(1.0, 2.0).jaxpr
+      >>> depends(jaxpr, [True, False])
+      [True, False]
+    """
+    known = {var for var, yes in zip(jaxpr.invars, given, strict=True) if yes}
+    of = lambda vars: [not hasattr(v, "val") and v in known for v in vars]  # noqa: E731
+    for eqn in jaxpr.eqns:
+        found = [any(of(eqn.invars))] * len(eqn.outvars)
+        inner = [getattr(p, "jaxpr", p) for p in eqn.params.values()]
+        inner = [p for p in inner if hasattr(p, "eqns") and len(p.invars) == len(eqn.invars)]
+        if inner and len(inner[0].outvars) == len(eqn.outvars) and eqn.primitive.name != "scan":
+            found = depends(inner[0], of(eqn.invars))
+        known |= {var for var, yes in zip(eqn.outvars, found, strict=True) if yes}
+    return of(jaxpr.outvars)

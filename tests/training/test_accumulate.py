@@ -1,0 +1,134 @@
+"""A batch in parts: the gradient, the loss and the metrics of the undivided batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.training.accumulate import depends, in_parts
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(12, 5)).astype(np.float32)
+LABELS = RNG.integers(0, 3, 12)
+FEW = np.where(np.arange(12) % 4 == 1, LABELS, -1)  # part 1 of 4 has all labels, the others none
+NET = jn.serial(jn.dense(7), jnp.tanh, jn.dense(3))
+CROSS = optax.softmax_cross_entropy_with_integer_labels
+
+
+def weighted(outputs, labels):
+    """A pair (totals, weights)."""
+    weights = 0.3 + labels  # differs by example
+    return CROSS(outputs, labels) * weights, weights
+
+
+LOSSES = {
+    "per example": CROSS,
+    "pair": weighted,
+    "mean": lambda outputs, labels: CROSS(outputs, labels).mean(),
+    "ignored": jn.losses.weighted(jn.losses.cross_entropy, ignore_label=-1),
+}
+
+
+def updated(n, loss, batch=(X, LABELS), mask=None, net=NET, penalty=None, fit=False):
+    metrics = {"accuracy": jn.losses.weighted(jn.metrics.accuracy, ignore_label=-1)}
+    objective = jn.supervised(net, loss, metrics=metrics, penalty=penalty)
+    trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=n)
+    state = trainer.init(jax.random.key(0), batch)
+    if fit:
+        *_, epoch = jn.fit(trainer, state, batch, epochs=2, batch_size=fit, progress=False)
+        return epoch.train_state, epoch.train
+    return trainer.step(state, batch)
+
+
+def same(a, b, tolerance=2e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance), a, b)
+
+
+@pytest.mark.parametrize("n", [2, 4, 12])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_update_is_that_of_the_whole_batch(loss, n):
+    labels = FEW if loss == "ignored" else LABELS
+    penalty = lambda params: 0.1 * jnp.square(params["dense"]["kernel"]).sum()  # noqa: E731
+    found, wanted = (updated(k, LOSSES[loss], (X, labels), penalty=penalty) for k in (n, 1))
+    same(found[1], wanted[1])
+    same(found[0].params, wanted[0].params)
+    assert int(found[0].step) == 1
+
+
+@pytest.mark.parametrize("loss", ["per example", "pair", "ignored"])
+def test_rows_that_do_not_divide_are_padded(loss):
+    labels = FEW if loss == "ignored" else LABELS
+    found, wanted = (updated(k, LOSSES[loss], (X[:10], labels[:10])) for k in (4, 1))
+    same(found[1], wanted[1])
+    same(found[0].params, wanted[0].params)
+
+
+def test_a_value_per_batch_cannot_be_padded():
+    with pytest.raises(ValueError, match="loss is one value per batch"):
+        updated(5, LOSSES["mean"])
+
+
+def test_fit_pads_its_last_batch():
+    """12 examples in batches of 8, of which the last has 4."""
+    found, wanted = (updated(k, CROSS, fit=8) for k in (4, 1))
+    same(found[1]["accuracy"], wanted[1]["accuracy"])
+    same(found[0].params, wanted[0].params, 1e-5)
+    assert int(found[0].step) == 4
+
+
+def test_each_part_draws_its_own_numbers_and_keeps_the_state():
+    net = jn.serial(jn.dropout(0.5), jn.batch_norm(), jn.dense(3))
+    train_state, _ = updated(3, CROSS, (np.ones((12, 40), np.float32), LABELS), net=net)
+    mean = train_state.state["batch_norm"]["mean"]
+    # Three parts of 4 rows: the average moves three times, by means of what dropout kept.
+    assert 0.1 < mean.mean() < 0.45 and len(np.unique(np.round(mean, 4))) > 8
+
+
+def test_weights_that_depend_on_the_params_are_refused():
+    def loss(outputs, labels):
+        weights = jax.nn.sigmoid(outputs[:, 0])
+        return CROSS(outputs, labels) * weights, weights
+
+    with pytest.raises(
+        ValueError, match=r"weights do not depend on the params. Write jax.lax.stop"
+    ):
+        updated(2, loss)
+
+
+def test_the_memory_of_a_step_is_that_of_a_part():
+    net = jn.serial(jn.dense(64), jnp.tanh, jn.dense(64), jnp.tanh, jn.dense(3))
+    objective, batch = jn.supervised(net, CROSS), (jn.spec((4096, 16)), jn.spec((4096,), int))
+
+    def temporary(n):
+        trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=n)
+        state = jax.eval_shape(trainer.init, jax.random.key(0), batch)
+        program = jax.jit(trainer.step).lower(state, batch).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporary(8) < 0.4 * temporary(1)
+
+
+def test_16_bit_gradients_are_summed_in_float32():
+    objective = jn.supervised(jn.dense(1, use_bias=False), lambda y, t: y[:, 0])
+    trainer = jn.trainer(objective, optax.sgd(1.0), accumulate=512)
+    batch = np.ones((512, 1), jnp.bfloat16), np.zeros(512, np.float32)
+    params = {"kernel": jnp.zeros((1, 1), jnp.bfloat16)}
+    state = trainer.init(jax.random.key(0), batch)._replace(params=params)
+    after, _ = trainer.step(state, batch)
+    assert float(after.params["kernel"][0, 0]) == -1
+
+
+def test_parts_take_every_nth_row():
+    batch, mask = in_parts({"x": jnp.arange(8)}, None, 4)
+    assert mask is None and batch["x"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_what_depends_on_what():
+    @jax.jit
+    def both(a, b):
+        return a * 2, b + 1
+
+    jaxpr = jax.make_jaxpr(lambda a, b: (*both(a, b), 3.0))(1.0, 2.0).jaxpr
+    assert depends(jaxpr, [True, False]) == [True, False, False]
