@@ -173,7 +173,8 @@ for axis in "ab":  # a second mesh is no reason for a warning
     mesh = jax.make_mesh((4,), (axis,), (jax.sharding.AxisType.Auto,))
     data = jn.distributed.put(batch, mesh, jax.sharding.PartitionSpec(axis))
     for trainer in trainers:
-        *_, epoch = jn.fit(trainer, start, data, epochs=2, progress=False)
+        there = jn.distributed.put(start, mesh)
+        *_, epoch = jn.fit(trainer, there, data, epochs=2, progress=False)
         found.append(np.asarray(epoch.train_state.params["kernel"]))
 for other in found[1:]:
     np.testing.assert_allclose(found[0], other, rtol=1e-6)
