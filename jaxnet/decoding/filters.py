@@ -80,7 +80,8 @@ def nucleus(ranked: jax.Array, top_p: float | jax.Array) -> jax.Array:
     """Return logits, best first, with -inf after the smallest set whose probability is top_p."""
     p = jax.nn.softmax(ranked)
     before = jnp.cumsum(p, -1) - p  # 0 for the first token, which always stays
-    return jnp.where(before < top_p, ranked, -jnp.inf)
+    # The sum of all may be rounded to 1 before the last tokens.
+    return jnp.where((before < top_p) | (top_p >= 1), ranked, -jnp.inf)
 
 
 def check_filters(who, temperature, top_k, top_p, min_p, repetition_penalty, vocabulary) -> None:

@@ -36,6 +36,17 @@ def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.take_along_axis(values, labels[..., None], axis=-1, mode="fill")[..., 0]
 
 
+def at_target(values: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the entry of each label, or the mean of the entries by their probabilities.
+
+    A class of probability 0 does not count, even if its entry is infinite.
+    """
+    if targets.shape != values.shape:
+        return at_label(values, targets)
+    p = targets.astype(values.dtype)
+    return jnp.where(p != 0, p * jnp.where(p != 0, values, 0), 0).sum(-1)
+
+
 def read_same(
     who: str, a: Any, b: Any, names: tuple[str, str] = ("outputs", "targets")
 ) -> tuple[jax.Array, jax.Array]:
@@ -74,13 +85,30 @@ def read_labels(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Ar
     return outputs, targets.astype(jnp.promote_types(targets.dtype, jnp.int32))
 
 
+def are_probabilities(outputs: Any, targets: Any) -> bool:
+    """Return whether targets are class probabilities, in the shape of the outputs."""
+    shape = getattr(targets, "shape", None)
+    return bool(shape) and shape == getattr(outputs, "shape", None) and (
+        jnp.issubdtype(targets.dtype, jnp.floating)
+    )  # fmt: skip
+
+
+def read_targets(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
+    """Return the arrays of `read_labels`, or outputs and class probabilities of one shape."""
+    if not are_probabilities(outputs, targets):
+        return read_labels(who, outputs, targets)
+    check_distribution(who, outputs, targets)
+    return read_same(who, outputs, targets)
+
+
 def read_classes(who: str, outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
-    """Return the arrays of `read_labels`, and raise if known labels are not classes.
+    """Return the arrays of `read_targets`, and raise if known labels are not classes.
 
     While tracing, `at_label` gives NaN for such labels.
     """
-    arrays = read_labels(who, outputs, targets)
-    check_labels(who, targets, arrays[0].shape[-1])
+    arrays = read_targets(who, outputs, targets)
+    if not are_probabilities(outputs, targets):
+        check_labels(who, targets, arrays[0].shape[-1])
     return arrays
 
 
@@ -146,6 +174,20 @@ def check_unit(who: str, what: str, values: Any) -> None:
     if values is not None and (wrong := values[~((values >= 0) & (values <= 1))]).size:
         hint = ". For images of 8 bits, write x / 255" if wrong.max() > 1.5 else ""
         raise WrongValues(f"{who}: {what} must be in [0, 1], got {wrong.flat[0]}{hint}")
+
+
+def check_distribution(who: str, outputs: Any, targets: Any) -> None:
+    """Raise if known rows of targets, in the shape of outputs, are not probabilities."""
+    if (values := known(targets)) is None or values.shape != jnp.shape(outputs):
+        return
+    check_unit(who, "targets", targets)
+    sums = values.astype(np.float32).sum(-1)
+    if (wrong := sums[~(abs(sums - 1) < 0.02)]).size:  # the rounding error of bfloat16
+        raise WrongValues(
+            f"{who}: each row of targets must sum to 1, got {wrong.flat[0]:.3g}. For several "
+            "labels per example, take optax.sigmoid_binary_cross_entropy; to leave rows out, "
+            "jn.losses.masked(loss)"
+        )
 
 
 def split_pair(who: str, what: str, value: Any) -> Any:

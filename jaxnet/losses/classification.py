@@ -5,7 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import at_label, log, read_classes, read_unit, read_weights, wide
+from jaxnet.losses.arrays import (
+    are_probabilities,
+    at_target,
+    log,
+    read_classes,
+    read_unit,
+    read_weights,
+    wide,
+)
 from jaxnet.losses.form import comparison
 
 
@@ -13,13 +21,15 @@ from jaxnet.losses.form import comparison
 def cross_entropy(
     outputs: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0
 ) -> jax.Array:
-    """Return the softmax cross-entropy of logits and integer labels.
+    """Return the softmax cross-entropy of logits and labels, or class probabilities.
 
-    For class weights and labels that do not count, write `weighted(cross_entropy, ...)`.
+    For class weights and labels that do not count, write `weighted(cross_entropy, ...)`. Classes
+    whose logit is -inf are left out, as if the net did not have them.
 
     Args:
       outputs: Logits (batch, ..., classes).
-      targets: Integer labels (batch, ...) in [0, classes).
+      targets: Integer labels (batch, ...) in [0, classes), or probabilities in the shape of
+        outputs, such as those of `jn.data.mixup`.
       label_smoothing: Fraction of the target distribution that is spread evenly over all classes,
         in [0, 1). Zero by default, commonly 0.1.
 
@@ -40,15 +50,17 @@ def cross_entropy(
 
 def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Return the cross-entropy of smoothed labels, from the logarithms of the probabilities."""
-    values = -at_label(log_p, labels)
+    values = -at_target(log_p, labels)
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
-        return values  # avoids 0 times infinity, which would be NaN
-    return (1 - label_smoothing) * values - label_smoothing * log_p.mean(-1)
+        return values
+    there = log_p > -jnp.inf
+    mean = jnp.where(there, log_p, 0).sum(-1) / jnp.maximum(there.sum(-1), 1)
+    return (1 - label_smoothing) * values - label_smoothing * mean
 
 
 @comparison(read_classes)
 def cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return -log p_y from probabilities and integer labels.
+    """Return -log p_y from probabilities and labels, or class probabilities.
 
     Prefer `cross_entropy` if the net can output logits: it is exact for logits of any size. Below a
     probability of 1e-7 (2e-16 in float64), the logarithm is replaced by its tangent, so value and
@@ -56,7 +68,7 @@ def cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array) -> ja
 
     Args:
       outputs: Probabilities (batch, ..., classes), such as the outputs of a softmax.
-      targets: Integer labels (batch, ...) in [0, classes).
+      targets: Integer labels or probabilities, as in `cross_entropy`.
 
     Returns:
       (batch, ...).
@@ -66,7 +78,7 @@ def cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array) -> ja
       >>> cross_entropy_of_probabilities(p, jnp.array([0, 1])).tolist()
       [0.693..., 1.386...]
     """
-    return -log(at_label(wide(outputs), targets))
+    return at_target(-log(wide(outputs)), targets)
 
 
 @comparison(read_unit, pos_weight=read_weights)
@@ -99,7 +111,10 @@ def sigmoid_cross_entropy(
             "sigmoid_cross_entropy: pos_weight must be a number or one per label, got "
             f"{factor.shape} for outputs {z.shape}"
         )
-    return -(factor * y * jax.nn.log_sigmoid(z) + (1 - y) * jax.nn.log_sigmoid(-z))
+    # At a logit of -inf or inf, one of the logarithms is infinite; its factor may be 0.
+    yes = jnp.where(y == 0, 0, factor * y * jnp.where(y == 0, 0, jax.nn.log_sigmoid(z)))
+    no = jnp.where(y == 1, 0, (1 - y) * jnp.where(y == 1, 0, jax.nn.log_sigmoid(-z)))
+    return -(yes + no)
 
 
 @comparison(read_unit)
@@ -134,7 +149,7 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
 
     Args:
       outputs: Logits (batch, ..., classes) of at least two classes.
-      targets: Integer labels (batch, ...) in [0, classes).
+      targets: Integer labels or probabilities, as in `cross_entropy`.
       gamma: Exponent, at least 0; 0 gives the cross-entropy.
 
     Returns:
@@ -153,9 +168,27 @@ def focal(outputs: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.
             "example, take optax.sigmoid_focal_loss"
         )
     z = wide(outputs)
-    total = jax.nn.logsumexp(z, axis=-1)
-    others = jnp.where(targets[..., None] == jnp.arange(z.shape[-1]), -jnp.inf, z)
+    total = jax.nn.logsumexp(z, axis=-1, keepdims=True)
+    if are_probabilities(outputs, targets):
+        return at_target(_focal(z, total, gamma), targets)
+    at = at_target(z, targets)[..., None]  # (batch, ..., 1)
+    itself = targets[..., None] == jnp.arange(z.shape[-1]).reshape((1,) * (z.ndim - 1) + (-1,))
+    return _focal(at, total, gamma, jnp.where(itself, -jnp.inf, z))[..., 0]
+
+
+def _focal(z: jax.Array, total: jax.Array, gamma: Any, others: Any = None) -> jax.Array:
+    """Return the focal loss of logits z, (batch, ..., 1) or of all classes."""
     # log(1 - p) from the other classes: 1 - p itself would round to 0, where x^gamma may have
     # an infinite slope.
-    log_rest = jax.nn.logsumexp(others, axis=-1) - total
-    return jnp.exp(gamma * log_rest) * (total - at_label(z, targets))
+    if others is None:
+        n = z.shape[-1]
+        others = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, jnp.expand_dims(z, -2))
+        some = (others > -jnp.inf).any(-1)
+        rest = jax.nn.logsumexp(jnp.where(some[..., None], others, 0), axis=-1)
+    else:
+        some = (others > -jnp.inf).any(-1, keepdims=True)
+        rest = jax.nn.logsumexp(jnp.where(some, others, 0), axis=-1, keepdims=True)
+    # Without other classes, or if they are masked, p is 1.
+    factor = jnp.where(some, jnp.exp(gamma * jnp.where(some, rest - total, 0)), gamma == 0)
+    there = z > -jnp.inf
+    return jnp.where(there, factor * (total - jnp.where(there, z, 0)), jnp.inf)

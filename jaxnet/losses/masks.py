@@ -9,7 +9,9 @@ import numpy as np
 
 from jaxnet.losses.arrays import (
     Loss,
+    are_probabilities,
     at_label,
+    at_target,
     by_class,
     check_labels,
     check_values,
@@ -113,8 +115,9 @@ def weighted(
 
     Args:
       loss: Loss or metric that maps outputs (batch, ..., classes) and integer labels (batch, ...)
-        to one value per label. With `label_smoothing` of `cross_entropy`, the smoothed fraction of
-        each class has the weight of that class, as in PyTorch.
+        to one value per label. Without `ignore_label`, the targets may be class probabilities.
+        With `label_smoothing` of `cross_entropy`, the smoothed fraction of each class has the
+        weight of that class, as in PyTorch.
       class_weights: Weights of the classes, (classes,), such as larger ones for rare classes. 1 by
         default.
       ignore_label: Label that does not count, such as -100 or the label of padding.
@@ -182,8 +185,21 @@ def _by_label(who: str, loss: Any, class_weights: Any, label: int | None) -> Cal
         table = read_weights(who, "class_weights", table, "(classes,)")
     inner, _, options = unwrapped(loss)
 
+    def _by_probabilities(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+        """Each class has its weight in the mean over the classes."""
+        by_entry = by_class(who, table, outputs)
+        weights = at_target(by_entry, targets)
+        if inner is cross_entropy:
+            values = smoothed(jax.nn.log_softmax(wide(outputs)) * by_entry, targets, **options)
+        else:
+            values = wide(loss(outputs, targets)) * weights
+        axes = tuple(range(1, values.ndim))
+        return values.sum(axes), weights.sum(axes)
+
     def pair(outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
         given = known(targets)
+        if are_probabilities(outputs, targets) and label is None:
+            return _by_probabilities(outputs, targets)
         outputs, targets = read_labels(who, outputs, targets)
         counted: Any = True if label is None else targets != label
         targets = jnp.where(counted, targets, 0)

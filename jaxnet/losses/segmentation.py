@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import read_labels, wide
+from jaxnet.losses.arrays import are_probabilities, read_targets, wide
 from jaxnet.losses.form import comparison
 
 
-@comparison(read_labels, smooth="(0, inf)")
+@comparison(read_targets, smooth="(0, inf)")
 def dice(outputs: jax.Array, targets: jax.Array, *, smooth: float = 1.0) -> jax.Array:
     """Return the soft Dice loss 1 - 2|A∩B| / (|A| + |B|) per image, averaged over the classes.
 
@@ -18,8 +18,8 @@ def dice(outputs: jax.Array, targets: jax.Array, *, smooth: float = 1.0) -> jax.
 
     Args:
       outputs: Logits (batch, ..., classes).
-      targets: Integer labels (batch, ...). Pixels whose label is outside [0, classes) are left
-        out.
+      targets: Integer labels (batch, ...), or probabilities in the shape of outputs. Pixels whose
+        label is outside [0, classes) are left out.
       smooth: Number above 0 that is added to numerator and denominator.
 
     Returns:
@@ -33,8 +33,13 @@ def dice(outputs: jax.Array, targets: jax.Array, *, smooth: float = 1.0) -> jax.
     Reference: Milletari, Navab and Ahmadi 2016, "V-Net".
     """
     z = wide(outputs)
-    true = targets[..., None] == jnp.arange(z.shape[-1])  # (batch, ..., classes)
-    p = jax.nn.softmax(z) * true.any(-1, keepdims=True)
+    if are_probabilities(outputs, targets):
+        true, labeled = targets.astype(z.dtype), 1.0
+    else:
+        classes = jnp.arange(z.shape[-1]).reshape((1,) * (z.ndim - 1) + (-1,))
+        true = targets[..., None] == classes  # (batch, ..., classes)
+        labeled = true.any(-1, keepdims=True)
+    p = jax.nn.softmax(z) * labeled
     pixels = tuple(range(1, z.ndim - 1))
     both, total = (p * true).sum(pixels), p.sum(pixels) + true.sum(pixels)  # (batch, classes)
     return (1 - (2 * both + smooth) / (total + smooth)).mean(-1)

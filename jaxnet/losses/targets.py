@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.losses.arrays import Loss, check_labels, check_unit
+from jaxnet.losses.arrays import Loss, check_distribution, check_labels, check_unit
 from jaxnet.losses.form import check_form, unwrapped
 from jaxnet.services.checks import WrongValues, known
 from jaxnet.services.functions import function_name
@@ -94,19 +94,6 @@ def _unit(who: str, outputs: Any, targets: Any) -> None:
     check_unit(who, "targets", targets)
 
 
-def _distribution(who: str, outputs: Any, targets: Any) -> None:
-    if (values := known(targets)) is None or values.shape != jnp.shape(outputs):
-        return
-    check_unit(who, "targets", targets)
-    sums = values.astype(np.float32).sum(-1)
-    if (wrong := sums[~(abs(sums - 1) < 0.02)]).size:  # the rounding error of bfloat16
-        raise WrongValues(
-            f"{who}: each row of targets must sum to 1, got {wrong.flat[0]:.3g}. For several "
-            "labels per example, take optax.sigmoid_binary_cross_entropy; to leave rows out, "
-            "jn.losses.masked(loss)"
-        )
-
-
 def _sign(who: str, outputs: Any, targets: Any) -> None:
     values = known(targets)
     if values is not None and (wrong := values[abs(values.astype(np.float32)) != 1]).size:
@@ -122,9 +109,9 @@ _CHECKS: dict[Callable, Callable[[str, Any, Any], None]] = {
     optax.losses.multiclass_perceptron_loss: _labels,
     optax.losses.sigmoid_binary_cross_entropy: _unit,
     optax.losses.sigmoid_focal_loss: _unit,
-    optax.losses.softmax_cross_entropy: _distribution,
-    optax.losses.safe_softmax_cross_entropy: _distribution,
-    optax.losses.poly_loss_cross_entropy: _distribution,
+    optax.losses.softmax_cross_entropy: check_distribution,
+    optax.losses.safe_softmax_cross_entropy: check_distribution,
+    optax.losses.poly_loss_cross_entropy: check_distribution,
     optax.losses.hinge_loss: _sign,
     optax.losses.perceptron_loss: _sign,
 }

@@ -3,20 +3,24 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses.arrays import read_labels, read_same
+from jaxnet.losses.arrays import are_probabilities, read_same, read_targets
 from jaxnet.losses.form import comparison
 from jaxnet.services.checks import at_least, is_traced, known
 from jaxnet.services.warn import warn
 
 
 def _read(who: str, outputs: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the arrays of `read_labels`, and warn about labels outside [0, classes).
+    """Return outputs and labels, and warn about labels outside [0, classes).
+
+    The label of class probabilities is the most probable class.
 
     A loss may leave such labels out. The warning appears only while tracing with known labels, as
     `fit` and `evaluate` do once for all of them.
     """
-    labels = known(targets)
-    outputs, targets = read_labels(who, outputs, targets)
+    labels, soft = known(targets), are_probabilities(outputs, targets)
+    outputs, targets = read_targets(who, outputs, targets)
+    if soft:
+        return outputs, jnp.where(jnp.isnan(targets).any(-1), -1, targets.argmax(-1))
     classes = outputs.shape[-1]
     if is_traced(outputs) and labels is not None:
         others = labels[(labels < 0) | (labels >= classes)]
@@ -38,8 +42,9 @@ def accuracy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Args:
       outputs: Logits or probabilities (batch, ..., classes).
-      targets: Integer labels (batch, ...) in [0, classes). Any other label counts as wrong, with a
-        warning in `fit` and `evaluate`. To leave a label out, write
+      targets: Integer labels (batch, ...) in [0, classes), or class probabilities in the shape of
+        outputs, whose largest is the label. Any other label counts as wrong, with a warning in
+        `fit` and `evaluate`. To leave a label out, write
         `jn.losses.weighted(jn.metrics.accuracy, ignore_label=-100)`.
 
     Returns:

@@ -64,7 +64,7 @@ def within(who: str, what: str, value: Any, interval: str, meaning: str = "") ->
     if is_traced(value):
         return
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    number: Any = value
+    number: Any = np.asarray(value)  # inside jit, an array with a value would be traced here
     above = number >= low if interval[0] == "[" else number > low
     below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):

@@ -99,3 +99,15 @@ def test_numbers_may_be_traced_and_axes_free():
 def test_wrong_arguments(options, words):
     with pytest.raises(ValueError, match=words):
         filter_logits(jnp.zeros((1, 4)), **options)
+
+
+@pytest.mark.parametrize("vocabulary", [1_000, 50_000])
+def test_a_nucleus_of_everything_drops_no_token(vocabulary):
+    """The sum of all probabilities is rounded to 1 before the last tokens."""
+    logits = np.random.default_rng(0).normal(size=(2, vocabulary)).astype(np.float32) * 4
+    for given in (1.0, jnp.float32(1.0)):
+        found = jax.jit(lambda z, p=given: filter_logits(z, top_p=p))(logits)
+        assert np.isfinite(found).all()
+    assert np.isfinite(filter_logits(logits, min_p=0.0)).all()
+    assert np.isfinite(filter_logits(logits, top_k=vocabulary)).all()
+    assert (np.isfinite(filter_logits(logits, top_p=1e-9)).sum(-1) == 1).all()

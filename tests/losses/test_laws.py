@@ -212,3 +212,146 @@ def test_losses_take_part_in_training():
     for _ in range(60):
         train_state, seen = trainer.step(train_state, (x, y))
     assert seen["accuracy"] == 1 and seen["loss"] == 0
+
+
+CLASSES = {
+    **LABELLED,
+    "cross_entropy without smoothing": losses.cross_entropy,
+    "focal with gamma 0": partial(losses.focal, gamma=0.0),
+}
+LOGITS = {n: loss for n, loss in CLASSES.items() if "probabilities" not in n}
+RNG = np.random.default_rng(0)
+
+
+def with_gradient(loss, *args):
+    """Values, and the gradient of their sum by the outputs."""
+    run = jax.value_and_grad(lambda z, t: loss(z, t).sum())
+    return jax.jit(loss)(*args), jax.jit(run)(*args)[1]
+
+
+@pytest.mark.parametrize("name", LOGITS)
+@pytest.mark.parametrize("masked", [[3, 4], [1, 2, 3, 4]], ids=["two", "all others"])
+def test_classes_of_minus_infinity_are_as_if_they_were_not_there(name, masked):
+    """In value and gradient; a sweep over all losses of classes."""
+    z = RNG.normal(size=(6, 5)).astype(np.float32)
+    z[:, masked] = -np.inf
+    kept = [i for i in range(5) if i not in masked]
+    labels = np.arange(6) % len(kept)
+    values, slope = with_gradient(LOGITS[name], z, labels)
+    assert np.isfinite(values).all() and np.isfinite(slope).all()
+    assert (np.asarray(slope)[:, masked] == 0).all()
+    if len(kept) > 1 and name != "dice":  # dice is a mean over the classes
+        wanted, by_kept = with_gradient(LOGITS[name], z[:, kept], labels)
+        np.testing.assert_allclose(values, wanted, rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(slope)[:, kept], by_kept, rtol=1e-4, atol=1e-7)
+    elif name != "dice":
+        np.testing.assert_allclose(values, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "cross_entropy without smoothing"])
+def test_an_impossible_label_costs_infinitely_much(name):
+    z = np.float32([[-np.inf, 1, 2]])
+    assert np.asarray(CLASSES[name](z, np.array([0]))) == np.inf
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_certain_units_cost_nothing_or_infinitely_much(weight):
+    z, y = np.float32([np.inf, -np.inf, np.inf, -np.inf]), np.array([1, 0, 0, 1])
+    loss = partial(losses.sigmoid_cross_entropy, pos_weight=weight)
+    values, slope = with_gradient(loss, z, y)
+    np.testing.assert_array_equal(values, [0, 0, np.inf, np.inf])
+    np.testing.assert_allclose(slope, [0, 0, 1, -weight])
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_probabilities_of_0_and_1_have_finite_values_and_slopes(p):
+    y = np.array([0, 1])
+    two = losses.binary_cross_entropy_of_probabilities
+    values, slope = with_gradient(two, np.full(2, p, np.float32), y)
+    assert np.isfinite(values).all() and np.isfinite(slope).all()
+    assert np.asarray(values)[int(p)] == 0
+    many = np.float32([[p, 1 - p], [p, 1 - p]])
+    values, slope = with_gradient(losses.cross_entropy_of_probabilities, many, y)
+    assert np.isfinite(values).all() and np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_probabilities_are_targets_too(name):
+    """One-hot targets are labels; mixed ones give the mean of the labels' losses."""
+    z = RNG.normal(size=(6, 4)).astype(np.float32)
+    if "of_probabilities" in name:
+        z = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    labels, loss = np.arange(6) % 4, CLASSES[name]
+    one_hot = np.eye(4, dtype=np.float32)[labels]
+    wanted = with_gradient(loss, z, labels)
+    found = with_gradient(loss, z, one_hot)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    if name != "dice":
+        other = (labels + 1) % 4
+        mixed = 0.3 * one_hot + 0.7 * np.eye(4, dtype=np.float32)[other]
+        each = loss(z, labels), loss(z, other)
+        if "smoothing" in name or name in ("cross_entropy_of_probabilities",) or "focal" in name:
+            np.testing.assert_allclose(loss(z, mixed), 0.3 * each[0] + 0.7 * each[1], rtol=1e-5)
+    with pytest.raises(ValueError, match="each row of targets must sum to 1, got 0.5"):
+        loss(z, one_hot / 2)
+    with pytest.raises(ValueError, match=r"got \(6, 4\) and \(6, 3\)|must hold integers"):
+        loss(z, one_hot[:, :3])
+
+
+def test_a_masked_class_may_have_probability_0():
+    z, p = np.float32([[1, -np.inf, 2]]), np.float32([[0.25, 0, 0.75]])
+    for loss in (losses.cross_entropy, losses.focal):
+        values, slope = with_gradient(loss, z, p)
+        assert np.isfinite(values).all() and np.isfinite(slope).all()
+
+
+def test_class_weights_of_probabilities():
+    z, labels = RNG.normal(size=(5, 3)).astype(np.float32), np.arange(5) % 3
+    for inner in (losses.cross_entropy, losses.focal):
+        loss = losses.weighted(inner, class_weights=[1.0, 2.0, 4.0])
+        for a, b in zip(loss(z, np.eye(3)[labels]), loss(z, labels), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("augment", [jn.data.mixup(1.0, 3), jn.data.cutmix(1.0, 3)])
+def test_mixed_labels_train_with_an_accuracy(augment):
+    net = jn.serial(jn.flatten(), jn.dense(3))
+    metrics = {"accuracy": jn.metrics.accuracy, "two": partial(jn.metrics.top_k_accuracy, k=2)}
+    objective = jn.supervised(net, losses.cross_entropy, metrics=metrics)
+    trainer = jn.trainer(jn.augmented(objective, augment), optax.sgd(0.1))
+    batch = RNG.normal(size=(8, 4, 4, 1)).astype(np.float32), np.arange(8) % 3
+    _, found = trainer.step(trainer.init(jax.random.key(0), batch), batch)
+    assert 0 <= found["accuracy"] <= found["two"] <= 1 and np.isfinite(found["loss"])
+
+
+def narrow(name, dtype):
+    """Outputs of 16,384 rows or of 64 x 64 pixels, targets, and the loss."""
+    if name in LABELLED or name in CLASSES:
+        shape = (2, 64, 64, 5) if name == "dice" else (16_384, 5)
+        z = RNG.normal(size=shape)
+        z = np.exp(z) / np.exp(z).sum(-1, keepdims=True) if "probabilities" in name else z
+        return CLASSES[name], z.astype(dtype), RNG.integers(0, 5, shape[:-1])
+    shape = (2, 64, 64, 4)
+    z = RNG.uniform(0.05, 0.95, shape).astype(dtype)
+    return SAME[name], z, RNG.integers(0, 2, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("name", SAME | LABELLED)
+def test_sums_are_made_in_float32(name, dtype):
+    loss, z, targets = narrow(name, dtype)
+    objective = jn.supervised(jn.compose(lambda m, x: x, name="same"), loss)
+
+    def mean(z, targets):
+        (values, _), _ = objective.apply({}, {}, (z, targets))
+        return values.mean()
+
+    run = jax.jit(jax.value_and_grad(mean))
+    value, slope = run(z, targets)
+    wanted, by_z = run(z.astype(np.float32), np.asarray(targets, np.float32)
+                       if targets.dtype == dtype else targets)  # fmt: skip
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, wanted, rtol=1e-3)
+    off = np.linalg.norm(np.float32(slope) - by_z) / np.linalg.norm(by_z)
+    assert off < (0.01 if dtype == jnp.bfloat16 else 0.05)  # means of 16,384: below 6e-5

@@ -116,9 +116,15 @@ def test_messages(call, message):
         call()
 
 
-def test_labels_must_be_integers():
+def test_labels_are_integers_or_probabilities():
     with pytest.raises(TypeError, match="argmax"):
+        metrics.accuracy(SCORES, jnp.ones(4))
+    with pytest.raises(ValueError, match="each row of targets must sum to 1, got 0"):
         metrics.accuracy(SCORES, jnp.eye(4, 3))
+    labels = np.array([0, 2, 1, 1])
+    soft = 0.6 * np.eye(3)[labels] + 0.4 / 3
+    for metric in (metrics.accuracy, partial(metrics.top_k_accuracy, k=2)):
+        np.testing.assert_array_equal(metric(SCORES, soft), metric(SCORES, labels))
 
 
 @pytest.mark.slow
