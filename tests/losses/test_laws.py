@@ -295,7 +295,7 @@ def test_probabilities_are_targets_too(name):
             np.testing.assert_allclose(loss(z, mixed), 0.3 * each[0] + 0.7 * each[1], rtol=1e-5)
     with pytest.raises(ValueError, match="each row of targets must sum to 1, got 0.5"):
         loss(z, one_hot / 2)
-    with pytest.raises(ValueError, match=r"got \(6, 4\) and \(6, 3\)|must hold integers"):
+    with pytest.raises(TypeError, match="must hold integers"):
         loss(z, one_hot[:, :3])
 
 
