@@ -100,6 +100,7 @@ from jaxnet.transforms import ensemble as ensemble
 from jaxnet.transforms import follow as follow
 from jaxnet.transforms import freeze as freeze
 from jaxnet.transforms import lora as lora
+from jaxnet.transforms import mapped as mapped
 from jaxnet.transforms import merge as merge
 from jaxnet.transforms import observe as observe
 from jaxnet.transforms import pick as pick

@@ -271,6 +271,7 @@ ROWS = [
     Row("stack_rnn", lambda: jn.stack_rnn(jn.gru(4), jn.lstm(7)), {"x": spec((3, 6, 5))}),
     Row("time_distributed", lambda: jn.time_distributed(jn.dense(4)), LENGTHS, high=7),
     Row("last_step", jn.last_step, LENGTHS, high=7),
+    Row("mapped", lambda: jn.mapped(jn.dense(4)), spec((2, 3, 5))),
     Row("flatten", jn.flatten, IMAGE),
     Row("polynomial", lambda: jn.polynomial(3), spec((3, 4))),
     Row("rbf", lambda: jn.rbf(5, width=2.0), spec((3, 4))),

@@ -565,6 +565,7 @@ VALUES: dict[str, Value] = {
     "serial": stateless(lambda p, x: dense(p["dense_1"], np.tanh(dense(p["dense"], x)))),
     "parallel": stateless(lambda p, x: (dense(p["dense"], x), dense(p["dense_1"], x))),
     "parallel-tuple": stateless(lambda p, x: (dense(p["dense"], x[0]), np.tanh(x[1]))),
+    "mapped": stateless(lambda p, x: dense(p, x)),
     "residual": stateless(lambda p, x: x + dense(p["dense"], x)),
     "residual-shortcut": stateless(lambda p, x: dense(p["dense"], x) + dense(p["dense_1"], x)),
     "dense": stateless(dense),

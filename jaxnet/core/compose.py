@@ -100,6 +100,7 @@ class Scope:
         with call(name, x, child=True):
             for watch in self._watches:
                 if watch.done():
+                    self._counts.setdefault(name, 0)  # its entries may be given, as by `tap`
                     return _zeros(_output(layer, x, watch.skipped))
             self._counts[name] = count = self._counts.get(name, -1) + 1
             y = self._run(layer, name, x, self._fold(name, count))
@@ -177,6 +178,8 @@ class Scope:
                 f"{here()}: needs a key{' in training' * self.train}. Pass one, as in "
                 f"net.apply(params, state, x, key=jax.random.key(0){mode})"
             )
+        if self._plan is None:
+            _check_own_key()
         if name is None:
             return self._key
         name = f"key/{name}"  # the name of a child never contains '/'
@@ -297,8 +300,19 @@ class Scope:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"m has no attribute {name!r}; it has m(layer, x), m.param, m.state, m.update, m.sow, "
-            "m.key and m.train"
+            "m.key, m.train, m.whole and m.stream"
+            + (PARAMS_ARE_OUTSIDE if name == "params" else "")
         )
+
+    def __dir__(self) -> list[str]:
+        """Return the public names, of which Python suggests one for a misspelled name."""
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+
+PARAMS_ARE_OUTSIDE = (
+    ". Params belong to the caller: net.apply(params, state, x). For a penalty on them, pass "
+    "jn.supervised(..., penalty=...)"
+)
 
 
 def _check_entry_name(name: Any, form: str) -> None:
@@ -332,6 +346,45 @@ def _check_outside_loops(what: str) -> None:
                 "or call layer.apply(params, state, x) in an objective jn.Layer(init, apply)"
             )
         frame = frame.f_back
+
+
+def _check_own_key() -> None:
+    """Raise if a forward function draws inside of a loop of JAX, where all turns have one key.
+
+    It looks at the functions that called, up to the `apply` that got the key from outside. A loop
+    of this library has a key for each turn, in a variable called `own_key`.
+    """
+    frame: Any = sys._getframe(2)
+    looped = applied = own = skipped = False  # own: the next loop has a key for each turn
+    while frame is not None:
+        code = frame.f_code
+        path = code.co_filename
+        if path.startswith(_JAX):
+            # jax.jacfwd maps tangents alone: what they belong to is computed once.
+            looped = code.co_name != "jacfun" and (looped or (not own and _is_loop(code)))
+            skipped = own
+        elif path.startswith(_OURS):
+            if applied and not path.startswith(_LAYERS):
+                return
+            if "own_key" in code.co_varnames:
+                looped, own, skipped = False, True, False
+            elif skipped:
+                own = skipped = False
+            applied = code is not Scope.__call__.__code__ and (applied or code in _APPLIES)
+        elif applied:
+            return
+        elif looped:
+            raise ValueError(
+                f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
+                "where it has the same key at each turn, so the same numbers are drawn again. Map "
+                "the layer by m(jn.mapped(layer, axis), x), repeat it by jn.repeat, or draw all "
+                "numbers before the loop"
+            )
+        frame = frame.f_back
+
+
+def _is_loop(code: Any) -> bool:
+    return code.co_name in ("vmap_f", "pmap_f") or code.co_filename.endswith(_LOOPS)
 
 
 def _outline(layer: Layer, x: PyTree, key: Any, plan: Plan, watches: tuple = ()) -> PyTree:
@@ -694,3 +747,8 @@ def _makes_layers(function: Callable) -> bool:
 _RUNS = {walk.__code__, _outline.__code__}  # code that runs a forward function
 # With the separator at its end, so that the path of jaxnet does not match.
 _JAX = os.path.join(os.path.dirname(jax.__file__), "")
+_LOOPS = os.path.join("control_flow", "loops.py")
+_OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+# Where a layer applies another one with its own key.
+_LAYERS = tuple(_OURS + room for room in ("core", "transforms", "layers", "composition.py"))
+_APPLIES = {code for code in _called.__code__.co_consts if getattr(code, "co_name", "") == "apply"}

@@ -245,8 +245,8 @@ def _experts(expert: Layer, n: int, who: str) -> Layer:
             params = jax.tree.map(lambda leaf: product.rows(leaf, which), params)
 
         def block(i, params, rows):
-            here = None if key is None else jax.random.fold_in(key, i)
-            y, after = expert.apply(params, state, rows, key=here, train=train)
+            own_key = None if key is None else jax.random.fold_in(key, i)
+            y, after = expert.apply(params, state, rows, key=own_key, train=train)
             if getattr(y, "ndim", 0) != 2 or y.shape[0] != rows.shape[0]:
                 raise ValueError(
                     f"{who}: expert must map (tokens, width) to (tokens, features), got "

@@ -235,8 +235,8 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         def body(loop, now):
             carry, state = loop
             x, mask, t = now
-            here = None if key is None else jax.random.fold_in(key, t)
-            (new, y), after = cell.apply(params, state, (carry, x), key=here, train=train)
+            own_key = None if key is None else jax.random.fold_in(key, t)
+            (new, y), after = cell.apply(params, state, (carry, x), key=own_key, train=train)
             if after.keys() != state.keys():
                 raise ValueError(
                     f"{name}: values sown inside a cell cannot be collected; return them as "

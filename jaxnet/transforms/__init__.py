@@ -9,6 +9,7 @@ which keeps the entries of the layers that run.
 from jaxnet.transforms.adapt import lora as lora
 from jaxnet.transforms.adapt import merge as merge
 from jaxnet.transforms.copies import ensemble as ensemble
+from jaxnet.transforms.copies import mapped as mapped
 from jaxnet.transforms.copies import repeat as repeat
 from jaxnet.transforms.execution import cast as cast
 from jaxnet.transforms.execution import freeze as freeze

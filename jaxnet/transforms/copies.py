@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnet.core import Layer, as_layer, transform
 from jaxnet.services.checks import at_least, check_dict, on_device
-from jaxnet.services.trees import PyTree, describe, flat, key_spec
+from jaxnet.services.trees import PyTree, describe, flat, key_spec, path_name
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -62,8 +62,8 @@ def _repeat(layer: Layer, n: int, streams: bool) -> Layer:
         _check_copies("repeat", n, params, state)
 
         def copy(i, params, state, x):
-            here = None if key is None else jax.random.fold_in(key, i)
-            return layer.apply(params, state, x, key=here, train=train)
+            own_key = None if key is None else jax.random.fold_in(key, i)
+            return layer.apply(params, state, x, key=own_key, train=train)
 
         def body(x, each):
             i, params, state = each
@@ -120,14 +120,80 @@ def ensemble(layer: Layer, n: int) -> Layer:
         _check_copies("ensemble", n, params, state)
 
         def member(i, params, state):
-            here = None if key is None else jax.random.fold_in(key, i)
-            return layer.apply(params, state, x, key=here, train=train)
+            own_key = None if key is None else jax.random.fold_in(key, i)
+            return layer.apply(params, state, x, key=own_key, train=train)
 
         return jax.vmap(member)(jnp.arange(n), params, state)
 
     rewrap: Any = lambda inner: ensemble(inner, n)  # noqa: E731
     rewrap.copies = n  # for `summary`
     return transform(layer, apply, rewrap, kind="ensemble", init=init)
+
+
+def mapped(layer: Layer, axis: int = 1) -> Layer:
+    """Return a layer that applies another one to each entry along an axis of its input.
+
+    The entries share the params, and each has a random key of its own. Inside a forward function,
+    `jax.vmap(lambda x: m(layer, x))` would give all of them one key, which raises in training.
+
+    Args:
+      layer: Any layer without state that changes in training.
+      axis: Axis of every array of the input and of the output, from 0.
+
+    Params, state:
+      Those of `layer`.
+
+    Raises:
+      TypeError: If `layer` is not a layer or `axis` is not an integer.
+      ValueError: If an array of the input lacks the axis, or the arrays differ in its size.
+      ValueError: In training, if the layer changes its state, such as batch norm.
+
+    Example:
+      >>> frames = jn.mapped(jn.serial(jn.conv(3, 3), jn.dropout(0.5)), axis=1)
+      >>> x = jnp.ones((2, 5, 8, 8, 1))  # (batch, time, height, width, channels)
+      >>> params, state = frames.init(jax.random.key(0), x)
+      >>> y, _ = frames.apply(params, state, x, key=jax.random.key(1), train=True)
+      >>> y.shape, params["conv"]["kernel"].shape
+      ((2, 5, 8, 8, 3), (3, 3, 1, 3))
+    """
+    layer = as_layer(layer, "mapped", "layer")
+    at_least("mapped", "axis", axis, 0)
+
+    def size(x):
+        sizes = {path_name(path) or "the input": jnp.shape(leaf)[axis : axis + 1]
+                 for path, leaf in jax.tree_util.tree_leaves_with_path(x)}  # fmt: skip
+        if len(set(sizes.values())) == 1 and (n := next(iter(sizes.values()))):
+            return n[0]
+        raise ValueError(
+            f"mapped: every array must have axis {axis} of one size, got {describe(x)}"
+        )
+
+    def init(key, x):
+        size(x)
+
+        def one(a):
+            return jax.ShapeDtypeStruct(a.shape[:axis] + a.shape[axis + 1 :], a.dtype)
+
+        return layer.init(key, jax.tree.map(one, x))
+
+    def apply(params, state, x, *, key, train):
+        def one(i, x):
+            own_key = None if key is None else jax.random.fold_in(key, i)
+            y, after = layer.apply(params, state, x, key=own_key, train=train)
+            pairs = {
+                n: zip(*map(jax.tree.leaves, (after[n], state[n])), strict=True) for n in state
+            }
+            if changed := [n for n, pair in pairs.items() if any(a is not b for a, b in pair)]:
+                raise ValueError(
+                    f"mapped: {layer.name} changes its state, {', '.join(changed)}, which all "
+                    "entries share. Apply it to the whole array, or to x.reshape(-1, ...)"
+                )
+            return y, {n: value for n, value in after.items() if n not in state}
+
+        y, sown = jax.vmap(one, (0, axis), (axis, 0))(jnp.arange(size(x)), x)
+        return y, state | sown
+
+    return transform(layer, apply, lambda inner: mapped(inner, axis), kind="mapped", init=init)
 
 
 def _check_copies(who: str, n: int, params: PyTree, state: PyTree) -> None:

@@ -14,8 +14,8 @@ def tap(layer: Layer, *paths: str) -> Layer:
     """Return the trunk of a network: the outputs of layers inside instead of the last layer's.
 
     Layers after the last of them are skipped, in `init` too: params and state belong to the layers
-    that run, under the names that they have in the network. The trunk is a layer like
-    any other: put a head after it, or `freeze` it.
+    that run, under the names that they have in the network. The trunk also takes the params and
+    state of the whole network. It is a layer like any other: put a head after it, or `freeze` it.
 
     Args:
       layer: Composed layer, such as a model or an objective.

@@ -716,3 +716,61 @@ def test_updates_inside_transforms_come_back():
 
         after, _ = jax.lax.scan(step, state, jnp.stack([x, x, x]))
         assert (np.asarray(after["count"]) == 3).all()
+
+
+DROP, ROWS = jn.dropout(0.5), np.ones((3, 4, 8), np.float32)
+INNER = jn.serial(jn.dense(8), DROP)
+SHARED = {  # loops in which every turn would draw the same numbers
+    "vmap": lambda m, x: jax.vmap(lambda r: m(DROP, r))(x),
+    "vmap of a net": lambda m, x: jax.vmap(lambda r: m(INNER, r))(x),
+    "vmap of remat": lambda m, x: jax.vmap(lambda r: m(jn.remat(DROP), r))(x),
+    "vmap of repeat": lambda m, x: jax.vmap(lambda r: m(jn.repeat(INNER, 2), r))(x),
+    "vmap in a child": lambda m, x: m(jn.compose(SHARED["vmap"], name="child"), x),
+    "compiled vmap": lambda m, x: jax.jit(jax.vmap(lambda r: m(DROP, r)))(x),
+    "scan": lambda m, x: jax.lax.scan(lambda c, r: (c, m(DROP, r)), 0, x)[1],
+    "map": lambda m, x: jax.lax.map(lambda r: m(DROP, r), x),
+    "fori_loop": lambda m, x: jax.lax.fori_loop(0, 3, lambda i, c: m(DROP, c), x),
+    "key in vmap": lambda m, x: jax.vmap(lambda r: r + jax.random.normal(m.key("a"), (4, 8)))(x),
+    "key in scan": lambda m, x: jax.lax.scan(
+        lambda c, r: (c, r + jax.random.normal(m.key("a"), (4, 8))), 0, x
+    )[1],
+}
+OWN = {  # no loop, or a key for each turn
+    "jit": lambda m, x: jax.jit(lambda r: m(DROP, r))(x),
+    "checkpoint": lambda m, x: jax.checkpoint(lambda r: m(DROP, r))(x),
+    "grad": lambda m, x: jax.grad(lambda r: m(DROP, r).sum())(x),
+    "jacfwd": lambda m, x: jax.jacfwd(lambda r: m(DROP, r).sum())(x),
+    "cond": lambda m, x: jax.lax.cond(True, lambda r: m(DROP, r), lambda r: r, x),
+    "mapped": lambda m, x: m(jn.mapped(INNER, 0), x),
+    "repeat": lambda m, x: m(jn.repeat(INNER, 3), x),
+    "ensemble": lambda m, x: m(jn.ensemble(INNER, 3), x),
+    "time_distributed": lambda m, x: m(jn.time_distributed(DROP), x),
+    "a key per row": lambda m, x: jax.vmap(
+        lambda r, k: DROP.apply({}, {}, r, key=k, train=True)[0]
+    )(x, jax.random.split(m.key("k"), 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_one_key_for_all_turns_of_a_loop_is_an_error(name):
+    net = jn.compose(SHARED[name], name="net")
+    params, state = net.init(KEY, ROWS)
+    with pytest.raises(ValueError, match=r"^net.*: draws random numbers inside .*jn.mapped\(layer"):
+        net.apply(params, state, ROWS, key=KEY, train=True)
+    if "key" not in name:  # in evaluation nothing is drawn
+        net.apply(params, state, ROWS)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_keys_that_differ_or_are_used_once_are_fine(name):
+    net = jn.compose(OWN[name], name="net")
+    params, state = net.init(KEY, ROWS)
+    y, _ = net.apply(params, state, ROWS, key=KEY, train=True)
+    assert not np.array_equal(y[0], y[1])
+
+
+def test_what_m_has():
+    for name, words in (("params", "Params belong to the caller"), ("wohle", "m.whole")):
+        with pytest.raises(AttributeError, match=words) as error:
+            jn.compose(lambda m, x, name=name: getattr(m, name), name="net").init(KEY, ROWS)
+        assert "m.stream" in str(error.value)

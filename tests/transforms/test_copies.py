@@ -105,3 +105,31 @@ def test_params_of_another_n_are_named(transform):
 def test_n_is_an_integer(transform, n):
     with pytest.raises(TypeError, match=f"{transform.__name__}: n must be an integer, got"):
         transform(jn.dense(3), n)
+
+
+def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
+    layer = jn.serial(jn.dense(3), jn.dropout(0.5))
+    x = np.random.default_rng(0).normal(size=(4, 5, 2)).astype(np.float32)
+    for axis in (0, 1):
+        net = jn.mapped(layer, axis)
+        params, state = net.init(jax.random.key(0), x)
+        y, _ = net.apply(params, state, x, key=jax.random.key(1), train=True)
+        for i in range(x.shape[axis]):
+            key = jax.random.fold_in(jax.random.key(1), i)
+            one, _ = layer.apply(params, state, x.take(i, axis), key=key, train=True)
+            np.testing.assert_allclose(np.asarray(y).take(i, axis), one, rtol=1e-5, atol=1e-6)
+    wanted, _ = layer.init(jax.random.key(0), x[:, 0])
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, wanted)
+
+
+def test_what_mapped_cannot_do():
+    x, key = np.ones((4, 5, 2), np.float32), jax.random.key(0)
+    net = jn.mapped(jn.batch_norm())
+    params, state = net.init(key, x)
+    with pytest.raises(ValueError, match="batch_norm changes its state, mean, var"):
+        net.apply(params, state, x, train=True)
+    assert net.apply(params, state, x)[0].shape == x.shape
+    with pytest.raises(ValueError, match="every array must have axis 3 of one size"):
+        jn.mapped(jnp.tanh, 3).init(key, x)
+    with pytest.raises(ValueError, match="every array must have axis 1"):
+        jn.mapped(jn.parallel(jnp.tanh, jnp.tanh)).init(key, (x, x[:, :2]))

@@ -11,13 +11,13 @@ from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (6, 3))
-LATER = jax.random.normal(jax.random.key(2), (5, 3))
+LATER = jax.random.normal(jax.random.key(2), (6, 3))
 
 
 def values(m, batch):
     """Q-learning without actions: the largest value of the target is to be predicted."""
     q, later = m(jn.follow(jn.dense(4), 0.9), batch)
-    return jnp.square(q.max(-1) - later.max(-1)[:5].mean() - 1), {}
+    return jnp.square(q.max(-1) - later.max(-1).mean() - 1), {}
 
 
 def test_the_target_is_the_average_of_the_params_after_each_update():

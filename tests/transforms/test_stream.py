@@ -69,7 +69,7 @@ KEEPS = {
     "l2_pool_channels", "spatial_dropout", "embedding", "embedding-tied", "learned_positions",
     "sinusoidal_positions", "additive_attention", "multi_head_attention",
     "multi_head_attention-cross", "multi_head_attention-normed", "transformer_block-decoder",
-    "rnn", "lstm", "lstm-lengths", "gru", "gru-reset", "recurrent", "time_distributed",
+    "rnn", "lstm", "lstm-lengths", "gru", "gru-reset", "recurrent", "time_distributed", "mapped",
     "random_fourier", "moe", "moe-lengths",
 }  # fmt: skip
 SLOW = {"cifar_resnet", "yolo", "lenet5", "moe"}

@@ -155,3 +155,22 @@ def test_tap_of_an_objective_gives_what_is_inside():
     trunk = jn.tap(objective, "hidden")
     y, _ = trunk.apply(jn.pick(params, trunk.init(KEY, batch)[0]), state, batch)
     assert y.shape == (5, 4)
+
+
+def test_a_trunk_takes_the_params_of_the_whole_network():
+    inner = jn.serial(jn.dense(4), jnp.tanh, jn.dense(5), name="inner")
+    net = jn.serial(jn.dense(3), inner, jn.batch_norm(), jn.dense(2, name="head"))
+    x = np.ones((2, 6), np.float32)
+    params, state = net.init(jax.random.key(0), x)
+    trunk = jn.tap(net, "inner/dense")
+    own, _ = trunk.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, own) == {
+        "dense": {"kernel": (6, 3), "bias": (3,)},
+        "inner": {"dense": {"kernel": (3, 4), "bias": (4,)}},
+    }
+    whole, after = trunk.apply(params, state, x)
+    part, _ = trunk.apply(jn.pick(params, own), {}, x)
+    np.testing.assert_array_equal(whole, part)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    with pytest.raises(ValueError, match="unused entries: params/other"):
+        trunk.apply(params | {"other": params["head"]}, state, x)
