@@ -182,4 +182,4 @@ def _version() -> str:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES, *_INSPECT, "__version__"])
+    return sorted({*globals(), *_MODULES, *_INSPECT, "__version__"})

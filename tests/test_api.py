@@ -107,3 +107,7 @@ if __name__ == "__main__":
 def test_names_of_other_libraries_are_answered(name, instead):
     with pytest.raises(AttributeError, match=f"no attribute '{name}'; .*{instead}"):
         getattr(jn, name)
+
+
+def test_dir_lists_a_name_once():
+    assert len(dir(jn)) == len(set(dir(jn)))

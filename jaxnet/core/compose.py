@@ -29,7 +29,7 @@ from jaxnet.services.checks import (
     initialized,
 )
 from jaxnet.services.functions import function_name, takes
-from jaxnet.services.trees import Memo, Path, PyTree, key_spec, shapes_of, signature
+from jaxnet.services.trees import Memo, Path, PyTree, key_spec, memo_of, shapes_of, signature
 
 SOWN = "sown/"  # prefix of the names of sown values in the returned state
 
@@ -698,9 +698,6 @@ def as_layer(value: Any, who: str = "as_layer", what: str = "") -> Layer:
     raise TypeError(f"{who}: {rule}, got {type(value).__name__}{hint}")
 
 
-_PAIRS = Memo()  # a pair that is used twice is the same layer, so it shares its params
-
-
 def _checked(pair: Layer) -> Layer:
     """Return a pair of functions as a composed layer of one call."""
     who = pair.kind or "Layer"
@@ -717,7 +714,9 @@ def _checked(pair: Layer) -> Layer:
             return drawn(pair, key, x)
 
     make = lambda: (pair, _composed(forward, pair.name, pair.kind or pair.name, init))  # noqa: E731
-    return _PAIRS.of(tuple(map(id, pair)), make)[1]
+    # A pair that is used twice is the same layer, so it shares its params. It is held next to the
+    # ids of its functions, which Python may give to others once they are free.
+    return memo_of(pair.apply).of(tuple(map(id, pair)), make)[1]
 
 
 def _applied(function: Callable[..., Any], x: PyTree) -> PyTree:

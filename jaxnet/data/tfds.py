@@ -105,9 +105,23 @@ def _open(who: str, name: str, split: str, data_dir: Any, download: bool) -> tup
         from jaxnet.data.prepare import prepare
 
         prepare(who, name, place)
-    builder = tfds.builder(name, data_dir=place)
+
+    def missing() -> FileNotFoundError:
+        infos = (place / base_name(name)).glob("**/dataset_info.json")
+        have = ", ".join(sorted(file.parent.relative_to(place).as_posix() for file in infos))
+        return FileNotFoundError(
+            f"{who}: {name!r} is not in {place}, which has {have}. Name one of these, or prepare "
+            f"it as array_record files: python -m jaxnet.data.prepare {base_name(name)}"
+        )
+
+    try:
+        builder = tfds.builder(name, data_dir=place)
+    except Exception as error:  # an unknown version or configuration has errors of many types
+        raise missing() from error
     try:
         found: Any = builder.as_data_source(split)
+    except NotImplementedError as error:  # of another version or format of files
+        raise missing() from error
     except ValueError as error:
         splits = {part: info for part, info in builder.info.splits.items() if part != "all"}
         parts = ", ".join(f"{part} ({info.num_examples:,})" for part, info in splits.items())

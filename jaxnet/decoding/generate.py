@@ -22,7 +22,7 @@ from jaxnet.services.checks import (
     within,
 )
 from jaxnet.services.progress import progress_bar
-from jaxnet.services.trees import Memo, describe, key_spec, signature
+from jaxnet.services.trees import describe, key_spec, memo_of, signature
 from jaxnet.transforms.stream import start_stream, stream
 
 Prompt = Any  # an array (batch, time), or a list of lists of ids
@@ -345,11 +345,13 @@ def _begin(
     states = [jax.tree.map(jnp.copy, state) for *_, state in nets]
     padded = np.zeros((batch, min(max(16, _power(time)), capacity)), np.int32)
     padded[:, :time] = np.where(valid, rows, 0)
-    run = _read(setup, values, states, padded, lengths, stops, penalty is not None)
+    read = _program(_read, setup, static_argnums=5)
+    run = read(values, states, padded, lengths, stops, penalty is not None)
     most = np.int32(options.length)
 
     def advance(run: _Run, bound: int) -> _Run:
-        return _advance(setup, values, run, keys, numbers, stops, most, np.int32(bound))
+        program = _program(_advance, setup, donate_argnums=1)
+        return program(values, run, keys, numbers, stops, most, np.int32(bound))
 
     return run, advance
 
@@ -364,7 +366,8 @@ def _with_state(who: str, what: str, net: Any, params: Any, state: Any) -> tuple
     net = as_layer(net, who, what)
     check_dict(who, f"the params of {what}" if what == "draft" else "params", params)
     if state is None:
-        fresh = _known.of((net,), lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1])
+        look = lambda: jax.eval_shape(net.init, key_spec(), _ids(8))[1]  # noqa: E731
+        fresh = memo_of(net.apply).of("state of tokens", look)
         if jax.tree.leaves(fresh):
             raise ValueError(
                 f"{who}: the {what} has a state ({', '.join(fresh)}); pass "
@@ -373,9 +376,6 @@ def _with_state(who: str, what: str, net: Any, params: Any, state: Any) -> tuple
         state = {}
     check_dict(who, "state", state)
     return net, params, state
-
-
-_known = Memo()  # what tracing has shown about each net
 
 
 def _ids(time: int) -> jax.ShapeDtypeStruct:
@@ -398,7 +398,7 @@ def _fit(who: str, net: Layer, params: Any, state: Any, capacity: int, needed: i
 
     def found(time: int) -> int:
         shapes = signature(jax.eval_shape(lambda tree: tree, (params, state)))
-        return _known.of((net, shapes, time), lambda: vocabulary(time))
+        return memo_of(net.apply).of(("vocabulary", shapes, time), lambda: vocabulary(time))
 
     try:
         return capacity, found(capacity)
@@ -493,7 +493,12 @@ def _check_lost(who: str, tokens: np.ndarray) -> None:
         )
 
 
-@partial(jax.jit, static_argnums=(0, 6))
+def _program(function: Callable, setup: _Setup, **options: Any) -> Callable:
+    """Return a function of the setup compiled for it; the net keeps the program."""
+    make = lambda: jax.jit(partial(function, setup), **options)  # noqa: E731
+    return memo_of(setup.nets[0].apply).of((function, setup), make)
+
+
 def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool) -> _Run:
     """Read the prompts except their last tokens, whose logits are the first ones needed."""
     batch = prompt.shape[0]
@@ -522,7 +527,6 @@ def _read(setup: _Setup, params, states, prompt, lengths, stops, penalized: bool
     )
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _advance(setup: _Setup, params, run: _Run, keys, numbers, stops, length, bound) -> _Run:
     """Generate until every active row has `bound` tokens."""
     rows = np.arange(run.last.shape[0])

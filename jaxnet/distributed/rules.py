@@ -191,6 +191,7 @@ def _by_rules(tree: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
 
 
 def _checked(path: str, shape: tuple[int, ...], mesh: Mesh, spec: Any) -> NamedSharding:
+    path = path or "the array"
     if not isinstance(spec, P):
         raise TypeError(f"shardings: the rule of {path} must be a PartitionSpec, got {spec!r:.60}")
     if len(spec) > len(shape):

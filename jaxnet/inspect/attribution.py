@@ -1,7 +1,6 @@
 """Attribution: which input features contribute to an output."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.activations import run
 from jaxnet.nets import check_net
 from jaxnet.services.checks import as_array, at_least, on_host, within
+from jaxnet.services.trees import compiled_for
 
 CHUNK = 128  # covered images per forward pass
 
@@ -306,19 +306,19 @@ def total(y: jax.Array, chosen: jax.Array) -> jax.Array:
     return jnp.where(chosen, y, 0).reshape(y.shape[0], -1).sum(1)
 
 
-@partial(jax.jit, static_argnums=(0, 4))
+@compiled_for(static_argnums=3)
 def _best(net, params, state, x, path):
     """Return a mask of the largest output of each example, (batch, classes)."""
     y = output_at(net, params, state, x, path)
     return y.argmax(1, keepdims=True) == jnp.arange(y.shape[1])
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@compiled_for(static_argnums=4)
 def _gradient(net, params, state, x, chosen, path):
     return jax.grad(lambda x: score(net, params, state, x, chosen, path).sum())(x)
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@compiled_for(static_argnums=4)
 def _integrated(net, params, state, x, chosen, path, baseline, points):
     def add(mean, point):
         share, weight = point
@@ -329,7 +329,7 @@ def _integrated(net, params, state, x, chosen, path, baseline, points):
     return (x - baseline) * mean
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@compiled_for(static_argnums=4)
 def _drops(net, params, state, x, chosen, path, rows, columns, value):
     """Return the mean drop of each pixel over the positions of the patch that cover it."""
     places = len(rows) * len(columns)

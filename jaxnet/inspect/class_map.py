@@ -1,6 +1,5 @@
 """Class activation maps: the regions of an image that contribute to a class."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import choose, output_at, shifted, total
+from jaxnet.services.trees import compiled_for
 
 
 def class_activation_map(
@@ -68,7 +68,7 @@ def class_activation_map(
     return _map(net, params, state, x, chosen, path, jnp.zeros(maps.shape, maps.dtype))
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@compiled_for(static_argnums=4)
 def _map(net, params, state, x, chosen, path, zero):
     def logits(shift):
         y, maps = shifted(net, params, state, x, path, shift)

@@ -1,7 +1,6 @@
 """The deletion test of attribution maps: accuracy without the most important pixels."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import filling
 from jaxnet.nets import check_net
 from jaxnet.services.checks import as_array, check_range, on_host
-from jaxnet.services.trees import describe
+from jaxnet.services.trees import compiled_for, describe
 
 CHUNK = 500  # images per forward pass
 
@@ -94,7 +93,7 @@ def deletion(
     return np.asarray(correct) / len(x)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled_for()
 def _correct(net, params, state, x, labels, importance, counts, value):
     """Return the number of images classified correctly, (counts,)."""
     order = jnp.argsort(-importance.reshape(len(x), -1), axis=1)

@@ -1,7 +1,6 @@
 """Activation maximization: images that maximize the activation of units."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jaxnet.core import Layer, Params, State
 from jaxnet.inspect.attribution import output_at
 from jaxnet.nets import check_net
 from jaxnet.services.checks import at_least, check_key, within
+from jaxnet.services.trees import compiled_for
 
 
 def maximize_activation(
@@ -116,7 +116,7 @@ def maximize_activation(
                    steps, jitter)  # fmt: skip
 
 
-@partial(jax.jit, static_argnums=(0, 3, 6, 9, 10))
+@compiled_for(static_argnums=(2, 5, 8, 9))
 def _ascend(net, params, state, path, weights, key, shape, blurs, options, steps, jitter):
     rate, background, decay = options
     optimizer = optax.adam(rate)

@@ -8,7 +8,7 @@ rule for tangents it also gives forward mode and higher derivatives.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from jaxnet.ops.native import lstm
 from jaxnet.ops.native.call import native_call
 from jaxnet.ops.product import plus, product
+from jaxnet.services.trees import memo_of
 
 Carry = Any  # h, or {"c": c, "h": h}
 
@@ -180,7 +181,6 @@ GRU = Cell(3, False, _gru_step, _gru_inject, _gru_push)
 RESET_BEFORE = Cell(3, False, reset_before, None, None)  # its second product has no fast loop
 
 
-@lru_cache(32)  # one cell per activation, so that equal layers share their compiled loops
 def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
     """Return the cell h_t = activation(pre + product).
 
@@ -193,6 +193,11 @@ def simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
       [[0.0, 0.0]]
     """
 
+    # One cell per activation, so that equal layers share their compiled loops.
+    return memo_of(activation).of("simple cell", lambda: _simple_cell(activation))
+
+
+def _simple_cell(activation: Callable[[jax.Array], jax.Array]) -> Cell:
     def step(pre, product, h):
         z = pre + product
         return activation(z), (z,)
@@ -290,7 +295,6 @@ def _unrolled_tangents(cell, primals, tangents):
     return (h, final), _run(_push, cell, slopes, kernel, mask, d, d_carry)
 
 
-@lru_cache(32)  # a jitted function with the cell as an argument would keep every cell ever used
 def _compiled(cell: Cell) -> Callable:
     """Return the loop compiled by itself, so that calls outside jit do not compile it each time."""
-    return jax.jit(partial(_unrolled, cell))
+    return memo_of(cell.step).of("loop", lambda: jax.jit(partial(_unrolled, cell)))

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+from contextlib import suppress
 from typing import Any
 
 
@@ -41,8 +42,10 @@ def command(extras: str) -> str:
       >>> command("viz")
       'Install it with pip install "jaxnet-toolkit[viz] @ git+https://github.com/jaxnet/jaxnet"'
     """
-    address = ""
-    for line in importlib.metadata.metadata("jaxnet-toolkit").get_all("Project-URL") or ():
+    address, lines = "", []
+    with suppress(importlib.metadata.PackageNotFoundError):  # a checkout that is not installed
+        lines = importlib.metadata.metadata("jaxnet-toolkit").get_all("Project-URL") or []
+    for line in lines:
         name, _, url = line.partition(", ")
         if name == "Repository":
             address = f" @ git+{url}"

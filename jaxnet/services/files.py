@@ -1,5 +1,6 @@
 """Files that a user names: reads with clear errors, writes whole or not at all."""
 
+import errno
 import glob
 import os
 import secrets
@@ -119,6 +120,36 @@ def replacing(who: str, path: Any) -> Iterator[IO[bytes]]:
             part.unlink()
 
 
+def own_file(who: str, path: Path, flags: int) -> int:
+    """Open a file that the library itself names in a folder of the user; return its number.
+
+    A folder may come from somebody else: a link with this name would lead to any file of the user,
+    and a pipe would block. So it must be a plain file with one name.
+
+    Raises:
+      OSError: If it is anything else, or cannot be opened.
+    """
+    safe = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
+    odd = OSError(f"{who}: {path} must be a plain file, not a link, pipe or device; remove it")
+    if path.is_symlink():
+        raise odd
+    empty = flags & os.O_TRUNC  # once it is known to be plain
+    try:
+        number = os.open(path, (flags & ~empty) | safe | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise odd from None
+        done = "written" if flags & (os.O_WRONLY | os.O_RDWR) else "read"
+        raise told(error, f"{who}: {path} cannot be {done}") from None
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(number)
+        raise odd
+    if empty:
+        os.ftruncate(number, 0)
+    return number
+
+
 def told(error: OSError, what: str) -> OSError:
     """Return the same error with a message that says what cannot be done.
 
@@ -176,6 +207,6 @@ def _as_before(file: IO[bytes], part: Path, old: os.stat_result) -> None:
 def _clean(path: Path) -> None:
     """Remove what killed programs left next to a file; Windows does not remove open files."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
-        with suppress(OSError), open(part, "rb") as file:
+        with suppress(OSError), os.fdopen(own_file("", part, os.O_RDONLY), "rb") as file:
             claim(file.fileno())  # raises if another process is writing the file
             part.unlink()

@@ -8,7 +8,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
-from jaxnet.services.files import claim, told
+from jaxnet.services.files import claim, own_file
 from jaxnet.services.warn import warn
 
 
@@ -27,7 +27,7 @@ class Held:
 
     Raises:
       BlockingIOError: If another process, or another `Held` of this process, holds the lock.
-      OSError: If the lock cannot be written.
+      OSError: If the lock cannot be written, or ".lock" is a link or another thing.
 
     Example:
       >>> import tempfile
@@ -43,10 +43,7 @@ class Held:
 
     def __init__(self, who: str, folder: Path):
         path = folder / ".lock"
-        try:
-            number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise told(error, f"{who}: {folder} cannot be written") from None
+        number = own_file(who, path, os.O_RDWR | os.O_CREAT)
         self._closing = weakref.finalize(self, os.close, number)
         try:
             claim(number)

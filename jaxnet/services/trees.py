@@ -1,5 +1,7 @@
 """Pytrees in words: shapes, dtypes and paths, and a cache keyed by them."""
 
+import functools
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -88,15 +90,14 @@ def key_spec() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-class Memo(dict[Any, Any]):
-    """A dict that drops its oldest entry when it is full, so that a cache stays bounded."""
+class Memo:
+    """A cache that drops its oldest entry when it is full; threads may share it."""
 
     size = 32
 
-    def __setitem__(self, key: Hashable, value: Any) -> None:
-        if len(self) >= self.size and key not in self:
-            del self[next(iter(self))]
-        super().__setitem__(key, value)
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
 
     def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the value of a key, made if it is missing.
@@ -106,6 +107,59 @@ class Memo(dict[Any, Any]):
           >>> memo.of("a", lambda: 1), memo.of("a", lambda: 2)
           (1, 1)
         """
-        if key not in self:
-            self[key] = make()
-        return self[key]
+        with self._lock:
+            if key in self._entries:
+                return self._entries[key]
+        value = make()  # outside of the lock, since it may ask for other entries
+        with self._lock:
+            value = self._entries.setdefault(key, value)  # of the thread that was first
+            while len(self._entries) > self.size:
+                del self._entries[next(iter(self._entries))]
+        return value
+
+
+def memo_of(owner: Any) -> Memo:
+    """Return the cache that belongs to a function, such as a net's `apply`, and lives as long.
+
+    A cache at module level would keep alive all that its entries hold: nets, and their programs.
+
+    Example:
+      >>> def apply(params): ...
+      >>> memo_of(apply) is memo_of(apply)
+      True
+    """
+    held = getattr(owner, "_jaxnet_memo", None)
+    if held is None:
+        try:
+            held = owner.__dict__.setdefault("_jaxnet_memo", Memo())
+        except (AttributeError, TypeError):  # a builtin cannot hold anything
+            return _OTHERS
+    return held
+
+
+_OTHERS = Memo()
+
+
+def compiled_for(**options: Any) -> Callable:
+    """Compile a function of a net for each net; its programs are dropped together with the net.
+
+    Args:
+      options: Options of `jax.jit`, for the arguments after the net.
+
+    Example:
+      >>> @compiled_for()
+      ... def run(net, params, x):
+      ...     return net.apply(params, {}, x)[0]
+      >>> run(jn.dense(1), {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1)}, jnp.ones((1, 2)))
+      Array([[3.]], dtype=float32)
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def run(net: Any, *args: Any) -> Any:
+            make = lambda: jax.jit(functools.partial(function, net), **options)  # noqa: E731
+            return memo_of(net.apply).of((function, net), make)(*args)
+
+        return run
+
+    return decorate

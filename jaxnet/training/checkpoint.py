@@ -126,10 +126,10 @@ def load(path: str | os.PathLike, like: PyTree = None) -> tuple[PyTree, Any]:
         notes = dict(json.loads(metadata.get("jaxnet", "{}")))
         leaves = {name: _from_array(value, notes.pop(name, None)) for name, value in stored.items()}
         leaves |= {name: _EMPTY[note["is"]]() for name, note in notes.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"load: the metadata of {path} is broken: {error!r}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"load: the metadata of {path} is broken: {error!r:.200}") from error
     if like is None:
-        return _nested(leaves), config
+        return _nested(path, leaves), config
     wanted = {name: leaf for name, leaf in _named(like, "load").items() if not _empty(leaf)}
     leaves = {name: leaf for name, leaf in leaves.items() if not _empty(leaf)}
     _compare(path, wanted, leaves)
@@ -144,7 +144,10 @@ def read_tensors(who: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str,
       ValueError: If the file is broken or in a different format, or has a dtype that NumPy lacks.
     """
     with opened(who, path) as file:
-        return {name: tensor(who, path, file, name) for name in file.keys()}, file.metadata() or {}
+        try:
+            return {n: tensor(who, path, file, n) for n in file.keys()}, file.metadata() or {}
+        except (OverflowError, MemoryError) as error:
+            raise ValueError(f"{who}: {path} is broken: {error}") from None
 
 
 def tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
@@ -160,6 +163,8 @@ def tensor(who: str, path: Path, file: Any, name: str) -> np.ndarray:
             f"{who}: {path}: {name} holds {file.get_slice(name).get_dtype()}, which safetensors "
             "cannot read for NumPy; convert it with the library that wrote it"
         ) from None
+    except ValueError as error:  # of NumPy, such as for 65 axes
+        raise ValueError(f"{who}: {path}: {name} cannot be read: {error}") from None
 
 
 @contextmanager
@@ -356,9 +361,14 @@ def _describe(name: str, leaf: Any) -> str:
     return f"{tuple(leaf.shape)} {leaf.dtype}"
 
 
-def _nested(leaves: dict[str, Any]) -> PyTree:
-    if "" in leaves:
+def _nested(path: Path, leaves: dict[str, Any]) -> PyTree:
+    if [*leaves] == [""] and _empty(leaves[""]):
         return leaves[""]  # the tree itself is empty
+    if odd := [name for name in leaves if "" in name.split("/")]:
+        raise ValueError(
+            f"load: {path} has an entry with an empty name, {odd[0]!r:.60}. No tree can hold it; "
+            "safetensors.numpy.load_file can read its arrays"
+        )
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")
@@ -366,7 +376,7 @@ def _nested(leaves: dict[str, Any]) -> PyTree:
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"load: {name} is below an array; no tree can have both")
+                raise ValueError(f"load: {path}: {name} is below an array; no tree can have both")
         inner[last] = leaf
     return tree
 

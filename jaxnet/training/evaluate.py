@@ -11,15 +11,13 @@ import numpy as np
 from jaxnet.core import Layer, Params, State, as_layer
 from jaxnet.services.checks import all_native, at_least, check_data, to_device
 from jaxnet.services.keywords import explain_keywords
-from jaxnet.services.trees import Memo, PyTree, key_spec, path_name, shapes_of
+from jaxnet.services.trees import Memo, PyTree, key_spec, memo_of, path_name, shapes_of
 from jaxnet.training import placement
 from jaxnet.training.objective import Average, averages
 from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import explain_reuse
 
 _first_key = jax.jit(lambda: jax.random.key(0))  # nothing is moved to the device
-
-_PROGRAMS = Memo()  # of nets that are evaluated or used for prediction outside of `fit`
 
 
 @explain_keywords
@@ -55,7 +53,9 @@ def evaluate(
         )
     at_least("evaluate", "batch_size", batch_size)
     with explain_reuse():
-        return measure_all(objective, _PROGRAMS, params, state, data, batch_size, "evaluate")
+        return measure_all(
+            objective, memo_of(objective.apply), params, state, data, batch_size, "evaluate"
+        )
 
 
 def measure_all(
@@ -256,7 +256,9 @@ def predict_program(
         return jax.tree.map(lambda a: a.reshape(len(a) * size, *a.shape[2:])[:count], y)
 
     key = "predict", net, size, batches, shardings
-    return _PROGRAMS.of(key, lambda: placement.placed(run, batches or shardings, keeps=False))
+    return memo_of(net.apply).of(
+        key, lambda: placement.placed(run, batches or shardings, keeps=False)
+    )
 
 
 def _batches(data: PyTree, size: int, shardings: placement.Shardings | None) -> PyTree:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxnet.services.files import file_path, replacing
+from jaxnet.services.files import file_path, own_file, replacing
 from jaxnet.training.epoch import Epoch
 
 
@@ -56,7 +56,7 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
     last = end.rstrip(b"\n").rpartition(b"\n")[2]
     if not end or (end.endswith(b"\n") and _step(path, last) < row["step"]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
+        with os.fdopen(own_file("log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
             file.write(line)
         return
     words = path.read_bytes()
@@ -68,9 +68,9 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
 
 def _end(path: Path, size: int = 2**14) -> bytes:
     """Return the last bytes of a file, with at least one whole line of usual length."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return b""
-    with open(path, "rb") as file:
+    with os.fdopen(own_file("log", path, os.O_RDONLY), "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - size))
         return file.read()
 

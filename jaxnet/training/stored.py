@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxnet.services.files import own_file
 from jaxnet.services.trees import path_name
 from jaxnet.training.epoch import Position
 from jaxnet.training.trainer import TrainState
@@ -32,7 +33,8 @@ def seal(folder: Path) -> None:
       folder: Folder of the checkpoint, which gets its final name afterwards.
     """
     sums = dict(_sums(folder, flush=True))
-    with open(folder / SUMS, "w") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with os.fdopen(own_file("Checkpoints", folder / SUMS, flags), "w") as file:
         file.write(json.dumps(sums))
         file.flush()
         os.fsync(file.fileno())
@@ -110,18 +112,21 @@ def read_run(folder: Path) -> dict[str, Any]:
       folder: Folder of the checkpoint.
 
     Raises:
+      OSError: If it is damaged.
       ValueError: If it was written by another version of jaxnet; the message names the version.
     """
     import jaxnet
 
     written = None
-    with suppress(ValueError, AttributeError, TypeError):
+    with suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
         # Written by orbax's JsonSave.
         stored = json.loads((folder / "run" / "metadata").read_bytes())
         written = stored.get("jaxnet")
         parts = {"format", "processes", "position", "leaves", "optimizer", "scalars"}
         known = parts <= stored.keys() and stored["format"] == FORMAT
         if known and stored["position"].keys() == set(Position._fields):
+            if not _is_sound(stored):
+                raise OSError(f"Checkpoints: {folder / 'run' / 'metadata'} is damaged")
             return stored
     version = f" ({written})" if isinstance(written, str) else ""
     raise ValueError(
@@ -129,6 +134,25 @@ def read_run(folder: Path) -> dict[str, Any]:
         f"{jaxnet.__version__}. Continue the run with the version that wrote it, or name another "
         "folder"
     )
+
+
+def _is_sound(stored: dict[str, Any]) -> bool:
+    """Return whether the parts have the types that `run_to_json` writes."""
+    position, key = stored["position"], stored["position"]["key"]
+    loaders = position["loader"]
+    numbers = [v for n, v in position.items() if n not in ("key", "loader", "run")]
+    return (
+        isinstance(stored["leaves"], dict)
+        and isinstance(stored["optimizer"], str)
+        and isinstance(stored["scalars"], dict)
+        and all(isinstance(v, int | float) for v in stored["scalars"].values())
+        and all(isinstance(v, int) for v in [*numbers, stored["processes"]])
+        and (key is None or (isinstance(key, list) and len(key) in (2, 4)
+                             and all(isinstance(k, int) and 0 <= k < 2**32 for k in key)))
+        and isinstance(loaders, list)
+        and len(loaders) == stored["processes"]
+        and all(loader is None or isinstance(loader, str) for loader in loaders)
+    )  # fmt: skip
 
 
 def check_like(folder: Path, stored: dict[str, Any], like: TrainState) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.decoding import filter_logits, generate, tokens
+from jaxnet.services.trees import memo_of
 
 KEYS_MAY_REPEAT = True  # equal draws are compared
 KEY = jax.random.key(0)
@@ -149,13 +150,14 @@ def test_the_iterator_gives_the_same_tokens(plain, draft):
 
 
 def test_one_program_for_many_lengths_of_prompts_and_results(plain):
-    module = sys.modules[generate.__module__]
     generate(*plain, [[1, 2, 3]], KEY, length=3)
-    before = module._read._cache_size(), module._advance._cache_size()
+    programs = memo_of(plain[0].apply)._entries
+    size = lambda: [p._cache_size() for p in programs.values() if hasattr(p, "_cache_size")]  # noqa: E731
+    before = size()
     for prompt, length, temperature in [([1] * 16, 40, 0.5), ([4], 1, 2.0), ([5] * 9, 30, 1.0)]:
         generate(*plain, [prompt], KEY, length=length, temperature=temperature)
         list(tokens(*plain, np.array([prompt]), KEY, length=min(length, 3)))
-    assert (module._read._cache_size(), module._advance._cache_size()) == before
+    assert size() == before and len(before) == 2
 
 
 @pytest.mark.fast_cases("1")
@@ -163,16 +165,22 @@ def test_one_program_for_many_lengths_of_prompts_and_results(plain):
 def test_no_cache_is_copied_for_a_token(plain, monkeypatch, copies):
     """Repeated blocks copy the caches of one block at a time, and not the stack of all."""
     module, programs = sys.modules[generate.__module__], []
-    advance = module._advance
+    make = module._program
     if copies > 1:
         stack = lambda: jn.serial(jn.embedding(13, 8), jn.repeat(block(), copies), jn.dense(13))  # noqa: E731
         plain = draw(stack)[:2]
 
-    def compiled(*given):
-        programs.append(advance.lower(*given).compile())
-        return advance(*given)
+    def compiled(function, *setup, **options):
+        program = make(function, *setup, **options)
 
-    monkeypatch.setattr(module, "_advance", compiled)
+        def run(*given):
+            if function is module._advance:
+                programs.append(program.lower(*given).compile())
+            return program(*given)
+
+        return run
+
+    monkeypatch.setattr(module, "_program", compiled)
     generate(*plain, PROMPTS, length=900, temperature=0, stop=list(range(13)))
     memory = programs[0].memory_analysis()
     cache = 3 * 2 * 1024 * 4 * 4  # rows, heads, steps, size, bytes

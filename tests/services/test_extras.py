@@ -1,5 +1,6 @@
 """Optional packages, and the command that installs them."""
 
+import importlib.metadata
 import sys
 
 import pytest
@@ -21,3 +22,12 @@ def test_a_missing_module(monkeypatch, missing):
         f"who: needs NumPy (import of {missing} halted; None in sys.modules). Install it with "
         'pip install "jaxnet-toolkit[data,viz] @ git+https://github.com/jaxnet/jaxnet"'
     )
+
+
+def test_a_checkout_that_is_not_installed_says_what_to_install(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "metadata", missing)
+    with pytest.raises(ImportError, match=r'needs nowhere .*jaxnet-toolkit\[viz\]"'):
+        extra("nowhere", "nowhere", "plot", "viz")

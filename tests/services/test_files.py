@@ -1,6 +1,7 @@
 """Files are whole: a failure, a kill or another writer leaves the old or the new one."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import jaxnet as jn
 from jaxnet.services import files
 from jaxnet.services.files import file_path, readable, replacing
+from jaxnet.services.lock import Held
+from jaxnet.training.stored import seal
 
 unix = pytest.mark.skipif(os.name == "nt", reason="modes, pipes and devices")
 
@@ -200,3 +204,60 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
         assert len(found) == 50 * 4096 and len(set(found)) == 1
     write(tmp_path / "a")
     assert os.listdir(tmp_path) == ["a"]
+
+
+def victim(folder):
+    file = folder.parent / f"{folder.name}-victim"
+    file.write_text("precious")
+    return file
+
+
+def write_log(folder):
+    jn.log(folder / "log.jsonl", {"step": 1, "loss": 0.5})
+
+
+def lock(folder):
+    Held("save", folder).close()
+
+
+WRITERS = {"log.jsonl": write_log, ".lock": lock, "checksums.json": seal}
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_is_planted_at_a_name_of_the_library_is_an_error(tmp_path, name, kind):
+    """A folder from somebody else cannot empty any other file of the user, or block."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    other, place = victim(folder), folder / name
+    if kind == "link":
+        place.symlink_to(other)
+    elif kind == "dangling link":
+        place.symlink_to(tmp_path / "nowhere")
+    elif kind == "hard link":
+        os.link(other, place)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+    with pytest.raises(OSError, match=re.escape(str(place))):
+        WRITERS[name](folder)
+    assert other.read_text() == "precious" and not (tmp_path / "nowhere").exists()
+
+
+def test_only_one_module_opens_files_to_write():
+    """The others go through `replacing` or `own_file`, which look at what is there."""
+    writes = re.compile(
+        r"""open\([^)\n]*["'][wax]\+?b?["']|write_(text|bytes)\(|O_CREAT|savefig\("""
+    )
+    found = {
+        path.name: [line.strip() for line in path.read_text().splitlines() if writes.search(line)
+                    and ">>>" not in line and "..." not in line]
+        for path in (Path(jn.__file__).parent).rglob("*.py")
+    }  # fmt: skip
+    found = {name: lines for name, lines in found.items() if lines}
+    assert found.pop("files.py")
+    assert found.keys() == {"lock.py", "log.py", "stored.py", "figure.py", "export.py"}
+    for name in ("lock.py", "log.py", "stored.py"):
+        text = next(Path(jn.__file__).parent.rglob(name)).read_text()
+        assert "own_file" in text

@@ -14,8 +14,8 @@ def test_describe_trees():
 def test_a_memo_drops_its_oldest_entry():
     memo = Memo()
     for i in range(Memo.size + 1):
-        memo[i] = i
-    assert list(memo) == list(range(1, Memo.size + 1))
+        memo.of(i, lambda i=i: i)
+    assert list(memo._entries) == list(range(1, Memo.size + 1))
 
 
 def test_signatures_tell_shapes_and_dtypes_apart():

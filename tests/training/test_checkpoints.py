@@ -429,7 +429,7 @@ def test_a_read_only_folder_can_be_read(tmp_path, monkeypatch):
     with jn.Checkpoints(tmp_path) as kept:
         same(kept.newest(train_state)[0], epochs[0].train_state)
         monkeypatch.setattr(lock.os, "open", refused)  # root may write anywhere
-        words = f"Checkpoints.save: {tmp_path} cannot be written: Permission denied"
+        words = f"Checkpoints.save: {tmp_path}/.lock cannot be written: Permission denied"
         with pytest.raises(PermissionError, match=words):
             kept.save(epochs[0])
         monkeypatch.setattr(checkpoints.Path, "mkdir", refused)

@@ -95,13 +95,6 @@ def test_tap_of_a_path_that_is_not_there_lists_those_that_are():
         jn.tap(jn.freeze(net), "a")
 
 
-def test_tap_wants_the_params_of_its_own_layers_only():
-    net, x = trunk_and_net()
-    params, state = net.init(KEY, x)
-    with pytest.raises(ValueError, match="unused entries: params/shared, params/deep"):
-        jn.tap(net, "a").apply(params, state, x)
-
-
 def test_pick_hands_a_trunk_the_params_of_its_net():
     net, x = trunk_and_net()
     params, state = net.init(KEY, x)

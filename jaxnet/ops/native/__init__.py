@@ -43,6 +43,7 @@ def instructions() -> str | None:
     if not CHOICES[choice] or not LIBRARY.exists():
         return None
     try:
+        _check_whole(LIBRARY)
         library = ctypes.CDLL(str(LIBRARY))
         level = LEVELS[library.jaxnet_use(CHOICES[choice])]
         for target in TARGETS if level else ():
@@ -57,3 +58,20 @@ def instructions() -> str | None:
         )
         return None
     return level
+
+
+def _check_whole(path: Path) -> None:
+    """Raise if an ELF file was cut: reading beyond its end would end the process.
+
+    The table of sections is at its end; the header says where.
+    """
+    with open(path, "rb") as file:
+        header, size = file.read(64), file.seek(0, os.SEEK_END)
+    if header[:4] != b"\x7fELF" or header[4:6] != b"\x02\x01":  # of another system
+        if size < 64:
+            raise OSError(f"it has {size} bytes")
+        return
+    table, entry, count = (int.from_bytes(header[a:b], "little")
+                           for a, b in ((40, 48), (58, 60), (60, 62)))  # fmt: skip
+    if len(header) < 64 or size < table + entry * count:
+        raise OSError(f"it is cut short, to {size:,} of {table + entry * count:,} bytes")

@@ -391,3 +391,20 @@ def test_an_exported_program_does_not_need_the_kernels():
     assert TARGET in jax.jit(y).lower(x, w).as_text()
     assert TARGET not in jax.export.export(jax.jit(y))(x, w).mlir_module()
     assert TARGET not in jax.export.export(jax.jit(y), platforms=["cpu", "tpu"])(x, w).mlir_module()
+
+
+@pytest.mark.skipif(not native.LIBRARY.exists(), reason="the library was not built")
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
+def test_a_library_that_was_cut_is_one_warning(share, tmp_path):
+    """An interrupted copy would end the process with SIGBUS when its end is read."""
+    words = native.LIBRARY.read_bytes()
+    (tmp_path / "kernels.so").write_bytes(words[: int(share * len(words))])
+    program = (
+        "import pathlib, warnings; from jaxnet.ops import native\n"
+        f"native.LIBRARY = pathlib.Path({str(tmp_path / 'kernels.so')!r})\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always'); assert native.instructions() is None\n"
+        "assert len(said) == 1 and 'bytes' in str(said[0].message)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
