@@ -1,5 +1,6 @@
 """A bad argument gets an error of ours; the same numbers give the same result in every form."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -156,3 +157,12 @@ def test_arrays_inside_of_arguments_are_replaced():
     assert len(found) == 2 * len(hostile.WRONG)
     (last,) = [case for case in found if case.path[0].idx == 1 and case.wrong == "2.5"]
     assert hostile.run(hostile.changed(last))[1] == 2.5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", range(8))
+def test_good_calls_do_not_need_that_arrays_of_different_ranks_broadcast(calls, part):
+    with jax.numpy_rank_promotion("raise"):
+        found = {call.name: hostile.run(call)[0].error for call in calls[part::8]}
+    assert not {name: error for name, error in found.items() if "rank" in str(error)}

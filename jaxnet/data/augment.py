@@ -224,7 +224,7 @@ def color_jitter(
         bright, contrast_, saturated = factors[..., None, None, None]
         y = x * bright
         if x.shape[-1] == 3:
-            gray = (y * jnp.array([0.299, 0.587, 0.114])).sum(-1, keepdims=True)  # ITU-R BT.601
+            gray = (y @ jnp.array([0.299, 0.587, 0.114], y.dtype))[..., None]  # ITU-R BT.601
             y = gray + saturated * (y - gray)
         else:
             gray = y.mean(-1, keepdims=True)
@@ -263,11 +263,11 @@ def cutout(size: int) -> Augmentation:
                 f"got {size}"
             )
         n, height, width = x.shape[:3]
-        middle = jax.random.randint(key, (n, 2), 0, jnp.array([height, width]))
+        middle = jax.random.randint(key, (n, 2), 0, jnp.array([[height, width]]))
         first = middle - size // 2
 
         def inside(pixels, axis):
-            offset = jnp.arange(pixels) - first[:, axis, None]
+            offset = jnp.arange(pixels)[None] - first[:, axis, None]
             return (offset >= 0) & (offset < size)  # (batch, pixels)
 
         covered = inside(height, 0)[:, :, None] & inside(width, 1)[:, None]
@@ -358,12 +358,12 @@ def cutmix(alpha: float, classes: int) -> Augmentation:
         share_key, order_key, place_key = jax.random.split(key, 3)
         n, *size = x.shape[:3]
         stays = jax.random.beta(share_key, shape, shape, (n, 1))
-        half = jnp.sqrt(1 - stays) * jnp.array(size) / 2  # of the sides
-        middle = jax.random.uniform(place_key, (n, 2)) * jnp.array(size)
+        half = jnp.sqrt(1 - stays) * jnp.array([size]) / 2  # of the sides
+        middle = jax.random.uniform(place_key, (n, 2)) * jnp.array([size])
         low, high = jnp.round(middle - half), jnp.round(middle + half)
 
         def inside(axis):
-            place = jnp.arange(size[axis])
+            place = jnp.arange(size[axis])[None]
             return (place >= low[:, axis, None]) & (place < high[:, axis, None])
 
         other = inside(0)[:, :, None] & inside(1)[:, None]  # (batch, height, width)

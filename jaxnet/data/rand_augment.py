@@ -116,7 +116,7 @@ def _moved(x: jax.Array, which: jax.Array, strength: jax.Array) -> jax.Array:
 
 
 def _gray(x: jax.Array) -> jax.Array:
-    return x if x.shape[-1] == 1 else (x * jnp.array(GRAY, x.dtype)).sum(-1, keepdims=True)
+    return x if x.shape[-1] == 1 else (x @ jnp.array(GRAY, x.dtype))[..., None]
 
 
 def _blend(still: jax.Array, x: jax.Array, factor: jax.Array) -> jax.Array:

@@ -68,6 +68,9 @@ def spoken_digits(
       data_dir: Folder of the datasets, see `tfds.load`.
       download: Whether to download missing data (16 MB, CC BY-SA 4.0), see `tfds.load`.
 
+    Returns:
+      `Recordings`: waves, labels, speakers and numbers.
+
     Raises:
       ImportError, FileNotFoundError, ValueError: As in `tfds.load`.
 

@@ -211,9 +211,9 @@ def random_crop(share: float) -> Augmentation:
         size_key, place_key = jax.random.split(key)
         size = jax.random.uniform(size_key, (n, 1), minval=share, maxval=1)
         # The range of the center of the part.
-        room = jnp.array([height - 1, width - 1]) / 2 * (1 - size)
+        room = jnp.array([[height - 1, width - 1]]) / 2 * (1 - size)
         center = room * jax.random.uniform(place_key, (n, 2), minval=-1, maxval=1)
-        matrix = jnp.eye(2) / size[..., None]
+        matrix = jnp.eye(2)[None] / size[..., None]
         return whole(_warp(x, matrix, center))
 
     return augment
@@ -277,7 +277,7 @@ def _shears(degrees: float) -> Draw:
 def _scales(low: float, high: float) -> Draw:
     def draw(key, n):
         logs = jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high))
-        return jnp.exp(logs)[:, None, None] * jnp.eye(2)
+        return jnp.exp(logs)[:, None, None] * jnp.eye(2)[None]
 
     return draw
 
@@ -318,11 +318,13 @@ def _warp(
     x: dict[str, Any], matrix: jax.Array, center: jax.Array, displacements: Any = 0.0
 ) -> dict[str, Any]:
     height, width = x["image"].shape[1:3]
-    size = jnp.array([height, width])
+    size = jnp.array([[[height, width]]])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
     offset = grid - (size - 1) / 2  # (height, width, 2), from the center
     inverse = inverse_2x2(matrix)  # from the result to the image
-    source = jnp.einsum("nij,hwj->nhwi", inverse, offset) + center[:, None, None] + (size - 1) / 2
+    source = (
+        jnp.einsum("nij,hwj->nhwi", inverse, offset) + center[:, None, None] + (size - 1)[None] / 2
+    )
     source = source + displacements  # (batch, height, width, 2)
     out = dict(x)
     out["image"] = jax.vmap(_bilinear)(x["image"], source)
@@ -330,14 +332,14 @@ def _warp(
         nearest = jnp.round(source).astype(jnp.int32)
         out["mask"] = jax.vmap(_pick)(x["mask"], nearest)
     if "boxes" in x:
-        out["boxes"] = _warp_boxes(x["boxes"], matrix, center, size)
+        out["boxes"] = _warp_boxes(x["boxes"], matrix, center, size[None])
     return out
 
 
 def _pick(image: jax.Array, place: jax.Array) -> jax.Array:
     """Return the pixels at integer positions (height, width, 2), 0 outside."""
     height, width = image.shape[:2]
-    inside = ((place >= 0) & (place < jnp.array([height, width]))).all(-1)
+    inside = ((place >= 0) & (place < jnp.array([[[height, width]]]))).all(-1)
     row, column = jnp.clip(place[..., 0], 0, height - 1), jnp.clip(place[..., 1], 0, width - 1)
     found = image[row, column]
     return jnp.where(inside.reshape(inside.shape + (1,) * (found.ndim - 2)), found, 0)
@@ -351,8 +353,8 @@ def _bilinear(image: jax.Array, place: jax.Array) -> jax.Array:
     total = 0.0
     for down in (0, 1):
         for right in (0, 1):
-            share = jnp.abs(jnp.array([1 - down, 1 - right]) - part).prod(-1)
-            total = total + share[..., None] * _pick(image, low + jnp.array([down, right]))
+            share = jnp.abs(jnp.array([[[1 - down, 1 - right]]]) - part).prod(-1)
+            total = total + share[..., None] * _pick(image, low + jnp.array([[[down, right]]]))
     if jnp.issubdtype(image.dtype, jnp.integer):
         total = jnp.round(total)
     return jnp.asarray(total).astype(image.dtype)

@@ -39,7 +39,7 @@ def ctc_greedy(
     Reference: Graves et al. 2006, "Connectionist Temporal Classification", 3.2.
     """
     logits, lengths, fine = _read("ctc_greedy", logits, lengths, blank)
-    steps = jnp.arange(logits.shape[1])
+    steps = jnp.arange(logits.shape[1])[None]
     path = jnp.where(steps < lengths[:, None], logits.argmax(-1), blank)  # (batch, steps)
     before = jnp.concatenate([jnp.full_like(path[:, :1], blank), path[:, :-1]], 1)
     new = (path != blank) & (path != before)
@@ -98,7 +98,7 @@ def ctc_beam_search(
 def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
     """Run `ctc_beam_search` for one example: log_p (steps, classes)."""
     steps, classes = log_p.shape
-    places = jnp.arange(steps)
+    places = jnp.arange(steps)[None]
 
     def advance(loop, now):
         t, y = now  # y (classes,)
@@ -109,11 +109,11 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
         stay_blank = total + y[blank]
         stay_label = jnp.where(n > 0, ends_label + y[last], -jnp.inf)
         # The prefix grows by a label. A repeated label needs a blank in between.
-        again = jnp.arange(classes) == last[:, None]
-        more = jnp.where(again, ends_blank[:, None], total[:, None]) + y  # (beams, classes)
+        again = jnp.arange(classes)[None] == last[:, None]
+        more = jnp.where(again, ends_blank[:, None], total[:, None]) + y[None]  # (beams, classes)
         # A grown prefix may exist already: `follows` is True if prefix j is prefix i plus a label.
         without = jnp.where(places == n[:, None] - 1, blank, labels)
-        follows = (without[:, None] == labels).all(-1) & (n[:, None] == n + 1)  # (j, i)
+        follows = (without[:, None] == labels[None]).all(-1) & (n[:, None] == n[None] + 1)  # (j, i)
         coming = jnp.where(follows, more[:, last].T, -jnp.inf)  # (j, i)
         stay_label = jnp.logaddexp(stay_label, jax.nn.logsumexp(coming, axis=1))
         there = (follows.T[..., None] & again).any(1)  # (i, classes)
@@ -164,5 +164,5 @@ def _read(
         lengths = jnp.full(batch, steps, jnp.int32)
     lengths = as_array(who, "lengths", lengths, "(batch,)", "integers", sizes)
     check_range(lengths, steps + 1, f"{who}: lengths")
-    fine = (logits.max(-1) > -jnp.inf) | (jnp.arange(steps) >= lengths[:, None])
+    fine = (logits.max(-1) > -jnp.inf) | (jnp.arange(steps)[None] >= lengths[:, None])
     return logits, lengths, fine.all(1) & (lengths >= 0) & (lengths <= steps)

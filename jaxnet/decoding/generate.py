@@ -112,7 +112,8 @@ def generate(
       progress: Whether to show tokens per second, in a terminal or a notebook.
 
     Returns:
-      The tokens, their number and their log-probabilities; `.lists()` gives lists of ids.
+      The tokens, their number and their log-probabilities by the net alone, before temperature and
+      filters; `.lists()` gives lists of ids.
 
     Raises:
       TypeError: If the prompt does not contain integers.

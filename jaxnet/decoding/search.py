@@ -224,7 +224,7 @@ def beam_search(
         best, words = jax.lax.top_k(logits, kept)  # (batch, beams, kept)
         log_p = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         # A complete sequence has one continuation, `end` at an unchanged score, always kept.
-        only = ended[..., None] & (jnp.arange(kept) > 0)
+        only = ended[..., None] & (jnp.arange(kept) > 0)[None, None]
         total = scores[..., None] + jnp.where(ended[..., None], 0, log_p)
         total = jnp.where(only, -jnp.inf, total)
         words = jnp.where(ended[..., None], end, words)

@@ -310,7 +310,7 @@ def total(y: jax.Array, chosen: jax.Array) -> jax.Array:
 def _best(net, params, state, x, path):
     """Return a mask of the largest output of each example, (batch, classes)."""
     y = output_at(net, params, state, x, path)
-    return y.argmax(1, keepdims=True) == jnp.arange(y.shape[1])
+    return y.argmax(1, keepdims=True) == jnp.arange(y.shape[1])[None]
 
 
 @compiled_for(static_argnums=4)
@@ -350,7 +350,7 @@ def _drops(net, params, state, x, chosen, path, rows, columns, value):
     whole = score(net, params, state, x, chosen, path)
     drops = (whole[:, None] - scores.reshape(len(x), places)).reshape(-1, len(rows), len(columns))
     sums = jnp.einsum("nij,ih,jw->nhw", drops, rows.astype(x.dtype), columns.astype(x.dtype))
-    return sums / (rows.sum(0)[:, None] * columns.sum(0)).astype(x.dtype)
+    return sums / jnp.multiply.outer(rows.sum(0), columns.sum(0))[None].astype(x.dtype)
 
 
 def _covers(pixels: int, size: int, step: int) -> jax.Array:

@@ -51,9 +51,10 @@ class Gabor(NamedTuple):
 
 @partial(jax.jit, static_argnums=(1, 2))  # one program for each size, not one per operation
 def _draw(gabor: Gabor, height: int, width: int) -> jax.Array:
-    row, column, angle, frequency, phase, along, across, amplitude = gabor
+    many = [jnp.asarray(value)[None, None] for value in gabor]
+    row, column, angle, frequency, phase, along, across, amplitude = many
     places = np.mgrid[:height, :width].astype(jnp.result_type(float))
-    rows, columns = places.reshape(2, height, width, *[1] * jnp.ndim(row))
+    rows, columns = places.reshape(2, height, width, *[1] * (row.ndim - 2))
     y, x = rows - row, columns - column
     u = x * jnp.cos(angle) + y * jnp.sin(angle)
     v = -x * jnp.sin(angle) + y * jnp.cos(angle)

@@ -59,8 +59,8 @@ def ctc(outputs: Any, targets: Any, *, blank: int = 0) -> jax.Array:
     size = as_array("ctc", "lengths", lengths, "(batch,)", "integers", sizes)
     n = as_array("ctc", "label_lengths", label_lengths, "(batch,)", "integers", sizes)
     _check_known(lengths, labels, label_lengths, z.shape, blank)
-    padding = jnp.arange(steps) >= size[:, None]  # (batch, steps)
-    label_padding = jnp.arange(y.shape[1]) >= n[:, None]  # (batch, n)
+    padding = jnp.arange(steps)[None] >= size[:, None]  # (batch, steps)
+    label_padding = jnp.arange(y.shape[1])[None] >= n[:, None]  # (batch, n)
     values = optax.ctc_loss(
         jnp.where(padding[..., None], 0, wide(z)),
         padding.astype(wide(z).dtype),

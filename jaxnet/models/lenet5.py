@@ -114,7 +114,7 @@ def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "len
     codes = on_host("lenet5_1998", "codes", codes, "(classes, 84)").astype(np.float32)
 
     def distances(x):
-        return -jnp.square(x[:, None] - codes.astype(x.dtype)).sum(-1)  # (batch, classes)
+        return -jnp.square(x[:, None] - codes.astype(x.dtype)[None]).sum(-1)  # (batch, classes)
 
     return serial(
         _pad_to_32(),

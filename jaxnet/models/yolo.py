@@ -185,11 +185,13 @@ def _wrong(boxes: Any, classes: Any, count: int | None) -> Any:
 def _assign(boxes: jax.Array, classes: jax.Array, rows: int, columns: int) -> Cells:
     real = (classes >= 0) & (area(boxes) > 0)  # (batch, n)
     middle = to_middle(boxes)[..., :2]
-    grid = jnp.array([rows, columns])
+    grid = jnp.array([[[rows, columns]]])
     # The right and lower edges of the image belong to the last cells.
     place = jnp.clip((middle * grid).astype(jnp.int32), 0, grid - 1)
     cell = place[..., 0] * columns + place[..., 1]  # (batch, n)
-    held = real[..., None] & (cell[..., None] == jnp.arange(rows * columns))  # (batch, n, cells)
+    held = real[..., None] & (
+        cell[..., None] == jnp.arange(rows * columns)[None, None]
+    )  # (batch, n, cells)
     size = jnp.where(held, area(boxes)[..., None], jnp.inf)
     which = size.argmin(1)  # (batch, cells)
     some = held.any(1)
@@ -357,8 +359,8 @@ def _to_boxes(places: jax.Array) -> jax.Array:
     """Convert x, y and roots of width, height (batch, rows, columns, n, 4) to corners."""
     rows, columns = places.shape[1:3]
     x, y, width, height = jnp.moveaxis(places, -1, 0)
-    down = (jnp.arange(rows)[:, None, None] + y) / rows
-    right = (jnp.arange(columns)[:, None] + x) / columns
+    down = (jnp.arange(rows)[None, :, None, None] + y) / rows
+    right = (jnp.arange(columns)[None, None, :, None] + x) / columns
     return to_corners(jnp.stack([down, right, height**2, width**2], -1))
 
 
@@ -366,6 +368,6 @@ def _to_places(boxes: jax.Array) -> jax.Array:
     """Convert the corners of the box in each cell (batch, rows, columns, 4) to x, y and roots."""
     rows, columns = boxes.shape[1:3]
     down, right, height, width = jnp.moveaxis(to_middle(boxes), -1, 0)
-    y = down * rows - jnp.arange(rows)[:, None]
-    x = right * columns - jnp.arange(columns)
+    y = down * rows - jnp.arange(rows)[None, :, None]
+    x = right * columns - jnp.arange(columns)[None, None]
     return jnp.stack([x, y, jnp.sqrt(width), jnp.sqrt(height)], -1)

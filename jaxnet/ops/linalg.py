@@ -67,5 +67,5 @@ def inverse_2x2(a: jax.Array) -> jax.Array:
       [[0.75, -0.5], [-0.25, 0.5]]
     """
     (p, q), (r, s) = jnp.moveaxis(a, (-2, -1), (0, 1))
-    swapped = jnp.array([[s, -q], [-r, p]]) / (p * s - q * r)
+    swapped = jnp.array([[s, -q], [-r, p]]) / (p * s - q * r)[None, None]
     return jnp.moveaxis(swapped, (0, 1), (-2, -1))

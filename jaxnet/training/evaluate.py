@@ -30,7 +30,8 @@ def evaluate(
       objective: Objective, such as `jn.supervised(net, loss, metrics=...)`.
       params, state: Params and state of the objective; nothing changes.
       data: Pytree of arrays with one example per row, or an iterable of batches.
-      batch_size: Number of examples at a time; changes speed and memory, not the result.
+      batch_size: Number of examples at a time. It changes speed and memory, not the result, unless
+        the loss compares the examples of a batch with each other, as contrastive losses do.
 
     Returns:
       A float per metric, "loss" first. The penalty is part of the loss.

@@ -185,6 +185,9 @@ def sweep(
         `jax.tree.map(lambda a: jnp.broadcast_to(a, (seeds, *a.shape)), evaluate)`.
       progress: Whether to show a progress bar.
 
+    Returns:
+      A `Sweep` with the curves and the train states of all runs, (settings, seeds, ...).
+
     Raises:
       ValueError: If `epochs` is below 1, or if there are no seeds or numbers in the grid.
       ValueError: If the data does not have the shapes that the objective expects.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Params
+from jaxnet.ops.product import plus
 from jaxnet.services.checks import as_array, at_least, check_finite
 
 MEASURED = 10_000  # number of examples used to measure the scale of outputs
@@ -99,7 +100,7 @@ def scaled(kernel: jax.Array, bias: jax.Array, x: jax.Array, scale: float) -> Pa
       >>> params["kernel"].tolist(), params["bias"].tolist()
       ([[1.0]], [-4.0])
     """
-    outputs = x[:: -(-len(x) // MEASURED)] @ kernel + bias
+    outputs = plus(x[:: -(-len(x) // MEASURED)] @ kernel, bias)
     spread = outputs.std()
     factor = scale / jnp.where(spread > 0, spread, 1)
     return {"kernel": factor * kernel, "bias": factor * (bias - outputs.mean())}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.core import Params, child_key
+from jaxnet.ops.product import plus
 from jaxnet.services.checks import at_least, check_key, to_device
 from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
 from jaxnet.unsupervised.rbm.machine import read_params
@@ -62,7 +63,8 @@ def fit_dbn(
     for i, size in enumerate(sizes):
         name = _name("rbm", i)
         machine = fit_rbm(child_key(key, name), x, size, full=True, visible=visible, **options)
-        x = jax.nn.sigmoid(to_device("fit_dbn", "x", x) @ machine["kernel"] + machine["bias"])
+        field = to_device("fit_dbn", "x", x) @ machine["kernel"]
+        x = jax.nn.sigmoid(plus(field, machine["bias"]))
         params[name], visible = machine, bernoulli
     return params
 
@@ -107,7 +109,7 @@ def generate(
     x, mean = gibbs(child_key(key, "top"), top, start, steps, visible=kind)
     while below:
         machine, kind = below.pop(), kinds.pop()
-        field = x @ machine["kernel"].T + machine["visible_bias"]
+        field = plus(x @ machine["kernel"].T, machine["visible_bias"])
         x, mean = kind.sample(child_key(key, _name("rbm", len(below))), field), kind.mean(field)
     return x, mean
 

@@ -151,7 +151,7 @@ def fit_kmeans(
     if scale is None:
         return {"kernel": centroids.T, "bias": -(centroids**2).sum(1) / 2}
     mean = x.mean(0)
-    kernel = (centroids - mean).T
+    kernel = (centroids - mean[None]).T
     return scaled(kernel, -mean @ kernel - (kernel**2).sum(0) / 2, x, scale)
 
 
@@ -193,9 +193,9 @@ def fit_random_vectors(
     if scale is None:
         return {"kernel": rows.T, "bias": jnp.zeros(features, x.dtype)}
     mean = x.mean(0)
-    kernel = (rows - mean).T
+    kernel = (rows - mean[None]).T
     length = jnp.linalg.norm(kernel, axis=0)
-    kernel = kernel / jnp.where(length > 0, length, 1)
+    kernel = kernel / jnp.where(length > 0, length, 1)[None]
     return scaled(kernel, -mean @ kernel, x, scale)
 
 

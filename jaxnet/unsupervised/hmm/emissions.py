@@ -212,11 +212,11 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
         every = posterior.sum(1, keepdims=True)  # 1 at valid steps, 0 in padding
         steps = jnp.maximum(every.sum(), 1)
         middle = (every * x).sum(0) / steps
-        x = jnp.where(every > 0, x - middle, 0)  # subtracting the mean keeps more digits
+        x = jnp.where(every > 0, x - middle[None], 0)  # subtracting the mean keeps more digits
         spread = (every * x**2).sum(0) / steps
-        mean = params["mean"] - middle
+        mean = plus(params["mean"], -middle)
         member = jax.nn.softmax(_components(params | {"mean": mean}, x))
-        member = posterior[..., None] * member  # (n, states, mixtures)
+        member = posterior.reshape(len(x), -1, 1) * member  # (n, states, mixtures)
         count = member.sum(0)[..., None]
         seen, count = count > 0, jnp.where(count > 0, count, 1)
         total = jnp.einsum("nsm,nf->smf", member, x, precision=jax.lax.Precision.HIGHEST)
@@ -225,15 +225,15 @@ def gaussian_mixture(mixtures: int = 1, *, floor: float = 1e-3) -> Emission:
         # One Gaussian at a time, since (n, states, mixtures, features) would be large.
         def squares(one):
             member, mean = one
-            return (member[:, None] * (x - mean) ** 2).sum(0)
+            return (member[:, None] * (x - mean[None]) ** 2).sum(0)
 
         flat = member.reshape(len(x), -1).T, mean.reshape(-1, x.shape[1])
         variance = jax.lax.map(squares, flat).reshape(mean.shape) / count
         least = jnp.maximum(floor * jnp.where(spread > 0, spread, 1), jnp.finfo(x.dtype).tiny)
-        log_variance = jnp.log(jnp.maximum(variance, least))
+        log_variance = jnp.log(jnp.maximum(variance, jnp.broadcast_to(least, variance.shape)))
         return {
             "weight": shares(member.sum(0), params["weight"]),
-            "mean": mean + middle,
+            "mean": plus(mean, middle),
             "log_variance": jnp.where(seen, log_variance, params["log_variance"]),
         }
 

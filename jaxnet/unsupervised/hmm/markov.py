@@ -273,6 +273,7 @@ def scaled_likelihoods(logits: Any, log_prior: Any) -> jax.Array:
 @jax.jit
 def _scaled(logits: jax.Array, log_prior: jax.Array) -> jax.Array:
     known = ~(log_prior <= _LOWEST)
+    known, log_prior = known[None, None], log_prior[None, None]
     scores = jax.nn.log_softmax(logits) - jnp.where(known, log_prior, 0)
     return jnp.where(known, scores, -jnp.inf)
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnet.core import Params, child_key
+from jaxnet.ops.product import plus
 from jaxnet.services.checks import as_array, at_least, check_key, on_host
 from jaxnet.unsupervised.rbm.machine import free_energy, read_params
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw
@@ -60,7 +61,7 @@ def _enumerate(params, visible):
 
     def sum_block(first):
         states = first + jnp.arange(block)
-        bits = (states[:, None] >> jnp.arange(units)) & 1  # (block,) -> (block, units)
+        bits = (states[:, None] >> jnp.arange(units)[None]) & 1  # (block,) -> (block, units)
         h = bits.astype(params["kernel"].dtype)
         below = visible.log_partition(h @ params["kernel"].T, params["visible_bias"])
         return jax.nn.logsumexp(h @ params["bias"] + below)
@@ -179,11 +180,11 @@ def _ais(key, params, start, betas, runs, visible):
 
     def step(i, carry):
         x, log_weights = carry
-        field = x @ kernel + bias  # (runs, inputs) -> (runs, features)
+        field = plus(x @ kernel, bias)  # (runs, inputs) -> (runs, features)
         log_weights += free(betas[i], x, field) - free(betas[i + 1], x, field)
         beta, here = betas[i + 1], jax.random.fold_in(key, i)
         h = draw(child_key(here, "hidden"), jax.nn.sigmoid(beta * field))
-        below = beta * (h @ kernel.T) + visible_bias(beta)
+        below = plus(beta * (h @ kernel.T), visible_bias(beta))
         return visible.sample(child_key(here, "visible"), below), log_weights
 
     x = visible.sample(child_key(key, "start"), jnp.broadcast_to(start, (runs, *start.shape)))
