@@ -41,6 +41,8 @@ import jaxnet as jn  # noqa: E402
 from jaxnet.ops.native import conv  # noqa: E402
 from tests.by_file import pytest_xdist_make_scheduler as pytest_xdist_make_scheduler  # noqa: E402
 
+pytest_plugins = ["tests.parts"]
+
 # A second run finds the programs of the first. One folder per worker, since JAX does not lock it.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 ROOT = Path(__file__).parent

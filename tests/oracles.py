@@ -133,8 +133,9 @@ def ignore_label(loss, *, label, class_weights=None):
 def kl_sparsity(activations, *, rho):
     a = f64(activations).reshape(-1, np.shape(activations)[-1])
     mean = a.mean(0)
-    here, gone = (np.log(rho) - log(mean, 0.0)), np.log(1 - rho) - log(1 - mean, 0.0)
-    return (rho * here + (1 - rho) * gone).sum()
+    on = np.log(rho) - log(mean, activations)
+    off = np.log(1 - rho) - log(1 - mean, activations)
+    return (rho * on + (1 - rho) * off).sum()
 
 
 def ctc(outputs, targets, *, blank=0):

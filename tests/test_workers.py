@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts import part_of, parts_of, room, touched
+
 
 @pytest.mark.parametrize("i", range(8))
 def test_a_file_stays_on_one_worker(i, tmp_path_factory):
@@ -21,6 +23,7 @@ def test_a_file_stays_on_one_worker(i, tmp_path_factory):
     assert note.read_text() == worker
 
 
+ROOT = Path(__file__).parents[1]
 DIES = """
 import os, pytest
 
@@ -44,6 +47,17 @@ def test_that_hangs():
 PASSES = "def test_passes(): pass"
 
 
+def run(*options: str) -> subprocess.CompletedProcess:
+    """Runs pytest on its own, with pytest-xdist as the only plugin that was installed."""
+    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "xdist.plugin"]
+    # Not as the worker that it may be itself, and without plugins, which take most of the time.
+    environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
+    return subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env=environment | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "failed", "passed"),
@@ -55,17 +69,87 @@ PASSES = "def test_passes(): pass"
 def test_a_worker_that_dies_fails_its_test_alone(files, failed, passed, tmp_path):
     for i, text in enumerate(files):
         (tmp_path / f"test_{i}.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "xdist.plugin"]
-    command += ["-p", "tests.by_file", "-n2", "-o", "faulthandler_timeout=1", str(tmp_path)]
-    # Not as the worker that it may be itself, and without plugins, which take most of the time.
-    environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60,
-        env=environment | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )  # fmt: skip
+    done = run("-p", "tests.by_file", "-n2", "-o", "faulthandler_timeout=1", str(tmp_path))
     assert done.returncode == 1, done.stdout
     assert f"{failed} failed, {passed} passed" in done.stdout
     for i, text in enumerate(files):
         for name in re.findall("test_that_[a-z]+", text):
             assert re.search(f"crashed while running '.*test_{i}.py::{name}'", done.stdout)
             assert f"in {name}" in done.stderr  # its stack
+
+
+LONG = """
+import pytest
+
+def test_fast():
+    pass
+
+@pytest.mark.long
+@pytest.mark.parametrize("i", range(20))
+def test_long(i):
+    pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_the_parts_of_a_mark_are_all_its_tests(workers, tmp_path):
+    (tmp_path / "test_parts.py").write_text(LONG)
+    here = ("-p", "tests.parts", workers, "-q", "-rA", "-m", "", str(tmp_path))
+    ran = []
+    for k in (1, 2, 3):
+        done = run("--part", f"long={k}/3", *here)
+        assert not done.returncode, done.stdout
+        passed = re.findall(r"PASSED .*::(test_\w+\S*)", done.stdout)
+        assert passed.count("test_fast") == 1 and len(passed) < 21
+        assert re.search(rf"LEFT OUT by --part long={k}/3: .*test_parts.py {21 - len(passed)}\n",
+                         done.stdout)  # fmt: skip
+        ran += [test for test in passed if test != "test_fast"]
+    assert sorted(ran) == sorted(f"test_long[{i}]" for i in range(20))
+
+
+def test_another_commit_draws_another_part():
+    draws = [[part_of(f"test[{i}]", 4, commit) for i in range(400)] for commit in ("a", "b")]
+    assert draws[0] != draws[1] and all(60 < draw.count(k) for draw in draws for k in range(1, 5))
+
+
+def test_a_commit_that_is_none_is_an_error():
+    with pytest.raises(pytest.UsageError, match="--since: expected a commit, got 'nowhere'"):
+        touched("nowhere")
+    assert touched(None) == set()
+
+
+@pytest.mark.parametrize("part", ["lnog=1/2", "long", "long=0/2", "long=3/2", "long=1", "long=a/b"])
+def test_a_part_that_is_none_is_an_error(part, pytestconfig, monkeypatch):
+    monkeypatch.setattr(pytestconfig.option, "part", [part])
+    with pytest.raises(pytest.UsageError, match=f"--part: expected MARK=K/N .* got {part}"):
+        parts_of(pytestconfig)
+
+
+def test_every_mark_is_selected_by_a_command_of_ci(pytestconfig):
+    """What is selected by no command is run by nobody, and fails without anybody noticing."""
+    commands = (ROOT / ".ci" / "run").read_text()
+    selects = {"slow": r'pytest .*-m "not long"', "long": r'pytest -m long -k "not size_colab"'}
+    options = pytestconfig.getini("addopts")
+    assert options[options.index("-m") + 1] == f"not {' and not '.join(selects)}"
+    for mark, command in selects.items():
+        assert re.search(command, commands), mark
+    for page in (".ci/run", "CONTRIBUTING.md"):
+        assert "XLA_FLAGS= pytest -m long -k size_colab" in (ROOT / page).read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("jaxnet/layers/dense.py", "layers"),
+        ("tests/layers/test_dense.py::test_values[1]", "layers"),
+        ("jaxnet/penalties.py", "penalties"),
+        ("tests/test_penalties.py::test_l2", "penalties"),
+        ("guide/data.md", "guide"),
+        ("tests/test_guide.py::test_section_runs[data: Augment]", "guide"),
+        ("experiments/digits.py", "experiments"),
+        ("README.md", "README.md"),
+    ],
+)
+def test_a_room_has_its_files_and_their_tests(path, expected):
+    assert room(path) == expected

@@ -1,37 +1,48 @@
-"""Breaks the library on purpose, in places drawn at random, and counts what the tests catch.
+"""Breaks the arithmetic of the library at random places, and counts what the fast suite catches.
 
     python -m tools.mutation --count 60 --seed 0
-    python -m tools.mutation --count 60 --arithmetic
 
-Each mutant runs the tests of its own module, then those of its room and the laws, until one fails:
-of the fast suite, then of the slow one. What these miss, other tests may still catch: the score is
-a lower bound. The library itself is never touched: mutants live in copies.
+A mutant changes a value that someone gets: messages, checks that only raise, texts to look at and
+drawings stay as they are. It runs the fast tests of its own module, the oracles and laws that see
+its file, and the fast tests of its room, until one fails. What these miss, other tests may still
+catch: the score is a lower bound.
 
-With `--arithmetic` a mutant changes a value that someone gets: messages, checks that only raise,
-texts to look at and drawings stay as they are. Only the fast suite runs.
+What is slow to import is imported once, then each mutant runs in a fork of this process. There the
+mutated text is compiled in place of the file, which is never touched. At the end, the tests that
+failed run without a mutant, since a test that fails there too has caught nothing.
 """
 
 import argparse
 import ast
+import contextlib
 import copy
+import difflib
+import importlib
 import inspect
+import json
+import multiprocessing
 import operator
 import os
 import random
-import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from importlib.machinery import SourceFileLoader
+from multiprocessing.connection import wait
 from pathlib import Path
-from queue import Queue
 from types import ModuleType
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 900  # seconds per command; one that never ends counts as caught
+LIMIT = 600  # seconds per mutant; one that never ends counts as caught
+ENDED = {0: "MISSED", -signal.SIGALRM: "endless"}  # exit codes of a child; all others: caught
+# Imported before the forks; nothing here may import jaxnet or start a backend of JAX.
+HEAVY = (
+    "jax.numpy", "optax", "pytest", "hypothesis", "safetensors.numpy", "scipy.stats", "tqdm",
+    "sklearn", "flax.linen", "matplotlib.pyplot",
+)  # fmt: skip
 
 OPERATORS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
@@ -56,10 +67,24 @@ SYMMETRIC = {"min", "max", "log", "pro"}  # minimum, logaddexp, promote_types: t
 
 
 class Mutant(NamedTuple):
+    """A place to break.
+
+    Fields:
+      file: path from the root.
+      line: its number in the file.
+      what: the kind of change, with the expression before and after.
+      source: the whole mutated file, in which all other text is as before.
+    """
+
     file: str
     line: int
     what: str
-    source: str  # the whole mutated file
+    source: str
+
+    def diff(self) -> str:
+        before = (ROOT / self.file).read_text().splitlines()
+        lines = difflib.unified_diff(before, self.source.splitlines(), n=2, lineterm="")
+        return "\n".join(list(lines)[2:])
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -78,11 +103,6 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     elif isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
         new.value = not node.value if isinstance(node.value, bool) else node.value + 1  # type: ignore[attr-defined]
         yield "constant", new
-    elif isinstance(node, ast.If) and isinstance(node.body[0], ast.Raise):
-        new.test = ast.Constant(False)  # type: ignore[attr-defined]
-        yield "check removed", new
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        yield "call removed", ast.Pass()
     elif isinstance(node, ast.Call):
         name = ast.unparse(node.func)
         if name.endswith("where") and len(node.args) == 3:
@@ -93,12 +113,16 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield "arguments swapped", new
 
 
-class Replace(ast.NodeTransformer):
-    def __init__(self, old: ast.AST, new: ast.AST):
-        self.old, self.new = old, new
-
-    def visit(self, node):
-        return self.new if node is self.old else self.generic_visit(node)
+def replaced(source: str, node: ast.AST, new: ast.AST) -> str:
+    """Returns the text with an expression in place of another one; all other text stays."""
+    text = ast.unparse(ast.fix_missing_locations(copy.deepcopy(new)))
+    if not isinstance(new, ast.Constant | ast.Name | ast.Attribute | ast.Call | ast.Subscript):
+        text = f"({text})"
+    lines = source.encode().splitlines(keepends=True)  # columns count bytes
+    first, last = node.lineno - 1, node.end_lineno - 1  # type: ignore[attr-defined]
+    after = lines[last][node.end_col_offset :]  # type: ignore[attr-defined]
+    lines[first : last + 1] = [lines[first][: node.col_offset] + text.encode() + after]  # type: ignore[attr-defined]
+    return b"".join(lines).decode()
 
 
 def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
@@ -111,29 +135,26 @@ def mutated(module: ModuleType, old: str, new: str) -> ModuleType:
     return broken
 
 
-def places_of(path: Path, arithmetic: bool = False) -> list[tuple[int, int, str]]:
-    """All places of a file as (index of the node, index of the change, what)."""
-    if arithmetic and path.relative_to(ROOT / "jaxnet").as_posix().startswith(NO_ARITHMETIC):
+def places_of(path: Path) -> list[tuple[int, int]]:
+    """All places of a file as (index of the node, index of the change)."""
+    if path.relative_to(ROOT / "jaxnet").as_posix().startswith(NO_ARITHMETIC):
         return []
     tree = ast.parse(path.read_text())
-    aside = {id(below) for node in ast.walk(tree) for top in left_out(node, arithmetic)
+    aside = {id(below) for node in ast.walk(tree) for top in left_out(node)
              for below in ast.walk(top)}  # fmt: skip
     return [
-        (i, j, what)
+        (i, j)
         for i, node in enumerate(ast.walk(tree))
         if id(node) not in aside
-        for j, (what, _) in enumerate(changes(node))
-        if not (arithmetic and what == "check removed")
+        for j, _ in enumerate(changes(node))
     ]
 
 
-def left_out(node: ast.AST, arithmetic: bool) -> Iterator[ast.AST]:
-    """What is not broken at a node: messages and annotations, or all that is not arithmetic."""
+def left_out(node: ast.AST) -> Iterator[ast.AST]:
+    """What is not broken at a node: messages, annotations, and all that is not arithmetic."""
     if isinstance(node, ast.JoinedStr | ast.Raise):
         yield node
     yield from filter(None, (getattr(node, part, None) for part in ("annotation", "returns")))
-    if not arithmetic:
-        return
     if isinstance(node, ast.If) and all(isinstance(line, ast.Raise) for line in node.body):
         yield from (node.test, *node.body)
     elif isinstance(node, ast.Assert) or (
@@ -150,26 +171,34 @@ def left_out(node: ast.AST, arithmetic: bool) -> Iterator[ast.AST]:
                 yield default
 
 
-def draw(count: int, seed: int, arithmetic: bool = False, only: str = "") -> list[Mutant]:
-    rng = random.Random(seed)
+def draw(count: int, seed: int, only: str = "") -> list[Mutant]:
     files = sorted((ROOT / "jaxnet").rglob("*.py"))
     places = [(path, *place) for path in files if only in str(path.relative_to(ROOT))
-              for place in places_of(path, arithmetic)]  # fmt: skip
+              for place in places_of(path)]  # fmt: skip
     found = []
-    for path, i, j, what in rng.sample(places, min(count, len(places))):
-        tree = ast.parse(path.read_text())
-        node = list(ast.walk(tree))[i]
-        _, new = list(changes(node))[j]
-        before = ast.unparse(node).splitlines()[0]
-        after = ast.unparse(ast.fix_missing_locations(copy.deepcopy(new))).splitlines()[0]
-        source = ast.unparse(ast.fix_missing_locations(Replace(node, new).visit(tree)))
+    for path, i, j in random.Random(seed).sample(places, min(count, len(places))):
+        source = path.read_text()
+        node = list(ast.walk(ast.parse(source)))[i]
+        what, new = list(changes(node))[j]
+        before, after = (ast.unparse(ast.fix_missing_locations(n)) for n in (node, new))
+        text = f"{what}: {before}  ->  {after}".replace("\n", " ")
         line = node.lineno  # type: ignore[attr-defined]
-        text = f"{what}: {before}  ->  {after}"
-        found.append(Mutant(str(path.relative_to(ROOT)), line, text, source))
+        file = str(path.relative_to(ROOT))
+        found.append(Mutant(file, line, text, replaced(source, node, new)))
     return found
 
 
-@cache
+def install(file: Path, source: str) -> None:
+    """Compiles a text in place of a file, for all imports of this process from now on."""
+    get_code = SourceFileLoader.get_code
+
+    def other(loader: SourceFileLoader, name: str):
+        found = Path(loader.get_filename(name)).resolve() == file.resolve()
+        return compile(source, str(file), "exec") if found else get_code(loader, name)
+
+    SourceFileLoader.get_code = other  # type: ignore[method-assign]
+
+
 def rows_by_file() -> dict[str, set[str]]:
     """The rows of the catalogue whose layer runs code of a file: the laws of others cannot see it.
 
@@ -204,7 +233,6 @@ def rows_by_file() -> dict[str, set[str]]:
     return found
 
 
-@cache
 def oracles_by_room() -> dict[str, list[str]]:
     """The functions with an oracle, by the folder that they are defined in."""
     import jaxnet
@@ -219,45 +247,96 @@ def oracles_by_room() -> dict[str, list[str]]:
     return found
 
 
-def chosen(file: str) -> list[list[str]]:
-    """Tests for a mutant, in turn: its own module's, its room's with the oracles, the laws."""
-    parts = Path(file).parts[1:]
-    own = "/".join(["tests", *parts[:-1], f"test_{parts[-1]}"])
-    room = str(Path(own).parent)
-    # A file on the first level is used everywhere: its neighbors are the rooms nearest to it.
-    rooms = [room] if room != "tests" else ["tests/core", "tests/training", "tests/losses"]
-    rows = " or ".join(sorted(rows_by_file().get(file, ())))
-    laws = ["tests/test_laws.py", "-k", rows] if rows else []
-    names = " or ".join(sorted(oracles_by_room().get(str(Path(file).parent), ())))
-    oracles = ["tests/test_oracles.py", "-k", names] if names else []
-    own_and_examples = [test for test in (own, file) if (ROOT / test).exists()]
-    return [own_and_examples, oracles, [t for t in rooms if (ROOT / t).exists()], laws]
+def write_map(file: Path) -> None:
+    """Writes which rows and which oracles see what, for `Chosen`; traced in a fork."""
+    rows = {name: sorted(ids) for name, ids in rows_by_file().items()}
+    file.write_text(json.dumps([rows, oracles_by_room()]))
 
 
-def caught_by(mutant: Mutant, folder: Path, suites: tuple[str, ...] = ("fast", "slow")) -> str:
-    """ "fast", "slow" or "" for a mutant in a copy of the project."""
-    place = folder / mutant.file
-    before = place.read_text()
-    place.write_text(mutant.source)
-    # What is compiled as before is found here again.
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs")}
+class Chosen:
+    """A plugin of pytest: of the laws and oracles, those that see a file; tells what failed."""
+
+    def __init__(self, file: str, rows: list[str], oracles: list[str]):
+        self.sees = {"tests/test_oracles.py": oracles, "tests/test_laws.py": rows}
+        self.failed: list[str] = []
+        parts = Path(file).parts[1:]
+        own = Path("tests", *parts[:-1], f"test_{parts[-1]}")
+        # A file on the first level is used everywhere: its neighbors are the rooms nearest to it.
+        rooms = [str(own.parent)] if parts[1:] else ["tests/core", "tests/training"]
+        used = [test for test, names in self.sees.items() if names]
+        order = [str(own), file, *used, *rooms]
+        self.tests = [test for test in dict.fromkeys(order) if (ROOT / test).exists()]
+
+    def pytest_collection_modifyitems(self, items):
+        def seen(item) -> bool:
+            names = self.sees.get(item.nodeid.partition("::")[0])
+            return names is None or any(name in item.name for name in names)
+
+        items[:] = filter(seen, items)
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+def run_tests(tests: list[str], plugin: Chosen | None = None) -> int:
+    """The exit code of pytest for some fast tests: 0 if none failed."""
+    import pytest
+
+    options = ["-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not long"]
+    ignored = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before
+    code = pytest.main([*options, *ignored, *tests], plugins=[plugin] if plugin else [])
+    return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED else int(code)
+
+
+def try_mutant(mutant: Mutant, seen_by: list[dict[str, list[str]]], note: Path) -> int:
+    """Runs the tests of a mutant in this process, and notes the first that fails."""
+    rows, oracles = seen_by
+    room = str(Path(mutant.file).parent)
+    plugin = Chosen(mutant.file, rows.get(mutant.file, []), oracles.get(room, []))
+    install(ROOT / mutant.file, mutant.source)
+    code = run_tests(plugin.tests, plugin)
+    note.write_text("\n".join(plugin.failed))
+    return code
+
+
+def forked(
+    runs: Iterable[Callable[[], int | None]], log: Path, jobs: int
+) -> Iterator[tuple[int, int]]:
+    """Runs each function in a fork, some at once, and yields its index and exit code as it ends."""
+    fork = multiprocessing.get_context("fork")
+    running: dict[int, tuple[int, multiprocessing.process.BaseProcess]] = {}
+
+    def child(run):
+        os.setsid()  # what it starts ends with it
+        signal.alarm(LIMIT)
+        with log.open("a") as out:
+            os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
+            sys.exit(run() or 0)
+
+    waiting = list(enumerate(runs))[::-1]
     try:
-        for suite in suites:
-            mark = {"fast": "not slow and not long"}.get(suite, suite)
-            for tests in filter(None, chosen(mutant.file)):
-                command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0",
-                           "-p", "no:cacheprovider", "-m", mark, *tests]  # fmt: skip
-                try:
-                    ended = subprocess.run(
-                        command, cwd=folder, env=environment, capture_output=True, timeout=LIMIT
-                    )
-                except subprocess.TimeoutExpired:
-                    return suite
-                if ended.returncode not in (0, 5):  # 5: no tests of this suite
-                    return suite
-        return ""
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                i, run = waiting.pop()
+                process = fork.Process(target=child, args=(run,))
+                process.start()
+                running[process.sentinel] = i, process
+            for sentinel in wait(running):
+                i, process = running.pop(sentinel)  # type: ignore[arg-type]
+                process.join()
+                _end(process)
+                yield i, process.exitcode or 0
     finally:
-        place.write_text(before)
+        for _, process in running.values():
+            _end(process)
+
+
+def _end(process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def main() -> None:
@@ -265,30 +344,49 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--arithmetic", action="store_true", help="only values, the fast suite")
     parser.add_argument("--only", default="", help="part of the path of the files to draw from")
     options = parser.parse_args()
-    suites = ("fast",) if options.arithmetic else ("fast", "slow")
-    rows_by_file(), oracles_by_room()  # once, before there are threads
-    copies: Queue[Path] = Queue()
-    with tempfile.TemporaryDirectory() as top, ThreadPoolExecutor(options.jobs) as pool:
-        for i in range(options.jobs):
-            folder = Path(top) / str(i) / "project"
-            skipped = shutil.ignore_patterns(".git", ".venv", ".pytest_cache", "*.egg-info")
-            copies.put(Path(shutil.copytree(ROOT, folder, ignore=skipped)))
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    with tempfile.TemporaryDirectory() as top:
+        folder = Path(top)
+        prepare(folder)
+        seen_by, log = folder / "map.json", folder / "log"
+        for _, code in forked([partial(write_map, seen_by)], log, 1):
+            if code:
+                raise SystemExit(log.read_text())
+        mutants = draw(options.count, options.seed, options.only)
+        known = json.loads(seen_by.read_text())
+        notes = [folder / str(i) for i in range(len(mutants))]
+        runs = [partial(try_mutant, m, known, note) for m, note in zip(mutants, notes, strict=True)]
+        missed, killers = [], set()
+        for i, code in forked(runs, log, options.jobs):
+            failed = notes[i].read_text().splitlines() if notes[i].exists() else []
+            killers.update(failed)
+            by = ENDED.get(code, failed[0] if failed else f"an error, exit code {code}")
+            print(f"{mutants[i].file}:{mutants[i].line}  {mutants[i].what}\n    {by}", flush=True)
+            if not code:
+                missed.append(mutants[i])
+        for mutant in missed:
+            print(f"\nMISSED {mutant.file}\n{mutant.diff()}")
+        print(f"{len(mutants)} mutants of seed {options.seed}: {len(mutants) - len(missed)} caught")
+        check, run = folder / "check", partial(run_tests, sorted(killers))
+        if killers and any(code for _, code in forked([run], check, 1)):
+            raise SystemExit(f"some of these tests fail without a mutant too:\n{check.read_text()}")
 
-        def one(mutant: Mutant) -> str:
-            folder = copies.get()
-            by = caught_by(mutant, folder, suites)
-            copies.put(folder)
-            print(f"{by or 'MISSED':6} {mutant.file}:{mutant.line}  {mutant.what}", flush=True)
-            return by
 
-        drawn = draw(options.count, options.seed, options.arithmetic, options.only)
-        results = list(pool.map(one, drawn))
-    fast, slow = results.count("fast"), results.count("slow")
-    told = f", {fast + slow} by both" if "slow" in suites else ""
-    print(f"{len(results)} mutants: {fast} caught by the fast suite{told}")
+def prepare(folder: Path) -> None:
+    """Sets what a fork inherits: options of JAX, and what is slow to import."""
+    flags = (
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+        "--xla_cpu_parallel_codegen_split_count=1"
+    )
+    os.environ.setdefault("XLA_FLAGS", flags)
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
+    for name in HEAVY:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 if __name__ == "__main__":

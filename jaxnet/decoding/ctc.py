@@ -144,7 +144,7 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
         nothing,
     )
     if steps:  # scan cannot trace `advance` on labels with no steps
-        start, _ = jax.lax.scan(advance, start, (places, log_p))
+        start, _ = jax.lax.scan(advance, start, (jnp.arange(steps), log_p))
     labels, n, ends_blank, ends_label = start
     return labels, n, jnp.logaddexp(ends_blank, ends_label)
 

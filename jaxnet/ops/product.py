@@ -68,6 +68,7 @@ def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
       >>> rows(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 2])).tolist()
       [[3.0, 4.0], [nan, nan]]
     """
+    table = jnp.asarray(table)
     if not jnp.issubdtype(table.dtype, jnp.inexact):  # integers have neither gradient nor NaN
         return table[ids]
     ids = jnp.where(ids < 0, table.shape[0], ids)

@@ -76,7 +76,7 @@ def test_a_run(tmp_path):
     """Sizes and one epoch of a real run: the same losses, the orders of the differences."""
     results = bp.run(bp.Config(epochs=3, learning_rate=3, hidden=(20,), output=tmp_path))
     assert 0 < results.gradients["float32"] < 1e-6
-    assert 0 < results.gradients["float64"] < 1e-12
+    assert results.gradients["float64"] < 1e-12  # 0 if XLA orders both sums in the same way
     assert results.losses.shape == (2, 3 * (1438 // 16))
     np.testing.assert_allclose(results.losses[0], results.losses[1], rtol=1e-5)
     assert 0.05 < results.losses[0, -1] < 0.4 < results.losses[0, 0]

@@ -35,6 +35,7 @@ def test_rows_out_of_range_are_nan_and_those_of_integers_are_integers():
     found = np.asarray(rows(jnp.array(table), jnp.array([[2, -1], [3, 0]])))
     np.testing.assert_array_equal(found, [[[4, 5], [np.nan] * 2], [[np.nan] * 2, [0, 1]]])
     assert rows(jnp.arange(3), jnp.array([2, 0])).tolist() == [2, 0]
+    assert rows(np.arange(3.0, dtype=np.float32), jnp.array([2, 0])).tolist() == [2, 0]  # NumPy
 
 
 @NARROW

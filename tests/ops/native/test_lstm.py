@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.services.trees import Memo
 from jaxnet.ops import recurrence
 from jaxnet.ops.native import instructions
 from jaxnet.ops.recurrence import LSTM, unroll
 from jaxnet.profile.program import flops_of, parse
+from jaxnet.services.trees import Memo
 
 pytestmark = pytest.mark.skipif(instructions() is None, reason="needs the kernels in C")
 
