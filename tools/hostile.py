@@ -15,6 +15,10 @@ message that does not say who) or a value. A value is judged:
     alike     examples in reverse order give it in reverse order, and one by one they give its parts
     wrong     an oracle says another value, or the order of the examples matters
     unjudged  nothing is known about it
+
+Good calls are judged too, by what must not change their value: other forms of the same numbers
+(`differences`), float64 (`in_float64`) and 16 bits (`in_16_bits`). Losses that reduce, weights that
+are made when asked for, and entries of a decoder's configuration have checks of their own.
 """
 
 import argparse
@@ -31,7 +35,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +49,8 @@ import optax
 from tqdm import tqdm
 
 import jaxnet as jn
+import jaxnet.interop.torch
+from jaxnet.models.decoder_config import FAMILIES
 from jaxnet.services.checks import is_traced
 from tests.catalogue import ROWS, Row, fill
 from tests.oracles import REFERENCES
@@ -343,6 +349,206 @@ def runs() -> list[Call]:
     ]
 
 
+def unlike(call: Call) -> str:
+    """What a call gives instead of its reference; empty for that value or an error of ours."""
+    found, result = run(call)
+    if found.what == "ours":
+        return ""
+    if found.error is not None:
+        return f"{call.name}: {type(found.error).__name__}: {found.error}"
+    assert call.reference is not None
+    other, wanted = run(call._replace(function=call.reference))
+    if alike(numbers(result), numbers(wanted)):
+        return ""
+    return f"{call.name}: {numbers(result)}, right is {other.error or numbers(wanted)}"[:300]
+
+
+@jax.custom_jvp
+def _square(a):
+    return a * a
+
+
+_square.defjvp(lambda primals, tangents: (primals[0] ** 2, 2 * primals[0] * tangents[0]))
+
+# Losses that compare each example with its target if outputs and targets have one shape.
+REDUCING: dict[str, Callable] = {
+    "mean": lambda o, t: jnp.mean((o - t) ** 2),
+    "sum": lambda o, t: jnp.sum(jnp.abs(t - o)),
+    "norm": lambda o, t: jnp.linalg.norm(o - t),
+    "max": lambda o, t: jnp.max(jnp.abs(o - t)),
+    "product": lambda o, t: jnp.mean(jnp.maximum(0, 1 - o * t)),
+    "where": lambda o, t: jnp.mean(jnp.where(t > 0, jnp.log1p(o), o)),
+    "compiled": jax.jit(lambda o, t: jnp.mean((o - t) ** 2)),
+    "remat": jax.checkpoint(lambda o, t: jnp.mean((o - t) ** 2)),
+    "own derivative": lambda o, t: jnp.mean(_square(o - t)),
+    "branches": lambda o, t: jax.lax.cond(
+        o.sum() > 0, lambda o, t: jnp.mean((o - t) ** 2), lambda o, t: jnp.mean(o - t), o, t
+    ),
+    "loop": lambda o, t: jax.lax.fori_loop(0, 3, lambda i, s: s + jnp.mean((o - t) ** 2), 0.0),
+    "optax": lambda o, t: jnp.mean(optax.huber_loss(o, t)),
+    "logits": lambda o, t: jnp.mean(optax.sigmoid_binary_cross_entropy(o, t)),
+    "pair": lambda o, t: (jnp.sum((o - t) ** 2), jnp.float32(o.size)),
+    "pair of rows": lambda o, t: (jnp.mean((o - t) ** 2, 1), jnp.ones(len(o))),
+    "16 bits": lambda o, t: jnp.mean((o.astype(jnp.bfloat16) - t) ** 2).astype(jnp.float32),
+}
+
+
+def reducing() -> list[Call]:
+    """Losses and metrics that reduce, of outputs (n, 1) and targets (n,): an error or their value.
+
+    The reference gets targets (n, 1).
+    """
+    x = np.linspace(-1, 1, 10, dtype=np.float32).reshape(5, 2) ** 3
+    t = np.array([1, 0, 2, 1, 3], np.float32)
+    net = jn.dense(1)
+    params = {"kernel": np.array([[0.5], [2.0]], np.float32), "bias": np.ones(1, np.float32)}
+    plain = lambda o, t: jnp.mean(jnp.abs(o), -1)  # noqa: E731
+
+    def measured(loss, batch, **metrics):
+        return jn.evaluate(jn.supervised(net, loss, metrics=metrics), params, {}, batch)
+
+    def trained(loss, batch):
+        trainer = jn.trainer(jn.supervised(net, loss), optax.sgd(0.1))
+        start = trainer.init(KEY, batch, params)
+        options = {"epochs": 1, "batch_size": 5, "progress": False}
+        return [list(epoch.losses) for epoch in jn.fit(trainer, start, batch, **options)]
+
+    def sweep(loss, batch):
+        objective, options = jn.supervised(net, loss), {"epochs": 1, "batch_size": 5, "seeds": 2}
+        return jn.sweep(objective, lambda: optax.sgd(0.1), batch, progress=False, **options).train
+
+    def masked(loss, batch):
+        mask = np.ones(np.shape(batch[1]), np.float32)
+        return measured(jn.losses.masked(loss), (batch[0], (batch[1], mask)))
+
+    ways = {
+        "evaluate": measured,
+        "a metric": lambda loss, batch: measured(plain, batch, own=loss),
+        "masked": masked,
+        "fit": trained,
+        "sweep": sweep,
+    }
+    found = []
+    for way, function in ways.items():
+        for name in REDUCING if way in ("evaluate", "a metric") else ("mean", "branches"):
+            right = lambda loss, batch, run=function: run(loss, (x, t[:, None]))  # noqa: E731
+            args = REDUCING[name], (x, t)
+            found.append(Call(f"{way} of {name}", function, args, {}, None, right))
+    return found
+
+
+class Fresh(Mapping):
+    """Weights that are made each time they are asked for, as a file that is read lazily does."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self.arrays = arrays
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.array(self.arrays[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+
+def lazy() -> list[Call]:
+    """Functions that read weights, with mappings whose arrays are new, views of one, or read-only.
+
+    The reference gets a dict of copies.
+    """
+    rng = np.random.default_rng(0)
+    many = rng.normal(size=(6, 8, 8)).astype(np.float32)
+    many.flags.writeable = False
+    names = [f"{i}.weight" for i in range(6)]
+    net = jn.serial(*[jn.dense(8, use_bias=False) for _ in names])
+    x = jn.spec((2, 8))
+    text = jn.models.decoder(11, depth=3, width=8, heads=2, mlp_features=16)
+    table = jn.interop.decoder_table({
+        "model_type": "llama", "vocab_size": 11, "num_hidden_layers": 3, "hidden_size": 8,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 16,
+    })  # fmt: skip
+    ids = jn.spec((1, 4), jnp.int32)
+    drawn = jax.device_get(text.init(KEY, ids)[0])
+    stored = {
+        name: np.asarray(a) for name, a in jn.interop.to_names(text, drawn, {}, ids, table).items()
+    }
+    by_path = {f"dense{f'_{i}' * (i > 0)}/kernel": name for i, name in enumerate(names)}
+    readers: dict[str, tuple[Callable, dict[str, np.ndarray]]] = {
+        "from_torch": (
+            lambda weights: jn.interop.torch.from_torch(net, weights, x)[0],
+            dict(zip(names, many, strict=True)),
+        ),
+        "by_names": (
+            lambda weights: jn.interop.by_names(net, weights, x, by_path)[0],
+            dict(zip(names, many, strict=True)),
+        ),
+        "by_names of a decoder": (
+            lambda weights: jn.interop.by_names(text, weights, ids, table)[0],
+            stored,
+        ),
+    }
+    return [
+        Call(f"{name} of {form}", read, (weights,), {}, None,
+             lambda weights, read=read: read({n: np.array(a) for n, a in weights.items()}))
+        for name, (read, arrays) in readers.items()
+        for form, weights in (("arrays made anew", Fresh(arrays)), ("views", arrays))
+    ]  # fmt: skip
+
+
+class Entry(NamedTuple):
+    """A decoder's configuration, and the same with one other entry, which may be accepted."""
+
+    what: str
+    usual: dict[str, Any]
+    config: dict[str, Any]
+    may: bool = True
+
+
+def configurations() -> Iterator[Entry]:
+    """Each entry of each family with another value, and misspelled."""
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4}
+    # With these, lengths and windows have an effect.
+    needed = {"rope_scaling": scaling, "use_sliding_window": True}
+    for family, (defaults, _, only, _, aliases) in FAMILIES.items():
+        base = {n: value for n, value in needed.items() if n in defaults} | {"model_type": family}
+        depth = defaults.get("num_hidden_layers", 1)
+        for entry, default in (defaults | only | dict.fromkeys(aliases)).items():
+            usual = {n: value for n, value in base.items() if "rope_" not in n + entry}
+            usual = base if entry == "rope_scaling" or "rope_" not in entry else usual
+            value = usual.get(entry, default)
+            if isinstance(value, bool):
+                others = [not value]
+            elif isinstance(value, int | float):
+                others = [value * 2]
+            else:
+                others = [64, "relu", ["full_attention"] * depth, scaling | {"factor": 2.0}]
+            for other in others:
+                what = f"{family}: {entry}={other!r:.40}"
+                yield Entry(what, usual, usual | {entry: other})
+            yield Entry(f"{family}: {entry}s", usual, usual | {f"{entry}s": value}, False)
+
+
+def ignored() -> list[str]:
+    """Entries of a decoder's configuration that are accepted and change no option.
+
+    Misspelled entries must raise, and no entry may end in a foreign error.
+    """
+
+    def options(config):
+        return run(Call("decoder_config", jn.models.decoder_config, (config,), {}, str))
+
+    wrong = []
+    for what, usual, config, may in configurations():
+        found, text = options(config)
+        if found.what == "foreign":
+            wrong.append(f"{what}: {type(found.error).__name__}: {found.error}")
+        elif found.what == "value" and (not may or text == options(usual)[1]):
+            wrong.append(f"{what}: ignored")
+    return wrong
+
+
 def cases(calls: list[Call]) -> list[Case]:
     """Every parameter of every call, and every array inside of one, with every wrong value."""
     return [
@@ -484,6 +690,80 @@ def in_float64(call: Call) -> str:
         return "" if alike(numbers(again), numbers(result), 1e-3) else "another result"
 
 
+# In 16 bits these have another value, for another reason than lost digits.
+OTHER_IN_16_BITS: dict[str, str] = {}
+
+
+def in_16_bits(call: Call, dtype: Any) -> str:
+    """What the call gives in bfloat16 or float16 instead of float32's value; empty if it is near.
+
+    The float32 call gets the rounded numbers. Rows of losses, metrics and penalties are repeated to
+    some thousands, since a sum in 16 bits is right for a few. Draws differ with the dtype, so a
+    call with a key is not compared.
+    """
+    used = tuple(call.then) if isinstance(call.then, Use) else ()
+    leaves, tree = jax.tree.flatten((call.args, call.kwargs, used))
+    narrow = [_cast(a, dtype) for a in leaves]
+    if call.name in RANDOM or any(map(_is_key, leaves)) or not any(map(_is_float32, leaves)):
+        return ""
+
+    def changed(new: list) -> Call:
+        args, kwargs, used = tree.unflatten(new)
+        return call._replace(args=args, kwargs=kwargs, then=Use(*used) if used else call.then)
+
+    versions = [changed([_cast(a, np.float32) for a in narrow]), changed(narrow)]
+    if call.name.startswith(("losses.", "metrics.", "penalties.")):
+        versions = [many_rows(one) for one in versions]
+    (wide, wanted), (found, result) = map(run, versions)
+    if "value" not in (wide.what, found.what) or found.what == "ours":
+        return ""
+    if found.error is not None:
+        return f"{type(found.error).__name__}: {found.error}"
+    pairs = [numbers(result), numbers(wanted)]
+    if len(pairs[0]) != len(pairs[1]):
+        return "another structure"
+    off = [_off(*pair, jnp.finfo(dtype)) for pair in zip(*pairs, strict=True)]
+    return f"off by {max(off):.2g} of the largest entry" if any(off) else ""
+
+
+def many_rows(call: Call, count: int = 4096) -> Call:
+    """The call with its examples repeated; the call itself if its rows are no examples."""
+    used = tuple(call.then) if isinstance(call.then, Use) else ()
+    arrays = [a for a in jax.tree.leaves((call.args, used)) if np.ndim(a)]
+    if not arrays:
+        return call
+    n = len(arrays[0])
+
+    def repeated(a):
+        return jnp.tile(a, (count // n, *[1] * (np.ndim(a) - 1))) if np.shape(a)[:1] == (n,) else a
+
+    args, used = jax.tree.map(repeated, (call.args, used))
+    many = call._replace(args=args, then=Use(*used) if used else call.then)
+    return many if run(many)[0].what == "value" else call
+
+
+def _cast(a: Any, dtype: Any) -> Any:
+    floats = isinstance(a, np.ndarray | jax.Array) and jnp.issubdtype(a.dtype, jnp.floating)
+    return jnp.asarray(a).astype(dtype) if floats and a.dtype.itemsize <= 4 else a
+
+
+def _off(found: np.ndarray, wanted: np.ndarray, info: Any) -> float:
+    """The largest difference of two arrays by the largest entry; 0 within rounding."""
+    if found.shape != wanted.shape:
+        return np.inf
+    if not jnp.issubdtype(wanted.dtype, jnp.floating):
+        return 0.0 if (found == wanted).all() else np.inf
+    wanted = wanted.astype(found.dtype).astype(np.float64)  # also beyond the range of 16 bits
+    found = found.astype(np.float64)
+    finite = np.isfinite(wanted)
+    if not np.array_equal(found[~finite], wanted[~finite], equal_nan=True):
+        return np.inf
+    difference = np.abs(found - wanted)[finite].max(initial=0)
+    largest = np.abs(wanted)[finite].max(initial=0)
+    off = difference / max(largest, float(info.tiny))
+    return 0.0 if off <= 8 * float(info.eps) else off
+
+
 def _is_float32(a: Any) -> bool:
     return isinstance(a, np.ndarray | jax.Array) and a.dtype == np.float32
 
@@ -603,6 +883,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--forms", action="store_true", help="the same numbers in every form too")
+    parser.add_argument("--bits", action="store_true", help="good calls in 16 bits too")
     parser.add_argument("--unjudged", action="store_true", help="list the values not judged")
     options = parser.parse_args()
     everything = cases(good_calls())
@@ -622,6 +903,12 @@ def main() -> None:
         for call in good_calls():
             for line in differences(call):
                 print(line)
+    for dtype in (jnp.bfloat16, jnp.float16) if options.bits else ():
+        for call in good_calls():
+            if line := in_16_bits(call, dtype):
+                print(f"{call.name} in {jnp.dtype(dtype).name}: {line}")
+    for line in [*filter(None, map(unlike, reducing() + lazy())), *ignored()]:
+        print(line)
 
 
 if __name__ == "__main__":

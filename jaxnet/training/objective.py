@@ -260,12 +260,13 @@ def _crossing(jaxpr: Any, given: list) -> tuple[list, tuple[int, ...] | None]:
     for eqn in jaxpr.eqns:
         of = [known.get(v, nothing) if not hasattr(v, "val") else nothing for v in eqn.invars]
         out = eqn.outvars[0].aval.shape if eqn.outvars else ()
-        inner = [getattr(p, "jaxpr", p) for p in eqn.params.values()]
-        inner = [p for p in inner if hasattr(p, "eqns") and len(p.invars) == len(of)]
-        if inner:
-            results, found = _crossing(inner[0], of)
-            first = first or found
-            known |= zip(eqn.outvars, results, strict=True)
+        # A branch has no input for the index, the body of a loop none for what its test reads.
+        inner = [getattr(p, "jaxpr", p) for p in jax.tree.leaves(list(eqn.params.values()))]
+        inner = [p for p in inner if hasattr(p, "eqns") and len(p.invars) <= len(of)]
+        inside = [_crossing(p, of[len(of) - len(p.invars) :]) for p in inner]
+        first = first or next((found for _, found in inside if found), None)
+        if results := [now for now, _ in inside if len(now) == len(eqn.outvars)]:
+            known |= zip(eqn.outvars, results[0], strict=True)
             continue
         sides = "".join(sorted(set("".join(side for side, _ in of))))
         origin = of[0][1] if eqn.primitive.name == "broadcast_in_dim" else out
