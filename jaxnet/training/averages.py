@@ -27,7 +27,7 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     The updates pass through it. After each, ema = d * ema + (1 - d) * params, where d is `decay`
     but at most (1 + step) / (10 + step), so that early params soon lose their weight. The average
     is part of the optimizer's state, so it is saved, resumed and placed with it:
-    `optax.tree.get(train_state.opt_state, "ema")`.
+    `optax.tree.get(train_state.opt_state, "ema")`. The average of params of 16 bits is in float32.
 
     Running statistics, such as the averages of batch norm, do not fit the averaged params. To
     refresh them, run some batches of training data through the net with `train=True`, see the
@@ -57,7 +57,9 @@ def ema(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
     within("ema", "decay", decay, "[0, 1)")
 
     def init(params):
-        return EmaState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params))
+        # 16 bits would round small changes away.
+        wide = lambda p: jnp.zeros_like(p, jnp.result_type(p, jnp.float32))  # noqa: E731
+        return EmaState(jnp.zeros([], jnp.int32), jax.tree.map(wide, params))
 
     def update(updates, state, params=None, *, grad=None, **_):
         if params is None:

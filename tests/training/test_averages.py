@@ -65,3 +65,20 @@ def test_must_be_last():
     train_state = trainer.init(jax.random.key(0), DATA)
     with pytest.raises(ValueError, match=r"ema: .* got the gradients; write optax.chain\(opt"):
         trainer.step(train_state, DATA)
+
+
+def test_an_average_of_16_bits_is_kept_in_float32():
+    """0.001 of a change of 2 ** -7 is far below the digits of bfloat16."""
+    optimizer = optax.chain(optax.sgd(1.0), jn.ema(0.999))
+    params = {"w": jnp.ones((), jnp.bfloat16)}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    wanted, now = None, 1.0
+    for step in range(40):
+        updates, state = update({"w": jnp.full((), -(2.0**-7), jnp.bfloat16)}, state, params)
+        params = optax.apply_updates(params, updates)
+        now += 2.0**-7
+        rate = min(0.999, (1 + step) / (10 + step)) if step else 0
+        wanted = now if wanted is None else rate * wanted + (1 - rate) * now
+    found = optax.tree.get(state, "ema")["w"]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
