@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-from pathlib import Path
 
 import pytest
 
@@ -18,28 +17,30 @@ def scale(x, factor=2.0, *, name="scale", progress=True):
 '''
 
 
-def places(folder: Path, arithmetic: bool) -> set[str]:
-    path = folder / "scale.py"
-    path.write_text(SOURCE)
-    nodes = list(ast.walk(ast.parse(SOURCE)))
-    return {ast.unparse(nodes[i]) for i, _, _ in mutation.places_of(path, arithmetic)}
-
-
 def test_arithmetic_is_what_changes_a_value(tmp_path, monkeypatch):
     monkeypatch.setattr(mutation, "ROOT", tmp_path)
     (folder := tmp_path / "jaxnet").mkdir()
-    assert places(folder, True) == {"2.0", "x * factor"}
-    assert {"factor <= 0", "factor + 1", "True"} <= places(folder, False)
+    (path := folder / "scale.py").write_text(SOURCE)
+    nodes = list(ast.walk(ast.parse(SOURCE)))
+    assert {ast.unparse(nodes[i]) for i, _ in mutation.places_of(path)} == {"2.0", "x * factor"}
+    found = {mutant.what: mutant.source for mutant in mutation.draw(9, seed=0)}
+    assert found["operator: x * factor  ->  x / factor"] == SOURCE.replace(
+        "x * f", "(x / f"
+    ).replace("/ factor", "/ factor)")
+    assert len(found) == 3
 
 
 @pytest.mark.slow
 def test_tests_are_those_of_the_file_the_room_and_the_rows_that_run_it():
-    own, oracles, rooms, laws = mutation.chosen("jaxnet/layers/response_norm.py")
-    assert own == ["tests/layers/test_response_norm.py", "jaxnet/layers/response_norm.py"]
-    assert oracles[0] == "tests/test_oracles.py" and "spatial_dropout" in oracles[2]
-    assert rooms == ["tests/layers"]
-    assert laws == ["tests/test_laws.py", "-k", "local_response_norm"]
-    assert not mutation.chosen("jaxnet/data/warp.py")[3]
+    file = "jaxnet/layers/response_norm.py"
+    rows = sorted(mutation.rows_by_file()[file])
+    assert rows == ["local_response_norm"]
+    oracles = mutation.oracles_by_room()["jaxnet/layers"]
+    assert "spatial_dropout" in oracles
+    chosen = mutation.Chosen(file, rows, oracles)
+    own = ["tests/layers/test_response_norm.py", file]
+    assert chosen.tests == [*own, "tests/test_oracles.py", "tests/test_laws.py", "tests/layers"]
+    assert "tests/test_laws.py" not in mutation.Chosen("jaxnet/data/warp.py", [], []).tests
 
 
 def test_a_copy_is_broken_and_the_module_is_not():

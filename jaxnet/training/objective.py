@@ -189,23 +189,23 @@ def per_example(
       >>> per_example(jnp.array([[1.0, 3.0], [9.0, 9.0]]), "loss").tolist()
       [2.0, 9.0]
     """
-    reduced = isinstance(values, tuple) or jnp.ndim(values) == 0
+    array = None if isinstance(values, tuple) or jnp.ndim(values) == 0 else values
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, targets))]
-    if reduced:
+    if array is None:
         found = None if function is None else crossed(function, outputs, targets)
     else:
-        grown = shapes and values.size > max(map(math.prod, shapes))
-        apart = grown or (len(shapes) == 2 and values.shape == _broadcast(*shapes))
-        found = values.shape if apart else None
+        grown = shapes and array.size > max(map(math.prod, shapes))
+        apart = grown or (len(shapes) == 2 and array.shape == _broadcast(*shapes))
+        found = array.shape if apart else None
     if found is not None:
         outputs, targets = (jax.tree.map(jnp.shape, tree) for tree in (outputs, targets))
         raise ValueError(
             f"{who}: outputs {outputs} and targets {targets} broadcast to values of "
             f"{found}; give them the same shape, e.g. targets[:, None] or outputs[:, 0]"
         )
-    if reduced or values.ndim == 1:
+    if array is None or array.ndim == 1:
         return values
-    return values.reshape(values.shape[0], -1).mean(1, dtype=_at_least_32(values))
+    return array.reshape(array.shape[0], -1).mean(1, dtype=_at_least_32(array))
 
 
 def _at_least_32(values: jax.Array) -> Any:
@@ -237,7 +237,7 @@ def crossed(function: Compare, outputs: PyTree, targets: PyTree) -> tuple[int, .
     pairs = itertools.product(*(jax.tree.leaves(side) for side in sides))
     if not any(_grows(a.shape, b.shape) for a, b in pairs):
         return None
-    jaxpr = jax.make_jaxpr(function)(*sides).jaxpr
+    jaxpr: Any = jax.make_jaxpr(function)(*sides).jaxpr
     marks = ["o"] * len(jax.tree.leaves(sides[0])) + ["t"] * len(jax.tree.leaves(sides[1]))
     given = [(mark, var.aval.shape) for mark, var in zip(marks, jaxpr.invars, strict=True)]
     return _crossing(jaxpr, given)[1]
