@@ -116,7 +116,7 @@ def _prefixes(log_p: jax.Array, length: jax.Array, beams: int, blank: int):
         follows = (without[:, None] == labels[None]).all(-1) & (n[:, None] == n[None] + 1)  # (j, i)
         coming = jnp.where(follows, more[:, last].T, -jnp.inf)  # (j, i)
         stay_label = jnp.logaddexp(stay_label, jax.nn.logsumexp(coming, axis=1))
-        there = (follows.T[..., None] & again).any(1)  # (i, classes)
+        there = (follows.T[..., None] & again[None]).any(1)  # (i, classes)
         more = jnp.where(there, -jnp.inf, more)
         # The column of the blank holds the unchanged prefixes.
         scores = more.at[:, blank].set(jnp.logaddexp(stay_blank, stay_label))

@@ -190,5 +190,5 @@ def _focal(z: jax.Array, total: jax.Array, gamma: Any, others: Any = None) -> ja
         rest = jax.nn.logsumexp(jnp.where(some, others, 0), axis=-1, keepdims=True)
     # Without other classes, or if they are masked, p is 1.
     factor = jnp.where(some, jnp.exp(gamma * jnp.where(some, rest - total, 0)), gamma == 0)
-    there = z > -jnp.inf
+    there = z != -jnp.inf  # NaN, for a label that is not a class, stays NaN
     return jnp.where(there, factor * (total - jnp.where(there, z, 0)), jnp.inf)

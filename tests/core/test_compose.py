@@ -194,7 +194,7 @@ def test_caches_are_bounded():
     memo = next(
         c.cell_contents for c in layer.init.__closure__ if isinstance(c.cell_contents, Memo)
     )
-    assert len(memo) == memo.size == 32
+    assert len(memo._entries) == memo.size == 32
 
 
 # m.param, m.key, m.train
