@@ -17,7 +17,7 @@ from docs.docstrings import linked, methods, module_places, own_names, public_pl
 ROOT = Path(__file__).parent.parent
 # Section -> page -> the modules below jaxnet whose public names it has, in this order.
 SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "Core": {"Core": ("core", "composition", "")},
+    "Core": {"Core": ("core", "composition", "typing", "")},
     "Layers": {
         "Dense and convolution": ("layers.dense", "layers.conv", "layers.local"),
         "Pooling": ("layers.pool",),
@@ -27,7 +27,7 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Attention": (
             "layers.attention", "layers.additive_attention", "layers.transformer", "layers.moe"),
         "Embedding and positions": ("layers.embedding",),
-        "Dropout and noise": ("layers.dropout", "layers.noise"),
+        "Dropout": ("layers.dropout",),
         "Shape": ("layers.shape", "layers.resize"),
         "Feature maps": ("layers.feature_map",),
         "Initializers": ("initializers",),
@@ -64,7 +64,6 @@ SECTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "Sparse coding": ("unsupervised.sparse_coding",),
         "Clustering and whitening": ("unsupervised.kmeans", "unsupervised.whitening"),
         "Hidden Markov models": ("unsupervised.hmm",),
-        "Compressed sensing": ("unsupervised.compressed_sensing",),
     },
     "Inspection": {
         "Summaries and checks": ("inspect",),

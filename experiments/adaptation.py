@@ -51,8 +51,8 @@ from experiments.common import (
 )
 from experiments.finetune import accuracy, classifier, learn_old, of_classes, with_head
 from experiments.records import Command, Record, higher, lower
-from jaxnet.data.digits import Pair
-from jaxnet.services.table import Table
+from jaxnet import Table
+from jaxnet.typing import Pair
 
 RECORDS = (
     Record(
@@ -240,7 +240,7 @@ def compare_methods(
 
     whole = with_head(old, frozen=False)
     like, _ = jax.eval_shape(whole.init, jax.random.key(0), jn.spec((1, 28, 28, 1)))
-    trunk = jn.pick(trained.params, like["lenet5"])
+    trunk = {name: trained.params[name] for name in like["lenet5"]}
     several = jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), {"lenet5": trunk})
     methods = {"head alone": with_head(old, frozen=True)}
     for rank in RANKS:

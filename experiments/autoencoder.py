@@ -22,6 +22,7 @@ import optax
 import jaxnet as jn
 from experiments.common import Output, Seeds, Short, TrainSize, main, mean_std, over_seeds, save
 from experiments.records import Command, Figures, Picture, Record, higher, lower
+from experiments.tied_autoencoder import tied_autoencoder
 from jaxnet.unsupervised import autoencoder
 
 Kind = Literal["plain", "tied", "denoising", "contractive", "sparse", "deep"]
@@ -279,7 +280,7 @@ def make(kind: Kind, mean: np.ndarray, sizes: Sizes) -> tuple[jn.Layer, jn.Layer
         case "sparse":
             return net, autoencoder.sparse_reconstruction(net, rho=0.2, beta=0.1)
         case "tied":
-            net = jn.models.tied_autoencoder(
+            net = tied_autoencoder(
                 sizes.width, jax.nn.sigmoid, jax.nn.sigmoid, decoder_bias_init=mean_image
             )
         case "deep":

@@ -23,8 +23,8 @@ from tqdm import tqdm
 import jaxnet as jn
 from experiments.common import Output, Seed, Short, grid, main, save
 from experiments.records import Command, Picture, Record
-from jaxnet.data.digits import Pair
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.typing import Pair
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

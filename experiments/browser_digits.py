@@ -36,7 +36,7 @@ import jaxnet as jn
 from experiments.common import Output, Seed, Short, TrainSize, main, run_epochs, save, total_steps
 from experiments.records import Command, Picture, Record
 from jaxnet.interop.onnx import to_onnx
-from jaxnet.services.extras import extra
+from jaxnet.tools import extra
 
 RECORDS = (
     Record(

@@ -31,11 +31,11 @@ from experiments.common import (
     total_steps,
 )
 from experiments.records import Command, Figures, Picture, Record, higher
+from jaxnet import Table
 from jaxnet.data.camvid import CLASSES, COLORS, VOID
-from jaxnet.data.digits import Pair
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS as LINES
-from jaxnet.viz.figure import new_figure
+from jaxnet.typing import Pair
+from jaxnet.viz.style import COLORS as LINES
+from jaxnet.viz.style import new_figure
 
 RECORDS = (
     Record(

@@ -141,7 +141,9 @@ def fast_net(widths: Sequence[int] = (32, 64, 128, 256)) -> jn.Layer:
         if 1 < i < len(widths):
             layers.append(jn.max_pool(2))
     # (batch, 16, 16, 32), (batch, 16, 16, 64), (batch, 8, 8, 128), (batch, 4, 4, 256)
-    return jn.serial(*layers, jn.global_max_pool(), jn.dense(10, name="output"), name="fast_net")
+    return jn.serial(
+        *layers, jn.layers.global_max_pool(), jn.dense(10, name="output"), name="fast_net"
+    )
 
 
 SHORT = Short({"epochs": 1, "batch_size": 100, "train_size": 100})

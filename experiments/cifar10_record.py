@@ -44,7 +44,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 import jaxnet as jn
 from experiments.common import Output, Seed, Short, TrainSize, main, mean_std, save
 from experiments.records import H100, Command, Record, higher, lower
-from jaxnet.data.digits import Pair
+from jaxnet.typing import Pair
 
 RECORDS = (
     Record(
@@ -310,7 +310,7 @@ def record_net(widths: Sequence[int], recipe: Recipe) -> jn.Layer:
                 x = m(jn.max_pool(2), x) if half == 1 else x
                 x = gelu(m(norm, x))
         # (batch, 15, 15, 64), (batch, 7, 7, 256), (batch, 3, 3, 256)
-        x = m(jn.global_max_pool(), x)
+        x = m(jn.layers.global_max_pool(), x)
         x = m(jn.dense(10, use_bias=False, kernel_init=head_init, name="head"), x)
         return x * recipe.output_scale(widths[-1])
 

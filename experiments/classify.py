@@ -14,8 +14,7 @@ import optax
 
 import jaxnet as jn
 from experiments.common import Output, Seeds, mean_std, over_seeds, save, total_steps
-from jaxnet.data.augment import Augmentation
-from jaxnet.data.digits import Pair
+from jaxnet.typing import Augmentation, Pair
 
 Optimizer = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
 RATES: dict[Optimizer, float] = {

@@ -22,9 +22,9 @@ import jax
 import numpy as np
 
 import jaxnet as jn
-from jaxnet.services.table import Table
-from jaxnet.services.trees import PyTree
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.typing import PyTree
+from jaxnet.viz.style import COLORS, new_figure
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
+from experiments import random_projections as cs
 from experiments.common import Data, Output, Seed, Short, grid, main, save
 from experiments.records import Command, Figures, Picture, Record, higher, lower
 from jaxnet.initializers import Initializer
-from jaxnet.unsupervised import compressed_sensing as cs
-from jaxnet.viz.figure import COLORS, frame, new_figure
+from jaxnet.viz.style import COLORS, frame, new_figure
 
 RECORDS = (
     Record(

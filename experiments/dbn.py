@@ -31,10 +31,10 @@ from experiments.common import (
     save,
 )
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.core import Params, child_key
-from jaxnet.data.digits import Pair
+from jaxnet import child_key
+from jaxnet.typing import Pair, Params
 from jaxnet.unsupervised import dbn
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

@@ -20,7 +20,7 @@ import jaxnet as jn
 from experiments.common import Data, Output, Seeds, Short, main, mean_std, over_seeds, save
 from experiments.records import Command, Figures, Picture, Record, higher
 from jaxnet.unsupervised import autoencoder, whitening
-from jaxnet.viz.figure import COLORS, frame, new_figure
+from jaxnet.viz.style import COLORS, frame, new_figure
 
 ENOUGH = 0.6  # R² above which a filter counts as a Gabor function
 

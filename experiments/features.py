@@ -24,10 +24,10 @@ import optax
 import jaxnet as jn
 from experiments.common import Data, Output, Seeds, Short, grid, main, mean_std, over_seeds, save
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.core import child_key
-from jaxnet.data.digits import Pair
+from jaxnet import child_key
+from jaxnet.typing import Pair
 from jaxnet.unsupervised import kmeans, sparse_coding, whitening
-from jaxnet.viz.figure import COLORS, frame, new_figure
+from jaxnet.viz.style import COLORS, frame, new_figure
 
 ITERATIONS = 10  # of k-means
 STEPS = 20  # of FISTA
@@ -271,7 +271,9 @@ def rbf_networks(config: Config) -> dict[str, np.ndarray]:
         def accuracy(seed, count, method=method):
             key = jax.random.key(seed)
             params = kmeans.fit_rbf_centers(child_key(key, "fit"), train[0], count, method=method)
-            return read(Learned(jn.rbf(count), params), child_key(key, "read"), train, test, 40)
+            return read(
+                Learned(jn.layers.rbf(count), params), child_key(key, "read"), train, test, 40
+            )
 
         found[name] = np.array(
             [over_seeds(lambda seed, n=n: accuracy(seed, n), config) for n in config.centers]

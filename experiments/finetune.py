@@ -7,7 +7,7 @@ A trunk with a new head, of which only the head is trained:
     trunk = jn.freeze(jn.tap(net, "f6"))
     new = jn.serial(trunk, jax.nn.relu, jn.dense(5, name="head"))
     params, state = new.init(key, x)
-    params["lenet5"] = jn.pick(trained, params["lenet5"])
+    params["lenet5"] = {name: trained[name] for name in params["lenet5"]}
 
 `freeze` stops gradients. Other changes of params, such as weight decay, are stopped by a mask
 (`head` gives a tree of booleans), and subtrees get learning rates of their own, or none, by name:
@@ -45,7 +45,7 @@ from experiments.common import (
     save,
 )
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.data.digits import Pair
+from jaxnet.typing import Pair
 
 WHAT = "accuracy on the test digits 5 to 9"  # of tables and figures
 
@@ -273,7 +273,7 @@ def begin(net: jn.Layer, trained: jn.TrainState | None, seed: int) -> Any:
     params, _ = net.init(jax.random.key(seed), jn.spec((1, 28, 28, 1)))
     if trained is None:
         return params
-    return params | {"lenet5": jn.pick(trained.params, params["lenet5"])}
+    return params | {"lenet5": {name: trained.params[name] for name in params["lenet5"]}}
 
 
 def change(before: Any, after: Any) -> float:

@@ -44,9 +44,9 @@ from experiments.common import (
     total_steps,
 )
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.data.digits import Pair
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.typing import Pair
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(
@@ -241,7 +241,7 @@ def velocity() -> jn.Layer:
     def forward(m, given):
         x, t, label = given
         words = jn.embedding(11, 64, embedding_init=jn.initializers.normal(1.0))
-        told = jnp.concatenate([jn.sinusoidal(100 * t, 32), m(words, label)], -1)
+        told = jnp.concatenate([jn.layers.sinusoidal(100 * t, 32), m(words, label)], -1)
         told = silu(m(jn.dense(256), told))
         fine = m(jn.conv(FEATURES, 3), cut(x)) + m(jn.dense(FEATURES), told)[:, None, None]
         fine += m(jn.conv(FEATURES, 3), silu(m(norm(), fine)))

@@ -32,8 +32,8 @@ from experiments.common import (
     save,
 )
 from experiments.records import Command, Figures, Picture, Record, lower
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.viz.style import COLORS, new_figure
 
 YEAR = 52  # weeks
 SHOWN = (1, 4, 13, 26, 52)  # horizons in the table, in weeks

@@ -32,9 +32,9 @@ from experiments.common import (
     save,
 )
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.services.table import Table
+from jaxnet import Table
 from jaxnet.unsupervised import autoencoder, kmeans, pretrain, rbm, sparse_coding
-from jaxnet.viz.figure import new_figure
+from jaxnet.viz.style import new_figure
 
 METHODS: dict[str, Any] = {
     "none": None,

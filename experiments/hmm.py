@@ -18,9 +18,9 @@ import numpy as np
 import jaxnet as jn
 from experiments.common import Data, Output, Seeds, Short, main, mean_std, save
 from experiments.records import Command, Picture, Record, higher, lower
-from jaxnet.services.table import Table
+from jaxnet import Table
 from jaxnet.unsupervised import hmm
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.style import COLORS, new_figure
 
 SYMBOLS = string.ascii_lowercase + " "
 VOWELS = "aeiou"

@@ -22,9 +22,9 @@ import jaxnet as jn
 from experiments.cifar10 import NAMES
 from experiments.common import Output, Short, TrainSize, grid, main, run_epochs, save
 from experiments.records import Command, Picture, Record, lower
-from jaxnet.data.digits import Pair
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.typing import Pair
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

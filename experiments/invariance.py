@@ -33,8 +33,8 @@ from experiments.common import (
     total_steps,
 )
 from experiments.records import Command, Figures, Picture, Record, higher
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

@@ -23,9 +23,9 @@ import optax
 import jaxnet as jn
 from experiments.common import Data, Output, Seeds, Short, main, mean_std, save
 from experiments.records import Command, Record, lower
-from jaxnet.data.text import characters
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.data import characters
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

@@ -26,7 +26,7 @@ from experiments.common import (
     total_steps,
 )
 from experiments.records import Command, Figures, Picture, Record, higher
-from jaxnet.viz.figure import COLORS, frame, new_figure
+from jaxnet.viz.style import COLORS, frame, new_figure
 
 ARROWS = "→↗↑↖←↙↓↘"  # direction k is k / 8 of a turn from the right, counterclockwise
 FRAMES, CANVAS, DIGIT = 9, 32, 14

@@ -21,7 +21,7 @@ import optax
 import jaxnet as jn
 from experiments.common import Output, Seeds, Short, grid, main, mean_std, over_seeds, save
 from experiments.records import Command, Picture, Record, higher, lower
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

@@ -107,9 +107,9 @@ RECORDS = (
 )
 MAPS: dict[str, jn.Layer | None] = {
     "no map": None,
-    "polynomial": jn.polynomial(2),
-    "RBF": jn.rbf(8, width=0.7),
-    "random Fourier": jn.random_fourier(200, 1.0),
+    "polynomial": jn.layers.polynomial(2),
+    "RBF": jn.layers.rbf(8, width=0.7),
+    "random Fourier": jn.layers.random_fourier(200, 1.0),
 }
 
 
@@ -178,7 +178,7 @@ def xor_data(n: int, seed: int = 0):
 
 def watch(x: np.ndarray, y: np.ndarray, passes: int) -> list[dict[str, np.ndarray]]:
     """Return parameters at the start and after each mistake, trained by steps on one example."""
-    trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optax.sgd(1.0))
+    trainer = jn.trainer(jn.training.learning_rule(perceptron(), perceptron_rule), optax.sgd(1.0))
     train_state = trainer.init(jax.random.key(0), (x, y[:, None]))
     moments = [jax.device_get(train_state.params)]
     for _ in range(passes):
@@ -297,7 +297,10 @@ def ten_digits(config: Config):
         return float((jnp.argmax(scores, -1) == y_test).mean())
 
     accuracies = {}
-    for name, layer in {"no map": None, "random Fourier": jn.random_fourier(1000, 2.0)}.items():
+    for name, layer in {
+        "no map": None,
+        "random Fourier": jn.layers.random_fourier(1000, 2.0),
+    }.items():
         found = over_seeds(lambda seed, n=name, f=layer: accuracy(n, f, seed), config)
         accuracies[name] = np.array(found)
         print(f"ten perceptrons, {name}: {mean_std(found)} of held-out digits are read correctly")

@@ -35,8 +35,8 @@ import optax
 import jaxnet as jn
 from experiments.common import Output, Seeds, Short, grid, main, mean_std, save
 from experiments.records import Command, Picture, Record, higher, lower
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

@@ -27,9 +27,10 @@ from jax.typing import ArrayLike
 import jaxnet as jn
 from experiments.common import Output, Seed, Short, TrainSize, grid, main, save, total_steps
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.core import Params, child_key
+from jaxnet import child_key
+from jaxnet.typing import Params
 from jaxnet.unsupervised import rbm
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.viz.style import COLORS, new_figure
 
 METHODS = "CD-1", "PCD"
 SAMPLED = 1, 10, 100, 1000, 10_000  # Gibbs steps after which samples are drawn

@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 import jaxnet as jn
 from experiments.common import Seed, Short, main
 from experiments.records import Command, Figures, Record, lower
-from jaxnet.services.table import size_of
+from jaxnet.tools import size_of
 
 Rule = Literal["data", "fully sharded", "compiler", "tensor"]
 Variant = Literal["plain", "remat", "bfloat16"]

@@ -26,8 +26,8 @@ from experiments.benchmarks.whole_run import WIDTHS, Task, whole_run
 from experiments.cifar10 import fast_net
 from experiments.common import Output, Short, TrainSize, grid, main, save
 from experiments.records import Command, Picture, Record, higher, lower
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

@@ -7,7 +7,7 @@ among all views of the batch. In BYOL a predictor computes, from one view, the t
 the other view. In DINO the net sorts both views into 256 prototypes and must agree with a target,
 whose assignments are centered and sharpened. The target is a moving average of the net:
 
-    online = jn.follow(net, 0.99)
+    online = jn.transforms.moving_average(net, 0.99)
 
 The encoder, the projector, the distortions, the optimizer and the number of steps are the same for
 all. Then a linear layer on the encoder learns from 10 or 100 labels per class. Either the encoder
@@ -44,8 +44,8 @@ from experiments.common import (
     total_steps,
 )
 from experiments.records import Command, Picture, Record, higher
-from jaxnet.data.digits import Pair
-from jaxnet.viz.figure import new_figure
+from jaxnet.typing import Pair
+from jaxnet.viz.style import new_figure
 
 COMMAND = Command("--train-size 10000 --epochs 8", 375.1, "304 s of CPU, all methods")
 RECORDS = (
@@ -227,7 +227,7 @@ def byol(config: Config) -> jn.Layer:
     Reference: Grill et al. 2020, "Bootstrap Your Own Latent".
     """
     net = jn.serial(encoder(), projector("projector"), name="online")
-    online = jn.follow(net, config.decay)
+    online = jn.transforms.moving_average(net, config.decay)
 
     def objective(m, x):
         y, target = m(online, two_views(m, x))
@@ -277,7 +277,7 @@ def dino(config: Config) -> jn.Layer:
         return unit(x) @ unit(kernel).T
 
     head = jn.compose(prototypes, name="prototypes")
-    online = jn.follow(
+    online = jn.transforms.moving_average(
         jn.serial(encoder(), projector("projector"), head, name="online"), config.decay
     )
 

@@ -18,9 +18,8 @@ import optax
 import jaxnet as jn
 from experiments.common import Data, Output, Seed, Short, main, save
 from experiments.records import LARGE_PAGES, Command, Record, lower
-from jaxnet.data.sequences import overlapping, windows
-from jaxnet.data.text import Vocabulary, characters
-from jaxnet.services.trees import PyTree
+from jaxnet.data import Vocabulary, characters, overlapping, windows
+from jaxnet.typing import PyTree
 
 CELLS: dict[str, Callable[..., jn.Layer]] = {"rnn": jn.rnn, "lstm": jn.lstm, "gru": jn.gru}
 SAMPLING = ((0.5, None), (0.8, None), (1.0, None), (1.0, 0.9))  # temperature, nucleus
@@ -191,7 +190,7 @@ def run(config: Config) -> Results:
     model = build(config, vocabulary.size)
     cut = windows(tokens["train"], config.batch_size, recipe.steps)
     if model.context is None:  # windows continue each other
-        objective = jn.truncated_bptt(model.net, jn.losses.masked())
+        objective = jn.training.truncated_bptt(model.net, jn.losses.masked())
         data = (cut.x, cut.start), (cut.y, cut.counts)
     else:
         objective = jn.supervised(model.net, jn.losses.masked())
@@ -261,15 +260,15 @@ def build(config: Config, vocabulary: int) -> Model:
 def recurrent(config: Config, recipe: Recipe, vocabulary: int) -> Model:
     """Return an embedding, recurrent layers and a dense layer."""
     cell = CELLS[config.model]
-    drop = jn.time_distributed(jn.dropout(recipe.dropout_rate))
+    drop = jn.layers.time_distributed(jn.dropout(recipe.dropout_rate))
     layers = [cell(recipe.features)] + [
         jn.serial(drop, cell(recipe.features)) for _ in range(recipe.layers - 1)
     ]
     net = jn.serial(
-        jn.time_distributed(jn.embedding(vocabulary, config.embedding)),
-        jn.stack_rnn(*layers),
+        jn.layers.time_distributed(jn.embedding(vocabulary, config.embedding)),
+        jn.layers.stack_rnn(*layers),
         drop,
-        jn.time_distributed(jn.dense(vocabulary)),
+        jn.layers.time_distributed(jn.dense(vocabulary)),
     )
     return Model(net, None)
 

@@ -33,10 +33,10 @@ import optax
 import jaxnet as jn
 from experiments.common import Data, Output, Seeds, Short, grid, main, mean_std, save
 from experiments.records import Command, Picture, Record, higher, lower
-from jaxnet.data.digits import Pair
-from jaxnet.data.text import characters
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.data import characters
+from jaxnet.typing import Pair
+from jaxnet.viz.style import COLORS, new_figure
 
 RECORDS = (
     Record(

@@ -21,7 +21,7 @@ from experiments import torchvision_nets as nets
 from experiments.common import Seed, main
 from experiments.records import Command, Record
 from jaxnet.interop.torch import from_torch
-from jaxnet.services.extras import extra
+from jaxnet.tools import extra
 
 RECORDS = (
     Record(
@@ -98,7 +98,7 @@ class Network(NamedTuple):
 
 models = jn.models
 NETWORKS = {
-    "alexnet": Network(models.alexnet_one_column, 224),
+    "alexnet": Network(nets.alexnet, 224),
     "vgg11": Network(lambda: models.vgg(11), 224),
     "vgg11_bn": Network(lambda: models.vgg(11, normalized=True), 224),
     "vgg16": Network(lambda: models.vgg(16), 224),

@@ -63,7 +63,7 @@ def fcn_resnet50():
 
     def net(m, x):
         x = conv(m, unit(m, m(trunk, x), 512, 3), 21, use_bias=True)
-        return m(jn.upsample_bilinear(8), x)
+        return m(jn.resize(scale=8), x)
 
     return jn.compose(net)
 
@@ -84,3 +84,19 @@ def mnasnet1_0():
         return m(jn.dense(1000), mean(unit(m, x, 1280)))
 
     return jn.compose(net)
+
+
+def alexnet() -> jn.Layer:
+    """Make AlexNet with fewer maps than the published net, without groups and normalization."""
+
+    def forward(m, x):
+        strides, padding = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1)
+        for i, (features, size) in enumerate(((64, 11), (192, 5), (384, 3), (256, 3), (256, 3))):
+            x = jax.nn.relu(m(jn.conv(features, size, strides=strides[i], padding=padding[i]), x))
+            x = m(jn.max_pool(3, strides=2), x) if i in (0, 1, 4) else x
+        x = m(jn.flatten(), x)
+        for _ in range(2):
+            x = jax.nn.relu(m(jn.dense(4096), m(jn.dropout(0.5), x)))
+        return m(jn.dense(1000, name="output"), x)
+
+    return jn.compose(forward, name="alexnet")

@@ -24,9 +24,9 @@ import optax
 import jaxnet as jn
 from experiments.common import Output, Seed, Short, TrainSize, grid, main, save
 from experiments.records import LARGE_PAGES, Command, Figures, Picture, Record, higher
-from jaxnet.core import Params
-from jaxnet.data.text import LOST, Vocabulary
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet.data import LOST, Vocabulary
+from jaxnet.typing import Params
+from jaxnet.viz.style import COLORS, new_figure
 
 LANGUAGES = {"de": "German", "en": "English"}
 MODELS = {

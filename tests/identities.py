@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import jaxnet as jn
+from experiments.tied_autoencoder import tied_autoencoder
 from tests.compiled import jit_apply
 from tests.oracles import (
     BITS,
@@ -304,12 +305,6 @@ def few_steps_are_gradient_steps(ista: Function) -> None:
     close(found, soft_threshold(moved, 0.2 / curvature), 1e-3)
 
 
-def measurements_are_kept(basis_pursuit: Function) -> None:
-    A, x = normal(12, 20), np.zeros(20)
-    x[[3, 11]] = [2.0, -1.0]
-    close(basis_pursuit(A, f64(A) @ x), x, 1e-3)
-
-
 def centroids_are_means(kmeans: Function) -> None:
     x = f64(normal(30, 2))
     found = f64(kmeans(jax.random.key(0), x, 4, tolerance=0.0))
@@ -577,7 +572,7 @@ def same_layer(wrap: Function) -> None:
 
 def contraction_of_a_sigmoid(contractive_reconstruction: Function) -> None:
     """The Jacobian of sigmoid(x W + b) is diag(s (1 - s)) Wᵀ."""
-    net = jn.models.tied_autoencoder(3)
+    net = tied_autoencoder(3)
     x = normal(4, 5)
     params, state = net.init(jax.random.key(0), x)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
@@ -726,15 +721,6 @@ def gradients_of_the_middle(effective_field: Function) -> None:
     close(found, wanted / wanted.max())
 
 
-def a_dense_layer_slides(as_convolution: Function) -> None:
-    params, x = {"kernel": normal(2 * 3 * 4, 5), "bias": normal(5)}, normal(2, 3, 3, 4)
-    net = jn.conv(5, (2, 3), padding="VALID")
-    y, _ = net.apply(as_convolution(params, (2, 3)), {}, x)
-    for i in (0, 1):
-        flat = f64(x)[:, i : i + 2].reshape(2, -1)
-        close(y[:, i, 0], flat @ f64(params["kernel"]) + f64(params["bias"]))
-
-
 def a_step_of_least_squares(delta_rule: Function) -> None:
     params, x, t = {"kernel": normal(3, 2), "bias": normal(2)}, normal(4, 3), normal(4, 2)
     slopes, (_, metrics) = delta_rule(params, {}, (x, t))
@@ -781,22 +767,7 @@ def whole_examples_are_dropped(drop_path: Function) -> None:
     assert abs((y == 0).mean() - 0.25) < 4 * (0.25 * 0.75 / 600) ** 0.5
 
 
-def noise_is_added(gaussian_noise: Function) -> None:
-    x = jnp.tile(jnp.array([1.0, 5.0]), (4000, 1))
-    y = gaussian_noise(0.3).apply({}, {}, x, key=jax.random.key(0), train=True)[0] - x
-    assert np.abs(y.mean(0)).max() < 4 * 0.3 / 4000**0.5
-    assert np.abs(y.std(0) - 0.3).max() < 0.3 * 4 / 8000**0.5
-
-
-def noise_is_multiplied(gaussian_dropout: Function) -> None:
-    """By 1 and a deviation of sqrt(rate / (1 - rate))."""
-    x = jnp.tile(jnp.array([1.0, 5.0]), (4000, 1))
-    y = gaussian_dropout(0.2).apply({}, {}, x, key=jax.random.key(0), train=True)[0] / x
-    assert np.abs(y.mean(0) - 1).max() < 4 * 0.5 / 4000**0.5
-    assert np.abs(y.std(0) - 0.5).max() < 0.5 * 4 / 8000**0.5
-
-
-NET = jn.models.tied_autoencoder(3)
+NET = tied_autoencoder(3)
 
 
 def reconstructed(x: Any) -> tuple[Any, Any, np.ndarray, np.ndarray]:
@@ -943,12 +914,10 @@ def the_loss_of_the_paper(yolo_loss: Function) -> None:
 
 
 IDENTITIES: dict[str, Function] = {
-    "drop_path": whole_examples_are_dropped,
+    "layers.drop_path": whole_examples_are_dropped,
     "dropout": entries_are_dropped,
     "fit": steps_of_gradient_descent,
-    "gaussian_dropout": noise_is_multiplied,
-    "gaussian_noise": noise_is_added,
-    "spatial_dropout": whole_channels_are_dropped,
+    "layers.spatial_dropout": whole_channels_are_dropped,
     "sweep": runs_of_gradient_descent,
     "inspect.class_activation_map": maps_by_their_weights,
     "inspect.effective_field": gradients_of_the_middle,
@@ -956,7 +925,6 @@ IDENTITIES: dict[str, Function] = {
     "inspect.occlusion": drops_of_a_linear_score,
     "inspect.receptive_fields": fields_by_hand,
     "inspect.saliency": weights_of_a_linear_net,
-    "models.as_convolution": a_dense_layer_slides,
     "models.delta_rule": a_step_of_least_squares,
     "models.yolo_loss": the_loss_of_the_paper,
     "unsupervised.autoencoder.denoising_reconstruction": noise_in_and_truth_wanted,
@@ -1014,5 +982,4 @@ IDENTITIES: dict[str, Function] = {
     "unsupervised.kmeans.kmeans": centroids_are_means,
     "unsupervised.whitening.fit_pca": components_are_eigenvectors,
     "unsupervised.whitening.fit_whitening": whitened_data_have_covariance_1,
-    "unsupervised.compressed_sensing.basis_pursuit": measurements_are_kept,
 }

@@ -592,7 +592,6 @@ VALUES: dict[str, Value] = {
         lambda x: pool(np.max, x, (3, 3), (2, 2), sames(x, (3, 3), (2, 2)), fill=-np.inf)
     ),
     "max_pool-dilated": of_input(lambda x: pool(np.max, x, (2, 2), (1, 1), dilation=3)),
-    "adaptive_max_pool": of_input(lambda x: adaptive(np.max, x, 3, 4)),
     "adaptive_avg_pool": of_input(lambda x: adaptive(np.mean, x, 3, 7)),
     "avg_pool": of_input(lambda x: pool(np.mean, x, (3, 2), (3, 2))),
     "avg_pool-uncounted": of_input(
@@ -600,9 +599,6 @@ VALUES: dict[str, Value] = {
     ),
     "lp_pool": of_input(
         lambda x: pool(lambda a, axis: (abs(a) ** 3).sum(axis) ** (1 / 3), x, (2, 2), (1, 1))
-    ),
-    "l2_pool": of_input(
-        lambda x: pool(lambda a, axis: np.sqrt((a**2).sum(axis)), x, (2, 2), (2, 2))
     ),
     "l2_pool_channels": of_input(
         lambda x: np.sqrt(np.square(x.reshape(*x.shape[:-1], -1, 3)).sum(-1))
@@ -612,8 +608,8 @@ VALUES: dict[str, Value] = {
     "locally_connected": stateless(lambda p, x: locally_connected(p, x, (3, 3), (2, 2))),
     "locally_connected-signal": stateless(lambda p, x: locally_connected(p, x, (3,), (1,))),
     "local_response_norm": of_input(lambda x: response_norm(x, 2, 0.5)),
-    "upsample_nearest": of_input(lambda x: np.repeat(np.repeat(x, 2, 1), 3, 2)),
-    "upsample_bilinear": of_input(lambda x: resize(x, (16, 12), linear)),
+    "resize-repeated": of_input(lambda x: np.repeat(np.repeat(x, 2, 1), 3, 2)),
+    "resize-doubled": of_input(lambda x: resize(x, (16, 12), linear)),
     "resize": of_input(lambda x: resize(x, (5, 9), cubic)),
     "resize-nearest": of_input(lambda x: nearest(x, 0.7, 1.5)),
     "batch_norm": batch_norm,
@@ -707,11 +703,6 @@ VALUES: dict[str, Value] = {
         lambda p, x: dense(
             p["decoder"]["output"],
             np.tanh(dense(p["decoder"]["dense"], np.tanh(dense(p["encoder"]["dense"], x)))),
-        )
-    ),
-    "tied_autoencoder": stateless(
-        lambda p, x: (
-            sigmoid(dense(p["encoder"], x)) @ p["encoder"]["kernel"].T + p["decoder"]["bias"]
         )
     ),
     "perceptron": stateless(lambda p, x: (dense(p, x) > 0) * 1.0),

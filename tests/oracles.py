@@ -50,15 +50,6 @@ def at_label(values: np.ndarray, labels: Any) -> np.ndarray:
     return np.where(fine, found, np.nan)
 
 
-def binary_cross_entropy_of_probabilities(outputs, targets):
-    p, y = f64(outputs), f64(targets)
-    return -(y * log(p, outputs) + (1 - y) * log(1 - p, outputs))
-
-
-def cross_entropy_of_probabilities(outputs, targets):
-    return -log(at_label(f64(outputs), targets), outputs)
-
-
 def cross_entropy(outputs, targets, *, label_smoothing=0.0):
     log_p = log_softmax(outputs)
     return -(1 - label_smoothing) * at_label(log_p, targets) - label_smoothing * log_p.mean(-1)
@@ -535,10 +526,10 @@ REFERENCES = {
             jnp.array([[0, 0], [0.5, 0.5], [0.5, -0.5], [0.5, 0.0]]),
         ),
     ),
-    "sinusoidal": Reference(sinusoidal, (normal(2, 5), 6), {"base": 100.0}),
+    "layers.sinusoidal": Reference(sinusoidal, (normal(2, 5), 6), {"base": 100.0}),
     "segment_mask": Reference(segment_mask, (np.array([[1, 1, 2, 0], [1, 2, 2, 3]]),)),
     "rotary": Reference(rotary, (normal(2, 5, 3, 8),), {"size": 6, "base": 100.0}),
-    "llama3_scaling": Reference(
+    "layers.llama3_scaling": Reference(
         llama3_scaling, (np.array([1.0, 0.01, 0.003, 0.001, 7e-4, 1e-5]),), {"factor": 4.0}
     ),
     "models.mistake_bound": Reference(
@@ -560,13 +551,7 @@ REFERENCES = {
         {"rate": 4000, "bands": 9, "coefficients": 5, "deltas": 0, "normalize": False},
     ),
     "data.pad": Reference(pad, ([[5, 6, 7], [8], [9, 4]],), {"length": 4, "value": -1}),
-    "losses.binary_cross_entropy_of_probabilities": Reference(
-        binary_cross_entropy_of_probabilities, (UNIT.at[0].set(0), labels(4, 3, classes=2))
-    ),
     "losses.cross_entropy": Reference(cross_entropy, (LOGITS, LABELS), {"label_smoothing": 0.2}),
-    "losses.cross_entropy_of_probabilities": Reference(
-        cross_entropy_of_probabilities, (PROBABILITIES, LABELS)
-    ),
     "losses.ctc": Reference(
         ctc, (normal(2, 4, 3), (jnp.array([[2, 2], [0, 1]]), jnp.array([2, 1]))), {"blank": 1}
     ),
@@ -581,7 +566,6 @@ REFERENCES = {
     ),
     "losses.kl_sparsity": Reference(kl_sparsity, (UNIT,), {"rho": 0.2}),
     "losses.masked": Reference(masked, (jn.losses.cross_entropy,), {}, (LOGITS, (LABELS, MASK))),
-    "losses.masked_mean": Reference(masked_mean, (normal(2, 4), MASK, 1)),
     "losses.perceptron": Reference(perceptron, (normal(9), labels(9))),
     "losses.sigmoid_cross_entropy": Reference(
         sigmoid_cross_entropy, (normal(4, 3), UNIT), {"pos_weight": np.array([2.0, 1.0, 0.5])}
@@ -629,13 +613,4 @@ REFERENCES = {
         scaled_likelihoods, (normal(2, 3, 2), jnp.log(jnp.array([0.2, 0.8])))
     ),  # fmt: skip
     "unsupervised.hmm.viterbi": Reference(viterbi, (CHAIN, SCORES, LENGTHS)),
-    "unsupervised.compressed_sensing.distortion": Reference(
-        distortion, (f64(normal(4, 3)), f64(normal(4, 2)))
-    ),
-    "unsupervised.compressed_sensing.projection_features": Reference(
-        lambda points, distortion: math.ceil(
-            4 * math.log(points) / (distortion**2 / 2 - distortion**3 / 3)
-        ),
-        (70, 0.3),
-    ),
 }

@@ -342,7 +342,6 @@ OTHERWISE = {
     },
     "float16": {},
     "both": {
-        "gaussian_dropout": "other numbers are drawn",
         "weight_norm-composed": "batch norm makes gradients 0 before it",
         "transformer_block-both": "a norm of 4 features divides by numbers near 0",
         "moe": "the choice of an expert flips",
@@ -477,7 +476,8 @@ def test_missing_params_raise(case: Case):
 REQUIRED = {
     "features": 3, "kernel_size": 3, "window": 2, "size": 2, "factor": 2, "degree": 2, "heads": 2,
     "p": 2, "rate": 0.5, "stddev": 0.1, "vocabulary": 7, "max_length": 9, "layer": jn.dense(3),
-    "cell": jn.gru_cell(3), "forward": jn.gru(3), "expert": jn.dense(3), "experts": 4, "k": 2,
+    "cell": jn.layers.gru_cell(3), "forward": jn.gru(3), "expert": jn.dense(3), "experts": 4,
+    "k": 2,
 }  # fmt: skip
 WRONG = {"an object": object(), "words": "abc", "many": np.ones((2, 3)), "nan": np.float32("nan")}
 PUBLIC = sorted(name for name in vars(layers) if callable(getattr(layers, name)))

@@ -76,14 +76,12 @@ RANDOM = {"unsupervised.pretrain.pretrain_greedy"}
 LARGE = {"rnnsearch", "translation_transformer", "cifar_resnet", "lenet5", "unet"}  # slow to call
 PHOTO, WORDS = jn.spec((2, 224, 224, 3)), jn.spec((2, 5), jnp.int32)
 LARGE_INPUTS = {
-    "models.alexnet": PHOTO, "models.alexnet_one_column": PHOTO, "models.vgg": PHOTO,
+    "models.alexnet": PHOTO, "models.vgg": PHOTO,
     "models.resnet": PHOTO, "models.googlenet": PHOTO, "models.fcn": PHOTO,
     **{f"models.{name}": jn.spec((1, 64, 64, 3)) for name in (
         "convnext", "densenet", "efficientnet", "mobilenet_v2", "mobilenet_v3", "regnet",
         "shufflenet_v2", "squeezenet", "vit")},
     "models.cifar_resnet": jn.spec((2, 32, 32, 3)), "models.lenet5": jn.spec((2, 28, 28, 1)),
-    "models.lenet5_1998": jn.spec((2, 32, 32, 1)),
-    "models.convolutional_head": jn.spec((2, 7, 7, 4)),
     "models.rnnsearch": (WORDS, jn.spec((2,), jnp.int32), WORDS),
     "models.translation_transformer": (WORDS, jn.spec((2,), jnp.int32), WORDS),
 }  # fmt: skip
@@ -91,8 +89,6 @@ KEY = jax.random.key(3)
 # The parameters whose first axis is the batch, as it is of the result.
 BATCHED = {
     "rotary": ("x",),
-    "losses.binary_cross_entropy_of_probabilities": ("outputs", "targets"),
-    "losses.cross_entropy_of_probabilities": ("outputs", "targets"),
     "losses.half_squared_error": ("outputs", "targets"),
     "losses.perceptron": ("outputs", "targets"),
     "metrics.accuracy": ("outputs", "targets"),

@@ -87,7 +87,7 @@ def child(kind: str, folder: str, port: str, index: int) -> None:
                      shuffle=True, progress=False)  # fmt: skip
         for epoch in run:
             kept.save(epoch)
-            jn.log(Path(folder) / "log.jsonl", epoch)
+            jn.training.append_log(Path(folder) / "log.jsonl", epoch)
             print("step", epoch.step, flush=True)
             train_state = epoch.train_state
             time.sleep(0.1)

@@ -136,7 +136,7 @@ def max_pool(a, x):
 
 def lp_pool(a, x):
     size, options = window_of(a, x)
-    return [first(run(jn.lp_pool(a.get("p", 2), size, **options), last(x)))]
+    return [first(run(jn.layers.lp_pool(a.get("p", 2), size, **options), last(x)))]
 
 
 def global_pool(make):
@@ -237,13 +237,13 @@ def group_norm(a, x, scale, bias):
 
 
 def instance_norm(a, x, scale, bias):
-    layer = jn.instance_norm(epsilon=a.get("epsilon", 1e-5))
+    layer = jn.layers.instance_norm(epsilon=a.get("epsilon", 1e-5))
     return [first(run(layer, last(x), {"scale": scale, "bias": bias}))]
 
 
 def lrn(a, x):
     size = a["size"]
-    layer = jn.local_response_norm(
+    layer = jn.layers.local_response_norm(
         size, alpha=a.get("alpha", 1e-4) / size, beta=a.get("beta", 0.75), k=a.get("bias", 1.0)
     )
     return [first(run(layer, last(x)))]
@@ -375,11 +375,15 @@ def rotary(a, x, cos, sin, positions=None):
 # Losses
 
 
+def at_label(log_p, labels):
+    return -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+
+
 def cross_entropy(normalized, a, z, labels, weight=None):
     reduction = a.get("reduction", b"mean").decode()
     z, labels = last(z), jnp.asarray(labels)
     if normalized:  # log-probabilities, which need not sum to one
-        loss, z = jn.losses.cross_entropy_of_probabilities, jnp.exp(z)
+        loss = at_label
     else:
         loss = jn.losses.cross_entropy
     log_p = None if normalized else first(jax.nn.log_softmax(z))
@@ -458,7 +462,7 @@ OPERATORS: dict[str, Callable[..., list[Any]]] = {
     "GRU": partial(recurrent, 3, partial(jn.gru, reset_after=False), (1, 0, 2)),
     "Gemm": gemm,
     "GlobalAveragePool": global_pool(jn.global_avg_pool),
-    "GlobalMaxPool": global_pool(jn.global_max_pool),
+    "GlobalMaxPool": global_pool(jn.layers.global_max_pool),
     "GroupNormalization": group_norm,
     "InstanceNormalization": instance_norm,
     "LRN": lrn,

@@ -45,7 +45,7 @@ def state(step: int) -> jn.TrainState:
 
 
 def epoch(step: int) -> jn.Epoch:
-    position = jn.Position(step, 0, 0, 1)
+    position = jn.training.Position(step, 0, 0, 1)
     loss = {"loss": 1 / step}
     return jn.Epoch(step, None, state(step), loss, None, np.ones(1), 0.0, step, position=position)
 

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
+from experiments import random_projections
 from jaxnet.inspect.gabor import gabor_fit
-from jaxnet.unsupervised import compressed_sensing, sparse_coding
+from jaxnet.unsupervised import sparse_coding
 
 QUIET = 60  # seconds without a sign of life
 Program = tuple[Callable, tuple[Any, ...]]
@@ -34,7 +35,7 @@ def normal(*shape: int) -> np.ndarray:
 
 def pursuit() -> Program:
     """A batch of matrices, as experiments.compressed_sensing has it."""
-    solve = jax.vmap(partial(compressed_sensing.basis_pursuit, steps=5))
+    solve = jax.vmap(partial(random_projections.basis_pursuit, steps=5))
     return solve, (normal(20, 15, 40), normal(20, 8, 15))
 
 

@@ -136,7 +136,7 @@ def draw(folder: Path = pages.HERE / "pictures") -> list[Path]:
 
 def plot_ratios(record: Record) -> Any:
     """Plot the time of the other libraries divided by jaxnet's, with intervals, on a log axis."""
-    from jaxnet.viz.figure import COLORS, new_figure
+    from jaxnet.viz.style import COLORS, new_figure
 
     figure = new_figure(8, 1.3 + 0.45 * len(record.rows))
     axes = figure.add_subplot()
@@ -169,7 +169,7 @@ def plot_ratios(record: Record) -> Any:
 
 def plot_rates(record: Record) -> Any:
     """Plot a bar per library and row; higher is better."""
-    from jaxnet.viz.figure import COLORS, new_figure
+    from jaxnet.viz.style import COLORS, new_figure
 
     figure = new_figure(6, 0.8 + 0.8 * len(record.rows))
     axes = figure.add_subplot()

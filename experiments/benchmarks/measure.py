@@ -202,7 +202,7 @@ def _serve(pipe: Any, name: str, setting: str = DEFAULT) -> None:
     """Run the loop of a peer's process, which holds one program at a time."""
     share_gpu()
     if setting == REUSED:
-        from jaxnet.services.memory import reuse_memory
+        from jaxnet import reuse_memory
 
         reuse_memory()
     program: Program | None = None

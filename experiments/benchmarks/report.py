@@ -178,7 +178,7 @@ def table(rows: list[Row], title: str, wanted: tuple[Target, ...] = TARGETS) -> 
 
 def plot(rows: list[Row], title: str) -> Any:
     """Plot ratios of each workload on a logarithmic axis: the fastest program of each peer."""
-    from jaxnet.viz.figure import COLORS, new_figure
+    from jaxnet.viz.style import COLORS, new_figure
 
     shown = {
         name: [line for line in lines if math.isfinite(line.ratio)]

@@ -29,7 +29,7 @@ from experiments.speech import drawing
 from experiments.speech.config import Config as Config
 from experiments.speech.recognizers import Recognizer, error_rates, make_systems
 from experiments.speech.utterances import Utterances, concatenate, connected, isolated
-from jaxnet.data.speech import Recordings
+from jaxnet.data import Recordings
 
 VALIDATION = 10  # recordings 5 to 9 of the training split choose options
 HELD_OUT_STRINGS = 100  # per speaker
@@ -186,8 +186,8 @@ def run(config: Config) -> Results:
     else:
         test = jn.data.spoken_digits("test", data_dir=config.data_dir)
     single, test_single = isolated(train), isolated(test)
-    data = concatenate(single, connected(jn.data.join(train, config.strings, seed=0)))
-    test_joined = jn.data.join(test, config.test_strings, seed=1)
+    data = concatenate(single, connected(jn.data.digit_strings(train, config.strings, seed=0)))
+    test_joined = jn.data.digit_strings(test, config.test_strings, seed=1)
     test_strings = connected(test_joined)
     print(
         f"{len(train.waves):,} training recordings, {len(test.waves):,} test recordings and "
@@ -215,7 +215,7 @@ def run(config: Config) -> Results:
         own = every.take(every.speakers == speaker)
         tests = (
             every_single.take(every_single.speakers == speaker),
-            connected(jn.data.join(own, HELD_OUT_STRINGS, seed=2)),
+            connected(jn.data.digit_strings(own, HELD_OUT_STRINGS, seed=2)),
         )
         others = data.take(data.speakers != speaker)
         for name, recognizer in train_systems(config.seed, others, plain=False):

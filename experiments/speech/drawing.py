@@ -9,8 +9,8 @@ from experiments.common import deviation, mean_std
 from experiments.speech.nets import BLANK, STRIDE
 from experiments.speech.recognizers import CTC, GMM, PLAIN, PRETRAINED, Recognizer
 from experiments.speech.utterances import HOP, RATE, Utterances
-from jaxnet.services.table import Table
-from jaxnet.viz.figure import COLORS, new_figure
+from jaxnet import Table
+from jaxnet.viz.style import COLORS, new_figure
 
 
 def table(errors: dict[str, np.ndarray], held_out: dict[str, np.ndarray]) -> Table:

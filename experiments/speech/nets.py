@@ -12,7 +12,7 @@ import optax
 import jaxnet as jn
 from experiments.speech.config import Config
 from experiments.speech.utterances import Utterances, padded
-from jaxnet.data.augment import Augmentation
+from jaxnet.typing import Augmentation
 from jaxnet.unsupervised import hmm, pretrain, rbm
 
 CONTEXT = 5  # frames on each side of the classified frame
@@ -90,8 +90,10 @@ def ctc_net(config: Config) -> jn.Layer:
     layers: list[jn.Layer] = []
     for _ in range(config.layers):
         layers.append(jn.bidirectional(jn.lstm(config.features)))
-        layers.append(jn.time_distributed(jn.dropout(config.dropout)))
-    return jn.serial(*layers, jn.time_distributed(jn.dense(11, name="output")), name="ctc_net")
+        layers.append(jn.layers.time_distributed(jn.dropout(config.dropout)))
+    return jn.serial(
+        *layers, jn.layers.time_distributed(jn.dense(11, name="output")), name="ctc_net"
+    )
 
 
 def steps_of(features: list[np.ndarray]) -> list[np.ndarray]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnet as jn
-from jaxnet.data.speech import DIGITS_RATE as RATE
-from jaxnet.data.speech import Recordings, Strings
+from jaxnet.data import DIGITS_RATE as RATE
+from jaxnet.data import Recordings, Strings
 
 HOP = 0.01  # seconds between frames
 

@@ -377,7 +377,8 @@ def _check_own_key() -> None:
             raise ValueError(
                 f"{here()}: draws random numbers inside jax.vmap, jax.lax.scan or another loop, "
                 "where it has the same key at each turn, so the same numbers are drawn again. Map "
-                "the layer by m(jn.mapped(layer, axis), x), repeat it by jn.repeat, or draw all "
+                "the layer by m(jn.transforms.mapped(layer, axis), x), repeat it by jn.repeat, or "
+                "draw all "
                 "numbers before the loop"
             )
         frame = frame.f_back

@@ -30,11 +30,16 @@ from jaxnet.data.sequences import overlapping as overlapping
 from jaxnet.data.sequences import packed as packed
 from jaxnet.data.sequences import pad as pad
 from jaxnet.data.sequences import windows as windows
-from jaxnet.data.speech import join as join
+from jaxnet.data.speech import DIGITS_RATE as DIGITS_RATE
+from jaxnet.data.speech import Recordings as Recordings
+from jaxnet.data.speech import Strings as Strings
+from jaxnet.data.speech import digit_strings as digit_strings
 from jaxnet.data.speech import log_mel as log_mel
 from jaxnet.data.speech import mfcc as mfcc
 from jaxnet.data.speech import piece_of_frames as piece_of_frames
 from jaxnet.data.speech import spoken_digits as spoken_digits
+from jaxnet.data.text import LOST as LOST
+from jaxnet.data.text import Vocabulary as Vocabulary
 from jaxnet.data.text import characters as characters
 from jaxnet.data.text import load_vocabulary as load_vocabulary
 from jaxnet.data.text import subwords as subwords

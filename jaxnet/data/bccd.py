@@ -6,8 +6,7 @@ import numpy as np
 
 from jaxnet.data import tfds
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.services.checks import at_least
-from jaxnet.services.extras import extra
+from jaxnet.tools import at_least, extra
 
 CELLS = ("red cell", "white cell", "platelet")
 """Names of the classes 0, 1 and 2 of `bccd`."""

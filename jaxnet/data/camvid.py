@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxnet.data import tfds
 from jaxnet.data.builders.camvid import CLASSES as CLASSES
-from jaxnet.data.digits import Pair
+from jaxnet.typing import Pair
 
 VOID = 11
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxnet.data.arrays import split
-from jaxnet.services.extras import extra
+from jaxnet.tools import extra
 
 Pair = tuple[np.ndarray, np.ndarray]
 

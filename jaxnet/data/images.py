@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnet.data import tfds
-from jaxnet.data.digits import Pair
+from jaxnet.typing import Pair
 
 
 def mnist(*, data_dir: str | Path | None = None, download: bool = False) -> tuple[Pair, Pair]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnet.services.extras import extra
+from jaxnet.tools import extra
 
 NAMES = ("china", "flower", "hopper")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxnet.data import tfds as reading
 from jaxnet.data.builders import CATALOG, KNOWN, OWN
-from jaxnet.services.extras import extra
+from jaxnet.tools import extra
 
 
 def prepare(who: str, name: str, place: Path) -> None:

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnet.data import digits
 from jaxnet.data.boxes import pad_boxes
-from jaxnet.data.digits import Pair, digits
-from jaxnet.services.checks import at_least
+from jaxnet.tools import at_least
+from jaxnet.typing import Pair
 
 LEAST, MOST = 14, 24  # pixels of a digit's side, including its margin
 PALE, CLEAR = 0.25, 0.5  # ink below PALE is paper, above CLEAR it is a digit, and between them void

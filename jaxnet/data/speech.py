@@ -107,7 +107,7 @@ class Strings(NamedTuple):
     places: list[np.ndarray]
 
 
-def join(
+def digit_strings(
     recordings: Recordings,
     count: int,
     *,
@@ -138,30 +138,33 @@ def join(
     Example:
       >>> waves = [np.arange(3, dtype=np.int16), np.full(5, 7, np.int16)]
       >>> two = Recordings(waves, np.array([4, 2]), np.array(["a", "a"]), np.array([0, 0]))
-      >>> strings = join(two, 1, seed=0, digits=(2, 2), gap=(0, 0))
+      >>> strings = digit_strings(two, 1, seed=0, digits=(2, 2), gap=(0, 0))
       >>> sorted(strings.digits[0].tolist()), len(strings.waves[0])
       ([2, 4], 8)
     """
     if not isinstance(recordings, Recordings):
-        raise TypeError(f"join: recordings must be Recordings, got {type(recordings).__name__}")
-    at_least("join", "count", count)
-    at_least("join", "seed", seed, 0)
+        raise TypeError(
+            f"digit_strings: recordings must be Recordings, got {type(recordings).__name__}"
+        )
+    at_least("digit_strings", "count", count)
+    at_least("digit_strings", "seed", seed, 0)
     if not len(recordings.waves):
-        raise ValueError("join: expected recordings, got none")
+        raise ValueError("digit_strings: expected recordings, got none")
     for name, pair in (("digits", digits), ("gap", gap)):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"join: {name} must be (smallest, largest), got {pair!r:.60}")
+            raise TypeError(f"digit_strings: {name} must be (smallest, largest), got {pair!r:.60}")
     (fewest, most), (shortest, longest) = digits, gap
     for i in (0, 1):
-        at_least("join", f"digits[{i}]", digits[i])
-        within("join", f"gap[{i}]", gap[i], "[0, inf)")
+        at_least("digit_strings", f"digits[{i}]", digits[i])
+        within("digit_strings", f"gap[{i}]", gap[i], "[0, inf)")
     if fewest > most or shortest > longest:
         raise ValueError(
-            f"join: digits and gap must be (smallest, largest), got digits={digits} and gap={gap}"
+            f"digit_strings: digits and gap must be (smallest, largest), got digits={digits} "
+            f"and gap={gap}"
         )
-    _check_frames("join", rate, 1.0, 1.0)
+    _check_frames("digit_strings", rate, 1.0, 1.0)
     for i, wave in enumerate(recordings.waves):
-        _check_wave("join", i, wave, 1)
+        _check_wave("digit_strings", i, wave, 1)
     rng = np.random.default_rng(seed)
     names = np.unique(recordings.speakers)
     of = {name: np.flatnonzero(recordings.speakers == name) for name in names}

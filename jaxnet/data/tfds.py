@@ -14,10 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.data.builders import KNOWN
-from jaxnet.services.checks import check_options
-from jaxnet.services.extras import extra
-from jaxnet.services.files import file_path
-from jaxnet.services.progress import progress_bar
+from jaxnet.tools import check_options, extra, file_path, progress_bar
 
 BLOCK = 500  # examples per read: few enough to update the progress bar
 

@@ -1,6 +1,6 @@
 """Decodes token sequences from a model of the next token, and labels from the outputs of CTC.
 
-`generate` writes text after prompts with any causal net from tokens to logits, and `tokens` yields
+`generate` writes text after prompts with any causal net from tokens to logits, and `iterate` yields
 it as it is made. They compile inside and are called outside `jit`.
 
 The searches `greedy`, `sample` and `beam_search` run under `jit`. They take a stream:
@@ -19,7 +19,7 @@ from jaxnet.decoding.ctc import ctc_greedy as ctc_greedy
 from jaxnet.decoding.filters import filter_logits as filter_logits
 from jaxnet.decoding.generate import Generated as Generated
 from jaxnet.decoding.generate import generate as generate
-from jaxnet.decoding.generate import tokens as tokens
+from jaxnet.decoding.generate import iterate as iterate
 from jaxnet.decoding.search import beam_search as beam_search
 from jaxnet.decoding.search import greedy as greedy
 from jaxnet.decoding.search import sample as sample

@@ -158,7 +158,7 @@ def generate(
     return Generated(tokens, lengths, np.array(run.log_probs)[:, :length])
 
 
-def tokens(
+def iterate(
     net: Layer,
     params: Params,
     prompt: Prompt,
@@ -196,7 +196,7 @@ def tokens(
     Example:
       >>> net = jn.serial(jn.embedding(5, 8), jn.gru(8), jn.dense(5))
       >>> params, state = net.init(jax.random.key(0), jn.spec((1, 4), jnp.int32))
-      >>> for token in jn.decoding.tokens(net, params, [[3]], length=3, temperature=0):
+      >>> for token in jn.decoding.iterate(net, params, [[3]], length=3, temperature=0):
       ...     print(token.shape)
       (1,)
       (1,)
@@ -206,7 +206,7 @@ def tokens(
         length, state, temperature, top_k, top_p, min_p, repetition_penalty, stop, draft,
         draft_length, dtype,
     )  # fmt: skip
-    run, advance = _begin("tokens", net, params, prompt, key, options)
+    run, advance = _begin("iterate", net, params, prompt, key, options)
 
     def each(run):
         for t in range(length):
@@ -214,14 +214,14 @@ def tokens(
             if not (np.asarray(run.written) > t).any():
                 return
             now = np.array(run.tokens)[:, t]
-            _check_lost("tokens", now)
+            _check_lost("iterate", now)
             yield now
 
     return each(run)
 
 
 class _Options(NamedTuple):
-    """The options of `generate` and `tokens`, as the caller gave them."""
+    """The options of `generate` and `iterate`, as the caller gave them."""
 
     length: Any
     state: Any

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxnet.detection.boxes import iou as box_iou
-from jaxnet.services.checks import at_least, on_host, within
+from jaxnet.tools import at_least, on_host, within
 
 _overlaps = jax.jit(box_iou)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.services.checks import as_array, at_least, known, within
+from jaxnet.tools import as_array, at_least, known, within
 
 
 class NMSResult(NamedTuple):

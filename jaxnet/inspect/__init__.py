@@ -17,9 +17,11 @@ from jaxnet.inspect.gabor import GaborFit as GaborFit
 from jaxnet.inspect.gabor import gabor_fit as gabor_fit
 from jaxnet.inspect.gradients import check_gradients as check_gradients
 from jaxnet.inspect.gradients import numerical_gradient as numerical_gradient
+from jaxnet.inspect.graph import Graph as Graph
 from jaxnet.inspect.graph import graph as graph
 from jaxnet.inspect.machine import machine as machine
 from jaxnet.inspect.maximize import maximize_activation as maximize_activation
+from jaxnet.inspect.receptive import ReceptiveFields as ReceptiveFields
 from jaxnet.inspect.receptive import receptive_fields as receptive_fields
 from jaxnet.inspect.streams import check_stream as check_stream
 from jaxnet.inspect.summary import summary as summary

@@ -12,7 +12,7 @@ from jaxnet.nets import check_net
 from jaxnet.services.checks import a_function, all_native
 from jaxnet.services.trees import PyTree, describe, path_name
 from jaxnet.services.warn import warn
-from jaxnet.transforms import observe
+from jaxnet.transforms.observing import observe
 
 Note = Callable[[str, PyTree, PyTree], PyTree]  # (name of a call, x, y) -> y
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.services.checks import a_function, as_array
-from jaxnet.services.table import Table, Tabular
+from jaxnet.services.table import Table, Tabular, short
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 SIGNS: dict[str, str] = {
@@ -129,26 +129,6 @@ def graph(f: Callable[..., Any], *args: Any) -> Graph:
     name = getattr(f, "__name__", "f")
     tape.add("f" if name == "<lambda>" else name, "output", output.value, [output])
     return tape.backward()
-
-
-def short(value: Any, digits: int = 3) -> str:
-    """Write a value in a few characters: a number, or the shape and Euclidean norm of an array.
-
-    Example:
-      >>> short(-0.19661), short(np.ones((2, 8))), short(None)
-      ('−0.197', '(2, 8) ‖4‖', '')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, tuple):
-        return ", ".join(short(v, digits) for v in value)
-    value = np.asarray(value)
-    if value.dtype == bool and not value.shape:
-        return str(bool(value))
-    size = value.astype(float) if not value.shape else np.linalg.norm(value.astype(float))
-    number = f"{float(size):.{digits}g}".replace("-", "−")
-    number = "0" if number == "−0" else number
-    return f"{value.shape} ‖{number}‖" if value.shape else number
 
 
 class _Wire(NamedTuple):

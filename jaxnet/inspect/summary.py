@@ -12,7 +12,7 @@ from jaxnet.inspect.cost import flops
 from jaxnet.services.checks import check_input
 from jaxnet.services.table import Table, Tabular, size_of
 from jaxnet.services.trees import Path, PyTree, describe, key_spec
-from jaxnet.transforms import observe
+from jaxnet.transforms.observing import observe
 
 
 class Row(NamedTuple):

@@ -34,7 +34,7 @@ from jaxnet.interop.weights import Weights, numbers, read_array, read_weights
 from jaxnet.services.checks import as_array, check_input, on_host, within
 from jaxnet.services.extras import extra
 from jaxnet.services.trees import PyTree, flat, key_spec
-from jaxnet.transforms import observe
+from jaxnet.transforms.observing import observe
 
 # Transforms that do not change the entries of their layer.
 TRANSPARENT = ("cast", "freeze", "remat", "time_distributed", "recurrent")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxnet.core import Layer, as_layer, compose, transform
 from jaxnet.initializers import Initializer, lecun_normal
 from jaxnet.layers.dense import dense
-from jaxnet.ops import product
 from jaxnet.ops.precision import wide
+from jaxnet.ops.product import rows as rows_of
 from jaxnet.services.checks import (
     at_least,
     check_floats,
@@ -242,7 +242,7 @@ def _experts(expert: Layer, n: int, who: str) -> Layer:
     def apply(params, state, given, *, key, train):
         rows, which = given
         if which is not None:
-            params = jax.tree.map(lambda leaf: product.rows(leaf, which), params)
+            params = jax.tree.map(lambda leaf: rows_of(leaf, which), params)
 
         def block(i, params, rows):
             own_key = None if key is None else jax.random.fold_in(key, i)

@@ -12,9 +12,9 @@ from jax import lax
 
 from jaxnet.core import Layer, compose
 from jaxnet.ops.precision import output_dtype, wide
-from jaxnet.ops.resample import average, weighted, windows
+from jaxnet.ops.resample import average, weighted
 from jaxnet.ops.window import Padding, check_window, pad_pairs, per_axis, spatial_axes
-from jaxnet.services.checks import at_least, check_name, check_options, check_rank, within
+from jaxnet.services.checks import at_least, check_options, check_rank, within
 from jaxnet.services.keywords import explain_keywords
 
 
@@ -176,39 +176,10 @@ def lp_pool(
     return _pooling(pool, name, "lp_pool")
 
 
-def l2_pool(
-    window: int | Sequence[int],
-    *,
-    strides: int | Sequence[int] | None = None,
-    padding: Padding = "VALID",
-    dilation: int | Sequence[int] = 1,
-    name: str = "l2_pool",
-) -> Layer:
-    """Take the root of the sum of squares of each window, per feature: `lp_pool(2, window)`.
-
-    Args:
-      window, strides, padding, dilation: Options of `lp_pool`.
-      name: Name of the layer.
-
-    Raises:
-      ValueError: As in `max_pool`.
-
-    Example:
-      >>> y, _ = l2_pool(2).apply({}, {}, jnp.array([3.0, 4, 5, 12, 1]).reshape(1, 5, 1))
-      >>> y.ravel()
-      Array([ 5., 13.], dtype=float32)
-
-    Reference: Hyvärinen and Hoyer 2000, "Emergence of phase- and shift-invariant features".
-    """
-    check_name("l2_pool", name)
-    options = {"strides": strides, "padding": padding, "dilation": dilation}
-    return lp_pool(2, window, **options, name=name)._replace(kind="l2_pool")
-
-
 def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
     """Take the root of the sum of squares over neighboring features, per position.
 
-    Filters that are pooled together learn variants of one another. The gradient is as in `l2_pool`.
+    Filters that are pooled together learn variants of one another. The gradient is as in `lp_pool`.
 
     Args:
       size: Number of neighboring features that become one.
@@ -238,11 +209,12 @@ def l2_pool_channels(size: int, *, name: str = "l2_pool_channels") -> Layer:
     return _pooling(pool, name, "l2_pool_channels", places=False)
 
 
-def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_pool") -> Layer:
-    """Take the largest entry of each of `size` windows that together cover the input, per feature.
+def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_pool") -> Layer:
+    """Average each of `size` windows that together cover the input, per feature.
 
     Window i of an axis starts at floor(i * inputs / size) and ends before
     ceil((i + 1) * inputs / size), as in PyTorch; the input may be of any size.
+    `resize(size, method="area")` is the same.
 
     Args:
       size: Number of outputs, a number for all spatial axes or one per axis.
@@ -250,42 +222,6 @@ def adaptive_max_pool(size: int | Sequence[int], *, name: str = "adaptive_max_po
 
     Raises:
       ValueError: If the input does not have positions, or `size` does not match its axes.
-
-    Example:
-      >>> y, _ = adaptive_max_pool(2).apply({}, {}, jnp.arange(15.0).reshape(1, 3, 5, 1))
-      >>> y[0, :, :, 0]
-      Array([[ 7.,  9.],
-             [12., 14.]], dtype=float32)
-
-    Reference: He et al. 2015, "Spatial Pyramid Pooling in Deep Convolutional Networks".
-    """
-    check_window(name, size=size)
-
-    def pool(x):
-        # Start with the last axis, so that the first of equal entries in row-major order is taken.
-        for axis, outputs in reversed(list(enumerate(_outputs(name, size, x), start=1))):
-            largest = []
-            for first, end in windows(x.shape[axis], outputs):
-                part = lax.slice_in_dim(x, first, end, axis=axis)
-                place = jnp.argmax(part, axis, keepdims=True)
-                largest.append(jnp.take_along_axis(part, place, axis))
-            x = jnp.concatenate(largest, axis)
-        return x
-
-    return _pooling(pool, name, "adaptive_max_pool")
-
-
-def adaptive_avg_pool(size: int | Sequence[int], *, name: str = "adaptive_avg_pool") -> Layer:
-    """Average each of `size` windows that together cover the input, per feature.
-
-    The windows are the same as in `adaptive_max_pool`; `resize(size, method="area")` is the same.
-
-    Args:
-      size: Number of outputs, a number for all spatial axes or one per axis.
-      name: Name of the layer.
-
-    Raises:
-      ValueError: As in `adaptive_max_pool`.
 
     Example:
       >>> y, _ = adaptive_avg_pool((1, 2)).apply({}, {}, jnp.arange(15.0).reshape(1, 3, 5, 1))

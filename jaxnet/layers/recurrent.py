@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnet.core import Layer, Params, as_layer, compose, transform
 from jaxnet.initializers import Initializer, normal, zeros
-from jaxnet.layers.sequence import read, read_chunk
+from jaxnet.layers.sequence import read_chunk, read_sequence
 from jaxnet.ops import linalg
 from jaxnet.ops.product import plus, product
 from jaxnet.ops.recurrence import GRU, RESET_BEFORE, Cell, hidden, reset_before, unroll
@@ -215,10 +215,10 @@ def recurrent(cell: Layer | Callable, *, name: str | None = None) -> Layer:
         return jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype)
 
     def init(key, given):
-        return cell.init(key, (None, one_step(read(given, name, rank=2).x)))
+        return cell.init(key, (None, one_step(read_sequence(given, name, rank=2).x)))
 
     def apply(params, state, given, *, key=None, train=False):
-        sequence = read(given, name, rank=2)
+        sequence = read_sequence(given, name, rank=2)
         zero = _zero_carry(cell, params, state, one_step(sequence.x), key, train)
         carry = zero if sequence.initial is None else sequence.initial
         if jax.tree.map(jnp.shape, carry) != jax.tree.map(jnp.shape, zero):
@@ -283,7 +283,7 @@ def initial_carry(cell: Layer, x: Any) -> PyTree:
       x: Input of one step, or its spec, without the time axis.
 
     Example:
-      >>> initial_carry(jn.gru_cell(4), jn.spec((2, 3))).shape
+      >>> initial_carry(jn.layers.gru_cell(4), jn.spec((2, 3))).shape
       (2, 4)
     """
     cell = as_layer(cell, "initial_carry", "cell")

@@ -89,69 +89,6 @@ def resize(
     return compose(forward, name=name, kind="resize")
 
 
-def upsample_nearest(factor: int | Sequence[int], *, name: str = "upsample_nearest") -> Layer:
-    """Repeat each pixel along every spatial axis.
-
-    Equal to PyTorch's `interpolate(mode="nearest")`.
-
-    Args:
-      factor: Number of outputs per input, a number for all spatial axes or one per axis.
-      name: Name of the layer.
-
-    Raises:
-      ValueError: If the input does not have spatial axes, or `factor` does not match them.
-
-    Example:
-      >>> y, _ = upsample_nearest((1, 2)).apply({}, {}, jnp.arange(6.0).reshape(1, 2, 3, 1))
-      >>> y[0, :, :, 0]
-      Array([[0., 0., 1., 1., 2., 2.],
-             [3., 3., 4., 4., 5., 5.]], dtype=float32)
-    """
-
-    def forward(m, x):
-        m.not_in_stream("resizes the axis of time")
-        for axis, times in enumerate(_factors(name, factor, x), start=1):
-            x = jnp.repeat(x, times, axis, total_repeat_length=x.shape[axis] * times)
-        return x
-
-    return compose(forward, name=name, kind="upsample_nearest")
-
-
-def upsample_bilinear(
-    factor: int | Sequence[int], *, align_corners: bool = False, name: str = "upsample_bilinear"
-) -> Layer:
-    """Interpolate linearly by a whole factor: bilinear for images, trilinear for volumes.
-
-    Equal to `resize(scale=factor)`.
-
-    Args:
-      factor: Number of outputs per input, a number for all spatial axes or one per axis.
-      align_corners: Option of `resize`.
-      name: Name of the layer.
-
-    Raises:
-      ValueError: If the input does not have spatial axes, or `factor` does not match them.
-
-    Example:
-      >>> x = jnp.array([0.0, 4.0, 8.0]).reshape(1, 3, 1)
-      >>> y, _ = upsample_bilinear(3, align_corners=True).apply({}, {}, x)
-      >>> y.ravel()
-      Array([0., 1., 2., 3., 4., 5., 6., 7., 8.], dtype=float32)
-
-    Reference: Long et al. 2015, "Fully convolutional networks for semantic segmentation", where it
-    initializes the learned upsampling.
-    """
-    check_options(name, align_corners=align_corners)
-
-    def forward(m, x):
-        m.not_in_stream("resizes the axis of time")
-        factors = _factors(name, factor, x)
-        sizes = [(n * s, float(s)) for n, s in zip(x.shape[1:-1], factors, strict=True)]
-        return resized(name, x, sizes, "bilinear", align_corners, False)
-
-    return compose(forward, name=name, kind="upsample_bilinear")
-
-
 def resized(
     who: str,
     x: jax.Array,
@@ -188,10 +125,6 @@ def resized(
             options = {"align_corners": align_corners, "antialias": antialias}
             y = weighted(y, axis, interpolation(inputs, outputs, scale, kernel, **options))
     return y.astype(output_dtype(x)) if not picks else y
-
-
-def _factors(name, factor, x) -> tuple[int, ...]:
-    return per_axis(name, "factor", factor, spatial_axes(name, x))
 
 
 def _scales(name: str, scale: Any, axes: int) -> list[float]:

@@ -71,7 +71,7 @@ class Sequence(NamedTuple):
         return y
 
 
-def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Sequence:
+def read_sequence(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Sequence:
     """Split a sequence into its parts and check them; specs are accepted as well.
 
     Args:
@@ -87,7 +87,7 @@ def read(given: PyTree, who: str, *, rank: int = 3, passing: bool = False) -> Se
         fills such sequences with NaN.
 
     Example:
-      >>> read((jnp.ones((2, 5, 3)), jnp.array([4, 1])), "lstm").mask().sum(1).tolist()
+      >>> read_sequence((jnp.ones((2, 5, 3)), jnp.array([4, 1])), "lstm").mask().sum(1).tolist()
       [4, 1]
     """
     axes = "(batch, time, features)" if rank > 2 else "(batch, time, ...)"
@@ -128,7 +128,7 @@ def read_chunk(m: Any, given: PyTree, who: str, *, rank: int = 3) -> Sequence:
       ValueError: As in `read`.
       ValueError: If a carry is given in a stream, since the state has it.
     """
-    sequence = read(given, who, rank=rank)
+    sequence = read_sequence(given, who, rank=rank)
     if m.stream is None:
         return sequence
     if sequence.initial is not None:
@@ -186,10 +186,10 @@ def time_distributed(layer: Layer | Callable, *, name: str | None = None) -> Lay
     name = inner.name if name is None else name
 
     def init(key, given):
-        return inner.init(key, read(given, name, rank=2, passing=True).x)
+        return inner.init(key, read_sequence(given, name, rank=2, passing=True).x)
 
     def apply(params, state, given, *, key=None, train=False):
-        sequence = read(given, name, rank=2, passing=True)
+        sequence = read_sequence(given, name, rank=2, passing=True)
         y, state = inner.apply(params, state, sequence.x, key=key, train=train)
         if not hasattr(y, "shape") or y.shape[:2] != sequence.x.shape[:2]:
             raise ValueError(
@@ -225,7 +225,7 @@ def last_step(*, name: str = "last_step") -> Layer:
     """
 
     def forward(m, given):
-        sequence = read(given, name, rank=2, passing=True)
+        sequence = read_sequence(given, name, rank=2, passing=True)
         x, lengths = sequence.x, sequence.lengths
         m.not_in_stream("takes the last step")
         if lengths is None:
@@ -272,7 +272,7 @@ def stack_rnn(*layers: Layer, name: str = "stack_rnn") -> Layer:
             for layer in layers:
                 given = m(layer, given)
             return given
-        initial = read(given, name, rank=2).initial
+        initial = read_sequence(given, name, rank=2).initial
         if initial is None:
             initial = (None,) * len(layers)
         if not isinstance(initial, tuple | list) or len(initial) != len(layers):
@@ -334,7 +334,7 @@ def bidirectional(
 
     def both(m, given):
         m.not_in_stream("reads each sequence from its end")
-        sequence = read(given, name, rank=2)
+        sequence = read_sequence(given, name, rank=2)
         x, lengths, initial, _ = sequence
         if initial is None:
             initial = {"forward": None, "backward": None}

@@ -7,7 +7,7 @@ per entry for outputs with more axes, and `jn.supervised` takes the mean. Set op
     jn.supervised(net, jn.losses.cross_entropy)
     jn.supervised(net, partial(jn.losses.cross_entropy, label_smoothing=0.1))
 
-Outputs are logits, unless the name of the loss ends in `of_probabilities`. Sums and logarithms are
+Outputs are logits. Sums and logarithms are
 computed in float32 at least. Arrays of shapes that do not fit raise an error, such as outputs
 (batch, 1) with targets (batch,), for which broadcasting would silently give (batch, batch). A known
 target without a meaning raises as well, such as a label outside [0, classes); inside `jit`, the
@@ -21,19 +21,12 @@ mean is the mean squared error), `optax.huber_loss`, `optax.hinge_loss` (targets
 `optax.kl_divergence`, `optax.ntxent`, `optax.triplet_margin_loss`.
 """
 
-from jaxnet.losses.classification import (
-    binary_cross_entropy_of_probabilities as binary_cross_entropy_of_probabilities,
-)
 from jaxnet.losses.classification import cross_entropy as cross_entropy
-from jaxnet.losses.classification import (
-    cross_entropy_of_probabilities as cross_entropy_of_probabilities,
-)
 from jaxnet.losses.classification import focal as focal
 from jaxnet.losses.classification import sigmoid_cross_entropy as sigmoid_cross_entropy
 from jaxnet.losses.margin import perceptron as perceptron
 from jaxnet.losses.masks import ignore_label as ignore_label
 from jaxnet.losses.masks import masked as masked
-from jaxnet.losses.masks import masked_mean as masked_mean
 from jaxnet.losses.masks import weighted as weighted
 from jaxnet.losses.regression import half_squared_error as half_squared_error
 from jaxnet.losses.segmentation import dice as dice

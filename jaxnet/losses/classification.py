@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxnet.losses.arrays import (
     are_probabilities,
     at_target,
-    log,
     read_classes,
     read_unit,
     read_weights,
@@ -58,29 +57,6 @@ def smoothed(log_p: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) 
     return (1 - label_smoothing) * values - label_smoothing * mean
 
 
-@comparison(read_classes)
-def cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return -log p_y from probabilities and labels, or class probabilities.
-
-    Prefer `cross_entropy` if the net can output logits: it is exact for logits of any size. Below a
-    probability of 1e-7 (2e-16 in float64), the logarithm is replaced by its tangent, so value and
-    gradient are finite at p_y = 0.
-
-    Args:
-      outputs: Probabilities (batch, ..., classes), such as the outputs of a softmax.
-      targets: Integer labels or probabilities, as in `cross_entropy`.
-
-    Returns:
-      (batch, ...).
-
-    Example:
-      >>> p = jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
-      >>> cross_entropy_of_probabilities(p, jnp.array([0, 1])).tolist()
-      [0.693..., 1.386...]
-    """
-    return at_target(-log(wide(outputs)), targets)
-
-
 @comparison(read_unit, pos_weight=read_weights)
 def sigmoid_cross_entropy(
     outputs: jax.Array, targets: jax.Array, *, pos_weight: Any = 1.0
@@ -115,30 +91,6 @@ def sigmoid_cross_entropy(
     yes = jnp.where(y == 0, 0, factor * y * jnp.where(y == 0, 0, jax.nn.log_sigmoid(z)))
     no = jnp.where(y == 1, 0, (1 - y) * jnp.where(y == 1, 0, jax.nn.log_sigmoid(-z)))
     return -(yes + no)
-
-
-@comparison(read_unit)
-def binary_cross_entropy_of_probabilities(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return -[y log p + (1 - y) log(1 - p)] of each probability.
-
-    Prefer `sigmoid_cross_entropy` if the net can output logits. Close to probabilities of 0 and 1,
-    the logarithm is replaced by its tangent, as in `cross_entropy_of_probabilities`.
-
-    Args:
-      outputs: Probabilities (batch, ...) in [0, 1], such as the outputs of a sigmoid.
-      targets: Values in [0, 1], in the shape of outputs.
-
-    Returns:
-      The shape of outputs.
-
-    Example:
-      >>> p, y = jnp.array([0.8, 0.8]), jnp.array([1, 0])
-      >>> binary_cross_entropy_of_probabilities(p, y).tolist()
-      [0.223..., 1.609...]
-    """
-    p = wide(outputs)
-    y = targets.astype(p.dtype)
-    return -(y * log(p) + (1 - y) * log(1 - p))
 
 
 @comparison(read_classes, gamma="[0, inf)")

@@ -29,33 +29,6 @@ from jaxnet.services.checks import as_array, at_least, known
 from jaxnet.services.keywords import explain_keywords
 
 
-def masked_mean(
-    values: jax.Array, mask: jax.Array, axis: int | tuple[int, ...] | None = None
-) -> jax.Array:
-    """Return the mean of the values where the mask is true; 0, not NaN, if it is true nowhere.
-
-    Args:
-      values: Numbers of any shape.
-      mask: Booleans, or 0 and 1, in the shape of values.
-      axis: Axis or axes of the mean; None means all.
-
-    Returns:
-      The values without `axis`.
-
-    Example:
-      >>> float(masked_mean(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False])))
-      1.5
-    """
-    mask = read_mask("masked_mean", mask)
-    values, _ = read_same("masked_mean", values, mask, ("values", "mask"))
-    for one in () if axis is None else axis if isinstance(axis, tuple) else (axis,):
-        at_least("masked_mean", "axis", one, -values.ndim)
-        if one >= values.ndim:
-            bounds = f"[{-values.ndim}, {values.ndim})"
-            raise ValueError(f"masked_mean: axis must be in {bounds} for {values.shape}, got {one}")
-    return jnp.where(mask, wide(values), 0).sum(axis) / jnp.maximum(mask.sum(axis), 1)
-
-
 @explain_keywords
 def masked(loss: Loss = cross_entropy) -> Loss:
     """Average a loss over the valid positions of each sequence; 0 if none is valid.
@@ -98,7 +71,9 @@ def masked(loss: Loss = cross_entropy) -> Loss:
             labels = _zero_outside(values, counted.astype(bool), np)
         values = loss(_zero_outside(outputs, mask), labels)
         check_values("masked", "entry of the mask", values, mask)
-        return masked_mean(values, mask, tuple(range(1, values.ndim)))
+        values, _ = read_same("masked", values, mask, ("values", "mask"))
+        axes = tuple(range(1, values.ndim))
+        return jnp.where(mask, wide(values), 0).sum(axes) / jnp.maximum(mask.sum(axes), 1)
 
     return masked_loss
 

@@ -2,15 +2,9 @@
 
 import jax
 
-from jaxnet.composition import serial
-from jaxnet.core import Layer
+from jaxnet import Layer, conv, dense, dropout, flatten, max_pool, serial
 from jaxnet.initializers import he_normal
-from jaxnet.layers.conv import conv
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.pool import max_pool
-from jaxnet.layers.response_norm import local_response_norm
-from jaxnet.layers.shape import flatten
+from jaxnet.layers import local_response_norm
 
 
 def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> Layer:
@@ -38,50 +32,20 @@ def alexnet(classes: int = 1000, *, groups: int = 2, name: str = "alexnet") -> L
     Reference: Krizhevsky, Sutskever and Hinton 2012, "ImageNet Classification with Deep
     Convolutional Neural Networks".
     """
-    return _alexnet((96, 256, 384, 384, 256), classes, groups, True, name, "alexnet")
-
-
-def alexnet_one_column(classes: int = 1000, *, name: str = "alexnet") -> Layer:
-    """Make AlexNet as in torchvision; 61,100,840 parameters.
-
-    It has fewer maps than the published net, and neither groups nor normalization.
-
-    Args:
-      classes: Number of outputs.
-      name: Name of the model; layers as in `alexnet`.
-
-    Input:
-      Images (batch, 224, 224, 3).
-
-    Example:
-      >>> net = alexnet_one_column(classes=1000)
-      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
-      >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
-      '61,100,840'
-
-    Reference: Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks".
-    """
-    return _alexnet((64, 192, 384, 256, 256), classes, 1, False, name, "alexnet_one_column")
-
-
-def _alexnet(
-    maps: tuple[int, ...], classes: int, groups: int, published: bool, name: str, kind: str
-) -> Layer:
-    """Five convolutions with these numbers of maps; published with response normalization."""
+    maps = (96, 256, 384, 384, 256)
 
     def convolution(i: int, size: int, groups: int = 1, **options) -> Layer:
         init = he_normal()
         return conv(maps[i - 1], size, groups=groups, kernel_init=init, name=f"conv_{i}", **options)
 
     def end(i: int) -> list:
-        normed = [local_response_norm()] if published else []
-        return [jax.nn.relu, *normed, max_pool(3, strides=2, name=f"pool_{i}")]
+        return [jax.nn.relu, local_response_norm(), max_pool(3, strides=2, name=f"pool_{i}")]
 
-    net = serial(
-        convolution(1, 11, strides=4, padding="VALID" if published else 2),
-        *end(1),  # (batch, 27, 27, maps[0])
+    return serial(
+        convolution(1, 11, strides=4, padding="VALID"),
+        *end(1),  # (batch, 27, 27, 96)
         convolution(2, 5, groups),
-        *end(2),  # (batch, 13, 13, maps[1])
+        *end(2),  # (batch, 13, 13, 256)
         convolution(3, 3),
         jax.nn.relu,
         convolution(4, 3, groups),
@@ -98,5 +62,4 @@ def _alexnet(
         jax.nn.relu,
         dense(classes, name="output"),
         name=name,
-    )
-    return net._replace(kind=kind)
+    )._replace(kind="alexnet")

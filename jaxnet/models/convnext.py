@@ -1,15 +1,11 @@
 """ConvNeXt: a residual network of depthwise convolutions, layer norm and GELU."""
 
-from jaxnet.core import Layer, compose
+from jaxnet import Layer, compose, conv, dense, depthwise_conv, global_avg_pool, layer_norm
 from jaxnet.initializers import constant, normal
-from jaxnet.layers.conv import conv, depthwise_conv
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import drop_path
-from jaxnet.layers.norm import layer_norm
-from jaxnet.layers.pool import global_avg_pool
+from jaxnet.layers import drop_path
 from jaxnet.models.parts import gelu
-from jaxnet.ops.product import spread
-from jaxnet.services.checks import at_least, one_of, within
+from jaxnet.ops import spread
+from jaxnet.tools import at_least, one_of, within
 
 # Maps and blocks of each stage.
 VARIANTS = {

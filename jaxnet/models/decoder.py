@@ -8,15 +8,21 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
-from jaxnet.layers.attention import Rotation
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.embedding import embedding, learned_positions
-from jaxnet.layers.moe import moe
-from jaxnet.layers.norm import layer_norm, rms_norm
-from jaxnet.layers.transformer import gated_mlp, transformer_block
-from jaxnet.services.checks import at_least, check_options, one_of, within
+from jaxnet import (
+    Layer,
+    compose,
+    dense,
+    dropout,
+    embedding,
+    layer_norm,
+    learned_positions,
+    moe,
+    rms_norm,
+    transformer_block,
+)
+from jaxnet.layers import gated_mlp
+from jaxnet.tools import at_least, check_options, one_of, within
+from jaxnet.typing import Rotation
 
 NORMS = {"rms": rms_norm, "layer": layer_norm}
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet.layers.embedding import llama3_scaling
-from jaxnet.layers.embedding import rotary as turn
-from jaxnet.services.files import readable
+from jaxnet import rotary as turn
+from jaxnet.layers import llama3_scaling
+from jaxnet.tools import readable
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,

@@ -3,14 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
+from jaxnet import Layer, avg_pool, batch_norm, compose, conv, dense, global_avg_pool, max_pool
 from jaxnet.initializers import he_normal
-from jaxnet.layers.conv import conv
-from jaxnet.layers.dense import dense
-from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import avg_pool, global_avg_pool, max_pool
 from jaxnet.models.parts import unit
-from jaxnet.services.checks import at_least, one_of
+from jaxnet.tools import at_least, one_of
 
 # Blocks per stage, maps that a block adds, maps of the first convolution.
 DEPTHS = {

@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnet.core import Layer, compose
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import drop_path, dropout
-from jaxnet.layers.pool import global_avg_pool
+from jaxnet import Layer, compose, dense, dropout, global_avg_pool
+from jaxnet.layers import drop_path
 from jaxnet.models.parts import divisible, inverted_residual, squeeze_excite, unit
-from jaxnet.services.checks import at_least, one_of, within
+from jaxnet.tools import at_least, one_of, within
 
 # Per stage: times as many maps inside, size of the window, strides of the first block, maps,
 # blocks, and whether the first two convolutions of a block are one (fused).

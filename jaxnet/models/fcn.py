@@ -7,16 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.composition import serial
-from jaxnet.core import Layer, Params, compose
-from jaxnet.initializers import he_normal, zeros
-from jaxnet.layers.conv import conv, conv_transpose
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.resize import upsample_bilinear
-from jaxnet.ops.window import Padding, per_axis
-from jaxnet.services.checks import at_least, one_of
-from jaxnet.transforms import tap
+from jaxnet import Layer, compose, conv, conv_transpose, resize, tap
+from jaxnet.initializers import zeros
+from jaxnet.tools import at_least, one_of
 
 VGG_TAPS = {"pool_3": 8, "pool_4": 16, "pool_5": 32}
 
@@ -45,7 +38,7 @@ def fcn(
     images for that net.
 
     Scores start at zero, so all classes are equally likely. The net has 134,346,581 parameters with
-    VGG-16, the head of `convolutional_head` and 21 classes at stride 32.
+    VGG-16, its two hidden layers as convolutions and 21 classes at stride 32.
 
     Args:
       backbone: A composed layer, such as a classifier. Only the layers that the taps need have
@@ -57,7 +50,8 @@ def fcn(
         small images {"block_3": 1, "block_6": 2, "block_9": 4}.
       stride: Stride of the finest map to score, one of the strides in `taps`; finer maps are not
         used.
-      head: A layer between the coarsest map and its scores, such as `convolutional_head()`.
+      head: A layer between the coarsest map and its scores, such as a convolution with
+        the window of the classifier's map.
       learned: Whether the upsampling between maps is a transposed convolution initialized as
         bilinear interpolation; the last one is fixed, as in the paper.
       name: Name of the model. Its layers are the backbone, the head, score_32, score_16, score_8
@@ -72,7 +66,8 @@ def fcn(
       ValueError: In `init` and `apply`, if the size of a map does not match its stride.
 
     Example:
-      >>> net = fcn(jn.models.vgg(16), classes=21, stride=32, head=convolutional_head())
+      >>> head = jn.serial(jn.conv(4096, 7), jax.nn.relu, jn.dense(4096), jax.nn.relu)
+      >>> net = fcn(jn.models.vgg(16), classes=21, stride=32, head=head)
       >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 96, 120, 3)))
       >>> f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
       '134,346,581'
@@ -111,92 +106,10 @@ def fcn(
         for coarse, fine, a in zip(steps, steps[1:], maps[1:], strict=False):
             upsample = _upsample(coarse // fine, learned, f"upsample_{coarse}_to_{fine}")
             scores = _fit(m(upsample, scores), a.shape) + m(_score(classes, fine), a)
-        whole = m(upsample_bilinear(stride, name=f"upsample_{stride}"), scores)
+        whole = m(resize(scale=stride, name=f"upsample_{stride}"), scores)
         return _fit(whole, x.shape)  # (batch, height, width, classes)
 
     return compose(forward, name=name, kind="fcn")
-
-
-def convolutional_head(
-    features: int = 4096,
-    window: int | Sequence[int] = 7,
-    *,
-    padding: Padding = "SAME",
-    rate: float = 0.5,
-    name: str = "head",
-) -> Layer:
-    """Make the two hidden dense layers of VGG or AlexNet, applied to every window of a map.
-
-    The first becomes a convolution with the window of the classifier's map; the second acts on
-    single positions, as a dense layer does. `as_convolution` converts the params of the first.
-
-    Args:
-      features: Number of outputs of both layers.
-      window: Size of the map before the classifier's first dense layer: 7 for VGG, 6 for AlexNet.
-      padding: Padding of the first layer. "SAME" keeps the size of the map; "VALID" gives the
-        classifier's values, one per window of the map.
-      rate: Rate of the dropout after each layer, in [0, 1).
-      name: Name of the layer. Its layers are dense_6 and dense_7.
-
-    Example:
-      >>> params, _ = convolutional_head(8, 5).init(jax.random.key(0), jn.spec((2, 9, 7, 4)))
-      >>> jax.tree.map(jnp.shape, {layer: entry["kernel"] for layer, entry in params.items()})
-      {'dense_6': (5, 5, 4, 8), 'dense_7': (8, 8)}
-    """
-    return serial(
-        conv(features, window, padding=padding, kernel_init=he_normal(), name="dense_6"),
-        jax.nn.relu,
-        dropout(rate),
-        dense(features, kernel_init=he_normal(), name="dense_7"),
-        jax.nn.relu,
-        dropout(rate),
-        name=name,
-    )._replace(kind="convolutional_head")
-
-
-def as_convolution(params: Params, window: int | Sequence[int]) -> Params:
-    """Convert the params of a dense layer after `flatten` to the params of a convolution.
-
-    Only the shape of the kernel changes. With padding "VALID" the convolution has the values of the
-    dense layer on a map of the size of the window, and on each window of a larger map.
-
-    Args:
-      params: Params of the dense layer, {"kernel": (height * width * inputs, features)} and other
-        entries, such as "bias".
-      window: Size (height, width) of the map before `flatten`, or one number for both. With 1, the
-        params of a dense layer at a single position, such as the last of a classifier, become the
-        params of a 1x1 convolution.
-
-    Returns:
-      {"kernel": (height, width, inputs, features)}, with the other entries unchanged.
-
-    Raises:
-      ValueError: If the window does not divide the inputs of the kernel.
-
-    Example:
-      A trained classifier made convolutional:
-
-      >>> net = jn.models.vgg(16)
-      >>> wide = fcn(net, classes=1000, stride=32, head=convolutional_head())
-      >>> def convolved(trained):
-      ...     trunk = {layer: entry for layer, entry in trained.items() if "conv" in layer}
-      ...     head = {"dense_6": as_convolution(trained["dense_6"], 7),
-      ...             "dense_7": trained["dense_7"]}
-      ...     return {"vgg": trunk, "head": head, "score_32": as_convolution(trained["output"], 1)}
-      >>> params, _ = jax.eval_shape(net.init, jax.random.key(0), jn.spec((2, 224, 224, 3)))
-      >>> params = jax.eval_shape(convolved, params)
-      >>> y, _ = jax.eval_shape(wide.apply, params, {}, jn.spec((2, 300, 280, 3)))
-      >>> y.shape
-      (2, 300, 280, 1000)
-    """
-    kernel = params["kernel"]
-    height, width = per_axis("as_convolution", "window", window, 2)
-    if kernel.ndim != 2 or kernel.shape[0] % (height * width):
-        raise ValueError(
-            "as_convolution: expected the kernel (inputs, features) of a dense layer, inputs a "
-            f"multiple of {height} x {width}, got {kernel.shape}"
-        )
-    return {**params, "kernel": kernel.reshape(height, width, -1, kernel.shape[1])}
 
 
 def _score(classes: int, stride: int) -> Layer:
@@ -205,7 +118,7 @@ def _score(classes: int, stride: int) -> Layer:
 
 def _upsample(times: int, learned: bool, name: str) -> Layer:
     if not learned:
-        return upsample_bilinear(times, name=name)
+        return resize(scale=times, name=name)
 
     def forward(m, x):
         frame = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")

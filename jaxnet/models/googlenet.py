@@ -5,16 +5,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
+from jaxnet import (
+    Layer,
+    avg_pool,
+    batch_norm,
+    compose,
+    conv,
+    dense,
+    dropout,
+    flatten,
+    global_avg_pool,
+    max_pool,
+)
 from jaxnet.initializers import he_normal
-from jaxnet.layers.conv import conv
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import avg_pool, global_avg_pool, max_pool
-from jaxnet.layers.response_norm import local_response_norm
-from jaxnet.layers.shape import flatten
-from jaxnet.services.checks import check_options
+from jaxnet.layers import local_response_norm
+from jaxnet.tools import check_options
 
 # Maps per module: 1x1; before and after 3x3; before and after 5x5; after pooling.
 MODULES = {

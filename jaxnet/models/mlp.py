@@ -4,11 +4,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxnet.composition import serial
-from jaxnet.core import Layer
+from jaxnet import Layer, dense, flatten, serial
 from jaxnet.initializers import Initializer, he_normal
-from jaxnet.layers.dense import dense
-from jaxnet.layers.shape import flatten
 
 
 def mlp(

@@ -4,12 +4,9 @@ from typing import Any
 
 import jax
 
-from jaxnet.core import Layer, compose
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.pool import global_avg_pool
+from jaxnet import Layer, compose, dense, dropout, global_avg_pool
 from jaxnet.models.parts import divisible, inverted_residual, squeeze_excite, unit
-from jaxnet.services.checks import at_least, one_of, within
+from jaxnet.tools import at_least, one_of, within
 
 # Per stage: times as many maps inside, maps, blocks, strides of the first block.
 V2 = (

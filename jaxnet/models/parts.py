@@ -4,11 +4,9 @@ from collections.abc import Callable
 
 import jax
 
-from jaxnet.core import Layer, compose
+from jaxnet import Layer, batch_norm, compose, conv
 from jaxnet.initializers import he_normal
-from jaxnet.layers.conv import conv
-from jaxnet.layers.dropout import drop_path
-from jaxnet.layers.norm import batch_norm
+from jaxnet.layers import drop_path
 
 Activation = Callable[[jax.Array], jax.Array]
 

@@ -7,20 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, State, compose, param_dtype
+from jaxnet import Layer, compose, dense
 from jaxnet.initializers import Initializer, zeros
-from jaxnet.layers.dense import dense
-from jaxnet.ops.product import plus, product
-from jaxnet.services.checks import (
+from jaxnet.ops import plus, product
+from jaxnet.tools import (
     as_array,
     at_least,
     check_data,
     check_dict,
+    describe,
     on_host,
+    param_dtype,
     to_device,
     within,
 )
-from jaxnet.services.trees import describe
+from jaxnet.typing import Params, State
 
 Batch = tuple[jax.Array, jax.Array]
 Update = tuple[Params, tuple[State, dict[str, jax.Array]]]
@@ -106,7 +107,7 @@ def adaline(
 def perceptron_rule(
     params: Params, state: State, batch: Batch, *, key: jax.Array | None = None, train: bool = True
 ) -> Update:
-    """Return the perceptron's changes, for `jn.learning_rule`: Δw = η (y - o) x, Δb = η (y - o).
+    """Return the perceptron's changes for `learning_rule`: Δw = η (y - o) x, Δb = η (y - o).
 
     With `optax.sgd(η)` it is exactly that; other optimizers use it like a gradient. A batch of one
     example is the online rule; in a larger batch the changes add up. The "loss" is the fraction of
@@ -122,7 +123,8 @@ def perceptron_rule(
       ValueError: If outputs and targets have different shapes.
 
     Example:
-      >>> trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optax.sgd(0.5))
+      >>> objective = jn.training.learning_rule(perceptron(), perceptron_rule)
+      >>> trainer = jn.trainer(objective, optax.sgd(0.5))
       >>> data = jnp.array([[2.0, 3.0, 4.0]]), jnp.array([[1.0]])  # output 0, a mistake
       >>> train_state, metrics = trainer.step(trainer.init(jax.random.key(0), data), data)
       >>> jax.tree.map(lambda a: a.ravel().tolist(), train_state.params)
@@ -139,7 +141,7 @@ def perceptron_rule(
 def delta_rule(
     params: Params, state: State, batch: Batch, *, key: jax.Array | None = None, train: bool = True
 ) -> Update:
-    """Return ADALINE's changes, for `jn.learning_rule`: Δw = η Σ (t - o) x, Δb = η Σ (t - o).
+    """Return ADALINE's changes for `learning_rule`: Δw = η Σ (t - o) x, Δb = η Σ (t - o).
 
     It is the negative gradient of E = ½ Σ (t - o)², times η. E is a sum over the batch, not a mean,
     so large batches need a small η, below 2 / (largest eigenvalue of Σ x xᵀ). All examples in one
@@ -197,7 +199,7 @@ class PerceptronRun(NamedTuple):
             f"did not converge: {int(self.mistakes[-1])} mistakes in pass {passes}, {total} in "
             f"all; {why}. A perceptron converges only if a hyperplane separates the classes, which "
             "is impossible for XOR. A feature map can make them separable: train on "
-            "jn.polynomial(2), jn.rbf or jn.random_fourier of x"
+            "jn.layers.polynomial(2), jn.layers.rbf or jn.layers.random_fourier of x"
         )
 
 

@@ -5,11 +5,9 @@ import math
 
 import jax
 
-from jaxnet.core import Layer, compose
-from jaxnet.layers.dense import dense
-from jaxnet.layers.pool import global_avg_pool
+from jaxnet import Layer, compose, dense, global_avg_pool
 from jaxnet.models.parts import divisible, squeeze_excite, unit
-from jaxnet.services.checks import at_least, one_of
+from jaxnet.tools import at_least, one_of
 
 # Blocks, maps of the first block, slope, ratio of the widths of stages, maps per group.
 VARIANTS = {

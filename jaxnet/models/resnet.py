@@ -4,14 +4,9 @@ import math
 
 import jax
 
-from jaxnet.composition import serial
-from jaxnet.core import Layer, compose
+from jaxnet import Layer, batch_norm, compose, conv, dense, global_avg_pool, max_pool, serial
 from jaxnet.initializers import he_normal
-from jaxnet.layers.conv import conv
-from jaxnet.layers.dense import dense
-from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import global_avg_pool, max_pool
-from jaxnet.services.checks import at_least, one_of
+from jaxnet.tools import at_least, one_of
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10, *, name: str = "cifar_resnet") -> Layer:

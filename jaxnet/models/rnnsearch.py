@@ -6,16 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, compose
+from jaxnet import Layer, bidirectional, compose, dense, dropout, embedding, gru
 from jaxnet.initializers import zeros
-from jaxnet.layers.additive_attention import additive_attention
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.embedding import embedding, stream_positions
-from jaxnet.layers.gru import gru, gru_cell
-from jaxnet.layers.sequence import bidirectional
-from jaxnet.services.checks import at_least, check_options, within
-from jaxnet.services.trees import PyTree
+from jaxnet.layers import additive_attention, gru_cell
+from jaxnet.tools import at_least, check_options, stream_positions, within
+from jaxnet.typing import PyTree
 
 
 def rnnsearch(

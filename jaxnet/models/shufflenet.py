@@ -2,11 +2,9 @@
 
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
-from jaxnet.layers.dense import dense
-from jaxnet.layers.pool import global_avg_pool, max_pool
+from jaxnet import Layer, compose, dense, global_avg_pool, max_pool
 from jaxnet.models.parts import unit
-from jaxnet.services.checks import at_least, one_of
+from jaxnet.tools import at_least, one_of
 
 # Maps of the three stages, and of the last convolution.
 VARIANTS = {

@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
+from jaxnet import Layer, compose, conv, dropout, global_avg_pool, max_pool
 from jaxnet.initializers import he_normal, normal
-from jaxnet.layers.conv import conv
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.pool import global_avg_pool, max_pool
-from jaxnet.services.checks import at_least, one_of
+from jaxnet.tools import at_least, one_of
 
 # Maps and size of the first convolution, and the modules before which a max pooling comes.
 VARIANTS = {"1_0": (96, 7, (1, 4, 8)), "1_1": (64, 3, (1, 3, 5))}

@@ -2,13 +2,10 @@
 
 import math
 
-from jaxnet.core import Layer, compose
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.embedding import embedding, sinusoidal_positions
-from jaxnet.layers.norm import layer_norm
-from jaxnet.layers.transformer import transformer_block
+from jaxnet import Layer, compose, dropout, embedding, layer_norm, transformer_block
+from jaxnet.layers import sinusoidal_positions
 from jaxnet.models.rnnsearch import sentences
-from jaxnet.services.checks import at_least, within
+from jaxnet.tools import at_least, within
 
 
 def translation_transformer(

@@ -2,12 +2,10 @@
 
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
+from jaxnet import Layer, compose, conv, conv_transpose, max_pool
 from jaxnet.initializers import he_normal
-from jaxnet.layers.conv import conv, conv_transpose
-from jaxnet.layers.pool import max_pool
 from jaxnet.models.parts import unit
-from jaxnet.services.checks import at_least
+from jaxnet.tools import at_least
 
 
 def unet(classes: int, features: int = 64, levels: int = 5, *, name: str = "unet") -> Layer:

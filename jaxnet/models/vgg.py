@@ -2,16 +2,9 @@
 
 import jax
 
-from jaxnet.composition import serial
-from jaxnet.core import Layer
+from jaxnet import Layer, batch_norm, conv, dense, dropout, flatten, max_pool, serial
 from jaxnet.initializers import he_normal
-from jaxnet.layers.conv import conv
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.norm import batch_norm
-from jaxnet.layers.pool import max_pool
-from jaxnet.layers.shape import flatten
-from jaxnet.services.checks import check_options, one_of
+from jaxnet.tools import check_options, one_of
 
 # Convolutions per stage: the paper's A, B, D and E.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -2,16 +2,11 @@
 
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
+from jaxnet import Layer, compose, conv, dense, dropout, layer_norm, transformer_block
 from jaxnet.initializers import lecun_normal, normal, zeros
-from jaxnet.layers.conv import conv
-from jaxnet.layers.dense import dense
-from jaxnet.layers.dropout import dropout
-from jaxnet.layers.norm import layer_norm
-from jaxnet.layers.transformer import transformer_block
 from jaxnet.models.parts import gelu
-from jaxnet.ops.product import plus, spread
-from jaxnet.services.checks import at_least, check_rank, one_of, within
+from jaxnet.ops import plus, spread
+from jaxnet.tools import at_least, check_rank, one_of, within
 
 # Blocks, width, heads.
 SIZES = {"b": (12, 768, 12), "l": (24, 1024, 16), "h": (32, 1280, 16)}

@@ -14,13 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, compose
-from jaxnet.detection.boxes import area, iou, non_max_suppression, to_corners, to_middle
+from jaxnet import Layer, batch_norm, compose, conv
+from jaxnet.detection import area, iou, non_max_suppression, to_corners, to_middle
 from jaxnet.initializers import he_normal
-from jaxnet.layers.conv import conv
-from jaxnet.layers.norm import batch_norm
-from jaxnet.services.checks import WrongValues, as_array, at_least, known, within
-from jaxnet.services.trees import describe
+from jaxnet.tools import WrongValues, as_array, at_least, describe, known, within
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)  # equation 2 of the paper
 

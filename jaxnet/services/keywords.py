@@ -57,7 +57,7 @@ _ELSEWHERE = {
     "num_features": _INPUTS,
     "num_groups": "write groups=",
     "num_heads": "write heads=",
-    "num_layers": "write jn.stack_rnn(jn.lstm(8), jn.lstm(8))",
+    "num_layers": "write jn.layers.stack_rnn(jn.lstm(8), jn.lstm(8))",
     "out_channels": _FEATURES,
     "out_features": _FEATURES,
     "p": "write rate=",

@@ -6,6 +6,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from jaxnet.services.checks import at_least
 from jaxnet.services.markup import html_table
 
@@ -148,6 +150,26 @@ def size_of(count: float, unit: str = "B") -> Number:
             return Number(f"{count:.{digits}f} {prefix}{unit}".rstrip())
         count /= 1000
     return Number(f"{count:.1f} T{unit}")
+
+
+def short(value: Any, digits: int = 3) -> str:
+    """Write a value in a few characters: a number, or the shape and Euclidean norm of an array.
+
+    Example:
+      >>> short(-0.19661), short(np.ones((2, 8))), short(None)
+      ('−0.197', '(2, 8) ‖4‖', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ", ".join(short(v, digits) for v in value)
+    value = np.asarray(value)
+    if value.dtype == bool and not value.shape:
+        return str(bool(value))
+    size = value.astype(float) if not value.shape else np.linalg.norm(value.astype(float))
+    number = f"{float(size):.{digits}g}".replace("-", "−")
+    number = "0" if number == "−0" else number
+    return f"{value.shape} ‖{number}‖" if value.shape else number
 
 
 def _cell(value: Any) -> str:

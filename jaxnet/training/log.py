@@ -13,7 +13,7 @@ from jaxnet.services.files import file_path, own_file, replacing
 from jaxnet.training.epoch import Epoch
 
 
-def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
+def append_log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
     """Append the numbers of an epoch to a file, as one line of JSON.
 
     After a run was resumed, the lines of repeated steps are dropped first. An incomplete line, left
@@ -33,7 +33,7 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
       >>> import pathlib, tempfile
       >>> path = f"{tempfile.mkdtemp()}/log.jsonl"
       >>> for step in (100, 200, 300, 200):  # resumed at step 100
-      ...     log(path, {"step": step, "train/loss": 50 / step})
+      ...     append_log(path, {"step": step, "train/loss": 50 / step})
       >>> print(pathlib.Path(path).read_text().strip())
       {"step": 100, "train/loss": 0.5}
       {"step": 200, "train/loss": 0.25}
@@ -43,11 +43,13 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
     elif isinstance(epoch, Mapping):
         row = {str(name): float(value) for name, value in epoch.items() if name != "step"}
         if "step" not in epoch:
-            raise ValueError(f'log: the numbers need a "step", got {", ".join(row)}')
+            raise ValueError(f'append_log: the numbers need a "step", got {", ".join(row)}')
         row = {"step": int(epoch["step"])} | row
     else:
-        raise TypeError(f"log: expected an Epoch or a dict of numbers, got {type(epoch).__name__}")
-    path = file_path("log", path)
+        raise TypeError(
+            f"append_log: expected an Epoch or a dict of numbers, got {type(epoch).__name__}"
+        )
+    path = file_path("append_log", path)
     if jax.process_index():
         return
     numbers = {name: value if math.isfinite(value) else None for name, value in row.items()}
@@ -56,13 +58,15 @@ def log(path: str | os.PathLike, epoch: Epoch | Mapping[str, float]) -> None:
     last = end.rstrip(b"\n").rpartition(b"\n")[2]
     if not end or (end.endswith(b"\n") and _step(path, last) < row["step"]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(own_file("log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+        with os.fdopen(
+            own_file("append_log", path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab"
+        ) as file:
             file.write(line)
         return
     words = path.read_bytes()
     whole = words[: words.rfind(b"\n") + 1].splitlines(True)
     kept = [old for old in whole if _step(path, old) < row["step"]]
-    with replacing("log", path) as file:
+    with replacing("append_log", path) as file:
         file.write(b"".join(kept) + line)
 
 
@@ -70,7 +74,7 @@ def _end(path: Path, size: int = 2**14) -> bytes:
     """Return the last bytes of a file, with at least one whole line of usual length."""
     if not os.path.lexists(path):
         return b""
-    with os.fdopen(own_file("log", path, os.O_RDONLY), "rb") as file:
+    with os.fdopen(own_file("append_log", path, os.O_RDONLY), "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - size))
         return file.read()
 
@@ -79,4 +83,4 @@ def _step(path: Any, line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"log: {path} is not a log of steps: {line[:60]!r}") from None
+        raise ValueError(f"append_log: {path} is not a log of steps: {line[:60]!r}") from None

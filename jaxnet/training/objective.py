@@ -357,7 +357,7 @@ def learning_rule(net: Layer, rule: Callable[..., tuple[PyTree, tuple[Any, dict]
     Example:
       >>> def toward_zero(params, state, batch, *, key, train):
       ...     return jax.tree.map(jnp.sign, params), (state, {})
-      >>> objective = jn.learning_rule(jn.dense(1, use_bias=False), toward_zero)
+      >>> objective = jn.training.learning_rule(jn.dense(1, use_bias=False), toward_zero)
       >>> value = lambda params: objective.apply(params, {}, jnp.ones((5, 1)))[0][0]
       >>> jax.grad(value)({"kernel": jnp.float32([[-7]])})
       {'kernel': Array([[-1.]], dtype=float32)}
@@ -417,8 +417,9 @@ def truncated_bptt(net: Layer, loss: Compare) -> Layer:
     Example:
       >>> text = jn.data.windows(np.arange(29) % 7, streams=2, steps=5)
       >>> layers = jn.embedding(7, 3), jn.dense(7)
-      >>> net = jn.serial(jn.time_distributed(layers[0]), jn.gru(4), jn.time_distributed(layers[1]))
-      >>> trainer = jn.trainer(jn.truncated_bptt(net, jn.losses.masked()), optax.adam(0.01))
+      >>> first, last = map(jn.layers.time_distributed, layers)
+      >>> objective = truncated_bptt(jn.serial(first, jn.gru(4), last), jn.losses.masked())
+      >>> trainer = jn.trainer(objective, optax.adam(0.01))
       >>> data = (text.x, text.start), (text.y, text.counts)
       >>> train_state = trainer.init(jax.random.key(0), jax.tree.map(lambda a: a[:2], data))
       >>> for epoch in jn.fit(trainer, train_state, data, epochs=1, batch_size=2, shuffle=False):

@@ -121,8 +121,8 @@ def rows_are_in_order(objective: Layer | None, state: State, data: PyTree, size:
       size: Number of examples in a batch.
 
     Example:
-      >>> net = jn.serial(jn.gru(4), jn.time_distributed(jn.dense(7)))
-      >>> objective = jn.truncated_bptt(net, jn.losses.masked())
+      >>> net = jn.serial(jn.gru(4), jn.layers.time_distributed(jn.dense(7)))
+      >>> objective = jn.training.truncated_bptt(net, jn.losses.masked())
       >>> data = (jnp.ones((6, 5, 3)), jnp.ones(6)), (jnp.ones((6, 5), int), jnp.ones((6, 5)))
       >>> _, state = objective.init(jax.random.key(0), jax.tree.map(lambda a: a[:2], data))
       >>> rows_are_in_order(objective, state, data, 2)

@@ -6,20 +6,10 @@ weights pass between the transformed and the original layer. The exceptions are 
 which keeps the entries of the layers that run.
 """
 
-from jaxnet.transforms.adapt import lora as lora
-from jaxnet.transforms.adapt import merge as merge
-from jaxnet.transforms.copies import ensemble as ensemble
+from jaxnet.core import as_layer as as_layer
+from jaxnet.core import transform as transform
 from jaxnet.transforms.copies import mapped as mapped
-from jaxnet.transforms.copies import repeat as repeat
-from jaxnet.transforms.execution import cast as cast
-from jaxnet.transforms.execution import freeze as freeze
-from jaxnet.transforms.execution import remat as remat
-from jaxnet.transforms.follow import follow as follow
-from jaxnet.transforms.integers import quantize as quantize
-from jaxnet.transforms.integers import quantized as quantized
-from jaxnet.transforms.observing import collect as collect
-from jaxnet.transforms.observing import observe as observe
+from jaxnet.transforms.moving_average import moving_average as moving_average
 from jaxnet.transforms.reparametrize import spectral_norm as spectral_norm
 from jaxnet.transforms.reparametrize import weight_norm as weight_norm
-from jaxnet.transforms.trunk import pick as pick
-from jaxnet.transforms.trunk import tap as tap
+from jaxnet.transforms.stream import batch_axes as batch_axes

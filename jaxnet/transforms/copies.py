@@ -149,7 +149,7 @@ def mapped(layer: Layer, axis: int = 1) -> Layer:
       ValueError: In training, if the layer changes its state, such as batch norm.
 
     Example:
-      >>> frames = jn.mapped(jn.serial(jn.conv(3, 3), jn.dropout(0.5)), axis=1)
+      >>> frames = jn.transforms.mapped(jn.serial(jn.conv(3, 3), jn.dropout(0.5)), axis=1)
       >>> x = jnp.ones((2, 5, 8, 8, 1))  # (batch, time, height, width, channels)
       >>> params, state = frames.init(jax.random.key(0), x)
       >>> y, _ = frames.apply(params, state, x, key=jax.random.key(1), train=True)

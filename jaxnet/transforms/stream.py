@@ -138,7 +138,7 @@ def batch_axes(stream: Layer, x: PyTree) -> PyTree:
       >>> x = jnp.ones((2, 5, 4))
       >>> params, state = stream.init(jax.random.key(0), x)
       >>> _, state = stream.apply(params, state, x)
-      >>> axes = jn.batch_axes(stream, x)
+      >>> axes = jn.transforms.batch_axes(stream, x)
       >>> axes
       {'h': 1}
       >>> def reset(leaf, axis):

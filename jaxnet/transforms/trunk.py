@@ -1,13 +1,8 @@
 """The trunk of a network: outputs from its middle, and the params that belong to them."""
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-
-from jaxnet.core import Layer, Params, State, as_layer, compose
+from jaxnet.core import Layer, as_layer, compose
 from jaxnet.core.compose import Watch
-from jaxnet.services.trees import Memo, PyTree, flat
+from jaxnet.services.trees import Memo, PyTree
 
 
 def tap(layer: Layer, *paths: str) -> Layer:
@@ -73,33 +68,3 @@ def tap(layer: Layer, *paths: str) -> Layer:
         return tuple(outputs) if len(paths) > 1 else outputs[0]
 
     return compose(forward, name=layer.name, kind="tap")
-
-
-def pick(tree: Params | State, like: Params | State) -> dict[str, Any]:
-    """Return the entries of a tree that another tree also has, by path, such as a network's trunk.
-
-    Args:
-      tree: Params or state with more entries.
-      like: Params or state of the trunk, from its `init`, as arrays or shapes.
-
-    Raises:
-      ValueError: If entries are missing or have different shapes; the message lists them all.
-
-    Example:
-      >>> params = {"conv": {"kernel": jnp.ones((3, 4))}, "output": {"bias": jnp.ones(2)}}
-      >>> jn.pick(params, {"conv": {"kernel": jn.spec((3, 4))}})["conv"]["kernel"].shape
-      (3, 4)
-    """
-    for what, part in (("tree", tree), ("like", like)):
-        if not isinstance(part, dict):
-            raise TypeError(f"pick: {what} must be a dict of arrays, got {type(part).__name__}")
-    have, wanted = dict(flat(tree)), flat(like)
-    got = {name: jnp.shape(have[name]) for name, _ in wanted if name in have}
-    lines = [
-        f"  tree/{name}: expected {jnp.shape(a)}, got {got.get(name, 'nothing')}"
-        for name, a in wanted
-        if got.get(name) != jnp.shape(a)
-    ]
-    if lines:
-        raise ValueError("\n".join(["pick: the tree lacks entries:", *lines]))
-    return jax.tree.unflatten(jax.tree.structure(like), [have[name] for name, _ in wanted])

@@ -6,7 +6,6 @@ like any other layer and can be trained further.
 """
 
 from jaxnet.unsupervised import autoencoder as autoencoder
-from jaxnet.unsupervised import compressed_sensing as compressed_sensing
 from jaxnet.unsupervised import dbn as dbn
 from jaxnet.unsupervised import hmm as hmm
 from jaxnet.unsupervised import kmeans as kmeans

@@ -1,11 +1,10 @@
 """Objectives of autoencoders: reconstruction alone, or with noise, contraction or sparsity.
 
 Each function maps an autoencoder to an objective for `jn.trainer`. The batch is x itself, without
-targets; params and state are the net's. The net is `jn.models.autoencoder(...)`, a
-`tied_autoencoder(...)` or any layer whose output has the shape of its input and that calls
-`m(jn.models.code, z)` on its code. The loss of an example is a sum over its entries, so weights
-such as β have the same scale as in the papers. The metric "error" is the mean squared error per
-entry, which is comparable across methods.
+targets; params and state are the net's. The net is `jn.models.autoencoder(...)`, or any layer whose
+output has the shape of its input and that calls `m(jn.models.bottleneck, z)` on its code. The loss
+of an example is a sum over its entries, so weights such as β have the same scale as in the papers.
+The metric "error" is the mean squared error per entry, which is comparable across methods.
 """
 
 from collections.abc import Callable
@@ -16,23 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.composition import serial
-from jaxnet.core import Layer, Params, as_layer, child_key, compose, transform
+from jaxnet import Layer, child_key, compose, dense, fit, observe, serial, trainer
 from jaxnet.initializers import constant, glorot_uniform
-from jaxnet.layers.dense import dense
 from jaxnet.losses import half_squared_error, kl_sparsity
-from jaxnet.losses.form import check_form
-from jaxnet.services.checks import (
+from jaxnet.models import bottleneck
+from jaxnet.tools import (
     a_function,
     as_array,
     at_least,
+    check_form,
     check_key,
     check_options,
     needs_key,
     within,
 )
-from jaxnet.training import fit, trainer
-from jaxnet.transforms import observe
+from jaxnet.transforms import as_layer, transform
+from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples, whole_batches
 
 Corruption = Callable[[jax.Array, jax.Array], jax.Array]
@@ -43,7 +41,7 @@ def with_code(net: Layer) -> Layer:
     """Change the output of an autoencoder to the pair (reconstruction, code).
 
     Args:
-      net: An autoencoder, which calls `m(jn.models.code, z)` once, on its code.
+      net: An autoencoder, which calls `m(jn.models.bottleneck, z)` once, on its code.
 
     Raises:
       TypeError: If `net` is not a layer.
@@ -62,15 +60,15 @@ def with_code(net: Layer) -> Layer:
         codes = []
 
         def see(path, layer, x, y):
-            if path[-1:] == ("code",):
+            if path[-1:] == ("bottleneck",):
                 codes.append(y)
             return y
 
         y = m.inline(observe(net, see), x)
         if len(codes) != 1:
             raise ValueError(
-                f"with_code: {net.name} must call m(jn.models.code, z) once, on its code, got "
-                f"{len(codes)} calls; jn.models.autoencoder(encoder, decoder) does so"
+                f"with_code: {net.name} must call m(jn.models.bottleneck, z) once, on its code, "
+                f"got {len(codes)} calls; jn.models.autoencoder(encoder, decoder) does so"
             )
         return y, codes[0]
 
@@ -85,8 +83,7 @@ def reconstruction(
     Args:
       net: An autoencoder, see `with_code`.
       loss: Function `(reconstruction, x) -> values`, one per example or per entry: the default for
-        any x, `jn.losses.binary_cross_entropy_of_probabilities` for x in [0, 1] and a net that ends
-        in a sigmoid.
+        any x, `jn.losses.sigmoid_cross_entropy` for x in [0, 1] and a net that returns logits.
       penalty: Penalty of the parameters, added to the loss; see `jaxnet.penalties`.
 
     Raises:
@@ -123,7 +120,7 @@ def denoising_reconstruction(
       ValueError: If the key is missing in training.
 
     Example:
-      >>> net, x = jn.models.tied_autoencoder(3), np.eye(7, dtype=np.float32)
+      >>> net, x = jn.models.autoencoder(jn.dense(3), jn.dense(7)), np.eye(7, dtype=np.float32)
       >>> objective = denoising_reconstruction(net, masking_noise(0.25))
       >>> trainer = jn.trainer(objective, optax.adam(0.1))
       >>> train_state, metrics = trainer.step(trainer.init(jax.random.key(0), x), x)
@@ -209,7 +206,7 @@ def sparse_reconstruction(
       ValueError: If `beta` is negative.
 
     Example:
-      >>> net = jn.models.tied_autoencoder(3)
+      >>> net = jn.models.autoencoder(jn.serial(jn.dense(3), jax.nn.sigmoid), jn.dense(7))
       >>> params, state = net.init(jax.random.key(0), jn.spec((5, 7)))
       >>> objective = sparse_reconstruction(net, rho=0.5)
       >>> (_, metrics), _ = objective.apply(params, state, jnp.zeros((5, 7)))
@@ -323,11 +320,8 @@ def fit_sparse_autoencoder(
     encoder = dense(features, kernel_init=glorot, bias_init=start, name="encoder")
     decoder = dense(x.shape[1], kernel_init=glorot, name="decoder")
 
-    def code(z):
-        return z
-
     last = () if output is None else (as_layer(output, who, "output"),)
-    net = serial(encoder, jax.nn.sigmoid, code, decoder, *last, name="sparse_autoencoder")
+    net = serial(encoder, jax.nn.sigmoid, bottleneck, decoder, *last, name="sparse_autoencoder")
     learner = trainer(sparse_reconstruction(net, rho, beta, penalty=penalty), optimizer)
     train_state = learner.init(key, x)
     for epoch in fit(

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Params
-from jaxnet.ops.product import plus
-from jaxnet.services.checks import as_array, at_least, check_finite
+from jaxnet.ops import plus
+from jaxnet.tools import as_array, at_least, check_finite
+from jaxnet.typing import Params
 
 MEASURED = 10_000  # number of examples used to measure the scale of outputs
 

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Params, child_key
-from jaxnet.ops.product import plus
-from jaxnet.services.checks import at_least, check_key, to_device
+from jaxnet import child_key
+from jaxnet.ops import plus
+from jaxnet.tools import at_least, check_key, to_device
+from jaxnet.typing import Params
 from jaxnet.unsupervised.rbm import Visible, bernoulli, fit_rbm, gibbs
 from jaxnet.unsupervised.rbm.machine import read_params
 

@@ -13,13 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, compose
+from jaxnet import Layer, compose
 from jaxnet.initializers import normal
-from jaxnet.ops.precision import output_dtype, wide
-from jaxnet.ops.product import plus, product
-from jaxnet.services.checks import a_function, as_array, at_least, check_key, check_rank, within
-from jaxnet.services.extras import extra
-from jaxnet.services.trees import describe
+from jaxnet.ops import output_dtype, plus, product, wide
+from jaxnet.tools import (
+    a_function,
+    as_array,
+    at_least,
+    check_key,
+    check_rank,
+    describe,
+    extra,
+    within,
+)
+from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples, scaled
 
 Vectors = Callable[[jax.Array, Any, int], jax.Array]  # (key, x, features) -> (features, inputs)
@@ -202,7 +209,7 @@ def fit_random_vectors(
 def fit_rbf_centers(
     key: jax.Array, x: Any, features: int, *, method: Vectors = kmeans, overlap: float = 1.0
 ) -> Params:
-    """Return centers and a common width: params of `jn.rbf(features)`.
+    """Return centers and a common width: params of `jn.layers.rbf(features)`.
 
     The width is the mean distance of a center to its nearest neighbor, so neighboring units
     overlap, whatever the scale of the data.

@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, State, as_layer, child_key
-from jaxnet.services.checks import a_function, as_array, at_least, check_key, check_options
-from jaxnet.services.progress import progress_bar
-from jaxnet.training import predict
-from jaxnet.transforms import observe
+from jaxnet import Layer, child_key, observe, predict
+from jaxnet.tools import a_function, as_array, at_least, check_key, check_options, progress_bar
+from jaxnet.transforms import as_layer
+from jaxnet.typing import Params, State
 
 Fit = Callable[[jax.Array, jax.Array, int], Params]  # (key, x, features) -> params of dense
 

@@ -13,13 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, child_key, compose
+from jaxnet import Layer, child_key, compose
 from jaxnet.initializers import normal
-from jaxnet.ops.linalg import largest_eigenvalue
-from jaxnet.ops.precision import wide
-from jaxnet.ops.varying import varying
-from jaxnet.services.checks import as_array, at_least, check_key, check_options, check_rank, within
-from jaxnet.services.progress import progress_bar
+from jaxnet.ops import largest_eigenvalue, varying, wide
+from jaxnet.tools import (
+    as_array,
+    at_least,
+    check_key,
+    check_options,
+    check_rank,
+    progress_bar,
+    within,
+)
+from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples, scaled
 
 # Products in reduced precision, the default on GPUs, would keep the codes from converging.

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Params
-from jaxnet.services.checks import check_options, within
+from jaxnet.tools import check_options, within
+from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples
 
 # Fraction of the largest variance, below which a direction consists of rounding errors.

@@ -15,7 +15,6 @@ from jaxnet.viz.drawings import sliding_window as sliding_window
 from jaxnet.viz.drawings import unrolled as unrolled
 from jaxnet.viz.embedding import embedding as embedding
 from jaxnet.viz.feature_maps import feature_maps as feature_maps
-from jaxnet.viz.figure import save as save
 from jaxnet.viz.filters import filters as filters
 from jaxnet.viz.graph import graph as graph
 from jaxnet.viz.heatmap import heatmap as heatmap
@@ -24,3 +23,4 @@ from jaxnet.viz.masks import masks as masks
 from jaxnet.viz.posteriors import posteriors as posteriors
 from jaxnet.viz.receptive import receptive as receptive
 from jaxnet.viz.spectrogram import spectrogram as spectrogram
+from jaxnet.viz.style import save as save

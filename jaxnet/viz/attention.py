@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import on_host
-from jaxnet.viz.figure import new_figure, style, texts
+from jaxnet.tools import on_host
+from jaxnet.viz.style import new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ CELL = 0.28  # inches per word
 LETTER = 0.085  # inches per letter of a label
 
 
-@style()
+@styled()
 def attention(
     weights: Any, source: Sequence[str], target: Sequence[str], *, title: str = ""
 ) -> "Figure":

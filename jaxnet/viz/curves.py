@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import on_host
-from jaxnet.viz.figure import COLORS, a_dict, new_figure, style, texts
+from jaxnet.tools import on_host
+from jaxnet.viz.style import COLORS, a_dict, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
     return panels
 
 
-@style()
+@styled()
 def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
     """Draw one panel per metric and one line per dataset split, over the epochs 1, 2, ...
 

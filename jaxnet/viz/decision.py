@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import a_function, at_least, on_host
-from jaxnet.viz.figure import COLORS, grid, new_figure, style, texts
+from jaxnet.tools import a_function, at_least, on_host
+from jaxnet.viz.style import COLORS, grid, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ Predict = Callable[[Any], Any]
 MARKERS = "osD^vPX"
 
 
-@style()
+@styled()
 def decision(
     predict: Predict | Mapping[str, Predict],
     x: Any,

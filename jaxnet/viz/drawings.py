@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import at_least, on_host
-from jaxnet.viz.figure import COLORS, frame, new_figure, style, texts
+from jaxnet.tools import at_least, on_host
+from jaxnet.viz.style import COLORS, frame, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FILL, LINE, MARK = "#E8F1FA", "0.25", COLORS[1]
 
 
-@style()
+@styled()
 def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> "Figure":
     """Draw a convolution by hand: the image, the filter, and the map, with one position marked.
 
@@ -66,7 +66,7 @@ def sliding_window(image: Any, kernel: Any, *, at: tuple[int, int] = (0, 0)) -> 
     return figure
 
 
-@style()
+@styled()
 def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> "Figure":
     """Draw a recurrent net, folded and unrolled: one cell with the same weights at each step.
 
@@ -108,7 +108,7 @@ def unrolled(steps: int = 4, *, inputs: Any = None, outputs: Any = None) -> "Fig
     return axes.figure
 
 
-@style()
+@styled()
 def lstm_cell() -> "Figure":
     """Draw the cell of a long short-term memory: what is forgotten, written and shown.
 
@@ -159,7 +159,7 @@ def lstm_cell() -> "Figure":
     return axes.figure
 
 
-@style()
+@styled()
 def attention_steps(query: str, words: Any, weights: Any) -> "Figure":
     """Draw the attention of one query: a weight per word, and the weighted mean of their values.
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import on_host
-from jaxnet.viz.figure import a_dict, frame, new_figure, style, texts
+from jaxnet.tools import on_host
+from jaxnet.viz.style import a_dict, frame, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@style()
+@styled()
 def embedding(
     panels: Mapping[str, Any], labels: Any, names: Sequence[str] | None = None
 ) -> "Figure":

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import at_least, on_host
-from jaxnet.viz.figure import frame, grid, new_figure, style
+from jaxnet.tools import at_least, on_host
+from jaxnet.viz.style import frame, grid, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@style()
+@styled()
 def feature_maps(
     maps: Any, image: Any = None, *, most_active: int | None = None, columns: int | None = None
 ) -> "Figure":
@@ -75,7 +75,7 @@ def show_image(who: str, axes: Any, image: Any, alpha: float = 1.0) -> None:
     """Draw one image: in color with three channels, as dark ink on white with one.
 
     Example:
-      >>> from jaxnet.viz.figure import new_figure
+      >>> from jaxnet.viz.style import new_figure
       >>> show_image("images", new_figure(1, 1).subplots(), np.zeros((4, 5, 3)))
     """
     image = on_host(who, "image", image, dtype="booleans or numbers")

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import at_least, on_host
-from jaxnet.viz.figure import frame, grid, new_figure, style
+from jaxnet.tools import at_least, on_host
+from jaxnet.viz.style import frame, grid, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@style()
+@styled()
 def filters(
     kernel: Any, *, shape: tuple[int, ...] | None = None, columns: int | None = None
 ) -> "Figure":

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.inspect.graph import Graph, short
-from jaxnet.services.checks import at_least
-from jaxnet.viz.figure import COLORS, new_figure, style
+from jaxnet.inspect import Graph
+from jaxnet.tools import at_least, short
+from jaxnet.viz.style import COLORS, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ SWEEPS = 40
 ROW, GAP = 0.58, 0.32  # inches
 
 
-@style()
+@styled()
 def graph(computed: Graph, *, digits: int = 3) -> "Figure":
     """Draw a computational graph, from left to right.
 

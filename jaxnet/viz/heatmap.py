@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import on_host, within
+from jaxnet.tools import on_host, within
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.figure import a_dict, frame, new_figure, style, texts
+from jaxnet.viz.style import a_dict, frame, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@style()
+@styled()
 def heatmap(
     images: Any,
     maps: Mapping[str, Any],

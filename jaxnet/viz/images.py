@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import on_host
-from jaxnet.viz.figure import frame, grid, new_figure, style, texts
+from jaxnet.tools import on_host
+from jaxnet.viz.style import frame, grid, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@style()
+@styled()
 def images(x: Any, titles: Sequence[str] | None = None, *, columns: int | None = None) -> "Figure":
     """Draw a grid of images: in color with three channels, as dark ink on white with one.
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import on_host, within
-from jaxnet.viz.figure import a_dict, frame, new_figure, style, texts
+from jaxnet.tools import on_host, within
+from jaxnet.viz.style import a_dict, frame, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def overlay(x: Any, mask: Any, colors: Any, *, share: float = 0.6) -> np.ndarray
     return np.where(known[..., None], painted, x)
 
 
-@style()
+@styled()
 def masks(
     x: Any,
     labels: Mapping[str, Any],

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxnet.inspect.receptive import ReceptiveFields
-from jaxnet.services.checks import on_host
+from jaxnet.inspect import ReceptiveFields
+from jaxnet.tools import on_host
 from jaxnet.viz.feature_maps import show_image
-from jaxnet.viz.figure import COLORS, a_dict, frame, new_figure, style, texts
+from jaxnet.viz.style import COLORS, a_dict, frame, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@style()
+@styled()
 def receptive(
     image: Any,
     fields: ReceptiveFields,

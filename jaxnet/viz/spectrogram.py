@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.services.checks import at_least, on_host, within
-from jaxnet.viz.figure import COLORS, a_dict, new_figure, style, texts
+from jaxnet.tools import at_least, on_host, within
+from jaxnet.viz.style import COLORS, a_dict, new_figure, styled, texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ Segment = tuple[str, float, float]  # (name, first frame, frame after the last)
 SHOWN = 0.1  # smallest probability at which a class gets a line
 
 
-@style()
+@styled()
 def spectrogram(
     features: Any,
     segments: Mapping[str, Sequence[Segment]] | None = None,

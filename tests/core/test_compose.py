@@ -741,10 +741,10 @@ OWN = {  # no loop, or a key for each turn
     "grad": lambda m, x: jax.grad(lambda r: m(DROP, r).sum())(x),
     "jacfwd": lambda m, x: jax.jacfwd(lambda r: m(DROP, r).sum())(x),
     "cond": lambda m, x: jax.lax.cond(True, lambda r: m(DROP, r), lambda r: r, x),
-    "mapped": lambda m, x: m(jn.mapped(INNER, 0), x),
+    "mapped": lambda m, x: m(jn.transforms.mapped(INNER, 0), x),
     "repeat": lambda m, x: m(jn.repeat(INNER, 3), x),
     "ensemble": lambda m, x: m(jn.ensemble(INNER, 3), x),
-    "time_distributed": lambda m, x: m(jn.time_distributed(DROP), x),
+    "time_distributed": lambda m, x: m(jn.layers.time_distributed(DROP), x),
     "a key per row": lambda m, x: jax.vmap(
         lambda r, k: DROP.apply({}, {}, r, key=k, train=True)[0]
     )(x, jax.random.split(m.key("k"), 3)),
@@ -755,7 +755,9 @@ OWN = {  # no loop, or a key for each turn
 def test_one_key_for_all_turns_of_a_loop_is_an_error(name):
     net = jn.compose(SHARED[name], name="net")
     params, state = net.init(KEY, ROWS)
-    with pytest.raises(ValueError, match=r"^net.*: draws random numbers inside .*jn.mapped\(layer"):
+    with pytest.raises(
+        ValueError, match=r"^net.*: draws random numbers inside .*jn.transforms.mapped\(layer"
+    ):
         net.apply(params, state, ROWS, key=KEY, train=True)
     if "key" not in name:  # in evaluation nothing is drawn
         net.apply(params, state, ROWS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.decoding import filter_logits, generate, tokens
+from jaxnet.decoding import filter_logits, generate, iterate
 from jaxnet.services.trees import memo_of
 
 KEYS_MAY_REPEAT = True  # equal draws are compared
@@ -135,7 +135,7 @@ def test_stops_cut_a_row(plain, draft):
 def test_a_loop_ends_when_all_rows_have_stopped(plain):
     made = generate(*plain, PROMPTS, length=20, temperature=0)
     stops = [int(t) for t in made.tokens[:, 0]]
-    assert len(list(tokens(*plain, PROMPTS, length=20, temperature=0, stop=stops))) == 1
+    assert len(list(iterate(*plain, PROMPTS, length=20, temperature=0, stop=stops))) == 1
     stopped = generate(*plain, PROMPTS, length=20, temperature=0, stop=stops)
     assert stopped.lengths.tolist() == [0, 0, 0] and stopped.lists() == [[], [], []]
 
@@ -145,7 +145,7 @@ def test_a_loop_ends_when_all_rows_have_stopped(plain):
 def test_the_iterator_gives_the_same_tokens(plain, draft):
     options = {"draft": draw(seed=3)[:2]} if draft else {}
     made = generate(*plain, PROMPTS, KEY, length=6, **options)
-    found = list(tokens(*plain, PROMPTS, KEY, length=6, **options))
+    found = list(iterate(*plain, PROMPTS, KEY, length=6, **options))
     np.testing.assert_array_equal(np.stack(found, 1), made.tokens)
 
 
@@ -156,7 +156,7 @@ def test_one_program_for_many_lengths_of_prompts_and_results(plain):
     before = size()
     for prompt, length, temperature in [([1] * 16, 40, 0.5), ([4], 1, 2.0), ([5] * 9, 30, 1.0)]:
         generate(*plain, [prompt], KEY, length=length, temperature=temperature)
-        list(tokens(*plain, np.array([prompt]), KEY, length=min(length, 3)))
+        list(iterate(*plain, np.array([prompt]), KEY, length=min(length, 3)))
     assert size() == before and len(before) == 2
 
 
@@ -259,8 +259,8 @@ def test_nan_raises(plain):
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
     with pytest.raises(ValueError, match="generate: the logits of row 0 are NaN"):
         generate(net, broken, [[1]], length=3, temperature=0)
-    with pytest.raises(ValueError, match="tokens: the logits of row 0 are NaN"):
-        list(tokens(net, broken, [[1]], length=3, temperature=0))
+    with pytest.raises(ValueError, match="iterate: the logits of row 0 are NaN"):
+        list(iterate(net, broken, [[1]], length=3, temperature=0))
     made = generate(net, params, [[1]], KEY, length=9, draft=(net, broken))
     assert (made.tokens >= 0).all()  # a broken draft is not believed
 

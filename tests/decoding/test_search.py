@@ -212,7 +212,7 @@ def test_beams_of_a_repeated_layer_and_of_inputs_are_those_of_whole_sequences(x6
     params = jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape)), shapes)
     stream = jn.stream(net, 6)
     chunk = extra, first[:, None]
-    assert set(jax.tree.leaves(jn.batch_axes(stream, chunk))) == {1}
+    assert set(jax.tree.leaves(jn.transforms.batch_axes(stream, chunk))) == {1}
 
     @jax.jit
     def run(params):

@@ -24,7 +24,7 @@ from experiments.common import (
     save,
     total_steps,
 )
-from jaxnet.viz.figure import new_figure
+from jaxnet.viz.style import new_figure
 
 DRAWS = True
 

@@ -102,7 +102,7 @@ def test_bits_of_a_limited_context_by_hand():
 @pytest.mark.slow
 def test_training_continues_where_the_last_window_stopped():
     model, params = tiny("lstm")
-    objective = jn.truncated_bptt(model.net, jn.losses.masked())
+    objective = jn.training.truncated_bptt(model.net, jn.losses.masked())
     apply = jax.jit(partial(objective.apply, key=None, train=False))
     cut = jn.data.windows(TEXT, 3, 7)  # 13 targets per stream: windows of 7 and 6
     carry = ({"c": jnp.full((3, 8), 5.0), "h": jnp.full((3, 8), 5.0)},) * 2  # to be reset

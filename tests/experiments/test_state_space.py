@@ -46,7 +46,7 @@ def test_all_steps_at_once_equal_a_loop_over_them(selective):
 @pytest.mark.slow
 @pytest.mark.parametrize("selective", [True, False])
 def test_gradients_are_those_of_finite_differences(selective):
-    assert jn.check_gradients(layer(selective), jn.spec((2, 6, 5)))
+    assert jn.inspect.check_gradients(layer(selective), jn.spec((2, 6, 5)))
 
 
 @pytest.mark.slow

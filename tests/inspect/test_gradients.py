@@ -90,7 +90,7 @@ def net():
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_entries(train):
-    check = jn.check_gradients(net(), jn.spec((4, 5)), train=train)
+    check = jn.inspect.check_gradients(net(), jn.spec((4, 5)), train=train)
     assert [(e.path, e.size, e.checked, e.kinks) for e in check.entries] == [
         ("params/batch_norm/bias", 7, 7, 0),
         ("params/batch_norm/scale", 7, 7, 0),
@@ -107,7 +107,7 @@ def test_entries(train):
 
 @pytest.mark.slow
 def test_table():
-    check = jn.check_gradients(jn.dense(3, name="d"), jn.spec((4, 2)), samples=5)
+    check = jn.inspect.check_gradients(jn.dense(3, name="d"), jn.spec((4, 2)), samples=5)
     lines = str(check).splitlines()
     assert lines[0] == "Gradients of d, numeric against automatic"
     assert lines[1] == "entry          size  checked  kinks  largest error"
@@ -129,7 +129,7 @@ def off_by(factor):
 @pytest.mark.parametrize("factor", [1.0001, 0.0, np.nan])
 def test_a_wrong_gradient_raises(factor):
     with pytest.raises(AssertionError) as error:
-        jn.check_gradients(jn.serial(off_by(factor), name="net"), np.array([[3.0], [0.5]]))
+        jn.inspect.check_gradients(jn.serial(off_by(factor), name="net"), np.array([[3.0], [0.5]]))
     assert str(error.value).startswith(
         "check_gradients: net for an input of (2, 1) float64, allowed error 1e-05:\n  input["
     )
@@ -137,7 +137,7 @@ def test_a_wrong_gradient_raises(factor):
 
 def test_the_message_has_both_values():
     with pytest.raises(AssertionError) as error:
-        jn.check_gradients(jn.serial(off_by(2), name="net"), np.array([[3.0]]))
+        jn.inspect.check_gradients(jn.serial(off_by(2), name="net"), np.array([[3.0]]))
     line = str(error.value).splitlines()[1]
     words = line.replace(",", "").split()
     assert words[:2] == ["input[0", "0]:"]
@@ -146,24 +146,24 @@ def test_the_message_has_both_values():
 
 
 def test_a_right_custom_gradient_passes():
-    jn.check_gradients(jn.serial(off_by(1.0)), np.array([[3.0], [0.5]]))
+    jn.inspect.check_gradients(jn.serial(off_by(1.0)), np.array([[3.0], [0.5]]))
 
 
 def test_kinks_are_counted():
     x = np.array([[1.0, 0.0, -1.0, 1e-8]])
-    (entry,) = jn.check_gradients(jn.serial(jax.nn.relu), x).entries
+    (entry,) = jn.inspect.check_gradients(jn.serial(jax.nn.relu), x).entries
     assert (entry.checked, entry.kinks) == (2, 2)
 
 
 def test_nothing_but_kinks_raises():
     with pytest.raises(AssertionError, match="input: all 3 sampled coordinates are kinks"):
-        jn.check_gradients(jn.serial(jnp.abs), np.zeros((1, 3)))
+        jn.inspect.check_gradients(jn.serial(jnp.abs), np.zeros((1, 3)))
 
 
 def test_float32_is_refused():
     layer = jn.serial(lambda x: x.astype(jnp.float32), name="narrow")
     with pytest.raises(TypeError) as error:
-        jn.check_gradients(layer, jn.spec((2, 3)))
+        jn.inspect.check_gradients(layer, jn.spec((2, 3)))
     assert str(error.value) == (
         "check_gradients: narrow must return float64 for float64, got float32; "
         "check a layer with a cast without it"
@@ -172,14 +172,14 @@ def test_float32_is_refused():
 
 @pytest.mark.slow
 def test_dropout_uses_one_mask():
-    jn.check_gradients(jn.serial(jn.dense(4), jn.dropout(0.5)), jn.spec((3, 2)), train=True)
+    jn.inspect.check_gradients(jn.serial(jn.dense(4), jn.dropout(0.5)), jn.spec((3, 2)), train=True)
 
 
 def test_integer_inputs_have_no_row():
     layer = jn.stateless(
         lambda key, x: {"table": jax.random.normal(key, (5, 3))}, lambda p, x: p["table"][x], "e"
     )
-    check = jn.check_gradients(layer, np.array([0, 3, 3]))
+    check = jn.inspect.check_gradients(layer, np.array([0, 3, 3]))
     assert [e.path for e in check.entries] == ["params/table"]
 
 
@@ -187,11 +187,11 @@ def test_scales_of_zero_hide_nothing():
     """A branch that starts at 0 would have gradients of 0 in all that comes before it."""
     zero = jn.dense(3, kernel_init=jn.initializers.zeros)
     with pytest.raises(AssertionError):
-        jn.check_gradients(jn.serial(off_by(2), zero), jn.spec((2, 4)))
+        jn.inspect.check_gradients(jn.serial(off_by(2), zero), jn.spec((2, 4)))
 
 
 def test_the_program_stays_in_float32():
-    jn.check_gradients(jn.dense(3), jn.spec((4, 2)))
+    jn.inspect.check_gradients(jn.dense(3), jn.spec((4, 2)))
     assert jnp.ones(1).dtype == jnp.float32 and not jax.config.jax_enable_x64
 
 
@@ -219,7 +219,7 @@ def test_arguments_of_numerical_gradient_of_another_type(change, error, words):
 ])  # fmt: skip
 def test_arguments_of_check_gradients_of_another_type(change, error, words):
     with pytest.raises(error, match=f"check_gradients: {words}"):
-        jn.check_gradients(**{"layer": jn.dense(2), "x": jn.spec((2, 3))} | change)
+        jn.inspect.check_gradients(**{"layer": jn.dense(2), "x": jn.spec((2, 3))} | change)
 
 
 def test_an_entry_by_hand():
@@ -260,6 +260,6 @@ def test_an_entry_by_hand():
 @pytest.mark.parametrize("bits", [8, 4])
 def test_integers_stay(bits):
     net = jn.lora(jn.quantized(jn.dense(6), bits), 2, where="kernel", trainable="*")
-    paths = [entry.path for entry in jn.check_gradients(net, jn.spec((3, 4))).entries]
+    paths = [entry.path for entry in jn.inspect.check_gradients(net, jn.spec((3, 4))).entries]
     named = {f"params/{name}" for name in ("bias", "kernel_lora_a", "kernel_lora_b")}
     assert set(paths) == named | {"params/kernel/scale", "input"}

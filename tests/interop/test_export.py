@@ -255,7 +255,7 @@ def attention(**options):
             ),
             marks=pytest.mark.slow,
         ),
-        jn.sinusoidal_positions(),
+        jn.layers.sinusoidal_positions(),
         pytest.param(jn.learned_positions(9), marks=pytest.mark.slow),
     ],
     ids=["rotary", "partial", "block", "sinusoidal", "learned"],

@@ -109,7 +109,7 @@ def encoder(layers, features, heads):
     def forward(m, x):
         tokens, lengths = x
         x = m(jn.embedding(50, features), tokens)
-        x = m(jn.sinusoidal_positions(), x)
+        x = m(jn.layers.sinusoidal_positions(), x)
         for _ in range(layers):
             x, _ = m(jn.transformer_block(heads, 4 * features), (x, lengths))
         return m(jn.dense(7), m(jn.layer_norm(), x)[:, 0])
@@ -124,7 +124,7 @@ def tokens(n, length):
 
 def lstm(features):
     return jn.serial(
-        jn.stack_rnn(jn.lstm(features), jn.lstm(features)), jn.last_step(), jn.dense(5)
+        jn.layers.stack_rnn(jn.lstm(features), jn.lstm(features)), jn.last_step(), jn.dense(5)
     )
 
 

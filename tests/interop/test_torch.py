@@ -215,7 +215,7 @@ def test_half_precision_of_pytorch(torch):
 
 
 def test_a_layer_that_has_no_counterpart():
-    net = jn.serial(jn.locally_connected(4, 2))
+    net = jn.serial(jn.layers.locally_connected(4, 2))
     with pytest.raises(
         ValueError, match="serial/locally_connected/.*has no counterpart; .* layers of kind dense, "
     ):

@@ -80,14 +80,14 @@ class Recurrent(nn.Module):
         (nn.GRU, jn.gru(4), {}),
         (nn.LSTM, jn.lstm(4, use_bias=False), {"bias": False}),
         (nn.GRU, jn.gru(4, use_bias=False), {"bias": False}),
-        (nn.LSTM, jn.stack_rnn(jn.lstm(4), jn.lstm(4)), {"num_layers": 2}),
+        (nn.LSTM, jn.layers.stack_rnn(jn.lstm(4), jn.lstm(4)), {"num_layers": 2}),
         (nn.GRU, jn.bidirectional(jn.gru(4)), {"bidirectional": True}),
         (
             nn.LSTM,
             jn.serial(jn.bidirectional(jn.lstm(4)), jn.bidirectional(jn.lstm(4), name="second")),
             {"num_layers": 2, "bidirectional": True},
         ),
-        (nn.LSTM, jn.recurrent(jn.lstm_cell(4)), {}),
+        (nn.LSTM, jn.recurrent(jn.layers.lstm_cell(4)), {}),
     ],
     ids="rnn relu lstm gru lstm-plain gru-plain two both-ways two-both-ways recurrent".split(),
 )
@@ -112,7 +112,11 @@ def test_cells(cell):
         def forward(self, x):  # the rows of the kernel are permuted, as those of a dense layer
             return self.cell(self.conv(x).flatten(1))
 
-    ours = {"RNNCell": jn.rnn_cell, "LSTMCell": jn.lstm_cell, "GRUCell": jn.gru_cell}[cell](4)
+    ours = {
+        "RNNCell": jn.layers.rnn_cell,
+        "LSTMCell": jn.layers.lstm_cell,
+        "GRUCell": jn.layers.gru_cell,
+    }[cell](4)
 
     def forward(m, x):
         x = m(jn.flatten(), m(jn.conv(2, 2, padding="VALID"), x))
@@ -274,7 +278,8 @@ def test_equal_arrays_are_not_tied():
             (2, 7, 2), id="conv-1d",
         ),
         pytest.param(
-            [jn.conv(4, (2, 3, 1), padding="VALID"), jn.instance_norm(epsilon=1e-5), jn.flatten(),
+            [jn.conv(4, (2, 3, 1), padding="VALID"), jn.layers.instance_norm(epsilon=1e-5),
+             jn.flatten(),
              jn.layer_norm(epsilon=1e-5), jn.dense(3)],
             lambda: [nn.Conv3d(2, 4, (2, 3, 1)), nn.InstanceNorm3d(4, affine=True), nn.Flatten(),
                      nn.LayerNorm(48), nn.Linear(48, 3)],

@@ -11,7 +11,7 @@ from tests.layers.test_attention import draw, random_params, run, softmax
 
 def test_additive_attention_by_hand(x64):
     queries, memory, lengths = draw(2, 3, 4), draw(2, 5, 7, seed=1), jnp.array([2, 5])
-    layer = jn.additive_attention(6, return_weights=True)
+    layer = jn.layers.additive_attention(6, return_weights=True)
     given = (jnp.asarray(queries), jnp.asarray(memory), lengths)
     p = random_params(layer, given)
     y, weights = run(layer, p, given)
@@ -33,7 +33,7 @@ def test_additive_attention_by_hand(x64):
 @pytest.mark.parametrize("mask", [(), (jnp.array([2, 5]),)], ids=["whole", "lengths"])
 def test_keys_computed_once_give_the_same(mask, x64):
     queries, memory = jnp.asarray(draw(2, 3, 4)), jnp.asarray(draw(2, 5, 7, seed=1))
-    layer = jn.additive_attention(6, return_weights=True)
+    layer = jn.layers.additive_attention(6, return_weights=True)
     params = random_params(layer, (queries, memory, *mask))
     whole = run(layer, params, (queries, memory, *mask))
     rest = {part: params[part] for part in ("query", "score")}
@@ -47,8 +47,8 @@ def test_keys_computed_once_give_the_same(mask, x64):
 def test_messages():
     queries, memory = jn.spec((2, 3, 4)), jn.spec((2, 5, 7))
     with pytest.raises(ValueError, match="features must be at least 1, got 0"):
-        jn.additive_attention(0)
-    layer = jn.additive_attention(3)
+        jn.layers.additive_attention(0)
+    layer = jn.layers.additive_attention(3)
 
     def says(match, *given):
         with pytest.raises(ValueError, match=match):
@@ -63,7 +63,7 @@ def test_messages():
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.bool_])
 def test_a_memory_of_integers_is_refused(dtype):
-    layer = jn.additive_attention(4)
+    layer = jn.layers.additive_attention(4)
     queries, memory, lengths = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 7), dtype), jnp.array([5, 2])
     with pytest.raises(TypeError, match="additive_attention: expected an input of floats, got"):
         layer.init(jax.random.key(0), (queries, memory, lengths))  # the weights would become 0

@@ -297,7 +297,7 @@ def test_padding_never_changes_a_result(layer):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("make", [jn.additive_attention, jn.multi_head_attention])
+@pytest.mark.parametrize("make", [jn.layers.additive_attention, jn.multi_head_attention])
 def test_rows_that_see_nothing_are_zero_and_finite(make, dtype):
     queries, memory = (jnp.asarray(draw(2, n, 6), dtype) for n in (3, 5))
     layer = make(2, return_weights=True)
@@ -467,7 +467,7 @@ def test_messages():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [jn.multi_head_attention(2), jn.additive_attention(4)],
+@pytest.mark.parametrize("layer", [jn.multi_head_attention(2), jn.layers.additive_attention(4)],
                          ids=lambda layer: layer.name)  # fmt: skip
 @pytest.mark.parametrize("lengths", [[5, 99], [-3, 5]], ids=str)
 def test_lengths_beyond_the_places_raise(layer, lengths):
@@ -488,7 +488,7 @@ def test_rotary_needs_an_even_size_of_heads():
         jn.multi_head_attention(2, rotary=True).init(jax.random.key(0), jn.spec((2, 5, 6)))
 
 
-@pytest.mark.parametrize("make", [jn.additive_attention, jn.multi_head_attention])
+@pytest.mark.parametrize("make", [jn.layers.additive_attention, jn.multi_head_attention])
 def test_a_bias_that_diverged_reaches_the_output(make):
     """One NaN of the bias gives NaN; a whole row of them does not give zeros."""
     x, layer = draw(2, 3, 4).astype(np.float32), make(2)

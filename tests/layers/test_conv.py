@@ -64,7 +64,7 @@ def test_why_convolution():
     """200x200 picture, 40,000 hidden units."""
     picture = (1, 200, 200, 1)
     assert counted(jn.dense(40_000, use_bias=False), (1, 40_000)) == 1_600_000_000
-    local = jn.locally_connected(1, 10, padding="SAME", use_bias=False)
+    local = jn.layers.locally_connected(1, 10, padding="SAME", use_bias=False)
     assert counted(local, picture) == 4_000_000
     assert counted(jn.conv(100, 10, use_bias=False), picture) == 10_000
 
@@ -73,7 +73,7 @@ def test_first_layer_of_alexnet():
     picture = (1, 227, 227, 3)
     shape = dict(strides=4, padding="VALID")
     assert counted(jn.conv(96, 11, **shape), picture) == 96 * (11 * 11 * 3 + 1) == 34_944
-    assert counted(jn.locally_connected(96, 11, **shape), picture) == 105_705_600
+    assert counted(jn.layers.locally_connected(96, 11, **shape), picture) == 105_705_600
 
 
 def output_shape(layer, shape):

@@ -24,8 +24,8 @@ def near(share, wanted, deviation, n):
     ("make", "shape", "free"),
     [
         pytest.param(jn.dropout, (100, 40, 5), (100, 40, 5), id="units"),
-        pytest.param(jn.spatial_dropout, (100, 3, 2, 90), (100, 1, 1, 90), id="channels"),
-        pytest.param(jn.drop_path, (6000, 3, 2), (6000, 1, 1), id="paths"),
+        pytest.param(jn.layers.spatial_dropout, (100, 3, 2, 90), (100, 1, 1, 90), id="channels"),
+        pytest.param(jn.layers.drop_path, (6000, 3, 2), (6000, 1, 1), id="paths"),
     ],
 )
 def test_drops_its_share_and_rescales_the_rest(make, shape, free, rate):
@@ -58,7 +58,7 @@ def test_units_are_independent():
 
 def test_identity_in_evaluation_and_at_rate_0():
     x = jnp.arange(12.0).reshape(3, 4)
-    for make in (jn.dropout, jn.spatial_dropout, jn.drop_path):
+    for make in (jn.dropout, jn.layers.spatial_dropout, jn.layers.drop_path):
         assert (jit_apply(make(0.5), {}, {}, x)[0] == x).all()
         assert (jit_apply(make(0.0), {}, {}, x, train=True)[0] == x).all()
 
@@ -79,23 +79,24 @@ def test_gradient_is_the_mask():
 
 
 def test_drop_path_in_a_residual_block_skips_whole_examples():
-    block = jn.residual(jn.serial(lambda x: x + 1, jn.drop_path(0.5)))
+    block = jn.residual(jn.serial(lambda x: x + 1, jn.layers.drop_path(0.5)))
     y = np.asarray(train(block, jnp.ones((50, 3))))
     assert set(map(tuple, y)) == {(1.0, 1.0, 1.0), (5.0, 5.0, 5.0)}  # x, and x + 2 * (x + 1)
 
 
 def test_messages():
-    for make in (jn.dropout, jn.spatial_dropout, jn.drop_path):
+    for make in (jn.dropout, jn.layers.spatial_dropout, jn.layers.drop_path):
         with pytest.raises(ValueError, match="fraction to drop"):
             make(1.0)
     with pytest.raises(ValueError, match=r"axes of the input \(2, 3\), got \(2,\)"):
         jn.dropout(0.5, axes=(2,)).init(jax.random.key(0), jn.spec((2, 3)))
     with pytest.raises(ValueError, match="drop_path: needs a key in training"):
-        jn.drop_path(0.5).apply({}, {}, jnp.ones((2, 3)), train=True)
+        jn.layers.drop_path(0.5).apply({}, {}, jnp.ones((2, 3)), train=True)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("layer", [jn.dropout(0.5), jn.spatial_dropout(0.5), jn.drop_path(0.5)],
+@pytest.mark.parametrize("layer", [
+    jn.dropout(0.5), jn.layers.spatial_dropout(0.5), jn.layers.drop_path(0.5)],
                          ids=lambda layer: layer.kind)  # fmt: skip
 def test_integers_are_refused(layer, training):
     x = jnp.full((2, 5, 3), 200, jnp.uint8)  # 200 / 0.5 would become 255

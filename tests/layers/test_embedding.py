@@ -169,7 +169,7 @@ def test_learned_positions_messages():
 
 def test_sinusoidal_positions_by_the_formula(x64):
     x = jnp.asarray(draw(2, 50, 6))
-    y, _ = jit_apply(jn.sinusoidal_positions(), {}, {}, x)
+    y, _ = jit_apply(jn.layers.sinusoidal_positions(), {}, {}, x)
     for place in (0, 1, 49):
         for i in range(3):
             angle = place / 10000 ** (2 * i / 6)
@@ -181,7 +181,7 @@ def test_sinusoidal_positions_by_the_formula(x64):
 
 @pytest.mark.slow
 def test_sinusoidal_positions_one_at_a_time_and_in_bfloat16():
-    layer, x = jn.sinusoidal_positions(), jnp.zeros((2, 400, 6))
+    layer, x = jn.layers.sinusoidal_positions(), jnp.zeros((2, 400, 6))
     whole, _ = jit_apply(layer, {}, {}, x)
     one, _ = jit_apply(layer, {}, {}, (x[:, 0], jnp.array([399, 3])))
     np.testing.assert_allclose(one, jnp.stack([whole[0, 399], whole[1, 3]]), atol=1e-6)
@@ -244,7 +244,7 @@ def test_rotary_in_bfloat16_and_its_message():
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32])
 def test_waves_on_integers_are_refused(dtype):
     with pytest.raises(TypeError, match="sinusoidal_positions: expected an input of floats, got"):
-        jn.sinusoidal_positions().apply({}, {}, jnp.ones((1, 3, 2), dtype))
+        jn.layers.sinusoidal_positions().apply({}, {}, jnp.ones((1, 3, 2), dtype))
     with pytest.raises(TypeError, match="rotary: x must hold floats; .*, got"):
         jn.rotary(jnp.ones((1, 3, 2, 4), dtype))
 
@@ -260,7 +260,7 @@ def test_rotary_names_what_does_not_fit(options, words):
         jn.rotary(jnp.ones((1, 3, 2, 4)), **options)
 
 
-@pytest.mark.parametrize("layer", [jn.learned_positions(9), jn.sinusoidal_positions()],
+@pytest.mark.parametrize("layer", [jn.learned_positions(9), jn.layers.sinusoidal_positions()],
                          ids=lambda layer: layer.name)  # fmt: skip
 def test_positions_of_another_form_are_named(layer):
     x = jnp.ones((1, 3, 2))

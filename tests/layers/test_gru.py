@@ -22,7 +22,7 @@ def test_the_reset_gate_acts_after_the_product(x64):
     r = 1 / (1 + np.exp(-(x + 0.1 + 0.5 * h)))
     u = 1 / (1 + np.exp(-(-2 * x + 0.2 + h)))
     n = np.tanh(0.5 * x + 0.3 + r * (2 * h - 0.4))
-    (new, y), _ = jit_apply(jn.gru_cell(1), params, {}, (jnp.array([[h]]), jnp.array([[x]])))
+    (new, y), _ = jit_apply(jn.layers.gru_cell(1), params, {}, (jnp.array([[h]]), jnp.array([[x]])))
     np.testing.assert_allclose(new, [[(1 - u) * n + u * h]], rtol=1e-12)
     assert new == y
 
@@ -68,4 +68,4 @@ def test_messages():
         jn.gru(0)
     params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((3, 6, 5)))
     with pytest.raises(ValueError, match=r"must be an array \(batch, features\) = \(3, 4\)"):
-        jn.gru_cell(4).apply(params, {}, (jnp.ones((3, 7)), jnp.ones((3, 5))))
+        jn.layers.gru_cell(4).apply(params, {}, (jnp.ones((3, 7)), jnp.ones((3, 5))))

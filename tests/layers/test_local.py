@@ -27,7 +27,7 @@ def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, opti
         "kernel": jnp.broadcast_to(kernel, (*positions, *kernel.shape)),
         "bias": jnp.broadcast_to(params["bias"], (*positions, 5)),
     }
-    layer = jn.locally_connected(5, window, **options)
+    layer = jn.layers.locally_connected(5, window, **options)
     np.testing.assert_allclose(jit_apply(layer, shared, {}, x)[0], y, 1e-12, 1e-12)
 
     # The gradient of a shared kernel is the sum over the positions.
@@ -43,7 +43,7 @@ def test_is_a_convolution_where_its_kernels_are_equal(x64, x_shape, window, opti
 
 
 def test_each_position_has_its_own_kernel():
-    layer = jn.locally_connected(1, 2, use_bias=False)
+    layer = jn.layers.locally_connected(1, 2, use_bias=False)
     kernel = jnp.array([[1.0, 0], [0, 10], [100, 1000]])[..., None]  # (positions, window, 1)
     y, _ = jit_apply(layer, {"kernel": kernel}, {}, jnp.array([1.0, 2, 3, 4]).reshape(1, 4, 1))
     assert y.ravel().tolist() == [1, 30, 4300]
@@ -51,7 +51,7 @@ def test_each_position_has_its_own_kernel():
 
 @pytest.mark.slow
 def test_fresh_outputs_have_variance_near_one():
-    layer = jn.locally_connected(7, 5)
+    layer = jn.layers.locally_connected(7, 5)
     x = jax.random.normal(jax.random.key(0), (40, 12, 11, 3))
     params, _ = layer.init(jax.random.key(1), x)
     assert 0.9 < float(jit_apply(layer, params, {}, x)[0].var()) < 1.1
@@ -59,9 +59,11 @@ def test_fresh_outputs_have_variance_near_one():
 
 
 @pytest.mark.parametrize("make, shape, message", [
-    (lambda: jn.locally_connected(0, 3), None, "features must be at least 1"),
-    (lambda: jn.locally_connected(4, 3), (2, 5), r"locally_connected: expected .*\(batch, \*space"),
-    (lambda: jn.locally_connected(4, 6), (2, 5, 3), r"a window of \(6,\) is larger than the input"),
+    (lambda: jn.layers.locally_connected(0, 3), None, "features must be at least 1"),
+    (lambda: jn.layers.locally_connected(4, 3), (2, 5),
+     r"locally_connected: expected .*\(batch, \*space"),
+    (lambda: jn.layers.locally_connected(4, 6), (2, 5, 3),
+     r"a window of \(6,\) is larger than the input"),
 ])  # fmt: skip
 def test_messages(make, shape, message):
     with pytest.raises(ValueError, match=message):

@@ -54,7 +54,7 @@ TORCH = [
         lambda: jn.group_norm(2, epsilon=1e-5), lambda nn: nn.GroupNorm(2, 6), (4, 6), id="rank 2"
     ),
     pytest.param(
-        lambda: jn.instance_norm(epsilon=1e-5),
+        lambda: jn.layers.instance_norm(epsilon=1e-5),
         lambda nn: nn.InstanceNorm2d(6, affine=True),
         (4, 5, 7, 6),
         id="instance_norm",
@@ -113,7 +113,10 @@ FLAX = [
         lambda: jn.group_norm(3), nn.GroupNorm(3, param_dtype=float), (4, 5, 7, 6), id="group_norm"
     ),
     pytest.param(
-        jn.instance_norm, nn.InstanceNorm(param_dtype=float), (4, 5, 7, 6), id="instance_norm"
+        jn.layers.instance_norm,
+        nn.InstanceNorm(param_dtype=float),
+        (4, 5, 7, 6),
+        id="instance_norm",
     ),
     pytest.param(
         lambda: jn.batch_norm(momentum=0.7),
@@ -160,7 +163,7 @@ def test_batch_norm_by_hand():
 NORMS = {  # the axes that the statistics are taken over, for (batch, positions, features)
     "batch_norm": (jn.batch_norm, (0, 1)),
     "layer_norm": (jn.layer_norm, (2,)),
-    "instance_norm": (jn.instance_norm, (1,)),
+    "instance_norm": (jn.layers.instance_norm, (1,)),
     "group_norm": (partial(jn.group_norm, 4), (1,)),  # one feature per group
 }
 
@@ -201,7 +204,7 @@ def test_running_statistics_carry_no_gradient():
 
 @pytest.mark.parametrize(
     "make",
-    [jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.instance_norm, lambda: jn.group_norm(2)],
+    [jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.layers.instance_norm, lambda: jn.group_norm(2)],
     ids=["batch", "layer", "rms", "instance", "group"],
 )
 def test_bfloat16_has_statistics_in_float32(make):
@@ -222,7 +225,7 @@ def test_bfloat16_has_statistics_in_float32(make):
     ("make", "axes"),
     [
         pytest.param(jn.layer_norm, (3,), id="layer_norm"),
-        pytest.param(jn.instance_norm, (1, 2), id="instance_norm"),
+        pytest.param(jn.layers.instance_norm, (1, 2), id="instance_norm"),
         pytest.param(lambda: jn.group_norm(1), (1, 2, 3), id="group_norm"),
         pytest.param(jn.batch_norm, (0, 1, 2), id="batch_norm"),
     ],
@@ -237,7 +240,8 @@ def test_mean_0_and_variance_1_over(make, axes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "make", [jn.layer_norm, jn.rms_norm, jn.instance_norm, jn.batch_norm, lambda: jn.group_norm(3)]
+    "make",
+    [jn.layer_norm, jn.rms_norm, jn.layers.instance_norm, jn.batch_norm, lambda: jn.group_norm(3)],
 )
 def test_constant_input_is_finite(make):
     x = jnp.ones((2, 4, 6))
@@ -252,7 +256,12 @@ def test_constant_input_is_finite(make):
 
 
 def test_switches_leave_params_out():
-    for make in (jn.layer_norm, jn.instance_norm, jn.batch_norm, lambda **o: jn.group_norm(2, **o)):
+    for make in (
+        jn.layer_norm,
+        jn.layers.instance_norm,
+        jn.batch_norm,
+        lambda **o: jn.group_norm(2, **o),
+    ):
         x = jn.spec((2, 5, 4))
         assert set(make(use_bias=False).init(jax.random.key(0), x)[0]) == {"scale"}
         assert set(make(use_scale=False).init(jax.random.key(0), x)[0]) == {"bias"}
@@ -271,7 +280,7 @@ def test_messages():
     with pytest.raises(ValueError, match="4 groups must divide the 6 features"):
         jn.group_norm(4).init(key, jn.spec((2, 6)))
     with pytest.raises(ValueError, match="of shape .batch, positions, ..., features., got"):
-        jn.instance_norm().init(key, jn.spec((2, 6)))
+        jn.layers.instance_norm().init(key, jn.spec((2, 6)))
     for make in (jn.layer_norm, jn.rms_norm, jn.batch_norm):
         with pytest.raises(ValueError, match="of shape .batch, ..., features., got"):
             make().init(key, jn.spec((2,)))
@@ -313,7 +322,8 @@ def test_fit_pads_the_last_example_with_others():
     )
 
 
-@pytest.mark.parametrize("make", [jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.instance_norm],
+@pytest.mark.parametrize("make", [
+    jn.batch_norm, jn.layer_norm, jn.rms_norm, jn.layers.instance_norm],
                          ids=lambda make: make.__name__)  # fmt: skip
 def test_what_no_norm_takes(make):
     with pytest.raises(ValueError, match=r"epsilon must be in \[0, inf\), got nan"):
@@ -368,7 +378,7 @@ def test_batch_statistics_of_narrow_floats_are_wide():
     np.testing.assert_allclose(state["var"], exact.var(0), rtol=1e-4)
 
 
-FOUR = [jn.layer_norm(), jn.group_norm(1), jn.instance_norm(), jn.batch_norm()]
+FOUR = [jn.layer_norm(), jn.group_norm(1), jn.layers.instance_norm(), jn.batch_norm()]
 
 
 @pytest.mark.parametrize("layer", FOUR, ids=lambda layer: layer.name)

@@ -23,7 +23,9 @@ def pooled(layer, x):
         pytest.param(jn.avg_pool(2), [[3, 5], [2, 2]], id="mean"),
         pytest.param(jn.max_pool(2), [[6, 8], [3, 4]], id="max"),
         pytest.param(
-            jn.l2_pool(2), np.sqrt([[0 + 1 + 25 + 36, 4 + 16 + 36 + 64], [18, 26]]), id="l2"
+            jn.layers.lp_pool(2, 2),
+            np.sqrt([[0 + 1 + 25 + 36, 4 + 16 + 36 + 64], [18, 26]]),
+            id="l2",
         ),
         pytest.param(jn.max_pool(3, strides=1), [[6, 8], [6, 8]], id="overlapping"),
         pytest.param(jn.max_pool((1, 3)), [[2], [6], [3], [3]], id="a rest is left out"),
@@ -84,16 +86,16 @@ def test_norms_of_windows_are_those_of_pytorch(x64, p):
     x = torch.tensor(data, requires_grad=True)
     y = torch.nn.functional.lp_pool2d(x, p, (3, 2), (2, 1))
     y.sum().backward()
-    layer = jn.lp_pool(p, (3, 2), strides=(2, 1))
+    layer = jn.layers.lp_pool(p, (3, 2), strides=(2, 1))
     last = [np.moveaxis(a.detach().numpy(), 1, -1) for a in (x, y, x.grad)]
     got, slope = jit_pull(lambda x: layer.apply({}, {}, x)[0], last[0], np.ones(last[1].shape))
     np.testing.assert_allclose(got, last[1], 1e-10)
     np.testing.assert_allclose(slope, last[2], 1e-10)
     np.testing.assert_allclose(
-        pooled(jn.lp_pool(3, (1, 2)), [[-3.0, 4, 0, 0]]), [[91 ** (1 / 3), 0]]
+        pooled(jn.layers.lp_pool(3, (1, 2)), [[-3.0, 4, 0, 0]]), [[91 ** (1 / 3), 0]]
     )
     with pytest.raises(ValueError, match="p must be in"):
-        jn.lp_pool(0.5, 2)
+        jn.layers.lp_pool(0.5, 2)
 
 
 def test_dilated_means_by_hand():
@@ -105,13 +107,13 @@ def test_dilated_means_by_hand():
     without = pooled(jn.avg_pool((1, 2), **options, count_include_pad=False), x)
     np.testing.assert_allclose(without, [[2, 2.5, 5, 10]])
     np.testing.assert_allclose(
-        pooled(jn.l2_pool((1, 2), **options), x), np.sqrt([[4, 17, 68, 272]]), 1e-6
+        pooled(jn.layers.lp_pool(2, (1, 2), **options), x), np.sqrt([[4, 17, 68, 272]]), 1e-6
     )
 
 
 def test_global_pools():
     x = jnp.stack([LECTURE, -LECTURE], -1)[None]
-    np.testing.assert_allclose(jit_apply(jn.global_max_pool(), {}, {}, x)[0], [[8, 0]])
+    np.testing.assert_allclose(jit_apply(jn.layers.global_max_pool(), {}, {}, x)[0], [[8, 0]])
     np.testing.assert_allclose(jit_apply(jn.global_avg_pool(), {}, {}, x)[0], [[3, -3]])
 
 
@@ -123,7 +125,7 @@ def test_halves_a_map():
 
 def test_pooling_over_features():
     x = jnp.array([[[3.0, 4, 5, 12]], [[0, 0, 8, 15]]])
-    y, _ = jit_apply(jn.l2_pool_channels(2), {}, {}, x)
+    y, _ = jit_apply(jn.layers.l2_pool_channels(2), {}, {}, x)
     np.testing.assert_allclose(y, [[[5, 13]], [[0, 17]]])
 
 
@@ -136,7 +138,7 @@ def test_max_forgives_a_small_shift():
 
 @pytest.mark.fast_cases("global")
 @pytest.mark.parametrize("layer", [
-    jn.max_pool(2), jn.max_pool(2, strides=1), jn.global_max_pool(),
+    jn.max_pool(2), jn.max_pool(2, strides=1), jn.layers.global_max_pool(),
 ], ids=["tiled", "overlapping", "global"])  # fmt: skip
 def test_the_first_of_equal_maxima_gets_the_gradient(layer):
     gradient = jax.jit(jax.grad(lambda x: jit_apply(layer, {}, {}, x)[0].sum()))(
@@ -155,8 +157,8 @@ def test_the_first_is_meant_row_by_row():
 @pytest.mark.slow
 def test_l2_at_zero_has_a_gradient():
     for layer, x in (
-        (jn.l2_pool(2), jnp.zeros((1, 4, 1)).at[0, 2].set(3.0)),
-        (jn.l2_pool_channels(2), jnp.array([[0.0, 0, 3, 0]])),
+        (jn.layers.lp_pool(2, 2), jnp.zeros((1, 4, 1)).at[0, 2].set(3.0)),
+        (jn.layers.l2_pool_channels(2), jnp.array([[0.0, 0, 3, 0]])),
     ):
         gradient = jax.jit(jax.grad(lambda x, layer=layer: jit_apply(layer, {}, {}, x)[0].sum()))(x)
         np.testing.assert_array_equal(gradient.ravel(), [0, 0, 1, 0])
@@ -166,7 +168,7 @@ def test_l2_at_zero_has_a_gradient():
 @pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_nan_stays(place):
     x = jnp.array([[1.0, 2], [3, 4]]).at[place].set(jnp.nan)
-    for layer in (jn.max_pool(2), jn.global_max_pool(), jn.avg_pool(2)):
+    for layer in (jn.max_pool(2), jn.layers.global_max_pool(), jn.avg_pool(2)):
         assert np.isnan(jit_apply(layer, {}, {}, x[None, ..., None])[0]).all()
 
 
@@ -212,7 +214,7 @@ def test_pools_are_those_of_pytorch(x64, axes, kind, window, strides, padding):
         layer = jn.max_pool(window, **options)
         y = getattr(functional, f"max_pool{axes}d")(x, window, strides, padding)
     elif kind == "l2":
-        layer = jn.l2_pool(window, **options)
+        layer = jn.layers.lp_pool(2, window, **options)
         y = getattr(functional, f"lp_pool{axes}d")(x, 2.0, window, strides)
     else:
         counted = kind == "mean"
@@ -260,10 +262,10 @@ def test_no_scatter_in_the_compiled_gradient():
         (lambda: jn.max_pool((2, 2)), (2, 5, 3), "window needs 1 entries"),
         (lambda: jn.avg_pool(6), (2, 5, 3), r"avg_pool: a window of \(6,\) needs an input at"),
         (lambda: jn.max_pool(2, padding=2), (2, 5, 3), "padding smaller than the window"),
-        (lambda: jn.l2_pool(2, strides=(1, 1)), (2, 5, 3), "l2_pool: strides needs 1"),
-        (lambda: jn.l2_pool_channels(0), None, "size must be at least 1"),
-        (lambda: jn.l2_pool_channels(2), (2, 5, 3), "a multiple of 2 features"),
-        (lambda: jn.global_max_pool(), (2, 5), "global_max_pool: expected an input"),
+        (lambda: jn.layers.lp_pool(2, 2, strides=(1, 1)), (2, 5, 3), "lp_pool: strides needs 1"),
+        (lambda: jn.layers.l2_pool_channels(0), None, "size must be at least 1"),
+        (lambda: jn.layers.l2_pool_channels(2), (2, 5, 3), "a multiple of 2 features"),
+        (lambda: jn.layers.global_max_pool(), (2, 5), "global_max_pool: expected an input"),
         (lambda: jn.global_avg_pool(), (2, 5), "global_avg_pool: expected an input"),
     ],
 )

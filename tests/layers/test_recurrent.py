@@ -10,9 +10,9 @@ from jaxnet.layers.recurrent import orthogonal_blocks
 from tests.compiled import jit_apply
 
 KINDS = {
-    "rnn": (jn.rnn, jn.rnn_cell),
-    "lstm": (jn.lstm, jn.lstm_cell),
-    "gru": (jn.gru, jn.gru_cell),
+    "rnn": (jn.rnn, jn.layers.rnn_cell),
+    "lstm": (jn.lstm, jn.layers.lstm_cell),
+    "gru": (jn.gru, jn.layers.gru_cell),
 }
 each = pytest.mark.parametrize("kind", list(KINDS))
 BATCH, TIME, INPUTS, FEATURES = 3, 6, 5, 4
@@ -111,7 +111,7 @@ def test_values_and_gradients_are_those_of_torch(kind, lengths, layers, both_way
 
     # jaxnet
     one = KINDS[kind][0](FEATURES)
-    net = jn.stack_rnn(
+    net = jn.layers.stack_rnn(
         *[jn.bidirectional(one) if both_ways else one._replace() for _ in range(layers)]
     )
 
@@ -270,7 +270,10 @@ def test_cells_step_by_step_are_the_layer(kind, x64):
     x = jnp.asarray(random(BATCH, TIME, INPUTS))
     params, _ = net.init(jax.random.key(0), x)
     wanted, _ = jit_apply(net, params, {}, x)
-    start = jn.initial_carry(a, x[:, 0]), jn.initial_carry(b, jn.spec((BATCH, FEATURES), x.dtype))
+    start = (
+        jn.layers.initial_carry(a, x[:, 0]),
+        jn.layers.initial_carry(b, jn.spec((BATCH, FEATURES), x.dtype)),
+    )
 
     def body(carry, x):
         return jit_apply(step, params, {}, (carry, x))[0]
@@ -388,7 +391,7 @@ def test_recurrent_over_tokens():
 
     def cell(m, given):
         h, token = given
-        return m(jn.gru_cell(4), (h, m(jn.embedding(7, 3), token)))
+        return m(jn.layers.gru_cell(4), (h, m(jn.embedding(7, 3), token)))
 
     layer = jn.recurrent(jn.compose(cell))
     tokens = jnp.array([[1, 2, 3, 0, 0], [6, 5, 4, 3, 2]])
@@ -399,13 +402,13 @@ def test_recurrent_over_tokens():
 
 def test_messages():
     with pytest.raises(ValueError, match=r"lstm: a cell takes \(carry, x\)"):
-        jn.lstm_cell(4).init(jax.random.key(0), jn.spec((3, 5)))
+        jn.layers.lstm_cell(4).init(jax.random.key(0), jn.spec((3, 5)))
     with pytest.raises(ValueError, match=r"of one step, \(batch, features\), got \(3, 6, 5\)"):
-        jn.lstm_cell(4).init(jax.random.key(0), (None, jn.spec((3, 6, 5))))
+        jn.layers.lstm_cell(4).init(jax.random.key(0), (None, jn.spec((3, 6, 5))))
     params, _ = jn.gru(4).init(jax.random.key(0), jn.spec((3, 6, 5)))
     given = {"x": jnp.ones((3, 6, 5)), "initial": jnp.ones((3, 7))}
     with pytest.raises(ValueError, match=r"the initial carry must have the shapes \(3, 4\)"):
-        jn.recurrent(jn.gru_cell(4)).apply(params, {}, given)
+        jn.recurrent(jn.layers.gru_cell(4)).apply(params, {}, given)
 
 
 def test_observe_looks_inside():
@@ -416,7 +419,7 @@ def test_observe_looks_inside():
         seen.append(("/".join(path), layer.kind))
         return y
 
-    net = jn.serial(jn.recurrent(jn.gru_cell(4, name="cell")))
+    net = jn.serial(jn.recurrent(jn.layers.gru_cell(4, name="cell")))
     params, _ = net.init(jax.random.key(0), jn.spec((2, 3, 5)))
     jit_apply(jn.observe(net, see, transforms=True), params, {}, jnp.ones((2, 3, 5)))
     assert ("cell", "recurrent") in seen and net.kind == "serial"
@@ -439,18 +442,18 @@ def test_the_cell_of_an_activation_is_dropped_with_it():
     assert kept() is None
 
 
-@pytest.mark.parametrize("make", [jn.rnn, jn.rnn_cell], ids=["layer", "cell"])
+@pytest.mark.parametrize("make", [jn.rnn, jn.layers.rnn_cell], ids=["layer", "cell"])
 @pytest.mark.parametrize("activation", [None, "tanh", [jnp.tanh]], ids=["None", "word", "list"])
 def test_an_activation_is_a_function(make, activation):
     with pytest.raises(TypeError, match="rnn: activation must be a function of an array, got"):
         make(3, activation=activation)
 
 
-@pytest.mark.parametrize("cell", [None, 3, [jn.gru_cell(3)]], ids=str)
+@pytest.mark.parametrize("cell", [None, 3, [jn.layers.gru_cell(3)]], ids=str)
 def test_a_cell_is_a_layer(cell):
     with pytest.raises(TypeError, match="recurrent: cell must be a layer"):
         jn.recurrent(cell)
     with pytest.raises(TypeError, match="initial_carry: cell must be a layer"):
-        jn.initial_carry(cell, jn.spec((2, 3)))
+        jn.layers.initial_carry(cell, jn.spec((2, 3)))
     with pytest.raises(TypeError, match="initial_carry: the input must be an array"):
-        jn.initial_carry(jn.gru_cell(3), None)
+        jn.layers.initial_carry(jn.layers.gru_cell(3), None)

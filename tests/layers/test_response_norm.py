@@ -9,7 +9,7 @@ from tests.compiled import jit_apply, jit_pull
 
 
 def test_by_hand():
-    layer = jn.local_response_norm(3, alpha=2.0, beta=0.5, k=1.0)
+    layer = jn.layers.local_response_norm(3, alpha=2.0, beta=0.5, k=1.0)
     y, _ = jit_apply(layer, {}, {}, jnp.array([[1.0, 2.0, 3.0, 0.0]]))
     wanted = np.array([1, 2, 3, 0]) / np.sqrt(1 + 2 * np.array([5, 14, 13, 9]))
     np.testing.assert_allclose(y, wanted[None], 1e-6)
@@ -18,7 +18,7 @@ def test_by_hand():
 @pytest.mark.slow
 def test_alexnet_by_default():
     x = jnp.full((1, 2, 2, 7), 10.0)
-    y, _ = jit_apply(jn.local_response_norm(), {}, {}, x)
+    y, _ = jit_apply(jn.layers.local_response_norm(), {}, {}, x)
     assert float(y[0, 0, 0, 3]) == pytest.approx(10 / (2 + 1e-4 * 500) ** 0.75, rel=1e-6)
     assert float(y[0, 0, 0, 0]) == pytest.approx(10 / (2 + 1e-4 * 300) ** 0.75, rel=1e-6)
 
@@ -36,7 +36,7 @@ def test_is_that_of_pytorch(x64, size):
     def last(a):
         return np.moveaxis(np.asarray(a), 1, -1)
 
-    layer = jn.local_response_norm(size, alpha=0.7 / size, beta=0.6, k=1.5)
+    layer = jn.layers.local_response_norm(size, alpha=0.7 / size, beta=0.6, k=1.5)
     ours, slope = jit_pull(lambda x: layer.apply({}, {}, x)[0], last(x.detach()), last(cotangent))
     np.testing.assert_allclose(ours, last(y.detach()), 1e-10, 1e-10)
     np.testing.assert_allclose(slope, last(x.grad), 1e-10, 1e-10)
@@ -45,17 +45,17 @@ def test_is_that_of_pytorch(x64, size):
 @pytest.mark.slow
 def test_narrow_floats():
     x = jnp.full((1, 5), 3.0, jnp.bfloat16)
-    y, _ = jit_apply(jn.local_response_norm(alpha=1.0), {}, {}, x)
+    y, _ = jit_apply(jn.layers.local_response_norm(alpha=1.0), {}, {}, x)
     assert y.dtype == jnp.bfloat16
     assert float(y[0, 2]) == pytest.approx(3 / 47**0.75, rel=1e-2)
 
 
 def test_messages():
     with pytest.raises(ValueError, match="size must be at least 1, got 0"):
-        jn.local_response_norm(0)
+        jn.layers.local_response_norm(0)
     with pytest.raises(ValueError, match=r"k must be in \(0, inf\), got 0"):
-        jn.local_response_norm(k=0)
+        jn.layers.local_response_norm(k=0)
     with pytest.raises(
         ValueError, match=r"local_response_norm: alpha must be in \[0, inf\), got -1"
     ):
-        jn.local_response_norm(alpha=-1)
+        jn.layers.local_response_norm(alpha=-1)

@@ -48,7 +48,9 @@ def test_forms_in_are_forms_out():
 
 @pytest.mark.slow
 def test_serial_hands_lengths_on():
-    net = jn.serial(jn.lstm(4), jn.time_distributed(jn.dropout(0.5)), jn.bidirectional(jn.gru(3)))
+    net = jn.serial(
+        jn.lstm(4), jn.layers.time_distributed(jn.dropout(0.5)), jn.bidirectional(jn.gru(3))
+    )
     x = random(3, 5, 2)
     params, _ = net.init(jax.random.key(0), x)
     (y, lengths), _ = jit_apply(net, params, {}, (x, LENGTHS))
@@ -113,7 +115,7 @@ def test_gradient_of_the_backward_direction():
 
 @pytest.mark.slow
 def test_bidirectional_over_a_composed_layer():
-    net = jn.bidirectional(jn.serial(jn.time_distributed(jn.dense(6)), jn.gru(4)))
+    net = jn.bidirectional(jn.serial(jn.layers.time_distributed(jn.dense(6)), jn.gru(4)))
     params, _ = net.init(jax.random.key(0), jn.spec((3, 5, 2)))
     assert sorted(params["forward"]) == ["dense", "gru"]
     x = random(3, 5, 2)
@@ -128,7 +130,7 @@ def test_bidirectional_over_a_composed_layer():
 @pytest.mark.slow
 def test_stacked_is_serial_with_states():
     net, plain = (
-        jn.stack_rnn(jn.gru(4), jn.lstm(3)),
+        jn.layers.stack_rnn(jn.gru(4), jn.lstm(3)),
         jn.serial(jn.gru(4), jn.lstm(3), name="stack_rnn"),
     )
     x = random(3, 5, 2)
@@ -149,9 +151,11 @@ def test_stacked_is_serial_with_states():
 def test_a_whole_model_decodes_with_states():
     """A character model's way: a prompt at once, then one token at a time, the same net."""
     net = jn.serial(
-        jn.time_distributed(jn.embedding(7, 3)),
-        jn.stack_rnn(jn.lstm(4), jn.serial(jn.time_distributed(jn.dropout(0.5)), jn.lstm(5))),
-        jn.time_distributed(jn.dense(7)),
+        jn.layers.time_distributed(jn.embedding(7, 3)),
+        jn.layers.stack_rnn(
+            jn.lstm(4), jn.serial(jn.layers.time_distributed(jn.dropout(0.5)), jn.lstm(5))
+        ),
+        jn.layers.time_distributed(jn.dense(7)),
     )
     tokens = jnp.array([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
     params, _ = net.init(jax.random.key(0), tokens)
@@ -168,7 +172,7 @@ def test_a_whole_model_decodes_with_states():
 
 @pytest.mark.slow
 def test_time_distributed_keeps_the_form_and_clears_the_padding():
-    layer = jn.time_distributed(lambda x: x + 1)
+    layer = jn.layers.time_distributed(lambda x: x + 1)
     (y, lengths), _ = jit_apply(layer, {}, {}, (ONES, LENGTHS))
     assert y[:, :, 0].tolist() == [[2] * 5, [2, 2, 0, 0, 0], [0] * 5]
     assert lengths.tolist() == [5, 2, 0]
@@ -180,16 +184,16 @@ def test_time_distributed_keeps_the_form_and_clears_the_padding():
     y, _ = jit_apply(layer, {}, {}, {"x": ONES, "final": jnp.ones((3, 2))})
     assert sorted(y) == ["final", "x"]
     assert (
-        jn.time_distributed(jn.dense(4)).name == "dense"
-        and jn.time_distributed(jnp.tanh).name == "tanh"
+        jn.layers.time_distributed(jn.dense(4)).name == "dense"
+        and jn.layers.time_distributed(jnp.tanh).name == "tanh"
     )
-    params, _ = jn.time_distributed(jn.dense(4)).init(jax.random.key(0), (ONES, LENGTHS))
+    params, _ = jn.layers.time_distributed(jn.dense(4)).init(jax.random.key(0), (ONES, LENGTHS))
     assert params["kernel"].shape == (1, 4)
 
 
 @pytest.mark.slow
 def test_time_distributed_passes_state_key_and_training_on():
-    net = jn.time_distributed(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
+    net = jn.layers.time_distributed(jn.serial(jn.batch_norm(momentum=0.5), jn.dropout(0.5)))
     params, state = net.init(jax.random.key(0), (ONES, LENGTHS))
     x = 4 + random(3, 5, 1)
     (y, _), after = jit_apply(net, params, state, (x, LENGTHS), key=jax.random.key(1), train=True)
@@ -217,8 +221,8 @@ def test_last_step():
 def test_messages():
     x = jn.spec((3, 5, 2))
     with pytest.raises(ValueError, match="stack_rnn: needs at least one layer"):
-        jn.stack_rnn()
-    net = jn.stack_rnn(jn.gru(4), jn.gru(4))
+        jn.layers.stack_rnn()
+    net = jn.layers.stack_rnn(jn.gru(4), jn.gru(4))
     with pytest.raises(ValueError, match="'initial' must be a tuple of 2 carries.* got 1 entries"):
         net.init(jax.random.key(0), {"x": x, "initial": (jn.spec((3, 4)),)})
     with pytest.raises(ValueError, match="'initial' must be a tuple of 2 carries"):
@@ -229,7 +233,7 @@ def test_messages():
     with pytest.raises(
         ValueError, match=r"keeps the axes \(batch, time\) = \(3, 5\), got \(3, 2\)"
     ):
-        jn.time_distributed(lambda x: x[:, 0]).apply({}, {}, random(3, 5, 2))
+        jn.layers.time_distributed(lambda x: x[:, 0]).apply({}, {}, random(3, 5, 2))
     with pytest.raises(
         ValueError, match=r"last_step: expected x of shape \(batch, time, ...\), got \(3,\)"
     ):
@@ -239,7 +243,9 @@ def test_messages():
 
 
 def test_an_error_says_where():
-    net = jn.serial(jn.bidirectional(jn.stack_rnn(jn.gru(4), jn.dense(3, name="out"))), name="net")
+    net = jn.serial(
+        jn.bidirectional(jn.layers.stack_rnn(jn.gru(4), jn.dense(3, name="out"))), name="net"
+    )
     with pytest.raises(Exception) as error:
         net.init(jax.random.key(0), {"x": jn.spec((3, 5, 2))})
     assert "in net/bidirectional/forward/out" in "".join(error.value.__notes__)
@@ -253,8 +259,9 @@ def test_the_last_step_by_lengths_of_any_integers(dtype):
 
 
 @pytest.mark.parametrize(("make", "words"), [
-    (lambda: jn.stack_rnn(jn.gru(3), None), "stack_rnn: layer 1 must be a layer, .* got NoneType"),
-    (lambda: jn.time_distributed(3), "time_distributed: layer must be a layer, .* got int"),
+    (lambda: jn.layers.stack_rnn(jn.gru(3), None),
+     "stack_rnn: layer 1 must be a layer, .* got NoneType"),
+    (lambda: jn.layers.time_distributed(3), "time_distributed: layer must be a layer, .* got int"),
     (lambda: jn.bidirectional(None), "bidirectional: forward must be a layer, .* got NoneType"),
     (lambda: jn.bidirectional(jn.gru(3), 0), "bidirectional: backward must be a layer, .* got int"),
     (lambda: jn.bidirectional(jn.gru(3), merge="sum"), "bidirectional: merge must be a function"),
@@ -265,7 +272,7 @@ def test_what_is_no_layer_is_named(make, words):
 
 
 @pytest.mark.parametrize(
-    "layer", [jn.time_distributed(jn.dense(4)), jn.recurrent(jn.gru_cell(4))], ids=str
+    "layer", [jn.layers.time_distributed(jn.dense(4)), jn.recurrent(jn.layers.gru_cell(4))], ids=str
 )
 def test_lengths_and_params_of_swapped_bytes(layer):
     """As from a file of another machine; read as they are, the lengths would be other numbers."""

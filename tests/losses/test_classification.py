@@ -14,42 +14,7 @@ from tests.losses.common import check_torch, close, slopes
 RNG = np.random.default_rng(7)
 LOGITS = RNG.normal(size=(5, 4)) * 2
 LABELS = np.array([0, 3, 1, 1, 2])
-PROBABILITIES = RNG.uniform(0.02, 0.98, size=(5, 4))
 BITS = RNG.integers(0, 2, size=(5, 4)).astype(float)
-
-
-def test_binary_cross_entropy_by_hand():
-    """-log 0.8 and -log 0.2: the two terms are not swapped, the sign is that of a loss."""
-    for p, y, value in [(0.8, 1, -math.log(0.8)), (0.8, 0, -math.log(0.2)), (0.3, 0.5, 0.780324)]:
-        close(
-            losses.binary_cross_entropy_of_probabilities(jnp.array([p]), jnp.array([y])),
-            [value],
-            1e-6,
-        )
-
-
-@pytest.mark.slow
-def test_binary_cross_entropy_at_zero_and_one():
-    """Correct: 0. Wrong: the tangent at epsilon, with a gradient that reduces the error."""
-    both = jnp.array([0.0, 1.0])
-    assert (losses.binary_cross_entropy_of_probabilities(both, both) == 0).all()
-    wrong = losses.binary_cross_entropy_of_probabilities(both, 1 - both)
-    eps = float(jnp.finfo(jnp.float32).eps)
-    close(wrong, [1 - math.log(eps)] * 2, 1e-6)
-    slope = jax.jit(
-        jax.grad(lambda p: losses.binary_cross_entropy_of_probabilities(p, 1 - both).sum())
-    )(both)
-    close(slope, [-1 / eps, 1 / eps], 1e-6)
-    # it continues where rounding puts a probability outside [0, 1]
-    outside = losses.binary_cross_entropy_of_probabilities(jnp.array([-1e-6, 1 + 1e-6]), 1 - both)
-    assert (outside > wrong).all() and jnp.isfinite(outside).all()
-
-
-def test_cross_entropy_of_probabilities_by_hand():
-    p = jnp.array([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
-    eps = float(jnp.finfo(jnp.float32).eps)
-    values = losses.cross_entropy_of_probabilities(p, jnp.array([1, 1, 0]))
-    close(values, [-math.log(0.2), 0, 1 - math.log(eps)], 1e-6)
 
 
 @pytest.mark.slow
@@ -61,10 +26,6 @@ def test_cross_entropies_agree():
         plain = optax.softmax_cross_entropy_with_integer_labels(z, labels)
         one_hot = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.3)
         return {
-            "categorical": (
-                losses.cross_entropy_of_probabilities(jax.nn.softmax(z), labels),
-                plain,
-            ),
             "of logits": (losses.cross_entropy(z, labels), plain),
             "focal": (losses.focal(z, labels, gamma=0.0), plain),
             "smooth": (
@@ -72,7 +33,7 @@ def test_cross_entropies_agree():
                 optax.softmax_cross_entropy(z, one_hot),
             ),
             "binary": (
-                losses.binary_cross_entropy_of_probabilities(jax.nn.sigmoid(z), bits),
+                losses.sigmoid_cross_entropy(z, bits),
                 optax.sigmoid_binary_cross_entropy(z, bits),
             ),
         }
@@ -125,36 +86,23 @@ def torch_pairs(torch):
         return -((1 - p) ** gamma) * p.log()
 
     def bce(p, y):
-        return f.binary_cross_entropy(p, y, reduction="none")
-
-    def nll(p, y):
-        return f.nll_loss(p.log(), y, reduction="none")
+        return f.binary_cross_entropy_with_logits(p, y, reduction="none")
 
     def smoothed(z, y):
         return f.cross_entropy(z, y, reduction="none", label_smoothing=0.2)
 
     ours = partial(losses.cross_entropy, label_smoothing=0.2)
     return {
-        "binary": (losses.binary_cross_entropy_of_probabilities, bce, PROBABILITIES, BITS),
-        "probabilities": (losses.cross_entropy_of_probabilities, nll, PROBABILITIES, LABELS),
+        "binary": (losses.sigmoid_cross_entropy, bce, LOGITS, BITS),
         "cross_entropy": (ours, smoothed, LOGITS, LABELS),
         "focal": (partial(losses.focal, gamma=1.7), focal, LOGITS, LABELS),
     }
 
 
-@pytest.mark.parametrize("name", ["binary", "probabilities", "cross_entropy", "focal"])
+@pytest.mark.parametrize("name", ["binary", "cross_entropy", "focal"])
 def test_values_and_gradients_match_pytorch(name):
     torch = pytest.importorskip("torch", reason="PyTorch is the reference")
     check_torch(*torch_pairs(torch)[name])
-
-
-@pytest.mark.slow
-def test_cross_entropy_of_probabilities_matches_scikit_learn():
-    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
-    with jax.enable_x64(True):
-        p = jax.nn.softmax(jnp.array(LOGITS))
-        ours = losses.cross_entropy_of_probabilities(p, jnp.array(LABELS)).mean()
-        close(ours, sklearn.log_loss(LABELS, np.asarray(p)))
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4)])

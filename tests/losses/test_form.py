@@ -56,7 +56,7 @@ def test_a_wrong_call_is_answered(call, write):
 TAKERS = {
     "supervised": lambda loss: jn.supervised(NET, loss),
     "metrics": lambda loss: jn.supervised(NET, optax.l2_loss, metrics={"m": loss}),
-    "truncated_bptt": lambda loss: jn.truncated_bptt(NET, loss),
+    "truncated_bptt": lambda loss: jn.training.truncated_bptt(NET, loss),
     "masked": losses.masked,
     "weighted": lambda loss: losses.weighted(loss, ignore_label=1),
     "ignore_label": lambda loss: losses.ignore_label(loss, label=1),
@@ -105,7 +105,7 @@ KEY = jax.random.key(0)
 
 def train_recurrent(loss):
     x, start = jnp.ones((2, 4, 3)), jnp.ones(2, bool)
-    objective = jn.truncated_bptt(jn.gru(3), loss)
+    objective = jn.training.truncated_bptt(jn.gru(3), loss)
     params, state = objective.init(KEY, ((x, start), x))
     objective.apply(params, state, ((x, start), x))
 

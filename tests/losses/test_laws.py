@@ -16,17 +16,15 @@ from tests.losses.common import close, slopes
 # losses that compare entry with entry, and losses of scores and labels
 SAME = {
     "half_squared_error": losses.half_squared_error,
-    "binary_cross_entropy_of_probabilities": losses.binary_cross_entropy_of_probabilities,
     "sigmoid_cross_entropy": partial(losses.sigmoid_cross_entropy, pos_weight=2.0),
     "perceptron": losses.perceptron,
 }
 LABELLED = {
-    "cross_entropy_of_probabilities": losses.cross_entropy_of_probabilities,
     "cross_entropy": partial(losses.cross_entropy, label_smoothing=0.1),
     "focal": losses.focal,
     "dice": losses.dice,
 }
-OTHER = {"ignore_label", "weighted", "kl_sparsity", "masked", "masked_mean", "ctc"}
+OTHER = {"ignore_label", "weighted", "kl_sparsity", "masked", "ctc"}
 NAN = float("nan")
 same = pytest.mark.parametrize("loss", SAME.values(), ids=SAME)
 labeled = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
@@ -59,7 +57,7 @@ def test_values_have_the_batch_first(loss):
     assert values.shape == ((5,) if loss is losses.half_squared_error else (5, 2, 3))
 
 
-@pytest.mark.fast_cases("cross_entropy_of_probabilities")
+@pytest.mark.fast_cases("cross_entropy")
 @labeled
 def test_values_of_labels_have_the_batch_first(loss):
     values = jax.eval_shape(loss, jn.spec((5, 2, 3)), jn.spec((5, 2), int))
@@ -68,7 +66,7 @@ def test_values_of_labels_have_the_batch_first(loss):
 
 @pytest.mark.fast_cases(
     "3-cross_entropy",
-    "3-cross_entropy_of_probabilities",
+    "3-focal",
     "255-cross_entropy",
     "-1-cross_entropy",
 )
@@ -83,7 +81,7 @@ def test_a_label_that_is_no_class_gives_nan(name, label):
         LABELLED[name](jnp.full((2, 3), 1 / 3), jnp.array([0, label]))
 
 
-@pytest.mark.fast_cases("cross_entropy_of_probabilities")
+@pytest.mark.fast_cases("cross_entropy")
 @labeled
 def test_labels_that_would_wrap_are_no_classes(loss, x64):
     z = jnp.full((1, 3), 1 / 3)
@@ -105,7 +103,7 @@ def test_arguments_that_are_no_arrays_are_named(name, given):
         loss(np.ones((1, 3))[:, 0] if name in SAME else np.ones((1, 3)), given)
 
 
-@pytest.mark.parametrize("name", ["binary_cross_entropy_of_probabilities", "sigmoid_cross_entropy"])
+@pytest.mark.parametrize("name", ["sigmoid_cross_entropy"])
 @pytest.mark.parametrize("target", [-1, 2, np.nan])
 def test_targets_that_are_no_probabilities(name, target):
     """For logits and targets of -1 and +1 there is optax.hinge_loss."""
@@ -263,24 +261,10 @@ def test_certain_units_cost_nothing_or_infinitely_much(weight):
     np.testing.assert_allclose(slope, [0, 0, 1, -weight])
 
 
-@pytest.mark.parametrize("p", [0.0, 1.0])
-def test_probabilities_of_0_and_1_have_finite_values_and_slopes(p):
-    y = np.array([0, 1])
-    two = losses.binary_cross_entropy_of_probabilities
-    values, slope = with_gradient(two, np.full(2, p, np.float32), y)
-    assert np.isfinite(values).all() and np.isfinite(slope).all()
-    assert np.asarray(values)[int(p)] == 0
-    many = np.float32([[p, 1 - p], [p, 1 - p]])
-    values, slope = with_gradient(losses.cross_entropy_of_probabilities, many, y)
-    assert np.isfinite(values).all() and np.isfinite(slope).all()
-
-
 @pytest.mark.parametrize("name", CLASSES)
 def test_probabilities_are_targets_too(name):
     """One-hot targets are labels; mixed ones give the mean of the labels' losses."""
     z = RNG.normal(size=(6, 4)).astype(np.float32)
-    if "of_probabilities" in name:
-        z = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     labels, loss = np.arange(6) % 4, CLASSES[name]
     one_hot = np.eye(4, dtype=np.float32)[labels]
     wanted = with_gradient(loss, z, labels)
@@ -291,7 +275,7 @@ def test_probabilities_are_targets_too(name):
         other = (labels + 1) % 4
         mixed = 0.3 * one_hot + 0.7 * np.eye(4, dtype=np.float32)[other]
         each = loss(z, labels), loss(z, other)
-        if "smoothing" in name or name in ("cross_entropy_of_probabilities",) or "focal" in name:
+        if "smoothing" in name or "focal" in name:
             np.testing.assert_allclose(loss(z, mixed), 0.3 * each[0] + 0.7 * each[1], rtol=1e-5)
     with pytest.raises(ValueError, match="each row of targets must sum to 1, got 0.5"):
         loss(z, one_hot / 2)

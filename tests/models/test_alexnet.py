@@ -3,6 +3,7 @@
 import pytest
 
 import jaxnet as jn
+from experiments import torchvision_nets
 from tests.models.sizes import count, shapes
 
 
@@ -11,7 +12,7 @@ from tests.models.sizes import count, shapes
     [
         (jn.models.alexnet(), 227, 60_965_224),
         (jn.models.alexnet(groups=1), 227, 62_378_344),
-        (jn.models.alexnet_one_column(), 224, 61_100_840),
+        (torchvision_nets.alexnet(), 224, 61_100_840),
     ],
 )
 def test_parameters(net, size, parameters):
@@ -27,15 +28,4 @@ def test_stages():
         "conv_5": (13, 13, 256), "pool_5": (6, 6, 256), "flatten": (9216,), "dense_6": (4096,),
         "dense_7": (4096,), "output": (7,),
     }  # fmt: skip
-    assert {name: found[name][1:] for name in wanted} == wanted
-
-
-def test_stages_of_the_one_column():
-    found = shapes(jn.models.alexnet_one_column(classes=7), (2, 224, 224, 3))
-    wanted = {
-        "conv_1": (55, 55, 64),
-        "pool_2": (13, 13, 192),
-        "pool_5": (6, 6, 256),
-        "output": (7,),
-    }
     assert {name: found[name][1:] for name in wanted} == wanted

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.models import autoencoder, tied_autoencoder
+from experiments.tied_autoencoder import tied_autoencoder
+from jaxnet.models import autoencoder
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(5, 7))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.models import lenet5, lenet5_1998
+from experiments.lenet5_1998 import lenet5_1998
+from jaxnet.models import lenet5
 from tests.compiled import jit_apply
 
 
@@ -112,7 +113,7 @@ def test_parameters_as_published():
 
 
 def test_maps_of_c3_see_3_4_or_6_maps_and_no_two_the_same():
-    from jaxnet.models.lenet5 import SEEN
+    from experiments.lenet5_1998 import SEEN
 
     assert [len(seen) for seen in SEEN] == [3] * 6 + [4] * 9 + [6]
     assert len(set(SEEN)) == 16 and all(list(seen) == sorted(seen) for seen in SEEN)
@@ -120,7 +121,7 @@ def test_maps_of_c3_see_3_4_or_6_maps_and_no_two_the_same():
 
 
 def test_equals_the_paper_written_out_in_numpy(x64):
-    from jaxnet.models.lenet5 import SEEN
+    from experiments.lenet5_1998 import SEEN
 
     rng = np.random.default_rng(0)
     net, x = lenet5_1998(), rng.normal(size=(2, 28, 28, 1))

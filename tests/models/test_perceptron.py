@@ -88,7 +88,7 @@ def test_gradients_teach_a_threshold_nothing():
 def test_the_rule_online_is_the_rule_written_out():
     """Δw = 0.5 (y - o) x after each of 20 examples, by jn.trainer and optax.sgd(0.5)."""
     x, y, _ = separable(3, n=20)
-    trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optax.sgd(0.5))
+    trainer = jn.trainer(jn.training.learning_rule(perceptron(), perceptron_rule), optax.sgd(0.5))
     train_state = trainer.init(KEY, (x, y[:, None]))
     w, b, wrong = np.zeros(3, np.float32), np.float32(0), 0
     for x_i, y_i in zip(x, y, strict=True):
@@ -134,7 +134,7 @@ def test_the_rule_is_the_gradient_of_its_criterion():
 @pytest.mark.parametrize("optimizer", [optax.sgd(1.0, momentum=0.5), optax.adam(0.1)])
 def test_any_optimizer_takes_the_rule(optimizer):
     x, y, _ = separable(2, margin=0.2)
-    trainer = jn.trainer(jn.learning_rule(perceptron(), perceptron_rule), optimizer)
+    trainer = jn.trainer(jn.training.learning_rule(perceptron(), perceptron_rule), optimizer)
     data = x, y[:, None]
     train_state = trainer.init(KEY, data)
     losses = [
@@ -259,9 +259,9 @@ def test_a_cycle_of_any_length_is_found():
 @pytest.mark.parametrize(
     "layer, params",
     [
-        (jn.polynomial(2), {}),
-        (jn.rbf(2), {"centers": np.array([[0, 0], [1, 1]]), "width": np.array(1.0)}),
-        (jn.random_fourier(20), None),
+        (jn.layers.polynomial(2), {}),
+        (jn.layers.rbf(2), {"centers": np.array([[0, 0], [1, 1]]), "width": np.array(1.0)}),
+        (jn.layers.random_fourier(20), None),
     ],
     ids=["polynomial", "rbf", "random_fourier"],
 )
@@ -309,7 +309,7 @@ def least_squares(x, t):
 def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
     """Δw = η Σ (t - o) x, written out in NumPy, and the gradient of ½ Σ (t - o)²."""
     x, t = noisy()
-    trainer = jn.trainer(jn.learning_rule(adaline(), delta_rule), optax.sgd(0.01))
+    trainer = jn.trainer(jn.training.learning_rule(adaline(), delta_rule), optax.sgd(0.01))
     train_state = trainer.init(KEY, (x, t[:, None]))
     w, b = np.zeros(3), 0.0
 
@@ -331,7 +331,7 @@ def test_the_batch_rule_is_gradient_descent_on_e_exactly(x64):
 @pytest.mark.slow
 def test_the_stochastic_rule_written_out(x64):
     x, t = noisy()
-    trainer = jn.trainer(jn.learning_rule(adaline(), delta_rule), optax.sgd(0.05))
+    trainer = jn.trainer(jn.training.learning_rule(adaline(), delta_rule), optax.sgd(0.05))
     train_state = trainer.init(KEY, (x, t[:, None]))
     w, b = np.zeros(3), 0.0
     for x_i, t_i in zip(x, t, strict=True):
@@ -353,7 +353,7 @@ def test_the_stochastic_rule_written_out(x64):
 def test_both_reach_the_least_squares_solution(batch_size, epochs, rate, tolerance):
     x, t = (a.astype(np.float32) for a in noisy())
     data = x, t[:, None]
-    trainer = jn.trainer(jn.learning_rule(adaline(), delta_rule), optax.sgd(rate))
+    trainer = jn.trainer(jn.training.learning_rule(adaline(), delta_rule), optax.sgd(rate))
     train_state = trainer.init(KEY, data)
     for epoch in jn.fit(trainer, train_state, data, epochs=epochs, batch_size=batch_size):
         train_state = epoch.train_state

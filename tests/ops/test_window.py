@@ -48,9 +48,8 @@ def test_padding_that_is_none_of_these(padding):
 @pytest.mark.parametrize("make", [
     lambda **window: jn.conv(3, 3, **window), lambda **window: jn.depthwise_conv(3, **window),
     lambda **window: jn.conv_transpose(3, 3, **window), lambda **window: jn.max_pool(2, **window),
-    lambda **window: jn.avg_pool(2, **window), lambda **window: jn.lp_pool(3, 2, **window),
-    lambda **window: jn.l2_pool(2, **window),
-], ids=["conv", "depthwise", "transpose", "max", "avg", "lp", "l2"])  # fmt: skip
+    lambda **window: jn.avg_pool(2, **window), lambda **window: jn.layers.lp_pool(3, 2, **window),
+], ids=["conv", "depthwise", "transpose", "max", "avg", "lp"])  # fmt: skip
 def test_options_of_a_window_raise_where_the_layer_is_made(make):
     for wrong in (0, 1.5, "ab", object(), (1, -1), np.nan):
         with pytest.raises(ValueError, match=r"strides must be whole numbers of at least 1, got"):
@@ -66,8 +65,8 @@ def test_options_of_a_window_raise_where_the_layer_is_made(make):
 
 @pytest.mark.parametrize("make", [
     partial(jn.conv, 3), jn.depthwise_conv, partial(jn.conv_transpose, 3), jn.max_pool, jn.avg_pool,
-    partial(jn.lp_pool, 2), jn.l2_pool, jn.adaptive_max_pool, jn.adaptive_avg_pool,
-    partial(jn.locally_connected, 3),
+    partial(jn.layers.lp_pool, 2), jn.layers.adaptive_avg_pool,
+    partial(jn.layers.locally_connected, 3),
 ])  # fmt: skip
 def test_sizes_of_a_window_raise_where_the_layer_is_made(make):
     for wrong in (0, "abc", np.nan, (2, 0)):

@@ -32,7 +32,7 @@ LOSS = optax.l2_loss
             lambda: jn.batch_norm(64),
             "batch_norm: expected no argument by position, got 1; .*name$",
         ),
-        (lambda: jn.lstm(8, num_layers=2), "lstm: .* jn.stack_rnn"),
+        (lambda: jn.lstm(8, num_layers=2), "lstm: .* jn.layers.stack_rnn"),
         (lambda: jn.conv(8, 3, stridess=2), "conv: unknown argument stridess; write strides="),
         (
             lambda: jn.dense(8, zzz=1),

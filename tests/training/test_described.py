@@ -85,7 +85,7 @@ def test_objectives_of_the_user_are_not_run():
         noisy(jn.freeze(jn.supervised(jn.dense(2), optax.l2_loss), "no layer")),
         "augmented of freeze of supervised with l2_loss",
     ),
-    (jn.truncated_bptt(jn.gru(2), optax.l2_loss), "truncated_bptt"),
+    (jn.training.truncated_bptt(jn.gru(2), optax.l2_loss), "truncated_bptt"),
     (
         jn.supervised(jn.dense(2), optax.l2_loss, penalty=jn.penalties.l2(0.1)),
         "supervised with l2_loss",

@@ -11,7 +11,7 @@ def epoch(**changes):
     metrics = {"loss": 0.25, "accuracy": 1.0, "matrix": np.eye(2)}
     fields = dict(number=2, epochs=10, train_state=None, train={"loss": 0.5}, test=metrics,
                   losses=np.ones(3), seconds=1.5, step=6, steps=30,
-                  position=jn.Position(2, 0, 0, 4))  # fmt: skip
+                  position=jn.training.Position(2, 0, 0, 4))  # fmt: skip
     return jn.Epoch(**fields | changes)  # type: ignore[arg-type]
 
 
@@ -24,7 +24,7 @@ def test_scalars_have_paths_and_leave_arrays_out():
 
 def test_between_passes_it_prints_the_epoch_and_inside_one_the_step():
     assert str(epoch(test=None)) == "epoch  2/10  |  loss 0.5000  |  1.5 s"
-    inside = jn.Position(1, 2, 0, 4)
+    inside = jn.training.Position(1, 2, 0, 4)
     assert str(epoch(position=inside, test=None)) == "step  6/30  |  loss 0.5000  |  1.5 s"
     assert str(epoch(epochs=None, steps=None, test=None)).startswith("step 6  |")
 

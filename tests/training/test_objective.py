@@ -7,8 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training import per_example
-from jaxnet.training.objective import averages
+from jaxnet.training.objective import averages, per_example
 from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
@@ -93,7 +92,7 @@ def test_gradient_of_a_rule_is_its_tree():
     def rule(params, state, batch, *, key, train):
         return {"kernel": 3 * params["kernel"]}, (state, {"loss": 7.0, "seen": jnp.ones(())})
 
-    objective = jn.learning_rule(NET, rule)
+    objective = jn.training.learning_rule(NET, rule)
 
     def value(params):
         (loss, metrics), _ = jit_apply(
@@ -111,7 +110,7 @@ def test_a_rule_trains_by_any_optimizer():
     def shrink(params, state, batch, *, key, train):
         return params, (state, {})
 
-    trainer = jn.trainer(jn.learning_rule(NET, shrink), optax.sgd(0.25))
+    trainer = jn.trainer(jn.training.learning_rule(NET, shrink), optax.sgd(0.25))
     train_state = trainer.init(KEY, jnp.ones((2, 2)))
     before = np.asarray(train_state.params["kernel"])
     train_state, _ = trainer.step(train_state, jnp.ones((2, 2)))
@@ -126,7 +125,7 @@ def test_truncated_bptt_by_hand():
         sums = given.get("initial", jnp.zeros(x.shape[:1]))[:, None] + jnp.cumsum(x, 1)
         return {"x": w * sums, "final": sums[:, -1]}
 
-    objective = jn.truncated_bptt(jn.compose(running, name="running"), optax.squared_error)
+    objective = jn.training.truncated_bptt(jn.compose(running, name="running"), optax.squared_error)
     x, start = jnp.array([[1.0, 2], [0, 4], [5, 1]]), jnp.array([False, False, True])
     batch = (x, start), jnp.ones((3, 2))
     params, state = objective.init(KEY, batch)
@@ -150,13 +149,15 @@ def test_truncated_bptt_by_hand():
 def test_truncated_bptt_goes_on_where_the_last_batch_stopped_and_learns_no_further_back(layer):
     """Loss and gradient of the second window: those of its net from the state after the first."""
     net = jn.serial(
-        jn.time_distributed(jn.embedding(7, 3)), layer, jn.time_distributed(jn.dense(7))
+        jn.layers.time_distributed(jn.embedding(7, 3)),
+        layer,
+        jn.layers.time_distributed(jn.dense(7)),
     )
     tokens = np.random.default_rng(0).integers(0, 7, 22)
     cut = jn.data.windows(tokens, 3, 4)  # 7 targets a stream: windows of 4 and 3
     zero = jnp.zeros((3, 4))
     zeros = {"c": zero, "h": zero} if layer.name == "lstm" else zero
-    whole = jn.truncated_bptt(net, jn.losses.masked())
+    whole = jn.training.truncated_bptt(net, jn.losses.masked())
     first = (cut.x[:3], cut.start[:3]), (cut.y[:3], cut.counts[:3])
     params, state = whole.init(KEY, first)
     jax.tree.map(np.testing.assert_array_equal, state, {"net": {}, "carry": zeros})
@@ -269,7 +270,7 @@ def test_an_objective_has_the_entries_and_draws_of_its_net():
     for objective in (
         jn.supervised(net, optax.squared_error),
         jn.augmented(jn.supervised(net, optax.squared_error), lambda key, batch: batch),
-        jn.learning_rule(net, lambda *args, **options: None),
+        jn.training.learning_rule(net, lambda *args, **options: None),
     ):
         jax.tree.map(
             np.testing.assert_array_equal, objective.init(KEY, batch), net.init(KEY, batch[0])
@@ -355,10 +356,12 @@ def test_outputs_of_another_form_are_answered(output, error, words):
 @pytest.mark.slow
 def test_a_carry_of_another_number_of_rows_is_answered():
     net = jn.serial(
-        jn.time_distributed(jn.embedding(7, 3)), jn.gru(4), jn.time_distributed(jn.dense(7))
+        jn.layers.time_distributed(jn.embedding(7, 3)),
+        jn.gru(4),
+        jn.layers.time_distributed(jn.dense(7)),
     )
     cut = jn.data.windows(np.arange(22) % 7, 3, 4)
-    objective = jn.truncated_bptt(net, jn.losses.masked())
+    objective = jn.training.truncated_bptt(net, jn.losses.masked())
     data = (cut.x, cut.start), (cut.y, cut.counts)
     params, state = objective.init(KEY, data)
     first = jax.tree.map(lambda leaf: leaf[:3], data)
@@ -409,7 +412,7 @@ def test_a_metric_may_be_boolean():
     lambda params, state, batch, *, key, train: params, lambda params, batch: (params, ({}, {})),
 ])  # fmt: skip
 def test_a_rule_of_another_form_is_told_which(rule):
-    objective = jn.learning_rule(jn.dense(1), rule)
+    objective = jn.training.learning_rule(jn.dense(1), rule)
     params, state = objective.init(jax.random.key(0), jnp.ones((4, 3)))
     with pytest.raises((TypeError, ValueError)) as error:
         objective.apply(params, state, jnp.ones((4, 3)))

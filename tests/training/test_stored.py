@@ -14,7 +14,9 @@ STATE = jn.TrainState(jnp.int32(3), {}, {}, optax.adam(0.1).init({}), jnp.zeros(
 
 @pytest.mark.parametrize("loader", [None, b"\x00\xff", {"index": np.int64(3), "rest": [1, "a"]}])
 def test_a_place_comes_back(loader):
-    position = jn.Position(1, 2, 0, 8, np.array([1, 2], np.uint32), loader, {"shuffle": True})
+    position = jn.training.Position(
+        1, 2, 0, 8, np.array([1, 2], np.uint32), loader, {"shuffle": True}
+    )
     found = position_from_json(run_to_json(STATE, position, {}))
     np.testing.assert_array_equal(found.key, position.key)
     assert found._replace(key=None) == position._replace(key=None)
@@ -22,11 +24,11 @@ def test_a_place_comes_back(loader):
 
 def test_a_state_that_json_cannot_hold_is_told():
     with pytest.raises(TypeError, match="must be bytes or JSON, got <object object"):
-        run_to_json(STATE, jn.Position(1, 2, 0, 8, loader=object()), {})
+        run_to_json(STATE, jn.training.Position(1, 2, 0, 8, loader=object()), {})
 
 
 def test_a_position_of_several_processes_needs_as_many():
-    run = run_to_json(STATE, jn.Position(1, 2, 0, 8, loader=b"1"), {}) | {"processes": 2}
+    run = run_to_json(STATE, jn.training.Position(1, 2, 0, 8, loader=b"1"), {}) | {"processes": 2}
     with pytest.raises(
         ValueError, match="in 2 processes, each at its own position, and there are 1"
     ):

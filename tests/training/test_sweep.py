@@ -119,7 +119,7 @@ def made_of(accuracy, name="accuracy"):
     """A sweep of one setting, from its last values by seed."""
     values = np.array(accuracy)[None, :, None]
     curves = {"loss": 2 * values, name: values}
-    return jn.Sweep([{"rate": 0.1}], [*range(len(accuracy))], None, curves, None, 1.0)  # type: ignore
+    return jn.training.Sweep([{"rate": 0.1}], [*range(len(accuracy))], None, curves, None, 1.0)  # type: ignore
 
 
 @pytest.mark.parametrize(("values", "low", "high"), [

@@ -124,7 +124,7 @@ def test_in_pairs_dicts_and_objectives_of_the_user():
     """The loss raises wherever it is, since its targets are known."""
     sequence = np.ones((6, 2, 4), np.float32)
     labels, mask = np.tile(bad(-1)[:, None], (1, 2)), np.ones((6, 2), bool)
-    net = jn.time_distributed(jn.dense(3))
+    net = jn.layers.time_distributed(jn.dense(3))
     for loss in (losses.masked(), losses.masked(optaxs)):
         with pytest.raises(ValueError, match="got -1"):
             trained(jn.supervised(net, loss), (sequence, (labels, mask)))
@@ -205,10 +205,10 @@ def test_labels_beside_augmented_inputs():
 @pytest.fixture
 def text():
     """Two streams in order, (x, start) and labels; and the objective."""
-    net = jn.serial(jn.gru(4), jn.time_distributed(jn.dense(3)))
+    net = jn.serial(jn.gru(4), jn.layers.time_distributed(jn.dense(3)))
     x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
     data = (x, np.zeros(6, bool)), np.tile(GOOD[:, None], (1, 5))
-    return jn.truncated_bptt(net, optaxs), data
+    return jn.training.truncated_bptt(net, optaxs), data
 
 
 def first_two(data):

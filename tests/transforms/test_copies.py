@@ -111,7 +111,7 @@ def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
     layer = jn.serial(jn.dense(3), jn.dropout(0.5))
     x = np.random.default_rng(0).normal(size=(4, 5, 2)).astype(np.float32)
     for axis in (0, 1):
-        net = jn.mapped(layer, axis)
+        net = jn.transforms.mapped(layer, axis)
         params, state = net.init(jax.random.key(0), x)
         y, _ = net.apply(params, state, x, key=jax.random.key(1), train=True)
         for i in range(x.shape[axis]):
@@ -124,12 +124,12 @@ def test_mapped_is_the_layer_for_each_entry_with_its_own_key():
 
 def test_what_mapped_cannot_do():
     x, key = np.ones((4, 5, 2), np.float32), jax.random.key(0)
-    net = jn.mapped(jn.batch_norm())
+    net = jn.transforms.mapped(jn.batch_norm())
     params, state = net.init(key, x)
     with pytest.raises(ValueError, match="batch_norm changes its state, mean, var"):
         net.apply(params, state, x, train=True)
     assert net.apply(params, state, x)[0].shape == x.shape
     with pytest.raises(ValueError, match="every array must have axis 3 of one size"):
-        jn.mapped(jnp.tanh, 3).init(key, x)
+        jn.transforms.mapped(jnp.tanh, 3).init(key, x)
     with pytest.raises(ValueError, match="every array must have axis 1"):
-        jn.mapped(jn.parallel(jnp.tanh, jnp.tanh)).init(key, (x, x[:, :2]))
+        jn.transforms.mapped(jn.parallel(jnp.tanh, jnp.tanh)).init(key, (x, x[:, :2]))

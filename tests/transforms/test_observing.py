@@ -78,8 +78,8 @@ def test_sown_values_come_out_by_path():
     (jn.remat, (4,)),
     (lambda f: jn.cast(f, jnp.bfloat16), (4,)),
     (jn.freeze, (4,)),
-    (jn.weight_norm, (4,)),
-    (jn.spectral_norm, (4,)),
+    (jn.transforms.weight_norm, (4,)),
+    (jn.transforms.spectral_norm, (4,)),
     (lambda f: jn.repeat(jn.remat(jn.serial(f, jn.batch_norm())), 3), (3, 4)),
 ])  # fmt: skip
 def test_sown_values_pass_transforms(wrap, shape):

@@ -24,7 +24,7 @@ def conv1d_kernel(kernel):
 
 def test_weight_norm_by_hand():
     """The column (3, 4) has length 5: with g = 10 the weight is (6, 8)."""
-    layer = jn.weight_norm(jn.dense(1, use_bias=False))
+    layer = jn.transforms.weight_norm(jn.dense(1, use_bias=False))
     params = {"kernel": {"g": jnp.array([10.0]), "v": jnp.array([[3.0], [4.0]])}}
     y, _ = jit_apply(layer, params, {}, jnp.eye(2))
     np.testing.assert_allclose(y, [[6.0], [8.0]], rtol=1e-6)
@@ -33,16 +33,18 @@ def test_weight_norm_by_hand():
 @pytest.mark.slow
 def test_weight_norm_starts_as_the_layer_itself():
     inner, x = jn.serial(jn.dense(7), jnp.tanh, jn.dense(4)), jnp.asarray(draw(3, 5), jnp.float32)
-    layer = jn.weight_norm(inner)
+    layer = jn.transforms.weight_norm(inner)
     y, _ = layer.apply(*layer.init(key(), x), x)
     np.testing.assert_allclose(y, inner.apply(*inner.init(key(), x), x)[0], rtol=1e-5, atol=1e-6)
-    assert layer.name == inner.name and jn.weight_norm(inner, name="other").name == "other"
+    assert (
+        layer.name == inner.name and jn.transforms.weight_norm(inner, name="other").name == "other"
+    )
 
 
 @pytest.mark.slow
 def test_weight_norm_inside_a_net_keeps_the_keys_and_names():
     plain = jn.serial(jn.dense(4), jn.dense(2))
-    net = jn.serial(jn.weight_norm(jn.dense(4)), jn.dense(2))
+    net = jn.serial(jn.transforms.weight_norm(jn.dense(4)), jn.dense(2))
     a, b = (n.init(key(), jn.spec((3, 5)))[0] for n in (plain, net))
     np.testing.assert_array_equal(a["dense"]["kernel"], b["dense"]["kernel"]["v"])
     np.testing.assert_array_equal(a["dense_1"]["kernel"], b["dense_1"]["kernel"])
@@ -62,7 +64,7 @@ def test_weight_norm_equals_torch(x64):
     out = other(torch.tensor(x))
     (out * torch.tensor(c)).sum().backward()
 
-    layer = jn.weight_norm(jn.dense(3))
+    layer = jn.transforms.weight_norm(jn.dense(3))
     params = {"kernel": {"g": g, "v": v}, "bias": bias}
 
     def loss(params):
@@ -85,7 +87,7 @@ def test_weight_norm_of_a_convolution_equals_torch(x64):
     with torch.no_grad():
         other.parametrizations.weight.original0.copy_(torch.tensor(g[:, None, None]))
         other.parametrizations.weight.original1.copy_(torch.tensor(conv1d_kernel(v)))
-    layer = jn.weight_norm(jn.conv(5, 3, padding="VALID", use_bias=False))
+    layer = jn.transforms.weight_norm(jn.conv(5, 3, padding="VALID", use_bias=False))
     y, _ = jit_apply(
         layer, {"kernel": {"g": jnp.asarray(g), "v": jnp.asarray(v)}}, {}, jnp.asarray(x)
     )
@@ -94,7 +96,7 @@ def test_weight_norm_of_a_convolution_equals_torch(x64):
 
 
 def test_weight_norm_ignores_the_length_of_v():
-    layer, x = jn.weight_norm(jn.dense(3)), jnp.asarray(draw(2, 5), jnp.float32)
+    layer, x = jn.transforms.weight_norm(jn.dense(3)), jnp.asarray(draw(2, 5), jnp.float32)
     params, state = layer.init(key(), x)
     y, _ = jit_apply(layer, params, state, x)
     params["kernel"]["v"] = 7 * params["kernel"]["v"]
@@ -103,7 +105,7 @@ def test_weight_norm_ignores_the_length_of_v():
 
 @pytest.mark.slow
 def test_weight_norm_of_zero_is_zero_and_finite():
-    layer = jn.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
+    layer = jn.transforms.weight_norm(jn.dense(3, kernel_init=jn.initializers.zeros))
     params, state = layer.init(key(), jn.spec((2, 5)))
     grads = jax.jit(jax.grad(lambda p: jit_apply(layer, p, state, jnp.ones((2, 5)))[0].sum()))(
         params
@@ -122,7 +124,7 @@ def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
     weight = other.parametrizations.weight
     with torch.no_grad():
         weight.original.copy_(torch.tensor(kernel.T))
-    layer = jn.spectral_norm(jn.dense(3, use_bias=False))
+    layer = jn.transforms.spectral_norm(jn.dense(3, use_bias=False))
     params = {"kernel": jnp.asarray(kernel)}
     u, v = (jnp.array(part.tolist()) for part in (weight[0]._u, weight[0]._v))
     state = {"spectral_norm": {"kernel": {"u": u, "v": v}}}
@@ -154,7 +156,9 @@ def test_spectral_norm_equals_torch_over_steps_in_which_the_kernel_moves(x64):
 @pytest.mark.slow
 def test_spectral_norm_finds_the_largest_singular_value():
     """Against numpy's svd, for every kernel of a net, with a convolution taken as a matrix."""
-    layer = jn.spectral_norm(jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.flatten(), jn.dense(3)))
+    layer = jn.transforms.spectral_norm(
+        jn.serial(jn.conv(4, 3), jn.batch_norm(), jn.flatten(), jn.dense(3))
+    )
     x = jnp.asarray(draw(2, 4, 3, 2), jnp.float32)
     params, state = layer.init(key(), x)
     assert set(state) == {"batch_norm", "spectral_norm"}
@@ -172,14 +176,14 @@ def test_spectral_norm_finds_the_largest_singular_value():
 
 @pytest.mark.slow
 def test_spectral_norm_bounds_a_fresh_layer():
-    layer = jn.spectral_norm(jn.dense(30, use_bias=False))
+    layer = jn.transforms.spectral_norm(jn.dense(30, use_bias=False))
     y, _ = layer.apply(*layer.init(key(), jn.spec((20, 20))), jnp.eye(20))
     assert 1 - 1e-5 <= np.linalg.norm(y, 2) < 1.1
 
 
 @pytest.mark.slow
 def test_spectral_norm_moves_its_vectors_in_training_only():
-    layer, x = jn.spectral_norm(jn.dense(9)), jnp.ones((2, 8))
+    layer, x = jn.transforms.spectral_norm(jn.dense(9)), jnp.ones((2, 8))
     params, state = layer.init(key(), x)
     _, still = jit_apply(layer, params, state, x)
     _, moved = jit_apply(layer, params, state, x, train=True)
@@ -189,7 +193,7 @@ def test_spectral_norm_moves_its_vectors_in_training_only():
 
 @pytest.mark.slow
 def test_more_iterations_are_several_steps():
-    once, thrice = (jn.spectral_norm(jn.dense(9), iterations=n) for n in (1, 3))
+    once, thrice = (jn.transforms.spectral_norm(jn.dense(9), iterations=n) for n in (1, 3))
     x = jnp.ones((2, 8))
     params, state = once.init(key(), x)
     _, far = jit_apply(thrice, params, state, x, train=True)
@@ -200,7 +204,7 @@ def test_more_iterations_are_several_steps():
 
 @pytest.mark.slow
 def test_dropout_inside_still_gets_its_key():
-    layer = jn.weight_norm(jn.serial(jn.dense(4), jn.dropout(0.5)))
+    layer = jn.transforms.weight_norm(jn.serial(jn.dense(4), jn.dropout(0.5)))
     params, state = layer.init(key(), jn.spec((3, 5)))
     with pytest.raises(ValueError, match="needs a key"):
         layer.apply(params, state, jnp.ones((3, 5)), train=True)
@@ -210,28 +214,30 @@ def test_dropout_inside_still_gets_its_key():
 
 @pytest.mark.slow
 def test_messages():
-    for wrap in (jn.weight_norm, jn.spectral_norm):
+    for wrap in (jn.transforms.weight_norm, jn.transforms.spectral_norm):
         with pytest.raises(ValueError, match="layer_norm has no parameter named kernel"):
             wrap(jn.layer_norm()).init(key(), jn.spec((2, 3)))
     with pytest.raises(ValueError, match="iterations must be at least 1"):
-        jn.spectral_norm(jn.dense(3), iterations=0)
+        jn.transforms.spectral_norm(jn.dense(3), iterations=0)
     with pytest.raises(ValueError, match="the kernels of dense are already normalized"):
-        jn.spectral_norm(jn.spectral_norm(jn.dense(3))).init(key(), jn.spec((2, 3)))
+        jn.transforms.spectral_norm(jn.transforms.spectral_norm(jn.dense(3))).init(
+            key(), jn.spec((2, 3))
+        )
     with pytest.raises(ValueError, match=r"dense/kernel/g: expected \(4,\), got \(3,\)"):
-        layer = jn.weight_norm(jn.dense(4))
+        layer = jn.transforms.weight_norm(jn.dense(4))
         params = {"kernel": {"g": jnp.ones(3), "v": jnp.ones((5, 4))}, "bias": jnp.ones(4)}
         layer.apply(params, {}, jnp.ones((2, 5)))
 
 
 def test_plain_params_of_the_layer_do_not_fit_weight_norm():
-    layer = jn.weight_norm(jn.dense(4))
+    layer = jn.transforms.weight_norm(jn.dense(4))
     params, _ = jn.dense(4).init(key(), jn.spec((2, 5)))
     with pytest.raises(ValueError, match=r"dense/kernel/g: expected \(4,\), got nothing"):
         layer.apply(params, {}, jnp.ones((2, 5)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrap", [jn.weight_norm, jn.spectral_norm])
+@pytest.mark.parametrize("wrap", [jn.transforms.weight_norm, jn.transforms.spectral_norm])
 def test_observe_looks_inside(wrap):
     seen = []
 
@@ -250,7 +256,9 @@ def test_observe_looks_inside(wrap):
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_spectral_norm_of_zeros_is_zero(train):
-    layer = jn.spectral_norm(jn.dense(3, use_bias=False, kernel_init=jn.initializers.zeros))
+    layer = jn.transforms.spectral_norm(
+        jn.dense(3, use_bias=False, kernel_init=jn.initializers.zeros)
+    )
     params, state = layer.init(key(), jn.spec((5, 4)))
     run = jax.jit(layer.apply, static_argnames="train")
 

@@ -134,14 +134,15 @@ NETS = {
     "remat, freeze": lambda: jn.freeze(jn.remat(blocks())),
     "freeze by path": lambda: jn.freeze(blocks(), "*/bias"),
     "ensemble": lambda: jn.serial(jn.ensemble(jn.gru(8), 2), lambda x: x[0] + x[1]),
-    "weight norm": lambda: jn.weight_norm(jn.residual(jn.conv(8, 3, padding="CAUSAL"))),
+    "weight norm": lambda: jn.transforms.weight_norm(jn.residual(jn.conv(8, 3, padding="CAUSAL"))),
     "dilated": lambda: jn.conv(6, 3, padding="CAUSAL", dilation=3, groups=2),
     "long window": lambda: jn.depthwise_conv(9, padding="CAUSAL"),
     "pairs": lambda: jn.conv(3, 4, padding=[(3, 0)], use_bias=False),
-    "a cell": lambda: jn.recurrent(jn.lstm_cell(5)),
-    "stack": lambda: jn.stack_rnn(jn.gru(5, reset_after=False), jn.rnn(3), jn.lstm(4)),
+    "a cell": lambda: jn.recurrent(jn.layers.lstm_cell(5)),
+    "stack": lambda: jn.layers.stack_rnn(jn.gru(5, reset_after=False), jn.rnn(3), jn.lstm(4)),
     "norm": lambda: jn.serial(jn.dense(6), jn.batch_norm(), jax.nn.relu, jn.gru(3)),
-    "positions": lambda: jn.serial(jn.sinusoidal_positions(), jn.learned_positions(20), blocks()),
+    "positions": lambda: jn.serial(
+        jn.layers.sinusoidal_positions(), jn.learned_positions(20), blocks()),
     "param": lambda: jn.compose(
         lambda m, x: m(jn.gru(8), x) * m.param("scale", jn.initializers.ones, (8,)), name="scaled"
     ),
@@ -194,7 +195,7 @@ def test_single_steps_in_a_scan_and_the_gradient_through_chunks(x64):
     [
         lambda: jn.serial(jn.learned_positions(20), blocks(rotary=True), jn.gru(4)),
         lambda: jn.serial(blocks(window=(2, 0)), jn.conv(5, 3, padding="CAUSAL", dilation=2)),
-        lambda: jn.recurrent(jn.lstm_cell(5)),
+        lambda: jn.recurrent(jn.layers.lstm_cell(5)),
     ],
     ids=["attention", "windows", "cell"],
 )
@@ -300,10 +301,10 @@ def test_a_part_outside_the_stream_may_change_batch_and_time():
 def test_batch_axes():
     net = jn.serial(jn.dense(4), jn.batch_norm(), jn.repeat(jn.gru(4), 3), jn.gru(2))
     x = jnp.ones((1, 5, 4))
-    axes = jn.batch_axes(jn.stream(net), x)
+    axes = jn.transforms.batch_axes(jn.stream(net), x)
     assert axes == {"batch_norm": {"mean": -1, "var": -1}, "gru": {"h": 1}, "gru_1": {"h": 0}}
     ragged = jn.stream(net, ragged=True)
-    assert jn.batch_axes(ragged, (x, jnp.ones(1, int))) == axes
+    assert jn.transforms.batch_axes(ragged, (x, jnp.ones(1, int))) == axes
 
 
 MESH = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
@@ -323,12 +324,12 @@ TRANSFORMS = {
     "observe": lambda net: jn.observe(net, lambda path, layer, x, y: y, transforms=True),
     "collect": lambda net: jn.serial(jn.collect(net), lambda given: given[0]),
     "tap": lambda net: jn.tap(jn.serial(net, jn.dense(3)), net.name),
-    "weight_norm": jn.weight_norm,
-    "spectral_norm": jn.spectral_norm,
+    "weight_norm": jn.transforms.weight_norm,
+    "spectral_norm": jn.transforms.spectral_norm,
     "gathered": lambda net: jn.distributed.gathered(net, MESH),
     "plain": jn.interop.plain,
-    "follow": lambda net: jn.serial(
-        lambda x: (x, -x), jn.follow(net), lambda given: given[0] + 2 * given[1]
+    "moving_average": lambda net: jn.serial(
+        lambda x: (x, -x), jn.transforms.moving_average(net), lambda given: given[0] + 2 * given[1]
     ),
 }
 
@@ -431,7 +432,8 @@ def check(name, net, x, mesh, rules=P(), heads=None):
                 spec[axis + 1] = heads
         return jn.distributed.shardings(leaf, mesh, P(*spec))
 
-    where = jax.tree_util.tree_map_with_path(where, kept, jn.batch_axes(stream, cut(x, 0, 1)))
+    axes = jn.transforms.batch_axes(stream, cut(x, 0, 1))
+    where = jax.tree_util.tree_map_with_path(where, kept, axes)
     kept = jax.device_put(kept, where)
     params = jn.distributed.put(params, mesh, rules) if params else params
     apply, chunks, start = jax.jit(stream.apply), [], 0

@@ -61,7 +61,7 @@ def test_the_state_of_a_pair_is_kept(look, nested):
 @pytest.mark.parametrize("layer", [None, 3, [jn.dense(3)]], ids=str)
 @pytest.mark.parametrize("transform", [
     jn.freeze, jn.remat, lambda f: jn.repeat(f, 2), lambda f: jn.ensemble(f, 2),
-    lambda f: jn.cast(f, jnp.bfloat16), jn.weight_norm, jn.spectral_norm,
+    lambda f: jn.cast(f, jnp.bfloat16), jn.transforms.weight_norm, jn.transforms.spectral_norm,
     lambda f: jn.tap(f, "dense"), lambda f: jn.observe(f, lambda *a: a[-1]),
 ])  # fmt: skip
 def test_what_is_no_layer_is_named(transform, layer):
@@ -76,8 +76,6 @@ def test_what_is_no_layer_is_named(transform, layer):
     (lambda: jn.observe(jn.dense(3), None), "observe: see must be a function of"),
     (lambda: jn.observe(jn.dense(3), print, transforms=1), "observe: transforms must be True or"),
     (lambda: jn.tap(jn.serial(jn.dense(3)), 3), r"tap: paths must be words .* got \(3,\)"),
-    (lambda: jn.pick(None, {}), "pick: tree must be a dict of arrays, got NoneType"),
-    (lambda: jn.pick({}, []), "pick: like must be a dict of arrays, got list"),
 ])  # fmt: skip
 def test_options_of_another_kind_are_named(make, words):
     with pytest.raises(TypeError, match=words):

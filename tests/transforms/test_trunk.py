@@ -95,31 +95,6 @@ def test_tap_of_a_path_that_is_not_there_lists_those_that_are():
         jn.tap(jn.freeze(net), "a")
 
 
-def test_pick_hands_a_trunk_the_params_of_its_net():
-    net, x = trunk_and_net()
-    params, state = net.init(KEY, x)
-    trunk = jn.tap(net, "deep/b", "shared")
-    like = trunk.init(jax.random.key(7), x)
-    picked = jn.pick(params, like[0]), jn.pick(state, jax.eval_shape(trunk.init, KEY, x)[1])
-    assert shapes(picked) == shapes(like)
-    outputs, _ = trunk.apply(*picked, x)
-    found = jn.inspect.activations(net, params, state, x)
-    np.testing.assert_array_equal(outputs[0], found["deep/b"])
-
-
-def test_pick_lists_all_that_does_not_fit():
-    tree = {"a": {"kernel": jnp.ones((3, 4))}, "b": jnp.ones(2)}
-    like = {"a": {"kernel": jn.spec((4, 3)), "bias": jn.spec((4,))}, "b": {"c": jn.spec((2,))}}
-    with pytest.raises(ValueError) as error:
-        jn.pick(tree, like)
-    for words in (
-        "a/kernel: expected (4, 3), got (3, 4)",
-        "a/bias: expected (4,), got nothing",
-        "b/c: expected (2,), got nothing",
-    ):
-        assert words in str(error.value)
-
-
 def test_what_is_skipped_is_neither_drawn_nor_run():
     """The forward goes on with zeros behind the last path, and its layers do not run."""
     ran = []
@@ -146,7 +121,7 @@ def test_tap_of_an_objective_gives_what_is_inside():
     batch = jnp.ones((5, 3)), jnp.ones((5, 1))
     params, state = objective.init(KEY, batch)
     trunk = jn.tap(objective, "hidden")
-    y, _ = trunk.apply(jn.pick(params, trunk.init(KEY, batch)[0]), state, batch)
+    y, _ = trunk.apply(params, state, batch)
     assert y.shape == (5, 4)
 
 
@@ -162,7 +137,8 @@ def test_a_trunk_takes_the_params_of_the_whole_network():
         "inner": {"dense": {"kernel": (3, 4), "bias": (4,)}},
     }
     whole, after = trunk.apply(params, state, x)
-    part, _ = trunk.apply(jn.pick(params, own), {}, x)
+    kept = {"dense": params["dense"], "inner": {"dense": params["inner"]["dense"]}}
+    part, _ = trunk.apply(kept, {}, x)
     np.testing.assert_array_equal(whole, part)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     with pytest.raises(ValueError, match="unused entries: params/other"):

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from experiments.tied_autoencoder import tied_autoencoder
 from jaxnet.unsupervised.autoencoder import (
     contractive_reconstruction,
     denoising_reconstruction,
@@ -51,7 +52,9 @@ def test_with_code(given):
     assert jax.tree.map(jnp.shape, with_code(NET).init(KEY, X)) == jax.tree.map(
         jnp.shape, given[:2]
     )
-    with pytest.raises(ValueError, match=r"must call m\(jn.models.code, z\) once.*got 0 calls"):
+    with pytest.raises(
+        ValueError, match=r"must call m\(jn.models.bottleneck, z\) once.*got 0 calls"
+    ):
         with_code(jn.dense(7)).init(KEY, jn.spec((6, 7)))
 
 
@@ -80,7 +83,7 @@ def test_reconstruction_is_a_sum_over_the_entries_of_each_example(given):
 def test_params_are_those_of_the_net(given):
     drawn = reconstruction(NET).init(jax.random.key(1), given[2])
     jax.tree.map(np.testing.assert_array_equal, drawn, given[:2])
-    jn.check_gradients(reconstruction(NET), given[2])
+    jn.inspect.check_gradients(reconstruction(NET), given[2])
 
 
 @pytest.mark.slow
@@ -161,7 +164,7 @@ def test_contraction_is_the_norm_of_the_jacobian(given):
 @pytest.mark.slow
 def test_contraction_of_one_sigmoid_layer_by_hand(x64):
     """Σ_j (h_j (1 - h_j))² Σ_i W_ij², Rifai et al. 2011, equation 5; and its gradient."""
-    net = jn.models.tied_autoencoder(3)
+    net = tied_autoencoder(3)
     params, state = net.init(KEY, jnp.asarray(X))
 
     def by_hand(params):

@@ -144,7 +144,7 @@ def test_rbf_centers_and_width(features):
     np.testing.assert_array_equal(params["centers"], centers)
     away = np.linalg.norm(centers[:, None] - centers, axis=-1) + np.diag(np.full(features, np.inf))
     np.testing.assert_allclose(params["width"], 1.5 * away.min(1).mean(), rtol=1e-5)
-    y, _ = jit_apply(jn.rbf(features), params, {}, jnp.asarray(GROUPS))
+    y, _ = jit_apply(jn.layers.rbf(features), params, {}, jnp.asarray(GROUPS))
     index, squared = nearest(params["centers"], GROUPS)
     at = np.asarray(y)[np.arange(len(GROUPS)), np.asarray(index)]
     np.testing.assert_allclose(at, np.exp(-squared / 2 / params["width"] ** 2), atol=1e-4)

@@ -4,7 +4,7 @@ import pytest
 
 from jaxnet import viz
 from jaxnet.models.yolo import Detections
-from jaxnet.viz.figure import COLORS
+from jaxnet.viz.style import COLORS
 
 X = np.linspace(0, 1, 2 * 30 * 40 * 3).reshape(2, 30, 40, 3)
 FOUND = {

@@ -6,7 +6,7 @@ from matplotlib.contour import ContourSet
 
 import jaxnet as jn
 from jaxnet import viz
-from jaxnet.viz.figure import COLORS
+from jaxnet.viz.style import COLORS
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], float)
 Y = np.array([0, 1, 1, 0])

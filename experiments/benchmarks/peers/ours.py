@@ -93,7 +93,7 @@ def unet(net: UNet, m, x):
                 maps.append(x)
                 x = m(jn.max_pool(2), x)
             else:
-                x = jnp.concatenate([m(jn.upsample_nearest(2), x), maps.pop()], -1)
+                x = jnp.concatenate([m(jn.resize(scale=2, method="nearest"), x), maps.pop()], -1)
         x = jax.nn.relu(m(unit(name, features), x))
     return m(jn.dense(CLASSES, name="output"), x.mean((1, 2)))
 

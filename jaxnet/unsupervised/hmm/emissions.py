@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Params, child_key, param_dtype
+from jaxnet import child_key
 from jaxnet.initializers import normal, zeros
-from jaxnet.ops.product import plus, spread
-from jaxnet.services.checks import at_least, check_range, on_host
-from jaxnet.services.extras import extra
+from jaxnet.ops import plus, spread
+from jaxnet.tools import at_least, check_range, extra, on_host, param_dtype
+from jaxnet.typing import Params
 from jaxnet.unsupervised.hmm.markov import log_probabilities, logsumexp, to_logits
 from jaxnet.unsupervised.kmeans import kmeans
 

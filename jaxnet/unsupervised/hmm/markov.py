@@ -25,10 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Params
 from jaxnet.initializers import Initializer
-from jaxnet.layers.sequence import read
-from jaxnet.services.checks import as_array, at_least, check_dtype, check_shape
+from jaxnet.tools import as_array, at_least, check_dtype, check_shape, read_sequence
+from jaxnet.typing import Params
 
 NEVER = -1e30
 """The logit of probability 0."""
@@ -294,7 +293,7 @@ def _read(params: Params, scores: Any, lengths: Any, who: str) -> tuple:
     scores = as_array(who, "scores", scores, "(batch, time, states)", "reals", sizes)
     if lengths is None:
         lengths = jnp.full(scores.shape[0], scores.shape[1])
-    mask = read((scores, lengths), who).mask()
+    mask = read_sequence((scores, lengths), who).mask()
     return start, transition, scores, mask
 
 

@@ -20,11 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer, Params, child_key, compose, spec, stateless
+from jaxnet import Layer, child_key, compose, spec, stateless
 from jaxnet.initializers import Initializer, zeros
-from jaxnet.layers.sequence import Sequence, read
-from jaxnet.ops.precision import wide
-from jaxnet.services.checks import (
+from jaxnet.ops import wide
+from jaxnet.tools import (
     a_function,
     all_native,
     as_array,
@@ -32,10 +31,12 @@ from jaxnet.services.checks import (
     check_finite,
     check_key,
     check_options,
+    progress_bar,
+    read_sequence,
     to_device,
     within,
 )
-from jaxnet.services.progress import progress_bar
+from jaxnet.typing import Params, Sequence
 from jaxnet.unsupervised.hmm.emissions import Align, Emission, shares
 from jaxnet.unsupervised.hmm.markov import expected_counts, forward
 
@@ -90,7 +91,7 @@ def hmm(
     )
 
     def score(m, given):
-        sequence = read(given, name, rank=2)
+        sequence = read_sequence(given, name, rank=2)
         m.not_in_stream("scores whole sequences")
         if sequence.initial is not None:
             raise ValueError(f"{name}: takes no 'initial'; the first state is in its params")
@@ -306,7 +307,7 @@ def _read(x: Any, lengths: Any, who: str) -> tuple[Sequence, np.ndarray]:
     x = to_device(who, "x", x)
     if lengths is not None:
         lengths = as_array(who, "lengths", lengths, "(batch,)", "integers")
-    sequence = read(x if lengths is None else (x, lengths), who, rank=2)
+    sequence = read_sequence(x if lengths is None else (x, lengths), who, rank=2)
     sequence = sequence._replace(x=_without_padding(sequence))
     mask = np.ones(x.shape[:2], bool) if lengths is None else np.asarray(sequence.mask())
     if not mask.any():

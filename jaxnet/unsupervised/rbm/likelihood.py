@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnet.core import Params, child_key
-from jaxnet.ops.product import plus
-from jaxnet.services.checks import as_array, at_least, check_key, on_host
+from jaxnet import child_key
+from jaxnet.ops import plus
+from jaxnet.tools import as_array, at_least, check_key, on_host
+from jaxnet.typing import Params
 from jaxnet.unsupervised.rbm.machine import free_energy, read_params
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, draw
 

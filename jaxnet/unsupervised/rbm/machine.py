@@ -23,11 +23,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxnet.core import Layer, Params, child_key, compose
+from jaxnet import Layer, child_key, compose, fit, trainer
 from jaxnet.initializers import Initializer, normal, zeros
-from jaxnet.ops.product import plus, product
-from jaxnet.services.checks import as_array, at_least, check_key, check_options, check_rank, within
-from jaxnet.training import fit, learning_rule, trainer
+from jaxnet.ops import plus, product
+from jaxnet.tools import as_array, at_least, check_key, check_options, check_rank, within
+from jaxnet.training import learning_rule
+from jaxnet.typing import Params
 from jaxnet.unsupervised.check import check_examples, whole_batches
 from jaxnet.unsupervised.rbm.units import Visible, bernoulli, check_visible, draw, gaussian
 
@@ -195,7 +196,7 @@ def contrastive_divergence(net: Layer, *, k: int = 1, visible: Visible = bernoul
 
     An update is the gradient of the mean free energy of the batch minus the mean free energy of the
     samples, both held fixed. For the kernel it is (x'ᵀh' - xᵀh) / n with the hidden probabilities h
-    and h' of data x and samples x'. It is not the gradient of any function, see `jn.learning_rule`.
+    and h' of data x and samples x'. It is not the gradient of any function, see `learning_rule`.
 
     The value is the mean squared error of the reconstruction (up and down by the means), which is
     easy to monitor but not a measure of the fit. The metric "free_energy" is the mean of the batch.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.ops.product import plus
+from jaxnet.ops import plus
 
 
 class Visible(NamedTuple):

@@ -8,9 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxnet.services.checks import at_least, within
-from jaxnet.services.extras import command
-from jaxnet.services.files import file_path, replacing
+from jaxnet.tools import at_least, command, file_path, replacing, within
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,14 +19,14 @@ STYLE = Path(__file__).parent / "jaxnet.mplstyle"
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Use the style of jaxnet, as a context or a decorator; the global style does not change.
 
     Raises:
       ImportError: If matplotlib is not installed.
 
     Example:
-      >>> @style()
+      >>> @styled()
       ... def empty(width):
       ...     return new_figure(width, 2)
       >>> float(empty(3).get_figwidth())
@@ -42,7 +40,7 @@ def style() -> Iterator[None]:
         yield
 
 
-@style()
+@styled()
 def new_figure(width: float, height: float) -> "Figure":
     """Return an empty figure of this size in inches, without a window or global state of pyplot.
 

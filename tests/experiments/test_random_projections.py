@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.unsupervised.compressed_sensing import (
+from experiments.random_projections import (
     basis_pursuit,
     distortion,
     projection_features,
@@ -154,7 +154,7 @@ def test_projection_is_a_dense_layer():
     x = jnp.ones((3, 5))
     y, other = jit_apply(layer, params, state, x)[0], jit_apply(dense, params, state, x)[0]
     np.testing.assert_array_equal(y, other)
-    jn.check_gradients(jn.serial(layer, jnp.tanh), x)
+    jn.inspect.check_gradients(jn.serial(layer, jnp.tanh), x)
 
 
 def test_distortion_by_hand():

@@ -1,4 +1,4 @@
-"""`follow` against targets that are kept by hand, and through training."""
+"""`moving_average` against targets that are kept by hand, and through training."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ LATER = jax.random.normal(jax.random.key(2), (6, 3))
 
 def values(m, batch):
     """Q-learning without actions: the largest value of the target is to be predicted."""
-    q, later = m(jn.follow(jn.dense(4), 0.9), batch)
+    q, later = m(jn.transforms.moving_average(jn.dense(4), 0.9), batch)
     return jnp.square(q.max(-1) - later.max(-1).mean() - 1), {}
 
 
@@ -48,7 +48,7 @@ def test_the_target_is_the_average_of_the_params_after_each_update():
 
 
 def test_a_schedule_of_copies():
-    net = jn.follow(jn.dense(4), lambda step: jnp.where(step % 3 == 0, 0.0, 1.0))
+    net = jn.transforms.moving_average(jn.dense(4), lambda step: jnp.where(step % 3 == 0, 0.0, 1.0))
     params, state = net.init(KEY, (X, X))
     seen = []
     for step in range(7):
@@ -60,7 +60,7 @@ def test_a_schedule_of_copies():
 
 def test_outputs_in_both_modes():
     layer = jn.serial(jn.dense(4), jn.batch_norm())
-    net = jn.follow(layer, 0.5)
+    net = jn.transforms.moving_average(layer, 0.5)
     params, state = net.init(KEY, (X, LATER))
     own = {name: state[name] for name in state if name != "target"}
     jax.tree.map(np.testing.assert_array_equal, state["target"]["params"], params)
@@ -90,7 +90,7 @@ def test_randomness_and_reported_values():
         m.sow("size", jnp.abs(x).sum())
         return m(jn.dropout(0.5), m(jn.dense(40), x))
 
-    net = jn.follow(jn.compose(noisy))
+    net = jn.transforms.moving_average(jn.compose(noisy))
     params, state = net.init(KEY, (X, X))
     ((y, target), sown), after = jit_apply(
         jn.collect(net), params, state, (X, 2 * X), key=KEY, train=True
@@ -116,9 +116,11 @@ def test_a_run_resumes_to_the_bit(tmp_path):
 
 
 def test_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"follow: decay must be in \[0, 1\], got 1.5"):
-        jn.follow(jn.dense(3), 1.5)
-    with pytest.raises(ValueError, match=r"follow: expected \(x, given\)"):
-        jn.follow(jn.dense(3)).init(KEY, X)
+    with pytest.raises(ValueError, match=r"moving_average: decay must be in \[0, 1\], got 1.5"):
+        jn.transforms.moving_average(jn.dense(3), 1.5)
+    with pytest.raises(ValueError, match=r"moving_average: expected \(x, given\)"):
+        jn.transforms.moving_average(jn.dense(3)).init(KEY, X)
     with pytest.raises(ValueError, match="already has an entry 'target' in its state"):
-        jn.follow(jn.follow(jn.dense(3))).init(KEY, ((X, X), X))
+        jn.transforms.moving_average(jn.transforms.moving_average(jn.dense(3))).init(
+            KEY, ((X, X), X)
+        )

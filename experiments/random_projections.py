@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.core import Layer
+from jaxnet import Layer, dense
 from jaxnet.initializers import Initializer, variance_scaling
-from jaxnet.layers.dense import dense
-from jaxnet.services.checks import as_array, at_least, check_options, on_host, within
-from jaxnet.unsupervised.sparse_coding import exact_dot, soft_threshold
+from jaxnet.tools import as_array, at_least, check_options, on_host, within
+
+exact_dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def random_projection(
@@ -193,7 +193,12 @@ def _basis_pursuit(A, y, steps, positive):
     def step(carry, _):
         sparse, dual = carry
         x = nearest(sparse - dual)
-        sparse = soft_threshold(x + dual, threshold, positive=positive)
+        moved = x + dual
+        sparse = (
+            jnp.maximum(moved - threshold, 0)
+            if positive
+            else moved - jnp.clip(moved, -threshold, threshold)
+        )
         return (sparse, dual + x - sparse), None
 
     (sparse, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start)), length=steps)

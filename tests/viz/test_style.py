@@ -176,7 +176,7 @@ def test_a_figure_of_your_own_is_laid_out():
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    figure = viz.figure.new_figure(3, 2)
+    figure = viz.style.new_figure(3, 2)
     axes = figure.subplots()
     axes.set_xlabel("time")
     figure.draw_without_rendering()

@@ -14,7 +14,7 @@ from jaxnet.services.trees import PyTree, describe
 OWN = "target"  # name of the entry in the state
 
 
-def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> Layer:
+def moving_average(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> Layer:
     """Return a layer with a target: a copy of its params that follows them slowly.
 
     The input is a pair (x, given), and the output is (y, target): the layer's output for `x`
@@ -46,7 +46,7 @@ def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> La
     Example:
       Q-learning, with the values of the next observation from the target:
 
-      >>> values = jn.follow(jn.models.mlp([16, 3], name="values"), 0.995)
+      >>> values = jn.transforms.moving_average(jn.models.mlp([16, 3], name="values"), 0.995)
       >>> def objective(m, batch):
       ...     q, later = m(values, (batch["seen"], batch["next"]))
       ...     q = jnp.take_along_axis(q, batch["action"][:, None], -1)[:, 0]
@@ -63,14 +63,16 @@ def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> La
     averages: Lillicrap et al. 2015, "Continuous control with deep reinforcement learning", and
     Grill et al. 2020, "Bootstrap Your Own Latent".
     """
-    layer = as_layer(layer, "follow", "layer")
+    layer = as_layer(layer, "moving_average", "layer")
     if not callable(decay):
-        within("follow", "decay", decay, "[0, 1]")
+        within("moving_average", "decay", decay, "[0, 1]")
 
     def init(key, pair):
         params, state = layer.init(key, _pair(pair)[0])
         if OWN in state:
-            raise ValueError(f"follow: {layer.name} already has an entry {OWN!r} in its state")
+            raise ValueError(
+                f"moving_average: {layer.name} already has an entry {OWN!r} in its state"
+            )
         # Copies, since a step donates the memory of each array.
         copy = {"params": jax.tree.map(jnp.copy, params), "state": jax.tree.map(jnp.copy, state)}
         return params, state | {OWN: copy | {"step": jnp.zeros([], jnp.int32)}}
@@ -90,9 +92,9 @@ def follow(layer: Layer, decay: float | Callable[[jax.Array], Any] = 0.99) -> La
         return (y, jax.lax.stop_gradient(followed)), after | {OWN: target}
 
     def rewrap(inner):
-        return follow(inner, decay)
+        return moving_average(inner, decay)
 
-    return transform(layer, apply, rewrap, kind="follow", init=init)
+    return transform(layer, apply, rewrap, kind="moving_average", init=init)
 
 
 def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any]) -> Any:
@@ -108,7 +110,7 @@ def _moved(target: Any, params: PyTree, decay: float | Callable[[jax.Array], Any
 def _pair(pair: PyTree) -> tuple[PyTree, PyTree]:
     if not (isinstance(pair, tuple | list) and len(pair) == 2):
         raise ValueError(
-            f"follow: expected (x, given), the inputs of the layer and of its target, got "
+            f"moving_average: expected (x, given), the inputs of the layer and of its target, got "
             f"{describe(pair)}"
         )
     return pair[0], pair[1]

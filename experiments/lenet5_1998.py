@@ -1,0 +1,131 @@
+"""LeNet-5 as published in 1998; `jn.models.lenet5` is its modern form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import Layer, avg_pool, compose, conv, dense, flatten, serial
+from jaxnet.initializers import lecun_normal, ones, zeros
+from jaxnet.ops import convolve, plus, spread
+from jaxnet.tools import on_host
+
+# Maps of S2 connected to each map of C3: table I of the paper.
+SEEN = (
+    (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
+    (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
+    (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5),
+    (0, 1, 2, 3, 4, 5),
+)  # fmt: skip
+
+
+def lenet5_1998(codes: jax.Array | np.ndarray | None = None, *, name: str = "lenet5") -> Layer:
+    """Make LeNet-5 as published; 60,000 trainable parameters.
+
+    Activations are 1.7159 tanh(2/3 z), after pooling as well; pooling (s2, s4) is a mean with a
+    trainable scale and bias per map; each map of c3 is connected to 3, 4 or 6 maps of s2, which
+    breaks their symmetry; and an output is the squared distance of the 84 units of f6 from the code
+    of its class, a fixed pattern of -1 and +1.
+
+    Args:
+      codes: Array (classes, 84) of -1 and +1. The paper draws the characters in 7x12 pixels; the
+        default is ten random patterns from a fixed seed, which differ in about half of their
+        entries.
+      name: Name of the model. Its layers are c1, s2, c3, s4, c5 and f6.
+
+    Input:
+      Images (batch, 32, 32, 1), or (batch, 28, 28, 1), which are padded with zeros. In the paper
+      the background is -0.1 and the ink 1.175, so that the mean is about 0 and the variance 1.
+
+    Returns:
+      Minus the squared distances, (batch, classes): the predicted class has the largest, and a
+      softmax cross-entropy on them is the paper's discriminative loss.
+
+    Raises:
+      ValueError: If the images have the wrong size.
+      ValueError: If `codes` is not (classes, 84).
+
+    Example:
+      >>> net = lenet5_1998()
+      >>> params, state = net.init(jax.random.key(0), jn.spec((3, 32, 32, 1)))
+      >>> {name: sum(leaf.size for leaf in jax.tree.leaves(p)) for name, p in params.items()}
+      {'c1': 156, 's2': 12, 'c3': 1516, 's4': 32, 'c5': 48120, 'f6': 10164}
+      >>> y, _ = net.apply(params, state, jnp.zeros((3, 32, 32, 1)))
+      >>> y.shape, bool((y <= 0).all())
+      ((3, 10), True)
+
+    Reference: LeCun et al. 1998, section II.B and appendix A.
+    """
+    if codes is None:
+        codes = np.random.default_rng(1998).choice([-1.0, 1.0], (10, 84))
+    codes = on_host("lenet5_1998", "codes", codes, "(classes, 84)").astype(np.float32)
+
+    def distances(x):
+        return -jnp.square(x[:, None] - codes.astype(x.dtype)[None]).sum(-1)  # (batch, classes)
+
+    return serial(
+        _pad_to_32(),
+        conv(6, 5, padding="VALID", name="c1"),  # (batch, 28, 28, 6)
+        _squash,
+        _subsampling("s2"),  # (batch, 14, 14, 6)
+        _squash,
+        _partial_conv("c3"),  # (batch, 10, 10, 16)
+        _squash,
+        _subsampling("s4"),  # (batch, 5, 5, 16)
+        _squash,
+        flatten(),  # (batch, 400)
+        dense(120, name="c5"),
+        _squash,
+        dense(84, name="f6"),
+        _squash,
+        distances,
+        name=name,
+    )._replace(kind="lenet5_1998")
+
+
+def _squash(x: jax.Array) -> jax.Array:
+    return 1.7159 * jnp.tanh(2 / 3 * x)  # passes through (1, 1) and (-1, -1)
+
+
+def _subsampling(name: str) -> Layer:
+    """Return the mean of 2x2 pixels, times a scale, plus a bias, both per map."""
+    pool = avg_pool(2)
+
+    def forward(m, x):
+        scale, bias = m.param("scale", ones, x.shape[-1:]), m.param("bias", zeros, x.shape[-1:])
+        y = m.inline(pool, x)
+        return plus(y * spread(scale, y.shape), bias)
+
+    return compose(forward, name=name, kind="subsampling")
+
+
+def _partial_conv(name: str) -> Layer:
+    """Convolve with 5x5 kernels for the pairs of maps in SEEN: (5, 5, 60), 3, 4 or 6 per map."""
+    sources = np.concatenate(SEEN)
+    targets = np.repeat(np.arange(len(SEEN)), [len(seen) for seen in SEEN])
+
+    def kernel_init(key, shape, dtype):  # with the fan-in of full connections
+        maps = max(map(max, SEEN)) + 1
+        kernel = lecun_normal()(key, (5, 5, maps, len(SEEN)), dtype)
+        return kernel[..., sources, targets]
+
+    def forward(m, x):
+        given = m.param("kernel", kernel_init, (5, 5, len(sources)))
+        bias = m.param("bias", zeros, (len(SEEN),))
+        kernel = jnp.zeros((5, 5, x.shape[-1], len(SEEN)), given.dtype)
+        kernel = kernel.at[..., sources, targets].set(given)
+        y = convolve(x, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), who=name)
+        return plus(y, bias)
+
+    return compose(forward, name=name, kind="partial_conv")
+
+
+def _pad_to_32() -> Layer:
+    def forward(m, x):
+        if x.ndim != 4 or x.shape[1:3] not in ((28, 28), (32, 32)):
+            raise ValueError(
+                f"lenet5_1998: expected images (batch, 32 or 28, 32 or 28, 1), got {x.shape}"
+            )
+        room = (32 - x.shape[1]) // 2
+        return jnp.pad(x, ((0, 0), (room, room), (room, room), (0, 0)))
+
+    return compose(forward, name="pad")
