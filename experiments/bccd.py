@@ -212,7 +212,9 @@ def run(config: Config) -> Results:
     figures = {
         "boxes": draw_images(found, test),
         "precision": draw_precision(result),
-        "curves": jn.viz.curves({"loss": {"train": loss["train"], "validation": loss["test"]}}),
+        "curves": jn.viz.curves(
+            {"loss": {"train": loss["train"], "validation": loss["evaluation"]}}
+        ),
     }
     return Results(precisions["test"], frames, save(figures, config.output))
 

@@ -189,8 +189,8 @@ def learn(net: jn.Layer, train: Any, test: Any, config: Config) -> tuple[Any, An
         trainer, train, seed=config.seed, epochs=config.epochs, batch_size=config.batch_size,
         evaluate=test,
     )[-1]  # fmt: skip
-    assert last.test is not None
-    return last.train_state.params, last.train_state.state, float(last.test["accuracy"])
+    assert last.evaluation is not None
+    return last.train_state.params, last.train_state.state, float(last.evaluation["accuracy"])
 
 
 def write_page(folder: Path, modules: Path) -> None:

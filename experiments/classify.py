@@ -186,8 +186,8 @@ def learn(
 
 def accuracy(run: Sequence[jn.Epoch]) -> float:
     """Return the accuracy on the test split after the last epoch."""
-    assert run[-1].test is not None
-    return run[-1].test["accuracy"]
+    assert run[-1].evaluation is not None
+    return run[-1].evaluation["accuracy"]
 
 
 def write(epochs: Sequence[jn.Epoch], path: Path) -> None:
@@ -198,8 +198,10 @@ def write(epochs: Sequence[jn.Epoch], path: Path) -> None:
         rows = csv.writer(file)
         rows.writerow(["epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "s"])
         for epoch, s in zip(epochs, seconds, strict=True):
-            assert epoch.test is not None
-            values = [part[m] for part in (epoch.train, epoch.test) for m in ("loss", "accuracy")]
+            assert epoch.evaluation is not None
+            values = [
+                part[m] for part in (epoch.train, epoch.evaluation) for m in ("loss", "accuracy")
+            ]
             rows.writerow([epoch.number, *(f"{v:.6f}" for v in values), f"{s:.1f}"])
 
 

@@ -205,13 +205,13 @@ def learn_classes(data: Pair, test: Pair, config: Config, seed: int) -> tuple[An
         evaluate=test,
     )[-1]
     params = last.train_state.params
-    assert last.test is not None
+    assert last.evaluation is not None
 
     def classify(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits = np.asarray(jn.predict(net, params, {}, images))
         return logits.argmax(-1), np.asarray(jn.predict(trunk, params["trunk"], {}, images))
 
-    return classify, last.test["accuracy"]
+    return classify, last.evaluation["accuracy"]
 
 
 CLASSIFIER_EPOCHS = 3

@@ -130,8 +130,8 @@ def run(config: Config) -> Results:
             batch_size=len(train[1]) if rule.whole else config.batch_size, evaluate=train,
         )  # fmt: skip
         best = found.best("loss")  # of the training digits
-        assert found.test is not None
-        losses[name] = found.test["loss"][best]
+        assert found.evaluation is not None
+        losses[name] = found.evaluation["loss"][best]
         rates[name] = tried[best]
         runs = [found.member(best, i) for i in range(config.seeds)]
         accuracies[name] = np.array([accuracy(trained) for trained in runs])

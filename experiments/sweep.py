@@ -97,8 +97,8 @@ def run(config: Config) -> Results:
 
     def final_loss(trainer, train_state):
         *_, last = jn.fit(trainer, train_state, train, progress=False, **options)
-        assert last.test is not None
-        return last.test["loss"]
+        assert last.evaluation is not None
+        return last.evaluation["loss"]
 
     def own_trainers():
         losses = []
@@ -123,8 +123,8 @@ def run(config: Config) -> Results:
         nonlocal swept
         grid = {"learning_rate": config.rates}
         swept = jn.sweep(objective, optax.adam, train, seeds=config.all_seeds, grid=grid, **options)
-        assert swept.test is not None
-        return swept.test["loss"][..., -1].ravel()
+        assert swept.evaluation is not None
+        return swept.evaluation["loss"][..., -1].ravel()
 
     # The draws of the weights compile here, once for all ways.
     jn.trainer(objective, optax.adam(0.1)).init(jax.random.key(0), train)

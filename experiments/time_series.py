@@ -141,7 +141,7 @@ def run(config: Config) -> Results:
         )[-1]  # fmt: skip
 
     last = over_seeds(last_epoch, config)
-    accuracies = np.array([(epoch.test or {})["accuracy"] for epoch in last])
+    accuracies = np.array([(epoch.evaluation or {})["accuracy"] for epoch in last])
     print(f"test accuracy {mean_std(accuracies, ends=True)}")
     params, state = last[-1].train_state.params, last[-1].train_state.state
     figures = {

@@ -155,19 +155,21 @@ def test_mnist_has_the_shapes_shown(few_examples, capsys):
 
 
 def first_network_learned(names):
-    assert 0.85 < names["epoch"].test["accuracy"] < 1 and 0.85 < names["result"]["accuracy"] < 1
+    assert (
+        0.85 < names["epoch"].evaluation["accuracy"] < 1 and 0.85 < names["result"]["accuracy"] < 1
+    )
     assert 0.85 < (names["logits"].argmax(-1) == names["test"][1]).mean() < 1  # the loaded one
 
 
 def residual_net_learned(names):
     epoch = names["epoch"]
-    assert epoch.number == 20 and 0.85 < epoch.test["accuracy"] <= 1.0
+    assert epoch.number == 20 and 0.85 < epoch.evaluation["accuracy"] <= 1.0
     assert len(names["classes"]) == 3
 
 
 def vae_learned(names):
     epoch, images = names["epoch"], names["test"][0][:8]
-    assert 15 < epoch.test["loss"] < 30 and epoch.test["kl"] > 1
+    assert 15 < epoch.evaluation["loss"] < 30 and epoch.evaluation["kl"] > 1
     assert names["samples"].shape == (16, 64)
     # The closed form of the divergence against a Monte Carlo estimate.
     params, state = epoch.train_state.params, {}
@@ -193,7 +195,7 @@ def gan_learned(names):
 
 def vit_learned(names):
     epoch = names["epoch"]
-    assert 0.8 < epoch.test["accuracy"] < 1.0
+    assert 0.8 < epoch.evaluation["accuracy"] < 1.0
     start = names["trainer"].init(jax.random.key(0), names["train"])
     assert epoch.train_state.params["token"].shape == (1, 1, 32)
     assert not np.array_equal(start.params["token"], epoch.train_state.params["token"])

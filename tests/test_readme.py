@@ -19,7 +19,7 @@ def test_the_example_learns(capsys):
     names: dict = {}
     exec(BLOCKS[0], names)  # our own text
     epoch = names["epoch"]
-    assert epoch.number == 8 and 0.95 < epoch.test["accuracy"] < 1.0
+    assert epoch.number == 8 and 0.95 < epoch.evaluation["accuracy"] < 1.0
     shown = re.findall(r"```\n(epoch.*?)\n```", README, re.S)[0].splitlines()
     printed = capsys.readouterr().out.strip().splitlines()
     assert len(shown) == len(printed) == 8

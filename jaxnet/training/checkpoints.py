@@ -66,8 +66,8 @@ class Checkpoints:
     Args:
       folder: Folder such as "runs/a"; the first `save` creates it.
       keep: Number of newest checkpoints to keep.
-      best: Name of an entry of `epoch.scalars()`, such as "test/loss". The checkpoint with the best
-        value is kept as well.
+      best: Name of an entry of `epoch.scalars()`, such as "evaluation/loss". The checkpoint with
+        the best value is kept as well.
       mode: Whether the lowest ("min", the default) or the highest ("max") value of `best` is the
         best.
 
@@ -220,7 +220,9 @@ class Checkpoints:
         """
         _check_like(like)
         if self._name is None:
-            raise ValueError('Checkpoints.best: name a metric: Checkpoints(..., best="test/loss")')
+            raise ValueError(
+                'Checkpoints.best: name a metric: Checkpoints(..., best="evaluation/loss")'
+            )
         self._wait()
         while True:
             step = by_first(lambda: self._best_of(self._listed()))

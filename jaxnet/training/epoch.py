@@ -40,7 +40,7 @@ class Epoch(NamedTuple):
       epochs: Number of the last pass, None if it is not known.
       train_state: Train_state after this epoch; it stays valid, whatever `fit` does later.
       train: Mean of each metric over the epoch's examples, while the parameters changed.
-      test: The same on the `evaluate` data, with the parameters after the epoch; else None.
+      evaluation: The same on the `evaluate` data, with the parameters after the epoch; else None.
       losses: Loss of every step, (steps,).
       seconds: Seconds of training, evaluation included, compilation too in the first epoch.
       step: Number of updates that the train_state has had.
@@ -52,7 +52,7 @@ class Epoch(NamedTuple):
     epochs: int | None
     train_state: TrainState
     train: dict[str, float]
-    test: dict[str, float] | None
+    evaluation: dict[str, float] | None
     losses: np.ndarray
     seconds: float
     step: int = 0
@@ -60,7 +60,7 @@ class Epoch(NamedTuple):
     position: Position | None = None
 
     def scalars(self) -> dict[str, float]:
-        """Return the epoch's numbers by name, for logs: "epoch", "step", "train/loss", "test/loss".
+        """Return the epoch's numbers by name, for logs, such as "train/loss" and "evaluation/loss".
 
         Metrics that are arrays are left out.
 
@@ -69,21 +69,22 @@ class Epoch(NamedTuple):
           {'epoch': 2, 'step': 6, 'train/loss': 0.5, 'seconds': 1.5}
         """
         found: dict[str, float] = {"epoch": self.number, "step": self.step}
-        for part, metrics in (("train", self.train), ("test", self.test or {})):
+        for part, metrics in (("train", self.train), ("evaluation", self.evaluation or {})):
             found |= {f"{part}/{name}": float(v) for name, v in metrics.items() if np.ndim(v) == 0}
         return found | {"seconds": self.seconds}
 
     def __str__(self) -> str:
         parts = [self._where(), _words(self.train)]
-        if self.test is not None:
-            parts.append("test " + _words(self.test))
+        if self.evaluation is not None:
+            parts.append("evaluation " + _words(self.evaluation))
         return "  |  ".join([*parts, f"{self.seconds:.3g} s"])
 
     __repr__ = __str__  # the arrays would fill pages
 
     def _repr_html_(self) -> str:
-        lines = [("train", self.train), *([("test", self.test)] if self.test else [])]
-        names = [*self.train, *(name for name in self.test or {} if name not in self.train)]
+        lines = [("train", self.train)]
+        lines += [("evaluation", self.evaluation)] if self.evaluation else []
+        names = [*self.train, *(name for name in self.evaluation or {} if name not in self.train)]
         rows = [[part, *(_number(found.get(name)) for name in names)] for part, found in lines]
         right = [False, *[True] * len(names)]
         title = f"{self._where()}  |  {self.seconds:.3g} s"

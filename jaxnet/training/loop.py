@@ -250,7 +250,7 @@ def _epochs(
             epochs=end.epoch,
             train_state=train_state,
             train=means(jax.tree.map(lambda *sums: sum(sums), *(part.sums for part in parts))),
-            test=found,
+            evaluation=found,
             losses=losses,
             seconds=time.perf_counter() - start,
             step=step,

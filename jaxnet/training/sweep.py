@@ -38,7 +38,7 @@ class Sweep(NamedTuple):
       train_state: Train states of all runs. params, state and opt_state have two leading axes
         (settings, seeds), key has the axis of seeds, and step has neither.
       train: Means over each epoch's examples: metric -> (settings, seeds, epochs).
-      test: The same on the `evaluate` data; None without it.
+      evaluation: The same on the `evaluate` data; None without it.
       seconds: Seconds of everything, compilation included.
     """
 
@@ -46,7 +46,7 @@ class Sweep(NamedTuple):
     seeds: list[int]
     train_state: TrainState
     train: dict[str, np.ndarray]
-    test: dict[str, np.ndarray] | None
+    evaluation: dict[str, np.ndarray] | None
     seconds: float
 
     def member(self, setting: int, seed: int) -> TrainState:
@@ -75,7 +75,7 @@ class Sweep(NamedTuple):
 
         Args:
           metric: "loss" or a metric of the objective.
-          part: "train" or "test"; by default "test" if there is one.
+          part: "train" or "evaluation"; by default "evaluation" if there is one.
 
         Returns:
           For each setting its values, then mean, low and high (the 95% interval of the mean by
@@ -85,8 +85,8 @@ class Sweep(NamedTuple):
         Raises:
           KeyError: If there is no such metric or part.
         """
-        part = part or ("train" if self.test is None else "test")
-        parts = {"train": self.train, "test": self.test}
+        part = part or ("train" if self.evaluation is None else "evaluation")
+        parts = {"train": self.train, "evaluation": self.evaluation}
         values = parts.get(part)
         if values is None or metric not in values:
             there = {name: sorted(found) for name, found in parts.items() if found is not None}
@@ -121,8 +121,8 @@ class Sweep(NamedTuple):
 
     def table(self) -> Table:
         """Return a row per setting: the last value of each metric, and the interval of its mean."""
-        part = "train" if self.test is None else "test"
-        metrics = self.train if self.test is None else self.test
+        part = "train" if self.evaluation is None else "evaluation"
+        metrics = self.train if self.evaluation is None else self.evaluation
         head = *self.settings[0], *(f"{part} {metric} (95%)" for metric in metrics)
         rows = [[Number(f"{value:g}") for value in setting.values()] for setting in self.settings]
         for metric in metrics:

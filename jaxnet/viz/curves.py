@@ -19,10 +19,10 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
 
     Args:
       runs: One or more lists of the epochs of a run, of equal lengths. An epoch has dicts of
-        numbers `train` and `test` (or None).
+        numbers `train` and `evaluation` (or None).
 
     Returns:
-      A dict such as {"loss": {"train": ..., "test": ...}, "accuracy": ...}; each array is
+      A dict such as {"loss": {"train": ..., "evaluation": ...}, "accuracy": ...}; each array is
       (epochs,), or (runs, epochs) for several runs.
 
     Raises:
@@ -31,7 +31,7 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
 
     Example:
       >>> from types import SimpleNamespace as Epoch
-      >>> epochs = [Epoch(train={"loss": 2.0}, test=None), Epoch(train={"loss": 1.0}, test=None)]
+      >>> epochs = [Epoch(train={"loss": loss}, evaluation=None) for loss in (2.0, 1.0)]
       >>> history(epochs)
       {'loss': {'train': array([2., 1.])}}
     """
@@ -46,13 +46,13 @@ def history(*runs: Iterable[Any]) -> dict[str, dict[str, np.ndarray]]:
             f"history(list(fit(...))), got runs of {lengths or 'no'} epochs"
         )
     for epoch in (epoch for run in listed for epoch in run):
-        if not (hasattr(epoch, "train") and hasattr(epoch, "test")):
+        if not (hasattr(epoch, "train") and hasattr(epoch, "evaluation")):
             raise TypeError(
-                f"history: an epoch must have train and test, got {type(epoch).__name__}; write "
-                "history(list(fit(...)))"
+                f"history: an epoch must have train and evaluation, got {type(epoch).__name__}; "
+                "write history(list(fit(...)))"
             )
     panels: dict[str, dict[str, np.ndarray]] = {}
-    for part in ("train", "test"):
+    for part in ("train", "evaluation"):
         found = [[getattr(epoch, part) or {} for epoch in run] for run in listed]
         for metric in found[0][0]:
             if not all(metric in measured for run in found for measured in run):
@@ -79,7 +79,7 @@ def curves(panels: Panels, *, xlabel: str = "epoch") -> "Figure":
       ValueError: If there are no metrics, or values have the wrong shape.
 
     Example:
-      >>> figure = curves({"loss": {"train": [2.0, 1.0, 0.5], "test": [2.1, 1.2, 0.9]}})
+      >>> figure = curves({"loss": {"train": [2.0, 1.0, 0.5], "evaluation": [2.1, 1.2, 0.9]}})
       >>> [axes.get_ylabel() for axes in figure.axes]
       ['loss']
     """

@@ -56,7 +56,7 @@ for name in names:
     start = jn.distributed.put(trainer.init(jax.random.key(0), (x, y)), mesh, rule)
     found[name] = []
     for epoch in jn.fit(trainer, start, data, epochs=3, batch_size=16, evaluate=data):
-        found[name] += [*epoch.losses.tolist(), epoch.test["loss"], epoch.train["accuracy"]]
+        found[name] += [*epoch.losses.tolist(), epoch.evaluation["loss"], epoch.train["accuracy"]]
     last = epoch.train_state.params, epoch.train_state.state
     run = jn.fit(trainer, start, batches, steps=10, every=3, evaluate=batches)
     found[name + ", stream"] = [loss for epoch in run for loss in epoch.losses.tolist()]

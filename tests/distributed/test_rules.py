@@ -82,7 +82,8 @@ for name, (mesh, rule) in rules.items():
             jn.fit(trainer, now, data, epochs=3, batch_size=16, evaluate=data), alone, strict=True
         ):
             np.testing.assert_allclose(mine.losses, other.losses, rtol=1e-12)
-            np.testing.assert_allclose(mine.test["loss"], other.test["loss"], rtol=1e-12)
+            tested = mine.evaluation["loss"], other.evaluation["loss"]
+            np.testing.assert_allclose(*tested, rtol=1e-12)
             assert lies(mine.train_state) == where, name
         assert lies(start) == where and np.isfinite(start.params["hidden"]["kernel"]).all()
         last = mine.train_state
@@ -143,7 +144,7 @@ if "KIND" == "Auto":
             for rows in ((x, y), jn.distributed.put((x, y), mesh, P("data")))
         )
     np.testing.assert_allclose(of_one.train["loss"], of_eight.train["loss"], rtol=1e-12)
-    np.testing.assert_allclose(of_one.test["loss"], of_eight.test["loss"], rtol=1e-12)
+    np.testing.assert_allclose(of_one.evaluation["loss"], of_eight.evaluation["loss"], rtol=1e-12)
 
 def raises(kind, words, call):
     try:

@@ -104,7 +104,7 @@ def test_epochs_of_a_training_from_scratch(capsys):
     trainer = jn.trainer(jn.supervised(jn.dense(1), optax.squared_error), optax.sgd(0.1))
     epochs = run_epochs(trainer, (x, 2 * x), seed=0, epochs=12, batch_size=4, evaluate=(x, x))
     assert [epoch.number for epoch in epochs] == [*range(1, 13)]
-    assert epochs[-1].train["loss"] < epochs[0].train["loss"] and epochs[-1].test is not None
+    assert epochs[-1].train["loss"] < epochs[0].train["loss"] and epochs[-1].evaluation is not None
     assert capsys.readouterr().out.count("epoch") == 6
 
 

@@ -47,7 +47,7 @@ def run(folder, epochs=4, scores=None, **options):
     with jn.Checkpoints(folder, **options) as kept:
         for i, epoch in enumerate(trained(epochs)):
             if scores is not None:
-                epoch = epoch._replace(test={"score": scores[i]})
+                epoch = epoch._replace(evaluation={"score": scores[i]})
             assert kept.save(epoch)
             found.append(epoch)
     return build()[1], found
@@ -90,9 +90,9 @@ def test_an_empty_folder_gives_what_came(tmp_path):
 @pytest.mark.parametrize(("mode", "best"), [("min", 6), ("max", 3)])
 def test_the_best_is_kept_beside_the_newest(tmp_path, mode, best):
     scores = [9.0, 0.5, float("nan"), 4.0]
-    train_state, epochs = run(tmp_path, scores=scores, keep=1, best="test/score", mode=mode)
+    train_state, epochs = run(tmp_path, scores=scores, keep=1, best="evaluation/score", mode=mode)
     assert folders(tmp_path) == sorted({str(best), "12"})
-    with jn.Checkpoints(tmp_path, best="test/score", mode=mode) as kept:
+    with jn.Checkpoints(tmp_path, best="evaluation/score", mode=mode) as kept:
         found, _ = kept.best(train_state)
     same(found, epochs[best // 3 - 1].train_state)
 
@@ -197,8 +197,10 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(TypeError, match="best must name a metric"):
         jn.Checkpoints(tmp_path, best=3)  # type: ignore[arg-type]
     _, epochs = run(tmp_path, epochs=1)
-    with jn.Checkpoints(tmp_path, best="test/loss") as kept:
-        with pytest.raises(ValueError, match="'test/loss' is not among the epoch's scalars: epoch"):
+    with jn.Checkpoints(tmp_path, best="evaluation/loss") as kept:
+        with pytest.raises(
+            ValueError, match="'evaluation/loss' is not among the epoch's scalars: epoch"
+        ):
             kept.save(epochs[0])
         with pytest.raises(TypeError, match="expected an Epoch, got TrainState"):
             kept.save(epochs[0].train_state)
@@ -401,13 +403,13 @@ def test_the_best_of_an_earlier_program_stays(tmp_path, mode, best):
     """Its value is stored: another program that goes on compares with it."""
     train_state, epochs = build()[1], trained(4)
     scores = [1.0, 5.0, 3.0, 2.0]
-    epochs = [e._replace(test={"score": v}) for e, v in zip(epochs, scores, strict=True)]
+    epochs = [e._replace(evaluation={"score": v}) for e, v in zip(epochs, scores, strict=True)]
     for part in (epochs[:2], epochs[2:]):
-        with jn.Checkpoints(tmp_path / "b", keep=1, best="test/score", mode=mode) as kept:
+        with jn.Checkpoints(tmp_path / "b", keep=1, best="evaluation/score", mode=mode) as kept:
             kept.newest(train_state)
             assert all(kept.save(epoch) for epoch in part)
     assert folders(tmp_path / "b") == sorted({str(best), "12"})
-    with jn.Checkpoints(tmp_path / "b", best="test/score", mode=mode) as kept:
+    with jn.Checkpoints(tmp_path / "b", best="evaluation/score", mode=mode) as kept:
         same(kept.best(train_state)[0], epochs[best // 3 - 1].train_state)
 
 

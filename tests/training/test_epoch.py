@@ -9,7 +9,7 @@ import jaxnet as jn
 
 def epoch(**changes):
     metrics = {"loss": 0.25, "accuracy": 1.0, "matrix": np.eye(2)}
-    fields = dict(number=2, epochs=10, train_state=None, train={"loss": 0.5}, test=metrics,
+    fields = dict(number=2, epochs=10, train_state=None, train={"loss": 0.5}, evaluation=metrics,
                   losses=np.ones(3), seconds=1.5, step=6, steps=30,
                   position=jn.training.Position(2, 0, 0, 4))  # fmt: skip
     return jn.Epoch(**fields | changes)  # type: ignore[arg-type]
@@ -17,23 +17,23 @@ def epoch(**changes):
 
 def test_scalars_have_paths_and_leave_arrays_out():
     assert epoch().scalars() == {
-        "epoch": 2, "step": 6, "train/loss": 0.5, "test/loss": 0.25, "test/accuracy": 1.0,
-        "seconds": 1.5,
+        "epoch": 2, "step": 6, "train/loss": 0.5, "evaluation/loss": 0.25,
+        "evaluation/accuracy": 1.0, "seconds": 1.5,
     }  # fmt: skip
 
 
 def test_between_passes_it_prints_the_epoch_and_inside_one_the_step():
-    assert str(epoch(test=None)) == "epoch  2/10  |  loss 0.5000  |  1.5 s"
+    assert str(epoch(evaluation=None)) == "epoch  2/10  |  loss 0.5000  |  1.5 s"
     inside = jn.training.Position(1, 2, 0, 4)
-    assert str(epoch(position=inside, test=None)) == "step  6/30  |  loss 0.5000  |  1.5 s"
-    assert str(epoch(epochs=None, steps=None, test=None)).startswith("step 6  |")
+    assert str(epoch(position=inside, evaluation=None)) == "step  6/30  |  loss 0.5000  |  1.5 s"
+    assert str(epoch(epochs=None, steps=None, evaluation=None)).startswith("step 6  |")
 
 
 def test_in_a_notebook_it_is_a_table_of_train_and_test():
     plain = {"loss": 0.25, "accuracy": 1.0}
-    root = ElementTree.fromstring(epoch(test=plain)._repr_html_())
+    root = ElementTree.fromstring(epoch(evaluation=plain)._repr_html_())
     assert root.find("table/caption").text == "epoch  2/10  |  1.5 s"  # type: ignore[union-attr]
     assert [cell.text for cell in root.iter("th")] == [None, "loss", "accuracy"]
     rows = [cell.text for cell in root.iter("td")]
-    assert rows == ["train", "0.5000", None, "test", "0.2500", "1.0000"]
-    assert len(list(ElementTree.fromstring(epoch(test=None)._repr_html_()).iter("td"))) == 2
+    assert rows == ["train", "0.5000", None, "evaluation", "0.2500", "1.0000"]
+    assert len(list(ElementTree.fromstring(epoch(evaluation=None)._repr_html_()).iter("td"))) == 2

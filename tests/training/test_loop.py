@@ -118,7 +118,7 @@ def test_stream_equals_resident():
         b.train_state.params,
     )
     np.testing.assert_allclose(a.train["loss"], b.train["loss"], rtol=1e-5)
-    assert b.test["loss"] < b.train["loss"]
+    assert b.evaluation["loss"] < b.train["loss"]
 
 
 class Loader:
@@ -178,8 +178,8 @@ def test_learning_is_bounded_on_both_sides():
     trainer, train_state = build(metrics={"accuracy": jn.metrics.accuracy})
     *_, epoch = jn.fit(trainer, train_state, data(500), epochs=20, evaluate=data(500, 1))
     # The labels are noisy: the best rule reads x0 > 0, right in 85.2% (1/2 + atan(2) / pi).
-    assert 0.82 < epoch.test["accuracy"] < 0.89
-    assert 0.25 < epoch.test["loss"] < 0.45
+    assert 0.82 < epoch.evaluation["accuracy"] < 0.89
+    assert 0.25 < epoch.evaluation["loss"] < 0.45
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_an_augmentation_changes_training_alone():
     train_state = trainer.init(KEY, (x, y))
     *_, epoch = jn.fit(trainer, train_state, (x, y), epochs=1, evaluate=(x, y))
     assert epoch.train["zero"] == 1.0
-    np.testing.assert_allclose(epoch.test["zero"], (y == 0).mean(), rtol=1e-6)
+    np.testing.assert_allclose(epoch.evaluation["zero"], (y == 0).mean(), rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -274,7 +274,7 @@ def test_totals_and_weights_are_summed_before_they_are_divided():
     *_, epoch = jn.fit(
         trainer, train_state, batch, epochs=1, batch_size=2, evaluate=batch, shuffle=False
     )
-    np.testing.assert_allclose([epoch.train["loss"], epoch.test["loss"]], expected, rtol=1e-6)
+    np.testing.assert_allclose([epoch.train["loss"], epoch.evaluation["loss"]], expected, rtol=1e-6)
     np.testing.assert_allclose(epoch.losses, [(1 + 4 + 9 + 16) / 4, 25], rtol=1e-6)
 
 

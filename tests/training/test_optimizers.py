@@ -203,19 +203,19 @@ def test_early_stopping_is_a_statement_in_the_loop():
     best, epochs = None, []
     for epoch in jn.fit(trainer, train_state, train, epochs=200, evaluate=test, progress=False):
         epochs.append(epoch)
-        if best is None or epoch.test["loss"] < best.test["loss"]:
+        if best is None or epoch.evaluation["loss"] < best.evaluation["loss"]:
             best = epoch
         elif epoch.number - best.number >= 5:  # patience
             break
 
-    losses = [epoch.test["loss"] for epoch in epochs]
+    losses = [epoch.evaluation["loss"] for epoch in epochs]
     assert 3 < best.number < len(epochs) - 4 and len(epochs) == best.number + 5 < 100
-    assert best.test["loss"] == min(losses) < epochs[-1].test["loss"]
+    assert best.evaluation["loss"] == min(losses) < epochs[-1].evaluation["loss"]
     assert epochs[-1].train["loss"] < best.train["loss"]  # it would have gone on learning noise
     again = jn.evaluate(
         trainer.objective, best.train_state.params, best.train_state.state, test
     )  # what was kept is still the best
-    assert again["loss"] == pytest.approx(best.test["loss"], rel=1e-5)
+    assert again["loss"] == pytest.approx(best.evaluation["loss"], rel=1e-5)
 
 
 @pytest.mark.slow

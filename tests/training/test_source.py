@@ -192,7 +192,7 @@ def test_data_in_a_dict():
     rows = {"image": jnp.asarray(x), "label": y}
     trainer = jn.trainer(jn.compose(forward), optax.sgd(0.1))
     run = jn.fit(trainer, trainer.init(KEY, rows), rows, epochs=3, evaluate=rows)
-    losses = [epoch.test["loss"] for epoch in run]
+    losses = [epoch.evaluation["loss"] for epoch in run]
     assert losses[2] < losses[0] < 1.5
 
 

@@ -40,7 +40,7 @@ def test_each_member_is_the_run_of_its_seed_and_setting():
     grid = {"learning_rate": [0.01, 0.1], "momentum": [0.5, 0.9]}
     found = jn.sweep(goal, optax.sgd, train, seeds=[3, 4], grid=grid, **options)
     assert found.settings[1] == {"learning_rate": 0.01, "momentum": 0.9}
-    assert found.train["loss"].shape == found.test["accuracy"].shape == (4, 2, 3)
+    assert found.train["loss"].shape == found.evaluation["accuracy"].shape == (4, 2, 3)
     for i in (1, 2):  # as they differ in both options, an exchange would show
         trainer = jn.trainer(goal, optax.sgd(**found.settings[i]))
         for j, seed in enumerate(found.seeds):
@@ -53,7 +53,7 @@ def test_each_member_is_the_run_of_its_seed_and_setting():
             assert int(member.step) == 15
             for name in ("loss", "accuracy"):
                 close(found.train[name][i, j], np.array([e.train[name] for e in epochs]))
-                close(found.test[name][i, j], np.array([e.test[name] for e in epochs]))
+                close(found.evaluation[name][i, j], np.array([e.evaluation[name] for e in epochs]))
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_rows_have_means_and_intervals():
     net, train = jn.dense(3), data()
     found = jn.sweep(objective(net), optax.sgd, train, seeds=4, epochs=2,
                      grid={"learning_rate": [0.1, 0.01]}, evaluate=data(9))  # fmt: skip
-    row, last = found.rows("accuracy")[1], found.test["accuracy"][1, :, -1]
+    row, last = found.rows("accuracy")[1], found.evaluation["accuracy"][1, :, -1]
     interval = stats.t.interval(0.95, 3, last.mean(), stats.sem(last))
     low, high = np.clip(interval, 0, 1)  # as accuracies are
     np.testing.assert_allclose([row["low"], row["high"]], [low, high], 1e-5)
@@ -106,7 +106,7 @@ def test_rows_have_means_and_intervals():
     assert found.rows("loss", "train")[0]["mean"] == pytest.approx(
         found.train["loss"][0, :, -1].mean()
     )
-    better = found.test["accuracy"][..., -1].mean(1).argmax()
+    better = found.evaluation["accuracy"][..., -1].mean(1).argmax()
     assert found.best("accuracy") == better
     text = str(found)
     assert repr(found) == text
@@ -190,7 +190,9 @@ def test_each_seed_is_measured_on_its_own_fold():
     for i in range(4):
         alone = {name: leaf[0, i] for name, leaf in found.train_state.params.items()}
         wanted = jn.evaluate(objective, alone, {}, jax.tree.map(lambda a, i=i: a[i], held))
-        np.testing.assert_allclose(found.test["accuracy"][0, i, -1], wanted["accuracy"], rtol=1e-6)
+        np.testing.assert_allclose(
+            found.evaluation["accuracy"][0, i, -1], wanted["accuracy"], rtol=1e-6
+        )
     with pytest.raises(ValueError, match="evaluate must have a leading axis of 4 seeds"):
         jn.sweep(objective, make, data, evaluate=(x, y), own_data=True, **options)
     with pytest.raises(ValueError, match="evaluate must have the axes of data"):

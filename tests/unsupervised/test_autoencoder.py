@@ -335,5 +335,5 @@ def test_deep_beats_pca_of_the_same_width_on_held_out_digits(digits):
     net = jn.models.autoencoder(jn.models.mlp([64, 32, 8]), decoder)
     trainer = jn.trainer(reconstruction(net), optax.adam(3e-3))
     *_, epoch = jn.fit(trainer, trainer.init(KEY, x), x, epochs=40, evaluate=held_out)
-    assert epoch.test is not None
-    assert 0.3 * linear < epoch.test["error"] < 0.8 * linear
+    assert epoch.evaluation is not None
+    assert 0.3 * linear < epoch.evaluation["error"] < 0.8 * linear

@@ -11,7 +11,7 @@ def fake(train, test):
 
     return [
         SimpleNamespace(
-            train={"loss": a, "accuracy": 1 - a}, test=None if b is None else {"loss": b}
+            train={"loss": a, "accuracy": 1 - a}, evaluation=None if b is None else {"loss": b}
         )
         for a, b in zip(train, test, strict=True)
     ]
@@ -21,9 +21,9 @@ def test_history_of_one_run():
     panels = viz.history(fake([0.5, 0.25], [0.75, 0.5]))
     assert list(panels) == ["loss", "accuracy"]
     np.testing.assert_array_equal(panels["loss"]["train"], [0.5, 0.25])
-    np.testing.assert_array_equal(panels["loss"]["test"], [0.75, 0.5])
+    np.testing.assert_array_equal(panels["loss"]["evaluation"], [0.75, 0.5])
     np.testing.assert_array_equal(panels["accuracy"]["train"], [0.5, 0.75])
-    assert "test" not in panels["accuracy"]
+    assert "evaluation" not in panels["accuracy"]
 
 
 def test_history_of_several_runs_and_without_test_data():
@@ -44,7 +44,7 @@ def test_history_of_a_real_run():
     epochs = list(jn.fit(trainer, start, data, epochs=3, evaluate=data))
     panels = viz.history(epochs)
     assert panels["loss"]["train"].tolist() == [epoch.train["loss"] for epoch in epochs]
-    assert panels["loss"]["test"].shape == (3,)
+    assert panels["loss"]["evaluation"].shape == (3,)
 
 
 @pytest.mark.parametrize("runs", [[], [[]], [fake([1], [1]), fake([1, 2], [1, 2])]])
@@ -54,14 +54,14 @@ def test_history_needs_runs_of_one_length(runs):
 
 
 def test_lines_are_the_values_over_epochs_from_1():
-    figure = viz.curves({"loss": {"train": [3.0, 2.0, 1.0], "test": [4.0, 3.0, 2.5]}})
+    figure = viz.curves({"loss": {"train": [3.0, 2.0, 1.0], "evaluation": [4.0, 3.0, 2.5]}})
     lines = figure.axes[0].get_lines()
     assert [line.get_xdata().tolist() for line in lines] == [[1, 2, 3]] * 2
     assert [line.get_ydata().tolist() for line in lines] == [[3, 2, 1], [4, 3, 2.5]]
     assert lines[0].get_color() != lines[1].get_color()
     assert lines[0].get_linestyle() != lines[1].get_linestyle()  # also told apart without color
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert texts == ["train, 1 at the end", "test, 2.5 at the end"]
+    assert texts == ["train, 1 at the end", "evaluation, 2.5 at the end"]
     assert figure.axes[0].get_xlabel() == "epoch" and figure.axes[0].get_ylabel() == "loss"
 
 
@@ -75,7 +75,9 @@ def test_several_runs_are_thin_and_their_mean_is_thick():
 
 
 def test_a_line_has_one_color_in_all_panels():
-    figure = viz.curves({"loss": {"train": [1.0], "test": [1.0]}, "accuracy": {"test": [1.0]}})
+    figure = viz.curves(
+        {"loss": {"train": [1.0], "evaluation": [1.0]}, "accuracy": {"evaluation": [1.0]}}
+    )
     loss, accuracy = figure.axes
     assert loss.get_lines()[1].get_color() == accuracy.get_lines()[0].get_color()
 
