@@ -24,6 +24,8 @@ def test_serial_parallel_residual_values():
     assert (a == 1).all() and (b == 1).all()
     (a, b), _ = jit_apply(jn.parallel(jnp.negative, jnp.abs), {}, {}, (x, -2 * x))
     assert (a == -1).all() and (b == 2).all()
+    (a, b), _ = jit_apply(jn.parallel(jnp.negative, jnp.abs), {}, {}, [x, -2 * x])
+    assert (a == -1).all() and (b == 2).all()
     y, _ = jit_apply(jn.residual(lambda x: 2 * x, lambda x: 5 * x), {}, {}, x)
     assert (y == 7).all()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.data.scenes import _enlarge
+from jaxnet.data.scenes import LEAST, MOST, _enlarge
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,18 @@ def test_ranges(scenes):
         assert 0 <= part.images.min() < 0.1 and 0.95 < part.images.max() <= 1
         count = (part.boxes["classes"] >= 0).sum(1)
         assert set(count) == {1, 2, 3}
+
+
+def test_digits_have_all_sizes_between_the_smallest_and_the_largest(monkeypatch):
+    sides = set()
+
+    def enlarge(image, side):
+        sides.add(int(side))
+        return _enlarge(image, side)
+
+    monkeypatch.setattr("jaxnet.data.scenes._enlarge", enlarge)
+    jn.data.digit_scenes(200, 1, size=(40, 56))
+    assert sides == set(range(LEAST, MOST + 1))
 
 
 def test_a_box_is_the_least_around_the_pixels_of_its_digit(scenes):

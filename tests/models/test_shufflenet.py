@@ -17,6 +17,12 @@ def test_parameters(variant):
     assert count(shufflenet_v2(variant), (2, 224, 224, 3)) == PUBLISHED[variant]
 
 
+def test_sizes_that_the_first_strides_do_not_divide():
+    """33 x 29 pixels after the convolution, and 17 x 15 after the pool with padding."""
+    found = shapes(shufflenet_v2("x0_5", 7), (2, 66, 58, 3))
+    assert found["max_pool"] == (2, 17, 15, 24) and found["stage_1_block_1"] == (2, 9, 8, 48)
+
+
 @pytest.mark.slow
 def test_stages_and_a_step_of_training():
     net = shufflenet_v2("x0_5", 7)

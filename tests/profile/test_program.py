@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnet as jn
-from jaxnet.profile.program import Instruction, Run, Shape, bytes_of, flops_of, layer_of, parse
+from jaxnet.profile.program import (
+    Instruction,
+    Program,
+    Run,
+    Shape,
+    bytes_of,
+    flops_of,
+    layer_of,
+    parse,
+)
 
 START = "jit(step)/transpose(jvp(net))"
 
@@ -97,6 +106,33 @@ def test_flops_by_hand(function, shapes, products):
     if function is not jnp.matmul:
         counted = jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
         assert counted == 2 * products
+
+
+def test_a_convolution_in_c_counts_as_in_jax():
+    """2 nets of 3 images: 5 x 7 pixels of 4 features by kernels of 3 x 2 to 6 features, VALID."""
+    text = """HloModule jit_f
+
+ENTRY %main (x: f32[2,3,5,7,4], w: f32[2,3,2,4,6]) -> f32[2,3,3,6,6] {
+  %x = f32[2,3,5,7,4]{4,3,2,1,0} parameter(0)
+  %w = f32[2,3,2,4,6]{4,3,2,1,0} parameter(1)
+  ROOT %y = f32[2,3,3,6,6]{4,3,2,1,0} custom-call(%x, %w), custom_call_target="jaxnet_conv", backend_config={form = dense<[0, 1, 1, 1, 1, 1, 0, 0, 1, 1]> : tensor<10xi64>}
+}
+"""  # noqa: E501
+    assert sum(flops_of(run) for run in parse(text).runs()) == 2 * 2 * 3 * (3 * 3) * (6 * 2) * 4 * 6
+    unknown = text.replace("form = dense<[0, 1, 1, 1, 1, 1, 0, 0, 1, 1]>", "other = 1")
+    assert sum(flops_of(run) for run in parse(unknown).runs()) == 0
+
+
+def test_a_fusion_without_a_name_has_that_of_what_it_computes():
+    def of(opcode, name="", rest=""):
+        named = f'op_name="{name}" {rest}' if name else rest
+        return Instruction("one", opcode, (Shape("f32", (3,)),), (), named, False)
+
+    inside = {"a": of("add", "net/dense/add"), "b": of("tanh", "net/tanh"), "c": of("copy")}
+    program = Program({"fused": inside}, "main")
+    assert program.origin(of("fusion", rest="calls=%fused")) == "net/tanh"
+    assert program.origin(of("fusion", "net/exp", "calls=%fused")) == "net/exp"
+    assert program.origin(of("while", rest="body=%fused")) == ""
 
 
 def test_a_product_of_cublas():

@@ -228,6 +228,15 @@ def test_images_that_are_not_flattened_and_other_lengths(outputs, targets, words
     assert any(note.startswith(words) for note in raised.value.__notes__)
 
 
+def test_axes_of_images_are_not_guessed_from_other_shapes():
+    """Neither from outputs (batch, classes), nor where the targets have several axes too."""
+    for outputs, targets in [((4, 3), (4,)), ((4, 8, 8, 3), (4, 8, 3))]:
+        batch = jnp.ones(outputs), jnp.ones(targets)
+        with pytest.raises((TypeError, ValueError)) as raised:
+            jn.supervised(lambda x: x, LABELS).apply({}, {}, batch)
+        assert not any("still have the axes" in note for note in raised.value.__notes__)
+
+
 @pytest.mark.parametrize("label, words", [
     (3, "For labels up to 3, the last layer needs 4 outputs. To leave"),
     (255, "got 255. To leave"),
