@@ -158,14 +158,13 @@ def measure(
     def run(params, state, data, key):
         count = jax.tree.leaves(data)[0].shape[0]
 
-        def sums(numbered):
-            i, batch = numbered
+        def sums(i, batch):
             key_now = jax.random.fold_in(key, i)
             output, _ = objective.apply(params, state, batch, key=key_now, train=False)
             found = averages(output, batch, mask_of(i, size, count), objective.name)
             return {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
 
-        each = jax.lax.map(sums, (jnp.arange(-(-count // size)), _batches(data, size, batches)))
+        each = _over_batches(sums, data, size, batches)
         return jax.tree.map(lambda leaf: leaf.sum(0), each)
 
     key = "measure", objective, size, batches, shardings
@@ -242,7 +241,7 @@ def predict_program(
     def run(params, state, x):
         count = jax.tree.leaves(x)[0].shape[0]
 
-        def outputs(batch):
+        def outputs(i, batch):
             y, _ = net.apply(params, state, batch)
             for leaf in jax.tree.leaves(y):
                 if jnp.shape(leaf)[:1] != (size,):
@@ -253,7 +252,7 @@ def predict_program(
                     )
             return y
 
-        y = jax.lax.map(outputs, _batches(x, size, batches))
+        y = _over_batches(outputs, x, size, batches)
         return jax.tree.map(lambda a: a.reshape(len(a) * size, *a.shape[2:])[:count], y)
 
     key = "predict", net, size, batches, shardings
@@ -262,15 +261,30 @@ def predict_program(
     )
 
 
-def _batches(data: PyTree, size: int, shardings: placement.Shardings | None) -> PyTree:
-    """Return (steps, size, ...), padded with copies of the last example, which are finite."""
+def _over_batches(
+    function: Callable, data: PyTree, size: int, shardings: placement.Shardings | None
+) -> PyTree:
+    """Map a function (i, batch); copies of the last example, which are finite, fill the last batch.
 
-    def leaf(a):
-        steps = -(-len(a) // size)
-        pad = [(0, steps * size - len(a))] + [(0, 0)] * (a.ndim - 1)
-        return jnp.pad(a, pad, mode="edge").reshape(steps, size, *a.shape[1:])
+    On one device a batch is read when its turn comes. On a mesh the data are divided once: rows
+    that are taken by their numbers would be collected from all devices.
+    """
+    count = jax.tree.leaves(data)[0].shape[0]
+    numbers = jnp.arange(-(-count // size))
 
-    return placement.constrain(jax.tree.map(leaf, data), shardings, axes=1)
+    def batch(i):
+        rows = jnp.minimum(i * size + jnp.arange(size), count - 1)
+        return jax.tree.map(lambda a: a[rows], data)
+
+    if shardings is None:
+        return jax.lax.map(lambda i: function(i, batch(i)), numbers)
+
+    def divided(a):
+        pad = [(0, len(numbers) * size - count)] + [(0, 0)] * (a.ndim - 1)
+        return jnp.pad(a, pad, mode="edge").reshape(len(numbers), size, *a.shape[1:])
+
+    parts = placement.constrain(jax.tree.map(divided, data), shardings, axes=1)
+    return jax.lax.map(lambda each: function(*each), (numbers, parts))
 
 
 def is_stream(data: Any) -> bool:

@@ -209,6 +209,7 @@ class Stream:
         self.step: Any = None  # the program, made for the first batch
         self.explained = False  # whether a last batch of one example was checked
         self.accepted: list[frozenset[int]] = []  # integers found in the targets so far
+        self.masks: dict[int, Any] = {}  # mask of a batch on the device, by its examples
 
     def joined(self, train_state: TrainState) -> TrainState:
         """Return the train_state itself, since its mesh is known with the first batch."""
@@ -316,11 +317,12 @@ class Stream:
             self._explain_one_example(train_state, batch)
         if count < size:
             batch = jax.tree.map(lambda leaf: jnp.resize(leaf, (size, *leaf.shape[1:])), batch)
-        mask = None
         # One program for all batches.
-        if count < size or takes_mask(trainer.objective, trainer.programs, *now, batch):
-            mask = _given((np.arange(size) < count).astype(np.float32))
-        return train_state, batch, mask
+        if count == size and not takes_mask(trainer.objective, trainer.programs, *now, batch):
+            return train_state, batch, None
+        if count not in self.masks:
+            self.masks[count] = _given((np.arange(size) < count).astype(np.float32))
+        return train_state, batch, self.masks[count]
 
     def _explain_one_example(self, train_state: TrainState, batch: PyTree) -> None:
         """Warn if a layer cannot train on one example, whose copies fill the batch."""

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.services.trees import Memo
+from jaxnet.training.evaluate import measure, predict_program
 from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
@@ -184,3 +186,16 @@ for other in found[1:]:
 @pytest.mark.slow
 def test_a_second_mesh_is_no_warning(on_devices):
     on_devices(ON_MESHES, 4)
+
+
+def test_a_last_smaller_batch_copies_no_data():
+    """What the program holds beside the data does not grow with their number."""
+    net = jn.dense(1)
+    objective = jn.supervised(net, optax.squared_error)
+    data = jn.spec((4099, 1000)), jn.spec((4099, 1))
+    params, state = jax.eval_shape(objective.init, jax.random.key(0), data)
+    measured = jax.jit(measure(objective, Memo(), 16)).lower(params, state, data, KEY)
+    predicted = jax.jit(predict_program(net, 16, None, None)).lower(params, state, data[0])
+    for program in (measured, predicted):
+        held = program.compile().memory_analysis().temp_size_in_bytes
+        assert held < 4099 * 1000 * 4 / 20  # bytes of the inputs, of which a batch is 1 / 256
