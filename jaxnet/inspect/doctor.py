@@ -13,7 +13,7 @@ from jaxnet.services.checks import all_native, check_input
 from jaxnet.services.jaxprs import depends_on
 from jaxnet.services.table import Table, Tabular
 from jaxnet.services.trees import PyTree, floats_of, path_name, with_floats
-from jaxnet.training.objective import averages
+from jaxnet.training.objective import averaged
 from jaxnet.training.trainer import Trainer, TrainState, check_train_state
 
 FAST, SLOW = 0.1, 1e-6  # update / weight; usually near 1e-3
@@ -102,8 +102,8 @@ def doctor(trainer: Trainer, train_state: TrainState, *batches: PyTree) -> Repor
     def trial(train_state, key, batch):
         def loss(floats, train):
             params = with_floats(train_state.params, floats)
-            output, _ = objective.apply(params, train_state.state, batch, key=key, train=train)
-            return averages(output, batch, None, objective.name)["loss"].mean
+            given = objective, params, train_state.state, batch, None, key
+            return averaged(*given, train=train)[0]["loss"].mean
 
         # Integers, such as the params of `quantized`, do not change.
         floats = floats_of(train_state.params)

@@ -13,7 +13,7 @@ from jaxnet.services.checks import all_native, at_least, check_data, to_device
 from jaxnet.services.keywords import explain_keywords
 from jaxnet.services.trees import Memo, PyTree, key_spec, memo_of, path_name, shapes_of
 from jaxnet.training import placement
-from jaxnet.training.objective import Average, averages
+from jaxnet.training.objective import Average, averaged
 from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import explain_reuse
 
@@ -160,8 +160,8 @@ def measure(
 
         def sums(i, batch):
             key_now = jax.random.fold_in(key, i)
-            output, _ = objective.apply(params, state, batch, key=key_now, train=False)
-            found = averages(output, batch, mask_of(i, size, count), objective.name)
+            mask = mask_of(i, size, count)
+            found, _ = averaged(objective, params, state, batch, mask, key_now)
             return {n: Average(a.mean * a.weight, a.weight) for n, a in found.items()}
 
         each = _over_batches(sums, data, size, batches)

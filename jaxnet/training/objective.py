@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.core import Layer, Params, as_layer, compose, transform
+from jaxnet.core import Layer, Params, State, as_layer, compose, transform
 from jaxnet.services.checks import WrongValues, a_function
 from jaxnet.services.functions import function_name
 from jaxnet.services.keywords import explain_keywords
@@ -528,25 +528,43 @@ def added(sums: dict[str, Average], found: dict[str, Average]) -> dict[str, Aver
     }
 
 
-def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> dict[str, Average]:
-    """Return the averages of an objective's output over the examples that count, "loss" first.
+def averaged(
+    objective: Layer,
+    params: Params,
+    state: State,
+    batch: PyTree,
+    weights: jax.Array | None = None,
+    key: jax.Array | None = None,
+    *,
+    train: bool = False,
+) -> tuple[dict[str, Average], State]:
+    """Return the averages of an objective over the examples of a batch, and the state after it.
 
     Args:
-      output: Pair `(values, metrics)`, see the top of this file.
+      objective: Layer that returns the pair `(values, metrics)`, see the top of this file.
+      params, state: Its params and state.
       batch: Batch. Its arrays agree in their first axis, the number of examples.
-      mask: Array (batch,) of 0 and 1, 0 for padding; None if all examples count.
-      who: Name of the objective, for errors.
+      weights: Weight of each example, (batch,), 0 for padding; None if all count alike.
+      key: Random key.
+      train: Whether in training mode.
 
     Raises:
       TypeError: If the output has the wrong form, or if the loss is not of floats.
       ValueError: If the values have the wrong shape, or the arrays of the batch do not agree.
-      ValueError: If a scalar is returned and padding has to be left out.
+      ValueError: If a scalar is returned and examples have weights.
 
     Example:
-      >>> output = jnp.array([1.0, 3.0, 9.0]), {}
-      >>> float(averages(output, jnp.ones(3), jnp.array([1, 1, 0]), "net")["loss"].mean)
+      >>> objective = jn.compose(lambda m, x: (x, {}), name="objective")
+      >>> weights = jnp.array([1.0, 1.0, 0.0])
+      >>> found, _ = averaged(objective, {}, {}, jnp.array([1.0, 3.0, 9.0]), weights)
+      >>> float(found["loss"].mean)
       2.0
     """
+    output, after = objective.apply(params, state, batch, key=key, train=train)
+    return jax.named_scope("loss")(_averages)(output, batch, weights, objective.name), after
+
+
+def _averages(output: Any, batch: PyTree, weights: Any, who: str) -> dict[str, Average]:
     if not (isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], dict)):
         raise TypeError(
             f"{who}: an objective must return (values, metrics), values (batch,) and a dict, such "
@@ -558,40 +576,38 @@ def averages(output: Any, batch: PyTree, mask: jax.Array | None, who: str) -> di
     if isinstance(values, float):
         raise TypeError(f"{who}: the loss is the number {values}, which has no gradient")
     check_loss(who, values)
-    count = (examples(batch, who),)
-    named = {"loss": values} | metrics
-    return {name: _average(name, v, count, mask, who) for name, v in named.items()}
+    rows, named = examples(batch, who), {"loss": values} | metrics
+    return {name: _average(name, v, rows, weights, who) for name, v in named.items()}
 
 
-def _average(name: str, values: Any, count: tuple, mask: Any, who: str) -> Average:
+def _average(name: str, values: Any, rows: int, weights: Any, who: str) -> Average:
+    counted = None
     if isinstance(values, tuple):
         shapes = [jnp.shape(leaf) for leaf in values]
         if len(values) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
             raise ValueError(
                 f"{who}: {name} must be a pair (totals, weights), (batch,) each, got {shapes}"
             )
-        totals, weights = (jnp.asarray(v, jnp.result_type(values[0], jnp.float32)) for v in values)
-        if mask is not None:  # jnp.where instead of a product, since the padding may be NaN
-            totals, weights = (jnp.where(mask > 0, v, 0) for v in (totals, weights))
-        weight = weights.sum()
-        return Average(totals.sum() / jnp.where(weight == 0, 1, weight), weight)
+        dtype = jnp.result_type(values[0], jnp.float32)
+        values, counted = (jnp.asarray(v, dtype) for v in values)
     values = jnp.asarray(values)
     values = values if jnp.issubdtype(values.dtype, jnp.inexact) else values.astype(jnp.float32)
     if values.ndim == 0:
-        if mask is not None:
+        if weights is not None:
             raise ValueError(
                 f"{who}: the last batch is padded, and {name} is one value per batch, from which "
                 "the padding cannot be left out; return one value per example, (batch,), or choose "
                 "a batch_size that divides the number of examples"
             )
-        return Average(values, jnp.float32(count[0]))
-    if values.shape != count:
+        return Average(values, jnp.float32(rows))
+    if values.shape != (rows,) and counted is None:
         raise ValueError(
-            f"{who}: {name} must be (batch,), one value per example, {count}, got {values.shape}; "
-            "take the mean over the other axes"
+            f"{who}: {name} must be (batch,), one value per example, {(rows,)}, got "
+            f"{values.shape}; take the mean over the other axes"
         )
-    if mask is None:
-        return Average(values.mean(dtype=_at_least_32(values)), jnp.float32(len(values)))
-    weight = mask.sum()
-    total = jnp.where(mask > 0, values, 0).sum(dtype=_at_least_32(values))
-    return Average(total / jnp.maximum(weight, 1), weight)
+    if weights is not None:  # padding may be NaN, and 0 times NaN is NaN
+        of = lambda v: jnp.where(weights > 0, v * weights, 0)  # noqa: E731
+        values, counted = of(values), weights if counted is None else of(counted)
+    weight = jnp.float32(rows) if counted is None else counted.sum()
+    total = values.sum(dtype=_at_least_32(values))
+    return Average(total / jnp.where(weight == 0, 1, weight), weight)

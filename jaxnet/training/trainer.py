@@ -26,7 +26,7 @@ from jaxnet.services.markup import html_line
 from jaxnet.services.memory import keep_by_default
 from jaxnet.services.trees import Memo, PyTree, describe, floats_of, with_floats
 from jaxnet.training.accumulate import accumulated
-from jaxnet.training.objective import Average, averages
+from jaxnet.training.objective import Average, averaged
 from jaxnet.training.placement import Shardings, check_processes, is_named, placed, shardings_of
 from jaxnet.training.targets import check_targets
 from jaxnet.training.watch import Watcher, explain_reuse
@@ -226,8 +226,8 @@ def trainer(
 
         def loss(floats, state=train_state.state, batch=batch, mask=mask, key=key):
             params = with_floats(train_state.params, floats)
-            output, after = objective.apply(params, state, batch, key=key, train=True)
-            found = jax.named_scope("loss")(averages)(output, batch, mask, objective.name)
+            given = objective, params, state, batch, mask, key
+            found, after = averaged(*given, train=True)
             watcher.updated(state, after)
             return found["loss"].mean, (after, found)
 

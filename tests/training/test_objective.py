@@ -7,13 +7,18 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.training.objective import averages, per_example
+from jaxnet.training.objective import averaged, per_example
 from tests.compiled import jit_apply
 
 KEY = jax.random.key(0)
 PARAMS = {"kernel": jnp.array([[2.0], [1.0]])}
 NET = jn.dense(1, use_bias=False)
 LABELS = optax.softmax_cross_entropy_with_integer_labels
+
+
+def averages(output, batch, weights, who):
+    """The averages of an objective that returns this output."""
+    return averaged(jn.compose(lambda m, x: output, name=who), {}, {}, batch, weights)[0]
 
 
 def run(objective, x, y, mask=None):
@@ -482,3 +487,11 @@ def test_what_is_no_example_is_named():
     trainer = jn.trainer(objective, optax.sgd(0.1))
     with pytest.raises(ValueError, match="own: all arrays .* params has 3 and x has 5"):
         trainer.step(trainer.init(jax.random.key(0), batch), batch)
+
+
+def test_a_weight_may_be_a_fraction():
+    values, weights = jnp.array([1.0, 3.0, jnp.nan]), jnp.array([0.5, 1.0, 0.0])
+    pairs = jnp.array([2.0, 12.0, 1.0]), jnp.array([2.0, 4.0, jnp.nan])
+    found = averages((values, {"pair": pairs}), values, weights, "net")
+    assert [float(v) for v in found["loss"]] == [pytest.approx(3.5 / 1.5), 1.5]
+    assert [float(v) for v in found["pair"]] == [pytest.approx(13 / 5), 5]
