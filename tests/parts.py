@@ -1,5 +1,7 @@
 """The option `--part`: a part of the tests with a mark, another one for each commit.
 
+"fast" stands for the tests that are neither slow nor long.
+
     pytest -m slow --part slow=1/4 --since main
 
 For one commit, each test is in one of the four parts, so that all parts together are all tests.
@@ -27,6 +29,7 @@ def pytest_addoption(parser):
 def parts_of(config) -> dict[str, tuple[int, int]]:
     """Mark -> (K, N), as given on the command line."""
     marks = {line.partition(":")[0].partition("(")[0] for line in config.getini("markers")}
+    marks.add("fast")
     found = {}
     for text in config.getoption("part"):
         mark, _, numbers = text.partition("=")
@@ -74,7 +77,9 @@ def pytest_collection_modifyitems(config, items):
     commit = git("rev-parse", "HEAD").stdout.strip()  # empty outside of a checkout
     whole, kept, out = touched(config.getoption("since")), [], []
     for item in items:
-        own = [parts[mark] for mark in parts if item.get_closest_marker(mark)]
+        marks = {mark.name for mark in item.iter_markers()}
+        marks |= set() if marks & {"slow", "long"} else {"fast"}
+        own = [parts[mark] for mark in parts if mark in marks]
         chosen = all(part_of(item.nodeid, n, commit) == k for k, n in own) or (
             room(item.nodeid) in whole
         )

@@ -106,6 +106,9 @@ def test_the_parts_of_a_mark_are_all_its_tests(workers, tmp_path):
                          done.stdout)  # fmt: skip
         ran += [test for test in passed if test != "test_fast"]
     assert sorted(ran) == sorted(f"test_long[{i}]" for i in range(20))
+    fast = [run("--part", f"fast={k}/2", *here).stdout for k in (1, 2)]
+    assert sorted(out.count("::test_fast\n") for out in fast) == [0, 1]
+    assert all(len(re.findall(r"PASSED .*::test_long", out)) == 20 for out in fast)
 
 
 def test_another_commit_draws_another_part():
