@@ -1,5 +1,7 @@
 """The trunk of a network: outputs from its middle, and the params that belong to them."""
 
+from collections import Counter
+
 from jaxnet.core import Layer, as_layer, compose
 from jaxnet.core.compose import Watch
 from jaxnet.services.trees import Memo, PyTree
@@ -15,7 +17,7 @@ def tap(layer: Layer, *paths: str) -> Layer:
     Args:
       layer: Composed layer, such as a model or an objective.
       paths: Names below it, such as "block_3" or "block_3/conv_1", as `inspect.activations` lists
-        them. If a layer is called several times, its first call counts.
+        them: "relu#2" is the second call of a layer or function.
 
     Returns:
       A layer whose output is the output at the one path, or a tuple with one entry per path.
@@ -48,13 +50,16 @@ def tap(layer: Layer, *paths: str) -> Layer:
 
     def forward(m, x):
         found: dict[str, PyTree] = {}
+        calls: Counter[str] = Counter()
         passed: list[str] = []
 
         def see(path, layer, x, y):
             name = "/".join(path)
+            calls[name] += 1
+            name = name if calls[name] == 1 else f"{name}#{calls[name]}"
             passed.append(name)
             if name in paths:
-                found.setdefault(name, y)
+                found[name] = y
             return y
 
         done = lambda: found.keys() == set(paths)  # noqa: E731
@@ -62,7 +67,7 @@ def tap(layer: Layer, *paths: str) -> Layer:
         if missing := [path for path in paths if path not in found]:
             raise ValueError(
                 f"tap: {layer.name} has no layer {', '.join(map(repr, missing))}; "
-                f"it has {', '.join(dict.fromkeys(passed))}"
+                f"it has {', '.join(passed)}"
             )
         outputs = [found[path] for path in paths]
         return tuple(outputs) if len(paths) > 1 else outputs[0]

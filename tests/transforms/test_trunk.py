@@ -143,3 +143,20 @@ def test_a_trunk_takes_the_params_of_the_whole_network():
     assert jax.tree.structure(after) == jax.tree.structure(state)
     with pytest.raises(ValueError, match="unused entries: params/other"):
         trunk.apply(params | {"other": params["head"]}, state, x)
+
+
+def test_a_later_call_of_the_same_layer_is_tapped_by_its_number():
+    """As `inspect.activations` names it; the layers behind it do not run."""
+    net = jn.serial(jn.dense(4), jax.nn.relu, jn.dense(3), jax.nn.relu, jn.dense(2))
+    x = jnp.ones((2, 5))
+    params, state = net.init(KEY, x)
+    trunk = jn.tap(net, "relu#2", "relu")
+    (second, first), _ = trunk.apply(params, state, x)
+    found = jn.inspect.activations(net, params, state, x)
+    np.testing.assert_array_equal(second, found["relu#2"])
+    np.testing.assert_array_equal(first, found["relu"])
+    assert list(trunk.init(KEY, x)[0]) == ["dense", "dense_1"]
+    with pytest.raises(
+        ValueError, match="has no layer 'relu_1'; it has dense, relu, dense_1, relu#2"
+    ):
+        jn.tap(net, "relu_1").init(KEY, x)
