@@ -12,9 +12,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxnet.ops.varying import varying
 
-# On one CPU, attention in blocks takes less time than with all scores from 512 queries and places on
+# On a CPU, attention in blocks takes less time than with all scores from 512 queries and places on
 # (forward 0.3 to 0.5 of the time, gradient 0.5 to 0.9), whatever the batch, and more below. A few
-# queries on many places of a stream gain as well, since they skip places that are still empty.
+# queries on many places of a stream gain as well, because they skip places that are still empty.
 FEW_SCORES = 2**18
 
 
@@ -175,9 +175,7 @@ def _sizes(matrices: int, time: int, places: int, near: Any, most: int | None) -
 def _attend(how, moving, fixed):
     q, k, v, _ = moving
     grid = _grid(how, q, k, near=True)
-    q_blocks, k_blocks, v_blocks, bias_blocks = (
-        x if x is None else cut(x) for cut, x in zip(_cuts(how, k), moving, strict=True)
-    )
+    q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(_cuts(how, k), moving)
     allowed, bounds = _fixed(how, q, k, fixed)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     least = jnp.finfo(wide).min
@@ -210,9 +208,7 @@ def _attend(how, moving, fixed):
 def _tangents(how, moving, fixed, y, lse, d_moving):
     q, k, v, bias = moving
     cuts = _cuts(how, k)
-    q_blocks, k_blocks, v_blocks, bias_blocks = (
-        x if x is None else cut(x) for cut, x in zip(cuts, moving, strict=True)
-    )
+    q_blocks, k_blocks, v_blocks, bias_blocks = _cut_all(cuts, moving)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     d_q, d_k, d_v, d_bias = (
         None if d is None else jax.jvp(cut, (x,), (d,))[1].astype(wide)
@@ -226,24 +222,22 @@ def _tangents(how, moving, fixed, y, lse, d_moving):
 
     def step(carry, i, j, d_q, d_k, d_v, d_bias):
         total, sums = carry
-        at = q_blocks[i], k_blocks[j], _at(bias_blocks, i, j)
-        moved = [None if d is None else d.astype(x.dtype) for d, x in zip((d_q, d_k, d_bias), at)]
-        some = [n for n, d in enumerate(moved) if d is not None]
+        at: Any = q_blocks[i], k_blocks[j], _at(bias_blocks, i, j)
+        # Tangents are float32, so that cotangents are added in float32.
+        moved = {
+            n: d.astype(at[n].dtype) for n, d in enumerate((d_q, d_k, d_bias)) if d is not None
+        }
 
         seen = allowed(i, j)
 
         def scores(*now):
-            every = list(at)
-            for n, x in zip(some, now, strict=True):
-                every[n] = x
-            return jnp.where(seen, _scores(how, *every), least)
+            every = {**dict(enumerate(at)), **dict(zip(moved, now, strict=True))}
+            return jnp.where(seen, _scores(how, *every.values()), least)
 
-        s, d_s = scores(*[at[n] for n in some]), None
-        if some:
-            s, d_s = jax.jvp(scores, [at[n] for n in some], [moved[n] for n in some])
+        s, d_s = jax.jvp(scores, [at[n] for n in moved], list(moved.values()))
         p = jnp.where(seen, jnp.exp(s - known[i][..., None]), 0)
         drop = partial(_drop, how, fixed[3], at=i * grid.columns + j)
-        if d_s is not None:
+        if moved:
             d_s = p * d_s
             total = total + _mix(drop(d_s), v_blocks[j])
             sums = sums + d_s.sum(-1)
@@ -346,6 +340,10 @@ def _cuts(how, k):
     return partial(_rows, how, groups), places, places, partial(_table, how, groups)
 
 
+def _cut_all(cuts, arrays) -> list[Any]:
+    return [x if x is None else cut(x) for cut, x in zip(cuts, arrays, strict=True)]
+
+
 def _strange(q, k, v, first, last):
     """Return which queries see a place that is not finite, (batch, time, heads)."""
     strange = ~(jnp.isfinite(k).all(-1) & jnp.isfinite(v).all(-1))  # (batch, places, groups)
@@ -357,7 +355,9 @@ def _strange(q, k, v, first, last):
 def _fixed(how, q, k, fixed):
     """Return which places the queries of a block may see, and which blocks a row sees."""
     first, last, mask, _ = fixed
-    first, last = (_pad(edge, 1, how.rows).reshape(len(edge), -1, how.rows) for edge in (first, last))
+    first, last = (
+        _pad(edge, 1, how.rows).reshape(len(edge), -1, how.rows) for edge in (first, last)
+    )
     some = first < last
     low = jnp.where(some, first, k.shape[1]).min((0, 2)) // how.columns
     high = -(-jnp.where(some, last, 0).max((0, 2)) // how.columns)
