@@ -81,6 +81,10 @@ def multi_head_attention(
     the layer keeps the keys and values of earlier chunks of x. It gets the whole memory at each
     call.
 
+    From about 512 positions on, the weights are computed in blocks and not kept, so that memory
+    grows with the length and not with its square. Blocks outside of `causal`, `window` and lengths
+    are skipped. Masks of booleans or floats are as large as they are given.
+
     Args:
       heads: Number of heads, at least 1.
       features: Width of the output, by default the width of the queries.
@@ -104,7 +108,7 @@ def multi_head_attention(
         bias, such as ("query", "key", "value").
       dropout_rate: Fraction of the weights to drop in training, in [0, 1).
       return_weights: Whether to return (y, weights) instead of y. The weights (batch, heads, time,
-        positions) are the weights before dropout.
+        positions) are the weights before dropout. They need memory for the square of the length.
       fused: Whether to use cuDNN's fused attention instead of XLA. By default it is used if
         the GPU, dtype and head size allow it. It supports lengths as a mask, but not dropout,
         return_weights, value_size, window, scale or softcap.

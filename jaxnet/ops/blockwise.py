@@ -13,8 +13,9 @@ from jax.custom_derivatives import SymbolicZero
 from jaxnet.ops.varying import varying
 
 # On a CPU, attention in blocks takes less time than with all scores from 512 queries and places on
-# (forward 0.3 to 0.5 of the time, gradient 0.5 to 0.9), whatever the batch, and more below. A few
-# queries on many places of a stream gain as well, because they skip places that are still empty.
+# (forward 0.3 to 0.5 of the time, gradient 0.5 to 0.9), whatever the batch, and more below. In a
+# chunk of a stream, 128 queries are enough to make up for cutting all places into blocks.
+FEW = 128
 FEW_SCORES = 2**18
 
 
@@ -42,9 +43,12 @@ def in_blocks(q: jax.Array, k: jax.Array) -> bool:
       >>> in_blocks(jnp.ones((1, 20, 1, 4)), jnp.ones((1, 20, 1, 4)))
       False
     """
+    sizes = q.shape[1], k.shape[1]
+    if not all(isinstance(size, int) for size in sizes):  # symbolic sizes of an export
+        return False
     # A loop over blocks would need the sharding of each of its arrays.
     explicit = jax.typeof(q).sharding.mesh.explicit_axes
-    return q.shape[1] > 1 and q.shape[1] * k.shape[1] >= FEW_SCORES and not explicit
+    return min(sizes) >= FEW and math.prod(sizes) >= FEW_SCORES and not explicit
 
 
 def see(
@@ -145,7 +149,8 @@ def blockwise_attention(
     if ranges is None:
         ranges = Ranges(np.zeros((1, time), np.int32), np.full((1, time), places, np.int32))
     first, last = (jnp.clip(jnp.asarray(edge), 0, places) for edge in ranges[:2])
-    rows, columns = _sizes(batch * heads, time, places, ranges.near, block)
+    matrices = batch * heads if isinstance(batch, int) else heads  # not the symbol of an export
+    rows, columns = _sizes(matrices, time, places, ranges.near, block)
     scale = 1 / math.sqrt(size) if scale is None else scale
     keep = 1.0 if key is None else 1 - dropout_rate
     how = _How(scale, softcap, keep, rows, columns, ranges.near)
@@ -334,7 +339,7 @@ def _cuts(how, k):
     def places(x):
         # A product with NaN is NaN even if its weight is 0.
         x = _pad(jnp.where(jnp.isfinite(x), x, 0), 1, how.columns)
-        x = x.reshape(len(x), -1, how.columns, *x.shape[2:])
+        x = x.reshape(x.shape[0], -1, how.columns, *x.shape[2:])
         return x.transpose(1, 0, 3, 2, 4)  # (columns, batch, groups, places, size)
 
     return partial(_rows, how, groups), places, places, partial(_table, how, groups)
@@ -356,7 +361,7 @@ def _fixed(how, q, k, fixed):
     """Return which places the queries of a block may see, and which blocks a row sees."""
     first, last, mask, _ = fixed
     first, last = (
-        _pad(edge, 1, how.rows).reshape(len(edge), -1, how.rows) for edge in (first, last)
+        _pad(edge, 1, how.rows).reshape(edge.shape[0], -1, how.rows) for edge in (first, last)
     )
     some = first < last
     low = jnp.where(some, first, k.shape[1]).min((0, 2)) // how.columns
@@ -406,7 +411,7 @@ def _rows(how, groups, x):
 def _join(x, q):
     """(rows, batch, groups, heads / groups, queries, size) -> (batch, time, heads, size)."""
     x = x.transpose(1, 0, 4, 2, 3, 5)
-    return x.reshape(len(x), -1, q.shape[2], x.shape[-1])[:, : q.shape[1]]
+    return x.reshape(x.shape[0], -1, q.shape[2], x.shape[-1])[:, : q.shape[1]]
 
 
 def _table(how, groups, x):

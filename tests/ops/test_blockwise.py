@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -320,7 +321,12 @@ def test_blocks_that_no_query_sees_are_not_computed():
 @pytest.fixture
 def always(monkeypatch):
     """A switch: short sequences in blocks, or not."""
-    return lambda on: monkeypatch.setattr(blockwise, "FEW_SCORES", 4 if on else 2**40)
+
+    def switch(on):
+        monkeypatch.setattr(blockwise, "FEW", 1)
+        monkeypatch.setattr(blockwise, "FEW_SCORES", 4 if on else 2**40)
+
+    return switch
 
 
 def both(always, function):
@@ -396,5 +402,19 @@ def test_when_blocks_are_used():
     def asked(time, places):
         return in_blocks(jnp.ones((1, time, 1, 1)), jnp.ones((1, places, 1, 1)))
 
-    assert asked(512, 512) and asked(16, 16384)
-    assert not asked(511, 512) and not asked(1, 2**20)
+    assert asked(512, 512) and asked(128, 2048)
+    assert not asked(511, 512) and not asked(16, 2**15) and not asked(2**15, 16)
+
+
+@pytest.mark.slow
+def test_an_export_of_any_batch_and_time():
+    layer, x = jn.multi_head_attention(2, causal=True), draw(3, 520, 4, dtype=jnp.float32)
+    params, _ = layer.init(jax.random.key(0), x)
+    lengths = jnp.array([0, 520, 17])
+    wanted, _ = layer.apply(params, {}, (x, lengths))
+    for sizes in ("b, 520, 4", "b, t, 4"):
+        shape = jax.export.symbolic_shape(sizes)
+        spec = jax.ShapeDtypeStruct(shape, x.dtype), jax.ShapeDtypeStruct(shape[:1], lengths.dtype)
+        run = jax.jit(lambda x: layer.apply(params, {}, x)[0])
+        y = jax.export.export(run)(spec).call((x, lengths))
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-6)
