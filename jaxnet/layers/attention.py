@@ -20,6 +20,7 @@ from jaxnet.ops.attention import (
     hardware,
     in_window,
 )
+from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
 from jaxnet.ops.product import plus, product
 from jaxnet.services.checks import (
     a_function,
@@ -80,6 +81,10 @@ def multi_head_attention(
     the layer keeps the keys and values of earlier chunks of x. It gets the whole memory at each
     call.
 
+    From about 512 positions on, the weights are computed in blocks and not kept, so that memory
+    grows with the length and not with its square. Blocks outside of `causal`, `window` and lengths
+    are skipped. Masks of booleans or floats are as large as they are given.
+
     Args:
       heads: Number of heads, at least 1.
       features: Width of the output, by default the width of the queries.
@@ -103,7 +108,7 @@ def multi_head_attention(
         bias, such as ("query", "key", "value").
       dropout_rate: Fraction of the weights to drop in training, in [0, 1).
       return_weights: Whether to return (y, weights) instead of y. The weights (batch, heads, time,
-        positions) are the weights before dropout.
+        positions) are the weights before dropout. They need memory for the square of the length.
       fused: Whether to use cuDNN's fused attention instead of XLA. By default it is used if
         the GPU, dtype and head size allow it. It supports lengths as a mask, but not dropout,
         return_weights, value_size, window, scale or softcap.
@@ -200,6 +205,17 @@ def multi_head_attention(
         if rotate is not None:
             q, k = rotate(q, counted(time)), rotate(k, counted(time))
         seen, bias = expand_mask(name, mask, (batch, heads, time, places))
+        lengths = mask if mask is not None and mask.ndim == 1 else None
+        # The fused kernel supports lengths and causality; other masks would cost it a full bias.
+        simple = plain and (mask is None or lengths is not None)
+        may_fuse = fused is not False and not return_weights and key is None and simple
+        fuse = may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1]))
+        if not fuse and not return_weights and in_blocks(q, k):
+            ranges = see(time, places, causal=causal, window=span, lengths=lengths)
+            rest = seen if lengths is None else None
+            y, total = blockwise_attention(q, k, v, ranges, rest, bias=bias, key=key, **scoring)
+            rows = None if mask is None else (total != -jnp.inf).any(1)
+            return _Mixed(y, None, rows, 0)
         if causal or span is not None:
             before, after = span or (time, time)
             near = in_window(time, places, (before, 0 if causal else after))[None, None]
@@ -207,10 +223,7 @@ def multi_head_attention(
         rows = None
         if mask is not None and seen is not None:
             rows = jnp.broadcast_to(seen.any((1, 3)), (batch, time))
-        # The fused kernel supports lengths and causality; other masks would cost it a full bias.
-        simple = plain and (mask is None or mask.ndim == 1)
-        may_fuse = fused is not False and not return_weights and key is None and simple
-        if may_fuse and (fused or fits_cudnn(*hardware(), q.dtype, q.shape[-1])):
+        if fuse:
             y = fused_attention(q, k, v, mask, causal=causal, implementation="cudnn")
             return _Mixed(y, None, rows, 0)
         y, weights = dot_product_attention(q, k, v, seen, bias=bias, key=key, **scoring)
@@ -224,6 +237,10 @@ def multi_head_attention(
             m.not_in_stream("has a mask; with ragged=True the input already says which steps count")
         before = None if span is None else span[0]
         kept = keep(m, q, k, v, before=before, rotate=rotate, name=name)
+        if not return_weights and in_blocks(kept.q, kept.k):
+            rest = kept.q, *kept.in_order()
+            y, _ = blockwise_attention(*rest, key=key, **scoring)
+            return _Mixed(y, None, kept.fits, jnp.nan)
         y, weights = dot_product_attention(kept.q, kept.k, kept.v, kept.seen, key=key, **scoring)
         return _Mixed(y, weights, kept.fits, jnp.nan)
 
@@ -235,7 +252,7 @@ class _Mixed(NamedTuple):
 
     Fields:
       y: Mixed values, (batch, time, heads, size).
-      weights: Weights (batch, heads, time, places), or None from the fused kernel.
+      weights: Weights (batch, heads, time, places), or None if they were not computed.
       rows: Queries whose output counts, (batch, time); None is all.
       otherwise: Output of the other queries.
     """

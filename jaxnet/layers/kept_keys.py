@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnet.initializers import zeros
 from jaxnet.layers.embedding import stream_positions
+from jaxnet.ops.blockwise import Ranges
 from jaxnet.services.checks import check_range
 
 
@@ -19,6 +20,10 @@ class Kept(NamedTuple):
       k, v: Keys and values of all kept positions, (batch, places, groups, size).
       seen: Booleans (batch, 1, time, places), True if a query may attend to a position.
       fits: Whether each step is within the length of the stream, (batch, time).
+      start: Position of the chunk's first step, (batch, 1).
+      before: Number of positions before its own that a query attends to; None is all.
+      ring: Number of first places whose positions are modulo this number; 0 if each place is its
+        position.
     """
 
     q: jax.Array
@@ -26,6 +31,28 @@ class Kept(NamedTuple):
     v: jax.Array
     seen: jax.Array
     fits: jax.Array
+    start: jax.Array
+    before: int | None
+    ring: int
+
+    def in_order(self) -> tuple[jax.Array, jax.Array, Ranges]:
+        """Return keys and values in the order of their positions, and the ranges of the queries."""
+        own = np.arange(self.q.shape[1], dtype=np.int32)[None]
+        if not self.ring:
+            at = self.start + own
+            first = jnp.zeros_like(at) if self.before is None else at - self.before
+            return self.k, self.v, Ranges(first, at + 1)
+        assert self.before is not None
+        turn = (self.start + np.arange(self.ring)) % self.ring
+        k, v = (
+            jnp.concatenate(
+                [jnp.take_along_axis(x, turn[:, :, None, None], 1), x[:, self.ring :]], 1
+            )
+            for x in (self.k, self.v)
+        )
+        at = own + self.ring
+        first = jnp.maximum(at - self.before, self.ring - self.start)
+        return k, v, Ranges(first, at + 1, (self.ring - self.before, self.ring))
 
 
 def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept:
@@ -87,4 +114,5 @@ def keep(m: Any, q, k, v, *, before: int | None, rotate: Any, name: str) -> Kept
     seen = (places >= 0) & (places <= query)
     if before is not None:
         seen &= places >= query - before
-    return Kept(q, k, v, seen, at < limit)
+    ring = 0 if slots == limit else slots
+    return Kept(q, k, v, seen, at < limit, at[:, :1], before, ring)

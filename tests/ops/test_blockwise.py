@@ -1,0 +1,420 @@
+"""Attention in blocks against attention with all scores, its derivatives, memory and FLOPs."""
+
+from functools import partial
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.ops import blockwise
+from jaxnet.ops.attention import dot_product_attention, in_window
+from jaxnet.ops.blockwise import blockwise_attention, in_blocks, see
+from jaxnet.profile.program import flops_of, parse
+
+KEYS_MAY_REPEAT = True  # dropout's weights are compared with the gradient's
+
+SMALL = partial(blockwise_attention, block=8)
+
+
+def draw(*shape, seed=0, dtype=None):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def inputs(batch, time, places, heads, kv_heads, size, width, dtype=None):
+    shapes = (time, heads, size), (places, kv_heads, size), (places, kv_heads, width)
+    return [draw(batch, *shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
+
+
+def dense_mask(time, places, causal=False, window=None, lengths=None):
+    """The booleans that `see` says in ranges."""
+    before, after = window or (time + places, places)
+    mask = in_window(time, places, (before, 0 if causal else after))[None, None]
+    if lengths is None:
+        return mask
+    return mask & (jnp.arange(places) < lengths[:, None])[:, None, None]
+
+
+def slow(*case, id):
+    return pytest.param(*case, id=id, marks=pytest.mark.slow)
+
+
+CASES = [  # batch, time, places, heads, kv_heads, size, width; ranges; other options
+    pytest.param((2, 19, 29, 2, 2, 5, 24), {}, {}, id="odd"),
+    pytest.param((2, 21, 21, 2, 1, 16, 16), {"causal": True, "window": (3, 0)}, {}, id="window"),
+    pytest.param((3, 19, 19, 2, 2, 5, 5), {"causal": True, "lengths": [0, 19, 7]}, {},
+                 id="lengths"),
+    slow((2, 16, 16, 2, 2, 40, 40), {"causal": True}, {}, id="causal"),
+    slow((1, 37, 37, 2, 2, 5, 5), {"window": (9, 4)}, {}, id="both sides"),
+    slow((3, 37, 37, 2, 1, 5, 5), {"window": (2, 5), "lengths": [0, 37, 7]}, {}, id="all ranges"),
+    slow((1, 37, 37, 2, 2, 5, 5), {"window": (30, 30)}, {}, id="wide window"),
+    slow((2, 19, 29, 6, 2, 5, 7), {}, {"softcap": 2.0, "scale": 0.7}, id="groups, softcap"),
+    slow((2, 19, 29, 4, 2, 5, 7), {}, {"mask": (2, 4, 19, 29)}, id="mask"),
+    slow((2, 19, 19, 4, 2, 5, 7), {"causal": True}, {"mask": (2, 1, 1, 19)}, id="padding"),
+    slow((2, 19, 29, 4, 2, 5, 7), {}, {"bias": (2, 4, 19, 29), "softcap": 2.0}, id="bias"),
+    slow((2, 19, 29, 4, 2, 5, 7), {}, {"bias": (1, 4, 1, 29)}, id="bias of places"),
+    slow((2, 29, 29, 4, 2, 5, 7), {"window": (3, 1)}, {"bias": (1, 4, 29, 29)},
+         id="bias, window"),
+]  # fmt: skip
+
+
+def forms(sizes, ranges, options):
+    """Both forms as functions of arrays, and their arrays."""
+    batch, time, places = sizes[:3]
+    options, arrays = dict(options), inputs(*sizes)
+    ranges = dict(ranges)
+    if "lengths" in ranges:
+        ranges["lengths"] = jnp.array(ranges["lengths"])
+    if "bias" in options:
+        arrays.append(draw(*options.pop("bias"), seed=4))
+    mask = options.pop("mask", None)
+    mask = None if mask is None else draw(*mask, seed=5) > -0.5
+    seen = dense_mask(time, places, **ranges)
+    seen = seen if mask is None else seen & mask
+
+    def ours(q, k, v, bias=None):
+        return SMALL(q, k, v, see(time, places, **ranges), mask, bias=bias, **options)[0]
+
+    def dense(q, k, v, bias=None):
+        return dot_product_attention(q, k, v, seen, bias=bias, **options)[0]
+
+    return ours, dense, arrays
+
+
+@pytest.mark.parametrize(("sizes", "ranges", "options"), CASES)
+def test_values_and_gradients(sizes, ranges, options, x64):
+    ours, dense, arrays = forms(sizes, ranges, options)
+    slope = draw(*sizes[:2], sizes[3], sizes[6], seed=6)
+
+    def everything(form):
+        return jax.jit(lambda *a: (jax.vjp(form, *a)[1](slope), form(*a)))(*arrays)
+
+    for a, b in zip(*map(jax.tree.leaves, map(everything, (ours, dense))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sizes", "ranges", "options"), [CASES[i] for i in (1, 2, 7, 9, 10)])
+def test_forward_mode_and_second_derivatives(sizes, ranges, options, x64):
+    ours, dense, arrays = forms(sizes, ranges, options)
+    along = tuple(draw(*a.shape, seed=7) for a in arrays)
+    every = tuple(range(len(arrays)))
+
+    def everything(form):
+        def loss(*a):
+            return (form(*a) ** 3).sum()
+
+        def slope(*a):
+            gradients = jax.grad(loss, every)(*a)
+            return sum((g * t).sum() for g, t in zip(gradients, along, strict=True))
+
+        return jax.jit(
+            lambda *a: {
+                "forward": jax.jvp(loss, a, along)[1],
+                "reverse over reverse": jax.grad(slope, every)(*a),
+                "forward over reverse": jax.jvp(jax.grad(loss, every), a, along)[1],
+            }
+        )(*arrays)
+
+    ours, dense = everything(ours), everything(dense)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(dense), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_vmap_scan_and_remat(x64):
+    q, k, v = (a.reshape(3, 2, *a.shape[1:]) for a in inputs(6, 19, 19, 2, 2, 5, 5))
+    lengths = jnp.array([[3, 19], [0, 9], [12, 1]])
+
+    def value_and_slopes(attend, q, k, v, lengths):
+        return jax.value_and_grad(lambda *a: (attend(*a, lengths) ** 2).sum(), (0, 1, 2))(q, k, v)
+
+    def ours(q, k, v, lengths):
+        return SMALL(q, k, v, see(19, 19, causal=True, lengths=lengths))[0]
+
+    def dense(q, k, v, lengths):
+        return dot_product_attention(q, k, v, dense_mask(19, 19, True, None, lengths))[0]
+
+    wanted = jax.jit(jax.vmap(partial(value_and_slopes, dense)))(q, k, v, lengths)
+    mapped = jax.jit(jax.vmap(partial(value_and_slopes, ours)))
+    again = partial(value_and_slopes, jax.checkpoint(ours))
+    scanned = jax.jit(lambda *a: jax.lax.scan(lambda _, a: (None, again(*a)), None, a)[1])
+    for found in (mapped(q, k, v, lengths), scanned(q, k, v, lengths)):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
+def test_sums_of_narrow_inputs_are_float32(dtype):
+    """A sum over 400 places in blocks of 8: sums of 16 bits would lose most of them."""
+    q, k, v = inputs(1, 8, 400, 1, 1, 8, 8, dtype)
+
+    def slopes(form, *a):
+        y, pull = jax.vjp(lambda *a: form(*a)[0], *a)
+        return y, *pull(jnp.ones_like(y))
+
+    ours = jax.jit(partial(slopes, SMALL))(q, k, v + 1)
+    wide = [a.astype(jnp.float32) for a in (q, k, v + 1)]
+    for a, b in zip(ours, slopes(dot_product_attention, *wide), strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(
+            a.astype(np.float32), b, rtol=0.02, atol=0.02 * float(abs(b).max())
+        )
+
+
+def test_queries_that_see_nothing():
+    q, k, v = inputs(2, 9, 19, 1, 1, 4, 4, jnp.float32)
+    ranges = see(9, 19, lengths=jnp.array([0, 19]))
+    with jax.debug_nans(True):
+        y, total = SMALL(q, k, v, ranges)
+        slopes = jax.grad(lambda q, k, v: SMALL(q, k, v, ranges)[0].sum(), (0, 1, 2))(q, k, v)
+    assert not y[0].any() and y[1].all()
+    assert (total[0] == -np.inf).all() and np.isfinite(total[1]).all()
+    assert not any(slope[0].any() for slope in slopes) and slopes[2][1].any()
+
+
+def test_the_logarithm_of_the_sum_and_its_gradient(x64):
+    q, k, v = inputs(1, 9, 19, 2, 1, 4, 4)
+
+    def wanted(q, k):
+        return jax.nn.logsumexp(jnp.einsum("bthd,bsd->bhts", q, k[:, :, 0]) / 2, -1)
+
+    def slope(form):
+        return jax.jit(jax.grad(lambda *a: jnp.sin(form(*a)).sum(), (0, 1)))(q, k)
+
+    slopes = slope(wanted), slope(lambda q, k: SMALL(q, k, v)[1])
+    np.testing.assert_allclose(SMALL(q, k, v)[1], wanted(q, k), 1e-12)
+    for a, b in zip(*slopes, strict=True):
+        np.testing.assert_allclose(a, b, 1e-9, 1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_place_that_is_not_finite_reaches_only_queries_that_see_it(bad):
+    """The places lie within the block of queries that do not see them."""
+    q, k, v = inputs(2, 16, 16, 2, 2, 4, 4, jnp.float32)
+    at = np.arange(16)
+    ranges = see(16, 16, causal=True, window=(2, 0), lengths=jnp.array([16, 11]))
+    attend = jax.jit(lambda q, k, v: SMALL(q, k, v, ranges)[0])
+    slope = jax.jit(jax.grad(lambda *a: attend(*a)[:, at < 5].sum(), (0, 1, 2)))
+    wanted, slopes = attend(q, k, v), slope(q, k, v)
+    for bad_k, bad_v in ((k.at[:, 5, 0, 1].set(bad), v), (k, v.at[:, 5, 0, 1].set(bad))):
+        y = attend(q, bad_k, bad_v)
+        sees = (at >= 5) & (at < 8)
+        assert np.isnan(y[:, sees, 0]).all()
+        np.testing.assert_array_equal(y[:, ~sees], wanted[:, ~sees])
+        np.testing.assert_array_equal(y[:, :, 1], wanted[:, :, 1])
+        found = slope(q, bad_k, bad_v)
+        for a, b, end in zip(found, slopes, (5, 3, 3), strict=True):  # query 5 sees place 3
+            np.testing.assert_array_equal(a[:, :end], b[:, :end])
+    padding = v.at[1, 11:].set(bad)
+    np.testing.assert_array_equal(attend(q, k, padding), wanted)
+
+
+@pytest.mark.slow
+def test_dropout_drops_the_same_weights_in_the_gradient(x64):
+    """Values that are unit vectors show the weights that are kept."""
+    q, k, v = inputs(2, 19, 29, 2, 1, 5, 7)
+    key = jax.random.key(0)
+
+    def ours(q, k, v):
+        return SMALL(q, k, v, dropout_rate=0.25, key=key)[0]
+
+    unit = jnp.broadcast_to(jnp.eye(29)[None, :, None], (2, 29, 1, 29))
+    weights = jax.jit(ours)(q, k, unit).transpose(0, 2, 1, 3)
+    whole = dot_product_attention(q, k, v)[1]
+    dropped = weights == 0
+    np.testing.assert_allclose(weights, jnp.where(dropped, 0, whole / 0.75), 1e-9)
+    assert abs(dropped.mean() - 0.25) < 4 * (0.25 * 0.75 / dropped.size) ** 0.5
+
+    def dense(q, k, v):
+        weights = dot_product_attention(q, k, v)[1]
+        return jnp.einsum("bhts,bsd->bthd", jnp.where(dropped, 0, weights / 0.75), v[:, :, 0])
+
+    for a, b in zip(
+        *(
+            jax.jit(jax.grad(lambda *a, f=f: (f(*a) ** 2).sum(), (0, 1, 2)))(q, k, v)
+            for f in (ours, dense)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, 1e-9, 1e-12)
+
+
+def test_ranges():
+    first, last, near = see(5, 4, causal=True, lengths=jnp.array([4, 2]))
+    assert first.tolist() == [[0] * 5] and near is None
+    assert last.tolist() == [[1, 2, 3, 4, 4], [1, 2, 2, 2, 2]]
+    first, last, near = see(5, 4, window=(1, 2))
+    assert first.tolist() == [[0, 0, 1, 2, 3]] and near == (-1, 2)
+    assert np.asarray(last).tolist() == [[3, 4, 4, 4, 4]]
+
+
+# Memory and FLOPs of compiled programs
+
+
+def compiled(time, *, window=None, causal=True, heads=1):
+    shape = jax.ShapeDtypeStruct((1, time, heads, 16), jnp.float32)
+    ranges = see(time, time, causal=causal, window=window)
+
+    def loss(q, k, v):
+        return blockwise_attention(q, k, v, ranges)[0].sum()
+
+    return jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
+
+
+@pytest.mark.parametrize("window", [None, (100, 0)], ids=["all", "window"])
+def test_memory_grows_with_the_length(window):
+    """Between 1,024 and 8,192 steps by less than 8 times; all scores would need 64 times."""
+    short, long = (temporary(compiled(time, window=window)) for time in (1024, 8192))
+    assert long < 8.5 * short
+    assert long < 8192**2 * 4 / 16
+
+
+def temporary(program):
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def flops(program):
+    runs = parse(program.as_text()).runs()
+    return sum(run.times * flops_of(run) for run in runs)
+
+
+def test_flops_of_a_window_grow_with_the_length():
+    short, long = (flops(compiled(time, window=(100, 0))) for time in (1024, 4096))
+    assert 3.5 * short < long < 4.5 * short
+    # 7 products of 256 places for each query: 2 forward, 5 backward, 2 FLOPs per number.
+    assert long < 1.3 * 7 * 2 * 4096 * 256 * 16
+
+
+def test_blocks_that_no_query_sees_are_not_computed():
+    """Their NaN would reach the sums. Half of them for a causal mask, with lengths known late."""
+    counts = []
+
+    def count(how, q, k, bias):
+        jax.debug.callback(lambda: counts.append(1))
+        return scores(how, q, k, bias)
+
+    scores, blockwise._scores = blockwise._scores, count
+    try:
+        q, k, v = inputs(1, 64, 64, 1, 1, 4, 4, jnp.float32)
+        run = jax.jit(lambda n, **o: SMALL(q, k, v, see(64, 64, lengths=n, **o))[0],
+                      static_argnames=("causal", "window"))  # fmt: skip
+        for blocks, length, options in (
+            (8 * 8, 64, {}),
+            (8 * 9 // 2, 64, {"causal": True}),
+            (8 * 3, 17, {}),
+            (2 * 8 - 1, 64, {"causal": True, "window": (8, 0)}),
+        ):
+            counts.clear()
+            jax.block_until_ready(run(jnp.array([length]), **options))
+            jax.effects_barrier()
+            assert len(counts) == blocks, options
+    finally:
+        blockwise._scores = scores
+
+
+# Layers
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """A switch: short sequences in blocks, or not."""
+
+    def switch(on):
+        monkeypatch.setattr(blockwise, "FEW", 1)
+        monkeypatch.setattr(blockwise, "FEW_SCORES", 4 if on else 2**40)
+
+    return switch
+
+
+def both(always, function):
+    results = []
+    for on in (True, False):
+        always(on)
+        results.append(jax.jit(lambda: function())())  # noqa: B023 (a function per setting)
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", ["none", "lengths", "padding", "booleans", "floats"])
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True, "rotary": True}, {"window": (5, 2), "kv_heads": 1}], ids=str
+)
+def test_a_layer_gives_the_same_in_blocks(masked, options, always):
+    x = draw(2, 200, 8, dtype=jnp.float32)
+    mask = {
+        "none": None,
+        "lengths": jnp.array([0, 150]),
+        "padding": jnp.arange(200) < jnp.array([[0], [150]]),
+        "booleans": draw(2, 200, 200) > 0.5,
+        "floats": jnp.where(draw(1, 2, 200, 200) > 1, -jnp.inf, 0.5),
+    }[masked]
+    layer, given = jn.multi_head_attention(2, **options), x if mask is None else (x, mask)
+    params, _ = layer.init(jax.random.key(0), given)
+
+    def loss(params, x):
+        y, _ = layer.apply(params, {}, x if mask is None else (x, mask))
+        return jnp.square(y).sum(), y
+
+    both(always, lambda: jax.grad(loss, (0, 1), has_aux=True)(params, x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 5, 150, 0])
+def test_a_stream_gives_the_same_in_blocks(window, always):
+    """Chunks of different lengths, rows of different lengths, and places overwritten."""
+    x = draw(2, 300, 8, dtype=jnp.float32)
+    layer = jn.multi_head_attention(2, causal=True, window=window, rotary=True)
+    params, _ = layer.init(jax.random.key(0), x)
+    stream = jn.stream(layer, 300, ragged=True)
+    steps = [[100, 60], [1, 1], [7, 0], [150, 130], [42, 42]]
+
+    def chunks():
+        state, outputs, start = jn.start_stream(stream, (x[:, :1], jnp.ones(2, int))), [], 0
+        for n in map(np.array, steps):
+            size = max(n)
+            y, state = stream.apply(params, state, (x[:, start : start + size], jnp.array(n)))
+            y = jax.tree.leaves(y)[0]
+            counts = (jnp.arange(size) < n[:, None])[..., None]
+            outputs.append(jnp.where(counts, y, 0))
+            start += size
+        return jnp.concatenate(outputs, 1)
+
+    both(always, chunks)
+
+
+def test_a_long_sequence_builds_no_scores():
+    """The layer's gradient needs less than one array of (time, time) per head."""
+    layer, x = jn.multi_head_attention(2, causal=True), jn.spec((1, 2048, 16))
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)[0]
+
+    def loss(params, x):
+        return layer.apply(params, {}, x)[0].sum()
+
+    program = jax.jit(jax.grad(loss)).lower(params, x).compile()
+    assert temporary(program) < 2048**2 * 4
+
+
+def test_when_blocks_are_used():
+    def asked(time, places):
+        return in_blocks(jnp.ones((1, time, 1, 1)), jnp.ones((1, places, 1, 1)))
+
+    assert asked(512, 512) and asked(128, 2048)
+    assert not asked(511, 512) and not asked(16, 2**15) and not asked(2**15, 16)
+
+
+@pytest.mark.slow
+def test_an_export_of_any_batch_and_time():
+    layer, x = jn.multi_head_attention(2, causal=True), draw(3, 520, 4, dtype=jnp.float32)
+    params, _ = layer.init(jax.random.key(0), x)
+    lengths = jnp.array([0, 520, 17])
+    wanted, _ = layer.apply(params, {}, (x, lengths))
+    for sizes in ("b, 520, 4", "b, t, 4"):
+        shape = jax.export.symbolic_shape(sizes)
+        spec = jax.ShapeDtypeStruct(shape, x.dtype), jax.ShapeDtypeStruct(shape[:1], lengths.dtype)
+        run = jax.jit(lambda x: layer.apply(params, {}, x)[0])
+        y = jax.export.export(run)(spec).call((x, lengths))
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-6)
